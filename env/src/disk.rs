@@ -1,0 +1,190 @@
+//! Files and directories.
+//!
+//! Reads and writes are plain calls: they touch the page cache and return. What may wait for the device
+//! ([`File::sync`], [`Disk::sync_dir`], a cold [`File::read_at`]) is called through `Env::blocking`.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenMode {
+    /// For reading; fails when it does not exist.
+    Read,
+    /// For reading and writing; fails when it does not exist.
+    ReadWrite,
+    /// For reading and writing; made, empty, when it does not exist; kept as it is when it does.
+    Create,
+    /// For reading and writing; made when it does not exist; cut to nothing when it does.
+    Truncate,
+}
+
+/// One name in a directory.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DirEntry {
+    /// The last component of the path.
+    pub name: String,
+    /// Whether it is a directory.
+    pub is_dir: bool,
+}
+
+/// A shared open file.
+pub type FileRef = Arc<dyn File>;
+
+/// An open file with positioned I/O: there is no cursor, so one handle serves many readers.
+pub trait File: Send + Sync {
+    /// Reads up to `buffer.len()` bytes at `offset`. `Ok(0)` means end of file.
+    ///
+    /// # Errors
+    /// The device's own. May block when the bytes are not in the page cache.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// As [`File::read_at`], but `Ok(None)` instead of waiting for the device.
+    ///
+    /// # Errors
+    /// The device's own.
+    fn read_at_nowait(&self, buffer: &mut [u8], offset: u64) -> io::Result<Option<usize>>;
+
+    /// Writes all of `parts`, one after the other, starting at `offset`.
+    ///
+    /// # Errors
+    /// The device's own; a prefix may have been written.
+    fn write_at(&self, parts: &[io::IoSlice<'_>], offset: u64) -> io::Result<()>;
+
+    /// Makes everything written before this call durable (`fdatasync`). Blocks.
+    ///
+    /// # Errors
+    /// The device's own. After an error nothing may be assumed about any byte written since the last
+    /// successful sync, not even after a later success (the kernel drops the dirty pages).
+    fn sync(&self) -> io::Result<()>;
+
+    /// Cuts or extends (with zeros) the file to `len` bytes.
+    ///
+    /// # Errors
+    /// The device's own.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+
+    /// Bytes in the file.
+    ///
+    /// # Errors
+    /// The device's own.
+    fn len(&self) -> io::Result<u64>;
+
+    /// Whether the file has no bytes.
+    ///
+    /// # Errors
+    /// The device's own.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// The descriptor, for `sendfile`; `None` in the simulation.
+    fn as_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>>;
+
+    /// Reads exactly `buffer.len()` bytes at `offset`.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` when the file ends first; the device's own.
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let mut done = 0;
+        while done < buffer.len() {
+            match self.read_at(&mut buffer[done..], offset + done as u64)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                n => done += n,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The directory operations.
+pub trait Disk: Send + Sync {
+    /// Opens `path`.
+    ///
+    /// # Errors
+    /// The file system's own.
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<FileRef>;
+
+    /// Renames a file or directory, replacing a file of that name. Durable only after [`Disk::sync_dir`].
+    ///
+    /// # Errors
+    /// The file system's own.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a file. Durable only after [`Disk::sync_dir`] of its directory.
+    ///
+    /// # Errors
+    /// The file system's own.
+    fn remove_file(&self, path: &Path) -> io::Result<()>;
+
+    /// Removes a directory with all that is in it.
+    ///
+    /// # Errors
+    /// The file system's own.
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes a directory and its parents; nothing happens when it exists.
+    ///
+    /// # Errors
+    /// The file system's own.
+    fn create_dir_all(&self, path: &Path) -> io::Result<()>;
+
+    /// The entries of a directory, sorted by name.
+    ///
+    /// # Errors
+    /// The file system's own; names that are not UTF-8 are left out.
+    fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>>;
+
+    /// Makes the entries of a directory durable: files made, renamed or removed in it. Blocks.
+    ///
+    /// # Errors
+    /// The file system's own.
+    fn sync_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// Whether `path` exists.
+    ///
+    /// # Errors
+    /// The file system's own.
+    fn exists(&self, path: &Path) -> io::Result<bool>;
+
+    /// Takes the lock file `path` for this process; held until the result is dropped or the process ends.
+    ///
+    /// # Errors
+    /// `WouldBlock` when another process holds it.
+    fn lock(&self, path: &Path) -> io::Result<FileRef>;
+
+    /// Total and free bytes of the file system that holds `path`.
+    ///
+    /// # Errors
+    /// The file system's own.
+    fn space(&self, path: &Path) -> io::Result<(u64, u64)>;
+
+    /// Reads a whole file.
+    ///
+    /// # Errors
+    /// The file system's own.
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let file = self.open(path, OpenMode::Read)?;
+        let len = usize::try_from(file.len()?).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        let mut bytes = vec![0; len];
+        file.read_exact_at(&mut bytes, 0)?;
+        Ok(bytes)
+    }
+
+    /// Replaces `path` by `bytes` so that after a power cut either the old or the new content is there,
+    /// whole: written beside it (`.tmp`), synced, renamed, directory synced. Blocks.
+    ///
+    /// # Errors
+    /// The file system's own; the old content is then still in place.
+    fn write_atomically(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let mut name = path.file_name().unwrap_or_default().to_os_string();
+        name.push(".tmp");
+        let beside: PathBuf = path.with_file_name(name);
+        let file = self.open(&beside, OpenMode::Truncate)?;
+        file.write_at(&[io::IoSlice::new(bytes)], 0)?;
+        file.sync()?;
+        self.rename(&beside, path)?;
+        self.sync_dir(path.parent().unwrap_or(Path::new(".")))
+    }
+}

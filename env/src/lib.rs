@@ -1,0 +1,95 @@
+//! The seam between Letterbox and the outside world.
+//!
+//! Everything that reaches a socket, a disk, the wall clock or a source of randomness goes through an
+//! [`Env`]. The real one ([`Env::real`]) stands on tokio and rustix; the simulated one lives in `sim/`
+//! and runs whole clusters in one thread under one seed. clippy's disallowed lists (`clippy.toml`) hold
+//! the seam: the calls this crate wraps may not be made anywhere else.
+//!
+//! Monotonic time is `tokio::time` in both worlds: the simulation pauses and advances tokio's clock.
+
+mod disk;
+mod net;
+mod real;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+pub use disk::{Disk, DirEntry, File, FileRef, OpenMode};
+pub use net::{BoxListener, BoxStream, Listener, Net, Stream};
+
+/// A boxed future, as the object-safe traits of this crate return it.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The wall clock. Never used to decide who leads or whether a lease still holds.
+pub trait Clock: Send + Sync {
+    /// Milliseconds since 1970-01-01T00:00:00Z. May jump in either direction.
+    fn wall_ms(&self) -> i64;
+}
+
+/// A source of random bytes: ids, jitter.
+pub trait Random: Send + Sync {
+    /// Fills `buffer` with random bytes.
+    fn fill(&self, buffer: &mut [u8]);
+}
+
+/// Where work that may block a thread runs.
+pub trait Tasks: Send + Sync {
+    /// Runs `job` where blocking is allowed and completes when it has returned.
+    ///
+    /// Not cancel safe in effect: a job that has started runs to its end when the future is dropped.
+    fn blocking(&self, job: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()>;
+}
+
+/// Everything the outside world is reached through. Cheap to clone.
+#[derive(Clone)]
+pub struct Env {
+    /// Listeners, streams, name look-up.
+    pub net: Arc<dyn Net>,
+    /// Files and directories.
+    pub disk: Arc<dyn Disk>,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// Ids and jitter.
+    pub random: Arc<dyn Random>,
+    /// Blocking work.
+    pub tasks: Arc<dyn Tasks>,
+}
+
+impl Env {
+    /// The real world: tokio's sockets, positioned file I/O, the system's clock and randomness.
+    #[must_use]
+    pub fn real() -> Self {
+        real::env()
+    }
+
+    /// Runs `job` off the async threads and returns its result.
+    ///
+    /// # Panics
+    /// When `job` panicked or the runtime is shutting down.
+    pub async fn blocking<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+        let (result, receive) = tokio::sync::oneshot::channel();
+        let job = Box::new(move || {
+            // The caller may have gone away; then nobody wants the result.
+            let _ = result.send(job());
+        });
+        self.tasks.blocking(job).await;
+        receive.await.expect("blocking job ended without a result")
+    }
+
+    /// A random 64-bit number.
+    #[must_use]
+    pub fn random_u64(&self) -> u64 {
+        let mut bytes = [0; 8];
+        self.random.fill(&mut bytes);
+        u64::from_le_bytes(bytes)
+    }
+
+    /// A random (version 4) id, never one that Kafka reserves (`0`, `1`: KIP-516, KIP-858).
+    #[must_use]
+    pub fn random_uuid(&self) -> uuid::Uuid {
+        let mut bytes = [0; 16];
+        self.random.fill(&mut bytes);
+        uuid::Builder::from_random_bytes(bytes).into_uuid()
+    }
+}

@@ -1,0 +1,47 @@
+//! Listeners, streams and name look-up.
+
+use std::io;
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::BoxFuture;
+
+/// A connected byte stream.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
+    /// Where the other side is.
+    fn peer_addr(&self) -> io::Result<SocketAddr>;
+
+    /// The socket behind this stream when bytes may be sent past it (`sendfile`): `None` in the
+    /// simulation and for TLS.
+    fn as_tcp(&self) -> Option<&tokio::net::TcpStream> {
+        None
+    }
+}
+
+/// A boxed [`Stream`].
+pub type BoxStream = Box<dyn Stream>;
+
+/// An open listener.
+pub trait Listener: Send + Sync {
+    /// The next connection and its address. Cancel safe.
+    fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, SocketAddr)>>;
+
+    /// The address that is listened on; tells the port when 0 was asked for.
+    ///
+    /// # Errors
+    /// The socket's own.
+    fn local_addr(&self) -> io::Result<SocketAddr>;
+}
+
+/// A boxed [`Listener`].
+pub type BoxListener = Box<dyn Listener>;
+
+/// The network.
+pub trait Net: Send + Sync {
+    /// Listens on `host:port`. An empty host means every interface.
+    fn bind<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, io::Result<BoxListener>>;
+
+    /// Connects to `host:port`, looking the name up anew each time (pod addresses change).
+    fn connect<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, io::Result<BoxStream>>;
+}

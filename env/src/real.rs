@@ -1,0 +1,297 @@
+//! The real world.
+#![allow(clippy::disallowed_methods, reason = "the one place where the outside world is called directly")]
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::io::{Errno, ReadWriteFlags};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::{BoxFuture, BoxListener, BoxStream, Clock, DirEntry, Disk, Env, File, FileRef, Listener, Net, OpenMode, Random, Stream, Tasks};
+
+pub(crate) fn env() -> Env {
+    Env {
+        net: Arc::new(RealNet),
+        disk: Arc::new(RealDisk),
+        clock: Arc::new(RealClock),
+        random: Arc::new(RealRandom),
+        tasks: Arc::new(RealTasks),
+    }
+}
+
+struct RealClock;
+
+impl Clock for RealClock {
+    fn wall_ms(&self) -> i64 {
+        // Before 1970 the broker runs, with times of 0.
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
+    }
+}
+
+struct RealRandom;
+
+impl Random for RealRandom {
+    fn fill(&self, buffer: &mut [u8]) {
+        getrandom::fill(buffer).expect("the system's source of randomness works");
+    }
+}
+
+struct RealTasks;
+
+impl Tasks for RealTasks {
+    fn blocking(&self, job: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
+        let handle = tokio::task::spawn_blocking(job);
+        Box::pin(async move {
+            if let Err(error) = handle.await
+                && error.is_panic()
+            {
+                std::panic::resume_unwind(error.into_panic());
+            }
+        })
+    }
+}
+
+struct RealNet;
+
+impl Stream for TcpStream {
+    fn peer_addr(&self) -> io::Result<SocketAddr> {
+        Self::peer_addr(self)
+    }
+
+    fn as_tcp(&self) -> Option<&TcpStream> {
+        Some(self)
+    }
+}
+
+impl Listener for TcpListener {
+    fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, SocketAddr)>> {
+        Box::pin(async move {
+            let (stream, peer) = Self::accept(self).await?;
+            stream.set_nodelay(true)?;
+            Ok((Box::new(stream) as BoxStream, peer))
+        })
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Self::local_addr(self)
+    }
+}
+
+impl Net for RealNet {
+    fn bind<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, io::Result<BoxListener>> {
+        Box::pin(async move {
+            let addresses: Vec<SocketAddr> = if host.is_empty() {
+                // Both families through one socket where the machine has IPv6, else IPv4 alone.
+                vec![SocketAddr::from(([0u16; 8], port)), SocketAddr::from(([0u8; 4], port))]
+            } else {
+                tokio::net::lookup_host((host, port)).await?.collect()
+            };
+            let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+            for address in addresses {
+                match listen(address) {
+                    Ok(listener) => return Ok(Box::new(listener) as BoxListener),
+                    Err(error) => last = error,
+                }
+            }
+            Err(last)
+        })
+    }
+
+    fn connect<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, io::Result<BoxStream>> {
+        Box::pin(async move {
+            let stream = TcpStream::connect((host, port)).await?;
+            stream.set_nodelay(true)?;
+            Ok(Box::new(stream) as BoxStream)
+        })
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    // A restarted broker takes its port back while old connections linger in TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1024)?;
+    TcpListener::from_std(socket.into())
+}
+
+struct RealDisk;
+
+struct RealFile(OwnedFd);
+
+impl File for RealFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        retry(|| rustix::io::pread(&self.0, &mut *buffer, offset))
+    }
+
+    fn read_at_nowait(&self, buffer: &mut [u8], offset: u64) -> io::Result<Option<usize>> {
+        let mut parts = [io::IoSliceMut::new(buffer)];
+        match rustix::io::preadv2(&self.0, &mut parts, offset, ReadWriteFlags::NOWAIT) {
+            Ok(n) => Ok(Some(n)),
+            Err(Errno::AGAIN) => Ok(None),
+            // File systems without NOWAIT (overlay on old kernels): an ordinary read.
+            Err(Errno::OPNOTSUPP | Errno::INTR) => self.read_at(buffer, offset).map(Some),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn write_at(&self, parts: &[io::IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let total: usize = parts.iter().map(|part| part.len()).sum();
+        let mut done = 0;
+        if parts.len() > 1 && parts.len() <= 1024 {
+            done = retry(|| rustix::io::pwritev(&self.0, parts, offset))?;
+        }
+        // What one vectored call did not take, part by part.
+        let mut start = 0;
+        for part in parts {
+            let end = start + part.len();
+            while done < end {
+                match retry(|| rustix::io::pwrite(&self.0, &part[done - start..], offset + done as u64))? {
+                    0 => return Err(io::ErrorKind::WriteZero.into()),
+                    n => done += n,
+                }
+            }
+            start = end;
+        }
+        debug_assert_eq!(done, total);
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::fdatasync(&self.0)?)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        Ok(rustix::fs::ftruncate(&self.0, len)?)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(u64::try_from(rustix::fs::fstat(&self.0)?.st_size).unwrap_or(0))
+    }
+
+    fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.0.as_fd())
+    }
+}
+
+fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            result => return Ok(result?),
+        }
+    }
+}
+
+impl Disk for RealDisk {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<FileRef> {
+        let flags = OFlags::CLOEXEC
+            | match mode {
+                OpenMode::Read => OFlags::RDONLY,
+                OpenMode::ReadWrite => OFlags::RDWR,
+                OpenMode::Create => OFlags::RDWR | OFlags::CREATE,
+                OpenMode::Truncate => OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC,
+            };
+        Ok(Arc::new(RealFile(rustix::fs::open(path, flags, Mode::from_raw_mode(0o644))?)))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_file(path)
+    }
+
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_dir_all(path)
+    }
+
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        std::fs::create_dir_all(path)
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
+        let mut entries = Vec::new();
+        for entry in std::fs::read_dir(path)? {
+            let entry = entry?;
+            if let Ok(name) = entry.file_name().into_string() {
+                entries.push(DirEntry { name, is_dir: entry.file_type()?.is_dir() });
+            }
+        }
+        entries.sort();
+        Ok(entries)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        let dir = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(rustix::fs::fsync(&dir)?)
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        match rustix::fs::statat(rustix::fs::CWD, path, AtFlags::empty()) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<FileRef> {
+        let file = rustix::fs::open(path, OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC, Mode::from_raw_mode(0o644))?;
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Arc::new(RealFile(file)))
+    }
+
+    fn space(&self, path: &Path) -> io::Result<(u64, u64)> {
+        let stat = rustix::fs::statvfs(path)?;
+        Ok((stat.f_blocks.saturating_mul(stat.f_frsize), stat.f_bavail.saturating_mul(stat.f_frsize)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vectored_writes_land_whole_and_reads_find_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = RealDisk;
+        let file = disk.open(&dir.path().join("a"), OpenMode::Create).unwrap();
+        file.write_at(&[io::IoSlice::new(b"abc"), io::IoSlice::new(b""), io::IoSlice::new(b"defg")], 2).unwrap();
+        file.sync().unwrap();
+        let mut seen = [9; 9];
+        file.read_exact_at(&mut seen, 0).unwrap();
+        assert_eq!(&seen, b"\0\0abcdefg");
+        assert_eq!(file.read_at_nowait(&mut seen, 9).unwrap(), Some(0));
+        assert_eq!(file.read_exact_at(&mut seen, 1).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn atomic_write_replaces_the_whole_content() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        RealDisk.write_atomically(&path, b"a longer first content").unwrap();
+        RealDisk.write_atomically(&path, b"second").unwrap();
+        assert_eq!(RealDisk.read(&path).unwrap(), b"second");
+        assert_eq!(RealDisk.list(dir.path()).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn second_lock_is_refused_until_the_first_is_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(".lock");
+        let first = RealDisk.lock(&path).unwrap();
+        assert_eq!(RealDisk.lock(&path).err().unwrap().kind(), io::ErrorKind::WouldBlock);
+        drop(first);
+        RealDisk.lock(&path).unwrap();
+    }
+}
