@@ -6,6 +6,7 @@
 //! would promise something this version does not do is refused by name.
 
 mod broker;
+pub mod image_env;
 pub mod keys;
 mod listener;
 mod log;

@@ -132,7 +132,10 @@ fn route(timed: Timed, connection: &mut Connection, ctx: RequestContext, request
                 let fetched = fetch::fetch(shared, ctx, request).await;
                 let frame = fetch::encode(correlation_id, version, fetched);
                 timed.done();
-                finish_parts(frame)
+                frame.unwrap_or_else(|why| {
+                    error!(%why, "a fetch response cannot be written down");
+                    Frame::default()
+                })
             }))
         }
         Request::ListOffsets(request) => timed.alone(&ctx.clone(), list_offsets::list_offsets(shared, ctx, request)),

@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use letterbox_env::{BoxFuture, Env};
 use tokio::sync::Notify;
 use tracing::error;
 
-use super::handlers::topics::OFFSETS_TOPIC;
 use crate::coordinator::{AppendError, KeyValue, ReplicatedLog};
 use crate::log::{Origin, Slice};
-use crate::model::{Offset, TimestampMs};
+use crate::model::{Offset, TimestampMs, TopicId};
 use crate::replication::{Acks, AppendRefused, Partition, ReplicaManager};
+use crate::wire::ErrorCode;
 use crate::wire::batch::{Batch, BatchBuilder};
 
 /// Bytes read at once while a partition is loaded.
@@ -21,15 +22,24 @@ const READ_CHUNK: usize = 4 * 1024 * 1024;
 pub(super) struct GroupLog {
     env: Env,
     replicas: Arc<ReplicaManager>,
+    topic: ArcSwap<TopicId>,
 }
 
 impl GroupLog {
     pub(super) fn new(env: Env, replicas: Arc<ReplicaManager>) -> Self {
-        Self { env, replicas }
+        Self { env, replicas, topic: ArcSwap::default() }
+    }
+
+    /// Which topic is `__consumer_offsets` now.
+    pub(super) fn set_topic(&self, topic: TopicId) {
+        self.topic.store(Arc::new(topic));
     }
 
     fn partition(&self, index: i32) -> Result<Arc<Partition>, AppendError> {
-        self.replicas.partition_by_name(OFFSETS_TOPIC, index).ok_or(AppendError::UnknownPartition)
+        self.replicas.partition(&self.topic.load(), index).map_err(|error| match error {
+            ErrorCode::KafkaStorageError => AppendError::Storage,
+            _ => AppendError::UnknownPartition,
+        })
     }
 }
 
@@ -38,7 +48,7 @@ impl ReplicatedLog for GroupLog {
         let appended = self.partition(partition).and_then(|partition| {
             let mut batch = BatchBuilder::new(now);
             for (key, value) in &records {
-                batch.append(now, Some(key), value.as_deref(), &[]);
+                batch.push(now, Some(key), value.as_deref(), &[]);
             }
             let appended = partition.append_from(batch.build(), Acks::All, Origin::Coordinator).map_err(|refused| match refused {
                 AppendRefused::NotEnoughReplicas(_) => AppendError::NotEnoughReplicas,

@@ -13,6 +13,7 @@ mod handlers;
 mod listener;
 mod response;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -58,6 +59,7 @@ pub(crate) struct Shared {
     pub(crate) replicas: Arc<ReplicaManager>,
     pub(crate) controller: Controller,
     pub(crate) groups: Arc<GroupCoordinator>,
+    group_log: Arc<group_log::GroupLog>,
     pub(crate) producer_ids: ProducerIds,
     quorum: Arc<dyn MetadataQuorum>,
     /// The image whose partitions are open: what clients are told.
@@ -167,7 +169,8 @@ impl Broker {
         let controller = Controller::start(env.clone(), quorum.clone(), Arc::new(Rules { config: config.clone() }));
         register(&controller, &config, &listeners, &first, logs.was_clean()).await?;
 
-        let groups = GroupCoordinator::start(env.clone(), group_config(&config), Arc::new(group_log::GroupLog::new(env.clone(), replicas.clone())));
+        let group_log = Arc::new(group_log::GroupLog::new(env.clone(), replicas.clone()));
+        let groups = GroupCoordinator::start(env.clone(), group_config(&config), group_log.clone());
         let descriptors = usize::try_from(rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
         let connections = Connections::new(config.size("max.connections").min(descriptors / 2), config.size("max.connections.per.ip"));
         let memory = match config.number("queued.max.request.bytes") {
@@ -183,6 +186,7 @@ impl Broker {
             replicas: replicas.clone(),
             controller,
             groups,
+            group_log,
             producer_ids: ProducerIds::default(),
             quorum,
             hosted: ArcSwap::default(),
@@ -276,6 +280,14 @@ impl Broker {
         self.admin_address
     }
 
+    /// Makes a topic unless it is there.
+    ///
+    /// # Errors
+    /// Why it cannot be made.
+    pub async fn ensure_topic(&self, name: &str, partitions: i32, replication_factor: i16, configs: BTreeMap<String, String>) -> Result<(), String> {
+        handlers::topics::ensure(&self.shared, name, partitions, replication_factor, configs).await
+    }
+
     /// Completes, with the reason, when the broker cannot go on and the process must end.
     pub async fn fatal(&self) -> String {
         self.shared.quorum.fatal().await
@@ -324,6 +336,7 @@ impl Shared {
         if id(&delta.before) != id(&image) || partitions(&delta.before) != partitions(&image) {
             let first = if id(&delta.before) == id(&image) { partitions(&delta.before) } else { 0 };
             let count = partitions(&image);
+            self.group_log.set_topic(id(&image).unwrap_or_default());
             info!(partitions = count, "coordinating groups");
             self.groups.set_partition_count(i32::try_from(count).unwrap_or(0));
             for partition in first..count {

@@ -13,11 +13,14 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Shared;
-use crate::log::{ReadError, ReadResult};
+use crate::log::{ReadError, ReadResult, Slice};
 use crate::model::Offset;
 use crate::replication::Partition;
 use crate::server::context::{Operation, RequestContext, Resource};
-use crate::wire::ErrorCode;
+use crate::server::response::{Part, Response};
+use crate::wire::fetch::{FetchAnswer, FetchPartitionAnswer, FetchTopicAnswer};
+use crate::wire::produce::TopicKey;
+use crate::wire::{self, ErrorCode, WireError};
 
 /// The answer, before it is written down.
 pub(crate) struct Fetched {
@@ -163,4 +166,60 @@ async fn one(shared: &Shared, partition: &Arc<Partition>, what: &FetchPartition,
         }
     };
     Ok(fetched)
+}
+
+/// Writes the answer down around the records, which stay where they are.
+///
+/// # Errors
+/// When the answer cannot be said in this version; a fault of ours.
+pub(crate) fn encode(correlation_id: i32, version: i16, fetched: Fetched) -> Result<Response, WireError> {
+    let by_id = version >= 13;
+    let mut records: Vec<Vec<Slice>> = Vec::new();
+    let mut names = Vec::with_capacity(fetched.topics.len());
+    let mut partitions = Vec::with_capacity(fetched.topics.len());
+    for topic in fetched.topics {
+        names.push((topic.name, topic.id));
+        let one = |partition: FetchedPartition| {
+            let failed = partition.error != ErrorCode::None;
+            let answer = FetchPartitionAnswer {
+                index: partition.index,
+                error_code: partition.error as i16,
+                high_watermark: partition.high_watermark,
+                last_stable_offset: partition.high_watermark,
+                log_start_offset: partition.log_start_offset,
+                diverging_epoch: None,
+                current_leader: None,
+                snapshot_id: None,
+                aborted_transactions: if failed { None } else { Some(Vec::new()) },
+                preferred_read_replica: -1,
+                records_bytes: Some(partition.records.bytes),
+            };
+            records.push(partition.records.slices);
+            answer
+        };
+        partitions.push(topic.partitions.into_iter().map(one).collect::<Vec<_>>());
+    }
+    let topics = names
+        .iter()
+        .zip(partitions)
+        .map(|((name, id), partitions)| FetchTopicAnswer { topic: if by_id { TopicKey::Id(*id) } else { TopicKey::Name(name.as_str()) }, partitions })
+        .collect();
+    let answer = FetchAnswer { error_code: fetched.error as i16, topics, ..FetchAnswer::default() };
+    let mut parts = Vec::new();
+    for part in answer.frame(correlation_id, version)? {
+        match part {
+            wire::fetch::Part::Bytes(bytes) => parts.push(Part::Bytes(bytes)),
+            wire::fetch::Part::Records { partition, .. } => parts.extend(records.get_mut(partition).map(std::mem::take).into_iter().flatten().map(Part::from)),
+        }
+    }
+    Ok(parts.into())
+}
+
+impl From<Slice> for Part {
+    fn from(slice: Slice) -> Self {
+        match slice {
+            Slice::Memory(bytes) => Self::Bytes(bytes),
+            Slice::File { file, position, len } => Self::File { file, position, len: len as u64 },
+        }
+    }
 }

@@ -120,6 +120,21 @@ pub(crate) async fn auto_create(shared: &Arc<Shared>, names: Vec<Arc<str>>) -> B
     errors
 }
 
+/// Makes one topic as asked unless it is there.
+///
+/// # Errors
+/// Why it cannot be made.
+pub(crate) async fn ensure(shared: &Shared, name: &str, partitions: i32, replication_factor: i16, configs: BTreeMap<String, String>) -> Result<(), String> {
+    let configs = configs.into_iter().map(|(key, value)| (key, Some(value))).collect();
+    let topic = NewTopic { name: name.to_owned(), placement: TopicPlacement::automatic(partitions, replication_factor), configs };
+    let outcome = shared.controller.run(create_operation(shared, vec![topic], false)).await.map_err(|error| error.to_string())?;
+    shared.wait_until_applied().await;
+    match outcome.into_iter().next() {
+        Some((_, Err(error))) if error.code.code() != ErrorCode::TopicAlreadyExists as i16 => Err(error.message),
+        _ => Ok(()),
+    }
+}
+
 /// Where committed offsets are kept.
 pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
 
