@@ -6,6 +6,7 @@
 
 pub mod api_versions;
 pub mod apis;
+pub mod batch;
 mod check;
 mod codec;
 pub mod error;
