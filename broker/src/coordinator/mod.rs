@@ -8,18 +8,17 @@
 //! A group lives in the partition that the hash of its id names ([`partition_for`]); nothing about it is kept elsewhere.
 //! What the topic does not know how to tell (record types of newer Kafka versions) is kept in the log and ignored here.
 
-// pub mod group;
-//pub mod offsets;
+pub mod group;
 pub mod records;
 pub mod replicated_log;
-//pub mod service;
-//pub mod shard;
-//mod timers;
+pub mod service;
+pub mod shard;
+mod timers;
 
 use std::sync::Arc;
 
 pub use replicated_log::{AppendError, KeyValue, ReplicatedLog};
-//pub use service::GroupCoordinator;
+pub use service::GroupCoordinator;
 
 /// The internal topic that holds groups and offsets.
 pub const GROUP_METADATA_TOPIC: &str = "__consumer_offsets";
