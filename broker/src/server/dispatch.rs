@@ -107,7 +107,7 @@ fn finish(encoded: Result<Bytes, wire::WireError>) -> Result<Frame, String> {
 
 fn route(timed: Timed, connection: &mut Connection, ctx: RequestContext, request: Request) -> Answer {
     let shared = timed.shared.clone();
-    let group = || coordinator::RequestContext {
+    let group = coordinator::RequestContext {
         client_id: ctx.client_id.clone(),
         client_host: Arc::from(format!("/{}", ctx.peer.ip().to_canonical())),
         api_version: ctx.api_version,
@@ -146,14 +146,14 @@ fn route(timed: Timed, connection: &mut Connection, ctx: RequestContext, request
         }
         Request::InitProducerId(request) => timed.alone(&ctx.clone(), init_producer_id::init_producer_id(shared, ctx, request)),
         Request::FindCoordinator(request) => timed.alone(&ctx.clone(), groups::find_coordinator(shared, ctx, request)),
-        Request::OffsetCommit(request) => timed.alone(&ctx, { let group = group(); async move { groups.offset_commit(group, request).await } }),
-        Request::OffsetFetch(request) => timed.alone(&ctx, { let group = group(); async move { groups.offset_fetch(group, request).await } }),
-        Request::JoinGroup(request) => timed.alone(&ctx, { let group = group(); async move { groups.join_group(group, request).await } }),
-        Request::SyncGroup(request) => timed.alone(&ctx, { let group = group(); async move { groups.sync_group(group, request).await } }),
-        Request::Heartbeat(request) => timed.alone(&ctx, { let group = group(); async move { groups.heartbeat(group, request).await } }),
-        Request::LeaveGroup(request) => timed.alone(&ctx, { let group = group(); async move { groups.leave_group(group, request).await } }),
-        Request::DescribeGroups(request) => timed.alone(&ctx, { let group = group(); async move { groups.describe_groups(group, request).await } }),
-        Request::ListGroups(request) => timed.alone(&ctx, { let group = group(); async move { groups.list_groups(group, request).await } }),
+        Request::OffsetCommit(request) => timed.alone(&ctx, async move { groups.offset_commit(&group, request).await }),
+        Request::OffsetFetch(request) => timed.alone(&ctx, async move { groups.offset_fetch(&group, request).await }),
+        Request::JoinGroup(request) => timed.alone(&ctx, async move { groups.join_group(&group, request).await }),
+        Request::SyncGroup(request) => timed.alone(&ctx, async move { groups.sync_group(&group, request).await }),
+        Request::LeaveGroup(request) => timed.alone(&ctx, async move { groups.leave_group(&group, request).await }),
+        Request::Heartbeat(request) => timed.now(&ctx, groups.heartbeat(&group, &request)),
+        Request::DescribeGroups(request) => timed.now(&ctx, groups.describe_groups(&group, &request)),
+        Request::ListGroups(request) => timed.now(&ctx, groups.list_groups(&group, &request)),
         Request::CreateTopics(request) => timed.alone(&ctx.clone(), topics::create(shared, ctx, request)),
         Request::DeleteTopics(request) => timed.alone(&ctx.clone(), topics::delete(shared, ctx, request)),
         Request::CreatePartitions(request) => timed.alone(&ctx.clone(), topics::grow(shared, ctx, request)),

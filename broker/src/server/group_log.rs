@@ -1,5 +1,6 @@
 //! `__consumer_offsets` as the group coordinator sees it: appends, commits and reads over the partition's log.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -9,14 +10,17 @@ use tokio::sync::Notify;
 use tracing::error;
 
 use crate::coordinator::{AppendError, KeyValue, ReplicatedLog};
-use crate::log::{Origin, Slice};
+use crate::log::{Origin, Slice, decompress_all};
 use crate::model::{Offset, TimestampMs, TopicId};
 use crate::replication::{Acks, AppendRefused, Partition, ReplicaManager};
 use crate::wire::ErrorCode;
-use crate::wire::batch::{Batch, BatchBuilder};
+use crate::wire::batch::{Batch, BatchBuilder, Compression, RecordIter};
 
 /// Bytes read at once while a partition is loaded.
 const READ_CHUNK: usize = 4 * 1024 * 1024;
+
+/// Most bytes that one batch may unpack to; the coordinator's own are not compressed, copied ones may be.
+const DECOMPRESSED_MAX: u64 = 256 * 1024 * 1024;
 
 /// The offsets topic's partitions on this broker.
 pub(super) struct GroupLog {
@@ -128,11 +132,17 @@ fn for_each_record(mut bytes: &[u8], each: &mut (dyn FnMut(Bytes, Option<Bytes>)
         if batch.header.is_control() {
             continue;
         }
-        batch.for_each_record(&mut |record| {
+        let codec = batch.header.compression().map_err(|error| error.to_string())?;
+        let records = match codec {
+            Compression::None => Cow::Borrowed(batch.records_bytes()),
+            codec => Cow::Owned(decompress_all(codec, batch.records_bytes(), DECOMPRESSED_MAX).map_err(|error| error.to_string())?),
+        };
+        for record in RecordIter::new(&records, batch.header.records_count) {
+            let record = record.map_err(|error| error.to_string())?;
             if let Some(key) = record.key {
                 each(Bytes::copy_from_slice(key), record.value.map(Bytes::copy_from_slice));
             }
-        })?;
+        }
     }
     Ok(())
 }

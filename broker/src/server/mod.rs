@@ -32,18 +32,20 @@ use self::handlers::configs::Rules;
 use self::handlers::init_producer_id::ProducerIds;
 use self::handlers::topics::OFFSETS_TOPIC;
 use crate::config::Config;
-use crate::coordinator::{GroupConfig, GroupCoordinator};
+use crate::coordinator::{GroupConfig, GroupCoordinator, GroupMetadataView};
 use crate::log::{LogManager, LogManagerOptions};
 use crate::metadata::controller::{RegisterBroker, SetClusterId};
-use crate::metadata::{Endpoint, MetadataDelta, MetadataImage, SecurityProtocol, identity};
+use crate::metadata::{Endpoint, MetadataDelta, MetadataImage, SecurityProtocol, Topic, identity};
 use crate::metrics::Metrics;
-use crate::quorum::{Controller, MetadataQuorum, QuorumConfig, RaftQuorum};
+use crate::quorum::{Controller, MetadataQuorum, QuorumConfig, QuorumTiming, RaftQuorum};
 use crate::replication::ReplicaManager;
 
 /// How long requests that were begun may take to finish once the broker stops.
 const STOP_GRACE: Duration = Duration::from_millis(1_000);
 /// How often logs are looked after: rolls, retention, checkpoints.
 const MAINTENANCE_EVERY: Duration = Duration::from_secs(1);
+/// Partitions of `__consumer_offsets` that are read at once.
+const LOADS_AT_ONCE: usize = 4;
 /// Memory for requests when `queued.max.request.bytes` is not set.
 const REQUEST_MEMORY: usize = 256 * 1024 * 1024;
 /// Memory for the newest batches of all logs together.
@@ -58,12 +60,12 @@ pub(crate) struct Shared {
     pub(crate) connections: Arc<Connections>,
     pub(crate) replicas: Arc<ReplicaManager>,
     pub(crate) controller: Controller,
-    pub(crate) groups: Arc<GroupCoordinator>,
+    pub(crate) groups: GroupCoordinator,
     group_log: Arc<group_log::GroupLog>,
     pub(crate) producer_ids: ProducerIds,
     quorum: Arc<dyn MetadataQuorum>,
     /// The image whose partitions are open: what clients are told.
-    hosted: ArcSwap<MetadataImage>,
+    hosted: Arc<ArcSwap<MetadataImage>>,
     hosted_index: watch::Sender<u64>,
     serving: AtomicBool,
 }
@@ -151,7 +153,7 @@ impl Broker {
         let listeners = listener::bind(&env, &config).await?;
         let admin = listener::bind_admin(&env, &config).await?;
 
-        let open_quorum = RaftQuorum::open(env.clone(), QuorumConfig::alone(config.node_id, config.metadata_dir.clone(), first.cluster_id.clone(), first.directory_id));
+        let open_quorum = RaftQuorum::open(env.clone(), quorum_config(&env, &config, &first.cluster_id).await?);
         let options = LogManagerOptions {
             dirs: config.log_dirs.clone(),
             default_config: ReplicaManager::default_log_config(&config),
@@ -170,7 +172,8 @@ impl Broker {
         register(&controller, &config, &listeners, &first, logs.was_clean()).await?;
 
         let group_log = Arc::new(group_log::GroupLog::new(env.clone(), replicas.clone()));
-        let groups = GroupCoordinator::start(env.clone(), group_config(&config), group_log.clone());
+        let hosted: Arc<ArcSwap<MetadataImage>> = Arc::default();
+        let groups = GroupCoordinator::new(env.clone(), group_config(&config), group_log.clone(), group_view(&hosted));
         let descriptors = usize::try_from(rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
         let connections = Connections::new(config.size("max.connections").min(descriptors / 2), config.size("max.connections.per.ip"));
         let memory = match config.number("queued.max.request.bytes") {
@@ -189,14 +192,15 @@ impl Broker {
             group_log,
             producer_ids: ProducerIds::default(),
             quorum,
-            hosted: ArcSwap::default(),
+            hosted,
             hosted_index: watch::Sender::new(0),
             serving: AtomicBool::new(false),
             config,
         });
+        let mut loads = JoinSet::new();
         if let Some(first) = deltas.next().await {
             replicas.start(&first.after).await;
-            shared.publish(&first);
+            shared.publish(&first, &mut loads).await;
         }
 
         let mut broker = Self {
@@ -211,7 +215,7 @@ impl Broker {
             logs,
             shared,
         };
-        broker.run_background(deltas);
+        broker.run_background(deltas, loads);
         broker.listen(listeners, admin);
         broker.shared.serving.store(true, Ordering::Release);
         info!(
@@ -224,7 +228,7 @@ impl Broker {
         Ok(broker)
     }
 
-    fn run_background(&mut self, mut deltas: crate::quorum::DeltaStream) {
+    fn run_background(&mut self, mut deltas: crate::quorum::DeltaStream, mut loads: JoinSet<()>) {
         self.syncers.spawn(self.logs.clone().run_syncers(self.shared.replicas.clone(), self.stop_syncers.clone()));
         let (shared, stop) = (self.shared.clone(), self.stop_background.clone());
         self.background.spawn(async move {
@@ -235,10 +239,11 @@ impl Broker {
                     delta = deltas.next() => match delta {
                         Some(delta) => {
                             shared.replicas.apply(&delta).await;
-                            shared.publish(&delta);
+                            shared.publish(&delta, &mut loads).await;
                         }
                         None => return,
                     },
+                    Some(_) = loads.join_next(), if !loads.is_empty() => {}
                 }
             }
         });
@@ -321,29 +326,42 @@ impl Broker {
 }
 
 impl Shared {
-    /// Shows clients what is open now, and lets the group coordinator take over its partitions.
-    fn publish(&self, delta: &MetadataDelta) {
-        let image = delta.after.clone();
-        let index = image.applied_index;
-        let partitions = |image: &MetadataImage| image.topic(OFFSETS_TOPIC).map_or(0, |topic| topic.partitions.len());
-        let id = |image: &MetadataImage| image.topic(OFFSETS_TOPIC).map(|topic| topic.id);
-        self.hosted.store(image.clone());
-        if id(&delta.before) != id(&image) {
-            for partition in 0..partitions(&delta.before) {
-                self.groups.unload(i32::try_from(partition).unwrap_or(i32::MAX));
+    /// Shows clients what is open now, and lets the group coordinator take over its partitions; loading them
+    /// goes on in `loads`.
+    async fn publish(self: &Arc<Self>, delta: &MetadataDelta, loads: &mut JoinSet<()>) {
+        let (before, after) = (delta.before.topic(OFFSETS_TOPIC), delta.after.topic(OFFSETS_TOPIC));
+        let count = |topic: Option<&Arc<Topic>>| topic.map_or(0, |topic| i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX));
+        let same_topic = before.map(|topic| topic.id) == after.map(|topic| topic.id);
+        if !same_topic {
+            for partition in 0..count(before) {
+                self.groups.unload(partition).await;
             }
+            self.group_log.set_topic(after.map(|topic| topic.id).unwrap_or_default());
         }
-        if id(&delta.before) != id(&image) || partitions(&delta.before) != partitions(&image) {
-            let first = if id(&delta.before) == id(&image) { partitions(&delta.before) } else { 0 };
-            let count = partitions(&image);
-            self.group_log.set_topic(id(&image).unwrap_or_default());
-            info!(partitions = count, "coordinating groups");
-            self.groups.set_partition_count(i32::try_from(count).unwrap_or(0));
-            for partition in first..count {
-                self.groups.load(i32::try_from(partition).unwrap_or(i32::MAX));
-            }
+        self.hosted.store(delta.after.clone());
+        let first = if same_topic { count(before) } else { 0 };
+        if first < count(after) {
+            info!(partitions = count(after), "coordinating groups");
         }
-        self.hosted_index.send_replace(index);
+        let at_once = Arc::new(tokio::sync::Semaphore::new(LOADS_AT_ONCE));
+        for partition in first..count(after) {
+            let (shared, at_once) = (self.clone(), at_once.clone());
+            loads.spawn(async move {
+                let _turn = at_once.acquire().await;
+                if let Err(error) = shared.groups.load(partition).await {
+                    error!(partition, %error, "load groups and offsets; their clients are told to come back");
+                }
+            });
+        }
+        self.hosted_index.send_replace(delta.after.applied_index);
+    }
+}
+
+fn group_view(hosted: &Arc<ArcSwap<MetadataImage>>) -> GroupMetadataView {
+    let (topics, offsets) = (hosted.clone(), hosted.clone());
+    GroupMetadataView {
+        topic_exists: Box::new(move |name| topics.load().topic(name).is_some()),
+        partition_count: Box::new(move || offsets.load().topic(OFFSETS_TOPIC).and_then(|topic| i32::try_from(topic.partitions.len()).ok())),
     }
 }
 
@@ -365,6 +383,26 @@ async fn register(controller: &Controller, config: &Config, listeners: &[BoxList
         warn!("the last run did not end cleanly; partitions led from here get a new leader epoch");
     }
     controller.run(operation).await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
+}
+
+/// A quorum of one: this node votes, and nobody needs to reach it for that.
+async fn quorum_config(env: &Env, config: &Config, cluster_id: &str) -> Result<QuorumConfig, StartError> {
+    const NAME: &str = "__cluster_metadata-0";
+    let host = if config.controller.host.is_empty() { "localhost" } else { &config.controller.host };
+    let (disk, dirs) = (env.disk.clone(), config.log_dirs.clone());
+    // Partitions without a metadata log are the remains of a lost one; beginning anew would disown them.
+    let has_partitions = move || {
+        dirs.iter().any(|dir| disk.list(dir).is_ok_and(|entries| entries.iter().any(|entry| entry.is_dir && entry.name != NAME && entry.name.contains('-'))))
+    };
+    Ok(QuorumConfig {
+        node_id: config.node_id.0,
+        dir: config.metadata_dir.join(NAME),
+        voters: BTreeMap::from([(config.node_id.0, (host.to_owned(), config.controller.port))]),
+        listener: None,
+        cluster_id: Some(cluster_id.to_owned()),
+        must_exist: env.blocking(has_partitions).await,
+        timing: QuorumTiming::default(),
+    })
 }
 
 fn group_config(config: &Config) -> GroupConfig {
