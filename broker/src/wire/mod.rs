@@ -4,15 +4,21 @@
 //! [`check_request`] proves that it is whole, then [`decode_checked_request`] (or [`produce::ProduceView`], which builds
 //! nothing) reads it. Versions are in one table, [`apis::APIS`].
 
+pub mod api_versions;
 pub mod apis;
 mod check;
 mod codec;
 pub mod error;
 mod fault;
+pub mod fetch;
+pub mod frame;
+pub mod produce;
 mod put;
 mod schema;
 #[rustfmt::skip]
 mod schema_table;
+#[cfg(test)]
+mod tests;
 
 pub use check::{CheckedHeader, ELEMENTS_MAX, RequestPrefix, check_request, check_request_body, check_response_body, peek_request};
 pub use codec::{Request, Response, codec_range, decode_checked_request, decode_request, decode_response, encode_request, encode_response};

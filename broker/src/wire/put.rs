@@ -19,7 +19,7 @@ pub(super) trait Put {
     fn records_length(&mut self, flexible: bool, length: Option<usize>);
     /// A string that cannot be null.
     fn string(&mut self, flexible: bool, value: &str);
-    /// A string or null. In the form that is not flexible, a string ends after 32767 bytes, at a character.
+    /// A string or null. Kafka's strings have at most 32767 bytes; a longer one is cut, at a character.
     fn nullable_string(&mut self, flexible: bool, value: Option<&str>);
 }
 
@@ -80,17 +80,6 @@ impl Put for BytesMut {
             self.put_i16(i16::try_from(value.len()).unwrap_or(i16::MAX));
         }
         self.put_slice(value.as_bytes());
-    }
-}
-
-/// Bytes that [`Put::varint`] takes.
-pub(super) const fn varint_bytes(value: u32) -> usize {
-    match value {
-        0..0x80 => 1,
-        0x80..0x4000 => 2,
-        0x4000..0x20_0000 => 3,
-        0x20_0000..0x1000_0000 => 4,
-        _ => 5,
     }
 }
 

@@ -52,6 +52,7 @@ pub(super) struct Message {
     /// The API key.
     pub(super) key: i16,
     /// Kafka's name, such as `MetadataRequest`.
+    #[cfg_attr(not(test), allow(dead_code, reason = "for the reader of the table, and for the test of its names"))]
     pub(super) name: &'static str,
     /// The versions that Kafka knows; Letterbox serves those in [`super::apis`].
     pub(super) versions: Versions,
