@@ -97,7 +97,8 @@ mod tests {
         let mut client = stranger;
         client.client_is_known();
         let too_large = |size, max, known| Err(FrameError::TooLarge { size, max, known });
-        let cases: &[(&str, FrameLimit, [u8; 4], Result<usize, FrameError>)] = &[
+        type Case = (&'static str, FrameLimit, [u8; 4], Result<usize, FrameError>);
+        let cases: &[Case] = &[
             ("a small request", stranger, [0, 0, 0, 40], Ok(40)),
             ("the largest of a stranger", stranger, [0, 8, 0, 0], Ok(512 * 1024)),
             ("one more", stranger, [0, 8, 0, 1], too_large(512 * 1024 + 1, 512 * 1024, false)),

@@ -73,8 +73,9 @@ impl Maker {
     }
 
     fn structure(&mut self, fields: &'static [Field]) {
-        for field in fields.iter().filter(|f| f.tag.is_none() && f.versions.contains(self.version)) {
-            self.value(&field.kind, field.nullable.contains(self.version));
+        let version = self.version;
+        for field in fields.iter().filter(|f| f.tag.is_none() && f.versions.contains(version)) {
+            self.value(&field.kind, field.nullable.contains(version));
         }
         if self.flexible {
             self.tags(fields);
@@ -120,7 +121,7 @@ impl Maker {
             }
             Kind::Str => {
                 let text = self.rng.text();
-                self.prefixed(LengthForm::Int16, (!null).then(|| text.as_bytes()));
+                self.prefixed(LengthForm::Int16, (!null).then_some(text.as_bytes()));
             }
             Kind::Blob | Kind::Records => {
                 let blob: Vec<u8> = (0..self.rng.below(20)).map(|at| at as u8).collect();

@@ -2,6 +2,7 @@
 
 mod fast_path;
 mod make;
+mod seeds;
 mod walk;
 
 use super::schema::{self, Kind};

@@ -11,7 +11,7 @@ use crate::wire::{
 };
 
 /// Every served API and version with its message in `table`.
-fn each_version(table: &'static [Message], mut run: impl FnMut(&'static apis::Api, i16, &'static Message)) {
+pub(super) fn each_version(table: &'static [Message], mut run: impl FnMut(&'static apis::Api, i16, &'static Message)) {
     for api in apis::APIS {
         for version in api.min..=api.max {
             run(api, version, schema::find(table, api.key).unwrap());
@@ -19,7 +19,7 @@ fn each_version(table: &'static [Message], mut run: impl FnMut(&'static apis::Ap
     }
 }
 
-fn request_frame(api: &apis::Api, version: i16, message: &'static Message, seed: u64) -> Maker {
+pub(super) fn request_frame(api: &apis::Api, version: i16, message: &'static Message, seed: u64) -> Maker {
     let mut maker = Maker::new(seed, true);
     maker.request_header(api.key, version, api.is_flexible(version));
     maker.body(message, version);
@@ -166,6 +166,14 @@ fn twenty_million_tagged_fields_are_not_believed() {
     let mut body = vec![1, 0, 0, 0, 0x80, 0xda, 0xc4, 0x09];
     body.resize(body.len() + 40_000_000, 0);
     check_refused(3, 9, &body, Problem::TooManyElements { max: ELEMENTS_MAX }, "");
+}
+
+/// Read carelessly these are a count of zero topics: the bits above the 32nd fall off, or the sixth byte is not looked at.
+#[test]
+fn varints_have_at_most_32_bits() {
+    check_refused(3, 9, &[0x81, 0x80, 0x80, 0x80, 0x10, 0, 0, 0, 0], Problem::VarintTooLong, "Topics");
+    check_refused(3, 9, &[0x81, 0x80, 0x80, 0x80, 0x80, 0x00, 0, 0, 0, 0], Problem::VarintTooLong, "Topics");
+    assert_eq!(check_request_body(3, 9, &[0x81, 0x80, 0x80, 0x80, 0x00, 0, 0, 0, 0]), Ok(()), "long, but of 32 bits");
 }
 
 #[test]
