@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kafka_protocol::messages as m;
-use kafka_protocol::messages::describe_configs_response::{DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym};
+use kafka_protocol::messages::describe_configs_response::{DescribeConfigsResult, DescribeConfigsResourceResult, DescribeConfigsSynonym};
 use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsResourceResponse;
 
 use super::{Shared, of_controller, text};
@@ -55,7 +55,7 @@ fn type_of(kind: Kind) -> i8 {
 pub(crate) fn describe(shared: &Shared, ctx: &RequestContext, request: m::DescribeConfigsRequest) -> m::DescribeConfigsResponse {
     let (synonyms, documentation) = (request.include_synonyms, request.include_documentation);
     let one = |resource: m::describe_configs_request::DescribeConfigsResource| {
-        let answer = DescribeConfigsResourceResult::default().with_resource_type(resource.resource_type).with_resource_name(resource.resource_name.clone());
+        let answer = DescribeConfigsResult::default().with_resource_type(resource.resource_type).with_resource_name(resource.resource_name.clone());
         let wanted: Option<BTreeSet<&str>> = resource.configuration_keys.as_ref().map(|keys| keys.iter().map(|key| key.as_str()).collect());
         let is_wanted = |name: &str| wanted.as_ref().is_none_or(|wanted| wanted.is_empty() || wanted.contains(name));
         let name = resource.resource_name.as_str();
@@ -85,7 +85,7 @@ impl From<ErrorCode> for Refusal {
     }
 }
 
-fn topic_configs(shared: &Shared, name: &str, synonyms: bool, documentation: bool) -> Result<Vec<DescribeConfigsResult>, Refusal> {
+fn topic_configs(shared: &Shared, name: &str, synonyms: bool, documentation: bool) -> Result<Vec<DescribeConfigsResourceResult>, Refusal> {
     let image = shared.image();
     let Some(topic) = image.topic(name) else {
         let code = if validate_topic_name(name).is_err() { ErrorCode::InvalidTopicException } else { ErrorCode::UnknownTopicOrPartition };
@@ -108,7 +108,7 @@ fn topic_configs(shared: &Shared, name: &str, synonyms: bool, documentation: boo
     Ok(topic::KEYS.iter().map(one).collect())
 }
 
-fn broker_configs(shared: &Shared, name: &str, synonyms: bool, documentation: bool) -> Result<Vec<DescribeConfigsResult>, Refusal> {
+fn broker_configs(shared: &Shared, name: &str, synonyms: bool, documentation: bool) -> Result<Vec<DescribeConfigsResourceResult>, Refusal> {
     match name.parse::<i32>().map(BrokerId) {
         // The defaults of all brokers: nothing can be set there, so there is nothing to show.
         Err(_) if name.is_empty() => return Ok(Vec::new()),
@@ -125,8 +125,8 @@ fn broker_configs(shared: &Shared, name: &str, synonyms: bool, documentation: bo
     Ok(keys::KEYS.iter().map(one).collect())
 }
 
-fn result(name: &str, kind: Kind, value: Option<String>, source: Source, read_only: bool) -> DescribeConfigsResult {
-    DescribeConfigsResult::default()
+fn result(name: &str, kind: Kind, value: Option<String>, source: Source, read_only: bool) -> DescribeConfigsResourceResult {
+    DescribeConfigsResourceResult::default()
         .with_name(text(name))
         .with_value(value.as_deref().map(text))
         .with_read_only(read_only)
