@@ -168,7 +168,7 @@ impl Proposer {
         loop {
             let first = tokio::select! {
                 biased;
-                _ = self.stopped.wait_for(|stopped| *stopped) => break,
+                () = super::stopped(&mut self.stopped) => break,
                 job = self.jobs.recv() => match job {
                     Some(job) => job,
                     None => break,

@@ -6,6 +6,14 @@
 //! store, stops it loudly ([`MetadataQuorum::fatal`]).
 
 mod controller;
+mod log_store;
+mod network;
+mod raft_quorum;
+mod runtime;
+mod snapshot;
+mod state_machine;
+mod types;
+mod wal;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,6 +22,8 @@ use letterbox_env::BoxFuture;
 use tokio::sync::watch;
 
 pub use controller::{Controller, ControllerError};
+pub use raft_quorum::{ENTRY_LEN_MAX, OpenError, QuorumConfig, QuorumTiming, RaftQuorum};
+pub use wal::WalError;
 
 use crate::metadata::{MetadataDelta, MetadataImage, MetadataRecord};
 use crate::model::BrokerId;
@@ -144,4 +154,9 @@ impl DeltaStream {
             self.images.changed().await.ok()?;
         }
     }
+}
+
+/// Completes when `flag` is true or its sender is gone. Cancel safe.
+async fn stopped(flag: &mut watch::Receiver<bool>) {
+    let _ = flag.wait_for(|stopped| *stopped).await;
 }
