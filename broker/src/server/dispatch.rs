@@ -4,9 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::FutureExt;
 use futures::future::BoxFuture;
-use kafka_protocol::messages as m;
 use tokio::time::Instant;
 use tracing::{debug, error};
 
