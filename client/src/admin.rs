@@ -12,3 +12,5 @@ pub use configs::{AlterOp, ConfigEntry, ConfigResource, ConfigSource, ConfigSyno
 pub use groups::{CommittedOffset, DescribedGroup, GroupMember, ListedGroup};
 pub use offsets::{FoundOffset, IsolationLevel, OffsetSpec};
 pub use topics::{DescribedCluster, NewTopic, TopicCreated};
+
+pub(crate) use groups::assignment;

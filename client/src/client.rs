@@ -351,7 +351,7 @@ impl Client {
         }
     }
 
-    fn known_leader(&self, partition: &TopicPartition) -> Option<(i32, i32)> {
+    pub(crate) fn known_leader(&self, partition: &TopicPartition) -> Option<(i32, i32)> {
         let state = self.lock();
         let known = state.topics.get(&partition.topic)?;
         if known.read_at.elapsed() > self.inner.options.metadata_max_age {
