@@ -222,7 +222,12 @@ impl Client {
         Ok(answer)
     }
 
-    async fn call<T, E>(&self, kind: u8, body: io::Result<Vec<u8>>, option: &RPCOption) -> Result<T, RPCError<u64, Voter, RaftError<u64, E>>>
+    async fn call<T, E>(
+        &self,
+        kind: u8,
+        body: io::Result<Vec<u8>>,
+        option: &RPCOption,
+    ) -> Result<T, RPCError<u64, Voter, RaftError<u64, E>>>
     where
         T: DeserializeOwned,
         E: std::error::Error + DeserializeOwned,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use letterbox_env::{BoxFuture, Env, FileRef};
@@ -76,7 +76,11 @@ pub enum OpenError {
     #[error("metadata quorum: {0}")]
     Config(String),
     #[error("metadata directory {}: cannot be read or written", directory.display())]
-    Io { directory: PathBuf, #[source] source: std::io::Error },
+    Io {
+        directory: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("metadata directory {} is in use by another process", directory.display())]
     Locked { directory: PathBuf },
     #[error(transparent)]
@@ -86,7 +90,12 @@ pub enum OpenError {
     #[error("this node is configured for cluster {configured}, but its metadata is of cluster {found}")]
     WrongCluster { configured: String, found: String },
     #[error("cannot listen for other voters on {host}:{port}")]
-    Listen { host: String, port: u16, #[source] source: std::io::Error },
+    Listen {
+        host: String,
+        port: u16,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("the metadata quorum did not start: {0}")]
     Raft(String),
 }
@@ -101,8 +110,10 @@ pub struct RaftQuorum {
     stop: watch::Sender<bool>,
     tasks: Mutex<JoinSet<()>>,
     listening: Option<std::net::SocketAddr>,
-    /// Held as long as the directory is in use.
-    _lock: FileRef,
+    env: Env,
+    slots: Arc<std::sync::Mutex<Slots>>,
+    /// Held until shutdown.
+    lock: std::sync::Mutex<Option<FileRef>>,
 }
 
 impl RaftQuorum {
@@ -126,7 +137,8 @@ impl RaftQuorum {
             return Err(unusable("the log begins after the newest whole snapshot; restore it from another voter or a copy".to_owned()));
         }
         let published = Published::new();
-        let machine = StateMachine::new(env.clone(), published.clone(), slots, stored).map_err(unusable)?;
+        let slots = Arc::new(std::sync::Mutex::new(slots));
+        let machine = StateMachine::new(env.clone(), published.clone(), Arc::clone(&slots), stored).map_err(unusable)?;
 
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
@@ -159,7 +171,9 @@ impl RaftQuorum {
             stop,
             tasks: Mutex::new(tasks),
             listening,
-            _lock: lock,
+            env,
+            slots,
+            lock: std::sync::Mutex::new(Some(lock)),
         });
         if let Err(error) = quorum.join(&config, pristine).await {
             quorum.shutdown().await;
@@ -327,6 +341,10 @@ impl MetadataQuorum for RaftQuorum {
             let _ = self.raft.shutdown().await;
             let mut tasks = self.tasks.lock().await;
             while tasks.join_next().await.is_some() {}
+            // openraft does not wait for a snapshot that is being written; its writer holds the slots.
+            let slots = Arc::clone(&self.slots);
+            self.env.blocking(move || slots.lock().unwrap_or_else(PoisonError::into_inner).close()).await;
+            self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
         })
     }
 }
