@@ -229,18 +229,17 @@ impl RaftQuorum {
     }
 
     async fn write(&self, term: u64, records: Arc<str>) -> Result<(u64, u64), QuorumError> {
+        let led = self.raft.metrics().borrow().state == ServerState::Leader;
         match self.raft.client_write(Batch { term, records }).await {
             Ok(response) => match response.data {
                 Applied::Done => Ok((response.log_id.leader_id.term, response.log_id.index)),
                 Applied::Outdated => Err(QuorumError::NotLeader { leader: self.status().leader }),
             },
+            // openraft answers so both when it did not take the entry and when it lost the lead with the
+            // entry in its log.
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) if led => Err(QuorumError::OutcomeUnknown),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
-                // openraft answers so both when it never took the entry and when it lost the lead with
-                // the entry in its log.
-                match forward.leader_id {
-                    Some(leader) if leader == node_key(self.node_id) => Err(QuorumError::OutcomeUnknown),
-                    leader => Err(QuorumError::NotLeader { leader: leader.and_then(broker_id) }),
-                }
+                Err(QuorumError::NotLeader { leader: forward.leader_id.and_then(broker_id) })
             }
             Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(_))) => Err(QuorumError::OutcomeUnknown),
             Err(RaftError::Fatal(_)) => Err(QuorumError::Stopped),
@@ -347,10 +346,6 @@ impl MetadataQuorum for RaftQuorum {
             self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
         })
     }
-}
-
-fn node_key(id: BrokerId) -> u64 {
-    u64::try_from(id.0).unwrap_or(u64::MAX)
 }
 
 fn broker_id(key: u64) -> Option<BrokerId> {

@@ -54,7 +54,7 @@ fn written(dir: &Path) -> (Vec<u8>, Vec<usize>) {
         wal.append(&items).unwrap();
         ends.push(wal.len());
     }
-    (std::fs::read(dir.join(FILE_NAME)).unwrap(), ends)
+    (Env::real().disk.read(&dir.join(FILE_NAME)).unwrap(), ends)
 }
 
 #[allow(clippy::disallowed_methods, reason = "the test is the disk's fault")]
@@ -103,7 +103,7 @@ fn last_frame_torn_anywhere_is_cut_and_never_seen_again() {
         }
         put(dir.path(), &torn);
         assert_eq!(open(dir.path()).unwrap().1, kept, "hole at {hole}");
-        let after = std::fs::read(dir.path().join(FILE_NAME)).unwrap();
+        let after = Env::real().disk.read(&dir.path().join(FILE_NAME)).unwrap();
         assert!(after[start..].iter().all(|byte| *byte == 0), "hole at {hole}");
     }
 }
