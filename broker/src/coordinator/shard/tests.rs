@@ -460,6 +460,17 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
+/// What of a group the log must be able to give back.
+fn durable(group: &crate::coordinator::group::Group) -> Option<crate::coordinator::records::GroupMetadata> {
+    match group.to_record(None) {
+        // The record is written just before the group becomes Stable, so its time differs.
+        Record::Group { value: Some(value), .. } => {
+            Some(crate::coordinator::records::GroupMetadata { current_state_timestamp_ms: 0, ..value })
+        }
+        _ => None,
+    }
+}
+
 #[derive(Default, Clone)]
 struct Client {
     member: String,
@@ -523,6 +534,10 @@ proptest! {
             } else {
                 generation = 0;
             }
+        }
+        if let Some(group) = world.shard.groups().get("g").filter(|group| group.state() == GroupState::Stable && world.pending.is_empty()) {
+            let replayed = world.replayed();
+            prop_assert_eq!(replayed.groups().get("g").map(durable), Some(durable(group)));
         }
         // Let everything end: no one is left waiting, and each was answered once.
         world.commit_at_once = true;
