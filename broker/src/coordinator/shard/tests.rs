@@ -514,8 +514,8 @@ proptest! {
                 Event::Written(ok) if !world.pending.is_empty() => world.commit(if ok { Ok(()) } else { Err(E::CoordinatorNotAvailable) }),
                 _ => {}
             }
-            for (id, reply) in world.replies[seen..].to_vec() {
-                for client in clients.iter_mut().filter(|client| client.waits == Some(id)) {
+            for (id, reply) in &world.replies[seen..] {
+                for client in clients.iter_mut().filter(|client| client.waits == Some(*id)) {
                     client.waits = None;
                     if let Reply::Join(joined) = &reply {
                         client.member = joined.member_id.to_string();
