@@ -62,3 +62,16 @@ pub fn crds() -> Vec<k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensi
     use kube::core::CustomResourceExt as _;
     vec![KafkaCluster::crd(), KafkaTopic::crd()]
 }
+
+/// [`crds`] as one YAML stream.
+///
+/// # Errors
+/// When a definition cannot be written as YAML, which a test rules out.
+pub fn crds_yaml() -> Result<String, serde_yaml::Error> {
+    let mut text = String::new();
+    for crd in crds() {
+        text.push_str("---\n");
+        text.push_str(&serde_yaml::to_string(&crd)?);
+    }
+    Ok(text)
+}

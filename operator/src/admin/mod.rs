@@ -1,8 +1,12 @@
 //! What the operator asks of a running cluster, as a trait: the Kafka client behind it, or a model in tests.
 
+mod client;
+
 use std::collections::BTreeMap;
 
 use letterbox_env::BoxFuture;
+
+pub use client::ClientAdmin;
 
 /// The admin calls that topics need.
 pub trait KafkaAdmin: Send + Sync {
