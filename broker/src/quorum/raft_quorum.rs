@@ -42,13 +42,6 @@ pub struct QuorumConfig {
     pub dir: PathBuf,
     /// Every voter with its address (`controller.quorum.voters`); this node is one of them.
     pub voters: BTreeMap<i32, (String, u16)>,
-    /// How many connections of the quorum were refused because of who the other side is: another cluster,
-    /// another node, or a voter that lost its log.
-    #[must_use]
-    pub fn refused_connections(&self) -> u64 {
-        self.identity.refused.load(std::sync::atomic::Ordering::Relaxed)
-    }
-
     /// Where this node listens for other voters. Needed when there are any.
     pub listener: Option<(String, u16)>,
     /// The cluster's id. Needed when there are other voters, because it is checked at connect.
@@ -124,6 +117,13 @@ pub struct RaftQuorum {
 }
 
 impl RaftQuorum {
+    /// How many connections of the quorum were refused because of who the other side is: another cluster,
+    /// another node, or a voter that lost its log.
+    #[must_use]
+    pub fn refused_connections(&self) -> u64 {
+        self.identity.refused.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
     /// Opens the directory and takes part. A sole voter leads, with everything applied, when this returns;
     /// with more voters the first leader is elected later.
     ///
