@@ -104,7 +104,7 @@ pub enum OpenError {
 pub struct RaftQuorum {
     raft: Raft,
     node_id: BrokerId,
-    incarnation: Uuid,
+    identity: Arc<Identity>,
     published: Published,
     fatal: watch::Receiver<Option<String>>,
     stop: watch::Sender<bool>,
@@ -142,7 +142,8 @@ impl RaftQuorum {
 
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        let identity = Arc::new(Identity { cluster_id: config.cluster_id.clone(), node_id, incarnation, peers: Arc::new(peers) });
+        let identity =
+            Arc::new(Identity { cluster_id: config.cluster_id.clone(), node_id, incarnation, peers: Arc::new(peers), refused: 0.into() });
         let pristine = store.is_pristine();
         let raft = {
             let dialer = Dialer { env: env.clone(), identity: Arc::clone(&identity) };
@@ -165,7 +166,7 @@ impl RaftQuorum {
         let quorum = Arc::new(Self {
             raft,
             node_id: BrokerId(config.node_id),
-            incarnation,
+            identity,
             published,
             fatal,
             stop,
@@ -219,7 +220,14 @@ impl RaftQuorum {
     /// The id of this node's metadata log; another one after the log was lost.
     #[must_use]
     pub fn incarnation(&self) -> Uuid {
-        self.incarnation
+        self.identity.incarnation
+    }
+
+    /// How many connections of the quorum were refused because of who the other side is: another cluster,
+    /// another node, or a voter that lost its log.
+    #[must_use]
+    pub fn refused_connections(&self) -> u64 {
+        self.identity.refused.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// Where this node listens for other voters.

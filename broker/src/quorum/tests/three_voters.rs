@@ -109,6 +109,7 @@ async fn three_voters_agree_survive_the_leaders_end_and_refuse_an_emptied_voter(
     let empty = RaftQuorum::open(env.clone(), config(dir.path(), first, &ports)).await.unwrap();
     create(&nodes, "d").await;
     eventually("both others have it", || nodes.values().all(|node| node.image().topic("d").is_some())).await;
+    eventually("both others refuse it", || nodes.values().all(|node| node.refused_connections() > 0)).await;
     assert_eq!(empty.image().topic_count(), 0);
     assert!(empty.status().leader.is_none());
     empty.shutdown().await;
