@@ -3,6 +3,7 @@
 
     packages.py split DIR [LIMIT]        apt's index -> DIR/sent (what is produced), DIR/kcat/SECTION and DIR/java (as the clients read it)
     packages.py feed FILE SECONDS        writes FILE to standard output, spread over SECONDS
+    packages.py relabel SENT SECTION OUT one section for all, for a producer that is one process
     packages.py judge FORM SENT DUMP...  FORM kcat or java: exit 0 and one line of facts, or exit 1 and what is wrong
     packages.py self-test                the judge finds each of a list of planted faults
 
@@ -47,6 +48,13 @@ def split(folder, limit=None):
                 sections[section] = open(f"{folder}/kcat/{section.decode()}", "wb")
             sections[section].write(key + FIELD + text + RECORD)
     print(f"{len(records)} stanzas, {len({record[0] for record in records})} source packages, {os.path.getsize(folder + '/sent')} bytes")
+
+
+def relabel(sent, section, out):
+    with open(out, "wb") as file:
+        for record in read(sent).split(RECORD)[:-1]:
+            key, _, architecture, text = record.split(FIELD)
+            file.write(FIELD.join([key, section.encode(), architecture, text]) + RECORD)
 
 
 def feed(path, seconds):
@@ -166,6 +174,8 @@ def read(path):
 def main(args):
     if args[:1] == ["split"] and len(args) in (2, 3):
         split(*args[1:])
+    elif args[:1] == ["relabel"] and len(args) == 4:
+        relabel(*args[1:])
     elif args[:1] == ["feed"] and len(args) == 3:
         feed(*args[1:])
     elif args[:1] == ["judge"] and len(args) > 3:
