@@ -27,7 +27,15 @@ pub struct LogDir {
 
 impl LogDir {
     pub(super) fn new(disk: Arc<dyn Disk>, path: PathBuf, recovery_points: Offsets) -> Self {
-        Self { path, disk, offline: OnceLock::new(), read_only: AtomicBool::new(false), dirty: Mutex::default(), wake: Notify::new(), recovery_points: Mutex::new(recovery_points) }
+        Self {
+            path,
+            disk,
+            offline: OnceLock::new(),
+            read_only: AtomicBool::new(false),
+            dirty: Mutex::default(),
+            wake: Notify::new(),
+            recovery_points: Mutex::new(recovery_points),
+        }
     }
 
     /// Where it is.

@@ -132,9 +132,25 @@ impl LogManager {
             found.extend(logs);
         }
         let now = Instant::now();
-        let upkeep = Upkeep { next_checkpoint: now + CHECKPOINT_EVERY, next_high_watermarks: now + HIGH_WATERMARKS_EVERY, next_retention: now + Duration::from_secs(30), next_idle: now + IDLE_EVERY, doomed: Vec::new() };
+        let upkeep = Upkeep {
+            next_checkpoint: now + CHECKPOINT_EVERY,
+            next_high_watermarks: now + HIGH_WATERMARKS_EVERY,
+            next_retention: now + Duration::from_secs(30),
+            next_idle: now + IDLE_EVERY,
+            doomed: Vec::new(),
+        };
         let budget = Arc::new(CacheBudget::new(options.tail_cache_bytes, options.tail_cache_bytes_per_log));
-        let manager = Self { env, options, dirs, _locks: locks, budget, logs: Mutex::default(), offline: Mutex::default(), changing: tokio::sync::Mutex::default(), upkeep: tokio::sync::Mutex::new(upkeep) };
+        let manager = Self {
+            env,
+            options,
+            dirs,
+            _locks: locks,
+            budget,
+            logs: Mutex::default(),
+            offline: Mutex::default(),
+            changing: tokio::sync::Mutex::default(),
+            upkeep: tokio::sync::Mutex::new(upkeep),
+        };
         manager.open_logs(found).await;
         Ok(Arc::new(manager))
     }
@@ -170,7 +186,8 @@ impl LogManager {
                 let Found { dir, topic, partition, path, recovery_point, start, high_watermark, clean } = found;
                 let offline = |topic_id, error| OfflineLog { topic: topic.clone(), partition, topic_id, error };
                 let topic_id = checkpoint::read_partition_metadata(&*dir.disk, &path).map_err(|error| offline(None, error))?;
-                let recovered = recover(&dir.disk, &path, recovery_point, start.max(recovery_point.min(start)), clean).map_err(|error| offline(Some(topic_id), error))?;
+                let recovered = recover(&dir.disk, &path, recovery_point, start.max(recovery_point.min(start)), clean)
+                    .map_err(|error| offline(Some(topic_id), error))?;
                 let scanned = recovered.bytes_scanned;
                 let identity = Identity { topic: topic.clone(), topic_id, partition, dir, path };
                 let log = Log::new(identity, recovered, start, high_watermark, recovery_point, config, budget, now);
@@ -215,7 +232,8 @@ impl LogManager {
             return Err(LogError::Exists(name));
         }
         let count = |dir: &Arc<LogDir>| self.logs().iter().filter(|log| Arc::ptr_eq(&log.dir, dir)).count();
-        let dir = self.dirs.iter().filter(|dir| dir.check_writable().is_ok()).min_by_key(|dir| count(dir)).cloned().ok_or(LogError::NoLogDir)?;
+        let dir =
+            self.dirs.iter().filter(|dir| dir.check_writable().is_ok()).min_by_key(|dir| count(dir)).cloned().ok_or(LogError::NoLogDir)?;
         let (topic, budget, now) = (Arc::from(topic), self.budget.clone(), self.env.clock.wall_ms());
         let log = self
             .env
@@ -282,7 +300,10 @@ impl LogManager {
 
     /// Group commit for every directory: runs until `stop`, syncs what is left, and ends.
     pub async fn run_syncers(self: Arc<Self>, observer: Arc<dyn DurabilityObserver>, stop: CancellationToken) {
-        let loops = self.dirs.iter().map(|dir| sync::run(self.env.clone(), dir.clone(), self.options.reserve_bytes, observer.clone(), stop.clone()));
+        let loops = self
+            .dirs
+            .iter()
+            .map(|dir| sync::run(self.env.clone(), dir.clone(), self.options.reserve_bytes, observer.clone(), stop.clone()));
         futures::future::join_all(loops).await;
     }
 
@@ -344,7 +365,9 @@ impl LogManager {
 
     async fn write_recovery_points(&self) {
         self.for_each_dir(|dir, logs| {
-            dir.update_recovery_points(logs.iter().map(|log| ((log.topic().to_string(), log.partition()), Some(log.recovery_point()))).collect())
+            dir.update_recovery_points(
+                logs.iter().map(|log| ((log.topic().to_string(), log.partition()), Some(log.recovery_point()))).collect(),
+            )
         })
         .await;
     }
@@ -352,7 +375,8 @@ impl LogManager {
     /// Writes the high watermarks and log start offsets of every directory.
     pub async fn checkpoint(&self) {
         self.for_each_dir(|dir, logs| {
-            let offsets = |of: fn(&Log) -> i64| -> Offsets { logs.iter().map(|log| ((log.topic().to_string(), log.partition()), of(log))).collect() };
+            let offsets =
+                |of: fn(&Log) -> i64| -> Offsets { logs.iter().map(|log| ((log.topic().to_string(), log.partition()), of(log))).collect() };
             checkpoint::write_offsets(&*dir.disk, &dir.path.join(HIGH_WATERMARKS), &offsets(Log::high_watermark))?;
             checkpoint::write_offsets(&*dir.disk, &dir.path.join(LOG_STARTS), &offsets(Log::start_offset))
         })
@@ -391,7 +415,9 @@ impl LogManager {
             let closed = self
                 .env
                 .blocking(move || {
-                    dir.update_recovery_points(logs.iter().map(|log| ((log.topic().to_string(), log.partition()), Some(log.recovery_point()))).collect())?;
+                    dir.update_recovery_points(
+                        logs.iter().map(|log| ((log.topic().to_string(), log.partition()), Some(log.recovery_point()))).collect(),
+                    )?;
                     let marker = dir.path.join(CLEAN_SHUTDOWN);
                     dir.disk.write_atomically(&marker, br#"{"version":0,"brokerEpoch":-1}"#).during("write", &marker)
                 })
@@ -412,7 +438,8 @@ fn upkeep_of(log: &Log, now: TimestampMs, checkpoint: bool, retention: bool, idl
     // A failure has fenced the directory and said so.
     if log.bytes_since_checkpoint() >= CHECKPOINT_BYTES || checkpoint && log.bytes_since_checkpoint() > 0 {
         if log.checkpoint().is_ok()
-            && let Err(error) = log.dir.update_recovery_points([((log.topic().to_string(), log.partition()), Some(log.recovery_point()))].into())
+            && let Err(error) =
+                log.dir.update_recovery_points([((log.topic().to_string(), log.partition()), Some(log.recovery_point()))].into())
         {
             tracing::warn!(dir = %log.dir.path.display(), %error, "could not write a recovery point; the last one stays");
         }
@@ -453,12 +480,18 @@ fn open_dir(disk: &Arc<dyn Disk>, path: &Path) -> Result<(Arc<LogDir>, FileRef, 
             disk.remove_dir_all(&path.join(&entry.name)).during("remove", path.join(&entry.name))?;
             continue;
         }
-        let Some((topic, partition)) = entry.name.rsplit_once('-').and_then(|(topic, partition)| Some((topic, partition.parse::<i32>().ok().filter(|p| *p >= 0)?))) else { continue };
+        let Some((topic, partition)) =
+            entry.name.rsplit_once('-').and_then(|(topic, partition)| Some((topic, partition.parse::<i32>().ok().filter(|p| *p >= 0)?)))
+        else {
+            continue;
+        };
         let key = (topic.to_owned(), partition);
         let of = |offsets: &Offsets| offsets.get(&key).copied().unwrap_or(0);
         if !disk.exists(&path.join(&entry.name).join(checkpoint::PARTITION_METADATA)).during("look into", path.join(&entry.name))? {
             // A crash while it was being made: nothing was ever acknowledged from it.
-            if of(&recovery_points) == 0 && disk.list(&path.join(&entry.name)).during("list", path.join(&entry.name))?.iter().all(|file| file.name.ends_with(".tmp")) {
+            if of(&recovery_points) == 0
+                && disk.list(&path.join(&entry.name)).during("list", path.join(&entry.name))?.iter().all(|file| file.name.ends_with(".tmp"))
+            {
                 disk.remove_dir_all(&path.join(&entry.name)).during("remove", path.join(&entry.name))?;
                 continue;
             }

@@ -49,12 +49,16 @@ impl Recovered {
 /// # Errors
 /// `Corrupt` when something below the recovery point is damaged or gone; `Malformed`; `Io`.
 pub fn recover(disk: &Arc<dyn Disk>, dir: &Path, recovery_point: Offset, start: Offset, clean: bool) -> Result<Recovered, LogError> {
-    let names: Vec<String> = disk.list(dir).during("list", dir)?.into_iter().filter(|entry| !entry.is_dir).map(|entry| entry.name).collect();
+    let names: Vec<String> =
+        disk.list(dir).during("list", dir)?.into_iter().filter(|entry| !entry.is_dir).map(|entry| entry.name).collect();
     for name in names.iter().filter(|name| [".deleted", ".cleaned", ".tmp"].iter().any(|suffix| name.ends_with(suffix))) {
         disk.remove_file(&dir.join(name)).during("remove", dir.join(name))?;
     }
     if let Some(name) = names.iter().find(|name| name.ends_with(".swap")) {
-        return Err(LogError::Malformed { path: dir.join(name), reason: "compaction was interrupted while it replaced a segment; start Apache Kafka on it once, or remove the file".into() });
+        return Err(LogError::Malformed {
+            path: dir.join(name),
+            reason: "compaction was interrupted while it replaced a segment; start Apache Kafka on it once, or remove the file".into(),
+        });
     }
     let mut segments = Vec::new();
     for base in names.iter().filter_map(|name| offset_of(name, ".log")) {
@@ -69,7 +73,14 @@ pub fn recover(disk: &Arc<dyn Disk>, dir: &Path, recovery_point: Offset, start: 
         }
         segments.push(Arc::new(Segment::new(disk.clone(), dir, start, 0)));
     }
-    let mut found = Recovered { segments, end_offset: 0, epochs: Epochs::read(&**disk, dir)?, producers: Producers::default(), bytes_scanned: 0, bytes_cut: 0 };
+    let mut found = Recovered {
+        segments,
+        end_offset: 0,
+        epochs: Epochs::read(&**disk, dir)?,
+        producers: Producers::default(),
+        bytes_scanned: 0,
+        bytes_cut: 0,
+    };
     found.scan_tail(disk, dir, recovery_point, clean)?;
     found.epochs.truncate_from_end(found.end_offset);
     found.producers = read_producers(disk, dir, &found.segments, found.end_offset)?;
@@ -191,8 +202,17 @@ pub(super) fn read_producers(disk: &Arc<dyn Disk>, dir: &Path, segments: &[Arc<S
     let first = segments.partition_point(|segment| segment.base <= from).saturating_sub(1);
     for segment in segments.iter().skip(first) {
         let path = segment.path(".log");
-        let Some((position, _)) = segment.find(from).map_err(|error| LogError::Malformed { path: path.clone(), reason: error.to_string() })? else { continue };
-        for (_, header) in segment.scan_from(position).during("read", &path)?.map_while(Result::ok).filter(|(_, header)| header.base_offset >= from && header.base_offset < end) {
+        let Some((position, _)) =
+            segment.find(from).map_err(|error| LogError::Malformed { path: path.clone(), reason: error.to_string() })?
+        else {
+            continue;
+        };
+        for (_, header) in segment
+            .scan_from(position)
+            .during("read", &path)?
+            .map_while(Result::ok)
+            .filter(|(_, header)| header.base_offset >= from && header.base_offset < end)
+        {
             producers.note(&header);
         }
     }

@@ -141,15 +141,17 @@ impl BatchHeader {
     /// # Errors
     /// `Truncated` when there are fewer than 61 bytes, `TooShort`, `Magic`.
     pub fn parse(bytes: &[u8]) -> Result<Self, BatchError> {
-        Self::fields(bytes).ok_or(BatchError::Truncated { needed: HEADER_BYTES as u64, available: bytes.len() }).and_then(|(magic, header)| {
-            if header.batch_length < (HEADER_BYTES - LOG_OVERHEAD) as i32 {
-                return Err(BatchError::TooShort(header.batch_length));
-            }
-            if magic != MAGIC {
-                return Err(BatchError::Magic(magic));
-            }
-            Ok(header)
-        })
+        Self::fields(bytes).ok_or(BatchError::Truncated { needed: HEADER_BYTES as u64, available: bytes.len() }).and_then(
+            |(magic, header)| {
+                if header.batch_length < (HEADER_BYTES - LOG_OVERHEAD) as i32 {
+                    return Err(BatchError::TooShort(header.batch_length));
+                }
+                if magic != MAGIC {
+                    return Err(BatchError::Magic(magic));
+                }
+                Ok(header)
+            },
+        )
     }
 
     fn fields(bytes: &[u8]) -> Option<(i8, Self)> {
