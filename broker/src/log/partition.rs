@@ -72,13 +72,19 @@ struct Inner {
     bytes_since_checkpoint: u64,
 }
 
-/// Who and where a log is.
+/// Who and where a log is, and what its directory's checkpoints say of it.
 pub(super) struct Identity {
     pub(super) topic: Arc<str>,
     pub(super) topic_id: TopicId,
     pub(super) partition: i32,
     pub(super) dir: Arc<LogDir>,
     pub(super) path: PathBuf,
+    /// As checkpointed.
+    pub(super) start: Offset,
+    /// As checkpointed.
+    pub(super) high_watermark: Offset,
+    /// As checkpointed.
+    pub(super) recovery_point: Offset,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -86,16 +92,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Log {
-    pub(super) fn new(
-        identity: Identity,
-        found: Recovered,
-        start: Offset,
-        high_watermark: Offset,
-        recovery_point: Offset,
-        config: LogConfig,
-        budget: Arc<CacheBudget>,
-        now: TimestampMs,
-    ) -> Self {
+    pub(super) fn new(identity: Identity, found: Recovered, config: LogConfig, budget: Arc<CacheBudget>, now: TimestampMs) -> Self {
+        let Identity { topic, topic_id, partition, dir, path, start, high_watermark, recovery_point } = identity;
         let end = found.end_offset;
         let start = start.clamp(found.segments.first().map_or(0, |segment| segment.base).min(end), end);
         let file_end = found.segments.last().map_or(0, |segment| segment.size());
@@ -112,7 +110,6 @@ impl Log {
             bytes_since_sync: 0,
             bytes_since_checkpoint: found.bytes_scanned,
         };
-        let Identity { topic, topic_id, partition, dir, path } = identity;
         Self {
             topic,
             topic_id,
@@ -512,6 +509,15 @@ impl Log {
         if written.is_ok() { inner.file_end = from + zeros.len() as u64 } else { inner.reserve = 0 }
     }
 
+    /// Up to where the device has the log, whatever acknowledgements wait for.
+    pub(super) fn synced_end(&self) -> Offset {
+        self.durable.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_last_of_producer(&self, header: &BatchHeader) -> bool {
+        lock(&self.inner).producers.is_last_of_producer(header)
+    }
+
     /// Bytes appended since the recovery point moved.
     pub(super) fn bytes_since_checkpoint(&self) -> u64 {
         lock(&self.inner).bytes_since_checkpoint
@@ -644,7 +650,10 @@ impl Log {
 
     fn cut_state(&self, inner: &mut Inner, end: Offset, file_end: u64) -> Result<(), LogError> {
         lock(&self.cache).clear();
-        inner.unsynced.clear();
+        // Sealed segments that stay still wait for their trim and sync; the last one takes appends again.
+        let segments = self.segments.load_full();
+        let sealed = segments.split_last().map_or(&[][..], |(_, sealed)| sealed);
+        inner.unsynced.retain(|segment| sealed.iter().any(|kept| Arc::ptr_eq(kept, segment)));
         inner.epochs.truncate_from_end(end);
         (inner.epochs_changed, inner.dir_changed, inner.file_end, inner.reserve) = (true, true, file_end, 0);
         self.end.store(end, Ordering::Release);

@@ -1,6 +1,6 @@
 //! Opening a partition's directory: what is trusted, what is looked at, and what is cut.
 //!
-//! Segments that end at or below the recovery point are trusted. Past it, every batch is checked, and the log
+//! Segments that end below the recovery point are trusted. Past it, every batch is checked, and the log
 //! ends in front of the first that is not whole: a torn tail, or the zeros of the reserve. Below it a batch
 //! that is not whole is lost data, and the partition is not opened: cutting there would drop acknowledged
 //! records without a word.
@@ -93,8 +93,9 @@ fn corrupt(path: &Path, position: u64, offset: Offset, recovery_point: Offset, r
 
 impl Recovered {
     fn scan_tail(&mut self, disk: &Arc<dyn Disk>, dir: &Path, recovery_point: Offset, clean: bool) -> Result<(), LogError> {
-        // The last segment is always looked at, since only it tells where the log ends.
-        let trusted = self.segments.windows(2).take_while(|pair| pair[1].base <= recovery_point).count();
+        // The last segment is always looked at, since only it tells where the log ends. One that ends exactly at
+        // the recovery point may have been rolled after it was written, and still carry its reserve.
+        let trusted = self.segments.windows(2).take_while(|pair| pair[1].base < recovery_point).count();
         let mut at = trusted;
         self.end_offset = self.segments.get(at).map_or(0, |segment| segment.base);
         while let Some(segment) = self.segments.get(at).cloned() {
@@ -107,6 +108,14 @@ impl Recovered {
                 }
                 Err(torn) => torn,
             };
+            let follows = self.segments.get(at + 1).is_some_and(|next| next.base == self.end_offset);
+            if follows && segment.files().and_then(|files| is_zero_from(&*files.log, position)).during("read", &path)? {
+                // Not torn: the reserve of a segment that was rolled and not yet trimmed.
+                segment.files().and_then(|files| files.log.set_len(position)).during("trim", &path)?;
+                segment.set_size(position);
+                at += 1;
+                continue;
+            }
             if self.end_offset < recovery_point {
                 return Err(corrupt(&path, position, self.end_offset, recovery_point, reason));
             }
@@ -168,6 +177,20 @@ impl Recovered {
             self.end_offset = next;
         }
         Ok(Ok(()))
+    }
+}
+
+fn is_zero_from(file: &dyn File, mut position: u64) -> std::io::Result<bool> {
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        let n = file.read_at(&mut buffer, position)?;
+        if n == 0 {
+            return Ok(true);
+        }
+        if buffer.iter().take(n).any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+        position += n as u64;
     }
 }
 

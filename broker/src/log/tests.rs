@@ -688,6 +688,166 @@ async fn thousands_of_partitions_hold_no_files_and_open_quickly() {
     assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
 }
 
+fn keyed(log: &Arc<Log>, timestamp: i64, records: &[(&str, Option<&str>)]) {
+    let mut builder = BatchBuilder::new(timestamp);
+    for (key, value) in records {
+        builder.push(timestamp, Some(key.as_bytes()), value.map(str::as_bytes), &[]);
+    }
+    log.append(builder.build(), &client(timestamp)).unwrap();
+}
+
+/// Offset, key, value of every record.
+fn table(log: &Log) -> Vec<(Offset, String, Option<String>)> {
+    let bytes = bytes_of(&log.read_from_disk(log.start_offset(), usize::MAX, Offset::MAX, true).unwrap());
+    let (mut found, mut rest) = (Vec::new(), &bytes[..]);
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    while !rest.is_empty() {
+        let (batch, after) = Batch::split(rest).unwrap();
+        batch.check_crc().unwrap();
+        for record in RecordIter::new(batch.records_bytes(), batch.header.records_count).map(Result::unwrap) {
+            found.push((
+                batch.header.base_offset + i64::from(record.offset_delta),
+                text(record.key.unwrap_or_default()),
+                record.value.map(text),
+            ));
+        }
+        rest = after;
+    }
+    found
+}
+
+/// What a consumer that reads everything ends up with.
+fn latest(table: &[(Offset, String, Option<String>)]) -> BTreeMap<String, String> {
+    let mut latest = BTreeMap::new();
+    for (_, key, value) in table {
+        match value {
+            Some(value) => latest.insert(key.clone(), value.clone()),
+            None => latest.remove(key),
+        };
+    }
+    latest
+}
+
+fn compacted() -> LogConfig {
+    LogConfig { cleanup_policy: CleanupPolicy { delete: false, compact: true }, segment_bytes: 700, delete_retention_ms: 1_000, ..small() }
+}
+
+fn pass(now: i64, first_dirty: Offset, keys_max: usize) -> super::cleaner::Pass {
+    super::cleaner::Pass { seed: 7, keys_max, now, first_dirty }
+}
+
+#[tokio::test]
+async fn compaction_keeps_the_last_record_of_each_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let (manager, log) = new_log(&Env::real(), dir.path(), compacted()).await;
+    for i in 0..60i64 {
+        let (a, b) = (format!("k{}", i % 7), format!("k{}", i % 4));
+        keyed(&log, i, &[(&a, (i % 5 != 0).then_some("value")), (&b, Some(&i.to_string()))]);
+    }
+    let before = table(&log);
+    let reader = log.read_from_disk(0, usize::MAX, Offset::MAX, true).unwrap();
+    assert_eq!(log.compact(&pass(100, 0, 1_000)).unwrap(), None, "nothing is committed");
+    log.set_high_watermark(120);
+    log.sync().unwrap();
+    let upper = log.compact(&pass(100, 0, 1_000)).unwrap().unwrap();
+    let after = table(&log);
+    let sealed_end = log.active().base;
+    assert_eq!(upper, sealed_end);
+    // Naively: below `upper` a record stays when no later one below `upper` has its key.
+    let expected: Vec<_> = before
+        .iter()
+        .filter(|(offset, key, _)| *offset >= upper || !before.iter().any(|later| later.0 > *offset && later.0 < upper && later.1 == *key))
+        .cloned()
+        .collect();
+    assert_eq!(after, expected);
+    assert_eq!(latest(&after), latest(&before));
+    assert_eq!(batches(&bytes_of(&reader)).len(), 60, "a read that had begun sees the old files");
+    // Tombstones stay until their horizon, which is counted from the first pass.
+    keyed(&log, 200, &[("new", Some("x"))]);
+    log.roll_now(200).unwrap();
+    (log.set_high_watermark(121), log.sync().unwrap());
+    let config = LogConfig { min_cleanable_dirty_permille: 0, ..compacted() };
+    log.set_config(config.clone());
+    log.compact(&pass(500, upper, 1_000)).unwrap().unwrap();
+    let tombstones = |log: &Log| table(log).iter().filter(|record| record.2.is_none() && record.0 < upper).count();
+    let waiting = tombstones(&log);
+    keyed(&log, 201, &[("newer", Some("x"))]);
+    log.roll_now(201).unwrap();
+    (log.set_high_watermark(122), log.sync().unwrap());
+    log.compact(&pass(1_101, 121, 1_000)).unwrap().unwrap();
+    assert!(waiting > 0 && tombstones(&log) == 0, "{waiting} then {}", tombstones(&log));
+    let end = table(&log);
+    drop((manager, log));
+    let manager = open(&Env::real(), dir.path()).await;
+    let log = manager.get(ID, 0).unwrap();
+    assert_eq!((table(&log), log.start_offset(), log.end_offset()), (end, 0, 122));
+}
+
+#[tokio::test]
+async fn compaction_with_room_for_few_keys_goes_on_where_it_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_manager, log) = new_log(&Env::real(), dir.path(), compacted()).await;
+    for i in 0..80i64 {
+        keyed(&log, i, &[(&format!("k{}", i % 20), Some(&i.to_string()))]);
+    }
+    (log.set_high_watermark(80), log.sync().unwrap());
+    log.set_config(LogConfig { min_cleanable_dirty_permille: 0, ..compacted() });
+    let (expected, mut at, mut rounds) = (latest(&table(&log)), 0, 0);
+    while let Some(next) = log.compact(&pass(1, at, 5)).unwrap() {
+        assert!(next > at);
+        assert_eq!(latest(&table(&log)), expected);
+        (at, rounds) = (next, rounds + 1);
+    }
+    assert!(rounds > 5 && at == log.active().base && table(&log).len() < 40, "{rounds} {at} {}", table(&log).len());
+}
+
+#[tokio::test]
+async fn crash_between_any_two_steps_of_compaction_loses_no_key() {
+    for at in 0.. {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = FaultDisk::new();
+        let (manager, log) = new_log(&disk.env(), dir.path(), compacted()).await;
+        for i in 0..40i64 {
+            keyed(&log, i, &[(&format!("k{}", i % 6), Some(&i.to_string()))]);
+        }
+        log.set_high_watermark(40);
+        log.checkpoint().unwrap();
+        log.dir.update_recovery_points([((TOPIC.to_owned(), 0), Some(40))].into()).unwrap();
+        let expected = latest(&table(&log));
+        disk.fail_after(at, io::ErrorKind::Other, false);
+        let done = log.compact(&pass(1, 0, 1_000)).is_ok();
+        drop((manager, log));
+        disk.heal();
+        let manager = open(&Env::real(), dir.path()).await;
+        let log = manager.get(ID, 0).unwrap_or_else(|| panic!("after {at} changes: {:?}", manager.offline_logs()));
+        assert_eq!((latest(&table(&log)), log.end_offset()), (expected, 40), "after {at} changes");
+        for offset in 0..40 {
+            let found = log.read_from_disk(offset, 1, 40, true).unwrap();
+            assert!(batches(&bytes_of(&found)).iter().all(|batch| batch.last_offset() >= offset));
+        }
+        if done {
+            assert!(at > 15, "the faults have to have met something: {at}");
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn last_batch_of_a_producer_stays_when_its_records_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_manager, log) = new_log(&Env::real(), dir.path(), compacted()).await;
+    let mut builder = BatchBuilder::new(1).producer(8, 0, 0);
+    builder.push(1, Some(b"k"), Some(b"old"), &[]);
+    log.append(builder.build(), &client(1)).unwrap();
+    for i in 0..30 {
+        keyed(&log, i, &[("k", Some("new"))]);
+    }
+    (log.set_high_watermark(31), log.sync().unwrap());
+    log.compact(&pass(1, 0, 1_000)).unwrap().unwrap();
+    let first = batches(&bytes_of(&log.read_from_disk(0, 1, 31, true).unwrap()))[0];
+    assert_eq!((first.base_offset, first.records_count, first.producer_id, first.last_sequence()), (0, 0, 8, 0));
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Append(u8, u16),
