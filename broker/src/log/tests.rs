@@ -765,7 +765,8 @@ async fn compaction_keeps_the_last_record_of_each_key() {
     // Tombstones stay until their horizon, which is counted from the first pass.
     keyed(&log, 200, &[("new", Some("x"))]);
     log.roll_now(200).unwrap();
-    (log.set_high_watermark(121), log.sync().unwrap());
+    log.set_high_watermark(121);
+    log.sync().unwrap();
     let config = LogConfig { min_cleanable_dirty_permille: 0, ..compacted() };
     log.set_config(config.clone());
     log.compact(&pass(500, upper, 1_000)).unwrap().unwrap();
@@ -773,7 +774,8 @@ async fn compaction_keeps_the_last_record_of_each_key() {
     let waiting = tombstones(&log);
     keyed(&log, 201, &[("newer", Some("x"))]);
     log.roll_now(201).unwrap();
-    (log.set_high_watermark(122), log.sync().unwrap());
+    log.set_high_watermark(122);
+    log.sync().unwrap();
     log.compact(&pass(1_101, 121, 1_000)).unwrap().unwrap();
     assert!(waiting > 0 && tombstones(&log) == 0, "{waiting} then {}", tombstones(&log));
     let end = table(&log);
@@ -790,7 +792,8 @@ async fn compaction_with_room_for_few_keys_goes_on_where_it_stopped() {
     for i in 0..80i64 {
         keyed(&log, i, &[(&format!("k{}", i % 20), Some(&i.to_string()))]);
     }
-    (log.set_high_watermark(80), log.sync().unwrap());
+    log.set_high_watermark(80);
+    log.sync().unwrap();
     log.set_config(LogConfig { min_cleanable_dirty_permille: 0, ..compacted() });
     let (expected, mut at, mut rounds) = (latest(&table(&log)), 0, 0);
     while let Some(next) = log.compact(&pass(1, at, 5)).unwrap() {
@@ -842,7 +845,8 @@ async fn last_batch_of_a_producer_stays_when_its_records_go() {
     for i in 0..30 {
         keyed(&log, i, &[("k", Some("new"))]);
     }
-    (log.set_high_watermark(31), log.sync().unwrap());
+    log.set_high_watermark(31);
+    log.sync().unwrap();
     log.compact(&pass(1, 0, 1_000)).unwrap().unwrap();
     let first = batches(&bytes_of(&log.read_from_disk(0, 1, 31, true).unwrap()))[0];
     assert_eq!((first.base_offset, first.records_count, first.producer_id, first.last_sequence()), (0, 0, 8, 0));
