@@ -152,6 +152,7 @@ impl LogManager {
         };
         let budget = Arc::new(CacheBudget::new(options.tail_cache_bytes, options.tail_cache_bytes_per_log));
         let manager = Self {
+            was_clean,
             env,
             options,
             dirs,
