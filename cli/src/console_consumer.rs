@@ -68,6 +68,8 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
     if parsed.has("partition") && parsed.has("group") {
         return Err(parsed.wrong("Options group and partition cannot be specified together."));
     }
+    let pairs = [("property", "formatter-property"), ("consumer-property", "command-property"), ("consumer.config", "command-config")];
+    parsed.warn_deprecated(&pairs, out)?;
     let formatter = Formatter::new(env, &parsed)?;
     let max: Option<u64> = parsed.number::<i64>("max-messages")?.and_then(|max| u64::try_from(max).ok());
     let timeout: Option<Duration> = parsed.number::<u64>("timeout-ms")?.map(Duration::from_millis);
