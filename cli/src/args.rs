@@ -197,10 +197,10 @@ impl Parsed {
         }
     }
 
-    /// Says on `out` which of the given options are deprecated in favour of which.
-    pub(crate) fn warn_deprecated(&self, pairs: &[(&str, &str)], out: &mut (dyn std::io::Write + Send)) -> std::io::Result<()> {
+    /// Says on `out`, each line with `word` in front, which of the given options are deprecated in favour of which.
+    pub(crate) fn warn_deprecated(&self, word: &str, pairs: &[(&str, &str)], out: &mut (dyn std::io::Write + Send)) -> std::io::Result<()> {
         for (old, new) in pairs.iter().filter(|(old, _)| self.has(old)) {
-            writeln!(out, "Warning: --{old} is deprecated and will be removed in a future version. Use --{new} instead.")?;
+            writeln!(out, "{word} --{old} is deprecated and will be removed in a future version. Use --{new} instead.")?;
         }
         Ok(())
     }

@@ -34,6 +34,7 @@ mod metadata;
 mod partitioner;
 mod producer;
 pub mod record;
+mod schema;
 mod versions;
 
 pub use admin::{
