@@ -39,6 +39,8 @@ pub(crate) const STANDARD: [Spec; 4] = [
 pub(crate) struct Grammar {
     pub(crate) about: &'static str,
     pub(crate) specs: Vec<Spec>,
+    /// Options that take all words up to the next option (argparse4j).
+    many: Vec<&'static str>,
 }
 
 /// What was given on the command line.
@@ -52,7 +54,13 @@ impl Grammar {
     pub(crate) fn new(about: &'static str, specs: &[Spec]) -> Self {
         let mut specs: Vec<Spec> = STANDARD.iter().chain(specs).copied().collect();
         specs.sort_unstable_by_key(|(name, ..)| *name);
-        Self { about, specs }
+        Self { about, specs, many: Vec::new() }
+    }
+
+    /// Lets `names` take several words each.
+    pub(crate) fn many(mut self, names: &[&'static str]) -> Self {
+        self.many = names.to_vec();
+        self
     }
 
     /// Reads `args`; answers `--help` and `--version`.
@@ -96,6 +104,11 @@ impl Grammar {
                 Takes::Perhaps(_) => inline.or_else(|| args.next_if(|next| !next.starts_with('-'))),
             };
             parsed.given.entry(name).or_default().push(value);
+            while self.many.contains(&name)
+                && let Some(more) = args.next_if(|next| !next.starts_with('-'))
+            {
+                parsed.given.entry(name).or_default().push(Some(more));
+            }
         }
         Ok(parsed)
     }
@@ -182,6 +195,14 @@ impl Parsed {
             Some(other) => Err(self.wrong(format!("Option \"[{name}]\" can't be used with option \"[{other}]\""))),
             None => Ok(()),
         }
+    }
+
+    /// Says on `out`, each line with `word` in front, which of the given options are deprecated in favour of which.
+    pub(crate) fn warn_deprecated(&self, word: &str, pairs: &[(&str, &str)], out: &mut (dyn std::io::Write + Send)) -> std::io::Result<()> {
+        for (old, new) in pairs.iter().filter(|(old, _)| self.has(old)) {
+            writeln!(out, "{word} --{old} is deprecated and will be removed in a future version. Use --{new} instead.")?;
+        }
+        Ok(())
     }
 
     /// A complaint with the usage behind it.

@@ -55,7 +55,7 @@ const SPECS: [Spec; 23] = [
 pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Send), err: &mut (dyn Write + Send)) -> Result<i32, Failure> {
     let parsed = Grammar::new("This tool helps to read data from Kafka topics and outputs it to standard output.", &SPECS).parse(args)?;
     let bootstrap = parsed.required("bootstrap-server")?.to_owned();
-    parsed.exactly_one(&["topic", "include"], "Exactly one of --include/--topic is required. ")?;
+    parsed.exactly_one(&["topic", "include"], "Exactly one of the following arguments is required: [topic], [include]")?;
     if parsed.has("partition") && !parsed.has("topic") {
         return Err(parsed.wrong("The topic is required when partition is specified."));
     }
@@ -68,6 +68,8 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
     if parsed.has("partition") && parsed.has("group") {
         return Err(parsed.wrong("Options group and partition cannot be specified together."));
     }
+    let pairs = [("property", "formatter-property"), ("consumer-property", "command-property"), ("consumer.config", "command-config")];
+    parsed.warn_deprecated("Option", &pairs, out)?;
     let formatter = Formatter::new(env, &parsed)?;
     let max: Option<u64> = parsed.number::<i64>("max-messages")?.and_then(|max| u64::try_from(max).ok());
     let timeout: Option<Duration> = parsed.number::<u64>("timeout-ms")?.map(Duration::from_millis);

@@ -53,6 +53,8 @@ pub(crate) async fn run(
     let parsed = Grammar::new("This tool helps to read data from standard input and publish it to Kafka.", &SPECS).parse(args)?;
     let bootstrap = parsed.required("bootstrap-server")?.to_owned();
     let topic = parsed.required("topic")?.to_owned();
+    let pairs = [("property", "reader-property"), ("producer-property", "command-property"), ("producer.config", "command-config")];
+    parsed.warn_deprecated("Warning:", &pairs, out)?;
     let reader = LineReader::new(env, &parsed)?;
     let (options, mut properties) = options(env, &parsed)?;
     for (option, key, default) in [

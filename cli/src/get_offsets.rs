@@ -20,7 +20,7 @@ const SPECS: [Spec; 8] = [
     (
         "time",
         Takes::Value(
-            "String: <timestamp> / -1 or latest / -2 or earliest / -3 or max-timestamp / -4 or earliest-local / -5 or latest-tiered",
+            "String: <timestamp> / -1 or latest / -2 or earliest / -3 or max-timestamp / -4 or earliest-local / -5 or latest-tiered / -6 or earliest-pending-upload",
         ),
         "Which offset: the default is latest.",
     ),
@@ -71,12 +71,13 @@ fn time(text: &str) -> Result<OffsetSpec, String> {
         "max-timestamp" | "-3" => OffsetSpec::MaxTimestamp,
         "earliest-local" | "-4" => OffsetSpec::EarliestLocal,
         "latest-tiered" | "-5" => OffsetSpec::LatestTiered,
+        "earliest-pending-upload" | "-6" => OffsetSpec::EarliestPendingUpload,
         text => match text.parse::<i64>() {
             Ok(ms) if ms >= 0 => OffsetSpec::Timestamp(ms),
             _ => {
                 return Err(format!(
                     "Malformed time argument {text}. Please use -1 or latest / -2 or earliest / -3 or max-timestamp / -4 or earliest-local / -5 or \
-                     latest-tiered, or a specified long format timestamp"
+                     latest-tiered / -6 or earliest-pending-upload, or a specified long format timestamp"
                 ));
             }
         },

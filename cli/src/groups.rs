@@ -82,7 +82,7 @@ fn check(parsed: &Parsed) -> Result<(), Failure> {
     let named = parsed.has("group") || parsed.has("all-groups");
     for (action, option) in [("describe", "[describe]"), ("delete", "[delete]"), ("reset-offsets", "[reset-offsets]")] {
         if parsed.has(action) && !named {
-            return Err(parsed.wrong(format!("Option {option} takes one of these options: [group], [all-groups]")));
+            return Err(parsed.wrong(format!("Option {option} takes one of these options: [all-groups], [group]")));
         }
     }
     if parsed.has("describe") && ["members", "offsets", "state"].iter().filter(|option| parsed.has(option)).count() > 1 {

@@ -12,6 +12,8 @@ mod console_producer;
 mod failure;
 mod get_offsets;
 mod groups;
+mod perf_consumer;
+mod perf_producer;
 mod table;
 mod topics;
 
@@ -49,7 +51,16 @@ pub fn stdin() -> std::io::Result<impl AsyncRead + Send + Unpin> {
 /// The tools, by the names they are called by (each also with `.sh`).
 #[must_use]
 pub fn tool_names() -> &'static [&'static str] {
-    &["kafka-topics", "kafka-configs", "kafka-get-offsets", "kafka-consumer-groups", "kafka-console-producer", "kafka-console-consumer"]
+    &[
+        "kafka-topics",
+        "kafka-configs",
+        "kafka-get-offsets",
+        "kafka-consumer-groups",
+        "kafka-console-producer",
+        "kafka-console-consumer",
+        "kafka-producer-perf-test",
+        "kafka-consumer-perf-test",
+    ]
 }
 
 /// Whether `name`, which may be a path and end in `.sh`, is one of [`tool_names`]; its plain name.
@@ -70,6 +81,8 @@ pub async fn run(env: Env, tool: &str, args: Vec<String>, streams: Streams<'_>) 
         Some("kafka-consumer-groups") => groups::run(&env, args, stdout, stderr).await,
         Some("kafka-console-producer") => console_producer::run(&env, args, stdin, stdout, stderr).await,
         Some("kafka-console-consumer") => console_consumer::run(&env, args, stdout, stderr).await,
+        Some("kafka-producer-perf-test") => perf_producer::run(&env, args, stdout, stderr).await,
+        Some("kafka-consumer-perf-test") => perf_consumer::run(&env, args, stdout).await,
         _ => Err(Failure::Stderr(format!("{tool} is not one of the tools: {}", tool_names().join(", ")))),
     };
     let code = match result {

@@ -211,10 +211,16 @@ fn all_or_first(outcomes: BTreeMap<String, Result<(), BrokerError>>) -> Result<(
 async fn list(client: &Client, parsed: &Parsed, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
     let metadata = client.metadata(None).await.map_err(|error| failed_call(&error))?;
     let pattern = pattern(parsed)?;
+    let mut any = false;
     for (name, topic) in &metadata.topics {
         if pattern.as_ref().is_none_or(|pattern| pattern.matches(name)) && !(parsed.has("exclude-internal") && internal(topic)) {
             writeln!(out, "{name}")?;
+            any = true;
         }
+    }
+    if !any {
+        // Kafka's tool ends the empty list with a line break, too.
+        writeln!(out)?;
     }
     Ok(())
 }

@@ -22,7 +22,8 @@ pub struct ClientOptions {
     pub client_id: String,
     /// How long one connection attempt may take, and the first answer on it.
     pub connect_timeout: Duration,
-    /// For how long [`Client::connect`] tries again when no address answers; zero: one try per address.
+    /// For how long connecting is tried again when nobody answers, by [`Client::connect`] and by later calls; zero: one try per address.
+    /// Producers and consumers that are under way wait longer: until `delivery.timeout.ms`, or for ever.
     pub connect_wait: Duration,
     /// `request.timeout.ms`: how long one request may take before its connection is given up.
     pub request_timeout: Duration,
@@ -250,18 +251,33 @@ impl Client {
     }
 
     /// Calls `attempt` until it succeeds, fails for good, or `deadline` passes; waits `retry.backoff.ms` in between.
+    ///
+    /// That nobody can be reached is a failure for good after [`ClientOptions::connect_wait`].
     pub(crate) async fn retrying<T, F: Future<Output = Result<T, Error>>>(
         &self,
         deadline: Instant,
+        attempt: impl FnMut() -> F,
+    ) -> Result<T, Error> {
+        self.retrying_connects(deadline, Instant::now() + self.inner.options.connect_wait, attempt).await
+    }
+
+    /// As [`Client::retrying`], but trying to connect until `connects_until`.
+    pub(crate) async fn retrying_connects<T, F: Future<Output = Result<T, Error>>>(
+        &self,
+        deadline: Instant,
+        connects_until: Instant,
         mut attempt: impl FnMut() -> F,
     ) -> Result<T, Error> {
         loop {
-            match attempt().await {
-                Err(error) if error.is_retriable() && Instant::now() + self.inner.options.retry_backoff < deadline => {
+            let result = attempt().await;
+            let again = Instant::now() + self.inner.options.retry_backoff;
+            match &result {
+                Err(Error::Connect { .. }) if again >= connects_until => return result,
+                Err(error) if error.is_retriable() && again < deadline => {
                     tracing::debug!(%error, "retrying");
                     tokio::time::sleep(self.inner.options.retry_backoff).await;
                 }
-                result => return result,
+                _ => return result,
             }
         }
     }

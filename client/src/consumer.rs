@@ -234,8 +234,8 @@ impl Consumer {
     /// Joins the group, looks up positions and commits (`enable.auto.commit`) as needed. Cancel safe.
     ///
     /// # Errors
-    /// What does not heal by itself: `OFFSET_OUT_OF_RANGE` with `auto.offset.reset=none`, an unreadable batch, a fenced member. When no broker
-    /// answers within `default.api.timeout.ms`.
+    /// What does not heal by itself: `OFFSET_OUT_OF_RANGE` with `auto.offset.reset=none`, an unreadable batch, a fenced member; a group that
+    /// cannot be joined within `default.api.timeout.ms`. While brokers are away there are just no records.
     pub async fn poll(&mut self, timeout: Duration) -> Result<Vec<ConsumerRecord>, Error> {
         let deadline = Instant::now() + timeout;
         loop {
@@ -250,7 +250,15 @@ impl Consumer {
             if Instant::now() >= deadline {
                 return Ok(records);
             }
-            self.find_positions().await?;
+            match self.find_positions().await {
+                Ok(()) => {}
+                // Brokers restart; the caller sees no records meanwhile.
+                Err(error) if error.is_retriable() => {
+                    tracing::debug!(%error, "no positions yet");
+                    self.backoff();
+                }
+                Err(error) => return Err(error),
+            }
             self.read_leaders().await;
             self.start_fetches();
             let until = self.backoff_until.filter(|at| *at > Instant::now()).map_or(deadline, |at| at.min(deadline));

@@ -34,11 +34,12 @@ mod metadata;
 mod partitioner;
 mod producer;
 pub mod record;
+mod schema;
 mod versions;
 
 pub use admin::{
     AlterOp, CommittedOffset, ConfigEntry, ConfigResource, ConfigSource, ConfigSynonym, DescribedCluster, DescribedGroup, FoundOffset,
-    GroupMember, IsolationLevel, ListedGroup, NewTopic, OffsetSpec, ResourceType, TopicConfigs, TopicCreated,
+    GroupMember, IsolationLevel, ListedGroup, MorePartitions, NewTopic, OffsetSpec, ResourceType, TopicConfigs, TopicCreated,
 };
 pub use client::{Client, ClientOptions};
 pub use consumer::{AutoOffsetReset, Consumer, ConsumerOptions, ConsumerRecord, GroupOptions};

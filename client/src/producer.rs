@@ -298,7 +298,7 @@ impl Producer {
             return Ok(partitions);
         }
         client
-            .retrying(deadline, || async {
+            .retrying_connects(deadline, deadline, || async {
                 let metadata = client.read_metadata(Some(&[topic.to_owned()]), true, deadline).await?;
                 let code = metadata.topics.get(topic).map_or(Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION), |found| found.error);
                 match (code, client.known_partitions(topic)) {

@@ -184,7 +184,7 @@ fn members(group: &DescribedGroup, verbose: bool, out: &mut (dyn Write + Send), 
 }
 
 /// Pads a first cell that begins with a line break as if it did not.
-fn line_break<'a>(line: &mut impl FnMut([&str; 10]) -> std::io::Result<()>, mut cells: [&'a str; 10], width: usize) -> std::io::Result<()> {
+fn line_break(line: &mut impl FnMut([&str; 10]) -> std::io::Result<()>, mut cells: [&str; 10], width: usize) -> std::io::Result<()> {
     let padded = format!("{:<1$}", cells[0], width + 1);
     cells[0] = "";
     let [_, a, b, c, d, e, f, g, h, i] = cells;

@@ -85,6 +85,7 @@ impl Client {
         isolation: IsolationLevel,
     ) -> Result<BTreeMap<TopicPartition, Result<FoundOffset, BrokerError>>, Error> {
         let deadline = self.api_deadline();
+        let connects_until = tokio::time::Instant::now() + self.options().connect_wait;
         let mut found = BTreeMap::new();
         let mut left = wanted.clone();
         // The leaders of several topics are learnt with one request.
@@ -111,7 +112,13 @@ impl Client {
             if left.is_empty() {
                 return Ok(found);
             }
-            if tokio::time::Instant::now() + self.options().retry_backoff >= deadline {
+            let again = tokio::time::Instant::now() + self.options().retry_backoff;
+            if let Some(error @ Error::Connect { .. }) = &lost
+                && again >= connects_until
+            {
+                return Err(error.clone());
+            }
+            if again >= deadline {
                 return if left.keys().all(|p| found.contains_key(p)) { Ok(found) } else { Err(lost.unwrap_or(Error::Closed)) };
             }
             for partition in left.keys() {

@@ -50,6 +50,9 @@ pub struct DescribedCluster {
     pub brokers: BTreeMap<i32, Broker>,
 }
 
+/// The new number of partitions, and perhaps the brokers of each added one, the preferred leader first.
+pub type MorePartitions = (i32, Option<Vec<Vec<i32>>>);
+
 /// What became of each topic of a request, by name.
 type Outcomes<T> = BTreeMap<String, Result<T, BrokerError>>;
 
@@ -124,7 +127,7 @@ impl Client {
     ///
     /// # Errors
     /// Per topic in the map: the broker's refusal. As a whole: when no broker answers in time.
-    pub async fn create_partitions(&self, topics: &BTreeMap<String, (i32, Option<Vec<Vec<i32>>>)>) -> Result<Outcomes<()>, Error> {
+    pub async fn create_partitions(&self, topics: &BTreeMap<String, MorePartitions>) -> Result<Outcomes<()>, Error> {
         let wanted = topics.iter().map(|(name, (count, assignments))| {
             let assignments = assignments.as_ref().map(|assignments| {
                 let assignments = assignments.iter();

@@ -112,7 +112,7 @@ pub(super) async fn init_producer_id(client: &Client, deadline: Instant) -> Resu
         .with_producer_id((-1).into())
         .with_producer_epoch(-1);
     client
-        .retrying(deadline, || async {
+        .retrying_connects(deadline, deadline, || async {
             let response = client.call_any(&request, i16::MAX, deadline).await?;
             BrokerError::check(response.error_code, None)?;
             Ok((response.producer_id.0, response.producer_epoch))

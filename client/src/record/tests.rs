@@ -1,3 +1,5 @@
+#![allow(clippy::type_complexity, reason = "rows of tables")]
+
 use super::*;
 
 const CODECS: [Compression; 5] = [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd];

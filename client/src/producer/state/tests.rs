@@ -1,3 +1,5 @@
+#![allow(clippy::type_complexity, reason = "rows of tables")]
+
 use std::time::Duration;
 
 use super::*;

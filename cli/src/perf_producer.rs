@@ -1,0 +1,290 @@
+//! `kafka-producer-perf-test`.
+
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use letterbox_client::{Delivery, Error, Producer, ProducerRecord};
+use letterbox_env::Env;
+use tokio::time::Instant;
+
+use crate::args::{Grammar, Parsed, Spec, Takes};
+use crate::connect::Properties;
+use crate::console_producer::producer_options;
+use crate::failure::{Failure, plain};
+
+const SPECS: [Spec; 16] = [
+    ("command-property", Takes::Value("PROP-NAME=PROP-VALUE ..."), "Producer settings, one or more."),
+    ("num-records", Takes::Value("NUM-RECORDS"), "REQUIRED: How many records to send."),
+    ("payload-delimiter", Takes::Value("PAYLOAD-DELIMITER"), "What separates the payloads in --payload-file. (default: \\n)"),
+    ("payload-file", Takes::Value("PAYLOAD-FILE"), "File with payloads, of which one is chosen at random for each record."),
+    ("payload-monotonic", Takes::Nothing, "The payload is the number of the record."),
+    ("print-metrics", Takes::Refused, ""),
+    ("producer-props", Takes::Value("PROP-NAME=PROP-VALUE ..."), "(DEPRECATED) As --command-property."),
+    ("producer.config", Takes::Value("CONFIG-FILE"), "(DEPRECATED) As --command-config."),
+    ("record-size", Takes::Value("RECORD-SIZE"), "Bytes of each record; they are random letters."),
+    ("reporting-interval", Takes::Value("INTERVAL-MS"), "How often to report. (default: 5000)"),
+    ("throughput", Takes::Value("THROUGHPUT"), "REQUIRED: Records per second, about; -1 for no limit."),
+    ("topic", Takes::Value("TOPIC"), "REQUIRED: The topic to send to."),
+    ("transaction-duration-ms", Takes::Refused, ""),
+    ("transactional-id", Takes::Refused, ""),
+    ("warmup-records", Takes::Refused, ""),
+    ("h", Takes::Nothing, "As --help."),
+];
+
+/// Records under way at most; beyond it sending waits for the oldest answers.
+const UNDER_WAY_MAX: usize = 200_000;
+
+/// Runs the tool.
+pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Send), err: &mut (dyn Write + Send)) -> Result<i32, Failure> {
+    let parsed = Grammar::new("This tool is used to verify the producer performance.", &SPECS)
+        .many(&["command-property", "producer-props"])
+        .parse(args)?;
+    if parsed.has("h") {
+        return Err(Failure::Asked(parsed.usage));
+    }
+    let topic = parsed.required("topic")?.to_owned();
+    let count: u64 = parsed.number("num-records")?.ok_or_else(|| parsed.wrong("argument --num-records is required"))?;
+    let throughput: f64 = parsed.number("throughput")?.ok_or_else(|| parsed.wrong("argument --throughput is required"))?;
+    let interval = Duration::from_millis(parsed.number("reporting-interval")?.unwrap_or(5000).max(1));
+    let mut payloads = Payloads::new(env, &parsed)?;
+    let mut properties = Properties::load(env, parsed.value("command-config").or(parsed.value("producer.config")))?;
+    properties.add_words(&parsed.values("producer-props"))?;
+    properties.add_words(&parsed.values("command-property"))?;
+    let servers = properties.get("bootstrap.servers");
+    let bootstrap = parsed.value("bootstrap-server").map(str::to_owned).or(servers);
+    let bootstrap =
+        bootstrap.ok_or_else(|| parsed.wrong("At least one of --bootstrap-server and bootstrap.servers in the settings is required"))?;
+    let options = producer_options(&mut properties)?;
+    let client = properties.connect(env, &bootstrap, "perf-producer-client", None).await?;
+    let producer = Producer::new(&client, options).await?;
+
+    let began = Instant::now();
+    let mut stats = Stats::new(began);
+    let mut under_way = FuturesUnordered::new();
+    for number in 0..count {
+        let payload = payloads.next(number);
+        let bytes = payload.len();
+        let at = Instant::now();
+        match producer.send(ProducerRecord::new(topic.clone()).value(payload)).await {
+            Ok(delivery) => under_way.push(timed(delivery, at, bytes)),
+            Err(error) => writeln!(err, "{}", plain(&error))?,
+        }
+        // Everything runs in one thread: let the answers in, too.
+        if number % 64 == 63 {
+            tokio::task::yield_now().await;
+            while let Some(Some(answer)) = futures::FutureExt::now_or_never(under_way.next()) {
+                stats.record(answer, err)?;
+            }
+        }
+        while under_way.len() >= UNDER_WAY_MAX {
+            if let Some(answer) = under_way.next().await {
+                stats.record(answer, err)?;
+            }
+        }
+        stats.report_window(interval, out)?;
+        if throughput > 0.0 {
+            #[allow(clippy::cast_precision_loss, reason = "about is enough")]
+            let due = began + Duration::from_secs_f64((number + 1) as f64 / throughput);
+            while Instant::now() < due {
+                tokio::select! {
+                    biased;
+                    Some(answer) = under_way.next(), if !under_way.is_empty() => stats.record(answer, err)?,
+                    () = tokio::time::sleep_until(due) => {}
+                }
+            }
+        }
+    }
+    let mut flush = std::pin::pin!(producer.flush());
+    let mut flushed = false;
+    while !flushed || !under_way.is_empty() {
+        tokio::select! {
+            biased;
+            Some(answer) = under_way.next(), if !under_way.is_empty() => stats.record(answer, err)?,
+            () = &mut flush, if !flushed => flushed = true,
+        }
+        stats.report_window(interval, out)?;
+    }
+    stats.report_total(out)?;
+    Ok(0)
+}
+
+type Answer = (Result<(), Error>, Duration, usize);
+
+async fn timed(delivery: Delivery, began: Instant, bytes: usize) -> Answer {
+    let result = delivery.await.map(|_| ());
+    (result, began.elapsed(), bytes)
+}
+
+/// Counts and latencies since the start and in the current window.
+struct Stats {
+    began: Instant,
+    window_began: Instant,
+    latencies_ms: Vec<u32>,
+    total: Sums,
+    window: Sums,
+}
+
+#[derive(Default)]
+struct Sums {
+    count: u64,
+    bytes: u64,
+    latency_ms: f64,
+    latency_ms_max: f64,
+}
+
+impl Sums {
+    fn add(&mut self, latency: Duration, bytes: usize) {
+        // Kafka's tool counts whole milliseconds.
+        let ms = latency.as_secs_f64().mul_add(1000.0, 0.0).floor();
+        self.count += 1;
+        self.bytes += u64::try_from(bytes).unwrap_or(0);
+        self.latency_ms += ms;
+        self.latency_ms_max = self.latency_ms_max.max(ms);
+    }
+
+    /// Records per second, MiB per second, mean latency in ms.
+    #[allow(clippy::cast_precision_loss, reason = "printed with few digits")]
+    fn rates(&self, elapsed: Duration) -> (f64, f64, f64) {
+        let seconds = elapsed.as_secs_f64().max(0.001);
+        let mean = if self.count == 0 { 0.0 } else { self.latency_ms / self.count as f64 };
+        (self.count as f64 / seconds, self.bytes as f64 / seconds / 1_048_576.0, mean)
+    }
+}
+
+impl Stats {
+    fn new(now: Instant) -> Self {
+        Self { began: now, window_began: now, latencies_ms: Vec::new(), total: Sums::default(), window: Sums::default() }
+    }
+
+    fn record(&mut self, (result, latency, bytes): Answer, err: &mut (dyn Write + Send)) -> Result<(), Failure> {
+        if let Err(error) = result {
+            writeln!(err, "{}", plain(&error))?;
+            return Ok(());
+        }
+        self.total.add(latency, bytes);
+        self.window.add(latency, bytes);
+        self.latencies_ms.push(u32::try_from(latency.as_millis()).unwrap_or(u32::MAX));
+        Ok(())
+    }
+
+    fn report_window(&mut self, interval: Duration, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
+        if self.window_began.elapsed() < interval {
+            return Ok(());
+        }
+        let (records, mib, mean) = self.window.rates(self.window_began.elapsed());
+        let (count, max) = (self.window.count, self.window.latency_ms_max);
+        writeln!(
+            out,
+            "{count} records sent, {records:.1} records/sec ({mib:.2} MB/sec), {mean:.1} ms avg latency, {max:.1} ms max latency."
+        )?;
+        out.flush()?;
+        self.window = Sums::default();
+        self.window_began = Instant::now();
+        Ok(())
+    }
+
+    fn report_total(&mut self, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
+        self.latencies_ms.sort_unstable();
+        let (records, mib, mean) = self.total.rates(self.began.elapsed());
+        let (count, max) = (self.total.count, self.total.latency_ms_max);
+        let [p50, p95, p99, p999] = [500, 950, 990, 999].map(|permille| percentile(&self.latencies_ms, permille));
+        writeln!(
+            out,
+            "{count} records sent, {records:.6} records/sec ({mib:.2} MB/sec), {mean:.2} ms avg latency, {max:.2} ms max latency, {p50} ms 50th, \
+             {p95} ms 95th, {p99} ms 99th, {p999} ms 99.9th."
+        )?;
+        Ok(())
+    }
+}
+
+fn percentile(sorted: &[u32], permille: usize) -> u32 {
+    let index = sorted.len().saturating_mul(permille) / 1000;
+    sorted.get(index.min(sorted.len().saturating_sub(1))).copied().unwrap_or(0)
+}
+
+/// Where payloads come from.
+enum Payloads {
+    Random { bytes: usize, state: u64 },
+    Lines { lines: Vec<Bytes>, state: u64 },
+    Numbers,
+}
+
+impl Payloads {
+    fn new(env: &Env, parsed: &Parsed) -> Result<Self, Failure> {
+        let one = parsed.exactly_one(
+            &["record-size", "payload-file", "payload-monotonic"],
+            "one of the arguments --record-size --payload-file --payload-monotonic is required",
+        )?;
+        let state = env.random_u64() | 1;
+        if one == "payload-monotonic" {
+            return Ok(Self::Numbers);
+        }
+        if one == "record-size" {
+            let bytes: usize = parsed.number("record-size")?.unwrap_or(0);
+            if bytes == 0 {
+                return Err(parsed.wrong("--record-size should be greater than zero."));
+            }
+            return Ok(Self::Random { bytes, state });
+        }
+        let file = parsed.required("payload-file")?;
+        let bytes = env.disk.read(Path::new(file)).map_err(|error| Failure::Stderr(format!("cannot read {file}: {error}")))?;
+        let text = String::from_utf8(bytes).map_err(|_| Failure::Stderr(format!("{file} is not UTF-8 text")))?;
+        let delimiter = parsed.value("payload-delimiter").unwrap_or("\n").replace("\\n", "\n");
+        let lines: Vec<Bytes> =
+            text.split(delimiter.as_str()).filter(|line| !line.is_empty()).map(|line| Bytes::from(line.to_owned())).collect();
+        if lines.is_empty() {
+            return Err(Failure::Stderr(format!("{file} has no payloads")));
+        }
+        Ok(Self::Lines { lines, state })
+    }
+
+    fn next(&mut self, number: u64) -> Bytes {
+        match self {
+            Self::Numbers => Bytes::from(number.to_string()),
+            Self::Lines { lines, state } => {
+                let index = usize::try_from(step(state) % u64::try_from(lines.len()).unwrap_or(1)).unwrap_or(0);
+                lines.get(index).cloned().unwrap_or_default()
+            }
+            Self::Random { bytes, state } => {
+                let mut payload = Vec::with_capacity(*bytes);
+                while payload.len() < *bytes {
+                    let random = step(state).to_le_bytes();
+                    payload.extend(random.iter().take(*bytes - payload.len()).map(|byte| b'A' + byte % 26));
+                }
+                payload.into()
+            }
+        }
+    }
+}
+
+/// xorshift64: fast, and random enough for payloads.
+fn step(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_taken_as_kafka_takes_them() {
+        let sorted: Vec<u32> = (1..=100).collect();
+        assert_eq!([500, 950, 990, 999].map(|p| percentile(&sorted, p)), [51, 96, 100, 100]);
+        assert_eq!(percentile(&[], 500), 0);
+    }
+
+    #[test]
+    fn payloads_have_the_size_that_was_asked_for() {
+        let mut payloads = Payloads::Random { bytes: 13, state: 7 };
+        let (one, two) = (payloads.next(0), payloads.next(1));
+        assert!(one.len() == 13 && one != two && one.iter().all(u8::is_ascii_uppercase));
+        assert_eq!(Payloads::Numbers.next(42), "42");
+    }
+}
