@@ -18,6 +18,10 @@ fn compare(desired: &Value, live: &Value, path: &str, found: &mut Vec<String>) {
     match (desired, live) {
         (Value::Object(desired), Value::Object(live)) => {
             for (key, value) in desired {
+                // Lists of objects come without the type of each.
+                if path.is_empty() && (key == "apiVersion" || key == "kind") {
+                    continue;
+                }
                 let at = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
                 compare(value, live.get(key).unwrap_or(&Value::Null), &at, found);
             }

@@ -1,0 +1,541 @@
+//! The operator against a real API server with etcd behind it, and nothing else: no kubelet, no controllers.
+//!
+//! The binaries `etcd` and `kube-apiserver` are taken from KUBEBUILDER_ASSETS (the convention of envtest) or PATH, and
+//! openssl makes a key. Without them it says NOT RUN.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Pod, Service, ServiceAccount};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Client, ResourceExt as _};
+use letterbox_env::Env;
+use letterbox_operator::api::{KafkaCluster, KafkaTopic, READY, TOPIC_FINALIZER, crds, find_condition};
+use letterbox_operator::controller::{self, KubernetesHome, LeaseOptions, Options};
+use letterbox_operator::plan::{ClusterState, Step, TopicFacts};
+use letterbox_operator::platform::kubernetes::Kubernetes;
+use letterbox_operator::platform::model::ModelAdmin;
+use letterbox_operator::reconcile::{ClusterPass, reconcile_cluster, reconcile_topic};
+use serde_json::{Value, json};
+
+const TOKEN: &str = "apiserver-test";
+
+fn now() -> Time {
+    Time(Timestamp::from_millisecond(Env::real().clock.wall_ms()).unwrap())
+}
+
+/// etcd and kube-apiserver; ended when dropped.
+struct Server {
+    children: Vec<Child>,
+    port: u16,
+    _dir: tempfile::TempDir,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        for child in self.children.iter_mut().rev() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn binary(name: &str) -> Option<PathBuf> {
+    let named = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    named.into_iter().chain(std::env::split_paths(&path)).map(|dir| dir.join(name)).find(|file| file.is_file())
+}
+
+async fn free_port() -> u16 {
+    Env::real().net.bind("127.0.0.1", 0).await.unwrap().local_addr().unwrap().port()
+}
+
+fn spawn(program: &Path, arguments: &[String], log: &Path) -> Child {
+    let file = Env::real().disk.open(log, letterbox_env::OpenMode::Truncate).unwrap();
+    let output = || Stdio::from(file.as_fd().unwrap().try_clone_to_owned().unwrap());
+    Command::new(program).args(arguments).stdin(Stdio::null()).stdout(output()).stderr(output()).spawn().unwrap()
+}
+
+impl Server {
+    async fn start() -> Option<Self> {
+        let (etcd, apiserver, openssl) = (binary("etcd")?, binary("kube-apiserver")?, binary("openssl")?);
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name).display().to_string();
+        let disk = Env::real().disk;
+        disk.write_atomically(&dir.path().join("tokens"), format!("{TOKEN},admin,1,system:masters\n").as_bytes()).unwrap();
+        let made = Command::new(openssl).args(["genrsa", "-out", &at("key"), "2048"]).output().unwrap();
+        assert!(made.status.success());
+        let (client, peer, port) = (free_port().await, free_port().await, free_port().await);
+        let url = |port: u16| format!("http://127.0.0.1:{port}");
+        let flags = |pairs: &[(&str, String)]| pairs.iter().map(|(key, value)| format!("--{key}={value}")).collect::<Vec<_>>();
+        let etcd_flags = flags(&[
+            ("data-dir", at("etcd")),
+            ("listen-client-urls", url(client)),
+            ("advertise-client-urls", url(client)),
+            ("listen-peer-urls", url(peer)),
+            ("initial-advertise-peer-urls", url(peer)),
+            ("initial-cluster", format!("default={}", url(peer))),
+            ("unsafe-no-fsync", "true".into()),
+        ]);
+        let api_flags = flags(&[
+            ("etcd-servers", url(client)),
+            ("bind-address", "127.0.0.1".into()),
+            ("advertise-address", "127.0.0.1".into()),
+            ("secure-port", port.to_string()),
+            ("cert-dir", at("certs")),
+            ("service-account-issuer", "https://kubernetes.default.svc".into()),
+            ("service-account-key-file", at("key")),
+            ("service-account-signing-key-file", at("key")),
+            ("service-cluster-ip-range", "10.0.0.0/24".into()),
+            ("token-auth-file", at("tokens")),
+            ("authorization-mode", "RBAC".into()),
+            ("disable-admission-plugins", "ServiceAccount".into()),
+        ]);
+        let children =
+            vec![spawn(&etcd, &etcd_flags, &dir.path().join("etcd.log")), spawn(&apiserver, &api_flags, &dir.path().join("api.log"))];
+        let server = Self { children, port, _dir: dir };
+        let client = server.client();
+        server.until("the API server is ready", || async { client.list_api_groups().await.is_ok() }).await;
+        let namespaces: Api<Namespace> = Api::all(client.clone());
+        server.until("the namespace default is there", || async { namespaces.get("default").await.is_ok() }).await;
+        Some(server)
+    }
+
+    fn config(&self) -> kube::Config {
+        let mut config = kube::Config::new(format!("https://127.0.0.1:{}", self.port).parse().unwrap());
+        config.accept_invalid_certs = true;
+        config.auth_info.token = Some(TOKEN.to_owned().into());
+        config
+    }
+
+    fn client(&self) -> Client {
+        Client::try_from(self.config()).unwrap()
+    }
+
+    /// A client of an operator that is killed after its `writes`-th write: nothing more reaches the API server.
+    fn mortal(&self, writes: i64) -> Client {
+        let left = Arc::new(AtomicI64::new(writes));
+        let layer = tower::layer::layer_fn(move |inner| Mortal { inner, left: left.clone() });
+        kube::client::ClientBuilder::try_from(self.config()).unwrap().with_layer(&layer).build()
+    }
+
+    async fn until<F: Future<Output = bool>>(&self, what: &str, mut holds: impl FnMut() -> F) {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(90);
+        while !holds().await {
+            assert!(tokio::time::Instant::now() < deadline, "not within 90 s: {what}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Mortal<S> {
+    inner: S,
+    left: Arc<AtomicI64>,
+}
+
+impl<S, B> tower::Service<http::Request<B>> for Mortal<S>
+where
+    S: tower::Service<http::Request<B>>,
+    S::Error: Into<tower::BoxError>,
+    S::Future: Send + 'static,
+    S::Response: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = tower::BoxError;
+    type Future = letterbox_env::BoxFuture<'static, Result<S::Response, tower::BoxError>>;
+
+    fn poll_ready(&mut self, context: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let cost = i64::from(request.method() != http::Method::GET);
+        let before = self.left.fetch_sub(cost, Ordering::SeqCst);
+        if before < cost || before < 0 || (before == 0 && cost == 0) {
+            return Box::pin(std::future::ready(Err("the operator was killed".into())));
+        }
+        let call = self.inner.call(request);
+        Box::pin(async move { call.await.map_err(Into::into) })
+    }
+}
+
+fn cluster_of(name: &str, namespace: &str, spec: Value) -> KafkaCluster {
+    serde_json::from_value(json!({
+        "apiVersion": "letterbox.dev/v1alpha1", "kind": "KafkaCluster", "metadata": {"name": name, "namespace": namespace}, "spec": spec,
+    }))
+    .unwrap()
+}
+
+async fn pass(client: &Client, cluster: &KafkaCluster) -> Result<ClusterPass, letterbox_operator::status::Fault> {
+    reconcile_cluster(&Kubernetes::new(client.clone(), "letterbox:9".into()), cluster, None, &now()).await
+}
+
+/// Passes until no step is left; the last pass.
+async fn settle(client: &Client, cluster: &KafkaCluster) -> ClusterPass {
+    for _ in 0..10 {
+        let pass = pass(client, cluster).await.unwrap();
+        if pass.plan.steps.is_empty() {
+            return pass;
+        }
+        assert_eq!(pass.faults, [], "{:?}", pass.plan);
+    }
+    panic!("no fixed point: {:?}", pass(client, cluster).await.unwrap().plan);
+}
+
+#[test]
+fn against_a_real_api_server() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let Some(server) = Server::start().await else {
+            println!("NOT RUN: etcd, kube-apiserver and openssl are needed, in KUBEBUILDER_ASSETS or PATH");
+            return;
+        };
+        let client = server.client();
+        install(&server, &client).await;
+        refuses_what_cannot_work(&client).await;
+        makes_and_repairs(&client).await;
+        leaves_what_belongs_to_others(&client).await;
+        survives_a_kill_after_each_write(&server, &client).await;
+        topics_hold_and_let_go(&client).await;
+        the_whole_operator_runs(&server, &client).await;
+    });
+}
+
+async fn install(server: &Server, client: &Client) {
+    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
+    for crd in crds() {
+        let name = crd.name_any();
+        api.patch(&name, &PatchParams::apply("test").force(), &Patch::Apply(&crd)).await.unwrap();
+        let established = || async {
+            let conditions = api.get(&name).await.unwrap().status.and_then(|status| status.conditions).unwrap_or_default();
+            conditions.iter().any(|condition| condition.type_ == "Established" && condition.status == "True")
+        };
+        server.until(&name, established).await;
+    }
+    let clusters: Api<KafkaCluster> = Api::namespaced(client.clone(), "default");
+    server.until("clusters are served", || async { clusters.list(&ListParams::default()).await.is_ok() }).await;
+    let topics: Api<KafkaTopic> = Api::namespaced(client.clone(), "default");
+    server.until("topics are served", || async { topics.list(&ListParams::default()).await.is_ok() }).await;
+}
+
+/// What creating `object` is refused with; panics when it is not.
+async fn refusal(client: &Client, kind: &str, name: &str, spec: Value) -> String {
+    let resource = if kind == "KafkaCluster" {
+        kube::api::ApiResource::erase::<KafkaCluster>(&())
+    } else {
+        kube::api::ApiResource::erase::<KafkaTopic>(&())
+    };
+    let api: Api<kube::api::DynamicObject> = Api::namespaced_with(client.clone(), "default", &resource);
+    let object = serde_json::from_value(json!({
+        "apiVersion": "letterbox.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec,
+    }))
+    .unwrap();
+    match api.create(&PostParams::default(), &object).await {
+        Err(kube::Error::Api(status)) if status.code == 422 => status.message,
+        other => panic!("{kind} {spec} was not refused: {other:?}"),
+    }
+}
+
+async fn refuses_what_cannot_work(client: &Client) {
+    for (name, spec, sentence) in [
+        ("a", json!({"replicas": 3}), "This version runs one broker per cluster; set spec.replicas to 1."),
+        ("a", json!({"config": {"node.id": "1", "num.partitions": "3"}}), "The operator sets node.id itself; remove it from spec.config."),
+        ("a", json!({"image": "a:1", "version": "1"}), "set it or spec.version, not both"),
+        ("a", json!({"storage": {"size": "lots"}}), "The size must be a quantity above zero"),
+        ("a", json!({"listeners": [{"name": "a", "port": 9092}, {"name": "b", "port": 9092}]}), "give each listener a port of its own"),
+        ("a", json!({"listeners": [{"name": "a", "port": 9092, "type": "nodeport"}]}), "One listener must be of type internal"),
+        ("a", json!({"listeners": [{"name": "controller", "port": 9092}]}), "The name controller is taken"),
+        ("a", json!({"listeners": [{"name": "a", "port": 9644}]}), "Port 9644 is taken"),
+        (
+            "a",
+            json!({"listeners": [{"name": "a", "port": 9092, "bootstrap": {"nodePort": 30000}}]}),
+            "Only a listener of type nodeport has bootstrap",
+        ),
+        ("0a", json!({}), "A cluster's name has at most 32 characters"),
+        ("a-name-of-more-than-thirty-two-characters", json!({}), "A cluster's name has at most 32 characters"),
+    ] {
+        let said = refusal(client, "KafkaCluster", name, spec.clone()).await;
+        assert!(said.contains(sentence), "{spec}: {said}");
+    }
+    let topic = |more: Value| {
+        let mut spec = json!({"clusterRef": {"name": "demo"}});
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        spec
+    };
+    for (spec, sentence) in [
+        (topic(json!({"replicas": 3})), "This version keeps one replica of each partition; set spec.replicas to 1."),
+        (topic(json!({"topicName": "__consumer_offsets"})), "begin with two underscores are the brokers' own"),
+        (topic(json!({"topicName": ".."})), "A topic cannot be named '.' or '..'."),
+        (topic(json!({"partitions": 0})), "should be greater than or equal to 1"),
+        (json!({}), "spec.clusterRef: Required value"),
+    ] {
+        let said = refusal(client, "KafkaTopic", "a", spec.clone()).await;
+        assert!(said.contains(sentence), "{spec}: {said}");
+    }
+    // What may not change.
+    let clusters: Api<KafkaCluster> = Api::namespaced(client.clone(), "default");
+    let topics: Api<KafkaTopic> = Api::namespaced(client.clone(), "default");
+    clusters
+        .create(&PostParams::default(), &cluster_of("fixed", "default", json!({"storage": {"size": "2Gi", "class": "a"}})))
+        .await
+        .unwrap();
+    let made: KafkaTopic = serde_json::from_value(json!({
+        "apiVersion": "letterbox.dev/v1alpha1", "kind": "KafkaTopic", "metadata": {"name": "fixed"}, "spec": topic(json!({"topicName": "Fixed_1"})),
+    }))
+    .unwrap();
+    let defaults = topics.create(&PostParams::default(), &made).await.unwrap();
+    assert_eq!((defaults.spec.replicas, defaults.spec.partitions), (1, None));
+    let merge = |spec: Value| Patch::Merge(json!({"spec": spec}));
+    let params = PatchParams::default();
+    for (result, sentence) in [
+        (clusters.patch("fixed", &params, &merge(json!({"storage": {"size": "1Gi"}}))).await.map(drop), "A volume cannot shrink"),
+        (
+            clusters.patch("fixed", &params, &merge(json!({"storage": {"class": "b"}}))).await.map(drop),
+            "The storage class cannot be changed",
+        ),
+        (
+            clusters.patch("fixed", &params, &merge(json!({"storage": {"class": null}}))).await.map(drop),
+            "The storage class cannot be changed",
+        ),
+        (topics.patch("fixed", &params, &merge(json!({"topicName": "x"}))).await.map(drop), "A topic cannot be renamed"),
+        (
+            topics.patch("fixed", &params, &merge(json!({"clusterRef": {"name": "x"}}))).await.map(drop),
+            "A topic cannot move to another cluster",
+        ),
+    ] {
+        match result {
+            Err(kube::Error::Api(status)) => assert!(status.message.contains(sentence), "{}", status.message),
+            other => panic!("{sentence}: {other:?}"),
+        }
+    }
+    clusters.patch("fixed", &params, &merge(json!({"storage": {"size": "3072Mi"}}))).await.unwrap();
+    clusters.delete("fixed", &DeleteParams::default()).await.unwrap();
+    topics.delete("fixed", &DeleteParams::default()).await.unwrap();
+}
+
+async fn makes_and_repairs(client: &Client) {
+    let clusters: Api<KafkaCluster> = Api::namespaced(client.clone(), "default");
+    let spec = json!({
+        "storage": {"size": "1Gi"}, "resources": {"requests": {"cpu": "0.5", "memory": "512Mi"}},
+        "listeners": [{"name": "plain", "port": 9092}, {"name": "external", "port": 9094, "type": "nodeport"}],
+    });
+    let cluster = clusters.create(&PostParams::default(), &cluster_of("demo", "default", spec)).await.unwrap();
+    let first = pass(client, &cluster).await.unwrap();
+    assert_eq!(first.faults, []);
+    assert_eq!(find_condition(&first.status.conditions, READY).unwrap().reason, "WaitingForAddress");
+    settle(client, &cluster).await;
+
+    let services: Api<Service> = Api::namespaced(client.clone(), "default");
+    let sets: Api<StatefulSet> = Api::namespaced(client.clone(), "default");
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "default");
+    let node_port = services.get("demo-broker-0-external").await.unwrap().spec.unwrap().ports.unwrap()[0].node_port.unwrap();
+    let set = sets.get("demo-broker-0").await.unwrap();
+    let container = set.spec.clone().unwrap().template.spec.unwrap().containers[0].clone();
+    assert!(
+        container
+            .command
+            .unwrap()
+            .contains(&format!("advertised.listeners=PLAIN://demo-broker-0.default.svc:9092,EXTERNAL://$(HOST_IP):{node_port}"))
+    );
+
+    // Somebody changes each object.
+    let merge = |value: Value| Patch::Merge(value);
+    let params = PatchParams::default();
+    services
+        .patch("demo-kafka-bootstrap", &params, &merge(json!({"spec": {"selector": {"letterbox.dev/cluster": "other"}}})))
+        .await
+        .unwrap();
+    services.delete("demo-kafka-brokers", &DeleteParams::default()).await.unwrap();
+    maps.patch("demo-broker-0", &params, &merge(json!({"data": {"server.properties": "node.id=8\n"}}))).await.unwrap();
+    sets.patch("demo-broker-0", &params, &merge(json!({"spec": {"replicas": 0}}))).await.unwrap();
+    let budgets: Api<PodDisruptionBudget> = Api::namespaced(client.clone(), "default");
+    budgets.patch("demo-kafka", &params, &merge(json!({"spec": {"maxUnavailable": 0}}))).await.unwrap();
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), "default");
+    accounts.patch("demo-kafka", &params, &merge(json!({"automountServiceAccountToken": true}))).await.unwrap();
+    let repair = pass(client, &cluster).await.unwrap();
+    let said: Vec<String> = repair.plan.steps.iter().map(ToString::to_string).collect();
+    for object in [
+        "Service demo-kafka-bootstrap: spec.selector",
+        "Service demo-kafka-brokers",
+        "PodDisruptionBudget demo-kafka",
+        "ServiceAccount demo-kafka",
+        "ConfigMap demo-broker-0",
+        "StatefulSet demo-broker-0: spec.replicas",
+    ] {
+        assert!(said.iter().any(|step| step.contains(object)), "{object} in {said:?}");
+    }
+    assert!(repair.plan.steps.iter().all(|step| !matches!(step, Step::ApplyBroker { restarts: true, .. })), "no restart for it: {said:?}");
+    settle(client, &cluster).await;
+    assert!(maps.get("demo-broker-0").await.unwrap().data.unwrap()["server.properties"].contains("node.id=0\n"));
+
+    // A pod and its volume, as Kubernetes would make them.
+    let revision = set.metadata.generation;
+    let pods: Api<Pod> = Api::namespaced(client.clone(), "default");
+    let template = set.spec.unwrap().template;
+    let mut labels = template.metadata.clone().unwrap().labels.unwrap();
+    labels.insert("controller-revision-hash".into(), "r1".into());
+    let pod: Pod = serde_json::from_value(json!({
+        "metadata": {"name": "demo-broker-0-0", "labels": labels},
+        "spec": {"containers": [{"name": "kafka", "image": container.image}]},
+    }))
+    .unwrap();
+    pods.create(&PostParams::default(), &pod).await.unwrap();
+    let ready = json!({"status": {"phase": "Running", "hostIP": "192.0.2.7", "hostIPs": [{"ip": "192.0.2.7"}], "conditions": [{"type": "Ready", "status": "True"}]}});
+    pods.patch_status("demo-broker-0-0", &params, &merge(ready)).await.unwrap();
+    let live = sets.get("demo-broker-0").await.unwrap();
+    assert!(live.metadata.generation > revision, "the repair is a new generation");
+    let status = json!({"status": {"replicas": 1, "updateRevision": "r1", "observedGeneration": live.metadata.generation}});
+    sets.patch_status("demo-broker-0", &params, &merge(status)).await.unwrap();
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), "default");
+    let claim: PersistentVolumeClaim = serde_json::from_value(json!({
+        "metadata": {"name": "data-demo-broker-0-0", "labels": labels},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "2Gi"}}},
+    }))
+    .unwrap();
+    claims.create(&PostParams::default(), &claim).await.unwrap();
+    let ready = settle(client, &cluster).await;
+    assert_eq!((ready.status.phase.as_str(), ready.status.version.as_deref(), ready.plan.notes.len()), ("Ready", Some("9"), 1));
+    let external = &ready.status.listeners[1].bootstrap_servers;
+    assert!(external.starts_with("192.0.2.7:3"), "{external}");
+
+    // Growth: the API server refuses it for a claim without an expandable class, and nothing else stops.
+    let grown = json!({"spec": {"storage": {"size": "3Gi"}, "listeners": [{"name": "plain", "port": 9092}]}});
+    let cluster = clusters.patch("demo", &params, &merge(grown)).await.unwrap();
+    let refused = pass(client, &cluster).await.unwrap();
+    assert_eq!(refused.faults.iter().map(|fault| fault.reason.as_str()).collect::<Vec<_>>(), ["VolumeNotGrown"], "{:?}", refused.faults);
+    assert!(services.get_opt("demo-kafka-external-bootstrap").await.unwrap().is_none(), "the removed listener's service is gone");
+    assert!(refused.done.iter().any(|step| matches!(step, Step::ApplyBroker { restarts: true, .. })));
+}
+
+async fn leaves_what_belongs_to_others(client: &Client) {
+    let services: Api<Service> = Api::namespaced(client.clone(), "default");
+    let foreign: Service =
+        serde_json::from_value(json!({"metadata": {"name": "theirs-kafka-bootstrap"}, "spec": {"ports": [{"port": 80}]}})).unwrap();
+    services.create(&PostParams::default(), &foreign).await.unwrap();
+    let clusters: Api<KafkaCluster> = Api::namespaced(client.clone(), "default");
+    let cluster = clusters.create(&PostParams::default(), &cluster_of("theirs", "default", json!({}))).await.unwrap();
+    let conflict = pass(client, &cluster).await.unwrap();
+    assert_eq!(conflict.faults[0].reason, "ResourceConflict");
+    assert_eq!(services.get("theirs-kafka-bootstrap").await.unwrap().spec.unwrap().ports.unwrap()[0].port, 80);
+    services.delete("theirs-kafka-bootstrap", &DeleteParams::default()).await.unwrap();
+    settle(client, &cluster).await;
+    clusters.delete("theirs", &DeleteParams::default()).await.unwrap();
+}
+
+async fn survives_a_kill_after_each_write(server: &Server, client: &Client) {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let mut worlds: BTreeMap<i64, BTreeMap<String, Value>> = BTreeMap::new();
+    // The first world is made undisturbed.
+    for writes in [i64::MAX, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11] {
+        let name = format!("killed-{}", writes.min(99));
+        let namespace = serde_json::from_value(json!({"metadata": {"name": name}})).unwrap();
+        namespaces.create(&PostParams::default(), &namespace).await.unwrap();
+        let clusters: Api<KafkaCluster> = Api::namespaced(client.clone(), &name);
+        let spec = json!({"listeners": [{"name": "plain", "port": 9092}, {"name": "external", "port": 9094, "type": "nodeport"}]});
+        let cluster = clusters.create(&PostParams::default(), &cluster_of("demo", &name, spec)).await.unwrap();
+        let mortal = server.mortal(writes);
+        for _ in 0..3 {
+            if writes == i64::MAX {
+                pass(&mortal, &cluster).await.unwrap();
+            } else {
+                let _ = pass(&mortal, &cluster).await;
+            }
+        }
+        let last = settle(client, &cluster).await;
+        let mut world = BTreeMap::new();
+        for (key, object) in letterbox_operator::desired::objects::build(&last.desired).brokers.into_values().flatten() {
+            // Node ports, uids and namespaces differ from world to world.
+            world.insert(key.to_string(), json!(object["spec"]["serviceName"]));
+        }
+        let services: Api<Service> = Api::namespaced(client.clone(), &name);
+        for service in services.list(&ListParams::default()).await.unwrap() {
+            world.insert(format!("Service {}", service.name_any()), json!(service.spec.unwrap().selector));
+        }
+        worlds.insert(writes, world);
+    }
+    let undisturbed = &worlds[&i64::MAX];
+    assert_eq!(undisturbed.len(), 7, "{undisturbed:?}");
+    for (writes, world) in &worlds {
+        assert_eq!(world, undisturbed, "killed after {writes} writes");
+    }
+}
+
+async fn topics_hold_and_let_go(client: &Client) {
+    let topics: Api<KafkaTopic> = Api::namespaced(client.clone(), "default");
+    let topic: KafkaTopic = serde_json::from_value(json!({
+        "apiVersion": "letterbox.dev/v1alpha1", "kind": "KafkaTopic", "metadata": {"name": "orders", "namespace": "default"},
+        "spec": {"clusterRef": {"name": "demo"}, "deletionPolicy": "Delete", "config": {"retention.ms": "5"}},
+    }))
+    .unwrap();
+    topics.create(&PostParams::default(), &topic).await.unwrap();
+    let (home, admin) = (KubernetesHome { client: client.clone() }, ModelAdmin::default());
+    let step = async |cluster: ClusterState| {
+        let topic = topics.get("orders").await.unwrap();
+        let live = admin.with(|state| state.topics.get("orders").cloned());
+        let facts = TopicFacts { cluster, topic: live, other_owner: None, namespace_terminating: false };
+        reconcile_topic(&home, &admin, &topic, &facts, &now()).await.unwrap()
+    };
+    step(ClusterState::Ready).await;
+    let made = topics.get("orders").await.unwrap();
+    assert_eq!(made.finalizers(), [TOPIC_FINALIZER]);
+    assert_eq!(made.status.clone().unwrap().config_keys, ["retention.ms"]);
+    assert!(letterbox_operator::api::is_true(&made.status.unwrap().conditions, READY));
+    topics.delete("orders", &DeleteParams::default()).await.unwrap();
+    step(ClusterState::NotReady("restarting".into())).await;
+    assert!(topics.get_opt("orders").await.unwrap().is_some(), "it waits for the cluster");
+    assert!(step(ClusterState::Ready).await.released);
+    assert!(topics.get_opt("orders").await.unwrap().is_none());
+    assert!(admin.with(|state| state.topics.is_empty()));
+}
+
+async fn the_whole_operator_runs(server: &Server, client: &Client) {
+    let lease = LeaseOptions { namespace: "default".into(), name: "letterbox-operator".into(), identity: "a".into() };
+    let options =
+        Options { image: "letterbox:9".into(), namespaces: vec!["default".into()], listen: ("127.0.0.1".into(), 0), lease: Some(lease) };
+    let operator = tokio::spawn(controller::run(Env::real(), client.clone(), options));
+    let topics: Api<KafkaTopic> = Api::namespaced(client.clone(), "default");
+    let clusters: Api<KafkaCluster> = Api::namespaced(client.clone(), "default");
+    let sets: Api<StatefulSet> = Api::namespaced(client.clone(), "default");
+    let topic: KafkaTopic = serde_json::from_value(json!({
+        "apiVersion": "letterbox.dev/v1alpha1", "kind": "KafkaTopic", "metadata": {"name": "early"},
+        "spec": {"clusterRef": {"name": "late"}, "deletionPolicy": "Delete"},
+    }))
+    .unwrap();
+    topics.create(&PostParams::default(), &topic).await.unwrap();
+    let says = |message: &'static str| {
+        let topics = topics.clone();
+        move || {
+            let topics = topics.clone();
+            async move {
+                let status = topics.get("early").await.unwrap().status.unwrap_or_default();
+                find_condition(&status.conditions, READY)
+                    .is_some_and(|ready| ready.reason == "WaitingForCluster" && ready.message.contains(message))
+            }
+        }
+    };
+    server.until("the topic waits for a cluster that is not there", says("there is no KafkaCluster")).await;
+    clusters.create(&PostParams::default(), &cluster_of("late", "default", json!({}))).await.unwrap();
+    server.until("the cluster's set is made", || async { sets.get_opt("late-broker-0").await.unwrap().is_some() }).await;
+    server.until("the topic says what its cluster waits for", says("not ready yet: Starting 0/1")).await;
+    // Drift is noticed by the watch, long before the next look at everything.
+    sets.patch("late-broker-0", &PatchParams::default(), &Patch::Merge(json!({"spec": {"replicas": 0}}))).await.unwrap();
+    server.until("drift is repaired", || async { sets.get("late-broker-0").await.unwrap().spec.unwrap().replicas == Some(1) }).await;
+    // The topic holds its object, and lets it go when the cluster goes.
+    topics.delete("early", &DeleteParams::default()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(topics.get_opt("early").await.unwrap().is_some());
+    clusters.delete("late", &DeleteParams::default()).await.unwrap();
+    server.until("the topic's object is let go", || async { topics.get_opt("early").await.unwrap().is_none() }).await;
+    assert!(!operator.is_finished());
+    operator.abort();
+}
