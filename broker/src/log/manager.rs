@@ -80,6 +80,7 @@ type Key = (TopicId, i32);
 
 /// All logs of a broker.
 pub struct LogManager {
+    was_clean: bool,
     env: Env,
     options: LogManagerOptions,
     dirs: Vec<Arc<LogDir>>,
@@ -126,7 +127,9 @@ impl LogManager {
         let (disk, paths) = (env.disk.clone(), options.dirs.clone());
         let opened = env.blocking(move || paths.iter().map(|path| open_dir(&disk, path)).collect::<Result<Vec<_>, _>>()).await?;
         let (mut dirs, mut locks, mut found) = (Vec::new(), Vec::new(), Vec::new());
-        for (dir, lock, logs) in opened {
+        let mut was_clean = true;
+        for (dir, lock, logs, clean) in opened {
+            was_clean &= clean;
             dirs.push(dir);
             locks.push(lock);
             found.extend(logs);
@@ -134,7 +137,7 @@ impl LogManager {
         let now = Instant::now();
         let upkeep = Upkeep { next_checkpoint: now + CHECKPOINT_EVERY, next_high_watermarks: now + HIGH_WATERMARKS_EVERY, next_retention: now + Duration::from_secs(30), next_idle: now + IDLE_EVERY, doomed: Vec::new() };
         let budget = Arc::new(CacheBudget::new(options.tail_cache_bytes, options.tail_cache_bytes_per_log));
-        let manager = Self { env, options, dirs, _locks: locks, budget, logs: Mutex::default(), offline: Mutex::default(), changing: tokio::sync::Mutex::default(), upkeep: tokio::sync::Mutex::new(upkeep) };
+        let manager = Self { was_clean, env, options, dirs, _locks: locks, budget, logs: Mutex::default(), offline: Mutex::default(), changing: tokio::sync::Mutex::default(), upkeep: tokio::sync::Mutex::new(upkeep) };
         manager.open_logs(found).await;
         Ok(Arc::new(manager))
     }
@@ -177,6 +180,12 @@ impl LogManager {
                 Ok((Arc::new(log), scanned))
             })
             .await
+    }
+
+    /// Whether the last run closed every log directory.
+    #[must_use]
+    pub fn was_clean(&self) -> bool {
+        self.was_clean
     }
 
     /// Every open log, by topic id and partition.
@@ -427,7 +436,7 @@ fn upkeep_of(log: &Log, now: TimestampMs, checkpoint: bool, retention: bool, idl
     })
 }
 
-fn open_dir(disk: &Arc<dyn Disk>, path: &Path) -> Result<(Arc<LogDir>, FileRef, Vec<Found>), LogError> {
+fn open_dir(disk: &Arc<dyn Disk>, path: &Path) -> Result<(Arc<LogDir>, FileRef, Vec<Found>, bool), LogError> {
     disk.create_dir_all(path).during("create", path)?;
     let lock = disk.lock(&path.join(".lock")).map_err(|error| match error.kind() {
         std::io::ErrorKind::WouldBlock => LogError::Locked(path.into()),
@@ -449,6 +458,10 @@ fn open_dir(disk: &Arc<dyn Disk>, path: &Path) -> Result<(Arc<LogDir>, FileRef, 
     let dir = Arc::new(LogDir::new(disk.clone(), path.into(), recovery_points.clone()));
     let mut found = Vec::new();
     for entry in disk.list(path).during("list", path)?.into_iter().filter(|entry| entry.is_dir) {
+        // The metadata quorum's own directory.
+        if entry.name == "__cluster_metadata-0" {
+            continue;
+        }
         if entry.name.ends_with("-delete") {
             disk.remove_dir_all(&path.join(&entry.name)).during("remove", path.join(&entry.name))?;
             continue;
@@ -474,5 +487,5 @@ fn open_dir(disk: &Arc<dyn Disk>, path: &Path) -> Result<(Arc<LogDir>, FileRef, 
             clean,
         });
     }
-    Ok((dir, lock, found))
+    Ok((dir, lock, found, clean))
 }

@@ -42,13 +42,6 @@ pub struct QuorumConfig {
     pub dir: PathBuf,
     /// Every voter with its address (`controller.quorum.voters`); this node is one of them.
     pub voters: BTreeMap<i32, (String, u16)>,
-    /// How many connections of the quorum were refused because of who the other side is: another cluster,
-    /// another node, or a voter that lost its log.
-    #[must_use]
-    pub fn refused_connections(&self) -> u64 {
-        self.identity.refused.load(std::sync::atomic::Ordering::Relaxed)
-    }
-
     /// Where this node listens for other voters. Needed when there are any.
     pub listener: Option<(String, u16)>,
     /// The cluster's id. Needed when there are other voters, because it is checked at connect.
@@ -149,7 +142,8 @@ impl RaftQuorum {
 
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        let identity = Arc::new(Identity { cluster_id: config.cluster_id.clone(), node_id, incarnation, peers: Arc::new(peers), refused: 0.into() });
+        let identity =
+            Arc::new(Identity { cluster_id: config.cluster_id.clone(), node_id, incarnation, peers: Arc::new(peers), refused: 0.into() });
         let pristine = store.is_pristine();
         let raft = {
             let dialer = Dialer { env: env.clone(), identity: Arc::clone(&identity) };
@@ -227,6 +221,13 @@ impl RaftQuorum {
     #[must_use]
     pub fn incarnation(&self) -> Uuid {
         self.identity.incarnation
+    }
+
+    /// How many connections of the quorum were refused because of who the other side is: another cluster,
+    /// another node, or a voter that lost its log.
+    #[must_use]
+    pub fn refused_connections(&self) -> u64 {
+        self.identity.refused.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// Where this node listens for other voters.
