@@ -1,4 +1,5 @@
 //! `KafkaTopic`.
+#![allow(unreachable_pub, reason = "the derive repeats the type inside a function")]
 
 use std::collections::BTreeMap;
 

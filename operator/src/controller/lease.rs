@@ -45,7 +45,7 @@ pub struct Held {
 ///
 /// # Errors
 /// When the Lease may not be read or written.
-pub async fn acquire(env: &Env, client: &Client, options: &LeaseOptions) -> anyhow::Result<Held> {
+pub(crate) async fn acquire(env: &Env, client: &Client, options: &LeaseOptions) -> anyhow::Result<Held> {
     let api: Api<Lease> = Api::namespaced(client.clone(), &options.namespace);
     let mut seen: Option<(Option<String>, Instant)> = None;
     let mut said = false;

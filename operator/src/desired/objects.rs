@@ -352,8 +352,9 @@ fn container(cluster: &Blueprint, config: &BrokerConfig) -> Value {
         // A broker that refuses its configuration says so in its last lines; they become the cluster's status.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
-            // One level above log.dirs, because a fresh file system has a lost+found of its own.
-            {"name": CLAIM, "mountPath": "/var/lib/kafka"},
+            // Exactly a folder that the image declares as a volume: above it, the container runtime would put a volume of its
+            // own over it. log.dirs is below it, because a fresh file system has a lost+found of its own.
+            {"name": CLAIM, "mountPath": "/var/lib/kafka/data"},
             {"name": "config", "mountPath": "/etc/letterbox", "readOnly": true},
         ],
     });

@@ -193,7 +193,7 @@ impl Live for KubernetesLive {
                 .and_then(|set| set.pointer("/spec/volumeClaimTemplates/0/spec/resources/requests/storage")?.as_str())
                 .map(ToOwned::to_owned);
             let facts = BrokerFacts {
-                data_dir: "/var/lib/kafka/data".to_owned(),
+                data_dir: "/var/lib/kafka/data/kafka-log".to_owned(),
                 bind: BTreeMap::new(),
                 advertised: advertised.collect(),
                 quorum: (host, CONTROLLER_PORT),

@@ -1,0 +1,66 @@
+{{- define "letterbox.name" -}}
+{{- if contains "letterbox" .Release.Name -}}
+{{- printf "%s-operator" (.Release.Name | trunc 50 | trimSuffix "-") -}}
+{{- else -}}
+{{- printf "%s-letterbox-operator" (.Release.Name | trunc 40 | trimSuffix "-") -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "letterbox.selector" -}}
+app.kubernetes.io/name: letterbox-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "letterbox.labels" -}}
+{{ include "letterbox.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: letterbox
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end -}}
+
+{{/* The namespaces that are watched, as a JSON list; empty when all of them are. */}}
+{{- define "letterbox.namespaces" -}}
+{{- if .Values.watchAnyNamespace -}}[]
+{{- else -}}{{ .Values.watchNamespaces | default (list .Release.Namespace) | toJson }}
+{{- end -}}
+{{- end -}}
+
+{{/* What the operator may do where clusters and topics are. Nothing here reads Secrets or runs in pods. */}}
+{{- define "letterbox.rules" -}}
+- apiGroups: [letterbox.dev]
+  resources: [kafkaclusters]
+  verbs: [get, list, watch]
+- apiGroups: [letterbox.dev]
+  resources: [kafkatopics]
+  verbs: [get, list, watch, patch]
+- apiGroups: [letterbox.dev]
+  resources: [kafkaclusters/status, kafkatopics/status]
+  verbs: [patch]
+# Objects are made with owner references that block the owner's deletion.
+- apiGroups: [letterbox.dev]
+  resources: [kafkaclusters/finalizers]
+  verbs: [update]
+- apiGroups: [apps]
+  resources: [statefulsets]
+  verbs: [get, list, watch, create, patch]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, patch]
+- apiGroups: [""]
+  resources: [configmaps, serviceaccounts]
+  verbs: [get, list, watch, create, patch]
+# A service of a listener that left the spec is removed.
+- apiGroups: [""]
+  resources: [services]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list, watch]
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [get, list, watch, patch]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+{{- end -}}

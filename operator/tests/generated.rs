@@ -1,0 +1,106 @@
+//! What is generated and checked in is what the code generates.
+//!
+//! To refresh after a change: `LETTERBOX_UPDATE=1 cargo test -p letterbox-operator --test generated`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use letterbox_env::{Env, OpenMode};
+use letterbox_operator::api::{KafkaCluster, crds};
+use letterbox_operator::desired::objects;
+use letterbox_operator::desired::{Blueprint, Facts};
+use letterbox_operator::platform::Live as _;
+use letterbox_operator::platform::kubernetes::KubernetesLive;
+use serde_json::{Value, json};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn check(path: &str, generated: &str) {
+    let disk = Env::real().disk;
+    let path = root().join(path);
+    if std::env::var_os("LETTERBOX_UPDATE").is_some() {
+        let file = disk.open(&path, OpenMode::Truncate).unwrap();
+        file.write_at(&[std::io::IoSlice::new(generated.as_bytes())], 0).unwrap();
+        return;
+    }
+    let kept = disk.read(&path).map(|bytes| String::from_utf8(bytes).unwrap()).unwrap_or_default();
+    assert!(kept == generated, "{} is not what the code generates; refresh with LETTERBOX_UPDATE=1 and review the change", path.display());
+}
+
+#[test]
+fn the_definitions_in_crds_and_in_the_chart_are_the_codes_own() {
+    for crd in crds() {
+        let text = serde_yaml::to_string(&crd).unwrap();
+        check(&format!("crds/letterbox.dev_{}.yaml", crd.spec.names.plural), &text);
+        check(&format!("charts/letterbox/files/letterbox.dev_{}.yaml", crd.spec.names.plural), &text);
+    }
+}
+
+/// A change here restarts every broker when the operator is upgraded: is it worth that?
+#[test]
+fn the_objects_of_a_cluster_stay_as_they_are() {
+    let cluster: KafkaCluster = serde_json::from_value(json!({
+        "apiVersion": "letterbox.dev/v1alpha1", "kind": "KafkaCluster",
+        "metadata": {"name": "demo", "namespace": "ns", "uid": "0000"},
+        "spec": {
+            "image": "letterbox:1",
+            "config": {"num.partitions": "3"},
+            "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}},
+            "storage": {"size": "1Gi", "class": "fast"},
+            "listeners": [
+                {"name": "plain", "port": 9092},
+                {"name": "external", "port": 9094, "type": "nodeport", "bootstrap": {"nodePort": 31000}, "brokers": [{"broker": 0, "nodePort": 31001}]},
+            ],
+        },
+    }))
+    .unwrap();
+    let live = KubernetesLive::default();
+    let mut facts: Facts = live.facts(&cluster);
+    // The node port is there from the second pass on.
+    let broker = facts.brokers.get_mut(&0).unwrap();
+    broker.advertised.insert(
+        "external".into(),
+        Some(letterbox_operator::desired::Address { host: letterbox_operator::desired::Host::Node, port: 31001 }),
+    );
+    let built = objects::build(&Blueprint::build(&cluster, &facts));
+    let all: Vec<&Value> = built.access.values().chain(built.brokers.values().flatten().map(|(_, object)| object)).collect();
+    for object in &all {
+        is_known(object);
+    }
+    let texts: Vec<String> = all.iter().map(|object| serde_yaml::to_string(object).unwrap()).collect();
+    check("operator/tests/golden/objects.yaml", &texts.join("---\n"));
+}
+
+/// Every field is one that the Kubernetes type has.
+fn is_known(object: &Value) {
+    use k8s_openapi::api::apps::v1::StatefulSet;
+    use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
+    use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+    fn round<T: serde::de::DeserializeOwned + serde::Serialize>(object: &Value) -> Vec<String> {
+        let typed: T = serde_json::from_value(object.clone()).unwrap();
+        letterbox_operator::desired::compare::differences(object, &serde_json::to_value(typed).unwrap())
+    }
+    let lost = match object["kind"].as_str().unwrap() {
+        "StatefulSet" => round::<StatefulSet>(object),
+        "ConfigMap" => round::<ConfigMap>(object),
+        "Service" => round::<Service>(object),
+        "ServiceAccount" => round::<ServiceAccount>(object),
+        "PodDisruptionBudget" => round::<PodDisruptionBudget>(object),
+        other => panic!("{other}"),
+    };
+    assert_eq!(lost, Vec::<String>::new(), "{}", object["kind"]);
+}
+
+#[test]
+fn the_plain_manifests_are_the_charts_own() {
+    let helm = std::env::var("HELM").unwrap_or_else(|_| "helm".into());
+    if Command::new(&helm).arg("version").output().is_err() {
+        println!("NOT RUN: there is no helm; name it with HELM");
+        return;
+    }
+    let output = Command::new(root().join("deploy/manifests/render")).env("HELM", helm).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    check("deploy/manifests/letterbox.yaml", &String::from_utf8(output.stdout).unwrap());
+}
