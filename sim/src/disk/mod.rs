@@ -170,6 +170,14 @@ impl SimDisk {
         flipped
     }
 
+    /// Drops what is clean from the page cache: readers find what the platter has, also where the device lied.
+    pub fn drop_caches(&self) {
+        for node in self.state().files.values_mut().filter(|node| !node.content.is_dirty()) {
+            node.content.drop_cache();
+            node.cold = true;
+        }
+    }
+
     /// Cuts the power just before the `operations`-th operation from now that changes something or makes it
     /// durable, also in the middle of one blocking job. From then on every operation fails with EIO and changes
     /// nothing, until [`SimDisk::power_cut`] completes the crash.

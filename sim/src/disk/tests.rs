@@ -153,6 +153,23 @@ fn faults_hit_the_named_file_after_the_stated_number_of_operations() {
 }
 
 #[test]
+fn a_lying_device_is_found_out_when_the_cache_is_dropped() {
+    for (fault, left) in [(Fault::DropWrite, [1, 1]), (Fault::MisdirectWrite(1), [1, 2])] {
+        let disk = SimDisk::new(1);
+        let file = make(&disk, "/a", &[1; 1024]);
+        file.sync().unwrap();
+        disk.inject(fault, "/a", 0, 1);
+        file.write_at(&[IoSlice::new(&[2; 512])], 0).unwrap();
+        disk.drop_caches();
+        assert_eq!(disk.read(path("/a")).unwrap()[0], 2, "dirty pages stay");
+        file.sync().unwrap();
+        disk.drop_caches();
+        let bytes = disk.read(path("/a")).unwrap();
+        assert_eq!([bytes[0], bytes[512]], left);
+    }
+}
+
+#[test]
 fn a_full_disk_takes_what_fits_and_has_room_again_after_a_removal() {
     let disk = SimDisk::new(1);
     let old = make(&disk, "/old", &[1; 600]);
