@@ -55,6 +55,9 @@ struct Jump {
     op: u64,
 }
 
+/// Where a send was acknowledged: line of the history, place in the operation, offset.
+type Place = (u64, usize, i64);
+
 #[derive(Default)]
 struct Scan {
     start: i64,
@@ -68,8 +71,8 @@ pub(super) struct Log {
     values: BTreeMap<u64, Value>,
     /// The distinct values seen at each offset.
     offsets: BTreeMap<i64, Vec<u64>>,
-    /// Acknowledged sends per process and session, as (line, place in the operation, offset).
-    sends: BTreeMap<(usize, u64), Vec<(u64, usize, i64)>>,
+    /// Acknowledged sends per process and session.
+    sends: BTreeMap<(usize, u64), Vec<Place>>,
     /// The last offset each process has read or, after an assignment, the one before it.
     positions: BTreeMap<usize, i64>,
     jumps: Vec<Jump>,
@@ -148,7 +151,7 @@ impl Log {
     }
 
     pub(super) fn scan(&mut self, broker: &str, start: i64, end: i64) {
-        let new = !self.scans.get(broker).is_some_and(|scan| !scan.ranges.is_empty());
+        let new = self.scans.get(broker).is_none_or(|scan| scan.ranges.is_empty());
         let scan = self.scans.entry(broker.to_owned()).or_default();
         scan.start = if new { start } else { scan.start.min(start) };
         scan.end = if new { end } else { scan.end.max(end) };

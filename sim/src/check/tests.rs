@@ -134,7 +134,7 @@ fn at(partition: i32, offset: i64) -> Position {
 }
 
 fn read(partition: i32, offset: usize, value: u64) -> Read {
-    let payload = (value % 2 == 0).then(|| payload::encode(value, TOPIC, partition));
+    let payload = value.is_multiple_of(2).then(|| payload::encode(value, TOPIC, partition));
     let value = payload.is_none().then_some(value);
     Read { topic: TOPIC.into(), partition, offset: i64::try_from(offset).unwrap(), value, payload }
 }
