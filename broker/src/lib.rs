@@ -1,7 +1,7 @@
 //! Letterbox: a Kafka-compatible broker.
 //!
 //! Arrows read "may use"; nothing uses [`server`] (ARCHITECTURE.md):
-//! `model` ← `wire` ← `log` ← `replication` ← `coordinator` ← `server`, and `model` ← `quorum` ← `metadata`.
+//! `model` ← `wire` ← `log` ← `replication` ← `coordinator` ← `server`, and `model` ← `metadata` ← `quorum`.
 
 pub mod config;
 pub mod coordinator;

@@ -1,1 +1,114 @@
-fn main() {}
+//! `letterbox`: the broker, Kafka's command line tools by their names, and `letterbox up`.
+
+mod args;
+mod container;
+mod logging;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use letterbox_broker::config::{Config, parse_properties};
+use letterbox_broker::server::Broker;
+use letterbox_env::Env;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info};
+
+// The system's allocator is slow under many threads, musl's more so; this one is small and even.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let mut arguments: Vec<OsString> = std::env::args_os().collect();
+    let called = arguments.first().and_then(|path| Path::new(path).file_name()?.to_str()).unwrap_or("letterbox").to_owned();
+    if let Some(tool) = args::tool(&called) {
+        return run_tool(tool, arguments.split_off(1));
+    }
+    let command = match args::parse(arguments.split_off(1.min(arguments.len()))) {
+        Ok(command) => command,
+        Err(end) => return end.say(),
+    };
+    let result = match command {
+        args::Command::Tool { name, arguments } => return run_tool(&name, arguments),
+        args::Command::Broker { config, overrides, log } => read_config(&config, &overrides).and_then(|config| run_broker(config, Vec::new(), log)),
+        args::Command::Container { log } => container::configuration().and_then(|(config, topics)| run_broker(config, topics, log)),
+        args::Command::Up(up) => run_up(up),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("letterbox: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs one of Kafka's tools. One thread is enough for it, and starts fastest.
+fn run_tool(tool: &str, arguments: Vec<OsString>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("{tool}: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(letterbox_cli::run(Env::real(), tool, arguments));
+    // A read from standard input that nobody waits for any more must not hold the exit up.
+    runtime.shutdown_background();
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}
+
+fn read_config(path: &Path, overrides: &[(String, String)]) -> anyhow::Result<Config> {
+    let bytes = Env::real().disk.read(path).with_context(|| format!("read {} (--config)", path.display()))?;
+    let text = String::from_utf8(bytes).with_context(|| format!("read {} (--config)", path.display()))?;
+    let pairs = parse_properties(&text).with_context(|| format!("{}", path.display()))?;
+    Config::from_pairs(pairs.into_iter().chain(overrides.iter().cloned())).with_context(|| format!("{}", path.display()))
+}
+
+fn run_broker(config: Config, topics: Vec<letterbox_broker::config::image_env::TopicToCreate>, log: logging::Options) -> anyhow::Result<ExitCode> {
+    logging::start(&log)?;
+    raise_descriptor_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let code = runtime.block_on(async {
+        let mut stop = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+        let [terminate, interrupt] = &mut stop;
+        let broker = tokio::select! {
+            biased;
+            _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
+            _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
+            started = Broker::start(Env::real(), config) => started?,
+        };
+        container::create_topics(&broker, topics).await?;
+        let fatal = tokio::select! {
+            biased;
+            _ = terminate.recv() => None,
+            _ = interrupt.recv() => None,
+            reason = broker.fatal() => Some(reason),
+        };
+        if let Some(reason) = fatal {
+            error!(reason, "the broker cannot go on");
+            bail!("the broker cannot go on: {reason}");
+        }
+        info!("asked to stop");
+        broker.shutdown().await?;
+        Ok(ExitCode::SUCCESS)
+    });
+    runtime.shutdown_background();
+    code
+}
+
+fn run_up(options: letterbox_operator::up::UpOptions) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let code = runtime.block_on(letterbox_operator::up::up(options))?;
+    Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+}
+
+/// Connections and segments need descriptors; the soft limit is only a default.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        info!(%error, current = limit.current, "cannot raise the limit of open files");
+    }
+}

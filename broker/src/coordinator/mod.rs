@@ -1,1 +1,97 @@
-//! (to come)
+//! The group coordinator: consumer groups of the classic protocol and the offsets they commit.
+//!
+//! Each partition of `__consumer_offsets` that this broker leads is one [`shard::Shard`]: a state machine without I/O. A request
+//! or a timer changes it and says which records to append and which requests to answer. What is durable (offsets, assignments,
+//! generations) changes only after its records are committed, so a failed append leaves it as it was and no answer leaves
+//! before what it promises is safe. [`service::GroupCoordinator`] is the async side: it appends, waits and answers.
+//!
+//! A group lives in the partition that the hash of its id names ([`partition_for`]); nothing about it is kept elsewhere.
+//! What the topic does not know how to tell (record types of newer Kafka versions) is kept in the log and ignored here.
+
+pub mod group;
+pub mod records;
+pub mod replicated_log;
+pub mod service;
+pub mod shard;
+mod timers;
+
+use std::sync::Arc;
+
+pub use replicated_log::{AppendError, KeyValue, ReplicatedLog};
+pub use service::GroupCoordinator;
+
+/// The internal topic that holds groups and offsets.
+pub const GROUP_METADATA_TOPIC: &str = "__consumer_offsets";
+
+/// Who asks, as the coordinator needs to know it.
+#[derive(Clone, Debug)]
+pub struct RequestContext {
+    /// The `client.id` of the request header; empty when it had none. Member ids begin with it.
+    pub client_id: Arc<str>,
+    /// The client's address as Java prints it, with a leading slash: `/127.0.0.1`. Shown by DescribeGroups.
+    pub client_host: Arc<str>,
+    /// The version of the request.
+    pub api_version: i16,
+}
+
+/// The settings of the coordinator, under Kafka's names. Times in milliseconds.
+#[derive(Clone, Debug)]
+pub struct GroupConfig {
+    /// `group.initial.rebalance.delay.ms`: how long an empty group waits for more members before its first generation.
+    pub initial_rebalance_delay_ms: u64,
+    /// `group.min.session.timeout.ms`: the smallest session timeout a member may ask for.
+    pub min_session_timeout_ms: i32,
+    /// `group.max.session.timeout.ms`: the largest session timeout a member may ask for.
+    pub max_session_timeout_ms: i32,
+    /// `group.max.size`: members beyond it are refused with GROUP_MAX_SIZE_REACHED.
+    pub max_size: usize,
+    /// `offset.metadata.max.bytes`: the longest metadata string of a commit, in UTF-16 units as Kafka counts it.
+    pub offset_metadata_max_bytes: usize,
+    /// `offsets.retention.minutes`, in milliseconds: how long offsets outlive the last member of their group (KIP-211).
+    pub offsets_retention_ms: i64,
+    /// `offsets.retention.check.interval.ms`: how often expired offsets are looked for.
+    pub offsets_retention_check_interval_ms: u64,
+    /// `offsets.commit.timeout.ms`: how long a request waits for its records to be committed.
+    pub offset_commit_timeout_ms: u64,
+}
+
+impl Default for GroupConfig {
+    fn default() -> Self {
+        Self {
+            initial_rebalance_delay_ms: 3_000,
+            min_session_timeout_ms: 6_000,
+            max_session_timeout_ms: 1_800_000,
+            max_size: i32::MAX as usize,
+            offset_metadata_max_bytes: 4_096,
+            offsets_retention_ms: 7 * 24 * 60 * 60 * 1_000,
+            offsets_retention_check_interval_ms: 600_000,
+            offset_commit_timeout_ms: 5_000,
+        }
+    }
+}
+
+/// The partition of `__consumer_offsets` that owns `group_id`, out of `partition_count` (at least 1).
+///
+/// Java's `String.hashCode` over the UTF-16 units with the sign bit cleared, so that data written by Apache Kafka is found
+/// where it lies.
+#[must_use]
+pub fn partition_for(group_id: &str, partition_count: i32) -> i32 {
+    let hash = group_id.encode_utf16().fold(0_i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)));
+    // `max(1)` holds the function total; a topic never has fewer partitions.
+    (hash & i32::MAX) % partition_count.max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::partition_for;
+
+    #[test]
+    fn a_group_lies_where_kafka_puts_it() {
+        // Expected values: `(s.hashCode() & 0x7fffffff) % n` in jshell.
+        for (group, count, expected) in
+            [("", 50, 0), ("a", 50, 47), ("test", 50, 48), ("polygenelubricants", 50, 0), ("gruppe-ä", 50, 48), ("😀", 50, 49)]
+        {
+            assert_eq!(partition_for(group, count), expected, "{group}");
+        }
+    }
+}

@@ -1,1 +1,162 @@
-//! (to come)
+//! The metadata quorum: consensus on the records of `crate::metadata`, on openraft, behind
+//! [`MetadataQuorum`].
+//!
+//! What must stay true: a vote and an entry are durable before anybody is told of them; a node whose log
+//! was lost never takes part under its old identity; whatever this node does not understand, or cannot
+//! store, stops it loudly ([`MetadataQuorum::fatal`]).
+
+mod controller;
+mod log_store;
+mod network;
+mod raft_quorum;
+mod runtime;
+mod snapshot;
+mod state_machine;
+mod types;
+mod wal;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use letterbox_env::BoxFuture;
+use tokio::sync::watch;
+
+pub use controller::{Controller, ControllerError};
+pub use raft_quorum::{ENTRY_LEN_MAX, OpenError, QuorumConfig, QuorumTiming, RaftQuorum};
+pub use wal::WalError;
+
+use crate::metadata::{MetadataDelta, MetadataImage, MetadataRecord};
+use crate::model::BrokerId;
+
+/// Agreement on the metadata log. Object safe, so that the consensus library can be exchanged.
+pub trait MetadataQuorum: Send + Sync {
+    /// Commits `records` as one entry, all or nothing, and returns when this node has applied them.
+    ///
+    /// `term` must be the one that [`Self::begin_leading`] returned: the entry does nothing when this node
+    /// has led, lost and regained the lead in between, because then it was decided on an outdated image.
+    ///
+    /// Not cancel safe: the entry may be committed although the future was dropped.
+    ///
+    /// # Errors
+    /// [`QuorumError`]. After `OutcomeUnknown` the entry may or may not be committed later.
+    fn propose<'a>(&'a self, term: u64, records: &'a [MetadataRecord]) -> BoxFuture<'a, Result<Proposed, QuorumError>>;
+
+    /// Waits until this node, if it leads, has applied everything that was ever committed, and returns the
+    /// term in which it leads.
+    ///
+    /// # Errors
+    /// `NotLeader` at once when it does not lead.
+    fn begin_leading(&self) -> BoxFuture<'_, Result<u64, QuorumError>>;
+
+    /// The newest image of this node. Never blocks; on a node that does not lead it may be behind.
+    fn image(&self) -> Arc<MetadataImage>;
+
+    /// An image that contains everything committed before this call.
+    ///
+    /// # Errors
+    /// `NotLeader` when another node has to be asked.
+    fn linearizable_image(&self) -> BoxFuture<'_, Result<Arc<MetadataImage>, QuorumError>>;
+
+    /// Watches the newest image; intermediate ones may be missed.
+    fn subscribe(&self) -> watch::Receiver<Arc<MetadataImage>>;
+
+    /// What changes from now on, in order. The first delta is the difference from an empty image.
+    fn deltas(&self) -> DeltaStream {
+        DeltaStream { seen: Arc::default(), images: self.subscribe() }
+    }
+
+    /// Who leads and who votes, as far as this node knows.
+    fn status(&self) -> QuorumStatus;
+
+    /// Writes a snapshot now and lets the log before it go.
+    ///
+    /// # Errors
+    /// `Stopped`.
+    fn snapshot(&self) -> BoxFuture<'_, Result<(), QuorumError>>;
+
+    /// Completes when the quorum cannot go on (a panic in it, a disk that failed, a record from a newer
+    /// version) with the reason; the process must end. Never completes after a clean [`Self::shutdown`].
+    fn fatal(&self) -> BoxFuture<'static, String>;
+
+    /// Stops taking part: no I/O of the quorum is under way when this returns.
+    fn shutdown(&self) -> BoxFuture<'_, ()>;
+}
+
+/// Where a batch of records landed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proposed {
+    /// Its index in the metadata log.
+    pub index: u64,
+}
+
+/// Why the quorum did not do what it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QuorumError {
+    /// Another node leads, or none.
+    #[error("this node does not lead the metadata quorum; the leader is {leader:?}")]
+    NotLeader {
+        /// Who leads, if known.
+        leader: Option<BrokerId>,
+    },
+    /// The lead was lost in the middle: the entry may or may not be committed.
+    #[error("the lead of the metadata quorum was lost before the change was confirmed; it may still take effect")]
+    OutcomeUnknown,
+    /// The batch is larger than an entry may be.
+    #[error("the change takes {len} bytes in the metadata log; at most {max} fit into one entry")]
+    TooLarge {
+        /// How large it is.
+        len: usize,
+        /// How large it may be.
+        max: usize,
+    },
+    /// The quorum is shut down or has failed.
+    #[error("the metadata quorum has stopped")]
+    Stopped,
+}
+
+/// Who leads and who votes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuorumStatus {
+    /// This node.
+    pub node_id: BrokerId,
+    /// The leader, if one is known.
+    pub leader: Option<BrokerId>,
+    /// The newest term that this node knows.
+    pub term: u64,
+    /// The voters and where they are reached.
+    pub voters: BTreeMap<BrokerId, (String, u16)>,
+    /// Last index of this node's log.
+    pub last_log_index: u64,
+    /// Last index that this node has applied.
+    pub applied_index: u64,
+    /// Last index that the newest snapshot contains.
+    pub snapshot_index: u64,
+}
+
+/// An ordered stream of changes that never loses one and never queues: a slow reader gets several changes
+/// as one.
+#[derive(Debug)]
+pub struct DeltaStream {
+    seen: Arc<MetadataImage>,
+    images: watch::Receiver<Arc<MetadataImage>>,
+}
+
+impl DeltaStream {
+    /// The difference between what was returned last and the newest image; waits until there is one.
+    /// `None` after shutdown. Cancel safe.
+    pub async fn next(&mut self) -> Option<MetadataDelta> {
+        loop {
+            let newest = Arc::clone(&self.images.borrow_and_update());
+            if newest.applied_index != self.seen.applied_index {
+                let before = std::mem::replace(&mut self.seen, Arc::clone(&newest));
+                return Some(MetadataDelta::between(before, newest));
+            }
+            self.images.changed().await.ok()?;
+        }
+    }
+}
+
+/// Completes when `flag` is true or its sender is gone. Cancel safe.
+async fn stopped(flag: &mut watch::Receiver<bool>) {
+    let _ = flag.wait_for(|stopped| *stopped).await;
+}

@@ -1,1 +1,10 @@
-//! (to come)
+//! Partitions as brokers keep them together: leadership, the in-sync set, the high watermark, and who waits
+//! for it. May use `log`; deciding is in [`leader`], without I/O.
+
+pub mod leader;
+mod manager;
+mod partition;
+pub mod waiters;
+
+pub use manager::ReplicaManager;
+pub use partition::{Acks, AppendRefused, Appended, Partition};

@@ -1,1 +1,422 @@
-//! (to come)
+//! The broker as a whole: start, serve, stop in order.
+//!
+//! Start: identify the directories, open logs and metadata, register, host the partitions, then listen.
+//! Stop: accept nothing more, finish what was begun, flush, close. Nothing below uses this module.
+
+mod admin_http;
+mod budget;
+mod connection;
+pub mod context;
+mod dispatch;
+mod group_log;
+mod handlers;
+mod listener;
+mod response;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use letterbox_env::{BoxListener, Env};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use self::budget::{Connections, RequestMemory};
+use self::handlers::configs::Rules;
+use self::handlers::init_producer_id::ProducerIds;
+use self::handlers::topics::OFFSETS_TOPIC;
+use crate::config::Config;
+use crate::coordinator::service::GroupMetadataView;
+use crate::coordinator::{GroupConfig, GroupCoordinator};
+use crate::log::{LogManager, LogManagerOptions};
+use crate::metadata::controller::{RegisterBroker, SetClusterId};
+use crate::metadata::{Endpoint, MetadataDelta, MetadataImage, SecurityProtocol, Topic, identity};
+use crate::metrics::Metrics;
+use crate::quorum::{Controller, MetadataQuorum, QuorumConfig, QuorumTiming, RaftQuorum};
+use crate::replication::ReplicaManager;
+
+/// How long requests that were begun may take to finish once the broker stops.
+const STOP_GRACE: Duration = Duration::from_millis(1_000);
+/// How often logs are looked after: rolls, retention, checkpoints.
+const MAINTENANCE_EVERY: Duration = Duration::from_secs(1);
+/// Partitions of `__consumer_offsets` that are read at once.
+const LOADS_AT_ONCE: usize = 4;
+/// Memory for requests when `queued.max.request.bytes` is not set.
+const REQUEST_MEMORY: usize = 256 * 1024 * 1024;
+/// Memory for the newest batches of all logs together.
+const TAIL_CACHE: usize = 64 * 1024 * 1024;
+
+/// What every request may use.
+pub(crate) struct Shared {
+    pub(crate) env: Env,
+    pub(crate) config: Config,
+    pub(crate) metrics: Metrics,
+    pub(crate) memory: RequestMemory,
+    pub(crate) connections: Arc<Connections>,
+    pub(crate) replicas: Arc<ReplicaManager>,
+    pub(crate) controller: Controller,
+    pub(crate) groups: GroupCoordinator,
+    group_log: Arc<group_log::GroupLog>,
+    pub(crate) producer_ids: ProducerIds,
+    quorum: Arc<dyn MetadataQuorum>,
+    /// The image whose partitions are open: what clients are told.
+    hosted: Arc<ArcSwap<MetadataImage>>,
+    hosted_index: watch::Sender<u64>,
+    serving: AtomicBool,
+}
+
+impl Shared {
+    /// The metadata clients are told: every partition in it that is led from here can be used.
+    pub(crate) fn image(&self) -> Arc<MetadataImage> {
+        self.hosted.load_full()
+    }
+
+    /// Waits until [`Shared::image`] shows what the controller has already committed.
+    pub(crate) async fn wait_until_applied(&self) {
+        let target = self.quorum.image().applied_index;
+        // An error means that the broker stops; then nobody waits for an answer.
+        let _ = self.hosted_index.subscribe().wait_for(|index| *index >= target).await;
+    }
+}
+
+/// Why a broker did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A log directory cannot be used by this node.
+    #[error(transparent)]
+    Identity(#[from] identity::IdentityError),
+    /// The logs cannot be opened.
+    #[error("open the logs: {0}")]
+    Log(#[from] crate::log::LogError),
+    /// The metadata cannot be opened.
+    #[error("open the metadata: {0}")]
+    Quorum(String),
+    /// The cluster does not take this broker.
+    #[error("register with the cluster: {0}")]
+    Register(String),
+    /// A port cannot be listened on.
+    #[error("{key}: cannot listen on {host}:{port}: {source}; is another process using the port?")]
+    Bind {
+        /// The setting.
+        key: String,
+        /// Its host.
+        host: String,
+        /// Its port.
+        port: u16,
+        /// The socket's error.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// A running broker.
+pub struct Broker {
+    shared: Arc<Shared>,
+    logs: Arc<LogManager>,
+    addresses: Vec<SocketAddr>,
+    admin_address: Option<SocketAddr>,
+    stop_accepting: CancellationToken,
+    stop_syncers: CancellationToken,
+    accepting: JoinSet<()>,
+    background: JoinSet<()>,
+    syncers: JoinSet<()>,
+    stop_background: CancellationToken,
+}
+
+impl Broker {
+    /// Starts a broker and returns when it serves.
+    ///
+    /// # Errors
+    /// [`StartError`], naming what to change.
+    pub async fn start(env: Env, config: Config) -> Result<Self, StartError> {
+        let started = Instant::now();
+        for (key, reason) in config.without_effect() {
+            info!(key, reason, "setting has no effect");
+        }
+        let mut directories = config.log_dirs.clone();
+        if !directories.contains(&config.metadata_dir) {
+            directories.push(config.metadata_dir.clone());
+        }
+        let identities = {
+            let (env, node_id, cluster_id) = (env.clone(), config.node_id.0, config.cluster_id.clone());
+            let blocking = env.clone();
+            blocking.blocking(move || identity::open_directories(&env, &directories, node_id, cluster_id.as_deref())).await?
+        };
+        let first = identities.first().cloned().ok_or(identity::IdentityError::NoDirectories)?;
+
+        // Taken early, so that a port in use is said before anything is recovered.
+        let listeners = listener::bind(&env, &config).await?;
+        let admin = listener::bind_admin(&env, &config).await?;
+
+        let open_quorum = RaftQuorum::open(env.clone(), quorum_config(&env, &config, &first.cluster_id).await?);
+        let options = LogManagerOptions {
+            dirs: config.log_dirs.clone(),
+            default_config: ReplicaManager::default_log_config(&config),
+            tail_cache_bytes: TAIL_CACHE,
+            checkpoint_interval_ms: config.number("log.flush.offset.checkpoint.interval.ms"),
+            high_watermark_checkpoint_interval_ms: config.number("replica.high.watermark.checkpoint.interval.ms"),
+            retention_check_interval_ms: config.number("log.retention.check.interval.ms"),
+            producer_id_expiration_ms: config.number("producer.id.expiration.ms"),
+            ..LogManagerOptions::default()
+        };
+        let (quorum, logs) = tokio::join!(biased; open_quorum, LogManager::open(env.clone(), options));
+        let quorum: Arc<dyn MetadataQuorum> = quorum.map_err(|error| StartError::Quorum(error.to_string()))?;
+        let logs = logs?;
+        let replicas = ReplicaManager::new(env.clone(), config.clone(), logs.clone());
+        let controller = Controller::start(env.clone(), quorum.clone(), Arc::new(Rules { config: config.clone() }));
+        register(&controller, &config, &listeners, &first, logs.was_clean()).await?;
+
+        let group_log = Arc::new(group_log::GroupLog::new(env.clone(), replicas.clone()));
+        let hosted: Arc<ArcSwap<MetadataImage>> = Arc::default();
+        let groups = GroupCoordinator::new(env.clone(), group_config(&config), group_log.clone(), group_view(&hosted));
+        let descriptors = usize::try_from(rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
+        let connections = Connections::new(config.size("max.connections").min(descriptors / 2), config.size("max.connections.per.ip"));
+        let memory = match config.number("queued.max.request.bytes") {
+            ..=0 => REQUEST_MEMORY,
+            bytes => usize::try_from(bytes).unwrap_or(usize::MAX),
+        };
+        let mut deltas = quorum.deltas();
+        let shared = Arc::new(Shared {
+            env: env.clone(),
+            metrics: Metrics::new(),
+            memory: RequestMemory::new(memory),
+            connections: Arc::new(connections),
+            replicas: replicas.clone(),
+            controller,
+            groups,
+            group_log,
+            producer_ids: ProducerIds::default(),
+            quorum,
+            hosted,
+            hosted_index: watch::Sender::new(0),
+            serving: AtomicBool::new(false),
+            config,
+        });
+        let mut loads = JoinSet::new();
+        if let Some(first) = deltas.next().await {
+            replicas.start(&first.after).await;
+            shared.publish(&first, &mut loads).await;
+        }
+
+        let mut broker = Self {
+            addresses: Vec::new(),
+            admin_address: admin.as_ref().and_then(|admin| admin.local_addr().ok()),
+            stop_accepting: CancellationToken::new(),
+            stop_syncers: CancellationToken::new(),
+            stop_background: CancellationToken::new(),
+            accepting: JoinSet::new(),
+            background: JoinSet::new(),
+            syncers: JoinSet::new(),
+            logs,
+            shared,
+        };
+        broker.run_background(deltas, loads);
+        broker.listen(listeners, admin);
+        broker.shared.serving.store(true, Ordering::Release);
+        info!(
+            node_id = broker.shared.config.node_id.0,
+            cluster_id = first.cluster_id,
+            addresses = ?broker.addresses,
+            "Kafka Server started: Transitioning from RECOVERY to RUNNING; started in {} ms",
+            started.elapsed().as_millis()
+        );
+        Ok(broker)
+    }
+
+    fn run_background(&mut self, mut deltas: crate::quorum::DeltaStream, mut loads: JoinSet<()>) {
+        self.syncers.spawn(self.logs.clone().run_syncers(self.shared.replicas.clone(), self.stop_syncers.clone()));
+        let (shared, stop) = (self.shared.clone(), self.stop_background.clone());
+        self.background.spawn(async move {
+            loop {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    delta = deltas.next() => match delta {
+                        Some(delta) => {
+                            shared.replicas.apply(&delta).await;
+                            shared.publish(&delta, &mut loads).await;
+                        }
+                        None => return,
+                    },
+                    Some(_) = loads.join_next(), if !loads.is_empty() => {}
+                }
+            }
+        });
+        let (shared, logs, stop) = (self.shared.clone(), self.logs.clone(), self.stop_background.clone());
+        self.background.spawn(async move {
+            let mut every = tokio::time::interval(MAINTENANCE_EVERY);
+            every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    _ = every.tick() => logs.maintain(shared.env.clock.wall_ms()).await,
+                }
+            }
+        });
+    }
+
+    fn listen(&mut self, listeners: Vec<BoxListener>, admin: Option<BoxListener>) {
+        for (index, listener) in listeners.into_iter().enumerate() {
+            if let Ok(address) = listener.local_addr() {
+                self.addresses.push(address);
+            }
+            self.accepting.spawn(listener::accept(self.shared.clone(), index, listener, self.stop_accepting.clone(), STOP_GRACE));
+        }
+        if let Some(admin) = admin {
+            self.background.spawn(admin_http::serve(self.shared.clone(), self.logs.clone(), admin, self.stop_background.clone()));
+        }
+    }
+
+    /// Where clients connect, in the order of the listeners.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Where health and metrics are served.
+    #[must_use]
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address
+    }
+
+    /// Makes a topic unless it is there.
+    ///
+    /// # Errors
+    /// Why it cannot be made.
+    pub async fn ensure_topic(&self, name: &str, partitions: i32, replication_factor: i16, configs: BTreeMap<String, String>) -> Result<(), String> {
+        handlers::topics::ensure(&self.shared, name, partitions, replication_factor, configs).await
+    }
+
+    /// Completes, with the reason, when the broker cannot go on and the process must end.
+    pub async fn fatal(&self) -> String {
+        self.shared.quorum.fatal().await
+    }
+
+    /// Stops in order: accept nothing more, finish what was begun, flush, close.
+    ///
+    /// # Errors
+    /// When the logs could not be closed cleanly; nothing that was acknowledged is lost, the next start
+    /// recovers.
+    pub async fn shutdown(mut self) -> Result<(), crate::log::LogError> {
+        let started = Instant::now();
+        info!("stopping: no new connections, finishing what was begun");
+        self.shared.serving.store(false, Ordering::Release);
+        self.stop_accepting.cancel();
+        while self.accepting.join_next().await.is_some() {}
+        self.shared.groups.shutdown().await;
+        self.shared.controller.shutdown().await;
+        self.stop_background.cancel();
+        while self.background.join_next().await.is_some() {}
+        self.stop_syncers.cancel();
+        while self.syncers.join_next().await.is_some() {}
+        let closed = self.logs.close().await;
+        self.shared.quorum.shutdown().await;
+        match &closed {
+            Ok(()) => info!("stopped in {} ms", started.elapsed().as_millis()),
+            Err(error) => error!(%error, "the logs were not closed cleanly"),
+        }
+        closed
+    }
+}
+
+impl Shared {
+    /// Shows clients what is open now, and lets the group coordinator take over its partitions; loading them
+    /// goes on in `loads`.
+    async fn publish(self: &Arc<Self>, delta: &MetadataDelta, loads: &mut JoinSet<()>) {
+        let (before, after) = (delta.before.topic(OFFSETS_TOPIC), delta.after.topic(OFFSETS_TOPIC));
+        let count = |topic: Option<&Arc<Topic>>| topic.map_or(0, |topic| i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX));
+        let same_topic = before.map(|topic| topic.id) == after.map(|topic| topic.id);
+        if !same_topic {
+            for partition in 0..count(before) {
+                self.groups.unload(partition).await;
+            }
+            self.group_log.set_topic(after.map(|topic| topic.id).unwrap_or_default());
+        }
+        self.hosted.store(delta.after.clone());
+        let first = if same_topic { count(before) } else { 0 };
+        if first < count(after) {
+            info!(partitions = count(after), "coordinating groups");
+        }
+        let at_once = Arc::new(tokio::sync::Semaphore::new(LOADS_AT_ONCE));
+        for partition in first..count(after) {
+            let (shared, at_once) = (self.clone(), at_once.clone());
+            loads.spawn(async move {
+                let _turn = at_once.acquire().await;
+                if let Err(error) = shared.groups.load(partition).await {
+                    error!(partition, %error, "load groups and offsets; their clients are told to come back");
+                }
+            });
+        }
+        self.hosted_index.send_replace(delta.after.applied_index);
+    }
+}
+
+fn group_view(hosted: &Arc<ArcSwap<MetadataImage>>) -> GroupMetadataView {
+    let (topics, offsets) = (hosted.clone(), hosted.clone());
+    GroupMetadataView {
+        topic_exists: Box::new(move |name| topics.load().topic(name).is_some()),
+        partition_count: Box::new(move || offsets.load().topic(OFFSETS_TOPIC).and_then(|topic| i32::try_from(topic.partitions.len()).ok())),
+    }
+}
+
+async fn register(controller: &Controller, config: &Config, listeners: &[BoxListener], identity: &identity::DirectoryIdentity, clean_start: bool) -> Result<(), StartError> {
+    let failed = |error: &dyn std::fmt::Display| StartError::Register(error.to_string());
+    let set = controller.run(SetClusterId { cluster_id: identity.cluster_id.clone() }).await;
+    set.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+    // A port of 0 was chosen by the system; clients are told the one it chose.
+    let port = |at: usize, port: u16| if port == 0 { listeners.get(at).and_then(|l| l.local_addr().ok()).map_or(0, |a| a.port()) } else { port };
+    let endpoints = config.advertised.iter().enumerate().map(|(at, endpoint)| Endpoint {
+        listener: endpoint.name.clone(),
+        host: endpoint.host.clone(),
+        port: port(at, endpoint.port),
+        security_protocol: SecurityProtocol::Plaintext,
+    });
+    let operation =
+        RegisterBroker { id: config.node_id, incarnation: identity.directory_id, endpoints: endpoints.collect(), rack: config.rack.clone(), clean_start };
+    if !clean_start && !identity.created {
+        warn!("the last run did not end cleanly; partitions led from here get a new leader epoch");
+    }
+    controller.run(operation).await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
+}
+
+/// A quorum of one: this node votes, and nobody needs to reach it for that.
+async fn quorum_config(env: &Env, config: &Config, cluster_id: &str) -> Result<QuorumConfig, StartError> {
+    const NAME: &str = "__cluster_metadata-0";
+    let host = if config.controller.host.is_empty() { "localhost" } else { &config.controller.host };
+    let (disk, dirs) = (env.disk.clone(), config.log_dirs.clone());
+    // Partitions without a metadata log are the remains of a lost one; beginning anew would disown them.
+    let has_partitions = move || {
+        dirs.iter().any(|dir| disk.list(dir).is_ok_and(|entries| entries.iter().any(|entry| entry.is_dir && entry.name != NAME && entry.name.contains('-'))))
+    };
+    Ok(QuorumConfig {
+        node_id: config.node_id.0,
+        dir: config.metadata_dir.join(NAME),
+        voters: BTreeMap::from([(config.node_id.0, (host.to_owned(), config.controller.port))]),
+        listener: None,
+        cluster_id: Some(cluster_id.to_owned()),
+        must_exist: env.blocking(has_partitions).await,
+        timing: QuorumTiming::default(),
+    })
+}
+
+fn group_config(config: &Config) -> GroupConfig {
+    let int = |key| i32::try_from(config.number(key)).unwrap_or(i32::MAX);
+    let long = |key| u64::try_from(config.number(key)).unwrap_or(u64::MAX);
+    GroupConfig {
+        initial_rebalance_delay_ms: long("group.initial.rebalance.delay.ms"),
+        min_session_timeout_ms: int("group.min.session.timeout.ms"),
+        max_session_timeout_ms: int("group.max.session.timeout.ms"),
+        max_size: config.size("group.max.size"),
+        offset_metadata_max_bytes: config.size("offset.metadata.max.bytes"),
+        offsets_retention_ms: config.number("offsets.retention.minutes").saturating_mul(60_000),
+        offsets_retention_check_interval_ms: long("offsets.retention.check.interval.ms"),
+        offset_commit_timeout_ms: long("offsets.commit.timeout.ms"),
+    }
+}

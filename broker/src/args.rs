@@ -1,0 +1,126 @@
+//! The command line of `letterbox` itself.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use letterbox_operator::up::UpOptions;
+
+use crate::logging;
+
+/// What was asked for.
+pub enum Command {
+    /// `letterbox broker`.
+    Broker { config: PathBuf, overrides: Vec<(String, String)>, log: logging::Options },
+    /// `letterbox container`: what the image runs.
+    Container { log: logging::Options },
+    /// `letterbox up`.
+    Up(UpOptions),
+    /// `letterbox tool NAME …`.
+    Tool { name: String, arguments: Vec<OsString> },
+}
+
+/// Why nothing runs: help, version, or a mistake.
+pub struct End(clap::Error);
+
+impl End {
+    /// Prints it; help and version end well.
+    pub fn say(self) -> ExitCode {
+        let code = self.0.exit_code();
+        // Nothing is left to do when standard output is closed.
+        let _ = self.0.print();
+        ExitCode::from(u8::try_from(code).unwrap_or(2))
+    }
+}
+
+#[derive(Parser)]
+#[command(name = "letterbox", version, about = "A Kafka-compatible broker. Called as kafka-topics, kafka-console-consumer, … it is that tool.")]
+struct Letterbox {
+    #[command(subcommand)]
+    command: Sub,
+}
+
+#[derive(Subcommand)]
+enum Sub {
+    /// Run a broker from a server.properties file.
+    Broker {
+        /// The file, with Kafka's names.
+        #[arg(long)]
+        config: PathBuf,
+        /// A setting that wins over the file: KEY=VALUE. May be repeated.
+        #[arg(long = "override", value_parser = pair)]
+        overrides: Vec<(String, String)>,
+        #[command(flatten)]
+        log: Log,
+    },
+    /// Run a broker as the container image does: from KAFKA_* variables and /mnt/shared/config/server.properties.
+    Container {
+        #[command(flatten)]
+        log: Log,
+    },
+    /// Run the clusters and topics of a YAML file as local processes, without Kubernetes.
+    Up {
+        /// The file: KafkaCluster and KafkaTopic documents, as kubectl apply takes them.
+        file: PathBuf,
+        /// Where data is kept.
+        #[arg(long, default_value = ".letterbox")]
+        data: PathBuf,
+        /// The first client port.
+        #[arg(long, default_value_t = 9092)]
+        port: u16,
+    },
+    /// Run one of Kafka's tools by name, as in: letterbox tool kafka-topics --list --bootstrap-server localhost:9092
+    Tool {
+        /// The tool's name.
+        name: String,
+        /// Its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+}
+
+#[derive(Args)]
+struct Log {
+    /// How log lines are written.
+    #[arg(long, default_value = "text", value_parser = ["text", "json"])]
+    log_format: String,
+    /// What is logged: error, warn, info, debug, or directives per module.
+    #[arg(long)]
+    log_level: Option<String>,
+}
+
+impl From<Log> for logging::Options {
+    fn from(log: Log) -> Self {
+        Self { json: log.log_format == "json", level: log.log_level }
+    }
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write KEY=VALUE")?;
+    Ok((key.trim().to_owned(), value.trim().to_owned()))
+}
+
+/// The tool that a name stands for: Kafka's name, also with `.sh`.
+pub fn tool(called: &str) -> Option<&'static str> {
+    let name = called.strip_suffix(".sh").unwrap_or(called);
+    letterbox_cli::tool_names().iter().copied().find(|tool| *tool == name)
+}
+
+/// Reads the arguments after the program's name. Without any, inside the image, the broker runs.
+pub fn parse(arguments: Vec<OsString>) -> Result<Command, End> {
+    let all = std::iter::once(OsString::from("letterbox")).chain(arguments);
+    Ok(match Letterbox::try_parse_from(all).map_err(End)?.command {
+        Sub::Broker { config, overrides, log } => Command::Broker { config, overrides, log: log.into() },
+        Sub::Container { log } => Command::Container { log: log.into() },
+        Sub::Up { file, data, port } => Command::Up(UpOptions { file, data, port }),
+        Sub::Tool { name, arguments } => match tool(&name) {
+            Some(name) => Command::Tool { name: name.to_owned(), arguments },
+            None => {
+                let known = letterbox_cli::tool_names().join(", ");
+                let error = clap::Error::raw(clap::error::ErrorKind::InvalidValue, format!("{name} is not a tool of this version; there are {known}\n"));
+                return Err(End(error));
+            }
+        },
+    })
+}

@@ -1,0 +1,336 @@
+//! A whole, checked broker configuration.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::keys::{self, Effect, Problem};
+use super::listener::{parse_endpoints, protocol_of};
+use super::{ConfigError, Endpoint, parse_properties};
+use crate::model::BrokerId;
+
+/// What this process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Roles {
+    /// Stores and serves records.
+    pub broker: bool,
+    /// Votes in the metadata quorum.
+    pub controller: bool,
+}
+
+/// A value with where it comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The broker key.
+    pub name: &'static str,
+    /// The value; `None` where Kafka has null.
+    pub value: Option<String>,
+    /// Whether the file sets it, or it is the default.
+    pub is_set: bool,
+}
+
+/// The configuration a broker runs with; made once at start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `node.id`.
+    pub node_id: BrokerId,
+    /// `broker.rack`.
+    pub rack: Option<String>,
+    /// `cluster.id`, when the file gives one.
+    pub cluster_id: Option<String>,
+    /// The listeners clients use, in order.
+    pub listeners: Vec<Endpoint>,
+    /// What clients of each of `listeners` are told, in the same order.
+    pub advertised: Vec<Endpoint>,
+    /// The metadata quorum's listener.
+    pub controller: Endpoint,
+    /// `admin.listener`: host and port, and whether it was asked for by name.
+    pub admin: Option<(String, u16, bool)>,
+    /// `log.dirs`.
+    pub log_dirs: Vec<PathBuf>,
+    /// `metadata.log.dir`.
+    pub metadata_dir: PathBuf,
+    set: BTreeMap<String, String>,
+}
+
+impl Config {
+    /// Reads the text of a `server.properties` file.
+    ///
+    /// # Errors
+    /// Every problem found, each naming its key, the value, why, and the range.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        Self::from_pairs(parse_properties(text).map_err(|problem| ConfigError(vec![problem]))?)
+    }
+
+    /// Makes a configuration of settings that are already apart.
+    ///
+    /// # Errors
+    /// As [`Config::parse`].
+    pub fn from_pairs(pairs: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+        let set: BTreeMap<String, String> = pairs.into_iter().collect();
+        let mut problems: Vec<Problem> = set.iter().filter_map(|(name, value)| keys::check(name, value).err()).collect();
+        let result = problems.is_empty().then(|| Self::build(set));
+        match result {
+            Some(Ok(config)) => Ok(config),
+            Some(Err(problem)) => {
+                problems.push(problem);
+                Err(ConfigError(problems))
+            }
+            None => Err(ConfigError(problems)),
+        }
+    }
+
+    fn build(set: BTreeMap<String, String>) -> Result<Self, Problem> {
+        let get = |name: &str| set.get(name).map(|value| value.trim()).filter(|value| !value.is_empty());
+        let or_default = |name: &str| get(name).or_else(|| keys::find(name)?.default).unwrap_or_default();
+
+        let node_id = match (get("node.id"), get("broker.id")) {
+            (Some(a), Some(b)) if a != b => return Err(Problem::value("broker.id", b, format!("must be equal to node.id={a}; remove the line"))),
+            (Some(id), _) | (None, Some(id)) => id,
+            (None, None) => return Err(Problem::Missing { key: "node.id", why: "give this node a number, for example node.id=1" }),
+        };
+        let node_id = node_id.parse().ok().filter(|id| *id >= 0);
+        let node_id = BrokerId(node_id.ok_or_else(|| Problem::value("node.id", get("node.id").unwrap_or("-1"), "must be 0 or more"))?);
+
+        let roles = get("process.roles").ok_or(Problem::Missing { key: "process.roles", why: "write process.roles=broker,controller" })?;
+        let has = |role| roles.split(',').any(|item| item.trim() == role);
+        if !(Roles { broker: has("broker"), controller: has("controller") } == Roles { broker: true, controller: true }) {
+            return Err(Problem::value("process.roles", roles, "this version runs both roles in one process; write broker,controller"));
+        }
+
+        let names = get("controller.listener.names")
+            .ok_or(Problem::Missing { key: "controller.listener.names", why: "write controller.listener.names=CONTROLLER" })?;
+        let controller_names: Vec<String> = names.split(',').map(|name| name.trim().to_ascii_uppercase()).collect();
+        let map = or_default("listener.security.protocol.map");
+        let all = parse_endpoints("listeners", or_default("listeners"))?;
+        for endpoint in &all {
+            protocol_of(&endpoint.name, map)?;
+        }
+        let (controllers, listeners): (Vec<_>, Vec<_>) = all.into_iter().partition(|endpoint| controller_names.contains(&endpoint.name));
+        let controller = controllers.into_iter().next().ok_or_else(|| {
+            Problem::value("listeners", or_default("listeners"), format!("lacks the controller listener {names}; add {}://:9093", controller_names.join(",")))
+        })?;
+        if listeners.is_empty() {
+            return Err(Problem::value("listeners", or_default("listeners"), "has no listener for clients; add PLAINTEXT://:9092"));
+        }
+        if let Some(name) = get("inter.broker.listener.name")
+            && !listeners.iter().any(|listener| listener.name.eq_ignore_ascii_case(name))
+        {
+            return Err(Problem::value("inter.broker.listener.name", name, "is not the name of a client listener in listeners"));
+        }
+        let advertised = Self::advertised(get("advertised.listeners"), &listeners, &controller_names)?;
+        Self::check_quorum(node_id, get("controller.quorum.voters"), get("controller.quorum.bootstrap.servers"))?;
+
+        if let Some(id) = get("cluster.id")
+            && decode_uuid(id).is_none()
+        {
+            return Err(Problem::value("cluster.id", id, "must be 22 characters of base64url, as kafka-storage random-uuid prints"));
+        }
+        let dirs_key = if get("log.dirs").is_some() { "log.dirs" } else { "log.dir" };
+        let log_dirs: Vec<PathBuf> = or_default(dirs_key).split(',').map(str::trim).filter(|dir| !dir.is_empty()).map(PathBuf::from).collect();
+        let first = log_dirs.first().ok_or_else(|| Problem::value(dirs_key, or_default(dirs_key), "names no directory"))?;
+        let metadata_dir = get("metadata.log.dir").map_or_else(|| first.clone(), PathBuf::from);
+
+        Ok(Self {
+            node_id,
+            rack: get("broker.rack").map(str::to_owned),
+            cluster_id: get("cluster.id").map(str::to_owned),
+            admin: parse_admin(or_default("admin.listener"), get("admin.listener").is_some())?,
+            listeners,
+            advertised,
+            controller,
+            log_dirs,
+            metadata_dir,
+            set,
+        })
+    }
+
+    fn advertised(given: Option<&str>, listeners: &[Endpoint], controllers: &[String]) -> Result<Vec<Endpoint>, Problem> {
+        const KEY: &str = "advertised.listeners";
+        let given_text = given.unwrap_or_default();
+        let all = parse_endpoints(KEY, given_text)?;
+        // Kafka allows a combined node to advertise its controller listener too; clients never see it.
+        let advertised: Vec<Endpoint> = all.into_iter().filter(|endpoint| !controllers.contains(&endpoint.name)).collect();
+        for endpoint in &advertised {
+            if !listeners.iter().any(|listener| listener.name == endpoint.name) {
+                return Err(Problem::value(KEY, given_text, format!("{} is not in listeners; add it there or remove it here", endpoint.name)));
+            }
+            if endpoint.host == "0.0.0.0" || endpoint.host == "::" {
+                return Err(Problem::value(KEY, given_text, format!("{endpoint} cannot be connected to; write a host name or address that clients reach")));
+            }
+        }
+        let unnamed = || "localhost".to_owned();
+        let of = |listener: &Endpoint| {
+            let found = advertised.iter().find(|endpoint| endpoint.name == listener.name).unwrap_or(listener).clone();
+            let wildcard = matches!(found.host.as_str(), "" | "0.0.0.0" | "::");
+            Endpoint { host: if wildcard { unnamed() } else { found.host }, ..found }
+        };
+        Ok(listeners.iter().map(of).collect())
+    }
+
+    fn check_quorum(node_id: BrokerId, voters: Option<&str>, bootstrap: Option<&str>) -> Result<(), Problem> {
+        if let Some(voters) = voters {
+            let list: Vec<&str> = voters.split(',').map(str::trim).collect();
+            let bad = |why: String| Problem::value("controller.quorum.voters", voters, why);
+            for voter in &list {
+                let id = voter.split_once('@').filter(|(_, address)| address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()));
+                let id = id.and_then(|(id, _)| id.parse::<i32>().ok()).ok_or_else(|| bad(format!("\"{voter}\" must be written id@host:port")))?;
+                if list.len() == 1 && id != node_id.0 {
+                    return Err(bad(format!("does not name this node; write {node_id}@localhost:9093")));
+                }
+            }
+            if list.len() > 1 {
+                return Err(bad(format!("this version runs a quorum of one; write {node_id}@localhost:9093")));
+            }
+        }
+        if let Some(servers) = bootstrap {
+            let bad = |why: &str| Problem::value("controller.quorum.bootstrap.servers", servers, why.to_owned());
+            if servers.split(',').count() > 1 {
+                return Err(bad("this version runs a quorum of one; name this node's controller listener alone"));
+            }
+            if !servers.rsplit_once(':').is_some_and(|(_, port)| port.trim().parse::<u16>().is_ok()) {
+                return Err(bad("must be written host:port"));
+            }
+        }
+        if voters.is_none() && bootstrap.is_none() {
+            return Err(Problem::Missing { key: "controller.quorum.voters", why: "name this node, for example controller.quorum.voters=1@localhost:9093" });
+        }
+        Ok(())
+    }
+
+    /// The value of a broker key, and whether the file sets it. `name` must be in the table.
+    #[must_use]
+    pub fn entry(&self, name: &'static str) -> Entry {
+        match self.set.get(name) {
+            Some(value) => Entry { name, value: Some(value.trim().to_owned()), is_set: true },
+            None => Entry { name, value: keys::find(name).and_then(|key| key.default).map(str::to_owned), is_set: false },
+        }
+    }
+
+    /// The value of a whole-number key.
+    #[must_use]
+    pub fn number(&self, name: &'static str) -> i64 {
+        // Every value was checked against its kind when the configuration was made.
+        self.entry(name).value.and_then(|value| value.parse().ok()).unwrap_or_default()
+    }
+
+    /// The value of a number key that is a count of bytes or things.
+    #[must_use]
+    pub fn size(&self, name: &'static str) -> usize {
+        usize::try_from(self.number(name)).unwrap_or(usize::MAX)
+    }
+
+    /// The value of a key in milliseconds.
+    #[must_use]
+    pub fn duration(&self, name: &'static str) -> Duration {
+        Duration::from_millis(u64::try_from(self.number(name)).unwrap_or(u64::MAX))
+    }
+
+    /// The value of a yes-or-no key.
+    #[must_use]
+    pub fn is_true(&self, name: &'static str) -> bool {
+        self.entry(name).value.is_some_and(|value| value.eq_ignore_ascii_case("true"))
+    }
+
+    /// The settings of the file that have nothing to act on, each with the reason: logged at start.
+    #[must_use]
+    pub fn without_effect(&self) -> Vec<(&str, &'static str)> {
+        let reason = |name: &str| match keys::find(name)?.effect {
+            Effect::None(reason) => Some(reason),
+            Effect::Honoured => None,
+        };
+        self.set.keys().filter_map(|name| Some((name.as_str(), reason(name)?))).collect()
+    }
+}
+
+fn parse_admin(value: &str, is_set: bool) -> Result<Option<(String, u16, bool)>, Problem> {
+    if value.eq_ignore_ascii_case("none") {
+        return Ok(None);
+    }
+    let parsed = value.rsplit_once(':').and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?, is_set)));
+    parsed.map(Some).ok_or_else(|| Problem::value("admin.listener", value, "must be host:port (the host may be empty) or none"))
+}
+
+/// Reads Kafka's way to write a 128-bit id: 22 characters of base64url without padding.
+///
+/// Source: `org.apache.kafka.common.Uuid`.
+#[must_use]
+pub fn decode_uuid(text: &str) -> Option<uuid::Uuid> {
+    let digits: Vec<u8> = text.bytes().map(|b| ALPHABET.iter().position(|a| *a == b).and_then(|at| u8::try_from(at).ok())).collect::<Option<_>>()?;
+    if digits.len() != 22 {
+        return None;
+    }
+    let value = digits.iter().fold(0u128, |value, digit| value << 6 | u128::from(*digit));
+    // 132 bits were read into 128: the first four shifted out, the last four are padding.
+    let (first, last) = (digits.first()?, digits.last()?);
+    let whole = (u128::from(*first) << 122) | (value & ((1 << 126) - 1)) >> 4;
+    (last & 0xf == 0).then(|| uuid::Uuid::from_u128(whole))
+}
+
+/// Writes Kafka's way to write a 128-bit id.
+#[must_use]
+pub fn encode_uuid(id: uuid::Uuid) -> String {
+    let value = id.as_u128();
+    let digit = |at: u32| {
+        let low = 128_i64 - 6 * (i64::from(at) + 1);
+        let six = if low >= 0 { value >> low } else { value << -low };
+        char::from(ALPHABET[usize::try_from(six & 63).unwrap_or(0)])
+    };
+    (0..22).map(digit).collect()
+}
+
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUICK_START: &str = "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.bootstrap.servers=localhost:9093\nlisteners=PLAINTEXT://:9092,CONTROLLER://:9093\ninter.broker.listener.name=PLAINTEXT\nadvertised.listeners=PLAINTEXT://localhost:9092,CONTROLLER://localhost:9093\ncontroller.listener.names=CONTROLLER\nlistener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_PLAINTEXT:SASL_PLAINTEXT,SASL_SSL:SASL_SSL\nnum.network.threads=3\nnum.io.threads=8\nsocket.send.buffer.bytes=102400\nsocket.receive.buffer.bytes=102400\nsocket.request.max.bytes=104857600\nlog.dirs=/tmp/kraft-combined-logs\nnum.partitions=1\nnum.recovery.threads.per.data.dir=1\noffsets.topic.replication.factor=1\nshare.coordinator.state.topic.replication.factor=1\nshare.coordinator.state.topic.min.isr=1\ntransaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\nlog.retention.hours=168\nlog.segment.bytes=1073741824\nlog.retention.check.interval.ms=300000\n";
+
+    fn refused(change: &str) -> String {
+        Config::parse(&format!("{QUICK_START}{change}\n")).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn kafkas_quick_start_file_is_taken_as_it_is() {
+        let config = Config::parse(QUICK_START).unwrap();
+        assert_eq!(config.node_id, BrokerId(1));
+        assert_eq!(config.listeners.iter().map(ToString::to_string).collect::<Vec<_>>(), ["PLAINTEXT://:9092"]);
+        assert_eq!(config.advertised.iter().map(ToString::to_string).collect::<Vec<_>>(), ["PLAINTEXT://localhost:9092"]);
+        assert_eq!((config.controller.port, config.log_dirs.len()), (9093, 1));
+        assert!(config.without_effect().iter().any(|(name, _)| *name == "num.io.threads"));
+    }
+
+    #[test]
+    fn impossible_values_are_refused_with_name_and_way_out() {
+        for (change, said) in [
+            ("process.roles=broker", "process.roles=broker: this version runs both roles"),
+            ("listeners=PLAINTEXT://:9092", "lacks the controller listener"),
+            ("listeners=CONTROLLER://:9093", "has no listener for clients"),
+            ("advertised.listeners=OTHER://x:1", "OTHER is not in listeners"),
+            ("advertised.listeners=PLAINTEXT://0.0.0.0:9092", "cannot be connected to"),
+            ("controller.quorum.voters=1@a:1,2@b:1", "quorum of one"),
+            ("controller.quorum.voters=2@a:1", "does not name this node"),
+            ("node.id=-1", "node.id=-1: must be a whole number from 0"),
+            ("cluster.id=short", "22 characters"),
+            ("admin.listener=here", "host:port"),
+            ("listener.security.protocol.map=PLAINTEXT:SSL,CONTROLLER:PLAINTEXT", "asks for SSL"),
+            ("no.such.key=1", "no.such.key: unknown setting"),
+        ] {
+            let message = refused(change);
+            assert!(message.contains(said), "{change}: {message}");
+        }
+    }
+
+    #[test]
+    fn ids_are_written_as_kafka_writes_them() {
+        let id = uuid::Uuid::from_u128(0x0123_4567_89ab_cdef_fedc_ba98_7654_3210);
+        let text = encode_uuid(id);
+        assert_eq!(text, "ASNFZ4mrze_-3LqYdlQyEA");
+        assert_eq!(decode_uuid(&text), Some(id));
+        assert_eq!(decode_uuid("MkU3OEVBNTcwNTJENDM2Qk"), Some(uuid::Uuid::from_u128(0x324537384541353730353244343336_42)));
+        for bad in ["", "ASNFZ4mrze_-3LqYdlQyE", "ASNFZ4mrze_-3LqYdlQyE!", "ASNFZ4mrze_-3LqYdlQyEB"] {
+            assert_eq!(decode_uuid(bad), None, "{bad}");
+        }
+    }
+}

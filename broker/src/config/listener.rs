@@ -1,0 +1,95 @@
+//! `listeners`, `advertised.listeners` and the protocol map.
+
+use super::Problem;
+
+/// How bytes travel on a listener. TLS and SASL are not offered yet, so they cannot be said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// No encryption, no authentication.
+    Plaintext,
+}
+
+/// One `NAME://host:port`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The listener's name, upper case as in Kafka.
+    pub name: String,
+    /// Host to bind to or to advertise; empty binds every interface.
+    pub host: String,
+    /// The port; 0 in `listeners` takes a free one.
+    pub port: u16,
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}://{}:{}", self.name, self.host, self.port)
+    }
+}
+
+/// Reads a comma-separated list of endpoints of the setting `key`.
+pub(super) fn parse_endpoints(key: &'static str, value: &str) -> Result<Vec<Endpoint>, Problem> {
+    let mut endpoints: Vec<Endpoint> = Vec::new();
+    for item in value.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+        let bad = |why: &str| Problem::value(key, value, format!("\"{item}\" {why}; write NAME://host:port, for example PLAINTEXT://:9092"));
+        let (name, address) = item.split_once("://").ok_or_else(|| bad("has no ://"))?;
+        let (host, port) = address.rsplit_once(':').ok_or_else(|| bad("has no port"))?;
+        let port = port.parse().map_err(|_| bad("has a port that is not a number from 0 to 65535"))?;
+        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-') {
+            return Err(bad("has no usable name"));
+        }
+        let name = name.to_ascii_uppercase();
+        if endpoints.iter().any(|other| other.name == name) {
+            return Err(bad("uses a listener name that is already taken"));
+        }
+        if let Some(other) = endpoints.iter().find(|other| other.port == port && port != 0 && key == "listeners") {
+            return Err(bad(&format!("uses port {port}, which listener {} already uses", other.name)));
+        }
+        endpoints.push(Endpoint { name, host: host.trim_start_matches('[').trim_end_matches(']').to_owned(), port });
+    }
+    Ok(endpoints)
+}
+
+/// The protocol of each listener name: the map's entry, or the name itself when it is a protocol.
+pub(super) fn protocol_of(name: &str, map: &str) -> Result<Protocol, Problem> {
+    const KEY: &str = "listener.security.protocol.map";
+    let mapped = map.split(',').filter_map(|pair| pair.trim().split_once(':')).find(|(key, _)| key.trim().eq_ignore_ascii_case(name));
+    match mapped.map_or(name, |(_, protocol)| protocol.trim()).to_ascii_uppercase().as_str() {
+        "PLAINTEXT" => Ok(Protocol::Plaintext),
+        protocol @ ("SSL" | "SASL_PLAINTEXT" | "SASL_SSL") => {
+            Err(Problem::value(KEY, map, format!("listener {name} asks for {protocol}, which this version does not offer; use PLAINTEXT")))
+        }
+        // KRaft files name a CONTROLLER listener without mapping it.
+        "CONTROLLER" => Ok(Protocol::Plaintext),
+        _ => Err(Problem::value(KEY, map, format!("listener {name} has no protocol; add {name}:PLAINTEXT"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_in_all_their_shapes() {
+        let endpoints = parse_endpoints("listeners", "PLAINTEXT://:9092, external://[::1]:9094,CONTROLLER://host.example:9093").unwrap();
+        let shown: Vec<_> = endpoints.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["PLAINTEXT://:9092", "EXTERNAL://::1:9094", "CONTROLLER://host.example:9093"]);
+        for (bad, said) in [
+            (":9092", "has no ://"),
+            ("A://host", "has no port"),
+            ("A://:99999", "0 to 65535"),
+            ("A://:1,a://:2", "already taken"),
+            ("A://:1,B://:1", "port 1"),
+        ] {
+            let problem = parse_endpoints("listeners", bad).unwrap_err().to_string();
+            assert!(problem.contains(said), "{bad}: {problem}");
+        }
+    }
+
+    #[test]
+    fn protocols_that_are_not_offered_are_refused_by_name() {
+        assert!(protocol_of("SSL", "").unwrap_err().to_string().contains("SSL"));
+        assert!(protocol_of("OUT", "OUT:SASL_SSL").unwrap_err().to_string().contains("SASL_SSL"));
+        assert!(protocol_of("OUT", "IN:PLAINTEXT").unwrap_err().to_string().contains("OUT:PLAINTEXT"));
+        assert!(protocol_of("OUT", "out:plaintext").is_ok());
+    }
+}

@@ -1,0 +1,57 @@
+//! What the coordinator needs of the log of `__consumer_offsets`. The server implements it over the partition's log.
+
+use bytes::Bytes;
+use letterbox_env::BoxFuture;
+
+use crate::model::{Offset, TimestampMs};
+
+/// A record's key and value; no value is a tombstone.
+pub type KeyValue = (Bytes, Option<Bytes>);
+
+/// Why records were not appended or not committed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum AppendError {
+    /// This broker does not lead the partition, or ceased to before the records were committed.
+    #[error("this broker does not lead the partition")]
+    NotLeader,
+    /// Fewer replicas are in sync than `min.insync.replicas`.
+    #[error("not enough replicas are in sync")]
+    NotEnoughReplicas,
+    /// The topic or the partition does not exist (yet).
+    #[error("the partition does not exist")]
+    UnknownPartition,
+    /// The records are larger than the topic's `max.message.bytes`; sending fewer may succeed.
+    #[error("the records are larger than the topic allows")]
+    TooLarge,
+    /// The log directory failed.
+    #[error("the log directory failed")]
+    Storage,
+}
+
+/// The replicated log of `__consumer_offsets`, one partition at a time.
+///
+/// The coordinator calls [`append`](Self::append) for a partition only from one task, one call after the other, in the order in
+/// which its state changes; it may go on appending while earlier records are not committed yet.
+pub trait ReplicatedLog: Send + Sync + 'static {
+    /// Appends `records` as one batch with timestamp `now` and returns the offset *after* the last of them.
+    ///
+    /// All or nothing. Need not wait for replication or for the disk; [`committed`](Self::committed) does.
+    ///
+    /// # Errors
+    /// Nothing was appended.
+    fn append(&self, partition: i32, records: Vec<KeyValue>, now: TimestampMs) -> BoxFuture<'static, Result<Offset, AppendError>>;
+
+    /// Completes when every record below `end_offset` is committed: the high watermark has reached it.
+    ///
+    /// # Errors
+    /// Leadership was lost first, or the log failed; the records may or may not survive.
+    fn committed(&self, partition: i32, end_offset: Offset) -> BoxFuture<'static, Result<(), AppendError>>;
+
+    /// Reads the partition from its log start offset to the log end offset at the time of the call and hands each record to
+    /// `each`, in order. Control batches are left out. A record whose key is missing is left out.
+    ///
+    /// # Errors
+    /// The partition could not be read to its end; what `each` saw so far is thrown away by the caller.
+    fn read_all<'a>(&'a self, partition: i32, each: &'a mut (dyn FnMut(Bytes, Option<Bytes>) + Send))
+    -> BoxFuture<'a, Result<(), AppendError>>;
+}

@@ -1,0 +1,127 @@
+//! What administrators ask: describe, list, delete.
+
+use std::collections::BTreeSet;
+
+use kafka_protocol::ResponseError;
+use kafka_protocol::messages::delete_groups_response::DeletableGroupResult;
+use kafka_protocol::messages::describe_groups_response::{DescribedGroup, DescribedGroupMember};
+use kafka_protocol::messages::list_groups_response::ListedGroup;
+use kafka_protocol::messages::offset_delete_response::{OffsetDeleteResponsePartition, OffsetDeleteResponseTopic};
+use kafka_protocol::messages::{DeleteGroupsResponse, GroupId, OffsetDeleteRequest, OffsetDeleteResponse};
+
+use super::Shard;
+use crate::coordinator::group::{Completion, Group, GroupState, Member, Output, Reply, ReplyId, Write, str_bytes};
+use crate::coordinator::records::{OffsetKey, Record};
+
+/// From this version on a group that does not exist is an error, before it is "Dead" (KIP-1043).
+const NOT_FOUND_ERROR_VERSION: i16 = 6;
+
+impl Shard {
+    /// One group of DescribeGroups. Metadata is shown while the group is Stable, as Kafka does.
+    #[must_use]
+    pub fn describe(&self, group_id: &GroupId, api_version: i16) -> DescribedGroup {
+        let described = DescribedGroup::default().with_group_id(group_id.clone()).with_authorized_operations(i32::MIN);
+        let Some(group) = self.groups.get(group_id.as_str()) else {
+            let described = described.with_group_state(str_bytes("Dead"));
+            if api_version < NOT_FOUND_ERROR_VERSION {
+                return described;
+            }
+            let message = format!("Group {} not found.", group_id.as_str());
+            return described.with_error_code(ResponseError::GroupIdNotFound.code()).with_error_message(Some(str_bytes(&message)));
+        };
+        let protocol = group.protocol().filter(|_| group.state() == GroupState::Stable);
+        let members = group.members().iter().map(|(id, member)| describe_member(id, member, protocol.map(|name| &**name)));
+        described
+            .with_group_state(str_bytes(group.state().as_str()))
+            .with_protocol_type(str_bytes(group.protocol_type().map_or("", |name| name)))
+            .with_protocol_data(str_bytes(protocol.map_or("", |name| name)))
+            .with_members(members.collect())
+    }
+
+    /// The groups for ListGroups. Empty filters let everything through; they are compared without regard to case.
+    #[must_use]
+    pub fn list(&self, states: &BTreeSet<String>, types: &BTreeSet<String>) -> Vec<ListedGroup> {
+        if !types.is_empty() && !types.contains("classic") {
+            return Vec::new();
+        }
+        let is_wanted = |group: &&Group| states.is_empty() || states.contains(&group.state().as_str().to_lowercase());
+        let listed = self.groups.values().filter(is_wanted).map(|group| {
+            ListedGroup::default()
+                .with_group_id(GroupId(str_bytes(group.id())))
+                .with_protocol_type(str_bytes(group.protocol_type().map_or("", |name| name)))
+                .with_group_state(str_bytes(group.state().as_str()))
+                .with_group_type(str_bytes("classic"))
+        });
+        listed.collect()
+    }
+
+    /// DeleteGroups for groups of this shard; groups with members are refused.
+    pub fn delete_groups(&mut self, group_ids: &[GroupId], reply: ReplyId) -> Output {
+        let mut records = Vec::new();
+        let mut results = Vec::with_capacity(group_ids.len());
+        for group_id in group_ids {
+            let error = match self.groups.get(group_id.as_str()) {
+                None => ResponseError::GroupIdNotFound.code(),
+                Some(group) if group.state() != GroupState::Empty => ResponseError::NonEmptyGroup.code(),
+                Some(group) => {
+                    records.extend(self.offset_tombstones(group.id()));
+                    records.push(Record::Group { group: group.id().clone(), value: None });
+                    0
+                }
+            };
+            results.push(DeletableGroupResult::default().with_group_id(group_id.clone()).with_error_code(error));
+        }
+        write_or_reply(records, reply, Reply::DeleteGroups(DeleteGroupsResponse::default().with_results(results)))
+    }
+
+    /// OffsetDelete: removes offsets of topics that no member reads.
+    pub fn delete_offsets(&mut self, request: &OffsetDeleteRequest, reply: ReplyId) -> Output {
+        let failed = |error: ResponseError| {
+            let response = OffsetDeleteResponse::default().with_error_code(error.code());
+            Output { replies: vec![(reply, Reply::OffsetDelete(response))], writes: Vec::new() }
+        };
+        let Some(group) = self.groups.get(request.group_id.as_str()) else { return failed(ResponseError::GroupIdNotFound) };
+        if group.state() != GroupState::Empty && !group.is_consumer_group() {
+            return failed(ResponseError::NonEmptyGroup);
+        }
+        let mut records = Vec::new();
+        let mut topics = Vec::with_capacity(request.topics.len());
+        for topic in &request.topics {
+            let is_read = group.is_subscribed_to(&topic.name);
+            let mut partitions = Vec::with_capacity(topic.partitions.len());
+            for partition in &topic.partitions {
+                let partition = partition.partition_index;
+                let key = OffsetKey { group: group.id().clone(), topic: topic.name.as_str().into(), partition };
+                let error = if is_read { ResponseError::GroupSubscribedToTopic.code() } else { 0 };
+                if !is_read && self.offset(&key).is_some() {
+                    records.push(Record::Offset { key, value: None });
+                }
+                partitions.push(OffsetDeleteResponsePartition::default().with_partition_index(partition).with_error_code(error));
+            }
+            topics.push(OffsetDeleteResponseTopic::default().with_name(topic.name.clone()).with_partitions(partitions));
+        }
+        write_or_reply(records, reply, Reply::OffsetDelete(OffsetDeleteResponse::default().with_topics(topics)))
+    }
+}
+
+fn write_or_reply(records: Vec<Record>, id: ReplyId, reply: Reply) -> Output {
+    let mut out = Output::default();
+    if records.is_empty() {
+        out.replies.push((id, reply));
+    } else {
+        let then = Completion::Apply { records: records.clone(), reply: Some((id, reply)) };
+        out.writes.push(Write { records, then });
+    }
+    out
+}
+
+fn describe_member(id: &str, member: &Member, protocol: Option<&str>) -> DescribedGroupMember {
+    let (client_id, client_host) = member.client();
+    DescribedGroupMember::default()
+        .with_member_id(str_bytes(id))
+        .with_group_instance_id(member.instance_id().map(|id| str_bytes(id)))
+        .with_client_id(str_bytes(client_id))
+        .with_client_host(str_bytes(client_host))
+        .with_member_metadata(protocol.map(|name| member.metadata_for(name)).unwrap_or_default())
+        .with_member_assignment(member.assignment().clone())
+}

@@ -1,0 +1,269 @@
+//! What can go wrong, one variant per cause that a caller can tell apart.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::model::{LeaderEpoch, Offset, ProducerId};
+
+/// A record that was refused, as KIP-467 reports it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordError {
+    /// Its index in the batch, from 0.
+    pub batch_index: i32,
+    /// Why.
+    pub message: String,
+}
+
+/// Why an append was refused. Nothing was stored.
+#[derive(Clone, Debug, Error)]
+pub enum AppendError {
+    /// The bytes are not a batch, or the checksum does not match.
+    #[error("the batch is damaged: {0}")]
+    CorruptMessage(String),
+    /// More than `max.message.bytes`.
+    #[error("the batch has {size} bytes, more than max.message.bytes = {max}")]
+    MessageTooLarge {
+        /// Bytes of the batch.
+        size: usize,
+        /// The topic's bound.
+        max: usize,
+    },
+    /// More than `segment.bytes`.
+    #[error("the batch has {size} bytes, more than segment.bytes = {max}")]
+    RecordListTooLarge {
+        /// Bytes of the batch.
+        size: usize,
+        /// The topic's bound.
+        max: u64,
+    },
+    /// Well-formed bytes that break a rule; `records` names the ones to blame, where it is single records.
+    #[error("{message}")]
+    InvalidRecord {
+        /// What is wrong with the whole.
+        message: String,
+        /// The records to blame; empty when it is the batch.
+        records: Vec<RecordError>,
+    },
+    /// Timestamps outside `message.timestamp.before.max.ms` and `.after.max.ms`.
+    #[error("{message}")]
+    InvalidTimestamp {
+        /// What is wrong with the whole.
+        message: String,
+        /// The records to blame.
+        records: Vec<RecordError>,
+    },
+    /// Magic 0 or 1.
+    #[error("record format {magic} is not supported; it must be 2")]
+    UnsupportedForMessageFormat {
+        /// The batch's magic.
+        magic: i8,
+    },
+    /// A compression type that does not exist.
+    #[error("compression type {0} does not exist")]
+    UnsupportedCompressionType(i16),
+    /// A sequence that does not follow the producer's last.
+    #[error("producer {producer_id}: sequence {first_sequence} does not follow {last_sequence} of epoch {epoch}")]
+    OutOfOrderSequenceNumber {
+        /// The producer.
+        producer_id: ProducerId,
+        /// The epoch that `last_sequence` belongs to.
+        epoch: i16,
+        /// The first sequence of the refused batch.
+        first_sequence: i32,
+        /// The last sequence stored.
+        last_sequence: i32,
+    },
+    /// An epoch older than the producer's current one.
+    #[error("producer {producer_id}: epoch {epoch} is older than {current}")]
+    InvalidProducerEpoch {
+        /// The producer.
+        producer_id: ProducerId,
+        /// The refused batch's.
+        epoch: i16,
+        /// The current one.
+        current: i16,
+    },
+    /// A replicated batch that does not continue the log.
+    #[error("batch at offset {base_offset} does not continue the log, which ends at {end_offset}")]
+    OutOfOrderOffset {
+        /// The batch's.
+        base_offset: Offset,
+        /// The log's.
+        end_offset: Offset,
+    },
+    /// The leader epoch went back.
+    #[error("leader epoch {epoch} is older than the log's {current}")]
+    StaleLeaderEpoch {
+        /// The refused one.
+        epoch: LeaderEpoch,
+        /// The log's latest.
+        current: LeaderEpoch,
+    },
+    /// A write or sync in this log directory has failed; it takes nothing more until it is repaired and the
+    /// broker restarted.
+    #[error("log directory {dir} is offline: {reason}")]
+    LogDirOffline {
+        /// The directory.
+        dir: PathBuf,
+        /// What failed.
+        reason: Arc<str>,
+    },
+    /// No space; appends are taken again when there is.
+    #[error("log directory {dir} is read-only: its file system has no space above the reserve")]
+    LogDirFull {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The log was closed or deleted.
+    #[error("the log is closed")]
+    Closed,
+}
+
+impl AppendError {
+    /// Kafka's error code.
+    #[must_use]
+    pub fn code(&self) -> i16 {
+        match self {
+            Self::CorruptMessage(_) => 2,
+            Self::MessageTooLarge { .. } => 10,
+            Self::RecordListTooLarge { .. } => 18,
+            Self::InvalidTimestamp { .. } => 32,
+            Self::UnsupportedForMessageFormat { .. } => 43,
+            Self::OutOfOrderSequenceNumber { .. } => 45,
+            Self::InvalidProducerEpoch { .. } => 47,
+            Self::LogDirOffline { .. } | Self::LogDirFull { .. } => 56,
+            Self::StaleLeaderEpoch { .. } => 74,
+            Self::UnsupportedCompressionType(_) => 76,
+            Self::InvalidRecord { .. } => 87,
+            Self::Closed => 6,
+            Self::OutOfOrderOffset { .. } => -1,
+        }
+    }
+
+    /// The refused records, where single ones are to blame (KIP-467).
+    #[must_use]
+    pub fn record_errors(&self) -> &[RecordError] {
+        match self {
+            Self::InvalidRecord { records, .. } | Self::InvalidTimestamp { records, .. } => records,
+            _ => &[],
+        }
+    }
+}
+
+/// Why a read failed.
+#[derive(Clone, Debug, Error)]
+pub enum ReadError {
+    /// Before the log's start or after its end: OFFSET_OUT_OF_RANGE.
+    #[error("offset {offset} is outside {start}..={end}")]
+    OffsetOutOfRange {
+        /// What was asked for.
+        offset: Offset,
+        /// Log start offset.
+        start: Offset,
+        /// Log end offset.
+        end: Offset,
+    },
+    /// The stored bytes are damaged: CORRUPT_MESSAGE.
+    #[error("segment {segment} is damaged at byte {position}: {reason}")]
+    Corrupt {
+        /// Base offset of the segment.
+        segment: Offset,
+        /// Where in the file.
+        position: u64,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The device failed: KAFKA_STORAGE_ERROR.
+    #[error("read failed: {0}")]
+    Io(#[source] Arc<io::Error>),
+}
+
+impl ReadError {
+    /// Kafka's error code.
+    #[must_use]
+    pub fn code(&self) -> i16 {
+        match self {
+            Self::OffsetOutOfRange { .. } => 1,
+            Self::Corrupt { .. } => 2,
+            Self::Io(_) => 56,
+        }
+    }
+}
+
+impl From<io::Error> for ReadError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(Arc::new(error))
+    }
+}
+
+/// Why a log, or all of them, could not be opened, made or deleted.
+#[derive(Clone, Debug, Error)]
+pub enum LogError {
+    /// Another process uses the directory.
+    #[error("log directory {0} is in use by another process")]
+    Locked(PathBuf),
+    /// Stored data that had been durable is damaged. Not repaired by cutting: that would lose acknowledged records.
+    #[error("{path}: damaged at byte {position} (offset {offset}), below the recovery point {recovery_point}: {reason}; restore it from another replica or a backup")]
+    Corrupt {
+        /// The segment.
+        path: PathBuf,
+        /// Where in the file.
+        position: u64,
+        /// The first offset that cannot be read.
+        offset: Offset,
+        /// Up to where everything had been durable.
+        recovery_point: Offset,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A file that is not in its format.
+    #[error("{path}: {reason}")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The partition exists already.
+    #[error("partition {0} has a log already")]
+    Exists(String),
+    /// There is no such log.
+    #[error("there is no log of this partition")]
+    NotFound,
+    /// No log directory takes new partitions.
+    #[error("every log directory is offline or full")]
+    NoLogDir,
+    /// The log directory is offline.
+    #[error("log directory {dir} is offline: {reason}")]
+    Offline {
+        /// The directory.
+        dir: PathBuf,
+        /// What failed.
+        reason: Arc<str>,
+    },
+    /// The file system failed.
+    #[error("{action} {path}: {source}")]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// How it failed.
+        #[source]
+        source: Arc<io::Error>,
+    },
+}
+
+/// Adds what was being done to an I/O error.
+pub(crate) trait IoContext<T> {
+    fn during(self, action: &'static str, path: impl Into<PathBuf>) -> Result<T, LogError>;
+}
+
+impl<T> IoContext<T> for io::Result<T> {
+    fn during(self, action: &'static str, path: impl Into<PathBuf>) -> Result<T, LogError> {
+        self.map_err(|error| LogError::Io { action, path: path.into(), source: Arc::new(error) })
+    }
+}

@@ -1,0 +1,243 @@
+//! From one image to the next.
+
+use std::sync::Arc;
+
+use super::image::{ConfigResource, MetadataImage, PartitionState, Topic};
+use super::record::{
+    BrokerFenceRecord, ClusterIdRecord, ConfigRecord, FeatureRecord, MetadataRecord, PartitionRecord, ProducerIdsRecord, TopicRecord,
+};
+use crate::model::{BrokerId, TopicId};
+
+/// A committed record that does not fit the image: an invariant is broken, by a fault of the program or of
+/// the disk. The node must stop.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum ApplyError {
+    #[error("the cluster's id is {present} and cannot become {record}")]
+    ClusterIdChanged { present: Arc<str>, record: String },
+    #[error("topic \"{name}\" or its id {id} is already there")]
+    TopicExists { name: String, id: TopicId },
+    #[error("topic id {id} is not there")]
+    NoSuchTopic { id: TopicId },
+    #[error("topic \"{name}\" is not there")]
+    NoSuchTopicName { name: String },
+    #[error("partition {partition} of topic id {id} would leave a gap: there are {count} partitions")]
+    PartitionGap { id: TopicId, partition: i32, count: usize },
+    #[error("partition {partition} of topic id {id} is inconsistent: {reason}")]
+    BadPartition { id: TopicId, partition: i32, reason: &'static str },
+    #[error("broker {id} is not registered")]
+    NoSuchBroker { id: BrokerId },
+    #[error("producer ids would go back from {present} to {record}")]
+    ProducerIdsGoBack { present: i64, record: i64 },
+}
+
+/// The image after the batch `records`, which is the entry `index` of the metadata log.
+///
+/// Pure and deterministic: no clock, no randomness, no order but that of the records.
+///
+/// # Errors
+/// [`ApplyError`] when a record does not fit; the image is then unchanged as a whole.
+pub fn apply(image: &MetadataImage, index: u64, records: &[MetadataRecord]) -> Result<MetadataImage, ApplyError> {
+    let mut next = image.clone();
+    next.apply_in_place(records)?;
+    next.applied_index = index;
+    Ok(next)
+}
+
+impl MetadataImage {
+    /// Applies `records` to this image itself, for a reader that owns it. After an error the image is half
+    /// changed and must be dropped.
+    pub(crate) fn apply_in_place(&mut self, records: &[MetadataRecord]) -> Result<(), ApplyError> {
+        records.iter().try_for_each(|record| self.apply_one(record))
+    }
+
+    fn apply_one(&mut self, record: &MetadataRecord) -> Result<(), ApplyError> {
+        match record {
+            MetadataRecord::ClusterId(record) => self.apply_cluster_id(record),
+            MetadataRecord::Broker(registration) => {
+                Arc::make_mut(&mut self.brokers).insert(registration.id, Arc::new(registration.clone()));
+                Ok(())
+            }
+            MetadataRecord::BrokerFence(record) => self.apply_fence(record),
+            MetadataRecord::Topic(record) => self.apply_topic(record),
+            MetadataRecord::Partition(record) => self.apply_partition(record),
+            MetadataRecord::RemoveTopic(record) => {
+                let missing = ApplyError::NoSuchTopic { id: record.id };
+                let topic = Arc::make_mut(&mut self.topics_by_id).remove(&record.id).ok_or(missing)?;
+                Arc::make_mut(&mut self.topics_by_name).remove(&topic.name);
+                Ok(())
+            }
+            MetadataRecord::Config(record) => self.apply_config(record),
+            MetadataRecord::ProducerIds(record) => self.apply_producer_ids(record),
+            MetadataRecord::Feature(record) => {
+                self.apply_feature(record);
+                Ok(())
+            }
+        }
+    }
+
+    fn apply_cluster_id(&mut self, record: &ClusterIdRecord) -> Result<(), ApplyError> {
+        match &self.cluster_id {
+            Some(present) if **present != *record.cluster_id => {
+                Err(ApplyError::ClusterIdChanged { present: Arc::clone(present), record: record.cluster_id.clone() })
+            }
+            _ => {
+                self.cluster_id = Some(record.cluster_id.as_str().into());
+                Ok(())
+            }
+        }
+    }
+
+    fn apply_fence(&mut self, record: &BrokerFenceRecord) -> Result<(), ApplyError> {
+        let registration = Arc::make_mut(&mut self.brokers).get_mut(&record.id).ok_or(ApplyError::NoSuchBroker { id: record.id })?;
+        Arc::make_mut(registration).fenced = record.fenced;
+        Ok(())
+    }
+
+    fn apply_topic(&mut self, record: &TopicRecord) -> Result<(), ApplyError> {
+        if self.topics_by_name.contains_key(record.name.as_str()) || self.topics_by_id.contains_key(&record.id) {
+            return Err(ApplyError::TopicExists { name: record.name.clone(), id: record.id });
+        }
+        let name: Arc<str> = record.name.as_str().into();
+        self.put_topic(Topic { name, id: record.id, partitions: Vec::new(), configs: Default::default() });
+        Ok(())
+    }
+
+    fn put_topic(&mut self, topic: Topic) {
+        let topic = Arc::new(topic);
+        Arc::make_mut(&mut self.topics_by_name).insert(Arc::clone(&topic.name), Arc::clone(&topic));
+        Arc::make_mut(&mut self.topics_by_id).insert(topic.id, topic);
+    }
+
+    /// Changes a topic that is in both maps. It is taken out of both first, so that a topic which no other
+    /// image shares (one that this very batch made) is changed in place, not copied for each partition.
+    fn change_topic(&mut self, id: TopicId, change: impl FnOnce(&mut Topic)) -> Result<(), ApplyError> {
+        let by_id = Arc::make_mut(&mut self.topics_by_id);
+        let mut topic = by_id.remove(&id).ok_or(ApplyError::NoSuchTopic { id })?;
+        let by_name = Arc::make_mut(&mut self.topics_by_name);
+        by_name.remove(&topic.name);
+        change(Arc::make_mut(&mut topic));
+        by_name.insert(Arc::clone(&topic.name), Arc::clone(&topic));
+        by_id.insert(id, topic);
+        Ok(())
+    }
+
+    fn apply_partition(&mut self, record: &PartitionRecord) -> Result<(), ApplyError> {
+        let (id, partition) = (record.topic_id, record.partition);
+        let bad = |reason| Err(ApplyError::BadPartition { id, partition, reason });
+        if record.replicas.is_empty() || record.isr.is_empty() {
+            return bad("no replica or an empty ISR");
+        }
+        if !record.isr.iter().all(|replica| record.replicas.contains(replica)) {
+            return bad("the ISR has a broker that is not a replica");
+        }
+        if record.leader.is_some_and(|leader| !record.isr.contains(&leader)) {
+            return bad("the leader is not in the ISR");
+        }
+        let count = self.topics_by_id.get(&id).ok_or(ApplyError::NoSuchTopic { id })?.partitions.len();
+        let gap = ApplyError::PartitionGap { id, partition, count };
+        let Some(position) = usize::try_from(partition).ok().filter(|position| *position <= count) else {
+            return Err(gap);
+        };
+        let state = PartitionState {
+            replicas: record.replicas.as_slice().into(),
+            isr: record.isr.as_slice().into(),
+            leader: record.leader,
+            leader_epoch: record.leader_epoch,
+            partition_epoch: record.partition_epoch,
+        };
+        self.change_topic(id, |topic| match topic.partitions.get_mut(position) {
+            Some(present) => *present = state,
+            None => topic.partitions.push(state),
+        })
+    }
+
+    fn apply_config(&mut self, record: &ConfigRecord) -> Result<(), ApplyError> {
+        let set = |configs: &mut super::Configs| match &record.value {
+            Some(value) => drop(configs.insert(record.key.clone(), value.clone())),
+            None => drop(configs.remove(&record.key)),
+        };
+        match &record.resource {
+            ConfigResource::Topic(name) => {
+                let id = self.topic(name).ok_or_else(|| ApplyError::NoSuchTopicName { name: name.clone() })?.id;
+                self.change_topic(id, |topic| set(&mut topic.configs))?;
+            }
+            ConfigResource::Broker(id) => {
+                let all = Arc::make_mut(&mut self.broker_configs);
+                let configs = all.entry(*id).or_default();
+                set(configs);
+                if configs.is_empty() {
+                    all.remove(id);
+                }
+            }
+            ConfigResource::Cluster => set(Arc::make_mut(&mut self.cluster_configs)),
+        }
+        Ok(())
+    }
+
+    fn apply_producer_ids(&mut self, record: &ProducerIdsRecord) -> Result<(), ApplyError> {
+        if record.next < self.next_producer_id {
+            return Err(ApplyError::ProducerIdsGoBack { present: self.next_producer_id, record: record.next });
+        }
+        self.next_producer_id = record.next;
+        Ok(())
+    }
+
+    fn apply_feature(&mut self, record: &FeatureRecord) {
+        let features = Arc::make_mut(&mut self.features);
+        if record.level == 0 {
+            features.remove(&record.name);
+        } else {
+            features.insert(record.name.clone(), record.level);
+        }
+    }
+
+    /// The records that make this image out of an empty one: the content of a snapshot.
+    #[must_use]
+    pub fn to_records(&self) -> Vec<MetadataRecord> {
+        let mut records = Vec::new();
+        records.extend(self.cluster_id.as_deref().map(|id| MetadataRecord::ClusterId(ClusterIdRecord { cluster_id: id.to_owned() })));
+        records.extend(self.brokers.values().map(|registration| MetadataRecord::Broker((**registration).clone())));
+        for topic in self.topics() {
+            topic_records(topic, &mut records);
+        }
+        for (id, configs) in &*self.broker_configs {
+            config_records(&ConfigResource::Broker(*id), configs, &mut records);
+        }
+        config_records(&ConfigResource::Cluster, &self.cluster_configs, &mut records);
+        records.push(MetadataRecord::ProducerIds(ProducerIdsRecord { next: self.next_producer_id }));
+        records
+            .extend(self.features.iter().map(|(name, level)| MetadataRecord::Feature(FeatureRecord { name: name.clone(), level: *level })));
+        records
+    }
+}
+
+fn topic_records(topic: &Topic, records: &mut Vec<MetadataRecord>) {
+    records.push(MetadataRecord::Topic(TopicRecord { name: topic.name.to_string(), id: topic.id }));
+    for (partition, state) in topic.indexed_partitions() {
+        records.push(MetadataRecord::Partition(PartitionRecord::of(topic.id, partition, state)));
+    }
+    config_records(&ConfigResource::Topic(topic.name.to_string()), &topic.configs, records);
+}
+
+fn config_records(resource: &ConfigResource, configs: &super::Configs, records: &mut Vec<MetadataRecord>) {
+    records.extend(configs.iter().map(|(key, value)| {
+        MetadataRecord::Config(ConfigRecord { resource: resource.clone(), key: key.clone(), value: Some(value.clone()) })
+    }));
+}
+
+impl PartitionRecord {
+    /// The record that sets a partition to `state`.
+    #[must_use]
+    pub fn of(topic_id: TopicId, partition: i32, state: &PartitionState) -> Self {
+        Self {
+            topic_id,
+            partition,
+            replicas: state.replicas.to_vec(),
+            isr: state.isr.to_vec(),
+            leader: state.leader,
+            leader_epoch: state.leader_epoch,
+            partition_epoch: state.partition_epoch,
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Brokers that come and go, and what the cluster as a whole hands out once.
+
+use uuid::Uuid;
+
+use super::placement::live_isr;
+use super::{Context, Decision, Draft, ItemResult, Operation};
+use crate::metadata::record::{BrokerFenceRecord, ClusterIdRecord, PartitionRecord, ProducerIdsRecord};
+use crate::metadata::{ApiError, BrokerRegistration, Endpoint, ErrorCode, MetadataImage, MetadataRecord, PartitionState, Topic};
+use crate::model::{BrokerId, ProducerId};
+
+/// Producer ids are handed out in blocks of this many (Kafka's number).
+pub const PRODUCER_ID_BLOCK_LEN: i32 = 1000;
+
+/// A broker has started: it registers, unfenced, and takes the lead of the partitions that wait for it.
+#[derive(Clone, Debug)]
+pub struct RegisterBroker {
+    /// Its id.
+    pub id: BrokerId,
+    /// The id of its disk (`directory.id`).
+    pub incarnation: Uuid,
+    /// Its advertised listeners.
+    pub endpoints: Vec<Endpoint>,
+    /// Its rack.
+    pub rack: Option<String>,
+    /// Whether it ended cleanly last time. If not, it may have lost records that were not yet synced, and
+    /// the partitions that it leads get a new leader epoch so that readers can tell (KIP-320).
+    pub clean_start: bool,
+}
+
+impl Operation for RegisterBroker {
+    type Outcome = ItemResult<()>;
+
+    fn decide(&self, image: &MetadataImage, _context: &Context<'_>) -> Decision<Self::Outcome> {
+        let mut draft = Draft::new(image);
+        let outcome = self.register(&mut draft);
+        Decision { records: if outcome.is_ok() { draft.records } else { Vec::new() }, outcome }
+    }
+}
+
+impl RegisterBroker {
+    fn register(&self, draft: &mut Draft) -> ItemResult<()> {
+        if let Some(present) = draft.image.brokers.get(&self.id)
+            && present.incarnation != self.incarnation
+            && let Some(topic) = draft.image.topics().find(|topic| has_replica(topic, self.id))
+        {
+            let message = format!(
+                "Broker {} is registered with directory.id {} and holds replicas, of topic '{}' for one; the broker that registers now \
+                 stands on another disk (directory.id {}). Give it a node.id of its own, or its old disk back.",
+                self.id, present.incarnation, topic.name, self.incarnation
+            );
+            return Err(ApiError::new(ErrorCode::DuplicateBrokerRegistration, message));
+        }
+        let registration = BrokerRegistration {
+            id: self.id,
+            incarnation: self.incarnation,
+            endpoints: self.endpoints.clone(),
+            rack: self.rack.clone(),
+            fenced: false,
+        };
+        if draft.image.brokers.get(&self.id).map(|present| &**present) != Some(&registration) {
+            draft.add(vec![MetadataRecord::Broker(registration)])?;
+        }
+        let changes = partition_changes(&draft.image, |image, state| {
+            if state.leader == Some(self.id) {
+                return (!self.clean_start).then(|| led_by(state, state.isr.to_vec(), state.leader));
+            }
+            let first = live_isr(image, &state.isr).first().copied();
+            (state.leader.is_none() && first.is_some()).then(|| led_by(state, state.isr.to_vec(), first))
+        });
+        draft.add(changes)
+    }
+}
+
+fn has_replica(topic: &Topic, broker: BrokerId) -> bool {
+    topic.partitions.iter().any(|partition| partition.replicas.contains(&broker))
+}
+
+/// Fences a broker or lifts the fence.
+///
+/// A fenced broker leaves every ISR in which it is not the last one, and leads nothing; the lead goes to
+/// the first live replica of the ISR in the order of the assignment, or to nobody.
+#[derive(Clone, Copy, Debug)]
+pub struct FenceBroker {
+    /// Which broker.
+    pub id: BrokerId,
+    /// Its disk: a fence that is meant for a broker's predecessor does nothing.
+    pub incarnation: Uuid,
+    /// Whether it shall be fenced.
+    pub fenced: bool,
+}
+
+impl Operation for FenceBroker {
+    type Outcome = ItemResult<()>;
+
+    fn decide(&self, image: &MetadataImage, _context: &Context<'_>) -> Decision<Self::Outcome> {
+        let mut draft = Draft::new(image);
+        let outcome = self.fence(&mut draft);
+        Decision { records: if outcome.is_ok() { draft.records } else { Vec::new() }, outcome }
+    }
+}
+
+impl FenceBroker {
+    fn fence(&self, draft: &mut Draft) -> ItemResult<()> {
+        let Some(present) = draft.image.brokers.get(&self.id).filter(|present| present.incarnation == self.incarnation) else {
+            return Err(ApiError::new(ErrorCode::BrokerIdNotRegistered, format!("No broker with id {} found.", self.id)));
+        };
+        if present.fenced == self.fenced {
+            return Ok(());
+        }
+        draft.add(vec![MetadataRecord::BrokerFence(BrokerFenceRecord { id: self.id, fenced: self.fenced })])?;
+        let changes = partition_changes(&draft.image, |image, state| self.moved(image, state));
+        draft.add(changes)
+    }
+
+    fn moved(&self, image: &MetadataImage, state: &PartitionState) -> Option<PartitionState> {
+        if !state.isr.contains(&self.id) {
+            return None;
+        }
+        if !self.fenced {
+            return state.leader.is_none().then(|| led_by(state, state.isr.to_vec(), Some(self.id)));
+        }
+        let isr = match &*state.isr {
+            [_] => state.isr.to_vec(),
+            many => many.iter().copied().filter(|id| *id != self.id).collect(),
+        };
+        let leader = match state.leader {
+            Some(leader) if leader == self.id => live_isr(image, &state.replicas).into_iter().find(|id| isr.contains(id)),
+            leader => leader,
+        };
+        (leader != state.leader || *isr != *state.isr).then(|| led_by(state, isr, leader))
+    }
+}
+
+/// The state with another ISR and leader. The leader epoch goes up when the leader changes, and when a
+/// leader is named anew after it may have lost its tail.
+fn led_by(state: &PartitionState, isr: Vec<BrokerId>, leader: Option<BrokerId>) -> PartitionState {
+    let same_isr = *isr == *state.isr;
+    let step = i32::from(leader != state.leader || same_isr);
+    PartitionState {
+        replicas: state.replicas.clone(),
+        isr: isr.into(),
+        leader,
+        leader_epoch: state.leader_epoch.saturating_add(step),
+        partition_epoch: state.partition_epoch.saturating_add(1),
+    }
+}
+
+fn partition_changes(
+    image: &MetadataImage,
+    change: impl Fn(&MetadataImage, &PartitionState) -> Option<PartitionState>,
+) -> Vec<MetadataRecord> {
+    let mut records = Vec::new();
+    for topic in image.topics() {
+        for (partition, state) in topic.indexed_partitions() {
+            if let Some(state) = change(image, state) {
+                records.push(MetadataRecord::Partition(PartitionRecord::of(topic.id, partition, &state)));
+            }
+        }
+    }
+    records
+}
+
+/// Hands a block of producer ids to a broker. An id is handed out once and never again, also when the
+/// broker loses the block.
+#[derive(Clone, Copy, Debug)]
+pub struct AllocateProducerIds {
+    /// The broker that asks.
+    pub broker: BrokerId,
+}
+
+/// `first_id .. first_id + len`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProducerIdBlock {
+    /// The first id of the block.
+    pub first_id: ProducerId,
+    /// How many ids.
+    pub len: i32,
+}
+
+impl Operation for AllocateProducerIds {
+    type Outcome = ItemResult<ProducerIdBlock>;
+
+    fn decide(&self, image: &MetadataImage, _context: &Context<'_>) -> Decision<Self::Outcome> {
+        let refuse = |error: ApiError| Decision { records: Vec::new(), outcome: Err(error) };
+        if !image.brokers.contains_key(&self.broker) {
+            return refuse(ApiError::new(ErrorCode::BrokerIdNotRegistered, format!("No broker with id {} found.", self.broker)));
+        }
+        let first_id = image.next_producer_id;
+        let Some(next) = first_id.checked_add(i64::from(PRODUCER_ID_BLOCK_LEN)) else {
+            return refuse(ApiError::new(ErrorCode::UnknownServerError, "Exhausted all producerIds."));
+        };
+        Decision {
+            records: vec![MetadataRecord::ProducerIds(ProducerIdsRecord { next })],
+            outcome: Ok(ProducerIdBlock { first_id, len: PRODUCER_ID_BLOCK_LEN }),
+        }
+    }
+}
+
+/// Gives a new cluster its id, or confirms that the cluster has this id.
+#[derive(Clone, Debug)]
+pub struct SetClusterId {
+    /// The id, in Kafka's form.
+    pub cluster_id: String,
+}
+
+impl Operation for SetClusterId {
+    type Outcome = ItemResult<()>;
+
+    fn decide(&self, image: &MetadataImage, _context: &Context<'_>) -> Decision<Self::Outcome> {
+        match &image.cluster_id {
+            None => Decision {
+                records: vec![MetadataRecord::ClusterId(ClusterIdRecord { cluster_id: self.cluster_id.clone() })],
+                outcome: Ok(()),
+            },
+            Some(present) if **present == *self.cluster_id => Decision { records: Vec::new(), outcome: Ok(()) },
+            Some(present) => Decision {
+                records: Vec::new(),
+                outcome: Err(ApiError::new(
+                    ErrorCode::InconsistentClusterId,
+                    format!("The cluster's id is {present}, not {}.", self.cluster_id),
+                )),
+            },
+        }
+    }
+}

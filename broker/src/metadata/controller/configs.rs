@@ -1,0 +1,159 @@
+//! Changing dynamic configurations.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Context, Decision, Draft, ItemResult, Operation};
+use crate::metadata::record::ConfigRecord;
+use crate::metadata::{ApiError, ConfigResource, Configs, ErrorCode, MetadataImage, MetadataRecord};
+
+/// Which table of keys a configuration belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ConfigScope {
+    /// Keys of topics.
+    Topic,
+    /// Keys of one broker.
+    Broker,
+    /// Defaults of all brokers.
+    Cluster,
+}
+
+/// What the keys mean; implemented by the configuration tables.
+pub trait ConfigRules: Send + Sync {
+    /// Checks that `key` may be set in `scope` and that `value` is one of its values; `None` when the key is
+    /// to be removed.
+    ///
+    /// # Errors
+    /// A sentence for the client: what is wrong and what is allowed.
+    fn validate(&self, scope: ConfigScope, key: &str, value: Option<&str>) -> Result<(), String>;
+
+    /// The inherited value of a key whose type is a list, comma separated; `None` when it is not a list.
+    /// What is appended or subtracted starts from there when nothing is set.
+    fn list_default(&self, scope: ConfigScope, key: &str) -> Option<String>;
+}
+
+/// IncrementalAlterConfigs (KIP-339).
+#[derive(Clone, Debug)]
+pub struct AlterConfigs {
+    /// What to change; a resource twice fails both.
+    pub resources: Vec<ResourceAlteration>,
+    /// Check everything, change nothing.
+    pub validate_only: bool,
+}
+
+/// The changes to one resource, made together or not at all.
+#[derive(Clone, Debug)]
+pub struct ResourceAlteration {
+    /// What they are made to.
+    pub resource: ConfigResource,
+    /// The changes; a key twice fails the resource.
+    pub changes: Vec<(String, ConfigOp)>,
+}
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConfigOp {
+    /// Set to the value. `None`: the client sent null, which is refused.
+    Set(Option<String>),
+    /// Back to what is inherited.
+    Delete,
+    /// Add the comma-separated values to a list, those that are not in it.
+    Append(Option<String>),
+    /// Take the comma-separated values out of a list.
+    Subtract(Option<String>),
+}
+
+impl Operation for AlterConfigs {
+    /// In the order of the request.
+    type Outcome = Vec<(ConfigResource, ItemResult<()>)>;
+
+    fn decide(&self, image: &MetadataImage, context: &Context<'_>) -> Decision<Self::Outcome> {
+        let mut draft = Draft::new(image);
+        let mut times: BTreeMap<&ConfigResource, usize> = BTreeMap::new();
+        for alteration in &self.resources {
+            *times.entry(&alteration.resource).or_default() += 1;
+        }
+        let mut outcome = Vec::with_capacity(self.resources.len());
+        for alteration in &self.resources {
+            let result = if times.get(&alteration.resource).is_some_and(|times| *times > 1) {
+                Err(ApiError::new(ErrorCode::InvalidRequest, "Each resource must appear at most once."))
+            } else {
+                alter(alteration, &mut draft, context)
+            };
+            outcome.push((alteration.resource.clone(), result));
+        }
+        let records = if self.validate_only { Vec::new() } else { draft.records };
+        Decision { records, outcome }
+    }
+}
+
+fn alter(alteration: &ResourceAlteration, draft: &mut Draft, context: &Context<'_>) -> ItemResult<()> {
+    let resource = &alteration.resource;
+    let Some(present) = draft.image.configs(resource) else {
+        return Err(match resource {
+            ConfigResource::Topic(name) => ApiError::new(ErrorCode::UnknownTopicOrPartition, format!("The topic '{name}' does not exist.")),
+            ConfigResource::Broker(id) => ApiError::new(ErrorCode::BrokerIdNotRegistered, format!("No broker with id {id} found.")),
+            ConfigResource::Cluster => ErrorCode::UnknownServerError.into(),
+        });
+    };
+    let scope = match resource {
+        ConfigResource::Topic(_) => ConfigScope::Topic,
+        ConfigResource::Broker(_) => ConfigScope::Broker,
+        ConfigResource::Cluster => ConfigScope::Cluster,
+    };
+    let mut seen = BTreeSet::new();
+    let mut records = Vec::new();
+    for (key, op) in &alteration.changes {
+        if !seen.insert(key) {
+            let message = format!("Error due to duplicate config keys: {key}");
+            return Err(ApiError::new(ErrorCode::InvalidRequest, message));
+        }
+        let value = changed_value(context, scope, present, key, op)?;
+        check_config(context, scope, key, value.as_deref())?;
+        if present.get(key) != value.as_ref() {
+            records.push(MetadataRecord::Config(ConfigRecord { resource: resource.clone(), key: key.clone(), value }));
+        }
+    }
+    draft.add(records)
+}
+
+/// What the key is set to afterwards; `None` when it is not set any more.
+fn changed_value(context: &Context<'_>, scope: ConfigScope, present: &Configs, key: &str, op: &ConfigOp) -> ItemResult<Option<String>> {
+    let (word, value) = match op {
+        ConfigOp::Delete => return Ok(None),
+        ConfigOp::Set(value) => ("SET", value),
+        ConfigOp::Append(value) => ("APPEND", value),
+        ConfigOp::Subtract(value) => ("SUBTRACT", value),
+    };
+    let Some(value) = value else {
+        return Err(ApiError::new(ErrorCode::InvalidRequest, format!("Null value not supported for : {key}")));
+    };
+    if matches!(op, ConfigOp::Set(_)) {
+        return Ok(Some(value.clone()));
+    }
+    let Some(inherited) = context.rules.list_default(scope, key) else {
+        // A key that is not known at all is told as that, not as a wrong type.
+        check_config(context, scope, key, Some(value))?;
+        let message = format!("Can't {word} to key {key} because its type is not LIST.");
+        return Err(ApiError::new(ErrorCode::InvalidConfig, message));
+    };
+    let mut list = items(present.get(key).unwrap_or(&inherited));
+    let given = items(value);
+    if matches!(op, ConfigOp::Append(_)) {
+        for item in given {
+            if !list.contains(&item) {
+                list.push(item);
+            }
+        }
+    } else {
+        list.retain(|item| !given.contains(item));
+    }
+    Ok(Some(list.join(",")))
+}
+
+fn items(list: &str) -> Vec<&str> {
+    list.split(',').map(str::trim).filter(|item| !item.is_empty()).collect()
+}
+
+pub(super) fn check_config(context: &Context<'_>, scope: ConfigScope, key: &str, value: Option<&str>) -> ItemResult<()> {
+    context.rules.validate(scope, key, value).map_err(|message| ApiError::new(ErrorCode::InvalidConfig, message))
+}

@@ -1,0 +1,83 @@
+//! Changing in-sync replicas on the leader's word.
+
+use super::{Context, Decision, Draft, ItemResult, Operation};
+use crate::metadata::record::PartitionRecord;
+use crate::metadata::{ApiError, ErrorCode, MetadataImage, MetadataRecord, PartitionState};
+use crate::model::{BrokerId, LeaderEpoch, TopicId};
+
+/// AlterPartition (KIP-497): the leader `broker` asks to change the ISR of partitions it leads.
+#[derive(Clone, Debug)]
+pub struct AlterIsr {
+    /// The leader that asks.
+    pub broker: BrokerId,
+    /// What it asks for.
+    pub changes: Vec<IsrChange>,
+}
+
+/// One partition's new ISR.
+#[derive(Clone, Debug)]
+pub struct IsrChange {
+    /// The topic.
+    pub topic_id: TopicId,
+    /// The partition.
+    pub partition: i32,
+    /// The epoch in which the asking broker leads.
+    pub leader_epoch: LeaderEpoch,
+    /// The state the change builds on.
+    pub partition_epoch: i32,
+    /// The ISR wanted.
+    pub isr: Vec<BrokerId>,
+}
+
+impl Operation for AlterIsr {
+    /// In the order of the request; the state after the change.
+    type Outcome = Vec<ItemResult<PartitionState>>;
+
+    fn decide(&self, image: &MetadataImage, _context: &Context<'_>) -> Decision<Self::Outcome> {
+        let mut draft = Draft::new(image);
+        let outcome = self.changes.iter().map(|change| alter(self.broker, change, &mut draft)).collect();
+        Decision { records: draft.records, outcome }
+    }
+}
+
+fn alter(broker: BrokerId, change: &IsrChange, draft: &mut Draft) -> ItemResult<PartitionState> {
+    let image = &draft.image;
+    let topic = image.topic_by_id(&change.topic_id).ok_or(ErrorCode::UnknownTopicId)?;
+    let present = topic.partition(change.partition).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+    check(image, broker, change, present)?;
+    // The order of the assignment, whatever order the leader sent: equal sets are equal states.
+    let isr: Vec<BrokerId> = present.replicas.iter().copied().filter(|id| change.isr.contains(id)).collect();
+    if *isr == *present.isr {
+        return Ok(present.clone());
+    }
+    let mut state = present.clone();
+    state.isr = isr.into();
+    state.partition_epoch = state.partition_epoch.saturating_add(1);
+    draft.add(vec![MetadataRecord::Partition(PartitionRecord::of(change.topic_id, change.partition, &state))])?;
+    Ok(state)
+}
+
+fn check(image: &MetadataImage, broker: BrokerId, change: &IsrChange, present: &PartitionState) -> ItemResult<()> {
+    let invalid = |message: &str| Err(ApiError::new(ErrorCode::InvalidRequest, message));
+    if change.leader_epoch < present.leader_epoch {
+        return Err(ErrorCode::FencedLeaderEpoch.into());
+    }
+    if present.leader != Some(broker) || change.leader_epoch > present.leader_epoch {
+        return invalid("the broker does not lead the partition in that epoch");
+    }
+    if change.partition_epoch != present.partition_epoch {
+        return Err(ErrorCode::InvalidUpdateVersion.into());
+    }
+    if !change.isr.contains(&broker) {
+        return invalid("the ISR must contain the leader");
+    }
+    for id in &change.isr {
+        if !present.replicas.contains(id) {
+            return invalid("the ISR has a broker that is not a replica");
+        }
+        if !present.isr.contains(id) && !image.is_live(*id) {
+            return Err(ErrorCode::IneligibleReplica.into());
+        }
+    }
+    Ok(())
+}

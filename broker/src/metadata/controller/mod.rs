@@ -1,0 +1,103 @@
+//! The controller's decisions: what an operation on the metadata changes, or why it is refused.
+//!
+//! Pure: an [`Operation`] looks at an image and returns the records to write and an outcome for its caller;
+//! `crate::quorum::Controller` evaluates it, commits the records and then hands out the outcome. Randomness
+//! (topic ids, where placement starts) and the meaning of configuration keys come in through [`Context`].
+//! The records of a decision always fit the image they were decided on (see the property tests).
+
+mod brokers;
+mod configs;
+mod isr;
+mod names;
+mod partitions;
+mod placement;
+mod topics;
+
+#[cfg(test)]
+mod tests;
+
+pub use brokers::{AllocateProducerIds, FenceBroker, PRODUCER_ID_BLOCK_LEN, ProducerIdBlock, RegisterBroker, SetClusterId};
+pub use configs::{AlterConfigs, ConfigOp, ConfigRules, ConfigScope, ResourceAlteration};
+pub use isr::{AlterIsr, IsrChange};
+pub use names::{INTERNAL_TOPICS, is_internal_topic, validate_topic_name};
+pub use partitions::{CreatePartitions, TopicGrowth};
+pub use topics::{CreateTopics, CreatedTopic, DeleteTopics, DeletedTopic, NewTopic, TopicPlacement, TopicSelector};
+
+use letterbox_env::Random;
+
+use super::{ApiError, MetadataImage, MetadataRecord};
+
+/// The most partitions that one operation may make. A bound on what one request can cost (Kafka's too).
+pub const PARTITIONS_PER_OPERATION_MAX: usize = 10_000;
+
+/// What a decision needs beside the image.
+pub struct Context<'a> {
+    /// Where ids and the start of a placement come from.
+    pub random: &'a dyn Random,
+    /// What the configuration keys mean.
+    pub rules: &'a dyn ConfigRules,
+}
+
+impl Context<'_> {
+    fn random_u64(&self) -> u64 {
+        let mut bytes = [0; 8];
+        self.random.fill(&mut bytes);
+        u64::from_le_bytes(bytes)
+    }
+
+    /// An id that is neither in use nor one of those that Kafka reserves (KIP-516).
+    fn new_topic_id(&self, image: &MetadataImage) -> crate::model::TopicId {
+        loop {
+            let mut bytes = [0; 16];
+            self.random.fill(&mut bytes);
+            let id = uuid::Builder::from_random_bytes(bytes).into_uuid();
+            if image.topic_by_id(&id).is_none() {
+                return id;
+            }
+        }
+    }
+}
+
+/// What an operation decided.
+#[derive(Clone, Debug)]
+pub struct Decision<T> {
+    /// What to write, all or nothing; empty when nothing changes.
+    pub records: Vec<MetadataRecord>,
+    /// What the caller is told once the records are committed.
+    pub outcome: T,
+}
+
+/// A change of the metadata that somebody asked for.
+pub trait Operation: Send + 'static {
+    /// What the caller gets.
+    type Outcome: Send + 'static;
+
+    /// Decides on `image`. Pure.
+    fn decide(&self, image: &MetadataImage, context: &Context<'_>) -> Decision<Self::Outcome>;
+}
+
+/// The result of one item of an operation; one bad item fails alone.
+pub type ItemResult<T> = Result<T, ApiError>;
+
+/// Decides item after item on one operation's own view of the image, so that later items see what earlier
+/// ones did.
+struct Draft {
+    image: MetadataImage,
+    records: Vec<MetadataRecord>,
+}
+
+impl Draft {
+    fn new(image: &MetadataImage) -> Self {
+        Self { image: image.clone(), records: Vec::new() }
+    }
+
+    /// Takes over what one item decided.
+    fn add(&mut self, records: Vec<MetadataRecord>) -> ItemResult<()> {
+        self.image.apply_in_place(&records).map_err(|error| {
+            // A fault of ours, found before it reached the log.
+            ApiError::new(super::ErrorCode::UnknownServerError, error.to_string())
+        })?;
+        self.records.extend(records);
+        Ok(())
+    }
+}

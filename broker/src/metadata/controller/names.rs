@@ -1,0 +1,57 @@
+//! Names of topics.
+
+use super::super::{ApiError, ErrorCode, MetadataImage};
+
+/// Topics that belong to the cluster itself.
+pub const INTERNAL_TOPICS: &[&str] = &["__consumer_offsets", "__transaction_state", "__share_group_state"];
+
+/// Longest topic name: with a partition's number behind it, it still fits into a file name.
+const TOPIC_NAME_LEN_MAX: usize = 249;
+
+/// Whether `name` is one of [`INTERNAL_TOPICS`].
+#[must_use]
+pub fn is_internal_topic(name: &str) -> bool {
+    INTERNAL_TOPICS.contains(&name)
+}
+
+/// Checks a topic's name by Kafka's rules, with messages of the same form.
+///
+/// # Errors
+/// INVALID_TOPIC_EXCEPTION.
+pub fn validate_topic_name(name: &str) -> Result<(), ApiError> {
+    let invalid = |reason: String| Err(ApiError::new(ErrorCode::InvalidTopic, format!("Topic name is invalid: {reason}")));
+    if name.is_empty() {
+        return invalid("the empty string is not allowed".to_owned());
+    }
+    if name == "." || name == ".." {
+        return invalid(format!("'{name}' is not allowed"));
+    }
+    if name.len() > TOPIC_NAME_LEN_MAX {
+        return invalid(format!("the length of '{name}' is longer than the max allowed length {TOPIC_NAME_LEN_MAX}"));
+    }
+    if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')) {
+        return invalid(format!("'{name}' contains one or more characters other than ASCII alphanumerics, '.', '_' and '-'"));
+    }
+    Ok(())
+}
+
+/// Checks that `name` is free, also as the name of a metric, where `.` and `_` are the same.
+///
+/// # Errors
+/// TOPIC_ALREADY_EXISTS, INVALID_TOPIC_EXCEPTION for a collision.
+pub(super) fn check_free(image: &MetadataImage, name: &str) -> Result<(), ApiError> {
+    if image.topic(name).is_some() {
+        return Err(ApiError::new(ErrorCode::TopicAlreadyExists, format!("Topic '{name}' already exists.")));
+    }
+    if !name.contains(['.', '_']) {
+        return Ok(());
+    }
+    let collides = |other: &str| {
+        other.len() == name.len()
+            && other.bytes().zip(name.bytes()).all(|(a, b)| a == b || (matches!(a, b'.' | b'_') && matches!(b, b'.' | b'_')))
+    };
+    match image.topics().find(|topic| collides(&topic.name)) {
+        Some(topic) => Err(ApiError::new(ErrorCode::InvalidTopic, format!("Topic '{name}' collides with existing topic: {}", topic.name))),
+        None => Ok(()),
+    }
+}

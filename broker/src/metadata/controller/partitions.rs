@@ -1,0 +1,93 @@
+//! Adding partitions to topics.
+
+use std::collections::BTreeMap;
+
+use super::placement::{Placement, check_manual_assignment};
+use super::topics::{bounded_count, new_partition};
+use super::{Context, Decision, Draft, ItemResult, Operation, PARTITIONS_PER_OPERATION_MAX};
+use crate::metadata::{ApiError, ErrorCode, MetadataImage, MetadataRecord};
+use crate::model::BrokerId;
+
+/// CreatePartitions. A topic only ever grows.
+#[derive(Clone, Debug)]
+pub struct CreatePartitions {
+    /// The topics; one twice fails both.
+    pub topics: Vec<TopicGrowth>,
+    /// Check everything, change nothing.
+    pub validate_only: bool,
+}
+
+/// One topic to grow.
+#[derive(Clone, Debug)]
+pub struct TopicGrowth {
+    /// The topic's name.
+    pub name: String,
+    /// How many partitions it shall have in all.
+    pub count: i32,
+    /// Replicas of each new partition; `None`: the controller places them.
+    pub assignments: Option<Vec<Vec<BrokerId>>>,
+}
+
+impl Operation for CreatePartitions {
+    /// In the order of the request.
+    type Outcome = Vec<(String, ItemResult<()>)>;
+
+    fn decide(&self, image: &MetadataImage, context: &Context<'_>) -> Decision<Self::Outcome> {
+        let mut draft = Draft::new(image);
+        let mut times: BTreeMap<&str, usize> = BTreeMap::new();
+        for topic in &self.topics {
+            *times.entry(&topic.name).or_default() += 1;
+        }
+        let mut partitions_left = PARTITIONS_PER_OPERATION_MAX;
+        let mut outcome = Vec::with_capacity(self.topics.len());
+        for topic in &self.topics {
+            let result = if times.get(topic.name.as_str()).is_some_and(|times| *times > 1) {
+                Err(ApiError::new(ErrorCode::InvalidRequest, "Duplicate topic in request."))
+            } else {
+                grow(topic, &mut draft, &mut partitions_left, context)
+            };
+            outcome.push((topic.name.clone(), result));
+        }
+        let records = if self.validate_only { Vec::new() } else { draft.records };
+        Decision { records, outcome }
+    }
+}
+
+fn grow(growth: &TopicGrowth, draft: &mut Draft, partitions_left: &mut usize, context: &Context<'_>) -> ItemResult<()> {
+    let image = &draft.image;
+    let topic = image.topic(&growth.name).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+    let present = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
+    let invalid = |message: String| Err(ApiError::new(ErrorCode::InvalidPartitions, message));
+    if growth.count == present {
+        return invalid(format!("Topic already has {present} partition(s)."));
+    }
+    if growth.count < present {
+        let (name, count) = (&growth.name, growth.count);
+        return invalid(format!("The topic {name} currently has {present} partition(s); {count} would not be an increase."));
+    }
+    let additional = growth.count.saturating_sub(present);
+    let count = bounded_count(additional, *partitions_left)?;
+    // New partitions get as many replicas as the first one has, as in Kafka.
+    let factor = topic.partitions.first().map_or(1, |partition| partition.replicas.len());
+    let assignments = match &growth.assignments {
+        Some(assignments) => {
+            if assignments.len() != count {
+                let message = format!(
+                    "Attempted to add {additional} additional partition(s), but only {} assignment(s) were specified.",
+                    assignments.len()
+                );
+                return Err(ApiError::new(ErrorCode::InvalidReplicaAssignment, message));
+            }
+            assignments.iter().try_for_each(|replicas| check_manual_assignment(image, replicas, Some(factor)))?;
+            assignments.clone()
+        }
+        None => Placement::of(image).place(count, i16::try_from(factor).unwrap_or(i16::MAX), context.random_u64())?,
+    };
+    let mut records = Vec::with_capacity(count);
+    for (partition, replicas) in (present..).zip(&assignments) {
+        records.push(MetadataRecord::Partition(new_partition(image, topic.id, partition, replicas)?));
+    }
+    draft.add(records)?;
+    *partitions_left = partitions_left.saturating_sub(count);
+    Ok(())
+}

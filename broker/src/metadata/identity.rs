@@ -1,0 +1,227 @@
+//! Who a log directory belongs to: `meta.properties`, in Kafka's format.
+//!
+//! A directory is identified once, when it is empty, and is refused ever after by another cluster or under
+//! another node id. The `directory.id` tells a disk from its empty successor.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use letterbox_env::Env;
+use uuid::Uuid;
+
+/// The file's name.
+pub const META_PROPERTIES: &str = "meta.properties";
+
+/// Names that may be in a directory that was never used: a file system's own and the lock's.
+const NOT_DATA: &[&str] = &["lost+found", ".lock", "meta.properties.tmp"];
+
+/// What `meta.properties` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectoryIdentity {
+    /// `cluster.id`.
+    pub cluster_id: String,
+    /// `node.id`.
+    pub node_id: i32,
+    /// `directory.id`: the incarnation of this disk.
+    pub directory_id: Uuid,
+    /// Whether this call has just created it.
+    pub created: bool,
+}
+
+/// Why a directory cannot be used. Each message says what to do.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum IdentityError {
+    #[error("log directory {}: cannot be read or written", directory.display())]
+    Io {
+        directory: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "log directory {} has data but no {META_PROPERTIES}, so it is not known whose it is (found \"{found}\"). Point log.dirs at the \
+         right directory, put {META_PROPERTIES} back, or empty the directory if its data is not needed",
+        directory.display()
+    )]
+    Unidentified { directory: PathBuf, found: String },
+    #[error(
+        "log directory {}: {META_PROPERTIES} {reason}. Restore the file from a copy, or empty the directory if its data is not needed",
+        directory.display()
+    )]
+    Damaged { directory: PathBuf, reason: String },
+    #[error(
+        "log directory {} belongs to cluster {found}, but this node is configured for cluster {expected}. Point log.dirs at another \
+         directory or correct the cluster id",
+        directory.display()
+    )]
+    WrongCluster { directory: PathBuf, found: String, expected: String },
+    #[error(
+        "log directory {} belongs to node.id={found}, but this node has node.id={expected}. Point log.dirs at another directory or \
+         correct node.id",
+        directory.display()
+    )]
+    WrongNode { directory: PathBuf, found: i32, expected: i32 },
+    #[error("cluster id \"{cluster_id}\" is not valid: it is 16 bytes in base64url without padding, 22 characters")]
+    BadClusterId { cluster_id: String },
+    #[error("log directories {} and {} both have directory.id {id}: one is a copy of the other. Remove one from log.dirs", first.display(), second.display())]
+    Copied { first: PathBuf, second: PathBuf, id: String },
+    #[error("log.dirs is empty: name at least one directory")]
+    NoDirectories,
+}
+
+/// Reads the identity of every directory of `log.dirs`, and writes it into those that are empty.
+///
+/// The cluster id is the one in the directories, or else `cluster_id`, or else, when
+/// `cluster_id` is `None` and no directory has one, a new random one. Blocks: call it through
+/// `Env::blocking`.
+///
+/// # Errors
+/// [`IdentityError`]; nothing was written then, except perhaps into empty directories.
+pub fn open_directories(
+    env: &Env,
+    directories: &[PathBuf],
+    node_id: i32,
+    cluster_id: Option<&str>,
+) -> Result<Vec<DirectoryIdentity>, IdentityError> {
+    if let Some(cluster_id) = cluster_id.filter(|id| !is_valid_cluster_id(id)) {
+        return Err(IdentityError::BadClusterId { cluster_id: cluster_id.to_owned() });
+    }
+    let mut found = Vec::with_capacity(directories.len());
+    for directory in directories {
+        found.push(read(env, directory)?);
+    }
+    let known = found.iter().flatten().map(|identity| identity.cluster_id.clone()).next();
+    let expected = match (cluster_id.map(str::to_owned), known) {
+        (Some(configured), _) => configured,
+        (None, Some(known)) => known,
+        (None, None) => encode_uuid(env.random_uuid()),
+    };
+    let mut seen: BTreeMap<Uuid, &PathBuf> = BTreeMap::new();
+    for (directory, identity) in directories.iter().zip(&found) {
+        let Some(identity) = identity else { continue };
+        check(directory, identity, node_id, &expected)?;
+        if let Some(first) = seen.insert(identity.directory_id, directory) {
+            let id = encode_uuid(identity.directory_id);
+            return Err(IdentityError::Copied { first: first.clone(), second: directory.clone(), id });
+        }
+    }
+    if directories.is_empty() {
+        return Err(IdentityError::NoDirectories);
+    }
+    let mut identities = Vec::with_capacity(directories.len());
+    for (directory, identity) in directories.iter().zip(found) {
+        identities.push(match identity {
+            Some(identity) => identity,
+            None => create(env, directory, node_id, &expected)?,
+        });
+    }
+    Ok(identities)
+}
+
+fn check(directory: &Path, identity: &DirectoryIdentity, node_id: i32, cluster_id: &str) -> Result<(), IdentityError> {
+    if identity.cluster_id != cluster_id {
+        return Err(IdentityError::WrongCluster {
+            directory: directory.to_owned(),
+            found: identity.cluster_id.clone(),
+            expected: cluster_id.to_owned(),
+        });
+    }
+    if identity.node_id != node_id {
+        return Err(IdentityError::WrongNode { directory: directory.to_owned(), found: identity.node_id, expected: node_id });
+    }
+    Ok(())
+}
+
+/// The identity of one directory; `None` when it is empty or not there.
+fn read(env: &Env, directory: &Path) -> Result<Option<DirectoryIdentity>, IdentityError> {
+    let io = |source| IdentityError::Io { directory: directory.to_owned(), source };
+    if !env.disk.exists(directory).map_err(io)? {
+        return Ok(None);
+    }
+    let entries = env.disk.list(directory).map_err(io)?;
+    if entries.iter().any(|entry| entry.name == META_PROPERTIES) {
+        let bytes = env.disk.read(&directory.join(META_PROPERTIES)).map_err(io)?;
+        let damaged = |reason| IdentityError::Damaged { directory: directory.to_owned(), reason };
+        return parse(&bytes).map(Some).map_err(damaged);
+    }
+    match entries.into_iter().find(|entry| !NOT_DATA.contains(&entry.name.as_str())) {
+        Some(entry) => Err(IdentityError::Unidentified { directory: directory.to_owned(), found: entry.name }),
+        None => Ok(None),
+    }
+}
+
+fn create(env: &Env, directory: &Path, node_id: i32, cluster_id: &str) -> Result<DirectoryIdentity, IdentityError> {
+    let identity = DirectoryIdentity { cluster_id: cluster_id.to_owned(), node_id, directory_id: env.random_uuid(), created: true };
+    let text = format!(
+        "#\nversion=1\ncluster.id={}\nnode.id={}\ndirectory.id={}\n",
+        identity.cluster_id,
+        identity.node_id,
+        encode_uuid(identity.directory_id)
+    );
+    let written = env.disk.create_dir_all(directory).and_then(|()| {
+        env.disk.write_atomically(&directory.join(META_PROPERTIES), text.as_bytes())?;
+        // The directory itself may be new.
+        directory.parent().filter(|parent| !parent.as_os_str().is_empty()).map_or(Ok(()), |parent| env.disk.sync_dir(parent))
+    });
+    written.map_err(|source| IdentityError::Io { directory: directory.to_owned(), source })?;
+    Ok(identity)
+}
+
+/// Reads the few forms of Java's properties format that Kafka writes: comments, `key=value`, and a
+/// backslash before `=` and `:`.
+fn parse(bytes: &[u8]) -> Result<DirectoryIdentity, String> {
+    let text = str::from_utf8(bytes).map_err(|_| "is not text".to_owned())?;
+    let mut properties = BTreeMap::new();
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with(['#', '!'])) {
+        let (key, value) = line.split_once('=').ok_or_else(|| format!("has a line without \"=\": \"{line}\""))?;
+        properties.insert(key.trim(), value.trim().replace('\\', ""));
+    }
+    let get = |key: &str| properties.get(key).filter(|value| !value.is_empty()).ok_or_else(|| format!("has no {key}"));
+    let version = get("version")?;
+    if version != "1" {
+        return Err(format!("has version={version}, and only version 1 is supported"));
+    }
+    let cluster_id = get("cluster.id")?.clone();
+    let node_id = get("node.id")?;
+    let node_id = node_id.parse().ok().filter(|id| *id >= 0).ok_or_else(|| format!("has node.id={node_id}, which is not a node id"))?;
+    let directory_id = get("directory.id")?;
+    let directory_id =
+        decode_uuid(directory_id).ok_or_else(|| format!("has directory.id={directory_id}, which is not an id of 22 characters"))?;
+    Ok(DirectoryIdentity { cluster_id, node_id, directory_id, created: false })
+}
+
+const BASE64URL: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+/// Whether `id` has the form of the ids that Kafka makes for clusters.
+#[must_use]
+pub fn is_valid_cluster_id(id: &str) -> bool {
+    decode_uuid(id).is_some()
+}
+
+/// An id as Kafka writes it: base64url without padding, 22 characters.
+#[must_use]
+pub fn encode_uuid(id: Uuid) -> String {
+    let bits = id.as_u128();
+    // 128 bits are 21 times 6 and 2: the last character carries 2 bits, on its upper side.
+    let digit = |n: u32| {
+        let six = if n < 21 { bits >> (122 - 6 * n) } else { bits << 4 };
+        usize::try_from(six & 63).unwrap_or(0)
+    };
+    (0..22).filter_map(|n| BASE64URL.get(digit(n)).map(|byte| char::from(*byte))).collect()
+}
+
+/// The inverse of [`encode_uuid`]; `None` when `text` is not of that form.
+#[must_use]
+pub fn decode_uuid(text: &str) -> Option<Uuid> {
+    if text.len() != 22 {
+        return None;
+    }
+    let mut bits = 0u128;
+    for (n, byte) in text.bytes().enumerate() {
+        let six = BASE64URL.iter().position(|digit| *digit == byte)? as u128;
+        // Kafka's decoder does not look at the four bits below the last two; neither may be lost here.
+        bits = if n < 21 { bits << 6 | six } else { bits << 2 | six >> 4 };
+    }
+    Some(Uuid::from_u128(bits))
+}

@@ -1,0 +1,195 @@
+//! The immutable image of the cluster's metadata.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::model::{BrokerId, LeaderEpoch, ProducerId, TopicId};
+
+/// Configuration keys and values as they were set, in the spelling that Kafka gives them.
+pub type Configs = BTreeMap<String, String>;
+
+/// Everything the cluster knows about itself at one position of the metadata log.
+///
+/// Cloning copies pointers of maps and nothing else. Applying a batch copies the map of `Arc`s of each kind
+/// of thing that the batch touches, once, and the touched topics; the other topics are shared.
+///
+/// Invariants, kept by [`crate::metadata::apply`]: the two topic maps hold the same `Arc`s; a topic's
+/// partitions are numbered from 0 without a gap.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MetadataImage {
+    /// The cluster's id, once it has one. Never changes afterwards.
+    pub cluster_id: Option<Arc<str>>,
+    /// Index of the last entry of the metadata log that this image contains; 0 when there is none.
+    pub applied_index: u64,
+    /// Every broker that ever registered and was not removed.
+    pub brokers: Arc<BTreeMap<BrokerId, Arc<BrokerRegistration>>>,
+    pub(crate) topics_by_name: Arc<BTreeMap<Arc<str>, Arc<Topic>>>,
+    pub(crate) topics_by_id: Arc<BTreeMap<TopicId, Arc<Topic>>>,
+    /// Dynamic configurations of one broker each (not of topics: those are in [`Topic::configs`]).
+    pub broker_configs: Arc<BTreeMap<BrokerId, Configs>>,
+    /// The dynamic defaults for all brokers (Kafka's broker resource with the empty name).
+    pub cluster_configs: Arc<Configs>,
+    /// The first producer id that was never handed out.
+    pub next_producer_id: ProducerId,
+    /// Finalized feature levels by name; a feature at level 0 is absent.
+    pub features: Arc<BTreeMap<String, i16>>,
+}
+
+impl MetadataImage {
+    /// The topic of that name.
+    #[must_use]
+    pub fn topic(&self, name: &str) -> Option<&Arc<Topic>> {
+        self.topics_by_name.get(name)
+    }
+
+    /// The topic of that id.
+    #[must_use]
+    pub fn topic_by_id(&self, id: &TopicId) -> Option<&Arc<Topic>> {
+        self.topics_by_id.get(id)
+    }
+
+    /// Every topic, by name.
+    pub fn topics(&self) -> impl ExactSizeIterator<Item = &Arc<Topic>> {
+        self.topics_by_name.values()
+    }
+
+    /// How many topics there are.
+    #[must_use]
+    pub fn topic_count(&self) -> usize {
+        self.topics_by_name.len()
+    }
+
+    /// The state of one partition.
+    #[must_use]
+    pub fn partition(&self, topic: &str, partition: i32) -> Option<&PartitionState> {
+        self.topic(topic)?.partition(partition)
+    }
+
+    /// Brokers that are registered and not fenced, in order of their ids.
+    pub fn live_brokers(&self) -> impl Iterator<Item = (&BrokerId, &Arc<BrokerRegistration>)> {
+        self.brokers.iter().filter(|(_, registration)| !registration.fenced)
+    }
+
+    /// Whether `broker` is registered and not fenced.
+    #[must_use]
+    pub fn is_live(&self, broker: BrokerId) -> bool {
+        self.brokers.get(&broker).is_some_and(|registration| !registration.fenced)
+    }
+
+    /// The dynamic configurations set on `resource`; `None` when the resource does not exist. A broker
+    /// exists here when it is registered or has configurations of its own.
+    #[must_use]
+    pub fn configs(&self, resource: &ConfigResource) -> Option<&Configs> {
+        static NONE: Configs = Configs::new();
+        match resource {
+            ConfigResource::Topic(name) => self.topic(name).map(|topic| &topic.configs),
+            ConfigResource::Broker(id) => self.broker_configs.get(id).or_else(|| self.brokers.contains_key(id).then_some(&NONE)),
+            ConfigResource::Cluster => Some(&self.cluster_configs),
+        }
+    }
+}
+
+/// What configurations can be set on.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum ConfigResource {
+    /// A topic, by name.
+    Topic(String),
+    /// One broker.
+    Broker(BrokerId),
+    /// The defaults of all brokers.
+    Cluster,
+}
+
+/// A broker as it registered itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BrokerRegistration {
+    /// The broker's id.
+    pub id: BrokerId,
+    /// The id of the disk it stands on (`directory.id`): an empty disk under an old id is another broker.
+    pub incarnation: Uuid,
+    /// Where clients and other brokers reach it, by listener.
+    pub endpoints: Vec<Endpoint>,
+    /// `broker.rack`.
+    pub rack: Option<String>,
+    /// Whether it is kept from leading partitions and from being assigned new ones.
+    pub fenced: bool,
+}
+
+impl BrokerRegistration {
+    /// The endpoint of the listener of that name.
+    #[must_use]
+    pub fn endpoint(&self, listener: &str) -> Option<&Endpoint> {
+        self.endpoints.iter().find(|endpoint| endpoint.listener == listener)
+    }
+}
+
+/// One advertised listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// The listener's name: `PLAINTEXT`, `EXTERNAL`, …
+    pub listener: String,
+    /// The advertised host.
+    pub host: String,
+    /// The advertised port.
+    pub port: u16,
+    /// What is spoken there.
+    pub security_protocol: SecurityProtocol,
+}
+
+/// Kafka's security protocols.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[allow(missing_docs, reason = "the names are Kafka's and say it all")]
+pub enum SecurityProtocol {
+    Plaintext,
+    Ssl,
+    SaslPlaintext,
+    SaslSsl,
+}
+
+/// A topic with its partitions and its own configurations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topic {
+    /// The topic's name.
+    pub name: Arc<str>,
+    /// The topic's id (KIP-516).
+    pub id: TopicId,
+    /// The partitions; the index in here is the partition's index.
+    pub partitions: Vec<PartitionState>,
+    /// Configurations set on the topic; what is absent is inherited.
+    pub configs: Configs,
+}
+
+impl Topic {
+    /// The partition of that index.
+    #[must_use]
+    pub fn partition(&self, index: i32) -> Option<&PartitionState> {
+        self.partitions.get(usize::try_from(index).ok()?)
+    }
+
+    /// The partitions with their indexes, in order.
+    pub fn indexed_partitions(&self) -> impl Iterator<Item = (i32, &PartitionState)> {
+        (0i32..).zip(&self.partitions)
+    }
+}
+
+/// Who has and who leads a partition.
+///
+/// `isr ⊆ replicas`, and `leader ∈ isr` when there is one; kept by the operations in
+/// [`crate::metadata::controller`] and checked by `apply`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionState {
+    /// The brokers the partition is assigned to; the first is the preferred leader.
+    pub replicas: Arc<[BrokerId]>,
+    /// The replicas that have every committed record. Never empty.
+    pub isr: Arc<[BrokerId]>,
+    /// The leader; `None` while no replica of the ISR is alive.
+    pub leader: Option<BrokerId>,
+    /// Goes up by one with every change of the leader.
+    pub leader_epoch: LeaderEpoch,
+    /// Goes up by one with every change of this state (KIP-497).
+    pub partition_epoch: i32,
+}

@@ -1,0 +1,248 @@
+//! The records of the metadata log and how they are written down.
+//!
+//! A record is a JSON object `{"k": kind, "v": version, "d": fields}`; a batch is an array of them. JSON and
+//! not a packed binary form, because these records are few (metadata changes, not data), because a field
+//! that a reader does not know is tolerated by construction, and because a person can read a damaged log
+//! with `strings`. Framing, checksums and order are the log's business (`crate::quorum`), not this module's.
+//!
+//! Rules for change, which hold across a rolling upgrade:
+//! - A field that an older reader may overlook is added with a default; the version stays.
+//! - A change that an older reader would get wrong raises the kind's version. An older reader then stops
+//!   with [`DecodeError`] rather than go on with an image that differs from the others'.
+//! - Only a record marked `"i": true` (ignorable: it carries no state that anybody else's record builds
+//!   on) may be skipped by a reader that does not know it.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::image::{BrokerRegistration, ConfigResource};
+use crate::model::{BrokerId, LeaderEpoch, ProducerId, TopicId};
+
+/// One change of the metadata image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MetadataRecord {
+    /// Gives the cluster its id, once.
+    ClusterId(ClusterIdRecord),
+    /// Adds a broker or replaces its registration.
+    Broker(BrokerRegistration),
+    /// Fences or unfences a registered broker.
+    BrokerFence(BrokerFenceRecord),
+    /// Adds a topic without partitions.
+    Topic(TopicRecord),
+    /// Adds the next partition of a topic or replaces the state of one that is there.
+    Partition(PartitionRecord),
+    /// Removes a topic with its partitions and configurations.
+    RemoveTopic(RemoveTopicRecord),
+    /// Sets or removes one configuration.
+    Config(ConfigRecord),
+    /// Moves the first producer id that was never handed out forward.
+    ProducerIds(ProducerIdsRecord),
+    /// Finalizes the level of a feature; 0 removes it.
+    Feature(FeatureRecord),
+}
+
+/// See [`MetadataRecord::ClusterId`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterIdRecord {
+    /// The id in Kafka's form: 22 characters of base64url.
+    pub cluster_id: String,
+}
+
+/// See [`MetadataRecord::BrokerFence`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BrokerFenceRecord {
+    /// Which broker.
+    pub id: BrokerId,
+    /// Whether it is fenced from now on.
+    pub fenced: bool,
+}
+
+/// See [`MetadataRecord::Topic`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicRecord {
+    /// The name; not in use.
+    pub name: String,
+    /// The id; never used before.
+    pub id: TopicId,
+}
+
+/// See [`MetadataRecord::Partition`]. Carries the whole state, so that it can be read by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionRecord {
+    /// The topic.
+    pub topic_id: TopicId,
+    /// The partition; at most the number of partitions there are.
+    pub partition: i32,
+    /// As in [`super::PartitionState`].
+    pub replicas: Vec<BrokerId>,
+    /// As in [`super::PartitionState`].
+    pub isr: Vec<BrokerId>,
+    /// As in [`super::PartitionState`].
+    pub leader: Option<BrokerId>,
+    /// As in [`super::PartitionState`].
+    pub leader_epoch: LeaderEpoch,
+    /// As in [`super::PartitionState`].
+    pub partition_epoch: i32,
+}
+
+/// See [`MetadataRecord::RemoveTopic`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoveTopicRecord {
+    /// Which topic.
+    pub id: TopicId,
+}
+
+/// See [`MetadataRecord::Config`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigRecord {
+    /// What it is set on.
+    pub resource: ConfigResource,
+    /// Kafka's key.
+    pub key: String,
+    /// The value; `None` removes the key.
+    pub value: Option<String>,
+}
+
+/// See [`MetadataRecord::ProducerIds`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProducerIdsRecord {
+    /// The first id that was never handed out.
+    pub next: ProducerId,
+}
+
+/// See [`MetadataRecord::Feature`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FeatureRecord {
+    /// Kafka's name of the feature.
+    pub name: String,
+    /// The finalized level.
+    pub level: i16,
+}
+
+/// A record on its way: what every version can read of a record of any other version.
+#[derive(Serialize, Deserialize)]
+struct Envelope {
+    /// The kind.
+    k: String,
+    /// The version of the kind.
+    v: u16,
+    /// Whether a reader that does not know it may skip it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    i: bool,
+    /// The fields.
+    d: Value,
+}
+
+/// Why a batch of records cannot be read. The node must stop: its image would differ from the others'.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// Written by a newer version of Letterbox.
+    #[error(
+        "metadata record of kind \"{kind}\" version {version} was written by a newer version; this one reads that kind up to \
+         version {readable:?}. Start the newer version again"
+    )]
+    FromTheFuture {
+        /// The record's kind.
+        kind: String,
+        /// The record's version.
+        version: u16,
+        /// The newest version this one reads; `None` when it does not know the kind.
+        readable: Option<u16>,
+    },
+    /// Not a batch of records at all, or a field is missing or of another type.
+    #[error("metadata record is damaged")]
+    Malformed(#[source] serde_json::Error),
+}
+
+/// Lists every kind once: its name on disk and the newest version that is read and written.
+macro_rules! kinds {
+    ($($variant:ident $name:literal $version:literal,)+) => {
+        impl MetadataRecord {
+            fn to_envelope(&self) -> Result<Envelope, serde_json::Error> {
+                let (k, v, d) = match self {
+                    $(Self::$variant(record) => ($name, $version, serde_json::to_value(record)?),)+
+                };
+                Ok(Envelope { k: k.to_owned(), v, i: false, d })
+            }
+
+            fn from_envelope(envelope: Envelope) -> Result<Option<Self>, DecodeError> {
+                let readable = match envelope.k.as_str() {
+                    $($name => Some($version),)+
+                    _ => None,
+                };
+                if readable.is_none_or(|newest| envelope.v > newest) {
+                    if envelope.i {
+                        return Ok(None);
+                    }
+                    return Err(DecodeError::FromTheFuture { kind: envelope.k, version: envelope.v, readable });
+                }
+                match envelope.k.as_str() {
+                    $($name => serde_json::from_value(envelope.d).map(|record| Some(Self::$variant(record))),)+
+                    _ => Ok(None),
+                }
+                .map_err(DecodeError::Malformed)
+            }
+        }
+    };
+}
+
+kinds! {
+    ClusterId "clusterId" 0,
+    Broker "broker" 0,
+    BrokerFence "brokerFence" 0,
+    Topic "topic" 0,
+    Partition "partition" 0,
+    RemoveTopic "removeTopic" 0,
+    Config "config" 0,
+    ProducerIds "producerIds" 0,
+    Feature "feature" 0,
+}
+
+/// Writes a batch.
+///
+/// # Errors
+/// When a record cannot be written as JSON, which no record of this module is.
+pub fn encode(records: &[MetadataRecord]) -> Result<String, serde_json::Error> {
+    let envelopes = records.iter().map(MetadataRecord::to_envelope).collect::<Result<Vec<_>, _>>()?;
+    serde_json::to_string(&envelopes)
+}
+
+/// Reads a batch; ignorable records that are not understood are left out.
+///
+/// # Errors
+/// [`DecodeError`]; the caller must stop the node.
+pub fn decode(batch: &str) -> Result<Vec<MetadataRecord>, DecodeError> {
+    let envelopes: Vec<Envelope> = serde_json::from_str(batch).map_err(DecodeError::Malformed)?;
+    envelopes.into_iter().filter_map(|envelope| MetadataRecord::from_envelope(envelope).transpose()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn field_that_is_not_known_is_tolerated() {
+        let records = decode(r#"[{"k":"producerIds","v":0,"d":{"next":7,"colour":"blue"},"x":1}]"#).unwrap();
+        assert_eq!(records, [MetadataRecord::ProducerIds(ProducerIdsRecord { next: 7 })]);
+    }
+
+    #[test]
+    fn record_of_a_newer_version_or_kind_is_refused() {
+        for batch in [r#"[{"k":"producerIds","v":1,"d":{"next":7}}]"#, r#"[{"k":"quota","v":0,"d":{}}]"#] {
+            assert!(matches!(decode(batch), Err(DecodeError::FromTheFuture { .. })), "{batch}");
+        }
+    }
+
+    #[test]
+    fn ignorable_record_that_is_not_known_is_skipped() {
+        let batch = r#"[{"k":"note","v":3,"i":true,"d":{}},{"k":"producerIds","v":0,"d":{"next":7}}]"#;
+        assert_eq!(decode(batch).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn damaged_batch_is_refused() {
+        for batch in ["", "[", "{}", r#"[{"k":"producerIds","v":0,"d":{"next":"many"}}]"#, r#"[{"k":"topic"}]"#] {
+            assert!(matches!(decode(batch), Err(DecodeError::Malformed(_))), "{batch}");
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! The controller service: evaluates operations one after the other and commits them in batches.
+//!
+//! openraft writes one entry per proposal and waits for each flush. So one proposer takes everything that
+//! is queued while a write is in flight and makes one entry of it: each operation is evaluated on an image
+//! that already contains what the ones before it decided, and each caller gets its own outcome when the
+//! entry is applied.
+
+use std::sync::Arc;
+
+use letterbox_env::Env;
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
+
+use super::{MetadataQuorum, QuorumError};
+use crate::metadata::controller::{
+    AllocateProducerIds, AlterConfigs, AlterIsr, ConfigRules, Context, CreatePartitions, CreateTopics, DeleteTopics, FenceBroker,
+    Operation, RegisterBroker, SetClusterId,
+};
+use crate::metadata::{ErrorCode, MetadataImage, MetadataRecord};
+
+/// Operations that wait; more wait at the callers.
+const QUEUE_LEN_MAX: usize = 1024;
+
+/// An entry is closed when it has this many records, whatever else is queued.
+const RECORDS_PER_ENTRY_MAX: usize = 20_000;
+
+/// Why an operation has no outcome.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ControllerError {
+    /// The quorum did not take it.
+    #[error(transparent)]
+    Quorum(#[from] QuorumError),
+    /// This node is shutting down; the operation was not begun.
+    #[error("the controller is shutting down")]
+    ShuttingDown,
+}
+
+impl ControllerError {
+    /// What a client is told. All of these are retried by clients.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Quorum(QuorumError::OutcomeUnknown) => ErrorCode::RequestTimedOut,
+            Self::Quorum(QuorumError::TooLarge { .. }) => ErrorCode::PolicyViolation,
+            Self::Quorum(QuorumError::NotLeader { .. } | QuorumError::Stopped) | Self::ShuttingDown => ErrorCode::NotController,
+        }
+    }
+}
+
+/// A queued operation without its type.
+trait Job: Send {
+    /// Decides and keeps the outcome. May be called again on another image; the last one counts.
+    fn decide(&mut self, image: &MetadataImage, context: &Context<'_>) -> Vec<MetadataRecord>;
+
+    /// Hands the outcome, or the error, to the caller, who may have gone away.
+    fn complete(self: Box<Self>, result: Result<(), ControllerError>);
+}
+
+struct Pending<O: Operation> {
+    operation: O,
+    outcome: Option<O::Outcome>,
+    reply: oneshot::Sender<Result<O::Outcome, ControllerError>>,
+}
+
+impl<O: Operation> Job for Pending<O> {
+    fn decide(&mut self, image: &MetadataImage, context: &Context<'_>) -> Vec<MetadataRecord> {
+        let decision = self.operation.decide(image, context);
+        self.outcome = Some(decision.outcome);
+        decision.records
+    }
+
+    fn complete(self: Box<Self>, result: Result<(), ControllerError>) {
+        let Self { outcome, reply, .. } = *self;
+        let _ = reply.send(result.and_then(|()| outcome.ok_or(ControllerError::ShuttingDown)));
+    }
+}
+
+/// A handle to the controller of this node. Cheap to clone.
+#[derive(Clone)]
+pub struct Controller {
+    queue: mpsc::Sender<Box<dyn Job>>,
+    stop: watch::Sender<bool>,
+    task: Arc<Mutex<Option<tokio::task::JoinHandle<()>>>>,
+}
+
+impl Controller {
+    /// Starts the proposer on `quorum`.
+    #[must_use]
+    pub fn start(env: Env, quorum: Arc<dyn MetadataQuorum>, rules: Arc<dyn ConfigRules>) -> Self {
+        let (queue, jobs) = mpsc::channel(QUEUE_LEN_MAX);
+        let (stop, stopped) = watch::channel(false);
+        let proposer = Proposer { env, quorum, rules, jobs, stopped, term: None };
+        let task = Arc::new(Mutex::new(Some(tokio::spawn(proposer.run()))));
+        Self { queue, stop, task }
+    }
+
+    /// Carries out any operation.
+    ///
+    /// Not cancel safe in effect: an operation that was queued may take effect although the future was dropped.
+    ///
+    /// # Errors
+    /// [`ControllerError`] when there is no outcome.
+    pub async fn run<O: Operation>(&self, operation: O) -> Result<O::Outcome, ControllerError> {
+        let (reply, receive) = oneshot::channel();
+        let pending = Box::new(Pending { operation, outcome: None, reply });
+        self.queue.send(pending).await.map_err(|_| ControllerError::ShuttingDown)?;
+        receive.await.map_err(|_| ControllerError::ShuttingDown)?
+    }
+
+    /// Begins no further operation, waits for the one under way, and refuses what is queued.
+    pub async fn shutdown(&self) {
+        self.stop.send_replace(true);
+        if let Some(task) = self.task.lock().await.take()
+            && let Err(error) = task.await
+            && error.is_panic()
+        {
+            std::panic::resume_unwind(error.into_panic());
+        }
+    }
+}
+
+macro_rules! operations {
+    ($($(#[$doc:meta])* $name:ident($operation:ty);)+) => {
+        impl Controller {
+            $($(#[$doc])*
+            ///
+            /// # Errors
+            /// See [`Controller::run`].
+            pub async fn $name(&self, operation: $operation) -> Result<<$operation as Operation>::Outcome, ControllerError> {
+                self.run(operation).await
+            })+
+        }
+    };
+}
+
+operations! {
+    /// Makes topics.
+    create_topics(CreateTopics);
+    /// Deletes topics.
+    delete_topics(DeleteTopics);
+    /// Adds partitions to topics.
+    create_partitions(CreatePartitions);
+    /// Changes dynamic configurations.
+    alter_configs(AlterConfigs);
+    /// Registers a broker that has started.
+    register_broker(RegisterBroker);
+    /// Fences a broker or lifts its fence.
+    fence_broker(FenceBroker);
+    /// Changes ISRs on their leader's word.
+    alter_isr(AlterIsr);
+    /// Hands out a block of producer ids.
+    allocate_producer_ids(AllocateProducerIds);
+    /// Gives a new cluster its id.
+    set_cluster_id(SetClusterId);
+}
+
+struct Proposer {
+    env: Env,
+    quorum: Arc<dyn MetadataQuorum>,
+    rules: Arc<dyn ConfigRules>,
+    jobs: mpsc::Receiver<Box<dyn Job>>,
+    stopped: watch::Receiver<bool>,
+    /// The term in which this node's image is known to be complete.
+    term: Option<u64>,
+}
+
+impl Proposer {
+    async fn run(mut self) {
+        loop {
+            let first = tokio::select! {
+                biased;
+                () = super::stopped(&mut self.stopped) => break,
+                job = self.jobs.recv() => match job {
+                    Some(job) => job,
+                    None => break,
+                },
+            };
+            let mut batch = vec![first];
+            while batch.len() < QUEUE_LEN_MAX
+                && let Ok(job) = self.jobs.try_recv()
+            {
+                batch.push(job);
+            }
+            self.commit(batch).await;
+        }
+        self.jobs.close();
+        while let Some(job) = self.jobs.recv().await {
+            job.complete(Err(ControllerError::ShuttingDown));
+        }
+    }
+
+    /// Commits the operations in their order, in as few entries as they fit into.
+    async fn commit(&mut self, batch: Vec<Box<dyn Job>>) {
+        let mut rest = batch.into_iter();
+        let mut jobs_max = usize::MAX;
+        loop {
+            let result = self.lead().await;
+            let mut image = (*self.quorum.image()).clone();
+            let mut entry = Vec::new();
+            let mut jobs = Vec::new();
+            while result.is_ok()
+                && jobs.len() < jobs_max
+                && entry.len() < RECORDS_PER_ENTRY_MAX
+                && let Some(mut job) = rest.next()
+            {
+                self.evaluate(&mut *job, &mut image, &mut entry);
+                jobs.push(job);
+            }
+            let term = match result {
+                Ok(term) => term,
+                Err(error) => {
+                    return rest.for_each(|job| job.complete(Err(error.clone().into())));
+                }
+            };
+            if jobs.is_empty() {
+                return;
+            }
+            match self.propose(term, &entry).await {
+                Err(QuorumError::TooLarge { .. }) if jobs.len() > 1 => {
+                    // One of them is large: each gets an entry of its own.
+                    jobs_max = 1;
+                    rest = jobs.into_iter().chain(rest).collect::<Vec<_>>().into_iter();
+                }
+                result => {
+                    if result.is_err() {
+                        self.term = None;
+                    }
+                    jobs.into_iter().for_each(|job| job.complete(result.clone().map_err(Into::into)));
+                }
+            }
+        }
+    }
+
+    async fn lead(&mut self) -> Result<u64, QuorumError> {
+        match self.term {
+            Some(term) if self.quorum.status().term == term => Ok(term),
+            _ => {
+                let term = self.quorum.begin_leading().await?;
+                self.term = Some(term);
+                Ok(term)
+            }
+        }
+    }
+
+    fn evaluate(&self, job: &mut dyn Job, image: &mut MetadataImage, entry: &mut Vec<MetadataRecord>) {
+        let context = Context { random: &*self.env.random, rules: &*self.rules };
+        let records = job.decide(image, &context);
+        // Each operation has applied its records to its own draft already, so this cannot fail.
+        if let Err(error) = image.apply_in_place(&records) {
+            panic!("an operation decided on records that do not fit its own image: {error}");
+        }
+        entry.extend(records);
+    }
+
+    async fn propose(&self, term: u64, entry: &[MetadataRecord]) -> Result<(), QuorumError> {
+        if entry.is_empty() {
+            // Nothing to write, but the outcomes must not come from a leader that was deposed.
+            return self.quorum.linearizable_image().await.map(drop);
+        }
+        self.quorum.propose(term, entry).await.map(drop)
+    }
+}

@@ -1,0 +1,193 @@
+//! openraft's log store on the [`Wal`]. Entries are also kept in memory: snapshots keep them few.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::io;
+use std::ops::RangeBounds;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use letterbox_env::Env;
+use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
+use openraft::{AnyError, RaftLogReader, StorageIOError};
+
+use super::types::{Entry, NodeLogId, StorageError, TypeConfig, Vote, decode_entry, encode_entry, log_id};
+use super::wal::{Item, Wal};
+
+/// The file is written anew after a purge when it is longer than this.
+const REWRITE_LEN: usize = 2 << 20;
+
+/// About how many bytes of entries one replication request carries.
+const READ_LEN_MAX: usize = 4 << 20;
+
+#[derive(Clone)]
+pub(super) struct LogStore {
+    env: Env,
+    wal: Arc<Mutex<Wal>>,
+    memory: Arc<Mutex<Memory>>,
+}
+
+#[derive(Default)]
+struct Memory {
+    vote: Option<Vote>,
+    purged: Option<NodeLogId>,
+    entries: BTreeMap<u64, (Entry, usize)>,
+    /// Bytes of entries ever appended by this process or read at its start.
+    appended: u64,
+}
+
+impl LogStore {
+    /// Puts together what is in the file. An error names what does not fit.
+    pub(super) fn new(env: Env, wal: Wal, items: Vec<Item>) -> Result<Self, String> {
+        let mut memory = Memory::default();
+        for item in items {
+            memory.replay(item)?;
+        }
+        Ok(Self { env, wal: Arc::new(Mutex::new(wal)), memory: Arc::new(Mutex::new(memory)) })
+    }
+
+    /// Whether nothing was ever stored.
+    pub(super) fn is_pristine(&self) -> bool {
+        let memory = self.memory();
+        memory.vote.is_none() && memory.purged.is_none() && memory.entries.is_empty()
+    }
+
+    pub(super) fn appended_bytes(&self) -> u64 {
+        self.memory().appended
+    }
+
+    pub(super) fn purged(&self) -> Option<NodeLogId> {
+        self.memory().purged
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn write(&self, items: Vec<Item>) -> io::Result<()> {
+        let wal = Arc::clone(&self.wal);
+        self.env.blocking(move || wal.lock().unwrap_or_else(PoisonError::into_inner).append(&items)).await
+    }
+
+    async fn write_purge(&self, upto: NodeLogId) -> io::Result<()> {
+        let purge = Item::Purge(upto.leader_id.term, upto.index);
+        let whole: Vec<Item> = {
+            let memory = self.memory();
+            let vote = memory.vote.as_ref().and_then(|vote| serde_json::to_vec(vote).ok()).map(Item::Vote);
+            let kept = memory.entries.range(upto.index.saturating_add(1)..).map(|(_, (entry, _))| Item::Entry(encode_entry(entry)));
+            vote.into_iter().chain([purge.clone()]).chain(kept).collect()
+        };
+        let wal = Arc::clone(&self.wal);
+        let write = move || {
+            let mut wal = wal.lock().unwrap_or_else(PoisonError::into_inner);
+            if wal.len() > REWRITE_LEN { wal.rewrite(&whole) } else { wal.append(&[purge]) }
+        };
+        self.env.blocking(write).await
+    }
+}
+
+impl Memory {
+    fn replay(&mut self, item: Item) -> Result<(), String> {
+        match item {
+            Item::Vote(bytes) => {
+                self.vote = Some(serde_json::from_slice(&bytes).map_err(|error| format!("a vote cannot be read: {error}"))?);
+            }
+            Item::Entry(bytes) => {
+                let entry = decode_entry(&bytes).ok_or("an entry cannot be read")?;
+                let expected = self.next_index();
+                if expected.is_some_and(|expected| expected != entry.log_id.index) {
+                    return Err(format!("entry {} follows where {expected:?} should", entry.log_id.index));
+                }
+                self.insert(entry, bytes.len());
+            }
+            Item::Truncate(from) => drop(self.entries.split_off(&from)),
+            Item::Purge(term, index) => self.purge(log_id(term, index)),
+        }
+        Ok(())
+    }
+
+    fn next_index(&self) -> Option<u64> {
+        let last = self.entries.last_key_value().map(|(index, _)| *index).or(self.purged.map(|id| id.index));
+        last.map(|index| index.saturating_add(1))
+    }
+
+    fn insert(&mut self, entry: Entry, len: usize) {
+        self.appended = self.appended.saturating_add(len as u64);
+        self.entries.insert(entry.log_id.index, (entry, len));
+    }
+
+    fn purge(&mut self, upto: NodeLogId) {
+        self.entries = self.entries.split_off(&upto.index.saturating_add(1));
+        self.purged = Some(upto);
+    }
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + Send>(&mut self, range: RB) -> Result<Vec<Entry>, StorageError> {
+        Ok(self.memory().entries.range(range).map(|(_, (entry, _))| entry.clone()).collect())
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, StorageError> {
+        let mut total = 0;
+        let memory = self.memory();
+        let fits = |(_, (_, len)): &(&u64, &(Entry, usize))| {
+            let first = total == 0;
+            total += len;
+            first || total <= READ_LEN_MAX
+        };
+        Ok(memory.entries.range(start..end).take_while(fits).map(|(_, (entry, _))| entry.clone()).collect())
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, StorageError> {
+        let memory = self.memory();
+        let last_log_id = memory.entries.last_key_value().map(|(_, (entry, _))| entry.log_id).or(memory.purged);
+        Ok(LogState { last_purged_log_id: memory.purged, last_log_id })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
+        let bytes = serde_json::to_vec(vote).map_err(|error| StorageIOError::write_vote(AnyError::new(&error)))?;
+        self.write(vec![Item::Vote(bytes)]).await.map_err(|error| StorageIOError::write_vote(AnyError::new(&error)))?;
+        self.memory().vote = Some(*vote);
+        Ok(())
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
+        Ok(self.memory().vote)
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: LogFlushed<TypeConfig>) -> Result<(), StorageError>
+    where
+        I: IntoIterator<Item = Entry> + Send,
+        I::IntoIter: Send,
+    {
+        let encoded: Vec<(Entry, Vec<u8>)> = entries.into_iter().map(|entry| (encode_entry(&entry), entry)).map(|(b, e)| (e, b)).collect();
+        let items = encoded.iter().map(|(_, bytes)| Item::Entry(bytes.clone())).collect();
+        // The core task waits for the flush in any case, and votes must not overtake entries.
+        self.write(items).await.map_err(|error| StorageIOError::write_logs(AnyError::new(&error)))?;
+        {
+            let mut memory = self.memory();
+            encoded.into_iter().for_each(|(entry, bytes)| memory.insert(entry, bytes.len()));
+        }
+        callback.log_io_completed(Ok(()));
+        Ok(())
+    }
+
+    async fn truncate(&mut self, from: NodeLogId) -> Result<(), StorageError> {
+        self.write(vec![Item::Truncate(from.index)]).await.map_err(|error| StorageIOError::write_logs(AnyError::new(&error)))?;
+        drop(self.memory().entries.split_off(&from.index));
+        Ok(())
+    }
+
+    async fn purge(&mut self, upto: NodeLogId) -> Result<(), StorageError> {
+        self.write_purge(upto).await.map_err(|error| StorageIOError::write_logs(AnyError::new(&error)))?;
+        self.memory().purge(upto);
+        Ok(())
+    }
+}

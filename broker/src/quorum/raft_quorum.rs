@@ -1,0 +1,438 @@
+//! [`RaftQuorum`]: [`MetadataQuorum`] on openraft.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use letterbox_env::{BoxFuture, Env, FileRef};
+use openraft::error::{CheckIsLeaderError, ClientWriteError, Fatal, InitializeError, RaftError};
+use openraft::{ServerState, SnapshotPolicy};
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use super::log_store::LogStore;
+use super::network::{Dialer, Identity, Peers, serve};
+use super::runtime::with_random;
+use super::snapshot::Slots;
+use super::state_machine::{Published, StateMachine, describe};
+use super::types::{Applied, Batch, Raft, Voter};
+use super::wal::{FILE_NAME, Wal, WalError};
+use super::{MetadataQuorum, Proposed, QuorumError, QuorumStatus};
+use crate::metadata::{MetadataImage, MetadataRecord, record};
+use crate::model::BrokerId;
+
+/// The most bytes of records in one entry.
+pub const ENTRY_LEN_MAX: usize = 16 << 20;
+
+/// A snapshot is made after this many entries, or this many bytes of entries: a restart reads no more.
+const SNAPSHOT_ENTRIES: u64 = 1000;
+const SNAPSHOT_BYTES: u64 = 4 << 20;
+
+/// Entries kept behind a snapshot, so that a voter that is a little behind needs no snapshot.
+const ENTRIES_KEPT: u64 = 100;
+
+/// How a node takes part.
+#[derive(Clone, Debug)]
+pub struct QuorumConfig {
+    /// `node.id`; not negative.
+    pub node_id: i32,
+    /// The directory of the metadata log, `…/__cluster_metadata-0`; made when it is not there.
+    pub dir: PathBuf,
+    /// Every voter with its address (`controller.quorum.voters`); this node is one of them.
+    pub voters: BTreeMap<i32, (String, u16)>,
+    /// Where this node listens for other voters. Needed when there are any.
+    pub listener: Option<(String, u16)>,
+    /// The cluster's id. Needed when there are other voters, because it is checked at connect.
+    pub cluster_id: Option<String>,
+    /// Whether this node is known to have taken part before (partitions lie beside the directory): a
+    /// missing log is refused then, instead of begun anew.
+    pub must_exist: bool,
+    /// Times of heartbeats and elections.
+    pub timing: QuorumTiming,
+}
+
+/// Times of heartbeats and elections. A slow flush holds up votes and heartbeats, so the election timeout
+/// must be well above the slowest flush of the disk.
+#[derive(Clone, Copy, Debug)]
+pub struct QuorumTiming {
+    /// Between two heartbeats of the leader; also the deadline of one replication request.
+    pub heartbeat: Duration,
+    /// A follower that heard of no leader for this long, and up to twice as long, asks for votes.
+    pub election_timeout: Duration,
+}
+
+impl Default for QuorumTiming {
+    fn default() -> Self {
+        Self { heartbeat: Duration::from_millis(250), election_timeout: Duration::from_millis(1000) }
+    }
+}
+
+/// Why the quorum cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum OpenError {
+    #[error("metadata quorum: {0}")]
+    Config(String),
+    #[error("metadata directory {}: cannot be read or written", directory.display())]
+    Io { directory: PathBuf, #[source] source: std::io::Error },
+    #[error("metadata directory {} is in use by another process", directory.display())]
+    Locked { directory: PathBuf },
+    #[error(transparent)]
+    Wal(#[from] WalError),
+    #[error("metadata directory {} cannot be used: {reason}", directory.display())]
+    Unusable { directory: PathBuf, reason: String },
+    #[error("this node is configured for cluster {configured}, but its metadata is of cluster {found}")]
+    WrongCluster { configured: String, found: String },
+    #[error("cannot listen for other voters on {host}:{port}")]
+    Listen { host: String, port: u16, #[source] source: std::io::Error },
+    #[error("the metadata quorum did not start: {0}")]
+    Raft(String),
+}
+
+/// This node's part in the quorum.
+pub struct RaftQuorum {
+    raft: Raft,
+    node_id: BrokerId,
+    incarnation: Uuid,
+    published: Published,
+    fatal: watch::Receiver<Option<String>>,
+    stop: watch::Sender<bool>,
+    tasks: Mutex<JoinSet<()>>,
+    listening: Option<std::net::SocketAddr>,
+    /// Held as long as the directory is in use.
+    _lock: FileRef,
+}
+
+impl RaftQuorum {
+    /// Opens the directory and takes part. A sole voter leads, with everything applied, when this returns;
+    /// with more voters the first leader is elected later.
+    ///
+    /// # Errors
+    /// [`OpenError`]; each says what to do.
+    pub async fn open(env: Env, config: QuorumConfig) -> Result<Arc<Self>, OpenError> {
+        let node_id = check_config(&config)?;
+        let opened = {
+            let (world, config) = (env.clone(), config.clone());
+            env.blocking(move || open_directory(&world, &config, node_id)).await?
+        };
+        let Opened { lock, wal, items, slots, stored, peers } = opened;
+        let unusable = |reason: String| OpenError::Unusable { directory: config.dir.clone(), reason };
+        let incarnation = wal.incarnation();
+        let store = LogStore::new(env.clone(), wal, items).map_err(unusable)?;
+        let snapshot_index = stored.as_ref().and_then(|stored| stored.meta.last_log_id);
+        if store.purged() > snapshot_index {
+            return Err(unusable("the log begins after the newest whole snapshot; restore it from another voter or a copy".to_owned()));
+        }
+        let published = Published::new();
+        let machine = StateMachine::new(env.clone(), published.clone(), slots, stored).map_err(unusable)?;
+
+        let (stop, stopped) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        let identity = Arc::new(Identity { cluster_id: config.cluster_id.clone(), node_id, incarnation, peers: Arc::new(peers) });
+        let pristine = store.is_pristine();
+        let raft = {
+            let dialer = Dialer { env: env.clone(), identity: Arc::clone(&identity) };
+            let raft_config = Arc::new(raft_config(&config)?);
+            let start = Raft::new(node_id, raft_config, dialer, store.clone(), machine);
+            with_random(Some(Arc::clone(&env.random)), start).await.map_err(|error| OpenError::Raft(describe(&error)))?
+        };
+        let listening = match &config.listener {
+            Some((host, port)) => {
+                let failed = |source| OpenError::Listen { host: host.clone(), port: *port, source };
+                let listener = env.net.bind(host, *port).await.map_err(failed)?;
+                let address = listener.local_addr().map_err(failed)?;
+                tasks.spawn(serve(listener, raft.clone(), Arc::clone(&identity), stopped.clone()));
+                Some(address)
+            }
+            None => None,
+        };
+        let (fatal_sender, fatal) = watch::channel(None);
+        tasks.spawn(watch_over(raft.clone(), store, fatal_sender, stopped));
+        let quorum = Arc::new(Self {
+            raft,
+            node_id: BrokerId(config.node_id),
+            incarnation,
+            published,
+            fatal,
+            stop,
+            tasks: Mutex::new(tasks),
+            listening,
+            _lock: lock,
+        });
+        if let Err(error) = quorum.join(&config, pristine).await {
+            quorum.shutdown().await;
+            return Err(error);
+        }
+        Ok(quorum)
+    }
+
+    async fn join(&self, config: &QuorumConfig, pristine: bool) -> Result<(), OpenError> {
+        let failed = |error: &dyn std::error::Error| OpenError::Raft(describe(error));
+        if pristine {
+            let voter = |(id, (host, port)): (&i32, &(String, u16))| {
+                (u64::try_from(*id).unwrap_or(u64::MAX), Voter { host: host.clone(), port: *port })
+            };
+            let voters: BTreeMap<u64, Voter> = config.voters.iter().map(voter).collect();
+            match self.raft.initialize(voters).await {
+                // Another voter was faster and has already replicated to us.
+                Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
+                Err(error) => return Err(failed(&error)),
+            }
+        }
+        if config.voters.len() > 1 {
+            return self.check_cluster(config);
+        }
+        if self.raft.metrics().borrow().state != ServerState::Leader {
+            self.raft.trigger().elect().await.map_err(|error| failed(&error))?;
+        }
+        let wait = self.raft.wait(Some(Duration::from_secs(30)));
+        wait.state(ServerState::Leader, "sole voter leads").await.map_err(|error| failed(&error))?;
+        self.begin_leading().await.map_err(|error| failed(&error))?;
+        self.check_cluster(config)
+    }
+
+    fn check_cluster(&self, config: &QuorumConfig) -> Result<(), OpenError> {
+        match (&config.cluster_id, &self.image().cluster_id) {
+            (Some(configured), Some(found)) if **configured != **found => {
+                Err(OpenError::WrongCluster { configured: configured.clone(), found: found.to_string() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The id of this node's metadata log; another one after the log was lost.
+    #[must_use]
+    pub fn incarnation(&self) -> Uuid {
+        self.incarnation
+    }
+
+    /// Where this node listens for other voters.
+    #[must_use]
+    pub fn listening(&self) -> Option<std::net::SocketAddr> {
+        self.listening
+    }
+
+    async fn write(&self, term: u64, records: Arc<str>) -> Result<(u64, u64), QuorumError> {
+        match self.raft.client_write(Batch { term, records }).await {
+            Ok(response) => match response.data {
+                Applied::Done => Ok((response.log_id.leader_id.term, response.log_id.index)),
+                Applied::Outdated => Err(QuorumError::NotLeader { leader: self.status().leader }),
+            },
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+                // openraft answers so both when it never took the entry and when it lost the lead with
+                // the entry in its log.
+                match forward.leader_id {
+                    Some(leader) if leader == node_key(self.node_id) => Err(QuorumError::OutcomeUnknown),
+                    leader => Err(QuorumError::NotLeader { leader: leader.and_then(broker_id) }),
+                }
+            }
+            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(_))) => Err(QuorumError::OutcomeUnknown),
+            Err(RaftError::Fatal(_)) => Err(QuorumError::Stopped),
+        }
+    }
+}
+
+impl MetadataQuorum for RaftQuorum {
+    fn propose<'a>(&'a self, term: u64, records: &'a [MetadataRecord]) -> BoxFuture<'a, Result<Proposed, QuorumError>> {
+        Box::pin(async move {
+            let Ok(text) = record::encode(records) else {
+                return Err(QuorumError::Stopped);
+            };
+            if text.len() > ENTRY_LEN_MAX {
+                return Err(QuorumError::TooLarge { len: text.len(), max: ENTRY_LEN_MAX });
+            }
+            let (_, index) = self.write(term, text.into()).await?;
+            Ok(Proposed { index })
+        })
+    }
+
+    fn begin_leading(&self) -> BoxFuture<'_, Result<u64, QuorumError>> {
+        Box::pin(async move {
+            let (state, term, leader) = {
+                let metrics = self.raft.metrics();
+                let metrics = metrics.borrow();
+                (metrics.state, metrics.current_term, metrics.current_leader)
+            };
+            if state != ServerState::Leader {
+                return Err(QuorumError::NotLeader { leader: leader.and_then(broker_id) });
+            }
+            // An empty entry of this term: when it is applied, everything before it is. A lead that was
+            // resumed after a restart has entries in its log that are not applied yet.
+            let (term, _) = self.write(term, "[]".into()).await?;
+            Ok(term)
+        })
+    }
+
+    fn image(&self) -> Arc<MetadataImage> {
+        self.published.image()
+    }
+
+    fn linearizable_image(&self) -> BoxFuture<'_, Result<Arc<MetadataImage>, QuorumError>> {
+        Box::pin(async move {
+            match self.raft.ensure_linearizable().await {
+                Ok(_) => Ok(self.image()),
+                Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(forward))) => {
+                    Err(QuorumError::NotLeader { leader: forward.leader_id.and_then(broker_id) })
+                }
+                Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(_))) => Err(QuorumError::NotLeader { leader: None }),
+                Err(RaftError::Fatal(_)) => Err(QuorumError::Stopped),
+            }
+        })
+    }
+
+    fn subscribe(&self) -> watch::Receiver<Arc<MetadataImage>> {
+        self.published.subscribe()
+    }
+
+    fn status(&self) -> QuorumStatus {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let voter_ids: Vec<u64> = metrics.membership_config.voter_ids().collect();
+        let nodes = metrics.membership_config.nodes().filter(|(id, _)| voter_ids.contains(id));
+        let voters = nodes.filter_map(|(id, node)| Some((broker_id(*id)?, (node.host.clone(), node.port)))).collect();
+        QuorumStatus {
+            node_id: self.node_id,
+            leader: metrics.current_leader.and_then(broker_id),
+            term: metrics.current_term,
+            voters,
+            last_log_index: metrics.last_log_index.unwrap_or(0),
+            applied_index: metrics.last_applied.map_or(0, |id| id.index),
+            snapshot_index: metrics.snapshot.map_or(0, |id| id.index),
+        }
+    }
+
+    fn snapshot(&self) -> BoxFuture<'_, Result<(), QuorumError>> {
+        Box::pin(async move { self.raft.trigger().snapshot().await.map_err(|_| QuorumError::Stopped) })
+    }
+
+    fn fatal(&self) -> BoxFuture<'static, String> {
+        let mut fatal = self.fatal.clone();
+        Box::pin(async move {
+            loop {
+                if let Some(reason) = fatal.borrow_and_update().clone() {
+                    return reason;
+                }
+                if fatal.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        })
+    }
+
+    fn shutdown(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            self.stop.send_replace(true);
+            let _ = self.raft.shutdown().await;
+            let mut tasks = self.tasks.lock().await;
+            while tasks.join_next().await.is_some() {}
+        })
+    }
+}
+
+fn node_key(id: BrokerId) -> u64 {
+    u64::try_from(id.0).unwrap_or(u64::MAX)
+}
+
+fn broker_id(key: u64) -> Option<BrokerId> {
+    i32::try_from(key).ok().map(BrokerId)
+}
+
+fn check_config(config: &QuorumConfig) -> Result<u64, OpenError> {
+    let refuse = |message: String| Err(OpenError::Config(message));
+    let Ok(node_id) = u64::try_from(config.node_id) else {
+        return refuse(format!("node.id is {}; it must not be negative", config.node_id));
+    };
+    if !config.voters.contains_key(&config.node_id) {
+        return refuse(format!("node.id {} is not among controller.quorum.voters; add it", config.node_id));
+    }
+    if config.voters.len() > 1 && config.cluster_id.is_none() {
+        return refuse("with more than one voter the cluster id must be configured".to_owned());
+    }
+    if config.voters.len() > 1 && config.listener.is_none() {
+        return refuse("with more than one voter this node needs a controller listener".to_owned());
+    }
+    Ok(node_id)
+}
+
+fn raft_config(config: &QuorumConfig) -> Result<openraft::Config, OpenError> {
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let election = millis(config.timing.election_timeout);
+    openraft::Config {
+        cluster_name: "letterbox".to_owned(),
+        heartbeat_interval: millis(config.timing.heartbeat),
+        election_timeout_min: election,
+        election_timeout_max: election.saturating_mul(2),
+        install_snapshot_timeout: 10_000,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_ENTRIES),
+        max_in_snapshot_log_to_keep: ENTRIES_KEPT,
+        snapshot_max_chunk_size: 1 << 20,
+        // Purge when a few entries can go together: each purge is a write.
+        purge_batch_size: 64,
+        ..openraft::Config::default()
+    }
+    .validate()
+    .map_err(|error| OpenError::Config(describe(&error)))
+}
+
+struct Opened {
+    lock: FileRef,
+    wal: Wal,
+    items: Vec<super::wal::Item>,
+    slots: Slots,
+    stored: Option<super::snapshot::Stored>,
+    peers: Peers,
+}
+
+fn open_directory(env: &Env, config: &QuorumConfig, node_id: u64) -> Result<Opened, OpenError> {
+    let directory = config.dir.clone();
+    let io = |source| OpenError::Io { directory: directory.clone(), source };
+    env.disk.create_dir_all(&directory).map_err(io)?;
+    if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        env.disk.sync_dir(parent).map_err(io)?;
+    }
+    let lock = env.disk.lock(&directory.join(".lock")).map_err(|source| {
+        let locked = source.kind() == std::io::ErrorKind::WouldBlock;
+        if locked { OpenError::Locked { directory: directory.clone() } } else { io(source) }
+    })?;
+    let (slots, stored) = Slots::open(Arc::clone(&env.disk), &directory).map_err(io)?;
+    let peers = Peers::open(env, &directory).map_err(io)?;
+    // A snapshot or known peers without a log: the log was lost.
+    let log_is_there = env.disk.exists(&directory.join(FILE_NAME)).map_err(io)?;
+    let may_create = !config.must_exist && stored.is_none() && (log_is_there || peers.is_empty());
+    let (wal, items) = Wal::open(Arc::clone(&env.disk), &*env.random, &directory, node_id, may_create)?;
+    Ok(Opened { lock, wal, items, slots, stored, peers })
+}
+
+/// Tells when raft has died, and has a snapshot made when many bytes have gone into the log.
+async fn watch_over(raft: Raft, store: LogStore, fatal: watch::Sender<Option<String>>, mut stopped: watch::Receiver<bool>) {
+    let mut metrics = raft.metrics();
+    let mut covered = 0;
+    loop {
+        let running = metrics.borrow_and_update().running_state.clone();
+        match running {
+            Ok(()) => {}
+            Err(Fatal::Stopped) if *stopped.borrow() => return,
+            Err(error) => {
+                fatal.send_replace(Some(describe(&error)));
+                return;
+            }
+        }
+        let appended = store.appended_bytes();
+        if appended.saturating_sub(covered) > SNAPSHOT_BYTES && raft.trigger().snapshot().await.is_ok() {
+            covered = appended;
+        }
+        let ended = tokio::select! {
+            biased;
+            () = super::stopped(&mut stopped) => return,
+            changed = metrics.changed() => changed.is_err(),
+        };
+        if ended {
+            if !*stopped.borrow() {
+                fatal.send_replace(Some("the core of the metadata quorum panicked".to_owned()));
+            }
+            return;
+        }
+    }
+}

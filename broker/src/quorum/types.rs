@@ -1,0 +1,125 @@
+//! openraft's type parameters, and entries as bytes.
+
+use std::fmt;
+use std::io::Cursor;
+use std::sync::Arc;
+
+use openraft::{CommittedLeaderId, EntryPayload, LogId};
+use serde::{Deserialize, Serialize};
+
+use super::runtime::Runtime;
+
+openraft::declare_raft_types!(
+    /// The metadata log's types.
+    pub(super) TypeConfig:
+        D = Batch,
+        R = Applied,
+        NodeId = u64,
+        Node = Voter,
+        Entry = openraft::Entry<TypeConfig>,
+        SnapshotData = Cursor<Vec<u8>>,
+        AsyncRuntime = Runtime,
+);
+
+pub(super) type Raft = openraft::Raft<TypeConfig>;
+pub(super) type Entry = openraft::Entry<TypeConfig>;
+pub(super) type Vote = openraft::Vote<u64>;
+pub(super) type NodeLogId = LogId<u64>;
+pub(super) type StoredMembership = openraft::StoredMembership<u64, Voter>;
+pub(super) type StorageError = openraft::StorageError<u64>;
+
+/// Where a voter is reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Voter {
+    pub(super) host: String,
+    pub(super) port: u16,
+}
+
+/// A batch of records, encoded.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Batch {
+    /// The term in which the batch was decided; in another term's entry it does nothing.
+    pub(super) term: u64,
+    pub(super) records: Arc<str>,
+}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Batch {{ term: {}, {} bytes }}", self.term, self.records.len())
+    }
+}
+
+/// What applying an entry did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Applied {
+    /// It is part of the image now.
+    Done,
+    /// It was decided in another term and did nothing.
+    Outdated,
+}
+
+pub(super) fn log_id(term: u64, index: u64) -> NodeLogId {
+    LogId::new(CommittedLeaderId::new(term, 0), index)
+}
+
+const BLANK: u8 = 0;
+const NORMAL: u8 = 1;
+const MEMBERSHIP: u8 = 2;
+
+/// `u64 term, u64 index, u8 kind, body`, all little endian.
+pub(super) fn encode_entry(entry: &Entry) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(32);
+    bytes.extend(entry.log_id.leader_id.term.to_le_bytes());
+    bytes.extend(entry.log_id.index.to_le_bytes());
+    match &entry.payload {
+        EntryPayload::Blank => bytes.push(BLANK),
+        EntryPayload::Normal(batch) => {
+            bytes.push(NORMAL);
+            bytes.extend(batch.term.to_le_bytes());
+            bytes.extend(batch.records.as_bytes());
+        }
+        EntryPayload::Membership(membership) => {
+            bytes.push(MEMBERSHIP);
+            bytes.extend(serde_json::to_vec(membership).unwrap_or_default());
+        }
+    }
+    bytes
+}
+
+/// The inverse of [`encode_entry`]; `None` when the bytes are not an entry.
+pub(super) fn decode_entry(bytes: &[u8]) -> Option<Entry> {
+    let (term, rest) = take_u64(bytes)?;
+    let (index, rest) = take_u64(rest)?;
+    let (kind, body) = rest.split_first()?;
+    let payload = match *kind {
+        BLANK => EntryPayload::Blank,
+        NORMAL => {
+            let (term, records) = take_u64(body)?;
+            EntryPayload::Normal(Batch { term, records: str::from_utf8(records).ok()?.into() })
+        }
+        MEMBERSHIP => EntryPayload::Membership(serde_json::from_slice(body).ok()?),
+        _ => return None,
+    };
+    Some(Entry { log_id: log_id(term, index), payload })
+}
+
+pub(super) fn take_u64(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let (head, rest) = bytes.split_first_chunk()?;
+    Some((u64::from_le_bytes(*head), rest))
+}
+
+pub(super) fn take_u32(bytes: &[u8]) -> Option<(u32, &[u8])> {
+    let (head, rest) = bytes.split_first_chunk()?;
+    Some((u32::from_le_bytes(*head), rest))
+}
+
+/// `u32 length, bytes`.
+pub(super) fn put_block(buffer: &mut Vec<u8>, block: &[u8]) {
+    buffer.extend(u32::try_from(block.len()).unwrap_or(u32::MAX).to_le_bytes());
+    buffer.extend(block);
+}
+
+pub(super) fn take_block(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (len, rest) = take_u32(bytes)?;
+    rest.split_at_checked(usize::try_from(len).ok()?)
+}

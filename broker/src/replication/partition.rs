@@ -1,0 +1,196 @@
+//! A partition this broker leads: its log, its leader state and its waiters.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+use letterbox_env::Clock;
+
+use super::leader::{LeaderState, NotEnoughReplicas};
+use super::waiters::Waiters;
+use crate::metadata::PartitionState;
+use crate::log::{AppendError, AppendOptions, Log, Origin};
+use crate::model::{BrokerId, LeaderEpoch, Offset, TimestampMs};
+use crate::wire::ErrorCode;
+
+/// What an append waits for before it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acks {
+    /// Nothing; there is no answer.
+    None,
+    /// The leader's log.
+    Leader,
+    /// Every in-sync replica, on stable storage unless the topic opts out.
+    All,
+}
+
+/// What was appended.
+#[derive(Clone, Copy, Debug)]
+pub struct Appended {
+    /// Offset of the first record.
+    pub base_offset: Offset,
+    /// The offset that follows the last record: committed when the high watermark reaches it.
+    pub end_offset: Offset,
+    /// The time all records got; −1 when they keep their own.
+    pub log_append_time: TimestampMs,
+    /// Log start offset after the append.
+    pub log_start_offset: Offset,
+    /// Records that were stored; 0 for a batch that was there already.
+    pub records: u64,
+    /// Bytes that were stored.
+    pub bytes: u64,
+}
+
+/// Why an append was refused; nothing was stored.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendRefused {
+    /// `acks=all` with too small an in-sync set.
+    #[error(transparent)]
+    NotEnoughReplicas(#[from] NotEnoughReplicas),
+    /// The log refused it.
+    #[error(transparent)]
+    Log(#[from] AppendError),
+}
+
+/// A partition led by this broker.
+pub struct Partition {
+    /// Its records.
+    pub log: Arc<Log>,
+    /// Who waits for its high watermark.
+    pub waiters: Waiters,
+    state: Mutex<LeaderState>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Partition {
+    pub(super) fn new(log: Arc<Log>, me: BrokerId, epoch: LeaderEpoch, replicas: &[BrokerId], isr: &[BrokerId], min_insync: usize, clock: Arc<dyn Clock>) -> Self {
+        let mut state = LeaderState::new(me, epoch, replicas, isr, min_insync, log.high_watermark());
+        // What an earlier run had stored and recovery found whole is on the disk: recovery synced it.
+        let moved = state.own_end(log.durable_end());
+        let this = Self { log, waiters: Waiters::default(), state: Mutex::new(state), clock };
+        if let Some(high_watermark) = moved {
+            this.log.set_high_watermark(high_watermark);
+        }
+        this
+    }
+
+    /// Takes the partition over as the metadata now has it.
+    pub(super) fn lead(&self, me: BrokerId, as_of: &PartitionState) {
+        let end = if self.log.config().durable { self.log.durable_end() } else { self.log.end_offset() };
+        {
+            let mut state = self.state();
+            *state = LeaderState::new(me, as_of.leader_epoch, &as_of.replicas, &as_of.isr, state.min_insync(), self.log.high_watermark());
+        }
+        self.counts_up_to(end);
+    }
+
+    /// Appends one batch of a client.
+    ///
+    /// # Errors
+    /// [`AppendRefused`]; nothing was stored.
+    pub fn append(&self, batch: Bytes, acks: Acks) -> Result<Appended, AppendRefused> {
+        let batch = batch.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+        self.append_from(batch, acks, Origin::Client)
+    }
+
+    /// Appends one batch of `origin`.
+    ///
+    /// # Errors
+    /// [`AppendRefused`]; nothing was stored.
+    pub fn append_from(&self, batch: BytesMut, acks: Acks, origin: Origin) -> Result<Appended, AppendRefused> {
+        let leader_epoch = {
+            let state = self.state();
+            if acks == Acks::All {
+                state.may_append_to_all()?;
+            }
+            state.epoch()
+        };
+        let bytes = batch.len() as u64;
+        let info = self.log.append(batch, &AppendOptions { leader_epoch, now_ms: self.clock.wall_ms(), origin })?;
+        if !self.log.config().durable {
+            self.counts_up_to(self.log.end_offset());
+        }
+        let end_offset = info.last_offset.saturating_add(1);
+        let stored = !info.duplicate;
+        Ok(Appended {
+            base_offset: info.base_offset,
+            end_offset,
+            log_append_time: info.log_append_time,
+            log_start_offset: info.log_start_offset,
+            records: if stored { u64::try_from(end_offset - info.base_offset).unwrap_or(0) } else { 0 },
+            bytes: if stored { bytes } else { 0 },
+        })
+    }
+
+    /// The own log counts up to `end`: durable, or appended where the topic opts out.
+    pub(super) fn counts_up_to(&self, end: Offset) {
+        let moved = {
+            let mut state = self.state();
+            let moved = state.own_end(end);
+            // Under the lock, so that two moves are stored in their order.
+            if let Some(high_watermark) = moved {
+                self.log.set_high_watermark(high_watermark);
+            }
+            moved
+        };
+        if let Some(high_watermark) = moved {
+            self.waiters.moved_to(high_watermark);
+        }
+    }
+
+    /// Exclusive end of what clients may see.
+    #[must_use]
+    pub fn high_watermark(&self) -> Offset {
+        self.log.high_watermark()
+    }
+
+    /// Whether everything below `end_offset` is committed.
+    #[must_use]
+    pub fn is_committed(&self, end_offset: Offset) -> bool {
+        self.high_watermark() >= end_offset
+    }
+
+    /// As [`Partition::is_committed`], but knows when waiting is in vain.
+    ///
+    /// # Errors
+    /// `KAFKA_STORAGE_ERROR` when the log can no longer be written.
+    pub fn commit_state(&self, end_offset: Offset) -> Result<bool, ErrorCode> {
+        if self.is_committed(end_offset) {
+            return Ok(true);
+        }
+        if self.log.is_offline() { Err(ErrorCode::KafkaStorageError) } else { Ok(false) }
+    }
+
+    /// The epoch this broker leads in.
+    #[must_use]
+    pub fn leader_epoch(&self) -> LeaderEpoch {
+        self.state().epoch()
+    }
+
+    /// Compares the epoch a client believes in; −1 believes in none (KIP-320).
+    ///
+    /// # Errors
+    /// `FENCED_LEADER_EPOCH` when the client's is older, `UNKNOWN_LEADER_EPOCH` when it is newer.
+    pub fn check_epoch(&self, current: LeaderEpoch) -> Result<(), ErrorCode> {
+        let own = self.leader_epoch();
+        match current {
+            -1 => Ok(()),
+            older if older < own => Err(ErrorCode::FencedLeaderEpoch),
+            newer if newer > own => Err(ErrorCode::UnknownLeaderEpoch),
+            _ => Ok(()),
+        }
+    }
+
+    /// The leader epoch of the record at `offset`, or of the last record before it; −1 when unknown.
+    #[must_use]
+    pub fn epoch_at(&self, offset: Offset) -> LeaderEpoch {
+        self.log.epoch_for_offset(offset).or_else(|| self.log.latest_epoch()).unwrap_or(-1)
+    }
+
+    pub(super) fn set_min_insync(&self, min_insync: usize) {
+        self.state().set_min_insync(min_insync);
+    }
+
+    fn state(&self) -> MutexGuard<'_, LeaderState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

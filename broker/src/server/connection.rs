@@ -1,0 +1,190 @@
+//! One client connection: frames in, responses out, in order.
+//!
+//! Produce requests are appended in the order they came and answered in that order, but several may wait
+//! for the disk at once (a client has up to five in flight, and each waiting for its own sync would make
+//! one sync a request). Any other request is finished before the next frame is looked at, as Kafka does.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures::future::BoxFuture;
+use futures::stream::{FuturesOrdered, StreamExt};
+use letterbox_env::BoxStream;
+use tokio::io::AsyncReadExt;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::Shared;
+use super::context::Connection;
+use super::dispatch::{Answer, dispatch};
+use super::response::Response;
+use crate::wire::frame::FrameError;
+
+/// Requests of one connection that may wait for their answer at once.
+const IN_FLIGHT_MAX: usize = 32;
+/// A frame up to this size is read into the connection's own buffer; a larger one takes from the budget.
+const BUFFER: usize = 16 * 1024;
+/// A frame that has begun must move on at least this often.
+const STALL_MAX: Duration = Duration::from_secs(30);
+
+/// Why a connection ended; one log line each.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Ended {
+    #[error("the client closed the connection")]
+    ByClient,
+    #[error("the client closed the connection in the middle of a request ({have} of {want} bytes)")]
+    HalfFrame { have: usize, want: usize },
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error("no request for {0:?} (connections.max.idle.ms)")]
+    Idle(Duration),
+    #[error("a request stalled half-way for {0:?}")]
+    Stalled(Duration),
+    #[error("{0}")]
+    Refused(String),
+    #[error("the broker is shutting down")]
+    ShuttingDown,
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+type Pending = BoxFuture<'static, (Option<Response>, Option<OwnedSemaphorePermit>)>;
+
+struct Loop<'a> {
+    shared: Arc<Shared>,
+    stream: &'a mut BoxStream,
+    connection: Connection,
+    buffer: BytesMut,
+    in_flight: FuturesOrdered<Pending>,
+    /// Set while a request that is not a Produce waits: nothing is read past it.
+    barrier: bool,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+/// Serves a connection until either side ends it.
+pub(super) async fn serve(shared: Arc<Shared>, mut stream: BoxStream, connection: Connection, stop: CancellationToken) -> Ended {
+    let mut this = Loop {
+        shared,
+        stream: &mut stream,
+        connection,
+        buffer: BytesMut::with_capacity(BUFFER),
+        in_flight: FuturesOrdered::new(),
+        barrier: false,
+        permit: None,
+    };
+    match this.run(stop).await {
+        Ok(never) => match never {},
+        Err(ended) => ended,
+    }
+}
+
+enum Never {}
+
+impl Loop<'_> {
+    async fn run(&mut self, stop: CancellationToken) -> Result<Never, Ended> {
+        let idle = self.shared.config.duration("connections.max.idle.ms");
+        let mut timer = Box::pin(tokio::time::sleep(idle));
+        loop {
+            // Everything that is whole in the buffer is dispatched before more is read.
+            while !self.barrier && self.in_flight.len() < IN_FLIGHT_MAX {
+                match self.next_frame()? {
+                    Some(frame) => {
+                        timer.as_mut().reset(Instant::now() + idle);
+                        self.start(frame)?;
+                    }
+                    None => break,
+                }
+            }
+            if stop.is_cancelled() && self.in_flight.is_empty() {
+                return Err(Ended::ShuttingDown);
+            }
+            let may_read = !self.barrier && self.in_flight.len() < IN_FLIGHT_MAX && !stop.is_cancelled();
+            let wanted = if may_read { self.wanted()? } else { 0 };
+            let needs_permit = wanted > BUFFER && self.permit.is_none();
+            tokio::select! {
+                biased;
+                Some((response, permit)) = self.in_flight.next(), if !self.in_flight.is_empty() => {
+                    self.barrier = false;
+                    if let Some(response) = response {
+                        self.shared.metrics.bytes_sent(response.len());
+                        response.write(self.stream, &self.shared.env).await?;
+                    }
+                    drop(permit);
+                }
+                () = stop.cancelled(), if may_read => {}
+                permit = self.shared.memory.take(wanted), if needs_permit => self.permit = permit,
+                read = self.stream.read_buf(&mut self.buffer), if may_read && !needs_permit => {
+                    if read? == 0 {
+                        return Err(self.closed());
+                    }
+                    let patience = if self.buffer.is_empty() { idle } else { STALL_MAX };
+                    timer.as_mut().reset(Instant::now() + patience);
+                }
+                () = wait(timer.as_mut()), if self.in_flight.is_empty() => {
+                    return Err(if self.buffer.is_empty() { Ended::Idle(idle) } else { Ended::Stalled(STALL_MAX) });
+                }
+            }
+        }
+    }
+
+    fn closed(&self) -> Ended {
+        match self.frame_len() {
+            Ok(Some(want)) => Ended::HalfFrame { have: self.buffer.len(), want: want + 4 },
+            _ if !self.buffer.is_empty() => Ended::HalfFrame { have: self.buffer.len(), want: 4 },
+            _ => Ended::ByClient,
+        }
+    }
+
+    /// The length of the frame at the front of the buffer, checked against its bound.
+    fn frame_len(&self) -> Result<Option<usize>, Ended> {
+        let Some(prefix) = self.buffer.first_chunk::<4>() else { return Ok(None) };
+        Ok(Some(self.connection.limit.frame_bytes(*prefix)?))
+    }
+
+    /// Bytes the frame at the front needs in all; 0 when its length is not there yet.
+    fn wanted(&mut self) -> Result<usize, Ended> {
+        let Some(len) = self.frame_len()? else {
+            if self.buffer.capacity() == self.buffer.len() {
+                self.buffer.reserve(BUFFER);
+            }
+            return Ok(0);
+        };
+        let wanted = len + 4;
+        if self.buffer.capacity() < wanted && (wanted <= BUFFER || self.permit.is_some()) {
+            self.buffer.reserve(wanted - self.buffer.len());
+        }
+        Ok(wanted)
+    }
+
+    fn next_frame(&mut self) -> Result<Option<Bytes>, Ended> {
+        let Some(len) = self.frame_len()? else { return Ok(None) };
+        if self.buffer.len() < len + 4 {
+            return Ok(None);
+        }
+        self.buffer.advance(4);
+        Ok(Some(self.buffer.split_to(len).freeze()))
+    }
+
+    fn start(&mut self, frame: Bytes) -> Result<(), Ended> {
+        self.shared.metrics.bytes_received(frame.len() as u64 + 4);
+        let permit = self.permit.take();
+        match dispatch(&self.shared, &mut self.connection, frame) {
+            Answer::Now(response) => self.in_flight.push_back(Box::pin(std::future::ready((Some(response), permit)))),
+            Answer::InOrder(future) => self.in_flight.push_back(Box::pin(async move { (future.await, permit) })),
+            Answer::Alone(future) => {
+                self.barrier = true;
+                self.in_flight.push_back(Box::pin(async move { (Some(future.await), permit) }));
+            }
+            Answer::Close(why) => return Err(Ended::Refused(why)),
+        }
+        Ok(())
+    }
+}
+
+async fn wait(timer: Pin<&mut Sleep>) {
+    timer.await;
+}

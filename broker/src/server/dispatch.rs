@@ -1,0 +1,167 @@
+//! From a frame to its handler and back to a frame. The one place where every request passes: check, decode,
+//! count, handle, encode.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use tokio::time::Instant;
+use tracing::{debug, error};
+
+use super::Shared;
+use super::context::{Connection, RequestContext};
+use super::handlers::{api_versions, configs, fetch, groups, init_producer_id, list_offsets, metadata, produce, topics};
+use super::response::Response as Frame;
+use crate::coordinator;
+use crate::metrics::ApiLabel;
+use crate::wire::{self, Problem, Request, Response, apis};
+
+/// What becomes of a request.
+pub(super) enum Answer {
+    /// Answered already.
+    Now(Frame),
+    /// Work is done in order already; the answer waits, and later requests may start. `None`: no answer.
+    InOrder(BoxFuture<'static, Option<Frame>>),
+    /// To be finished before the next request is looked at.
+    Alone(BoxFuture<'static, Frame>),
+    /// The connection cannot go on, and why.
+    Close(String),
+}
+
+/// Starts one request. Appends of a Produce have happened when this returns.
+pub(super) fn dispatch(shared: &Arc<Shared>, connection: &mut Connection, frame: Bytes) -> Answer {
+    let header = match wire::check_request(&frame) {
+        Ok(header) => header,
+        Err(refused) => {
+            let prefix = wire::peek_request(&frame);
+            // A client that speaks a newer ApiVersions learns in version 0 which it can speak.
+            if let (Some(prefix), Problem::UnsupportedVersion { .. }) = (prefix, &refused.problem)
+                && prefix.api_key == apis::API_VERSIONS
+            {
+                connection.limit.client_is_known();
+                return Answer::Now(wire::api_versions::unsupported_api_versions_frame(prefix.correlation_id).into());
+            }
+            return Answer::Close(refused.to_string());
+        }
+    };
+    let (api_key, version) = (header.api_key, header.api_version);
+    let ctx = RequestContext {
+        principal: connection.principal.clone(),
+        listener: connection.listener,
+        peer: connection.peer,
+        client_id: Arc::from(header.client_id.unwrap_or_default()),
+        api_version: version,
+        correlation_id: header.correlation_id,
+    };
+    let body_offset = header.body_offset;
+    connection.limit.client_is_known();
+    let request = match wire::decode_checked_request(api_key, version, frame.slice(body_offset..)) {
+        Ok(request) => request,
+        Err(refused) => return Answer::Close(refused.to_string()),
+    };
+    drop(frame);
+    let label = ApiLabel { request: apis::find(api_key).map_or("unknown", |api| api.name) };
+    shared.metrics.requests.get_or_create(&label).inc();
+    debug!(api = label.request, version, client_id = %ctx.client_id, "request");
+    let timed = Timed { shared: shared.clone(), label, started: Instant::now() };
+    route(timed, connection, ctx, request)
+}
+
+struct Timed {
+    shared: Arc<Shared>,
+    label: ApiLabel,
+    started: Instant,
+}
+
+impl Timed {
+    fn done(&self) {
+        self.shared.metrics.request_seconds.get_or_create(&self.label).observe(self.started.elapsed().as_secs_f64());
+    }
+
+    fn now(self, ctx: &RequestContext, response: impl Into<Response>) -> Answer {
+        let frame = finish(wire::encode_response(ctx.correlation_id, ctx.api_version, &response.into()));
+        self.done();
+        frame.map_or_else(Answer::Close, Answer::Now)
+    }
+
+    fn alone<R: Into<Response>>(self, ctx: &RequestContext, response: impl Future<Output = R> + Send + 'static) -> Answer {
+        let (correlation_id, version) = (ctx.correlation_id, ctx.api_version);
+        Answer::Alone(Box::pin(async move {
+            let response = response.await.into();
+            let frame = finish(wire::encode_response(correlation_id, version, &response)).unwrap_or_default();
+            self.done();
+            frame
+        }))
+    }
+}
+
+fn finish(encoded: Result<Bytes, wire::WireError>) -> Result<Frame, String> {
+    encoded.map(Frame::from).map_err(|why| {
+        error!(%why, "a response cannot be written down");
+        format!("the response cannot be written down: {why}")
+    })
+}
+
+fn route(timed: Timed, connection: &mut Connection, ctx: RequestContext, request: Request) -> Answer {
+    let shared = timed.shared.clone();
+    let group = coordinator::RequestContext {
+        client_id: ctx.client_id.clone(),
+        client_host: Arc::from(format!("/{}", ctx.peer.ip().to_canonical())),
+        api_version: ctx.api_version,
+    };
+    let groups = shared.groups.clone();
+    match request {
+        Request::Produce(request) => match produce::produce(&shared, &ctx, request) {
+            Ok(Some(response)) => {
+                let (correlation_id, version) = (ctx.correlation_id, ctx.api_version);
+                Answer::InOrder(Box::pin(async move {
+                    let frame = finish(wire::encode_response(correlation_id, version, &response.await.into())).unwrap_or_default();
+                    timed.done();
+                    Some(frame)
+                }))
+            }
+            Ok(None) => Answer::InOrder(Box::pin(std::future::ready(None))),
+            Err(why) => Answer::Close(why),
+        },
+        Request::Fetch(request) => {
+            let (correlation_id, version) = (ctx.correlation_id, ctx.api_version);
+            Answer::Alone(Box::pin(async move {
+                let fetched = fetch::fetch(shared, ctx, request).await;
+                let frame = fetch::encode(correlation_id, version, fetched);
+                timed.done();
+                frame.unwrap_or_else(|why| {
+                    error!(%why, "a fetch response cannot be written down");
+                    Frame::default()
+                })
+            }))
+        }
+        Request::ListOffsets(request) => timed.alone(&ctx.clone(), list_offsets::list_offsets(shared, ctx, request)),
+        Request::Metadata(request) => timed.alone(&ctx.clone(), metadata::metadata(shared, ctx, request)),
+        Request::ApiVersions(request) => {
+            let response = api_versions::api_versions(connection, ctx.api_version, &request);
+            timed.now(&ctx, response)
+        }
+        Request::InitProducerId(request) => timed.alone(&ctx.clone(), init_producer_id::init_producer_id(shared, ctx, request)),
+        Request::FindCoordinator(request) => timed.alone(&ctx.clone(), groups::find_coordinator(shared, ctx, request)),
+        Request::OffsetCommit(request) => timed.alone(&ctx, async move { groups.offset_commit(&group, request).await }),
+        Request::OffsetFetch(request) => timed.alone(&ctx, async move { groups.offset_fetch(&group, request).await }),
+        Request::JoinGroup(request) => timed.alone(&ctx, async move { groups.join_group(&group, request).await }),
+        Request::SyncGroup(request) => timed.alone(&ctx, async move { groups.sync_group(&group, request).await }),
+        Request::LeaveGroup(request) => timed.alone(&ctx, async move { groups.leave_group(&group, request).await }),
+        Request::Heartbeat(request) => timed.now(&ctx, groups.heartbeat(&group, &request)),
+        Request::DescribeGroups(request) => timed.now(&ctx, groups.describe_groups(&group, &request)),
+        Request::ListGroups(request) => timed.now(&ctx, groups.list_groups(&group, &request)),
+        Request::CreateTopics(request) => timed.alone(&ctx.clone(), topics::create(shared, ctx, request)),
+        Request::DeleteTopics(request) => timed.alone(&ctx.clone(), topics::delete(shared, ctx, request)),
+        Request::CreatePartitions(request) => timed.alone(&ctx.clone(), topics::grow(shared, ctx, request)),
+        Request::DescribeConfigs(request) => {
+            let response = configs::describe(&shared, &ctx, request);
+            timed.now(&ctx, response)
+        }
+        Request::IncrementalAlterConfigs(request) => timed.alone(&ctx.clone(), configs::alter(shared, ctx, request)),
+        Request::DescribeCluster(request) => {
+            let response = metadata::describe_cluster(&shared, &ctx, &request);
+            timed.now(&ctx, response)
+        }
+    }
+}

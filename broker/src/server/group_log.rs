@@ -1,0 +1,148 @@
+//! `__consumer_offsets` as the group coordinator sees it: appends, commits and reads over the partition's log.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use letterbox_env::{BoxFuture, Env};
+use tokio::sync::Notify;
+use tracing::error;
+
+use crate::coordinator::{AppendError, KeyValue, ReplicatedLog};
+use crate::log::{Origin, Slice, decompress_all};
+use crate::model::{Offset, TimestampMs, TopicId};
+use crate::replication::{Acks, AppendRefused, Partition, ReplicaManager};
+use crate::wire::ErrorCode;
+use crate::wire::batch::{Batch, BatchBuilder, Compression, RecordIter};
+
+/// Bytes read at once while a partition is loaded.
+const READ_CHUNK: usize = 4 * 1024 * 1024;
+
+/// Most bytes that one batch may unpack to; the coordinator's own are not compressed, copied ones may be.
+const DECOMPRESSED_MAX: u64 = 256 * 1024 * 1024;
+
+/// The offsets topic's partitions on this broker.
+pub(super) struct GroupLog {
+    env: Env,
+    replicas: Arc<ReplicaManager>,
+    topic: ArcSwap<TopicId>,
+}
+
+impl GroupLog {
+    pub(super) fn new(env: Env, replicas: Arc<ReplicaManager>) -> Self {
+        Self { env, replicas, topic: ArcSwap::default() }
+    }
+
+    /// Which topic is `__consumer_offsets` now.
+    pub(super) fn set_topic(&self, topic: TopicId) {
+        self.topic.store(Arc::new(topic));
+    }
+
+    fn partition(&self, index: i32) -> Result<Arc<Partition>, AppendError> {
+        self.replicas.partition(&self.topic.load(), index).map_err(|error| match error {
+            ErrorCode::KafkaStorageError => AppendError::Storage,
+            _ => AppendError::UnknownPartition,
+        })
+    }
+}
+
+impl ReplicatedLog for GroupLog {
+    fn append(&self, partition: i32, records: Vec<KeyValue>, now: TimestampMs) -> BoxFuture<'static, Result<Offset, AppendError>> {
+        let appended = self.partition(partition).and_then(|partition| {
+            let mut batch = BatchBuilder::new(now);
+            for (key, value) in &records {
+                batch.push(now, Some(key), value.as_deref(), &[]);
+            }
+            let appended = partition.append_from(batch.build(), Acks::All, Origin::Coordinator).map_err(|refused| match refused {
+                AppendRefused::NotEnoughReplicas(_) => AppendError::NotEnoughReplicas,
+                AppendRefused::Log(crate::log::AppendError::MessageTooLarge { .. } | crate::log::AppendError::RecordListTooLarge { .. }) => AppendError::TooLarge,
+                AppendRefused::Log(crate::log::AppendError::Closed) => AppendError::UnknownPartition,
+                AppendRefused::Log(_) => AppendError::Storage,
+            })?;
+            Ok(appended.end_offset)
+        });
+        Box::pin(std::future::ready(appended))
+    }
+
+    fn committed(&self, partition: i32, end_offset: Offset) -> BoxFuture<'static, Result<(), AppendError>> {
+        let partition = self.partition(partition);
+        Box::pin(async move {
+            let partition = partition?;
+            let notify = Arc::new(Notify::new());
+            loop {
+                partition.waiters.register(end_offset, &notify);
+                let state = partition.commit_state(end_offset);
+                if !matches!(state, Ok(false)) {
+                    partition.waiters.forget(&notify);
+                    return state.map(|_| ()).map_err(|_| AppendError::Storage);
+                }
+                notify.notified().await;
+            }
+        })
+    }
+
+    fn read_all<'a>(&'a self, partition: i32, each: &'a mut (dyn FnMut(Bytes, Option<Bytes>) + Send)) -> BoxFuture<'a, Result<(), AppendError>> {
+        Box::pin(async move {
+            let partition = self.partition(partition)?;
+            let end = partition.log.end_offset();
+            let mut at = partition.log.start_offset();
+            while at < end {
+                let log = partition.log.clone();
+                let chunk = self.env.blocking(move || read_chunk(&log, at, end)).await;
+                let (bytes, next) = chunk.map_err(|why| {
+                    error!(partition = partition.log.partition(), offset = at, why, "read __consumer_offsets");
+                    AppendError::Storage
+                })?;
+                for_each_record(&bytes, each).map_err(|why| {
+                    error!(partition = partition.log.partition(), offset = at, why, "read __consumer_offsets");
+                    AppendError::Storage
+                })?;
+                if next <= at {
+                    break;
+                }
+                at = next;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Reads whole batches from `at` on. Blocks.
+fn read_chunk(log: &crate::log::Log, at: Offset, end: Offset) -> Result<(Vec<u8>, Offset), String> {
+    let found = log.read_from_disk(at, READ_CHUNK, end, true).map_err(|error| error.to_string())?;
+    let mut bytes = Vec::with_capacity(found.bytes);
+    for slice in &found.slices {
+        match slice {
+            Slice::Memory(memory) => bytes.extend_from_slice(memory),
+            Slice::File { file, position, len } => {
+                let start = bytes.len();
+                bytes.resize(start + len, 0);
+                file.read_exact_at(bytes.get_mut(start..).unwrap_or_default(), *position).map_err(|error| error.to_string())?;
+            }
+        }
+    }
+    Ok((bytes, found.next_offset))
+}
+
+fn for_each_record(mut bytes: &[u8], each: &mut (dyn FnMut(Bytes, Option<Bytes>) + Send)) -> Result<(), String> {
+    while !bytes.is_empty() {
+        let (batch, rest) = Batch::split(bytes).map_err(|error| error.to_string())?;
+        bytes = rest;
+        if batch.header.is_control() {
+            continue;
+        }
+        let codec = batch.header.compression().map_err(|error| error.to_string())?;
+        let records = match codec {
+            Compression::None => Cow::Borrowed(batch.records_bytes()),
+            codec => Cow::Owned(decompress_all(codec, batch.records_bytes(), DECOMPRESSED_MAX).map_err(|error| error.to_string())?),
+        };
+        for record in RecordIter::new(&records, batch.header.records_count) {
+            let record = record.map_err(|error| error.to_string())?;
+            if let Some(key) = record.key {
+                each(Bytes::copy_from_slice(key), record.value.map(Bytes::copy_from_slice));
+            }
+        }
+    }
+    Ok(())
+}

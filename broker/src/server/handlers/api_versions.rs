@@ -1,0 +1,22 @@
+//! ApiVersions 0–4: what this broker speaks.
+//!
+//! KIPs: 511 (client software), 584 (features). Advertised is [`crate::wire::apis::APIS`], nothing else. No feature
+//! is supported or finalized in this version: clients switch protocols on them.
+
+use kafka_protocol::messages as m;
+
+use crate::server::context::Connection;
+use crate::wire::ErrorCode;
+use crate::wire::api_versions::{api_versions_response, is_client_software};
+
+/// Answers a version that is served.
+pub(crate) fn api_versions(connection: &mut Connection, version: i16, request: &m::ApiVersionsRequest) -> m::ApiVersionsResponse {
+    if version >= 3 {
+        let (name, software_version) = (request.client_software_name.as_str(), request.client_software_version.as_str());
+        if !is_client_software(name) || !is_client_software(software_version) {
+            return m::ApiVersionsResponse::default().with_error_code(ErrorCode::InvalidRequest as i16);
+        }
+        connection.software = Some((name.to_owned(), software_version.to_owned()));
+    }
+    api_versions_response(version, &[], -1, &[])
+}

@@ -1,0 +1,225 @@
+//! Fetch 4–18: committed records, as stored, without copying them together.
+//!
+//! KIPs: 74 (response size), 320 (leader epochs), 516 (topic ids from version 13). Fetch sessions (KIP-227) are
+//! declined: every answer carries session 0, as the protocol allows. Follower fetches are refused: a cluster
+//! has one broker in this version.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kafka_protocol::messages as m;
+use kafka_protocol::messages::fetch_request::FetchPartition;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::Shared;
+use crate::log::{ReadError, ReadResult, Slice};
+use crate::model::Offset;
+use crate::replication::Partition;
+use crate::server::context::{Operation, RequestContext, Resource};
+use crate::server::response::{Part, Response};
+use crate::wire::fetch::{FetchAnswer, FetchPartitionAnswer, FetchTopicAnswer};
+use crate::wire::produce::TopicKey;
+use crate::wire::{self, ErrorCode, WireError};
+
+/// The answer, before it is written down.
+pub(crate) struct Fetched {
+    pub(crate) error: ErrorCode,
+    pub(crate) topics: Vec<FetchedTopic>,
+}
+
+pub(crate) struct FetchedTopic {
+    pub(crate) name: m::TopicName,
+    pub(crate) id: uuid::Uuid,
+    pub(crate) partitions: Vec<FetchedPartition>,
+}
+
+pub(crate) struct FetchedPartition {
+    pub(crate) index: i32,
+    pub(crate) error: ErrorCode,
+    pub(crate) high_watermark: Offset,
+    pub(crate) log_start_offset: Offset,
+    pub(crate) records: ReadResult,
+}
+
+/// One asked partition, looked up once for all rounds of a long poll.
+struct Asked {
+    found: Result<Arc<Partition>, ErrorCode>,
+    what: FetchPartition,
+}
+
+struct AskedTopic {
+    name: m::TopicName,
+    id: uuid::Uuid,
+    partitions: Vec<Asked>,
+}
+
+/// Gathers records until there are `min.bytes` of them, the wait is over, or there is an error to tell.
+pub(crate) async fn fetch(shared: Arc<Shared>, ctx: RequestContext, request: m::FetchRequest) -> Fetched {
+    if request.session_id != 0 {
+        return Fetched { error: ErrorCode::FetchSessionIdNotFound, topics: Vec::new() };
+    }
+    let is_follower = request.replica_id.0 >= 0 || request.replica_state.replica_id.0 >= 0;
+    let version = ctx.api_version;
+    let image = shared.image();
+    let topics: Vec<AskedTopic> = request
+        .topics
+        .into_iter()
+        .map(|topic| {
+            let hit = if version >= 13 { image.topic_by_id(&topic.topic_id) } else { image.topic(topic.topic.as_str()) };
+            let missing = if version >= 13 { ErrorCode::UnknownTopicId } else { ErrorCode::UnknownTopicOrPartition };
+            let look_up = |what: FetchPartition| {
+                let found = match hit {
+                    _ if is_follower => Err(ErrorCode::ReplicaNotAvailable),
+                    None => Err(missing),
+                    Some(hit) if !ctx.may(Operation::Read, Resource::Topic(&hit.name)) => Err(ErrorCode::TopicAuthorizationFailed),
+                    Some(hit) => shared.replicas.partition(&hit.id, what.partition),
+                };
+                let found = found.and_then(|partition| partition.check_epoch(what.current_leader_epoch).map(|()| partition));
+                Asked { found, what }
+            };
+            AskedTopic { name: topic.topic, id: topic.topic_id, partitions: topic.partitions.into_iter().map(look_up).collect() }
+        })
+        .collect();
+
+    let most = usize::try_from(request.max_bytes).unwrap_or(0).min(shared.config.size("fetch.max.bytes"));
+    let min_bytes = usize::try_from(request.min_bytes).unwrap_or(0).min(most);
+    let deadline = Instant::now() + Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
+    let notify = Arc::new(Notify::new());
+    let mut registered = false;
+    let fetched = loop {
+        let (fetched, enough) = gather(&shared, &topics, most, min_bytes).await;
+        let now = Instant::now();
+        if enough || now >= deadline {
+            break fetched;
+        }
+        // Registered first and looked at once more afterwards, so that no move is missed in between.
+        let partitions = || topics.iter().flat_map(|topic| &topic.partitions).filter_map(|asked| Some((asked.found.as_ref().ok()?, asked)));
+        let seen: Vec<Offset> = fetched.topics.iter().flat_map(|topic| &topic.partitions).filter(|one| one.error == ErrorCode::None).map(|one| one.high_watermark).collect();
+        let mut moved = false;
+        for ((partition, _), seen) in partitions().zip(seen) {
+            partition.waiters.forget(&notify);
+            partition.waiters.register(seen.saturating_add(1), &notify);
+            moved |= partition.high_watermark() > seen;
+        }
+        registered = true;
+        if !moved && tokio::time::timeout_at(deadline, notify.notified()).await.is_err() {
+            break fetched;
+        }
+    };
+    if registered {
+        for asked in topics.iter().flat_map(|topic| &topic.partitions) {
+            if let Ok(partition) = &asked.found {
+                partition.waiters.forget(&notify);
+            }
+        }
+    }
+    shared.metrics.fetch_bytes.inc_by(fetched.topics.iter().flat_map(|topic| &topic.partitions).map(|one| one.records.bytes as u64).sum());
+    fetched
+}
+
+/// One round over all partitions, and whether it is worth an answer.
+async fn gather(shared: &Shared, topics: &[AskedTopic], most: usize, min_bytes: usize) -> (Fetched, bool) {
+    let mut left = most;
+    let mut bytes = 0;
+    let mut failed = false;
+    let mut out = Vec::with_capacity(topics.len());
+    for topic in topics {
+        let mut partitions = Vec::with_capacity(topic.partitions.len());
+        for asked in &topic.partitions {
+            let read = match &asked.found {
+                Ok(partition) => one(shared, partition, &asked.what, left, bytes == 0).await,
+                Err(error) => Err(*error),
+            };
+            let fetched = read.unwrap_or_else(|error| FetchedPartition { index: asked.what.partition, error, high_watermark: -1, log_start_offset: -1, records: ReadResult::default() });
+            failed |= fetched.error != ErrorCode::None;
+            bytes += fetched.records.bytes;
+            left = left.saturating_sub(fetched.records.bytes);
+            partitions.push(fetched);
+        }
+        out.push(FetchedTopic { name: topic.name.clone(), id: topic.id, partitions });
+    }
+    (Fetched { error: ErrorCode::None, topics: out }, failed || bytes >= min_bytes)
+}
+
+/// Reads one partition. The first batch of a response is sent even when it is larger than allowed, or a
+/// consumer with a small limit would never get past it (KIP-74).
+async fn one(shared: &Shared, partition: &Arc<Partition>, what: &FetchPartition, left: usize, is_first: bool) -> Result<FetchedPartition, ErrorCode> {
+    let high_watermark = partition.high_watermark();
+    let log_start_offset = partition.log.start_offset();
+    let from = what.fetch_offset;
+    let mut fetched = FetchedPartition { index: what.partition, error: ErrorCode::None, high_watermark, log_start_offset, records: ReadResult::default() };
+    if from < log_start_offset || from > partition.log.end_offset() {
+        fetched.error = ErrorCode::OffsetOutOfRange;
+        return Ok(fetched);
+    }
+    let max_bytes = usize::try_from(what.partition_max_bytes).unwrap_or(0).min(left);
+    if from >= high_watermark || (max_bytes == 0 && !is_first) {
+        return Ok(fetched);
+    }
+    let code = |error: ReadError| ErrorCode::from_code(error.code()).unwrap_or(ErrorCode::UnknownServerError);
+    fetched.records = match partition.log.try_read_cached(from, max_bytes, high_watermark, is_first).map_err(code)? {
+        Some(found) => found,
+        None => {
+            let log = partition.log.clone();
+            shared.env.blocking(move || log.read_from_disk(from, max_bytes, high_watermark, is_first)).await.map_err(code)?
+        }
+    };
+    Ok(fetched)
+}
+
+/// Writes the answer down around the records, which stay where they are.
+///
+/// # Errors
+/// When the answer cannot be said in this version; a fault of ours.
+pub(crate) fn encode(correlation_id: i32, version: i16, fetched: Fetched) -> Result<Response, WireError> {
+    let by_id = version >= 13;
+    let mut records: Vec<Vec<Slice>> = Vec::new();
+    let mut names = Vec::with_capacity(fetched.topics.len());
+    let mut partitions = Vec::with_capacity(fetched.topics.len());
+    for topic in fetched.topics {
+        names.push((topic.name, topic.id));
+        let one = |partition: FetchedPartition| {
+            let failed = partition.error != ErrorCode::None;
+            let answer = FetchPartitionAnswer {
+                index: partition.index,
+                error_code: partition.error as i16,
+                high_watermark: partition.high_watermark,
+                last_stable_offset: partition.high_watermark,
+                log_start_offset: partition.log_start_offset,
+                diverging_epoch: None,
+                current_leader: None,
+                snapshot_id: None,
+                aborted_transactions: if failed { None } else { Some(Vec::new()) },
+                preferred_read_replica: -1,
+                records_bytes: Some(partition.records.bytes),
+            };
+            records.push(partition.records.slices);
+            answer
+        };
+        partitions.push(topic.partitions.into_iter().map(one).collect::<Vec<_>>());
+    }
+    let topics = names
+        .iter()
+        .zip(partitions)
+        .map(|((name, id), partitions)| FetchTopicAnswer { topic: if by_id { TopicKey::Id(*id) } else { TopicKey::Name(name.as_str()) }, partitions })
+        .collect();
+    let answer = FetchAnswer { error_code: fetched.error as i16, topics, ..FetchAnswer::default() };
+    let mut parts = Vec::new();
+    for part in answer.frame(correlation_id, version)? {
+        match part {
+            wire::fetch::Part::Bytes(bytes) => parts.push(Part::Bytes(bytes)),
+            wire::fetch::Part::Records { partition, .. } => parts.extend(records.get_mut(partition).map(std::mem::take).into_iter().flatten().map(Part::from)),
+        }
+    }
+    Ok(parts.into())
+}
+
+impl From<Slice> for Part {
+    fn from(slice: Slice) -> Self {
+        match slice {
+            Slice::Memory(bytes) => Self::Bytes(bytes),
+            Slice::File { file, position, len } => Self::File { file, position, len: len as u64 },
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! InitProducerId 0–5: an id for an idempotent producer (KIP-98, KIP-360).
+//!
+//! Ids come from the controller in blocks and are handed out once, so a restart skips what was left of a block.
+//! Transactions are not offered by this version.
+
+use std::sync::Arc;
+
+use kafka_protocol::messages as m;
+use tokio::sync::Mutex;
+
+use super::Shared;
+use crate::metadata::controller::AllocateProducerIds;
+use crate::model::ProducerId;
+use crate::server::context::RequestContext;
+use crate::wire::ErrorCode;
+
+/// The rest of the current block: next and end.
+#[derive(Default)]
+pub(crate) struct ProducerIds {
+    block: Mutex<(ProducerId, ProducerId)>,
+}
+
+impl ProducerIds {
+    async fn next(&self, shared: &Shared) -> Result<ProducerId, ErrorCode> {
+        let mut block = self.block.lock().await;
+        if block.0 >= block.1 {
+            let fresh = shared.controller.run(AllocateProducerIds { broker: shared.config.node_id }).await;
+            let fresh = fresh.map_err(|_| ErrorCode::CoordinatorLoadInProgress)?.map_err(|_| ErrorCode::CoordinatorLoadInProgress)?;
+            *block = (fresh.first_id, fresh.first_id.saturating_add(i64::from(fresh.len)));
+        }
+        let id = block.0;
+        block.0 += 1;
+        Ok(id)
+    }
+}
+
+/// Answers InitProducerId.
+pub(crate) async fn init_producer_id(shared: Arc<Shared>, _ctx: RequestContext, request: m::InitProducerIdRequest) -> m::InitProducerIdResponse {
+    let refused = |error: ErrorCode| m::InitProducerIdResponse::default().with_error_code(error as i16).with_producer_id(m::ProducerId(-1)).with_producer_epoch(-1);
+    if request.transactional_id.is_some() {
+        return refused(ErrorCode::TransactionalIdAuthorizationFailed);
+    }
+    match shared.producer_ids.next(&shared).await {
+        Ok(id) => m::InitProducerIdResponse::default().with_producer_id(m::ProducerId(id)).with_producer_epoch(0),
+        Err(error) => refused(error),
+    }
+}

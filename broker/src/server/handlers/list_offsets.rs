@@ -1,0 +1,75 @@
+//! ListOffsets 1–10: the offset at a time, or at one of the named places.
+//!
+//! KIPs: 734 (max timestamp), 405 and 1005 (tiered places: nothing is tiered, so earliest-local is the earliest
+//! and latest-tiered has no offset). With no transactions the last stable offset is the high watermark.
+
+use std::sync::Arc;
+
+use futures::stream::{self, StreamExt};
+use kafka_protocol::messages as m;
+use kafka_protocol::messages::list_offsets_request::ListOffsetsPartition;
+use kafka_protocol::messages::list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
+
+use super::Shared;
+use crate::replication::Partition;
+use crate::server::context::{Operation, RequestContext, Resource};
+use crate::wire::ErrorCode;
+
+const LATEST: i64 = -1;
+const EARLIEST: i64 = -2;
+const MAX_TIMESTAMP: i64 = -3;
+const EARLIEST_LOCAL: i64 = -4;
+const LATEST_TIERED: i64 = -5;
+
+/// Look-ups by time that one request runs at once.
+const AT_ONCE: usize = 4;
+
+/// Answers ListOffsets.
+pub(crate) async fn list_offsets(shared: Arc<Shared>, ctx: RequestContext, request: m::ListOffsetsRequest) -> m::ListOffsetsResponse {
+    let mut topics = Vec::with_capacity(request.topics.len());
+    for topic in request.topics {
+        let name = topic.name.as_str();
+        let allowed = ctx.may(Operation::Describe, Resource::Topic(name));
+        let topic_id = shared.image().topic(name).map(|topic| topic.id);
+        let answers = stream::iter(topic.partitions).map(|asked| {
+            let shared = shared.clone();
+            async move {
+                let found = match topic_id {
+                    _ if !allowed => Err(ErrorCode::TopicAuthorizationFailed),
+                    None => Err(ErrorCode::UnknownTopicOrPartition),
+                    Some(id) => shared.replicas.partition(&id, asked.partition_index),
+                };
+                let answer = ListOffsetsPartitionResponse::default().with_partition_index(asked.partition_index);
+                let looked_up = match found {
+                    Ok(partition) => one(&shared, partition, &asked).await,
+                    Err(error) => Err(error),
+                };
+                match looked_up {
+                    Ok((timestamp, offset, epoch)) => answer.with_timestamp(timestamp).with_offset(offset).with_leader_epoch(epoch),
+                    Err(error) => answer.with_error_code(error as i16).with_timestamp(-1).with_offset(-1),
+                }
+            }
+        });
+        let partitions = answers.buffered(AT_ONCE).collect().await;
+        topics.push(ListOffsetsTopicResponse::default().with_name(topic.name).with_partitions(partitions));
+    }
+    m::ListOffsetsResponse::default().with_topics(topics)
+}
+
+async fn one(shared: &Shared, partition: Arc<Partition>, asked: &ListOffsetsPartition) -> Result<(i64, i64, i32), ErrorCode> {
+    partition.check_epoch(asked.current_leader_epoch)?;
+    let place = |offset: i64| Ok((-1, offset, partition.epoch_at(offset)));
+    match asked.timestamp {
+        LATEST => place(partition.high_watermark()),
+        EARLIEST | EARLIEST_LOCAL => place(partition.log.start_offset()),
+        LATEST_TIERED => Ok((-1, -1, -1)),
+        timestamp if timestamp >= 0 || timestamp == MAX_TIMESTAMP => {
+            let of = partition.clone();
+            let found = shared.env.blocking(move || if timestamp == MAX_TIMESTAMP { of.log.max_timestamp() } else { of.log.offset_for_timestamp(timestamp) }).await;
+            let found = found.map_err(|error| ErrorCode::from_code(error.code()).unwrap_or(ErrorCode::UnknownServerError))?;
+            // What is not committed is not there yet for clients.
+            Ok(found.filter(|found| found.offset < partition.high_watermark()).map_or((-1, -1, -1), |found| (found.timestamp, found.offset, partition.epoch_at(found.offset))))
+        }
+        _ => Err(ErrorCode::UnsupportedVersion),
+    }
+}

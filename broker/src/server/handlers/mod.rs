@@ -1,0 +1,35 @@
+//! One file per family of APIs; each header says the versions served and the KIPs followed.
+//!
+//! Generated message structs stop here: what is below works with the broker's own types.
+
+pub(super) mod api_versions;
+pub(super) mod configs;
+pub(super) mod fetch;
+pub(super) mod groups;
+pub(super) mod init_producer_id;
+pub(super) mod list_offsets;
+pub(super) mod metadata;
+pub(super) mod produce;
+pub(super) mod topics;
+
+use kafka_protocol::messages::TopicName;
+use kafka_protocol::protocol::StrBytes;
+
+use super::Shared;
+use crate::metadata::ApiError;
+use crate::quorum::ControllerError;
+
+/// A string for a message.
+fn text(text: &str) -> StrBytes {
+    StrBytes::from_string(text.to_owned())
+}
+
+/// A topic's name for a message.
+fn topic_name(name: &str) -> TopicName {
+    TopicName(text(name))
+}
+
+/// What a client is told when the controller could not take its operation.
+fn of_controller(error: &ControllerError) -> ApiError {
+    ApiError::new(error.code(), error.to_string())
+}

@@ -1,0 +1,184 @@
+//! A response on its way to the socket: bytes in memory and ranges of files, sent without being copied
+//! together.
+
+use std::io::{self, IoSlice};
+use std::os::fd::AsFd;
+
+use bytes::Bytes;
+use letterbox_env::{BoxStream, Env, FileRef};
+use tokio::io::{AsyncWriteExt, Interest};
+
+/// One piece of a response.
+#[derive(Clone)]
+pub enum Part {
+    /// Bytes in memory.
+    Bytes(Bytes),
+    /// `len` bytes of a file from `position` on.
+    File {
+        /// The file; stays readable while it is held, even when the segment is removed.
+        file: FileRef,
+        /// Where the bytes begin.
+        position: u64,
+        /// How many.
+        len: u64,
+    },
+}
+
+impl Part {
+    /// Bytes in the piece.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::File { len, .. } => *len,
+        }
+    }
+}
+
+/// A whole frame, size first.
+#[derive(Default)]
+pub struct Response {
+    parts: Vec<Part>,
+}
+
+impl From<Bytes> for Response {
+    fn from(bytes: Bytes) -> Self {
+        Self { parts: vec![Part::Bytes(bytes)] }
+    }
+}
+
+impl From<Vec<Part>> for Response {
+    fn from(parts: Vec<Part>) -> Self {
+        Self { parts }
+    }
+}
+
+/// Below this a file range is read and written like memory; above it is worth a `sendfile`.
+const SENDFILE_MIN: u64 = 32 * 1024;
+/// A file range goes out in chunks of this size, so that one cold chunk delays nobody else.
+const CHUNK: u64 = 1024 * 1024;
+
+impl Response {
+    /// Bytes in the frame.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.parts.iter().map(Part::len).sum()
+    }
+
+    /// Writes the frame. Not cancel safe: after a cancelled call the connection is of no use.
+    ///
+    /// # Errors
+    /// The socket's own, or the disk's; either way the connection must be closed.
+    pub async fn write(self, stream: &mut BoxStream, env: &Env) -> io::Result<()> {
+        let mut waiting: Vec<Bytes> = Vec::new();
+        for part in self.parts {
+            match part {
+                Part::Bytes(bytes) => waiting.push(bytes),
+                Part::File { file, position, len } if len < SENDFILE_MIN || stream.as_tcp().is_none() || file.as_fd().is_none() => {
+                    let mut at = position;
+                    let end = position + len;
+                    while at < end {
+                        let chunk = (end - at).min(CHUNK);
+                        waiting.push(read_chunk(env, &file, at, chunk).await?);
+                        write_all(stream, &mut waiting).await?;
+                        at += chunk;
+                    }
+                }
+                Part::File { file, position, len } => {
+                    write_all(stream, &mut waiting).await?;
+                    send_file(stream, env, &file, position, len).await?;
+                }
+            }
+        }
+        write_all(stream, &mut waiting).await
+    }
+}
+
+async fn write_all(stream: &mut BoxStream, waiting: &mut Vec<Bytes>) -> io::Result<()> {
+    let mut start = 0;
+    let mut skip = 0;
+    while start < waiting.len() {
+        let written = match waiting.as_slice() {
+            [only] => stream.write(only.get(skip..).unwrap_or_default()).await?,
+            _ => {
+                let slices: Vec<IoSlice<'_>> = waiting
+                    .iter()
+                    .skip(start)
+                    .take(64)
+                    .enumerate()
+                    .map(|(i, bytes)| IoSlice::new(bytes.get(if i == 0 { skip } else { 0 }..).unwrap_or_default()))
+                    .collect();
+                stream.write_vectored(&slices).await?
+            }
+        };
+        let mut left = written;
+        let mut moved = false;
+        while let Some(bytes) = waiting.get(start) {
+            let rest = bytes.len() - skip;
+            if left < rest {
+                skip += left;
+                break;
+            }
+            left -= rest;
+            start += 1;
+            skip = 0;
+            moved = true;
+        }
+        if written == 0 && !moved {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+    }
+    waiting.clear();
+    Ok(())
+}
+
+/// Reads a range: at once when it is in the page cache, else off the async threads.
+async fn read_chunk(env: &Env, file: &FileRef, at: u64, len: u64) -> io::Result<Bytes> {
+    let mut buffer = vec![0; usize::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?];
+    if file.read_at_nowait(&mut buffer, at)? == Some(buffer.len()) {
+        return Ok(buffer.into());
+    }
+    let file = file.clone();
+    env.blocking(move || file.read_exact_at(&mut buffer, at).map(|()| Bytes::from(buffer))).await
+}
+
+/// Sends a range past user space while it is in the page cache; what is cold is first read in off the
+/// async threads.
+async fn send_file(stream: &mut BoxStream, env: &Env, file: &FileRef, position: u64, len: u64) -> io::Result<()> {
+    let end = position + len;
+    let mut at = position;
+    while at < end {
+        let chunk_end = end.min(at + CHUNK);
+        if !is_warm(file, at, chunk_end)? {
+            let mut waiting = vec![read_chunk(env, file, at, chunk_end - at).await?];
+            write_all(stream, &mut waiting).await?;
+            at = chunk_end;
+            continue;
+        }
+        let (Some(tcp), Some(fd)) = (stream.as_tcp(), file.as_fd()) else { return Err(io::ErrorKind::Unsupported.into()) };
+        while at < chunk_end {
+            let mut offset = at;
+            let count = usize::try_from(chunk_end - at).unwrap_or(usize::MAX);
+            let sent = tcp.async_io(Interest::WRITABLE, || Ok(rustix::fs::sendfile(tcp.as_fd(), fd, Some(&mut offset), count)?)).await?;
+            if sent == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            at += sent as u64;
+        }
+    }
+    Ok(())
+}
+
+/// Probes one byte in every 64 KiB: readahead brings neighbours in together, so this finds cold ranges
+/// without touching each page.
+fn is_warm(file: &FileRef, from: u64, to: u64) -> io::Result<bool> {
+    let mut byte = [0];
+    let mut at = from;
+    while at < to {
+        if file.read_at_nowait(&mut byte, at)?.is_none() {
+            return Ok(false);
+        }
+        at += 64 * 1024;
+    }
+    Ok(file.read_at_nowait(&mut byte, to.saturating_sub(1).max(from))?.is_some())
+}

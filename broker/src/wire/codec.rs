@@ -1,0 +1,210 @@
+//! From checked bytes to message structs and back, with the framing around them.
+//!
+//! The structs are those of `kafka-protocol`. It reserves memory by what it reads, so [`decode_request`] walks the
+//! bytes first, always; records stay slices of the frame. Produce and Fetch have cheaper ways of their own:
+//! [`super::produce`] and [`super::fetch`].
+
+use bytes::{Bytes, BytesMut};
+use kafka_protocol::messages as m;
+use kafka_protocol::protocol::{Decodable, Encodable, Message, VersionRange};
+
+use super::apis::{self, Api};
+use super::check::{check_request_body, check_response_body};
+use super::fault::{Problem, WireError};
+use super::put::Put;
+
+macro_rules! messages {
+    ($($key:literal $name:ident $request:ident $response:ident,)*) => {
+        /// The body of a request of one of the APIs in [`apis::APIS`].
+        #[derive(Debug, Clone, PartialEq)]
+        #[allow(missing_docs, reason = "the names are Kafka's")]
+        pub enum Request { $($name(m::$request),)* }
+
+        /// The body of a response of one of the APIs in [`apis::APIS`].
+        #[derive(Debug, Clone, PartialEq)]
+        #[allow(missing_docs, reason = "the names are Kafka's")]
+        pub enum Response { $($name(m::$response),)* }
+
+        $(
+            impl From<m::$request> for Request {
+                fn from(body: m::$request) -> Request { Request::$name(body) }
+            }
+            impl From<m::$response> for Response {
+                fn from(body: m::$response) -> Response { Response::$name(body) }
+            }
+        )*
+
+        impl Request {
+            /// The API key.
+            pub fn api_key(&self) -> i16 {
+                match self { $(Request::$name(_) => $key,)* }
+            }
+
+            fn decode(api_key: i16, version: i16, body: &mut Bytes) -> Option<anyhow::Result<Request>> {
+                match api_key { $($key => Some(m::$request::decode(body, version).map(Request::$name)),)* _ => None }
+            }
+
+            fn size(&self, version: i16) -> anyhow::Result<usize> {
+                match self { $(Request::$name(body) => body.compute_size(version),)* }
+            }
+
+            fn encode(&self, version: i16, out: &mut BytesMut) -> anyhow::Result<()> {
+                match self { $(Request::$name(body) => body.encode(out, version),)* }
+            }
+        }
+
+        impl Response {
+            /// The API key.
+            pub fn api_key(&self) -> i16 {
+                match self { $(Response::$name(_) => $key,)* }
+            }
+
+            fn decode(api_key: i16, version: i16, body: &mut Bytes) -> Option<anyhow::Result<Response>> {
+                match api_key { $($key => Some(m::$response::decode(body, version).map(Response::$name)),)* _ => None }
+            }
+
+            fn size(&self, version: i16) -> anyhow::Result<usize> {
+                match self { $(Response::$name(body) => body.compute_size(version),)* }
+            }
+
+            fn encode(&self, version: i16, out: &mut BytesMut) -> anyhow::Result<()> {
+                match self { $(Response::$name(body) => body.encode(out, version),)* }
+            }
+        }
+
+        /// What the codec can read and write of an API; the ceiling of [`apis::APIS`].
+        pub fn codec_range(api_key: i16) -> Option<VersionRange> {
+            match api_key { $($key => Some(m::$request::VERSIONS.intersect(&m::$response::VERSIONS)),)* _ => None }
+        }
+    };
+}
+
+messages! {
+    0 Produce ProduceRequest ProduceResponse,
+    1 Fetch FetchRequest FetchResponse,
+    2 ListOffsets ListOffsetsRequest ListOffsetsResponse,
+    3 Metadata MetadataRequest MetadataResponse,
+    8 OffsetCommit OffsetCommitRequest OffsetCommitResponse,
+    9 OffsetFetch OffsetFetchRequest OffsetFetchResponse,
+    10 FindCoordinator FindCoordinatorRequest FindCoordinatorResponse,
+    11 JoinGroup JoinGroupRequest JoinGroupResponse,
+    12 Heartbeat HeartbeatRequest HeartbeatResponse,
+    13 LeaveGroup LeaveGroupRequest LeaveGroupResponse,
+    14 SyncGroup SyncGroupRequest SyncGroupResponse,
+    15 DescribeGroups DescribeGroupsRequest DescribeGroupsResponse,
+    16 ListGroups ListGroupsRequest ListGroupsResponse,
+    18 ApiVersions ApiVersionsRequest ApiVersionsResponse,
+    19 CreateTopics CreateTopicsRequest CreateTopicsResponse,
+    20 DeleteTopics DeleteTopicsRequest DeleteTopicsResponse,
+    22 InitProducerId InitProducerIdRequest InitProducerIdResponse,
+    32 DescribeConfigs DescribeConfigsRequest DescribeConfigsResponse,
+    37 CreatePartitions CreatePartitionsRequest CreatePartitionsResponse,
+    44 IncrementalAlterConfigs IncrementalAlterConfigsRequest IncrementalAlterConfigsResponse,
+    60 DescribeCluster DescribeClusterRequest DescribeClusterResponse,
+}
+
+/// Reads a request body, after the walk over it. `body` is what follows the header, see
+/// [`super::CheckedHeader::body_offset`]; records and strings stay slices of it.
+///
+/// # Errors
+/// What the walk refuses; `Codec` when the codec is stricter than the schema.
+pub fn decode_request(api_key: i16, version: i16, body: Bytes) -> Result<Request, WireError> {
+    served(api_key, version)?;
+    check_request_body(api_key, version, &body)?;
+    decode_checked_request(api_key, version, body)
+}
+
+/// As [`decode_request`], for a body that [`super::check_request`] has already walked as part of its frame. Never call
+/// it on other bytes: the codec allocates by the counts that it reads.
+///
+/// # Errors
+/// `Codec` when the codec is stricter than the schema.
+pub fn decode_checked_request(api_key: i16, version: i16, mut body: Bytes) -> Result<Request, WireError> {
+    served(api_key, version)?;
+    let decoded = Request::decode(api_key, version, &mut body).ok_or_else(|| WireError::of(api_key, version, Problem::UnsupportedApi))?;
+    let request = decoded.map_err(|e| codec_error(api_key, version, &e))?;
+    if body.is_empty() { Ok(request) } else { Err(WireError::of(api_key, version, Problem::TrailingBytes)) }
+}
+
+/// A whole response frame: size, header and body.
+///
+/// # Errors
+/// `Codec` when the response holds what this version cannot say, or is larger than 2 GiB.
+pub fn encode_response(correlation_id: i32, version: i16, response: &Response) -> Result<Bytes, WireError> {
+    let api = served(response.api_key(), version)?;
+    let fail = |e: &anyhow::Error| codec_error(api.key, version, e);
+    let flexible = api.response_header_version(version) >= 1;
+    let header_bytes = if flexible { 5 } else { 4 };
+    let frame_bytes = response.size(version).map_err(|e| fail(&e))?.saturating_add(header_bytes);
+    let mut out = frame(api.key, version, frame_bytes)?;
+    out.int32(correlation_id);
+    if flexible {
+        out.no_tags();
+    }
+    response.encode(version, &mut out).map_err(|e| fail(&e))?;
+    Ok(out.freeze())
+}
+
+/// A whole request frame: size, header and body. For the client's side of a connection.
+///
+/// # Errors
+/// `Codec` when the request holds what this version cannot say, or is larger than 2 GiB.
+pub fn encode_request(correlation_id: i32, client_id: Option<&str>, version: i16, request: &Request) -> Result<Bytes, WireError> {
+    let api = served(request.api_key(), version)?;
+    let fail = |e: &anyhow::Error| codec_error(api.key, version, e);
+    let flexible = api.is_flexible(version);
+    let header_bytes = 10usize.saturating_add(client_id.map_or(0, str::len)).saturating_add(flexible.into());
+    let frame_bytes = request.size(version).map_err(|e| fail(&e))?.saturating_add(header_bytes);
+    let mut out = frame(api.key, version, frame_bytes)?;
+    out.int16(api.key);
+    out.int16(version);
+    out.int32(correlation_id);
+    if client_id.is_some_and(|id| id.len() > i16::MAX as usize) {
+        return Err(WireError::of(api.key, version, Problem::Codec("client id of more than 32767 bytes".to_owned())));
+    }
+    out.nullable_string(false, client_id);
+    if flexible {
+        out.no_tags();
+    }
+    request.encode(version, &mut out).map_err(|e| fail(&e))?;
+    Ok(out.freeze())
+}
+
+/// Reads a response frame (without its size) of a request of this API and version, after the walk over it. For the
+/// client's side of a connection.
+///
+/// # Errors
+/// What the walk refuses; `Codec` when the codec is stricter than the schema.
+pub fn decode_response(api_key: i16, version: i16, mut frame: Bytes) -> Result<(i32, Response), WireError> {
+    let api = served(api_key, version)?;
+    let short =
+        |needed, frame: &Bytes| WireError { remaining: frame.len(), ..WireError::of(api_key, version, Problem::Truncated { needed }) };
+    let correlation = frame.first_chunk::<4>().map(|b| i32::from_be_bytes(*b)).ok_or_else(|| short(4, &frame))?;
+    let mut body_offset = 4;
+    if api.response_header_version(version) >= 1 {
+        body_offset += super::check::skip_tagged_fields(api_key, version, frame.get(4..).unwrap_or_default())?;
+    }
+    let mut body = frame.split_off(body_offset.min(frame.len()));
+    check_response_body(api_key, version, &body)?;
+    let decoded = Response::decode(api_key, version, &mut body).ok_or_else(|| WireError::of(api_key, version, Problem::UnsupportedApi))?;
+    Ok((correlation, decoded.map_err(|e| codec_error(api_key, version, &e))?))
+}
+
+fn served(api_key: i16, version: i16) -> Result<&'static Api, WireError> {
+    let api = apis::find(api_key).ok_or_else(|| WireError::of(api_key, version, Problem::UnsupportedApi))?;
+    let unsupported = Problem::UnsupportedVersion { min: api.min, max: api.max };
+    if api.accepts(version) { Ok(api) } else { Err(WireError::of(api_key, version, unsupported)) }
+}
+
+/// A buffer that begins with the size of a frame and has room for it.
+fn frame(api_key: i16, version: i16, frame_bytes: usize) -> Result<BytesMut, WireError> {
+    let too_large = || WireError::of(api_key, version, Problem::Codec(format!("frame of {frame_bytes} bytes")));
+    let size = i32::try_from(frame_bytes).map_err(|_| too_large())?;
+    let mut out = BytesMut::with_capacity(frame_bytes.saturating_add(4));
+    out.int32(size);
+    Ok(out)
+}
+
+fn codec_error(api_key: i16, version: i16, error: &anyhow::Error) -> WireError {
+    WireError::of(api_key, version, Problem::Codec(error.to_string()))
+}

@@ -1,0 +1,386 @@
+//! Produce without building anything: a view of the request, and the response written by hand. Versions 3 to 13.
+
+use bytes::{Bytes, BytesMut};
+use uuid::Uuid;
+
+use super::apis::{self, PRODUCE};
+use super::check::check_request_body;
+use super::fault::{Problem, WireError};
+use super::put::Put;
+
+/// A topic as a request names it: by name up to version 12, by id from then on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TopicKey<'a> {
+    /// By name.
+    Name(&'a str),
+    /// By id (KIP-516).
+    Id(Uuid),
+}
+
+/// A produce request where it lies; its records are slices of the frame.
+#[derive(Debug, Clone)]
+pub struct ProduceView {
+    /// −1: every in-sync replica; 1: the leader; 0: no answer at all. Others are for INVALID_REQUIRED_ACKS.
+    pub acks: i16,
+    /// How long to wait for the replicas, in milliseconds, as the client says.
+    pub timeout_ms: i32,
+    body: Bytes,
+    layout: Layout,
+    transactional_id: Option<(usize, usize)>,
+    topics: Span,
+}
+
+/// One topic of a [`ProduceView`].
+#[derive(Debug, Clone, Copy)]
+pub struct ProduceTopicView<'a> {
+    /// Which topic.
+    pub topic: TopicKey<'a>,
+    view: &'a ProduceView,
+    partitions: Span,
+}
+
+/// The records for one partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProducePartitionView {
+    /// The partition's index, as the client says.
+    pub index: i32,
+    /// Record batches, not yet looked at; `None` for null.
+    pub records: Option<Bytes>,
+}
+
+impl ProduceView {
+    /// A view of a request body.
+    ///
+    /// # Errors
+    /// As [`super::check_request`].
+    pub fn new(version: i16, body: Bytes) -> Result<ProduceView, WireError> {
+        check_request_body(PRODUCE, version, &body)?;
+        ProduceView::of_checked(version, body)
+    }
+
+    /// A view of a request body that [`super::check_request`] has already walked as part of its frame. Of any other
+    /// bytes it shows what comes before the first fault.
+    ///
+    /// # Errors
+    /// `UnsupportedVersion`; `Truncated` when the bytes were not checked.
+    pub fn of_checked(version: i16, body: Bytes) -> Result<ProduceView, WireError> {
+        let refuse = |problem| WireError { remaining: body.len(), ..WireError::of(PRODUCE, version, problem) };
+        let api = apis::find(PRODUCE).ok_or_else(|| refuse(Problem::UnsupportedApi))?;
+        if !api.accepts(version) {
+            return Err(refuse(Problem::UnsupportedVersion { min: api.min, max: api.max }));
+        }
+        let layout = Layout { flexible: api.is_flexible(version), ids: version >= 13 };
+        let mut at = Cursor { bytes: &body, at: 0, layout };
+        let head = at.head().ok_or_else(|| refuse(Problem::Truncated { needed: 0 }))?;
+        let (transactional_id, acks, timeout_ms, topics) = head;
+        Ok(ProduceView { acks, timeout_ms, layout, transactional_id, topics, body })
+    }
+
+    /// The transactional id, when the producer is transactional.
+    pub fn transactional_id(&self) -> Option<&str> {
+        let (from, to) = self.transactional_id?;
+        self.body.get(from..to).and_then(|bytes| std::str::from_utf8(bytes).ok())
+    }
+
+    /// The topics in the order of the request. A client may name one twice.
+    pub fn topics(&self) -> impl Iterator<Item = ProduceTopicView<'_>> {
+        let mut at = self.cursor(self.topics);
+        (0..self.topics.count).map_while(move |_| {
+            let topic = at.topic_key()?;
+            let partitions = at.span()?;
+            for _ in 0..partitions.count {
+                at.partition()?;
+            }
+            at.skip_tags()?;
+            Some(ProduceTopicView { topic, view: self, partitions })
+        })
+    }
+
+    fn cursor(&self, span: Span) -> Cursor<'_> {
+        Cursor { bytes: &self.body, at: span.at, layout: self.layout }
+    }
+}
+
+impl<'a> ProduceTopicView<'a> {
+    /// The partitions in the order of the request.
+    pub fn partitions(&self) -> impl Iterator<Item = ProducePartitionView> + 'a {
+        let view = self.view;
+        let mut at = view.cursor(self.partitions);
+        (0..self.partitions.count).map_while(move |_| {
+            let (index, records) = at.partition()?;
+            Some(ProducePartitionView { index, records: records.map(|(from, to)| view.body.slice(from..to)) })
+        })
+    }
+}
+
+/// An array: where its first element begins, and how many there are.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    at: usize,
+    count: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Layout {
+    flexible: bool,
+    ids: bool,
+}
+
+/// Reads forward; `None` when the bytes end. A range it returns lies inside the bytes.
+struct Cursor<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    layout: Layout,
+}
+
+type Range = (usize, usize);
+
+impl<'a> Cursor<'a> {
+    fn head(&mut self) -> Option<(Option<Range>, i16, i32, Span)> {
+        let length = self.string_length()?;
+        let transactional_id = self.range(length)?;
+        Some((transactional_id, i16::from_be_bytes(self.array()?), i32::from_be_bytes(self.array()?), self.span()?))
+    }
+
+    fn topic_key(&mut self) -> Option<TopicKey<'a>> {
+        if self.layout.ids {
+            return self.array().map(|id| TopicKey::Id(Uuid::from_bytes(id)));
+        }
+        let length = self.string_length()?;
+        let (from, to) = self.range(length)??;
+        std::str::from_utf8(self.bytes.get(from..to)?).ok().map(TopicKey::Name)
+    }
+
+    fn partition(&mut self) -> Option<(i32, Option<Range>)> {
+        let index = i32::from_be_bytes(self.array()?);
+        let length = self.int32_length()?;
+        let records = self.range(length)?;
+        self.skip_tags()?;
+        Some((index, records))
+    }
+
+    fn span(&mut self) -> Option<Span> {
+        let count = self.int32_length()?.unwrap_or(0);
+        Some(Span { at: self.at, count })
+    }
+
+    fn skip_tags(&mut self) -> Option<()> {
+        if self.layout.flexible {
+            for _ in 0..self.varint()? {
+                self.varint()?;
+                let size = self.varint()? as usize;
+                self.range(Some(size))?;
+            }
+        }
+        Some(())
+    }
+
+    fn string_length(&mut self) -> Option<Option<usize>> {
+        if self.layout.flexible { self.compact_length() } else { Some(usize::try_from(i16::from_be_bytes(self.array()?)).ok()) }
+    }
+
+    fn int32_length(&mut self) -> Option<Option<usize>> {
+        if self.layout.flexible { self.compact_length() } else { Some(usize::try_from(i32::from_be_bytes(self.array()?)).ok()) }
+    }
+
+    fn compact_length(&mut self) -> Option<Option<usize>> {
+        Some((self.varint()? as usize).checked_sub(1))
+    }
+
+    fn varint(&mut self) -> Option<u32> {
+        let mut value = 0u32;
+        for shift in [0, 7, 14, 21, 28] {
+            let [byte] = self.array()?;
+            value |= u32::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    /// The next `length` bytes, or `Some(None)` for null.
+    fn range(&mut self, length: Option<usize>) -> Option<Option<Range>> {
+        let Some(length) = length else { return Some(None) };
+        let end = self.at.checked_add(length).filter(|end| *end <= self.bytes.len())?;
+        let from = std::mem::replace(&mut self.at, end);
+        Some(Some((from, end)))
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let array = *self.bytes.get(self.at..)?.first_chunk::<N>()?;
+        self.at = self.at.checked_add(N)?;
+        Some(array)
+    }
+}
+
+/// What a produce request is answered with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProduceAnswer<'a> {
+    /// One entry per topic of the request.
+    pub topics: Vec<ProduceTopicAnswer<'a>>,
+    /// How long the client should stay away, in milliseconds.
+    pub throttle_time_ms: i32,
+    /// Where the new leaders named in `current_leader` are; from version 10 on (KIP-951).
+    pub node_endpoints: Vec<NodeEndpoint<'a>>,
+}
+
+/// The answer for one topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProduceTopicAnswer<'a> {
+    /// As the request named it.
+    pub topic: TopicKey<'a>,
+    /// One entry per partition of the request.
+    pub partitions: Vec<ProducePartitionAnswer>,
+}
+
+/// The answer for one partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProducePartitionAnswer {
+    /// The partition's index.
+    pub index: i32,
+    /// [`super::ErrorCode`] as a number; 0 when the records are stored.
+    pub error_code: i16,
+    /// Offset of the first record; −1 with an error.
+    pub base_offset: i64,
+    /// The broker's time when the topic uses it, else −1.
+    pub log_append_time_ms: i64,
+    /// −1 when unknown; from version 5 on.
+    pub log_start_offset: i64,
+    /// Which records of the batch were refused, and why; from version 8 on.
+    pub record_errors: Vec<(i32, Option<String>)>,
+    /// Why the batch was refused; from version 8 on.
+    pub error_message: Option<String>,
+    /// Leader and its epoch, for a client that asked the wrong broker; from version 10 on (KIP-951).
+    pub current_leader: Option<LeaderIdAndEpoch>,
+}
+
+/// A partition's leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaderIdAndEpoch {
+    /// −1: none.
+    pub leader_id: i32,
+    /// −1: unknown.
+    pub leader_epoch: i32,
+}
+
+/// Where a broker listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NodeEndpoint<'a> {
+    /// The broker's id.
+    pub node_id: i32,
+    /// Name or address.
+    pub host: &'a str,
+    /// TCP port.
+    pub port: i32,
+    /// `broker.rack`.
+    pub rack: Option<&'a str>,
+}
+
+/// A whole response frame: size, header and body.
+///
+/// # Errors
+/// `UnsupportedVersion`; `Codec` when a topic is named by id where the version wants a name, or the other way round, or
+/// when the frame would be larger than 2 GiB.
+pub fn encode_produce_response(correlation_id: i32, version: i16, answer: &ProduceAnswer<'_>) -> Result<Bytes, WireError> {
+    let refuse = |problem| WireError::of(PRODUCE, version, problem);
+    let api = apis::find(PRODUCE).ok_or_else(|| refuse(Problem::UnsupportedApi))?;
+    if !api.accepts(version) {
+        return Err(refuse(Problem::UnsupportedVersion { min: api.min, max: api.max }));
+    }
+    let flexible = api.is_flexible(version);
+    let mut out = BytesMut::with_capacity(64 + answer.topics.iter().map(|topic| 48 + 48 * topic.partitions.len()).sum::<usize>());
+    out.int32(0);
+    out.int32(correlation_id);
+    if flexible {
+        out.no_tags();
+    }
+    out.count(flexible, Some(answer.topics.len()));
+    for topic in &answer.topics {
+        put_topic_key(&mut out, flexible, version >= 13, &topic.topic).map_err(refuse)?;
+        out.count(flexible, Some(topic.partitions.len()));
+        for partition in &topic.partitions {
+            put_partition(&mut out, version, flexible, partition);
+        }
+        if flexible {
+            out.no_tags();
+        }
+    }
+    out.int32(answer.throttle_time_ms);
+    if flexible {
+        put_node_endpoints(&mut out, version >= 10, &answer.node_endpoints);
+    }
+    let size = i32::try_from(out.len().saturating_sub(4)).map_err(|_| refuse(Problem::Codec("frame of more than 2 GiB".to_owned())))?;
+    if let Some(first) = out.first_chunk_mut::<4>() {
+        *first = size.to_be_bytes();
+    }
+    Ok(out.freeze())
+}
+
+fn put_partition(out: &mut BytesMut, version: i16, flexible: bool, partition: &ProducePartitionAnswer) {
+    out.int32(partition.index);
+    out.int16(partition.error_code);
+    out.int64(partition.base_offset);
+    out.int64(partition.log_append_time_ms);
+    if version >= 5 {
+        out.int64(partition.log_start_offset);
+    }
+    if version >= 8 {
+        out.count(flexible, Some(partition.record_errors.len()));
+        for (index, message) in &partition.record_errors {
+            out.int32(*index);
+            out.nullable_string(flexible, message.as_deref());
+            if flexible {
+                out.no_tags();
+            }
+        }
+        out.nullable_string(flexible, partition.error_message.as_deref());
+    }
+    if flexible {
+        let leader = partition.current_leader.filter(|_| version >= 10);
+        out.varint(leader.is_some().into());
+        if let Some(leader) = leader {
+            put_leader(out, 0, leader);
+        }
+    }
+}
+
+/// The topic, in the one form that the version has.
+pub(super) fn put_topic_key(out: &mut BytesMut, flexible: bool, ids: bool, topic: &TopicKey<'_>) -> Result<(), Problem> {
+    match (topic, ids) {
+        (TopicKey::Name(name), false) => out.string(flexible, name),
+        (TopicKey::Id(id), true) => out.uuid(*id),
+        (TopicKey::Name(_), true) => return Err(Problem::Codec("topic by name, this version wants its id".to_owned())),
+        (TopicKey::Id(_), false) => return Err(Problem::Codec("topic by id, this version wants its name".to_owned())),
+    }
+    Ok(())
+}
+
+/// The tagged field `CurrentLeader`: its tag, its size and its value.
+pub(super) fn put_leader(out: &mut BytesMut, tag: u32, leader: LeaderIdAndEpoch) {
+    out.varint(tag);
+    out.varint(9);
+    out.int32(leader.leader_id);
+    out.int32(leader.leader_epoch);
+    out.no_tags();
+}
+
+/// The tagged fields of a response: `NodeEndpoints` as tag 0, when the version has it and there are any.
+pub(super) fn put_node_endpoints(out: &mut BytesMut, known: bool, endpoints: &[NodeEndpoint<'_>]) {
+    if !known || endpoints.is_empty() {
+        return out.no_tags();
+    }
+    let mut value = BytesMut::new();
+    value.count(true, Some(endpoints.len()));
+    for endpoint in endpoints {
+        value.int32(endpoint.node_id);
+        value.string(true, endpoint.host);
+        value.int32(endpoint.port);
+        value.nullable_string(true, endpoint.rack);
+        value.no_tags();
+    }
+    out.varint(1);
+    out.varint(0);
+    out.varint(u32::try_from(value.len()).unwrap_or(u32::MAX));
+    out.extend_from_slice(&value);
+}

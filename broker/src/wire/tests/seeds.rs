@@ -1,0 +1,27 @@
+//! The seeds of the fuzzer (`broker/fuzz/seeds/frame_walker`): one right request per API and version.
+//!
+//! `LETTERBOX_WRITE_SEEDS=1 cargo test -p letterbox-broker --lib seeds` writes them anew after a change of the table.
+
+use std::path::Path;
+
+use super::walk::{each_version, request_frame};
+use crate::wire::check_request;
+use crate::wire::schema_table::REQUESTS;
+
+#[test]
+#[allow(clippy::disallowed_methods, reason = "test data of the repository, not of a broker")]
+fn seeds_of_the_fuzzer_are_right_requests() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/frame_walker");
+    each_version(REQUESTS, |api, version, message| {
+        let path = folder.join(format!("{}-{version}", api.name));
+        // The first of the makings that is neither empty nor long.
+        let made = (0..50).map(|seed| request_frame(api, version, message, seed).bytes).find(|frame| (20..400).contains(&frame.len()));
+        let frame = made.unwrap_or_else(|| request_frame(api, version, message, 0).bytes);
+        if std::env::var_os("LETTERBOX_WRITE_SEEDS").is_some() {
+            std::fs::write(&path, &frame).unwrap();
+        }
+        let kept = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        assert_eq!(kept, frame, "{}: see the top of this file", path.display());
+        check_request(&kept).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    });
+}
