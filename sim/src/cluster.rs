@@ -114,7 +114,8 @@ impl Cluster {
         F: Future<Output = Exit> + 'static,
     {
         let machine = self.machine(name);
-        let control = Rc::new(RefCell::new(Control { stop: watch::channel(false).0, kill: watch::channel(false).0, exit: None, starts: 0 }));
+        let control =
+            Rc::new(RefCell::new(Control { stop: watch::channel(false).0, kill: watch::channel(false).0, exit: None, starts: 0 }));
         self.machines.insert(name.to_owned(), Slot { machine: machine.clone(), control: Some(Rc::clone(&control)) });
         self.sim.host(name, move || {
             let (stop, stopped) = watch::channel(false);

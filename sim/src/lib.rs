@@ -6,10 +6,7 @@
 //!   not synced, and fails as real ones do.
 //! - [`history`] is what clients saw, one JSON line per event; [`check`] finds what may not have happened. Every
 //!   other tier (real processes, kind) feeds its histories to the same checkers through `letterbox-check`.
-#![cfg_attr(
-    test,
-    allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")
-)]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that cannot go on has failed"))]
 
 #[cfg(not(tokio_unstable))]
 compile_error!(
@@ -25,3 +22,4 @@ pub mod history;
 pub mod rng;
 pub mod seeds;
 pub mod trace;
+pub mod workload;

@@ -238,7 +238,9 @@ impl Log {
                 if let [(_, _, earlier), (_, _, later)] = pair
                     && later <= earlier
                 {
-                    report.add("nonmonotonic-send", || format!("{name}: a later send of one producer is at {later}, an earlier one at {earlier}"));
+                    report.add("nonmonotonic-send", || {
+                        format!("{name}: a later send of one producer is at {later}, an earlier one at {earlier}")
+                    });
                 }
             }
         }
@@ -249,19 +251,26 @@ impl Log {
     fn check_lost(&self, report: &mut Report, name: &str) {
         for (value, known) in self.values.iter().filter(|(_, known)| known.must_survive) {
             // A record that a consumer has seen was committed, whatever its producer was told.
-            let seen_at = known.read_at.iter().next().filter(|_| known.polled);
-            let Some(offset) = known.acknowledged_at.as_ref().or(seen_at) else { continue };
-            if let Some((first, last)) = self.polled
-                && known.read_at.is_empty()
-                && (first..=last).contains(offset)
-            {
-                report.add("lost-write", || format!("{name}: value {value} acknowledged at {offset}, readers saw {first} to {last} without it"));
+            if known.outcome != Some(Outcome::Ok) && !known.polled {
+                continue;
             }
-            for (broker, scan) in self.scans.iter().filter(|(_, scan)| !scan.ranges.is_empty() && *offset >= scan.start) {
+            // An answer to a repeated request may come without an offset.
+            let offset = known.acknowledged_at.or_else(|| known.read_at.first().copied());
+            if let (Some(offset), Some((first, last))) = (offset, self.polled)
+                && known.read_at.is_empty()
+                && (first..=last).contains(&offset)
+            {
+                report.add("lost-write", || {
+                    format!("{name}: value {value} acknowledged at {offset}, readers saw {first} to {last} without it")
+                });
+            }
+            for (broker, scan) in self.scans.iter().filter(|(_, scan)| !scan.ranges.is_empty() && offset.is_none_or(|at| at >= scan.start))
+            {
                 let mut places = known.read_at.iter().chain(&known.acknowledged_at);
                 if !places.any(|at| scan.records.get(at) == Some(value)) {
                     report.add("lost-write-after-heal", || {
-                        format!("{name}: value {value} was at {offset}, and is not in {broker}'s log {}..{}", scan.start, scan.end)
+                        let (start, end) = (scan.start, scan.end);
+                        format!("{name}: value {value} (offset {offset:?}) is not in {broker}'s log {start}..{end}")
                     });
                 }
             }
@@ -272,9 +281,10 @@ impl Log {
         for Jump { name: kind, after, before, reader, op } in &self.jumps {
             let known = self.offsets.range(after + 1..*before).find(|(offset, values)| {
                 // Known to be there: acknowledged as surviving, or read by somebody.
-                values.iter().filter_map(|value| self.values.get(value)).any(|known| {
-                    known.read_at.contains(offset) || (known.acknowledged_at == Some(**offset) && known.must_survive)
-                })
+                values
+                    .iter()
+                    .filter_map(|value| self.values.get(value))
+                    .any(|known| known.read_at.contains(offset) || (known.acknowledged_at == Some(**offset) && known.must_survive))
             });
             if let Some((offset, _)) = known {
                 report.add(kind, || format!("{name}: {reader} op {op} goes from {after} to {before} and leaves out {offset}"));

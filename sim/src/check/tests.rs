@@ -45,8 +45,15 @@ impl Clean {
                         clean.read(partition, next, &mut records);
                     }
                     clean.at_once(&format!("member-{owner}"), Action::Poll { records });
-                    let offsets: Vec<Position> = (0..2).map(|p| at(p, i64::try_from(position[usize::try_from(p).unwrap()]).unwrap())).collect();
-                    let commit = Action::Commit { group: "g".into(), generation, member: format!("m{owner}"), offsets: offsets.clone(), reset: false };
+                    let offsets: Vec<Position> =
+                        (0..2).map(|p| at(p, i64::try_from(position[usize::try_from(p).unwrap()]).unwrap())).collect();
+                    let commit = Action::Commit {
+                        group: "g".into(),
+                        generation,
+                        member: format!("m{owner}"),
+                        offsets: offsets.clone(),
+                        reset: false,
+                    };
                     if clean.operation(&format!("member-{owner}"), &commit, &commit, Phase::Ok) {
                         committed = [offsets[0].offset, offsets[1].offset];
                     }
@@ -243,6 +250,21 @@ fn dropped_records_are_lost_writes() {
 }
 
 #[test]
+fn an_acknowledgement_without_an_offset_binds_all_the_same() {
+    expect("lost-write-after-heal", |events, rng| {
+        let Some(sent) = acknowledged(events, rng) else { return false };
+        for event in events.iter_mut().filter(|event| event.phase == Phase::Ok) {
+            if let Action::Send { records, .. } = &mut event.action {
+                records.iter_mut().filter(|record| record.value == sent.value).for_each(|record| record.offset = None);
+            }
+        }
+        assert!(Checker::check(events.clone(), NO_DEMANDS).is_clean(), "to know less is no anomaly");
+        lose(events, sent.value);
+        true
+    });
+}
+
+#[test]
 fn a_record_that_was_read_and_is_gone_is_lost() {
     expect("lost-write-after-heal", |events, rng| {
         let unknown: Vec<u64> = events
@@ -253,7 +275,9 @@ fn a_record_that_was_read_and_is_gone_is_lost() {
             })
             .collect();
         let read_by_poll = |value: &u64| {
-            events.iter().any(|event| matches!(&event.action, Action::Poll { records } if records.iter().any(|read| value_of(read) == *value)))
+            events
+                .iter()
+                .any(|event| matches!(&event.action, Action::Poll { records } if records.iter().any(|read| value_of(read) == *value)))
         };
         let Some(value) = unknown.into_iter().find(read_by_poll) else { return false };
         let _ = rng;
@@ -302,7 +326,9 @@ fn a_value_written_twice_is_a_duplicate() {
 #[test]
 fn swapped_acknowledgements_are_nonmonotonic_sends() {
     expect("nonmonotonic-send", |events, rng| {
-        let Some(at) = pick(events, rng, |action| matches!(action, Action::Send { records, .. } if records.len() > 1)) else { return false };
+        let Some(at) = pick(events, rng, |action| matches!(action, Action::Send { records, .. } if records.len() > 1)) else {
+            return false;
+        };
         let Action::Send { records, .. } = &mut events[at].action else { return false };
         (records[0].offset, records[1].offset) = (records[1].offset, records[0].offset);
         true
@@ -359,7 +385,9 @@ fn a_value_that_nobody_sent_is_named() {
 #[test]
 fn damaged_and_misplaced_payloads_are_named() {
     let with_payload = |events: &mut Vec<Event>, rng: &mut Rng, change: fn(&mut Read)| {
-        let Some(at) = pick(events, rng, |action| matches!(action, Action::Poll { records } if records.iter().any(|read| read.payload.is_some()))) else {
+        let Some(at) =
+            pick(events, rng, |action| matches!(action, Action::Poll { records } if records.iter().any(|read| read.payload.is_some())))
+        else {
             return false;
         };
         records_of(&mut events[at].action).iter_mut().filter(|read| read.payload.is_some()).for_each(change);
@@ -376,7 +404,9 @@ fn damaged_and_misplaced_payloads_are_named() {
 #[test]
 fn replicas_that_differ_are_named() {
     expect("replica-differs", |events, rng| {
-        let Some(at) = pick(events, rng, |action| matches!(action, Action::Scan { records, .. } if records.len() > 1)) else { return false };
+        let Some(at) = pick(events, rng, |action| matches!(action, Action::Scan { records, .. } if records.len() > 1)) else {
+            return false;
+        };
         records_of(&mut events[at].action).remove(0);
         true
     });
@@ -403,7 +433,8 @@ fn groups_with_two_owners_zombies_and_wrong_offsets_are_named() {
     });
     // Nothing found although something was committed.
     expect("resume-differs", |events, rng| {
-        let Some(at) = pick(events, rng, |action| matches!(action, Action::Rebalance { partitions, .. } if partitions[0].offset > 0)) else {
+        let Some(at) = pick(events, rng, |action| matches!(action, Action::Rebalance { partitions, .. } if partitions[0].offset > 0))
+        else {
             return false;
         };
         let Action::Rebalance { partitions, .. } = &mut events[at].action else { return false };
@@ -411,7 +442,9 @@ fn groups_with_two_owners_zombies_and_wrong_offsets_are_named() {
         true
     });
     expect("zombie-commit", |events, rng| {
-        let Some(at) = pick(events, rng, |action| matches!(action, Action::Commit { generation, .. } if *generation > 1)) else { return false };
+        let Some(at) = pick(events, rng, |action| matches!(action, Action::Commit { generation, .. } if *generation > 1)) else {
+            return false;
+        };
         for event in &mut events[at - 1..=at] {
             if let Action::Commit { generation, .. } = &mut event.action {
                 *generation -= 1;
@@ -445,7 +478,9 @@ fn contradictions_and_empty_runs_are_not_passed() {
         true
     });
     expect("malformed-history", |events, rng| {
-        let Some(at) = pick(events, rng, |action| matches!(action, Action::Scan { records, .. } if records.len() > 1)) else { return false };
+        let Some(at) = pick(events, rng, |action| matches!(action, Action::Scan { records, .. } if records.len() > 1)) else {
+            return false;
+        };
         let middle = |action: &Action| matches!(action, Action::Scan { start, end, .. } if *start == 0 && *end > 0);
         if !middle(&events[at].action) {
             return false;

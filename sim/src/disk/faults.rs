@@ -10,6 +10,9 @@ pub enum Fault {
     /// `sync` fails with EIO; some of the unsynced bytes are on the platter, the others are forgotten, and the
     /// next sync succeeds (what Linux does).
     FailSync,
+    /// `sync` says yes and does nothing: a device that ignores flushes. No promise holds on such a device; it shows
+    /// that a test would notice software that does not sync.
+    IgnoreSync,
     /// `sync_dir` fails with EIO; the names stay unsynced.
     FailSyncDir,
     /// A read fails with EIO.
@@ -26,6 +29,7 @@ impl Fault {
     fn name(self) -> &'static str {
         match self {
             Self::FailSync => "failed sync",
+            Self::IgnoreSync => "ignored sync",
             Self::FailSyncDir => "failed directory sync",
             Self::FailRead => "failed read",
             Self::FailWrite => "failed write",
@@ -80,7 +84,7 @@ impl Faults {
         let found = self.rules.iter_mut().filter(|rule| path.contains(&rule.path_part)).find_map(|rule| {
             let fits = matches!(
                 (rule.fault, operation),
-                (Fault::FailSync, Operation::Sync)
+                (Fault::FailSync | Fault::IgnoreSync, Operation::Sync)
                     | (Fault::FailSyncDir, Operation::SyncDir)
                     | (Fault::FailRead, Operation::Read)
                     | (Fault::FailWrite | Fault::DropWrite | Fault::MisdirectWrite(_), Operation::Write)

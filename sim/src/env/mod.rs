@@ -106,6 +106,6 @@ impl Machine {
 }
 
 /// Virtual time since the simulation began; zero outside of it.
-fn now() -> Duration {
+pub(crate) fn now() -> Duration {
     turmoil::sim_elapsed().unwrap_or_default()
 }
