@@ -1,6 +1,7 @@
 """Runs a broker process, loads it, kills it, and writes down what the clients saw (see sim/src/history.rs)."""
 
 import argparse
+import concurrent.futures
 import json
 import os
 import random
@@ -265,10 +266,10 @@ def create_topic(common):
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
-            admin.create_topics([NewTopic(TOPIC, PARTITIONS, 1)])[TOPIC].result(timeout=10)
+            admin.create_topics([NewTopic(TOPIC, PARTITIONS, 1)])[TOPIC].result(timeout=20)
             return
-        except KafkaException as error:
-            if error.args[0].name() == "TOPIC_ALREADY_EXISTS":
+        except (KafkaException, concurrent.futures.TimeoutError) as error:
+            if isinstance(error, KafkaException) and error.args[0].name() == "TOPIC_ALREADY_EXISTS":
                 return
             if time.monotonic() > deadline:
                 raise

@@ -64,7 +64,12 @@ struct Outcome {
 }
 
 /// One run: load, trouble, healing, a scan of everything, the verdict.
+///
+/// `RUST_LOG=debug` shows what the broker, the clients and the simulation say.
 fn run(seed: u64, trouble: Trouble, keep_lines: bool) -> Outcome {
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    // Another test of this program may have set it up already.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).without_time().with_test_writer().try_init();
     let mut cluster = Cluster::with(seed, NetworkOptions::default(), keep_lines);
     let (history, stop) = (History::default(), Arc::new(AtomicBool::new(false)));
     cluster.host(BROKER, broker);
@@ -172,7 +177,9 @@ fn run(seed: u64, trouble: Trouble, keep_lines: bool) -> Outcome {
         check_segments(&cluster);
     }
     let report = Checker::check(history.events(), Demands { sends_ok_min: 100, reads_min: 200, faults_min: 6 });
-    Outcome { trace: cluster.trace(), report, stats: cluster.disk_stats(BROKER) }
+    let stats = cluster.disk_stats(BROKER);
+    println!("seed {seed}, {:?} of virtual time\n{report}{stats:?}", cluster.elapsed());
+    Outcome { trace: cluster.trace(), report, stats }
 }
 
 fn note_fault(history: &History, cluster: &Cluster, what: &str) {
