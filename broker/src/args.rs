@@ -101,12 +101,6 @@ fn pair(text: &str) -> Result<(String, String), String> {
     Ok((key.trim().to_owned(), value.trim().to_owned()))
 }
 
-/// The tool that a name stands for: Kafka's name, also with `.sh`.
-pub fn tool(called: &str) -> Option<&'static str> {
-    let name = called.strip_suffix(".sh").unwrap_or(called);
-    letterbox_cli::tool_names().iter().copied().find(|tool| *tool == name)
-}
-
 /// Reads the arguments after the program's name. Without any, inside the image, the broker runs.
 pub fn parse(arguments: Vec<OsString>) -> Result<Command, End> {
     let all = std::iter::once(OsString::from("letterbox")).chain(arguments);
@@ -114,7 +108,7 @@ pub fn parse(arguments: Vec<OsString>) -> Result<Command, End> {
         Sub::Broker { config, overrides, log } => Command::Broker { config, overrides, log: log.into() },
         Sub::Container { log } => Command::Container { log: log.into() },
         Sub::Up { file, data, port } => Command::Up(UpOptions { file, data, port }),
-        Sub::Tool { name, arguments } => match tool(&name) {
+        Sub::Tool { name, arguments } => match letterbox_cli::tool_of(&name) {
             Some(name) => Command::Tool { name: name.to_owned(), arguments },
             None => {
                 let known = letterbox_cli::tool_names().join(", ");

@@ -22,7 +22,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let mut arguments: Vec<OsString> = std::env::args_os().collect();
     let called = arguments.first().and_then(|path| Path::new(path).file_name()?.to_str()).unwrap_or("letterbox").to_owned();
-    if let Some(tool) = args::tool(&called) {
+    if let Some(tool) = letterbox_cli::tool_of(&called) {
         return run_tool(tool, arguments.split_off(1));
     }
     let command = match args::parse(arguments.split_off(1.min(arguments.len()))) {
@@ -53,7 +53,22 @@ fn run_tool(tool: &str, arguments: Vec<OsString>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let code = runtime.block_on(letterbox_cli::run(Env::real(), tool, arguments));
+    let Ok(arguments) = arguments.into_iter().map(OsString::into_string).collect::<Result<Vec<_>, _>>() else {
+        eprintln!("{tool}: an argument is not UTF-8");
+        return ExitCode::FAILURE;
+    };
+    let code = runtime.block_on(async {
+        let mut stdin = match letterbox_cli::stdin() {
+            Ok(stdin) => stdin,
+            Err(error) => {
+                eprintln!("{tool}: standard input: {error}");
+                return 1;
+            }
+        };
+        let (mut stdout, mut stderr) = (std::io::stdout(), std::io::stderr());
+        let streams = letterbox_cli::Streams { stdin: &mut stdin, stdout: &mut stdout, stderr: &mut stderr };
+        letterbox_cli::run(Env::real(), tool, arguments, streams).await
+    });
     // A read from standard input that nobody waits for any more must not hold the exit up.
     runtime.shutdown_background();
     ExitCode::from(u8::try_from(code).unwrap_or(1))

@@ -52,8 +52,13 @@ fn main() -> anyhow::Result<()> {
         Command::Run(args) => {
             let filter = EnvFilter::try_from_env("LETTERBOX_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
             let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-            if args.log_json { log.json().init() } else { log.init() }
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("start the runtime")?;
+            if args.log_json {
+                log.json().init()
+            } else {
+                log.init()
+            }
+            let runtime =
+                tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("start the runtime")?;
             runtime.block_on(run(args))
         }
     }

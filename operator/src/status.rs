@@ -4,8 +4,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::admin::Topic;
 use crate::api::{
-    DEGRADED, KafkaCluster, KafkaClusterStatus, KafkaTopic, KafkaTopicStatus, ListenerStatus, PAUSED, PROGRESSING, READY, condition, is_paused,
-    set_condition,
+    DEGRADED, KafkaCluster, KafkaClusterStatus, KafkaTopic, KafkaTopicStatus, ListenerStatus, PAUSED, PROGRESSING, READY, condition,
+    is_paused, set_condition,
 };
 use crate::desired::Blueprint;
 use crate::observe::{Observed, Run};
@@ -22,7 +22,14 @@ pub struct Fault {
 
 /// The status of a cluster after a pass in which `faults` were met.
 #[must_use]
-pub fn cluster_status(cluster: &KafkaCluster, desired: &Blueprint, observed: &Observed, plan: &Plan, faults: &[Fault], now: &Time) -> KafkaClusterStatus {
+pub fn cluster_status(
+    cluster: &KafkaCluster,
+    desired: &Blueprint,
+    observed: &Observed,
+    plan: &Plan,
+    faults: &[Fault],
+    now: &Time,
+) -> KafkaClusterStatus {
     let old = cluster.status.clone().unwrap_or_default();
     let generation = cluster.metadata.generation;
     let wanted = desired.brokers.len();

@@ -153,7 +153,10 @@ const BASE64URL: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvw
 pub(super) fn topic_id_to_text(id: TopicId) -> String {
     let bits = id.as_u128();
     // 128 bits in 22 digits of 6: the last digit has two bits of its own and four of padding.
-    (0..22).map(|i| if i < 21 { bits >> (122 - 6 * i) } else { bits << 4 }).map(|digit| char::from(BASE64URL[(digit & 63) as usize])).collect()
+    (0..22)
+        .map(|i| if i < 21 { bits >> (122 - 6 * i) } else { bits << 4 })
+        .map(|digit| char::from(BASE64URL[(digit & 63) as usize]))
+        .collect()
 }
 
 /// The reverse of [`topic_id_to_text`].

@@ -45,7 +45,9 @@ pub(crate) fn compress(codec: Compression, level: Option<i32>, records: &[u8]) -
     match codec {
         Compression::None => Ok(records.to_vec()),
         Compression::Gzip => {
-            let level = level.and_then(|level| u32::try_from(level).ok()).map_or_else(flate2::Compression::default, |level| flate2::Compression::new(level.min(9)));
+            let level = level
+                .and_then(|level| u32::try_from(level).ok())
+                .map_or_else(flate2::Compression::default, |level| flate2::Compression::new(level.min(9)));
             let mut encoder = flate2::write::GzEncoder::new(Vec::new(), level);
             encoder.write_all(records)?;
             encoder.finish()
@@ -53,7 +55,9 @@ pub(crate) fn compress(codec: Compression, level: Option<i32>, records: &[u8]) -
         Compression::Snappy => snappy(records),
         Compression::Lz4 => {
             // lz4_flex has the fast mode only, so `compression.lz4.level` has nothing to choose from.
-            let info = lz4_flex::frame::FrameInfo::new().block_size(lz4_flex::frame::BlockSize::Max64KB).block_mode(lz4_flex::frame::BlockMode::Independent);
+            let info = lz4_flex::frame::FrameInfo::new()
+                .block_size(lz4_flex::frame::BlockSize::Max64KB)
+                .block_mode(lz4_flex::frame::BlockMode::Independent);
             let mut encoder = lz4_flex::frame::FrameEncoder::with_frame_info(info, Vec::new());
             encoder.write_all(records)?;
             encoder.finish().map_err(io::Error::other)
@@ -84,7 +88,10 @@ struct Bounded<R> {
 impl<R: Read> Read for Bounded<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buffer)?;
-        self.left = self.left.checked_sub(n as u64).ok_or_else(|| io::Error::new(io::ErrorKind::FileTooLarge, "the batch unpacks to more than max.decompressed.message.bytes"))?;
+        self.left = self
+            .left
+            .checked_sub(n as u64)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::FileTooLarge, "the batch unpacks to more than max.decompressed.message.bytes"))?;
         Ok(n)
     }
 }
@@ -110,7 +117,10 @@ impl<'a> SnappyBlocks<'a> {
             std::mem::take(&mut self.rest)
         } else {
             let (len, rest) = self.rest.split_first_chunk::<4>().ok_or_else(|| damaged("snappy block has no length"))?;
-            let (block, rest) = usize::try_from(u32::from_be_bytes(*len)).ok().and_then(|len| rest.split_at_checked(len)).ok_or_else(|| damaged("snappy block reaches past the end"))?;
+            let (block, rest) = usize::try_from(u32::from_be_bytes(*len))
+                .ok()
+                .and_then(|len| rest.split_at_checked(len))
+                .ok_or_else(|| damaged("snappy block reaches past the end"))?;
             self.rest = rest;
             block
         };

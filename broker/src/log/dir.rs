@@ -23,11 +23,21 @@ pub struct LogDir {
     dirty: Mutex<Vec<Arc<Log>>>,
     pub(super) wake: Notify,
     recovery_points: Mutex<Offsets>,
+    cleaned: Mutex<Offsets>,
 }
 
 impl LogDir {
-    pub(super) fn new(disk: Arc<dyn Disk>, path: PathBuf, recovery_points: Offsets) -> Self {
-        Self { path, disk, offline: OnceLock::new(), read_only: AtomicBool::new(false), dirty: Mutex::default(), wake: Notify::new(), recovery_points: Mutex::new(recovery_points) }
+    pub(super) fn new(disk: Arc<dyn Disk>, path: PathBuf, recovery_points: Offsets, cleaned: Offsets) -> Self {
+        Self {
+            path,
+            disk,
+            offline: OnceLock::new(),
+            read_only: AtomicBool::new(false),
+            dirty: Mutex::default(),
+            wake: Notify::new(),
+            recovery_points: Mutex::new(recovery_points),
+            cleaned: Mutex::new(cleaned),
+        }
     }
 
     /// Where it is.
@@ -115,5 +125,20 @@ impl LogDir {
             };
         }
         checkpoint::write_offsets(&*self.disk, &self.path.join(checkpoint::RECOVERY_POINTS), &points)
+    }
+
+    /// Up to where a log was compacted.
+    pub(super) fn cleaned(&self, key: &(String, i32)) -> Offset {
+        self.cleaned.lock().unwrap_or_else(PoisonError::into_inner).get(key).copied().unwrap_or(0)
+    }
+
+    /// Notes up to where a log was compacted (`None`: not at all). Blocks.
+    pub(super) fn set_cleaned(&self, key: (String, i32), offset: Option<Offset>) -> Result<(), LogError> {
+        let mut cleaned = self.cleaned.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = match offset {
+            Some(offset) => cleaned.insert(key, offset) != Some(offset),
+            None => cleaned.remove(&key).is_some(),
+        };
+        if changed { checkpoint::write_offsets(&*self.disk, &self.path.join(checkpoint::CLEANER_OFFSETS), &cleaned) } else { Ok(()) }
     }
 }

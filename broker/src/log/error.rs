@@ -206,7 +206,9 @@ pub enum LogError {
     #[error("log directory {0} is in use by another process")]
     Locked(PathBuf),
     /// Stored data that had been durable is damaged. Not repaired by cutting: that would lose acknowledged records.
-    #[error("{path}: damaged at byte {position} (offset {offset}), below the recovery point {recovery_point}: {reason}; restore it from another replica or a backup")]
+    #[error(
+        "{path}: damaged at byte {position} (offset {offset}), below the recovery point {recovery_point}: {reason}; restore it from another replica or a backup"
+    )]
     Corrupt {
         /// The segment.
         path: PathBuf,

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::checkpoint::{self, CLEAN_SHUTDOWN, CLEANER_OFFSETS, HIGH_WATERMARKS, LOG_STARTS, Offsets, RECOVERY_POINTS};
+use super::cleaner::Pass;
 use super::dir::LogDir;
 use super::error::{IoContext, LogError};
 use super::partition::Identity;
@@ -27,6 +28,8 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
 const CHECKPOINT_BYTES: u64 = 64 << 20;
 const HIGH_WATERMARKS_EVERY: Duration = Duration::from_secs(5);
 const IDLE_EVERY: Duration = Duration::from_secs(60);
+/// `log.cleaner.backoff.ms`.
+const COMPACTION_EVERY: Duration = Duration::from_secs(15);
 
 /// How the logs are kept.
 #[derive(Clone, Debug)]
@@ -41,6 +44,8 @@ pub struct LogManagerOptions {
     pub tail_cache_bytes_per_log: usize,
     /// A log directory takes no appends while less than this is free.
     pub reserve_bytes: u64,
+    /// Keys that compaction remembers at once, at some 40 bytes each (`log.cleaner.dedupe.buffer.size`).
+    pub cleaner_keys_max: usize,
     /// `producer.id.expiration.ms`.
     pub producer_id_expiration_ms: i64,
     /// `log.retention.check.interval.ms`.
@@ -57,6 +62,7 @@ impl LogManagerOptions {
             tail_cache_bytes: 64 << 20,
             tail_cache_bytes_per_log: 4 << 20,
             reserve_bytes: 64 << 20,
+            cleaner_keys_max: 1 << 20,
             producer_id_expiration_ms: 24 * 3_600_000,
             retention_check_interval: Duration::from_secs(300),
         }
@@ -98,6 +104,7 @@ struct Upkeep {
     next_high_watermarks: Instant,
     next_retention: Instant,
     next_idle: Instant,
+    next_compaction: Instant,
     /// Renamed files and directories, and when they go.
     doomed: Vec<(Instant, Arc<LogDir>, PathBuf, bool)>,
 }
@@ -135,9 +142,27 @@ impl LogManager {
             found.extend(logs);
         }
         let now = Instant::now();
-        let upkeep = Upkeep { next_checkpoint: now + CHECKPOINT_EVERY, next_high_watermarks: now + HIGH_WATERMARKS_EVERY, next_retention: now + Duration::from_secs(30), next_idle: now + IDLE_EVERY, doomed: Vec::new() };
+        let upkeep = Upkeep {
+            next_checkpoint: now + CHECKPOINT_EVERY,
+            next_high_watermarks: now + HIGH_WATERMARKS_EVERY,
+            next_retention: now + Duration::from_secs(30),
+            next_idle: now + IDLE_EVERY,
+            next_compaction: now + COMPACTION_EVERY,
+            doomed: Vec::new(),
+        };
         let budget = Arc::new(CacheBudget::new(options.tail_cache_bytes, options.tail_cache_bytes_per_log));
-        let manager = Self { was_clean, env, options, dirs, _locks: locks, budget, logs: Mutex::default(), offline: Mutex::default(), changing: tokio::sync::Mutex::default(), upkeep: tokio::sync::Mutex::new(upkeep) };
+        let manager = Self {
+            was_clean,
+            env,
+            options,
+            dirs,
+            _locks: locks,
+            budget,
+            logs: Mutex::default(),
+            offline: Mutex::default(),
+            changing: tokio::sync::Mutex::default(),
+            upkeep: tokio::sync::Mutex::new(upkeep),
+        };
         manager.open_logs(found).await;
         Ok(Arc::new(manager))
     }
@@ -173,10 +198,11 @@ impl LogManager {
                 let Found { dir, topic, partition, path, recovery_point, start, high_watermark, clean } = found;
                 let offline = |topic_id, error| OfflineLog { topic: topic.clone(), partition, topic_id, error };
                 let topic_id = checkpoint::read_partition_metadata(&*dir.disk, &path).map_err(|error| offline(None, error))?;
-                let recovered = recover(&dir.disk, &path, recovery_point, start.max(recovery_point.min(start)), clean).map_err(|error| offline(Some(topic_id), error))?;
+                let recovered = recover(&dir.disk, &path, recovery_point, start.max(recovery_point.min(start)), clean)
+                    .map_err(|error| offline(Some(topic_id), error))?;
                 let scanned = recovered.bytes_scanned;
-                let identity = Identity { topic: topic.clone(), topic_id, partition, dir, path };
-                let log = Log::new(identity, recovered, start, high_watermark, recovery_point, config, budget, now);
+                let identity = Identity { topic: topic.clone(), topic_id, partition, dir, path, start, high_watermark, recovery_point };
+                let log = Log::new(identity, recovered, config, budget, now);
                 Ok((Arc::new(log), scanned))
             })
             .await
@@ -224,20 +250,22 @@ impl LogManager {
             return Err(LogError::Exists(name));
         }
         let count = |dir: &Arc<LogDir>| self.logs().iter().filter(|log| Arc::ptr_eq(&log.dir, dir)).count();
-        let dir = self.dirs.iter().filter(|dir| dir.check_writable().is_ok()).min_by_key(|dir| count(dir)).cloned().ok_or(LogError::NoLogDir)?;
-        let (topic, budget, now) = (Arc::from(topic), self.budget.clone(), self.env.clock.wall_ms());
+        let dir =
+            self.dirs.iter().filter(|dir| dir.check_writable().is_ok()).min_by_key(|dir| count(dir)).cloned().ok_or(LogError::NoLogDir)?;
+        let (topic, budget, now): (Arc<str>, _, _) = (Arc::from(topic), self.budget.clone(), self.env.clock.wall_ms());
         let log = self
             .env
             .blocking(move || {
                 let path = dir.path.join(&name);
                 dir.disk.create_dir_all(&path).during("create", &path)?;
                 // A log that was deleted under this name must not lend its recovery point.
-                dir.update_recovery_points([((String::clone(&String::from(&*topic)), partition), Some(0))].into())?;
+                dir.update_recovery_points([((String::from(&*topic), partition), Some(0))].into())?;
+                dir.set_cleaned((topic.to_string(), partition), None)?;
                 checkpoint::write_partition_metadata(&*dir.disk, &path, topic_id)?;
                 let recovered = recover(&dir.disk, &path, 0, 0, false)?;
                 dir.disk.sync_dir(&dir.path).during("sync", &dir.path)?;
-                let identity = Identity { topic, topic_id, partition, dir, path };
-                Ok(Arc::new(Log::new(identity, recovered, 0, 0, 0, config, budget, now)))
+                let identity = Identity { topic, topic_id, partition, dir, path, start: 0, high_watermark: 0, recovery_point: 0 };
+                Ok(Arc::new(Log::new(identity, recovered, config, budget, now)))
             })
             .await?;
         lock(&self.logs).insert((topic_id, partition), log.clone());
@@ -291,7 +319,10 @@ impl LogManager {
 
     /// Group commit for every directory: runs until `stop`, syncs what is left, and ends.
     pub async fn run_syncers(self: Arc<Self>, observer: Arc<dyn DurabilityObserver>, stop: CancellationToken) {
-        let loops = self.dirs.iter().map(|dir| sync::run(self.env.clone(), dir.clone(), self.options.reserve_bytes, observer.clone(), stop.clone()));
+        let loops = self
+            .dirs
+            .iter()
+            .map(|dir| sync::run(self.env.clone(), dir.clone(), self.options.reserve_bytes, observer.clone(), stop.clone()));
         futures::future::join_all(loops).await;
     }
 
@@ -330,6 +361,9 @@ impl LogManager {
         if high_watermarks {
             self.checkpoint().await;
         }
+        if due(&mut upkeep.next_compaction, COMPACTION_EVERY) {
+            self.compact(now).await;
+        }
         let (due, later) = std::mem::take(&mut upkeep.doomed).into_iter().partition(|doomed| clock >= doomed.0);
         upkeep.doomed = later;
         self.remove(due).await;
@@ -351,9 +385,29 @@ impl LogManager {
             .await;
     }
 
+    /// Compacts, one after the other, the logs that are compacted and dirty enough.
+    async fn compact(&self, now: TimestampMs) {
+        for log in self.logs().into_iter().filter(|log| log.config().cleanup_policy.compact && !log.is_offline()) {
+            let seed = u128::from(self.env.random_u64()) << 64 | u128::from(self.env.random_u64());
+            let keys_max = self.options.cleaner_keys_max;
+            self.env
+                .blocking(move || {
+                    let key = (log.topic().to_string(), log.partition());
+                    let first_dirty = log.dir.cleaned(&key).clamp(0, log.end_offset());
+                    match log.compact(&Pass { seed, keys_max, now, first_dirty }).and_then(|end| end.map_or(Ok(()), |end| log.dir.set_cleaned(key, Some(end)))) {
+                        Ok(()) => {}
+                        Err(error) => tracing::warn!(topic = %log.topic(), partition = log.partition(), %error, "compaction failed; it is tried again"),
+                    }
+                })
+                .await;
+        }
+    }
+
     async fn write_recovery_points(&self) {
         self.for_each_dir(|dir, logs| {
-            dir.update_recovery_points(logs.iter().map(|log| ((log.topic().to_string(), log.partition()), Some(log.recovery_point()))).collect())
+            dir.update_recovery_points(
+                logs.iter().map(|log| ((log.topic().to_string(), log.partition()), Some(log.recovery_point()))).collect(),
+            )
         })
         .await;
     }
@@ -361,7 +415,8 @@ impl LogManager {
     /// Writes the high watermarks and log start offsets of every directory.
     pub async fn checkpoint(&self) {
         self.for_each_dir(|dir, logs| {
-            let offsets = |of: fn(&Log) -> i64| -> Offsets { logs.iter().map(|log| ((log.topic().to_string(), log.partition()), of(log))).collect() };
+            let offsets =
+                |of: fn(&Log) -> i64| -> Offsets { logs.iter().map(|log| ((log.topic().to_string(), log.partition()), of(log))).collect() };
             checkpoint::write_offsets(&*dir.disk, &dir.path.join(HIGH_WATERMARKS), &offsets(Log::high_watermark))?;
             checkpoint::write_offsets(&*dir.disk, &dir.path.join(LOG_STARTS), &offsets(Log::start_offset))
         })
@@ -400,7 +455,9 @@ impl LogManager {
             let closed = self
                 .env
                 .blocking(move || {
-                    dir.update_recovery_points(logs.iter().map(|log| ((log.topic().to_string(), log.partition()), Some(log.recovery_point()))).collect())?;
+                    dir.update_recovery_points(
+                        logs.iter().map(|log| ((log.topic().to_string(), log.partition()), Some(log.recovery_point()))).collect(),
+                    )?;
                     let marker = dir.path.join(CLEAN_SHUTDOWN);
                     dir.disk.write_atomically(&marker, br#"{"version":0,"brokerEpoch":-1}"#).during("write", &marker)
                 })
@@ -419,12 +476,13 @@ fn upkeep_of(log: &Log, now: TimestampMs, checkpoint: bool, retention: bool, idl
         log.expire_producers(now, expiration_ms);
     }
     // A failure has fenced the directory and said so.
-    if log.bytes_since_checkpoint() >= CHECKPOINT_BYTES || checkpoint && log.bytes_since_checkpoint() > 0 {
-        if log.checkpoint().is_ok()
-            && let Err(error) = log.dir.update_recovery_points([((log.topic().to_string(), log.partition()), Some(log.recovery_point()))].into())
-        {
-            tracing::warn!(dir = %log.dir.path.display(), %error, "could not write a recovery point; the last one stays");
-        }
+    let due = log.bytes_since_checkpoint() >= CHECKPOINT_BYTES || checkpoint && log.bytes_since_checkpoint() > 0;
+    if due
+        && log.checkpoint().is_ok()
+        && let Err(error) =
+            log.dir.update_recovery_points([((log.topic().to_string(), log.partition()), Some(log.recovery_point()))].into())
+    {
+        tracing::warn!(dir = %log.dir.path.display(), %error, "could not write a recovery point; the last one stays");
     }
     if idle {
         log.close_idle();
@@ -447,15 +505,11 @@ fn open_dir(disk: &Arc<dyn Disk>, path: &Path) -> Result<(Arc<LogDir>, FileRef, 
     let recovery_points = checkpoint::read_offsets(&**disk, &path.join(RECOVERY_POINTS))?;
     let starts = checkpoint::read_offsets(&**disk, &path.join(LOG_STARTS))?;
     let high_watermarks = checkpoint::read_offsets(&**disk, &path.join(HIGH_WATERMARKS))?;
-    // Compacted by Kafka before: its checkpoint would not be kept true here.
-    let cleaner = path.join(CLEANER_OFFSETS);
-    if disk.exists(&cleaner).during("look for", &cleaner)? {
-        tracing::info!(path = %cleaner.display(), "a compaction checkpoint is there; it is left as it is");
-    }
+    let cleaned = checkpoint::read_offsets(&**disk, &path.join(CLEANER_OFFSETS))?;
     if clean {
         disk.remove_file(&marker).and_then(|()| disk.sync_dir(path)).during("remove", &marker)?;
     }
-    let dir = Arc::new(LogDir::new(disk.clone(), path.into(), recovery_points.clone()));
+    let dir = Arc::new(LogDir::new(disk.clone(), path.into(), recovery_points.clone(), cleaned));
     let mut found = Vec::new();
     for entry in disk.list(path).during("list", path)?.into_iter().filter(|entry| entry.is_dir) {
         // The metadata quorum's own directory.
@@ -466,12 +520,18 @@ fn open_dir(disk: &Arc<dyn Disk>, path: &Path) -> Result<(Arc<LogDir>, FileRef, 
             disk.remove_dir_all(&path.join(&entry.name)).during("remove", path.join(&entry.name))?;
             continue;
         }
-        let Some((topic, partition)) = entry.name.rsplit_once('-').and_then(|(topic, partition)| Some((topic, partition.parse::<i32>().ok().filter(|p| *p >= 0)?))) else { continue };
+        let Some((topic, partition)) =
+            entry.name.rsplit_once('-').and_then(|(topic, partition)| Some((topic, partition.parse::<i32>().ok().filter(|p| *p >= 0)?)))
+        else {
+            continue;
+        };
         let key = (topic.to_owned(), partition);
         let of = |offsets: &Offsets| offsets.get(&key).copied().unwrap_or(0);
         if !disk.exists(&path.join(&entry.name).join(checkpoint::PARTITION_METADATA)).during("look into", path.join(&entry.name))? {
             // A crash while it was being made: nothing was ever acknowledged from it.
-            if of(&recovery_points) == 0 && disk.list(&path.join(&entry.name)).during("list", path.join(&entry.name))?.iter().all(|file| file.name.ends_with(".tmp")) {
+            if of(&recovery_points) == 0
+                && disk.list(&path.join(&entry.name)).during("list", path.join(&entry.name))?.iter().all(|file| file.name.ends_with(".tmp"))
+            {
                 disk.remove_dir_all(&path.join(&entry.name)).during("remove", path.join(&entry.name))?;
                 continue;
             }

@@ -11,9 +11,10 @@
 //! - The recovery point is written after everything below it is on the device: data, indexes, producers.
 //! - Below the recovery point nothing is ever cut by recovery.
 //!
-//! Not here yet: compaction, and with it `min.cleanable.dirty.ratio` and its like in [`LogConfig`].
+//! Not here: transactions (`.txnindex`), and merging small segments in compaction.
 
 mod checkpoint;
+mod cleaner;
 mod codec;
 mod config;
 mod dir;

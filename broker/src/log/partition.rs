@@ -72,13 +72,19 @@ struct Inner {
     bytes_since_checkpoint: u64,
 }
 
-/// Who and where a log is.
+/// Who and where a log is, and what its directory's checkpoints say of it.
 pub(super) struct Identity {
     pub(super) topic: Arc<str>,
     pub(super) topic_id: TopicId,
     pub(super) partition: i32,
     pub(super) dir: Arc<LogDir>,
     pub(super) path: PathBuf,
+    /// As checkpointed.
+    pub(super) start: Offset,
+    /// As checkpointed.
+    pub(super) high_watermark: Offset,
+    /// As checkpointed.
+    pub(super) recovery_point: Offset,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -86,7 +92,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Log {
-    pub(super) fn new(identity: Identity, found: Recovered, start: Offset, high_watermark: Offset, recovery_point: Offset, config: LogConfig, budget: Arc<CacheBudget>, now: TimestampMs) -> Self {
+    pub(super) fn new(identity: Identity, found: Recovered, config: LogConfig, budget: Arc<CacheBudget>, now: TimestampMs) -> Self {
+        let Identity { topic, topic_id, partition, dir, path, start, high_watermark, recovery_point } = identity;
         let end = found.end_offset;
         let start = start.clamp(found.segments.first().map_or(0, |segment| segment.base).min(end), end);
         let file_end = found.segments.last().map_or(0, |segment| segment.size());
@@ -103,7 +110,6 @@ impl Log {
             bytes_since_sync: 0,
             bytes_since_checkpoint: found.bytes_scanned,
         };
-        let Identity { topic, topic_id, partition, dir, path } = identity;
         Self {
             topic,
             topic_id,
@@ -251,16 +257,33 @@ impl Log {
             && let Some(known) = inner.producers.check(&header)?
         {
             let log_append_time = if log_append_time < 0 { -1 } else { known.timestamp };
-            return Ok(AppendInfo { base_offset: known.base_offset, last_offset: known.last_offset, log_append_time, log_start_offset: self.start_offset(), duplicate: true });
+            return Ok(AppendInfo {
+                base_offset: known.base_offset,
+                last_offset: known.last_offset,
+                log_append_time,
+                log_start_offset: self.start_offset(),
+                duplicate: true,
+            });
         }
         let base_offset = self.end_offset();
         (header.base_offset, header.leader_epoch) = (base_offset, options.leader_epoch);
         batch::assign(&mut bytes, base_offset, options.leader_epoch);
         self.store(&mut inner, bytes, &[(0, header)], &config, options.now_ms)?;
-        Ok(AppendInfo { base_offset, last_offset: header.last_offset(), log_append_time, log_start_offset: self.start_offset(), duplicate: false })
+        Ok(AppendInfo {
+            base_offset,
+            last_offset: header.last_offset(),
+            log_append_time,
+            log_start_offset: self.start_offset(),
+            duplicate: false,
+        })
     }
 
-    fn append_replicated(self: &Arc<Self>, bytes: BytesMut, options: &AppendOptions, config: &LogConfig) -> Result<AppendInfo, AppendError> {
+    fn append_replicated(
+        self: &Arc<Self>,
+        bytes: BytesMut,
+        options: &AppendOptions,
+        config: &LogConfig,
+    ) -> Result<AppendInfo, AppendError> {
         let (mut headers, mut rest) = (Vec::new(), &bytes[..]);
         while !rest.is_empty() {
             let (batch, after) = Batch::split(rest)?;
@@ -283,7 +306,13 @@ impl Log {
         let (Some((_, first)), Some((_, last))) = (headers.first(), headers.last()) else {
             return Err(AppendError::CorruptMessage("there is no batch".into()));
         };
-        let info = AppendInfo { base_offset: first.base_offset, last_offset: last.last_offset(), log_append_time: -1, log_start_offset: self.start_offset(), duplicate: false };
+        let info = AppendInfo {
+            base_offset: first.base_offset,
+            last_offset: last.last_offset(),
+            log_append_time: -1,
+            log_start_offset: self.start_offset(),
+            duplicate: false,
+        };
         self.store(&mut inner, bytes, &headers, config, options.now_ms)?;
         Ok(info)
     }
@@ -292,7 +321,14 @@ impl Log {
         if self.closed.load(Ordering::Relaxed) { Err(AppendError::Closed) } else { Ok(()) }
     }
 
-    fn store(self: &Arc<Self>, inner: &mut Inner, bytes: BytesMut, headers: &[(u64, BatchHeader)], config: &LogConfig, now: TimestampMs) -> Result<(), AppendError> {
+    fn store(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        bytes: BytesMut,
+        headers: &[(u64, BatchHeader)],
+        config: &LogConfig,
+        now: TimestampMs,
+    ) -> Result<(), AppendError> {
         let (Some((_, first)), Some((_, last))) = (headers.first(), headers.last()) else { return Ok(()) };
         if last.next_offset() == Offset::MAX {
             return Err(AppendError::InvalidRecord { message: "the log has no offsets left".into(), records: Vec::new() });
@@ -338,7 +374,11 @@ impl Log {
 
     pub(super) fn active(&self) -> Arc<Segment> {
         // There is always one: recovery makes it, and nothing removes the last.
-        self.segments.load().last().cloned().unwrap_or_else(|| Arc::new(Segment::new(self.dir.disk.clone(), &self.path, self.end_offset(), 0)))
+        self.segments
+            .load()
+            .last()
+            .cloned()
+            .unwrap_or_else(|| Arc::new(Segment::new(self.dir.disk.clone(), &self.path, self.end_offset(), 0)))
     }
 
     fn roll(&self, inner: &mut Inner, base: Offset, now: TimestampMs) -> io::Result<()> {
@@ -469,6 +509,15 @@ impl Log {
         if written.is_ok() { inner.file_end = from + zeros.len() as u64 } else { inner.reserve = 0 }
     }
 
+    /// Up to where the device has the log, whatever acknowledgements wait for.
+    pub(super) fn synced_end(&self) -> Offset {
+        self.durable.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_last_of_producer(&self, header: &BatchHeader) -> bool {
+        lock(&self.inner).producers.is_last_of_producer(header)
+    }
+
     /// Bytes appended since the recovery point moved.
     pub(super) fn bytes_since_checkpoint(&self) -> u64 {
         lock(&self.inner).bytes_since_checkpoint
@@ -500,8 +549,15 @@ impl Log {
         let inner = lock(&self.inner);
         self.closed.store(true, Ordering::Relaxed);
         let active = self.active();
-        let trimmed = if inner.file_end > active.size() { active.files().and_then(|files: Arc<Files>| files.log.set_len(active.size())) } else { Ok(()) };
-        let clean = inner.bytes_since_checkpoint == 0 && self.recovery_point() == self.end_offset() && inner.file_end <= active.size() && !inner.epochs_changed;
+        let trimmed = if inner.file_end > active.size() {
+            active.files().and_then(|files: Arc<Files>| files.log.set_len(active.size()))
+        } else {
+            Ok(())
+        };
+        let clean = inner.bytes_since_checkpoint == 0
+            && self.recovery_point() == self.end_offset()
+            && inner.file_end <= active.size()
+            && !inner.epochs_changed;
         drop(inner);
         trimmed.inspect_err(|error| drop(self.dir.fence("trim", error)))?;
         if clean { Ok(()) } else { self.sync_locked(true).map(drop) }
@@ -556,14 +612,17 @@ impl Log {
         let cut = active.find(offset).map_err(|error| LogError::Malformed { path: active.path(".log"), reason: error.to_string() })?;
         let (position, end) = cut.map_or((active.size(), offset), |(position, header)| (position, header.base_offset.max(active.base)));
         self.remove_segments(&gone)?;
-        active.cut_indexes(end, false).and_then(|from| {
-            active.files()?.log.set_len(position)?;
-            active.set_size(position);
-            for (at, header) in active.scan_from(from)?.map_while(Result::ok) {
-                active.note(at, &header, self.config().index_interval_bytes)?;
-            }
-            Ok(())
-        }).during("truncate", active.path(".log"))?;
+        active
+            .cut_indexes(end, false)
+            .and_then(|from| {
+                active.files()?.log.set_len(position)?;
+                active.set_size(position);
+                for (at, header) in active.scan_from(from)?.map_while(Result::ok) {
+                    active.note(at, &header, self.config().index_interval_bytes)?;
+                }
+                Ok(())
+            })
+            .during("truncate", active.path(".log"))?;
         self.segments.store(Arc::new(segments));
         self.cut_state(&mut inner, end, position)
     }
@@ -585,14 +644,16 @@ impl Log {
         new.files().during("create", new.path(".log"))?;
         self.segments.store(Arc::new(vec![new]));
         self.start.store(offset, Ordering::Release);
-        self.cut_state(inner, offset, 0)?;
-        inner.producers = Producers::default();
-        Ok(())
+        inner.epochs = Epochs::default();
+        self.cut_state(inner, offset, 0)
     }
 
     fn cut_state(&self, inner: &mut Inner, end: Offset, file_end: u64) -> Result<(), LogError> {
         lock(&self.cache).clear();
-        inner.unsynced.clear();
+        // Sealed segments that stay still wait for their trim and sync; the last one takes appends again.
+        let segments = self.segments.load_full();
+        let sealed = segments.split_last().map_or(&[][..], |(_, sealed)| sealed);
+        inner.unsynced.retain(|segment| sealed.iter().any(|kept| Arc::ptr_eq(kept, segment)));
         inner.epochs.truncate_from_end(end);
         (inner.epochs_changed, inner.dir_changed, inner.file_end, inner.reserve) = (true, true, file_end, 0);
         self.end.store(end, Ordering::Release);

@@ -68,7 +68,12 @@ impl Producers {
             return Err(AppendError::InvalidProducerEpoch { producer_id: id, epoch, current: producer.epoch });
         }
         let (first, last) = (header.base_sequence, header.last_sequence());
-        let out_of_order = |last_sequence| AppendError::OutOfOrderSequenceNumber { producer_id: id, epoch: producer.epoch, first_sequence: first, last_sequence };
+        let out_of_order = |last_sequence| AppendError::OutOfOrderSequenceNumber {
+            producer_id: id,
+            epoch: producer.epoch,
+            first_sequence: first,
+            last_sequence,
+        };
         if epoch > producer.epoch {
             return if first == 0 { Ok(None) } else { Err(out_of_order(-1)) };
         }
@@ -86,14 +91,23 @@ impl Producers {
         if !header.has_producer_id() {
             return;
         }
-        let producer = self.by_id.entry(header.producer_id).or_insert_with(|| Producer { epoch: header.producer_epoch, batches: VecDeque::new(), last_timestamp: header.max_timestamp });
+        let producer = self.by_id.entry(header.producer_id).or_insert_with(|| Producer {
+            epoch: header.producer_epoch,
+            batches: VecDeque::new(),
+            last_timestamp: header.max_timestamp,
+        });
         if producer.epoch != header.producer_epoch {
             producer.epoch = header.producer_epoch;
             producer.batches.clear();
         }
         producer.last_timestamp = producer.last_timestamp.max(header.max_timestamp);
         if !header.is_control() && header.base_sequence >= 0 {
-            producer.push(Entry { last_sequence: header.last_sequence(), last_offset: header.last_offset(), offset_delta: header.last_offset_delta, timestamp: header.max_timestamp });
+            producer.push(Entry {
+                last_sequence: header.last_sequence(),
+                last_offset: header.last_offset(),
+                offset_delta: header.last_offset_delta,
+                timestamp: header.max_timestamp,
+            });
         }
     }
 
@@ -104,7 +118,10 @@ impl Producers {
 
     /// Whether the batch is the last its producer sent: compaction keeps it, empty, so that the sequence survives.
     pub(super) fn is_last_of_producer(&self, header: &BatchHeader) -> bool {
-        self.by_id.get(&header.producer_id).and_then(|producer| producer.batches.back()).is_some_and(|entry| entry.last_offset == header.last_offset())
+        self.by_id
+            .get(&header.producer_id)
+            .and_then(|producer| producer.batches.back())
+            .is_some_and(|entry| entry.last_offset == header.last_offset())
     }
 
     pub(super) fn len(&self) -> usize {
@@ -151,9 +168,15 @@ impl Producers {
         let mut producers = Self::default();
         for _ in 0..count {
             let (id, epoch) = (rest.get_i64(), rest.get_i16());
-            let entry = Entry { last_sequence: rest.get_i32(), last_offset: rest.get_i64(), offset_delta: rest.get_i32(), timestamp: rest.get_i64() };
+            let entry = Entry {
+                last_sequence: rest.get_i32(),
+                last_offset: rest.get_i64(),
+                offset_delta: rest.get_i32(),
+                timestamp: rest.get_i64(),
+            };
             let _coordinator_epoch_and_transaction = (rest.get_i32(), rest.get_i64());
-            let producer = producers.by_id.entry(id).or_insert_with(|| Producer { epoch, batches: VecDeque::new(), last_timestamp: entry.timestamp });
+            let producer =
+                producers.by_id.entry(id).or_insert_with(|| Producer { epoch, batches: VecDeque::new(), last_timestamp: entry.timestamp });
             if producer.epoch != epoch {
                 (producer.epoch, producer.batches) = (epoch, VecDeque::new());
             }
@@ -205,7 +228,10 @@ mod tests {
         }
         for restored in [producers.clone(), Producers::from_snapshot(&producers.to_snapshot()).unwrap()] {
             assert_eq!(restored, producers);
-            assert_eq!(restored.check(&batch(3, 2, 2, 0)).unwrap(), Some(Duplicate { base_offset: 102, last_offset: 103, timestamp: 1_000 }));
+            assert_eq!(
+                restored.check(&batch(3, 2, 2, 0)).unwrap(),
+                Some(Duplicate { base_offset: 102, last_offset: 103, timestamp: 1_000 })
+            );
             for (name, header, expected) in [
                 ("the sixth before", batch(3, 0, 2, 0), 45),
                 ("part of a known one", batch(3, 2, 1, 0), 45),

@@ -21,7 +21,13 @@ impl Log {
     ///
     /// # Errors
     /// `OffsetOutOfRange`.
-    pub fn try_read_cached(&self, from: Offset, max_bytes: usize, end: Offset, at_least_one_batch: bool) -> Result<Option<ReadResult>, ReadError> {
+    pub fn try_read_cached(
+        &self,
+        from: Offset,
+        max_bytes: usize,
+        end: Offset,
+        at_least_one_batch: bool,
+    ) -> Result<Option<ReadResult>, ReadError> {
         let end = self.check_range(from, end)?;
         if from >= end {
             return Ok(Some(ReadResult { next_offset: from, ..ReadResult::default() }));
@@ -78,7 +84,8 @@ impl Log {
             let start = self.start_offset();
             for segment in self.segments.load_full().iter() {
                 if segment.max_timestamp()?.is_some_and(|max| max.0 >= timestamp)
-                    && let Some(found) = self.find_record(segment, segment.offset_before(timestamp)?.max(start), start, |time| time >= timestamp)?
+                    && let Some(found) =
+                        self.find_record(segment, segment.offset_before(timestamp)?.max(start), start, |time| time >= timestamp)?
                 {
                     return Ok(Some(found));
                 }
@@ -107,10 +114,17 @@ impl Log {
         })
     }
 
-    fn find_record(&self, segment: &Segment, from: Offset, start: Offset, wanted: impl Fn(TimestampMs) -> bool) -> Result<Option<TimestampOffset>, ReadError> {
+    fn find_record(
+        &self,
+        segment: &Segment,
+        from: Offset,
+        start: Offset,
+        wanted: impl Fn(TimestampMs) -> bool,
+    ) -> Result<Option<TimestampOffset>, ReadError> {
         let Some((position, _)) = segment.find(from)? else { return Ok(None) };
         for batch in segment.scan_from(position)? {
-            let (at, header) = batch.map_err(|(position, error)| ReadError::Corrupt { segment: segment.base, position, reason: error.to_string() })?;
+            let (at, header) =
+                batch.map_err(|(position, error)| ReadError::Corrupt { segment: segment.base, position, reason: error.to_string() })?;
             if header.last_offset() >= start && wanted(header.max_timestamp) {
                 let damaged = |reason: String| ReadError::Corrupt { segment: segment.base, position: at, reason };
                 let bytes = segment.read_batch(at, &header)?;
@@ -124,13 +138,20 @@ impl Log {
     }
 }
 
-fn record_in(bytes: &[u8], header: &BatchHeader, start: Offset, max: u64, wanted: impl Fn(TimestampMs) -> bool) -> Result<Option<TimestampOffset>, String> {
+fn record_in(
+    bytes: &[u8],
+    header: &BatchHeader,
+    start: Offset,
+    max: u64,
+    wanted: impl Fn(TimestampMs) -> bool,
+) -> Result<Option<TimestampOffset>, String> {
     let (batch, _) = Batch::split(bytes).map_err(|error| error.to_string())?;
     let codec = header.compression().map_err(|error| error.to_string())?;
     let records = decompress_all(codec, batch.records_bytes(), max).map_err(|error| error.to_string())?;
     for record in RecordIter::new(&records, header.records_count) {
         let record = record.map_err(|error| error.to_string())?;
-        let (timestamp, offset) = (header.timestamp(record.timestamp_delta), header.base_offset.saturating_add(i64::from(record.offset_delta)));
+        let (timestamp, offset) =
+            (header.timestamp(record.timestamp_delta), header.base_offset.saturating_add(i64::from(record.offset_delta)));
         if offset >= start && wanted(timestamp) {
             return Ok(Some(TimestampOffset { timestamp, offset, leader_epoch: header.leader_epoch }));
         }

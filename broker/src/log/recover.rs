@@ -1,6 +1,6 @@
 //! Opening a partition's directory: what is trusted, what is looked at, and what is cut.
 //!
-//! Segments that end at or below the recovery point are trusted. Past it, every batch is checked, and the log
+//! Segments that end below the recovery point are trusted. Past it, every batch is checked, and the log
 //! ends in front of the first that is not whole: a torn tail, or the zeros of the reserve. Below it a batch
 //! that is not whole is lost data, and the partition is not opened: cutting there would drop acknowledged
 //! records without a word.
@@ -49,12 +49,16 @@ impl Recovered {
 /// # Errors
 /// `Corrupt` when something below the recovery point is damaged or gone; `Malformed`; `Io`.
 pub fn recover(disk: &Arc<dyn Disk>, dir: &Path, recovery_point: Offset, start: Offset, clean: bool) -> Result<Recovered, LogError> {
-    let names: Vec<String> = disk.list(dir).during("list", dir)?.into_iter().filter(|entry| !entry.is_dir).map(|entry| entry.name).collect();
+    let names: Vec<String> =
+        disk.list(dir).during("list", dir)?.into_iter().filter(|entry| !entry.is_dir).map(|entry| entry.name).collect();
     for name in names.iter().filter(|name| [".deleted", ".cleaned", ".tmp"].iter().any(|suffix| name.ends_with(suffix))) {
         disk.remove_file(&dir.join(name)).during("remove", dir.join(name))?;
     }
     if let Some(name) = names.iter().find(|name| name.ends_with(".swap")) {
-        return Err(LogError::Malformed { path: dir.join(name), reason: "compaction was interrupted while it replaced a segment; start Apache Kafka on it once, or remove the file".into() });
+        return Err(LogError::Malformed {
+            path: dir.join(name),
+            reason: "compaction was interrupted while it replaced a segment; start Apache Kafka on it once, or remove the file".into(),
+        });
     }
     let mut segments = Vec::new();
     for base in names.iter().filter_map(|name| offset_of(name, ".log")) {
@@ -69,7 +73,14 @@ pub fn recover(disk: &Arc<dyn Disk>, dir: &Path, recovery_point: Offset, start: 
         }
         segments.push(Arc::new(Segment::new(disk.clone(), dir, start, 0)));
     }
-    let mut found = Recovered { segments, end_offset: 0, epochs: Epochs::read(&**disk, dir)?, producers: Producers::default(), bytes_scanned: 0, bytes_cut: 0 };
+    let mut found = Recovered {
+        segments,
+        end_offset: 0,
+        epochs: Epochs::read(&**disk, dir)?,
+        producers: Producers::default(),
+        bytes_scanned: 0,
+        bytes_cut: 0,
+    };
     found.scan_tail(disk, dir, recovery_point, clean)?;
     found.epochs.truncate_from_end(found.end_offset);
     found.producers = read_producers(disk, dir, &found.segments, found.end_offset)?;
@@ -82,8 +93,9 @@ fn corrupt(path: &Path, position: u64, offset: Offset, recovery_point: Offset, r
 
 impl Recovered {
     fn scan_tail(&mut self, disk: &Arc<dyn Disk>, dir: &Path, recovery_point: Offset, clean: bool) -> Result<(), LogError> {
-        // The last segment is always looked at, since only it tells where the log ends.
-        let trusted = self.segments.windows(2).take_while(|pair| pair[1].base <= recovery_point).count();
+        // The last segment is always looked at, since only it tells where the log ends. One that ends exactly at
+        // the recovery point may have been rolled after it was written, and still carry its reserve.
+        let trusted = self.segments.windows(2).take_while(|pair| pair[1].base < recovery_point).count();
         let mut at = trusted;
         self.end_offset = self.segments.get(at).map_or(0, |segment| segment.base);
         while let Some(segment) = self.segments.get(at).cloned() {
@@ -96,6 +108,14 @@ impl Recovered {
                 }
                 Err(torn) => torn,
             };
+            let follows = self.segments.get(at + 1).is_some_and(|next| next.base == self.end_offset);
+            if follows && segment.files().and_then(|files| is_zero_from(&*files.log, position)).during("read", &path)? {
+                // Not torn: the reserve of a segment that was rolled and not yet trimmed.
+                segment.files().and_then(|files| files.log.set_len(position)).during("trim", &path)?;
+                segment.set_size(position);
+                at += 1;
+                continue;
+            }
             if self.end_offset < recovery_point {
                 return Err(corrupt(&path, position, self.end_offset, recovery_point, reason));
             }
@@ -160,6 +180,20 @@ impl Recovered {
     }
 }
 
+fn is_zero_from(file: &dyn File, mut position: u64) -> std::io::Result<bool> {
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        let n = file.read_at(&mut buffer, position)?;
+        if n == 0 {
+            return Ok(true);
+        }
+        if buffer.iter().take(n).any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+        position += n as u64;
+    }
+}
+
 /// The checksum of a stored batch, in pieces: a damaged length must not become an allocation.
 fn stored_crc(file: &dyn File, position: u64, header: &BatchHeader) -> std::io::Result<u32> {
     let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
@@ -191,8 +225,17 @@ pub(super) fn read_producers(disk: &Arc<dyn Disk>, dir: &Path, segments: &[Arc<S
     let first = segments.partition_point(|segment| segment.base <= from).saturating_sub(1);
     for segment in segments.iter().skip(first) {
         let path = segment.path(".log");
-        let Some((position, _)) = segment.find(from).map_err(|error| LogError::Malformed { path: path.clone(), reason: error.to_string() })? else { continue };
-        for (_, header) in segment.scan_from(position).during("read", &path)?.map_while(Result::ok).filter(|(_, header)| header.base_offset >= from && header.base_offset < end) {
+        let Some((position, _)) =
+            segment.find(from).map_err(|error| LogError::Malformed { path: path.clone(), reason: error.to_string() })?
+        else {
+            continue;
+        };
+        for (_, header) in segment
+            .scan_from(position)
+            .during("read", &path)?
+            .map_while(Result::ok)
+            .filter(|(_, header)| header.base_offset >= from && header.base_offset < end)
+        {
             producers.note(&header);
         }
     }

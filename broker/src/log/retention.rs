@@ -44,7 +44,8 @@ impl Log {
         let mut count = 0;
         for (at, segment) in segments.iter().enumerate() {
             let segment_end = segments.get(at + 1).map_or(end, |next| next.base);
-            if segment_end > high_watermark || segment.size() == 0 {
+            // A sealed segment may be empty after compaction.
+            if segment_end > high_watermark || segment.size() == 0 && at + 1 == segments.len() {
                 break;
             }
             let before_start = at + 1 < segments.len() && segment_end <= start;

@@ -69,7 +69,16 @@ pub(super) struct Segment {
 impl Segment {
     /// An existing segment (`size` as found) or a new, empty one.
     pub(super) fn new(disk: Arc<dyn Disk>, dir: &Path, base: Offset, size: u64) -> Self {
-        Self { base, dir: dir.into(), disk, size: AtomicU64::new(size), files: Mutex::default(), indexes: Mutex::default(), used: AtomicBool::new(false), retired: AtomicBool::new(false) }
+        Self {
+            base,
+            dir: dir.into(),
+            disk,
+            size: AtomicU64::new(size),
+            files: Mutex::default(),
+            indexes: Mutex::default(),
+            used: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
+        }
     }
 
     pub(super) fn path(&self, suffix: &str) -> PathBuf {
@@ -131,7 +140,9 @@ impl Segment {
         (indexes.offsets, indexes.times) = (offsets / OFFSET_ENTRY, times / TIME_ENTRY);
         indexes.last_offset = indexes.offsets.checked_sub(1).map(|at| offset_entry(files, at)).transpose()?;
         indexes.last_time = indexes.times.checked_sub(1).map(|at| time_entry(files, at)).transpose()?;
-        if indexes.last_offset.is_some_and(|last| u64::from(last.1) >= self.size().max(1) || last == (0, 0)) || indexes.last_time.is_none() && self.size() > 0 {
+        if indexes.last_offset.is_some_and(|last| u64::from(last.1) >= self.size().max(1) || last == (0, 0))
+            || indexes.last_time.is_none() && self.size() > 0
+        {
             return Ok(false);
         }
         indexes.max = indexes.last_time.map(|(time, relative)| (time, self.base + i64::from(relative)));
@@ -229,7 +240,9 @@ impl Segment {
         if indexes.max.is_none_or(|max| header.max_timestamp > max.0) {
             indexes.max = Some((header.max_timestamp, header.last_offset()));
         }
-        if indexes.bytes_since_entry > u64::from(interval) && let (Ok(relative), Ok(position)) = (u32::try_from(header.last_offset() - self.base), u32::try_from(position)) {
+        if indexes.bytes_since_entry > u64::from(interval)
+            && let (Ok(relative), Ok(position)) = (u32::try_from(header.last_offset() - self.base), u32::try_from(position))
+        {
             if indexes.last_offset.is_none_or(|last| last.0 < relative) {
                 indexes.pending_offsets.push((relative, position));
                 indexes.last_offset = Some((relative, position));
@@ -395,7 +408,12 @@ fn time_entry(files: &Files, at: u64) -> io::Result<(TimestampMs, u32)> {
 
 fn write_pending(files: &Files, indexes: &mut Indexes) -> io::Result<()> {
     if !indexes.pending_offsets.is_empty() {
-        let bytes: Vec<u8> = indexes.pending_offsets.iter().flat_map(|(offset, position)| [offset.to_be_bytes(), position.to_be_bytes()]).flatten().collect();
+        let bytes: Vec<u8> = indexes
+            .pending_offsets
+            .iter()
+            .flat_map(|(offset, position)| [offset.to_be_bytes(), position.to_be_bytes()])
+            .flatten()
+            .collect();
         files.index.write_at(&[IoSlice::new(&bytes)], indexes.offsets * OFFSET_ENTRY)?;
         indexes.offsets += indexes.pending_offsets.len() as u64;
         indexes.pending_offsets.clear();
@@ -439,12 +457,16 @@ impl Scan {
     }
 
     fn header(&mut self) -> Result<BatchHeader, BatchError> {
-        let inside = |scan: &Self| usize::try_from(scan.position.checked_sub(scan.buffer_at)?).ok().filter(|at| at + HEADER_BYTES <= scan.buffer.len());
+        let inside = |scan: &Self| {
+            usize::try_from(scan.position.checked_sub(scan.buffer_at)?).ok().filter(|at| at + HEADER_BYTES <= scan.buffer.len())
+        };
         if inside(self).is_none() {
             let len = usize::try_from((self.end - self.position).min(SCAN_BYTES as u64)).unwrap_or(SCAN_BYTES);
             self.buffer.resize(len, 0);
             self.buffer_at = self.position;
-            self.file.read_exact_at(&mut self.buffer, self.position).map_err(|_| BatchError::Truncated { needed: HEADER_BYTES as u64, available: 0 })?;
+            self.file
+                .read_exact_at(&mut self.buffer, self.position)
+                .map_err(|_| BatchError::Truncated { needed: HEADER_BYTES as u64, available: 0 })?;
         }
         let at = usize::try_from(self.position - self.buffer_at).unwrap_or(0);
         let header = BatchHeader::parse(self.buffer.get(at..).unwrap_or_default())?;

@@ -48,7 +48,9 @@ impl TailCache {
     pub(super) fn push(&mut self, base: Offset, next: Offset, bytes: Bytes) {
         self.touched = true;
         let cost = bytes.len() + OVERHEAD;
-        while !self.batches.is_empty() && (self.used + cost > self.budget.max_per_log || self.budget.used.load(Ordering::Relaxed) + cost > self.budget.max) {
+        while !self.batches.is_empty()
+            && (self.used + cost > self.budget.max_per_log || self.budget.used.load(Ordering::Relaxed) + cost > self.budget.max)
+        {
             self.pop();
         }
         if cost > self.budget.max_per_log || self.budget.used.fetch_add(cost, Ordering::Relaxed) + cost > self.budget.max {

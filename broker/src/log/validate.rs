@@ -38,7 +38,12 @@ fn invalid(message: impl Into<String>) -> AppendError {
 }
 
 /// Checks the one batch that `bytes` must be; gives it ready for its offset, and its header.
-pub(super) fn validate(mut bytes: BytesMut, config: &LogConfig, origin: Origin, now: TimestampMs) -> Result<(BytesMut, BatchHeader), AppendError> {
+pub(super) fn validate(
+    mut bytes: BytesMut,
+    config: &LogConfig,
+    origin: Origin,
+    now: TimestampMs,
+) -> Result<(BytesMut, BatchHeader), AppendError> {
     let (batch, rest) = Batch::split(&bytes)?;
     let header = batch.header;
     if !rest.is_empty() {
@@ -68,7 +73,9 @@ pub(super) fn validate(mut bytes: BytesMut, config: &LogConfig, origin: Origin, 
     }
     match config.message_timestamp_type {
         TimestampType::LogAppendTime => batch::set_log_append_time(&mut bytes, now),
-        TimestampType::CreateTime if BatchHeader::parse(&bytes)?.max_timestamp != walk.max_timestamp => batch::set_max_timestamp(&mut bytes, walk.max_timestamp),
+        TimestampType::CreateTime if BatchHeader::parse(&bytes)?.max_timestamp != walk.max_timestamp => {
+            batch::set_max_timestamp(&mut bytes, walk.max_timestamp)
+        }
         TimestampType::CreateTime => {}
     }
     let header = BatchHeader::parse(&bytes)?;
@@ -89,13 +96,19 @@ fn check_header(header: &BatchHeader) -> Result<(), AppendError> {
         return Err(invalid("a producer may not set a delete horizon"));
     }
     if header.records_count <= 0 || header.last_offset_delta.checked_add(1) != Some(header.records_count) {
-        return Err(invalid(format!("the batch says it has {} records and a last offset delta of {}", header.records_count, header.last_offset_delta)));
+        return Err(invalid(format!(
+            "the batch says it has {} records and a last offset delta of {}",
+            header.records_count, header.last_offset_delta
+        )));
     }
     if header.has_producer_id() && (header.base_sequence < 0 || header.producer_epoch < 0) {
         return Err(invalid("an idempotent producer's batch must have a sequence and an epoch"));
     }
     if header.is_log_append_time() {
-        return Err(AppendError::InvalidTimestamp { message: "a producer may not set the timestamp type to LogAppendTime".into(), records: Vec::new() });
+        return Err(AppendError::InvalidTimestamp {
+            message: "a producer may not set the timestamp type to LogAppendTime".into(),
+            records: Vec::new(),
+        });
     }
     Ok(())
 }
@@ -106,7 +119,15 @@ struct Walk {
 }
 
 fn walk(batch: &Batch<'_>, codec: Compression, config: &LogConfig, now: TimestampMs) -> Result<Walk, AppendError> {
-    let mut judge = Judge { config, now, header: &batch.header, max_timestamp: -1, deltas_in_order: true, keyless: Vec::new(), out_of_range: Vec::new() };
+    let mut judge = Judge {
+        config,
+        now,
+        header: &batch.header,
+        max_timestamp: -1,
+        deltas_in_order: true,
+        keyless: Vec::new(),
+        out_of_range: Vec::new(),
+    };
     if codec == Compression::None {
         for (index, record) in RecordIter::new(batch.records_bytes(), batch.header.records_count).enumerate() {
             let record = record?;
@@ -160,8 +181,12 @@ impl Judge<'_> {
         let too_old = self.now.saturating_sub(timestamp) > self.config.message_timestamp_before_max_ms;
         let too_new = timestamp.saturating_sub(self.now) > self.config.message_timestamp_after_max_ms;
         if create_time && timestamp != -1 && (too_old || too_new) && self.out_of_range.len() < RECORD_ERRORS_MAX {
-            let range = (self.now.saturating_sub(self.config.message_timestamp_before_max_ms), self.now.saturating_add(self.config.message_timestamp_after_max_ms));
-            self.out_of_range.push(error(format!("Timestamp {timestamp} of message is out of range: it must be within [{}, {}].", range.0, range.1)));
+            let range = (
+                self.now.saturating_sub(self.config.message_timestamp_before_max_ms),
+                self.now.saturating_add(self.config.message_timestamp_after_max_ms),
+            );
+            self.out_of_range
+                .push(error(format!("Timestamp {timestamp} of message is out of range: it must be within [{}, {}].", range.0, range.1)));
         }
     }
 
@@ -169,16 +194,28 @@ impl Judge<'_> {
         if !self.keyless.is_empty() {
             self.keyless.append(&mut self.out_of_range);
             self.keyless.sort_by_key(|error| error.batch_index);
-            return Err(AppendError::InvalidRecord { message: format!("{} records have been rejected", self.keyless.len()), records: self.keyless });
+            return Err(AppendError::InvalidRecord {
+                message: format!("{} records have been rejected", self.keyless.len()),
+                records: self.keyless,
+            });
         }
         if !self.out_of_range.is_empty() {
-            return Err(AppendError::InvalidTimestamp { message: "One or more records have been rejected due to invalid timestamp".into(), records: self.out_of_range });
+            return Err(AppendError::InvalidTimestamp {
+                message: "One or more records have been rejected due to invalid timestamp".into(),
+                records: self.out_of_range,
+            });
         }
         Ok(Walk { max_timestamp: self.max_timestamp, deltas_in_order: self.deltas_in_order })
     }
 }
 
-fn rebuild(batch: &Batch<'_>, codec: Compression, target: Compression, level: Option<i32>, config: &LogConfig) -> Result<BytesMut, AppendError> {
+fn rebuild(
+    batch: &Batch<'_>,
+    codec: Compression,
+    target: Compression,
+    level: Option<i32>,
+    config: &LogConfig,
+) -> Result<BytesMut, AppendError> {
     let records = decompress_all(codec, batch.records_bytes(), config.max_decompressed_bytes).map_err(unpack_error)?;
     let mut builder = BatchBuilder::like(&batch.header);
     for (index, record) in RecordIter::new(&records, batch.header.records_count).enumerate() {

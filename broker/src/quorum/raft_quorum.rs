@@ -117,13 +117,6 @@ pub struct RaftQuorum {
 }
 
 impl RaftQuorum {
-    /// How many connections of the quorum were refused because of who the other side is: another cluster,
-    /// another node, or a voter that lost its log.
-    #[must_use]
-    pub fn refused_connections(&self) -> u64 {
-        self.identity.refused.load(std::sync::atomic::Ordering::Relaxed)
-    }
-
     /// Opens the directory and takes part. A sole voter leads, with everything applied, when this returns;
     /// with more voters the first leader is elected later.
     ///
@@ -149,7 +142,8 @@ impl RaftQuorum {
 
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        let identity = Arc::new(Identity { cluster_id: config.cluster_id.clone(), node_id, incarnation, peers: Arc::new(peers), refused: 0.into() });
+        let identity =
+            Arc::new(Identity { cluster_id: config.cluster_id.clone(), node_id, incarnation, peers: Arc::new(peers), refused: 0.into() });
         let pristine = store.is_pristine();
         let raft = {
             let dialer = Dialer { env: env.clone(), identity: Arc::clone(&identity) };
@@ -227,6 +221,13 @@ impl RaftQuorum {
     #[must_use]
     pub fn incarnation(&self) -> Uuid {
         self.identity.incarnation
+    }
+
+    /// How many connections of the quorum were refused because of who the other side is: another cluster,
+    /// another node, or a voter that lost its log.
+    #[must_use]
+    pub fn refused_connections(&self) -> u64 {
+        self.identity.refused.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// Where this node listens for other voters.

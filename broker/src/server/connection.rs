@@ -76,10 +76,15 @@ pub(super) async fn serve(shared: Arc<Shared>, mut stream: BoxStream, connection
         barrier: false,
         permit: None,
     };
-    match this.run(stop).await {
+    let ended = match this.run(stop).await {
         Ok(never) => match never {},
         Err(ended) => ended,
+    };
+    if matches!(ended, Ended::Frame(_) | Ended::Refused(_) | Ended::HalfFrame { .. }) {
+        // What came before the bad bytes was a request like any other; its answer is owed.
+        let _ = tokio::time::timeout(STALL_MAX, this.answer_what_was_begun()).await;
     }
+    ended
 }
 
 enum Never {}
@@ -110,8 +115,7 @@ impl Loop<'_> {
                 Some((response, permit)) = self.in_flight.next(), if !self.in_flight.is_empty() => {
                     self.barrier = false;
                     if let Some(response) = response {
-                        self.shared.metrics.bytes_sent(response.len());
-                        response.write(self.stream, &self.shared.env).await?;
+                        self.write(response).await?;
                     }
                     drop(permit);
                 }
@@ -129,6 +133,21 @@ impl Loop<'_> {
                 }
             }
         }
+    }
+
+    async fn answer_what_was_begun(&mut self) {
+        while let Some((response, _permit)) = self.in_flight.next().await {
+            if let Some(response) = response
+                && self.write(response).await.is_err()
+            {
+                return;
+            }
+        }
+    }
+
+    async fn write(&mut self, response: Response) -> io::Result<()> {
+        self.shared.metrics.bytes_sent(response.len());
+        response.write(self.stream, &self.shared.env).await
     }
 
     fn closed(&self) -> Ended {

@@ -71,7 +71,8 @@ async fn reconcile(cluster: Arc<KafkaCluster>, context: Arc<Context>) -> Result<
     let began = Instant::now();
     let is_ready = cluster.status.as_ref().is_some_and(|status| is_true(&status.conditions, READY));
     let admin = if is_ready { context.admins.of(&cluster).await } else { None };
-    let result = reconcile_cluster(&context.clusters, &cluster, admin.as_deref().map(|admin| admin as &dyn KafkaAdmin), &context.now()).await;
+    let result =
+        reconcile_cluster(&context.clusters, &cluster, admin.as_deref().map(|admin| admin as &dyn KafkaAdmin), &context.now()).await;
     let faulty = result.as_ref().map_or(true, |pass| !pass.faults.is_empty());
     context.metrics.count_pass(KIND, began.elapsed(), faulty);
     let pass = result.map_err(PassFailed)?;

@@ -33,9 +33,7 @@ pub(crate) async fn serve(listener: BoxListener, health: Arc<Health>, metrics: M
             (StatusCode::SERVICE_UNAVAILABLE, "the API server has not been reached yet\n")
         }
     };
-    let text = || async move {
-        ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], metrics.text())
-    };
+    let text = || async move { ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], metrics.text()) };
     let router = Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(ready)).route("/metrics", get(text));
     if let Err(error) = axum::serve(EnvListener(listener), router).await {
         tracing::error!(%error, "health and metrics are no longer served");

@@ -102,7 +102,9 @@ impl Held {
                     self.renewed = began;
                 }
                 Ok(Err(kube::Error::Api(status))) if status.code == 409 => match self.api.get(&self.options.name).await {
-                    Ok(live) if live.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()) == Some(&self.options.identity) => self.lease = live,
+                    Ok(live) if live.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()) == Some(&self.options.identity) => {
+                        self.lease = live
+                    }
                     Ok(_) => return anyhow::anyhow!("another replica took the Lease"),
                     Err(error) => tracing::warn!(%error, "the Lease could not be read"),
                 },

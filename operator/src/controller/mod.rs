@@ -61,7 +61,8 @@ impl Context {
 pub async fn run(env: Env, client: Client, options: Options) -> anyhow::Result<()> {
     let health = Arc::new(http::Health::default());
     let metrics = metrics::Metrics::new();
-    let listener = env.net.bind(&options.listen.0, options.listen.1).await.with_context(|| format!("listen on port {}", options.listen.1))?;
+    let listener =
+        env.net.bind(&options.listen.0, options.listen.1).await.with_context(|| format!("listen on port {}", options.listen.1))?;
     let server = tokio::spawn(http::serve(listener, health.clone(), metrics.clone()));
 
     let version = client.apiserver_version().await.context("ask the API server for its version")?;

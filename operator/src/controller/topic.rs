@@ -171,7 +171,8 @@ async fn tell(context: &Context, topic: &KafkaTopic, pass: &TopicPass) {
         context.events.tell(topic, false, reason, "Reconcile", &step.to_string()).await;
     }
     let ready = |status: Option<&KafkaTopicStatus>| {
-        find_condition(&status?.conditions, READY).map(|condition| (condition.status.clone(), condition.reason.clone(), condition.message.clone()))
+        find_condition(&status?.conditions, READY)
+            .map(|condition| (condition.status.clone(), condition.reason.clone(), condition.message.clone()))
     };
     let new = ready(Some(&pass.status));
     let short = |state: &Option<(String, String, String)>| state.as_ref().map(|(status, reason, _)| (status.clone(), reason.clone()));

@@ -99,12 +99,8 @@ impl Blueprint {
     #[must_use]
     pub fn build(cluster: &KafkaCluster, facts: &Facts) -> Self {
         let name = cluster.name_any();
-        let voters = facts
-            .brokers
-            .iter()
-            .map(|(id, broker)| format!("{id}@{}:{}", broker.quorum.0, broker.quorum.1))
-            .collect::<Vec<_>>()
-            .join(",");
+        let voters =
+            facts.brokers.iter().map(|(id, broker)| format!("{id}@{}:{}", broker.quorum.0, broker.quorum.1)).collect::<Vec<_>>().join(",");
         let brokers = facts
             .brokers
             .iter()

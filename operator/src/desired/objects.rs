@@ -328,8 +328,11 @@ fn pod_template(cluster: &Blueprint, broker: &Broker, config: &BrokerConfig) -> 
 fn container(cluster: &Blueprint, config: &BrokerConfig) -> Value {
     let mut command = vec!["letterbox", "broker", "--config", "/etc/letterbox/server.properties"];
     command.extend(config.overrides.iter().flat_map(|value| ["--override", value]));
-    let mut ports: Vec<Value> =
-        cluster.listeners.iter().map(|listener| json!({"name": listener.name, "containerPort": listener.port, "protocol": "TCP"})).collect();
+    let mut ports: Vec<Value> = cluster
+        .listeners
+        .iter()
+        .map(|listener| json!({"name": listener.name, "containerPort": listener.port, "protocol": "TCP"}))
+        .collect();
     ports.push(json!({"name": "controller", "containerPort": CONTROLLER_PORT, "protocol": "TCP"}));
     ports.push(json!({"name": "admin", "containerPort": ADMIN_PORT, "protocol": "TCP"}));
     let mut container = json!({

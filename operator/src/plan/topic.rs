@@ -257,16 +257,19 @@ impl TopicWait {
 impl std::fmt::Display for TopicWait {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Cluster(ClusterState::Missing) => {
-                f.write_str("there is no KafkaCluster of the name in spec.clusterRef in this namespace; the topic is made when there is one")
-            }
+            Self::Cluster(ClusterState::Missing) => f.write_str(
+                "there is no KafkaCluster of the name in spec.clusterRef in this namespace; the topic is made when there is one",
+            ),
             Self::Cluster(ClusterState::Deleting) => f.write_str("the cluster is being deleted"),
             Self::Cluster(ClusterState::NotReady(phase)) if phase.is_empty() => f.write_str("the cluster is not ready yet"),
             Self::Cluster(ClusterState::NotReady(phase)) => write!(f, "the cluster is not ready yet: {phase}"),
             Self::Cluster(ClusterState::Unreachable(why)) => write!(f, "the cluster did not answer: {why}"),
             Self::Cluster(ClusterState::Ready) => f.write_str("the cluster is ready"),
             Self::OtherOwner(other) => {
-                write!(f, "the older KafkaTopic {other} speaks for this topic; delete one of the two, or give this one another spec.topicName")
+                write!(
+                    f,
+                    "the older KafkaTopic {other} speaks for this topic; delete one of the two, or give this one another spec.topicName"
+                )
             }
         }
     }

@@ -69,7 +69,9 @@ impl Kubernetes {
         let known = match live.objects.get(key) {
             Some(known) => Some(known.clone()),
             // It has no label of ours, or is not there.
-            None => api.get_opt(&key.name).await.map_err(|error| api_fault(&what, &error))?.and_then(|object| serde_json::to_value(object).ok()),
+            None => {
+                api.get_opt(&key.name).await.map_err(|error| api_fault(&what, &error))?.and_then(|object| serde_json::to_value(object).ok())
+            }
         };
         if known.is_some_and(|known| !belongs(&known, desired)) {
             return Err(Fault {
@@ -229,9 +231,8 @@ impl KubernetesLive {
         if let Some(version) = &cluster.spec.version {
             return format!("{}:{version}", repository_of(&self.default_image));
         }
-        let sets = broker_ids(cluster).filter_map(|id| {
-            self.objects.get(&ObjectKey { kind: Kind::StatefulSet, name: broker_name(&cluster.name_any(), id) })
-        });
+        let sets = broker_ids(cluster)
+            .filter_map(|id| self.objects.get(&ObjectKey { kind: Kind::StatefulSet, name: broker_name(&cluster.name_any(), id) }));
         let mut images = sets.filter_map(|set| {
             let containers = set.pointer("/spec/template/spec/containers")?.as_array()?;
             Some(containers.iter().find(|container| container["name"] == CONTAINER)?["image"].as_str()?.to_owned())
@@ -358,7 +359,12 @@ fn failure_of(container: &ContainerStatus) -> Option<Run> {
     let stuck = reason.ends_with("BackOff")
         || matches!(
             reason,
-            "ErrImagePull" | "ErrImageNeverPull" | "InvalidImageName" | "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError"
+            "ErrImagePull"
+                | "ErrImageNeverPull"
+                | "InvalidImageName"
+                | "CreateContainerConfigError"
+                | "CreateContainerError"
+                | "RunContainerError"
         );
     let last_words = container.last_state.as_ref().and_then(|state| state.terminated.as_ref()?.message.clone());
     let message = last_words.or_else(|| waiting.message.clone()).unwrap_or_default();

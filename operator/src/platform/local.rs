@@ -1,1 +1,415 @@
-//! placeholder
+//! Local processes as a platform: one child process per broker, its data under a folder.
+//!
+//! ```text
+//! DIR/.lock                            one `letterbox up` per folder
+//! DIR/CLUSTER/broker-ID/server.properties, broker.log (and broker.log.1 of the run before), pid
+//! DIR/CLUSTER/broker-ID/data/          log.dirs
+//! ```
+//! Everything listens on 127.0.0.1. Ports follow from the file alone: clients from the first port up, in the order of the
+//! file; the controller listeners 400 above, health and metrics 552 above (9644 for 9092).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use kube::ResourceExt as _;
+use letterbox_env::{BoxFuture, Env, FileRef, OpenMode};
+use rustix::process::{Pid, Signal};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::{Child, Command};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::{Live, Platform};
+use crate::api::KafkaCluster;
+use crate::desired::{Address, Blueprint, Broker, BrokerConfig, BrokerFacts, Facts, Host, POOL, broker_ids};
+use crate::observe::{Compared, Observed, ObservedBroker, Run};
+use crate::plan::Step;
+use crate::status::Fault;
+
+const HOST: &str = "127.0.0.1";
+/// How long a broker may take to end before it is killed.
+const STOP_DEADLINE: Duration = Duration::from_secs(30);
+/// The longest pause before a crashed broker is started again.
+const BACK_OFF_MAX: Duration = Duration::from_secs(30);
+/// A broker that ran this long starts again at once.
+const STEADY: Duration = Duration::from_secs(60);
+
+/// The processes of `letterbox up`.
+pub struct Local {
+    env: Env,
+    dir: PathBuf,
+    /// The binary that is run as `BINARY broker --config FILE`.
+    binary: PathBuf,
+    ports: std::sync::Mutex<BTreeMap<String, ClusterPorts>>,
+    brokers: Mutex<BTreeMap<(String, i32), Managed>>,
+}
+
+/// The ports of one cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClusterPorts {
+    /// By listener name.
+    pub clients: BTreeMap<String, u16>,
+    /// The controller listener.
+    pub controller: u16,
+    /// Health and metrics.
+    pub admin: u16,
+}
+
+#[derive(Default)]
+struct Managed {
+    child: Option<Child>,
+    revision: String,
+    started: Option<Instant>,
+    failures: u32,
+    retry_at: Option<Instant>,
+    last_words: String,
+}
+
+/// What was seen of one cluster's processes.
+#[derive(Clone, Debug, Default)]
+pub struct LocalLive {
+    dir: PathBuf,
+    ports: ClusterPorts,
+    brokers: BTreeMap<i32, Seen>,
+}
+
+#[derive(Clone, Debug)]
+struct Seen {
+    revision: String,
+    run: Run,
+    /// Whether it should be started (again) now.
+    start: bool,
+}
+
+/// Gives every cluster its ports, from the file alone.
+///
+/// # Errors
+/// When they do not fit below 65536.
+pub fn assign_ports(clusters: &[KafkaCluster], first: u16) -> Result<BTreeMap<String, ClusterPorts>, String> {
+    let mut next = u32::from(first);
+    let too_high = || format!("the ports that the clusters need from {first} on do not fit below 65536; give a lower --port");
+    let port = |number: u32| u16::try_from(number).map_err(|_| too_high());
+    let mut all = BTreeMap::new();
+    for (index, cluster) in clusters.iter().enumerate() {
+        let index = u32::try_from(index).map_err(|_| too_high())?;
+        let mut ports = ClusterPorts {
+            clients: BTreeMap::new(),
+            controller: port(u32::from(first) + 400 + index)?,
+            admin: port(u32::from(first) + 552 + index)?,
+        };
+        for listener in &cluster.spec.listeners {
+            ports.clients.insert(listener.name.clone(), port(next)?);
+            next += 1;
+        }
+        all.insert(cluster.name_any(), ports);
+    }
+    if next > u32::from(first) + 400 || clusters.len() > 100 {
+        return Err("a file may have at most 100 clusters and 400 listeners".to_owned());
+    }
+    Ok(all)
+}
+
+impl Local {
+    /// Processes of `binary` with their data under `dir`.
+    #[must_use]
+    pub fn new(env: Env, dir: PathBuf, binary: PathBuf) -> Self {
+        Self { env, dir, binary, ports: std::sync::Mutex::default(), brokers: Mutex::default() }
+    }
+
+    /// Sets which ports the clusters have from the next pass on.
+    pub fn set_ports(&self, ports: BTreeMap<String, ClusterPorts>) {
+        *self.ports.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = ports;
+    }
+
+    fn ports_of(&self, cluster: &str) -> ClusterPorts {
+        self.ports.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(cluster).cloned().unwrap_or_default()
+    }
+
+    /// Ends the brokers of every cluster that is not in `keep`: asks, waits, and kills what does not end in time.
+    /// Their data stays.
+    pub async fn stop_all_but(&self, keep: &[String]) {
+        let mut brokers = self.brokers.lock().await;
+        let gone: Vec<(String, i32)> = brokers.keys().filter(|(cluster, _)| !keep.contains(cluster)).cloned().collect();
+        let stops = brokers.iter_mut().filter(|(key, _)| gone.contains(key)).filter_map(|(_, broker)| broker.child.as_mut()).map(stop);
+        futures::future::join_all(stops).await;
+        brokers.retain(|key, _| !gone.contains(key));
+    }
+
+    /// Kills every broker at once: for a second Ctrl-C.
+    pub async fn kill_all(&self) {
+        for child in self.brokers.lock().await.values_mut().filter_map(|broker| broker.child.as_mut()) {
+            // It may have ended already.
+            let _ = child.kill().await;
+        }
+    }
+
+    async fn start(&self, desired: &Blueprint, broker: &Broker, config: &BrokerConfig, managed: &mut Managed) -> Result<(), Fault> {
+        let dir = self.dir.join(&desired.name).join(format!("{POOL}-{}", broker.id));
+        let tell = |what: &str, error: std::io::Error| Fault {
+            reason: "StartFailed".to_owned(),
+            message: format!("{what} in {}: {error}", dir.display()),
+        };
+        let file = dir.join("server.properties");
+        let prepared: std::io::Result<FileRef> = self
+            .env
+            .blocking({
+                let (env, dir, file, properties) = (self.env.clone(), dir.clone(), file.clone(), config.properties.clone());
+                move || {
+                    env.disk.create_dir_all(&dir)?;
+                    env.disk.write_atomically(&file, properties.as_bytes())?;
+                    let log = dir.join("broker.log");
+                    if env.disk.exists(&log)? {
+                        env.disk.rename(&log, &dir.join("broker.log.1"))?;
+                    }
+                    env.disk.open(&log, OpenMode::Truncate)
+                }
+            })
+            .await;
+        let log = prepared.map_err(|error| tell("write the configuration", error))?;
+        self.end_leftover(&dir, &file).await?;
+        let output = || -> std::io::Result<Stdio> {
+            let descriptor = log.as_fd().ok_or(std::io::ErrorKind::Unsupported)?;
+            Ok(Stdio::from(descriptor.try_clone_to_owned()?))
+        };
+        let mut command = Command::new(&self.binary);
+        command.arg("broker").arg("--config").arg(&file).stdin(Stdio::null());
+        command
+            .stdout(output().map_err(|error| tell("open the log", error))?)
+            .stderr(output().map_err(|error| tell("open the log", error))?);
+        // Ctrl-C reaches only us: brokers are ended in order.
+        command.process_group(0);
+        let child = command.spawn().map_err(|error| tell("start the broker", error))?;
+        let pid = child.id();
+        // Before anything is awaited: a pass that is given up must not lose a process.
+        managed.child = Some(child);
+        managed.started = Some(Instant::now());
+        if let Some(pid) = pid {
+            let (env, path) = (self.env.clone(), dir.join("pid"));
+            let written = self.env.blocking(move || env.disk.write_atomically(&path, pid.to_string().as_bytes())).await;
+            written.map_err(|error| tell("write the process id", error))?;
+        }
+        Ok(())
+    }
+
+    /// Ends a broker that an earlier `letterbox up` left behind when it was killed.
+    async fn end_leftover(&self, dir: &Path, file: &Path) -> Result<(), Fault> {
+        let (env, path, file) = (self.env.clone(), dir.join("pid"), file.to_owned());
+        let leftover = move || {
+            let pid: i32 = String::from_utf8(env.disk.read(&path).ok()?).ok()?.trim().parse().ok()?;
+            let arguments = read_proc(&env, &PathBuf::from(format!("/proc/{pid}/cmdline")))?;
+            let is_ours = arguments.split(|byte| *byte == 0).any(|argument| argument == file.as_os_str().as_encoded_bytes());
+            is_ours.then_some(pid)
+        };
+        let Some(pid) = self.env.blocking(leftover).await.and_then(Pid::from_raw) else { return Ok(()) };
+        tracing::warn!(pid = pid.as_raw_nonzero(), "an earlier run left a broker behind; it is ended first");
+        let deadline = Instant::now() + STOP_DEADLINE;
+        // It may have ended already.
+        let _ = rustix::process::kill_process(pid, Signal::TERM);
+        while rustix::process::test_kill_process(pid).is_ok() {
+            if Instant::now() >= deadline {
+                return Err(Fault {
+                    reason: "LeftoverBroker".to_owned(),
+                    message: format!(
+                        "process {} of an earlier run does not end; end it, then this goes on by itself",
+                        pid.as_raw_nonzero()
+                    ),
+                });
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
+    /// Whether `/readyz` answers with 200.
+    async fn is_ready(&self, port: u16) -> bool {
+        let ask = async {
+            let mut stream = self.env.net.connect(HOST, port).await?;
+            stream.write_all(format!("GET /readyz HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+            let mut status = [0; 12];
+            stream.read_exact(&mut status).await?;
+            std::io::Result::Ok(status.ends_with(b" 200"))
+        };
+        matches!(tokio::time::timeout(Duration::from_secs(1), ask).await, Ok(Ok(true)))
+    }
+
+    async fn last_words(&self, cluster: &str, id: i32) -> String {
+        let (env, path) = (self.env.clone(), self.dir.join(cluster).join(format!("{POOL}-{id}")).join("broker.log"));
+        let tail = move || -> std::io::Result<String> {
+            let file = env.disk.open(&path, OpenMode::Read)?;
+            let len = file.len()?;
+            let mut tail = vec![0; usize::try_from(len.min(2048)).unwrap_or_default()];
+            let read = file.read_at(&mut tail, len.saturating_sub(2048))?;
+            tail.truncate(read);
+            Ok(String::from_utf8_lossy(&tail).lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default().to_owned())
+        };
+        self.env.blocking(tail).await.unwrap_or_default()
+    }
+
+    /// Looks at one broker; notices its end.
+    async fn look(&self, cluster: &str, id: i32, broker: &mut Managed, admin: u16) -> Seen {
+        let seen = |run, start, broker: &Managed| Seen { revision: broker.revision.clone(), run, start };
+        let Some(child) = &mut broker.child else {
+            let start = broker.retry_at.is_none_or(|at| Instant::now() >= at);
+            let run = match broker.retry_at {
+                Some(at) => {
+                    let seconds = at.saturating_duration_since(Instant::now()).as_secs_f32();
+                    Run::Failing { reason: "Exited".to_owned(), message: format!("{}; started again in {seconds:.0} s", broker.last_words) }
+                }
+                None => Run::Absent,
+            };
+            return seen(run, start, broker);
+        };
+        match child.try_wait() {
+            Ok(None) => {
+                let run = if self.is_ready(admin).await { Run::Ready } else { Run::Starting("it runs and is not ready yet".to_owned()) };
+                seen(run, false, broker)
+            }
+            Ok(Some(status)) => {
+                broker.child = None;
+                broker.last_words = format!("{status}: {}", self.last_words(cluster, id).await);
+                let steady = broker.started.is_some_and(|at| at.elapsed() >= STEADY);
+                broker.failures = if steady { 1 } else { broker.failures.saturating_add(1) };
+                let pause = Duration::from_millis(500).saturating_mul(1 << broker.failures.saturating_sub(1).min(6));
+                broker.retry_at = Some(Instant::now() + pause.min(BACK_OFF_MAX));
+                seen(Run::Failing { reason: "Exited".to_owned(), message: broker.last_words.clone() }, false, broker)
+            }
+            Err(error) => seen(Run::Failing { reason: "Unknown".to_owned(), message: error.to_string() }, false, broker),
+        }
+    }
+}
+
+/// A file of /proc, whose length is not told.
+fn read_proc(env: &Env, path: &Path) -> Option<Vec<u8>> {
+    let file = env.disk.open(path, OpenMode::Read).ok()?;
+    let mut bytes = vec![0; 16 << 10];
+    let read = file.read_at(&mut bytes, 0).ok()?;
+    bytes.truncate(read);
+    Some(bytes)
+}
+
+/// Asks a child to end, waits, and kills it when it does not.
+async fn stop(child: &mut Child) {
+    if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw) {
+        // It may have ended already.
+        let _ = rustix::process::kill_process(pid, Signal::TERM);
+    }
+    if tokio::time::timeout(STOP_DEADLINE, child.wait()).await.is_err() {
+        tracing::warn!("a broker did not end within {} s and is killed; it recovers its log when it starts", STOP_DEADLINE.as_secs());
+        let _ = child.kill().await;
+    }
+}
+
+impl Platform for Local {
+    type Live = LocalLive;
+
+    fn read<'a>(&'a self, cluster: &'a KafkaCluster) -> BoxFuture<'a, Result<LocalLive, Fault>> {
+        Box::pin(async move {
+            let name = cluster.name_any();
+            let ports = self.ports_of(&name);
+            let mut live = LocalLive { dir: self.dir.join(&name), ports, brokers: BTreeMap::new() };
+            let mut brokers = self.brokers.lock().await;
+            for id in broker_ids(cluster) {
+                let broker = brokers.entry((name.clone(), id)).or_default();
+                let seen = self.look(&name, id, broker, live.ports.admin).await;
+                live.brokers.insert(id, seen);
+            }
+            Ok(live)
+        })
+    }
+
+    fn act<'a>(&'a self, desired: &'a Blueprint, _: &'a LocalLive, step: &'a Step) -> BoxFuture<'a, Result<(), Fault>> {
+        Box::pin(async move {
+            // Only brokers are observed here: no other step is planned.
+            let Step::ApplyBroker { broker: id, .. } = step else { return Ok(()) };
+            let Some((broker, Ok(config))) = desired.brokers.get(id).map(|broker| (broker, &broker.config)) else { return Ok(()) };
+            let mut brokers = self.brokers.lock().await;
+            let managed = brokers.entry((desired.name.clone(), *id)).or_default();
+            if let Some(old) = &mut managed.child {
+                stop(old).await;
+            }
+            managed.child = None;
+            if managed.revision != config.revision {
+                managed.failures = 0;
+            }
+            managed.revision.clone_from(&config.revision);
+            managed.retry_at = None;
+            let started = self.start(desired, broker, config, managed).await;
+            if let Err(fault) = &started {
+                managed.last_words.clone_from(&fault.message);
+                managed.retry_at = Some(Instant::now() + BACK_OFF_MAX);
+            }
+            started
+        })
+    }
+}
+
+impl Live for LocalLive {
+    fn facts(&self, cluster: &KafkaCluster) -> Facts {
+        let local = |port: u16| (HOST.to_owned(), port);
+        let brokers = broker_ids(cluster).map(|id| {
+            let address = |port: u16| Some(Address { host: Host::Named("localhost".to_owned()), port });
+            let clients = &self.ports.clients;
+            let facts = BrokerFacts {
+                data_dir: self.dir.join(format!("{POOL}-{id}")).join("data").to_string_lossy().into_owned(),
+                bind: clients.iter().map(|(name, port)| (name.clone(), local(*port))).collect(),
+                advertised: clients.iter().map(|(name, port)| (name.clone(), address(*port))).collect(),
+                quorum: local(self.ports.controller),
+                quorum_bind: local(self.ports.controller),
+                admin_bind: Some(local(self.ports.admin)),
+                claim_size: None,
+            };
+            (id, facts)
+        });
+        Facts { image: format!("letterbox:{}", env!("CARGO_PKG_VERSION")), brokers: brokers.collect() }
+    }
+
+    fn observe(&self, desired: &Blueprint) -> Observed {
+        let brokers = desired.brokers.iter().map(|(&id, broker)| {
+            let Some(seen) = self.brokers.get(&id) else { return (id, ObservedBroker::default()) };
+            let differs = broker.config.as_ref().is_ok_and(|config| config.revision != seen.revision);
+            let mut definition = Compared::default();
+            if seen.start {
+                definition.missing.push("process".to_owned());
+            } else if differs {
+                definition.differs.push("configuration".to_owned());
+            }
+            let image = (seen.run == Run::Ready).then(|| desired.image.clone());
+            let is_current = !differs && seen.run == Run::Ready;
+            (
+                id,
+                ObservedBroker {
+                    definition,
+                    needs_restart: differs && !seen.start,
+                    run: seen.run.clone(),
+                    is_current,
+                    volume: None,
+                    image,
+                },
+            )
+        });
+        let bootstrap = self.ports.clients.iter().map(|(name, port)| (name.clone(), format!("localhost:{port}")));
+        Observed { brokers: brokers.collect(), bootstrap: bootstrap.collect(), ..Observed::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{KafkaClusterSpec, Listener};
+
+    #[test]
+    fn ports_follow_from_the_file_alone() {
+        let mut first = KafkaCluster::new("a", KafkaClusterSpec::default());
+        let second = KafkaCluster::new("b", KafkaClusterSpec::default());
+        let mut external: Listener = first.spec.listeners[0].clone();
+        external.name = "external".to_owned();
+        first.spec.listeners.push(external);
+        let ports = assign_ports(&[first.clone(), second.clone()], 9092).unwrap();
+        assert_eq!(ports["a"].clients, BTreeMap::from([("plain".to_owned(), 9092), ("external".to_owned(), 9093)]));
+        assert_eq!((ports["a"].admin, ports["a"].controller), (9644, 9492));
+        assert_eq!((ports["b"].clients["plain"], ports["b"].admin), (9094, 9645));
+        assert!(assign_ports(&[first, second], 65_000).unwrap_err().contains("lower --port"));
+    }
+}

@@ -123,7 +123,8 @@ impl Live for ModelState {
         let spec = &cluster.spec;
         let image = spec.image.clone().or_else(|| spec.version.as_ref().map(|version| format!("letterbox:{version}")));
         let brokers = broker_ids(cluster).map(|id| {
-            let address = |port: i32| (!self.addresses_pending).then(|| Address { host: Host::Named(broker_name(&name, id)), port: port as u16 });
+            let address =
+                |port: i32| (!self.addresses_pending).then(|| Address { host: Host::Named(broker_name(&name, id)), port: port as u16 });
             let facts = BrokerFacts {
                 data_dir: "/data".to_owned(),
                 bind: BTreeMap::new(),
@@ -144,7 +145,9 @@ impl Live for ModelState {
             let differs = definition(desired, id).is_some_and(|wanted| wanted != broker.defined);
             let run = match &broker.running {
                 Some(_) => Run::Ready,
-                None if self.bad_images.contains(&broker.defined.0) => Run::Failing { reason: "ImagePullBackOff".to_owned(), message: String::new() },
+                None if self.bad_images.contains(&broker.defined.0) => {
+                    Run::Failing { reason: "ImagePullBackOff".to_owned(), message: String::new() }
+                }
                 None => Run::Starting("it starts".to_owned()),
             };
             let seen = ObservedBroker {

@@ -1,0 +1,234 @@
+//! Options as Kafka's tools take them (jopt-simple): long names with one or two dashes, values after a space or `=`, repeatable,
+//! no abbreviations. The other flavour, argparse4j, has the same shape for the tools here.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use crate::KAFKA_VERSION;
+use crate::failure::Failure;
+
+/// What follows an option.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Takes {
+    /// Nothing.
+    Nothing,
+    /// A value; the text says what, as in `String: topic`.
+    Value(&'static str),
+    /// Perhaps a value.
+    Perhaps(&'static str),
+    /// An option of Kafka's tool that is not supported here.
+    Refused,
+}
+
+/// An option: name, what follows, help.
+pub(crate) type Spec = (&'static str, Takes, &'static str);
+
+/// The options every tool has.
+pub(crate) const STANDARD: [Spec; 4] = [
+    (
+        "bootstrap-server",
+        Takes::Value("String: server to connect to"),
+        "REQUIRED: The brokers to connect to first, as host:port,host:port.",
+    ),
+    ("command-config", Takes::Value("String: property file"), "Property file with settings of the client."),
+    ("help", Takes::Nothing, "Print usage information."),
+    ("version", Takes::Nothing, "Display Kafka version."),
+];
+
+/// The options of a tool and the sentence above them.
+pub(crate) struct Grammar {
+    pub(crate) about: &'static str,
+    pub(crate) specs: Vec<Spec>,
+}
+
+/// What was given on the command line.
+#[derive(Debug, Default)]
+pub(crate) struct Parsed {
+    given: BTreeMap<&'static str, Vec<Option<String>>>,
+    pub(crate) usage: String,
+}
+
+impl Grammar {
+    pub(crate) fn new(about: &'static str, specs: &[Spec]) -> Self {
+        let mut specs: Vec<Spec> = STANDARD.iter().chain(specs).copied().collect();
+        specs.sort_unstable_by_key(|(name, ..)| *name);
+        Self { about, specs }
+    }
+
+    /// Reads `args`; answers `--help` and `--version`.
+    pub(crate) fn parse(&self, args: Vec<String>) -> Result<Parsed, Failure> {
+        if args.is_empty() {
+            return Err(Failure::Usage(self.about.to_owned(), self.usage()));
+        }
+        let parsed = self.read(args).map_err(|line| Failure::Usage(line, self.usage()))?;
+        if parsed.has("help") {
+            return Err(Failure::Asked(format!("{}\n{}", self.about, parsed.usage)));
+        }
+        if parsed.has("version") {
+            return Err(Failure::Asked(format!("{KAFKA_VERSION}\n")));
+        }
+        Ok(parsed)
+    }
+
+    fn read(&self, args: Vec<String>) -> Result<Parsed, String> {
+        let mut parsed = Parsed { given: BTreeMap::new(), usage: self.usage() };
+        let mut args = args.into_iter().peekable();
+        while let Some(arg) = args.next() {
+            let Some(name) = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-')) else {
+                // Kafka's tools pass over words that belong to no option; a mistake is better said.
+                return Err(format!("{arg:?} belongs to no option"));
+            };
+            let (name, inline) = match name.split_once('=') {
+                Some((name, value)) => (name, Some(value.to_owned())),
+                None => (name, None),
+            };
+            let Some((name, takes, _)) = self.specs.iter().find(|(known, ..)| *known == name).copied() else {
+                return Err(format!("{name} is not a recognized option"));
+            };
+            let value = match takes {
+                Takes::Refused => return Err(format!("The option --{name} is not supported by this tool yet.")),
+                Takes::Nothing if inline.is_some() => return Err(format!("Option {name} does not take an argument")),
+                Takes::Nothing => None,
+                Takes::Value(_) => match inline.or_else(|| args.next()) {
+                    Some(value) => Some(value),
+                    None => return Err(format!("Option {name} requires an argument")),
+                },
+                Takes::Perhaps(_) => inline.or_else(|| args.next_if(|next| !next.starts_with('-'))),
+            };
+            parsed.given.entry(name).or_default().push(value);
+        }
+        Ok(parsed)
+    }
+
+    /// Two columns, only of what is supported.
+    fn usage(&self) -> String {
+        const LEFT: usize = 40;
+        const RIGHT: usize = 40;
+        let mut table = format!("{:<LEFT$} Description\n{:<LEFT$} -----------\n", "Option", "------");
+        for (name, takes, help) in &self.specs {
+            let entry = match takes {
+                Takes::Nothing => format!("--{name}"),
+                Takes::Value(what) => format!("--{name} <{what}>"),
+                Takes::Perhaps(what) => format!("--{name} [{what}]"),
+                Takes::Refused => continue,
+            };
+            let (left, right) = (wrap(&entry, LEFT), wrap(help, RIGHT));
+            for row in 0..left.len().max(right.len()) {
+                let cell = |lines: &[String]| lines.get(row).cloned().unwrap_or_default();
+                let line = format!("{:<LEFT$} {}", cell(&left), cell(&right));
+                // Writing to a string cannot fail.
+                let _ = writeln!(table, "{}", line.trim_end());
+            }
+        }
+        table
+    }
+}
+
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.len() + 1 + word.len() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            Some(_) => lines.push(format!("  {word}")),
+            None => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+impl Parsed {
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.given.contains_key(name)
+    }
+
+    /// The last value given.
+    pub(crate) fn value(&self, name: &str) -> Option<&str> {
+        self.given.get(name)?.last()?.as_deref()
+    }
+
+    pub(crate) fn values(&self, name: &str) -> Vec<&str> {
+        self.given.get(name).into_iter().flatten().filter_map(Option::as_deref).collect()
+    }
+
+    pub(crate) fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, Failure> {
+        match self.value(name) {
+            None => Ok(None),
+            Some(text) => match text.trim().parse() {
+                Ok(number) => Ok(Some(number)),
+                Err(_) => Err(self.wrong(format!("Cannot parse argument '{text}' of option {name}"))),
+            },
+        }
+    }
+
+    /// Exactly one of `names` must be there; else `line`.
+    pub(crate) fn exactly_one(&self, names: &[&'static str], line: &str) -> Result<&'static str, Failure> {
+        let mut given = names.iter().filter(|name| self.has(name));
+        match (given.next(), given.next()) {
+            (Some(name), None) => Ok(name),
+            _ => Err(self.wrong(line)),
+        }
+    }
+
+    pub(crate) fn required(&self, name: &str) -> Result<&str, Failure> {
+        self.value(name).ok_or_else(|| self.wrong(format!("Missing required argument \"[{name}]\"")))
+    }
+
+    /// `name`, when given, excludes each of `others`.
+    pub(crate) fn excludes(&self, name: &str, others: &[&str]) -> Result<(), Failure> {
+        match others.iter().find(|other| self.has(name) && self.has(other)) {
+            Some(other) => Err(self.wrong(format!("Option \"[{name}]\" can't be used with option \"[{other}]\""))),
+            None => Ok(()),
+        }
+    }
+
+    /// A complaint with the usage behind it.
+    pub(crate) fn wrong(&self, line: impl Into<String>) -> Failure {
+        Failure::Usage(line.into(), self.usage.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Parsed, Failure> {
+        let specs = [
+            ("topic", Takes::Value("String: topic"), "A topic."),
+            ("list", Takes::Nothing, ""),
+            ("state", Takes::Perhaps("String"), ""),
+            ("old", Takes::Refused, ""),
+        ];
+        Grammar::new("About.", &specs).parse(args.iter().map(|arg| (*arg).to_owned()).collect())
+    }
+
+    #[test]
+    fn one_or_two_dashes_and_space_or_equals_mean_the_same() {
+        for args in [["--topic", "a"].as_slice(), &["-topic", "a"], &["--topic=a"], &["-topic=a"], &["--topic", "b", "--topic", "a"]] {
+            assert_eq!(parse(args).unwrap().value("topic"), Some("a"), "{args:?}");
+        }
+        assert_eq!(parse(&["--topic", "a", "--topic=b"]).unwrap().values("topic"), ["a", "b"]);
+        let parsed = parse(&["--state", "--list"]).unwrap();
+        assert!(parsed.has("state") && parsed.has("list") && parsed.value("state").is_none());
+        assert_eq!(parse(&["--state", "Empty"]).unwrap().value("state"), Some("Empty"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let line = |args: &[&str]| match parse(args) {
+            Err(Failure::Usage(line, usage)) => {
+                assert!(!usage.contains("--old") && usage.contains("--topic <String: topic>"));
+                line
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(line(&["--foo"]), "foo is not a recognized option");
+        assert_eq!(line(&["--top", "a"]), "top is not a recognized option");
+        assert_eq!(line(&["--topic"]), "Option topic requires an argument");
+        assert_eq!(line(&["--old", "1"]), "The option --old is not supported by this tool yet.");
+        assert!(line(&["stray"]).contains("stray"));
+        assert!(matches!(parse(&["--version"]), Err(Failure::Asked(text)) if text == "4.3.1\n"));
+    }
+}

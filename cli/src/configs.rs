@@ -1,0 +1,280 @@
+//! `kafka-configs`, for topics and brokers.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+
+use letterbox_client::{AlterOp, Client, ConfigEntry, ConfigResource, ConfigSource, ConfigSynonym, ResourceType};
+use letterbox_env::Env;
+
+use crate::args::{Grammar, Parsed, Spec, Takes};
+use crate::connect;
+use crate::failure::{Failure, java_cause, plain};
+
+const SPECS: [Spec; 29] = [
+    ("add-config", Takes::Value("String"), "Configurations to set, as k1=v1,k2=[v1,v2]; square brackets keep commas together."),
+    ("add-config-file", Takes::Value("String"), "Properties file with configurations to set."),
+    ("all", Takes::Nothing, "When describing, list all configurations, also those that are not dynamic."),
+    ("alter", Takes::Nothing, "Alter the configuration of the entity."),
+    ("bootstrap-controller", Takes::Refused, ""),
+    ("broker", Takes::Value("String"), "The id of a broker."),
+    ("broker-defaults", Takes::Nothing, "The default configuration of all brokers."),
+    ("broker-logger", Takes::Refused, ""),
+    ("client", Takes::Refused, ""),
+    ("client-defaults", Takes::Refused, ""),
+    ("client-metrics", Takes::Refused, ""),
+    ("delete-config", Takes::Value("String"), "Configurations to delete, as k1,k2."),
+    ("describe", Takes::Nothing, "List the dynamic configuration of the entity."),
+    ("entity-default", Takes::Nothing, "The default entity (of brokers)."),
+    ("entity-name", Takes::Value("String"), "Name of the entity: topic name or broker id."),
+    ("entity-type", Takes::Value("String"), "Type of the entity: topics or brokers."),
+    ("force", Takes::Nothing, "Ask nothing (this tool never does)."),
+    ("group", Takes::Refused, ""),
+    ("ip", Takes::Refused, ""),
+    ("ip-defaults", Takes::Refused, ""),
+    ("topic", Takes::Value("String"), "A topic."),
+    ("user", Takes::Refused, ""),
+    ("user-defaults", Takes::Refused, ""),
+    ("zookeeper", Takes::Refused, ""),
+    ("zk-tls-config-file", Takes::Refused, ""),
+    ("user-metrics", Takes::Refused, ""),
+    ("broker-loggers", Takes::Refused, ""),
+    ("groups", Takes::Refused, ""),
+    ("client-quotas", Takes::Refused, ""),
+];
+
+/// Runs the tool.
+pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Send)) -> Result<i32, Failure> {
+    let about = "This tool helps to manipulate and describe entity config for a topic, client, user, broker, ip, client-metrics or group";
+    let given = args.join(" ");
+    let parsed = Grammar::new(about, &SPECS).parse(args)?;
+    let action = parsed.exactly_one(&["describe", "alter"], "Command must include exactly one action: --describe, --alter")?;
+    let (kind, name) = entity(&parsed)?;
+    if action == "alter" {
+        if !["add-config", "add-config-file", "delete-config"].iter().any(|option| parsed.has(option)) {
+            return Err(Failure::Stderr(
+                "At least one of --add-config, --add-config-file, or --delete-config must be specified with --alter".to_owned(),
+            ));
+        }
+        let changes = changes(env, &parsed)?;
+        let client = connect::admin(env, &parsed, None).await?;
+        alter(&client, kind, name, changes, &given, out).await?;
+    } else {
+        let client = connect::admin(env, &parsed, None).await?;
+        describe(&client, kind, name, parsed.has("all"), out).await?;
+    }
+    Ok(0)
+}
+
+/// The kind and the name; an empty name is the default entity, `None` means all.
+fn entity(parsed: &Parsed) -> Result<(ResourceType, Option<String>), Failure> {
+    if let Some(topic) = parsed.value("topic") {
+        return Ok((ResourceType::Topic, Some(topic.to_owned())));
+    }
+    if let Some(broker) = parsed.value("broker") {
+        return Ok((ResourceType::Broker, Some(broker_id(broker)?)));
+    }
+    if parsed.has("broker-defaults") {
+        return Ok((ResourceType::Broker, Some(String::new())));
+    }
+    let name = if parsed.has("entity-default") { Some(String::new()) } else { parsed.value("entity-name").map(str::to_owned) };
+    match parsed.value("entity-type") {
+        None => Err(Failure::Stderr("At least one entity type must be specified".to_owned())),
+        Some("topics") if parsed.has("alter") && name.is_none() => {
+            Err(Failure::Stderr("An entity name must be specified with --alter of topics".to_owned()))
+        }
+        Some("topics") => Ok((ResourceType::Topic, name)),
+        Some("brokers") if parsed.has("alter") && name.is_none() => Err(Failure::Stderr(
+            "an entity-name or default entity must be specified with --alter of users, clients, brokers or ips".to_owned(),
+        )),
+        Some("brokers") => match name {
+            Some(name) if !name.is_empty() => Ok((ResourceType::Broker, Some(broker_id(&name)?))),
+            name => Ok((ResourceType::Broker, name)),
+        },
+        Some(kind @ ("clients" | "users" | "ips" | "client-metrics" | "groups" | "broker-loggers")) => {
+            Err(Failure::Stderr(format!("The entity type {kind} is not supported by this tool yet; topics and brokers are.")))
+        }
+        Some(kind) => Err(Failure::Stderr(format!(
+            "Invalid entity type {kind}, the entity type must be one of topics, clients, users, brokers, ips, client-metrics, groups, broker-loggers \
+             with a --bootstrap-server or --bootstrap-controller argument"
+        ))),
+    }
+}
+
+fn broker_id(text: &str) -> Result<String, Failure> {
+    text.parse::<i32>()
+        .map(|id| id.to_string())
+        .map_err(|_| Failure::Stderr(format!("The entity name for brokers must be a valid integer broker id, found: {text}")))
+}
+
+fn changes(env: &Env, parsed: &Parsed) -> Result<Vec<(String, AlterOp)>, Failure> {
+    let mut changes = Vec::new();
+    for text in parsed.values("add-config") {
+        for (key, value) in pairs(text).map_err(Failure::Stderr)? {
+            changes.push((key, AlterOp::Set(value)));
+        }
+    }
+    if let Some(file) = parsed.value("add-config-file") {
+        let bytes = env.disk.read(Path::new(file)).map_err(|error| Failure::Stderr(format!("cannot read {file}: {error}")))?;
+        for line in String::from_utf8_lossy(&bytes).lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            let (key, value) =
+                line.split_once('=').ok_or_else(|| Failure::Stderr(format!("{file}: {line:?} is not of the form key=value")))?;
+            changes.push((key.trim().to_owned(), AlterOp::Set(value.trim().to_owned())));
+        }
+    }
+    for text in parsed.values("delete-config") {
+        changes.extend(text.split(',').map(str::trim).filter(|key| !key.is_empty()).map(|key| (key.to_owned(), AlterOp::Delete)));
+    }
+    Ok(changes)
+}
+
+/// `k1=v1,k2=[v1,v2]`: commas inside square brackets belong to the value.
+fn pairs(text: &str) -> Result<Vec<(String, String)>, String> {
+    let mut parts = vec![String::new()];
+    let mut inside = false;
+    for c in text.chars() {
+        match c {
+            '[' => inside = true,
+            ']' => inside = false,
+            ',' if !inside => {
+                parts.push(String::new());
+                continue;
+            }
+            _ => {}
+        }
+        if let Some(part) = parts.last_mut() {
+            part.push(c);
+        }
+    }
+    let pair = |part: &String| {
+        let (key, value) =
+            part.split_once('=').ok_or("Invalid entity config: all configs to be added must be in the format \"key=val\".")?;
+        let value = value.trim();
+        let value = value.strip_prefix('[').and_then(|value| value.strip_suffix(']')).unwrap_or(value);
+        Ok((key.trim().to_owned(), value.to_owned()))
+    };
+    parts.iter().filter(|part| !part.trim().is_empty()).map(pair).collect()
+}
+
+async fn alter(
+    client: &Client,
+    kind: ResourceType,
+    name: Option<String>,
+    changes: Vec<(String, AlterOp)>,
+    given: &str,
+    out: &mut (dyn Write + Send),
+) -> Result<(), Failure> {
+    let resource = ConfigResource { kind, name: name.unwrap_or_default() };
+    let failed = |cause: String| Failure::Stderr(format!("Error while executing config command with args '{given}'\n{cause}"));
+    let outcomes = client.incremental_alter_configs(&BTreeMap::from([(resource.clone(), changes)]), false).await;
+    let outcomes = outcomes.map_err(|error| failed(plain(&error)))?;
+    match outcomes.get(&resource) {
+        Some(Ok(())) => {}
+        Some(Err(error)) => return Err(failed(format!("java.util.concurrent.ExecutionException: {}", cause(error)))),
+        None => return Err(failed("the broker did not answer for it".to_owned())),
+    }
+    match (kind, resource.name.as_str()) {
+        (ResourceType::Broker, "") => writeln!(out, "Completed updating default config for brokers in the cluster.")?,
+        (ResourceType::Broker, name) => writeln!(out, "Completed updating config for broker {name}.")?,
+        (_, name) => writeln!(out, "Completed updating config for topic {name}.")?,
+    }
+    Ok(())
+}
+
+fn cause(error: &letterbox_client::BrokerError) -> String {
+    match error.code.0 {
+        40 => format!("org.apache.kafka.common.errors.InvalidConfigurationException: {}", crate::failure::sentence(error)),
+        _ => java_cause(error),
+    }
+}
+
+async fn describe(
+    client: &Client,
+    kind: ResourceType,
+    name: Option<String>,
+    all: bool,
+    out: &mut (dyn Write + Send),
+) -> Result<(), Failure> {
+    let names: Vec<String> = match (kind, name) {
+        (ResourceType::Broker, Some(name)) => vec![name],
+        (ResourceType::Broker, None) => {
+            let brokers = client.metadata(Some(&[])).await?.brokers;
+            brokers.keys().map(i32::to_string).chain([String::new()]).collect()
+        }
+        (_, Some(name)) => {
+            let metadata = client.metadata(Some(std::slice::from_ref(&name))).await?;
+            if metadata.topics.get(&name).is_none_or(|topic| topic.error.is_some()) {
+                writeln!(out, "The topic '{name}' doesn't exist and doesn't have dynamic config.")?;
+                return Ok(());
+            }
+            vec![name]
+        }
+        (_, None) => client.metadata(None).await?.topics.into_keys().collect(),
+    };
+    let resources: Vec<ConfigResource> = names.into_iter().map(|name| ConfigResource { kind, name }).collect();
+    let described = client.describe_configs(&resources, None, true).await?;
+    for resource in &resources {
+        let dynamic = match (kind, resource.name.as_str()) {
+            (ResourceType::Broker, "") => ConfigSource::DYNAMIC_DEFAULT_BROKER_CONFIG,
+            (ResourceType::Broker, _) => ConfigSource::DYNAMIC_BROKER_CONFIG,
+            _ => ConfigSource::DYNAMIC_TOPIC_CONFIG,
+        };
+        let what = if all { "All" } else { "Dynamic" };
+        match (kind, resource.name.as_str()) {
+            (ResourceType::Broker, "") => writeln!(out, "Default configs for brokers in the cluster are:")?,
+            (ResourceType::Broker, name) => writeln!(out, "{what} configs for broker {name} are:")?,
+            (_, name) => writeln!(out, "{what} configs for topic {name} are:")?,
+        }
+        let mut entries = match described.get(resource) {
+            Some(Ok(entries)) => entries.clone(),
+            Some(Err(error)) => return Err(Failure::Stderr(format!("Error: {}", java_cause(error)))),
+            None => Vec::new(),
+        };
+        entries.retain(|entry| all || entry.source == dynamic);
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        for entry in &entries {
+            writeln!(out, "  {}", line(entry))?;
+        }
+    }
+    Ok(())
+}
+
+fn line(entry: &ConfigEntry) -> String {
+    let value = entry.value.as_deref().unwrap_or("null");
+    let synonym =
+        |synonym: &ConfigSynonym| format!("{}:{}={}", synonym.source.name(), synonym.name, synonym.value.as_deref().unwrap_or("null"));
+    let synonyms = entry.synonyms.iter().map(synonym).collect::<Vec<_>>().join(", ");
+    format!("{}={value} sensitive={} synonyms={{{synonyms}}}", entry.name, entry.sensitive)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn brackets_keep_commas_together() {
+        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        assert_eq!(pairs("a=1, b=[x,y],c=").unwrap(), [pair("a", "1"), pair("b", "x,y"), pair("c", "")]);
+        assert!(pairs("a").is_err());
+    }
+
+    #[test]
+    fn entries_are_printed_as_kafka_prints_them() {
+        let synonym =
+            |name: &str, value: Option<&str>, source| ConfigSynonym { name: name.to_owned(), value: value.map(str::to_owned), source };
+        let entry = ConfigEntry {
+            name: "retention.ms".to_owned(),
+            value: Some("5".to_owned()),
+            source: ConfigSource::DYNAMIC_TOPIC_CONFIG,
+            read_only: false,
+            sensitive: false,
+            synonyms: vec![
+                synonym("retention.ms", Some("5"), ConfigSource::DYNAMIC_TOPIC_CONFIG),
+                synonym("log.retention.ms", None, ConfigSource::STATIC_BROKER_CONFIG),
+            ],
+        };
+        let expected =
+            "retention.ms=5 sensitive=false synonyms={DYNAMIC_TOPIC_CONFIG:retention.ms=5, STATIC_BROKER_CONFIG:log.retention.ms=null}";
+        assert_eq!(line(&entry), expected);
+    }
+}

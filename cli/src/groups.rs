@@ -1,0 +1,275 @@
+//! `kafka-consumer-groups`.
+
+mod describe;
+mod reset;
+
+use std::io::Write;
+use std::time::Duration;
+
+use letterbox_client::{Client, Error, ErrorCode, TopicPartition};
+use letterbox_env::Env;
+
+use crate::args::{Grammar, Parsed, Spec, Takes};
+use crate::connect;
+use crate::failure::{Failure, java_cause, plain, sentence};
+
+const ACTIONS: [&str; 6] = ["list", "describe", "delete", "reset-offsets", "delete-offsets", "validate-regex"];
+
+const SPECS: [Spec; 28] = [
+    ("all-groups", Takes::Nothing, "Apply to all consumer groups."),
+    ("all-topics", Takes::Nothing, "Apply to all topics of the group when resetting offsets."),
+    ("by-duration", Takes::Value("String"), "Reset offsets to a time ago, as PnDTnHnMnS."),
+    ("delete", Takes::Nothing, "Delete groups with all their offsets."),
+    ("delete-offsets", Takes::Nothing, "Delete the offsets of one group for topics."),
+    ("describe", Takes::Nothing, "Describe groups and list their lag."),
+    ("dry-run", Takes::Nothing, "Show what a reset would do."),
+    ("execute", Takes::Nothing, "Carry the reset out."),
+    ("export", Takes::Nothing, "Print the result of the reset as CSV."),
+    ("from-file", Takes::Value("String"), "Reset offsets to the values in a CSV file."),
+    ("group", Takes::Value("String: consumer group"), "The group. May be repeated."),
+    ("list", Takes::Nothing, "List all consumer groups."),
+    ("members", Takes::Nothing, "Describe the members of the group."),
+    ("offsets", Takes::Nothing, "Describe the offsets of the group: the default."),
+    ("reset-offsets", Takes::Nothing, "Reset the offsets of groups without members."),
+    ("shift-by", Takes::Value("Long: number-of-offsets"), "Reset offsets by a number, which may be negative."),
+    (
+        "state",
+        Takes::Perhaps("String"),
+        "With --describe: the state of the group. With --list: show states, or only groups in these states.",
+    ),
+    ("timeout", Takes::Value("Long: timeout (ms)"), "How long to wait for the brokers. (default: 30000)"),
+    ("to-current", Takes::Nothing, "Reset offsets to the current ones."),
+    ("to-datetime", Takes::Value("String"), "Reset offsets to a time, as YYYY-MM-DDTHH:mm:SS.sss with an optional offset from UTC."),
+    ("to-earliest", Takes::Nothing, "Reset offsets to the earliest."),
+    ("to-latest", Takes::Nothing, "Reset offsets to the latest."),
+    ("to-offset", Takes::Value("Long: offset"), "Reset offsets to a number."),
+    ("topic", Takes::Value("String: topic"), "A topic, or topic:0,1 for some of its partitions. May be repeated."),
+    ("type", Takes::Perhaps("String"), "With --list: show types, or only groups of these types."),
+    ("validate-regex", Takes::Refused, ""),
+    ("verbose", Takes::Nothing, "More columns."),
+    ("zookeeper", Takes::Refused, ""),
+];
+
+/// Runs the tool.
+pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Send), err: &mut (dyn Write + Send)) -> Result<i32, Failure> {
+    let about = "This tool helps to list all consumer groups, describe a consumer group, delete consumer group info, or reset consumer group offsets.";
+    let parsed = Grammar::new(about, &SPECS).parse(args)?;
+    parsed.required("bootstrap-server")?;
+    check(&parsed)?;
+    let line = "Command must include exactly one action: --list, --describe, --delete, --reset-offsets, --delete-offsets, --validate-regex";
+    let action = parsed.exactly_one(&ACTIONS, line)?;
+    if action == "reset-offsets" && !parsed.has("dry-run") && !parsed.has("execute") {
+        writeln!(
+            err,
+            "WARN: No action will be performed as the --execute option is missing.In a future major release, the default behavior of this command will be to \
+             prompt the user before executing the reset rather than doing a dry run. You should add the --dry-run option explicitly if you are scripting this \
+             command and want to keep the current default behavior without prompting."
+        )?;
+    }
+    let timeout = Duration::from_millis(parsed.number("timeout")?.unwrap_or(30000));
+    let client = connect::admin(env, &parsed, Some(timeout)).await?;
+    match action {
+        "list" => list(&client, &parsed, out).await,
+        "describe" => describe::run(&client, &parsed, out, err).await,
+        "delete" => delete(&client, &parsed, out).await,
+        "delete-offsets" => delete_offsets(&client, &parsed, out).await,
+        _ => reset::run(env, &client, &parsed, out, err).await,
+    }
+    .map(|()| 0)
+}
+
+fn check(parsed: &Parsed) -> Result<(), Failure> {
+    let named = parsed.has("group") || parsed.has("all-groups");
+    for (action, option) in [("describe", "[describe]"), ("delete", "[delete]"), ("reset-offsets", "[reset-offsets]")] {
+        if parsed.has(action) && !named {
+            return Err(parsed.wrong(format!("Option {option} takes one of these options: [group], [all-groups]")));
+        }
+    }
+    if parsed.has("describe") && ["members", "offsets", "state"].iter().filter(|option| parsed.has(option)).count() > 1 {
+        return Err(parsed.wrong("Option [describe] takes at most one of these options: [members], [offsets], [state]"));
+    }
+    if parsed.has("describe") && parsed.value("state").is_some() {
+        return Err(parsed.wrong("Option [describe] does not take a value for [state]"));
+    }
+    if parsed.has("delete") && parsed.has("topic") {
+        return Err(parsed.wrong("The consumer does not support topic-specific offset deletion from a consumer group."));
+    }
+    if parsed.has("delete-offsets") && !(parsed.has("group") && parsed.has("topic")) {
+        return Err(parsed.wrong("Option [delete-offsets] takes the following options: [group], [topic]"));
+    }
+    if parsed.has("reset-offsets") && parsed.has("dry-run") && parsed.has("execute") {
+        return Err(parsed.wrong("Option [reset-offsets] only accepts one of [execute] and [dry-run]"));
+    }
+    for (index, scenario) in reset::SCENARIOS.iter().enumerate() {
+        parsed.excludes(scenario, reset::SCENARIOS.get(index + 1..).unwrap_or_default())?;
+    }
+    parsed.excludes("group", &["all-groups"])?;
+    parsed.excludes("group", &["list"])?;
+    parsed.excludes("topic", &["list", "describe"])
+}
+
+/// Kafka's tool says its errors on stdout, after an empty line, and ends with 0.
+fn complain(out: &mut (dyn Write + Send), line: impl std::fmt::Display) -> Result<(), Failure> {
+    Ok(writeln!(out, "\nError: {line}")?)
+}
+
+/// What Kafka's tool says when a call fails.
+fn failed_call(out: &mut (dyn Write + Send), error: &Error) -> Result<(), Failure> {
+    match error {
+        Error::Broker(error) => complain(out, format!("Executing consumer group command failed due to {}", java_cause(error))),
+        other => Err(Failure::Stderr(plain(other))),
+    }
+}
+
+async fn group_names(client: &Client, parsed: &Parsed) -> Result<Vec<String>, Error> {
+    if parsed.has("all-groups") {
+        return Ok(consumer_groups(client, &[], &[]).await?.into_iter().map(|group| group.group).collect());
+    }
+    Ok(parsed.values("group").into_iter().map(str::to_owned).collect())
+}
+
+async fn consumer_groups(client: &Client, states: &[String], kinds: &[String]) -> Result<Vec<letterbox_client::ListedGroup>, Error> {
+    let groups = client.list_groups(states, kinds).await?;
+    Ok(groups.into_values().filter(|group| matches!(group.protocol_type.as_str(), "" | "consumer")).collect())
+}
+
+async fn list(client: &Client, parsed: &Parsed, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
+    const STATES: [&str; 7] = ["PreparingRebalance", "CompletingRebalance", "Stable", "Dead", "Empty", "Assigning", "Reconciling"];
+    let words = |option: &str| -> Vec<String> {
+        parsed
+            .value(option)
+            .into_iter()
+            .flat_map(|text| text.split(','))
+            .map(|word| word.trim().to_owned())
+            .filter(|word| !word.is_empty())
+            .collect()
+    };
+    let mut states = Vec::new();
+    for word in words("state") {
+        let known = STATES.iter().find(|state| state.eq_ignore_ascii_case(&word));
+        let known = known.ok_or_else(|| {
+            parsed.wrong(format!(
+                "Invalid state list '{}'. Valid states are: {}",
+                parsed.value("state").unwrap_or_default(),
+                STATES.join(", ")
+            ))
+        })?;
+        states.push((*known).to_owned());
+    }
+    let mut kinds = Vec::new();
+    for word in words("type") {
+        let known = ["Classic", "Consumer"].into_iter().find(|kind| kind.eq_ignore_ascii_case(&word));
+        let known = known.ok_or_else(|| parsed.wrong(format!("Invalid types list '{}'. Valid types are: Classic, Consumer", word)))?;
+        kinds.push(known.to_ascii_lowercase());
+    }
+    let groups = match consumer_groups(client, &states, &kinds).await {
+        Ok(groups) => groups,
+        Err(error) => return failed_call(out, &error),
+    };
+    let (with_type, with_state) = (parsed.has("type"), parsed.has("state"));
+    if !with_type && !with_state {
+        for group in groups {
+            writeln!(out, "{}", group.group)?;
+        }
+        return Ok(());
+    }
+    let width = groups.iter().map(|group| group.group.len()).max().unwrap_or(0).max(15) + 10;
+    let mut row = |group: &str, kind: &str, state: &str| -> std::io::Result<()> {
+        write!(out, "{group:<width$}")?;
+        if with_type {
+            write!(out, " {kind:<20}")?;
+        }
+        if with_state {
+            write!(out, " {state:<20}")?;
+        }
+        writeln!(out)
+    };
+    row("GROUP", "TYPE", "STATE")?;
+    for group in &groups {
+        let kind = match group.kind.to_ascii_lowercase().as_str() {
+            "classic" => "Classic",
+            "consumer" => "Consumer",
+            _ => "Unknown",
+        };
+        row(&group.group, kind, if group.state.is_empty() { "Unknown" } else { &group.state })?;
+    }
+    Ok(())
+}
+
+async fn delete(client: &Client, parsed: &Parsed, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
+    let groups = match group_names(client, parsed).await {
+        Ok(groups) => groups,
+        Err(error) => return failed_call(out, &error),
+    };
+    let outcomes = client.delete_groups(&groups).await;
+    let deleted: Vec<String> = outcomes.iter().filter(|(_, outcome)| outcome.is_ok()).map(|(group, _)| format!("'{group}'")).collect();
+    let deleted = deleted.join(", ");
+    if outcomes.values().all(Result::is_ok) {
+        writeln!(out, "Deletion of requested consumer groups ({deleted}) was successful.")?;
+        return Ok(());
+    }
+    complain(out, "Deletion of some consumer groups failed:")?;
+    for (group, outcome) in &outcomes {
+        if let Err(error) = outcome {
+            let cause = match error {
+                Error::Broker(error) => java_cause(error),
+                other => other.to_string(),
+            };
+            writeln!(out, "* Group '{group}' could not be deleted due to: {cause}")?;
+        }
+    }
+    if !deleted.is_empty() {
+        writeln!(out, "\nThese consumer groups were deleted successfully: {deleted}")?;
+    }
+    Ok(())
+}
+
+async fn delete_offsets(client: &Client, parsed: &Parsed, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
+    let group = parsed.required("group")?;
+    let mut rows: Vec<(TopicPartition, Result<(), String>)> = Vec::new();
+    let mut partitions = Vec::new();
+    let whole: Vec<String> = parsed.values("topic").into_iter().filter(|topic| !topic.contains(':')).map(str::to_owned).collect();
+    for word in parsed.values("topic").into_iter().filter(|topic| topic.contains(':')) {
+        partitions.extend(reset::partitions_of(word).map_err(|line| parsed.wrong(line))?);
+    }
+    if !whole.is_empty() {
+        let metadata = match client.metadata(Some(&whole)).await {
+            Ok(metadata) => metadata,
+            Err(error) => return failed_call(out, &error),
+        };
+        for (name, topic) in metadata.topics {
+            match topic.error {
+                Some(code) => {
+                    let error = letterbox_client::BrokerError { code, message: None };
+                    rows.push((TopicPartition::new(name, -1), Err(java_cause(&error))));
+                }
+                None => partitions.extend(topic.partitions.keys().map(|id| TopicPartition::new(name.clone(), *id))),
+            }
+        }
+    }
+    let outcomes = if partitions.is_empty() { Ok(Default::default()) } else { client.delete_group_offsets(group, &partitions).await };
+    match outcomes {
+        Ok(outcomes) => {
+            if outcomes.values().all(Result::is_ok) {
+                writeln!(out, "Request succeeded for deleting offsets from group {group}.")?;
+            } else {
+                complain(out, "Encountered some partition-level error, see the follow-up details.")?;
+            }
+            rows.extend(outcomes.into_iter().map(|(partition, outcome)| (partition, outcome.map_err(|error| java_cause(&error)))));
+        }
+        Err(Error::Broker(error)) if matches!(error.code, ErrorCode::GROUP_ID_NOT_FOUND | ErrorCode::NON_EMPTY_GROUP) => {
+            complain(out, sentence(&error))?;
+            rows.extend(partitions.into_iter().map(|partition| (partition, Err(java_cause(&error)))));
+        }
+        Err(error) => return failed_call(out, &error),
+    }
+    rows.sort_by_key(|(partition, _)| format!("{}{}", partition.topic, partition.partition));
+    let width = rows.iter().map(|(partition, _)| partition.topic.len()).max().unwrap_or(0).max(15);
+    write!(out, "\n{:<width$} {:<10} {:<15}", "TOPIC", "PARTITION", "STATUS")?;
+    for (partition, outcome) in rows {
+        let id = if partition.partition >= 0 { partition.partition.to_string() } else { "-".to_owned() };
+        let status = outcome.map_or_else(|cause| format!("Error: {cause}"), |()| "Successful".to_owned());
+        write!(out, "\n{:<width$} {id:<10} {status:<15}", partition.topic)?;
+    }
+    Ok(writeln!(out)?)
+}

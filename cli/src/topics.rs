@@ -1,0 +1,323 @@
+//! `kafka-topics`.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use letterbox_client::{
+    BrokerError, Client, ConfigEntry, ConfigResource, ConfigSource, Error, ErrorCode, Metadata, NewTopic, Partition, Topic,
+};
+use letterbox_env::Env;
+
+use crate::args::{Grammar, Parsed, Spec, Takes};
+use crate::connect;
+use crate::failure::{Failure, plain, sentence};
+use crate::table::{Pattern, base64, from_base64, is_internal};
+
+const ACTIONS: [&str; 5] = ["create", "list", "alter", "describe", "delete"];
+
+const SPECS: [Spec; 24] = [
+    ("alter", Takes::Nothing, "Alter the number of partitions."),
+    ("at-min-isr-partitions", Takes::Nothing, "When describing topics, show only partitions whose ISR is exactly min.insync.replicas."),
+    ("config", Takes::Value("String: name=value"), "A configuration of the topic that is created. May be repeated."),
+    ("create", Takes::Nothing, "Create a new topic."),
+    ("delete", Takes::Nothing, "Delete a topic."),
+    ("delete-config", Takes::Refused, ""),
+    ("describe", Takes::Nothing, "List details for the given topics."),
+    ("exclude-internal", Takes::Nothing, "Leave out the broker's own topics when listing or describing."),
+    ("if-exists", Takes::Nothing, "When altering, deleting or describing, do nothing for a topic that does not exist."),
+    ("if-not-exists", Takes::Nothing, "When creating, do not fail when the topic already exists."),
+    ("list", Takes::Nothing, "List all available topics."),
+    ("partition-size-limit-per-response", Takes::Refused, ""),
+    (
+        "partitions",
+        Takes::Value("Integer: # of partitions"),
+        "The number of partitions of the topic that is created or altered. Records with a key go to other partitions afterwards.",
+    ),
+    (
+        "replica-assignment",
+        Takes::Value("String: 1:2,2:3"),
+        "The brokers of each partition: partitions are separated by commas, replicas by colons.",
+    ),
+    (
+        "replication-factor",
+        Takes::Value("Integer: replication factor"),
+        "The replicas of each partition; the cluster's default when not given.",
+    ),
+    ("topic", Takes::Value("String: topic"), "The topic; a regular expression except for --create."),
+    ("topic-id", Takes::Value("String: topic-id"), "The id of the topic to describe."),
+    ("topics-with-overrides", Takes::Nothing, "When describing, show only topics with configurations of their own."),
+    ("unavailable-partitions", Takes::Nothing, "When describing, show only partitions without a leader."),
+    ("under-min-isr-partitions", Takes::Nothing, "When describing, show only partitions whose ISR is less than min.insync.replicas."),
+    ("under-replicated-partitions", Takes::Nothing, "When describing, show only partitions whose ISR lacks replicas."),
+    ("zookeeper", Takes::Refused, ""),
+    ("force", Takes::Refused, ""),
+    ("disable-rack-aware", Takes::Refused, ""),
+];
+
+/// Runs the tool.
+pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Send)) -> Result<i32, Failure> {
+    let parsed = Grammar::new("This tool helps to create, delete, describe, or change a topic.", &SPECS).parse(args)?;
+    let line = "Command must include exactly one action: --list, --describe, --create, --alter or --delete";
+    let action = parsed.exactly_one(&ACTIONS, line)?;
+    check(&parsed, action)?;
+    let client = connect::admin(env, &parsed, None).await?;
+    let result = match action {
+        "create" => create(&client, &parsed, out).await,
+        "alter" => alter(&client, &parsed).await,
+        "delete" => delete(&client, &parsed).await,
+        "describe" => describe(&client, &parsed, out).await,
+        _ => list(&client, &parsed, out).await,
+    };
+    result.map(|()| 0)
+}
+
+fn check(parsed: &Parsed, action: &str) -> Result<(), Failure> {
+    parsed.required("bootstrap-server")?;
+    if matches!(action, "create" | "alter" | "delete") {
+        parsed.required("topic")?;
+    }
+    if action == "describe" {
+        parsed.excludes("topic", &["topic-id"])?;
+    }
+    if action == "alter" && !parsed.has("partitions") {
+        return Err(parsed.wrong("Missing required argument \"[partitions]\""));
+    }
+    parsed.excludes("replica-assignment", if action == "create" { &["partitions", "replication-factor"] } else { &[] })?;
+    let only = |name: &str, actions: &[&str]| {
+        if parsed.has(name) && !actions.contains(&action) {
+            return Err(parsed.wrong(format!("Option \"[{action}]\" can't be used with option \"[{name}]\"")));
+        }
+        Ok(())
+    };
+    only("config", &["create"])?;
+    only("partitions", &["create", "alter"])?;
+    only("replication-factor", &["create"])?;
+    only("replica-assignment", &["create", "alter"])?;
+    only("if-not-exists", &["create"])?;
+    only("if-exists", &["alter", "delete", "describe"])?;
+    only("exclude-internal", &["list", "describe"])?;
+    for name in [
+        "under-replicated-partitions",
+        "unavailable-partitions",
+        "under-min-isr-partitions",
+        "at-min-isr-partitions",
+        "topics-with-overrides",
+        "topic-id",
+    ] {
+        only(name, &["describe"])?;
+    }
+    for (name, zero) in [
+        ("partitions", "The partitions must be greater than 0"),
+        ("replication-factor", "The replication factor must be between 1 and 32767 inclusive"),
+    ] {
+        if parsed.number::<i64>(name)?.is_some_and(|number| number < 1 || (name == "replication-factor" && number > 32767)) {
+            return Err(failed(zero));
+        }
+    }
+    Ok(())
+}
+
+/// Kafka's tool says these on stdout.
+fn failed(reason: impl std::fmt::Display) -> Failure {
+    Failure::Stdout(format!("Error while executing topic command : {reason}"))
+}
+
+fn failed_call(error: &Error) -> Failure {
+    match error {
+        Error::Connect { .. } => Failure::Stderr(error.to_string()),
+        error => failed(plain(error)),
+    }
+}
+
+async fn create(client: &Client, parsed: &Parsed, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
+    let name = parsed.required("topic")?.to_owned();
+    if name.contains(['.', '_']) {
+        writeln!(
+            out,
+            "WARNING: Due to limitations in metric names, topics with a period ('.') or underscore ('_') could collide. To avoid issues it is best to \
+             use either, but not both."
+        )?;
+    }
+    let mut topic = NewTopic {
+        name: name.clone(),
+        partitions: parsed.number("partitions")?,
+        replication_factor: parsed.number("replication-factor")?,
+        ..NewTopic::default()
+    };
+    for word in parsed.values("config") {
+        let (key, value) = word.split_once('=').ok_or_else(|| {
+            failed("requirement failed: Invalid topic config: all configs to be added must be in the format \"key=val\".")
+        })?;
+        topic.configs.insert(key.trim().to_owned(), value.trim().to_owned());
+    }
+    if let Some(assignment) = parsed.value("replica-assignment") {
+        topic.assignments = (0..).zip(replica_assignment(assignment)?).collect();
+    }
+    let outcomes = client.create_topics(&[topic], false).await.map_err(|error| failed_call(&error))?;
+    match outcomes.into_iter().next().map(|(_, outcome)| outcome) {
+        Some(Ok(_)) => Ok(writeln!(out, "Created topic {name}.")?),
+        Some(Err(error)) if error.code == ErrorCode::TOPIC_ALREADY_EXISTS && parsed.has("if-not-exists") => Ok(()),
+        Some(Err(error)) => Err(failed(sentence(&error))),
+        None => Err(failed("the broker did not answer for the topic")),
+    }
+}
+
+fn replica_assignment(text: &str) -> Result<Vec<Vec<i32>>, Failure> {
+    let mut partitions: Vec<Vec<i32>> = Vec::new();
+    for part in text.split(',') {
+        let ids: Result<Vec<i32>, _> = part.split(':').map(|id| id.trim().parse()).collect();
+        let ids = ids.map_err(|_| failed(format!("For input string: \"{part}\"")))?;
+        if ids.iter().enumerate().any(|(index, id)| ids.iter().take(index).any(|other| other == id)) {
+            return Err(failed(format!("Partition replica lists may not contain duplicate entries: {part}")));
+        }
+        if partitions.first().is_some_and(|first| first.len() != ids.len()) {
+            return Err(failed(format!("Partition {} has different replication factor: {part}", partitions.len())));
+        }
+        partitions.push(ids);
+    }
+    Ok(partitions)
+}
+
+async fn alter(client: &Client, parsed: &Parsed) -> Result<(), Failure> {
+    let metadata = existing(client, parsed).await?;
+    let count: i32 = parsed.number("partitions")?.unwrap_or(0);
+    let assignment = parsed.value("replica-assignment").map(replica_assignment).transpose()?;
+    let mut wanted = BTreeMap::new();
+    for (name, topic) in &metadata.topics {
+        let have = topic.partitions.len();
+        let added = assignment.as_ref().map(|all| all.iter().skip(have).cloned().collect());
+        wanted.insert(name.clone(), (count, added));
+    }
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let outcomes = client.create_partitions(&wanted).await.map_err(|error| failed_call(&error))?;
+    all_or_first(outcomes)
+}
+
+async fn delete(client: &Client, parsed: &Parsed) -> Result<(), Failure> {
+    let metadata = existing(client, parsed).await?;
+    let names: Vec<String> = metadata.topics.into_keys().collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    all_or_first(client.delete_topics(&names).await.map_err(|error| failed_call(&error))?)
+}
+
+fn all_or_first(outcomes: BTreeMap<String, Result<(), BrokerError>>) -> Result<(), Failure> {
+    outcomes.into_values().collect::<Result<(), _>>().map_err(|error| failed(sentence(&error)))
+}
+
+async fn list(client: &Client, parsed: &Parsed, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
+    let metadata = client.metadata(None).await.map_err(|error| failed_call(&error))?;
+    let pattern = pattern(parsed)?;
+    for (name, topic) in &metadata.topics {
+        if pattern.as_ref().is_none_or(|pattern| pattern.matches(name)) && !(parsed.has("exclude-internal") && internal(topic)) {
+            writeln!(out, "{name}")?;
+        }
+    }
+    Ok(())
+}
+
+fn internal(topic: &Topic) -> bool {
+    topic.is_internal || is_internal(&topic.name)
+}
+
+fn pattern(parsed: &Parsed) -> Result<Option<Pattern>, Failure> {
+    let text = parsed.value("topic");
+    text.map(Pattern::parse).transpose().map_err(|why| failed(format!("{} is an invalid regex: {why}", text.unwrap_or_default())))
+}
+
+/// The topics that `--topic` means; none when there is none and `--if-exists` is given.
+async fn existing(client: &Client, parsed: &Parsed) -> Result<Metadata, Failure> {
+    let mut metadata = client.metadata(None).await.map_err(|error| failed_call(&error))?;
+    let pattern = pattern(parsed)?;
+    metadata.topics.retain(|name, topic| {
+        pattern.as_ref().is_none_or(|pattern| pattern.matches(name)) && !(parsed.has("exclude-internal") && internal(topic))
+    });
+    if metadata.topics.is_empty()
+        && !parsed.has("if-exists")
+        && let Some(wanted) = parsed.value("topic")
+    {
+        return Err(failed(format!("Topic '{wanted}' does not exist as expected")));
+    }
+    Ok(metadata)
+}
+
+async fn describe(client: &Client, parsed: &Parsed, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
+    let mut metadata = existing(client, parsed).await?;
+    if let Some(text) = parsed.value("topic-id") {
+        let id = from_base64(text).ok_or_else(|| failed(format!("Input string `{text}` is not a topic id of 22 base64 characters")))?;
+        metadata.topics.retain(|_, topic| topic.id == id);
+        if metadata.topics.is_empty() && !parsed.has("if-exists") {
+            return Err(failed(format!("TopicId '{text}' does not exist as expected")));
+        }
+    }
+    let resources: Vec<ConfigResource> = metadata.topics.keys().map(ConfigResource::topic).collect();
+    let configs = if resources.is_empty() {
+        BTreeMap::new()
+    } else {
+        client.describe_configs(&resources, None, false).await.map_err(|error| failed_call(&error))?
+    };
+    let filters = ["under-replicated-partitions", "unavailable-partitions", "under-min-isr-partitions", "at-min-isr-partitions"];
+    let filtered = filters.iter().any(|name| parsed.has(name));
+    for (name, topic) in &metadata.topics {
+        let none = Vec::new();
+        let entries = match configs.get(&ConfigResource::topic(name)) {
+            Some(Ok(entries)) => entries,
+            Some(Err(error)) => return Err(failed(sentence(error))),
+            None => &none,
+        };
+        let overrides = overrides(entries);
+        if parsed.has("topics-with-overrides") && overrides.is_empty() {
+            continue;
+        }
+        let min_isr = entries
+            .iter()
+            .find(|entry| entry.name == "min.insync.replicas")
+            .and_then(|entry| entry.value.as_ref()?.parse().ok())
+            .unwrap_or(1);
+        if !filtered {
+            let replication = topic.partitions.values().map(|partition| partition.replicas.len()).next().unwrap_or(0);
+            writeln!(
+                out,
+                "Topic: {name}\tTopicId: {}\tPartitionCount: {}\tReplicationFactor: {replication}\tConfigs: {overrides}",
+                base64(topic.id),
+                topic.partitions.len(),
+            )?;
+        }
+        if parsed.has("topics-with-overrides") {
+            continue;
+        }
+        for partition in topic.partitions.values().filter(|partition| !filtered || is_wanted(parsed, partition, min_isr, &metadata)) {
+            let indent = "\t";
+            let leader = partition.leader.map_or_else(|| "none".to_owned(), |leader| leader.to_string());
+            writeln!(
+                out,
+                "{indent}Topic: {name}\tPartition: {}\tLeader: {leader}\tReplicas: {}\tIsr: {}\tElr: \tLastKnownElr: ",
+                partition.index,
+                ids(&partition.replicas),
+                ids(&partition.isr),
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// Values that are not defaults, as `key=value` joined by commas.
+fn overrides(entries: &[ConfigEntry]) -> String {
+    let own = entries.iter().filter(|entry| entry.source != ConfigSource::DEFAULT_CONFIG);
+    own.map(|entry| format!("{}={}", entry.name, entry.value.as_deref().unwrap_or("null"))).collect::<Vec<_>>().join(",")
+}
+
+fn is_wanted(parsed: &Parsed, partition: &Partition, min_isr: usize, metadata: &Metadata) -> bool {
+    let live = partition.leader.is_some_and(|leader| metadata.brokers.contains_key(&leader));
+    (parsed.has("under-replicated-partitions") && partition.isr.len() < partition.replicas.len())
+        || (parsed.has("unavailable-partitions") && !live)
+        || (parsed.has("under-min-isr-partitions") && partition.isr.len() < min_isr)
+        || (parsed.has("at-min-isr-partitions") && partition.isr.len() == min_isr)
+}
+
+fn ids(ids: &[i32]) -> String {
+    ids.iter().map(i32::to_string).collect::<Vec<_>>().join(",")
+}

@@ -1,0 +1,123 @@
+//! What `letterbox up` shows: a line that moves for each cluster and topic on a terminal, plain lines elsewhere.
+//!
+//! Progress goes to standard error; the addresses, once everything is ready, to standard output.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal as _, Write as _};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use kube::ResourceExt as _;
+
+use super::file::Documents;
+use crate::api::{KafkaCluster, KafkaClusterStatus, KafkaTopic, READY, is_true};
+use crate::reconcile::TopicPass;
+
+pub(super) struct Say {
+    bars: Option<MultiProgress>,
+    shown: BTreeMap<String, (String, Option<ProgressBar>)>,
+    told: String,
+}
+
+impl Say {
+    pub(super) fn new() -> Self {
+        let bars = std::io::stderr().is_terminal().then(MultiProgress::new);
+        Self { bars, shown: BTreeMap::new(), told: String::new() }
+    }
+
+    pub(super) fn line(&self, text: &str) {
+        match &self.bars {
+            // A terminal that went away is nobody to tell.
+            Some(bars) => drop(bars.println(text)),
+            None => drop(writeln!(std::io::stderr(), "{text}")),
+        }
+    }
+
+    /// What the file asks for that a local process cannot give.
+    pub(super) fn notes(&self, documents: &Documents) {
+        for cluster in &documents.clusters {
+            if cluster.spec.image.is_some() || cluster.spec.version.is_some() {
+                let own = env!("CARGO_PKG_VERSION");
+                self.line(&format!(
+                    "{}: image and version are for Kubernetes; version {own} of this program runs here",
+                    cluster.name_any()
+                ));
+            }
+        }
+    }
+
+    pub(super) fn cluster(&mut self, cluster: &KafkaCluster, status: &KafkaClusterStatus) {
+        let servers: Vec<&str> = status.listeners.iter().map(|listener| listener.bootstrap_servers.as_str()).collect();
+        let done = is_true(&status.conditions, READY);
+        let text = if done { format!("Ready at {}", servers.join(" ")) } else { status.phase.clone() };
+        self.show(&format!("KafkaCluster {}", cluster.name_any()), &text, done);
+    }
+
+    pub(super) fn topic(&mut self, topic: &KafkaTopic, pass: Option<&TopicPass>, message: &str) {
+        let done = pass.is_some_and(|pass| is_true(&pass.status.conditions, READY));
+        let text = match pass.filter(|_| done) {
+            Some(pass) => format!("Ready with {} partitions", pass.status.partitions.unwrap_or_default()),
+            None => message.to_owned(),
+        };
+        self.show(&format!("KafkaTopic {}", topic.name_any()), &text, done);
+    }
+
+    /// Once, whenever everything has become ready: where clients connect.
+    pub(super) fn ready(&mut self, documents: &Documents) {
+        let mut text = String::new();
+        for cluster in &documents.clusters {
+            for listener in cluster.status.iter().flat_map(|status| &status.listeners) {
+                text.push_str(&format!("{} {} bootstrap.servers={}\n", cluster.name_any(), listener.name, listener.bootstrap_servers));
+            }
+        }
+        if text != self.told {
+            let print = || drop(write!(std::io::stdout(), "{text}").and_then(|()| std::io::stdout().flush()));
+            match &self.bars {
+                Some(bars) => bars.suspend(print),
+                None => print(),
+            }
+            self.told = text;
+        }
+    }
+
+    pub(super) fn stopping(&mut self) {
+        for (_, bar) in self.shown.values() {
+            bar.iter().for_each(ProgressBar::finish_and_clear);
+        }
+        self.shown.clear();
+        self.line("stopping: brokers finish what they have begun (Ctrl-C again kills them)");
+    }
+
+    pub(super) fn stopped(&self) {
+        self.line("stopped");
+    }
+
+    fn show(&mut self, subject: &str, text: &str, done: bool) {
+        let bars = self.bars.as_ref();
+        let entry = self.shown.entry(subject.to_owned()).or_insert_with(|| {
+            let bar = bars.map(|bars| {
+                let bar = bars.add(ProgressBar::new_spinner());
+                if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix}: {msg} ({elapsed})") {
+                    bar.set_style(style);
+                }
+                bar.set_prefix(subject.to_owned());
+                bar
+            });
+            (String::new(), bar)
+        });
+        if let Some(bar) = &entry.1 {
+            // The time shown is how long the last wait took.
+            match (done, bar.is_finished()) {
+                (true, false) => bar.finish_with_message(text.to_owned()),
+                (true, true) => bar.set_message(text.to_owned()),
+                (false, true) => bar.reset(),
+                (false, false) => {
+                    bar.set_message(text.to_owned());
+                    bar.tick();
+                }
+            }
+        } else if entry.0 != text {
+            drop(writeln!(std::io::stderr(), "{subject}: {text}"));
+        }
+        text.clone_into(&mut entry.0);
+    }
+}

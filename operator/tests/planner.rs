@@ -1,0 +1,387 @@
+//! The planner driven to a fixed point on a model, with faults on the way and the operator killed after every step.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use letterbox_operator::api::{
+    DEGRADED, DeletionPolicy, KafkaCluster, KafkaClusterSpec, KafkaTopic, KafkaTopicStatus, PAUSE_ANNOTATION, PAUSED, PROGRESSING, READY,
+    TOPIC_FINALIZER, find_condition, is_true,
+};
+use letterbox_operator::plan::{ClusterState, Step, TopicFacts, TopicStep};
+use letterbox_operator::platform::model::{Model, ModelAdmin};
+use letterbox_operator::reconcile::{ClusterPass, TopicHome, TopicPass, reconcile_cluster, reconcile_topic};
+use letterbox_operator::status::Fault;
+use serde_json::json;
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+fn now() -> Time {
+    Time(Timestamp::UNIX_EPOCH)
+}
+
+fn cluster(spec: serde_json::Value) -> KafkaCluster {
+    serde_json::from_value(json!({
+        "apiVersion": "letterbox.dev/v1alpha1", "kind": "KafkaCluster",
+        "metadata": {"name": "demo", "namespace": "ns", "generation": 7}, "spec": spec,
+    }))
+    .unwrap()
+}
+
+fn pass(model: &Model, cluster: &mut KafkaCluster) -> ClusterPass {
+    let pass = block_on(reconcile_cluster(model, cluster, None, &now())).unwrap();
+    cluster.status = Some(pass.status.clone());
+    model.tick();
+    pass
+}
+
+/// Passes until nothing is left to do; panics when that takes more than a bounded number.
+fn settle(model: &Model, cluster: &mut KafkaCluster) -> ClusterPass {
+    for _ in 0..30 {
+        let pass = pass(model, cluster);
+        if pass.is_settled() {
+            return pass;
+        }
+    }
+    panic!("no fixed point: {:?}", model.with(|state| state.clone()));
+}
+
+fn ready_reason(pass: &ClusterPass) -> (String, String) {
+    let ready = find_condition(&pass.status.conditions, READY).unwrap();
+    (ready.status.clone(), ready.reason.clone())
+}
+
+#[test]
+fn a_new_cluster_becomes_ready_and_then_nothing_is_done() {
+    let model = Model::default();
+    let mut cluster = cluster(json!({}));
+    let first = pass(&model, &mut cluster);
+    assert!(matches!(first.plan.steps.as_slice(), [Step::ApplyAccess { .. }, Step::ApplyBroker { broker: 0, restarts: false, .. }]));
+    assert_eq!(ready_reason(&first), ("False".into(), "BrokerStarting".into()));
+    assert_eq!(first.status.phase, "Starting 0/1: waiting for broker 0: not started yet");
+    let last = settle(&model, &mut cluster);
+    assert_eq!(ready_reason(&last), ("True".into(), "Ready".into()));
+    assert_eq!(
+        (last.status.phase.as_str(), last.status.brokers.as_str(), last.status.version.as_deref()),
+        ("Ready", "1/1", Some("default"))
+    );
+    for condition in &last.status.conditions {
+        assert_eq!(condition.observed_generation, Some(7), "{}", condition.type_);
+    }
+    assert_eq!(model.with(|state| state.restarts), 0);
+}
+
+#[test]
+fn a_changed_configuration_restarts_once_and_a_reverted_one_again() {
+    let model = Model::default();
+    let mut cluster = cluster(json!({}));
+    settle(&model, &mut cluster);
+    cluster.spec.config.insert("num.partitions".into(), "3".into());
+    let change = pass(&model, &mut cluster);
+    assert!(matches!(change.plan.steps.as_slice(), [Step::ApplyBroker { broker: 0, restarts: true, .. }]), "{:?}", change.plan);
+    assert_eq!(ready_reason(&change), ("False".into(), "BrokerRestarting".into()));
+    settle(&model, &mut cluster);
+    assert_eq!(model.with(|state| state.restarts), 1);
+}
+
+#[test]
+fn a_bad_image_degrades_and_the_next_correct_spec_heals() {
+    let model = Model::default();
+    let mut cluster = cluster(json!({}));
+    settle(&model, &mut cluster);
+    model.with(|state| state.bad_images.push("nonsense:1".into()));
+    cluster.spec.image = Some("nonsense:1".into());
+    for _ in 0..6 {
+        pass(&model, &mut cluster);
+    }
+    let stuck = pass(&model, &mut cluster);
+    assert_eq!(ready_reason(&stuck), ("False".into(), "BrokerFailing".into()));
+    assert!(is_true(&stuck.status.conditions, DEGRADED) && is_true(&stuck.status.conditions, PROGRESSING));
+    assert!(stuck.plan.steps.is_empty(), "nothing to do but wait: {:?}", stuck.plan.steps);
+    cluster.spec.image = Some("letterbox:2".into());
+    let healed = settle(&model, &mut cluster);
+    assert_eq!(healed.status.version.as_deref(), Some("2"));
+    assert!(!is_true(&healed.status.conditions, DEGRADED));
+}
+
+#[test]
+fn an_operator_that_knows_a_newer_image_leaves_the_cluster_on_its_own() {
+    let model = Model::default();
+    let mut cluster = cluster(json!({"version": "1"}));
+    settle(&model, &mut cluster);
+    cluster.spec.version = None;
+    let kept = settle(&model, &mut cluster);
+    assert_eq!((kept.status.version.as_deref(), model.with(|state| state.restarts)), (Some("1"), 0));
+}
+
+#[test]
+fn a_volume_grows_and_one_grown_by_hand_is_only_noted() {
+    let model = Model::default();
+    let mut cluster = cluster(json!({"storage": {"size": "1Gi"}}));
+    settle(&model, &mut cluster);
+    cluster.spec.storage.size = "2Gi".into();
+    // Growth does not wait for the broker.
+    model.with(|state| state.bad_images.push("letterbox:default".into()));
+    let grow = pass(&model, &mut cluster);
+    assert!(matches!(grow.plan.steps.as_slice(), [Step::GrowVolume { broker: 0, from, to }] if *to == 2 * from));
+    model.with(|state| state.brokers.get_mut(&0).unwrap().volume = 5 << 30);
+    let noted = settle(&model, &mut cluster);
+    assert_eq!((ready_reason(&noted).0.as_str(), noted.plan.notes.len()), ("True", 1));
+    assert_eq!(model.with(|state| state.brokers[&0].volume), 5 << 30);
+}
+
+#[test]
+fn an_unknown_address_is_waited_for_by_name() {
+    let model = Model::default();
+    model.with(|state| state.addresses_pending = true);
+    let mut cluster = cluster(json!({}));
+    let waiting = pass(&model, &mut cluster);
+    assert_eq!(ready_reason(&waiting), ("False".into(), "WaitingForAddress".into()));
+    assert!(waiting.status.phase.contains("listener plain"), "{}", waiting.status.phase);
+    model.with(|state| state.addresses_pending = false);
+    settle(&model, &mut cluster);
+}
+
+#[test]
+fn a_paused_cluster_is_left_alone_and_says_so() {
+    let model = Model::default();
+    let mut cluster = cluster(json!({}));
+    cluster.metadata.annotations = Some(BTreeMap::from([(PAUSE_ANNOTATION.to_owned(), "true".to_owned())]));
+    let paused = pass(&model, &mut cluster);
+    assert!(paused.plan.steps.is_empty() && is_true(&paused.status.conditions, PAUSED));
+    assert_eq!(paused.status.phase, "Paused");
+}
+
+#[test]
+fn an_operator_killed_after_any_step_converges_to_the_same_world() {
+    let script = |model: &Model, steps_left: Option<u32>| {
+        let mut cluster = cluster(json!({"storage": {"size": "1Gi"}}));
+        model.with(|state| state.steps_left = steps_left);
+        for stage in 0..3 {
+            match stage {
+                0 => model.with(|state| state.stale.push("Service old".into())),
+                1 => cluster.spec.storage.size = "3Gi".into(),
+                _ => {
+                    cluster.spec =
+                        KafkaClusterSpec { config: BTreeMap::from([("num.partitions".into(), "9".into())]), ..cluster.spec.clone() }
+                }
+            }
+            for _ in 0..8 {
+                let killed = !pass(model, &mut cluster).faults.is_empty();
+                if killed {
+                    // The next replica starts, knowing nothing but what is there.
+                    model.with(|state| state.steps_left = None);
+                    cluster.status = None;
+                }
+            }
+        }
+        settle(model, &mut cluster);
+        model.with(|state| state.steps_left = None);
+        model.with(|state| state.clone())
+    };
+    let undisturbed = script(&Model::default(), None);
+    assert_eq!(undisturbed.restarts, 1);
+    for steps in 0..6 {
+        assert_eq!(script(&Model::default(), Some(steps)), undisturbed, "killed after {steps} steps");
+    }
+}
+
+/// The `KafkaTopic` object, as an API server would keep it, and a count of writes until the operator is killed.
+#[derive(Default)]
+struct Home {
+    topic: std::sync::Mutex<Option<KafkaTopic>>,
+    writes_left: std::sync::Mutex<Option<u32>>,
+}
+
+impl Home {
+    fn with<T>(&self, f: impl FnOnce(&mut KafkaTopic) -> T) -> T {
+        f(self.topic.lock().unwrap().as_mut().unwrap())
+    }
+
+    fn write(&self, f: impl FnOnce(&mut KafkaTopic)) -> Result<(), Fault> {
+        if let Some(left) = &mut *self.writes_left.lock().unwrap() {
+            *left = left.checked_sub(1).ok_or_else(|| Fault { reason: "Killed".into(), message: String::new() })?;
+        }
+        self.with(f);
+        Ok(())
+    }
+}
+
+impl TopicHome for Home {
+    fn read<'a>(&'a self, _: &'a KafkaTopic) -> letterbox_env::BoxFuture<'a, Result<Option<KafkaTopic>, Fault>> {
+        Box::pin(async { Ok(self.topic.lock().unwrap().clone()) })
+    }
+
+    fn set_finalizer<'a>(&'a self, _: &'a KafkaTopic, present: bool) -> letterbox_env::BoxFuture<'a, Result<(), Fault>> {
+        Box::pin(async move { self.write(|topic| topic.metadata.finalizers = present.then(|| vec![TOPIC_FINALIZER.to_owned()])) })
+    }
+
+    fn write_status<'a>(&'a self, _: &'a KafkaTopic, status: &'a KafkaTopicStatus) -> letterbox_env::BoxFuture<'a, Result<(), Fault>> {
+        Box::pin(async move { self.write(|topic| topic.status = Some(status.clone())) })
+    }
+}
+
+struct World {
+    home: Home,
+    admin: ModelAdmin,
+    cluster: ClusterState,
+}
+
+impl World {
+    fn new(spec: serde_json::Value) -> Self {
+        let world = Self { home: Home::default(), admin: ModelAdmin::default(), cluster: ClusterState::Ready };
+        let mut full = json!({"clusterRef": {"name": "demo"}});
+        full.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        let topic = json!({
+            "apiVersion": "letterbox.dev/v1alpha1", "kind": "KafkaTopic",
+            "metadata": {"name": "orders", "namespace": "ns", "generation": 1, "uid": "u"}, "spec": full,
+        });
+        *world.home.topic.lock().unwrap() = Some(serde_json::from_value(topic).unwrap());
+        world
+    }
+
+    fn pass(&self) -> Result<TopicPass, Fault> {
+        let topic = self.home.with(|topic| topic.clone());
+        let live = self.admin.with(|state| state.topics.get("orders").cloned());
+        let facts = TopicFacts { cluster: self.cluster.clone(), topic: live, other_owner: None, namespace_terminating: false };
+        block_on(reconcile_topic(&self.home, &self.admin, &topic, &facts, &now()))
+    }
+
+    fn ready(&self) -> (String, String) {
+        self.home.with(|topic| {
+            let ready = find_condition(&topic.status.as_ref().unwrap().conditions, READY).unwrap();
+            (ready.status.clone(), ready.reason.clone())
+        })
+    }
+
+    fn delete(&self) {
+        self.home.with(|topic| topic.metadata.deletion_timestamp = Some(now()));
+    }
+}
+
+#[test]
+fn a_topic_waits_for_its_cluster_and_is_then_made() {
+    let mut world = World::new(json!({"partitions": 3, "config": {"retention.ms": "1000"}}));
+    world.cluster = ClusterState::Missing;
+    assert!(world.pass().unwrap().done.is_empty());
+    assert_eq!(world.ready(), ("False".into(), "WaitingForCluster".into()));
+    world.cluster = ClusterState::Ready;
+    world.pass().unwrap();
+    assert_eq!(world.ready(), ("True".into(), "Ready".into()));
+    let topic = world.admin.with(|state| state.topics["orders"].clone());
+    assert_eq!((topic.partitions, topic.config["retention.ms"].as_str()), (3, "1000"));
+    assert_eq!(world.home.with(|topic| topic.status.clone().unwrap().topic_id), Some("id-1".into()));
+    // A fixed point: nothing more is done or written.
+    *world.home.writes_left.lock().unwrap() = Some(0);
+    assert!(world.pass().unwrap().done.is_empty());
+}
+
+#[test]
+fn what_was_changed_by_hand_is_put_back_and_foreign_keys_are_left() {
+    let world = World::new(json!({"partitions": 3, "config": {"retention.ms": "1000", "segment.ms": "5"}}));
+    world.pass().unwrap();
+    world.admin.with(|state| {
+        let config = &mut state.topics.get_mut("orders").unwrap().config;
+        config.insert("retention.ms".into(), "7".into());
+        config.insert("cleanup.policy".into(), "compact".into());
+    });
+    world.home.with(|topic| drop(topic.spec.config.remove("segment.ms")));
+    world.pass().unwrap();
+    let config = world.admin.with(|state| state.topics["orders"].config.clone());
+    assert_eq!(config, BTreeMap::from([("retention.ms".into(), "1000".into()), ("cleanup.policy".into(), "compact".into())]));
+    assert_eq!(world.home.with(|topic| topic.status.clone().unwrap().config_keys), ["retention.ms"]);
+}
+
+#[test]
+fn partitions_grow_and_a_shrink_is_refused_by_type() {
+    let world = World::new(json!({"partitions": 3}));
+    world.pass().unwrap();
+    world.home.with(|topic| topic.spec.partitions = Some(5));
+    world.pass().unwrap();
+    assert_eq!(world.admin.with(|state| state.topics["orders"].partitions), 5);
+    world.home.with(|topic| topic.spec.partitions = Some(2));
+    world.pass().unwrap();
+    assert_eq!(world.ready(), ("False".into(), "NotSupported".into()));
+    assert_eq!(world.admin.with(|state| state.topics["orders"].partitions), 5);
+    let message = world.home.with(|topic| find_condition(&topic.status.as_ref().unwrap().conditions, DEGRADED).unwrap().message.clone());
+    assert!(message.starts_with("PartitionsShrink: the topic has 5 partitions"), "{message}");
+}
+
+#[test]
+fn a_refused_configuration_is_told_and_heals_with_the_next_spec() {
+    let world = World::new(json!({"config": {"retention.ms": "nonsense"}}));
+    world.pass().unwrap();
+    assert_eq!(world.ready(), ("False".into(), "InvalidConfig".into()));
+    world.home.with(|topic| drop(topic.spec.config.insert("retention.ms".into(), "5".into())));
+    world.pass().unwrap();
+    assert_eq!(world.ready(), ("True".into(), "Ready".into()));
+}
+
+#[test]
+fn a_retained_topic_outlives_its_object_and_a_deleted_one_does_not() {
+    for (policy, stays) in [(DeletionPolicy::Retain, true), (DeletionPolicy::Delete, false)] {
+        let world = World::new(json!({"deletionPolicy": policy}));
+        world.pass().unwrap();
+        assert_eq!(world.home.with(|topic| topic.metadata.finalizers.is_some()), !stays);
+        world.delete();
+        let last = world.pass().unwrap();
+        assert_eq!(last.released, !stays);
+        assert_eq!(world.admin.with(|state| state.topics.contains_key("orders")), stays);
+    }
+}
+
+#[test]
+fn a_finalizer_never_outlives_the_cluster_or_holds_a_namespace() {
+    for gone in [ClusterState::Missing, ClusterState::Deleting] {
+        let mut world = World::new(json!({"deletionPolicy": "Delete"}));
+        world.pass().unwrap();
+        world.delete();
+        world.cluster = ClusterState::NotReady("restarting".into());
+        assert!(!world.pass().unwrap().released, "while the cluster restarts, the topic waits for it");
+        world.cluster = gone;
+        assert!(world.pass().unwrap().released);
+        assert!(world.admin.with(|state| state.topics.contains_key("orders")));
+    }
+}
+
+#[test]
+fn a_topic_that_took_the_name_is_not_deleted() {
+    let world = World::new(json!({"deletionPolicy": "Delete"}));
+    world.pass().unwrap();
+    world.delete();
+    world.admin.with(|state| state.topics.get_mut("orders").unwrap().id = "somebody-elses".into());
+    assert!(world.pass().unwrap().released);
+    assert!(world.admin.with(|state| state.topics.contains_key("orders")));
+}
+
+#[test]
+fn a_deletion_that_was_taken_back_between_plan_and_act_is_not_carried_out() {
+    let world = World::new(json!({"deletionPolicy": "Delete"}));
+    world.pass().unwrap();
+    world.delete();
+    let stale = world.home.with(|topic| topic.clone());
+    world.home.with(|topic| topic.spec.deletion_policy = DeletionPolicy::Retain);
+    let live = world.admin.with(|state| state.topics.get("orders").cloned());
+    let facts = TopicFacts { cluster: ClusterState::Ready, topic: live, other_owner: None, namespace_terminating: false };
+    let pass = block_on(reconcile_topic(&world.home, &world.admin, &stale, &facts, &now())).unwrap();
+    assert!(pass.plan.steps.iter().any(|step| matches!(step, TopicStep::Delete { .. })) && pass.fault.is_some());
+    assert!(world.admin.with(|state| state.topics.contains_key("orders")));
+}
+
+#[test]
+fn keys_that_were_set_are_known_whenever_the_operator_is_killed() {
+    for writes in 0..4 {
+        let world = World::new(json!({"config": {"retention.ms": "1000"}}));
+        *world.home.writes_left.lock().unwrap() = Some(writes);
+        let _ = world.pass();
+        *world.home.writes_left.lock().unwrap() = None;
+        // The key leaves the spec before the next replica looks at the topic.
+        world.home.with(|topic| topic.spec.config.clear());
+        world.pass().unwrap();
+        world.pass().unwrap();
+        let config = world.admin.with(|state| state.topics["orders"].config.clone());
+        assert_eq!(config, BTreeMap::new(), "killed after {writes} writes");
+    }
+}
