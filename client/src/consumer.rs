@@ -229,6 +229,12 @@ impl Consumer {
         self.rejoins
     }
 
+    /// Generation and member id within the group, as commits carry them; `None` without a subscription.
+    #[must_use]
+    pub fn group_identity(&self) -> Option<(i32, String)> {
+        self.membership.as_ref().map(Membership::identity)
+    }
+
     /// Hands out records, at most `max.poll.records`; waits up to `timeout` for the first.
     ///
     /// Joins the group, looks up positions and commits (`enable.auto.commit`) as needed. Cancel safe.

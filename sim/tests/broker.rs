@@ -1,0 +1,247 @@
+//! The broker's own code under simulated faults: nothing acknowledged is lost, nothing is doubled, and the same seed
+//! gives the same run.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use letterbox_broker::config::Config;
+use letterbox_broker::server::Broker;
+use letterbox_env::Disk as _;
+use letterbox_sim::check::{Checker, Demands, Report, segment};
+use letterbox_sim::cluster::{Cluster, Exit, NetworkOptions, Process};
+use letterbox_sim::disk::{DiskStats, Fault};
+use letterbox_sim::history::{Action, Event, History, Phase};
+use letterbox_sim::trace::Trace;
+use letterbox_sim::{seeds, workload};
+
+const BROKER: &str = "broker-0";
+const CLIENTS: &str = "clients";
+const TOPIC: &str = "orders";
+const PARTITIONS: i32 = 3;
+const DATA: &str = "/var/lib/letterbox";
+
+/// How long the broker may take to serve again, and the clients to end, once nothing is broken any more.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn config() -> Result<Config, String> {
+    let text = format!(
+        "process.roles=broker,controller\nnode.id=0\ncontroller.quorum.voters=0@{BROKER}:9093\ncontroller.listener.names=CONTROLLER\n\
+         listeners=PLAINTEXT://:9092,CONTROLLER://:9093\nadvertised.listeners=PLAINTEXT://{BROKER}:9092\nlog.dirs={DATA}\n\
+         admin.listener=none\noffsets.topic.num.partitions=2\noffsets.topic.replication.factor=1\ngroup.initial.rebalance.delay.ms=0\n"
+    );
+    Config::parse(&text).map_err(|error| error.to_string())
+}
+
+async fn broker(process: Process) -> Exit {
+    let broker = Broker::start(process.env.clone(), config()?).await.map_err(|error| error.to_string())?;
+    let fatal = tokio::select! {
+        biased;
+        () = process.stopped() => None,
+        reason = broker.fatal() => Some(reason),
+    };
+    match fatal {
+        Some(reason) => Err(reason),
+        None => broker.shutdown().await.map_err(|error| error.to_string()),
+    }
+}
+
+/// What is broken in a run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    /// The power fails, at random moments and in the middle of random disk operations.
+    PowerCuts,
+    /// Power cuts, kills, clean stops, network cuts, slow disks, clock jumps and failed syncs.
+    Everything,
+    /// Power cuts on a device that ignores flushes: the run must be found guilty.
+    LyingDisk,
+}
+
+struct Outcome {
+    trace: Trace,
+    report: Report,
+    stats: DiskStats,
+}
+
+/// One run: load, trouble, healing, a scan of everything, the verdict.
+///
+/// `RUST_LOG=debug` shows what the broker, the clients and the simulation say.
+fn run(seed: u64, trouble: Trouble, keep_lines: bool) -> Outcome {
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    // Another test of this program may have set it up already.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).without_time().with_test_writer().try_init();
+    let mut cluster = Cluster::with(seed, NetworkOptions::default(), keep_lines);
+    let (history, stop) = (History::default(), Arc::new(AtomicBool::new(false)));
+    cluster.host(BROKER, broker);
+    if trouble == Trouble::LyingDisk {
+        cluster.disk(BROKER).inject(Fault::IgnoreSync, ".log", 0, u64::MAX);
+    }
+    let load = {
+        let (history, stop) = (history.clone(), Arc::clone(&stop));
+        move |env| workload::Load { env, bootstrap: format!("{BROKER}:9092"), topic: TOPIC.into(), partitions: PARTITIONS, history, stop }
+    };
+    let with_clients = load.clone();
+    cluster.client(CLIENTS, move |env| async move {
+        let load = with_clients(env);
+        load.create_topic(Default::default()).await?;
+        let group = || "readers".to_owned();
+        tokio::join!(
+            workload::producer(load.clone(), 1),
+            workload::producer(load.clone(), 2),
+            workload::reader(load.clone(), 1),
+            workload::member(load.clone(), group(), 1),
+            workload::member(load.clone(), group(), 2),
+        );
+        Ok(())
+    });
+
+    let mut rng = cluster.schedule_rng();
+    cluster.run_for(Duration::from_secs(3));
+    for _ in 0..6 {
+        cluster.run_for(Duration::from_millis(rng.between(300, 2000)));
+        let kinds = if trouble == Trouble::Everything { 8 } else { 2 };
+        let what = match rng.below(kinds) {
+            0 => {
+                cluster.power_cut(BROKER);
+                "power cut"
+            }
+            1 => {
+                cluster.disk(BROKER).cut_power_after(rng.below(60));
+                "power cut at an operation"
+            }
+            2 => {
+                cluster.kill(BROKER);
+                "kill"
+            }
+            3 => {
+                cluster.stop(BROKER, Duration::from_secs(20));
+                "stop"
+            }
+            4 => {
+                cluster.cut(BROKER, CLIENTS);
+                "network cut"
+            }
+            5 => {
+                cluster.disk(BROKER).set_slow(Duration::from_millis(rng.between(20, 400)));
+                "slow disk"
+            }
+            6 => {
+                cluster.jump_clock(BROKER, i64::try_from(rng.below(7_200_000)).unwrap_or(0) - 3_600_000);
+                "clock jump"
+            }
+            _ => {
+                cluster.disk(BROKER).inject(Fault::FailSync, DATA, rng.below(10), 1);
+                "failed sync"
+            }
+        };
+        note_fault(&history, &cluster, what);
+        cluster.run_for(Duration::from_millis(rng.between(10, 3000)));
+        cluster.mend(BROKER, CLIENTS);
+        if !cluster.is_running(BROKER) {
+            cluster.restart(BROKER);
+            if rng.percent(25) {
+                // Once more, in the middle of its recovery.
+                cluster.disk(BROKER).cut_power_after(rng.below(40));
+                note_fault(&history, &cluster, "power cut at recovery");
+                cluster.run_for(Duration::from_millis(rng.between(1, 300)));
+                if !cluster.is_running(BROKER) {
+                    cluster.restart(BROKER);
+                }
+            }
+        }
+    }
+
+    // Everything is healed: the cluster has to serve again.
+    if trouble != Trouble::LyingDisk {
+        cluster.disk(BROKER).heal();
+    }
+    if cluster.is_running(BROKER) && trouble == Trouble::Everything {
+        // A log directory that was fenced comes back with the process.
+        cluster.stop(BROKER, Duration::from_secs(20));
+        cluster.kill(BROKER);
+    }
+    if !cluster.is_running(BROKER) {
+        cluster.restart(BROKER);
+    }
+    cluster.run_for(Duration::from_secs(5));
+    stop.store(true, Ordering::Relaxed);
+    assert!(cluster.run_clients(PATIENCE), "clients do not end {PATIENCE:?} after everything was healed");
+    cluster.client("scanner", move |env| async move {
+        let load = workload::Load { stop: Arc::default(), ..load(env) };
+        workload::scan(&load, BROKER, PATIENCE).await
+    });
+    let scanned = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cluster.run_clients(PATIENCE * 2)));
+    assert!(scanned.is_ok() || trouble == Trouble::LyingDisk, "the scan failed");
+    assert!(cluster.stop(BROKER, Duration::from_secs(20)), "the broker does not stop");
+    if trouble != Trouble::LyingDisk {
+        check_segments(&cluster);
+    }
+    let report = Checker::check(history.events(), Demands { sends_ok_min: 100, reads_min: 200, faults_min: 6 });
+    let stats = cluster.disk_stats(BROKER);
+    println!("seed {seed}, {:?} of virtual time\n{report}{stats:?}", cluster.elapsed());
+    Outcome { trace: cluster.trace(), report, stats }
+}
+
+fn note_fault(history: &History, cluster: &Cluster, what: &str) {
+    let time_ns = u64::try_from(cluster.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    let op = history.events().len() as u64;
+    let action = Action::Fault { what: what.to_owned(), target: BROKER.to_owned() };
+    history.push(Event { process: "nemesis".to_owned(), op, phase: Phase::Ok, time_ns, action, error: None });
+}
+
+/// Walks every segment of every partition on the stopped broker's disk.
+fn check_segments(cluster: &Cluster) {
+    let disk = cluster.disk(BROKER);
+    let data = std::path::Path::new(DATA);
+    let mut records = 0;
+    for dir in disk.list(data).unwrap().into_iter().filter(|entry| entry.is_dir && entry.name.starts_with(TOPIC)) {
+        let mut end = None;
+        for file in disk.list(&data.join(&dir.name)).unwrap().into_iter().filter(|entry| entry.name.ends_with(".log")) {
+            let base: i64 = file.name.trim_end_matches(".log").parse().unwrap();
+            assert!(end.is_none_or(|end| end == base), "{}/{}: expected to begin at {end:?}", dir.name, file.name);
+            let bytes = disk.read(&data.join(&dir.name).join(&file.name)).unwrap();
+            let walked = segment::walk(&bytes, base).unwrap_or_else(|fault| panic!("{}/{}: {fault:?}", dir.name, file.name));
+            records += walked.end_offset - base;
+            end = Some(walked.end_offset);
+        }
+    }
+    assert!(records > 100, "only {records} records on the disk");
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_or_doubled_by_power_cuts() {
+    seeds::for_each(4, "broker", "nothing_acknowledged_is_lost_or_doubled_by_power_cuts", |seed| {
+        let outcome = run(seed, Trouble::PowerCuts, false);
+        assert!(outcome.report.is_clean(), "{}", outcome.report);
+        assert!(outcome.stats.power_cuts > 0);
+    });
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_or_doubled_by_any_mix_of_faults() {
+    seeds::for_each(4, "broker", "nothing_acknowledged_is_lost_or_doubled_by_any_mix_of_faults", |seed| {
+        let outcome = run(seed, Trouble::Everything, false);
+        assert!(outcome.report.is_clean(), "{}", outcome.report);
+    });
+}
+
+/// The test above must be able to fail: a broker that answers before its bytes are safe is found guilty.
+#[test]
+fn a_disk_that_ignores_syncs_is_found_guilty() {
+    let guilty = (0..6).any(|seed| {
+        let outcome = std::panic::catch_unwind(|| run(seed, Trouble::LyingDisk, false));
+        outcome.is_ok_and(|outcome| outcome.report.names().contains(&"lost-write-after-heal"))
+    });
+    assert!(guilty);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    seeds::for_each(2, "broker", "the_same_seed_gives_the_same_run", |seed| {
+        let (first, second) = (run(seed, Trouble::Everything, true), run(seed, Trouble::Everything, true));
+        if let Some((line, ours, theirs)) = first.trace.first_difference(&second.trace) {
+            panic!("runs part at event {line}:\n  {ours}\n  {theirs}");
+        }
+        assert_eq!(first.trace.hash(), second.trace.hash());
+    });
+}
