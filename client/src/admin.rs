@@ -1,0 +1,16 @@
+//! Administration: topics, configurations, offsets, groups.
+//!
+//! Calls are retried within `default.api.timeout.ms` while the reason to fail is temporary, as Kafka's own admin client does;
+//! so a change whose answer got lost may be refused the second time (`TOPIC_ALREADY_EXISTS`).
+
+mod configs;
+mod groups;
+mod offsets;
+mod topics;
+
+pub use configs::{AlterOp, ConfigEntry, ConfigResource, ConfigSource, ConfigSynonym, ResourceType, TopicConfigs};
+pub use groups::{CommittedOffset, DescribedGroup, GroupMember, ListedGroup};
+pub use offsets::{FoundOffset, IsolationLevel, OffsetSpec};
+pub use topics::{DescribedCluster, NewTopic, TopicCreated};
+
+pub(crate) use groups::assignment;
