@@ -19,7 +19,7 @@ pub struct Options {
 /// # Errors
 /// When the level cannot be read.
 pub fn start(options: &Options) -> anyhow::Result<()> {
-    let level = options.level.as_deref().unwrap_or("info,openraft=warn");
+    let level = options.level.as_deref().unwrap_or("info,openraft=error");
     let filter = EnvFilter::try_new(level).with_context(|| format!("--log-level {level}"))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
     if options.json {

@@ -1,1 +1,81 @@
-fn main() {}
+//! The operator's binary: reads configuration and wires parts.
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use letterbox_env::Env;
+use letterbox_operator::api;
+use letterbox_operator::controller::{self, LeaseOptions, Options};
+use tracing_subscriber::EnvFilter;
+
+/// Runs Letterbox clusters and topics on Kubernetes.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Print the custom resource definitions as YAML.
+    Crd,
+    /// Watch clusters and topics, and keep them as their specs describe.
+    Run(RunArgs),
+}
+
+#[derive(clap::Args)]
+struct RunArgs {
+    /// Image of new clusters that name none [env: LETTERBOX_IMAGE; default: letterbox:VERSION].
+    #[arg(long)]
+    image: Option<String>,
+    /// Namespaces to watch, comma-separated; empty means all [env: LETTERBOX_NAMESPACES].
+    #[arg(long, value_delimiter = ',')]
+    namespaces: Option<Vec<String>>,
+    /// Port of /livez, /readyz and /metrics.
+    #[arg(long, default_value_t = 8080)]
+    port: u16,
+    /// Act only while holding a Lease, so that more than one replica may run. The namespace and the replica's name come
+    /// from POD_NAMESPACE and POD_NAME.
+    #[arg(long)]
+    leader_elect: bool,
+    /// Log lines as JSON.
+    #[arg(long)]
+    log_json: bool,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Args::parse().command {
+        Command::Crd => {
+            print!("{}", api::crds_yaml().context("write the definitions as YAML")?);
+            Ok(())
+        }
+        Command::Run(args) => {
+            let filter = EnvFilter::try_from_env("LETTERBOX_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+            let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+            if args.log_json { log.json().init() } else { log.init() }
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("start the runtime")?;
+            runtime.block_on(run(args))
+        }
+    }
+}
+
+async fn run(args: RunArgs) -> anyhow::Result<()> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let namespaces = args.namespaces.or_else(|| Some(variable("LETTERBOX_NAMESPACES")?.split(',').map(ToOwned::to_owned).collect()));
+    let lease = match args.leader_elect {
+        false => None,
+        true => Some(LeaseOptions {
+            namespace: variable("POD_NAMESPACE").context("read POD_NAMESPACE, which --leader-elect needs")?,
+            name: "letterbox-operator".to_owned(),
+            identity: variable("POD_NAME").context("read POD_NAME, which --leader-elect needs")?,
+        }),
+    };
+    let options = Options {
+        image: args.image.or_else(|| variable("LETTERBOX_IMAGE")).unwrap_or_else(|| format!("letterbox:{}", env!("CARGO_PKG_VERSION"))),
+        namespaces: namespaces.unwrap_or_default().into_iter().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect(),
+        listen: (String::new(), args.port),
+        lease,
+    };
+    let client = kube::Client::try_default().await.context("find the API server (in-cluster, or KUBECONFIG)")?;
+    controller::run(Env::real(), client, options).await
+}

@@ -52,6 +52,9 @@ pub trait ReplicatedLog: Send + Sync + 'static {
     ///
     /// # Errors
     /// The partition could not be read to its end; what `each` saw so far is thrown away by the caller.
-    fn read_all<'a>(&'a self, partition: i32, each: &'a mut (dyn FnMut(Bytes, Option<Bytes>) + Send))
-    -> BoxFuture<'a, Result<(), AppendError>>;
+    fn read_all<'a>(
+        &'a self,
+        partition: i32,
+        each: &'a mut (dyn FnMut(Bytes, Option<Bytes>) + Send),
+    ) -> BoxFuture<'a, Result<(), AppendError>>;
 }

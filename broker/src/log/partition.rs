@@ -1,48 +1,643 @@
-//! The log of one partition. (Signatures first; the bodies follow.)
-#![allow(clippy::unimplemented, unused_variables, missing_docs)]
+//! The log of one partition.
+//!
+//! `start <= high watermark <= end` and `durable end <= end`; offsets below `end` are in the page cache, below
+//! `durable end` on the device. The append path touches the page cache only; what waits for the device says
+//! "Blocks" and is called through `Env::blocking`.
+//!
+//! Locks, outermost first: `disk_work` (one sync, truncation or retention at a time), `inner` (appends),
+//! then a segment's own. Readers take none but a segment's.
 
-use std::sync::Arc;
+use std::io::{self, IoSlice};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arc_swap::ArcSwap;
 use bytes::BytesMut;
 
-use super::{AppendError, AppendInfo, AppendOptions, LogConfig, LogError, ReadError, ReadResult, TimestampOffset};
+use super::checkpoint::Epochs;
+use super::config::{LogConfig, TimestampType};
+use super::dir::LogDir;
+use super::error::{AppendError, IoContext, LogError};
+use super::producers::Producers;
+use super::recover::{self, Recovered};
+use super::segment::{Files, Segment};
+use super::tail_cache::{CacheBudget, TailCache};
+use super::types::{AppendInfo, AppendOptions, Origin};
+use super::validate::validate;
 use crate::model::{LeaderEpoch, Offset, TimestampMs, TopicId};
+use crate::wire::batch::{self, Batch, BatchHeader};
 
-/// The log of one partition.
-pub struct Log {}
+/// Syncs of fewer bytes than this are helped by a zeroed reserve: larger ones pay for the new blocks anyway.
+const SMALL_SYNC: u64 = 256 << 10;
+const RESERVE_MIN: u64 = 64 << 10;
+const RESERVE_MAX: u64 = 1 << 20;
+
+/// The log of one partition. See the module's description for what holds between its offsets.
+pub struct Log {
+    topic: Arc<str>,
+    topic_id: TopicId,
+    partition: i32,
+    pub(super) dir: Arc<LogDir>,
+    pub(super) path: PathBuf,
+    config: ArcSwap<LogConfig>,
+    pub(super) segments: ArcSwap<Vec<Arc<Segment>>>,
+    pub(super) start: AtomicI64,
+    end: AtomicI64,
+    durable: AtomicI64,
+    high_watermark: AtomicI64,
+    recovery_point: AtomicI64,
+    queued: AtomicBool,
+    closed: AtomicBool,
+    pub(super) disk_work: Mutex<()>,
+    inner: Mutex<Inner>,
+    pub(super) cache: Mutex<TailCache>,
+}
+
+struct Inner {
+    producers: Producers,
+    epochs: Epochs,
+    epochs_changed: bool,
+    /// Rolled segments whose bytes may not be on the device.
+    unsynced: Vec<Arc<Segment>>,
+    /// Files were made since the directory was last synced.
+    dir_changed: bool,
+    /// The end of the active file, zeros included.
+    file_end: u64,
+    reserve: u64,
+    /// Timestamp of the active segment's first batch, and when it was appended.
+    first_timestamp: Option<TimestampMs>,
+    opened_ms: TimestampMs,
+    bytes_since_sync: u64,
+    bytes_since_checkpoint: u64,
+}
+
+/// Who and where a log is.
+pub(super) struct Identity {
+    pub(super) topic: Arc<str>,
+    pub(super) topic_id: TopicId,
+    pub(super) partition: i32,
+    pub(super) dir: Arc<LogDir>,
+    pub(super) path: PathBuf,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl Log {
-    pub fn topic(&self) -> &Arc<str> { unimplemented!() }
-    pub fn topic_id(&self) -> TopicId { unimplemented!() }
-    pub fn partition(&self) -> i32 { unimplemented!() }
-    pub fn config(&self) -> Arc<LogConfig> { unimplemented!() }
-    pub fn set_config(&self, config: LogConfig) { unimplemented!() }
-    pub fn start_offset(&self) -> Offset { unimplemented!() }
-    pub fn end_offset(&self) -> Offset { unimplemented!() }
-    /// What acknowledgements may count on; the end offset when the topic is not `durable`.
-    pub fn durable_end(&self) -> Offset { unimplemented!() }
-    pub fn high_watermark(&self) -> Offset { unimplemented!() }
-    pub fn set_high_watermark(&self, offset: Offset) { unimplemented!() }
-    pub fn size(&self) -> u64 { unimplemented!() }
-    pub fn is_offline(&self) -> bool { unimplemented!() }
-    /// Synchronous; page cache only.
-    pub fn append(self: &Arc<Self>, batch: BytesMut, options: &AppendOptions) -> Result<AppendInfo, AppendError> { unimplemented!() }
-    /// Synchronous, from memory; `Ok(None)`: ask `read_from_disk` through `env.blocking`.
-    pub fn try_read_cached(&self, from: Offset, max_bytes: usize, end: Offset, at_least_one_batch: bool) -> Result<Option<ReadResult>, ReadError> { unimplemented!() }
-    /// Blocking.
-    pub fn read_from_disk(&self, from: Offset, max_bytes: usize, end: Offset, at_least_one_batch: bool) -> Result<ReadResult, ReadError> { unimplemented!() }
-    /// Blocking.
-    pub fn offset_for_timestamp(&self, timestamp: TimestampMs) -> Result<Option<TimestampOffset>, ReadError> { unimplemented!() }
-    /// Blocking.
-    pub fn max_timestamp(&self) -> Result<Option<TimestampOffset>, ReadError> { unimplemented!() }
-    pub fn latest_epoch(&self) -> Option<LeaderEpoch> { unimplemented!() }
-    /// The largest known epoch ≤ `epoch`, and where it ends.
-    pub fn end_offset_for_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> { unimplemented!() }
-    pub fn epoch_for_offset(&self, offset: Offset) -> Option<LeaderEpoch> { unimplemented!() }
-    /// Blocking. Answers the new log start offset.
-    pub fn delete_records_before(&self, offset: Offset) -> Result<Offset, LogError> { unimplemented!() }
-    /// Blocking. For followers.
-    pub fn truncate_to(&self, offset: Offset) -> Result<(), LogError> { unimplemented!() }
-    /// Blocking. For followers whose leader's log begins later.
-    pub fn truncate_fully_and_start_at(&self, offset: Offset) -> Result<(), LogError> { unimplemented!() }
+    pub(super) fn new(identity: Identity, found: Recovered, start: Offset, high_watermark: Offset, recovery_point: Offset, config: LogConfig, budget: Arc<CacheBudget>, now: TimestampMs) -> Self {
+        let end = found.end_offset;
+        let start = start.clamp(found.segments.first().map_or(0, |segment| segment.base).min(end), end);
+        let file_end = found.segments.last().map_or(0, |segment| segment.size());
+        let inner = Inner {
+            producers: found.producers,
+            epochs: found.epochs,
+            epochs_changed: true,
+            unsynced: Vec::new(),
+            dir_changed: true,
+            file_end,
+            reserve: 0,
+            first_timestamp: None,
+            opened_ms: now,
+            bytes_since_sync: 0,
+            bytes_since_checkpoint: found.bytes_scanned,
+        };
+        let Identity { topic, topic_id, partition, dir, path } = identity;
+        Self {
+            topic,
+            topic_id,
+            partition,
+            dir,
+            path,
+            config: ArcSwap::from_pointee(config),
+            segments: ArcSwap::from_pointee(found.segments),
+            start: start.into(),
+            end: end.into(),
+            durable: end.into(),
+            high_watermark: high_watermark.clamp(start, end).into(),
+            recovery_point: recovery_point.into(),
+            queued: false.into(),
+            closed: false.into(),
+            disk_work: Mutex::new(()),
+            inner: Mutex::new(inner),
+            cache: Mutex::new(TailCache::new(budget)),
+        }
+    }
+
+    /// The topic's name.
+    #[must_use]
+    pub fn topic(&self) -> &Arc<str> {
+        &self.topic
+    }
+
+    /// The topic's id.
+    #[must_use]
+    pub fn topic_id(&self) -> TopicId {
+        self.topic_id
+    }
+
+    /// The partition's index.
+    #[must_use]
+    pub fn partition(&self) -> i32 {
+        self.partition
+    }
+
+    /// The log directory it lies in.
+    #[must_use]
+    pub fn dir(&self) -> &Arc<LogDir> {
+        &self.dir
+    }
+
+    /// The configuration in force.
+    #[must_use]
+    pub fn config(&self) -> Arc<LogConfig> {
+        self.config.load_full()
+    }
+
+    /// Puts a new configuration in force, from the next append on.
+    pub fn set_config(&self, config: LogConfig) {
+        self.config.store(Arc::new(config));
+    }
+
+    /// Log start offset.
+    #[must_use]
+    pub fn start_offset(&self) -> Offset {
+        self.start.load(Ordering::Acquire)
+    }
+
+    /// Log end offset, exclusive.
+    #[must_use]
+    pub fn end_offset(&self) -> Offset {
+        self.end.load(Ordering::Acquire)
+    }
+
+    /// Up to where an acknowledgement may count on this log, exclusive: what is on the device; with
+    /// `durable: false` the end offset.
+    #[must_use]
+    pub fn durable_end(&self) -> Offset {
+        if self.config.load().durable { self.durable.load(Ordering::Acquire) } else { self.end_offset() }
+    }
+
+    /// The high watermark, as replication set it last.
+    #[must_use]
+    pub fn high_watermark(&self) -> Offset {
+        self.high_watermark.load(Ordering::Acquire)
+    }
+
+    /// Stores the high watermark; it is checkpointed, nothing else. Kept within the log.
+    pub fn set_high_watermark(&self, offset: Offset) {
+        self.high_watermark.store(offset.clamp(self.start_offset(), self.end_offset()), Ordering::Release);
+    }
+
+    /// Bytes of its batches.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.segments.load().iter().map(|segment| segment.size()).sum()
+    }
+
+    /// Idempotent producers it knows.
+    #[must_use]
+    pub fn producers_count(&self) -> usize {
+        lock(&self.inner).producers.len()
+    }
+
+    /// Whether its log directory went offline.
+    #[must_use]
+    pub fn is_offline(&self) -> bool {
+        self.dir.offline().is_some()
+    }
+
+    /// The latest leader epoch that appended.
+    #[must_use]
+    pub fn latest_epoch(&self) -> Option<LeaderEpoch> {
+        lock(&self.inner).epochs.latest()
+    }
+
+    /// The largest known epoch ≤ `epoch` and where it ends (KIP-101, KIP-279).
+    #[must_use]
+    pub fn end_offset_for_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
+        let inner = lock(&self.inner);
+        inner.epochs.end_offset_for(epoch, self.end_offset())
+    }
+
+    /// The epoch that appended `offset`.
+    #[must_use]
+    pub fn epoch_for_offset(&self, offset: Offset) -> Option<LeaderEpoch> {
+        lock(&self.inner).epochs.epoch_for(offset)
+    }
+
+    /// Appends a batch (with [`Origin::Replication`], any number of batches). Touches the page cache only.
+    ///
+    /// # Errors
+    /// See [`AppendError`]; nothing was stored then.
+    pub fn append(self: &Arc<Self>, bytes: BytesMut, options: &AppendOptions) -> Result<AppendInfo, AppendError> {
+        self.dir.check_writable()?;
+        let config = self.config.load();
+        if options.origin == Origin::Replication {
+            return self.append_replicated(bytes, options, &config);
+        }
+        let (mut bytes, mut header) = validate(bytes, &config, options.origin, options.now_ms)?;
+        let log_append_time = if config.message_timestamp_type == TimestampType::LogAppendTime { options.now_ms } else { -1 };
+        let mut inner = lock(&self.inner);
+        self.check_open()?;
+        if let Some(current) = inner.epochs.latest()
+            && options.leader_epoch < current
+        {
+            return Err(AppendError::StaleLeaderEpoch { epoch: options.leader_epoch, current });
+        }
+        if options.origin == Origin::Client
+            && header.has_producer_id()
+            && let Some(known) = inner.producers.check(&header)?
+        {
+            let log_append_time = if log_append_time < 0 { -1 } else { known.timestamp };
+            return Ok(AppendInfo { base_offset: known.base_offset, last_offset: known.last_offset, log_append_time, log_start_offset: self.start_offset(), duplicate: true });
+        }
+        let base_offset = self.end_offset();
+        (header.base_offset, header.leader_epoch) = (base_offset, options.leader_epoch);
+        batch::assign(&mut bytes, base_offset, options.leader_epoch);
+        self.store(&mut inner, bytes, &[(0, header)], &config, options.now_ms)?;
+        Ok(AppendInfo { base_offset, last_offset: header.last_offset(), log_append_time, log_start_offset: self.start_offset(), duplicate: false })
+    }
+
+    fn append_replicated(self: &Arc<Self>, bytes: BytesMut, options: &AppendOptions, config: &LogConfig) -> Result<AppendInfo, AppendError> {
+        let (mut headers, mut rest) = (Vec::new(), &bytes[..]);
+        while !rest.is_empty() {
+            let (batch, after) = Batch::split(rest)?;
+            batch.check_crc()?;
+            headers.push(((bytes.len() - rest.len()) as u64, batch.header));
+            rest = after;
+        }
+        let mut inner = lock(&self.inner);
+        self.check_open()?;
+        let (mut end, mut epoch) = (self.end_offset(), inner.epochs.latest().unwrap_or(-1));
+        for (_, header) in &headers {
+            if header.base_offset < end || header.last_offset_delta < 0 || header.next_offset() == Offset::MAX {
+                return Err(AppendError::OutOfOrderOffset { base_offset: header.base_offset, end_offset: end });
+            }
+            if header.leader_epoch < epoch {
+                return Err(AppendError::StaleLeaderEpoch { epoch: header.leader_epoch, current: epoch });
+            }
+            (end, epoch) = (header.next_offset(), header.leader_epoch);
+        }
+        let (Some((_, first)), Some((_, last))) = (headers.first(), headers.last()) else {
+            return Err(AppendError::CorruptMessage("there is no batch".into()));
+        };
+        let info = AppendInfo { base_offset: first.base_offset, last_offset: last.last_offset(), log_append_time: -1, log_start_offset: self.start_offset(), duplicate: false };
+        self.store(&mut inner, bytes, &headers, config, options.now_ms)?;
+        Ok(info)
+    }
+
+    fn check_open(&self) -> Result<(), AppendError> {
+        if self.closed.load(Ordering::Relaxed) { Err(AppendError::Closed) } else { Ok(()) }
+    }
+
+    fn store(self: &Arc<Self>, inner: &mut Inner, bytes: BytesMut, headers: &[(u64, BatchHeader)], config: &LogConfig, now: TimestampMs) -> Result<(), AppendError> {
+        let (Some((_, first)), Some((_, last))) = (headers.first(), headers.last()) else { return Ok(()) };
+        if last.next_offset() == Offset::MAX {
+            return Err(AppendError::InvalidRecord { message: "the log has no offsets left".into(), records: Vec::new() });
+        }
+        if bytes.len() as u64 > config.segment_bytes.min(i32::MAX as u64) {
+            return Err(AppendError::RecordListTooLarge { size: bytes.len(), max: config.segment_bytes });
+        }
+        let mut active = self.active();
+        if must_roll(inner, &active, bytes.len() as u64, last, config, now) {
+            self.roll(inner, first.base_offset, now).map_err(|error| self.dir.write_failed(&error))?;
+            active = self.active();
+        }
+        if let Err(error) = active.append(&bytes, headers, config.index_interval_bytes) {
+            // What did get there must not be taken for a batch later.
+            inner.file_end = active.size();
+            let _ = active.files().and_then(|files| files.log.set_len(active.size()));
+            return Err(self.dir.write_failed(&error));
+        }
+        inner.file_end = inner.file_end.max(active.size());
+        inner.first_timestamp.get_or_insert(first.max_timestamp);
+        if inner.bytes_since_checkpoint == 0 && active.size() == bytes.len() as u64 {
+            inner.opened_ms = now;
+        }
+        inner.bytes_since_sync += bytes.len() as u64;
+        inner.bytes_since_checkpoint += bytes.len() as u64;
+        for (_, header) in headers {
+            inner.producers.note(header);
+            inner.epochs_changed |= inner.epochs.assign(header.leader_epoch, header.base_offset);
+        }
+        let bytes = bytes.freeze();
+        let mut cache = lock(&self.cache);
+        for (at, header) in headers {
+            let at = usize::try_from(*at).unwrap_or(usize::MAX);
+            cache.push(header.base_offset, header.next_offset(), bytes.slice(at..at.saturating_add(header.size())));
+        }
+        drop(cache);
+        self.end.store(last.next_offset(), Ordering::Release);
+        if config.durable && !self.queued.swap(true, Ordering::AcqRel) {
+            self.dir.enqueue(self.clone());
+        }
+        Ok(())
+    }
+
+    pub(super) fn active(&self) -> Arc<Segment> {
+        // There is always one: recovery makes it, and nothing removes the last.
+        self.segments.load().last().cloned().unwrap_or_else(|| Arc::new(Segment::new(self.dir.disk.clone(), &self.path, self.end_offset(), 0)))
+    }
+
+    fn roll(&self, inner: &mut Inner, base: Offset, now: TimestampMs) -> io::Result<()> {
+        let old = self.active();
+        if old.size() == 0 {
+            return Ok(());
+        }
+        old.write_indexes()?;
+        let new = Arc::new(Segment::new(self.dir.disk.clone(), &self.path, base, 0));
+        new.files()?;
+        inner.unsynced.push(old);
+        (inner.dir_changed, inner.file_end, inner.first_timestamp, inner.opened_ms) = (true, 0, None, now);
+        let mut segments = self.segments.load().to_vec();
+        segments.push(new);
+        self.segments.store(Arc::new(segments));
+        Ok(())
+    }
+
+    /// Changes the list of segments; appends cannot roll meanwhile.
+    pub(super) fn replace_segments(&self, change: impl FnOnce(&mut Vec<Arc<Segment>>)) {
+        let _inner = lock(&self.inner);
+        let mut segments = self.segments.load().to_vec();
+        change(&mut segments);
+        self.segments.store(Arc::new(segments));
+    }
+
+    /// Rolls the active segment when it is older than `segment.ms`. Tells whether it did.
+    pub(super) fn roll_if_old(&self, now: TimestampMs) -> io::Result<bool> {
+        let config = self.config();
+        let mut inner = lock(&self.inner);
+        let old = self.active().size() > 0 && now.saturating_sub(inner.opened_ms) >= config.segment_ms;
+        if old && !self.closed.load(Ordering::Relaxed) {
+            let end = self.end_offset();
+            self.roll(&mut inner, end, now)?;
+        }
+        Ok(old)
+    }
+
+    /// Rolls so that every batch lies in a sealed segment.
+    pub(super) fn roll_now(&self, now: TimestampMs) -> io::Result<()> {
+        let mut inner = lock(&self.inner);
+        let end = self.end_offset();
+        self.roll(&mut inner, end, now)
+    }
+
+    /// Makes everything appended before the call durable; gives the durable end. Blocks. A failure fences the
+    /// log directory: the kernel may have dropped the bytes, and a second try would not tell.
+    ///
+    /// # Errors
+    /// The device's own; the directory is offline then.
+    pub fn sync(&self) -> io::Result<Offset> {
+        let _one = lock(&self.disk_work);
+        self.sync_locked(false)
+    }
+
+    /// As [`Log::sync`], and moves the recovery point there: indexes and producers go to the device before.
+    pub(super) fn checkpoint(&self) -> io::Result<Offset> {
+        let _one = lock(&self.disk_work);
+        self.sync_locked(true)
+    }
+
+    fn sync_locked(&self, checkpoint: bool) -> io::Result<Offset> {
+        // In front of the look at the end: an append after it queues the log again.
+        self.queued.store(false, Ordering::Release);
+        if let Some(reason) = self.dir.offline() {
+            return Err(io::Error::other(reason.to_string()));
+        }
+        let mut inner = lock(&self.inner);
+        let (end, active) = (self.end_offset(), self.active());
+        if !checkpoint {
+            self.top_up_reserve(&mut inner, &active);
+        }
+        inner.bytes_since_sync = 0;
+        let sealed = std::mem::take(&mut inner.unsynced);
+        let epochs = std::mem::take(&mut inner.epochs_changed).then(|| inner.epochs.clone());
+        let dir_changed = std::mem::take(&mut inner.dir_changed);
+        let snapshot = checkpoint.then(|| inner.producers.to_snapshot());
+        if checkpoint {
+            inner.bytes_since_checkpoint = 0;
+        }
+        drop(inner);
+        let work = || -> io::Result<()> {
+            for segment in &sealed {
+                let files = segment.files()?;
+                files.log.set_len(segment.size())?;
+                files.log.sync()?;
+                segment.sync_indexes()?;
+            }
+            active.files()?.log.sync()?;
+            if let Some(epochs) = epochs {
+                epochs.write(&*self.dir.disk, &self.path).map_err(io::Error::other)?;
+            }
+            if dir_changed {
+                self.dir.disk.sync_dir(&self.path)?;
+            }
+            if let Some(snapshot) = snapshot {
+                active.sync_indexes()?;
+                recover::write_snapshot(&self.dir.disk, &self.path, end, &snapshot)?;
+                self.recovery_point.store(end, Ordering::Release);
+            }
+            Ok(())
+        };
+        if let Err(error) = work() {
+            self.dir.fence("sync", &error);
+            return Err(error);
+        }
+        self.durable.fetch_max(end, Ordering::AcqRel);
+        Ok(end)
+    }
+
+    /// Keeps zeros ahead of the tail, so that the next syncs find their blocks written: `fdatasync` then has
+    /// no new size and no new blocks to record. Grows while syncs stay small.
+    fn top_up_reserve(&self, inner: &mut Inner, active: &Segment) {
+        let size = active.size();
+        if inner.bytes_since_sync >= SMALL_SYNC || !self.config.load().durable {
+            inner.reserve = 0;
+            return;
+        }
+        if size == 0 || inner.file_end.saturating_sub(size) >= inner.reserve / 4 && inner.reserve > 0 {
+            return;
+        }
+        inner.reserve = (inner.reserve * 2).clamp(RESERVE_MIN, RESERVE_MAX);
+        let from = inner.file_end.max(size);
+        let to = (size + inner.reserve).min(self.config.load().segment_bytes);
+        let zeros = vec![0; usize::try_from(to.saturating_sub(from)).unwrap_or(0)];
+        let written = active.files().and_then(|files| files.log.write_at(&[IoSlice::new(&zeros)], from));
+        // Without the reserve everything goes on, only slower.
+        if written.is_ok() { inner.file_end = from + zeros.len() as u64 } else { inner.reserve = 0 }
+    }
+
+    /// Bytes appended since the recovery point moved.
+    pub(super) fn bytes_since_checkpoint(&self) -> u64 {
+        lock(&self.inner).bytes_since_checkpoint
+    }
+
+    pub(super) fn recovery_point(&self) -> Offset {
+        self.recovery_point.load(Ordering::Acquire)
+    }
+
+    pub(super) fn expire_producers(&self, now: TimestampMs, expiration_ms: i64) {
+        lock(&self.inner).producers.expire(now, expiration_ms);
+    }
+
+    /// Closes files and empties caches that nobody used since the last call. Blocks.
+    pub(super) fn close_idle(&self) {
+        let _one = lock(&self.disk_work);
+        lock(&self.cache).clear_idle();
+        let inner = lock(&self.inner);
+        if self.durable.load(Ordering::Acquire) == self.end_offset() && inner.unsynced.is_empty() {
+            for segment in self.segments.load().iter() {
+                segment.close_idle();
+            }
+        }
+    }
+
+    /// Takes no more appends, makes everything durable, trims the reserve, moves the recovery point. Blocks.
+    pub(super) fn close(&self) -> io::Result<()> {
+        let _one = lock(&self.disk_work);
+        let inner = lock(&self.inner);
+        self.closed.store(true, Ordering::Relaxed);
+        let active = self.active();
+        let trimmed = if inner.file_end > active.size() { active.files().and_then(|files: Arc<Files>| files.log.set_len(active.size())) } else { Ok(()) };
+        let clean = inner.bytes_since_checkpoint == 0 && self.recovery_point() == self.end_offset() && inner.file_end <= active.size() && !inner.epochs_changed;
+        drop(inner);
+        trimmed.inspect_err(|error| drop(self.dir.fence("trim", error)))?;
+        if clean { Ok(()) } else { self.sync_locked(true).map(drop) }
+    }
+
+    /// Takes no more appends.
+    pub(super) fn stop(&self) {
+        let _inner = lock(&self.inner);
+        self.closed.store(true, Ordering::Relaxed);
+    }
+
+    /// Moves the log start to `offset`, at most to the high watermark, and frees whole segments before it.
+    /// Gives the log start. Blocks.
+    ///
+    /// # Errors
+    /// The file system's own.
+    pub fn delete_records_before(&self, offset: Offset) -> Result<Offset, LogError> {
+        let offset = offset.min(self.high_watermark());
+        self.start.fetch_max(offset, Ordering::AcqRel);
+        self.forget_before_start();
+        Ok(self.start_offset())
+    }
+
+    pub(super) fn forget_before_start(&self) {
+        let mut inner = lock(&self.inner);
+        inner.epochs_changed |= inner.epochs.truncate_from_start(self.start_offset());
+        drop(inner);
+        self.high_watermark.fetch_max(self.start_offset(), Ordering::AcqRel);
+    }
+
+    /// Cuts the log so that it ends at `offset` or at the start of the batch that holds it: a follower follows
+    /// its leader (KIP-101). Blocks.
+    ///
+    /// # Errors
+    /// The file system's own; the log directory is offline then.
+    pub fn truncate_to(&self, offset: Offset) -> Result<(), LogError> {
+        let _one = lock(&self.disk_work);
+        let mut inner = lock(&self.inner);
+        if offset >= self.end_offset() {
+            // The epochs too, even when no data is cut (KAFKA-10706).
+            inner.epochs_changed |= inner.epochs.truncate_from_end(offset);
+            return Ok(());
+        }
+        if offset < self.start_offset() || offset < self.segments.load().first().map_or(0, |segment| segment.base) {
+            return self.restart_at(&mut inner, offset);
+        }
+        self.lower_recovery_point(offset)?;
+        let mut segments = self.segments.load().to_vec();
+        let keep = segments.partition_point(|segment| segment.base <= offset).max(1);
+        let gone = segments.split_off(keep);
+        let Some(active) = segments.last().cloned() else { return Ok(()) };
+        let cut = active.find(offset).map_err(|error| LogError::Malformed { path: active.path(".log"), reason: error.to_string() })?;
+        let (position, end) = cut.map_or((active.size(), offset), |(position, header)| (position, header.base_offset.max(active.base)));
+        self.remove_segments(&gone)?;
+        active.cut_indexes(end, false).and_then(|from| {
+            active.files()?.log.set_len(position)?;
+            active.set_size(position);
+            for (at, header) in active.scan_from(from)?.map_while(Result::ok) {
+                active.note(at, &header, self.config().index_interval_bytes)?;
+            }
+            Ok(())
+        }).during("truncate", active.path(".log"))?;
+        self.segments.store(Arc::new(segments));
+        self.cut_state(&mut inner, end, position)
+    }
+
+    /// Empties the log; it begins and ends at `offset`: a follower whose leader's log begins later. Blocks.
+    ///
+    /// # Errors
+    /// The file system's own; the log directory is offline then.
+    pub fn truncate_fully_and_start_at(&self, offset: Offset) -> Result<(), LogError> {
+        let _one = lock(&self.disk_work);
+        let mut inner = lock(&self.inner);
+        self.restart_at(&mut inner, offset)
+    }
+
+    fn restart_at(&self, inner: &mut Inner, offset: Offset) -> Result<(), LogError> {
+        self.lower_recovery_point(offset.min(self.recovery_point()))?;
+        let new = Arc::new(Segment::new(self.dir.disk.clone(), &self.path, offset, 0));
+        self.remove_segments(&self.segments.load())?;
+        new.files().during("create", new.path(".log"))?;
+        self.segments.store(Arc::new(vec![new]));
+        self.start.store(offset, Ordering::Release);
+        self.cut_state(inner, offset, 0)?;
+        inner.producers = Producers::default();
+        Ok(())
+    }
+
+    fn cut_state(&self, inner: &mut Inner, end: Offset, file_end: u64) -> Result<(), LogError> {
+        lock(&self.cache).clear();
+        inner.unsynced.clear();
+        inner.epochs.truncate_from_end(end);
+        (inner.epochs_changed, inner.dir_changed, inner.file_end, inner.reserve) = (true, true, file_end, 0);
+        self.end.store(end, Ordering::Release);
+        self.durable.fetch_min(end, Ordering::AcqRel);
+        self.high_watermark.fetch_min(end, Ordering::AcqRel);
+        self.recovery_point.fetch_min(end, Ordering::AcqRel);
+        inner.producers = recover::read_producers(&self.dir.disk, &self.path, &self.segments.load(), end)?;
+        Ok(())
+    }
+
+    /// Before a cut: after a crash, a log that ends below its recovery point would be taken for damaged.
+    fn lower_recovery_point(&self, offset: Offset) -> Result<(), LogError> {
+        if offset < self.recovery_point() {
+            self.recovery_point.store(offset, Ordering::Release);
+            self.dir.update_recovery_points([((self.topic.to_string(), self.partition), Some(offset))].into())?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove_segments(&self, segments: &[Arc<Segment>]) -> Result<(), LogError> {
+        for segment in segments {
+            segment.retire().during("open", segment.path(".log"))?;
+            for suffix in [".log", ".index", ".timeindex", ".txnindex"] {
+                let path = segment.path(suffix);
+                if self.dir.disk.exists(&path).during("look for", &path)? {
+                    self.dir.disk.remove_file(&path).during("remove", &path)?;
+                }
+            }
+        }
+        self.dir.disk.sync_dir(&self.path).during("sync", &self.path)
+    }
+}
+
+fn must_roll(inner: &Inner, active: &Segment, bytes: u64, last: &BatchHeader, config: &LogConfig, now: TimestampMs) -> bool {
+    let size = active.size();
+    if size == 0 {
+        return last.last_offset().saturating_sub(active.base) > i64::from(i32::MAX);
+    }
+    // As Kafka: with timestamps, by the records' own time, so that a copy of old data rolls alike.
+    let waited = match inner.first_timestamp {
+        Some(first) if first >= 0 && last.max_timestamp >= 0 => last.max_timestamp.saturating_sub(first),
+        _ => now.saturating_sub(inner.opened_ms),
+    };
+    size + bytes > config.segment_bytes.min(i32::MAX as u64)
+        || waited > config.segment_ms
+        || active.index_full(config.segment_index_bytes)
+        || last.last_offset().saturating_sub(active.base) > i64::from(i32::MAX)
 }

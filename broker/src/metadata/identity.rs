@@ -225,3 +225,52 @@ pub fn decode_uuid(text: &str) -> Option<Uuid> {
     }
     Some(Uuid::from_u128(bits))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(dirs: &[PathBuf], node_id: i32, cluster_id: Option<&str>) -> Result<Vec<DirectoryIdentity>, IdentityError> {
+        open_directories(&Env::real(), dirs, node_id, cluster_id)
+    }
+
+    #[test]
+    fn ids_have_kafkas_form() {
+        // From a Kafka cluster: `kafka-storage random-uuid`, and java.util.UUID of the same bytes.
+        let id = Uuid::from_u128(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
+        assert_eq!(encode_uuid(id), "ASNFZ4mrze8BI0VniavN7w");
+        for bits in [0, 1, u128::MAX, 0x8000_0000_0000_0000_0000_0000_0000_0001] {
+            let id = Uuid::from_u128(bits);
+            assert_eq!(decode_uuid(&encode_uuid(id)), Some(id));
+        }
+        for bad in ["", "ASNFZ4mrze8BI0VniavN7", "ASNFZ4mrze8BI0VniavN7w=", "ASNFZ4mrze8BI0VniavN/w"] {
+            assert_eq!(decode_uuid(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn empty_directory_is_identified_once_and_then_held_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let dirs = [dir.path().join("new/a")];
+        let first = open(&dirs, 3, None).unwrap().remove(0);
+        assert!(first.created && is_valid_cluster_id(&first.cluster_id));
+        let again = open(&dirs, 3, Some(&first.cluster_id)).unwrap().remove(0);
+        assert_eq!(again, DirectoryIdentity { created: false, ..first });
+        assert!(matches!(open(&dirs, 4, None), Err(IdentityError::WrongNode { found: 3, expected: 4, .. })));
+        assert!(matches!(open(&dirs, 3, Some("ASNFZ4mrze8BI0VniavN7w")), Err(IdentityError::WrongCluster { .. })));
+        assert!(matches!(open(&dirs, 3, Some("short")), Err(IdentityError::BadClusterId { .. })));
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "the test plays the user")]
+    fn directory_with_data_or_half_an_identity_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let dirs = [dir.path().to_owned()];
+        std::fs::create_dir(dir.path().join("orders-0")).unwrap();
+        assert!(matches!(open(&dirs, 1, None), Err(IdentityError::Unidentified { .. })));
+        for text in ["", "version=1\n", "version=0\ncluster.id=a\nnode.id=1\n", "version=1\ncluster.id=a\nnode.id=1\n", "\u{0}"] {
+            std::fs::write(dir.path().join(META_PROPERTIES), text).unwrap();
+            assert!(matches!(open(&dirs, 1, None), Err(IdentityError::Damaged { .. })), "{text:?}");
+        }
+    }
+}

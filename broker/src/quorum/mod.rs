@@ -160,3 +160,6 @@ impl DeltaStream {
 async fn stopped(flag: &mut watch::Receiver<bool>) {
     let _ = flag.wait_for(|stopped| *stopped).await;
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -51,6 +52,8 @@ pub(super) struct Identity {
     pub(super) node_id: u64,
     pub(super) incarnation: Uuid,
     pub(super) peers: Arc<Peers>,
+    /// Connections that were refused because of who the other side is.
+    pub(super) refused: AtomicU64,
 }
 
 /// What each side says first.
@@ -68,8 +71,17 @@ impl Identity {
         Hello { version: 1, cluster_id: self.cluster_id.clone(), from: self.node_id, to, incarnation: self.incarnation }
     }
 
-    /// Whether this is a voter of our cluster that still has its log.
+    /// Whether this is a voter of our cluster that still has its log. An error says why not.
     async fn check(&self, hello: &Hello, expected: Option<u64>) -> Result<(), String> {
+        let result = self.examine(hello, expected).await;
+        if let Err(reason) = &result {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(node = hello.from, reason, "refusing a voter of the metadata quorum");
+        }
+        result
+    }
+
+    async fn examine(&self, hello: &Hello, expected: Option<u64>) -> Result<(), String> {
         if hello.version != 1 {
             return Err(format!("it speaks version {} of the quorum's protocol", hello.version));
         }
@@ -199,10 +211,7 @@ impl Client {
             return Err(invalid("the peer does not say hello"));
         }
         let hello: Hello = serde_json::from_slice(&body)?;
-        if let Err(reason) = self.identity.check(&hello, Some(self.target)).await {
-            tracing::error!(node = self.target, host = %self.node.host, port = self.node.port, reason, "refusing a voter of the metadata quorum");
-            return Err(invalid(reason));
-        }
+        self.identity.check(&hello, Some(self.target)).await.map_err(invalid)?;
         Ok(stream)
     }
 
@@ -222,7 +231,12 @@ impl Client {
         Ok(answer)
     }
 
-    async fn call<T, E>(&self, kind: u8, body: io::Result<Vec<u8>>, option: &RPCOption) -> Result<T, RPCError<u64, Voter, RaftError<u64, E>>>
+    async fn call<T, E>(
+        &self,
+        kind: u8,
+        body: io::Result<Vec<u8>>,
+        option: &RPCOption,
+    ) -> Result<T, RPCError<u64, Voter, RaftError<u64, E>>>
     where
         T: DeserializeOwned,
         E: std::error::Error + DeserializeOwned,
@@ -373,9 +387,5 @@ async fn greet(stream: &mut BoxStream, identity: &Identity) -> io::Result<()> {
     let hello: Hello = serde_json::from_slice(&body)?;
     // Our own hello goes out first, so that the other side can say in its log what is wrong.
     write_frame(stream, HELLO, &serde_json::to_vec(&identity.hello(hello.from))?).await?;
-    if let Err(reason) = identity.check(&hello, None).await {
-        tracing::error!(node = hello.from, reason, "refusing a voter of the metadata quorum");
-        return Err(invalid(reason));
-    }
-    Ok(())
+    identity.check(&hello, None).await.map_err(invalid)
 }

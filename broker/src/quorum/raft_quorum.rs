@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use letterbox_env::{BoxFuture, Env, FileRef};
@@ -76,7 +76,11 @@ pub enum OpenError {
     #[error("metadata quorum: {0}")]
     Config(String),
     #[error("metadata directory {}: cannot be read or written", directory.display())]
-    Io { directory: PathBuf, #[source] source: std::io::Error },
+    Io {
+        directory: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("metadata directory {} is in use by another process", directory.display())]
     Locked { directory: PathBuf },
     #[error(transparent)]
@@ -86,7 +90,12 @@ pub enum OpenError {
     #[error("this node is configured for cluster {configured}, but its metadata is of cluster {found}")]
     WrongCluster { configured: String, found: String },
     #[error("cannot listen for other voters on {host}:{port}")]
-    Listen { host: String, port: u16, #[source] source: std::io::Error },
+    Listen {
+        host: String,
+        port: u16,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("the metadata quorum did not start: {0}")]
     Raft(String),
 }
@@ -95,17 +104,26 @@ pub enum OpenError {
 pub struct RaftQuorum {
     raft: Raft,
     node_id: BrokerId,
-    incarnation: Uuid,
+    identity: Arc<Identity>,
     published: Published,
     fatal: watch::Receiver<Option<String>>,
     stop: watch::Sender<bool>,
     tasks: Mutex<JoinSet<()>>,
     listening: Option<std::net::SocketAddr>,
-    /// Held as long as the directory is in use.
-    _lock: FileRef,
+    env: Env,
+    slots: Arc<std::sync::Mutex<Slots>>,
+    /// Held until shutdown.
+    lock: std::sync::Mutex<Option<FileRef>>,
 }
 
 impl RaftQuorum {
+    /// How many connections of the quorum were refused because of who the other side is: another cluster,
+    /// another node, or a voter that lost its log.
+    #[must_use]
+    pub fn refused_connections(&self) -> u64 {
+        self.identity.refused.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
     /// Opens the directory and takes part. A sole voter leads, with everything applied, when this returns;
     /// with more voters the first leader is elected later.
     ///
@@ -126,11 +144,12 @@ impl RaftQuorum {
             return Err(unusable("the log begins after the newest whole snapshot; restore it from another voter or a copy".to_owned()));
         }
         let published = Published::new();
-        let machine = StateMachine::new(env.clone(), published.clone(), slots, stored).map_err(unusable)?;
+        let slots = Arc::new(std::sync::Mutex::new(slots));
+        let machine = StateMachine::new(env.clone(), published.clone(), Arc::clone(&slots), stored).map_err(unusable)?;
 
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        let identity = Arc::new(Identity { cluster_id: config.cluster_id.clone(), node_id, incarnation, peers: Arc::new(peers) });
+        let identity = Arc::new(Identity { cluster_id: config.cluster_id.clone(), node_id, incarnation, peers: Arc::new(peers), refused: 0.into() });
         let pristine = store.is_pristine();
         let raft = {
             let dialer = Dialer { env: env.clone(), identity: Arc::clone(&identity) };
@@ -153,13 +172,15 @@ impl RaftQuorum {
         let quorum = Arc::new(Self {
             raft,
             node_id: BrokerId(config.node_id),
-            incarnation,
+            identity,
             published,
             fatal,
             stop,
             tasks: Mutex::new(tasks),
             listening,
-            _lock: lock,
+            env,
+            slots,
+            lock: std::sync::Mutex::new(Some(lock)),
         });
         if let Err(error) = quorum.join(&config, pristine).await {
             quorum.shutdown().await;
@@ -205,7 +226,7 @@ impl RaftQuorum {
     /// The id of this node's metadata log; another one after the log was lost.
     #[must_use]
     pub fn incarnation(&self) -> Uuid {
-        self.incarnation
+        self.identity.incarnation
     }
 
     /// Where this node listens for other voters.
@@ -215,18 +236,17 @@ impl RaftQuorum {
     }
 
     async fn write(&self, term: u64, records: Arc<str>) -> Result<(u64, u64), QuorumError> {
+        let led = self.raft.metrics().borrow().state == ServerState::Leader;
         match self.raft.client_write(Batch { term, records }).await {
             Ok(response) => match response.data {
                 Applied::Done => Ok((response.log_id.leader_id.term, response.log_id.index)),
                 Applied::Outdated => Err(QuorumError::NotLeader { leader: self.status().leader }),
             },
+            // openraft answers so both when it did not take the entry and when it lost the lead with the
+            // entry in its log.
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) if led => Err(QuorumError::OutcomeUnknown),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
-                // openraft answers so both when it never took the entry and when it lost the lead with
-                // the entry in its log.
-                match forward.leader_id {
-                    Some(leader) if leader == node_key(self.node_id) => Err(QuorumError::OutcomeUnknown),
-                    leader => Err(QuorumError::NotLeader { leader: leader.and_then(broker_id) }),
-                }
+                Err(QuorumError::NotLeader { leader: forward.leader_id.and_then(broker_id) })
             }
             Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(_))) => Err(QuorumError::OutcomeUnknown),
             Err(RaftError::Fatal(_)) => Err(QuorumError::Stopped),
@@ -327,12 +347,12 @@ impl MetadataQuorum for RaftQuorum {
             let _ = self.raft.shutdown().await;
             let mut tasks = self.tasks.lock().await;
             while tasks.join_next().await.is_some() {}
+            // openraft does not wait for a snapshot that is being written; its writer holds the slots.
+            let slots = Arc::clone(&self.slots);
+            self.env.blocking(move || slots.lock().unwrap_or_else(PoisonError::into_inner).close()).await;
+            self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
         })
     }
-}
-
-fn node_key(id: BrokerId) -> u64 {
-    u64::try_from(id.0).unwrap_or(u64::MAX)
 }
 
 fn broker_id(key: u64) -> Option<BrokerId> {

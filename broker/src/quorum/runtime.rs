@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use letterbox_env::Random;
-use openraft::async_runtime::{AsyncRuntime, TokioOneShotSender};
 use openraft::TokioInstant;
+use openraft::async_runtime::{AsyncRuntime, TokioOneShotSender};
 
 thread_local! {
     static SOURCE: RefCell<Option<Arc<dyn Random>>> = const { RefCell::new(None) };

@@ -29,6 +29,7 @@ pub(super) struct Slots {
     directory: PathBuf,
     /// Which slot is written next: not the one with the newest whole snapshot.
     next: usize,
+    closed: bool,
 }
 
 impl Slots {
@@ -50,15 +51,23 @@ impl Slots {
             }
         }
         let next = newest.as_ref().map_or(0, |(slot, _)| 1 - *slot);
-        Ok((Self { disk, directory: directory.to_owned(), next }, newest.map(|(_, stored)| stored)))
+        Ok((Self { disk, directory: directory.to_owned(), next, closed: false }, newest.map(|(_, stored)| stored)))
     }
 
     /// Makes `stored` durable. Blocks.
     pub(super) fn write(&mut self, stored: &Stored) -> io::Result<()> {
+        if self.closed {
+            return Err(io::Error::other("the metadata quorum is shut down"));
+        }
         let name = SLOTS.get(self.next).copied().unwrap_or(SLOTS[0]);
         self.disk.write_atomically(&self.directory.join(name), &encode(stored)?)?;
         self.next = 1 - self.next;
         Ok(())
+    }
+
+    /// Nothing is written any more.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
     }
 }
 

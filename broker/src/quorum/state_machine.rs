@@ -51,15 +51,8 @@ pub(super) struct StateMachine {
 
 impl StateMachine {
     /// Starts from the newest snapshot.
-    pub(super) fn new(env: Env, published: Published, slots: Slots, stored: Option<Stored>) -> Result<Self, String> {
-        let mut machine = Self {
-            env,
-            published,
-            slots: Arc::new(Mutex::new(slots)),
-            current: Arc::default(),
-            applied: None,
-            membership: StoredMembership::default(),
-        };
+    pub(super) fn new(env: Env, published: Published, slots: Arc<Mutex<Slots>>, stored: Option<Stored>) -> Result<Self, String> {
+        let mut machine = Self { env, published, slots, current: Arc::default(), applied: None, membership: StoredMembership::default() };
         if let Some(stored) = stored {
             let image = read_image(&stored.meta, &stored.data)?;
             machine.take_over(image, stored);

@@ -50,7 +50,11 @@ pub(super) enum Item {
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum WalError {
     #[error("metadata log {}: cannot be read or written", path.display())]
-    Io { path: PathBuf, #[source] source: io::Error },
+    Io {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error(
         "metadata log {} is damaged at byte {position}: {reason}. It was written whole once, so the disk has changed it; restore the \
          directory from another voter or a copy",
@@ -121,8 +125,18 @@ impl Wal {
             return Err(damaged(position, "a frame is bad although a good one follows"));
         }
         let file = disk.open(&path, OpenMode::ReadWrite).map_err(io)?;
-        let mut wal =
-            Self { disk, path: path.clone(), file, generation, node_id, incarnation, end: position, reserved: bytes.len(), sequence, failed: false };
+        let mut wal = Self {
+            disk,
+            path: path.clone(),
+            file,
+            generation,
+            node_id,
+            incarnation,
+            end: position,
+            reserved: bytes.len(),
+            sequence,
+            failed: false,
+        };
         let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         if written > position {
             wal.cut(written).map_err(io)?;
@@ -269,9 +283,7 @@ fn read_frame(bytes: &[u8], position: usize, generation: u64, sequence: u64) -> 
 /// Whether a whole frame that comes after `sequence` begins at `position`.
 fn is_later_frame(bytes: &[u8], position: usize, generation: u64, sequence: u64) -> bool {
     let found = bytes.get(position.saturating_add(8)..).and_then(take_u64).map(|(found, _)| found);
-    found.is_some_and(|found| {
-        found > sequence && found - sequence < 1 << 32 && read_frame(bytes, position, generation, found).is_some()
-    })
+    found.is_some_and(|found| found > sequence && found - sequence < 1 << 32 && read_frame(bytes, position, generation, found).is_some())
 }
 
 fn read_items(mut body: &[u8], items: &mut Vec<Item>) -> Option<()> {

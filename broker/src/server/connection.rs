@@ -22,13 +22,12 @@ use super::Shared;
 use super::context::Connection;
 use super::dispatch::{Answer, dispatch};
 use super::response::Response;
+use crate::wire::frame::FrameError;
 
 /// Requests of one connection that may wait for their answer at once.
 const IN_FLIGHT_MAX: usize = 32;
 /// A frame up to this size is read into the connection's own buffer; a larger one takes from the budget.
 const BUFFER: usize = 16 * 1024;
-/// Largest frame of a client that has not yet made itself known.
-const FIRST_FRAME_MAX: usize = 512 * 1024;
 /// A frame that has begun must move on at least this often.
 const STALL_MAX: Duration = Duration::from_secs(30);
 
@@ -39,12 +38,8 @@ pub(super) enum Ended {
     ByClient,
     #[error("the client closed the connection in the middle of a request ({have} of {want} bytes)")]
     HalfFrame { have: usize, want: usize },
-    #[error("request size {0} is negative")]
-    Negative(i32),
-    #[error("request of {size} bytes is larger than the {limit} that are allowed ({key})")]
-    TooLarge { size: usize, limit: usize, key: &'static str },
-    #[error("the client speaks {0}; this listener is PLAINTEXT: set the client's security.protocol to PLAINTEXT")]
-    OtherProtocol(&'static str),
+    #[error(transparent)]
+    Frame(#[from] FrameError),
     #[error("no request for {0:?} (connections.max.idle.ms)")]
     Idle(Duration),
     #[error("a request stalled half-way for {0:?}")]
@@ -147,21 +142,7 @@ impl Loop<'_> {
     /// The length of the frame at the front of the buffer, checked against its bound.
     fn frame_len(&self) -> Result<Option<usize>, Ended> {
         let Some(prefix) = self.buffer.first_chunk::<4>() else { return Ok(None) };
-        if !self.connection.is_known() {
-            match prefix {
-                [0x16, 0x03, ..] => return Err(Ended::OtherProtocol("TLS")),
-                b"GET " | b"POST" | b"HEAD" | b"PUT " => return Err(Ended::OtherProtocol("HTTP")),
-                _ => {}
-            }
-        }
-        let size = i32::from_be_bytes(*prefix);
-        let size = usize::try_from(size).map_err(|_| Ended::Negative(size))?;
-        let most = self.shared.config.size("socket.request.max.bytes");
-        let (limit, key) = if self.connection.is_known() { (most, "socket.request.max.bytes") } else { (most.min(FIRST_FRAME_MAX), "first request") };
-        if size > limit {
-            return Err(Ended::TooLarge { size, limit, key });
-        }
-        Ok(Some(size))
+        Ok(Some(self.connection.limit.frame_bytes(*prefix)?))
     }
 
     /// Bytes the frame at the front needs in all; 0 when its length is not there yet.

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::wire::frame::FrameLimit;
+
 /// Who a connection belongs to once it has logged in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Principal {
@@ -64,25 +66,15 @@ pub struct Connection {
     pub peer: SocketAddr,
     /// `client.software.name` and version, once told (KIP-511).
     pub software: Option<(String, String)>,
-    known: bool,
+    /// How large the next frame may be.
+    pub limit: FrameLimit,
 }
 
 impl Connection {
     /// A new connection.
     #[must_use]
-    pub fn new(id: u64, listener: usize, peer: SocketAddr) -> Self {
-        Self { id, principal: Principal::anonymous(), listener, peer, software: None, known: false }
-    }
-
-    /// Whether a well-formed request was seen, after which larger frames are taken.
-    #[must_use]
-    pub fn is_known(&self) -> bool {
-        self.known
-    }
-
-    /// Marks the connection as one that speaks the protocol.
-    pub fn set_known(&mut self) {
-        self.known = true;
+    pub fn new(id: u64, listener: usize, peer: SocketAddr, limit: FrameLimit) -> Self {
+        Self { id, principal: Principal::anonymous(), listener, peer, software: None, limit }
     }
 }
 

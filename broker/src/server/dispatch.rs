@@ -38,9 +38,8 @@ pub(super) fn dispatch(shared: &Arc<Shared>, connection: &mut Connection, frame:
             if let (Some(prefix), Problem::UnsupportedVersion { .. }) = (prefix, &refused.problem)
                 && prefix.api_key == apis::API_VERSIONS
             {
-                connection.set_known();
-                let response = api_versions::unsupported().into();
-                return finish(wire::encode_response(prefix.correlation_id, 0, &response)).map_or_else(Answer::Close, Answer::Now);
+                connection.limit.client_is_known();
+                return Answer::Now(wire::api_versions::unsupported_api_versions_frame(prefix.correlation_id).into());
             }
             return Answer::Close(refused.to_string());
         }
@@ -55,7 +54,7 @@ pub(super) fn dispatch(shared: &Arc<Shared>, connection: &mut Connection, frame:
         correlation_id: header.correlation_id,
     };
     let body_offset = header.body_offset;
-    connection.set_known();
+    connection.limit.client_is_known();
     let request = match wire::decode_checked_request(api_key, version, frame.slice(body_offset..)) {
         Ok(request) => request,
         Err(refused) => return Answer::Close(refused.to_string()),

@@ -15,6 +15,7 @@ use super::context::Connection;
 use super::{Shared, StartError};
 use crate::config::Config;
 use crate::metrics::ReasonLabel;
+use crate::wire::frame::{FrameError, FrameLimit};
 
 /// How long accepting pauses when the process is out of file descriptors.
 const BACK_OFF: Duration = Duration::from_millis(100);
@@ -46,6 +47,7 @@ pub(super) async fn bind_admin(env: &Env, config: &Config) -> Result<Option<BoxL
 /// Accepts until `stop`, then waits up to `grace` for what was begun.
 pub(super) async fn accept(shared: Arc<Shared>, index: usize, listener: BoxListener, stop: CancellationToken, grace: Duration) {
     static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+    let limit = FrameLimit::new(shared.config.size("socket.request.max.bytes"));
     let mut open = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -55,7 +57,7 @@ pub(super) async fn accept(shared: Arc<Shared>, index: usize, listener: BoxListe
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => admit(&shared, &mut open, stream, Connection::new(NEXT_ID.fetch_add(1, Ordering::Relaxed), index, peer), &stop),
+            Ok((stream, peer)) => admit(&shared, &mut open, stream, Connection::new(NEXT_ID.fetch_add(1, Ordering::Relaxed), index, peer, limit), &stop),
             Err(error) => {
                 warn!(%error, "cannot accept connections; trying again");
                 tokio::time::sleep(BACK_OFF).await;
@@ -93,8 +95,8 @@ fn admit(shared: &Arc<Shared>, open: &mut JoinSet<()>, stream: BoxStream, connec
             Ended::Idle(_) => "idle",
             Ended::ShuttingDown => "shutdown",
             Ended::HalfFrame { .. } | Ended::Stalled(_) => "half_request",
-            Ended::Negative(_) | Ended::TooLarge { .. } => "size",
-            Ended::OtherProtocol(_) => "protocol",
+            Ended::Frame(FrameError::Tls | FrameError::Http) => "protocol",
+            Ended::Frame(_) => "size",
             Ended::Refused(_) => "refused",
         };
         shared.metrics.closed.get_or_create(&ReasonLabel { reason }).inc();

@@ -156,14 +156,11 @@ impl Broker {
 
         let open_quorum = RaftQuorum::open(env.clone(), quorum_config(&env, &config, &first.cluster_id).await?);
         let options = LogManagerOptions {
-            dirs: config.log_dirs.clone(),
             default_config: ReplicaManager::default_log_config(&config),
             tail_cache_bytes: TAIL_CACHE,
-            checkpoint_interval_ms: config.number("log.flush.offset.checkpoint.interval.ms"),
-            high_watermark_checkpoint_interval_ms: config.number("replica.high.watermark.checkpoint.interval.ms"),
-            retention_check_interval_ms: config.number("log.retention.check.interval.ms"),
             producer_id_expiration_ms: config.number("producer.id.expiration.ms"),
-            ..LogManagerOptions::default()
+            retention_check_interval: config.duration("log.retention.check.interval.ms"),
+            ..LogManagerOptions::new(config.log_dirs.clone())
         };
         let (quorum, logs) = tokio::join!(biased; open_quorum, LogManager::open(env.clone(), options));
         let quorum: Arc<dyn MetadataQuorum> = quorum.map_err(|error| StartError::Quorum(error.to_string()))?;

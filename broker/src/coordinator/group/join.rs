@@ -88,9 +88,7 @@ impl Group {
                 member.is_some_and(|member| member.awaiting_join.is_some())
                     || self.members.values().filter(|member| member.awaiting_join.is_some()).count() < max_size
             }
-            GroupState::CompletingRebalance | GroupState::Stable => {
-                member.is_some() || known_static || self.members.len() < max_size
-            }
+            GroupState::CompletingRebalance | GroupState::Stable => member.is_some() || known_static || self.members.len() < max_size,
         }
     }
 

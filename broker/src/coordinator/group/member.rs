@@ -30,8 +30,7 @@ pub struct Member {
 impl Member {
     pub(super) fn from_record(record: MemberMetadata, protocol: &Arc<str>) -> Self {
         // Version 0 of the record did not have it.
-        let rebalance_timeout_ms =
-            if record.rebalance_timeout_ms == -1 { record.session_timeout_ms } else { record.rebalance_timeout_ms };
+        let rebalance_timeout_ms = if record.rebalance_timeout_ms == -1 { record.session_timeout_ms } else { record.rebalance_timeout_ms };
         Self {
             id: record.member_id,
             instance_id: record.group_instance_id,

@@ -330,8 +330,7 @@ impl Group {
                 rebalance_timeout_ms: member.rebalance_timeout_ms,
                 session_timeout_ms: member.session_timeout_ms,
                 subscription: member.metadata_for(protocol),
-                assignment: assignments
-                    .map_or_else(|| member.assignment.clone(), |all| all.get(&member.id).cloned().unwrap_or_default()),
+                assignment: assignments.map_or_else(|| member.assignment.clone(), |all| all.get(&member.id).cloned().unwrap_or_default()),
             })
             .collect();
         let value = GroupMetadata {

@@ -10,7 +10,8 @@ mod codec;
 mod group_metadata;
 mod offset_commit;
 
-//GOLDEN
+#[cfg(test)]
+mod golden;
 
 use std::sync::Arc;
 

@@ -150,9 +150,9 @@ impl GroupCoordinator {
             return OffsetFetchResponse::default().with_groups(groups);
         }
         let topics = request.topics.map(|topics| {
-            let topics = topics.into_iter().map(|topic| {
-                OffsetFetchRequestTopics::default().with_name(topic.name).with_partition_indexes(topic.partition_indexes)
-            });
+            let topics = topics
+                .into_iter()
+                .map(|topic| OffsetFetchRequestTopics::default().with_name(topic.name).with_partition_indexes(topic.partition_indexes));
             topics.collect::<Vec<_>>()
         });
         let group = OffsetFetchRequestGroup::default().with_group_id(request.group_id).with_topics(topics);
@@ -194,10 +194,7 @@ impl GroupCoordinator {
     pub fn describe_groups(&self, context: &RequestContext, request: &DescribeGroupsRequest) -> DescribeGroupsResponse {
         let describe = |group_id: &GroupId| {
             self.inner.with_shard(group_id, |shard, _| shard.describe(group_id, context.api_version)).unwrap_or_else(|error| {
-                DescribedGroup::default()
-                    .with_group_id(group_id.clone())
-                    .with_error_code(error.code())
-                    .with_authorized_operations(i32::MIN)
+                DescribedGroup::default().with_group_id(group_id.clone()).with_error_code(error.code()).with_authorized_operations(i32::MIN)
             })
         };
         DescribeGroupsResponse::default().with_groups(request.groups.iter().map(describe).collect())

@@ -11,6 +11,9 @@
 mod api;
 mod slot;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -192,11 +195,7 @@ impl Inner {
     ///
     /// # Errors
     /// This broker does not serve the group, or ceased to before there was an answer.
-    async fn request(
-        &self,
-        group_id: &str,
-        event: impl FnOnce(&mut Shard, ReplyId, Now) -> Output,
-    ) -> Result<Reply, ResponseError> {
+    async fn request(&self, group_id: &str, event: impl FnOnce(&mut Shard, ReplyId, Now) -> Output) -> Result<Reply, ResponseError> {
         let slot = self.slot_of(group_id)?;
         let now = self.now();
         let (sender, receiver) = oneshot::channel();

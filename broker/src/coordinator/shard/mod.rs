@@ -227,9 +227,7 @@ fn with_error(reply: Reply, error: ResponseError) -> Reply {
             }
             Reply::OffsetCommit(response)
         }
-        Reply::OffsetDelete(response) => {
-            Reply::OffsetDelete(response.with_error_code(error.code()).with_topics(Vec::new()))
-        }
+        Reply::OffsetDelete(response) => Reply::OffsetDelete(response.with_error_code(error.code()).with_topics(Vec::new())),
         Reply::DeleteGroups(mut response) => {
             for result in response.results.iter_mut().filter(|result| result.error_code == 0) {
                 result.error_code = error.code();
@@ -240,3 +238,6 @@ fn with_error(reply: Reply, error: ResponseError) -> Reply {
         reply @ (Reply::Join(_) | Reply::Sync(_) | Reply::Fence) => reply,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -51,7 +51,8 @@ impl Shard {
                     records.push(Record::Offset { key, value: Some(committed(partition, expire_timestamp_ms, now)) });
                     0
                 };
-                partitions.push(OffsetCommitResponsePartition::default().with_partition_index(partition.partition_index).with_error_code(error));
+                partitions
+                    .push(OffsetCommitResponsePartition::default().with_partition_index(partition.partition_index).with_error_code(error));
             }
             topics.push(OffsetCommitResponseTopic::default().with_name(topic.name.clone()).with_partitions(partitions));
         }

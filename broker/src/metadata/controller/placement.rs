@@ -5,7 +5,7 @@
 //! replicas only when the live ones are too few, and are never first. Kafka's striped placer has the same
 //! aims; the order itself is not Kafka's.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::ItemResult;
 use crate::metadata::{ApiError, ErrorCode, MetadataImage};
@@ -53,39 +53,30 @@ impl Placement {
     /// leader gets other followers.
     fn rounds(&self, live: usize, seed: u64) -> impl Iterator<Item = Vec<BrokerId>> {
         let start = usize::try_from(seed % live as u64).unwrap_or(0);
+        let flat = self.interleaved();
         (0usize..).map(move |n| {
             let position = start.wrapping_add(n) % live;
             let shift = n / live;
-            let flat = self.interleaved(0);
             let leader = flat.get(position).copied();
-            let mut order: VecDeque<BrokerId> = self.interleaved_from(leader, shift).into();
-            if let (Some(leader), Some(at)) = (leader, order.iter().position(|id| Some(*id) == leader)) {
-                order.remove(at);
-                order.push_front(leader);
-            }
-            order.into()
+            self.interleaved_from(leader, shift)
         })
     }
 
-    /// All live brokers, racks taking turns; each rack's order begins `shift` further on.
-    fn interleaved(&self, shift: usize) -> Vec<BrokerId> {
+    /// All live brokers, racks taking turns.
+    fn interleaved(&self) -> Vec<BrokerId> {
         let longest = self.racks.iter().map(Vec::len).max().unwrap_or(0);
-        (0..longest).flat_map(|row| self.racks.iter().filter_map(move |rack| rack_at(rack, row, shift))).collect()
+        (0..longest).flat_map(|row| self.racks.iter().filter_map(move |rack| rack_at(rack, row, 0))).collect()
     }
 
-    /// As [`Self::interleaved`], beginning with the rack after the leader's.
+    /// As [`Self::interleaved`], beginning with the leader in its rack; the other racks' orders begin
+    /// `shift` further on. The leader's own does not, or its rack would be taken twice in the first row.
     fn interleaved_from(&self, leader: Option<BrokerId>, shift: usize) -> Vec<BrokerId> {
         let home = self.racks.iter().position(|rack| leader.is_some_and(|id| rack.contains(&id))).unwrap_or(0);
         let offset = self.racks.get(home).and_then(|rack| rack.iter().position(|id| Some(*id) == leader)).unwrap_or(0);
         let longest = self.racks.iter().map(Vec::len).max().unwrap_or(0);
-        let racks = self.racks.iter().cycle().skip(home).take(self.racks.len());
-        let racks: Vec<_> = racks.collect();
-        (0..longest)
-            .flat_map(|row| {
-                let racks = racks.clone();
-                racks.into_iter().filter_map(move |rack| rack_at(rack, row, offset.wrapping_add(shift)))
-            })
-            .collect()
+        let racks: Vec<_> = self.racks.iter().cycle().skip(home).take(self.racks.len()).enumerate().collect();
+        let begin = |n: usize| if n == 0 { offset } else { offset.wrapping_add(shift) };
+        (0..longest).flat_map(|row| racks.iter().filter_map(move |(n, rack)| rack_at(rack, row, begin(*n)))).collect()
     }
 
     fn pick(&self, live: Vec<BrokerId>, wanted: usize) -> Vec<BrokerId> {

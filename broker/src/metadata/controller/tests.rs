@@ -1,1 +1,291 @@
+//! Decisions: tables of refusals, and properties over random histories.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use letterbox_env::Random;
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::*;
+use crate::metadata::record::{decode, encode};
+use crate::metadata::{ConfigResource, ErrorCode, apply};
+use crate::model::BrokerId;
+
+/// Counts, so that ids differ and runs repeat.
+struct Counter(std::sync::atomic::AtomicU64);
+
+impl Random for Counter {
+    fn fill(&self, buffer: &mut [u8]) {
+        let n = self.0.fetch_add(0x9e37_79b9_7f4a_7c15, std::sync::atomic::Ordering::Relaxed);
+        let bytes = n.to_le_bytes();
+        buffer.iter_mut().zip(bytes.iter().cycle()).for_each(|(byte, random)| *byte = *random);
+    }
+}
+
+/// `cleanup.policy` is a list; `bad` is not a key; the rest is.
+struct Rules;
+
+impl ConfigRules for Rules {
+    fn validate(&self, _: ConfigScope, key: &str, value: Option<&str>) -> Result<(), String> {
+        if key == "bad" { Err(format!("Unknown topic config name: {key} {value:?}")) } else { Ok(()) }
+    }
+
+    fn list_default(&self, _: ConfigScope, key: &str) -> Option<String> {
+        (key == "cleanup.policy").then(|| "delete".to_owned())
+    }
+}
+
+struct World {
+    image: MetadataImage,
+    random: Counter,
+}
+
+impl World {
+    /// With brokers 1, 2, … in the racks given.
+    fn with_racks(racks: &[&str]) -> Self {
+        let mut world = Self { image: MetadataImage::default(), random: Counter(1.into()) };
+        for (id, rack) in (1..).zip(racks) {
+            world.run(&register(id, rack)).unwrap();
+        }
+        world
+    }
+
+    fn run<O: Operation>(&mut self, operation: &O) -> O::Outcome {
+        let context = Context { random: &self.random, rules: &Rules };
+        let decision = operation.decide(&self.image, &context);
+        // Through the bytes of the log, as in production.
+        let records = decode(&encode(&decision.records).unwrap()).unwrap();
+        assert_eq!(records, decision.records);
+        let next = apply(&self.image, self.image.applied_index + 1, &records).unwrap();
+        assert_eq!(next, apply(&self.image, self.image.applied_index + 1, &records).unwrap());
+        self.image = next;
+        check_invariants(&self.image);
+        decision.outcome
+    }
+
+    fn create(&mut self, name: &str, partitions: i32, factor: i16) -> ItemResult<CreatedTopic> {
+        self.create_with(name, TopicPlacement::automatic(partitions, factor), false)
+    }
+
+    fn create_with(&mut self, name: &str, placement: TopicPlacement, validate_only: bool) -> ItemResult<CreatedTopic> {
+        let topics = vec![NewTopic { name: name.to_owned(), placement, configs: BTreeMap::new() }];
+        let operation = CreateTopics { topics, validate_only, default_partitions: 4, default_replication_factor: 1 };
+        self.run(&operation).remove(0).1
+    }
+}
+
+fn register(id: i32, rack: &str) -> RegisterBroker {
+    let incarnation = Uuid::from_u128(1);
+    RegisterBroker { id: BrokerId(id), incarnation, endpoints: Vec::new(), rack: Some(rack.to_owned()), clean_start: true }
+}
+
+fn check_invariants(image: &MetadataImage) {
+    let by_name: BTreeSet<_> = image.topics().map(|topic| topic.id).collect();
+    assert_eq!(by_name.len(), image.topics_by_id.len());
+    for topic in image.topics() {
+        assert!(std::sync::Arc::ptr_eq(topic, image.topic_by_id(&topic.id).unwrap()));
+        for partition in &topic.partitions {
+            let replicas: BTreeSet<_> = partition.replicas.iter().collect();
+            assert_eq!(replicas.len(), partition.replicas.len());
+            assert!(!partition.isr.is_empty() && partition.isr.iter().all(|id| replicas.contains(id)));
+            assert!(partition.leader.is_none_or(|leader| partition.isr.contains(&leader) && image.is_live(leader)), "{partition:?}");
+            assert!(partition.leader.is_some() || !partition.isr.iter().any(|id| image.is_live(*id)), "{partition:?}");
+        }
+    }
+    let again = apply(&MetadataImage::default(), image.applied_index, &image.to_records()).unwrap();
+    assert_eq!(&again, image, "a snapshot of it is another image");
+}
+
+#[test]
+fn topics_are_refused_with_kafkas_code_and_words() {
+    let mut world = World::with_racks(&["a"]);
+    world.create("taken.name", 1, 1).unwrap();
+    let manual = |assignments: &[(i32, &[i32])], partitions, factor| TopicPlacement {
+        num_partitions: partitions,
+        replication_factor: factor,
+        assignments: assignments.iter().map(|(p, ids)| (*p, ids.iter().map(|id| BrokerId(*id)).collect())).collect(),
+    };
+    let auto = TopicPlacement::automatic;
+    let long = "x".repeat(250);
+    let cases: Vec<(&str, TopicPlacement, ErrorCode, &str)> = vec![
+        ("", auto(1, 1), ErrorCode::InvalidTopic, "empty string"),
+        ("..", auto(1, 1), ErrorCode::InvalidTopic, "'..' is not allowed"),
+        (&long, auto(1, 1), ErrorCode::InvalidTopic, "longer than the max allowed length 249"),
+        ("a b", auto(1, 1), ErrorCode::InvalidTopic, "ASCII alphanumerics"),
+        ("taken.name", auto(1, 1), ErrorCode::TopicAlreadyExists, "Topic 'taken.name' already exists."),
+        ("taken_name", auto(1, 1), ErrorCode::InvalidTopic, "collides with existing topic: taken.name"),
+        ("t", auto(0, 1), ErrorCode::InvalidPartitions, "non-positive"),
+        ("t", auto(i32::MIN, 1), ErrorCode::InvalidPartitions, "non-positive"),
+        ("t", auto(i32::MAX, 1), ErrorCode::PolicyViolation, "at most 10000"),
+        ("t", auto(1, 0), ErrorCode::InvalidReplicationFactor, "larger than 0"),
+        ("t", auto(1, i16::MIN), ErrorCode::InvalidReplicationFactor, "larger than 0"),
+        (
+            "t",
+            auto(1, 3),
+            ErrorCode::InvalidReplicationFactor,
+            "The target replication factor of 3 cannot be reached because only 1 broker(s)",
+        ),
+        ("t", manual(&[(0, &[1])], 1, -1), ErrorCode::InvalidRequest, "numPartitions was not set to -1"),
+        ("t", manual(&[(0, &[1])], -1, 1), ErrorCode::InvalidRequest, "replication factor was not set to -1"),
+        ("t", manual(&[(1, &[1])], -1, -1), ErrorCode::InvalidReplicaAssignment, "consecutive"),
+        ("t", manual(&[(0, &[1]), (0, &[1])], -1, -1), ErrorCode::InvalidReplicaAssignment, "multiple"),
+        ("t", manual(&[(0, &[])], -1, -1), ErrorCode::InvalidReplicaAssignment, "empty replica list"),
+        ("t", manual(&[(0, &[9])], -1, -1), ErrorCode::InvalidReplicaAssignment, "broker 9"),
+        ("t", manual(&[(0, &[1, 1])], -1, -1), ErrorCode::InvalidReplicaAssignment, "more than once"),
+    ];
+    for (name, placement, code, words) in cases {
+        let before = world.image.applied_index;
+        let error = world.create_with(name, placement.clone(), false).unwrap_err();
+        assert!(error.code == code && error.message.contains(words), "{name} {placement:?}: {error}");
+        assert_eq!((world.image.topic_count(), world.image.applied_index), (1, before + 1));
+    }
+}
+
+#[test]
+fn validate_only_changes_nothing_and_defaults_are_used() {
+    let mut world = World::with_racks(&["a"]);
+    let checked = world.create_with("t", TopicPlacement::automatic(-1, -1), true).unwrap();
+    assert_eq!((checked.id.is_nil(), checked.num_partitions, world.image.topic_count()), (true, 4, 0));
+    let made = world.create("t", -1, -1).unwrap();
+    assert_eq!((made.id.is_nil(), made.num_partitions, made.replication_factor), (false, 4, 1));
+}
+
+#[test]
+fn replicas_go_to_different_racks_and_leaders_to_every_broker() {
+    let mut world = World::with_racks(&["a", "a", "b", "b", "c", "c"]);
+    world.create("t", 60, 3).unwrap();
+    let topic = world.image.topic("t").unwrap();
+    let mut leads: BTreeMap<BrokerId, i32> = BTreeMap::new();
+    for partition in &topic.partitions {
+        let racks: BTreeSet<_> = partition.replicas.iter().map(|id| world.image.brokers[id].rack.clone()).collect();
+        assert_eq!(racks.len(), 3, "{partition:?}");
+        *leads.entry(partition.leader.unwrap()).or_default() += 1;
+    }
+    assert!(leads.len() == 6 && leads.values().all(|count| *count == 10), "{leads:?}");
+}
+
+#[test]
+fn topics_only_grow() {
+    let mut world = World::with_racks(&["a"]);
+    world.create("t", 3, 1).unwrap();
+    for (count, words) in [(3, "Topic already has 3 partition(s)."), (2, "2 would not be an increase"), (-5, "would not be an increase")] {
+        let growth = TopicGrowth { name: "t".to_owned(), count, assignments: None };
+        let error = world.run(&CreatePartitions { topics: vec![growth], validate_only: false }).remove(0).1.unwrap_err();
+        assert!(error.code == ErrorCode::InvalidPartitions && error.message.contains(words), "{error}");
+    }
+    let growth = TopicGrowth { name: "t".to_owned(), count: 5, assignments: None };
+    world.run(&CreatePartitions { topics: vec![growth], validate_only: false }).remove(0).1.unwrap();
+    assert_eq!(world.image.topic("t").unwrap().partitions.len(), 5);
+}
+
+#[test]
+fn configurations_are_set_appended_subtracted_and_deleted() {
+    let mut world = World::with_racks(&["a"]);
+    world.create("t", 1, 1).unwrap();
+    let resource = ConfigResource::Topic("t".to_owned());
+    let mut alter = |key: &str, op: ConfigOp| {
+        let resources = vec![ResourceAlteration { resource: resource.clone(), changes: vec![(key.to_owned(), op)] }];
+        let result = world.run(&AlterConfigs { resources, validate_only: false }).remove(0).1;
+        result.map(|()| world.image.configs(&resource).unwrap().get(key).cloned()).map_err(|error| error.code)
+    };
+    let some = |value: &str| Some(value.to_owned());
+    assert_eq!(alter("cleanup.policy", ConfigOp::Append(some("compact"))), Ok(some("delete,compact")));
+    assert_eq!(alter("cleanup.policy", ConfigOp::Subtract(some("delete"))), Ok(some("compact")));
+    assert_eq!(alter("cleanup.policy", ConfigOp::Delete), Ok(None));
+    assert_eq!(alter("retention.ms", ConfigOp::Set(some("5"))), Ok(some("5")));
+    assert_eq!(alter("retention.ms", ConfigOp::Append(some("6"))), Err(ErrorCode::InvalidConfig));
+    assert_eq!(alter("retention.ms", ConfigOp::Set(None)), Err(ErrorCode::InvalidRequest));
+    assert_eq!(alter("bad", ConfigOp::Set(some("1"))), Err(ErrorCode::InvalidConfig));
+}
+
+#[test]
+fn broker_on_an_empty_disk_does_not_take_over_replicas() {
+    let mut world = World::with_racks(&["a"]);
+    let other = RegisterBroker { incarnation: Uuid::from_u128(2), ..register(1, "a") };
+    world.run(&other).unwrap();
+    world.create("t", 1, 1).unwrap();
+    assert_eq!(world.run(&register(1, "a")).unwrap_err().code, ErrorCode::DuplicateBrokerRegistration);
+    let epoch = |world: &World| world.image.partition("t", 0).unwrap().leader_epoch;
+    world.run(&other).unwrap();
+    assert_eq!(epoch(&world), 0, "a clean start keeps the epoch");
+    world.run(&RegisterBroker { clean_start: false, ..other }).unwrap();
+    assert_eq!(epoch(&world), 1, "an unclean one does not");
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Create(u8, i8, i8),
+    Delete(u8),
+    Grow(u8, i8),
+    Fence(i32, bool),
+    Register(i32, bool),
+    Isr(u8, u8),
+    Ids(i32),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (0..6u8, -2..7i8, -2..5i8).prop_map(|(n, p, f)| Step::Create(n, p, f)),
+        (0..6u8).prop_map(Step::Delete),
+        (0..6u8, -2..12i8).prop_map(|(n, c)| Step::Grow(n, c)),
+        (0..6i32, any::<bool>()).prop_map(|(id, fenced)| Step::Fence(id, fenced)),
+        (0..6i32, any::<bool>()).prop_map(|(id, clean)| Step::Register(id, clean)),
+        (0..6u8, any::<u8>()).prop_map(|(n, mask)| Step::Isr(n, mask)),
+        (0..6i32).prop_map(Step::Ids),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #[test]
+    fn any_history_keeps_the_invariants_and_never_reuses_an_id(steps in prop::collection::vec(step(), 0..40)) {
+        let mut world = World::with_racks(&["a", "b", "b", "c"]);
+        let mut next = 0;
+        for step in steps {
+            let before: BTreeMap<_, _> = epochs(&world.image);
+            match step {
+                Step::Create(n, p, f) => drop(world.create(&format!("t{n}"), p.into(), f.into())),
+                Step::Delete(n) => drop(world.run(&DeleteTopics { topics: vec![TopicSelector::Name(format!("t{n}"))] })),
+                Step::Grow(n, count) => {
+                    let growth = TopicGrowth { name: format!("t{n}"), count: count.into(), assignments: None };
+                    drop(world.run(&CreatePartitions { topics: vec![growth], validate_only: false }));
+                }
+                Step::Fence(id, fenced) => {
+                    let _ = world.run(&FenceBroker { id: BrokerId(id), incarnation: Uuid::from_u128(1), fenced });
+                }
+                Step::Register(id, clean_start) => world.run(&RegisterBroker { clean_start, ..register(id, "d") }).unwrap(),
+                Step::Isr(n, mask) => alter_isr(&mut world, n, mask),
+                Step::Ids(id) => {
+                    if let Ok(block) = world.run(&AllocateProducerIds { broker: BrokerId(id) }) {
+                        prop_assert_eq!(block.first_id, next);
+                        next += i64::from(block.len);
+                    }
+                }
+            }
+            for (key, after) in epochs(&world.image) {
+                if let Some(old) = before.get(&key) {
+                    // Another leader only in another epoch; another state only in another partition epoch.
+                    prop_assert!(after.0 > old.0 || (after.0 == old.0 && after.2 == old.2), "{:?} {:?}", old, after);
+                    prop_assert!(after.1 > old.1 || *old == after);
+                }
+            }
+        }
+    }
+}
+
+type Epochs = (i32, i32, Option<BrokerId>, Vec<BrokerId>);
+
+fn epochs(image: &MetadataImage) -> BTreeMap<(Uuid, i32), Epochs> {
+    let all = image.topics().flat_map(|topic| topic.indexed_partitions().map(move |(n, state)| ((topic.id, n), state)));
+    all.map(|(key, state)| (key, (state.leader_epoch, state.partition_epoch, state.leader, state.isr.to_vec()))).collect()
+}
+
+fn alter_isr(world: &mut World, n: u8, mask: u8) {
+    let Some(topic) = world.image.topic(&format!("t{n}")).cloned() else { return };
+    let state = topic.partition(0).unwrap();
+    let Some(leader) = state.leader else { return };
+    let isr = (0..6).filter(|id| mask & (1 << id) != 0).map(BrokerId).collect();
+    let change =
+        IsrChange { topic_id: topic.id, partition: 0, leader_epoch: state.leader_epoch, partition_epoch: state.partition_epoch, isr };
+    drop(world.run(&AlterIsr { broker: leader, changes: vec![change] }));
+}

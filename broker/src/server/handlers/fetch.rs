@@ -26,6 +26,8 @@ use crate::wire::{self, ErrorCode, WireError};
 pub(crate) struct Fetched {
     pub(crate) error: ErrorCode,
     pub(crate) topics: Vec<FetchedTopic>,
+    /// Whether the client asked for aborted transactions; there are none.
+    pub(crate) read_committed: bool,
 }
 
 pub(crate) struct FetchedTopic {
@@ -57,7 +59,7 @@ struct AskedTopic {
 /// Gathers records until there are `min.bytes` of them, the wait is over, or there is an error to tell.
 pub(crate) async fn fetch(shared: Arc<Shared>, ctx: RequestContext, request: m::FetchRequest) -> Fetched {
     if request.session_id != 0 {
-        return Fetched { error: ErrorCode::FetchSessionIdNotFound, topics: Vec::new() };
+        return Fetched { error: ErrorCode::FetchSessionIdNotFound, topics: Vec::new(), read_committed: false };
     }
     let is_follower = request.replica_id.0 >= 0 || request.replica_state.replica_id.0 >= 0;
     let version = ctx.api_version;
@@ -87,7 +89,7 @@ pub(crate) async fn fetch(shared: Arc<Shared>, ctx: RequestContext, request: m::
     let deadline = Instant::now() + Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
     let notify = Arc::new(Notify::new());
     let mut registered = false;
-    let fetched = loop {
+    let mut fetched = loop {
         let (fetched, enough) = gather(&shared, &topics, most, min_bytes).await;
         let now = Instant::now();
         if enough || now >= deadline {
@@ -107,6 +109,7 @@ pub(crate) async fn fetch(shared: Arc<Shared>, ctx: RequestContext, request: m::
             break fetched;
         }
     };
+    fetched.read_committed = request.isolation_level == 1;
     if registered {
         for asked in topics.iter().flat_map(|topic| &topic.partitions) {
             if let Ok(partition) = &asked.found {
@@ -139,7 +142,7 @@ async fn gather(shared: &Shared, topics: &[AskedTopic], most: usize, min_bytes: 
         }
         out.push(FetchedTopic { name: topic.name.clone(), id: topic.id, partitions });
     }
-    (Fetched { error: ErrorCode::None, topics: out }, failed || bytes >= min_bytes)
+    (Fetched { error: ErrorCode::None, topics: out, read_committed: false }, failed || bytes >= min_bytes)
 }
 
 /// Reads one partition. The first batch of a response is sent even when it is larger than allowed, or a
@@ -174,6 +177,7 @@ async fn one(shared: &Shared, partition: &Arc<Partition>, what: &FetchPartition,
 /// When the answer cannot be said in this version; a fault of ours.
 pub(crate) fn encode(correlation_id: i32, version: i16, fetched: Fetched) -> Result<Response, WireError> {
     let by_id = version >= 13;
+    let read_committed = fetched.read_committed;
     let mut records: Vec<Vec<Slice>> = Vec::new();
     let mut names = Vec::with_capacity(fetched.topics.len());
     let mut partitions = Vec::with_capacity(fetched.topics.len());
@@ -190,7 +194,7 @@ pub(crate) fn encode(correlation_id: i32, version: i16, fetched: Fetched) -> Res
                 diverging_epoch: None,
                 current_leader: None,
                 snapshot_id: None,
-                aborted_transactions: if failed { None } else { Some(Vec::new()) },
+                aborted_transactions: (read_committed && !failed).then(Vec::new),
                 preferred_read_replica: -1,
                 records_bytes: Some(partition.records.bytes),
             };

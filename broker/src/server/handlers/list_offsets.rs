@@ -26,6 +26,7 @@ const AT_ONCE: usize = 4;
 
 /// Answers ListOffsets.
 pub(crate) async fn list_offsets(shared: Arc<Shared>, ctx: RequestContext, request: m::ListOffsetsRequest) -> m::ListOffsetsResponse {
+    let version = ctx.api_version;
     let mut topics = Vec::with_capacity(request.topics.len());
     for topic in request.topics {
         let name = topic.name.as_str();
@@ -45,7 +46,7 @@ pub(crate) async fn list_offsets(shared: Arc<Shared>, ctx: RequestContext, reque
                     Err(error) => Err(error),
                 };
                 match looked_up {
-                    Ok((timestamp, offset, epoch)) => answer.with_timestamp(timestamp).with_offset(offset).with_leader_epoch(epoch),
+                    Ok((timestamp, offset, epoch)) => answer.with_timestamp(timestamp).with_offset(offset).with_leader_epoch(if version >= 4 { epoch } else { -1 }),
                     Err(error) => answer.with_error_code(error as i16).with_timestamp(-1).with_offset(-1),
                 }
             }

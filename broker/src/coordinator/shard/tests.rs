@@ -1,0 +1,552 @@
+//! Groups driven event by event. Times are milliseconds since the start of each test.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kafka_protocol::ResponseError as E;
+use kafka_protocol::messages::leave_group_request::MemberIdentity;
+use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
+use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
+use kafka_protocol::messages::{GroupId, JoinGroupResponse, OffsetCommitRequest, SyncGroupRequest, SyncGroupResponse, TopicName};
+use proptest::prelude::*;
+
+use super::Shard;
+use crate::coordinator::GroupConfig;
+use crate::coordinator::group::{GroupState, JoinRequest, Now, Output, Reply, ReplyId, Write, str_bytes};
+use crate::coordinator::records::{OffsetKey, Record};
+
+const WALL_MS: i64 = 1_700_000_000_000;
+
+/// A shard with a log that commits when told to.
+struct World {
+    shard: Shard,
+    now_ms: u64,
+    next_id: u64,
+    replies: Vec<(ReplyId, Reply)>,
+    pending: Vec<Write>,
+    log: Vec<Record>,
+    commit_at_once: bool,
+}
+
+impl World {
+    fn new(config: GroupConfig) -> Self {
+        let mut shard = Shard::new(config);
+        shard.on_loaded(Now { mono_ms: 0, wall_ms: WALL_MS });
+        Self { shard, now_ms: 0, next_id: 0, replies: Vec::new(), pending: Vec::new(), log: Vec::new(), commit_at_once: true }
+    }
+
+    fn now(&self) -> Now {
+        Now { mono_ms: self.now_ms, wall_ms: WALL_MS + i64::try_from(self.now_ms).unwrap() }
+    }
+
+    fn id(&mut self) -> ReplyId {
+        self.next_id += 1;
+        ReplyId(self.next_id)
+    }
+
+    fn take(&mut self, out: Output) {
+        self.replies.extend(out.replies);
+        self.pending.extend(out.writes);
+        while self.commit_at_once && !self.pending.is_empty() {
+            self.commit(Ok(()));
+        }
+    }
+
+    /// Ends the oldest write.
+    fn commit(&mut self, result: Result<(), E>) {
+        let write = self.pending.remove(0);
+        if result.is_ok() {
+            for record in &write.records {
+                let (key, value) = record.encode().unwrap();
+                self.log.push(Record::decode(&key, value.as_ref()).unwrap());
+            }
+        }
+        let out = self.shard.written(write.then, result, self.now());
+        self.take(out);
+    }
+
+    fn advance(&mut self, ms: u64) {
+        let end = self.now_ms + ms;
+        while let Some(at) = self.shard.next_deadline_ms().filter(|at| *at <= end) {
+            self.now_ms = at.max(self.now_ms);
+            let out = self.shard.advance(self.now());
+            self.take(out);
+        }
+        self.now_ms = end;
+    }
+
+    fn join(&mut self, join: Join) -> ReplyId {
+        let reply = self.id();
+        let request = JoinRequest {
+            reply,
+            api_version: join.version,
+            client_id: "client".into(),
+            client_host: "/127.0.0.1".into(),
+            member_id: join.member.as_str().into(),
+            new_member_id: format!("m{}", reply.0).into(),
+            instance_id: join.instance.map(Arc::from),
+            session_timeout_ms: 10_000,
+            rebalance_timeout_ms: 60_000,
+            protocol_type: join.protocol_type.into(),
+            protocols: join.protocols.iter().map(|(name, data)| ((*name).into(), Bytes::from_static(data.as_bytes()))).collect(),
+        };
+        let out = self.shard.join(&"g".into(), request, self.now());
+        self.take(out);
+        reply
+    }
+
+    fn sync(&mut self, member: &str, generation: i32, assignments: &[(&str, &'static str)]) -> ReplyId {
+        let reply = self.id();
+        let assignments = assignments.iter().map(|(id, bytes)| {
+            SyncGroupRequestAssignment::default().with_member_id(str_bytes(id)).with_assignment(Bytes::from_static(bytes.as_bytes()))
+        });
+        let request = SyncGroupRequest::default()
+            .with_group_id(GroupId(str_bytes("g")))
+            .with_member_id(str_bytes(member))
+            .with_generation_id(generation)
+            .with_assignments(assignments.collect());
+        let out = self.shard.sync(&request, reply, self.now());
+        self.take(out);
+        reply
+    }
+
+    fn leave(&mut self, member: &str, instance: Option<&str>) -> ReplyId {
+        let reply = self.id();
+        let identity = MemberIdentity::default().with_member_id(str_bytes(member)).with_group_instance_id(instance.map(str_bytes));
+        let out = self.shard.leave("g", &[identity], reply, self.now());
+        self.take(out);
+        reply
+    }
+
+    fn commit_offset(&mut self, member: &str, generation: i32, offset: i64, metadata: &str) -> ReplyId {
+        let reply = self.id();
+        let partition = OffsetCommitRequestPartition::default()
+            .with_partition_index(3)
+            .with_committed_offset(offset)
+            .with_committed_leader_epoch(7)
+            .with_committed_metadata(Some(str_bytes(metadata)));
+        let topic = OffsetCommitRequestTopic::default().with_name(TopicName(str_bytes("t"))).with_partitions(vec![partition]);
+        let request = OffsetCommitRequest::default()
+            .with_group_id(GroupId(str_bytes("g")))
+            .with_member_id(str_bytes(member))
+            .with_generation_id_or_member_epoch(generation)
+            .with_topics(vec![topic]);
+        let out = self.shard.commit_offsets(&request, 9, &BTreeSet::new(), reply, self.now());
+        self.take(out);
+        reply
+    }
+
+    fn beat(&mut self, member: &str, generation: i32) -> Result<(), E> {
+        let now = self.now();
+        self.shard.heartbeat("g", member, None, generation, now)
+    }
+
+    fn reply(&self, id: ReplyId) -> Option<&Reply> {
+        self.replies.iter().find(|(of, _)| *of == id).map(|(_, reply)| reply)
+    }
+
+    fn joined(&self, id: ReplyId) -> JoinGroupResponse {
+        match self.reply(id) {
+            Some(Reply::Join(response)) => response.clone(),
+            other => panic!("no answer to JoinGroup: {other:?}"),
+        }
+    }
+
+    fn synced(&self, id: ReplyId) -> SyncGroupResponse {
+        match self.reply(id) {
+            Some(Reply::Sync(response)) => response.clone(),
+            other => panic!("no answer to SyncGroup: {other:?}"),
+        }
+    }
+
+    fn commit_error(&self, id: ReplyId) -> i16 {
+        match self.reply(id) {
+            Some(Reply::OffsetCommit(response)) => response.topics[0].partitions[0].error_code,
+            other => panic!("no answer to OffsetCommit: {other:?}"),
+        }
+    }
+
+    fn state(&self) -> Option<GroupState> {
+        self.shard.groups().get("g").map(|group| group.state())
+    }
+
+    fn offset(&self) -> Option<(i64, i32, String)> {
+        let key = OffsetKey { group: "g".into(), topic: "t".into(), partition: 3 };
+        self.shard.offset(&key).map(|offset| (offset.offset, offset.leader_epoch, offset.metadata.to_string()))
+    }
+
+    /// A group of two dynamic members of version 0, Stable in generation 1. Returns leader and follower.
+    fn stable_pair(&mut self) -> (String, String) {
+        let a = self.join(Join::new().version(0));
+        let b = self.join(Join::new().version(0));
+        self.advance(6_000);
+        let (a, b) = (self.joined(a), self.joined(b));
+        assert_eq!(a.generation_id, 1);
+        let leader = a.leader.to_string();
+        let follower = [&a, &b].into_iter().map(|joined| joined.member_id.to_string()).find(|id| *id != leader).unwrap();
+        self.sync(&follower, 1, &[]);
+        self.sync(&leader, 1, &[(&leader, "L"), (&follower, "F")]);
+        assert_eq!(self.state(), Some(GroupState::Stable));
+        (leader, follower)
+    }
+
+    /// What the log would give back.
+    fn replayed(&self) -> Shard {
+        let mut shard = Shard::new(GroupConfig::default());
+        for record in &self.log {
+            shard.replay(record.clone(), self.now());
+        }
+        shard
+    }
+}
+
+#[derive(Clone)]
+struct Join {
+    version: i16,
+    member: String,
+    instance: Option<&'static str>,
+    protocol_type: &'static str,
+    protocols: Vec<(&'static str, &'static str)>,
+}
+
+impl Join {
+    fn new() -> Self {
+        Self { version: 9, member: String::new(), instance: None, protocol_type: "consumer", protocols: vec![("range", "x")] }
+    }
+    fn version(mut self, version: i16) -> Self {
+        self.version = version;
+        self
+    }
+    fn member(mut self, member: &str) -> Self {
+        self.member = member.to_owned();
+        self
+    }
+    fn instance(mut self, instance: &'static str) -> Self {
+        self.instance = Some(instance);
+        self
+    }
+    fn protocols(mut self, protocols: &[(&'static str, &'static str)]) -> Self {
+        self.protocols = protocols.to_vec();
+        self
+    }
+}
+
+#[test]
+fn a_new_member_gets_its_id_first_and_the_first_generation_waits_for_others() {
+    let mut world = World::new(GroupConfig::default());
+    let first = world.join(Join::new());
+    let given = world.joined(first);
+    assert_eq!(given.error_code, E::MemberIdRequired.code());
+    let joining = world.join(Join::new().member(&given.member_id));
+    world.advance(2_999);
+    assert!(world.reply(joining).is_none(), "the initial delay is waited for");
+    world.advance(1);
+    let joined = world.joined(joining);
+    assert_eq!((joined.error_code, joined.generation_id, &*joined.leader), (0, 1, &*given.member_id));
+    assert_eq!(joined.members.len(), 1);
+    let syncing = world.sync(&given.member_id, 1, &[(&given.member_id, "mine")]);
+    assert_eq!(&*world.synced(syncing).assignment, b"mine");
+    assert_eq!(world.state(), Some(GroupState::Stable));
+}
+
+#[test]
+fn the_assignment_is_handed_out_only_when_it_is_committed() {
+    let mut world = World::new(GroupConfig::default());
+    let joining = world.join(Join::new().version(0));
+    world.advance(3_000);
+    let member = world.joined(joining).member_id.to_string();
+    world.commit_at_once = false;
+    let syncing = world.sync(&member, 1, &[(&member, "mine")]);
+    assert!(world.reply(syncing).is_none());
+    assert_eq!(world.state(), Some(GroupState::CompletingRebalance));
+    world.commit(Err(E::NotCoordinator));
+    assert_eq!(world.synced(syncing).error_code, E::NotCoordinator.code());
+    assert_eq!(world.state(), Some(GroupState::PreparingRebalance));
+}
+
+#[test]
+fn a_third_member_makes_all_join_again_and_generations_grow() {
+    let mut world = World::new(GroupConfig::default());
+    let (leader, follower) = world.stable_pair();
+    let third = world.join(Join::new().version(0));
+    assert_eq!(world.beat(&follower, 1), Err(E::RebalanceInProgress));
+    let a = world.join(Join::new().version(0).member(&leader));
+    let b = world.join(Join::new().version(0).member(&follower));
+    for id in [a, b, third] {
+        assert_eq!(world.joined(id).generation_id, 2);
+    }
+    assert_eq!(world.joined(a).members.len(), 3);
+    assert!(world.joined(b).members.is_empty(), "only the leader learns of the others");
+    assert_eq!(world.beat(&follower, 1), Err(E::IllegalGeneration));
+}
+
+#[test]
+fn silence_for_the_session_timeout_takes_a_member_out() {
+    let mut world = World::new(GroupConfig::default());
+    let (leader, follower) = world.stable_pair();
+    for _ in 0..4 {
+        world.advance(3_000);
+        let _ = world.beat(&leader, 1);
+    }
+    assert_eq!(world.beat(&follower, 1), Err(E::UnknownMemberId));
+    assert_eq!(world.beat(&leader, 1), Err(E::RebalanceInProgress));
+}
+
+#[test]
+fn who_does_not_join_within_the_rebalance_timeout_is_out() {
+    let mut world = World::new(GroupConfig::default());
+    let (leader, follower) = world.stable_pair();
+    let rejoining = world.join(Join::new().version(0).member(&leader));
+    for _ in 0..12 {
+        world.advance(5_000);
+        let _ = world.beat(&follower, 1);
+    }
+    assert_eq!((world.joined(rejoining).generation_id, world.joined(rejoining).members.len()), (2, 1));
+    assert_eq!(world.beat(&follower, 2), Err(E::UnknownMemberId));
+}
+
+#[test]
+fn the_last_to_leave_empties_the_group_and_is_answered_when_that_is_written() {
+    let mut world = World::new(GroupConfig::default());
+    let joining = world.join(Join::new().version(0));
+    world.advance(3_000);
+    let member = world.joined(joining).member_id.to_string();
+    world.sync(&member, 1, &[]);
+    world.commit_at_once = false;
+    let leaving = world.leave(&member, None);
+    assert!(world.reply(leaving).is_none());
+    world.commit(Ok(()));
+    assert!(matches!(world.reply(leaving), Some(Reply::Leave(response)) if response.members[0].error_code == 0));
+    assert_eq!(world.state(), Some(GroupState::Empty));
+    assert_eq!(world.shard.groups()["g"].generation(), 2);
+}
+
+#[test]
+fn a_static_member_comes_back_without_a_rebalance_and_fences_its_old_self() {
+    let mut world = World::new(GroupConfig::default());
+    let a = world.join(Join::new().instance("i1"));
+    let b = world.join(Join::new().instance("i2"));
+    world.advance(6_000);
+    let (a, b) = (world.joined(a).member_id.to_string(), world.joined(b).member_id.to_string());
+    world.sync(&a, 1, &[(&a, "A"), (&b, "B")]);
+    world.sync(&b, 1, &[]);
+    let again = world.join(Join::new().instance("i1"));
+    let again = world.joined(again);
+    assert_eq!((again.error_code, again.generation_id, again.skip_assignment), (0, 1, true));
+    assert_ne!(*again.member_id, *a);
+    assert_eq!(world.state(), Some(GroupState::Stable));
+    let syncing = world.sync(&again.member_id, 1, &[]);
+    assert_eq!(&*world.synced(syncing).assignment, b"A", "it keeps what it had");
+    let now = world.now();
+    assert_eq!(world.shard.heartbeat("g", &a, Some("i1"), 1, now), Err(E::FencedInstanceId));
+}
+
+#[test]
+fn a_static_members_new_id_is_taken_back_when_it_cannot_be_written() {
+    let mut world = World::new(GroupConfig::default());
+    let a = world.join(Join::new().instance("i1"));
+    world.advance(3_000);
+    let a = world.joined(a).member_id.to_string();
+    world.sync(&a, 1, &[(&a, "A")]);
+    world.commit_at_once = false;
+    let again = world.join(Join::new().instance("i1"));
+    world.commit(Err(E::NotCoordinator));
+    assert_eq!(world.joined(again).error_code, E::NotCoordinator.code());
+    let now = world.now();
+    assert_eq!(world.shard.heartbeat("g", &a, Some("i1"), 1, now), Ok(()));
+    assert_eq!(&*world.shard.groups()["g"].members()[a.as_str()].assignment().clone(), b"A");
+}
+
+#[test]
+fn the_protocol_most_members_prefer_is_chosen_among_those_all_know() {
+    let mut world = World::new(GroupConfig::default());
+    let ids = [
+        world.join(Join::new().version(0).protocols(&[("a", ""), ("b", ""), ("c", "")])),
+        world.join(Join::new().version(0).protocols(&[("c", ""), ("b", "")])),
+        world.join(Join::new().version(0).protocols(&[("c", ""), ("b", "")])),
+    ];
+    let refused = world.join(Join::new().version(0).protocols(&[("d", "")]));
+    assert_eq!(world.joined(refused).error_code, E::InconsistentGroupProtocol.code());
+    world.advance(10_000);
+    for id in ids {
+        assert_eq!(world.joined(id).protocol_name.as_deref(), Some("c"));
+    }
+}
+
+#[test]
+fn a_full_group_refuses_new_members() {
+    let mut world = World::new(GroupConfig { max_size: 2, ..GroupConfig::default() });
+    world.stable_pair();
+    let refused = world.join(Join::new().version(0));
+    assert_eq!(world.joined(refused).error_code, E::GroupMaxSizeReached.code());
+}
+
+#[test]
+fn offsets_are_kept_with_metadata_and_epoch_and_checked_against_the_generation() {
+    let mut world = World::new(GroupConfig::default());
+    let (leader, _) = world.stable_pair();
+    let stale = world.commit_offset(&leader, 0, 5, "");
+    assert_eq!(world.commit_error(stale), E::IllegalGeneration.code());
+    let outsider = world.commit_offset("", -1, 5, "");
+    assert_eq!(world.commit_error(outsider), E::UnknownMemberId.code());
+    let too_long = world.commit_offset(&leader, 1, 5, &"x".repeat(4_097));
+    assert_eq!(world.commit_error(too_long), E::OffsetMetadataTooLarge.code());
+    let good = world.commit_offset(&leader, 1, 42, "mein Text ä");
+    assert_eq!(world.commit_error(good), 0);
+    assert_eq!(world.offset(), Some((42, 7, "mein Text ä".to_owned())));
+}
+
+#[test]
+fn an_offset_counts_only_when_it_is_committed() {
+    let mut world = World::new(GroupConfig::default());
+    world.commit_at_once = false;
+    let id = world.commit_offset("", -1, 42, "");
+    assert!(world.reply(id).is_none() && world.offset().is_none());
+    world.commit(Err(E::CoordinatorNotAvailable));
+    assert_eq!(world.commit_error(id), E::CoordinatorNotAvailable.code());
+    assert!(world.offset().is_none() && world.state().is_none(), "a failed append leaves nothing behind");
+    let id = world.commit_offset("", -1, 43, "");
+    world.commit(Ok(()));
+    assert_eq!((world.commit_error(id), world.offset().map(|offset| offset.0)), (0, Some(43)));
+}
+
+#[test]
+fn offsets_outlive_their_group_by_the_retention_time() {
+    let retention_ms = 3_600_000;
+    let config = GroupConfig { offsets_retention_ms: retention_ms, ..GroupConfig::default() };
+    let mut world = World::new(config);
+    let joining = world.join(Join::new().version(0));
+    world.advance(3_000);
+    let member = world.joined(joining).member_id.to_string();
+    world.sync(&member, 1, &[]);
+    world.commit_offset(&member, 1, 42, "");
+    for _ in 0..1_000 {
+        world.advance(9_000);
+        assert_eq!(world.beat(&member, 1), Ok(()));
+    }
+    assert!(world.offset().is_some(), "the metadata of the members cannot be read, so nothing expires while they are there");
+    world.leave(&member, None);
+    world.advance(3_000_000);
+    assert!(world.offset().is_some());
+    world.advance(1_300_000);
+    assert_eq!((world.offset(), world.state()), (None, None));
+    let replayed = world.replayed();
+    assert!(replayed.groups().is_empty(), "the tombstones say the same");
+}
+
+/// Random events of up to four clients, two of them static.
+#[derive(Clone, Debug)]
+enum Event {
+    Join(usize),
+    Sync(usize),
+    Beat(usize),
+    Leave(usize),
+    Commit(usize),
+    Advance(u64),
+    Written(bool),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let client = 0..4_usize;
+    prop_oneof![
+        4 => client.clone().prop_map(Event::Join),
+        4 => client.clone().prop_map(Event::Sync),
+        1 => client.clone().prop_map(Event::Beat),
+        1 => client.clone().prop_map(Event::Leave),
+        2 => client.prop_map(Event::Commit),
+        3 => (0..8_000_u64).prop_map(Event::Advance),
+        5 => prop::bool::weighted(0.85).prop_map(Event::Written),
+    ]
+}
+
+/// What of a group the log must be able to give back.
+fn durable(group: &crate::coordinator::group::Group) -> Option<crate::coordinator::records::GroupMetadata> {
+    match group.to_record(None) {
+        // The record is written just before the group becomes Stable, so its time differs.
+        Record::Group { value: Some(value), .. } => {
+            Some(crate::coordinator::records::GroupMetadata { current_state_timestamp_ms: 0, ..value })
+        }
+        _ => None,
+    }
+}
+
+#[derive(Default, Clone)]
+struct Client {
+    member: String,
+    generation: i32,
+    is_leader: bool,
+    waits: Option<ReplyId>,
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_request_is_answered_once_and_replay_gives_the_same_state(events in prop::collection::vec(event(), 1..120)) {
+        let mut world = World::new(GroupConfig::default());
+        world.commit_at_once = false;
+        let mut clients = vec![Client::default(); 4];
+        let (mut asked, mut generation, mut seen) = (BTreeSet::new(), 0, 0);
+        for event in events {
+            match event {
+                Event::Join(n) if clients[n].waits.is_none() => {
+                    let mut join = Join::new().member(&clients[n].member);
+                    if n >= 2 {
+                        join = join.instance(["", "", "i2", "i3"][n]);
+                    }
+                    let id = world.join(join);
+                    clients[n].waits = Some(id);
+                    asked.insert(id);
+                }
+                Event::Sync(n) if clients[n].waits.is_none() => {
+                    let client = clients[n].clone();
+                    let members: Vec<String> = world.shard.groups().get("g").into_iter().flat_map(|g| g.members().keys()).map(|id| id.to_string()).collect();
+                    let assignments: Vec<(&str, &'static str)> = if client.is_leader { members.iter().map(|id| (id.as_str(), "p")).collect() } else { Vec::new() };
+                    let id = world.sync(&client.member, client.generation, &assignments);
+                    clients[n].waits = Some(id);
+                    asked.insert(id);
+                }
+                Event::Beat(n) => { let (member, generation) = (clients[n].member.clone(), clients[n].generation); let _ = world.beat(&member, generation); }
+                Event::Leave(n) => { let member = clients[n].member.clone(); asked.insert(world.leave(&member, None)); }
+                Event::Commit(n) => { let (member, generation) = (clients[n].member.clone(), clients[n].generation); asked.insert(world.commit_offset(&member, generation, i64::try_from(seen).unwrap(), "")); }
+                Event::Advance(ms) => world.advance(ms),
+                Event::Written(ok) if !world.pending.is_empty() => world.commit(if ok { Ok(()) } else { Err(E::CoordinatorNotAvailable) }),
+                _ => {}
+            }
+            for (id, reply) in &world.replies[seen..] {
+                for client in clients.iter_mut().filter(|client| client.waits == Some(*id)) {
+                    client.waits = None;
+                    if let Reply::Join(joined) = &reply {
+                        client.member = joined.member_id.to_string();
+                        client.generation = joined.generation_id;
+                        client.is_leader = !client.member.is_empty() && joined.leader == joined.member_id;
+                    }
+                }
+            }
+            seen = world.replies.len();
+            if let Some(group) = world.shard.groups().get("g") {
+                prop_assert!(group.generation() >= generation, "generations grow");
+                generation = group.generation();
+                if matches!(group.state(), GroupState::CompletingRebalance | GroupState::Stable) {
+                    prop_assert!(group.leader().is_some_and(|leader| group.members().contains_key(leader)), "the leader is a member");
+                }
+            } else {
+                generation = 0;
+            }
+        }
+        if let Some(group) = world.shard.groups().get("g").filter(|group| group.state() == GroupState::Stable && world.pending.is_empty()) {
+            let replayed = world.replayed();
+            prop_assert_eq!(replayed.groups().get("g").map(durable), Some(durable(group)));
+        }
+        // Let everything end: no one is left waiting, and each was answered once.
+        world.commit_at_once = true;
+        while !world.pending.is_empty() { world.commit(Ok(())); }
+        world.advance(1_000_000);
+        let answered: Vec<ReplyId> = world.replies.iter().map(|(id, _)| *id).collect();
+        prop_assert_eq!(answered.len(), answered.iter().collect::<BTreeSet<_>>().len(), "answered twice");
+        prop_assert_eq!(answered.into_iter().collect::<BTreeSet<_>>(), asked);
+        let replayed = world.replayed();
+        prop_assert_eq!(&replayed.offsets, &world.shard.offsets);
+    }
+}

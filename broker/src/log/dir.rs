@@ -1,0 +1,119 @@
+//! A log directory: whether it takes writes, what waits for a sync in it, and its recovery points.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use letterbox_env::Disk;
+use tokio::sync::Notify;
+
+use super::Log;
+use super::checkpoint::{self, Offsets};
+use super::error::{AppendError, LogError};
+use crate::model::Offset;
+
+/// One of `log.dirs`.
+pub struct LogDir {
+    pub(super) path: PathBuf,
+    pub(super) disk: Arc<dyn Disk>,
+    offline: OnceLock<Arc<str>>,
+    read_only: AtomicBool,
+    dirty: Mutex<Vec<Arc<Log>>>,
+    pub(super) wake: Notify,
+    recovery_points: Mutex<Offsets>,
+}
+
+impl LogDir {
+    pub(super) fn new(disk: Arc<dyn Disk>, path: PathBuf, recovery_points: Offsets) -> Self {
+        Self { path, disk, offline: OnceLock::new(), read_only: AtomicBool::new(false), dirty: Mutex::default(), wake: Notify::new(), recovery_points: Mutex::new(recovery_points) }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Why it is offline, if it is.
+    #[must_use]
+    pub fn offline(&self) -> Option<Arc<str>> {
+        self.offline.get().cloned()
+    }
+
+    /// Whether it takes no appends for want of space.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.read_only.load(Ordering::Relaxed)
+    }
+
+    /// Total and free bytes of its file system. Blocks.
+    ///
+    /// # Errors
+    /// The file system's own.
+    pub fn space(&self) -> io::Result<(u64, u64)> {
+        self.disk.space(&self.path)
+    }
+
+    /// Takes no more appends, ever: what the device has of the latest writes is unknown, and a later success
+    /// would not change that.
+    pub(super) fn fence(&self, action: &str, error: &io::Error) -> Arc<str> {
+        let reason: Arc<str> = format!("{action}: {error}").into();
+        if self.offline.set(reason.clone()).is_ok() {
+            tracing::error!(dir = %self.path.display(), %reason, "log directory is offline; repair it and restart the broker");
+        }
+        self.offline.get().cloned().unwrap_or(reason)
+    }
+
+    /// Sets whether there is space for appends.
+    pub(super) fn set_read_only(&self, read_only: bool) {
+        if self.read_only.swap(read_only, Ordering::Relaxed) != read_only {
+            if read_only {
+                tracing::error!(dir = %self.path.display(), "log directory is read-only: its file system has no space above the reserve");
+            } else {
+                tracing::info!(dir = %self.path.display(), "log directory takes appends again");
+            }
+        }
+    }
+
+    pub(super) fn check_writable(&self) -> Result<(), AppendError> {
+        if let Some(reason) = self.offline.get() {
+            return Err(AppendError::LogDirOffline { dir: self.path.clone(), reason: reason.clone() });
+        }
+        if self.is_read_only() {
+            return Err(AppendError::LogDirFull { dir: self.path.clone() });
+        }
+        Ok(())
+    }
+
+    /// What a failed write means: no space is a state that passes, anything else fences.
+    pub(super) fn write_failed(&self, error: &io::Error) -> AppendError {
+        if error.kind() == io::ErrorKind::StorageFull {
+            self.set_read_only(true);
+            return AppendError::LogDirFull { dir: self.path.clone() };
+        }
+        AppendError::LogDirOffline { dir: self.path.clone(), reason: self.fence("write", error) }
+    }
+
+    pub(super) fn enqueue(&self, log: Arc<Log>) {
+        self.dirty.lock().unwrap_or_else(PoisonError::into_inner).push(log);
+        self.wake.notify_one();
+    }
+
+    pub(super) fn take_dirty(&self) -> Vec<Arc<Log>> {
+        std::mem::take(&mut *self.dirty.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Writes the recovery points with these changes (`None` removes). Blocks.
+    pub(super) fn update_recovery_points(&self, changes: BTreeMap<(String, i32), Option<Offset>>) -> Result<(), LogError> {
+        let mut points = self.recovery_points.lock().unwrap_or_else(PoisonError::into_inner);
+        for (key, offset) in changes {
+            match offset {
+                Some(offset) => points.insert(key, offset),
+                None => points.remove(&key),
+            };
+        }
+        checkpoint::write_offsets(&*self.disk, &self.path.join(checkpoint::RECOVERY_POINTS), &points)
+    }
+}

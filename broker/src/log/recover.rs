@@ -1,0 +1,217 @@
+//! Opening a partition's directory: what is trusted, what is looked at, and what is cut.
+//!
+//! Segments that end at or below the recovery point are trusted. Past it, every batch is checked, and the log
+//! ends in front of the first that is not whole: a torn tail, or the zeros of the reserve. Below it a batch
+//! that is not whole is lost data, and the partition is not opened: cutting there would drop acknowledged
+//! records without a word.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use letterbox_env::{Disk, File, OpenMode};
+
+use super::checkpoint::Epochs;
+use super::error::{IoContext, LogError};
+use super::producers::Producers;
+use super::segment::{INDEX_INTERVAL, Scan, Segment, file_name, offset_of};
+use crate::model::Offset;
+use crate::wire::batch::{ATTRIBUTES_AT, BatchHeader};
+
+const CHUNK: usize = 256 << 10;
+/// Snapshots kept: the last may be torn by a crash.
+const SNAPSHOTS_KEPT: usize = 3;
+
+/// What a directory holds, after recovery.
+pub struct Recovered {
+    pub(super) segments: Vec<Arc<Segment>>,
+    pub(super) end_offset: Offset,
+    pub(super) epochs: Epochs,
+    pub(super) producers: Producers,
+    /// Bytes that were read and checked.
+    pub bytes_scanned: u64,
+    /// Bytes that were cut from the tail.
+    pub bytes_cut: u64,
+}
+
+impl Recovered {
+    /// The offset after the last batch.
+    #[must_use]
+    pub fn end_offset(&self) -> Offset {
+        self.end_offset
+    }
+}
+
+/// Opens the partition directory `dir`. Blocks.
+///
+/// `recovery_point`: below it everything was durable. `clean`: the broker was stopped in order, and checksums
+/// of what lies past the recovery point need no look. `start`: where a log without segments begins.
+///
+/// # Errors
+/// `Corrupt` when something below the recovery point is damaged or gone; `Malformed`; `Io`.
+pub fn recover(disk: &Arc<dyn Disk>, dir: &Path, recovery_point: Offset, start: Offset, clean: bool) -> Result<Recovered, LogError> {
+    let names: Vec<String> = disk.list(dir).during("list", dir)?.into_iter().filter(|entry| !entry.is_dir).map(|entry| entry.name).collect();
+    for name in names.iter().filter(|name| [".deleted", ".cleaned", ".tmp"].iter().any(|suffix| name.ends_with(suffix))) {
+        disk.remove_file(&dir.join(name)).during("remove", dir.join(name))?;
+    }
+    if let Some(name) = names.iter().find(|name| name.ends_with(".swap")) {
+        return Err(LogError::Malformed { path: dir.join(name), reason: "compaction was interrupted while it replaced a segment; start Apache Kafka on it once, or remove the file".into() });
+    }
+    let mut segments = Vec::new();
+    for base in names.iter().filter_map(|name| offset_of(name, ".log")) {
+        let path = dir.join(file_name(base, ".log"));
+        let size = disk.open(&path, OpenMode::Read).and_then(|file| file.len()).during("open", &path)?;
+        segments.push(Arc::new(Segment::new(disk.clone(), dir, base, size)));
+    }
+    segments.sort_by_key(|segment| segment.base);
+    if segments.is_empty() {
+        if recovery_point > start {
+            return Err(corrupt(dir, 0, start, recovery_point, "there is no segment"));
+        }
+        segments.push(Arc::new(Segment::new(disk.clone(), dir, start, 0)));
+    }
+    let mut found = Recovered { segments, end_offset: 0, epochs: Epochs::read(&**disk, dir)?, producers: Producers::default(), bytes_scanned: 0, bytes_cut: 0 };
+    found.scan_tail(disk, dir, recovery_point, clean)?;
+    found.epochs.truncate_from_end(found.end_offset);
+    found.producers = read_producers(disk, dir, &found.segments, found.end_offset)?;
+    Ok(found)
+}
+
+fn corrupt(path: &Path, position: u64, offset: Offset, recovery_point: Offset, reason: impl ToString) -> LogError {
+    LogError::Corrupt { path: path.into(), position, offset, recovery_point, reason: reason.to_string() }
+}
+
+impl Recovered {
+    fn scan_tail(&mut self, disk: &Arc<dyn Disk>, dir: &Path, recovery_point: Offset, clean: bool) -> Result<(), LogError> {
+        // The last segment is always looked at, since only it tells where the log ends.
+        let trusted = self.segments.windows(2).take_while(|pair| pair[1].base <= recovery_point).count();
+        let mut at = trusted;
+        self.end_offset = self.segments.get(at).map_or(0, |segment| segment.base);
+        while let Some(segment) = self.segments.get(at).cloned() {
+            let path = segment.path(".log");
+            let whole = self.scan_segment(&segment, recovery_point, clean).during("recover", &path)?;
+            let (position, reason) = match whole {
+                Ok(()) => {
+                    at += 1;
+                    continue;
+                }
+                Err(torn) => torn,
+            };
+            if self.end_offset < recovery_point {
+                return Err(corrupt(&path, position, self.end_offset, recovery_point, reason));
+            }
+            self.bytes_cut += segment.size() - position;
+            tracing::warn!(path = %path.display(), position, offset = self.end_offset, %reason, "cut the torn tail of a log");
+            segment.files().and_then(|files| files.log.set_len(position)).during("cut", &path)?;
+            segment.set_size(position);
+            for later in self.segments.drain(at + 1..).rev() {
+                self.bytes_cut += later.size();
+                for suffix in [".log", ".index", ".timeindex", ".txnindex"] {
+                    let path = later.path(suffix);
+                    if disk.exists(&path).during("look for", &path)? {
+                        disk.remove_file(&path).during("remove", &path)?;
+                    }
+                }
+            }
+            break;
+        }
+        if self.end_offset < recovery_point {
+            return Err(corrupt(dir, 0, self.end_offset, recovery_point, "the log ends there"));
+        }
+        if !clean {
+            // What is served from now on as durable has to be.
+            for segment in self.segments.iter().skip(trusted) {
+                segment.files().and_then(|files| files.log.sync()).during("sync", segment.path(".log"))?;
+            }
+            disk.sync_dir(dir).during("sync", dir)?;
+        }
+        Ok(())
+    }
+
+    /// Goes through the batches past the recovery point; the inner error is where and why they end.
+    fn scan_segment(&mut self, segment: &Segment, recovery_point: Offset, clean: bool) -> std::io::Result<Result<(), (u64, String)>> {
+        let start = if segment.size() == 0 { 0 } else { segment.cut_indexes(recovery_point.max(segment.base), clean)? };
+        if segment.size() == 0 {
+            self.end_offset = segment.base.max(self.end_offset);
+            return Ok(Ok(()));
+        }
+        let file = segment.files()?.log.clone();
+        let mut next = segment.base.max(self.end_offset);
+        for batch in Scan::new(file.clone(), start, segment.size()) {
+            let (at, header) = match batch {
+                Ok(batch) => batch,
+                Err((at, error)) => return Ok(Err((at, error.to_string()))),
+            };
+            if header.base_offset < next || header.last_offset_delta < 0 {
+                return Ok(Err((at, format!("batch has offset {}, expected {next} or more", header.base_offset))));
+            }
+            if !clean {
+                self.bytes_scanned += header.size() as u64;
+                let computed = stored_crc(&*file, at, &header)?;
+                if computed != header.crc {
+                    return Ok(Err((at, format!("checksum is {computed:08x}, the batch says {:08x}", header.crc))));
+                }
+            }
+            segment.note(at, &header, INDEX_INTERVAL)?;
+            self.epochs.assign(header.leader_epoch, header.base_offset);
+            next = header.next_offset();
+            self.end_offset = next;
+        }
+        Ok(Ok(()))
+    }
+}
+
+/// The checksum of a stored batch, in pieces: a damaged length must not become an allocation.
+fn stored_crc(file: &dyn File, position: u64, header: &BatchHeader) -> std::io::Result<u32> {
+    let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
+    let (mut at, end) = (position + ATTRIBUTES_AT as u64, position + header.size() as u64);
+    let mut buffer = vec![0; CHUNK.min(header.size())];
+    while at < end {
+        let len = usize::try_from(end - at).unwrap_or(CHUNK).min(buffer.len());
+        let Some(part) = buffer.get_mut(..len) else { break };
+        file.read_exact_at(part, at)?;
+        digest.update(part);
+        at += len as u64;
+    }
+    Ok(digest.finalize() as u32)
+}
+
+/// The producers as of `end`: the newest usable snapshot, and the headers after it.
+pub(super) fn read_producers(disk: &Arc<dyn Disk>, dir: &Path, segments: &[Arc<Segment>], end: Offset) -> Result<Producers, LogError> {
+    let mut from = segments.first().map_or(0, |segment| segment.base);
+    let mut producers = Producers::default();
+    for offset in snapshots(disk, dir)?.into_iter().rev() {
+        let path = dir.join(file_name(offset, ".snapshot"));
+        if offset > end {
+            disk.remove_file(&path).during("remove", &path)?;
+        } else if let Some(read) = Producers::from_snapshot(&disk.read(&path).during("read", &path)?) {
+            (producers, from) = (read, offset.max(from));
+            break;
+        }
+    }
+    let first = segments.partition_point(|segment| segment.base <= from).saturating_sub(1);
+    for segment in segments.iter().skip(first) {
+        let path = segment.path(".log");
+        let Some((position, _)) = segment.find(from).map_err(|error| LogError::Malformed { path: path.clone(), reason: error.to_string() })? else { continue };
+        for (_, header) in segment.scan_from(position).during("read", &path)?.map_while(Result::ok).filter(|(_, header)| header.base_offset >= from && header.base_offset < end) {
+            producers.note(&header);
+        }
+    }
+    Ok(producers)
+}
+
+fn snapshots(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Vec<Offset>, LogError> {
+    let mut offsets: Vec<_> = disk.list(dir).during("list", dir)?.iter().filter_map(|entry| offset_of(&entry.name, ".snapshot")).collect();
+    offsets.sort_unstable();
+    Ok(offsets)
+}
+
+/// Writes the snapshot of `offset` and removes the oldest.
+pub(super) fn write_snapshot(disk: &Arc<dyn Disk>, dir: &Path, offset: Offset, bytes: &[u8]) -> std::io::Result<()> {
+    disk.write_atomically(&dir.join(file_name(offset, ".snapshot")), bytes)?;
+    let mut known: Vec<_> = disk.list(dir)?.iter().filter_map(|entry| offset_of(&entry.name, ".snapshot")).collect();
+    known.sort_unstable();
+    for old in known.iter().rev().skip(SNAPSHOTS_KEPT) {
+        disk.remove_file(&dir.join(file_name(*old, ".snapshot")))?;
+    }
+    Ok(())
+}

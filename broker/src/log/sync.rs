@@ -1,0 +1,67 @@
+//! Group commit: one loop per log directory takes all logs with new bytes, syncs them, and tells how far each is
+//! durable. While one round waits for the device the next one gathers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use letterbox_env::Env;
+use tokio_util::sync::CancellationToken;
+
+use super::Log;
+use super::dir::LogDir;
+use super::types::DurabilityObserver;
+
+/// Files synced at the same time in one directory.
+const PARALLEL_MAX: usize = 4;
+/// How often the free space is looked at, appends or not.
+const SPACE_CHECK: Duration = Duration::from_secs(1);
+
+/// Runs until `stop`; what is queued then is still synced.
+pub(super) async fn run(env: Env, dir: Arc<LogDir>, reserve_bytes: u64, observer: Arc<dyn DurabilityObserver>, stop: CancellationToken) {
+    let mut next_check = tokio::time::Instant::now();
+    loop {
+        if tokio::time::Instant::now() >= next_check {
+            let checked = dir.clone();
+            env.blocking(move || check_space(&checked, reserve_bytes)).await;
+            next_check = tokio::time::Instant::now() + SPACE_CHECK;
+        }
+        let dirty = dir.take_dirty();
+        if !dirty.is_empty() {
+            sync_round(&env, dirty, &observer).await;
+            continue;
+        }
+        tokio::select! {
+            biased;
+            () = dir.wake.notified() => {}
+            () = stop.cancelled() => {
+                sync_round(&env, dir.take_dirty(), &observer).await;
+                return;
+            }
+            () = tokio::time::sleep_until(next_check) => {}
+        }
+    }
+}
+
+async fn sync_round(env: &Env, dirty: Vec<Arc<Log>>, observer: &Arc<dyn DurabilityObserver>) {
+    let share = dirty.len().div_ceil(PARALLEL_MAX).max(1);
+    let jobs = dirty.chunks(share).map(|logs| {
+        let (logs, observer) = (logs.to_vec(), observer.clone());
+        env.blocking(move || {
+            for log in &logs {
+                match log.sync() {
+                    Ok(durable_end) => observer.durable(log, durable_end),
+                    Err(_) => observer.failed(log),
+                }
+            }
+        })
+    });
+    futures::future::join_all(jobs).await;
+}
+
+/// Read-only while less than the reserve is free.
+pub(super) fn check_space(dir: &LogDir, reserve_bytes: u64) {
+    match dir.space() {
+        Ok((_, free)) => dir.set_read_only(free < reserve_bytes),
+        Err(error) => drop(dir.fence("look at free space", &error)),
+    }
+}

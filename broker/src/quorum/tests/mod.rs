@@ -1,0 +1,70 @@
+//! The quorum on real files, on a disk with faults, and as three nodes over loopback.
+
+mod fault_disk;
+mod one_voter;
+mod storage;
+mod three_voters;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Controller, QuorumConfig, QuorumTiming, RaftQuorum};
+use crate::metadata::controller::{ConfigRules, ConfigScope, CreateTopics, NewTopic, RegisterBroker, TopicPlacement};
+use crate::metadata::{Endpoint, SecurityProtocol};
+use crate::model::BrokerId;
+use letterbox_env::Env;
+
+/// Every key is allowed, none is a list.
+struct AnyConfig;
+
+impl ConfigRules for AnyConfig {
+    fn validate(&self, _: ConfigScope, _: &str, _: Option<&str>) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn list_default(&self, _: ConfigScope, _: &str) -> Option<String> {
+        None
+    }
+}
+
+fn sole(dir: &Path) -> QuorumConfig {
+    QuorumConfig {
+        node_id: 1,
+        dir: dir.join("__cluster_metadata-0"),
+        voters: BTreeMap::from([(1, ("127.0.0.1".to_owned(), 0))]),
+        listener: None,
+        cluster_id: None,
+        must_exist: false,
+        timing: QuorumTiming::default(),
+    }
+}
+
+fn controller(env: &Env, quorum: &Arc<RaftQuorum>) -> Controller {
+    Controller::start(env.clone(), Arc::clone(quorum) as _, Arc::new(AnyConfig))
+}
+
+fn registration(id: i32) -> RegisterBroker {
+    let endpoint =
+        Endpoint { listener: "PLAINTEXT".into(), host: "localhost".into(), port: 9092, security_protocol: SecurityProtocol::Plaintext };
+    RegisterBroker { id: BrokerId(id), incarnation: uuid::Uuid::from_u128(7), endpoints: vec![endpoint], rack: None, clean_start: true }
+}
+
+fn topic(name: &str, partitions: i32) -> CreateTopics {
+    CreateTopics {
+        topics: vec![NewTopic { name: name.to_owned(), placement: TopicPlacement::automatic(partitions, 1), configs: BTreeMap::new() }],
+        validate_only: false,
+        default_partitions: 1,
+        default_replication_factor: 1,
+    }
+}
+
+/// Waits until `condition` holds; fails after ten seconds.
+async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(tokio::time::Instant::now() < deadline, "not within 20 s: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

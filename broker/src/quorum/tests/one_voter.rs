@@ -1,0 +1,169 @@
+//! One voter, as today's product runs it.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use letterbox_env::Env;
+
+use super::fault_disk::FaultDisk;
+use super::{controller, eventually, registration, sole, topic};
+use crate::metadata::controller::{AllocateProducerIds, DeleteTopics, SetClusterId, TopicSelector};
+use crate::model::BrokerId;
+use crate::quorum::{ControllerError, MetadataQuorum, OpenError, QuorumError, RaftQuorum};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sole_voter_leads_at_once_and_keeps_everything_across_restarts() {
+    let dir = tempfile::tempdir().unwrap();
+    let env = Env::real();
+    let mut first_ids = Vec::new();
+    for round in 0..4 {
+        let before = tokio::time::Instant::now();
+        let quorum = RaftQuorum::open(env.clone(), sole(dir.path())).await.unwrap();
+        eprintln!("open took {:?}", before.elapsed());
+        let controller = controller(&env, &quorum);
+        assert_eq!(quorum.image().topic_count(), round);
+        controller.set_cluster_id(SetClusterId { cluster_id: "abcdefghijklmnopqrstuv".into() }).await.unwrap().unwrap();
+        controller.register_broker(registration(1)).await.unwrap().unwrap();
+        let made = controller.create_topics(topic(&format!("topic-{round}"), 3)).await.unwrap();
+        assert!(made[0].1.is_ok(), "{made:?}");
+        // What was answered is in the image already.
+        assert_eq!(quorum.image().topic(&format!("topic-{round}")).unwrap().partitions.len(), 3);
+        first_ids.push(controller.allocate_producer_ids(AllocateProducerIds { broker: BrokerId(1) }).await.unwrap().unwrap().first_id);
+        controller.shutdown().await;
+        assert_eq!(controller.create_topics(topic("late", 1)).await.unwrap_err(), ControllerError::ShuttingDown);
+        if round % 2 == 0 {
+            MetadataQuorum::snapshot(&*quorum).await.unwrap();
+            eventually("a snapshot", || quorum.status().snapshot_index > 0).await;
+        }
+        quorum.shutdown().await;
+    }
+    assert_eq!(first_ids, [0, 1000, 2000, 3000]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operations_that_wait_together_become_one_entry() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FaultDisk::new();
+    let env = disk.env();
+    let quorum = RaftQuorum::open(env.clone(), sole(dir.path())).await.unwrap();
+    let controller = controller(&env, &quorum);
+    controller.register_broker(registration(1)).await.unwrap().unwrap();
+    let (index, syncs) = (quorum.image().applied_index, disk.syncs.load(Ordering::SeqCst));
+    let made = futures::future::join_all((0..200).map(|n| controller.create_topics(topic(&format!("t{}", n % 150), 1)))).await;
+    let made: Vec<_> = made.into_iter().map(|result| result.unwrap()[0].1.is_ok()).collect();
+    // Later ones of the same batch see what earlier ones made.
+    assert_eq!(made.iter().filter(|ok| **ok).count(), 150);
+    assert_eq!(quorum.image().topic_count(), 150);
+    let entries = quorum.image().applied_index - index;
+    assert!(entries <= 10, "{entries} entries");
+    assert!(disk.syncs.load(Ordering::SeqCst) - syncs <= 12);
+    controller.shutdown().await;
+    quorum.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_answered_survives_a_power_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut answered: Vec<String> = Vec::new();
+    for round in 0..8 {
+        let disk = FaultDisk::new();
+        let env = disk.env();
+        let quorum = RaftQuorum::open(env.clone(), sole(dir.path())).await.unwrap();
+        for name in &answered {
+            assert!(quorum.image().topic(name).is_some(), "{name} is lost in round {round}");
+        }
+        let controller = controller(&env, &quorum);
+        controller.register_broker(registration(1)).await.unwrap().unwrap();
+        for n in 0..5 {
+            let name = format!("t-{round}-{n}");
+            assert!(controller.create_topics(topic(&name, 2)).await.unwrap()[0].1.is_ok());
+            answered.push(name);
+        }
+        let (_, after) = tokio::join!(controller.create_topics(topic(&format!("open-{round}"), 1)), async {
+            tokio::time::sleep(Duration::from_micros(150 * round)).await;
+            disk.cut_power();
+        });
+        let () = after;
+        controller.shutdown().await;
+        quorum.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failed_sync_ends_the_quorum_and_is_never_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FaultDisk::new();
+    let env = disk.env();
+    let quorum = RaftQuorum::open(env.clone(), sole(dir.path())).await.unwrap();
+    let controller = controller(&env, &quorum);
+    controller.register_broker(registration(1)).await.unwrap().unwrap();
+    disk.fail_syncs_after(0);
+    let result = controller.create_topics(topic("lost", 1)).await;
+    assert!(matches!(result, Err(ControllerError::Quorum(QuorumError::Stopped | QuorumError::OutcomeUnknown))), "{result:?}");
+    let reason = tokio::time::timeout(Duration::from_secs(10), quorum.fatal()).await.unwrap();
+    assert!(reason.contains("the disk failed a sync"), "{reason}");
+    controller.shutdown().await;
+    quorum.shutdown().await;
+    let quorum = RaftQuorum::open(Env::real(), sole(dir.path())).await.unwrap();
+    assert!(quorum.image().topic("lost").is_none());
+    quorum.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_changes_are_compacted_and_deltas_add_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let env = Env::real();
+    let quorum = RaftQuorum::open(env.clone(), sole(dir.path())).await.unwrap();
+    let controller = controller(&env, &quorum);
+    let mut deltas = quorum.deltas();
+    let mut open = std::collections::BTreeSet::new();
+    controller.register_broker(registration(1)).await.unwrap().unwrap();
+    for n in 0..1300 {
+        let name = format!("t{}", n % 7);
+        let deleted = controller.delete_topics(DeleteTopics { topics: vec![TopicSelector::Name(name.clone())] }).await.unwrap();
+        assert_eq!(deleted[0].1.is_ok(), n >= 7);
+        assert!(controller.create_topics(topic(&name, 1)).await.unwrap()[0].1.is_ok());
+        if n % 5 == 0 {
+            let delta = deltas.next().await.unwrap();
+            for topic in delta.topics_removed {
+                assert!(open.remove(&topic.id));
+            }
+            for topic in delta.topics_added {
+                assert!(open.insert(topic.id));
+            }
+        }
+    }
+    eventually("a snapshot", || quorum.status().snapshot_index > 1000).await;
+    let before = quorum.image();
+    controller.shutdown().await;
+    quorum.shutdown().await;
+    let quorum = RaftQuorum::open(env.clone(), sole(dir.path())).await.unwrap();
+    assert!(quorum.image().topics().eq(before.topics()));
+    quorum.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[allow(clippy::disallowed_methods, reason = "the test is the disk's fault")]
+async fn lost_or_foreign_directory_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let env = Env::real();
+    let quorum = RaftQuorum::open(env.clone(), sole(dir.path())).await.unwrap();
+    assert!(matches!(RaftQuorum::open(env.clone(), sole(dir.path())).await.err().unwrap(), OpenError::Locked { .. }));
+    let controller = controller(&env, &quorum);
+    controller.set_cluster_id(SetClusterId { cluster_id: "one".into() }).await.unwrap().unwrap();
+    MetadataQuorum::snapshot(&*quorum).await.unwrap();
+    eventually("a snapshot", || quorum.status().snapshot_index > 0).await;
+    controller.shutdown().await;
+    quorum.shutdown().await;
+    drop(quorum);
+    let mut other = sole(dir.path());
+    other.cluster_id = Some("two".into());
+    let error = RaftQuorum::open(env.clone(), other).await.err().unwrap();
+    assert!(matches!(error, OpenError::WrongCluster { .. }), "{error}");
+    let mut other = sole(dir.path());
+    other.node_id = 2;
+    other.voters = [(2, ("127.0.0.1".to_owned(), 0))].into();
+    assert!(matches!(RaftQuorum::open(env.clone(), other).await.err().unwrap(), OpenError::Wal(_)));
+    std::fs::remove_file(dir.path().join("__cluster_metadata-0/quorum.log")).unwrap();
+    assert!(matches!(RaftQuorum::open(env.clone(), sole(dir.path())).await.err().unwrap(), OpenError::Wal(_)));
+}

@@ -1,0 +1,149 @@
+//! The log's file: openraft's own conformance suite, torn writes, bit rot.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use letterbox_env::Env;
+use openraft::testing::{StoreBuilder, Suite};
+
+use crate::quorum::log_store::LogStore;
+use crate::quorum::snapshot::Slots;
+use crate::quorum::state_machine::{Published, StateMachine};
+use crate::quorum::types::{StorageError, TypeConfig};
+use crate::quorum::wal::{FILE_NAME, Item, Wal, WalError};
+
+struct Builder;
+
+impl StoreBuilder<TypeConfig, LogStore, StateMachine, tempfile::TempDir> for Builder {
+    async fn build(&self) -> Result<(tempfile::TempDir, LogStore, StateMachine), StorageError> {
+        let env = Env::real();
+        let dir = tempfile::tempdir().unwrap();
+        let (wal, items) = open(dir.path()).unwrap();
+        let store = LogStore::new(env.clone(), wal, items).unwrap();
+        let (slots, stored) = Slots::open(Arc::clone(&env.disk), dir.path()).unwrap();
+        let machine = StateMachine::new(env, Published::new(), Arc::new(std::sync::Mutex::new(slots)), stored).unwrap();
+        Ok((dir, store, machine))
+    }
+}
+
+fn open(dir: &Path) -> Result<(Wal, Vec<Item>), WalError> {
+    let env = Env::real();
+    Wal::open(Arc::clone(&env.disk), &*env.random, dir, 1, true)
+}
+
+#[test]
+fn storage_passes_the_conformance_suite_of_openraft() {
+    Suite::test_all(Builder).unwrap();
+}
+
+fn some_items() -> Vec<Vec<Item>> {
+    vec![
+        vec![Item::Vote(b"a vote".to_vec())],
+        vec![Item::Entry(vec![1; 30]), Item::Entry(vec![2; 7])],
+        vec![Item::Truncate(2)],
+        vec![Item::Entry(vec![3; 100])],
+        vec![Item::Purge(1, 1)],
+    ]
+}
+
+/// A file with the frames of [`some_items`], and where each frame ends.
+fn written(dir: &Path) -> (Vec<u8>, Vec<usize>) {
+    let (mut wal, _) = open(dir).unwrap();
+    let mut ends = vec![wal.len()];
+    for items in some_items() {
+        wal.append(&items).unwrap();
+        ends.push(wal.len());
+    }
+    (Env::real().disk.read(&dir.join(FILE_NAME)).unwrap(), ends)
+}
+
+#[allow(clippy::disallowed_methods, reason = "the test is the disk's fault")]
+fn put(dir: &Path, bytes: &[u8]) {
+    std::fs::write(dir.join(FILE_NAME), bytes).unwrap();
+}
+
+#[test]
+fn file_cut_at_any_byte_gives_a_prefix_of_whole_frames_and_can_be_written_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (bytes, ends) = written(dir.path());
+    let last = *ends.last().unwrap();
+    for len in 0..=last + 20 {
+        put(dir.path(), &bytes[..len]);
+        if len < 64 {
+            assert!(matches!(open(dir.path()), Err(WalError::Damaged { .. })), "cut at {len}");
+            continue;
+        }
+        // Padding at the end of a frame may be missing.
+        let frames = ends.iter().skip(1).filter(|end| **end <= len.next_multiple_of(8)).count();
+        let (mut wal, items) = open(dir.path()).unwrap();
+        let at_least: Vec<Item> = some_items().into_iter().take(frames.saturating_sub(1)).flatten().collect();
+        let all: Vec<Item> = some_items().into_iter().flatten().collect();
+        assert!(items.starts_with(&at_least) && all.starts_with(&items), "cut at {len}: {items:?}");
+        if ends.contains(&len) {
+            assert_eq!(items, some_items().into_iter().take(frames).flatten().collect::<Vec<_>>(), "cut at {len}");
+        }
+        wal.append(&[Item::Truncate(99)]).unwrap();
+        drop(wal);
+        let (_, again) = open(dir.path()).unwrap();
+        assert_eq!(again.split_last().unwrap(), (&Item::Truncate(99), &items[..]), "cut at {len}");
+    }
+}
+
+#[test]
+fn last_frame_torn_anywhere_is_cut_and_never_seen_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (bytes, ends) = written(dir.path());
+    let (start, end) = (ends[ends.len() - 2], ends[ends.len() - 1]);
+    let kept: Vec<Item> = some_items().into_iter().take(4).flatten().collect();
+    for hole in start..end {
+        // One byte that never reached the disk; what is zero anyway changes nothing.
+        let mut torn = bytes.clone();
+        if std::mem::replace(&mut torn[hole], 0) == 0 {
+            continue;
+        }
+        put(dir.path(), &torn);
+        assert_eq!(open(dir.path()).unwrap().1, kept, "hole at {hole}");
+        let after = Env::real().disk.read(&dir.path().join(FILE_NAME)).unwrap();
+        assert!(after[start..].iter().all(|byte| *byte == 0), "hole at {hole}");
+    }
+}
+
+#[test]
+fn bit_rot_before_the_last_frame_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (bytes, ends) = written(dir.path());
+    let last = ends[ends.len() - 2];
+    let mut noticed = 0;
+    for at in 0..last {
+        let mut rotten = bytes.clone();
+        rotten[at] ^= 0x10;
+        put(dir.path(), &rotten);
+        match open(dir.path()) {
+            Err(WalError::Damaged { .. } | WalError::WrongNode { .. }) => noticed += 1,
+            Ok((_, items)) => assert_eq!(items, some_items().into_iter().flatten().collect::<Vec<_>>(), "only padding at {at}"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(noticed > last - 64);
+}
+
+#[test]
+fn rewritten_file_has_only_what_was_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut wal, _) = open(dir.path()).unwrap();
+    let before = wal.incarnation();
+    wal.append(&[Item::Entry(vec![5; 1000])]).unwrap();
+    wal.rewrite(&[Item::Purge(1, 8)]).unwrap();
+    wal.append(&[Item::Truncate(9)]).unwrap();
+    drop(wal);
+    let (wal, items) = open(dir.path()).unwrap();
+    assert_eq!((items, wal.incarnation()), (vec![Item::Purge(1, 8), Item::Truncate(9)], before));
+}
+
+#[test]
+fn missing_file_is_made_only_where_that_is_allowed() {
+    let dir = tempfile::tempdir().unwrap();
+    let env = Env::real();
+    let refused = Wal::open(Arc::clone(&env.disk), &*env.random, dir.path(), 1, false);
+    assert!(matches!(refused, Err(WalError::Missing { .. })));
+}

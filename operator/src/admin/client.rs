@@ -1,0 +1,191 @@
+//! [`KafkaAdmin`] through the Kafka client.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use letterbox_client::{AlterOp, BrokerError, Client, ClientOptions, ConfigResource, ConfigSource, Error, ErrorCode, NewTopic};
+use letterbox_env::{BoxFuture, Env};
+use tokio::sync::Mutex;
+
+use super::{AdminError, KafkaAdmin, Topic};
+
+/// `INVALID_CONFIG`.
+const INVALID_CONFIG: ErrorCode = ErrorCode(40);
+
+/// A cluster behind its bootstrap address. Connects when first asked and again after a fault.
+pub struct ClientAdmin {
+    env: Env,
+    bootstrap: String,
+    /// How long a call may take with all its retries.
+    timeout: Duration,
+    client: Mutex<Option<Client>>,
+}
+
+impl ClientAdmin {
+    /// A cluster at `bootstrap` (`host:port`), each call ending within `timeout`. Nothing is connected yet.
+    #[must_use]
+    pub fn new(env: Env, bootstrap: String, timeout: Duration) -> Self {
+        Self { env, bootstrap, timeout, client: Mutex::new(None) }
+    }
+
+    async fn client(&self) -> Result<Client, AdminError> {
+        let mut slot = self.client.lock().await;
+        if let Some(client) = &*slot {
+            return Ok(client.clone());
+        }
+        let options = ClientOptions {
+            client_id: "letterbox-operator".to_owned(),
+            request_timeout: self.timeout,
+            api_timeout: self.timeout,
+            ..ClientOptions::default()
+        };
+        let client = Client::connect(self.env.clone(), std::slice::from_ref(&self.bootstrap), options).await.map_err(told)?;
+        *slot = Some(client.clone());
+        Ok(client)
+    }
+
+    /// Runs `call`; after a fault of the connection the next call makes a new one.
+    async fn call<T>(&self, call: impl AsyncFnOnce(&Client) -> Result<T, Error>) -> Result<T, AdminError> {
+        let client = self.client().await?;
+        let result = call(&client).await.map_err(told);
+        if matches!(result, Err(AdminError::Unreachable(_))) {
+            *self.client.lock().await = None;
+        }
+        result
+    }
+}
+
+impl KafkaAdmin for ClientAdmin {
+    fn cluster_id(&self) -> BoxFuture<'_, Result<Option<String>, AdminError>> {
+        Box::pin(self.call(async |client: &Client| Ok(Some(client.describe_cluster().await?.cluster_id).filter(|id| !id.is_empty()))))
+    }
+
+    fn describe_topic<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Topic>, AdminError>> {
+        Box::pin(self.call(async move |client: &Client| {
+            let metadata = client.metadata(Some(&[name.to_owned()])).await?;
+            let Some(topic) = metadata.topics.get(name) else { return Ok(None) };
+            match topic.error {
+                None | Some(ErrorCode::LEADER_NOT_AVAILABLE) => {}
+                Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION) => return Ok(None),
+                Some(code) => return Err(BrokerError { code, message: None }.into()),
+            }
+            let resource = ConfigResource::topic(name);
+            let mut configs = client.describe_configs(std::slice::from_ref(&resource), None, false).await?;
+            let entries = match configs.remove(&resource) {
+                Some(Ok(entries)) => entries,
+                // Deleted between the two calls.
+                Some(Err(BrokerError { code: ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, .. })) => return Ok(None),
+                Some(Err(error)) => return Err(error.into()),
+                None => return Err(Error::Invalid("the broker left the topic out of its answer".to_owned())),
+            };
+            let own = entries.into_iter().filter(|entry| entry.source == ConfigSource::DYNAMIC_TOPIC_CONFIG);
+            Ok(Some(Topic {
+                id: base64_of(*topic.id.as_bytes()),
+                partitions: i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX),
+                replicas: topic.partitions.values().map(|p| i32::try_from(p.replicas.len()).unwrap_or(i32::MAX)).max().unwrap_or(0),
+                config: own.filter_map(|entry| Some((entry.name, entry.value?))).collect(),
+            }))
+        }))
+    }
+
+    fn create_topic<'a>(
+        &'a self,
+        name: &'a str,
+        partitions: Option<i32>,
+        replicas: i32,
+        config: &'a BTreeMap<String, String>,
+    ) -> BoxFuture<'a, Result<(), AdminError>> {
+        Box::pin(self.call(async move |client: &Client| {
+            let topic = NewTopic {
+                name: name.to_owned(),
+                partitions,
+                replication_factor: i16::try_from(replicas).ok(),
+                assignments: BTreeMap::new(),
+                configs: config.clone(),
+            };
+            let mut outcomes = client.create_topics(&[topic], false).await?;
+            one(outcomes.remove(name))?;
+            Ok(())
+        }))
+    }
+
+    fn create_partitions<'a>(&'a self, name: &'a str, total: i32) -> BoxFuture<'a, Result<(), AdminError>> {
+        Box::pin(self.call(async move |client: &Client| {
+            let mut outcomes = client.create_partitions(&BTreeMap::from([(name.to_owned(), (total, None))])).await?;
+            one(outcomes.remove(name))
+        }))
+    }
+
+    fn alter_topic_config<'a>(
+        &'a self,
+        name: &'a str,
+        changes: &'a BTreeMap<String, Option<String>>,
+    ) -> BoxFuture<'a, Result<(), AdminError>> {
+        Box::pin(self.call(async move |client: &Client| {
+            let ops = changes.iter().map(|(key, value)| (key.clone(), value.clone().map_or(AlterOp::Delete, AlterOp::Set)));
+            let resource = ConfigResource::topic(name);
+            let mut outcomes = client.incremental_alter_configs(&BTreeMap::from([(resource.clone(), ops.collect())]), false).await?;
+            one(outcomes.remove(&resource))
+        }))
+    }
+
+    fn delete_topic<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), AdminError>> {
+        Box::pin(self.call(async move |client: &Client| {
+            let mut outcomes = client.delete_topics(&[name.to_owned()]).await?;
+            one(outcomes.remove(name))
+        }))
+    }
+}
+
+fn one<T>(outcome: Option<Result<T, BrokerError>>) -> Result<T, Error> {
+    let missing = || Error::Invalid("the broker left the topic out of its answer".to_owned());
+    Ok(outcome.ok_or_else(missing)??)
+}
+
+fn told(error: Error) -> AdminError {
+    match error {
+        Error::Broker(error) if !error.code.is_retriable() || error.code == ErrorCode::UNKNOWN_TOPIC_OR_PARTITION => {
+            AdminError::Refused { code: code_name(error.code), message: error.message.unwrap_or_default() }
+        }
+        error => AdminError::Unreachable(error.to_string()),
+    }
+}
+
+fn code_name(code: ErrorCode) -> String {
+    if code == INVALID_CONFIG {
+        return "INVALID_CONFIG".to_owned();
+    }
+    let mut name = String::new();
+    for c in code.name().chars() {
+        if c.is_ascii_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(c.to_ascii_uppercase());
+    }
+    name
+}
+
+/// Kafka's form of an id: base64 with the URL alphabet, without padding.
+fn base64_of(id: [u8; 16]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let bits = u128::from_be_bytes(id);
+    // 22 digits of 6 bits hold 132 bits; the last digit's low four are zero.
+    let digit = |index: u32| {
+        let value = if index < 21 { bits >> (128 - 6 * (index + 1)) } else { bits << 4 };
+        char::from(ALPHABET[(value & 63) as usize])
+    };
+    (0..22).map(digit).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_ids_are_kafkas() {
+        assert_eq!(code_name(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION), "UNKNOWN_TOPIC_OR_PARTITION");
+        assert_eq!(code_name(ErrorCode::TOPIC_ALREADY_EXISTS), "TOPIC_ALREADY_EXISTS");
+        assert_eq!(base64_of([0xff; 16]), "_____________________w");
+        assert_eq!(base64_of(*b"0123456789abcdef"), "MDEyMzQ1Njc4OWFiY2RlZg");
+    }
+}

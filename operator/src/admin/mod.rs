@@ -1,0 +1,69 @@
+//! What the operator asks of a running cluster, as a trait: the Kafka client behind it, or a model in tests.
+
+mod client;
+
+use std::collections::BTreeMap;
+
+use letterbox_env::BoxFuture;
+
+pub use client::ClientAdmin;
+
+/// The admin calls that topics need.
+pub trait KafkaAdmin: Send + Sync {
+    /// The cluster's id, as Kafka clients see it.
+    fn cluster_id(&self) -> BoxFuture<'_, Result<Option<String>, AdminError>>;
+
+    /// The topic with its own (not inherited) configuration; `None` when there is none of that name.
+    fn describe_topic<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Topic>, AdminError>>;
+
+    /// Makes a topic. `partitions` of `None` means the cluster's `num.partitions`.
+    fn create_topic<'a>(
+        &'a self,
+        name: &'a str,
+        partitions: Option<i32>,
+        replicas: i32,
+        config: &'a BTreeMap<String, String>,
+    ) -> BoxFuture<'a, Result<(), AdminError>>;
+
+    /// Adds partitions until there are `total`.
+    fn create_partitions<'a>(&'a self, name: &'a str, total: i32) -> BoxFuture<'a, Result<(), AdminError>>;
+
+    /// Sets each key to its value, or back to the cluster's default where it is `None`.
+    fn alter_topic_config<'a>(
+        &'a self,
+        name: &'a str,
+        changes: &'a BTreeMap<String, Option<String>>,
+    ) -> BoxFuture<'a, Result<(), AdminError>>;
+
+    /// Deletes the topic and its records.
+    fn delete_topic<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), AdminError>>;
+}
+
+/// A topic as the cluster describes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Topic {
+    /// Its id, in Kafka's base64 form.
+    pub id: String,
+    /// How many partitions it has.
+    pub partitions: i32,
+    /// Replicas of each partition.
+    pub replicas: i32,
+    /// What was set on the topic itself.
+    pub config: BTreeMap<String, String>,
+}
+
+/// Why an admin call did not work.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AdminError {
+    /// No answer: worth trying again.
+    #[error("the cluster did not answer: {0}")]
+    Unreachable(String),
+    /// The cluster understood and said no.
+    #[error("{code}: {message}")]
+    Refused {
+        /// Kafka's name of the error, such as `INVALID_CONFIG`.
+        code: String,
+        /// What the broker said.
+        message: String,
+    },
+}

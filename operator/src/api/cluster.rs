@@ -1,0 +1,344 @@
+//! `KafkaCluster`.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::core::{Message, Rule};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::OWNED_KEYS;
+
+/// What a Kafka cluster should be.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "letterbox.dev",
+    version = "v1alpha1",
+    kind = "KafkaCluster",
+    plural = "kafkaclusters",
+    shortname = "kc",
+    category = "letterbox",
+    category = "kafka",
+    namespaced,
+    status = "KafkaClusterStatus",
+    derive = "PartialEq",
+    doc = "A Kafka cluster: brokers that every Kafka client can use, with their volumes, addresses and configuration.",
+    validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]{0,30}[a-z0-9])?$')").message(NAME_MESSAGE),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether clients can use the cluster as the spec describes it"),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase", description = "What is going on, in plain words"),
+    printcolumn(name = "Brokers", type_ = "string", json_path = ".status.brokers", description = "Brokers that are ready / brokers that are wanted"),
+    printcolumn(name = "Version", type_ = "string", json_path = ".status.version", description = "The version that every broker runs"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", description = "Why the cluster is or is not ready"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[x_kube(validation = Rule::new("!has(self.image) || !has(self.version)").message(IMAGE_AND_VERSION_MESSAGE))]
+#[serde(rename_all = "camelCase")]
+pub struct KafkaClusterSpec {
+    /// How many brokers the cluster has. This version runs one broker per cluster.
+    #[serde(default = "default_replicas")]
+    #[schemars(range(min = 1))]
+    #[x_kube(validation = Rule::new("self <= 1").message(REPLICAS_MESSAGE))]
+    pub replicas: i32,
+
+    /// The version of Letterbox to run: the tag of the operator's own image repository. Changing it restarts the brokers.
+    /// Absent: the version that was current when the cluster was made. It stays when the operator is upgraded, so that
+    /// upgrading the operator never restarts a broker; set it to upgrade the brokers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"))]
+    pub version: Option<String>,
+
+    /// The whole image reference to run instead of `version`, for example from a mirror. Changing it restarts the brokers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub image: Option<String>,
+
+    /// The volume of each broker.
+    #[serde(default)]
+    pub storage: ClusterStorage,
+
+    /// Broker configuration: the keys and values of Kafka's server.properties, values as strings. Changing it restarts
+    /// the brokers. Keys that the operator sets itself (names, listeners, directories, quorum) are refused.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 200))]
+    #[x_kube(validation = owned_keys_rule())]
+    pub config: BTreeMap<String, String>,
+
+    /// Where clients connect. Each listener has a name and a port of its own.
+    #[serde(default = "default_listeners")]
+    #[schemars(length(min = 1, max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    #[x_kube(validation = Rule::new("self.all(a, self.exists_one(b, b.port == a.port))").message(PORTS_MESSAGE))]
+    #[x_kube(validation = Rule::new("self.exists(l, l.type == 'internal')").message(INTERNAL_LISTENER_MESSAGE))]
+    pub listeners: Vec<Listener>,
+
+    /// CPU and memory of each broker. Changing them restarts the brokers.
+    #[serde(default, skip_serializing_if = "Resources::is_empty")]
+    pub resources: Resources,
+}
+
+/// The volume of each broker.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[x_kube(validation = Rule::new("has(self.class) == has(oldSelf.class) && (!has(self.class) || self.class == oldSelf.class)").message(CLASS_MESSAGE))]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterStorage {
+    /// How large the volume is, for example `10Gi`. It can grow, if the storage class allows it, and never shrinks. A volume
+    /// that was grown by hand stays as large as it is.
+    #[serde(default = "default_size")]
+    #[schemars(length(min = 1, max = 32))]
+    #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))").message(SIZE_MESSAGE))]
+    #[x_kube(validation = Rule::new("!isQuantity(self) || !isQuantity(oldSelf) || !quantity(self).isLessThan(quantity(oldSelf))").message(SHRINK_MESSAGE))]
+    pub size: String,
+
+    /// The storage class. Absent: the Kubernetes cluster's default class. It cannot be changed later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub class: Option<String>,
+
+    /// What happens to the volumes, and with them to every record, when the cluster is deleted.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
+}
+
+/// What happens to data when the object that asked for it is deleted.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeletionPolicy {
+    /// The data stays. An object of the same name takes it up again.
+    #[default]
+    Retain,
+    /// The data is deleted with the object.
+    Delete,
+}
+
+/// A place where clients connect.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[x_kube(validation = Rule::new("self.type == 'nodeport' || (!has(self.bootstrap) && !has(self.brokers))").message(NODEPORT_ONLY_MESSAGE))]
+#[serde(rename_all = "camelCase")]
+pub struct Listener {
+    /// The listener's name: lower-case letters and digits, at most 11, beginning with a letter.
+    #[schemars(length(min = 1, max = 11), regex(pattern = r"^[a-z][a-z0-9]*$"))]
+    #[x_kube(validation = Rule::new("self != 'controller'").message(CONTROLLER_NAME_MESSAGE))]
+    pub name: String,
+
+    /// The port inside the Kubernetes cluster: 9092 or higher. 9644 is taken by health and metrics.
+    #[schemars(range(min = 9092, max = 65535))]
+    #[x_kube(validation = Rule::new("self != 9644").message(ADMIN_PORT_MESSAGE))]
+    pub port: i32,
+
+    /// Who can reach it: `internal` (clients in the Kubernetes cluster) or `nodeport` (clients outside, through a port of
+    /// every node).
+    #[serde(rename = "type", default)]
+    pub type_: ListenerType,
+
+    /// For `nodeport`: the first address that clients connect to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap: Option<ListenerBootstrap>,
+
+    /// For `nodeport`: the address of each broker, where the one that Kubernetes gives is not right for the clients.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["broker"]))]
+    pub brokers: Vec<BrokerAddress>,
+}
+
+/// Who can reach a listener.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum ListenerType {
+    /// Clients inside the Kubernetes cluster.
+    #[default]
+    Internal,
+    /// Clients outside, through a port of every node.
+    Nodeport,
+}
+
+/// The first address that clients of a `nodeport` listener connect to.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ListenerBootstrap {
+    /// The port of every node. Absent: Kubernetes chooses one; `status.listeners` tells it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub node_port: Option<i32>,
+}
+
+/// The address under which clients outside reach one broker.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct BrokerAddress {
+    /// The broker's id.
+    #[schemars(range(min = 0))]
+    pub broker: i32,
+
+    /// The port of every node that leads to this broker. Absent: Kubernetes chooses one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub node_port: Option<i32>,
+
+    /// The host that clients are told to connect to. Absent: the address of the node that the broker runs on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[A-Za-z0-9]([-A-Za-z0-9.:]*[A-Za-z0-9])?$"))]
+    pub advertised_host: Option<String>,
+
+    /// The port that clients are told to connect to, where something in front of the nodes changes it. Absent: the node port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub advertised_port: Option<i32>,
+}
+
+/// CPU and memory of a broker, as Kubernetes counts them.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Resources {
+    /// What the broker is promised, for example `cpu: 500m` and `memory: 512Mi`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<String, QuantitySchema>")]
+    pub requests: BTreeMap<String, Quantity>,
+
+    /// What the broker may use at most.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<String, QuantitySchema>")]
+    pub limits: BTreeMap<String, Quantity>,
+}
+
+impl Resources {
+    /// Whether nothing is asked for.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.requests.is_empty() && self.limits.is_empty()
+    }
+}
+
+/// The schema of a quantity, without the page of prose that the Kubernetes type carries.
+struct QuantitySchema;
+
+impl JsonSchema for QuantitySchema {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Quantity".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({"x-kubernetes-int-or-string": true})
+    }
+}
+
+/// What a Kafka cluster is.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct KafkaClusterStatus {
+    /// The generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// What is going on, in plain words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub phase: String,
+
+    /// Ready, Progressing, Degraded and Paused, each with a reason and a message.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+
+    /// Where clients connect.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub listeners: Vec<ListenerStatus>,
+
+    /// The cluster's id, as Kafka clients see it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<String>,
+
+    /// Brokers that exist.
+    #[serde(default)]
+    pub replicas: i32,
+
+    /// Brokers that are ready.
+    #[serde(default)]
+    pub ready_replicas: i32,
+
+    /// Ready and wanted brokers, for example `1/1`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub brokers: String,
+
+    /// The version that every broker runs; absent while they differ or while it cannot be told from the image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+
+    /// The image that the brokers run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+}
+
+/// Where clients of one listener connect.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ListenerStatus {
+    /// The listener's name in the spec.
+    pub name: String,
+    /// `host:port`, comma-separated: the value for a client's `bootstrap.servers`.
+    pub bootstrap_servers: String,
+}
+
+pub(crate) const NAME_MESSAGE: &str = "A cluster's name has at most 32 characters, begins with a letter, ends with a letter or digit, and has only lower-case letters, digits and '-' in it, because services are named after it.";
+pub(crate) const REPLICAS_MESSAGE: &str = "This version runs one broker per cluster; set spec.replicas to 1.";
+pub(crate) const IMAGE_AND_VERSION_MESSAGE: &str = "spec.image is a whole image reference; set it or spec.version, not both.";
+pub(crate) const PORTS_MESSAGE: &str = "Two listeners have the same port; give each listener a port of its own.";
+pub(crate) const INTERNAL_LISTENER_MESSAGE: &str = "One listener must be of type internal: the operator itself connects to it.";
+pub(crate) const NODEPORT_ONLY_MESSAGE: &str =
+    "Only a listener of type nodeport has bootstrap and brokers; remove them or set type: nodeport.";
+pub(crate) const CONTROLLER_NAME_MESSAGE: &str =
+    "The name controller is taken by the listener that brokers use among themselves; choose another one.";
+pub(crate) const ADMIN_PORT_MESSAGE: &str = "Port 9644 is taken by health and metrics; choose another one.";
+pub(crate) const SIZE_MESSAGE: &str = "The size must be a quantity above zero, for example 10Gi.";
+pub(crate) const SHRINK_MESSAGE: &str = "A volume cannot shrink; set spec.storage.size to what it was or more.";
+pub(crate) const CLASS_MESSAGE: &str = "The storage class cannot be changed; make a new cluster to move to another class.";
+
+/// The port of health, metrics and lifecycle.
+pub const ADMIN_PORT: i32 = 9644;
+
+/// The sentence for keys of `spec.config` that belong to the operator.
+pub(crate) fn owned_keys_message(keys: &str) -> String {
+    format!("The operator sets {keys} itself; remove it from spec.config.")
+}
+
+fn owned_keys_rule() -> Rule {
+    let list = OWNED_KEYS.iter().map(|key| format!("'{key}'")).collect::<Vec<_>>().join(", ");
+    Rule::new(format!("!self.exists(k, k in [{list}])")).message(Message::Expression(format!(
+        "'The operator sets ' + self.map(k, k).filter(k, k in [{list}]).join(', ') + ' itself; remove it from spec.config.'"
+    )))
+}
+
+fn default_replicas() -> i32 {
+    1
+}
+
+fn default_size() -> String {
+    "10Gi".to_owned()
+}
+
+fn default_listeners() -> Vec<Listener> {
+    vec![Listener { name: "plain".to_owned(), port: 9092, type_: ListenerType::Internal, bootstrap: None, brokers: Vec::new() }]
+}
+
+impl Default for ClusterStorage {
+    fn default() -> Self {
+        Self { size: default_size(), class: None, deletion_policy: DeletionPolicy::default() }
+    }
+}
+
+impl Default for KafkaClusterSpec {
+    fn default() -> Self {
+        Self {
+            replicas: default_replicas(),
+            version: None,
+            image: None,
+            storage: ClusterStorage::default(),
+            config: BTreeMap::new(),
+            listeners: default_listeners(),
+            resources: Resources::default(),
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! What users write and read: [`KafkaCluster`] and [`KafkaTopic`] of `letterbox.dev/v1alpha1`.
+//!
+//! Every field's comment becomes `kubectl explain`. Changes are additive. What a schema can refuse is
+//! refused by the API server through CEL; [`validate`] holds the same rules for files that never meet one.
+
+mod cluster;
+mod condition;
+mod quantity;
+mod topic;
+pub mod validate;
+
+pub use cluster::{
+    ADMIN_PORT, BrokerAddress, ClusterStorage, DeletionPolicy, KafkaCluster, KafkaClusterSpec, KafkaClusterStatus, Listener,
+    ListenerBootstrap, ListenerStatus, ListenerType, Resources,
+};
+pub use condition::{DEGRADED, PAUSED, PROGRESSING, READY, condition, find_condition, is_true, set_condition};
+pub use quantity::{bytes_of, millis_of};
+pub use topic::{ClusterRef, KafkaTopic, KafkaTopicSpec, KafkaTopicStatus};
+
+/// The API group.
+pub const GROUP: &str = "letterbox.dev";
+
+/// Set to `"true"` on a `KafkaCluster` or `KafkaTopic`, it stops the operator from changing anything for that object.
+pub const PAUSE_ANNOTATION: &str = "letterbox.dev/pause-reconciliation";
+
+/// Holds a `KafkaTopic` whose `deletionPolicy` is `Delete` until its topic is gone from the cluster.
+pub const TOPIC_FINALIZER: &str = "letterbox.dev/delete-topic";
+
+/// Whether the object asks to be left alone ([`PAUSE_ANNOTATION`]).
+#[must_use]
+pub fn is_paused(meta: &kube::core::ObjectMeta) -> bool {
+    meta.annotations.as_ref().and_then(|all| all.get(PAUSE_ANNOTATION)).is_some_and(|value| value == "true")
+}
+
+/// Keys of server.properties that the operator sets itself, because names, ports, volumes and the quorum follow from them.
+///
+/// `spec.config` must not contain them.
+pub const OWNED_KEYS: &[&str] = &[
+    "admin.listener",
+    "advertised.listeners",
+    "broker.id",
+    "broker.id.generation.enable",
+    "cluster.id",
+    "control.plane.listener.name",
+    "controller.listener.names",
+    "controller.quorum.bootstrap.servers",
+    "controller.quorum.voters",
+    "inter.broker.listener.name",
+    "listener.security.protocol.map",
+    "listeners",
+    "log.dir",
+    "log.dirs",
+    "metadata.log.dir",
+    "node.id",
+    "process.roles",
+    "security.inter.broker.protocol",
+];
+
+/// The custom resource definitions, in the order they are printed and checked in.
+#[must_use]
+pub fn crds() -> Vec<k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition> {
+    use kube::core::CustomResourceExt as _;
+    vec![KafkaCluster::crd(), KafkaTopic::crd()]
+}
+
+/// [`crds`] as one YAML stream.
+///
+/// # Errors
+/// When a definition cannot be written as YAML, which a test rules out.
+pub fn crds_yaml() -> Result<String, serde_yaml::Error> {
+    let mut text = String::new();
+    for crd in crds() {
+        text.push_str("---\n");
+        text.push_str(&serde_yaml::to_string(&crd)?);
+    }
+    Ok(text)
+}

@@ -1,0 +1,120 @@
+//! The controller of `KafkaCluster`.
+
+use std::sync::Arc;
+
+use futures::StreamExt as _;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::ResourceExt as _;
+use kube::api::{Api, Patch, PatchParams};
+use kube::runtime::controller::Action;
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::{Controller, watcher};
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::{Context, PassFailed, RESYNC, WAITING, scoped};
+use crate::admin::KafkaAdmin;
+use crate::api::{KafkaCluster, READY, find_condition, is_true};
+use crate::desired::objects::{CLUSTER_LABEL, MANAGER};
+use crate::platform::kubernetes::api_fault;
+use crate::reconcile::{ClusterPass, reconcile_cluster};
+use crate::status::Fault;
+
+const KIND: &str = "KafkaCluster";
+
+/// Reconciles the clusters of one namespace, or of all, for ever.
+pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
+    let client = &context.client;
+    let scope = namespace.as_deref();
+    let ours = watcher::Config::default().labels(CLUSTER_LABEL);
+    let by_label = |meta: &kube::api::ObjectMeta| {
+        let name = meta.labels.as_ref()?.get(CLUSTER_LABEL)?;
+        Some(ObjectRef::<KafkaCluster>::new(name).within(meta.namespace.as_deref()?))
+    };
+    let config = kube::runtime::controller::Config::default().concurrency(16);
+    Controller::new(scoped::<KafkaCluster>(client, scope), watcher::Config::default())
+        .with_config(config)
+        .owns(scoped::<StatefulSet>(client, scope), ours.clone())
+        .owns(scoped::<Service>(client, scope), ours.clone())
+        .owns(scoped::<ConfigMap>(client, scope), ours.clone())
+        .owns(scoped::<ServiceAccount>(client, scope), ours.clone())
+        .owns(scoped::<PodDisruptionBudget>(client, scope), ours.clone())
+        .watches(scoped::<Pod>(client, scope), ours.clone(), move |pod| by_label(&pod.metadata))
+        .watches(scoped::<PersistentVolumeClaim>(client, scope), ours, move |claim| by_label(&claim.metadata))
+        .run(reconcile, |_, error, _| back_off(error), context)
+        .for_each(|result| async move {
+            if let Err(error) = result {
+                tracing::warn!(%error, "a cluster is tried again");
+            }
+        })
+        .await;
+}
+
+fn back_off(_: &PassFailed) -> Action {
+    Action::requeue(WAITING)
+}
+
+async fn reconcile(cluster: Arc<KafkaCluster>, context: Arc<Context>) -> Result<Action, PassFailed> {
+    let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
+    let ready_reason = |status: Option<&crate::api::KafkaClusterStatus>| {
+        let ready = find_condition(&status?.conditions, READY)?;
+        (ready.status != "True").then(|| ready.reason.clone())
+    };
+    let old_reason = ready_reason(cluster.status.as_ref());
+    if cluster.metadata.deletion_timestamp.is_some() {
+        context.metrics.move_reason(KIND, &namespace, &name, old_reason.as_deref(), None);
+        // Everything has an owner reference: Kubernetes removes it, and brokers end as they do on any SIGTERM.
+        return Ok(Action::await_change());
+    }
+    let began = Instant::now();
+    let is_ready = cluster.status.as_ref().is_some_and(|status| is_true(&status.conditions, READY));
+    let admin = if is_ready { context.admins.of(&cluster).await } else { None };
+    let result = reconcile_cluster(&context.clusters, &cluster, admin.as_deref().map(|admin| admin as &dyn KafkaAdmin), &context.now()).await;
+    let faulty = result.as_ref().map_or(true, |pass| !pass.faults.is_empty());
+    context.metrics.count_pass(KIND, began.elapsed(), faulty);
+    let pass = result.map_err(PassFailed)?;
+
+    tell(&context, &cluster, &pass).await;
+    let new_reason = ready_reason(Some(&pass.status));
+    context.metrics.move_reason(KIND, &namespace, &name, old_reason.as_deref(), new_reason.as_deref());
+    if cluster.status.as_ref() != Some(&pass.status) {
+        write_status(&context, &cluster, &pass).await.map_err(PassFailed)?;
+    }
+    Ok(Action::requeue(if pass.is_settled() { RESYNC } else { WAITING }))
+}
+
+/// An event for each thing done, and one when what is waited for, or wrong, changes.
+async fn tell(context: &Context, cluster: &KafkaCluster, pass: &ClusterPass) {
+    let name = cluster.name_any();
+    for step in &pass.done {
+        tracing::info!(cluster = name, namespace = cluster.namespace(), %step, "done");
+        context.events.tell(cluster, false, step.reason(), "Reconcile", &step.to_string()).await;
+    }
+    let message = |type_: &str, status: Option<&crate::api::KafkaClusterStatus>| {
+        find_condition(&status?.conditions, type_).map(|condition| (condition.status.clone(), condition.reason.clone()))
+    };
+    let new = find_condition(&pass.status.conditions, READY);
+    if let Some(new) = new.filter(|new| message(READY, cluster.status.as_ref()) != Some((new.status.clone(), new.reason.clone()))) {
+        let is_bad = is_true(&pass.status.conditions, crate::api::DEGRADED);
+        tracing::info!(cluster = name, namespace = cluster.namespace(), reason = new.reason, message = new.message, "state changed");
+        context.events.tell(cluster, is_bad, &new.reason, "Reconcile", &new.message).await;
+    }
+}
+
+async fn write_status(context: &Context, cluster: &KafkaCluster, pass: &ClusterPass) -> Result<(), Fault> {
+    let api: Api<KafkaCluster> = Api::namespaced(context.client.clone(), &cluster.namespace().unwrap_or_default());
+    let name = cluster.name_any();
+    let patch = json!({
+        "apiVersion": "letterbox.dev/v1alpha1",
+        "kind": KIND,
+        "metadata": {"name": name, "uid": cluster.uid()},
+        "status": pass.status,
+    });
+    match api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&patch)).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(error) => Err(api_fault("write the status", &error)),
+    }
+}

@@ -1,0 +1,85 @@
+//! The operator's own metrics.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+/// Which controller.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Labels {
+    kind: &'static str,
+}
+
+/// Which object waits, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct WaitLabels {
+    kind: &'static str,
+    namespace: String,
+    name: String,
+    reason: String,
+}
+
+/// Cheap to clone; clones count together.
+#[derive(Clone)]
+pub(crate) struct Metrics {
+    registry: Arc<Registry>,
+    passes: Family<Labels, Counter>,
+    faults: Family<Labels, Counter>,
+    seconds: Family<Labels, Histogram>,
+    not_ready: Family<WaitLabels, Gauge>,
+    leader: Gauge,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::with_prefix("letterbox_operator");
+        let passes = Family::<Labels, Counter>::default();
+        let faults = Family::<Labels, Counter>::default();
+        let seconds = Family::<Labels, Histogram>::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 2.0, 14)));
+        let not_ready = Family::<WaitLabels, Gauge>::default();
+        let leader = Gauge::default();
+        registry.register("reconciliations", "Passes over an object", passes.clone());
+        registry.register("reconciliation_faults", "Passes in which something did not work", faults.clone());
+        registry.register("reconciliation_duration_seconds", "How long a pass takes", seconds.clone());
+        registry.register("not_ready", "1 for each object that is not ready, with the reason", not_ready.clone());
+        registry.register("leader", "1 while this replica leads", leader.clone());
+        Self { registry: Arc::new(registry), passes, faults, seconds, not_ready, leader }
+    }
+
+    pub(crate) fn set_leader(&self) {
+        self.leader.set(1);
+    }
+
+    pub(crate) fn count_pass(&self, kind: &'static str, took: Duration, faulty: bool) {
+        let labels = Labels { kind };
+        self.passes.get_or_create(&labels).inc();
+        self.seconds.get_or_create(&labels).observe(took.as_secs_f64());
+        if faulty {
+            self.faults.get_or_create(&labels).inc();
+        }
+    }
+
+    /// Moves an object from one reason to another; `None` is ready, or gone.
+    pub(crate) fn move_reason(&self, kind: &'static str, namespace: &str, name: &str, old: Option<&str>, new: Option<&str>) {
+        let labels = |reason: &str| WaitLabels { kind, namespace: namespace.to_owned(), name: name.to_owned(), reason: reason.to_owned() };
+        if let Some(old) = old.filter(|old| Some(*old) != new) {
+            self.not_ready.remove(&labels(old));
+        }
+        if let Some(new) = new {
+            self.not_ready.get_or_create(&labels(new)).set(1);
+        }
+    }
+
+    pub(crate) fn text(&self) -> String {
+        let mut out = String::new();
+        // Writing to a string cannot fail.
+        let _ = text::encode(&mut out, &self.registry);
+        out
+    }
+}

@@ -1,0 +1,147 @@
+//! The operator's process: watches, requeue and back-off, leader election, health. The only place that knows the kube runtime.
+
+mod cluster;
+mod events;
+mod http;
+mod lease;
+mod metrics;
+mod topic;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+use letterbox_env::Env;
+
+pub use lease::{Held, LeaseOptions};
+pub use topic::KubernetesHome;
+
+/// How the operator's process runs.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The image of a new cluster that asks for none.
+    pub image: String,
+    /// The namespaces that are watched; empty means all of them.
+    pub namespaces: Vec<String>,
+    /// The address of health and metrics.
+    pub listen: (String, u16),
+    /// Where leadership is recorded; `None` means that this is the only replica.
+    pub lease: Option<LeaseOptions>,
+}
+
+/// How long a settled object is left alone when no event comes: what was changed by hand inside Kafka has no event.
+pub(crate) const RESYNC: Duration = Duration::from_secs(60);
+/// How soon an object that waits for something without an event is looked at again.
+pub(crate) const WAITING: Duration = Duration::from_secs(5);
+
+/// What both controllers share.
+pub(crate) struct Context {
+    pub(crate) env: Env,
+    pub(crate) client: Client,
+    pub(crate) options: Options,
+    pub(crate) events: events::Events,
+    pub(crate) metrics: metrics::Metrics,
+    pub(crate) clusters: crate::platform::kubernetes::Kubernetes,
+    pub(crate) admins: topic::Admins,
+}
+
+impl Context {
+    pub(crate) fn now(&self) -> Time {
+        Time(Timestamp::from_millisecond(self.env.clock.wall_ms()).unwrap_or(Timestamp::UNIX_EPOCH))
+    }
+}
+
+/// Runs the operator until SIGTERM or SIGINT, or until it loses its lease.
+///
+/// # Errors
+/// When the API server cannot be reached at start, the port of health is taken, or the lease was lost.
+pub async fn run(env: Env, client: Client, options: Options) -> anyhow::Result<()> {
+    let health = Arc::new(http::Health::default());
+    let metrics = metrics::Metrics::new();
+    let listener = env.net.bind(&options.listen.0, options.listen.1).await.with_context(|| format!("listen on port {}", options.listen.1))?;
+    let server = tokio::spawn(http::serve(listener, health.clone(), metrics.clone()));
+
+    let version = client.apiserver_version().await.context("ask the API server for its version")?;
+    tracing::info!(kubernetes = %version.git_version, namespaces = ?options.namespaces, image = %options.image, "operator started");
+    health.set_ready();
+
+    let result = tokio::select! {
+        biased;
+        signal = stop_signal() => signal,
+        result = lead(env, client, options, metrics) => result,
+    };
+    server.abort();
+    result
+}
+
+/// Waits for leadership, then reconciles; ends when it is lost.
+async fn lead(env: Env, client: Client, options: Options, metrics: metrics::Metrics) -> anyhow::Result<()> {
+    let held = match &options.lease {
+        Some(lease) => Some(lease::acquire(&env, &client, lease).await?),
+        None => None,
+    };
+    metrics.set_leader();
+    let context = Arc::new(Context {
+        events: events::Events::new(client.clone()),
+        clusters: crate::platform::kubernetes::Kubernetes::new(client.clone(), options.image.clone()),
+        admins: topic::Admins::new(env.clone()),
+        metrics,
+        env,
+        client,
+        options,
+    });
+    let work = reconcile_all(context);
+    match held {
+        None => work.await,
+        Some(held) => tokio::select! {
+            biased;
+            // What was begun is dropped at once: somebody else may lead by now, and every step is safe to repeat.
+            lost = held.keep() => return Err(lost),
+            () = work => {}
+        },
+    }
+    anyhow::bail!("the watches ended")
+}
+
+async fn reconcile_all(context: Arc<Context>) {
+    let scopes: Vec<Option<String>> = match context.options.namespaces.as_slice() {
+        [] => vec![None],
+        names => names.iter().cloned().map(Some).collect(),
+    };
+    let controllers = scopes.into_iter().flat_map(|namespace| {
+        let context = context.clone();
+        [
+            Box::pin(cluster::run(context.clone(), namespace.clone())) as letterbox_env::BoxFuture<'static, ()>,
+            Box::pin(topic::run(context, namespace)),
+        ]
+    });
+    futures::future::join_all(controllers).await;
+}
+
+async fn stop_signal() -> anyhow::Result<()> {
+    let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).context("listen for SIGTERM")?;
+    tokio::select! {
+        biased;
+        _ = term.recv() => {}
+        result = tokio::signal::ctrl_c() => result.context("listen for SIGINT")?,
+    }
+    tracing::info!("operator stops");
+    Ok(())
+}
+
+/// A pass that did not work, for the runtime's back-off.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {}", .0.reason, .0.message)]
+pub(crate) struct PassFailed(pub(crate) crate::status::Fault);
+
+/// The API of a kind in one namespace or in all.
+pub(crate) fn scoped<K>(client: &Client, namespace: Option<&str>) -> kube::Api<K>
+where
+    K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
+    K::DynamicType: Default,
+{
+    namespace.map_or_else(|| kube::Api::all(client.clone()), |name| kube::Api::namespaced(client.clone(), name))
+}

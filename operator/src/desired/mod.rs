@@ -1,0 +1,149 @@
+//! What should be: pure builders, facts in and whole objects out. Same input, same bytes.
+//!
+//! [`Blueprint`] is the cluster as every platform understands it; [`objects`] turns it into Kubernetes objects.
+
+pub mod compare;
+pub mod objects;
+mod properties;
+
+use std::collections::BTreeMap;
+
+use kube::ResourceExt as _;
+
+use crate::api::{ClusterStorage, KafkaCluster, Listener, Resources};
+
+pub use properties::{Address, Host, internal_listener};
+
+/// The pool that every broker belongs to; part of its name (`CLUSTER-POOL-ID`).
+pub const POOL: &str = "broker";
+
+/// The port of the listener that brokers use among themselves for the metadata quorum.
+pub const CONTROLLER_PORT: u16 = 9090;
+
+/// What a platform knows about where things are, before anything is built. It depends on the spec and on what is
+/// live (a node port that Kubernetes chose), never on the clock.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The image that the brokers should run: the one asked for, or else the one they run, or else the operator's default.
+    pub image: String,
+    /// By broker id, for every broker that should be.
+    pub brokers: BTreeMap<i32, BrokerFacts>,
+}
+
+/// Where one broker is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokerFacts {
+    /// The directory of its log.
+    pub data_dir: String,
+    /// By listener name: the address it listens on. An empty host means every interface.
+    pub bind: BTreeMap<String, (String, u16)>,
+    /// By listener name: the address that clients are told; `None` while it is not known yet.
+    pub advertised: BTreeMap<String, Option<Address>>,
+    /// Where the other voters reach its controller listener.
+    pub quorum: (String, u16),
+    /// Where its controller listener listens.
+    pub quorum_bind: (String, u16),
+    /// The address of health and metrics, where it is not the default port on every interface.
+    pub admin_bind: Option<(String, u16)>,
+    /// The size in the live claim template, which Kubernetes does not let anyone change; `None` before there is one.
+    pub claim_size: Option<String>,
+}
+
+/// A whole cluster as it should be, in terms that every platform understands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Blueprint {
+    /// The name of the `KafkaCluster`.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its uid; empty where there is none (local files).
+    pub uid: String,
+    /// The image that every broker runs.
+    pub image: String,
+    /// The brokers, by id.
+    pub brokers: BTreeMap<i32, Broker>,
+    /// The listeners, in the spec's order.
+    pub listeners: Vec<Listener>,
+    /// The volume of each broker.
+    pub storage: ClusterStorage,
+    /// CPU and memory of each broker.
+    pub resources: Resources,
+}
+
+/// One broker as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broker {
+    /// Its node id.
+    pub id: i32,
+    /// `CLUSTER-POOL-ID`.
+    pub name: String,
+    /// What it is started with; `Err` names the listeners whose addresses are not known yet.
+    pub config: Result<BrokerConfig, Vec<String>>,
+    /// See [`BrokerFacts::claim_size`].
+    pub claim_size: String,
+}
+
+/// What a broker is started with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokerConfig {
+    /// The content of server.properties.
+    pub properties: String,
+    /// `key=value` given as `--override`, because the value has `$(HOST_IP)` in it, which only the start of the container knows.
+    pub overrides: Vec<String>,
+    /// Changes exactly when one of the two does. A broker that runs another revision has to restart.
+    pub revision: String,
+}
+
+impl Blueprint {
+    /// Builds what `cluster` asks for, placed as `facts` say.
+    #[must_use]
+    pub fn build(cluster: &KafkaCluster, facts: &Facts) -> Self {
+        let name = cluster.name_any();
+        let voters = facts
+            .brokers
+            .iter()
+            .map(|(id, broker)| format!("{id}@{}:{}", broker.quorum.0, broker.quorum.1))
+            .collect::<Vec<_>>()
+            .join(",");
+        let brokers = facts
+            .brokers
+            .iter()
+            .map(|(&id, broker)| {
+                let built = Broker {
+                    id,
+                    name: broker_name(&name, id),
+                    config: properties::build(&cluster.spec, id, broker, &voters),
+                    claim_size: broker.claim_size.clone().unwrap_or_else(|| cluster.spec.storage.size.clone()),
+                };
+                (id, built)
+            })
+            .collect();
+        Self {
+            namespace: cluster.namespace().unwrap_or_default(),
+            uid: cluster.uid().unwrap_or_default(),
+            image: facts.image.clone(),
+            brokers,
+            listeners: cluster.spec.listeners.clone(),
+            storage: cluster.spec.storage.clone(),
+            resources: cluster.spec.resources.clone(),
+            name,
+        }
+    }
+}
+
+/// The ids that `cluster` should have.
+pub fn broker_ids(cluster: &KafkaCluster) -> impl Iterator<Item = i32> + use<> {
+    0..cluster.spec.replicas
+}
+
+/// `CLUSTER-POOL-ID`.
+#[must_use]
+pub fn broker_name(cluster: &str, id: i32) -> String {
+    format!("{cluster}-{POOL}-{id}")
+}
+
+/// The name of the service that clients inside Kubernetes connect to first.
+#[must_use]
+pub fn bootstrap_name(cluster: &str) -> String {
+    format!("{cluster}-kafka-bootstrap")
+}

@@ -1,0 +1,379 @@
+//! The Kubernetes objects of a cluster, whole, as they are applied.
+//!
+//! Changing anything that reaches the pod template restarts every broker of every user when they upgrade the
+//! operator: the golden files show such a change. Nothing here may depend on the operator's own version.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use super::{Blueprint, Broker, BrokerConfig, CONTROLLER_PORT, bootstrap_name};
+use crate::api::{ADMIN_PORT, DeletionPolicy, GROUP, Listener, ListenerType};
+
+/// On every object of a cluster: the cluster's name.
+pub const CLUSTER_LABEL: &str = "letterbox.dev/cluster";
+/// On every object of one broker: the broker's id.
+pub const BROKER_LABEL: &str = "letterbox.dev/broker";
+/// On the broker's pod template: the revision of the configuration that it is started with.
+pub const CONFIG_ANNOTATION: &str = "letterbox.dev/config-revision";
+/// The value of `app.kubernetes.io/managed-by`, and the field manager.
+pub const MANAGER: &str = "letterbox-operator";
+/// The only container of a broker's pod.
+pub const CONTAINER: &str = "kafka";
+/// The name of the volume claim template; claims are called `data-POD`.
+pub const CLAIM: &str = "data";
+
+/// The kinds that are made, which is also what the operator's Role has to name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// v1
+    ServiceAccount,
+    /// v1
+    Service,
+    /// v1
+    ConfigMap,
+    /// policy/v1
+    PodDisruptionBudget,
+    /// apps/v1
+    StatefulSet,
+}
+
+/// Names one object in the cluster's namespace.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ObjectKey {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name.
+    pub name: String,
+}
+
+impl std::fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} {}", self.kind, self.name)
+    }
+}
+
+/// Every object of a cluster.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Objects {
+    /// Services, service account, disruption budget.
+    pub access: BTreeMap<ObjectKey, Value>,
+    /// By broker: its configuration and its set, in the order in which they are applied. A broker whose addresses are not
+    /// known yet has none.
+    pub brokers: BTreeMap<i32, Vec<(ObjectKey, Value)>>,
+}
+
+/// Builds every object of `cluster`.
+#[must_use]
+pub fn build(cluster: &Blueprint) -> Objects {
+    let mut objects = Objects::default();
+    let mut add = |kind, value: Value| {
+        let name = value["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        objects.access.insert(ObjectKey { kind, name }, value);
+    };
+    add(Kind::ServiceAccount, service_account(cluster));
+    add(Kind::PodDisruptionBudget, disruption_budget(cluster));
+    add(Kind::Service, brokers_service(cluster));
+    add(Kind::Service, bootstrap_service(cluster));
+    for listener in external_listeners(cluster) {
+        add(Kind::Service, external_bootstrap_service(cluster, listener));
+    }
+    for broker in cluster.brokers.values() {
+        add(Kind::Service, broker_service(cluster, broker));
+        for listener in external_listeners(cluster) {
+            add(Kind::Service, external_broker_service(cluster, broker, listener));
+        }
+        if let Ok(config) = &broker.config {
+            let key = |kind| ObjectKey { kind, name: broker.name.clone() };
+            objects.brokers.insert(
+                broker.id,
+                vec![
+                    (key(Kind::ConfigMap), config_map(cluster, broker, config)),
+                    (key(Kind::StatefulSet), stateful_set(cluster, broker, config)),
+                ],
+            );
+        }
+    }
+    objects
+}
+
+/// The service through which clients outside first reach `listener`.
+#[must_use]
+pub fn external_bootstrap_name(cluster: &str, listener: &str) -> String {
+    format!("{cluster}-kafka-{listener}-bootstrap")
+}
+
+/// The service through which clients outside reach one broker.
+#[must_use]
+pub fn external_broker_name(broker: &str, listener: &str) -> String {
+    format!("{broker}-{listener}")
+}
+
+fn external_listeners(cluster: &Blueprint) -> impl Iterator<Item = &Listener> {
+    cluster.listeners.iter().filter(|listener| listener.type_ == ListenerType::Nodeport)
+}
+
+fn labels(cluster: &Blueprint, broker: Option<&Broker>) -> Value {
+    let mut labels = selector(cluster, broker);
+    for (key, value) in [
+        ("app.kubernetes.io/instance", cluster.name.as_str()),
+        ("app.kubernetes.io/managed-by", MANAGER),
+        ("app.kubernetes.io/name", "letterbox"),
+        ("app.kubernetes.io/part-of", "letterbox"),
+    ] {
+        labels[key] = json!(value);
+    }
+    labels
+}
+
+fn selector(cluster: &Blueprint, broker: Option<&Broker>) -> Value {
+    let mut labels = json!({ CLUSTER_LABEL: cluster.name });
+    if let Some(broker) = broker {
+        labels[BROKER_LABEL] = json!(broker.id.to_string());
+    }
+    labels
+}
+
+fn meta(cluster: &Blueprint, name: &str, broker: Option<&Broker>) -> Value {
+    json!({
+        "name": name,
+        "namespace": cluster.namespace,
+        "labels": labels(cluster, broker),
+        "ownerReferences": [{
+            "apiVersion": format!("{GROUP}/v1alpha1"),
+            "kind": "KafkaCluster",
+            "name": cluster.name,
+            "uid": cluster.uid,
+            "controller": true,
+            "blockOwnerDeletion": true,
+        }],
+    })
+}
+
+fn service_account_name(cluster: &Blueprint) -> String {
+    format!("{}-kafka", cluster.name)
+}
+
+/// Brokers ask nothing of the API server: the account has no token mounted and no role.
+fn service_account(cluster: &Blueprint) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": meta(cluster, &service_account_name(cluster), None),
+        "automountServiceAccountToken": false,
+    })
+}
+
+/// One broker may be taken down on purpose at a time. A cluster of one still lets its node be drained.
+fn disruption_budget(cluster: &Blueprint) -> Value {
+    json!({
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": meta(cluster, &service_account_name(cluster), None),
+        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": selector(cluster, None)}},
+    })
+}
+
+fn port(name: &str, port: i32) -> Value {
+    json!({"name": name, "port": port, "targetPort": name, "protocol": "TCP"})
+}
+
+fn internal_ports(cluster: &Blueprint) -> Vec<Value> {
+    let internal = cluster.listeners.iter().filter(|listener| listener.type_ == ListenerType::Internal);
+    internal.map(|listener| port(&listener.name, listener.port)).collect()
+}
+
+fn peer_ports(cluster: &Blueprint) -> Vec<Value> {
+    let mut ports = internal_ports(cluster);
+    ports.extend([port("controller", i32::from(CONTROLLER_PORT)), port("admin", ADMIN_PORT)]);
+    ports
+}
+
+/// Gives every pod a name of its own, ready or not.
+fn brokers_service(cluster: &Blueprint) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": meta(cluster, &format!("{}-kafka-brokers", cluster.name), None),
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": "None",
+            "publishNotReadyAddresses": true,
+            "selector": selector(cluster, None),
+            "ports": peer_ports(cluster),
+        },
+    })
+}
+
+/// Where clients inside Kubernetes connect first.
+fn bootstrap_service(cluster: &Blueprint) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": meta(cluster, &bootstrap_name(&cluster.name), None),
+        "spec": {"type": "ClusterIP", "selector": selector(cluster, None), "ports": internal_ports(cluster)},
+    })
+}
+
+/// One broker's own address, which stays when its pod is made anew. Also while it is not ready: brokers find each other
+/// before they serve clients.
+fn broker_service(cluster: &Blueprint, broker: &Broker) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": meta(cluster, &broker.name, Some(broker)),
+        "spec": {
+            "type": "ClusterIP",
+            "publishNotReadyAddresses": true,
+            "selector": selector(cluster, Some(broker)),
+            "ports": peer_ports(cluster),
+        },
+    })
+}
+
+fn node_port_service(meta: Value, selector: Value, listener: &Listener, node_port: Option<i32>) -> Value {
+    let mut port = port(&listener.name, listener.port);
+    if let Some(node_port) = node_port {
+        port["nodePort"] = json!(node_port);
+    }
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": meta,
+        "spec": {"type": "NodePort", "externalTrafficPolicy": "Cluster", "selector": selector, "ports": [port]},
+    })
+}
+
+fn external_bootstrap_service(cluster: &Blueprint, listener: &Listener) -> Value {
+    let node_port = listener.bootstrap.as_ref().and_then(|bootstrap| bootstrap.node_port);
+    let name = external_bootstrap_name(&cluster.name, &listener.name);
+    node_port_service(meta(cluster, &name, None), selector(cluster, None), listener, node_port)
+}
+
+fn external_broker_service(cluster: &Blueprint, broker: &Broker, listener: &Listener) -> Value {
+    let node_port = listener.brokers.iter().find(|address| address.broker == broker.id).and_then(|address| address.node_port);
+    let name = external_broker_name(&broker.name, &listener.name);
+    node_port_service(meta(cluster, &name, Some(broker)), selector(cluster, Some(broker)), listener, node_port)
+}
+
+fn config_map(cluster: &Blueprint, broker: &Broker, config: &BrokerConfig) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": meta(cluster, &broker.name, Some(broker)),
+        "data": {"server.properties": config.properties},
+    })
+}
+
+/// One set of one replica per broker: a broker's template changes only when its restart was planned, and Kubernetes
+/// brings its pod back while the operator is down.
+fn stateful_set(cluster: &Blueprint, broker: &Broker, config: &BrokerConfig) -> Value {
+    let when_deleted = match cluster.storage.deletion_policy {
+        DeletionPolicy::Retain => "Retain",
+        DeletionPolicy::Delete => "Delete",
+    };
+    let mut claim = json!({
+        "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": broker.claim_size}},
+    });
+    if let Some(class) = &cluster.storage.class {
+        claim["storageClassName"] = json!(class);
+    }
+    json!({
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "metadata": meta(cluster, &broker.name, Some(broker)),
+        "spec": {
+            "replicas": 1,
+            "serviceName": format!("{}-kafka-brokers", cluster.name),
+            // A pod that never became ready is replaced by a corrected one, instead of being waited for.
+            "podManagementPolicy": "Parallel",
+            "updateStrategy": {"type": "RollingUpdate"},
+            "persistentVolumeClaimRetentionPolicy": {"whenDeleted": when_deleted, "whenScaled": "Retain"},
+            "selector": {"matchLabels": selector(cluster, Some(broker))},
+            "template": pod_template(cluster, broker, config),
+            "volumeClaimTemplates": [{
+                "metadata": {"name": CLAIM, "labels": labels(cluster, Some(broker))},
+                "spec": claim,
+            }],
+        },
+    })
+}
+
+fn pod_template(cluster: &Blueprint, broker: &Broker, config: &BrokerConfig) -> Value {
+    json!({
+        "metadata": {
+            "labels": labels(cluster, Some(broker)),
+            "annotations": {CONFIG_ANNOTATION: config.revision, "kubectl.kubernetes.io/default-container": CONTAINER},
+        },
+        "spec": {
+            "serviceAccountName": service_account_name(cluster),
+            "automountServiceAccountToken": false,
+            "enableServiceLinks": false,
+            "terminationGracePeriodSeconds": 60,
+            "securityContext": {
+                "runAsNonRoot": true,
+                "runAsUser": 1000,
+                "runAsGroup": 1000,
+                "fsGroup": 1000,
+                "fsGroupChangePolicy": "OnRootMismatch",
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [container(cluster, config)],
+            "volumes": [{"name": "config", "configMap": {"name": broker.name}}],
+        },
+    })
+}
+
+fn container(cluster: &Blueprint, config: &BrokerConfig) -> Value {
+    let mut command = vec!["letterbox", "broker", "--config", "/etc/letterbox/server.properties"];
+    command.extend(config.overrides.iter().flat_map(|value| ["--override", value]));
+    let mut ports: Vec<Value> =
+        cluster.listeners.iter().map(|listener| json!({"name": listener.name, "containerPort": listener.port, "protocol": "TCP"})).collect();
+    ports.push(json!({"name": "controller", "containerPort": CONTROLLER_PORT, "protocol": "TCP"}));
+    ports.push(json!({"name": "admin", "containerPort": ADMIN_PORT, "protocol": "TCP"}));
+    let mut container = json!({
+        "name": CONTAINER,
+        "image": cluster.image,
+        "command": command,
+        "ports": ports,
+        "securityContext": {
+            "allowPrivilegeEscalation": false,
+            "readOnlyRootFilesystem": true,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        // Ten minutes for the recovery of a large log; alive, not ready, is all that is asked.
+        "startupProbe": probe("/livez", 1, 5, 600),
+        "livenessProbe": probe("/livez", 10, 5, 6),
+        "readinessProbe": probe("/readyz", 2, 5, 3),
+        // A broker that refuses its configuration says so in its last lines; they become the cluster's status.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            // One level above log.dirs, because a fresh file system has a lost+found of its own.
+            {"name": CLAIM, "mountPath": "/var/lib/kafka"},
+            {"name": "config", "mountPath": "/etc/letterbox", "readOnly": true},
+        ],
+    });
+    if !config.overrides.is_empty() {
+        container["env"] = json!([{"name": "HOST_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}}]);
+    }
+    let mut resources = Map::new();
+    for (name, amounts) in [("requests", &cluster.resources.requests), ("limits", &cluster.resources.limits)] {
+        if !amounts.is_empty() {
+            resources.insert(name.to_owned(), json!(amounts));
+        }
+    }
+    if !resources.is_empty() {
+        container["resources"] = Value::Object(resources);
+    }
+    container
+}
+
+fn probe(path: &str, period_seconds: u32, timeout_seconds: u32, failure_threshold: u32) -> Value {
+    json!({
+        "httpGet": {"path": path, "port": "admin"},
+        "periodSeconds": period_seconds,
+        "timeoutSeconds": timeout_seconds,
+        "failureThreshold": failure_threshold,
+    })
+}

@@ -1,0 +1,188 @@
+//! server.properties of one broker.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use super::{BrokerConfig, BrokerFacts};
+use crate::api::{KafkaClusterSpec, Listener, ListenerType};
+
+/// A host and a port that clients are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// The host.
+    pub host: Host,
+    /// The port.
+    pub port: u16,
+}
+
+/// A host that clients are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// A name or address that is known now.
+    Named(String),
+    /// The node that the broker will run on, known only when its container starts.
+    Node,
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.host {
+            Host::Named(host) if host.contains(':') => write!(f, "[{host}]:{}", self.port),
+            Host::Named(host) => write!(f, "{host}:{}", self.port),
+            Host::Node => write!(f, "$(HOST_IP):{}", self.port),
+        }
+    }
+}
+
+/// The listener that brokers and the operator use: the first internal one.
+#[must_use]
+pub fn internal_listener(listeners: &[Listener]) -> Option<&Listener> {
+    listeners.iter().find(|listener| listener.type_ == ListenerType::Internal)
+}
+
+/// Builds the configuration, or names the listeners whose addresses are not known yet.
+pub(super) fn build(spec: &KafkaClusterSpec, id: i32, facts: &BrokerFacts, voters: &str) -> Result<BrokerConfig, Vec<String>> {
+    let mut listeners = Vec::new();
+    let mut advertised = Vec::new();
+    let mut on_node = false;
+    let mut unknown = Vec::new();
+    for listener in &spec.listeners {
+        let name = kafka_name(listener);
+        let port = u16::try_from(listener.port).unwrap_or_default();
+        let (host, port) = facts.bind.get(&listener.name).cloned().unwrap_or((String::new(), port));
+        listeners.push(format!("{name}://{host}:{port}"));
+        match facts.advertised.get(&listener.name) {
+            Some(Some(address)) => {
+                on_node |= address.host == Host::Node;
+                advertised.push(format!("{name}://{address}"));
+            }
+            _ => unknown.push(listener.name.clone()),
+        }
+    }
+    if !unknown.is_empty() {
+        return Err(unknown);
+    }
+    listeners.push(format!("CONTROLLER://{}:{}", facts.quorum_bind.0, facts.quorum_bind.1));
+    let protocols = spec.listeners.iter().map(kafka_name).chain(["CONTROLLER".to_owned()]).map(|name| format!("{name}:PLAINTEXT"));
+    let advertised = advertised.join(",");
+
+    // What the user set comes first, in key order; what the operator owns is put over it.
+    let mut keys: BTreeMap<&str, String> = spec.config.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+    keys.insert("process.roles", "broker,controller".to_owned());
+    keys.insert("node.id", id.to_string());
+    keys.insert("controller.quorum.voters", voters.to_owned());
+    keys.insert("controller.listener.names", "CONTROLLER".to_owned());
+    keys.insert("listeners", listeners.join(","));
+    keys.insert("listener.security.protocol.map", protocols.collect::<Vec<_>>().join(","));
+    if let Some(listener) = internal_listener(&spec.listeners) {
+        keys.insert("inter.broker.listener.name", kafka_name(listener));
+    }
+    keys.insert("log.dirs", facts.data_dir.clone());
+    if let Some((host, port)) = &facts.admin_bind {
+        keys.insert("admin.listener", format!("{host}:{port}"));
+    }
+    let mut overrides = Vec::new();
+    if on_node {
+        overrides.push(format!("advertised.listeners={advertised}"));
+    } else {
+        keys.insert("advertised.listeners", advertised);
+    }
+
+    let mut properties = String::from("# Made by the Letterbox operator from the KafkaCluster; edits are put back.\n");
+    for (key, value) in keys {
+        // Writing to a string cannot fail.
+        let _ = writeln!(properties, "{}={}", escape(key, true), escape(&value, false));
+    }
+    let revision = fingerprint(std::iter::once(&properties).chain(&overrides));
+    Ok(BrokerConfig { properties, overrides, revision })
+}
+
+fn kafka_name(listener: &Listener) -> String {
+    listener.name.to_ascii_uppercase()
+}
+
+/// Escapes as `java.util.Properties` reads it, so that no value can end its line or begin another key.
+fn escape(text: &str, is_key: bool) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for (index, c) in text.chars().enumerate() {
+        match c {
+            '\\' => escaped.push_str("\\\\"),
+            '\n' => escaped.push_str("\\n"),
+            '\r' => escaped.push_str("\\r"),
+            '\t' => escaped.push_str("\\t"),
+            '\u{c}' => escaped.push_str("\\f"),
+            ' ' if is_key || index == 0 => escaped.push_str("\\ "),
+            '=' | ':' if is_key => escaped.extend(['\\', c]),
+            '#' | '!' if is_key && index == 0 => escaped.extend(['\\', c]),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+/// FNV-1a over 128 bits: told apart are two configurations of one broker, nobody attacks it.
+fn fingerprint<'a>(texts: impl Iterator<Item = &'a String>) -> String {
+    let mut hash: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    for text in texts {
+        for byte in text.bytes().chain([0xff]) {
+            hash = (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
+        }
+    }
+    format!("{hash:032x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> BrokerFacts {
+        let named = |host: &str, port| Some(Address { host: Host::Named(host.to_owned()), port });
+        BrokerFacts {
+            data_dir: "/data".into(),
+            bind: BTreeMap::new(),
+            advertised: BTreeMap::from([("plain".to_owned(), named("demo-broker-0.ns.svc", 9092))]),
+            quorum: ("demo-broker-0.ns.svc".into(), 9090),
+            quorum_bind: (String::new(), 9090),
+            admin_bind: None,
+            claim_size: None,
+        }
+    }
+
+    #[test]
+    fn a_value_cannot_smuggle_in_another_key() {
+        let mut spec = KafkaClusterSpec::default();
+        spec.config.insert("a\nnode.id".to_owned(), "1\nnode.id=7".to_owned());
+        spec.config.insert("node.id".to_owned(), "9".to_owned());
+        let config = build(&spec, 0, &facts(), "0@demo-broker-0.ns.svc:9090").unwrap();
+        let lines: Vec<&str> = config.properties.lines().filter(|line| line.starts_with("node.id=")).collect();
+        assert_eq!(lines, ["node.id=0"]);
+        assert!(config.properties.contains("a\\nnode.id=1\\nnode.id=7\n"), "{}", config.properties);
+    }
+
+    #[test]
+    fn the_revision_follows_the_content() {
+        let spec = KafkaClusterSpec::default();
+        let first = build(&spec, 0, &facts(), "v").unwrap();
+        assert_eq!(build(&spec, 0, &facts(), "v").unwrap(), first);
+        let mut other = spec;
+        other.config.insert("num.partitions".to_owned(), "3".to_owned());
+        assert_ne!(build(&other, 0, &facts(), "v").unwrap().revision, first.revision);
+    }
+
+    #[test]
+    fn an_unknown_address_is_named_and_a_node_is_left_to_the_start() {
+        let mut spec = KafkaClusterSpec::default();
+        let mut external = spec.listeners[0].clone();
+        external.name = "external".to_owned();
+        external.type_ = ListenerType::Nodeport;
+        external.port = 9094;
+        spec.listeners.push(external);
+        let mut facts = facts();
+        facts.advertised.insert("external".to_owned(), None);
+        assert_eq!(build(&spec, 0, &facts, "v"), Err(vec!["external".to_owned()]));
+        facts.advertised.insert("external".to_owned(), Some(Address { host: Host::Node, port: 31_000 }));
+        let config = build(&spec, 0, &facts, "v").unwrap();
+        assert_eq!(config.overrides, ["advertised.listeners=PLAIN://demo-broker-0.ns.svc:9092,EXTERNAL://$(HOST_IP):31000"]);
+        assert!(!config.properties.contains("advertised.listeners"));
+    }
+}

@@ -1,0 +1,82 @@
+//! What is: one value per cluster, made by a platform from what it read. Failing to reach a broker is an
+//! observation, not an error.
+
+use std::collections::BTreeMap;
+
+/// A cluster as it is, compared with its blueprint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// What clients and brokers find each other by: services, service account, disruption budget. Changing these
+    /// never restarts a broker.
+    pub access: Compared,
+    /// Things of this cluster that nothing asks for any more and that hold no data: a service of a removed listener.
+    pub stale: Vec<String>,
+    /// The brokers, by id.
+    pub brokers: BTreeMap<i32, ObservedBroker>,
+    /// By listener name: where clients connect first.
+    pub bootstrap: BTreeMap<String, String>,
+    /// The cluster's id, when a broker told it.
+    pub cluster_id: Option<String>,
+}
+
+/// How a part of the cluster compares with what it should be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Compared {
+    /// What is not there.
+    pub missing: Vec<String>,
+    /// What is there and differs: the thing and the field.
+    pub differs: Vec<String>,
+}
+
+impl Compared {
+    /// Whether nothing is missing and nothing differs.
+    #[must_use]
+    pub fn is_as_desired(&self) -> bool {
+        self.missing.is_empty() && self.differs.is_empty()
+    }
+}
+
+/// A broker as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ObservedBroker {
+    /// Its definition (configuration, set, process arguments).
+    pub definition: Compared,
+    /// Whether putting the definition right restarts it.
+    pub needs_restart: bool,
+    /// What it is doing.
+    pub run: Run,
+    /// Whether what runs is what the definition says: false between a change and the end of its restart.
+    pub is_current: bool,
+    /// Its volume; `None` where there is none yet, or where the platform has no volumes.
+    pub volume: Option<Volume>,
+    /// The image that it runs.
+    pub image: Option<String>,
+}
+
+/// What a broker is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Run {
+    /// It does not run.
+    #[default]
+    Absent,
+    /// It was started and is not ready yet; what it waits for, in plain words.
+    Starting(String),
+    /// It serves clients.
+    Ready,
+    /// It ends again and again, or cannot be started.
+    Failing {
+        /// A word for it, as Kubernetes says it (`CrashLoopBackOff`, `ImagePullBackOff`).
+        reason: String,
+        /// What is known, such as its last words.
+        message: String,
+    },
+}
+
+/// A volume as it is, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Volume {
+    /// What its claim asks for.
+    pub requested: u64,
+    /// What it has; 0 while it is not bound.
+    pub capacity: u64,
+}

@@ -1,0 +1,281 @@
+//! The plan of a cluster.
+//!
+//! Independent things do not wait for one another: addresses, volumes and brokers are planned side by side, and a
+//! fault in one leaves the others going.
+
+use crate::api::{KafkaCluster, bytes_of, is_paused};
+use crate::desired::Blueprint;
+use crate::observe::{Observed, Run};
+
+/// What to do and what is waited for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// In order. A failed step does not keep the ones after it from being tried.
+    pub steps: Vec<Step>,
+    /// Why the cluster is not what it should be even after the steps, worst first.
+    pub waits: Vec<Wait>,
+    /// What a person may want to know, though nothing is wrong.
+    pub notes: Vec<Note>,
+}
+
+/// One change to the world, safe to repeat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Put services, service account and disruption budget right.
+    ApplyAccess {
+        /// What is made or put back.
+        what: Vec<String>,
+    },
+    /// Remove what nothing asks for any more.
+    Prune {
+        /// What is removed.
+        what: String,
+    },
+    /// Ask for a larger volume.
+    GrowVolume {
+        /// Whose.
+        broker: i32,
+        /// In bytes.
+        from: u64,
+        /// In bytes.
+        to: u64,
+    },
+    /// Put a broker's definition right; makes it when it is not there, restarts it when `restarts`.
+    ApplyBroker {
+        /// Which.
+        broker: i32,
+        /// Whether the broker runs now and will be restarted by this.
+        restarts: bool,
+        /// What is made or put back.
+        what: Vec<String>,
+    },
+}
+
+/// Why the cluster is not what it should be yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// A broker cannot run as it is defined.
+    BrokerFailing {
+        /// Which.
+        broker: i32,
+        /// A word for it, as Kubernetes says it.
+        reason: String,
+        /// What is known.
+        message: String,
+    },
+    /// The addresses of some listeners are not known yet.
+    Address {
+        /// The broker that needs them.
+        broker: i32,
+        /// The listeners.
+        listeners: Vec<String>,
+    },
+    /// A broker is not restarted while another one is down.
+    OtherBrokerDown {
+        /// The broker that has to restart.
+        broker: i32,
+        /// The broker that is down.
+        other: i32,
+    },
+    /// A broker was started and does not serve yet.
+    BrokerStarting {
+        /// Which.
+        broker: i32,
+        /// What it waits for.
+        detail: String,
+    },
+    /// A broker has yet to take up its new definition.
+    BrokerRestarting {
+        /// Which.
+        broker: i32,
+    },
+    /// A volume was asked to grow and has not yet.
+    VolumeGrowing {
+        /// Whose.
+        broker: i32,
+        /// In bytes.
+        to: u64,
+    },
+}
+
+/// What a person may want to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// A volume is larger than the spec says. It stays so.
+    VolumeLargerThanSpec {
+        /// Whose.
+        broker: i32,
+        /// In bytes.
+        live: u64,
+        /// In bytes.
+        spec: u64,
+    },
+}
+
+/// Plans `cluster`, whose blueprint is `desired`.
+#[must_use]
+pub fn plan_cluster(cluster: &KafkaCluster, desired: &Blueprint, observed: &Observed) -> Plan {
+    let mut plan = Plan::default();
+    if is_paused(&cluster.metadata) || cluster.metadata.deletion_timestamp.is_some() {
+        return plan;
+    }
+    if !observed.access.is_as_desired() {
+        let what = observed.access.missing.iter().chain(&observed.access.differs).cloned().collect();
+        plan.steps.push(Step::ApplyAccess { what });
+    }
+    plan_volumes(desired, observed, &mut plan);
+    plan_brokers(desired, observed, &mut plan);
+    // Last, so that a client of a listener that moved has its new address before the old one goes.
+    plan.steps.extend(observed.stale.iter().map(|what| Step::Prune { what: what.clone() }));
+    plan.waits.sort_by_key(Wait::rank);
+    plan
+}
+
+fn plan_volumes(desired: &Blueprint, observed: &Observed, plan: &mut Plan) {
+    let Some(wanted) = bytes_of(&desired.storage.size) else { return };
+    for (&broker, volume) in observed.brokers.iter().filter_map(|(id, broker)| Some((id, broker.volume.as_ref()?))) {
+        if volume.requested < wanted {
+            plan.steps.push(Step::GrowVolume { broker, from: volume.requested, to: wanted });
+        } else if volume.requested > wanted {
+            plan.notes.push(Note::VolumeLargerThanSpec { broker, live: volume.requested, spec: wanted });
+        }
+        let target = volume.requested.max(wanted);
+        if volume.capacity > 0 && volume.capacity < target {
+            plan.waits.push(Wait::VolumeGrowing { broker, to: target });
+        }
+    }
+}
+
+fn plan_brokers(desired: &Blueprint, observed: &Observed, plan: &mut Plan) {
+    // At most one broker is down on purpose. One that does not serve anyway may be put right at once: that is how a
+    // bad image or configuration heals.
+    let mut down = desired.brokers.keys().find(|id| observed.brokers.get(id).is_none_or(|broker| !broker.serves_as_defined())).copied();
+    let absent = crate::observe::ObservedBroker::default();
+    for (&id, broker) in &desired.brokers {
+        if let Err(listeners) = &broker.config {
+            plan.waits.push(Wait::Address { broker: id, listeners: listeners.clone() });
+            continue;
+        }
+        let seen = observed.brokers.get(&id).unwrap_or(&absent);
+        if !seen.definition.is_as_desired() {
+            let restarts = seen.needs_restart && seen.run == Run::Ready;
+            if let Some(other) = down.filter(|&other| restarts && other != id) {
+                plan.waits.push(Wait::OtherBrokerDown { broker: id, other });
+                continue;
+            }
+            if restarts {
+                down = Some(id);
+            }
+            let what = seen.definition.missing.iter().chain(&seen.definition.differs).cloned().collect();
+            plan.steps.push(Step::ApplyBroker { broker: id, restarts, what });
+        }
+        match &seen.run {
+            Run::Failing { reason, message } => {
+                plan.waits.push(Wait::BrokerFailing { broker: id, reason: reason.clone(), message: message.clone() });
+            }
+            Run::Starting(detail) => plan.waits.push(Wait::BrokerStarting { broker: id, detail: detail.clone() }),
+            Run::Absent => plan.waits.push(Wait::BrokerStarting { broker: id, detail: "not started yet".to_owned() }),
+            Run::Ready if !seen.is_current || seen.needs_restart => plan.waits.push(Wait::BrokerRestarting { broker: id }),
+            Run::Ready => {}
+        }
+    }
+}
+
+impl crate::observe::ObservedBroker {
+    fn serves_as_defined(&self) -> bool {
+        self.run == Run::Ready && self.is_current
+    }
+}
+
+impl Wait {
+    /// Worst first: the first wait gives the reason of the conditions.
+    fn rank(&self) -> u8 {
+        match self {
+            Self::BrokerFailing { .. } => 0,
+            Self::Address { .. } => 1,
+            Self::OtherBrokerDown { .. } => 2,
+            Self::BrokerRestarting { .. } => 3,
+            Self::BrokerStarting { .. } => 4,
+            Self::VolumeGrowing { .. } => 5,
+        }
+    }
+
+    /// Whether clients notice: a volume that grows keeps nobody from the cluster.
+    #[must_use]
+    pub fn blocks_ready(&self) -> bool {
+        !matches!(self, Self::VolumeGrowing { .. })
+    }
+
+    /// Whether waiting alone will not end it.
+    #[must_use]
+    pub fn is_fault(&self) -> bool {
+        matches!(self, Self::BrokerFailing { .. })
+    }
+
+    /// A CamelCase word for conditions and events.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::BrokerFailing { .. } => "BrokerFailing",
+            Self::Address { .. } => "WaitingForAddress",
+            Self::OtherBrokerDown { .. } => "WaitingForOtherBroker",
+            Self::BrokerRestarting { .. } => "BrokerRestarting",
+            Self::BrokerStarting { .. } => "BrokerStarting",
+            Self::VolumeGrowing { .. } => "VolumeGrowing",
+        }
+    }
+}
+
+impl std::fmt::Display for Wait {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::BrokerFailing { broker, reason, message } if message.is_empty() => write!(f, "broker {broker} does not run: {reason}"),
+            Self::BrokerFailing { broker, reason, message } => write!(f, "broker {broker} does not run: {reason}: {message}"),
+            Self::Address { broker, listeners } => {
+                write!(f, "broker {broker} waits for the address of listener {}", listeners.join(", "))
+            }
+            Self::OtherBrokerDown { broker, other } => {
+                write!(f, "broker {broker} is not restarted while broker {other} is down; it goes on by itself when that one is back")
+            }
+            Self::BrokerRestarting { broker } => write!(f, "broker {broker} takes up its new definition"),
+            Self::BrokerStarting { broker, detail } => write!(f, "waiting for broker {broker}: {detail}"),
+            Self::VolumeGrowing { broker, to } => write!(f, "the volume of broker {broker} grows to {to} bytes"),
+        }
+    }
+}
+
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::ApplyAccess { what } => write!(f, "put right {}", what.join(", ")),
+            Self::Prune { what } => write!(f, "remove {what}"),
+            Self::GrowVolume { broker, from, to } => write!(f, "grow the volume of broker {broker} from {from} to {to} bytes"),
+            Self::ApplyBroker { broker, restarts: true, what } => write!(f, "restart broker {broker}: {}", what.join(", ")),
+            Self::ApplyBroker { broker, restarts: false, what } => write!(f, "set up broker {broker}: {}", what.join(", ")),
+        }
+    }
+}
+
+impl Step {
+    /// A CamelCase word for events.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::ApplyAccess { .. } => "AccessApplied",
+            Self::Prune { .. } => "Pruned",
+            Self::GrowVolume { .. } => "VolumeGrown",
+            Self::ApplyBroker { restarts: true, .. } => "BrokerRestarted",
+            Self::ApplyBroker { restarts: false, .. } => "BrokerApplied",
+        }
+    }
+}
+
+impl std::fmt::Display for Note {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::VolumeLargerThanSpec { broker, live, spec } => {
+                write!(f, "the volume of broker {broker} has {live} bytes, more than the {spec} of spec.storage.size; it stays so")
+            }
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! What to do next: pure functions of (desired, observed), giving ordered steps and the reason for every wait.
+//!
+//! Level-driven: a plan is made from what is, never from which event came, so a restarted operator makes the same
+//! one. Every step is safe to repeat.
+
+mod cluster;
+mod topic;
+
+pub use cluster::{Note, Plan, Step, Wait, plan_cluster};
+pub use topic::{ClusterState, Refusal, TopicFacts, TopicPlan, TopicStep, TopicWait, plan_topic};

@@ -1,0 +1,291 @@
+//! The plan of a topic.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kube::ResourceExt as _;
+
+use crate::admin::Topic;
+use crate::api::{DeletionPolicy, KafkaTopic, TOPIC_FINALIZER, is_paused};
+
+/// What is known about a topic's surroundings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicFacts {
+    /// The cluster that it belongs to.
+    pub cluster: ClusterState,
+    /// The topic in the cluster; `None` when there is none. Means something only when the cluster is ready.
+    pub topic: Option<Topic>,
+    /// Another, older `KafkaTopic` that speaks for the same topic of the same cluster.
+    pub other_owner: Option<String>,
+    /// Whether the namespace is being deleted.
+    pub namespace_terminating: bool,
+}
+
+/// The cluster of a topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClusterState {
+    /// There is no such `KafkaCluster`.
+    Missing,
+    /// It is being deleted.
+    Deleting,
+    /// It is there and does not serve; what it says about itself.
+    NotReady(String),
+    /// It should serve and did not answer.
+    Unreachable(String),
+    /// It serves.
+    Ready,
+}
+
+/// What to do and what is in the way.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TopicPlan {
+    /// In order; the first that fails ends the pass.
+    pub steps: Vec<TopicStep>,
+    /// What is waited for.
+    pub wait: Option<TopicWait>,
+    /// What is asked for and cannot be done.
+    pub refusals: Vec<Refusal>,
+}
+
+/// One change to the world, safe to repeat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TopicStep {
+    /// Hold the object until its topic is deleted.
+    AddFinalizer,
+    /// Let the object go.
+    RemoveFinalizer,
+    /// Write down, before it is done, which keys this object sets: what was set must be known to be unset later, whenever
+    /// the operator is killed.
+    RecordConfigKeys(BTreeSet<String>),
+    /// Make the topic.
+    Create {
+        /// `None`: what the cluster's `num.partitions` says.
+        partitions: Option<i32>,
+        /// Replicas of each partition.
+        replicas: i32,
+        /// Its configuration.
+        config: BTreeMap<String, String>,
+    },
+    /// Add partitions.
+    CreatePartitions {
+        /// How many there are.
+        from: i32,
+        /// How many there should be.
+        to: i32,
+    },
+    /// Change its configuration; `None` goes back to the cluster's default.
+    AlterConfig(BTreeMap<String, Option<String>>),
+    /// Delete the topic with this id, and its records.
+    Delete {
+        /// The id that was observed; a live read compares it before the deletion.
+        id: String,
+    },
+}
+
+/// What a topic waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TopicWait {
+    /// Its cluster.
+    Cluster(ClusterState),
+    /// Another object speaks for the topic.
+    OtherOwner(String),
+}
+
+/// What is asked for and cannot be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Partitions cannot be taken away.
+    PartitionsShrink {
+        /// How many there are.
+        current: i32,
+        /// How many were asked for.
+        requested: i32,
+    },
+    /// The number of replicas cannot be changed.
+    ReplicasChange {
+        /// How many there are.
+        current: i32,
+        /// How many were asked for.
+        requested: i32,
+    },
+    /// The topic that this object made is gone, and another one has its name: it is not deleted.
+    NotOurTopic {
+        /// The id that this object's status names.
+        ours: String,
+        /// The id that the cluster names.
+        theirs: String,
+    },
+}
+
+/// Plans `topic`.
+#[must_use]
+pub fn plan_topic(topic: &KafkaTopic, facts: &TopicFacts) -> TopicPlan {
+    if is_paused(&topic.metadata) && topic.metadata.deletion_timestamp.is_none() {
+        return TopicPlan::default();
+    }
+    if topic.metadata.deletion_timestamp.is_some() { plan_deletion(topic, facts) } else { plan_existence(topic, facts) }
+}
+
+fn has_finalizer(topic: &KafkaTopic) -> bool {
+    topic.finalizers().iter().any(|finalizer| finalizer == TOPIC_FINALIZER)
+}
+
+fn plan_deletion(topic: &KafkaTopic, facts: &TopicFacts) -> TopicPlan {
+    let mut plan = TopicPlan::default();
+    if !has_finalizer(topic) {
+        return plan;
+    }
+    let keeps_data = topic.spec.deletion_policy == DeletionPolicy::Retain || is_paused(&topic.metadata);
+    let cluster_gone = matches!(facts.cluster, ClusterState::Missing | ClusterState::Deleting);
+    // Nothing may hold a namespace or outlive its cluster; the topic's records go, or stay, with the cluster's volumes.
+    if keeps_data || cluster_gone || facts.namespace_terminating || facts.other_owner.is_some() {
+        plan.steps.push(TopicStep::RemoveFinalizer);
+        return plan;
+    }
+    match (&facts.cluster, &facts.topic) {
+        (ClusterState::Ready, Some(live)) => match topic.status.as_ref().and_then(|status| status.topic_id.clone()) {
+            Some(ours) if ours != live.id => {
+                plan.refusals.push(Refusal::NotOurTopic { ours, theirs: live.id.clone() });
+                plan.steps.push(TopicStep::RemoveFinalizer);
+            }
+            _ => plan.steps.extend([TopicStep::Delete { id: live.id.clone() }, TopicStep::RemoveFinalizer]),
+        },
+        (ClusterState::Ready, None) => plan.steps.push(TopicStep::RemoveFinalizer),
+        (state, _) => plan.wait = Some(TopicWait::Cluster(state.clone())),
+    }
+    plan
+}
+
+fn plan_existence(topic: &KafkaTopic, facts: &TopicFacts) -> TopicPlan {
+    let mut plan = TopicPlan::default();
+    if let Some(other) = &facts.other_owner {
+        plan.wait = Some(TopicWait::OtherOwner(other.clone()));
+        // It must not be able to delete what it does not own.
+        if has_finalizer(topic) {
+            plan.steps.push(TopicStep::RemoveFinalizer);
+        }
+        return plan;
+    }
+    let wants_finalizer = topic.spec.deletion_policy == DeletionPolicy::Delete;
+    match (wants_finalizer, has_finalizer(topic)) {
+        (true, false) => plan.steps.push(TopicStep::AddFinalizer),
+        (false, true) => plan.steps.push(TopicStep::RemoveFinalizer),
+        _ => {}
+    }
+    if facts.cluster != ClusterState::Ready {
+        plan.wait = Some(TopicWait::Cluster(facts.cluster.clone()));
+        return plan;
+    }
+    let spec = &topic.spec;
+    let recorded: BTreeSet<String> = topic.status.iter().flat_map(|status| status.config_keys.iter().cloned()).collect();
+    let wanted: BTreeSet<String> = spec.config.keys().cloned().collect();
+    if !wanted.is_subset(&recorded) {
+        plan.steps.push(TopicStep::RecordConfigKeys(recorded.union(&wanted).cloned().collect()));
+    }
+    let Some(live) = &facts.topic else {
+        plan.steps.push(TopicStep::Create { partitions: spec.partitions, replicas: spec.replicas, config: spec.config.clone() });
+        plan.steps.extend(forget(&recorded, &wanted));
+        return plan;
+    };
+    match spec.partitions {
+        Some(to) if to > live.partitions => plan.steps.push(TopicStep::CreatePartitions { from: live.partitions, to }),
+        Some(requested) if requested < live.partitions => {
+            plan.refusals.push(Refusal::PartitionsShrink { current: live.partitions, requested });
+        }
+        _ => {}
+    }
+    if spec.replicas != live.replicas {
+        plan.refusals.push(Refusal::ReplicasChange { current: live.replicas, requested: spec.replicas });
+    }
+    let set = spec.config.iter().filter(|(key, value)| live.config.get(*key) != Some(value));
+    let unset = recorded.difference(&wanted).filter(|key| live.config.contains_key(*key));
+    let changes: BTreeMap<String, Option<String>> =
+        set.map(|(key, value)| (key.clone(), Some(value.clone()))).chain(unset.map(|key| (key.clone(), None))).collect();
+    if !changes.is_empty() {
+        plan.steps.push(TopicStep::AlterConfig(changes));
+    }
+    plan.steps.extend(forget(&recorded, &wanted));
+    plan
+}
+
+/// After they were unset, keys that left the spec need not be known any more.
+fn forget(recorded: &BTreeSet<String>, wanted: &BTreeSet<String>) -> Option<TopicStep> {
+    (!recorded.is_subset(wanted)).then(|| TopicStep::RecordConfigKeys(wanted.clone()))
+}
+
+impl Refusal {
+    /// A CamelCase word for conditions, as Strimzi's topics have it.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::PartitionsShrink { .. } | Self::ReplicasChange { .. } => "NotSupported",
+            Self::NotOurTopic { .. } => "ResourceConflict",
+        }
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::PartitionsShrink { current, requested } => write!(
+                f,
+                "PartitionsShrink: the topic has {current} partitions and cannot go down to {requested}, because records would be lost; \
+                 set spec.partitions to {current} or more"
+            ),
+            Self::ReplicasChange { current, requested } => write!(
+                f,
+                "ReplicasChange: the topic keeps {current} replicas of each partition and this version cannot change that to {requested}; \
+                 set spec.replicas to {current}"
+            ),
+            Self::NotOurTopic { ours, theirs } => {
+                write!(f, "NotOurTopic: the topic of this object had id {ours}; the one that has its name now, {theirs}, is left alone")
+            }
+        }
+    }
+}
+
+impl TopicWait {
+    /// A CamelCase word for conditions and events.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Cluster(_) => "WaitingForCluster",
+            Self::OtherOwner(_) => "ResourceConflict",
+        }
+    }
+}
+
+impl std::fmt::Display for TopicWait {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Cluster(ClusterState::Missing) => {
+                f.write_str("there is no KafkaCluster of the name in spec.clusterRef in this namespace; the topic is made when there is one")
+            }
+            Self::Cluster(ClusterState::Deleting) => f.write_str("the cluster is being deleted"),
+            Self::Cluster(ClusterState::NotReady(phase)) if phase.is_empty() => f.write_str("the cluster is not ready yet"),
+            Self::Cluster(ClusterState::NotReady(phase)) => write!(f, "the cluster is not ready yet: {phase}"),
+            Self::Cluster(ClusterState::Unreachable(why)) => write!(f, "the cluster did not answer: {why}"),
+            Self::Cluster(ClusterState::Ready) => f.write_str("the cluster is ready"),
+            Self::OtherOwner(other) => {
+                write!(f, "the older KafkaTopic {other} speaks for this topic; delete one of the two, or give this one another spec.topicName")
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for TopicStep {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::AddFinalizer => f.write_str("hold the object until its topic is deleted"),
+            Self::RemoveFinalizer => f.write_str("let the object go"),
+            Self::RecordConfigKeys(_) => f.write_str("write down which keys are set"),
+            Self::Create { .. } => f.write_str("create the topic"),
+            Self::CreatePartitions { from, to } => write!(f, "grow from {from} to {to} partitions"),
+            Self::AlterConfig(changes) => {
+                let said: Vec<String> =
+                    changes.iter().map(|(key, value)| format!("{key}={}", value.as_deref().unwrap_or("(default)"))).collect();
+                write!(f, "set {}", said.join(", "))
+            }
+            Self::Delete { .. } => f.write_str("delete the topic"),
+        }
+    }
+}

@@ -1,0 +1,435 @@
+//! Kubernetes as a platform.
+//!
+//! Every read is a list or get from the API server, not from a cache: what a plan is made from is what is. Every
+//! write is a server-side apply under one field manager, and refuses objects that belong to somebody else.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ConfigMap, ContainerStatus, PersistentVolumeClaim, Pod, Service, ServiceAccount};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions};
+use kube::{Client, ResourceExt as _};
+use letterbox_env::BoxFuture;
+use serde_json::{Value, json};
+
+use super::{Live, Platform};
+use crate::api::{KafkaCluster, Listener, ListenerType, bytes_of};
+use crate::desired::compare::differences;
+use crate::desired::objects::{
+    self, BROKER_LABEL, CLAIM, CLUSTER_LABEL, CONTAINER, Kind, MANAGER, ObjectKey, external_bootstrap_name, external_broker_name,
+};
+use crate::desired::{Address, Blueprint, BrokerFacts, CONTROLLER_PORT, Facts, Host, bootstrap_name, broker_ids, broker_name};
+use crate::observe::{Compared, Observed, ObservedBroker, Run, Volume};
+use crate::plan::Step;
+use crate::status::Fault;
+
+/// The API server.
+#[derive(Clone)]
+pub struct Kubernetes {
+    client: Client,
+    /// The image of a new cluster that asks for none.
+    default_image: String,
+}
+
+/// What the API server has of one cluster.
+#[derive(Clone, Debug, Default)]
+pub struct KubernetesLive {
+    namespace: String,
+    default_image: String,
+    objects: BTreeMap<ObjectKey, Value>,
+    pods: Vec<Pod>,
+    claims: Vec<PersistentVolumeClaim>,
+}
+
+impl Kubernetes {
+    /// The API server behind `client`.
+    #[must_use]
+    pub fn new(client: Client, default_image: String) -> Self {
+        Self { client, default_image }
+    }
+
+    fn api(&self, namespace: &str, kind: Kind) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), namespace, &resource(kind))
+    }
+
+    async fn list(&self, namespace: &str, kind: Kind, params: &ListParams) -> Result<Vec<(ObjectKey, Value)>, Fault> {
+        let list = self.api(namespace, kind).list(params).await.map_err(|error| api_fault(&format!("list {kind:?}s"), &error))?;
+        let found = list.items.into_iter().map(|object| {
+            let key = ObjectKey { kind, name: object.name_any() };
+            Ok((key, serde_json::to_value(object).map_err(|error| api_fault("read an object", &kube::Error::SerdeError(error)))?))
+        });
+        found.collect()
+    }
+
+    /// Applies one object, unless it belongs to somebody else.
+    async fn apply(&self, desired: &Blueprint, live: &KubernetesLive, key: &ObjectKey, object: &Value) -> Result<(), Fault> {
+        let api = self.api(&desired.namespace, key.kind);
+        let what = format!("apply {key}");
+        let known = match live.objects.get(key) {
+            Some(known) => Some(known.clone()),
+            // It has no label of ours, or is not there.
+            None => api.get_opt(&key.name).await.map_err(|error| api_fault(&what, &error))?.and_then(|object| serde_json::to_value(object).ok()),
+        };
+        if known.is_some_and(|known| !belongs(&known, desired)) {
+            return Err(Fault {
+                reason: "ResourceConflict".to_owned(),
+                message: format!("{key} exists and does not belong to this KafkaCluster; rename or delete one of the two"),
+            });
+        }
+        let params = PatchParams::apply(MANAGER).force();
+        api.patch(&key.name, &params, &Patch::Apply(object)).await.map_err(|error| api_fault(&what, &error))?;
+        Ok(())
+    }
+
+    async fn prune(&self, desired: &Blueprint, what: &str) -> Result<(), Fault> {
+        let Some(name) = what.strip_prefix("Service ") else { return Ok(()) };
+        let api = self.api(&desired.namespace, Kind::Service);
+        let tell = |error: kube::Error| api_fault(&format!("remove {what}"), &error);
+        // A live read before anything is removed, and the removal only of what was read.
+        let Some(live) = api.get_opt(name).await.map_err(tell)? else { return Ok(()) };
+        if !live.owner_references().iter().any(|owner| owner.uid == desired.uid) {
+            return Ok(());
+        }
+        let preconditions = Preconditions { uid: live.uid(), resource_version: live.resource_version() };
+        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        match api.delete(name, &params).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            result => result.map(drop).map_err(tell),
+        }
+    }
+
+    async fn grow(&self, desired: &Blueprint, broker: i32, to: u64) -> Result<(), Fault> {
+        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &desired.namespace);
+        let name = claim_name(&desired.name, broker);
+        let tell = |error: kube::Error| Fault {
+            reason: "VolumeNotGrown".to_owned(),
+            message: format!("grow the volume claim {name} to {}: {error}; its storage class must allow expansion", desired.storage.size),
+        };
+        let live = claims.get(&name).await.map_err(tell)?;
+        if claim_volume(&live).is_some_and(|volume| volume.requested >= to) {
+            return Ok(());
+        }
+        // With the version that was read, so that a growth by hand in between is not undone.
+        let patch = json!({
+            "metadata": {"resourceVersion": live.resource_version()},
+            "spec": {"resources": {"requests": {"storage": desired.storage.size}}},
+        });
+        let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+        claims.patch(&name, &params, &Patch::Merge(&patch)).await.map(drop).map_err(tell)
+    }
+}
+
+impl Platform for Kubernetes {
+    type Live = KubernetesLive;
+
+    fn read<'a>(&'a self, cluster: &'a KafkaCluster) -> BoxFuture<'a, Result<KubernetesLive, Fault>> {
+        Box::pin(async move {
+            let namespace = cluster.namespace().unwrap_or_default();
+            let params = ListParams::default().labels(&format!("{CLUSTER_LABEL}={}", cluster.name_any()));
+            let pods: Api<Pod> = Api::namespaced(self.client.clone(), &namespace);
+            let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &namespace);
+            let pods = async { pods.list(&params).await.map_err(|error| api_fault("list pods", &error)) };
+            let claims = async { claims.list(&params).await.map_err(|error| api_fault("list volume claims", &error)) };
+            let kinds = [Kind::ServiceAccount, Kind::Service, Kind::ConfigMap, Kind::PodDisruptionBudget, Kind::StatefulSet];
+            let lists = futures::future::try_join_all(kinds.map(|kind| self.list(&namespace, kind, &params)));
+            let (lists, pods, claims) = futures::try_join!(lists, pods, claims)?;
+            Ok(KubernetesLive {
+                default_image: self.default_image.clone(),
+                objects: lists.into_iter().flatten().collect(),
+                pods: pods.items,
+                claims: claims.items,
+                namespace,
+            })
+        })
+    }
+
+    fn act<'a>(&'a self, desired: &'a Blueprint, live: &'a KubernetesLive, step: &'a Step) -> BoxFuture<'a, Result<(), Fault>> {
+        Box::pin(async move {
+            let objects = objects::build(desired);
+            match step {
+                Step::ApplyAccess { .. } => {
+                    let mut first = Ok(());
+                    for (key, object) in &objects.access {
+                        let differs = live.objects.get(key).is_none_or(|live| !differences(object, live).is_empty());
+                        // One service that cannot be made (its node port is taken) does not keep the others away.
+                        if differs {
+                            first = first.and(self.apply(desired, live, key, object).await);
+                        }
+                    }
+                    first
+                }
+                Step::Prune { what } => self.prune(desired, what).await,
+                Step::GrowVolume { broker, to, .. } => self.grow(desired, *broker, *to).await,
+                Step::ApplyBroker { broker, .. } => {
+                    // The configuration first: the set's template names its revision.
+                    for (key, object) in objects.brokers.get(broker).into_iter().flatten() {
+                        self.apply(desired, live, key, object).await?;
+                    }
+                    Ok(())
+                }
+            }
+        })
+    }
+}
+
+impl Live for KubernetesLive {
+    fn facts(&self, cluster: &KafkaCluster) -> Facts {
+        let name = cluster.name_any();
+        let brokers = broker_ids(cluster).map(|id| {
+            let broker = broker_name(&name, id);
+            let host = format!("{broker}.{}.svc", self.namespace);
+            let advertised = cluster.spec.listeners.iter().map(|listener| {
+                let address = match listener.type_ {
+                    ListenerType::Internal => port_of(listener.port).map(|port| Address { host: Host::Named(host.clone()), port }),
+                    ListenerType::Nodeport => self.external_address(&broker, id, listener),
+                };
+                (listener.name.clone(), address)
+            });
+            let template = self.objects.get(&ObjectKey { kind: Kind::StatefulSet, name: broker.clone() });
+            let claim_size = template
+                .and_then(|set| set.pointer("/spec/volumeClaimTemplates/0/spec/resources/requests/storage")?.as_str())
+                .map(ToOwned::to_owned);
+            let facts = BrokerFacts {
+                data_dir: "/var/lib/kafka/data".to_owned(),
+                bind: BTreeMap::new(),
+                advertised: advertised.collect(),
+                quorum: (host, CONTROLLER_PORT),
+                quorum_bind: (String::new(), CONTROLLER_PORT),
+                admin_bind: None,
+                claim_size,
+            };
+            (id, facts)
+        });
+        Facts { brokers: brokers.collect(), image: self.image(cluster) }
+    }
+
+    fn observe(&self, desired: &Blueprint) -> Observed {
+        let objects = objects::build(desired);
+        let mut access = Compared::default();
+        for (key, object) in &objects.access {
+            self.compare(key, object, &mut access);
+        }
+        let is_stale = |(key, live): &(&ObjectKey, &Value)| {
+            key.kind == Kind::Service && !objects.access.contains_key(key) && owner_uids(live).any(|uid| uid == desired.uid)
+        };
+        let stale = self.objects.iter().filter(is_stale).map(|(key, _)| key.to_string()).collect();
+        let brokers = desired.brokers.keys().map(|&id| (id, self.observe_broker(desired, &objects, id))).collect();
+        let bootstrap = desired.listeners.iter().filter_map(|listener| Some((listener.name.clone(), self.bootstrap(desired, listener)?)));
+        Observed { access, stale, brokers, bootstrap: bootstrap.collect(), cluster_id: None }
+    }
+}
+
+impl KubernetesLive {
+    /// The image asked for; or else the one that the brokers run, so that upgrading the operator restarts nobody; or else the default.
+    fn image(&self, cluster: &KafkaCluster) -> String {
+        if let Some(image) = &cluster.spec.image {
+            return image.clone();
+        }
+        if let Some(version) = &cluster.spec.version {
+            return format!("{}:{version}", repository_of(&self.default_image));
+        }
+        let sets = broker_ids(cluster).filter_map(|id| {
+            self.objects.get(&ObjectKey { kind: Kind::StatefulSet, name: broker_name(&cluster.name_any(), id) })
+        });
+        let mut images = sets.filter_map(|set| {
+            let containers = set.pointer("/spec/template/spec/containers")?.as_array()?;
+            Some(containers.iter().find(|container| container["name"] == CONTAINER)?["image"].as_str()?.to_owned())
+        });
+        images.next().unwrap_or_else(|| self.default_image.clone())
+    }
+
+    fn node_port(&self, service: String, listener: &Listener) -> Option<u16> {
+        let service = self.objects.get(&ObjectKey { kind: Kind::Service, name: service })?;
+        let ports = service.pointer("/spec/ports")?.as_array()?;
+        let port = ports.iter().find(|port| port["name"] == *listener.name)?["nodePort"].as_i64()?;
+        u16::try_from(port).ok().filter(|port| *port > 0)
+    }
+
+    fn external_address(&self, broker: &str, id: i32, listener: &Listener) -> Option<Address> {
+        let asked = listener.brokers.iter().find(|address| address.broker == id);
+        let node_port = self.node_port(external_broker_name(broker, &listener.name), listener)?;
+        let wanted = asked.and_then(|address| address.node_port);
+        if wanted.is_some_and(|wanted| wanted != i32::from(node_port)) {
+            // The service has yet to get the port that the spec asks for.
+            return None;
+        }
+        let host = asked.and_then(|address| address.advertised_host.clone()).map_or(Host::Node, Host::Named);
+        let port = asked.and_then(|address| address.advertised_port).and_then(port_of).unwrap_or(node_port);
+        Some(Address { host, port })
+    }
+
+    /// Where clients of `listener` connect first.
+    fn bootstrap(&self, desired: &Blueprint, listener: &Listener) -> Option<String> {
+        if listener.type_ == ListenerType::Internal {
+            return Some(format!("{}.{}.svc:{}", bootstrap_name(&desired.name), desired.namespace, listener.port));
+        }
+        let addresses = desired.brokers.values().filter_map(|broker| {
+            let address = self.external_address(&broker.name, broker.id, listener)?;
+            match address.host {
+                // Something in front of the nodes knows the way to this broker; it may not know the bootstrap port.
+                Host::Named(_) => Some(address.to_string()),
+                Host::Node => {
+                    let host = Host::Named(self.pod(broker.id)?.status.as_ref()?.host_ip.clone()?);
+                    let port = self.node_port(external_bootstrap_name(&desired.name, &listener.name), listener)?;
+                    Some(Address { host, port }.to_string())
+                }
+            }
+        });
+        Some(addresses.collect::<Vec<_>>().join(",")).filter(|servers| !servers.is_empty())
+    }
+
+    fn pod(&self, broker: i32) -> Option<&Pod> {
+        let id = broker.to_string();
+        self.pods.iter().find(|pod| pod.labels().get(BROKER_LABEL) == Some(&id))
+    }
+
+    fn compare(&self, key: &ObjectKey, object: &Value, compared: &mut Compared) {
+        match self.objects.get(key) {
+            None => compared.missing.push(key.to_string()),
+            Some(live) => compared.differs.extend(differences(object, live).iter().map(|path| format!("{key}: {path}"))),
+        }
+    }
+
+    fn observe_broker(&self, desired: &Blueprint, objects: &objects::Objects, id: i32) -> ObservedBroker {
+        let mut definition = Compared::default();
+        let mut needs_restart = false;
+        for (key, object) in objects.brokers.get(&id).into_iter().flatten() {
+            self.compare(key, object, &mut definition);
+            if let (Kind::StatefulSet, Some(live)) = (key.kind, self.objects.get(key)) {
+                needs_restart |= differences(object, live).iter().any(|path| path.starts_with("spec.template."));
+            }
+        }
+        let set = self.objects.get(&ObjectKey { kind: Kind::StatefulSet, name: broker_name(&desired.name, id) });
+        let pod = self.pod(id);
+        ObservedBroker {
+            definition,
+            needs_restart,
+            run: pod.map_or_else(|| absent(set), run_of),
+            is_current: set.zip(pod).is_some_and(|(set, pod)| is_current(set, pod)),
+            volume: self.claims.iter().find(|claim| claim.name_any() == claim_name(&desired.name, id)).and_then(claim_volume),
+            image: pod.and_then(|pod| pod.spec.as_ref()?.containers.iter().find(|container| container.name == CONTAINER)?.image.clone()),
+        }
+    }
+}
+
+fn absent(set: Option<&Value>) -> Run {
+    if set.is_some() { Run::Starting("Kubernetes has not made its pod yet".to_owned()) } else { Run::Absent }
+}
+
+/// Whether the pod was made from the set's newest template.
+fn is_current(set: &Value, pod: &Pod) -> bool {
+    let newest = set.pointer("/status/updateRevision").and_then(Value::as_str);
+    let seen = set.pointer("/status/observedGeneration") == set.pointer("/metadata/generation");
+    seen && newest.is_some() && pod.labels().get("controller-revision-hash").map(String::as_str) == newest
+}
+
+fn run_of(pod: &Pod) -> Run {
+    if pod.metadata.deletion_timestamp.is_some() {
+        return Run::Starting("its old pod is ending".to_owned());
+    }
+    let Some(status) = &pod.status else { return Run::Starting("Kubernetes has yet to look at its pod".to_owned()) };
+    let conditions = status.conditions.iter().flatten();
+    if conditions.clone().any(|condition| condition.type_ == "Ready" && condition.status == "True") {
+        return Run::Ready;
+    }
+    let container = status.container_statuses.iter().flatten().find(|container| container.name == CONTAINER);
+    if let Some(failing) = container.and_then(failure_of) {
+        return failing;
+    }
+    if let Some(waiting) = conditions.clone().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False") {
+        let message = waiting.message.as_deref().unwrap_or("no node was chosen yet");
+        return Run::Starting(format!("{}: {message}", waiting.reason.as_deref().unwrap_or("Unschedulable")));
+    }
+    match container.and_then(|container| container.state.as_ref()) {
+        Some(state) if state.running.is_some() => Run::Starting("it runs and is not ready yet".to_owned()),
+        Some(state) if state.waiting.is_some() => {
+            let reason = state.waiting.as_ref().and_then(|waiting| waiting.reason.as_deref()).unwrap_or("its container is being made");
+            Run::Starting(reason.to_owned())
+        }
+        _ => Run::Starting("its container is being made".to_owned()),
+    }
+}
+
+/// Container states that no amount of waiting ends by itself.
+fn failure_of(container: &ContainerStatus) -> Option<Run> {
+    let waiting = container.state.as_ref()?.waiting.as_ref()?;
+    let reason = waiting.reason.as_deref()?;
+    let stuck = reason.ends_with("BackOff")
+        || matches!(
+            reason,
+            "ErrImagePull" | "ErrImageNeverPull" | "InvalidImageName" | "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError"
+        );
+    let last_words = container.last_state.as_ref().and_then(|state| state.terminated.as_ref()?.message.clone());
+    let message = last_words.or_else(|| waiting.message.clone()).unwrap_or_default();
+    stuck.then(|| Run::Failing { reason: reason.to_owned(), message: message.trim().to_owned() })
+}
+
+fn claim_name(cluster: &str, broker: i32) -> String {
+    format!("{CLAIM}-{}-0", broker_name(cluster, broker))
+}
+
+fn claim_volume(claim: &PersistentVolumeClaim) -> Option<Volume> {
+    let requested = claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage")?;
+    let capacity = claim.status.as_ref().and_then(|status| status.capacity.as_ref()?.get("storage"));
+    Some(Volume { requested: bytes_of(&requested.0)?, capacity: capacity.and_then(|capacity| bytes_of(&capacity.0)).unwrap_or(0) })
+}
+
+fn port_of(port: i32) -> Option<u16> {
+    u16::try_from(port).ok()
+}
+
+/// The image reference without tag and digest.
+fn repository_of(image: &str) -> &str {
+    let image = image.split('@').next().unwrap_or(image);
+    match image.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => repository,
+        _ => image,
+    }
+}
+
+fn owner_uids(object: &Value) -> impl Iterator<Item = &str> {
+    let owners = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+    owners.into_iter().flatten().filter(|owner| owner["controller"] == true).filter_map(|owner| owner["uid"].as_str())
+}
+
+/// Whether the cluster may write to a live object: it is its controller, or the object has its label and no controller
+/// (a restored backup has none).
+fn belongs(object: &Value, desired: &Blueprint) -> bool {
+    let mut owners = owner_uids(object).peekable();
+    if owners.peek().is_some() {
+        return owners.any(|uid| uid == desired.uid);
+    }
+    object.pointer("/metadata/labels").and_then(|labels| labels.get(CLUSTER_LABEL)?.as_str()) == Some(&desired.name)
+}
+
+fn resource(kind: Kind) -> ApiResource {
+    match kind {
+        Kind::ServiceAccount => ApiResource::erase::<ServiceAccount>(&()),
+        Kind::Service => ApiResource::erase::<Service>(&()),
+        Kind::ConfigMap => ApiResource::erase::<ConfigMap>(&()),
+        Kind::PodDisruptionBudget => ApiResource::erase::<PodDisruptionBudget>(&()),
+        Kind::StatefulSet => ApiResource::erase::<StatefulSet>(&()),
+    }
+}
+
+/// What an API call that was to do `what` ended with.
+pub(crate) fn api_fault(what: &str, error: &kube::Error) -> Fault {
+    let (reason, said) = match error {
+        kube::Error::Api(status) if !status.reason.is_empty() => (status.reason.clone(), status.message.clone()),
+        other => ("KubernetesError".to_owned(), other.to_string()),
+    };
+    Fault { reason, message: format!("{what}: {said}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_repository_is_what_comes_before_tag_and_digest() {
+        assert_eq!(repository_of("letterbox:0.1.0"), "letterbox");
+        assert_eq!(repository_of("registry.example:5000/a/letterbox"), "registry.example:5000/a/letterbox");
+        assert_eq!(repository_of("registry.example:5000/letterbox:1@sha256:0"), "registry.example:5000/letterbox");
+    }
+}

@@ -1,0 +1,35 @@
+//! What a plan's steps act on: Kubernetes, local processes, and a model for tests.
+
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
+pub mod local;
+pub mod model;
+
+use letterbox_env::BoxFuture;
+
+use crate::api::KafkaCluster;
+use crate::desired::{Blueprint, Facts};
+use crate::observe::Observed;
+use crate::plan::Step;
+use crate::status::Fault;
+
+/// Reads the world and changes it; nothing left to decide.
+pub trait Platform: Send + Sync {
+    /// What one read gives.
+    type Live: Live;
+
+    /// Reads everything that belongs to `cluster`, as it is now, not from a cache.
+    fn read<'a>(&'a self, cluster: &'a KafkaCluster) -> BoxFuture<'a, Result<Self::Live, Fault>>;
+
+    /// Carries out `step`. Safe to repeat; cancelling it leaves nothing that a repetition does not put right.
+    fn act<'a>(&'a self, desired: &'a Blueprint, live: &'a Self::Live, step: &'a Step) -> BoxFuture<'a, Result<(), Fault>>;
+}
+
+/// What was read, and what follows from it without any further I/O.
+pub trait Live: Send + Sync {
+    /// Where things are.
+    fn facts(&self, cluster: &KafkaCluster) -> Facts;
+
+    /// How things are, compared with `desired`.
+    fn observe(&self, desired: &Blueprint) -> Observed;
+}

@@ -1,0 +1,277 @@
+//! A world in memory: what the planner is driven against in tests, with faults on demand.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use kube::ResourceExt as _;
+use letterbox_env::BoxFuture;
+
+use super::{Live, Platform};
+use crate::admin::{AdminError, KafkaAdmin, Topic};
+use crate::api::{KafkaCluster, bytes_of};
+use crate::desired::{Address, Blueprint, BrokerFacts, Facts, Host, broker_ids, broker_name};
+use crate::observe::{Compared, Observed, ObservedBroker, Run, Volume};
+use crate::plan::Step;
+use crate::status::Fault;
+
+/// The world. Change it between passes to play a fault.
+#[derive(Debug, Default)]
+pub struct Model {
+    state: Mutex<ModelState>,
+}
+
+/// What the model's world consists of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModelState {
+    /// Whether services and the like are there.
+    pub has_access: bool,
+    /// Services that nothing asks for.
+    pub stale: Vec<String>,
+    /// Brokers, by id.
+    pub brokers: BTreeMap<i32, ModelBroker>,
+    /// By listener: whether Kubernetes has not chosen a node port yet.
+    pub addresses_pending: bool,
+    /// Images that cannot be run.
+    pub bad_images: Vec<String>,
+    /// How many more steps work; each one after that fails as if the operator had been killed. `None`: all.
+    pub steps_left: Option<u32>,
+    /// How often a serving broker was taken down.
+    pub restarts: u32,
+}
+
+/// A broker of the model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModelBroker {
+    /// The image and the revision that it is defined with.
+    pub defined: (String, String),
+    /// The image and the revision that run; `None` while it is down.
+    pub running: Option<(String, String)>,
+    /// Passes of time until it serves.
+    pub starts_in: u32,
+    /// Bytes of its volume.
+    pub volume: u64,
+}
+
+impl Model {
+    /// Looks at the world, or changes it.
+    ///
+    /// # Panics
+    /// When a call before this one panicked.
+    pub fn with<T>(&self, f: impl FnOnce(&mut ModelState) -> T) -> T {
+        f(&mut self.state.lock().expect("no caller panics while it holds the model"))
+    }
+
+    /// Lets some time go by: brokers that start come closer to serving.
+    pub fn tick(&self) {
+        self.with(|state| {
+            let bad = state.bad_images.clone();
+            for broker in state.brokers.values_mut() {
+                broker.starts_in = broker.starts_in.saturating_sub(1);
+                if broker.starts_in == 0 && !bad.contains(&broker.defined.0) {
+                    broker.running = Some(broker.defined.clone());
+                }
+            }
+        });
+    }
+}
+
+impl Platform for Model {
+    type Live = ModelState;
+
+    fn read<'a>(&'a self, _: &'a KafkaCluster) -> BoxFuture<'a, Result<ModelState, Fault>> {
+        Box::pin(async { Ok(self.with(|state| state.clone())) })
+    }
+
+    fn act<'a>(&'a self, desired: &'a Blueprint, _: &'a ModelState, step: &'a Step) -> BoxFuture<'a, Result<(), Fault>> {
+        Box::pin(async move {
+            self.with(|state| {
+                if let Some(left) = &mut state.steps_left {
+                    let killed = || Fault { reason: "Killed".to_owned(), message: "the operator was killed".to_owned() };
+                    *left = left.checked_sub(1).ok_or_else(killed)?;
+                }
+                match step {
+                    Step::ApplyAccess { .. } => state.has_access = true,
+                    Step::Prune { what } => state.stale.retain(|stale| stale != what),
+                    Step::GrowVolume { broker, to, .. } => {
+                        state.brokers.entry(*broker).and_modify(|broker| broker.volume = *to);
+                    }
+                    Step::ApplyBroker { broker: id, .. } => {
+                        let definition = definition(desired, *id).unwrap_or_default();
+                        let size = bytes_of(&desired.storage.size).unwrap_or_default();
+                        let broker = state.brokers.entry(*id).or_insert_with(|| ModelBroker { volume: size, ..ModelBroker::default() });
+                        if broker.defined != definition {
+                            state.restarts += u32::from(broker.running.is_some());
+                            *broker = ModelBroker { defined: definition, running: None, starts_in: 2, volume: broker.volume };
+                        }
+                    }
+                }
+                Ok(())
+            })
+        })
+    }
+}
+
+fn definition(desired: &Blueprint, id: i32) -> Option<(String, String)> {
+    let config = desired.brokers.get(&id)?.config.as_ref().ok()?;
+    Some((desired.image.clone(), config.revision.clone()))
+}
+
+impl Live for ModelState {
+    fn facts(&self, cluster: &KafkaCluster) -> Facts {
+        let name = cluster.name_any();
+        let running = self.brokers.values().next().map(|broker| broker.defined.0.clone());
+        let spec = &cluster.spec;
+        let image = spec.image.clone().or_else(|| spec.version.as_ref().map(|version| format!("letterbox:{version}")));
+        let brokers = broker_ids(cluster).map(|id| {
+            let address = |port: i32| (!self.addresses_pending).then(|| Address { host: Host::Named(broker_name(&name, id)), port: port as u16 });
+            let facts = BrokerFacts {
+                data_dir: "/data".to_owned(),
+                bind: BTreeMap::new(),
+                advertised: spec.listeners.iter().map(|listener| (listener.name.clone(), address(listener.port))).collect(),
+                quorum: (broker_name(&name, id), 9090),
+                quorum_bind: (String::new(), 9090),
+                admin_bind: None,
+                claim_size: None,
+            };
+            (id, facts)
+        });
+        Facts { image: image.or(running).unwrap_or_else(|| "letterbox:default".to_owned()), brokers: brokers.collect() }
+    }
+
+    fn observe(&self, desired: &Blueprint) -> Observed {
+        let missing = |there: bool, what: &str| if there { Vec::new() } else { vec![what.to_owned()] };
+        let brokers = self.brokers.iter().map(|(&id, broker)| {
+            let differs = definition(desired, id).is_some_and(|wanted| wanted != broker.defined);
+            let run = match &broker.running {
+                Some(_) => Run::Ready,
+                None if self.bad_images.contains(&broker.defined.0) => Run::Failing { reason: "ImagePullBackOff".to_owned(), message: String::new() },
+                None => Run::Starting("it starts".to_owned()),
+            };
+            let seen = ObservedBroker {
+                definition: Compared { missing: Vec::new(), differs: if differs { vec!["definition".to_owned()] } else { Vec::new() } },
+                needs_restart: differs,
+                is_current: broker.running.as_ref() == Some(&broker.defined),
+                run,
+                volume: Some(Volume { requested: broker.volume, capacity: broker.volume }),
+                image: broker.running.as_ref().map(|(image, _)| image.clone()),
+            };
+            (id, seen)
+        });
+        let mut brokers: BTreeMap<i32, ObservedBroker> = brokers.collect();
+        for &id in desired.brokers.keys() {
+            brokers.entry(id).or_insert_with(|| ObservedBroker {
+                definition: Compared { missing: vec!["broker".to_owned()], differs: Vec::new() },
+                ..ObservedBroker::default()
+            });
+        }
+        Observed {
+            access: Compared { missing: missing(self.has_access, "services"), differs: Vec::new() },
+            stale: self.stale.clone(),
+            brokers,
+            bootstrap: BTreeMap::new(),
+            cluster_id: None,
+        }
+    }
+}
+
+/// Topics in memory.
+#[derive(Debug, Default)]
+pub struct ModelAdmin {
+    state: Mutex<AdminState>,
+}
+
+/// What the model's cluster holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AdminState {
+    /// Topics, by name.
+    pub topics: BTreeMap<String, Topic>,
+    /// Whether nobody answers.
+    pub unreachable: bool,
+    /// How many topics were ever made.
+    pub made: u32,
+    /// How many calls changed something.
+    pub changes: u32,
+}
+
+impl ModelAdmin {
+    /// Looks at the cluster, or changes it behind the operator's back.
+    ///
+    /// # Panics
+    /// When a call before this one panicked.
+    pub fn with<T>(&self, f: impl FnOnce(&mut AdminState) -> T) -> T {
+        f(&mut self.state.lock().expect("no caller panics while it holds the model"))
+    }
+
+    fn call<'a, T: Send + 'a>(&self, f: impl FnOnce(&mut AdminState) -> Result<T, AdminError>) -> BoxFuture<'a, Result<T, AdminError>> {
+        let result = self.with(|state| if state.unreachable { Err(AdminError::Unreachable("refused".to_owned())) } else { f(state) });
+        Box::pin(std::future::ready(result))
+    }
+
+    fn change<'a>(&self, name: &str, f: impl FnOnce(&mut Topic)) -> BoxFuture<'a, Result<(), AdminError>> {
+        self.call(|state| {
+            state.changes += 1;
+            let unknown = || AdminError::Refused { code: "UNKNOWN_TOPIC_OR_PARTITION".to_owned(), message: String::new() };
+            f(state.topics.get_mut(name).ok_or_else(unknown)?);
+            Ok(())
+        })
+    }
+}
+
+impl KafkaAdmin for ModelAdmin {
+    fn cluster_id(&self) -> BoxFuture<'_, Result<Option<String>, AdminError>> {
+        self.call(|_| Ok(Some("model".to_owned())))
+    }
+
+    fn describe_topic<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Topic>, AdminError>> {
+        self.call(|state| Ok(state.topics.get(name).cloned()))
+    }
+
+    fn create_topic<'a>(
+        &'a self,
+        name: &'a str,
+        partitions: Option<i32>,
+        replicas: i32,
+        config: &'a BTreeMap<String, String>,
+    ) -> BoxFuture<'a, Result<(), AdminError>> {
+        self.call(|state| {
+            if state.topics.contains_key(name) {
+                return Err(AdminError::Refused { code: "TOPIC_ALREADY_EXISTS".to_owned(), message: String::new() });
+            }
+            if config.values().any(|value| value == "nonsense") {
+                return Err(AdminError::Refused { code: "INVALID_CONFIG".to_owned(), message: "nonsense".to_owned() });
+            }
+            state.made += 1;
+            state.changes += 1;
+            let topic = Topic { id: format!("id-{}", state.made), partitions: partitions.unwrap_or(1), replicas, config: config.clone() };
+            state.topics.insert(name.to_owned(), topic);
+            Ok(())
+        })
+    }
+
+    fn create_partitions<'a>(&'a self, name: &'a str, total: i32) -> BoxFuture<'a, Result<(), AdminError>> {
+        self.change(name, |topic| topic.partitions = total)
+    }
+
+    fn alter_topic_config<'a>(
+        &'a self,
+        name: &'a str,
+        changes: &'a BTreeMap<String, Option<String>>,
+    ) -> BoxFuture<'a, Result<(), AdminError>> {
+        self.change(name, |topic| {
+            for (key, value) in changes {
+                match value {
+                    Some(value) => topic.config.insert(key.clone(), value.clone()),
+                    None => topic.config.remove(key),
+                };
+            }
+        })
+    }
+
+    fn delete_topic<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), AdminError>> {
+        self.call(|state| {
+            state.changes += 1;
+            state.topics.remove(name);
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,184 @@
+//! One pass: read, plan, act, say. The same for every platform.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use letterbox_env::BoxFuture;
+
+use crate::admin::{AdminError, KafkaAdmin, Topic};
+use crate::api::{DeletionPolicy, KafkaCluster, KafkaClusterStatus, KafkaTopic, KafkaTopicStatus};
+use crate::desired::Blueprint;
+use crate::observe::Observed;
+use crate::plan::{Plan, Step, TopicFacts, TopicPlan, TopicStep, plan_cluster, plan_topic};
+use crate::platform::{Live as _, Platform};
+use crate::status::{Fault, cluster_status, topic_status};
+
+/// What a pass over a cluster found and did.
+#[derive(Debug)]
+pub struct ClusterPass {
+    /// What should be.
+    pub desired: Blueprint,
+    /// What was.
+    pub observed: Observed,
+    /// What was to be done and is waited for.
+    pub plan: Plan,
+    /// The steps that worked.
+    pub done: Vec<Step>,
+    /// What did not work.
+    pub faults: Vec<Fault>,
+    /// What is said about it.
+    pub status: KafkaClusterStatus,
+}
+
+impl ClusterPass {
+    /// Whether another pass is needed soon, whatever events come.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.plan.steps.is_empty() && self.plan.waits.is_empty() && self.faults.is_empty()
+    }
+}
+
+/// One pass over `cluster`. `admin` answers for the cluster's id; without one the id is not asked for.
+///
+/// # Errors
+/// What could not be read. A step that fails is part of the result, and does not keep the others from being tried.
+pub async fn reconcile_cluster<P: Platform>(
+    platform: &P,
+    cluster: &KafkaCluster,
+    admin: Option<&dyn KafkaAdmin>,
+    now: &Time,
+) -> Result<ClusterPass, Fault> {
+    let live = platform.read(cluster).await?;
+    let desired = Blueprint::build(cluster, &live.facts(cluster));
+    let mut observed = live.observe(&desired);
+    if let Some(admin) = admin {
+        observed.cluster_id = admin.cluster_id().await.ok().flatten();
+    }
+    let plan = plan_cluster(cluster, &desired, &observed);
+    let mut done = Vec::new();
+    let mut faults = Vec::new();
+    for step in &plan.steps {
+        match platform.act(&desired, &live, step).await {
+            Ok(()) => done.push(step.clone()),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    let status = cluster_status(cluster, &desired, &observed, &plan, &faults, now);
+    Ok(ClusterPass { desired, observed, plan, done, faults, status })
+}
+
+/// Where the `KafkaTopic` object itself is kept.
+pub trait TopicHome: Send + Sync {
+    /// The object as it is now, not from a cache; `None` when it is gone.
+    fn read<'a>(&'a self, topic: &'a KafkaTopic) -> BoxFuture<'a, Result<Option<KafkaTopic>, Fault>>;
+
+    /// Adds or removes the finalizer.
+    fn set_finalizer<'a>(&'a self, topic: &'a KafkaTopic, present: bool) -> BoxFuture<'a, Result<(), Fault>>;
+
+    /// Writes the status.
+    fn write_status<'a>(&'a self, topic: &'a KafkaTopic, status: &'a KafkaTopicStatus) -> BoxFuture<'a, Result<(), Fault>>;
+}
+
+/// What a pass over a topic found and did.
+#[derive(Debug)]
+pub struct TopicPass {
+    /// What was to be done and is in the way.
+    pub plan: TopicPlan,
+    /// The steps that worked.
+    pub done: Vec<TopicStep>,
+    /// The step that did not.
+    pub fault: Option<Fault>,
+    /// What is said about it.
+    pub status: KafkaTopicStatus,
+    /// Whether the object was let go: there is nothing left to write a status to.
+    pub released: bool,
+}
+
+/// One pass over `topic`, of whose surroundings `facts` are known. Its status is written when it changed.
+///
+/// # Errors
+/// When the status could not be written.
+pub async fn reconcile_topic(
+    home: &dyn TopicHome,
+    admin: &dyn KafkaAdmin,
+    topic: &KafkaTopic,
+    facts: &TopicFacts,
+    now: &Time,
+) -> Result<TopicPass, Fault> {
+    let plan = plan_topic(topic, facts);
+    let mut current = topic.clone();
+    let mut done = Vec::new();
+    let mut fault = None;
+    let mut changed = false;
+    for step in &plan.steps {
+        match act(home, admin, &mut current, step).await {
+            Ok(()) => {
+                changed |= matches!(step, TopicStep::Create { .. } | TopicStep::CreatePartitions { .. } | TopicStep::AlterConfig(_));
+                done.push(step.clone());
+            }
+            Err(error) => {
+                fault = Some(error);
+                break;
+            }
+        }
+    }
+    let released = current.metadata.deletion_timestamp.is_some() && done.contains(&TopicStep::RemoveFinalizer);
+    let mut live: Option<Topic> = facts.topic.clone();
+    if changed {
+        live = admin.describe_topic(&topic.kafka_name()).await.ok().flatten().or(live);
+    }
+    let status = topic_status(&current, &plan, live.as_ref(), fault.as_ref(), now);
+    if !released && topic.status.as_ref() != Some(&status) {
+        home.write_status(&current, &status).await?;
+    }
+    Ok(TopicPass { plan, done, fault, status, released })
+}
+
+async fn act(home: &dyn TopicHome, admin: &dyn KafkaAdmin, topic: &mut KafkaTopic, step: &TopicStep) -> Result<(), Fault> {
+    let name = topic.kafka_name();
+    let tell = |error: AdminError| admin_fault(step, &error);
+    match step {
+        TopicStep::AddFinalizer => home.set_finalizer(topic, true).await,
+        TopicStep::RemoveFinalizer => home.set_finalizer(topic, false).await,
+        TopicStep::RecordConfigKeys(keys) => {
+            let mut status = topic.status.clone().unwrap_or_default();
+            status.config_keys = keys.iter().cloned().collect();
+            home.write_status(topic, &status).await?;
+            topic.status = Some(status);
+            Ok(())
+        }
+        TopicStep::Create { partitions, replicas, config } => admin.create_topic(&name, *partitions, *replicas, config).await.map_err(tell),
+        TopicStep::CreatePartitions { to, .. } => admin.create_partitions(&name, *to).await.map_err(tell),
+        TopicStep::AlterConfig(changes) => admin.alter_topic_config(&name, changes).await.map_err(tell),
+        TopicStep::Delete { id } => delete(home, admin, topic, id).await,
+    }
+}
+
+/// Deletes the topic after a live read of the object that asks for it and of the topic that goes.
+async fn delete(home: &dyn TopicHome, admin: &dyn KafkaAdmin, topic: &KafkaTopic, id: &str) -> Result<(), Fault> {
+    let changed = |message: &str| Fault { reason: "Changed".to_owned(), message: format!("{message}; the topic is looked at anew") };
+    let live = home.read(topic).await?.ok_or_else(|| changed("the object is gone"))?;
+    if live.metadata.uid != topic.metadata.uid
+        || live.metadata.deletion_timestamp.is_none()
+        || live.spec.deletion_policy != DeletionPolicy::Delete
+        || crate::api::is_paused(&live.metadata)
+    {
+        return Err(changed("the object no longer asks for its topic's deletion"));
+    }
+    let step = TopicStep::Delete { id: id.to_owned() };
+    match admin.describe_topic(&topic.kafka_name()).await.map_err(|error| admin_fault(&step, &error))? {
+        None => Ok(()),
+        Some(seen) if seen.id != id => Err(changed("another topic took the name")),
+        Some(_) => match admin.delete_topic(&topic.kafka_name()).await {
+            Err(AdminError::Refused { code, .. }) if code == "UNKNOWN_TOPIC_OR_PARTITION" => Ok(()),
+            result => result.map_err(|error| admin_fault(&step, &error)),
+        },
+    }
+}
+
+fn admin_fault(step: &TopicStep, error: &AdminError) -> Fault {
+    let reason = match error {
+        AdminError::Unreachable(_) => "WaitingForCluster",
+        AdminError::Refused { code, .. } if code == "INVALID_CONFIG" => "InvalidConfig",
+        AdminError::Refused { .. } => "KafkaError",
+    };
+    Fault { reason: reason.to_owned(), message: format!("{step}: {error}") }
+}

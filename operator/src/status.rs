@@ -1,0 +1,161 @@
+//! What is said: pure functions from spec, observation, plan and outcome to status.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use crate::admin::Topic;
+use crate::api::{
+    DEGRADED, KafkaCluster, KafkaClusterStatus, KafkaTopic, KafkaTopicStatus, ListenerStatus, PAUSED, PROGRESSING, READY, condition, is_paused,
+    set_condition,
+};
+use crate::desired::Blueprint;
+use crate::observe::{Observed, Run};
+use crate::plan::{Plan, TopicPlan, TopicStep};
+
+/// A step that did not work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// A CamelCase word for it.
+    pub reason: String,
+    /// What was tried and what was said.
+    pub message: String,
+}
+
+/// The status of a cluster after a pass in which `faults` were met.
+#[must_use]
+pub fn cluster_status(cluster: &KafkaCluster, desired: &Blueprint, observed: &Observed, plan: &Plan, faults: &[Fault], now: &Time) -> KafkaClusterStatus {
+    let old = cluster.status.clone().unwrap_or_default();
+    let generation = cluster.metadata.generation;
+    let wanted = desired.brokers.len();
+    let ready = desired.brokers.keys().filter(|id| observed.brokers.get(id).is_some_and(|broker| broker.run == Run::Ready)).count();
+    let paused = is_paused(&cluster.metadata);
+    let blocking = plan.waits.iter().find(|wait| wait.blocks_ready());
+    let fault = plan.waits.iter().find(|wait| wait.is_fault());
+
+    let (ready_now, reason, message) = match (faults.first(), blocking) {
+        (Some(fault), _) => (false, fault.reason.as_str(), fault.message.clone()),
+        (None, Some(wait)) => (false, wait.reason(), wait.to_string()),
+        (None, None) if ready < wanted => (false, "BrokersNotReady", format!("{ready} of {wanted} brokers are ready")),
+        // Steps that repair an address or a definition without a restart keep nobody from the cluster.
+        (None, None) => (true, "Ready", plan.notes.first().map_or_else(|| "every broker is ready".to_owned(), ToString::to_string)),
+    };
+    let mut conditions = old.conditions;
+    let mut set = |type_: &str, status: bool, reason: &str, message: String| {
+        set_condition(&mut conditions, condition(type_, status, reason, message, generation, now.clone()));
+    };
+    set(READY, ready_now, reason, message.clone());
+    match (plan.waits.first(), plan.steps.first()) {
+        _ if paused => set(PROGRESSING, false, "Paused", "nothing is changed while the object is paused".to_owned()),
+        (Some(wait), _) => set(PROGRESSING, true, wait.reason(), wait.to_string()),
+        (None, Some(step)) => set(PROGRESSING, true, step.reason(), step.to_string()),
+        (None, None) => set(PROGRESSING, false, "AsDesired", "everything is as the spec describes it".to_owned()),
+    }
+    match (faults.first(), fault) {
+        (Some(fault), _) => set(DEGRADED, true, &fault.reason, fault.message.clone()),
+        (None, Some(wait)) => set(DEGRADED, true, wait.reason(), wait.to_string()),
+        (None, None) => set(DEGRADED, false, "NoFault", String::new()),
+    }
+    set(PAUSED, paused, if paused { "PausedByAnnotation" } else { "NotPaused" }, String::new());
+
+    let phase = match (paused, ready_now) {
+        (true, _) => "Paused".to_owned(),
+        (false, true) => "Ready".to_owned(),
+        (false, false) if old.cluster_id.is_some() => format!("{ready}/{wanted} ready: {message}"),
+        (false, false) => format!("Starting {ready}/{wanted}: {message}"),
+    };
+    let images: std::collections::BTreeSet<&String> = observed.brokers.values().filter_map(|broker| broker.image.as_ref()).collect();
+    let image = (images.len() == 1).then(|| images.first().map(|image| (*image).clone())).flatten();
+    KafkaClusterStatus {
+        observed_generation: generation,
+        phase,
+        conditions,
+        listeners: desired
+            .listeners
+            .iter()
+            .filter_map(|listener| {
+                let bootstrap_servers = observed.bootstrap.get(&listener.name)?.clone();
+                Some(ListenerStatus { name: listener.name.clone(), bootstrap_servers })
+            })
+            .collect(),
+        cluster_id: observed.cluster_id.clone().or(old.cluster_id),
+        replicas: i32::try_from(observed.brokers.values().filter(|broker| broker.run != Run::Absent).count()).unwrap_or(i32::MAX),
+        ready_replicas: i32::try_from(ready).unwrap_or(i32::MAX),
+        brokers: format!("{ready}/{wanted}"),
+        version: image.as_deref().and_then(tag_of).map(ToOwned::to_owned),
+        image,
+    }
+}
+
+/// The status of a topic after a pass; `live` is the topic as it is after the steps.
+#[must_use]
+pub fn topic_status(topic: &KafkaTopic, plan: &TopicPlan, live: Option<&Topic>, fault: Option<&Fault>, now: &Time) -> KafkaTopicStatus {
+    let old = topic.status.clone().unwrap_or_default();
+    let generation = topic.metadata.generation;
+    let paused = is_paused(&topic.metadata);
+    let mut conditions: Vec<Condition> = old.conditions;
+    let mut set = |type_: &str, status: bool, reason: &str, message: String| {
+        set_condition(&mut conditions, condition(type_, status, reason, message, generation, now.clone()));
+    };
+    let refusal = plan.refusals.first();
+    match (fault, refusal, &plan.wait) {
+        // What was true before the pause is still what is known.
+        _ if paused => {
+            if crate::api::find_condition(&old_conditions(topic), READY).is_none() {
+                set(READY, false, "Paused", "nothing was done for this topic yet".to_owned());
+            }
+        }
+        (Some(fault), ..) => set(READY, false, &fault.reason, fault.message.clone()),
+        (None, Some(refusal), _) => set(READY, false, refusal.reason(), refusal.to_string()),
+        (None, None, Some(wait)) => set(READY, false, wait.reason(), wait.to_string()),
+        (None, None, None) => set(READY, true, "Ready", String::new()),
+    }
+    match (paused, fault, &plan.wait) {
+        (false, Some(fault), _) => set(PROGRESSING, true, &fault.reason, fault.message.clone()),
+        (false, None, Some(wait)) => set(PROGRESSING, true, wait.reason(), wait.to_string()),
+        _ => set(PROGRESSING, false, "AsDesired", String::new()),
+    }
+    match (fault, refusal, &plan.wait) {
+        (Some(fault), ..) => set(DEGRADED, true, &fault.reason, fault.message.clone()),
+        (None, Some(refusal), _) => set(DEGRADED, true, refusal.reason(), refusal.to_string()),
+        (None, None, Some(wait @ crate::plan::TopicWait::OtherOwner(_))) => set(DEGRADED, true, wait.reason(), wait.to_string()),
+        _ => set(DEGRADED, false, "NoFault", String::new()),
+    }
+    set(PAUSED, paused, if paused { "PausedByAnnotation" } else { "NotPaused" }, String::new());
+    // The last record that was reached; a pass that failed on the way keeps the larger set.
+    let recorded = plan.steps.iter().filter_map(|step| match step {
+        TopicStep::RecordConfigKeys(keys) => Some(keys.iter().cloned().collect::<Vec<_>>()),
+        _ => None,
+    });
+    let config_keys = if fault.is_none() { recorded.last() } else { recorded.into_iter().next() };
+    KafkaTopicStatus {
+        observed_generation: generation,
+        conditions,
+        topic_name: Some(topic.kafka_name()),
+        topic_id: live.map(|live| live.id.clone()).or(old.topic_id),
+        partitions: live.map(|live| live.partitions).or(old.partitions),
+        replicas: live.map(|live| live.replicas).or(old.replicas),
+        config_keys: config_keys.unwrap_or(old.config_keys),
+    }
+}
+
+fn old_conditions(topic: &KafkaTopic) -> Vec<Condition> {
+    topic.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default()
+}
+
+/// The tag of an image reference; `None` when it has none.
+fn tag_of(image: &str) -> Option<&str> {
+    let name = image.split('@').next()?;
+    let (_, tag) = name.rsplit('/').next()?.split_once(':')?;
+    Some(tag)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::tag_of;
+
+    #[test]
+    fn the_version_is_the_tag() {
+        assert_eq!(tag_of("letterbox:0.1.0"), Some("0.1.0"));
+        assert_eq!(tag_of("registry.example:5000/a/letterbox:0.1.0@sha256:00"), Some("0.1.0"));
+        assert_eq!(tag_of("registry.example:5000/a/letterbox"), None);
+    }
+}
