@@ -1,0 +1,86 @@
+"""One session: a fresh broker, its start, every row once, its end. A sample is one row of one session."""
+import json
+import os
+import subprocess
+import time
+
+from . import machine
+from .brokers import Broker
+from .rows import ROWS, WARM_UP
+
+
+def run_session(side, folder, load, length, round_number, wanted, say):
+    """Returns what was measured: start, memory, samples by row. `length` is "short" or "full"."""
+    broker = Broker(side, folder, load)
+    try:
+        say(f"round {round_number}: {side.name}, {side.durability}")
+        connected, accepted = broker.start()
+        time.sleep(1 if length == "short" else 3)
+        session = {"broker": side.name, "durability": side.durability, "round": round_number,
+                   "first_connection_ms": connected, "first_record_ms": accepted, "idle": broker.memory_kib(), "samples": {}}
+        for row in WARM_UP:
+            measure(broker, row, length, say)
+        for row in ROWS:
+            if side.durability in row.durabilities and (not wanted or row.key in wanted):
+                session["samples"][row.key] = measure(broker, row, length, say)
+        session["loaded"] = broker.memory_kib()
+        session["stop_s"] = broker.stop()
+        if length == "full":
+            session["restart_connection_ms"], session["restart_first_record_ms"] = broker.start()
+        return session
+    except Exception:
+        print((folder / "broker.log").read_text()[-3000:])
+        raise
+    finally:
+        broker.stop()
+        broker.delete()
+
+
+def measure(broker, row, length, say):
+    """Runs one row against a running broker: what the load program saw, and the broker's CPU meanwhile."""
+    topic = row.reads or row.key
+    if not row.reads:
+        run(broker, "topic", {"topic": topic, "partitions": row.partitions})
+    # What earlier rows left to be written back is written now, not during this row.
+    os.sync()
+    options = {"topic": topic, **row.options, **(row.full if length == "full" else row.short)}
+    process = open_load(broker, row.mode, options)
+    expect(process, "ready")
+    cpu, split, busy, began = broker.cpu_seconds(), broker.user_and_system(), machine.busy_seconds(), time.monotonic()
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    line = process.stdout.readline()
+    elapsed = time.monotonic() - began
+    cpu_after, split_after, busy_after = broker.cpu_seconds(), broker.user_and_system(), machine.busy_seconds()
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = status
+    if status != 0 or not line:
+        raise RuntimeError(f"{row.key}: the load program ended with status {os.waitstatus_to_exitcode(status)}")
+    sample = json.loads(line)
+    sample["cpu_s"] = cpu_after - cpu
+    sample["cpu_user_s"], sample["cpu_system_s"] = (after - before for before, after in zip(split, split_after))
+    sample["load_cpu_s"] = used.ru_utime + used.ru_stime
+    others = busy_after - busy - sample["cpu_s"] - sample["load_cpu_s"]
+    sample["others_share"] = max(0.0, others / (elapsed * os.cpu_count()))
+    say(f"  {row.key}: {sample['records'] / sample['seconds']:,.0f} records/s, broker {sample['cpu_s']:.2f} CPU s, others {sample['others_share']:.0%}")
+    return sample
+
+
+def open_load(broker, mode, options):
+    """The load program, started."""
+    arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    return subprocess.Popen([str(broker.load), mode, "--port", str(broker.port), *arguments],
+                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL if mode != "topic" else None, text=True)
+
+
+def run(broker, mode, options):
+    """The load program in a mode that measures nothing."""
+    if open_load(broker, mode, options).wait() != 0:
+        raise RuntimeError(f"load {mode} failed against {broker.side.name}")
+
+
+def expect(process, word):
+    """Reads one line that must be `word`."""
+    line = process.stdout.readline().strip()
+    if line != word:
+        raise RuntimeError(f"the load program said {line!r} instead of {word!r}")
