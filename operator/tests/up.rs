@@ -1,0 +1,114 @@
+//! `letterbox up` with this program in the place of the broker: started as `up broker --config FILE`, it answers `/readyz`.
+
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use letterbox_env::{Env, OpenMode};
+use letterbox_operator::up::{UpOptions, up_in};
+use rustix::process::{Pid, Signal, getpid, kill_process, test_kill_process};
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    match arguments.get(1).map(String::as_str) {
+        Some("broker") => play_broker(Path::new(&arguments[3])),
+        Some("--list") => println!("a_cluster_lives_through_kill_edit_and_drain: test"),
+        _ => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+            runtime.block_on(a_cluster_lives_through_kill_edit_and_drain());
+            println!("test a_cluster_lives_through_kill_edit_and_drain ... ok");
+        }
+    }
+}
+
+/// Answers every HTTP request with 200 at `admin.listener`; refuses what a broker would refuse.
+fn play_broker(config: &Path) {
+    let properties = String::from_utf8(Env::real().disk.read(config).unwrap()).unwrap();
+    if properties.contains("num.partitions=nonsense") {
+        eprintln!("num.partitions=nonsense: must be a number");
+        std::process::exit(1);
+    }
+    let admin = properties.lines().find_map(|line| line.strip_prefix("admin.listener=")).unwrap();
+    let listener = std::net::TcpListener::bind(admin).unwrap();
+    for stream in listener.incoming() {
+        let mut stream = stream.unwrap();
+        let _ = stream.read(&mut [0; 1024]);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    }
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    while !holds() {
+        assert!(tokio::time::Instant::now() < deadline, "not within 30 s: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn free_first_port() -> u16 {
+    loop {
+        let port = Env::real().net.bind("127.0.0.1", 0).await.unwrap().local_addr().unwrap().port();
+        if (10_000..60_000).contains(&port) && Env::real().net.bind("127.0.0.1", port + 552).await.is_ok() {
+            return port;
+        }
+    }
+}
+
+fn write(path: &Path, text: &str) {
+    let file = Env::real().disk.open(path, OpenMode::Truncate).unwrap();
+    file.write_at(&[std::io::IoSlice::new(text.as_bytes())], 0).unwrap();
+}
+
+fn read(path: &Path) -> String {
+    Env::real().disk.read(path).map(|bytes| String::from_utf8(bytes).unwrap()).unwrap_or_default()
+}
+
+async fn a_cluster_lives_through_kill_edit_and_drain() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("cluster.yaml");
+    let data: PathBuf = dir.path().join("data");
+    let document = |config: &str| {
+        format!("apiVersion: letterbox.dev/v1alpha1\nkind: KafkaCluster\nmetadata: {{name: demo}}\nspec: {{config: {{{config}}}}}\n")
+    };
+    write(&file, &document(""));
+    let options = UpOptions { file: file.clone(), data: data.clone(), port: free_first_port().await };
+    let binary = std::env::current_exe().unwrap();
+    let up = tokio::spawn(up_in(Env::real(), options.clone(), binary.clone()));
+    let broker = data.join("demo/broker-0");
+    let pid = || read(&broker.join("pid")).trim().parse().ok().and_then(Pid::from_raw);
+    let runs = |pid: Option<Pid>| pid.is_some_and(|pid| test_kill_process(pid).is_ok());
+
+    until("the broker runs", || runs(pid())).await;
+    let first = pid();
+    let second_up = up_in(Env::real(), options, binary).await.unwrap_err().to_string();
+    assert!(second_up.contains("another letterbox up uses"), "{second_up}");
+
+    kill_process(first.unwrap(), Signal::KILL).unwrap();
+    until("a killed broker is started again", || pid() != first && runs(pid())).await;
+
+    let second = pid();
+    write(&file, &document("num.partitions: \"7\""));
+    until("an edit restarts it with the new configuration", || {
+        pid() != second && runs(pid()) && read(&broker.join("server.properties")).contains("num.partitions=7\n")
+    })
+    .await;
+    assert!(!runs(second), "the old process has ended");
+
+    // Not valid: told, and nothing changes.
+    let third = pid();
+    write(&file, &document("node.id: \"7\""));
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(pid() == third && runs(third));
+
+    // Valid as a document, refused by the broker: tried again, and healed by the next edit.
+    write(&file, &document("num.partitions: \"nonsense\""));
+    until("the broker's refusal is in its log", || read(&broker.join("broker.log")).contains("must be a number")).await;
+    write(&file, &document("num.partitions: \"9\""));
+    until("the next correct edit heals it", || runs(pid()) && read(&broker.join("server.properties")).contains("num.partitions=9\n")).await;
+
+    let last = pid();
+    kill_process(getpid(), Signal::TERM).unwrap();
+    let code = tokio::time::timeout(Duration::from_secs(20), up).await.expect("it ends").unwrap().unwrap();
+    assert_eq!(code, 0);
+    assert!(!runs(last), "no broker is left behind");
+}
