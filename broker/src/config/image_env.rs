@@ -453,14 +453,9 @@ impl ImageConfig {
     }
 }
 
-/// Internal topics of a broker that is alone have one replica.
-const SINGLE_NODE: [&str; 5] = [
-    "offsets.topic.replication.factor",
-    "share.coordinator.state.topic.min.isr",
-    "share.coordinator.state.topic.replication.factor",
-    "transaction.state.log.min.isr",
-    "transaction.state.log.replication.factor",
-];
+/// Internal topics of a broker that is alone have one replica. Those of transactions and share groups join this list when the
+/// broker offers them.
+const SINGLE_NODE: [&str; 1] = ["offsets.topic.replication.factor"];
 
 /// One `NAME://HOST:PORT`; the port is `None` when it is not a number, which the configuration table then refuses.
 struct Endpoint<'a> {
@@ -552,10 +547,6 @@ mod tests {
                 "node.id=1",
                 "offsets.topic.replication.factor=1",
                 "process.roles=broker,controller",
-                "share.coordinator.state.topic.min.isr=1",
-                "share.coordinator.state.topic.replication.factor=1",
-                "transaction.state.log.min.isr=1",
-                "transaction.state.log.replication.factor=1",
             ]
         );
         assert_eq!(config.cluster_id, None);
@@ -647,7 +638,7 @@ mod tests {
     #[test]
     fn three_voters_keep_kafkas_own_replication_factors() {
         let config = configured(&[("KAFKA_CONTROLLER_QUORUM_VOTERS", "1@a:9093,2@b:9093,3@c:9093")]);
-        check(&config, &[("offsets.topic.replication.factor", "-"), ("transaction.state.log.min.isr", "-")]);
+        check(&config, &[("offsets.topic.replication.factor", "-")]);
         let config = configured(&[("KAFKA_PROCESS_ROLES", "broker"), ("KAFKA_CONTROLLER_QUORUM_VOTERS", "9@c:9093")]);
         check(
             &config,
