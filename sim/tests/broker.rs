@@ -1,6 +1,7 @@
 //! The broker's own code under simulated faults: nothing acknowledged is lost, nothing is doubled, and the same seed
 //! gives the same run.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -74,7 +75,10 @@ fn run(seed: u64, trouble: Trouble, keep_lines: bool) -> Outcome {
     let (history, stop) = (History::default(), Arc::new(AtomicBool::new(false)));
     cluster.host(BROKER, broker);
     if trouble == Trouble::LyingDisk {
-        cluster.disk(BROKER).inject(Fault::IgnoreSync, TOPIC, 0, u64::MAX);
+        for partition in 0..PARTITIONS {
+            let segment = format!("{TOPIC}-{partition}/00000000000000000000.log");
+            cluster.disk(BROKER).inject(Fault::IgnoreSync, &segment, 0, u64::MAX);
+        }
     }
     let load = {
         let (history, stop) = (history.clone(), Arc::clone(&stop));
@@ -175,7 +179,12 @@ fn run(seed: u64, trouble: Trouble, keep_lines: bool) -> Outcome {
     assert!(cluster.run_clients(PATIENCE), "clients do not end {PATIENCE:?} after everything was healed");
     cluster.client("scanner", move |env| async move {
         let load = workload::Load { stop: Arc::default(), ..load(env) };
-        workload::scan(&load, BROKER, PATIENCE).await
+        match workload::scan(&load, BROKER, PATIENCE).await {
+            // The broker may have noticed what is missing, and not serve it.
+            Err(reason) if trouble == Trouble::LyingDisk => println!("{reason}"),
+            result => result?,
+        }
+        Ok(())
     });
     assert!(cluster.run_clients(PATIENCE * 2), "the scan does not end");
     assert!(cluster.stop(BROKER, Duration::from_secs(20)), "the broker does not stop");
@@ -234,10 +243,13 @@ fn nothing_acknowledged_is_lost_or_doubled_by_any_mix_of_faults() {
 /// The tests above must be able to fail: on a device that ignores flushes every broker loses what it acknowledged.
 #[test]
 fn a_disk_that_ignores_syncs_is_found_guilty() {
-    seeds::for_each(2, "broker", "a_disk_that_ignores_syncs_is_found_guilty", |seed| {
+    let mut found = BTreeSet::new();
+    seeds::for_each(3, "broker", "a_disk_that_ignores_syncs_is_found_guilty", |seed| {
         let report = run(seed, Trouble::LyingDisk, false).report;
-        assert!(report.names().contains(&"lost-write-after-heal"), "{report}");
+        assert!(!report.is_clean(), "{report}");
+        found.extend(report.names());
     });
+    assert!(found.contains("lost-write-after-heal") || found.contains("lost-write"), "{found:?}");
 }
 
 /// Twice in one process, and once in a fresh one: some leaks show only there, some only here.
