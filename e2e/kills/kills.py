@@ -42,8 +42,8 @@ class History:
             self.file.close()
 
 
-def payload(value, partition):
-    text = f"lb1 {value} {TOPIC} {partition} "
+def payload(value, partition, padding):
+    text = f"lb1 {value} {TOPIC} {partition} " + ("." * padding + " " if padding else "")
     return f"{text}{zlib.crc32(text.encode()):08x}"
 
 
@@ -156,7 +156,8 @@ class Load:
                 record = {"topic": TOPIC, "partition": partition, "value": (number << 40) | op}
                 self.history.write(process, op, "invoke", "send", idempotent=True, records=[record])
                 outstanding += 1
-                producer.produce(TOPIC, payload(record["value"], partition), partition=partition, on_delivery=settled(op, record))
+                padding = rng.randrange(6000) if rng.random() < 0.1 else 0
+                producer.produce(TOPIC, payload(record["value"], partition, padding), partition=partition, on_delivery=settled(op, record))
             producer.poll(0.02)
             while outstanding > OUTSTANDING_MAX and not self.over.is_set():
                 producer.poll(0.1)

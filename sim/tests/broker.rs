@@ -1,6 +1,7 @@
 //! The broker's own code under simulated faults: nothing acknowledged is lost, nothing is doubled, and the same seed
 //! gives the same run.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -51,7 +52,7 @@ async fn broker(process: Process) -> Exit {
 enum Trouble {
     /// The power fails, at random moments and in the middle of random disk operations.
     PowerCuts,
-    /// Power cuts, kills, clean stops, network cuts, slow disks, clock jumps and failed syncs.
+    /// Power cuts, kills, clean stops, network cuts, slow and full disks, clock jumps and failed syncs.
     Everything,
     /// Power cuts on a device that ignores flushes: the run must be found guilty.
     LyingDisk,
@@ -74,7 +75,10 @@ fn run(seed: u64, trouble: Trouble, keep_lines: bool) -> Outcome {
     let (history, stop) = (History::default(), Arc::new(AtomicBool::new(false)));
     cluster.host(BROKER, broker);
     if trouble == Trouble::LyingDisk {
-        cluster.disk(BROKER).inject(Fault::IgnoreSync, ".log", 0, u64::MAX);
+        for partition in 0..PARTITIONS {
+            let segment = format!("{TOPIC}-{partition}/00000000000000000000.log");
+            cluster.disk(BROKER).inject(Fault::IgnoreSync, &segment, 0, u64::MAX);
+        }
     }
     let load = {
         let (history, stop) = (history.clone(), Arc::clone(&stop));
@@ -99,7 +103,7 @@ fn run(seed: u64, trouble: Trouble, keep_lines: bool) -> Outcome {
     cluster.run_for(Duration::from_secs(3));
     for _ in 0..6 {
         cluster.run_for(Duration::from_millis(rng.between(300, 2000)));
-        let kinds = if trouble == Trouble::Everything { 8 } else { 2 };
+        let kinds = if trouble == Trouble::Everything { 9 } else { 2 };
         let what = match rng.below(kinds) {
             0 => {
                 cluster.power_cut(BROKER);
@@ -129,6 +133,12 @@ fn run(seed: u64, trouble: Trouble, keep_lines: bool) -> Outcome {
                 cluster.jump_clock(BROKER, i64::try_from(rng.below(7_200_000)).unwrap_or(0) - 3_600_000);
                 "clock jump"
             }
+            7 => {
+                let disk = cluster.disk(BROKER);
+                let (total, free) = disk.space(std::path::Path::new("/")).unwrap();
+                disk.set_capacity(Some(total - free + rng.below(200_000)));
+                "full disk"
+            }
             _ => {
                 cluster.disk(BROKER).inject(Fault::FailSync, DATA, rng.below(10), 1);
                 "failed sync"
@@ -137,6 +147,7 @@ fn run(seed: u64, trouble: Trouble, keep_lines: bool) -> Outcome {
         note_fault(&history, &cluster, what);
         cluster.run_for(Duration::from_millis(rng.between(10, 3000)));
         cluster.mend(BROKER, CLIENTS);
+        cluster.disk(BROKER).set_capacity(None);
         if !cluster.is_running(BROKER) {
             cluster.restart(BROKER);
             if rng.percent(25) {
@@ -168,10 +179,14 @@ fn run(seed: u64, trouble: Trouble, keep_lines: bool) -> Outcome {
     assert!(cluster.run_clients(PATIENCE), "clients do not end {PATIENCE:?} after everything was healed");
     cluster.client("scanner", move |env| async move {
         let load = workload::Load { stop: Arc::default(), ..load(env) };
-        workload::scan(&load, BROKER, PATIENCE).await
+        match workload::scan(&load, BROKER, PATIENCE).await {
+            // The broker may have noticed what is missing, and not serve it.
+            Err(reason) if trouble == Trouble::LyingDisk => println!("{reason}"),
+            result => result?,
+        }
+        Ok(())
     });
-    let scanned = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cluster.run_clients(PATIENCE * 2)));
-    assert!(scanned.is_ok() || trouble == Trouble::LyingDisk, "the scan failed");
+    assert!(cluster.run_clients(PATIENCE * 2), "the scan does not end");
     assert!(cluster.stop(BROKER, Duration::from_secs(20)), "the broker does not stop");
     if trouble != Trouble::LyingDisk {
         check_segments(&cluster);
@@ -210,7 +225,7 @@ fn check_segments(cluster: &Cluster) {
 
 #[test]
 fn nothing_acknowledged_is_lost_or_doubled_by_power_cuts() {
-    seeds::for_each(4, "broker", "nothing_acknowledged_is_lost_or_doubled_by_power_cuts", |seed| {
+    seeds::for_each(3, "broker", "nothing_acknowledged_is_lost_or_doubled_by_power_cuts", |seed| {
         let outcome = run(seed, Trouble::PowerCuts, false);
         assert!(outcome.report.is_clean(), "{}", outcome.report);
         assert!(outcome.stats.power_cuts > 0);
@@ -219,29 +234,43 @@ fn nothing_acknowledged_is_lost_or_doubled_by_power_cuts() {
 
 #[test]
 fn nothing_acknowledged_is_lost_or_doubled_by_any_mix_of_faults() {
-    seeds::for_each(4, "broker", "nothing_acknowledged_is_lost_or_doubled_by_any_mix_of_faults", |seed| {
+    seeds::for_each(3, "broker", "nothing_acknowledged_is_lost_or_doubled_by_any_mix_of_faults", |seed| {
         let outcome = run(seed, Trouble::Everything, false);
         assert!(outcome.report.is_clean(), "{}", outcome.report);
     });
 }
 
-/// The test above must be able to fail: a broker that answers before its bytes are safe is found guilty.
+/// The tests above must be able to fail: on a device that ignores flushes every broker loses what it acknowledged.
 #[test]
 fn a_disk_that_ignores_syncs_is_found_guilty() {
-    let guilty = (0..6).any(|seed| {
-        let outcome = std::panic::catch_unwind(|| run(seed, Trouble::LyingDisk, false));
-        outcome.is_ok_and(|outcome| outcome.report.names().contains(&"lost-write-after-heal"))
+    let mut found = BTreeSet::new();
+    seeds::for_each(3, "broker", "a_disk_that_ignores_syncs_is_found_guilty", |seed| {
+        let report = run(seed, Trouble::LyingDisk, false).report;
+        assert!(!report.is_clean(), "{report}");
+        found.extend(report.names());
     });
-    assert!(guilty);
+    assert!(found.contains("lost-write-after-heal") || found.contains("lost-write"), "{found:?}");
 }
 
+/// Twice in one process, and once in a fresh one: some leaks show only there, some only here.
 #[test]
 fn the_same_seed_gives_the_same_run() {
-    seeds::for_each(2, "broker", "the_same_seed_gives_the_same_run", |seed| {
-        let (first, second) = (run(seed, Trouble::Everything, true), run(seed, Trouble::Everything, true));
-        if let Some((line, ours, theirs)) = first.trace.first_difference(&second.trace) {
+    const NAME: &str = "the_same_seed_gives_the_same_run";
+    let fresh = std::env::var_os("PRINT_TRACE_HASH").is_some();
+    seeds::for_each(1, "broker", NAME, |seed| {
+        let first = run(seed, Trouble::Everything, true).trace;
+        if fresh {
+            println!("trace hash {:?}", first.hash());
+            return;
+        }
+        let second = run(seed, Trouble::Everything, true).trace;
+        if let Some((line, ours, theirs)) = first.first_difference(&second) {
             panic!("runs part at event {line}:\n  {ours}\n  {theirs}");
         }
-        assert_eq!(first.trace.hash(), second.trace.hash());
+        assert_eq!(first.hash(), second.hash());
+        let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+        again.args(["--exact", NAME, "--nocapture"]).env("PRINT_TRACE_HASH", "1").env("SEED", seed.to_string());
+        let text = String::from_utf8(again.output().unwrap().stdout).unwrap();
+        assert!(text.contains(&format!("trace hash {:?}", first.hash())), "{:?} is not what a fresh process has: {text}", first.hash());
     });
 }

@@ -112,18 +112,19 @@ fn field<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
 }
 
 fn crc32c(bytes: &[u8]) -> u32 {
-    const TABLE: [u32; 256] = table();
+    const TABLE: [u32; 256] = crc_table(0x82F6_3B78);
     !bytes.iter().fold(u32::MAX, |crc, byte| (crc >> 8) ^ TABLE[usize::from(crc.to_le_bytes()[0] ^ byte)])
 }
 
-const fn table() -> [u32; 256] {
+/// The table of a reflected CRC with this polynomial.
+pub(crate) const fn crc_table(polynomial: u32) -> [u32; 256] {
     let mut table = [0; 256];
     let mut n = 0;
     while n < 256 {
         let mut crc = n as u32;
         let mut bit = 0;
         while bit < 8 {
-            crc = if crc & 1 == 1 { (crc >> 1) ^ 0x82F6_3B78 } else { crc >> 1 };
+            crc = if crc & 1 == 1 { (crc >> 1) ^ polynomial } else { crc >> 1 };
             bit += 1;
         }
         table[n] = crc;

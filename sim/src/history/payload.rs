@@ -1,7 +1,8 @@
 //! The content of a test record: what it is and where it belongs, with a checksum, as one line of text.
 //!
-//! `lb1 VALUE TOPIC PARTITION CRC`, the CRC-32 (zlib's) of everything before it in eight hexadecimal digits, so
-//! that a client in any language can write and read it.
+//! `lb1 VALUE TOPIC PARTITION [PADDING] CRC`, the CRC-32 (zlib's) of everything before it in eight hexadecimal
+//! digits, so that a client in any language can write and read it. Padding is any number of dots: it makes records
+//! that span sectors and pages.
 
 /// What is wrong with a payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +16,14 @@ pub enum Damage {
 /// The payload of `value` for a partition.
 #[must_use]
 pub fn encode(value: u64, topic: &str, partition: i32) -> String {
-    let text = format!("lb1 {value} {topic} {partition} ");
+    padded(value, topic, partition, 0)
+}
+
+/// As [`encode`], with `padding` dots.
+#[must_use]
+pub fn padded(value: u64, topic: &str, partition: i32, padding: usize) -> String {
+    let space = if padding > 0 { " " } else { "" };
+    let text = format!("lb1 {value} {topic} {partition} {}{space}", ".".repeat(padding));
     let crc = crc32(text.as_bytes());
     format!("{text}{crc:08x}")
 }
@@ -30,7 +38,9 @@ pub fn decode(payload: &str, topic: &str, partition: i32) -> Result<u64, Damage>
         return Err(Damage::Corrupt);
     }
     let parts: Vec<&str> = text.split_ascii_whitespace().collect();
-    let &["lb1", value, in_topic, in_partition] = parts.as_slice() else { return Err(Damage::Corrupt) };
+    let (&["lb1", value, in_topic, in_partition] | &["lb1", value, in_topic, in_partition, _]) = parts.as_slice() else {
+        return Err(Damage::Corrupt);
+    };
     if in_topic != topic || in_partition.parse() != Ok(partition) {
         return Err(Damage::Misplaced);
     }
@@ -40,13 +50,12 @@ pub fn decode(payload: &str, topic: &str, partition: i32) -> Result<u64, Damage>
 fn crc32(bytes: &[u8]) -> u32 {
     let mut crc = u32::MAX;
     for byte in bytes {
-        crc ^= u32::from(*byte);
-        for _ in 0..8 {
-            crc = if crc & 1 == 1 { (crc >> 1) ^ 0xEDB8_8320 } else { crc >> 1 };
-        }
+        crc = (crc >> 8) ^ CRC_TABLE[usize::from(crc.to_le_bytes()[0] ^ byte)];
     }
     !crc
 }
+
+const CRC_TABLE: [u32; 256] = crate::check::segment::crc_table(0xEDB8_8320);
 
 #[cfg(test)]
 mod tests {
@@ -59,6 +68,9 @@ mod tests {
 
     #[test]
     fn payload_is_found_again_only_where_it_belongs_and_whole() {
+        let long = padded(8 << 40, "orders", 3, 5000);
+        assert_eq!((decode(&long, "orders", 3), long.len() > 5000), (Ok(8 << 40), true));
+        assert_eq!(decode(&long.replace("....", "..."), "orders", 3), Err(Damage::Corrupt));
         let payload = encode(7 << 40, "orders", 3);
         assert_eq!(decode(&payload, "orders", 3), Ok(7 << 40));
         assert_eq!(decode(&payload, "orders", 2), Err(Damage::Misplaced));

@@ -49,7 +49,9 @@ pub async fn producer(load: Load, number: u64) {
             let op = scribe.begin(send(records.clone(), session));
             let mut begun = Pending { op, records, deliveries: Vec::new() };
             for record in &begun.records {
-                let value = payload::encode(record.value, &record.topic, record.partition);
+                // Now and then a batch that spans many sectors, so that a power cut can tear it.
+                let padding = if rng.percent(25) { rng.index(6000) } else { 0 };
+                let value = payload::padded(record.value, &record.topic, record.partition, padding);
                 match producer.send(ProducerRecord::new(load.topic.clone()).partition(partition).value(value)).await {
                     Ok(delivery) => begun.deliveries.push(delivery),
                     Err(error) => trouble = Some(error),
@@ -62,7 +64,7 @@ pub async fn producer(load: Load, number: u64) {
             {
                 trouble = Some(error);
             }
-            sleep(Duration::from_millis(rng.below(20))).await;
+            sleep(Duration::from_millis(rng.below(50))).await;
         }
         for pending in pending {
             // The first trouble is told; what follows it has its fate in the history.
