@@ -195,15 +195,24 @@ fn is_zero_from(file: &dyn File, mut position: u64) -> std::io::Result<bool> {
 }
 
 /// The checksum of a stored batch, in pieces: a damaged length must not become an allocation.
+///
+/// Each piece is written back as it was read. After a sync that failed in an earlier run, the kernel still shows
+/// bytes that the device does not have and takes them for written: the sync at the end of the recovery would say
+/// yes to them, and a power cut would take them, with all that was acknowledged after them. Written again, they
+/// are the device's or the sync fails.
 fn stored_crc(file: &dyn File, position: u64, header: &BatchHeader) -> std::io::Result<u32> {
     let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
-    let (mut at, end) = (position + ATTRIBUTES_AT as u64, position + header.size() as u64);
+    let (mut at, end) = (position, position + header.size() as u64);
+    let mut before_checksum = ATTRIBUTES_AT;
     let mut buffer = vec![0; CHUNK.min(header.size())];
     while at < end {
         let len = usize::try_from(end - at).unwrap_or(CHUNK).min(buffer.len());
         let Some(part) = buffer.get_mut(..len) else { break };
         file.read_exact_at(part, at)?;
-        digest.update(part);
+        file.write_at(&[std::io::IoSlice::new(part)], at)?;
+        let skipped = before_checksum.min(len);
+        digest.update(part.get(skipped..).unwrap_or_default());
+        before_checksum -= skipped;
         at += len as u64;
     }
     Ok(digest.finalize() as u32)

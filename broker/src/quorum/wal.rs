@@ -137,6 +137,10 @@ impl Wal {
             sequence,
             failed: false,
         };
+        // After a sync that failed in an earlier run the kernel may show bytes that the device does not have, and take
+        // them for written. Written again they are the device's, or the sync fails.
+        let used = bytes.get(..position).unwrap_or(&bytes);
+        wal.file.write_at(&[IoSlice::new(used)], 0).and_then(|()| wal.file.sync()).map_err(io)?;
         let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         if written > position {
             wal.cut(written).map_err(io)?;
