@@ -54,6 +54,8 @@ enum Trouble {
     PowerCuts,
     /// Power cuts, kills, clean stops, network cuts, slow and full disks, clock jumps and failed syncs.
     Everything,
+    /// A failed sync, a kill, a restart on what the page cache shows, and a power cut after that.
+    FailedSyncs,
     /// Power cuts on a device that ignores flushes: the run must be found guilty.
     LyingDisk,
 }
@@ -104,6 +106,14 @@ fn run(seed: u64, trouble: Trouble, keep_lines: bool) -> Outcome {
     cluster.run_for(Duration::from_secs(3));
     for _ in 0..6 {
         cluster.run_for(Duration::from_millis(rng.between(300, 2000)));
+        if trouble == Trouble::FailedSyncs {
+            cluster.disk(BROKER).inject(Fault::FailSync, TOPIC, rng.below(5), 1);
+            cluster.run_for(Duration::from_millis(rng.between(100, 500)));
+            cluster.kill(BROKER);
+            note_fault(&history, &cluster, "failed sync and kill");
+            cluster.restart(BROKER);
+            cluster.run_for(Duration::from_millis(rng.between(500, 2000)));
+        }
         let kinds = if trouble == Trouble::Everything { 9 } else { 2 };
         let what = match rng.below(kinds) {
             0 => {
@@ -238,6 +248,17 @@ fn nothing_acknowledged_is_lost_or_doubled_by_any_mix_of_faults() {
     seeds::for_each(3, "broker", "nothing_acknowledged_is_lost_or_doubled_by_any_mix_of_faults", |seed| {
         let outcome = run(seed, Trouble::Everything, false);
         assert!(outcome.report.is_clean(), "{}", outcome.report);
+    });
+}
+
+/// A power cut after a restart took records away that were acknowledged behind bytes of a failed sync, which only the
+/// page cache had.
+#[test]
+fn a_restart_does_not_believe_what_a_failed_sync_left_in_the_page_cache() {
+    seeds::for_each(2, "broker", "a_restart_does_not_believe_what_a_failed_sync_left_in_the_page_cache", |seed| {
+        let outcome = run(seed, Trouble::FailedSyncs, false);
+        assert!(outcome.report.is_clean(), "{}", outcome.report);
+        assert!(outcome.stats.faults.contains_key("failed sync"));
     });
 }
 
