@@ -187,7 +187,11 @@ fn run(seed: u64, trouble: Trouble, keep_lines: bool) -> Outcome {
     }
     cluster.run_for(Duration::from_secs(5));
     stop.store(true, Ordering::Relaxed);
-    assert!(cluster.run_clients(PATIENCE), "clients do not end {PATIENCE:?} after everything was healed");
+    assert!(
+        cluster.run_clients(PATIENCE),
+        "clients do not end {PATIENCE:?} after everything was healed; last seen: {:#?}",
+        last_seen(&history)
+    );
     cluster.client("scanner", move |env| async move {
         let load = workload::Load { stop: Arc::default(), ..load(env) };
         match workload::scan(&load, BROKER, PATIENCE).await {
@@ -206,6 +210,17 @@ fn run(seed: u64, trouble: Trouble, keep_lines: bool) -> Outcome {
     let stats = cluster.disk_stats(BROKER);
     println!("seed {seed}, {:?} of virtual time\n{report}{stats:?}", cluster.elapsed());
     Outcome { trace: cluster.trace(), report, stats }
+}
+
+/// The last event of each process: where it hangs.
+fn last_seen(history: &History) -> BTreeMap<String, String> {
+    let events = history.events().into_iter();
+    let shown = events.map(|event| {
+        let mut action = format!("{:?}", event.action);
+        action.truncate(80);
+        (event.process, format!("op {} {:?} at {} ms: {action}", event.op, event.phase, event.time_ns / 1_000_000))
+    });
+    shown.collect()
 }
 
 fn note_fault(history: &History, cluster: &Cluster, what: &str) {
