@@ -397,6 +397,13 @@ static void run_topic(const struct options *o)
     rd_kafka_t *rk = open_client(RD_KAFKA_PRODUCER, o, rd_kafka_conf_new());
     rd_kafka_NewTopic_t *topic = rd_kafka_NewTopic_new(o->topic, o->partitions, 1, why, sizeof why);
     if (!topic) fail("%s", why);
+    if (o->config) {
+        char name[256];
+        const char *equals = strchr(o->config, '=');
+        if (!equals || (size_t)(equals - o->config) >= sizeof name) fail("--config takes KEY=VALUE");
+        snprintf(name, sizeof name, "%.*s", (int)(equals - o->config), o->config);
+        rd_kafka_NewTopic_set_config(topic, name, equals + 1);
+    }
     rd_kafka_queue_t *queue = rd_kafka_queue_new(rk);
     rd_kafka_CreateTopics(rk, &topic, 1, NULL, queue);
     rd_kafka_event_t *event = rd_kafka_queue_poll(queue, 30000);
@@ -431,6 +438,7 @@ static struct options read_options(int argc, char **argv)
         else if (!strcmp(name, "--window")) o.window = atoi(value);
         else if (!strcmp(name, "--rate")) o.rate = atoi(value);
         else if (!strcmp(name, "--keyed")) o.keyed = atoi(value) != 0;
+        else if (!strcmp(name, "--config")) o.config = value;
         else if (!strcmp(name, "--connections")) o.connections = atoi(value);
         else fail("no option is called %s", name);
     }
