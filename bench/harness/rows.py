@@ -65,4 +65,4 @@ WARM_UP = [
     Row("warm-consume", "", "fetch", "consume", {}, {"count": 250_000}, {"count": 100_000}, reads="warm-produce"),
     Row("warm-small", "", "small", "ping", {**RAW_16, "acks": "all", "count": 10_000_000}, {"seconds": 3}, {"seconds": 1.5}),
 ]
-WARM_UPS_MAX = {"full": 6, "short": 3}
+WARM_UPS_MAX = {"full": 6, "short": 2}
