@@ -26,6 +26,7 @@ class Side:
     settings: tuple      # lines added to the quick start's settings
     program: tuple       # what is executed, before the path of the settings
     prepare: tuple = ()  # run once on a new data directory, before the path of the settings; not measured
+    warm_topic: str = None  # a setting of the topics that warm-up uses, so that waiting for the disk does not keep it from warming up
 
 
 def sides(letterbox, jars):
@@ -35,7 +36,7 @@ def sides(letterbox, jars):
     ours = (str(letterbox), "broker", "--config")
     quiet = ("admin.listener=none",)
     return [
-        Side("kafka", "durable", ("log.flush.interval.messages=1",), java, form),
+        Side("kafka", "durable", ("log.flush.interval.messages=1",), java, form, f"flush.messages={2**63 - 1}"),
         Side("letterbox", "durable", quiet, ours),
         Side("kafka", "page-cache", (), java, form),
         Side("letterbox", "page-cache", (*quiet, "log.flush.on.ack=false"), ours),

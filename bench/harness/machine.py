@@ -45,12 +45,12 @@ def busy_seconds():
 
 
 def wait_until_quiet(share, patience):
-    """Waits until less than `share` of the machine was busy for two seconds, at most `patience` seconds; whether it was."""
+    """Waits until less than `share` of the machine was busy for a second, at most `patience` seconds; whether it was."""
     deadline = time.monotonic() + patience
     while True:
         before = busy_seconds()
-        time.sleep(2)
-        if (busy_seconds() - before) / (2 * os.cpu_count()) < share:
+        time.sleep(1)
+        if (busy_seconds() - before) / os.cpu_count() < share:
             return True
         if time.monotonic() > deadline:
             return False

@@ -6,7 +6,7 @@ import time
 
 from . import machine
 from .brokers import Broker
-from .rows import ROWS, WARM_UP
+from .rows import ROWS, WARM_UP, WARM_UPS_MAX
 
 
 def run_session(side, folder, load, length, round_number, wanted, say):
@@ -18,8 +18,7 @@ def run_session(side, folder, load, length, round_number, wanted, say):
         time.sleep(1 if length == "short" else 3)
         session = {"broker": side.name, "durability": side.durability, "round": round_number,
                    "first_connection_ms": connected, "first_record_ms": accepted, "idle": broker.memory_kib(), "samples": {}}
-        for row in WARM_UP:
-            measure(broker, row, length, say)
+        session["warm_ups"] = warm_up(broker, length, say)
         for row in ROWS:
             if side.durability in row.durabilities and (not wanted or row.key in wanted):
                 session["samples"][row.key] = measure(broker, row, length, say)
@@ -36,11 +35,33 @@ def run_session(side, folder, load, length, round_number, wanted, say):
         broker.delete()
 
 
-def measure(broker, row, length, say):
+def warm_up(broker, length, say):
+    """Repeats each row of the warm-up until it gains less than a tenth; returns the repetitions by row."""
+    made = {}
+    for row in WARM_UP:
+        create_topic(broker, row, broker.side.warm_topic)
+        before, made[row.key] = None, 0
+        while made[row.key] < WARM_UPS_MAX[length]:
+            sample = measure(broker, row, length, say, create=False)
+            made[row.key] += 1
+            cost = sample["cpu_s"] / sample["records"]
+            if before is not None and cost > before * 0.9:
+                break
+            before = cost
+    return made
+
+
+def create_topic(broker, row, config=None):
+    """The row's own topic, when it has one."""
+    if not row.reads:
+        run(broker, "topic", {"topic": row.key, "partitions": row.partitions, **({"config": config} if config else {})})
+
+
+def measure(broker, row, length, say, create=True):
     """Runs one row against a running broker: what the load program saw, and the broker's CPU meanwhile."""
     topic = row.reads or row.key
-    if not row.reads:
-        run(broker, "topic", {"topic": topic, "partitions": row.partitions})
+    if create:
+        create_topic(broker, row)
     # What earlier rows left to be written back is written now, not during this row.
     os.sync()
     options = {"topic": topic, **row.options, **(row.full if length == "full" else row.short)}

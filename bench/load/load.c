@@ -314,28 +314,36 @@ static void start_reading(struct reader *r, const struct options *o)
         if (rd_kafka_consume_start_queue(r->topic, p, 0, r->queue) != 0) fail("fetch: %s", rd_kafka_err2str(rd_kafka_last_error()));
 }
 
+struct reading {
+    int64_t records, bytes, last_ns;
+};
+
+static void on_record(rd_kafka_message_t *m, void *opaque)
+{
+    struct reading *r = opaque;
+    if (m->err) fail("fetch: %s", rd_kafka_message_errstr(m));
+    r->bytes += (int64_t)m->len;
+    r->records++;
+}
+
 static void run_consume(const struct options *o)
 {
-    int64_t available, bytes = 0, records = 0;
+    int64_t available;
     struct reader r = open_reader(o, &available);
     int64_t count = o->count < available ? o->count : available;
     wait_for_go();
-    int64_t start = now_ns(), last = start;
+    struct reading got = { .last_ns = now_ns() };
+    int64_t start = got.last_ns;
     start_reading(&r, o);
-    while (records < count) {
-        rd_kafka_message_t *batch[1000];
-        ssize_t n = rd_kafka_consume_batch_queue(r.queue, 1000, batch, 1000);
-        int64_t now = now_ns();
-        for (ssize_t i = 0; i < n; i++) {
-            if (batch[i]->err) fail("fetch: %s", rd_kafka_message_errstr(batch[i]));
-            bytes += (int64_t)batch[i]->len;
-            records++;
-            rd_kafka_message_destroy(batch[i]);
-        }
-        if (n > 0) last = now;
-        else if (now - last > 20 * second_ns) fail("%lld of %lld records came", (long long)records, (long long)count);
+    /* Calls back for all that is there as soon as anything is; the batch call would wait to fill its array. */
+    while (got.records < count) {
+        int64_t before = got.records, now;
+        rd_kafka_consume_callback_queue(r.queue, 1000, on_record, &got);
+        now = now_ns();
+        if (got.records > before) got.last_ns = now;
+        else if (now - got.last_ns > 20 * second_ns) fail("%lld of %lld records came", (long long)got.records, (long long)count);
     }
-    print_result(records, bytes, last - start, NULL);
+    print_result(got.records, got.bytes, got.last_ns - start, NULL);
 }
 
 struct tail {
@@ -346,25 +354,23 @@ struct tail {
     atomic_bool stop;
 };
 
+static void on_tail_record(rd_kafka_message_t *m, void *opaque)
+{
+    struct tail *t = opaque;
+    int64_t due, now = now_ns();
+    if (m->err) fail("fetch: %s", rd_kafka_message_errstr(m));
+    memcpy(&due, m->payload, sizeof due);
+    if (due) {
+        histogram_add(&t->latency, (now - due) / 1000);
+        t->last_ns = now;
+        t->seen++;
+    }
+}
+
 static void *read_tail(void *argument)
 {
     struct tail *t = argument;
-    rd_kafka_message_t *batch[1000];
-    while (!t->stop) {
-        ssize_t n = rd_kafka_consume_batch_queue(t->reader.queue, 20, batch, 1000);
-        int64_t now = now_ns();
-        for (ssize_t i = 0; i < n; i++) {
-            int64_t due;
-            if (batch[i]->err) fail("fetch: %s", rd_kafka_message_errstr(batch[i]));
-            memcpy(&due, batch[i]->payload, sizeof due);
-            if (due) {
-                histogram_add(&t->latency, (now - due) / 1000);
-                t->last_ns = now;
-                t->seen++;
-            }
-            rd_kafka_message_destroy(batch[i]);
-        }
-    }
+    while (!t->stop) rd_kafka_consume_callback_queue(t->reader.queue, 50, on_tail_record, t);
     return NULL;
 }
 
@@ -397,6 +403,13 @@ static void run_topic(const struct options *o)
     rd_kafka_t *rk = open_client(RD_KAFKA_PRODUCER, o, rd_kafka_conf_new());
     rd_kafka_NewTopic_t *topic = rd_kafka_NewTopic_new(o->topic, o->partitions, 1, why, sizeof why);
     if (!topic) fail("%s", why);
+    if (o->config) {
+        char name[256];
+        const char *equals = strchr(o->config, '=');
+        if (!equals || (size_t)(equals - o->config) >= sizeof name) fail("--config takes KEY=VALUE");
+        snprintf(name, sizeof name, "%.*s", (int)(equals - o->config), o->config);
+        rd_kafka_NewTopic_set_config(topic, name, equals + 1);
+    }
     rd_kafka_queue_t *queue = rd_kafka_queue_new(rk);
     rd_kafka_CreateTopics(rk, &topic, 1, NULL, queue);
     rd_kafka_event_t *event = rd_kafka_queue_poll(queue, 30000);
@@ -431,6 +444,7 @@ static struct options read_options(int argc, char **argv)
         else if (!strcmp(name, "--window")) o.window = atoi(value);
         else if (!strcmp(name, "--rate")) o.rate = atoi(value);
         else if (!strcmp(name, "--keyed")) o.keyed = atoi(value) != 0;
+        else if (!strcmp(name, "--config")) o.config = value;
         else if (!strcmp(name, "--connections")) o.connections = atoi(value);
         else fail("no option is called %s", name);
     }

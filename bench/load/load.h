@@ -21,6 +21,7 @@ struct options {
     int rate;                /* records per second; 0 sends as fast as the window allows */
     bool keyed;              /* 16 byte keys spread the records over the partitions by hash */
     int connections;         /* of `ping` */
+    const char *config;      /* of `topic`: one KEY=VALUE, or null */
 };
 
 /* Latencies in microseconds, in buckets 1/64 wide of their power of two: an error below 1.6 %. */
