@@ -35,7 +35,11 @@ impl End {
 }
 
 #[derive(Parser)]
-#[command(name = "letterbox", version, about = "A Kafka-compatible broker. Called as kafka-topics, kafka-console-consumer, … it is that tool.")]
+#[command(
+    name = "letterbox",
+    version,
+    about = "A Kafka-compatible broker. Called as kafka-topics, kafka-console-consumer, … it is that tool."
+)]
 struct Letterbox {
     #[command(subcommand)]
     command: Sub,
@@ -112,7 +116,10 @@ pub fn parse(arguments: Vec<OsString>) -> Result<Command, End> {
             Some(name) => Command::Tool { name: name.to_owned(), arguments },
             None => {
                 let known = letterbox_cli::tool_names().join(", ");
-                let error = clap::Error::raw(clap::error::ErrorKind::InvalidValue, format!("{name} is not a tool of this version; there are {known}\n"));
+                let error = clap::Error::raw(
+                    clap::error::ErrorKind::InvalidValue,
+                    format!("{name} is not a tool of this version; there are {known}\n"),
+                );
                 return Err(End(error));
             }
         },

@@ -17,7 +17,8 @@ pub fn configuration() -> anyhow::Result<(Config, Vec<TopicToCreate>)> {
     let disk = Env::real().disk;
     let mounted = Path::new(MOUNTED_CONFIG);
     let file = if disk.exists(mounted)? {
-        let text = String::from_utf8(disk.read(mounted).with_context(|| format!("read {MOUNTED_CONFIG}"))?).with_context(|| format!("read {MOUNTED_CONFIG}"))?;
+        let text = String::from_utf8(disk.read(mounted).with_context(|| format!("read {MOUNTED_CONFIG}"))?)
+            .with_context(|| format!("read {MOUNTED_CONFIG}"))?;
         parse_properties(&text).with_context(|| MOUNTED_CONFIG.to_owned())?
     } else {
         Vec::new()
@@ -27,7 +28,8 @@ pub fn configuration() -> anyhow::Result<(Config, Vec<TopicToCreate>)> {
     for note in &image.notes {
         eprintln!("letterbox: {note}");
     }
-    let mut pairs: BTreeMap<String, String> = image.properties.iter().map(|(key, property)| (key.clone(), property.value.clone())).collect();
+    let mut pairs: BTreeMap<String, String> =
+        image.properties.iter().map(|(key, property)| (key.clone(), property.value.clone())).collect();
     if let Some(id) = image.cluster_id {
         pairs.insert("cluster.id".to_owned(), id);
     }

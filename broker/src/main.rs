@@ -31,7 +31,9 @@ fn main() -> ExitCode {
     };
     let result = match command {
         args::Command::Tool { name, arguments } => return run_tool(&name, arguments),
-        args::Command::Broker { config, overrides, log } => read_config(&config, &overrides).and_then(|config| run_broker(config, Vec::new(), log)),
+        args::Command::Broker { config, overrides, log } => {
+            read_config(&config, &overrides).and_then(|config| run_broker(config, Vec::new(), log))
+        }
         args::Command::Container { log } => container::configuration().and_then(|(config, topics)| run_broker(config, topics, log)),
         args::Command::Up(up) => run_up(up),
     };
@@ -81,7 +83,11 @@ fn read_config(path: &Path, overrides: &[(String, String)]) -> anyhow::Result<Co
     Config::from_pairs(pairs.into_iter().chain(overrides.iter().cloned())).with_context(|| format!("{}", path.display()))
 }
 
-fn run_broker(config: Config, topics: Vec<letterbox_broker::config::image_env::TopicToCreate>, log: logging::Options) -> anyhow::Result<ExitCode> {
+fn run_broker(
+    config: Config,
+    topics: Vec<letterbox_broker::config::image_env::TopicToCreate>,
+    log: logging::Options,
+) -> anyhow::Result<ExitCode> {
     logging::start(&log)?;
     raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

@@ -48,7 +48,11 @@ fn hostile_bytes_close_the_connection_and_are_said_in_the_log() {
     let known: Vec<u8> = frame(18, 0, &[]);
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
         ("the four bytes that abort the codec", frame(3, 0, &count_of_2_31), "Metadata"),
-        ("a count of 2^31-1 topics in Produce", frame(0, 3, &[&[0xff, 0xff, 0xff, 0xff, 0, 0, 0, 1][..], &count_of_2_31].concat()), "Produce"),
+        (
+            "a count of 2^31-1 topics in Produce",
+            frame(0, 3, &[&[0xff, 0xff, 0xff, 0xff, 0, 0, 0, 1][..], &count_of_2_31].concat()),
+            "Produce",
+        ),
         ("a length of 2^31-1", count_of_2_31.to_vec(), "allowed are"),
         ("a negative length", vec![0xff, 0xff, 0xff, 0xfe], "-2 bytes"),
         ("a length of 2^31-1 from a known client", [&known[..], &count_of_2_31].concat(), "allowed are"),
@@ -93,7 +97,10 @@ fn too_new_api_versions_is_answered_in_version_0() {
     stream.write_all(&frame(18, 0, &[])).unwrap();
     let answer = read_frame(&mut stream);
     assert_eq!(answer[4..6], 0i16.to_be_bytes());
-    let keys: Vec<(i16, i16, i16)> = answer[10..].chunks(6).map(|c| (i16::from_be_bytes([c[0], c[1]]), i16::from_be_bytes([c[2], c[3]]), i16::from_be_bytes([c[4], c[5]]))).collect();
+    let keys: Vec<(i16, i16, i16)> = answer[10..]
+        .chunks(6)
+        .map(|c| (i16::from_be_bytes([c[0], c[1]]), i16::from_be_bytes([c[2], c[3]]), i16::from_be_bytes([c[4], c[5]])))
+        .collect();
     // Older librdkafka turns compression off unless Produce begins at 0 (KAFKA-18659).
     assert!(keys.contains(&(0, 0, 13)), "{keys:?}");
     assert_eq!(keys.len(), 21);

@@ -15,7 +15,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-pub use disk::{Disk, DirEntry, File, FileRef, OpenMode};
+pub use disk::{DirEntry, Disk, File, FileRef, OpenMode};
 pub use net::{BoxListener, BoxStream, Listener, Net, Stream};
 
 /// A boxed future, as the object-safe traits of this crate return it.

@@ -85,7 +85,9 @@ impl Config {
         let or_default = |name: &str| get(name).or_else(|| keys::find(name)?.default).unwrap_or_default();
 
         let node_id = match (get("node.id"), get("broker.id")) {
-            (Some(a), Some(b)) if a != b => return Err(Problem::value("broker.id", b, format!("must be equal to node.id={a}; remove the line"))),
+            (Some(a), Some(b)) if a != b => {
+                return Err(Problem::value("broker.id", b, format!("must be equal to node.id={a}; remove the line")));
+            }
             (Some(id), _) | (None, Some(id)) => id,
             (None, None) => return Err(Problem::Missing { key: "node.id", why: "give this node a number, for example node.id=1" }),
         };
@@ -108,7 +110,11 @@ impl Config {
         }
         let (controllers, listeners): (Vec<_>, Vec<_>) = all.into_iter().partition(|endpoint| controller_names.contains(&endpoint.name));
         let controller = controllers.into_iter().next().ok_or_else(|| {
-            Problem::value("listeners", or_default("listeners"), format!("lacks the controller listener {names}; add {}://:9093", controller_names.join(",")))
+            Problem::value(
+                "listeners",
+                or_default("listeners"),
+                format!("lacks the controller listener {names}; add {}://:9093", controller_names.join(",")),
+            )
         })?;
         if listeners.is_empty() {
             return Err(Problem::value("listeners", or_default("listeners"), "has no listener for clients; add PLAINTEXT://:9092"));
@@ -127,7 +133,8 @@ impl Config {
             return Err(Problem::value("cluster.id", id, "must be 22 characters of base64url, as kafka-storage random-uuid prints"));
         }
         let dirs_key = if get("log.dirs").is_some() { "log.dirs" } else { "log.dir" };
-        let log_dirs: Vec<PathBuf> = or_default(dirs_key).split(',').map(str::trim).filter(|dir| !dir.is_empty()).map(PathBuf::from).collect();
+        let log_dirs: Vec<PathBuf> =
+            or_default(dirs_key).split(',').map(str::trim).filter(|dir| !dir.is_empty()).map(PathBuf::from).collect();
         let first = log_dirs.first().ok_or_else(|| Problem::value(dirs_key, or_default(dirs_key), "names no directory"))?;
         let metadata_dir = get("metadata.log.dir").map_or_else(|| first.clone(), PathBuf::from);
 
@@ -153,10 +160,18 @@ impl Config {
         let advertised: Vec<Endpoint> = all.into_iter().filter(|endpoint| !controllers.contains(&endpoint.name)).collect();
         for endpoint in &advertised {
             if !listeners.iter().any(|listener| listener.name == endpoint.name) {
-                return Err(Problem::value(KEY, given_text, format!("{} is not in listeners; add it there or remove it here", endpoint.name)));
+                return Err(Problem::value(
+                    KEY,
+                    given_text,
+                    format!("{} is not in listeners; add it there or remove it here", endpoint.name),
+                ));
             }
             if endpoint.host == "0.0.0.0" || endpoint.host == "::" {
-                return Err(Problem::value(KEY, given_text, format!("{endpoint} cannot be connected to; write a host name or address that clients reach")));
+                return Err(Problem::value(
+                    KEY,
+                    given_text,
+                    format!("{endpoint} cannot be connected to; write a host name or address that clients reach"),
+                ));
             }
         }
         let unnamed = || "localhost".to_owned();
@@ -173,8 +188,12 @@ impl Config {
             let list: Vec<&str> = voters.split(',').map(str::trim).collect();
             let bad = |why: String| Problem::value("controller.quorum.voters", voters, why);
             for voter in &list {
-                let id = voter.split_once('@').filter(|(_, address)| address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()));
-                let id = id.and_then(|(id, _)| id.parse::<i32>().ok()).ok_or_else(|| bad(format!("\"{voter}\" must be written id@host:port")))?;
+                let id = voter
+                    .split_once('@')
+                    .filter(|(_, address)| address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()));
+                let id = id
+                    .and_then(|(id, _)| id.parse::<i32>().ok())
+                    .ok_or_else(|| bad(format!("\"{voter}\" must be written id@host:port")))?;
                 if list.len() == 1 && id != node_id.0 {
                     return Err(bad(format!("does not name this node; write {node_id}@localhost:9093")));
                 }
@@ -193,7 +212,10 @@ impl Config {
             }
         }
         if voters.is_none() && bootstrap.is_none() {
-            return Err(Problem::Missing { key: "controller.quorum.voters", why: "name this node, for example controller.quorum.voters=1@localhost:9093" });
+            return Err(Problem::Missing {
+                key: "controller.quorum.voters",
+                why: "name this node, for example controller.quorum.voters=1@localhost:9093",
+            });
         }
         Ok(())
     }
@@ -256,7 +278,8 @@ fn parse_admin(value: &str, is_set: bool) -> Result<Option<(String, u16, bool)>,
 /// Source: `org.apache.kafka.common.Uuid`.
 #[must_use]
 pub fn decode_uuid(text: &str) -> Option<uuid::Uuid> {
-    let digits: Vec<u8> = text.bytes().map(|b| ALPHABET.iter().position(|a| *a == b).and_then(|at| u8::try_from(at).ok())).collect::<Option<_>>()?;
+    let digits: Vec<u8> =
+        text.bytes().map(|b| ALPHABET.iter().position(|a| *a == b).and_then(|at| u8::try_from(at).ok())).collect::<Option<_>>()?;
     if digits.len() != 22 {
         return None;
     }

@@ -30,7 +30,8 @@ impl std::fmt::Display for Endpoint {
 pub(super) fn parse_endpoints(key: &'static str, value: &str) -> Result<Vec<Endpoint>, Problem> {
     let mut endpoints: Vec<Endpoint> = Vec::new();
     for item in value.split(',').map(str::trim).filter(|item| !item.is_empty()) {
-        let bad = |why: &str| Problem::value(key, value, format!("\"{item}\" {why}; write NAME://host:port, for example PLAINTEXT://:9092"));
+        let bad =
+            |why: &str| Problem::value(key, value, format!("\"{item}\" {why}; write NAME://host:port, for example PLAINTEXT://:9092"));
         let (name, address) = item.split_once("://").ok_or_else(|| bad("has no ://"))?;
         let (host, port) = address.rsplit_once(':').ok_or_else(|| bad("has no port"))?;
         let port = port.parse().map_err(|_| bad("has a port that is not a number from 0 to 65535"))?;

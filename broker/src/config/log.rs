@@ -25,7 +25,11 @@ pub fn log_config(topic: &TopicConfig) -> LogConfig {
         min_compaction_lag_ms: topic.number("min.compaction.lag.ms"),
         max_compaction_lag_ms: topic.number("max.compaction.lag.ms"),
         file_delete_delay_ms: topic.number("file.delete.delay.ms"),
-        message_timestamp_type: if topic.text("message.timestamp.type") == "LogAppendTime" { TimestampType::LogAppendTime } else { TimestampType::CreateTime },
+        message_timestamp_type: if topic.text("message.timestamp.type") == "LogAppendTime" {
+            TimestampType::LogAppendTime
+        } else {
+            TimestampType::CreateTime
+        },
         message_timestamp_before_max_ms: topic.number("message.timestamp.before.max.ms"),
         message_timestamp_after_max_ms: topic.number("message.timestamp.after.max.ms"),
         compression_type: match topic.text("compression.type") {

@@ -126,7 +126,9 @@ impl TopicConfig {
     /// `flush.ms`) is answered by the stronger promise.
     #[must_use]
     pub fn durable(&self) -> bool {
-        self.text("flush.on.ack").trim().eq_ignore_ascii_case("true") || self.number("flush.messages") != I64 || self.number("flush.ms") != I64
+        self.text("flush.on.ack").trim().eq_ignore_ascii_case("true")
+            || self.number("flush.messages") != I64
+            || self.number("flush.ms") != I64
     }
 }
 

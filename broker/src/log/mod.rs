@@ -33,8 +33,8 @@ mod tests;
 mod types;
 mod validate;
 
-pub use config::{CleanupPolicy, CompressionType, LogConfig, TimestampType};
 pub(crate) use codec::decompress_all;
+pub use config::{CleanupPolicy, CompressionType, LogConfig, TimestampType};
 pub use dir::LogDir;
 pub use error::{AppendError, LogError, ReadError, RecordError};
 pub use manager::{LogManager, LogManagerOptions, OfflineLog};

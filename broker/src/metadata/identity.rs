@@ -159,7 +159,8 @@ fn create(env: &Env, directory: &Path, node_id: i32, cluster_id: &str) -> Result
         identity.node_id,
         encode_uuid(identity.directory_id)
     );
-    let written = create_durably(env, directory).and_then(|()| env.disk.write_atomically(&directory.join(META_PROPERTIES), text.as_bytes()));
+    let written =
+        create_durably(env, directory).and_then(|()| env.disk.write_atomically(&directory.join(META_PROPERTIES), text.as_bytes()));
     written.map_err(|source| IdentityError::Io { directory: directory.to_owned(), source })?;
     Ok(identity)
 }

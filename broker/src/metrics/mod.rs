@@ -122,13 +122,27 @@ impl Metrics {
         r.register("kafka_server_replicamanager_offlinereplicacount", "Partitions whose log cannot be written", this.offline.clone());
         r.register("kafka_log_logmanager_offlinelogdirectorycount", "Log directories out of use", this.offline_dirs.clone());
         r.register("kafka_log_log_size", "Bytes of all logs of this broker", this.log_bytes.clone());
-        r.register("kafka_controller_kafkacontroller_activecontrollercount", "1 while this node leads the metadata quorum", this.active_controller.clone());
+        r.register(
+            "kafka_controller_kafkacontroller_activecontrollercount",
+            "1 while this node leads the metadata quorum",
+            this.active_controller.clone(),
+        );
         r.register("kafka_server_raftmetrics_high_watermark", "Metadata entries applied by this node", this.metadata_offset.clone());
-        r.register_with_unit("letterbox_request_duration", "From a whole request to its answer, by API", Unit::Seconds, this.request_seconds.clone());
+        r.register_with_unit(
+            "letterbox_request_duration",
+            "From a whole request to its answer, by API",
+            Unit::Seconds,
+            this.request_seconds.clone(),
+        );
         r.register_with_unit("letterbox_network_received", "Bytes read from clients", Unit::Bytes, this.bytes_in.clone());
         r.register_with_unit("letterbox_network_sent", "Bytes written to clients", Unit::Bytes, this.bytes_out.clone());
         r.register("letterbox_connections_closed", "Connections closed by the broker, by reason", this.closed.clone());
-        r.register_with_unit("letterbox_request_memory_free", "Memory left for requests in flight (queued.max.request.bytes)", Unit::Bytes, this.request_memory_free.clone());
+        r.register_with_unit(
+            "letterbox_request_memory_free",
+            "Memory left for requests in flight (queued.max.request.bytes)",
+            Unit::Bytes,
+            this.request_memory_free.clone(),
+        );
         Self { registry, ..this }
     }
 

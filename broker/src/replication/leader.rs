@@ -35,7 +35,14 @@ pub struct LeaderState {
 impl LeaderState {
     /// Takes over the partition in `epoch` with what is known to be committed.
     #[must_use]
-    pub fn new(me: BrokerId, epoch: LeaderEpoch, replicas: &[BrokerId], isr: &[BrokerId], min_insync: usize, high_watermark: Offset) -> Self {
+    pub fn new(
+        me: BrokerId,
+        epoch: LeaderEpoch,
+        replicas: &[BrokerId],
+        isr: &[BrokerId],
+        min_insync: usize,
+        high_watermark: Offset,
+    ) -> Self {
         let in_sync = isr.iter().map(|id| (*id, high_watermark)).collect();
         Self { me, epoch, replica_count: replicas.len(), min_insync, in_sync, high_watermark }
     }

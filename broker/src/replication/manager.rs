@@ -57,7 +57,11 @@ impl ReplicaManager {
     /// Every partition led from here.
     #[must_use]
     pub fn leading(&self) -> Vec<Arc<Partition>> {
-        self.hosted.load().values().filter_map(|hosted| if let Hosted::Leader(partition) = hosted { Some(partition.clone()) } else { None }).collect()
+        self.hosted
+            .load()
+            .values()
+            .filter_map(|hosted| if let Hosted::Leader(partition) = hosted { Some(partition.clone()) } else { None })
+            .collect()
     }
 
     /// Partitions hosted, led, and out of use.
@@ -136,7 +140,9 @@ impl ReplicaManager {
                 log.set_config(log_config);
                 Ok(log)
             }
-            None if self.logs.offline_logs().iter().any(|log| log.topic_id == Some(topic.id) && log.partition == index) => return Hosted::Offline,
+            None if self.logs.offline_logs().iter().any(|log| log.topic_id == Some(topic.id) && log.partition == index) => {
+                return Hosted::Offline;
+            }
             None => self.logs.create(&topic.name, topic.id, index, log_config).await,
         };
         match log {

@@ -7,8 +7,8 @@ use letterbox_env::Clock;
 
 use super::leader::{LeaderState, NotEnoughReplicas};
 use super::waiters::Waiters;
-use crate::metadata::PartitionState;
 use crate::log::{AppendError, AppendOptions, Log, Origin};
+use crate::metadata::PartitionState;
 use crate::model::{BrokerId, LeaderEpoch, Offset, TimestampMs};
 use crate::wire::ErrorCode;
 
@@ -62,7 +62,15 @@ pub struct Partition {
 }
 
 impl Partition {
-    pub(super) fn new(log: Arc<Log>, me: BrokerId, epoch: LeaderEpoch, replicas: &[BrokerId], isr: &[BrokerId], min_insync: usize, clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(
+        log: Arc<Log>,
+        me: BrokerId,
+        epoch: LeaderEpoch,
+        replicas: &[BrokerId],
+        isr: &[BrokerId],
+        min_insync: usize,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let mut state = LeaderState::new(me, epoch, replicas, isr, min_insync, log.high_watermark());
         // What an earlier run had stored and recovery found whole is on the disk: recovery synced it.
         let moved = state.own_end(log.durable_end());

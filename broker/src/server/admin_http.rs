@@ -26,14 +26,19 @@ pub(super) async fn serve(shared: Arc<Shared>, logs: Arc<LogManager>, listener: 
         .route(
             "/readyz",
             get(move || async move {
-                if ready.serving.load(Ordering::Acquire) { (StatusCode::OK, "ok\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "starting or stopping\n") }
+                if ready.serving.load(Ordering::Acquire) {
+                    (StatusCode::OK, "ok\n")
+                } else {
+                    (StatusCode::SERVICE_UNAVAILABLE, "starting or stopping\n")
+                }
             }),
         )
         .route(
             "/metrics",
             get(move || async move {
                 refresh(&shared, &logs);
-                ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], shared.metrics.render()).into_response()
+                ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], shared.metrics.render())
+                    .into_response()
             }),
         );
     let served = axum::serve(Admin(listener), router).with_graceful_shutdown({

@@ -56,7 +56,9 @@ impl ReplicatedLog for GroupLog {
             }
             let appended = partition.append_from(batch.build(), Acks::All, Origin::Coordinator).map_err(|refused| match refused {
                 AppendRefused::NotEnoughReplicas(_) => AppendError::NotEnoughReplicas,
-                AppendRefused::Log(crate::log::AppendError::MessageTooLarge { .. } | crate::log::AppendError::RecordListTooLarge { .. }) => AppendError::TooLarge,
+                AppendRefused::Log(
+                    crate::log::AppendError::MessageTooLarge { .. } | crate::log::AppendError::RecordListTooLarge { .. },
+                ) => AppendError::TooLarge,
                 AppendRefused::Log(crate::log::AppendError::Closed) => AppendError::UnknownPartition,
                 AppendRefused::Log(_) => AppendError::Storage,
             })?;
@@ -82,7 +84,11 @@ impl ReplicatedLog for GroupLog {
         })
     }
 
-    fn read_all<'a>(&'a self, partition: i32, each: &'a mut (dyn FnMut(Bytes, Option<Bytes>) + Send)) -> BoxFuture<'a, Result<(), AppendError>> {
+    fn read_all<'a>(
+        &'a self,
+        partition: i32,
+        each: &'a mut (dyn FnMut(Bytes, Option<Bytes>) + Send),
+    ) -> BoxFuture<'a, Result<(), AppendError>> {
         Box::pin(async move {
             let partition = self.partition(partition)?;
             let end = partition.log.end_offset();

@@ -25,7 +25,12 @@ pub(super) async fn bind(env: &Env, config: &Config) -> Result<Vec<BoxListener>,
     let mut listeners = Vec::with_capacity(config.listeners.len());
     for endpoint in &config.listeners {
         let bound = env.net.bind(&endpoint.host, endpoint.port).await;
-        listeners.push(bound.map_err(|source| StartError::Bind { key: format!("listeners={endpoint}"), host: endpoint.host.clone(), port: endpoint.port, source })?);
+        listeners.push(bound.map_err(|source| StartError::Bind {
+            key: format!("listeners={endpoint}"),
+            host: endpoint.host.clone(),
+            port: endpoint.port,
+            source,
+        })?);
     }
     Ok(listeners)
 }
@@ -36,7 +41,9 @@ pub(super) async fn bind_admin(env: &Env, config: &Config) -> Result<Option<BoxL
     let Some((host, port, is_set)) = &config.admin else { return Ok(None) };
     match env.net.bind(host, *port).await {
         Ok(listener) => Ok(Some(listener)),
-        Err(source) if *is_set => Err(StartError::Bind { key: format!("admin.listener={host}:{port}"), host: host.clone(), port: *port, source }),
+        Err(source) if *is_set => {
+            Err(StartError::Bind { key: format!("admin.listener={host}:{port}"), host: host.clone(), port: *port, source })
+        }
         Err(error) => {
             warn!(%error, port, "no health and metrics: the default admin port is taken; set admin.listener");
             Ok(None)
@@ -57,7 +64,9 @@ pub(super) async fn accept(shared: Arc<Shared>, index: usize, listener: BoxListe
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => admit(&shared, &mut open, stream, Connection::new(NEXT_ID.fetch_add(1, Ordering::Relaxed), index, peer, limit), &stop),
+            Ok((stream, peer)) => {
+                admit(&shared, &mut open, stream, Connection::new(NEXT_ID.fetch_add(1, Ordering::Relaxed), index, peer, limit), &stop)
+            }
             Err(error) => {
                 warn!(%error, "cannot accept connections; trying again");
                 tokio::time::sleep(BACK_OFF).await;
@@ -101,7 +110,9 @@ fn admit(shared: &Arc<Shared>, open: &mut JoinSet<()>, stream: BoxStream, connec
         };
         shared.metrics.closed.get_or_create(&ReasonLabel { reason }).inc();
         match ended {
-            Ended::ByClient | Ended::Io(_) | Ended::Idle(_) | Ended::ShuttingDown => debug!(id, %peer, reason = %ended, "connection closed"),
+            Ended::ByClient | Ended::Io(_) | Ended::Idle(_) | Ended::ShuttingDown => {
+                debug!(id, %peer, reason = %ended, "connection closed")
+            }
             _ => info!(id, %peer, reason = %ended, "connection closed"),
         }
     });

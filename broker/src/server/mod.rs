@@ -172,7 +172,8 @@ impl Broker {
         let group_log = Arc::new(group_log::GroupLog::new(env.clone(), replicas.clone()));
         let hosted: Arc<ArcSwap<MetadataImage>> = Arc::default();
         let groups = GroupCoordinator::new(env.clone(), group_config(&config), group_log.clone(), group_view(&hosted));
-        let descriptors = usize::try_from(rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
+        let descriptors = usize::try_from(rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX))
+            .unwrap_or(usize::MAX);
         let connections = Connections::new(config.size("max.connections").min(descriptors / 2), config.size("max.connections.per.ip"));
         let memory = match config.number("queued.max.request.bytes") {
             ..=0 => REQUEST_MEMORY,
@@ -287,7 +288,13 @@ impl Broker {
     ///
     /// # Errors
     /// Why it cannot be made.
-    pub async fn ensure_topic(&self, name: &str, partitions: i32, replication_factor: i16, configs: BTreeMap<String, String>) -> Result<(), String> {
+    pub async fn ensure_topic(
+        &self,
+        name: &str,
+        partitions: i32,
+        replication_factor: i16,
+        configs: BTreeMap<String, String>,
+    ) -> Result<(), String> {
         handlers::topics::ensure(&self.shared, name, partitions, replication_factor, configs).await
     }
 
@@ -363,20 +370,32 @@ fn group_view(hosted: &Arc<ArcSwap<MetadataImage>>) -> GroupMetadataView {
     }
 }
 
-async fn register(controller: &Controller, config: &Config, listeners: &[BoxListener], identity: &identity::DirectoryIdentity, clean_start: bool) -> Result<(), StartError> {
+async fn register(
+    controller: &Controller,
+    config: &Config,
+    listeners: &[BoxListener],
+    identity: &identity::DirectoryIdentity,
+    clean_start: bool,
+) -> Result<(), StartError> {
     let failed = |error: &dyn std::fmt::Display| StartError::Register(error.to_string());
     let set = controller.run(SetClusterId { cluster_id: identity.cluster_id.clone() }).await;
     set.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
     // A port of 0 was chosen by the system; clients are told the one it chose.
-    let port = |at: usize, port: u16| if port == 0 { listeners.get(at).and_then(|l| l.local_addr().ok()).map_or(0, |a| a.port()) } else { port };
+    let port =
+        |at: usize, port: u16| if port == 0 { listeners.get(at).and_then(|l| l.local_addr().ok()).map_or(0, |a| a.port()) } else { port };
     let endpoints = config.advertised.iter().enumerate().map(|(at, endpoint)| Endpoint {
         listener: endpoint.name.clone(),
         host: endpoint.host.clone(),
         port: port(at, endpoint.port),
         security_protocol: SecurityProtocol::Plaintext,
     });
-    let operation =
-        RegisterBroker { id: config.node_id, incarnation: identity.directory_id, endpoints: endpoints.collect(), rack: config.rack.clone(), clean_start };
+    let operation = RegisterBroker {
+        id: config.node_id,
+        incarnation: identity.directory_id,
+        endpoints: endpoints.collect(),
+        rack: config.rack.clone(),
+        clean_start,
+    };
     if !clean_start && !identity.created {
         warn!("the last run did not end cleanly; partitions led from here get a new leader epoch");
     }
@@ -390,7 +409,9 @@ async fn quorum_config(env: &Env, config: &Config, cluster_id: &str) -> Result<Q
     let (disk, dirs) = (env.disk.clone(), config.log_dirs.clone());
     // Partitions without a metadata log are the remains of a lost one; beginning anew would disown them.
     let has_partitions = move || {
-        dirs.iter().any(|dir| disk.list(dir).is_ok_and(|entries| entries.iter().any(|entry| entry.is_dir && entry.name != NAME && entry.name.contains('-'))))
+        dirs.iter().any(|dir| {
+            disk.list(dir).is_ok_and(|entries| entries.iter().any(|entry| entry.is_dir && entry.name != NAME && entry.name.contains('-')))
+        })
     };
     Ok(QuorumConfig {
         node_id: config.node_id.0,

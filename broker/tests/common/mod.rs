@@ -41,7 +41,13 @@ impl Broker {
     }
 
     fn run(config: PathBuf, address: SocketAddr) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_letterbox")).arg("broker").arg("--config").arg(&config).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_letterbox"))
+            .arg("broker")
+            .arg("--config")
+            .arg(&config)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let output = child.stdout.take().unwrap();
         let (send, lines) = std::sync::mpsc::channel();
         std::thread::spawn(move || {

@@ -7,15 +7,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kafka_protocol::messages as m;
-use kafka_protocol::messages::describe_configs_response::{DescribeConfigsResult, DescribeConfigsResourceResult, DescribeConfigsSynonym};
+use kafka_protocol::messages::describe_configs_response::{DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym};
 use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsResourceResponse;
 
 use super::{Shared, of_controller, text};
+use crate::config::Entry;
 use crate::config::keys::{self, Kind};
 use crate::config::topic::{self, broker_value};
-use crate::config::Entry;
-use crate::metadata::controller::{AlterConfigs, ConfigOp, ConfigRules, ConfigScope, ResourceAlteration, validate_topic_name};
 use crate::metadata::ConfigResource;
+use crate::metadata::controller::{AlterConfigs, ConfigOp, ConfigRules, ConfigScope, ResourceAlteration, validate_topic_name};
 use crate::model::BrokerId;
 use crate::server::context::{Operation, RequestContext, Resource};
 use crate::wire::ErrorCode;
@@ -55,7 +55,8 @@ fn type_of(kind: Kind) -> i8 {
 pub(crate) fn describe(shared: &Shared, ctx: &RequestContext, request: m::DescribeConfigsRequest) -> m::DescribeConfigsResponse {
     let (synonyms, documentation) = (request.include_synonyms, request.include_documentation);
     let one = |resource: m::describe_configs_request::DescribeConfigsResource| {
-        let answer = DescribeConfigsResult::default().with_resource_type(resource.resource_type).with_resource_name(resource.resource_name.clone());
+        let answer =
+            DescribeConfigsResult::default().with_resource_type(resource.resource_type).with_resource_name(resource.resource_name.clone());
         let wanted: Option<BTreeSet<&str>> = resource.configuration_keys.as_ref().map(|keys| keys.iter().map(|key| key.as_str()).collect());
         let is_wanted = |name: &str| wanted.as_ref().is_none_or(|wanted| wanted.is_empty() || wanted.contains(name));
         let name = resource.resource_name.as_str();
@@ -64,7 +65,9 @@ pub(crate) fn describe(shared: &Shared, ctx: &RequestContext, request: m::Descri
             BROKER if ctx.may(Operation::DescribeConfigs, Resource::Cluster) => broker_configs(shared, name, synonyms, documentation),
             TOPIC => Err(ErrorCode::TopicAuthorizationFailed.into()),
             BROKER => Err(ErrorCode::ClusterAuthorizationFailed.into()),
-            other => Err((ErrorCode::InvalidRequest, format!("Unsupported resource type: {other}; TOPIC (2) and BROKER (4) can be described"))),
+            other => {
+                Err((ErrorCode::InvalidRequest, format!("Unsupported resource type: {other}; TOPIC (2) and BROKER (4) can be described")))
+            }
         };
         match found {
             Ok(mut configs) => {
@@ -113,7 +116,12 @@ fn broker_configs(shared: &Shared, name: &str, synonyms: bool, documentation: bo
         // The defaults of all brokers: nothing can be set there, so there is nothing to show.
         Err(_) if name.is_empty() => return Ok(Vec::new()),
         Ok(id) if id == shared.config.node_id => {}
-        Ok(id) => return Err((ErrorCode::InvalidRequest, format!("Unexpected broker id, expected {} or empty string, but received {id}", shared.config.node_id))),
+        Ok(id) => {
+            return Err((
+                ErrorCode::InvalidRequest,
+                format!("Unexpected broker id, expected {} or empty string, but received {id}", shared.config.node_id),
+            ));
+        }
         Err(_) => return Err((ErrorCode::InvalidRequest, format!("Broker id must be an integer, but it is: {name}"))),
     }
     let one = |key: &keys::Key| {
@@ -152,19 +160,30 @@ fn broker_chain(entry: &Entry) -> Vec<DescribeConfigsSynonym> {
 }
 
 /// Answers IncrementalAlterConfigs.
-pub(crate) async fn alter(shared: Arc<Shared>, ctx: RequestContext, request: m::IncrementalAlterConfigsRequest) -> m::IncrementalAlterConfigsResponse {
+pub(crate) async fn alter(
+    shared: Arc<Shared>,
+    ctx: RequestContext,
+    request: m::IncrementalAlterConfigsRequest,
+) -> m::IncrementalAlterConfigsResponse {
     let mut answers: Vec<AlterConfigsResourceResponse> = Vec::with_capacity(request.resources.len());
     let mut accepted = Vec::new();
     for (at, resource) in request.resources.into_iter().enumerate() {
-        let answer = AlterConfigsResourceResponse::default().with_resource_type(resource.resource_type).with_resource_name(resource.resource_name.clone());
+        let answer = AlterConfigsResourceResponse::default()
+            .with_resource_type(resource.resource_type)
+            .with_resource_name(resource.resource_name.clone());
         let name = resource.resource_name.as_str();
         let checked = match resource.resource_type {
             TOPIC if ctx.may(Operation::AlterConfigs, Resource::Topic(name)) => Ok(ConfigResource::Topic(name.to_owned())),
             TOPIC => Err(ErrorCode::TopicAuthorizationFailed.into()),
             BROKER if !ctx.may(Operation::AlterConfigs, Resource::Cluster) => Err(ErrorCode::ClusterAuthorizationFailed.into()),
             BROKER if name.is_empty() => Ok(ConfigResource::Cluster),
-            BROKER => name.parse().map(|id| ConfigResource::Broker(BrokerId(id))).map_err(|_| (ErrorCode::InvalidRequest, format!("Broker id must be an integer, but it is: {name}"))),
-            other => Err((ErrorCode::InvalidRequest, format!("Unsupported resource type: {other}; TOPIC (2) and BROKER (4) can be altered"))),
+            BROKER => name
+                .parse()
+                .map(|id| ConfigResource::Broker(BrokerId(id)))
+                .map_err(|_| (ErrorCode::InvalidRequest, format!("Broker id must be an integer, but it is: {name}"))),
+            other => {
+                Err((ErrorCode::InvalidRequest, format!("Unsupported resource type: {other}; TOPIC (2) and BROKER (4) can be altered")))
+            }
         };
         let checked = checked.and_then(|of| {
             let changes = resource.configs.into_iter().map(|config| {
@@ -174,7 +193,12 @@ pub(crate) async fn alter(shared: Arc<Shared>, ctx: RequestContext, request: m::
                     1 => ConfigOp::Delete,
                     2 => ConfigOp::Append(value),
                     3 => ConfigOp::Subtract(value),
-                    other => return Err((ErrorCode::InvalidRequest, format!("Unknown operation type {other} for config {}", config.name.as_str()))),
+                    other => {
+                        return Err((
+                            ErrorCode::InvalidRequest,
+                            format!("Unknown operation type {other} for config {}", config.name.as_str()),
+                        ));
+                    }
                 };
                 Ok((config.name.as_str().to_owned(), change))
             });

@@ -97,7 +97,13 @@ pub(crate) async fn fetch(shared: Arc<Shared>, ctx: RequestContext, request: m::
         }
         // Registered first and looked at once more afterwards, so that no move is missed in between.
         let partitions = || topics.iter().flat_map(|topic| &topic.partitions).filter_map(|asked| Some((asked.found.as_ref().ok()?, asked)));
-        let seen: Vec<Offset> = fetched.topics.iter().flat_map(|topic| &topic.partitions).filter(|one| one.error == ErrorCode::None).map(|one| one.high_watermark).collect();
+        let seen: Vec<Offset> = fetched
+            .topics
+            .iter()
+            .flat_map(|topic| &topic.partitions)
+            .filter(|one| one.error == ErrorCode::None)
+            .map(|one| one.high_watermark)
+            .collect();
         let mut moved = false;
         for ((partition, _), seen) in partitions().zip(seen) {
             partition.waiters.forget(&notify);
@@ -134,7 +140,13 @@ async fn gather(shared: &Shared, topics: &[AskedTopic], most: usize, min_bytes: 
                 Ok(partition) => one(shared, partition, &asked.what, left, bytes == 0).await,
                 Err(error) => Err(*error),
             };
-            let fetched = read.unwrap_or_else(|error| FetchedPartition { index: asked.what.partition, error, high_watermark: -1, log_start_offset: -1, records: ReadResult::default() });
+            let fetched = read.unwrap_or_else(|error| FetchedPartition {
+                index: asked.what.partition,
+                error,
+                high_watermark: -1,
+                log_start_offset: -1,
+                records: ReadResult::default(),
+            });
             failed |= fetched.error != ErrorCode::None;
             bytes += fetched.records.bytes;
             left = left.saturating_sub(fetched.records.bytes);
@@ -147,11 +159,23 @@ async fn gather(shared: &Shared, topics: &[AskedTopic], most: usize, min_bytes: 
 
 /// Reads one partition. The first batch of a response is sent even when it is larger than allowed, or a
 /// consumer with a small limit would never get past it (KIP-74).
-async fn one(shared: &Shared, partition: &Arc<Partition>, what: &FetchPartition, left: usize, is_first: bool) -> Result<FetchedPartition, ErrorCode> {
+async fn one(
+    shared: &Shared,
+    partition: &Arc<Partition>,
+    what: &FetchPartition,
+    left: usize,
+    is_first: bool,
+) -> Result<FetchedPartition, ErrorCode> {
     let high_watermark = partition.high_watermark();
     let log_start_offset = partition.log.start_offset();
     let from = what.fetch_offset;
-    let mut fetched = FetchedPartition { index: what.partition, error: ErrorCode::None, high_watermark, log_start_offset, records: ReadResult::default() };
+    let mut fetched = FetchedPartition {
+        index: what.partition,
+        error: ErrorCode::None,
+        high_watermark,
+        log_start_offset,
+        records: ReadResult::default(),
+    };
     if from < log_start_offset || from > partition.log.end_offset() {
         fetched.error = ErrorCode::OffsetOutOfRange;
         return Ok(fetched);
@@ -206,14 +230,19 @@ pub(crate) fn encode(correlation_id: i32, version: i16, fetched: Fetched) -> Res
     let topics = names
         .iter()
         .zip(partitions)
-        .map(|((name, id), partitions)| FetchTopicAnswer { topic: if by_id { TopicKey::Id(*id) } else { TopicKey::Name(name.as_str()) }, partitions })
+        .map(|((name, id), partitions)| FetchTopicAnswer {
+            topic: if by_id { TopicKey::Id(*id) } else { TopicKey::Name(name.as_str()) },
+            partitions,
+        })
         .collect();
     let answer = FetchAnswer { error_code: fetched.error as i16, topics, ..FetchAnswer::default() };
     let mut parts = Vec::new();
     for part in answer.frame(correlation_id, version)? {
         match part {
             wire::fetch::Part::Bytes(bytes) => parts.push(Part::Bytes(bytes)),
-            wire::fetch::Part::Records { partition, .. } => parts.extend(records.get_mut(partition).map(std::mem::take).into_iter().flatten().map(Part::from)),
+            wire::fetch::Part::Records { partition, .. } => {
+                parts.extend(records.get_mut(partition).map(std::mem::take).into_iter().flatten().map(Part::from))
+            }
         }
     }
     Ok(parts.into())

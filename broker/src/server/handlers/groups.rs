@@ -18,7 +18,11 @@ const GROUP: i8 = 0;
 const TRANSACTION: i8 = 1;
 
 /// Answers FindCoordinator; makes `__consumer_offsets` when it is first needed.
-pub(crate) async fn find_coordinator(shared: Arc<Shared>, ctx: RequestContext, request: m::FindCoordinatorRequest) -> m::FindCoordinatorResponse {
+pub(crate) async fn find_coordinator(
+    shared: Arc<Shared>,
+    ctx: RequestContext,
+    request: m::FindCoordinatorRequest,
+) -> m::FindCoordinatorResponse {
     let batched = ctx.api_version >= 4;
     let keys = if batched { request.coordinator_keys } else { vec![request.key] };
     if request.key_type == GROUP && shared.image().topic(OFFSETS_TOPIC).is_none() {
@@ -40,7 +44,12 @@ pub(crate) async fn find_coordinator(shared: Arc<Shared>, ctx: RequestContext, r
 fn one(shared: &Shared, ctx: &RequestContext, key_type: i8, key: StrBytes) -> Coordinator {
     let refuse = |key: StrBytes, error: ErrorCode, message: &str| {
         let message = (!message.is_empty()).then(|| text(message));
-        Coordinator::default().with_key(key).with_error_code(error as i16).with_error_message(message).with_node_id(m::BrokerId(-1)).with_port(-1)
+        Coordinator::default()
+            .with_key(key)
+            .with_error_code(error as i16)
+            .with_error_message(message)
+            .with_node_id(m::BrokerId(-1))
+            .with_port(-1)
     };
     match key_type {
         GROUP => {}
@@ -58,7 +67,9 @@ fn one(shared: &Shared, ctx: &RequestContext, key_type: i8, key: StrBytes) -> Co
         Some((leader, host, port))
     });
     match found {
-        Some((leader, host, port)) => Coordinator::default().with_key(key).with_node_id(m::BrokerId(leader.0)).with_host(host).with_port(port),
+        Some((leader, host, port)) => {
+            Coordinator::default().with_key(key).with_node_id(m::BrokerId(leader.0)).with_host(host).with_port(port)
+        }
         None => refuse(key, ErrorCode::CoordinatorNotAvailable, ""),
     }
 }

@@ -35,8 +35,14 @@ impl ProducerIds {
 }
 
 /// Answers InitProducerId.
-pub(crate) async fn init_producer_id(shared: Arc<Shared>, _ctx: RequestContext, request: m::InitProducerIdRequest) -> m::InitProducerIdResponse {
-    let refused = |error: ErrorCode| m::InitProducerIdResponse::default().with_error_code(error as i16).with_producer_id(m::ProducerId(-1)).with_producer_epoch(-1);
+pub(crate) async fn init_producer_id(
+    shared: Arc<Shared>,
+    _ctx: RequestContext,
+    request: m::InitProducerIdRequest,
+) -> m::InitProducerIdResponse {
+    let refused = |error: ErrorCode| {
+        m::InitProducerIdResponse::default().with_error_code(error as i16).with_producer_id(m::ProducerId(-1)).with_producer_epoch(-1)
+    };
     if request.transactional_id.is_some() {
         return refused(ErrorCode::TransactionalIdAuthorizationFailed);
     }

@@ -46,7 +46,9 @@ pub(crate) async fn list_offsets(shared: Arc<Shared>, ctx: RequestContext, reque
                     Err(error) => Err(error),
                 };
                 match looked_up {
-                    Ok((timestamp, offset, epoch)) => answer.with_timestamp(timestamp).with_offset(offset).with_leader_epoch(if version >= 4 { epoch } else { -1 }),
+                    Ok((timestamp, offset, epoch)) => {
+                        answer.with_timestamp(timestamp).with_offset(offset).with_leader_epoch(if version >= 4 { epoch } else { -1 })
+                    }
                     Err(error) => answer.with_error_code(error as i16).with_timestamp(-1).with_offset(-1),
                 }
             }
@@ -66,10 +68,15 @@ async fn one(shared: &Shared, partition: Arc<Partition>, asked: &ListOffsetsPart
         LATEST_TIERED => Ok((-1, -1, -1)),
         timestamp if timestamp >= 0 || timestamp == MAX_TIMESTAMP => {
             let of = partition.clone();
-            let found = shared.env.blocking(move || if timestamp == MAX_TIMESTAMP { of.log.max_timestamp() } else { of.log.offset_for_timestamp(timestamp) }).await;
+            let found = shared
+                .env
+                .blocking(move || if timestamp == MAX_TIMESTAMP { of.log.max_timestamp() } else { of.log.offset_for_timestamp(timestamp) })
+                .await;
             let found = found.map_err(|error| ErrorCode::from_code(error.code()).unwrap_or(ErrorCode::UnknownServerError))?;
             // What is not committed is not there yet for clients.
-            Ok(found.filter(|found| found.offset < partition.high_watermark()).map_or((-1, -1, -1), |found| (found.timestamp, found.offset, partition.epoch_at(found.offset))))
+            Ok(found
+                .filter(|found| found.offset < partition.high_watermark())
+                .map_or((-1, -1, -1), |found| (found.timestamp, found.offset, partition.epoch_at(found.offset))))
         }
         _ => Err(ErrorCode::UnsupportedVersion),
     }

@@ -34,10 +34,8 @@ pub(crate) async fn metadata(shared: Arc<Shared>, ctx: RequestContext, request: 
     let asked = request.topics.filter(|topics| !(version == 0 && topics.is_empty()));
     if let (true, Some(topics)) = (may_create, &asked) {
         let names: Vec<Arc<str>> = topics.iter().filter_map(|topic| topic.name.as_ref()).map(|name| Arc::from(name.as_str())).collect();
-        let missing: Vec<Arc<str>> = names
-            .into_iter()
-            .filter(|name| image.topic(name).is_none() && ctx.may(Operation::Create, Resource::Topic(name)))
-            .collect();
+        let missing: Vec<Arc<str>> =
+            names.into_iter().filter(|name| image.topic(name).is_none() && ctx.may(Operation::Create, Resource::Topic(name))).collect();
         if !missing.is_empty() {
             create_errors = super::topics::auto_create(&shared, missing).await;
             image = shared.image();
@@ -45,7 +43,11 @@ pub(crate) async fn metadata(shared: Arc<Shared>, ctx: RequestContext, request: 
     }
     let with_operations = request.include_topic_authorized_operations;
     let topics = match asked {
-        None => image.topics().filter(|topic| ctx.may(Operation::Describe, Resource::Topic(&topic.name))).map(|topic| found(&image, topic, with_operations)).collect(),
+        None => image
+            .topics()
+            .filter(|topic| ctx.may(Operation::Describe, Resource::Topic(&topic.name)))
+            .map(|topic| found(&image, topic, with_operations))
+            .collect(),
         Some(asked) => {
             let one = |topic: m::metadata_request::MetadataRequestTopic| {
                 let hit = match &topic.name {
@@ -59,7 +61,10 @@ pub(crate) async fn metadata(shared: Arc<Shared>, ctx: RequestContext, request: 
                     Some(name) => create_errors.get(name.as_str()).copied().unwrap_or_else(|| missing_error(name.as_str())),
                     None => ErrorCode::UnknownTopicId,
                 };
-                let mut answer = MetadataResponseTopic::default().with_error_code(error as i16).with_topic_id(topic.topic_id).with_topic_authorized_operations(NOT_ASKED);
+                let mut answer = MetadataResponseTopic::default()
+                    .with_error_code(error as i16)
+                    .with_topic_id(topic.topic_id)
+                    .with_topic_authorized_operations(NOT_ASKED);
                 // Before version 12 the name cannot be null.
                 answer.name = topic.name.or_else(|| (version < 12).then(Default::default));
                 answer
@@ -69,9 +74,17 @@ pub(crate) async fn metadata(shared: Arc<Shared>, ctx: RequestContext, request: 
     };
     let cluster_operations = if request.include_cluster_authorized_operations { CLUSTER_OPERATIONS } else { NOT_ASKED };
     m::MetadataResponse::default()
-        .with_brokers(brokers(&shared, &image, &ctx).map(|broker| {
-            MetadataResponseBroker::default().with_node_id(broker.id).with_host(broker.host).with_port(broker.port).with_rack(broker.rack)
-        }).collect())
+        .with_brokers(
+            brokers(&shared, &image, &ctx)
+                .map(|broker| {
+                    MetadataResponseBroker::default()
+                        .with_node_id(broker.id)
+                        .with_host(broker.host)
+                        .with_port(broker.port)
+                        .with_rack(broker.rack)
+                })
+                .collect(),
+        )
         .with_cluster_id(image.cluster_id.as_ref().map(|id| text(id)))
         .with_controller_id(m::BrokerId(image.live_brokers().next().map_or(-1, |(id, _)| id.0)))
         .with_topics(topics)
@@ -116,7 +129,12 @@ fn brokers<'a>(shared: &'a Shared, image: &'a MetadataImage, ctx: &'a RequestCon
     let listener = shared.config.listeners.get(ctx.listener).map_or("", |listener| listener.name.as_str());
     image.live_brokers().filter_map(move |(id, broker)| {
         let endpoint = broker.endpoint(listener)?;
-        Some(Reachable { id: m::BrokerId(id.0), host: text(&endpoint.host), port: i32::from(endpoint.port), rack: broker.rack.as_deref().map(text) })
+        Some(Reachable {
+            id: m::BrokerId(id.0),
+            host: text(&endpoint.host),
+            port: i32::from(endpoint.port),
+            rack: broker.rack.as_deref().map(text),
+        })
     })
 }
 
@@ -144,7 +162,13 @@ pub(crate) fn describe_cluster(shared: &Shared, ctx: &RequestContext, request: &
     response.controller_id = m::BrokerId(image.live_brokers().next().map_or(-1, |(id, _)| id.0));
     response.with_brokers(
         brokers(shared, &image, ctx)
-            .map(|broker| m::describe_cluster_response::DescribeClusterBroker::default().with_broker_id(broker.id).with_host(broker.host).with_port(broker.port).with_rack(broker.rack))
+            .map(|broker| {
+                m::describe_cluster_response::DescribeClusterBroker::default()
+                    .with_broker_id(broker.id)
+                    .with_host(broker.host)
+                    .with_port(broker.port)
+                    .with_rack(broker.rack)
+            })
             .collect(),
     )
 }

@@ -33,7 +33,11 @@ struct Waiting {
 ///
 /// # Errors
 /// With `acks=0` there is no answer to put an error in: the connection must be closed, as Kafka does.
-pub(crate) fn produce(shared: &Arc<Shared>, ctx: &RequestContext, request: m::ProduceRequest) -> Result<Option<BoxFuture<'static, m::ProduceResponse>>, String> {
+pub(crate) fn produce(
+    shared: &Arc<Shared>,
+    ctx: &RequestContext,
+    request: m::ProduceRequest,
+) -> Result<Option<BoxFuture<'static, m::ProduceResponse>>, String> {
     let acks = match request.acks {
         -1 => Some(Acks::All),
         0 => Some(Acks::None),
@@ -56,12 +60,12 @@ pub(crate) fn produce(shared: &Arc<Shared>, ctx: &RequestContext, request: m::Pr
                     Err(Failure::new(ErrorCode::TransactionalIdAuthorizationFailed, "transactions are not offered by this version"))
                 }
                 (Some(_), None) => Err(Failure::code(if by_id { ErrorCode::UnknownTopicId } else { ErrorCode::UnknownTopicOrPartition })),
-                (Some(_), Some(found)) if !ctx.may(Operation::Write, Resource::Topic(&found.name)) => Err(Failure::code(ErrorCode::TopicAuthorizationFailed)),
-                (Some(acks), Some(found)) => shared
-                    .replicas
-                    .partition(&found.id, index)
-                    .map_err(Failure::code)
-                    .and_then(|partition| Ok((partition.append(data.records.unwrap_or_default(), acks).map_err(Failure::from)?, partition))),
+                (Some(_), Some(found)) if !ctx.may(Operation::Write, Resource::Topic(&found.name)) => {
+                    Err(Failure::code(ErrorCode::TopicAuthorizationFailed))
+                }
+                (Some(acks), Some(found)) => shared.replicas.partition(&found.id, index).map_err(Failure::code).and_then(|partition| {
+                    Ok((partition.append(data.records.unwrap_or_default(), acks).map_err(Failure::from)?, partition))
+                }),
             };
             let answer = PartitionProduceResponse::default().with_index(index);
             answers.push(match appended {
@@ -82,7 +86,8 @@ pub(crate) fn produce(shared: &Arc<Shared>, ctx: &RequestContext, request: m::Pr
         topics.push(TopicProduceResponse::default().with_name(topic.name).with_topic_id(topic.topic_id).with_partition_responses(answers));
     }
     if acks == Some(Acks::None) {
-        return failed.map_or(Ok(None), |error| Err(format!("Produce with acks=0 failed with {}; closing is the only way to say so", error.name())));
+        return failed
+            .map_or(Ok(None), |error| Err(format!("Produce with acks=0 failed with {}; closing is the only way to say so", error.name())));
     }
     let mut response = m::ProduceResponse::default().with_responses(topics);
     let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
@@ -130,7 +135,10 @@ async fn wait(response: &mut m::ProduceResponse, mut waiting: Vec<Waiting>, time
 }
 
 fn success(answer: PartitionProduceResponse, appended: &Appended) -> PartitionProduceResponse {
-    answer.with_base_offset(appended.base_offset).with_log_append_time_ms(appended.log_append_time).with_log_start_offset(appended.log_start_offset)
+    answer
+        .with_base_offset(appended.base_offset)
+        .with_log_append_time_ms(appended.log_append_time)
+        .with_log_start_offset(appended.log_start_offset)
 }
 
 struct Failure {
@@ -167,7 +175,11 @@ impl From<crate::replication::AppendRefused> for Failure {
                 let records = error
                     .record_errors()
                     .iter()
-                    .map(|record| BatchIndexAndErrorMessage::default().with_batch_index(record.batch_index).with_batch_index_error_message(Some(text(&record.message))))
+                    .map(|record| {
+                        BatchIndexAndErrorMessage::default()
+                            .with_batch_index(record.batch_index)
+                            .with_batch_index_error_message(Some(text(&record.message)))
+                    })
                     .collect();
                 Self { error: code_of(&error), message: Some(error.to_string()), records }
             }

@@ -14,7 +14,9 @@ use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
 use super::{Shared, of_controller, text, topic_name};
 use crate::config::topic;
 use crate::metadata::ApiError;
-use crate::metadata::controller::{CreatePartitions, CreateTopics, DeleteTopics, NewTopic, TopicGrowth, TopicPlacement, TopicSelector, is_internal_topic};
+use crate::metadata::controller::{
+    CreatePartitions, CreateTopics, DeleteTopics, NewTopic, TopicGrowth, TopicPlacement, TopicSelector, is_internal_topic,
+};
 use crate::model::BrokerId;
 use crate::server::context::{Operation, RequestContext, Resource};
 use crate::wire::ErrorCode;
@@ -36,7 +38,8 @@ pub(crate) async fn create(shared: Arc<Shared>, ctx: RequestContext, request: m:
             replication_factor: topic.replication_factor,
             assignments: topic.assignments.into_iter().map(|one| (one.partition_index, ids(one.broker_ids))).collect(),
         };
-        let configs = topic.configs.into_iter().map(|config| (config.name.as_str().to_owned(), config.value.map(|value| value.as_str().to_owned())));
+        let configs =
+            topic.configs.into_iter().map(|config| (config.name.as_str().to_owned(), config.value.map(|value| value.as_str().to_owned())));
         accepted.push((at, NewTopic { name, placement, configs: configs.collect() }));
     }
     let (places, topics): (Vec<usize>, Vec<NewTopic>) = accepted.into_iter().unzip();
@@ -79,7 +82,13 @@ fn created_configs(shared: &Shared, set: &BTreeMap<String, String>) -> Vec<Creat
     let one = |key: &topic::TopicKey| {
         let inherited = topic::broker_value(&shared.config, key);
         // Kafka's numbers: 1 topic, 4 the broker's file, 5 the default.
-        let source = if set.contains_key(key.name) { 1 } else if inherited.is_set { 4 } else { 5 };
+        let source = if set.contains_key(key.name) {
+            1
+        } else if inherited.is_set {
+            4
+        } else {
+            5
+        };
         let value = set.get(key.name).cloned().or(inherited.value);
         CreatableTopicConfigs::default().with_name(text(key.name)).with_value(value.as_deref().map(text)).with_config_source(source)
     };
@@ -124,7 +133,13 @@ pub(crate) async fn auto_create(shared: &Arc<Shared>, names: Vec<Arc<str>>) -> B
 ///
 /// # Errors
 /// Why it cannot be made.
-pub(crate) async fn ensure(shared: &Shared, name: &str, partitions: i32, replication_factor: i16, configs: BTreeMap<String, String>) -> Result<(), String> {
+pub(crate) async fn ensure(
+    shared: &Shared,
+    name: &str,
+    partitions: i32,
+    replication_factor: i16,
+    configs: BTreeMap<String, String>,
+) -> Result<(), String> {
     let configs = configs.into_iter().map(|(key, value)| (key, Some(value))).collect();
     let topic = NewTopic { name: name.to_owned(), placement: TopicPlacement::automatic(partitions, replication_factor), configs };
     let outcome = shared.controller.run(create_operation(shared, vec![topic], false)).await.map_err(|error| error.to_string())?;
@@ -170,7 +185,8 @@ pub(crate) async fn delete(shared: Arc<Shared>, ctx: RequestContext, request: m:
     let mut answers = Vec::with_capacity(asked.len());
     let mut accepted = Vec::new();
     for (at, one) in asked.into_iter().enumerate() {
-        let known = one.0.as_ref().map(|name| name.as_str().to_owned()).or_else(|| image.topic_by_id(&one.1).map(|topic| topic.name.to_string()));
+        let known =
+            one.0.as_ref().map(|name| name.as_str().to_owned()).or_else(|| image.topic_by_id(&one.1).map(|topic| topic.name.to_string()));
         let allowed = known.as_ref().is_none_or(|name| ctx.may(Operation::Delete, Resource::Topic(name)));
         let mut answer = DeletableTopicResult::default().with_topic_id(one.1);
         if !enabled {
@@ -220,7 +236,9 @@ pub(crate) async fn grow(shared: Arc<Shared>, ctx: RequestContext, request: m::C
         let name = topic.name.as_str().to_owned();
         let mut answer = CreatePartitionsTopicResult::default().with_name(topic.name);
         if ctx.may(Operation::Alter, Resource::Topic(&name)) {
-            let assignments = topic.assignments.map(|all| all.into_iter().map(|one| one.broker_ids.into_iter().map(|id| BrokerId(id.0)).collect()).collect());
+            let assignments = topic
+                .assignments
+                .map(|all| all.into_iter().map(|one| one.broker_ids.into_iter().map(|id| BrokerId(id.0)).collect()).collect());
             accepted.push((at, TopicGrowth { name, count: topic.count, assignments }));
         } else {
             answer.error_code = ErrorCode::TopicAuthorizationFailed as i16;
