@@ -132,7 +132,7 @@ pub fn topic_status(topic: &KafkaTopic, plan: &TopicPlan, live: Option<&Topic>, 
         TopicStep::RecordConfigKeys(keys) => Some(keys.iter().cloned().collect::<Vec<_>>()),
         _ => None,
     });
-    let config_keys = if fault.is_none() { recorded.last() } else { recorded.into_iter().next() };
+    let config_keys = if fault.is_none() { recorded.next_back() } else { recorded.into_iter().next() };
     KafkaTopicStatus {
         observed_generation: generation,
         conditions,
