@@ -128,11 +128,11 @@ pub fn topic_status(topic: &KafkaTopic, plan: &TopicPlan, live: Option<&Topic>, 
     }
     set(PAUSED, paused, if paused { "PausedByAnnotation" } else { "NotPaused" }, String::new());
     // The last record that was reached; a pass that failed on the way keeps the larger set.
-    let recorded = plan.steps.iter().filter_map(|step| match step {
+    let mut recorded = plan.steps.iter().filter_map(|step| match step {
         TopicStep::RecordConfigKeys(keys) => Some(keys.iter().cloned().collect::<Vec<_>>()),
         _ => None,
     });
-    let config_keys = if fault.is_none() { recorded.next_back() } else { recorded.into_iter().next() };
+    let config_keys = if fault.is_none() { recorded.next_back() } else { recorded.next() };
     KafkaTopicStatus {
         observed_generation: generation,
         conditions,
