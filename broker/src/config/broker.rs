@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::keys::{self, Effect, Problem};
 use super::listener::{parse_endpoints, protocol_of};
 use super::{ConfigError, Endpoint, parse_properties};
+use crate::metadata::identity::is_valid_cluster_id;
 use crate::model::BrokerId;
 
 /// What this process is.
@@ -96,7 +97,7 @@ impl Config {
 
         let roles = get("process.roles").ok_or(Problem::Missing { key: "process.roles", why: "write process.roles=broker,controller" })?;
         let has = |role| roles.split(',').any(|item| item.trim() == role);
-        if !(Roles { broker: has("broker"), controller: has("controller") } == Roles { broker: true, controller: true }) {
+        if (Roles { broker: has("broker"), controller: has("controller") }) != (Roles { broker: true, controller: true }) {
             return Err(Problem::value("process.roles", roles, "this version runs both roles in one process; write broker,controller"));
         }
 
@@ -128,7 +129,7 @@ impl Config {
         Self::check_quorum(node_id, get("controller.quorum.voters"), get("controller.quorum.bootstrap.servers"))?;
 
         if let Some(id) = get("cluster.id")
-            && decode_uuid(id).is_none()
+            && !is_valid_cluster_id(id)
         {
             return Err(Problem::value("cluster.id", id, "must be 22 characters of base64url, as kafka-storage random-uuid prints"));
         }
@@ -273,37 +274,6 @@ fn parse_admin(value: &str, is_set: bool) -> Result<Option<(String, u16, bool)>,
     parsed.map(Some).ok_or_else(|| Problem::value("admin.listener", value, "must be host:port (the host may be empty) or none"))
 }
 
-/// Reads Kafka's way to write a 128-bit id: 22 characters of base64url without padding.
-///
-/// Source: `org.apache.kafka.common.Uuid`.
-#[must_use]
-pub fn decode_uuid(text: &str) -> Option<uuid::Uuid> {
-    let digits: Vec<u8> =
-        text.bytes().map(|b| ALPHABET.iter().position(|a| *a == b).and_then(|at| u8::try_from(at).ok())).collect::<Option<_>>()?;
-    if digits.len() != 22 {
-        return None;
-    }
-    let value = digits.iter().fold(0u128, |value, digit| value << 6 | u128::from(*digit));
-    // 132 bits were read into 128: the first four shifted out, the last four are padding.
-    let (first, last) = (digits.first()?, digits.last()?);
-    let whole = (u128::from(*first) << 122) | (value & ((1 << 126) - 1)) >> 4;
-    (last & 0xf == 0).then(|| uuid::Uuid::from_u128(whole))
-}
-
-/// Writes Kafka's way to write a 128-bit id.
-#[must_use]
-pub fn encode_uuid(id: uuid::Uuid) -> String {
-    let value = id.as_u128();
-    let digit = |at: u32| {
-        let low = 128_i64 - 6 * (i64::from(at) + 1);
-        let six = if low >= 0 { value >> low } else { value << -low };
-        char::from(ALPHABET[usize::try_from(six & 63).unwrap_or(0)])
-    };
-    (0..22).map(digit).collect()
-}
-
-const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -342,18 +312,6 @@ mod tests {
         ] {
             let message = refused(change);
             assert!(message.contains(said), "{change}: {message}");
-        }
-    }
-
-    #[test]
-    fn ids_are_written_as_kafka_writes_them() {
-        let id = uuid::Uuid::from_u128(0x0123_4567_89ab_cdef_fedc_ba98_7654_3210);
-        let text = encode_uuid(id);
-        assert_eq!(text, "ASNFZ4mrze_-3LqYdlQyEA");
-        assert_eq!(decode_uuid(&text), Some(id));
-        assert_eq!(decode_uuid("MkU3OEVBNTcwNTJENDM2Qk"), Some(uuid::Uuid::from_u128(0x324537384541353730353244343336_42)));
-        for bad in ["", "ASNFZ4mrze_-3LqYdlQyE", "ASNFZ4mrze_-3LqYdlQyE!", "ASNFZ4mrze_-3LqYdlQyEB"] {
-            assert_eq!(decode_uuid(bad), None, "{bad}");
         }
     }
 }

@@ -13,7 +13,7 @@ const UNIT: usize = 1024;
 ///
 /// A frame takes its share before memory is set aside for it and gives it back when it is answered.
 #[derive(Clone)]
-pub struct RequestMemory {
+pub(crate) struct RequestMemory {
     permits: Arc<Semaphore>,
     most: u32,
 }
@@ -21,34 +21,34 @@ pub struct RequestMemory {
 impl RequestMemory {
     /// A budget of `bytes`.
     #[must_use]
-    pub fn new(bytes: usize) -> Self {
+    pub(crate) fn new(bytes: usize) -> Self {
         let units = (bytes / UNIT).clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
         Self { permits: Arc::new(Semaphore::new(units)), most: u32::try_from(units).unwrap_or(u32::MAX) }
     }
 
     /// Waits for the share of a frame of `len` bytes. A frame larger than the whole budget gets all of it,
     /// so that it is slow instead of stuck. Cancel safe.
-    pub async fn take(&self, len: usize) -> Option<OwnedSemaphorePermit> {
+    pub(crate) async fn take(&self, len: usize) -> Option<OwnedSemaphorePermit> {
         let units = u32::try_from(len.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.most);
         self.permits.clone().acquire_many_owned(units).await.ok()
     }
 
     /// Bytes that are free.
     #[must_use]
-    pub fn free(&self) -> usize {
+    pub(crate) fn free(&self) -> usize {
         self.permits.available_permits().saturating_mul(UNIT)
     }
 }
 
 /// Counts connections, in all and by address.
-pub struct Connections {
+pub(crate) struct Connections {
     most: usize,
     most_per_ip: usize,
     open: Mutex<(usize, BTreeMap<IpAddr, usize>)>,
 }
 
 /// A counted connection; dropping it gives its place back.
-pub struct Place {
+pub(crate) struct Place {
     of: Arc<Connections>,
     ip: IpAddr,
 }
@@ -56,7 +56,7 @@ pub struct Place {
 impl Connections {
     /// Bounds of `max.connections` and `max.connections.per.ip`.
     #[must_use]
-    pub fn new(most: usize, most_per_ip: usize) -> Self {
+    pub(crate) fn new(most: usize, most_per_ip: usize) -> Self {
         Self { most, most_per_ip, open: Mutex::default() }
     }
 
@@ -64,7 +64,7 @@ impl Connections {
     ///
     /// # Errors
     /// The name of the key whose bound is reached.
-    pub fn enter(self: &Arc<Self>, ip: IpAddr) -> Result<Place, &'static str> {
+    pub(crate) fn enter(self: &Arc<Self>, ip: IpAddr) -> Result<Place, &'static str> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.0 >= self.most {
             return Err("max.connections");
@@ -80,7 +80,8 @@ impl Connections {
 
     /// Connections that are open.
     #[must_use]
-    pub fn count(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> usize {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).0
     }
 }

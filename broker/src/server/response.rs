@@ -10,7 +10,7 @@ use tokio::io::{AsyncWriteExt, Interest};
 
 /// One piece of a response.
 #[derive(Clone)]
-pub enum Part {
+pub(crate) enum Part {
     /// Bytes in memory.
     Bytes(Bytes),
     /// `len` bytes of a file from `position` on.
@@ -27,7 +27,7 @@ pub enum Part {
 impl Part {
     /// Bytes in the piece.
     #[must_use]
-    pub fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
             Self::File { len, .. } => *len,
@@ -37,7 +37,7 @@ impl Part {
 
 /// A whole frame, size first.
 #[derive(Default)]
-pub struct Response {
+pub(crate) struct Response {
     parts: Vec<Part>,
 }
 
@@ -61,7 +61,7 @@ const CHUNK: u64 = 1024 * 1024;
 impl Response {
     /// Bytes in the frame.
     #[must_use]
-    pub fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.parts.iter().map(Part::len).sum()
     }
 
@@ -69,7 +69,7 @@ impl Response {
     ///
     /// # Errors
     /// The socket's own, or the disk's; either way the connection must be closed.
-    pub async fn write(self, stream: &mut BoxStream, env: &Env) -> io::Result<()> {
+    pub(crate) async fn write(self, stream: &mut BoxStream, env: &Env) -> io::Result<()> {
         let mut waiting: Vec<Bytes> = Vec::new();
         for part in self.parts {
             match part {
