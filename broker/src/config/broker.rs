@@ -208,7 +208,7 @@ impl Config {
             if servers.split(',').count() > 1 {
                 return Err(bad("this version runs a quorum of one; name this node's controller listener alone"));
             }
-            if !servers.rsplit_once(':').is_some_and(|(_, port)| port.trim().parse::<u16>().is_ok()) {
+            if servers.rsplit_once(':').is_none_or(|(_, port)| port.trim().parse::<u16>().is_err()) {
                 return Err(bad("must be written host:port"));
             }
         }
