@@ -10,7 +10,7 @@ use letterbox_operator::up::UpOptions;
 use crate::logging;
 
 /// What was asked for.
-pub enum Command {
+pub(crate) enum Command {
     /// `letterbox broker`.
     Broker { config: PathBuf, overrides: Vec<(String, String)>, log: logging::Options },
     /// `letterbox container`: what the image runs.
@@ -22,11 +22,11 @@ pub enum Command {
 }
 
 /// Why nothing runs: help, version, or a mistake.
-pub struct End(clap::Error);
+pub(crate) struct End(clap::Error);
 
 impl End {
     /// Prints it; help and version end well.
-    pub fn say(self) -> ExitCode {
+    pub(crate) fn say(self) -> ExitCode {
         let code = self.0.exit_code();
         // Nothing is left to do when standard output is closed.
         let _ = self.0.print();
@@ -106,7 +106,7 @@ fn pair(text: &str) -> Result<(String, String), String> {
 }
 
 /// Reads the arguments after the program's name. Without any, inside the image, the broker runs.
-pub fn parse(arguments: Vec<OsString>) -> Result<Command, End> {
+pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Command, End> {
     let all = std::iter::once(OsString::from("letterbox")).chain(arguments);
     Ok(match Letterbox::try_parse_from(all).map_err(End)?.command {
         Sub::Broker { config, overrides, log } => Command::Broker { config, overrides, log: log.into() },

@@ -13,7 +13,7 @@ use letterbox_env::Env;
 ///
 /// # Errors
 /// Names the variable to change.
-pub fn configuration() -> anyhow::Result<(Config, Vec<TopicToCreate>)> {
+pub(crate) fn configuration() -> anyhow::Result<(Config, Vec<TopicToCreate>)> {
     let disk = Env::real().disk;
     let mounted = Path::new(MOUNTED_CONFIG);
     let file = if disk.exists(mounted)? {
@@ -37,7 +37,7 @@ pub fn configuration() -> anyhow::Result<(Config, Vec<TopicToCreate>)> {
         let origins: Vec<String> = image
             .properties
             .iter()
-            .filter(|(key, _)| refused.0.iter().any(|problem| problem.to_string().starts_with(&format!("{key}"))))
+            .filter(|(key, _)| refused.0.iter().any(|problem| problem.to_string().starts_with(key.as_str())))
             .map(|(key, property)| format!("{key} was set by {}", property.origin))
             .collect();
         anyhow::anyhow!("{refused}\n{}", origins.join("\n"))
@@ -49,7 +49,7 @@ pub fn configuration() -> anyhow::Result<(Config, Vec<TopicToCreate>)> {
 ///
 /// # Errors
 /// Names the topic that cannot be made.
-pub async fn create_topics(broker: &Broker, topics: Vec<TopicToCreate>) -> anyhow::Result<()> {
+pub(crate) async fn create_topics(broker: &Broker, topics: Vec<TopicToCreate>) -> anyhow::Result<()> {
     for topic in topics {
         let configs = topic.cleanup_policy.iter().map(|policy| ("cleanup.policy".to_owned(), policy.clone())).collect();
         if let Err(why) = broker.ensure_topic(&topic.name, topic.partitions, topic.replication_factor, configs).await {

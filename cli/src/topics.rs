@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use letterbox_client::{
-    BrokerError, Client, ConfigEntry, ConfigResource, ConfigSource, Error, ErrorCode, Metadata, NewTopic, Partition, Topic,
+    BrokerError, Client, ConfigEntry, ConfigResource, ConfigSource, EligibleLeaders, Error, ErrorCode, Metadata, NewTopic, Partition,
+    Topic, TopicPartition,
 };
 use letterbox_env::Env;
 
@@ -265,6 +266,8 @@ async fn describe(client: &Client, parsed: &Parsed, out: &mut (dyn Write + Send)
     } else {
         client.describe_configs(&resources, None, false).await.map_err(|error| failed_call(&error))?
     };
+    let names: Vec<String> = metadata.topics.keys().cloned().collect();
+    let eligible = client.eligible_leaders(&names).await.map_err(|error| failed_call(&error))?;
     let filters = ["under-replicated-partitions", "unavailable-partitions", "under-min-isr-partitions", "at-min-isr-partitions"];
     let filtered = filters.iter().any(|name| parsed.has(name));
     for (name, topic) in &metadata.topics {
@@ -298,12 +301,20 @@ async fn describe(client: &Client, parsed: &Parsed, out: &mut (dyn Write + Send)
         for partition in topic.partitions.values().filter(|partition| !filtered || is_wanted(parsed, partition, min_isr, &metadata)) {
             let indent = "\t";
             let leader = partition.leader.map_or_else(|| "none".to_owned(), |leader| leader.to_string());
+            let leaders = |pick: fn(&EligibleLeaders) -> &[i32]| match &eligible {
+                None => "N/A".to_owned(),
+                Some(eligible) => {
+                    eligible.get(&TopicPartition::new(name.clone(), partition.index)).map_or_else(String::new, |found| ids(pick(found)))
+                }
+            };
             writeln!(
                 out,
-                "{indent}Topic: {name}\tPartition: {}\tLeader: {leader}\tReplicas: {}\tIsr: {}\tElr: \tLastKnownElr: ",
+                "{indent}Topic: {name}\tPartition: {}\tLeader: {leader}\tReplicas: {}\tIsr: {}\tElr: {}\tLastKnownElr: {}",
                 partition.index,
                 ids(&partition.replicas),
                 ids(&partition.isr),
+                leaders(|found| &found.now),
+                leaders(|found| &found.last_known),
             )?;
         }
     }

@@ -11,6 +11,6 @@ mod topics;
 pub use configs::{AlterOp, ConfigEntry, ConfigResource, ConfigSource, ConfigSynonym, ResourceType, TopicConfigs};
 pub use groups::{CommittedOffset, DescribedGroup, GroupMember, ListedGroup};
 pub use offsets::{FoundOffset, IsolationLevel, OffsetSpec};
-pub use topics::{DescribedCluster, MorePartitions, NewTopic, TopicCreated};
+pub use topics::{DescribedCluster, EligibleLeaders, MorePartitions, NewTopic, TopicCreated};
 
 pub(crate) use groups::assignment;

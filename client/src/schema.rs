@@ -37,6 +37,8 @@ pub(crate) enum Kind {
     Array(&'static Kind),
     /// Fields one after the other.
     Struct(&'static [Field]),
+    /// One byte, and the fields unless that is below zero.
+    Optional(&'static [Field]),
 }
 
 /// Checks a response body of API `key` that begins after the header.
@@ -98,6 +100,10 @@ impl Walk {
                 Ok(())
             }
             Kind::Struct(fields) => self.fields(fields, bytes),
+            Kind::Optional(fields) => match bytes.try_get_i8().map_err(|_| "it is cut off")? {
+                ..0 => Ok(()),
+                0.. => self.fields(fields, bytes),
+            },
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! - [`cluster::Cluster`] runs hosts, clients, networks and disks on turmoil. The same seed gives the same
 //!   [`trace::Trace`], event for event.
-//! - [`env`] is the simulated side of [`letterbox_env::Env`]; [`disk`] is a disk that loses and tears what was
+//! - [`mod@env`] is the simulated side of [`letterbox_env::Env`]; [`disk`] is a disk that loses and tears what was
 //!   not synced, and fails as real ones do.
 //! - [`history`] is what clients saw, one JSON line per event; [`check`] finds what may not have happened. Every
 //!   other tier (real processes, kind) feeds its histories to the same checkers through `letterbox-check`.

@@ -157,7 +157,7 @@ mod tests {
     use super::*;
 
     fn config(extra: &str) -> Config {
-        Config::parse(&format!("node.id=1\nprocess.roles=broker,controller\ncontroller.listener.names=CONTROLLER\nlisteners=PLAINTEXT://:9092,CONTROLLER://:9093\n{extra}")).unwrap()
+        Config::parse(&format!("node.id=1\nprocess.roles=broker,controller\ncontroller.listener.names=CONTROLLER\ncontroller.quorum.voters=1@localhost:9093\nlisteners=PLAINTEXT://:9092,CONTROLLER://:9093\n{extra}")).unwrap()
     }
 
     #[test]

@@ -151,6 +151,8 @@ fn route(timed: Timed, connection: &mut Connection, ctx: RequestContext, request
         Request::Heartbeat(request) => timed.now(&ctx, groups.heartbeat(&group, &request)),
         Request::DescribeGroups(request) => timed.now(&ctx, groups.describe_groups(&group, &request)),
         Request::ListGroups(request) => timed.now(&ctx, groups.list_groups(&group, &request)),
+        Request::DeleteGroups(request) => timed.alone(&ctx, async move { groups.delete_groups(&group, &request).await }),
+        Request::OffsetDelete(request) => timed.alone(&ctx, async move { groups.offset_delete(&group, &request).await }),
         Request::CreateTopics(request) => timed.alone(&ctx.clone(), topics::create(shared, ctx, request)),
         Request::DeleteTopics(request) => timed.alone(&ctx.clone(), topics::delete(shared, ctx, request)),
         Request::CreatePartitions(request) => timed.alone(&ctx.clone(), topics::grow(shared, ctx, request)),

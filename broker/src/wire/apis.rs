@@ -71,7 +71,10 @@ pub static APIS: &[Api] = &[
     api(22, "InitProducerId", 0, 5, 2),
     api(32, "DescribeConfigs", 1, 4, 4),
     api(37, "CreatePartitions", 0, 3, 2),
+    api(42, "DeleteGroups", 0, 2, 2),
     api(44, "IncrementalAlterConfigs", 0, 1, 1),
+    // Never flexible.
+    api(47, "OffsetDelete", 0, 0, i16::MAX),
     api(60, "DescribeCluster", 0, 2, 0),
 ];
 

@@ -228,6 +228,10 @@ impl<'a> Walk<'a> {
         self.spend(count as usize)?;
         for _ in 0..count {
             let tag = self.varint()?;
+            if i32::try_from(tag).is_err() {
+                // The codec keeps tags as int32 and would count a negative one without writing it.
+                return Err(self.fault(Problem::TagTooLarge { tag }));
+            }
             let size = self.varint()?;
             let field = fields.iter().find(|field| field.tag == Some(tag));
             let step = field.map_or(Step::Tag(tag), |field| Step::Field(field.name));

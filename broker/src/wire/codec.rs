@@ -99,7 +99,9 @@ messages! {
     22 InitProducerId InitProducerIdRequest InitProducerIdResponse,
     32 DescribeConfigs DescribeConfigsRequest DescribeConfigsResponse,
     37 CreatePartitions CreatePartitionsRequest CreatePartitionsResponse,
+    42 DeleteGroups DeleteGroupsRequest DeleteGroupsResponse,
     44 IncrementalAlterConfigs IncrementalAlterConfigsRequest IncrementalAlterConfigsResponse,
+    47 OffsetDelete OffsetDeleteRequest OffsetDeleteResponse,
     60 DescribeCluster DescribeClusterRequest DescribeClusterResponse,
 }
 

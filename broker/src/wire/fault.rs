@@ -74,6 +74,12 @@ pub enum Problem {
         /// What the value took.
         used: usize,
     },
+    /// The number of a tagged field beyond int32.
+    #[error("has a tagged field with the number {tag}; the largest is 2147483647")]
+    TagTooLarge {
+        /// The number.
+        tag: u32,
+    },
     /// A tagged field that exists in other versions only.
     #[error("is a tagged field of other versions")]
     TagOfOtherVersion,

@@ -224,6 +224,9 @@ pub(super) static REQUESTS: &[Message] = &[
         f!("TimeoutMs", Fixed(4), V(0, MAX), NEVER, None),
         f!("ValidateOnly", Fixed(1), V(0, MAX), NEVER, None),
     ] },
+    Message { key: 42, name: "DeleteGroupsRequest", versions: V(0, 3), flexible: V(2, MAX), fields: &[
+        f!("GroupsNames", Array(&Str), V(0, MAX), NEVER, None),
+    ] },
     Message { key: 44, name: "IncrementalAlterConfigsRequest", versions: V(0, 1), flexible: V(1, MAX), fields: &[
         f!("Resources", Array(&Struct(&[
             f!("ResourceType", Fixed(1), V(0, MAX), NEVER, None),
@@ -235,6 +238,15 @@ pub(super) static REQUESTS: &[Message] = &[
             ])), V(0, MAX), NEVER, None),
         ])), V(0, MAX), NEVER, None),
         f!("ValidateOnly", Fixed(1), V(0, MAX), NEVER, None),
+    ] },
+    Message { key: 47, name: "OffsetDeleteRequest", versions: V(0, 0), flexible: NEVER, fields: &[
+        f!("GroupId", Str, V(0, MAX), NEVER, None),
+        f!("Topics", Array(&Struct(&[
+            f!("Name", Str, V(0, MAX), NEVER, None),
+            f!("Partitions", Array(&Struct(&[
+                f!("PartitionIndex", Fixed(4), V(0, MAX), NEVER, None),
+            ])), V(0, MAX), NEVER, None),
+        ])), V(0, MAX), NEVER, None),
     ] },
     Message { key: 60, name: "DescribeClusterRequest", versions: V(0, 2), flexible: V(0, MAX), fields: &[
         f!("IncludeClusterAuthorizedOperations", Fixed(1), V(0, MAX), NEVER, None),
@@ -565,6 +577,14 @@ pub(super) static RESPONSES: &[Message] = &[
             f!("ErrorMessage", Str, V(0, MAX), V(0, MAX), None),
         ])), V(0, MAX), NEVER, None),
     ] },
+    Message { key: 42, name: "DeleteGroupsResponse", versions: V(0, 3), flexible: V(2, MAX), fields: &[
+        f!("ThrottleTimeMs", Fixed(4), V(0, MAX), NEVER, None),
+        f!("Results", Array(&Struct(&[
+            f!("GroupId", Str, V(0, MAX), NEVER, None),
+            f!("ErrorCode", Fixed(2), V(0, MAX), NEVER, None),
+            f!("ErrorMessage", Str, V(3, MAX), V(3, MAX), None),
+        ])), V(0, MAX), NEVER, None),
+    ] },
     Message { key: 44, name: "IncrementalAlterConfigsResponse", versions: V(0, 1), flexible: V(1, MAX), fields: &[
         f!("ThrottleTimeMs", Fixed(4), V(0, MAX), NEVER, None),
         f!("Responses", Array(&Struct(&[
@@ -572,6 +592,17 @@ pub(super) static RESPONSES: &[Message] = &[
             f!("ErrorMessage", Str, V(0, MAX), V(0, MAX), None),
             f!("ResourceType", Fixed(1), V(0, MAX), NEVER, None),
             f!("ResourceName", Str, V(0, MAX), NEVER, None),
+        ])), V(0, MAX), NEVER, None),
+    ] },
+    Message { key: 47, name: "OffsetDeleteResponse", versions: V(0, 0), flexible: NEVER, fields: &[
+        f!("ErrorCode", Fixed(2), V(0, MAX), NEVER, None),
+        f!("ThrottleTimeMs", Fixed(4), V(0, MAX), NEVER, None),
+        f!("Topics", Array(&Struct(&[
+            f!("Name", Str, V(0, MAX), NEVER, None),
+            f!("Partitions", Array(&Struct(&[
+                f!("PartitionIndex", Fixed(4), V(0, MAX), NEVER, None),
+                f!("ErrorCode", Fixed(2), V(0, MAX), NEVER, None),
+            ])), V(0, MAX), NEVER, None),
         ])), V(0, MAX), NEVER, None),
     ] },
     Message { key: 60, name: "DescribeClusterResponse", versions: V(0, 2), flexible: V(0, MAX), fields: &[

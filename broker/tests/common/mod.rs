@@ -8,25 +8,25 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long anything may take before the test gives up.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A broker process and its data.
-pub struct Broker {
+pub(crate) struct Broker {
     child: Child,
     /// Where clients connect.
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     config: PathBuf,
     lines: std::sync::mpsc::Receiver<String>,
 }
 
 /// A port that was free a moment ago.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 impl Broker {
     /// Starts a broker with its data under `dir` and waits until it serves.
-    pub fn start(dir: &Path, extra: &str) -> Self {
+    pub(crate) fn start(dir: &Path, extra: &str) -> Self {
         let port = free_port();
         let config = dir.join("server.properties");
         let text = format!(
@@ -63,7 +63,7 @@ impl Broker {
     }
 
     /// The next log line that holds `part`.
-    pub fn wait_for_line(&self, part: &str) -> String {
+    pub(crate) fn wait_for_line(&self, part: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -75,7 +75,7 @@ impl Broker {
     }
 
     /// Kills the process without warning and starts it again on the same data and port.
-    pub fn kill_and_restart(mut self) -> Self {
+    pub(crate) fn kill_and_restart(mut self) -> Self {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         let (config, address) = (self.config.clone(), self.address);
@@ -84,7 +84,7 @@ impl Broker {
     }
 
     /// Asks the process to stop, waits, and starts it again.
-    pub fn stop_and_restart(mut self) -> Self {
+    pub(crate) fn stop_and_restart(mut self) -> Self {
         self.stop();
         let (config, address) = (self.config.clone(), self.address);
         drop(self);
@@ -92,7 +92,7 @@ impl Broker {
     }
 
     /// Sends SIGTERM and tells how long the process took to end well.
-    pub fn stop(&mut self) -> Duration {
+    pub(crate) fn stop(&mut self) -> Duration {
         let started = Instant::now();
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
@@ -110,7 +110,7 @@ impl Drop for Broker {
 }
 
 /// Runs kcat against `broker` with `input`; its standard output.
-pub fn kcat(broker: &Broker, arguments: &[&str], input: &str) -> String {
+pub(crate) fn kcat(broker: &Broker, arguments: &[&str], input: &str) -> String {
     use std::io::Write;
     let mut child = Command::new("kcat")
         .arg("-b")

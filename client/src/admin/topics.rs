@@ -5,13 +5,16 @@ use std::collections::BTreeMap;
 use kafka_protocol::messages::create_partitions_request::{CreatePartitionsAssignment, CreatePartitionsTopic};
 use kafka_protocol::messages::create_topics_request::{CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
-use kafka_protocol::messages::{BrokerId, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeClusterRequest};
+use kafka_protocol::messages::describe_topic_partitions_request::{Cursor, TopicRequest};
+use kafka_protocol::messages::{
+    BrokerId, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeTopicPartitionsRequest,
+};
 use kafka_protocol::protocol::Request;
 use uuid::Uuid;
 
 use crate::client::{Client, text, topic_name};
 use crate::error::{BrokerError, Error, ErrorCode};
-use crate::metadata::Broker;
+use crate::metadata::{Broker, TopicPartition};
 
 /// A topic to create.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,6 +51,15 @@ pub struct DescribedCluster {
     pub controller_id: Option<i32>,
     /// The live brokers by id.
     pub brokers: BTreeMap<i32, Broker>,
+}
+
+/// Brokers that may lead a partition without losing anything although they are not in sync (KIP-966).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EligibleLeaders {
+    /// Those that may now.
+    pub now: Vec<i32>,
+    /// Those that were the last to be able to, after an unclean end.
+    pub last_known: Vec<i32>,
 }
 
 /// The new number of partitions, and perhaps the brokers of each added one, the preferred leader first.
@@ -164,6 +176,41 @@ impl Client {
             controller_id: (response.controller_id.0 >= 0).then_some(response.controller_id.0),
             brokers: brokers.collect(),
         })
+    }
+
+    /// The eligible leaders of partitions without enough replicas in sync (KIP-966), for all partitions of `topics`; `None` when the
+    /// broker does not keep them.
+    ///
+    /// # Errors
+    /// When no broker answers in time.
+    pub async fn eligible_leaders(&self, topics: &[String]) -> Result<Option<BTreeMap<TopicPartition, EligibleLeaders>>, Error> {
+        if topics.is_empty() {
+            return Ok(None); // an empty list asks for every topic
+        }
+        let wanted = topics.iter().map(|name| TopicRequest::default().with_name(topic_name(name)));
+        let mut request = DescribeTopicPartitionsRequest::default().with_topics(wanted.collect()).with_response_partition_limit(2000);
+        let mut found = BTreeMap::new();
+        loop {
+            let response = match self.call_any(&request, i16::MAX, self.api_deadline()).await {
+                Err(Error::Unsupported { .. }) => return Ok(None),
+                response => response?,
+            };
+            for topic in &response.topics {
+                let name = topic.name.as_ref().map(|name| name.0.to_string()).unwrap_or_default();
+                for partition in &topic.partitions {
+                    let ids = |ids: &Option<Vec<BrokerId>>| ids.iter().flatten().map(|id| id.0).collect();
+                    let leaders =
+                        EligibleLeaders { now: ids(&partition.eligible_leader_replicas), last_known: ids(&partition.last_known_elr) };
+                    found.insert(TopicPartition::new(name.clone(), partition.partition_index), leaders);
+                }
+            }
+            let Some(next) = response.next_cursor else { return Ok(Some(found)) };
+            let cursor = Cursor::default().with_topic_name(next.topic_name).with_partition_index(next.partition_index);
+            if request.cursor.as_ref() == Some(&cursor) {
+                return Ok(Some(found)); // the broker does not get on
+            }
+            request.cursor = Some(cursor);
+        }
     }
 
     /// As `call_any`, trying again while one of the codes in the response says that the controller is moving.

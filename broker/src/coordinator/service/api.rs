@@ -2,22 +2,26 @@
 //!
 //! Topic and group authorization is the handlers' work; so is answering versions that are not advertised.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use kafka_protocol::ResponseError;
+use kafka_protocol::messages::delete_groups_response::DeletableGroupResult;
 use kafka_protocol::messages::describe_groups_response::DescribedGroup;
 use kafka_protocol::messages::leave_group_request::MemberIdentity;
+use kafka_protocol::messages::offset_delete_request::OffsetDeleteRequestTopic;
+use kafka_protocol::messages::offset_delete_response::{OffsetDeleteResponsePartition, OffsetDeleteResponseTopic};
 use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use kafka_protocol::messages::offset_fetch_response::{
     OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponseTopic, OffsetFetchResponseTopics,
 };
 use kafka_protocol::messages::{
-    DescribeGroupsRequest, DescribeGroupsResponse, GroupId, HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, JoinGroupResponse,
-    LeaveGroupRequest, LeaveGroupResponse, ListGroupsRequest, ListGroupsResponse, OffsetCommitRequest, OffsetCommitResponse,
-    OffsetFetchRequest, OffsetFetchResponse, SyncGroupRequest, SyncGroupResponse,
+    DeleteGroupsRequest, DeleteGroupsResponse, DescribeGroupsRequest, DescribeGroupsResponse, GroupId, HeartbeatRequest, HeartbeatResponse,
+    JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse, ListGroupsRequest, ListGroupsResponse, OffsetCommitRequest,
+    OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse, OffsetFetchRequest, OffsetFetchResponse, SyncGroupRequest,
+    SyncGroupResponse,
 };
 
 use super::{GroupCoordinator, lower_case};
@@ -213,18 +217,43 @@ impl GroupCoordinator {
     }
 
     /// DeleteGroups: removes groups without members, with their offsets.
-    pub async fn delete_groups(&self, group_ids: &[GroupId]) -> BTreeMap<GroupId, i16> {
-        let mut results = BTreeMap::new();
-        for group_id in group_ids {
+    pub async fn delete_groups(&self, _context: &RequestContext, request: &DeleteGroupsRequest) -> DeleteGroupsResponse {
+        let mut results = Vec::with_capacity(request.groups_names.len());
+        for group_id in &request.groups_names {
+            let refused =
+                |error: ResponseError| DeletableGroupResult::default().with_group_id(group_id.clone()).with_error_code(error.code());
             let one = std::slice::from_ref(group_id);
-            let error_code = match self.inner.request(group_id, |shard, reply, _| shard.delete_groups(one, reply)).await {
-                Ok(Reply::DeleteGroups(response)) => response.results.first().map_or(0, |result| result.error_code),
-                Ok(_) => ResponseError::UnknownServerError.code(),
-                Err(error) => error.code(),
-            };
-            results.insert(group_id.clone(), error_code);
+            match self.inner.request(group_id, |shard, reply, _| shard.delete_groups(one, reply)).await {
+                Ok(Reply::DeleteGroups(response)) => results.extend(response.results),
+                Ok(_) => results.push(refused(ResponseError::UnknownServerError)),
+                Err(error) => results.push(refused(error)),
+            }
         }
-        results
+        DeleteGroupsResponse::default().with_results(results)
+    }
+
+    /// OffsetDelete: removes offsets of topics that no member of the group reads.
+    pub async fn offset_delete(&self, _context: &RequestContext, request: &OffsetDeleteRequest) -> OffsetDeleteResponse {
+        let refused = |error: ResponseError| OffsetDeleteResponse::default().with_error_code(error.code());
+        let unknown = |topic: &OffsetDeleteRequestTopic| !(self.inner.metadata.topic_exists)(&topic.name);
+        let known = request.topics.iter().filter(|topic| !unknown(topic)).cloned().collect();
+        let asked = OffsetDeleteRequest::default().with_group_id(request.group_id.clone()).with_topics(known);
+        let mut response = match self.inner.request(&request.group_id, |shard, reply, _| shard.delete_offsets(&asked, reply)).await {
+            Ok(Reply::OffsetDelete(response)) => response,
+            Ok(_) => return refused(ResponseError::UnknownServerError),
+            Err(error) => return refused(error),
+        };
+        if response.error_code == 0 {
+            response.topics.extend(request.topics.iter().filter(|topic| unknown(topic)).map(|topic| {
+                let partitions = topic.partitions.iter().map(|partition| {
+                    OffsetDeleteResponsePartition::default()
+                        .with_partition_index(partition.partition_index)
+                        .with_error_code(ResponseError::UnknownTopicOrPartition.code())
+                });
+                OffsetDeleteResponseTopic::default().with_name(topic.name.clone()).with_partitions(partitions.collect())
+            }));
+        }
+        response
     }
 }
 

@@ -6,7 +6,7 @@
 //! is held across an await. One task for the whole service sleeps until the earliest deadline of all shards.
 //!
 //! Bounds: a queue holds at most one write per request in flight, which the server bounds, and per group whose timer fired;
-//! at most [`slot::WRITES_IN_FLIGHT_MAX`] batches per partition wait for their commit.
+//! at most `WRITES_IN_FLIGHT_MAX` batches per partition wait for their commit.
 
 mod api;
 mod slot;
