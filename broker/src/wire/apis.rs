@@ -74,7 +74,7 @@ pub static APIS: &[Api] = &[
     api(42, "DeleteGroups", 0, 2, 2),
     api(44, "IncrementalAlterConfigs", 0, 1, 1),
     // Never flexible.
-    api(47, "OffsetDelete", 0, 0, i16::MAX),
+    api(47, "OffsetDelete", 0, 0, 1),
     api(60, "DescribeCluster", 0, 2, 0),
 ];
 

@@ -1,6 +1,6 @@
 //! A disk that keeps what a real one promises, and not more.
 //!
-//! - **Bytes.** A write is seen by readers at once and is durable after [`letterbox_env::disk::File::sync`]. A power cut leaves each
+//! - **Bytes.** A write is seen by readers at once and is durable after [`letterbox_env::File::sync`]. A power cut leaves each
 //!   512-byte sector as it was after some number of the writes since the last sync; the length likewise.
 //!   A failed sync drops what was unsynced (it may have been saved or not) and the next sync succeeds.
 //! - **Names.** Files made, renamed and removed are durable after [`Disk::sync_dir`] of the directory; syncing
