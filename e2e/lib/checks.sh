@@ -9,20 +9,20 @@ passed=0 failed=0 skipped=0 started=$SECONDS last_failures=()
 say() { printf '%4ds  %s\n' $((SECONDS - started)) "$*"; }
 
 check() {
-  local name=$1 out from=$SECONDS; shift
+  local check_sentence=$1 out; shift   # no short names here: what is checked reads its own variables through these
   if out=$("$@" 2>&1); then
-    passed=$((passed + 1)); say "ok    $name${CHECK_DETAIL:+ ($CHECK_DETAIL)}"
+    passed=$((passed + 1)); say "ok    $check_sentence${CHECK_DETAIL:+ ($CHECK_DETAIL)}"
   else
-    failed=$((failed + 1)); last_failures+=("$name"); say "FAIL  $name"
+    failed=$((failed + 1)); last_failures+=("$check_sentence"); say "FAIL  $check_sentence"
     printf '%s\n' "$out" | tail -n 25 | sed 's/^/          | /'
     return 1
   fi
 }
 
 until_true() {
-  local deadline=$((SECONDS + $1)) out; shift
+  local check_deadline=$((SECONDS + $1)) out; shift
   until out=$("$@" 2>&1); do
-    if [ $SECONDS -ge $deadline ]; then printf '%s\nout of time: %s\n' "$out" "$*"; return 1; fi
+    if [ $SECONDS -ge $check_deadline ]; then printf '%s\nout of time: %s\n' "$out" "$*"; return 1; fi
     sleep 0.2
   done
   printf '%s\n' "$out"
