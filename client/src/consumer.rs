@@ -9,9 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
-use letterbox_env::BoxFuture;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::admin::{CommittedOffset, IsolationLevel, OffsetSpec};
@@ -146,7 +144,8 @@ pub struct Consumer {
     positions: BTreeMap<TopicPartition, Position>,
     subscribed: BTreeSet<String>,
     membership: Option<Membership>,
-    fetching: FuturesUnordered<BoxFuture<'static, Fetched>>,
+    /// Tasks, because a fetch that connects holds what others wait for, and nobody polls the consumer between two calls.
+    fetching: JoinSet<Fetched>,
     busy: BTreeSet<i32>,
     /// Where the broker does not have the offset that was asked for.
     out_of_range: BTreeSet<TopicPartition>,
@@ -168,7 +167,7 @@ impl Consumer {
             positions: BTreeMap::new(),
             subscribed: BTreeSet::new(),
             membership: None,
-            fetching: FuturesUnordered::new(),
+            fetching: JoinSet::new(),
             busy: BTreeSet::new(),
             out_of_range: BTreeSet::new(),
             backoff_until: None,
@@ -277,7 +276,7 @@ impl Consumer {
             };
             tokio::select! {
                 biased;
-                Some(fetched) = self.fetching.next(), if !self.fetching.is_empty() => self.take_fetched(fetched)?,
+                Some(fetched) = self.fetching.join_next(), if !self.fetching.is_empty() => self.take_fetched(fetch::whole(fetched))?,
                 () = disturbed => {}
                 () = tokio::time::sleep_until(until) => {}
             }

@@ -13,7 +13,7 @@ fuzz_target!(|frame: &[u8]| {
     assert_eq!((prefix.api_key, prefix.api_version), (header.api_key, header.api_version));
     let body = Bytes::copy_from_slice(&frame[header.body_offset..]);
     if header.api_key == apis::PRODUCE {
-        let view = ProduceView::of_checked(header.api_version, body.clone()).expect("a right body has a view");
+        let view = ProduceView::of_checked(header.api_version, &body).expect("a right body has a view");
         view.topics().for_each(|topic| topic.partitions().for_each(drop));
     }
     // The codec may still refuse; what it reads, it must be able to write, and the walker must pass that again.

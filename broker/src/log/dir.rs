@@ -19,6 +19,7 @@ pub struct LogDir {
     pub(super) path: PathBuf,
     pub(super) disk: Arc<dyn Disk>,
     offline: OnceLock<Arc<str>>,
+    went_offline: Notify,
     read_only: AtomicBool,
     dirty: Mutex<Vec<Arc<Log>>>,
     pub(super) wake: Notify,
@@ -32,6 +33,7 @@ impl LogDir {
             path,
             disk,
             offline: OnceLock::new(),
+            went_offline: Notify::new(),
             read_only: AtomicBool::new(false),
             dirty: Mutex::default(),
             wake: Notify::new(),
@@ -50,6 +52,17 @@ impl LogDir {
     #[must_use]
     pub fn offline(&self) -> Option<Arc<str>> {
         self.offline.get().cloned()
+    }
+
+    /// Completes with the reason when it is offline.
+    pub(super) async fn until_offline(&self) -> Arc<str> {
+        loop {
+            let went_offline = self.went_offline.notified();
+            if let Some(reason) = self.offline() {
+                return reason;
+            }
+            went_offline.await;
+        }
     }
 
     /// Whether it takes no appends for want of space.
@@ -72,6 +85,7 @@ impl LogDir {
         let reason: Arc<str> = format!("{action}: {error}").into();
         if self.offline.set(reason.clone()).is_ok() {
             tracing::error!(dir = %self.path.display(), %reason, "log directory is offline; repair it and restart the broker");
+            self.went_offline.notify_waiters();
         }
         self.offline.get().cloned().unwrap_or(reason)
     }

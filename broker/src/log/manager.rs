@@ -59,8 +59,8 @@ impl LogManagerOptions {
         Self {
             dirs,
             default_config: LogConfig::default(),
-            tail_cache_bytes: 64 << 20,
-            tail_cache_bytes_per_log: 4 << 20,
+            tail_cache_bytes: 24 << 20,
+            tail_cache_bytes_per_log: 2 << 20,
             reserve_bytes: 64 << 20,
             cleaner_keys_max: 1 << 20,
             producer_id_expiration_ms: 24 * 3_600_000,
@@ -230,6 +230,16 @@ impl LogManager {
     #[must_use]
     pub fn offline_logs(&self) -> Vec<OfflineLog> {
         lock(&self.offline).clone()
+    }
+
+    /// Completes, with the reason of one of them, when no log directory is left that could be written to. A broker ends then, as
+    /// Kafka's does: somebody else may lead its partitions, and a restart looks at the disk anew.
+    pub async fn until_all_offline(&self) -> String {
+        let mut said = String::new();
+        for dir in &self.dirs {
+            said = format!("{}: {}", dir.path().display(), dir.until_offline().await);
+        }
+        said
     }
 
     /// The log directories.

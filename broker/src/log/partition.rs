@@ -18,7 +18,7 @@ use bytes::BytesMut;
 use super::checkpoint::Epochs;
 use super::config::{LogConfig, TimestampType};
 use super::dir::LogDir;
-use super::error::{AppendError, IoContext, LogError};
+use super::error::{AppendError, IoContext, LogError, ReadError};
 use super::producers::Producers;
 use super::recover::{self, Recovered};
 use super::segment::{Files, Segment};
@@ -604,13 +604,18 @@ impl Log {
         if offset < self.start_offset() || offset < self.segments.load().first().map_or(0, |segment| segment.base) {
             return self.restart_at(&mut inner, offset);
         }
-        self.lower_recovery_point(offset)?;
         let mut segments = self.segments.load().to_vec();
         let keep = segments.partition_point(|segment| segment.base <= offset).max(1);
         let gone = segments.split_off(keep);
         let Some(active) = segments.last().cloned() else { return Ok(()) };
-        let cut = active.find(offset).map_err(|error| LogError::Malformed { path: active.path(".log"), reason: error.to_string() })?;
-        let (position, end) = cut.map_or((active.size(), offset), |(position, header)| (position, header.base_offset.max(active.base)));
+        let malformed = |error: ReadError| LogError::Malformed { path: active.path(".log"), reason: error.to_string() };
+        let (position, end) = match active.find(offset).map_err(malformed)? {
+            Some((position, header)) => (position, header.base_offset.max(active.base)),
+            // In a gap between two batches: the log ends where the one before it does, as recovery will see it.
+            None => active.end_of_batches(0, active.size(), offset).map_err(malformed)?.unwrap_or((0, active.base)),
+        };
+        // A batch is cut as a whole: the log may end before `offset`, and the recovery point may not lie past its end.
+        self.lower_recovery_point(end)?;
         self.remove_segments(&gone)?;
         active
             .cut_indexes(end, false)

@@ -13,28 +13,34 @@ use super::types::DurabilityObserver;
 
 /// Files synced at the same time in one directory.
 const PARALLEL_MAX: usize = 4;
+/// Syncs in a row of one thread, after which others have a turn, and the look at the free space.
+const SYNCS_MAX: usize = 64;
 /// How often the free space is looked at, appends or not.
 const SPACE_CHECK: Duration = Duration::from_secs(1);
 
 /// Runs until `stop`; what is queued then is still synced.
 pub(super) async fn run(env: Env, dir: Arc<LogDir>, reserve_bytes: u64, observer: Arc<dyn DurabilityObserver>, stop: CancellationToken) {
     let mut next_check = tokio::time::Instant::now();
+    let mut dirty = Vec::new();
     loop {
         if tokio::time::Instant::now() >= next_check {
             let checked = dir.clone();
             env.blocking(move || check_space(&checked, reserve_bytes)).await;
             next_check = tokio::time::Instant::now() + SPACE_CHECK;
         }
-        let dirty = dir.take_dirty();
+        dirty.append(&mut dir.take_dirty());
         if !dirty.is_empty() {
-            sync_round(&env, dirty, &observer).await;
+            dirty = sync_round(&env, &dir, dirty, &observer).await;
             continue;
         }
         tokio::select! {
             biased;
             () = dir.wake.notified() => {}
             () = stop.cancelled() => {
-                sync_round(&env, dir.take_dirty(), &observer).await;
+                dirty = dir.take_dirty();
+                while !dirty.is_empty() {
+                    dirty = sync_round(&env, &dir, dirty, &observer).await;
+                }
                 return;
             }
             () = tokio::time::sleep_until(next_check) => {}
@@ -42,20 +48,42 @@ pub(super) async fn run(env: Env, dir: Arc<LogDir>, reserve_bytes: u64, observer
     }
 }
 
-async fn sync_round(env: &Env, dirty: Vec<Arc<Log>>, observer: &Arc<dyn DurabilityObserver>) {
+/// Syncs `dirty`; gives what it took from the queue besides and did not sync.
+async fn sync_round(env: &Env, dir: &Arc<LogDir>, dirty: Vec<Arc<Log>>, observer: &Arc<dyn DurabilityObserver>) -> Vec<Arc<Log>> {
+    if let [log] = &dirty[..] {
+        // As long as one log at a time is queued, the thread that has just synced goes on: no hop between threads for each sync.
+        let (mut log, dir, observer) = (log.clone(), dir.clone(), observer.clone());
+        return env
+            .blocking(move || {
+                for _ in 0..SYNCS_MAX {
+                    sync_one(&log, &observer);
+                    let mut queued = dir.take_dirty();
+                    match queued.pop() {
+                        Some(next) if queued.is_empty() => log = next,
+                        last => {
+                            queued.extend(last);
+                            return queued;
+                        }
+                    }
+                }
+                vec![log]
+            })
+            .await;
+    }
     let share = dirty.len().div_ceil(PARALLEL_MAX).max(1);
     let jobs = dirty.chunks(share).map(|logs| {
         let (logs, observer) = (logs.to_vec(), observer.clone());
-        env.blocking(move || {
-            for log in &logs {
-                match log.sync() {
-                    Ok(durable_end) => observer.durable(log, durable_end),
-                    Err(_) => observer.failed(log),
-                }
-            }
-        })
+        env.blocking(move || logs.iter().for_each(|log| sync_one(log, &observer)))
     });
     futures::future::join_all(jobs).await;
+    Vec::new()
+}
+
+fn sync_one(log: &Arc<Log>, observer: &Arc<dyn DurabilityObserver>) {
+    match log.sync() {
+        Ok(durable_end) => observer.durable(log, durable_end),
+        Err(_) => observer.failed(log),
+    }
 }
 
 /// Read-only while less than the reserve is free.

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use letterbox_env::Clock;
 
 use super::leader::{LeaderState, NotEnoughReplicas};
@@ -95,8 +95,7 @@ impl Partition {
     ///
     /// # Errors
     /// [`AppendRefused`]; nothing was stored.
-    pub fn append(&self, batch: Bytes, acks: Acks) -> Result<Appended, AppendRefused> {
-        let batch = batch.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+    pub fn append(&self, batch: BytesMut, acks: Acks) -> Result<Appended, AppendRefused> {
         self.append_from(batch, acks, Origin::Client)
     }
 

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesOrdered, StreamExt};
 use letterbox_env::BoxStream;
@@ -179,16 +179,16 @@ impl Loop<'_> {
         Ok(wanted)
     }
 
-    fn next_frame(&mut self) -> Result<Option<Bytes>, Ended> {
+    fn next_frame(&mut self) -> Result<Option<BytesMut>, Ended> {
         let Some(len) = self.frame_len()? else { return Ok(None) };
         if self.buffer.len() < len + 4 {
             return Ok(None);
         }
         self.buffer.advance(4);
-        Ok(Some(self.buffer.split_to(len).freeze()))
+        Ok(Some(self.buffer.split_to(len)))
     }
 
-    fn start(&mut self, frame: Bytes) -> Result<(), Ended> {
+    fn start(&mut self, frame: BytesMut) -> Result<(), Ended> {
         self.shared.metrics.bytes_received(frame.len() as u64 + 4);
         let permit = self.permit.take();
         match dispatch(&self.shared, &mut self.connection, frame) {

@@ -64,6 +64,10 @@ pub struct Connection {
     pub listener: usize,
     /// Where it comes from.
     pub peer: SocketAddr,
+    /// The address as Java prints it, with a leading slash.
+    pub host: Arc<str>,
+    /// The `client.id` of the last request; nearly always that of the next one.
+    client_id: Arc<str>,
     /// `client.software.name` and version, once told (KIP-511).
     pub software: Option<(String, String)>,
     /// How large the next frame may be.
@@ -74,7 +78,16 @@ impl Connection {
     /// A new connection.
     #[must_use]
     pub fn new(id: u64, listener: usize, peer: SocketAddr, limit: FrameLimit) -> Self {
-        Self { id, principal: Principal::anonymous(), listener, peer, software: None, limit }
+        let host = format!("/{}", peer.ip().to_canonical()).into();
+        Self { id, principal: Principal::anonymous(), listener, peer, host, client_id: Arc::default(), software: None, limit }
+    }
+
+    /// `client_id` as a request of this connection keeps it.
+    pub(super) fn client_id(&mut self, client_id: &str) -> Arc<str> {
+        if *self.client_id != *client_id {
+            self.client_id = client_id.into();
+        }
+        self.client_id.clone()
     }
 }
 

@@ -3,13 +3,14 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 use tracing::{debug, error};
 
 use super::Shared;
 use super::context::{Connection, RequestContext};
+use super::handlers::produce::Produced;
 use super::handlers::{api_versions, configs, fetch, groups, init_producer_id, list_offsets, metadata, produce, topics};
 use super::response::Response as Frame;
 use crate::coordinator;
@@ -29,7 +30,7 @@ pub(super) enum Answer {
 }
 
 /// Starts one request. Appends of a Produce have happened when this returns.
-pub(super) fn dispatch(shared: &Arc<Shared>, connection: &mut Connection, frame: Bytes) -> Answer {
+pub(super) fn dispatch(shared: &Arc<Shared>, connection: &mut Connection, mut frame: BytesMut) -> Answer {
     let header = match wire::check_request(&frame) {
         Ok(header) => header,
         Err(refused) => {
@@ -49,21 +50,24 @@ pub(super) fn dispatch(shared: &Arc<Shared>, connection: &mut Connection, frame:
         principal: connection.principal.clone(),
         listener: connection.listener,
         peer: connection.peer,
-        client_id: Arc::from(header.client_id.unwrap_or_default()),
+        client_id: connection.client_id(header.client_id.unwrap_or_default()),
         api_version: version,
         correlation_id: header.correlation_id,
     };
-    let body_offset = header.body_offset;
-    connection.limit.client_is_known();
-    let request = match wire::decode_checked_request(api_key, version, frame.slice(body_offset..)) {
-        Ok(request) => request,
-        Err(refused) => return Answer::Close(refused.to_string()),
-    };
+    let body = frame.split_off(header.body_offset);
     drop(frame);
+    connection.limit.client_is_known();
     let label = ApiLabel { request: apis::find(api_key).map_or("unknown", |api| api.name) };
     shared.metrics.requests.get_or_create(&label).inc();
     debug!(api = label.request, version, client_id = %ctx.client_id, "request");
     let timed = Timed { shared: shared.clone(), label, started: Instant::now() };
+    if api_key == apis::PRODUCE {
+        return start_produce(timed, &ctx, body);
+    }
+    let request = match wire::decode_checked_request(api_key, version, body.freeze()) {
+        Ok(request) => request,
+        Err(refused) => return Answer::Close(refused.to_string()),
+    };
     route(timed, connection, ctx, request)
 }
 
@@ -102,27 +106,33 @@ fn finish(encoded: Result<Bytes, wire::WireError>) -> Result<Frame, String> {
     })
 }
 
+/// Produce has a way of its own: nothing of it is decoded into owned messages, and its records are appended where they lie.
+fn start_produce(timed: Timed, ctx: &RequestContext, body: BytesMut) -> Answer {
+    match produce::produce(&timed.shared, ctx, body) {
+        Ok(Produced::Unanswered) => Answer::InOrder(Box::pin(std::future::ready(None))),
+        Ok(Produced::Answered(frame)) => {
+            timed.done();
+            finish(frame).map_or_else(Answer::Close, Answer::Now)
+        }
+        Ok(Produced::Waiting(answer)) => Answer::InOrder(Box::pin(async move {
+            let frame = finish(answer.await).unwrap_or_default();
+            timed.done();
+            Some(frame)
+        })),
+        Err(why) => Answer::Close(why),
+    }
+}
+
 fn route(timed: Timed, connection: &mut Connection, ctx: RequestContext, request: Request) -> Answer {
     let shared = timed.shared.clone();
     let group = coordinator::RequestContext {
         client_id: ctx.client_id.clone(),
-        client_host: Arc::from(format!("/{}", ctx.peer.ip().to_canonical())),
+        client_host: connection.host.clone(),
         api_version: ctx.api_version,
     };
     let groups = shared.groups.clone();
     match request {
-        Request::Produce(request) => match produce::produce(&shared, &ctx, request) {
-            Ok(Some(response)) => {
-                let (correlation_id, version) = (ctx.correlation_id, ctx.api_version);
-                Answer::InOrder(Box::pin(async move {
-                    let frame = finish(wire::encode_response(correlation_id, version, &response.await.into())).unwrap_or_default();
-                    timed.done();
-                    Some(frame)
-                }))
-            }
-            Ok(None) => Answer::InOrder(Box::pin(std::future::ready(None))),
-            Err(why) => Answer::Close(why),
-        },
+        Request::Produce(_) => Answer::Close("a Produce request took the way of the others".to_owned()),
         Request::Fetch(request) => {
             let (correlation_id, version) = (ctx.correlation_id, ctx.api_version);
             Answer::Alone(Box::pin(async move {

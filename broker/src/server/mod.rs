@@ -50,7 +50,7 @@ const LOADS_AT_ONCE: usize = 4;
 /// Memory for requests when `queued.max.request.bytes` is not set.
 const REQUEST_MEMORY: usize = 256 * 1024 * 1024;
 /// Memory for the newest batches of all logs together.
-const TAIL_CACHE: usize = 64 * 1024 * 1024;
+const TAIL_CACHE: usize = 24 * 1024 * 1024;
 
 /// What every request may use.
 pub(crate) struct Shared {
@@ -300,7 +300,11 @@ impl Broker {
 
     /// Completes, with the reason, when the broker cannot go on and the process must end.
     pub async fn fatal(&self) -> String {
-        self.shared.quorum.fatal().await
+        tokio::select! {
+            biased;
+            reason = self.shared.quorum.fatal() => reason,
+            reason = self.logs.until_all_offline() => format!("every log directory is offline: {reason}"),
+        }
     }
 
     /// Stops in order: accept nothing more, finish what was begun, flush, close.

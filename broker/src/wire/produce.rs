@@ -1,5 +1,7 @@
 //! Produce without building anything: a view of the request, and the response written by hand. Versions 3 to 13.
 
+use std::ops::Range;
+
 use bytes::{Bytes, BytesMut};
 use uuid::Uuid;
 
@@ -17,14 +19,14 @@ pub enum TopicKey<'a> {
     Id(Uuid),
 }
 
-/// A produce request where it lies; its records are slices of the frame.
+/// A produce request where it lies; its records are told as ranges of the body.
 #[derive(Debug, Clone)]
-pub struct ProduceView {
+pub struct ProduceView<'a> {
     /// −1: every in-sync replica; 1: the leader; 0: no answer at all. Others are for INVALID_REQUIRED_ACKS.
     pub acks: i16,
     /// How long to wait for the replicas, in milliseconds, as the client says.
     pub timeout_ms: i32,
-    body: Bytes,
+    body: &'a [u8],
     layout: Layout,
     transactional_id: Option<(usize, usize)>,
     topics: Span,
@@ -35,7 +37,7 @@ pub struct ProduceView {
 pub struct ProduceTopicView<'a> {
     /// Which topic.
     pub topic: TopicKey<'a>,
-    view: &'a ProduceView,
+    cursor: Cursor<'a>,
     partitions: Span,
 }
 
@@ -44,17 +46,17 @@ pub struct ProduceTopicView<'a> {
 pub struct ProducePartitionView {
     /// The partition's index, as the client says.
     pub index: i32,
-    /// Record batches, not yet looked at; `None` for null.
-    pub records: Option<Bytes>,
+    /// Where in the body the record batches lie, not yet looked at; `None` for null. Ranges ascend and do not overlap.
+    pub records: Option<Range<usize>>,
 }
 
-impl ProduceView {
+impl<'a> ProduceView<'a> {
     /// A view of a request body.
     ///
     /// # Errors
     /// As [`super::check_request`].
-    pub fn new(version: i16, body: Bytes) -> Result<ProduceView, WireError> {
-        check_request_body(PRODUCE, version, &body)?;
+    pub fn new(version: i16, body: &'a [u8]) -> Result<ProduceView<'a>, WireError> {
+        check_request_body(PRODUCE, version, body)?;
         ProduceView::of_checked(version, body)
     }
 
@@ -63,52 +65,48 @@ impl ProduceView {
     ///
     /// # Errors
     /// `UnsupportedVersion`; `Truncated` when the bytes were not checked.
-    pub fn of_checked(version: i16, body: Bytes) -> Result<ProduceView, WireError> {
+    pub fn of_checked(version: i16, body: &'a [u8]) -> Result<ProduceView<'a>, WireError> {
         let refuse = |problem| WireError { remaining: body.len(), ..WireError::of(PRODUCE, version, problem) };
         let api = apis::find(PRODUCE).ok_or_else(|| refuse(Problem::UnsupportedApi))?;
         if !api.accepts(version) {
             return Err(refuse(Problem::UnsupportedVersion { min: api.min, max: api.max }));
         }
         let layout = Layout { flexible: api.is_flexible(version), ids: version >= 13 };
-        let mut at = Cursor { bytes: &body, at: 0, layout };
+        let mut at = Cursor { bytes: body, at: 0, layout };
         let head = at.head().ok_or_else(|| refuse(Problem::Truncated { needed: 0 }))?;
         let (transactional_id, acks, timeout_ms, topics) = head;
         Ok(ProduceView { acks, timeout_ms, layout, transactional_id, topics, body })
     }
 
     /// The transactional id, when the producer is transactional.
-    pub fn transactional_id(&self) -> Option<&str> {
+    pub fn transactional_id(&self) -> Option<&'a str> {
         let (from, to) = self.transactional_id?;
         self.body.get(from..to).and_then(|bytes| std::str::from_utf8(bytes).ok())
     }
 
     /// The topics in the order of the request. A client may name one twice.
-    pub fn topics(&self) -> impl Iterator<Item = ProduceTopicView<'_>> {
-        let mut at = self.cursor(self.topics);
+    pub fn topics(&self) -> impl Iterator<Item = ProduceTopicView<'a>> + use<'a> {
+        let mut at = Cursor { bytes: self.body, at: self.topics.at, layout: self.layout };
         (0..self.topics.count).map_while(move |_| {
             let topic = at.topic_key()?;
             let partitions = at.span()?;
+            let cursor = at;
             for _ in 0..partitions.count {
                 at.partition()?;
             }
             at.skip_tags()?;
-            Some(ProduceTopicView { topic, view: self, partitions })
+            Some(ProduceTopicView { topic, cursor, partitions })
         })
-    }
-
-    fn cursor(&self, span: Span) -> Cursor<'_> {
-        Cursor { bytes: &self.body, at: span.at, layout: self.layout }
     }
 }
 
 impl<'a> ProduceTopicView<'a> {
     /// The partitions in the order of the request.
     pub fn partitions(&self) -> impl Iterator<Item = ProducePartitionView> + 'a {
-        let view = self.view;
-        let mut at = view.cursor(self.partitions);
+        let mut at = self.cursor;
         (0..self.partitions.count).map_while(move |_| {
             let (index, records) = at.partition()?;
-            Some(ProducePartitionView { index, records: records.map(|(from, to)| view.body.slice(from..to)) })
+            Some(ProducePartitionView { index, records: records.map(|(from, to)| from..to) })
         })
     }
 }
@@ -127,16 +125,17 @@ struct Layout {
 }
 
 /// Reads forward; `None` when the bytes end. A range it returns lies inside the bytes.
+#[derive(Debug, Clone, Copy)]
 struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
     layout: Layout,
 }
 
-type Range = (usize, usize);
+type Ends = (usize, usize);
 
 impl<'a> Cursor<'a> {
-    fn head(&mut self) -> Option<(Option<Range>, i16, i32, Span)> {
+    fn head(&mut self) -> Option<(Option<Ends>, i16, i32, Span)> {
         let length = self.string_length()?;
         let transactional_id = self.range(length)?;
         Some((transactional_id, i16::from_be_bytes(self.array()?), i32::from_be_bytes(self.array()?), self.span()?))
@@ -151,7 +150,7 @@ impl<'a> Cursor<'a> {
         std::str::from_utf8(self.bytes.get(from..to)?).ok().map(TopicKey::Name)
     }
 
-    fn partition(&mut self) -> Option<(i32, Option<Range>)> {
+    fn partition(&mut self) -> Option<(i32, Option<Ends>)> {
         let index = i32::from_be_bytes(self.array()?);
         let length = self.int32_length()?;
         let records = self.range(length)?;
@@ -200,7 +199,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// The next `length` bytes, or `Some(None)` for null.
-    fn range(&mut self, length: Option<usize>) -> Option<Option<Range>> {
+    fn range(&mut self, length: Option<usize>) -> Option<Option<Ends>> {
         let Some(length) = length else { return Some(None) };
         let end = self.at.checked_add(length).filter(|end| *end <= self.bytes.len())?;
         let from = std::mem::replace(&mut self.at, end);

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use futures::{FutureExt, StreamExt};
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::fetch_response::PartitionData;
 use kafka_protocol::messages::{BrokerId, FetchRequest, FetchResponse};
+use tokio::task::JoinError;
 use tokio::time::Instant;
 
 use super::{Consumer, ConsumerRecord, Position};
@@ -63,17 +63,17 @@ impl Consumer {
         for (leader, asked) in by_leader {
             self.busy.insert(leader);
             let (client, request) = (self.client.clone(), self.request(&asked));
-            self.fetching.push(Box::pin(async move {
+            self.fetching.spawn(async move {
                 let result = fetch(&client, leader, &request).await;
                 Fetched { leader, asked, result }
-            }));
+            });
         }
     }
 
     /// Takes what has arrived without waiting.
     pub(super) fn take_completed(&mut self) -> Result<(), Error> {
-        while let Some(Some(fetched)) = self.fetching.next().now_or_never() {
-            self.take_fetched(fetched)?;
+        while let Some(fetched) = self.fetching.try_join_next() {
+            self.take_fetched(whole(fetched))?;
         }
         Ok(())
     }
@@ -205,4 +205,9 @@ fn take_records(partition: &TopicPartition, position: &mut Position, data: Parti
         }
         position.fetch_from = position.fetch_from.max(header.next_offset());
     }
+}
+
+/// What a fetch brought; a panic in it goes on here. Fetches are aborted only together with the consumer.
+pub(super) fn whole(ended: Result<Fetched, JoinError>) -> Fetched {
+    ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }

@@ -3,21 +3,35 @@
 //! KIPs: 98 (idempotence), 467 (record errors), 516 (topic ids from version 13), 951 (leader hints: not given, a
 //! cluster has one broker). Transactions are not offered; a batch that says it is part of one is refused by the log.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::{Buf, Bytes, BytesMut};
 use futures::future::BoxFuture;
-use kafka_protocol::messages as m;
-use kafka_protocol::messages::produce_response::{BatchIndexAndErrorMessage, PartitionProduceResponse, TopicProduceResponse};
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use uuid::Uuid;
 
-use super::{Shared, text};
+use super::Shared;
 use crate::log::AppendError;
 use crate::model::Offset;
 use crate::replication::{Acks, Appended, Partition};
 use crate::server::context::{Operation, RequestContext, Resource};
-use crate::wire::ErrorCode;
+use crate::wire::produce::{
+    ProduceAnswer, ProducePartitionAnswer, ProducePartitionView, ProduceTopicAnswer, ProduceView, TopicKey, encode_produce_response,
+};
+use crate::wire::{ErrorCode, WireError};
+
+/// What becomes of a Produce.
+pub(crate) enum Produced {
+    /// With `acks=0` there is no answer.
+    Unanswered,
+    /// Nothing is to be waited for.
+    Answered(Result<Bytes, WireError>),
+    /// Appended; the answer waits until it is committed.
+    Waiting(BoxFuture<'static, Result<Bytes, WireError>>),
+}
 
 /// A partition whose append waits to be committed.
 struct Waiting {
@@ -27,89 +41,155 @@ struct Waiting {
     end_offset: Offset,
 }
 
-/// Appends every partition's batch at once, in order; the future waits for what `acks` asks and answers.
-///
-/// `None` is for `acks=0`, which has no answer.
+/// A topic as the request named it.
+enum Named {
+    Name(Box<str>),
+    Id(Uuid),
+}
+
+impl Named {
+    fn key(&self) -> TopicKey<'_> {
+        match self {
+            Self::Name(name) => TopicKey::Name(name),
+            Self::Id(id) => TopicKey::Id(*id),
+        }
+    }
+}
+
+impl From<TopicKey<'_>> for Named {
+    fn from(key: TopicKey<'_>) -> Self {
+        match key {
+            TopicKey::Name(name) => Self::Name(name.into()),
+            TopicKey::Id(id) => Self::Id(id),
+        }
+    }
+}
+
+/// The answer as it grows.
+struct Answers {
+    correlation_id: i32,
+    version: i16,
+    topics: Vec<(Named, Vec<ProducePartitionAnswer>)>,
+}
+
+impl Answers {
+    fn encode(mut self) -> Result<Bytes, WireError> {
+        let topics = self
+            .topics
+            .iter_mut()
+            .map(|(topic, partitions)| ProduceTopicAnswer { topic: topic.key(), partitions: std::mem::take(partitions) });
+        let answer = ProduceAnswer { topics: topics.collect(), ..ProduceAnswer::default() };
+        encode_produce_response(self.correlation_id, self.version, &answer)
+    }
+}
+
+/// Appends every partition's batch at once, in order, and answers, at once or when `acks` is satisfied. `body` has been walked.
 ///
 /// # Errors
 /// With `acks=0` there is no answer to put an error in: the connection must be closed, as Kafka does.
-pub(crate) fn produce(
-    shared: &Arc<Shared>,
-    ctx: &RequestContext,
-    request: m::ProduceRequest,
-) -> Result<Option<BoxFuture<'static, m::ProduceResponse>>, String> {
-    let acks = match request.acks {
+pub(crate) fn produce(shared: &Arc<Shared>, ctx: &RequestContext, mut body: BytesMut) -> Result<Produced, String> {
+    let view = ProduceView::of_checked(ctx.api_version, &body).map_err(|why| why.to_string())?;
+    let acks = match view.acks {
         -1 => Some(Acks::All),
         0 => Some(Acks::None),
         1 => Some(Acks::Leader),
         _ => None,
     };
+    let timeout = Duration::from_millis(u64::try_from(view.timeout_ms).unwrap_or(0));
+    let is_transactional = view.transactional_id().is_some();
+    type Asked = (Named, Vec<ProducePartitionView>);
+    let asked: Vec<Asked> = view.topics().map(|topic| (topic.topic.into(), topic.partitions().collect())).collect();
+
     let mut waiting = Vec::new();
     let mut failed = None;
-    let mut topics = Vec::with_capacity(request.topic_data.len());
-    let by_id = ctx.api_version >= 13;
+    let mut answers = Answers { correlation_id: ctx.correlation_id, version: ctx.api_version, topics: Vec::with_capacity(asked.len()) };
     let image = shared.image();
-    for (topic_at, topic) in request.topic_data.into_iter().enumerate() {
-        let found = if by_id { image.topic_by_id(&topic.topic_id) } else { image.topic(topic.name.as_str()) };
-        let mut answers = Vec::with_capacity(topic.partition_data.len());
-        for (partition_at, data) in topic.partition_data.into_iter().enumerate() {
-            let index = data.index;
+    let mut records_of = Carver { body_len: body.len(), gone: 0, rest: body.split() };
+    for (topic_at, (topic, partitions)) in asked.into_iter().enumerate() {
+        let (found, unknown) = match &topic {
+            Named::Name(name) => (image.topic(name), ErrorCode::UnknownTopicOrPartition),
+            Named::Id(id) => (image.topic_by_id(id), ErrorCode::UnknownTopicId),
+        };
+        let mut of_topic = Vec::with_capacity(partitions.len());
+        for (partition_at, ProducePartitionView { index, records }) in partitions.into_iter().enumerate() {
+            let records = records.map(|range| records_of.take(range)).unwrap_or_default();
             let appended = match (acks, found) {
                 (None, _) => Err(Failure::code(ErrorCode::InvalidRequiredAcks)),
-                (Some(_), _) if request.transactional_id.is_some() => {
+                (Some(_), _) if is_transactional => {
                     Err(Failure::new(ErrorCode::TransactionalIdAuthorizationFailed, "transactions are not offered by this version"))
                 }
-                (Some(_), None) => Err(Failure::code(if by_id { ErrorCode::UnknownTopicId } else { ErrorCode::UnknownTopicOrPartition })),
+                (Some(_), None) => Err(Failure::code(unknown)),
                 (Some(_), Some(found)) if !ctx.may(Operation::Write, Resource::Topic(&found.name)) => {
                     Err(Failure::code(ErrorCode::TopicAuthorizationFailed))
                 }
-                (Some(acks), Some(found)) => shared.replicas.partition(&found.id, index).map_err(Failure::code).and_then(|partition| {
-                    Ok((partition.append(data.records.unwrap_or_default(), acks).map_err(Failure::from)?, partition))
-                }),
+                (Some(acks), Some(found)) => shared
+                    .replicas
+                    .partition(&found.id, index)
+                    .map_err(Failure::code)
+                    .and_then(|partition| Ok((partition.append(records, acks).map_err(Failure::from)?, partition))),
             };
-            let answer = PartitionProduceResponse::default().with_index(index);
-            answers.push(match appended {
+            of_topic.push(match appended {
                 Ok((appended, partition)) => {
                     shared.metrics.messages_in.inc_by(appended.records);
                     shared.metrics.produce_bytes.inc_by(appended.bytes);
                     if acks == Some(Acks::All) && !partition.is_committed(appended.end_offset) {
                         waiting.push(Waiting { topic: topic_at, partition: partition_at, of: partition, end_offset: appended.end_offset });
                     }
-                    success(answer, &appended)
+                    success(index, &appended)
                 }
                 Err(failure) => {
                     failed.get_or_insert(failure.error);
-                    failure.answer(answer)
+                    failure.answer(index)
                 }
             });
         }
-        topics.push(TopicProduceResponse::default().with_name(topic.name).with_topic_id(topic.topic_id).with_partition_responses(answers));
+        answers.topics.push((topic, of_topic));
     }
     if acks == Some(Acks::None) {
-        return failed
-            .map_or(Ok(None), |error| Err(format!("Produce with acks=0 failed with {}; closing is the only way to say so", error.name())));
+        return failed.map_or(Ok(Produced::Unanswered), |error| {
+            Err(format!("Produce with acks=0 failed with {}; closing is the only way to say so", error.name()))
+        });
     }
-    let mut response = m::ProduceResponse::default().with_responses(topics);
-    let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
-    Ok(Some(Box::pin(async move {
-        if !waiting.is_empty() {
-            wait(&mut response, waiting, timeout).await;
-        }
-        response
+    if waiting.is_empty() {
+        return Ok(Produced::Answered(answers.encode()));
+    }
+    Ok(Produced::Waiting(Box::pin(async move {
+        wait(&mut answers, waiting, timeout).await;
+        answers.encode()
     })))
 }
 
+/// Cuts the records of each partition out of the request, without copying where they are most of it.
+struct Carver {
+    body_len: usize,
+    gone: usize,
+    rest: BytesMut,
+}
+
+impl Carver {
+    /// The records at `range`, which lies behind all that were taken before.
+    fn take(&mut self, range: Range<usize>) -> BytesMut {
+        let inside = range.start.checked_sub(self.gone).filter(|skipped| skipped.saturating_add(range.len()) <= self.rest.len());
+        let Some(skipped) = inside else { return BytesMut::new() };
+        self.rest.advance(skipped);
+        self.gone = range.end;
+        let records = self.rest.split_to(range.len());
+        // The log keeps the newest batches in memory: a small one would keep the whole request there.
+        if records.len().saturating_mul(2) < self.body_len { BytesMut::from(&records[..]) } else { records }
+    }
+}
+
 /// Waits until everything is committed, and writes an error into the answer of what is not in time.
-async fn wait(response: &mut m::ProduceResponse, mut waiting: Vec<Waiting>, timeout: Duration) {
+async fn wait(answers: &mut Answers, mut waiting: Vec<Waiting>, timeout: Duration) {
     let deadline = Instant::now() + timeout;
     let notify = Arc::new(Notify::new());
     for item in &waiting {
         item.of.waiters.register(item.end_offset, &notify);
     }
     let mut set = |item: &Waiting, error: ErrorCode| {
-        let answer = response.responses.get_mut(item.topic).and_then(|topic| topic.partition_responses.get_mut(item.partition));
+        let answer = answers.topics.get_mut(item.topic).and_then(|(_, partitions)| partitions.get_mut(item.partition));
         if let Some(answer) = answer {
-            *answer = PartitionProduceResponse::default().with_index(answer.index).with_error_code(error as i16).with_base_offset(-1);
+            *answer = Failure::code(error).answer(answer.index);
         }
     };
     loop {
@@ -134,17 +214,23 @@ async fn wait(response: &mut m::ProduceResponse, mut waiting: Vec<Waiting>, time
     }
 }
 
-fn success(answer: PartitionProduceResponse, appended: &Appended) -> PartitionProduceResponse {
-    answer
-        .with_base_offset(appended.base_offset)
-        .with_log_append_time_ms(appended.log_append_time)
-        .with_log_start_offset(appended.log_start_offset)
+fn success(index: i32, appended: &Appended) -> ProducePartitionAnswer {
+    ProducePartitionAnswer {
+        index,
+        error_code: 0,
+        base_offset: appended.base_offset,
+        log_append_time_ms: appended.log_append_time,
+        log_start_offset: appended.log_start_offset,
+        record_errors: Vec::new(),
+        error_message: None,
+        current_leader: None,
+    }
 }
 
 struct Failure {
     error: ErrorCode,
     message: Option<String>,
-    records: Vec<BatchIndexAndErrorMessage>,
+    records: Vec<(i32, Option<String>)>,
 }
 
 impl Failure {
@@ -156,14 +242,17 @@ impl Failure {
         Self { error, message: Some(message.to_owned()), records: Vec::new() }
     }
 
-    fn answer(self, answer: PartitionProduceResponse) -> PartitionProduceResponse {
-        answer
-            .with_error_code(self.error as i16)
-            .with_base_offset(-1)
-            .with_log_append_time_ms(-1)
-            .with_log_start_offset(-1)
-            .with_record_errors(self.records)
-            .with_error_message(self.message.as_deref().map(text))
+    fn answer(self, index: i32) -> ProducePartitionAnswer {
+        ProducePartitionAnswer {
+            index,
+            error_code: self.error as i16,
+            base_offset: -1,
+            log_append_time_ms: -1,
+            log_start_offset: -1,
+            record_errors: self.records,
+            error_message: self.message,
+            current_leader: None,
+        }
     }
 }
 
@@ -172,15 +261,7 @@ impl From<crate::replication::AppendRefused> for Failure {
         match refused {
             crate::replication::AppendRefused::NotEnoughReplicas(why) => Self::new(ErrorCode::NotEnoughReplicas, &why.to_string()),
             crate::replication::AppendRefused::Log(error) => {
-                let records = error
-                    .record_errors()
-                    .iter()
-                    .map(|record| {
-                        BatchIndexAndErrorMessage::default()
-                            .with_batch_index(record.batch_index)
-                            .with_batch_index_error_message(Some(text(&record.message)))
-                    })
-                    .collect();
+                let records = error.record_errors().iter().map(|record| (record.batch_index, Some(record.message.clone()))).collect();
                 Self { error: code_of(&error), message: Some(error.to_string()), records }
             }
         }

@@ -30,10 +30,13 @@ fn produce_view_sees_what_the_codec_sees() {
             maker.body(schema::find(REQUESTS, 0).unwrap(), version);
             let body = Bytes::from(maker.bytes);
             let Ok(Request::Produce(request)) = decode_request(0, version, body.clone()) else { panic!("v{version} seed {seed}") };
-            let view = ProduceView::new(version, body.clone()).unwrap();
+            let view = ProduceView::new(version, &body).unwrap();
             assert_eq!(view.transactional_id(), request.transactional_id.as_ref().map(|id| id.as_str()));
             assert_eq!((view.acks, view.timeout_ms), (request.acks, request.timeout_ms));
-            let seen: Vec<_> = view.topics().map(|t| (t.topic, t.partitions().map(|p| (p.index, p.records)).collect::<Vec<_>>())).collect();
+            let seen: Vec<_> = view
+                .topics()
+                .map(|t| (t.topic, t.partitions().map(|p| (p.index, p.records.map(|range| body.slice(range)))).collect::<Vec<_>>()))
+                .collect();
             let expected: Vec<_> = request
                 .topic_data
                 .iter()
@@ -43,9 +46,6 @@ fn produce_view_sees_what_the_codec_sees() {
                 })
                 .collect();
             assert_eq!(seen, expected, "v{version} seed {seed}");
-            for records in seen.iter().flat_map(|(_, partitions)| partitions).filter_map(|(_, records)| records.as_ref()) {
-                assert!(records.is_empty() || body.as_ptr_range().contains(&records.as_ptr()), "records are not copied");
-            }
         }
     }
 }
@@ -58,8 +58,8 @@ fn produce_view_of_cut_bytes_ends_early() {
         maker.body(schema::find(REQUESTS, 0).unwrap(), version);
         let body = Bytes::from(maker.bytes);
         for end in 0..body.len() {
-            assert!(ProduceView::new(version, body.slice(..end)).is_err(), "v{version} cut at {end}");
-            if let Ok(view) = ProduceView::of_checked(version, body.slice(..end)) {
+            assert!(ProduceView::new(version, &body[..end]).is_err(), "v{version} cut at {end}");
+            if let Ok(view) = ProduceView::of_checked(version, &body[..end]) {
                 view.topics().for_each(|topic| topic.partitions().for_each(drop));
             }
         }

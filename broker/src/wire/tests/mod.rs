@@ -31,6 +31,18 @@ fn nothing_is_advertised_beyond_kafka_or_the_codec() {
 }
 
 #[test]
+fn the_readme_tells_what_is_served() {
+    let readme = include_str!("../../../../README.md");
+    for api in apis::APIS {
+        let versions = if api.min == api.max { api.min.to_string() } else { format!("{}–{}", api.min, api.max) };
+        assert!(readme.contains(&format!("| {} | {versions} |", api.name)), "README.md: {} {versions}", api.name);
+    }
+    let told = readme.lines().skip_while(|line| !line.starts_with("| API |")).skip(2).take_while(|line| line.starts_with('|'));
+    let cells: usize = told.map(|line| line.split('|').filter(|cell| cell.chars().any(char::is_alphabetic)).count()).sum();
+    assert_eq!(cells, apis::APIS.len(), "README.md tells of an API that is not served");
+}
+
+#[test]
 fn tables_are_sorted_by_key_so_that_they_can_be_searched() {
     assert!(apis::APIS.is_sorted_by(|a, b| a.key < b.key));
     assert!(REQUESTS.is_sorted_by(|a, b| a.key < b.key));
