@@ -1,6 +1,7 @@
 //! All logs of a broker: opening, making, deleting, upkeep, closing.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -196,7 +197,15 @@ impl LogManager {
         self.env
             .blocking(move || {
                 let Found { dir, topic, partition, path, recovery_point, start, high_watermark, clean } = found;
-                let offline = |topic_id, error| OfflineLog { topic: topic.clone(), partition, topic_id, error };
+                let offline = |topic_id, error| {
+                    // What the device cannot read is not the partition's fault alone; a file that is not there or too short is.
+                    if let LogError::Io { source, .. } = &error
+                        && !matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof)
+                    {
+                        dir.fence("open a log", source);
+                    }
+                    OfflineLog { topic: topic.clone(), partition, topic_id, error }
+                };
                 let topic_id = checkpoint::read_partition_metadata(&*dir.disk, &path).map_err(|error| offline(None, error))?;
                 let recovered = recover(&dir.disk, &path, recovery_point, start.max(recovery_point.min(start)), clean)
                     .map_err(|error| offline(Some(topic_id), error))?;

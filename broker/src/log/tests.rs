@@ -5,8 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::BytesMut;
+use futures::FutureExt;
 use letterbox_env::{DirEntry, Disk, Env, File, FileRef, OpenMode};
 use proptest::prelude::*;
 use tokio_util::sync::CancellationToken;
@@ -423,9 +425,10 @@ async fn crash_between_any_two_changes_loses_nothing_synced() {
 async fn failed_sync_fences_and_no_space_passes() {
     let dir = tempfile::tempdir().unwrap();
     let disk = FaultDisk::new();
-    let (_manager, log) = new_log(&disk.env(), dir.path(), small()).await;
+    let (manager, log) = new_log(&disk.env(), dir.path(), small()).await;
     append(&log, 0, &["a"]);
     log.sync().unwrap();
+    assert!(manager.until_all_offline().now_or_never().is_none());
     disk.fail_after(0, io::ErrorKind::StorageFull, false);
     let error = log.append(batch(1, &["b"]), &client(1)).unwrap_err();
     assert!(matches!(error, AppendError::LogDirFull { .. }) && error.code() == 56);
@@ -441,6 +444,8 @@ async fn failed_sync_fences_and_no_space_passes() {
     assert!(matches!(log.append(batch(3, &["d"]), &client(3)), Err(AppendError::LogDirOffline { .. })));
     log.sync().unwrap_err();
     assert_eq!((log.durable_end(), contents(&log).len()), (2, 3));
+    let reason = tokio::time::timeout(Duration::from_secs(10), manager.until_all_offline()).await.unwrap();
+    assert!(reason.contains(": sync: "), "{reason}");
 }
 
 #[derive(Default)]
