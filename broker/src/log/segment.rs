@@ -162,6 +162,13 @@ impl Segment {
         write_pending(files, indexes)
     }
 
+    /// Whether a batch lies where an entry of the offset index says; true without an entry.
+    fn is_indexed_right(&self, entry: Option<(u32, u32)>) -> io::Result<bool> {
+        let Some((relative, position)) = entry else { return Ok(true) };
+        let indexed = self.scan_from(u64::from(position))?.next();
+        Ok(indexed.is_some_and(|batch| batch.is_ok_and(|(_, header)| header.last_offset() == self.base + i64::from(relative))))
+    }
+
     /// Opens the indexes for recovery: keeps only what lies at or below `offset`; gives the position and offset
     /// to scan from. Without a usable index that is the segment's start.
     pub(super) fn cut_indexes(&self, offset: Offset, trusted: bool) -> io::Result<u64> {
@@ -174,7 +181,7 @@ impl Segment {
             return Ok(0);
         }
         write_pending(&files, &mut indexes)?;
-        if trusted {
+        if trusted && self.is_indexed_right(indexes.last_offset)? {
             return Ok(indexes.last_offset.map_or(0, |last| u64::from(last.1)));
         }
         // What was not synced may be anything: only an ascending prefix is kept, looked at entry by entry.
@@ -192,11 +199,8 @@ impl Segment {
             }
             (keep, last) = (keep + 1, Some(entry));
         }
-        if let Some((relative, position)) = last {
-            let indexed = self.scan_from(u64::from(position))?.next();
-            if !indexed.is_some_and(|batch| batch.is_ok_and(|(_, header)| header.last_offset() == self.base + i64::from(relative))) {
-                (keep, last) = (0, None);
-            }
+        if !self.is_indexed_right(last)? {
+            (keep, last) = (0, None);
         }
         (indexes.offsets, indexes.last_offset) = (keep, last);
         files.index.set_len(keep * OFFSET_ENTRY)?;
