@@ -94,7 +94,7 @@ impl LogDir {
     pub(super) fn set_read_only(&self, read_only: bool) {
         if self.read_only.swap(read_only, Ordering::Relaxed) != read_only {
             if read_only {
-                tracing::error!(dir = %self.path.display(), "log directory is read-only: its file system has no space above the reserve");
+                tracing::error!(dir = %self.path.display(), "log directory takes no appends: its file system has less free space than the reserve; free some, or grow the volume");
             } else {
                 tracing::info!(dir = %self.path.display(), "log directory takes appends again");
             }

@@ -112,7 +112,7 @@ pub enum AppendError {
         reason: Arc<str>,
     },
     /// No space; appends are taken again when there is.
-    #[error("log directory {dir} is read-only: its file system has no space above the reserve")]
+    #[error("log directory {dir} takes no appends: its file system has less free space than the reserve; free some, or grow the volume")]
     LogDirFull {
         /// The directory.
         dir: PathBuf,
