@@ -34,6 +34,7 @@ pub(super) struct Faults {
     /// Changes left before everything fails; negative: never.
     left: AtomicI64,
     changes: AtomicU64,
+    bytes_read: AtomicU64,
     kind: Mutex<Option<io::ErrorKind>>,
     sync_only: std::sync::atomic::AtomicBool,
 }
@@ -78,7 +79,9 @@ struct FaultFile(FileRef, Arc<Faults>);
 
 impl File for FaultFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.0.read_at(buffer, offset)
+        self.0.read_at(buffer, offset).inspect(|n| {
+            self.1.bytes_read.fetch_add(*n as u64, Ordering::Relaxed);
+        })
     }
     fn read_at_nowait(&self, buffer: &mut [u8], offset: u64) -> io::Result<Option<usize>> {
         self.0.read_at_nowait(buffer, offset)
@@ -274,6 +277,40 @@ async fn records_survive_a_clean_stop_and_a_kill() {
         assert_eq!(log.end_offset_for_epoch(0), Some((0, 200)));
         assert_eq!(append(&log, 5_000, &["c"]).base_offset, 200);
     }
+}
+
+#[tokio::test]
+async fn a_start_reads_little() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FaultDisk::new();
+    let opened = async || {
+        disk.faults.bytes_read.store(0, Ordering::Relaxed);
+        let manager = open(&disk.env(), dir.path()).await;
+        let log = manager.get(ID, 0).unwrap();
+        (manager, log, disk.faults.bytes_read.load(Ordering::Relaxed))
+    };
+    let value = "v".repeat(10_000);
+    // Segments of 16 MiB, 40 MiB in all: the last is half full.
+    let config = LogConfig { segment_bytes: 16 << 20, index_interval_bytes: 4096, ..small() };
+    let (manager, log) = new_log(&disk.env(), dir.path(), config).await;
+    for i in 0..4_000 {
+        append(&log, i, &[&value]);
+    }
+    drop(log);
+    manager.close().await.unwrap();
+    drop(manager);
+    let (manager, log, read) = opened().await;
+    assert!(read <= 1 << 20, "{read} bytes after a clean stop");
+    assert_eq!(log.end_offset(), 4_000);
+    // Killed with 3 MB past the recovery point: those are read, whole and then their headers in blocks of 8 KiB, and not the 40 MB before.
+    for i in 4_000..4_300 {
+        append(&log, i, &[&value]);
+    }
+    log.sync().unwrap();
+    drop((manager, log));
+    let (_manager, log, read) = opened().await;
+    assert!((3_000_000..9_000_000).contains(&read), "{read} bytes after a kill");
+    assert_eq!(log.end_offset(), 4_300);
 }
 
 #[tokio::test]
