@@ -38,6 +38,11 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
     let bootstrap = parsed.required("bootstrap-server")?.to_owned();
     let topic = parsed.required("topic")?.to_owned();
     parsed.exactly_one(&["num-records", "messages"], "Exactly one of the following arguments is required: [num-records], [messages]")?;
+    for (old, new) in [("messages", "num-records"), ("consumer.config", "command-config")] {
+        if parsed.has(old) {
+            writeln!(out, "Warning: --{old} is deprecated. Use --{new} instead.")?;
+        }
+    }
     let wanted: u64 = parsed.number("num-records")?.or(parsed.number("messages")?).unwrap_or(0);
     let timeout_ms: u64 = parsed.number("timeout")?.unwrap_or(10_000);
     let timeout = Duration::from_millis(timeout_ms);

@@ -46,6 +46,11 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
     if parsed.has("h") {
         return Err(Failure::Asked(parsed.usage));
     }
+    for (old, new) in [("producer-props", "command-property"), ("producer.config", "command-config")] {
+        if parsed.has(old) {
+            writeln!(out, "Option --{old} has been deprecated and will be removed in a future version. Use --{new} instead.")?;
+        }
+    }
     let topic = parsed.required("topic")?.to_owned();
     let count: u64 = parsed.number("num-records")?.ok_or_else(|| parsed.wrong("argument --num-records is required"))?;
     let throughput: f64 = parsed.number("throughput")?.ok_or_else(|| parsed.wrong("argument --throughput is required"))?;
