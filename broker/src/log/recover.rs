@@ -150,12 +150,13 @@ impl Recovered {
     /// Goes through the batches past the recovery point; the inner error is where and why they end.
     fn scan_segment(&mut self, segment: &Segment, recovery_point: Offset, clean: bool) -> std::io::Result<Result<(), (u64, String)>> {
         let start = if segment.size() == 0 { 0 } else { segment.cut_indexes(recovery_point.max(segment.base), clean)? };
+        // It was begun when the log ended there, even if compaction has removed what was in front of it.
+        self.end_offset = segment.base.max(self.end_offset);
         if segment.size() == 0 {
-            self.end_offset = segment.base.max(self.end_offset);
             return Ok(Ok(()));
         }
         let file = segment.files()?.log.clone();
-        let mut next = segment.base.max(self.end_offset);
+        let mut next = self.end_offset;
         for batch in Scan::new(file.clone(), start, segment.size()) {
             let (at, header) = match batch {
                 Ok(batch) => batch,
