@@ -8,6 +8,7 @@ use letterbox_broker::config::image_env::{self, MOUNTED_CONFIG, TopicToCreate};
 use letterbox_broker::config::{Config, parse_properties};
 use letterbox_broker::server::Broker;
 use letterbox_env::Env;
+use tracing::info;
 
 /// The configuration from `KAFKA_*` variables and the mounted file, and the topics to make once it runs.
 ///
@@ -26,7 +27,7 @@ pub(crate) fn configuration() -> anyhow::Result<(Config, Vec<TopicToCreate>)> {
     let environment: BTreeMap<String, String> = std::env::vars().collect();
     let image = image_env::from_environment(&environment, &file)?;
     for note in &image.notes {
-        eprintln!("letterbox: {note}");
+        info!("{note}");
     }
     let mut pairs: BTreeMap<String, String> =
         image.properties.iter().map(|(key, property)| (key.clone(), property.value.clone())).collect();

@@ -1,8 +1,9 @@
-//! Logs: one event a line, as text or JSON, on standard output.
+//! Logs: one event a line, as text or JSON, on standard output; why the process ends, on standard error.
 
 use std::io::IsTerminal;
 
 use anyhow::Context;
+use tracing::error;
 use tracing_subscriber::EnvFilter;
 
 /// What `--log-format` and `--log-level` say.
@@ -23,9 +24,19 @@ pub(crate) fn start(options: &Options) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(level).with_context(|| format!("--log-level {level}"))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
     if options.json {
-        builder.json().init();
+        builder.json().flatten_event(true).init();
     } else {
         builder.with_ansi(std::io::stdout().is_terminal()).init();
     }
     Ok(())
+}
+
+/// Says why the process ends, as text or JSON, whatever the level and whether or not logging has started.
+pub(crate) fn say_refusal(error: &anyhow::Error, json: bool) {
+    if json {
+        let once = tracing_subscriber::fmt().json().flatten_event(true).with_target(false).with_writer(std::io::stderr).finish();
+        tracing::subscriber::with_default(once, || error!("{error:#}"));
+    } else {
+        eprintln!("letterbox: {error:#}");
+    }
 }

@@ -29,21 +29,22 @@ fn main() -> ExitCode {
         Ok(command) => command,
         Err(end) => return end.say(),
     };
-    let result = match command {
+    let (json, result) = match command {
         args::Command::Tool { name, arguments } => return run_tool(&name, arguments),
         args::Command::Broker { config, overrides, log } => {
-            read_config(&config, &overrides).and_then(|config| run_broker(config, Vec::new(), log))
+            let config = logging::start(&log).and_then(|()| read_config(&config, &overrides));
+            (log.json, config.and_then(|config| run_broker(config, Vec::new())))
         }
-        args::Command::Container { log } => container::configuration().and_then(|(config, topics)| run_broker(config, topics, log)),
-        args::Command::Up(up) => run_up(up),
+        args::Command::Container { log } => {
+            let configuration = logging::start(&log).and_then(|()| container::configuration());
+            (log.json, configuration.and_then(|(config, topics)| run_broker(config, topics)))
+        }
+        args::Command::Up(up) => (false, run_up(up)),
     };
-    match result {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("letterbox: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    result.unwrap_or_else(|error| {
+        logging::say_refusal(&error, json);
+        ExitCode::FAILURE
+    })
 }
 
 /// Runs one of Kafka's tools. One thread is enough for it, and starts fastest.
@@ -83,12 +84,7 @@ fn read_config(path: &Path, overrides: &[(String, String)]) -> anyhow::Result<Co
     Config::from_pairs(pairs.into_iter().chain(overrides.iter().cloned())).with_context(|| format!("{}", path.display()))
 }
 
-fn run_broker(
-    config: Config,
-    topics: Vec<letterbox_broker::config::image_env::TopicToCreate>,
-    log: logging::Options,
-) -> anyhow::Result<ExitCode> {
-    logging::start(&log)?;
+fn run_broker(config: Config, topics: Vec<letterbox_broker::config::image_env::TopicToCreate>) -> anyhow::Result<ExitCode> {
     raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let code = runtime.block_on(async {
@@ -126,6 +122,7 @@ fn run_up(options: letterbox_operator::up::UpOptions) -> anyhow::Result<ExitCode
 }
 
 /// Connections and segments need descriptors; the soft limit is only a default.
+#[expect(clippy::disallowed_methods, reason = "the limit is this process's own")]
 fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);

@@ -4,16 +4,12 @@
 
 mod common;
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::Write;
 
-use common::{Broker, kcat};
-
-fn connect(broker: &Broker) -> TcpStream {
-    let stream = TcpStream::connect(broker.address).unwrap();
-    stream.set_read_timeout(Some(common::PATIENCE)).unwrap();
-    stream
-}
+use common::{Broker, ask, is_closed, read_frame};
+use kafka_protocol::messages as m;
+use kafka_protocol::protocol::StrBytes;
+use letterbox_broker::wire::Response;
 
 /// A frame: api key, version, correlation id 7, client id "t", and the rest as it is.
 fn frame(api_key: i16, version: i16, rest: &[u8]) -> Vec<u8> {
@@ -28,20 +24,8 @@ fn frame(api_key: i16, version: i16, rest: &[u8]) -> Vec<u8> {
     frame
 }
 
-fn read_frame(stream: &mut TcpStream) -> Vec<u8> {
-    let mut size = [0; 4];
-    stream.read_exact(&mut size).unwrap();
-    let mut frame = vec![0; usize::try_from(i32::from_be_bytes(size)).unwrap()];
-    stream.read_exact(&mut frame).unwrap();
-    frame
-}
-
-fn is_closed(stream: &mut TcpStream) -> bool {
-    matches!(stream.read(&mut [0; 16]), Ok(0)) || stream.read(&mut [0; 16]).is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset)
-}
-
 #[test]
-fn hostile_bytes_close_the_connection_and_are_said_in_the_log() {
+fn hostile_bytes_close_the_connection_and_are_one_line_in_the_log() {
     let dir = tempfile::tempdir().unwrap();
     let broker = Broker::start(dir.path(), "");
     let count_of_2_31 = [0x7f, 0xff, 0xff, 0xff];
@@ -61,31 +45,64 @@ fn hostile_bytes_close_the_connection_and_are_said_in_the_log() {
         ("an unknown API", frame(999, 0, &[]), "999"),
         ("a version that was removed", frame(1, 0, &[0; 20]), "Fetch"),
         ("an empty frame", vec![0, 0, 0, 0], "no request is that short"),
+        ("half a frame", known[..9].to_vec(), "middle of a request (9 of 15 bytes)"),
+        ("half a length", known[..2].to_vec(), "middle of a request (2 of 4 bytes)"),
     ];
+    let mut neighbour = broker.connect();
+    let mut expected = Vec::new();
     for (name, bytes, said) in cases {
-        let mut stream = connect(&broker);
+        let mut stream = broker.connect();
+        expected.push((name, stream.local_addr().unwrap().to_string(), said));
         stream.write_all(&bytes).unwrap();
-        if bytes.starts_with(&known) {
+        if known.starts_with(&bytes) {
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+        } else if bytes.starts_with(&known) {
             read_frame(&mut stream);
         }
         assert!(is_closed(&mut stream), "{name}: the connection is still open");
+        // Who was there before is served, and who comes after.
+        for client in [&mut neighbour, &mut broker.connect()] {
+            ask(client, 0, m::ApiVersionsRequest::default());
+        }
+    }
+    let log = broker.stop_and_read_log();
+    for (name, peer, said) in expected {
+        let lines: Vec<&String> = log.iter().filter(|line| line.split(' ').any(|word| word.ends_with(&peer))).collect();
+        assert_eq!(lines.len(), 1, "{name}: {lines:?}");
+        assert!(lines[0].contains(said), "{name}: {lines:?}");
+    }
+}
+
+/// A broker does not hold more than a small frame for a peer that has not shown that it speaks the protocol.
+#[test]
+fn a_large_frame_is_for_clients_that_are_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path(), "");
+    let mebibyte = (1i32 << 20).to_be_bytes();
+    for (name, first, said) in [
+        ("nothing before", None, "allowed are 524288 before the first valid request"),
+        // Answered, so that the client can ask again; nothing behind its first eight bytes was looked at.
+        ("ApiVersions from the future", Some(frame(18, 127, &[0xff; 20])), "allowed are 524288 before the first valid request"),
+        ("ApiVersions", Some(frame(18, 0, &[])), "(8 of 1048580 bytes)"),
+    ] {
+        let mut stream = broker.connect();
+        if let Some(first) = first {
+            stream.write_all(&first).unwrap();
+            read_frame(&mut stream);
+        }
+        stream.write_all(&[mebibyte, [0; 4]].concat()).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        assert!(is_closed(&mut stream), "{name}");
         let line = broker.wait_for_line("connection closed");
         assert!(line.contains(said), "{name}: {line}");
     }
-    // Half a frame and gone.
-    let mut stream = connect(&broker);
-    stream.write_all(&frame(18, 0, &[])[..9]).unwrap();
-    drop(stream);
-    assert!(broker.wait_for_line("connection closed").contains("middle of a request"));
-    // And everybody else is served.
-    kcat(&broker, &["-L"], "");
 }
 
 #[test]
 fn too_new_api_versions_is_answered_in_version_0() {
     let dir = tempfile::tempdir().unwrap();
     let broker = Broker::start(dir.path(), "");
-    let mut stream = connect(&broker);
+    let mut stream = broker.connect();
     // A flexible header of version 127 with tags nobody knows.
     stream.write_all(&frame(18, 127, &[0, 5, b'x'])).unwrap();
     let answer = read_frame(&mut stream);
@@ -110,7 +127,7 @@ fn too_new_api_versions_is_answered_in_version_0() {
 fn pipelined_requests_are_answered_in_their_order() {
     let dir = tempfile::tempdir().unwrap();
     let broker = Broker::start(dir.path(), "");
-    let mut stream = connect(&broker);
+    let mut stream = broker.connect();
     let mut all = Vec::new();
     for id in 0..200i32 {
         let mut one = if id % 2 == 0 { frame(18, 0, &[]) } else { frame(3, 1, &[0, 0, 0, 0]) };
@@ -120,5 +137,32 @@ fn pipelined_requests_are_answered_in_their_order() {
     stream.write_all(&all).unwrap();
     for id in 0..200i32 {
         assert_eq!(read_frame(&mut stream)[..4], id.to_be_bytes());
+    }
+}
+
+#[test]
+fn software_names_that_kafka_refuses_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path(), "");
+    let cases: &[(&'static str, &'static str, i16)] = &[
+        ("apache-kafka-java", "4.4.0", 0),
+        ("librdkafka", "2.15.0-rc1", 0),
+        ("", "1.0", 42),
+        ("librdkafka", "", 42),
+        ("-kafka", "1.0", 42),
+        ("my client", "1.0", 42),
+        ("client", "1.0 beta", 42),
+        ("client\n2026 INFO all is well", "1.0", 42),
+    ];
+    let mut stream = broker.connect();
+    for version in [3, 4] {
+        for (name, software_version, expected) in cases {
+            let request = m::ApiVersionsRequest::default()
+                .with_client_software_name(StrBytes::from_static_str(name))
+                .with_client_software_version(StrBytes::from_static_str(software_version));
+            let Response::ApiVersions(answer) = ask(&mut stream, version, request) else { unreachable!() };
+            assert_eq!(answer.error_code, *expected, "v{version} {name:?} {software_version:?}");
+            assert_eq!(answer.api_keys.is_empty(), *expected != 0);
+        }
     }
 }

@@ -355,6 +355,7 @@ fn the_same_seed_gives_the_same_run() {
             panic!("runs part at event {line}:\n  {ours}\n  {theirs}");
         }
         assert_eq!(first.hash(), second.hash());
+        #[allow(clippy::disallowed_methods, reason = "the test is run once more as another process")]
         let mut again = std::process::Command::new(std::env::current_exe().unwrap());
         again.args(["--exact", NAME, "--nocapture"]).env("PRINT_TRACE_HASH", "1").env("SEED", seed.to_string());
         let text = String::from_utf8(again.output().unwrap().stdout).unwrap();

@@ -164,6 +164,7 @@ fn the_same_seed_gives_the_same_trace_twice_in_one_process() {
 
 /// Runs this test program once more for one seed and compares what it prints.
 #[test]
+#[allow(clippy::disallowed_methods, reason = "the test is run once more as another process")]
 fn the_same_seed_gives_the_same_trace_in_a_fresh_process() {
     let ours = chaos(3, false).hash();
     if std::env::var_os("PRINT_TRACE_HASH").is_some() {

@@ -125,6 +125,19 @@ impl Config {
         {
             return Err(Problem::value("inter.broker.listener.name", name, "is not the name of a client listener in listeners"));
         }
+        if !or_default("group.coordinator.rebalance.protocols").split(',').any(|name| name.trim() == "classic") {
+            let given = or_default("group.coordinator.rebalance.protocols");
+            return Err(Problem::value("group.coordinator.rebalance.protocols", given, "must hold classic; this version offers no other"));
+        }
+        for (less, more) in [
+            ("group.min.session.timeout.ms", "group.max.session.timeout.ms"),
+            ("log.cleaner.min.compaction.lag.ms", "log.cleaner.max.compaction.lag.ms"),
+        ] {
+            let number = |name| or_default(name).parse::<i64>().unwrap_or_default();
+            if number(less) > number(more) {
+                return Err(Problem::value(less, or_default(less), format!("must not be more than {more}={}", or_default(more))));
+            }
+        }
         let advertised = Self::advertised(get("advertised.listeners"), &listeners, &controller_names)?;
         Self::check_quorum(node_id, get("controller.quorum.voters"), get("controller.quorum.bootstrap.servers"))?;
 
@@ -255,6 +268,13 @@ impl Config {
         self.entry(name).value.is_some_and(|value| value.eq_ignore_ascii_case("true"))
     }
 
+    /// Whether clients are told localhost because nothing says what else to tell them.
+    #[must_use]
+    pub fn advertises_localhost(&self) -> bool {
+        let told = |(listener, advertised): (&Endpoint, &Endpoint)| advertised.host == "localhost" && listener.host != "localhost";
+        !self.set.contains_key("advertised.listeners") && self.listeners.iter().zip(&self.advertised).any(told)
+    }
+
     /// The settings of the file that have nothing to act on, each with the reason: logged at start.
     #[must_use]
     pub fn without_effect(&self) -> Vec<(&str, &'static str)> {
@@ -308,7 +328,13 @@ mod tests {
             ("cluster.id=short", "22 characters"),
             ("admin.listener=here", "host:port"),
             ("listener.security.protocol.map=PLAINTEXT:SSL,CONTROLLER:PLAINTEXT", "asks for SSL"),
-            ("no.such.key=1", "no.such.key: unknown setting"),
+            ("group.coordinator.rebalance.protocols=consumer", "must hold classic"),
+            ("group.min.session.timeout.ms=1800001", "must not be more than group.max.session.timeout.ms=1800000"),
+            (
+                "log.cleaner.max.compaction.lag.ms=5\nlog.cleaner.min.compaction.lag.ms=6",
+                "log.cleaner.min.compaction.lag.ms=6: must not be more",
+            ),
+            ("no.such.key=1", "no.such.key=1: unknown setting"),
         ] {
             let message = refused(change);
             assert!(message.contains(said), "{change}: {message}");

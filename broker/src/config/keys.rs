@@ -59,10 +59,12 @@ pub enum Problem {
         text: String,
     },
     /// A key that nobody knows.
-    #[error("{key}: unknown setting{}", .near.map(|near| format!("; did you mean {near}?")).unwrap_or_default())]
+    #[error("{key}={value}: unknown setting{}", .near.map(|near| format!("; did you mean {near}?")).unwrap_or_default())]
     UnknownKey {
         /// As written.
         key: String,
+        /// As written.
+        value: String,
         /// The known key that is nearest in spelling.
         near: Option<&'static str>,
     },
@@ -161,7 +163,11 @@ pub const KEYS: &[Key] = &[
         ":9644",
         "Where health, readiness and metrics are served over HTTP, as host:port; none switches it off. Letterbox's own key.",
     ),
-    unset("advertised.listeners", Kind::List, "What clients are told to connect to; the listeners themselves when not set."),
+    unset(
+        "advertised.listeners",
+        Kind::List,
+        "What clients are told to connect to; when not set the listeners themselves, with localhost for all addresses.",
+    ),
     key("auto.create.topics.enable", Kind::Bool, "true", "Make a topic when a client that allows it asks for one that is not there."),
     idle("auto.leader.rebalance.enable", Kind::Bool, "true", ONE_BROKER),
     idle("background.threads", Kind::Int(1, I32), "10", THREADS),
@@ -261,7 +267,7 @@ pub const KEYS: &[Key] = &[
         "log.flush.scheduler.interval.ms",
         Kind::Int(0, I64),
         "9223372036854775807",
-        Effect::None("records are flushed before they are acknowledged"),
+        Effect::None("nothing is flushed by the clock; log.flush.on.ack says whether an answer waits for it"),
     ),
     key("log.index.interval.bytes", Kind::Int(0, I32), "4096", "Bytes of records for each index entry."),
     key("log.index.size.max.bytes", Kind::Int(4, I32), "10485760", "Largest index of a segment."),
@@ -313,7 +319,7 @@ pub const KEYS: &[Key] = &[
     idle("replica.lag.time.max.ms", Kind::Int(1, I64), "30000", ONE_BROKER),
     idle("share.coordinator.state.topic.min.isr", Kind::Int(1, 32767), "2", SHARE),
     idle("share.coordinator.state.topic.replication.factor", Kind::Int(1, 32767), "3", SHARE),
-    key("socket.listen.backlog.size", Kind::Int(1, I32), "1024", "Connections that wait to be accepted (Kafka: 50)."),
+    idle("socket.listen.backlog.size", Kind::Int(1, I32), "1024", Effect::None("1024 connections may always wait to be accepted")),
     idle("socket.receive.buffer.bytes", Kind::Int(-1, I32), "102400", Effect::None("the system sizes socket buffers by itself")),
     key("socket.request.max.bytes", Kind::Int(1, I32), "104857600", "Largest request."),
     idle("socket.send.buffer.bytes", Kind::Int(-1, I32), "102400", Effect::None("the system sizes socket buffers by itself")),
@@ -406,7 +412,7 @@ pub fn check(name: &str, value: &str) -> Result<&'static Key, Problem> {
         None if UNSUPPORTED.iter().any(|known| name.starts_with(known)) => {
             Err(Problem::Unsupported { key: name.to_owned(), value: value.to_owned() })
         }
-        None => Err(Problem::UnknownKey { key: name.to_owned(), near: nearest(name) }),
+        None => Err(Problem::UnknownKey { key: name.to_owned(), value: value.to_owned(), near: nearest(name) }),
     }
 }
 
@@ -452,7 +458,7 @@ mod tests {
             ("num.partitions", "0", "num.partitions=0: must be a whole number from 1 to 2147483647"),
             ("num.partitions", "many", "num.partitions=many: must be a whole number from 1 to 2147483647"),
             ("log.cleanup.policy", "shred", "log.cleanup.policy=shred: must be a list of compact, delete"),
-            ("num.partition", "1", "num.partition: unknown setting; did you mean num.partitions?"),
+            ("num.partition", "1", "num.partition=1: unknown setting; did you mean num.partitions?"),
             (
                 "ssl.keystore.location",
                 "/x",

@@ -11,15 +11,18 @@ pub fn log_config(topic: &TopicConfig) -> LogConfig {
     let small = |key| u32::try_from(topic.number(key)).unwrap_or(u32::MAX);
     let level = |key| i32::try_from(topic.number(key)).ok();
     let codec = |codec, level| CompressionType::Broker { codec, level };
+    let cleanup_policy = CleanupPolicy { delete: topic.has("cleanup.policy", "delete"), compact: topic.has("cleanup.policy", "compact") };
+    // Only sealed segments are compacted, so a segment must not stay open for longer than a record may stay uncompacted.
+    let open_ms_max = if cleanup_policy.compact { topic.number("max.compaction.lag.ms") } else { i64::MAX };
     LogConfig {
         segment_bytes: bytes("segment.bytes"),
-        segment_ms: topic.number("segment.ms"),
+        segment_ms: topic.number("segment.ms").min(open_ms_max),
         retention_ms: topic.number("retention.ms"),
         retention_bytes: topic.number("retention.bytes"),
         max_message_bytes: usize::try_from(topic.number("max.message.bytes")).unwrap_or(usize::MAX),
         index_interval_bytes: small("index.interval.bytes"),
         segment_index_bytes: small("segment.index.bytes"),
-        cleanup_policy: CleanupPolicy { delete: topic.has("cleanup.policy", "delete"), compact: topic.has("cleanup.policy", "compact") },
+        cleanup_policy,
         min_cleanable_dirty_permille: permille(topic.fraction("min.cleanable.dirty.ratio")),
         delete_retention_ms: topic.number("delete.retention.ms"),
         min_compaction_lag_ms: topic.number("min.compaction.lag.ms"),

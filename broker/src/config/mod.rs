@@ -1,7 +1,7 @@
 //! What an operator of a broker can set: `server.properties` with Kafka's names.
 //!
-//! [`keys`] and [`topic`] are the two tables (name, type, default, range, meaning) that parsing, refusal,
-//! `DescribeConfigs` and the reference page are made from. [`Config`] is the typed result. A key of
+//! [`keys`] and [`topic`] are the two tables (name, type, default, range, meaning) that parsing, refusal and
+//! `DescribeConfigs` are made from. [`Config`] is the typed result. A key of
 //! Kafka's that has no meaning here is accepted only with a reason that is logged at start; a key that
 //! would promise something this version does not do is refused by name.
 

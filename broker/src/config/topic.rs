@@ -132,32 +132,90 @@ impl TopicConfig {
     }
 }
 
+/// The broker keys that stand for a topic key that is not set, the first that is set before the others, each with how many milliseconds
+/// or things one of it is.
+#[must_use]
+pub fn broker_keys(key: &TopicKey) -> Vec<(&'static str, i64)> {
+    match key.synonym {
+        "log.retention.ms" => vec![("log.retention.ms", 1), ("log.retention.minutes", 60_000), ("log.retention.hours", 3_600_000)],
+        "log.roll.ms" => vec![("log.roll.ms", 1), ("log.roll.hours", 3_600_000)],
+        name => vec![(name, 1)],
+    }
+}
+
 /// The broker's value that stands for a topic key that is not set, with where it comes from. Kafka's
 /// hours and minutes are counted in milliseconds.
 #[must_use]
 pub fn broker_value(config: &Config, key: &TopicKey) -> Entry {
-    let scaled: &[(&str, i64)] = match key.synonym {
-        "log.retention.ms" => &[("log.retention.ms", 1), ("log.retention.minutes", 60_000), ("log.retention.hours", 3_600_000)],
-        "log.roll.ms" => &[("log.roll.ms", 1), ("log.roll.hours", 3_600_000)],
-        "log.flush.interval.ms" => &[("log.flush.interval.ms", 1)],
-        name => return config.entry(name),
-    };
-    for (name, factor) in scaled {
+    for (name, factor) in broker_keys(key) {
         let entry = config.entry(name);
-        if let Some(n) = entry.value.as_deref().and_then(|value| value.trim().parse::<i64>().ok()) {
-            let value = if n < 0 { -1 } else { n.saturating_mul(*factor) };
-            return Entry { value: Some(value.to_string()), ..entry };
+        let scaled = entry.value.as_deref().filter(|_| factor > 1).and_then(|value| value.parse::<i64>().ok());
+        match scaled {
+            Some(n) => return Entry { value: Some(if n < 0 { -1 } else { n.saturating_mul(factor) }.to_string()), ..entry },
+            None if entry.value.is_some() => return entry,
+            None => {}
         }
     }
+    // Without a value in the whole table it is one of Kafka's numbers that mean never.
     Entry { name: key.synonym, value: Some(I64.to_string()), is_set: false }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use letterbox_env::{Disk, Env};
+
     use super::*;
+    use crate::config::keys;
 
     fn config(extra: &str) -> Config {
         Config::parse(&format!("node.id=1\nprocess.roles=broker,controller\ncontroller.listener.names=CONTROLLER\ncontroller.quorum.voters=1@localhost:9093\nlisteners=PLAINTEXT://:9092,CONTROLLER://:9093\n{extra}")).unwrap()
+    }
+
+    #[test]
+    fn a_record_stays_uncompacted_no_longer_than_asked() {
+        let log = |overrides: &[(&str, &str)]| {
+            let overrides = overrides.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            crate::config::log_config(&TopicConfig::resolve(&config(""), &overrides))
+        };
+        assert_eq!(log(&[("max.compaction.lag.ms", "60000")]).segment_ms, 604_800_000);
+        assert_eq!(log(&[("max.compaction.lag.ms", "60000"), ("cleanup.policy", "compact")]).segment_ms, 60_000);
+        assert_eq!(log(&[("max.compaction.lag.ms", "60000"), ("cleanup.policy", "compact"), ("segment.ms", "5")]).segment_ms, 5);
+    }
+
+    /// A key is read by its own name, or through the topic key that it is the default of.
+    #[test]
+    fn what_is_said_to_act_is_read_somewhere() {
+        fn sources(disk: &dyn Disk, folder: &Path, into: &mut String) {
+            for entry in disk.list(folder).unwrap() {
+                let path = folder.join(&entry.name);
+                if path.ends_with("config/keys.rs") || entry.name.starts_with("tests") {
+                    continue;
+                }
+                if entry.is_dir {
+                    sources(disk, &path, into);
+                } else {
+                    let text = String::from_utf8(disk.read(&path).unwrap()).unwrap();
+                    into.push_str(text.split("#[cfg(test)]").next().unwrap());
+                }
+            }
+        }
+        let mut text = String::new();
+        sources(&*Env::real().disk, &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut text);
+        let rows = text.find("pub const KEYS").unwrap()..text.find("const UNSUPPORTED").unwrap();
+        text.replace_range(rows, "");
+        let is_read = |name: &str| text.contains(&format!("\"{name}\""));
+        // A key with one value has nothing to read.
+        let acts = |key: &&keys::Key| key.effect == keys::Effect::Honoured && !matches!(key.kind, Kind::Word([_]));
+        for key in keys::KEYS.iter().filter(acts) {
+            let through_topics =
+                KEYS.iter().any(|topic| is_read(topic.name) && broker_keys(topic).iter().any(|(name, _)| *name == key.name));
+            assert!(is_read(key.name) || through_topics, "{} has no effect", key.name);
+        }
+        for topic in KEYS {
+            assert!(is_read(topic.name), "{} has no effect", topic.name);
+        }
     }
 
     #[test]

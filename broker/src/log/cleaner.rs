@@ -92,7 +92,9 @@ impl Log {
             total += segment.size();
             if is_dirty && segment.size() > 0 {
                 dirty += segment.size();
-                oldest.get_or_insert(max);
+                if oldest.is_none() {
+                    oldest = Some(segment.first_timestamp()?.unwrap_or(max));
+                }
             }
         }
         let overdue = oldest.is_some_and(|oldest| pass.now.saturating_sub(oldest) > config.max_compaction_lag_ms);

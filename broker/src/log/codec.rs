@@ -91,7 +91,7 @@ impl<R: Read> Read for Bounded<R> {
         self.left = self
             .left
             .checked_sub(n as u64)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::FileTooLarge, "the batch unpacks to more than max.decompressed.message.bytes"))?;
+            .ok_or_else(|| io::Error::new(io::ErrorKind::FileTooLarge, "the batch unpacks to more than a batch may"))?;
         Ok(n)
     }
 }

@@ -21,13 +21,14 @@ use super::tail_cache::CacheBudget;
 use super::{DurabilityObserver, Log, LogConfig, sync};
 use crate::model::{TimestampMs, TopicId};
 
+/// The metadata quorum's directory, which may lie in a log directory and holds no partition.
+pub const QUORUM_DIR: &str = "__cluster_metadata-0";
+
 /// Partitions opened or closed at the same time.
 const PARALLEL_MAX: usize = 8;
 const PROGRESS_EVERY: usize = 1000;
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
 /// Bytes after which a log's recovery point moves before its time.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
-const HIGH_WATERMARKS_EVERY: Duration = Duration::from_secs(5);
 const IDLE_EVERY: Duration = Duration::from_secs(60);
 /// `log.cleaner.backoff.ms`.
 const COMPACTION_EVERY: Duration = Duration::from_secs(15);
@@ -51,6 +52,10 @@ pub struct LogManagerOptions {
     pub producer_id_expiration_ms: i64,
     /// `log.retention.check.interval.ms`.
     pub retention_check_interval: Duration,
+    /// `log.flush.offset.checkpoint.interval.ms`.
+    pub recovery_point_interval: Duration,
+    /// `replica.high.watermark.checkpoint.interval.ms`.
+    pub high_watermark_interval: Duration,
 }
 
 impl LogManagerOptions {
@@ -66,6 +71,8 @@ impl LogManagerOptions {
             cleaner_keys_max: 1 << 20,
             producer_id_expiration_ms: 24 * 3_600_000,
             retention_check_interval: Duration::from_secs(300),
+            recovery_point_interval: Duration::from_secs(60),
+            high_watermark_interval: Duration::from_secs(5),
         }
     }
 }
@@ -144,8 +151,8 @@ impl LogManager {
         }
         let now = Instant::now();
         let upkeep = Upkeep {
-            next_checkpoint: now + CHECKPOINT_EVERY,
-            next_high_watermarks: now + HIGH_WATERMARKS_EVERY,
+            next_checkpoint: now + options.recovery_point_interval,
+            next_high_watermarks: now + options.high_watermark_interval,
             next_retention: now + Duration::from_secs(30),
             next_idle: now + IDLE_EVERY,
             next_compaction: now + COMPACTION_EVERY,
@@ -264,7 +271,8 @@ impl LogManager {
     pub async fn create(&self, topic: &str, topic_id: TopicId, partition: i32, config: LogConfig) -> Result<Arc<Log>, LogError> {
         let _one = self.changing.lock().await;
         let name = format!("{topic}-{partition}");
-        let taken = lock(&self.offline).iter().any(|offline| &*offline.topic == topic && offline.partition == partition);
+        let taken =
+            name == QUORUM_DIR || lock(&self.offline).iter().any(|offline| &*offline.topic == topic && offline.partition == partition);
         if taken || self.logs().iter().any(|log| (&**log.topic(), log.partition()) == (topic, partition)) {
             return Err(LogError::Exists(name));
         }
@@ -357,8 +365,8 @@ impl LogManager {
             }
             due
         };
-        let checkpoint = due(&mut upkeep.next_checkpoint, CHECKPOINT_EVERY);
-        let high_watermarks = due(&mut upkeep.next_high_watermarks, HIGH_WATERMARKS_EVERY);
+        let checkpoint = due(&mut upkeep.next_checkpoint, self.options.recovery_point_interval);
+        let high_watermarks = due(&mut upkeep.next_high_watermarks, self.options.high_watermark_interval);
         let retention = due(&mut upkeep.next_retention, self.options.retention_check_interval);
         let idle = due(&mut upkeep.next_idle, IDLE_EVERY);
         for log in self.logs() {
@@ -531,8 +539,7 @@ fn open_dir(disk: &Arc<dyn Disk>, path: &Path) -> Result<(Arc<LogDir>, FileRef, 
     let dir = Arc::new(LogDir::new(disk.clone(), path.into(), recovery_points.clone(), cleaned));
     let mut found = Vec::new();
     for entry in disk.list(path).during("list", path)?.into_iter().filter(|entry| entry.is_dir) {
-        // The metadata quorum's own directory.
-        if entry.name == "__cluster_metadata-0" {
+        if entry.name == QUORUM_DIR {
             continue;
         }
         if entry.name.ends_with("-delete") {

@@ -105,8 +105,9 @@ impl Log {
             dir_changed: true,
             file_end,
             reserve: 0,
-            first_timestamp: None,
-            opened_ms: now,
+            first_timestamp: found.first_timestamp,
+            // A restart makes no segment younger.
+            opened_ms: found.first_timestamp.filter(|first| (0..now).contains(first)).unwrap_or(now),
             bytes_since_sync: 0,
             bytes_since_checkpoint: found.bytes_scanned,
         };
@@ -612,7 +613,12 @@ impl Log {
         let (position, end) = match active.find(offset).map_err(malformed)? {
             Some((position, header)) => (position, header.base_offset.max(active.base)),
             // In a gap between two batches: the log ends where the one before it does, as recovery will see it.
-            None => active.end_of_batches(0, active.size(), offset).map_err(malformed)?.unwrap_or((0, active.base)),
+            None => active
+                .files()
+                .map_err(ReadError::from)
+                .and_then(|files| active.end_of_batches(&files, 0, active.size(), offset))
+                .map_err(malformed)?
+                .unwrap_or((0, active.base)),
         };
         // A batch is cut as a whole: the log may end before `offset`, and the recovery point may not lie past its end.
         self.lower_recovery_point(end)?;
@@ -628,6 +634,7 @@ impl Log {
                 Ok(())
             })
             .during("truncate", active.path(".log"))?;
+        inner.first_timestamp = active.first_timestamp().during("read", active.path(".log"))?;
         self.segments.store(Arc::new(segments));
         self.cut_state(&mut inner, end, position)
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use super::Log;
 use super::codec::decompress_all;
 use super::error::ReadError;
-use super::segment::Segment;
+use super::segment::{Files, Segment};
 use super::types::{ReadResult, Slice, TimestampOffset};
 use crate::model::{Offset, TimestampMs};
 use crate::wire::batch::{Batch, BatchHeader, RecordIter};
@@ -36,24 +36,39 @@ impl Log {
         Ok(cache.read(from, max_bytes, end, at_least_one_batch))
     }
 
+    /// As [`Log::read_from_disk`], but `None` instead of waiting for the device; also when anything is wrong, which is told there.
+    pub fn try_read_from_page_cache(&self, from: Offset, max_bytes: usize, end: Offset, at_least_one_batch: bool) -> Option<ReadResult> {
+        let in_memory = |segment: &Segment| segment.files_in_memory().map(Arc::new).ok_or_else(|| io::ErrorKind::WouldBlock.into());
+        self.read_with(in_memory, from, max_bytes, end, at_least_one_batch).ok()
+    }
+
     /// As [`Log::try_read_cached`], from the files. Blocks when they are cold. The content is not read: only
     /// headers, to find where batches begin.
     ///
     /// # Errors
     /// `OffsetOutOfRange`; `Corrupt`; `Io`.
     pub fn read_from_disk(&self, from: Offset, max_bytes: usize, end: Offset, at_least_one_batch: bool) -> Result<ReadResult, ReadError> {
-        self.retrying(|| {
-            let end = self.check_range(from, end)?;
-            let mut result = ReadResult { next_offset: from, ..ReadResult::default() };
-            let segments = self.segments.load_full();
-            let first = segments.partition_point(|segment| segment.base <= from).saturating_sub(1);
-            for segment in segments.iter().skip(first) {
-                if result.next_offset >= end || !read_segment(segment, &mut result, max_bytes, end, at_least_one_batch)? {
-                    break;
-                }
+        self.retrying(|| self.read_with(Segment::files, from, max_bytes, end, at_least_one_batch))
+    }
+
+    fn read_with(
+        &self,
+        files_of: impl Fn(&Segment) -> io::Result<Arc<Files>>,
+        from: Offset,
+        max_bytes: usize,
+        end: Offset,
+        at_least_one_batch: bool,
+    ) -> Result<ReadResult, ReadError> {
+        let end = self.check_range(from, end)?;
+        let mut result = ReadResult { next_offset: from, ..ReadResult::default() };
+        let segments = self.segments.load_full();
+        let first = segments.partition_point(|segment| segment.base <= from).saturating_sub(1);
+        for segment in segments.iter().skip(first) {
+            if result.next_offset >= end || !read_segment(segment, &*files_of(segment)?, &mut result, max_bytes, end, at_least_one_batch)? {
+                break;
             }
-            Ok(result)
-        })
+        }
+        Ok(result)
     }
 
     fn check_range(&self, from: Offset, end: Offset) -> Result<Offset, ReadError> {
@@ -160,14 +175,21 @@ fn record_in(
 }
 
 /// Adds what a segment has; tells whether the next segment is to be looked at.
-fn read_segment(segment: &Segment, result: &mut ReadResult, max_bytes: usize, end: Offset, at_least_one: bool) -> Result<bool, ReadError> {
-    let Some((start, first)) = segment.find(result.next_offset)? else { return Ok(true) };
+fn read_segment(
+    segment: &Segment,
+    files: &Files,
+    result: &mut ReadResult,
+    max_bytes: usize,
+    end: Offset,
+    at_least_one: bool,
+) -> Result<bool, ReadError> {
+    let Some((start, first)) = segment.find_in(files, result.next_offset)? else { return Ok(true) };
     if first.last_offset() >= end {
         return Ok(false);
     }
     let left = max_bytes.saturating_sub(result.bytes) as u64;
     let size = segment.size();
-    let found = segment.end_of_batches(start, size.min(start.saturating_add(left)), end)?;
+    let found = segment.end_of_batches(files, start, size.min(start.saturating_add(left)), end)?;
     let (stop, next_offset) = match found {
         Some(found) => found,
         None if at_least_one && result.bytes == 0 => (start + first.size() as u64, first.next_offset()),

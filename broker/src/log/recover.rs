@@ -14,7 +14,7 @@ use super::checkpoint::Epochs;
 use super::error::{IoContext, LogError};
 use super::producers::Producers;
 use super::segment::{INDEX_INTERVAL, Scan, Segment, file_name, offset_of};
-use crate::model::Offset;
+use crate::model::{Offset, TimestampMs};
 use crate::wire::batch::{ATTRIBUTES_AT, BatchHeader};
 
 const CHUNK: usize = 256 << 10;
@@ -27,6 +27,8 @@ pub struct Recovered {
     pub(super) end_offset: Offset,
     pub(super) epochs: Epochs,
     pub(super) producers: Producers,
+    /// As [`Segment::first_timestamp`] of the active segment.
+    pub(super) first_timestamp: Option<TimestampMs>,
     /// Bytes that were read and checked.
     pub bytes_scanned: u64,
     /// Bytes that were cut from the tail.
@@ -78,10 +80,14 @@ pub fn recover(disk: &Arc<dyn Disk>, dir: &Path, recovery_point: Offset, start: 
         end_offset: 0,
         epochs: Epochs::read(&**disk, dir)?,
         producers: Producers::default(),
+        first_timestamp: None,
         bytes_scanned: 0,
         bytes_cut: 0,
     };
     found.scan_tail(disk, dir, recovery_point, clean)?;
+    if let Some(active) = found.segments.last() {
+        found.first_timestamp = active.first_timestamp().during("read", active.path(".log"))?;
+    }
     found.epochs.truncate_from_end(found.end_offset);
     found.producers = read_producers(disk, dir, &found.segments, found.end_offset)?;
     Ok(found)

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use letterbox_env::{Disk, FileRef, OpenMode};
+use letterbox_env::{Disk, File, FileRef, OpenMode};
 
 use super::error::ReadError;
 use crate::model::{Offset, TimestampMs};
@@ -39,6 +39,33 @@ pub(super) struct Files {
     pub(super) log: FileRef,
     index: FileRef,
     timeindex: FileRef,
+}
+
+/// A file of which only what is in memory is read.
+struct InMemory(FileRef);
+
+impl File for InMemory {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.0.read_at_nowait(buffer, offset)?.ok_or_else(|| io::ErrorKind::WouldBlock.into())
+    }
+    fn read_at_nowait(&self, buffer: &mut [u8], offset: u64) -> io::Result<Option<usize>> {
+        self.0.read_at_nowait(buffer, offset)
+    }
+    fn write_at(&self, _parts: &[IoSlice<'_>], _offset: u64) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+    fn sync(&self) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+    fn set_len(&self, _len: u64) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+    fn as_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        self.0.as_fd()
+    }
 }
 
 #[derive(Default)]
@@ -105,6 +132,15 @@ impl Segment {
         let opened = Arc::new(Files { log, index: open(".index")?, timeindex: open(".timeindex")? });
         *files = Some(opened.clone());
         Ok(opened)
+    }
+
+    /// The files as they are in memory, when they are open and the indexes are known: a read of what is not there ends with `WouldBlock`.
+    pub(super) fn files_in_memory(&self) -> Option<Files> {
+        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        self.used.store(true, Ordering::Relaxed);
+        let is_known = self.indexes.try_lock().is_ok_and(|indexes| indexes.loaded);
+        let in_memory = |file: &FileRef| Arc::new(InMemory(file.clone())) as FileRef;
+        is_known.then(|| Files { log: in_memory(&files.log), index: in_memory(&files.index), timeindex: in_memory(&files.timeindex) })
     }
 
     /// Closes the files when nobody asked for them since the last call.
@@ -308,24 +344,25 @@ impl Segment {
     }
 
     /// Where to begin to look for the batch that holds `offset`.
-    fn position_before(&self, offset: Offset) -> io::Result<u64> {
-        let (files, indexes) = (self.files()?, self.indexes()?);
+    fn position_before(&self, files: &Files, offset: Offset) -> io::Result<u64> {
+        let indexes = self.indexes()?;
         let relative = offset.saturating_sub(self.base);
         if let Some(found) = indexes.pending_offsets.iter().rev().find(|entry| i64::from(entry.0) <= relative) {
             return Ok(found.1.into());
         }
-        let after = search(indexes.offsets, |at| Ok(i64::from(offset_entry(&files, at)?.0) <= relative))?;
-        Ok(after.checked_sub(1).map(|at| offset_entry(&files, at)).transpose()?.map_or(0, |entry| entry.1.into()))
+        let after = search(indexes.offsets, |at| Ok(i64::from(offset_entry(files, at)?.0) <= relative))?;
+        Ok(after.checked_sub(1).map(|at| offset_entry(files, at)).transpose()?.map_or(0, |entry| entry.1.into()))
     }
 
-    /// The largest indexed position ≤ `limit`; 0 when there is none.
-    fn position_at_or_before(&self, limit: u64) -> io::Result<u64> {
-        let (files, indexes) = (self.files()?, self.indexes()?);
+    /// The largest indexed position ≤ `limit`, with the last offset of the batch there; the segment's start when there is none.
+    fn position_at_or_before(&self, files: &Files, limit: u64) -> io::Result<(u64, Offset)> {
+        let indexes = self.indexes()?;
+        let place = |(relative, position): (u32, u32)| (u64::from(position), self.base + i64::from(relative));
         if let Some(found) = indexes.pending_offsets.iter().rev().find(|entry| u64::from(entry.1) <= limit) {
-            return Ok(found.1.into());
+            return Ok(place(*found));
         }
-        let after = search(indexes.offsets, |at| Ok(u64::from(offset_entry(&files, at)?.1) <= limit))?;
-        Ok(after.checked_sub(1).map(|at| offset_entry(&files, at)).transpose()?.map_or(0, |entry| entry.1.into()))
+        let after = search(indexes.offsets, |at| Ok(u64::from(offset_entry(files, at)?.1) <= limit))?;
+        Ok(after.checked_sub(1).map(|at| offset_entry(files, at)).transpose()?.map_or((0, self.base - 1), place))
     }
 
     /// An offset from which a scan finds every record with a timestamp ≥ `timestamp`.
@@ -338,9 +375,24 @@ impl Segment {
         Ok(self.base + after.checked_sub(1).map(|at| time_entry(&files, at)).transpose()?.map_or(0, |entry| entry.1.into()))
     }
 
+    /// The largest timestamp of the first batch, by which Kafka says how old a segment is; `None` without a batch.
+    pub(super) fn first_timestamp(&self) -> io::Result<Option<TimestampMs>> {
+        if self.size() < HEADER_BYTES as u64 {
+            return Ok(None);
+        }
+        let mut header = [0; HEADER_BYTES];
+        self.files()?.log.read_exact_at(&mut header, 0)?;
+        Ok(BatchHeader::parse(&header).ok().map(|header| header.max_timestamp))
+    }
+
     /// The first batch whose last offset is `offset` or after.
     pub(super) fn find(&self, offset: Offset) -> Result<Option<(u64, BatchHeader)>, ReadError> {
-        for batch in self.scan_from(self.position_before(offset)?)? {
+        self.find_in(&*self.files()?, offset)
+    }
+
+    /// As [`Segment::find`].
+    pub(super) fn find_in(&self, files: &Files, offset: Offset) -> Result<Option<(u64, BatchHeader)>, ReadError> {
+        for batch in Scan::new(files.log.clone(), self.position_before(files, offset)?, self.size()) {
             let (at, header) = batch.map_err(|error| self.damaged(error))?;
             if header.last_offset() >= offset {
                 return Ok(Some((at, header)));
@@ -356,12 +408,21 @@ impl Segment {
 
     /// The end of the last whole batch from `start` (a batch's start) that ends at or before `limit` and whose
     /// last offset is before `end_offset`, and the offset after it.
-    pub(super) fn end_of_batches(&self, start: u64, limit: u64, end_offset: Offset) -> Result<Option<(u64, Offset)>, ReadError> {
-        let by_offset = self.position_before(end_offset.saturating_sub(1))?;
-        let mut from = self.position_at_or_before(limit)?.min(by_offset).max(start);
+    pub(super) fn end_of_batches(
+        &self,
+        files: &Files,
+        start: u64,
+        limit: u64,
+        end_offset: Offset,
+    ) -> Result<Option<(u64, Offset)>, ReadError> {
+        let (mut from, last_offset) = self.position_at_or_before(files, limit)?;
+        if last_offset >= end_offset {
+            from = from.min(self.position_before(files, end_offset.saturating_sub(1))?);
+        }
+        from = from.max(start);
         loop {
             let mut found = None;
-            for batch in self.scan_from(from)? {
+            for batch in Scan::new(files.log.clone(), from, self.size()) {
                 let (at, header) = batch.map_err(|error| self.damaged(error))?;
                 if at + header.size() as u64 > limit || header.last_offset() >= end_offset {
                     break;
@@ -372,7 +433,7 @@ impl Segment {
                 return Ok(found);
             }
             // The indexed batch straddles the limit: the one in front of it.
-            from = self.position_at_or_before(from - 1)?.max(start);
+            from = self.position_at_or_before(files, from - 1)?.0.max(start);
         }
     }
 

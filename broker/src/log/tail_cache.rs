@@ -9,8 +9,8 @@ use bytes::{Bytes, BytesMut};
 use super::types::{ReadResult, Slice};
 use crate::model::Offset;
 
-/// Smaller batches are copied: a slice would keep its whole request in memory.
-const COPY_BELOW: usize = 64 << 10;
+/// Smaller batches are kept as copies: a slice would keep its whole request in memory.
+pub(crate) const COPIED_BELOW: usize = 64 << 10;
 /// What a cached batch costs besides its bytes.
 const OVERHEAD: usize = 64;
 
@@ -61,7 +61,7 @@ impl TailCache {
             return self.clear();
         }
         self.used += cost;
-        let bytes = if bytes.len() < COPY_BELOW { Bytes::copy_from_slice(&bytes) } else { bytes };
+        let bytes = if bytes.len() < COPIED_BELOW { Bytes::copy_from_slice(&bytes) } else { bytes };
         self.batches.push_back(Cached { base, next, bytes });
     }
 
@@ -99,7 +99,7 @@ impl TailCache {
             result.bytes += batch.bytes.len();
             result.next_offset = batch.next;
             // Many small batches become one slice: one part of a vectored write instead of hundreds.
-            if batch.bytes.len() < COPY_BELOW / 4 {
+            if batch.bytes.len() < COPIED_BELOW / 4 {
                 small.extend_from_slice(&batch.bytes);
             } else {
                 if !small.is_empty() {

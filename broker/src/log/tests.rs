@@ -35,6 +35,8 @@ pub(super) struct Faults {
     left: AtomicI64,
     changes: AtomicU64,
     bytes_read: AtomicU64,
+    /// Nothing is in memory.
+    cold: std::sync::atomic::AtomicBool,
     kind: Mutex<Option<io::ErrorKind>>,
     sync_only: std::sync::atomic::AtomicBool,
 }
@@ -84,7 +86,7 @@ impl File for FaultFile {
         })
     }
     fn read_at_nowait(&self, buffer: &mut [u8], offset: u64) -> io::Result<Option<usize>> {
-        self.0.read_at_nowait(buffer, offset)
+        if self.1.cold.load(Ordering::Relaxed) { Ok(None) } else { self.0.read_at_nowait(buffer, offset) }
     }
     fn write_at(&self, parts: &[io::IoSlice<'_>], offset: u64) -> io::Result<()> {
         if let Err(error) = self.1.change(false) {
@@ -316,7 +318,8 @@ async fn a_start_reads_little() {
 #[tokio::test]
 async fn reads_are_whole_batches_within_their_bounds() {
     let dir = tempfile::tempdir().unwrap();
-    let (_manager, log) = new_log(&Env::real(), dir.path(), small()).await;
+    let disk = FaultDisk::new();
+    let (_manager, log) = new_log(&disk.env(), dir.path(), small()).await;
     let mut ends = vec![0];
     for i in 0..150i64 {
         let values = vec!["some value"; (i % 5) as usize + 1];
@@ -335,6 +338,8 @@ async fn reads_are_whole_batches_within_their_bounds() {
                 expected.truncate(if fit == 0 && at_least_one { 1 } else { fit });
                 let found = log.read_from_disk(from, max, end, at_least_one).unwrap();
                 assert_eq!(batches(&bytes_of(&found)).iter().collect::<Vec<_>>(), expected, "from {from} max {max} end {end}");
+                let warm = log.try_read_from_page_cache(from, max, end, at_least_one).expect("it has just been written");
+                assert_eq!((bytes_of(&warm), warm.next_offset), (bytes_of(&found), found.next_offset), "from {from} max {max} end {end}");
                 let cached = log.try_read_cached(from, max, end, at_least_one).unwrap();
                 if let Some(cached) = cached {
                     assert_eq!(bytes_of(&cached), bytes_of(&found), "cached: from {from} max {max} end {end}");
@@ -345,6 +350,9 @@ async fn reads_are_whole_batches_within_their_bounds() {
     }
     assert!(log.try_read_cached(0, 10, 10, true).unwrap().is_some(), "150 small batches stay in memory");
     assert_eq!(log.read_from_disk(log.end_offset() + 1, 1, 1, true).err().unwrap().code(), 1);
+    disk.faults.cold.store(true, Ordering::Relaxed);
+    assert!(log.try_read_from_page_cache(0, 300, Offset::MAX, true).is_none(), "it waits for the device");
+    assert!(!log.read_from_disk(0, 300, Offset::MAX, true).unwrap().slices.is_empty());
 }
 
 #[tokio::test]
@@ -719,6 +727,7 @@ async fn thousands_of_partitions_hold_no_files_and_open_quickly() {
         log.close_idle();
     }
     let fds = env.disk.list(Path::new("/proc/self/fd")).unwrap_or_default();
+    #[allow(clippy::disallowed_methods, reason = "the test looks at its own process")]
     let targets = fds.iter().filter_map(|fd| std::fs::read_link(Path::new("/proc/self/fd").join(&fd.name)).ok());
     let held = targets.filter(|target| target.starts_with(dir.path())).count();
     assert!(held < 20, "{held}");
@@ -972,4 +981,38 @@ proptest! {
             }
         });
     }
+}
+
+#[tokio::test]
+async fn a_restart_makes_no_segment_younger() {
+    let dir = tempfile::tempdir().unwrap();
+    let env = Env::real();
+    let config = LogConfig { segment_bytes: 1 << 20, segment_ms: 5_000, ..small() };
+    let (manager, log) = new_log(&env, dir.path(), config.clone()).await;
+    append(&log, 1_000, &["a"]);
+    drop(log);
+    manager.close().await.unwrap();
+    drop(manager);
+    let restart = async || {
+        let manager =
+            LogManager::open(env.clone(), LogManagerOptions { default_config: config.clone(), ..options(dir.path()) }).await.unwrap();
+        (manager.clone(), manager.get(ID, 0).unwrap())
+    };
+    let (manager, log) = restart().await;
+    append(&log, 6_000, &["b"]);
+    assert_eq!(log.segments.load().len(), 1);
+    append(&log, 6_001, &["c"]);
+    assert_eq!(log.segments.load().iter().map(|segment| segment.base).collect::<Vec<_>>(), [0, 2]);
+    drop(log);
+    manager.close().await.unwrap();
+    drop(manager);
+    // Nothing comes any more, and the last segment is closed all the same.
+    let (_manager, log) = restart().await;
+    assert!(!log.roll_if_old(11_000).unwrap());
+    assert!(log.roll_if_old(11_001).unwrap());
+    // What is cut away does not make the rest older or younger.
+    log.truncate_to(1).unwrap();
+    append(&log, 6_000, &["d"]);
+    append(&log, 6_001, &["e"]);
+    assert_eq!(log.segments.load().iter().map(|segment| segment.base).collect::<Vec<_>>(), [0, 2]);
 }

@@ -59,6 +59,7 @@ codes! {
     UnknownTopicOrPartition = 3 "UNKNOWN_TOPIC_OR_PARTITION",
     RequestTimedOut = 7 "REQUEST_TIMED_OUT",
     InvalidTopic = 17 "INVALID_TOPIC_EXCEPTION",
+    TopicAuthorizationFailed = 29 "TOPIC_AUTHORIZATION_FAILED",
     TopicAlreadyExists = 36 "TOPIC_ALREADY_EXISTS",
     InvalidPartitions = 37 "INVALID_PARTITIONS",
     InvalidReplicationFactor = 38 "INVALID_REPLICATION_FACTOR",

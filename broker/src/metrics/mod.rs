@@ -146,6 +146,11 @@ impl Metrics {
         Self { registry, ..this }
     }
 
+    /// Counts an error in an answer to `request`.
+    pub fn answered_with(&self, request: &'static str, error: &'static str) {
+        self.errors.get_or_create(&ErrorLabel { request, error }).inc();
+    }
+
     /// Counts what came in from a client.
     pub fn bytes_received(&self, bytes: u64) {
         self.bytes_in.inc_by(bytes);

@@ -4,8 +4,8 @@
 //! changes anything.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::http::{StatusCode, header};
@@ -18,25 +18,31 @@ use tracing::warn;
 use super::Shared;
 use crate::log::LogManager;
 
+/// What is told about; nothing while the broker still recovers.
+pub(super) type Running = Arc<OnceLock<(Arc<Shared>, Arc<LogManager>)>>;
+
 /// Serves until `stop`.
-pub(super) async fn serve(shared: Arc<Shared>, logs: Arc<LogManager>, listener: BoxListener, stop: CancellationToken) {
-    let ready = shared.clone();
+pub(super) async fn serve(running: Running, listener: BoxListener, stop: CancellationToken) {
+    let ready = running.clone();
     let router = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route(
             "/readyz",
             get(move || async move {
-                if ready.serving.load(Ordering::Acquire) {
-                    (StatusCode::OK, "ok\n")
-                } else {
-                    (StatusCode::SERVICE_UNAVAILABLE, "starting or stopping\n")
+                match ready.get() {
+                    Some((shared, _)) if shared.serving.load(Ordering::Acquire) => (StatusCode::OK, "ok\n"),
+                    Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "starting or stopping\n"),
+                    None => (StatusCode::SERVICE_UNAVAILABLE, "starting: the logs are being opened\n"),
                 }
             }),
         )
         .route(
             "/metrics",
             get(move || async move {
-                refresh(&shared, &logs);
+                let Some((shared, logs)) = running.get() else {
+                    return (StatusCode::SERVICE_UNAVAILABLE, "starting: the logs are being opened\n").into_response();
+                };
+                refresh(shared, logs);
                 ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], shared.metrics.render())
                     .into_response()
             }),

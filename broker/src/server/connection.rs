@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::context::Connection;
-use super::dispatch::{Answer, dispatch};
+use super::dispatch::{Answer, Outcome, dispatch};
 use super::response::Response;
 use crate::wire::frame::FrameError;
 
@@ -52,7 +52,7 @@ pub(super) enum Ended {
     Io(#[from] io::Error),
 }
 
-type Pending = BoxFuture<'static, (Option<Response>, Option<OwnedSemaphorePermit>)>;
+type Pending = BoxFuture<'static, (Outcome, Option<OwnedSemaphorePermit>)>;
 
 struct Loop<'a> {
     shared: Arc<Shared>,
@@ -65,8 +65,8 @@ struct Loop<'a> {
     permit: Option<OwnedSemaphorePermit>,
 }
 
-/// Serves a connection until either side ends it.
-pub(super) async fn serve(shared: Arc<Shared>, mut stream: BoxStream, connection: Connection, stop: CancellationToken) -> Ended {
+/// Serves a connection until either side ends it. Says why, and what software the client is (empty if it did not say).
+pub(super) async fn serve(shared: Arc<Shared>, mut stream: BoxStream, connection: Connection, stop: CancellationToken) -> (Ended, String) {
     let mut this = Loop {
         shared,
         stream: &mut stream,
@@ -84,7 +84,7 @@ pub(super) async fn serve(shared: Arc<Shared>, mut stream: BoxStream, connection
         // What came before the bad bytes was a request like any other; its answer is owed.
         let _ = tokio::time::timeout(STALL_MAX, this.answer_what_was_begun()).await;
     }
-    ended
+    (ended, this.connection.software)
 }
 
 enum Never {}
@@ -112,15 +112,19 @@ impl Loop<'_> {
             let needs_permit = wanted > BUFFER && self.permit.is_none();
             tokio::select! {
                 biased;
-                Some((response, permit)) = self.in_flight.next(), if !self.in_flight.is_empty() => {
+                Some((outcome, permit)) = self.in_flight.next(), if !self.in_flight.is_empty() => {
                     self.barrier = false;
-                    if let Some(response) = response {
+                    if let Some(response) = outcome.map_err(Ended::Refused)? {
                         self.write(response).await?;
                     }
                     drop(permit);
                 }
                 () = stop.cancelled(), if may_read => {}
-                permit = self.shared.memory.take(wanted), if needs_permit => self.permit = permit,
+                permit = self.shared.memory.take(wanted), if needs_permit => {
+                    self.permit = permit;
+                    // The client could not move on meanwhile.
+                    timer.as_mut().reset(Instant::now() + STALL_MAX);
+                }
                 read = self.stream.read_buf(&mut self.buffer), if may_read && !needs_permit => {
                     if read? == 0 {
                         return Err(self.closed());
@@ -128,7 +132,7 @@ impl Loop<'_> {
                     let patience = if self.buffer.is_empty() { idle } else { STALL_MAX };
                     timer.as_mut().reset(Instant::now() + patience);
                 }
-                () = wait(timer.as_mut()), if self.in_flight.is_empty() => {
+                () = wait(timer.as_mut()), if self.in_flight.is_empty() && !needs_permit => {
                     return Err(if self.buffer.is_empty() { Ended::Idle(idle) } else { Ended::Stalled(STALL_MAX) });
                 }
             }
@@ -136,7 +140,7 @@ impl Loop<'_> {
     }
 
     async fn answer_what_was_begun(&mut self) {
-        while let Some((response, _permit)) = self.in_flight.next().await {
+        while let Some((Ok(response), _permit)) = self.in_flight.next().await {
             if let Some(response) = response
                 && self.write(response).await.is_err()
             {
@@ -192,11 +196,11 @@ impl Loop<'_> {
         self.shared.metrics.bytes_received(frame.len() as u64 + 4);
         let permit = self.permit.take();
         match dispatch(&self.shared, &mut self.connection, frame) {
-            Answer::Now(response) => self.in_flight.push_back(Box::pin(std::future::ready((Some(response), permit)))),
+            Answer::Now(response) => self.in_flight.push_back(Box::pin(std::future::ready((Ok(Some(response)), permit)))),
             Answer::InOrder(future) => self.in_flight.push_back(Box::pin(async move { (future.await, permit) })),
             Answer::Alone(future) => {
                 self.barrier = true;
-                self.in_flight.push_back(Box::pin(async move { (Some(future.await), permit) }));
+                self.in_flight.push_back(Box::pin(async move { (future.await, permit) }));
             }
             Answer::Close(why) => return Err(Ended::Refused(why)),
         }

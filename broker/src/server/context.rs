@@ -68,8 +68,8 @@ pub struct Connection {
     pub host: Arc<str>,
     /// The `client.id` of the last request; nearly always that of the next one.
     client_id: Arc<str>,
-    /// `client.software.name` and version, once told (KIP-511).
-    pub software: Option<(String, String)>,
+    /// `client.software.name` and version, once told (KIP-511); empty before.
+    pub software: String,
     /// How large the next frame may be.
     pub limit: FrameLimit,
 }
@@ -79,7 +79,7 @@ impl Connection {
     #[must_use]
     pub fn new(id: u64, listener: usize, peer: SocketAddr, limit: FrameLimit) -> Self {
         let host = format!("/{}", peer.ip().to_canonical()).into();
-        Self { id, principal: Principal::anonymous(), listener, peer, host, client_id: Arc::default(), software: None, limit }
+        Self { id, principal: Principal::anonymous(), listener, peer, host, client_id: Arc::default(), software: String::new(), limit }
     }
 
     /// `client_id` as a request of this connection keeps it.

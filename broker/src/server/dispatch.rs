@@ -3,28 +3,31 @@
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 use tracing::{debug, error};
 
-use super::Shared;
 use super::context::{Connection, RequestContext};
 use super::handlers::produce::Produced;
 use super::handlers::{api_versions, configs, fetch, groups, init_producer_id, list_offsets, metadata, produce, topics};
 use super::response::Response as Frame;
+use super::{Shared, errors};
 use crate::coordinator;
 use crate::metrics::ApiLabel;
-use crate::wire::{self, Problem, Request, Response, apis};
+use crate::wire::{self, ErrorCode, Problem, Request, Response, apis};
+
+/// What a request ends with. `None`: it has no answer; an error: the connection cannot go on, and why.
+pub(super) type Outcome = Result<Option<Frame>, String>;
 
 /// What becomes of a request.
 pub(super) enum Answer {
     /// Answered already.
     Now(Frame),
-    /// Work is done in order already; the answer waits, and later requests may start. `None`: no answer.
-    InOrder(BoxFuture<'static, Option<Frame>>),
+    /// Work is done in order already; the answer waits, and later requests may start.
+    InOrder(BoxFuture<'static, Outcome>),
     /// To be finished before the next request is looked at.
-    Alone(BoxFuture<'static, Frame>),
+    Alone(BoxFuture<'static, Outcome>),
     /// The connection cannot go on, and why.
     Close(String),
 }
@@ -39,7 +42,7 @@ pub(super) fn dispatch(shared: &Arc<Shared>, connection: &mut Connection, mut fr
             if let (Some(prefix), Problem::UnsupportedVersion { .. }) = (prefix, &refused.problem)
                 && prefix.api_key == apis::API_VERSIONS
             {
-                connection.limit.client_is_known();
+                shared.metrics.answered_with("ApiVersions", ErrorCode::UnsupportedVersion.name());
                 return Answer::Now(wire::api_versions::unsupported_api_versions_frame(prefix.correlation_id).into());
             }
             return Answer::Close(refused.to_string());
@@ -78,46 +81,45 @@ struct Timed {
 }
 
 impl Timed {
-    fn done(&self) {
+    /// The answer as it is sent; the time that it took is counted.
+    fn frame(self, encoded: Result<impl Into<Frame>, wire::WireError>) -> Result<Frame, String> {
         self.shared.metrics.request_seconds.get_or_create(&self.label).observe(self.started.elapsed().as_secs_f64());
+        encoded.map(Into::into).map_err(|why| {
+            error!(%why, api = self.label.request, "a response cannot be written down");
+            format!("the response cannot be written down: {why}")
+        })
+    }
+
+    fn failed(&self, error: ErrorCode) {
+        self.shared.metrics.answered_with(self.label.request, error.name());
+    }
+
+    fn encoded(self, correlation_id: i32, version: i16, response: &Response) -> Result<Frame, String> {
+        errors::each(response, |code| self.failed(ErrorCode::from_code(code).unwrap_or(ErrorCode::UnknownServerError)));
+        self.frame(wire::encode_response(correlation_id, version, response))
     }
 
     fn now(self, ctx: &RequestContext, response: impl Into<Response>) -> Answer {
-        let frame = finish(wire::encode_response(ctx.correlation_id, ctx.api_version, &response.into()));
-        self.done();
-        frame.map_or_else(Answer::Close, Answer::Now)
+        self.encoded(ctx.correlation_id, ctx.api_version, &response.into()).map_or_else(Answer::Close, Answer::Now)
     }
 
     fn alone<R: Into<Response>>(self, ctx: &RequestContext, response: impl Future<Output = R> + Send + 'static) -> Answer {
         let (correlation_id, version) = (ctx.correlation_id, ctx.api_version);
         Answer::Alone(Box::pin(async move {
             let response = response.await.into();
-            let frame = finish(wire::encode_response(correlation_id, version, &response)).unwrap_or_default();
-            self.done();
-            frame
+            self.encoded(correlation_id, version, &response).map(Some)
         }))
     }
-}
-
-fn finish(encoded: Result<Bytes, wire::WireError>) -> Result<Frame, String> {
-    encoded.map(Frame::from).map_err(|why| {
-        error!(%why, "a response cannot be written down");
-        format!("the response cannot be written down: {why}")
-    })
 }
 
 /// Produce has a way of its own: nothing of it is decoded into owned messages, and its records are appended where they lie.
 fn start_produce(timed: Timed, ctx: &RequestContext, body: BytesMut) -> Answer {
     match produce::produce(&timed.shared, ctx, body) {
-        Ok(Produced::Unanswered) => Answer::InOrder(Box::pin(std::future::ready(None))),
-        Ok(Produced::Answered(frame)) => {
-            timed.done();
-            finish(frame).map_or_else(Answer::Close, Answer::Now)
-        }
+        Ok(Produced::Unanswered) => Answer::InOrder(Box::pin(std::future::ready(Ok(None)))),
+        Ok(Produced::Answered(frame)) => timed.frame(frame).map_or_else(Answer::Close, Answer::Now),
         Ok(Produced::Waiting(answer)) => Answer::InOrder(Box::pin(async move {
-            let frame = finish(answer.await).unwrap_or_default();
-            timed.done();
-            Some(frame)
+            let frame = answer.await;
+            timed.frame(frame).map(Some)
         })),
         Err(why) => Answer::Close(why),
     }
@@ -137,12 +139,8 @@ fn route(timed: Timed, connection: &mut Connection, ctx: RequestContext, request
             let (correlation_id, version) = (ctx.correlation_id, ctx.api_version);
             Answer::Alone(Box::pin(async move {
                 let fetched = fetch::fetch(shared, ctx, request).await;
-                let frame = fetch::encode(correlation_id, version, fetched);
-                timed.done();
-                frame.unwrap_or_else(|why| {
-                    error!(%why, "a fetch response cannot be written down");
-                    Frame::default()
-                })
+                fetched.errors().for_each(|error| timed.failed(error));
+                timed.frame(fetch::encode(correlation_id, version, fetched)).map(Some)
             }))
         }
         Request::ListOffsets(request) => timed.alone(&ctx.clone(), list_offsets::list_offsets(shared, ctx, request)),

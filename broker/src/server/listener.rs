@@ -95,7 +95,7 @@ fn admit(shared: &Arc<Shared>, open: &mut JoinSet<()>, stream: BoxStream, connec
     shared.metrics.connections.inc();
     open.spawn(async move {
         let id = connection.id;
-        let ended = serve(shared.clone(), stream, connection, stop).await;
+        let (ended, software) = serve(shared.clone(), stream, connection, stop).await;
         shared.metrics.connections.dec();
         drop(place);
         let reason = match &ended {
@@ -111,9 +111,9 @@ fn admit(shared: &Arc<Shared>, open: &mut JoinSet<()>, stream: BoxStream, connec
         shared.metrics.closed.get_or_create(&ReasonLabel { reason }).inc();
         match ended {
             Ended::ByClient | Ended::Io(_) | Ended::Idle(_) | Ended::ShuttingDown => {
-                debug!(id, %peer, reason = %ended, "connection closed")
+                debug!(id, %peer, software, reason = %ended, "connection closed")
             }
-            _ => info!(id, %peer, reason = %ended, "connection closed"),
+            _ => info!(id, %peer, software, reason = %ended, "connection closed"),
         }
     });
 }

@@ -8,6 +8,7 @@ mod budget;
 mod connection;
 pub mod context;
 mod dispatch;
+mod errors;
 mod group_log;
 mod handlers;
 mod listener;
@@ -34,7 +35,7 @@ use self::handlers::topics::OFFSETS_TOPIC;
 use crate::config::Config;
 use crate::coordinator::service::GroupMetadataView;
 use crate::coordinator::{GroupConfig, GroupCoordinator};
-use crate::log::{LogManager, LogManagerOptions};
+use crate::log::{LogManager, LogManagerOptions, QUORUM_DIR};
 use crate::metadata::controller::{RegisterBroker, SetClusterId};
 use crate::metadata::{Endpoint, MetadataDelta, MetadataImage, SecurityProtocol, Topic, identity};
 use crate::metrics::Metrics;
@@ -77,11 +78,12 @@ impl Shared {
         self.hosted.load_full()
     }
 
-    /// Waits until [`Shared::image`] shows what the controller has already committed.
-    pub(crate) async fn wait_until_applied(&self) {
+    /// Waits until [`Shared::image`] shows what the controller has already committed; tells whether it does so in time.
+    pub(crate) async fn is_applied_within(&self, timeout: Duration) -> bool {
         let target = self.quorum.image().applied_index;
-        // An error means that the broker stops; then nobody waits for an answer.
-        let _ = self.hosted_index.subscribe().wait_for(|index| *index >= target).await;
+        let mut hosted = self.hosted_index.subscribe();
+        // An error of the channel means that the broker stops; then nobody waits for an answer.
+        tokio::time::timeout(timeout, hosted.wait_for(|index| *index >= target)).await.is_ok()
     }
 }
 
@@ -101,7 +103,7 @@ pub enum StartError {
     #[error("register with the cluster: {0}")]
     Register(String),
     /// A port cannot be listened on.
-    #[error("{key}: cannot listen on {host}:{port}: {source}; is another process using the port?")]
+    #[error("{key}: cannot listen on {host}:{port}; is another process using the port?")]
     Bind {
         /// The setting.
         key: String,
@@ -139,6 +141,9 @@ impl Broker {
         for (key, reason) in config.without_effect() {
             info!(key, reason, "setting has no effect");
         }
+        if config.advertises_localhost() {
+            warn!("advertised.listeners is not set: clients are told localhost, which only clients on this machine reach");
+        }
         let mut directories = config.log_dirs.clone();
         if !directories.contains(&config.metadata_dir) {
             directories.push(config.metadata_dir.clone());
@@ -153,6 +158,12 @@ impl Broker {
         // Taken early, so that a port in use is said before anything is recovered.
         let listeners = listener::bind(&env, &config).await?;
         let admin = listener::bind_admin(&env, &config).await?;
+        let admin_address = admin.as_ref().and_then(|admin| admin.local_addr().ok());
+        let (running, stop_background, mut background) = (admin_http::Running::default(), CancellationToken::new(), JoinSet::new());
+        if let Some(admin) = admin {
+            // Before the logs are opened, which may take long: what lives and is not ready must not be taken for dead.
+            background.spawn(admin_http::serve(running.clone(), admin, stop_background.clone()));
+        }
 
         let open_quorum = RaftQuorum::open(env.clone(), quorum_config(&env, &config, &first.cluster_id).await?);
         let options = LogManagerOptions {
@@ -160,6 +171,8 @@ impl Broker {
             tail_cache_bytes: TAIL_CACHE,
             producer_id_expiration_ms: config.number("producer.id.expiration.ms"),
             retention_check_interval: config.duration("log.retention.check.interval.ms"),
+            recovery_point_interval: config.duration("log.flush.offset.checkpoint.interval.ms"),
+            high_watermark_interval: config.duration("replica.high.watermark.checkpoint.interval.ms"),
             ..LogManagerOptions::new(config.log_dirs.clone())
         };
         let (quorum, logs) = tokio::join!(biased; open_quorum, LogManager::open(env.clone(), options));
@@ -172,6 +185,7 @@ impl Broker {
         let group_log = Arc::new(group_log::GroupLog::new(env.clone(), replicas.clone()));
         let hosted: Arc<ArcSwap<MetadataImage>> = Arc::default();
         let groups = GroupCoordinator::new(env.clone(), group_config(&config), group_log.clone(), group_view(&hosted));
+        #[expect(clippy::disallowed_methods, reason = "how many files may be open is the system's to say, in a simulation too")]
         let descriptors = usize::try_from(rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX))
             .unwrap_or(usize::MAX);
         let connections = Connections::new(config.size("max.connections").min(descriptors / 2), config.size("max.connections.per.ip"));
@@ -204,19 +218,20 @@ impl Broker {
 
         let mut broker = Self {
             addresses: Vec::new(),
-            admin_address: admin.as_ref().and_then(|admin| admin.local_addr().ok()),
+            admin_address,
             stop_accepting: CancellationToken::new(),
             stop_syncers: CancellationToken::new(),
-            stop_background: CancellationToken::new(),
+            stop_background,
             accepting: JoinSet::new(),
-            background: JoinSet::new(),
+            background,
             syncers: JoinSet::new(),
             logs,
             shared,
         };
         broker.run_background(deltas, loads);
-        broker.listen(listeners, admin);
+        broker.listen(listeners);
         broker.shared.serving.store(true, Ordering::Release);
+        let _ = running.set((broker.shared.clone(), broker.logs.clone())); // nobody else sets it
         info!(
             node_id = broker.shared.config.node_id.0,
             cluster_id = first.cluster_id,
@@ -260,15 +275,12 @@ impl Broker {
         });
     }
 
-    fn listen(&mut self, listeners: Vec<BoxListener>, admin: Option<BoxListener>) {
+    fn listen(&mut self, listeners: Vec<BoxListener>) {
         for (index, listener) in listeners.into_iter().enumerate() {
             if let Ok(address) = listener.local_addr() {
                 self.addresses.push(address);
             }
             self.accepting.spawn(listener::accept(self.shared.clone(), index, listener, self.stop_accepting.clone(), STOP_GRACE));
-        }
-        if let Some(admin) = admin {
-            self.background.spawn(admin_http::serve(self.shared.clone(), self.logs.clone(), admin, self.stop_background.clone()));
         }
     }
 
@@ -348,6 +360,10 @@ impl Shared {
             self.group_log.set_topic(after.map(|topic| topic.id).unwrap_or_default());
         }
         self.hosted.store(delta.after.clone());
+        let deleted: Vec<Arc<str>> = delta.topics_removed.iter().map(|topic| topic.name.clone()).collect();
+        if !deleted.is_empty() {
+            self.groups.topics_deleted(&deleted);
+        }
         let first = if same_topic { count(before) } else { 0 };
         if first < count(after) {
             info!(partitions = count(after), "coordinating groups");
@@ -408,18 +424,18 @@ async fn register(
 
 /// A quorum of one: this node votes, and nobody needs to reach it for that.
 async fn quorum_config(env: &Env, config: &Config, cluster_id: &str) -> Result<QuorumConfig, StartError> {
-    const NAME: &str = "__cluster_metadata-0";
     let host = if config.controller.host.is_empty() { "localhost" } else { &config.controller.host };
     let (disk, dirs) = (env.disk.clone(), config.log_dirs.clone());
     // Partitions without a metadata log are the remains of a lost one; beginning anew would disown them.
     let has_partitions = move || {
         dirs.iter().any(|dir| {
-            disk.list(dir).is_ok_and(|entries| entries.iter().any(|entry| entry.is_dir && entry.name != NAME && entry.name.contains('-')))
+            disk.list(dir)
+                .is_ok_and(|entries| entries.iter().any(|entry| entry.is_dir && entry.name != QUORUM_DIR && entry.name.contains('-')))
         })
     };
     Ok(QuorumConfig {
         node_id: config.node_id.0,
-        dir: config.metadata_dir.join(NAME),
+        dir: config.metadata_dir.join(QUORUM_DIR),
         voters: BTreeMap::from([(config.node_id.0, (host.to_owned(), config.controller.port))]),
         listener: None,
         cluster_id: Some(cluster_id.to_owned()),

@@ -1,11 +1,17 @@
 //! A real broker process on free ports, for tests that talk to it as anybody would.
 #![allow(dead_code, clippy::disallowed_methods, clippy::unwrap_used, reason = "a test stands outside of the seam")]
 
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
+
+use kafka_protocol::messages as m;
+use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::protocol::StrBytes;
+use letterbox_broker::wire::batch::BatchBuilder;
+use letterbox_broker::wire::{Request, Response, decode_response, encode_request};
 
 /// How long anything may take before the test gives up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -16,6 +22,7 @@ pub(crate) struct Broker {
     /// Where clients connect.
     pub(crate) address: SocketAddr,
     config: PathBuf,
+    arguments: Vec<String>,
     lines: std::sync::mpsc::Receiver<String>,
 }
 
@@ -37,17 +44,12 @@ impl Broker {
             dir.join("data").display()
         );
         std::fs::write(&config, text).unwrap();
-        Self::run(config, SocketAddr::from(([127, 0, 0, 1], port)))
+        Self::run(config, Vec::new(), SocketAddr::from(([127, 0, 0, 1], port)))
     }
 
-    fn run(config: PathBuf, address: SocketAddr) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_letterbox"))
-            .arg("broker")
-            .arg("--config")
-            .arg(&config)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+    /// Starts a broker on the file `config` with more `arguments`, and waits until it serves.
+    pub(crate) fn run(config: PathBuf, arguments: Vec<String>, address: SocketAddr) -> Self {
+        let mut child = command(&config).args(&arguments).stdout(Stdio::piped()).spawn().unwrap();
         let output = child.stdout.take().unwrap();
         let (send, lines) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
@@ -57,7 +59,7 @@ impl Broker {
                 }
             }
         });
-        let this = Self { child, address, config, lines };
+        let this = Self { child, address, config, arguments, lines };
         this.wait_for_line("Transitioning from RECOVERY to RUNNING");
         this
     }
@@ -78,17 +80,30 @@ impl Broker {
     pub(crate) fn kill_and_restart(mut self) -> Self {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        let (config, address) = (self.config.clone(), self.address);
+        let (config, arguments, address) = (self.config.clone(), self.arguments.clone(), self.address);
         drop(self);
-        Self::run(config, address)
+        Self::run(config, arguments, address)
     }
 
     /// Asks the process to stop, waits, and starts it again.
     pub(crate) fn stop_and_restart(mut self) -> Self {
         self.stop();
-        let (config, address) = (self.config.clone(), self.address);
+        let (config, arguments, address) = (self.config.clone(), self.arguments.clone(), self.address);
         drop(self);
-        Self::run(config, address)
+        Self::run(config, arguments, address)
+    }
+
+    /// Stops the broker; the log lines that nobody has waited for.
+    pub(crate) fn stop_and_read_log(mut self) -> Vec<String> {
+        self.stop();
+        self.lines.iter().collect()
+    }
+
+    /// A connection of a client that has not said anything yet.
+    pub(crate) fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
     }
 
     /// Sends SIGTERM and tells how long the process took to end well.
@@ -109,9 +124,110 @@ impl Drop for Broker {
     }
 }
 
+/// A broker that is to run on the file `config`.
+pub(crate) fn command(config: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_letterbox"));
+    command.arg("broker").arg("--config").arg(config);
+    command
+}
+
+/// What a broker says that must not start.
+pub(crate) fn refusal(command: &mut Command) -> Output {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    let (send, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || send.send(child.wait_with_output()));
+    let output = ended.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        panic!("the broker runs: {command:?}")
+    });
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(1), "{command:?}");
+    output
+}
+
+/// The next frame, without its size.
+pub(crate) fn read_frame(stream: &mut TcpStream) -> Vec<u8> {
+    let mut size = [0; 4];
+    stream.read_exact(&mut size).unwrap();
+    let mut frame = vec![0; usize::try_from(i32::from_be_bytes(size)).unwrap()];
+    stream.read_exact(&mut frame).unwrap();
+    frame
+}
+
+/// Whether the broker closes the connection before it says anything more.
+pub(crate) fn is_closed(stream: &mut TcpStream) -> bool {
+    match stream.read(&mut [0; 16]) {
+        Ok(read) => read == 0,
+        Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+    }
+}
+
+/// The answer to `request` in `version`.
+pub(crate) fn ask(stream: &mut TcpStream, version: i16, request: impl Into<Request>) -> Response {
+    let request = request.into();
+    stream.write_all(&encode_request(7, Some("t"), version, &request).unwrap()).unwrap();
+    read_answer(stream, version, request.api_key())
+}
+
+/// The answer to the request that was sent before.
+pub(crate) fn read_answer(stream: &mut TcpStream, version: i16, api_key: i16) -> Response {
+    let (correlation_id, response) = decode_response(api_key, version, read_frame(stream).into()).unwrap();
+    assert_eq!(correlation_id, 7);
+    response
+}
+
+/// Makes `topic` if it is not there, as a client does that asks for it; the error of the answer.
+pub(crate) fn ask_for_topic(stream: &mut TcpStream, topic: &'static str) -> i16 {
+    let topic = m::metadata_request::MetadataRequestTopic::default().with_name(Some(topic_name(topic)));
+    let request = m::MetadataRequest::default().with_topics(Some(vec![topic])).with_allow_auto_topic_creation(true);
+    let Response::Metadata(answer) = ask(stream, 8, request) else { unreachable!() };
+    answer.topics[0].error_code
+}
+
+/// One record with `value` for partition 0 of `topic`.
+pub(crate) fn produce_request(topic: &'static str, value: &[u8]) -> m::ProduceRequest {
+    let mut batch = BatchBuilder::new(1_700_000_000_000);
+    batch.push(1_700_000_000_000, None, Some(value), &[]);
+    let partition = PartitionProduceData::default().with_records(Some(batch.build().freeze()));
+    let topic = TopicProduceData::default().with_name(topic_name(topic)).with_partition_data(vec![partition]);
+    m::ProduceRequest::default().with_acks(-1).with_timeout_ms(30_000).with_topic_data(vec![topic])
+}
+
+/// The version that [`produce_request`] is sent in.
+pub(crate) const PRODUCE_VERSION: i16 = 9;
+
+/// Error and base offset of the answer to a [`produce_request`].
+pub(crate) fn produced(answer: Response) -> (i16, i64) {
+    let Response::Produce(answer) = answer else { panic!("{answer:?}") };
+    let partition = &answer.responses[0].partition_responses[0];
+    (partition.error_code, partition.base_offset)
+}
+
+/// A topic's name as messages hold it.
+pub(crate) fn topic_name(name: &'static str) -> m::TopicName {
+    m::TopicName(StrBytes::from_static_str(name))
+}
+
+/// Everything that comes back for `bytes` until the broker closes.
+pub(crate) fn http(port: u16, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(bytes).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// Status and body of `GET path`.
+pub(crate) fn http_get(port: u16, path: &str) -> (String, String) {
+    let answer = http(port, format!("GET {path} HTTP/1.1\r\nHost: broker\r\nConnection: close\r\n\r\n").as_bytes());
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split_whitespace().nth(1).unwrap().to_owned(), body.to_owned())
+}
+
 /// Runs kcat against `broker` with `input`; its standard output.
 pub(crate) fn kcat(broker: &Broker, arguments: &[&str], input: &str) -> String {
-    use std::io::Write;
     let mut child = Command::new("kcat")
         .arg("-b")
         .arg(broker.address.to_string())

@@ -32,6 +32,9 @@ use crate::coordinator::shard::commit_error;
 /// The longest part of a `client.id` that goes into a member id, in bytes; the whole must fit into a protocol string.
 const CLIENT_ID_BYTES_MAX: usize = 1_024;
 
+/// Every operation on a group (bits of Kafka's `AclOperation`): READ, DELETE, DESCRIBE, DESCRIBE_CONFIGS, ALTER_CONFIGS.
+const GROUP_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11;
+
 impl GroupCoordinator {
     /// JoinGroup. Answered when the join phase ends, which may take as long as the largest rebalance timeout.
     pub async fn join_group(&self, context: &RequestContext, request: JoinGroupRequest) -> JoinGroupResponse {
@@ -70,9 +73,13 @@ impl GroupCoordinator {
     }
 
     /// SyncGroup. Answered when the leader's assignment is committed.
-    pub async fn sync_group(&self, _context: &RequestContext, request: SyncGroupRequest) -> SyncGroupResponse {
+    pub async fn sync_group(&self, context: &RequestContext, request: SyncGroupRequest) -> SyncGroupResponse {
         if request.group_id.is_empty() {
             return into_sync(sync_error(ResponseError::InvalidGroupId));
+        }
+        // From version 5 on the member says what it has joined with (KIP-559).
+        if context.api_version >= 5 && (request.protocol_type.is_none() || request.protocol_name.is_none()) {
+            return into_sync(sync_error(ResponseError::InconsistentGroupProtocol));
         }
         let synced = self.inner.request(&request.group_id, |shard, reply, now| shard.sync(&request, reply, now)).await;
         into_sync(synced.unwrap_or_else(sync_error))
@@ -193,13 +200,15 @@ impl GroupCoordinator {
         self.inner.with_shard(&group.group_id, |shard, _| shard.fetch_offsets(&group.group_id, group.topics.as_deref()))
     }
 
-    /// DescribeGroups. Authorized operations are left to the handler.
+    /// DescribeGroups. Without an authorizer everything is authorized.
     #[must_use]
     pub fn describe_groups(&self, context: &RequestContext, request: &DescribeGroupsRequest) -> DescribeGroupsResponse {
         let describe = |group_id: &GroupId| {
-            self.inner.with_shard(group_id, |shard, _| shard.describe(group_id, context.api_version)).unwrap_or_else(|error| {
-                DescribedGroup::default().with_group_id(group_id.clone()).with_error_code(error.code()).with_authorized_operations(i32::MIN)
-            })
+            let described = self.inner.with_shard(group_id, |shard, _| shard.describe(group_id, context.api_version));
+            let described =
+                described.unwrap_or_else(|error| DescribedGroup::default().with_group_id(group_id.clone()).with_error_code(error.code()));
+            let is_asked = request.include_authorized_operations && described.error_code == 0;
+            described.with_authorized_operations(if is_asked { GROUP_OPERATIONS } else { i32::MIN })
         };
         DescribeGroupsResponse::default().with_groups(request.groups.iter().map(describe).collect())
     }

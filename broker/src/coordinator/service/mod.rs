@@ -148,6 +148,13 @@ impl GroupCoordinator {
         }
     }
 
+    /// Topics were deleted: no group keeps an offset of them (as Kafka; a commit that is under way at this moment may stay).
+    pub fn topics_deleted(&self, topics: &[Arc<str>]) {
+        for slot in self.inner.all_slots() {
+            slot.forget_topics(topics);
+        }
+    }
+
     /// Ends everything; later requests are answered COORDINATOR_NOT_AVAILABLE. What was appended is in the log.
     pub async fn shutdown(&self) {
         self.inner.is_shut_down.store(true, Ordering::Release);
@@ -278,7 +285,7 @@ impl SlotState {
     /// What a request is told that comes while the slot does not serve.
     fn refusal(&self) -> ResponseError {
         match self {
-            Self::Loading => ResponseError::CoordinatorLoadInProgress,
+            Self::Loading(_) => ResponseError::CoordinatorLoadInProgress,
             Self::Active(_) | Self::Closed => ResponseError::NotCoordinator,
         }
     }

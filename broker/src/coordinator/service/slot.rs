@@ -32,7 +32,8 @@ pub(super) struct Slot {
 }
 
 pub(super) enum SlotState {
-    Loading,
+    /// With the topics that were deleted meanwhile.
+    Loading(Vec<Arc<str>>),
     Active(Box<Active>),
     Closed,
 }
@@ -68,7 +69,7 @@ impl Slot {
     pub(super) fn loading(partition: i32) -> Self {
         Self {
             partition,
-            state: Mutex::new(SlotState::Loading),
+            state: Mutex::new(SlotState::Loading(Vec::new())),
             next_deadline_ms: AtomicU64::new(u64::MAX),
             wake: Notify::new(),
             writer: Mutex::default(),
@@ -78,11 +79,10 @@ impl Slot {
     /// Begins to serve. `false`: the slot was closed meanwhile.
     pub(super) fn activate(&self, shard: Shard, out: Output) -> bool {
         let mut state = lock(&self.state);
-        if !matches!(*state, SlotState::Loading) {
-            return false;
-        }
+        let SlotState::Loading(deleted_topics) = &*state else { return false };
         let mut active = Active { shard, waiting: BTreeMap::new(), next_reply: 0, queue: VecDeque::new() };
         active.settle(out);
+        active.settle(active.shard.forget_topics(deleted_topics));
         self.copy_deadline(&active);
         *state = SlotState::Active(Box::new(active));
         self.wake.notify_one();
@@ -109,7 +109,16 @@ impl Slot {
     }
 
     pub(super) fn is_loading(&self) -> bool {
-        matches!(*lock(&self.state), SlotState::Loading)
+        matches!(*lock(&self.state), SlotState::Loading(_))
+    }
+
+    pub(super) fn forget_topics(&self, topics: &[Arc<str>]) {
+        match &mut *lock(&self.state) {
+            SlotState::Loading(deleted_topics) => deleted_topics.extend_from_slice(topics),
+            SlotState::Active(active) => active.settle(active.shard.forget_topics(topics)),
+            SlotState::Closed => {}
+        }
+        self.wake.notify_one();
     }
 
     pub(super) fn next_deadline_ms(&self) -> Option<u64> {

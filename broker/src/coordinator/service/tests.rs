@@ -11,7 +11,8 @@ use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
 use kafka_protocol::messages::{
-    GroupId, HeartbeatRequest, JoinGroupRequest, ListGroupsRequest, OffsetCommitRequest, OffsetFetchRequest, SyncGroupRequest, TopicName,
+    DescribeGroupsRequest, GroupId, HeartbeatRequest, JoinGroupRequest, ListGroupsRequest, OffsetCommitRequest, OffsetFetchRequest,
+    SyncGroupRequest, TopicName,
 };
 use letterbox_env::{BoxFuture, Env};
 use tokio::sync::watch;
@@ -120,7 +121,15 @@ async fn a_member_joins_syncs_and_is_there_after_the_coordinator_has_moved() {
     let joined = first.join_group(&context(9), join_request(&given.member_id)).await;
     assert_eq!((joined.error_code, joined.generation_id), (0, 1));
     let sync = SyncGroupRequest::default().with_group_id(group()).with_generation_id(1).with_member_id(joined.member_id.clone());
+    assert_eq!(first.sync_group(&context(5), sync.clone()).await.error_code, E::InconsistentGroupProtocol.code());
+    let sync = sync.with_protocol_type(joined.protocol_type.clone()).with_protocol_name(joined.protocol_name.clone());
     assert_eq!(first.sync_group(&context(5), sync).await.error_code, 0);
+    for asked in [false, true] {
+        let describe = DescribeGroupsRequest::default().with_groups(vec![group()]).with_include_authorized_operations(asked);
+        let operations = first.describe_groups(&context(5), &describe).groups[0].authorized_operations;
+        // The bits of read, delete, describe, describe configs, alter configs.
+        assert_eq!(operations, if asked { 0b1101_0100_1000 } else { i32::MIN });
+    }
     assert_eq!(commit(&first, "missing", 1).await, E::UnknownTopicOrPartition.code());
     first.shutdown().await;
 

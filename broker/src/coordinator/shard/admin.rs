@@ -20,7 +20,7 @@ impl Shard {
     /// One group of DescribeGroups. Metadata is shown while the group is Stable, as Kafka does.
     #[must_use]
     pub fn describe(&self, group_id: &GroupId, api_version: i16) -> DescribedGroup {
-        let described = DescribedGroup::default().with_group_id(group_id.clone()).with_authorized_operations(i32::MIN);
+        let described = DescribedGroup::default().with_group_id(group_id.clone());
         let Some(group) = self.groups.get(group_id.as_str()) else {
             let described = described.with_group_state(str_bytes("Dead"));
             if api_version < NOT_FOUND_ERROR_VERSION {

@@ -1,5 +1,6 @@
 //! Offsets that nobody uses any more, and groups without them, are removed (KIP-211).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Shard;
@@ -9,6 +10,22 @@ use crate::coordinator::timers::TimerKey;
 
 /// Tombstones of one write: far below any sensible `max.message.bytes`.
 const TOMBSTONES_PER_WRITE: usize = 500;
+
+fn tombstones<'a>(
+    group: &'a Arc<str>,
+    topic: &'a Arc<str>,
+    offsets: &'a BTreeMap<i32, OffsetAndMetadata>,
+) -> impl Iterator<Item = Record> + 'a {
+    let key = |partition: &i32| OffsetKey { group: group.clone(), topic: topic.clone(), partition: *partition };
+    offsets.keys().map(move |partition| Record::Offset { key: key(partition), value: None })
+}
+
+fn write(tombstones: &[Record], out: &mut Output) {
+    for records in tombstones.chunks(TOMBSTONES_PER_WRITE) {
+        let then = Completion::Apply { records: records.to_vec(), reply: None };
+        out.writes.push(Write { records: records.to_vec(), then });
+    }
+}
 
 impl Shard {
     pub(super) fn arm_expiry(&mut self, now: Now) {
@@ -26,11 +43,21 @@ impl Shard {
                 tombstones.push(Record::Group { group: id.clone(), value: None });
             }
         }
-        for records in tombstones.chunks(TOMBSTONES_PER_WRITE) {
-            let then = Completion::Apply { records: records.to_vec(), reply: None };
-            out.writes.push(Write { records: records.to_vec(), then });
-        }
+        write(&tombstones, out);
         self.arm_expiry(now);
+    }
+
+    /// Topics were deleted: their offsets go, or the groups would pass over the first records of topics that get these names later.
+    pub fn forget_topics(&self, topics: &[Arc<str>]) -> Output {
+        let mut gone = Vec::new();
+        for (group, of_group) in &self.offsets {
+            for (topic, offsets) in topics.iter().filter_map(|topic| of_group.get_key_value(topic)) {
+                gone.extend(tombstones(group, topic, offsets));
+            }
+        }
+        let mut out = Output::default();
+        write(&gone, &mut out);
+        out
     }
 
     fn expired_offsets(&self, group: &Group, now: Now) -> Vec<OffsetKey> {
@@ -50,12 +77,6 @@ impl Shard {
     /// The tombstones that remove every offset of a group.
     pub(super) fn offset_tombstones(&self, group: &Arc<str>) -> Vec<Record> {
         let topics = self.offsets.get(group).into_iter().flatten();
-        topics
-            .flat_map(|(topic, offsets)| offsets.keys().map(move |partition| (topic, *partition)))
-            .map(|(topic, partition)| Record::Offset {
-                key: OffsetKey { group: group.clone(), topic: topic.clone(), partition },
-                value: None,
-            })
-            .collect()
+        topics.flat_map(|(topic, offsets)| tombstones(group, topic, offsets)).collect()
     }
 }

@@ -550,3 +550,23 @@ proptest! {
         prop_assert_eq!(&replayed.offsets, &world.shard.offsets);
     }
 }
+
+#[test]
+fn offsets_of_deleted_topics_go_and_stay_gone() {
+    let mut world = World::new(GroupConfig::default());
+    world.commit_offset("", -1, 41, "");
+    let untouched = world.shard.forget_topics(&["another".into()]);
+    world.take(untouched);
+    assert_eq!(world.offset(), Some((41, 7, String::new())));
+    let forgotten = world.shard.forget_topics(&["another".into(), "t".into()]);
+    world.take(forgotten);
+    assert_eq!(world.offset(), None);
+    let mut again = Shard::new(GroupConfig::default());
+    for record in &world.log {
+        again.replay(record.clone(), world.now());
+    }
+    assert!(again.fetch_offsets("g", None).is_empty());
+    // A topic that has the name later begins anew.
+    world.commit_offset("", -1, 3, "");
+    assert_eq!(world.offset(), Some((3, 7, String::new())));
+}

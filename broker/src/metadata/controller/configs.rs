@@ -26,6 +26,14 @@ pub trait ConfigRules: Send + Sync {
     /// A sentence for the client: what is wrong and what is allowed.
     fn validate(&self, scope: ConfigScope, key: &str, value: Option<&str>) -> Result<(), String>;
 
+    /// Checks what is set in `scope` after a change as a whole.
+    ///
+    /// # Errors
+    /// A sentence for the client: which values contradict one another.
+    fn validate_all(&self, _scope: ConfigScope, _configs: &Configs) -> Result<(), String> {
+        Ok(())
+    }
+
     /// The inherited value of a key whose type is a list, comma separated; `None` when it is not a list.
     /// What is appended or subtracted starts from there when nothing is set.
     fn list_default(&self, scope: ConfigScope, key: &str) -> Option<String>;
@@ -102,6 +110,7 @@ fn alter(alteration: &ResourceAlteration, draft: &mut Draft, context: &Context<'
     };
     let mut seen = BTreeSet::new();
     let mut records = Vec::new();
+    let mut after = present.clone();
     for (key, op) in &alteration.changes {
         if !seen.insert(key) {
             let message = format!("Error due to duplicate config keys: {key}");
@@ -109,10 +118,15 @@ fn alter(alteration: &ResourceAlteration, draft: &mut Draft, context: &Context<'
         }
         let value = changed_value(context, scope, present, key, op)?;
         check_config(context, scope, key, value.as_deref())?;
+        match &value {
+            Some(value) => after.insert(key.clone(), value.clone()),
+            None => after.remove(key),
+        };
         if present.get(key) != value.as_ref() {
             records.push(MetadataRecord::Config(ConfigRecord { resource: resource.clone(), key: key.clone(), value }));
         }
     }
+    check_together(context, scope, &after)?;
     draft.add(records)
 }
 
@@ -152,6 +166,10 @@ fn changed_value(context: &Context<'_>, scope: ConfigScope, present: &Configs, k
 
 fn items(list: &str) -> Vec<&str> {
     list.split(',').map(str::trim).filter(|item| !item.is_empty()).collect()
+}
+
+pub(super) fn check_together(context: &Context<'_>, scope: ConfigScope, configs: &Configs) -> ItemResult<()> {
+    context.rules.validate_all(scope, configs).map_err(|message| ApiError::new(ErrorCode::InvalidConfig, message))
 }
 
 pub(super) fn check_config(context: &Context<'_>, scope: ConfigScope, key: &str, value: Option<&str>) -> ItemResult<()> {

@@ -19,7 +19,7 @@ mod tests;
 pub use brokers::{AllocateProducerIds, FenceBroker, PRODUCER_ID_BLOCK_LEN, ProducerIdBlock, RegisterBroker, SetClusterId};
 pub use configs::{AlterConfigs, ConfigOp, ConfigRules, ConfigScope, ResourceAlteration};
 pub use isr::{AlterIsr, IsrChange};
-pub use names::{INTERNAL_TOPICS, is_internal_topic, validate_topic_name};
+pub use names::{INTERNAL_TOPICS, METADATA_TOPIC, is_internal_topic, validate_topic_name};
 pub use partitions::{CreatePartitions, TopicGrowth};
 pub use topics::{CreateTopics, CreatedTopic, DeleteTopics, DeletedTopic, NewTopic, TopicPlacement, TopicSelector};
 

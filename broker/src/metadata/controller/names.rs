@@ -5,6 +5,9 @@ use super::super::{ApiError, ErrorCode, MetadataImage};
 /// Topics that belong to the cluster itself.
 pub const INTERNAL_TOPICS: &[&str] = &["__consumer_offsets", "__transaction_state", "__share_group_state"];
 
+/// The quorum's own log, which lies among the partitions as partition 0 of this topic and is none.
+pub const METADATA_TOPIC: &str = "__cluster_metadata";
+
 /// Longest topic name: with a partition's number behind it, it still fits into a file name.
 const TOPIC_NAME_LEN_MAX: usize = 249;
 
@@ -35,11 +38,14 @@ pub fn validate_topic_name(name: &str) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Checks that `name` is free, also as the name of a metric, where `.` and `_` are the same.
+/// Checks that `name` is not the quorum's own, and free, also as the name of a metric, where `.` and `_` are the same.
 ///
 /// # Errors
-/// TOPIC_ALREADY_EXISTS, INVALID_TOPIC_EXCEPTION for a collision.
+/// TOPIC_AUTHORIZATION_FAILED, TOPIC_ALREADY_EXISTS, INVALID_TOPIC_EXCEPTION for a collision.
 pub(super) fn check_free(image: &MetadataImage, name: &str) -> Result<(), ApiError> {
+    if name == METADATA_TOPIC {
+        return Err(ApiError::new(ErrorCode::TopicAuthorizationFailed, format!("{name} is the cluster's own and cannot be created.")));
+    }
     if image.topic(name).is_some() {
         return Err(ApiError::new(ErrorCode::TopicAlreadyExists, format!("Topic '{name}' already exists.")));
     }

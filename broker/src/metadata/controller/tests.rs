@@ -110,6 +110,7 @@ fn topics_are_refused_with_kafkas_code_and_words() {
     let cases: Vec<(&str, TopicPlacement, ErrorCode, &str)> = vec![
         ("", auto(1, 1), ErrorCode::InvalidTopic, "empty string"),
         ("..", auto(1, 1), ErrorCode::InvalidTopic, "'..' is not allowed"),
+        ("__cluster_metadata", auto(1, 1), ErrorCode::TopicAuthorizationFailed, "the cluster's own"),
         (&long, auto(1, 1), ErrorCode::InvalidTopic, "longer than the max allowed length 249"),
         ("a b", auto(1, 1), ErrorCode::InvalidTopic, "ASCII alphanumerics"),
         ("taken.name", auto(1, 1), ErrorCode::TopicAlreadyExists, "Topic 'taken.name' already exists."),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::configs::{ConfigScope, check_config};
+use super::configs::{ConfigScope, check_config, check_together};
 use super::placement::{Placement, check_manual_assignment, live_isr};
 use super::{Context, Decision, Draft, ItemResult, Operation, PARTITIONS_PER_OPERATION_MAX, names};
 use crate::metadata::record::{ConfigRecord, PartitionRecord, RemoveTopicRecord, TopicRecord};
@@ -209,6 +209,7 @@ fn check_configs(topic: &NewTopic, context: &Context<'_>) -> ItemResult<Configs>
         check_config(context, ConfigScope::Topic, key, Some(value))?;
         configs.insert(key.clone(), value.clone());
     }
+    check_together(context, ConfigScope::Topic, &configs)?;
     Ok(configs)
 }
 

@@ -16,7 +16,7 @@ pub(crate) fn api_versions(connection: &mut Connection, version: i16, request: &
         if !is_client_software(name) || !is_client_software(software_version) {
             return m::ApiVersionsResponse::default().with_error_code(ErrorCode::InvalidRequest as i16);
         }
-        connection.software = Some((name.to_owned(), software_version.to_owned()));
+        connection.software = format!("{name} {software_version}");
     }
     api_versions_response(version, &[], -1, &[])
 }

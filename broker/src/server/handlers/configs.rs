@@ -13,9 +13,9 @@ use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsRe
 use super::{Shared, of_controller, text};
 use crate::config::Entry;
 use crate::config::keys::{self, Kind};
-use crate::config::topic::{self, broker_value};
-use crate::metadata::ConfigResource;
+use crate::config::topic::{self, TopicConfig, broker_keys, broker_value};
 use crate::metadata::controller::{AlterConfigs, ConfigOp, ConfigRules, ConfigScope, ResourceAlteration, validate_topic_name};
+use crate::metadata::{ConfigResource, Configs};
 use crate::model::BrokerId;
 use crate::server::context::{Operation, RequestContext, Resource};
 use crate::wire::ErrorCode;
@@ -103,7 +103,7 @@ fn topic_configs(shared: &Shared, name: &str, synonyms: bool, documentation: boo
         if let Some(value) = set {
             chain.push(synonym(key.name, Some(value), Source::Topic));
         }
-        chain.extend(broker_chain(&broker));
+        chain.extend(broker_keys(key).into_iter().flat_map(|(name, _)| broker_chain(&shared.config.entry(name))));
         result(key.name, key.kind, value, source, false)
             .with_synonyms(if synonyms { chain } else { Vec::new() })
             .with_documentation(documentation.then(|| text(keys::find(key.synonym).map_or("", |row| row.help))))
@@ -242,6 +242,18 @@ impl ConfigRules for Rules {
                 None => format!("Unknown broker config name: {key}"),
             }),
         }
+    }
+
+    fn validate_all(&self, scope: ConfigScope, configs: &Configs) -> Result<(), String> {
+        if scope != ConfigScope::Topic {
+            return Ok(());
+        }
+        let topic = TopicConfig::resolve(&self.config, configs);
+        let (min, max) = (topic.number("min.compaction.lag.ms"), topic.number("max.compaction.lag.ms"));
+        if min > max {
+            return Err(format!("conflict topic config setting min.compaction.lag.ms ({min}) > max.compaction.lag.ms ({max})"));
+        }
+        Ok(())
     }
 
     fn list_default(&self, scope: ConfigScope, key: &str) -> Option<String> {

@@ -30,6 +30,14 @@ pub(crate) struct Fetched {
     pub(crate) read_committed: bool,
 }
 
+impl Fetched {
+    /// Every error in the answer.
+    pub(crate) fn errors(&self) -> impl Iterator<Item = ErrorCode> {
+        let partitions = self.topics.iter().flat_map(|topic| &topic.partitions).map(|one| one.error);
+        std::iter::once(self.error).chain(partitions).filter(|error| *error != ErrorCode::None)
+    }
+}
+
 pub(crate) struct FetchedTopic {
     pub(crate) name: m::TopicName,
     pub(crate) id: uuid::Uuid,
@@ -187,10 +195,14 @@ async fn one(
     let code = |error: ReadError| ErrorCode::from_code(error.code()).unwrap_or(ErrorCode::UnknownServerError);
     fetched.records = match partition.log.try_read_cached(from, max_bytes, high_watermark, is_first).map_err(code)? {
         Some(found) => found,
-        None => {
-            let log = partition.log.clone();
-            shared.env.blocking(move || log.read_from_disk(from, max_bytes, high_watermark, is_first)).await.map_err(code)?
-        }
+        // What was written a while ago is mostly still in the page cache: no hop to a thread that may wait for the disk.
+        None => match partition.log.try_read_from_page_cache(from, max_bytes, high_watermark, is_first) {
+            Some(found) => found,
+            None => {
+                let log = partition.log.clone();
+                shared.env.blocking(move || log.read_from_disk(from, max_bytes, high_watermark, is_first)).await.map_err(code)?
+            }
+        },
     };
     Ok(fetched)
 }

@@ -42,7 +42,7 @@ pub(crate) async fn list_offsets(shared: Arc<Shared>, ctx: RequestContext, reque
                 };
                 let answer = ListOffsetsPartitionResponse::default().with_partition_index(asked.partition_index);
                 let looked_up = match found {
-                    Ok(partition) => one(&shared, partition, &asked).await,
+                    Ok(partition) => one(&shared, partition, &asked, version).await,
                     Err(error) => Err(error),
                 };
                 match looked_up {
@@ -59,8 +59,18 @@ pub(crate) async fn list_offsets(shared: Arc<Shared>, ctx: RequestContext, reque
     m::ListOffsetsResponse::default().with_topics(topics)
 }
 
-async fn one(shared: &Shared, partition: Arc<Partition>, asked: &ListOffsetsPartition) -> Result<(i64, i64, i32), ErrorCode> {
+async fn one(shared: &Shared, partition: Arc<Partition>, asked: &ListOffsetsPartition, version: i16) -> Result<(i64, i64, i32), ErrorCode> {
     partition.check_epoch(asked.current_leader_epoch)?;
+    // KIPs 734, 405 and 1005 each brought one with a version.
+    let since = match asked.timestamp {
+        MAX_TIMESTAMP => 7,
+        EARLIEST_LOCAL => 8,
+        LATEST_TIERED => 9,
+        _ => 0,
+    };
+    if version < since {
+        return Err(ErrorCode::UnsupportedVersion);
+    }
     let place = |offset: i64| Ok((-1, offset, partition.epoch_at(offset)));
     match asked.timestamp {
         LATEST => place(partition.high_watermark()),

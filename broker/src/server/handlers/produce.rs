@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::Shared;
-use crate::log::AppendError;
+use crate::log::{AppendError, COPIED_BELOW};
 use crate::model::Offset;
 use crate::replication::{Acks, Appended, Partition};
 use crate::server::context::{Operation, RequestContext, Resource};
@@ -138,6 +138,7 @@ pub(crate) fn produce(shared: &Arc<Shared>, ctx: &RequestContext, mut body: Byte
                     success(index, &appended)
                 }
                 Err(failure) => {
+                    shared.metrics.answered_with("Produce", failure.error.name());
                     failed.get_or_insert(failure.error);
                     failure.answer(index)
                 }
@@ -153,8 +154,9 @@ pub(crate) fn produce(shared: &Arc<Shared>, ctx: &RequestContext, mut body: Byte
     if waiting.is_empty() {
         return Ok(Produced::Answered(answers.encode()));
     }
+    let shared = shared.clone();
     Ok(Produced::Waiting(Box::pin(async move {
-        wait(&mut answers, waiting, timeout).await;
+        wait(&shared, &mut answers, waiting, timeout).await;
         answers.encode()
     })))
 }
@@ -174,13 +176,14 @@ impl Carver {
         self.rest.advance(skipped);
         self.gone = range.end;
         let records = self.rest.split_to(range.len());
-        // The log keeps the newest batches in memory: a small one would keep the whole request there.
-        if records.len().saturating_mul(2) < self.body_len { BytesMut::from(&records[..]) } else { records }
+        // The log keeps the newest batches in memory, the small ones as copies: any other would keep the whole request there.
+        let keeps_much = records.len() >= COPIED_BELOW && records.len().saturating_mul(2) < self.body_len;
+        if keeps_much { BytesMut::from(&records[..]) } else { records }
     }
 }
 
 /// Waits until everything is committed, and writes an error into the answer of what is not in time.
-async fn wait(answers: &mut Answers, mut waiting: Vec<Waiting>, timeout: Duration) {
+async fn wait(shared: &Shared, answers: &mut Answers, mut waiting: Vec<Waiting>, timeout: Duration) {
     let deadline = Instant::now() + timeout;
     let notify = Arc::new(Notify::new());
     for item in &waiting {
@@ -189,6 +192,7 @@ async fn wait(answers: &mut Answers, mut waiting: Vec<Waiting>, timeout: Duratio
     let mut set = |item: &Waiting, error: ErrorCode| {
         let answer = answers.topics.get_mut(item.topic).and_then(|(_, partitions)| partitions.get_mut(item.partition));
         if let Some(answer) = answer {
+            shared.metrics.answered_with("Produce", error.name());
             *answer = Failure::code(error).answer(answer.index);
         }
     };

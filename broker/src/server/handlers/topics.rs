@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
@@ -20,6 +21,15 @@ use crate::metadata::controller::{
 use crate::model::BrokerId;
 use crate::server::context::{Operation, RequestContext, Resource};
 use crate::wire::ErrorCode;
+
+/// How long the broker itself waits for the logs of a topic that it makes without being asked by an administrator.
+const APPLIED_MAX: Duration = Duration::from_secs(30);
+const TIMED_OUT: i16 = ErrorCode::RequestTimedOut as i16;
+
+/// `timeout_ms` of a request. What it asks for is done even when the answer is REQUEST_TIMED_OUT, as with Kafka.
+fn timeout(ms: i32) -> Duration {
+    Duration::from_millis(u64::try_from(ms).unwrap_or(0))
+}
 
 /// Answers CreateTopics.
 pub(crate) async fn create(shared: Arc<Shared>, ctx: RequestContext, request: m::CreateTopicsRequest) -> m::CreateTopicsResponse {
@@ -60,8 +70,8 @@ pub(crate) async fn create(shared: Arc<Shared>, ctx: RequestContext, request: m:
             Err(error) => refuse(Some(answer), &of_controller(error)),
         }
     }
-    if !request.validate_only {
-        shared.wait_until_applied().await;
+    if !request.validate_only && !shared.is_applied_within(timeout(request.timeout_ms)).await {
+        answers.iter_mut().filter(|answer| answer.error_code == 0).for_each(|answer| answer.error_code = TIMED_OUT);
     }
     m::CreateTopicsResponse::default().with_topics(answers)
 }
@@ -125,7 +135,8 @@ pub(crate) async fn auto_create(shared: &Arc<Shared>, names: Vec<Arc<str>>) -> B
         // Not answered now; the client asks again.
         Err(_) => ordinary.iter().chain(&internal).map(|name| (name.to_string(), ErrorCode::UnknownTopicOrPartition)).collect(),
     };
-    shared.wait_until_applied().await;
+    // A client that does not find it yet asks again.
+    shared.is_applied_within(APPLIED_MAX).await;
     errors
 }
 
@@ -143,7 +154,9 @@ pub(crate) async fn ensure(
     let configs = configs.into_iter().map(|(key, value)| (key, Some(value))).collect();
     let topic = NewTopic { name: name.to_owned(), placement: TopicPlacement::automatic(partitions, replication_factor), configs };
     let outcome = shared.controller.run(create_operation(shared, vec![topic], false)).await.map_err(|error| error.to_string())?;
-    shared.wait_until_applied().await;
+    if !shared.is_applied_within(APPLIED_MAX).await {
+        return Err(format!("the log of {name} was not opened within {} s", APPLIED_MAX.as_secs()));
+    }
     match outcome.into_iter().next() {
         Some((_, Err(error))) if error.code.code() != ErrorCode::TopicAlreadyExists as i16 => Err(error.message),
         _ => Ok(()),
@@ -189,7 +202,15 @@ pub(crate) async fn delete(shared: Arc<Shared>, ctx: RequestContext, request: m:
             one.0.as_ref().map(|name| name.as_str().to_owned()).or_else(|| image.topic_by_id(&one.1).map(|topic| topic.name.to_string()));
         let allowed = known.as_ref().is_none_or(|name| ctx.may(Operation::Delete, Resource::Topic(name)));
         let mut answer = DeletableTopicResult::default().with_topic_id(one.1);
-        if !enabled {
+        // As Kafka: which of the two is meant would be a guess.
+        let unclear = (ctx.api_version >= 6 && one.0.is_some() != one.1.is_nil()).then(|| match &one.0 {
+            Some(name) => format!("You may not specify both topic name {} and topic id.", name.as_str()),
+            None => "Neither topic name nor id were specified.".to_owned(),
+        });
+        if let Some(message) = unclear {
+            answer.error_code = ErrorCode::InvalidRequest as i16;
+            answer.error_message = Some(text(&message));
+        } else if !enabled {
             // Older versions know no such code (Kafka does the same).
             answer.error_code = if ctx.api_version < 3 { ErrorCode::InvalidRequest } else { ErrorCode::TopicDeletionDisabled } as i16;
             answer.error_message = Some(text("delete.topic.enable=false on this broker"));
@@ -224,7 +245,9 @@ pub(crate) async fn delete(shared: Arc<Shared>, ctx: RequestContext, request: m:
             answer.name = Some(m::TopicName::default());
         }
     }
-    shared.wait_until_applied().await;
+    if !shared.is_applied_within(timeout(request.timeout_ms)).await {
+        answers.iter_mut().filter(|answer| answer.error_code == 0).for_each(|answer| answer.error_code = TIMED_OUT);
+    }
     m::DeleteTopicsResponse::default().with_responses(answers)
 }
 
@@ -258,8 +281,8 @@ pub(crate) async fn grow(shared: Arc<Shared>, ctx: RequestContext, request: m::C
             answer.error_message = (!error.message.is_empty()).then(|| text(&error.message));
         }
     }
-    if !request.validate_only {
-        shared.wait_until_applied().await;
+    if !request.validate_only && !shared.is_applied_within(timeout(request.timeout_ms)).await {
+        answers.iter_mut().filter(|answer| answer.error_code == 0).for_each(|answer| answer.error_code = TIMED_OUT);
     }
     m::CreatePartitionsResponse::default().with_results(answers)
 }

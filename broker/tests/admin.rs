@@ -1,0 +1,56 @@
+//! Health and metrics, asked for over HTTP as a probe and a scraper ask.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs, reason = "a test")]
+
+mod common;
+
+use common::{Broker, PRODUCE_VERSION, ask, ask_for_topic, free_port, http, http_get, produce_request, produced};
+
+/// Whether `line` is a comment, or `name value` or `name{label="value",…} value`.
+fn is_metric(line: &str) -> bool {
+    let Some((series, value)) = line.rsplit_once(' ') else { return false };
+    let name = match series.split_once('{') {
+        Some((name, labels)) if labels.ends_with("\"}") && labels.contains("=\"") => name,
+        Some(_) => return false,
+        None => series,
+    };
+    line.starts_with("# ") || (name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_') && value.parse::<f64>().is_ok())
+}
+
+#[test]
+fn probes_and_scrapers_are_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let broker = Broker::start(dir.path(), &format!("admin.listener=127.0.0.1:{port}"));
+    for path in ["/livez", "/readyz"] {
+        assert_eq!(http_get(port, path), ("200".to_owned(), "ok\n".to_owned()), "{path}");
+    }
+    assert_eq!(http_get(port, "/nowhere").0, "404");
+    assert!(
+        http(port, b"POST /livez HTTP/1.1\r\nHost: broker\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").starts_with("HTTP/1.1 405 ")
+    );
+    assert!(http(port, b"no request at all\r\n\r\n").starts_with("HTTP/1.1 400 "));
+
+    let mut client = broker.connect();
+    assert_eq!(ask_for_topic(&mut client, "orders"), 0);
+    for offset in 0..3 {
+        assert_eq!(produced(ask(&mut client, PRODUCE_VERSION, produce_request("orders", b"one"))), (0, offset));
+    }
+    assert_eq!(produced(ask(&mut client, PRODUCE_VERSION, produce_request("nowhere", b"one"))).0, 3);
+    assert_eq!(ask_for_topic(&mut client, "no name for a topic"), 17);
+    let (status, metrics) = http_get(port, "/metrics");
+    assert_eq!(status, "200");
+    for line in metrics.lines() {
+        assert!(line == "# EOF" || is_metric(line), "{line:?}");
+    }
+    for line in [
+        "kafka_server_brokertopicmetrics_messagesin_total 3",
+        "kafka_network_requestmetrics_requests_total{request=\"Produce\"} 4",
+        "kafka_network_requestmetrics_errors_total{request=\"Produce\",error=\"UNKNOWN_TOPIC_OR_PARTITION\"} 1",
+        "kafka_network_requestmetrics_errors_total{request=\"Metadata\",error=\"INVALID_TOPIC_EXCEPTION\"} 1",
+        "kafka_server_socket_server_metrics_connection_count 1",
+        "kafka_server_replicamanager_partitioncount 1",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
+    }
+    assert_eq!(http_get(port, "/livez").0, "200", "after everything that came before");
+}

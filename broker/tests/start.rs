@@ -1,0 +1,139 @@
+//! How a broker starts from a file, says in its log what it does, and refuses what it cannot do.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs, reason = "a test")]
+
+mod common;
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::{Broker, PRODUCE_VERSION, ask, ask_for_topic, command, free_port, is_closed, kcat, produce_request, produced, refusal};
+use kafka_protocol::messages as m;
+use letterbox_broker::wire::Response;
+
+fn quick_start() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/quick-start.properties")
+}
+
+/// What has to differ from the quick start on a machine where others run: the port and the directory.
+fn overrides(dir: &Path, port: u16) -> Vec<String> {
+    [
+        format!("listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://:9093"),
+        format!("advertised.listeners=PLAINTEXT://127.0.0.1:{port}"),
+        format!("log.dirs={}", dir.join("not/there/yet").display()),
+    ]
+    .into_iter()
+    .flat_map(|pair| ["--override".to_owned(), pair])
+    .collect()
+}
+
+#[test]
+fn a_quick_start_file_needs_no_change_and_no_format_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let broker = Broker::run(quick_start(), overrides(dir.path(), port), SocketAddr::from(([127, 0, 0, 1], port)));
+    let mut client = broker.connect();
+    let Response::ApiVersions(versions) = ask(&mut client, 0, m::ApiVersionsRequest::default()) else { unreachable!() };
+    assert_eq!(versions.error_code, 0);
+    assert_eq!(ask_for_topic(&mut client, "quickstart-events"), 0);
+    assert_eq!(produced(ask(&mut client, PRODUCE_VERSION, produce_request("quickstart-events", b"This is my first event"))), (0, 0));
+    // As a stranger would read it, group and all.
+    let seen = kcat(&broker, &["-G", "readers", "quickstart-events", "-X", "auto.offset.reset=earliest", "-e", "-q"], "");
+    assert_eq!(seen, "This is my first event\n");
+}
+
+#[test]
+fn a_setting_that_cannot_be_is_refused_by_name_value_reason_and_range() {
+    let dir = tempfile::tempdir().unwrap();
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = other.local_addr().unwrap();
+    let taken = format!("listeners=PLAINTEXT://{address},CONTROLLER://:9093");
+    let cannot = format!("listeners=PLAINTEXT://{address}: cannot listen on {address}; is another process using the port?: Address");
+    for (name, line, said) in [
+        ("an unknown key", "num.partition=3", &["num.partition=3: unknown setting; did you mean num.partitions?"][..]),
+        ("a key like no other", "no.such.key=x y", &["no.such.key=x y: unknown setting\n"]),
+        ("a word instead of a number", "num.partitions=many", &["num.partitions=many: must be a whole number from 1 to 2147483647"]),
+        ("a number out of range", "num.partitions=0", &["num.partitions=0: must be a whole number from 1 to 2147483647"]),
+        ("no range upwards", "log.retention.ms=-2", &["log.retention.ms=-2: must be a whole number, at least -1"]),
+        ("an unknown word", "log.cleanup.policy=shred", &["log.cleanup.policy=shred: must be a list of compact, delete"]),
+        ("an impossible role", "process.roles=broker", &["process.roles=broker: this version runs both roles", "write broker,controller"]),
+        ("a promise not kept", "ssl.keystore.location=/k", &["ssl.keystore.location=/k: this version does not support"]),
+        ("two at once", "num.partitions=0\nno.such.key=1", &["num.partitions=0: must be", "no.such.key=1: unknown"]),
+        ("a port in use", &taken, &[&cannot]),
+        ("no property", "broken=\\u12", &["line ", "cannot be read as key=value"]),
+    ] {
+        let config = dir.path().join("server.properties");
+        let text = std::fs::read_to_string(quick_start()).unwrap();
+        let logs = dir.path().join("data");
+        std::fs::write(&config, format!("{text}log.dirs={}\nadvertised.listeners=PLAINTEXT://localhost:9092\n{line}\n", logs.display()))
+            .unwrap();
+        let output = refusal(&mut command(&config));
+        let error = String::from_utf8(output.stderr).unwrap();
+        for part in said {
+            assert!(error.contains(part), "{name}: {part:?} is not in {error:?}");
+        }
+        assert!(error.contains(config.to_str().unwrap()) || line == taken, "{name}: the file is not named in {error:?}");
+    }
+    let nowhere = dir.path().join("nowhere");
+    let error = String::from_utf8(refusal(&mut command(&nowhere)).stderr).unwrap();
+    assert!(error.contains(nowhere.to_str().unwrap()), "{error}");
+    let output = refusal(command(&quick_start()).args(["--override", "num.partitions=0"]));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("num.partitions=0: must be"));
+}
+
+/// The message of a JSON log line that has everything a log line must have.
+fn message(line: &str) -> String {
+    let event: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    let text = |name: &str| event[name].as_str().unwrap_or_else(|| panic!("no {name}: {line}")).to_owned();
+    assert!(text("timestamp").ends_with('Z'), "{line}");
+    assert!(["ERROR", "WARN", "INFO", "DEBUG"].contains(&&*text("level")), "{line}");
+    text("message")
+}
+
+#[test]
+fn with_json_every_line_of_the_log_is_one_object() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let json = ["--log-format", "json", "--log-level", "debug"].map(str::to_owned);
+    let arguments = overrides(dir.path(), port).into_iter().chain(json).collect();
+    let broker = Broker::run(quick_start(), arguments, SocketAddr::from(([127, 0, 0, 1], port)));
+    kcat(&broker, &["-P", "-t", "orders"], "one\n");
+    let mut stranger = broker.connect();
+    stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    assert!(is_closed(&mut stranger));
+    message(&broker.wait_for_line("connection closed"));
+    let messages: Vec<String> = broker.stop_and_read_log().iter().map(|line| message(line)).collect();
+    assert!(messages.iter().any(|message| message.starts_with("stopped in ")), "{messages:?}");
+}
+
+#[test]
+fn with_json_a_refusal_is_an_object_too() {
+    let container = |variables: &[(&str, &str)]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_letterbox"));
+        command.arg("container").env_clear().envs(variables.iter().copied());
+        command
+    };
+    let broker = |config: &Path, more: &[&str]| {
+        let mut command = command(config);
+        command.args(more);
+        command
+    };
+    for (mut command, said) in [
+        (broker(Path::new("nowhere"), &[]), &["read nowhere (--config)"][..]),
+        (broker(&quick_start(), &["--override", "num.partitions=0"]), &["num.partitions=0: must be a whole number"]),
+        (broker(&quick_start(), &["--log-level", "a=b=c"]), &["--log-level a=b=c"]),
+        (
+            container(&[("KAFKA_CFG_NUM_PARTITIONS", "0")]),
+            &["KAFKA_CFG_NUM_PARTITIONS is taken as num.partitions", "num.partitions=0: must be a whole number"],
+        ),
+    ] {
+        let output = refusal(command.args(["--log-format", "json"]));
+        let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+        let messages: Vec<String> = text.lines().map(message).collect();
+        assert_eq!(messages.len(), said.len(), "{text}");
+        for (message, part) in messages.iter().zip(said) {
+            assert!(message.contains(part), "{message}");
+        }
+    }
+}

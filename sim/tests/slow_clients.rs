@@ -1,0 +1,119 @@
+//! Clients that stop in the middle of a request, in simulated time: one that stalls is given up, one that the broker
+//! itself lets wait is not.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::time::Duration;
+
+use letterbox_broker::config::Config;
+use letterbox_broker::server::Broker;
+use letterbox_env::{BoxStream, Env};
+use letterbox_sim::cluster::{Cluster, Exit, Process};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, sleep};
+
+const BROKER: &str = "broker-0";
+/// Room for one large request.
+const MEMORY: usize = 1_048_576;
+
+async fn broker(process: Process) -> Exit {
+    let text = format!(
+        "process.roles=broker,controller\nnode.id=0\ncontroller.quorum.voters=0@{BROKER}:9093\ncontroller.listener.names=CONTROLLER\n\
+         listeners=PLAINTEXT://:9092,CONTROLLER://:9093\nadvertised.listeners=PLAINTEXT://{BROKER}:9092\nlog.dirs=/data\n\
+         admin.listener=none\nqueued.max.request.bytes={MEMORY}\n"
+    );
+    let config = Config::parse(&text).map_err(|error| error.to_string())?;
+    let broker = Broker::start(process.env.clone(), config).await.map_err(|error| error.to_string())?;
+    process.stopped().await;
+    broker.shutdown().await.map_err(|error| error.to_string())
+}
+
+/// Size, API key, version, correlation id 7, no client id, and the body.
+fn frame(api_key: i16, version: i16, body: &[u8]) -> Vec<u8> {
+    let size = i32::try_from(body.len() + 10).unwrap().to_be_bytes();
+    [&size[..], &api_key.to_be_bytes(), &version.to_be_bytes(), &[0, 0, 0, 7, 0xff, 0xff], body].concat()
+}
+
+/// A Produce that takes most of the memory, for a topic that is not there.
+fn large_frame() -> Vec<u8> {
+    let records = vec![0; MEMORY * 3 / 4];
+    let size = i32::try_from(records.len()).unwrap().to_be_bytes();
+    // No transaction, acks=1, 1 s, one topic "t", one partition 0.
+    let head = [0xff, 0xff, 0, 1, 0, 0, 3, 0xe8, 0, 0, 0, 1, 0, 1, b't', 0, 0, 0, 1, 0, 0, 0, 0];
+    frame(0, 3, &[&head[..], &size, &records].concat())
+}
+
+/// A connection that the broker knows to be a client's.
+async fn connect(env: &Env) -> BoxStream {
+    loop {
+        if let Ok(mut stream) = env.net.connect(BROKER, 9092).await {
+            stream.write_all(&frame(18, 0, &[])).await.unwrap();
+            read_answer(&mut stream).await;
+            return stream;
+        }
+        // The broker is starting.
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn read_answer(stream: &mut BoxStream) -> Vec<u8> {
+    let size = stream.read_i32().await.unwrap();
+    let mut answer = vec![0; usize::try_from(size).unwrap()];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer[..4], 7i32.to_be_bytes());
+    answer
+}
+
+#[test]
+fn a_request_that_stalls_is_given_up_after_30_seconds() {
+    let mut cluster = Cluster::new(1);
+    cluster.host(BROKER, broker);
+    cluster.client("staller", |env| async move {
+        let request = frame(18, 0, &[]);
+        let mut stream = connect(&env).await;
+        // Slow, but it moves on.
+        for byte in &request {
+            sleep(Duration::from_secs(20)).await;
+            stream.write_all(&[*byte]).await.unwrap();
+        }
+        read_answer(&mut stream).await;
+        stream.write_all(&request[..9]).await.unwrap();
+        let stalled = Instant::now();
+        assert_eq!(stream.read(&mut [0; 16]).await.unwrap(), 0, "closed without a word");
+        let took = stalled.elapsed().as_millis();
+        assert!((30_000..31_000).contains(&took), "{took} ms");
+        Ok(())
+    });
+    assert!(cluster.run_clients(Duration::from_secs(600)));
+}
+
+#[test]
+fn a_request_that_waits_for_memory_is_not_given_up() {
+    let mut cluster = Cluster::new(1);
+    cluster.host(BROKER, broker);
+    cluster.client("holder", |env| async move {
+        let request = large_frame();
+        let mut stream = connect(&env).await;
+        let (begun, rest) = request.split_at(1000);
+        let (slow, rest) = rest.split_at(5);
+        stream.write_all(begun).await.unwrap();
+        for byte in slow {
+            sleep(Duration::from_secs(20)).await;
+            stream.write_all(&[*byte]).await.unwrap();
+        }
+        stream.write_all(rest).await.unwrap();
+        read_answer(&mut stream).await;
+        Ok(())
+    });
+    cluster.client("waiter", |env| async move {
+        let mut stream = connect(&env).await;
+        // The other one is first.
+        sleep(Duration::from_secs(1)).await;
+        let begun = Instant::now();
+        stream.write_all(&large_frame()).await.unwrap();
+        read_answer(&mut stream).await;
+        let took = begun.elapsed();
+        assert!(took > Duration::from_secs(90), "{took:?}: there was no wait");
+        Ok(())
+    });
+    assert!(cluster.run_clients(Duration::from_secs(600)));
+}
