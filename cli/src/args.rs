@@ -12,8 +12,10 @@ use crate::failure::Failure;
 pub(crate) enum Takes {
     /// Nothing.
     Nothing,
-    /// A value; the text says what, as in `String: topic`.
+    /// A value; the text says what, as in `String: topic`. Given twice it is refused.
     Value(&'static str),
+    /// A value, and the option may be repeated.
+    Values(&'static str),
     /// Perhaps a value.
     Perhaps(&'static str),
     /// An option of Kafka's tool that is not supported here.
@@ -41,6 +43,8 @@ pub(crate) struct Grammar {
     pub(crate) specs: Vec<Spec>,
     /// Options that take all words up to the next option (argparse4j).
     many: Vec<&'static str>,
+    /// How the tool says that an option has two values; `None`: the last one counts (argparse4j).
+    refuse_repeated: Option<fn(String) -> Failure>,
 }
 
 /// What was given on the command line.
@@ -54,12 +58,19 @@ impl Grammar {
     pub(crate) fn new(about: &'static str, specs: &[Spec]) -> Self {
         let mut specs: Vec<Spec> = STANDARD.iter().chain(specs).copied().collect();
         specs.sort_unstable_by_key(|(name, ..)| *name);
-        Self { about, specs, many: Vec::new() }
+        Self { about, specs, many: Vec::new(), refuse_repeated: Some(Failure::Stderr) }
     }
 
-    /// Lets `names` take several words each.
-    pub(crate) fn many(mut self, names: &[&'static str]) -> Self {
-        self.many = names.to_vec();
+    /// Reads as argparse4j does: `many` take several words each, and of an option that is repeated the last value counts.
+    pub(crate) fn argparse(mut self, many: &[&'static str]) -> Self {
+        self.many = many.to_vec();
+        self.refuse_repeated = None;
+        self
+    }
+
+    /// Says with `refuse`, and not with a line on stderr, that an option has two values.
+    pub(crate) fn refuse_repeated(mut self, refuse: fn(String) -> Failure) -> Self {
+        self.refuse_repeated = Some(refuse);
         self
     }
 
@@ -75,7 +86,11 @@ impl Grammar {
         if parsed.has("version") {
             return Err(Failure::Asked(format!("{KAFKA_VERSION}\n")));
         }
-        Ok(parsed)
+        let single = self.specs.iter().filter(|(_, takes, _)| !matches!(takes, Takes::Values(_)));
+        match (self.refuse_repeated, single.map(|(name, ..)| *name).find(|name| parsed.values(name).len() > 1)) {
+            (Some(refuse), Some(name)) => Err(refuse(two_values(name))),
+            _ => Ok(parsed),
+        }
     }
 
     fn read(&self, args: Vec<String>) -> Result<Parsed, String> {
@@ -97,7 +112,7 @@ impl Grammar {
                 Takes::Refused => return Err(format!("The option --{name} is not supported by this tool yet.")),
                 Takes::Nothing if inline.is_some() => return Err(format!("Option {name} does not take an argument")),
                 Takes::Nothing => None,
-                Takes::Value(_) => match inline.or_else(|| args.next()) {
+                Takes::Value(_) | Takes::Values(_) => match inline.or_else(|| args.next()) {
                     Some(value) => Some(value),
                     None => return Err(format!("Option {name} requires an argument")),
                 },
@@ -121,7 +136,7 @@ impl Grammar {
         for (name, takes, help) in &self.specs {
             let entry = match takes {
                 Takes::Nothing => format!("--{name}"),
-                Takes::Value(what) => format!("--{name} <{what}>"),
+                Takes::Value(what) | Takes::Values(what) => format!("--{name} <{what}>"),
                 Takes::Perhaps(what) => format!("--{name} [{what}]"),
                 Takes::Refused => continue,
             };
@@ -135,6 +150,11 @@ impl Grammar {
         }
         table
     }
+}
+
+/// What jopt-simple says when a tool asks for the value of an option that has two.
+pub(crate) fn two_values(name: &str) -> String {
+    format!("Found multiple arguments for option {name}, but you asked for only one")
 }
 
 fn wrap(text: &str, width: usize) -> Vec<String> {
@@ -157,7 +177,7 @@ impl Parsed {
         self.given.contains_key(name)
     }
 
-    /// The last value given.
+    /// The value; of an option that may have several the last.
     pub(crate) fn value(&self, name: &str) -> Option<&str> {
         self.given.get(name)?.last()?.as_deref()
     }
@@ -197,6 +217,14 @@ impl Parsed {
         }
     }
 
+    /// Of each pair only one may be given.
+    pub(crate) fn not_together(&self, pairs: &[(&str, &str)]) -> Result<(), Failure> {
+        match pairs.iter().find(|(one, other)| self.has(one) && self.has(other)) {
+            Some((one, other)) => Err(self.wrong(format!("Options --{one} and --{other} cannot be specified together."))),
+            None => Ok(()),
+        }
+    }
+
     /// Says on `out`, each line with `word` in front, which of the given options are deprecated in favour of which.
     pub(crate) fn warn_deprecated(&self, word: &str, pairs: &[(&str, &str)], out: &mut (dyn std::io::Write + Send)) -> std::io::Result<()> {
         for (old, new) in pairs.iter().filter(|(old, _)| self.has(old)) {
@@ -215,25 +243,47 @@ impl Parsed {
 mod tests {
     use super::*;
 
-    fn parse(args: &[&str]) -> Result<Parsed, Failure> {
+    fn grammar() -> Grammar {
         let specs = [
             ("topic", Takes::Value("String: topic"), "A topic."),
+            ("config", Takes::Values("String"), ""),
             ("list", Takes::Nothing, ""),
             ("state", Takes::Perhaps("String"), ""),
             ("old", Takes::Refused, ""),
         ];
-        Grammar::new("About.", &specs).parse(args.iter().map(|arg| (*arg).to_owned()).collect())
+        Grammar::new("About.", &specs)
+    }
+
+    fn parse_with(grammar: &Grammar, args: &[&str]) -> Result<Parsed, Failure> {
+        grammar.parse(args.iter().map(|arg| (*arg).to_owned()).collect())
+    }
+
+    fn parse(args: &[&str]) -> Result<Parsed, Failure> {
+        parse_with(&grammar(), args)
     }
 
     #[test]
     fn one_or_two_dashes_and_space_or_equals_mean_the_same() {
-        for args in [["--topic", "a"].as_slice(), &["-topic", "a"], &["--topic=a"], &["-topic=a"], &["--topic", "b", "--topic", "a"]] {
+        for args in [["--topic", "a"].as_slice(), &["-topic", "a"], &["--topic=a"], &["-topic=a"]] {
             assert_eq!(parse(args).unwrap().value("topic"), Some("a"), "{args:?}");
         }
-        assert_eq!(parse(&["--topic", "a", "--topic=b"]).unwrap().values("topic"), ["a", "b"]);
         let parsed = parse(&["--state", "--list"]).unwrap();
         assert!(parsed.has("state") && parsed.has("list") && parsed.value("state").is_none());
         assert_eq!(parse(&["--state", "Empty"]).unwrap().value("state"), Some("Empty"));
+    }
+
+    #[test]
+    fn only_what_may_be_repeated_has_several_values() {
+        assert_eq!(parse(&["--config", "a", "--config=b"]).unwrap().values("config"), ["a", "b"]);
+        assert!(parse(&["--list", "--list", "--state", "--state", "Empty"]).is_ok());
+        for (args, name) in [(["--topic", "a", "--topic", "a"], "topic"), (["--state", "a", "-state", "b"], "state")] {
+            let line = format!("Found multiple arguments for option {name}, but you asked for only one");
+            assert!(matches!(parse(&args), Err(Failure::Stderr(said)) if said == line));
+            let refusing = grammar().refuse_repeated(Failure::Stdout);
+            assert!(matches!(parse_with(&refusing, &args), Err(Failure::Stdout(said)) if said == line));
+        }
+        let last = parse_with(&grammar().argparse(&["config"]), &["--topic", "a", "--config", "x", "y", "--topic", "b"]).unwrap();
+        assert_eq!((last.value("topic"), last.values("config")), (Some("b"), vec!["x", "y"]));
     }
 
     #[test]

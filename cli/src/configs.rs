@@ -23,11 +23,11 @@ const SPECS: [Spec; 29] = [
     ("client", Takes::Refused, ""),
     ("client-defaults", Takes::Refused, ""),
     ("client-metrics", Takes::Refused, ""),
-    ("delete-config", Takes::Value("String"), "Configurations to delete, as k1,k2."),
+    ("delete-config", Takes::Values("String"), "Configurations to delete, as k1,k2."),
     ("describe", Takes::Nothing, "List the dynamic configuration of the entity."),
     ("entity-default", Takes::Nothing, "The default entity (of brokers)."),
     ("entity-name", Takes::Value("String"), "Name of the entity: topic name or broker id."),
-    ("entity-type", Takes::Value("String"), "Type of the entity: topics or brokers."),
+    ("entity-type", Takes::Values("String"), "Type of the entity: topics or brokers."),
     ("force", Takes::Nothing, "Ask nothing (this tool never does)."),
     ("group", Takes::Refused, ""),
     ("ip", Takes::Refused, ""),
@@ -49,8 +49,14 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
     let given = args.join(" ");
     let parsed = Grammar::new(about, &SPECS).parse(args)?;
     let action = parsed.exactly_one(&["describe", "alter"], "Command must include exactly one action: --describe, --alter")?;
+    // Kafka's tool passes over a file of changes beside --describe, and over --all beside --alter.
+    parsed.excludes("describe", &["add-config", "delete-config", "add-config-file"])?;
+    parsed.excludes("alter", &["all"])?;
     let (kind, name) = entity(&parsed)?;
     if action == "alter" {
+        if parsed.has("add-config") && parsed.has("add-config-file") {
+            return Err(Failure::Stderr("Only one of --add-config or --add-config-file must be specified".to_owned()));
+        }
         if !["add-config", "add-config-file", "delete-config"].iter().any(|option| parsed.has(option)) {
             return Err(Failure::Stderr(
                 "At least one of --add-config, --add-config-file, or --delete-config must be specified with --alter".to_owned(),
@@ -68,48 +74,59 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
 
 /// The kind and the name; an empty name is the default entity, `None` means all.
 fn entity(parsed: &Parsed) -> Result<(ResourceType, Option<String>), Failure> {
-    if let Some(topic) = parsed.value("topic") {
-        return Ok((ResourceType::Topic, Some(topic.to_owned())));
+    const FLAGS: [(&str, &str); 3] = [("topic", "topics"), ("broker", "brokers"), ("broker-defaults", "brokers")];
+    let refuse = |line: &str| Err(Failure::Stderr(line.to_owned()));
+    let flags: Vec<&str> = FLAGS.iter().filter(|(flag, _)| parsed.has(flag)).map(|(_, kind)| *kind).collect();
+    let kinds = [parsed.values("entity-type"), flags.clone()].concat();
+    if let Some((_, kind)) = kinds.iter().enumerate().find(|(index, kind)| kinds.iter().take(*index).any(|other| other == *kind)) {
+        return refuse(&format!("Duplicate entity type(s) specified: {kind}"));
     }
-    if let Some(broker) = parsed.value("broker") {
-        return Ok((ResourceType::Broker, Some(broker_id(broker)?)));
-    }
-    if parsed.has("broker-defaults") {
-        return Ok((ResourceType::Broker, Some(String::new())));
-    }
-    let name = if parsed.has("entity-default") { Some(String::new()) } else { parsed.value("entity-name").map(str::to_owned) };
-    match parsed.value("entity-type") {
-        None => Err(Failure::Stderr("At least one entity type must be specified".to_owned())),
-        Some("topics") if parsed.has("alter") && name.is_none() => {
-            Err(Failure::Stderr("An entity name must be specified with --alter of topics".to_owned()))
+    for kind in &kinds {
+        match *kind {
+            "topics" | "brokers" => {}
+            "clients" | "users" | "ips" | "client-metrics" | "groups" | "broker-loggers" => {
+                return refuse(&format!("The entity type {kind} is not supported by this tool yet; topics and brokers are."));
+            }
+            kind => {
+                return refuse(&format!(
+                    "Invalid entity type {kind}, the entity type must be one of topics, clients, users, brokers, ips, client-metrics, groups, \
+                     broker-loggers with a --bootstrap-server or --bootstrap-controller argument"
+                ));
+            }
         }
-        Some("topics") => Ok((ResourceType::Topic, name)),
-        Some("brokers") if parsed.has("alter") && name.is_none() => Err(Failure::Stderr(
-            "an entity-name or default entity must be specified with --alter of users, clients, brokers or ips".to_owned(),
-        )),
-        Some("brokers") => match name {
-            Some(name) if !name.is_empty() => Ok((ResourceType::Broker, Some(broker_id(&name)?))),
-            name => Ok((ResourceType::Broker, name)),
-        },
-        Some(kind @ ("clients" | "users" | "ips" | "client-metrics" | "groups" | "broker-loggers")) => {
-            Err(Failure::Stderr(format!("The entity type {kind} is not supported by this tool yet; topics and brokers are.")))
-        }
-        Some(kind) => Err(Failure::Stderr(format!(
-            "Invalid entity type {kind}, the entity type must be one of topics, clients, users, brokers, ips, client-metrics, groups, broker-loggers \
-             with a --bootstrap-server or --bootstrap-controller argument"
-        ))),
+    }
+    let kind = match kinds[..] {
+        [] => return refuse("At least one entity type must be specified"),
+        [kind] => kind,
+        _ => return refuse("Only 'users' and 'clients' entity types may be specified together"),
+    };
+    if !flags.is_empty() && ["entity-name", "entity-type", "entity-default"].iter().any(|option| parsed.has(option)) {
+        return refuse("--entity-{type,name,default} should not be used in conjunction with specific entity flags");
+    }
+    // Kafka's tool takes the first of the two.
+    parsed.excludes("entity-name", &["entity-default"])?;
+    let default = parsed.has("entity-default") || parsed.has("broker-defaults");
+    let name = ["topic", "broker", "entity-name"].iter().find_map(|option| parsed.value(option)).or(default.then_some(""));
+    let (alter, unnamed) = (parsed.has("alter"), name.is_none_or(str::is_empty));
+    match (kind, name) {
+        ("topics", _) if alter && unnamed => refuse("An entity name must be specified with --alter of topics"),
+        ("topics", _) if default => refuse("--entity-default must not be specified with --describe of topics"),
+        ("topics", name) => Ok((ResourceType::Topic, name.map(str::to_owned))),
+        (_, None) if alter => refuse("An entity-name or default entity must be specified with --alter of users, clients, brokers or ips"),
+        (_, Some(name)) if !unnamed => Ok((ResourceType::Broker, Some(broker_id(name)?))),
+        (_, name) => Ok((ResourceType::Broker, name.map(str::to_owned))),
     }
 }
 
 fn broker_id(text: &str) -> Result<String, Failure> {
     text.parse::<i32>()
         .map(|id| id.to_string())
-        .map_err(|_| Failure::Stderr(format!("The entity name for brokers must be a valid integer broker id, found: {text}")))
+        .map_err(|_| Failure::Stderr(format!("The entity name for brokers must be a valid integer broker id, but it is: {text}")))
 }
 
 fn changes(env: &Env, parsed: &Parsed) -> Result<Vec<(String, AlterOp)>, Failure> {
     let mut changes = Vec::new();
-    for text in parsed.values("add-config") {
+    if let Some(text) = parsed.value("add-config") {
         for (key, value) in pairs(text).map_err(Failure::Stderr)? {
             changes.push((key, AlterOp::Set(value)));
         }

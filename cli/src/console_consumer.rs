@@ -17,8 +17,8 @@ use crate::failure::{Failure, plain};
 use crate::table::Pattern;
 
 const SPECS: [Spec; 23] = [
-    ("command-property", Takes::Value("String: consumer_prop"), "A consumer setting as key=value. May be repeated."),
-    ("consumer-property", Takes::Value("String: consumer_prop"), "(DEPRECATED) As --command-property."),
+    ("command-property", Takes::Values("String: consumer_prop"), "A consumer setting as key=value. May be repeated."),
+    ("consumer-property", Takes::Values("String: consumer_prop"), "(DEPRECATED) As --command-property."),
     ("consumer.config", Takes::Value("String: config file"), "(DEPRECATED) As --command-config."),
     ("enable-systest-events", Takes::Refused, ""),
     (
@@ -29,7 +29,7 @@ const SPECS: [Spec; 23] = [
     ("formatter-config", Takes::Value("String: config file"), "Properties file for the formatter."),
     (
         "formatter-property",
-        Takes::Value("String: prop"),
+        Takes::Values("String: prop"),
         "A property of the formatter: print.timestamp, print.partition, print.offset, print.epoch, print.headers, print.key, print.value, key.separator, \
          line.separator, headers.separator, null.literal, key.deserializer, value.deserializer.",
     ),
@@ -42,7 +42,7 @@ const SPECS: [Spec; 23] = [
     ("new-consumer", Takes::Refused, ""),
     ("offset", Takes::Value("String: consume offset"), "Where to begin in --partition: a number, earliest or latest. (default: latest)"),
     ("partition", Takes::Value("Integer: partition"), "The partition to read."),
-    ("property", Takes::Value("String: prop"), "(DEPRECATED) As --formatter-property."),
+    ("property", Takes::Values("String: prop"), "(DEPRECATED) As --formatter-property."),
     ("skip-message-on-error", Takes::Refused, ""),
     ("timeout-ms", Takes::Value("Long: timeout_ms"), "End when no record came for so long."),
     ("topic", Takes::Value("String: topic"), "The topic to read."),
@@ -69,6 +69,7 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
         return Err(parsed.wrong("Options group and partition cannot be specified together."));
     }
     let pairs = [("property", "formatter-property"), ("consumer-property", "command-property"), ("consumer.config", "command-config")];
+    parsed.not_together(&pairs)?;
     parsed.warn_deprecated("Option", &pairs, out)?;
     let formatter = Formatter::new(env, &parsed)?;
     let max: Option<u64> = parsed.number::<i64>("max-messages")?.and_then(|max| u64::try_from(max).ok());

@@ -14,22 +14,22 @@ use crate::connect::Properties;
 use crate::failure::{Failure, plain};
 
 const SPECS: [Spec; 21] = [
-    ("batch-size", Takes::Value("Integer: size"), "Bytes of one batch. (default: 16384)"),
-    ("command-property", Takes::Value("String: producer_prop"), "A producer setting as key=value. May be repeated."),
+    ("batch-size", Takes::Value("Integer: size"), "Bytes of one batch; --max-partition-memory-bytes takes its place. (default: 16384)"),
+    ("command-property", Takes::Values("String: producer_prop"), "A producer setting as key=value. May be repeated."),
     ("compression-codec", Takes::Perhaps("String: compression-codec"), "none, gzip, snappy, lz4 or zstd; gzip when no value is given."),
     ("line-reader", Takes::Refused, ""),
     ("max-block-ms", Takes::Value("Long: max block on send"), "How long sending a record may wait. (default: 60000)"),
     ("max-memory-bytes", Takes::Value("Long: total memory in bytes"), "Memory for records that wait. (default: 33554432)"),
-    ("max-partition-memory-bytes", Takes::Value("Integer"), "(Deprecated) As --batch-size."),
+    ("max-partition-memory-bytes", Takes::Value("Integer"), "(Deprecated) As --batch-size, and instead of it when both are given."),
     ("message-send-max-retries", Takes::Value("Integer"), "How often a batch is tried again. (default: 3)"),
     ("metadata-expiry-ms", Takes::Value("Long"), "How long leaders are remembered. (default: 300000)"),
-    ("producer-property", Takes::Value("String: producer_prop"), "(DEPRECATED) As --command-property."),
+    ("producer-property", Takes::Values("String: producer_prop"), "(DEPRECATED) As --command-property."),
     ("producer.config", Takes::Value("String: config file"), "(DEPRECATED) As --command-config."),
-    ("property", Takes::Value("String: prop"), "(DEPRECATED) As --reader-property."),
+    ("property", Takes::Values("String: prop"), "(DEPRECATED) As --reader-property."),
     ("reader-config", Takes::Value("String: config file"), "Properties file for the reader of lines."),
     (
         "reader-property",
-        Takes::Value("String: prop"),
+        Takes::Values("String: prop"),
         "A property of the reader of lines: parse.key, key.separator, parse.headers, headers.delimiter, headers.separator, headers.key.separator, \
          ignore.error, null.marker.",
     ),
@@ -54,7 +54,12 @@ pub(crate) async fn run(
     let bootstrap = parsed.required("bootstrap-server")?.to_owned();
     let topic = parsed.required("topic")?.to_owned();
     let pairs = [("property", "reader-property"), ("producer-property", "command-property"), ("producer.config", "command-config")];
+    parsed.not_together(&pairs.map(|(old, new)| (new, old)))?;
     parsed.warn_deprecated("Warning:", &pairs, out)?;
+    if parsed.has("max-partition-memory-bytes") {
+        let now = "is deprecated and will be removed in Apache Kafka 5.0. Use --batch-size instead.";
+        writeln!(out, "Warning: --max-partition-memory-bytes {now}")?;
+    }
     let reader = LineReader::new(env, &parsed)?;
     let (options, mut properties) = options(env, &parsed)?;
     for (option, key, default) in [

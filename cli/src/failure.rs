@@ -4,12 +4,12 @@ use std::io::{self, Write};
 
 use letterbox_client::{BrokerError, Error, ErrorCode};
 
-/// The end of a tool, with what is printed where. The exit code is 1, except after `--help` and `--version`.
+/// The end of a tool, with what is printed where. The exit code is 1, except after [`Failure::Asked`].
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// A line and then the table of options, on stderr.
     Usage(String, String),
-    /// The answer to `--help` or `--version`, on stdout: exit code 0.
+    /// The answer to `--help` or `--version`, or a complaint where Kafka's tool ends well all the same, on stdout: exit code 0.
     Asked(String),
     /// A line on stderr.
     Stderr(String),

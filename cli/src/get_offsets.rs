@@ -30,9 +30,10 @@ const SPECS: [Spec; 8] = [
 
 /// Runs the tool.
 pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Send)) -> Result<i32, Failure> {
-    let parsed = Grammar::new("An interactive shell for getting topic-partition offsets.", &SPECS).parse(args)?;
-    parsed.required("bootstrap-server")?;
     let occurred = |why: String| Failure::Stderr(format!("Error occurred: {why}"));
+    let grammar = Grammar::new("An interactive shell for getting topic-partition offsets.", &SPECS);
+    let parsed = grammar.refuse_repeated(occurred).parse(args)?;
+    parsed.required("bootstrap-server")?;
     if parsed.has("topic-partitions") && (parsed.has("topic") || parsed.has("partitions")) {
         return Err(occurred("--topic-partitions cannot be used with --topic or --partitions".to_owned()));
     }

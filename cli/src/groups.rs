@@ -9,11 +9,20 @@ use std::time::Duration;
 use letterbox_client::{Client, Error, ErrorCode, TopicPartition};
 use letterbox_env::Env;
 
-use crate::args::{Grammar, Parsed, Spec, Takes};
+use crate::args::{Grammar, Parsed, Spec, Takes, two_values};
 use crate::connect;
 use crate::failure::{Failure, java_cause, plain, sentence};
 
 const ACTIONS: [&str; 6] = ["list", "describe", "delete", "reset-offsets", "delete-offsets", "validate-regex"];
+
+/// Options that exist only beside one of these actions.
+const ONLY_WITH: [(&str, &[&str]); 5] = [
+    ("members", &["describe"]),
+    ("offsets", &["describe"]),
+    ("state", &["describe", "list"]),
+    ("type", &["list"]),
+    ("verbose", &["describe"]),
+];
 
 const SPECS: [Spec; 28] = [
     ("all-groups", Takes::Nothing, "Apply to all consumer groups."),
@@ -26,7 +35,7 @@ const SPECS: [Spec; 28] = [
     ("execute", Takes::Nothing, "Carry the reset out."),
     ("export", Takes::Nothing, "Print the result of the reset as CSV."),
     ("from-file", Takes::Value("String"), "Reset offsets to the values in a CSV file."),
-    ("group", Takes::Value("String: consumer group"), "The group. May be repeated."),
+    ("group", Takes::Values("String: consumer group"), "The group. May be repeated."),
     ("list", Takes::Nothing, "List all consumer groups."),
     ("members", Takes::Nothing, "Describe the members of the group."),
     ("offsets", Takes::Nothing, "Describe the offsets of the group: the default."),
@@ -43,7 +52,7 @@ const SPECS: [Spec; 28] = [
     ("to-earliest", Takes::Nothing, "Reset offsets to the earliest."),
     ("to-latest", Takes::Nothing, "Reset offsets to the latest."),
     ("to-offset", Takes::Value("Long: offset"), "Reset offsets to a number."),
-    ("topic", Takes::Value("String: topic"), "A topic, or topic:0,1 for some of its partitions. May be repeated."),
+    ("topic", Takes::Values("String: topic"), "A topic, or topic:0,1 for some of its partitions. May be repeated."),
     ("type", Takes::Perhaps("String"), "With --list: show types, or only groups of these types."),
     ("validate-regex", Takes::Refused, ""),
     ("verbose", Takes::Nothing, "More columns."),
@@ -53,17 +62,19 @@ const SPECS: [Spec; 28] = [
 /// Runs the tool.
 pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Send), err: &mut (dyn Write + Send)) -> Result<i32, Failure> {
     let about = "This tool helps to list all consumer groups, describe a consumer group, delete consumer group info, or reset consumer group offsets.";
-    let parsed = Grammar::new(about, &SPECS).parse(args)?;
-    parsed.required("bootstrap-server")?;
+    let parsed = Grammar::new(about, &SPECS).refuse_repeated(two_values_refused).parse(args)?;
     check(&parsed)?;
     let line = "Command must include exactly one action: --list, --describe, --delete, --reset-offsets, --delete-offsets, --validate-regex";
     let action = parsed.exactly_one(&ACTIONS, line)?;
+    if action == "delete-offsets" && parsed.values("group").len() > 1 {
+        return Err(two_values_refused(two_values("group")));
+    }
     if action == "reset-offsets" && !parsed.has("dry-run") && !parsed.has("execute") {
         writeln!(
             err,
-            "WARN: No action will be performed as the --execute option is missing.In a future major release, the default behavior of this command will be to \
-             prompt the user before executing the reset rather than doing a dry run. You should add the --dry-run option explicitly if you are scripting this \
-             command and want to keep the current default behavior without prompting."
+            "WARN: No action will be performed as the --execute option is missing. In version 5.0, this command will require either --dry-run or --execute \
+             to be specified. You should add the --dry-run option explicitly if you are scripting this command and want to keep the current default \
+             behavior without prompting."
         )?;
     }
     let timeout = Duration::from_millis(parsed.number("timeout")?.unwrap_or(30000));
@@ -79,6 +90,12 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
 }
 
 fn check(parsed: &Parsed) -> Result<(), Failure> {
+    let lost = ONLY_WITH.iter().filter(|(option, actions)| parsed.has(option) && !actions.iter().any(|action| parsed.has(action)));
+    let lost: Vec<&str> = lost.map(|(option, _)| *option).collect();
+    if !lost.is_empty() {
+        return Err(parsed.wrong(format!("Option(s) [{}] are unavailable given other options on the command line", lost.join(","))));
+    }
+    parsed.required("bootstrap-server")?;
     let named = parsed.has("group") || parsed.has("all-groups");
     for (action, option) in [("describe", "[describe]"), ("delete", "[delete]"), ("reset-offsets", "[reset-offsets]")] {
         if parsed.has(action) && !named {
@@ -103,6 +120,12 @@ fn check(parsed: &Parsed) -> Result<(), Failure> {
     for (index, scenario) in reset::SCENARIOS.iter().enumerate() {
         parsed.excludes(scenario, reset::SCENARIOS.get(index + 1..).unwrap_or_default())?;
     }
+    // Kafka's tool passes over these: it deletes in spite of --dry-run, and resets all topics in spite of --topic. What it passes over
+    // without harm stays allowed: --list lists --all-groups anyway, and --describe and --delete mean --all-topics.
+    for option in ["dry-run", "execute", "export"].iter().chain(&reset::SCENARIOS) {
+        parsed.excludes(option, &["list", "describe", "delete", "delete-offsets"])?;
+    }
+    parsed.excludes("topic", &["all-topics", "from-file"])?;
     parsed.excludes("group", &["all-groups"])?;
     parsed.excludes("group", &["list"])?;
     parsed.excludes("topic", &["list", "describe"])
@@ -111,6 +134,11 @@ fn check(parsed: &Parsed) -> Result<(), Failure> {
 /// Kafka's tool says its errors on stdout, after an empty line, and ends with 0.
 fn complain(out: &mut (dyn Write + Send), line: impl std::fmt::Display) -> Result<(), Failure> {
     Ok(writeln!(out, "\nError: {line}")?)
+}
+
+/// Kafka's tool finds out as late as a call that fails, and says and ends the same.
+fn two_values_refused(line: String) -> Failure {
+    Failure::Asked(format!("\nError: Executing consumer group command failed due to {line}\n"))
 }
 
 /// What Kafka's tool says when a call fails.

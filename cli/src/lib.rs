@@ -42,6 +42,7 @@ pub struct Streams<'a> {
 ///
 /// # Errors
 /// When there is no standard input.
+#[expect(clippy::disallowed_methods, reason = "standard input is no file of the seam's")]
 pub fn stdin() -> std::io::Result<impl AsyncRead + Send + Unpin> {
     use std::os::fd::AsFd;
     let stdin = std::io::stdin().as_fd().try_clone_to_owned()?;

@@ -13,7 +13,7 @@ use crate::console_consumer::consumer_options;
 use crate::failure::Failure;
 
 const SPECS: [Spec; 17] = [
-    ("command-property", Takes::Value("String: prop1=val1"), "A consumer setting. May be repeated."),
+    ("command-property", Takes::Values("String: prop1=val1"), "A consumer setting. May be repeated."),
     ("consumer.config", Takes::Value("String: config file"), "(DEPRECATED) As --command-config."),
     ("date-format", Takes::Refused, ""),
     ("fetch-size", Takes::Value("Integer: size"), "Bytes to fetch from one partition at once. (default: 1048576)"),
@@ -38,6 +38,7 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
     let bootstrap = parsed.required("bootstrap-server")?.to_owned();
     let topic = parsed.required("topic")?.to_owned();
     parsed.exactly_one(&["num-records", "messages"], "Exactly one of the following arguments is required: [num-records], [messages]")?;
+    parsed.excludes("consumer.config", &["command-config"])?;
     for (old, new) in [("messages", "num-records"), ("consumer.config", "command-config")] {
         if parsed.has(old) {
             writeln!(out, "Warning: --{old} is deprecated. Use --{new} instead.")?;

@@ -17,13 +17,13 @@ use crate::console_producer::producer_options;
 use crate::failure::{Failure, plain};
 
 const SPECS: [Spec; 16] = [
-    ("command-property", Takes::Value("PROP-NAME=PROP-VALUE ..."), "Producer settings, one or more."),
+    ("command-property", Takes::Values("PROP-NAME=PROP-VALUE ..."), "Producer settings, one or more."),
     ("num-records", Takes::Value("NUM-RECORDS"), "REQUIRED: How many records to send."),
     ("payload-delimiter", Takes::Value("PAYLOAD-DELIMITER"), "What separates the payloads in --payload-file. (default: \\n)"),
     ("payload-file", Takes::Value("PAYLOAD-FILE"), "File with payloads, of which one is chosen at random for each record."),
     ("payload-monotonic", Takes::Nothing, "The payload is the number of the record."),
     ("print-metrics", Takes::Refused, ""),
-    ("producer-props", Takes::Value("PROP-NAME=PROP-VALUE ..."), "(DEPRECATED) As --command-property."),
+    ("producer-props", Takes::Values("PROP-NAME=PROP-VALUE ..."), "(DEPRECATED) As --command-property."),
     ("producer.config", Takes::Value("CONFIG-FILE"), "(DEPRECATED) As --command-config."),
     ("record-size", Takes::Value("RECORD-SIZE"), "Bytes of each record; they are random letters."),
     ("reporting-interval", Takes::Value("INTERVAL-MS"), "How often to report. (default: 5000)"),
@@ -41,12 +41,16 @@ const UNDER_WAY_MAX: usize = 200_000;
 /// Runs the tool.
 pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Send), err: &mut (dyn Write + Send)) -> Result<i32, Failure> {
     let parsed = Grammar::new("This tool is used to verify the producer performance.", &SPECS)
-        .many(&["command-property", "producer-props"])
+        .argparse(&["command-property", "producer-props"])
         .parse(args)?;
     if parsed.has("h") {
         return Err(Failure::Asked(parsed.usage));
     }
-    for (old, new) in [("producer-props", "command-property"), ("producer.config", "command-config")] {
+    let pairs = [("producer-props", "command-property"), ("producer.config", "command-config")];
+    if let Some((old, new)) = pairs.iter().find(|(old, new)| parsed.has(old) && parsed.has(new)) {
+        return Err(parsed.wrong(format!("--{new} and --{old} cannot be specified together.")));
+    }
+    for (old, new) in pairs {
         if parsed.has(old) {
             writeln!(out, "Option --{old} has been deprecated and will be removed in a future version. Use --{new} instead.")?;
         }

@@ -16,10 +16,13 @@ use crate::table::{Pattern, base64, from_base64, is_internal};
 
 const ACTIONS: [&str; 5] = ["create", "list", "alter", "describe", "delete"];
 
+/// With one of these `--describe` shows partitions only, and only some.
+const FILTERS: [&str; 4] = ["under-replicated-partitions", "unavailable-partitions", "under-min-isr-partitions", "at-min-isr-partitions"];
+
 const SPECS: [Spec; 24] = [
     ("alter", Takes::Nothing, "Alter the number of partitions."),
     ("at-min-isr-partitions", Takes::Nothing, "When describing topics, show only partitions whose ISR is exactly min.insync.replicas."),
-    ("config", Takes::Value("String: name=value"), "A configuration of the topic that is created. May be repeated."),
+    ("config", Takes::Values("String: name=value"), "A configuration of the topic that is created. May be repeated."),
     ("create", Takes::Nothing, "Create a new topic."),
     ("delete", Takes::Nothing, "Delete a topic."),
     ("delete-config", Takes::Refused, ""),
@@ -57,7 +60,8 @@ const SPECS: [Spec; 24] = [
 
 /// Runs the tool.
 pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Send)) -> Result<i32, Failure> {
-    let parsed = Grammar::new("This tool helps to create, delete, describe, or change a topic.", &SPECS).parse(args)?;
+    let grammar = Grammar::new("This tool helps to create, delete, describe, or change a topic.", &SPECS);
+    let parsed = grammar.refuse_repeated(failed).parse(args)?;
     let line = "Command must include exactly one action: --list, --describe, --create, --alter or --delete";
     let action = parsed.exactly_one(&ACTIONS, line)?;
     check(&parsed, action)?;
@@ -85,10 +89,8 @@ fn check(parsed: &Parsed, action: &str) -> Result<(), Failure> {
     }
     parsed.excludes("replica-assignment", if action == "create" { &["partitions", "replication-factor"] } else { &[] })?;
     let only = |name: &str, actions: &[&str]| {
-        if parsed.has(name) && !actions.contains(&action) {
-            return Err(parsed.wrong(format!("Option \"[{action}]\" can't be used with option \"[{name}]\"")));
-        }
-        Ok(())
+        let others: Vec<&str> = ACTIONS.into_iter().filter(|other| !actions.contains(other)).collect();
+        parsed.excludes(name, &others)
     };
     only("config", &["create"])?;
     only("partitions", &["create", "alter"])?;
@@ -97,16 +99,12 @@ fn check(parsed: &Parsed, action: &str) -> Result<(), Failure> {
     only("if-not-exists", &["create"])?;
     only("if-exists", &["alter", "delete", "describe"])?;
     only("exclude-internal", &["list", "describe"])?;
-    for name in [
-        "under-replicated-partitions",
-        "unavailable-partitions",
-        "under-min-isr-partitions",
-        "at-min-isr-partitions",
-        "topics-with-overrides",
-        "topic-id",
-    ] {
+    for name in FILTERS {
         only(name, &["describe"])?;
+        parsed.excludes(name, &["topics-with-overrides"])?;
     }
+    only("topics-with-overrides", &["describe"])?;
+    only("topic-id", &["describe"])?;
     for (name, zero) in [
         ("partitions", "The partitions must be greater than 0"),
         ("replication-factor", "The replication factor must be between 1 and 32767 inclusive"),
@@ -268,8 +266,7 @@ async fn describe(client: &Client, parsed: &Parsed, out: &mut (dyn Write + Send)
     };
     let names: Vec<String> = metadata.topics.keys().cloned().collect();
     let eligible = client.eligible_leaders(&names).await.map_err(|error| failed_call(&error))?;
-    let filters = ["under-replicated-partitions", "unavailable-partitions", "under-min-isr-partitions", "at-min-isr-partitions"];
-    let filtered = filters.iter().any(|name| parsed.has(name));
+    let filtered = FILTERS.iter().any(|name| parsed.has(name));
     for (name, topic) in &metadata.topics {
         let none = Vec::new();
         let entries = match configs.get(&ConfigResource::topic(name)) {

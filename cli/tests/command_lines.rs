@@ -1,0 +1,198 @@
+//! What the tools say without a broker: to a command line that they refuse, and when nobody answers.
+
+use std::time::Duration;
+
+use letterbox_cli::Streams;
+use letterbox_env::Env;
+use tokio::net::TcpSocket;
+use tokio::time::Instant;
+
+/// The exit code, standard output and standard error of a tool that can reach no broker.
+async fn run(line: &str) -> (i32, String, String) {
+    // A port that is taken and not listened at refuses connections for as long as the socket lives.
+    let taken = TcpSocket::new_v4().unwrap();
+    taken.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let bootstrap = ["--bootstrap-server".to_owned(), taken.local_addr().unwrap().to_string()];
+    let mut words = line.split(' ').map(str::to_owned);
+    let tool = words.next().unwrap();
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let streams = Streams { stdin: &mut tokio::io::empty(), stdout: &mut stdout, stderr: &mut stderr };
+    let code = letterbox_cli::run(Env::real(), &tool, words.chain(bootstrap).collect(), streams).await;
+    (code, String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+/// `line` ends with 1, says `reason` first on standard error, and nothing else but the table of options.
+async fn refuses(line: &str, reason: &str) {
+    let (code, stdout, stderr) = run(line).await;
+    let (first, rest) = stderr.split_once('\n').unwrap_or_default();
+    assert_eq!((code, first, stdout.as_str()), (1, reason, ""), "{line}");
+    assert!(rest.is_empty() || rest.starts_with("Option "), "{line}: {rest}");
+}
+
+/// `line` is not refused: the tool goes on to connect.
+async fn accepts(line: &str) {
+    let (code, _, stderr) = run(line).await;
+    assert!(code == 1 && stderr.contains("no broker answers at"), "{line}: {stderr}");
+}
+
+#[tokio::test]
+async fn an_option_with_two_values_is_refused_as_kafkas_tools_refuse_it() {
+    let two = |name: &str| format!("Found multiple arguments for option {name}, but you asked for only one");
+    for line in ["kafka-topics --delete --topic a --topic b", "kafka-topics --create --topic a --topic b"] {
+        assert_eq!(run(line).await, (1, format!("Error while executing topic command : {}\n", two("topic")), String::new()), "{line}");
+    }
+    for (line, name) in [
+        ("kafka-consumer-groups --delete-offsets --group a --group b --topic t", "group"),
+        ("kafka-consumer-groups --describe --group a --timeout 1 --timeout 2", "timeout"),
+        // Kafka's tool takes the first offset to reset to and passes over the second.
+        ("kafka-consumer-groups --reset-offsets --group a --topic t --to-offset 1 --to-offset 2 --execute", "to-offset"),
+    ] {
+        let said = format!("\nError: Executing consumer group command failed due to {}\n", two(name));
+        assert_eq!(run(line).await, (0, said, String::new()), "{line}");
+    }
+    refuses("kafka-get-offsets --topic a --topic b", &format!("Error occurred: {}", two("topic"))).await;
+    for (line, name) in [
+        ("kafka-configs --alter --topic a --add-config x=1 --add-config y=2", "add-config"),
+        ("kafka-console-producer --topic a --topic b", "topic"),
+        ("kafka-console-consumer --topic a --group x --group y", "group"),
+        ("kafka-consumer-perf-test --topic a --num-records 1 --num-records 2", "num-records"),
+    ] {
+        refuses(line, &two(name)).await;
+    }
+}
+
+#[tokio::test]
+async fn options_of_another_action_on_groups_are_refused() {
+    for (line, options) in [
+        ("kafka-consumer-groups --delete --group g --members", "members"),
+        ("kafka-consumer-groups --list --offsets --verbose", "offsets,verbose"),
+        ("kafka-consumer-groups --delete --group g --state", "state"),
+        ("kafka-consumer-groups --describe --group g --type", "type"),
+    ] {
+        refuses(line, &format!("Option(s) [{options}] are unavailable given other options on the command line")).await;
+    }
+    for (line, option, other) in [
+        ("kafka-consumer-groups --delete --group g --dry-run", "dry-run", "delete"),
+        ("kafka-consumer-groups --delete-offsets --group g --topic t --dry-run", "dry-run", "delete-offsets"),
+        ("kafka-consumer-groups --delete-offsets --group g --topic t --execute", "execute", "delete-offsets"),
+        ("kafka-consumer-groups --describe --group g --export", "export", "describe"),
+        ("kafka-consumer-groups --delete --group g --to-earliest", "to-earliest", "delete"),
+        ("kafka-consumer-groups --list --shift-by 3", "shift-by", "list"),
+        ("kafka-consumer-groups --describe --group g --from-file plan.csv", "from-file", "describe"),
+        ("kafka-consumer-groups --reset-offsets --group g --all-topics --topic t --to-latest", "topic", "all-topics"),
+        ("kafka-consumer-groups --reset-offsets --group g --topic t --from-file plan.csv", "topic", "from-file"),
+        ("kafka-consumer-groups --reset-offsets --group g --topic t --to-latest --to-earliest", "to-earliest", "to-latest"),
+        ("kafka-consumer-groups --list --group g", "group", "list"),
+    ] {
+        refuses(line, &format!("Option \"[{option}]\" can't be used with option \"[{other}]\"")).await;
+    }
+    for line in [
+        "kafka-consumer-groups --list --all-groups --state --type",
+        "kafka-consumer-groups --describe --all-groups --all-topics --offsets --verbose",
+        "kafka-consumer-groups --delete --group g --all-topics",
+        "kafka-consumer-groups --reset-offsets --all-groups --all-topics --from-file plan.csv --export --dry-run",
+    ] {
+        accepts(line).await;
+    }
+}
+
+#[tokio::test]
+async fn kafka_configs_refuses_what_contradicts_itself() {
+    for (line, reason) in [
+        ("--describe --topic a --add-config x=1", "Option \"[describe]\" can't be used with option \"[add-config]\""),
+        ("--describe --topic a --delete-config x", "Option \"[describe]\" can't be used with option \"[delete-config]\""),
+        ("--describe --topic a --add-config-file f", "Option \"[describe]\" can't be used with option \"[add-config-file]\""),
+        ("--alter --topic a --add-config x=1 --all", "Option \"[alter]\" can't be used with option \"[all]\""),
+        ("--alter --topic a --add-config x=1 --add-config-file f", "Only one of --add-config or --add-config-file must be specified"),
+        ("--describe --topic a --broker 1", "Only 'users' and 'clients' entity types may be specified together"),
+        ("--describe --topic a --entity-type brokers", "Only 'users' and 'clients' entity types may be specified together"),
+        ("--describe --topic a --entity-type topics", "Duplicate entity type(s) specified: topics"),
+        ("--describe --broker 1 --broker-defaults", "Duplicate entity type(s) specified: brokers"),
+        (
+            "--describe --topic a --entity-name b",
+            "--entity-{type,name,default} should not be used in conjunction with specific entity flags",
+        ),
+        (
+            "--describe --entity-type brokers --entity-name 1 --entity-default",
+            "Option \"[entity-name]\" can't be used with option \"[entity-default]\"",
+        ),
+        (
+            "--describe --entity-type brokers --entity-name 1 --entity-name 2",
+            "Found multiple arguments for option entity-name, but you asked for only one",
+        ),
+        ("--describe --entity-type topics --entity-default", "--entity-default must not be specified with --describe of topics"),
+        ("--alter --entity-type topics --entity-default --add-config x=1", "An entity name must be specified with --alter of topics"),
+        (
+            "--alter --entity-type brokers --add-config x=1",
+            "An entity-name or default entity must be specified with --alter of users, clients, brokers or ips",
+        ),
+        ("--describe --broker one", "The entity name for brokers must be a valid integer broker id, but it is: one"),
+    ] {
+        refuses(&format!("kafka-configs {line}"), reason).await;
+    }
+    for line in
+        ["--alter --broker-defaults --delete-config a,b --delete-config c", "--describe --entity-type brokers --entity-default --all"]
+    {
+        accepts(&format!("kafka-configs {line}")).await;
+    }
+}
+
+#[tokio::test]
+async fn the_old_and_the_new_name_of_an_option_exclude_each_other() {
+    for (line, one, other) in [
+        ("kafka-console-consumer --topic a --consumer.config f --command-config g", "consumer.config", "command-config"),
+        ("kafka-console-consumer --topic a --consumer-property x=1 --command-property y=2", "consumer-property", "command-property"),
+        ("kafka-console-consumer --topic a --property x=1 --formatter-property y=2", "property", "formatter-property"),
+        ("kafka-console-producer --topic a --producer.config f --command-config g", "command-config", "producer.config"),
+        ("kafka-console-producer --topic a --producer-property x=1 --command-property y=2", "command-property", "producer-property"),
+        ("kafka-console-producer --topic a --property x=1 --reader-property y=2", "reader-property", "property"),
+    ] {
+        refuses(line, &format!("Options --{one} and --{other} cannot be specified together.")).await;
+    }
+    for (line, one, other) in [
+        ("--producer.config f --command-config g", "command-config", "producer.config"),
+        ("--producer-props x=1 --command-property y=2", "command-property", "producer-props"),
+    ] {
+        let line = format!("kafka-producer-perf-test --topic a --num-records 1 --record-size 1 --throughput 1 {line}");
+        refuses(&line, &format!("--{one} and --{other} cannot be specified together.")).await;
+    }
+    let line = "kafka-consumer-perf-test --topic a --num-records 1 --consumer.config f --command-config g";
+    refuses(line, "Option \"[consumer.config]\" can't be used with option \"[command-config]\"").await;
+    accepts("kafka-console-producer --topic a --batch-size 1 --max-partition-memory-bytes 2").await;
+}
+
+#[tokio::test]
+async fn options_of_kafka_topics_that_leave_nothing_to_print_are_refused() {
+    for (line, option, other) in [
+        ("--describe --topics-with-overrides --unavailable-partitions", "unavailable-partitions", "topics-with-overrides"),
+        ("--describe --under-min-isr-partitions --topics-with-overrides", "under-min-isr-partitions", "topics-with-overrides"),
+        ("--list --under-replicated-partitions", "under-replicated-partitions", "list"),
+        ("--list --config x=1", "config", "list"),
+        ("--create --topic a --if-exists", "if-exists", "create"),
+    ] {
+        refuses(&format!("kafka-topics {line}"), &format!("Option \"[{option}]\" can't be used with option \"[{other}]\"")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_closed_port_ends_each_tool_at_once_and_says_what_to_look_at() {
+    let lines = [
+        "kafka-topics --list",
+        "kafka-configs --describe --topic a",
+        "kafka-get-offsets --topic a",
+        "kafka-consumer-groups --list",
+        "kafka-console-producer --topic a",
+        "kafka-console-consumer --topic a",
+        "kafka-producer-perf-test --topic a --num-records 1 --record-size 1 --throughput 1",
+        "kafka-consumer-perf-test --topic a --num-records 1",
+    ];
+    assert_eq!(lines.map(|line| line.split(' ').next().unwrap()), *letterbox_cli::tool_names());
+    for line in lines {
+        let began = Instant::now();
+        let (code, stdout, stderr) = run(line).await;
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(1), "{line} took {took:?}");
+        assert_eq!((code, stdout.as_str()), (1, ""), "{line}");
+        assert!(stderr.starts_with("no broker answers at 127.0.0.1:") && stderr.contains("Likely causes: "), "{line}: {stderr}");
+    }
+}
