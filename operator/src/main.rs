@@ -6,6 +6,7 @@ use letterbox_env::Env;
 use letterbox_operator::api;
 use letterbox_operator::controller::{self, LeaseOptions, Options};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 /// Runs Letterbox clusters and topics on Kubernetes.
 #[derive(Parser)]
@@ -38,6 +39,9 @@ struct RunArgs {
     /// from POD_NAMESPACE and POD_NAME.
     #[arg(long)]
     leader_elect: bool,
+    /// The name of that Lease: one for each operator of a namespace.
+    #[arg(long, default_value = "letterbox-operator")]
+    lease_name: String,
     /// Log lines as JSON.
     #[arg(long)]
     log_json: bool,
@@ -50,10 +54,10 @@ fn main() -> anyhow::Result<()> {
             Ok(())
         }
         Command::Run(args) => {
-            let filter = EnvFilter::try_from_env("LETTERBOX_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-            let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+            let directives = variable("LETTERBOX_LOG").unwrap_or_else(|| "info".to_owned());
+            let log = tracing_subscriber::fmt().with_env_filter(log_filter(&directives)?).with_writer(std::io::stderr);
             if args.log_json {
-                log.json().init()
+                log.json().flatten_event(true).init()
             } else {
                 log.init()
             }
@@ -64,14 +68,31 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Reads a level, or directives per module. A misspelt level would be taken for a module's name, and silence all others.
+fn log_filter(directives: &str) -> anyhow::Result<EnvFilter> {
+    let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
+    let wrong = directives.split(',').map(str::trim).find(|each| !each.contains('=') && !is_level(each));
+    match (wrong, EnvFilter::try_new(directives)) {
+        (None, Ok(filter)) => Ok(filter),
+        _ => anyhow::bail!(
+            "LETTERBOX_LOG={directives} ({}): must be off, error, warn, info, debug or trace, or module=level, separated by commas; the \
+             Helm chart sets it from log.level",
+            wrong.unwrap_or("not readable")
+        ),
+    }
+}
+
 async fn run(args: RunArgs) -> anyhow::Result<()> {
-    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let namespaces = args.namespaces.or_else(|| Some(variable("LETTERBOX_NAMESPACES")?.split(',').map(ToOwned::to_owned).collect()));
     let lease = match args.leader_elect {
         false => None,
         true => Some(LeaseOptions {
             namespace: variable("POD_NAMESPACE").context("read POD_NAMESPACE, which --leader-elect needs")?,
-            name: "letterbox-operator".to_owned(),
+            name: args.lease_name,
             identity: variable("POD_NAME").context("read POD_NAME, which --leader-elect needs")?,
         }),
     };
@@ -83,4 +104,20 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     };
     let client = kube::Client::try_default().await.context("find the API server (in-cluster, or KUBECONFIG)")?;
     controller::run(Env::real(), client, options).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::log_filter;
+
+    #[test]
+    fn a_level_that_is_none_is_refused_by_name() {
+        for good in ["info", "DEBUG", "off", "warn,letterbox_operator=debug,kube[span]=trace"] {
+            log_filter(good).unwrap();
+        }
+        for (bad, named) in [("debgu", "(debgu)"), ("info,verbose", "(verbose)"), ("kube=loud", "(not readable)")] {
+            let said = log_filter(bad).unwrap_err().to_string();
+            assert!(said.contains(named) && said.contains("log.level"), "{said}");
+        }
+    }
 }

@@ -72,11 +72,13 @@ pub enum Run {
     },
 }
 
-/// A volume as it is, in bytes.
+/// A volume as it is; sizes in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Volume {
     /// What its claim asks for.
     pub requested: u64,
     /// What it has; 0 while it is not bound.
     pub capacity: u64,
+    /// Whether it is deleted with the cluster.
+    pub is_owned: bool,
 }

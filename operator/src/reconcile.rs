@@ -22,8 +22,8 @@ pub struct ClusterPass {
     pub plan: Plan,
     /// The steps that worked.
     pub done: Vec<Step>,
-    /// What did not work.
-    pub faults: Vec<Fault>,
+    /// The steps that did not, and why.
+    pub faults: Vec<(Step, Fault)>,
     /// What is said about it.
     pub status: KafkaClusterStatus,
 }
@@ -58,7 +58,7 @@ pub async fn reconcile_cluster<P: Platform>(
     for step in &plan.steps {
         match platform.act(&desired, &live, step).await {
             Ok(()) => done.push(step.clone()),
-            Err(fault) => faults.push(fault),
+            Err(fault) => faults.push((step.clone(), fault)),
         }
     }
     let status = cluster_status(cluster, &desired, &observed, &plan, &faults, now);

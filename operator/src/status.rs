@@ -5,11 +5,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use crate::admin::Topic;
 use crate::api::{
     DEGRADED, KafkaCluster, KafkaClusterStatus, KafkaTopic, KafkaTopicStatus, ListenerStatus, PAUSED, PROGRESSING, READY, condition,
-    is_paused, set_condition,
+    find_condition, is_paused, set_condition,
 };
 use crate::desired::Blueprint;
 use crate::observe::{Observed, Run};
-use crate::plan::{Plan, TopicPlan, TopicStep};
+use crate::plan::{Plan, Step, TopicPlan, TopicStep};
 
 /// A step that did not work.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub fn cluster_status(
     desired: &Blueprint,
     observed: &Observed,
     plan: &Plan,
-    faults: &[Fault],
+    faults: &[(Step, Fault)],
     now: &Time,
 ) -> KafkaClusterStatus {
     let old = cluster.status.clone().unwrap_or_default();
@@ -38,7 +38,9 @@ pub fn cluster_status(
     let blocking = plan.waits.iter().find(|wait| wait.blocks_ready());
     let fault = plan.waits.iter().find(|wait| wait.is_fault());
 
-    let (ready_now, reason, message) = match (faults.first(), blocking) {
+    // A volume that cannot grow, or a repair that does not work, keeps nobody from the cluster: only Degraded tells it.
+    let in_the_way = faults.iter().find(|(step, _)| step.blocks_ready()).map(|(_, fault)| fault);
+    let (ready_now, reason, message) = match (in_the_way, blocking) {
         (Some(fault), _) => (false, fault.reason.as_str(), fault.message.clone()),
         (None, Some(wait)) => (false, wait.reason(), wait.to_string()),
         (None, None) if ready < wanted => (false, "BrokersNotReady", format!("{ready} of {wanted} brokers are ready")),
@@ -46,18 +48,25 @@ pub fn cluster_status(
         (None, None) => (true, "Ready", plan.notes.first().map_or_else(|| "every broker is ready".to_owned(), ToString::to_string)),
     };
     let mut conditions = old.conditions;
+    let was_told = find_condition(&conditions, READY).is_some();
     let mut set = |type_: &str, status: bool, reason: &str, message: String| {
         set_condition(&mut conditions, condition(type_, status, reason, message, generation, now.clone()));
     };
-    set(READY, ready_now, reason, message.clone());
-    match (plan.waits.first(), plan.steps.first()) {
+    match (paused, was_told) {
+        (false, _) => set(READY, ready_now, reason, message.clone()),
+        (true, false) => set(READY, false, "Paused", "nothing was done for this cluster yet".to_owned()),
+        // What was changed since the pause is not applied: Ready speaks of the generation before it. Broker counts are told as they are.
+        (true, true) => {}
+    }
+    match (faults.first(), plan.waits.first(), plan.steps.first()) {
         _ if paused => set(PROGRESSING, false, "Paused", "nothing is changed while the object is paused".to_owned()),
-        (Some(wait), _) => set(PROGRESSING, true, wait.reason(), wait.to_string()),
-        (None, Some(step)) => set(PROGRESSING, true, step.reason(), step.to_string()),
-        (None, None) => set(PROGRESSING, false, "AsDesired", "everything is as the spec describes it".to_owned()),
+        (Some((_, fault)), ..) => set(PROGRESSING, true, &fault.reason, fault.message.clone()),
+        (None, Some(wait), _) => set(PROGRESSING, true, wait.reason(), wait.to_string()),
+        (None, None, Some(step)) => set(PROGRESSING, true, step.reason(), step.to_string()),
+        (None, None, None) => set(PROGRESSING, false, "AsDesired", "everything is as the spec describes it".to_owned()),
     }
     match (faults.first(), fault) {
-        (Some(fault), _) => set(DEGRADED, true, &fault.reason, fault.message.clone()),
+        (Some((_, fault)), _) => set(DEGRADED, true, &fault.reason, fault.message.clone()),
         (None, Some(wait)) => set(DEGRADED, true, wait.reason(), wait.to_string()),
         (None, None) => set(DEGRADED, false, "NoFault", String::new()),
     }
@@ -71,6 +80,7 @@ pub fn cluster_status(
     };
     let images: std::collections::BTreeSet<&String> = observed.brokers.values().filter_map(|broker| broker.image.as_ref()).collect();
     let image = (images.len() == 1).then(|| images.first().map(|image| (*image).clone())).flatten();
+    let desired_image = if paused { old.desired_image } else { Some(desired.image.clone()) };
     KafkaClusterStatus {
         observed_generation: generation,
         phase,
@@ -89,6 +99,7 @@ pub fn cluster_status(
         brokers: format!("{ready}/{wanted}"),
         version: image.as_deref().and_then(tag_of).map(ToOwned::to_owned),
         image,
+        desired_image,
     }
 }
 
@@ -106,7 +117,7 @@ pub fn topic_status(topic: &KafkaTopic, plan: &TopicPlan, live: Option<&Topic>, 
     match (fault, refusal, &plan.wait) {
         // What was true before the pause is still what is known.
         _ if paused => {
-            if crate::api::find_condition(&old_conditions(topic), READY).is_none() {
+            if find_condition(&old_conditions(topic), READY).is_none() {
                 set(READY, false, "Paused", "nothing was done for this topic yet".to_owned());
             }
         }
@@ -115,10 +126,12 @@ pub fn topic_status(topic: &KafkaTopic, plan: &TopicPlan, live: Option<&Topic>, 
         (None, None, Some(wait)) => set(READY, false, wait.reason(), wait.to_string()),
         (None, None, None) => set(READY, true, "Ready", String::new()),
     }
-    match (paused, fault, &plan.wait) {
-        (false, Some(fault), _) => set(PROGRESSING, true, &fault.reason, fault.message.clone()),
-        (false, None, Some(wait)) => set(PROGRESSING, true, wait.reason(), wait.to_string()),
-        _ => set(PROGRESSING, false, "AsDesired", String::new()),
+    match (fault, refusal, &plan.wait) {
+        _ if paused => set(PROGRESSING, false, "Paused", "nothing is changed while the object is paused".to_owned()),
+        (Some(fault), ..) => set(PROGRESSING, true, &fault.reason, fault.message.clone()),
+        (None, Some(refusal), _) => set(PROGRESSING, false, refusal.reason(), refusal.to_string()),
+        (None, None, Some(wait)) => set(PROGRESSING, true, wait.reason(), wait.to_string()),
+        (None, None, None) => set(PROGRESSING, false, "AsDesired", String::new()),
     }
     match (fault, refusal, &plan.wait) {
         (Some(fault), ..) => set(DEGRADED, true, &fault.reason, fault.message.clone()),

@@ -1,7 +1,8 @@
 //! The operator against a real API server with etcd behind it, and nothing else: no kubelet, no controllers.
 //!
 //! The binaries `etcd` and `kube-apiserver` are taken from KUBEBUILDER_ASSETS (the convention of envtest) or PATH, and
-//! openssl makes a key. Without them it says NOT RUN.
+//! openssl makes a key; helm renders the chart's Roles. `cargo test` leaves it out; `./dev apiserver` runs it, or says NOT RUN where they are missing.
+#![allow(clippy::disallowed_methods, reason = "a test stands outside of the seam")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,8 +12,11 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Pod, Service, ServiceAccount};
+use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -49,10 +53,15 @@ impl Drop for Server {
     }
 }
 
-fn binary(name: &str) -> Option<PathBuf> {
+fn binary(name: &str) -> PathBuf {
     let named = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
     let path = std::env::var_os("PATH").unwrap_or_default();
-    named.into_iter().chain(std::env::split_paths(&path)).map(|dir| dir.join(name)).find(|file| file.is_file())
+    named
+        .into_iter()
+        .chain(std::env::split_paths(&path))
+        .map(|dir| dir.join(name))
+        .find(|file| file.is_file())
+        .unwrap_or_else(|| panic!("{name} is neither in KUBEBUILDER_ASSETS nor in PATH"))
 }
 
 async fn free_port() -> u16 {
@@ -66,8 +75,8 @@ fn spawn(program: &Path, arguments: &[String], log: &Path) -> Child {
 }
 
 impl Server {
-    async fn start() -> Option<Self> {
-        let (etcd, apiserver, openssl) = (binary("etcd")?, binary("kube-apiserver")?, binary("openssl")?);
+    async fn start() -> Self {
+        let (etcd, apiserver, openssl) = (binary("etcd"), binary("kube-apiserver"), binary("openssl"));
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name).display().to_string();
         let disk = Env::real().disk;
@@ -107,7 +116,7 @@ impl Server {
         server.until("the API server is ready", || async { client.list_api_groups().await.is_ok() }).await;
         let namespaces: Api<Namespace> = Api::all(client.clone());
         server.until("the namespace default is there", || async { namespaces.get("default").await.is_ok() }).await;
-        Some(server)
+        server
     }
 
     fn config(&self) -> kube::Config {
@@ -196,10 +205,7 @@ async fn settle(client: &Client, cluster: &KafkaCluster) -> ClusterPass {
 fn against_a_real_api_server() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        let Some(server) = Server::start().await else {
-            println!("NOT RUN: etcd, kube-apiserver and openssl are needed, in KUBEBUILDER_ASSETS or PATH");
-            return;
-        };
+        let server = Server::start().await;
         let client = server.client();
         install(&server, &client).await;
         refuses_what_cannot_work(&client).await;
@@ -255,6 +261,12 @@ async fn refuses_what_cannot_work(client: &Client) {
         ("a", json!({"listeners": [{"name": "a", "port": 9092}, {"name": "b", "port": 9092}]}), "give each listener a port of its own"),
         ("a", json!({"listeners": [{"name": "a", "port": 9092, "type": "nodeport"}]}), "One listener must be of type internal"),
         ("a", json!({"listeners": [{"name": "controller", "port": 9092}]}), "The name controller is taken"),
+        ("a", json!({"listeners": [{"name": "admin", "port": 9092}]}), "The name admin is taken"),
+        (
+            "a",
+            json!({"listeners": [{"name": "a", "port": 9092}, {"name": "b", "port": 9094, "type": "nodeport", "brokers": [{"broker": 1}]}]}),
+            "Brokers are numbered from 0 to spec.replicas - 1",
+        ),
         ("a", json!({"listeners": [{"name": "a", "port": 9644}]}), "Port 9644 is taken"),
         (
             "a",
@@ -355,11 +367,16 @@ async fn makes_and_repairs(client: &Client) {
         .patch("demo-kafka-bootstrap", &params, &merge(json!({"spec": {"selector": {"letterbox.dev/cluster": "other"}}})))
         .await
         .unwrap();
+    let hidden = json!({"spec": {"publishNotReadyAddresses": true, "internalTrafficPolicy": "Local"}});
+    services.patch("demo-kafka-external-bootstrap", &params, &merge(hidden)).await.unwrap();
     services.delete("demo-kafka-brokers", &DeleteParams::default()).await.unwrap();
     maps.patch("demo-broker-0", &params, &merge(json!({"data": {"server.properties": "node.id=8\n"}}))).await.unwrap();
-    sets.patch("demo-broker-0", &params, &merge(json!({"spec": {"replicas": 0}}))).await.unwrap();
+    let held = json!({"spec": {"replicas": 0, "updateStrategy": {"rollingUpdate": {"partition": 1}}}});
+    sets.patch("demo-broker-0", &params, &merge(held)).await.unwrap();
     let budgets: Api<PodDisruptionBudget> = Api::namespaced(client.clone(), "default");
-    budgets.patch("demo-kafka", &params, &merge(json!({"spec": {"maxUnavailable": 0}}))).await.unwrap();
+    let foreign = json!({"spec": {"maxUnavailable": 0, "selector": {"matchLabels": {"foreign": "1"}}}});
+    budgets.patch("demo-kafka", &params, &merge(foreign)).await.unwrap();
+    services.patch("demo-broker-0", &params, &merge(json!({"spec": {"selector": {"foreign": "1"}}}))).await.unwrap();
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), "default");
     accounts.patch("demo-kafka", &params, &merge(json!({"automountServiceAccountToken": true}))).await.unwrap();
     let repair = pass(client, &cluster).await.unwrap();
@@ -367,7 +384,11 @@ async fn makes_and_repairs(client: &Client) {
     for object in [
         "Service demo-kafka-bootstrap: spec.selector",
         "Service demo-kafka-brokers",
-        "PodDisruptionBudget demo-kafka",
+        "Service demo-kafka-external-bootstrap: spec.publishNotReadyAddresses",
+        "Service demo-kafka-external-bootstrap: spec.internalTrafficPolicy",
+        "StatefulSet demo-broker-0: spec.updateStrategy.rollingUpdate.partition",
+        "Service demo-broker-0: spec.selector.foreign",
+        "PodDisruptionBudget demo-kafka: spec.selector.matchLabels.foreign",
         "ServiceAccount demo-kafka",
         "ConfigMap demo-broker-0",
         "StatefulSet demo-broker-0: spec.replicas",
@@ -408,11 +429,51 @@ async fn makes_and_repairs(client: &Client) {
     let external = &ready.status.listeners[1].bootstrap_servers;
     assert!(external.starts_with("192.0.2.7:3"), "{external}");
 
+    // A service that somebody deletes comes back, and the broker keeps what it was given until then.
+    services.delete("demo-broker-0-external", &DeleteParams::default()).await.unwrap();
+    let known = KafkaCluster { status: Some(ready.status.clone()), ..cluster.clone() };
+    let repair = pass(client, &known).await.unwrap();
+    assert!(matches!(repair.plan.steps.as_slice(), [Step::ApplyAccess { makes: true, .. }]), "{:?}", repair.plan.steps);
+    settle(client, &cluster).await;
+
+    // What leaves the spec leaves the objects.
+    let listeners = |more: Value| json!([{"name": "plain", "port": 9092}, {"name": "external", "port": 9094, "type": "nodeport"}, more]);
+    let ports = async || services.get("demo-kafka-bootstrap").await.unwrap().spec.unwrap().ports.unwrap().len();
+    let more = json!({"spec": {"listeners": listeners(json!({"name": "more", "port": 9095}))}});
+    settle(client, &clusters.patch("demo", &params, &merge(more)).await.unwrap()).await;
+    assert_eq!(ports().await, 2);
+    let less = json!({"spec": {"resources": null, "listeners": [listeners(json!(null))[0], listeners(json!(null))[1]]}});
+    let cluster = clusters.patch("demo", &params, &merge(less)).await.unwrap();
+    let planned = pass(client, &cluster).await.unwrap().plan.steps;
+    assert!(planned.iter().any(|step| step.to_string().contains("resources")), "{planned:?}");
+    settle(client, &cluster).await;
+    assert_eq!(ports().await, 1);
+    let container = sets.get("demo-broker-0").await.unwrap().spec.unwrap().template.spec.unwrap().containers.remove(0);
+    assert_eq!(container.resources.unwrap_or_default().requests, None);
+
+    // A volume goes with the cluster when that is asked for, never with the set.
+    let owned_by = async |policy: &str| {
+        let spec = json!({"spec": {"storage": {"deletionPolicy": policy}}});
+        let cluster = clusters.patch("demo", &params, &merge(spec)).await.unwrap();
+        settle(client, &cluster).await;
+        let set = sets.get("demo-broker-0").await.unwrap().spec.unwrap();
+        assert_eq!(set.persistent_volume_claim_retention_policy.unwrap().when_deleted.as_deref(), Some("Retain"));
+        let claim = claims.get("data-demo-broker-0-0").await.unwrap();
+        claim.owner_references().iter().map(|owner| (owner.uid.clone(), owner.controller)).collect::<Vec<_>>()
+    };
+    assert_eq!(owned_by("Delete").await, [(cluster.uid().unwrap(), None)]);
+    assert_eq!(owned_by("Retain").await, []);
+
     // Growth: the API server refuses it for a claim without an expandable class, and nothing else stops.
     let grown = json!({"spec": {"storage": {"size": "3Gi"}, "listeners": [{"name": "plain", "port": 9092}]}});
     let cluster = clusters.patch("demo", &params, &merge(grown)).await.unwrap();
     let refused = pass(client, &cluster).await.unwrap();
-    assert_eq!(refused.faults.iter().map(|fault| fault.reason.as_str()).collect::<Vec<_>>(), ["VolumeNotGrown"], "{:?}", refused.faults);
+    assert_eq!(
+        refused.faults.iter().map(|(_, fault)| fault.reason.as_str()).collect::<Vec<_>>(),
+        ["VolumeNotGrown"],
+        "{:?}",
+        refused.faults
+    );
     assert!(services.get_opt("demo-kafka-external-bootstrap").await.unwrap().is_none(), "the removed listener's service is gone");
     assert!(refused.done.iter().any(|step| matches!(step, Step::ApplyBroker { restarts: true, .. })));
 }
@@ -425,7 +486,7 @@ async fn leaves_what_belongs_to_others(client: &Client) {
     let clusters: Api<KafkaCluster> = Api::namespaced(client.clone(), "default");
     let cluster = clusters.create(&PostParams::default(), &cluster_of("theirs", "default", json!({}))).await.unwrap();
     let conflict = pass(client, &cluster).await.unwrap();
-    assert_eq!(conflict.faults[0].reason, "ResourceConflict");
+    assert_eq!(conflict.faults[0].1.reason, "ResourceConflict");
     assert_eq!(services.get("theirs-kafka-bootstrap").await.unwrap().spec.unwrap().ports.unwrap()[0].port, 80);
     services.delete("theirs-kafka-bootstrap", &DeleteParams::default()).await.unwrap();
     settle(client, &cluster).await;
@@ -498,11 +559,53 @@ async fn topics_hold_and_let_go(client: &Client) {
     assert!(admin.with(|state| state.topics.is_empty()));
 }
 
+/// A client with the rights that the Helm chart gives to an operator of three namespaces, and no others.
+async fn with_the_charts_roles(server: &Server, client: &Client) -> Client {
+    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/letterbox");
+    let mut render = Command::new(binary("helm"));
+    render.args(["template", "letterbox"]).arg(chart).args(["-n", "default", "--kube-version", "1.34.0", "-s", "templates/rbac.yaml"]);
+    let rendered = render.args(["--set", "watchNamespaces={default,doomed,doomed-too}"]).output().unwrap();
+    assert!(rendered.status.success(), "{}", String::from_utf8_lossy(&rendered.stderr));
+    for document in serde_yaml::Deserializer::from_slice(&rendered.stdout) {
+        let object: kube::api::DynamicObject = serde::Deserialize::deserialize(document).unwrap();
+        let resource = match object.types.as_ref().unwrap().kind.as_str() {
+            "ServiceAccount" => kube::api::ApiResource::erase::<ServiceAccount>(&()),
+            "Role" => kube::api::ApiResource::erase::<Role>(&()),
+            "RoleBinding" => kube::api::ApiResource::erase::<RoleBinding>(&()),
+            other => panic!("{other} reaches beyond the namespaces that are watched"),
+        };
+        let api: Api<kube::api::DynamicObject> = Api::namespaced_with(client.clone(), &object.namespace().unwrap(), &resource);
+        api.create(&PostParams::default(), &object).await.unwrap();
+    }
+    let mut config = server.config();
+    let account = http::HeaderValue::from_static("system:serviceaccount:default:letterbox-operator");
+    config.headers.push((http::HeaderName::from_static("impersonate-user"), account));
+    Client::try_from(config).unwrap()
+}
+
 async fn the_whole_operator_runs(server: &Server, client: &Client) {
-    let lease = LeaseOptions { namespace: "default".into(), name: "letterbox-operator".into(), identity: "a".into() };
-    let options =
-        Options { image: "letterbox:9".into(), namespaces: vec!["default".into()], listen: ("127.0.0.1".into(), 0), lease: Some(lease) };
-    let operator = tokio::spawn(controller::run(Env::real(), client.clone(), options));
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    for name in ["doomed", "doomed-too"] {
+        namespaces.create(&PostParams::default(), &serde_json::from_value(json!({"metadata": {"name": name}})).unwrap()).await.unwrap();
+    }
+    let own = with_the_charts_roles(server, client).await;
+    let start = |identity: &str| {
+        let options = Options {
+            image: "letterbox:9".into(),
+            namespaces: ["default", "doomed", "doomed-too"].map(String::from).to_vec(),
+            listen: ("127.0.0.1".into(), 0),
+            lease: Some(LeaseOptions { namespace: "default".into(), name: "letterbox-operator".into(), identity: identity.into() }),
+        };
+        tokio::spawn(controller::run(Env::real(), own.clone(), options))
+    };
+    let leases: Api<Lease> = Api::namespaced(client.clone(), "default");
+    let leads = async |identity: &str| {
+        let lease = leases.get_opt("letterbox-operator").await.unwrap();
+        lease.and_then(|lease| lease.spec?.holder_identity).as_deref() == Some(identity)
+    };
+    let first = start("a");
+    server.until("the first replica leads", || leads("a")).await;
+    let operator = start("b");
     let topics: Api<KafkaTopic> = Api::namespaced(client.clone(), "default");
     let clusters: Api<KafkaCluster> = Api::namespaced(client.clone(), "default");
     let sets: Api<StatefulSet> = Api::namespaced(client.clone(), "default");
@@ -530,6 +633,26 @@ async fn the_whole_operator_runs(server: &Server, client: &Client) {
     // Drift is noticed by the watch, long before the next look at everything.
     sets.patch("late-broker-0", &PatchParams::default(), &Patch::Merge(json!({"spec": {"replicas": 0}}))).await.unwrap();
     server.until("drift is repaired", || async { sets.get("late-broker-0").await.unwrap().spec.unwrap().replicas == Some(1) }).await;
+    // People are told, next to the object.
+    let events: Api<Event> = Api::namespaced(client.clone(), "default");
+    let told = async |kind: &str, reason: &str, type_: &str| {
+        let events = events.list(&ListParams::default()).await.unwrap();
+        events.items.iter().any(|event| {
+            let about = event.regarding.as_ref().and_then(|object| object.kind.as_deref());
+            let said = event.note.as_ref().is_some_and(|note| !note.is_empty());
+            said && (about, event.reason.as_deref(), event.type_.as_deref()) == (Some(kind), Some(reason), Some(type_))
+        })
+    };
+    server.until("an event tells what was done", || told("KafkaCluster", "BrokerApplied", "Normal")).await;
+    server.until("an event tells what is waited for", || told("KafkaTopic", "WaitingForCluster", "Normal")).await;
+
+    // One of two replicas acts. When it ends without a word, the other one takes over.
+    assert!(leads("a").await && !operator.is_finished());
+    first.abort();
+    server.until("the second replica leads", || leads("b")).await;
+    sets.delete("late-broker-0", &DeleteParams::default()).await.unwrap();
+    server.until("and acts", || async { sets.get_opt("late-broker-0").await.unwrap().is_some() }).await;
+
     // The topic holds its object, and lets it go when the cluster goes.
     topics.delete("early", &DeleteParams::default()).await.unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -537,5 +660,23 @@ async fn the_whole_operator_runs(server: &Server, client: &Client) {
     clusters.delete("late", &DeleteParams::default()).await.unwrap();
     server.until("the topic's object is let go", || async { topics.get_opt("early").await.unwrap().is_none() }).await;
     assert!(!operator.is_finished());
-    operator.abort();
+
+    // A namespace that is being deleted is not held, whether the operator goes on or is stopped in the same moment.
+    for (name, stops) in [("doomed", false), ("doomed-too", true)] {
+        let clusters: Api<KafkaCluster> = Api::namespaced(client.clone(), name);
+        clusters.create(&PostParams::default(), &cluster_of("late", name, json!({}))).await.unwrap();
+        let topics: Api<KafkaTopic> = Api::namespaced(client.clone(), name);
+        topics.create(&PostParams::default(), &topic).await.unwrap();
+        let is_held = || async { !topics.get("early").await.unwrap().finalizers().is_empty() };
+        server.until("the topic is held", is_held).await;
+        namespaces.delete(name, &DeleteParams::default()).await.unwrap();
+        if stops {
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).unwrap();
+            break;
+        }
+        server.until("the topic is let go", || async { !is_held().await }).await;
+    }
+    tokio::time::timeout(Duration::from_secs(10), operator).await.expect("it ends").unwrap().unwrap();
+    let doomed: Api<KafkaTopic> = Api::namespaced(client.clone(), "doomed-too");
+    assert!(doomed.get("early").await.unwrap().finalizers().is_empty());
 }

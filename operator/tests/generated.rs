@@ -3,7 +3,6 @@
 //! To refresh after a change: `LETTERBOX_UPDATE=1 cargo test -p letterbox-operator --test generated`.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use letterbox_env::{Env, OpenMode};
 use letterbox_operator::api::{KafkaCluster, crds};
@@ -91,18 +90,4 @@ fn is_known(object: &Value) {
         other => panic!("{other}"),
     };
     assert_eq!(lost, Vec::<String>::new(), "{}", object["kind"]);
-}
-
-#[test]
-fn the_plain_manifests_are_the_charts_own() {
-    // The chart carries them.
-    the_definitions_in_crds_and_in_the_chart_are_the_codes_own();
-    let helm = std::env::var("HELM").unwrap_or_else(|_| "helm".into());
-    if Command::new(&helm).arg("version").output().is_err() {
-        println!("NOT RUN: there is no helm; name it with HELM");
-        return;
-    }
-    let output = Command::new(root().join("deploy/manifests/render")).env("HELM", helm).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    check("deploy/manifests/letterbox.yaml", &String::from_utf8(output.stdout).unwrap());
 }

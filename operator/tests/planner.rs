@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use letterbox_operator::api::{
-    DEGRADED, DeletionPolicy, KafkaCluster, KafkaClusterSpec, KafkaTopic, KafkaTopicStatus, PAUSE_ANNOTATION, PAUSED, PROGRESSING, READY,
-    TOPIC_FINALIZER, find_condition, is_true,
+    DEGRADED, DeletionPolicy, KafkaCluster, KafkaClusterSpec, KafkaClusterStatus, KafkaTopic, KafkaTopicStatus, PAUSE_ANNOTATION, PAUSED,
+    PROGRESSING, READY, TOPIC_FINALIZER, find_condition, is_true,
 };
-use letterbox_operator::plan::{ClusterState, Step, TopicFacts, TopicStep};
+use letterbox_operator::plan::{ClusterState, Step, TopicFacts, TopicStep, has_finalizer};
 use letterbox_operator::platform::model::{Model, ModelAdmin};
 use letterbox_operator::reconcile::{ClusterPass, TopicHome, TopicPass, reconcile_cluster, reconcile_topic};
 use letterbox_operator::status::Fault;
@@ -114,6 +114,11 @@ fn an_operator_that_knows_a_newer_image_leaves_the_cluster_on_its_own() {
     cluster.spec.version = None;
     let kept = settle(&model, &mut cluster);
     assert_eq!((kept.status.version.as_deref(), model.with(|state| state.restarts)), (Some("1"), 0));
+    // Neither a hand on the set nor its loss changes that.
+    model.with(|state| state.brokers.get_mut(&0).unwrap().defined.0 = "by-hand:2".into());
+    assert_eq!(settle(&model, &mut cluster).status.version.as_deref(), Some("1"));
+    model.with(|state| state.brokers.clear());
+    assert_eq!(settle(&model, &mut cluster).status.version.as_deref(), Some("1"));
 }
 
 #[test]
@@ -133,13 +138,69 @@ fn a_volume_grows_and_one_grown_by_hand_is_only_noted() {
 }
 
 #[test]
-fn an_unknown_address_is_waited_for_by_name() {
+fn volumes_go_with_the_cluster_only_while_the_policy_is_delete() {
+    let model = Model::default();
+    let mut cluster = cluster(json!({}));
+    settle(&model, &mut cluster);
+    for (policy, owned) in [(DeletionPolicy::Delete, true), (DeletionPolicy::Retain, false)] {
+        cluster.spec.storage.deletion_policy = policy;
+        let change = pass(&model, &mut cluster);
+        assert_eq!(change.done, [Step::OwnVolume { broker: 0, owned }]);
+        assert!(settle(&model, &mut cluster).done.is_empty());
+    }
+    assert_eq!(model.with(|state| state.restarts), 0);
+}
+
+#[test]
+fn a_volume_that_cannot_grow_degrades_the_cluster_and_keeps_no_topic_waiting() {
+    let model = Model::default();
+    let mut cluster = cluster(json!({"storage": {"size": "1Gi"}}));
+    settle(&model, &mut cluster);
+    model.with(|state| state.fixed_volumes = true);
+    cluster.spec.storage.size = "2Gi".into();
+    let stuck = pass(&model, &mut cluster);
+    let degraded = find_condition(&stuck.status.conditions, DEGRADED).unwrap();
+    assert_eq!((degraded.status.as_str(), degraded.reason.as_str()), ("True", "VolumeNotGrown"));
+    assert_eq!((ready_reason(&stuck).0.as_str(), stuck.status.phase.as_str()), ("True", "Ready"));
+    assert_eq!(find_condition(&stuck.status.conditions, PROGRESSING).unwrap().reason, "VolumeNotGrown");
+    assert!(!stuck.is_settled(), "it is tried again");
+    // An address that cannot be made is another matter, and still none of the topics'.
+    model.with(|state| (state.has_access, state.steps_left) = (false, Some(0)));
+    let missing = pass(&model, &mut cluster);
+    assert_eq!(ready_reason(&missing), ("False".into(), "Killed".into()));
+    assert_eq!(ClusterState::of(Some(&cluster)), ClusterState::Ready);
+}
+
+#[test]
+fn a_cluster_is_asked_about_topics_while_a_broker_of_it_serves() {
+    let mut cluster = cluster(json!({}));
+    assert_eq!(ClusterState::of(None), ClusterState::Missing);
+    assert_eq!(ClusterState::of(Some(&cluster)), ClusterState::NotReady(String::new()));
+    cluster.status = Some(KafkaClusterStatus { phase: "Starting 0/1".into(), ..KafkaClusterStatus::default() });
+    assert_eq!(ClusterState::of(Some(&cluster)), ClusterState::NotReady("Starting 0/1".into()));
+    cluster.status.as_mut().unwrap().ready_replicas = 1;
+    assert_eq!(ClusterState::of(Some(&cluster)), ClusterState::Ready);
+    cluster.metadata.deletion_timestamp = Some(now());
+    assert_eq!(ClusterState::of(Some(&cluster)), ClusterState::Deleting);
+}
+
+#[test]
+fn an_unknown_address_is_waited_for_by_name_and_only_by_its_listener() {
     let model = Model::default();
     model.with(|state| state.addresses_pending = true);
-    let mut cluster = cluster(json!({}));
-    let waiting = pass(&model, &mut cluster);
-    assert_eq!(ready_reason(&waiting), ("False".into(), "WaitingForAddress".into()));
-    assert!(waiting.status.phase.contains("listener plain"), "{}", waiting.status.phase);
+    let outside = json!({"name": "outside", "port": 9094, "type": "nodeport"});
+    let mut cluster = cluster(json!({"listeners": [{"name": "plain", "port": 9092}, outside]}));
+    let first = pass(&model, &mut cluster);
+    assert!(matches!(first.plan.steps.as_slice(), [Step::ApplyAccess { .. }]), "the next pass may know it: {:?}", first.plan.steps);
+    for _ in 0..6 {
+        let waiting = pass(&model, &mut cluster);
+        assert_eq!(ready_reason(&waiting), ("False".into(), "WaitingForAddress".into()));
+        assert!(waiting.status.phase.contains("listener outside"), "{}", waiting.status.phase);
+    }
+    assert_eq!(ClusterState::of(Some(&cluster)), ClusterState::Ready, "it serves the others");
+    // And it is looked after.
+    model.with(|state| state.brokers.get_mut(&0).unwrap().defined.1 = "by hand".into());
+    assert!(matches!(pass(&model, &mut cluster).done.as_slice(), [Step::ApplyBroker { .. }]));
     model.with(|state| state.addresses_pending = false);
     settle(&model, &mut cluster);
 }
@@ -152,6 +213,18 @@ fn a_paused_cluster_is_left_alone_and_says_so() {
     let paused = pass(&model, &mut cluster);
     assert!(paused.plan.steps.is_empty() && is_true(&paused.status.conditions, PAUSED));
     assert_eq!(paused.status.phase, "Paused");
+    assert_eq!(ready_reason(&paused), ("False".into(), "Paused".into()));
+    // What is asked for during a pause is not claimed to be so.
+    let pause = cluster.metadata.annotations.take();
+    settle(&model, &mut cluster);
+    cluster.metadata.annotations = pause;
+    cluster.metadata.generation = Some(8);
+    cluster.spec.config.insert("num.partitions".into(), "3".into());
+    model.with(|state| state.brokers.get_mut(&0).unwrap().running = None);
+    let paused = pass(&model, &mut cluster);
+    let ready = find_condition(&paused.status.conditions, READY).unwrap();
+    assert_eq!((ready.status.as_str(), ready.observed_generation, paused.status.observed_generation), ("True", Some(7), Some(8)));
+    assert_eq!(paused.status.brokers, "0/1", "what runs is told as it is");
 }
 
 #[test]
@@ -227,11 +300,13 @@ struct World {
     home: Home,
     admin: ModelAdmin,
     cluster: ClusterState,
+    namespace_terminating: bool,
 }
 
 impl World {
     fn new(spec: serde_json::Value) -> Self {
-        let world = Self { home: Home::default(), admin: ModelAdmin::default(), cluster: ClusterState::Ready };
+        let world =
+            Self { home: Home::default(), admin: ModelAdmin::default(), cluster: ClusterState::Ready, namespace_terminating: false };
         let mut full = json!({"clusterRef": {"name": "demo"}});
         full.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
         let topic = json!({
@@ -245,14 +320,27 @@ impl World {
     fn pass(&self) -> Result<TopicPass, Fault> {
         let topic = self.home.with(|topic| topic.clone());
         let live = self.admin.with(|state| state.topics.get("orders").cloned());
-        let facts = TopicFacts { cluster: self.cluster.clone(), topic: live, other_owner: None, namespace_terminating: false };
+        let facts =
+            TopicFacts { cluster: self.cluster.clone(), topic: live, other_owner: None, namespace_terminating: self.namespace_terminating };
         block_on(reconcile_topic(&self.home, &self.admin, &topic, &facts, &now()))
     }
 
+    fn is_held(&self) -> bool {
+        self.home.with(|topic| has_finalizer(topic))
+    }
+
     fn ready(&self) -> (String, String) {
+        self.condition(READY)
+    }
+
+    fn progressing(&self) -> (String, String) {
+        self.condition(PROGRESSING)
+    }
+
+    fn condition(&self, type_: &str) -> (String, String) {
         self.home.with(|topic| {
-            let ready = find_condition(&topic.status.as_ref().unwrap().conditions, READY).unwrap();
-            (ready.status.clone(), ready.reason.clone())
+            let condition = find_condition(&topic.status.as_ref().unwrap().conditions, type_).unwrap();
+            (condition.status.clone(), condition.reason.clone())
         })
     }
 
@@ -307,6 +395,10 @@ fn partitions_grow_and_a_shrink_is_refused_by_type() {
     assert_eq!(world.admin.with(|state| state.topics["orders"].partitions), 5);
     let message = world.home.with(|topic| find_condition(&topic.status.as_ref().unwrap().conditions, DEGRADED).unwrap().message.clone());
     assert!(message.starts_with("PartitionsShrink: the topic has 5 partitions"), "{message}");
+    assert_eq!(world.progressing(), ("False".into(), "NotSupported".into()));
+    world.home.with(|topic| topic.metadata.annotations = Some(BTreeMap::from([(PAUSE_ANNOTATION.to_owned(), "true".to_owned())])));
+    world.pass().unwrap();
+    assert_eq!(world.progressing(), ("False".into(), "Paused".into()));
 }
 
 #[test]
@@ -336,13 +428,35 @@ fn a_retained_topic_outlives_its_object_and_a_deleted_one_does_not() {
 fn a_finalizer_never_outlives_the_cluster_or_holds_a_namespace() {
     for gone in [ClusterState::Missing, ClusterState::Deleting] {
         let mut world = World::new(json!({"deletionPolicy": "Delete"}));
+        world.cluster = gone.clone();
         world.pass().unwrap();
+        assert!(!world.is_held(), "there is nothing to wait for");
+        world.cluster = ClusterState::Ready;
+        world.pass().unwrap();
+        assert!(world.is_held());
         world.delete();
         world.cluster = ClusterState::NotReady("restarting".into());
         assert!(!world.pass().unwrap().released, "while the cluster restarts, the topic waits for it");
         world.cluster = gone;
         assert!(world.pass().unwrap().released);
         assert!(world.admin.with(|state| state.topics.contains_key("orders")));
+    }
+}
+
+#[test]
+fn an_object_is_let_go_before_the_deletion_of_its_namespace_reaches_it() {
+    for paused in [false, true] {
+        let mut world = World::new(json!({"deletionPolicy": "Delete"}));
+        world.pass().unwrap();
+        let annotations = BTreeMap::from([(PAUSE_ANNOTATION.to_owned(), paused.to_string())]);
+        world.home.with(|topic| topic.metadata.annotations = Some(annotations));
+        world.namespace_terminating = true;
+        for cluster in [ClusterState::NotReady("its pod is gone".into()), ClusterState::Ready] {
+            world.cluster = cluster;
+            world.pass().unwrap();
+            assert!(!world.is_held(), "and it is not held again");
+        }
+        assert!(world.admin.with(|state| state.topics.contains_key("orders")), "its records go, or stay, with the cluster's volumes");
     }
 }
 

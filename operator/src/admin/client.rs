@@ -1,11 +1,13 @@
 //! [`KafkaAdmin`] through the Kafka client.
 
 use std::collections::BTreeMap;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use letterbox_client::{AlterOp, BrokerError, Client, ClientOptions, ConfigResource, ConfigSource, Error, ErrorCode, NewTopic};
 use letterbox_env::{BoxFuture, Env};
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::{AdminError, KafkaAdmin, Topic};
 
@@ -19,19 +21,33 @@ pub struct ClientAdmin {
     /// How long a call may take with all its retries.
     timeout: Duration,
     client: Mutex<Option<Client>>,
+    /// When it last did not answer, and why; `None` since it did.
+    failure: std::sync::Mutex<Option<(Instant, String)>>,
 }
+
+/// How long a cluster that did not answer is not asked again: its topics, and those of every other cluster, share the passes
+/// that run at a time.
+const PAUSE: Duration = Duration::from_secs(3);
 
 impl ClientAdmin {
     /// A cluster at `bootstrap` (`host:port`), each call ending within `timeout`. Nothing is connected yet.
     #[must_use]
     pub fn new(env: Env, bootstrap: String, timeout: Duration) -> Self {
-        Self { env, bootstrap, timeout, client: Mutex::new(None) }
+        Self { env, bootstrap, timeout, client: Mutex::new(None), failure: std::sync::Mutex::default() }
     }
 
     async fn client(&self) -> Result<Client, AdminError> {
-        let mut slot = self.client.lock().await;
+        let mut slot = match (self.client.try_lock(), self.failure()) {
+            (Ok(slot), _) => slot,
+            (Err(_), None) => self.client.lock().await,
+            // Another call finds out already whether it answers again.
+            (Err(_), Some((_, why))) => return Err(AdminError::Unreachable(why)),
+        };
         if let Some(client) = &*slot {
             return Ok(client.clone());
+        }
+        if let Some((_, why)) = self.failure().filter(|(at, _)| at.elapsed() < PAUSE) {
+            return Err(AdminError::Unreachable(why));
         }
         let options = ClientOptions {
             client_id: "letterbox-operator".to_owned(),
@@ -39,15 +55,32 @@ impl ClientAdmin {
             api_timeout: self.timeout,
             ..ClientOptions::default()
         };
-        let client = Client::connect(self.env.clone(), std::slice::from_ref(&self.bootstrap), options).await.map_err(told)?;
+        let connected = Client::connect(self.env.clone(), std::slice::from_ref(&self.bootstrap), options).await;
+        self.note(&connected);
+        let client = connected.map_err(told)?;
         *slot = Some(client.clone());
         Ok(client)
+    }
+
+    fn failure(&self) -> Option<(Instant, String)> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Remembers whether it answered, be it with an error.
+    fn note<T>(&self, result: &Result<T, Error>) {
+        let failure = match result {
+            Ok(_) | Err(Error::Broker(_)) => None,
+            Err(error) => Some((Instant::now(), error.to_string())),
+        };
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
     }
 
     /// Runs `call`; after a fault of the connection the next call makes a new one.
     async fn call<T>(&self, call: impl AsyncFnOnce(&Client) -> Result<T, Error>) -> Result<T, AdminError> {
         let client = self.client().await?;
-        let result = call(&client).await.map_err(told);
+        let result = call(&client).await;
+        self.note(&result);
+        let result = result.map_err(told);
         if matches!(result, Err(AdminError::Unreachable(_))) {
             *self.client.lock().await = None;
         }
@@ -180,6 +213,33 @@ fn base64_of(id: [u8; 16]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_cluster_that_does_not_answer_is_asked_once_and_not_by_every_topic() {
+        let env = Env::real();
+        let listener = env.net.bind("127.0.0.1", 0).await.unwrap();
+        let bootstrap = listener.local_addr().unwrap().to_string();
+        let accepted = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let count = accepted.clone();
+        // Takes connections, and never says a word.
+        let silent = tokio::spawn(async move {
+            let mut open = Vec::new();
+            while let Ok(connection) = listener.accept().await {
+                count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                open.push(connection);
+            }
+        });
+        let admin = ClientAdmin::new(env, bootstrap, Duration::from_millis(200));
+        let ask = async || assert!(matches!(admin.describe_topic("a").await, Err(AdminError::Unreachable(_))));
+        ask().await;
+        let tried = accepted.load(std::sync::atomic::Ordering::SeqCst);
+        for _ in 0..10 {
+            ask().await;
+        }
+        assert!(tried > 0);
+        assert_eq!(accepted.load(std::sync::atomic::Ordering::SeqCst), tried);
+        silent.abort();
+    }
 
     #[test]
     fn names_and_ids_are_kafkas() {

@@ -34,6 +34,7 @@ use super::OWNED_KEYS;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[x_kube(validation = Rule::new("!has(self.image) || !has(self.version)").message(IMAGE_AND_VERSION_MESSAGE))]
+#[x_kube(validation = Rule::new("self.listeners.all(l, !has(l.brokers) || l.brokers.all(b, b.broker < self.replicas))").message(NO_SUCH_BROKER_MESSAGE))]
 #[serde(rename_all = "camelCase")]
 pub struct KafkaClusterSpec {
     /// How many brokers the cluster has. This version runs one broker per cluster.
@@ -42,7 +43,8 @@ pub struct KafkaClusterSpec {
     #[x_kube(validation = Rule::new("self <= 1").message(REPLICAS_MESSAGE))]
     pub replicas: i32,
 
-    /// The version of Letterbox to run: the tag of the operator's own image repository. Changing it restarts the brokers.
+    /// The version of Letterbox to run: a tag in the repository that the operator takes brokers from (`broker.image.repository`
+    /// of the Helm chart). Changing it restarts the brokers.
     /// Absent: the version that was current when the cluster was made. It stays when the operator is upgraded, so that
     /// upgrading the operator never restarts a broker; set it to upgrade the brokers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -117,6 +119,7 @@ pub struct Listener {
     /// The listener's name: lower-case letters and digits, at most 11, beginning with a letter.
     #[schemars(length(min = 1, max = 11), regex(pattern = r"^[a-z][a-z0-9]*$"))]
     #[x_kube(validation = Rule::new("self != 'controller'").message(CONTROLLER_NAME_MESSAGE))]
+    #[x_kube(validation = Rule::new("self != 'admin'").message(ADMIN_NAME_MESSAGE))]
     pub name: String,
 
     /// The port inside the Kubernetes cluster: 9092 or higher. 9644 is taken by health and metrics.
@@ -154,7 +157,8 @@ pub enum ListenerType {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct ListenerBootstrap {
-    /// The port of every node. Absent: Kubernetes chooses one; `status.listeners` tells it.
+    /// The port of every node. Absent: Kubernetes chooses one. `status.listeners` tells where clients begin: here, or at the
+    /// brokers' own addresses where they have an `advertisedHost`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub node_port: Option<i32>,
@@ -269,6 +273,10 @@ pub struct KafkaClusterStatus {
     /// The image that the brokers run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+
+    /// The image that the brokers should run. It stays while the spec names neither image nor version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub desired_image: Option<String>,
 }
 
 /// Where clients of one listener connect.
@@ -290,6 +298,9 @@ pub(crate) const NODEPORT_ONLY_MESSAGE: &str =
     "Only a listener of type nodeport has bootstrap and brokers; remove them or set type: nodeport.";
 pub(crate) const CONTROLLER_NAME_MESSAGE: &str =
     "The name controller is taken by the listener that brokers use among themselves; choose another one.";
+pub(crate) const ADMIN_NAME_MESSAGE: &str = "The name admin is taken by the port of health and metrics; choose another one.";
+pub(crate) const NO_SUCH_BROKER_MESSAGE: &str =
+    "Brokers are numbered from 0 to spec.replicas - 1; remove the others from spec.listeners[].brokers.";
 pub(crate) const ADMIN_PORT_MESSAGE: &str = "Port 9644 is taken by health and metrics; choose another one.";
 pub(crate) const SIZE_MESSAGE: &str = "The size must be a quantity above zero, for example 10Gi.";
 pub(crate) const SHRINK_MESSAGE: &str = "A volume cannot shrink; set spec.storage.size to what it was or more.";

@@ -3,13 +3,16 @@
 /// Bytes of a quantity such as `10Gi`, `500M`, `1e9` or `1.5Gi`; a fraction of a byte is rounded up. `None` when it is not one.
 #[must_use]
 pub fn bytes_of(quantity: &str) -> Option<u64> {
-    let millis = millis_of(quantity)?;
-    u64::try_from(millis.checked_add(999)? / 1000).ok()
+    u64::try_from(nanos_of(quantity)?.div_ceil(NANOS)).ok()
 }
 
-/// Thousandths of a quantity (so `250m` of a CPU is 250). `None` when it is not a non-negative quantity.
+const NANOS: u128 = 1_000_000_000;
+
+/// Billionths of a quantity (so `250m` of a CPU is 250 million), the finest that Kubernetes tells apart; what is finer is rounded
+/// up. `None` when it is not a non-negative quantity.
 #[must_use]
-pub fn millis_of(quantity: &str) -> Option<u128> {
+pub fn nanos_of(quantity: &str) -> Option<u128> {
+    let quantity = quantity.strip_prefix('+').unwrap_or(quantity);
     let number_len = quantity.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(quantity.len());
     let (number, suffix) = quantity.split_at_checked(number_len)?;
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
@@ -17,24 +20,36 @@ pub fn millis_of(quantity: &str) -> Option<u128> {
         return None;
     }
     let digits: u128 = format!("0{whole}{fraction}").parse().ok()?;
-    let scale = 10u128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
-    // Thousandths per unit of the suffix.
+    // What divides the product of digits and unit.
+    let mut scale = 10u128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
+    // Billionths per unit of the suffix.
     let unit: u128 = match suffix {
-        "m" => 1,
-        "" => 1000,
-        "k" => 1_000_000,
-        "M" => 1_000_000_000,
-        "G" => 1_000_000_000_000,
-        "T" => 1_000_000_000_000_000,
-        "P" => 1_000_000_000_000_000_000,
-        "E" => 1_000_000_000_000_000_000_000,
-        "Ki" => 1000 << 10,
-        "Mi" => 1000 << 20,
-        "Gi" => 1000 << 30,
-        "Ti" => 1000 << 40,
-        "Pi" => 1000 << 50,
-        "Ei" => 1000 << 60,
-        exponent => 1000u128.checked_mul(10u128.checked_pow(exponent.strip_prefix(['e', 'E'])?.parse::<u32>().ok()?)?)?,
+        "n" => 1,
+        "u" => 1000,
+        "m" => 1_000_000,
+        "" => NANOS,
+        "k" => NANOS * 1000,
+        "M" => NANOS * 1_000_000,
+        "G" => NANOS * 1_000_000_000,
+        "T" => NANOS * 1_000_000_000_000,
+        "P" => NANOS * 1_000_000_000_000_000,
+        "E" => NANOS * 1_000_000_000_000_000_000,
+        "Ki" => NANOS << 10,
+        "Mi" => NANOS << 20,
+        "Gi" => NANOS << 30,
+        "Ti" => NANOS << 40,
+        "Pi" => NANOS << 50,
+        "Ei" => NANOS << 60,
+        exponent => {
+            let exponent: i32 = exponent.strip_prefix(['e', 'E'])?.parse().ok()?;
+            let power = 10u128.checked_pow(exponent.unsigned_abs())?;
+            if exponent < 0 {
+                scale = scale.checked_mul(power)?;
+                NANOS
+            } else {
+                NANOS.checked_mul(power)?
+            }
+        }
     };
     Some(digits.checked_mul(unit)?.div_ceil(scale))
 }
@@ -55,9 +70,18 @@ mod tests {
             (".5k", Some(500)),
             ("100m", Some(1)),
             ("7", Some(7)),
+            ("+20Gi", Some(20 << 30)),
+            ("100u", Some(1)),
+            ("2000000000n", Some(2)),
+            ("5e+3", Some(5000)),
+            ("5E-3", Some(1)),
+            ("2500e-3", Some(3)),
+            ("7.999999999Ei", Some(9_223_372_035_701_854_304)),
             ("", None),
             ("Gi", None),
             ("-1", None),
+            ("++1", None),
+            ("1e+-3", None),
             ("1.2.3", None),
             ("10 Gi", None),
             ("10GiB", None),
@@ -68,6 +92,6 @@ mod tests {
         ] {
             assert_eq!(bytes_of(text), bytes, "{text}");
         }
-        assert_eq!(millis_of("250m"), Some(250));
+        assert_eq!((nanos_of("250m"), nanos_of("100u"), nanos_of("3n")), (Some(250_000_000), Some(100_000), Some(3)));
     }
 }

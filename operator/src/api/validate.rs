@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::cluster::{
-    ADMIN_PORT, ADMIN_PORT_MESSAGE, CONTROLLER_NAME_MESSAGE, IMAGE_AND_VERSION_MESSAGE, INTERNAL_LISTENER_MESSAGE, NAME_MESSAGE,
-    NODEPORT_ONLY_MESSAGE, PORTS_MESSAGE, REPLICAS_MESSAGE, SIZE_MESSAGE, owned_keys_message,
+    ADMIN_NAME_MESSAGE, ADMIN_PORT, ADMIN_PORT_MESSAGE, CONTROLLER_NAME_MESSAGE, IMAGE_AND_VERSION_MESSAGE, INTERNAL_LISTENER_MESSAGE,
+    NAME_MESSAGE, NO_SUCH_BROKER_MESSAGE, NODEPORT_ONLY_MESSAGE, PORTS_MESSAGE, REPLICAS_MESSAGE, SIZE_MESSAGE, owned_keys_message,
 };
 use super::topic::{DOTS_MESSAGE, INTERNAL_TOPIC_MESSAGE, LONG_NAME_MESSAGE, REPLICAS_MESSAGE as TOPIC_REPLICAS_MESSAGE};
 use super::{KafkaCluster, KafkaTopic, ListenerType, OWNED_KEYS, bytes_of};
@@ -62,6 +62,8 @@ pub fn cluster(cluster: &KafkaCluster) -> Vec<Problem> {
         problems.unless(listener.port != ADMIN_PORT, &at("port"), ADMIN_PORT_MESSAGE);
         problems.unless((9092..=65535).contains(&listener.port), &at("port"), "must be 9092 to 65535");
         problems.unless(listener.name != "controller", &at("name"), CONTROLLER_NAME_MESSAGE);
+        problems.unless(listener.name != "admin", &at("name"), ADMIN_NAME_MESSAGE);
+        problems.unless(listener.brokers.iter().all(|each| each.broker < spec.replicas), &at("brokers"), NO_SUCH_BROKER_MESSAGE);
         problems.unless(is_listener_name(&listener.name), &at("name"), "has 1 to 11 lower-case letters and digits, the first a letter");
         problems.unless(
             spec.listeners.iter().filter(|other| other.name == listener.name).count() == 1,
@@ -173,6 +175,13 @@ mod tests {
         check_cluster(
             json!({"listeners": [{"name": "plain", "port": 9092, "brokers": [{"broker": 0, "nodePort": 31000}]}]}),
             &[&format!("spec.listeners[0]: {NODEPORT_ONLY_MESSAGE}")],
+        );
+        check_cluster(
+            json!({"listeners": [
+                {"name": "admin", "port": 9092},
+                {"name": "outside", "port": 9094, "type": "nodeport", "brokers": [{"broker": 1, "nodePort": 31000}]},
+            ]}),
+            &[&format!("spec.listeners[0].name: {ADMIN_NAME_MESSAGE}"), &format!("spec.listeners[1].brokers: {NO_SUCH_BROKER_MESSAGE}")],
         );
     }
 

@@ -6,6 +6,7 @@ use futures::StreamExt as _;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::controller::Action;
@@ -14,9 +15,9 @@ use kube::runtime::{Controller, watcher};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{Context, PassFailed, RESYNC, WAITING, scoped};
+use super::{Context, PassFailed, RESYNC, WAITING, scoped, told};
 use crate::admin::KafkaAdmin;
-use crate::api::{KafkaCluster, READY, find_condition, is_true};
+use crate::api::{DEGRADED, KafkaCluster, READY, find_condition};
 use crate::desired::objects::{CLUSTER_LABEL, MANAGER};
 use crate::platform::kubernetes::api_fault;
 use crate::reconcile::{ClusterPass, reconcile_cluster};
@@ -33,6 +34,7 @@ pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
         let name = meta.labels.as_ref()?.get(CLUSTER_LABEL)?;
         Some(ObjectRef::<KafkaCluster>::new(name).within(meta.namespace.as_deref()?))
     };
+    let metrics = context.metrics.clone();
     let config = kube::runtime::controller::Config::default().concurrency(16);
     Controller::new(scoped::<KafkaCluster>(client, scope), watcher::Config::default())
         .with_config(config)
@@ -44,10 +46,9 @@ pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
         .watches(scoped::<Pod>(client, scope), ours.clone(), move |pod| by_label(&pod.metadata))
         .watches(scoped::<PersistentVolumeClaim>(client, scope), ours, move |claim| by_label(&claim.metadata))
         .run(reconcile, |_, error, _| back_off(error), context)
-        .for_each(|result| async move {
-            if let Err(error) = result {
-                tracing::warn!(%error, "a cluster is tried again");
-            }
+        .for_each(|result| {
+            told(&metrics, KIND, result);
+            std::future::ready(())
         })
         .await;
 }
@@ -58,19 +59,15 @@ fn back_off(_: &PassFailed) -> Action {
 
 async fn reconcile(cluster: Arc<KafkaCluster>, context: Arc<Context>) -> Result<Action, PassFailed> {
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
-    let ready_reason = |status: Option<&crate::api::KafkaClusterStatus>| {
-        let ready = find_condition(&status?.conditions, READY)?;
-        (ready.status != "True").then(|| ready.reason.clone())
-    };
-    let old_reason = ready_reason(cluster.status.as_ref());
     if cluster.metadata.deletion_timestamp.is_some() {
-        context.metrics.move_reason(KIND, &namespace, &name, old_reason.as_deref(), None);
+        context.metrics.set_not_ready(KIND, &namespace, &name, None);
         // Everything has an owner reference: Kubernetes removes it, and brokers end as they do on any SIGTERM.
         return Ok(Action::await_change());
     }
     let began = Instant::now();
-    let is_ready = cluster.status.as_ref().is_some_and(|status| is_true(&status.conditions, READY));
-    let admin = if is_ready { context.admins.of(&cluster).await } else { None };
+    // The id never changes: a cluster that does not answer later holds up no pass.
+    let asks_id = cluster.status.as_ref().is_some_and(|status| status.ready_replicas > 0 && status.cluster_id.is_none());
+    let admin = if asks_id { context.admins.of(&cluster).await } else { None };
     let result =
         reconcile_cluster(&context.clusters, &cluster, admin.as_deref().map(|admin| admin as &dyn KafkaAdmin), &context.now()).await;
     let faulty = result.as_ref().map_or(true, |pass| !pass.faults.is_empty());
@@ -78,8 +75,8 @@ async fn reconcile(cluster: Arc<KafkaCluster>, context: Arc<Context>) -> Result<
     let pass = result.map_err(PassFailed)?;
 
     tell(&context, &cluster, &pass).await;
-    let new_reason = ready_reason(Some(&pass.status));
-    context.metrics.move_reason(KIND, &namespace, &name, old_reason.as_deref(), new_reason.as_deref());
+    let ready = find_condition(&pass.status.conditions, READY).filter(|ready| ready.status != "True");
+    context.metrics.set_not_ready(KIND, &namespace, &name, ready.map(|ready| ready.reason.as_str()));
     if cluster.status.as_ref() != Some(&pass.status) {
         write_status(&context, &cluster, &pass).await.map_err(PassFailed)?;
     }
@@ -93,12 +90,16 @@ async fn tell(context: &Context, cluster: &KafkaCluster, pass: &ClusterPass) {
         tracing::info!(cluster = name, namespace = cluster.namespace(), %step, "done");
         context.events.tell(cluster, false, step.reason(), "Reconcile", &step.to_string()).await;
     }
-    let message = |type_: &str, status: Option<&crate::api::KafkaClusterStatus>| {
-        find_condition(&status?.conditions, type_).map(|condition| (condition.status.clone(), condition.reason.clone()))
+    let is_news = |new: &&Condition| {
+        let old = cluster.status.as_ref().and_then(|status| find_condition(&status.conditions, &new.type_));
+        old.is_none_or(|old| (&old.status, &old.reason) != (&new.status, &new.reason))
     };
-    let new = find_condition(&pass.status.conditions, READY);
-    if let Some(new) = new.filter(|new| message(READY, cluster.status.as_ref()) != Some((new.status.clone(), new.reason.clone()))) {
-        let is_bad = is_true(&pass.status.conditions, crate::api::DEGRADED);
+    let ready = find_condition(&pass.status.conditions, READY);
+    let degraded = find_condition(&pass.status.conditions, DEGRADED).filter(|condition| condition.status == "True");
+    // A fault that keeps nobody from the cluster is told too.
+    let fault = degraded.filter(|degraded| ready.is_none_or(|ready| ready.reason != degraded.reason));
+    for new in ready.into_iter().chain(fault).filter(is_news) {
+        let is_bad = degraded.is_some_and(|degraded| degraded.reason == new.reason);
         tracing::info!(cluster = name, namespace = cluster.namespace(), reason = new.reason, message = new.message, "state changed");
         context.events.tell(cluster, is_bad, &new.reason, "Reconcile", &new.message).await;
     }

@@ -1,6 +1,7 @@
 //! The operator's own metrics.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
@@ -15,6 +16,9 @@ use prometheus_client::registry::Registry;
 pub(crate) struct Labels {
     kind: &'static str,
 }
+
+/// An object: kind, namespace, name.
+type Object = (&'static str, String, String);
 
 /// Which object waits, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -33,6 +37,8 @@ pub(crate) struct Metrics {
     faults: Family<Labels, Counter>,
     seconds: Family<Labels, Histogram>,
     not_ready: Family<WaitLabels, Gauge>,
+    /// The reason that is told of each object that is not ready.
+    reasons: Arc<Mutex<BTreeMap<Object, String>>>,
     leader: Gauge,
 }
 
@@ -49,7 +55,7 @@ impl Metrics {
         registry.register("reconciliation_duration_seconds", "How long a pass takes", seconds.clone());
         registry.register("not_ready", "1 for each object that is not ready, with the reason", not_ready.clone());
         registry.register("leader", "1 while this replica leads", leader.clone());
-        Self { registry: Arc::new(registry), passes, faults, seconds, not_ready, leader }
+        Self { registry: Arc::new(registry), passes, faults, seconds, not_ready, reasons: Arc::default(), leader }
     }
 
     pub(crate) fn set_leader(&self) {
@@ -65,14 +71,20 @@ impl Metrics {
         }
     }
 
-    /// Moves an object from one reason to another; `None` is ready, or gone.
-    pub(crate) fn move_reason(&self, kind: &'static str, namespace: &str, name: &str, old: Option<&str>, new: Option<&str>) {
+    /// Why an object is not ready; `None` when it is, or is gone.
+    pub(crate) fn set_not_ready(&self, kind: &'static str, namespace: &str, name: &str, reason: Option<&str>) {
+        let object = (kind, namespace.to_owned(), name.to_owned());
         let labels = |reason: &str| WaitLabels { kind, namespace: namespace.to_owned(), name: name.to_owned(), reason: reason.to_owned() };
-        if let Some(old) = old.filter(|old| Some(*old) != new) {
-            self.not_ready.remove(&labels(old));
+        let mut reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = match reason {
+            Some(reason) => reasons.insert(object, reason.to_owned()),
+            None => reasons.remove(&object),
+        };
+        if let Some(old) = old.filter(|old| Some(old.as_str()) != reason) {
+            self.not_ready.remove(&labels(&old));
         }
-        if let Some(new) = new {
-            self.not_ready.get_or_create(&labels(new)).set(1);
+        if let Some(reason) = reason {
+            self.not_ready.get_or_create(&labels(reason)).set(1);
         }
     }
 
@@ -81,5 +93,24 @@ impl Metrics {
         // Writing to a string cannot fail.
         let _ = text::encode(&mut out, &self.registry);
         out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_is_told_under_one_reason_until_it_is_ready_or_gone() {
+        let metrics = Metrics::new();
+        let told = || metrics.text().lines().filter(|line| line.starts_with("letterbox_operator_not_ready{")).count();
+        metrics.set_not_ready("KafkaTopic", "ns", "a", Some("WaitingForCluster"));
+        metrics.set_not_ready("KafkaTopic", "ns", "b", Some("WaitingForCluster"));
+        metrics.set_not_ready("KafkaTopic", "ns", "a", Some("InvalidConfig"));
+        assert_eq!(told(), 2, "{}", metrics.text());
+        assert!(metrics.text().contains(r#"name="a",reason="InvalidConfig"} 1"#), "{}", metrics.text());
+        metrics.set_not_ready("KafkaTopic", "ns", "a", None);
+        metrics.set_not_ready("KafkaTopic", "ns", "b", None);
+        assert_eq!(told(), 0);
     }
 }

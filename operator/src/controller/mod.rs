@@ -14,6 +14,7 @@ use anyhow::Context as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
+use kube::runtime::controller;
 use letterbox_env::Env;
 
 pub use lease::{Held, LeaseOptions};
@@ -36,6 +37,9 @@ pub struct Options {
 pub(crate) const RESYNC: Duration = Duration::from_secs(60);
 /// How soon an object that waits for something without an event is looked at again.
 pub(crate) const WAITING: Duration = Duration::from_secs(5);
+
+/// How long a stopping operator takes to let go of topics; shorter than the ten seconds that its pod is given to end.
+const LET_GO_DEADLINE: Duration = Duration::from_secs(8);
 
 /// What both controllers share.
 pub(crate) struct Context {
@@ -72,9 +76,16 @@ pub async fn run(env: Env, client: Client, options: Options) -> anyhow::Result<(
     let result = tokio::select! {
         biased;
         signal = stop_signal() => signal,
-        result = lead(env, client, options, metrics) => result,
+        result = lead(env, client.clone(), options.clone(), metrics) => result,
     };
     server.abort();
+    if result.is_ok() {
+        let scopes = scopes(&options);
+        let let_go = scopes.iter().map(|scope| topic::let_go_of_doomed(&client, scope.as_deref()));
+        if tokio::time::timeout(LET_GO_DEADLINE, futures::future::join_all(let_go)).await.is_err() {
+            tracing::warn!("some topics may still hold a namespace that is being deleted");
+        }
+    }
     result
 }
 
@@ -107,12 +118,16 @@ async fn lead(env: Env, client: Client, options: Options, metrics: metrics::Metr
     anyhow::bail!("the watches ended")
 }
 
-async fn reconcile_all(context: Arc<Context>) {
-    let scopes: Vec<Option<String>> = match context.options.namespaces.as_slice() {
+/// Each watched namespace, or `None` for all of them.
+fn scopes(options: &Options) -> Vec<Option<String>> {
+    match options.namespaces.as_slice() {
         [] => vec![None],
         names => names.iter().cloned().map(Some).collect(),
-    };
-    let controllers = scopes.into_iter().flat_map(|namespace| {
+    }
+}
+
+async fn reconcile_all(context: Arc<Context>) {
+    let controllers = scopes(&context.options).into_iter().flat_map(|namespace| {
         let context = context.clone();
         [
             Box::pin(cluster::run(context.clone(), namespace.clone())) as letterbox_env::BoxFuture<'static, ()>,
@@ -137,6 +152,22 @@ async fn stop_signal() -> anyhow::Result<()> {
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {}", .0.reason, .0.message)]
 pub(crate) struct PassFailed(pub(crate) crate::status::Fault);
+
+/// What the runtime says of a pass: only what did not work is told. An object that is gone is no fault, and waits for nothing.
+pub(crate) fn told<T, E: std::error::Error + 'static>(
+    metrics: &metrics::Metrics,
+    kind: &'static str,
+    result: Result<T, controller::Error<PassFailed, E>>,
+) {
+    match result {
+        Ok(_) => {}
+        Err(controller::Error::ObjectNotFound(gone)) => {
+            metrics.set_not_ready(kind, gone.namespace.as_deref().unwrap_or_default(), &gone.name, None);
+            tracing::debug!(object = %gone, "gone");
+        }
+        Err(error) => tracing::warn!(%error, kind, "tried again"),
+    }
+}
 
 /// The API of a kind in one namespace or in all.
 pub(crate) fn scoped<K>(client: &Client, namespace: Option<&str>) -> kube::Api<K>

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::{Controller, watcher};
@@ -16,12 +16,12 @@ use serde_json::json;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::{Context, PassFailed, RESYNC, WAITING, scoped};
+use super::{Context, PassFailed, RESYNC, WAITING, scoped, told};
 use crate::admin::{ClientAdmin, KafkaAdmin as _};
-use crate::api::{DEGRADED, KafkaCluster, KafkaTopic, KafkaTopicStatus, READY, TOPIC_FINALIZER, find_condition, is_true};
+use crate::api::{DEGRADED, DeletionPolicy, KafkaCluster, KafkaTopic, KafkaTopicStatus, READY, TOPIC_FINALIZER, find_condition, is_true};
 use crate::desired::objects::MANAGER;
 use crate::desired::{bootstrap_name, internal_listener};
-use crate::plan::{ClusterState, TopicFacts};
+use crate::plan::{ClusterState, TopicFacts, has_finalizer};
 use crate::platform::kubernetes::api_fault;
 use crate::reconcile::{TopicHome, TopicPass, reconcile_topic};
 use crate::status::Fault;
@@ -64,6 +64,7 @@ pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
     let controller = Controller::new(scoped::<KafkaTopic>(client, scope), watcher::Config::default())
         .with_config(kube::runtime::controller::Config::default().concurrency(16));
     let topics = controller.store();
+    let metrics = context.metrics.clone();
     let of_cluster = topics.clone();
     let own_context = Arc::new(TopicContext { shared: context.clone(), topics });
     controller
@@ -73,10 +74,9 @@ pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
             of_cluster.state().into_iter().filter(is_its).map(|topic| ObjectRef::from_obj(&*topic)).collect::<Vec<_>>()
         })
         .run(reconcile, |_, _, _| Action::requeue(WAITING), own_context)
-        .for_each(|result| async move {
-            if let Err(error) = result {
-                tracing::warn!(%error, "a topic is tried again");
-            }
+        .for_each(|result| {
+            told(&metrics, KIND, result);
+            std::future::ready(())
         })
         .await;
 }
@@ -87,14 +87,13 @@ async fn reconcile(topic: Arc<KafkaTopic>, context: Arc<TopicContext>) -> Result
     let result = pass(&topic, &context).await;
     let faulty = result.as_ref().map_or(true, |pass| pass.as_ref().is_some_and(|pass| pass.fault.is_some()));
     shared.metrics.count_pass(KIND, began.elapsed(), faulty);
-    let Some(pass) = result.map_err(PassFailed)? else { return Ok(Action::await_change()) };
     let (namespace, name) = (topic.namespace().unwrap_or_default(), topic.name_any());
-    let reason = |status: Option<&KafkaTopicStatus>| {
-        let ready = find_condition(&status?.conditions, READY)?;
-        (ready.status != "True").then(|| ready.reason.clone())
+    let Some(pass) = result.map_err(PassFailed)? else {
+        shared.metrics.set_not_ready(KIND, &namespace, &name, None);
+        return Ok(Action::await_change());
     };
-    let (old, new) = (reason(topic.status.as_ref()), reason(Some(&pass.status)).filter(|_| !pass.released));
-    shared.metrics.move_reason(KIND, &namespace, &name, old.as_deref(), new.as_deref());
+    let ready = find_condition(&pass.status.conditions, READY).filter(|ready| ready.status != "True" && !pass.released);
+    shared.metrics.set_not_ready(KIND, &namespace, &name, ready.map(|ready| ready.reason.as_str()));
     tell(shared, &topic, &pass).await;
     if pass.released {
         return Ok(Action::await_change());
@@ -107,17 +106,13 @@ async fn pass(topic: &KafkaTopic, context: &TopicContext) -> Result<Option<Topic
     let shared = &context.shared;
     let namespace = topic.namespace().unwrap_or_default();
     let deleting = topic.metadata.deletion_timestamp.is_some();
-    if deleting && !topic.finalizers().iter().any(|finalizer| finalizer == TOPIC_FINALIZER) {
+    let held = has_finalizer(topic);
+    if deleting && !held {
         return Ok(None);
     }
     let clusters: Api<KafkaCluster> = Api::namespaced(shared.client.clone(), &namespace);
     let cluster = clusters.get_opt(&topic.spec.cluster_ref.name).await.map_err(|error| api_fault("read the cluster", &error))?;
-    let mut state = match &cluster {
-        None => ClusterState::Missing,
-        Some(cluster) if cluster.metadata.deletion_timestamp.is_some() => ClusterState::Deleting,
-        Some(cluster) if cluster.status.as_ref().is_some_and(|status| is_true(&status.conditions, READY)) => ClusterState::Ready,
-        Some(cluster) => ClusterState::NotReady(cluster.status.as_ref().map(|status| status.phase.clone()).unwrap_or_default()),
-    };
+    let mut state = ClusterState::of(cluster.as_ref());
     let admin = match &cluster {
         Some(cluster) => shared.admins.of(cluster).await,
         None => None,
@@ -130,7 +125,10 @@ async fn pass(topic: &KafkaTopic, context: &TopicContext) -> Result<Option<Topic
             Err(error) => state = ClusterState::Unreachable(error.to_string()),
         }
     }
-    let namespace_terminating = deleting && is_terminating(&shared.client, &namespace).await;
+    // A namespace that is being deleted loses its pods first: its clusters stop serving before its topics are reached.
+    let may_hold = held || topic.spec.deletion_policy == DeletionPolicy::Delete;
+    let asks = may_hold && (deleting || !held || state != ClusterState::Ready);
+    let namespace_terminating = asks && is_terminating(&shared.client, &namespace).await;
     let facts = TopicFacts { cluster: state, topic: live, other_owner: other_owner(topic, &context.topics), namespace_terminating };
     let home = KubernetesHome { client: shared.client.clone() };
     reconcile_topic(&home, &*admin, topic, &facts, &shared.now()).await.map(Some)
@@ -158,6 +156,32 @@ async fn is_terminating(client: &Client, namespace: &str) -> bool {
         Err(error) => {
             tracing::debug!(%error, namespace, "the namespace could not be read");
             false
+        }
+    }
+}
+
+/// Lets go of every topic whose namespace is being deleted. An operator that is stopped may be going with that namespace, and
+/// nobody would let go of them after it.
+pub(super) async fn let_go_of_doomed(client: &Client, scope: Option<&str>) {
+    let topics = match scoped::<KafkaTopic>(client, scope).list(&ListParams::default()).await {
+        Ok(topics) => topics.items.into_iter().filter(has_finalizer),
+        Err(error) => {
+            tracing::warn!(%error, namespace = scope, "topics could not be listed; those of a namespace that is being deleted may hold it");
+            return;
+        }
+    };
+    let mut by_namespace: BTreeMap<String, Vec<KafkaTopic>> = BTreeMap::new();
+    topics.for_each(|topic| by_namespace.entry(topic.namespace().unwrap_or_default()).or_default().push(topic));
+    let home = &KubernetesHome { client: client.clone() };
+    for (namespace, topics) in by_namespace {
+        if is_terminating(client, &namespace).await {
+            let let_go = |topic: KafkaTopic| async move {
+                match home.set_finalizer(&topic, false).await {
+                    Ok(()) => tracing::info!(topic = topic.name_any(), namespace = topic.namespace(), "let go with its namespace"),
+                    Err(fault) => tracing::warn!(topic = topic.name_any(), namespace = topic.namespace(), fault.message, "not let go"),
+                }
+            };
+            futures::stream::iter(topics).for_each_concurrent(16, let_go).await;
         }
     }
 }

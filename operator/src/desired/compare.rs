@@ -1,17 +1,51 @@
-//! Whether a live object has everything that is desired of it.
+//! Whether a live object has everything that is desired of it, and nothing that was desired of it once.
 //!
-//! Fields that nobody asked for (defaults, other managers' additions) do not count.
+//! What we applied earlier is told by the object's own managed fields. Fields that we never asked for (defaults, other
+//! managers' additions) do not count, except in selectors, which are one value each.
 
 use serde_json::Value;
 
-use crate::api::millis_of;
+use super::objects::MANAGER;
+use crate::api::nanos_of;
 
 /// The paths at which `live` is not as `desired`; empty when it is.
 #[must_use]
 pub fn differences(desired: &Value, live: &Value) -> Vec<String> {
     let mut found = Vec::new();
     compare(desired, live, "", &mut found);
+    let managers = live.pointer("/metadata/managedFields").and_then(Value::as_array);
+    for ours in managers.into_iter().flatten().filter(|entry| entry["manager"] == MANAGER && entry["operation"] == "Apply") {
+        abandoned(&ours["fieldsV1"], desired, "", &mut found);
+    }
     found
+}
+
+/// What we applied and do not ask for any more: applying what is desired takes it away. `owned` is a set of fields as
+/// server-side apply writes it: `f:` a field, `k:` an item of a list by its keys, `v:` an item by its value, `.` the thing itself.
+fn abandoned(owned: &Value, desired: &Value, path: &str, found: &mut Vec<String>) {
+    for (key, inner) in owned.as_object().into_iter().flatten() {
+        let (at, wanted) = match key.split_once(':') {
+            Some(("f", name)) => (join(path, name), desired.get(name)),
+            Some(("k", keys)) => {
+                let keys: Value = serde_json::from_str(keys).unwrap_or_default();
+                let same = |item: &&Value| keys.as_object().into_iter().flatten().all(|(key, value)| item.get(key) == Some(value));
+                (format!("{path}[{keys}]"), desired.as_array().and_then(|items| items.iter().find(same)))
+            }
+            Some(("v", value)) => {
+                let value: Value = serde_json::from_str(value).unwrap_or_default();
+                (format!("{path}[{value}]"), desired.as_array().and_then(|items| items.iter().find(|item| **item == value)))
+            }
+            _ => continue,
+        };
+        match wanted {
+            Some(wanted) => abandoned(inner, wanted, &at, found),
+            None => found.push(at),
+        }
+    }
+}
+
+fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
 fn compare(desired: &Value, live: &Value, path: &str, found: &mut Vec<String>) {
@@ -22,8 +56,11 @@ fn compare(desired: &Value, live: &Value, path: &str, found: &mut Vec<String>) {
                 if path.is_empty() && (key == "apiVersion" || key == "kind") {
                     continue;
                 }
-                let at = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-                compare(value, live.get(key).unwrap_or(&Value::Null), &at, found);
+                compare(value, live.get(key).unwrap_or(&Value::Null), &join(path, key), found);
+            }
+            if path.split('.').any(|part| part == "selector") {
+                let more = live.keys().filter(|key| !desired.contains_key(*key));
+                found.extend(more.map(|key| join(path, key)));
             }
         }
         (Value::Array(desired), Value::Array(live)) => match merge_key(path) {
@@ -43,7 +80,8 @@ fn compare(desired: &Value, live: &Value, path: &str, found: &mut Vec<String>) {
         // The API server leaves out what is empty.
         (Value::Object(desired), Value::Null) if desired.is_empty() => {}
         (Value::Array(desired), Value::Null) if desired.is_empty() => {}
-        (Value::Bool(false), Value::Null) => {}
+        // The one `false` among what the builders write that it leaves out too.
+        (Value::Bool(false), Value::Null) if path == "spec.publishNotReadyAddresses" => {}
         _ if desired == live || same_quantity(desired, live) => {}
         _ => found.push(path.to_owned()),
     }
@@ -63,12 +101,12 @@ fn merge_key(path: &str) -> Option<&'static [&'static str]> {
 
 /// `1024Mi` and `1Gi` are the same, and so are `1` and `"1"`.
 fn same_quantity(desired: &Value, live: &Value) -> bool {
-    let millis = |value: &Value| match value {
-        Value::String(text) => millis_of(text),
-        Value::Number(number) => millis_of(&number.to_string()),
+    let nanos = |value: &Value| match value {
+        Value::String(text) => nanos_of(text),
+        Value::Number(number) => nanos_of(&number.to_string()),
         _ => None,
     };
-    matches!((millis(desired), millis(live)), (Some(a), Some(b)) if a == b)
+    matches!((nanos(desired), nanos(live)), (Some(a), Some(b)) if a == b)
 }
 
 #[cfg(test)]
@@ -88,10 +126,41 @@ mod tests {
             (json!({"ports": [{"port": 1, "name": "x"}]}), json!({"ports": [{"port": 2, "name": "y"}, {"port": 1, "name": "x"}]}), vec![]),
             (json!({"ports": [{"port": 1, "name": "x"}]}), json!({"ports": [{"port": 1, "name": "z"}]}), vec!["ports[0].name"]),
             (json!({"ports": [{"port": 1}]}), json!({"ports": [{"port": 2}]}), vec!["ports[0]"]),
-            (json!({"a": [], "b": {}, "c": false}), json!({}), vec![]),
+            (json!({"a": [], "b": {}}), json!({}), vec![]),
+            (json!({"c": false}), json!({}), vec!["c"]),
             (json!({"selector": {"x": "1"}}), json!({}), vec!["selector"]),
+            (json!({"selector": {"x": "1"}}), json!({"selector": {"x": "1", "y": "2"}}), vec!["selector.y"]),
+            (
+                json!({"selector": {"matchLabels": {"x": "1"}}}),
+                json!({"selector": {"matchLabels": {"x": "1", "y": "2"}}}),
+                vec!["selector.matchLabels.y"],
+            ),
         ] {
             assert_eq!(differences(&desired, &live), expected, "{desired} in {live}");
         }
+    }
+
+    #[test]
+    fn what_was_applied_and_is_not_asked_for_any_more_counts() {
+        let live = |manager: &str| {
+            json!({
+                "metadata": {"managedFields": [{"manager": manager, "operation": "Apply", "fieldsV1": {"f:spec": {
+                    "f:limits": {"f:cpu": {}},
+                    "f:ports": {"k:{\"port\":1,\"protocol\":\"TCP\"}": {".": {}, "f:name": {}, "f:port": {}}},
+                    "f:words": {"v:\"a\"": {}},
+                }}}]},
+                "spec": {"limits": {"cpu": "1"}, "ports": [{"port": 1, "protocol": "TCP", "name": "x"}], "words": ["a"]},
+            })
+        };
+        let port = json!({"port": 1, "protocol": "TCP", "name": "x"});
+        for (desired, expected) in [
+            (json!({"spec": {"limits": {"cpu": "1"}, "ports": [port], "words": ["a"]}}), vec![]),
+            (json!({"spec": {"ports": [port], "words": ["a"]}}), vec!["spec.limits"]),
+            (json!({"spec": {"limits": {}, "ports": [port], "words": ["a"]}}), vec!["spec.limits.cpu"]),
+            (json!({"spec": {"limits": {"cpu": "1"}, "ports": [], "words": ["a"]}}), vec!["spec.ports[{\"port\":1,\"protocol\":\"TCP\"}]"]),
+        ] {
+            assert_eq!(differences(&desired, &live(MANAGER)), expected, "{desired}");
+        }
+        assert!(differences(&json!({"spec": {}}), &live("somebody-else")).is_empty());
     }
 }

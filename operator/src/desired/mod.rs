@@ -12,7 +12,7 @@ use kube::ResourceExt as _;
 
 use crate::api::{ClusterStorage, KafkaCluster, Listener, Resources};
 
-pub use properties::{Address, Host, internal_listener};
+pub use properties::{Address, Host, advertised_in, internal_listener};
 
 /// The pool that every broker belongs to; part of its name (`CLUSTER-POOL-ID`).
 pub const POOL: &str = "broker";
@@ -37,7 +37,7 @@ pub struct BrokerFacts {
     pub data_dir: String,
     /// By listener name: the address it listens on. An empty host means every interface.
     pub bind: BTreeMap<String, (String, u16)>,
-    /// By listener name: the address that clients are told; `None` while it is not known yet.
+    /// By listener name: the address that clients are told; `None` while it was never known.
     pub advertised: BTreeMap<String, Option<Address>>,
     /// Where the other voters reach its controller listener.
     pub quorum: (String, u16),
@@ -77,8 +77,10 @@ pub struct Broker {
     pub id: i32,
     /// `CLUSTER-POOL-ID`.
     pub name: String,
-    /// What it is started with; `Err` names the listeners whose addresses are not known yet.
-    pub config: Result<BrokerConfig, Vec<String>>,
+    /// What it is started with, without the listeners in `unknown`.
+    pub config: BrokerConfig,
+    /// The listeners whose addresses are not known yet.
+    pub unknown: Vec<String>,
     /// See [`BrokerFacts::claim_size`].
     pub claim_size: String,
 }
@@ -105,10 +107,12 @@ impl Blueprint {
             .brokers
             .iter()
             .map(|(&id, broker)| {
+                let (config, unknown) = properties::build(&cluster.spec, id, broker, &voters);
                 let built = Broker {
                     id,
                     name: broker_name(&name, id),
-                    config: properties::build(&cluster.spec, id, broker, &voters),
+                    config,
+                    unknown,
                     claim_size: broker.claim_size.clone().unwrap_or_else(|| cluster.spec.storage.size.clone()),
                 };
                 (id, built)
@@ -127,6 +131,25 @@ impl Blueprint {
     }
 }
 
+/// The image that the brokers should run: the one asked for; or else the one that was chosen before, so that upgrading the
+/// operator restarts nobody; or else, where nobody remembers that, the one in their definitions (`live`); or else `default`.
+#[must_use]
+pub fn image_of(cluster: &KafkaCluster, live: Option<&str>, default: &str) -> String {
+    let spec = &cluster.spec;
+    let version = || Some(format!("{}:{}", repository_of(default), spec.version.as_ref()?));
+    let chosen = || cluster.status.as_ref()?.desired_image.clone();
+    spec.image.clone().or_else(version).or_else(chosen).unwrap_or_else(|| live.unwrap_or(default).to_owned())
+}
+
+/// The image reference without tag and digest.
+fn repository_of(image: &str) -> &str {
+    let image = image.split('@').next().unwrap_or(image);
+    match image.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => repository,
+        _ => image,
+    }
+}
+
 /// The ids that `cluster` should have.
 pub fn broker_ids(cluster: &KafkaCluster) -> impl Iterator<Item = i32> + use<> {
     0..cluster.spec.replicas
@@ -142,4 +165,34 @@ pub fn broker_name(cluster: &str, id: i32) -> String {
 #[must_use]
 pub fn bootstrap_name(cluster: &str) -> String {
     format!("{cluster}-kafka-bootstrap")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{KafkaClusterSpec, KafkaClusterStatus};
+
+    #[test]
+    fn an_image_stays_until_the_spec_names_another() {
+        for (image, version, chosen, live, expected) in [
+            (None, None, None, None, "here/letterbox:9"),
+            (None, None, None, Some("a:1"), "a:1"),
+            (None, None, Some("b:1"), Some("a:1"), "b:1"),
+            (None, Some("2"), Some("b:1"), Some("a:1"), "here/letterbox:2"),
+            (Some("c:1"), None, Some("b:1"), Some("a:1"), "c:1"),
+        ] {
+            let text = |text: Option<&str>| text.map(ToOwned::to_owned);
+            let spec = KafkaClusterSpec { image: text(image), version: text(version), ..KafkaClusterSpec::default() };
+            let mut cluster = KafkaCluster::new("demo", spec);
+            cluster.status = Some(KafkaClusterStatus { desired_image: text(chosen), ..KafkaClusterStatus::default() });
+            assert_eq!(image_of(&cluster, live, "here/letterbox:9"), expected, "{image:?} {version:?} {chosen:?} {live:?}");
+        }
+    }
+
+    #[test]
+    fn the_repository_is_what_comes_before_tag_and_digest() {
+        assert_eq!(repository_of("letterbox:0.1.0"), "letterbox");
+        assert_eq!(repository_of("registry.example:5000/a/letterbox"), "registry.example:5000/a/letterbox");
+        assert_eq!(repository_of("registry.example:5000/letterbox:1@sha256:0"), "registry.example:5000/letterbox");
+    }
 }

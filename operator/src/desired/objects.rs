@@ -1,14 +1,15 @@
 //! The Kubernetes objects of a cluster, whole, as they are applied.
 //!
-//! Changing anything that reaches the pod template restarts every broker of every user when they upgrade the
+//! What keeps clients from a broker or a broker from its update is written even where it is the default: nobody else puts it
+//! back. Changing anything that reaches the pod template restarts every broker of every user when they upgrade the
 //! operator: the golden files show such a change. Nothing here may depend on the operator's own version.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::{Blueprint, Broker, BrokerConfig, CONTROLLER_PORT, bootstrap_name};
-use crate::api::{ADMIN_PORT, DeletionPolicy, GROUP, Listener, ListenerType};
+use super::{Blueprint, Broker, CONTROLLER_PORT, bootstrap_name};
+use crate::api::{ADMIN_PORT, GROUP, Listener, ListenerType};
 
 /// On every object of a cluster: the cluster's name.
 pub const CLUSTER_LABEL: &str = "letterbox.dev/cluster";
@@ -58,8 +59,7 @@ impl std::fmt::Display for ObjectKey {
 pub struct Objects {
     /// Services, service account, disruption budget.
     pub access: BTreeMap<ObjectKey, Value>,
-    /// By broker: its configuration and its set, in the order in which they are applied. A broker whose addresses are not
-    /// known yet has none.
+    /// By broker: its configuration and its set, in the order in which they are applied.
     pub brokers: BTreeMap<i32, Vec<(ObjectKey, Value)>>,
 }
 
@@ -83,16 +83,11 @@ pub fn build(cluster: &Blueprint) -> Objects {
         for listener in external_listeners(cluster) {
             add(Kind::Service, external_broker_service(cluster, broker, listener));
         }
-        if let Ok(config) = &broker.config {
-            let key = |kind| ObjectKey { kind, name: broker.name.clone() };
-            objects.brokers.insert(
-                broker.id,
-                vec![
-                    (key(Kind::ConfigMap), config_map(cluster, broker, config)),
-                    (key(Kind::StatefulSet), stateful_set(cluster, broker, config)),
-                ],
-            );
-        }
+        let key = |kind| ObjectKey { kind, name: broker.name.clone() };
+        objects.brokers.insert(
+            broker.id,
+            vec![(key(Kind::ConfigMap), config_map(cluster, broker)), (key(Kind::StatefulSet), stateful_set(cluster, broker))],
+        );
     }
     objects
 }
@@ -199,6 +194,7 @@ fn brokers_service(cluster: &Blueprint) -> Value {
             "type": "ClusterIP",
             "clusterIP": "None",
             "publishNotReadyAddresses": true,
+            "internalTrafficPolicy": "Cluster",
             "selector": selector(cluster, None),
             "ports": peer_ports(cluster),
         },
@@ -211,7 +207,13 @@ fn bootstrap_service(cluster: &Blueprint) -> Value {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": meta(cluster, &bootstrap_name(&cluster.name), None),
-        "spec": {"type": "ClusterIP", "selector": selector(cluster, None), "ports": internal_ports(cluster)},
+        "spec": {
+            "type": "ClusterIP",
+            "publishNotReadyAddresses": false,
+            "internalTrafficPolicy": "Cluster",
+            "selector": selector(cluster, None),
+            "ports": internal_ports(cluster),
+        },
     })
 }
 
@@ -225,6 +227,7 @@ fn broker_service(cluster: &Blueprint, broker: &Broker) -> Value {
         "spec": {
             "type": "ClusterIP",
             "publishNotReadyAddresses": true,
+            "internalTrafficPolicy": "Cluster",
             "selector": selector(cluster, Some(broker)),
             "ports": peer_ports(cluster),
         },
@@ -240,7 +243,14 @@ fn node_port_service(meta: Value, selector: Value, listener: &Listener, node_por
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": meta,
-        "spec": {"type": "NodePort", "externalTrafficPolicy": "Cluster", "selector": selector, "ports": [port]},
+        "spec": {
+            "type": "NodePort",
+            "publishNotReadyAddresses": false,
+            "internalTrafficPolicy": "Cluster",
+            "externalTrafficPolicy": "Cluster",
+            "selector": selector,
+            "ports": [port],
+        },
     })
 }
 
@@ -256,22 +266,18 @@ fn external_broker_service(cluster: &Blueprint, broker: &Broker, listener: &List
     node_port_service(meta(cluster, &name, Some(broker)), selector(cluster, Some(broker)), listener, node_port)
 }
 
-fn config_map(cluster: &Blueprint, broker: &Broker, config: &BrokerConfig) -> Value {
+fn config_map(cluster: &Blueprint, broker: &Broker) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": meta(cluster, &broker.name, Some(broker)),
-        "data": {"server.properties": config.properties},
+        "data": {"server.properties": broker.config.properties},
     })
 }
 
 /// One set of one replica per broker: a broker's template changes only when its restart was planned, and Kubernetes
 /// brings its pod back while the operator is down.
-fn stateful_set(cluster: &Blueprint, broker: &Broker, config: &BrokerConfig) -> Value {
-    let when_deleted = match cluster.storage.deletion_policy {
-        DeletionPolicy::Retain => "Retain",
-        DeletionPolicy::Delete => "Delete",
-    };
+fn stateful_set(cluster: &Blueprint, broker: &Broker) -> Value {
     let mut claim = json!({
         "accessModes": ["ReadWriteOnce"],
         "resources": {"requests": {"storage": broker.claim_size}},
@@ -288,10 +294,12 @@ fn stateful_set(cluster: &Blueprint, broker: &Broker, config: &BrokerConfig) -> 
             "serviceName": format!("{}-kafka-brokers", cluster.name),
             // A pod that never became ready is replaced by a corrected one, instead of being waited for.
             "podManagementPolicy": "Parallel",
-            "updateStrategy": {"type": "RollingUpdate"},
-            "persistentVolumeClaimRetentionPolicy": {"whenDeleted": when_deleted, "whenScaled": "Retain"},
+            "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 0}},
+            // A set that is deleted by hand comes back, and so must its records: what goes with the cluster is owned by the
+            // cluster, never by the set.
+            "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain", "whenScaled": "Retain"},
             "selector": {"matchLabels": selector(cluster, Some(broker))},
-            "template": pod_template(cluster, broker, config),
+            "template": pod_template(cluster, broker),
             "volumeClaimTemplates": [{
                 "metadata": {"name": CLAIM, "labels": labels(cluster, Some(broker))},
                 "spec": claim,
@@ -300,11 +308,11 @@ fn stateful_set(cluster: &Blueprint, broker: &Broker, config: &BrokerConfig) -> 
     })
 }
 
-fn pod_template(cluster: &Blueprint, broker: &Broker, config: &BrokerConfig) -> Value {
+fn pod_template(cluster: &Blueprint, broker: &Broker) -> Value {
     json!({
         "metadata": {
             "labels": labels(cluster, Some(broker)),
-            "annotations": {CONFIG_ANNOTATION: config.revision, "kubectl.kubernetes.io/default-container": CONTAINER},
+            "annotations": {CONFIG_ANNOTATION: broker.config.revision, "kubectl.kubernetes.io/default-container": CONTAINER},
         },
         "spec": {
             "serviceAccountName": service_account_name(cluster),
@@ -319,18 +327,20 @@ fn pod_template(cluster: &Blueprint, broker: &Broker, config: &BrokerConfig) -> 
                 "fsGroupChangePolicy": "OnRootMismatch",
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
-            "containers": [container(cluster, config)],
+            "containers": [container(cluster, broker)],
             "volumes": [{"name": "config", "configMap": {"name": broker.name}}],
         },
     })
 }
 
-fn container(cluster: &Blueprint, config: &BrokerConfig) -> Value {
+fn container(cluster: &Blueprint, broker: &Broker) -> Value {
+    let config = &broker.config;
     let mut command = vec!["letterbox", "broker", "--config", "/etc/letterbox/server.properties"];
     command.extend(config.overrides.iter().flat_map(|value| ["--override", value]));
     let mut ports: Vec<Value> = cluster
         .listeners
         .iter()
+        .filter(|listener| !broker.unknown.contains(&listener.name))
         .map(|listener| json!({"name": listener.name, "containerPort": listener.port, "protocol": "TCP"}))
         .collect();
     ports.push(json!({"name": "controller", "containerPort": CONTROLLER_PORT, "protocol": "TCP"}));

@@ -40,30 +40,28 @@ pub fn internal_listener(listeners: &[Listener]) -> Option<&Listener> {
     listeners.iter().find(|listener| listener.type_ == ListenerType::Internal)
 }
 
-/// Builds the configuration, or names the listeners whose addresses are not known yet.
-pub(super) fn build(spec: &KafkaClusterSpec, id: i32, facts: &BrokerFacts, voters: &str) -> Result<BrokerConfig, Vec<String>> {
+/// Builds the configuration; names the listeners whose addresses are not known yet and which it does without.
+pub(super) fn build(spec: &KafkaClusterSpec, id: i32, facts: &BrokerFacts, voters: &str) -> (BrokerConfig, Vec<String>) {
     let mut listeners = Vec::new();
     let mut advertised = Vec::new();
     let mut on_node = false;
     let mut unknown = Vec::new();
+    let mut protocols = Vec::new();
     for listener in &spec.listeners {
+        let Some(Some(address)) = facts.advertised.get(&listener.name) else {
+            unknown.push(listener.name.clone());
+            continue;
+        };
         let name = kafka_name(listener);
         let port = u16::try_from(listener.port).unwrap_or_default();
         let (host, port) = facts.bind.get(&listener.name).cloned().unwrap_or((String::new(), port));
         listeners.push(format!("{name}://{host}:{port}"));
-        match facts.advertised.get(&listener.name) {
-            Some(Some(address)) => {
-                on_node |= address.host == Host::Node;
-                advertised.push(format!("{name}://{address}"));
-            }
-            _ => unknown.push(listener.name.clone()),
-        }
+        on_node |= address.host == Host::Node;
+        advertised.push(format!("{name}://{address}"));
+        protocols.push(format!("{name}:PLAINTEXT"));
     }
-    if !unknown.is_empty() {
-        return Err(unknown);
-    }
+    protocols.push("CONTROLLER:PLAINTEXT".to_owned());
     listeners.push(format!("CONTROLLER://{}:{}", facts.quorum_bind.0, facts.quorum_bind.1));
-    let protocols = spec.listeners.iter().map(kafka_name).chain(["CONTROLLER".to_owned()]).map(|name| format!("{name}:PLAINTEXT"));
     let advertised = advertised.join(",");
 
     // What the user set comes first, in key order; what the operator owns is put over it.
@@ -73,7 +71,7 @@ pub(super) fn build(spec: &KafkaClusterSpec, id: i32, facts: &BrokerFacts, voter
     keys.insert("controller.quorum.voters", voters.to_owned());
     keys.insert("controller.listener.names", "CONTROLLER".to_owned());
     keys.insert("listeners", listeners.join(","));
-    keys.insert("listener.security.protocol.map", protocols.collect::<Vec<_>>().join(","));
+    keys.insert("listener.security.protocol.map", protocols.join(","));
     if let Some(listener) = internal_listener(&spec.listeners) {
         keys.insert("inter.broker.listener.name", kafka_name(listener));
     }
@@ -94,7 +92,21 @@ pub(super) fn build(spec: &KafkaClusterSpec, id: i32, facts: &BrokerFacts, voter
         let _ = writeln!(properties, "{}={}", escape(key, true), escape(&value, false));
     }
     let revision = fingerprint(std::iter::once(&properties).chain(&overrides));
-    Ok(BrokerConfig { properties, overrides, revision })
+    (BrokerConfig { properties, overrides, revision }, unknown)
+}
+
+/// The address of `listener` in a text that has `advertised.listeners=` in it: what a broker was given earlier.
+#[must_use]
+pub fn advertised_in(text: &str, listener: &Listener) -> Option<Address> {
+    let (_, list) = text.split_once("advertised.listeners=")?;
+    let mut entries = list.lines().next()?.split(',');
+    let address = entries.find_map(|entry| entry.strip_prefix(&format!("{}://", kafka_name(listener))))?;
+    let (host, port) = address.rsplit_once(':')?;
+    let host = match host {
+        "$(HOST_IP)" => Host::Node,
+        host => Host::Named(host.trim_matches(['[', ']']).to_owned()),
+    };
+    Some(Address { host, port: port.parse().ok()? })
 }
 
 fn kafka_name(listener: &Listener) -> String {
@@ -153,7 +165,7 @@ mod tests {
         let mut spec = KafkaClusterSpec::default();
         spec.config.insert("a\nnode.id".to_owned(), "1\nnode.id=7".to_owned());
         spec.config.insert("node.id".to_owned(), "9".to_owned());
-        let config = build(&spec, 0, &facts(), "0@demo-broker-0.ns.svc:9090").unwrap();
+        let (config, _) = build(&spec, 0, &facts(), "0@demo-broker-0.ns.svc:9090");
         let lines: Vec<&str> = config.properties.lines().filter(|line| line.starts_with("node.id=")).collect();
         assert_eq!(lines, ["node.id=0"]);
         assert!(config.properties.contains("a\\nnode.id=1\\nnode.id=7\n"), "{}", config.properties);
@@ -162,16 +174,17 @@ mod tests {
     #[test]
     fn the_revision_follows_the_content() {
         let spec = KafkaClusterSpec::default();
-        let first = build(&spec, 0, &facts(), "v").unwrap();
-        assert_eq!(build(&spec, 0, &facts(), "v").unwrap(), first);
+        let (first, _) = build(&spec, 0, &facts(), "v");
+        assert_eq!(build(&spec, 0, &facts(), "v").0, first);
         let mut other = spec;
         other.config.insert("num.partitions".to_owned(), "3".to_owned());
-        assert_ne!(build(&other, 0, &facts(), "v").unwrap().revision, first.revision);
+        assert_ne!(build(&other, 0, &facts(), "v").0.revision, first.revision);
     }
 
     #[test]
-    fn an_unknown_address_is_named_and_a_node_is_left_to_the_start() {
+    fn a_listener_without_an_address_is_left_out_and_a_node_is_left_to_the_start() {
         let mut spec = KafkaClusterSpec::default();
+        let (before, _) = build(&spec, 0, &facts(), "v");
         let mut external = spec.listeners[0].clone();
         external.name = "external".to_owned();
         external.type_ = ListenerType::Nodeport;
@@ -179,9 +192,14 @@ mod tests {
         spec.listeners.push(external);
         let mut facts = facts();
         facts.advertised.insert("external".to_owned(), None);
-        assert_eq!(build(&spec, 0, &facts, "v"), Err(vec!["external".to_owned()]));
-        facts.advertised.insert("external".to_owned(), Some(Address { host: Host::Node, port: 31_000 }));
-        let config = build(&spec, 0, &facts, "v").unwrap();
+        // Exactly as without it: a listener that is added does not restart a broker twice.
+        assert_eq!(build(&spec, 0, &facts, "v"), (before.clone(), vec!["external".to_owned()]));
+        assert_eq!(advertised_in(&before.properties, &spec.listeners[1]), None);
+        assert_eq!(advertised_in(&before.properties, &spec.listeners[0]), facts.advertised["plain"]);
+        let told = Some(Address { host: Host::Node, port: 31_000 });
+        facts.advertised.insert("external".to_owned(), told.clone());
+        let (config, _) = build(&spec, 0, &facts, "v");
+        assert_eq!(advertised_in(&config.overrides[0], &spec.listeners[1]), told);
         assert_eq!(config.overrides, ["advertised.listeners=PLAIN://demo-broker-0.ns.svc:9092,EXTERNAL://$(HOST_IP):31000"]);
         assert!(!config.properties.contains("advertised.listeners"));
     }

@@ -3,7 +3,7 @@
 //! Independent things do not wait for one another: addresses, volumes and brokers are planned side by side, and a
 //! fault in one leaves the others going.
 
-use crate::api::{KafkaCluster, bytes_of, is_paused};
+use crate::api::{DeletionPolicy, KafkaCluster, bytes_of, is_paused};
 use crate::desired::Blueprint;
 use crate::observe::{Observed, Run};
 
@@ -23,6 +23,8 @@ pub struct Plan {
 pub enum Step {
     /// Put services, service account and disruption budget right.
     ApplyAccess {
+        /// Whether some of it is not there at all.
+        makes: bool,
         /// What is made or put back.
         what: Vec<String>,
     },
@@ -39,6 +41,13 @@ pub enum Step {
         from: u64,
         /// In bytes.
         to: u64,
+    },
+    /// Let a volume go with the cluster, or stay after it.
+    OwnVolume {
+        /// Whose.
+        broker: i32,
+        /// Whether it is to be deleted with the cluster.
+        owned: bool,
     },
     /// Put a broker's definition right; makes it when it is not there, restarts it when `restarts`.
     ApplyBroker {
@@ -121,10 +130,10 @@ pub fn plan_cluster(cluster: &KafkaCluster, desired: &Blueprint, observed: &Obse
     }
     if !observed.access.is_as_desired() {
         let what = observed.access.missing.iter().chain(&observed.access.differs).cloned().collect();
-        plan.steps.push(Step::ApplyAccess { what });
+        plan.steps.push(Step::ApplyAccess { makes: !observed.access.missing.is_empty(), what });
     }
     plan_volumes(desired, observed, &mut plan);
-    plan_brokers(desired, observed, &mut plan);
+    plan_brokers(cluster, desired, observed, &mut plan);
     // Last, so that a client of a listener that moved has its new address before the old one goes.
     plan.steps.extend(observed.stale.iter().map(|what| Step::Prune { what: what.clone() }));
     plan.waits.sort_by_key(Wait::rank);
@@ -132,8 +141,11 @@ pub fn plan_cluster(cluster: &KafkaCluster, desired: &Blueprint, observed: &Obse
 }
 
 fn plan_volumes(desired: &Blueprint, observed: &Observed, plan: &mut Plan) {
+    let owned = desired.storage.deletion_policy == DeletionPolicy::Delete;
+    let volumes = || observed.brokers.iter().filter_map(|(id, broker)| Some((*id, broker.volume?)));
+    plan.steps.extend(volumes().filter(|(_, volume)| volume.is_owned != owned).map(|(broker, _)| Step::OwnVolume { broker, owned }));
     let Some(wanted) = bytes_of(&desired.storage.size) else { return };
-    for (&broker, volume) in observed.brokers.iter().filter_map(|(id, broker)| Some((id, broker.volume.as_ref()?))) {
+    for (broker, volume) in volumes() {
         if volume.requested < wanted {
             plan.steps.push(Step::GrowVolume { broker, from: volume.requested, to: wanted });
         } else if volume.requested > wanted {
@@ -146,15 +158,19 @@ fn plan_volumes(desired: &Blueprint, observed: &Observed, plan: &mut Plan) {
     }
 }
 
-fn plan_brokers(desired: &Blueprint, observed: &Observed, plan: &mut Plan) {
+fn plan_brokers(cluster: &KafkaCluster, desired: &Blueprint, observed: &Observed, plan: &mut Plan) {
     // At most one broker is down on purpose. One that does not serve anyway may be put right at once: that is how a
     // bad image or configuration heals.
     let mut down = desired.brokers.keys().find(|id| observed.brokers.get(id).is_none_or(|broker| !broker.serves_as_defined())).copied();
     let absent = crate::observe::ObservedBroker::default();
     for (&id, broker) in &desired.brokers {
-        if let Err(listeners) = &broker.config {
-            plan.waits.push(Wait::Address { broker: id, listeners: listeners.clone() });
-            continue;
+        if !broker.unknown.is_empty() {
+            plan.waits.push(Wait::Address { broker: id, listeners: broker.unknown.clone() });
+            // This first pass makes the services, and the next one mostly knows their ports: the broker need not start twice. From
+            // then on it runs, and is repaired, without the listeners that are not known.
+            if cluster.status.is_none() {
+                continue;
+            }
         }
         let seen = observed.brokers.get(&id).unwrap_or(&absent);
         if !seen.definition.is_as_desired() {
@@ -247,9 +263,11 @@ impl std::fmt::Display for Wait {
 impl std::fmt::Display for Step {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::ApplyAccess { what } => write!(f, "put right {}", what.join(", ")),
+            Self::ApplyAccess { what, .. } => write!(f, "put right {}", what.join(", ")),
             Self::Prune { what } => write!(f, "remove {what}"),
             Self::GrowVolume { broker, from, to } => write!(f, "grow the volume of broker {broker} from {from} to {to} bytes"),
+            Self::OwnVolume { broker, owned: true } => write!(f, "let the volume of broker {broker} be deleted with the cluster"),
+            Self::OwnVolume { broker, owned: false } => write!(f, "let the volume of broker {broker} stay when the cluster is deleted"),
             Self::ApplyBroker { broker, restarts: true, what } => write!(f, "restart broker {broker}: {}", what.join(", ")),
             Self::ApplyBroker { broker, restarts: false, what } => write!(f, "set up broker {broker}: {}", what.join(", ")),
         }
@@ -257,6 +275,17 @@ impl std::fmt::Display for Step {
 }
 
 impl Step {
+    /// Whether the cluster is not what clients were promised when this does not work: a broker or an address is not there.
+    /// One that differs still serves as it did.
+    #[must_use]
+    pub fn blocks_ready(&self) -> bool {
+        match self {
+            Self::ApplyAccess { makes, .. } => *makes,
+            Self::ApplyBroker { .. } => true,
+            Self::Prune { .. } | Self::GrowVolume { .. } | Self::OwnVolume { .. } => false,
+        }
+    }
+
     /// A CamelCase word for events.
     #[must_use]
     pub fn reason(&self) -> &'static str {
@@ -264,6 +293,8 @@ impl Step {
             Self::ApplyAccess { .. } => "AccessApplied",
             Self::Prune { .. } => "Pruned",
             Self::GrowVolume { .. } => "VolumeGrown",
+            Self::OwnVolume { owned: true, .. } => "VolumeOwned",
+            Self::OwnVolume { owned: false, .. } => "VolumeReleased",
             Self::ApplyBroker { restarts: true, .. } => "BrokerRestarted",
             Self::ApplyBroker { restarts: false, .. } => "BrokerApplied",
         }

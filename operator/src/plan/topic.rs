@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kube::ResourceExt as _;
 
 use crate::admin::Topic;
-use crate::api::{DeletionPolicy, KafkaTopic, TOPIC_FINALIZER, is_paused};
+use crate::api::{DeletionPolicy, KafkaCluster, KafkaTopic, TOPIC_FINALIZER, is_paused};
 
 /// What is known about a topic's surroundings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub struct TopicFacts {
     pub topic: Option<Topic>,
     /// Another, older `KafkaTopic` that speaks for the same topic of the same cluster.
     pub other_owner: Option<String>,
-    /// Whether the namespace is being deleted.
+    /// Whether the namespace is being deleted; asked only while it matters.
     pub namespace_terminating: bool,
 }
 
@@ -33,6 +33,24 @@ pub enum ClusterState {
     Unreachable(String),
     /// It serves.
     Ready,
+}
+
+impl ClusterState {
+    /// What `cluster` says of itself. One broker that serves is enough: a fault that has nothing to do with topics, such as a
+    /// volume that cannot grow, does not hold them up.
+    #[must_use]
+    pub fn of(cluster: Option<&KafkaCluster>) -> Self {
+        let Some(cluster) = cluster else { return Self::Missing };
+        match &cluster.status {
+            _ if cluster.metadata.deletion_timestamp.is_some() => Self::Deleting,
+            Some(status) if status.ready_replicas > 0 => Self::Ready,
+            status => Self::NotReady(status.as_ref().map(|status| status.phase.clone()).unwrap_or_default()),
+        }
+    }
+
+    fn is_gone(&self) -> bool {
+        matches!(self, Self::Missing | Self::Deleting)
+    }
 }
 
 /// What to do and what is in the way.
@@ -88,6 +106,8 @@ pub enum TopicWait {
     Cluster(ClusterState),
     /// Another object speaks for the topic.
     OtherOwner(String),
+    /// Nothing: the namespace is being deleted.
+    NamespaceTerminating,
 }
 
 /// What is asked for and cannot be done.
@@ -119,13 +139,23 @@ pub enum Refusal {
 /// Plans `topic`.
 #[must_use]
 pub fn plan_topic(topic: &KafkaTopic, facts: &TopicFacts) -> TopicPlan {
-    if is_paused(&topic.metadata) && topic.metadata.deletion_timestamp.is_none() {
-        return TopicPlan::default();
+    if topic.metadata.deletion_timestamp.is_some() {
+        plan_deletion(topic, facts)
+    } else if facts.namespace_terminating {
+        // Before the deletion reaches this object: then the operator may have lost the right to let it go, or be gone itself
+        // (kubernetes/kubernetes#115070). A pause does not hold a namespace either.
+        let steps = has_finalizer(topic).then_some(TopicStep::RemoveFinalizer).into_iter().collect();
+        TopicPlan { steps, wait: Some(TopicWait::NamespaceTerminating), ..TopicPlan::default() }
+    } else if is_paused(&topic.metadata) {
+        TopicPlan::default()
+    } else {
+        plan_existence(topic, facts)
     }
-    if topic.metadata.deletion_timestamp.is_some() { plan_deletion(topic, facts) } else { plan_existence(topic, facts) }
 }
 
-fn has_finalizer(topic: &KafkaTopic) -> bool {
+/// Whether the operator holds the object until its topic is deleted.
+#[must_use]
+pub fn has_finalizer(topic: &KafkaTopic) -> bool {
     topic.finalizers().iter().any(|finalizer| finalizer == TOPIC_FINALIZER)
 }
 
@@ -135,9 +165,8 @@ fn plan_deletion(topic: &KafkaTopic, facts: &TopicFacts) -> TopicPlan {
         return plan;
     }
     let keeps_data = topic.spec.deletion_policy == DeletionPolicy::Retain || is_paused(&topic.metadata);
-    let cluster_gone = matches!(facts.cluster, ClusterState::Missing | ClusterState::Deleting);
     // Nothing may hold a namespace or outlive its cluster; the topic's records go, or stay, with the cluster's volumes.
-    if keeps_data || cluster_gone || facts.namespace_terminating || facts.other_owner.is_some() {
+    if keeps_data || facts.cluster.is_gone() || facts.namespace_terminating || facts.other_owner.is_some() {
         plan.steps.push(TopicStep::RemoveFinalizer);
         return plan;
     }
@@ -165,7 +194,8 @@ fn plan_existence(topic: &KafkaTopic, facts: &TopicFacts) -> TopicPlan {
         }
         return plan;
     }
-    let wants_finalizer = topic.spec.deletion_policy == DeletionPolicy::Delete;
+    // Where there is no cluster, there is no topic to wait for.
+    let wants_finalizer = topic.spec.deletion_policy == DeletionPolicy::Delete && !facts.cluster.is_gone();
     match (wants_finalizer, has_finalizer(topic)) {
         (true, false) => plan.steps.push(TopicStep::AddFinalizer),
         (false, true) => plan.steps.push(TopicStep::RemoveFinalizer),
@@ -250,6 +280,7 @@ impl TopicWait {
         match self {
             Self::Cluster(_) => "WaitingForCluster",
             Self::OtherOwner(_) => "ResourceConflict",
+            Self::NamespaceTerminating => "NamespaceTerminating",
         }
     }
 }
@@ -265,6 +296,7 @@ impl std::fmt::Display for TopicWait {
             Self::Cluster(ClusterState::NotReady(phase)) => write!(f, "the cluster is not ready yet: {phase}"),
             Self::Cluster(ClusterState::Unreachable(why)) => write!(f, "the cluster did not answer: {why}"),
             Self::Cluster(ClusterState::Ready) => f.write_str("the cluster is ready"),
+            Self::NamespaceTerminating => f.write_str("the namespace is being deleted"),
             Self::OtherOwner(other) => {
                 write!(
                     f,

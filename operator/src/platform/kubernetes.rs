@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, ContainerStatus, PersistentVolumeClaim, Pod, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions};
-use kube::{Client, ResourceExt as _};
+use kube::{Client, Resource as _, ResourceExt as _};
 use letterbox_env::BoxFuture;
 use serde_json::{Value, json};
 
@@ -19,7 +20,9 @@ use crate::desired::compare::differences;
 use crate::desired::objects::{
     self, BROKER_LABEL, CLAIM, CLUSTER_LABEL, CONTAINER, Kind, MANAGER, ObjectKey, external_bootstrap_name, external_broker_name,
 };
-use crate::desired::{Address, Blueprint, BrokerFacts, CONTROLLER_PORT, Facts, Host, bootstrap_name, broker_ids, broker_name};
+use crate::desired::{
+    Address, Blueprint, BrokerFacts, CONTROLLER_PORT, Facts, Host, advertised_in, bootstrap_name, broker_ids, broker_name, image_of,
+};
 use crate::observe::{Compared, Observed, ObservedBroker, Run, Volume};
 use crate::plan::Step;
 use crate::status::Fault;
@@ -101,6 +104,29 @@ impl Kubernetes {
         }
     }
 
+    /// Makes the cluster an owner of a broker's claim, or takes it off. Not the controller: the set's own controller leaves alone
+    /// what another one controls.
+    async fn own(&self, desired: &Blueprint, broker: i32, owned: bool) -> Result<(), Fault> {
+        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &desired.namespace);
+        let name = claim_name(&desired.name, broker);
+        let tell = |error: kube::Error| api_fault(&format!("change the owners of the volume claim {name}"), &error);
+        let live = claims.get(&name).await.map_err(tell)?;
+        let mut owners: Vec<OwnerReference> = live.owner_references().iter().filter(|owner| !is_cluster(owner)).cloned().collect();
+        if owned {
+            owners.push(OwnerReference {
+                api_version: KafkaCluster::api_version(&()).into_owned(),
+                kind: KafkaCluster::kind(&()).into_owned(),
+                name: desired.name.clone(),
+                uid: desired.uid.clone(),
+                ..OwnerReference::default()
+            });
+        }
+        // With the version that was read, so that an owner who came in between is not lost.
+        let patch = json!({"metadata": {"resourceVersion": live.resource_version(), "ownerReferences": owners}});
+        let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+        claims.patch(&name, &params, &Patch::Merge(&patch)).await.map(drop).map_err(tell)
+    }
+
     async fn grow(&self, desired: &Blueprint, broker: i32, to: u64) -> Result<(), Fault> {
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &desired.namespace);
         let name = claim_name(&desired.name, broker);
@@ -163,6 +189,7 @@ impl Platform for Kubernetes {
                 }
                 Step::Prune { what } => self.prune(desired, what).await,
                 Step::GrowVolume { broker, to, .. } => self.grow(desired, *broker, *to).await,
+                Step::OwnVolume { broker, owned } => self.own(desired, *broker, *owned).await,
                 Step::ApplyBroker { broker, .. } => {
                     // The configuration first: the set's template names its revision.
                     for (key, object) in objects.brokers.get(broker).into_iter().flatten() {
@@ -186,6 +213,8 @@ impl Live for KubernetesLive {
                     ListenerType::Internal => port_of(listener.port).map(|port| Address { host: Host::Named(host.clone()), port }),
                     ListenerType::Nodeport => self.external_address(&broker, id, listener),
                 };
+                // A service that is gone, or has yet to change, leaves the broker with what it has.
+                let address = address.or_else(|| self.last_address(&broker, listener));
                 (listener.name.clone(), address)
             });
             let template = self.objects.get(&ObjectKey { kind: Kind::StatefulSet, name: broker.clone() });
@@ -203,7 +232,7 @@ impl Live for KubernetesLive {
             };
             (id, facts)
         });
-        Facts { brokers: brokers.collect(), image: self.image(cluster) }
+        Facts { brokers: brokers.collect(), image: image_of(cluster, self.live_image(cluster), &self.default_image) }
     }
 
     fn observe(&self, desired: &Blueprint) -> Observed {
@@ -223,21 +252,13 @@ impl Live for KubernetesLive {
 }
 
 impl KubernetesLive {
-    /// The image asked for; or else the one that the brokers run, so that upgrading the operator restarts nobody; or else the default.
-    fn image(&self, cluster: &KafkaCluster) -> String {
-        if let Some(image) = &cluster.spec.image {
-            return image.clone();
-        }
-        if let Some(version) = &cluster.spec.version {
-            return format!("{}:{version}", repository_of(&self.default_image));
-        }
-        let sets = broker_ids(cluster)
-            .filter_map(|id| self.objects.get(&ObjectKey { kind: Kind::StatefulSet, name: broker_name(&cluster.name_any(), id) }));
-        let mut images = sets.filter_map(|set| {
+    /// The image in the definition of the first broker that has one.
+    fn live_image(&self, cluster: &KafkaCluster) -> Option<&str> {
+        broker_ids(cluster).find_map(|id| {
+            let set = self.objects.get(&ObjectKey { kind: Kind::StatefulSet, name: broker_name(&cluster.name_any(), id) })?;
             let containers = set.pointer("/spec/template/spec/containers")?.as_array()?;
-            Some(containers.iter().find(|container| container["name"] == CONTAINER)?["image"].as_str()?.to_owned())
-        });
-        images.next().unwrap_or_else(|| self.default_image.clone())
+            containers.iter().find(|container| container["name"] == CONTAINER)?["image"].as_str()
+        })
     }
 
     fn node_port(&self, service: String, listener: &Listener) -> Option<u16> {
@@ -258,6 +279,14 @@ impl KubernetesLive {
         let host = asked.and_then(|address| address.advertised_host.clone()).map_or(Host::Node, Host::Named);
         let port = asked.and_then(|address| address.advertised_port).and_then(port_of).unwrap_or(node_port);
         Some(Address { host, port })
+    }
+
+    /// The address that a broker's definition has for `listener`.
+    fn last_address(&self, broker: &str, listener: &Listener) -> Option<Address> {
+        let at = |kind, pointer| self.objects.get(&ObjectKey { kind, name: broker.to_owned() })?.pointer(pointer);
+        let command = at(Kind::StatefulSet, "/spec/template/spec/containers/0/command").and_then(Value::as_array);
+        let properties = at(Kind::ConfigMap, "/data/server.properties");
+        command.into_iter().flatten().chain(properties).find_map(|text| advertised_in(text.as_str()?, listener))
     }
 
     /// Where clients of `listener` connect first.
@@ -378,20 +407,19 @@ fn claim_name(cluster: &str, broker: i32) -> String {
 fn claim_volume(claim: &PersistentVolumeClaim) -> Option<Volume> {
     let requested = claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage")?;
     let capacity = claim.status.as_ref().and_then(|status| status.capacity.as_ref()?.get("storage"));
-    Some(Volume { requested: bytes_of(&requested.0)?, capacity: capacity.and_then(|capacity| bytes_of(&capacity.0)).unwrap_or(0) })
+    Some(Volume {
+        requested: bytes_of(&requested.0)?,
+        capacity: capacity.and_then(|capacity| bytes_of(&capacity.0)).unwrap_or(0),
+        is_owned: claim.owner_references().iter().any(is_cluster),
+    })
+}
+
+fn is_cluster(owner: &OwnerReference) -> bool {
+    owner.kind == KafkaCluster::kind(&()) && owner.api_version == KafkaCluster::api_version(&())
 }
 
 fn port_of(port: i32) -> Option<u16> {
     u16::try_from(port).ok()
-}
-
-/// The image reference without tag and digest.
-fn repository_of(image: &str) -> &str {
-    let image = image.split('@').next().unwrap_or(image);
-    match image.rsplit_once(':') {
-        Some((repository, tag)) if !tag.contains('/') => repository,
-        _ => image,
-    }
 }
 
 fn owner_uids(object: &Value) -> impl Iterator<Item = &str> {
@@ -426,16 +454,4 @@ pub(crate) fn api_fault(what: &str, error: &kube::Error) -> Fault {
         other => ("KubernetesError".to_owned(), other.to_string()),
     };
     Fault { reason, message: format!("{what}: {said}") }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_repository_is_what_comes_before_tag_and_digest() {
-        assert_eq!(repository_of("letterbox:0.1.0"), "letterbox");
-        assert_eq!(repository_of("registry.example:5000/a/letterbox"), "registry.example:5000/a/letterbox");
-        assert_eq!(repository_of("registry.example:5000/letterbox:1@sha256:0"), "registry.example:5000/letterbox");
-    }
 }

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use super::{Live, Platform};
 use crate::api::KafkaCluster;
-use crate::desired::{Address, Blueprint, Broker, BrokerConfig, BrokerFacts, Facts, Host, POOL, broker_ids};
+use crate::desired::{Address, Blueprint, Broker, BrokerFacts, Facts, Host, POOL, broker_ids};
 use crate::observe::{Compared, Observed, ObservedBroker, Run};
 use crate::plan::Step;
 use crate::status::Fault;
@@ -145,7 +145,7 @@ impl Local {
         }
     }
 
-    async fn start(&self, desired: &Blueprint, broker: &Broker, config: &BrokerConfig, managed: &mut Managed) -> Result<(), Fault> {
+    async fn start(&self, desired: &Blueprint, broker: &Broker, managed: &mut Managed) -> Result<(), Fault> {
         let dir = self.dir.join(&desired.name).join(format!("{POOL}-{}", broker.id));
         let tell = |what: &str, error: std::io::Error| Fault {
             reason: "StartFailed".to_owned(),
@@ -155,7 +155,7 @@ impl Local {
         let prepared: std::io::Result<FileRef> = self
             .env
             .blocking({
-                let (env, dir, file, properties) = (self.env.clone(), dir.clone(), file.clone(), config.properties.clone());
+                let (env, dir, file, properties) = (self.env.clone(), dir.clone(), file.clone(), broker.config.properties.clone());
                 move || {
                     env.disk.create_dir_all(&dir)?;
                     env.disk.write_atomically(&file, properties.as_bytes())?;
@@ -173,6 +173,7 @@ impl Local {
             let descriptor = log.as_fd().ok_or(std::io::ErrorKind::Unsupported)?;
             Ok(Stdio::from(descriptor.try_clone_to_owned()?))
         };
+        #[expect(clippy::disallowed_methods, reason = "this platform is processes; the simulated one is platform::model")]
         let mut command = Command::new(&self.binary);
         command.arg("broker").arg("--config").arg(&file).stdin(Stdio::null());
         command
@@ -323,7 +324,8 @@ impl Platform for Local {
         Box::pin(async move {
             // Only brokers are observed here: no other step is planned.
             let Step::ApplyBroker { broker: id, .. } = step else { return Ok(()) };
-            let Some((broker, Ok(config))) = desired.brokers.get(id).map(|broker| (broker, &broker.config)) else { return Ok(()) };
+            let Some(broker) = desired.brokers.get(id) else { return Ok(()) };
+            let config = &broker.config;
             let mut brokers = self.brokers.lock().await;
             let managed = brokers.entry((desired.name.clone(), *id)).or_default();
             if let Some(old) = &mut managed.child {
@@ -335,7 +337,7 @@ impl Platform for Local {
             }
             managed.revision.clone_from(&config.revision);
             managed.retry_at = None;
-            let started = self.start(desired, broker, config, managed).await;
+            let started = self.start(desired, broker, managed).await;
             if let Err(fault) = &started {
                 managed.last_words.clone_from(&fault.message);
                 managed.retry_at = Some(Instant::now() + BACK_OFF_MAX);
@@ -368,7 +370,7 @@ impl Live for LocalLive {
     fn observe(&self, desired: &Blueprint) -> Observed {
         let brokers = desired.brokers.iter().map(|(&id, broker)| {
             let Some(seen) = self.brokers.get(&id) else { return (id, ObservedBroker::default()) };
-            let differs = broker.config.as_ref().is_ok_and(|config| config.revision != seen.revision);
+            let differs = broker.config.revision != seen.revision;
             let mut definition = Compared::default();
             if seen.start {
                 definition.missing.push("process".to_owned());

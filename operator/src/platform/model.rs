@@ -8,8 +8,8 @@ use letterbox_env::BoxFuture;
 
 use super::{Live, Platform};
 use crate::admin::{AdminError, KafkaAdmin, Topic};
-use crate::api::{KafkaCluster, bytes_of};
-use crate::desired::{Address, Blueprint, BrokerFacts, Facts, Host, broker_ids, broker_name};
+use crate::api::{KafkaCluster, Listener, ListenerType, bytes_of};
+use crate::desired::{Address, Blueprint, BrokerFacts, Facts, Host, broker_ids, broker_name, image_of};
 use crate::observe::{Compared, Observed, ObservedBroker, Run, Volume};
 use crate::plan::Step;
 use crate::status::Fault;
@@ -29,8 +29,10 @@ pub struct ModelState {
     pub stale: Vec<String>,
     /// Brokers, by id.
     pub brokers: BTreeMap<i32, ModelBroker>,
-    /// By listener: whether Kubernetes has not chosen a node port yet.
+    /// Whether Kubernetes has chosen no node ports yet.
     pub addresses_pending: bool,
+    /// Whether no volume can grow.
+    pub fixed_volumes: bool,
     /// Images that cannot be run.
     pub bad_images: Vec<String>,
     /// How many more steps work; each one after that fails as if the operator had been killed. `None`: all.
@@ -50,6 +52,8 @@ pub struct ModelBroker {
     pub starts_in: u32,
     /// Bytes of its volume.
     pub volume: u64,
+    /// Whether its volume is deleted with the cluster.
+    pub is_volume_owned: bool,
 }
 
 impl Model {
@@ -92,8 +96,14 @@ impl Platform for Model {
                 match step {
                     Step::ApplyAccess { .. } => state.has_access = true,
                     Step::Prune { what } => state.stale.retain(|stale| stale != what),
+                    Step::GrowVolume { .. } if state.fixed_volumes => {
+                        return Err(Fault { reason: "VolumeNotGrown".to_owned(), message: "the class does not allow it".to_owned() });
+                    }
                     Step::GrowVolume { broker, to, .. } => {
                         state.brokers.entry(*broker).and_modify(|broker| broker.volume = *to);
+                    }
+                    Step::OwnVolume { broker, owned } => {
+                        state.brokers.entry(*broker).and_modify(|broker| broker.is_volume_owned = *owned);
                     }
                     Step::ApplyBroker { broker: id, .. } => {
                         let definition = definition(desired, *id).unwrap_or_default();
@@ -101,7 +111,7 @@ impl Platform for Model {
                         let broker = state.brokers.entry(*id).or_insert_with(|| ModelBroker { volume: size, ..ModelBroker::default() });
                         if broker.defined != definition {
                             state.restarts += u32::from(broker.running.is_some());
-                            *broker = ModelBroker { defined: definition, running: None, starts_in: 2, volume: broker.volume };
+                            *broker = ModelBroker { defined: definition, running: None, starts_in: 2, ..broker.clone() };
                         }
                     }
                 }
@@ -112,23 +122,22 @@ impl Platform for Model {
 }
 
 fn definition(desired: &Blueprint, id: i32) -> Option<(String, String)> {
-    let config = desired.brokers.get(&id)?.config.as_ref().ok()?;
-    Some((desired.image.clone(), config.revision.clone()))
+    Some((desired.image.clone(), desired.brokers.get(&id)?.config.revision.clone()))
 }
 
 impl Live for ModelState {
     fn facts(&self, cluster: &KafkaCluster) -> Facts {
         let name = cluster.name_any();
-        let running = self.brokers.values().next().map(|broker| broker.defined.0.clone());
-        let spec = &cluster.spec;
-        let image = spec.image.clone().or_else(|| spec.version.as_ref().map(|version| format!("letterbox:{version}")));
+        let live = self.brokers.values().next().map(|broker| broker.defined.0.as_str());
         let brokers = broker_ids(cluster).map(|id| {
-            let address =
-                |port: i32| (!self.addresses_pending).then(|| Address { host: Host::Named(broker_name(&name, id)), port: port as u16 });
+            let address = |listener: &Listener| {
+                let known = listener.type_ == ListenerType::Internal || !self.addresses_pending;
+                known.then(|| Address { host: Host::Named(broker_name(&name, id)), port: listener.port as u16 })
+            };
             let facts = BrokerFacts {
                 data_dir: "/data".to_owned(),
                 bind: BTreeMap::new(),
-                advertised: spec.listeners.iter().map(|listener| (listener.name.clone(), address(listener.port))).collect(),
+                advertised: cluster.spec.listeners.iter().map(|listener| (listener.name.clone(), address(listener))).collect(),
                 quorum: (broker_name(&name, id), 9090),
                 quorum_bind: (String::new(), 9090),
                 admin_bind: None,
@@ -136,7 +145,7 @@ impl Live for ModelState {
             };
             (id, facts)
         });
-        Facts { image: image.or(running).unwrap_or_else(|| "letterbox:default".to_owned()), brokers: brokers.collect() }
+        Facts { image: image_of(cluster, live, "letterbox:default"), brokers: brokers.collect() }
     }
 
     fn observe(&self, desired: &Blueprint) -> Observed {
@@ -155,7 +164,7 @@ impl Live for ModelState {
                 needs_restart: differs,
                 is_current: broker.running.as_ref() == Some(&broker.defined),
                 run,
-                volume: Some(Volume { requested: broker.volume, capacity: broker.volume }),
+                volume: Some(Volume { requested: broker.volume, capacity: broker.volume, is_owned: broker.is_volume_owned }),
                 image: broker.running.as_ref().map(|(image, _)| image.clone()),
             };
             (id, seen)

@@ -23,7 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use crate::admin::{ClientAdmin, KafkaAdmin};
-use crate::api::{KafkaCluster, KafkaTopic, READY, find_condition, is_true};
+use crate::api::{KafkaTopic, READY, find_condition};
 use crate::plan::{ClusterState, TopicFacts};
 use crate::platform::local::{Local, assign_ports};
 use crate::reconcile::{reconcile_cluster, reconcile_topic};
@@ -143,7 +143,10 @@ impl Run {
         };
         self.text = text;
         match taken {
-            Ok(()) => self.say.line(&format!("{} has changed", self.options.file.display())),
+            Ok(()) => {
+                self.say.line(&format!("{} has changed", self.options.file.display()));
+                self.say.notes(&self.documents);
+            }
             Err(error) => self.say.line(&format!("the change of {} is not taken up: {error:#}", self.options.file.display())),
         }
     }
@@ -170,7 +173,7 @@ impl Run {
         for cluster in &mut self.documents.clusters {
             let name = cluster.name_any();
             let status = cluster.status.as_ref();
-            let asks_id = status.is_some_and(|status| is_true(&status.conditions, READY) && status.cluster_id.is_none());
+            let asks_id = status.is_some_and(|status| status.ready_replicas > 0 && status.cluster_id.is_none());
             let admin = self.admins.get(&name).filter(|_| asks_id).map(|admin| admin as &dyn KafkaAdmin);
             match reconcile_cluster(&self.local, cluster, admin, &now).await {
                 Ok(pass) => {
@@ -206,7 +209,7 @@ impl Run {
         let mut topic: KafkaTopic = topic.clone();
         topic.status = self.home.status(&topic).await;
         let cluster = self.documents.clusters.iter().find(|cluster| cluster.name_any() == topic.spec.cluster_ref.name);
-        let mut state = cluster_state(cluster);
+        let mut state = ClusterState::of(cluster);
         let Some(admin) = self.admins.get(&topic.spec.cluster_ref.name) else {
             self.say.topic(&topic, None, &crate::plan::TopicWait::Cluster(state).to_string());
             return cluster.is_none();
@@ -236,15 +239,6 @@ impl Run {
                 false
             }
         }
-    }
-}
-
-fn cluster_state(cluster: Option<&KafkaCluster>) -> ClusterState {
-    let Some(cluster) = cluster else { return ClusterState::Missing };
-    match &cluster.status {
-        Some(status) if is_true(&status.conditions, READY) => ClusterState::Ready,
-        Some(status) => ClusterState::NotReady(status.phase.clone()),
-        None => ClusterState::NotReady(String::new()),
     }
 }
 

@@ -9,7 +9,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use kube::ResourceExt as _;
 
 use super::file::Documents;
-use crate::api::{KafkaCluster, KafkaClusterStatus, KafkaTopic, READY, is_true};
+use crate::api::{ClusterStorage, DeletionPolicy, KafkaCluster, KafkaClusterStatus, KafkaTopic, ListenerType, READY, is_true};
 use crate::reconcile::TopicPass;
 
 pub(super) struct Say {
@@ -35,13 +35,17 @@ impl Say {
     /// What the file asks for that a local process cannot give.
     pub(super) fn notes(&self, documents: &Documents) {
         for cluster in &documents.clusters {
-            if cluster.spec.image.is_some() || cluster.spec.version.is_some() {
-                let own = env!("CARGO_PKG_VERSION");
-                self.line(&format!(
-                    "{}: image and version are for Kubernetes; version {own} of this program runs here",
-                    cluster.name_any()
-                ));
-            }
+            self.note("KafkaCluster", &cluster.name_any(), &ignored_of_cluster(cluster));
+        }
+        for topic in &documents.topics {
+            let ignored = (topic.spec.deletion_policy == DeletionPolicy::Delete).then(|| "spec.deletionPolicy".to_owned());
+            self.note("KafkaTopic", &topic.name_any(), ignored.as_slice());
+        }
+    }
+
+    fn note(&self, kind: &str, name: &str, ignored: &[String]) {
+        if !ignored.is_empty() {
+            self.line(&format!("{kind} {name}: for Kubernetes only, and without effect here: {}", ignored.join(", ")));
         }
     }
 
@@ -119,5 +123,50 @@ impl Say {
             drop(writeln!(std::io::stderr(), "{subject}: {text}"));
         }
         text.clone_into(&mut entry.0);
+    }
+}
+
+/// The fields of `cluster` that ask for something that a local process does not have. Ports are given from the first one up,
+/// whatever the file says.
+fn ignored_of_cluster(cluster: &KafkaCluster) -> Vec<String> {
+    let (spec, usual) = (&cluster.spec, ClusterStorage::default());
+    let mut ignored = Vec::new();
+    let mut add = |is_set: bool, field: String| ignored.extend(is_set.then_some(field));
+    add(spec.version.is_some(), "spec.version".to_owned());
+    add(spec.image.is_some(), "spec.image".to_owned());
+    add(spec.storage.size != usual.size, "spec.storage.size".to_owned());
+    add(spec.storage.class.is_some(), "spec.storage.class".to_owned());
+    add(spec.storage.deletion_policy != usual.deletion_policy, "spec.storage.deletionPolicy".to_owned());
+    for (index, listener) in spec.listeners.iter().enumerate() {
+        let at = |field: &str| format!("spec.listeners[{index}].{field}");
+        add(listener.port != 9092, at("port"));
+        add(listener.type_ != ListenerType::Internal, at("type"));
+        add(listener.bootstrap.is_some(), at("bootstrap"));
+        add(!listener.brokers.is_empty(), at("brokers"));
+    }
+    add(!spec.resources.is_empty(), "spec.resources".to_owned());
+    ignored
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn every_field_without_effect_is_named() {
+        let ignored = |spec: serde_json::Value| ignored_of_cluster(&KafkaCluster::new("a", serde_json::from_value(spec).unwrap()));
+        assert!(ignored(json!({"config": {"num.partitions": "3"}, "listeners": [{"name": "plain", "port": 9092}]})).is_empty());
+        let all = ignored(json!({
+            "version": "1", "image": "a:1", "resources": {"limits": {"cpu": "1"}},
+            "storage": {"size": "1Gi", "class": "a", "deletionPolicy": "Delete"},
+            "listeners": [
+                {"name": "plain", "port": 9093},
+                {"name": "outside", "port": 9092, "type": "nodeport", "bootstrap": {}, "brokers": [{"broker": 0}]},
+            ],
+        }));
+        let storage = ["spec.storage.size", "spec.storage.class", "spec.storage.deletionPolicy"];
+        let listeners = ["spec.listeners[0].port", "spec.listeners[1].type", "spec.listeners[1].bootstrap", "spec.listeners[1].brokers"];
+        assert_eq!(all, [&["spec.version", "spec.image"][..], &storage, &listeners, &["spec.resources"]].concat());
     }
 }
