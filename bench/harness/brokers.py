@@ -2,6 +2,7 @@
 
 Every broker gets the settings of a Kafka KRaft quick start and a fresh data directory. What differs is in `sides()`.
 """
+import atexit
 import json
 import os
 import pathlib
@@ -87,6 +88,7 @@ class Broker:
         """
         first = subprocess.Popen([str(self.load), "first", "--port", str(self.port), "--topic", "first", "--seconds", "120"],
                                  stdout=subprocess.PIPE, text=True)
+        atexit.register(first.kill)  # when we are told to end in the middle
         first.stdout.readline()
         log = open(self.folder / "broker.log", "ab")
         began = time.clock_gettime_ns(time.CLOCK_MONOTONIC)

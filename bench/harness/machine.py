@@ -4,6 +4,7 @@ import pathlib
 import platform
 import re
 import subprocess
+import tarfile
 import time
 
 
@@ -13,7 +14,7 @@ def describe(folder, jars, letterbox):
         "cpu": _first(r"model name\s*:\s*(.*)", _read("/proc/cpuinfo")) or platform.machine(),
         "cores": os.cpu_count(),
         "memory_gib": round(int(_first(r"MemTotal:\s*(\d+)", _read("/proc/meminfo"))) / 2**20, 1),
-        "kernel": platform.release(),
+        "kernel": platform.release().partition("-")[0],  # what follows names a builder
         "file_system": _file_system(folder),
         "appends_with_fdatasync_per_s": round(_sync_rate(folder)),
         "java": _first(r'version "([^"]*)"', _output(["java", "-version"])),
@@ -25,8 +26,8 @@ def describe(folder, jars, letterbox):
     }
 
 
-def sizes(letterbox, jars):
-    """Bytes on disk: one binary; jars and the Java runtime they need, apart."""
+def sizes(letterbox, jars, image):
+    """Bytes on disk: the image's one layer, out of its archive if there is one; one binary; jars and the Java runtime they need, apart."""
     java_home = pathlib.Path(os.path.realpath(_output(["sh", "-c", "command -v java"]).strip())).parent.parent
     stripped = letterbox.stat().st_size
     if ".debug_line" in _output(["readelf", "-SW", str(letterbox)]):
@@ -34,7 +35,7 @@ def sizes(letterbox, jars):
         subprocess.run(["strip", "-o", str(copy), str(letterbox)], check=True)
         stripped = copy.stat().st_size
         copy.unlink()
-    return {"letterbox": stripped, "kafka_jars": sum(jar.stat().st_size for jar in pathlib.Path(jars).glob("*.jar")),
+    return {"image": _layer(image) if image else None, "letterbox": stripped, "kafka_jars": sum(jar.stat().st_size for jar in pathlib.Path(jars).glob("*.jar")),
             "java_runtime": sum(f.stat().st_size for f in java_home.rglob("*") if f.is_file() and not f.is_symlink())}
 
 
@@ -68,6 +69,11 @@ def _sync_rate(folder):
         rate = count / (time.monotonic() - began)
     path.unlink()
     return rate
+
+
+def _layer(archive):
+    with tarfile.open(archive) as members:
+        return sum(member.size for member in members if member.name.endswith("/layer.tar"))
 
 
 def _file_system(folder):

@@ -188,6 +188,7 @@ def markdown(run):
                 "### Start and memory", "", footprint(results, durability),
                 f"### Targets: {sum(met for _, _, met, _ in judged)} of {len(judged)} met", "",
                 table(["goal", "row", "", "numbers"], [[goal, title, SYMBOL[met], evidence] for goal, title, met, evidence in judged])]
-    out += ["## Size on disk", "", table(["", "MB"], [["Letterbox, one static binary", number(s["letterbox"] / 1e6)], ["Kafka's jars", number(s["kafka_jars"] / 1e6)],
-                                                      ["the Java runtime they need (here a JDK)", number(s["java_runtime"] / 1e6)]])]
+    sizes = [("Letterbox's image, as `deploy/build` makes it", s["image"]), ("Letterbox, one static binary", s["letterbox"]),
+             ("Kafka's jars", s["kafka_jars"]), ("the Java runtime they need (here a JDK)", s["java_runtime"])]
+    out += ["## Size on disk", "", table(["", "MB"], [[title, number(size / 1e6)] for title, size in sizes if size])]
     return "\n".join(out)

@@ -1,4 +1,5 @@
 """One session: a fresh broker, its start, every row once, its end. A sample is one row of one session."""
+import atexit
 import json
 import os
 import subprocess
@@ -36,7 +37,7 @@ def run_session(side, folder, load, length, round_number, wanted, say):
 
 
 def warm_up(broker, length, say):
-    """Repeats each row of the warm-up until it gains less than a tenth; returns the repetitions by row."""
+    """Repeats each row of the warm-up until it gains less than a tenth, or has run WARM_UPS_MAX times; returns the repetitions by row."""
     made = {}
     for row in WARM_UP:
         create_topic(broker, row, broker.side.warm_topic)
@@ -90,8 +91,10 @@ def measure(broker, row, length, say, create=True):
 def open_load(broker, mode, options):
     """The load program, started."""
     arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    return subprocess.Popen([str(broker.load), mode, "--port", str(broker.port), *arguments],
-                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL if mode != "topic" else None, text=True)
+    process = subprocess.Popen([str(broker.load), mode, "--port", str(broker.port), *arguments],
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL if mode != "topic" else None, text=True)
+    atexit.register(process.kill)  # when we are told to end in the middle
+    return process
 
 
 def run(broker, mode, options):
