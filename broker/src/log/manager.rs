@@ -27,8 +27,6 @@ pub const QUORUM_DIR: &str = "__cluster_metadata-0";
 /// Partitions opened or closed at the same time.
 const PARALLEL_MAX: usize = 8;
 const PROGRESS_EVERY: usize = 1000;
-/// Bytes after which a log's recovery point moves before its time.
-const CHECKPOINT_BYTES: u64 = 64 << 20;
 const IDLE_EVERY: Duration = Duration::from_secs(60);
 /// `log.cleaner.backoff.ms`.
 const COMPACTION_EVERY: Duration = Duration::from_secs(15);
@@ -373,7 +371,7 @@ impl LogManager {
             if log.is_offline() {
                 continue;
             }
-            if log.bytes_since_checkpoint() < CHECKPOINT_BYTES && !checkpoint && !retention && !idle {
+            if !log.is_checkpoint_due() && !checkpoint && !retention && !idle {
                 continue;
             }
             let expiration = self.options.producer_id_expiration_ms;
@@ -503,7 +501,7 @@ fn upkeep_of(log: &Log, now: TimestampMs, checkpoint: bool, retention: bool, idl
         log.expire_producers(now, expiration_ms);
     }
     // A failure has fenced the directory and said so.
-    let due = log.bytes_since_checkpoint() >= CHECKPOINT_BYTES || checkpoint && log.bytes_since_checkpoint() > 0;
+    let due = log.is_checkpoint_due() || checkpoint && log.bytes_since_checkpoint() > 0;
     if due
         && log.checkpoint().is_ok()
         && let Err(error) =

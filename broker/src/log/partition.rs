@@ -32,6 +32,8 @@ use crate::wire::batch::{self, Batch, BatchHeader};
 const SMALL_SYNC: u64 = 256 << 10;
 const RESERVE_MIN: u64 = 64 << 10;
 const RESERVE_MAX: u64 = 1 << 20;
+/// Bytes after which the recovery point moves before its time.
+const CHECKPOINT_BYTES: u64 = 64 << 20;
 
 /// The log of one partition. See the module's description for what holds between its offsets.
 pub struct Log {
@@ -522,6 +524,13 @@ impl Log {
     /// Bytes appended since the recovery point moved.
     pub(super) fn bytes_since_checkpoint(&self) -> u64 {
         lock(&self.inner).bytes_since_checkpoint
+    }
+
+    /// Whether the recovery point is to move before its time. Where answers do not wait for the device, moving it sends all the
+    /// bytes there, in the way of appends: then it waits for as much as a segment, about as often as Kafka does this.
+    pub(super) fn is_checkpoint_due(&self) -> bool {
+        let config = self.config.load();
+        self.bytes_since_checkpoint() >= if config.durable { CHECKPOINT_BYTES } else { config.segment_bytes.max(CHECKPOINT_BYTES) }
     }
 
     pub(super) fn recovery_point(&self) -> Offset {

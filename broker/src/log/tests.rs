@@ -1016,3 +1016,26 @@ async fn a_restart_makes_no_segment_younger() {
     append(&log, 6_001, &["e"]);
     assert_eq!(log.segments.load().iter().map(|segment| segment.base).collect::<Vec<_>>(), [0, 2]);
 }
+
+#[tokio::test]
+async fn a_recovery_point_moves_early_unless_that_would_be_the_first_sync() {
+    let dir = tempfile::tempdir().unwrap();
+    let env = Env::real();
+    let config = LogConfig { segment_bytes: 80 << 20, max_message_bytes: 8 << 20, ..small() };
+    let (_manager, log) = new_log(&env, dir.path(), config.clone()).await;
+    let value = "v".repeat(7 << 20);
+    let appended = |mib: u64| {
+        while log.bytes_since_checkpoint() < mib << 20 {
+            append(&log, 1, &[&value]);
+        }
+    };
+    assert!(!log.is_checkpoint_due());
+    appended(64);
+    assert!(log.is_checkpoint_due());
+    log.set_config(LogConfig { durable: false, ..config });
+    assert!(!log.is_checkpoint_due());
+    appended(80);
+    assert!(log.is_checkpoint_due());
+    log.checkpoint().unwrap();
+    assert!(!log.is_checkpoint_due());
+}
