@@ -119,9 +119,17 @@ struct Walk {
 }
 
 fn walk(batch: &Batch<'_>, codec: Compression, config: &LogConfig, now: TimestampMs) -> Result<Walk, AppendError> {
+    let timestamps = match config.message_timestamp_type {
+        TimestampType::CreateTime => {
+            let (before, after) = (config.message_timestamp_before_max_ms, config.message_timestamp_after_max_ms);
+            // The largest bound means that there is none.
+            (if before == i64::MAX { i64::MIN } else { now.saturating_sub(before) }, now.saturating_add(after))
+        }
+        TimestampType::LogAppendTime => (TimestampMs::MIN, TimestampMs::MAX),
+    };
     let mut judge = Judge {
         config,
-        now,
+        timestamps,
         header: &batch.header,
         max_timestamp: -1,
         deltas_in_order: true,
@@ -160,7 +168,8 @@ fn unpack_error(error: io::Error) -> AppendError {
 /// The rules for each record.
 struct Judge<'a> {
     config: &'a LogConfig,
-    now: TimestampMs,
+    /// What a timestamp may be, both ends inclusive.
+    timestamps: (TimestampMs, TimestampMs),
     header: &'a BatchHeader,
     max_timestamp: TimestampMs,
     deltas_in_order: bool,
@@ -177,16 +186,9 @@ impl Judge<'_> {
         if self.config.cleanup_policy.compact && !has_key && self.keyless.len() < RECORD_ERRORS_MAX {
             self.keyless.push(error("Compacted topic cannot accept message without key.".to_owned()));
         }
-        let create_time = self.config.message_timestamp_type == TimestampType::CreateTime;
-        let too_old = self.now.saturating_sub(timestamp) > self.config.message_timestamp_before_max_ms;
-        let too_new = timestamp.saturating_sub(self.now) > self.config.message_timestamp_after_max_ms;
-        if create_time && timestamp != -1 && (too_old || too_new) && self.out_of_range.len() < RECORD_ERRORS_MAX {
-            let range = (
-                self.now.saturating_sub(self.config.message_timestamp_before_max_ms),
-                self.now.saturating_add(self.config.message_timestamp_after_max_ms),
-            );
-            self.out_of_range
-                .push(error(format!("Timestamp {timestamp} of message is out of range: it must be within [{}, {}].", range.0, range.1)));
+        let (min, max) = self.timestamps;
+        if timestamp != -1 && !(min..=max).contains(&timestamp) && self.out_of_range.len() < RECORD_ERRORS_MAX {
+            self.out_of_range.push(error(format!("Timestamp {timestamp} of message is out of range: it must be within [{min}, {max}].")));
         }
     }
 

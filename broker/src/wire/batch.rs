@@ -430,7 +430,23 @@ impl<'a> Cursor<'a> {
         Some(head)
     }
 
+    #[inline]
     fn varlong(&mut self) -> Option<i64> {
+        // Nearly all have one byte or two.
+        match *self.0 {
+            [only, ref rest @ ..] if only & 0x80 == 0 => {
+                self.0 = rest;
+                Some(unzigzag(u64::from(only)))
+            }
+            [low, high, ref rest @ ..] if high & 0x80 == 0 => {
+                self.0 = rest;
+                Some(unzigzag(u64::from(low & 0x7f) | u64::from(high) << 7))
+            }
+            _ => self.long_varlong(),
+        }
+    }
+
+    fn long_varlong(&mut self) -> Option<i64> {
         let mut value = 0u64;
         for (i, byte) in self.0.iter().take(10).enumerate() {
             value |= u64::from(byte & 0x7f) << (7 * i);
@@ -442,11 +458,13 @@ impl<'a> Cursor<'a> {
         None
     }
 
+    #[inline]
     fn varint(&mut self) -> Option<i32> {
         i32::try_from(self.varlong()?).ok()
     }
 
     /// Outer `None`: malformed. Inner `None`: null.
+    #[inline]
     fn nullable(&mut self) -> Option<Option<&'a [u8]>> {
         match self.varint()? {
             -1 => Some(None),
