@@ -14,12 +14,15 @@ use tokio::time::{Instant, sleep};
 const BROKER: &str = "broker-0";
 /// Room for one large request.
 const MEMORY: usize = 1_048_576;
+/// `connections.max.idle.ms`.
+const IDLE: Duration = Duration::from_secs(120);
 
 async fn broker(process: Process) -> Exit {
     let text = format!(
         "process.roles=broker,controller\nnode.id=0\ncontroller.quorum.voters=0@{BROKER}:9093\ncontroller.listener.names=CONTROLLER\n\
          listeners=PLAINTEXT://:9092,CONTROLLER://:9093\nadvertised.listeners=PLAINTEXT://{BROKER}:9092\nlog.dirs=/data\n\
-         admin.listener=none\nqueued.max.request.bytes={MEMORY}\n"
+         admin.listener=none\nqueued.max.request.bytes={MEMORY}\nconnections.max.idle.ms={}\n",
+        IDLE.as_millis()
     );
     let config = Config::parse(&text).map_err(|error| error.to_string())?;
     let broker = Broker::start(process.env.clone(), config).await.map_err(|error| error.to_string())?;
@@ -84,6 +87,27 @@ fn a_request_that_stalls_is_given_up_after_30_seconds() {
         Ok(())
     });
     assert!(cluster.run_clients(Duration::from_secs(600)));
+}
+
+#[test]
+fn a_client_is_idle_from_its_last_request_on() {
+    let mut cluster = Cluster::new(1);
+    cluster.host(BROKER, broker);
+    cluster.client("idler", |env| async move {
+        let mut stream = connect(&env).await;
+        // Never idle for long, but open for much longer.
+        for _ in 0..5 {
+            sleep(IDLE - Duration::from_secs(10)).await;
+            stream.write_all(&frame(18, 0, &[])).await.unwrap();
+            read_answer(&mut stream).await;
+        }
+        let silent = Instant::now();
+        assert_eq!(stream.read(&mut [0; 16]).await.unwrap(), 0, "closed without a word");
+        let took = silent.elapsed();
+        assert!((IDLE..IDLE + Duration::from_secs(1)).contains(&took), "{took:?}");
+        Ok(())
+    });
+    assert!(cluster.run_clients(Duration::from_secs(1_200)));
 }
 
 #[test]

@@ -92,14 +92,14 @@ enum Never {}
 impl Loop<'_> {
     async fn run(&mut self, stop: CancellationToken) -> Result<Never, Ended> {
         let idle = self.shared.config.duration("connections.max.idle.ms");
-        let mut timer = Box::pin(tokio::time::sleep(idle));
+        let mut patience = Patience::new(idle);
         loop {
             // Everything that is whole in the buffer is dispatched before more is read.
             while !self.barrier && self.in_flight.len() < IN_FLIGHT_MAX {
                 match self.next_frame()? {
                     Some(frame) => {
-                        timer.as_mut().reset(Instant::now() + idle);
-                        self.start(frame)?;
+                        patience.ends_in(idle);
+                        self.start(frame).await?;
                     }
                     None => break,
                 }
@@ -118,25 +118,30 @@ impl Loop<'_> {
                         self.write(response).await?;
                     }
                     drop(permit);
+                    patience.ends_in(self.wait_max(idle));
                 }
                 () = stop.cancelled(), if may_read => {}
                 permit = self.shared.memory.take(wanted), if needs_permit => {
                     self.permit = permit;
                     // The client could not move on meanwhile.
-                    timer.as_mut().reset(Instant::now() + STALL_MAX);
+                    patience.ends_in(self.wait_max(idle));
                 }
                 read = self.stream.read_buf(&mut self.buffer), if may_read && !needs_permit => {
                     if read? == 0 {
                         return Err(self.closed());
                     }
-                    let patience = if self.buffer.is_empty() { idle } else { STALL_MAX };
-                    timer.as_mut().reset(Instant::now() + patience);
+                    patience.ends_in(self.wait_max(idle));
                 }
-                () = wait(timer.as_mut()), if self.in_flight.is_empty() && !needs_permit => {
+                () = patience.ended(), if self.in_flight.is_empty() && !needs_permit => {
                     return Err(if self.buffer.is_empty() { Ended::Idle(idle) } else { Ended::Stalled(STALL_MAX) });
                 }
             }
         }
+    }
+
+    /// How long the client may take to go on.
+    fn wait_max(&self, idle: Duration) -> Duration {
+        if self.buffer.is_empty() { idle } else { STALL_MAX }
     }
 
     async fn answer_what_was_begun(&mut self) {
@@ -192,10 +197,12 @@ impl Loop<'_> {
         Ok(Some(self.buffer.split_to(len)))
     }
 
-    fn start(&mut self, frame: BytesMut) -> Result<(), Ended> {
+    async fn start(&mut self, frame: BytesMut) -> Result<(), Ended> {
         self.shared.metrics.bytes_received(frame.len() as u64 + 4);
         let permit = self.permit.take();
         match dispatch(&self.shared, &mut self.connection, frame) {
+            // Nothing is owed before it.
+            Answer::Now(response) if self.in_flight.is_empty() => self.write(response).await?,
             Answer::Now(response) => self.in_flight.push_back(Box::pin(std::future::ready((Ok(Some(response)), permit)))),
             Answer::InOrder(future) => self.in_flight.push_back(Box::pin(async move { (future.await, permit) })),
             Answer::Alone(future) => {
@@ -208,6 +215,30 @@ impl Loop<'_> {
     }
 }
 
-async fn wait(timer: Pin<&mut Sleep>) {
-    timer.await;
+/// When a client has been silent for too long. Moving the end back costs nothing: the timer is set anew only when it rings too early.
+struct Patience {
+    end: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Patience {
+    fn new(idle: Duration) -> Self {
+        let end = Instant::now() + idle;
+        Self { end, timer: Box::pin(tokio::time::sleep_until(end)) }
+    }
+
+    fn ends_in(&mut self, wait: Duration) {
+        self.end = Instant::now() + wait;
+        if self.end < self.timer.deadline() {
+            self.timer.as_mut().reset(self.end);
+        }
+    }
+
+    async fn ended(&mut self) {
+        self.timer.as_mut().await;
+        while self.timer.deadline() < self.end {
+            self.timer.as_mut().reset(self.end);
+            self.timer.as_mut().await;
+        }
+    }
 }
