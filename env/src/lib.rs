@@ -39,6 +39,11 @@ pub trait Tasks: Send + Sync {
     ///
     /// Not cancel safe in effect: a job that has started runs to its end when the future is dropped.
     fn blocking(&self, job: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()>;
+
+    /// Whether such a job may wait for what tasks do. Not in the simulation, whose one thread would wait for itself.
+    fn may_wait(&self) -> bool {
+        true
+    }
 }
 
 /// Everything the outside world is reached through. Cheap to clone.

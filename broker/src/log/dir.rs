@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use letterbox_env::Disk;
 use tokio::sync::Notify;
@@ -21,10 +22,20 @@ pub struct LogDir {
     offline: OnceLock<Arc<str>>,
     went_offline: Notify,
     read_only: AtomicBool,
-    dirty: Mutex<Vec<Arc<Log>>>,
+    dirty: Mutex<Dirty>,
+    /// Tells a thread in [`LogDir::wait_dirty`] that there is something, or else `wake` a task.
+    came: Condvar,
     pub(super) wake: Notify,
     recovery_points: Mutex<Offsets>,
     cleaned: Mutex<Offsets>,
+}
+
+/// Logs with bytes that are not on the device.
+#[derive(Default)]
+struct Dirty {
+    logs: Vec<Arc<Log>>,
+    /// A thread waits for them.
+    is_awaited: bool,
 }
 
 impl LogDir {
@@ -36,6 +47,7 @@ impl LogDir {
             went_offline: Notify::new(),
             read_only: AtomicBool::new(false),
             dirty: Mutex::default(),
+            came: Condvar::new(),
             wake: Notify::new(),
             recovery_points: Mutex::new(recovery_points),
             cleaned: Mutex::new(cleaned),
@@ -121,12 +133,34 @@ impl LogDir {
     }
 
     pub(super) fn enqueue(&self, log: Arc<Log>) {
-        self.dirty.lock().unwrap_or_else(PoisonError::into_inner).push(log);
-        self.wake.notify_one();
+        let mut dirty = self.dirty();
+        dirty.logs.push(log);
+        let is_awaited = dirty.is_awaited;
+        drop(dirty);
+        if is_awaited { self.came.notify_one() } else { self.wake.notify_one() }
     }
 
     pub(super) fn take_dirty(&self) -> Vec<Arc<Log>> {
-        std::mem::take(&mut *self.dirty.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut self.dirty().logs)
+    }
+
+    /// As [`LogDir::take_dirty`], but waits for up to `wait_max` until there is something. Blocks.
+    pub(super) fn wait_dirty(&self, wait_max: Duration) -> Vec<Arc<Log>> {
+        let mut dirty = self.dirty();
+        dirty.is_awaited = true;
+        let waited = self.came.wait_timeout_while(dirty, wait_max, |dirty| dirty.logs.is_empty());
+        let mut dirty = waited.unwrap_or_else(PoisonError::into_inner).0;
+        dirty.is_awaited = false;
+        std::mem::take(&mut dirty.logs)
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_awaited(&self) -> bool {
+        self.dirty().is_awaited
+    }
+
+    fn dirty(&self) -> MutexGuard<'_, Dirty> {
+        self.dirty.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes the recovery points with these changes (`None` removes). Blocks.

@@ -15,6 +15,8 @@ use super::types::DurabilityObserver;
 const PARALLEL_MAX: usize = 4;
 /// Syncs in a row of one thread, after which others have a turn, and the look at the free space.
 const SYNCS_MAX: usize = 64;
+/// How long that thread waits for the next log, so that a client which waits for each answer finds it awake.
+const WAIT_MAX: Duration = Duration::from_millis(10);
 /// How often the free space is looked at, appends or not.
 const SPACE_CHECK: Duration = Duration::from_secs(1);
 
@@ -53,11 +55,12 @@ async fn sync_round(env: &Env, dir: &Arc<LogDir>, dirty: Vec<Arc<Log>>, observer
     if let [log] = &dirty[..] {
         // As long as one log at a time is queued, the thread that has just synced goes on: no hop between threads for each sync.
         let (mut log, dir, observer) = (log.clone(), dir.clone(), observer.clone());
+        let wait_max = if env.tasks.may_wait() { WAIT_MAX } else { Duration::ZERO };
         return env
             .blocking(move || {
                 for _ in 0..SYNCS_MAX {
                     sync_one(&log, &observer);
-                    let mut queued = dir.take_dirty();
+                    let mut queued = dir.wait_dirty(wait_max);
                     match queued.pop() {
                         Some(next) if queued.is_empty() => log = next,
                         last => {

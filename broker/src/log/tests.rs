@@ -1039,3 +1039,28 @@ async fn a_recovery_point_moves_early_unless_that_would_be_the_first_sync() {
     log.checkpoint().unwrap();
     assert!(!log.is_checkpoint_due());
 }
+
+#[tokio::test]
+async fn a_dirty_log_reaches_the_thread_that_waits_or_else_wakes_the_task() {
+    let dir = tempfile::tempdir().unwrap();
+    let env = Env::real();
+    let (_manager, log) = new_log(&env, dir.path(), small()).await;
+    let (log_dir, began) = (log.dir().clone(), tokio::time::Instant::now());
+    for _ in 0..100 {
+        let waiting = log_dir.clone();
+        let waiter = env.blocking(move || waiting.wait_dirty(std::time::Duration::from_secs(60)));
+        let enqueued = async {
+            while !log_dir.is_awaited() {
+                tokio::task::yield_now().await;
+            }
+            log_dir.enqueue(log.clone());
+        };
+        assert_eq!(futures::join!(waiter, enqueued).0.len(), 1);
+        assert!(began.elapsed() < std::time::Duration::from_secs(30), "it was not told");
+    }
+    let waiting = log_dir.clone();
+    assert!(env.blocking(move || waiting.wait_dirty(std::time::Duration::from_millis(1))).await.is_empty());
+    log_dir.enqueue(log.clone());
+    tokio::time::timeout(std::time::Duration::from_secs(300), log_dir.wake.notified()).await.unwrap();
+    assert_eq!(log_dir.take_dirty().len(), 1);
+}

@@ -18,6 +18,10 @@ const QUEUE_MICROS_MAX: u64 = 500;
 pub(super) struct SimTasks(pub(super) Machine);
 
 impl Tasks for SimTasks {
+    fn may_wait(&self) -> bool {
+        false
+    }
+
     fn blocking(&self, job: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
         let machine = self.0.clone();
         let queued = Duration::from_micros(machine.with_rng(|rng| rng.below(QUEUE_MICROS_MAX)));
