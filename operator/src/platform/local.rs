@@ -64,6 +64,8 @@ struct Managed {
     started: Option<Instant>,
     failures: u32,
     retry_at: Option<Instant>,
+    /// How long it is left alone before that.
+    pause: Duration,
     last_words: String,
 }
 
@@ -253,13 +255,7 @@ impl Local {
         let seen = |run, start, broker: &Managed| Seen { revision: broker.revision.clone(), run, start };
         let Some(child) = &mut broker.child else {
             let start = broker.retry_at.is_none_or(|at| Instant::now() >= at);
-            let run = match broker.retry_at {
-                Some(at) => {
-                    let seconds = at.saturating_duration_since(Instant::now()).as_secs_f32();
-                    Run::Failing { reason: "Exited".to_owned(), message: format!("{}; started again in {seconds:.0} s", broker.last_words) }
-                }
-                None => Run::Absent,
-            };
+            let run = if broker.retry_at.is_some() { broker.exited() } else { Run::Absent };
             return seen(run, start, broker);
         };
         match child.try_wait() {
@@ -272,13 +268,31 @@ impl Local {
                 broker.last_words = format!("{status}: {}", self.last_words(cluster, id).await);
                 let steady = broker.started.is_some_and(|at| at.elapsed() >= STEADY);
                 broker.failures = if steady { 1 } else { broker.failures.saturating_add(1) };
-                let pause = Duration::from_millis(500).saturating_mul(1 << broker.failures.saturating_sub(1).min(6));
-                broker.retry_at = Some(Instant::now() + pause.min(BACK_OFF_MAX));
-                seen(Run::Failing { reason: "Exited".to_owned(), message: broker.last_words.clone() }, false, broker)
+                broker.retry_after(back_off(broker.failures));
+                seen(broker.exited(), false, broker)
             }
             Err(error) => seen(Run::Failing { reason: "Unknown".to_owned(), message: error.to_string() }, false, broker),
         }
     }
+}
+
+impl Managed {
+    fn retry_after(&mut self, pause: Duration) {
+        (self.pause, self.retry_at) = (pause, Some(Instant::now() + pause));
+    }
+
+    /// The same words until it is started again: where lines are printed, not bars, each is printed once.
+    fn exited(&self) -> Run {
+        let seconds = self.pause.as_secs_f32();
+        // What the broker's own words cannot know: here a flag gives the ports.
+        let hint = if self.last_words.contains("cannot listen on") { " (--port N gives all brokers other ports)" } else { "" };
+        Run::Failing { reason: "Exited".to_owned(), message: format!("{}{hint}; started again after {seconds} s", self.last_words) }
+    }
+}
+
+/// How long a broker that ended `failures` times in a row is left alone.
+fn back_off(failures: u32) -> Duration {
+    Duration::from_millis(500).saturating_mul(1 << failures.saturating_sub(1).min(6)).min(BACK_OFF_MAX)
 }
 
 /// A file of /proc, whose length is not told.
@@ -340,7 +354,7 @@ impl Platform for Local {
             let started = self.start(desired, broker, managed).await;
             if let Err(fault) = &started {
                 managed.last_words.clone_from(&fault.message);
-                managed.retry_at = Some(Instant::now() + BACK_OFF_MAX);
+                managed.retry_after(BACK_OFF_MAX);
             }
             started
         })
@@ -399,6 +413,13 @@ impl Live for LocalLive {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_broker_that_keeps_ending_is_started_less_and_less_often() {
+        for (failures, seconds) in [(0, 0.5), (1, 0.5), (2, 1.0), (4, 4.0), (u32::MAX, BACK_OFF_MAX.as_secs_f32())] {
+            assert_eq!(back_off(failures).as_secs_f32(), seconds, "{failures}");
+        }
+    }
     use crate::api::{KafkaClusterSpec, Listener};
 
     #[test]
