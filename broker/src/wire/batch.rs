@@ -775,7 +775,9 @@ mod tests {
         }
 
         #[test]
-        fn varlongs_read_back(value in any::<i64>()) {
+        fn varlongs_read_back(value in any::<i64>(), shift in 0u32..64) {
+            // Of every length: nearly all of the 64-bit numbers have ten bytes.
+            let value = value >> shift;
             let mut bytes = Vec::new();
             put_varlong(&mut bytes, value);
             prop_assert_eq!(Cursor(&bytes).varlong(), Some(value));
