@@ -386,7 +386,7 @@ impl Log {
 
     fn roll(&self, inner: &mut Inner, base: Offset, now: TimestampMs) -> io::Result<()> {
         let old = self.active();
-        if old.size() == 0 {
+        if old.size() == 0 && old.base == base {
             return Ok(());
         }
         old.write_indexes()?;
@@ -420,7 +420,33 @@ impl Log {
         Ok(old)
     }
 
+    /// Takes the oldest segments out of the log: as many as `decide` says of what is there while nothing is appended. When that
+    /// is all of them the log rolls, so that an empty one stays. The log start moves to the first that stays.
+    pub(super) fn take_oldest(
+        &self,
+        now: TimestampMs,
+        decide: impl FnOnce(&[Arc<Segment>]) -> io::Result<usize>,
+    ) -> io::Result<Vec<Arc<Segment>>> {
+        let mut inner = lock(&self.inner);
+        if self.closed.load(Ordering::Relaxed) {
+            return Ok(Vec::new());
+        }
+        let count = decide(&self.segments.load())?;
+        if count == self.segments.load().len() {
+            self.roll(&mut inner, self.end_offset(), now)?;
+        }
+        let mut gone = self.segments.load().to_vec();
+        let kept = gone.split_off(count.min(gone.len().saturating_sub(1)));
+        if let Some(first) = kept.first().filter(|_| !gone.is_empty()) {
+            // In front of the list: a reader never looks for an offset below the first segment.
+            self.start.fetch_max(first.base, Ordering::AcqRel);
+            self.segments.store(Arc::new(kept));
+        }
+        Ok(gone)
+    }
+
     /// Rolls so that every batch lies in a sealed segment.
+    #[cfg(test)]
     pub(super) fn roll_now(&self, now: TimestampMs) -> io::Result<()> {
         let mut inner = lock(&self.inner);
         let end = self.end_offset();

@@ -10,46 +10,52 @@ use super::segment::Segment;
 use crate::model::TimestampMs;
 
 impl Log {
-    /// Takes away sealed segments before the log start, older than `retention.ms`, or beyond `retention.bytes`;
-    /// never past the high watermark. Gives the renamed files, to be removed after `file.delete.delay.ms`. Blocks.
+    /// Takes away the oldest segments that lie before the log start, are older than `retention.ms`, or are beyond
+    /// `retention.bytes`; never past the high watermark. Gives the renamed files, to be removed after
+    /// `file.delete.delay.ms`. Blocks.
     ///
     /// # Errors
     /// The file system's own.
     pub(super) fn apply_retention(&self, now: TimestampMs) -> Result<Vec<PathBuf>, LogError> {
-        let config = self.config();
-        let count = self.deletable(now).during("look at segments of", &self.path)?;
-        let segments = self.segments.load_full();
-        if count == segments.len() && self.active().size() > 0 && config.cleanup_policy.delete {
-            self.roll_now(now).during("roll", &self.path)?;
+        // Cold indexes are read here, where nobody waits. The decision is made below, while nothing is appended:
+        // a batch that came in meanwhile makes the active segment young again.
+        let candidates = self.deletable(now, &self.segments.load_full(), usize::MAX).during("look at segments of", &self.path)?;
+        if candidates == 0 {
+            return Ok(Vec::new());
         }
         let _one = self.disk_work.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let segments = self.segments.load_full();
-        let count = count.min(segments.len().saturating_sub(1));
-        let (gone, kept) = segments.split_at_checked(count).unwrap_or_default();
-        let Some(first) = kept.first().filter(|_| count > 0) else { return Ok(Vec::new()) };
-        self.start.fetch_max(first.base, std::sync::atomic::Ordering::AcqRel);
+        let gone = self.take_oldest(now, |segments| self.deletable(now, segments, candidates)).during("roll", &self.path)?;
+        if gone.is_empty() {
+            return Ok(Vec::new());
+        }
         self.forget_before_start();
-        self.segments_remove(gone);
-        tracing::info!(topic = %self.topic(), partition = self.partition(), segments = count, log_start_offset = self.start_offset(), "deleted old segments");
-        self.rename_deleted(gone)
+        tracing::info!(topic = %self.topic(), partition = self.partition(), segments = gone.len(), log_start_offset = self.start_offset(), "deleted old segments");
+        self.rename_deleted(&gone)
     }
 
-    /// How many of the oldest segments may go.
-    fn deletable(&self, now: TimestampMs) -> io::Result<usize> {
-        let (config, segments) = (self.config(), self.segments.load_full());
+    /// How many of the oldest segments may go; `limit` at most.
+    fn deletable(&self, now: TimestampMs, segments: &[Arc<Segment>], limit: usize) -> io::Result<usize> {
+        let config = self.config();
         let (high_watermark, start, end) = (self.high_watermark(), self.start_offset(), self.end_offset());
-        let retention_bytes = u64::try_from(config.retention_bytes).ok().filter(|_| config.cleanup_policy.delete);
-        let retention_ms = Some(config.retention_ms).filter(|ms| *ms >= 0 && config.cleanup_policy.delete);
-        let mut excess = retention_bytes.map_or(0, |max| self.size().saturating_sub(max));
+        let deletes = config.cleanup_policy.delete;
+        let retention_bytes = u64::try_from(config.retention_bytes).ok().filter(|_| deletes);
+        let retention_ms = Some(config.retention_ms).filter(|ms| *ms >= 0 && deletes);
+        let size: u64 = segments.iter().map(|segment| segment.size()).sum();
+        let mut excess = retention_bytes.and_then(|max| size.checked_sub(max));
         let mut count = 0;
-        for (at, segment) in segments.iter().enumerate() {
-            let segment_end = segments.get(at + 1).map_or(end, |next| next.base);
-            // A sealed segment may be empty after compaction.
-            if segment_end > high_watermark || segment.size() == 0 && at + 1 == segments.len() {
+        for (at, segment) in segments.iter().enumerate().take(limit) {
+            let next = segments.get(at + 1);
+            let segment_end = next.map_or(end, |next| next.base);
+            if segment_end > high_watermark {
                 break;
             }
-            let before_start = at + 1 < segments.len() && segment_end <= start;
-            let too_much = excess >= segment.size();
+            let before_start = next.is_some() && segment_end <= start;
+            if segment.size() == 0 && !before_start {
+                // Compaction emptied it, or nothing was appended yet: it has no age and frees nothing. It goes together with a
+                // later one, and never alone: that would move the log start for nothing, and with it groups that are inside.
+                continue;
+            }
+            let too_much = excess.is_some_and(|excess| excess >= segment.size());
             // Without a timestamp (−1) a segment is not old but unknown: Kafka keeps it by its modification time.
             let too_old = |segment: &Segment| -> io::Result<bool> {
                 let Some(retention_ms) = retention_ms else { return Ok(false) };
@@ -58,14 +64,10 @@ impl Log {
             if !(before_start || too_much || too_old(segment)?) {
                 break;
             }
-            excess = excess.saturating_sub(segment.size());
+            excess = excess.map(|excess| excess.saturating_sub(segment.size()));
             count = at + 1;
         }
         Ok(count)
-    }
-
-    fn segments_remove(&self, gone: &[Arc<Segment>]) {
-        self.replace_segments(|segments| segments.retain(|segment| !gone.iter().any(|gone| Arc::ptr_eq(gone, segment))));
     }
 
     fn rename_deleted(&self, gone: &[Arc<Segment>]) -> Result<Vec<PathBuf>, LogError> {

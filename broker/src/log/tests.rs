@@ -18,6 +18,8 @@ use super::*;
 use crate::model::Offset;
 use crate::wire::batch::{Batch, BatchBuilder, BatchHeader, RecordIter};
 
+mod upkeep;
+
 const TOPIC: &str = "orders";
 const ID: Uuid = Uuid::from_u128(42);
 
