@@ -31,6 +31,7 @@ mod tail_cache;
 #[cfg(test)]
 mod tests;
 mod types;
+mod upkeep;
 mod validate;
 
 pub(crate) use codec::decompress_all;
