@@ -123,6 +123,23 @@ fn too_new_api_versions_is_answered_in_version_0() {
     assert_eq!(keys.len(), 23);
 }
 
+/// Issue 7, 2.1: what librdkafka 2.1 and newer send to list all topics, with three bytes after the last field.
+#[test]
+fn surplus_bytes_do_not_close_the_connection() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path(), "");
+    let mut stream = broker.connect();
+    for (version, api, rest) in [
+        (13, 3, &[0u8, 0, 0, 0, 0, 1, 0, 0][..]),
+        // Fetch v4 of no topic at all, with a byte that belongs to nothing.
+        (4, 1, &[&[0xff; 4][..], &[0; 4], &[0; 4], &[0, 0, 1, 0], &[0], &[0; 4], &[9]].concat()),
+        (0, 18, &[1, 2, 3]),
+    ] {
+        stream.write_all(&frame(api, version, rest)).unwrap();
+        assert_eq!(read_frame(&mut stream)[..4], 7i32.to_be_bytes(), "API {api} v{version}");
+    }
+}
+
 #[test]
 fn pipelined_requests_are_answered_in_their_order() {
     let dir = tempfile::tempdir().unwrap();

@@ -2,13 +2,16 @@
 //!
 //! The message codec reserves memory by the counts that it reads, so four bytes from the network could end the process.
 //! Nothing reaches it before this walk has shown that
-//! - every length and every count fits into the bytes that are there, and no byte is left over;
+//! - every length and every count fits into the bytes that are there;
 //! - null stands only where the version allows it, strings are UTF-8, varints have at most 32 bits;
 //! - the value of every tagged field is exactly as long as its size says;
 //! - there are at most [`ELEMENTS_MAX`] array elements and tagged fields in all, which bounds what decoding allocates.
 //!
 //! One pass, no allocation unless the message is refused (then one short path), recursion as deep as the schema, no
 //! panic on any input. The records inside Produce are not looked into here.
+//!
+//! Bytes after the last field are ignored, as Apache Kafka does in every API and version: clients send them. librdkafka
+//! from 2.1 on asks for all topics with three of them.
 
 use super::apis;
 use super::fault::{Problem, Step, WireError};
@@ -161,11 +164,10 @@ impl<'a> Walk<'a> {
         Ok(client_id)
     }
 
-    /// A whole body, with nothing after it.
+    /// A whole body; what follows it is not looked at.
     fn message(&mut self, message: &Message) -> Result<(), Fault> {
         self.flexible = message.flexible.contains(self.version);
-        self.structure(message.fields)?;
-        if self.left.is_empty() { Ok(()) } else { Err(self.fault(Problem::TrailingBytes)) }
+        self.structure(message.fields)
     }
 
     fn structure(&mut self, fields: &'static [Field]) -> Result<(), Fault> {

@@ -124,8 +124,7 @@ pub fn decode_request(api_key: i16, version: i16, body: Bytes) -> Result<Request
 pub fn decode_checked_request(api_key: i16, version: i16, mut body: Bytes) -> Result<Request, WireError> {
     served(api_key, version)?;
     let decoded = Request::decode(api_key, version, &mut body).ok_or_else(|| WireError::of(api_key, version, Problem::UnsupportedApi))?;
-    let request = decoded.map_err(|e| codec_error(api_key, version, &e))?;
-    if body.is_empty() { Ok(request) } else { Err(WireError::of(api_key, version, Problem::TrailingBytes)) }
+    decoded.map_err(|e| codec_error(api_key, version, &e))
 }
 
 /// A whole response frame: size, header and body.

@@ -83,9 +83,6 @@ pub enum Problem {
     /// A tagged field that exists in other versions only.
     #[error("is a tagged field of other versions")]
     TagOfOtherVersion,
-    /// The message is over and bytes are left.
-    #[error("is followed by bytes that belong to nothing")]
-    TrailingBytes,
     /// More elements and tagged fields in all than one message may have.
     #[error("has more than {max} elements in all")]
     TooManyElements {

@@ -3,10 +3,11 @@
 use bytes::Bytes;
 
 use super::make::{LengthForm, Maker};
+use crate::wire::produce::ProduceView;
 use crate::wire::schema::{self, Message};
 use crate::wire::schema_table::{REQUESTS, RESPONSES};
 use crate::wire::{
-    ELEMENTS_MAX, Problem, Step, WireError, apis, check_request, check_request_body, decode_checked_request, decode_request,
+    ELEMENTS_MAX, Problem, Request, Step, WireError, apis, check_request, check_request_body, decode_checked_request, decode_request,
     decode_response, encode_request, encode_response,
 };
 
@@ -81,13 +82,46 @@ fn a_request_cut_anywhere_is_refused() {
     });
 }
 
+/// Kafka reads the fields that it knows and stops. Clients rely on it: see the next test.
 #[test]
-fn bytes_after_a_request_are_refused() {
+fn bytes_after_the_last_field_change_nothing() {
     each_version(REQUESTS, |api, version, message| {
-        let mut frame = request_frame(api, version, message, 1).bytes;
-        frame.push(0);
-        assert_eq!(check_request(&frame).unwrap_err().problem, Problem::TrailingBytes, "{} v{version}", api.name);
+        for (seed, surplus) in [&[0u8][..], &[1, 0, 0], &[0xff; 40]].into_iter().enumerate() {
+            let case = format!("{} v{version} and {surplus:x?}", api.name);
+            let frame = request_frame(api, version, message, seed as u64).bytes;
+            let header = check_request(&frame).unwrap();
+            let longer = [&frame[..], surplus].concat();
+            assert_eq!(check_request(&longer), Ok(header), "{case}");
+            let read = |frame: &[u8]| decode_checked_request(api.key, version, Bytes::copy_from_slice(&frame[header.body_offset..]));
+            assert_eq!(read(&longer), read(&frame), "{case}");
+            if api.key == apis::PRODUCE {
+                let view = |frame: &[u8]| {
+                    let view = ProduceView::of_checked(version, &frame[header.body_offset..]).unwrap();
+                    view.topics().flat_map(|topic| topic.partitions().collect::<Vec<_>>()).collect::<Vec<_>>()
+                };
+                assert_eq!(view(&longer), view(&frame), "{case}");
+            }
+        }
     });
+    each_version(RESPONSES, |api, version, message| {
+        let mut maker = Maker::new(1, true);
+        maker.bytes.extend(5i32.to_be_bytes());
+        if api.response_header_version(version) == 1 {
+            maker.bytes.push(0);
+        }
+        maker.body(message, version);
+        let longer = [&maker.bytes[..], &[1, 0, 0]].concat();
+        let read = |frame: Vec<u8>| decode_response(api.key, version, Bytes::from(frame));
+        assert_eq!(read(longer), read(maker.bytes), "{} v{version}", api.name);
+    });
+}
+
+/// Issue 7, 2.1: a client of librdkafka 2.1 or newer that asks for all topics.
+#[test]
+fn librdkafka_asks_for_all_topics_with_three_bytes_too_many() {
+    let body = Bytes::from_static(&[0, 0, 0, 0, 1, 0, 0]);
+    let Ok(Request::Metadata(request)) = decode_request(3, 13, body) else { panic!("refused") };
+    assert_eq!((request.topics, request.allow_auto_topic_creation), (None, false));
 }
 
 /// Sets every length, count and size to what an attacker would. What still passes (a null where null is allowed) must
