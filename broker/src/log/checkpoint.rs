@@ -2,12 +2,14 @@
 //! epochs of a partition, `partition.metadata`.
 
 use std::collections::BTreeMap;
+use std::io::IoSlice;
 use std::path::Path;
 
-use letterbox_env::Disk;
+use letterbox_env::{Disk, OpenMode};
 use uuid::Uuid;
 
 use super::error::{IoContext, LogError};
+use super::partition_table::Name;
 use crate::model::{LeaderEpoch, Offset, TopicId};
 
 /// Up to where each partition needs no recovery.
@@ -18,15 +20,20 @@ pub(super) const LOG_STARTS: &str = "log-start-offset-checkpoint";
 pub(super) const HIGH_WATERMARKS: &str = "replication-offset-checkpoint";
 /// Up to where each log was compacted.
 pub(super) const CLEANER_OFFSETS: &str = "cleaner-offset-checkpoint";
+/// Whose the partitions in the files above are. Not one of Kafka's files.
+pub(super) const TOPIC_IDS: &str = "partition-topic-ids";
 /// The leader epochs of one partition.
 pub(super) const LEADER_EPOCHS: &str = "leader-epoch-checkpoint";
 /// The topic id of one partition.
 pub(super) const PARTITION_METADATA: &str = "partition.metadata";
+/// Put by a person into the directory of a partition that is damaged or missing: what is lost is lost. Taken away when
+/// the partition was opened.
+pub(super) const ACCEPT_DATA_LOSS: &str = "accept-data-loss";
 /// Left by a clean stop, taken away at the start.
 pub(super) const CLEAN_SHUTDOWN: &str = ".kafka_cleanshutdown";
 
 /// Offsets by topic and partition.
-pub(super) type Offsets = BTreeMap<(String, i32), Offset>;
+pub(super) type Offsets = BTreeMap<Name, Offset>;
 
 fn malformed(path: &Path, reason: impl Into<String>) -> LogError {
     LogError::Malformed { path: path.into(), reason: reason.into() }
@@ -63,15 +70,45 @@ fn write_lines(disk: &dyn Disk, path: &Path, lines: &[String]) -> Result<(), Log
 /// Reads an offset checkpoint; empty when there is none.
 pub(super) fn read_offsets(disk: &dyn Disk, path: &Path) -> Result<Offsets, LogError> {
     let parse = |row: &Vec<String>| match row.as_slice() {
-        [topic, partition, offset] => Some(((topic.clone(), partition.parse().ok()?), offset.parse().ok()?)),
+        [topic, partition, offset] => Some(((topic.as_str().into(), partition.parse().ok()?), offset.parse().ok()?)),
         _ => None,
     };
     read_lines(disk, path)?.iter().map(|row| parse(row).ok_or_else(|| malformed(path, "a line is not `topic partition offset`"))).collect()
 }
 
 /// Writes an offset checkpoint. Blocks.
-pub(super) fn write_offsets(disk: &dyn Disk, path: &Path, offsets: &Offsets) -> Result<(), LogError> {
-    let lines: Vec<_> = offsets.iter().map(|((topic, partition), offset)| format!("{topic} {partition} {offset}")).collect();
+pub(super) fn write_offsets<'a>(
+    disk: &dyn Disk,
+    path: &Path,
+    offsets: impl Iterator<Item = (&'a str, i32, Offset)>,
+) -> Result<(), LogError> {
+    let lines: Vec<_> = offsets.map(|(topic, partition, offset)| format!("{topic} {partition} {offset}")).collect();
+    write_lines(disk, path, &lines)
+}
+
+/// Reads whose partitions are whose; `None` when there is no such file.
+pub(super) fn read_topic_ids(disk: &dyn Disk, path: &Path) -> Result<Option<BTreeMap<Name, TopicId>>, LogError> {
+    if !disk.exists(path).during("look for", path)? {
+        return Ok(None);
+    }
+    let parse = |row: &Vec<String>| match row.as_slice() {
+        [topic, partition, id] => Some(((topic.as_str().into(), partition.parse().ok()?), topic_id_from_text(id)?)),
+        _ => None,
+    };
+    let rows = read_lines(disk, path)?;
+    rows.iter()
+        .map(|row| parse(row).ok_or_else(|| malformed(path, "a line is not `topic partition topic-id`")))
+        .collect::<Result<_, _>>()
+        .map(Some)
+}
+
+/// Writes whose partitions are whose. Blocks.
+pub(super) fn write_topic_ids<'a>(
+    disk: &dyn Disk,
+    path: &Path,
+    ids: impl Iterator<Item = (&'a str, i32, TopicId)>,
+) -> Result<(), LogError> {
+    let lines: Vec<_> = ids.map(|(topic, partition, id)| format!("{topic} {partition} {}", topic_id_to_text(id))).collect();
     write_lines(disk, path, &lines)
 }
 
@@ -184,10 +221,13 @@ pub(super) fn read_partition_metadata(disk: &dyn Disk, dir: &Path) -> Result<Top
     value("topic_id").and_then(topic_id_from_text).ok_or_else(|| malformed(&path, "has no topic_id"))
 }
 
-/// Writes `partition.metadata`. Blocks.
+/// Writes `partition.metadata` where there is none that can be read. It is made durable by the first sync of the log:
+/// until then the log directory's own list knows the id.
 pub(super) fn write_partition_metadata(disk: &dyn Disk, dir: &Path, id: TopicId) -> Result<(), LogError> {
     let path = dir.join(PARTITION_METADATA);
-    disk.write_atomically(&path, format!("version: 0\ntopic_id: {}", topic_id_to_text(id)).as_bytes()).during("write", &path)
+    let text = format!("version: 0\ntopic_id: {}", topic_id_to_text(id));
+    let write = || disk.open(&path, OpenMode::Truncate)?.write_at(&[IoSlice::new(text.as_bytes())], 0);
+    write().during("write", &path)
 }
 
 #[cfg(test)]
@@ -202,7 +242,7 @@ mod tests {
         let path = dir.path().join(RECOVERY_POINTS);
         assert!(read_offsets(&*disk, &path).unwrap().is_empty());
         let offsets = Offsets::from([(("a.b-c".into(), 3), 77), (("t".into(), 0), 0)]);
-        write_offsets(&*disk, &path, &offsets).unwrap();
+        write_offsets(&*disk, &path, offsets.iter().map(|((topic, partition), offset)| (&**topic, *partition, *offset))).unwrap();
         assert_eq!(disk.read(&path).unwrap(), b"0\n2\na.b-c 3 77\nt 0 0\n");
         assert_eq!(read_offsets(&*disk, &path).unwrap(), offsets);
         for bad in ["", "1\n0\n", "0\n2\nt 0 0\n", "0\n1\nt 0\n", "0\n1\nt x 0\n"] {
@@ -210,6 +250,11 @@ mod tests {
             assert!(matches!(read_offsets(&*disk, &path), Err(LogError::Malformed { .. })), "{bad:?}");
         }
         let id = Uuid::from_u128(0x0123_4567_89ab_cdef_fedc_ba98_7654_3210);
+        let path = dir.path().join(TOPIC_IDS);
+        assert_eq!(read_topic_ids(&*disk, &path).unwrap(), None);
+        write_topic_ids(&*disk, &path, [("t", 7, id)].into_iter()).unwrap();
+        assert_eq!(disk.read(&path).unwrap(), b"0\n1\nt 7 ASNFZ4mrze_-3LqYdlQyEA\n");
+        assert_eq!(read_topic_ids(&*disk, &path).unwrap(), Some([(("t".into(), 7), id)].into()));
         write_partition_metadata(&*disk, dir.path(), id).unwrap();
         assert_eq!(read_partition_metadata(&*disk, dir.path()).unwrap(), id);
         // As java.util.Base64's URL encoder gives it.

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher};
 use std::io::{self, IoSlice};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use letterbox_env::{FileRef, OpenMode};
 
@@ -129,7 +129,7 @@ impl Log {
 
     fn compact_segment(&self, old: &Arc<Segment>, last: &LastOffsets, now: TimestampMs) -> Result<(), LogError> {
         let path = old.path(".log.cleaned");
-        let file = self.dir.disk.open(&path, OpenMode::Truncate).during("create", &path)?;
+        let file = self.disk_work().and_then(|_one| self.dir.disk.open(&path, OpenMode::Truncate)).during("create", &path)?;
         let mut out = Writer { file, buffer: Vec::new(), written: 0 };
         for batch in old.scan_from(0).during("read", old.path(".log"))? {
             let (at, header) = batch.map_err(|(_, error)| damaged(old, error))?;
@@ -140,7 +140,7 @@ impl Log {
         }
         out.flush().during("write", &path)?;
         if out.written == old.size() {
-            return self.dir.disk.remove_file(&path).during("remove", &path);
+            return self.disk_work().and_then(|_one| self.dir.disk.remove_file(&path)).during("remove", &path);
         }
         out.file.sync().inspect_err(|error| drop(self.dir.fence("sync", error))).during("sync", &path)?;
         self.swap(old, out.written)
@@ -148,7 +148,7 @@ impl Log {
 
     /// Puts the cleaned file in the place of the old.
     fn swap(&self, old: &Arc<Segment>, size: u64) -> Result<(), LogError> {
-        let _one = self.disk_work.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self.disk_work().during("compact", &self.path)?;
         let (disk, cleaned) = (&self.dir.disk, old.path(".log.cleaned"));
         if !self.segments.load().iter().any(|segment| Arc::ptr_eq(segment, old)) {
             // Retention or a truncation took it meanwhile.

@@ -1,6 +1,5 @@
-//! A log directory: whether it takes writes, what waits for a sync in it, and its recovery points.
+//! A log directory: whether it takes writes, what waits for a sync in it, and what it keeps of its partitions.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,9 +10,8 @@ use letterbox_env::Disk;
 use tokio::sync::Notify;
 
 use super::Log;
-use super::checkpoint::{self, Offsets};
-use super::error::{AppendError, LogError};
-use crate::model::Offset;
+use super::error::AppendError;
+use super::partition_table::PartitionTable;
 
 /// One of `log.dirs`.
 pub struct LogDir {
@@ -26,8 +24,14 @@ pub struct LogDir {
     /// Tells a thread in [`LogDir::wait_dirty`] that there is something, or else `wake` a task.
     came: Condvar,
     pub(super) wake: Notify,
-    recovery_points: Mutex<Offsets>,
-    cleaned: Mutex<Offsets>,
+    /// Its partitions and their checkpointed offsets.
+    pub(super) partitions: PartitionTable,
+}
+
+impl std::fmt::Debug for LogDir {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LogDir").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 /// Logs with bytes that are not on the device.
@@ -39,7 +43,7 @@ struct Dirty {
 }
 
 impl LogDir {
-    pub(super) fn new(disk: Arc<dyn Disk>, path: PathBuf, recovery_points: Offsets, cleaned: Offsets) -> Self {
+    pub(super) fn new(disk: Arc<dyn Disk>, path: PathBuf, partitions: PartitionTable) -> Self {
         Self {
             path,
             disk,
@@ -49,8 +53,7 @@ impl LogDir {
             dirty: Mutex::default(),
             came: Condvar::new(),
             wake: Notify::new(),
-            recovery_points: Mutex::new(recovery_points),
-            cleaned: Mutex::new(cleaned),
+            partitions,
         }
     }
 
@@ -161,32 +164,5 @@ impl LogDir {
 
     fn dirty(&self) -> MutexGuard<'_, Dirty> {
         self.dirty.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Writes the recovery points with these changes (`None` removes). Blocks.
-    pub(super) fn update_recovery_points(&self, changes: BTreeMap<(String, i32), Option<Offset>>) -> Result<(), LogError> {
-        let mut points = self.recovery_points.lock().unwrap_or_else(PoisonError::into_inner);
-        for (key, offset) in changes {
-            match offset {
-                Some(offset) => points.insert(key, offset),
-                None => points.remove(&key),
-            };
-        }
-        checkpoint::write_offsets(&*self.disk, &self.path.join(checkpoint::RECOVERY_POINTS), &points)
-    }
-
-    /// Up to where a log was compacted.
-    pub(super) fn cleaned(&self, key: &(String, i32)) -> Offset {
-        self.cleaned.lock().unwrap_or_else(PoisonError::into_inner).get(key).copied().unwrap_or(0)
-    }
-
-    /// Notes up to where a log was compacted (`None`: not at all). Blocks.
-    pub(super) fn set_cleaned(&self, key: (String, i32), offset: Option<Offset>) -> Result<(), LogError> {
-        let mut cleaned = self.cleaned.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = match offset {
-            Some(offset) => cleaned.insert(key, offset) != Some(offset),
-            None => cleaned.remove(&key).is_some(),
-        };
-        if changed { checkpoint::write_offsets(&*self.disk, &self.path.join(checkpoint::CLEANER_OFFSETS), &cleaned) } else { Ok(()) }
     }
 }

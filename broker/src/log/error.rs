@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use super::checkpoint::ACCEPT_DATA_LOSS;
 use crate::model::{LeaderEpoch, Offset, ProducerId};
 
 /// A record that was refused, as KIP-467 reports it.
@@ -207,7 +208,7 @@ pub enum LogError {
     Locked(PathBuf),
     /// Stored data that had been durable is damaged. Not repaired by cutting: that would lose acknowledged records.
     #[error(
-        "{path}: damaged at byte {position} (offset {offset}), below the recovery point {recovery_point}: {reason}; restore it from another replica or a backup"
+        "{path}: damaged at byte {position} (offset {offset}), below the recovery point {recovery_point}: {reason}; restore the partition's directory from a backup, or put an empty file `{ACCEPT_DATA_LOSS}` into it to go on without the records from there on"
     )]
     Corrupt {
         /// The segment.
@@ -220,6 +221,16 @@ pub enum LogError {
         recovery_point: Offset,
         /// What is wrong.
         reason: String,
+    },
+    /// The directory of a partition that had been there is not there.
+    #[error(
+        "{path}: the directory of the partition is missing; it held records up to offset {end_offset}. Put it back, or make it with an empty file `{ACCEPT_DATA_LOSS}` in it to go on without these records"
+    )]
+    Missing {
+        /// The directory.
+        path: PathBuf,
+        /// Up to where it is known to have held records, exclusive.
+        end_offset: Offset,
     },
     /// A file that is not in its format.
     #[error("{path}: {reason}")]
@@ -236,7 +247,7 @@ pub enum LogError {
     #[error("there is no log of this partition")]
     NotFound,
     /// No log directory takes new partitions.
-    #[error("every log directory is offline or full")]
+    #[error("every log directory is offline or has less free space than the reserve; it is tried again")]
     NoLogDir,
     /// The log directory is offline.
     #[error("log directory {dir} is offline: {reason}")]

@@ -1,4 +1,4 @@
-//! All logs of a broker: opening, making, deleting. Their upkeep and closing is in `upkeep`.
+//! All logs of a broker: opening. How they are made and deleted is in `lifecycle`; their upkeep and closing in `upkeep`.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,10 +11,11 @@ use letterbox_env::{Disk, Env, FileRef};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::checkpoint::{self, CLEAN_SHUTDOWN, CLEANER_OFFSETS, HIGH_WATERMARKS, LOG_STARTS, Offsets, RECOVERY_POINTS};
+use super::checkpoint::{self, ACCEPT_DATA_LOSS, CLEAN_SHUTDOWN, PARTITION_METADATA};
 use super::dir::LogDir;
 use super::error::{IoContext, LogError};
 use super::partition::Identity;
+use super::partition_table::{Name, PartitionTable};
 use super::recover::recover;
 use super::tail_cache::CacheBudget;
 use super::upkeep::Upkeep;
@@ -27,6 +28,8 @@ pub const QUORUM_DIR: &str = "__cluster_metadata-0";
 /// Partitions opened or closed at the same time.
 const PARALLEL_MAX: usize = 8;
 const PROGRESS_EVERY: usize = 1000;
+/// After how long a log that was not opened is tried again, the first time.
+const RETRY_MIN: Duration = Duration::from_secs(1);
 
 /// How the logs are kept.
 #[derive(Clone, Debug)]
@@ -83,9 +86,13 @@ pub struct OfflineLog {
     pub topic_id: Option<TopicId>,
     /// Why.
     pub error: LogError,
+    pub(super) dir: Arc<LogDir>,
+    pub(super) path: PathBuf,
+    /// When it is tried again, and how long after that.
+    pub(super) retry: (Instant, Duration),
 }
 
-type Key = (TopicId, i32);
+pub(super) type Key = (TopicId, i32);
 
 /// All logs of a broker.
 pub struct LogManager {
@@ -94,28 +101,33 @@ pub struct LogManager {
     pub(super) options: LogManagerOptions,
     pub(super) dirs: Vec<Arc<LogDir>>,
     _locks: Vec<FileRef>,
-    budget: Arc<CacheBudget>,
-    logs: Mutex<BTreeMap<Key, Arc<Log>>>,
-    offline: Mutex<Vec<OfflineLog>>,
-    /// One `create`, `delete` or stray mark at a time.
-    changing: tokio::sync::Mutex<()>,
+    pub(super) budget: Arc<CacheBudget>,
+    pub(super) logs: Mutex<BTreeMap<Key, Arc<Log>>>,
+    pub(super) offline: Mutex<BTreeMap<Name, OfflineLog>>,
+    /// Logs come or go one call at a time.
+    pub(super) changing: tokio::sync::Mutex<()>,
     pub(super) upkeep: tokio::sync::Mutex<Upkeep>,
+    /// Renamed files and directories, and when they go.
+    pub(super) doomed: Mutex<Vec<Doomed>>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// When it goes, where it is, and whether it is a directory.
+pub(super) type Doomed = (Instant, Arc<LogDir>, PathBuf, bool);
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A directory found at the start.
-struct Found {
-    dir: Arc<LogDir>,
-    topic: Arc<str>,
-    partition: i32,
-    path: PathBuf,
-    recovery_point: i64,
-    start: i64,
-    high_watermark: i64,
-    clean: bool,
+/// The directory of a partition.
+pub(super) struct Found {
+    pub(super) dir: Arc<LogDir>,
+    pub(super) topic: Arc<str>,
+    pub(super) partition: i32,
+    pub(super) path: PathBuf,
+    /// It was left in order.
+    pub(super) clean: bool,
+    /// Whose it must be; `None`: whoever's it says it is.
+    pub(super) topic_id: Option<TopicId>,
 }
 
 impl LogManager {
@@ -147,6 +159,7 @@ impl LogManager {
             offline: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             upkeep: tokio::sync::Mutex::new(upkeep),
+            doomed: Mutex::default(),
         };
         manager.open_logs(found).await;
         Ok(Arc::new(manager))
@@ -159,7 +172,8 @@ impl LogManager {
         while let Some(result) = opening.next().await {
             done += 1;
             match result {
-                Ok((log, bytes)) => {
+                Ok(None) => {}
+                Ok(Some((log, bytes))) => {
                     scanned += bytes;
                     if let Some(twice) = lock(&self.logs).insert((log.topic_id(), log.partition()), log) {
                         tracing::error!(dir = %twice.path.display(), "two log directories hold the same partition");
@@ -167,20 +181,22 @@ impl LogManager {
                 }
                 Err(offline) => {
                     tracing::error!(topic = %offline.topic, partition = offline.partition, error = %offline.error, "partition is offline: its log was not opened");
-                    lock(&self.offline).push(offline);
+                    lock(&self.offline).insert((offline.topic.clone(), offline.partition), *offline);
                 }
             }
             if done % PROGRESS_EVERY == 0 || done == total {
                 tracing::info!(done, total, bytes_scanned = scanned, "opened logs");
             }
         }
+        self.for_each_dir(|dir, _| dir.partitions.write_changed()).await;
     }
 
-    async fn open_log(&self, found: Found) -> Result<(Arc<Log>, u64), OfflineLog> {
+    /// Opens a directory; `None` when it was being made as the broker ended, and nothing is in it.
+    pub(super) async fn open_log(&self, found: Found) -> Result<Option<(Arc<Log>, u64)>, Box<OfflineLog>> {
         let (budget, config, now) = (self.budget.clone(), self.options.default_config.clone(), self.env.clock.wall_ms());
         self.env
             .blocking(move || {
-                let Found { dir, topic, partition, path, recovery_point, start, high_watermark, clean } = found;
+                let Found { dir, topic, partition, path, clean, topic_id: expected } = found;
                 let offline = |topic_id, error| {
                     // What the device cannot read is not the partition's fault alone; a file that is not there or too short is.
                     if let LogError::Io { source, .. } = &error
@@ -188,15 +204,58 @@ impl LogManager {
                     {
                         dir.fence("open a log", source);
                     }
-                    OfflineLog { topic: topic.clone(), partition, topic_id, error }
+                    let retry = (Instant::now() + RETRY_MIN, RETRY_MIN);
+                    Box::new(OfflineLog { topic: topic.clone(), partition, topic_id, error, dir: dir.clone(), path: path.clone(), retry })
                 };
-                let topic_id = checkpoint::read_partition_metadata(&*dir.disk, &path).map_err(|error| offline(None, error))?;
-                let recovered = recover(&dir.disk, &path, recovery_point, start.max(recovery_point.min(start)), clean)
-                    .map_err(|error| offline(Some(topic_id), error))?;
+                let name = (topic.clone(), partition);
+                let (known_id, known) = dir.partitions.get(&name).unwrap_or_default();
+                let disk = &dir.disk;
+                if !disk.exists(&path).during("look for", &path).map_err(|error| offline(known_id, error))? {
+                    return Err(offline(known_id, LogError::Missing { path: path.clone(), end_offset: known.end_offset() }));
+                }
+                let (topic_id, metadata_changed) = match (checkpoint::read_partition_metadata(&**disk, &path), known_id) {
+                    (Ok(topic_id), _) => (topic_id, false),
+                    // It was not synced before the broker ended, so nothing else was.
+                    (Err(_), Some(topic_id)) => {
+                        checkpoint::write_partition_metadata(&**disk, &path, topic_id).map_err(|error| offline(known_id, error))?;
+                        (topic_id, true)
+                    }
+                    (Err(error), None) => {
+                        let is_new = known.recovery_point == 0 && holds_no_log(&**disk, &path).map_err(|error| offline(None, error))?;
+                        if !is_new {
+                            return Err(offline(None, error));
+                        }
+                        disk.remove_dir_all(&path).during("remove", &path).map_err(|error| offline(None, error))?;
+                        return Ok(None);
+                    }
+                };
+                if let Some(expected) = expected.filter(|expected| *expected != topic_id) {
+                    let reason = format!("the directory is of topic id {topic_id}, the topic has {expected}");
+                    return Err(offline(Some(expected), LogError::Malformed { path: path.clone(), reason }));
+                }
+                let offline = |error| offline(Some(topic_id), error);
+                let mut kept = dir.partitions.claim(&name, topic_id);
+                let marker = path.join(ACCEPT_DATA_LOSS);
+                let accepts_loss = disk.exists(&marker).during("look for", &marker).map_err(offline)?;
+                let had = kept.end_offset();
+                if accepts_loss {
+                    // Nothing is known to be whole. An offset that was given out is not given to another record.
+                    kept.recovery_point = 0;
+                    kept.log_start = if holds_no_log(&**disk, &path).map_err(offline)? { had } else { kept.log_start };
+                }
+                let recovered = recover(disk, &path, kept.recovery_point, kept.log_start, clean && !accepts_loss).map_err(offline)?;
                 let scanned = recovered.bytes_scanned;
-                let identity = Identity { topic: topic.clone(), topic_id, partition, dir, path, start, high_watermark, recovery_point };
+                let identity =
+                    Identity { topic: topic.clone(), topic_id, partition, dir: dir.clone(), path: path.clone(), kept, metadata_changed };
                 let log = Log::new(identity, recovered, config, budget, now);
-                Ok((Arc::new(log), scanned))
+                if accepts_loss {
+                    tracing::error!(topic = %topic, partition, end_offset = had, opened_end_offset = log.end_offset(),
+                        "opened a partition without its lost records, as {ACCEPT_DATA_LOSS} in its directory asks for");
+                    let written = dir.partitions.set_recovery_points([&log]).and_then(|()| dir.partitions.set_positions([&log]));
+                    let taken = || disk.remove_file(&marker).and_then(|()| disk.sync_dir(&path)).and_then(|()| disk.sync_dir(&dir.path));
+                    written.and_then(|()| taken().during("remove", &marker)).map_err(offline)?;
+                }
+                Ok(Some((Arc::new(log), scanned)))
             })
             .await
     }
@@ -222,7 +281,7 @@ impl LogManager {
     /// Partitions whose directories are there but were not opened.
     #[must_use]
     pub fn offline_logs(&self) -> Vec<OfflineLog> {
-        lock(&self.offline).clone()
+        lock(&self.offline).values().cloned().collect()
     }
 
     /// Completes, with the reason of one of them, when no log directory is left that could be written to. A broker ends then, as
@@ -239,86 +298,6 @@ impl LogManager {
     #[must_use]
     pub fn dirs(&self) -> &[Arc<LogDir>] {
         &self.dirs
-    }
-
-    /// Makes the log of a partition, in the directory that has the fewest.
-    ///
-    /// # Errors
-    /// `Exists`; `NoLogDir`; `Io`.
-    pub async fn create(&self, topic: &str, topic_id: TopicId, partition: i32, config: LogConfig) -> Result<Arc<Log>, LogError> {
-        let _one = self.changing.lock().await;
-        let name = format!("{topic}-{partition}");
-        let taken =
-            name == QUORUM_DIR || lock(&self.offline).iter().any(|offline| &*offline.topic == topic && offline.partition == partition);
-        if taken || self.logs().iter().any(|log| (&**log.topic(), log.partition()) == (topic, partition)) {
-            return Err(LogError::Exists(name));
-        }
-        let count = |dir: &Arc<LogDir>| self.logs().iter().filter(|log| Arc::ptr_eq(&log.dir, dir)).count();
-        let dir =
-            self.dirs.iter().filter(|dir| dir.check_writable().is_ok()).min_by_key(|dir| count(dir)).cloned().ok_or(LogError::NoLogDir)?;
-        let (topic, budget, now): (Arc<str>, _, _) = (Arc::from(topic), self.budget.clone(), self.env.clock.wall_ms());
-        let log = self
-            .env
-            .blocking(move || {
-                let path = dir.path.join(&name);
-                dir.disk.create_dir_all(&path).during("create", &path)?;
-                // A log that was deleted under this name must not lend its recovery point.
-                dir.update_recovery_points([((String::from(&*topic), partition), Some(0))].into())?;
-                dir.set_cleaned((topic.to_string(), partition), None)?;
-                checkpoint::write_partition_metadata(&*dir.disk, &path, topic_id)?;
-                let recovered = recover(&dir.disk, &path, 0, 0, false)?;
-                dir.disk.sync_dir(&dir.path).during("sync", &dir.path)?;
-                let identity = Identity { topic, topic_id, partition, dir, path, start: 0, high_watermark: 0, recovery_point: 0 };
-                Ok(Arc::new(Log::new(identity, recovered, config, budget, now)))
-            })
-            .await?;
-        lock(&self.logs).insert((topic_id, partition), log.clone());
-        Ok(log)
-    }
-
-    /// Deletes a log: it is renamed and gone for everybody at once, its files go `file.delete.delay.ms` later.
-    ///
-    /// # Errors
-    /// `NotFound`; `Io`.
-    pub async fn delete(&self, topic_id: TopicId, partition: i32) -> Result<(), LogError> {
-        let (log, path) = self.take_away(topic_id, partition, "delete").await?;
-        let delay = Duration::from_millis(u64::try_from(log.config().file_delete_delay_ms).unwrap_or(0));
-        self.upkeep.lock().await.doomed.push((Instant::now() + delay, log.dir.clone(), path, true));
-        Ok(())
-    }
-
-    /// Sets a log aside that no metadata know of: renamed to `*-stray`, kept until a person removes it.
-    ///
-    /// # Errors
-    /// `NotFound`; `Io`.
-    pub async fn mark_stray(&self, topic_id: TopicId, partition: i32) -> Result<(), LogError> {
-        self.take_away(topic_id, partition, "stray").await.map(drop)
-    }
-
-    async fn take_away(&self, topic_id: TopicId, partition: i32, suffix: &'static str) -> Result<(Arc<Log>, PathBuf), LogError> {
-        let _one = self.changing.lock().await;
-        let log = self.get(topic_id, partition).ok_or(LogError::NotFound)?;
-        log.stop();
-        let renamed = log.clone();
-        let path = self
-            .env
-            .blocking(move || {
-                let dir = &renamed.dir;
-                let mut to = String::from(&**renamed.topic());
-                // Kafka's form, within what a file name may have: topic, partition, id, suffix.
-                let tail = format!("-{partition}.{}-{suffix}", topic_id.simple());
-                while to.len() + tail.len() > 255 {
-                    to.pop();
-                }
-                let to = dir.path.join(to + &tail);
-                dir.disk.rename(&renamed.path, &to).during("rename", &renamed.path)?;
-                dir.disk.sync_dir(&dir.path).during("sync", &dir.path)?;
-                dir.update_recovery_points([((renamed.topic().to_string(), partition), None)].into())?;
-                Ok(to)
-            })
-            .await?;
-        lock(&self.logs).remove(&(topic_id, partition));
-        Ok((log, path))
     }
 
     /// Group commit for every directory: runs until `stop`, syncs what is left, and ends.
@@ -339,14 +318,11 @@ fn open_dir(disk: &Arc<dyn Disk>, path: &Path) -> Result<(Arc<LogDir>, FileRef, 
     })?;
     let marker = path.join(CLEAN_SHUTDOWN);
     let clean = disk.exists(&marker).during("look for", &marker)?;
-    let recovery_points = checkpoint::read_offsets(&**disk, &path.join(RECOVERY_POINTS))?;
-    let starts = checkpoint::read_offsets(&**disk, &path.join(LOG_STARTS))?;
-    let high_watermarks = checkpoint::read_offsets(&**disk, &path.join(HIGH_WATERMARKS))?;
-    let cleaned = checkpoint::read_offsets(&**disk, &path.join(CLEANER_OFFSETS))?;
+    let partitions = PartitionTable::read(disk, path)?;
     if clean {
         disk.remove_file(&marker).and_then(|()| disk.sync_dir(path)).during("remove", &marker)?;
     }
-    let dir = Arc::new(LogDir::new(disk.clone(), path.into(), recovery_points.clone(), cleaned));
+    let dir = Arc::new(LogDir::new(disk.clone(), path.into(), partitions));
     let mut found = Vec::new();
     for entry in disk.list(path).during("list", path)?.into_iter().filter(|entry| entry.is_dir) {
         if entry.name == QUORUM_DIR {
@@ -361,27 +337,14 @@ fn open_dir(disk: &Arc<dyn Disk>, path: &Path) -> Result<(Arc<LogDir>, FileRef, 
         else {
             continue;
         };
-        let key = (topic.to_owned(), partition);
-        let of = |offsets: &Offsets| offsets.get(&key).copied().unwrap_or(0);
-        if !disk.exists(&path.join(&entry.name).join(checkpoint::PARTITION_METADATA)).during("look into", path.join(&entry.name))? {
-            // A crash while it was being made: nothing was ever acknowledged from it.
-            if of(&recovery_points) == 0
-                && disk.list(&path.join(&entry.name)).during("list", path.join(&entry.name))?.iter().all(|file| file.name.ends_with(".tmp"))
-            {
-                disk.remove_dir_all(&path.join(&entry.name)).during("remove", path.join(&entry.name))?;
-                continue;
-            }
-        }
-        found.push(Found {
-            dir: dir.clone(),
-            topic: topic.into(),
-            partition,
-            path: path.join(&entry.name),
-            recovery_point: of(&recovery_points),
-            start: of(&starts),
-            high_watermark: of(&high_watermarks),
-            clean,
-        });
+        found.push(Found { dir: dir.clone(), topic: topic.into(), partition, path: path.join(&entry.name), clean, topic_id: None });
     }
     Ok((dir, lock, found, clean))
+}
+
+/// Whether a partition's directory has nothing in it but what is there before its log.
+pub(super) fn holds_no_log(disk: &dyn Disk, path: &Path) -> Result<bool, LogError> {
+    let entries = disk.list(path).during("list", path)?;
+    let is_of_none = |name: &str| matches!(name, PARTITION_METADATA | ACCEPT_DATA_LOSS) || name.ends_with(".tmp");
+    Ok(entries.iter().all(|entry| is_of_none(&entry.name)))
 }

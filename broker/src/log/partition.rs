@@ -6,6 +6,9 @@
 //!
 //! Locks, outermost first: `disk_work` (one sync, truncation or retention at a time), `inner` (appends),
 //! then a segment's own. Readers take none but a segment's.
+//!
+//! A log that is *gone* (its topic was deleted) touches no file by name any more, because the name may be another
+//! log's: `disk_work` is not given out, appends are refused, segments open nothing. What was queued for it has no effect.
 
 use std::io::{self, IoSlice};
 use std::path::PathBuf;
@@ -14,11 +17,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
+use letterbox_env::OpenMode;
 
-use super::checkpoint::Epochs;
+use super::checkpoint::{Epochs, PARTITION_METADATA};
 use super::config::{LogConfig, TimestampType};
 use super::dir::LogDir;
 use super::error::{AppendError, IoContext, LogError, ReadError};
+use super::partition_table::Kept;
 use super::producers::Producers;
 use super::recover::{self, Recovered};
 use super::segment::{Files, Segment};
@@ -51,7 +56,9 @@ pub struct Log {
     recovery_point: AtomicI64,
     queued: AtomicBool,
     closed: AtomicBool,
-    pub(super) disk_work: Mutex<()>,
+    /// Set under `inner`, together with `closed`.
+    gone: AtomicBool,
+    disk_work: Mutex<()>,
     inner: Mutex<Inner>,
     pub(super) cache: Mutex<TailCache>,
 }
@@ -64,6 +71,8 @@ struct Inner {
     unsynced: Vec<Arc<Segment>>,
     /// Files were made since the directory was last synced.
     dir_changed: bool,
+    /// `partition.metadata` was written and not synced.
+    metadata_changed: bool,
     /// The end of the active file, zeros included.
     file_end: u64,
     reserve: u64,
@@ -74,19 +83,16 @@ struct Inner {
     bytes_since_checkpoint: u64,
 }
 
-/// Who and where a log is, and what its directory's checkpoints say of it.
+/// Who and where a log is, and what its log directory keeps of it.
 pub(super) struct Identity {
     pub(super) topic: Arc<str>,
     pub(super) topic_id: TopicId,
     pub(super) partition: i32,
     pub(super) dir: Arc<LogDir>,
     pub(super) path: PathBuf,
-    /// As checkpointed.
-    pub(super) start: Offset,
-    /// As checkpointed.
-    pub(super) high_watermark: Offset,
-    /// As checkpointed.
-    pub(super) recovery_point: Offset,
+    pub(super) kept: Kept,
+    /// `partition.metadata` was written just now.
+    pub(super) metadata_changed: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -95,9 +101,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Log {
     pub(super) fn new(identity: Identity, found: Recovered, config: LogConfig, budget: Arc<CacheBudget>, now: TimestampMs) -> Self {
-        let Identity { topic, topic_id, partition, dir, path, start, high_watermark, recovery_point } = identity;
+        let Identity { topic, topic_id, partition, dir, path, kept, metadata_changed } = identity;
         let end = found.end_offset;
-        let start = start.clamp(found.segments.first().map_or(0, |segment| segment.base).min(end), end);
+        let start = kept.log_start.clamp(found.segments.first().map_or(0, |segment| segment.base).min(end), end);
         let file_end = found.segments.last().map_or(0, |segment| segment.size());
         let inner = Inner {
             producers: found.producers,
@@ -105,6 +111,7 @@ impl Log {
             epochs_changed: true,
             unsynced: Vec::new(),
             dir_changed: true,
+            metadata_changed,
             file_end,
             reserve: 0,
             first_timestamp: found.first_timestamp,
@@ -124,10 +131,11 @@ impl Log {
             start: start.into(),
             end: end.into(),
             durable: end.into(),
-            high_watermark: high_watermark.clamp(start, end).into(),
-            recovery_point: recovery_point.into(),
+            high_watermark: kept.high_watermark.clamp(start, end).into(),
+            recovery_point: kept.recovery_point.into(),
             queued: false.into(),
             closed: false.into(),
+            gone: false.into(),
             disk_work: Mutex::new(()),
             inner: Mutex::new(inner),
             cache: Mutex::new(TailCache::new(budget)),
@@ -449,6 +457,9 @@ impl Log {
     #[cfg(test)]
     pub(super) fn roll_now(&self, now: TimestampMs) -> io::Result<()> {
         let mut inner = lock(&self.inner);
+        if self.closed.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let end = self.end_offset();
         self.roll(&mut inner, end, now)
     }
@@ -459,13 +470,13 @@ impl Log {
     /// # Errors
     /// The device's own; the directory is offline then.
     pub fn sync(&self) -> io::Result<Offset> {
-        let _one = lock(&self.disk_work);
+        let _one = self.disk_work()?;
         self.sync_locked(false)
     }
 
     /// As [`Log::sync`], and moves the recovery point there: indexes and producers go to the device before.
     pub(super) fn checkpoint(&self) -> io::Result<Offset> {
-        let _one = lock(&self.disk_work);
+        let _one = self.disk_work()?;
         self.sync_locked(true)
     }
 
@@ -484,6 +495,7 @@ impl Log {
         let sealed = std::mem::take(&mut inner.unsynced);
         let epochs = std::mem::take(&mut inner.epochs_changed).then(|| inner.epochs.clone());
         let dir_changed = std::mem::take(&mut inner.dir_changed);
+        let metadata_changed = std::mem::take(&mut inner.metadata_changed);
         let snapshot = checkpoint.then(|| inner.producers.to_snapshot());
         if checkpoint {
             inner.bytes_since_checkpoint = 0;
@@ -499,6 +511,9 @@ impl Log {
             active.files()?.log.sync()?;
             if let Some(epochs) = epochs {
                 epochs.write(&*self.dir.disk, &self.path).map_err(io::Error::other)?;
+            }
+            if metadata_changed {
+                self.dir.disk.open(&self.path.join(PARTITION_METADATA), OpenMode::ReadWrite)?.sync()?;
             }
             if dir_changed {
                 self.dir.disk.sync_dir(&self.path)?;
@@ -569,7 +584,7 @@ impl Log {
 
     /// Closes files and empties caches that nobody used since the last call. Blocks.
     pub(super) fn close_idle(&self) {
-        let _one = lock(&self.disk_work);
+        let Ok(_one) = self.disk_work() else { return };
         lock(&self.cache).clear_idle();
         let inner = lock(&self.inner);
         if self.durable.load(Ordering::Acquire) == self.end_offset() && inner.unsynced.is_empty() {
@@ -581,7 +596,7 @@ impl Log {
 
     /// Takes no more appends, makes everything durable, trims the reserve, moves the recovery point. Blocks.
     pub(super) fn close(&self) -> io::Result<()> {
-        let _one = lock(&self.disk_work);
+        let _one = self.disk_work()?;
         let inner = lock(&self.inner);
         self.closed.store(true, Ordering::Relaxed);
         let active = self.active();
@@ -599,10 +614,35 @@ impl Log {
         if clean { Ok(()) } else { self.sync_locked(true).map(drop) }
     }
 
-    /// Takes no more appends.
-    pub(super) fn stop(&self) {
+    /// Its topic was deleted: takes no more appends, and nothing that is queued for it has an effect any more.
+    pub(crate) fn set_gone(&self) {
         let _inner = lock(&self.inner);
         self.closed.store(true, Ordering::Relaxed);
+        self.gone.store(true, Ordering::Release);
+    }
+
+    /// Whether its topic was deleted: whoever waits for something of it waits in vain.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
+    /// As [`Log::set_gone`], and waits for the work on its files that had begun: when it returns, its directory may be
+    /// renamed and the name given to another log. Blocks.
+    pub(super) fn leave(&self) {
+        self.set_gone();
+        let _one = lock(&self.disk_work);
+        let _inner = lock(&self.inner);
+        self.segments.load().iter().for_each(|segment| segment.leave());
+    }
+
+    /// To be held while files are changed by name.
+    ///
+    /// # Errors
+    /// `NotFound` when the log is gone.
+    pub(super) fn disk_work(&self) -> io::Result<MutexGuard<'_, ()>> {
+        let work = lock(&self.disk_work);
+        if self.is_gone() { Err(io::Error::new(io::ErrorKind::NotFound, "the log was deleted")) } else { Ok(work) }
     }
 
     /// Moves the log start to `offset`, at most to the high watermark, and frees whole segments before it.
@@ -630,7 +670,7 @@ impl Log {
     /// # Errors
     /// The file system's own; the log directory is offline then.
     pub fn truncate_to(&self, offset: Offset) -> Result<(), LogError> {
-        let _one = lock(&self.disk_work);
+        let _one = self.disk_work().during("truncate", &self.path)?;
         let mut inner = lock(&self.inner);
         if offset >= self.end_offset() {
             // The epochs too, even when no data is cut (KAFKA-10706).
@@ -679,7 +719,7 @@ impl Log {
     /// # Errors
     /// The file system's own; the log directory is offline then.
     pub fn truncate_fully_and_start_at(&self, offset: Offset) -> Result<(), LogError> {
-        let _one = lock(&self.disk_work);
+        let _one = self.disk_work().during("truncate", &self.path)?;
         let mut inner = lock(&self.inner);
         self.restart_at(&mut inner, offset)
     }
@@ -715,7 +755,7 @@ impl Log {
     fn lower_recovery_point(&self, offset: Offset) -> Result<(), LogError> {
         if offset < self.recovery_point() {
             self.recovery_point.store(offset, Ordering::Release);
-            self.dir.update_recovery_points([((self.topic.to_string(), self.partition), Some(offset))].into())?;
+            self.dir.partitions.set_recovery_points([self])?;
         }
         Ok(())
     }

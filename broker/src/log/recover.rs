@@ -36,6 +36,19 @@ pub struct Recovered {
 }
 
 impl Recovered {
+    /// A directory without any file of a log, which begins at `start`.
+    pub(super) fn empty(disk: &Arc<dyn Disk>, dir: &Path, start: Offset) -> Self {
+        Self {
+            segments: vec![Arc::new(Segment::new(disk.clone(), dir, start, 0))],
+            end_offset: start,
+            epochs: Epochs::default(),
+            producers: Producers::default(),
+            first_timestamp: None,
+            bytes_scanned: 0,
+            bytes_cut: 0,
+        }
+    }
+
     /// The offset after the last batch.
     #[must_use]
     pub fn end_offset(&self) -> Offset {

@@ -91,6 +91,8 @@ pub(super) struct Segment {
     indexes: Mutex<Indexes>,
     used: AtomicBool,
     retired: AtomicBool,
+    /// Its log is gone: the names of its files may be another log's. Set under `files`.
+    gone: AtomicBool,
 }
 
 impl Segment {
@@ -105,6 +107,7 @@ impl Segment {
             indexes: Mutex::default(),
             used: AtomicBool::new(false),
             retired: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
         }
     }
 
@@ -126,6 +129,9 @@ impl Segment {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(files) = &*files {
             return Ok(files.clone());
+        }
+        if self.gone.load(Ordering::Relaxed) {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the log was deleted"));
         }
         let open = |suffix| self.disk.open(&self.path(suffix), OpenMode::Create);
         let log = if self.size() > 0 { self.disk.open(&self.path(".log"), OpenMode::ReadWrite)? } else { open(".log")? };
@@ -149,6 +155,12 @@ impl Segment {
             let _ = self.write_indexes();
             *self.files.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
+    }
+
+    /// From now on no file is opened by its name, which is about to be another log's. Those that are open stay so.
+    pub(super) fn leave(&self) {
+        let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        self.gone.store(true, Ordering::Relaxed);
     }
 
     /// Opens the files and holds them, since their names are about to go: readers of this segment go on.

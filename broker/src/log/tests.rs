@@ -18,6 +18,7 @@ use super::*;
 use crate::model::Offset;
 use crate::wire::batch::{Batch, BatchBuilder, BatchHeader, RecordIter};
 
+mod lifecycle;
 mod upkeep;
 
 const TOPIC: &str = "orders";
@@ -36,6 +37,7 @@ pub(super) struct Faults {
     /// Changes left before everything fails; negative: never.
     left: AtomicI64,
     changes: AtomicU64,
+    syncs: AtomicU64,
     bytes_read: AtomicU64,
     /// Nothing is in memory.
     cold: std::sync::atomic::AtomicBool,
@@ -67,6 +69,7 @@ impl FaultDisk {
 impl Faults {
     fn change(&self, is_sync: bool) -> io::Result<()> {
         self.changes.fetch_add(1, Ordering::Relaxed);
+        self.syncs.fetch_add(is_sync.into(), Ordering::Relaxed);
         let left = self.left.load(Ordering::Relaxed);
         if left < 0 || self.sync_only.load(Ordering::Relaxed) && !is_sync {
             return Ok(());
@@ -171,6 +174,12 @@ fn small() -> LogConfig {
 
 async fn open(env: &Env, dir: &Path) -> Arc<LogManager> {
     LogManager::open(env.clone(), options(dir)).await.unwrap()
+}
+
+impl LogManager {
+    async fn create(&self, topic: &str, topic_id: Uuid, partition: i32, config: LogConfig) -> Result<Arc<Log>, LogError> {
+        self.host(vec![WantedLog { topic: topic.into(), topic_id, partition, config }]).await.remove(0)
+    }
 }
 
 async fn new_log(env: &Env, dir: &Path, config: LogConfig) -> (Arc<LogManager>, Arc<Log>) {
@@ -447,7 +456,7 @@ async fn crash_between_any_two_changes_loses_nothing_synced() {
                 Err(_) => assert!(log.is_offline(), "a failed sync fences"),
             }
             if i % 4 == 3 {
-                let _ = log.dir.update_recovery_points([((TOPIC.to_owned(), 0), Some(log.recovery_point()))].into());
+                let _ = log.dir.partitions.set_recovery_points([&*log]);
             }
         }
         let failed = disk.faults.left.load(Ordering::Relaxed) == 0;
@@ -560,7 +569,7 @@ async fn duplicates_are_known_after_a_clean_stop_and_a_kill() {
         assert_eq!(log.append(sent(sequence), &client(1_000)).unwrap().base_offset, i64::from(sequence));
         if sequence == 30 {
             log.checkpoint().unwrap();
-            log.dir.update_recovery_points([((TOPIC.to_owned(), 0), Some(31))].into()).unwrap();
+            log.dir.partitions.set_recovery_points([&*log]).unwrap();
         }
     }
     let killed = tempfile::tempdir().unwrap();
@@ -651,13 +660,13 @@ async fn deleted_and_stray_partitions_leave_their_names_free() {
     let (manager, log) = new_log(&env, dir.path(), small()).await;
     append(&log, 0, &["a"]);
     log.checkpoint().unwrap();
-    assert!(matches!(manager.create(TOPIC, ID, 0, small()).await, Err(LogError::Exists(_))));
-    manager.delete(ID, 0).await.unwrap();
+    assert!(matches!(manager.create(TOPIC, Uuid::from_u128(43), 0, small()).await, Err(LogError::Exists(_))));
+    manager.delete(vec![(TOPIC.into(), ID, 0)]).await;
     assert_eq!(log.append(batch(0, &["b"]), &client(0)).unwrap_err().code(), 6);
     let again = manager.create(TOPIC, Uuid::from_u128(43), 0, small()).await.unwrap();
     assert_eq!(again.end_offset(), 0);
     append(&again, 0, &["new"]);
-    manager.mark_stray(Uuid::from_u128(43), 0).await.unwrap();
+    manager.set_unknown_aside(|_, _, _| false).await;
     drop((manager, log, again));
     let manager = open(&env, dir.path()).await;
     assert!(manager.logs().is_empty() && manager.offline_logs().is_empty());
@@ -868,7 +877,7 @@ async fn crash_between_any_two_steps_of_compaction_loses_no_key() {
         }
         log.set_high_watermark(40);
         log.checkpoint().unwrap();
-        log.dir.update_recovery_points([((TOPIC.to_owned(), 0), Some(40))].into()).unwrap();
+        log.dir.partitions.set_recovery_points([&*log]).unwrap();
         let expected = latest(&table(&log));
         disk.fail_after(at, io::ErrorKind::Other, false);
         let done = log.compact(&pass(1, 0, 1_000)).is_ok();
@@ -952,7 +961,7 @@ proptest! {
                     Step::Sync => synced = usize::try_from(log.sync().unwrap()).unwrap(),
                     Step::Checkpoint => {
                         synced = usize::try_from(log.checkpoint().unwrap()).unwrap();
-                        log.dir.update_recovery_points([((TOPIC.to_owned(), 0), Some(log.recovery_point()))].into()).unwrap();
+                        log.dir.partitions.set_recovery_points([&*log]).unwrap();
                     }
                     Step::Kill(cut) => {
                         // Some of what was not synced in the last file is torn off.

@@ -7,11 +7,11 @@ use std::time::Duration;
 use futures::StreamExt;
 use tokio::time::Instant;
 
-use super::checkpoint::{self, CLEAN_SHUTDOWN, HIGH_WATERMARKS, LOG_STARTS, Offsets};
+use super::checkpoint::CLEAN_SHUTDOWN;
 use super::cleaner::Pass;
 use super::dir::LogDir;
 use super::error::{IoContext, LogError};
-use super::manager::LogManagerOptions;
+use super::manager::{Doomed, LogManagerOptions, lock};
 use super::{Log, LogManager};
 use crate::model::TimestampMs;
 
@@ -28,8 +28,6 @@ pub(super) struct Upkeep {
     next_retention: Instant,
     next_idle: Instant,
     next_compaction: Instant,
-    /// Renamed files and directories, and when they go.
-    pub(super) doomed: Vec<(Instant, Arc<LogDir>, PathBuf, bool)>,
 }
 
 impl Upkeep {
@@ -41,7 +39,6 @@ impl Upkeep {
             next_retention: now + Duration::from_secs(30),
             next_idle: now + IDLE_EVERY,
             next_compaction: now + COMPACTION_EVERY,
-            doomed: Vec::new(),
         }
     }
 }
@@ -74,7 +71,7 @@ impl LogManager {
             let job = log.clone();
             let doomed = self.env.blocking(move || upkeep_of(&job, now, checkpoint, retention, idle, expiration)).await;
             let delay = Duration::from_millis(u64::try_from(log.config().file_delete_delay_ms).unwrap_or(0));
-            upkeep.doomed.extend(doomed.into_iter().map(|path| (clock + delay, log.dir.clone(), path, false)));
+            lock(&self.doomed).extend(doomed.into_iter().map(|path| (clock + delay, log.dir.clone(), path, false)));
         }
         if checkpoint {
             self.write_recovery_points().await;
@@ -85,12 +82,16 @@ impl LogManager {
         if due(&mut upkeep.next_compaction, COMPACTION_EVERY) {
             self.compact(now).await;
         }
-        let (due, later) = std::mem::take(&mut upkeep.doomed).into_iter().partition(|doomed| clock >= doomed.0);
-        upkeep.doomed = later;
+        let due = {
+            let mut doomed = lock(&self.doomed);
+            let (due, later) = std::mem::take(&mut *doomed).into_iter().partition(|doomed| clock >= doomed.0);
+            *doomed = later;
+            due
+        };
         self.remove(due).await;
     }
 
-    async fn remove(&self, doomed: Vec<(Instant, Arc<LogDir>, PathBuf, bool)>) {
+    async fn remove(&self, doomed: Vec<Doomed>) {
         self.env
             .blocking(move || {
                 for (_, dir, path, is_dir) in doomed {
@@ -113,10 +114,10 @@ impl LogManager {
             let keys_max = self.options.cleaner_keys_max;
             self.env
                 .blocking(move || {
-                    let key = (log.topic().to_string(), log.partition());
-                    let first_dirty = log.dir.cleaned(&key).clamp(0, log.end_offset());
-                    match log.compact(&Pass { seed, keys_max, now, first_dirty }).and_then(|end| end.map_or(Ok(()), |end| log.dir.set_cleaned(key, Some(end)))) {
+                    let first_dirty = log.dir.partitions.cleaned(&log).clamp(0, log.end_offset());
+                    match log.compact(&Pass { seed, keys_max, now, first_dirty }).and_then(|end| end.map_or(Ok(()), |end| log.dir.partitions.set_cleaned(&log, end))) {
                         Ok(()) => {}
+                        Err(_) if log.is_gone() => {}
                         Err(error) => tracing::warn!(topic = %log.topic(), partition = log.partition(), %error, "compaction failed; it is tried again"),
                     }
                 })
@@ -125,26 +126,15 @@ impl LogManager {
     }
 
     async fn write_recovery_points(&self) {
-        self.for_each_dir(|dir, logs| {
-            dir.update_recovery_points(
-                logs.iter().map(|log| ((log.topic().to_string(), log.partition()), Some(log.recovery_point()))).collect(),
-            )
-        })
-        .await;
+        self.for_each_dir(|dir, logs| dir.partitions.set_recovery_points(logs.iter().map(|log| &**log))).await;
     }
 
     /// Writes the high watermarks and log start offsets of every directory.
     pub async fn checkpoint(&self) {
-        self.for_each_dir(|dir, logs| {
-            let offsets =
-                |of: fn(&Log) -> i64| -> Offsets { logs.iter().map(|log| ((log.topic().to_string(), log.partition()), of(log))).collect() };
-            checkpoint::write_offsets(&*dir.disk, &dir.path.join(HIGH_WATERMARKS), &offsets(Log::high_watermark))?;
-            checkpoint::write_offsets(&*dir.disk, &dir.path.join(LOG_STARTS), &offsets(Log::start_offset))
-        })
-        .await;
+        self.for_each_dir(|dir, logs| dir.partitions.set_positions(logs.iter().map(|log| &**log))).await;
     }
 
-    async fn for_each_dir(&self, work: impl Fn(&LogDir, &[Arc<Log>]) -> Result<(), LogError> + Copy + Send + 'static) {
+    pub(super) async fn for_each_dir(&self, work: impl Fn(&LogDir, &[Arc<Log>]) -> Result<(), LogError> + Copy + Send + 'static) {
         for dir in self.dirs.iter().filter(|dir| dir.offline().is_none()) {
             let (dir, logs) = (dir.clone(), self.logs().into_iter().filter(|log| Arc::ptr_eq(&log.dir, dir)).collect::<Vec<_>>());
             self.env
@@ -176,9 +166,7 @@ impl LogManager {
             let closed = self
                 .env
                 .blocking(move || {
-                    dir.update_recovery_points(
-                        logs.iter().map(|log| ((log.topic().to_string(), log.partition()), Some(log.recovery_point()))).collect(),
-                    )?;
+                    dir.partitions.set_recovery_points(logs.iter().map(|log| &**log))?;
                     let marker = dir.path.join(CLEAN_SHUTDOWN);
                     dir.disk.write_atomically(&marker, br#"{"version":0,"brokerEpoch":-1}"#).during("write", &marker)
                 })
@@ -200,8 +188,7 @@ fn upkeep_of(log: &Log, now: TimestampMs, checkpoint: bool, retention: bool, idl
     let due = log.is_checkpoint_due() || checkpoint && log.bytes_since_checkpoint() > 0;
     if due
         && log.checkpoint().is_ok()
-        && let Err(error) =
-            log.dir.update_recovery_points([((log.topic().to_string(), log.partition()), Some(log.recovery_point()))].into())
+        && let Err(error) = log.dir.partitions.set_recovery_points([log])
     {
         tracing::warn!(dir = %log.dir.path.display(), %error, "could not write a recovery point; the last one stays");
     }

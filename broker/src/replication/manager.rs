@@ -1,16 +1,16 @@
 //! The partitions of this broker: opened, changed and closed as the metadata says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use letterbox_env::Env;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::partition::Partition;
 use crate::config::topic::TopicConfig;
 use crate::config::{Config, log_config};
-use crate::log::{DurabilityObserver, Log, LogConfig, LogManager};
+use crate::log::{DurabilityObserver, Log, LogConfig, LogError, LogManager, WantedLog};
 use crate::metadata::{MetadataDelta, MetadataImage, PartitionState, Topic};
 use crate::model::{BrokerId, Offset, TopicId};
 use crate::wire::ErrorCode;
@@ -21,8 +21,8 @@ type Key = (TopicId, i32);
 #[derive(Clone)]
 enum Hosted {
     Leader(Arc<Partition>),
-    /// Its log could not be opened or made; the reason was logged.
-    Offline,
+    /// Its log could not be opened or made; why was logged.
+    Offline(LogError),
 }
 
 /// Every partition this broker keeps.
@@ -49,7 +49,7 @@ impl ReplicaManager {
     pub fn partition(&self, topic: &TopicId, index: i32) -> Result<Arc<Partition>, ErrorCode> {
         match self.hosted.load().get(&(*topic, index)) {
             Some(Hosted::Leader(partition)) => Ok(partition.clone()),
-            Some(Hosted::Offline) => Err(ErrorCode::KafkaStorageError),
+            Some(Hosted::Offline(_)) => Err(ErrorCode::KafkaStorageError),
             None => Err(ErrorCode::UnknownTopicOrPartition),
         }
     }
@@ -69,7 +69,7 @@ impl ReplicaManager {
     pub fn counts(&self) -> (usize, usize, usize) {
         let hosted = self.hosted.load();
         let offline = hosted.values().filter(|hosted| match hosted {
-            Hosted::Offline => true,
+            Hosted::Offline(_) => true,
             Hosted::Leader(partition) => partition.log.is_offline(),
         });
         let offline = offline.count();
@@ -79,32 +79,22 @@ impl ReplicaManager {
     /// Brings everything in line with the whole image: at start.
     ///
     /// Logs whose topic the metadata does not know are set aside under another name, never deleted: local
-    /// state that is missing is no reason to destroy data.
+    /// state that is missing is no reason to destroy data. That comes first, because a topic of the image may need the
+    /// name of one that is gone.
     pub async fn start(&self, image: &MetadataImage) {
-        for topic in image.topics() {
-            self.host_topic(topic).await;
-        }
-        for log in self.logs.logs() {
-            let known = image.topic_by_id(&log.topic_id()).is_some_and(|topic| topic.partition(log.partition()).is_some());
-            if !known {
-                warn!(topic = %log.topic(), partition = log.partition(), topic_id = %log.topic_id(), "log of a partition that the cluster does not know: set aside as stray");
-                if let Err(error) = self.logs.mark_stray(log.topic_id(), log.partition()).await {
-                    error!(%error, "set a stray log aside");
-                }
-            }
-        }
+        let is_known = |name: &str, id: Option<TopicId>, partition: i32| {
+            let topic = id.map_or_else(|| image.topic(name), |id| image.topic_by_id(&id));
+            topic.is_some_and(|topic| &*topic.name == name && topic.partition(partition).is_some())
+        };
+        self.logs.set_unknown_aside(is_known).await;
+        self.host(image.topics(), false).await;
     }
 
     /// Brings everything in line with a change of the metadata.
     pub async fn apply(&self, delta: &MetadataDelta) {
-        for topic in &delta.topics_removed {
-            self.drop_topic(topic).await;
-        }
-        for topic in &delta.topics_added {
-            self.host_topic(topic).await;
-        }
+        self.drop_topics(&delta.topics_removed).await;
+        self.host(delta.topics_added.iter().chain(delta.topics_changed.iter().map(|change| &change.after)), false).await;
         for change in &delta.topics_changed {
-            self.host_topic(&change.after).await;
             for partition in change.partitions() {
                 if let (Some(before), Ok(hosted)) = (partition.before, self.partition(&change.after.id, partition.partition))
                     && (before.leader_epoch != partition.after.leader_epoch || before.isr != partition.after.isr)
@@ -118,62 +108,103 @@ impl ReplicaManager {
         }
     }
 
-    /// Opens or makes the logs of a topic's partitions that are assigned here and not hosted yet.
-    async fn host_topic(&self, topic: &Topic) {
-        let config = self.topic_config(topic);
-        let mut added = Vec::new();
-        for (index, state) in topic.indexed_partitions() {
+    /// Whether a partition that is assigned here is out of use.
+    #[must_use]
+    pub fn is_offline(&self, topic: &TopicId, index: i32) -> bool {
+        match self.hosted.load().get(&(*topic, index)) {
+            Some(Hosted::Offline(_)) => true,
+            Some(Hosted::Leader(partition)) => partition.log.is_offline(),
+            None => false,
+        }
+    }
+
+    /// Tries again what is offline, to be called every second: the disk may have space again, or a person may have mended
+    /// a directory. The partitions that are back.
+    pub async fn heal(&self, image: &MetadataImage) -> Vec<(TopicId, i32)> {
+        let hosted = self.hosted.load_full();
+        let offline = hosted.iter().filter(|(_, hosted)| matches!(hosted, Hosted::Offline(_)));
+        let ids: BTreeSet<TopicId> = offline.map(|((topic, _), _)| *topic).collect();
+        if ids.is_empty() { Vec::new() } else { self.host(ids.iter().filter_map(|id| image.topic_by_id(id)), true).await }
+    }
+
+    /// Opens or makes the logs of all partitions of these topics that are assigned here and not hosted yet; with `again`,
+    /// those that are offline too. Gives those that were offline and are not any more.
+    async fn host<'a>(&self, topics: impl Iterator<Item = &'a Arc<Topic>>, again: bool) -> Vec<Key> {
+        let (hosted, mut wanted, mut states) = (self.hosted.load_full(), Vec::new(), Vec::new());
+        for topic in topics {
+            let new = |(index, state): &(i32, &PartitionState)| {
+                let is_due = match hosted.get(&(topic.id, *index)) {
+                    None => true,
+                    Some(Hosted::Offline(_)) => again,
+                    Some(Hosted::Leader(_)) => false,
+                };
+                is_due && state.replicas.contains(&self.me)
+            };
+            let mut new = topic.indexed_partitions().filter(new).peekable();
+            if new.peek().is_none() {
+                continue;
+            }
+            let config = self.topic_config(topic);
+            let (log_config, min_insync) = (log_config(&config), min_insync(&config));
+            for (partition, state) in new {
+                wanted.push(WantedLog { topic: topic.name.clone(), topic_id: topic.id, partition, config: log_config.clone() });
+                states.push((topic, partition, state, min_insync));
+            }
+        }
+        if wanted.is_empty() {
+            return Vec::new();
+        }
+        let mut back = Vec::new();
+        let logs = self.logs.host(wanted).await;
+        let added = logs.into_iter().zip(states).map(|(log, (topic, index, state, min_insync))| {
             let key = (topic.id, index);
-            if state.replicas.contains(&self.me) && !self.hosted.load().contains_key(&key) {
-                added.push((key, self.host(topic, index, state, &config).await));
-            }
-        }
-        if !added.is_empty() {
-            self.change(|hosted| hosted.extend(added.iter().cloned()));
-        }
+            let before = if let Some(Hosted::Offline(error)) = hosted.get(&key) { Some(error.to_string()) } else { None };
+            let now = match log {
+                Ok(log) => {
+                    if before.is_some() {
+                        info!(topic = %topic.name, partition = index, end_offset = log.end_offset(), "partition is back");
+                        back.push(key);
+                    }
+                    let clock = self.env.clock.clone();
+                    let partition = Partition::new(log, self.me, state.leader_epoch, &state.replicas, &state.isr, min_insync, clock);
+                    Hosted::Leader(Arc::new(partition))
+                }
+                Err(error) => {
+                    if before.is_none_or(|before| before != error.to_string()) {
+                        error!(topic = %topic.name, partition = index, %error, "partition is offline");
+                    }
+                    Hosted::Offline(error)
+                }
+            };
+            (key, now)
+        });
+        let added: Vec<_> = added.collect();
+        self.change(|hosted| hosted.extend(added.iter().cloned()));
+        back
     }
 
-    async fn host(&self, topic: &Topic, index: i32, state: &PartitionState, config: &TopicConfig) -> Hosted {
-        let log_config = log_config(config);
-        let log = match self.logs.get(topic.id, index) {
-            Some(log) => {
-                log.set_config(log_config);
-                Ok(log)
-            }
-            None if self.logs.offline_logs().iter().any(|log| log.topic_id == Some(topic.id) && log.partition == index) => {
-                return Hosted::Offline;
-            }
-            None => self.logs.create(&topic.name, topic.id, index, log_config).await,
-        };
-        match log {
-            Ok(log) => {
-                let min_insync = min_insync(config);
-                let clock = self.env.clock.clone();
-                Hosted::Leader(Arc::new(Partition::new(log, self.me, state.leader_epoch, &state.replicas, &state.isr, min_insync, clock)))
-            }
-            Err(error) => {
-                error!(topic = %topic.name, partition = index, %error, "partition is offline: its log cannot be opened");
-                Hosted::Offline
-            }
+    async fn drop_topics(&self, topics: &[Arc<Topic>]) {
+        if topics.is_empty() {
+            return;
         }
-    }
-
-    async fn drop_topic(&self, topic: &Topic) {
         let mut dropped = Vec::new();
         self.change(|hosted| {
             dropped.clear();
-            for (index, _) in topic.indexed_partitions() {
-                dropped.extend(hosted.remove(&(topic.id, index)));
+            for topic in topics {
+                dropped.extend(topic.indexed_partitions().filter_map(|(index, _)| hosted.remove(&(topic.id, index))));
             }
         });
         for hosted in dropped {
-            let Hosted::Leader(partition) = hosted else { continue };
-            if let Err(error) = self.logs.delete(topic.id, partition.log.partition()).await {
-                error!(topic = %topic.name, partition = partition.log.partition(), %error, "delete the log of a deleted topic");
+            if let Hosted::Leader(partition) = hosted {
+                partition.log.set_gone();
+                partition.waiters.wake_all();
             }
-            partition.waiters.wake_all();
         }
-        info!(topic = %topic.name, topic_id = %topic.id, "topic deleted");
+        let gone = topics.iter().flat_map(|topic| topic.indexed_partitions().map(|(index, _)| (topic.name.clone(), topic.id, index)));
+        self.logs.delete(gone.collect()).await;
+        for topic in topics {
+            info!(topic = %topic.name, topic_id = %topic.id, "topic deleted");
+        }
     }
 
     fn reconfigure(&self, topic: &Topic) {

@@ -4,6 +4,8 @@
 pub mod leader;
 mod manager;
 mod partition;
+#[cfg(test)]
+mod tests;
 pub mod waiters;
 
 pub use manager::ReplicaManager;

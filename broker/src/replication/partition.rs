@@ -159,10 +159,14 @@ impl Partition {
     /// As [`Partition::is_committed`], but knows when waiting is in vain.
     ///
     /// # Errors
-    /// `KAFKA_STORAGE_ERROR` when the log can no longer be written.
+    /// `KAFKA_STORAGE_ERROR` when the log can no longer be written, `UNKNOWN_TOPIC_OR_PARTITION` when the topic was
+    /// deleted.
     pub fn commit_state(&self, end_offset: Offset) -> Result<bool, ErrorCode> {
         if self.is_committed(end_offset) {
             return Ok(true);
+        }
+        if self.log.is_gone() {
+            return Err(ErrorCode::UnknownTopicOrPartition);
         }
         if self.log.is_offline() { Err(ErrorCode::KafkaStorageError) } else { Ok(false) }
     }

@@ -77,7 +77,10 @@ impl ReplicatedLog for GroupLog {
                 let state = partition.commit_state(end_offset);
                 if !matches!(state, Ok(false)) {
                     partition.waiters.forget(&notify);
-                    return state.map(|_| ()).map_err(|_| AppendError::Storage);
+                    return state.map(|_| ()).map_err(|error| match error {
+                        ErrorCode::KafkaStorageError => AppendError::Storage,
+                        _ => AppendError::UnknownPartition,
+                    });
                 }
                 notify.notified().await;
             }

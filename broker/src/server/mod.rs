@@ -46,6 +46,8 @@ use crate::replication::ReplicaManager;
 const STOP_GRACE: Duration = Duration::from_millis(1_000);
 /// How often logs are looked after: rolls, retention, checkpoints.
 const MAINTENANCE_EVERY: Duration = Duration::from_secs(1);
+/// How often partitions that are offline are tried again.
+const HEAL_EVERY: Duration = Duration::from_secs(1);
 /// Partitions of `__consumer_offsets` that are read at once.
 const LOADS_AT_ONCE: usize = 4;
 /// Memory for requests when `queued.max.request.bytes` is not set.
@@ -246,6 +248,8 @@ impl Broker {
         self.syncers.spawn(self.logs.clone().run_syncers(self.shared.replicas.clone(), self.stop_syncers.clone()));
         let (shared, stop) = (self.shared.clone(), self.stop_background.clone());
         self.background.spawn(async move {
+            let mut heal = tokio::time::interval(HEAL_EVERY);
+            heal.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
                 tokio::select! {
                     biased;
@@ -258,6 +262,12 @@ impl Broker {
                         None => return,
                     },
                     Some(_) = loads.join_next(), if !loads.is_empty() => {}
+                    _ = heal.tick() => {
+                        let image = shared.image();
+                        let offsets = image.topic(OFFSETS_TOPIC).map(|topic| topic.id);
+                        let back = shared.replicas.heal(&image).await.into_iter();
+                        shared.load_groups(back.filter(|(topic, _)| Some(*topic) == offsets).map(|(_, partition)| partition), &mut loads);
+                    }
                 }
             }
         });
@@ -368,8 +378,14 @@ impl Shared {
         if first < count(after) {
             info!(partitions = count(after), "coordinating groups");
         }
+        self.load_groups(first..count(after), loads);
+        self.hosted_index.send_replace(delta.after.applied_index);
+    }
+
+    /// Lets the group coordinator take over these partitions of `__consumer_offsets`.
+    fn load_groups(self: &Arc<Self>, partitions: impl Iterator<Item = i32>, loads: &mut JoinSet<()>) {
         let at_once = Arc::new(tokio::sync::Semaphore::new(LOADS_AT_ONCE));
-        for partition in first..count(after) {
+        for partition in partitions {
             let (shared, at_once) = (self.clone(), at_once.clone());
             loads.spawn(async move {
                 let _turn = at_once.acquire().await;
@@ -378,7 +394,6 @@ impl Shared {
                 }
             });
         }
-        self.hosted_index.send_replace(delta.after.applied_index);
     }
 }
 

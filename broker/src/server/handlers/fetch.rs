@@ -71,13 +71,13 @@ pub(crate) async fn fetch(shared: Arc<Shared>, ctx: RequestContext, request: m::
     }
     let is_follower = request.replica_id.0 >= 0 || request.replica_state.replica_id.0 >= 0;
     let version = ctx.api_version;
+    let missing = if version >= 13 { ErrorCode::UnknownTopicId } else { ErrorCode::UnknownTopicOrPartition };
     let image = shared.image();
     let topics: Vec<AskedTopic> = request
         .topics
         .into_iter()
         .map(|topic| {
             let hit = if version >= 13 { image.topic_by_id(&topic.topic_id) } else { image.topic(topic.topic.as_str()) };
-            let missing = if version >= 13 { ErrorCode::UnknownTopicId } else { ErrorCode::UnknownTopicOrPartition };
             let look_up = |what: FetchPartition| {
                 let found = match hit {
                     _ if is_follower => Err(ErrorCode::ReplicaNotAvailable),
@@ -98,7 +98,7 @@ pub(crate) async fn fetch(shared: Arc<Shared>, ctx: RequestContext, request: m::
     let notify = Arc::new(Notify::new());
     let mut registered = false;
     let mut fetched = loop {
-        let (fetched, enough) = gather(&shared, &topics, most, min_bytes).await;
+        let (fetched, enough) = gather(&shared, &topics, missing, most, min_bytes).await;
         let now = Instant::now();
         if enough || now >= deadline {
             break fetched;
@@ -116,7 +116,7 @@ pub(crate) async fn fetch(shared: Arc<Shared>, ctx: RequestContext, request: m::
         for ((partition, _), seen) in partitions().zip(seen) {
             partition.waiters.forget(&notify);
             partition.waiters.register(seen.saturating_add(1), &notify);
-            moved |= partition.high_watermark() > seen;
+            moved |= partition.high_watermark() > seen || partition.log.is_gone();
         }
         registered = true;
         if !moved && tokio::time::timeout_at(deadline, notify.notified()).await.is_err() {
@@ -136,7 +136,7 @@ pub(crate) async fn fetch(shared: Arc<Shared>, ctx: RequestContext, request: m::
 }
 
 /// One round over all partitions, and whether it is worth an answer.
-async fn gather(shared: &Shared, topics: &[AskedTopic], most: usize, min_bytes: usize) -> (Fetched, bool) {
+async fn gather(shared: &Shared, topics: &[AskedTopic], missing: ErrorCode, most: usize, min_bytes: usize) -> (Fetched, bool) {
     let mut left = most;
     let mut bytes = 0;
     let mut failed = false;
@@ -145,7 +145,11 @@ async fn gather(shared: &Shared, topics: &[AskedTopic], most: usize, min_bytes: 
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for asked in &topic.partitions {
             let read = match &asked.found {
-                Ok(partition) => one(shared, partition, &asked.what, left, bytes == 0).await,
+                Ok(partition) => match one(shared, partition, &asked.what, left, bytes == 0).await {
+                    // Deleted while this request waited, or while it read.
+                    _ if partition.log.is_gone() => Err(missing),
+                    read => read,
+                },
                 Err(error) => Err(*error),
             };
             let fetched = read.unwrap_or_else(|error| FetchedPartition {

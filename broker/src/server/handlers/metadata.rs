@@ -46,7 +46,7 @@ pub(crate) async fn metadata(shared: Arc<Shared>, ctx: RequestContext, request: 
         None => image
             .topics()
             .filter(|topic| ctx.may(Operation::Describe, Resource::Topic(&topic.name)))
-            .map(|topic| found(&image, topic, with_operations))
+            .map(|topic| found(&shared, &image, topic, with_operations))
             .collect(),
         Some(asked) => {
             let one = |topic: m::metadata_request::MetadataRequestTopic| {
@@ -55,7 +55,7 @@ pub(crate) async fn metadata(shared: Arc<Shared>, ctx: RequestContext, request: 
                     None => image.topic_by_id(&topic.topic_id),
                 };
                 if let Some(topic) = hit.filter(|topic| ctx.may(Operation::Describe, Resource::Topic(&topic.name))) {
-                    return found(&image, topic, with_operations);
+                    return found(&shared, &image, topic, with_operations);
                 }
                 let error = match &topic.name {
                     Some(name) => create_errors.get(name.as_str()).copied().unwrap_or_else(|| missing_error(name.as_str())),
@@ -95,10 +95,13 @@ fn missing_error(name: &str) -> ErrorCode {
     if validate_topic_name(name).is_err() { ErrorCode::InvalidTopicException } else { ErrorCode::UnknownTopicOrPartition }
 }
 
-fn found(image: &MetadataImage, topic: &Topic, with_operations: bool) -> MetadataResponseTopic {
+fn found(shared: &Shared, image: &MetadataImage, topic: &Topic, with_operations: bool) -> MetadataResponseTopic {
+    let me = shared.config.node_id;
     let ids = |ids: &[BrokerId]| ids.iter().map(|id| m::BrokerId(id.0)).collect::<Vec<_>>();
     let partitions = topic.indexed_partitions().map(|(index, partition)| {
-        let leader = partition.leader.filter(|leader| image.is_live(*leader));
+        // As with Kafka, a partition whose log is out of use has no leader until it is back.
+        let is_offline = |id: BrokerId| !image.is_live(id) || id == me && shared.replicas.is_offline(&topic.id, index);
+        let leader = partition.leader.filter(|leader| !is_offline(*leader));
         MetadataResponsePartition::default()
             .with_error_code(if leader.is_some() { ErrorCode::None } else { ErrorCode::LeaderNotAvailable } as i16)
             .with_partition_index(index)
@@ -106,7 +109,7 @@ fn found(image: &MetadataImage, topic: &Topic, with_operations: bool) -> Metadat
             .with_leader_epoch(partition.leader_epoch)
             .with_replica_nodes(ids(&partition.replicas))
             .with_isr_nodes(ids(&partition.isr))
-            .with_offline_replicas(partition.replicas.iter().filter(|id| !image.is_live(**id)).map(|id| m::BrokerId(id.0)).collect())
+            .with_offline_replicas(partition.replicas.iter().filter(|id| is_offline(**id)).map(|id| m::BrokerId(id.0)).collect())
     });
     MetadataResponseTopic::default()
         .with_name(Some(topic_name(&topic.name)))

@@ -190,8 +190,12 @@ async fn wait(shared: &Shared, answers: &mut Answers, mut waiting: Vec<Waiting>,
         item.of.waiters.register(item.end_offset, &notify);
     }
     let mut set = |item: &Waiting, error: ErrorCode| {
-        let answer = answers.topics.get_mut(item.topic).and_then(|(_, partitions)| partitions.get_mut(item.partition));
-        if let Some(answer) = answer {
+        let Some((topic, partitions)) = answers.topics.get_mut(item.topic) else { return };
+        let error = match (error, &*topic) {
+            (ErrorCode::UnknownTopicOrPartition, Named::Id(_)) => ErrorCode::UnknownTopicId,
+            (error, _) => error,
+        };
+        if let Some(answer) = partitions.get_mut(item.partition) {
             shared.metrics.answered_with("Produce", error.name());
             *answer = Failure::code(error).answer(answer.index);
         }

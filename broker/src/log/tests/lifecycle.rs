@@ -1,0 +1,288 @@
+//! Logs that come and go: nothing of a log survives its topic id.
+
+use super::*;
+
+const OLD: Uuid = Uuid::from_u128(1);
+const NEW: Uuid = Uuid::from_u128(2);
+
+/// Every file below `dir` with its bytes.
+fn snapshot(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let disk = Env::real().disk;
+    let mut files = BTreeMap::new();
+    for entry in disk.list(dir).unwrap() {
+        let path = dir.join(entry.name);
+        if entry.is_dir { files.extend(snapshot(&path)) } else { drop(files.insert(path.clone(), disk.read(&path).unwrap())) }
+    }
+    files
+}
+
+fn gone(topic: &str, id: Uuid) -> Vec<(Arc<str>, Uuid, i32)> {
+    vec![(topic.into(), id, 0)]
+}
+
+#[tokio::test]
+async fn what_is_queued_for_a_deleted_log_has_no_effect() {
+    let dir = tempfile::tempdir().unwrap();
+    let manager = open(&Env::real(), dir.path()).await;
+    let old = manager.create(TOPIC, OLD, 0, compacted()).await.unwrap();
+    for i in 0..40i64 {
+        keyed(&old, i, &[(&format!("k{}", i % 3), Some("old"))]);
+    }
+    old.set_high_watermark(30);
+    old.sync().unwrap();
+    keyed(&old, 41, &[("late", Some("old"))]);
+    manager.delete(gone(TOPIC, OLD)).await;
+    let new = manager.create(TOPIC, NEW, 0, small()).await.unwrap();
+    append(&new, 1, &["new"]);
+    new.sync().unwrap();
+    manager.checkpoint().await;
+    let before = snapshot(&dir.path().join("orders-0"));
+    let checkpoints = |file: &str| snapshot(dir.path())[&dir.path().join(file)].clone();
+    let points = checkpoints("recovery-point-offset-checkpoint");
+
+    // The syncer, the upkeep and late readers come to it only now.
+    assert!(old.sync().is_err() && old.checkpoint().is_err() && old.close().is_err());
+    assert!(old.append(batch(1, &["x"]), &client(1)).is_err());
+    assert!(old.truncate_to(3).is_err() && old.truncate_fully_and_start_at(7).is_err());
+    old.set_high_watermark(40);
+    let _ = old.roll_if_old(i64::MAX);
+    let _ = old.roll_now(100);
+    old.set_config(LogConfig { retention_ms: 0, ..small() });
+    assert!(old.apply_retention(i64::MAX).unwrap_or_default().is_empty());
+    old.set_config(compacted());
+    let _ = old.compact(&pass(100, 0, 1_000));
+    old.close_idle();
+    old.close_idle();
+    let _ = old.read_from_disk(0, usize::MAX, Offset::MAX, true);
+    old.dir.partitions.set_recovery_points([&*old]).unwrap();
+    old.dir.partitions.set_cleaned(&old, 33).unwrap();
+    old.dir.partitions.set_positions([&*old]).unwrap();
+
+    assert!(!old.is_offline(), "the log directory is out of use: {:?}", old.dir.offline());
+    assert_eq!(snapshot(&dir.path().join("orders-0")), before, "the new log's files were touched");
+    assert_eq!(checkpoints("recovery-point-offset-checkpoint"), points);
+    assert_eq!(new.dir.partitions.cleaned(&new), 0);
+    assert_eq!(contents(&new).into_values().collect::<Vec<_>>(), ["new"]);
+}
+
+#[tokio::test]
+async fn a_topic_made_again_begins_with_nothing_of_the_old_one() {
+    // Killed after any number of changes to the disk since the old topic was deleted.
+    for at in 0.. {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = FaultDisk::new();
+        let manager = open(&disk.env(), dir.path()).await;
+        let old = manager.create(TOPIC, OLD, 0, small()).await.unwrap();
+        for i in 0..60 {
+            append(&old, i, &["old"]);
+        }
+        old.checkpoint().unwrap();
+        old.set_high_watermark(60);
+        old.delete_records_before(45).unwrap();
+        old.dir.partitions.set_cleaned(&old, 50).unwrap();
+        old.dir.partitions.set_recovery_points([&*old]).unwrap();
+        manager.checkpoint().await;
+        disk.fail_after(at, io::ErrorKind::Other, false);
+        manager.delete(gone(TOPIC, OLD)).await;
+        let mut acknowledged = 0;
+        if let Ok(new) = manager.create(TOPIC, NEW, 0, small()).await {
+            for i in 0..10 {
+                if new.append(batch(i, &["new"]), &client(i)).is_ok() && new.sync().is_ok() {
+                    acknowledged = i + 1;
+                }
+            }
+            let _ = old.dir.partitions.set_recovery_points([&*old]);
+            let _ = old.dir.partitions.set_positions([&*old]);
+        }
+        let failed = disk.faults.left.load(Ordering::Relaxed) == 0;
+        drop((manager, old));
+        disk.heal();
+        let manager = open(&disk.env(), dir.path()).await;
+        manager.set_unknown_aside(|name, id, partition| (name, id, partition) == (TOPIC, Some(NEW), 0)).await;
+        let new = manager.create(TOPIC, NEW, 0, small()).await.unwrap_or_else(|error| panic!("after {at} changes: {error}"));
+        assert_eq!((new.topic_id(), new.start_offset(), new.dir.partitions.cleaned(&new)), (NEW, 0, 0), "after {at} changes");
+        let kept = contents(&new);
+        assert!(kept.len() as i64 >= acknowledged && kept.values().all(|value| value == "new"), "after {at}: {acknowledged} of {kept:?}");
+        // And again, when everything was checkpointed under the new id.
+        append(&new, 1, &["new"]);
+        let end = new.end_offset();
+        manager.close().await.unwrap();
+        drop((manager, new));
+        let new = open(&disk.env(), dir.path()).await.get(NEW, 0).unwrap();
+        assert_eq!((new.start_offset(), new.end_offset()), (0, end));
+        if !failed {
+            assert!(at > 20, "the faults have to have met something: {at}");
+            break;
+        }
+    }
+}
+
+fn many(count: i32, id: Uuid) -> Vec<WantedLog> {
+    (0..count).map(|partition| WantedLog { topic: TOPIC.into(), topic_id: id, partition, config: small() }).collect()
+}
+
+#[tokio::test]
+async fn many_logs_cost_as_few_syncs_as_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FaultDisk::new();
+    let manager = open(&disk.env(), dir.path()).await;
+    let counted = |what: &AtomicU64| what.swap(0, Ordering::Relaxed);
+    counted(&disk.faults.changes);
+    counted(&disk.faults.syncs);
+    let logs = manager.host(many(1_000, OLD)).await;
+    assert!(logs.iter().all(Result::is_ok));
+    let (changes, syncs) = (counted(&disk.faults.changes), counted(&disk.faults.syncs));
+    assert!(changes <= 3 * 1_000 + 10 && syncs <= 5, "making: {changes} changes, {syncs} syncs");
+    manager.delete((0..1_000).map(|partition| (TOPIC.into(), OLD, partition)).collect()).await;
+    let (changes, syncs) = (counted(&disk.faults.changes), counted(&disk.faults.syncs));
+    assert!(changes <= 1_000 + 5 && syncs <= 2, "deleting: {changes} changes, {syncs} syncs");
+    let logs = manager.host(many(1_000, NEW)).await;
+    assert!(logs.iter().all(Result::is_ok));
+    let (changes, syncs) = (counted(&disk.faults.changes), counted(&disk.faults.syncs));
+    assert!(changes <= 3 * 1_000 + 40 && syncs <= 15, "making again: {changes} changes, {syncs} syncs");
+}
+
+/// What the broker does at its start, when the cluster has one topic: `orders` with this id.
+async fn start(env: &Env, dir: &Path, id: Uuid, count: i32) -> (Arc<LogManager>, Vec<Result<Arc<Log>, LogError>>) {
+    let manager = open(env, dir).await;
+    manager.set_unknown_aside(|name, known, _| name == TOPIC && known.is_none_or(|known| known == id)).await;
+    let logs = manager.host(many(count, id)).await;
+    (manager, logs)
+}
+
+#[tokio::test]
+async fn a_topic_of_the_same_name_is_hosted_after_a_crash_between_delete_and_create() {
+    for at in 0.. {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = FaultDisk::new();
+        let manager = open(&disk.env(), dir.path()).await;
+        let old: Vec<_> = manager.host(many(5, OLD)).await.into_iter().map(Result::unwrap).collect();
+        for log in &old {
+            append(log, 1, &["old"]);
+            log.checkpoint().unwrap();
+        }
+        manager.checkpoint().await;
+        disk.fail_after(at, io::ErrorKind::Other, false);
+        manager.delete((0..5).map(|partition| (TOPIC.into(), OLD, partition)).collect()).await;
+        let _ = manager.host(many(5, NEW)).await;
+        let failed = disk.faults.left.load(Ordering::Relaxed) == 0;
+        drop((manager, old));
+        disk.heal();
+        let (_manager, logs) = start(&disk.env(), dir.path(), NEW, 5).await;
+        for log in logs {
+            let log = log.unwrap_or_else(|error| panic!("after {at} changes: {error}"));
+            assert_eq!((log.start_offset(), log.end_offset()), (0, 0), "after {at} changes");
+        }
+        if !failed {
+            assert!(at > 10, "the faults have to have met something: {at}");
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_missing_directory_is_offline_until_it_is_back_or_its_loss_accepted() {
+    let dir = tempfile::tempdir().unwrap();
+    let env = Env::real();
+    let manager = open(&env, dir.path()).await;
+    let log = manager.create(TOPIC, OLD, 0, small()).await.unwrap();
+    for i in 0..30 {
+        append(&log, i, &["kept"]);
+    }
+    manager.close().await.unwrap();
+    drop((manager, log));
+    let (path, aside) = (dir.path().join("orders-0"), dir.path().join("moved"));
+    env.disk.rename(&path, &aside).unwrap();
+    let (manager, mut logs) = start(&env, dir.path(), OLD, 1).await;
+    let error = logs.remove(0).err().unwrap();
+    assert!(matches!(error, LogError::Missing { end_offset: 30, .. }), "{error}");
+    assert!(!env.disk.exists(&path).unwrap(), "nothing is made in its place");
+    assert_eq!(manager.offline_logs().len(), 1);
+    // It is still known after the checkpoints were written, and after another start.
+    manager.checkpoint().await;
+    drop(manager);
+    let (manager, logs) = start(&env, dir.path(), OLD, 1).await;
+    assert!(matches!(&logs[0], Err(LogError::Missing { end_offset: 30, .. })));
+    env.disk.rename(&aside, &path).unwrap();
+    let log = manager.create(TOPIC, OLD, 0, small()).await.unwrap();
+    assert_eq!(contents(&log).len(), 30);
+    assert!(manager.offline_logs().is_empty());
+    manager.close().await.unwrap();
+    drop((manager, log));
+    env.disk.remove_dir_all(&path).unwrap();
+    let (manager, logs) = start(&env, dir.path(), OLD, 1).await;
+    assert!(logs[0].is_err());
+    env.disk.create_dir_all(&path).unwrap();
+    env.disk.open(&path.join("accept-data-loss"), OpenMode::Create).unwrap();
+    let log = manager.create(TOPIC, OLD, 0, small()).await.unwrap();
+    assert_eq!((log.start_offset(), log.end_offset()), (30, 30), "no offset is given out twice");
+    assert_eq!(append(&log, 1, &["next"]).base_offset, 30);
+    log.sync().unwrap();
+    drop((manager, log));
+    let (_manager, mut logs) = start(&env, dir.path(), OLD, 1).await;
+    assert_eq!(contents(&logs.remove(0).unwrap()), BTreeMap::from([(30, "next".to_owned())]));
+    assert!(!env.disk.exists(&path.join("accept-data-loss")).unwrap());
+}
+
+#[tokio::test]
+async fn a_damaged_partition_is_replaced_by_a_new_topic_or_opened_without_what_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let env = Env::real();
+    let manager = open(&env, dir.path()).await;
+    let log = manager.create(TOPIC, OLD, 0, small()).await.unwrap();
+    append(&log, 0, &["a"]);
+    append(&log, 0, &["b"]);
+    manager.close().await.unwrap();
+    drop((manager, log));
+    let path = dir.path().join("orders-0");
+    let cut = |len| env.disk.open(&path.join("00000000000000000000.log"), OpenMode::ReadWrite).unwrap().set_len(len).unwrap();
+    cut(80);
+    let (manager, logs) = start(&env, dir.path(), OLD, 1).await;
+    assert!(matches!(&logs[0], Err(LogError::Corrupt { .. })));
+    env.disk.open(&path.join("accept-data-loss"), OpenMode::Create).unwrap();
+    let log = manager.create(TOPIC, OLD, 0, small()).await.unwrap();
+    assert_eq!(contents(&log).into_values().collect::<Vec<_>>(), ["a"]);
+    append(&log, 0, &["c"]);
+    manager.close().await.unwrap();
+    drop((manager, log));
+    cut(80);
+    let (manager, logs) = start(&env, dir.path(), OLD, 1).await;
+    assert!(logs[0].is_err());
+    manager.delete(gone(TOPIC, OLD)).await;
+    let log = manager.create(TOPIC, NEW, 0, small()).await.unwrap();
+    assert_eq!((log.end_offset(), manager.offline_logs().len()), (0, 0));
+    let names: Vec<_> = env.disk.list(dir.path()).unwrap().into_iter().filter(|entry| entry.is_dir).map(|entry| entry.name).collect();
+    assert!(names.len() == 2 && names.iter().any(|name| name.ends_with("-delete")), "{names:?}");
+}
+
+#[tokio::test]
+async fn a_log_is_made_once_there_is_space_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let manager = open(&Env::real(), dir.path()).await;
+    super::sync::check_space(&manager.dirs()[0], u64::MAX);
+    assert!(matches!(manager.create(TOPIC, OLD, 0, small()).await, Err(LogError::NoLogDir)));
+    super::sync::check_space(&manager.dirs()[0], 0);
+    append(&manager.create(TOPIC, OLD, 0, small()).await.unwrap(), 0, &["a"]);
+}
+
+#[tokio::test]
+async fn ids_of_partitions_that_were_not_synced_are_known_after_a_crash() {
+    let dir = tempfile::tempdir().unwrap();
+    let env = Env::real();
+    let manager = open(&env, dir.path()).await;
+    let log = manager.create(TOPIC, OLD, 0, small()).await.unwrap();
+    append(&log, 0, &["in the page cache"]);
+    drop((manager, log));
+    let path = dir.path().join("orders-0/partition.metadata");
+    for torn in [true, false] {
+        if torn {
+            env.disk.open(&path, OpenMode::ReadWrite).unwrap().set_len(0).unwrap()
+        } else {
+            env.disk.remove_file(&path).unwrap()
+        }
+        let (manager, mut logs) = start(&env, dir.path(), OLD, 1).await;
+        assert_eq!(contents(&logs.remove(0).unwrap()).len(), 1);
+        assert!(env.disk.read(&path).unwrap().starts_with(b"version: 0\ntopic_id: "));
+        drop(manager);
+    }
+}

@@ -1,0 +1,124 @@
+//! Partitions as topics come and go.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use letterbox_env::{Env, OpenMode};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use super::{Acks, ReplicaManager};
+use crate::config::Config;
+use crate::log::{LogManager, LogManagerOptions};
+use crate::metadata::record::{PartitionRecord, RemoveTopicRecord, TopicRecord};
+use crate::metadata::{MetadataDelta, MetadataImage, MetadataRecord, apply};
+use crate::model::BrokerId;
+use crate::wire::ErrorCode;
+use crate::wire::batch::BatchBuilder;
+
+const TOPIC: &str = "orders";
+const OLD: Uuid = Uuid::from_u128(1);
+const NEW: Uuid = Uuid::from_u128(2);
+
+async fn replicas(env: &Env, dir: &Path) -> Arc<ReplicaManager> {
+    let text = "process.roles=broker,controller\nnode.id=0\ncontroller.quorum.voters=0@localhost:9093\n\
+                controller.listener.names=CONTROLLER\nlisteners=PLAINTEXT://:9092,CONTROLLER://:9093\nlog.dirs=/nowhere\n";
+    let options = LogManagerOptions { reserve_bytes: 0, ..LogManagerOptions::new(vec![dir.into()]) };
+    let logs = LogManager::open(env.clone(), options).await.unwrap();
+    ReplicaManager::new(env.clone(), Config::parse(text).unwrap(), logs)
+}
+
+fn with_topic(image: &MetadataImage, id: Uuid, partitions: i32) -> Arc<MetadataImage> {
+    let mut records = vec![MetadataRecord::Topic(TopicRecord { name: TOPIC.into(), id })];
+    records.extend((0..partitions).map(|partition| {
+        let (replicas, isr) = (vec![BrokerId(0)], vec![BrokerId(0)]);
+        let leader = Some(BrokerId(0));
+        MetadataRecord::Partition(PartitionRecord { topic_id: id, partition, replicas, isr, leader, leader_epoch: 0, partition_epoch: 0 })
+    }));
+    Arc::new(apply(image, image.applied_index + 1, &records).unwrap())
+}
+
+fn without_topic(image: &MetadataImage, id: Uuid) -> Arc<MetadataImage> {
+    let records = [MetadataRecord::RemoveTopic(RemoveTopicRecord { id })];
+    Arc::new(apply(image, image.applied_index + 1, &records).unwrap())
+}
+
+fn batch() -> bytes::BytesMut {
+    let mut batch = BatchBuilder::new(1);
+    batch.push(1, None, Some(b"value"), &[]);
+    batch.build()
+}
+
+#[tokio::test]
+async fn who_waits_for_a_deleted_topic_is_told_at_once() {
+    let (env, dir) = (Env::real(), tempfile::tempdir().unwrap());
+    let replicas = replicas(&env, dir.path()).await;
+    let image = with_topic(&MetadataImage::default(), OLD, 1);
+    replicas.start(&image).await;
+    let partition = replicas.partition(&OLD, 0).unwrap();
+    // Nothing syncs here, so it is never committed.
+    let appended = partition.append(batch(), Acks::All).unwrap();
+    let waiting = Arc::new(Notify::new());
+    partition.waiters.register(appended.end_offset, &waiting);
+    assert_eq!(partition.commit_state(appended.end_offset), Ok(false));
+    let next = without_topic(&image, OLD);
+    replicas.apply(&MetadataDelta::between(image, next)).await;
+    assert!(waiting.notified().now_or_never().is_some(), "it was not woken");
+    assert_eq!(partition.commit_state(appended.end_offset), Err(ErrorCode::UnknownTopicOrPartition));
+    assert!(partition.append(batch(), Acks::Leader).is_err());
+    assert_eq!(replicas.partition(&OLD, 0).err(), Some(ErrorCode::UnknownTopicOrPartition));
+}
+
+#[tokio::test]
+async fn partitions_that_are_offline_come_back_or_are_replaced() {
+    let (env, dir) = (Env::real(), tempfile::tempdir().unwrap());
+    let first = replicas(&env, dir.path()).await;
+    let image = with_topic(&MetadataImage::default(), OLD, 3);
+    first.start(&image).await;
+    for partition in first.leading() {
+        partition.append(batch(), Acks::Leader).unwrap();
+        partition.log.sync().unwrap();
+    }
+    drop(first);
+    let path = |partition: i32| dir.path().join(format!("{TOPIC}-{partition}"));
+    env.disk.rename(&path(0), &dir.path().join("moved")).unwrap();
+    env.disk.remove_dir_all(&path(1)).unwrap();
+
+    let second = replicas(&env, dir.path()).await;
+    second.start(&image).await;
+    assert_eq!(second.counts(), (3, 1, 2));
+    let offline = |replicas: &ReplicaManager| (0..3).filter(|index| replicas.is_offline(&OLD, *index)).collect::<Vec<_>>();
+    assert_eq!((offline(&second), second.partition(&OLD, 0).err()), (vec![0, 1], Some(ErrorCode::KafkaStorageError)));
+    assert_eq!(second.heal(&image).await, []);
+    env.disk.rename(&dir.path().join("moved"), &path(0)).unwrap();
+    assert_eq!(second.heal(&image).await, [(OLD, 0)]);
+    assert_eq!(second.partition(&OLD, 0).unwrap().log.end_offset(), 1);
+
+    // The topic is deleted and made again: the new partitions are whole.
+    let deleted = without_topic(&image, OLD);
+    let again = with_topic(&deleted, NEW, 3);
+    second.apply(&MetadataDelta::between(image, deleted.clone())).await;
+    second.apply(&MetadataDelta::between(deleted, again.clone())).await;
+    assert_eq!(second.counts(), (3, 3, 0));
+    assert!(second.leading().iter().all(|partition| partition.log.end_offset() == 0));
+    drop(second);
+    let third = replicas(&env, dir.path()).await;
+    third.start(&again).await;
+    assert_eq!(third.counts(), (3, 3, 0));
+}
+
+#[tokio::test]
+async fn a_topic_made_again_while_the_broker_was_down_is_hosted() {
+    let (env, dir) = (Env::real(), tempfile::tempdir().unwrap());
+    let first = replicas(&env, dir.path()).await;
+    first.start(&with_topic(&MetadataImage::default(), OLD, 100)).await;
+    drop(first);
+    let image = with_topic(&MetadataImage::default(), NEW, 100);
+    let second = replicas(&env, dir.path()).await;
+    second.start(&image).await;
+    assert_eq!(second.counts(), (100, 100, 0));
+    let strays = env.disk.list(dir.path()).unwrap().into_iter().filter(|entry| entry.name.ends_with("-stray")).count();
+    assert_eq!(strays, 100);
+    assert!(env.disk.open(&dir.path().join("orders-7/partition.metadata"), OpenMode::Read).is_ok());
+}
