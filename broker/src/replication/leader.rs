@@ -70,6 +70,11 @@ impl LeaderState {
         self.min_insync = min_insync;
     }
 
+    /// Whether the high watermark waits for nothing but the own log. What was appended is then committed as soon as it counts here.
+    pub fn decides_alone(&self) -> bool {
+        self.in_sync.len() == 1 && self.in_sync.contains_key(&self.me) && self.required() == 1
+    }
+
     /// Never asks for more replicas than the partition has (KIP-966, effective min ISR).
     fn required(&self) -> usize {
         self.min_insync.min(self.replica_count).max(1)
@@ -118,6 +123,7 @@ mod tests {
         assert_eq!(state.may_append_to_all(), Ok(()), "min.insync.replicas never asks for more than there are");
         assert_eq!(state.own_end(9), Some(9));
         assert_eq!(state.own_end(7), None, "never back");
+        assert!(state.decides_alone());
         assert_eq!(state.high_watermark(), 9);
     }
 
@@ -128,6 +134,7 @@ mod tests {
         assert_eq!(state.replica_end(BrokerId(3), 10), None, "not in sync, does not count");
         assert_eq!(state.replica_end(BrokerId(2), 4), Some(4));
         assert_eq!(state.replica_end(BrokerId(2), 12), Some(10));
+        assert!(!state.decides_alone());
     }
 
     #[test]
@@ -136,5 +143,6 @@ mod tests {
         assert_eq!(state.may_append_to_all(), Err(NotEnoughReplicas { in_sync: 1, required: 2 }));
         assert_eq!(state.own_end(10), None);
         assert_eq!(state.high_watermark(), 4);
+        assert!(!state.decides_alone(), "it waits for a replica to come back");
     }
 }

@@ -4,6 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::BytesMut;
 use letterbox_env::Clock;
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::leader::{LeaderState, NotEnoughReplicas};
 use super::waiters::Waiters;
@@ -169,6 +171,35 @@ impl Partition {
             return Err(ErrorCode::UnknownTopicOrPartition);
         }
         if self.log.is_offline() { Err(ErrorCode::KafkaStorageError) } else { Ok(false) }
+    }
+
+    /// Waits until readers may see everything that was appended before this call, where that depends on this broker alone; at
+    /// most until `deadline`.
+    ///
+    /// With `acks=1` an append is answered before it is durable, and readers never see what is not durable. Without this wait "produce,
+    /// then read to the end" would miss records that were acknowledged. Where other replicas decide, there is no wait, as in Kafka.
+    ///
+    /// # Errors
+    /// `OFFSET_NOT_AVAILABLE` at the deadline; `KAFKA_STORAGE_ERROR` when the log can no longer be written.
+    pub async fn settle(&self, deadline: Instant) -> Result<(), ErrorCode> {
+        let end = self.log.end_offset();
+        if self.is_committed(end) || !self.state().decides_alone() {
+            return Ok(());
+        }
+        let notify = Arc::new(Notify::new());
+        loop {
+            // Registered before the look, so that no move is missed in between.
+            self.waiters.register(end, &notify);
+            let settled = match self.commit_state(end) {
+                Ok(false) => tokio::time::timeout_at(deadline, notify.notified()).await.map_err(|_| ErrorCode::OffsetNotAvailable),
+                Ok(true) => Ok(()),
+                Err(error) => Err(error),
+            };
+            self.waiters.forget(&notify);
+            if settled.is_err() || self.is_committed(end) {
+                return settled;
+            }
+        }
     }
 
     /// The epoch this broker leads in.

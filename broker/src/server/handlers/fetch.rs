@@ -1,8 +1,11 @@
 //! Fetch 4–18: committed records, as stored, without copying them together.
 //!
-//! KIPs: 74 (response size), 320 (leader epochs), 516 (topic ids from version 13). Fetch sessions (KIP-227) are
-//! declined: every answer carries session 0, as the protocol allows. Follower fetches are refused: a cluster
-//! has one broker in this version.
+//! KIPs: 74 (response size), 320 (leader epochs), 516 (topic ids from version 13). No fetch session (KIP-227) is kept: every answer
+//! carries session 0, as a Kafka broker's does whose session cache is full. Follower fetches are refused: a cluster has one broker in
+//! this version.
+//!
+//! An answer without records says that there are none, so it waits for what was acknowledged before to be readable, even when
+//! `max.wait` is 0: see [`Partition::settle`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +15,7 @@ use kafka_protocol::messages::fetch_request::FetchPartition;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::Shared;
+use super::{SETTLE_MAX, Shared};
 use crate::log::{ReadError, ReadResult, Slice};
 use crate::model::Offset;
 use crate::replication::Partition;
@@ -31,6 +34,11 @@ pub(crate) struct Fetched {
 }
 
 impl Fetched {
+    /// Bytes of records.
+    fn bytes(&self) -> usize {
+        self.topics.iter().flat_map(|topic| &topic.partitions).map(|one| one.records.bytes).sum()
+    }
+
     /// Every error in the answer.
     pub(crate) fn errors(&self) -> impl Iterator<Item = ErrorCode> {
         let partitions = self.topics.iter().flat_map(|topic| &topic.partitions).map(|one| one.error);
@@ -66,7 +74,8 @@ struct AskedTopic {
 
 /// Gathers records until there are `min.bytes` of them, the wait is over, or there is an error to tell.
 pub(crate) async fn fetch(shared: Arc<Shared>, ctx: RequestContext, request: m::FetchRequest) -> Fetched {
-    if request.session_id != 0 {
+    // Epoch 0 asks for a new session and −1 for none, both with all partitions and whatever the id; any other epoch goes on with a session.
+    if !matches!(request.session_epoch, 0 | -1) {
         return Fetched { error: ErrorCode::FetchSessionIdNotFound, topics: Vec::new(), read_committed: false };
     }
     let is_follower = request.replica_id.0 >= 0 || request.replica_state.replica_id.0 >= 0;
@@ -94,45 +103,66 @@ pub(crate) async fn fetch(shared: Arc<Shared>, ctx: RequestContext, request: m::
 
     let most = usize::try_from(request.max_bytes).unwrap_or(0).min(shared.config.size("fetch.max.bytes"));
     let min_bytes = usize::try_from(request.min_bytes).unwrap_or(0).min(most);
-    let deadline = Instant::now() + Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
+    // Where there is no minimum, or nothing that could grow, there is no wait.
+    let waits = min_bytes > 0 && topics.iter().any(|topic| !topic.partitions.is_empty());
+    let max_wait_ms = if waits { u64::try_from(request.max_wait_ms).unwrap_or(0) } else { 0 };
+    let deadline = Instant::now() + Duration::from_millis(max_wait_ms);
     let notify = Arc::new(Notify::new());
     let mut registered = false;
+    let mut settled = false;
     let mut fetched = loop {
-        let (fetched, enough) = gather(&shared, &topics, missing, most, min_bytes).await;
-        let now = Instant::now();
-        if enough || now >= deadline {
+        let (fetched, enough) = gather(&shared, &topics, missing, most, min_bytes.max(1)).await;
+        if enough {
             break fetched;
         }
-        // Registered first and looked at once more afterwards, so that no move is missed in between.
-        let partitions = || topics.iter().flat_map(|topic| &topic.partitions).filter_map(|asked| Some((asked.found.as_ref().ok()?, asked)));
-        let seen: Vec<Offset> = fetched
-            .topics
-            .iter()
-            .flat_map(|topic| &topic.partitions)
-            .filter(|one| one.error == ErrorCode::None)
-            .map(|one| one.high_watermark)
-            .collect();
-        let mut moved = false;
-        for ((partition, _), seen) in partitions().zip(seen) {
-            partition.waiters.forget(&notify);
-            partition.waiters.register(seen.saturating_add(1), &notify);
-            moved |= partition.high_watermark() > seen || partition.log.is_gone();
+        if Instant::now() < deadline {
+            // Registered first and looked at once more afterwards, so that no move is missed in between.
+            let seen: Vec<Offset> = fetched
+                .topics
+                .iter()
+                .flat_map(|topic| &topic.partitions)
+                .filter(|one| one.error == ErrorCode::None)
+                .map(|one| one.high_watermark)
+                .collect();
+            let mut moved = false;
+            for (partition, seen) in found(&topics).zip(seen) {
+                partition.waiters.forget(&notify);
+                partition.waiters.register(seen.saturating_add(1), &notify);
+                moved |= partition.high_watermark() > seen || partition.log.is_gone();
+            }
+            registered = true;
+            if moved || tokio::time::timeout_at(deadline, notify.notified()).await.is_ok() {
+                continue;
+            }
         }
-        registered = true;
-        if !moved && tokio::time::timeout_at(deadline, notify.notified()).await.is_err() {
+        if settled || fetched.bytes() > 0 || !settle(&topics).await {
             break fetched;
         }
+        settled = true;
     };
     fetched.read_committed = request.isolation_level == 1;
     if registered {
-        for asked in topics.iter().flat_map(|topic| &topic.partitions) {
-            if let Ok(partition) = &asked.found {
-                partition.waiters.forget(&notify);
-            }
-        }
+        found(&topics).for_each(|partition| partition.waiters.forget(&notify));
     }
-    shared.metrics.fetch_bytes.inc_by(fetched.topics.iter().flat_map(|topic| &topic.partitions).map(|one| one.records.bytes as u64).sum());
+    shared.metrics.fetch_bytes.inc_by(fetched.bytes() as u64);
     fetched
+}
+
+/// The asked partitions that are led from here.
+fn found(topics: &[AskedTopic]) -> impl Iterator<Item = &Arc<Partition>> {
+    topics.iter().flat_map(|topic| &topic.partitions).filter_map(|asked| asked.found.as_ref().ok())
+}
+
+/// Waits until the partitions show what was acknowledged before; one whose disk does not answer is left as it is. Tells
+/// whether there was anything to wait for.
+async fn settle(topics: &[AskedTopic]) -> bool {
+    let deadline = Instant::now() + SETTLE_MAX;
+    let mut waited = false;
+    for partition in found(topics).filter(|partition| partition.log.end_offset() > partition.high_watermark()) {
+        let _ = partition.settle(deadline).await;
+        waited = true;
+    }
+    waited
 }
 
 /// One round over all partitions, and whether it is worth an answer.

@@ -2,6 +2,8 @@
 //!
 //! KIPs: 734 (max timestamp), 405 and 1005 (tiered places: nothing is tiered, so earliest-local is the earliest
 //! and latest-tiered has no offset). With no transactions the last stable offset is the high watermark.
+//!
+//! Every place but the earliest covers what was acknowledged before the request came, with `acks=1` too: see [`Partition::settle`].
 
 use std::sync::Arc;
 
@@ -9,8 +11,9 @@ use futures::stream::{self, StreamExt};
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::list_offsets_request::ListOffsetsPartition;
 use kafka_protocol::messages::list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
+use tokio::time::Instant;
 
-use super::Shared;
+use super::{SETTLE_MAX, Shared};
 use crate::replication::Partition;
 use crate::server::context::{Operation, RequestContext, Resource};
 use crate::wire::ErrorCode;
@@ -27,6 +30,7 @@ const AT_ONCE: usize = 4;
 /// Answers ListOffsets.
 pub(crate) async fn list_offsets(shared: Arc<Shared>, ctx: RequestContext, request: m::ListOffsetsRequest) -> m::ListOffsetsResponse {
     let version = ctx.api_version;
+    let settle_by = Instant::now() + SETTLE_MAX;
     let mut topics = Vec::with_capacity(request.topics.len());
     for topic in request.topics {
         let name = topic.name.as_str();
@@ -42,7 +46,7 @@ pub(crate) async fn list_offsets(shared: Arc<Shared>, ctx: RequestContext, reque
                 };
                 let answer = ListOffsetsPartitionResponse::default().with_partition_index(asked.partition_index);
                 let looked_up = match found {
-                    Ok(partition) => one(&shared, partition, &asked, version).await,
+                    Ok(partition) => one(&shared, partition, &asked, version, settle_by).await,
                     Err(error) => Err(error),
                 };
                 match looked_up {
@@ -59,7 +63,13 @@ pub(crate) async fn list_offsets(shared: Arc<Shared>, ctx: RequestContext, reque
     m::ListOffsetsResponse::default().with_topics(topics)
 }
 
-async fn one(shared: &Shared, partition: Arc<Partition>, asked: &ListOffsetsPartition, version: i16) -> Result<(i64, i64, i32), ErrorCode> {
+async fn one(
+    shared: &Shared,
+    partition: Arc<Partition>,
+    asked: &ListOffsetsPartition,
+    version: i16,
+    settle_by: Instant,
+) -> Result<(i64, i64, i32), ErrorCode> {
     partition.check_epoch(asked.current_leader_epoch)?;
     // KIPs 734, 405 and 1005 each brought one with a version.
     let since = match asked.timestamp {
@@ -70,6 +80,11 @@ async fn one(shared: &Shared, partition: Arc<Partition>, asked: &ListOffsetsPart
     };
     if version < since {
         return Err(ErrorCode::UnsupportedVersion);
+    }
+    if !matches!(asked.timestamp, EARLIEST | EARLIEST_LOCAL | LATEST_TIERED) {
+        // Clients older than the error code look for the leader again instead.
+        let for_client = |error| if error == ErrorCode::OffsetNotAvailable && version < 5 { ErrorCode::LeaderNotAvailable } else { error };
+        partition.settle(settle_by).await.map_err(for_client)?;
     }
     let place = |offset: i64| Ok((-1, offset, partition.epoch_at(offset)));
     match asked.timestamp {

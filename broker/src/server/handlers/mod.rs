@@ -12,12 +12,18 @@ pub(super) mod metadata;
 pub(super) mod produce;
 pub(super) mod topics;
 
+use std::time::Duration;
+
 use kafka_protocol::messages::TopicName;
 use kafka_protocol::protocol::StrBytes;
 
 use super::Shared;
 use crate::metadata::ApiError;
 use crate::quorum::ControllerError;
+
+/// How long a reader waits for what was acknowledged before it came to be durable, so that it may be seen; a disk that takes longer
+/// for a sync is in trouble.
+const SETTLE_MAX: Duration = Duration::from_secs(5);
 
 /// A string for a message.
 fn text(text: &str) -> StrBytes {

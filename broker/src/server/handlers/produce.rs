@@ -1,6 +1,6 @@
 //! Produce 3–13: append, then answer when `acks` is satisfied.
 //!
-//! KIPs: 98 (idempotence), 467 (record errors), 516 (topic ids from version 13), 951 (leader hints: not given, a
+//! KIPs: 98 (idempotence), 110 (zstd from version 7 on), 467 (record errors), 516 (topic ids from version 13), 951 (leader hints: not given, a
 //! cluster has one broker). Transactions are not offered; a batch that says it is part of one is refused by the log.
 
 use std::ops::Range;
@@ -18,6 +18,7 @@ use crate::log::{AppendError, COPIED_BELOW};
 use crate::model::Offset;
 use crate::replication::{Acks, Appended, Partition};
 use crate::server::context::{Operation, RequestContext, Resource};
+use crate::wire::batch::{BatchHeader, Compression};
 use crate::wire::produce::{
     ProduceAnswer, ProducePartitionAnswer, ProducePartitionView, ProduceTopicAnswer, ProduceView, TopicKey, encode_produce_response,
 };
@@ -122,6 +123,10 @@ pub(crate) fn produce(shared: &Arc<Shared>, ctx: &RequestContext, mut body: Byte
                 (Some(_), Some(found)) if !ctx.may(Operation::Write, Resource::Topic(&found.name)) => {
                     Err(Failure::code(ErrorCode::TopicAuthorizationFailed))
                 }
+                (Some(_), Some(_)) if ctx.api_version < ZSTD_SINCE && is_zstd(&records) => Err(Failure::new(
+                    ErrorCode::UnsupportedCompressionType,
+                    &format!("Produce requests with version {} are not allowed to use ZStandard compression", ctx.api_version),
+                )),
                 (Some(acks), Some(found)) => shared
                     .replicas
                     .partition(&found.id, index)
@@ -159,6 +164,14 @@ pub(crate) fn produce(shared: &Arc<Shared>, ctx: &RequestContext, mut body: Byte
         wait(&shared, &mut answers, waiting, timeout).await;
         answers.encode()
     })))
+}
+
+/// The first version whose records may be compressed with zstd (KIP-110): a client of an older one may not know that others cannot
+/// read what it sends.
+const ZSTD_SINCE: i16 = 7;
+
+fn is_zstd(records: &[u8]) -> bool {
+    BatchHeader::parse(records).is_ok_and(|header| matches!(header.compression(), Ok(Compression::Zstd)))
 }
 
 /// Cuts the records of each partition out of the request, without copying where they are most of it.
