@@ -2,7 +2,7 @@
 """The input of every client's run, and the judge of what the client then reports.
 
     check.py generate COUNT > records.tsv      records to produce
-    check.py judge records.tsv events.tsv      exit 0 and one line of facts, or exit 1 and what is wrong
+    check.py judge records.tsv events.tsv [--without …]      exit 0 and one line of facts, or exit 1 and what is wrong
     check.py self-test                         the judge finds each of a list of planted faults
 
 A line of records.tsv: SEQ, KEY, VALUE, HEADERS, parted by tabs; bytes in hexadecimal, `-` for null; headers as NAME=HEX,NAME=HEX.
@@ -13,11 +13,22 @@ A client writes events.tsv, one line per event in the order in which they happen
     assigned   MEMBER PARTITIONS                        partitions of the first group, comma-separated; the last line of a member counts
     consumed   PHASE MEMBER PARTITION OFFSET KEY VALUE HEADERS     phase 1: the group of two; phase 2: after the commit
     committed  PARTITION OFFSET                         what phase 1 committed
+    called     NAME RESULT                              a call of CALLS, on a topic of its own with five records a second apart
+
+`judge --without NAME,NAME` is for clients that do not have these calls.
 """
 import sys
 
 PARTITIONS = 4
 KEYS = 23
+# What each of the less usual calls must give.
+CALLS = {
+    "list": "4",  # partitions of the first topic, found in a list of all topics
+    "config": "604800000",  # retention.ms, described
+    "pattern": "5",  # records that a subscription to a regular expression gets
+    "time": "3",  # the first offset at or after the middle between the third and the fourth record
+    "recreate": "0:3",  # first offset and number of records of a topic that was deleted and made again with three
+}
 
 
 def record(seq):
@@ -47,7 +58,7 @@ def need(condition, message):
         raise Wrong(message)
 
 
-def judge(records, events):
+def judge(records, events, without=()):
     """Returns a line of facts; raises Wrong."""
     by_seq, seq_of = {}, {}
     for text in records:
@@ -55,7 +66,7 @@ def judge(records, events):
         by_seq[int(seq)] = (key, value, headers)
         seq_of[headers] = int(seq)
     total = len(by_seq)
-    produced, assigned, consumed, committed = {}, {}, {1: [], 2: []}, {}
+    produced, assigned, consumed, committed, called = {}, {}, {1: [], 2: []}, {}, {}
     for text in events:
         kind, *fields = text.split("\t")
         if kind == "produced":
@@ -70,9 +81,13 @@ def judge(records, events):
             consumed[int(phase)].append((member, int(partition), int(offset), key, value, headers))
         elif kind == "committed":
             committed[int(fields[0])] = int(fields[1])
+        elif kind == "called":
+            called[fields[0]] = fields[1]
         else:
             raise Wrong(f"unknown event {kind}")
 
+    for name, result in CALLS.items():
+        need(name in without or called.get(name) == result, f"call {name}: {called.get(name, 'nothing')}, not {result}")
     need(len(produced) == total, f"{len(produced)} of {total} records were acknowledged")
     need(len(assigned) == 2, f"the group had {len(assigned)} members, not two")
     need(all(assigned.values()), "a member of the group got no partition")
@@ -110,7 +125,7 @@ def judge(records, events):
             last_seq[partition] = seq
             need(place_of_key.setdefault(key, partition) == partition, f"{where}: key {key} is also in partition {place_of_key[key]}")
     need(len(seen) == total, f"{total - len(seen)} of {total} records never came")
-    return f"{total} records, {len(place_of_key)} keys, {len(last_seq)} partitions, {len(consumed[1])} before the commit and {len(consumed[2])} after"
+    return f"{total} records, {len(place_of_key)} keys, {len(last_seq)} partitions, {len(consumed[1])} before the commit and {len(consumed[2])} after; {len(called)} of {len(CALLS)} other calls"
 
 
 def self_test():
@@ -125,6 +140,7 @@ def self_test():
         events.append(f"consumed\t{1 if seq < 120 else 2}\t{'AABB'[partition]}\t{partition}\t{offset}\t{key}\t{value}\t{headers}")
         if seq == 119:
             events += [f"committed\t{p}\t{o + 1}" for p, o in offsets.items()]
+    events += [f"called\t{name}\t{result}" for name, result in CALLS.items()]
     judge(records, events)
 
     def swap(events, index, column, value):
@@ -148,6 +164,8 @@ def self_test():
         "a member has nothing": swap(events, 1, 2, ""),
         "members share a partition": swap(events, 1, 2, "1,2,3"),
         "an offset differs from its acknowledgement": swap(events, events.index(next(e for e in events if e.startswith("produced\t9\t"))), 3, "77"),
+        "a call gives something else": [e.replace("called\ttime\t3", "called\ttime\t2") for e in events],
+        "a call is missing": [e for e in events if not e.startswith("called\tlist")],
         "a tombstone becomes empty": swap(events, next(i for i in at if events[i].split("\t")[6] == "-"), 6, ""),
     }
     for name, broken in faults.items():
@@ -170,9 +188,9 @@ def main(args):
     if args[:1] == ["generate"] and len(args) == 2:
         for seq in range(int(args[1])):
             print(line(seq))
-    elif args[:1] == ["judge"] and len(args) == 3:
+    elif args[:1] == ["judge"] and (len(args) == 3 or len(args) == 5 and args[3] == "--without"):
         try:
-            print(judge(read(args[1]), read(args[2])))
+            print(judge(read(args[1]), read(args[2]), args[4].split(",") if len(args) == 5 else ()))
         except Wrong as wrong:
             print(wrong)
             return 1

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -141,4 +142,20 @@ func Runs(records []Record, n int) (runs [][]Record) {
 		runs = append(runs, records[from:min(from+size, len(records))])
 	}
 	return runs
+}
+
+// CallsTopic is the topic of the other calls: five records, a second apart from CallsStart on (milliseconds).
+var (
+	CallsTopic = Topic + "-calls"
+	CallsStart = time.Now().Add(-time.Minute).UnixMilli()
+)
+
+// Called reports what one of the other calls gave.
+func Called(name string, result any) {
+	Event("called", name, result)
+}
+
+// Recreated reports the offsets of a topic that was deleted and made again.
+func Recreated(offsets []int64) {
+	Called("recreate", fmt.Sprintf("%d:%d", slices.Min(offsets), len(offsets)))
 }

@@ -1,4 +1,4 @@
-"""kcat (Debian's librdkafka): one process per record, because kcat's headers hold for all records of a process.
+"""kcat with the newest librdkafka: one process per record, because kcat's headers hold for all records of a process.
 
 kcat has no admin calls, so the topic is made by `kafka-topics` or whatever CREATE_TOPIC names; it commits what it has printed when it ends.
 """
@@ -122,3 +122,20 @@ while count < len(RECORDS):
     in_time("consumption resumes")
     count += last.read()
 last.stop()
+
+# The other calls: kcat has none for configurations and for deleting.
+listed = subprocess.run(["kcat", "-b", BOOTSTRAP, "-L"], capture_output=True, text=True, check=True, timeout=30).stdout
+called("list", "".join(re.findall(rf'topic "{re.escape(TOPIC)}" with (\d+) partitions', listed)) or "not there")
+subprocess.run(shlex.split(os.environ["CREATE_TOPIC"]) + [CALLS_TOPIC, "1"], check=True, timeout=30)
+for seq in range(5):
+    # kcat stamps records itself: the offset by time is the one of a time after the third and before the fourth.
+    if seq == 3:
+        time.sleep(0.05)
+        between = int(time.time() * 1000)
+        time.sleep(0.05)
+    subprocess.run(["kcat", "-b", BOOTSTRAP, "-P", "-t", CALLS_TOPIC], input=b"%d\n" % seq, check=True, timeout=30)
+queried = subprocess.run(["kcat", "-b", BOOTSTRAP, "-Q", "-t", f"{CALLS_TOPIC}:0:{between}"], capture_output=True, text=True, check=True, timeout=30).stdout
+called("time", (re.findall(r"offset (\d+)", queried) or [queried])[0])
+options = ["-X", "auto.offset.reset=earliest", "-c", "5", "-f", "%o\n"]
+taken = subprocess.run(["kcat", "-b", BOOTSTRAP, "-q", *options, "-G", GROUP + "-calls", PATTERN], capture_output=True, text=True, check=True, timeout=60).stdout
+called("pattern", len(taken.split()))

@@ -1,7 +1,7 @@
 // kafkajs: unmaintained, and everywhere.
 'use strict';
 const fs = require('fs');
-const { Kafka, CompressionTypes, logLevel } = require('kafkajs');
+const { Kafka, CompressionTypes, ConfigResourceTypes, logLevel } = require('kafkajs');
 
 const { BOOTSTRAP, TOPIC, GROUP, RECORDS, EVENTS } = process.env;
 const PARTITIONS = 4;
@@ -96,6 +96,47 @@ async function main() {
   const last = await member('C', () => {}, (name, partition, message) => { count += 1; consumed(2, name, partition, message); });
   await until(() => count >= records.length, 'consumption resumes');
   await last.disconnect();
+  await otherCalls();
+}
+
+async function otherCalls() {
+  const topic = `${TOPIC}-calls`, start = Date.now() - 60000;
+  const called = (name, result) => event('called', name, result);
+  const admin = kafka.admin();
+  await admin.connect();
+  const { topics } = await admin.fetchTopicMetadata();
+  const found = topics.find(({ name }) => name === TOPIC);
+  called('list', (await admin.listTopics()).includes(TOPIC) && found ? found.partitions.length : 'not there');
+  const { resources } = await admin.describeConfigs({ includeSynonyms: false, resources: [{ type: ConfigResourceTypes.TOPIC, name: TOPIC }] });
+  called('config', resources[0].configEntries.find(({ configName }) => configName === 'retention.ms').configValue);
+
+  const make = () => admin.createTopics({ topics: [{ topic, numPartitions: 1, replicationFactor: 1 }], waitForLeaders: true });
+  const fill = async (count) => {
+    const producer = kafka.producer();
+    await producer.connect();
+    const messages = [...Array(count).keys()].map((i) => ({ value: String(i), timestamp: String(start + 1000 * i) }));
+    await producer.send({ topic, messages });
+    await producer.disconnect();
+  };
+  const drain = async (groupId, topics, count, doing) => {
+    const offsets = [], consumer = kafka.consumer({ groupId });
+    await consumer.connect();
+    await consumer.subscribe({ topics, fromBeginning: true });
+    await consumer.run({ autoCommit: false, eachMessage: async ({ message }) => { offsets.push(Number(message.offset)); } });
+    await until(() => offsets.length >= count, doing);
+    await consumer.disconnect();
+    return offsets;
+  };
+  await make();
+  await fill(5);
+  called('pattern', (await drain(`${GROUP}-calls`, [new RegExp(`^${TOPIC}-c.*`)], 5, 'a pattern is consumed')).length);
+  called('time', (await admin.fetchTopicOffsetsByTimestamp(topic, start + 2500))[0].offset);
+  await admin.deleteTopics({ topics: [topic] });
+  await make();
+  await fill(3);
+  const offsets = await drain(`${GROUP}-again`, [topic], 3, 'a topic that was made again is consumed');
+  called('recreate', `${Math.min(...offsets)}:${offsets.length}`);
+  await admin.disconnect();
 }
 
 main().then(() => process.exit(0), (error) => { console.error(error); process.exit(1); });

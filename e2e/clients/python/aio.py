@@ -4,6 +4,7 @@ import asyncio
 import aiokafka
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from common import *
 
 
@@ -76,6 +77,52 @@ async def main():
         in_time("consumption resumes")
         await take(last, lambda: True, rest)
     await last.stop()
+    await other_calls()
+
+
+async def fill(count):
+    producer = AIOKafkaProducer(bootstrap_servers=BOOTSTRAP)
+    await producer.start()
+    for i in range(count):
+        await producer.send_and_wait(CALLS_TOPIC, b"%d" % i, timestamp_ms=CALLS_START + 1000 * i)
+    await producer.stop()
+
+
+async def drain(each, count, doing):
+    offsets = []
+    while len(offsets) < count:
+        in_time(doing)
+        await take(each, lambda: True, lambda record: offsets.append(record.offset))
+    return offsets
+
+
+async def other_calls():
+    admin = AIOKafkaAdminClient(bootstrap_servers=BOOTSTRAP)
+    await admin.start()
+    found = [topic for topic in await admin.describe_topics() if topic["topic"] == TOPIC]
+    called("list", len(found[0]["partitions"]) if TOPIC in await admin.list_topics() and found else "not there")
+    (response,) = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, TOPIC)])
+    called("config", next(entry[1] for entry in response.resources[0][4] if entry[0] == "retention.ms"))
+
+    await admin.create_topics([NewTopic(CALLS_TOPIC, 1, 1)])
+    await fill(5)
+    each = AIOKafkaConsumer(bootstrap_servers=BOOTSTRAP, group_id=GROUP + "-calls", auto_offset_reset="earliest", metadata_max_age_ms=1000)
+    each.subscribe(pattern=PATTERN)
+    await each.start()
+    called("pattern", len(await drain(each, 5, "a pattern is consumed")))
+    part = TopicPartition(CALLS_TOPIC, 0)
+    called("time", (await each.offsets_for_times({part: CALLS_START + 2500}))[part].offset)
+    await each.stop()
+    await admin.delete_topics([CALLS_TOPIC])
+    await admin.create_topics([NewTopic(CALLS_TOPIC, 1, 1)])
+    await fill(3)
+    each = AIOKafkaConsumer(bootstrap_servers=BOOTSTRAP)
+    await each.start()
+    each.assign([part])
+    each.seek(part, 0)
+    recreated(await drain(each, 3, "a topic that was made again is consumed"))
+    await each.stop()
+    await admin.close()
 
 
 asyncio.run(main())

@@ -6,6 +6,10 @@ BOOTSTRAP = os.environ["BOOTSTRAP"]
 TOPIC = os.environ["TOPIC"]
 GROUP = os.environ["GROUP"]
 PARTITIONS = 4
+# The topic of the other calls: five records, a second apart.
+CALLS_TOPIC = TOPIC + "-calls"
+PATTERN = "^" + TOPIC.replace(".", "[.]") + "-c.*"
+CALLS_START = int(time.time() * 1000) - 60000
 DEADLINE = time.monotonic() + float(os.environ.get("DEADLINE", "90"))
 
 
@@ -57,3 +61,11 @@ def shared_out(assignments):
 def in_time(doing):
     if time.monotonic() > DEADLINE:
         raise SystemExit(f"out of time while {doing}")
+
+
+def called(name, result):
+    event("called", name, result)
+
+
+def recreated(offsets):
+    called("recreate", f"{min(offsets)}:{len(offsets)}")

@@ -1,7 +1,7 @@
 """librdkafka through confluent-kafka."""
 from common import *
 from confluent_kafka import Consumer, Producer, TopicPartition, libversion, version
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
 print("version", version(), "librdkafka", libversion()[0])
 admin = AdminClient({"bootstrap.servers": BOOTSTRAP})
@@ -85,3 +85,43 @@ while count < len(RECORDS):
     in_time("consumption resumes")
     pump(rest)
 members["C"].close()
+
+# The other calls.
+called("list", len(admin.list_topics(timeout=30).topics[TOPIC].partitions))
+resource = ConfigResource(ConfigResource.Type.TOPIC, TOPIC)
+called("config", admin.describe_configs([resource])[resource].result(30)["retention.ms"].value)
+
+
+def fill(count):
+    producer = Producer({"bootstrap.servers": BOOTSTRAP, "topic.metadata.refresh.fast.interval.ms": 50})
+    for i in range(count):
+        producer.produce(CALLS_TOPIC, b"%d" % i, timestamp=CALLS_START + 1000 * i)
+    if producer.flush(30):
+        raise SystemExit("the records of the other calls were not acknowledged in time")
+
+
+def drain(each, count, doing):
+    offsets = []
+    while len(offsets) < count:
+        in_time(doing)
+        message = each.poll(0.1)
+        if message is not None and message.error() is None:
+            offsets.append(message.offset())
+    return offsets
+
+
+admin.create_topics([NewTopic(CALLS_TOPIC, 1, 1)])[CALLS_TOPIC].result(30)
+fill(5)
+GROUP += "-calls"
+each = consumer()
+each.subscribe([PATTERN])
+called("pattern", len(drain(each, 5, "a pattern is consumed")))
+called("time", each.offsets_for_times([TopicPartition(CALLS_TOPIC, 0, CALLS_START + 2500)], timeout=30)[0].offset)
+each.close()
+admin.delete_topics([CALLS_TOPIC])[CALLS_TOPIC].result(30)
+admin.create_topics([NewTopic(CALLS_TOPIC, 1, 1)])[CALLS_TOPIC].result(30)
+fill(3)
+each = consumer()
+each.assign([TopicPartition(CALLS_TOPIC, 0, 0)])
+recreated(drain(each, 3, "a topic that was made again is consumed"))
+each.close()

@@ -4,7 +4,7 @@ import threading
 import kafka
 from common import *
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewTopic
 from kafka.structs import OffsetAndMetadata
 
 print("version", kafka.__version__)
@@ -92,3 +92,46 @@ while count < len(RECORDS):
             count += 1
             consumed(2, "C", record.partition, record.offset, record.key, record.value, record.headers)
 last.close(autocommit=False)
+
+# The other calls.
+admin = KafkaAdminClient(bootstrap_servers=BOOTSTRAP)
+found = [topic for topic in admin.describe_topics() if TOPIC in (topic.get("topic"), topic.get("name"))]
+called("list", len(found[0]["partitions"]) if TOPIC in admin.list_topics() and found else "not there")
+resource = ConfigResource(ConfigResourceType.TOPIC, TOPIC, configs=None)
+described = admin.describe_configs([resource], config_filter="all")
+called("config", next(iter(described.values()))[TOPIC]["retention.ms"]["value"])
+
+
+def fill(count):
+    producer = KafkaProducer(bootstrap_servers=BOOTSTRAP)
+    futures = [producer.send(CALLS_TOPIC, b"%d" % i, timestamp_ms=CALLS_START + 1000 * i) for i in range(count)]
+    for future in futures:
+        future.get(30)
+    producer.close()
+
+
+def drain(each, count, doing):
+    offsets = []
+    while len(offsets) < count:
+        in_time(doing)
+        offsets += [record.offset for batch in each.poll(timeout_ms=100).values() for record in batch]
+    return offsets
+
+
+admin.create_topics([NewTopic(CALLS_TOPIC, 1, 1)])
+fill(5)
+each = KafkaConsumer(bootstrap_servers=BOOTSTRAP, group_id=GROUP + "-calls", auto_offset_reset="earliest", metadata_max_age_ms=1000)
+each.subscribe(pattern=PATTERN)
+called("pattern", len(drain(each, 5, "a pattern is consumed")))
+part = TopicPartition(CALLS_TOPIC, 0)
+called("time", each.offsets_for_times({part: CALLS_START + 2500})[part].offset)
+each.close()
+admin.delete_topics([CALLS_TOPIC])
+admin.create_topics([NewTopic(CALLS_TOPIC, 1, 1)])
+fill(3)
+each = KafkaConsumer(bootstrap_servers=BOOTSTRAP)
+each.assign([part])
+each.seek(part, 0)
+recreated(drain(each, 3, "a topic that was made again is consumed"))
+each.close()
+admin.close()

@@ -4,8 +4,10 @@ package main
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"runtime/debug"
 	"sync"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -171,4 +173,57 @@ func main() {
 	if count < len(records) {
 		matrix.Check(fmt.Errorf("%d of %d records came", count, len(records)), "resume")
 	}
+	otherCalls(ctx, admin)
+}
+
+func fill(ctx context.Context, count int) {
+	client, err := kgo.NewClient(kgo.SeedBrokers(matrix.Bootstrap), kgo.DefaultProduceTopic(matrix.CallsTopic))
+	matrix.Check(err, "producer")
+	defer client.Close()
+	for i := range count {
+		at := time.UnixMilli(matrix.CallsStart + 1000*int64(i))
+		matrix.Check(client.ProduceSync(ctx, &kgo.Record{Value: fmt.Append(nil, i), Timestamp: at}).FirstErr(), "produce")
+	}
+}
+
+func drain(ctx context.Context, count int, options ...kgo.Opt) (offsets []int64) {
+	client, err := kgo.NewClient(append(options, kgo.SeedBrokers(matrix.Bootstrap), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))...)
+	matrix.Check(err, "consumer")
+	defer client.Close()
+	for len(offsets) < count {
+		fetches := client.PollFetches(ctx)
+		matrix.Check(ctx.Err(), "other calls consume")
+		fetches.EachRecord(func(record *kgo.Record) { offsets = append(offsets, record.Offset) })
+	}
+	return offsets
+}
+
+func otherCalls(ctx context.Context, admin *kadm.Client) {
+	topics, err := admin.ListTopics(ctx)
+	matrix.Check(err, "list topics")
+	matrix.Called("list", len(topics[matrix.Topic].Partitions))
+	configs, err := admin.DescribeTopicConfigs(ctx, matrix.Topic)
+	matrix.Check(err, "describe configs")
+	for _, each := range configs[0].Configs {
+		if each.Key == "retention.ms" {
+			matrix.Called("config", *each.Value)
+		}
+	}
+	create := func() {
+		_, err := admin.CreateTopic(ctx, 1, 1, nil, matrix.CallsTopic)
+		matrix.Check(err, "create topic")
+	}
+	create()
+	fill(ctx, 5)
+	pattern := "^" + regexp.QuoteMeta(matrix.Topic) + "-c.*"
+	matrix.Called("pattern", len(drain(ctx, 5, kgo.ConsumerGroup(matrix.Group+"-calls"), kgo.ConsumeRegex(), kgo.ConsumeTopics(pattern))))
+	after, err := admin.ListOffsetsAfterMilli(ctx, matrix.CallsStart+2500, matrix.CallsTopic)
+	matrix.Check(err, "offsets by time")
+	at, _ := after.Lookup(matrix.CallsTopic, 0)
+	matrix.Called("time", at.Offset)
+	_, err = admin.DeleteTopic(ctx, matrix.CallsTopic)
+	matrix.Check(err, "delete topic")
+	create()
+	fill(ctx, 3)
+	matrix.Recreated(drain(ctx, 3, kgo.ConsumeTopics(matrix.CallsTopic)))
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync"
+	"time"
 
 	"github.com/IBM/sarama"
 	"letterbox.dev/matrix"
@@ -176,8 +177,6 @@ func main() {
 			matrix.Event("committed", partition, at.Offset)
 		}
 	}
-	matrix.Check(admin.Close(), "close admin")
-
 	ctx, stop = context.WithDeadline(context.Background(), matrix.End)
 	join(ctx, &running, "C", func(message *sarama.ConsumerMessage) bool {
 		lock.Lock()
@@ -189,4 +188,66 @@ func main() {
 	matrix.Until(func() bool { lock.Lock(); defer lock.Unlock(); return count >= len(records) }, "consumption resumes")
 	stop()
 	running.Wait()
+	otherCalls(admin)
+	matrix.Check(admin.Close(), "close admin")
+}
+
+func fill(count int) {
+	config := settings()
+	config.Producer.Return.Successes = true
+	producer, err := sarama.NewSyncProducer([]string{matrix.Bootstrap}, config)
+	matrix.Check(err, "producer")
+	for i := range count {
+		at := time.UnixMilli(matrix.CallsStart + 1000*int64(i))
+		_, _, err := producer.SendMessage(&sarama.ProducerMessage{Topic: matrix.CallsTopic, Value: sarama.StringEncoder(fmt.Sprint(i)), Timestamp: at})
+		matrix.Check(err, "produce")
+	}
+	matrix.Check(producer.Close(), "close producer")
+}
+
+// sarama has no subscription to a pattern.
+func otherCalls(admin sarama.ClusterAdmin) {
+	// This one call lists all topics and describes the configurations of all of them.
+	topics, err := admin.ListTopics()
+	matrix.Check(err, "list topics")
+	matrix.Called("list", topics[matrix.Topic].NumPartitions)
+	entries, err := admin.DescribeConfig(sarama.ConfigResource{Type: sarama.TopicResource, Name: matrix.Topic})
+	matrix.Check(err, "describe configs")
+	for _, each := range entries {
+		if each.Name == "retention.ms" {
+			matrix.Called("config", each.Value)
+		}
+	}
+	create := func() {
+		detail := &sarama.TopicDetail{NumPartitions: 1, ReplicationFactor: 1}
+		matrix.Check(admin.CreateTopic(matrix.CallsTopic, detail, false), "create topic")
+	}
+	create()
+	fill(5)
+	client, err := sarama.NewClient([]string{matrix.Bootstrap}, settings())
+	matrix.Check(err, "client")
+	offset, err := client.GetOffset(matrix.CallsTopic, 0, matrix.CallsStart+2500)
+	matrix.Check(err, "offset by time")
+	matrix.Called("time", offset)
+	matrix.Check(client.Close(), "close client")
+	matrix.Check(admin.DeleteTopic(matrix.CallsTopic), "delete topic")
+	create()
+	fill(3)
+	consumer, err := sarama.NewConsumer([]string{matrix.Bootstrap}, settings())
+	matrix.Check(err, "consumer")
+	part, err := consumer.ConsumePartition(matrix.CallsTopic, 0, sarama.OffsetOldest)
+	matrix.Check(err, "consume")
+	var offsets []int64
+	for len(offsets) < 3 {
+		select {
+		case message := <-part.Messages():
+			offsets = append(offsets, message.Offset)
+		case failed := <-part.Errors():
+			matrix.Check(failed, "consume")
+		case <-time.After(time.Until(matrix.End)):
+			matrix.Check(errors.New("out of time"), "a topic that was made again is consumed")
+		}
+	}
+	matrix.Recreated(offsets)
+	matrix.Check(consumer.Close(), "close consumer")
 }

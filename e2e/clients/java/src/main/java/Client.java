@@ -4,11 +4,13 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.util.ArrayList;
+import java.util.Collections;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Properties;
 import java.util.TreeMap;
+import java.util.regex.Pattern;
 import java.util.stream.Collectors;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.NewTopic;
@@ -19,6 +21,7 @@ import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.clients.producer.RecordMetadata;
 import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.config.ConfigResource;
 import org.apache.kafka.common.header.Header;
 import org.apache.kafka.common.header.internals.RecordHeader;
 import org.apache.kafka.common.serialization.ByteArrayDeserializer;
@@ -94,6 +97,54 @@ public final class Client {
                 }
             }
         }
+        otherCalls();
+    }
+
+    static void otherCalls() throws Exception {
+        String topic = TOPIC + "-calls";
+        long start = System.currentTimeMillis() - 60_000;
+        TopicPartition part = new TopicPartition(topic, 0);
+        try (Admin admin = Admin.create(common())) {
+            try (KafkaConsumer<byte[], byte[]> each = consumer(GROUP)) {
+                boolean isListed = admin.listTopics().names().get().contains(TOPIC);
+                event("called", "list", isListed ? each.listTopics().get(TOPIC).size() : "not there");
+            }
+            ConfigResource resource = new ConfigResource(ConfigResource.Type.TOPIC, TOPIC);
+            event("called", "config", admin.describeConfigs(List.of(resource)).all().get().get(resource).get("retention.ms").value());
+
+            admin.createTopics(List.of(new NewTopic(topic, 1, (short) 1))).all().get();
+            fill(topic, start, 5);
+            try (KafkaConsumer<byte[], byte[]> each = consumer(GROUP + "-calls")) {
+                each.subscribe(Pattern.compile("^" + Pattern.quote(TOPIC) + "-c.*"));
+                event("called", "pattern", drain(each, 5, "a pattern is consumed").size());
+                event("called", "time", each.offsetsForTimes(Map.of(part, start + 2500)).get(part).offset());
+            }
+            admin.deleteTopics(List.of(topic)).all().get();
+            admin.createTopics(List.of(new NewTopic(topic, 1, (short) 1))).all().get();
+            fill(topic, start, 3);
+            try (KafkaConsumer<byte[], byte[]> each = consumer(GROUP + "-again")) {
+                each.assign(List.of(part));
+                List<Long> offsets = drain(each, 3, "a topic that was made again is consumed");
+                event("called", "recreate", Collections.min(offsets) + ":" + offsets.size());
+            }
+        }
+    }
+
+    static void fill(String topic, long start, int count) throws Exception {
+        try (KafkaProducer<byte[], byte[]> producer = new KafkaProducer<>(common(), new ByteArraySerializer(), new ByteArraySerializer())) {
+            for (int i = 0; i < count; i++) {
+                producer.send(new ProducerRecord<>(topic, 0, start + 1000L * i, null, new byte[] {(byte) i})).get();
+            }
+        }
+    }
+
+    static List<Long> drain(KafkaConsumer<byte[], byte[]> each, int count, String doing) {
+        List<Long> offsets = new ArrayList<>();
+        while (offsets.size() < count) {
+            inTime(doing);
+            each.poll(Duration.ofMillis(100)).forEach(record -> offsets.add(record.offset()));
+        }
+        return offsets;
     }
 
     static void produce(List<Input> inputs) throws Exception {
@@ -126,14 +177,18 @@ public final class Client {
     }
 
     static KafkaConsumer<byte[], byte[]> consumer() {
+        KafkaConsumer<byte[], byte[]> each = consumer(GROUP);
+        each.subscribe(List.of(TOPIC));
+        return each;
+    }
+
+    static KafkaConsumer<byte[], byte[]> consumer(String group) {
         Properties settings = common();
-        settings.put("group.id", GROUP);
+        settings.put("group.id", group);
         settings.put("enable.auto.commit", "false");
         settings.put("auto.offset.reset", "earliest");
         settings.put("session.timeout.ms", "10000");
-        KafkaConsumer<byte[], byte[]> each = new KafkaConsumer<>(settings, new ByteArrayDeserializer(), new ByteArrayDeserializer());
-        each.subscribe(List.of(TOPIC));
-        return each;
+        return new KafkaConsumer<>(settings, new ByteArrayDeserializer(), new ByteArrayDeserializer());
     }
 
     static boolean sharedOut(Map<String, KafkaConsumer<byte[], byte[]>> members) {
