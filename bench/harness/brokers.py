@@ -57,6 +57,12 @@ def free_ports():
     raise RuntimeError("no two free ports")
 
 
+def cpu_seconds(pid):
+    """User and system time of all threads of a process, ended ones too: the sum of utime and stime, with the kernel's own precision."""
+    # The process clock of another process has the number (~pid << 3) | CPUCLOCK_SCHED (clock_getcpuclockid).
+    return time.clock_gettime((~pid << 3) | 2)
+
+
 @dataclass
 class Broker:
     """One process of a side, from `start` to `stop`; its data stays until `delete`."""
@@ -100,9 +106,8 @@ class Broker:
         return (said["connected_ns"] - began) / 1e6, (said["accepted_ns"] - began) / 1e6
 
     def cpu_seconds(self):
-        """User and system time of all threads, ended ones too: the sum of utime and stime, with the kernel's own precision."""
-        # The process clock of another process has the number (~pid << 3) | CPUCLOCK_SCHED (clock_getcpuclockid).
-        return time.clock_gettime((~self.process.pid << 3) | 2)
+        """As the function of this name."""
+        return cpu_seconds(self.process.pid)
 
     def user_and_system(self):
         """utime and stime of /proc/PID/stat in seconds; ticks of 10 ms."""

@@ -6,7 +6,7 @@ import subprocess
 import time
 
 from . import machine
-from .brokers import Broker
+from .brokers import Broker, cpu_seconds, free_ports
 from .rows import ROWS, WARM_UP, WARM_UPS_MAX
 
 
@@ -95,6 +95,26 @@ def open_load(broker, mode, options):
                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL if mode != "topic" else None, text=True)
     atexit.register(process.kill)  # when we are told to end in the middle
     return process
+
+
+def echo(load, length):
+    """CPU microseconds a request that a server which only answers costs (mode echo of the load program), by connections."""
+    found = {}
+    for connections in (1, 16):
+        port = str(free_ports())
+        server = subprocess.Popen([str(load), "echo", "--port", port, "--topic", "echo"], stdout=subprocess.PIPE, text=True)
+        atexit.register(server.kill)
+        expect(server, "ready")
+        options = {"connections": connections, "size": 100, "acks": "all", "count": 10_000_000, "seconds": 5 if length == "full" else 1}
+        arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+        client = subprocess.Popen([str(load), "ping", "--port", port, "--topic", "echo", *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        expect(client, "ready")
+        before = cpu_seconds(server.pid)
+        said, _ = client.communicate("go\n")
+        found[connections] = (cpu_seconds(server.pid) - before) / json.loads(said)["records"] * 1e6
+        server.kill()
+        server.wait()
+    return found
 
 
 def run(broker, mode, options):

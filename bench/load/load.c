@@ -461,6 +461,7 @@ int main(int argc, char **argv)
     else if (!strcmp(o.mode, "consume")) run_consume(&o);
     else if (!strcmp(o.mode, "tail")) run_tail(&o);
     else if (!strcmp(o.mode, "ping")) run_ping(&o);
+    else if (!strcmp(o.mode, "echo")) run_echo(&o);
     else if (!strcmp(o.mode, "first")) run_first(&o);
     else fail("no mode is called %s", o.mode);
     /* Clients are not closed: the numbers are out, and closing waits for background threads. */

@@ -45,4 +45,5 @@ void print_result(int64_t records, int64_t bytes, int64_t elapsed_ns, const stru
 
 /* Modes on raw sockets (raw.c). */
 void run_ping(const struct options *o);
+_Noreturn void run_echo(const struct options *o);
 void run_first(const struct options *o);

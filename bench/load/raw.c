@@ -4,6 +4,7 @@
  * Produce version 7 and Metadata version 4, written and read by hand: no flexible fields, and both are spoken by
  * every Kafka since 2.1.
  */
+#define _GNU_SOURCE /* accept4 */
 #include "load.h"
 
 #include <arpa/inet.h>
@@ -329,6 +330,65 @@ void run_ping(const struct options *o)
         }
     }
     print_result(done, done * o->size, now - start, &latency);
+}
+
+/* ---- echo: a server that does nothing but answer: what any broker pays the kernel for a request ---- */
+
+/* Produce version 7: one topic without a name, one partition, no error. */
+static struct bytes produce_answer(void)
+{
+    struct bytes b = { 0 };
+    put_int(&b, 0, 4); /* size, by `close_request` */
+    put_int(&b, 1, 4); /* correlation id, as `request` has it */
+    put_int(&b, 1, 4); /* topics */
+    put_string(&b, "");
+    put_int(&b, 1, 4); /* partitions */
+    put_int(&b, 0, 4);
+    put_int(&b, 0, 2); /* error */
+    put_int(&b, 0, 8); /* base offset */
+    put_int(&b, -1, 8); /* log append time */
+    put_int(&b, 0, 8); /* log start offset */
+    put_int(&b, 0, 4); /* throttle time */
+    close_request(&b);
+    return b;
+}
+
+/* One thread and epoll, level-triggered; runs until it is killed. */
+void run_echo(const struct options *o)
+{
+    struct sockaddr_in at = { .sin_family = AF_INET, .sin_port = htons((uint16_t)o->port) };
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), poller = epoll_create1(EPOLL_CLOEXEC), on = 1;
+    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (inet_pton(AF_INET, o->host, &at.sin_addr) != 1 || bind(listener, (struct sockaddr *)&at, sizeof at) || listen(listener, 64)) fail("listen: %s", strerror(errno));
+    struct epoll_event want = { .events = EPOLLIN, .data.ptr = NULL };
+    epoll_ctl(poller, EPOLL_CTL_ADD, listener, &want);
+    struct bytes answer = produce_answer();
+    puts("ready");
+    fflush(stdout);
+    for (;;) {
+        struct epoll_event events[64];
+        int n = epoll_wait(poller, events, 64, -1);
+        for (int i = 0; i < n; i++) {
+            struct connection *c = events[i].data.ptr;
+            if (!c) {
+                c = calloc(1, sizeof *c);
+                if (!c || (c->fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC)) < 0) fail("accept: %s", strerror(errno));
+                setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+                want.data.ptr = c;
+                epoll_ctl(poller, EPOLL_CTL_ADD, c->fd, &want);
+                continue;
+            }
+            if (!receive(c->fd, &c->answer)) {
+                close(c->fd);
+                free(c);
+                continue;
+            }
+            if (!is_complete(&c->answer)) continue;
+            /* One request is in flight per connection, so nothing follows it. */
+            c->answer.len = 0;
+            if (!send_all(c->fd, &answer)) fail("the client closed a connection");
+        }
+    }
 }
 
 /* ---- first: from before the broker listens until it accepts a record ---- */
