@@ -3,11 +3,16 @@
 //! Calls are retried within `default.api.timeout.ms` while the reason to fail is temporary, as Kafka's own admin client does;
 //! so a change whose answer got lost may be refused the second time (`TOPIC_ALREADY_EXISTS`).
 
+mod cluster;
 mod configs;
 mod groups;
 mod offsets;
+mod records;
 mod topics;
 
+pub use cluster::{
+    ApiVersions, Endpoint, FinalizedFeatures, LogDirectory, LogReplica, QuorumNode, QuorumReplica, QuorumStatus, VersionRange,
+};
 pub use configs::{AlterOp, ConfigEntry, ConfigResource, ConfigSource, ConfigSynonym, ResourceType, TopicConfigs};
 pub use groups::{CommittedOffset, DescribedGroup, GroupMember, ListedGroup};
 pub use offsets::{FoundOffset, IsolationLevel, OffsetSpec};

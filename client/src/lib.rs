@@ -38,8 +38,8 @@ mod schema;
 mod versions;
 
 pub use admin::{
-    AlterOp, CommittedOffset, ConfigEntry, ConfigResource, ConfigSource, ConfigSynonym, DescribedCluster, DescribedGroup, EligibleLeaders,
-    FoundOffset, GroupMember, IsolationLevel, ListedGroup, MorePartitions, NewTopic, OffsetSpec, ResourceType, TopicConfigs, TopicCreated,
+    AlterOp, ApiVersions, CommittedOffset, ConfigEntry, ConfigResource, ConfigSource, ConfigSynonym, DescribedCluster, DescribedGroup, EligibleLeaders, Endpoint, FinalizedFeatures,
+    FoundOffset, GroupMember, IsolationLevel, ListedGroup, LogDirectory, LogReplica, MorePartitions, NewTopic, OffsetSpec, QuorumNode, QuorumReplica, QuorumStatus, ResourceType, TopicConfigs, TopicCreated, VersionRange,
 };
 pub use client::{Client, ClientOptions};
 pub use consumer::{AutoOffsetReset, Consumer, ConsumerOptions, ConsumerRecord, GroupOptions};

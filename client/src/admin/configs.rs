@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
-use kafka_protocol::messages::{DescribeConfigsRequest, IncrementalAlterConfigsRequest};
+use kafka_protocol::messages::{DescribeConfigsRequest, IncrementalAlterConfigsRequest, ListConfigResourcesRequest};
 
 use crate::client::{Client, Lane, text};
 use crate::error::{BrokerError, Error};
@@ -197,6 +197,34 @@ impl Client {
             }
         }
         Ok(outcomes)
+    }
+
+    /// The names of the resources of `kind` that have a configuration of their own (KIP-1142).
+    ///
+    /// # Errors
+    /// When no broker answers in time, or it refuses; [`Error::Unsupported`] from brokers that list client metrics only.
+    pub async fn list_config_resources(&self, kind: ResourceType) -> Result<Vec<String>, Error> {
+        let deadline = self.api_deadline();
+        let response = self
+            .retrying(deadline, async || {
+                let connection = self.any().await?;
+                let version = connection.version_of::<ListConfigResourcesRequest>(i16::MAX)?;
+                if version < 1 {
+                    let (ours, theirs) = ("1 at least".to_owned(), version.to_string());
+                    return Err(Error::Unsupported {
+                        address: connection.address().to_owned(),
+                        api: "ListConfigResources".to_owned(),
+                        ours,
+                        theirs,
+                    });
+                }
+                let request = ListConfigResourcesRequest::default().with_resource_types(vec![kind as i8]);
+                connection.call(&request, version, self.request_deadline(deadline)).await
+            })
+            .await?;
+        BrokerError::check(response.error_code, None)?;
+        let of_kind = response.config_resources.iter().filter(|resource| resource.resource_type == kind as i8);
+        Ok(of_kind.map(|resource| resource.resource_name.to_string()).collect())
     }
 
     async fn call_configured<R: kafka_protocol::protocol::Request>(&self, node: Option<i32>, request: &R) -> Result<R::Response, Error> {

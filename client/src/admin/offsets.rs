@@ -1,6 +1,7 @@
 //! Where partitions begin and end, and which offset belongs to a time.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::{BrokerId, ListOffsetsRequest};
@@ -74,6 +75,9 @@ pub struct FoundOffset {
     pub leader_epoch: i32,
 }
 
+/// What a leader answers for each partition it was asked about.
+pub(crate) type Answers<A> = Vec<(TopicPartition, Result<A, BrokerError>)>;
+
 impl Client {
     /// Finds an offset in each partition, asking each leader once.
     ///
@@ -85,22 +89,34 @@ impl Client {
         isolation: IsolationLevel,
     ) -> Result<BTreeMap<TopicPartition, Result<FoundOffset, BrokerError>>, Error> {
         let deadline = self.api_deadline();
+        self.ask_leaders(wanted, deadline, |leader, specs| self.ask_leader(leader, specs, isolation, deadline)).await
+    }
+
+    /// Asks the leader of each partition with `ask`, and again where the answer says that it heals by itself.
+    ///
+    /// A topic that does not exist is an answer.
+    pub(crate) async fn ask_leaders<T: Clone, A, F: Future<Output = Result<Answers<A>, Error>>>(
+        &self,
+        wanted: &BTreeMap<TopicPartition, T>,
+        deadline: tokio::time::Instant,
+        ask: impl Fn(i32, BTreeMap<TopicPartition, T>) -> F,
+    ) -> Result<BTreeMap<TopicPartition, Result<A, BrokerError>>, Error> {
         let connects_until = tokio::time::Instant::now() + self.options().connect_wait;
         let mut found = BTreeMap::new();
         let mut left = wanted.clone();
         // The leaders of several topics are learnt with one request.
         self.know_leaders(wanted.keys(), deadline).await?;
         loop {
-            let mut by_leader: BTreeMap<i32, BTreeMap<TopicPartition, OffsetSpec>> = BTreeMap::new();
+            let mut by_leader: BTreeMap<i32, BTreeMap<TopicPartition, T>> = BTreeMap::new();
             let mut lost: Option<Error> = None;
             for (partition, spec) in &left {
                 match self.leader(partition, deadline).await {
-                    Ok((leader, _)) => drop(by_leader.entry(leader).or_default().insert(partition.clone(), *spec)),
+                    Ok((leader, _)) => drop(by_leader.entry(leader).or_default().insert(partition.clone(), spec.clone())),
                     Err(Error::Broker(error)) => drop(found.insert(partition.clone(), Err(error))),
                     Err(error) => lost = Some(error),
                 }
             }
-            let asked = by_leader.into_iter().map(|(leader, specs)| self.ask_leader(leader, specs, isolation, deadline));
+            let asked = by_leader.into_iter().map(|(leader, specs)| ask(leader, specs));
             for answer in futures::future::join_all(asked).await {
                 match answer {
                     Ok(answers) => found.extend(answers),
@@ -108,7 +124,7 @@ impl Client {
                     Err(error) => return Err(error),
                 }
             }
-            left = wanted.iter().filter(|(p, _)| retry(found.get(*p))).map(|(p, spec)| (p.clone(), *spec)).collect();
+            left = wanted.iter().filter(|(p, _)| retry(found.get(*p))).map(|(p, spec)| (p.clone(), spec.clone())).collect();
             if left.is_empty() {
                 return Ok(found);
             }
@@ -148,7 +164,7 @@ impl Client {
         specs: BTreeMap<TopicPartition, OffsetSpec>,
         isolation: IsolationLevel,
         deadline: tokio::time::Instant,
-    ) -> Result<Vec<(TopicPartition, Result<FoundOffset, BrokerError>)>, Error> {
+    ) -> Result<Answers<FoundOffset>, Error> {
         let mut topics: BTreeMap<&str, Vec<ListOffsetsPartition>> = BTreeMap::new();
         for (partition, spec) in &specs {
             let asked = ListOffsetsPartition::default().with_partition_index(partition.partition).with_current_leader_epoch(-1);
@@ -189,7 +205,7 @@ impl Client {
 }
 
 /// A topic that does not exist is an answer; only what heals by itself is asked again.
-fn retry(answer: Option<&Result<FoundOffset, BrokerError>>) -> bool {
+fn retry<A>(answer: Option<&Result<A, BrokerError>>) -> bool {
     match answer {
         None => true,
         Some(Ok(_)) => false,
