@@ -9,7 +9,7 @@ use crate::failure::Failure;
 
 /// What follows an option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Takes {
+pub enum Takes {
     /// Nothing.
     Nothing,
     /// A value; the text says what, as in `String: topic`. Given twice it is refused.
@@ -23,9 +23,13 @@ pub(crate) enum Takes {
 }
 
 /// An option: name, what follows, help.
-pub(crate) type Spec = (&'static str, Takes, &'static str);
+pub type Spec = (&'static str, Takes, &'static str);
 
-/// The options every tool has.
+/// What a tool does when its word is given, as in `kafka-cluster cluster-id`: name, help, options of its own. Without help it is one
+/// of Kafka's that is not supported here.
+pub type Command = (&'static str, &'static str, &'static [Spec]);
+
+/// The options every tool that connects has.
 pub(crate) const STANDARD: [Spec; 4] = [
     (
         "bootstrap-server",
@@ -33,14 +37,19 @@ pub(crate) const STANDARD: [Spec; 4] = [
         "REQUIRED: The brokers to connect to first, as host:port,host:port.",
     ),
     ("command-config", Takes::Value("String: property file"), "Property file with settings of the client."),
-    ("help", Takes::Nothing, "Print usage information."),
-    ("version", Takes::Nothing, "Display Kafka version."),
+    HELP,
+    VERSION,
 ];
+const HELP: Spec = ("help", Takes::Nothing, "Print usage information.");
+const VERSION: Spec = ("version", Takes::Nothing, "Display Kafka version.");
 
 /// The options of a tool and the sentence above them.
-pub(crate) struct Grammar {
-    pub(crate) about: &'static str,
-    pub(crate) specs: Vec<Spec>,
+pub struct Grammar {
+    about: &'static str,
+    specs: Vec<Spec>,
+    commands: &'static [Command],
+    /// One letter for an option.
+    shorts: &'static [(&'static str, &'static str)],
     /// Options that take all words up to the next option (argparse4j).
     many: Vec<&'static str>,
     /// How the tool says that an option has two values; `None`: the last one counts (argparse4j).
@@ -49,22 +58,48 @@ pub(crate) struct Grammar {
 
 /// What was given on the command line.
 #[derive(Debug, Default)]
-pub(crate) struct Parsed {
+pub struct Parsed {
     given: BTreeMap<&'static str, Vec<Option<String>>>,
+    command: Option<&'static str>,
     pub(crate) usage: String,
 }
 
 impl Grammar {
+    /// A tool that connects to a cluster.
     pub(crate) fn new(about: &'static str, specs: &[Spec]) -> Self {
-        let mut specs: Vec<Spec> = STANDARD.iter().chain(specs).copied().collect();
+        Self::of(about, STANDARD.iter().chain(specs).copied().collect())
+    }
+
+    /// A tool that connects to nothing.
+    #[must_use]
+    pub fn local(about: &'static str, specs: &[Spec]) -> Self {
+        Self::of(about, [HELP, VERSION].iter().chain(specs).copied().collect())
+    }
+
+    fn of(about: &'static str, mut specs: Vec<Spec>) -> Self {
         specs.sort_unstable_by_key(|(name, ..)| *name);
-        Self { about, specs, many: Vec::new(), refuse_repeated: Some(Failure::Stderr) }
+        Self { about, specs, commands: &[], shorts: &[], many: Vec::new(), refuse_repeated: Some(Failure::Stderr) }
     }
 
     /// Reads as argparse4j does: `many` take several words each, and of an option that is repeated the last value counts.
-    pub(crate) fn argparse(mut self, many: &[&'static str]) -> Self {
+    #[must_use]
+    pub fn argparse(mut self, many: &[&'static str]) -> Self {
         self.many = many.to_vec();
         self.refuse_repeated = None;
+        self
+    }
+
+    /// One of `commands` must be given; options may stand before and after its word.
+    #[must_use]
+    pub fn commands(mut self, commands: &'static [Command]) -> Self {
+        self.commands = commands;
+        self
+    }
+
+    /// Letters for options: `-b` for `--bootstrap-server`.
+    #[must_use]
+    pub fn shorts(mut self, shorts: &'static [(&'static str, &'static str)]) -> Self {
+        self.shorts = shorts;
         self
     }
 
@@ -75,29 +110,57 @@ impl Grammar {
     }
 
     /// Reads `args`; answers `--help` and `--version`.
-    pub(crate) fn parse(&self, args: Vec<String>) -> Result<Parsed, Failure> {
+    ///
+    /// # Errors
+    /// The answer, or what is wrong with the line, with the table of options.
+    pub fn parse(&self, args: Vec<String>) -> Result<Parsed, Failure> {
         if args.is_empty() {
-            return Err(Failure::Usage(self.about.to_owned(), self.usage()));
+            return Err(Failure::Usage(self.about.to_owned(), self.usage(None)));
         }
-        let parsed = self.read(args).map_err(|line| Failure::Usage(line, self.usage()))?;
+        let mut command = None;
+        let parsed = self.read(args, &mut command).map_err(|line| Failure::Usage(line, self.usage(command)))?;
         if parsed.has("help") {
             return Err(Failure::Asked(format!("{}\n{}", self.about, parsed.usage)));
         }
         if parsed.has("version") {
             return Err(Failure::Asked(format!("{KAFKA_VERSION}\n")));
         }
-        let single = self.specs.iter().filter(|(_, takes, _)| !matches!(takes, Takes::Values(_)));
+        if !self.commands.is_empty() && command.is_none() {
+            return Err(parsed.wrong("too few arguments"));
+        }
+        let single = self.known(command).filter(|(_, takes, _)| !matches!(takes, Takes::Values(_)));
         match (self.refuse_repeated, single.map(|(name, ..)| *name).find(|name| parsed.values(name).len() > 1)) {
             (Some(refuse), Some(name)) => Err(refuse(two_values(name))),
             _ => Ok(parsed),
         }
     }
 
-    fn read(&self, args: Vec<String>) -> Result<Parsed, String> {
-        let mut parsed = Parsed { given: BTreeMap::new(), usage: self.usage() };
+    /// The options that may be given together with `command`.
+    fn known(&self, command: Option<Command>) -> impl Iterator<Item = &Spec> {
+        self.specs.iter().chain(command.map_or(&[] as &[Spec], |(_, _, specs)| specs))
+    }
+
+    fn command(&self, word: &str) -> Result<Command, String> {
+        match self.commands.iter().find(|(name, ..)| *name == word) {
+            Some((name, "", _)) => Err(format!("The command {name} is not supported by this tool yet.")),
+            Some(command) => Ok(*command),
+            None => {
+                let names: Vec<String> =
+                    self.commands.iter().filter(|(_, help, _)| !help.is_empty()).map(|(name, ..)| format!("'{name}'")).collect();
+                Err(format!("invalid choice: '{word}' (choose from {})", names.join(", ")))
+            }
+        }
+    }
+
+    fn read(&self, args: Vec<String>, command: &mut Option<Command>) -> Result<Parsed, String> {
+        let mut parsed = Parsed::default();
         let mut args = args.into_iter().peekable();
         while let Some(arg) = args.next() {
             let Some(name) = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-')) else {
+                if !self.commands.is_empty() && command.is_none() {
+                    *command = Some(self.command(&arg)?);
+                    continue;
+                }
                 // Kafka's tools pass over words that belong to no option; a mistake is better said.
                 return Err(format!("{arg:?} belongs to no option"));
             };
@@ -105,7 +168,8 @@ impl Grammar {
                 Some((name, value)) => (name, Some(value.to_owned())),
                 None => (name, None),
             };
-            let Some((name, takes, _)) = self.specs.iter().find(|(known, ..)| *known == name).copied() else {
+            let name = self.shorts.iter().find(|(letter, _)| *letter == name).map_or(name, |(_, long)| long);
+            let Some((name, takes, _)) = self.known(*command).find(|(known, ..)| *known == name).copied() else {
                 return Err(format!("{name} is not a recognized option"));
             };
             let value = match takes {
@@ -125,30 +189,48 @@ impl Grammar {
                 parsed.given.entry(name).or_default().push(Some(more));
             }
         }
+        parsed.command = command.map(|(name, ..)| name);
+        parsed.usage = self.usage(*command);
         Ok(parsed)
     }
 
     /// Two columns, only of what is supported.
-    fn usage(&self) -> String {
-        const LEFT: usize = 40;
-        const RIGHT: usize = 40;
-        let mut table = format!("{:<LEFT$} Description\n{:<LEFT$} -----------\n", "Option", "------");
-        for (name, takes, help) in &self.specs {
-            let entry = match takes {
-                Takes::Nothing => format!("--{name}"),
-                Takes::Value(what) | Takes::Values(what) => format!("--{name} <{what}>"),
-                Takes::Perhaps(what) => format!("--{name} [{what}]"),
-                Takes::Refused => continue,
-            };
-            let (left, right) = (wrap(&entry, LEFT), wrap(help, RIGHT));
-            for row in 0..left.len().max(right.len()) {
-                let cell = |lines: &[String]| lines.get(row).cloned().unwrap_or_default();
-                let line = format!("{:<LEFT$} {}", cell(&left), cell(&right));
-                // Writing to a string cannot fail.
-                let _ = writeln!(table, "{}", line.trim_end());
-            }
+    fn usage(&self, command: Option<Command>) -> String {
+        let mut table = String::new();
+        if command.is_none() && !self.commands.is_empty() {
+            let offered = self.commands.iter().filter(|(_, help, _)| !help.is_empty());
+            rows(&mut table, "Command", offered.map(|(name, help, _)| ((*name).to_owned(), *help)));
         }
+        let mut specs: Vec<&Spec> = self.known(command).collect();
+        specs.sort_unstable_by_key(|(name, ..)| *name);
+        let entries = specs.into_iter().filter_map(|(name, takes, help)| {
+            let short = self.shorts.iter().find(|(_, long)| long == name).map_or_else(String::new, |(letter, _)| format!("-{letter}, "));
+            let entry = match takes {
+                Takes::Nothing => format!("{short}--{name}"),
+                Takes::Value(what) | Takes::Values(what) => format!("{short}--{name} <{what}>"),
+                Takes::Perhaps(what) => format!("{short}--{name} [{what}]"),
+                Takes::Refused => return None,
+            };
+            Some((entry, *help))
+        });
+        rows(&mut table, "Option", entries);
         table
+    }
+}
+
+/// A table of two columns under a heading.
+fn rows<'a>(table: &mut String, heading: &str, entries: impl Iterator<Item = (String, &'a str)>) {
+    const LEFT: usize = 40;
+    const RIGHT: usize = 40;
+    // Writing to a string cannot fail.
+    let _ = write!(table, "{heading:<LEFT$} Description\n{:<LEFT$} -----------\n", "-".repeat(heading.len()));
+    for (entry, help) in entries {
+        let (left, right) = (wrap(&entry, LEFT), wrap(help, RIGHT));
+        for row in 0..left.len().max(right.len()) {
+            let cell = |lines: &[String]| lines.get(row).cloned().unwrap_or_default();
+            let line = format!("{:<LEFT$} {}", cell(&left), cell(&right));
+            let _ = writeln!(table, "{}", line.trim_end());
+        }
     }
 }
 
@@ -173,16 +255,27 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
 }
 
 impl Parsed {
-    pub(crate) fn has(&self, name: &str) -> bool {
+    /// Whether the option was given.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
         self.given.contains_key(name)
     }
 
+    /// The word of [`Grammar::commands`] that was given; empty for a tool without.
+    #[must_use]
+    pub fn command(&self) -> &'static str {
+        self.command.unwrap_or_default()
+    }
+
     /// The value; of an option that may have several the last.
-    pub(crate) fn value(&self, name: &str) -> Option<&str> {
+    #[must_use]
+    pub fn value(&self, name: &str) -> Option<&str> {
         self.given.get(name)?.last()?.as_deref()
     }
 
-    pub(crate) fn values(&self, name: &str) -> Vec<&str> {
+    /// All values.
+    #[must_use]
+    pub fn values(&self, name: &str) -> Vec<&str> {
         self.given.get(name).into_iter().flatten().filter_map(Option::as_deref).collect()
     }
 
@@ -205,7 +298,11 @@ impl Parsed {
         }
     }
 
-    pub(crate) fn required(&self, name: &str) -> Result<&str, Failure> {
+    /// The value of an option that must be there.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn required(&self, name: &str) -> Result<&str, Failure> {
         self.value(name).ok_or_else(|| self.wrong(format!("Missing required argument \"[{name}]\"")))
     }
 
@@ -234,7 +331,7 @@ impl Parsed {
     }
 
     /// A complaint with the usage behind it.
-    pub(crate) fn wrong(&self, line: impl Into<String>) -> Failure {
+    pub fn wrong(&self, line: impl Into<String>) -> Failure {
         Failure::Usage(line.into(), self.usage.clone())
     }
 }

@@ -1,8 +1,7 @@
-//! `kafka-configs`, for topics and brokers.
+//! `kafka-configs`, for topics, brokers and groups.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
-use std::path::Path;
 
 use letterbox_client::{AlterOp, Client, ConfigEntry, ConfigResource, ConfigSource, ConfigSynonym, ResourceType};
 use letterbox_env::Env;
@@ -10,6 +9,7 @@ use letterbox_env::Env;
 use crate::args::{Grammar, Parsed, Spec, Takes};
 use crate::connect;
 use crate::failure::{Failure, java_cause, plain};
+use crate::properties::read_properties;
 
 const SPECS: [Spec; 29] = [
     ("add-config", Takes::Value("String"), "Configurations to set, as k1=v1,k2=[v1,v2]; square brackets keep commas together."),
@@ -26,10 +26,10 @@ const SPECS: [Spec; 29] = [
     ("delete-config", Takes::Values("String"), "Configurations to delete, as k1,k2."),
     ("describe", Takes::Nothing, "List the dynamic configuration of the entity."),
     ("entity-default", Takes::Nothing, "The default entity (of brokers)."),
-    ("entity-name", Takes::Value("String"), "Name of the entity: topic name or broker id."),
-    ("entity-type", Takes::Values("String"), "Type of the entity: topics or brokers."),
+    ("entity-name", Takes::Value("String"), "Name of the entity: topic name, broker id or group id."),
+    ("entity-type", Takes::Values("String"), "Type of the entity: topics, brokers or groups."),
     ("force", Takes::Nothing, "Ask nothing (this tool never does)."),
-    ("group", Takes::Refused, ""),
+    ("group", Takes::Value("String"), "A group."),
     ("ip", Takes::Refused, ""),
     ("ip-defaults", Takes::Refused, ""),
     ("topic", Takes::Value("String"), "A topic."),
@@ -44,7 +44,7 @@ const SPECS: [Spec; 29] = [
 ];
 
 /// Runs the tool.
-pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Send)) -> Result<i32, Failure> {
+pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Send), err: &mut (dyn Write + Send)) -> Result<i32, Failure> {
     let about = "This tool helps to manipulate and describe entity config for a topic, client, user, broker, ip, client-metrics or group";
     let given = args.join(" ");
     let parsed = Grammar::new(about, &SPECS).parse(args)?;
@@ -63,10 +63,10 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
             ));
         }
         let changes = changes(env, &parsed)?;
-        let client = connect::admin(env, &parsed, None).await?;
+        let client = connect::admin(env, &parsed, None, err).await?;
         alter(&client, kind, name, changes, &given, out).await?;
     } else {
-        let client = connect::admin(env, &parsed, None).await?;
+        let client = connect::admin(env, &parsed, None, err).await?;
         describe(&client, kind, name, parsed.has("all"), out).await?;
     }
     Ok(0)
@@ -74,7 +74,7 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
 
 /// The kind and the name; an empty name is the default entity, `None` means all.
 fn entity(parsed: &Parsed) -> Result<(ResourceType, Option<String>), Failure> {
-    const FLAGS: [(&str, &str); 3] = [("topic", "topics"), ("broker", "brokers"), ("broker-defaults", "brokers")];
+    const FLAGS: [(&str, &str); 4] = [("topic", "topics"), ("broker", "brokers"), ("broker-defaults", "brokers"), ("group", "groups")];
     let refuse = |line: &str| Err(Failure::Stderr(line.to_owned()));
     let flags: Vec<&str> = FLAGS.iter().filter(|(flag, _)| parsed.has(flag)).map(|(_, kind)| *kind).collect();
     let kinds = [parsed.values("entity-type"), flags.clone()].concat();
@@ -83,9 +83,9 @@ fn entity(parsed: &Parsed) -> Result<(ResourceType, Option<String>), Failure> {
     }
     for kind in &kinds {
         match *kind {
-            "topics" | "brokers" => {}
-            "clients" | "users" | "ips" | "client-metrics" | "groups" | "broker-loggers" => {
-                return refuse(&format!("The entity type {kind} is not supported by this tool yet; topics and brokers are."));
+            "topics" | "brokers" | "groups" => {}
+            "clients" | "users" | "ips" | "client-metrics" | "broker-loggers" => {
+                return refuse(&format!("The entity type {kind} is not supported by this tool yet; topics, brokers and groups are."));
             }
             kind => {
                 return refuse(&format!(
@@ -106,12 +106,13 @@ fn entity(parsed: &Parsed) -> Result<(ResourceType, Option<String>), Failure> {
     // Kafka's tool takes the first of the two.
     parsed.excludes("entity-name", &["entity-default"])?;
     let default = parsed.has("entity-default") || parsed.has("broker-defaults");
-    let name = ["topic", "broker", "entity-name"].iter().find_map(|option| parsed.value(option)).or(default.then_some(""));
+    let name = ["topic", "broker", "group", "entity-name"].iter().find_map(|option| parsed.value(option)).or(default.then_some(""));
     let (alter, unnamed) = (parsed.has("alter"), name.is_none_or(str::is_empty));
     match (kind, name) {
-        ("topics", _) if alter && unnamed => refuse("An entity name must be specified with --alter of topics"),
-        ("topics", _) if default => refuse("--entity-default must not be specified with --describe of topics"),
+        ("topics" | "groups", _) if alter && unnamed => refuse(&format!("An entity name must be specified with --alter of {kind}")),
+        ("topics" | "groups", _) if default => refuse(&format!("--entity-default must not be specified with --describe of {kind}")),
         ("topics", name) => Ok((ResourceType::Topic, name.map(str::to_owned))),
+        ("groups", name) => Ok((ResourceType::Group, name.map(str::to_owned))),
         (_, None) if alter => refuse("An entity-name or default entity must be specified with --alter of users, clients, brokers or ips"),
         (_, Some(name)) if !unnamed => Ok((ResourceType::Broker, Some(broker_id(name)?))),
         (_, name) => Ok((ResourceType::Broker, name.map(str::to_owned))),
@@ -132,12 +133,7 @@ fn changes(env: &Env, parsed: &Parsed) -> Result<Vec<(String, AlterOp)>, Failure
         }
     }
     if let Some(file) = parsed.value("add-config-file") {
-        let bytes = env.disk.read(Path::new(file)).map_err(|error| Failure::Stderr(format!("cannot read {file}: {error}")))?;
-        for line in String::from_utf8_lossy(&bytes).lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
-            let (key, value) =
-                line.split_once('=').ok_or_else(|| Failure::Stderr(format!("{file}: {line:?} is not of the form key=value")))?;
-            changes.push((key.trim().to_owned(), AlterOp::Set(value.trim().to_owned())));
-        }
+        changes.extend(read_properties(env, file)?.into_iter().map(|(key, value)| (key, AlterOp::Set(value))));
     }
     for text in parsed.values("delete-config") {
         changes.extend(text.split(',').map(str::trim).filter(|key| !key.is_empty()).map(|key| (key.to_owned(), AlterOp::Delete)));
@@ -193,7 +189,7 @@ async fn alter(
     match (kind, resource.name.as_str()) {
         (ResourceType::Broker, "") => writeln!(out, "Completed updating default config for brokers in the cluster.")?,
         (ResourceType::Broker, name) => writeln!(out, "Completed updating config for broker {name}.")?,
-        (_, name) => writeln!(out, "Completed updating config for topic {name}.")?,
+        (kind, name) => writeln!(out, "Completed updating config for {} {name}.", word(kind))?,
     }
     Ok(())
 }
@@ -218,6 +214,17 @@ async fn describe(
             let brokers = client.metadata(Some(&[])).await?.brokers;
             brokers.keys().map(i32::to_string).chain([String::new()]).collect()
         }
+        (ResourceType::Group, name) => {
+            let groups = groups(client).await?;
+            match name {
+                None => groups.into_iter().collect(),
+                Some(name) if groups.contains(&name) => vec![name],
+                Some(name) => {
+                    writeln!(out, "The group '{name}' doesn't exist and doesn't have dynamic config.")?;
+                    return Ok(());
+                }
+            }
+        }
         (_, Some(name)) => {
             let metadata = client.metadata(Some(std::slice::from_ref(&name))).await?;
             if metadata.topics.get(&name).is_none_or(|topic| topic.error.is_some()) {
@@ -234,13 +241,14 @@ async fn describe(
         let dynamic = match (kind, resource.name.as_str()) {
             (ResourceType::Broker, "") => ConfigSource::DYNAMIC_DEFAULT_BROKER_CONFIG,
             (ResourceType::Broker, _) => ConfigSource::DYNAMIC_BROKER_CONFIG,
+            (ResourceType::Group, _) => ConfigSource::DYNAMIC_GROUP_CONFIG,
             _ => ConfigSource::DYNAMIC_TOPIC_CONFIG,
         };
         let what = if all { "All" } else { "Dynamic" };
         match (kind, resource.name.as_str()) {
             (ResourceType::Broker, "") => writeln!(out, "Default configs for brokers in the cluster are:")?,
             (ResourceType::Broker, name) => writeln!(out, "{what} configs for broker {name} are:")?,
-            (_, name) => writeln!(out, "{what} configs for topic {name} are:")?,
+            (kind, name) => writeln!(out, "{what} configs for {} {name} are:", word(kind))?,
         }
         let mut entries = match described.get(resource) {
             Some(Ok(entries)) => entries.clone(),
@@ -254,6 +262,28 @@ async fn describe(
         }
     }
     Ok(())
+}
+
+/// The groups that exist or have a configuration of their own.
+async fn groups(client: &Client) -> Result<BTreeSet<String>, Failure> {
+    let mut groups: BTreeSet<String> = client.list_groups(&[], &[]).await?.into_keys().collect();
+    match client.list_config_resources(ResourceType::Group).await {
+        Ok(configured) => groups.extend(configured),
+        // A broker that keeps no configuration of groups has only those that exist.
+        Err(letterbox_client::Error::Unsupported { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(groups)
+}
+
+fn word(kind: ResourceType) -> &'static str {
+    match kind {
+        ResourceType::Topic => "topic",
+        ResourceType::Broker => "broker",
+        ResourceType::BrokerLogger => "broker-logger",
+        ResourceType::ClientMetrics => "client-metrics",
+        ResourceType::Group => "group",
+    }
 }
 
 fn line(entry: &ConfigEntry) -> String {

@@ -1,7 +1,7 @@
 //! From options and property files to a connected client.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::io::Write;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use letterbox_env::Env;
 
 use crate::args::Parsed;
 use crate::failure::Failure;
+use crate::properties::read_properties;
 
 /// Client settings from files and the command line. Those that nobody reads are reported.
 #[derive(Debug, Default)]
@@ -23,17 +24,17 @@ impl Properties {
     pub(crate) fn load(env: &Env, file: Option<&str>) -> Result<Self, Failure> {
         let mut properties = Self::default();
         if let Some(file) = file {
-            let bytes = env.disk.read(Path::new(file)).map_err(|error| Failure::Stderr(format!("cannot read {file}: {error}")))?;
-            for line in String::from_utf8_lossy(&bytes).lines() {
-                let line = line.trim();
-                if line.is_empty() || line.starts_with(['#', '!']) {
-                    continue;
-                }
-                let (key, value) = line.split_once(['=', ':']).unwrap_or((line, ""));
-                properties.set(key.trim(), value.trim());
-            }
+            properties.add_file(env, file)?;
         }
         Ok(properties)
+    }
+
+    /// Adds the settings in `file`, which win over what is there.
+    pub(crate) fn add_file(&mut self, env: &Env, file: &str) -> Result<(), Failure> {
+        for (key, value) in read_properties(env, file)? {
+            self.set(&key, &value);
+        }
+        Ok(())
     }
 
     /// Adds `key=value` words, which win over what is there.
@@ -79,22 +80,22 @@ impl Properties {
         }
     }
 
-    /// Connects; whatever was not read by then or before is reported on `warn` or, when it asks for security, refused.
+    /// Connects; says on `err` which settings were read by nobody: Kafka's tools pass over those as well.
+    ///
+    /// Refused is only what would drop security.
     pub(crate) async fn connect(
         mut self,
         env: &Env,
         bootstrap: &str,
         client_id: &str,
         timeout: Option<Duration>,
+        err: &mut (dyn Write + Send),
     ) -> Result<Client, Failure> {
         if let Some(protocol) = self.get("security.protocol")
-            && protocol != "PLAINTEXT"
+            && !protocol.eq_ignore_ascii_case("PLAINTEXT")
         {
             let line = format!("security.protocol={protocol} is not supported yet; this version connects to PLAINTEXT listeners only");
             return Err(Failure::Stderr(line));
-        }
-        if let Some(key) = self.values.keys().find(|key| key.starts_with("sasl.") || key.starts_with("ssl.")) {
-            return Err(Failure::Stderr(format!("{key} is not supported yet; this version connects to PLAINTEXT listeners only")));
         }
         let defaults = ClientOptions::default();
         let options = ClientOptions {
@@ -107,18 +108,48 @@ impl Properties {
             connect_wait: defaults.connect_wait,
             response_bytes_max: defaults.response_bytes_max,
         };
-        if let Some(key) = self.values.keys().find(|key| !self.read.contains(*key) && *key != "bootstrap.servers") {
-            return Err(Failure::Stderr(format!("the client setting {key} is not supported by this tool; remove it")));
+        // The address of the cluster comes from the command line, and how keys and values become bytes from the tool.
+        let elsewhere = ["bootstrap.servers", "key.deserializer", "key.serializer", "value.deserializer", "value.serializer"];
+        for key in self.values.keys().filter(|key| !self.read.contains(*key) && !elsewhere.contains(&key.as_str())) {
+            writeln!(err, "WARN The client setting {key} has no effect in this tool.")?;
         }
-        let bootstrap: Vec<String> =
-            bootstrap.split(',').map(|address| address.trim().to_owned()).filter(|address| !address.is_empty()).collect();
+        let addresses = bootstrap.split(',').map(str::trim).filter(|address| !address.is_empty());
+        let bootstrap: Vec<String> = addresses.map(|address| without_protocol(address).to_owned()).collect();
         Client::connect(env.clone(), &bootstrap, options).await.map_err(|error| Failure::Stderr(error.to_string()))
     }
 }
 
+/// `host:port` out of `PROTOCOL://host:port`, as Kafka's clients read it: the protocol is that of `security.protocol`.
+fn without_protocol(address: &str) -> &str {
+    address.split_once("://").map_or(address, |(_, address)| address)
+}
+
 /// A client for an admin tool.
-pub(crate) async fn admin(env: &Env, parsed: &Parsed, timeout: Option<Duration>) -> Result<Client, Failure> {
+pub(crate) async fn admin(env: &Env, parsed: &Parsed, timeout: Option<Duration>, err: &mut (dyn Write + Send)) -> Result<Client, Failure> {
+    admin_with(env, parsed, &["command-config"], timeout, err).await
+}
+
+/// As [`admin`], with the property file in the first of `files` that was given.
+pub(crate) async fn admin_with(
+    env: &Env,
+    parsed: &Parsed,
+    files: &[&str],
+    timeout: Option<Duration>,
+    err: &mut (dyn Write + Send),
+) -> Result<Client, Failure> {
     let bootstrap = parsed.required("bootstrap-server")?.to_owned();
-    let properties = Properties::load(env, parsed.value("command-config"))?;
-    properties.connect(env, &bootstrap, "adminclient-1", timeout).await
+    let properties = Properties::load(env, files.iter().find_map(|file| parsed.value(file)))?;
+    properties.connect(env, &bootstrap, "adminclient-1", timeout, err).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_protocol;
+
+    #[test]
+    fn the_protocol_before_an_address_is_passed_over() {
+        for address in ["PLAINTEXT://[::1]:9092", "[::1]:9092", "my-listener://[::1]:9092"] {
+            assert_eq!(without_protocol(address), "[::1]:9092");
+        }
+    }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::Path;
 use std::time::Duration;
 
 use letterbox_client::{
@@ -14,39 +13,44 @@ use tokio::time::Instant;
 use crate::args::{Grammar, Parsed, Spec, Takes};
 use crate::connect::Properties;
 use crate::failure::{Failure, plain};
+use crate::formatters::Formatter;
 use crate::table::Pattern;
 
-const SPECS: [Spec; 23] = [
+const DESERIALIZERS: &str = "A deserializer of org.apache.kafka.common.serialization: String, ByteArray, Bytes, Boolean, Short, Integer, Long, Float, Double, UUID \
+     or Void.";
+
+pub(crate) const SPECS: [Spec; 23] = [
     ("command-property", Takes::Values("String: consumer_prop"), "A consumer setting as key=value. May be repeated."),
     ("consumer-property", Takes::Values("String: consumer_prop"), "(DEPRECATED) As --command-property."),
     ("consumer.config", Takes::Value("String: config file"), "(DEPRECATED) As --command-config."),
-    ("enable-systest-events", Takes::Refused, ""),
+    ("enable-systest-events", Takes::Nothing, "Print shutdown_complete at the end."),
     (
         "formatter",
         Takes::Value("String: class"),
-        "The formatter; only the default one is supported. (default: org.apache.kafka.tools.consumer.DefaultMessageFormatter)",
+        "The formatter, of org.apache.kafka.tools.consumer: DefaultMessageFormatter, LoggingMessageFormatter (prints the same), NoOpMessageFormatter \
+         (prints nothing), OffsetsMessageFormatter or GroupMetadataMessageFormatter (for __consumer_offsets). (default: DefaultMessageFormatter)",
     ),
     ("formatter-config", Takes::Value("String: config file"), "Properties file for the formatter."),
     (
         "formatter-property",
         Takes::Values("String: prop"),
-        "A property of the formatter: print.timestamp, print.partition, print.offset, print.epoch, print.headers, print.key, print.value, key.separator, \
-         line.separator, headers.separator, null.literal, key.deserializer, value.deserializer.",
+        "A property of the formatter: print.timestamp, print.partition, print.offset, print.delivery, print.epoch, print.headers, print.key, print.value, key.separator, \
+         line.separator, headers.separator, null.literal, key.deserializer, value.deserializer, headers.deserializer.",
     ),
     ("from-beginning", Takes::Nothing, "Begin with the earliest record when the group has no committed offset."),
     ("group", Takes::Value("String: consumer group id"), "The consumer group; none when not given."),
     ("include", Takes::Value("String: Java regex"), "Topics to read, by pattern; those that exist when the tool starts."),
     ("isolation-level", Takes::Value("String"), "read_committed or read_uncommitted. (default: read_uncommitted)"),
-    ("key-deserializer", Takes::Value("String: deserializer for keys"), "The String, ByteArray, Integer or Long deserializer."),
+    ("key-deserializer", Takes::Value("String: deserializer for keys"), DESERIALIZERS),
     ("max-messages", Takes::Value("Integer: num_messages"), "End after so many records."),
     ("new-consumer", Takes::Refused, ""),
     ("offset", Takes::Value("String: consume offset"), "Where to begin in --partition: a number, earliest or latest. (default: latest)"),
     ("partition", Takes::Value("Integer: partition"), "The partition to read."),
     ("property", Takes::Values("String: prop"), "(DEPRECATED) As --formatter-property."),
-    ("skip-message-on-error", Takes::Refused, ""),
+    ("skip-message-on-error", Takes::Nothing, "Go on with the next record when one cannot be printed."),
     ("timeout-ms", Takes::Value("Long: timeout_ms"), "End when no record came for so long."),
     ("topic", Takes::Value("String: topic"), "The topic to read."),
-    ("value-deserializer", Takes::Value("String: deserializer for values"), "The String, ByteArray, Integer or Long deserializer."),
+    ("value-deserializer", Takes::Value("String: deserializer for values"), DESERIALIZERS),
     ("whitelist", Takes::Refused, ""),
     ("zookeeper", Takes::Refused, ""),
 ];
@@ -77,7 +81,7 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
     let start = start(&parsed)?;
     let (options, properties) = options(env, &parsed)?;
     let reset = options.offset_reset;
-    let client = properties.connect(env, &bootstrap, "console-consumer", None).await?;
+    let client = properties.connect(env, &bootstrap, "console-consumer", None, err).await?;
     let in_group = options.group.is_some();
     let mut consumer = Consumer::new(&client, options);
     if in_group {
@@ -112,8 +116,13 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
         let mut written = Ok(());
         for record in records.iter().take(room) {
             written = formatter.write(record, out);
-            if written.is_err() {
-                break;
+            match &written {
+                Err(error) if error.kind() == std::io::ErrorKind::InvalidData && parsed.has("skip-message-on-error") => {
+                    writeln!(err, "Error processing message, skipping this message: {error}")?;
+                    written = Ok(());
+                }
+                Err(_) => break,
+                Ok(()) => {}
             }
             count += 1;
         }
@@ -121,8 +130,12 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
             // What was not printed stays for the next reader of the group.
             rewind(&mut consumer, records.get(room..).unwrap_or_default())?;
         }
-        if let Err(error) = written.and_then(|()| out.flush()) {
-            break Err(Failure::Output(error));
+        match written.and_then(|()| out.flush()) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                break Err(Failure::Stderr(format!("Error processing message, terminating consumer process: {error}")));
+            }
+            Err(error) => break Err(Failure::Output(error)),
         }
         last_record = Instant::now();
     };
@@ -130,6 +143,9 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
         writeln!(err, "The last commit failed: {}", plain(&error))?;
     }
     writeln!(err, "Processed a total of {count} messages")?;
+    if parsed.has("enable-systest-events") {
+        writeln!(out, "shutdown_complete")?;
+    }
     ended.map(|()| 0)
 }
 
@@ -308,182 +324,4 @@ pub(crate) fn consumer_options(properties: &mut Properties) -> Result<ConsumerOp
         partition_fetch_bytes: properties.number("max.partition.fetch.bytes")?.unwrap_or(defaults.partition_fetch_bytes),
         poll_records_max: properties.number("max.poll.records")?.unwrap_or(defaults.poll_records_max),
     })
-}
-
-/// How bytes are shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Show {
-    Raw,
-    Integer,
-    Long,
-}
-
-impl Show {
-    fn of(class: Option<&str>) -> Result<Self, Failure> {
-        let Some(class) = class else { return Ok(Self::Raw) };
-        match class.strip_prefix("org.apache.kafka.common.serialization.").unwrap_or(class) {
-            "StringDeserializer" | "ByteArrayDeserializer" | "BytesDeserializer" => Ok(Self::Raw),
-            "IntegerDeserializer" => Ok(Self::Integer),
-            "LongDeserializer" => Ok(Self::Long),
-            _ => Err(Failure::Stderr(format!("the deserializer {class} is not supported; String, ByteArray, Integer and Long are"))),
-        }
-    }
-
-    fn write(self, bytes: &[u8], out: &mut (dyn Write + Send)) -> std::io::Result<()> {
-        let wrong = |size: usize| std::io::Error::other(format!("Size of data received by the deserializer is not {size}"));
-        match self {
-            Self::Raw => out.write_all(bytes),
-            Self::Integer => write!(out, "{}", i32::from_be_bytes(bytes.try_into().map_err(|_| wrong(4))?)),
-            Self::Long => write!(out, "{}", i64::from_be_bytes(bytes.try_into().map_err(|_| wrong(8))?)),
-        }
-    }
-}
-
-/// How a record becomes a line.
-struct Formatter {
-    timestamp: bool,
-    partition: bool,
-    offset: bool,
-    epoch: bool,
-    headers: bool,
-    key: bool,
-    value: bool,
-    key_separator: Vec<u8>,
-    line_separator: Vec<u8>,
-    headers_separator: Vec<u8>,
-    null_literal: Vec<u8>,
-    show_key: Show,
-    show_value: Show,
-}
-
-impl Formatter {
-    fn new(env: &Env, parsed: &Parsed) -> Result<Self, Failure> {
-        const DEFAULT: [&str; 2] = ["org.apache.kafka.tools.consumer.DefaultMessageFormatter", "kafka.tools.DefaultMessageFormatter"];
-        if let Some(class) = parsed.value("formatter").filter(|class| !DEFAULT.contains(class)) {
-            return Err(Failure::Stderr(format!("the formatter {class} is not supported yet; {} is", DEFAULT[0])));
-        }
-        let mut properties = BTreeMap::new();
-        if let Some(file) = parsed.value("formatter-config") {
-            let bytes = env.disk.read(Path::new(file)).map_err(|error| Failure::Stderr(format!("cannot read {file}: {error}")))?;
-            for line in String::from_utf8_lossy(&bytes).lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')) {
-                let (key, value) = line.split_once('=').unwrap_or((line, ""));
-                properties.insert(key.trim().to_owned(), value.to_owned());
-            }
-        }
-        for word in parsed.values("property").into_iter().chain(parsed.values("formatter-property")) {
-            let (key, value) = word.split_once('=').ok_or_else(|| Failure::Stderr(format!("{word:?} is not of the form key=value")))?;
-            properties.insert(key.trim().to_owned(), value.to_owned());
-        }
-        for (option, key) in [("key-deserializer", "key.deserializer"), ("value-deserializer", "value.deserializer")] {
-            if let Some(class) = parsed.value(option) {
-                properties.insert(key.to_owned(), class.to_owned());
-            }
-        }
-        let mut take = |key: &str| properties.remove(key);
-        let flag = |value: Option<String>, default: bool| value.map_or(default, |value| value.trim().eq_ignore_ascii_case("true"));
-        let bytes = |value: Option<String>, default: &str| {
-            value.map_or_else(|| default.to_owned(), |value| value.replace("\\t", "\t").replace("\\n", "\n")).into_bytes()
-        };
-        let formatter = Self {
-            timestamp: flag(take("print.timestamp"), false),
-            partition: flag(take("print.partition"), false),
-            offset: flag(take("print.offset"), false),
-            epoch: flag(take("print.epoch"), false),
-            headers: flag(take("print.headers"), false),
-            key: flag(take("print.key"), false),
-            value: flag(take("print.value"), true),
-            key_separator: bytes(take("key.separator"), "\t"),
-            line_separator: bytes(take("line.separator"), "\n"),
-            headers_separator: bytes(take("headers.separator"), ","),
-            null_literal: bytes(take("null.literal"), "null"),
-            show_key: Show::of(take("key.deserializer").as_deref())?,
-            show_value: Show::of(take("value.deserializer").as_deref())?,
-        };
-        match properties.keys().next() {
-            Some(key) => Err(Failure::Stderr(format!("the formatter property {key} is not supported"))),
-            None => Ok(formatter),
-        }
-    }
-
-    fn write(&self, record: &ConsumerRecord, out: &mut (dyn Write + Send)) -> std::io::Result<()> {
-        let fields = [self.timestamp, self.partition, self.offset, self.epoch, self.headers, self.key, self.value];
-        let last = fields.iter().rposition(|wanted| *wanted);
-        for (index, _) in fields.iter().enumerate().filter(|(_, wanted)| **wanted) {
-            match index {
-                0 if record.timestamp < 0 => write!(out, "NO_TIMESTAMP")?,
-                0 => write!(out, "{}:{}", if record.log_append_time { "LogAppendTime" } else { "CreateTime" }, record.timestamp)?,
-                1 => write!(out, "Partition:{}", record.partition)?,
-                2 => write!(out, "Offset:{}", record.offset)?,
-                3 if record.leader_epoch < 0 => write!(out, "Epoch:NOT_PRESENT")?,
-                3 => write!(out, "Epoch:{}", record.leader_epoch)?,
-                4 => self.write_headers(record, out)?,
-                5 => self.write_field(record.key.as_deref(), self.show_key, out)?,
-                _ => self.write_field(record.value.as_deref(), self.show_value, out)?,
-            }
-            out.write_all(if Some(index) == last { &self.line_separator } else { &self.key_separator })?;
-        }
-        Ok(())
-    }
-
-    fn write_headers(&self, record: &ConsumerRecord, out: &mut (dyn Write + Send)) -> std::io::Result<()> {
-        if record.headers.is_empty() {
-            return write!(out, "NO_HEADERS");
-        }
-        for (index, header) in record.headers.iter().enumerate() {
-            if index > 0 {
-                out.write_all(&self.headers_separator)?;
-            }
-            write!(out, "{}:", header.key)?;
-            self.write_field(header.value.as_deref(), Show::Raw, out)?;
-        }
-        Ok(())
-    }
-
-    fn write_field(&self, bytes: Option<&[u8]>, show: Show, out: &mut (dyn Write + Send)) -> std::io::Result<()> {
-        match bytes {
-            Some(bytes) => show.write(bytes, out),
-            None => out.write_all(&self.null_literal),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use letterbox_client::record::Header;
-
-    use super::*;
-
-    fn printed(words: &[&str]) -> String {
-        let args = words.iter().map(|word| format!("--formatter-property={word}"));
-        let parsed = Grammar::new("", &SPECS).parse(args.chain(["--from-beginning".to_owned()]).collect()).unwrap();
-        let record = ConsumerRecord {
-            topic: "t".to_owned(),
-            partition: 2,
-            offset: 9,
-            leader_epoch: -1,
-            timestamp: 1234,
-            log_append_time: false,
-            key: None,
-            value: Some("v".into()),
-            headers: vec![Header { key: "a".to_owned(), value: Some("1".into()) }, Header { key: "b".to_owned(), value: None }],
-        };
-        let mut out = Vec::new();
-        Formatter::new(&Env::real(), &parsed).unwrap().write(&record, &mut out).unwrap();
-        String::from_utf8(out).unwrap()
-    }
-
-    #[test]
-    fn records_are_printed_in_kafkas_order_of_fields() {
-        assert_eq!(printed(&[]), "v\n");
-        let all = [
-            "print.timestamp=true",
-            "print.partition=true",
-            "print.offset=true",
-            "print.epoch=true",
-            "print.headers=true",
-            "print.key=true",
-        ];
-        assert_eq!(printed(&all), "CreateTime:1234\tPartition:2\tOffset:9\tEpoch:NOT_PRESENT\ta:1,b:null\tnull\tv\n");
-        assert_eq!(printed(&["print.key=true", "print.value=false", "null.literal=-", "line.separator=|"]), "-|");
-    }
 }

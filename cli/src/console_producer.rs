@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::Path;
 
 use letterbox_client::record::Header;
 use letterbox_client::{Acks, Compression, Delivery, Producer, ProducerOptions, ProducerRecord};
@@ -12,12 +11,17 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use crate::args::{Grammar, Parsed, Spec, Takes};
 use crate::connect::Properties;
 use crate::failure::{Failure, plain};
+use crate::properties::read_properties;
 
 const SPECS: [Spec; 21] = [
     ("batch-size", Takes::Value("Integer: size"), "Bytes of one batch; --max-partition-memory-bytes takes its place. (default: 16384)"),
     ("command-property", Takes::Values("String: producer_prop"), "A producer setting as key=value. May be repeated."),
     ("compression-codec", Takes::Perhaps("String: compression-codec"), "none, gzip, snappy, lz4 or zstd; gzip when no value is given."),
-    ("line-reader", Takes::Refused, ""),
+    (
+        "line-reader",
+        Takes::Value("String: reader_class"),
+        "What makes records of the input; only the default one is supported. (default: org.apache.kafka.tools.LineMessageReader)",
+    ),
     ("max-block-ms", Takes::Value("Long: max block on send"), "How long sending a record may wait. (default: 60000)"),
     ("max-memory-bytes", Takes::Value("Long: total memory in bytes"), "Memory for records that wait. (default: 33554432)"),
     ("max-partition-memory-bytes", Takes::Value("Integer"), "(Deprecated) As --batch-size, and instead of it when both are given."),
@@ -72,7 +76,7 @@ pub(crate) async fn run(
             properties.set(key, parsed.value(option).unwrap_or(default));
         }
     }
-    let client = properties.connect(env, &bootstrap, "console-producer", None).await?;
+    let client = properties.connect(env, &bootstrap, "console-producer", None, err).await?;
     let producer = Producer::new(&client, options).await?;
     let interactive = std::io::IsTerminal::is_terminal(&std::io::stdin());
     let mut lines = BufReader::with_capacity(64 * 1024, input);
@@ -214,16 +218,16 @@ struct LineReader {
 
 impl LineReader {
     fn new(env: &Env, parsed: &Parsed) -> Result<Self, Failure> {
+        const CLASS: [&str; 2] = ["org.apache.kafka.tools.LineMessageReader", "kafka.tools.ConsoleProducer$LineMessageReader"];
+        if let Some(class) = parsed.value("line-reader").filter(|class| !CLASS.contains(class)) {
+            return Err(Failure::Stderr(format!("the line reader {class} is not supported; {} is", CLASS[0])));
+        }
         let mut properties = BTreeMap::new();
         if let Some(file) = parsed.value("reader-config") {
-            let bytes = env.disk.read(Path::new(file)).map_err(|error| Failure::Stderr(format!("cannot read {file}: {error}")))?;
-            for line in String::from_utf8_lossy(&bytes).lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')) {
-                let (key, value) = line.split_once('=').unwrap_or((line, ""));
-                properties.insert(key.trim().to_owned(), value.to_owned());
-            }
+            properties.extend(read_properties(env, file)?);
         }
         for word in parsed.values("property").into_iter().chain(parsed.values("reader-property")) {
-            let (key, value) = word.split_once('=').ok_or_else(|| Failure::Stderr(format!("{word:?} is not of the form key=value")))?;
+            let (key, value) = word.split_once('=').unwrap_or((word, ""));
             properties.insert(key.trim().to_owned(), value.to_owned());
         }
         let mut take = |key: &str| properties.remove(key);

@@ -6,7 +6,7 @@ use letterbox_client::{BrokerError, Error, ErrorCode};
 
 /// The end of a tool, with what is printed where. The exit code is 1, except after [`Failure::Asked`].
 #[derive(Debug)]
-pub(crate) enum Failure {
+pub enum Failure {
     /// A line and then the table of options, on stderr.
     Usage(String, String),
     /// The answer to `--help` or `--version`, or a complaint where Kafka's tool ends well all the same, on stdout: exit code 0.
@@ -21,7 +21,7 @@ pub(crate) enum Failure {
 
 impl Failure {
     /// Prints it; returns the exit code.
-    pub(crate) fn report(self, stdout: &mut dyn Write, stderr: &mut dyn Write) -> i32 {
+    pub fn report(self, stdout: &mut dyn Write, stderr: &mut dyn Write) -> i32 {
         let (code, result) = match self {
             Self::Usage(line, usage) => (1, write!(stderr, "{line}\n{usage}")),
             Self::Asked(text) => (0, stdout.write_all(text.as_bytes())),
@@ -70,6 +70,14 @@ pub(crate) fn java_cause(error: &BrokerError) -> String {
         Some((class, _)) => format!("org.apache.kafka.common.errors.{class}: {}", sentence(error)),
         None => format!("{:?}: {}", error.code, sentence(error)),
     }
+}
+
+/// The class of Kafka's exception for a code, in full.
+pub(crate) fn java_class(code: ErrorCode) -> String {
+    let name = code.name();
+    let class =
+        java(code).map_or_else(|| format!("{}Exception", name.strip_suffix("Error").unwrap_or(&name)), |(class, _)| class.to_owned());
+    format!("org.apache.kafka.common.errors.{class}")
 }
 
 /// Kafka's exception class and its default sentence, for the codes that scripts see.

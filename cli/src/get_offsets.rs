@@ -29,7 +29,7 @@ const SPECS: [Spec; 8] = [
 ];
 
 /// Runs the tool.
-pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Send)) -> Result<i32, Failure> {
+pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Send), err: &mut (dyn Write + Send)) -> Result<i32, Failure> {
     let occurred = |why: String| Failure::Stderr(format!("Error occurred: {why}"));
     let grammar = Grammar::new("An interactive shell for getting topic-partition offsets.", &SPECS);
     let parsed = grammar.refuse_repeated(occurred).parse(args)?;
@@ -39,7 +39,7 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
     }
     let spec = time(parsed.value("time").unwrap_or("latest")).map_err(occurred)?;
     let filters = filters(&parsed).map_err(occurred)?;
-    let client = connect::admin(env, &parsed, None).await?;
+    let client = connect::admin(env, &parsed, None, err).await?;
     let metadata = client.metadata(None).await.map_err(|error| occurred(plain(&error)))?;
     let mut wanted = BTreeMap::new();
     for (name, topic) in &metadata.topics {

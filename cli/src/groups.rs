@@ -78,7 +78,7 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
         )?;
     }
     let timeout = Duration::from_millis(parsed.number("timeout")?.unwrap_or(30000));
-    let client = connect::admin(env, &parsed, Some(timeout)).await?;
+    let client = connect::admin(env, &parsed, Some(timeout), err).await?;
     match action {
         "list" => list(&client, &parsed, out).await,
         "describe" => describe::run(&client, &parsed, out, err).await,

@@ -5,17 +5,34 @@
 //! `e2e/cli/compare` runs these tools and the Java ones against one cluster and compares.
 
 mod args;
+mod broker_api_versions;
+mod cluster;
+pub mod command_line;
 mod configs;
 mod connect;
 mod console_consumer;
 mod console_producer;
+mod coordinator_records;
+mod delete_records;
+mod deserializers;
+mod dump_log;
 mod failure;
+mod features;
+mod formatters;
 mod get_offsets;
 mod groups;
+mod json;
+mod list_groups;
+mod log_dirs;
+mod metadata_quorum;
+mod metrics;
 mod perf_consumer;
 mod perf_producer;
+mod properties;
 mod table;
 mod topics;
+mod verifiable_consumer;
+mod verifiable_producer;
 
 use std::io::Write;
 
@@ -61,37 +78,56 @@ pub fn tool_names() -> &'static [&'static str] {
         "kafka-console-consumer",
         "kafka-producer-perf-test",
         "kafka-consumer-perf-test",
+        "kafka-broker-api-versions",
+        "kafka-cluster",
+        "kafka-delete-records",
+        "kafka-dump-log",
+        "kafka-features",
+        "kafka-groups",
+        "kafka-log-dirs",
+        "kafka-metadata-quorum",
+        "kafka-verifiable-consumer",
+        "kafka-verifiable-producer",
     ]
 }
 
 /// Whether `name`, which may be a path and end in `.sh`, is one of [`tool_names`]; its plain name.
 #[must_use]
 pub fn tool_of(name: &str) -> Option<&'static str> {
-    let name = name.rsplit('/').next().unwrap_or(name);
-    let name = name.strip_suffix(".sh").unwrap_or(name);
+    let name = plain_name(name);
     tool_names().iter().find(|tool| **tool == name).copied()
+}
+
+/// The name of a tool without its path and without `.sh`.
+#[must_use]
+pub fn plain_name(name: &str) -> &str {
+    let name = name.rsplit('/').next().unwrap_or(name);
+    name.strip_suffix(".sh").unwrap_or(name)
 }
 
 /// Runs `tool` (see [`tool_of`]) with `args` (without the tool's own name) and returns its exit code.
 pub async fn run(env: Env, tool: &str, args: Vec<String>, streams: Streams<'_>) -> i32 {
     let Streams { stdin, stdout, stderr } = streams;
     let result = match tool_of(tool) {
-        Some("kafka-topics") => topics::run(&env, args, stdout).await,
-        Some("kafka-configs") => configs::run(&env, args, stdout).await,
-        Some("kafka-get-offsets") => get_offsets::run(&env, args, stdout).await,
+        Some("kafka-topics") => topics::run(&env, args, stdout, stderr).await,
+        Some("kafka-configs") => configs::run(&env, args, stdout, stderr).await,
+        Some("kafka-get-offsets") => get_offsets::run(&env, args, stdout, stderr).await,
         Some("kafka-consumer-groups") => groups::run(&env, args, stdout, stderr).await,
         Some("kafka-console-producer") => console_producer::run(&env, args, stdin, stdout, stderr).await,
         Some("kafka-console-consumer") => console_consumer::run(&env, args, stdout, stderr).await,
         Some("kafka-producer-perf-test") => perf_producer::run(&env, args, stdout, stderr).await,
-        Some("kafka-consumer-perf-test") => perf_consumer::run(&env, args, stdout).await,
+        Some("kafka-consumer-perf-test") => perf_consumer::run(&env, args, stdout, stderr).await,
+        Some("kafka-broker-api-versions") => broker_api_versions::run(&env, args, stdout, stderr).await,
+        Some("kafka-cluster") => cluster::run(&env, args, stdout, stderr).await,
+        Some("kafka-delete-records") => delete_records::run(&env, args, stdout, stderr).await,
+        Some("kafka-dump-log") => dump_log::run(&env, args, stdout, stderr),
+        Some("kafka-features") => features::run(&env, args, stdout, stderr).await,
+        Some("kafka-groups") => list_groups::run(&env, args, stdout, stderr).await,
+        Some("kafka-log-dirs") => log_dirs::run(&env, args, stdout, stderr).await,
+        Some("kafka-metadata-quorum") => metadata_quorum::run(&env, args, stdout, stderr).await,
+        Some("kafka-verifiable-consumer") => verifiable_consumer::run(&env, args, stdout, stderr).await,
+        Some("kafka-verifiable-producer") => verifiable_producer::run(&env, args, stdout, stderr).await,
         _ => Err(Failure::Stderr(format!("{tool} is not one of the tools: {}", tool_names().join(", ")))),
     };
-    let code = match result {
-        Ok(code) => code,
-        Err(failure) => failure.report(stdout, stderr),
-    };
-    // A closed pipe (`| head`) is not worth a complaint.
-    let _ = stdout.flush();
-    let _ = stderr.flush();
-    code
+    command_line::exit_code(result, stdout, stderr)
 }

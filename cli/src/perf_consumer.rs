@@ -11,6 +11,7 @@ use crate::args::{Grammar, Spec, Takes};
 use crate::connect::Properties;
 use crate::console_consumer::consumer_options;
 use crate::failure::Failure;
+use crate::metrics;
 
 const SPECS: [Spec; 17] = [
     ("command-property", Takes::Values("String: prop1=val1"), "A consumer setting. May be repeated."),
@@ -23,9 +24,9 @@ const SPECS: [Spec; 17] = [
     ("include", Takes::Refused, ""),
     ("messages", Takes::Value("Long: count"), "(DEPRECATED) As --num-records."),
     ("num-records", Takes::Value("Long: count"), "REQUIRED: How many records to read."),
-    ("print-metrics", Takes::Refused, ""),
-    ("reporting-interval", Takes::Refused, ""),
-    ("show-detailed-stats", Takes::Refused, ""),
+    ("print-metrics", Takes::Nothing, "Print what the consumer counted at the end."),
+    ("reporting-interval", Takes::Value("Long: interval_ms"), "How often --show-detailed-stats reports. (default: 5000)"),
+    ("show-detailed-stats", Takes::Nothing, "Report each interval, and not the whole at the end."),
     ("socket-buffer-size", Takes::Refused, ""),
     ("threads", Takes::Refused, ""),
     ("timeout", Takes::Value("Long: milliseconds"), "How long to wait between records. (default: 10000)"),
@@ -33,7 +34,7 @@ const SPECS: [Spec; 17] = [
 ];
 
 /// Runs the tool.
-pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Send)) -> Result<i32, Failure> {
+pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Send), err: &mut (dyn Write + Send)) -> Result<i32, Failure> {
     let parsed = Grammar::new("This tool is used to verify the consumer performance.", &SPECS).parse(args)?;
     let bootstrap = parsed.required("bootstrap-server")?.to_owned();
     let topic = parsed.required("topic")?.to_owned();
@@ -47,6 +48,11 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
     let wanted: u64 = parsed.number("num-records")?.or(parsed.number("messages")?).unwrap_or(0);
     let timeout_ms: u64 = parsed.number("timeout")?.unwrap_or(10_000);
     let timeout = Duration::from_millis(timeout_ms);
+    let interval: u64 = parsed.number("reporting-interval")?.unwrap_or(5000);
+    if interval == 0 {
+        return Err(parsed.wrong("Reporting interval must be greater than 0."));
+    }
+    let interval = parsed.has("show-detailed-stats").then(|| Duration::from_millis(interval));
     let mut properties = Properties::load(env, parsed.value("command-config").or(parsed.value("consumer.config")))?;
     properties.add_words(&parsed.values("command-property"))?;
     if let Some(group) = parsed.value("group") {
@@ -57,12 +63,14 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
     }
     properties.set("auto.offset.reset", if parsed.has("from-latest") { "latest" } else { "earliest" });
     let options = consumer_options(&mut properties)?;
-    let client = properties.connect(env, &bootstrap, "perf-consumer-client", None).await?;
+    let client = properties.connect(env, &bootstrap, "perf-consumer-client", None, err).await?;
     let in_group = options.group.is_some();
     let mut consumer = Consumer::new(&client, options);
     if !parsed.has("hide-header") {
-        let names = "start.time, end.time, data.consumed.in.MB, MB.sec, data.consumed.in.nMsg, nMsg.sec, rebalance.time.ms, fetch.time.ms, fetch.MB.sec, fetch.nMsg.sec";
-        writeln!(out, "{names}")?;
+        let times = if parsed.has("show-detailed-stats") { "time, threadId" } else { "start.time, end.time" };
+        let names =
+            "data.consumed.in.MB, MB.sec, data.consumed.in.nMsg, nMsg.sec, rebalance.time.ms, fetch.time.ms, fetch.MB.sec, fetch.nMsg.sec";
+        writeln!(out, "{times}, {names}")?;
     }
     let (began, began_ms) = (Instant::now(), env.clock.wall_ms());
     if in_group {
@@ -75,6 +83,7 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
     let (mut count, mut bytes) = (0u64, 0u64);
     let mut joined = Duration::ZERO;
     let mut last = Instant::now();
+    let mut reported = (Instant::now(), 0u64, 0u64, Duration::ZERO);
     while count < wanted && last.elapsed() < timeout {
         let joins = consumer.joins();
         let before = Instant::now();
@@ -90,6 +99,14 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
             let part = |bytes: &Option<bytes::Bytes>| bytes.as_ref().map_or(0, bytes::Bytes::len);
             bytes = bytes.saturating_add(u64::try_from(part(&record.key) + part(&record.value)).unwrap_or(0));
             count += 1;
+            if interval.is_some_and(|interval| reported.0.elapsed() >= interval) {
+                let (at, count_before, bytes_before, joined_before) = reported;
+                let read = (count.saturating_sub(count_before), bytes.saturating_sub(bytes_before));
+                let rates = rates(at.elapsed(), joined.saturating_sub(joined_before), read, count);
+                writeln!(out, "{}, 0, {:.4}, {rates}", date(env.clock.wall_ms()), mib(bytes))?;
+                out.flush()?;
+                reported = (Instant::now(), count, bytes, joined);
+            }
         }
     }
     let elapsed = began.elapsed();
@@ -100,27 +117,52 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
              increase the timeout."
         )?;
     }
+    let (joins, assigned) = (consumer.joins(), consumer.assignment().len());
     consumer.close().await?;
-    writeln!(out, "{}", line(began_ms, env.clock.wall_ms(), elapsed, joined, count, bytes))?;
+    if interval.is_none() {
+        writeln!(out, "{}", line(began_ms, env.clock.wall_ms(), elapsed, joined, (count, bytes)))?;
+    }
+    if parsed.has("print-metrics") {
+        #[allow(clippy::cast_precision_loss, reason = "printed with three digits")]
+        let [count, bytes, joins, assigned] = [count, bytes, joins, u64::try_from(assigned).unwrap_or(0)].map(|number| number as f64);
+        let seconds = elapsed.as_secs_f64().max(0.001);
+        let table = [
+            ("consumer-coordinator-metrics", "assigned-partitions", assigned),
+            ("consumer-coordinator-metrics", "join-total", joins),
+            ("consumer-fetch-manager-metrics", "bytes-consumed-rate", bytes / seconds),
+            ("consumer-fetch-manager-metrics", "bytes-consumed-total", bytes),
+            ("consumer-fetch-manager-metrics", "records-consumed-rate", count / seconds),
+            ("consumer-fetch-manager-metrics", "records-consumed-total", count),
+        ];
+        metrics::print(&client.options().client_id, &table, out)?;
+    }
     Ok(0)
 }
 
+fn line(began_ms: i64, ended_ms: i64, elapsed: Duration, joined: Duration, read: (u64, u64)) -> String {
+    format!("{}, {}, {:.4}, {}", date(began_ms), date(ended_ms), mib(read.1), rates(elapsed, joined, read, read.0))
+}
+
+/// Of the `(records, bytes)` that were read in `elapsed`: the columns from MB.sec on, with `shown` as the number of records.
 #[allow(clippy::cast_precision_loss, reason = "printed with four digits")]
-fn line(began_ms: i64, ended_ms: i64, elapsed: Duration, joined: Duration, count: u64, bytes: u64) -> String {
-    let mib = bytes as f64 / 1_048_576.0;
+fn rates(elapsed: Duration, joined: Duration, (count, bytes): (u64, u64), shown: u64) -> String {
+    let (mib, count) = (mib(bytes), count as f64);
     let (seconds, fetching) = (elapsed.as_secs_f64().max(0.001), elapsed.saturating_sub(joined));
     let fetch_seconds = fetching.as_secs_f64().max(0.001);
     format!(
-        "{}, {}, {mib:.4}, {:.4}, {count}, {:.4}, {}, {}, {:.4}, {:.4}",
-        date(began_ms),
-        date(ended_ms),
+        "{:.4}, {shown}, {:.4}, {}, {}, {:.4}, {:.4}",
         mib / seconds,
-        count as f64 / seconds,
+        count / seconds,
         joined.as_millis(),
         fetching.as_millis(),
         mib / fetch_seconds,
-        count as f64 / fetch_seconds,
+        count / fetch_seconds,
     )
+}
+
+#[allow(clippy::cast_precision_loss, reason = "printed with four digits")]
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / 1_048_576.0
 }
 
 /// `yyyy-MM-dd HH:mm:ss:SSS` in UTC.
@@ -149,7 +191,7 @@ mod tests {
         assert_eq!(date(0), "1970-01-01 00:00:00:000");
         assert_eq!(date(1_709_209_815_250), "2024-02-29 12:30:15:250");
         assert_eq!(date(951_868_799_999), "2000-02-29 23:59:59:999");
-        let printed = line(0, 2000, Duration::from_secs(2), Duration::from_secs(1), 10, 1_048_576);
+        let printed = line(0, 2000, Duration::from_secs(2), Duration::from_secs(1), (10, 1_048_576));
         assert_eq!(printed, "1970-01-01 00:00:00:000, 1970-01-01 00:00:02:000, 1.0000, 0.5000, 10, 5.0000, 1000, 1000, 1.0000, 10.0000");
     }
 }

@@ -15,6 +15,7 @@ use crate::args::{Grammar, Parsed, Spec, Takes};
 use crate::connect::Properties;
 use crate::console_producer::producer_options;
 use crate::failure::{Failure, plain};
+use crate::metrics;
 
 const SPECS: [Spec; 16] = [
     ("command-property", Takes::Values("PROP-NAME=PROP-VALUE ..."), "Producer settings, one or more."),
@@ -22,7 +23,7 @@ const SPECS: [Spec; 16] = [
     ("payload-delimiter", Takes::Value("PAYLOAD-DELIMITER"), "What separates the payloads in --payload-file. (default: \\n)"),
     ("payload-file", Takes::Value("PAYLOAD-FILE"), "File with payloads, of which one is chosen at random for each record."),
     ("payload-monotonic", Takes::Nothing, "The payload is the number of the record."),
-    ("print-metrics", Takes::Refused, ""),
+    ("print-metrics", Takes::Nothing, "Print what the producer counted at the end."),
     ("producer-props", Takes::Values("PROP-NAME=PROP-VALUE ..."), "(DEPRECATED) As --command-property."),
     ("producer.config", Takes::Value("CONFIG-FILE"), "(DEPRECATED) As --command-config."),
     ("record-size", Takes::Value("RECORD-SIZE"), "Bytes of each record; they are random letters."),
@@ -31,7 +32,7 @@ const SPECS: [Spec; 16] = [
     ("topic", Takes::Value("TOPIC"), "REQUIRED: The topic to send to."),
     ("transaction-duration-ms", Takes::Refused, ""),
     ("transactional-id", Takes::Refused, ""),
-    ("warmup-records", Takes::Refused, ""),
+    ("warmup-records", Takes::Value("WARMUP-RECORDS"), "The first records, which a second summary leaves out. (default: 0)"),
     ("h", Takes::Nothing, "As --help."),
 ];
 
@@ -59,6 +60,11 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
     let count: u64 = parsed.number("num-records")?.ok_or_else(|| parsed.wrong("argument --num-records is required"))?;
     let throughput: f64 = parsed.number("throughput")?.ok_or_else(|| parsed.wrong("argument --throughput is required"))?;
     let interval = Duration::from_millis(parsed.number("reporting-interval")?.unwrap_or(5000).max(1));
+    let warmup: u64 = parsed.number("warmup-records")?.unwrap_or(0);
+    if warmup > 0 && warmup >= count {
+        let line = "The value for --warmup-records must be strictly fewer than the number of records in the test, --num-records.";
+        return Err(parsed.wrong(line));
+    }
     let mut payloads = Payloads::new(env, &parsed)?;
     let mut properties = Properties::load(env, parsed.value("command-config").or(parsed.value("producer.config")))?;
     properties.add_words(&parsed.values("producer-props"))?;
@@ -68,19 +74,29 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
     let bootstrap =
         bootstrap.ok_or_else(|| parsed.wrong("At least one of --bootstrap-server and bootstrap.servers in the settings is required"))?;
     let options = producer_options(&mut properties)?;
-    let client = properties.connect(env, &bootstrap, "perf-producer-client", None).await?;
+    let client = properties.connect(env, &bootstrap, "perf-producer-client", None, err).await?;
     let producer = Producer::new(&client, options).await?;
 
+    if warmup > 0 {
+        writeln!(out, "Warmup first {warmup} records. Steady state results will print after the complete test summary.")?;
+    }
     let began = Instant::now();
-    let mut stats = Stats::new(began);
+    let mut stats = Both { all: Stats::new(began), steady: None, errors: 0 };
     let mut under_way = FuturesUnordered::new();
     for number in 0..count {
+        if warmup > 0 && number == warmup {
+            writeln!(out, "In steady state.")?;
+            stats.steady = Some(Stats::new(Instant::now()));
+        }
         let payload = payloads.next(number);
         let bytes = payload.len();
         let at = Instant::now();
         match producer.send(ProducerRecord::new(topic.clone()).value(payload)).await {
-            Ok(delivery) => under_way.push(timed(delivery, at, bytes)),
-            Err(error) => writeln!(err, "{}", plain(&error))?,
+            Ok(delivery) => under_way.push(timed(delivery, at, bytes, stats.steady.is_some())),
+            Err(error) => {
+                stats.errors += 1;
+                writeln!(err, "{}", plain(&error))?;
+            }
         }
         // Everything runs in one thread: let the answers in, too.
         if number % 64 == 63 {
@@ -117,15 +133,65 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
         }
         stats.report_window(interval, out)?;
     }
-    stats.report_total(out)?;
+    stats.all.report_total("records", out)?;
+    if let Some(steady) = &mut stats.steady {
+        steady.report_total("steady state records", out)?;
+    }
+    if parsed.has("print-metrics") {
+        metrics::print(&client.options().client_id, &stats.metrics(), out)?;
+    }
     Ok(0)
 }
 
-type Answer = (Result<(), Error>, Duration, usize);
+/// Whether it was sent in the steady state comes last.
+type Answer = (Result<(), Error>, Duration, usize, bool);
 
-async fn timed(delivery: Delivery, began: Instant, bytes: usize) -> Answer {
+async fn timed(delivery: Delivery, began: Instant, bytes: usize, steady: bool) -> Answer {
     let result = delivery.await.map(|_| ());
-    (result, began.elapsed(), bytes)
+    (result, began.elapsed(), bytes, steady)
+}
+
+/// All records, and those after the warm-up.
+struct Both {
+    all: Stats,
+    steady: Option<Stats>,
+    errors: u64,
+}
+
+impl Both {
+    fn record(&mut self, (result, latency, bytes, steady): Answer, err: &mut (dyn Write + Send)) -> Result<(), Failure> {
+        if let Err(error) = result {
+            self.errors += 1;
+            writeln!(err, "{}", plain(&error))?;
+            return Ok(());
+        }
+        self.all.record(latency, bytes);
+        if let Some(stats) = self.steady.as_mut().filter(|_| steady) {
+            stats.record(latency, bytes);
+        }
+        Ok(())
+    }
+
+    fn report_window(&mut self, interval: Duration, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
+        self.steady.as_mut().unwrap_or(&mut self.all).report_window(interval, out)
+    }
+
+    /// By the names of Kafka's producer. A rate is over the whole run.
+    #[allow(clippy::cast_precision_loss, reason = "printed with three digits")]
+    fn metrics(&self) -> Vec<metrics::Metric> {
+        let (total, elapsed) = (&self.all.total, self.all.began.elapsed());
+        let (rate, _, latency) = total.rates(elapsed);
+        let size = if total.count == 0 { f64::NAN } else { total.bytes as f64 / total.count as f64 };
+        vec![
+            ("producer-metrics", "record-error-rate", self.errors as f64 / elapsed.as_secs_f64().max(0.001)),
+            ("producer-metrics", "record-error-total", self.errors as f64),
+            ("producer-metrics", "record-send-rate", rate),
+            ("producer-metrics", "record-send-total", total.count as f64),
+            ("producer-metrics", "record-size-avg", size),
+            ("producer-metrics", "record-latency-avg", latency),
+            ("producer-metrics", "record-latency-max", total.latency_ms_max),
+        ]
+    }
 }
 
 /// Counts and latencies since the start and in the current window.
@@ -169,15 +235,10 @@ impl Stats {
         Self { began: now, window_began: now, latencies_ms: Vec::new(), total: Sums::default(), window: Sums::default() }
     }
 
-    fn record(&mut self, (result, latency, bytes): Answer, err: &mut (dyn Write + Send)) -> Result<(), Failure> {
-        if let Err(error) = result {
-            writeln!(err, "{}", plain(&error))?;
-            return Ok(());
-        }
+    fn record(&mut self, latency: Duration, bytes: usize) {
         self.total.add(latency, bytes);
         self.window.add(latency, bytes);
         self.latencies_ms.push(u32::try_from(latency.as_millis()).unwrap_or(u32::MAX));
-        Ok(())
     }
 
     fn report_window(&mut self, interval: Duration, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
@@ -196,14 +257,14 @@ impl Stats {
         Ok(())
     }
 
-    fn report_total(&mut self, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
+    fn report_total(&mut self, what: &str, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
         self.latencies_ms.sort_unstable();
         let (records, mib, mean) = self.total.rates(self.began.elapsed());
         let (count, max) = (self.total.count, self.total.latency_ms_max);
         let [p50, p95, p99, p999] = [500, 950, 990, 999].map(|permille| percentile(&self.latencies_ms, permille));
         writeln!(
             out,
-            "{count} records sent, {records:.6} records/sec ({mib:.2} MB/sec), {mean:.2} ms avg latency, {max:.2} ms max latency, {p50} ms 50th, \
+            "{count} {what} sent, {records:.6} records/sec ({mib:.2} MB/sec), {mean:.2} ms avg latency, {max:.2} ms max latency, {p50} ms 50th, \
              {p95} ms 95th, {p99} ms 99th, {p999} ms 99.9th."
         )?;
         Ok(())

@@ -59,13 +59,13 @@ const SPECS: [Spec; 24] = [
 ];
 
 /// Runs the tool.
-pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Send)) -> Result<i32, Failure> {
+pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Send), err: &mut (dyn Write + Send)) -> Result<i32, Failure> {
     let grammar = Grammar::new("This tool helps to create, delete, describe, or change a topic.", &SPECS);
     let parsed = grammar.refuse_repeated(failed).parse(args)?;
     let line = "Command must include exactly one action: --list, --describe, --create, --alter or --delete";
     let action = parsed.exactly_one(&ACTIONS, line)?;
     check(&parsed, action)?;
-    let client = connect::admin(env, &parsed, None).await?;
+    let client = connect::admin(env, &parsed, None, err).await?;
     let result = match action {
         "create" => create(&client, &parsed, out).await,
         "alter" => alter(&client, &parsed).await,

@@ -26,7 +26,7 @@ async fn refuses(line: &str, reason: &str) {
     let (code, stdout, stderr) = run(line).await;
     let (first, rest) = stderr.split_once('\n').unwrap_or_default();
     assert_eq!((code, first, stdout.as_str()), (1, reason, ""), "{line}");
-    assert!(rest.is_empty() || rest.starts_with("Option "), "{line}: {rest}");
+    assert!(rest.is_empty() || rest.starts_with("Option ") || rest.starts_with("Command "), "{line}: {rest}");
 }
 
 /// `line` is not refused: the tool goes on to connect.
@@ -138,6 +138,99 @@ async fn kafka_configs_refuses_what_contradicts_itself() {
 }
 
 #[tokio::test]
+async fn groups_are_an_entity_of_kafka_configs() {
+    refuses("kafka-configs --alter --entity-type groups --add-config x=1", "An entity name must be specified with --alter of groups").await;
+    let line = "--describe --entity-type groups --entity-default";
+    refuses(&format!("kafka-configs {line}"), "--entity-default must not be specified with --describe of groups").await;
+    for line in
+        ["--describe --entity-type groups", "--describe --group g --all", "--alter --entity-type groups --entity-name g --add-config x=1"]
+    {
+        accepts(&format!("kafka-configs {line}")).await;
+    }
+}
+
+#[tokio::test]
+async fn tools_with_commands_refuse_what_is_none() {
+    for (line, reason) in [
+        ("kafka-cluster --config /dev/null", "too few arguments"),
+        ("kafka-cluster foo", "invalid choice: 'foo' (choose from 'cluster-id', 'list-endpoints')"),
+        ("kafka-cluster unregister --id 1", "The command unregister is not supported by this tool yet."),
+        ("kafka-cluster cluster-id --include-fenced-brokers", "include-fenced-brokers is not a recognized option"),
+        ("kafka-features upgrade", "The command upgrade is not supported by this tool yet."),
+        ("kafka-metadata-quorum describe", "One of --status or --replication must be specified with describe sub-command"),
+        (
+            "kafka-metadata-quorum describe --status --human-readable",
+            "The option --human-readable is only supported along with --replication",
+        ),
+        (
+            "kafka-metadata-quorum describe --status --replication",
+            "Only one of --status or --replication should be specified with describe sub-command",
+        ),
+        ("kafka-groups --topic a", "topic is not a recognized option"),
+        ("kafka-groups --list --consumer --share", "Option \"[consumer]\" can't be used with option \"[share]\""),
+        ("kafka-groups --list --streams --protocol x", "Option \"[streams]\" can't be used with option \"[protocol]\""),
+        ("kafka-groups --list --group-type bogus", "--group-type must be a valid group type."),
+        ("kafka-log-dirs --topic-list a", "Missing required argument \"[describe]\""),
+        ("kafka-verifiable-producer --topic a --acks 2", "argument --acks: invalid choice: '2' (choose from {0,1,-1})"),
+        ("kafka-verifiable-consumer --topic a", "Missing required argument \"[group-id]\""),
+    ] {
+        refuses(line, reason).await;
+    }
+    for line in [
+        "kafka-cluster list-endpoints -c /dev/null",
+        "kafka-metadata-quorum describe --replication --human-readable",
+        "kafka-groups --list --share",
+    ] {
+        accepts(line).await;
+    }
+}
+
+#[tokio::test]
+async fn each_tool_has_a_help_of_its_own() {
+    // The helper gives an address to each tool; kafka-dump-log takes none.
+    for tool in letterbox_cli::tool_names().iter().filter(|tool| **tool != "kafka-dump-log") {
+        let (code, stdout, stderr) = run(&format!("{tool} --help")).await;
+        assert!(code == 0 && stderr.is_empty(), "{tool}: {stderr}");
+        let known = stdout.lines().filter(|line| line.starts_with('-')).count();
+        assert!(known >= 3, "{tool}: {stdout}");
+    }
+    let (code, stdout, _) = run("kafka-metadata-quorum describe --help").await;
+    assert!(code == 0 && stdout.contains("--human-readable") && !stdout.contains("add-controller"), "{stdout}");
+}
+
+#[tokio::test]
+async fn client_settings_without_effect_are_told_and_those_of_security_refused() {
+    let file = |text: &str| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::io::Write::write_all(&mut file.as_file(), text.as_bytes()).unwrap();
+        file
+    };
+    let liberal = file(
+        "security.protocol=PLAINTEXT\nsasl.mechanism=PLAIN\nssl.truststore.location=/x\nreceive.buffer.bytes : 65536\nno.such.key=1\nrequest.timeout.ms=2000\n",
+    );
+    for tool in ["kafka-topics --list", "kafka-cluster cluster-id", "kafka-broker-api-versions"] {
+        let (code, _, stderr) = run(&format!("{tool} --command-config {}", liberal.path().display())).await;
+        let warned: Vec<&str> =
+            stderr.lines().filter_map(|line| line.strip_prefix("WARN The client setting ")?.split(' ').next()).collect();
+        assert_eq!(warned, ["no.such.key", "receive.buffer.bytes", "sasl.mechanism", "ssl.truststore.location"], "{tool}");
+        assert!(code == 1 && stderr.contains("no broker answers at"), "{tool}: {stderr}");
+    }
+    let secure = file("security.protocol=SASL_SSL\n");
+    let reason = "security.protocol=SASL_SSL is not supported yet; this version connects to PLAINTEXT listeners only";
+    refuses(&format!("kafka-topics --list --command-config {}", secure.path().display()), reason).await;
+}
+
+#[tokio::test]
+async fn an_address_may_begin_with_its_protocol() {
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let streams = Streams { stdin: &mut tokio::io::empty(), stdout: &mut stdout, stderr: &mut stderr };
+    let args = ["--list", "--bootstrap-server", "PLAINTEXT://127.0.0.1:1,PLAINTEXT://[::1]:1"].map(str::to_owned).to_vec();
+    letterbox_cli::run(Env::real(), "kafka-topics", args, streams).await;
+    let stderr = String::from_utf8(stderr).unwrap();
+    assert!(stderr.starts_with("no broker answers at 127.0.0.1:1"), "{stderr}");
+}
+
+#[tokio::test]
 async fn the_old_and_the_new_name_of_an_option_exclude_each_other() {
     for (line, one, other) in [
         ("kafka-console-consumer --topic a --consumer.config f --command-config g", "consumer.config", "command-config"),
@@ -185,9 +278,24 @@ async fn a_closed_port_ends_each_tool_at_once_and_says_what_to_look_at() {
         "kafka-console-consumer --topic a",
         "kafka-producer-perf-test --topic a --num-records 1 --record-size 1 --throughput 1",
         "kafka-consumer-perf-test --topic a --num-records 1",
+        "kafka-broker-api-versions --command-config /dev/null",
+        "kafka-cluster cluster-id",
+        "kafka-delete-records --offset-json-file FILE",
+        "kafka-features describe",
+        "kafka-groups --list",
+        "kafka-log-dirs --describe",
+        "kafka-metadata-quorum describe --status",
+        "kafka-verifiable-consumer --topic a --group-id g",
+        "kafka-verifiable-producer --topic a --max-messages 1",
     ];
-    assert_eq!(lines.map(|line| line.split(' ').next().unwrap()), *letterbox_cli::tool_names());
-    for line in lines {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::io::Write::write_all(&mut file.as_file(), br#"{"partitions":[]}"#).unwrap();
+    let file = file.path().display().to_string();
+    // kafka-dump-log reads files.
+    let connecting: Vec<&str> = letterbox_cli::tool_names().iter().filter(|tool| **tool != "kafka-dump-log").copied().collect();
+    assert_eq!(lines.map(|line| line.split(' ').next().unwrap()), *connecting);
+    let lines = lines.map(|line| line.replace("FILE", &file));
+    for line in &lines {
         let began = Instant::now();
         let (code, stdout, stderr) = run(line).await;
         let took = began.elapsed();

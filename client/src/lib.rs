@@ -38,8 +38,9 @@ mod schema;
 mod versions;
 
 pub use admin::{
-    AlterOp, ApiVersions, CommittedOffset, ConfigEntry, ConfigResource, ConfigSource, ConfigSynonym, DescribedCluster, DescribedGroup, EligibleLeaders, Endpoint, FinalizedFeatures,
-    FoundOffset, GroupMember, IsolationLevel, ListedGroup, LogDirectory, LogReplica, MorePartitions, NewTopic, OffsetSpec, QuorumNode, QuorumReplica, QuorumStatus, ResourceType, TopicConfigs, TopicCreated, VersionRange,
+    AlterOp, ApiVersions, CommittedOffset, ConfigEntry, ConfigResource, ConfigSource, ConfigSynonym, DescribedCluster, DescribedGroup,
+    EligibleLeaders, Endpoint, FinalizedFeatures, FoundOffset, GroupMember, IsolationLevel, ListedGroup, LogDirectory, LogReplica,
+    MorePartitions, NewTopic, OffsetSpec, QuorumNode, QuorumReplica, QuorumStatus, ResourceType, TopicConfigs, TopicCreated, VersionRange,
 };
 pub use client::{Client, ClientOptions};
 pub use consumer::{AutoOffsetReset, Consumer, ConsumerOptions, ConsumerRecord, GroupOptions};

@@ -37,8 +37,9 @@ impl Client {
             let wanted = DeleteRecordsPartition::default().with_partition_index(partition.partition).with_offset(*offset);
             topics.entry(partition.topic.as_str()).or_default().push(wanted);
         }
-        let topics =
-            topics.into_iter().map(|(name, partitions)| DeleteRecordsTopic::default().with_name(topic_name(name)).with_partitions(partitions));
+        let topics = topics
+            .into_iter()
+            .map(|(name, partitions)| DeleteRecordsTopic::default().with_name(topic_name(name)).with_partitions(partitions));
         let request = DeleteRecordsRequest::default().with_topics(topics.collect()).with_timeout_ms(self.timeout_ms());
         let response = self.call_node(leader, Lane::Main, &request, deadline).await?;
         let answers = response.topics.iter().flat_map(|topic| {

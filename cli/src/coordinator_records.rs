@@ -1,0 +1,278 @@
+//! Records of `__consumer_offsets` as JSON, in the form of Kafka's formatters.
+//!
+//! The bytes come from a broker or a disk: no length in them is trusted, and what cannot be read is `None`.
+//! Source: the message definitions of Apache Kafka's group coordinator and of the consumer protocol.
+
+use std::fmt::Write;
+
+use bytes::{Buf, Bytes};
+use uuid::Uuid;
+
+use crate::json;
+use crate::table::base64;
+
+/// What kind of record a key begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Key types 0 and 1.
+    Offset,
+    /// Key type 2: a classic group.
+    Group,
+}
+
+/// The type number of a key, and its kind when it is one of the two that are read here.
+pub(crate) fn key_type(key: &[u8]) -> Option<(i16, Option<Kind>)> {
+    let number = key.get(..2).map(|mut bytes| bytes.get_i16())?;
+    let kind = match number {
+        0 | 1 => Some(Kind::Offset),
+        2 => Some(Kind::Group),
+        _ => None,
+    };
+    Some((number, kind))
+}
+
+/// The fields of a key, after its type number.
+pub(crate) fn key_json(kind: Kind, key: &Bytes) -> Option<String> {
+    let fields = match kind {
+        Kind::Offset => OFFSET_KEY,
+        Kind::Group => GROUP_KEY,
+    };
+    object(fields, key, &Reading { version: key.get(..2)?.get_i16(), flexible: false, decode_members: false })
+}
+
+/// The version number of a value and its fields; `None` for the fields when the version is not known or they cannot be read. With
+/// `decode_members` what a consumer subscribes to and is assigned is told in words, else as bytes in base64.
+pub(crate) fn value_json(kind: Kind, value: &Bytes, decode_members: bool) -> Option<(i16, Option<String>)> {
+    let version = value.get(..2).map(|mut bytes| bytes.get_i16())?;
+    let fields = match kind {
+        Kind::Offset => OFFSET_VALUE,
+        Kind::Group => GROUP_VALUE,
+    };
+    let known = (0..=4).contains(&version);
+    let reading = Reading { version, flexible: version >= 4, decode_members };
+    Some((version, known.then(|| object(fields, value, &reading)).flatten()))
+}
+
+fn object(fields: &[Field], bytes: &Bytes, reading: &Reading) -> Option<String> {
+    let mut rest = bytes.slice(2.min(bytes.len())..);
+    reading.fields(fields, &mut rest)
+}
+
+/// A field: name, first and last version that have it, type.
+struct Field(&'static str, i16, i16, Type);
+
+enum Type {
+    I32,
+    I64,
+    Text,
+    /// A string that may be null.
+    MaybeText,
+    /// Bytes that may be null, shown in base64.
+    Blob,
+    /// Bytes that hold the subscription or the assignment of a consumer.
+    Consumer(&'static [Field]),
+    I32s,
+    Texts,
+    Array(&'static [Field]),
+    /// A tagged field with tag 0 that is left out when it is nil.
+    TaggedUuid,
+}
+
+const NEWEST: i16 = i16::MAX;
+const OFFSET_KEY: &[Field] =
+    &[Field("group", 0, NEWEST, Type::Text), Field("topic", 0, NEWEST, Type::Text), Field("partition", 0, NEWEST, Type::I32)];
+const GROUP_KEY: &[Field] = &[Field("group", 0, NEWEST, Type::Text)];
+const OFFSET_VALUE: &[Field] = &[
+    Field("offset", 0, NEWEST, Type::I64),
+    Field("leaderEpoch", 3, NEWEST, Type::I32),
+    Field("metadata", 0, NEWEST, Type::Text),
+    Field("commitTimestamp", 0, NEWEST, Type::I64),
+    Field("expireTimestamp", 1, 1, Type::I64),
+    Field("topicId", 4, NEWEST, Type::TaggedUuid),
+];
+const GROUP_VALUE: &[Field] = &[
+    Field("protocolType", 0, NEWEST, Type::Text),
+    Field("generation", 0, NEWEST, Type::I32),
+    Field("protocol", 0, NEWEST, Type::MaybeText),
+    Field("leader", 0, NEWEST, Type::MaybeText),
+    Field("currentStateTimestamp", 2, NEWEST, Type::I64),
+    Field("members", 0, NEWEST, Type::Array(MEMBER)),
+];
+const MEMBER: &[Field] = &[
+    Field("memberId", 0, NEWEST, Type::Text),
+    Field("groupInstanceId", 3, NEWEST, Type::MaybeText),
+    Field("clientId", 0, NEWEST, Type::Text),
+    Field("clientHost", 0, NEWEST, Type::Text),
+    Field("rebalanceTimeout", 1, NEWEST, Type::I32),
+    Field("sessionTimeout", 0, NEWEST, Type::I32),
+    Field("subscription", 0, NEWEST, Type::Consumer(SUBSCRIPTION)),
+    Field("assignment", 0, NEWEST, Type::Consumer(ASSIGNMENT)),
+];
+const SUBSCRIPTION: &[Field] = &[
+    Field("topics", 0, NEWEST, Type::Texts),
+    Field("userData", 0, NEWEST, Type::Blob),
+    Field("ownedPartitions", 1, NEWEST, Type::Array(PARTITIONS)),
+    Field("generationId", 2, NEWEST, Type::I32),
+    Field("rackId", 3, NEWEST, Type::MaybeText),
+];
+const ASSIGNMENT: &[Field] = &[Field("assignedPartitions", 0, NEWEST, Type::Array(PARTITIONS)), Field("userData", 0, NEWEST, Type::Blob)];
+const PARTITIONS: &[Field] = &[Field("topic", 0, NEWEST, Type::Text), Field("partitions", 0, NEWEST, Type::I32s)];
+
+struct Reading {
+    version: i16,
+    /// Compact lengths and tagged fields (KIP-482).
+    flexible: bool,
+    decode_members: bool,
+}
+
+impl Reading {
+    fn fields(&self, fields: &[Field], bytes: &mut Bytes) -> Option<String> {
+        let here = |field: &&Field| (field.1..=field.2).contains(&self.version);
+        let mut parts = Vec::new();
+        for field in fields.iter().filter(here).filter(|field| !matches!(field.3, Type::TaggedUuid)) {
+            parts.push(format!("\"{}\":{}", field.0, self.value(&field.3, bytes)?));
+        }
+        if self.flexible {
+            for _ in 0..unsigned(bytes)? {
+                let tag = unsigned(bytes)?;
+                let size = usize::try_from(unsigned(bytes)?).ok()?;
+                let content = (size <= bytes.len()).then(|| bytes.split_to(size))?;
+                let tagged = fields.iter().filter(here).find(|field| tag == 0 && matches!(field.3, Type::TaggedUuid));
+                if let (Some(field), Ok(id)) = (tagged, Uuid::from_slice(&content))
+                    && !id.is_nil()
+                {
+                    parts.push(format!("\"{}\":{}", field.0, json::text(&base64(id))));
+                }
+            }
+        }
+        Some(format!("{{{}}}", parts.join(",")))
+    }
+
+    fn value(&self, kind: &Type, bytes: &mut Bytes) -> Option<String> {
+        Some(match kind {
+            Type::I32 => bytes.try_get_i32().ok()?.to_string(),
+            Type::I64 => bytes.try_get_i64().ok()?.to_string(),
+            Type::Text => json::text(&self.text(bytes)??),
+            Type::MaybeText => json::text_or_null(self.text(bytes)?.as_deref()),
+            Type::Blob => blob(self.blob(bytes)?.as_deref()),
+            Type::Consumer(fields) => {
+                let content = self.blob(bytes)?;
+                let decoded = content.as_ref().filter(|_| self.decode_members).and_then(|content| {
+                    let version = content.get(..2)?.get_i16();
+                    object(fields, content, &Reading { version, flexible: false, decode_members: false })
+                });
+                decoded.unwrap_or_else(|| blob(content.as_deref()))
+            }
+            Type::I32s => self.list(bytes, |bytes| Some(bytes.try_get_i32().ok()?.to_string()))?,
+            Type::Texts => self.list(bytes, |bytes| Some(json::text(&self.text(bytes)??)))?,
+            Type::Array(fields) => self.list(bytes, |bytes| self.fields(fields, bytes))?,
+            Type::TaggedUuid => return None,
+        })
+    }
+
+    fn list(&self, bytes: &mut Bytes, element: impl Fn(&mut Bytes) -> Option<String>) -> Option<String> {
+        let count = if self.flexible { i64::from(unsigned(bytes)?) - 1 } else { i64::from(bytes.try_get_i32().ok()?) };
+        // Every element takes at least a byte.
+        if usize::try_from(count).is_ok_and(|count| count > bytes.len()) {
+            return None;
+        }
+        let elements: Option<Vec<String>> = (0..count).map(|_| element(bytes)).collect();
+        Some(format!("[{}]", elements?.join(",")))
+    }
+
+    /// The outer `None`: it cannot be read; the inner: null.
+    fn text(&self, bytes: &mut Bytes) -> Option<Option<String>> {
+        let length = if self.flexible { i64::from(unsigned(bytes)?) - 1 } else { i64::from(bytes.try_get_i16().ok()?) };
+        Some(take(bytes, length)?.map(|text| String::from_utf8_lossy(&text).into_owned()))
+    }
+
+    fn blob(&self, bytes: &mut Bytes) -> Option<Option<Bytes>> {
+        let length = if self.flexible { i64::from(unsigned(bytes)?) - 1 } else { i64::from(bytes.try_get_i32().ok()?) };
+        take(bytes, length)
+    }
+}
+
+/// The outer `None`: so many bytes are not there; the inner: a negative length, null.
+fn take(bytes: &mut Bytes, length: i64) -> Option<Option<Bytes>> {
+    match usize::try_from(length) {
+        Err(_) => Some(None),
+        Ok(length) if length <= bytes.len() => Some(Some(bytes.split_to(length))),
+        Ok(_) => None,
+    }
+}
+
+fn unsigned(bytes: &mut Bytes) -> Option<u32> {
+    let mut value = 0u64;
+    for shift in [0, 7, 14, 21, 28] {
+        let byte = bytes.try_get_u8().ok()?;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return u32::try_from(value).ok();
+        }
+    }
+    None
+}
+
+/// Standard base64 with padding, in quotes.
+fn blob(bytes: Option<&[u8]>) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let Some(bytes) = bytes else { return "null".to_owned() };
+    let mut text = String::from("\"");
+    for chunk in bytes.chunks(3) {
+        let bits = chunk.iter().fold(0u32, |value, byte| (value << 8) | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        for index in 0..4 {
+            let digit = usize::try_from((bits >> (18 - 6 * index)) & 63).unwrap_or(0);
+            let digit = DIGITS.get(digit).filter(|_| index <= chunk.len()).map_or('=', |digit| char::from(*digit));
+            // Writing to a string cannot fail.
+            let _ = text.write_char(digit);
+        }
+    }
+    text + "\""
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(hex: &str) -> Bytes {
+        let hex: String = hex.split_whitespace().collect();
+        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect::<Vec<u8>>().into()
+    }
+
+    /// Group `g`, topic `t`, partition 3; offset 5, epoch 2, metadata `m`, at 9.
+    const KEY: &str = "0001 0001 67 0001 74 00000003";
+    const VALUE_3: &str = "0003 0000000000000005 00000002 0001 6d 0000000000000009";
+
+    #[test]
+    fn offsets_of_every_version_are_read() {
+        assert_eq!(key_type(&bytes(KEY)), Some((1, Some(Kind::Offset))));
+        assert_eq!(key_json(Kind::Offset, &bytes(KEY)).unwrap(), r#"{"group":"g","topic":"t","partition":3}"#);
+        let read = |hex: &str| value_json(Kind::Offset, &bytes(hex), false);
+        let json = |text: &str| Some(text.to_owned());
+        assert_eq!(read(VALUE_3), Some((3, json(r#"{"offset":5,"leaderEpoch":2,"metadata":"m","commitTimestamp":9}"#))));
+        let one = "0001 0000000000000005 0001 6d 0000000000000009 000000000000000a";
+        assert_eq!(read(one), Some((1, json(r#"{"offset":5,"metadata":"m","commitTimestamp":9,"expireTimestamp":10}"#))));
+        let four = "0004 0000000000000005 ffffffff 01 0000000000000009 01 00 10 00000000000000000000000000000001";
+        let expected = r#"{"offset":5,"leaderEpoch":-1,"metadata":"","commitTimestamp":9,"topicId":"AAAAAAAAAAAAAAAAAAAAAQ"}"#;
+        assert_eq!(read(four), Some((4, json(expected))));
+        assert_eq!(read("0009 00"), Some((9, None)));
+        for cut in 2..bytes(VALUE_3).len() {
+            assert_eq!(value_json(Kind::Offset, &bytes(VALUE_3).slice(..cut), false), Some((3, None)), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn groups_are_read_with_what_their_members_ask_for() {
+        let subscription = "0001 00000001 0001 74 ffffffff 00000000";
+        let member = format!("0001 6d ffff 0001 63 0002 2f68 00000001 00000002 {:08x} {subscription} 00000000", bytes(subscription).len());
+        let value = format!("0003 0008 636f6e73756d6572 00000007 ffff 0001 6d 0000000000000009 00000001 {member}");
+        let head = r#"{"protocolType":"consumer","generation":7,"protocol":null,"leader":"m","currentStateTimestamp":9,"members":[{"memberId":"m","groupInstanceId":null,"clientId":"c","clientHost":"/h","rebalanceTimeout":1,"sessionTimeout":2,"subscription":"#;
+        let read = |decode| value_json(Kind::Group, &bytes(&value), decode).unwrap().1.unwrap();
+        assert_eq!(read(false), format!(r#"{head}"AAEAAAABAAF0/////wAAAAA=","assignment":""}}]}}"#));
+        assert_eq!(read(true), format!(r#"{head}{{"topics":["t"],"userData":null,"ownedPartitions":[]}},"assignment":""}}]}}"#));
+        // A count that is larger than the bytes is refused and not believed.
+        assert_eq!(value_json(Kind::Group, &bytes("0000 0000 00000001 ffff ffff 7fffffff"), false), Some((0, None)));
+        assert_eq!(key_type(&bytes("0003 00")), Some((3, None)));
+        assert_eq!(key_type(&bytes("00")), None);
+    }
+}

@@ -1,0 +1,309 @@
+//! `kafka-dump-log`: the files of a partition, read where they lie.
+
+mod batches;
+mod indexes;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+
+use bytes::Bytes;
+use letterbox_client::record::{Batch, Record};
+use letterbox_env::Env;
+
+use crate::args::{Grammar, Parsed, Spec, Takes};
+use crate::coordinator_records::{key_json, key_type, value_json};
+use crate::deserializers::Show;
+use crate::failure::Failure;
+use crate::json;
+use batches::{Batches, Head, Segment};
+
+const SPECS: [Spec; 15] = [
+    ("cluster-metadata-decoder", Takes::Refused, ""),
+    ("deep-iteration", Takes::Nothing, "Read the records in each batch, too. Set by --print-data-log."),
+    ("files", Takes::Value("String: file1, file2, ..."), "REQUIRED: The files, separated by commas."),
+    ("index-sanity-check", Takes::Nothing, "Only check that an index is whole, as a broker does when it starts."),
+    ("key-decoder-class", Takes::Value("String"), DECODER),
+    ("max-bytes", Takes::Value("Integer: size"), "How much of a .log file to read, in whole batches. (default: 2147483647)"),
+    ("max-message-size", Takes::Value("Integer: size"), "Size of the largest batch. (default: 5242880)"),
+    ("offsets-decoder", Takes::Nothing, "Read records as those of __consumer_offsets."),
+    ("print-data-log", Takes::Nothing, "Print keys and values. Set by each decoder."),
+    ("remote-log-metadata-decoder", Takes::Refused, ""),
+    ("share-group-state-decoder", Takes::Refused, ""),
+    ("skip-record-metadata", Takes::Nothing, "Print only keys and values of records."),
+    ("transaction-log-decoder", Takes::Refused, ""),
+    ("value-decoder-class", Takes::Value("String"), DECODER),
+    ("verify-index-only", Takes::Nothing, "Check an index without printing its entries."),
+];
+const DECODER: &str =
+    "A decoder of org.apache.kafka.tools.api: StringDecoder, DefaultDecoder, IntegerDecoder or LongDecoder. (default: StringDecoder)";
+
+/// Runs the tool.
+pub(crate) fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Send), err: &mut (dyn Write + Send)) -> Result<i32, Failure> {
+    let about =
+        "This tool helps to parse a log file and dump its contents to the console, useful for debugging a seemingly corrupt log segment.";
+    let parsed = Grammar::local(about, &SPECS).parse(args)?;
+    let files = parsed.required("files")?;
+    let options = Options::new(&parsed)?;
+    let mut complaints = Complaints::default();
+    for file in files.split(',').map(str::trim).filter(|file| !file.is_empty()) {
+        writeln!(out, "Dumping {file}")?;
+        let (stem, suffix) =
+            Path::new(file).file_name().and_then(|name| name.to_str()).and_then(|name| name.rsplit_once('.')).unwrap_or_default();
+        let base_offset = || {
+            stem.parse::<i64>().map_err(|_| {
+                Failure::Stderr(format!("{file}: the name of a segment's file is its first offset, as in 00000000000000000000.{suffix}"))
+            })
+        };
+        match suffix {
+            "log" => dump_log(env, file, base_offset()?, &options, &mut complaints, out)?,
+            "index" => indexes::dump_index(env, file, base_offset()?, &options, &mut complaints, out)?,
+            "timeindex" => indexes::dump_time_index(env, file, base_offset()?, &options, &mut complaints, out)?,
+            "snapshot" => indexes::dump_producers(env, file, out)?,
+            "txnindex" => indexes::dump_aborted(env, file, out)?,
+            _ => writeln!(err, "Ignoring unknown file {file}")?,
+        }
+    }
+    complaints.report(err)?;
+    Ok(0)
+}
+
+/// How much is printed.
+struct Options {
+    verify_only: bool,
+    sanity_only: bool,
+    deep: bool,
+    contents: bool,
+    metadata: bool,
+    offsets: bool,
+    show_key: Show,
+    show_value: Show,
+    bytes_max: u64,
+    batch_bytes_max: u64,
+}
+
+impl Options {
+    fn new(parsed: &Parsed) -> Result<Self, Failure> {
+        let decoder = |option: &str| match parsed.value(option).map(|class| class.rsplit('.').next().unwrap_or(class)) {
+            None | Some("StringDecoder" | "DefaultDecoder") => Ok(Show::Raw),
+            Some("IntegerDecoder") => Ok(Show::Integer),
+            Some("LongDecoder") => Ok(Show::Long),
+            Some(class) => Err(parsed.wrong(format!(
+                "--{option}: the decoder {class} is not supported; StringDecoder, DefaultDecoder, IntegerDecoder and LongDecoder are"
+            ))),
+        };
+        let offsets = parsed.has("offsets-decoder");
+        let contents = parsed.has("print-data-log") || offsets || parsed.has("key-decoder-class") || parsed.has("value-decoder-class");
+        Ok(Self {
+            verify_only: parsed.has("verify-index-only"),
+            sanity_only: parsed.has("index-sanity-check"),
+            deep: contents || parsed.has("deep-iteration"),
+            contents,
+            metadata: !parsed.has("skip-record-metadata"),
+            offsets,
+            show_key: decoder("key-decoder-class")?,
+            show_value: decoder("value-decoder-class")?,
+            bytes_max: parsed.number("max-bytes")?.unwrap_or(2_147_483_647),
+            batch_bytes_max: parsed.number("max-message-size")?.unwrap_or(5_242_880),
+        })
+    }
+}
+
+/// What does not fit together, told on standard error at the end.
+#[derive(Default)]
+struct Complaints {
+    mismatches: BTreeMap<String, Vec<(i64, i64)>>,
+    times: BTreeMap<String, Vec<String>>,
+    gaps: BTreeMap<String, Vec<(i64, i64)>>,
+}
+
+impl Complaints {
+    fn report(&self, err: &mut (dyn Write + Send)) -> Result<(), Failure> {
+        for (file, pairs) in &self.mismatches {
+            writeln!(err, "Mismatches in :{file}")?;
+            for (index, log) in pairs {
+                writeln!(err, "  Index offset: {index}, log offset: {log}")?;
+            }
+        }
+        for (file, lines) in &self.times {
+            writeln!(err, "Found timestamp mismatch in :{file}")?;
+            for line in lines {
+                writeln!(err, "  {line}")?;
+            }
+        }
+        for (file, pairs) in &self.gaps {
+            writeln!(err, "Non-consecutive offsets in {file}")?;
+            for (one, next) in pairs {
+                writeln!(err, "  {one} is followed by {next}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn dump_log(
+    env: &Env,
+    file: &str,
+    base_offset: i64,
+    options: &Options,
+    complaints: &mut Complaints,
+    out: &mut (dyn Write + Send),
+) -> Result<(), Failure> {
+    writeln!(out, "Log starting offset: {base_offset}")?;
+    let segment = Segment::open(env, file)?;
+    let mut batches = Batches::new(&segment, 0);
+    let mut previous = None;
+    while let Some(head) = batches.next()? {
+        if head.position.saturating_add(head.bytes) > options.bytes_max {
+            return Ok(());
+        }
+        let bytes = segment.batch(&head)?;
+        let valid = head.crc == letterbox_client::record::crc32c(bytes.get(21..).unwrap_or_default());
+        write_batch(&head, valid, out)?;
+        if options.deep && valid {
+            let batch = Batch::take(&mut bytes.clone()).ok().flatten();
+            let records = batch.ok_or_else(|| "no batch".to_owned()).and_then(|batch| batch.records().map_err(|why| why.to_string()));
+            let records =
+                records.map_err(|why| Failure::Stderr(format!("{file}: the batch at position {} cannot be read: {why}", head.position)))?;
+            for (index, record) in records.iter().enumerate() {
+                if let Some(previous) = previous
+                    && record.offset != previous + 1
+                {
+                    complaints.gaps.entry(file.to_owned()).or_default().push((previous, record.offset));
+                }
+                previous = Some(record.offset);
+                write_record(&head, index, record, options, out)?;
+            }
+        }
+    }
+    if batches.left > 0 {
+        writeln!(out, "Found {} invalid bytes at the end of {}", batches.left, segment.name())?;
+    }
+    Ok(())
+}
+
+fn write_batch(head: &Head, valid: bool, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
+    let header = &head.header;
+    let horizon = if header.attributes & 0x40 == 0 { "empty".to_owned() } else { format!("[{}]", header.base_timestamp) };
+    let horizon = if horizon == "empty" { "OptionalLong.empty".to_owned() } else { format!("OptionalLong{horizon}") };
+    let codec =
+        ["none", "gzip", "snappy", "lz4", "zstd"].get(usize::from(header.attributes.unsigned_abs() & 7)).copied().unwrap_or("unknown");
+    writeln!(
+        out,
+        "baseOffset: {} lastOffset: {} count: {} baseSequence: {} lastSequence: {} producerId: {} producerEpoch: {} partitionLeaderEpoch: {} \
+         isTransactional: {} isControl: {} deleteHorizonMs: {horizon} position: {} {}: {} size: {} magic: 2 compresscodec: {codec} crc: {} isvalid: {valid}",
+        header.base_offset,
+        header.next_offset().saturating_sub(1),
+        header.record_count,
+        header.base_sequence,
+        sequence(head, header.last_offset_delta),
+        header.producer_id,
+        header.producer_epoch,
+        header.leader_epoch,
+        header.is_transactional(),
+        header.is_control(),
+        head.position,
+        time_name(head),
+        header.max_timestamp,
+        head.bytes,
+        head.crc,
+    )?;
+    Ok(())
+}
+
+fn time_name(head: &Head) -> &'static str {
+    if head.header.is_log_append_time() { "LogAppendTime" } else { "CreateTime" }
+}
+
+/// Sequence numbers start again at 0 after 2^31 - 1.
+fn sequence(head: &Head, delta: i32) -> i32 {
+    let base = head.header.base_sequence;
+    if base < 0 { -1 } else { base.wrapping_add(delta) & i32::MAX }
+}
+
+fn write_record(head: &Head, index: usize, record: &Record, options: &Options, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
+    let size = |bytes: &Option<Bytes>| bytes.as_ref().map_or_else(|| "-1".to_owned(), |bytes| bytes.len().to_string());
+    let mut prefix = "| ";
+    if options.metadata {
+        let keys: Vec<&str> = record.headers.iter().map(|header| header.key.as_str()).collect();
+        // Offsets of one batch may have gaps, sequence numbers follow them.
+        let delta = i32::try_from(record.offset.saturating_sub(head.header.base_offset)).unwrap_or(i32::try_from(index).unwrap_or(0));
+        write!(
+            out,
+            "| offset: {} {}: {} keySize: {} valueSize: {} sequence: {} headerKeys: [{}]",
+            record.offset,
+            time_name(head),
+            record.timestamp,
+            size(&record.key),
+            size(&record.value),
+            sequence(head, delta),
+            keys.join(","),
+        )?;
+        prefix = " ";
+        if head.header.is_control() {
+            write!(out, "{}", control(record))?;
+        }
+    } else if head.header.is_control() {
+        return Ok(());
+    }
+    if options.contents && !head.header.is_control() {
+        let (key, value) = if options.offsets {
+            offsets(record)
+        } else {
+            (shown(record.key.as_ref(), options.show_key)?, shown(record.value.as_ref(), options.show_value)?)
+        };
+        if let Some(key) = key {
+            write!(out, "{prefix}key: ")?;
+            out.write_all(&key)?;
+            prefix = " ";
+        }
+        if let Some(value) = value {
+            write!(out, "{prefix}payload: ")?;
+            out.write_all(&value)?;
+        }
+    }
+    writeln!(out)?;
+    Ok(())
+}
+
+fn shown(bytes: Option<&Bytes>, show: Show) -> Result<Option<Vec<u8>>, Failure> {
+    let Some(bytes) = bytes else { return Ok(None) };
+    let mut text = Vec::new();
+    show.write(bytes, &mut text).map_err(|why| Failure::Stderr(why.to_string()))?;
+    Ok(Some(text))
+}
+
+/// Key and value of a record of `__consumer_offsets`, as Kafka's decoder prints them.
+fn offsets(record: &Record) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
+    let Some(key) = &record.key else { return (None, None) };
+    let unknown = || (Some(b"<UNKNOWN>".to_vec()), record.value.as_ref().map(|_| b"<UNKNOWN>".to_vec()));
+    let Some((number, Some(kind))) = key_type(key) else { return unknown() };
+    let Some(key) = key_json(kind, key) else { return unknown() };
+    let value = match &record.value {
+        None => "<DELETE>".to_owned(),
+        Some(value) => match value_json(kind, value, true) {
+            Some((version, Some(data))) => format!("{{\"version\":{},\"data\":{data}}}", json::text(&version.to_string())),
+            _ => "<UNKNOWN>".to_owned(),
+        },
+    };
+    (Some(format!("{{\"type\":{},\"data\":{key}}}", json::text(&number.to_string())).into_bytes()), Some(value.into_bytes()))
+}
+
+/// What the record of a control batch says: the end of a transaction; others are named by their number.
+fn control(record: &Record) -> String {
+    let number = |bytes: &Option<Bytes>, at: usize| {
+        bytes.as_ref().and_then(|bytes| bytes.get(at..at + 2)).map(|pair| i16::from_be_bytes([pair[0], pair[1]]))
+    };
+    let kind = match number(&record.key, 2) {
+        Some(0) => "ABORT",
+        Some(1) => "COMMIT",
+        Some(other) => return format!(" controlType: {other}"),
+        None => return " controlType: unknown".to_owned(),
+    };
+    let epoch =
+        record.value.as_ref().and_then(|value| value.get(2..6)).and_then(|bytes| bytes.try_into().ok()).map_or(-1, i32::from_be_bytes);
+    format!(" endTxnMarker: {kind} coordinatorEpoch: {epoch}")
+}
+
+#[cfg(test)]
+mod tests;
