@@ -2,6 +2,7 @@
 //!
 //! FindCoordinator 0–6 is answered here; all else is the coordinator's (`crate::coordinator`).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kafka_protocol::messages as m;
@@ -24,11 +25,14 @@ pub(crate) async fn find_coordinator(
     request: m::FindCoordinatorRequest,
 ) -> m::FindCoordinatorResponse {
     let batched = ctx.api_version >= 4;
+    // Each key once: an answer is many times larger than a short key.
+    let mut seen = BTreeSet::new();
     let keys = if batched { request.coordinator_keys } else { vec![request.key] };
+    let keys = keys.into_iter().filter(|key| seen.insert(key.clone()));
     if request.key_type == GROUP && shared.image().topic(OFFSETS_TOPIC).is_none() {
         auto_create(&shared, vec![Arc::from(OFFSETS_TOPIC)]).await;
     }
-    let mut answers: Vec<Coordinator> = keys.into_iter().map(|key| one(&shared, &ctx, request.key_type, key)).collect();
+    let mut answers: Vec<Coordinator> = keys.map(|key| one(&shared, &ctx, request.key_type, key)).collect();
     if batched {
         return m::FindCoordinatorResponse::default().with_coordinators(answers);
     }
