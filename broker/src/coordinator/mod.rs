@@ -1,9 +1,9 @@
 //! The group coordinator: consumer groups of the classic protocol and the offsets they commit.
 //!
 //! Each partition of `__consumer_offsets` that this broker leads is one [`shard::Shard`]: a state machine without I/O. A request
-//! or a timer changes it and says which records to append and which requests to answer. What is durable (offsets, assignments,
-//! generations) changes only after its records are committed, so a failed append leaves it as it was and no answer leaves
-//! before what it promises is safe. [`service::GroupCoordinator`] is the async side: it appends, waits and answers.
+//! or a timer changes it and says which records to append and which requests to answer. Decisions see what was decided before,
+//! committed or not; a failed append takes it back, and no answer leaves before what it promises is committed. [`runtime`]
+//! appends, waits and answers, for any coordinator; [`service::GroupCoordinator`] is what handlers call.
 //!
 //! A group lives in the partition that the hash of its id names ([`partition_for`]); nothing about it is kept elsewhere.
 //! What the topic does not know how to tell (record types of newer Kafka versions) is kept in the log and ignored here.
@@ -11,9 +11,9 @@
 pub mod group;
 pub mod records;
 pub mod replicated_log;
+pub mod runtime;
 pub mod service;
 pub mod shard;
-mod timers;
 
 use std::sync::Arc;
 

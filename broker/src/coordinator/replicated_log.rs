@@ -47,8 +47,13 @@ pub trait ReplicatedLog: Send + Sync + 'static {
     /// Leadership was lost first, or the log failed; the records may or may not survive.
     fn committed(&self, partition: i32, end_offset: Offset) -> BoxFuture<'static, Result<(), AppendError>>;
 
+    /// The largest batch that [`append`](Self::append) takes now, in bytes: the topic's `max.message.bytes`.
+    fn batch_bytes_max(&self, partition: i32) -> usize;
+
     /// Reads the partition from its log start offset to the log end offset at the time of the call and hands each record to
-    /// `each`, in order. Control batches are left out. A record whose key is missing is left out.
+    /// `each`, in order; returns that end. Control batches are left out. A record whose key is missing is left out.
+    ///
+    /// What it reads above the high watermark may still be lost; wait for [`committed`](Self::committed).
     ///
     /// # Errors
     /// The partition could not be read to its end; what `each` saw so far is thrown away by the caller.
@@ -56,5 +61,5 @@ pub trait ReplicatedLog: Send + Sync + 'static {
         &'a self,
         partition: i32,
         each: &'a mut (dyn FnMut(Bytes, Option<Bytes>) + Send),
-    ) -> BoxFuture<'a, Result<(), AppendError>>;
+    ) -> BoxFuture<'a, Result<Offset, AppendError>>;
 }

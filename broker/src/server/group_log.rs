@@ -87,11 +87,16 @@ impl ReplicatedLog for GroupLog {
         })
     }
 
+    fn batch_bytes_max(&self, partition: i32) -> usize {
+        // Without the partition nothing can be appended anyway, which the append then says.
+        self.partition(partition).map_or(usize::MAX, |partition| partition.log.config().max_message_bytes)
+    }
+
     fn read_all<'a>(
         &'a self,
         partition: i32,
         each: &'a mut (dyn FnMut(Bytes, Option<Bytes>) + Send),
-    ) -> BoxFuture<'a, Result<(), AppendError>> {
+    ) -> BoxFuture<'a, Result<Offset, AppendError>> {
         Box::pin(async move {
             let partition = self.partition(partition)?;
             let end = partition.log.end_offset();
@@ -112,7 +117,7 @@ impl ReplicatedLog for GroupLog {
                 }
                 at = next;
             }
-            Ok(())
+            Ok(end)
         })
     }
 }

@@ -186,7 +186,7 @@ impl Broker {
 
         let group_log = Arc::new(group_log::GroupLog::new(env.clone(), replicas.clone()));
         let hosted: Arc<ArcSwap<MetadataImage>> = Arc::default();
-        let groups = GroupCoordinator::new(env.clone(), group_config(&config), group_log.clone(), group_view(&hosted));
+        let groups = GroupCoordinator::new(env.clone(), group_config(&config), group_log.clone(), GroupView(hosted.clone()));
         #[expect(clippy::disallowed_methods, reason = "how many files may be open is the system's to say, in a simulation too")]
         let descriptors = usize::try_from(rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX))
             .unwrap_or(usize::MAX);
@@ -397,11 +397,12 @@ impl Shared {
     }
 }
 
-fn group_view(hosted: &Arc<ArcSwap<MetadataImage>>) -> GroupMetadataView {
-    let (topics, offsets) = (hosted.clone(), hosted.clone());
-    GroupMetadataView {
-        topic_exists: Box::new(move |name| topics.load().topic(name).is_some()),
-        partition_count: Box::new(move || offsets.load().topic(OFFSETS_TOPIC).and_then(|topic| i32::try_from(topic.partitions.len()).ok())),
+/// The metadata that clients see, as the group coordinator asks for it.
+struct GroupView(Arc<ArcSwap<MetadataImage>>);
+
+impl GroupMetadataView for GroupView {
+    fn partitions_of(&self, topic: &str) -> Option<i32> {
+        self.0.load().topic(topic).and_then(|topic| i32::try_from(topic.partitions.len()).ok())
     }
 }
 

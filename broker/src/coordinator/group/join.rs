@@ -8,9 +8,8 @@ use kafka_protocol::messages::JoinGroupResponse;
 use kafka_protocol::messages::join_group_response::JoinGroupResponseMember;
 use kafka_protocol::protocol::StrBytes;
 
-use super::{Completion, Cx, Group, GroupState, Member, NEW_MEMBER_JOIN_TIMEOUT_MS, Reply, ReplyId, Write};
+use super::{Completion, Cx, Group, GroupState, Member, NEW_MEMBER_JOIN_TIMEOUT_MS, Reply, ReplyId, TimerKey, Write};
 use super::{arm_session, optional_str_bytes, str_bytes, timeout};
-use crate::coordinator::timers::TimerKey;
 
 /// From this version on a new dynamic member is given its id first and joins with it (KIP-394).
 const MEMBER_ID_REQUIRED_VERSION: i16 = 4;

@@ -32,30 +32,18 @@ use kafka_protocol::protocol::StrBytes;
 
 use super::GroupConfig;
 use super::records::{GroupMetadata, MemberMetadata, Record};
-use super::timers::{TimerKey, Timers};
+use super::runtime;
 use crate::model::TimestampMs;
 
 pub use join::JoinRequest;
 pub use member::Member;
+pub use runtime::{Now, ReplyId, WriteId};
 
 /// The protocol type of Kafka's consumers; the only one whose metadata is looked into, and only for expiry (KIP-211).
 const CONSUMER_PROTOCOL_TYPE: &str = "consumer";
 
 /// How long a new member whose JoinGroup is parked may stay: it cannot heartbeat yet and may have gone away unseen.
 const NEW_MEMBER_JOIN_TIMEOUT_MS: u64 = 300_000;
-
-/// Names a request that waits for its answer; unique within a shard.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct ReplyId(pub u64);
-
-/// The time of an event, on both clocks.
-#[derive(Clone, Copy, Debug)]
-pub struct Now {
-    /// Milliseconds of a monotonic clock, for timeouts.
-    pub mono_ms: u64,
-    /// Milliseconds since 1970, for what is written.
-    pub wall_ms: TimestampMs,
-}
 
 /// The answer to a waiting request.
 #[derive(Clone, PartialEq, Debug)]
@@ -77,21 +65,22 @@ pub enum Reply {
 }
 
 /// What an event leads to.
-#[derive(Default, Debug)]
-pub struct Output {
-    /// Answers that may leave at once: they promise nothing that is not durable.
-    pub replies: Vec<(ReplyId, Reply)>,
-    /// Records to append, in this order.
-    pub writes: Vec<Write>,
-}
-
+pub type Output = runtime::Output<Reply, Record, Completion>;
 /// Records that stand or fall together, and what happens then.
-#[derive(Debug)]
-pub struct Write {
-    /// To append as one batch. Empty for [`Completion::Fence`].
-    pub records: Vec<Record>,
-    /// Give this back to the shard when the records are committed or have failed.
-    pub then: Completion,
+pub type Write = runtime::Write<Record, Completion>;
+pub(super) type Timers = runtime::timers::Timers<TimerKey>;
+
+/// What a deadline is for.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum TimerKey {
+    /// A member, or one that was given an id and has not joined yet, must show itself.
+    Session { group: Arc<str>, member: Arc<str> },
+    /// The members of a group must have joined.
+    Join { group: Arc<str> },
+    /// The members of a generation must have asked for their assignment.
+    Sync { group: Arc<str> },
+    /// Look for expired offsets.
+    Expiry,
 }
 
 /// What a shard does once records are committed, or could not be.
@@ -115,11 +104,11 @@ pub enum Completion {
         /// The LeaveGroup to answer.
         leave: Option<(ReplyId, LeaveGroupResponse)>,
     },
-    /// Offsets or tombstones take effect.
+    /// Offsets or tombstones, which decisions see already, are committed.
     Apply {
-        /// The same records.
-        records: Vec<Record>,
-        /// Who waits: the answer if all went well, and if not.
+        /// Their write in the shard's timeline.
+        write: WriteId,
+        /// Who waits, and the answer if all went well.
         reply: Option<(ReplyId, Reply)>,
     },
     /// Nothing was written: everything before it is committed.

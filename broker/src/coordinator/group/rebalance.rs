@@ -5,8 +5,7 @@ use std::sync::Arc;
 use kafka_protocol::ResponseError;
 
 use super::join::join_error;
-use super::{Completion, Cx, Group, GroupState, Write};
-use crate::coordinator::timers::TimerKey;
+use super::{Completion, Cx, Group, GroupState, TimerKey, Write};
 
 impl Group {
     /// Starts a rebalance, or ends the join phase if this was the last member it waited for.

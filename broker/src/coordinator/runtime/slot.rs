@@ -1,8 +1,9 @@
-//! One partition that this broker leads: its shard, who waits, and the queue of what is to be written.
+//! One partition that this broker leads: its machine, who waits, and the queue of what is to be written.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -10,247 +11,357 @@ use futures::stream::FuturesOrdered;
 use kafka_protocol::ResponseError;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
-use super::{Inner, lock, to_response};
-use crate::coordinator::group::{Completion, Output, Reply, ReplyId, Write};
-use crate::coordinator::replicated_log::{AppendError, KeyValue};
-use crate::coordinator::shard::Shard;
+use super::{Machine, Now, OutputOf, ReplyId, Runtime, lock};
+use crate::coordinator::replicated_log::{AppendError, KeyValue, ReplicatedLog};
+use crate::wire::batch::{BatchBuilder, HEADER_BYTES};
 
 /// Batches of one partition that wait for their commit.
 pub(super) const WRITES_IN_FLIGHT_MAX: usize = 8;
 /// Writes are coalesced up to this size, half of the default `max.message.bytes`.
 const BATCH_BYTES_MAX: usize = 512 * 1024;
+/// The most bytes that a record has besides its key and value: four lengths, the offset delta, and three single bytes.
+const RECORD_OVERHEAD_MAX: usize = 28;
+/// How long after a failed try a partition is read again.
+const LOAD_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-pub(super) struct Slot {
+/// An event for every partition's machine.
+pub(in crate::coordinator) type Event<M> = Arc<dyn Fn(&mut M, Now) -> OutputOf<M> + Send + Sync>;
+
+pub(super) struct Slot<M: Machine> {
     partition: i32,
-    state: Mutex<SlotState>,
-    /// A copy of the shard's next deadline, `u64::MAX` for none, so that looking takes no lock.
+    log: Arc<dyn ReplicatedLog>,
+    state: Mutex<State<M>>,
+    /// A copy of the machine's next deadline, `u64::MAX` for none, so that looking takes no lock.
     next_deadline_ms: AtomicU64,
-    /// There is something to write, or the slot was closed.
+    /// There is something to write.
     wake: Notify,
-    pub(super) writer: Mutex<Option<JoinHandle<()>>>,
+    closed: CancellationToken,
+    pub(super) task: Mutex<Option<JoinHandle<()>>>,
 }
 
-pub(super) enum SlotState {
-    /// With the topics that were deleted meanwhile.
-    Loading(Vec<Arc<str>>),
-    Active(Box<Active>),
+enum State<M: Machine> {
+    /// With what it was told meanwhile.
+    Loading(Vec<Event<M>>),
+    Active(Box<Active<M>>),
     Closed,
 }
 
-pub(super) struct Active {
-    pub(super) shard: Shard,
-    waiting: BTreeMap<ReplyId, oneshot::Sender<Reply>>,
+struct Active<M: Machine> {
+    machine: M,
+    waiting: BTreeMap<ReplyId, oneshot::Sender<M::Reply>>,
     next_reply: u64,
-    queue: VecDeque<Write>,
+    queue: VecDeque<Queued<M::Completion>>,
 }
 
-impl Active {
-    pub(super) fn register(&mut self, sender: oneshot::Sender<Reply>) -> ReplyId {
-        let id = ReplyId(self.next_reply);
-        self.next_reply = self.next_reply.wrapping_add(1);
-        self.waiting.insert(id, sender);
-        id
-    }
+/// A write whose records are encoded.
+struct Queued<Completion> {
+    records: Vec<KeyValue>,
+    /// An upper bound of what the records take in a batch.
+    bytes: usize,
+    then: Completion,
+}
 
+impl<M: Machine> Active<M> {
     /// Sends the answers and queues the writes of an event.
-    pub(super) fn settle(&mut self, out: Output) {
-        for (id, reply) in out.replies {
-            if let Some(sender) = self.waiting.remove(&id) {
-                // A client that has gone away does not want its answer.
-                let _ = sender.send(reply);
+    fn settle(&mut self, out: OutputOf<M>, bytes_max: usize, now: Now) {
+        let mut next = Some(out);
+        while let Some(out) = next.take() {
+            for (id, reply) in out.replies {
+                if let Some(sender) = self.waiting.remove(&id) {
+                    // A client that has gone away does not want its answer.
+                    let _ = sender.send(reply);
+                }
+            }
+            let mut writes = out.writes.into_iter();
+            while let Some(write) = writes.next() {
+                match encode::<M>(&write.records, bytes_max) {
+                    Ok((records, bytes)) => self.queue.push_back(Queued { records, bytes, then: write.then }),
+                    // Nothing was decided after the writes of this event, so they are the newest.
+                    Err(why) => {
+                        let newest = std::iter::once(write.then).chain(writes.by_ref().map(|later| later.then)).collect();
+                        next = Some(self.machine.failed(newest, why, now));
+                    }
+                }
             }
         }
-        self.queue.extend(out.writes);
     }
 }
 
-impl Slot {
-    pub(super) fn loading(partition: i32) -> Self {
+impl<M: Machine> Slot<M> {
+    pub(super) fn loading(partition: i32, log: Arc<dyn ReplicatedLog>) -> Self {
         Self {
             partition,
-            state: Mutex::new(SlotState::Loading(Vec::new())),
+            log,
+            state: Mutex::new(State::Loading(Vec::new())),
             next_deadline_ms: AtomicU64::new(u64::MAX),
             wake: Notify::new(),
-            writer: Mutex::default(),
+            closed: CancellationToken::new(),
+            task: Mutex::default(),
         }
     }
 
-    /// Begins to serve. `false`: the slot was closed meanwhile.
-    pub(super) fn activate(&self, shard: Shard, out: Output) -> bool {
+    /// Begins to serve; does nothing if the slot was closed meanwhile.
+    fn activate(&self, mut machine: M, now: Now) {
         let mut state = lock(&self.state);
-        let SlotState::Loading(deleted_topics) = &*state else { return false };
-        let mut active = Active { shard, waiting: BTreeMap::new(), next_reply: 0, queue: VecDeque::new() };
-        active.settle(out);
-        active.settle(active.shard.forget_topics(deleted_topics));
+        let State::Loading(told) = &mut *state else { return };
+        let told = std::mem::take(told);
+        let out = machine.on_loaded(now);
+        let mut active = Active { machine, waiting: BTreeMap::new(), next_reply: 0, queue: VecDeque::new() };
+        let bytes_max = self.log.batch_bytes_max(self.partition);
+        active.settle(out, bytes_max, now);
+        for event in told {
+            let out = event(&mut active.machine, now);
+            active.settle(out, bytes_max, now);
+        }
         self.copy_deadline(&active);
-        *state = SlotState::Active(Box::new(active));
+        *state = State::Active(Box::new(active));
         self.wake.notify_one();
-        true
+    }
+
+    /// Throws the machine away, to be read back: whoever waits learns NOT_COORDINATOR, because its sender is dropped.
+    fn begin_again(&self) {
+        let mut state = lock(&self.state);
+        if matches!(*state, State::Active(_)) {
+            *state = State::Loading(Vec::new());
+            self.next_deadline_ms.store(u64::MAX, Ordering::Release);
+        }
     }
 
     /// Ends it: senders are dropped, so whoever waits learns NOT_COORDINATOR.
     pub(super) fn close(&self) {
-        *lock(&self.state) = SlotState::Closed;
+        *lock(&self.state) = State::Closed;
         self.next_deadline_ms.store(u64::MAX, Ordering::Release);
-        self.wake.notify_one();
+        self.closed.cancel();
     }
 
-    pub(super) fn with_active<T>(&self, act: impl FnOnce(&mut Active) -> T) -> Result<T, ResponseError> {
-        let mut state = lock(&self.state);
-        match &mut *state {
-            SlotState::Active(active) => {
+    fn with_active<T>(&self, act: impl FnOnce(&mut Active<M>) -> T) -> Result<T, ResponseError> {
+        match &mut *lock(&self.state) {
+            State::Active(active) => {
                 let result = act(active);
                 self.copy_deadline(active);
                 Ok(result)
             }
-            other => Err(other.refusal()),
+            State::Loading(_) => Err(ResponseError::CoordinatorLoadInProgress),
+            State::Closed => Err(ResponseError::NotCoordinator),
         }
+    }
+
+    pub(super) fn read<T>(&self, read: impl FnOnce(&mut M) -> T) -> Result<T, ResponseError> {
+        self.with_active(|active| read(&mut active.machine))
+    }
+
+    /// An event that nobody waits for; dropped when the slot is not active.
+    pub(super) fn event(&self, now: Now, event: impl FnOnce(&mut M) -> OutputOf<M>) {
+        let bytes_max = self.log.batch_bytes_max(self.partition);
+        let _ = self.with_active(|active| {
+            let out = event(&mut active.machine);
+            active.settle(out, bytes_max, now);
+        });
+        self.wake.notify_one();
+    }
+
+    /// As [`event`](Self::event), but kept for later while the slot is being loaded.
+    pub(super) fn tell(&self, now: Now, event: &Event<M>) {
+        if let State::Loading(told) = &mut *lock(&self.state) {
+            told.push(event.clone());
+            return;
+        }
+        self.event(now, |machine| event(machine, now));
+    }
+
+    pub(super) fn request(
+        &self,
+        sender: oneshot::Sender<M::Reply>,
+        now: Now,
+        event: impl FnOnce(&mut M, ReplyId) -> OutputOf<M>,
+    ) -> Result<(), ResponseError> {
+        let bytes_max = self.log.batch_bytes_max(self.partition);
+        self.with_active(|active| {
+            let reply = ReplyId(active.next_reply);
+            active.next_reply = active.next_reply.wrapping_add(1);
+            active.waiting.insert(reply, sender);
+            let out = event(&mut active.machine, reply);
+            active.settle(out, bytes_max, now);
+        })?;
+        self.wake.notify_one();
+        Ok(())
     }
 
     pub(super) fn is_loading(&self) -> bool {
-        matches!(*lock(&self.state), SlotState::Loading(_))
-    }
-
-    pub(super) fn forget_topics(&self, topics: &[Arc<str>]) {
-        match &mut *lock(&self.state) {
-            SlotState::Loading(deleted_topics) => deleted_topics.extend_from_slice(topics),
-            SlotState::Active(active) => active.settle(active.shard.forget_topics(topics)),
-            SlotState::Closed => {}
-        }
-        self.wake.notify_one();
+        matches!(*lock(&self.state), State::Loading(_))
     }
 
     pub(super) fn next_deadline_ms(&self) -> Option<u64> {
         Some(self.next_deadline_ms.load(Ordering::Acquire)).filter(|&deadline_ms| deadline_ms != u64::MAX)
     }
 
-    pub(super) fn wake_writer(&self) {
-        self.wake.notify_one();
+    fn copy_deadline(&self, active: &Active<M>) {
+        self.next_deadline_ms.store(active.machine.next_deadline_ms().unwrap_or(u64::MAX), Ordering::Release);
     }
 
-    fn copy_deadline(&self, active: &Active) {
-        self.next_deadline_ms.store(active.shard.next_deadline_ms().unwrap_or(u64::MAX), Ordering::Release);
+    /// The next writes of the queue, as many as fit into one batch; none when there is nothing to write.
+    fn take_batch(&self) -> Vec<Queued<M::Completion>> {
+        let bytes_max = self.log.batch_bytes_max(self.partition).min(BATCH_BYTES_MAX);
+        let take = |active: &mut Active<M>| {
+            let (mut batch, mut bytes) = (Vec::new(), HEADER_BYTES);
+            while let Some(write) =
+                active.queue.pop_front_if(|write| bytes.saturating_add(write.bytes) <= bytes_max || bytes == HEADER_BYTES)
+            {
+                bytes = bytes.saturating_add(write.bytes);
+                batch.push(write);
+            }
+            batch
+        };
+        self.with_active(take).unwrap_or_default()
+    }
+
+    fn ended(&self, completions: Vec<M::Completion>, now: Now) {
+        let bytes_max = self.log.batch_bytes_max(self.partition);
+        // A slot that was closed meanwhile has nobody to tell.
+        let _ = self.with_active(|active| {
+            for then in completions {
+                let out = active.machine.committed(then, now);
+                active.settle(out, bytes_max, now);
+            }
+        });
+    }
+
+    /// A batch could not be appended: it and all that is queued behind it has failed.
+    fn failed(&self, batch: Vec<M::Completion>, why: AppendError, now: Now) {
+        let bytes_max = self.log.batch_bytes_max(self.partition);
+        let _ = self.with_active(|active| {
+            let newest = batch.into_iter().chain(active.queue.drain(..).map(|write| write.then)).collect();
+            let out = active.machine.failed(newest, why, now);
+            active.settle(out, bytes_max, now);
+        });
     }
 }
 
-/// The completions of one appended batch and how they ended.
-type Ended = (Vec<Completion>, Result<(), ResponseError>);
+/// The bytes of records and an upper bound of what they take in a batch.
+fn encode<M: Machine>(records: &[M::Record], bytes_max: usize) -> Result<(Vec<KeyValue>, usize), AppendError> {
+    let encoded: Result<Vec<KeyValue>, _> = records.iter().map(M::encode).collect();
+    let encoded = encoded.map_err(|error| {
+        tracing::error!(%error, "a record of the coordinator cannot be written");
+        AppendError::TooLarge
+    })?;
+    let size = |(key, value): &KeyValue| {
+        key.len().saturating_add(value.as_ref().map_or(0, |value| value.len())).saturating_add(RECORD_OVERHEAD_MAX)
+    };
+    let bytes = encoded.iter().map(size).fold(0_usize, usize::saturating_add);
+    if bytes.saturating_add(HEADER_BYTES) > bytes_max && exact_size(&encoded) > bytes_max {
+        return Err(AppendError::TooLarge);
+    }
+    Ok((encoded, bytes))
+}
 
-/// Appends what is queued, in order, until the slot is closed.
-pub(super) async fn write_queue(inner: Arc<Inner>, slot: Arc<Slot>) {
-    let mut in_flight: FuturesOrdered<BoxFuture<'static, Ended>> = FuturesOrdered::new();
+fn exact_size(records: &[KeyValue]) -> usize {
+    let mut batch = BatchBuilder::new(0);
+    for (key, value) in records {
+        batch.push(0, Some(key), value.as_deref(), &[]);
+    }
+    batch.size()
+}
+
+/// Loads the slot and serves it until it is closed.
+pub(super) async fn run<M: Machine>(runtime: Arc<Runtime<M>>, slot: Arc<Slot<M>>, first_try: oneshot::Sender<Result<(), AppendError>>) {
+    let closed = slot.closed.clone();
+    tokio::select! {
+        biased;
+        () = closed.cancelled() => {}
+        () = serve(runtime, slot, first_try) => {}
+    }
+}
+
+async fn serve<M: Machine>(runtime: Arc<Runtime<M>>, slot: Arc<Slot<M>>, first_try: oneshot::Sender<Result<(), AppendError>>) {
+    let mut first_try = Some(first_try);
+    loop {
+        let loaded = load(&runtime, &slot).await;
+        if let Some(first_try) = first_try.take() {
+            // Whoever asked for it may have gone.
+            let _ = first_try.send(loaded);
+        }
+        if loaded.is_err() {
+            tokio::time::sleep(LOAD_AGAIN_AFTER).await;
+            continue;
+        }
+        let why = write_queue(&runtime, &slot).await;
+        tracing::error!(
+            partition = slot.partition,
+            error = %why,
+            "appended records of the coordinator were not committed; the partition is read again, its clients are told to come back"
+        );
+        slot.begin_again();
+    }
+}
+
+/// Reads the partition to its end and begins to serve it when all of that is committed.
+async fn load<M: Machine>(runtime: &Runtime<M>, slot: &Slot<M>) -> Result<(), AppendError> {
+    let partition = slot.partition;
+    let mut machine = (runtime.new_machine)();
+    let (mut record_count, mut unreadable_count) = (0_u64, 0_u64);
+    let now = runtime.now();
+    let mut each = |key, value: Option<bytes::Bytes>| {
+        record_count += 1;
+        if let Err(error) = machine.replay(&key, value.as_ref(), now) {
+            unreadable_count += 1;
+            tracing::error!(partition, %error, "a record of the coordinator's topic cannot be read and is passed over");
+        }
+    };
+    let end_offset = runtime.log.read_all(partition, &mut each).await?;
+    runtime.log.committed(partition, end_offset).await?;
+    tracing::debug!(partition, record_count, unreadable_count, "the coordinator's partition is loaded");
+    slot.activate(machine, runtime.now());
+    runtime.rearm_if_earlier(slot.next_deadline_ms());
+    Ok(())
+}
+
+/// The completions of an appended batch, and whether it was committed.
+type Ended<M> = (Vec<<M as Machine>::Completion>, Result<(), AppendError>);
+
+/// Appends what is queued, in order, until an appended batch is not committed: returns why.
+async fn write_queue<M: Machine>(runtime: &Runtime<M>, slot: &Slot<M>) -> AppendError {
+    let mut in_flight: FuturesOrdered<BoxFuture<'static, Ended<M>>> = FuturesOrdered::new();
     loop {
         while in_flight.len() < WRITES_IN_FLIGHT_MAX {
-            match slot.with_active(|active| take_batch(&mut active.queue)) {
-                Err(_) => return,
-                Ok(batch) if batch.is_empty() => break,
-                Ok(batch) => append(&inner, slot.partition, batch, &mut in_flight).await,
+            let batch = slot.take_batch();
+            if batch.is_empty() {
+                break;
+            }
+            let (records, completions): (Vec<_>, Vec<_>) = batch.into_iter().map(|write| (write.records, write.then)).unzip();
+            match append(runtime, slot.partition, records.into_iter().flatten().collect()).await {
+                Ok(committed) => in_flight.push_back(Box::pin(async move { (completions, committed.await) })),
+                Err(error) => {
+                    tracing::warn!(partition = slot.partition, %error, "records of the coordinator were not appended");
+                    slot.failed(completions, error, runtime.now());
+                    runtime.rearm_if_earlier(slot.next_deadline_ms());
+                }
             }
         }
         tokio::select! {
             biased;
-            Some((completions, result)) = in_flight.next() => {
-                let now = inner.now();
-                let ended = slot.with_active(|active| {
-                    for then in completions {
-                        let out = active.shard.written(then, result, now);
-                        active.settle(out);
-                    }
-                });
-                if ended.is_err() {
-                    return;
+            Some((completions, committed)) = in_flight.next() => {
+                if let Err(error) = committed {
+                    return error;
                 }
-                inner.rearm_if_earlier(slot.next_deadline_ms());
+                slot.ended(completions, runtime.now());
+                runtime.rearm_if_earlier(slot.next_deadline_ms());
             }
-            () = slot.wake.notified() => {
-                if slot.with_active(|_| ()).is_err() {
-                    return;
-                }
-            }
+            () = slot.wake.notified() => {}
         }
     }
 }
 
-/// Takes writes off the queue, with their bytes, up to the size of a batch. A write whose records cannot be encoded gets no
-/// bytes and fails.
-fn take_batch(queue: &mut VecDeque<Write>) -> Vec<(Option<Vec<KeyValue>>, Completion)> {
-    let (mut batch, mut bytes) = (Vec::new(), 0_usize);
-    while bytes < BATCH_BYTES_MAX
-        && let Some(write) = queue.pop_front()
-    {
-        let encoded: Result<Vec<KeyValue>, _> = write.records.iter().map(|record| record.encode()).collect();
-        match encoded {
-            Ok(records) => {
-                let size = |(key, value): &KeyValue| key.len().saturating_add(value.as_ref().map_or(0, |value| value.len()));
-                bytes = bytes.saturating_add(records.iter().map(size).sum());
-                batch.push((Some(records), write.then));
-            }
-            Err(error) => {
-                tracing::error!(%error, "a record of a group cannot be written");
-                batch.push((None, write.then));
-            }
-        }
-    }
-    batch
-}
-
-/// Appends a batch as one, or write by write if it is too large for the topic, and leaves what follows in `in_flight`.
-async fn append(
-    inner: &Inner,
+/// Appends records; the result is ready when they are committed. Without records it is ready at once.
+async fn append<M: Machine>(
+    runtime: &Runtime<M>,
     partition: i32,
-    batch: Vec<(Option<Vec<KeyValue>>, Completion)>,
-    in_flight: &mut FuturesOrdered<BoxFuture<'static, Ended>>,
-) {
-    let is_single = batch.len() <= 1;
-    let records: Vec<KeyValue> = batch.iter().filter_map(|(records, _)| records.as_ref()).flatten().cloned().collect();
-    let has_unencodable = batch.iter().any(|(records, _)| records.is_none());
-    if !has_unencodable {
-        match append_records(inner, partition, records).await {
-            Err(AppendError::TooLarge) if !is_single => {}
-            appended => {
-                let completions = batch.into_iter().map(|(_, then)| then).collect();
-                return in_flight.push_back(wait_committed(inner, partition, completions, appended));
-            }
-        }
-    }
-    for (records, then) in batch {
-        let appended = match records {
-            Some(records) => append_records(inner, partition, records).await,
-            None => Err(AppendError::TooLarge),
-        };
-        in_flight.push_back(wait_committed(inner, partition, vec![then], appended));
-    }
-}
-
-/// The end offset to wait for; `None` when there was nothing to append.
-async fn append_records(inner: &Inner, partition: i32, records: Vec<KeyValue>) -> Result<Option<i64>, AppendError> {
+    records: Vec<KeyValue>,
+) -> Result<BoxFuture<'static, Result<(), AppendError>>, AppendError> {
     if records.is_empty() {
-        return Ok(None);
+        return Ok(Box::pin(std::future::ready(Ok(()))));
     }
-    inner.log.append(partition, records, inner.env.clock.wall_ms()).await.map(Some)
-}
-
-fn wait_committed(
-    inner: &Inner,
-    partition: i32,
-    completions: Vec<Completion>,
-    appended: Result<Option<i64>, AppendError>,
-) -> BoxFuture<'static, Ended> {
-    let committed = match appended {
-        Ok(Some(end_offset)) => Ok(Some(inner.log.committed(partition, end_offset))),
-        Ok(None) => Ok(None),
-        Err(error) => Err(error),
-    };
-    Box::pin(async move {
-        let result = match committed {
-            Ok(Some(committed)) => committed.await,
-            Ok(None) => Ok(()),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = result {
-            tracing::warn!(partition, %error, "records of groups were not committed");
-        }
-        (completions, result.map_err(to_response))
-    })
+    let end_offset = runtime.log.append(partition, records, runtime.env.clock.wall_ms()).await?;
+    Ok(runtime.log.committed(partition, end_offset))
 }

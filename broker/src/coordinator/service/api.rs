@@ -2,7 +2,7 @@
 //!
 //! Topic and group authorization is the handlers' work; so is answering versions that are not advertised.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,8 +11,6 @@ use kafka_protocol::ResponseError;
 use kafka_protocol::messages::delete_groups_response::DeletableGroupResult;
 use kafka_protocol::messages::describe_groups_response::DescribedGroup;
 use kafka_protocol::messages::leave_group_request::MemberIdentity;
-use kafka_protocol::messages::offset_delete_request::OffsetDeleteRequestTopic;
-use kafka_protocol::messages::offset_delete_response::{OffsetDeleteResponsePartition, OffsetDeleteResponseTopic};
 use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use kafka_protocol::messages::offset_fetch_response::{
     OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponseTopic, OffsetFetchResponseTopics,
@@ -27,6 +25,7 @@ use kafka_protocol::messages::{
 use super::{GroupCoordinator, lower_case};
 use crate::coordinator::RequestContext;
 use crate::coordinator::group::{Completion, JoinRequest, Output, Reply, Write, join::join_error, str_bytes, sync::sync_error};
+use crate::coordinator::shard::Shard;
 use crate::coordinator::shard::commit_error;
 
 /// The longest part of a `client.id` that goes into a member id, in bytes; the whole must fit into a protocol string.
@@ -55,7 +54,7 @@ impl GroupCoordinator {
                 client_id: context.client_id.clone(),
                 client_host: context.client_host.clone(),
                 member_id: request.member_id.as_str().into(),
-                new_member_id: new_member_id(prefix, self.inner.env.random_uuid()),
+                new_member_id: new_member_id(prefix, self.inner.runtime.env().random_uuid()),
                 instance_id: request.group_instance_id.as_deref().map(Arc::from),
                 session_timeout_ms: request.session_timeout_ms,
                 // Version 0 has no rebalance timeout of its own.
@@ -92,9 +91,8 @@ impl GroupCoordinator {
             Err(ResponseError::InvalidGroupId)
         } else {
             let instance_id = request.group_instance_id.as_deref();
-            let beat = |shard: &mut super::Shard, now| {
-                shard.heartbeat(&request.group_id, &request.member_id, instance_id, request.generation_id, now)
-            };
+            let beat =
+                |shard: &mut Shard, now| shard.heartbeat(&request.group_id, &request.member_id, instance_id, request.generation_id, now);
             self.inner.with_shard(&request.group_id, beat).flatten()
         };
         let error_code = match beat {
@@ -129,17 +127,10 @@ impl GroupCoordinator {
 
     /// OffsetCommit. Answered when the offsets are committed, at the latest after `offsets.commit.timeout.ms`.
     pub async fn offset_commit(&self, context: &RequestContext, request: OffsetCommitRequest) -> OffsetCommitResponse {
-        let unknown_topics: BTreeSet<Arc<str>> = request
-            .topics
-            .iter()
-            .filter(|topic| !(self.inner.metadata.topic_exists)(&topic.name))
-            .map(|topic| Arc::from(topic.name.as_str()))
-            .collect();
-        if !request.topics.is_empty() && request.topics.iter().all(|topic| unknown_topics.contains(topic.name.as_str())) {
-            return commit_error(&request, ResponseError::UnknownTopicOrPartition);
-        }
         let committed = self.inner.request(&request.group_id, |shard, reply, now| {
-            shard.commit_offsets(&request, context.api_version, &unknown_topics, reply, now)
+            // Asked under the shard's lock: a topic that is deleted after this is forgotten after this commit.
+            let exists = |topic: &str, partition| self.inner.exists(topic, partition);
+            shard.commit_offsets(&request, context.api_version, exists, reply, now)
         });
         let timeout = Duration::from_millis(self.inner.config.offset_commit_timeout_ms);
         match tokio::time::timeout(timeout, committed).await {
@@ -155,8 +146,8 @@ impl GroupCoordinator {
     pub async fn offset_fetch(&self, context: &RequestContext, request: OffsetFetchRequest) -> OffsetFetchResponse {
         if context.api_version >= 8 {
             let mut groups = Vec::with_capacity(request.groups.len());
-            for group in &request.groups {
-                groups.push(self.fetch_group(group, request.require_stable).await);
+            for group in distinct_groups(request.groups) {
+                groups.push(self.fetch_group(&group, request.require_stable).await);
             }
             return OffsetFetchResponse::default().with_groups(groups);
         }
@@ -164,7 +155,7 @@ impl GroupCoordinator {
             let topics = topics
                 .into_iter()
                 .map(|topic| OffsetFetchRequestTopics::default().with_name(topic.name).with_partition_indexes(topic.partition_indexes));
-            topics.collect::<Vec<_>>()
+            distinct_topics(topics)
         });
         let group = OffsetFetchRequestGroup::default().with_group_id(request.group_id).with_topics(topics);
         let fetched = self.fetch_group(&group, request.require_stable).await;
@@ -200,7 +191,7 @@ impl GroupCoordinator {
         self.inner.with_shard(&group.group_id, |shard, _| shard.fetch_offsets(&group.group_id, group.topics.as_deref()))
     }
 
-    /// DescribeGroups. Without an authorizer everything is authorized.
+    /// DescribeGroups, each group once. Without an authorizer everything is authorized.
     #[must_use]
     pub fn describe_groups(&self, context: &RequestContext, request: &DescribeGroupsRequest) -> DescribeGroupsResponse {
         let describe = |group_id: &GroupId| {
@@ -210,29 +201,27 @@ impl GroupCoordinator {
             let is_asked = request.include_authorized_operations && described.error_code == 0;
             described.with_authorized_operations(if is_asked { GROUP_OPERATIONS } else { i32::MIN })
         };
-        DescribeGroupsResponse::default().with_groups(request.groups.iter().map(describe).collect())
+        DescribeGroupsResponse::default().with_groups(distinct(&request.groups).map(describe).collect())
     }
 
     /// ListGroups: the groups of all partitions this broker leads.
     #[must_use]
     pub fn list_groups(&self, _context: &RequestContext, request: &ListGroupsRequest) -> ListGroupsResponse {
-        let slots = self.inner.all_slots();
-        if slots.iter().any(|slot| slot.is_loading()) {
+        if self.inner.runtime.is_loading() {
             return ListGroupsResponse::default().with_error_code(ResponseError::CoordinatorLoadInProgress.code());
         }
         let (states, types) = (lower_case(&request.states_filter), lower_case(&request.types_filter));
-        let listed = slots.iter().filter_map(|slot| slot.with_active(|active| active.shard.list(&states, &types)).ok());
-        ListGroupsResponse::default().with_groups(listed.flatten().collect())
+        let listed = self.inner.runtime.each(|shard| shard.list(&states, &types));
+        ListGroupsResponse::default().with_groups(listed.into_iter().flatten().collect())
     }
 
-    /// DeleteGroups: removes groups without members, with their offsets.
+    /// DeleteGroups: removes groups without members, with their offsets; each group is answered once.
     pub async fn delete_groups(&self, _context: &RequestContext, request: &DeleteGroupsRequest) -> DeleteGroupsResponse {
         let mut results = Vec::with_capacity(request.groups_names.len());
-        for group_id in &request.groups_names {
+        for group_id in distinct(&request.groups_names) {
             let refused =
                 |error: ResponseError| DeletableGroupResult::default().with_group_id(group_id.clone()).with_error_code(error.code());
-            let one = std::slice::from_ref(group_id);
-            match self.inner.request(group_id, |shard, reply, _| shard.delete_groups(one, reply)).await {
+            match self.inner.request(group_id, |shard, reply, now| shard.delete_group(group_id, reply, now)).await {
                 Ok(Reply::DeleteGroups(response)) => results.extend(response.results),
                 Ok(_) => results.push(refused(ResponseError::UnknownServerError)),
                 Err(error) => results.push(refused(error)),
@@ -244,26 +233,53 @@ impl GroupCoordinator {
     /// OffsetDelete: removes offsets of topics that no member of the group reads.
     pub async fn offset_delete(&self, _context: &RequestContext, request: &OffsetDeleteRequest) -> OffsetDeleteResponse {
         let refused = |error: ResponseError| OffsetDeleteResponse::default().with_error_code(error.code());
-        let unknown = |topic: &OffsetDeleteRequestTopic| !(self.inner.metadata.topic_exists)(&topic.name);
-        let known = request.topics.iter().filter(|topic| !unknown(topic)).cloned().collect();
-        let asked = OffsetDeleteRequest::default().with_group_id(request.group_id.clone()).with_topics(known);
-        let mut response = match self.inner.request(&request.group_id, |shard, reply, _| shard.delete_offsets(&asked, reply)).await {
+        let exists = |topic: &str, partition| self.inner.exists(topic, partition);
+        let deleted = self.inner.request(&request.group_id, |shard, reply, now| shard.delete_offsets(request, exists, reply, now));
+        match deleted.await {
             Ok(Reply::OffsetDelete(response)) => response,
-            Ok(_) => return refused(ResponseError::UnknownServerError),
-            Err(error) => return refused(error),
-        };
-        if response.error_code == 0 {
-            response.topics.extend(request.topics.iter().filter(|topic| unknown(topic)).map(|topic| {
-                let partitions = topic.partitions.iter().map(|partition| {
-                    OffsetDeleteResponsePartition::default()
-                        .with_partition_index(partition.partition_index)
-                        .with_error_code(ResponseError::UnknownTopicOrPartition.code())
-                });
-                OffsetDeleteResponseTopic::default().with_name(topic.name.clone()).with_partitions(partitions.collect())
-            }));
+            Ok(_) => refused(ResponseError::UnknownServerError),
+            Err(error) => refused(error),
         }
-        response
     }
+}
+
+/// Each group once, in the order of the request: an answer may be thousands of times larger than the name that asks for it.
+fn distinct(groups: &[GroupId]) -> impl Iterator<Item = &GroupId> {
+    let mut seen = BTreeSet::new();
+    groups.iter().filter(move |group| seen.insert(group.as_str()))
+}
+
+/// As [`distinct`]; a group that is named twice is asked for all that either names.
+fn distinct_groups(groups: Vec<OffsetFetchRequestGroup>) -> Vec<OffsetFetchRequestGroup> {
+    let (mut distinct, mut at): (Vec<OffsetFetchRequestGroup>, _) = (Vec::new(), BTreeMap::new());
+    for group in groups {
+        let index = *at.entry(group.group_id.to_string()).or_insert(distinct.len());
+        match distinct.get_mut(index) {
+            Some(known) => match (&mut known.topics, group.topics) {
+                (Some(known), Some(more)) => known.extend(more),
+                (all, _) => *all = None,
+            },
+            None => distinct.push(group),
+        }
+    }
+    for group in &mut distinct {
+        group.topics = group.topics.take().map(|topics| distinct_topics(topics.into_iter()));
+    }
+    distinct
+}
+
+/// Each topic and partition once, in the order of the request: 4 bytes of a request may ask for 12 KiB of metadata.
+fn distinct_topics(topics: impl Iterator<Item = OffsetFetchRequestTopics>) -> Vec<OffsetFetchRequestTopics> {
+    let (mut distinct, mut at) = (Vec::<OffsetFetchRequestTopics>::new(), BTreeMap::new());
+    for mut topic in topics {
+        let (index, seen) = at.entry(topic.name.to_string()).or_insert_with(|| (distinct.len(), BTreeSet::new()));
+        topic.partition_indexes.retain(|partition| seen.insert(*partition));
+        match distinct.get_mut(*index) {
+            Some(known) => known.partition_indexes.append(&mut topic.partition_indexes),
+            None => distinct.push(topic),
+        }
+    }
+    distinct
 }
 
 /// "PREFIX-UUID", the prefix shortened at a character's edge where it is absurdly long.

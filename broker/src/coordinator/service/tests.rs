@@ -9,24 +9,31 @@ use bytes::Bytes;
 use kafka_protocol::ResponseError as E;
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
-use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
+use kafka_protocol::messages::offset_delete_request::{OffsetDeleteRequestPartition, OffsetDeleteRequestTopic};
+use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics};
 use kafka_protocol::messages::{
-    DescribeGroupsRequest, GroupId, HeartbeatRequest, JoinGroupRequest, ListGroupsRequest, OffsetCommitRequest, OffsetFetchRequest,
-    SyncGroupRequest, TopicName,
+    DeleteGroupsRequest, DescribeGroupsRequest, GroupId, HeartbeatRequest, JoinGroupRequest, ListGroupsRequest, OffsetCommitRequest,
+    OffsetDeleteRequest, OffsetFetchRequest, SyncGroupRequest, TopicName,
 };
 use letterbox_env::{BoxFuture, Env};
 use tokio::sync::watch;
 
 use super::{GroupCoordinator, GroupMetadataView};
-use crate::coordinator::group::str_bytes;
-use crate::coordinator::{AppendError, GroupConfig, KeyValue, ReplicatedLog, RequestContext};
+use crate::coordinator::group::{Now, Reply, ReplyId, str_bytes};
+use crate::coordinator::shard::Shard;
+use crate::coordinator::{AppendError, GROUP_METADATA_TOPIC, GroupConfig, KeyValue, ReplicatedLog, RequestContext};
 use crate::model::Offset;
+
+/// `max.message.bytes` of the log.
+const BATCH_BYTES_MAX: usize = 20_000;
 
 struct MemoryLog {
     records: Mutex<BTreeMap<i32, Vec<KeyValue>>>,
     fails: Mutex<Option<AppendError>>,
     /// The high watermark; commits wait for it.
     high_watermark: watch::Sender<Offset>,
+    /// Whether waiting for a commit fails.
+    is_lost: watch::Sender<bool>,
 }
 
 impl ReplicatedLog for MemoryLog {
@@ -45,32 +52,59 @@ impl ReplicatedLog for MemoryLog {
     }
 
     fn committed(&self, _: i32, end_offset: Offset) -> BoxFuture<'static, Result<(), AppendError>> {
-        let mut high_watermark = self.high_watermark.subscribe();
-        Box::pin(
-            async move { high_watermark.wait_for(|offset| *offset >= end_offset).await.map(|_| ()).map_err(|_| AppendError::NotLeader) },
-        )
+        let (mut high_watermark, mut is_lost) = (self.high_watermark.subscribe(), self.is_lost.subscribe());
+        Box::pin(async move {
+            tokio::select! {
+                biased;
+                _ = is_lost.wait_for(|is_lost| *is_lost) => Err(AppendError::Storage),
+                _ = high_watermark.wait_for(|offset| *offset >= end_offset) => Ok(()),
+            }
+        })
+    }
+
+    fn batch_bytes_max(&self, _: i32) -> usize {
+        BATCH_BYTES_MAX
     }
 
     fn read_all<'a>(
         &'a self,
         partition: i32,
         each: &'a mut (dyn FnMut(Bytes, Option<Bytes>) + Send),
-    ) -> BoxFuture<'a, Result<(), AppendError>> {
+    ) -> BoxFuture<'a, Result<Offset, AppendError>> {
+        let mut end_offset = 0;
         for (key, value) in self.records.lock().unwrap().get(&partition).cloned().unwrap_or_default() {
             each(key, value);
+            end_offset += 1;
         }
-        Box::pin(async { Ok(()) })
+        Box::pin(async move { Ok(end_offset) })
+    }
+}
+
+/// One topic, "t".
+struct Metadata;
+
+impl GroupMetadataView for Metadata {
+    fn partitions_of(&self, topic: &str) -> Option<i32> {
+        match topic {
+            GROUP_METADATA_TOPIC => Some(1),
+            "t" => Some(2),
+            _ => None,
+        }
     }
 }
 
 fn coordinator() -> (GroupCoordinator, Arc<MemoryLog>) {
-    let log = Arc::new(MemoryLog { records: Mutex::default(), fails: Mutex::default(), high_watermark: watch::channel(i64::MAX).0 });
+    let log = Arc::new(MemoryLog {
+        records: Mutex::default(),
+        fails: Mutex::default(),
+        high_watermark: watch::channel(i64::MAX).0,
+        is_lost: watch::channel(false).0,
+    });
     (over(log.clone()), log)
 }
 
 fn over(log: Arc<MemoryLog>) -> GroupCoordinator {
-    let metadata = GroupMetadataView { topic_exists: Box::new(|topic| topic == "t"), partition_count: Box::new(|| Some(1)) };
-    GroupCoordinator::new(Env::real(), GroupConfig::default(), log, metadata)
+    GroupCoordinator::new(Env::real(), GroupConfig::default(), log, Metadata)
 }
 
 fn context(api_version: i16) -> RequestContext {
@@ -182,4 +216,125 @@ async fn who_waits_when_leadership_goes_learns_it() {
     assert_eq!(joined.error_code, E::NotCoordinator.code());
     coordinator.shutdown().await;
     assert_eq!(commit(&coordinator, "t", 1).await, E::CoordinatorNotAvailable.code());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_partition_that_does_not_exist_is_refused_alone() {
+    let (coordinator, _log) = coordinator();
+    coordinator.load(0).await.unwrap();
+    let partitions = [0, 1, 2, -1].map(|index| OffsetCommitRequestPartition::default().with_partition_index(index)).to_vec();
+    let topic = OffsetCommitRequestTopic::default().with_name(TopicName(str_bytes("t"))).with_partitions(partitions);
+    let request = commit_request("t", 1).with_topics(vec![topic]);
+    let response = coordinator.offset_commit(&context(8), request).await;
+    let errors: Vec<i16> = response.topics[0].partitions.iter().map(|partition| partition.error_code).collect();
+    let unknown = E::UnknownTopicOrPartition.code();
+    assert_eq!(errors, [0, 0, unknown, unknown]);
+
+    let partitions = [1, 7].map(|index| OffsetDeleteRequestPartition::default().with_partition_index(index)).to_vec();
+    let topic = OffsetDeleteRequestTopic::default().with_name(TopicName(str_bytes("t"))).with_partitions(partitions);
+    let request = OffsetDeleteRequest::default().with_group_id(group()).with_topics(vec![topic]);
+    let response = coordinator.offset_delete(&context(0), &request).await;
+    let errors: Vec<i16> = response.topics[0].partitions.iter().map(|partition| partition.error_code).collect();
+    assert_eq!((response.error_code, errors), (0, vec![0, unknown]));
+    coordinator.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_that_is_too_large_for_a_batch_fails_alone_and_says_so() {
+    let (coordinator, log) = coordinator();
+    coordinator.load(0).await.unwrap();
+    log.high_watermark.send_replace(0);
+    let partition = OffsetCommitRequestPartition::default().with_committed_metadata(Some(str_bytes(&"x".repeat(4_000))));
+    let topic = OffsetCommitRequestTopic::default().with_name(TopicName(str_bytes("t"))).with_partitions(vec![partition; 6]);
+    let too_large = commit_request("t", 1).with_topics(vec![topic]);
+    let version_8 = context(8);
+    let (before, refused, after, ()) = tokio::join!(
+        biased;
+        commit(&coordinator, "t", 1),
+        coordinator.offset_commit(&version_8, too_large),
+        commit(&coordinator, "t", 2),
+        async {
+            tokio::task::yield_now().await;
+            log.high_watermark.send_replace(i64::MAX);
+        }
+    );
+    assert_eq!(refused.topics[0].partitions[0].error_code, E::InvalidCommitOffsetSize.code());
+    assert_eq!((before, after, fetch(&coordinator, true).await), (0, 0, (0, Some(2))));
+    coordinator.shutdown().await;
+}
+
+#[test]
+fn errors_of_the_log_are_mapped_as_kafka_maps_them() {
+    for (why, offsets, others) in [
+        (AppendError::UnknownPartition, E::CoordinatorNotAvailable, E::CoordinatorNotAvailable),
+        (AppendError::NotEnoughReplicas, E::CoordinatorNotAvailable, E::CoordinatorNotAvailable),
+        (AppendError::NotLeader, E::NotCoordinator, E::NotCoordinator),
+        (AppendError::Storage, E::NotCoordinator, E::NotCoordinator),
+        (AppendError::TooLarge, E::InvalidCommitOffsetSize, E::UnknownServerError),
+    ] {
+        let now = Now { mono_ms: 0, wall_ms: 0 };
+        let mut shard = Shard::new(GroupConfig::default());
+        let committed = shard.commit_offsets(&commit_request("t", 1), 8, |_, _| true, ReplyId(1), now);
+        let deleted = shard.delete_group(&group(), ReplyId(2), now);
+        let newest = committed.writes.into_iter().chain(deleted.writes).map(|write| write.then).collect();
+        let errors: Vec<i16> = shard
+            .failed(newest, why, now)
+            .replies
+            .iter()
+            .map(|(_, reply)| match reply {
+                Reply::OffsetCommit(response) => response.topics[0].partitions[0].error_code,
+                Reply::DeleteGroups(response) => response.results[0].error_code,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(errors, [offsets.code(), others.code()], "{why}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_a_commit_is_lost_the_partition_is_read_again_and_serves_what_the_log_has() {
+    let (coordinator, log) = coordinator();
+    coordinator.load(0).await.unwrap();
+    assert_eq!(commit(&coordinator, "t", 1).await, 0);
+    log.high_watermark.send_replace(1);
+    let (answer, ()) = tokio::join!(commit(&coordinator, "t", 2), async {
+        tokio::task::yield_now().await;
+        log.is_lost.send_replace(true);
+    });
+    assert_eq!(answer, E::NotCoordinator.code());
+    assert_eq!(fetch(&coordinator, false).await.0, E::CoordinatorLoadInProgress.code());
+    log.is_lost.send_replace(false);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(fetch(&coordinator, false).await.0, E::CoordinatorLoadInProgress.code(), "what was read is not committed yet");
+    log.high_watermark.send_replace(i64::MAX);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(fetch(&coordinator, false).await, (0, Some(2)), "the records survived");
+    assert_eq!(commit(&coordinator, "t", 3).await, 0);
+    coordinator.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_is_repeated_is_answered_once() {
+    let (coordinator, _log) = coordinator();
+    coordinator.load(0).await.unwrap();
+    assert_eq!(commit(&coordinator, "t", 1).await, 0);
+    let describe = DescribeGroupsRequest::default().with_groups(vec![group(); 1_000]);
+    assert_eq!(coordinator.describe_groups(&context(5), &describe).groups.len(), 1);
+
+    let topic = OffsetFetchRequestTopics::default().with_name(TopicName(str_bytes("t"))).with_partition_indexes(vec![0, 1, 0, 0]);
+    let of_group = OffsetFetchRequestGroup::default().with_group_id(group()).with_topics(Some(vec![topic.clone(), topic]));
+    let request = OffsetFetchRequest::default().with_groups(vec![of_group; 3]);
+    let response = coordinator.offset_fetch(&context(8), request).await;
+    let rows: Vec<usize> = response.groups.iter().flat_map(|group| &group.topics).map(|topic| topic.partitions.len()).collect();
+    assert_eq!((response.groups.len(), rows), (1, vec![2]));
+
+    let topic = OffsetFetchRequestTopic::default().with_name(TopicName(str_bytes("t"))).with_partition_indexes(vec![0; 100]);
+    let single = OffsetFetchRequest::default().with_group_id(group()).with_topics(Some(vec![topic; 100]));
+    let response = coordinator.offset_fetch(&context(7), single).await;
+    assert_eq!((response.topics.len(), response.topics[0].partitions.len()), (1, 1));
+
+    let delete = DeleteGroupsRequest::default().with_groups_names(vec![group(); 100]);
+    let response = coordinator.delete_groups(&context(2), &delete).await;
+    assert_eq!((response.results.len(), response.results[0].error_code), (1, 0));
+    coordinator.shutdown().await;
 }

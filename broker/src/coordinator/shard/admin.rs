@@ -1,6 +1,7 @@
 //! What administrators ask: describe, list, delete.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::delete_groups_response::DeletableGroupResult;
@@ -10,7 +11,7 @@ use kafka_protocol::messages::offset_delete_response::{OffsetDeleteResponseParti
 use kafka_protocol::messages::{DeleteGroupsResponse, GroupId, OffsetDeleteRequest, OffsetDeleteResponse};
 
 use super::Shard;
-use crate::coordinator::group::{Completion, Group, GroupState, Member, Output, Reply, ReplyId, Write, str_bytes};
+use crate::coordinator::group::{Group, GroupState, Member, Now, Output, Reply, ReplyId, str_bytes};
 use crate::coordinator::records::{OffsetKey, Record};
 
 /// From this version on a group that does not exist is an error, before it is "Dead" (KIP-1043).
@@ -55,27 +56,33 @@ impl Shard {
         listed.collect()
     }
 
-    /// DeleteGroups for groups of this shard; groups with members are refused.
-    pub fn delete_groups(&mut self, group_ids: &[GroupId], reply: ReplyId) -> Output {
-        let mut records = Vec::new();
-        let mut results = Vec::with_capacity(group_ids.len());
-        for group_id in group_ids {
-            let error = match self.groups.get(group_id.as_str()) {
-                None => ResponseError::GroupIdNotFound.code(),
-                Some(group) if group.state() != GroupState::Empty => ResponseError::NonEmptyGroup.code(),
-                Some(group) => {
-                    records.extend(self.offset_tombstones(group.id()));
-                    records.push(Record::Group { group: group.id().clone(), value: None });
-                    0
-                }
-            };
-            results.push(DeletableGroupResult::default().with_group_id(group_id.clone()).with_error_code(error));
-        }
-        write_or_reply(records, reply, Reply::DeleteGroups(DeleteGroupsResponse::default().with_results(results)))
+    /// DeleteGroups for one group; refused while it has members.
+    pub fn delete_group(&mut self, group_id: &GroupId, reply: ReplyId, now: Now) -> Output {
+        let mut tombstones = Vec::new();
+        let error = match self.groups.get(group_id.as_str()) {
+            None => ResponseError::GroupIdNotFound.code(),
+            Some(group) if group.state() != GroupState::Empty => ResponseError::NonEmptyGroup.code(),
+            Some(group) => {
+                tombstones = self.offset_tombstones(group.id());
+                tombstones.push(Record::Group { group: group.id().clone(), value: None });
+                0
+            }
+        };
+        let result = DeletableGroupResult::default().with_group_id(group_id.clone()).with_error_code(error);
+        let response = Reply::DeleteGroups(DeleteGroupsResponse::default().with_results(vec![result]));
+        let mut out = Output::default();
+        self.remove(tombstones, Some((reply, response)), now, &mut out);
+        out
     }
 
-    /// OffsetDelete: removes offsets of topics that no member reads.
-    pub fn delete_offsets(&mut self, request: &OffsetDeleteRequest, reply: ReplyId) -> Output {
+    /// OffsetDelete: removes offsets of topics that no member reads. `exists` says which partitions there are.
+    pub fn delete_offsets(
+        &mut self,
+        request: &OffsetDeleteRequest,
+        exists: impl Fn(&str, i32) -> bool,
+        reply: ReplyId,
+        now: Now,
+    ) -> Output {
         let failed = |error: ResponseError| {
             let response = OffsetDeleteResponse::default().with_error_code(error.code());
             Output { replies: vec![(reply, Reply::OffsetDelete(response))], writes: Vec::new() }
@@ -84,35 +91,34 @@ impl Shard {
         if group.state() != GroupState::Empty && !group.is_consumer_group() {
             return failed(ResponseError::NonEmptyGroup);
         }
-        let mut records = Vec::new();
+        // A set, because a partition may be named twice.
+        let mut removed = BTreeSet::new();
         let mut topics = Vec::with_capacity(request.topics.len());
         for topic in &request.topics {
-            let is_read = group.is_subscribed_to(&topic.name);
+            let (name, is_read): (Arc<str>, _) = (topic.name.as_str().into(), group.is_subscribed_to(&topic.name));
             let mut partitions = Vec::with_capacity(topic.partitions.len());
             for partition in &topic.partitions {
                 let partition = partition.partition_index;
-                let key = OffsetKey { group: group.id().clone(), topic: topic.name.as_str().into(), partition };
-                let error = if is_read { ResponseError::GroupSubscribedToTopic.code() } else { 0 };
-                if !is_read && self.offset(&key).is_some() {
-                    records.push(Record::Offset { key, value: None });
-                }
+                let key = OffsetKey { group: group.id().clone(), topic: name.clone(), partition };
+                let error = if !exists(&name, partition) {
+                    ResponseError::UnknownTopicOrPartition.code()
+                } else if is_read {
+                    ResponseError::GroupSubscribedToTopic.code()
+                } else {
+                    if self.offsets.latest(&key).is_some() {
+                        removed.insert(key);
+                    }
+                    0
+                };
                 partitions.push(OffsetDeleteResponsePartition::default().with_partition_index(partition).with_error_code(error));
             }
             topics.push(OffsetDeleteResponseTopic::default().with_name(topic.name.clone()).with_partitions(partitions));
         }
-        write_or_reply(records, reply, Reply::OffsetDelete(OffsetDeleteResponse::default().with_topics(topics)))
+        let tombstones = removed.into_iter().map(|key| Record::Offset { key, value: None }).collect();
+        let mut out = Output::default();
+        self.remove(tombstones, Some((reply, Reply::OffsetDelete(OffsetDeleteResponse::default().with_topics(topics)))), now, &mut out);
+        out
     }
-}
-
-fn write_or_reply(records: Vec<Record>, id: ReplyId, reply: Reply) -> Output {
-    let mut out = Output::default();
-    if records.is_empty() {
-        out.replies.push((id, reply));
-    } else {
-        let then = Completion::Apply { records: records.clone(), reply: Some((id, reply)) };
-        out.writes.push(Write { records, then });
-    }
-    out
 }
 
 fn describe_member(id: &str, member: &Member, protocol: Option<&str>) -> DescribedGroupMember {

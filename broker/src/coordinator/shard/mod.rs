@@ -1,49 +1,77 @@
 //! One partition of `__consumer_offsets`: its groups and offsets, as a state machine without I/O.
 //!
-//! (state, request or time, now) → [`Output`]. Durable state changes in [`Shard::written`], when the records that say so are
-//! committed, or in [`Shard::replay`], when they are read back; so both ways lead to the same state.
+//! (state, request or time, now) → [`Output`]. Decisions see every write that was decided before, also those on their way into
+//! the log: offsets are a timeline, and a group that is being deleted is gone. What readers outside see of offsets is what is
+//! committed. [`Shard::failed`] takes writes back; [`Shard::replay`] leads to the state that [`Shard::committed`] does.
 
 mod admin;
 mod expiry;
 mod offsets;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::{LeaveGroupResponse, SyncGroupRequest};
 
 use super::GroupConfig;
 use super::group::leave::member_response;
-use super::group::{Completion, Cx, Group, JoinRequest, Now, Output, Reply, ReplyId};
-use super::records::{OffsetAndMetadata, Record};
-use super::timers::{TimerKey, Timers};
+use super::group::{Completion, Cx, Group, JoinRequest, Now, Output, Reply, ReplyId, TimerKey, Timers, Write, WriteId};
+use super::records::{DecodeError, OffsetAndMetadata, OffsetKey, Record};
+use super::replicated_log::{AppendError, KeyValue};
+use super::runtime::Machine;
+use super::runtime::timeline::Timeline;
 
 pub(super) use offsets::commit_error;
 
-type GroupOffsets = BTreeMap<Arc<str>, BTreeMap<i32, OffsetAndMetadata>>;
+/// Most tombstones of one write, and most bytes of their keys: far below any sensible `max.message.bytes`.
+const TOMBSTONES_PER_WRITE: usize = 500;
+const TOMBSTONE_BYTES_PER_WRITE: usize = 64 * 1024;
 
 /// The groups of one partition. See the module's documentation.
 pub struct Shard {
     config: GroupConfig,
+    /// A group whose deletion is on its way into the log is not here.
     groups: BTreeMap<Arc<str>, Group>,
-    /// By group, topic and partition. A group with offsets is in `groups` too.
-    offsets: BTreeMap<Arc<str>, GroupOffsets>,
+    /// A group whose latest offsets are not empty is in `groups`.
+    offsets: Timeline<OffsetKey, OffsetAndMetadata>,
+    /// Groups whose deletion is on its way into the log, in the order of the writes.
+    being_deleted: VecDeque<(WriteId, Group)>,
     timers: Timers,
+}
+
+/// Every offset of a group.
+fn of_group(group: &Arc<str>) -> RangeInclusive<OffsetKey> {
+    // Topic names are ASCII; a char that no UTF-8 string can exceed by its first character ends the range.
+    let key = |topic: &str, partition| OffsetKey { group: group.clone(), topic: topic.into(), partition };
+    key("", i32::MIN)..=key("\u{10ffff}", i32::MAX)
+}
+
+/// Every offset of a group in a topic.
+fn of_topic(group: &Arc<str>, topic: &Arc<str>) -> RangeInclusive<OffsetKey> {
+    let key = |partition| OffsetKey { group: group.clone(), topic: topic.clone(), partition };
+    key(i32::MIN)..=key(i32::MAX)
 }
 
 impl Shard {
     /// An empty shard; [`replay`](Self::replay) fills it, then [`on_loaded`](Self::on_loaded) starts it.
     #[must_use]
     pub fn new(config: GroupConfig) -> Self {
-        Self { config, groups: BTreeMap::new(), offsets: BTreeMap::new(), timers: Timers::default() }
+        Self { config, groups: BTreeMap::new(), offsets: Timeline::default(), being_deleted: VecDeque::new(), timers: Timers::default() }
     }
 
     /// Takes in a record of the log, in the log's order.
     pub fn replay(&mut self, record: Record, now: Now) {
         match record {
-            Record::Offset { .. } => self.apply_offset(record, now),
+            Record::Offset { key, value } => {
+                if value.is_some() {
+                    self.ensure_group(&key.group, now);
+                }
+                self.offsets.replay(key, value);
+            }
             Record::Group { group, value: Some(value) } => {
                 let state = Group::from_record(group.clone(), value, now);
                 self.groups.insert(group, state);
@@ -88,42 +116,58 @@ impl Shard {
         out
     }
 
-    /// The records of a write are committed (`Ok`), or are not and will not be (`Err`, as clients are to be told).
-    pub fn written(&mut self, then: Completion, result: Result<(), ResponseError>, now: Now) -> Output {
+    /// The records of a write are committed.
+    pub fn committed(&mut self, then: Completion, now: Now) -> Output {
+        if let Completion::Apply { write, .. } = &then {
+            self.offsets.commit(*write);
+            while self.being_deleted.pop_front_if(|(of, _)| *of <= *write).is_some() {}
+        }
         let mut out = Output::default();
+        self.complete(then, Ok(()), &mut out, now);
+        out
+    }
+
+    /// The records of the newest writes, oldest first, were not appended: what was decided with them is taken back.
+    pub fn failed(&mut self, newest: Vec<Completion>, why: AppendError, now: Now) -> Output {
+        let writes = newest.iter().filter_map(|then| if let Completion::Apply { write, .. } = then { Some(*write) } else { None });
+        if let Some(first) = writes.min() {
+            self.roll_back(first, now);
+        }
+        let mut out = Output::default();
+        for then in newest {
+            self.complete(then, Err(why), &mut out, now);
+        }
+        out
+    }
+
+    fn complete(&mut self, then: Completion, result: Result<(), AppendError>, out: &mut Output, now: Now) {
+        let told = result.map_err(to_response);
         match then {
             Completion::Assignment { group, generation, assignments } => {
-                self.with_group(&group, &mut out, now, |group, cx| group.assignment_written(generation, assignments, result, cx));
+                self.with_group(&group, out, now, |group, cx| group.assignment_written(generation, assignments, told, cx));
             }
             Completion::StaticMember(rejoin) => {
-                self.with_group(&rejoin.group.clone(), &mut out, now, |group, cx| group.static_rejoin_written(*rejoin, result, cx));
+                self.with_group(&rejoin.group.clone(), out, now, |group, cx| group.static_rejoin_written(*rejoin, told, cx));
             }
             Completion::Emptied { group, leave } => {
                 if let Err(error) = result {
                     // The old generation comes back if the coordinator moves now; its sessions then end by themselves.
-                    tracing::warn!(%group, ?error, "that the group is empty could not be written");
+                    tracing::warn!(%group, %error, "that the group is empty could not be written");
                 }
                 if let Some((reply, response)) = leave {
-                    let response = match result {
+                    let response = match told {
                         Ok(()) => response,
                         Err(error) => LeaveGroupResponse::default().with_error_code(error.code()),
                     };
                     out.replies.push((reply, Reply::Leave(response)));
                 }
             }
-            Completion::Apply { records, reply } => {
-                if result.is_ok() {
-                    for record in records {
-                        self.apply(record, now);
-                    }
-                }
-                if let Some((id, reply)) = reply {
-                    out.replies.push((id, result.err().map_or_else(|| reply.clone(), |error| with_error(reply.clone(), error))));
-                }
+            Completion::Apply { reply: Some((id, reply)), .. } => {
+                out.replies.push((id, result.err().map_or_else(|| reply.clone(), |error| with_error(reply.clone(), error))));
             }
+            Completion::Apply { reply: None, .. } => {}
             Completion::Fence(reply) => out.replies.push((reply, Reply::Fence)),
         }
-        out
     }
 
     /// JoinGroup. The caller has checked the group id and the session timeout.
@@ -190,14 +234,65 @@ impl Shard {
         &self.groups
     }
 
-    /// A record that this broker wrote has been committed. Unlike in [`replay`](Self::replay) the group may have gone on.
-    fn apply(&mut self, record: Record, now: Now) {
-        match record {
-            Record::Offset { .. } => self.apply_offset(record, now),
-            Record::Group { group, value: None } if self.groups.get(&group).is_some_and(Group::is_unused) => {
-                self.groups.remove(&group);
+    /// Writes `records`, which take effect for decisions now. Group records are tombstones.
+    fn write(&mut self, records: Vec<Record>, reply: Option<(ReplyId, Reply)>, now: Now, out: &mut Output) {
+        let changes = records.iter().filter_map(|record| match record {
+            Record::Offset { key, value } => Some((key.clone(), value.clone())),
+            Record::Group { .. } | Record::Unknown { .. } => None,
+        });
+        let write = self.offsets.write(changes);
+        for record in &records {
+            match record {
+                Record::Offset { key, value: Some(_) } => self.ensure_group(&key.group, now),
+                Record::Group { group, value: None } => {
+                    if let Some(group) = self.groups.remove(group) {
+                        self.being_deleted.push_back((write, group));
+                    }
+                }
+                Record::Offset { value: None, .. } | Record::Group { .. } | Record::Unknown { .. } => {}
             }
-            Record::Group { .. } | Record::Unknown { .. } => {}
+        }
+        out.writes.push(Write { records, then: Completion::Apply { write, reply } });
+    }
+
+    /// Writes tombstones, in pieces that each fit into a batch; `reply` waits for the last of them. Also without any, `reply`
+    /// waits for what was decided before it, because that may have made them unnecessary.
+    fn remove(&mut self, tombstones: Vec<Record>, mut reply: Option<(ReplyId, Reply)>, now: Now, out: &mut Output) {
+        let mut tombstones = tombstones.into_iter().peekable();
+        while tombstones.peek().is_some() || reply.is_some() {
+            let (mut records, mut bytes) = (Vec::new(), 0_usize);
+            while let Some(record) = tombstones.next_if(|_| records.len() < TOMBSTONES_PER_WRITE && bytes < TOMBSTONE_BYTES_PER_WRITE) {
+                bytes = bytes.saturating_add(match &record {
+                    Record::Offset { key, .. } => key.group.len().saturating_add(key.topic.len()),
+                    Record::Group { group, .. } => group.len(),
+                    Record::Unknown { .. } => 0,
+                });
+                records.push(record);
+            }
+            let reply = if tombstones.peek().is_none() { reply.take() } else { None };
+            self.write(records, reply, now, out);
+        }
+    }
+
+    /// Takes back the write `first` and every later one.
+    fn roll_back(&mut self, first: WriteId, now: Now) {
+        let changed = self.offsets.roll_back(first);
+        while let Some((_, group)) = self.being_deleted.pop_back_if(|(write, _)| *write >= first) {
+            // Who joined meanwhile goes on; the older generation has no members.
+            self.groups.entry(group.id().clone()).or_insert(group);
+        }
+        for key in changed {
+            if self.offsets.latest_range(of_group(&key.group)).next().is_some() {
+                self.ensure_group(&key.group, now);
+            } else {
+                self.drop_if_unused(&key.group);
+            }
+        }
+    }
+
+    fn ensure_group(&mut self, group_id: &Arc<str>, now: Now) {
+        if !self.groups.contains_key(group_id) {
+            self.groups.insert(group_id.clone(), Group::new(group_id.clone(), now));
         }
     }
 
@@ -208,18 +303,65 @@ impl Shard {
     }
 
     /// Forgets a group that never had a generation nor offsets: nothing of it was written.
-    fn drop_if_unused(&mut self, group_id: &str) {
+    fn drop_if_unused(&mut self, group_id: &Arc<str>) {
         let is_unused = |group: &Group| group.is_unused() && group.generation() == 0 && group.protocol_type().is_none();
-        if self.groups.get(group_id).is_some_and(is_unused) && !self.offsets.contains_key(group_id) {
+        if self.groups.get(group_id).is_some_and(is_unused) && self.offsets.latest_range(of_group(group_id)).next().is_none() {
             self.groups.remove(group_id);
         }
     }
 }
 
-/// The answer instead of `reply` when its records were not committed.
-fn with_error(reply: Reply, error: ResponseError) -> Reply {
+impl Machine for Shard {
+    type Record = Record;
+    type Reply = Reply;
+    type Completion = Completion;
+    type CodecError = DecodeError;
+
+    fn encode(record: &Record) -> Result<KeyValue, DecodeError> {
+        record.encode()
+    }
+
+    fn replay(&mut self, key: &Bytes, value: Option<&Bytes>, now: Now) -> Result<(), DecodeError> {
+        Record::decode(key, value).map(|record| self.replay(record, now))
+    }
+
+    fn on_loaded(&mut self, now: Now) -> Output {
+        self.on_loaded(now)
+    }
+
+    fn next_deadline_ms(&self) -> Option<u64> {
+        self.next_deadline_ms()
+    }
+
+    fn advance(&mut self, now: Now) -> Output {
+        self.advance(now)
+    }
+
+    fn committed(&mut self, then: Completion, now: Now) -> Output {
+        self.committed(then, now)
+    }
+
+    fn failed(&mut self, newest: Vec<Completion>, why: AppendError, now: Now) -> Output {
+        self.failed(newest, why, now)
+    }
+}
+
+/// What a client is told when its records were not appended, as Kafka maps the errors of the log.
+fn to_response(error: AppendError) -> ResponseError {
+    match error {
+        AppendError::NotEnoughReplicas | AppendError::UnknownPartition => ResponseError::CoordinatorNotAvailable,
+        AppendError::NotLeader | AppendError::Storage => ResponseError::NotCoordinator,
+        AppendError::TooLarge => ResponseError::UnknownServerError,
+    }
+}
+
+/// The answer instead of `reply` when its records were not appended.
+fn with_error(reply: Reply, why: AppendError) -> Reply {
+    let error = to_response(why);
     match reply {
         Reply::OffsetCommit(mut response) => {
+            // Only for offsets there is an error that says it: send fewer, or less metadata.
+            let error = if why == AppendError::TooLarge { ResponseError::InvalidCommitOffsetSize } else { error };
             for partition in response.topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
                 if partition.error_code == 0 {
                     partition.error_code = error.code();
@@ -229,7 +371,8 @@ fn with_error(reply: Reply, error: ResponseError) -> Reply {
         }
         Reply::OffsetDelete(response) => Reply::OffsetDelete(response.with_error_code(error.code()).with_topics(Vec::new())),
         Reply::DeleteGroups(mut response) => {
-            for result in response.results.iter_mut().filter(|result| result.error_code == 0) {
+            // Not only what was to be removed: "not found" may rest on a deletion that has failed as well.
+            for result in &mut response.results {
                 result.error_code = error.code();
             }
             Reply::DeleteGroups(response)
@@ -239,5 +382,7 @@ fn with_error(reply: Reply, error: ResponseError) -> Reply {
     }
 }
 
+#[cfg(test)]
+mod in_flight;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,5 @@
 //! Offsets: committing, fetching, and what replay makes of them.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kafka_protocol::ResponseError;
@@ -10,24 +9,29 @@ use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopics;
 use kafka_protocol::messages::offset_fetch_response::{OffsetFetchResponsePartitions, OffsetFetchResponseTopics};
 use kafka_protocol::messages::{OffsetCommitRequest, OffsetCommitResponse, TopicName};
 
-use super::Shard;
-use crate::coordinator::group::{Completion, Cx, Group, GroupState, Now, Output, Reply, ReplyId, Write, str_bytes};
+use super::{Shard, of_group};
+use crate::coordinator::group::{Cx, GroupState, Now, Output, Reply, ReplyId, str_bytes};
 use crate::coordinator::records::{OffsetAndMetadata, OffsetKey, Record};
 
 /// From this version on a missing group has its own error (KIP-848).
 const GROUP_ID_NOT_FOUND_VERSION: i16 = 9;
 
 impl Shard {
-    /// OffsetCommit. `unknown_topics` are those that do not exist; their partitions are refused one by one.
+    /// OffsetCommit. `exists` says which partitions there are; others are refused one by one, before the group is looked at.
     pub fn commit_offsets(
         &mut self,
         request: &OffsetCommitRequest,
         api_version: i16,
-        unknown_topics: &BTreeSet<Arc<str>>,
+        exists: impl Fn(&str, i32) -> bool,
         reply: ReplyId,
         now: Now,
     ) -> Output {
         let mut out = Output::default();
+        let mut partitions = request.topics.iter().flat_map(|topic| topic.partitions.iter().map(|partition| (&topic.name, partition)));
+        if !request.topics.is_empty() && partitions.all(|(topic, partition)| !exists(topic, partition.partition_index)) {
+            out.replies.push((reply, Reply::OffsetCommit(commit_error(request, ResponseError::UnknownTopicOrPartition))));
+            return out;
+        }
         if let Err(error) = self.validate_commit(request, api_version, now) {
             out.replies.push((reply, Reply::OffsetCommit(commit_error(request, error))));
             return out;
@@ -42,7 +46,7 @@ impl Shard {
             let mut partitions = Vec::with_capacity(topic.partitions.len());
             for partition in &topic.partitions {
                 let metadata = partition.committed_metadata.as_deref().unwrap_or("");
-                let error = if unknown_topics.contains(&name) {
+                let error = if !exists(&name, partition.partition_index) {
                     ResponseError::UnknownTopicOrPartition.code()
                 } else if metadata.encode_utf16().count() > self.config.offset_metadata_max_bytes {
                     ResponseError::OffsetMetadataTooLarge.code()
@@ -60,8 +64,7 @@ impl Shard {
         if records.is_empty() {
             out.replies.push((reply, response));
         } else {
-            let then = Completion::Apply { records: records.clone(), reply: Some((reply, response)) };
-            out.writes.push(Write { records, then });
+            self.write(records, Some((reply, response)), now, &mut out);
         }
         out
     }
@@ -87,54 +90,36 @@ impl Shard {
     /// The committed offsets of a group, of `topics` or of all there are. What was never committed has offset −1.
     #[must_use]
     pub fn fetch_offsets(&self, group_id: &str, topics: Option<&[OffsetFetchRequestTopics]>) -> Vec<OffsetFetchResponseTopics> {
-        let of_group = self.offsets.get(group_id);
-        match topics {
-            None => of_group
-                .into_iter()
-                .flatten()
-                .map(|(name, partitions)| {
-                    let partitions = partitions.iter().map(|(partition, offset)| fetched(*partition, Some(offset))).collect();
-                    OffsetFetchResponseTopics::default().with_name(TopicName(str_bytes(name))).with_partitions(partitions)
-                })
-                .collect(),
-            Some(topics) => topics
-                .iter()
-                .map(|topic| {
-                    let of_topic = of_group.and_then(|offsets| offsets.get(topic.name.as_str()));
-                    let offset = |partition: &i32| fetched(*partition, of_topic.and_then(|offsets| offsets.get(partition)));
-                    let partitions = topic.partition_indexes.iter().map(offset).collect();
-                    OffsetFetchResponseTopics::default().with_name(topic.name.clone()).with_partitions(partitions)
-                })
-                .collect(),
-        }
+        let group: Arc<str> = group_id.into();
+        let Some(topics) = topics else {
+            let mut all: Vec<OffsetFetchResponseTopics> = Vec::new();
+            for (key, offset) in self.offsets.committed_range(of_group(&group)) {
+                let partition = fetched(key.partition, Some(offset));
+                match all.last_mut().filter(|topic| topic.name.as_str() == &*key.topic) {
+                    Some(topic) => topic.partitions.push(partition),
+                    None => {
+                        let name = TopicName(str_bytes(&key.topic));
+                        all.push(OffsetFetchResponseTopics::default().with_name(name).with_partitions(vec![partition]));
+                    }
+                }
+            }
+            return all;
+        };
+        let answer = |asked: &OffsetFetchRequestTopics| {
+            let topic: Arc<str> = asked.name.as_str().into();
+            let partitions = asked.partition_indexes.iter().map(|&partition| {
+                let key = OffsetKey { group: group.clone(), topic: topic.clone(), partition };
+                fetched(partition, self.offsets.committed(&key))
+            });
+            OffsetFetchResponseTopics::default().with_name(asked.name.clone()).with_partitions(partitions.collect())
+        };
+        topics.iter().map(answer).collect()
     }
 
     /// A committed offset.
     #[must_use]
     pub fn offset(&self, key: &OffsetKey) -> Option<&OffsetAndMetadata> {
-        self.offsets.get(&key.group)?.get(&key.topic)?.get(&key.partition)
-    }
-
-    pub(super) fn apply_offset(&mut self, record: Record, now: Now) {
-        let Record::Offset { key, value } = record else { return };
-        match value {
-            Some(value) => {
-                self.groups.entry(key.group.clone()).or_insert_with(|| Group::new(key.group.clone(), now));
-                self.offsets.entry(key.group).or_default().entry(key.topic).or_default().insert(key.partition, value);
-            }
-            None => {
-                let Some(of_group) = self.offsets.get_mut(&key.group) else { return };
-                if let Some(of_topic) = of_group.get_mut(&key.topic) {
-                    of_topic.remove(&key.partition);
-                    if of_topic.is_empty() {
-                        of_group.remove(&key.topic);
-                    }
-                }
-                if of_group.is_empty() {
-                    self.offsets.remove(&key.group);
-                }
-            }
-        }
+        self.offsets.committed(key)
     }
 }
 

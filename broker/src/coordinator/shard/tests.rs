@@ -1,4 +1,4 @@
-//! Groups driven event by event. Times are milliseconds since the start of each test.
+//! Groups driven event by event; `in_flight` has what happens while writes are on their way. Times are milliseconds since the start of each test.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use super::Shard;
 use crate::coordinator::GroupConfig;
 use crate::coordinator::group::{GroupState, JoinRequest, Now, Output, Reply, ReplyId, Write, str_bytes};
 use crate::coordinator::records::{OffsetKey, Record};
+use crate::coordinator::replicated_log::AppendError;
 
 const WALL_MS: i64 = 1_700_000_000_000;
 
@@ -53,16 +54,20 @@ impl World {
         }
     }
 
-    /// Ends the oldest write.
-    fn commit(&mut self, result: Result<(), E>) {
-        let write = self.pending.remove(0);
-        if result.is_ok() {
-            for record in &write.records {
-                let (key, value) = record.encode().unwrap();
-                self.log.push(Record::decode(&key, value.as_ref()).unwrap());
+    /// Ends the oldest write, or says that it and all later ones cannot be appended.
+    fn commit(&mut self, result: Result<(), AppendError>) {
+        let now = self.now();
+        let out = match result {
+            Ok(()) => {
+                let write = self.pending.remove(0);
+                for record in &write.records {
+                    let (key, value) = record.encode().unwrap();
+                    self.log.push(Record::decode(&key, value.as_ref()).unwrap());
+                }
+                self.shard.committed(write.then, now)
             }
-        }
-        let out = self.shard.written(write.then, result, self.now());
+            Err(why) => self.shard.failed(self.pending.drain(..).map(|write| write.then).collect(), why, now),
+        };
         self.take(out);
     }
 
@@ -132,7 +137,7 @@ impl World {
             .with_member_id(str_bytes(member))
             .with_generation_id_or_member_epoch(generation)
             .with_topics(vec![topic]);
-        let out = self.shard.commit_offsets(&request, 9, &BTreeSet::new(), reply, self.now());
+        let out = self.shard.commit_offsets(&request, 9, |_, _| true, reply, self.now());
         self.take(out);
         reply
     }
@@ -260,7 +265,7 @@ fn the_assignment_is_handed_out_only_when_it_is_committed() {
     let syncing = world.sync(&member, 1, &[(&member, "mine")]);
     assert!(world.reply(syncing).is_none());
     assert_eq!(world.state(), Some(GroupState::CompletingRebalance));
-    world.commit(Err(E::NotCoordinator));
+    world.commit(Err(AppendError::NotLeader));
     assert_eq!(world.synced(syncing).error_code, E::NotCoordinator.code());
     assert_eq!(world.state(), Some(GroupState::PreparingRebalance));
 }
@@ -351,7 +356,7 @@ fn a_static_members_new_id_is_taken_back_when_it_cannot_be_written() {
     world.sync(&a, 1, &[(&a, "A")]);
     world.commit_at_once = false;
     let again = world.join(Join::new().instance("i1"));
-    world.commit(Err(E::NotCoordinator));
+    world.commit(Err(AppendError::NotLeader));
     assert_eq!(world.joined(again).error_code, E::NotCoordinator.code());
     let now = world.now();
     assert_eq!(world.shard.heartbeat("g", &a, Some("i1"), 1, now), Ok(()));
@@ -403,7 +408,7 @@ fn an_offset_counts_only_when_it_is_committed() {
     world.commit_at_once = false;
     let id = world.commit_offset("", -1, 42, "");
     assert!(world.reply(id).is_none() && world.offset().is_none());
-    world.commit(Err(E::CoordinatorNotAvailable));
+    world.commit(Err(AppendError::NotEnoughReplicas));
     assert_eq!(world.commit_error(id), E::CoordinatorNotAvailable.code());
     assert!(world.offset().is_none() && world.state().is_none(), "a failed append leaves nothing behind");
     let id = world.commit_offset("", -1, 43, "");
@@ -511,7 +516,7 @@ proptest! {
                 Event::Leave(n) => { let member = clients[n].member.clone(); asked.insert(world.leave(&member, None)); }
                 Event::Commit(n) => { let (member, generation) = (clients[n].member.clone(), clients[n].generation); asked.insert(world.commit_offset(&member, generation, i64::try_from(seen).unwrap(), "")); }
                 Event::Advance(ms) => world.advance(ms),
-                Event::Written(ok) if !world.pending.is_empty() => world.commit(if ok { Ok(()) } else { Err(E::CoordinatorNotAvailable) }),
+                Event::Written(ok) if !world.pending.is_empty() => world.commit(if ok { Ok(()) } else { Err(AppendError::NotEnoughReplicas) }),
                 _ => {}
             }
             for (id, reply) in &world.replies[seen..] {
@@ -547,7 +552,8 @@ proptest! {
         prop_assert_eq!(answered.len(), answered.iter().collect::<BTreeSet<_>>().len(), "answered twice");
         prop_assert_eq!(answered.into_iter().collect::<BTreeSet<_>>(), asked);
         let replayed = world.replayed();
-        prop_assert_eq!(&replayed.offsets, &world.shard.offsets);
+        let committed = |shard: &Shard| shard.offsets.committed_range(..).map(|(key, offset)| (key.clone(), offset.clone())).collect::<Vec<_>>();
+        prop_assert_eq!(committed(&replayed), committed(&world.shard));
     }
 }
 
@@ -555,10 +561,10 @@ proptest! {
 fn offsets_of_deleted_topics_go_and_stay_gone() {
     let mut world = World::new(GroupConfig::default());
     world.commit_offset("", -1, 41, "");
-    let untouched = world.shard.forget_topics(&["another".into()]);
+    let untouched = world.shard.forget_topics(&["another".into()], world.now());
     world.take(untouched);
     assert_eq!(world.offset(), Some((41, 7, String::new())));
-    let forgotten = world.shard.forget_topics(&["another".into(), "t".into()]);
+    let forgotten = world.shard.forget_topics(&["another".into(), "t".into()], world.now());
     world.take(forgotten);
     assert_eq!(world.offset(), None);
     let mut again = Shard::new(GroupConfig::default());
