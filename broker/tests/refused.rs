@@ -17,12 +17,27 @@ fn transactions_are_refused_so_that_no_client_waits_for_them() {
     for version in 0..=5 {
         let request = m::InitProducerIdRequest::default().with_transactional_id(id()).with_transaction_timeout_ms(60_000);
         let Response::InitProducerId(answer) = ask(&mut stream, version, request) else { unreachable!() };
-        assert_eq!((answer.error_code, answer.producer_id.0), (53, -1), "InitProducerId v{version}");
+        assert_eq!((answer.error_code, answer.producer_id.0), (50, -1), "InitProducerId v{version}: INVALID_TRANSACTION_TIMEOUT");
+    }
+    for version in 1..=6 {
+        let key = StrBytes::from_static_str("transfers");
+        let request = m::FindCoordinatorRequest::default().with_key_type(1);
+        let request = if version >= 4 { request.with_coordinator_keys(vec![key]) } else { request.with_key(key) };
+        let Response::FindCoordinator(answer) = ask(&mut stream, version, request) else { unreachable!() };
+        if version >= 4 {
+            let coordinator = &answer.coordinators[0];
+            let said = coordinator.error_message.as_ref().unwrap().to_string();
+            assert_eq!(coordinator.error_code, 35, "FindCoordinator v{version}");
+            assert!(said.contains("transactions are not offered") && !said.contains("uthori"), "{said}");
+        } else {
+            // Older clients stop at InitProducerId, and at nothing else that does not speak of authorization.
+            assert_eq!((answer.error_code, answer.node_id.0), (0, 1), "FindCoordinator v{version}");
+        }
     }
     assert_eq!(ask_for_topic(&mut stream, "orders"), 0);
     for version in 3..=12 {
         let request = produce_request("orders", b"never seen").with_transactional_id(id());
-        assert_eq!(produced(ask(&mut stream, version, request)), (53, -1), "Produce v{version}");
+        assert_eq!(produced(ask(&mut stream, version, request)), (48, -1), "Produce v{version}: INVALID_TXN_STATE");
     }
     assert_eq!(produced(ask(&mut stream, PRODUCE_VERSION, produce_request("orders", b"seen"))), (0, 0), "nothing was stored before");
 }

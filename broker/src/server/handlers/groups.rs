@@ -1,6 +1,10 @@
 //! The group APIs (8–16): who coordinates, and the coordinator's answers.
 //!
 //! FindCoordinator 0–6 is answered here; all else is the coordinator's (`crate::coordinator`).
+//!
+//! Transactions are not offered, and a producer that wants them must stop at once. From version 4 on an error with a message of
+//! our own does that in every client. Clients of older versions (librdkafka) stop at an error about authorization alone, which it is
+//! not, and ask for ever after any other: they are sent here, and InitProducerId stops them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,6 +13,7 @@ use kafka_protocol::messages as m;
 use kafka_protocol::messages::find_coordinator_response::Coordinator;
 use kafka_protocol::protocol::StrBytes;
 
+use super::init_producer_id::NO_TRANSACTIONS;
 use super::topics::{OFFSETS_TOPIC, auto_create};
 use super::{Shared, metadata, text};
 use crate::coordinator::partition_for;
@@ -57,7 +62,16 @@ fn one(shared: &Shared, ctx: &RequestContext, key_type: i8, key: StrBytes) -> Co
     };
     match key_type {
         GROUP => {}
-        TRANSACTION => return refuse(key, ErrorCode::TransactionalIdAuthorizationFailed, "transactions are not offered by this version"),
+        TRANSACTION if ctx.api_version >= 4 => return refuse(key, ErrorCode::UnsupportedVersion, NO_TRANSACTIONS),
+        TRANSACTION => {
+            let here = metadata::endpoint_of(shared, &shared.image(), ctx, shared.config.node_id);
+            return match here {
+                Some((host, port)) => {
+                    Coordinator::default().with_key(key).with_node_id(m::BrokerId(shared.config.node_id.0)).with_host(host).with_port(port)
+                }
+                None => refuse(key, ErrorCode::CoordinatorNotAvailable, ""),
+            };
+        }
         _ => return refuse(key, ErrorCode::InvalidRequest, "this kind of coordinator is not offered by this version"),
     }
     if !ctx.may(Operation::Describe, Resource::Group(key.as_str())) {

@@ -1,18 +1,24 @@
 //! InitProducerId 0–5: an id for an idempotent producer (KIP-98, KIP-360).
 //!
 //! Ids come from the controller in blocks and are handed out once, so a restart skips what was left of a block.
-//! Transactions are not offered by this version.
+//! Transactions are not offered by this version. Of the errors that stop every client at once here, INVALID_TRANSACTION_TIMEOUT is the
+//! one that speaks neither of authorization nor of another producer: no transaction is short enough.
 
 use std::sync::Arc;
 
 use kafka_protocol::messages as m;
 use tokio::sync::Mutex;
+use tracing::info;
 
 use super::Shared;
 use crate::metadata::controller::AllocateProducerIds;
 use crate::model::ProducerId;
 use crate::server::context::RequestContext;
 use crate::wire::ErrorCode;
+
+/// What a client is told that wants transactions, wherever there is room for words.
+pub(crate) const NO_TRANSACTIONS: &str =
+    "transactions are not offered by this version of Letterbox; remove transactional.id, idempotence works without it";
 
 /// The rest of the current block: next and end.
 #[derive(Default)]
@@ -37,14 +43,15 @@ impl ProducerIds {
 /// Answers InitProducerId.
 pub(crate) async fn init_producer_id(
     shared: Arc<Shared>,
-    _ctx: RequestContext,
+    ctx: RequestContext,
     request: m::InitProducerIdRequest,
 ) -> m::InitProducerIdResponse {
     let refused = |error: ErrorCode| {
         m::InitProducerIdResponse::default().with_error_code(error as i16).with_producer_id(m::ProducerId(-1)).with_producer_epoch(-1)
     };
-    if request.transactional_id.is_some() {
-        return refused(ErrorCode::TransactionalIdAuthorizationFailed);
+    if let Some(transactional_id) = &request.transactional_id {
+        info!(transactional_id = transactional_id.as_str(), client_id = &*ctx.client_id, peer = %ctx.peer, "producer refused: {NO_TRANSACTIONS}");
+        return refused(ErrorCode::InvalidTransactionTimeout);
     }
     match shared.producer_ids.next(&shared).await {
         Ok(id) => m::InitProducerIdResponse::default().with_producer_id(m::ProducerId(id)).with_producer_epoch(0),

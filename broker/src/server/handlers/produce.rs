@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::Shared;
+use super::init_producer_id::NO_TRANSACTIONS;
 use crate::log::{AppendError, COPIED_BELOW};
 use crate::model::Offset;
 use crate::replication::{Acks, Appended, Partition};
@@ -116,9 +117,7 @@ pub(crate) fn produce(shared: &Arc<Shared>, ctx: &RequestContext, mut body: Byte
             let records = records.map(|range| records_of.take(range)).unwrap_or_default();
             let appended = match (acks, found) {
                 (None, _) => Err(Failure::code(ErrorCode::InvalidRequiredAcks)),
-                (Some(_), _) if is_transactional => {
-                    Err(Failure::new(ErrorCode::TransactionalIdAuthorizationFailed, "transactions are not offered by this version"))
-                }
+                (Some(_), _) if is_transactional => Err(Failure::new(ErrorCode::InvalidTxnState, NO_TRANSACTIONS)),
                 (Some(_), None) => Err(Failure::code(unknown)),
                 (Some(_), Some(found)) if !ctx.may(Operation::Write, Resource::Topic(&found.name)) => {
                     Err(Failure::code(ErrorCode::TopicAuthorizationFailed))
