@@ -19,7 +19,9 @@ import sys
 import zipfile
 
 KAFKA = "4.4.0"
-KEYS = [0, 1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 19, 20, 22, 32, 37, 42, 44, 47, 60]
+KEYS = [
+    0, 1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 19, 20, 21, 22, 23, 29, 30, 31, 32, 35, 37, 42, 44, 47, 55, 60, 61, 75,
+]
 
 TABLE = pathlib.Path(__file__).resolve().parent.parent / "src" / "wire" / "schema_table.rs"
 # Widths in bytes of the kinds that always have the same size.

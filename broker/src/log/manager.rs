@@ -300,6 +300,20 @@ impl LogManager {
         &self.dirs
     }
 
+    /// Makes the log starts of these logs durable: what was deleted stays deleted after a crash.
+    ///
+    /// # Errors
+    /// The file system's own: after a crash the logs may begin where they began before.
+    pub async fn keep_log_starts(&self, logs: Vec<Arc<Log>>) -> Result<(), LogError> {
+        for dir in &self.dirs {
+            let (dir, logs) = (dir.clone(), logs.iter().filter(|log| Arc::ptr_eq(&log.dir, dir)).cloned().collect::<Vec<_>>());
+            if !logs.is_empty() {
+                self.env.blocking(move || dir.partitions.set_positions(logs.iter().map(|log| &**log))).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Group commit for every directory: runs until `stop`, syncs what is left, and ends.
     pub async fn run_syncers(self: Arc<Self>, observer: Arc<dyn DurabilityObserver>, stop: CancellationToken) {
         let loops = self

@@ -43,6 +43,7 @@ pub use error::{AppendError, LogError, ReadError, RecordError};
 pub use lifecycle::WantedLog;
 pub use manager::{LogManager, LogManagerOptions, OfflineLog, QUORUM_DIR};
 pub use partition::Log;
+pub use producers::ProducerView;
 pub use recover::{Recovered, recover};
 pub(crate) use tail_cache::COPIED_BELOW;
 pub use types::{AppendInfo, AppendOptions, DurabilityObserver, Origin, ReadResult, Slice, TimestampOffset};

@@ -24,7 +24,7 @@ use super::config::{LogConfig, TimestampType};
 use super::dir::LogDir;
 use super::error::{AppendError, IoContext, LogError, ReadError};
 use super::partition_table::Kept;
-use super::producers::Producers;
+use super::producers::{ProducerView, Producers};
 use super::recover::{self, Recovered};
 use super::segment::{Files, Segment};
 use super::tail_cache::{CacheBudget, TailCache};
@@ -217,6 +217,12 @@ impl Log {
     #[must_use]
     pub fn producers_count(&self) -> usize {
         lock(&self.inner).producers.len()
+    }
+
+    /// The idempotent producers it knows, by id.
+    #[must_use]
+    pub fn producers(&self) -> Vec<ProducerView> {
+        lock(&self.inner).producers.views()
     }
 
     /// Whether its log directory went offline.
@@ -645,8 +651,8 @@ impl Log {
         if self.is_gone() { Err(io::Error::new(io::ErrorKind::NotFound, "the log was deleted")) } else { Ok(work) }
     }
 
-    /// Moves the log start to `offset`, at most to the high watermark, and frees whole segments before it.
-    /// Gives the log start. Blocks.
+    /// Moves the log start to `offset`, at most to the high watermark. Gives the log start. Durable with
+    /// [`super::LogManager::keep_log_starts`]; whole segments before it go with the next retention check.
     ///
     /// # Errors
     /// The file system's own.

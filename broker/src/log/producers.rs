@@ -45,6 +45,19 @@ struct Producer {
     last_timestamp: TimestampMs,
 }
 
+/// What is told of a producer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProducerView {
+    /// Its id.
+    pub id: ProducerId,
+    /// Its epoch.
+    pub epoch: i16,
+    /// Sequence of its last record; −1 before the first.
+    pub last_sequence: i32,
+    /// Largest timestamp of its records.
+    pub last_timestamp: TimestampMs,
+}
+
 /// A batch that was stored before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Duplicate {
@@ -109,6 +122,16 @@ impl Producers {
                 timestamp: header.max_timestamp,
             });
         }
+    }
+
+    pub(super) fn views(&self) -> Vec<ProducerView> {
+        let view = |(id, producer): (&ProducerId, &Producer)| ProducerView {
+            id: *id,
+            epoch: producer.epoch,
+            last_sequence: producer.batches.back().map_or(-1, |entry| entry.last_sequence),
+            last_timestamp: producer.last_timestamp,
+        };
+        self.by_id.iter().map(view).collect()
     }
 
     /// Forgets producers that have sent nothing for `expiration_ms` (`producer.id.expiration.ms`).

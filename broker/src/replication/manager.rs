@@ -10,7 +10,7 @@ use tracing::{error, info};
 use super::partition::Partition;
 use crate::config::topic::TopicConfig;
 use crate::config::{Config, log_config};
-use crate::log::{DurabilityObserver, Log, LogConfig, LogError, LogManager, WantedLog};
+use crate::log::{DurabilityObserver, Log, LogConfig, LogDir, LogError, LogManager, WantedLog};
 use crate::metadata::{MetadataDelta, MetadataImage, PartitionState, Topic};
 use crate::model::{BrokerId, Offset, TopicId};
 use crate::wire::ErrorCode;
@@ -62,6 +62,20 @@ impl ReplicaManager {
             .values()
             .filter_map(|hosted| if let Hosted::Leader(partition) = hosted { Some(partition.clone()) } else { None })
             .collect()
+    }
+
+    /// The log directories, and every log in them.
+    #[must_use]
+    pub fn log_dirs(&self) -> (Vec<Arc<LogDir>>, Vec<Arc<Log>>) {
+        (self.logs.dirs().to_vec(), self.logs.logs())
+    }
+
+    /// See [`LogManager::keep_log_starts`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn keep_log_starts(&self, logs: Vec<Arc<Log>>) -> Result<(), LogError> {
+        self.logs.keep_log_starts(logs).await
     }
 
     /// Partitions hosted, led, and out of use.

@@ -222,6 +222,23 @@ impl Partition {
         }
     }
 
+    /// Where `epoch` ends: the largest known epoch up to it and the offset that follows its last record; (−1, −1) for an epoch that has
+    /// not begun. One older than every record ends where the log starts.
+    ///
+    /// Source: KIP-101, KIP-279; Apache Kafka's LeaderEpochFileCache for what they leave open.
+    #[must_use]
+    pub fn end_of_epoch(&self, epoch: LeaderEpoch) -> (LeaderEpoch, Offset) {
+        let own = self.leader_epoch();
+        if epoch < 0 || epoch > own {
+            (-1, -1)
+        } else if epoch == own {
+            // It may have no record yet.
+            (own, self.log.end_offset())
+        } else {
+            self.log.end_offset_for_epoch(epoch).unwrap_or((epoch, self.log.start_offset()))
+        }
+    }
+
     /// The leader epoch of the record at `offset`, or of the last record before it; −1 when unknown.
     #[must_use]
     pub fn epoch_at(&self, offset: Offset) -> LeaderEpoch {

@@ -10,7 +10,10 @@ use tracing::{debug, error};
 
 use super::context::{Connection, RequestContext};
 use super::handlers::produce::Produced;
-use super::handlers::{api_versions, configs, fetch, groups, init_producer_id, list_offsets, metadata, produce, topics};
+use super::handlers::{
+    acls, api_versions, configs, delete_records, fetch, groups, init_producer_id, list_offsets, log_dirs, metadata,
+    offset_for_leader_epoch, produce, producers, quorum, topic_partitions, topics,
+};
 use super::response::Response as Frame;
 use super::{Shared, errors};
 use crate::coordinator;
@@ -146,7 +149,7 @@ fn route(timed: Timed, connection: &mut Connection, ctx: RequestContext, request
         Request::ListOffsets(request) => timed.alone(&ctx.clone(), list_offsets::list_offsets(shared, ctx, request)),
         Request::Metadata(request) => timed.alone(&ctx.clone(), metadata::metadata(shared, ctx, request)),
         Request::ApiVersions(request) => {
-            let response = api_versions::api_versions(connection, ctx.api_version, &request);
+            let response = api_versions::api_versions(&shared, connection, ctx.api_version, &request);
             timed.now(&ctx, response)
         }
         Request::InitProducerId(request) => timed.alone(&ctx.clone(), init_producer_id::init_producer_id(shared, ctx, request)),
@@ -171,6 +174,27 @@ fn route(timed: Timed, connection: &mut Connection, ctx: RequestContext, request
         Request::IncrementalAlterConfigs(request) => timed.alone(&ctx.clone(), configs::alter(shared, ctx, request)),
         Request::DescribeCluster(request) => {
             let response = metadata::describe_cluster(&shared, &ctx, &request);
+            timed.now(&ctx, response)
+        }
+        Request::DeleteRecords(request) => timed.alone(&ctx.clone(), delete_records::delete_records(shared, ctx, request)),
+        Request::OffsetForLeaderEpoch(request) => {
+            let response = offset_for_leader_epoch::offset_for_leader_epoch(&shared, &ctx, request);
+            timed.now(&ctx, response)
+        }
+        Request::DescribeAcls(_) => timed.now(&ctx, acls::describe(&ctx)),
+        Request::CreateAcls(request) => timed.now(&ctx, acls::create(&ctx, &request)),
+        Request::DeleteAcls(request) => timed.now(&ctx, acls::delete(&ctx, &request)),
+        Request::DescribeLogDirs(request) => timed.alone(&ctx.clone(), log_dirs::describe(shared, ctx, request)),
+        Request::DescribeQuorum(request) => {
+            let response = quorum::describe(&shared, &ctx, &request);
+            timed.now(&ctx, response)
+        }
+        Request::DescribeProducers(request) => {
+            let response = producers::describe(&shared, &ctx, request);
+            timed.now(&ctx, response)
+        }
+        Request::DescribeTopicPartitions(request) => {
+            let response = topic_partitions::describe(&shared, &ctx, &request);
             timed.now(&ctx, response)
         }
     }

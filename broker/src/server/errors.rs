@@ -55,5 +55,25 @@ pub(super) fn each(response: &Response, mut found: impl FnMut(i16)) {
         Response::DescribeConfigs(all) => all.results.iter().for_each(|one| each(one.error_code)),
         Response::IncrementalAlterConfigs(all) => all.responses.iter().for_each(|one| each(one.error_code)),
         Response::DescribeCluster(all) => each(all.error_code),
+        Response::DeleteRecords(all) => all.topics.iter().flat_map(|topic| &topic.partitions).for_each(|one| each(one.error_code)),
+        Response::OffsetForLeaderEpoch(all) => all.topics.iter().flat_map(|topic| &topic.partitions).for_each(|one| each(one.error_code)),
+        Response::DescribeAcls(all) => each(all.error_code),
+        Response::CreateAcls(all) => all.results.iter().for_each(|one| each(one.error_code)),
+        Response::DeleteAcls(all) => all.filter_results.iter().for_each(|one| each(one.error_code)),
+        Response::DescribeLogDirs(all) => {
+            each(all.error_code);
+            all.results.iter().for_each(|one| each(one.error_code));
+        }
+        Response::DescribeQuorum(all) => {
+            each(all.error_code);
+            all.topics.iter().flat_map(|topic| &topic.partitions).for_each(|one| each(one.error_code));
+        }
+        Response::DescribeProducers(all) => all.topics.iter().flat_map(|topic| &topic.partitions).for_each(|one| each(one.error_code)),
+        Response::DescribeTopicPartitions(all) => {
+            for topic in &all.topics {
+                each(topic.error_code);
+                topic.partitions.iter().for_each(|one| each(one.error_code));
+            }
+        }
     }
 }

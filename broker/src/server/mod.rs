@@ -39,7 +39,7 @@ use crate::log::{LogManager, LogManagerOptions, QUORUM_DIR};
 use crate::metadata::controller::{RegisterBroker, SetClusterId};
 use crate::metadata::{Endpoint, MetadataDelta, MetadataImage, SecurityProtocol, Topic, identity};
 use crate::metrics::Metrics;
-use crate::quorum::{Controller, MetadataQuorum, QuorumConfig, QuorumTiming, RaftQuorum};
+use crate::quorum::{Controller, MetadataQuorum, QuorumConfig, QuorumStatus, QuorumTiming, RaftQuorum};
 use crate::replication::ReplicaManager;
 
 /// How long requests that were begun may take to finish once the broker stops.
@@ -78,6 +78,11 @@ impl Shared {
     /// The metadata clients are told: every partition in it that is led from here can be used.
     pub(crate) fn image(&self) -> Arc<MetadataImage> {
         self.hosted.load_full()
+    }
+
+    /// Who leads and who votes on the metadata, as far as this node knows.
+    pub(crate) fn quorum_status(&self) -> QuorumStatus {
+        self.quorum.status()
     }
 
     /// Waits until [`Shared::image`] shows what the controller has already committed; tells whether it does so in time.

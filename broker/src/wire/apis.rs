@@ -1,6 +1,6 @@
 //! The one table of APIs and versions that Letterbox serves; a new version touches this table and one handler.
 //!
-//! What is listed here works completely. Ceilings are the lower of Kafka 4.4 and what the message codec knows.
+//! What is listed here works completely. Ceilings are the lower of Kafka 4.4 and what [`super::codec_range`] knows.
 
 /// One API and its versions, all ends inclusive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +54,7 @@ pub static APIS: &[Api] = &[
     // Versions 0 to 2 are listed and refused: older librdkafka turns compression off otherwise (KAFKA-18659).
     Api { advertised_min: 0, ..api(0, "Produce", 3, 13, 9) },
     api(1, "Fetch", 4, 18, 12),
-    api(2, "ListOffsets", 1, 10, 6),
+    api(2, "ListOffsets", 1, 11, 6),
     api(3, "Metadata", 0, 13, 9),
     api(8, "OffsetCommit", 2, 9, 8),
     api(9, "OffsetFetch", 1, 9, 6),
@@ -68,14 +68,23 @@ pub static APIS: &[Api] = &[
     api(18, "ApiVersions", 0, 4, 3),
     api(19, "CreateTopics", 2, 7, 5),
     api(20, "DeleteTopics", 1, 6, 4),
+    api(21, "DeleteRecords", 0, 2, 2),
     api(22, "InitProducerId", 0, 5, 2),
+    api(23, "OffsetForLeaderEpoch", 2, 4, 4),
+    api(29, "DescribeAcls", 1, 3, 2),
+    api(30, "CreateAcls", 1, 3, 2),
+    api(31, "DeleteAcls", 1, 3, 2),
     api(32, "DescribeConfigs", 1, 4, 4),
+    api(35, "DescribeLogDirs", 1, 4, 2),
     api(37, "CreatePartitions", 0, 3, 2),
     api(42, "DeleteGroups", 0, 2, 2),
     api(44, "IncrementalAlterConfigs", 0, 1, 1),
     // Never flexible.
     api(47, "OffsetDelete", 0, 0, 1),
+    api(55, "DescribeQuorum", 0, 2, 0),
     api(60, "DescribeCluster", 0, 2, 0),
+    api(61, "DescribeProducers", 0, 0, 0),
+    api(75, "DescribeTopicPartitions", 0, 0, 0),
 ];
 
 /// The API of a key, when it is served.

@@ -41,15 +41,15 @@ macro_rules! messages {
             }
 
             fn decode(api_key: i16, version: i16, body: &mut Bytes) -> Option<anyhow::Result<Request>> {
-                match api_key { $($key => Some(m::$request::decode(body, version).map(Request::$name)),)* _ => None }
+                match api_key { $($key => Some(m::$request::decode(body, layout(api_key, version)).map(Request::$name)),)* _ => None }
             }
 
             fn size(&self, version: i16) -> anyhow::Result<usize> {
-                match self { $(Request::$name(body) => body.compute_size(version),)* }
+                match self { $(Request::$name(body) => body.compute_size(layout($key, version)),)* }
             }
 
             fn encode(&self, version: i16, out: &mut BytesMut) -> anyhow::Result<()> {
-                match self { $(Request::$name(body) => body.encode(out, version),)* }
+                match self { $(Request::$name(body) => body.encode(out, layout($key, version)),)* }
             }
         }
 
@@ -60,23 +60,43 @@ macro_rules! messages {
             }
 
             fn decode(api_key: i16, version: i16, body: &mut Bytes) -> Option<anyhow::Result<Response>> {
-                match api_key { $($key => Some(m::$response::decode(body, version).map(Response::$name)),)* _ => None }
+                match api_key { $($key => Some(m::$response::decode(body, layout(api_key, version)).map(Response::$name)),)* _ => None }
             }
 
             fn size(&self, version: i16) -> anyhow::Result<usize> {
-                match self { $(Response::$name(body) => body.compute_size(version),)* }
+                match self { $(Response::$name(body) => body.compute_size(layout($key, version)),)* }
             }
 
             fn encode(&self, version: i16, out: &mut BytesMut) -> anyhow::Result<()> {
-                match self { $(Response::$name(body) => body.encode(out, version),)* }
+                match self { $(Response::$name(body) => body.encode(out, layout($key, version)),)* }
             }
         }
 
-        /// What the codec can read and write of an API; the ceiling of [`apis::APIS`].
-        pub fn codec_range(api_key: i16) -> Option<VersionRange> {
+        fn messages_range(api_key: i16) -> Option<VersionRange> {
             match api_key { $($key => Some(m::$request::VERSIONS.intersect(&m::$response::VERSIONS)),)* _ => None }
         }
     };
+}
+
+/// Versions that `kafka-protocol` does not know and that look like the one before: (API key, version). What is new in them is a
+/// value, not a field.
+pub(super) const SAME_AS_BEFORE: &[(i16, i16)] = &[
+    // KIP-1023: ListOffsets for the earliest offset that waits for its upload.
+    (2, 11),
+];
+
+/// What can be read and written of an API; the ceiling of [`apis::APIS`].
+pub fn codec_range(api_key: i16) -> Option<VersionRange> {
+    let mut range = messages_range(api_key)?;
+    while SAME_AS_BEFORE.contains(&(api_key, range.max.saturating_add(1))) {
+        range.max = range.max.saturating_add(1);
+    }
+    Some(range)
+}
+
+/// The version whose layout `version` has, for the codec.
+fn layout(api_key: i16, version: i16) -> i16 {
+    if SAME_AS_BEFORE.contains(&(api_key, version)) { version.saturating_sub(1) } else { version }
 }
 
 messages! {
@@ -96,13 +116,22 @@ messages! {
     18 ApiVersions ApiVersionsRequest ApiVersionsResponse,
     19 CreateTopics CreateTopicsRequest CreateTopicsResponse,
     20 DeleteTopics DeleteTopicsRequest DeleteTopicsResponse,
+    21 DeleteRecords DeleteRecordsRequest DeleteRecordsResponse,
     22 InitProducerId InitProducerIdRequest InitProducerIdResponse,
+    23 OffsetForLeaderEpoch OffsetForLeaderEpochRequest OffsetForLeaderEpochResponse,
+    29 DescribeAcls DescribeAclsRequest DescribeAclsResponse,
+    30 CreateAcls CreateAclsRequest CreateAclsResponse,
+    31 DeleteAcls DeleteAclsRequest DeleteAclsResponse,
     32 DescribeConfigs DescribeConfigsRequest DescribeConfigsResponse,
+    35 DescribeLogDirs DescribeLogDirsRequest DescribeLogDirsResponse,
     37 CreatePartitions CreatePartitionsRequest CreatePartitionsResponse,
     42 DeleteGroups DeleteGroupsRequest DeleteGroupsResponse,
     44 IncrementalAlterConfigs IncrementalAlterConfigsRequest IncrementalAlterConfigsResponse,
     47 OffsetDelete OffsetDeleteRequest OffsetDeleteResponse,
+    55 DescribeQuorum DescribeQuorumRequest DescribeQuorumResponse,
     60 DescribeCluster DescribeClusterRequest DescribeClusterResponse,
+    61 DescribeProducers DescribeProducersRequest DescribeProducersResponse,
+    75 DescribeTopicPartitions DescribeTopicPartitionsRequest DescribeTopicPartitionsResponse,
 }
 
 /// Reads a request body, after the walk over it. `body` is what follows the header, see

@@ -196,6 +196,16 @@ pub(super) static REQUESTS: &[Message] = &[
         f!("TopicNames", Array(&Str), V(0, 5), NEVER, None),
         f!("TimeoutMs", Fixed(4), V(0, MAX), NEVER, None),
     ] },
+    Message { key: 21, name: "DeleteRecordsRequest", versions: V(0, 2), flexible: V(2, MAX), fields: &[
+        f!("Topics", Array(&Struct(&[
+            f!("Name", Str, V(0, MAX), NEVER, None),
+            f!("Partitions", Array(&Struct(&[
+                f!("PartitionIndex", Fixed(4), V(0, MAX), NEVER, None),
+                f!("Offset", Fixed(8), V(0, MAX), NEVER, None),
+            ])), V(0, MAX), NEVER, None),
+        ])), V(0, MAX), NEVER, None),
+        f!("TimeoutMs", Fixed(4), V(0, MAX), NEVER, None),
+    ] },
     Message { key: 22, name: "InitProducerIdRequest", versions: V(0, 6), flexible: V(2, MAX), fields: &[
         f!("TransactionalId", Str, V(0, MAX), V(0, MAX), None),
         f!("TransactionTimeoutMs", Fixed(4), V(0, MAX), NEVER, None),
@@ -203,6 +213,48 @@ pub(super) static REQUESTS: &[Message] = &[
         f!("ProducerEpoch", Fixed(2), V(3, MAX), NEVER, None),
         f!("Enable2Pc", Fixed(1), V(6, MAX), NEVER, None),
         f!("KeepPreparedTxn", Fixed(1), V(6, MAX), NEVER, None),
+    ] },
+    Message { key: 23, name: "OffsetForLeaderEpochRequest", versions: V(2, 4), flexible: V(4, MAX), fields: &[
+        f!("ReplicaId", Fixed(4), V(3, MAX), NEVER, None),
+        f!("Topics", Array(&Struct(&[
+            f!("Topic", Str, V(0, MAX), NEVER, None),
+            f!("Partitions", Array(&Struct(&[
+                f!("Partition", Fixed(4), V(0, MAX), NEVER, None),
+                f!("CurrentLeaderEpoch", Fixed(4), V(2, MAX), NEVER, None),
+                f!("LeaderEpoch", Fixed(4), V(0, MAX), NEVER, None),
+            ])), V(0, MAX), NEVER, None),
+        ])), V(0, MAX), NEVER, None),
+    ] },
+    Message { key: 29, name: "DescribeAclsRequest", versions: V(1, 3), flexible: V(2, MAX), fields: &[
+        f!("ResourceTypeFilter", Fixed(1), V(0, MAX), NEVER, None),
+        f!("ResourceNameFilter", Str, V(0, MAX), V(0, MAX), None),
+        f!("PatternTypeFilter", Fixed(1), V(1, MAX), NEVER, None),
+        f!("PrincipalFilter", Str, V(0, MAX), V(0, MAX), None),
+        f!("HostFilter", Str, V(0, MAX), V(0, MAX), None),
+        f!("Operation", Fixed(1), V(0, MAX), NEVER, None),
+        f!("PermissionType", Fixed(1), V(0, MAX), NEVER, None),
+    ] },
+    Message { key: 30, name: "CreateAclsRequest", versions: V(1, 3), flexible: V(2, MAX), fields: &[
+        f!("Creations", Array(&Struct(&[
+            f!("ResourceType", Fixed(1), V(0, MAX), NEVER, None),
+            f!("ResourceName", Str, V(0, MAX), NEVER, None),
+            f!("ResourcePatternType", Fixed(1), V(1, MAX), NEVER, None),
+            f!("Principal", Str, V(0, MAX), NEVER, None),
+            f!("Host", Str, V(0, MAX), NEVER, None),
+            f!("Operation", Fixed(1), V(0, MAX), NEVER, None),
+            f!("PermissionType", Fixed(1), V(0, MAX), NEVER, None),
+        ])), V(0, MAX), NEVER, None),
+    ] },
+    Message { key: 31, name: "DeleteAclsRequest", versions: V(1, 3), flexible: V(2, MAX), fields: &[
+        f!("Filters", Array(&Struct(&[
+            f!("ResourceTypeFilter", Fixed(1), V(0, MAX), NEVER, None),
+            f!("ResourceNameFilter", Str, V(0, MAX), V(0, MAX), None),
+            f!("PatternTypeFilter", Fixed(1), V(1, MAX), NEVER, None),
+            f!("PrincipalFilter", Str, V(0, MAX), V(0, MAX), None),
+            f!("HostFilter", Str, V(0, MAX), V(0, MAX), None),
+            f!("Operation", Fixed(1), V(0, MAX), NEVER, None),
+            f!("PermissionType", Fixed(1), V(0, MAX), NEVER, None),
+        ])), V(0, MAX), NEVER, None),
     ] },
     Message { key: 32, name: "DescribeConfigsRequest", versions: V(1, 4), flexible: V(4, MAX), fields: &[
         f!("Resources", Array(&Struct(&[
@@ -212,6 +264,12 @@ pub(super) static REQUESTS: &[Message] = &[
         ])), V(0, MAX), NEVER, None),
         f!("IncludeSynonyms", Fixed(1), V(1, MAX), NEVER, None),
         f!("IncludeDocumentation", Fixed(1), V(3, MAX), NEVER, None),
+    ] },
+    Message { key: 35, name: "DescribeLogDirsRequest", versions: V(1, 5), flexible: V(2, MAX), fields: &[
+        f!("Topics", Array(&Struct(&[
+            f!("Topic", Str, V(0, MAX), NEVER, None),
+            f!("Partitions", Array(&Fixed(4)), V(0, MAX), NEVER, None),
+        ])), V(0, MAX), V(0, MAX), None),
     ] },
     Message { key: 37, name: "CreatePartitionsRequest", versions: V(0, 3), flexible: V(2, MAX), fields: &[
         f!("Topics", Array(&Struct(&[
@@ -248,10 +306,34 @@ pub(super) static REQUESTS: &[Message] = &[
             ])), V(0, MAX), NEVER, None),
         ])), V(0, MAX), NEVER, None),
     ] },
+    Message { key: 55, name: "DescribeQuorumRequest", versions: V(0, 2), flexible: V(0, MAX), fields: &[
+        f!("Topics", Array(&Struct(&[
+            f!("TopicName", Str, V(0, MAX), NEVER, None),
+            f!("Partitions", Array(&Struct(&[
+                f!("PartitionIndex", Fixed(4), V(0, MAX), NEVER, None),
+            ])), V(0, MAX), NEVER, None),
+        ])), V(0, MAX), NEVER, None),
+    ] },
     Message { key: 60, name: "DescribeClusterRequest", versions: V(0, 2), flexible: V(0, MAX), fields: &[
         f!("IncludeClusterAuthorizedOperations", Fixed(1), V(0, MAX), NEVER, None),
         f!("EndpointType", Fixed(1), V(1, MAX), NEVER, None),
         f!("IncludeFencedBrokers", Fixed(1), V(2, MAX), NEVER, None),
+    ] },
+    Message { key: 61, name: "DescribeProducersRequest", versions: V(0, 0), flexible: V(0, MAX), fields: &[
+        f!("Topics", Array(&Struct(&[
+            f!("Name", Str, V(0, MAX), NEVER, None),
+            f!("PartitionIndexes", Array(&Fixed(4)), V(0, MAX), NEVER, None),
+        ])), V(0, MAX), NEVER, None),
+    ] },
+    Message { key: 75, name: "DescribeTopicPartitionsRequest", versions: V(0, 0), flexible: V(0, MAX), fields: &[
+        f!("Topics", Array(&Struct(&[
+            f!("Name", Str, V(0, MAX), NEVER, None),
+        ])), V(0, MAX), NEVER, None),
+        f!("ResponsePartitionLimit", Fixed(4), V(0, MAX), NEVER, None),
+        f!("Cursor", Struct(&[
+            f!("TopicName", Str, V(0, MAX), NEVER, None),
+            f!("PartitionIndex", Fixed(4), V(0, MAX), NEVER, None),
+        ]), V(0, MAX), V(0, MAX), None),
     ] },
 ];
 
@@ -538,6 +620,17 @@ pub(super) static RESPONSES: &[Message] = &[
             f!("ErrorMessage", Str, V(5, MAX), V(5, MAX), None),
         ])), V(0, MAX), NEVER, None),
     ] },
+    Message { key: 21, name: "DeleteRecordsResponse", versions: V(0, 2), flexible: V(2, MAX), fields: &[
+        f!("ThrottleTimeMs", Fixed(4), V(0, MAX), NEVER, None),
+        f!("Topics", Array(&Struct(&[
+            f!("Name", Str, V(0, MAX), NEVER, None),
+            f!("Partitions", Array(&Struct(&[
+                f!("PartitionIndex", Fixed(4), V(0, MAX), NEVER, None),
+                f!("LowWatermark", Fixed(8), V(0, MAX), NEVER, None),
+                f!("ErrorCode", Fixed(2), V(0, MAX), NEVER, None),
+            ])), V(0, MAX), NEVER, None),
+        ])), V(0, MAX), NEVER, None),
+    ] },
     Message { key: 22, name: "InitProducerIdResponse", versions: V(0, 6), flexible: V(2, MAX), fields: &[
         f!("ThrottleTimeMs", Fixed(4), V(0, MAX), NEVER, None),
         f!("ErrorCode", Fixed(2), V(0, MAX), NEVER, None),
@@ -545,6 +638,59 @@ pub(super) static RESPONSES: &[Message] = &[
         f!("ProducerEpoch", Fixed(2), V(0, MAX), NEVER, None),
         f!("OngoingTxnProducerId", Fixed(8), V(6, MAX), NEVER, None),
         f!("OngoingTxnProducerEpoch", Fixed(2), V(6, MAX), NEVER, None),
+    ] },
+    Message { key: 23, name: "OffsetForLeaderEpochResponse", versions: V(2, 4), flexible: V(4, MAX), fields: &[
+        f!("ThrottleTimeMs", Fixed(4), V(2, MAX), NEVER, None),
+        f!("Topics", Array(&Struct(&[
+            f!("Topic", Str, V(0, MAX), NEVER, None),
+            f!("Partitions", Array(&Struct(&[
+                f!("ErrorCode", Fixed(2), V(0, MAX), NEVER, None),
+                f!("Partition", Fixed(4), V(0, MAX), NEVER, None),
+                f!("LeaderEpoch", Fixed(4), V(1, MAX), NEVER, None),
+                f!("EndOffset", Fixed(8), V(0, MAX), NEVER, None),
+            ])), V(0, MAX), NEVER, None),
+        ])), V(0, MAX), NEVER, None),
+    ] },
+    Message { key: 29, name: "DescribeAclsResponse", versions: V(1, 3), flexible: V(2, MAX), fields: &[
+        f!("ThrottleTimeMs", Fixed(4), V(0, MAX), NEVER, None),
+        f!("ErrorCode", Fixed(2), V(0, MAX), NEVER, None),
+        f!("ErrorMessage", Str, V(0, MAX), V(0, MAX), None),
+        f!("Resources", Array(&Struct(&[
+            f!("ResourceType", Fixed(1), V(0, MAX), NEVER, None),
+            f!("ResourceName", Str, V(0, MAX), NEVER, None),
+            f!("PatternType", Fixed(1), V(1, MAX), NEVER, None),
+            f!("Acls", Array(&Struct(&[
+                f!("Principal", Str, V(0, MAX), NEVER, None),
+                f!("Host", Str, V(0, MAX), NEVER, None),
+                f!("Operation", Fixed(1), V(0, MAX), NEVER, None),
+                f!("PermissionType", Fixed(1), V(0, MAX), NEVER, None),
+            ])), V(0, MAX), NEVER, None),
+        ])), V(0, MAX), NEVER, None),
+    ] },
+    Message { key: 30, name: "CreateAclsResponse", versions: V(1, 3), flexible: V(2, MAX), fields: &[
+        f!("ThrottleTimeMs", Fixed(4), V(0, MAX), NEVER, None),
+        f!("Results", Array(&Struct(&[
+            f!("ErrorCode", Fixed(2), V(0, MAX), NEVER, None),
+            f!("ErrorMessage", Str, V(0, MAX), V(0, MAX), None),
+        ])), V(0, MAX), NEVER, None),
+    ] },
+    Message { key: 31, name: "DeleteAclsResponse", versions: V(1, 3), flexible: V(2, MAX), fields: &[
+        f!("ThrottleTimeMs", Fixed(4), V(0, MAX), NEVER, None),
+        f!("FilterResults", Array(&Struct(&[
+            f!("ErrorCode", Fixed(2), V(0, MAX), NEVER, None),
+            f!("ErrorMessage", Str, V(0, MAX), V(0, MAX), None),
+            f!("MatchingAcls", Array(&Struct(&[
+                f!("ErrorCode", Fixed(2), V(0, MAX), NEVER, None),
+                f!("ErrorMessage", Str, V(0, MAX), V(0, MAX), None),
+                f!("ResourceType", Fixed(1), V(0, MAX), NEVER, None),
+                f!("ResourceName", Str, V(0, MAX), NEVER, None),
+                f!("PatternType", Fixed(1), V(1, MAX), NEVER, None),
+                f!("Principal", Str, V(0, MAX), NEVER, None),
+                f!("Host", Str, V(0, MAX), NEVER, None),
+                f!("Operation", Fixed(1), V(0, MAX), NEVER, None),
+                f!("PermissionType", Fixed(1), V(0, MAX), NEVER, None),
+            ])), V(0, MAX), NEVER, None),
+        ])), V(0, MAX), NEVER, None),
     ] },
     Message { key: 32, name: "DescribeConfigsResponse", versions: V(1, 4), flexible: V(4, MAX), fields: &[
         f!("ThrottleTimeMs", Fixed(4), V(0, MAX), NEVER, None),
@@ -567,6 +713,26 @@ pub(super) static RESPONSES: &[Message] = &[
                 f!("ConfigType", Fixed(1), V(3, MAX), NEVER, None),
                 f!("Documentation", Str, V(3, MAX), V(0, MAX), None),
             ])), V(0, MAX), NEVER, None),
+        ])), V(0, MAX), NEVER, None),
+    ] },
+    Message { key: 35, name: "DescribeLogDirsResponse", versions: V(1, 5), flexible: V(2, MAX), fields: &[
+        f!("ThrottleTimeMs", Fixed(4), V(0, MAX), NEVER, None),
+        f!("ErrorCode", Fixed(2), V(3, MAX), NEVER, None),
+        f!("Results", Array(&Struct(&[
+            f!("ErrorCode", Fixed(2), V(0, MAX), NEVER, None),
+            f!("LogDir", Str, V(0, MAX), NEVER, None),
+            f!("Topics", Array(&Struct(&[
+                f!("Name", Str, V(0, MAX), NEVER, None),
+                f!("Partitions", Array(&Struct(&[
+                    f!("PartitionIndex", Fixed(4), V(0, MAX), NEVER, None),
+                    f!("PartitionSize", Fixed(8), V(0, MAX), NEVER, None),
+                    f!("OffsetLag", Fixed(8), V(0, MAX), NEVER, None),
+                    f!("IsFutureKey", Fixed(1), V(0, MAX), NEVER, None),
+                ])), V(0, MAX), NEVER, None),
+            ])), V(0, MAX), NEVER, None),
+            f!("TotalBytes", Fixed(8), V(4, MAX), NEVER, None),
+            f!("UsableBytes", Fixed(8), V(4, MAX), NEVER, None),
+            f!("IsCordoned", Fixed(1), V(5, MAX), NEVER, None),
         ])), V(0, MAX), NEVER, None),
     ] },
     Message { key: 37, name: "CreatePartitionsResponse", versions: V(0, 3), flexible: V(2, MAX), fields: &[
@@ -605,6 +771,43 @@ pub(super) static RESPONSES: &[Message] = &[
             ])), V(0, MAX), NEVER, None),
         ])), V(0, MAX), NEVER, None),
     ] },
+    Message { key: 55, name: "DescribeQuorumResponse", versions: V(0, 2), flexible: V(0, MAX), fields: &[
+        f!("ErrorCode", Fixed(2), V(0, MAX), NEVER, None),
+        f!("ErrorMessage", Str, V(2, MAX), V(2, MAX), None),
+        f!("Topics", Array(&Struct(&[
+            f!("TopicName", Str, V(0, MAX), NEVER, None),
+            f!("Partitions", Array(&Struct(&[
+                f!("PartitionIndex", Fixed(4), V(0, MAX), NEVER, None),
+                f!("ErrorCode", Fixed(2), V(0, MAX), NEVER, None),
+                f!("ErrorMessage", Str, V(2, MAX), V(2, MAX), None),
+                f!("LeaderId", Fixed(4), V(0, MAX), NEVER, None),
+                f!("LeaderEpoch", Fixed(4), V(0, MAX), NEVER, None),
+                f!("HighWatermark", Fixed(8), V(0, MAX), NEVER, None),
+                f!("CurrentVoters", Array(&Struct(&[
+                    f!("ReplicaId", Fixed(4), V(0, MAX), NEVER, None),
+                    f!("ReplicaDirectoryId", Fixed(16), V(2, MAX), NEVER, None),
+                    f!("LogEndOffset", Fixed(8), V(0, MAX), NEVER, None),
+                    f!("LastFetchTimestamp", Fixed(8), V(1, MAX), NEVER, None),
+                    f!("LastCaughtUpTimestamp", Fixed(8), V(1, MAX), NEVER, None),
+                ])), V(0, MAX), NEVER, None),
+                f!("Observers", Array(&Struct(&[
+                    f!("ReplicaId", Fixed(4), V(0, MAX), NEVER, None),
+                    f!("ReplicaDirectoryId", Fixed(16), V(2, MAX), NEVER, None),
+                    f!("LogEndOffset", Fixed(8), V(0, MAX), NEVER, None),
+                    f!("LastFetchTimestamp", Fixed(8), V(1, MAX), NEVER, None),
+                    f!("LastCaughtUpTimestamp", Fixed(8), V(1, MAX), NEVER, None),
+                ])), V(0, MAX), NEVER, None),
+            ])), V(0, MAX), NEVER, None),
+        ])), V(0, MAX), NEVER, None),
+        f!("Nodes", Array(&Struct(&[
+            f!("NodeId", Fixed(4), V(2, MAX), NEVER, None),
+            f!("Listeners", Array(&Struct(&[
+                f!("Name", Str, V(2, MAX), NEVER, None),
+                f!("Host", Str, V(2, MAX), NEVER, None),
+                f!("Port", Fixed(2), V(2, MAX), NEVER, None),
+            ])), V(2, MAX), NEVER, None),
+        ])), V(2, MAX), NEVER, None),
+    ] },
     Message { key: 60, name: "DescribeClusterResponse", versions: V(0, 2), flexible: V(0, MAX), fields: &[
         f!("ThrottleTimeMs", Fixed(4), V(0, MAX), NEVER, None),
         f!("ErrorCode", Fixed(2), V(0, MAX), NEVER, None),
@@ -620,5 +823,49 @@ pub(super) static RESPONSES: &[Message] = &[
             f!("IsFenced", Fixed(1), V(2, MAX), NEVER, None),
         ])), V(0, MAX), NEVER, None),
         f!("ClusterAuthorizedOperations", Fixed(4), V(0, MAX), NEVER, None),
+    ] },
+    Message { key: 61, name: "DescribeProducersResponse", versions: V(0, 0), flexible: V(0, MAX), fields: &[
+        f!("ThrottleTimeMs", Fixed(4), V(0, MAX), NEVER, None),
+        f!("Topics", Array(&Struct(&[
+            f!("Name", Str, V(0, MAX), NEVER, None),
+            f!("Partitions", Array(&Struct(&[
+                f!("PartitionIndex", Fixed(4), V(0, MAX), NEVER, None),
+                f!("ErrorCode", Fixed(2), V(0, MAX), NEVER, None),
+                f!("ErrorMessage", Str, V(0, MAX), V(0, MAX), None),
+                f!("ActiveProducers", Array(&Struct(&[
+                    f!("ProducerId", Fixed(8), V(0, MAX), NEVER, None),
+                    f!("ProducerEpoch", Fixed(4), V(0, MAX), NEVER, None),
+                    f!("LastSequence", Fixed(4), V(0, MAX), NEVER, None),
+                    f!("LastTimestamp", Fixed(8), V(0, MAX), NEVER, None),
+                    f!("CoordinatorEpoch", Fixed(4), V(0, MAX), NEVER, None),
+                    f!("CurrentTxnStartOffset", Fixed(8), V(0, MAX), NEVER, None),
+                ])), V(0, MAX), NEVER, None),
+            ])), V(0, MAX), NEVER, None),
+        ])), V(0, MAX), NEVER, None),
+    ] },
+    Message { key: 75, name: "DescribeTopicPartitionsResponse", versions: V(0, 0), flexible: V(0, MAX), fields: &[
+        f!("ThrottleTimeMs", Fixed(4), V(0, MAX), NEVER, None),
+        f!("Topics", Array(&Struct(&[
+            f!("ErrorCode", Fixed(2), V(0, MAX), NEVER, None),
+            f!("Name", Str, V(0, MAX), V(0, MAX), None),
+            f!("TopicId", Fixed(16), V(0, MAX), NEVER, None),
+            f!("IsInternal", Fixed(1), V(0, MAX), NEVER, None),
+            f!("Partitions", Array(&Struct(&[
+                f!("ErrorCode", Fixed(2), V(0, MAX), NEVER, None),
+                f!("PartitionIndex", Fixed(4), V(0, MAX), NEVER, None),
+                f!("LeaderId", Fixed(4), V(0, MAX), NEVER, None),
+                f!("LeaderEpoch", Fixed(4), V(0, MAX), NEVER, None),
+                f!("ReplicaNodes", Array(&Fixed(4)), V(0, MAX), NEVER, None),
+                f!("IsrNodes", Array(&Fixed(4)), V(0, MAX), NEVER, None),
+                f!("EligibleLeaderReplicas", Array(&Fixed(4)), V(0, MAX), V(0, MAX), None),
+                f!("LastKnownElr", Array(&Fixed(4)), V(0, MAX), V(0, MAX), None),
+                f!("OfflineReplicas", Array(&Fixed(4)), V(0, MAX), NEVER, None),
+            ])), V(0, MAX), NEVER, None),
+            f!("TopicAuthorizedOperations", Fixed(4), V(0, MAX), NEVER, None),
+        ])), V(0, MAX), NEVER, None),
+        f!("NextCursor", Struct(&[
+            f!("TopicName", Str, V(0, MAX), NEVER, None),
+            f!("PartitionIndex", Fixed(4), V(0, MAX), NEVER, None),
+        ]), V(0, MAX), V(0, MAX), None),
     ] },
 ];

@@ -1,16 +1,23 @@
 //! ApiVersions 0–4: what this broker speaks.
 //!
 //! KIPs: 511 (client software), 584 (features). Advertised is [`crate::wire::apis::APIS`], nothing else. No feature
-//! is supported or finalized in this version: clients switch protocols on them.
+//! is supported or finalized in this version: clients switch protocols on them. That is told as known, with the place in the
+//! metadata log up to which it is true, and not as unknown.
 
 use kafka_protocol::messages as m;
 
+use super::Shared;
 use crate::server::context::Connection;
 use crate::wire::ErrorCode;
 use crate::wire::api_versions::{api_versions_response, is_client_software};
 
 /// Answers a version that is served.
-pub(crate) fn api_versions(connection: &mut Connection, version: i16, request: &m::ApiVersionsRequest) -> m::ApiVersionsResponse {
+pub(crate) fn api_versions(
+    shared: &Shared,
+    connection: &mut Connection,
+    version: i16,
+    request: &m::ApiVersionsRequest,
+) -> m::ApiVersionsResponse {
     if version >= 3 {
         let (name, software_version) = (request.client_software_name.as_str(), request.client_software_version.as_str());
         if !is_client_software(name) || !is_client_software(software_version) {
@@ -18,5 +25,6 @@ pub(crate) fn api_versions(connection: &mut Connection, version: i16, request: &
         }
         connection.software = format!("{name} {software_version}");
     }
-    api_versions_response(version, &[], -1, &[])
+    let finalized_epoch = i64::try_from(shared.image().applied_index).unwrap_or(i64::MAX);
+    api_versions_response(version, &[], finalized_epoch, &[])
 }

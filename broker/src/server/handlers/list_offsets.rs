@@ -1,7 +1,7 @@
-//! ListOffsets 1–10: the offset at a time, or at one of the named places.
+//! ListOffsets 1–11: the offset at a time, or at one of the named places.
 //!
-//! KIPs: 734 (max timestamp), 405 and 1005 (tiered places: nothing is tiered, so earliest-local is the earliest
-//! and latest-tiered has no offset). With no transactions the last stable offset is the high watermark.
+//! KIPs: 734 (max timestamp), 405, 1005 and 1023 (tiered places: nothing is tiered, so earliest-local is the earliest, and
+//! latest-tiered and earliest-pending-upload have no offset). With no transactions the last stable offset is the high watermark.
 //!
 //! Every place but the earliest covers what was acknowledged before the request came, with `acks=1` too: see [`Partition::settle`].
 
@@ -23,6 +23,7 @@ const EARLIEST: i64 = -2;
 const MAX_TIMESTAMP: i64 = -3;
 const EARLIEST_LOCAL: i64 = -4;
 const LATEST_TIERED: i64 = -5;
+const EARLIEST_PENDING_UPLOAD: i64 = -6;
 
 /// Look-ups by time that one request runs at once.
 const AT_ONCE: usize = 4;
@@ -71,17 +72,18 @@ async fn one(
     settle_by: Instant,
 ) -> Result<(i64, i64, i32), ErrorCode> {
     partition.check_epoch(asked.current_leader_epoch)?;
-    // KIPs 734, 405 and 1005 each brought one with a version.
+    // KIPs 734, 405, 1005 and 1023 each brought one with a version.
     let since = match asked.timestamp {
         MAX_TIMESTAMP => 7,
         EARLIEST_LOCAL => 8,
         LATEST_TIERED => 9,
+        EARLIEST_PENDING_UPLOAD => 11,
         _ => 0,
     };
     if version < since {
         return Err(ErrorCode::UnsupportedVersion);
     }
-    if !matches!(asked.timestamp, EARLIEST | EARLIEST_LOCAL | LATEST_TIERED) {
+    if !matches!(asked.timestamp, EARLIEST | EARLIEST_LOCAL | LATEST_TIERED | EARLIEST_PENDING_UPLOAD) {
         // Clients older than the error code look for the leader again instead.
         let for_client = |error| if error == ErrorCode::OffsetNotAvailable && version < 5 { ErrorCode::LeaderNotAvailable } else { error };
         partition.settle(settle_by).await.map_err(for_client)?;
@@ -90,7 +92,7 @@ async fn one(
     match asked.timestamp {
         LATEST => place(partition.high_watermark()),
         EARLIEST | EARLIEST_LOCAL => place(partition.log.start_offset()),
-        LATEST_TIERED => Ok((-1, -1, -1)),
+        LATEST_TIERED | EARLIEST_PENDING_UPLOAD => Ok((-1, -1, -1)),
         timestamp if timestamp >= 0 || timestamp == MAX_TIMESTAMP => {
             let of = partition.clone();
             let found = shared

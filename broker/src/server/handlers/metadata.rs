@@ -20,7 +20,7 @@ use crate::wire::ErrorCode;
 /// What is answered for authorized operations that were not asked for (KIP-430).
 const NOT_ASKED: i32 = i32::MIN;
 /// Every operation on a topic (bits of Kafka's `AclOperation`): READ, WRITE, CREATE, DELETE, ALTER, DESCRIBE, DESCRIBE_CONFIGS, ALTER_CONFIGS.
-const TOPIC_OPERATIONS: i32 = 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 11;
+pub(super) const TOPIC_OPERATIONS: i32 = 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 11;
 /// Every operation on the cluster: CREATE, ALTER, DESCRIBE, CLUSTER_ACTION, DESCRIBE_CONFIGS, ALTER_CONFIGS, IDEMPOTENT_WRITE.
 const CLUSTER_OPERATIONS: i32 = 1 << 5 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12;
 
@@ -91,7 +91,7 @@ pub(crate) async fn metadata(shared: Arc<Shared>, ctx: RequestContext, request: 
         .with_cluster_authorized_operations(cluster_operations)
 }
 
-fn missing_error(name: &str) -> ErrorCode {
+pub(super) fn missing_error(name: &str) -> ErrorCode {
     if validate_topic_name(name).is_err() { ErrorCode::InvalidTopicException } else { ErrorCode::UnknownTopicOrPartition }
 }
 

@@ -2,14 +2,21 @@
 //!
 //! Generated message structs stop here: what is below works with the broker's own types.
 
+pub(super) mod acls;
 pub(super) mod api_versions;
 pub(super) mod configs;
+pub(super) mod delete_records;
 pub(super) mod fetch;
 pub(super) mod groups;
 pub(super) mod init_producer_id;
 pub(super) mod list_offsets;
+pub(super) mod log_dirs;
 pub(super) mod metadata;
+pub(super) mod offset_for_leader_epoch;
 pub(super) mod produce;
+pub(super) mod producers;
+pub(super) mod quorum;
+pub(super) mod topic_partitions;
 pub(super) mod topics;
 
 use std::time::Duration;

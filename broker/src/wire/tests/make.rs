@@ -132,8 +132,11 @@ impl Maker {
                 self.optional_length(LengthForm::Int32, count);
                 (0..count.unwrap_or(0)).for_each(|_| self.value(element, false));
             }
+            Kind::Struct(_) if null => self.bytes.push(0xff),
             Kind::Struct(fields) => {
-                assert!(!nullable, "no message in the table has a nullable struct; teach this maker");
+                if nullable {
+                    self.bytes.push(1);
+                }
                 self.structure(fields);
             }
         }

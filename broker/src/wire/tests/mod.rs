@@ -30,6 +30,31 @@ fn nothing_is_advertised_beyond_kafka_or_the_codec() {
     }
 }
 
+/// The codec reads such a version as the one before it; every field must be in both or in neither.
+#[test]
+fn versions_that_look_like_the_one_before_do() {
+    fn visit(kind: &Kind, version: i16, name: &str) {
+        match kind {
+            Kind::Array(element) => visit(element, version, name),
+            Kind::Struct(fields) => {
+                for field in *fields {
+                    for versions in [field.versions, field.nullable] {
+                        assert_eq!(versions.contains(version), versions.contains(version - 1), "{name} v{version}: {}", field.name);
+                    }
+                    visit(&field.kind, version, name);
+                }
+            }
+            _ => {}
+        }
+    }
+    for (key, version) in super::codec::SAME_AS_BEFORE {
+        for message in [schema::find(REQUESTS, *key).unwrap(), schema::find(RESPONSES, *key).unwrap()] {
+            assert!(message.flexible.contains(*version - 1), "{}", message.name);
+            visit(&Kind::Struct(message.fields), *version, message.name);
+        }
+    }
+}
+
 #[test]
 fn the_readme_tells_what_is_served() {
     let readme = include_str!("../../../../README.md");

@@ -1,0 +1,43 @@
+//! DescribeProducers 0: which idempotent producers a partition knows (KIP-664).
+
+use kafka_protocol::messages as m;
+use kafka_protocol::messages::describe_producers_response::{PartitionResponse, ProducerState, TopicResponse};
+
+use super::{Shared, text};
+use crate::metadata::controller::validate_topic_name;
+use crate::server::context::{Operation, RequestContext, Resource};
+use crate::wire::ErrorCode;
+
+/// Answers DescribeProducers. With no transactions, no producer has an open one.
+pub(crate) fn describe(shared: &Shared, ctx: &RequestContext, request: m::DescribeProducersRequest) -> m::DescribeProducersResponse {
+    let image = shared.image();
+    let topics = request.topics.into_iter().map(|topic| {
+        let name = topic.name.as_str();
+        let found = match image.topic(name) {
+            _ if validate_topic_name(name).is_err() => Err(ErrorCode::InvalidTopicException),
+            _ if !ctx.may(Operation::Read, Resource::Topic(name)) => Err(ErrorCode::TopicAuthorizationFailed),
+            None => Err(ErrorCode::UnknownTopicOrPartition),
+            Some(found) => Ok(found.id),
+        };
+        let partitions = topic.partition_indexes.iter().map(|index| {
+            let answer = PartitionResponse::default().with_partition_index(*index);
+            match found.and_then(|id| shared.replicas.partition(&id, *index)) {
+                Ok(partition) => answer.with_active_producers(partition.log.producers().into_iter().map(state).collect()),
+                Err(error) => answer.with_error_code(error as i16).with_error_message(Some(text(error.name()))),
+            }
+        });
+        let partitions = partitions.collect();
+        TopicResponse::default().with_name(topic.name).with_partitions(partitions)
+    });
+    m::DescribeProducersResponse::default().with_topics(topics.collect())
+}
+
+fn state(producer: crate::log::ProducerView) -> ProducerState {
+    ProducerState::default()
+        .with_producer_id(m::ProducerId(producer.id))
+        .with_producer_epoch(i32::from(producer.epoch))
+        .with_last_sequence(producer.last_sequence)
+        .with_last_timestamp(producer.last_timestamp)
+        .with_coordinator_epoch(-1)
+        .with_current_txn_start_offset(-1)
+}

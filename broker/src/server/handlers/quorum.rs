@@ -1,0 +1,65 @@
+//! DescribeQuorum 0–2: who votes on the metadata, who leads, how far each is (KIPs 595, 836, 853).
+
+use kafka_protocol::messages as m;
+use kafka_protocol::messages::describe_quorum_request::TopicData as AskedTopic;
+use kafka_protocol::messages::describe_quorum_response::{Listener, Node, PartitionData, ReplicaState, TopicData};
+
+use super::{Shared, text, topic_name};
+use crate::metadata::controller::METADATA_TOPIC;
+use crate::model::BrokerId;
+use crate::quorum::QuorumStatus;
+use crate::server::context::{Operation, RequestContext, Resource};
+use crate::wire::ErrorCode;
+
+/// Answers DescribeQuorum, from what this node knows: about others that is as much as their votes.
+pub(crate) fn describe(shared: &Shared, ctx: &RequestContext, request: &m::DescribeQuorumRequest) -> m::DescribeQuorumResponse {
+    let whole =
+        |error: ErrorCode| m::DescribeQuorumResponse::default().with_error_code(error as i16).with_error_message(Some(text(error.name())));
+    if !ctx.may(Operation::Describe, Resource::Cluster) {
+        return whole(ErrorCode::ClusterAuthorizationFailed);
+    }
+    let status = shared.quorum_status();
+    let now = shared.env.clock.wall_ms();
+    let topics = request.topics.iter().map(|topic| of_topic(topic, &status, now)).collect();
+    let nodes = status.voters.iter().map(|(id, (host, port))| {
+        let listener = Listener::default().with_name(text(&shared.config.controller.name)).with_host(text(host)).with_port(*port);
+        Node::default().with_node_id(node(*id)).with_listeners(vec![listener])
+    });
+    let nodes = if ctx.api_version >= 2 { nodes.collect() } else { Vec::new() };
+    m::DescribeQuorumResponse::default().with_topics(topics).with_nodes(nodes)
+}
+
+fn of_topic(topic: &AskedTopic, status: &QuorumStatus, now: i64) -> TopicData {
+    let one = |index: i32| {
+        let answer = PartitionData::default().with_partition_index(index);
+        if topic.topic_name.as_str() != METADATA_TOPIC || index != 0 {
+            let error = ErrorCode::UnknownTopicOrPartition;
+            return answer.with_error_code(error as i16);
+        }
+        let Some(leader) = status.leader else { return answer.with_error_code(ErrorCode::LeaderNotAvailable as i16) };
+        if leader != status.node_id {
+            return answer.with_error_code(ErrorCode::NotLeaderOrFollower as i16).with_leader_id(node(leader));
+        }
+        let end = |last: u64| i64::try_from(last).unwrap_or(i64::MAX).saturating_add(1);
+        let voter = |id: &BrokerId| {
+            let state = ReplicaState::default().with_replica_id(node(*id));
+            if *id == status.node_id {
+                let end = end(status.last_log_index);
+                state.with_log_end_offset(end).with_last_fetch_timestamp(now).with_last_caught_up_timestamp(now)
+            } else {
+                state.with_log_end_offset(-1)
+            }
+        };
+        answer
+            .with_leader_id(node(leader))
+            .with_leader_epoch(i32::try_from(status.term).unwrap_or(i32::MAX))
+            .with_high_watermark(end(status.applied_index))
+            .with_current_voters(status.voters.keys().map(voter).collect())
+    };
+    let partitions = topic.partitions.iter().map(|partition| one(partition.partition_index)).collect();
+    TopicData::default().with_topic_name(topic_name(topic.topic_name.as_str())).with_partitions(partitions)
+}
+
+fn node(id: BrokerId) -> m::BrokerId {
+    m::BrokerId(id.0)
+}

@@ -1,0 +1,91 @@
+//! DescribeTopicPartitions 0: topics page by page (KIP-966).
+//!
+//! Topics come in the order of their names, so that the cursor of one answer is where the next begins.
+
+use std::collections::BTreeSet;
+
+use kafka_protocol::messages as m;
+use kafka_protocol::messages::describe_topic_partitions_response::{
+    Cursor, DescribeTopicPartitionsResponsePartition, DescribeTopicPartitionsResponseTopic,
+};
+
+use super::metadata::{TOPIC_OPERATIONS, missing_error};
+use super::{Shared, topic_name};
+use crate::metadata::controller::is_internal_topic;
+use crate::metadata::{MetadataImage, PartitionState, Topic};
+use crate::model::BrokerId;
+use crate::server::context::{Operation, RequestContext, Resource};
+use crate::wire::ErrorCode;
+
+/// Partitions in one answer: Kafka's default of `max.request.partition.size.limit`.
+const PARTITIONS_MAX: i32 = 2000;
+
+/// Answers DescribeTopicPartitions.
+pub(crate) fn describe(
+    shared: &Shared,
+    ctx: &RequestContext,
+    request: &m::DescribeTopicPartitionsRequest,
+) -> m::DescribeTopicPartitionsResponse {
+    let image = shared.image();
+    let may = |name: &str| ctx.may(Operation::Describe, Resource::Topic(name));
+    let asked: BTreeSet<&str> = request.topics.iter().map(|topic| topic.name.as_str()).collect();
+    let all = asked.is_empty();
+    let (from, first) = request.cursor.as_ref().map_or(("", 0), |cursor| (cursor.topic_name.as_str(), cursor.partition_index));
+    if request.cursor.is_some() && (first < 0 || !all && !asked.contains(from)) {
+        let refused = asked.iter().map(|name| nothing(name, ErrorCode::InvalidRequest)).collect();
+        return m::DescribeTopicPartitionsResponse::default().with_topics(refused);
+    }
+    let names: BTreeSet<&str> = if all { image.topics().map(|topic| &*topic.name).filter(|name| may(name)).collect() } else { asked };
+    let mut left = usize::try_from(request.response_partition_limit.clamp(1, PARTITIONS_MAX)).unwrap_or(1);
+    let mut topics = Vec::new();
+    let mut next = None;
+    for name in names.range(from..) {
+        if left == 0 {
+            next = Some((*name, 0));
+            break;
+        }
+        let first = if *name == from { first } else { 0 };
+        let Some(topic) = image.topic(name).filter(|_| may(name)) else {
+            let error = if may(name) { missing_error(name) } else { ErrorCode::TopicAuthorizationFailed };
+            topics.push(nothing(name, error));
+            continue;
+        };
+        let partitions: Vec<_> = topic.indexed_partitions().skip_while(|(index, _)| *index < first).take(left).collect();
+        left = left.saturating_sub(partitions.len());
+        let end = partitions.last().map_or(first, |(index, _)| index.saturating_add(1));
+        topics.push(found(&image, topic, &partitions));
+        if usize::try_from(end).is_ok_and(|end| end < topic.partitions.len()) {
+            next = Some((*name, end));
+            break;
+        }
+    }
+    let cursor = next.map(|(name, index)| Cursor::default().with_topic_name(topic_name(name)).with_partition_index(index));
+    m::DescribeTopicPartitionsResponse::default().with_topics(topics).with_next_cursor(cursor)
+}
+
+fn nothing(name: &str, error: ErrorCode) -> DescribeTopicPartitionsResponseTopic {
+    DescribeTopicPartitionsResponseTopic::default().with_name(Some(topic_name(name))).with_error_code(error as i16)
+}
+
+fn found(image: &MetadataImage, topic: &Topic, partitions: &[(i32, &PartitionState)]) -> DescribeTopicPartitionsResponseTopic {
+    let ids = |ids: &[BrokerId]| ids.iter().map(|id| m::BrokerId(id.0)).collect::<Vec<_>>();
+    let partitions = partitions.iter().map(|(index, partition)| {
+        let leader = partition.leader.filter(|leader| image.is_live(*leader));
+        DescribeTopicPartitionsResponsePartition::default()
+            .with_error_code(if leader.is_some() { ErrorCode::None } else { ErrorCode::LeaderNotAvailable } as i16)
+            .with_partition_index(*index)
+            .with_leader_id(m::BrokerId(leader.map_or(-1, |id| id.0)))
+            .with_leader_epoch(partition.leader_epoch)
+            .with_replica_nodes(ids(&partition.replicas))
+            .with_isr_nodes(ids(&partition.isr))
+            .with_eligible_leader_replicas(Some(Vec::new()))
+            .with_last_known_elr(Some(Vec::new()))
+            .with_offline_replicas(partition.replicas.iter().filter(|id| !image.is_live(**id)).map(|id| m::BrokerId(id.0)).collect())
+    });
+    DescribeTopicPartitionsResponseTopic::default()
+        .with_name(Some(topic_name(&topic.name)))
+        .with_topic_id(topic.id)
+        .with_is_internal(is_internal_topic(&topic.name))
+        .with_partitions(partitions.collect())
+        .with_topic_authorized_operations(TOPIC_OPERATIONS)
+}
