@@ -1,7 +1,7 @@
 //! The file of the metadata log: every vote, entry, truncation and purge, in the order they happened.
 //!
 //! ```text
-//! header  magic "LBXRAFT1", u64 generation, u64 node id, 16 bytes incarnation, u32 crc32c, padded to 64
+//! header  magic "LBXRAFT2", 4 bytes 0x7f, u64 generation, u64 node id, 16 bytes incarnation, u32 crc32c, padded to 64
 //! frame   u32 length, u32 crc32c(generation, sequence, body), u64 sequence, body, padded to 8
 //! body    items: u8 tag, u32 length, bytes
 //! rest    zeros, written ahead: a sync into blocks that exist is 26 times faster than a growing file's
@@ -12,6 +12,9 @@
 //! and entries that others were told of.
 //!
 //! After a failed sync nothing is written any more, ever, by this process.
+//!
+//! The name is an offset and the four bytes are where a record batch has its length, so that Apache Kafka's tools, which
+//! look at every `.log` in a directory, take the file for a log that ends with an unfinished batch, and go on.
 
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
@@ -23,9 +26,9 @@ use uuid::Uuid;
 use super::types::{put_block, take_block, take_u32, take_u64};
 
 /// The file's name.
-pub(super) const FILE_NAME: &str = "quorum.log";
+pub(super) const FILE_NAME: &str = "00000000000000000000.log";
 
-const MAGIC: &[u8; 8] = b"LBXRAFT1";
+const MAGIC: &[u8; 12] = b"LBXRAFT2\x7f\x7f\x7f\x7f";
 const HEADER_LEN: usize = 64;
 const FRAME_HEADER_LEN: usize = 16;
 
@@ -231,7 +234,7 @@ fn header(generation: u64, node_id: u64, incarnation: Uuid) -> Vec<u8> {
 
 fn read_header(bytes: &[u8]) -> Option<(u64, u64, Uuid)> {
     let header = bytes.get(..HEADER_LEN)?;
-    let (covered, rest) = header.split_at_checked(40)?;
+    let (covered, rest) = header.split_at_checked(44)?;
     let (sum, _) = take_u32(rest)?;
     let rest = covered.strip_prefix(MAGIC)?;
     let (generation, rest) = take_u64(rest)?;

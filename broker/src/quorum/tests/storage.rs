@@ -147,3 +147,13 @@ fn missing_file_is_made_only_where_that_is_allowed() {
     let refused = Wal::open(Arc::clone(&env.disk), &*env.random, dir.path(), 1, false);
     assert!(matches!(refused, Err(WalError::Missing { .. })));
 }
+
+/// Issue 7 §2.12: as Apache Kafka's `FileLogInputStream.nextBatch` decides about the first batch of a file.
+#[test]
+fn tools_that_look_at_every_log_file_take_this_one_for_an_unfinished_batch() {
+    let dir = tempfile::tempdir().unwrap();
+    let (bytes, _) = written(dir.path());
+    assert_eq!(FILE_NAME.strip_suffix(".log").unwrap().parse::<i64>().unwrap(), 0, "the name is an offset");
+    let size = i32::from_be_bytes(bytes[8..12].try_into().unwrap());
+    assert!(size >= 14 && u64::from(size.unsigned_abs()) + 12 > bytes.len() as u64, "{size}");
+}
