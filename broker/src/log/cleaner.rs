@@ -15,6 +15,7 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use letterbox_env::{FileRef, OpenMode};
+use tokio_util::sync::CancellationToken;
 
 use super::Log;
 use super::codec::{compress, decompress_all};
@@ -25,9 +26,10 @@ use crate::wire::batch::{Batch, BatchBuilder, BatchHeader, Record, RecordIter};
 
 /// Bytes gathered before a write.
 const WRITE_BYTES: usize = 1 << 20;
+/// Bytes written before a sync: the last sync of a big segment must not keep a stop waiting, nor the device from others.
+const SYNC_BYTES: u64 = 16 << 20;
 
 /// How one pass goes about it.
-#[derive(Clone, Copy)]
 pub(super) struct Pass {
     /// Random: keys are told apart by a hash, which nobody may aim at.
     pub(super) seed: u128,
@@ -36,6 +38,8 @@ pub(super) struct Pass {
     pub(super) now: TimestampMs,
     /// Up to where the log was compacted before.
     pub(super) first_dirty: Offset,
+    /// Looked at for every batch.
+    pub(super) stop: CancellationToken,
 }
 
 /// The last offset of each key below `upper`.
@@ -61,13 +65,18 @@ impl LastOffsets {
 }
 
 impl Log {
-    /// Compacts the log if enough of it is dirty; gives up to where it is compacted now. Blocks, for long.
+    /// Compacts the log if enough of it is dirty; gives up to where it is compacted now. Blocks, for long, but holds no
+    /// lock except while a segment is put in the place of another.
+    ///
+    /// # Errors
+    /// `Interrupted`; `Malformed`; `Io`. The log is whole, compacted in part.
     pub(super) fn compact(&self, pass: &Pass) -> Result<Option<Offset>, LogError> {
         let segments = self.segments.load_full();
         let Some(cleanable) = self.cleanable(&segments, pass).during("look at segments of", &self.path)? else { return Ok(None) };
-        let Some(last_offsets) = self.last_offsets(cleanable, pass)? else { return Ok(None) };
+        let end = segments.get(cleanable.len()).map_or(pass.first_dirty, |next| next.base);
+        let Some(last_offsets) = self.last_offsets(cleanable, end, pass)? else { return Ok(None) };
         for segment in cleanable.iter().filter(|segment| segment.base < last_offsets.upper && segment.size() > 0) {
-            self.compact_segment(segment, &last_offsets, pass.now)?;
+            self.compact_segment(segment, &last_offsets, pass)?;
         }
         let before: u64 = cleanable.iter().map(|segment| segment.size()).sum();
         tracing::info!(topic = %self.topic(), partition = self.partition(), bytes = before, upper = last_offsets.upper, "compacted a log");
@@ -103,11 +112,12 @@ impl Log {
         Ok(segments.get(..count).filter(|_| enough))
     }
 
-    fn last_offsets(&self, segments: &[Arc<Segment>], pass: &Pass) -> Result<Option<LastOffsets>, LogError> {
+    fn last_offsets(&self, segments: &[Arc<Segment>], end: Offset, pass: &Pass) -> Result<Option<LastOffsets>, LogError> {
         let mut last = LastOffsets { seed: pass.seed, by_key: HashMap::default(), upper: pass.first_dirty };
         for segment in segments {
             let Some((position, _)) = segment.find(pass.first_dirty).map_err(|error| damaged(segment, error))? else { continue };
             for batch in segment.scan_from(position).during("read", segment.path(".log"))? {
+                self.check_interrupted(pass)?;
                 let (at, header) = batch.map_err(|(_, error)| damaged(segment, error))?;
                 if last.by_key.len() >= pass.keys_max {
                     return Ok(Some(last));
@@ -124,37 +134,65 @@ impl Log {
                 last.upper = last.upper.max(header.next_offset());
             }
         }
+        // Offsets that nothing has any more at the end of the last segment are done with too; else it would stay dirty for ever.
+        last.upper = last.upper.max(end);
         Ok((last.upper > pass.first_dirty).then_some(last))
     }
 
-    fn compact_segment(&self, old: &Arc<Segment>, last: &LastOffsets, now: TimestampMs) -> Result<(), LogError> {
+    fn check_interrupted(&self, pass: &Pass) -> Result<(), LogError> {
+        if pass.stop.is_cancelled() || self.is_closed() { Err(LogError::Interrupted) } else { Ok(()) }
+    }
+
+    fn compact_segment(&self, old: &Arc<Segment>, last: &LastOffsets, pass: &Pass) -> Result<(), LogError> {
+        let path = old.path(".log.cleaned");
+        let written = self.write_cleaned(old, last, pass);
+        if let Ok(written) = written
+            && written < old.size()
+        {
+            return self.swap(old, written);
+        }
+        // Of no use, and in the way of nobody: if it cannot be removed the next start does.
+        let _ = self.disk_work().and_then(|_one| self.dir.disk.remove_file(&path));
+        written.map(drop)
+    }
+
+    /// Writes what stays of a segment beside it, durably; gives its bytes.
+    fn write_cleaned(&self, old: &Segment, last: &LastOffsets, pass: &Pass) -> Result<u64, LogError> {
         let path = old.path(".log.cleaned");
         let file = self.disk_work().and_then(|_one| self.dir.disk.open(&path, OpenMode::Truncate)).during("create", &path)?;
-        let mut out = Writer { file, buffer: Vec::new(), written: 0 };
+        let mut out = Writer { file, buffer: Vec::new(), written: 0, synced: 0 };
+        let failed = |error: &io::Error| drop(self.dir.fence("sync", error));
         for batch in old.scan_from(0).during("read", old.path(".log"))? {
+            self.check_interrupted(pass)?;
             let (at, header) = batch.map_err(|(_, error)| damaged(old, error))?;
             let bytes = old.read_batch(at, &header).map_err(|error| damaged(old, error))?;
-            if let Some(kept) = self.compact_batch(old, bytes, &header, last, now)? {
+            if let Some(kept) = self.compact_batch(old, bytes, &header, last, pass.now)? {
                 out.write(&kept).during("write", &path)?;
+                if out.written - out.synced >= SYNC_BYTES {
+                    out.sync().inspect_err(failed).during("sync", &path)?;
+                }
             }
         }
         out.flush().during("write", &path)?;
-        if out.written == old.size() {
-            return self.disk_work().and_then(|_one| self.dir.disk.remove_file(&path)).during("remove", &path);
+        if out.written < old.size() {
+            out.sync().inspect_err(failed).during("sync", &path)?;
         }
-        out.file.sync().inspect_err(|error| drop(self.dir.fence("sync", error))).during("sync", &path)?;
-        self.swap(old, out.written)
+        Ok(out.written)
     }
 
     /// Puts the cleaned file in the place of the old.
     fn swap(&self, old: &Arc<Segment>, size: u64) -> Result<(), LogError> {
+        // In front of the lock, under which syncs wait: it may make the indexes anew.
+        old.retire().during("open", old.path(".log"))?;
         let _one = self.disk_work().during("compact", &self.path)?;
         let (disk, cleaned) = (&self.dir.disk, old.path(".log.cleaned"));
+        if self.is_closed() {
+            return Err(LogError::Interrupted);
+        }
         if !self.segments.load().iter().any(|segment| Arc::ptr_eq(segment, old)) {
             // Retention or a truncation took it meanwhile.
             return disk.remove_file(&cleaned).during("remove", &cleaned);
         }
-        old.retire().during("open", old.path(".log"))?;
         // In front of the rename, durably: old indexes must never be read with the new file.
         for suffix in [".index", ".timeindex"] {
             disk.remove_file(&old.path(suffix)).during("remove", old.path(suffix))?;
@@ -264,6 +302,7 @@ struct Writer {
     file: FileRef,
     buffer: Vec<u8>,
     written: u64,
+    synced: u64,
 }
 
 impl Writer {
@@ -276,6 +315,12 @@ impl Writer {
         self.file.write_at(&[IoSlice::new(&self.buffer)], self.written)?;
         self.written += self.buffer.len() as u64;
         self.buffer.clear();
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.file.sync()?;
+        self.synced = self.written;
         Ok(())
     }
 }

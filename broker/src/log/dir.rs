@@ -20,6 +20,8 @@ pub struct LogDir {
     offline: OnceLock<Arc<str>>,
     went_offline: Notify,
     read_only: AtomicBool,
+    /// A log in it was not opened or not closed in order.
+    unclean: AtomicBool,
     dirty: Mutex<Dirty>,
     /// Tells a thread in [`LogDir::wait_dirty`] that there is something, or else `wake` a task.
     came: Condvar,
@@ -50,6 +52,7 @@ impl LogDir {
             offline: OnceLock::new(),
             went_offline: Notify::new(),
             read_only: AtomicBool::new(false),
+            unclean: AtomicBool::new(false),
             dirty: Mutex::default(),
             came: Condvar::new(),
             wake: Notify::new(),
@@ -164,5 +167,15 @@ impl LogDir {
 
     fn dirty(&self) -> MutexGuard<'_, Dirty> {
         self.dirty.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says that a log in it was not opened, or not closed in order: the directory is not left clean by this run.
+    pub(super) fn mark_unclean(&self) {
+        self.unclean.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether every log in it was opened, and closed so far, in order.
+    pub(super) fn is_clean(&self) -> bool {
+        !self.unclean.load(Ordering::Relaxed)
     }
 }

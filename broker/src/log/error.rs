@@ -257,6 +257,9 @@ pub enum LogError {
         /// What failed.
         reason: Arc<str>,
     },
+    /// Upkeep was given up, because the broker stops or the log is deleted. Nothing is wrong.
+    #[error("given up, because the broker stops or the log is deleted")]
+    Interrupted,
     /// The file system failed.
     #[error("{action} {path}: {source}")]
     Io {

@@ -15,6 +15,7 @@ use super::manager::{Found, LogManager, OfflineLog, QUORUM_DIR, holds_no_log, lo
 use super::partition::Identity;
 use super::partition_table::{Kept, Name};
 use super::recover::Recovered;
+use super::upkeep::Doomed;
 use super::{Log, LogConfig};
 use crate::model::TopicId;
 
@@ -212,10 +213,9 @@ impl LogManager {
         for dir in &self.dirs {
             dir.partitions.forget(gone.iter().map(|(name, id)| (name, Some(*id))));
         }
-        let now = Instant::now();
-        let doomed = renamed.into_iter().zip(delays).filter_map(|(renamed, delay)| {
+        let doomed = renamed.into_iter().zip(delays).filter_map(|(renamed, delay_ms)| {
             let (dir, path) = renamed?;
-            Some((now + Duration::from_millis(u64::try_from(delay).unwrap_or(0)), dir, path, true))
+            Some(Doomed::after(delay_ms, dir, path, true))
         });
         lock(&self.doomed).extend(doomed);
     }

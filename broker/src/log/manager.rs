@@ -18,7 +18,7 @@ use super::partition::Identity;
 use super::partition_table::{Name, PartitionTable};
 use super::recover::recover;
 use super::tail_cache::CacheBudget;
-use super::upkeep::Upkeep;
+use super::upkeep::Doomed;
 use super::{DurabilityObserver, Log, LogConfig, sync};
 use crate::model::TopicId;
 
@@ -50,6 +50,8 @@ pub struct LogManagerOptions {
     pub producer_id_expiration_ms: i64,
     /// `log.retention.check.interval.ms`.
     pub retention_check_interval: Duration,
+    /// `log.cleaner.backoff.ms`: how often it is looked whether a log is to be compacted.
+    pub cleaner_backoff: Duration,
     /// `log.flush.offset.checkpoint.interval.ms`.
     pub recovery_point_interval: Duration,
     /// `replica.high.watermark.checkpoint.interval.ms`.
@@ -69,6 +71,7 @@ impl LogManagerOptions {
             cleaner_keys_max: 1 << 20,
             producer_id_expiration_ms: 24 * 3_600_000,
             retention_check_interval: Duration::from_secs(300),
+            cleaner_backoff: Duration::from_secs(15),
             recovery_point_interval: Duration::from_secs(60),
             high_watermark_interval: Duration::from_secs(5),
         }
@@ -106,13 +109,9 @@ pub struct LogManager {
     pub(super) offline: Mutex<BTreeMap<Name, OfflineLog>>,
     /// Logs come or go one call at a time.
     pub(super) changing: tokio::sync::Mutex<()>,
-    pub(super) upkeep: tokio::sync::Mutex<Upkeep>,
     /// Renamed files and directories, and when they go.
-    pub(super) doomed: Mutex<Vec<Doomed>>,
+    pub(super) doomed: Arc<Mutex<Vec<Doomed>>>,
 }
-
-/// When it goes, where it is, and whether it is a directory.
-pub(super) type Doomed = (Instant, Arc<LogDir>, PathBuf, bool);
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -146,7 +145,6 @@ impl LogManager {
             locks.push(lock);
             found.extend(logs);
         }
-        let upkeep = Upkeep::new(&options);
         let budget = Arc::new(CacheBudget::new(options.tail_cache_bytes, options.tail_cache_bytes_per_log));
         let manager = Self {
             was_clean,
@@ -158,8 +156,7 @@ impl LogManager {
             logs: Mutex::default(),
             offline: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
-            upkeep: tokio::sync::Mutex::new(upkeep),
-            doomed: Mutex::default(),
+            doomed: Arc::default(),
         };
         manager.open_logs(found).await;
         Ok(Arc::new(manager))
@@ -198,6 +195,7 @@ impl LogManager {
             .blocking(move || {
                 let Found { dir, topic, partition, path, clean, topic_id: expected } = found;
                 let offline = |topic_id, error| {
+                    dir.mark_unclean();
                     // What the device cannot read is not the partition's fault alone; a file that is not there or too short is.
                     if let LogError::Io { source, .. } = &error
                         && !matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof)

@@ -26,7 +26,7 @@ use super::error::{AppendError, IoContext, LogError, ReadError};
 use super::partition_table::Kept;
 use super::producers::{ProducerView, Producers};
 use super::recover::{self, Recovered};
-use super::segment::{Files, Segment};
+use super::segment::{RESERVE_BYTE, Segment};
 use super::tail_cache::{CacheBudget, TailCache};
 use super::types::{AppendInfo, AppendOptions, Origin};
 use super::validate::validate;
@@ -73,8 +73,10 @@ struct Inner {
     dir_changed: bool,
     /// `partition.metadata` was written and not synced.
     metadata_changed: bool,
-    /// The end of the active file, zeros included.
+    /// The end of the active file, the reserve included.
     file_end: u64,
+    /// Nothing was appended since [`Log::close_idle`] looked last.
+    idle: bool,
     reserve: u64,
     /// Timestamp of the active segment's first batch, and when it was appended.
     first_timestamp: Option<TimestampMs>,
@@ -108,11 +110,12 @@ impl Log {
         let inner = Inner {
             producers: found.producers,
             epochs: found.epochs,
-            epochs_changed: true,
+            epochs_changed: found.epochs_changed,
             unsynced: Vec::new(),
-            dir_changed: true,
+            dir_changed: found.dir_changed,
             metadata_changed,
             file_end,
+            idle: false,
             reserve: 0,
             first_timestamp: found.first_timestamp,
             // A restart makes no segment younger.
@@ -335,7 +338,12 @@ impl Log {
     }
 
     fn check_open(&self) -> Result<(), AppendError> {
-        if self.closed.load(Ordering::Relaxed) { Err(AppendError::Closed) } else { Ok(()) }
+        if self.is_closed() { Err(AppendError::Closed) } else { Ok(()) }
+    }
+
+    /// Whether it takes no more appends, because it was closed or deleted.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
     }
 
     fn store(
@@ -365,6 +373,7 @@ impl Log {
             return Err(self.dir.write_failed(&error));
         }
         inner.file_end = inner.file_end.max(active.size());
+        inner.idle = false;
         inner.first_timestamp.get_or_insert(first.max_timestamp);
         if inner.bytes_since_checkpoint == 0 && active.size() == bytes.len() as u64 {
             inner.opened_ms = now;
@@ -427,7 +436,7 @@ impl Log {
         let config = self.config();
         let mut inner = lock(&self.inner);
         let old = self.active().size() > 0 && now.saturating_sub(inner.opened_ms) >= config.segment_ms;
-        if old && !self.closed.load(Ordering::Relaxed) {
+        if old && !self.is_closed() {
             let end = self.end_offset();
             self.roll(&mut inner, end, now)?;
         }
@@ -442,7 +451,7 @@ impl Log {
         decide: impl FnOnce(&[Arc<Segment>]) -> io::Result<usize>,
     ) -> io::Result<Vec<Arc<Segment>>> {
         let mut inner = lock(&self.inner);
-        if self.closed.load(Ordering::Relaxed) {
+        if self.is_closed() {
             return Ok(Vec::new());
         }
         let count = decide(&self.segments.load())?;
@@ -509,9 +518,8 @@ impl Log {
         drop(inner);
         let work = || -> io::Result<()> {
             for segment in &sealed {
-                let files = segment.files()?;
-                files.log.set_len(segment.size())?;
-                files.log.sync()?;
+                segment.trim()?;
+                segment.files()?.log.sync()?;
                 segment.sync_indexes()?;
             }
             active.files()?.log.sync()?;
@@ -539,8 +547,8 @@ impl Log {
         Ok(end)
     }
 
-    /// Keeps zeros ahead of the tail, so that the next syncs find their blocks written: `fdatasync` then has
-    /// no new size and no new blocks to record. Grows while syncs stay small.
+    /// Keeps written blocks ahead of the tail, so that the next syncs find them: `fdatasync` then has no new size and
+    /// no new blocks to record. Grows while syncs stay small.
     fn top_up_reserve(&self, inner: &mut Inner, active: &Segment) {
         let size = active.size();
         if inner.bytes_since_sync >= SMALL_SYNC || !self.config.load().durable {
@@ -553,10 +561,20 @@ impl Log {
         inner.reserve = (inner.reserve * 2).clamp(RESERVE_MIN, RESERVE_MAX);
         let from = inner.file_end.max(size);
         let to = (size + inner.reserve).min(self.config.load().segment_bytes);
-        let zeros = vec![0; usize::try_from(to.saturating_sub(from)).unwrap_or(0)];
-        let written = active.files().and_then(|files| files.log.write_at(&[IoSlice::new(&zeros)], from));
+        let reserve = vec![RESERVE_BYTE; usize::try_from(to.saturating_sub(from)).unwrap_or(0)];
+        let written = active.files().and_then(|files| files.log.write_at(&[IoSlice::new(&reserve)], from));
         // Without the reserve everything goes on, only slower.
-        if written.is_ok() { inner.file_end = from + zeros.len() as u64 } else { inner.reserve = 0 }
+        if written.is_ok() { inner.file_end = from + reserve.len() as u64 } else { inner.reserve = 0 }
+    }
+
+    /// Gives the reserve back to the file system. Needs no sync: what a crash brings back is trimmed by recovery.
+    fn trim_reserve(&self, inner: &mut Inner) -> io::Result<()> {
+        let active = self.active();
+        if inner.file_end > active.size() {
+            active.trim()?;
+        }
+        (inner.file_end, inner.reserve) = (active.size(), 0);
+        Ok(())
     }
 
     /// Up to where the device has the log, whatever acknowledgements wait for.
@@ -588,12 +606,16 @@ impl Log {
         lock(&self.inner).producers.expire(now, expiration_ms);
     }
 
-    /// Closes files and empties caches that nobody used since the last call. Blocks.
+    /// Closes files, empties caches and gives back the reserve that nobody used since the last call. Blocks.
     pub(super) fn close_idle(&self) {
         let Ok(_one) = self.disk_work() else { return };
         lock(&self.cache).clear_idle();
-        let inner = lock(&self.inner);
-        if self.durable.load(Ordering::Acquire) == self.end_offset() && inner.unsynced.is_empty() {
+        let mut inner = lock(&self.inner);
+        if self.durable.load(Ordering::Acquire) == self.end_offset() && inner.unsynced.is_empty() && !self.is_closed() {
+            // A reserve that could not be given back is harmless.
+            if std::mem::replace(&mut inner.idle, true) && self.trim_reserve(&mut inner).is_err() {
+                tracing::debug!(topic = %self.topic, partition = self.partition, "could not trim the reserve of an idle log");
+            }
             for segment in self.segments.load().iter() {
                 segment.close_idle();
             }
@@ -603,21 +625,15 @@ impl Log {
     /// Takes no more appends, makes everything durable, trims the reserve, moves the recovery point. Blocks.
     pub(super) fn close(&self) -> io::Result<()> {
         let _one = self.disk_work()?;
-        let inner = lock(&self.inner);
+        let mut inner = lock(&self.inner);
         self.closed.store(true, Ordering::Relaxed);
-        let active = self.active();
-        let trimmed = if inner.file_end > active.size() {
-            active.files().and_then(|files: Arc<Files>| files.log.set_len(active.size()))
-        } else {
-            Ok(())
-        };
-        let clean = inner.bytes_since_checkpoint == 0
+        self.trim_reserve(&mut inner).inspect_err(|error| drop(self.dir.fence("trim", error)))?;
+        let is_untouched = inner.bytes_since_checkpoint == 0
             && self.recovery_point() == self.end_offset()
-            && inner.file_end <= active.size()
+            && inner.unsynced.is_empty()
             && !inner.epochs_changed;
         drop(inner);
-        trimmed.inspect_err(|error| drop(self.dir.fence("trim", error)))?;
-        if clean { Ok(()) } else { self.sync_locked(true).map(drop) }
+        if is_untouched { Ok(()) } else { self.sync_locked(true).map(drop) }
     }
 
     /// Its topic was deleted: takes no more appends, and nothing that is queued for it has an effect any more.
@@ -731,7 +747,8 @@ impl Log {
     }
 
     fn restart_at(&self, inner: &mut Inner, offset: Offset) -> Result<(), LogError> {
-        self.lower_recovery_point(offset.min(self.recovery_point()))?;
+        // Whatever a crash leaves of it, even nothing, has to be taken for the log.
+        self.lower_recovery_point(0)?;
         let new = Arc::new(Segment::new(self.dir.disk.clone(), &self.path, offset, 0));
         self.remove_segments(&self.segments.load())?;
         new.files().during("create", new.path(".log"))?;
@@ -766,8 +783,10 @@ impl Log {
         Ok(())
     }
 
-    pub(super) fn remove_segments(&self, segments: &[Arc<Segment>]) -> Result<(), LogError> {
-        for segment in segments {
+    /// Removes the newest segments, each durably before the one in front of it: a crash must not leave a hole, behind which old
+    /// records would be taken for the log's.
+    fn remove_segments(&self, segments: &[Arc<Segment>]) -> Result<(), LogError> {
+        for segment in segments.iter().rev() {
             segment.retire().during("open", segment.path(".log"))?;
             for suffix in [".log", ".index", ".timeindex", ".txnindex"] {
                 let path = segment.path(suffix);
@@ -775,8 +794,9 @@ impl Log {
                     self.dir.disk.remove_file(&path).during("remove", &path)?;
                 }
             }
+            self.dir.disk.sync_dir(&self.path).during("sync", &self.path)?;
         }
-        self.dir.disk.sync_dir(&self.path).during("sync", &self.path)
+        Ok(())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Opening a partition's directory: what is trusted, what is looked at, and what is cut.
 //!
 //! Segments that end below the recovery point are trusted. Past it, every batch is checked, and the log
-//! ends in front of the first that is not whole: a torn tail, or the zeros of the reserve. Below it a batch
+//! ends in front of the first that is not whole: a torn tail, or the reserve. Below it a batch
 //! that is not whole is lost data, and the partition is not opened: cutting there would drop acknowledged
 //! records without a word.
 
@@ -13,7 +13,7 @@ use letterbox_env::{Disk, File, OpenMode};
 use super::checkpoint::Epochs;
 use super::error::{IoContext, LogError};
 use super::producers::Producers;
-use super::segment::{INDEX_INTERVAL, Scan, Segment, file_name, offset_of};
+use super::segment::{INDEX_INTERVAL, RESERVE_BYTE, Scan, Segment, file_name, offset_of};
 use crate::model::{Offset, TimestampMs};
 use crate::wire::batch::{ATTRIBUTES_AT, BatchHeader};
 
@@ -26,12 +26,16 @@ pub struct Recovered {
     pub(super) segments: Vec<Arc<Segment>>,
     pub(super) end_offset: Offset,
     pub(super) epochs: Epochs,
+    /// They are not what the file says.
+    pub(super) epochs_changed: bool,
+    /// The files of the active segment are not made yet, or not durable.
+    pub(super) dir_changed: bool,
     pub(super) producers: Producers,
     /// As [`Segment::first_timestamp`] of the active segment.
     pub(super) first_timestamp: Option<TimestampMs>,
     /// Bytes that were read and checked.
     pub bytes_scanned: u64,
-    /// Bytes that were cut from the tail.
+    /// Bytes of batches that were cut from the tail; a reserve is none.
     pub bytes_cut: u64,
 }
 
@@ -42,6 +46,8 @@ impl Recovered {
             segments: vec![Arc::new(Segment::new(disk.clone(), dir, start, 0))],
             end_offset: start,
             epochs: Epochs::default(),
+            epochs_changed: false,
+            dir_changed: true,
             producers: Producers::default(),
             first_timestamp: None,
             bytes_scanned: 0,
@@ -86,22 +92,27 @@ pub fn recover(disk: &Arc<dyn Disk>, dir: &Path, recovery_point: Offset, start: 
         if recovery_point > start {
             return Err(corrupt(dir, 0, start, recovery_point, "there is no segment"));
         }
-        segments.push(Arc::new(Segment::new(disk.clone(), dir, start, 0)));
+        let epochs_changed = Epochs::read(&**disk, dir)? != Epochs::default();
+        return Ok(Recovered { epochs_changed, ..Recovered::empty(disk, dir, start) });
     }
     let mut found = Recovered {
         segments,
         end_offset: 0,
         epochs: Epochs::read(&**disk, dir)?,
+        epochs_changed: false,
+        dir_changed: false,
         producers: Producers::default(),
         first_timestamp: None,
         bytes_scanned: 0,
         bytes_cut: 0,
     };
+    let epochs = found.epochs.clone();
     found.scan_tail(disk, dir, recovery_point, clean)?;
     if let Some(active) = found.segments.last() {
         found.first_timestamp = active.first_timestamp().during("read", active.path(".log"))?;
     }
     found.epochs.truncate_from_end(found.end_offset);
+    found.epochs_changed = found.epochs != epochs;
     found.producers = read_producers(disk, dir, &found.segments, found.end_offset)?;
     Ok(found)
 }
@@ -128,7 +139,8 @@ impl Recovered {
                 Err(torn) => torn,
             };
             let follows = self.segments.get(at + 1).is_some_and(|next| next.base == self.end_offset);
-            if follows && segment.files().and_then(|files| is_zero_from(&*files.log, position)).during("read", &path)? {
+            let written = segment.files().and_then(|files| end_of_written(&*files.log, position)).during("read", &path)?;
+            if follows && written == position {
                 // Not torn: the reserve of a segment that was rolled and not yet trimmed.
                 segment.files().and_then(|files| files.log.set_len(position)).during("trim", &path)?;
                 segment.set_size(position);
@@ -138,18 +150,24 @@ impl Recovered {
             if self.end_offset < recovery_point {
                 return Err(corrupt(&path, position, self.end_offset, recovery_point, reason));
             }
-            self.bytes_cut += segment.size() - position;
-            tracing::warn!(path = %path.display(), position, offset = self.end_offset, %reason, "cut the torn tail of a log");
+            self.bytes_cut += written - position;
             segment.files().and_then(|files| files.log.set_len(position)).during("cut", &path)?;
             segment.set_size(position);
             for later in self.segments.drain(at + 1..).rev() {
-                self.bytes_cut += later.size();
+                let files = later.files().during("open", later.path(".log"))?;
+                self.bytes_cut += end_of_written(&*files.log, 0).during("read", later.path(".log"))?;
                 for suffix in [".log", ".index", ".timeindex", ".txnindex"] {
                     let path = later.path(suffix);
                     if disk.exists(&path).during("look for", &path)? {
                         disk.remove_file(&path).during("remove", &path)?;
                     }
                 }
+            }
+            let (path, offset) = (path.display(), self.end_offset);
+            if self.bytes_cut > 0 {
+                tracing::warn!(%path, position, offset, bytes = self.bytes_cut, %reason, "cut an unfinished write off the end of a log");
+            } else {
+                tracing::debug!(%path, position, offset, "trimmed the unused reserve of a log");
             }
             break;
         }
@@ -200,17 +218,20 @@ impl Recovered {
     }
 }
 
-fn is_zero_from(file: &dyn File, mut position: u64) -> std::io::Result<bool> {
+/// Where the last byte that was written ends, from `position` on: what follows is reserve, or zeros where a crash has left the
+/// file longer than what was written to it.
+fn end_of_written(file: &dyn File, position: u64) -> std::io::Result<u64> {
+    let (mut at, mut end) = (position, position);
     let mut buffer = vec![0; CHUNK];
     loop {
-        let n = file.read_at(&mut buffer, position)?;
+        let n = file.read_at(&mut buffer, at)?;
         if n == 0 {
-            return Ok(true);
+            return Ok(end);
         }
-        if buffer.iter().take(n).any(|byte| *byte != 0) {
-            return Ok(false);
+        if let Some(last) = buffer.iter().take(n).rposition(|byte| !matches!(*byte, 0 | RESERVE_BYTE)) {
+            end = at + last as u64 + 1;
         }
-        position += n as u64;
+        at += n as u64;
     }
 }
 

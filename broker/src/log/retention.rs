@@ -9,10 +9,13 @@ use super::error::{IoContext, LogError};
 use super::segment::Segment;
 use crate::model::TimestampMs;
 
+/// Segments taken away at once: meanwhile the log's syncs wait.
+const AT_ONCE: usize = 64;
+
 impl Log {
     /// Takes away the oldest segments that lie before the log start, are older than `retention.ms`, or are beyond
     /// `retention.bytes`; never past the high watermark. Gives the renamed files, to be removed after
-    /// `file.delete.delay.ms`. Blocks.
+    /// `file.delete.delay.ms`; as long as it gives some there may be more to take away. Blocks.
     ///
     /// # Errors
     /// The file system's own.
@@ -24,7 +27,8 @@ impl Log {
             return Ok(Vec::new());
         }
         let Ok(_one) = self.disk_work() else { return Ok(Vec::new()) };
-        let gone = self.take_oldest(now, |segments| self.deletable(now, segments, candidates)).during("roll", &self.path)?;
+        let gone =
+            self.take_oldest(now, |segments| Ok(self.deletable(now, segments, candidates)?.min(AT_ONCE))).during("roll", &self.path)?;
         if gone.is_empty() {
             return Ok(Vec::new());
         }

@@ -3,7 +3,7 @@
 //! The indexes are in Kafka's formats: `.index` of (offset less base, position) and `.timeindex` of (timestamp,
 //! offset less base), ascending. They are hints that can always be rebuilt: the last entries of the active
 //! segment stay in memory until there are enough for a write. Files are opened at first use and closed when
-//! idle. `size` is where the batches end; zeros may follow it in the file (`reserve`).
+//! idle. `size` is where the batches end; a reserve may follow it in the file, of [`RESERVE_BYTE`]s.
 
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
@@ -24,6 +24,10 @@ pub(super) const INDEX_INTERVAL: u32 = 4096;
 const PENDING_MAX: usize = 32;
 /// Bytes read at once while looking for a batch.
 const SCAN_BYTES: usize = 16 << 10;
+
+/// What the reserve is filled with. Taken for the head of a batch, it is one of 2.1 GB, which no file has: Apache Kafka's tools
+/// read it as the unfinished end of the log and stop there. (At a zero they stop with an error.)
+pub(super) const RESERVE_BYTE: u8 = 0x7f;
 
 /// The name of a segment's file.
 pub(super) fn file_name(base: Offset, suffix: &str) -> String {
@@ -147,6 +151,14 @@ impl Segment {
         let is_known = self.indexes.try_lock().is_ok_and(|indexes| indexes.loaded);
         let in_memory = |file: &FileRef| Arc::new(InMemory(file.clone())) as FileRef;
         is_known.then(|| Files { log: in_memory(&files.log), index: in_memory(&files.index), timeindex: in_memory(&files.timeindex) })
+    }
+
+    /// Cuts off what lies behind the batches. Is no use of the segment.
+    pub(super) fn trim(&self) -> io::Result<()> {
+        let used = self.used.load(Ordering::Relaxed);
+        let trimmed = self.files().and_then(|files| files.log.set_len(self.size()));
+        self.used.store(used, Ordering::Relaxed);
+        trimmed
     }
 
     /// Closes the files when nobody asked for them since the last call.

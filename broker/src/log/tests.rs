@@ -32,6 +32,8 @@ pub(super) struct FaultDisk {
     faults: Arc<Faults>,
 }
 
+type OnMake = dyn Fn(&Path) + Send + Sync;
+
 #[derive(Default)]
 pub(super) struct Faults {
     /// Changes left before everything fails; negative: never.
@@ -42,6 +44,8 @@ pub(super) struct Faults {
     /// Nothing is in memory.
     cold: std::sync::atomic::AtomicBool,
     kind: Mutex<Option<io::ErrorKind>>,
+    /// Hears of every file that is made or cut to nothing, and may keep the caller waiting.
+    on_make: Mutex<Option<Arc<OnMake>>>,
     sync_only: std::sync::atomic::AtomicBool,
 }
 
@@ -55,6 +59,14 @@ impl FaultDisk {
         *self.faults.kind.lock().unwrap() = Some(kind);
         self.faults.sync_only.store(sync_only, Ordering::Relaxed);
         self.faults.left.store(changes, Ordering::Relaxed);
+    }
+
+    fn on_make(&self, hear: impl Fn(&Path) + Send + Sync + 'static) {
+        *self.faults.on_make.lock().unwrap() = Some(Arc::new(hear));
+    }
+
+    fn changes(&self) -> u64 {
+        self.faults.changes.load(Ordering::Relaxed)
     }
 
     fn heal(&self) {
@@ -121,6 +133,10 @@ impl File for FaultFile {
 impl Disk for FaultDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<FileRef> {
         if mode == OpenMode::Truncate || mode == OpenMode::Create && !self.inner.exists(path)? {
+            let on_make = self.faults.on_make.lock().unwrap().clone();
+            if let Some(on_make) = on_make {
+                on_make(path);
+            }
             self.faults.change(false)?;
         }
         Ok(Arc::new(FaultFile(self.inner.open(path, mode)?, self.faults.clone())))
@@ -550,9 +566,9 @@ async fn group_commit_tells_how_far_each_log_is_durable() {
     syncers.await.unwrap();
     assert_eq!(logs[0].durable_end(), 6);
     let size = |log: &Log| Env::real().disk.open(&log.path.join("00000000000000000000.log"), OpenMode::Read).unwrap().len().unwrap();
-    assert!(size(&logs[0]) > logs[0].size(), "zeros are kept ahead of the tail");
+    assert!(size(&logs[0]) > logs[0].size(), "a reserve is kept ahead of the tail");
     manager.close().await.unwrap();
-    assert_eq!(size(&logs[0]), logs[0].size(), "a clean stop trims them");
+    assert_eq!(size(&logs[0]), logs[0].size(), "a clean stop trims it");
 }
 
 #[tokio::test]
@@ -691,6 +707,10 @@ async fn damaged_partition_stays_offline_and_the_others_open() {
     assert_eq!(manager.logs().len(), 1);
     let offline = manager.offline_logs();
     assert!(matches!(&offline[..], [OfflineLog { error: LogError::Corrupt { .. }, topic_id: Some(ID), .. }]), "{offline:?}");
+    assert!(manager.was_clean());
+    manager.close().await.unwrap();
+    drop(manager);
+    assert!(!open(&env, dir.path()).await.was_clean(), "nobody has looked at the tail of the damaged log");
 }
 
 #[tokio::test]
@@ -795,7 +815,7 @@ fn compacted() -> LogConfig {
 }
 
 fn pass(now: i64, first_dirty: Offset, keys_max: usize) -> super::cleaner::Pass {
-    super::cleaner::Pass { seed: 7, keys_max, now, first_dirty }
+    super::cleaner::Pass { seed: 7, keys_max, now, first_dirty, stop: CancellationToken::new() }
 }
 
 #[tokio::test]

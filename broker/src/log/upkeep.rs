@@ -1,132 +1,120 @@
 //! What is done to logs in the background, and their closing.
+//!
+//! Each kind of work has a loop of its own, so that none waits for another: neither a checkpoint nor the removal of
+//! deleted files waits for a compaction that takes minutes. What changes metadata waits for none of them: beyond the
+//! few file operations that a [`Log`] makes under its own lock, no lock is held. A pass goes log by log, within a big
+//! log batch by batch, and ends at the next of them when `stop` is cancelled.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
 
 use super::checkpoint::CLEAN_SHUTDOWN;
 use super::cleaner::Pass;
 use super::dir::LogDir;
 use super::error::{IoContext, LogError};
-use super::manager::{Doomed, LogManagerOptions, lock};
+use super::manager::lock;
 use super::{Log, LogManager};
-use crate::model::TimestampMs;
 
 /// Partitions closed at the same time.
 const PARALLEL_MAX: usize = 8;
+/// How often it is looked whether much was appended, and whether deleted files are to be removed.
+const SECOND: Duration = Duration::from_secs(1);
 const IDLE_EVERY: Duration = Duration::from_secs(60);
-/// `log.cleaner.backoff.ms`.
-const COMPACTION_EVERY: Duration = Duration::from_secs(15);
+/// After the start, as Kafka's.
+const FIRST_RETENTION: Duration = Duration::from_secs(30);
 
-/// When what is due.
-pub(super) struct Upkeep {
-    next_checkpoint: Instant,
-    next_high_watermarks: Instant,
-    next_retention: Instant,
-    next_idle: Instant,
-    next_compaction: Instant,
+/// Something renamed that is to be removed.
+pub(super) struct Doomed {
+    at: Instant,
+    dir: Arc<LogDir>,
+    path: PathBuf,
+    is_dir: bool,
 }
 
-impl Upkeep {
-    pub(super) fn new(options: &LogManagerOptions) -> Self {
-        let now = Instant::now();
-        Self {
-            next_checkpoint: now + options.recovery_point_interval,
-            next_high_watermarks: now + options.high_watermark_interval,
-            next_retention: now + Duration::from_secs(30),
-            next_idle: now + IDLE_EVERY,
-            next_compaction: now + COMPACTION_EVERY,
+impl Doomed {
+    /// `delay_ms` is the topic's `file.delete.delay.ms`.
+    pub(super) fn after(delay_ms: i64, dir: Arc<LogDir>, path: PathBuf, is_dir: bool) -> Self {
+        Self { at: Instant::now() + Duration::from_millis(u64::try_from(delay_ms).unwrap_or(0)), dir, path, is_dir }
+    }
+}
+
+/// Runs `pass` every `period`, until `stop`.
+async fn every<F: Future<Output = ()>>(first: Duration, period: Duration, stop: &CancellationToken, mut pass: impl FnMut() -> F) {
+    let mut ticks = tokio::time::interval_at(Instant::now() + first, period.max(Duration::from_millis(1)));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => pass().await,
         }
     }
 }
 
 impl LogManager {
-    /// Upkeep that is due: rolls by time, retention, removal of deleted files, recovery points, high watermarks,
-    /// expired producers, idle files. To be called about every second. Its I/O runs off the async threads.
-    pub async fn maintain(&self, now: TimestampMs) {
-        let mut upkeep = self.upkeep.lock().await;
-        let clock = Instant::now();
-        let due = |next: &mut Instant, every: Duration| {
-            let due = clock >= *next;
-            if due {
-                *next = clock + every;
-            }
-            due
-        };
-        let checkpoint = due(&mut upkeep.next_checkpoint, self.options.recovery_point_interval);
-        let high_watermarks = due(&mut upkeep.next_high_watermarks, self.options.high_watermark_interval);
-        let retention = due(&mut upkeep.next_retention, self.options.retention_check_interval);
-        let idle = due(&mut upkeep.next_idle, IDLE_EVERY);
+    /// Looks after the logs until `stop`: rolls by time, retention, compaction, removal of deleted files, recovery points,
+    /// high watermarks, expired producers, idle files. Its I/O runs off the async threads. Not to be dropped before it has
+    /// ended: what it has begun goes on.
+    pub async fn run_upkeep(self: Arc<Self>, stop: CancellationToken) {
+        let options = &self.options;
+        let early = SECOND.min(options.recovery_point_interval);
+        tokio::join!(
+            biased;
+            every(SECOND, SECOND, &stop, || self.remove_doomed(&stop)),
+            every(early, early, &stop, || self.checkpoint_logs(false, &stop)),
+            every(options.recovery_point_interval, options.recovery_point_interval, &stop, || self.checkpoint_logs(true, &stop)),
+            every(options.high_watermark_interval, options.high_watermark_interval, &stop, || self.checkpoint()),
+            every(FIRST_RETENTION.min(options.retention_check_interval), options.retention_check_interval, &stop, || self.retain(&stop)),
+            every(IDLE_EVERY, IDLE_EVERY, &stop, || self.close_idle(&stop)),
+            every(options.cleaner_backoff, options.cleaner_backoff, &stop, || self.compact(&stop)),
+        );
+    }
+
+    /// Does `work` to every log that is in use, one after the other, so that others have their turn between two of them.
+    async fn each_log(&self, stop: &CancellationToken, work: impl Fn(&Arc<Log>) + Clone + Send + 'static) {
         for log in self.logs() {
-            if log.is_offline() {
-                continue;
+            if stop.is_cancelled() {
+                return;
             }
-            if !log.is_checkpoint_due() && !checkpoint && !retention && !idle {
-                continue;
+            if !log.is_offline() && !log.is_closed() {
+                let work = work.clone();
+                self.env.blocking(move || work(&log)).await;
             }
-            let expiration = self.options.producer_id_expiration_ms;
-            let job = log.clone();
-            let doomed = self.env.blocking(move || upkeep_of(&job, now, checkpoint, retention, idle, expiration)).await;
-            let delay = Duration::from_millis(u64::try_from(log.config().file_delete_delay_ms).unwrap_or(0));
-            lock(&self.doomed).extend(doomed.into_iter().map(|path| (clock + delay, log.dir.clone(), path, false)));
         }
-        if checkpoint {
-            self.write_recovery_points().await;
-        }
-        if high_watermarks {
-            self.checkpoint().await;
-        }
-        if due(&mut upkeep.next_compaction, COMPACTION_EVERY) {
-            self.compact(now).await;
-        }
-        let due = {
-            let mut doomed = lock(&self.doomed);
-            let (due, later) = std::mem::take(&mut *doomed).into_iter().partition(|doomed| clock >= doomed.0);
-            *doomed = later;
-            due
-        };
-        self.remove(due).await;
     }
 
-    async fn remove(&self, doomed: Vec<Doomed>) {
-        self.env
-            .blocking(move || {
-                for (_, dir, path, is_dir) in doomed {
-                    let removed = if is_dir { dir.disk.remove_dir_all(&path) } else { dir.disk.remove_file(&path) };
-                    // With a deleted partition its deleted segments are gone already.
-                    if let Err(error) = removed
-                        && error.kind() != std::io::ErrorKind::NotFound
-                    {
-                        tracing::warn!(path = %path.display(), %error, "could not remove what was deleted; the next start does");
-                    }
+    /// Moves recovery points: of all logs with new bytes, or of those with so many that it does not wait for its time.
+    /// Each log is synced by itself; what their directory keeps of them is written once.
+    async fn checkpoint_logs(&self, all: bool, stop: &CancellationToken) {
+        let (now, expiration_ms) = (self.env.clock.wall_ms(), self.options.producer_id_expiration_ms);
+        for (dir, logs) in self.logs_by_dir() {
+            let mut moved = Vec::new();
+            for log in logs {
+                if stop.is_cancelled() {
+                    return;
                 }
-            })
-            .await;
-    }
-
-    /// Compacts, one after the other, the logs that are compacted and dirty enough.
-    async fn compact(&self, now: TimestampMs) {
-        for log in self.logs().into_iter().filter(|log| log.config().cleanup_policy.compact && !log.is_offline()) {
-            let seed = u128::from(self.env.random_u64()) << 64 | u128::from(self.env.random_u64());
-            let keys_max = self.options.cleaner_keys_max;
-            self.env
-                .blocking(move || {
-                    let first_dirty = log.dir.partitions.cleaned(&log).clamp(0, log.end_offset());
-                    match log.compact(&Pass { seed, keys_max, now, first_dirty }).and_then(|end| end.map_or(Ok(()), |end| log.dir.partitions.set_cleaned(&log, end))) {
-                        Ok(()) => {}
-                        Err(_) if log.is_gone() => {}
-                        Err(error) => tracing::warn!(topic = %log.topic(), partition = log.partition(), %error, "compaction failed; it is tried again"),
-                    }
-                })
-                .await;
+                if all {
+                    log.expire_producers(now, expiration_ms);
+                }
+                if log.is_closed() || !(log.is_checkpoint_due() || all && log.bytes_since_checkpoint() > 0) {
+                    continue;
+                }
+                let job = log.clone();
+                // A failure has fenced the directory and said so.
+                if self.env.blocking(move || job.checkpoint()).await.is_err() {
+                    break;
+                }
+                moved.push(log);
+            }
+            if !moved.is_empty() {
+                self.env.blocking(move || said(&dir, dir.partitions.set_recovery_points(moved.iter().map(|log| &**log)))).await;
+            }
         }
-    }
-
-    async fn write_recovery_points(&self) {
-        self.for_each_dir(|dir, logs| dir.partitions.set_recovery_points(logs.iter().map(|log| &**log))).await;
     }
 
     /// Writes the high watermarks and log start offsets of every directory.
@@ -134,70 +122,160 @@ impl LogManager {
         self.for_each_dir(|dir, logs| dir.partitions.set_positions(logs.iter().map(|log| &**log))).await;
     }
 
-    pub(super) async fn for_each_dir(&self, work: impl Fn(&LogDir, &[Arc<Log>]) -> Result<(), LogError> + Copy + Send + 'static) {
-        for dir in self.dirs.iter().filter(|dir| dir.offline().is_none()) {
-            let (dir, logs) = (dir.clone(), self.logs().into_iter().filter(|log| Arc::ptr_eq(&log.dir, dir)).collect::<Vec<_>>());
-            self.env
-                .blocking(move || {
-                    if let Err(error) = work(&dir, &logs) {
-                        tracing::warn!(dir = %dir.path.display(), %error, "could not write a checkpoint; the last one stays");
+    async fn retain(&self, stop: &CancellationToken) {
+        let (now, ends) = (self.env.clock.wall_ms(), stop.clone());
+        let doomed = self.doomed.clone();
+        let retain = move |log: &Arc<Log>| {
+            roll_if_old(log, now);
+            while !ends.is_cancelled() {
+                match log.apply_retention(now) {
+                    Ok(paths) if paths.is_empty() => return,
+                    Ok(paths) => {
+                        let delay_ms = log.config().file_delete_delay_ms;
+                        lock(&doomed).extend(paths.into_iter().map(|path| Doomed::after(delay_ms, log.dir.clone(), path, false)));
                     }
-                })
-                .await;
+                    Err(error) => {
+                        tracing::warn!(topic = %log.topic(), partition = log.partition(), %error, "retention failed; it is tried again");
+                        return;
+                    }
+                }
+            }
+        };
+        self.each_log(stop, retain).await;
+    }
+
+    async fn close_idle(&self, stop: &CancellationToken) {
+        let now = self.env.clock.wall_ms();
+        self.each_log(stop, move |log| {
+            roll_if_old(log, now);
+            log.close_idle();
+        })
+        .await;
+    }
+
+    /// Compacts, one after the other, the logs that are compacted and dirty enough.
+    async fn compact(&self, stop: &CancellationToken) {
+        let (env, keys_max, stops) = (self.env.clone(), self.options.cleaner_keys_max, stop.clone());
+        let compact = move |log: &Arc<Log>| {
+            if !log.config().cleanup_policy.compact {
+                return;
+            }
+            let pass = Pass {
+                seed: u128::from(env.random_u64()) << 64 | u128::from(env.random_u64()),
+                keys_max,
+                now: env.clock.wall_ms(),
+                first_dirty: log.dir.partitions.cleaned(log).clamp(0, log.end_offset()),
+                stop: stops.clone(),
+            };
+            match log.compact(&pass).and_then(|end| end.map_or(Ok(()), |end| log.dir.partitions.set_cleaned(log, end))) {
+                Ok(()) | Err(LogError::Interrupted) => {}
+                Err(_) if log.is_closed() => {}
+                Err(error) => {
+                    tracing::warn!(topic = %log.topic(), partition = log.partition(), %error, "compaction failed; it is tried again");
+                }
+            }
+        };
+        self.each_log(stop, compact).await;
+    }
+
+    async fn remove_doomed(&self, stop: &CancellationToken) {
+        let now = Instant::now();
+        let due: Vec<_> = lock(&self.doomed).extract_if(.., |doomed| now >= doomed.at).collect();
+        if due.is_empty() {
+            return;
+        }
+        let stop = stop.clone();
+        self.env
+            .blocking(move || {
+                for doomed in due {
+                    if let Err(error) = remove(&doomed, &stop)
+                        // With a deleted partition its deleted segments are gone already.
+                        && error.kind() != std::io::ErrorKind::NotFound
+                    {
+                        tracing::warn!(path = %doomed.path.display(), %error, "could not remove what was deleted; the next start does");
+                    }
+                }
+            })
+            .await;
+    }
+
+    pub(super) async fn for_each_dir(&self, work: impl Fn(&LogDir, &[Arc<Log>]) -> Result<(), LogError> + Copy + Send + 'static) {
+        for (dir, logs) in self.logs_by_dir() {
+            self.env.blocking(move || said(&dir, work(&dir, &logs))).await;
         }
     }
 
+    /// The logs of each directory that is in use.
+    fn logs_by_dir(&self) -> Vec<(Arc<LogDir>, Vec<Arc<Log>>)> {
+        let logs = self.logs();
+        let of = |dir: &Arc<LogDir>| logs.iter().filter(|log| Arc::ptr_eq(&log.dir, dir)).cloned().collect();
+        self.dirs.iter().filter(|dir| dir.offline().is_none()).map(|dir| (dir.clone(), of(dir))).collect()
+    }
+
     /// Syncs and closes every log, writes the checkpoints, and marks the directories as left in order. To be
-    /// called after [`LogManager::run_syncers`] has ended. Appends are refused from then on.
+    /// called after [`LogManager::run_syncers`] and [`LogManager::run_upkeep`] have ended. Appends are refused from then on.
+    ///
+    /// A directory with a log that could not be opened is not marked: its tail has not been looked at since the last run.
     ///
     /// # Errors
     /// `Offline` when a directory could not be closed in order; the others are.
     pub async fn close(&self) -> Result<(), LogError> {
-        let closing = self.logs().into_iter().map(|log| self.env.blocking(move || drop(log.close())));
+        let closing = self.logs().into_iter().map(|log| {
+            self.env.blocking(move || {
+                if log.close().is_err() {
+                    log.dir.mark_unclean();
+                }
+            })
+        });
         futures::stream::iter(closing).buffer_unordered(PARALLEL_MAX).collect::<Vec<()>>().await;
         self.checkpoint().await;
         let mut result = Ok(());
-        for dir in self.dirs.clone() {
+        for (dir, logs) in self.logs_by_dir() {
+            let closed = self.env.blocking(move || close_dir(&dir, &logs)).await;
+            result = result.and(closed);
+        }
+        for dir in &self.dirs {
             if let Some(reason) = dir.offline() {
                 result = Err(LogError::Offline { dir: dir.path.clone(), reason });
-                continue;
             }
-            let logs: Vec<_> = self.logs().into_iter().filter(|log| Arc::ptr_eq(&log.dir, &dir)).collect();
-            let closed = self
-                .env
-                .blocking(move || {
-                    dir.partitions.set_recovery_points(logs.iter().map(|log| &**log))?;
-                    let marker = dir.path.join(CLEAN_SHUTDOWN);
-                    dir.disk.write_atomically(&marker, br#"{"version":0,"brokerEpoch":-1}"#).during("write", &marker)
-                })
-                .await;
-            result = result.and(closed);
         }
         result
     }
 }
 
-fn upkeep_of(log: &Log, now: TimestampMs, checkpoint: bool, retention: bool, idle: bool, expiration_ms: i64) -> Vec<PathBuf> {
+fn close_dir(dir: &LogDir, logs: &[Arc<Log>]) -> Result<(), LogError> {
+    dir.partitions.set_recovery_points(logs.iter().map(|log| &**log))?;
+    if !dir.is_clean() {
+        tracing::warn!(dir = %dir.path.display(), "not every log of the directory was opened and closed in order; the next start checks the tails of its logs");
+        return Ok(());
+    }
+    let marker = dir.path.join(CLEAN_SHUTDOWN);
+    dir.disk.write_atomically(&marker, br#"{"version":0,"brokerEpoch":-1}"#).during("write", &marker)
+}
+
+fn said(dir: &LogDir, written: Result<(), LogError>) {
+    if let Err(error) = written {
+        tracing::warn!(dir = %dir.path.display(), %error, "could not write a checkpoint; the last one stays");
+    }
+}
+
+fn roll_if_old(log: &Log, now: i64) {
     if let Err(error) = log.roll_if_old(now) {
         drop(log.dir.write_failed(&error));
     }
-    if checkpoint {
-        log.expire_producers(now, expiration_ms);
+}
+
+/// Removes a directory file by file, so that a stop need not wait for all of a big one; the next start removes the rest.
+fn remove(doomed: &Doomed, stop: &CancellationToken) -> std::io::Result<()> {
+    let disk = &doomed.dir.disk;
+    if !doomed.is_dir {
+        return disk.remove_file(&doomed.path);
     }
-    // A failure has fenced the directory and said so.
-    let due = log.is_checkpoint_due() || checkpoint && log.bytes_since_checkpoint() > 0;
-    if due
-        && log.checkpoint().is_ok()
-        && let Err(error) = log.dir.partitions.set_recovery_points([log])
-    {
-        tracing::warn!(dir = %log.dir.path.display(), %error, "could not write a recovery point; the last one stays");
+    for entry in disk.list(&doomed.path)?.iter().filter(|entry| !entry.is_dir) {
+        if stop.is_cancelled() {
+            return Ok(());
+        }
+        disk.remove_file(&doomed.path.join(&entry.name))?;
     }
-    if idle {
-        log.close_idle();
-    }
-    let doomed = if retention { log.apply_retention(now) } else { Ok(Vec::new()) };
-    doomed.unwrap_or_else(|error| {
-        tracing::warn!(topic = %log.topic(), partition = log.partition(), %error, "retention failed; it is tried again");
-        Vec::new()
-    })
+    disk.remove_dir_all(&doomed.path)
 }

@@ -44,8 +44,6 @@ use crate::replication::ReplicaManager;
 
 /// How long requests that were begun may take to finish once the broker stops.
 const STOP_GRACE: Duration = Duration::from_millis(1_000);
-/// How often logs are looked after: rolls, retention, checkpoints.
-const MAINTENANCE_EVERY: Duration = Duration::from_secs(1);
 /// How often partitions that are offline are tried again.
 const HEAL_EVERY: Duration = Duration::from_secs(1);
 /// Partitions of `__consumer_offsets` that are read at once.
@@ -136,6 +134,7 @@ pub struct Broker {
     background: JoinSet<()>,
     syncers: JoinSet<()>,
     stop_background: CancellationToken,
+    stop_upkeep: CancellationToken,
 }
 
 impl Broker {
@@ -229,6 +228,7 @@ impl Broker {
             stop_accepting: CancellationToken::new(),
             stop_syncers: CancellationToken::new(),
             stop_background,
+            stop_upkeep: CancellationToken::new(),
             accepting: JoinSet::new(),
             background,
             syncers: JoinSet::new(),
@@ -276,18 +276,7 @@ impl Broker {
                 }
             }
         });
-        let (shared, logs, stop) = (self.shared.clone(), self.logs.clone(), self.stop_background.clone());
-        self.background.spawn(async move {
-            let mut every = tokio::time::interval(MAINTENANCE_EVERY);
-            every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            loop {
-                tokio::select! {
-                    biased;
-                    () = stop.cancelled() => return,
-                    _ = every.tick() => logs.maintain(shared.env.clock.wall_ms()).await,
-                }
-            }
-        });
+        self.background.spawn(self.logs.clone().run_upkeep(self.stop_upkeep.clone()));
     }
 
     fn listen(&mut self, listeners: Vec<BoxListener>) {
@@ -343,6 +332,8 @@ impl Broker {
         let started = Instant::now();
         info!("stopping: no new connections, finishing what was begun");
         self.shared.serving.store(false, Ordering::Release);
+        // First, so that the disk is free for what was begun.
+        self.stop_upkeep.cancel();
         self.stop_accepting.cancel();
         while self.accepting.join_next().await.is_some() {}
         self.shared.groups.shutdown().await;
@@ -389,16 +380,27 @@ impl Shared {
 
     /// Lets the group coordinator take over these partitions of `__consumer_offsets`.
     fn load_groups(self: &Arc<Self>, partitions: impl Iterator<Item = i32>, loads: &mut JoinSet<()>) {
-        let at_once = Arc::new(tokio::sync::Semaphore::new(LOADS_AT_ONCE));
+        let partitions: Vec<i32> = partitions.collect();
+        if !partitions.is_empty() {
+            loads.spawn(self.clone().read_groups(partitions));
+        }
+    }
+
+    async fn read_groups(self: Arc<Self>, partitions: Vec<i32>) {
+        let (started, partitions_count) = (Instant::now(), partitions.len());
+        let (mut loads, at_once) = (JoinSet::new(), Arc::new(tokio::sync::Semaphore::new(LOADS_AT_ONCE)));
         for partition in partitions {
             let (shared, at_once) = (self.clone(), at_once.clone());
             loads.spawn(async move {
                 let _turn = at_once.acquire().await;
-                if let Err(error) = shared.groups.load(partition).await {
-                    error!(partition, %error, "load groups and offsets; their clients are told to come back");
-                }
+                let loaded = shared.groups.load(partition).await;
+                loaded
+                    .inspect_err(|error| error!(partition, %error, "load groups and offsets; their clients are told to come back"))
+                    .is_ok()
             });
         }
+        let loaded_count = loads.join_all().await.into_iter().filter(|loaded| *loaded).count();
+        info!(partitions_count, loaded_count, elapsed_ms = started.elapsed().as_millis(), "groups and offsets are loaded");
     }
 }
 
