@@ -9,6 +9,7 @@
 //! What the topic does not know how to tell (record types of newer Kafka versions) is kept in the log and ignored here.
 
 pub mod group;
+pub mod memory;
 pub mod records;
 pub mod replicated_log;
 pub mod runtime;
@@ -17,6 +18,7 @@ pub mod shard;
 
 use std::sync::Arc;
 
+pub use memory::GroupMemory;
 pub use replicated_log::{AppendError, KeyValue, ReplicatedLog};
 pub use service::GroupCoordinator;
 

@@ -10,6 +10,7 @@ use kafka_protocol::protocol::StrBytes;
 
 use super::{Completion, Cx, Group, GroupState, Member, NEW_MEMBER_JOIN_TIMEOUT_MS, Reply, ReplyId, TimerKey, Write};
 use super::{arm_session, optional_str_bytes, str_bytes, timeout};
+use crate::coordinator::memory::{member_bytes, protocol_bytes};
 
 /// From this version on a new dynamic member is given its id first and joins with it (KIP-394).
 const MEMBER_ID_REQUIRED_VERSION: i16 = 4;
@@ -41,6 +42,17 @@ pub struct JoinRequest {
     pub protocol_type: Arc<str>,
     /// Name and metadata, in order of preference.
     pub protocols: Vec<(Arc<str>, Bytes)>,
+}
+
+impl JoinRequest {
+    /// What a member of this request takes in memory, in bytes.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        let ids = [&self.new_member_id, &self.client_id, &self.client_host].map(|string| string.len()).into_iter().sum::<usize>();
+        let instance_id = self.instance_id.as_ref().map_or(0, |id| id.len());
+        let protocols = self.protocols.iter().map(|(name, metadata)| protocol_bytes(name, metadata));
+        protocols.fold(member_bytes(ids.saturating_add(instance_id)), usize::saturating_add)
+    }
 }
 
 /// A static member's rejoin that keeps the generation, waiting for its record.

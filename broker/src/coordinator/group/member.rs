@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::ReplyId;
+use crate::coordinator::memory::{member_bytes, protocol_bytes};
 use crate::coordinator::records::MemberMetadata;
 
 /// A member, with the requests of it that wait for an answer.
@@ -44,6 +45,16 @@ impl Member {
             awaiting_join: None,
             awaiting_sync: None,
         }
+    }
+
+    /// What the member takes in memory, in bytes.
+    pub(super) fn held_bytes(&self) -> usize {
+        let instance_id = self.instance_id.as_ref().map_or(0, |id| id.len());
+        // Its id is a key as well.
+        let strings = [self.id.len(), self.id.len(), instance_id, instance_id, self.client_id.len(), self.client_host.len()];
+        let protocols = self.protocols.iter().map(|(name, metadata)| protocol_bytes(name, metadata));
+        let others = [member_bytes(strings.into_iter().sum()), self.assignment.len()];
+        protocols.chain(others).fold(0, usize::saturating_add)
     }
 
     /// `group.instance.id`.

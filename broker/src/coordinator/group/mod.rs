@@ -31,6 +31,7 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 
 use super::GroupConfig;
+use super::memory::{Charge, GroupMemory, Of, group_bytes, name_bytes};
 use super::records::{GroupMetadata, MemberMetadata, Record};
 use super::runtime;
 use crate::model::TimestampMs;
@@ -188,6 +189,8 @@ pub struct Group {
     new_member_added: bool,
     /// The initial delay that runs and what may be added to it, in milliseconds.
     initial_delay_ms: (u64, u64),
+    /// What the group holds, as of the last event.
+    charge: Charge,
 }
 
 impl Group {
@@ -211,6 +214,7 @@ impl Group {
             subscribed_topics: None,
             new_member_added: false,
             initial_delay_ms: (0, 0),
+            charge: Charge::none(Of::Groups),
         }
     }
 
@@ -302,6 +306,21 @@ impl Group {
     #[must_use]
     pub fn is_consumer_group(&self) -> bool {
         self.protocol_type.as_deref() == Some(CONSUMER_PROTOCOL_TYPE)
+    }
+
+    /// Counts what the group holds now.
+    pub(super) fn recharge(&mut self, memory: &Arc<GroupMemory>) {
+        let members = self.members.values().map(Member::held_bytes);
+        let names = self.pending_join.iter().chain(self.subscribed_topics.iter().flatten()).map(|name| name_bytes(name));
+        let bytes = members.chain(names).fold(group_bytes(&self.id), usize::saturating_add);
+        self.charge.set(memory, bytes);
+    }
+
+    /// The bytes of the member that `request` comes from; 0 when it is new.
+    pub(super) fn held_by(&self, request: &JoinRequest) -> usize {
+        let by_instance = || request.instance_id.as_ref().and_then(|id| self.static_members.get(id));
+        let member_id = if request.member_id.is_empty() { by_instance() } else { Some(&request.member_id) };
+        member_id.and_then(|id| self.members.get(id)).map_or(0, Member::held_bytes)
     }
 
     /// What is written of the group, with `assignments` in place of what the members have now.

@@ -230,25 +230,17 @@ impl<M: Machine> Runtime<M> {
         self.slots().iter().filter_map(|slot| slot.read(&mut read).ok()).collect()
     }
 
-    /// Gives an event to one partition's machine and waits for the answer it leads to.
-    ///
-    /// # Errors
-    /// The partition is not served here, or ceased to be before there was an answer.
-    pub(super) async fn request(
-        &self,
-        partition: i32,
-        event: impl FnOnce(&mut M, ReplyId, Now) -> OutputOf<M>,
-    ) -> Result<M::Reply, ResponseError> {
-        let receiver = {
+    /// Gives an event to one partition's machine, at once.
+    pub(super) fn ask(&self, partition: i32, event: impl FnOnce(&mut M, ReplyId, Now) -> OutputOf<M>) -> Asked<M::Reply> {
+        let ask = || {
             let slot = self.slot(partition)?;
             let (sender, receiver) = oneshot::channel();
             let now = self.now();
             slot.request(sender, now, |machine, reply| event(machine, reply, now))?;
             self.rearm_if_earlier(slot.next_deadline_ms());
-            receiver
+            Ok(receiver)
         };
-        // A machine that is thrown away drops its senders.
-        receiver.await.map_err(|_| ResponseError::NotCoordinator)
+        Asked(ask())
     }
 
     /// Gives an event to every partition's machine; those that are being loaded get it afterwards.
@@ -263,6 +255,25 @@ impl<M: Machine> Runtime<M> {
         if deadline_ms.is_some_and(|deadline_ms| deadline_ms < self.armed_ms.load(Ordering::Acquire)) {
             self.rearm.notify_one();
         }
+    }
+}
+
+/// An event that an answer is awaited to.
+#[must_use]
+pub(super) struct Asked<Reply>(Result<oneshot::Receiver<Reply>, ResponseError>);
+
+impl<Reply> Asked<Reply> {
+    pub(super) fn refused(error: ResponseError) -> Self {
+        Self(Err(error))
+    }
+
+    /// Waits for the answer. Cancel safe: an answer that nobody waits for is dropped.
+    ///
+    /// # Errors
+    /// The partition is not served here, or ceased to be before there was an answer.
+    pub(super) async fn answer(self) -> Result<Reply, ResponseError> {
+        // A machine that is thrown away drops its senders.
+        self.0?.await.map_err(|_| ResponseError::NotCoordinator)
     }
 }
 

@@ -26,18 +26,25 @@ pub(in crate::coordinator) struct Timeline<K, V> {
     /// The writes in flight, oldest first, with the keys they change.
     in_flight: VecDeque<(WriteId, Vec<K>)>,
     next_write: u64,
-}
-
-impl<K, V> Default for Timeline<K, V> {
-    fn default() -> Self {
-        Self { committed: BTreeMap::new(), pending: BTreeMap::new(), in_flight: VecDeque::new(), next_write: 0 }
-    }
+    weigh: fn(&K, &V) -> usize,
+    /// The sum of `weigh` over all values, committed or in flight.
+    weight: usize,
 }
 
 impl<K: Ord + Clone, V> Timeline<K, V> {
+    /// Empty. `weigh` says how many bytes a value takes with its key; it must always say the same of them.
+    pub(in crate::coordinator) fn new(weigh: fn(&K, &V) -> usize) -> Self {
+        Self { committed: BTreeMap::new(), pending: BTreeMap::new(), in_flight: VecDeque::new(), next_write: 0, weigh, weight: 0 }
+    }
+
+    /// How many bytes all values take, committed or in flight.
+    pub(in crate::coordinator) fn weight(&self) -> usize {
+        self.weight
+    }
+
     /// Takes in what the log says; only before the first write.
     pub(in crate::coordinator) fn replay(&mut self, key: K, value: Option<V>) {
-        put(&mut self.committed, key, value);
+        self.put(key, value);
     }
 
     /// Begins a write that makes `changes`. They are the latest values from now on, and committed when
@@ -47,6 +54,7 @@ impl<K: Ord + Clone, V> Timeline<K, V> {
         self.next_write = self.next_write.wrapping_add(1);
         let mut keys = Vec::new();
         for (key, value) in changes {
+            self.weight = self.weight.saturating_add(self.weight_of(&key, value.as_ref()));
             self.pending.entry(key.clone()).or_default().push_back((id, value));
             keys.push(key);
         }
@@ -63,7 +71,8 @@ impl<K: Ord + Clone, V> Timeline<K, V> {
                 if values.is_empty() {
                     self.pending.remove(&key);
                 }
-                put(&mut self.committed, key, value);
+                self.weight = self.weight.saturating_sub(self.weight_of(&key, value.as_ref()));
+                self.put(key, value);
             }
         }
     }
@@ -74,10 +83,11 @@ impl<K: Ord + Clone, V> Timeline<K, V> {
         while let Some((_, keys)) = self.in_flight.pop_back_if(|(write, _)| *write >= id) {
             for key in &keys {
                 let Some(values) = self.pending.get_mut(key) else { continue };
-                values.pop_back();
+                let value = values.pop_back().and_then(|(_, value)| value);
                 if values.is_empty() {
                     self.pending.remove(key);
                 }
+                self.weight = self.weight.saturating_sub(self.weight_of(key, value.as_ref()));
             }
             changed.extend(keys);
         }
@@ -108,13 +118,20 @@ impl<K: Ord + Clone, V> Timeline<K, V> {
         let pending = self.pending.range(range).filter_map(|(key, values)| Some((key, values.back()?.1.as_ref()?)));
         settled.chain(pending)
     }
-}
 
-fn put<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
-    match value {
-        Some(value) => map.insert(key, value),
-        None => map.remove(&key),
-    };
+    fn put(&mut self, key: K, value: Option<V>) {
+        let more = self.weight_of(&key, value.as_ref());
+        let less = self.weight_of(&key, self.committed.get(&key));
+        self.weight = self.weight.saturating_add(more).saturating_sub(less);
+        match value {
+            Some(value) => self.committed.insert(key, value),
+            None => self.committed.remove(&key),
+        };
+    }
+
+    fn weight_of(&self, key: &K, value: Option<&V>) -> usize {
+        value.map_or(0, |value| (self.weigh)(key, value))
+    }
 }
 
 #[cfg(test)]
@@ -124,7 +141,7 @@ mod tests {
 
     #[test]
     fn decisions_see_what_is_in_flight_and_readers_do_not() {
-        let mut timeline = Timeline::default();
+        let mut timeline = Timeline::new(|_, _| 1);
         timeline.replay("a", Some(1));
         let first = timeline.write([("a", Some(2)), ("b", Some(3))]);
         let second = timeline.write([("a", None)]);
@@ -154,6 +171,13 @@ mod tests {
         }
     }
 
+    fn put(map: &mut BTreeMap<u8, u32>, key: u8, value: Option<u32>) {
+        match value {
+            Some(value) => map.insert(key, value),
+            None => map.remove(&key),
+        };
+    }
+
     #[derive(Clone, Debug)]
     enum Step {
         Write(Changes),
@@ -173,7 +197,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_is_a_list_of_writes_with_a_committed_prefix(steps in prop::collection::vec(step(), 0..40)) {
-            let (mut timeline, mut model) = (Timeline::default(), Model::default());
+            let (mut timeline, mut model) = (Timeline::new(|_, value| *value as usize), Model::default());
             for step in steps {
                 match step {
                     Step::Write(changes) => model.in_flight.push((timeline.write(changes.clone()), changes)),
@@ -197,6 +221,9 @@ mod tests {
                 prop_assert_eq!(latest, model.latest());
                 let committed = timeline.committed_range(..).map(|(key, value)| (*key, *value)).collect::<BTreeMap<_, _>>();
                 prop_assert_eq!(committed, model.committed.clone());
+                let in_flight = model.in_flight.iter().flat_map(|(_, changes)| changes).filter_map(|(_, value)| *value);
+                let weight = model.committed.values().copied().chain(in_flight).map(|value| value as usize).sum::<usize>();
+                prop_assert_eq!(timeline.weight(), weight);
                 for key in 0..4 {
                     prop_assert_eq!(timeline.latest(&key).copied(), model.latest().get(&key).copied());
                 }

@@ -25,6 +25,7 @@ use kafka_protocol::messages::{
 use super::{GroupCoordinator, lower_case};
 use crate::coordinator::RequestContext;
 use crate::coordinator::group::{Completion, JoinRequest, Output, Reply, Write, join::join_error, str_bytes, sync::sync_error};
+use crate::coordinator::memory::{MEMBER_BYTES_MAX, protocol_bytes};
 use crate::coordinator::shard::Shard;
 use crate::coordinator::shard::commit_error;
 
@@ -37,7 +38,8 @@ const GROUP_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11;
 impl GroupCoordinator {
     /// JoinGroup. Answered when the join phase ends, which may take as long as the largest rebalance timeout.
     pub async fn join_group(&self, context: &RequestContext, request: JoinGroupRequest) -> JoinGroupResponse {
-        let refuse = |error| into_join(join_error(&request.member_id, error));
+        let member_id: Arc<str> = request.member_id.as_str().into();
+        let refuse = |error| into_join(join_error(&member_id, error));
         if request.group_id.is_empty() {
             return refuse(ResponseError::InvalidGroupId);
         }
@@ -45,16 +47,23 @@ impl GroupCoordinator {
         if !(config.min_session_timeout_ms..=config.max_session_timeout_ms).contains(&request.session_timeout_ms) {
             return refuse(ResponseError::InvalidSessionTimeout);
         }
+        let bytes = request.protocols.iter().map(|protocol| protocol_bytes(&protocol.name, &protocol.metadata));
+        let bytes = bytes.fold(0, usize::saturating_add);
+        if bytes > MEMBER_BYTES_MAX {
+            tracing::warn!(group = %request.group_id.as_str(), bytes, MEMBER_BYTES_MAX, "refused a member with too much metadata");
+            return refuse(ResponseError::InvalidRequest);
+        }
         let group_id: Arc<str> = request.group_id.as_str().into();
-        let joined = self.inner.request(&group_id, |shard, reply, now| {
-            let prefix = request.group_instance_id.as_deref().unwrap_or(&context.client_id);
+        let prefix = request.group_instance_id.as_deref().unwrap_or(&context.client_id);
+        let new_member_id = new_member_id(prefix, self.inner.runtime.env().random_uuid());
+        let asked = self.inner.ask(&group_id, |shard, reply, now| {
             let join = JoinRequest {
                 reply,
                 api_version: context.api_version,
                 client_id: context.client_id.clone(),
                 client_host: context.client_host.clone(),
-                member_id: request.member_id.as_str().into(),
-                new_member_id: new_member_id(prefix, self.inner.runtime.env().random_uuid()),
+                member_id: member_id.clone(),
+                new_member_id,
                 instance_id: request.group_instance_id.as_deref().map(Arc::from),
                 session_timeout_ms: request.session_timeout_ms,
                 // Version 0 has no rebalance timeout of its own.
@@ -68,7 +77,8 @@ impl GroupCoordinator {
             };
             shard.join(&group_id, join, now)
         });
-        joined.await.map_or_else(refuse, into_join)
+        drop(request);
+        asked.answer().await.map_or_else(refuse, into_join)
     }
 
     /// SyncGroup. Answered when the leader's assignment is committed.
@@ -80,8 +90,9 @@ impl GroupCoordinator {
         if context.api_version >= 5 && (request.protocol_type.is_none() || request.protocol_name.is_none()) {
             return into_sync(sync_error(ResponseError::InconsistentGroupProtocol));
         }
-        let synced = self.inner.request(&request.group_id, |shard, reply, now| shard.sync(&request, reply, now)).await;
-        into_sync(synced.unwrap_or_else(sync_error))
+        let asked = self.inner.ask(&request.group_id, |shard, reply, now| shard.sync(&request, reply, now));
+        drop(request);
+        into_sync(asked.answer().await.unwrap_or_else(sync_error))
     }
 
     /// Heartbeat. While the group is being loaded every heartbeat is taken as good.

@@ -13,7 +13,8 @@ use kafka_protocol::ResponseError;
 use letterbox_env::Env;
 
 use super::group::{Now, Output, Reply, ReplyId};
-use super::runtime::{Event, Runtime};
+use super::memory::GroupMemory;
+use super::runtime::{Asked, Event, Runtime};
 use super::shard::Shard;
 use super::{AppendError, GROUP_METADATA_TOPIC, GroupConfig, ReplicatedLog, partition_for};
 
@@ -33,6 +34,7 @@ pub struct GroupCoordinator {
 struct Inner {
     config: GroupConfig,
     metadata: Box<dyn GroupMetadataView>,
+    memory: Arc<GroupMemory>,
     runtime: Arc<Runtime<Shard>>,
 }
 
@@ -40,15 +42,22 @@ impl GroupCoordinator {
     /// A coordinator without partitions. Must be called within a tokio runtime.
     #[must_use]
     pub fn new(env: Env, config: GroupConfig, log: Arc<dyn ReplicatedLog>, metadata: impl GroupMetadataView) -> Self {
-        let of_shard = config.clone();
-        let runtime = Runtime::start(env, log, Box::new(move || Shard::new(of_shard.clone())));
-        Self { inner: Arc::new(Inner { config, metadata: Box::new(metadata), runtime }) }
+        let memory = Arc::new(GroupMemory::default());
+        let (of_shard, shared) = (config.clone(), memory.clone());
+        let runtime = Runtime::start(env, log, Box::new(move || Shard::new(of_shard.clone(), shared.clone())));
+        Self { inner: Arc::new(Inner { config, metadata: Box::new(metadata), memory, runtime }) }
     }
 
     /// The partition of `__consumer_offsets` that owns `group_id`, for FindCoordinator; `None` while the topic does not exist.
     #[must_use]
     pub fn partition_of(&self, group_id: &str) -> Option<i32> {
         self.inner.partition_count().map(|count| partition_for(group_id, count))
+    }
+
+    /// What groups and offsets hold; cheap to read.
+    #[must_use]
+    pub fn memory(&self) -> &Arc<GroupMemory> {
+        &self.inner.memory
     }
 
     /// This broker has become leader of `partition`: reads its groups and begins to serve them. Until then they
@@ -102,12 +111,21 @@ impl Inner {
         self.runtime.with_machine(self.owner_of(group_id)?, read)
     }
 
+    /// Gives an event to the shard that owns `group_id`, at once. [`Asked::answer`] waits for the answer it leads to; a request that
+    /// may wait long is dropped before, because it keeps its whole frame in memory.
+    fn ask(&self, group_id: &str, event: impl FnOnce(&mut Shard, ReplyId, Now) -> Output) -> Asked<Reply> {
+        match self.owner_of(group_id) {
+            Ok(owner) => self.runtime.ask(owner, event),
+            Err(error) => Asked::refused(error),
+        }
+    }
+
     /// Gives an event to the shard that owns `group_id` and waits for the answer it leads to.
     ///
     /// # Errors
     /// This broker does not serve the group, or ceased to before there was an answer.
     async fn request(&self, group_id: &str, event: impl FnOnce(&mut Shard, ReplyId, Now) -> Output) -> Result<Reply, ResponseError> {
-        self.runtime.request(self.owner_of(group_id)?, event).await
+        self.ask(group_id, event).answer().await
     }
 }
 

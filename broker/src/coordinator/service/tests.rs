@@ -11,6 +11,7 @@ use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
 use kafka_protocol::messages::offset_delete_request::{OffsetDeleteRequestPartition, OffsetDeleteRequestTopic};
 use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics};
+use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::{
     DeleteGroupsRequest, DescribeGroupsRequest, GroupId, HeartbeatRequest, JoinGroupRequest, ListGroupsRequest, OffsetCommitRequest,
     OffsetDeleteRequest, OffsetFetchRequest, SyncGroupRequest, TopicName,
@@ -20,6 +21,7 @@ use tokio::sync::watch;
 
 use super::{GroupCoordinator, GroupMetadataView};
 use crate::coordinator::group::{Now, Reply, ReplyId, str_bytes};
+use crate::coordinator::memory::MEMBER_BYTES_MAX;
 use crate::coordinator::shard::Shard;
 use crate::coordinator::{AppendError, GROUP_METADATA_TOPIC, GroupConfig, KeyValue, ReplicatedLog, RequestContext};
 use crate::model::Offset;
@@ -273,7 +275,7 @@ fn errors_of_the_log_are_mapped_as_kafka_maps_them() {
         (AppendError::TooLarge, E::InvalidCommitOffsetSize, E::UnknownServerError),
     ] {
         let now = Now { mono_ms: 0, wall_ms: 0 };
-        let mut shard = Shard::new(GroupConfig::default());
+        let mut shard = Shard::new(GroupConfig::default(), Arc::default());
         let committed = shard.commit_offsets(&commit_request("t", 1), 8, |_, _| true, ReplyId(1), now);
         let deleted = shard.delete_group(&group(), ReplyId(2), now);
         let newest = committed.writes.into_iter().chain(deleted.writes).map(|write| write.then).collect();
@@ -336,5 +338,58 @@ async fn a_name_that_is_repeated_is_answered_once() {
     let delete = DeleteGroupsRequest::default().with_groups_names(vec![group(); 100]);
     let response = coordinator.delete_groups(&context(2), &delete).await;
     assert_eq!((response.results.len(), response.results[0].error_code), (1, 0));
+    coordinator.shutdown().await;
+}
+
+/// The buffer of a request's frame; tells when nobody holds it any more.
+struct Frame {
+    bytes: Vec<u8>,
+    _held: Arc<()>,
+}
+
+impl AsRef<[u8]> for Frame {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_parked_join_and_a_parked_sync_do_not_hold_their_frames() {
+    let (coordinator, _log) = coordinator();
+    coordinator.load(0).await.unwrap();
+    let held = Arc::new(());
+    let frame = || Bytes::from_owner(Frame { bytes: vec![b'x'; 100_000], _held: held.clone() });
+    let request = |version| {
+        let protocol = JoinGroupRequestProtocol::default().with_name(str_bytes("range")).with_metadata(frame().slice(0..10));
+        (context(version), join_request("").with_protocols(vec![protocol]))
+    };
+    let (version_0, large) = request(0);
+    let mut parked = Box::pin(coordinator.join_group(&version_0, large));
+    assert!(futures::poll!(parked.as_mut()).is_pending());
+    assert_eq!(Arc::strong_count(&held), 1, "the frame of JoinGroup is held");
+    let (_, second) = request(0);
+    let (leader, follower) = tokio::join!(parked, coordinator.join_group(&version_0, second));
+    let follower = if leader.leader == leader.member_id { follower } else { leader };
+
+    let assignment = SyncGroupRequestAssignment::default().with_assignment(frame());
+    let sync = SyncGroupRequest::default().with_group_id(group()).with_generation_id(1).with_member_id(follower.member_id);
+    let mut parked = Box::pin(coordinator.sync_group(&version_0, sync.with_assignments(vec![assignment])));
+    assert!(futures::poll!(parked.as_mut()).is_pending());
+    assert_eq!(Arc::strong_count(&held), 1, "the frame of SyncGroup is held");
+    assert!(coordinator.memory().groups_bytes() > 0);
+    drop(parked);
+    coordinator.shutdown().await;
+    assert_eq!(coordinator.memory().groups_bytes(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_with_more_metadata_than_can_be_written_is_refused() {
+    let (coordinator, _log) = coordinator();
+    coordinator.load(0).await.unwrap();
+    for (bytes, expected) in [(MEMBER_BYTES_MAX, E::InvalidRequest), (100, E::MemberIdRequired)] {
+        let protocol = JoinGroupRequestProtocol::default().with_name(str_bytes("range")).with_metadata(vec![0; bytes].into());
+        let joined = coordinator.join_group(&context(9), join_request("").with_protocols(vec![protocol])).await;
+        assert_eq!(joined.error_code, expected.code());
+    }
     coordinator.shutdown().await;
 }

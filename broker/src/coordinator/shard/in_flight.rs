@@ -43,7 +43,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let mut world = Self {
-            shard: Shard::new(config()),
+            shard: Shard::new(config(), Arc::default()),
             now_ms: 0,
             decision: 0,
             on_the_way: VecDeque::new(),
@@ -183,7 +183,7 @@ impl World {
 
     /// What a broker would have that reads the log now.
     fn after_a_crash(&self) -> Shard {
-        let mut shard = Shard::new(config());
+        let mut shard = Shard::new(config(), Arc::default());
         for record in &self.records {
             shard.replay(record.clone(), self.now());
         }

@@ -20,6 +20,7 @@ use kafka_protocol::messages::{LeaveGroupResponse, SyncGroupRequest};
 use super::GroupConfig;
 use super::group::leave::member_response;
 use super::group::{Completion, Cx, Group, JoinRequest, Now, Output, Reply, ReplyId, TimerKey, Timers, Write, WriteId};
+use super::memory::{Charge, GroupMemory, Of, group_bytes, offset_bytes};
 use super::records::{DecodeError, OffsetAndMetadata, OffsetKey, Record};
 use super::replicated_log::{AppendError, KeyValue};
 use super::runtime::Machine;
@@ -41,6 +42,8 @@ pub struct Shard {
     /// Groups whose deletion is on its way into the log, in the order of the writes.
     being_deleted: VecDeque<(WriteId, Group)>,
     timers: Timers,
+    memory: Arc<GroupMemory>,
+    offsets_charge: Charge,
 }
 
 /// Every offset of a group.
@@ -59,8 +62,16 @@ fn of_topic(group: &Arc<str>, topic: &Arc<str>) -> RangeInclusive<OffsetKey> {
 impl Shard {
     /// An empty shard; [`replay`](Self::replay) fills it, then [`on_loaded`](Self::on_loaded) starts it.
     #[must_use]
-    pub fn new(config: GroupConfig) -> Self {
-        Self { config, groups: BTreeMap::new(), offsets: Timeline::default(), being_deleted: VecDeque::new(), timers: Timers::default() }
+    pub fn new(config: GroupConfig, memory: Arc<GroupMemory>) -> Self {
+        Self {
+            config,
+            groups: BTreeMap::new(),
+            offsets: Timeline::new(|key, offset| offset_bytes(&key.group, &key.topic, &offset.metadata)),
+            being_deleted: VecDeque::new(),
+            timers: Timers::default(),
+            memory,
+            offsets_charge: Charge::none(Of::Offsets),
+        }
     }
 
     /// Takes in a record of the log, in the log's order.
@@ -71,9 +82,11 @@ impl Shard {
                     self.ensure_group(&key.group, now);
                 }
                 self.offsets.replay(key, value);
+                self.charge_offsets();
             }
             Record::Group { group, value: Some(value) } => {
-                let state = Group::from_record(group.clone(), value, now);
+                let mut state = Group::from_record(group.clone(), value, now);
+                state.recharge(&self.memory);
                 self.groups.insert(group, state);
             }
             Record::Group { group, value: None } => {
@@ -120,6 +133,7 @@ impl Shard {
     pub fn committed(&mut self, then: Completion, now: Now) -> Output {
         if let Completion::Apply { write, .. } = &then {
             self.offsets.commit(*write);
+            self.charge_offsets();
             while self.being_deleted.pop_front_if(|(of, _)| *of <= *write).is_some() {}
         }
         let mut out = Output::default();
@@ -170,9 +184,19 @@ impl Shard {
         }
     }
 
-    /// JoinGroup. The caller has checked the group id and the session timeout.
+    /// JoinGroup. The caller has checked the group id, the session timeout and the size of the metadata.
     pub fn join(&mut self, group_id: &Arc<str>, request: JoinRequest, now: Now) -> Output {
         let mut out = Output::default();
+        let bytes = request.held_bytes();
+        let (of_group, of_member) = match self.groups.get(group_id) {
+            Some(group) => (0, group.held_by(&request)),
+            None => (group_bytes(group_id), 0),
+        };
+        if !self.memory.takes_member(bytes, of_group.saturating_add(bytes.saturating_sub(of_member)), now) {
+            let refused = super::group::join::join_error(&request.member_id, ResponseError::CoordinatorNotAvailable);
+            out.replies.push((request.reply, refused));
+            return out;
+        }
         if !self.groups.contains_key(group_id) {
             if !request.member_id.is_empty() {
                 out.replies.push((request.reply, super::group::join::join_error(&request.member_id, ResponseError::UnknownMemberId)));
@@ -188,7 +212,10 @@ impl Shard {
     /// SyncGroup.
     pub fn sync(&mut self, request: &SyncGroupRequest, reply: ReplyId, now: Now) -> Output {
         let mut out = Output::default();
-        if self.groups.contains_key(request.group_id.as_str()) {
+        let bytes = request.assignments.iter().map(|said| said.assignment.len()).fold(0, usize::saturating_add);
+        if !self.memory.takes_member(bytes, bytes, now) {
+            out.replies.push((reply, super::group::sync::sync_error(ResponseError::CoordinatorNotAvailable)));
+        } else if self.groups.contains_key(request.group_id.as_str()) {
             self.with_group(&request.group_id, &mut out, now, |group, cx| group.sync(request, reply, cx));
         } else {
             out.replies.push((reply, super::group::sync::sync_error(ResponseError::UnknownMemberId)));
@@ -241,6 +268,7 @@ impl Shard {
             Record::Group { .. } | Record::Unknown { .. } => None,
         });
         let write = self.offsets.write(changes);
+        self.charge_offsets();
         for record in &records {
             match record {
                 Record::Offset { key, value: Some(_) } => self.ensure_group(&key.group, now),
@@ -277,6 +305,7 @@ impl Shard {
     /// Takes back the write `first` and every later one.
     fn roll_back(&mut self, first: WriteId, now: Now) {
         let changed = self.offsets.roll_back(first);
+        self.charge_offsets();
         while let Some((_, group)) = self.being_deleted.pop_back_if(|(write, _)| *write >= first) {
             // Who joined meanwhile goes on; the older generation has no members.
             self.groups.entry(group.id().clone()).or_insert(group);
@@ -292,13 +321,20 @@ impl Shard {
 
     fn ensure_group(&mut self, group_id: &Arc<str>, now: Now) {
         if !self.groups.contains_key(group_id) {
-            self.groups.insert(group_id.clone(), Group::new(group_id.clone(), now));
+            let mut group = Group::new(group_id.clone(), now);
+            group.recharge(&self.memory);
+            self.groups.insert(group_id.clone(), group);
         }
+    }
+
+    fn charge_offsets(&mut self) {
+        self.offsets_charge.set(&self.memory, self.offsets.weight());
     }
 
     fn with_group(&mut self, group_id: &str, out: &mut Output, now: Now, event: impl FnOnce(&mut Group, &mut Cx<'_>)) {
         if let Some(group) = self.groups.get_mut(group_id) {
             event(group, &mut Cx { config: &self.config, timers: &mut self.timers, out, now });
+            group.recharge(&self.memory);
         }
     }
 

@@ -11,6 +11,7 @@ use kafka_protocol::messages::{OffsetCommitRequest, OffsetCommitResponse, TopicN
 
 use super::{Shard, of_group};
 use crate::coordinator::group::{Cx, GroupState, Now, Output, Reply, ReplyId, str_bytes};
+use crate::coordinator::memory::offset_bytes;
 use crate::coordinator::records::{OffsetAndMetadata, OffsetKey, Record};
 
 /// From this version on a missing group has its own error (KIP-848).
@@ -34,6 +35,10 @@ impl Shard {
         }
         if let Err(error) = self.validate_commit(request, api_version, now) {
             out.replies.push((reply, Reply::OffsetCommit(commit_error(request, error))));
+            return out;
+        }
+        if !self.memory.takes_offsets(self.growth(request), now) {
+            out.replies.push((reply, Reply::OffsetCommit(commit_error(request, ResponseError::CoordinatorNotAvailable))));
             return out;
         }
         let group: Arc<str> = request.group_id.as_str().into();
@@ -67,6 +72,22 @@ impl Shard {
             self.write(records, Some((reply, response)), now, &mut out);
         }
         out
+    }
+
+    /// The bytes that the offsets of a commit take more than those they replace.
+    fn growth(&self, request: &OffsetCommitRequest) -> usize {
+        let group: Arc<str> = request.group_id.as_str().into();
+        let mut growth = 0_usize;
+        for topic in &request.topics {
+            let name: Arc<str> = topic.name.as_str().into();
+            for partition in &topic.partitions {
+                let key = OffsetKey { group: group.clone(), topic: name.clone(), partition: partition.partition_index };
+                let metadata = partition.committed_metadata.as_deref().unwrap_or("");
+                let before = self.offsets.latest(&key).map_or(0, |offset| offset_bytes(&group, &name, &offset.metadata));
+                growth = growth.saturating_add(offset_bytes(&group, &name, metadata).saturating_sub(before));
+            }
+        }
+        growth
     }
 
     fn validate_commit(&mut self, request: &OffsetCommitRequest, api_version: i16, now: Now) -> Result<(), ResponseError> {

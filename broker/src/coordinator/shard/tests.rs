@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use super::Shard;
 use crate::coordinator::GroupConfig;
 use crate::coordinator::group::{GroupState, JoinRequest, Now, Output, Reply, ReplyId, Write, str_bytes};
+use crate::coordinator::memory::GroupMemory;
 use crate::coordinator::records::{OffsetKey, Record};
 use crate::coordinator::replicated_log::AppendError;
 
@@ -32,7 +33,11 @@ struct World {
 
 impl World {
     fn new(config: GroupConfig) -> Self {
-        let mut shard = Shard::new(config);
+        Self::with_memory(config, GroupMemory::default())
+    }
+
+    fn with_memory(config: GroupConfig, memory: GroupMemory) -> Self {
+        let mut shard = Shard::new(config, Arc::new(memory));
         shard.on_loaded(Now { mono_ms: 0, wall_ms: WALL_MS });
         Self { shard, now_ms: 0, next_id: 0, replies: Vec::new(), pending: Vec::new(), log: Vec::new(), commit_at_once: true }
     }
@@ -198,7 +203,7 @@ impl World {
 
     /// What the log would give back.
     fn replayed(&self) -> Shard {
-        let mut shard = Shard::new(GroupConfig::default());
+        let mut shard = Shard::new(GroupConfig::default(), Arc::default());
         for record in &self.log {
             shard.replay(record.clone(), self.now());
         }
@@ -554,6 +559,11 @@ proptest! {
         let replayed = world.replayed();
         let committed = |shard: &Shard| shard.offsets.committed_range(..).map(|(key, offset)| (key.clone(), offset.clone())).collect::<Vec<_>>();
         prop_assert_eq!(committed(&replayed), committed(&world.shard));
+        let memory = world.shard.memory.clone();
+        prop_assert_eq!(memory.offsets_bytes() == 0, world.shard.offsets.committed_range(..).next().is_none());
+        prop_assert_eq!(memory.groups_bytes() == 0, world.shard.groups().is_empty());
+        drop(world);
+        prop_assert_eq!((memory.groups_bytes(), memory.offsets_bytes()), (0, 0), "what was counted is given back");
     }
 }
 
@@ -567,7 +577,7 @@ fn offsets_of_deleted_topics_go_and_stay_gone() {
     let forgotten = world.shard.forget_topics(&["another".into(), "t".into()], world.now());
     world.take(forgotten);
     assert_eq!(world.offset(), None);
-    let mut again = Shard::new(GroupConfig::default());
+    let mut again = Shard::new(GroupConfig::default(), Arc::default());
     for record in &world.log {
         again.replay(record.clone(), world.now());
     }
@@ -575,4 +585,50 @@ fn offsets_of_deleted_topics_go_and_stay_gone() {
     // A topic that has the name later begins anew.
     world.commit_offset("", -1, 3, "");
     assert_eq!(world.offset(), Some((3, 7, String::new())));
+}
+
+#[test]
+fn members_are_refused_when_their_bytes_reach_the_bound_and_small_ones_last() {
+    static LARGE: [u8; 20_000] = [b'x'; 20_000];
+    let large = std::str::from_utf8(&LARGE).unwrap();
+    let mut world = World::with_memory(GroupConfig::default(), GroupMemory::new(100_000, 1_000_000));
+    let mut joins = Vec::new();
+    for _ in 0..6 {
+        joins.push(world.join(Join::new().version(0).protocols(&[("range", large)])));
+    }
+    world.advance(6_000);
+    let errors: Vec<i16> = joins.iter().map(|id| world.joined(*id).error_code).collect();
+    let full = E::CoordinatorNotAvailable.code();
+    assert_eq!(errors, [0, 0, 0, full, full, full]);
+    let member = world.joined(joins[0]).member_id.to_string();
+    let again = world.join(Join::new().version(0).member(&member).protocols(&[("range", large)]));
+    assert!(
+        world.reply(again).is_none_or(|reply| !matches!(reply, Reply::Join(joined) if joined.error_code == full)),
+        "who is in may rejoin"
+    );
+    for _ in 0..1_000 {
+        world.join(Join::new());
+    }
+    let held = world.shard.memory.groups_bytes();
+    assert!((60_000..=100_000).contains(&held), "{held}");
+    let refused = world.join(Join::new());
+    assert_eq!(world.joined(refused).error_code, full, "ids that were only given out count as well");
+    world.advance(1_000_000);
+    assert!(world.shard.memory.groups_bytes() < 2_000, "sessions have ended");
+}
+
+#[test]
+fn commits_that_add_bytes_are_refused_at_the_bound_and_others_go_on() {
+    let mut world = World::with_memory(GroupConfig::default(), GroupMemory::new(1_000_000, 400));
+    let first = world.commit_offset("", -1, 1, "");
+    let longer = world.commit_offset("", -1, 2, &"x".repeat(300));
+    let same = world.commit_offset("", -1, 3, "");
+    assert_eq!(
+        (world.commit_error(first), world.commit_error(longer), world.commit_error(same)),
+        (0, E::CoordinatorNotAvailable.code(), 0)
+    );
+    assert_eq!(world.offset().map(|offset| offset.0), Some(3));
+    let forgotten = world.shard.forget_topics(&["t".into()], world.now());
+    world.take(forgotten);
+    assert_eq!(world.shard.memory.offsets_bytes(), 0);
 }
