@@ -39,6 +39,7 @@ use crate::log::{LogManager, LogManagerOptions, QUORUM_DIR};
 use crate::metadata::controller::{RegisterBroker, SetClusterId};
 use crate::metadata::{Endpoint, MetadataDelta, MetadataImage, SecurityProtocol, Topic, identity};
 use crate::metrics::Metrics;
+use crate::model::TopicId;
 use crate::quorum::{Controller, MetadataQuorum, QuorumConfig, QuorumStatus, QuorumTiming, RaftQuorum};
 use crate::replication::ReplicaManager;
 
@@ -410,6 +411,14 @@ struct GroupView(Arc<ArcSwap<MetadataImage>>);
 impl GroupMetadataView for GroupView {
     fn partitions_of(&self, topic: &str) -> Option<i32> {
         self.0.load().topic(topic).and_then(|topic| i32::try_from(topic.partitions.len()).ok())
+    }
+
+    fn id_of(&self, topic: &str) -> Option<TopicId> {
+        self.0.load().topic(topic).map(|topic| topic.id)
+    }
+
+    fn name_of(&self, id: TopicId) -> Option<Arc<str>> {
+        self.0.load().topic_by_id(&id).map(|topic| topic.name.clone())
     }
 }
 

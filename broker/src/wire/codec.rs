@@ -9,6 +9,7 @@ use kafka_protocol::messages as m;
 use kafka_protocol::protocol::{Decodable, Encodable, Message, VersionRange};
 
 use super::apis::{self, Api};
+use super::by_id;
 use super::check::{check_request_body, check_response_body};
 use super::fault::{Problem, WireError};
 use super::put::Put;
@@ -91,6 +92,9 @@ pub fn codec_range(api_key: i16) -> Option<VersionRange> {
     while SAME_AS_BEFORE.contains(&(api_key, range.max.saturating_add(1))) {
         range.max = range.max.saturating_add(1);
     }
+    if by_id::request_shape(api_key, by_id::BY_ID).is_some() {
+        range.max = by_id::BY_ID;
+    }
     Some(range)
 }
 
@@ -152,7 +156,13 @@ pub fn decode_request(api_key: i16, version: i16, body: Bytes) -> Result<Request
 /// `Codec` when the codec is stricter than the schema.
 pub fn decode_checked_request(api_key: i16, version: i16, mut body: Bytes) -> Result<Request, WireError> {
     served(api_key, version)?;
-    let decoded = Request::decode(api_key, version, &mut body).ok_or_else(|| WireError::of(api_key, version, Problem::UnsupportedApi))?;
+    let mut codec_version = version;
+    if let Some(shape) = by_id::request_shape(api_key, version) {
+        body = by_id::to_names(shape, &body).ok_or_else(|| not_whole(api_key, version))?;
+        codec_version = by_id::BY_NAME;
+    }
+    let decoded =
+        Request::decode(api_key, codec_version, &mut body).ok_or_else(|| WireError::of(api_key, version, Problem::UnsupportedApi))?;
     decoded.map_err(|e| codec_error(api_key, version, &e))
 }
 
@@ -165,13 +175,25 @@ pub fn encode_response(correlation_id: i32, version: i16, response: &Response) -
     let fail = |e: &anyhow::Error| codec_error(api.key, version, e);
     let flexible = api.response_header_version(version) >= 1;
     let header_bytes = if flexible { 5 } else { 4 };
-    let frame_bytes = response.size(version).map_err(|e| fail(&e))?.saturating_add(header_bytes);
+    let by_id = match by_id::response_shape(api.key, version) {
+        Some(shape) => {
+            let mut body = BytesMut::new();
+            response.encode(by_id::BY_NAME, &mut body).map_err(|e| fail(&e))?;
+            Some(by_id::to_ids(shape, &body).ok_or_else(|| not_whole(api.key, version))?)
+        }
+        None => None,
+    };
+    let body_bytes = by_id.as_ref().map_or_else(|| response.size(version).map_err(|e| fail(&e)), |body| Ok(body.len()))?;
+    let frame_bytes = body_bytes.saturating_add(header_bytes);
     let mut out = frame(api.key, version, frame_bytes)?;
     out.int32(correlation_id);
     if flexible {
         out.no_tags();
     }
-    response.encode(version, &mut out).map_err(|e| fail(&e))?;
+    match by_id {
+        Some(body) => out.extend_from_slice(&body),
+        None => response.encode(version, &mut out).map_err(|e| fail(&e))?,
+    }
     Ok(out.freeze())
 }
 
@@ -184,7 +206,16 @@ pub fn encode_request(correlation_id: i32, client_id: Option<&str>, version: i16
     let fail = |e: &anyhow::Error| codec_error(api.key, version, e);
     let flexible = api.is_flexible(version);
     let header_bytes = 10usize.saturating_add(client_id.map_or(0, str::len)).saturating_add(flexible.into());
-    let frame_bytes = request.size(version).map_err(|e| fail(&e))?.saturating_add(header_bytes);
+    let by_id = match by_id::request_shape(api.key, version) {
+        Some(shape) => {
+            let mut body = BytesMut::new();
+            request.encode(by_id::BY_NAME, &mut body).map_err(|e| fail(&e))?;
+            Some(by_id::to_ids(shape, &body).ok_or_else(|| not_whole(api.key, version))?)
+        }
+        None => None,
+    };
+    let body_bytes = by_id.as_ref().map_or_else(|| request.size(version).map_err(|e| fail(&e)), |body| Ok(body.len()))?;
+    let frame_bytes = body_bytes.saturating_add(header_bytes);
     let mut out = frame(api.key, version, frame_bytes)?;
     out.int16(api.key);
     out.int16(version);
@@ -196,7 +227,10 @@ pub fn encode_request(correlation_id: i32, client_id: Option<&str>, version: i16
     if flexible {
         out.no_tags();
     }
-    request.encode(version, &mut out).map_err(|e| fail(&e))?;
+    match by_id {
+        Some(body) => out.extend_from_slice(&body),
+        None => request.encode(version, &mut out).map_err(|e| fail(&e))?,
+    }
     Ok(out.freeze())
 }
 
@@ -216,7 +250,13 @@ pub fn decode_response(api_key: i16, version: i16, mut frame: Bytes) -> Result<(
     }
     let mut body = frame.split_off(body_offset.min(frame.len()));
     check_response_body(api_key, version, &body)?;
-    let decoded = Response::decode(api_key, version, &mut body).ok_or_else(|| WireError::of(api_key, version, Problem::UnsupportedApi))?;
+    let mut codec_version = version;
+    if let Some(shape) = by_id::response_shape(api_key, version) {
+        body = by_id::to_names(shape, &body).ok_or_else(|| not_whole(api_key, version))?;
+        codec_version = by_id::BY_NAME;
+    }
+    let decoded =
+        Response::decode(api_key, codec_version, &mut body).ok_or_else(|| WireError::of(api_key, version, Problem::UnsupportedApi))?;
     Ok((correlation, decoded.map_err(|e| codec_error(api_key, version, &e))?))
 }
 
@@ -233,6 +273,11 @@ fn frame(api_key: i16, version: i16, frame_bytes: usize) -> Result<BytesMut, Wir
     let mut out = BytesMut::with_capacity(frame_bytes.saturating_add(4));
     out.int32(size);
     Ok(out)
+}
+
+/// A body of a version with topic ids that cannot be rewritten; what the walk has passed always can.
+fn not_whole(api_key: i16, version: i16) -> WireError {
+    WireError::of(api_key, version, Problem::Codec("a topic that is not named by an id".to_owned()))
 }
 
 fn codec_error(api_key: i16, version: i16, error: &anyhow::Error) -> WireError {

@@ -7,6 +7,7 @@
 pub mod api_versions;
 pub mod apis;
 pub mod batch;
+pub mod by_id;
 mod check;
 mod codec;
 pub mod error;

@@ -22,7 +22,7 @@ use kafka_protocol::messages::{
     SyncGroupResponse,
 };
 
-use super::{GroupCoordinator, lower_case};
+use super::{GroupCoordinator, by_id, lower_case};
 use crate::coordinator::RequestContext;
 use crate::coordinator::group::{Completion, JoinRequest, Output, Reply, Write, join::join_error, str_bytes, sync::sync_error};
 use crate::coordinator::memory::{MEMBER_BYTES_MAX, protocol_bytes};
@@ -138,9 +138,28 @@ impl GroupCoordinator {
 
     /// OffsetCommit. Answered when the offsets are committed, at the latest after `offsets.commit.timeout.ms`.
     pub async fn offset_commit(&self, context: &RequestContext, request: OffsetCommitRequest) -> OffsetCommitResponse {
+        if context.api_version < by_id::FROM_VERSION {
+            return self.commit(context, request, |_| true).await;
+        }
+        let (request, ids) = by_id::to_names(request, |id| self.inner.metadata.name_of(id));
+        let response = if request.topics.is_empty() && ids.has_unknown() {
+            OffsetCommitResponse::default()
+        } else {
+            // A topic that got the name in the meantime is another one.
+            self.commit(context, request, |name| self.inner.metadata.id_of(name) == ids.id(name)).await
+        };
+        ids.answer_commit(response)
+    }
+
+    async fn commit(
+        &self,
+        context: &RequestContext,
+        request: OffsetCommitRequest,
+        is_meant: impl Fn(&str) -> bool,
+    ) -> OffsetCommitResponse {
         let committed = self.inner.request(&request.group_id, |shard, reply, now| {
             // Asked under the shard's lock: a topic that is deleted after this is forgotten after this commit.
-            let exists = |topic: &str, partition| self.inner.exists(topic, partition);
+            let exists = |topic: &str, partition| self.inner.exists(topic, partition) && is_meant(topic);
             shard.commit_offsets(&request, context.api_version, exists, reply, now)
         });
         let timeout = Duration::from_millis(self.inner.config.offset_commit_timeout_ms);
@@ -158,7 +177,11 @@ impl GroupCoordinator {
         if context.api_version >= 8 {
             let mut groups = Vec::with_capacity(request.groups.len());
             for group in distinct_groups(request.groups) {
-                groups.push(self.fetch_group(&group, request.require_stable).await);
+                groups.push(if context.api_version >= by_id::FROM_VERSION {
+                    self.fetch_group_by_id(group, request.require_stable).await
+                } else {
+                    self.fetch_group(&group, request.require_stable).await
+                });
             }
             return OffsetFetchResponse::default().with_groups(groups);
         }
@@ -175,6 +198,12 @@ impl GroupCoordinator {
             return OffsetFetchResponse::default().with_topics(refused_partitions(&group, fetched.error_code));
         }
         OffsetFetchResponse::default().with_error_code(fetched.error_code).with_topics(fetched.topics.into_iter().map(to_single).collect())
+    }
+
+    async fn fetch_group_by_id(&self, group: OffsetFetchRequestGroup, require_stable: bool) -> OffsetFetchResponseGroup {
+        let (group, ids) = by_id::group_to_names(group, |id| self.inner.metadata.name_of(id));
+        let response = self.fetch_group(&group, require_stable).await;
+        ids.answer_fetch(response, |name| self.inner.metadata.id_of(name))
     }
 
     async fn fetch_group(&self, group: &OffsetFetchRequestGroup, require_stable: bool) -> OffsetFetchResponseGroup {

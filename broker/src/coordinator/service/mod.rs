@@ -2,6 +2,7 @@
 //! [`runtime`](super::runtime) appends what the shard says, and answers when that is committed.
 
 mod api;
+mod by_id;
 
 #[cfg(test)]
 mod tests;
@@ -17,12 +18,19 @@ use super::memory::GroupMemory;
 use super::runtime::{Asked, Event, Runtime};
 use super::shard::Shard;
 use super::{AppendError, GROUP_METADATA_TOPIC, GroupConfig, ReplicatedLog, partition_for};
+use crate::model::TopicId;
 
 /// What the coordinator asks of the cluster's metadata.
 pub trait GroupMetadataView: Send + Sync + 'static {
     /// How many partitions a topic has, `None` when it does not exist; offsets of others are refused with
     /// UNKNOWN_TOPIC_OR_PARTITION.
     fn partitions_of(&self, topic: &str) -> Option<i32>;
+
+    /// The id of a topic; requests from version 10 on name topics by id.
+    fn id_of(&self, topic: &str) -> Option<TopicId>;
+
+    /// The topic of an id.
+    fn name_of(&self, id: TopicId) -> Option<Arc<str>>;
 }
 
 /// The group coordinator of this broker. Cheap to clone; [`shutdown`](Self::shutdown) ends its tasks.

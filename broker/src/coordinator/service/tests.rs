@@ -11,6 +11,7 @@ use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
 use kafka_protocol::messages::offset_delete_request::{OffsetDeleteRequestPartition, OffsetDeleteRequestTopic};
 use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics};
+use kafka_protocol::messages::offset_fetch_response::OffsetFetchResponseTopics;
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::{
     DeleteGroupsRequest, DescribeGroupsRequest, GroupId, HeartbeatRequest, JoinGroupRequest, ListGroupsRequest, OffsetCommitRequest,
@@ -24,8 +25,10 @@ use crate::coordinator::group::{Now, Reply, ReplyId, str_bytes};
 use crate::coordinator::memory::MEMBER_BYTES_MAX;
 use crate::coordinator::shard::Shard;
 use crate::coordinator::{AppendError, GROUP_METADATA_TOPIC, GroupConfig, KeyValue, ReplicatedLog, RequestContext};
-use crate::model::Offset;
+use crate::model::{Offset, TopicId};
 
+/// The id of topic "t".
+const TOPIC_ID: TopicId = TopicId::from_u128(7);
 /// `max.message.bytes` of the log.
 const BATCH_BYTES_MAX: usize = 20_000;
 
@@ -92,6 +95,14 @@ impl GroupMetadataView for Metadata {
             "t" => Some(2),
             _ => None,
         }
+    }
+
+    fn id_of(&self, topic: &str) -> Option<TopicId> {
+        (topic == "t").then_some(TOPIC_ID)
+    }
+
+    fn name_of(&self, id: TopicId) -> Option<Arc<str>> {
+        (id == TOPIC_ID).then(|| "t".into())
     }
 }
 
@@ -390,6 +401,34 @@ async fn a_member_with_more_metadata_than_can_be_written_is_refused() {
         let protocol = JoinGroupRequestProtocol::default().with_name(str_bytes("range")).with_metadata(vec![0; bytes].into());
         let joined = coordinator.join_group(&context(9), join_request("").with_protocols(vec![protocol])).await;
         assert_eq!(joined.error_code, expected.code());
+    }
+    coordinator.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn version_10_names_topics_by_id() {
+    let (coordinator, _log) = coordinator();
+    coordinator.load(0).await.unwrap();
+    let (known, unknown) = (TOPIC_ID.to_string(), TopicId::from_u128(8).to_string());
+    let partition = OffsetCommitRequestPartition::default().with_committed_offset(42);
+    let topics = [&known, &unknown]
+        .map(|id| OffsetCommitRequestTopic::default().with_name(TopicName(str_bytes(id))).with_partitions(vec![partition.clone()]));
+    let response = coordinator.offset_commit(&context(10), commit_request("", 0).with_topics(topics.to_vec())).await;
+    let rows: Vec<_> = response.topics.iter().map(|topic| (topic.name.to_string(), topic.partitions[0].error_code)).collect();
+    let no_such_id = E::UnknownTopicId.code();
+    assert_eq!(rows, [(known.clone(), 0), (unknown.clone(), no_such_id)]);
+
+    let topics = [&known, &unknown]
+        .map(|id| OffsetFetchRequestTopics::default().with_name(TopicName(str_bytes(id))).with_partition_indexes(vec![0]));
+    for (asked, expected) in
+        [(Some(topics.to_vec()), vec![(known.clone(), 42, 0), (unknown, -1, no_such_id)]), (None, vec![(known, 42, 0)])]
+    {
+        let of_group = OffsetFetchRequestGroup::default().with_group_id(group()).with_topics(asked);
+        let response = coordinator.offset_fetch(&context(10), OffsetFetchRequest::default().with_groups(vec![of_group])).await;
+        let row = |topic: &OffsetFetchResponseTopics| {
+            (topic.name.to_string(), topic.partitions[0].committed_offset, topic.partitions[0].error_code)
+        };
+        assert_eq!(response.groups[0].topics.iter().map(row).collect::<Vec<_>>(), expected);
     }
     coordinator.shutdown().await;
 }
