@@ -72,6 +72,23 @@ impl Default for GroupConfig {
     }
 }
 
+/// How many groups, members and offsets the partitions of this broker hold.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct GroupFigures {
+    /// Groups without members.
+    pub empty: usize,
+    /// Groups that wait for their members to join.
+    pub preparing_rebalance: usize,
+    /// Groups that wait for the leader's assignment.
+    pub completing_rebalance: usize,
+    /// Groups whose members have their assignments.
+    pub stable: usize,
+    /// Members of all groups.
+    pub members: usize,
+    /// Committed offsets.
+    pub offsets: usize,
+}
+
 /// The partition of `__consumer_offsets` that owns `group_id`, out of `partition_count` (at least 1).
 ///
 /// Java's `String.hashCode` over the UTF-16 units with the sign bit cleared, so that data written by Apache Kafka is found

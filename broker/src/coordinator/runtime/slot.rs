@@ -42,8 +42,12 @@ pub(super) struct Slot<M: Machine> {
 }
 
 enum State<M: Machine> {
-    /// With what it was told meanwhile.
-    Loading(Vec<Event<M>>),
+    Loading {
+        /// What it was told meanwhile.
+        told: Vec<Event<M>>,
+        /// The last try to read it failed: as a partition without a leader, it answers NOT_COORDINATOR until it is read.
+        is_out: bool,
+    },
     Active(Box<Active<M>>),
     Closed,
 }
@@ -94,7 +98,7 @@ impl<M: Machine> Slot<M> {
         Self {
             partition,
             log,
-            state: Mutex::new(State::Loading(Vec::new())),
+            state: Mutex::new(State::Loading { told: Vec::new(), is_out: false }),
             next_deadline_ms: AtomicU64::new(u64::MAX),
             wake: Notify::new(),
             closed: CancellationToken::new(),
@@ -105,7 +109,7 @@ impl<M: Machine> Slot<M> {
     /// Begins to serve; does nothing if the slot was closed meanwhile.
     fn activate(&self, mut machine: M, now: Now) {
         let mut state = lock(&self.state);
-        let State::Loading(told) = &mut *state else { return };
+        let State::Loading { told, .. } = &mut *state else { return };
         let told = std::mem::take(told);
         let out = machine.on_loaded(now);
         let mut active = Active { machine, waiting: BTreeMap::new(), next_reply: 0, queue: VecDeque::new() };
@@ -124,8 +128,14 @@ impl<M: Machine> Slot<M> {
     fn begin_again(&self) {
         let mut state = lock(&self.state);
         if matches!(*state, State::Active(_)) {
-            *state = State::Loading(Vec::new());
+            *state = State::Loading { told: Vec::new(), is_out: false };
             self.next_deadline_ms.store(u64::MAX, Ordering::Release);
+        }
+    }
+
+    fn set_out(&self, out: bool) {
+        if let State::Loading { is_out, .. } = &mut *lock(&self.state) {
+            *is_out = out;
         }
     }
 
@@ -143,8 +153,8 @@ impl<M: Machine> Slot<M> {
                 self.copy_deadline(active);
                 Ok(result)
             }
-            State::Loading(_) => Err(ResponseError::CoordinatorLoadInProgress),
-            State::Closed => Err(ResponseError::NotCoordinator),
+            State::Loading { is_out: false, .. } => Err(ResponseError::CoordinatorLoadInProgress),
+            State::Loading { is_out: true, .. } | State::Closed => Err(ResponseError::NotCoordinator),
         }
     }
 
@@ -164,7 +174,7 @@ impl<M: Machine> Slot<M> {
 
     /// As [`event`](Self::event), but kept for later while the slot is being loaded.
     pub(super) fn tell(&self, now: Now, event: &Event<M>) {
-        if let State::Loading(told) = &mut *lock(&self.state) {
+        if let State::Loading { told, .. } = &mut *lock(&self.state) {
             told.push(event.clone());
             return;
         }
@@ -190,7 +200,7 @@ impl<M: Machine> Slot<M> {
     }
 
     pub(super) fn is_loading(&self) -> bool {
-        matches!(*lock(&self.state), State::Loading(_))
+        matches!(*lock(&self.state), State::Loading { is_out: false, .. })
     }
 
     pub(super) fn next_deadline_ms(&self) -> Option<u64> {
@@ -275,7 +285,7 @@ pub(super) async fn run<M: Machine>(runtime: Arc<Runtime<M>>, slot: Arc<Slot<M>>
 }
 
 async fn serve<M: Machine>(runtime: Arc<Runtime<M>>, slot: Arc<Slot<M>>, first_try: oneshot::Sender<Result<(), AppendError>>) {
-    let mut first_try = Some(first_try);
+    let (mut first_try, mut was_out) = (Some(first_try), false);
     loop {
         let loaded = load(&runtime, &slot).await;
         if let Some(first_try) = first_try.take() {
@@ -283,8 +293,13 @@ async fn serve<M: Machine>(runtime: Arc<Runtime<M>>, slot: Arc<Slot<M>>, first_t
             let _ = first_try.send(loaded);
         }
         if loaded.is_err() {
+            slot.set_out(true);
+            was_out = true;
             tokio::time::sleep(LOAD_AGAIN_AFTER).await;
             continue;
+        }
+        if std::mem::take(&mut was_out) {
+            tracing::info!(partition = slot.partition, "the coordinator's partition could be read again and is served");
         }
         let why = write_queue(&runtime, &slot).await;
         tracing::error!(
@@ -310,6 +325,7 @@ async fn load<M: Machine>(runtime: &Runtime<M>, slot: &Slot<M>) -> Result<(), Ap
         }
     };
     let end_offset = runtime.log.read_all(partition, &mut each).await?;
+    slot.set_out(false);
     runtime.log.committed(partition, end_offset).await?;
     tracing::debug!(partition, record_count, unreadable_count, "the coordinator's partition is loaded");
     slot.activate(machine, runtime.now());

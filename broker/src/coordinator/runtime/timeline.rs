@@ -104,6 +104,11 @@ impl<K: Ord + Clone, V> Timeline<K, V> {
         self.committed.range(range)
     }
 
+    /// How many values survive a crash now.
+    pub(in crate::coordinator) fn committed_count(&self) -> usize {
+        self.committed.len()
+    }
+
     /// The value as of the newest write, committed or not.
     pub(in crate::coordinator) fn latest(&self, key: &K) -> Option<&V> {
         match self.pending.get(key).and_then(VecDeque::back) {

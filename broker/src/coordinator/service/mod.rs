@@ -15,9 +15,10 @@ use letterbox_env::Env;
 
 use super::group::{Now, Output, Reply, ReplyId};
 use super::memory::GroupMemory;
+use super::records::{OffsetAndMetadata, OffsetKey};
 use super::runtime::{Asked, Event, Runtime};
 use super::shard::Shard;
-use super::{AppendError, GROUP_METADATA_TOPIC, GroupConfig, ReplicatedLog, partition_for};
+use super::{AppendError, GROUP_METADATA_TOPIC, GroupConfig, GroupFigures, ReplicatedLog, partition_for};
 use crate::model::TopicId;
 
 /// What the coordinator asks of the cluster's metadata.
@@ -66,6 +67,26 @@ impl GroupCoordinator {
     #[must_use]
     pub fn memory(&self) -> &Arc<GroupMemory> {
         &self.inner.memory
+    }
+
+    /// How many groups, members and offsets there are; one short pass over the groups.
+    #[must_use]
+    pub fn figures(&self) -> GroupFigures {
+        let sum = |a: GroupFigures, b: GroupFigures| GroupFigures {
+            empty: a.empty.saturating_add(b.empty),
+            preparing_rebalance: a.preparing_rebalance.saturating_add(b.preparing_rebalance),
+            completing_rebalance: a.completing_rebalance.saturating_add(b.completing_rebalance),
+            stable: a.stable.saturating_add(b.stable),
+            members: a.members.saturating_add(b.members),
+            offsets: a.offsets.saturating_add(b.offsets),
+        };
+        self.inner.runtime.each(|shard| shard.figures()).into_iter().fold(GroupFigures::default(), sum)
+    }
+
+    /// Shows every committed offset to `each`, to compute lags from. Requests to a partition wait while it is shown, so `each`
+    /// must be quick.
+    pub fn each_offset(&self, mut each: impl FnMut(&OffsetKey, &OffsetAndMetadata)) {
+        self.inner.runtime.each(|shard| shard.each_offset(&mut each));
     }
 
     /// This broker has become leader of `partition`: reads its groups and begins to serve them. Until then they

@@ -24,7 +24,7 @@ use super::{GroupCoordinator, GroupMetadataView};
 use crate::coordinator::group::{Now, Reply, ReplyId, str_bytes};
 use crate::coordinator::memory::MEMBER_BYTES_MAX;
 use crate::coordinator::shard::Shard;
-use crate::coordinator::{AppendError, GROUP_METADATA_TOPIC, GroupConfig, KeyValue, ReplicatedLog, RequestContext};
+use crate::coordinator::{AppendError, GROUP_METADATA_TOPIC, GroupConfig, GroupFigures, KeyValue, ReplicatedLog, RequestContext};
 use crate::model::{Offset, TopicId};
 
 /// The id of topic "t".
@@ -273,6 +273,11 @@ async fn a_commit_that_is_too_large_for_a_batch_fails_alone_and_says_so() {
     );
     assert_eq!(refused.topics[0].partitions[0].error_code, E::InvalidCommitOffsetSize.code());
     assert_eq!((before, after, fetch(&coordinator, true).await), (0, 0, (0, Some(2))));
+    let expected = GroupFigures { empty: 1, offsets: 1, ..GroupFigures::default() };
+    assert_eq!(coordinator.figures(), expected);
+    let mut shown = Vec::new();
+    coordinator.each_offset(|key, offset| shown.push((key.topic.to_string(), key.partition, offset.offset)));
+    assert_eq!(shown, [("t".to_owned(), 0, 2)]);
     coordinator.shutdown().await;
 }
 
@@ -315,7 +320,9 @@ async fn when_a_commit_is_lost_the_partition_is_read_again_and_serves_what_the_l
         log.is_lost.send_replace(true);
     });
     assert_eq!(answer, E::NotCoordinator.code());
-    assert_eq!(fetch(&coordinator, false).await.0, E::CoordinatorLoadInProgress.code());
+    assert_eq!(fetch(&coordinator, false).await.0, E::NotCoordinator.code());
+    let listed = coordinator.list_groups(&context(5), &ListGroupsRequest::default());
+    assert_eq!(listed.error_code, 0, "one partition that is out of use does not hide the groups of the others");
     log.is_lost.send_replace(false);
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(fetch(&coordinator, false).await.0, E::CoordinatorLoadInProgress.code(), "what was read is not committed yet");

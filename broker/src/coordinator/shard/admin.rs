@@ -11,8 +11,9 @@ use kafka_protocol::messages::offset_delete_response::{OffsetDeleteResponseParti
 use kafka_protocol::messages::{DeleteGroupsResponse, GroupId, OffsetDeleteRequest, OffsetDeleteResponse};
 
 use super::Shard;
+use crate::coordinator::GroupFigures;
 use crate::coordinator::group::{Group, GroupState, Member, Now, Output, Reply, ReplyId, str_bytes};
-use crate::coordinator::records::{OffsetKey, Record};
+use crate::coordinator::records::{OffsetAndMetadata, OffsetKey, Record};
 
 /// From this version on a group that does not exist is an error, before it is "Dead" (KIP-1043).
 const NOT_FOUND_ERROR_VERSION: i16 = 6;
@@ -54,6 +55,28 @@ impl Shard {
                 .with_group_type(str_bytes("classic"))
         });
         listed.collect()
+    }
+
+    /// How many groups, members and offsets there are.
+    #[must_use]
+    pub fn figures(&self) -> GroupFigures {
+        let mut figures = GroupFigures { offsets: self.offsets.committed_count(), ..GroupFigures::default() };
+        for group in self.groups.values() {
+            let of_state = match group.state() {
+                GroupState::Empty => &mut figures.empty,
+                GroupState::PreparingRebalance => &mut figures.preparing_rebalance,
+                GroupState::CompletingRebalance => &mut figures.completing_rebalance,
+                GroupState::Stable => &mut figures.stable,
+            };
+            *of_state = of_state.saturating_add(1);
+            figures.members = figures.members.saturating_add(group.members().len());
+        }
+        figures
+    }
+
+    /// Shows every committed offset to `each`.
+    pub fn each_offset(&self, each: &mut dyn FnMut(&OffsetKey, &OffsetAndMetadata)) {
+        self.offsets.committed_range(..).for_each(|(key, offset)| each(key, offset));
     }
 
     /// DeleteGroups for one group; refused while it has members.
