@@ -290,10 +290,11 @@ fn producers_are_told_with_their_last_sequence() {
     assert_eq!(produced(ask(&mut stream, 9, request)), (0, 0));
     let ask_for = |stream: &mut std::net::TcpStream, topic, partition| {
         let topic =
-            m::describe_producers_request::TopicRequest::default().with_name(topic_name(topic)).with_partition_indexes(vec![partition]);
-        let Response::DescribeProducers(answer) = ask(stream, 0, m::DescribeProducersRequest::default().with_topics(vec![topic])) else {
-            unreachable!()
-        };
+            m::describe_producers_request::TopicRequest::default().with_name(topic_name(topic)).with_partition_indexes(vec![partition; 3]);
+        let request = m::DescribeProducersRequest::default().with_topics(vec![topic.clone(), topic]);
+        let Response::DescribeProducers(answer) = ask(stream, 0, request) else { unreachable!() };
+        let told: Vec<usize> = answer.topics.iter().map(|topic| topic.partitions.len()).collect();
+        assert_eq!(told, [1, 0], "a partition is told once");
         answer.topics[0].partitions[0].clone()
     };
     let answer = ask_for(&mut stream, "t", 0);
@@ -331,10 +332,12 @@ fn the_quorum_is_described() {
 
 fn quorum(stream: &mut std::net::TcpStream, version: i16, topic: &'static str) -> m::DescribeQuorumResponse {
     let partition = m::describe_quorum_request::PartitionData::default();
-    let topic = m::describe_quorum_request::TopicData::default().with_topic_name(topic_name(topic)).with_partitions(vec![partition]);
+    let partitions = vec![partition.clone(), partition];
+    let topic = m::describe_quorum_request::TopicData::default().with_topic_name(topic_name(topic)).with_partitions(partitions);
     let Response::DescribeQuorum(answer) = ask(stream, version, m::DescribeQuorumRequest::default().with_topics(vec![topic])) else {
         unreachable!()
     };
+    assert_eq!(answer.topics[0].partitions.len(), 1, "a partition is told once");
     answer
 }
 

@@ -28,7 +28,7 @@ pub(crate) fn describe(ctx: &RequestContext) -> m::DescribeAclsResponse {
 
 /// Answers CreateAcls.
 pub(crate) fn create(ctx: &RequestContext, request: &m::CreateAclsRequest) -> m::CreateAclsResponse {
-    let (error, message) = refusal(ctx, Operation::Alter, "No Authorizer is configured.");
+    let (error, message) = refusal(ctx, Operation::Alter, "No Authorizer is configured on the broker");
     let result = AclCreationResult::default().with_error_code(error).with_error_message(message);
     m::CreateAclsResponse::default().with_results(vec![result; request.creations.len()])
 }

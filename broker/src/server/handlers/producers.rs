@@ -1,5 +1,7 @@
 //! DescribeProducers 0: which idempotent producers a partition knows (KIP-664).
 
+use std::collections::BTreeSet;
+
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::describe_producers_response::{PartitionResponse, ProducerState, TopicResponse};
 
@@ -8,10 +10,12 @@ use crate::metadata::controller::validate_topic_name;
 use crate::server::context::{Operation, RequestContext, Resource};
 use crate::wire::ErrorCode;
 
-/// Answers DescribeProducers. With no transactions, no producer has an open one.
+/// Answers DescribeProducers, each partition once however often it is asked for. With no transactions, no producer has an open one.
 pub(crate) fn describe(shared: &Shared, ctx: &RequestContext, request: m::DescribeProducersRequest) -> m::DescribeProducersResponse {
     let image = shared.image();
-    let topics = request.topics.into_iter().map(|topic| {
+    let mut seen = BTreeSet::new();
+    let topics = request.topics.into_iter().map(|mut topic| {
+        topic.partition_indexes.retain(|index| seen.insert((topic.name.clone(), *index)));
         let name = topic.name.as_str();
         let found = match image.topic(name) {
             _ if validate_topic_name(name).is_err() => Err(ErrorCode::InvalidTopicException),

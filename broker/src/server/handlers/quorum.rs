@@ -1,5 +1,7 @@
 //! DescribeQuorum 0–2: who votes on the metadata, who leads, how far each is (KIPs 595, 836, 853).
 
+use std::collections::BTreeSet;
+
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::describe_quorum_request::TopicData as AskedTopic;
 use kafka_protocol::messages::describe_quorum_response::{Listener, Node, PartitionData, ReplicaState, TopicData};
@@ -20,7 +22,8 @@ pub(crate) fn describe(shared: &Shared, ctx: &RequestContext, request: &m::Descr
     }
     let status = shared.quorum_status();
     let now = shared.env.clock.wall_ms();
-    let topics = request.topics.iter().map(|topic| of_topic(topic, &status, now)).collect();
+    let mut seen = BTreeSet::new();
+    let topics = request.topics.iter().map(|topic| of_topic(topic, &mut seen, &status, now)).collect();
     let nodes = status.voters.iter().map(|(id, (host, port))| {
         let listener = Listener::default().with_name(text(&shared.config.controller.name)).with_host(text(host)).with_port(*port);
         Node::default().with_node_id(node(*id)).with_listeners(vec![listener])
@@ -29,7 +32,8 @@ pub(crate) fn describe(shared: &Shared, ctx: &RequestContext, request: &m::Descr
     m::DescribeQuorumResponse::default().with_topics(topics).with_nodes(nodes)
 }
 
-fn of_topic(topic: &AskedTopic, status: &QuorumStatus, now: i64) -> TopicData {
+/// Answers for the partitions that are not in `seen` yet.
+fn of_topic(topic: &AskedTopic, seen: &mut BTreeSet<(m::TopicName, i32)>, status: &QuorumStatus, now: i64) -> TopicData {
     let one = |index: i32| {
         let answer = PartitionData::default().with_partition_index(index);
         if topic.topic_name.as_str() != METADATA_TOPIC || index != 0 {
@@ -56,7 +60,8 @@ fn of_topic(topic: &AskedTopic, status: &QuorumStatus, now: i64) -> TopicData {
             .with_high_watermark(end(status.applied_index))
             .with_current_voters(status.voters.keys().map(voter).collect())
     };
-    let partitions = topic.partitions.iter().map(|partition| one(partition.partition_index)).collect();
+    let indexes = topic.partitions.iter().map(|partition| partition.partition_index);
+    let partitions = indexes.filter(|index| seen.insert((topic.topic_name.clone(), *index))).map(one).collect();
     TopicData::default().with_topic_name(topic_name(topic.topic_name.as_str())).with_partitions(partitions)
 }
 
