@@ -3,7 +3,8 @@
 
 mod common;
 
-use common::{Broker, PRODUCE_VERSION, ask, ask_for_topic, free_port, http, http_get, produce_request, produced};
+use common::{Broker, PRODUCE_VERSION, ask, ask_for_topic, free_port, http, http_get, produce_request, produced, topic_name};
+use kafka_protocol::messages as m;
 
 /// Whether `line` is a comment, or `name value` or `name{label="value",…} value`.
 fn is_metric(line: &str) -> bool {
@@ -37,6 +38,10 @@ fn probes_and_scrapers_are_answered() {
     }
     assert_eq!(produced(ask(&mut client, PRODUCE_VERSION, produce_request("nowhere", b"one"))).0, 3);
     assert_eq!(ask_for_topic(&mut client, "no name for a topic"), 17);
+    let batch = produce_request("orders", b"one").topic_data[0].partition_data[0].records.as_ref().unwrap().len();
+    let partition = m::fetch_request::FetchPartition::default().with_partition_max_bytes(1 << 20);
+    let topic = m::fetch_request::FetchTopic::default().with_topic(topic_name("orders")).with_partitions(vec![partition]);
+    ask(&mut client, 11, m::FetchRequest::default().with_max_bytes(1 << 20).with_topics(vec![topic]));
     let (status, metrics) = http_get(port, "/metrics");
     assert_eq!(status, "200");
     for line in metrics.lines() {
@@ -44,6 +49,13 @@ fn probes_and_scrapers_are_answered() {
     }
     for line in [
         "kafka_server_brokertopicmetrics_messagesin_total 3",
+        "kafka_server_brokertopicmetrics_messagesin_total{topic=\"orders\"} 3",
+        &format!("kafka_server_brokertopicmetrics_bytesin_total{{topic=\"orders\"}} {}", 3 * batch),
+        &format!("kafka_server_brokertopicmetrics_bytesout_total{{topic=\"orders\"}} {}", 3 * batch),
+        &format!("kafka_log_log_size{{topic=\"orders\",partition=\"0\"}} {}", 3 * batch),
+        "kafka_topic_partition_current_offset{topic=\"orders\",partition=\"0\"} 3",
+        "kafka_server_replicamanager_underreplicatedpartitions 0",
+        "kafka_controller_kafkacontroller_offlinepartitionscount 0",
         "kafka_network_requestmetrics_requests_total{request=\"Produce\"} 4",
         "kafka_network_requestmetrics_errors_total{request=\"Produce\",error=\"UNKNOWN_TOPIC_OR_PARTITION\"} 1",
         "kafka_network_requestmetrics_errors_total{request=\"Metadata\",error=\"INVALID_TOPIC_EXCEPTION\"} 1",

@@ -222,6 +222,12 @@ impl Log {
         lock(&self.inner).producers.len()
     }
 
+    /// How many segments it has.
+    #[must_use]
+    pub fn segments_count(&self) -> usize {
+        self.segments.load().len()
+    }
+
     /// The idempotent producers it knows, by id.
     #[must_use]
     pub fn producers(&self) -> Vec<ProducerView> {

@@ -3,15 +3,21 @@
 //! Counters that Kafka has keep the names its users' dashboards know (the JMX exporter's spelling as in
 //! Strimzi's rules); what Kafka has no name for begins with `letterbox_`.
 
+mod details;
+
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::{Metric, Registry, Unit};
+
+pub use self::details::{Details, PARTITIONS_MAX, PartitionDetails, TopicDetails};
+use self::details::{DetailsCollector, Totals};
 
 /// The label of per-API metrics.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -38,7 +44,8 @@ pub struct ReasonLabel {
 
 /// Every metric of the broker.
 pub struct Metrics {
-    registry: Registry,
+    table: Table,
+    details: DetailsCollector,
     bytes_in: Counter,
     bytes_out: Counter,
     /// Records appended by clients.
@@ -65,14 +72,46 @@ pub struct Metrics {
     pub offline: Gauge<i64, AtomicI64>,
     /// Log directories that are out of use.
     pub offline_dirs: Gauge<i64, AtomicI64>,
-    /// Bytes of all logs.
-    pub log_bytes: Gauge<i64, AtomicI64>,
     /// 1 while this node leads the metadata quorum.
     pub active_controller: Gauge<i64, AtomicI64>,
     /// Applied metadata.
     pub metadata_offset: Gauge<i64, AtomicI64>,
     /// Free bytes of request memory.
     pub request_memory_free: Gauge<f64, AtomicU64>,
+}
+
+/// What is registered, and what the reference page says of it.
+#[derive(Default)]
+struct Table {
+    registry: Registry,
+    /// As they appear in a scrape, each with its type and meaning.
+    #[cfg_attr(not(test), allow(dead_code, reason = "the reference page is made by a test"))]
+    rows: Vec<(String, &'static str, &'static str)>,
+}
+
+impl Table {
+    fn register(&mut self, name: &'static str, help: &'static str, metric: impl Metric) {
+        self.note(name.to_owned(), metric.metric_type(), help);
+        self.registry.register(name, help, metric);
+    }
+
+    fn register_with_unit(&mut self, name: &'static str, help: &'static str, unit: Unit, metric: impl Metric) {
+        self.note(format!("{name}_{}", unit.as_str()), metric.metric_type(), help);
+        self.registry.register_with_unit(name, help, unit, metric);
+    }
+
+    fn note(&mut self, name: String, kind: MetricType, help: &'static str) {
+        self.rows.push((name, kind_name(kind), help));
+    }
+}
+
+fn kind_name(kind: MetricType) -> &'static str {
+    match kind {
+        MetricType::Counter => "counter",
+        MetricType::Gauge => "gauge",
+        MetricType::Histogram => "histogram",
+        _ => "other",
+    }
 }
 
 impl Default for Metrics {
@@ -85,16 +124,17 @@ impl Metrics {
     /// A table with everything at zero.
     #[must_use]
     pub fn new() -> Self {
-        let mut registry = Registry::default();
+        let mut table = Table::default();
+        let totals = Totals::default();
         let new_histogram: fn() -> Histogram =
             || Histogram::new([0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0]);
         let request_seconds = Family::new_with_constructor(new_histogram);
         let this = Self {
             bytes_in: Counter::default(),
             bytes_out: Counter::default(),
-            messages_in: Counter::default(),
-            produce_bytes: Counter::default(),
-            fetch_bytes: Counter::default(),
+            messages_in: totals.messages_in.clone(),
+            produce_bytes: totals.bytes_in.clone(),
+            fetch_bytes: totals.bytes_out.clone(),
             requests: Family::default(),
             request_seconds,
             errors: Family::default(),
@@ -104,16 +144,14 @@ impl Metrics {
             leaders: Gauge::default(),
             offline: Gauge::default(),
             offline_dirs: Gauge::default(),
-            log_bytes: Gauge::default(),
             active_controller: Gauge::default(),
             metadata_offset: Gauge::default(),
             request_memory_free: Gauge::default(),
-            registry: Registry::default(),
+            details: DetailsCollector::new(totals),
+            table: Table::default(),
         };
-        let r = &mut registry;
-        r.register("kafka_server_brokertopicmetrics_messagesin", "Records appended by clients", this.messages_in.clone());
-        r.register("kafka_server_brokertopicmetrics_bytesin", "Bytes of records appended by clients", this.produce_bytes.clone());
-        r.register("kafka_server_brokertopicmetrics_bytesout", "Bytes of records sent to consumers", this.fetch_bytes.clone());
+        let r = &mut table;
+        r.registry.register_collector(Box::new(this.details.clone()));
         r.register("kafka_network_requestmetrics_requests", "Requests by API", this.requests.clone());
         r.register("kafka_network_requestmetrics_errors", "Answers that carry an error, by API and error", this.errors.clone());
         r.register("kafka_server_socket_server_metrics_connection_count", "Open client connections", this.connections.clone());
@@ -121,7 +159,6 @@ impl Metrics {
         r.register("kafka_server_replicamanager_leadercount", "Partitions led by this broker", this.leaders.clone());
         r.register("kafka_server_replicamanager_offlinereplicacount", "Partitions whose log cannot be written", this.offline.clone());
         r.register("kafka_log_logmanager_offlinelogdirectorycount", "Log directories out of use", this.offline_dirs.clone());
-        r.register("kafka_log_log_size", "Bytes of all logs of this broker", this.log_bytes.clone());
         r.register(
             "kafka_controller_kafkacontroller_activecontrollercount",
             "1 while this node leads the metadata quorum",
@@ -143,7 +180,12 @@ impl Metrics {
             Unit::Bytes,
             this.request_memory_free.clone(),
         );
-        Self { registry, ..this }
+        Self { table, ..this }
+    }
+
+    /// What the next scrape tells of single topics and partitions.
+    pub fn show(&self, details: Details) {
+        self.details.show(details);
     }
 
     /// Counts an error in an answer to `request`.
@@ -166,7 +208,7 @@ impl Metrics {
     pub fn render(&self) -> String {
         let mut text = String::new();
         // Writing into a String does not fail.
-        let _ = encode(&mut text, &self.registry);
+        let _ = encode(&mut text, &self.table.registry);
         text
     }
 }
@@ -174,6 +216,60 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The page as the table says it must be. `UPDATE_DOCS=1 cargo test -p letterbox-broker metrics::` writes it.
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "a page of the repository")]
+    fn the_reference_page_is_the_table() {
+        let mut rows: Vec<(String, &str, &str, &str)> =
+            Metrics::new().table.rows.into_iter().map(|(name, kind, help)| (name, kind, "", help)).collect();
+        rows.extend(details::rows().map(|(name, kind, labels, help)| (name.to_owned(), kind_name(kind), labels, help)));
+        rows.sort();
+        let mut page = String::from(INTRODUCTION);
+        for (name, kind, labels, help) in rows {
+            let name = if kind == "counter" { format!("{name}_total") } else { name };
+            page += &format!("| `{name}` | {kind} | {labels} | {help} |\n");
+        }
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(path, &page).unwrap();
+        }
+        let found = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(found == page, "docs/metrics.md is not what the table says; run UPDATE_DOCS=1 cargo test -p letterbox-broker metrics::");
+    }
+
+    const INTRODUCTION: &str = "\
+# Metrics
+
+Every broker serves these as OpenMetrics text at `http://HOST:9644/metrics` (`admin.listener`). Names that Apache Kafka has are spelled
+as in the JMX exporter's rules that Strimzi's dashboards use; `kafka_brokers`, `kafka_topic_*` are those of kafka_exporter, which
+need not run beside the broker. What neither has a name for begins with `letterbox_`. Of single topics and partitions a broker tells
+those that it leads, at most 4,000 partitions. Labels of the other rows: `request` is the API's name, `error` Kafka's name of an error.
+
+| name | type | labels | meaning |
+|---|---|---|---|
+";
+
+    #[test]
+    fn topics_and_partitions_are_told_apart() {
+        let metrics = Metrics::new();
+        metrics.messages_in.inc_by(7);
+        let one = PartitionDetails { index: 1, records_in: 3, size: 512, replicas: 3, in_sync: 2, ..PartitionDetails::default() };
+        let topic =
+            TopicDetails { name: "orders".into(), partitions_count: 2, partitions: vec![one, PartitionDetails { index: 0, ..one }] };
+        metrics.show(Details { topics: vec![topic], under_replicated: 2, ..Details::default() });
+        let text = metrics.render();
+        for line in [
+            "kafka_server_brokertopicmetrics_messagesin_total 7",
+            "kafka_server_brokertopicmetrics_messagesin_total{topic=\"orders\"} 6",
+            "kafka_log_log_size{topic=\"orders\",partition=\"1\"} 512",
+            "kafka_topic_partitions{topic=\"orders\"} 2",
+            "kafka_topic_partition_under_replicated_partition{topic=\"orders\",partition=\"0\"} 1",
+            "kafka_server_replicamanager_underreplicatedpartitions 2",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+    }
 
     #[test]
     fn what_is_counted_is_shown() {

@@ -1,5 +1,6 @@
 //! A partition this broker leads: its log, its leader state and its waiters.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::BytesMut;
@@ -53,12 +54,53 @@ pub enum AppendRefused {
     Log(#[from] AppendError),
 }
 
+/// What clients have written to a partition and read from it, since this broker leads it.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    records_in: AtomicU64,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+}
+
+/// A [`Traffic`] at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct TrafficSoFar {
+    /// Records appended.
+    pub records_in: u64,
+    /// Bytes of them.
+    pub bytes_in: u64,
+    /// Bytes of records sent.
+    pub bytes_out: u64,
+}
+
+impl Traffic {
+    /// Counts what was sent to a client.
+    pub fn sent(&self, bytes: u64) {
+        self.bytes_out.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts what a client has written.
+    pub fn received(&self, appended: &Appended) {
+        self.records_in.fetch_add(appended.records, Ordering::Relaxed);
+        self.bytes_in.fetch_add(appended.bytes, Ordering::Relaxed);
+    }
+
+    /// The counts.
+    #[must_use]
+    pub fn so_far(&self) -> TrafficSoFar {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        TrafficSoFar { records_in: read(&self.records_in), bytes_in: read(&self.bytes_in), bytes_out: read(&self.bytes_out) }
+    }
+}
+
 /// A partition led by this broker.
 pub struct Partition {
     /// Its records.
     pub log: Arc<Log>,
     /// Who waits for its high watermark.
     pub waiters: Waiters,
+    /// For the metrics.
+    pub traffic: Traffic,
     state: Mutex<LeaderState>,
     clock: Arc<dyn Clock>,
 }
@@ -76,7 +118,7 @@ impl Partition {
         let mut state = LeaderState::new(me, epoch, replicas, isr, min_insync, log.high_watermark());
         // What an earlier run had stored and recovery found whole is on the disk: recovery synced it.
         let moved = state.own_end(log.durable_end());
-        let this = Self { log, waiters: Waiters::default(), state: Mutex::new(state), clock };
+        let this = Self { log, waiters: Waiters::default(), traffic: Traffic::default(), state: Mutex::new(state), clock };
         if let Some(high_watermark) = moved {
             this.log.set_high_watermark(high_watermark);
         }
@@ -220,6 +262,12 @@ impl Partition {
             newer if newer > own => Err(ErrorCode::UnknownLeaderEpoch),
             _ => Ok(()),
         }
+    }
+
+    /// Whether fewer replicas are in sync than an append with `acks=all` asks for.
+    #[must_use]
+    pub fn is_under_min_isr(&self) -> bool {
+        self.state().may_append_to_all().is_err()
     }
 
     /// Where `epoch` ends: the largest known epoch up to it and the offset that follows its last record; (−1, −1) for an epoch that has

@@ -68,7 +68,7 @@ fn refresh(shared: &Shared, logs: &LogManager) {
     metrics.leaders.set(count(leading));
     metrics.offline.set(count(offline));
     metrics.offline_dirs.set(count(logs.dirs().iter().filter(|dir| dir.offline().is_some()).count()));
-    metrics.log_bytes.set(i64::try_from(logs.logs().iter().map(|log| log.size()).sum::<u64>()).unwrap_or(i64::MAX));
+    metrics.show(super::details::read(shared));
     let status = shared.quorum.status();
     metrics.active_controller.set(i64::from(status.leader == Some(status.node_id)));
     metrics.metadata_offset.set(i64::try_from(status.applied_index).unwrap_or(i64::MAX));

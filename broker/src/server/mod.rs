@@ -7,6 +7,7 @@ mod admin_http;
 mod budget;
 mod connection;
 pub mod context;
+mod details;
 mod dispatch;
 mod errors;
 mod group_log;

@@ -144,6 +144,12 @@ pub(crate) async fn fetch(shared: Arc<Shared>, ctx: RequestContext, request: m::
     if registered {
         found(&topics).for_each(|partition| partition.waiters.forget(&notify));
     }
+    let answered = fetched.topics.iter().flat_map(|topic| &topic.partitions);
+    for (asked, answer) in topics.iter().flat_map(|topic| &topic.partitions).zip(answered) {
+        if let Ok(partition) = &asked.found {
+            partition.traffic.sent(answer.records.bytes as u64);
+        }
+    }
     shared.metrics.fetch_bytes.inc_by(fetched.bytes() as u64);
     fetched
 }

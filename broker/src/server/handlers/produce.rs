@@ -136,6 +136,7 @@ pub(crate) fn produce(shared: &Arc<Shared>, ctx: &RequestContext, mut body: Byte
                 Ok((appended, partition)) => {
                     shared.metrics.messages_in.inc_by(appended.records);
                     shared.metrics.produce_bytes.inc_by(appended.bytes);
+                    partition.traffic.received(&appended);
                     if acks == Some(Acks::All) && !partition.is_committed(appended.end_offset) {
                         waiting.push(Waiting { topic: topic_at, partition: partition_at, of: partition, end_offset: appended.end_offset });
                     }

@@ -1,0 +1,247 @@
+//! What is told of single topics and partitions: read when a scrape asks for it, kept nowhere.
+//!
+//! The names are those of the JMX exporter's rules that Strimzi's dashboards use, and of kafka_exporter, which then need not run
+//! beside the broker. Of at most [`PARTITIONS_MAX`] partitions anything is told, so that a scrape stays small.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::Counter;
+
+/// Partitions that one scrape tells of, the first by topic name.
+pub const PARTITIONS_MAX: usize = 4_000;
+
+/// One topic with partitions that are led from here.
+#[derive(Clone, Debug, Default)]
+pub struct TopicDetails {
+    /// Its name.
+    pub name: Arc<str>,
+    /// How many partitions it has in all.
+    pub partitions_count: usize,
+    /// Those led from here.
+    pub partitions: Vec<PartitionDetails>,
+}
+
+/// One partition that is led from here.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PartitionDetails {
+    /// Its index.
+    pub index: i32,
+    /// Records appended by clients since this broker leads it.
+    pub records_in: u64,
+    /// Bytes of them.
+    pub bytes_in: u64,
+    /// Bytes of records sent to consumers.
+    pub bytes_out: u64,
+    /// Bytes of its batches.
+    pub size: u64,
+    /// Segments of its log.
+    pub segments: usize,
+    /// Log start offset.
+    pub start: i64,
+    /// High watermark.
+    pub high_watermark: i64,
+    /// Log end offset.
+    pub end: i64,
+    /// The leader's id.
+    pub leader: i32,
+    /// Whether the leader is the first replica.
+    pub leader_is_preferred: bool,
+    /// Replicas.
+    pub replicas: usize,
+    /// Replicas in sync.
+    pub in_sync: usize,
+}
+
+/// All of it, at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Details {
+    /// By name; cut to [`PARTITIONS_MAX`] partitions.
+    pub topics: Vec<TopicDetails>,
+    /// Partitions that were left out.
+    pub left_out: usize,
+    /// Brokers that are alive.
+    pub brokers: usize,
+    /// Topics of the cluster.
+    pub topic_count: usize,
+    /// Partitions of the cluster.
+    pub partition_count: usize,
+    /// Partitions of the cluster that nobody can write to: without a live leader, or with a log out of use here.
+    pub offline_partition_count: usize,
+    /// Partitions led from here with a replica that is not in sync.
+    pub under_replicated: usize,
+    /// Partitions led from here with fewer replicas in sync than `min.insync.replicas`.
+    pub under_min_isr: usize,
+}
+
+/// Of what a row tells.
+enum Of {
+    /// Whatever there is; also, without a label, of all topics together.
+    TopicTotal(fn(&Totals) -> &Counter, fn(&PartitionDetails) -> u64),
+    Topic(fn(&TopicDetails) -> i64),
+    Partition(fn(&PartitionDetails) -> i64),
+    Broker(fn(&Details) -> i64),
+}
+
+/// The counters of the broker as a whole: they go on counting what was counted for topics that are gone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Totals {
+    /// Records appended by clients.
+    pub(super) messages_in: Counter,
+    /// Bytes of records appended by clients.
+    pub(super) bytes_in: Counter,
+    /// Bytes of records sent to consumers.
+    pub(super) bytes_out: Counter,
+}
+
+fn gauge(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn count(value: usize) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// Name, of what, labels for the reference page, meaning.
+const ROWS: &[(&str, Of, &str, &str)] = &[
+    (
+        "kafka_server_brokertopicmetrics_messagesin",
+        Of::TopicTotal(|all| &all.messages_in, |one| one.records_in),
+        "topic, or none for all topics together",
+        "Records appended by clients",
+    ),
+    (
+        "kafka_server_brokertopicmetrics_bytesin",
+        Of::TopicTotal(|all| &all.bytes_in, |one| one.bytes_in),
+        "topic, or none for all topics together",
+        "Bytes of records appended by clients",
+    ),
+    (
+        "kafka_server_brokertopicmetrics_bytesout",
+        Of::TopicTotal(|all| &all.bytes_out, |one| one.bytes_out),
+        "topic, or none for all topics together",
+        "Bytes of records sent to consumers",
+    ),
+    ("kafka_log_log_size", Of::Partition(|one| gauge(one.size)), "topic, partition", "Bytes of the record batches of a log"),
+    ("kafka_log_log_numlogsegments", Of::Partition(|one| count(one.segments)), "topic, partition", "Segments of a log"),
+    ("kafka_log_log_logstartoffset", Of::Partition(|one| one.start), "topic, partition", "Log start offset"),
+    ("kafka_log_log_logendoffset", Of::Partition(|one| one.end), "topic, partition", "Log end offset"),
+    ("kafka_brokers", Of::Broker(|all| count(all.brokers)), "", "Brokers that are alive"),
+    ("kafka_topic_partitions", Of::Topic(|topic| count(topic.partitions_count)), "topic", "Partitions of a topic"),
+    (
+        "kafka_topic_partition_current_offset",
+        Of::Partition(|one| one.high_watermark),
+        "topic, partition",
+        "High watermark: the offset that the next record to be seen by consumers gets",
+    ),
+    ("kafka_topic_partition_oldest_offset", Of::Partition(|one| one.start), "topic, partition", "Offset of the oldest record"),
+    ("kafka_topic_partition_leader", Of::Partition(|one| i64::from(one.leader)), "topic, partition", "Id of the leader"),
+    (
+        "kafka_topic_partition_leader_is_preferred",
+        Of::Partition(|one| i64::from(one.leader_is_preferred)),
+        "topic, partition",
+        "1 while the first replica leads",
+    ),
+    ("kafka_topic_partition_replicas", Of::Partition(|one| count(one.replicas)), "topic, partition", "Replicas"),
+    ("kafka_topic_partition_in_sync_replica", Of::Partition(|one| count(one.in_sync)), "topic, partition", "Replicas in sync"),
+    (
+        "kafka_topic_partition_under_replicated_partition",
+        Of::Partition(|one| i64::from(one.in_sync < one.replicas)),
+        "topic, partition",
+        "1 while a replica is not in sync",
+    ),
+    (
+        "kafka_server_replicamanager_underreplicatedpartitions",
+        Of::Broker(|all| count(all.under_replicated)),
+        "",
+        "Partitions led by this broker with a replica that is not in sync",
+    ),
+    (
+        "kafka_server_replicamanager_underminisrpartitioncount",
+        Of::Broker(|all| count(all.under_min_isr)),
+        "",
+        "Partitions led by this broker with fewer replicas in sync than min.insync.replicas",
+    ),
+    (
+        "kafka_controller_kafkacontroller_offlinepartitionscount",
+        Of::Broker(|all| count(all.offline_partition_count)),
+        "",
+        "Partitions that nobody can write to: without a live leader, or with a log out of use",
+    ),
+    ("kafka_controller_kafkacontroller_globaltopiccount", Of::Broker(|all| count(all.topic_count)), "", "Topics of the cluster"),
+    (
+        "kafka_controller_kafkacontroller_globalpartitioncount",
+        Of::Broker(|all| count(all.partition_count)),
+        "",
+        "Partitions of the cluster",
+    ),
+    (
+        "letterbox_metrics_partitions_left_out",
+        Of::Broker(|all| count(all.left_out)),
+        "",
+        "Partitions led by this broker that this page does not tell of, because there are more than 4000",
+    ),
+];
+
+/// Name, type, labels and meaning of each row, for the reference page.
+#[cfg(test)]
+pub(super) fn rows() -> impl Iterator<Item = (&'static str, MetricType, &'static str, &'static str)> {
+    ROWS.iter().map(|(name, of, labels, help)| (*name, kind(of), *labels, *help))
+}
+
+fn kind(of: &Of) -> MetricType {
+    if matches!(of, Of::TopicTotal(..)) { MetricType::Counter } else { MetricType::Gauge }
+}
+
+/// Writes the rows of the newest [`Details`] into a scrape.
+#[derive(Clone, Debug, Default)]
+pub(super) struct DetailsCollector {
+    totals: Totals,
+    newest: Arc<Mutex<Arc<Details>>>,
+}
+
+impl DetailsCollector {
+    pub(super) fn new(totals: Totals) -> Self {
+        Self { totals, newest: Arc::default() }
+    }
+
+    pub(super) fn show(&self, details: Details) {
+        *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(details);
+    }
+}
+
+impl Collector for DetailsCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let details = self.newest.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for (name, of, _, help) in ROWS {
+            let mut out = encoder.encode_descriptor(name, help, None, kind(of))?;
+            row(&mut out, &self.totals, &details, of)?;
+        }
+        Ok(())
+    }
+}
+
+fn row(out: &mut MetricEncoder<'_>, totals: &Totals, details: &Details, of: &Of) -> fmt::Result {
+    match of {
+        Of::Broker(value) => out.encode_gauge(&value(details)),
+        Of::TopicTotal(all, one) => {
+            out.encode_counter::<NoLabelSet, u64, u64>(&all(totals).get(), None)?;
+            details.topics.iter().try_for_each(|topic| {
+                let sum: u64 = topic.partitions.iter().map(one).sum();
+                out.encode_family(&[("topic", &*topic.name)])?.encode_counter::<NoLabelSet, u64, u64>(&sum, None)
+            })
+        }
+        Of::Topic(value) => {
+            details.topics.iter().try_for_each(|topic| out.encode_family(&[("topic", &*topic.name)])?.encode_gauge(&value(topic)))
+        }
+        Of::Partition(value) => details.topics.iter().try_for_each(|topic| {
+            topic.partitions.iter().try_for_each(|one| {
+                let index = one.index.to_string();
+                out.encode_family(&[("topic", &*topic.name), ("partition", index.as_str())])?.encode_gauge(&value(one))
+            })
+        }),
+    }
+}

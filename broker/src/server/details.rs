@@ -1,0 +1,58 @@
+//! Reads what the metrics tell of single topics and partitions.
+
+use super::Shared;
+use crate::metadata::PartitionState;
+use crate::metrics::{Details, PARTITIONS_MAX, PartitionDetails, TopicDetails};
+use crate::replication::Partition;
+use crate::wire::ErrorCode;
+
+/// Everything at this moment; partitions beyond [`PARTITIONS_MAX`] are counted, and nothing else is told of them.
+pub(super) fn read(shared: &Shared) -> Details {
+    let image = shared.image();
+    let mut details = Details { brokers: image.live_brokers().count(), ..Details::default() };
+    let mut left = PARTITIONS_MAX;
+    for topic in image.topics() {
+        details.topic_count += 1;
+        let mut of_topic = TopicDetails { name: topic.name.clone(), partitions_count: topic.partitions.len(), partitions: Vec::new() };
+        for (index, state) in topic.indexed_partitions() {
+            details.partition_count += 1;
+            let is_led = state.leader.is_some_and(|leader| image.is_live(leader));
+            let found = shared.replicas.partition(&topic.id, index);
+            details.offline_partition_count += usize::from(!is_led || matches!(found, Err(ErrorCode::KafkaStorageError)));
+            let Ok(partition) = found else { continue };
+            details.under_min_isr += usize::from(partition.is_under_min_isr());
+            details.under_replicated += usize::from(state.isr.len() < state.replicas.len());
+            match left.checked_sub(1) {
+                Some(fewer) => {
+                    left = fewer;
+                    of_topic.partitions.push(of_partition(index, state, &partition));
+                }
+                None => details.left_out += 1,
+            }
+        }
+        if !of_topic.partitions.is_empty() {
+            details.topics.push(of_topic);
+        }
+    }
+    details
+}
+
+fn of_partition(index: i32, state: &PartitionState, partition: &Partition) -> PartitionDetails {
+    let log = &partition.log;
+    let traffic = partition.traffic.so_far();
+    PartitionDetails {
+        index,
+        records_in: traffic.records_in,
+        bytes_in: traffic.bytes_in,
+        bytes_out: traffic.bytes_out,
+        size: log.size(),
+        segments: log.segments_count(),
+        start: log.start_offset(),
+        high_watermark: partition.high_watermark(),
+        end: log.end_offset(),
+        leader: state.leader.map_or(-1, |leader| leader.0),
+        leader_is_preferred: state.leader.is_some() && state.leader == state.replicas.first().copied(),
+        replicas: state.replicas.len(),
+        in_sync: state.isr.len(),
+    }
+}
