@@ -7,6 +7,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::fault::thrown_away;
+
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenMode {
@@ -55,8 +57,8 @@ pub trait File: Send + Sync {
     /// Makes everything written before this call durable (`fdatasync`). Blocks.
     ///
     /// # Errors
-    /// The device's own. After an error nothing may be assumed about any byte written since the last
-    /// successful sync, not even after a later success (the kernel drops the dirty pages).
+    /// The device's own, marked by [`crate::not_synced`]. After it nothing may be assumed about any byte written since
+    /// the last successful sync, not even after a later success (the kernel drops the dirty pages).
     fn sync(&self) -> io::Result<()>;
 
     /// Cuts or extends (with zeros) the file to `len` bytes.
@@ -139,7 +141,7 @@ pub trait Disk: Send + Sync {
     /// Makes the entries of a directory durable: files made, renamed or removed in it. Blocks.
     ///
     /// # Errors
-    /// The file system's own.
+    /// The file system's own; that of the sync itself is marked by [`crate::not_synced`].
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
 
     /// Whether `path` exists.
@@ -176,15 +178,23 @@ pub trait Disk: Send + Sync {
     /// whole: written beside it (`.tmp`), synced, renamed, directory synced. Blocks.
     ///
     /// # Errors
-    /// The file system's own; the old content is then still in place.
+    /// The file system's own; the old content, or already the new, is then in place, whole. So a failed sync of what
+    /// was to replace it is not a lost write: "no space" is a state here in any case.
     fn write_atomically(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let mut name = path.file_name().unwrap_or_default().to_os_string();
         name.push(".tmp");
         let beside: PathBuf = path.with_file_name(name);
-        let file = self.open(&beside, OpenMode::Truncate)?;
-        file.write_at(&[io::IoSlice::new(bytes)], 0)?;
-        file.sync()?;
-        self.rename(&beside, path)?;
-        self.sync_dir(path.parent().unwrap_or(Path::new(".")))
+        let write = || {
+            let file = self.open(&beside, OpenMode::Truncate)?;
+            file.write_at(&[io::IoSlice::new(bytes)], 0)?;
+            file.sync()?;
+            self.rename(&beside, path)
+        };
+        if let Err(error) = write() {
+            // On a full disk the half of it would hold the space that is missing.
+            let _ = self.remove_file(&beside);
+            return Err(thrown_away(error));
+        }
+        self.sync_dir(path.parent().unwrap_or(Path::new("."))).map_err(thrown_away)
     }
 }

@@ -8,6 +8,7 @@
 //! Monotonic time is `tokio::time` in both worlds: the simulation pauses and advances tokio's clock.
 
 mod disk;
+mod fault;
 mod net;
 mod real;
 
@@ -16,6 +17,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 pub use disk::{DirEntry, Disk, File, FileRef, OpenMode};
+pub use fault::{Fault, Resource, not_synced};
 pub use net::{BoxListener, BoxStream, Listener, Net, Stream};
 
 /// A boxed future, as the object-safe traits of this crate return it.

@@ -12,7 +12,10 @@ use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::{BoxFuture, BoxListener, BoxStream, Clock, DirEntry, Disk, Env, File, FileRef, Listener, Net, OpenMode, Random, Stream, Tasks};
+use crate::{
+    BoxFuture, BoxListener, BoxStream, Clock, DirEntry, Disk, Env, File, FileRef, Listener, Net, OpenMode, Random, Stream, Tasks,
+    not_synced,
+};
 
 pub(crate) fn env() -> Env {
     Env {
@@ -167,11 +170,11 @@ impl File for RealFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        Ok(rustix::fs::fdatasync(&self.0)?)
+        retry(|| rustix::fs::fdatasync(&self.0)).map_err(not_synced)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        Ok(rustix::fs::ftruncate(&self.0, len)?)
+        retry(|| rustix::fs::ftruncate(&self.0, len))
     }
 
     fn len(&self) -> io::Result<u64> {
@@ -201,7 +204,7 @@ impl Disk for RealDisk {
                 OpenMode::Create => OFlags::RDWR | OFlags::CREATE,
                 OpenMode::Truncate => OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC,
             };
-        Ok(Arc::new(RealFile(rustix::fs::open(path, flags, Mode::from_raw_mode(0o644))?)))
+        Ok(Arc::new(RealFile(retry(|| rustix::fs::open(path, flags, Mode::from_raw_mode(0o644)))?)))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -233,8 +236,8 @@ impl Disk for RealDisk {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        let dir = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(rustix::fs::fsync(&dir)?)
+        let dir = retry(|| rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()))?;
+        retry(|| rustix::fs::fsync(&dir)).map_err(not_synced)
     }
 
     fn exists(&self, path: &Path) -> io::Result<bool> {

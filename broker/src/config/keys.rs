@@ -239,6 +239,14 @@ pub const KEYS: &[Key] = &[
     idle("log.cleaner.threads", Kind::Int(0, I32), "1", THREADS),
     key("log.cleanup.policy", Kind::Words(topic_words::CLEANUP), "delete", "What happens to old records."),
     key("log.dir", Kind::List, "/tmp/kafka-logs", "Where records are kept, when log.dirs is not set."),
+    key(
+        "log.dir.reserve.bytes",
+        Kind::Int(-1, I64),
+        "-1",
+        "Bytes of each log directory's file system that stay free: below it clients' records are refused with KAFKA_STORAGE_ERROR, which \
+         they retry, until there is space again. Group offsets, the metadata log, checkpoints and the shutdown use it. -1 is 64 MiB, or a \
+         sixteenth of a file system smaller than 1 GiB. Letterbox's own.",
+    ),
     unset("log.dirs", Kind::List, "Where records are kept: directories separated by commas."),
     key(
         "log.flush.interval.messages",

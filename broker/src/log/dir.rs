@@ -2,16 +2,21 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use letterbox_env::Disk;
+use letterbox_env::{Disk, Fault, Resource};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::Log;
 use super::error::AppendError;
 use super::partition_table::PartitionTable;
+use super::types::Origin;
+
+/// Time between two log lines about what waits for a resource.
+const SAID_EVERY: Duration = Duration::from_secs(10);
 
 /// One of `log.dirs`.
 pub struct LogDir {
@@ -19,7 +24,7 @@ pub struct LogDir {
     pub(super) disk: Arc<dyn Disk>,
     offline: OnceLock<Arc<str>>,
     went_offline: Notify,
-    read_only: AtomicBool,
+    space: Space,
     /// A log in it was not opened or not closed in order.
     unclean: AtomicBool,
     dirty: Mutex<Dirty>,
@@ -28,6 +33,8 @@ pub struct LogDir {
     pub(super) wake: Notify,
     /// Its partitions and their checkpointed offsets.
     pub(super) partitions: PartitionTable,
+    /// When [`LogDir::say_state`] may say the next line.
+    say_next: Mutex<Option<Instant>>,
 }
 
 impl std::fmt::Debug for LogDir {
@@ -36,10 +43,52 @@ impl std::fmt::Debug for LogDir {
     }
 }
 
+/// What is known of the free space between two looks at it.
+struct Space {
+    /// Bytes that are free, as of the last look and less what was appended since; −1 after a write found none.
+    free: AtomicI64,
+    /// Bytes that are kept free of clients' records.
+    reserve: AtomicI64,
+    /// A write found no room, and none has succeeded since.
+    was_refused: AtomicBool,
+    /// The log says that it takes no appends.
+    is_said: AtomicBool,
+}
+
+impl Default for Space {
+    fn default() -> Self {
+        Self { free: AtomicI64::new(i64::MAX), reserve: AtomicI64::new(0), was_refused: false.into(), is_said: false.into() }
+    }
+}
+
+impl Space {
+    fn is_short(&self, floor: i64) -> bool {
+        self.free.load(Ordering::Relaxed) < floor
+    }
+}
+
+impl std::fmt::Display for Space {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (free, reserve) = (self.free.load(Ordering::Relaxed).max(0), self.reserve.load(Ordering::Relaxed));
+        write!(
+            f,
+            "its file system has {free} bytes free, and log.dir.reserve.bytes keeps {reserve} free; free some space, or grow the volume; \
+             it goes on by itself"
+        )
+    }
+}
+
+/// The reserve of a file system of `total` bytes when `log.dir.reserve.bytes` is not set: 64 MiB, or a sixteenth of a small one.
+fn default_reserve(total: u64) -> u64 {
+    (64 << 20).min(total / 16)
+}
+
 /// Logs with bytes that are not on the device.
 #[derive(Default)]
 struct Dirty {
     logs: Vec<Arc<Log>>,
+    /// Whose sync could not be begun, for want of a descriptor say.
+    put_off: Vec<Arc<Log>>,
     /// A thread waits for them.
     is_awaited: bool,
 }
@@ -51,12 +100,13 @@ impl LogDir {
             disk,
             offline: OnceLock::new(),
             went_offline: Notify::new(),
-            read_only: AtomicBool::new(false),
+            space: Space::default(),
             unclean: AtomicBool::new(false),
             dirty: Mutex::default(),
             came: Condvar::new(),
             wake: Notify::new(),
             partitions,
+            say_next: Mutex::default(),
         }
     }
 
@@ -83,10 +133,20 @@ impl LogDir {
         }
     }
 
-    /// Whether it takes no appends for want of space.
+    /// Whether it takes no appends of clients for want of space.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
-        self.read_only.load(Ordering::Relaxed)
+        self.space.is_short(self.space.reserve.load(Ordering::Relaxed))
+    }
+
+    /// Why it takes no appends of clients, in words for a person; `None` while it takes them.
+    #[must_use]
+    pub fn refusal(&self) -> Option<String> {
+        let dir = self.path.display();
+        match self.offline() {
+            Some(reason) => Some(format!("log directory {dir} is offline: {reason}; repair it and restart the broker")),
+            None => self.is_read_only().then(|| format!("log directory {dir} takes no appends: {}", self.space)),
+        }
     }
 
     /// Total and free bytes of its file system. Blocks.
@@ -95,6 +155,66 @@ impl LogDir {
     /// The file system's own.
     pub fn space(&self) -> io::Result<(u64, u64)> {
         self.disk.space(&self.path)
+    }
+
+    /// Looks at the free space; below the reserve (by default [`default_reserve`]) nothing of clients is appended. Blocks.
+    pub(super) fn check_space(&self, reserve_bytes: Option<u64>) {
+        match self.space() {
+            Ok((total, free)) => {
+                let reserve = reserve_bytes.unwrap_or_else(|| default_reserve(total));
+                self.space.reserve.store(i64::try_from(reserve).unwrap_or(i64::MAX), Ordering::Relaxed);
+                self.space.free.store(i64::try_from(free).unwrap_or(i64::MAX), Ordering::Relaxed);
+                self.say_space();
+            }
+            Err(error) if Fault::of(&error).is_state() => self.say_state("look at free space", &error),
+            Err(error) => drop(self.fence("look at free space", &error)),
+        }
+    }
+
+    /// Notes that so many bytes were appended, so that the reserve is not used up between two looks at the space.
+    pub(super) fn took(&self, bytes: u64) {
+        self.space.free.fetch_sub(i64::try_from(bytes).unwrap_or(i64::MAX), Ordering::Relaxed);
+        if self.space.was_refused.load(Ordering::Relaxed) {
+            self.space.was_refused.store(false, Ordering::Relaxed);
+            self.say_space();
+        }
+    }
+
+    /// Whether there is room for what only makes it faster.
+    pub(super) fn has_room(&self) -> bool {
+        !self.space.is_short(self.space.reserve.load(Ordering::Relaxed).saturating_mul(2))
+    }
+
+    /// Logs when it stops taking appends or takes them again.
+    fn say_space(&self) {
+        let is_read_only = self.is_read_only();
+        if !is_read_only && self.space.was_refused.load(Ordering::Relaxed) {
+            // The file system says that it has room, and has refused a write (a quota, say): the next append shows.
+            return;
+        }
+        if self.space.is_said.swap(is_read_only, Ordering::Relaxed) != is_read_only {
+            let dir = self.path.display();
+            if is_read_only {
+                tracing::error!(%dir, "log directory takes no appends: {}", self.space);
+            } else {
+                tracing::info!(%dir, "log directory takes appends again");
+            }
+        }
+    }
+
+    /// Logs that something waits for a resource: at most one line in [`SAID_EVERY`].
+    pub(super) fn say_state(&self, action: &str, error: &io::Error) {
+        let mut next = self.say_next.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if next.is_none_or(|next| now >= next) {
+            *next = Some(now + SAID_EVERY);
+            let hint = match Fault::of(error) {
+                Fault::State(Resource::Descriptors) => "; raise the limit of open files (ulimit -n)",
+                Fault::State(Resource::Space) => "; free some space, or grow the volume",
+                _ => "",
+            };
+            tracing::warn!(dir = %self.path.display(), %error, "cannot {action} now; it is tried again{hint}");
+        }
     }
 
     /// Takes no more appends, ever: what the device has of the latest writes is unknown, and a later success
@@ -108,34 +228,38 @@ impl LogDir {
         self.offline.get().cloned().unwrap_or(reason)
     }
 
-    /// Sets whether there is space for appends.
-    pub(super) fn set_read_only(&self, read_only: bool) {
-        if self.read_only.swap(read_only, Ordering::Relaxed) != read_only {
-            if read_only {
-                tracing::error!(dir = %self.path.display(), "log directory takes no appends: its file system has less free space than the reserve; free some, or grow the volume");
-            } else {
-                tracing::info!(dir = %self.path.display(), "log directory takes appends again");
-            }
-        }
-    }
-
-    pub(super) fn check_writable(&self) -> Result<(), AppendError> {
+    /// Whether an append of `origin` may be tried. Coordinators may use the reserve but for a quarter of it, which is left for the
+    /// metadata log, the checkpoints and the shutdown.
+    pub(super) fn check_writable_by(&self, origin: Origin) -> Result<(), AppendError> {
         if let Some(reason) = self.offline.get() {
             return Err(AppendError::LogDirOffline { dir: self.path.clone(), reason: reason.clone() });
         }
-        if self.is_read_only() {
+        let reserve = self.space.reserve.load(Ordering::Relaxed);
+        if self.space.is_short(if origin == Origin::Coordinator { reserve / 4 } else { reserve }) {
+            self.say_space();
             return Err(AppendError::LogDirFull { dir: self.path.clone() });
         }
         Ok(())
     }
 
-    /// What a failed write means: no space is a state that passes, anything else fences.
-    pub(super) fn write_failed(&self, error: &io::Error) -> AppendError {
-        if error.kind() == io::ErrorKind::StorageFull {
-            self.set_read_only(true);
-            return AppendError::LogDirFull { dir: self.path.clone() };
+    /// What a change that failed means for the directory: a state passes, a lost write takes it out of use. What is broken is the
+    /// log's own affair ([`Log::failed`]).
+    pub(super) fn failed(&self, action: &'static str, error: &io::Error) -> AppendError {
+        match Fault::of(error) {
+            Fault::State(Resource::Space) => {
+                self.space.was_refused.store(true, Ordering::Relaxed);
+                self.space.free.store(-1, Ordering::Relaxed);
+                self.say_space();
+                AppendError::LogDirFull { dir: self.path.clone() }
+            }
+            Fault::State(_) => {
+                self.say_state(action, error);
+                AppendError::Unavailable { action, reason: error.to_string().into() }
+            }
+            Fault::LostWrite | Fault::BrokenInvariant => {
+                AppendError::LogDirOffline { dir: self.path.clone(), reason: self.fence(action, error) }
+            }
         }
-        AppendError::LogDirOffline { dir: self.path.clone(), reason: self.fence("write", error) }
     }
 
     pub(super) fn enqueue(&self, log: Arc<Log>) {
@@ -144,6 +268,19 @@ impl LogDir {
         let is_awaited = dirty.is_awaited;
         drop(dirty);
         if is_awaited { self.came.notify_one() } else { self.wake.notify_one() }
+    }
+
+    /// Keeps a log whose sync could not be begun; the syncer tries again a moment later.
+    pub(super) fn put_off(&self, log: Arc<Log>) {
+        self.dirty().put_off.push(log);
+    }
+
+    pub(super) fn has_put_off(&self) -> bool {
+        !self.dirty().put_off.is_empty()
+    }
+
+    pub(super) fn take_put_off(&self) -> Vec<Arc<Log>> {
+        std::mem::take(&mut self.dirty().put_off)
     }
 
     pub(super) fn take_dirty(&self) -> Vec<Arc<Log>> {

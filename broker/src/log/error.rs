@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use letterbox_env::Fault;
 use thiserror::Error;
 
 use super::checkpoint::ACCEPT_DATA_LOSS;
@@ -113,10 +114,27 @@ pub enum AppendError {
         reason: Arc<str>,
     },
     /// No space; appends are taken again when there is.
-    #[error("log directory {dir} takes no appends: its file system has less free space than the reserve; free some, or grow the volume")]
+    #[error(
+        "log directory {dir} takes no appends: its file system has less free space than log.dir.reserve.bytes; free some, or grow the volume"
+    )]
     LogDirFull {
         /// The directory.
         dir: PathBuf,
+    },
+    /// No descriptor or no memory for it; to be tried again.
+    #[error("cannot {action} now: {reason}; try again")]
+    Unavailable {
+        /// What was being done.
+        action: &'static str,
+        /// What is short.
+        reason: Arc<str>,
+    },
+    /// The files of this partition are not as they must be; it takes nothing more until they are repaired and the
+    /// broker restarted. Others in the directory go on.
+    #[error("the log is out of use: {reason}")]
+    Broken {
+        /// What was found.
+        reason: Arc<str>,
     },
     /// The log was closed or deleted.
     #[error("the log is closed")]
@@ -135,7 +153,7 @@ impl AppendError {
             Self::UnsupportedForMessageFormat { .. } => 43,
             Self::OutOfOrderSequenceNumber { .. } => 45,
             Self::InvalidProducerEpoch { .. } => 47,
-            Self::LogDirOffline { .. } | Self::LogDirFull { .. } => 56,
+            Self::LogDirOffline { .. } | Self::LogDirFull { .. } | Self::Unavailable { .. } | Self::Broken { .. } => 56,
             Self::StaleLeaderEpoch { .. } => 74,
             Self::UnsupportedCompressionType(_) => 76,
             Self::InvalidRecord { .. } => 87,
@@ -271,6 +289,27 @@ pub enum LogError {
         #[source]
         source: Arc<io::Error>,
     },
+}
+
+impl LogError {
+    /// What it means for stored data; anything but an I/O error means that something is broken.
+    pub(super) fn fault(&self) -> Fault {
+        match self {
+            Self::Io { source, .. } => Fault::of(source),
+            _ => Fault::BrokenInvariant,
+        }
+    }
+
+    /// The I/O error in it, of the same class.
+    pub(super) fn into_io(self) -> io::Error {
+        match self {
+            Self::Io { source, .. } => Arc::try_unwrap(source).unwrap_or_else(|shared| match shared.raw_os_error() {
+                Some(errno) => io::Error::from_raw_os_error(errno),
+                None => io::Error::new(shared.kind(), shared),
+            }),
+            error => io::Error::new(io::ErrorKind::InvalidData, error),
+        }
+    }
 }
 
 /// Adds what was being done to an I/O error.

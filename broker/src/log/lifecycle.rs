@@ -16,7 +16,7 @@ use super::partition::Identity;
 use super::partition_table::{Kept, Name};
 use super::recover::Recovered;
 use super::upkeep::Doomed;
-use super::{Log, LogConfig};
+use super::{Log, LogConfig, Origin};
 use crate::model::TopicId;
 
 /// A damaged log is looked at again this often at least, since that may read a whole segment.
@@ -94,8 +94,10 @@ impl LogManager {
                     continue;
                 }
             }
-            let writable = self.dirs.iter().zip(&mut counts).zip(&mut new).filter(|((dir, _), _)| dir.check_writable().is_ok());
-            match writable.min_by_key(|((_, count), _)| **count) {
+            // Where clients' records are refused for want of space only when it is so everywhere: a new log is small.
+            let may_make = |dir: &Arc<LogDir>| dir.check_writable_by(Origin::Coordinator).is_ok();
+            let places = self.dirs.iter().zip(&mut counts).zip(&mut new).filter(|((dir, _), _)| may_make(dir));
+            match places.min_by_key(|((dir, count), _)| (dir.is_read_only(), **count)) {
                 Some(((_, count), new)) => {
                     *count += 1;
                     new.push((at, wanted));

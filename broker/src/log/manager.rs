@@ -1,13 +1,12 @@
 //! All logs of a broker: opening. How they are made and deleted is in `lifecycle`; their upkeep and closing in `upkeep`.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
-use letterbox_env::{Disk, Env, FileRef};
+use letterbox_env::{Disk, Env, Fault, FileRef};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -42,8 +41,9 @@ pub struct LogManagerOptions {
     pub tail_cache_bytes: usize,
     /// Bytes in the tail cache of one log.
     pub tail_cache_bytes_per_log: usize,
-    /// A log directory takes no appends while less than this is free.
-    pub reserve_bytes: u64,
+    /// `log.dir.reserve.bytes`: a log directory takes no appends of clients while less than this is free. `None`: 64 MiB, or a
+    /// sixteenth of a smaller file system.
+    pub reserve_bytes: Option<u64>,
     /// Keys that compaction remembers at once, at some 40 bytes each (`log.cleaner.dedupe.buffer.size`).
     pub cleaner_keys_max: usize,
     /// `producer.id.expiration.ms`.
@@ -67,7 +67,7 @@ impl LogManagerOptions {
             default_config: LogConfig::default(),
             tail_cache_bytes: 24 << 20,
             tail_cache_bytes_per_log: 2 << 20,
-            reserve_bytes: 64 << 20,
+            reserve_bytes: None,
             cleaner_keys_max: 1 << 20,
             producer_id_expiration_ms: 24 * 3_600_000,
             retention_check_interval: Duration::from_secs(300),
@@ -198,7 +198,7 @@ impl LogManager {
                     dir.mark_unclean();
                     // What the device cannot read is not the partition's fault alone; a file that is not there or too short is.
                     if let LogError::Io { source, .. } = &error
-                        && !matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof)
+                        && Fault::of(source) == Fault::LostWrite
                     {
                         dir.fence("open a log", source);
                     }

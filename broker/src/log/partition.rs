@@ -13,11 +13,11 @@
 use std::io::{self, IoSlice};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
-use letterbox_env::OpenMode;
+use letterbox_env::{Fault, OpenMode};
 
 use super::checkpoint::{Epochs, PARTITION_METADATA};
 use super::config::{LogConfig, TimestampType};
@@ -58,6 +58,8 @@ pub struct Log {
     closed: AtomicBool,
     /// Set under `inner`, together with `closed`.
     gone: AtomicBool,
+    /// Why this log alone is out of use.
+    broken: OnceLock<Arc<str>>,
     disk_work: Mutex<()>,
     inner: Mutex<Inner>,
     pub(super) cache: Mutex<TailCache>,
@@ -78,6 +80,8 @@ struct Inner {
     /// Nothing was appended since [`Log::close_idle`] looked last.
     idle: bool,
     reserve: u64,
+    /// A part of a refused append may lie behind the end; it is cut before the next one, so that it is never taken for a batch.
+    torn: bool,
     /// Timestamp of the active segment's first batch, and when it was appended.
     first_timestamp: Option<TimestampMs>,
     opened_ms: TimestampMs,
@@ -117,6 +121,7 @@ impl Log {
             file_end,
             idle: false,
             reserve: 0,
+            torn: false,
             first_timestamp: found.first_timestamp,
             // A restart makes no segment younger.
             opened_ms: found.first_timestamp.filter(|first| (0..now).contains(first)).unwrap_or(now),
@@ -139,6 +144,7 @@ impl Log {
             queued: false.into(),
             closed: false.into(),
             gone: false.into(),
+            broken: OnceLock::new(),
             disk_work: Mutex::new(()),
             inner: Mutex::new(inner),
             cache: Mutex::new(TailCache::new(budget)),
@@ -234,10 +240,26 @@ impl Log {
         lock(&self.inner).producers.views()
     }
 
-    /// Whether its log directory went offline.
+    /// Whether it takes no appends any more: its log directory went offline, or its own files are broken.
     #[must_use]
     pub fn is_offline(&self) -> bool {
-        self.dir.offline().is_some()
+        self.broken.get().is_some() || self.dir.offline().is_some()
+    }
+
+    /// What a change that failed means: a state passes, a lost write takes the directory out of use, and broken files take this
+    /// log out of use, and it alone.
+    pub(super) fn failed(&self, action: &'static str, error: &io::Error) -> AppendError {
+        if Fault::of(error) != Fault::BrokenInvariant {
+            return self.dir.failed(action, error);
+        }
+        if self.is_gone() {
+            return AppendError::Closed;
+        }
+        let reason: Arc<str> = format!("{action}: {error}").into();
+        if self.broken.set(reason.clone()).is_ok() {
+            tracing::error!(topic = %self.topic, partition = self.partition, path = %self.path.display(), %reason, "the log is out of use: its files are not as they must be; repair them and restart the broker");
+        }
+        AppendError::Broken { reason }
     }
 
     /// The latest leader epoch that appended.
@@ -264,7 +286,7 @@ impl Log {
     /// # Errors
     /// See [`AppendError`]; nothing was stored then.
     pub fn append(self: &Arc<Self>, bytes: BytesMut, options: &AppendOptions) -> Result<AppendInfo, AppendError> {
-        self.dir.check_writable()?;
+        self.dir.check_writable_by(options.origin)?;
         let config = self.config.load();
         if options.origin == Origin::Replication {
             return self.append_replicated(bytes, options, &config);
@@ -344,6 +366,9 @@ impl Log {
     }
 
     fn check_open(&self) -> Result<(), AppendError> {
+        if let Some(reason) = self.broken.get() {
+            return Err(AppendError::Broken { reason: reason.clone() });
+        }
         if self.is_closed() { Err(AppendError::Closed) } else { Ok(()) }
     }
 
@@ -368,16 +393,19 @@ impl Log {
             return Err(AppendError::RecordListTooLarge { size: bytes.len(), max: config.segment_bytes });
         }
         let mut active = self.active();
+        if inner.torn {
+            self.trim_reserve(inner).map_err(|error| self.failed("cut a partial write", &error))?;
+        }
         if must_roll(inner, &active, bytes.len() as u64, last, config, now) {
-            self.roll(inner, first.base_offset, now).map_err(|error| self.dir.write_failed(&error))?;
+            self.roll(inner, first.base_offset, now).map_err(|error| self.failed("roll", &error))?;
             active = self.active();
         }
         if let Err(error) = active.append(&bytes, headers, config.index_interval_bytes) {
-            // What did get there must not be taken for a batch later.
-            inner.file_end = active.size();
-            let _ = active.files().and_then(|files| files.log.set_len(active.size()));
-            return Err(self.dir.write_failed(&error));
+            inner.torn = true;
+            let _ = self.trim_reserve(inner);
+            return Err(self.failed("write", &error));
         }
+        self.dir.took(bytes.len() as u64);
         inner.file_end = inner.file_end.max(active.size());
         inner.idle = false;
         inner.first_timestamp.get_or_insert(first.max_timestamp);
@@ -418,7 +446,11 @@ impl Log {
         if old.size() == 0 && old.base == base {
             return Ok(());
         }
-        old.write_indexes()?;
+        if let Err(error) = old.write_indexes()
+            && !Fault::of(&error).is_state()
+        {
+            return Err(error);
+        }
         let new = Arc::new(Segment::new(self.dir.disk.clone(), &self.path, base, 0));
         new.files()?;
         inner.unsynced.push(old);
@@ -485,17 +517,17 @@ impl Log {
         self.roll(&mut inner, end, now)
     }
 
-    /// Makes everything appended before the call durable; gives the durable end. Blocks. A failure fences the
-    /// log directory: the kernel may have dropped the bytes, and a second try would not tell.
+    /// Makes everything appended before the call durable; gives the durable end. Blocks.
     ///
     /// # Errors
-    /// The device's own; the directory is offline then.
+    /// A state ([`Fault::State`]): no sync was tried for want of a resource, nothing is lost, try again. Else the device's own; the
+    /// log directory is offline then, because the kernel may have dropped the bytes, and a second try would not tell.
     pub fn sync(&self) -> io::Result<Offset> {
         let _one = self.disk_work()?;
         self.sync_locked(false)
     }
 
-    /// As [`Log::sync`], and moves the recovery point there: indexes and producers go to the device before.
+    /// As [`Log::sync`], and moves the recovery point there: epochs, indexes and producers go to the device before.
     pub(super) fn checkpoint(&self) -> io::Result<Offset> {
         let _one = self.disk_work()?;
         self.sync_locked(true)
@@ -504,7 +536,7 @@ impl Log {
     fn sync_locked(&self, checkpoint: bool) -> io::Result<Offset> {
         // In front of the look at the end: an append after it queues the log again.
         self.queued.store(false, Ordering::Release);
-        if let Some(reason) = self.dir.offline() {
+        if let Some(reason) = self.broken.get().cloned().or(self.dir.offline()) {
             return Err(io::Error::other(reason.to_string()));
         }
         let mut inner = lock(&self.inner);
@@ -513,51 +545,78 @@ impl Log {
             self.top_up_reserve(&mut inner, &active);
         }
         inner.bytes_since_sync = 0;
-        let sealed = std::mem::take(&mut inner.unsynced);
-        let epochs = std::mem::take(&mut inner.epochs_changed).then(|| inner.epochs.clone());
-        let dir_changed = std::mem::take(&mut inner.dir_changed);
-        let metadata_changed = std::mem::take(&mut inner.metadata_changed);
-        let snapshot = checkpoint.then(|| inner.producers.to_snapshot());
-        if checkpoint {
-            inner.bytes_since_checkpoint = 0;
-        }
-        drop(inner);
-        let work = || -> io::Result<()> {
-            for segment in &sealed {
-                segment.trim()?;
-                segment.files()?.log.sync()?;
-                segment.sync_indexes()?;
-            }
-            active.files()?.log.sync()?;
-            if let Some(epochs) = epochs {
-                epochs.write(&*self.dir.disk, &self.path).map_err(io::Error::other)?;
-            }
-            if metadata_changed {
-                self.dir.disk.open(&self.path.join(PARTITION_METADATA), OpenMode::ReadWrite)?.sync()?;
-            }
-            if dir_changed {
-                self.dir.disk.sync_dir(&self.path)?;
-            }
-            if let Some(snapshot) = snapshot {
-                active.sync_indexes()?;
-                recover::write_snapshot(&self.dir.disk, &self.path, end, &snapshot)?;
-                self.recovery_point.store(end, Ordering::Release);
-            }
-            Ok(())
+        let work = Work {
+            sealed: std::mem::take(&mut inner.unsynced),
+            epochs: std::mem::take(&mut inner.epochs_changed).then(|| inner.epochs.clone()),
+            dir_changed: std::mem::take(&mut inner.dir_changed),
+            metadata_changed: std::mem::take(&mut inner.metadata_changed),
+            snapshot: checkpoint.then(|| inner.producers.to_snapshot()),
+            bytes: if checkpoint { std::mem::take(&mut inner.bytes_since_checkpoint) } else { 0 },
         };
-        if let Err(error) = work() {
-            self.dir.fence("sync", &error);
+        drop(inner);
+        if let Err(error) = self.sync_data(&work, &active) {
+            self.put_back(work);
+            self.failed("sync", &error);
             return Err(error);
         }
         self.durable.fetch_max(end, Ordering::AcqRel);
-        Ok(end)
+        match self.write_side_files(&work, &active, end) {
+            Ok(()) => Ok(end),
+            Err(error) => {
+                // Recovery reads from the recovery point on, which has not moved: an acknowledgement needs none of these files.
+                let is_enough = !checkpoint && error.fault().is_state();
+                self.put_back(work);
+                let error = error.into_io();
+                self.failed("write a checkpoint", &error);
+                if is_enough { Ok(end) } else { Err(error) }
+            }
+        }
+    }
+
+    /// What acknowledgements wait for: the bytes of every segment, and the names of new ones.
+    fn sync_data(&self, work: &Work, active: &Segment) -> io::Result<()> {
+        for segment in &work.sealed {
+            segment.trim()?;
+            segment.files()?.log.sync()?;
+        }
+        active.files()?.log.sync()?;
+        if work.metadata_changed {
+            self.dir.disk.open(&self.path.join(PARTITION_METADATA), OpenMode::ReadWrite)?.sync()?;
+        }
+        if work.dir_changed { self.dir.disk.sync_dir(&self.path) } else { Ok(()) }
+    }
+
+    /// What only the recovery point depends on. It moves last.
+    fn write_side_files(&self, work: &Work, active: &Segment, end: Offset) -> Result<(), LogError> {
+        for segment in &work.sealed {
+            segment.sync_indexes().during("sync", segment.path(".index"))?;
+        }
+        if let Some(epochs) = &work.epochs {
+            epochs.write(&*self.dir.disk, &self.path)?;
+        }
+        if let Some(snapshot) = &work.snapshot {
+            active.sync_indexes().during("sync", active.path(".index"))?;
+            recover::write_snapshot(&self.dir.disk, &self.path, end, snapshot).during("write a snapshot in", &self.path)?;
+            self.recovery_point.store(end, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// The work is still to be done.
+    fn put_back(&self, work: Work) {
+        let mut inner = lock(&self.inner);
+        inner.unsynced.splice(0..0, work.sealed);
+        inner.epochs_changed |= work.epochs.is_some();
+        inner.dir_changed |= work.dir_changed;
+        inner.metadata_changed |= work.metadata_changed;
+        inner.bytes_since_checkpoint += work.bytes;
     }
 
     /// Keeps written blocks ahead of the tail, so that the next syncs find them: `fdatasync` then has no new size and
     /// no new blocks to record. Grows while syncs stay small.
     fn top_up_reserve(&self, inner: &mut Inner, active: &Segment) {
         let size = active.size();
-        if inner.bytes_since_sync >= SMALL_SYNC || !self.config.load().durable {
+        if inner.bytes_since_sync >= SMALL_SYNC || !self.config.load().durable || !self.dir.has_room() {
             inner.reserve = 0;
             return;
         }
@@ -568,18 +627,22 @@ impl Log {
         let from = inner.file_end.max(size);
         let to = (size + inner.reserve).min(self.config.load().segment_bytes);
         let reserve = vec![RESERVE_BYTE; usize::try_from(to.saturating_sub(from)).unwrap_or(0)];
-        let written = active.files().and_then(|files| files.log.write_at(&[IoSlice::new(&reserve)], from));
-        // Without the reserve everything goes on, only slower.
-        if written.is_ok() { inner.file_end = from + reserve.len() as u64 } else { inner.reserve = 0 }
+        inner.file_end = from + reserve.len() as u64;
+        if active.files().and_then(|files| files.log.write_at(&[IoSlice::new(&reserve)], from)).is_err() {
+            // Without the reserve everything goes on, only slower. What was written of it is given back.
+            let _ = self.trim_reserve(inner);
+        }
     }
 
-    /// Gives the reserve back to the file system. Needs no sync: what a crash brings back is trimmed by recovery.
+    /// Gives the reserve back to the file system, and cuts what a refused append has left. Needs no sync: what a crash brings
+    /// back is trimmed by recovery.
     fn trim_reserve(&self, inner: &mut Inner) -> io::Result<()> {
         let active = self.active();
-        if inner.file_end > active.size() {
+        inner.reserve = 0;
+        if inner.file_end > active.size() || inner.torn {
             active.trim()?;
         }
-        (inner.file_end, inner.reserve) = (active.size(), 0);
+        (inner.file_end, inner.torn) = (active.size(), false);
         Ok(())
     }
 
@@ -633,7 +696,7 @@ impl Log {
         let _one = self.disk_work()?;
         let mut inner = lock(&self.inner);
         self.closed.store(true, Ordering::Relaxed);
-        self.trim_reserve(&mut inner).inspect_err(|error| drop(self.dir.fence("trim", error)))?;
+        self.trim_reserve(&mut inner).inspect_err(|error| drop(self.failed("trim", error)))?;
         let is_untouched = inner.bytes_since_checkpoint == 0
             && self.recovery_point() == self.end_offset()
             && inner.unsynced.is_empty()
@@ -804,6 +867,17 @@ impl Log {
         }
         Ok(())
     }
+}
+
+/// What a sync takes from [`Inner`].
+struct Work {
+    sealed: Vec<Arc<Segment>>,
+    epochs: Option<Epochs>,
+    dir_changed: bool,
+    metadata_changed: bool,
+    /// Only where the recovery point is to move.
+    snapshot: Option<Vec<u8>>,
+    bytes: u64,
 }
 
 fn must_roll(inner: &Inner, active: &Segment, bytes: u64, last: &BatchHeader, config: &LogConfig, now: TimestampMs) -> bool {

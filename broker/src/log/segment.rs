@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use letterbox_env::{Disk, File, FileRef, OpenMode};
+use letterbox_env::{Disk, Fault, File, FileRef, OpenMode};
 
 use super::error::ReadError;
 use crate::model::{Offset, TimestampMs};
@@ -283,6 +283,8 @@ impl Segment {
     pub(super) fn append(&self, bytes: &[u8], headers: &[(u64, BatchHeader)], interval: u32) -> io::Result<()> {
         let files = self.files()?;
         let end = self.size();
+        // In front of the write: after it nothing fails for want of a resource.
+        self.indexes().map(drop)?;
         files.log.write_at(&[IoSlice::new(bytes)], end)?;
         let mut indexes = self.indexes()?;
         for (at, header) in headers {
@@ -313,8 +315,12 @@ impl Segment {
             }
             self.end_time_index(indexes);
             indexes.bytes_since_entry = 0;
-            if indexes.pending_offsets.len() >= PENDING_MAX {
-                write_pending(files, indexes)?;
+            if indexes.pending_offsets.len() >= PENDING_MAX
+                && let Err(error) = write_pending(files, indexes)
+                && !Fault::of(&error).is_state()
+            {
+                // On a full disk the entries stay in memory instead.
+                return Err(error);
             }
         }
         indexes.bytes_since_entry += header.size() as u64;

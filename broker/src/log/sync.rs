@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use letterbox_env::Env;
+use letterbox_env::{Env, Fault};
 use tokio_util::sync::CancellationToken;
 
 use super::Log;
@@ -20,15 +20,29 @@ const WAIT_MAX: Duration = Duration::from_millis(10);
 /// How often the free space is looked at, appends or not.
 const SPACE_CHECK: Duration = Duration::from_secs(1);
 
+/// After how long a sync is tried again that could not be begun, for want of a descriptor say.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+
 /// Runs until `stop`; what is queued then is still synced.
-pub(super) async fn run(env: Env, dir: Arc<LogDir>, reserve_bytes: u64, observer: Arc<dyn DurabilityObserver>, stop: CancellationToken) {
+pub(super) async fn run(
+    env: Env,
+    dir: Arc<LogDir>,
+    reserve_bytes: Option<u64>,
+    observer: Arc<dyn DurabilityObserver>,
+    stop: CancellationToken,
+) {
     let mut next_check = tokio::time::Instant::now();
+    let mut retry_at = None;
     let mut dirty = Vec::new();
     loop {
         if tokio::time::Instant::now() >= next_check {
             let checked = dir.clone();
-            env.blocking(move || check_space(&checked, reserve_bytes)).await;
+            env.blocking(move || checked.check_space(reserve_bytes)).await;
             next_check = tokio::time::Instant::now() + SPACE_CHECK;
+        }
+        if dir.has_put_off() && tokio::time::Instant::now() >= *retry_at.get_or_insert_with(|| tokio::time::Instant::now() + RETRY_AFTER) {
+            dirty.append(&mut dir.take_put_off());
+            retry_at = None;
         }
         dirty.append(&mut dir.take_dirty());
         if !dirty.is_empty() {
@@ -45,7 +59,7 @@ pub(super) async fn run(env: Env, dir: Arc<LogDir>, reserve_bytes: u64, observer
                 }
                 return;
             }
-            () = tokio::time::sleep_until(next_check) => {}
+            () = tokio::time::sleep_until(retry_at.map_or(next_check, |retry_at| next_check.min(retry_at))) => {}
         }
     }
 }
@@ -85,14 +99,8 @@ async fn sync_round(env: &Env, dir: &Arc<LogDir>, dirty: Vec<Arc<Log>>, observer
 fn sync_one(log: &Arc<Log>, observer: &Arc<dyn DurabilityObserver>) {
     match log.sync() {
         Ok(durable_end) => observer.durable(log, durable_end),
+        // Nothing is lost and nothing acknowledged: who waits for it goes on waiting.
+        Err(error) if Fault::of(&error).is_state() => log.dir().put_off(log.clone()),
         Err(_) => observer.failed(log),
-    }
-}
-
-/// Read-only while less than the reserve is free.
-pub(super) fn check_space(dir: &LogDir, reserve_bytes: u64) {
-    match dir.space() {
-        Ok((_, free)) => dir.set_read_only(free < reserve_bytes),
-        Err(error) => drop(dir.fence("look at free space", &error)),
     }
 }

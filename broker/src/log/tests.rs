@@ -46,6 +46,8 @@ pub(super) struct Faults {
     kind: Mutex<Option<io::ErrorKind>>,
     /// Hears of every file that is made or cut to nothing, and may keep the caller waiting.
     on_make: Mutex<Option<Arc<OnMake>>>,
+    /// The number of a state that lasts; 0: none.
+    state: std::sync::atomic::AtomicI32,
     sync_only: std::sync::atomic::AtomicBool,
 }
 
@@ -69,8 +71,15 @@ impl FaultDisk {
         self.faults.changes.load(Ordering::Relaxed)
     }
 
+    /// After so many changes there is no space, or no descriptor, until [`FaultDisk::heal`].
+    fn lacks_after(&self, changes: i64, errno: i32) {
+        self.faults.state.store(errno, Ordering::Relaxed);
+        self.faults.left.store(changes, Ordering::Relaxed);
+    }
+
     fn heal(&self) {
         self.faults.left.store(-1, Ordering::Relaxed);
+        self.faults.state.store(0, Ordering::Relaxed);
     }
 
     fn env(&self) -> Env {
@@ -78,11 +87,26 @@ impl FaultDisk {
     }
 }
 
+const EMFILE: i32 = 24;
+const ENOSPC: i32 = 28;
+
 impl Faults {
+    /// A file or directory is opened.
+    fn open(&self) -> io::Result<()> {
+        let state = self.state.load(Ordering::Relaxed);
+        let lacks = state == EMFILE && self.left.load(Ordering::Relaxed) == 0;
+        if lacks { Err(io::Error::from_raw_os_error(state)) } else { Ok(()) }
+    }
+
     fn change(&self, is_sync: bool) -> io::Result<()> {
         self.changes.fetch_add(1, Ordering::Relaxed);
         self.syncs.fetch_add(is_sync.into(), Ordering::Relaxed);
         let left = self.left.load(Ordering::Relaxed);
+        let state = self.state.load(Ordering::Relaxed);
+        if state != 0 && left >= 0 {
+            self.left.store((left - 1).max(0), Ordering::Relaxed);
+            return if left > 0 || is_sync || state == EMFILE { Ok(()) } else { Err(io::Error::from_raw_os_error(state)) };
+        }
         if left < 0 || self.sync_only.load(Ordering::Relaxed) && !is_sync {
             return Ok(());
         }
@@ -116,7 +140,7 @@ impl File for FaultFile {
         self.0.write_at(parts, offset)
     }
     fn sync(&self) -> io::Result<()> {
-        self.1.change(true)
+        self.1.change(true).map_err(letterbox_env::not_synced)
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.1.change(false)?;
@@ -132,6 +156,7 @@ impl File for FaultFile {
 
 impl Disk for FaultDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<FileRef> {
+        self.faults.open()?;
         if mode == OpenMode::Truncate || mode == OpenMode::Create && !self.inner.exists(path)? {
             let on_make = self.faults.on_make.lock().unwrap().clone();
             if let Some(on_make) = on_make {
@@ -161,7 +186,8 @@ impl Disk for FaultDisk {
         self.inner.list(path)
     }
     fn sync_dir(&self, _path: &Path) -> io::Result<()> {
-        self.faults.change(true)
+        self.faults.open()?;
+        self.faults.change(true).map_err(letterbox_env::not_synced)
     }
     fn exists(&self, path: &Path) -> io::Result<bool> {
         self.inner.exists(path)
@@ -175,7 +201,7 @@ impl Disk for FaultDisk {
 }
 
 fn options(dir: &Path) -> LogManagerOptions {
-    LogManagerOptions { reserve_bytes: 0, ..LogManagerOptions::new(vec![dir.into()]) }
+    LogManagerOptions { reserve_bytes: Some(0), ..LogManagerOptions::new(vec![dir.into()]) }
 }
 
 fn small() -> LogConfig {
@@ -506,7 +532,7 @@ async fn failed_sync_fences_and_no_space_passes() {
     assert!(matches!(error, AppendError::LogDirFull { .. }) && error.code() == 56);
     disk.heal();
     assert!(matches!(log.append(batch(1, &["b"]), &client(1)), Err(AppendError::LogDirFull { .. })));
-    super::sync::check_space(log.dir(), 0);
+    log.dir().check_space(Some(0));
     assert_eq!(append(&log, 1, &["b"]).base_offset, 1);
     log.sync().unwrap();
     append(&log, 2, &["c"]);
@@ -518,6 +544,96 @@ async fn failed_sync_fences_and_no_space_passes() {
     assert_eq!((log.durable_end(), contents(&log).len()), (2, 3));
     let reason = tokio::time::timeout(Duration::from_secs(10), manager.until_all_offline()).await.unwrap();
     assert!(reason.contains(": sync: "), "{reason}");
+}
+
+/// Rolls, syncs and checkpoints, and in front of each change of the disk in turn it begins to lack space or descriptors.
+#[tokio::test]
+async fn a_lack_of_space_or_descriptors_passes_and_loses_nothing_wherever_it_strikes() {
+    for errno in [ENOSPC, EMFILE] {
+        for at in 0.. {
+            let dir = tempfile::tempdir().unwrap();
+            let disk = FaultDisk::new();
+            let (manager, log) = new_log(&disk.env(), dir.path(), LogConfig { segment_bytes: 400, ..small() }).await;
+            disk.lacks_after(at, errno);
+            let mut met = false;
+            let (mut stored, mut durable) = (BTreeMap::new(), 0);
+            for i in 0..24i64 {
+                if i == 18 {
+                    met = disk.faults.left.load(Ordering::Relaxed) == 0;
+                    disk.heal();
+                    log.dir().check_space(Some(0));
+                }
+                if i % 6 == 5 {
+                    log.close_idle();
+                    log.close_idle();
+                }
+                let value = format!("value {i}");
+                match log.append(batch(i, &[&value]), &AppendOptions { leader_epoch: i as i32 / 4, ..client(i) }) {
+                    Ok(info) => drop(stored.insert(info.base_offset, value)),
+                    Err(error) => assert_eq!((error.code(), i < 18), (56, true), "{errno} after {at} changes, append {i}: {error}"),
+                }
+                match if i % 3 == 2 { log.checkpoint() } else { log.sync() } {
+                    Ok(end) => durable = end,
+                    Err(error) => assert!(i < 18, "{errno} after {at} changes, sync {i}: {error}"),
+                }
+                if i % 6 == 5 {
+                    let _ = log.dir.update_recovery_points([((TOPIC.to_owned(), 0), Some(log.recovery_point()))].into());
+                }
+                assert!(!log.is_offline() && log.dir().offline().is_none(), "{errno} after {at} changes: {:?}", log.dir().offline());
+            }
+            assert_eq!(durable, log.end_offset());
+            assert_eq!(contents(&log), stored, "{errno} after {at} changes");
+            let epochs: Vec<_> = (0..6).map(|epoch| log.end_offset_for_epoch(epoch)).collect();
+            drop((manager, log));
+            let manager = open(&Env::real(), dir.path()).await;
+            let log = manager.get(ID, 0).unwrap_or_else(|| panic!("{errno} after {at} changes: {:?}", manager.offline_logs()));
+            assert_eq!(contents(&log), stored, "{errno} after {at} changes and a kill");
+            assert_eq!((0..6).map(|epoch| log.end_offset_for_epoch(epoch)).collect::<Vec<_>>(), epochs);
+            if !met {
+                assert!(at > 30, "the faults have to have met something: {at}");
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_log_whose_files_are_gone_is_out_of_use_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (manager, log) = new_log(&Env::real(), dir.path(), LogConfig { segment_bytes: 200, ..small() }).await;
+    let other = manager.create("other", Uuid::from_u128(43), 0, small()).await.unwrap();
+    append(&log, 0, &["a"]);
+    Env::real().disk.remove_dir_all(&log.path).unwrap();
+    let error = log.append(batch(1, &["rolls into a new segment, whose directory is not there"]), &client(1)).unwrap_err();
+    assert!(matches!(error, AppendError::Broken { .. }) && error.code() == 56, "{error}");
+    assert!(log.is_offline() && !other.is_offline());
+    log.sync().unwrap_err();
+    append(&other, 0, &["b"]);
+    other.sync().unwrap();
+}
+
+#[tokio::test]
+async fn the_reserve_is_for_coordinators_and_fits_the_file_system() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_manager, log) = new_log(&Env::real(), dir.path(), small()).await;
+    let (total, free) = log.dir().space().unwrap();
+    log.dir().check_space(None);
+    assert_eq!(log.dir().is_read_only(), free < (64 << 20).min(total / 16));
+    log.dir().check_space(Some(free * 2));
+    assert!(matches!(log.append(batch(0, &["a"]), &client(0)), Err(AppendError::LogDirFull { .. })));
+    let reason = log.dir().refusal().unwrap();
+    assert!(reason.contains("log.dir.reserve.bytes"), "{reason}");
+    let coordinator = AppendOptions { origin: Origin::Coordinator, ..client(0) };
+    log.append(batch(0, &["a group's"]), &coordinator).unwrap();
+    log.dir().check_space(Some(free * 8));
+    assert!(matches!(log.append(batch(0, &["a group's"]), &coordinator), Err(AppendError::LogDirFull { .. })), "a quarter is left");
+    // Between two looks at the space, appends count against it.
+    log.dir().check_space(Some(free.saturating_sub(4 << 20)));
+    let big = "x".repeat(1 << 20);
+    let taken = (0..100).take_while(|i| log.append(batch(*i, &[&big]), &client(*i)).is_ok()).count();
+    assert!(taken < 50, "{taken} MiB into a reserve of which 4 MiB are left");
+    log.dir().check_space(Some(0));
+    assert!(log.dir().refusal().is_none());
 }
 
 #[derive(Default)]

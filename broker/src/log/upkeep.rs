@@ -261,7 +261,7 @@ fn said(dir: &LogDir, written: Result<(), LogError>) {
 
 fn roll_if_old(log: &Log, now: i64) {
     if let Err(error) = log.roll_if_old(now) {
-        drop(log.dir.write_failed(&error));
+        drop(log.failed("roll", &error));
     }
 }
 

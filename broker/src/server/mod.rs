@@ -177,6 +177,7 @@ impl Broker {
         let options = LogManagerOptions {
             default_config: ReplicaManager::default_log_config(&config),
             tail_cache_bytes: TAIL_CACHE,
+            reserve_bytes: u64::try_from(config.number("log.dir.reserve.bytes")).ok(),
             producer_id_expiration_ms: config.number("producer.id.expiration.ms"),
             retention_check_interval: config.duration("log.retention.check.interval.ms"),
             recovery_point_interval: config.duration("log.flush.offset.checkpoint.interval.ms"),
