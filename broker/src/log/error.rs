@@ -293,7 +293,7 @@ pub enum LogError {
 
 impl LogError {
     /// What it means for stored data; anything but an I/O error means that something is broken.
-    pub(super) fn fault(&self) -> Fault {
+    pub(crate) fn fault(&self) -> Fault {
         match self {
             Self::Io { source, .. } => Fault::of(source),
             _ => Fault::BrokenInvariant,

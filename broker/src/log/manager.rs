@@ -292,6 +292,12 @@ impl LogManager {
         said
     }
 
+    /// Why no log directory takes records of clients, a line for each; `None` while one does.
+    #[must_use]
+    pub fn refusal(&self) -> Option<String> {
+        self.dirs.iter().map(|dir| dir.refusal().map(|why| why + "\n")).collect()
+    }
+
     /// The log directories.
     #[must_use]
     pub fn dirs(&self) -> &[Arc<LogDir>] {

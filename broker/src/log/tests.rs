@@ -577,7 +577,7 @@ async fn a_lack_of_space_or_descriptors_passes_and_loses_nothing_wherever_it_str
                     Err(error) => assert!(i < 18, "{errno} after {at} changes, sync {i}: {error}"),
                 }
                 if i % 6 == 5 {
-                    let _ = log.dir.update_recovery_points([((TOPIC.to_owned(), 0), Some(log.recovery_point()))].into());
+                    let _ = log.dir.partitions.set_recovery_points([&*log]);
                 }
                 assert!(!log.is_offline() && log.dir().offline().is_none(), "{errno} after {at} changes: {:?}", log.dir().offline());
             }
@@ -600,7 +600,7 @@ async fn a_lack_of_space_or_descriptors_passes_and_loses_nothing_wherever_it_str
 #[tokio::test]
 async fn a_log_whose_files_are_gone_is_out_of_use_alone() {
     let dir = tempfile::tempdir().unwrap();
-    let (manager, log) = new_log(&Env::real(), dir.path(), LogConfig { segment_bytes: 200, ..small() }).await;
+    let (manager, log) = new_log(&Env::real(), dir.path(), LogConfig { segment_bytes: 150, ..small() }).await;
     let other = manager.create("other", Uuid::from_u128(43), 0, small()).await.unwrap();
     append(&log, 0, &["a"]);
     Env::real().disk.remove_dir_all(&log.path).unwrap();

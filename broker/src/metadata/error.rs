@@ -68,6 +68,7 @@ codes! {
     NotController = 41 "NOT_CONTROLLER",
     InvalidRequest = 42 "INVALID_REQUEST",
     PolicyViolation = 44 "POLICY_VIOLATION",
+    KafkaStorageError = 56 "KAFKA_STORAGE_ERROR",
     FencedLeaderEpoch = 74 "FENCED_LEADER_EPOCH",
     InvalidUpdateVersion = 95 "INVALID_UPDATE_VERSION",
     UnknownTopicId = 100 "UNKNOWN_TOPIC_ID",

@@ -41,6 +41,7 @@ impl ControllerError {
         match self {
             Self::Quorum(QuorumError::OutcomeUnknown) => ErrorCode::RequestTimedOut,
             Self::Quorum(QuorumError::TooLarge { .. }) => ErrorCode::PolicyViolation,
+            Self::Quorum(QuorumError::Waiting { .. }) => ErrorCode::KafkaStorageError,
             Self::Quorum(QuorumError::NotLeader { .. } | QuorumError::Stopped) | Self::ShuttingDown => ErrorCode::NotController,
         }
     }

@@ -6,10 +6,11 @@ use std::io;
 use std::ops::RangeBounds;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use letterbox_env::Env;
+use letterbox_env::{Env, Fault};
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
 use openraft::{AnyError, RaftLogReader, StorageIOError};
 
+use super::patience::{Of, Patience};
 use super::types::{Entry, NodeLogId, StorageError, TypeConfig, Vote, decode_entry, encode_entry, log_id};
 use super::wal::{Item, Wal};
 
@@ -22,6 +23,7 @@ const READ_LEN_MAX: usize = 4 << 20;
 #[derive(Clone)]
 pub(super) struct LogStore {
     env: Env,
+    patience: Patience,
     wal: Arc<Mutex<Wal>>,
     memory: Arc<Mutex<Memory>>,
 }
@@ -37,12 +39,12 @@ struct Memory {
 
 impl LogStore {
     /// Puts together what is in the file. An error names what does not fit.
-    pub(super) fn new(env: Env, wal: Wal, items: Vec<Item>) -> Result<Self, String> {
+    pub(super) fn new(env: Env, patience: Patience, wal: Wal, items: Vec<Item>) -> Result<Self, String> {
         let mut memory = Memory::default();
         for item in items {
             memory.replay(item)?;
         }
-        Ok(Self { env, wal: Arc::new(Mutex::new(wal)), memory: Arc::new(Mutex::new(memory)) })
+        Ok(Self { env, patience, wal: Arc::new(Mutex::new(wal)), memory: Arc::new(Mutex::new(memory)) })
     }
 
     /// Whether nothing was ever stored.
@@ -64,8 +66,12 @@ impl LogStore {
     }
 
     async fn write(&self, items: Vec<Item>) -> io::Result<()> {
+        self.write_with(move |wal| wal.append(&items)).await
+    }
+
+    async fn write_with(&self, write: impl Fn(&mut Wal) -> io::Result<()> + Send + Sync + 'static) -> io::Result<()> {
         let wal = Arc::clone(&self.wal);
-        self.env.blocking(move || wal.lock().unwrap_or_else(PoisonError::into_inner).append(&items)).await
+        self.patience.write(&self.env, Of::Log, move || write(&mut wal.lock().unwrap_or_else(PoisonError::into_inner))).await
     }
 
     async fn write_purge(&self, upto: NodeLogId) -> io::Result<()> {
@@ -76,12 +82,17 @@ impl LogStore {
             let kept = memory.entries.range(upto.index.saturating_add(1)..).map(|(_, (entry, _))| Item::Entry(encode_entry(entry)));
             vote.into_iter().chain([purge.clone()]).chain(kept).collect()
         };
-        let wal = Arc::clone(&self.wal);
-        let write = move || {
-            let mut wal = wal.lock().unwrap_or_else(PoisonError::into_inner);
-            if wal.len() > REWRITE_LEN { wal.rewrite(&whole) } else { wal.append(&[purge]) }
-        };
-        self.env.blocking(write).await
+        self.write_with(move |wal| {
+            if wal.len() > REWRITE_LEN {
+                match wal.rewrite(&whole) {
+                    // There is no space for a second file: the one there is grows on until there is.
+                    Err(error) if Fault::of(&error).is_state() => {}
+                    result => return result,
+                }
+            }
+            wal.append(std::slice::from_ref(&purge))
+        })
+        .await
     }
 }
 

@@ -2,12 +2,13 @@
 //! [`MetadataQuorum`].
 //!
 //! What must stay true: a vote and an entry are durable before anybody is told of them; a node whose log
-//! was lost never takes part under its old identity; whatever this node does not understand, or cannot
-//! store, stops it loudly ([`MetadataQuorum::fatal`]).
+//! was lost never takes part under its old identity; whatever this node does not understand, or the disk
+//! has lost, stops it loudly ([`MetadataQuorum::fatal`]); on a full disk it waits.
 
 mod controller;
 mod log_store;
 mod network;
+mod patience;
 mod raft_quorum;
 mod runtime;
 mod snapshot;
@@ -108,6 +109,12 @@ pub enum QuorumError {
         len: usize,
         /// How large it may be.
         max: usize,
+    },
+    /// The metadata log waits for space, or for a descriptor; nothing was proposed. It goes on by itself.
+    #[error("the metadata log cannot be written: {reason}; it goes on by itself when there is space in metadata.log.dir")]
+    Waiting {
+        /// What is short.
+        reason: Arc<str>,
     },
     /// The quorum is shut down or has failed.
     #[error("the metadata quorum has stopped")]

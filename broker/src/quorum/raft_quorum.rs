@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use letterbox_env::{BoxFuture, Env, FileRef};
-use openraft::error::{CheckIsLeaderError, ClientWriteError, Fatal, InitializeError, RaftError};
+use letterbox_env::{BoxFuture, Env, Fault, FileRef};
+use openraft::error::{CheckIsLeaderError, ClientWriteError, InitializeError, RaftError};
 use openraft::{ServerState, SnapshotPolicy};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::log_store::LogStore;
 use super::network::{Dialer, Identity, Peers, serve};
+use super::patience::Patience;
 use super::runtime::with_random;
 use super::snapshot::Slots;
 use super::state_machine::{Published, StateMachine, describe};
@@ -32,6 +33,11 @@ const SNAPSHOT_BYTES: u64 = 4 << 20;
 
 /// Entries kept behind a snapshot, so that a voter that is a little behind needs no snapshot.
 const ENTRIES_KEPT: u64 = 100;
+
+/// A sole voter leads this soon, unless its disk is full.
+const LEAD_WITHIN: Duration = Duration::from_secs(30);
+/// Between two tries of a sole voter whose disk is full.
+const RETRY_AFTER: Duration = Duration::from_millis(250);
 
 /// How a node takes part.
 #[derive(Clone, Debug)]
@@ -100,6 +106,16 @@ pub enum OpenError {
     Raft(String),
 }
 
+impl OpenError {
+    /// Whether it passes: there is no space, or no descriptor.
+    pub(crate) fn is_state(&self) -> bool {
+        match self {
+            Self::Io { source, .. } | Self::Wal(WalError::Io { source, .. }) => Fault::of(source).is_state(),
+            _ => false,
+        }
+    }
+}
+
 /// This node's part in the quorum.
 pub struct RaftQuorum {
     raft: Raft,
@@ -107,7 +123,7 @@ pub struct RaftQuorum {
     identity: Arc<Identity>,
     published: Published,
     fatal: watch::Receiver<Option<String>>,
-    stop: watch::Sender<bool>,
+    patience: Patience,
     tasks: Mutex<JoinSet<()>>,
     listening: Option<std::net::SocketAddr>,
     env: Env,
@@ -131,16 +147,17 @@ impl RaftQuorum {
         let Opened { lock, wal, items, slots, stored, peers } = opened;
         let unusable = |reason: String| OpenError::Unusable { directory: config.dir.clone(), reason };
         let incarnation = wal.incarnation();
-        let store = LogStore::new(env.clone(), wal, items).map_err(unusable)?;
+        let patience = Patience::default();
+        let store = LogStore::new(env.clone(), patience.clone(), wal, items).map_err(unusable)?;
         let snapshot_index = stored.as_ref().and_then(|stored| stored.meta.last_log_id);
         if store.purged() > snapshot_index {
             return Err(unusable("the log begins after the newest whole snapshot; restore it from another voter or a copy".to_owned()));
         }
         let published = Published::new();
         let slots = Arc::new(std::sync::Mutex::new(slots));
-        let machine = StateMachine::new(env.clone(), published.clone(), Arc::clone(&slots), stored).map_err(unusable)?;
+        let machine = StateMachine::new(env.clone(), patience.clone(), published.clone(), Arc::clone(&slots), stored).map_err(unusable)?;
 
-        let (stop, stopped) = watch::channel(false);
+        let stopped = patience.stopped();
         let mut tasks = JoinSet::new();
         let identity =
             Arc::new(Identity { cluster_id: config.cluster_id.clone(), node_id, incarnation, peers: Arc::new(peers), refused: 0.into() });
@@ -169,7 +186,7 @@ impl RaftQuorum {
             identity,
             published,
             fatal,
-            stop,
+            patience,
             tasks: Mutex::new(tasks),
             listening,
             env,
@@ -202,10 +219,22 @@ impl RaftQuorum {
         if self.raft.metrics().borrow().state != ServerState::Leader {
             self.raft.trigger().elect().await.map_err(|error| failed(&error))?;
         }
-        let wait = self.raft.wait(Some(Duration::from_secs(30)));
-        wait.state(ServerState::Leader, "sole voter leads").await.map_err(|error| failed(&error))?;
-        self.begin_leading().await.map_err(|error| failed(&error))?;
-        self.check_cluster(config)
+        loop {
+            let led = self.raft.wait(Some(LEAD_WITHIN)).state(ServerState::Leader, "sole voter leads").await;
+            match led {
+                Ok(_) => break,
+                // The vote waits for space, however long that takes.
+                Err(_) if self.patience.waits_for().is_some() => {}
+                Err(error) => return Err(failed(&error)),
+            }
+        }
+        loop {
+            match self.begin_leading().await {
+                Ok(_) => return self.check_cluster(config),
+                Err(QuorumError::Waiting { .. } | QuorumError::OutcomeUnknown) => tokio::time::sleep(RETRY_AFTER).await,
+                Err(error) => return Err(failed(&error)),
+            }
+        }
     }
 
     fn check_cluster(&self, config: &QuorumConfig) -> Result<(), OpenError> {
@@ -236,7 +265,19 @@ impl RaftQuorum {
         self.listening
     }
 
+    /// As [`Self::write_patiently`], but does not wait for space.
     async fn write(&self, term: u64, records: Arc<str>) -> Result<(u64, u64), QuorumError> {
+        if let Some(reason) = self.patience.waits_for() {
+            return Err(QuorumError::Waiting { reason });
+        }
+        tokio::select! {
+            biased;
+            written = self.write_patiently(term, records) => written,
+            _ = self.patience.until_waiting() => Err(QuorumError::OutcomeUnknown),
+        }
+    }
+
+    async fn write_patiently(&self, term: u64, records: Arc<str>) -> Result<(u64, u64), QuorumError> {
         let led = self.raft.metrics().borrow().state == ServerState::Leader;
         match self.raft.client_write(Batch { term, records }).await {
             Ok(response) => match response.data {
@@ -292,7 +333,12 @@ impl MetadataQuorum for RaftQuorum {
 
     fn linearizable_image(&self) -> BoxFuture<'_, Result<Arc<MetadataImage>, QuorumError>> {
         Box::pin(async move {
-            match self.raft.ensure_linearizable().await {
+            let ensured = tokio::select! {
+                biased;
+                ensured = self.raft.ensure_linearizable() => ensured,
+                reason = self.patience.until_waiting() => return Err(QuorumError::Waiting { reason }),
+            };
+            match ensured {
                 Ok(_) => Ok(self.image()),
                 Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(forward))) => {
                     Err(QuorumError::NotLeader { leader: forward.leader_id.and_then(broker_id) })
@@ -344,7 +390,7 @@ impl MetadataQuorum for RaftQuorum {
 
     fn shutdown(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            self.stop.send_replace(true);
+            self.patience.stop();
             let _ = self.raft.shutdown().await;
             let mut tasks = self.tasks.lock().await;
             while tasks.join_next().await.is_some() {}
@@ -434,7 +480,8 @@ async fn watch_over(raft: Raft, store: LogStore, fatal: watch::Sender<Option<Str
         let running = metrics.borrow_and_update().running_state.clone();
         match running {
             Ok(()) => {}
-            Err(Fatal::Stopped) if *stopped.borrow() => return,
+            // Also a write that waited for space and was told to end.
+            Err(_) if *stopped.borrow() => return,
             Err(error) => {
                 fatal.send_replace(Some(describe(&error)));
                 return;

@@ -9,6 +9,7 @@ use openraft::storage::{RaftStateMachine, Snapshot};
 use openraft::{AnyError, EntryPayload, RaftSnapshotBuilder, StorageIOError};
 use tokio::sync::watch;
 
+use super::patience::{Of, Patience};
 use super::snapshot::{Meta, Slots, Stored};
 use super::types::{Applied, Batch, Entry, NodeLogId, StorageError, StoredMembership, TypeConfig, Voter};
 use crate::metadata::{MetadataImage, apply, record};
@@ -42,6 +43,7 @@ impl Published {
 
 pub(super) struct StateMachine {
     env: Env,
+    patience: Patience,
     published: Published,
     slots: Arc<Mutex<Slots>>,
     current: Arc<Mutex<Option<Stored>>>,
@@ -51,8 +53,15 @@ pub(super) struct StateMachine {
 
 impl StateMachine {
     /// Starts from the newest snapshot.
-    pub(super) fn new(env: Env, published: Published, slots: Arc<Mutex<Slots>>, stored: Option<Stored>) -> Result<Self, String> {
-        let mut machine = Self { env, published, slots, current: Arc::default(), applied: None, membership: StoredMembership::default() };
+    pub(super) fn new(
+        env: Env,
+        patience: Patience,
+        published: Published,
+        slots: Arc<Mutex<Slots>>,
+        stored: Option<Stored>,
+    ) -> Result<Self, String> {
+        let (current, membership) = (Arc::default(), StoredMembership::default());
+        let mut machine = Self { env, patience, published, slots, current, applied: None, membership };
         if let Some(stored) = stored {
             let image = read_image(&stored.meta, &stored.data)?;
             machine.take_over(image, stored);
@@ -132,6 +141,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn get_snapshot_builder(&mut self) -> Builder {
         Builder {
             env: self.env.clone(),
+            patience: self.patience.clone(),
             image: self.published.image(),
             applied: self.applied,
             membership: self.membership.clone(),
@@ -152,7 +162,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let stored = Stored { meta: meta.clone(), data: Arc::new(snapshot.into_inner()) };
         let failed = |error: String| StorageIOError::write_snapshot(Some(meta.signature()), AnyError::error(error));
         let image = read_image(&stored.meta, &stored.data).map_err(failed)?;
-        write(&self.env, &self.slots, &stored).await.map_err(failed)?;
+        write(&self.env, &self.patience, &self.slots, &stored).await.map_err(failed)?;
         self.take_over(image, stored);
         Ok(())
     }
@@ -166,15 +176,16 @@ fn handle(stored: &Stored) -> Snapshot<TypeConfig> {
     Snapshot { meta: stored.meta.clone(), snapshot: Box::new(Cursor::new(stored.data.to_vec())) }
 }
 
-async fn write(env: &Env, slots: &Arc<Mutex<Slots>>, stored: &Stored) -> Result<(), String> {
+async fn write(env: &Env, patience: &Patience, slots: &Arc<Mutex<Slots>>, stored: &Stored) -> Result<(), String> {
     let (slots, stored) = (Arc::clone(slots), stored.clone());
     let write = move || slots.lock().unwrap_or_else(PoisonError::into_inner).write(&stored);
-    env.blocking(write).await.map_err(|error| describe(&error))
+    patience.write(env, Of::Snapshot, write).await.map_err(|error| describe(&error))
 }
 
 /// Builds a snapshot of the image at the time it was made.
 pub(super) struct Builder {
     env: Env,
+    patience: Patience,
     image: Arc<MetadataImage>,
     applied: Option<NodeLogId>,
     membership: StoredMembership,
@@ -189,7 +200,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         let snapshot_id = self.applied.map_or_else(|| "0".to_owned(), |id| format!("{}-{}", id.leader_id.term, id.index));
         let meta = Meta { last_log_id: self.applied, last_membership: self.membership.clone(), snapshot_id };
         let stored = Stored { meta, data: Arc::new(data.into_bytes()) };
-        write(&self.env, &self.slots, &stored).await.map_err(failed)?;
+        write(&self.env, &self.patience, &self.slots, &stored).await.map_err(failed)?;
         let snapshot = handle(&stored);
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         // A newer one may have been installed meanwhile.

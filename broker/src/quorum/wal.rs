@@ -11,7 +11,8 @@
 //! one behind it was synced once and has rotted since; that is refused, because cutting it would undo votes
 //! and entries that others were told of.
 //!
-//! After a failed sync nothing is written any more, ever, by this process.
+//! After a failed sync nothing is written any more, ever, by this process. A write that finds no space is no such failure: nothing
+//! of it counts, and it may be repeated. For a full disk there is room ahead of the end, at least half of [`RESERVE_LEN`].
 //!
 //! The name is an offset and the four bytes are where a record batch has its length, so that Apache Kafka's tools, which
 //! look at every `.log` in a directory, take the file for a log that ends with an unfinished batch, and go on.
@@ -20,7 +21,7 @@ use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use letterbox_env::{Disk, FileRef, OpenMode, Random};
+use letterbox_env::{Disk, Fault, FileRef, OpenMode, Random};
 use uuid::Uuid;
 
 use super::types::{put_block, take_block, take_u32, take_u64};
@@ -87,6 +88,8 @@ pub(super) struct Wal {
     /// How far zeros are written.
     reserved: usize,
     sequence: u64,
+    /// The file is new and its name may not be on the device; nothing is acknowledged before it is.
+    is_unnamed: bool,
     failed: bool,
 }
 
@@ -108,7 +111,8 @@ impl Wal {
             let mut id = [0; 16];
             random.fill(&mut id);
             let incarnation = uuid::Builder::from_random_bytes(id).into_uuid();
-            let wal = Self::create(disk, path.clone(), node_id, incarnation, 1, &[]).map_err(io)?;
+            let mut wal = Self::create(disk, path.clone(), node_id, incarnation, 1, &[]).map_err(io)?;
+            wal.sync_name().map_err(io)?;
             return Ok((wal, Vec::new()));
         }
         let bytes = disk.read(&path).map_err(io)?;
@@ -138,6 +142,7 @@ impl Wal {
             end: position,
             reserved: bytes.len(),
             sequence,
+            is_unnamed: false,
             failed: false,
         };
         // After a sync that failed in an earlier run the kernel may show bytes that the device does not have, and take
@@ -159,6 +164,7 @@ impl Wal {
         self.file.sync()
     }
 
+    /// Makes the file beside the old one, if there is one, and puts it in its place. Nothing is changed when this fails.
     fn create(disk: Arc<dyn Disk>, path: PathBuf, node_id: u64, incarnation: Uuid, generation: u64, items: &[Item]) -> io::Result<Self> {
         let mut bytes = header(generation, node_id, incarnation);
         if !items.is_empty() {
@@ -166,10 +172,26 @@ impl Wal {
         }
         let end = bytes.len();
         bytes.resize(end.saturating_add(RESERVE_LEN), 0);
-        disk.write_atomically(&path, &bytes)?;
-        let file = disk.open(&path, OpenMode::ReadWrite)?;
+        let beside = path.with_extension("log.tmp");
+        let write = || -> io::Result<FileRef> {
+            let file = disk.open(&beside, OpenMode::Truncate)?;
+            file.write_at(&[IoSlice::new(&bytes)], 0)?;
+            file.sync()?;
+            disk.rename(&beside, &path)?;
+            Ok(file)
+        };
+        let file = write().inspect_err(|_| drop(disk.remove_file(&beside)))?;
         let sequence = u64::from(!items.is_empty());
-        Ok(Self { disk, path, file, generation, node_id, incarnation, end, reserved: bytes.len(), sequence, failed: false })
+        let reserved = bytes.len();
+        Ok(Self { disk, path, file, generation, node_id, incarnation, end, reserved, sequence, is_unnamed: true, failed: false })
+    }
+
+    fn sync_name(&mut self) -> io::Result<()> {
+        if self.is_unnamed {
+            self.disk.sync_dir(self.path.parent().unwrap_or(Path::new(".")))?;
+            self.is_unnamed = false;
+        }
+        Ok(())
     }
 
     /// The id of this log: another one after it was lost.
@@ -183,17 +205,21 @@ impl Wal {
     }
 
     /// Makes `items` durable, all or none. Blocks.
+    ///
+    /// # Errors
+    /// A state ([`Fault::State`]): nothing of it counts; try again. Else the device's own, and nothing more is taken.
     pub(super) fn append(&mut self, items: &[Item]) -> io::Result<()> {
         self.guarded(|wal| {
+            wal.sync_name()?;
             let bytes = frame(wal.generation, wal.sequence, items)?;
             let end = wal.end.saturating_add(bytes.len());
             // A whole frame header of zeros stays behind the end.
-            if end.saturating_add(FRAME_HEADER_LEN) > wal.reserved {
-                let reserved = end.saturating_add(RESERVE_LEN);
-                let zeros = vec![0; reserved - wal.reserved];
-                wal.file.write_at(&[IoSlice::new(&zeros)], wal.reserved as u64)?;
-                wal.file.sync()?;
-                wal.reserved = reserved;
+            let needed = end.saturating_add(FRAME_HEADER_LEN);
+            if needed.saturating_add(RESERVE_LEN / 2) > wal.reserved
+                && let Err(error) = wal.write_ahead(end.saturating_add(RESERVE_LEN))
+                && (needed > wal.reserved || !Fault::of(&error).is_state())
+            {
+                return Err(error);
             }
             wal.file.write_at(&[IoSlice::new(&bytes)], wal.end as u64)?;
             wal.file.sync()?;
@@ -203,12 +229,25 @@ impl Wal {
         })
     }
 
+    /// Writes zeros up to `reserved`.
+    fn write_ahead(&mut self, reserved: usize) -> io::Result<()> {
+        let zeros = vec![0; reserved.saturating_sub(self.reserved)];
+        self.file.write_at(&[IoSlice::new(&zeros)], self.reserved as u64)?;
+        self.file.sync()?;
+        self.reserved = reserved;
+        Ok(())
+    }
+
     /// Replaces the whole file by one that has only `items`, atomically. Blocks.
+    ///
+    /// # Errors
+    /// As [`Wal::append`]; the old file goes on then.
     pub(super) fn rewrite(&mut self, items: &[Item]) -> io::Result<()> {
         self.guarded(|wal| {
             let disk = Arc::clone(&wal.disk);
+            // From here on the new file is the log, whether its name is on the device yet or not.
             *wal = Self::create(disk, wal.path.clone(), wal.node_id, wal.incarnation, wal.generation.saturating_add(1), items)?;
-            Ok(())
+            wal.sync_name()
         })
     }
 
@@ -217,7 +256,7 @@ impl Wal {
             return Err(io::Error::other("an earlier write to the metadata log failed"));
         }
         let result = write(self);
-        self.failed = result.is_err();
+        self.failed = result.as_ref().is_err_and(|error| !Fault::of(error).is_state());
         result
     }
 }

@@ -24,7 +24,7 @@ const NEW: Uuid = Uuid::from_u128(2);
 async fn replicas(env: &Env, dir: &Path) -> Arc<ReplicaManager> {
     let text = "process.roles=broker,controller\nnode.id=0\ncontroller.quorum.voters=0@localhost:9093\n\
                 controller.listener.names=CONTROLLER\nlisteners=PLAINTEXT://:9092,CONTROLLER://:9093\nlog.dirs=/nowhere\n";
-    let options = LogManagerOptions { reserve_bytes: 0, ..LogManagerOptions::new(vec![dir.into()]) };
+    let options = LogManagerOptions { reserve_bytes: Some(0), ..LogManagerOptions::new(vec![dir.into()]) };
     let logs = LogManager::open(env.clone(), options).await.unwrap();
     ReplicaManager::new(env.clone(), Config::parse(text).unwrap(), logs)
 }

@@ -259,9 +259,9 @@ async fn a_damaged_partition_is_replaced_by_a_new_topic_or_opened_without_what_i
 async fn a_log_is_made_once_there_is_space_for_it() {
     let dir = tempfile::tempdir().unwrap();
     let manager = open(&Env::real(), dir.path()).await;
-    super::sync::check_space(&manager.dirs()[0], u64::MAX);
+    manager.dirs()[0].check_space(Some(u64::MAX));
     assert!(matches!(manager.create(TOPIC, OLD, 0, small()).await, Err(LogError::NoLogDir)));
-    super::sync::check_space(&manager.dirs()[0], 0);
+    manager.dirs()[0].check_space(Some(0));
     append(&manager.create(TOPIC, OLD, 0, small()).await.unwrap(), 0, &["a"]);
 }
 

@@ -19,6 +19,7 @@ pub(super) struct FaultDisk {
     syncs_left: Arc<AtomicUsize>,
     pub(super) syncs: Arc<AtomicUsize>,
     dead: Arc<AtomicBool>,
+    full: Arc<AtomicBool>,
 }
 
 impl FaultDisk {
@@ -29,6 +30,7 @@ impl FaultDisk {
             syncs_left: Arc::new(AtomicUsize::new(usize::MAX)),
             syncs: Arc::default(),
             dead: Arc::default(),
+            full: Arc::default(),
         }
     }
 
@@ -44,6 +46,15 @@ impl FaultDisk {
     pub(super) fn cut_power(&self) {
         self.dead.store(true, Ordering::SeqCst);
         self.unsynced.lock().unwrap().clear();
+    }
+
+    /// No file grows and none is made, until that is taken back.
+    pub(super) fn set_full(&self, full: bool) {
+        self.full.store(full, Ordering::SeqCst);
+    }
+
+    fn has_space(&self) -> io::Result<()> {
+        if self.full.load(Ordering::SeqCst) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
     fn alive(&self) -> io::Result<()> {
@@ -68,7 +79,10 @@ impl File for FaultFile {
 
     fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         self.disk.alive()?;
-        let bytes = parts.iter().flat_map(|part| part.to_vec()).collect();
+        let bytes: Vec<u8> = parts.iter().flat_map(|part| part.to_vec()).collect();
+        if offset + bytes.len() as u64 > self.real.len()? {
+            self.disk.has_space()?;
+        }
         self.disk.unsynced.lock().unwrap().entry(self.path.clone()).or_default().push((offset, bytes));
         Ok(())
     }
@@ -77,7 +91,7 @@ impl File for FaultFile {
         self.disk.alive()?;
         self.disk.syncs.fetch_add(1, Ordering::SeqCst);
         let left = self.disk.syncs_left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
-        left.map_err(|_| io::Error::other("the disk failed a sync"))?;
+        left.map_err(|_| letterbox_env::not_synced(io::Error::other("the disk failed a sync")))?;
         for (offset, bytes) in self.disk.unsynced.lock().unwrap().remove(&self.path).unwrap_or_default() {
             self.real.write_at(&[IoSlice::new(&bytes)], offset)?;
         }
@@ -100,6 +114,9 @@ impl File for FaultFile {
 impl Disk for FaultDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<FileRef> {
         self.alive()?;
+        if matches!(mode, OpenMode::Create | OpenMode::Truncate) && !self.real.exists(path)? {
+            self.has_space()?;
+        }
         Ok(Arc::new(FaultFile { disk: self.clone(), path: path.to_owned(), real: self.real.open(path, mode)? }))
     }
 

@@ -109,6 +109,61 @@ async fn failed_sync_ends_the_quorum_and_is_never_acknowledged() {
     quorum.shutdown().await;
 }
 
+/// Proposes until the space ahead in the log is used up, then with space again; snapshots wait meanwhile, and so does a start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_is_waited_for_and_nothing_answered_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FaultDisk::new();
+    let env = disk.env();
+    let quorum = RaftQuorum::open(env.clone(), sole(dir.path())).await.unwrap();
+    let first = controller(&env, &quorum);
+    first.register_broker(registration(1)).await.unwrap().unwrap();
+    disk.set_full(true);
+    MetadataQuorum::snapshot(&*quorum).await.unwrap();
+    let mut made = Vec::new();
+    let refused = loop {
+        let name = format!("t{}", made.len());
+        match first.create_topics(topic(&name, 100)).await {
+            Ok(outcome) => assert!(outcome[0].1.is_ok()),
+            Err(error) => break error,
+        }
+        made.push(name);
+    };
+    assert!(made.len() > 10, "{} topics of 100 partitions fit into the space ahead", made.len());
+    assert_eq!((refused.clone(), refused.code().code()), (ControllerError::Quorum(QuorumError::OutcomeUnknown), 7));
+    let refused = first.create_topics(topic("later", 1)).await.unwrap_err();
+    assert!(matches!(refused, ControllerError::Quorum(QuorumError::Waiting { .. })) && refused.code().code() == 56, "{refused}");
+    assert_eq!(quorum.status().snapshot_index, 0);
+    assert!(futures::FutureExt::now_or_never(quorum.fatal()).is_none());
+
+    disk.set_full(false);
+    eventually("a snapshot", || quorum.status().snapshot_index > 0).await;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while let Err(error) = first.create_topics(topic("later", 1)).await {
+        assert!(tokio::time::Instant::now() < deadline, "{error}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    made.push("later".to_owned());
+
+    // It also stops while it waits, and starts again as soon as there is space.
+    disk.set_full(true);
+    while first.create_topics(topic(&format!("more{}", made.len()), 100)).await.is_ok() {
+        made.push(format!("more{}", made.len()));
+    }
+    first.shutdown().await;
+    tokio::time::timeout(Duration::from_secs(10), quorum.shutdown()).await.unwrap();
+    let starting = RaftQuorum::open(env.clone(), sole(dir.path()));
+    let (quorum, ()) = tokio::join!(starting, async {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        disk.set_full(false);
+    });
+    let quorum = quorum.unwrap();
+    for name in &made {
+        assert!(quorum.image().topic(name).is_some(), "{name} was answered and is lost");
+    }
+    quorum.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_changes_are_compacted_and_deltas_add_up() {
     let dir = tempfile::tempdir().unwrap();

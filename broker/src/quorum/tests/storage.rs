@@ -7,6 +7,7 @@ use letterbox_env::Env;
 use openraft::testing::{StoreBuilder, Suite};
 
 use crate::quorum::log_store::LogStore;
+use crate::quorum::patience::Patience;
 use crate::quorum::snapshot::Slots;
 use crate::quorum::state_machine::{Published, StateMachine};
 use crate::quorum::types::{StorageError, TypeConfig};
@@ -19,9 +20,10 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, tempfile::TempDir> for Bui
         let env = Env::real();
         let dir = tempfile::tempdir().unwrap();
         let (wal, items) = open(dir.path()).unwrap();
-        let store = LogStore::new(env.clone(), wal, items).unwrap();
+        let store = LogStore::new(env.clone(), Patience::default(), wal, items).unwrap();
         let (slots, stored) = Slots::open(Arc::clone(&env.disk), dir.path()).unwrap();
-        let machine = StateMachine::new(env, Published::new(), Arc::new(std::sync::Mutex::new(slots)), stored).unwrap();
+        let machine =
+            StateMachine::new(env, Patience::default(), Published::new(), Arc::new(std::sync::Mutex::new(slots)), stored).unwrap();
         Ok((dir, store, machine))
     }
 }
