@@ -39,8 +39,15 @@ pub type BoxListener = Box<dyn Listener>;
 
 /// The network.
 pub trait Net: Send + Sync {
-    /// Listens on `host:port`. An empty host means every interface.
+    /// Listens on `host:port`. An empty host means every interface; `::` takes IPv4 too.
+    ///
+    /// Fails with `NotFound` while the name has no address.
     fn bind<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, io::Result<BoxListener>>;
+
+    /// As [`Net::bind`] for an IPv6 address, and leaves IPv4 on that port to another listener.
+    fn bind_ipv6_only<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, io::Result<BoxListener>> {
+        self.bind(host, port)
+    }
 
     /// Connects to `host:port`, looking the name up anew each time (pod addresses change).
     fn connect<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, io::Result<BoxStream>>;

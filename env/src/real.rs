@@ -75,7 +75,8 @@ impl Listener for TcpListener {
     fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, SocketAddr)>> {
         Box::pin(async move {
             let (stream, peer) = Self::accept(self).await?;
-            stream.set_nodelay(true)?;
+            // It fails when the client has gone already, which the first read tells.
+            let _ = stream.set_nodelay(true);
             Ok((Box::new(stream) as BoxStream, peer))
         })
     }
@@ -87,22 +88,11 @@ impl Listener for TcpListener {
 
 impl Net for RealNet {
     fn bind<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, io::Result<BoxListener>> {
-        Box::pin(async move {
-            let addresses: Vec<SocketAddr> = if host.is_empty() {
-                // Both families through one socket where the machine has IPv6, else IPv4 alone.
-                vec![SocketAddr::from(([0u16; 8], port)), SocketAddr::from(([0u8; 4], port))]
-            } else {
-                tokio::net::lookup_host((host, port)).await?.collect()
-            };
-            let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-            for address in addresses {
-                match listen(address) {
-                    Ok(listener) => return Ok(Box::new(listener) as BoxListener),
-                    Err(error) => last = error,
-                }
-            }
-            Err(last)
-        })
+        Box::pin(bind(host, port, false))
+    }
+
+    fn bind_ipv6_only<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, io::Result<BoxListener>> {
+        Box::pin(bind(host, port, true))
     }
 
     fn connect<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, io::Result<BoxStream>> {
@@ -114,10 +104,28 @@ impl Net for RealNet {
     }
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+async fn bind(host: &str, port: u16, only_v6: bool) -> io::Result<BoxListener> {
+    let addresses: Vec<SocketAddr> = if host.is_empty() {
+        // Both families through one socket where the machine has IPv6, else IPv4 alone.
+        vec![SocketAddr::from(([0u16; 8], port)), SocketAddr::from(([0u8; 4], port))]
+    } else {
+        let found = tokio::net::lookup_host((host, port)).await;
+        found.map_err(|error| io::Error::new(io::ErrorKind::NotFound, error))?.collect()
+    };
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in addresses {
+        match listen(address, only_v6) {
+            Ok(listener) => return Ok(Box::new(listener)),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn listen(address: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
     let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
     if address.is_ipv6() {
-        socket.set_only_v6(false)?;
+        socket.set_only_v6(only_v6)?;
     }
     // A restarted broker takes its port back while old connections linger in TIME_WAIT.
     socket.set_reuse_address(true)?;
@@ -286,6 +294,19 @@ mod tests {
         RealDisk.write_atomically(&path, b"second").unwrap();
         assert_eq!(RealDisk.read(&path).unwrap(), b"second");
         assert_eq!(RealDisk.list(dir.path()).unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn one_port_serves_ipv4_and_ipv6_by_two_listeners() {
+        let v4 = RealNet.bind("0.0.0.0", 0).await.unwrap();
+        let port = v4.local_addr().unwrap().port();
+        assert_eq!(RealNet.bind("::", port).await.err().unwrap().kind(), io::ErrorKind::AddrInUse);
+        RealNet.bind_ipv6_only("::", port).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_name_without_an_address_is_not_found() {
+        assert_eq!(RealNet.bind("name.invalid", 0).await.err().unwrap().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

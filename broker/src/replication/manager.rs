@@ -78,6 +78,12 @@ impl ReplicaManager {
         self.logs.keep_log_starts(logs).await
     }
 
+    /// Partitions hosted.
+    #[must_use]
+    pub fn hosted_count(&self) -> usize {
+        self.hosted.load().len()
+    }
+
     /// Partitions hosted, led, and out of use.
     #[must_use]
     pub fn counts(&self) -> (usize, usize, usize) {

@@ -1,61 +1,100 @@
 //! Health, readiness and metrics over HTTP, on a port of their own.
 //!
-//! `/livez`: the process answers. `/readyz`: it serves clients. `/metrics`: OpenMetrics text. Nothing here
-//! changes anything.
+//! `/livez`: the process answers. `/readyz`: it serves clients, and at least one log directory takes their records.
+//! `/metrics`: OpenMetrics text. Nothing here changes anything.
+//!
+//! The port has bounds of its own, so that health is told however many clients there are: [`CONNECTIONS_MAX`] connections, of one
+//! request each, with a time within which it has come and one within which it is answered.
 
-use std::net::SocketAddr;
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use letterbox_env::{BoxListener, BoxStream};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use letterbox_env::BoxListener;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 use super::Shared;
+use super::listener::{SaidRarely, accept_failed};
 use crate::log::LogManager;
 
 /// What is told about; nothing while the broker still recovers.
 pub(super) type Running = Arc<OnceLock<(Arc<Shared>, Arc<LogManager>)>>;
 
-/// Serves until `stop`.
+/// Connections at once. One more ends the oldest, which a probe is not for long.
+const CONNECTIONS_MAX: usize = 64;
+/// Time for the head of a request to come.
+const HEAD_WITHIN: Duration = Duration::from_secs(10);
+/// Time for a connection as a whole.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(60);
+
+const STARTING: &str = "starting: the metadata and the logs are being opened; the log says what is waited for\n";
+
+/// Serves until `stop`. A scrape that hangs does not hold that up.
 pub(super) async fn serve(running: Running, listener: BoxListener, stop: CancellationToken) {
+    let service = TowerToHyperService::new(router(running));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).keep_alive(false);
+    let (mut open, mut oldest_first) = (JoinSet::new(), VecDeque::new());
+    let mut said = SaidRarely::default();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            Some(_) = open.join_next(), if !open.is_empty() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                accept_failed(&error, &mut said, &stop).await;
+                continue;
+            }
+        };
+        oldest_first.retain(|connection: &AbortHandle| !connection.is_finished());
+        if oldest_first.len() >= CONNECTIONS_MAX
+            && let Some(oldest) = oldest_first.pop_front()
+        {
+            oldest.abort();
+        }
+        let connection = http.serve_connection(TokioIo::new(stream), service.clone());
+        oldest_first.push_back(open.spawn(async move {
+            // Whoever asked badly was told so, and whoever went away needs no line in the log.
+            let _ = tokio::time::timeout(ANSWERED_WITHIN, connection).await;
+        }));
+    }
+}
+
+fn router(running: Running) -> Router {
     let ready = running.clone();
-    let router = Router::new()
-        .route("/livez", get(|| async { "ok\n" }))
-        .route(
-            "/readyz",
-            get(move || async move {
-                match ready.get() {
-                    Some((shared, _)) if shared.serving.load(Ordering::Acquire) => (StatusCode::OK, "ok\n"),
-                    Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "starting or stopping\n"),
-                    None => (StatusCode::SERVICE_UNAVAILABLE, "starting: the logs are being opened\n"),
-                }
-            }),
-        )
-        .route(
-            "/metrics",
-            get(move || async move {
-                let Some((shared, logs)) = running.get() else {
-                    return (StatusCode::SERVICE_UNAVAILABLE, "starting: the logs are being opened\n").into_response();
-                };
-                refresh(shared, logs);
-                ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], shared.metrics.render())
-                    .into_response()
-            }),
-        );
-    let served = axum::serve(Admin(listener), router).with_graceful_shutdown({
-        let stop = stop.clone();
-        async move { stop.cancelled().await }
-    });
-    tokio::select! {
-        biased;
-        // A scrape that hangs must not hold the shutdown up.
-        () = stop.cancelled() => {}
-        result = served => if let Err(error) = result { warn!(%error, "admin port") },
+    Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(move || async move { readiness(&ready) })).route(
+        "/metrics",
+        get(move || async move {
+            let Some((shared, logs)) = running.get() else {
+                return (StatusCode::SERVICE_UNAVAILABLE, STARTING).into_response();
+            };
+            refresh(shared, logs);
+            ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], shared.metrics.render())
+                .into_response()
+        }),
+    )
+}
+
+/// Whether clients are served, or why not.
+fn readiness(running: &Running) -> (StatusCode, String) {
+    let no = |why: &str| (StatusCode::SERVICE_UNAVAILABLE, why.to_owned());
+    match running.get() {
+        None => no(STARTING),
+        Some((shared, _)) if !shared.serving.load(Ordering::Acquire) => no("starting or stopping\n"),
+        Some((_, logs)) => logs.refusal().map_or((StatusCode::OK, "ok\n".to_owned()), |why| no(&why)),
     }
 }
 
@@ -74,27 +113,4 @@ fn refresh(shared: &Shared, logs: &LogManager) {
     metrics.metadata_offset.set(i64::try_from(status.applied_index).unwrap_or(i64::MAX));
     #[allow(clippy::cast_precision_loss, reason = "a gauge")]
     metrics.request_memory_free.set(shared.memory.free() as f64);
-}
-
-struct Admin(BoxListener);
-
-impl axum::serve::Listener for Admin {
-    type Io = BoxStream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        loop {
-            match self.0.accept().await {
-                Ok(accepted) => return accepted,
-                Err(error) => {
-                    warn!(%error, "admin port: cannot accept; trying again");
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-                }
-            }
-        }
-    }
-
-    fn local_addr(&self) -> std::io::Result<Self::Addr> {
-        self.0.local_addr()
-    }
 }

@@ -40,10 +40,16 @@ impl RequestMemory {
     }
 }
 
+/// Files that a partition may hold open: a segment and its two indexes.
+const FILES_PER_PARTITION: usize = 3;
+/// Descriptors for everything else: standard streams, listeners, the admin port's connections, the metadata log, cold reads.
+const SPARE_DESCRIPTORS: usize = 160;
+
 /// Counts connections, in all and by address.
 pub(crate) struct Connections {
     most: usize,
     most_per_ip: usize,
+    descriptors: usize,
     open: Mutex<(usize, BTreeMap<IpAddr, usize>)>,
 }
 
@@ -53,27 +59,59 @@ pub(crate) struct Place {
     ip: IpAddr,
 }
 
+/// A bound on connections that is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ConnectionBound {
+    #[error("max.connections is reached")]
+    All,
+    #[error("max.connections.per.ip is reached")]
+    PerIp,
+    #[error("the file descriptors that are left are for the files of partitions; raise the limit of open files (ulimit -n)")]
+    Descriptors,
+}
+
+impl ConnectionBound {
+    /// Its name in metrics.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::All => "max.connections",
+            Self::PerIp => "max.connections.per.ip",
+            Self::Descriptors => "open_files",
+        }
+    }
+}
+
 impl Connections {
-    /// Bounds of `max.connections` and `max.connections.per.ip`.
+    /// Bounds of `max.connections` and `max.connections.per.ip` in a process that may hold `descriptors`.
     #[must_use]
-    pub(crate) fn new(most: usize, most_per_ip: usize) -> Self {
-        Self { most, most_per_ip, open: Mutex::default() }
+    pub(crate) fn new(most: usize, most_per_ip: usize, descriptors: usize) -> Self {
+        Self { most, most_per_ip, descriptors, open: Mutex::default() }
     }
 
-    /// A place for a connection from `ip`.
+    /// How many connections may be open beside the files of so many partitions. With more partitions than there are descriptors
+    /// connections keep a quarter: files that are idle are closed.
+    fn for_connections(&self, partitions: usize) -> usize {
+        let for_files = partitions.saturating_mul(FILES_PER_PARTITION).saturating_add(SPARE_DESCRIPTORS);
+        self.descriptors.saturating_sub(for_files).max(self.descriptors / 4)
+    }
+
+    /// A place for a connection from `ip`, while this broker has `partitions`.
     ///
     /// # Errors
-    /// The name of the key whose bound is reached.
-    pub(crate) fn enter(self: &Arc<Self>, ip: IpAddr) -> Result<Place, &'static str> {
+    /// The bound that is reached.
+    pub(crate) fn enter(self: &Arc<Self>, ip: IpAddr, partitions: usize) -> Result<Place, ConnectionBound> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.0 >= self.most {
-            return Err("max.connections");
+            return Err(ConnectionBound::All);
         }
-        let of_ip = open.1.entry(ip).or_default();
-        if *of_ip >= self.most_per_ip {
-            return Err("max.connections.per.ip");
+        if open.0 >= self.for_connections(partitions) {
+            return Err(ConnectionBound::Descriptors);
         }
-        *of_ip += 1;
+        let of_ip = open.1.get(&ip).copied().unwrap_or(0);
+        if of_ip >= self.most_per_ip {
+            return Err(ConnectionBound::PerIp);
+        }
+        open.1.insert(ip, of_ip + 1);
         open.0 += 1;
         Ok(Place { of: self.clone(), ip })
     }
@@ -105,16 +143,35 @@ mod tests {
 
     #[test]
     fn connections_are_bounded_in_all_and_by_address() {
-        let connections = Arc::new(Connections::new(3, 2));
+        let connections = Arc::new(Connections::new(3, 2, 10_000));
         let (a, b) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
-        let first = connections.enter(a).unwrap();
-        let _second = connections.enter(a).unwrap();
-        assert_eq!(connections.enter(a).err(), Some("max.connections.per.ip"));
-        let _third = connections.enter(b).unwrap();
-        assert_eq!(connections.enter(b).err(), Some("max.connections"));
+        let first = connections.enter(a, 0).unwrap();
+        let _second = connections.enter(a, 0).unwrap();
+        assert_eq!(connections.enter(a, 0).err(), Some(ConnectionBound::PerIp));
+        let _third = connections.enter(b, 0).unwrap();
+        assert_eq!(connections.enter(b, 0).err(), Some(ConnectionBound::All));
         drop(first);
         assert_eq!(connections.count(), 2);
-        assert!(connections.enter(a).is_ok());
+        assert!(connections.enter(a, 0).is_ok());
+    }
+
+    #[test]
+    fn connections_leave_the_files_of_partitions_their_descriptors() {
+        let connections = Arc::new(Connections::new(usize::MAX, usize::MAX, 1_000));
+        let ip = IpAddr::from([127, 0, 0, 1]);
+        let mut places = Vec::new();
+        let mut fill = |partitions| {
+            let refused = loop {
+                match connections.enter(ip, partitions) {
+                    Ok(place) => places.push(place),
+                    Err(bound) => break bound,
+                }
+            };
+            (refused, places.len())
+        };
+        assert_eq!(fill(10_000), (ConnectionBound::Descriptors, 250), "a quarter, however many partitions");
+        assert_eq!(fill(100), (ConnectionBound::Descriptors, 1_000 - 300 - SPARE_DESCRIPTORS));
+        assert_eq!(fill(0), (ConnectionBound::Descriptors, 1_000 - SPARE_DESCRIPTORS));
     }
 
     #[tokio::test]

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use letterbox_env::{BoxListener, Env};
+use letterbox_env::{BoxListener, Env, Fault};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -41,11 +41,16 @@ use crate::metadata::controller::{RegisterBroker, SetClusterId};
 use crate::metadata::{Endpoint, MetadataDelta, MetadataImage, SecurityProtocol, Topic, identity};
 use crate::metrics::Metrics;
 use crate::model::TopicId;
-use crate::quorum::{Controller, MetadataQuorum, QuorumConfig, QuorumStatus, QuorumTiming, RaftQuorum};
+use crate::quorum::{
+    Controller, ControllerError, MetadataQuorum, OpenError, QuorumConfig, QuorumError, QuorumStatus, QuorumTiming, RaftQuorum,
+};
 use crate::replication::ReplicaManager;
 
 /// How long requests that were begun may take to finish once the broker stops.
 const STOP_GRACE: Duration = Duration::from_millis(1_000);
+/// Between two tries of a part of the start that lacks space or descriptors.
+const START_RETRY_AFTER: Duration = Duration::from_secs(1);
+
 /// How often partitions that are offline are tried again.
 const HEAL_EVERY: Duration = Duration::from_secs(1);
 /// Partitions of `__consumer_offsets` that are read at once.
@@ -109,6 +114,19 @@ pub enum StartError {
     /// The cluster does not take this broker.
     #[error("register with the cluster: {0}")]
     Register(String),
+    /// A host name leads nowhere, or to another machine.
+    #[error("{key}: the host name {host} does not lead to an address of this machine, after {waited:?}; correct the name or its DNS entry")]
+    Name {
+        /// The setting.
+        key: String,
+        /// Its host.
+        host: String,
+        /// How long it was looked up.
+        waited: Duration,
+        /// The last error.
+        #[source]
+        source: std::io::Error,
+    },
     /// A port cannot be listened on.
     #[error("{key}: cannot listen on {host}:{port}; is another process using the port?")]
     Bind {
@@ -159,7 +177,15 @@ impl Broker {
         let identities = {
             let (env, node_id, cluster_id) = (env.clone(), config.node_id.0, config.cluster_id.clone());
             let blocking = env.clone();
-            blocking.blocking(move || identity::open_directories(&env, &directories, node_id, cluster_id.as_deref())).await?
+            let passes = |error: &identity::IdentityError| match error {
+                identity::IdentityError::Io { source, .. } => Fault::of(source).is_state(),
+                _ => false,
+            };
+            patiently("identify the log directories", passes, || {
+                let (env, directories, cluster_id) = (env.clone(), directories.clone(), cluster_id.clone());
+                blocking.blocking(move || identity::open_directories(&env, &directories, node_id, cluster_id.as_deref()))
+            })
+            .await?
         };
         let first = identities.first().cloned().ok_or(identity::IdentityError::NoDirectories)?;
 
@@ -173,7 +199,8 @@ impl Broker {
             background.spawn(admin_http::serve(running.clone(), admin, stop_background.clone()));
         }
 
-        let open_quorum = RaftQuorum::open(env.clone(), quorum_config(&env, &config, &first.cluster_id).await?);
+        let quorum_config = quorum_config(&env, &config, &first.cluster_id).await?;
+        let open_quorum = patiently("open the metadata", OpenError::is_state, || RaftQuorum::open(env.clone(), quorum_config.clone()));
         let options = LogManagerOptions {
             default_config: ReplicaManager::default_log_config(&config),
             tail_cache_bytes: TAIL_CACHE,
@@ -184,7 +211,12 @@ impl Broker {
             high_watermark_interval: config.duration("replica.high.watermark.checkpoint.interval.ms"),
             ..LogManagerOptions::new(config.log_dirs.clone())
         };
-        let (quorum, logs) = tokio::join!(biased; open_quorum, LogManager::open(env.clone(), options));
+        let open_logs = patiently(
+            "open the logs",
+            |error: &crate::log::LogError| error.fault().is_state(),
+            || LogManager::open(env.clone(), options.clone()),
+        );
+        let (quorum, logs) = tokio::join!(biased; open_quorum, open_logs);
         let quorum: Arc<dyn MetadataQuorum> = quorum.map_err(|error| StartError::Quorum(error.to_string()))?;
         let logs = logs?;
         let replicas = ReplicaManager::new(env.clone(), config.clone(), logs.clone());
@@ -197,7 +229,7 @@ impl Broker {
         #[expect(clippy::disallowed_methods, reason = "how many files may be open is the system's to say, in a simulation too")]
         let descriptors = usize::try_from(rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX))
             .unwrap_or(usize::MAX);
-        let connections = Connections::new(config.size("max.connections").min(descriptors / 2), config.size("max.connections.per.ip"));
+        let connections = Connections::new(config.size("max.connections"), config.size("max.connections.per.ip"), descriptors);
         let memory = match config.number("queued.max.request.bytes") {
             ..=0 => REQUEST_MEMORY,
             bytes => usize::try_from(bytes).unwrap_or(usize::MAX),
@@ -432,7 +464,10 @@ async fn register(
     clean_start: bool,
 ) -> Result<(), StartError> {
     let failed = |error: &dyn std::fmt::Display| StartError::Register(error.to_string());
-    let set = controller.run(SetClusterId { cluster_id: identity.cluster_id.clone() }).await;
+    let passes =
+        |error: &ControllerError| matches!(error, ControllerError::Quorum(QuorumError::Waiting { .. } | QuorumError::OutcomeUnknown));
+    let set = SetClusterId { cluster_id: identity.cluster_id.clone() };
+    let set = patiently("register with the cluster", passes, || controller.run(set.clone())).await;
     set.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
     // A port of 0 was chosen by the system; clients are told the one it chose.
     let port =
@@ -453,7 +488,29 @@ async fn register(
     if !clean_start && !identity.created {
         warn!("the last run did not end cleanly; partitions led from here get a new leader epoch");
     }
-    controller.run(operation).await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
+    let registered = patiently("register with the cluster", passes, || controller.run(operation.clone())).await;
+    registered.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
+}
+
+/// Begins a part of the start again and again while its error `passes`: on a full disk a broker waits for space, since one that
+/// ended would only be started again. Cancel safe where the part is.
+async fn patiently<T, E: std::fmt::Display, F: Future<Output = Result<T, E>>>(
+    action: &str,
+    passes: impl Fn(&E) -> bool,
+    mut attempt: impl FnMut() -> F,
+) -> Result<T, E> {
+    let mut is_said = false;
+    loop {
+        match attempt().await {
+            Err(error) if passes(&error) => {
+                if !std::mem::replace(&mut is_said, true) {
+                    error!(%error, "cannot {action} now; it is tried again until it can: free some space, or raise the limit of open files");
+                }
+                tokio::time::sleep(START_RETRY_AFTER).await;
+            }
+            result => return result,
+        }
+    }
 }
 
 /// A quorum of one: this node votes, and nobody needs to reach it for that.
