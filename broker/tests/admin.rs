@@ -3,8 +3,10 @@
 
 mod common;
 
-use common::{Broker, PRODUCE_VERSION, ask, ask_for_topic, free_port, http, http_get, produce_request, produced, topic_name};
+use common::{Broker, PATIENCE, PRODUCE_VERSION, ask, ask_for_topic, free_port, http, http_get, produce_request, produced, topic_name};
 use kafka_protocol::messages as m;
+use kafka_protocol::protocol::StrBytes;
+use letterbox_broker::wire::Response;
 
 /// Whether `line` is a comment, or `name value` or `name{label="value",…} value`.
 fn is_metric(line: &str) -> bool {
@@ -21,7 +23,7 @@ fn is_metric(line: &str) -> bool {
 fn probes_and_scrapers_are_answered() {
     let dir = tempfile::tempdir().unwrap();
     let port = free_port();
-    let broker = Broker::start(dir.path(), &format!("admin.listener=127.0.0.1:{port}"));
+    let broker = Broker::start(dir.path(), &format!("admin.listener=127.0.0.1:{port}\noffsets.topic.num.partitions=2"));
     for path in ["/livez", "/readyz"] {
         assert_eq!(http_get(port, path), ("200".to_owned(), "ok\n".to_owned()), "{path}");
     }
@@ -42,6 +44,24 @@ fn probes_and_scrapers_are_answered() {
     let partition = m::fetch_request::FetchPartition::default().with_partition_max_bytes(1 << 20);
     let topic = m::fetch_request::FetchTopic::default().with_topic(topic_name("orders")).with_partitions(vec![partition]);
     ask(&mut client, 11, m::FetchRequest::default().with_max_bytes(1 << 20).with_topics(vec![topic]));
+    ask_for_topic(&mut client, "__consumer_offsets");
+    let partition = m::offset_commit_request::OffsetCommitRequestPartition::default().with_committed_offset(1);
+    let topic =
+        m::offset_commit_request::OffsetCommitRequestTopic::default().with_name(topic_name("orders")).with_partitions(vec![partition]);
+    let commit = m::OffsetCommitRequest::default()
+        .with_group_id(m::GroupId(StrBytes::from_static_str("readers")))
+        .with_generation_id_or_member_epoch(-1)
+        .with_topics(vec![topic]);
+    let begun = std::time::Instant::now();
+    loop {
+        let Response::OffsetCommit(answer) = ask(&mut client, 8, commit.clone()) else { unreachable!() };
+        match answer.topics[0].partitions[0].error_code {
+            0 => break,
+            // The coordinator is loading.
+            14..=16 if begun.elapsed() < PATIENCE => std::thread::yield_now(),
+            error => panic!("OffsetCommit: {error}"),
+        }
+    }
     let (status, metrics) = http_get(port, "/metrics");
     assert_eq!(status, "200");
     for line in metrics.lines() {
@@ -55,12 +75,15 @@ fn probes_and_scrapers_are_answered() {
         &format!("kafka_log_log_size{{topic=\"orders\",partition=\"0\"}} {}", 3 * batch),
         "kafka_topic_partition_current_offset{topic=\"orders\",partition=\"0\"} 3",
         "kafka_server_replicamanager_underreplicatedpartitions 0",
+        "kafka_consumergroup_lag{consumergroup=\"readers\",topic=\"orders\",partition=\"0\"} 2",
+        "kafka_consumergroup_lag_sum{consumergroup=\"readers\",topic=\"orders\"} 2",
+        "kafka_coordinator_group_groupmetadatamanager_numgroups 1",
         "kafka_controller_kafkacontroller_offlinepartitionscount 0",
         "kafka_network_requestmetrics_requests_total{request=\"Produce\"} 4",
         "kafka_network_requestmetrics_errors_total{request=\"Produce\",error=\"UNKNOWN_TOPIC_OR_PARTITION\"} 1",
         "kafka_network_requestmetrics_errors_total{request=\"Metadata\",error=\"INVALID_TOPIC_EXCEPTION\"} 1",
         "kafka_server_socket_server_metrics_connection_count 1",
-        "kafka_server_replicamanager_partitioncount 1",
+        "kafka_server_replicamanager_partitioncount 3",
     ] {
         assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
     }

@@ -1,7 +1,8 @@
 //! What is told of single topics and partitions: read when a scrape asks for it, kept nowhere.
 //!
 //! The names are those of the JMX exporter's rules that Strimzi's dashboards use, and of kafka_exporter, which then need not run
-//! beside the broker. Of at most [`PARTITIONS_MAX`] partitions anything is told, so that a scrape stays small.
+//! beside the broker. Of at most [`PARTITIONS_MAX`] partitions and as many committed offsets anything is told, so that a scrape stays
+//! small.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +12,9 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 
-/// Partitions that one scrape tells of, the first by topic name.
+use crate::coordinator::GroupFigures;
+
+/// Partitions that one scrape tells of, the first by topic name; and committed offsets.
 pub const PARTITIONS_MAX: usize = 4_000;
 
 /// One topic with partitions that are led from here.
@@ -56,6 +59,21 @@ pub struct PartitionDetails {
     pub in_sync: usize,
 }
 
+/// How far a group has read a partition that is led from here.
+#[derive(Clone, Debug)]
+pub struct GroupOffset {
+    /// The group's id.
+    pub group: Arc<str>,
+    /// The topic's name.
+    pub topic: Arc<str>,
+    /// The partition's index.
+    pub partition: i32,
+    /// The committed offset.
+    pub offset: i64,
+    /// Records from there to the high watermark.
+    pub lag: i64,
+}
+
 /// All of it, at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Details {
@@ -63,6 +81,12 @@ pub struct Details {
     pub topics: Vec<TopicDetails>,
     /// Partitions that were left out.
     pub left_out: usize,
+    /// By group, topic and partition; cut to [`PARTITIONS_MAX`].
+    pub group_offsets: Vec<GroupOffset>,
+    /// Committed offsets that were left out.
+    pub group_offsets_left_out: usize,
+    /// Groups, members and offsets.
+    pub groups: GroupFigures,
     /// Brokers that are alive.
     pub brokers: usize,
     /// Topics of the cluster.
@@ -83,6 +107,9 @@ enum Of {
     TopicTotal(fn(&Totals) -> &Counter, fn(&PartitionDetails) -> u64),
     Topic(fn(&TopicDetails) -> i64),
     Partition(fn(&PartitionDetails) -> i64),
+    GroupOffset(fn(&GroupOffset) -> i64),
+    /// Of a group and a topic, over its partitions.
+    GroupTopic(fn(&GroupOffset) -> i64),
     Broker(fn(&Details) -> i64),
 }
 
@@ -179,6 +206,81 @@ const ROWS: &[(&str, Of, &str, &str)] = &[
         "Partitions of the cluster",
     ),
     (
+        "kafka_consumergroup_current_offset",
+        Of::GroupOffset(|one| one.offset),
+        "consumergroup, topic, partition",
+        "Committed offset of a group",
+    ),
+    (
+        "kafka_consumergroup_current_offset_sum",
+        Of::GroupTopic(|one| one.offset),
+        "consumergroup, topic",
+        "Committed offsets of a group in all partitions of a topic together",
+    ),
+    (
+        "kafka_consumergroup_lag",
+        Of::GroupOffset(|one| one.lag),
+        "consumergroup, topic, partition",
+        "Records between the committed offset of a group and the high watermark",
+    ),
+    (
+        "kafka_consumergroup_lag_sum",
+        Of::GroupTopic(|one| one.lag),
+        "consumergroup, topic",
+        "Lag of a group in all partitions of a topic together",
+    ),
+    (
+        "kafka_coordinator_group_groupmetadatamanager_numgroups",
+        Of::Broker(|all| {
+            let figures = [all.groups.empty, all.groups.preparing_rebalance, all.groups.completing_rebalance, all.groups.stable];
+            figures.into_iter().map(count).fold(0, i64::saturating_add)
+        }),
+        "",
+        "Groups coordinated by this broker",
+    ),
+    (
+        "kafka_coordinator_group_groupmetadatamanager_numgroupsempty",
+        Of::Broker(|all| count(all.groups.empty)),
+        "",
+        "Groups without members",
+    ),
+    (
+        "kafka_coordinator_group_groupmetadatamanager_numgroupspreparingrebalance",
+        Of::Broker(|all| count(all.groups.preparing_rebalance)),
+        "",
+        "Groups that wait for their members to join",
+    ),
+    (
+        "kafka_coordinator_group_groupmetadatamanager_numgroupscompletingrebalance",
+        Of::Broker(|all| count(all.groups.completing_rebalance)),
+        "",
+        "Groups that wait for the assignment of their leader",
+    ),
+    (
+        "kafka_coordinator_group_groupmetadatamanager_numgroupsstable",
+        Of::Broker(|all| count(all.groups.stable)),
+        "",
+        "Groups whose members have their assignments",
+    ),
+    (
+        "kafka_coordinator_group_groupmetadatamanager_numoffsets",
+        Of::Broker(|all| count(all.groups.offsets)),
+        "",
+        "Committed offsets of the groups coordinated by this broker",
+    ),
+    (
+        "letterbox_coordinator_group_members",
+        Of::Broker(|all| count(all.groups.members)),
+        "",
+        "Members of the groups coordinated by this broker",
+    ),
+    (
+        "letterbox_metrics_group_offsets_left_out",
+        Of::Broker(|all| count(all.group_offsets_left_out)),
+        "",
+        "Committed offsets that this page does not tell of, because there are more than 4000",
+    ),
+    (
         "letterbox_metrics_partitions_left_out",
         Of::Broker(|all| count(all.left_out)),
         "",
@@ -236,6 +338,19 @@ fn row(out: &mut MetricEncoder<'_>, totals: &Totals, details: &Details, of: &Of)
         }
         Of::Topic(value) => {
             details.topics.iter().try_for_each(|topic| out.encode_family(&[("topic", &*topic.name)])?.encode_gauge(&value(topic)))
+        }
+        Of::GroupOffset(value) => details.group_offsets.iter().try_for_each(|one| {
+            let index = one.partition.to_string();
+            let labels = [("consumergroup", &*one.group), ("topic", &*one.topic), ("partition", index.as_str())];
+            out.encode_family(&labels)?.encode_gauge(&value(one))
+        }),
+        Of::GroupTopic(value) => {
+            let same = |a: &GroupOffset, b: &GroupOffset| a.group == b.group && a.topic == b.topic;
+            details.group_offsets.chunk_by(same).try_for_each(|of_topic| {
+                let Some(first) = of_topic.first() else { return Ok(()) };
+                let sum = of_topic.iter().map(value).fold(0, i64::saturating_add);
+                out.encode_family(&[("consumergroup", &*first.group), ("topic", &*first.topic)])?.encode_gauge(&sum)
+            })
         }
         Of::Partition(value) => details.topics.iter().try_for_each(|topic| {
             topic.partitions.iter().try_for_each(|one| {

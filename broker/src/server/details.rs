@@ -2,7 +2,7 @@
 
 use super::Shared;
 use crate::metadata::PartitionState;
-use crate::metrics::{Details, PARTITIONS_MAX, PartitionDetails, TopicDetails};
+use crate::metrics::{Details, GroupOffset, PARTITIONS_MAX, PartitionDetails, TopicDetails};
 use crate::replication::Partition;
 use crate::wire::ErrorCode;
 
@@ -34,7 +34,33 @@ pub(super) fn read(shared: &Shared) -> Details {
             details.topics.push(of_topic);
         }
     }
+    details.groups = shared.groups.figures();
+    (details.group_offsets, details.group_offsets_left_out) = group_offsets(shared);
     details
+}
+
+/// Committed offsets in partitions that are led from here, in order, and how many were left out.
+fn group_offsets(shared: &Shared) -> (Vec<GroupOffset>, usize) {
+    let (mut offsets, mut left_out) = (Vec::new(), 0);
+    // Requests to the groups wait meanwhile: lags are looked up afterwards.
+    shared.groups.each_offset(|key, committed| {
+        if offsets.len() < PARTITIONS_MAX {
+            let (group, topic) = (key.group.clone(), key.topic.clone());
+            offsets.push(GroupOffset { group, topic, partition: key.partition, offset: committed.offset, lag: 0 });
+        } else {
+            left_out += 1;
+        }
+    });
+    let image = shared.image();
+    offsets.retain_mut(|one| {
+        let led = image.topic(&one.topic).and_then(|topic| shared.replicas.partition(&topic.id, one.partition).ok());
+        if let Some(partition) = &led {
+            one.lag = partition.high_watermark().saturating_sub(one.offset).max(0);
+        }
+        led.is_some()
+    });
+    offsets.sort_unstable_by(|a, b| (&a.group, &a.topic, a.partition).cmp(&(&b.group, &b.topic, b.partition)));
+    (offsets, left_out)
 }
 
 fn of_partition(index: i32, state: &PartitionState, partition: &Partition) -> PartitionDetails {
