@@ -19,6 +19,8 @@ use tracing::{error, info};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+use letterbox_operator::platform::local::CONFIGURATION_REFUSED;
+
 fn main() -> ExitCode {
     let mut arguments: Vec<OsString> = std::env::args_os().collect();
     let called = arguments.first().and_then(|path| Path::new(path).file_name()?.to_str()).unwrap_or("letterbox").to_owned();
@@ -29,22 +31,24 @@ fn main() -> ExitCode {
         Ok(command) => command,
         Err(end) => return end.say(),
     };
-    let (json, result) = match command {
+    let (json, configuration) = match command {
         args::Command::Tool { name, arguments } => return run_tool(&name, arguments),
+        args::Command::Up(up) => return run_up(up).unwrap_or_else(|error| refuse(&error, false, ExitCode::FAILURE)),
         args::Command::Broker { config, overrides, log } => {
-            let config = logging::start(&log).and_then(|()| read_config(&config, &overrides));
-            (log.json, config.and_then(|config| run_broker(config, Vec::new())))
+            (log.json, logging::start(&log).and_then(|()| Ok((read_config(&config, &overrides)?, Vec::new()))))
         }
-        args::Command::Container { log } => {
-            let configuration = logging::start(&log).and_then(|()| container::configuration());
-            (log.json, configuration.and_then(|(config, topics)| run_broker(config, topics)))
-        }
-        args::Command::Up(up) => (false, run_up(up)),
+        args::Command::Container { log } => (log.json, logging::start(&log).and_then(|()| container::configuration())),
     };
-    result.unwrap_or_else(|error| {
-        logging::say_refusal(&error, json);
-        ExitCode::FAILURE
-    })
+    match configuration {
+        Ok((config, topics)) => run_broker(config, topics).unwrap_or_else(|error| refuse(&error, json, ExitCode::FAILURE)),
+        // Trying again cannot help: whoever started this tells it from a broker that failed.
+        Err(error) => refuse(&error, json, ExitCode::from(CONFIGURATION_REFUSED)),
+    }
+}
+
+fn refuse(error: &anyhow::Error, json: bool, code: ExitCode) -> ExitCode {
+    logging::say_refusal(error, json);
+    code
 }
 
 /// Runs one of Kafka's tools. One thread is enough for it, and starts fastest.
@@ -79,8 +83,7 @@ fn run_tool(tool: &str, arguments: Vec<OsString>) -> ExitCode {
 
 fn read_config(path: &Path, overrides: &[(String, String)]) -> anyhow::Result<Config> {
     let bytes = Env::real().disk.read(path).with_context(|| format!("read {} (--config)", path.display()))?;
-    let text = String::from_utf8(bytes).with_context(|| format!("read {} (--config)", path.display()))?;
-    let pairs = parse_properties(&text).with_context(|| format!("{}", path.display()))?;
+    let pairs = parse_properties(bytes).with_context(|| format!("{}", path.display()))?;
     Config::from_pairs(pairs.into_iter().chain(overrides.iter().cloned())).with_context(|| format!("{}", path.display()))
 }
 
@@ -96,7 +99,7 @@ fn run_broker(config: Config, topics: Vec<letterbox_broker::config::image_env::T
             _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
             started = Broker::start(Env::real(), config) => started?,
         };
-        container::create_topics(&broker, topics).await?;
+        container::create_topics(&broker, topics).await;
         let fatal = tokio::select! {
             biased;
             _ = terminate.recv() => None,

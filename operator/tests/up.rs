@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use letterbox_env::{Env, OpenMode};
+use letterbox_operator::platform::local::CONFIGURATION_REFUSED;
 use letterbox_operator::up::{UpOptions, up_in};
 use rustix::process::{Pid, Signal, getpid, kill_process, test_kill_process};
 
@@ -26,8 +27,8 @@ fn main() {
 fn play_broker(config: &Path) {
     let properties = String::from_utf8(Env::real().disk.read(config).unwrap()).unwrap();
     if properties.contains("num.partitions=nonsense") {
-        eprintln!("num.partitions=nonsense: must be a number");
-        std::process::exit(1);
+        eprintln!("letterbox: {}: num.partitions=nonsense: must be a number", config.display());
+        std::process::exit(i32::from(CONFIGURATION_REFUSED));
     }
     let admin = properties.lines().find_map(|line| line.strip_prefix("admin.listener=")).unwrap();
     let listener = std::net::TcpListener::bind(admin).unwrap();
@@ -81,7 +82,7 @@ async fn a_cluster_lives_through_kill_edit_and_drain() {
 
     until("the broker runs", || runs(pid())).await;
     let first = pid();
-    let second_up = up_in(Env::real(), options, binary).await.unwrap_err().to_string();
+    let second_up = up_in(Env::real(), options.clone(), binary.clone()).await.unwrap_err().to_string();
     assert!(second_up.contains("another letterbox up uses"), "{second_up}");
 
     kill_process(first.unwrap(), Signal::KILL).unwrap();
@@ -101,9 +102,12 @@ async fn a_cluster_lives_through_kill_edit_and_drain() {
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert!(pid() == third && runs(third));
 
-    // Valid as a document, refused by the broker: tried again, and healed by the next edit.
+    // Valid as a document, refused by the broker: told, not tried again, and healed by the next edit.
     write(&file, &document("num.partitions: \"nonsense\""));
     until("the broker's refusal is in its log", || read(&broker.join("broker.log")).contains("must be a number")).await;
+    let refused = pid();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(pid(), refused, "a broker that refused its configuration is not started again");
     write(&file, &document("num.partitions: \"9\""));
     until("the next correct edit heals it", || runs(pid()) && read(&broker.join("server.properties")).contains("num.partitions=9\n")).await;
 
@@ -112,4 +116,13 @@ async fn a_cluster_lives_through_kill_edit_and_drain() {
     let code = tokio::time::timeout(Duration::from_secs(20), up).await.expect("it ends").unwrap().unwrap();
     assert_eq!(code, 0);
     assert!(!runs(last), "no broker is left behind");
+
+    // Refused from the start: it ends, and says why.
+    write(&file, &document("num.partitions: nonsense"));
+    let ended = tokio::time::timeout(Duration::from_secs(20), up_in(Env::real(), options, binary)).await;
+    let refused = ended.expect("it does not go on for ever").unwrap_err().to_string();
+    assert!(
+        refused.contains("broker 0 refuses its configuration") && refused.ends_with("num.partitions=nonsense: must be a number"),
+        "{refused}"
+    );
 }

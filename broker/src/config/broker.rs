@@ -2,13 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::keys::{self, Effect, Problem};
+use arc_swap::ArcSwap;
+
+use super::keys::{self, Problem, Verdict};
 use super::listener::{parse_endpoints, protocol_of};
 use super::{ConfigError, Endpoint, parse_properties};
-use crate::metadata::identity::is_valid_cluster_id;
 use crate::model::BrokerId;
+
+/// The longest cluster id, in bytes: it is part of many answers.
+const CLUSTER_ID_MAX: usize = 1024;
 
 /// What this process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,11 +31,57 @@ pub struct Entry {
     pub name: &'static str,
     /// The value; `None` where Kafka has null.
     pub value: Option<String>,
-    /// Whether the file sets it, or it is the default.
-    pub is_set: bool,
+    /// Where it comes from.
+    pub source: Source,
 }
 
-/// The configuration a broker runs with; made once at start.
+/// Where a value comes from, with Kafka's numbers. The strongest comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(i8)]
+pub enum Source {
+    /// Set on the topic.
+    Topic = 1,
+    /// Set on this broker while it runs.
+    DynamicBroker = 2,
+    /// Set on all brokers while they run.
+    DynamicDefault = 3,
+    /// The file or the environment.
+    StaticBroker = 4,
+    /// Nobody set it.
+    Default = 5,
+    /// Set on the group.
+    Group = 8,
+}
+
+/// What was set while the broker runs (KIP-226), by key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Dynamic {
+    broker: BTreeMap<String, String>,
+    cluster: BTreeMap<String, String>,
+}
+
+/// A setting that does not do what somebody may expect of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// As written.
+    pub key: String,
+    /// Why; completes "has no effect: …". Never holds the value, which may be a secret.
+    pub reason: String,
+    /// The variable that set it, where that is how it was set.
+    pub variable: Option<String>,
+}
+
+impl std::fmt::Display for Warning {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.variable {
+            Some(variable) => write!(f, "{variable} ({}) has no effect: {}", self.key, self.reason),
+            None => write!(f, "{} has no effect: {}", self.key, self.reason),
+        }
+    }
+}
+
+/// The configuration a broker runs with: made once at start, and what is set while it runs over that. Clones share the
+/// latter, so that whoever holds one sees a change at once.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// `node.id`.
@@ -52,6 +103,8 @@ pub struct Config {
     /// `metadata.log.dir`.
     pub metadata_dir: PathBuf,
     set: BTreeMap<String, String>,
+    warnings: Vec<Warning>,
+    dynamic: Arc<ArcSwap<Dynamic>>,
 }
 
 impl Config {
@@ -63,29 +116,40 @@ impl Config {
         Self::from_pairs(parse_properties(text).map_err(|problem| ConfigError(vec![problem]))?)
     }
 
-    /// Makes a configuration of settings that are already apart.
+    /// Makes a configuration of settings that are already apart; of two with one name the last counts. Settings without effect become
+    /// [`Config::warnings`].
     ///
     /// # Errors
     /// As [`Config::parse`].
     pub fn from_pairs(pairs: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
-        let set: BTreeMap<String, String> = pairs.into_iter().collect();
-        let mut problems: Vec<Problem> = set.iter().filter_map(|(name, value)| keys::check(name, value).err()).collect();
-        let result = problems.is_empty().then(|| Self::build(set));
-        match result {
-            Some(Ok(config)) => Ok(config),
-            Some(Err(problem)) => {
-                problems.push(problem);
-                Err(ConfigError(problems))
+        let given: BTreeMap<String, String> = pairs.into_iter().collect();
+        let strict = given.get("config.strict").is_some_and(|value| value.trim().eq_ignore_ascii_case("true"));
+        let (mut set, mut warnings, mut problems) = (BTreeMap::new(), Vec::new(), Vec::new());
+        for (key, value) in given {
+            match keys::judge(&key, &value, strict) {
+                Verdict::Keep(reason) => {
+                    warnings.extend(reason.map(|reason| Warning { key: key.clone(), reason, variable: None }));
+                    set.insert(key, value);
+                }
+                Verdict::Ignore(reason) => warnings.push(Warning { key, reason, variable: None }),
+                Verdict::Refuse(problem) => problems.push(problem),
             }
-            None => Err(ConfigError(problems)),
         }
+        if problems.is_empty() {
+            match Self::build(set) {
+                Ok(config) => return Ok(Self { warnings, ..config }),
+                Err(problem) => problems.push(problem),
+            }
+        }
+        Err(ConfigError(problems))
     }
 
     fn build(set: BTreeMap<String, String>) -> Result<Self, Problem> {
         let get = |name: &str| set.get(name).map(|value| value.trim()).filter(|value| !value.is_empty());
         let or_default = |name: &str| get(name).or_else(|| keys::find(name)?.default).unwrap_or_default();
 
-        let node_id = match (get("node.id"), get("broker.id")) {
+        // Kafka's default of broker.id, which means that it is not set.
+        let node_id = match (get("node.id"), get("broker.id").filter(|id| *id != "-1")) {
             (Some(a), Some(b)) if a != b => {
                 return Err(Problem::value("broker.id", b, format!("must be equal to node.id={a}; remove the line")));
             }
@@ -107,7 +171,7 @@ impl Config {
         let map = or_default("listener.security.protocol.map");
         let all = parse_endpoints("listeners", or_default("listeners"))?;
         for endpoint in &all {
-            protocol_of(&endpoint.name, map)?;
+            protocol_of(&endpoint.name, map, &controller_names)?;
         }
         let (controllers, listeners): (Vec<_>, Vec<_>) = all.into_iter().partition(|endpoint| controller_names.contains(&endpoint.name));
         let controller = controllers.into_iter().next().ok_or_else(|| {
@@ -129,22 +193,16 @@ impl Config {
             let given = or_default("group.coordinator.rebalance.protocols");
             return Err(Problem::value("group.coordinator.rebalance.protocols", given, "must hold classic; this version offers no other"));
         }
-        for (less, more) in [
-            ("group.min.session.timeout.ms", "group.max.session.timeout.ms"),
-            ("log.cleaner.min.compaction.lag.ms", "log.cleaner.max.compaction.lag.ms"),
-        ] {
-            let number = |name| or_default(name).parse::<i64>().unwrap_or_default();
-            if number(less) > number(more) {
-                return Err(Problem::value(less, or_default(less), format!("must not be more than {more}={}", or_default(more))));
-            }
+        if let Some((less, more)) = contradiction(|name| Some(or_default(name).to_owned())) {
+            return Err(Problem::value(less, or_default(less), format!("must not be more than {more}={}", or_default(more))));
         }
         let advertised = Self::advertised(get("advertised.listeners"), &listeners, &controller_names)?;
         Self::check_quorum(node_id, get("controller.quorum.voters"), get("controller.quorum.bootstrap.servers"))?;
 
         if let Some(id) = get("cluster.id")
-            && !is_valid_cluster_id(id)
+            && id.len() > CLUSTER_ID_MAX
         {
-            return Err(Problem::value("cluster.id", id, "must be 22 characters of base64url, as kafka-storage random-uuid prints"));
+            return Err(Problem::value("cluster.id", id, format!("must have at most {CLUSTER_ID_MAX} bytes")));
         }
         let dirs_key = if get("log.dirs").is_some() { "log.dirs" } else { "log.dir" };
         let log_dirs: Vec<PathBuf> =
@@ -163,6 +221,8 @@ impl Config {
             log_dirs,
             metadata_dir,
             set,
+            warnings: Vec::new(),
+            dynamic: Arc::default(),
         })
     }
 
@@ -234,12 +294,53 @@ impl Config {
         Ok(())
     }
 
-    /// The value of a broker key, and whether the file sets it. `name` must be in the table.
+    /// The value of a broker key and where it comes from. `name` must be in the table.
     #[must_use]
     pub fn entry(&self, name: &'static str) -> Entry {
-        match self.set.get(name) {
-            Some(value) => Entry { name, value: Some(value.trim().to_owned()), is_set: true },
-            None => Entry { name, value: keys::find(name).and_then(|key| key.default).map(str::to_owned), is_set: false },
+        let dynamic = self.dynamic.load();
+        let layers =
+            [(Source::DynamicBroker, &dynamic.broker), (Source::DynamicDefault, &dynamic.cluster), (Source::StaticBroker, &self.set)];
+        let found = layers.into_iter().find_map(|(source, layer)| Some((layer.get(name)?.trim().to_owned(), source)));
+        match found {
+            Some((value, source)) => Entry { name, value: Some(value), source },
+            None => Entry { name, value: keys::find(name).and_then(|key| key.default).map(str::to_owned), source: Source::Default },
+        }
+    }
+
+    /// Every value that the key has, the one that counts first, the default last (KIP-226).
+    #[must_use]
+    pub fn synonyms(&self, name: &'static str) -> Vec<Entry> {
+        let dynamic = self.dynamic.load();
+        let layers =
+            [(Source::DynamicBroker, &dynamic.broker), (Source::DynamicDefault, &dynamic.cluster), (Source::StaticBroker, &self.set)];
+        let set = layers.into_iter().filter_map(|(source, layer)| Some((layer.get(name)?.trim().to_owned(), source)));
+        let default = keys::find(name).and_then(|key| key.default).map(|default| (default.to_owned(), Source::Default));
+        set.chain(default).map(|(value, source)| Entry { name, value: Some(value), source }).collect()
+    }
+
+    /// Puts what was set while the broker runs over the file: for this broker alone, and for all brokers.
+    pub fn set_dynamic(&self, broker: &BTreeMap<String, String>, cluster: &BTreeMap<String, String>) {
+        let changeable = |configs: &BTreeMap<String, String>| {
+            let is = |key: &&String| keys::find(key).is_some_and(|key| key.dynamic);
+            configs.iter().filter(|(key, _)| is(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
+        };
+        self.dynamic.store(Arc::new(Dynamic { broker: changeable(broker), cluster: changeable(cluster) }));
+    }
+
+    /// Checks what would hold with these settings over the file; `None` leaves what is set now.
+    ///
+    /// # Errors
+    /// A sentence that names the settings that contradict one another.
+    pub fn check_dynamic(
+        &self,
+        broker: Option<&BTreeMap<String, String>>,
+        cluster: Option<&BTreeMap<String, String>>,
+    ) -> Result<(), String> {
+        let (present, changed) = (self.dynamic.load(), Self { dynamic: Arc::default(), ..self.clone() });
+        changed.set_dynamic(broker.unwrap_or(&present.broker), cluster.unwrap_or(&present.cluster));
+        match contradiction(|name| changed.entry(name).value) {
+            Some((less, more)) => Err(format!("{less} must not be more than {more}")),
+            None => Ok(()),
         }
     }
 
@@ -256,7 +357,7 @@ impl Config {
         usize::try_from(self.number(name)).unwrap_or(usize::MAX)
     }
 
-    /// The value of a key in milliseconds.
+    /// The value of a key in milliseconds; below 0 is never.
     #[must_use]
     pub fn duration(&self, name: &'static str) -> Duration {
         Duration::from_millis(u64::try_from(self.number(name)).unwrap_or(u64::MAX))
@@ -275,15 +376,29 @@ impl Config {
         !self.set.contains_key("advertised.listeners") && self.listeners.iter().zip(&self.advertised).any(told)
     }
 
-    /// The settings of the file that have nothing to act on, each with the reason: logged at start.
-    #[must_use]
-    pub fn without_effect(&self) -> Vec<(&str, &'static str)> {
-        let reason = |name: &str| match keys::find(name)?.effect {
-            Effect::None(reason) => Some(reason),
-            Effect::Honoured => None,
-        };
-        self.set.keys().filter_map(|name| Some((name.as_str(), reason(name)?))).collect()
+    /// Names the environment variables behind the warnings.
+    pub fn name_variables(&mut self, variable_of: impl Fn(&str) -> Option<String>) {
+        for warning in &mut self.warnings {
+            warning.variable = variable_of(&warning.key);
+        }
     }
+
+    /// What was set without effect, and why; logged at start.
+    #[must_use]
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
+    }
+}
+
+/// Two keys of which the first must not be more than the second, and is.
+fn contradiction(value: impl Fn(&'static str) -> Option<String>) -> Option<(&'static str, &'static str)> {
+    let number = |name| value(name).and_then(|value| value.trim().parse::<i64>().ok()).unwrap_or_default();
+    [
+        ("group.min.session.timeout.ms", "group.max.session.timeout.ms"),
+        ("log.cleaner.min.compaction.lag.ms", "log.cleaner.max.compaction.lag.ms"),
+    ]
+    .into_iter()
+    .find(|(less, more)| number(less) > number(more))
 }
 
 fn parse_admin(value: &str, is_set: bool) -> Result<Option<(String, u16, bool)>, Problem> {
@@ -311,7 +426,10 @@ mod tests {
         assert_eq!(config.listeners.iter().map(ToString::to_string).collect::<Vec<_>>(), ["PLAINTEXT://:9092"]);
         assert_eq!(config.advertised.iter().map(ToString::to_string).collect::<Vec<_>>(), ["PLAINTEXT://localhost:9092"]);
         assert_eq!((config.controller.port, config.log_dirs.len()), (9093, 1));
-        assert!(config.without_effect().iter().any(|(name, _)| *name == "num.io.threads"));
+        let warned: Vec<&str> = config.warnings().iter().map(|warning| warning.key.as_str()).collect();
+        let others = "num.recovery.threads.per.data.dir share.coordinator.state.topic.min.isr share.coordinator.state.topic.replication.factor \
+                      transaction.state.log.min.isr transaction.state.log.replication.factor";
+        assert_eq!(warned.join(" "), others, "and not of those that have their default");
     }
 
     #[test]
@@ -325,7 +443,6 @@ mod tests {
             ("controller.quorum.voters=1@a:1,2@b:1", "quorum of one"),
             ("controller.quorum.voters=2@a:1", "does not name this node"),
             ("node.id=-1", "node.id=-1: must be a whole number from 0"),
-            ("cluster.id=short", "22 characters"),
             ("admin.listener=here", "host:port"),
             ("listener.security.protocol.map=PLAINTEXT:SSL,CONTROLLER:PLAINTEXT", "asks for SSL"),
             ("group.coordinator.rebalance.protocols=consumer", "must hold classic"),
@@ -334,7 +451,8 @@ mod tests {
                 "log.cleaner.max.compaction.lag.ms=5\nlog.cleaner.min.compaction.lag.ms=6",
                 "log.cleaner.min.compaction.lag.ms=6: must not be more",
             ),
-            ("no.such.key=1", "no.such.key=1: unknown setting"),
+            ("config.strict=true\nno.such.key=1", "no.such.key: has no effect: no setting has this name"),
+            ("authorizer.class.name=x", "authorizer.class.name is set: this version has no authorizer"),
         ] {
             let message = refused(change);
             assert!(message.contains(said), "{change}: {message}");

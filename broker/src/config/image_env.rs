@@ -11,8 +11,10 @@
 //!
 //! Everything here is pure: no variable is read, no file is opened. Values are checked by the configuration table, not here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+
+use super::{Config, ConfigError, Problem};
 
 /// Where the image keeps data unless `log.dirs` says otherwise; a volume of the image.
 pub const DATA_DIR: &str = "/var/lib/kafka/data";
@@ -31,6 +33,9 @@ pub struct ImageConfig {
     pub topics: Vec<TopicToCreate>,
     /// What a person should know: what was mapped from another image's spelling, and what has no effect. One line each.
     pub notes: Vec<Note>,
+    /// What the oldest images know instead of `advertised.listeners`.
+    advertised_host: Option<String>,
+    advertised_port: Option<String>,
 }
 
 /// A value and its source, so that a refusal can name the variable that has to be changed.
@@ -108,6 +113,8 @@ pub enum NoEffect {
     StartScript,
     /// Kubernetes puts it into every pod for a service whose name begins with "kafka".
     KubernetesService,
+    /// It holds a command whose output would be a value.
+    Command,
 }
 
 impl fmt::Display for Note {
@@ -127,6 +134,7 @@ impl fmt::Display for NoEffect {
             NoEffect::Confluent => "it belongs to a component of Confluent Platform",
             NoEffect::StartScript => "it steers the start script of another image",
             NoEffect::KubernetesService => "Kubernetes made it for a service of that name; it is not configuration",
+            NoEffect::Command => "no commands are run; write the value itself into the KAFKA_* variable",
         })
     }
 }
@@ -155,14 +163,14 @@ pub enum ImageEnvError {
         /// What is wrong with it.
         problem: &'static str,
     },
-    /// A variable whose effect in another image cannot be had here.
-    #[error("{variable} is not supported: {instead}")]
-    Unsupported {
-        /// The variable.
-        variable: String,
-        /// What to do instead.
-        instead: &'static str,
-    },
+}
+
+/// Why the settings of a container are refused, and where each was set.
+#[derive(Debug, thiserror::Error)]
+#[error("{refused}{origins}")]
+pub struct RefusedEnvironment {
+    refused: ConfigError,
+    origins: String,
 }
 
 /// Makes the configuration of one container from its environment and the mounted property file, if there is one.
@@ -195,8 +203,9 @@ enum Meaning {
     Alias(String),
     ClusterId,
     Topics,
+    AdvertisedHost,
+    AdvertisedPort,
     None(NoEffect),
-    Unsupported(&'static str),
     /// Not for us: no note either.
     Foreign,
 }
@@ -207,12 +216,9 @@ fn meaning_of(variable: &str, value: &str) -> Meaning {
         "KAFKA_CREATE_TOPICS" => return Meaning::Topics,
         "KAFKA_ZOOKEEPER_CONNECT" | "KAFKA_CFG_ZOOKEEPER_CONNECT" => return Meaning::None(NoEffect::ZooKeeper),
         "KAFKA_BROKER_ID" | "KAFKA_CFG_BROKER_ID" => return Meaning::Alias("node.id".to_owned()),
-        "KAFKA_ADVERTISED_HOST_NAME" | "KAFKA_ADVERTISED_PORT" => {
-            return Meaning::Unsupported("set KAFKA_ADVERTISED_LISTENERS=PLAINTEXT://HOST:PORT");
-        }
-        "HOSTNAME_COMMAND" | "PORT_COMMAND" | "BROKER_ID_COMMAND" | "RACK_COMMAND" => {
-            return Meaning::Unsupported("write the value itself into the KAFKA_* variable");
-        }
+        "KAFKA_ADVERTISED_HOST_NAME" => return Meaning::AdvertisedHost,
+        "KAFKA_ADVERTISED_PORT" if !is_service_link(variable, value) => return Meaning::AdvertisedPort,
+        "HOSTNAME_COMMAND" | "PORT_COMMAND" | "BROKER_ID_COMMAND" | "RACK_COMMAND" => return Meaning::None(NoEffect::Command),
         _ => {}
     }
     let Some(rest) = variable.strip_prefix("KAFKA_").filter(|rest| !rest.is_empty()) else {
@@ -242,8 +248,36 @@ fn meaning_of(variable: &str, value: &str) -> Meaning {
 /// Beginnings, without `KAFKA_`, of variables that only a Java virtual machine or log4j reads.
 const JVM_PREFIXES: [&str; 8] = ["HEAP_OPT", "JMX_", "JVM_", "GC_LOG_", "LOG4J_", "TOOLS_LOG4J_", "OPTS", "DEBUG"];
 
-/// Variables, without `KAFKA_`, that only another image's start script reads.
-const START_SCRIPT: [&str; 6] = ["VERSION", "HOME", "ENABLE_KRAFT", "KRAFT_BOOTSTRAP_SCRAM_USERS", "AUTO_DISCOVER", "PRE_START"];
+/// Variables, without `KAFKA_`, that only another image's start script reads. Users and passwords act only where a listener asks for
+/// SASL, which is refused by itself.
+const START_SCRIPT: [&str; 26] = [
+    "AUTO_DISCOVER",
+    "BASE_DIR",
+    "CERTIFICATE_PASSWORD",
+    "CLIENT_LISTENER_NAME",
+    "CLIENT_PASSWORDS",
+    "CLIENT_USERS",
+    "CONF_DIR",
+    "CONTROLLER_PASSWORD",
+    "CONTROLLER_USER",
+    "DAEMON_GROUP",
+    "DAEMON_USER",
+    "DATA_DIR",
+    "ENABLE_KRAFT",
+    "EXTRA_FLAGS",
+    "HOME",
+    "INTER_BROKER_PASSWORD",
+    "INTER_BROKER_USER",
+    "KRAFT_BOOTSTRAP_SCRAM_USERS",
+    "MOUNTED_CONF_DIR",
+    "PRE_START",
+    "SKIP_KRAFT_STORAGE_INIT",
+    "TLS_CLIENT_AUTH",
+    "TLS_TYPE",
+    "TOOL_HOME",
+    "VERSION",
+    "VOLUME_DIR",
+];
 
 /// `OFFSETS_TOPIC_NUM_PARTITIONS` → `offsets.topic.num.partitions`; `__` → `_`, `___` → `-`.
 fn property_name(rest: &str) -> String {
@@ -281,8 +315,32 @@ impl ImageConfig {
         self.properties.insert(name.to_owned(), Property { value: value.to_owned(), origin });
     }
 
+    /// Makes the configuration that a broker starts with.
+    ///
+    /// # Errors
+    /// Every problem, and which variable each key was set by.
+    pub fn config(&self) -> Result<Config, RefusedEnvironment> {
+        let id = self.cluster_id.iter().map(|id| ("cluster.id".to_owned(), id.clone()));
+        let pairs = self.properties.iter().map(|(key, property)| (key.clone(), property.value.clone())).chain(id);
+        let origin = |key: &str| Some(self.properties.get(key)?.origin.clone());
+        match Config::from_pairs(pairs) {
+            Ok(mut config) => {
+                config.name_variables(|key| match origin(key)? {
+                    Origin::Variable(variable) => Some(variable),
+                    Origin::File | Origin::Image => None,
+                });
+                Ok(config)
+            }
+            Err(refused) => {
+                let keys: BTreeSet<&str> = refused.0.iter().filter_map(Problem::key).collect();
+                let origins = keys.into_iter().filter_map(|key| Some(format!("\n{key} was set by {}", origin(key)?))).collect();
+                Err(RefusedEnvironment { refused, origins })
+            }
+        }
+    }
+
     fn default_to(&mut self, name: &str, value: &str) {
-        if self.get(name).is_none() {
+        if self.get_filled(name).is_none() {
             self.set(name, value, Origin::Image);
         }
     }
@@ -303,7 +361,15 @@ impl ImageConfig {
                 self.note(Note::NoEffect { variable: variable.to_owned(), reason });
                 Ok(())
             }
-            Meaning::Unsupported(instead) => Err(ImageEnvError::Unsupported { variable: variable.to_owned(), instead }),
+            Meaning::AdvertisedHost | Meaning::AdvertisedPort if value.trim().is_empty() => Ok(()),
+            Meaning::AdvertisedHost => {
+                self.advertised_host = Some(value.trim().to_owned());
+                Ok(())
+            }
+            Meaning::AdvertisedPort => {
+                self.advertised_port = Some(value.trim().to_owned());
+                Ok(())
+            }
             Meaning::Foreign => Ok(()),
         }
     }
@@ -316,6 +382,15 @@ impl ImageConfig {
         if let Some(Property { value: other, origin: Origin::Variable(first) }) = self.properties.get(property)
             && other != value
         {
+            // Compose writes what is not set as an empty text, and Kafka's -1 asks for an id that is made up.
+            let says_nothing = |value: &str| matches!(value.trim(), "" | "-1") && (property == "node.id" || value.trim().is_empty());
+            if says_nothing(value) {
+                return Ok(());
+            }
+            if says_nothing(other) {
+                self.set(property, value, Origin::Variable(variable.to_owned()));
+                return Ok(());
+            }
             return Err(ImageEnvError::Conflict { first: first.clone(), second: variable.to_owned(), property: property.to_owned() });
         }
         self.set(property, value, Origin::Variable(variable.to_owned()));
@@ -345,13 +420,22 @@ impl ImageConfig {
 
     /// Who this process is: its roles and its id.
     fn settle_identity(&mut self) -> Result<(), ImageEnvError> {
+        // Kafka's -1 asks for a number that is made up.
+        for name in ["broker.id", "node.id"] {
+            if self.get(name).is_some_and(|id| matches!(id.trim(), "" | "-1")) {
+                self.properties.remove(name);
+            }
+        }
         if let Some(property) = self.properties.remove("broker.id")
             && self.get("node.id").is_none()
         {
             self.properties.insert("node.id".to_owned(), property);
         }
         self.default_to("process.roles", "broker,controller");
-        self.default_to("node.id", "1");
+        // A quorum of one names its only node.
+        let voter = self.get_filled("controller.quorum.voters").filter(|voters| !voters.contains(','));
+        let id = voter.and_then(|voter| voter.split_once('@')).map_or("1", |(id, _)| id).trim().to_owned();
+        self.default_to("node.id", &id);
         if self.is_controller() && !self.is_broker() {
             if self.get_filled("advertised.listeners").is_some() {
                 return Err(ImageEnvError::AdvertisedOnController);
@@ -375,6 +459,7 @@ impl ImageConfig {
 
     /// `listeners`, `advertised.listeners`, the controller's listener and the protocol map, as far as they are missing.
     fn fill_listeners(&mut self) {
+        self.advertise_the_old_way();
         let listeners_given = self.get_filled("listeners").is_some();
         let controllers_given = self.get_filled("controller.listener.names").is_some();
         let advertised = self.get_filled("advertised.listeners").map(str::to_owned);
@@ -404,6 +489,26 @@ impl ImageConfig {
             let voter = format!("{}@localhost:{port}", self.get("node.id").unwrap_or("1"));
             self.set("controller.quorum.voters", &voter, Origin::Image);
         }
+    }
+
+    /// `advertised.host.name` and `advertised.port`, which the first images had, as `advertised.listeners`.
+    fn advertise_the_old_way(&mut self) {
+        let (host, port) = (self.advertised_host.take(), self.advertised_port.take());
+        if host.is_none() && port.is_none() || self.get_filled("advertised.listeners").is_some() {
+            return;
+        }
+        let controller = self.controller_name();
+        let listeners = self.get_filled("listeners").unwrap_or_default();
+        let first = endpoints(listeners).find(|endpoint| endpoint.name != controller);
+        let name = first.as_ref().map_or("PLAINTEXT", |endpoint| endpoint.name);
+        let port = port.or_else(|| first.as_ref()?.port.map(|port| port.to_string())).unwrap_or_else(|| "9092".to_owned());
+        let advertised = format!("{name}://{}:{port}", host.as_deref().unwrap_or("localhost"));
+        let variable = if host.is_some() { "KAFKA_ADVERTISED_HOST_NAME" } else { "KAFKA_ADVERTISED_PORT" };
+        self.note(Note::Mapped { variable: variable.to_owned(), property: format!("advertised.listeners={advertised}") });
+        if self.get_filled("listeners").is_none() {
+            self.set("listeners", "PLAINTEXT://:9092", Origin::Image);
+        }
+        self.set("advertised.listeners", &advertised, Origin::Variable(variable.to_owned()));
     }
 
     fn controller_name(&self) -> String {
@@ -723,7 +828,7 @@ mod tests {
 
     #[test]
     fn contradictions_are_refused_by_name() {
-        let cases: [(&[(&str, &str)], &str); 4] = [
+        let cases: [(&[(&str, &str)], &str); 3] = [
             (
                 &[("KAFKA_CFG_NODE_ID", "1"), ("KAFKA_NODE_ID", "2")],
                 "KAFKA_CFG_NODE_ID and KAFKA_NODE_ID both set node.id, to different values; remove one of them",
@@ -737,15 +842,52 @@ mod tests {
                 "KAFKA_ADVERTISED_LISTENERS is set, but process.roles is controller: a controller advertises nothing; \
                  remove the variable",
             ),
-            (
-                &[("KAFKA_ADVERTISED_HOST_NAME", "kafka")],
-                "KAFKA_ADVERTISED_HOST_NAME is not supported: set KAFKA_ADVERTISED_LISTENERS=PLAINTEXT://HOST:PORT",
-            ),
         ];
         for (pairs, message) in cases {
             assert_eq!(refused(pairs), message);
         }
         configured(&[("KAFKA_CFG_NODE_ID", "1"), ("KAFKA_NODE_ID", "1")]);
+    }
+
+    #[test]
+    fn the_first_images_advertised_a_host_and_a_port() {
+        for (pairs, listeners, advertised) in [
+            (&[("KAFKA_ADVERTISED_HOST_NAME", "kafka")][..], "PLAINTEXT://:9092,CONTROLLER://:9093", "PLAINTEXT://kafka:9092"),
+            (
+                &[("KAFKA_ADVERTISED_HOST_NAME", "10.0.0.5"), ("KAFKA_ADVERTISED_PORT", "32000")],
+                "PLAINTEXT://:9092,CONTROLLER://:9093",
+                "PLAINTEXT://10.0.0.5:32000",
+            ),
+            (
+                &[("KAFKA_ADVERTISED_HOST_NAME", "kafka"), ("KAFKA_LISTENERS", "IN://:9094")],
+                "IN://:9094,CONTROLLER://:9093",
+                "IN://kafka:9094",
+            ),
+        ] {
+            check(&configured(pairs), &[("listeners", listeners), ("advertised.listeners", advertised)]);
+        }
+        let both = [("KAFKA_ADVERTISED_HOST_NAME", "old"), ("KAFKA_ADVERTISED_LISTENERS", "PLAINTEXT://new:1")];
+        check(&configured(&both), &[("advertised.listeners", "PLAINTEXT://new:1")]);
+    }
+
+    #[test]
+    fn the_only_voter_is_this_node() {
+        check(&configured(&[("KAFKA_CONTROLLER_QUORUM_VOTERS", "3@kafka:9093")]), &[("node.id", "3")]);
+        check(&configured(&[("KAFKA_BROKER_ID", "-1"), ("KAFKA_NODE_ID", "")]), &[("node.id", "1")]);
+    }
+
+    #[test]
+    fn a_refusal_names_the_variable() {
+        let refusal =
+            configured(&[("KAFKA_SSL_KEYSTORE_LOCATION", "/x"), ("KAFKA_NUM_PARTITIONS", "many")]).config().unwrap_err().to_string();
+        for said in ["ssl.keystore.location was set by KAFKA_SSL_KEYSTORE_LOCATION", "num.partitions was set by KAFKA_NUM_PARTITIONS"] {
+            assert!(refusal.contains(said), "{refusal}");
+        }
+        let config = configured(&[("KAFKA_MIN_IN_SYNC_REPLICAS", "1")]).config().unwrap();
+        let warnings: Vec<String> = config.warnings().iter().map(ToString::to_string).collect();
+        let said =
+            "KAFKA_MIN_IN_SYNC_REPLICAS (min.in.sync.replicas) has no effect: no setting has this name; the nearest is min.insync.replicas";
+        assert_eq!(warnings, [said]);
     }
 
     #[test]

@@ -22,7 +22,10 @@ pub struct Endpoint {
 
 impl std::fmt::Display for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}://{}:{}", self.name, self.host, self.port)
+        match self.host.contains(':') {
+            true => write!(f, "{}://[{}]:{}", self.name, self.host, self.port),
+            false => write!(f, "{}://{}:{}", self.name, self.host, self.port),
+        }
     }
 }
 
@@ -42,16 +45,26 @@ pub(super) fn parse_endpoints(key: &'static str, value: &str) -> Result<Vec<Endp
         if endpoints.iter().any(|other| other.name == name) {
             return Err(bad("uses a listener name that is already taken"));
         }
-        if let Some(other) = endpoints.iter().find(|other| other.port == port && port != 0 && key == "listeners") {
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let shared = |other: &&Endpoint| other.port == port && port != 0 && same_address(&other.host, &host);
+        if let Some(other) = endpoints.iter().find(shared).filter(|_| key == "listeners") {
             return Err(bad(&format!("uses port {port}, which listener {} already uses", other.name)));
         }
-        endpoints.push(Endpoint { name, host: host.trim_start_matches('[').trim_end_matches(']').to_owned(), port });
+        endpoints.push(Endpoint { name, host, port });
     }
     Ok(endpoints)
 }
 
+/// Whether two hosts name, as far as their spelling tells, an address that both would listen on. Two interfaces, or IPv4
+/// and IPv6, may have one port each (KIP-797). A name may be any address.
+fn same_address(a: &str, b: &str) -> bool {
+    let everything = |host: &str| host.is_empty();
+    let (is_a_v6, is_b_v6) = (a.contains(':'), b.contains(':'));
+    a == b || everything(a) || everything(b) || (is_a_v6 == is_b_v6 && [a, b].iter().any(|host| matches!(*host, "0.0.0.0" | "::")))
+}
+
 /// The protocol of each listener name: the map's entry, or the name itself when it is a protocol.
-pub(super) fn protocol_of(name: &str, map: &str) -> Result<Protocol, Problem> {
+pub(super) fn protocol_of(name: &str, map: &str, controllers: &[String]) -> Result<Protocol, Problem> {
     const KEY: &str = "listener.security.protocol.map";
     let mapped = map.split(',').filter_map(|pair| pair.trim().split_once(':')).find(|(key, _)| key.trim().eq_ignore_ascii_case(name));
     match mapped.map_or(name, |(_, protocol)| protocol.trim()).to_ascii_uppercase().as_str() {
@@ -59,8 +72,8 @@ pub(super) fn protocol_of(name: &str, map: &str) -> Result<Protocol, Problem> {
         protocol @ ("SSL" | "SASL_PLAINTEXT" | "SASL_SSL") => {
             Err(Problem::value(KEY, map, format!("listener {name} asks for {protocol}, which this version does not offer; use PLAINTEXT")))
         }
-        // KRaft files name a CONTROLLER listener without mapping it.
-        "CONTROLLER" => Ok(Protocol::Plaintext),
+        // KRaft files name a controller listener without mapping it.
+        _ if mapped.is_none() && controllers.iter().any(|controller| controller == name) => Ok(Protocol::Plaintext),
         _ => Err(Problem::value(KEY, map, format!("listener {name} has no protocol; add {name}:PLAINTEXT"))),
     }
 }
@@ -73,13 +86,17 @@ mod tests {
     fn endpoints_in_all_their_shapes() {
         let endpoints = parse_endpoints("listeners", "PLAINTEXT://:9092, external://[::1]:9094,CONTROLLER://host.example:9093").unwrap();
         let shown: Vec<_> = endpoints.iter().map(ToString::to_string).collect();
-        assert_eq!(shown, ["PLAINTEXT://:9092", "EXTERNAL://::1:9094", "CONTROLLER://host.example:9093"]);
+        assert_eq!(shown, ["PLAINTEXT://:9092", "EXTERNAL://[::1]:9094", "CONTROLLER://host.example:9093"]);
         for (bad, said) in [
             (":9092", "has no ://"),
             ("A://host", "has no port"),
             ("A://:99999", "0 to 65535"),
             ("A://:1,a://:2", "already taken"),
             ("A://:1,B://:1", "port 1"),
+            ("A://host:1,B://host:1", "port 1"),
+            ("A://0.0.0.0:1,B://127.0.0.1:1", "port 1"),
+            ("A://:1,B://[::1]:1", "port 1"),
+            ("A://[::]:1,B://[::1]:1", "port 1"),
         ] {
             let problem = parse_endpoints("listeners", bad).unwrap_err().to_string();
             assert!(problem.contains(said), "{bad}: {problem}");
@@ -87,10 +104,25 @@ mod tests {
     }
 
     #[test]
+    fn one_port_serves_two_hosts_and_both_families() {
+        for listeners in [
+            "A://127.0.0.1:9092,B://192.168.1.5:9092",
+            "A://0.0.0.0:9092,B://[::]:9092",
+            "A://127.0.0.1:9092,B://[::1]:9092",
+            "A://inside.example:9092,B://outside.example:9092",
+            "A://:0,B://:0",
+        ] {
+            assert_eq!(parse_endpoints("listeners", listeners).map(|all| all.len()), Ok(2), "{listeners}");
+        }
+    }
+
+    #[test]
     fn protocols_that_are_not_offered_are_refused_by_name() {
-        assert!(protocol_of("SSL", "").unwrap_err().to_string().contains("SSL"));
-        assert!(protocol_of("OUT", "OUT:SASL_SSL").unwrap_err().to_string().contains("SASL_SSL"));
-        assert!(protocol_of("OUT", "IN:PLAINTEXT").unwrap_err().to_string().contains("OUT:PLAINTEXT"));
-        assert!(protocol_of("OUT", "out:plaintext").is_ok());
+        assert!(protocol_of("SSL", "", &[]).unwrap_err().to_string().contains("SSL"));
+        assert!(protocol_of("OUT", "OUT:SASL_SSL", &[]).unwrap_err().to_string().contains("SASL_SSL"));
+        assert!(protocol_of("OUT", "IN:PLAINTEXT", &[]).unwrap_err().to_string().contains("OUT:PLAINTEXT"));
+        assert!(protocol_of("OUT", "out:plaintext", &[]).is_ok());
+        assert!(protocol_of("CTRL", "OUT:PLAINTEXT", &["CTRL".to_owned()]).is_ok());
+        assert!(protocol_of("CTRL", "CTRL:SASL_SSL", &["CTRL".to_owned()]).is_err());
     }
 }

@@ -1,23 +1,27 @@
 //! What an operator of a broker can set: `server.properties` with Kafka's names.
 //!
-//! [`keys`] and [`topic`] are the two tables (name, type, default, range, meaning) that parsing, refusal and
-//! `DescribeConfigs` are made from. [`Config`] is the typed result. A key of
-//! Kafka's that has no meaning here is accepted only with a reason that is logged at start; a key that
-//! would promise something this version does not do is refused by name.
+//! [`keys`], [`topic`] and [`group`] are the tables (name, type, default, range, meaning) that parsing, refusal
+//! and `DescribeConfigs` are made from. [`Config`] is the typed result, with what is set while the broker
+//! runs over it. A setting that nothing acts on is a warning with a reason; refused is what would drop security or safety.
 
 mod broker;
+mod foreign;
+pub mod group;
 pub mod image_env;
 pub mod keys;
 mod listener;
 mod log;
 mod properties;
+#[cfg(test)]
+mod real_life;
+mod table;
 pub mod topic;
 
-pub use broker::{Config, Entry, Roles};
+pub use broker::{Config, Entry, Roles, Source, Warning};
 pub use keys::{Kind, Problem};
 pub use listener::{Endpoint, Protocol};
 pub use log::log_config;
-pub use properties::parse_properties;
+pub use properties::{escape_value, parse_properties};
 
 /// Why a configuration cannot be used: every problem found, not only the first.
 #[derive(Debug, thiserror::Error)]

@@ -2,64 +2,100 @@
 
 use std::collections::BTreeMap;
 
-use super::broker::{Config, Entry};
-use super::keys::{I32, I64, Kind, topic_words};
+use super::broker::{Config, Entry, Source};
+use super::keys::{self, Effect, I32, I64, Kind, words};
 
 /// One topic key.
 #[derive(Clone, Copy, Debug)]
 pub struct TopicKey {
     /// Kafka's spelling.
     pub name: &'static str,
-    /// The broker key that is its default.
-    pub synonym: &'static str,
+    /// The broker key that is its default, where there is one.
+    pub synonym: Option<&'static str>,
     /// The values it takes.
     pub kind: Kind,
+    /// The default where no broker key has a value.
+    pub default: &'static str,
+    /// What it does, where that is not what its synonym does.
+    effect: Option<Effect>,
 }
 
-const fn row(name: &'static str, synonym: &'static str, kind: Kind) -> TopicKey {
-    TopicKey { name, synonym, kind }
+impl TopicKey {
+    /// What it does.
+    #[must_use]
+    pub fn effect(&self) -> Effect {
+        let synonym = || self.synonym.and_then(keys::find).map(|key| key.effect);
+        self.effect.or_else(synonym).unwrap_or(Effect::Honoured)
+    }
+
+    /// Its meaning, or that it has none here and why.
+    #[must_use]
+    pub fn documentation(&self) -> String {
+        match (self.effect, self.synonym.and_then(keys::find)) {
+            (Some(Effect::Guard(reason)), _) => format!("Only the default is accepted: {reason}."),
+            (Some(effect), _) => format!("No effect: {}.", effect.reason().unwrap_or_default()),
+            (None, Some(key)) => key.documentation(),
+            (None, None) => String::new(),
+        }
+    }
 }
+
+const THROTTLES: &str = "this version runs one broker per cluster";
+const TIERED: &str = "tiered storage is not offered by this version; all records stay in log.dirs";
+
+const fn row(name: &'static str, synonym: &'static str, kind: Kind) -> TopicKey {
+    // Where the broker's value is null, it is one of Kafka's numbers that mean never.
+    TopicKey { name, synonym: Some(synonym), kind, default: NEVER, effect: None }
+}
+
+/// As its broker key, without effect.
+const fn inert(name: &'static str, synonym: &'static str, kind: Kind, default: &'static str) -> TopicKey {
+    TopicKey { name, synonym: Some(synonym), kind, default, effect: None }
+}
+
+const fn alone(name: &'static str, kind: Kind, default: &'static str, effect: Effect) -> TopicKey {
+    TopicKey { name, synonym: None, kind, default, effect: Some(effect) }
+}
+
+const NEVER: &str = "9223372036854775807";
 
 /// Every key a topic takes, sorted by name.
 pub const KEYS: &[TopicKey] = &[
-    row("cleanup.policy", "log.cleanup.policy", Kind::Words(topic_words::CLEANUP)),
-    row("compression.gzip.level", "compression.gzip.level", Kind::Int(-1, 9)),
-    row("compression.type", "compression.type", Kind::Word(topic_words::CODECS)),
+    row("cleanup.policy", "log.cleanup.policy", Kind::WordsOrNone(words::CLEANUP)),
+    row("compression.gzip.level", "compression.gzip.level", Kind::IntOr(-1, 1, 9)),
+    inert("compression.lz4.level", "compression.lz4.level", Kind::Int(1, 17), "9"),
+    row("compression.type", "compression.type", Kind::Word(words::CODECS)),
     row("compression.zstd.level", "compression.zstd.level", Kind::Int(-131_072, 22)),
-    row("delete.retention.ms", "log.cleaner.delete.retention.ms", Kind::Int(0, I64)),
-    row("file.delete.delay.ms", "log.segment.delete.delay.ms", Kind::Int(0, I64)),
-    row("flush.messages", "log.flush.interval.messages", Kind::Int(1, I64)),
-    row("flush.ms", "log.flush.interval.ms", Kind::Int(0, I64)),
+    row("delete.retention.ms", "log.cleaner.delete.retention.ms", Kind::Long(0, I64)),
+    row("file.delete.delay.ms", "log.segment.delete.delay.ms", Kind::Long(0, I64)),
+    row("flush.messages", "log.flush.interval.messages", Kind::Long(1, I64)),
+    row("flush.ms", "log.flush.interval.ms", Kind::Long(0, I64)),
     row("flush.on.ack", "log.flush.on.ack", Kind::Bool),
+    alone("follower.replication.throttled.replicas", Kind::Replicas, "", Effect::None(THROTTLES)),
     row("index.interval.bytes", "log.index.interval.bytes", Kind::Int(0, I32)),
-    row("max.compaction.lag.ms", "log.cleaner.max.compaction.lag.ms", Kind::Int(1, I64)),
+    alone("leader.replication.throttled.replicas", Kind::Replicas, "", Effect::None(THROTTLES)),
+    inert("local.retention.bytes", "log.local.retention.bytes", Kind::Long(-2, I64), "-2"),
+    inert("local.retention.ms", "log.local.retention.ms", Kind::Long(-2, I64), "-2"),
+    row("max.compaction.lag.ms", "log.cleaner.max.compaction.lag.ms", Kind::Long(1, I64)),
     row("max.message.bytes", "message.max.bytes", Kind::Int(0, I32)),
-    row("message.timestamp.after.max.ms", "log.message.timestamp.after.max.ms", Kind::Int(0, I64)),
-    row("message.timestamp.before.max.ms", "log.message.timestamp.before.max.ms", Kind::Int(0, I64)),
-    row("message.timestamp.type", "log.message.timestamp.type", Kind::Word(topic_words::TIMESTAMPS)),
+    row("message.timestamp.after.max.ms", "log.message.timestamp.after.max.ms", Kind::Long(0, I64)),
+    row("message.timestamp.before.max.ms", "log.message.timestamp.before.max.ms", Kind::Long(0, I64)),
+    row("message.timestamp.type", "log.message.timestamp.type", Kind::Word(words::TIMESTAMPS)),
     row("min.cleanable.dirty.ratio", "log.cleaner.min.cleanable.ratio", Kind::Double(0.0, 1.0)),
-    row("min.compaction.lag.ms", "log.cleaner.min.compaction.lag.ms", Kind::Int(0, I64)),
+    row("min.compaction.lag.ms", "log.cleaner.min.compaction.lag.ms", Kind::Long(0, I64)),
     row("min.insync.replicas", "min.insync.replicas", Kind::Int(1, I32)),
-    row("retention.bytes", "log.retention.bytes", Kind::Int(-1, I64)),
-    row("retention.ms", "log.retention.ms", Kind::Int(-1, I64)),
+    inert("preallocate", "log.preallocate", Kind::Bool, "false"),
+    alone("remote.log.copy.disable", Kind::Bool, "false", Effect::None(TIERED)),
+    alone("remote.log.delete.on.disable", Kind::Bool, "false", Effect::None(TIERED)),
+    // Records that a topic believes to be in another store would be deleted here.
+    alone("remote.storage.enable", Kind::Bool, "false", Effect::Guard(TIERED)),
+    row("retention.bytes", "log.retention.bytes", Kind::Long(-1, I64)),
+    row("retention.ms", "log.retention.ms", Kind::Long(-1, I64)),
     row("segment.bytes", "log.segment.bytes", Kind::Int(1_048_576, I32)),
     row("segment.index.bytes", "log.index.size.max.bytes", Kind::Int(4, I32)),
-    row("segment.ms", "log.roll.ms", Kind::Int(1, I64)),
-];
-
-/// Kafka's topic keys that this version knows and refuses.
-const UNSUPPORTED: &[&str] = &[
-    "compression.lz4.level",
-    "follower.replication.throttled.replicas",
-    "leader.replication.throttled.replicas",
-    "local.retention.bytes",
-    "local.retention.ms",
-    "preallocate",
-    "remote.log.copy.disable",
-    "remote.log.delete.on.disable",
-    "remote.storage.enable",
-    "segment.jitter.ms",
-    "unclean.leader.election.enable",
+    inert("segment.jitter.ms", "log.roll.jitter.ms", Kind::Long(0, I64), "0"),
+    row("segment.ms", "log.roll.ms", Kind::Long(1, I64)),
+    inert("unclean.leader.election.enable", "unclean.leader.election.enable", Kind::Bool, "false"),
 ];
 
 /// The row of `name`.
@@ -68,16 +104,19 @@ pub fn find(name: &str) -> Option<&'static TopicKey> {
     KEYS.binary_search_by(|key| key.name.cmp(name)).ok().and_then(|at| KEYS.get(at))
 }
 
-/// Whether a topic may set `name` to `value`; `None` asks for the default and needs only a known name.
+/// Whether a topic may set `name` to `value`; `None` asks for the default, which every name may.
 ///
 /// # Errors
 /// A sentence for the client, in Kafka's words where it has some.
 pub fn check(name: &str, value: Option<&str>) -> Result<(), String> {
-    match (find(name), value) {
-        (Some(_), None) => Ok(()),
-        (Some(key), Some(value)) => key.kind.check(value).map_err(|why| format!("Invalid value {value} for configuration {name}: {why}")),
-        (None, _) if UNSUPPORTED.contains(&name) => Err(format!("Topic config {name} is not supported by this version")),
-        (None, _) => Err(format!("Unknown topic config name: {name}")),
+    let Some(value) = value else { return Ok(()) };
+    let key = find(name).ok_or_else(|| format!("Unknown topic config name: {name}"))?;
+    key.kind.check(value).map_err(|why| format!("Invalid value {value} for configuration {name}: {why}"))?;
+    match key.effect() {
+        Effect::Guard(reason) if !key.kind.is_same(value, key.default) => {
+            Err(format!("Invalid value {value} for configuration {name}: {reason}"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -137,11 +176,15 @@ impl TopicConfig {
 #[must_use]
 pub fn broker_keys(key: &TopicKey) -> Vec<(&'static str, i64)> {
     match key.synonym {
-        "log.retention.ms" => vec![("log.retention.ms", 1), ("log.retention.minutes", 60_000), ("log.retention.hours", 3_600_000)],
-        "log.roll.ms" => vec![("log.roll.ms", 1), ("log.roll.hours", 3_600_000)],
-        name => vec![(name, 1)],
+        Some("log.retention.ms") => vec![("log.retention.ms", 1), ("log.retention.minutes", 60_000), ("log.retention.hours", HOUR_MS)],
+        Some("log.roll.ms") => vec![("log.roll.ms", 1), ("log.roll.hours", HOUR_MS)],
+        Some("log.roll.jitter.ms") => vec![("log.roll.jitter.ms", 1), ("log.roll.jitter.hours", HOUR_MS)],
+        Some(name) => vec![(name, 1)],
+        None => Vec::new(),
     }
 }
+
+const HOUR_MS: i64 = 3_600_000;
 
 /// The broker's value that stands for a topic key that is not set, with where it comes from. Kafka's
 /// hours and minutes are counted in milliseconds.
@@ -156,8 +199,7 @@ pub fn broker_value(config: &Config, key: &TopicKey) -> Entry {
             None => {}
         }
     }
-    // Without a value in the whole table it is one of Kafka's numbers that mean never.
-    Entry { name: key.synonym, value: Some(I64.to_string()), is_set: false }
+    Entry { name: key.synonym.unwrap_or(key.name), value: Some(key.default.to_owned()), source: Source::Default }
 }
 
 #[cfg(test)]
@@ -190,7 +232,9 @@ mod tests {
         fn sources(disk: &dyn Disk, folder: &Path, into: &mut String) {
             for entry in disk.list(folder).unwrap() {
                 let path = folder.join(&entry.name);
-                if path.ends_with("config/keys.rs") || entry.name.starts_with("tests") {
+                if entry.name.starts_with("tests")
+                    || ["table.rs", "foreign.rs", "group.rs"].iter().any(|name| path.ends_with(Path::new("config").join(name)))
+                {
                     continue;
                 }
                 if entry.is_dir {
@@ -203,8 +247,9 @@ mod tests {
         }
         let mut text = String::new();
         sources(&*Env::real().disk, &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut text);
-        let rows = text.find("pub const KEYS").unwrap()..text.find("const UNSUPPORTED").unwrap();
-        text.replace_range(rows, "");
+        let start = text.find("pub const KEYS: &[TopicKey]").unwrap();
+        let rows = text.split_off(start);
+        text.push_str(rows.split_once("/// The row of `name`").unwrap().1);
         let is_read = |name: &str| text.contains(&format!("\"{name}\""));
         // A key with one value has nothing to read.
         let acts = |key: &&keys::Key| key.effect == keys::Effect::Honoured && !matches!(key.kind, Kind::Word([_]));
@@ -213,7 +258,7 @@ mod tests {
                 KEYS.iter().any(|topic| is_read(topic.name) && broker_keys(topic).iter().any(|(name, _)| *name == key.name));
             assert!(is_read(key.name) || through_topics, "{} has no effect", key.name);
         }
-        for topic in KEYS {
+        for topic in KEYS.iter().filter(|topic| topic.effect() == Effect::Honoured) {
             assert!(is_read(topic.name), "{} has no effect", topic.name);
         }
     }
@@ -240,8 +285,53 @@ mod tests {
     #[test]
     fn refusals_for_topics() {
         assert_eq!(check("no.such", Some("1")).unwrap_err(), "Unknown topic config name: no.such");
-        assert!(check("remote.storage.enable", Some("true")).unwrap_err().contains("not supported"));
+        assert!(check("remote.storage.enable", Some("true")).unwrap_err().contains("tiered storage is not offered"));
         assert!(check("retention.ms", Some("-2")).unwrap_err().contains("at least -1"));
-        assert!(check("retention.ms", None).is_ok());
+        assert!(check("compression.gzip.level", Some("0")).unwrap_err().contains("-1 or a whole number from 1 to 9"));
+        assert!(check("leader.replication.throttled.replicas", Some("x")).is_err());
+    }
+
+    /// Tools read every key and write it back (a copy of a topic, a mirror, a desired state).
+    #[test]
+    fn every_key_can_be_deleted_and_set_to_its_default() {
+        let config = config("");
+        for key in KEYS {
+            check(key.name, None).unwrap();
+            let value = broker_value(&config, key).value.unwrap();
+            check(key.name, Some(&value)).unwrap_or_else(|why| panic!("{why}"));
+        }
+        check("a.key.of.another.version", None).unwrap();
+    }
+
+    #[test]
+    fn keys_without_effect_take_other_values_too() {
+        for (name, value) in [
+            ("unclean.leader.election.enable", "true"),
+            ("preallocate", "true"),
+            ("segment.jitter.ms", "1000"),
+            ("local.retention.ms", "60000"),
+            ("local.retention.bytes", "-2"),
+            ("leader.replication.throttled.replicas", "0:1,1:2"),
+            ("follower.replication.throttled.replicas", "*"),
+            ("compression.lz4.level", "3"),
+            ("remote.log.copy.disable", "true"),
+            ("cleanup.policy", ""),
+        ] {
+            check(name, Some(value)).unwrap_or_else(|why| panic!("{why}"));
+            assert!(find(name).is_some_and(|key| name == "cleanup.policy" || key.effect() != Effect::Honoured), "{name}");
+        }
+    }
+
+    #[test]
+    fn without_a_cleanup_policy_records_are_kept() {
+        let log = |value: &str| {
+            crate::config::log_config(&TopicConfig::resolve(
+                &config(""),
+                &BTreeMap::from([("cleanup.policy".to_owned(), value.to_owned())]),
+            ))
+        };
+        let policy = log("").cleanup_policy;
+        assert!(!policy.delete && !policy.compact);
+        assert!(log("delete").cleanup_policy.delete);
     }
 }

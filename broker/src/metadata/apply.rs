@@ -68,6 +68,13 @@ impl MetadataImage {
                 Ok(())
             }
             MetadataRecord::Config(record) => self.apply_config(record),
+            MetadataRecord::GroupConfig(record) => {
+                self.apply_group_config(&record.group, |configs| match &record.value {
+                    Some(value) => drop(configs.insert(record.key.clone(), value.clone())),
+                    None => drop(configs.remove(&record.key)),
+                });
+                Ok(())
+            }
             MetadataRecord::ProducerIds(record) => self.apply_producer_ids(record),
             MetadataRecord::Feature(record) => {
                 self.apply_feature(record);
@@ -171,8 +178,18 @@ impl MetadataImage {
                 }
             }
             ConfigResource::Cluster => set(Arc::make_mut(&mut self.cluster_configs)),
+            ConfigResource::Group(group) => self.apply_group_config(group, set),
         }
         Ok(())
+    }
+
+    fn apply_group_config(&mut self, group: &str, change: impl FnOnce(&mut super::Configs)) {
+        let all = Arc::make_mut(&mut self.group_configs);
+        let configs = all.entry(group.to_owned()).or_default();
+        change(configs);
+        if configs.is_empty() {
+            all.remove(group);
+        }
     }
 
     fn apply_producer_ids(&mut self, record: &ProducerIdsRecord) -> Result<(), ApplyError> {
@@ -205,6 +222,9 @@ impl MetadataImage {
             config_records(&ConfigResource::Broker(*id), configs, &mut records);
         }
         config_records(&ConfigResource::Cluster, &self.cluster_configs, &mut records);
+        for (group, configs) in &*self.group_configs {
+            config_records(&ConfigResource::Group(group.clone()), configs, &mut records);
+        }
         records.push(MetadataRecord::ProducerIds(ProducerIdsRecord { next: self.next_producer_id }));
         records
             .extend(self.features.iter().map(|(name, level)| MetadataRecord::Feature(FeatureRecord { name: name.clone(), level: *level })));
@@ -221,9 +241,7 @@ fn topic_records(topic: &Topic, records: &mut Vec<MetadataRecord>) {
 }
 
 fn config_records(resource: &ConfigResource, configs: &super::Configs, records: &mut Vec<MetadataRecord>) {
-    records.extend(configs.iter().map(|(key, value)| {
-        MetadataRecord::Config(ConfigRecord { resource: resource.clone(), key: key.clone(), value: Some(value.clone()) })
-    }));
+    records.extend(configs.iter().map(|(key, value)| MetadataRecord::config(resource, key, Some(value))));
 }
 
 impl PartitionRecord {

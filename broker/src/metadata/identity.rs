@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use letterbox_env::Env;
 use uuid::Uuid;
 
+use crate::config::{escape_value, parse_properties};
+
 /// The file's name.
 pub const META_PROPERTIES: &str = "meta.properties";
 
@@ -62,8 +64,6 @@ pub enum IdentityError {
         directory.display()
     )]
     WrongNode { directory: PathBuf, found: i32, expected: i32 },
-    #[error("cluster id \"{cluster_id}\" is not valid: it is 16 bytes in base64url without padding, 22 characters")]
-    BadClusterId { cluster_id: String },
     #[error("log directories {} and {} both have directory.id {id}: one is a copy of the other. Remove one from log.dirs", first.display(), second.display())]
     Copied { first: PathBuf, second: PathBuf, id: String },
     #[error("log.dirs is empty: name at least one directory")]
@@ -84,9 +84,6 @@ pub fn open_directories(
     node_id: i32,
     cluster_id: Option<&str>,
 ) -> Result<Vec<DirectoryIdentity>, IdentityError> {
-    if let Some(cluster_id) = cluster_id.filter(|id| !is_valid_cluster_id(id)) {
-        return Err(IdentityError::BadClusterId { cluster_id: cluster_id.to_owned() });
-    }
     let mut found = Vec::with_capacity(directories.len());
     for directory in directories {
         found.push(read(env, directory)?);
@@ -155,7 +152,7 @@ fn create(env: &Env, directory: &Path, node_id: i32, cluster_id: &str) -> Result
     let identity = DirectoryIdentity { cluster_id: cluster_id.to_owned(), node_id, directory_id: env.random_uuid(), created: true };
     let text = format!(
         "#\nversion=1\ncluster.id={}\nnode.id={}\ndirectory.id={}\n",
-        identity.cluster_id,
+        escape_value(&identity.cluster_id),
         identity.node_id,
         encode_uuid(identity.directory_id)
     );
@@ -183,15 +180,9 @@ fn create_durably(env: &Env, directory: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Reads the few forms of Java's properties format that Kafka writes: comments, `key=value`, and a
-/// backslash before `=` and `:`.
 fn parse(bytes: &[u8]) -> Result<DirectoryIdentity, String> {
-    let text = str::from_utf8(bytes).map_err(|_| "is not text".to_owned())?;
-    let mut properties = BTreeMap::new();
-    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with(['#', '!'])) {
-        let (key, value) = line.split_once('=').ok_or_else(|| format!("has a line without \"=\": \"{line}\""))?;
-        properties.insert(key.trim(), value.trim().replace('\\', ""));
-    }
+    let properties: BTreeMap<String, String> =
+        parse_properties(bytes).map_err(|problem| format!("is damaged: {problem}"))?.into_iter().collect();
     let get = |key: &str| properties.get(key).filter(|value| !value.is_empty()).ok_or_else(|| format!("has no {key}"));
     let version = get("version")?;
     if version != "1" {
@@ -207,12 +198,6 @@ fn parse(bytes: &[u8]) -> Result<DirectoryIdentity, String> {
 }
 
 const BASE64URL: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-
-/// Whether `id` has the form of the ids that Kafka makes for clusters.
-#[must_use]
-pub fn is_valid_cluster_id(id: &str) -> bool {
-    decode_uuid(id).is_some()
-}
 
 /// An id as Kafka writes it: base64url without padding, 22 characters.
 #[must_use]
@@ -268,12 +253,23 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let dirs = [dir.path().join("new/a")];
         let first = open(&dirs, 3, None).unwrap().remove(0);
-        assert!(first.created && is_valid_cluster_id(&first.cluster_id));
+        assert!(first.created && decode_uuid(&first.cluster_id).is_some());
         let again = open(&dirs, 3, Some(&first.cluster_id)).unwrap().remove(0);
         assert_eq!(again, DirectoryIdentity { created: false, ..first });
         assert!(matches!(open(&dirs, 4, None), Err(IdentityError::WrongNode { found: 3, expected: 4, .. })));
         assert!(matches!(open(&dirs, 3, Some("ASNFZ4mrze8BI0VniavN7w")), Err(IdentityError::WrongCluster { .. })));
-        assert!(matches!(open(&dirs, 3, Some("short")), Err(IdentityError::BadClusterId { .. })));
+    }
+
+    /// As `kafka-storage format --cluster-id` takes it.
+    #[test]
+    fn any_text_is_a_cluster_id() {
+        for id in ["test", "my cluster: #1 = best\\", "zürich", "00000000-0000-0000-0000-000000000000"] {
+            let dir = tempfile::tempdir().unwrap();
+            let dirs = [dir.path().join("a")];
+            assert_eq!(open(&dirs, 1, Some(id)).unwrap()[0].cluster_id, id);
+            assert_eq!(open(&dirs, 1, None).unwrap()[0].cluster_id, id);
+            assert!(matches!(open(&dirs, 1, Some("other")), Err(IdentityError::WrongCluster { .. })), "{id}");
+        }
     }
 
     #[test]

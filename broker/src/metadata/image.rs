@@ -32,6 +32,8 @@ pub struct MetadataImage {
     pub broker_configs: Arc<BTreeMap<BrokerId, Configs>>,
     /// The dynamic defaults for all brokers (Kafka's broker resource with the empty name).
     pub cluster_configs: Arc<Configs>,
+    /// Configurations of groups, by group id (KIP-1071's and KIP-848's keys). A group need not be there to have some.
+    pub group_configs: Arc<BTreeMap<String, Configs>>,
     /// The first producer id that was never handed out.
     pub next_producer_id: ProducerId,
     /// Finalized feature levels by name; a feature at level 0 is absent.
@@ -88,6 +90,7 @@ impl MetadataImage {
             ConfigResource::Topic(name) => self.topic(name).map(|topic| &topic.configs),
             ConfigResource::Broker(id) => self.broker_configs.get(id).or_else(|| self.brokers.contains_key(id).then_some(&NONE)),
             ConfigResource::Cluster => Some(&self.cluster_configs),
+            ConfigResource::Group(id) => Some(self.group_configs.get(id).unwrap_or(&NONE)),
         }
     }
 }
@@ -101,6 +104,8 @@ pub enum ConfigResource {
     Broker(BrokerId),
     /// The defaults of all brokers.
     Cluster,
+    /// A group, by id. Written down as a record of its own kind.
+    Group(String),
 }
 
 /// A broker as it registered itself.

@@ -35,6 +35,8 @@ pub enum MetadataRecord {
     RemoveTopic(RemoveTopicRecord),
     /// Sets or removes one configuration.
     Config(ConfigRecord),
+    /// Sets or removes one configuration of a group.
+    GroupConfig(GroupConfigRecord),
     /// Moves the first producer id that was never handed out forward.
     ProducerIds(ProducerIdsRecord),
     /// Finalizes the level of a feature; 0 removes it.
@@ -103,6 +105,17 @@ pub struct ConfigRecord {
     pub value: Option<String>,
 }
 
+/// See [`MetadataRecord::GroupConfig`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupConfigRecord {
+    /// The group's id.
+    pub group: String,
+    /// Kafka's key.
+    pub key: String,
+    /// The value; `None` removes the key.
+    pub value: Option<String>,
+}
+
 /// See [`MetadataRecord::ProducerIds`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProducerIdsRecord {
@@ -154,6 +167,18 @@ pub enum DecodeError {
     Malformed(#[source] serde_json::Error),
 }
 
+impl MetadataRecord {
+    /// The record that sets `key` of `resource`, or removes it.
+    #[must_use]
+    pub fn config(resource: &ConfigResource, key: &str, value: Option<&str>) -> Self {
+        let (key, value) = (key.to_owned(), value.map(str::to_owned));
+        match resource {
+            ConfigResource::Group(group) => Self::GroupConfig(GroupConfigRecord { group: group.clone(), key, value }),
+            _ => Self::Config(ConfigRecord { resource: resource.clone(), key, value }),
+        }
+    }
+}
+
 /// Lists every kind once: its name on disk and the newest version that is read and written.
 macro_rules! kinds {
     ($($variant:ident $name:literal $version:literal,)+) => {
@@ -194,6 +219,7 @@ kinds! {
     Partition "partition" 0,
     RemoveTopic "removeTopic" 0,
     Config "config" 0,
+    GroupConfig "groupConfig" 0,
     ProducerIds "producerIds" 0,
     Feature "feature" 0,
 }

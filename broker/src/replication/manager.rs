@@ -123,8 +123,13 @@ impl ReplicaManager {
                 }
             }
             if change.configs_changed() {
+                info!(topic = %change.after.name, "topic configuration changed");
                 self.reconfigure(&change.after);
             }
+        }
+        if !delta.configs_changed.is_empty() {
+            info!("broker configuration changed");
+            delta.after.topics().for_each(|topic| self.reconfigure(topic));
         }
     }
 
@@ -239,7 +244,6 @@ impl ReplicaManager {
                 }
             }
         }
-        info!(topic = %topic.name, "topic configuration changed");
     }
 
     fn topic_config(&self, topic: &Topic) -> TopicConfig {

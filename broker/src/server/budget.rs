@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -47,8 +48,8 @@ const SPARE_DESCRIPTORS: usize = 160;
 
 /// Counts connections, in all and by address.
 pub(crate) struct Connections {
-    most: usize,
-    most_per_ip: usize,
+    most: AtomicUsize,
+    most_per_ip: AtomicUsize,
     descriptors: usize,
     open: Mutex<(usize, BTreeMap<IpAddr, usize>)>,
 }
@@ -85,7 +86,13 @@ impl Connections {
     /// Bounds of `max.connections` and `max.connections.per.ip` in a process that may hold `descriptors`.
     #[must_use]
     pub(crate) fn new(most: usize, most_per_ip: usize, descriptors: usize) -> Self {
-        Self { most, most_per_ip, descriptors, open: Mutex::default() }
+        Self { most: most.into(), most_per_ip: most_per_ip.into(), descriptors, open: Mutex::default() }
+    }
+
+    /// Sets other bounds. Connections above them stay; new ones are refused until there is a place.
+    pub(crate) fn set_bounds(&self, most: usize, most_per_ip: usize) {
+        self.most.store(most, Ordering::Relaxed);
+        self.most_per_ip.store(most_per_ip, Ordering::Relaxed);
     }
 
     /// How many connections may be open beside the files of so many partitions. With more partitions than there are descriptors
@@ -101,14 +108,14 @@ impl Connections {
     /// The bound that is reached.
     pub(crate) fn enter(self: &Arc<Self>, ip: IpAddr, partitions: usize) -> Result<Place, ConnectionBound> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.0 >= self.most {
+        if open.0 >= self.most.load(Ordering::Relaxed) {
             return Err(ConnectionBound::All);
         }
         if open.0 >= self.for_connections(partitions) {
             return Err(ConnectionBound::Descriptors);
         }
         let of_ip = open.1.get(&ip).copied().unwrap_or(0);
-        if of_ip >= self.most_per_ip {
+        if of_ip >= self.most_per_ip.load(Ordering::Relaxed) {
             return Err(ConnectionBound::PerIp);
         }
         open.1.insert(ip, of_ip + 1);

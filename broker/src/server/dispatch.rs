@@ -171,7 +171,12 @@ fn route(timed: Timed, connection: &mut Connection, ctx: RequestContext, request
             let response = configs::describe(&shared, &ctx, request);
             timed.now(&ctx, response)
         }
+        Request::AlterConfigs(request) => timed.alone(&ctx.clone(), configs::replace(shared, ctx, request)),
         Request::IncrementalAlterConfigs(request) => timed.alone(&ctx.clone(), configs::alter(shared, ctx, request)),
+        Request::ListConfigResources(request) => {
+            let response = configs::list(&shared, &ctx, &request);
+            timed.now(&ctx, response)
+        }
         Request::DescribeCluster(request) => {
             let response = metadata::describe_cluster(&shared, &ctx, &request);
             timed.now(&ctx, response)

@@ -53,6 +53,7 @@ pub(super) fn each(response: &Response, mut found: impl FnMut(i16)) {
         Response::CreatePartitions(all) => all.results.iter().for_each(|one| each(one.error_code)),
         Response::InitProducerId(all) => each(all.error_code),
         Response::DescribeConfigs(all) => all.results.iter().for_each(|one| each(one.error_code)),
+        Response::AlterConfigs(all) => all.responses.iter().for_each(|one| each(one.error_code)),
         Response::IncrementalAlterConfigs(all) => all.responses.iter().for_each(|one| each(one.error_code)),
         Response::DescribeCluster(all) => each(all.error_code),
         Response::DeleteRecords(all) => all.topics.iter().flat_map(|topic| &topic.partitions).for_each(|one| each(one.error_code)),
@@ -75,5 +76,6 @@ pub(super) fn each(response: &Response, mut found: impl FnMut(i16)) {
                 topic.partitions.iter().for_each(|one| each(one.error_code));
             }
         }
+        Response::ListConfigResources(all) => each(all.error_code),
     }
 }

@@ -164,8 +164,8 @@ impl Broker {
     /// [`StartError`], naming what to change.
     pub async fn start(env: Env, config: Config) -> Result<Self, StartError> {
         let started = Instant::now();
-        for (key, reason) in config.without_effect() {
-            info!(key, reason, "setting has no effect");
+        for warning in config.warnings() {
+            warn!(key = warning.key, "{warning}");
         }
         if config.advertises_localhost() {
             warn!("advertised.listeners is not set: clients are told localhost, which only clients on this machine reach");
@@ -253,6 +253,7 @@ impl Broker {
         });
         let mut loads = JoinSet::new();
         if let Some(first) = deltas.next().await {
+            shared.take_dynamic_configs(&first.after);
             replicas.start(&first.after).await;
             shared.publish(&first, &mut loads).await;
         }
@@ -296,6 +297,9 @@ impl Broker {
                     () = stop.cancelled() => return,
                     delta = deltas.next() => match delta {
                         Some(delta) => {
+                            if !delta.configs_changed.is_empty() {
+                                shared.take_dynamic_configs(&delta.after);
+                            }
                             shared.replicas.apply(&delta).await;
                             shared.publish(&delta, &mut loads).await;
                         }
@@ -388,6 +392,14 @@ impl Broker {
 }
 
 impl Shared {
+    /// Brings the dynamic configurations of this broker into force; topics follow with their partitions.
+    fn take_dynamic_configs(&self, image: &MetadataImage) {
+        let none = crate::metadata::Configs::new();
+        let own = image.broker_configs.get(&self.config.node_id).unwrap_or(&none);
+        self.config.set_dynamic(own, &image.cluster_configs);
+        self.connections.set_bounds(self.config.size("max.connections"), self.config.size("max.connections.per.ip"));
+    }
+
     /// Shows clients what is open now, and lets the group coordinator take over its partitions; loading them
     /// goes on in `loads`.
     async fn publish(self: &Arc<Self>, delta: &MetadataDelta, loads: &mut JoinSet<()>) {

@@ -75,6 +75,7 @@ pub static APIS: &[Api] = &[
     api(30, "CreateAcls", 1, 3, 2),
     api(31, "DeleteAcls", 1, 3, 2),
     api(32, "DescribeConfigs", 1, 4, 4),
+    api(33, "AlterConfigs", 0, 2, 2),
     api(35, "DescribeLogDirs", 1, 4, 2),
     api(37, "CreatePartitions", 0, 3, 2),
     api(42, "DeleteGroups", 0, 2, 2),
@@ -84,6 +85,7 @@ pub static APIS: &[Api] = &[
     api(55, "DescribeQuorum", 0, 2, 0),
     api(60, "DescribeCluster", 0, 2, 0),
     api(61, "DescribeProducers", 0, 0, 0),
+    api(74, "ListConfigResources", 0, 1, 0),
     api(75, "DescribeTopicPartitions", 0, 0, 0),
 ];
 

@@ -127,6 +127,7 @@ messages! {
     30 CreateAcls CreateAclsRequest CreateAclsResponse,
     31 DeleteAcls DeleteAclsRequest DeleteAclsResponse,
     32 DescribeConfigs DescribeConfigsRequest DescribeConfigsResponse,
+    33 AlterConfigs AlterConfigsRequest AlterConfigsResponse,
     35 DescribeLogDirs DescribeLogDirsRequest DescribeLogDirsResponse,
     37 CreatePartitions CreatePartitionsRequest CreatePartitionsResponse,
     42 DeleteGroups DeleteGroupsRequest DeleteGroupsResponse,
@@ -135,6 +136,7 @@ messages! {
     55 DescribeQuorum DescribeQuorumRequest DescribeQuorumResponse,
     60 DescribeCluster DescribeClusterRequest DescribeClusterResponse,
     61 DescribeProducers DescribeProducersRequest DescribeProducersResponse,
+    74 ListConfigResources ListConfigResourcesRequest ListConfigResourcesResponse,
     75 DescribeTopicPartitions DescribeTopicPartitionsRequest DescribeTopicPartitionsResponse,
 }
 

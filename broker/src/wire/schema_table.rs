@@ -265,6 +265,17 @@ pub(super) static REQUESTS: &[Message] = &[
         f!("IncludeSynonyms", Fixed(1), V(1, MAX), NEVER, None),
         f!("IncludeDocumentation", Fixed(1), V(3, MAX), NEVER, None),
     ] },
+    Message { key: 33, name: "AlterConfigsRequest", versions: V(0, 2), flexible: V(2, MAX), fields: &[
+        f!("Resources", Array(&Struct(&[
+            f!("ResourceType", Fixed(1), V(0, MAX), NEVER, None),
+            f!("ResourceName", Str, V(0, MAX), NEVER, None),
+            f!("Configs", Array(&Struct(&[
+                f!("Name", Str, V(0, MAX), NEVER, None),
+                f!("Value", Str, V(0, MAX), V(0, MAX), None),
+            ])), V(0, MAX), NEVER, None),
+        ])), V(0, MAX), NEVER, None),
+        f!("ValidateOnly", Fixed(1), V(0, MAX), NEVER, None),
+    ] },
     Message { key: 35, name: "DescribeLogDirsRequest", versions: V(1, 5), flexible: V(2, MAX), fields: &[
         f!("Topics", Array(&Struct(&[
             f!("Topic", Str, V(0, MAX), NEVER, None),
@@ -324,6 +335,9 @@ pub(super) static REQUESTS: &[Message] = &[
             f!("Name", Str, V(0, MAX), NEVER, None),
             f!("PartitionIndexes", Array(&Fixed(4)), V(0, MAX), NEVER, None),
         ])), V(0, MAX), NEVER, None),
+    ] },
+    Message { key: 74, name: "ListConfigResourcesRequest", versions: V(0, 1), flexible: V(0, MAX), fields: &[
+        f!("ResourceTypes", Array(&Fixed(1)), V(1, MAX), NEVER, None),
     ] },
     Message { key: 75, name: "DescribeTopicPartitionsRequest", versions: V(0, 0), flexible: V(0, MAX), fields: &[
         f!("Topics", Array(&Struct(&[
@@ -715,6 +729,15 @@ pub(super) static RESPONSES: &[Message] = &[
             ])), V(0, MAX), NEVER, None),
         ])), V(0, MAX), NEVER, None),
     ] },
+    Message { key: 33, name: "AlterConfigsResponse", versions: V(0, 2), flexible: V(2, MAX), fields: &[
+        f!("ThrottleTimeMs", Fixed(4), V(0, MAX), NEVER, None),
+        f!("Responses", Array(&Struct(&[
+            f!("ErrorCode", Fixed(2), V(0, MAX), NEVER, None),
+            f!("ErrorMessage", Str, V(0, MAX), V(0, MAX), None),
+            f!("ResourceType", Fixed(1), V(0, MAX), NEVER, None),
+            f!("ResourceName", Str, V(0, MAX), NEVER, None),
+        ])), V(0, MAX), NEVER, None),
+    ] },
     Message { key: 35, name: "DescribeLogDirsResponse", versions: V(1, 5), flexible: V(2, MAX), fields: &[
         f!("ThrottleTimeMs", Fixed(4), V(0, MAX), NEVER, None),
         f!("ErrorCode", Fixed(2), V(3, MAX), NEVER, None),
@@ -841,6 +864,14 @@ pub(super) static RESPONSES: &[Message] = &[
                     f!("CurrentTxnStartOffset", Fixed(8), V(0, MAX), NEVER, None),
                 ])), V(0, MAX), NEVER, None),
             ])), V(0, MAX), NEVER, None),
+        ])), V(0, MAX), NEVER, None),
+    ] },
+    Message { key: 74, name: "ListConfigResourcesResponse", versions: V(0, 1), flexible: V(0, MAX), fields: &[
+        f!("ThrottleTimeMs", Fixed(4), V(0, MAX), NEVER, None),
+        f!("ErrorCode", Fixed(2), V(0, MAX), NEVER, None),
+        f!("ConfigResources", Array(&Struct(&[
+            f!("ResourceName", Str, V(0, MAX), NEVER, None),
+            f!("ResourceType", Fixed(1), V(1, MAX), NEVER, None),
         ])), V(0, MAX), NEVER, None),
     ] },
     Message { key: 75, name: "DescribeTopicPartitionsResponse", versions: V(0, 0), flexible: V(0, MAX), fields: &[

@@ -33,6 +33,10 @@ const HOST: &str = "127.0.0.1";
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
 /// The longest pause before a crashed broker is started again.
 const BACK_OFF_MAX: Duration = Duration::from_secs(30);
+/// What a broker ends with when it refuses its configuration: trying again cannot help (EX_CONFIG of sysexits.h).
+pub const CONFIGURATION_REFUSED: u8 = 78;
+/// How much of the end of a broker's log is read for its last words, in bytes.
+const LOG_TAIL: u64 = 4096;
 /// A broker that ran this long starts again at once.
 const STEADY: Duration = Duration::from_secs(60);
 
@@ -67,6 +71,8 @@ struct Managed {
     /// How long it is left alone before that.
     pause: Duration,
     last_words: String,
+    /// Whether it refused its configuration: it is not started again before that changes.
+    refused: bool,
 }
 
 /// What was seen of one cluster's processes.
@@ -237,15 +243,33 @@ impl Local {
         matches!(tokio::time::timeout(Duration::from_secs(1), ask).await, Ok(Ok(true)))
     }
 
+    /// What the first broker says that refused its configuration; `None` when none did.
+    pub async fn refused(&self) -> Option<String> {
+        let brokers = self.brokers.lock().await;
+        let refused = brokers.iter().find(|(_, broker)| broker.refused);
+        refused.map(|((cluster, id), broker)| format!("{cluster}: broker {id} refuses its configuration: {}", broker.last_words))
+    }
+
     async fn last_words(&self, cluster: &str, id: i32) -> String {
+        let tail = self.log_tail(cluster, id).await;
+        tail.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default().to_owned()
+    }
+
+    /// Why a broker does not take its configuration: it may be several lines.
+    async fn refusal(&self, cluster: &str, id: i32) -> String {
+        let tail = self.log_tail(cluster, id).await;
+        tail.rsplit_once("letterbox: ").map_or(tail.as_str(), |(_, refusal)| refusal).trim().to_owned()
+    }
+
+    async fn log_tail(&self, cluster: &str, id: i32) -> String {
         let (env, path) = (self.env.clone(), self.dir.join(cluster).join(format!("{POOL}-{id}")).join("broker.log"));
         let tail = move || -> std::io::Result<String> {
             let file = env.disk.open(&path, OpenMode::Read)?;
             let len = file.len()?;
-            let mut tail = vec![0; usize::try_from(len.min(2048)).unwrap_or_default()];
-            let read = file.read_at(&mut tail, len.saturating_sub(2048))?;
+            let mut tail = vec![0; usize::try_from(len.min(LOG_TAIL)).unwrap_or_default()];
+            let read = file.read_at(&mut tail, len.saturating_sub(LOG_TAIL))?;
             tail.truncate(read);
-            Ok(String::from_utf8_lossy(&tail).lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default().to_owned())
+            Ok(String::from_utf8_lossy(&tail).into_owned())
         };
         self.env.blocking(tail).await.unwrap_or_default()
     }
@@ -254,6 +278,9 @@ impl Local {
     async fn look(&self, cluster: &str, id: i32, broker: &mut Managed, admin: u16) -> Seen {
         let seen = |run, start, broker: &Managed| Seen { revision: broker.revision.clone(), run, start };
         let Some(child) = &mut broker.child else {
+            if broker.refused {
+                return seen(broker.exited(), false, broker);
+            }
             let start = broker.retry_at.is_none_or(|at| Instant::now() >= at);
             let run = if broker.retry_at.is_some() { broker.exited() } else { Run::Absent };
             return seen(run, start, broker);
@@ -265,6 +292,10 @@ impl Local {
             }
             Ok(Some(status)) => {
                 broker.child = None;
+                if status.code() == Some(i32::from(CONFIGURATION_REFUSED)) {
+                    (broker.refused, broker.last_words) = (true, self.refusal(cluster, id).await);
+                    return seen(broker.exited(), false, broker);
+                }
                 broker.last_words = format!("{status}: {}", self.last_words(cluster, id).await);
                 let steady = broker.started.is_some_and(|at| at.elapsed() >= STEADY);
                 broker.failures = if steady { 1 } else { broker.failures.saturating_add(1) };
@@ -283,6 +314,9 @@ impl Managed {
 
     /// The same words until it is started again: where lines are printed, not bars, each is printed once.
     fn exited(&self) -> Run {
+        if self.refused {
+            return Run::Failing { reason: "ConfigurationRefused".to_owned(), message: self.last_words.clone() };
+        }
         let seconds = self.pause.as_secs_f32();
         // What the broker's own words cannot know: here a flag gives the ports.
         let hint = if self.last_words.contains("cannot listen on") { " (--port N gives all brokers other ports)" } else { "" };
@@ -351,6 +385,7 @@ impl Platform for Local {
             }
             managed.revision.clone_from(&config.revision);
             managed.retry_at = None;
+            managed.refused = false;
             let started = self.start(desired, broker, managed).await;
             if let Err(fault) = &started {
                 managed.last_words.clone_from(&fault.message);

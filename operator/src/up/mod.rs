@@ -54,7 +54,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Runs the file until Ctrl-C or SIGTERM; the result is the exit code.
 ///
 /// # Errors
-/// When the file cannot be read or is not valid at the start, or the folder is in use.
+/// When the file cannot be read or is not valid at the start, when a broker refuses its settings then, or when the folder is in use.
 pub async fn up(options: UpOptions) -> anyhow::Result<i32> {
     let env = Env::real();
     let binary = std::env::current_exe().context("find this program's own file")?;
@@ -88,12 +88,12 @@ pub async fn up_in(env: Env, options: UpOptions, binary: PathBuf) -> anyhow::Res
     run.take(documents)?;
     run.say.notes(&run.documents);
 
-    tokio::select! {
+    let refused = tokio::select! {
         biased;
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        () = run.keep_going() => {}
-    }
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        refused = run.keep_going() => Some(refused),
+    };
     run.say.stopping();
     tokio::select! {
         biased;
@@ -101,7 +101,10 @@ pub async fn up_in(env: Env, options: UpOptions, binary: PathBuf) -> anyhow::Res
         () = run.local.stop_all_but(&[]) => {}
     }
     run.say.stopped();
-    Ok(0)
+    match refused {
+        Some(refused) => anyhow::bail!("{}: {refused}", run.options.file.display()),
+        None => Ok(0),
+    }
 }
 
 struct Run {
@@ -119,14 +122,20 @@ struct Run {
 }
 
 impl Run {
-    async fn keep_going(&mut self) {
-        let mut file_at = Instant::now();
+    /// Goes on until a broker refuses its configuration before everything was ready once; returns what it said. Later, the refusal of an
+    /// edited file is told, and waits for the next edit.
+    async fn keep_going(&mut self) -> String {
+        let (mut file_at, mut was_ready) = (Instant::now(), false);
         loop {
             if file_at.elapsed() >= IDLE {
                 file_at = Instant::now();
                 self.reread().await;
             }
             let settled = self.pass().await;
+            was_ready |= settled;
+            if let Some(refused) = self.local.refused().await.filter(|_| !was_ready) {
+                return refused;
+            }
             tokio::time::sleep(if settled { IDLE } else { BUSY }).await;
         }
     }

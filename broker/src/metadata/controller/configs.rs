@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Context, Decision, Draft, ItemResult, Operation};
-use crate::metadata::record::ConfigRecord;
 use crate::metadata::{ApiError, ConfigResource, Configs, ErrorCode, MetadataImage, MetadataRecord};
 
 /// Which table of keys a configuration belongs to.
@@ -15,6 +14,8 @@ pub enum ConfigScope {
     Broker,
     /// Defaults of all brokers.
     Cluster,
+    /// Keys of groups.
+    Group,
 }
 
 /// What the keys mean; implemented by the configuration tables.
@@ -39,7 +40,7 @@ pub trait ConfigRules: Send + Sync {
     fn list_default(&self, scope: ConfigScope, key: &str) -> Option<String>;
 }
 
-/// IncrementalAlterConfigs (KIP-339).
+/// AlterConfigs and IncrementalAlterConfigs (KIP-339).
 #[derive(Clone, Debug)]
 pub struct AlterConfigs {
     /// What to change; a resource twice fails both.
@@ -55,6 +56,8 @@ pub struct ResourceAlteration {
     pub resource: ConfigResource,
     /// The changes; a key twice fails the resource.
     pub changes: Vec<(String, ConfigOp)>,
+    /// Whether every key that is not among the changes goes back to what is inherited (AlterConfigs).
+    pub replace: bool,
 }
 
 /// One change.
@@ -100,17 +103,18 @@ fn alter(alteration: &ResourceAlteration, draft: &mut Draft, context: &Context<'
         return Err(match resource {
             ConfigResource::Topic(name) => ApiError::new(ErrorCode::UnknownTopicOrPartition, format!("The topic '{name}' does not exist.")),
             ConfigResource::Broker(id) => ApiError::new(ErrorCode::BrokerIdNotRegistered, format!("No broker with id {id} found.")),
-            ConfigResource::Cluster => ErrorCode::UnknownServerError.into(),
+            ConfigResource::Cluster | ConfigResource::Group(_) => ErrorCode::UnknownServerError.into(),
         });
     };
     let scope = match resource {
         ConfigResource::Topic(_) => ConfigScope::Topic,
         ConfigResource::Broker(_) => ConfigScope::Broker,
         ConfigResource::Cluster => ConfigScope::Cluster,
+        ConfigResource::Group(_) => ConfigScope::Group,
     };
     let mut seen = BTreeSet::new();
     let mut records = Vec::new();
-    let mut after = present.clone();
+    let mut after = if alteration.replace { Configs::new() } else { present.clone() };
     for (key, op) in &alteration.changes {
         if !seen.insert(key) {
             let message = format!("Error due to duplicate config keys: {key}");
@@ -122,9 +126,10 @@ fn alter(alteration: &ResourceAlteration, draft: &mut Draft, context: &Context<'
             Some(value) => after.insert(key.clone(), value.clone()),
             None => after.remove(key),
         };
-        if present.get(key) != value.as_ref() {
-            records.push(MetadataRecord::Config(ConfigRecord { resource: resource.clone(), key: key.clone(), value }));
-        }
+    }
+    let keys: BTreeSet<&String> = present.keys().chain(after.keys()).collect();
+    for key in keys.into_iter().filter(|key| present.get(*key) != after.get(*key)) {
+        records.push(MetadataRecord::config(resource, key, after.get(key).map(String::as_str)));
     }
     check_together(context, scope, &after)?;
     draft.add(records)

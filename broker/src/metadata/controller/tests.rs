@@ -185,7 +185,7 @@ fn configurations_are_set_appended_subtracted_and_deleted() {
     world.create("t", 1, 1).unwrap();
     let resource = ConfigResource::Topic("t".to_owned());
     let mut alter = |key: &str, op: ConfigOp| {
-        let resources = vec![ResourceAlteration { resource: resource.clone(), changes: vec![(key.to_owned(), op)] }];
+        let resources = vec![ResourceAlteration { resource: resource.clone(), changes: vec![(key.to_owned(), op)], replace: false }];
         let result = world.run(&AlterConfigs { resources, validate_only: false }).remove(0).1;
         result.map(|()| world.image.configs(&resource).unwrap().get(key).cloned()).map_err(|error| error.code)
     };
@@ -197,6 +197,26 @@ fn configurations_are_set_appended_subtracted_and_deleted() {
     assert_eq!(alter("retention.ms", ConfigOp::Append(some("6"))), Err(ErrorCode::InvalidConfig));
     assert_eq!(alter("retention.ms", ConfigOp::Set(None)), Err(ErrorCode::InvalidRequest));
     assert_eq!(alter("bad", ConfigOp::Set(some("1"))), Err(ErrorCode::InvalidConfig));
+}
+
+#[test]
+fn the_old_call_unsets_what_it_does_not_name() {
+    let mut world = World::with_racks(&["a"]);
+    world.create("t", 1, 1).unwrap();
+    for resource in [ConfigResource::Topic("t".to_owned()), ConfigResource::Cluster, ConfigResource::Group("g".to_owned())] {
+        let mut replace = |configs: &[(&str, &str)]| {
+            let changes = configs.iter().map(|(key, value)| ((*key).to_owned(), ConfigOp::Set(Some((*value).to_owned())))).collect();
+            let resources = vec![ResourceAlteration { resource: resource.clone(), changes, replace: true }];
+            let result = world.run(&AlterConfigs { resources, validate_only: false }).remove(0).1;
+            result.map(|()| world.image.configs(&resource).unwrap().clone()).map_err(|error| error.code)
+        };
+        let set = |configs: &[(&str, &str)]| configs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        assert_eq!(replace(&[("a", "1"), ("b", "2")]), Ok(set(&[("a", "1"), ("b", "2")])));
+        assert_eq!(replace(&[("b", "3")]), Ok(set(&[("b", "3")])));
+        assert_eq!(replace(&[("c", "1"), ("bad", "1")]), Err(ErrorCode::InvalidConfig));
+        assert_eq!(replace(&[]), Ok(set(&[])));
+    }
+    assert!(world.image.group_configs.is_empty(), "a group without settings takes no room");
 }
 
 #[test]

@@ -1,19 +1,23 @@
-//! DescribeConfigs 1–4 and IncrementalAlterConfigs 0–1, for topics and brokers.
+//! DescribeConfigs 1–4, AlterConfigs 0–2, IncrementalAlterConfigs 0–1 and ListConfigResources 0–1, for topics, brokers and groups.
 //!
-//! KIPs: 226 (synonyms), 339 (incremental), 569 (types and documentation). Broker configuration cannot be
-//! changed while the broker runs in this version: every broker key is read-only.
+//! KIPs: 133, 226 (dynamic broker configurations, synonyms), 339 (incremental), 569 (types and documentation), 848 (groups), 1142 (list).
+//! Not offered: log levels (BROKER_LOGGER), client metrics (KIP-714).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kafka_protocol::messages as m;
+use kafka_protocol::messages::alter_configs_response::AlterConfigsResourceResponse as ReplacedResource;
 use kafka_protocol::messages::describe_configs_response::{DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym};
 use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsResourceResponse;
+use kafka_protocol::messages::list_config_resources_response::ConfigResource as ListedResource;
+use kafka_protocol::protocol::StrBytes;
 
 use super::{Shared, of_controller, text};
-use crate::config::Entry;
-use crate::config::keys::{self, Kind};
+use crate::config::keys::{self, Effect, Kind};
 use crate::config::topic::{self, TopicConfig, broker_keys, broker_value};
+use crate::config::{Entry, Source, group};
 use crate::metadata::controller::{AlterConfigs, ConfigOp, ConfigRules, ConfigScope, ResourceAlteration, validate_topic_name};
 use crate::metadata::{ConfigResource, Configs};
 use crate::model::BrokerId;
@@ -22,53 +26,43 @@ use crate::wire::ErrorCode;
 
 const TOPIC: i8 = 2;
 const BROKER: i8 = 4;
+const BROKER_LOGGER: i8 = 8;
+const CLIENT_METRICS: i8 = 16;
+const GROUP: i8 = 32;
 
-/// Where a value comes from; Kafka's numbers.
-#[derive(Clone, Copy, PartialEq)]
-#[repr(i8)]
-enum Source {
-    Topic = 1,
-    StaticBroker = 4,
-    Default = 5,
-}
-
-impl Source {
-    fn of(entry: &Entry) -> Self {
-        if entry.is_set { Self::StaticBroker } else { Self::Default }
-    }
-}
+/// How long the answer to a change waits until the change can be seen.
+const APPLIED_MAX: Duration = Duration::from_secs(5);
 
 /// Kafka's numbers of types (KIP-569).
 fn type_of(kind: Kind) -> i8 {
     match kind {
         Kind::Bool => 1,
         Kind::Text | Kind::Word(_) => 2,
-        Kind::Int(_, max) if max <= i64::from(i16::MAX) => 4,
-        Kind::Int(_, max) if max <= i64::from(i32::MAX) => 3,
-        Kind::Int(..) => 5,
+        Kind::Int(..) | Kind::IntOr(..) => 3,
+        Kind::Short(..) => 4,
+        Kind::Long(..) => 5,
         Kind::Double(..) => 6,
-        Kind::List | Kind::Words(_) => 7,
+        Kind::List | Kind::Words(_) | Kind::WordsOrNone(_) | Kind::Replicas => 7,
+        Kind::Class => 8,
+        Kind::Secret => 9,
     }
 }
 
-/// Answers DescribeConfigs.
+/// Answers DescribeConfigs. A resource that is asked for more than once is answered once.
 pub(crate) fn describe(shared: &Shared, ctx: &RequestContext, request: m::DescribeConfigsRequest) -> m::DescribeConfigsResponse {
-    let (synonyms, documentation) = (request.include_synonyms, request.include_documentation);
+    let with = With { synonyms: request.include_synonyms, documentation: request.include_documentation };
     let one = |resource: m::describe_configs_request::DescribeConfigsResource| {
         let answer =
             DescribeConfigsResult::default().with_resource_type(resource.resource_type).with_resource_name(resource.resource_name.clone());
         let wanted: Option<BTreeSet<&str>> = resource.configuration_keys.as_ref().map(|keys| keys.iter().map(|key| key.as_str()).collect());
         let is_wanted = |name: &str| wanted.as_ref().is_none_or(|wanted| wanted.is_empty() || wanted.contains(name));
         let name = resource.resource_name.as_str();
-        let found = match resource.resource_type {
-            TOPIC if ctx.may(Operation::DescribeConfigs, Resource::Topic(name)) => topic_configs(shared, name, synonyms, documentation),
-            BROKER if ctx.may(Operation::DescribeConfigs, Resource::Cluster) => broker_configs(shared, name, synonyms, documentation),
-            TOPIC => Err(ErrorCode::TopicAuthorizationFailed.into()),
-            BROKER => Err(ErrorCode::ClusterAuthorizationFailed.into()),
-            other => {
-                Err((ErrorCode::InvalidRequest, format!("Unsupported resource type: {other}; TOPIC (2) and BROKER (4) can be described")))
-            }
-        };
+        let found = may(ctx, Operation::DescribeConfigs, resource.resource_type, name).and_then(|()| match resource.resource_type {
+            TOPIC => topic_configs(shared, name, with),
+            BROKER => broker_configs(shared, name, with),
+            GROUP => group_configs(shared, name, with),
+            other => Err(unsupported(other)),
+        });
         match found {
             Ok(mut configs) => {
                 configs.retain(|config| is_wanted(config.name.as_str()));
@@ -77,7 +71,9 @@ pub(crate) fn describe(shared: &Shared, ctx: &RequestContext, request: m::Descri
             Err((code, message)) => answer.with_error_code(code as i16).with_error_message((!message.is_empty()).then(|| text(&message))),
         }
     };
-    m::DescribeConfigsResponse::default().with_results(request.resources.into_iter().map(one).collect())
+    let mut seen = BTreeSet::new();
+    let resources = request.resources.into_iter().filter(|resource| seen.insert((resource.resource_type, resource.resource_name.clone())));
+    m::DescribeConfigsResponse::default().with_results(resources.map(one).collect())
 }
 
 type Refusal = (ErrorCode, String);
@@ -88,33 +84,86 @@ impl From<ErrorCode> for Refusal {
     }
 }
 
-fn topic_configs(shared: &Shared, name: &str, synonyms: bool, documentation: bool) -> Result<Vec<DescribeConfigsResourceResult>, Refusal> {
+fn unsupported(resource_type: i8) -> Refusal {
+    let message = format!("Unsupported resource type: {resource_type}; this version has TOPIC (2), BROKER (4) and GROUP (32)");
+    (ErrorCode::InvalidRequest, message)
+}
+
+fn may(ctx: &RequestContext, operation: Operation, resource_type: i8, name: &str) -> Result<(), Refusal> {
+    let (resource, refused) = match resource_type {
+        TOPIC => (Resource::Topic(name), ErrorCode::TopicAuthorizationFailed),
+        GROUP => (Resource::Group(name), ErrorCode::GroupAuthorizationFailed),
+        _ => (Resource::Cluster, ErrorCode::ClusterAuthorizationFailed),
+    };
+    if ctx.may(operation, resource) { Ok(()) } else { Err(refused.into()) }
+}
+
+/// What an answer holds beside the values.
+#[derive(Clone, Copy)]
+struct With {
+    synonyms: bool,
+    documentation: bool,
+}
+
+impl With {
+    /// `chain`: every value that the key has, the one that counts first.
+    fn result(
+        self,
+        name: &str,
+        kind: Kind,
+        chain: &[Entry],
+        read_only: bool,
+        documentation: impl FnOnce() -> String,
+    ) -> DescribeConfigsResourceResult {
+        let (value, source) = chain.first().map_or((None, Source::Default), |entry| (entry.value.as_deref(), entry.source));
+        let is_secret = kind == Kind::Secret;
+        let shown = |value: Option<&str>| value.filter(|_| !is_secret).map(text);
+        let synonym = |entry: &Entry| {
+            DescribeConfigsSynonym::default()
+                .with_name(text(entry.name))
+                .with_value(shown(entry.value.as_deref()))
+                .with_source(entry.source as i8)
+        };
+        DescribeConfigsResourceResult::default()
+            .with_name(text(name))
+            .with_value(shown(value))
+            .with_read_only(read_only)
+            .with_config_source(source as i8)
+            .with_is_sensitive(is_secret)
+            .with_config_type(type_of(kind))
+            .with_synonyms(if self.synonyms {
+                chain.iter().filter(|entry| entry.value.is_some()).map(synonym).collect()
+            } else {
+                Vec::new()
+            })
+            .with_documentation(self.documentation.then(|| text(&documentation())))
+    }
+}
+
+fn topic_configs(shared: &Shared, name: &str, with: With) -> Result<Vec<DescribeConfigsResourceResult>, Refusal> {
     let image = shared.image();
     let Some(topic) = image.topic(name) else {
         let code = if validate_topic_name(name).is_err() { ErrorCode::InvalidTopicException } else { ErrorCode::UnknownTopicOrPartition };
         return Err(code.into());
     };
     let one = |key: &topic::TopicKey| {
-        let broker = broker_value(&shared.config, key);
-        let set = topic.configs.get(key.name);
-        let source = if set.is_some() { Source::Topic } else { Source::of(&broker) };
-        let value = set.cloned().or_else(|| broker.value.clone());
-        let mut chain = Vec::new();
-        if let Some(value) = set {
-            chain.push(synonym(key.name, Some(value), Source::Topic));
-        }
-        chain.extend(broker_keys(key).into_iter().flat_map(|(name, _)| broker_chain(&shared.config.entry(name))));
-        result(key.name, key.kind, value, source, false)
-            .with_synonyms(if synonyms { chain } else { Vec::new() })
-            .with_documentation(documentation.then(|| text(keys::find(key.synonym).map_or("", |row| row.help))))
+        let own = topic.configs.get(key.name).map(|value| Entry { name: key.name, value: Some(value.clone()), source: Source::Topic });
+        let inherited = broker_value(&shared.config, key);
+        let counts = own.as_ref().unwrap_or(&inherited).clone();
+        let chain: Vec<Entry> =
+            own.into_iter().chain(broker_keys(key).into_iter().flat_map(|(name, _)| shared.config.synonyms(name))).collect();
+        // Hours and minutes are shown as they were set, and count in milliseconds.
+        let documentation = || key.documentation();
+        let value = with.result(key.name, key.kind, std::slice::from_ref(&counts), false, documentation);
+        let synonyms = with.result(key.name, key.kind, &chain, false, String::new).synonyms;
+        value.with_synonyms(synonyms)
     };
     Ok(topic::KEYS.iter().map(one).collect())
 }
 
-fn broker_configs(shared: &Shared, name: &str, synonyms: bool, documentation: bool) -> Result<Vec<DescribeConfigsResourceResult>, Refusal> {
+fn broker_configs(shared: &Shared, name: &str, with: With) -> Result<Vec<DescribeConfigsResourceResult>, Refusal> {
     match name.parse::<i32>().map(BrokerId) {
-        // The defaults of all brokers: nothing can be set there, so there is nothing to show.
-        Err(_) if name.is_empty() => return Ok(Vec::new()),
+        Err(_) if name.is_empty() => return Ok(cluster_configs(shared, with)),
         Ok(id) if id == shared.config.node_id => {}
         Ok(id) => {
             return Err((
@@ -124,39 +173,68 @@ fn broker_configs(shared: &Shared, name: &str, synonyms: bool, documentation: bo
         }
         Err(_) => return Err((ErrorCode::InvalidRequest, format!("Broker id must be an integer, but it is: {name}"))),
     }
-    let one = |key: &keys::Key| {
-        let entry = shared.config.entry(key.name);
-        result(key.name, key.kind, entry.value.clone(), Source::of(&entry), true)
-            .with_synonyms(if synonyms { broker_chain(&entry) } else { Vec::new() })
-            .with_documentation(documentation.then(|| text(key.help)))
-    };
+    let one = |key: &keys::Key| with.result(key.name, key.kind, &shared.config.synonyms(key.name), !key.dynamic, || key.documentation());
     Ok(keys::KEYS.iter().map(one).collect())
 }
 
-fn result(name: &str, kind: Kind, value: Option<String>, source: Source, read_only: bool) -> DescribeConfigsResourceResult {
-    DescribeConfigsResourceResult::default()
-        .with_name(text(name))
-        .with_value(value.as_deref().map(text))
-        .with_read_only(read_only)
-        .with_config_source(source as i8)
-        .with_is_sensitive(false)
-        .with_config_type(type_of(kind))
+/// The defaults of all brokers: those that were set, and nothing else.
+fn cluster_configs(shared: &Shared, with: With) -> Vec<DescribeConfigsResourceResult> {
+    let image = shared.image();
+    let one = |(key, value): (&String, &String)| {
+        let key = keys::find(key)?;
+        let set = Entry { name: key.name, value: Some(value.clone()), source: Source::DynamicDefault };
+        Some(with.result(key.name, key.kind, &[set], false, || key.documentation()))
+    };
+    image.cluster_configs.iter().filter_map(one).collect()
 }
 
-fn synonym(name: &str, value: Option<&str>, source: Source) -> DescribeConfigsSynonym {
-    DescribeConfigsSynonym::default().with_name(text(name)).with_value(value.map(text)).with_source(source as i8)
+fn group_configs(shared: &Shared, name: &str, with: With) -> Result<Vec<DescribeConfigsResourceResult>, Refusal> {
+    check_group(name)?;
+    let image = shared.image();
+    let own = image.group_configs.get(name);
+    let one = |key: &group::GroupKey| {
+        let set = own.and_then(|own| own.get(key.name));
+        let set = set.map(|value| Entry { name: key.name, value: Some(value.clone()), source: Source::Group });
+        let mut inherited = shared.config.synonyms(key.synonym);
+        if inherited.is_empty() {
+            inherited.push(Entry { name: key.name, value: Some(key.default.to_owned()), source: Source::Default });
+        }
+        let chain: Vec<Entry> = set.into_iter().chain(inherited).collect();
+        with.result(key.name, key.kind, &chain, false, || group::NO_EFFECT.to_owned())
+    };
+    Ok(group::KEYS.iter().map(one).collect())
 }
 
-fn broker_chain(entry: &Entry) -> Vec<DescribeConfigsSynonym> {
-    let default = keys::find(entry.name).and_then(|key| key.default);
-    let mut chain = Vec::new();
-    if entry.is_set {
-        chain.push(synonym(entry.name, entry.value.as_deref(), Source::StaticBroker));
-    }
-    if let Some(default) = default {
-        chain.push(synonym(entry.name, Some(default), Source::Default));
-    }
-    chain
+fn check_group(name: &str) -> Result<(), Refusal> {
+    if name.is_empty() { Err((ErrorCode::InvalidRequest, "Group name must not be empty".to_owned())) } else { Ok(()) }
+}
+
+/// One resource of a request that changes configurations.
+struct Change {
+    resource_type: i8,
+    name: StrBytes,
+    changes: Result<Vec<(String, ConfigOp)>, Refusal>,
+}
+
+/// Answers AlterConfigs, the old call: what is not in it goes back to what is inherited.
+pub(crate) async fn replace(shared: Arc<Shared>, ctx: RequestContext, request: m::AlterConfigsRequest) -> m::AlterConfigsResponse {
+    let set = |config: m::alter_configs_request::AlterableConfig| {
+        (config.name.as_str().to_owned(), ConfigOp::Set(config.value.map(|value| value.as_str().to_owned())))
+    };
+    let change = |resource: m::alter_configs_request::AlterConfigsResource| Change {
+        resource_type: resource.resource_type,
+        name: resource.resource_name,
+        changes: Ok(resource.configs.into_iter().map(set).collect()),
+    };
+    let changed = change_all(&shared, &ctx, request.resources.into_iter().map(change).collect(), true, request.validate_only).await;
+    let answer = |(resource_type, name, result): (i8, StrBytes, Result<(), (i16, String)>)| {
+        let answer = ReplacedResource::default().with_resource_type(resource_type).with_resource_name(name);
+        match result {
+            Ok(()) => answer,
+            Err((code, message)) => answer.with_error_code(code).with_error_message(Some(text(&message))),
+        }
+    };
+    m::AlterConfigsResponse::default().with_responses(changed.into_iter().map(answer).collect())
 }
 
 /// Answers IncrementalAlterConfigs.
@@ -165,66 +243,132 @@ pub(crate) async fn alter(
     ctx: RequestContext,
     request: m::IncrementalAlterConfigsRequest,
 ) -> m::IncrementalAlterConfigsResponse {
-    let mut answers: Vec<AlterConfigsResourceResponse> = Vec::with_capacity(request.resources.len());
-    let mut accepted = Vec::new();
-    for (at, resource) in request.resources.into_iter().enumerate() {
-        let answer = AlterConfigsResourceResponse::default()
-            .with_resource_type(resource.resource_type)
-            .with_resource_name(resource.resource_name.clone());
-        let name = resource.resource_name.as_str();
-        let checked = match resource.resource_type {
-            TOPIC if ctx.may(Operation::AlterConfigs, Resource::Topic(name)) => Ok(ConfigResource::Topic(name.to_owned())),
-            TOPIC => Err(ErrorCode::TopicAuthorizationFailed.into()),
-            BROKER if !ctx.may(Operation::AlterConfigs, Resource::Cluster) => Err(ErrorCode::ClusterAuthorizationFailed.into()),
-            BROKER if name.is_empty() => Ok(ConfigResource::Cluster),
-            BROKER => name
-                .parse()
-                .map(|id| ConfigResource::Broker(BrokerId(id)))
-                .map_err(|_| (ErrorCode::InvalidRequest, format!("Broker id must be an integer, but it is: {name}"))),
+    let set = |config: m::incremental_alter_configs_request::AlterableConfig| {
+        let value = config.value.map(|value| value.as_str().to_owned());
+        let op = match config.config_operation {
+            0 => ConfigOp::Set(value),
+            1 => ConfigOp::Delete,
+            2 => ConfigOp::Append(value),
+            3 => ConfigOp::Subtract(value),
             other => {
-                Err((ErrorCode::InvalidRequest, format!("Unsupported resource type: {other}; TOPIC (2) and BROKER (4) can be altered")))
+                return Err((ErrorCode::InvalidRequest, format!("Unknown operation type {other} for config {}", config.name.as_str())));
             }
         };
-        let checked = checked.and_then(|of| {
-            let changes = resource.configs.into_iter().map(|config| {
-                let value = config.value.map(|value| value.as_str().to_owned());
-                let change = match config.config_operation {
-                    0 => ConfigOp::Set(value),
-                    1 => ConfigOp::Delete,
-                    2 => ConfigOp::Append(value),
-                    3 => ConfigOp::Subtract(value),
-                    other => {
-                        return Err((
-                            ErrorCode::InvalidRequest,
-                            format!("Unknown operation type {other} for config {}", config.name.as_str()),
-                        ));
-                    }
-                };
-                Ok((config.name.as_str().to_owned(), change))
-            });
-            Ok(ResourceAlteration { resource: of, changes: changes.collect::<Result<_, Refusal>>()? })
-        });
-        answers.push(match checked {
+        Ok((config.name.as_str().to_owned(), op))
+    };
+    let change = |resource: m::incremental_alter_configs_request::AlterConfigsResource| Change {
+        resource_type: resource.resource_type,
+        name: resource.resource_name,
+        changes: resource.configs.into_iter().map(set).collect(),
+    };
+    let changed = change_all(&shared, &ctx, request.resources.into_iter().map(change).collect(), false, request.validate_only).await;
+    let answer = |(resource_type, name, result): (i8, StrBytes, Result<(), (i16, String)>)| {
+        let answer = AlterConfigsResourceResponse::default().with_resource_type(resource_type).with_resource_name(name);
+        match result {
+            Ok(()) => answer,
+            Err((code, message)) => answer.with_error_code(code).with_error_message(Some(text(&message))),
+        }
+    };
+    m::IncrementalAlterConfigsResponse::default().with_responses(changed.into_iter().map(answer).collect())
+}
+
+/// Changes what may be changed; the result of each resource in the order of `all`.
+async fn change_all(
+    shared: &Shared,
+    ctx: &RequestContext,
+    all: Vec<Change>,
+    replace: bool,
+    validate_only: bool,
+) -> Vec<(i8, StrBytes, Result<(), (i16, String)>)> {
+    let mut answers = Vec::with_capacity(all.len());
+    let (mut places, mut resources) = (Vec::new(), Vec::new());
+    for change in all {
+        let (resource_type, name) = (change.resource_type, change.name.clone());
+        let result = match checked(ctx, change, replace) {
             Ok(alteration) => {
-                accepted.push((at, alteration));
-                answer
+                places.push(answers.len());
+                resources.push(alteration);
+                Ok(())
             }
-            Err((code, message)) => answer.with_error_code(code as i16).with_error_message(Some(text(&message))),
-        });
+            Err((code, message)) => Err((code as i16, message)),
+        };
+        answers.push((resource_type, name, result));
     }
-    let (places, resources): (Vec<usize>, Vec<ResourceAlteration>) = accepted.into_iter().unzip();
-    let outcome = shared.controller.run(AlterConfigs { resources, validate_only: request.validate_only }).await;
+    let outcome = shared.controller.run(AlterConfigs { resources, validate_only }).await;
     for (nth, at) in places.into_iter().enumerate() {
         let result = match &outcome {
             Ok(outcome) => outcome.get(nth).map_or(Ok(()), |(_, result)| result.clone()),
             Err(error) => Err(of_controller(error)),
         };
-        if let (Err(error), Some(answer)) = (result, answers.get_mut(at)) {
-            answer.error_code = error.code.code();
-            answer.error_message = Some(text(&error.message));
+        if let (Err(error), Some((_, _, answer))) = (result, answers.get_mut(at)) {
+            *answer = Err((error.code.code(), error.message));
         }
     }
-    m::IncrementalAlterConfigsResponse::default().with_responses(answers)
+    if !validate_only {
+        // Who asks next sees it; later than that it is seen all the same.
+        shared.is_applied_within(APPLIED_MAX).await;
+    }
+    answers
+}
+
+fn checked(ctx: &RequestContext, change: Change, replace: bool) -> Result<ResourceAlteration, Refusal> {
+    let name = change.name.as_str();
+    may(ctx, Operation::AlterConfigs, change.resource_type, name)?;
+    let changes = change.changes?;
+    let resource = match change.resource_type {
+        TOPIC => ConfigResource::Topic(name.to_owned()),
+        BROKER => {
+            let is_fixed = |key: &str| keys::find(key).is_some_and(|key| !key.dynamic);
+            if let Some((key, _)) = changes.iter().find(|(key, op)| *op != ConfigOp::Delete && is_fixed(key)) {
+                let message =
+                    format!("Cannot update these configs dynamically: [{key}]; set it in the broker's properties file and restart");
+                return Err((ErrorCode::InvalidRequest, message));
+            }
+            if name.is_empty() {
+                ConfigResource::Cluster
+            } else {
+                let id =
+                    name.parse().map_err(|_| (ErrorCode::InvalidRequest, format!("Broker id must be an integer, but it is: {name}")))?;
+                ConfigResource::Broker(BrokerId(id))
+            }
+        }
+        GROUP => {
+            check_group(name)?;
+            ConfigResource::Group(name.to_owned())
+        }
+        other => return Err(unsupported(other)),
+    };
+    Ok(ResourceAlteration { resource, changes, replace })
+}
+
+/// Answers ListConfigResources. Version 0 lists client metrics alone, of which there are none.
+pub(crate) fn list(shared: &Shared, ctx: &RequestContext, request: &m::ListConfigResourcesRequest) -> m::ListConfigResourcesResponse {
+    let answer = m::ListConfigResourcesResponse::default();
+    if !ctx.may(Operation::DescribeConfigs, Resource::Cluster) {
+        return answer.with_error_code(ErrorCode::ClusterAuthorizationFailed as i16);
+    }
+    let every = [TOPIC, BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP];
+    let mut types: BTreeSet<i8> = request.resource_types.iter().copied().collect();
+    if !types.iter().all(|kind| every.contains(kind)) {
+        return answer.with_error_code(ErrorCode::UnsupportedVersion as i16);
+    }
+    match (ctx.api_version, types.is_empty()) {
+        (0, _) => types = BTreeSet::from([CLIENT_METRICS]),
+        (_, true) => types = every.into(),
+        _ => {}
+    }
+    let image = shared.image();
+    let listed = |name: &str, kind: i8| ListedResource::default().with_resource_name(text(name)).with_resource_type(kind);
+    let mut all = Vec::new();
+    for kind in types {
+        match kind {
+            TOPIC => all.extend(image.topics().map(|topic| listed(&topic.name, kind))),
+            BROKER | BROKER_LOGGER => all.extend(image.brokers.keys().map(|id| listed(&id.to_string(), kind))),
+            GROUP => all.extend(image.group_configs.keys().map(|group| listed(group, kind))),
+            _ => {}
+        }
+    }
+    answer.with_config_resources(all)
 }
 
 /// The tables of this broker, as the controller asks them.
@@ -235,29 +379,61 @@ pub(crate) struct Rules {
 
 impl ConfigRules for Rules {
     fn validate(&self, scope: ConfigScope, key: &str, value: Option<&str>) -> Result<(), String> {
+        let Some(given) = value else { return Ok(()) };
+        let invalid = |why: String| format!("Invalid value {given} for configuration {key}: {why}");
         match scope {
             ConfigScope::Topic => topic::check(key, value),
-            ConfigScope::Broker | ConfigScope::Cluster => Err(match keys::find(key) {
-                Some(_) => format!("Cannot update these configs dynamically: {key}; set it in the broker's properties file and restart"),
-                None => format!("Unknown broker config name: {key}"),
-            }),
+            ConfigScope::Group => {
+                let row = group::find(key).ok_or_else(|| format!("Unknown group config name: {key}"))?;
+                row.kind.check(given).map_err(invalid)
+            }
+            ConfigScope::Broker | ConfigScope::Cluster => {
+                let row = keys::find(key).ok_or_else(|| format!("Unknown broker config name: {key}"))?;
+                if !row.dynamic {
+                    return Err(format!("Cannot update these configs dynamically: [{key}]"));
+                }
+                row.kind.check(given).map_err(invalid)?;
+                if let Effect::None(reason) | Effect::Absent(reason) = row.effect {
+                    tracing::warn!(key, "setting has no effect: {reason}");
+                }
+                Ok(())
+            }
         }
     }
 
     fn validate_all(&self, scope: ConfigScope, configs: &Configs) -> Result<(), String> {
-        if scope != ConfigScope::Topic {
-            return Ok(());
+        match scope {
+            ConfigScope::Topic => {
+                let topic = TopicConfig::resolve(&self.config, configs);
+                let (min, max) = (topic.number("min.compaction.lag.ms"), topic.number("max.compaction.lag.ms"));
+                if min > max {
+                    return Err(format!("conflict topic config setting min.compaction.lag.ms ({min}) > max.compaction.lag.ms ({max})"));
+                }
+                Ok(())
+            }
+            ConfigScope::Broker => self.config.check_dynamic(Some(configs), None),
+            ConfigScope::Cluster => self.config.check_dynamic(None, Some(configs)),
+            ConfigScope::Group => group::KEYS.iter().try_for_each(|key| {
+                let Some(value) = configs.get(key.name).and_then(|value| value.trim().parse::<i64>().ok()) else { return Ok(()) };
+                match key.bounds {
+                    (Some(min), _) if value < self.config.number(min) => {
+                        Err(format!("{} must be greater than or equal to {min}", key.name))
+                    }
+                    (_, Some(max)) if value > self.config.number(max) => Err(format!("{} must be less than or equal to {max}", key.name)),
+                    _ => Ok(()),
+                }
+            }),
         }
-        let topic = TopicConfig::resolve(&self.config, configs);
-        let (min, max) = (topic.number("min.compaction.lag.ms"), topic.number("max.compaction.lag.ms"));
-        if min > max {
-            return Err(format!("conflict topic config setting min.compaction.lag.ms ({min}) > max.compaction.lag.ms ({max})"));
-        }
-        Ok(())
     }
 
     fn list_default(&self, scope: ConfigScope, key: &str) -> Option<String> {
-        let row = topic::find(key).filter(|row| scope == ConfigScope::Topic && matches!(row.kind, Kind::List | Kind::Words(_)))?;
-        broker_value(&self.config, row).value
+        match scope {
+            ConfigScope::Topic => broker_value(&self.config, topic::find(key).filter(|row| row.kind.is_list())?).value,
+            ConfigScope::Broker | ConfigScope::Cluster => {
+                let row = keys::find(key).filter(|row| row.kind.is_list())?;
+                Some(self.config.entry(row.name).value.unwrap_or_default())
+            }
+            ConfigScope::Group => None,
+        }
     }
 }

@@ -13,7 +13,7 @@ use kafka_protocol::messages::create_topics_response::{CreatableTopicConfigs, Cr
 use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
 
 use super::{Shared, of_controller, text, topic_name};
-use crate::config::topic;
+use crate::config::{Source, topic};
 use crate::metadata::ApiError;
 use crate::metadata::controller::{
     CreatePartitions, CreateTopics, DeleteTopics, NewTopic, TopicGrowth, TopicPlacement, TopicSelector, is_internal_topic,
@@ -91,16 +91,9 @@ fn refuse(answer: Option<&mut CreatableTopicResult>, error: &ApiError) {
 fn created_configs(shared: &Shared, set: &BTreeMap<String, String>) -> Vec<CreatableTopicConfigs> {
     let one = |key: &topic::TopicKey| {
         let inherited = topic::broker_value(&shared.config, key);
-        // Kafka's numbers: 1 topic, 4 the broker's file, 5 the default.
-        let source = if set.contains_key(key.name) {
-            1
-        } else if inherited.is_set {
-            4
-        } else {
-            5
-        };
+        let source = if set.contains_key(key.name) { Source::Topic } else { inherited.source };
         let value = set.get(key.name).cloned().or(inherited.value);
-        CreatableTopicConfigs::default().with_name(text(key.name)).with_value(value.as_deref().map(text)).with_config_source(source)
+        CreatableTopicConfigs::default().with_name(text(key.name)).with_value(value.as_deref().map(text)).with_config_source(source as i8)
     };
     topic::KEYS.iter().map(one).collect()
 }
