@@ -78,6 +78,10 @@ pub struct Metrics {
     pub metadata_offset: Gauge<i64, AtomicI64>,
     /// Free bytes of request memory.
     pub request_memory_free: Gauge<f64, AtomicU64>,
+    /// Bytes that groups with their members hold.
+    pub group_members_memory: Gauge<i64, AtomicI64>,
+    /// Bytes that committed offsets hold.
+    pub group_offsets_memory: Gauge<i64, AtomicI64>,
 }
 
 /// What is registered, and what the reference page says of it.
@@ -147,6 +151,8 @@ impl Metrics {
             active_controller: Gauge::default(),
             metadata_offset: Gauge::default(),
             request_memory_free: Gauge::default(),
+            group_members_memory: Gauge::default(),
+            group_offsets_memory: Gauge::default(),
             details: DetailsCollector::new(totals),
             table: Table::default(),
         };
@@ -179,6 +185,18 @@ impl Metrics {
             "Memory left for requests in flight (queued.max.request.bytes)",
             Unit::Bytes,
             this.request_memory_free.clone(),
+        );
+        r.register_with_unit(
+            "letterbox_group_members_memory",
+            "Memory of groups with their members' metadata and assignments; past 134217728 new members are told to come back",
+            Unit::Bytes,
+            this.group_members_memory.clone(),
+        );
+        r.register_with_unit(
+            "letterbox_group_offsets_memory",
+            "Memory of committed offsets; past 536870912 commits that add to it are told to come back",
+            Unit::Bytes,
+            this.group_offsets_memory.clone(),
         );
         Self { table, ..this }
     }

@@ -113,4 +113,7 @@ fn refresh(shared: &Shared, logs: &LogManager) {
     metrics.metadata_offset.set(i64::try_from(status.applied_index).unwrap_or(i64::MAX));
     #[allow(clippy::cast_precision_loss, reason = "a gauge")]
     metrics.request_memory_free.set(shared.memory.free() as f64);
+    let groups = shared.groups.memory();
+    metrics.group_members_memory.set(count(groups.groups_bytes()));
+    metrics.group_offsets_memory.set(count(groups.offsets_bytes()));
 }
