@@ -108,7 +108,7 @@ async fn a_cluster_lives_through_kill_edit_and_drain() {
     let refused = pid();
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert_eq!(pid(), refused, "a broker that refused its configuration is not started again");
-    write(&file, &document("num.partitions: \"9\""));
+    write(&file, &document("num.partitions: 9"));
     until("the next correct edit heals it", || runs(pid()) && read(&broker.join("server.properties")).contains("num.partitions=9\n")).await;
 
     let last = pid();

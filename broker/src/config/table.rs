@@ -341,8 +341,7 @@ pub const KEYS: &[Key] = &[
         Effect::Guard(AUTHORIZER),
     ),
     unset("process.roles", Kind::Words(&["broker", "controller"]), "What this node is. This version runs both in one process."),
-    key("producer.id.expiration.ms", Kind::Int(1, I32), "86400000", "How long an idle producer's sequence numbers are remembered.")
-        .dynamic(),
+    key("producer.id.expiration.ms", Kind::Int(1, I32), "86400000", "How long an idle producer's sequence numbers are remembered."),
     idle("producer.purgatory.purge.interval.requests", Kind::Int(I32_MIN, I32), "1000", Effect::None(BY_ITSELF)),
     key(
         "queued.max.request.bytes",

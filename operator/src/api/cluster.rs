@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::OWNED_KEYS;
+use super::config::{config_schema, config_values};
 
 /// What a Kafka cluster should be.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -60,10 +61,10 @@ pub struct KafkaClusterSpec {
     #[serde(default)]
     pub storage: ClusterStorage,
 
-    /// Broker configuration: the keys and values of Kafka's server.properties, values as strings. Changing it restarts
-    /// the brokers. Keys that the operator sets itself (names, listeners, directories, quorum) are refused.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 200, "x-kubernetes-validations" = owned_keys_rules()))]
+    /// Broker configuration: the keys and values of Kafka's server.properties. Values are strings, numbers, true or false, or lists of
+    /// them. Changing it restarts the brokers. Keys that the operator sets itself (names, listeners, directories, quorum) are refused.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "config_values")]
+    #[schemars(schema_with = "broker_config_schema")]
     pub config: BTreeMap<String, String>,
 
     /// Where clients connect. Each listener has a name and a port of its own.
@@ -314,10 +315,20 @@ pub(crate) fn owned_keys_message(keys: &str) -> String {
     format!("The operator sets {keys} itself; remove it from spec.config.")
 }
 
-/// One rule per key: a rule over all of them would cost more than the API server allows.
-fn owned_keys_rules() -> serde_json::Value {
-    let rule = |key: &&str| serde_json::json!({"rule": format!("!('{key}' in self)"), "message": owned_keys_message(key)});
-    OWNED_KEYS.iter().map(rule).collect()
+/// [`config_schema`], and a rule for each key that the operator sets itself. A rule can only speak of a property that the schema names, with
+/// its dots escaped.
+fn broker_config_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let mut schema = config_schema(generator);
+    let rule = |key: &&str| {
+        let escaped = key.replace('.', "__dot__");
+        serde_json::json!({"rule": format!("!has(self.{escaped})"), "message": owned_keys_message(key)})
+    };
+    let any = || serde_json::json!({"x-kubernetes-int-or-string": true});
+    let properties: serde_json::Map<String, serde_json::Value> = OWNED_KEYS.iter().map(|key| ((*key).to_owned(), any())).collect();
+    schema.insert("maxProperties".to_owned(), 200.into());
+    schema.insert("properties".to_owned(), properties.into());
+    schema.insert("x-kubernetes-validations".to_owned(), OWNED_KEYS.iter().map(rule).collect());
+    schema
 }
 
 fn default_replicas() -> i32 {

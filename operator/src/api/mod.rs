@@ -5,6 +5,7 @@
 
 mod cluster;
 mod condition;
+mod config;
 mod quantity;
 mod topic;
 pub mod validate;

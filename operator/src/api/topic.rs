@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::DeletionPolicy;
+use super::config::{config_schema, config_values};
 
 /// What a topic should be.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -59,10 +60,10 @@ pub struct KafkaTopicSpec {
     #[x_kube(validation = Rule::new("self <= 1").message(REPLICAS_MESSAGE))]
     pub replicas: i32,
 
-    /// Topic configuration: Kafka's keys, values as strings. A value that was changed by hand is put back; a key that leaves
-    /// this map goes back to the cluster's default; keys that were never in it are left alone.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 100))]
+    /// Topic configuration: Kafka's keys; values are strings, numbers, true or false, or lists of them. A value that was changed by hand is
+    /// put back; a key that leaves this map goes back to the cluster's default; keys that were never in it are left alone.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "config_values")]
+    #[schemars(schema_with = "config_schema", extend("maxProperties" = 100))]
     pub config: BTreeMap<String, String>,
 
     /// What happens to the topic, and with it to its records, when this object is deleted.
