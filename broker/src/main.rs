@@ -88,6 +88,7 @@ fn read_config(path: &Path, overrides: &[(String, String)]) -> anyhow::Result<Co
 }
 
 fn run_broker(config: Config, topics: Vec<letterbox_broker::config::image_env::TopicToCreate>) -> anyhow::Result<ExitCode> {
+    letterbox_env::panics::end_process_on_panic();
     raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let code = runtime.block_on(async {
@@ -119,6 +120,7 @@ fn run_broker(config: Config, topics: Vec<letterbox_broker::config::image_env::T
 }
 
 fn run_up(options: letterbox_operator::up::UpOptions) -> anyhow::Result<ExitCode> {
+    letterbox_env::panics::end_process_on_panic();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let code = runtime.block_on(letterbox_operator::up::up(options))?;
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))

@@ -10,6 +10,7 @@
 mod disk;
 mod fault;
 mod net;
+pub mod panics;
 mod real;
 
 use std::future::Future;

@@ -48,6 +48,7 @@ struct RunArgs {
 }
 
 fn main() -> anyhow::Result<()> {
+    letterbox_env::panics::end_process_on_panic();
     match Args::parse().command {
         Command::Crd => {
             print!("{}", api::crds_yaml().context("write the definitions as YAML")?);

@@ -3,9 +3,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
+use letterbox_env::panics::{lock, poisoned};
 use letterbox_env::{Disk, Fault, Resource};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -292,7 +293,7 @@ impl LogDir {
         let mut dirty = self.dirty();
         dirty.is_awaited = true;
         let waited = self.came.wait_timeout_while(dirty, wait_max, |dirty| dirty.logs.is_empty());
-        let mut dirty = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let mut dirty = waited.unwrap_or_else(|_| poisoned()).0;
         dirty.is_awaited = false;
         std::mem::take(&mut dirty.logs)
     }
@@ -303,7 +304,7 @@ impl LogDir {
     }
 
     fn dirty(&self) -> MutexGuard<'_, Dirty> {
-        self.dirty.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.dirty)
     }
 
     /// Says that a log in it was not opened, or not closed in order: the directory is not left clean by this run.

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::StreamExt;
+pub(super) use letterbox_env::panics::lock;
 use letterbox_env::{Disk, Env, Fault, FileRef};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -111,10 +112,6 @@ pub struct LogManager {
     pub(super) changing: tokio::sync::Mutex<()>,
     /// Renamed files and directories, and when they go.
     pub(super) doomed: Arc<Mutex<Vec<Doomed>>>,
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The directory of a partition.

@@ -13,10 +13,11 @@
 use std::io::{self, IoSlice};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
+use letterbox_env::panics::lock;
 use letterbox_env::{Fault, OpenMode};
 
 use super::checkpoint::{Epochs, PARTITION_METADATA};
@@ -99,10 +100,6 @@ pub(super) struct Identity {
     pub(super) kept: Kept,
     /// `partition.metadata` was written just now.
     pub(super) metadata_changed: bool,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Log {

@@ -1,7 +1,9 @@
 //! Reading a log: by offset, and by timestamp.
 
 use std::io;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
+
+use letterbox_env::panics::lock;
 
 use super::Log;
 use super::codec::decompress_all;
@@ -32,7 +34,7 @@ impl Log {
         if from >= end {
             return Ok(Some(ReadResult { next_offset: from, ..ReadResult::default() }));
         }
-        let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let cache = lock(&self.cache);
         Ok(cache.read(from, max_bytes, end, at_least_one_batch))
     }
 

@@ -8,8 +8,9 @@
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
+use letterbox_env::panics::lock;
 use letterbox_env::{Disk, Fault, File, FileRef, OpenMode};
 
 use super::error::ReadError;
@@ -130,7 +131,7 @@ impl Segment {
     /// The files, opened (and made) when they are not open.
     pub(super) fn files(&self) -> io::Result<Arc<Files>> {
         self.used.store(true, Ordering::Relaxed);
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut files = lock(&self.files);
         if let Some(files) = &*files {
             return Ok(files.clone());
         }
@@ -146,7 +147,7 @@ impl Segment {
 
     /// The files as they are in memory, when they are open and the indexes are known: a read of what is not there ends with `WouldBlock`.
     pub(super) fn files_in_memory(&self) -> Option<Files> {
-        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        let files = lock(&self.files).clone()?;
         self.used.store(true, Ordering::Relaxed);
         let is_known = self.indexes.try_lock().is_ok_and(|indexes| indexes.loaded);
         let in_memory = |file: &FileRef| Arc::new(InMemory(file.clone())) as FileRef;
@@ -165,13 +166,13 @@ impl Segment {
     pub(super) fn close_idle(&self) {
         if !self.used.swap(false, Ordering::Relaxed) && !self.retired.load(Ordering::Relaxed) {
             let _ = self.write_indexes();
-            *self.files.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            *lock(&self.files) = None;
         }
     }
 
     /// From now on no file is opened by its name, which is about to be another log's. Those that are open stay so.
     pub(super) fn leave(&self) {
-        let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let _files = lock(&self.files);
         self.gone.store(true, Ordering::Relaxed);
     }
 
@@ -185,7 +186,7 @@ impl Segment {
     /// The indexes, checked at first use and rebuilt when they are not sane.
     fn indexes(&self) -> io::Result<std::sync::MutexGuard<'_, Indexes>> {
         let files = self.files()?;
-        let mut indexes = self.indexes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut indexes = lock(&self.indexes);
         if !indexes.loaded && !self.load(&files, &mut indexes)? {
             self.rebuild(&files, &mut indexes)?;
         }
@@ -233,7 +234,7 @@ impl Segment {
     /// to scan from. Without a usable index that is the segment's start.
     pub(super) fn cut_indexes(&self, offset: Offset, trusted: bool) -> io::Result<u64> {
         let files = self.files()?;
-        let mut indexes = self.indexes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut indexes = lock(&self.indexes);
         if !indexes.loaded && (files.log.len()? == 0 || !self.load(&files, &mut indexes)?) {
             *indexes = Indexes { loaded: true, ..Indexes::default() };
             files.index.set_len(0)?;
@@ -339,9 +340,9 @@ impl Segment {
 
     /// Writes index entries that wait in memory, with the segment's largest timestamp as the last.
     pub(super) fn write_indexes(&self) -> io::Result<()> {
-        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let files = lock(&self.files).clone();
         let Some(files) = files else { return Ok(()) };
-        let mut indexes = self.indexes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut indexes = lock(&self.indexes);
         if indexes.loaded {
             self.end_time_index(&mut indexes);
             write_pending(&files, &mut indexes)?;
@@ -359,7 +360,7 @@ impl Segment {
 
     /// Whether an index can take no more entries.
     pub(super) fn index_full(&self, bytes_max: u32) -> bool {
-        let indexes = self.indexes.lock().unwrap_or_else(PoisonError::into_inner);
+        let indexes = lock(&self.indexes);
         let offsets = (indexes.offsets + indexes.pending_offsets.len() as u64 + 1) * OFFSET_ENTRY;
         let times = (indexes.times + indexes.pending_times.len() as u64 + 2) * TIME_ENTRY;
         offsets.max(times) > u64::from(bytes_max)

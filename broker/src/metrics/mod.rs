@@ -76,6 +76,8 @@ pub struct Metrics {
     pub active_controller: Gauge<i64, AtomicI64>,
     /// Applied metadata.
     pub metadata_offset: Gauge<i64, AtomicI64>,
+    /// Connections that a panic ended.
+    pub panics: Counter,
     /// Free bytes of request memory.
     pub request_memory_free: Gauge<f64, AtomicU64>,
     /// Bytes that groups with their members hold.
@@ -150,6 +152,7 @@ impl Metrics {
             offline_dirs: Gauge::default(),
             active_controller: Gauge::default(),
             metadata_offset: Gauge::default(),
+            panics: Counter::default(),
             request_memory_free: Gauge::default(),
             group_members_memory: Gauge::default(),
             group_offsets_memory: Gauge::default(),
@@ -180,6 +183,7 @@ impl Metrics {
         r.register_with_unit("letterbox_network_received", "Bytes read from clients", Unit::Bytes, this.bytes_in.clone());
         r.register_with_unit("letterbox_network_sent", "Bytes written to clients", Unit::Bytes, this.bytes_out.clone());
         r.register("letterbox_connections_closed", "Connections closed by the broker, by reason", this.closed.clone());
+        r.register("letterbox_panics", "Faults of the broker that ended the connection they were met on", this.panics.clone());
         r.register_with_unit(
             "letterbox_request_memory_free",
             "Memory left for requests in flight (queued.max.request.bytes)",

@@ -1,10 +1,11 @@
 //! A partition this broker leads: its log, its leader state and its waiters.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::BytesMut;
 use letterbox_env::Clock;
+use letterbox_env::panics::lock;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -298,6 +299,6 @@ impl Partition {
     }
 
     fn state(&self) -> MutexGuard<'_, LeaderState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }

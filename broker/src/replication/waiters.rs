@@ -1,7 +1,8 @@
 //! Who waits for a partition to move on: long polls and acknowledgements.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
+use letterbox_env::panics::lock;
 use tokio::sync::Notify;
 
 use crate::model::Offset;
@@ -42,6 +43,6 @@ impl Waiters {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(Offset, Arc<Notify>)>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.waiting)
     }
 }

@@ -13,6 +13,7 @@ use bytes::{Buf, BytesMut};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesOrdered, StreamExt};
 use letterbox_env::BoxStream;
+use letterbox_env::panics::{Confined, Panicked};
 use tokio::io::AsyncReadExt;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
@@ -46,6 +47,8 @@ pub(super) enum Ended {
     Stalled(Duration),
     #[error("{0}")]
     Refused(String),
+    #[error("a fault of the broker, please report it: {}", .0.0)]
+    Panicked(Panicked),
     #[error("the broker is shutting down")]
     ShuttingDown,
     #[error(transparent)]
@@ -66,7 +69,17 @@ struct Loop<'a> {
 }
 
 /// Serves a connection until either side ends it. Says why, and what software the client is (empty if it did not say).
-pub(super) async fn serve(shared: Arc<Shared>, mut stream: BoxStream, connection: Connection, stop: CancellationToken) -> (Ended, String) {
+///
+/// A panic on the way is a fault of ours and ends this connection alone, see [`letterbox_env::panics`].
+pub(super) async fn serve(shared: Arc<Shared>, stream: BoxStream, connection: Connection, stop: CancellationToken) -> (Ended, String) {
+    let metrics = shared.clone();
+    Confined::new(serve_confined(shared, stream, connection, stop)).await.unwrap_or_else(|panicked| {
+        metrics.metrics.panics.inc();
+        (Ended::Panicked(panicked), String::new())
+    })
+}
+
+async fn serve_confined(shared: Arc<Shared>, mut stream: BoxStream, connection: Connection, stop: CancellationToken) -> (Ended, String) {
     let mut this = Loop {
         shared,
         stream: &mut stream,

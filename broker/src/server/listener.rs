@@ -10,7 +10,7 @@ use letterbox_env::{BoxListener, BoxStream, Env, Fault, Resource};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::connection::{Ended, serve};
 use super::context::Connection;
@@ -175,12 +175,14 @@ fn admit(
             Ended::Frame(FrameError::Tls | FrameError::Http) => "protocol",
             Ended::Frame(_) => "size",
             Ended::Refused(_) => "refused",
+            Ended::Panicked(_) => "panic",
         };
         shared.metrics.closed.get_or_create(&ReasonLabel { reason }).inc();
         match ended {
             Ended::ByClient | Ended::Io(_) | Ended::Idle(_) | Ended::ShuttingDown => {
                 debug!(id, %peer, software, reason = %ended, "connection closed")
             }
+            Ended::Panicked(_) => error!(id, %peer, software, reason = %ended, "connection closed"),
             _ => info!(id, %peer, software, reason = %ended, "connection closed"),
         }
     });

@@ -25,11 +25,12 @@ pub(super) mod timers;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use kafka_protocol::ResponseError;
 use letterbox_env::Env;
+use letterbox_env::panics::lock;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -308,9 +309,4 @@ async fn drive_timers<M: Machine>(runtime: Arc<Runtime<M>>) {
             }
         }
     }
-}
-
-/// Locks, also after a panic of another holder: the data behind these locks is whole between statements.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
