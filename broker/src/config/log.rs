@@ -20,6 +20,7 @@ pub fn log_config(topic: &TopicConfig) -> LogConfig {
         retention_ms: topic.number("retention.ms"),
         retention_bytes: topic.number("retention.bytes"),
         max_message_bytes: usize::try_from(topic.number("max.message.bytes")).unwrap_or(usize::MAX),
+        max_decompressed_bytes: bytes("max.decompressed.message.bytes"),
         index_interval_bytes: small("index.interval.bytes"),
         segment_index_bytes: small("segment.index.bytes"),
         cleanup_policy,
@@ -44,7 +45,6 @@ pub fn log_config(topic: &TopicConfig) -> LogConfig {
             _ => CompressionType::Producer,
         },
         durable: topic.durable(),
-        ..LogConfig::default()
     }
 }
 

@@ -297,6 +297,13 @@ pub const KEYS: &[Key] = &[
         .dynamic(),
     key("max.connections.per.ip", Kind::Int(0, I32), "2147483647", "Most connections from one address.").dynamic(),
     idle("max.connections.per.ip.overrides", Kind::Text, "", Effect::Absent(CONNECTION_RATE)).dynamic(),
+    key(
+        "max.decompressed.message.bytes",
+        Kind::Int(1, I32),
+        "268435456",
+        "Largest record of a compressed batch, unpacked, in bytes (Kafka: no bound). A whole batch may unpack to 256 MiB, or to one such record.",
+    )
+    .dynamic(),
     idle("max.incremental.fetch.session.cache.slots", Kind::Int(0, I32), "1000", Effect::None(BY_ITSELF)),
     idle("max.request.partition.size.limit", Kind::Int(1, I32), "2000", Effect::None(ONE_BROKER)),
     key("message.max.bytes", Kind::Int(0, I32), "1048588", "Largest batch, as stored.").dynamic(),
@@ -347,7 +354,7 @@ pub const KEYS: &[Key] = &[
         "queued.max.request.bytes",
         Kind::Long(-1, I64),
         "-1",
-        "Memory for requests being read or handled; -1 means 256 MiB (Kafka: no bound).",
+        "Memory that clients together may hold: requests that are read or handled, answers that they have not read. An eighth of it is kept for those up to 64 KiB. -1 means 256 MiB (Kafka: no bound).",
     ),
     idle("queued.max.requests", Kind::Int(1, I32), "500", Effect::None("requests are bounded by their bytes (queued.max.request.bytes)")),
     idle("quota.window.num", Kind::Int(1, I32), "11", Effect::Absent(QUOTAS)),

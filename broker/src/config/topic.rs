@@ -77,6 +77,7 @@ pub const KEYS: &[TopicKey] = &[
     inert("local.retention.bytes", "log.local.retention.bytes", Kind::Long(-2, I64), "-2"),
     inert("local.retention.ms", "log.local.retention.ms", Kind::Long(-2, I64), "-2"),
     row("max.compaction.lag.ms", "log.cleaner.max.compaction.lag.ms", Kind::Long(1, I64)),
+    row("max.decompressed.message.bytes", "max.decompressed.message.bytes", Kind::Int(1, I32)),
     row("max.message.bytes", "message.max.bytes", Kind::Int(0, I32)),
     row("message.timestamp.after.max.ms", "log.message.timestamp.after.max.ms", Kind::Long(0, I64)),
     row("message.timestamp.before.max.ms", "log.message.timestamp.before.max.ms", Kind::Long(0, I64)),

@@ -122,7 +122,7 @@ impl Log {
                 if last.by_key.len() >= pass.keys_max {
                     return Ok(Some(last));
                 }
-                for_each_record(segment, at, &header, self.config().max_decompressed_bytes, |offset, record| {
+                for_each_record(segment, at, &header, self.config().batch_unpacked_max(), |offset, record| {
                     if let Some(key) = record.key {
                         match last.by_key.entry(last.hash(key)) {
                             Entry::Occupied(mut known) => *known.get_mut() = offset.max(*known.get()),
@@ -230,7 +230,7 @@ impl Log {
             Some(key) => !last.is_superseded(key, offset) && (record.value.is_some() || !expired),
         };
         let (mut kept, mut tombstones) = (0, false);
-        let records = unpack(segment, &bytes, header, config.max_decompressed_bytes)?;
+        let records = unpack(segment, &bytes, header, config.batch_unpacked_max())?;
         each(segment, &records, header, |offset, record| {
             if stays(offset, record) {
                 kept += 1;

@@ -48,7 +48,7 @@ pub struct LogConfig {
     pub retention_bytes: i64,
     /// `max.message.bytes`: of one batch, after compression.
     pub max_message_bytes: usize,
-    /// `max.decompressed.message.bytes`: what one batch may unpack to before it is refused.
+    /// `max.decompressed.message.bytes`: the largest record of a compressed batch, in bytes.
     pub max_decompressed_bytes: u64,
     /// `index.interval.bytes`.
     pub index_interval_bytes: u32,
@@ -77,6 +77,17 @@ pub struct LogConfig {
     /// Whether an acknowledgement waits until the device has the bytes; `false` is Kafka's behaviour, where
     /// the page cache is enough.
     pub durable: bool,
+}
+
+/// What a compressed batch may unpack to in all, unless a single record may be larger.
+const BATCH_UNPACKED_MAX: u64 = 256 << 20;
+
+impl LogConfig {
+    /// What a compressed batch may unpack to in all; bounds the time that one batch takes.
+    #[must_use]
+    pub(super) fn batch_unpacked_max(&self) -> u64 {
+        self.max_decompressed_bytes.max(BATCH_UNPACKED_MAX)
+    }
 }
 
 impl Default for LogConfig {

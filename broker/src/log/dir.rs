@@ -205,7 +205,7 @@ impl LogDir {
 
     /// Logs that something waits for a resource: at most one line in [`SAID_EVERY`].
     pub(super) fn say_state(&self, action: &str, error: &io::Error) {
-        let mut next = self.say_next.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = lock(&self.say_next);
         let now = Instant::now();
         if next.is_none_or(|next| now >= next) {
             *next = Some(now + SAID_EVERY);

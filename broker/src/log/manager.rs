@@ -295,6 +295,12 @@ impl LogManager {
         self.dirs.iter().map(|dir| dir.refusal().map(|why| why + "\n")).collect()
     }
 
+    /// Bytes in the tail caches of all logs.
+    #[must_use]
+    pub fn tail_cache_bytes(&self) -> usize {
+        self.budget.used()
+    }
+
     /// The log directories.
     #[must_use]
     pub fn dirs(&self) -> &[Arc<LogDir>] {

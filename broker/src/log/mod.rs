@@ -47,3 +47,4 @@ pub use producers::ProducerView;
 pub use recover::{Recovered, recover};
 pub(crate) use tail_cache::COPIED_BELOW;
 pub use types::{AppendInfo, AppendOptions, DurabilityObserver, Origin, ReadResult, Slice, TimestampOffset};
+pub use validate::{Effort, ValidBatch, Validated};

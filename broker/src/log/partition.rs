@@ -21,7 +21,7 @@ use letterbox_env::panics::lock;
 use letterbox_env::{Fault, OpenMode};
 
 use super::checkpoint::{Epochs, PARTITION_METADATA};
-use super::config::{LogConfig, TimestampType};
+use super::config::LogConfig;
 use super::dir::LogDir;
 use super::error::{AppendError, IoContext, LogError, ReadError};
 use super::partition_table::Kept;
@@ -30,7 +30,7 @@ use super::recover::{self, Recovered};
 use super::segment::{RESERVE_BYTE, Segment};
 use super::tail_cache::{CacheBudget, TailCache};
 use super::types::{AppendInfo, AppendOptions, Origin};
-use super::validate::validate;
+use super::validate::{Effort, ValidBatch, Validated, validate};
 use crate::model::{LeaderEpoch, Offset, TimestampMs, TopicId};
 use crate::wire::batch::{self, Batch, BatchHeader};
 
@@ -288,8 +288,29 @@ impl Log {
         if options.origin == Origin::Replication {
             return self.append_replicated(bytes, options, &config);
         }
-        let (mut bytes, mut header) = validate(bytes, &config, options.origin, options.now_ms)?;
-        let log_append_time = if config.message_timestamp_type == TimestampType::LogAppendTime { options.now_ms } else { -1 };
+        match validate(bytes, &config, options.origin, options.now_ms, &mut Effort::unbounded())? {
+            Validated::Valid(batch) => self.append_valid(batch, options),
+            Validated::TooLong(_) => Err(AppendError::InvalidRecord { message: "not validated".into(), records: Vec::new() }),
+        }
+    }
+
+    /// Checks a batch of `origin` for [`Log::append_valid`], as long as that takes no more than `effort`.
+    ///
+    /// # Errors
+    /// As [`Log::append`].
+    pub fn validate(&self, bytes: BytesMut, origin: Origin, now: TimestampMs, effort: &mut Effort) -> Result<Validated, AppendError> {
+        validate(bytes, &self.config.load(), origin, now, effort)
+    }
+
+    /// As [`Log::append`], for a batch that this log has validated.
+    ///
+    /// # Errors
+    /// As [`Log::append`].
+    pub fn append_valid(self: &Arc<Self>, batch: ValidBatch, options: &AppendOptions) -> Result<AppendInfo, AppendError> {
+        // Here, because validating may have taken long.
+        self.dir.check_writable_by(options.origin)?;
+        let ValidBatch { mut bytes, mut header, log_append_time } = batch;
+        let config = self.config.load();
         let mut inner = lock(&self.inner);
         self.check_open()?;
         if let Some(current) = inner.epochs.latest()

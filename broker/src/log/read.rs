@@ -1,17 +1,19 @@
 //! Reading a log: by offset, and by timestamp.
 
-use std::io;
+use std::io::{self, BufReader};
 use std::sync::Arc;
 
 use letterbox_env::panics::lock;
 
 use super::Log;
-use super::codec::decompress_all;
+use super::codec::decompress;
+use super::config::LogConfig;
 use super::error::ReadError;
 use super::segment::{Files, Segment};
 use super::types::{ReadResult, Slice, TimestampOffset};
+use super::validate::RecordShape;
 use crate::model::{Offset, TimestampMs};
-use crate::wire::batch::{Batch, BatchHeader, RecordIter};
+use crate::wire::batch::{Batch, BatchHeader, Compression};
 
 /// Times a read begins anew because segments were removed under it.
 const ATTEMPTS: usize = 3;
@@ -34,7 +36,7 @@ impl Log {
         if from >= end {
             return Ok(Some(ReadResult { next_offset: from, ..ReadResult::default() }));
         }
-        let cache = lock(&self.cache);
+        let mut cache = lock(&self.cache);
         Ok(cache.read(from, max_bytes, end, at_least_one_batch))
     }
 
@@ -145,7 +147,7 @@ impl Log {
             if header.last_offset() >= start && wanted(header.max_timestamp) {
                 let damaged = |reason: String| ReadError::Corrupt { segment: segment.base, position: at, reason };
                 let bytes = segment.read_batch(at, &header)?;
-                let found = record_in(&bytes, &header, start, self.config().max_decompressed_bytes, &wanted).map_err(damaged)?;
+                let found = record_in(&bytes, &header, start, &self.config(), &wanted).map_err(damaged)?;
                 if found.is_some() {
                     return Ok(found);
                 }
@@ -159,14 +161,17 @@ fn record_in(
     bytes: &[u8],
     header: &BatchHeader,
     start: Offset,
-    max: u64,
+    config: &LogConfig,
     wanted: impl Fn(TimestampMs) -> bool,
 ) -> Result<Option<TimestampOffset>, String> {
     let (batch, _) = Batch::split(bytes).map_err(|error| error.to_string())?;
     let codec = header.compression().map_err(|error| error.to_string())?;
-    let records = decompress_all(codec, batch.records_bytes(), max).map_err(|error| error.to_string())?;
-    for record in RecordIter::new(&records, header.records_count) {
-        let record = record.map_err(|error| error.to_string())?;
+    // As a stream: a batch may unpack to much more memory than there is.
+    let unpacked = decompress(codec, batch.records_bytes(), config.batch_unpacked_max()).map_err(|error| error.to_string())?;
+    let mut stream = BufReader::with_capacity(16 << 10, unpacked);
+    let record_max = if codec == Compression::None { u64::MAX } else { config.max_decompressed_bytes };
+    for _ in 0..header.records_count {
+        let record = RecordShape::read(&mut stream, record_max).map_err(|error| error.to_string())?;
         let (timestamp, offset) =
             (header.timestamp(record.timestamp_delta), header.base_offset.saturating_add(i64::from(record.offset_delta)));
         if offset >= start && wanted(timestamp) {

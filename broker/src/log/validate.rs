@@ -37,49 +37,151 @@ fn invalid(message: impl Into<String>) -> AppendError {
     AppendError::InvalidRecord { message: message.into(), records: Vec::new() }
 }
 
-/// Checks the one batch that `bytes` must be; gives it ready for its offset, and its header.
+/// How much validation may still cost, in nanoseconds of one CPU, as measured roughly. What costs more is told and not done.
+#[derive(Debug)]
+pub struct Effort {
+    left: u64,
+}
+
+impl Effort {
+    /// What may be done on an async thread for one request: about a millisecond.
+    #[must_use]
+    pub fn light() -> Self {
+        Self { left: 1_000_000 }
+    }
+
+    /// Whatever it takes.
+    #[must_use]
+    pub fn unbounded() -> Self {
+        Self { left: u64::MAX }
+    }
+
+    fn is_unbounded(&self) -> bool {
+        self.left == u64::MAX
+    }
+
+    fn spend(&mut self, cost: u64) -> Result<(), Stop> {
+        if !self.is_unbounded() {
+            self.left = self.left.checked_sub(cost).ok_or(Stop::TooLong)?;
+        }
+        Ok(())
+    }
+}
+
+/// Checksums and walks seven bytes in a nanosecond.
+const BYTES_PER_NS: u64 = 7;
+const RECORD_NS: u64 = 15;
+const UNPACKED_RECORD_NS: u64 = 60;
+/// The slowest decoder, gzip's, makes a byte in less.
+const UNPACKED_BYTE_NS: u64 = 2;
+/// A larger compressed batch is not even tried within an effort.
+const PACKED_LIGHT: usize = 256 << 10;
+/// Records that are compressed anew within an effort, and the hardest level of zstd for that.
+const REPACKED_LIGHT: u64 = 16 << 10;
+const ZSTD_LEVEL_LIGHT: i32 = 9;
+
+/// A batch that may be appended.
+#[derive(Debug)]
+pub struct ValidBatch {
+    pub(super) bytes: BytesMut,
+    pub(super) header: BatchHeader,
+    /// The time that all records got, when the topic uses log append time; else −1.
+    pub(super) log_append_time: TimestampMs,
+}
+
+/// What became of a batch.
+#[derive(Debug)]
+pub enum Validated {
+    /// It may be appended.
+    Valid(ValidBatch),
+    /// Validating it takes longer than the effort allows; it is as it came.
+    TooLong(BytesMut),
+}
+
+enum Stop {
+    TooLong,
+    Refused(AppendError),
+}
+
+impl From<AppendError> for Stop {
+    fn from(error: AppendError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<BatchError> for Stop {
+    fn from(error: BatchError) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+/// Checks the one batch that `bytes` must be, within `effort`; gives it ready for its offset.
 pub(super) fn validate(
     mut bytes: BytesMut,
     config: &LogConfig,
     origin: Origin,
     now: TimestampMs,
-) -> Result<(BytesMut, BatchHeader), AppendError> {
-    let (batch, rest) = Batch::split(&bytes)?;
+    effort: &mut Effort,
+) -> Result<Validated, AppendError> {
+    match check(&mut bytes, config, origin, now, effort) {
+        Ok(header) => {
+            let log_append_time = if config.message_timestamp_type == TimestampType::LogAppendTime { now } else { -1 };
+            Ok(Validated::Valid(ValidBatch { bytes, header, log_append_time }))
+        }
+        Err(Stop::TooLong) => Ok(Validated::TooLong(bytes)),
+        Err(Stop::Refused(error)) => Err(error),
+    }
+}
+
+/// As [`validate`]; `bytes` are changed only when nothing can stop it any more.
+fn check(bytes: &mut BytesMut, config: &LogConfig, origin: Origin, now: TimestampMs, effort: &mut Effort) -> Result<BatchHeader, Stop> {
+    let (batch, rest) = Batch::split(bytes)?;
     let header = batch.header;
     if !rest.is_empty() {
-        return Err(invalid("a request may hold one record batch per partition"));
+        return Err(invalid("a request may hold one record batch per partition").into());
     }
     if origin == Origin::Client {
         check_header(&header)?;
     }
     if bytes.len() > config.max_message_bytes {
-        return Err(AppendError::MessageTooLarge { size: bytes.len(), max: config.max_message_bytes });
+        return Err(AppendError::MessageTooLarge { size: bytes.len(), max: config.max_message_bytes }.into());
+    }
+    let codec = header.compression()?;
+    let records = u64::try_from(header.records_count).unwrap_or(0).min(bytes.len() as u64);
+    effort.spend(bytes.len() as u64 / BYTES_PER_NS)?;
+    if codec == Compression::None {
+        effort.spend(records * RECORD_NS)?;
+    } else if !effort.is_unbounded() && bytes.len() > PACKED_LIGHT {
+        return Err(Stop::TooLong);
     }
     batch.check_crc()?;
-    let codec = header.compression()?;
     if header.is_control() {
-        return Ok((bytes, header));
+        return Ok(header);
     }
-    let walk = walk(&batch, codec, config, now)?;
+    let walk = walk(&batch, codec, config, now, effort)?;
     let (target, level) = match config.compression_type {
         CompressionType::Producer => (codec, None),
         CompressionType::Broker { codec, level } => (codec, level),
     };
     if target != codec || !walk.deltas_in_order {
-        bytes = rebuild(&batch, codec, target, level, config)?;
-        if bytes.len() > config.max_message_bytes {
-            return Err(AppendError::MessageTooLarge { size: bytes.len(), max: config.max_message_bytes });
+        let is_hard = walk.unpacked > REPACKED_LIGHT || level.is_some_and(|level| target == Compression::Zstd && level > ZSTD_LEVEL_LIGHT);
+        if is_hard && !effort.is_unbounded() {
+            return Err(Stop::TooLong);
         }
+        let rebuilt = rebuild(&batch, codec, target, level, config)?;
+        if rebuilt.len() > config.max_message_bytes {
+            return Err(AppendError::MessageTooLarge { size: rebuilt.len(), max: config.max_message_bytes }.into());
+        }
+        *bytes = rebuilt;
     }
     match config.message_timestamp_type {
-        TimestampType::LogAppendTime => batch::set_log_append_time(&mut bytes, now),
-        TimestampType::CreateTime if BatchHeader::parse(&bytes)?.max_timestamp != walk.max_timestamp => {
-            batch::set_max_timestamp(&mut bytes, walk.max_timestamp)
+        TimestampType::LogAppendTime => batch::set_log_append_time(bytes, now),
+        TimestampType::CreateTime if BatchHeader::parse(bytes)?.max_timestamp != walk.max_timestamp => {
+            batch::set_max_timestamp(bytes, walk.max_timestamp)
         }
         TimestampType::CreateTime => {}
     }
-    let header = BatchHeader::parse(&bytes)?;
-    Ok((bytes, header))
+    Ok(BatchHeader::parse(bytes)?)
 }
 
 fn check_header(header: &BatchHeader) -> Result<(), AppendError> {
@@ -116,9 +218,11 @@ fn check_header(header: &BatchHeader) -> Result<(), AppendError> {
 struct Walk {
     max_timestamp: TimestampMs,
     deltas_in_order: bool,
+    /// Bytes of the records, unpacked.
+    unpacked: u64,
 }
 
-fn walk(batch: &Batch<'_>, codec: Compression, config: &LogConfig, now: TimestampMs) -> Result<Walk, AppendError> {
+fn walk(batch: &Batch<'_>, codec: Compression, config: &LogConfig, now: TimestampMs, effort: &mut Effort) -> Result<Walk, Stop> {
     let timestamps = match config.message_timestamp_type {
         TimestampType::CreateTime => {
             let (before, after) = (config.message_timestamp_before_max_ms, config.message_timestamp_after_max_ms);
@@ -136,26 +240,49 @@ fn walk(batch: &Batch<'_>, codec: Compression, config: &LogConfig, now: Timestam
         keyless: Vec::new(),
         out_of_range: Vec::new(),
     };
+    let mut unpacked_bytes = batch.records_bytes().len() as u64;
     if codec == Compression::None {
         for (index, record) in RecordIter::new(batch.records_bytes(), batch.header.records_count).enumerate() {
             let record = record?;
             judge.record(index, record.timestamp_delta, record.offset_delta, record.key.is_some());
         }
     } else {
-        let unpacked = decompress(codec, batch.records_bytes(), config.max_decompressed_bytes).map_err(unpack_error)?;
-        let mut stream = BufReader::with_capacity(16 << 10, unpacked);
-        for index in 0..usize::try_from(batch.header.records_count).unwrap_or(0) {
-            let shape = RecordShape::read(&mut stream).map_err(|error| match error.kind() {
-                io::ErrorKind::InvalidInput | io::ErrorKind::UnexpectedEof => invalid(format!("record {index} is malformed: {error}")),
-                _ => unpack_error(error),
-            })?;
+        let records = usize::try_from(batch.header.records_count).unwrap_or(0);
+        let (most, affordable) = (config.batch_unpacked_max(), effort.left / UNPACKED_BYTE_NS);
+        let unpacked = decompress(codec, batch.records_bytes(), most.min(affordable)).map_err(unpack_error)?;
+        // Past what is affordable here, it is not a fault of the batch.
+        let stopped = |error: io::Error, index: usize| match error.kind() {
+            io::ErrorKind::FileTooLarge if affordable < most => Stop::TooLong,
+            io::ErrorKind::InvalidInput | io::ErrorKind::UnexpectedEof => invalid(format!("record {index} is malformed: {error}")).into(),
+            _ => unpack_error(error).into(),
+        };
+        let mut stream = BufReader::with_capacity(16 << 10, Counted { inner: unpacked, read: 0 });
+        for index in 0..records {
+            effort.spend(UNPACKED_RECORD_NS)?;
+            let shape = RecordShape::read(&mut stream, config.max_decompressed_bytes).map_err(|error| stopped(error, index))?;
             judge.record(index, shape.timestamp_delta, shape.offset_delta, shape.has_key);
         }
-        if !stream.fill_buf().map_err(unpack_error)?.is_empty() {
+        if !stream.fill_buf().map_err(|error| stopped(error, records))?.is_empty() {
             return Err(BatchError::TrailingBytes { count: batch.header.records_count }.into());
         }
+        unpacked_bytes = stream.get_ref().read;
+        effort.spend(unpacked_bytes * UNPACKED_BYTE_NS)?;
     }
-    judge.verdict()
+    judge.verdict(unpacked_bytes)
+}
+
+/// Counts what is read.
+struct Counted<R> {
+    inner: R,
+    read: u64,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        self.read += n as u64;
+        Ok(n)
+    }
 }
 
 fn unpack_error(error: io::Error) -> AppendError {
@@ -192,22 +319,22 @@ impl Judge<'_> {
         }
     }
 
-    fn verdict(mut self) -> Result<Walk, AppendError> {
+    fn verdict(mut self, unpacked: u64) -> Result<Walk, Stop> {
         if !self.keyless.is_empty() {
             self.keyless.append(&mut self.out_of_range);
             self.keyless.sort_by_key(|error| error.batch_index);
-            return Err(AppendError::InvalidRecord {
+            return Err(Stop::Refused(AppendError::InvalidRecord {
                 message: format!("{} records have been rejected", self.keyless.len()),
                 records: self.keyless,
-            });
+            }));
         }
         if !self.out_of_range.is_empty() {
-            return Err(AppendError::InvalidTimestamp {
+            return Err(Stop::Refused(AppendError::InvalidTimestamp {
                 message: "One or more records have been rejected due to invalid timestamp".into(),
                 records: self.out_of_range,
-            });
+            }));
         }
-        Ok(Walk { max_timestamp: self.max_timestamp, deltas_in_order: self.deltas_in_order })
+        Ok(Walk { max_timestamp: self.max_timestamp, deltas_in_order: self.deltas_in_order, unpacked })
     }
 }
 
@@ -218,7 +345,7 @@ fn rebuild(
     level: Option<i32>,
     config: &LogConfig,
 ) -> Result<BytesMut, AppendError> {
-    let records = decompress_all(codec, batch.records_bytes(), config.max_decompressed_bytes).map_err(unpack_error)?;
+    let records = decompress_all(codec, batch.records_bytes(), config.batch_unpacked_max()).map_err(unpack_error)?;
     let mut builder = BatchBuilder::like(&batch.header);
     for (index, record) in RecordIter::new(&records, batch.header.records_count).enumerate() {
         let record = record?;
@@ -230,15 +357,19 @@ fn rebuild(
 }
 
 /// What the rules need of a record.
-struct RecordShape {
-    timestamp_delta: i64,
-    offset_delta: i32,
+pub(super) struct RecordShape {
+    pub(super) timestamp_delta: i64,
+    pub(super) offset_delta: i32,
     has_key: bool,
 }
 
 impl RecordShape {
-    fn read(stream: &mut impl BufRead) -> io::Result<Self> {
+    /// Reads past the next record, which has at most `max` bytes, and keeps nothing of its key and value.
+    pub(super) fn read(stream: &mut impl BufRead, max: u64) -> io::Result<Self> {
         let length = u64::try_from(varlong(stream, &mut 0)?).map_err(|_| malformed("length is negative"))?;
+        if length > max {
+            return Err(malformed("it is larger than max.decompressed.message.bytes"));
+        }
         let (mut used, mut attributes) = (1, [0]);
         stream.read_exact(&mut attributes)?;
         let timestamp_delta = varlong(stream, &mut used)?;
@@ -300,7 +431,10 @@ mod tests {
     }
 
     fn check(bytes: BytesMut, config: &LogConfig) -> Result<(BytesMut, BatchHeader), AppendError> {
-        validate(bytes, config, Origin::Client, 2_000)
+        match validate(bytes, config, Origin::Client, 2_000, &mut Effort::unbounded())? {
+            Validated::Valid(batch) => Ok((batch.bytes, batch.header)),
+            Validated::TooLong(_) => panic!("no effort is too long"),
+        }
     }
 
     fn code(bytes: BytesMut, config: &LogConfig) -> i16 {
@@ -374,9 +508,46 @@ mod tests {
                 batch.check_crc().unwrap();
                 assert_eq!(decompress_all(to, batch.records_bytes(), 1 << 20).unwrap(), builder.records(), "{from:?} to {to:?}");
             }
-            let bound = LogConfig { max_decompressed_bytes: 1_000, ..LogConfig::default() };
+            let bound = LogConfig { max_decompressed_bytes: 50, ..LogConfig::default() };
             assert_eq!(code(bytes, &bound), if from == Compression::None { 0 } else { 87 });
         }
+    }
+
+    #[test]
+    fn what_takes_long_is_told_and_left_as_it_came() {
+        let records = |count: usize, value: usize| {
+            let mut builder = BatchBuilder::new(1_000);
+            (0..count).for_each(|_| builder.push(1_000, Some(b"key"), Some(&vec![7; value]), &[]));
+            builder
+        };
+        let packed = |codec, builder: BatchBuilder| builder.clone().build_with(codec, &compress(codec, None, builder.records()).unwrap());
+        let own = LogConfig { max_message_bytes: 64 << 20, ..LogConfig::default() };
+        let zstd = LogConfig { compression_type: CompressionType::Broker { codec: Compression::Zstd, level: None }, ..own.clone() };
+        let hard = LogConfig { compression_type: CompressionType::Broker { codec: Compression::Zstd, level: Some(22) }, ..own.clone() };
+        let bomb = packed(Compression::Zstd, records(1, 20 << 20));
+        assert!(bomb.len() < 4_000, "{} bytes are no bomb", bomb.len());
+        for (name, bytes, config, is_light) in [
+            ("a client's usual batch", records(16, 1_000).build(), &own, true),
+            ("the same, compressed", packed(Compression::Lz4, records(16, 1_000)), &own, true),
+            ("a large batch of large records", records(900, 1_000).build(), &own, true),
+            ("a large batch of tiny records", records(90_000, 1).build(), &own, false),
+            ("a small batch that unpacks to much", bomb, &own, false),
+            ("a small one of many records", packed(Compression::Gzip, records(50_000, 1)), &own, false),
+            ("a small batch to be compressed", records(10, 1_000).build(), &zstd, true),
+            ("a larger batch to be compressed", records(100, 1_000).build(), &zstd, false),
+            ("a small batch to be compressed with much effort", records(10, 1_000).build(), &hard, false),
+        ] {
+            match validate(bytes.clone(), config, Origin::Client, 2_000, &mut Effort::light()).unwrap() {
+                Validated::Valid(_) => assert!(is_light, "{name}"),
+                Validated::TooLong(as_it_came) => assert!(!is_light && as_it_came == bytes, "{name}"),
+            }
+        }
+        // Many small ones are as much as a large one.
+        let mut effort = Effort::light();
+        let batch = packed(Compression::Gzip, records(1, 100_000));
+        let light =
+            (0..100).take_while(|_| matches!(validate(batch.clone(), &own, Origin::Client, 2_000, &mut effort), Ok(Validated::Valid(_))));
+        assert_eq!(light.count(), 4);
     }
 
     #[test]

@@ -9,4 +9,4 @@ mod tests;
 pub mod waiters;
 
 pub use manager::ReplicaManager;
-pub use partition::{Acks, AppendRefused, Appended, Partition};
+pub use partition::{Acks, AppendRefused, Appended, Partition, Within};

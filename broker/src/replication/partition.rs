@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::leader::{LeaderState, NotEnoughReplicas};
 use super::waiters::Waiters;
-use crate::log::{AppendError, AppendOptions, Log, Origin};
+use crate::log::{AppendError, AppendOptions, Effort, Log, Origin, Validated};
 use crate::metadata::PartitionState;
 use crate::model::{BrokerId, LeaderEpoch, Offset, TimestampMs};
 use crate::wire::ErrorCode;
@@ -42,6 +42,15 @@ pub struct Appended {
     pub records: u64,
     /// Bytes that were stored.
     pub bytes: u64,
+}
+
+/// What became of a batch that was to be appended within an effort.
+#[derive(Debug)]
+pub enum Within {
+    /// It is in the log.
+    Appended(Appended),
+    /// Validating it takes longer; it is as it came.
+    TooLong(BytesMut),
 }
 
 /// Why an append was refused; nothing was stored.
@@ -149,6 +158,28 @@ impl Partition {
     /// # Errors
     /// [`AppendRefused`]; nothing was stored.
     pub fn append_from(&self, batch: BytesMut, acks: Acks, origin: Origin) -> Result<Appended, AppendRefused> {
+        self.append_with(batch, acks, origin, &mut Effort::unbounded()).and_then(|appended| match appended {
+            Within::Appended(appended) => Ok(appended),
+            Within::TooLong(_) => Err(AppendError::InvalidRecord { message: "not validated".into(), records: Vec::new() }.into()),
+        })
+    }
+
+    /// As [`Partition::append`], as long as validating the batch takes no more than `effort`.
+    ///
+    /// # Errors
+    /// [`AppendRefused`]; nothing was stored.
+    pub fn append_within(&self, batch: BytesMut, acks: Acks, effort: &mut Effort) -> Result<Within, AppendRefused> {
+        self.append_with(batch, acks, Origin::Client, effort)
+    }
+
+    fn append_with(&self, batch: BytesMut, acks: Acks, origin: Origin, effort: &mut Effort) -> Result<Within, AppendRefused> {
+        let bytes = batch.len() as u64;
+        let now_ms = self.clock.wall_ms();
+        let batch = match self.log.validate(batch, origin, now_ms, effort)? {
+            Validated::Valid(batch) => batch,
+            Validated::TooLong(batch) => return Ok(Within::TooLong(batch)),
+        };
+        // Asked after the validation, which may take long.
         let leader_epoch = {
             let state = self.state();
             if acks == Acks::All {
@@ -156,21 +187,20 @@ impl Partition {
             }
             state.epoch()
         };
-        let bytes = batch.len() as u64;
-        let info = self.log.append(batch, &AppendOptions { leader_epoch, now_ms: self.clock.wall_ms(), origin })?;
+        let info = self.log.append_valid(batch, &AppendOptions { leader_epoch, now_ms, origin })?;
         if !self.log.config().durable {
             self.counts_up_to(self.log.end_offset());
         }
         let end_offset = info.last_offset.saturating_add(1);
         let stored = !info.duplicate;
-        Ok(Appended {
+        Ok(Within::Appended(Appended {
             base_offset: info.base_offset,
             end_offset,
             log_append_time: info.log_append_time,
             log_start_offset: info.log_start_offset,
             records: if stored { u64::try_from(end_offset - info.base_offset).unwrap_or(0) } else { 0 },
             bytes: if stored { bytes } else { 0 },
-        })
+        }))
     }
 
     /// The own log counts up to `end`: durable, or appended where the topic opts out.
