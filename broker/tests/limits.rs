@@ -5,13 +5,15 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use common::{
     Broker, PATIENCE, PRODUCE_VERSION, ask, ask_for_topic, free_port, http_get, is_closed, produce_request, produced, read_answer,
+    topic_name,
 };
 use kafka_protocol::messages as m;
-use letterbox_broker::wire::{apis, encode_request};
+use letterbox_broker::wire::batch::{BatchBuilder, Compression};
+use letterbox_broker::wire::{Response, apis, encode_request};
 
 fn greet(client: &mut TcpStream) {
     ask(client, 0, m::ApiVersionsRequest::default());
@@ -42,9 +44,9 @@ fn a_connection_above_max_connections_is_refused_until_one_leaves() {
     greet(&mut stays);
 }
 
-/// With memory for one large request, four at once are read one after another; small ones pass them by.
+/// One that takes all of the memory and does not go on stops neither small requests nor large ones.
 #[test]
-fn large_requests_wait_for_memory_and_none_is_lost() {
+fn a_large_request_that_does_not_go_on_stops_no_other() {
     const MEMORY: f64 = 1_048_576.0;
     let dir = tempfile::tempdir().unwrap();
     let admin = free_port();
@@ -66,25 +68,140 @@ fn large_requests_wait_for_memory_and_none_is_lost() {
     let mut clients: Vec<TcpStream> = (0..4).map(|_| broker.connect()).collect();
     clients.iter_mut().for_each(greet);
     let (first, others) = clients.split_first_mut().unwrap();
-    let (begun, rest) = large.split_at(1000);
+    let (begun, rest) = large.split_at(large.len() - 1000);
     first.write_all(begun).unwrap();
-    wait_for_memory(|free| free < MEMORY / 2.0);
+    wait_for_memory(|free| free < MEMORY / 4.0);
     std::thread::scope(|scope| {
         for other in others.iter() {
             let (mut other, large) = (other.try_clone().unwrap(), &large);
             scope.spawn(move || other.write_all(large).unwrap());
         }
         assert_eq!(produced(ask(&mut small, PRODUCE_VERSION, produce_request("orders", b"small"))), (0, 0));
-        for other in others.iter_mut() {
-            other.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-            assert!(other.read(&mut [0; 4]).is_err(), "answered without memory for it");
-            other.set_read_timeout(Some(PATIENCE)).unwrap();
-        }
-        first.write_all(rest).unwrap();
+        let mut offsets: Vec<(i16, i64)> =
+            others.iter_mut().map(|client| produced(read_answer(client, PRODUCE_VERSION, apis::PRODUCE))).collect();
+        offsets.sort_unstable();
+        assert_eq!(offsets, [(0, 1), (0, 2), (0, 3)]);
     });
-    let mut offsets: Vec<(i16, i64)> =
-        clients.iter_mut().map(|client| produced(read_answer(client, PRODUCE_VERSION, apis::PRODUCE))).collect();
-    offsets.sort_unstable();
-    assert_eq!(offsets, [(0, 1), (0, 2), (0, 3), (0, 4)]);
+    first.write_all(rest).unwrap();
+    assert_eq!(produced(read_answer(first, PRODUCE_VERSION, apis::PRODUCE)), (0, 4));
     wait_for_memory(|free| free == MEMORY);
+}
+
+/// 100,000 times the same name would be an answer of some hundred megabytes.
+#[test]
+fn what_is_asked_for_many_times_is_answered_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path(), "num.partitions=50");
+    let mut client = broker.connect();
+    assert_eq!(ask_for_topic(&mut client, "orders"), 0);
+
+    let topic = m::metadata_request::MetadataRequestTopic::default().with_name(Some(topic_name("orders")));
+    let unknown = m::metadata_request::MetadataRequestTopic::default().with_name(Some(topic_name("unknown")));
+    let mut asked = vec![topic; 100_000];
+    asked.extend(vec![unknown; 10]);
+    let request = m::MetadataRequest::default().with_topics(Some(asked)).with_allow_auto_topic_creation(false);
+    let Response::Metadata(answer) = ask(&mut client, 8, request) else { unreachable!() };
+    let errors: Vec<i16> = answer.topics.iter().map(|topic| topic.error_code).collect();
+    assert_eq!((errors, answer.topics[0].partitions.len()), (vec![0, 3], 50));
+
+    let resource =
+        m::describe_configs_request::DescribeConfigsResource::default().with_resource_type(2).with_resource_name("orders".into());
+    let request = m::DescribeConfigsRequest::default().with_resources(vec![resource; 1_000]);
+    let Response::DescribeConfigs(answer) = ask(&mut client, 4, request) else { unreachable!() };
+    assert_eq!(answer.results.len(), 1);
+
+    let partition = m::list_offsets_request::ListOffsetsPartition::default().with_partition_index(1).with_timestamp(-1);
+    let topic = m::list_offsets_request::ListOffsetsTopic::default().with_name(topic_name("orders")).with_partitions(vec![partition; 3]);
+    let request = m::ListOffsetsRequest::default().with_replica_id(m::BrokerId(-1)).with_topics(vec![topic]);
+    let Response::ListOffsets(answer) = ask(&mut client, 7, request) else { unreachable!() };
+    let errors: Vec<i16> = answer.topics[0].partitions.iter().map(|partition| partition.error_code).collect();
+    assert_eq!(errors, [0, 42, 42]);
+
+    let Response::Fetch(answer) = ask(&mut client, 11, fetch_request("orders", 5, 0)) else { unreachable!() };
+    assert_eq!(answer.responses[0].partitions.len(), 1);
+}
+
+/// Asks for partition 0 of `topic` as many times.
+fn fetch_request(topic: &'static str, times: usize, max_wait_ms: i32) -> m::FetchRequest {
+    let partition = m::fetch_request::FetchPartition::default().with_partition(0).with_partition_max_bytes(1_000_000);
+    let topic = m::fetch_request::FetchTopic::default().with_topic(topic_name(topic)).with_partitions(vec![partition; times]);
+    m::FetchRequest::default().with_max_wait_ms(max_wait_ms).with_min_bytes(1).with_max_bytes(1_000_000).with_topics(vec![topic])
+}
+
+#[test]
+fn a_client_that_leaves_while_its_fetch_waits_is_let_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let admin = free_port();
+    let broker = Broker::start(dir.path(), &format!("admin.listener=127.0.0.1:{admin}"));
+    let metric = |name: &str| {
+        let (_, metrics) = http_get(admin, "/metrics");
+        metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok())
+    };
+    let wait_for = |name: &str, value: f64| {
+        let deadline = Instant::now() + PATIENCE;
+        while metric(name) != Some(value) {
+            assert!(Instant::now() < deadline, "{name} is {:?} and not {value}", metric(name));
+        }
+    };
+    let mut client = broker.connect();
+    assert_eq!(ask_for_topic(&mut client, "orders"), 0);
+    let fetch = encode_request(7, None, 11, &fetch_request("orders", 1, 600_000).into()).unwrap();
+    client.write_all(&fetch).unwrap();
+    wait_for("kafka_network_requestmetrics_requests_total{request=\"Fetch\"}", 1.0);
+    assert_eq!(metric("kafka_server_socket_server_metrics_connection_count"), Some(1.0));
+    drop(client);
+    wait_for("kafka_server_socket_server_metrics_connection_count", 0.0);
+    wait_for("letterbox_client_memory_used_bytes", 0.0);
+}
+
+/// A batch that unpacks to much is validated apart from the connection, and what follows it still comes after it.
+#[test]
+fn the_order_of_a_connection_holds_when_a_batch_takes_long_to_validate() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path(), "");
+    let mut client = broker.connect();
+    assert_eq!(ask_for_topic(&mut client, "orders"), 0);
+    let mut large = BatchBuilder::new(1_700_000_000_000);
+    for _ in 0..20 {
+        large.push(1_700_000_000_000, None, Some(&vec![0; 1 << 20]), &[]);
+    }
+    let packed = zstd::encode_all(large.records(), 3).unwrap();
+    let large = large.build_with(Compression::Zstd, &packed);
+    assert!(large.len() < 64 * 1024, "{} bytes would not be tried at once", large.len());
+    let request = |records: bytes::Bytes| {
+        let mut request = produce_request("orders", b"small");
+        request.topic_data[0].partition_data[0].records = Some(records);
+        encode_request(7, None, PRODUCE_VERSION, &request.into()).unwrap()
+    };
+    let small = encode_request(7, None, PRODUCE_VERSION, &produce_request("orders", b"small").into()).unwrap();
+    let large = request(large.freeze());
+    client.write_all(&[&small[..], &large, &small, &large, &small].concat()).unwrap();
+    let offsets: Vec<(i16, i64)> = (0..5).map(|_| produced(read_answer(&mut client, PRODUCE_VERSION, apis::PRODUCE))).collect();
+    assert_eq!(offsets, [(0, 0), (0, 1), (0, 21), (0, 22), (0, 42)]);
+    // Found by time without unpacking it into memory.
+    let partition = m::list_offsets_request::ListOffsetsPartition::default().with_timestamp(-3);
+    let topic = m::list_offsets_request::ListOffsetsTopic::default().with_name(topic_name("orders")).with_partitions(vec![partition]);
+    let request = m::ListOffsetsRequest::default().with_replica_id(m::BrokerId(-1)).with_topics(vec![topic]);
+    let Response::ListOffsets(answer) = ask(&mut client, 7, request) else { unreachable!() };
+    assert_eq!((answer.topics[0].partitions[0].error_code, answer.topics[0].partitions[0].offset), (0, 0));
+}
+
+#[test]
+fn an_answer_that_is_never_read_is_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let admin = free_port();
+    let broker = Broker::start(dir.path(), &format!("admin.listener=127.0.0.1:{admin}\nconnections.max.idle.ms=1000"));
+    let mut client = broker.connect();
+    greet(&mut client);
+    let resource = m::describe_configs_request::DescribeConfigsResource::default().with_resource_type(4).with_resource_name("1".into());
+    let request = m::DescribeConfigsRequest::default().with_resources(vec![resource]).with_include_documentation(true);
+    let request = encode_request(7, None, 4, &request.into()).unwrap();
+    // Until the broker reads no more, because its answers find no room in the sockets.
+    client.set_write_timeout(Some(std::time::Duration::from_millis(500))).unwrap();
+    let many = request.repeat(100);
+    while client.write_all(&many).is_ok() {}
+    let deadline = Instant::now() + PATIENCE;
+    while !http_get(admin, "/metrics").1.contains("letterbox_connections_closed_total{reason=\"unread_answer\"} 1") {
+        assert!(Instant::now() < deadline, "the connection is kept");
+    }
 }

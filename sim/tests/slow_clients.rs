@@ -1,5 +1,5 @@
-//! Clients that stop in the middle of a request, in simulated time: one that stalls is given up, one that the broker
-//! itself lets wait is not.
+//! Clients that stop in the middle of a request, in simulated time: one that stalls or trickles is given up and stops no other,
+//! one that the broker itself lets wait is not.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::time::Duration;
@@ -73,9 +73,9 @@ fn a_request_that_stalls_is_given_up_after_30_seconds() {
     cluster.client("staller", |env| async move {
         let request = frame(18, 0, &[]);
         let mut stream = connect(&env).await;
-        // Slow, but it moves on.
+        // Slow, but in time.
         for byte in &request {
-            sleep(Duration::from_secs(20)).await;
+            sleep(Duration::from_secs(2)).await;
             stream.write_all(&[*byte]).await.unwrap();
         }
         read_answer(&mut stream).await;
@@ -110,33 +110,73 @@ fn a_client_is_idle_from_its_last_request_on() {
     assert!(cluster.run_clients(Duration::from_secs(1_200)));
 }
 
+/// Each announces a request of most of the memory, and sends a byte of it now and then.
+#[test]
+fn clients_that_trickle_are_given_up_and_stop_no_other() {
+    let mut cluster = Cluster::new(1);
+    cluster.host(BROKER, broker);
+    for name in ["trickler-1", "trickler-2", "trickler-3"] {
+        cluster.client(name, |env| async move {
+            let mut stream = connect(&env).await;
+            let begun = Instant::now();
+            let request = large_frame();
+            let (mut at_once, slow) = (request[..1000].to_vec(), &request[1000..]);
+            for byte in slow {
+                if stream.write_all(&at_once).await.is_err()
+                    || tokio::time::timeout(Duration::from_secs(10), stream.read_u8()).await.is_ok()
+                {
+                    break;
+                }
+                at_once = vec![*byte];
+            }
+            let took = begun.elapsed().as_secs();
+            assert!((30..42).contains(&took), "{took} s");
+            Ok(())
+        });
+    }
+    cluster.client("honest", |env| async move {
+        let mut stream = connect(&env).await;
+        // The others are first.
+        sleep(Duration::from_secs(5)).await;
+        for _ in 0..3 {
+            let begun = Instant::now();
+            stream.write_all(&large_frame()).await.unwrap();
+            read_answer(&mut stream).await;
+            let took = begun.elapsed();
+            assert!(took < Duration::from_secs(5), "{took:?}");
+        }
+        Ok(())
+    });
+    assert!(cluster.run_clients(Duration::from_secs(600)));
+}
+
 #[test]
 fn a_request_that_waits_for_memory_is_not_given_up() {
     let mut cluster = Cluster::new(1);
     cluster.host(BROKER, broker);
-    cluster.client("holder", |env| async move {
-        let request = large_frame();
-        let mut stream = connect(&env).await;
-        let (begun, rest) = request.split_at(1000);
-        let (slow, rest) = rest.split_at(5);
-        stream.write_all(begun).await.unwrap();
-        for byte in slow {
-            sleep(Duration::from_secs(20)).await;
-            stream.write_all(&[*byte]).await.unwrap();
-        }
-        stream.write_all(rest).await.unwrap();
-        read_answer(&mut stream).await;
-        Ok(())
-    });
+    // The first has most of the memory, the second the right to go past it.
+    for name in ["holder-1", "holder-2"] {
+        cluster.client(name, |env| async move {
+            let request = large_frame();
+            let mut stream = connect(&env).await;
+            stream.write_all(&request[..300 * 1024]).await.unwrap();
+            sleep(Duration::from_secs(29)).await;
+            stream.write_all(&request[300 * 1024..700 * 1024]).await.unwrap();
+            sleep(Duration::from_secs(24)).await;
+            stream.write_all(&request[700 * 1024..]).await.unwrap();
+            read_answer(&mut stream).await;
+            Ok(())
+        });
+    }
     cluster.client("waiter", |env| async move {
         let mut stream = connect(&env).await;
-        // The other one is first.
+        // The others are first.
         sleep(Duration::from_secs(1)).await;
         let begun = Instant::now();
         stream.write_all(&large_frame()).await.unwrap();
         read_answer(&mut stream).await;
         let took = begun.elapsed();
-        assert!(took > Duration::from_secs(90), "{took:?}: there was no wait");
+        assert!(took > Duration::from_secs(45), "{took:?}: there was no wait");
         Ok(())
     });
     assert!(cluster.run_clients(Duration::from_secs(600)));

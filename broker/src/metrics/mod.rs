@@ -78,6 +78,12 @@ pub struct Metrics {
     pub metadata_offset: Gauge<i64, AtomicI64>,
     /// Connections that a panic ended.
     pub panics: Counter,
+    /// Bytes that clients make the broker hold.
+    pub client_memory_used: Gauge<f64, AtomicU64>,
+    /// Their bound.
+    pub client_memory_size: Gauge<f64, AtomicU64>,
+    /// Bytes in the tail cache of all logs.
+    pub tail_cache_used: Gauge<f64, AtomicU64>,
     /// Free bytes of request memory.
     pub request_memory_free: Gauge<f64, AtomicU64>,
     /// Bytes that groups with their members hold.
@@ -153,6 +159,9 @@ impl Metrics {
             active_controller: Gauge::default(),
             metadata_offset: Gauge::default(),
             panics: Counter::default(),
+            client_memory_used: Gauge::default(),
+            client_memory_size: Gauge::default(),
+            tail_cache_used: Gauge::default(),
             request_memory_free: Gauge::default(),
             group_members_memory: Gauge::default(),
             group_offsets_memory: Gauge::default(),
@@ -186,7 +195,7 @@ impl Metrics {
         r.register("letterbox_panics", "Faults of the broker that ended the connection they were met on", this.panics.clone());
         r.register_with_unit(
             "letterbox_request_memory_free",
-            "Memory left for requests in flight (queued.max.request.bytes)",
+            "Memory left for requests and answers (queued.max.request.bytes)",
             Unit::Bytes,
             this.request_memory_free.clone(),
         );
@@ -201,6 +210,24 @@ impl Metrics {
             "Memory of committed offsets; past 536870912 commits that add to it are told to come back",
             Unit::Bytes,
             this.group_offsets_memory.clone(),
+        );
+        r.register_with_unit(
+            "letterbox_client_memory_used",
+            "Memory that clients hold: requests, and answers that they have not read",
+            Unit::Bytes,
+            this.client_memory_used.clone(),
+        );
+        r.register_with_unit(
+            "letterbox_client_memory_limit",
+            "Bound of letterbox_client_memory_used (queued.max.request.bytes)",
+            Unit::Bytes,
+            this.client_memory_size.clone(),
+        );
+        r.register_with_unit(
+            "letterbox_tail_cache_used",
+            "Memory for the newest batches of all logs",
+            Unit::Bytes,
+            this.tail_cache_used.clone(),
         );
         Self { table, ..this }
     }

@@ -112,7 +112,12 @@ fn refresh(shared: &Shared, logs: &LogManager) {
     metrics.active_controller.set(i64::from(status.leader == Some(status.node_id)));
     metrics.metadata_offset.set(i64::try_from(status.applied_index).unwrap_or(i64::MAX));
     #[allow(clippy::cast_precision_loss, reason = "a gauge")]
-    metrics.request_memory_free.set(shared.memory.free() as f64);
+    {
+        metrics.request_memory_free.set(shared.memory.free() as f64);
+        metrics.client_memory_used.set(shared.memory.used() as f64);
+        metrics.client_memory_size.set(shared.memory.size() as f64);
+        metrics.tail_cache_used.set(logs.tail_cache_bytes() as f64);
+    }
     let groups = shared.groups.memory();
     metrics.group_members_memory.set(count(groups.groups_bytes()));
     metrics.group_offsets_memory.set(count(groups.offsets_bytes()));

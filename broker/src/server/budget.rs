@@ -2,42 +2,213 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-/// One permit stands for this many bytes.
-const UNIT: usize = 1024;
+/// Requests and answers up to this size have a part of the account that larger ones cannot take.
+pub(crate) const SMALL: usize = 64 * 1024;
+/// The part of the account that is kept for small ones: one byte in so many.
+const SMALL_PART: usize = 8;
 
-/// Memory that requests being read or handled may hold together.
+/// The one account of what clients make the broker hold: requests while they are read, decoded and handled, and answers until they are read.
 ///
-/// A frame takes its share before memory is set aside for it and gives it back when it is answered.
-#[derive(Clone)]
-pub(crate) struct RequestMemory {
-    permits: Arc<Semaphore>,
-    most: u32,
+/// `queued.max.request.bytes` is its size. Shares grow as bytes come and are given back as they go. Past its size:
+/// - a request waits, holding what it has. So that requests which wait for each other always end, the one that has waited
+///   longest goes on regardless, one at a time: what is held is at most the account and one request (`socket.request.max.bytes`);
+/// - an answer is refused, unless the records in it can be sent from their files;
+/// - those up to [`SMALL`] have an eighth of the account that larger ones cannot take, so they still pass.
+///
+/// Not in it, with bounds of their own: the two buffers of each connection (16 KiB each), the tail cache, and the validation
+/// of compressed batches ([`super::heavy`]).
+pub(crate) struct Account {
+    bytes: usize,
+    used: AtomicUsize,
+    /// Requests that wait for room.
+    waiting: AtomicUsize,
+    large_freed: Notify,
+    small_freed: Notify,
+    /// Someone began to wait.
+    pressed: Notify,
+    /// The right to go past the account.
+    lane: Arc<Semaphore>,
 }
 
-impl RequestMemory {
-    /// A budget of `bytes`.
+impl Account {
+    /// An account of `bytes`.
     #[must_use]
-    pub(crate) fn new(bytes: usize) -> Self {
-        let units = (bytes / UNIT).clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
-        Self { permits: Arc::new(Semaphore::new(units)), most: u32::try_from(units).unwrap_or(u32::MAX) }
-    }
-
-    /// Waits for the share of a frame of `len` bytes. A frame larger than the whole budget gets all of it,
-    /// so that it is slow instead of stuck. Cancel safe.
-    pub(crate) async fn take(&self, len: usize) -> Option<OwnedSemaphorePermit> {
-        let units = u32::try_from(len.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.most);
-        self.permits.clone().acquire_many_owned(units).await.ok()
+    pub(crate) fn new(bytes: usize) -> Arc<Self> {
+        Arc::new(Self {
+            bytes,
+            used: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+            large_freed: Notify::new(),
+            small_freed: Notify::new(),
+            pressed: Notify::new(),
+            lane: Arc::new(Semaphore::new(1)),
+        })
     }
 
     /// Bytes that are free.
     #[must_use]
     pub(crate) fn free(&self) -> usize {
-        self.permits.available_permits().saturating_mul(UNIT)
+        self.bytes.saturating_sub(self.used())
+    }
+
+    /// Bytes that are held.
+    #[must_use]
+    pub(crate) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Its size.
+    #[must_use]
+    pub(crate) fn size(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether what is held should be given back soon: someone waits, or more than half is taken.
+    #[must_use]
+    pub(crate) fn is_tight(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0 || self.used() > self.bytes / 2
+    }
+
+    fn try_take(&self, more: usize, is_large: bool) -> bool {
+        let most = if is_large { self.bytes - self.bytes / SMALL_PART } else { self.bytes };
+        let fits = |used: usize| used.checked_add(more).filter(|after| *after <= most);
+        self.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fits).is_ok()
+    }
+
+    fn give_back(&self, bytes: usize) {
+        if bytes > 0 {
+            self.used.fetch_sub(bytes, Ordering::SeqCst);
+            self.freed();
+        }
+    }
+
+    fn freed(&self) {
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.small_freed.notify_one();
+            self.large_freed.notify_one();
+        }
+    }
+}
+
+/// What one request or answer holds of the [`Account`]; given back when dropped.
+pub(crate) struct Share {
+    of: Arc<Account>,
+    bytes: usize,
+    /// It will be more than [`SMALL`].
+    is_large: bool,
+    /// It may go past the account.
+    lane: Option<OwnedSemaphorePermit>,
+}
+
+impl Share {
+    /// A share of nothing.
+    #[must_use]
+    pub(crate) fn new(of: &Arc<Account>) -> Self {
+        Self { of: of.clone(), bytes: 0, is_large: false, lane: None }
+    }
+
+    /// Bytes that it holds.
+    #[must_use]
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Says that the share will grow to `total` in the end: a large one takes nothing of the part for small ones, not even at first.
+    pub(crate) fn expect(&mut self, total: usize) {
+        self.is_large |= total > SMALL;
+    }
+
+    /// Grows to `total` bytes if there is room; tells whether it holds that much now.
+    pub(crate) fn try_grow_to(&mut self, total: usize) -> bool {
+        let more = total.saturating_sub(self.bytes);
+        if more > 0 {
+            if self.lane.is_some() {
+                self.of.used.fetch_add(more, Ordering::SeqCst);
+            } else if !self.of.try_take(more, self.is_large || total > SMALL) {
+                return false;
+            }
+            self.bytes = total;
+        }
+        true
+    }
+
+    /// Grows to `total` bytes, and waits for room. Cancel safe; who waited and is cancelled has lost its place in line.
+    pub(crate) async fn grow_to(&mut self, total: usize) {
+        if self.try_grow_to(total) {
+            return;
+        }
+        let account = self.of.clone();
+        let _waits = Waits::new(&account);
+        let freed = if self.is_large || total > SMALL { &account.large_freed } else { &account.small_freed };
+        let mut lane = pin!(account.lane.clone().acquire_owned());
+        loop {
+            let notified = freed.notified();
+            if self.try_grow_to(total) {
+                // What is left may do for the next one.
+                return freed.notify_one();
+            }
+            tokio::select! {
+                biased;
+                // The semaphore is never closed.
+                permit = &mut lane => self.lane = permit.ok(),
+                () = notified => {}
+            }
+        }
+    }
+
+    /// Grows or shrinks to `total` bytes; tells whether it could.
+    pub(crate) fn try_resize_to(&mut self, total: usize) -> bool {
+        if total >= self.bytes {
+            return self.try_grow_to(total);
+        }
+        let less = self.bytes - total;
+        self.bytes = total;
+        if total <= SMALL {
+            self.lane = None;
+        }
+        self.of.give_back(less);
+        true
+    }
+
+    /// Completes when others wait for what this share holds. Never for a small one: small ones do not stand in the way.
+    pub(crate) async fn until_pressed(&self) {
+        if self.bytes <= SMALL {
+            return std::future::pending().await;
+        }
+        let pressed = self.of.pressed.notified();
+        if self.of.waiting.load(Ordering::SeqCst) == 0 {
+            pressed.await;
+        }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.lane = None;
+        self.of.give_back(self.bytes);
+    }
+}
+
+/// Counts one who waits.
+struct Waits<'a>(&'a Account);
+
+impl<'a> Waits<'a> {
+    fn new(account: &'a Account) -> Self {
+        account.waiting.fetch_add(1, Ordering::SeqCst);
+        account.pressed.notify_waiters();
+        Self(account)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -181,12 +352,89 @@ mod tests {
         assert_eq!(fill(0), (ConnectionBound::Descriptors, 1_000 - SPARE_DESCRIPTORS));
     }
 
+    const MIB: usize = 1024 * 1024;
+
+    fn share(account: &Arc<Account>, bytes: usize) -> Share {
+        let mut share = Share::new(account);
+        assert!(share.try_grow_to(bytes), "no room for {bytes}");
+        share
+    }
+
+    #[test]
+    fn small_ones_have_a_part_that_large_ones_cannot_take() {
+        let account = Account::new(8 * MIB);
+        let large = share(&account, 7 * MIB);
+        assert!(!Share::new(&account).try_grow_to(SMALL + 1));
+        let mut begins = Share::new(&account);
+        begins.expect(MIB);
+        assert!(!begins.try_grow_to(1), "a large one begins with what is kept for small ones");
+        let small: Vec<Share> = (0..MIB / SMALL).map(|_| share(&account, SMALL)).collect();
+        assert!(!Share::new(&account).try_grow_to(1), "more than the account");
+        drop(large);
+        assert_eq!(account.free(), 7 * MIB);
+        drop(small);
+        assert_eq!(account.used(), 0);
+    }
+
     #[tokio::test]
-    async fn a_frame_larger_than_the_budget_gets_all_of_it() {
-        let memory = RequestMemory::new(10 * UNIT);
-        let all = memory.take(1_000_000).await.unwrap();
-        assert_eq!(memory.free(), 0);
-        drop(all);
-        assert_eq!(memory.free(), 10 * UNIT);
+    async fn a_share_gives_back_what_it_no_longer_needs() {
+        let account = Account::new(MIB);
+        let mut held = share(&account, MIB / 2);
+        assert!(held.try_resize_to(10));
+        assert_eq!((held.bytes(), account.used()), (10, 10));
+        held.grow_to(30).await;
+        assert_eq!(account.used(), 30);
+    }
+
+    #[tokio::test]
+    async fn requests_that_wait_for_each_other_all_end() {
+        let account = Account::new(MIB);
+        // Each has half of what it needs, and nothing is left.
+        let held: Vec<Share> = (0..2).map(|_| share(&account, MIB * 7 / 16)).collect();
+        let ended = Arc::new(AtomicUsize::new(0));
+        let mut waiting = tokio::task::JoinSet::new();
+        for mut share in held {
+            let ended = ended.clone();
+            waiting.spawn(async move {
+                share.grow_to(3 * MIB / 4).await;
+                ended.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        while waiting.join_next().await.is_some() {}
+        assert_eq!((ended.load(Ordering::Relaxed), account.used()), (2, 0));
+    }
+
+    #[tokio::test]
+    async fn one_goes_past_the_account_and_the_others_wait() {
+        let account = Account::new(MIB);
+        let mut first = Share::new(&account);
+        first.grow_to(3 * MIB).await;
+        let mut second = Share::new(&account);
+        let mut growing = Box::pin(second.grow_to(3 * MIB));
+        assert!(futures::poll!(&mut growing).is_pending());
+        assert!(!Share::new(&account).try_grow_to(1));
+        // It holds what others need, and is told so.
+        first.until_pressed().await;
+        drop(first);
+        growing.await;
+        drop(second);
+        assert_eq!(account.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn one_that_gives_up_waiting_leaves_nothing_behind() {
+        let account = Account::new(MIB);
+        let first = {
+            let mut share = Share::new(&account);
+            share.grow_to(2 * MIB).await;
+            share
+        };
+        let mut second = Share::new(&account);
+        assert!(futures::poll!(Box::pin(second.grow_to(MIB / 2))).is_pending());
+        assert_eq!(account.waiting.load(Ordering::Relaxed), 0);
+        drop(first);
+        assert!(second.try_grow_to(MIB / 2));
+        drop(second);
+        assert_eq!(account.used(), 0);
     }
 }

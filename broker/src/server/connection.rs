@@ -2,11 +2,17 @@
 //!
 //! Produce requests are appended in the order they came and answered in that order, but several may wait
 //! for the disk at once (a client has up to five in flight, and each waiting for its own sync would make
-//! one sync a request). Any other request is finished before the next frame is looked at, as Kafka does.
+//! one sync a request). Any other request is finished before the next one is looked at, as Kafka does.
+//!
+//! What the connection holds is bounded by what it has sent: a frame takes memory from the account as its bytes come
+//! ([`super::budget`]), and a client that is slower than [`super::pace`] allows is given up. While a request waits,
+//! the broker reads on into its small buffer, so that it learns when the client has gone: a Fetch that waits for records
+//! is dropped then, any other request is finished.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
@@ -15,22 +21,26 @@ use futures::stream::{FuturesOrdered, StreamExt};
 use letterbox_env::BoxStream;
 use letterbox_env::panics::{Confined, Panicked};
 use tokio::io::AsyncReadExt;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
+use super::budget::{Account, SMALL, Share};
 use super::context::Connection;
-use super::dispatch::{Answer, Outcome, dispatch};
+use super::dispatch::{self, Answer, Checked, Outcome};
+use super::pace::{Pace, SILENCE_MAX};
 use super::response::Response;
 use crate::wire::frame::FrameError;
 
 /// Requests of one connection that may wait for their answer at once.
 const IN_FLIGHT_MAX: usize = 32;
-/// A frame up to this size is read into the connection's own buffer; a larger one takes from the budget.
+/// A frame up to this size is read into the connection's own buffer; a larger one takes from the account.
 const BUFFER: usize = 16 * 1024;
-/// A frame that has begun must move on at least this often.
-const STALL_MAX: Duration = Duration::from_secs(30);
+/// What a larger frame gets at once while memory is plenty: Kafka's default `message.max.bytes` and what is around it. Later steps double.
+const FIRST_STEP: usize = 1_152 * 1024;
+/// How often it is looked whether an answer is being read.
+const WRITE_CHECK: Duration = Duration::from_secs(5);
 
 /// Why a connection ended; one log line each.
 #[derive(Debug, thiserror::Error)]
@@ -43,8 +53,10 @@ pub(super) enum Ended {
     Frame(#[from] FrameError),
     #[error("no request for {0:?} (connections.max.idle.ms)")]
     Idle(Duration),
-    #[error("a request stalled half-way for {0:?}")]
-    Stalled(Duration),
+    #[error("a request stalled half-way: nothing for {SILENCE_MAX:?}, or less than 16 KiB a second")]
+    Stalled,
+    #[error("the client does not read its answer")]
+    Unread,
     #[error("{0}")]
     Refused(String),
     #[error("a fault of the broker, please report it: {}", .0.0)]
@@ -55,7 +67,19 @@ pub(super) enum Ended {
     Io(#[from] io::Error),
 }
 
-type Pending = BoxFuture<'static, (Outcome, Option<OwnedSemaphorePermit>)>;
+type Pending = BoxFuture<'static, Outcome>;
+
+/// What nothing is started past.
+enum Barrier {
+    None,
+    /// A request that is not a Produce.
+    Alone {
+        /// Whether it may be dropped when the client has gone.
+        may_cancel: bool,
+    },
+    /// A Produce whose batches are being validated elsewhere; resolves when they are appended.
+    Appending(oneshot::Receiver<()>),
+}
 
 struct Loop<'a> {
     shared: Arc<Shared>,
@@ -63,9 +87,14 @@ struct Loop<'a> {
     connection: Connection,
     buffer: BytesMut,
     in_flight: FuturesOrdered<Pending>,
-    /// Set while a request that is not a Produce waits: nothing is read past it.
-    barrier: bool,
-    permit: Option<OwnedSemaphorePermit>,
+    barrier: Barrier,
+    /// Memory of the frame that is being read, or that waits to be started.
+    share: Share,
+    /// A request that waits for memory to be decoded in.
+    held: Option<Checked>,
+    /// Set while the buffer begins with a part of a frame.
+    pace: Option<Pace>,
+    idle: Duration,
 }
 
 /// Serves a connection until either side ends it. Says why, and what software the client is (empty if it did not say).
@@ -81,21 +110,28 @@ pub(super) async fn serve(shared: Arc<Shared>, stream: BoxStream, connection: Co
 
 async fn serve_confined(shared: Arc<Shared>, mut stream: BoxStream, connection: Connection, stop: CancellationToken) -> (Ended, String) {
     let mut this = Loop {
+        share: Share::new(&shared.memory),
+        idle: shared.config.duration("connections.max.idle.ms"),
         shared,
         stream: &mut stream,
         connection,
         buffer: BytesMut::with_capacity(BUFFER),
         in_flight: FuturesOrdered::new(),
-        barrier: false,
-        permit: None,
+        barrier: Barrier::None,
+        held: None,
+        pace: None,
     };
     let ended = match this.run(stop).await {
         Ok(never) => match never {},
         Err(ended) => ended,
     };
-    if matches!(ended, Ended::Frame(_) | Ended::Refused(_) | Ended::HalfFrame { .. }) {
-        // What came before the bad bytes was a request like any other; its answer is owed.
-        let _ = tokio::time::timeout(STALL_MAX, this.answer_what_was_begun()).await;
+    // What came before bad bytes was a request like any other, and who has closed only its own side still reads. But nobody waits for
+    // records that nobody reads.
+    let may_drop = matches!(ended, Ended::ShuttingDown) || matches!(this.barrier, Barrier::Alone { may_cancel: true });
+    if !may_drop {
+        // After half an answer no other can follow.
+        let is_open = !matches!(ended, Ended::Unread | Ended::Io(_));
+        let _ = tokio::time::timeout(SILENCE_MAX, this.finish_what_was_begun(is_open)).await;
     }
     (ended, this.connection.software)
 }
@@ -104,72 +140,127 @@ enum Never {}
 
 impl Loop<'_> {
     async fn run(&mut self, stop: CancellationToken) -> Result<Never, Ended> {
-        let idle = self.shared.config.duration("connections.max.idle.ms");
-        let mut patience = Patience::new(idle);
+        let mut patience = Patience::new(self.idle);
         loop {
             // Everything that is whole in the buffer is dispatched before more is read.
-            while !self.barrier && self.in_flight.len() < IN_FLIGHT_MAX {
+            while self.may_start() {
                 match self.next_frame()? {
                     Some(frame) => {
-                        patience.ends_in(idle);
+                        self.pace = None;
+                        patience.ends_at(Instant::now() + self.idle);
                         self.start(frame).await?;
                     }
                     None => break,
                 }
             }
-            if stop.is_cancelled() && self.in_flight.is_empty() {
+            if self.pace.is_none() && !self.buffer.is_empty() && self.may_start() {
+                // The next frame has begun behind the last one.
+                patience.ends_at(self.made_wait());
+            }
+            if stop.is_cancelled() && self.in_flight.is_empty() && self.held.is_none() {
                 return Err(Ended::ShuttingDown);
             }
-            let may_read = !self.barrier && self.in_flight.len() < IN_FLIGHT_MAX && !stop.is_cancelled();
-            let wanted = if may_read { self.wanted()? } else { 0 };
-            let needs_permit = wanted > BUFFER && self.permit.is_none();
+            let may_start = self.may_start() && !stop.is_cancelled();
+            // What the share must grow to before anything else of this client goes on.
+            let needs = match &self.held {
+                Some(held) => Some(held.cost(self.share.bytes())),
+                None if may_start => self.make_room()?,
+                None => None,
+            };
+            let may_read = needs.is_none() && (may_start || self.may_watch()) && !stop.is_cancelled();
             tokio::select! {
                 biased;
-                Some((outcome, permit)) = self.in_flight.next(), if !self.in_flight.is_empty() => {
-                    self.barrier = false;
-                    if let Some(response) = outcome.map_err(Ended::Refused)? {
+                Some(outcome) = self.in_flight.next(), if !self.in_flight.is_empty() => {
+                    let response = outcome.map_err(Ended::Refused)?;
+                    if self.in_flight.is_empty() {
+                        self.barrier = Barrier::None;
+                    }
+                    if let Some(response) = response {
                         self.write(response).await?;
                     }
-                    drop(permit);
-                    patience.ends_in(self.wait_max(idle));
+                    patience.ends_at(self.made_wait());
+                }
+                () = appended(&mut self.barrier) => {
+                    self.barrier = Barrier::None;
+                    patience.ends_at(self.made_wait());
                 }
                 () = stop.cancelled(), if may_read => {}
-                permit = self.shared.memory.take(wanted), if needs_permit => {
-                    self.permit = permit;
-                    // The client could not move on meanwhile.
-                    patience.ends_in(self.wait_max(idle));
+                () = self.share.grow_to(needs.unwrap_or_default()), if needs.is_some() => {
+                    if let Some(held) = self.held.take() {
+                        self.handle(held).await?;
+                    }
+                    patience.ends_at(self.made_wait());
                 }
-                read = self.stream.read_buf(&mut self.buffer), if may_read && !needs_permit => {
-                    if read? == 0 {
+                read = self.stream.read_buf(&mut self.buffer), if may_read => {
+                    let read = read?;
+                    if read == 0 {
                         return Err(self.closed());
                     }
-                    patience.ends_in(self.wait_max(idle));
+                    patience.ends_at(self.moved(read));
                 }
-                () = patience.ended(), if self.in_flight.is_empty() && !needs_permit => {
-                    return Err(if self.buffer.is_empty() { Ended::Idle(idle) } else { Ended::Stalled(STALL_MAX) });
+                () = patience.ended(), if may_read && (self.in_flight.is_empty() || (may_start && self.pace.is_some())) => {
+                    return Err(if self.buffer.is_empty() { Ended::Idle(self.idle) } else { Ended::Stalled });
                 }
             }
         }
     }
 
-    /// How long the client may take to go on.
-    fn wait_max(&self, idle: Duration) -> Duration {
-        if self.buffer.is_empty() { idle } else { STALL_MAX }
+    /// Whether another request may be started.
+    fn may_start(&self) -> bool {
+        matches!(self.barrier, Barrier::None) && self.held.is_none() && self.in_flight.len() < IN_FLIGHT_MAX
     }
 
-    async fn answer_what_was_begun(&mut self) {
-        while let Some((Ok(response), _permit)) = self.in_flight.next().await {
-            if let Some(response) = response
-                && self.write(response).await.is_err()
+    /// Whether there is room to learn, while a request waits, that the client has gone.
+    fn may_watch(&mut self) -> bool {
+        let is_room = self.held.is_none() && self.buffer.len() < BUFFER;
+        if is_room && self.buffer.capacity() == self.buffer.len() {
+            self.buffer.reserve(BUFFER - self.buffer.len());
+        }
+        is_room
+    }
+
+    /// How long the client may take to go on after the broker itself made it wait.
+    fn made_wait(&mut self) -> Instant {
+        let now = Instant::now();
+        if self.buffer.is_empty() {
+            return now + self.idle;
+        }
+        self.pace = Some(Pace::begin(now));
+        now + SILENCE_MAX
+    }
+
+    /// How long the client may take to go on after it has sent `bytes`.
+    fn moved(&mut self, bytes: usize) -> Instant {
+        let now = Instant::now();
+        let whole = self.frame_len().ok().flatten().unwrap_or_default();
+        match &mut self.pace {
+            Some(pace) => pace.moved(now, bytes as u64, whole as u64),
+            None => self.pace = Some(Pace::begin(now)),
+        }
+        self.pace.map_or(now, |pace| pace.until())
+    }
+
+    /// Finishes what is in flight, and answers it while the connection is open for that.
+    async fn finish_what_was_begun(&mut self, mut is_open: bool) {
+        while let Some(outcome) = self.in_flight.next().await {
+            if let Ok(Some(response)) = outcome
+                && is_open
             {
-                return;
+                is_open = self.write(response).await.is_ok();
             }
         }
     }
 
-    async fn write(&mut self, response: Response) -> io::Result<()> {
-        self.shared.metrics.bytes_sent(response.len());
-        response.write(self.stream, &self.shared.env).await
+    async fn write(&mut self, response: Response) -> Result<(), Ended> {
+        let len = response.len();
+        self.shared.metrics.bytes_sent(len);
+        let (held, taken) = (response.held(), AtomicU64::new(0));
+        tokio::select! {
+            biased;
+            written = response.write(self.stream, &self.shared.env, &taken) => Ok(written?),
+            // Looked at only when the client does not take all of it at once.
+            () = is_not_read(&self.shared.memory, &taken, len, held, self.idle) => Err(Ended::Unread),
+        }
     }
 
     fn closed(&self) -> Ended {
@@ -186,19 +277,32 @@ impl Loop<'_> {
         Ok(Some(self.connection.limit.frame_bytes(*prefix)?))
     }
 
-    /// Bytes the frame at the front needs in all; 0 when its length is not there yet.
-    fn wanted(&mut self) -> Result<usize, Ended> {
-        let Some(len) = self.frame_len()? else {
-            if self.buffer.capacity() == self.buffer.len() {
-                self.buffer.reserve(BUFFER);
+    /// Makes room for the next bytes of the frame at the front; says what the share must grow to when there is not enough memory for that.
+    fn make_room(&mut self) -> Result<Option<usize>, Ended> {
+        let wanted = self.frame_len()?.map_or(0, |len| len + 4);
+        if wanted <= BUFFER {
+            if self.buffer.capacity() < wanted.max(self.buffer.len() + 1) {
+                self.buffer.reserve(BUFFER - self.buffer.len());
             }
-            return Ok(0);
-        };
-        let wanted = len + 4;
-        if self.buffer.capacity() < wanted && (wanted <= BUFFER || self.permit.is_some()) {
-            self.buffer.reserve(wanted - self.buffer.len());
+            return Ok(None);
         }
-        Ok(wanted)
+        // A length that is only announced gets one step; what has come doubles it.
+        let first = wanted.min(if self.shared.memory.is_tight() { SMALL } else { FIRST_STEP });
+        let target = if self.buffer.capacity() < first {
+            first
+        } else if self.buffer.capacity() == self.buffer.len() {
+            wanted.min(self.buffer.len().saturating_mul(2))
+        } else {
+            return Ok(None);
+        };
+        self.share.expect(wanted);
+        if !self.share.try_grow_to(target) {
+            return Ok(Some(target));
+        }
+        let mut larger = BytesMut::with_capacity(target);
+        larger.extend_from_slice(&self.buffer);
+        self.buffer = larger;
+        Ok(None)
     }
 
     fn next_frame(&mut self) -> Result<Option<BytesMut>, Ended> {
@@ -212,19 +316,75 @@ impl Loop<'_> {
 
     async fn start(&mut self, frame: BytesMut) -> Result<(), Ended> {
         self.shared.metrics.bytes_received(frame.len() as u64 + 4);
-        let permit = self.permit.take();
-        match dispatch(&self.shared, &mut self.connection, frame) {
+        match dispatch::check(&self.shared, &mut self.connection, frame) {
+            Ok(request) if self.share.try_grow_to(request.cost(self.share.bytes())) => self.handle(request).await,
+            Ok(request) => {
+                self.held = Some(request);
+                Ok(())
+            }
+            Err(answer) => self.take(answer).await,
+        }
+    }
+
+    async fn handle(&mut self, request: Checked) -> Result<(), Ended> {
+        let share = std::mem::replace(&mut self.share, Share::new(&self.shared.memory));
+        let is_large = request.is_large();
+        let answer = dispatch::dispatch(&self.shared, &mut self.connection, request, share);
+        self.take(answer).await?;
+        if is_large {
+            // A client that sends one large request after the other takes turns with others.
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    async fn take(&mut self, answer: Answer) -> Result<(), Ended> {
+        match answer {
             // Nothing is owed before it.
             Answer::Now(response) if self.in_flight.is_empty() => self.write(response).await?,
-            Answer::Now(response) => self.in_flight.push_back(Box::pin(std::future::ready((Ok(Some(response)), permit)))),
-            Answer::InOrder(future) => self.in_flight.push_back(Box::pin(async move { (future.await, permit) })),
-            Answer::Alone(future) => {
-                self.barrier = true;
-                self.in_flight.push_back(Box::pin(async move { (future.await, permit) }));
+            Answer::Now(response) => self.in_flight.push_back(Box::pin(std::future::ready(Ok(Some(response))))),
+            Answer::InOrder(future) => self.in_flight.push_back(future),
+            Answer::Appending(future, appended) => {
+                self.barrier = Barrier::Appending(appended);
+                self.in_flight.push_back(future);
+            }
+            Answer::Alone { answer, may_cancel } => {
+                self.barrier = Barrier::Alone { may_cancel };
+                self.in_flight.push_back(answer);
             }
             Answer::Close(why) => return Err(Ended::Refused(why)),
         }
         Ok(())
+    }
+}
+
+/// Completes when the Produce that is being validated has been appended; never without one.
+async fn appended(barrier: &mut Barrier) {
+    match barrier {
+        // An error means that it ended without an append.
+        Barrier::Appending(appended) => drop(appended.await),
+        _ => std::future::pending().await,
+    }
+}
+
+/// Completes when an answer of `len` bytes has been waiting for its reader for too long. `taken` counts what is read.
+///
+/// Java's consumer reads only when its application polls, which may be minutes apart. So an answer may wait as long as
+/// Kafka lets a connection be idle, but one that holds memory which others wait for must keep pace.
+async fn is_not_read(memory: &Account, taken: &AtomicU64, len: u64, held: usize, idle: Duration) {
+    let (mut seen, mut moved_at) = (0, Instant::now());
+    let mut pace = Pace::begin(moved_at);
+    loop {
+        tokio::time::sleep(WRITE_CHECK.min(idle)).await;
+        let (now, sum) = (Instant::now(), taken.load(Ordering::Relaxed));
+        if sum > seen {
+            pace.moved(now, sum - seen, len);
+            (seen, moved_at) = (sum, now);
+        }
+        let is_in_the_way = held > 0 && now > pace.until() && memory.is_tight();
+        if is_in_the_way || now.duration_since(moved_at) >= idle {
+            return;
+        }
     }
 }
 
@@ -240,8 +400,8 @@ impl Patience {
         Self { end, timer: Box::pin(tokio::time::sleep_until(end)) }
     }
 
-    fn ends_in(&mut self, wait: Duration) {
-        self.end = Instant::now() + wait;
+    fn ends_at(&mut self, end: Instant) {
+        self.end = end;
         if self.end < self.timer.deadline() {
             self.timer.as_mut().reset(self.end);
         }
@@ -253,5 +413,43 @@ impl Patience {
             self.timer.as_mut().reset(self.end);
             self.timer.as_mut().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1024 * 1024;
+    const IDLE: Duration = Duration::from_secs(600);
+
+    /// After how many seconds an answer of 1 MiB is given up of which the client takes `bytes` each second.
+    async fn given_up_after(bytes: u64, held: usize, is_tight: bool) -> Option<u64> {
+        let account = Account::new(4 * MIB);
+        let mut others = Share::new(&account);
+        assert!(others.try_grow_to(if is_tight { 3 * MIB } else { MIB }));
+        let (taken, begun) = (AtomicU64::new(0), Instant::now());
+        tokio::select! {
+            biased;
+            () = is_not_read(&account, &taken, MIB as u64, held, IDLE) => Some(begun.elapsed().as_secs()),
+            () = async {
+                while taken.load(Ordering::Relaxed) < MIB as u64 && bytes > 0 {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    taken.fetch_add(bytes, Ordering::Relaxed);
+                }
+                if bytes == 0 {
+                    std::future::pending::<()>().await;
+                }
+            } => None,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_not_read_waits_until_others_need_its_memory() {
+        assert_eq!(given_up_after(0, MIB, true).await, Some(35));
+        assert_eq!(given_up_after(0, MIB, false).await, Some(600), "a consumer that does not poll is let be");
+        assert_eq!(given_up_after(0, 0, true).await, Some(600), "it holds nothing");
+        assert_eq!(given_up_after(1_000, MIB, true).await, Some(35), "it is read too slowly");
+        assert_eq!(given_up_after(20 * 1024, MIB, true).await, None);
     }
 }

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use futures::future::BoxFuture;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{debug, error};
 
+use super::budget::Share;
 use super::context::{Connection, RequestContext};
 use super::handlers::produce::Produced;
 use super::handlers::{
@@ -29,14 +31,53 @@ pub(super) enum Answer {
     Now(Frame),
     /// Work is done in order already; the answer waits, and later requests may start.
     InOrder(BoxFuture<'static, Outcome>),
+    /// As `InOrder`, but later requests may start only when the receiver resolves: batches are still being validated.
+    Appending(BoxFuture<'static, Outcome>, oneshot::Receiver<()>),
     /// To be finished before the next request is looked at.
-    Alone(BoxFuture<'static, Outcome>),
+    Alone {
+        /// The work and its answer.
+        answer: BoxFuture<'static, Outcome>,
+        /// Whether it may be dropped when the client has gone: it changes nothing.
+        may_cancel: bool,
+    },
     /// The connection cannot go on, and why.
     Close(String),
 }
 
-/// Starts one request. Appends of a Produce have happened when this returns.
-pub(super) fn dispatch(shared: &Arc<Shared>, connection: &mut Connection, mut frame: BytesMut) -> Answer {
+/// What one array element of a request takes once it is decoded, at most.
+const ELEMENT_BYTES: usize = 192;
+/// What is not worth counting: less than the buffer of the connection that brought it.
+const NOT_COUNTED: usize = 4 * 1024;
+
+/// A request that was proven whole and is not decoded yet.
+pub(super) struct Checked {
+    frame: BytesMut,
+    api_key: i16,
+    api_version: i16,
+    correlation_id: i32,
+    client_id: Arc<str>,
+    body_offset: usize,
+    elements: usize,
+}
+
+impl Checked {
+    /// What the request takes of the account once it is decoded; its frame already takes `frame_bytes`.
+    pub(super) fn cost(&self, frame_bytes: usize) -> usize {
+        let decoded = self.elements.saturating_mul(ELEMENT_BYTES);
+        if decoded > NOT_COUNTED { frame_bytes.saturating_add(decoded) } else { frame_bytes }
+    }
+
+    /// Whether handling it takes long enough for others to have their turn next.
+    pub(super) fn is_large(&self) -> bool {
+        self.frame.len() > 256 * 1024
+    }
+}
+
+/// Proves that `frame` is a whole request.
+///
+/// # Errors
+/// The answer to one that is not, or that is of a version which is not served.
+pub(super) fn check(shared: &Arc<Shared>, connection: &mut Connection, frame: BytesMut) -> Result<Checked, Answer> {
     let header = match wire::check_request(&frame) {
         Ok(header) => header,
         Err(refused) => {
@@ -46,27 +87,40 @@ pub(super) fn dispatch(shared: &Arc<Shared>, connection: &mut Connection, mut fr
                 && prefix.api_key == apis::API_VERSIONS
             {
                 shared.metrics.answered_with("ApiVersions", ErrorCode::UnsupportedVersion.name());
-                return Answer::Now(wire::api_versions::unsupported_api_versions_frame(prefix.correlation_id).into());
+                return Err(Answer::Now(wire::api_versions::unsupported_api_versions_frame(prefix.correlation_id).into()));
             }
-            return Answer::Close(refused.to_string());
+            return Err(Answer::Close(refused.to_string()));
         }
     };
-    let (api_key, version) = (header.api_key, header.api_version);
+    connection.limit.client_is_known();
+    Ok(Checked {
+        api_key: header.api_key,
+        api_version: header.api_version,
+        correlation_id: header.correlation_id,
+        client_id: connection.client_id(header.client_id.unwrap_or_default()),
+        body_offset: header.body_offset,
+        elements: header.elements,
+        frame,
+    })
+}
+
+/// Starts one request, which holds `share`. Appends of a Produce have happened when this returns, unless it says so.
+pub(super) fn dispatch(shared: &Arc<Shared>, connection: &mut Connection, request: Checked, share: Share) -> Answer {
+    let Checked { mut frame, api_key, api_version: version, correlation_id, client_id, body_offset, elements: _ } = request;
     let ctx = RequestContext {
         principal: connection.principal.clone(),
         listener: connection.listener,
         peer: connection.peer,
-        client_id: connection.client_id(header.client_id.unwrap_or_default()),
+        client_id,
         api_version: version,
-        correlation_id: header.correlation_id,
+        correlation_id,
     };
-    let body = frame.split_off(header.body_offset);
+    let body = frame.split_off(body_offset);
     drop(frame);
-    connection.limit.client_is_known();
     let label = ApiLabel { request: apis::find(api_key).map_or("unknown", |api| api.name) };
     shared.metrics.requests.get_or_create(&label).inc();
     debug!(api = label.request, version, client_id = %ctx.client_id, "request");
-    let timed = Timed { shared: shared.clone(), label, started: Instant::now() };
+    let timed = Timed { shared: shared.clone(), label, started: Instant::now(), share };
     if api_key == apis::PRODUCE {
         return start_produce(timed, &ctx, body);
     }
@@ -81,6 +135,8 @@ struct Timed {
     shared: Arc<Shared>,
     label: ApiLabel,
     started: Instant,
+    /// What the request holds, and then its answer.
+    share: Share,
 }
 
 impl Timed {
@@ -97,9 +153,20 @@ impl Timed {
         self.shared.metrics.answered_with(self.label.request, error.name());
     }
 
-    fn encoded(self, correlation_id: i32, version: i16, response: &Response) -> Result<Frame, String> {
+    fn encoded(mut self, correlation_id: i32, version: i16, response: &Response) -> Result<Frame, String> {
         errors::each(response, |code| self.failed(ErrorCode::from_code(code).unwrap_or(ErrorCode::UnknownServerError)));
-        self.frame(wire::encode_response(correlation_id, version, response))
+        let mut share = std::mem::replace(&mut self.share, Share::new(&self.shared.memory));
+        let mut needed = 0;
+        let encoded = wire::encode_response_if(correlation_id, version, response, |bytes| {
+            needed = bytes;
+            share.try_resize_to(if bytes > NOT_COUNTED { bytes } else { 0 })
+        });
+        match encoded.transpose() {
+            Some(encoded) => self.frame(encoded).map(|frame| frame.holding(share)),
+            None => {
+                Err(format!("there is no memory for an answer of {needed} bytes: others do not read theirs (queued.max.request.bytes)"))
+            }
+        }
     }
 
     fn now(self, ctx: &RequestContext, response: impl Into<Response>) -> Answer {
@@ -108,22 +175,38 @@ impl Timed {
 
     fn alone<R: Into<Response>>(self, ctx: &RequestContext, response: impl Future<Output = R> + Send + 'static) -> Answer {
         let (correlation_id, version) = (ctx.correlation_id, ctx.api_version);
-        Answer::Alone(Box::pin(async move {
+        let answer = Box::pin(async move {
             let response = response.await.into();
             self.encoded(correlation_id, version, &response).map(Some)
-        }))
+        });
+        Answer::Alone { answer, may_cancel: false }
     }
 }
 
 /// Produce has a way of its own: nothing of it is decoded into owned messages, and its records are appended where they lie.
-fn start_produce(timed: Timed, ctx: &RequestContext, body: BytesMut) -> Answer {
+fn start_produce(mut timed: Timed, ctx: &RequestContext, body: BytesMut) -> Answer {
     match produce::produce(&timed.shared, ctx, body) {
         Ok(Produced::Unanswered) => Answer::InOrder(Box::pin(std::future::ready(Ok(None)))),
         Ok(Produced::Answered(frame)) => timed.frame(frame).map_or_else(Answer::Close, Answer::Now),
-        Ok(Produced::Waiting(answer)) => Answer::InOrder(Box::pin(async move {
-            let frame = answer.await;
-            timed.frame(frame).map(Some)
-        })),
+        Ok(Produced::Waiting(answer)) => {
+            // The request is gone; what is left of it is in the log.
+            timed.share.try_resize_to(0);
+            Answer::InOrder(Box::pin(async move {
+                let frame = answer.await;
+                timed.frame(frame).map(Some)
+            }))
+        }
+        Ok(Produced::Validating { appending, appended }) => {
+            let answer = async move {
+                let waiting = appending.await;
+                timed.share.try_resize_to(0);
+                match waiting? {
+                    Some(answer) => timed.frame(answer.await).map(Some),
+                    None => Ok(None),
+                }
+            };
+            Answer::Appending(Box::pin(answer), appended)
+        }
         Err(why) => Answer::Close(why),
     }
 }
@@ -140,11 +223,12 @@ fn route(timed: Timed, connection: &mut Connection, ctx: RequestContext, request
         Request::Produce(_) => Answer::Close("a Produce request took the way of the others".to_owned()),
         Request::Fetch(request) => {
             let (correlation_id, version) = (ctx.correlation_id, ctx.api_version);
-            Answer::Alone(Box::pin(async move {
-                let fetched = fetch::fetch(shared, ctx, request).await;
+            let answer = Box::pin(async move {
+                let (fetched, records) = fetch::fetch(shared, ctx, request, &timed.share).await;
                 fetched.errors().for_each(|error| timed.failed(error));
-                timed.frame(fetch::encode(correlation_id, version, fetched)).map(Some)
-            }))
+                timed.frame(fetch::encode(correlation_id, version, fetched)).map(|frame| Some(frame.holding(records)))
+            });
+            Answer::Alone { answer, may_cancel: true }
         }
         Request::ListOffsets(request) => timed.alone(&ctx.clone(), list_offsets::list_offsets(shared, ctx, request)),
         Request::Metadata(request) => timed.alone(&ctx.clone(), metadata::metadata(shared, ctx, request)),

@@ -12,7 +12,9 @@ mod dispatch;
 mod errors;
 mod group_log;
 mod handlers;
+mod heavy;
 mod listener;
+mod pace;
 mod response;
 
 use std::collections::BTreeMap;
@@ -29,10 +31,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use self::budget::{Connections, RequestMemory};
+use self::budget::{Account, Connections};
 use self::handlers::configs::Rules;
 use self::handlers::init_producer_id::ProducerIds;
 use self::handlers::topics::OFFSETS_TOPIC;
+use self::heavy::Heavy;
 use crate::config::Config;
 use crate::coordinator::service::GroupMetadataView;
 use crate::coordinator::{GroupConfig, GroupCoordinator};
@@ -55,7 +58,7 @@ const START_RETRY_AFTER: Duration = Duration::from_secs(1);
 const HEAL_EVERY: Duration = Duration::from_secs(1);
 /// Partitions of `__consumer_offsets` that are read at once.
 const LOADS_AT_ONCE: usize = 4;
-/// Memory for requests when `queued.max.request.bytes` is not set.
+/// Memory for requests and answers when `queued.max.request.bytes` is not set.
 const REQUEST_MEMORY: usize = 256 * 1024 * 1024;
 /// Memory for the newest batches of all logs together.
 const TAIL_CACHE: usize = 24 * 1024 * 1024;
@@ -65,7 +68,11 @@ pub(crate) struct Shared {
     pub(crate) env: Env,
     pub(crate) config: Config,
     pub(crate) metrics: Metrics,
-    pub(crate) memory: RequestMemory,
+    pub(crate) memory: Arc<Account>,
+    /// Where large and compressed batches are validated.
+    pub(crate) validation: Heavy,
+    /// Where offsets are looked up by time.
+    pub(crate) lookups: Heavy,
     pub(crate) connections: Arc<Connections>,
     pub(crate) replicas: Arc<ReplicaManager>,
     pub(crate) controller: Controller,
@@ -234,11 +241,14 @@ impl Broker {
             ..=0 => REQUEST_MEMORY,
             bytes => usize::try_from(bytes).unwrap_or(usize::MAX),
         };
+        let workers = tokio::runtime::Handle::current().metrics().num_workers();
         let mut deltas = quorum.deltas();
         let shared = Arc::new(Shared {
             env: env.clone(),
             metrics: Metrics::new(),
-            memory: RequestMemory::new(memory),
+            memory: Account::new(memory),
+            validation: Heavy::new(workers),
+            lookups: Heavy::new(workers),
             connections: Arc::new(connections),
             replicas: replicas.clone(),
             controller,

@@ -3,10 +3,13 @@
 
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use letterbox_env::{BoxStream, Env, FileRef};
 use tokio::io::{AsyncWriteExt, Interest};
+
+use super::budget::Share;
 
 /// One piece of a response.
 #[derive(Clone)]
@@ -38,17 +41,19 @@ impl Part {
 /// A whole frame, size first.
 pub(crate) struct Response {
     parts: Vec<Part>,
+    /// What it holds of the account until it is written.
+    share: Option<Share>,
 }
 
 impl From<Bytes> for Response {
     fn from(bytes: Bytes) -> Self {
-        Self { parts: vec![Part::Bytes(bytes)] }
+        Self { parts: vec![Part::Bytes(bytes)], share: None }
     }
 }
 
 impl From<Vec<Part>> for Response {
     fn from(parts: Vec<Part>) -> Self {
-        Self { parts }
+        Self { parts, share: None }
     }
 }
 
@@ -64,11 +69,25 @@ impl Response {
         self.parts.iter().map(Part::len).sum()
     }
 
-    /// Writes the frame. Not cancel safe: after a cancelled call the connection is of no use.
+    /// The frame, which gives `share` back when it is written.
+    #[must_use]
+    pub(crate) fn holding(mut self, share: Share) -> Self {
+        self.share = Some(share).filter(|share| share.bytes() > 0);
+        self
+    }
+
+    /// Bytes of memory that wait with it.
+    #[must_use]
+    pub(crate) fn held(&self) -> usize {
+        self.share.as_ref().map_or(0, Share::bytes)
+    }
+
+    /// Writes the frame, and counts in `taken` what the other side has taken. Not cancel safe: after a cancelled call the
+    /// connection is of no use.
     ///
     /// # Errors
     /// The socket's own, or the disk's; either way the connection must be closed.
-    pub(crate) async fn write(self, stream: &mut BoxStream, env: &Env) -> io::Result<()> {
+    pub(crate) async fn write(self, stream: &mut BoxStream, env: &Env, taken: &AtomicU64) -> io::Result<()> {
         let mut waiting: Vec<Bytes> = Vec::new();
         for part in self.parts {
             match part {
@@ -79,21 +98,21 @@ impl Response {
                     while at < end {
                         let chunk = (end - at).min(CHUNK);
                         waiting.push(read_chunk(env, &file, at, chunk).await?);
-                        write_all(stream, &mut waiting).await?;
+                        write_all(stream, &mut waiting, taken).await?;
                         at += chunk;
                     }
                 }
                 Part::File { file, position, len } => {
-                    write_all(stream, &mut waiting).await?;
-                    send_file(stream, env, &file, position, len).await?;
+                    write_all(stream, &mut waiting, taken).await?;
+                    send_file(stream, env, &file, position, len, taken).await?;
                 }
             }
         }
-        write_all(stream, &mut waiting).await
+        write_all(stream, &mut waiting, taken).await
     }
 }
 
-async fn write_all(stream: &mut BoxStream, waiting: &mut Vec<Bytes>) -> io::Result<()> {
+async fn write_all(stream: &mut BoxStream, waiting: &mut Vec<Bytes>, taken: &AtomicU64) -> io::Result<()> {
     let mut start = 0;
     let mut skip = 0;
     while start < waiting.len() {
@@ -110,6 +129,7 @@ async fn write_all(stream: &mut BoxStream, waiting: &mut Vec<Bytes>) -> io::Resu
                 stream.write_vectored(&slices).await?
             }
         };
+        taken.fetch_add(written as u64, Ordering::Relaxed);
         let mut left = written;
         let mut moved = false;
         while let Some(bytes) = waiting.get(start) {
@@ -141,18 +161,31 @@ async fn read_chunk(env: &Env, file: &FileRef, at: u64, len: u64) -> io::Result<
     env.blocking(move || file.read_exact_at(&mut buffer, at).map(|()| Bytes::from(buffer))).await
 }
 
+/// Reads a cold range into the page cache, off the async threads. What is read is not kept: a slow reader holds no memory of the broker.
+async fn read_in(env: &Env, file: &FileRef, from: u64, to: u64) -> io::Result<()> {
+    let file = file.clone();
+    let read = move || {
+        let mut buffer = vec![0; 64 * 1024];
+        let mut at = from;
+        while at < to {
+            let len = usize::try_from(to - at).unwrap_or(usize::MAX).min(buffer.len());
+            file.read_exact_at(buffer.get_mut(..len).unwrap_or_default(), at)?;
+            at += len as u64;
+        }
+        Ok(())
+    };
+    env.blocking(read).await
+}
+
 /// Sends a range past user space while it is in the page cache; what is cold is first read in off the
 /// async threads.
-async fn send_file(stream: &mut BoxStream, env: &Env, file: &FileRef, position: u64, len: u64) -> io::Result<()> {
+async fn send_file(stream: &mut BoxStream, env: &Env, file: &FileRef, position: u64, len: u64, taken: &AtomicU64) -> io::Result<()> {
     let end = position + len;
     let mut at = position;
     while at < end {
         let chunk_end = end.min(at + CHUNK);
         if !is_warm(file, at, chunk_end)? {
-            let mut waiting = vec![read_chunk(env, file, at, chunk_end - at).await?];
-            write_all(stream, &mut waiting).await?;
-            at = chunk_end;
-            continue;
+            read_in(env, file, at, chunk_end).await?;
         }
         let (Some(tcp), Some(fd)) = (stream.as_tcp(), file.as_fd()) else { return Err(io::ErrorKind::Unsupported.into()) };
         while at < chunk_end {
@@ -163,6 +196,7 @@ async fn send_file(stream: &mut BoxStream, env: &Env, file: &FileRef, position: 
             if sent == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
+            taken.fetch_add(sent as u64, Ordering::Relaxed);
             at += sent as u64;
         }
     }

@@ -36,6 +36,8 @@ pub struct CheckedHeader<'a> {
     pub client_id: Option<&'a str>,
     /// Where the body begins in the frame.
     pub body_offset: usize,
+    /// Array elements and tagged fields in it, as [`ELEMENTS_MAX`] counts them: what decoding allocates follows from them.
+    pub elements: usize,
 }
 
 /// The first eight bytes of every request, whatever its API and version.
@@ -82,7 +84,14 @@ pub fn check_request(frame: &[u8]) -> Result<CheckedHeader<'_>, WireError> {
     let header = walk.header(api.is_flexible(api_version)).map_err(|fault| fault.into_error(api_key, api_version))?;
     let body_offset = frame.len().saturating_sub(walk.left.len());
     walk.message(message).map_err(|fault| fault.into_error(api_key, api_version))?;
-    Ok(CheckedHeader { api_key, api_version, correlation_id, client_id: header, body_offset })
+    Ok(CheckedHeader {
+        api_key,
+        api_version,
+        correlation_id,
+        client_id: header,
+        body_offset,
+        elements: ELEMENTS_MAX.saturating_sub(walk.elements_left),
+    })
 }
 
 /// Proves that `body` is a whole request body of this API and version.

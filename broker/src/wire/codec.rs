@@ -173,6 +173,20 @@ pub fn decode_checked_request(api_key: i16, version: i16, mut body: Bytes) -> Re
 /// # Errors
 /// `Codec` when the response holds what this version cannot say, or is larger than 2 GiB.
 pub fn encode_response(correlation_id: i32, version: i16, response: &Response) -> Result<Bytes, WireError> {
+    encode_response_if(correlation_id, version, response, |_| true)?
+        .ok_or_else(|| codec_error(response.api_key(), version, &anyhow::anyhow!("there is no room for it")))
+}
+
+/// As [`encode_response`], once `has_room` for the bytes of the frame; `None` when there is none.
+///
+/// # Errors
+/// As [`encode_response`].
+pub fn encode_response_if(
+    correlation_id: i32,
+    version: i16,
+    response: &Response,
+    has_room: impl FnOnce(usize) -> bool,
+) -> Result<Option<Bytes>, WireError> {
     let api = served(response.api_key(), version)?;
     let fail = |e: &anyhow::Error| codec_error(api.key, version, e);
     let flexible = api.response_header_version(version) >= 1;
@@ -187,6 +201,9 @@ pub fn encode_response(correlation_id: i32, version: i16, response: &Response) -
     };
     let body_bytes = by_id.as_ref().map_or_else(|| response.size(version).map_err(|e| fail(&e)), |body| Ok(body.len()))?;
     let frame_bytes = body_bytes.saturating_add(header_bytes);
+    if !has_room(frame_bytes) {
+        return Ok(None);
+    }
     let mut out = frame(api.key, version, frame_bytes)?;
     out.int32(correlation_id);
     if flexible {
@@ -196,7 +213,7 @@ pub fn encode_response(correlation_id: i32, version: i16, response: &Response) -
         Some(body) => out.extend_from_slice(&body),
         None => response.encode(version, &mut out).map_err(|e| fail(&e))?,
     }
-    Ok(out.freeze())
+    Ok(Some(out.freeze()))
 }
 
 /// A whole request frame: size, header and body. For the client's side of a connection.

@@ -23,6 +23,9 @@ mod schema_table;
 mod tests;
 
 pub use check::{CheckedHeader, ELEMENTS_MAX, RequestPrefix, check_request, check_request_body, check_response_body, peek_request};
-pub use codec::{Request, Response, codec_range, decode_checked_request, decode_request, decode_response, encode_request, encode_response};
+pub use codec::{
+    Request, Response, codec_range, decode_checked_request, decode_request, decode_response, encode_request, encode_response,
+    encode_response_if,
+};
 pub use error::ErrorCode;
 pub use fault::{Problem, Step, WireError};

@@ -7,6 +7,7 @@
 //! An answer without records says that there are none, so it waits for what was acknowledged before to be readable, even when
 //! `max.wait` is 0: see [`Partition::settle`].
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use super::{SETTLE_MAX, Shared};
 use crate::log::{ReadError, ReadResult, Slice};
 use crate::model::Offset;
 use crate::replication::Partition;
+use crate::server::budget::Share;
 use crate::server::context::{Operation, RequestContext, Resource};
 use crate::server::response::{Part, Response};
 use crate::wire::fetch::{FetchAnswer, FetchPartitionAnswer, FetchTopicAnswer};
@@ -72,17 +74,22 @@ struct AskedTopic {
     partitions: Vec<Asked>,
 }
 
-/// Gathers records until there are `min.bytes` of them, the wait is over, or there is an error to tell.
-pub(crate) async fn fetch(shared: Arc<Shared>, ctx: RequestContext, request: m::FetchRequest) -> Fetched {
+/// Gathers records until there are `min.bytes` of them, the wait is over, or there is an error to tell; gives them with the share of
+/// memory that they hold.
+///
+/// While it waits it holds the decoded request alone, which is `held`. A large one is answered early when others wait for memory, as if its
+/// wait were over. Dropped while it waits, it leaves nothing behind.
+pub(crate) async fn fetch(shared: Arc<Shared>, ctx: RequestContext, request: m::FetchRequest, held: &Share) -> (Fetched, Share) {
     // Epoch 0 asks for a new session and −1 for none, both with all partitions and whatever the id; any other epoch goes on with a session.
     if !matches!(request.session_epoch, 0 | -1) {
-        return Fetched { error: ErrorCode::FetchSessionIdNotFound, topics: Vec::new(), read_committed: false };
+        let fetched = Fetched { error: ErrorCode::FetchSessionIdNotFound, topics: Vec::new(), read_committed: false };
+        return (fetched, Share::new(&shared.memory));
     }
     let is_follower = request.replica_id.0 >= 0 || request.replica_state.replica_id.0 >= 0;
     let version = ctx.api_version;
     let missing = if version >= 13 { ErrorCode::UnknownTopicId } else { ErrorCode::UnknownTopicOrPartition };
     let image = shared.image();
-    let topics: Vec<AskedTopic> = request
+    let mut topics: Vec<AskedTopic> = request
         .topics
         .into_iter()
         .map(|topic| {
@@ -101,19 +108,21 @@ pub(crate) async fn fetch(shared: Arc<Shared>, ctx: RequestContext, request: m::
         })
         .collect();
 
+    drop_repeated(&mut topics);
     let most = usize::try_from(request.max_bytes).unwrap_or(0).min(shared.config.size("fetch.max.bytes"));
     let min_bytes = usize::try_from(request.min_bytes).unwrap_or(0).min(most);
     // Where there is no minimum, or nothing that could grow, there is no wait.
     let waits = min_bytes > 0 && topics.iter().any(|topic| !topic.partitions.is_empty());
     let max_wait_ms = if waits { u64::try_from(request.max_wait_ms).unwrap_or(0) } else { 0 };
-    let deadline = Instant::now() + Duration::from_millis(max_wait_ms);
+    let mut deadline = Instant::now() + Duration::from_millis(max_wait_ms);
     let notify = Arc::new(Notify::new());
-    let mut registered = false;
+    let mut registered = None;
     let mut settled = false;
-    let mut fetched = loop {
-        let (fetched, enough) = gather(&shared, &topics, missing, most, min_bytes.max(1)).await;
+    let (mut fetched, records) = loop {
+        let mut records = Share::new(&shared.memory);
+        let (fetched, enough) = gather(&shared, &topics, missing, most, min_bytes.max(1), &mut records).await;
         if enough {
-            break fetched;
+            break (fetched, records);
         }
         if Instant::now() < deadline {
             // Registered first and looked at once more afterwards, so that no move is missed in between.
@@ -124,26 +133,32 @@ pub(crate) async fn fetch(shared: Arc<Shared>, ctx: RequestContext, request: m::
                 .filter(|one| one.error == ErrorCode::None)
                 .map(|one| one.high_watermark)
                 .collect();
+            // What waits holds no records.
+            drop((fetched, records));
+            registered.get_or_insert_with(|| Registered { topics: &topics, notify: notify.clone() });
             let mut moved = false;
             for (partition, seen) in found(&topics).zip(seen) {
                 partition.waiters.forget(&notify);
                 partition.waiters.register(seen.saturating_add(1), &notify);
                 moved |= partition.high_watermark() > seen || partition.log.is_gone();
             }
-            registered = true;
-            if moved || tokio::time::timeout_at(deadline, notify.notified()).await.is_ok() {
-                continue;
+            if !moved {
+                tokio::select! {
+                    biased;
+                    () = notify.notified() => {}
+                    () = tokio::time::sleep_until(deadline) => {}
+                    () = held.until_pressed() => deadline = Instant::now(),
+                }
             }
+            continue;
         }
         if settled || fetched.bytes() > 0 || !settle(&topics).await {
-            break fetched;
+            break (fetched, records);
         }
         settled = true;
     };
     fetched.read_committed = request.isolation_level == 1;
-    if registered {
-        found(&topics).for_each(|partition| partition.waiters.forget(&notify));
-    }
+    drop(registered);
     let answered = fetched.topics.iter().flat_map(|topic| &topic.partitions);
     for (asked, answer) in topics.iter().flat_map(|topic| &topic.partitions).zip(answered) {
         if let Ok(partition) = &asked.found {
@@ -151,7 +166,37 @@ pub(crate) async fn fetch(shared: Arc<Shared>, ctx: RequestContext, request: m::
         }
     }
     shared.metrics.fetch_bytes.inc_by(fetched.bytes() as u64);
-    fetched
+    (fetched, records)
+}
+
+/// A request that waits for its partitions, until it is dropped.
+struct Registered<'a> {
+    topics: &'a [AskedTopic],
+    notify: Arc<Notify>,
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        found(self.topics).for_each(|partition| partition.waiters.forget(&self.notify));
+    }
+}
+
+/// Drops what is asked for more than once: the first time counts.
+fn drop_repeated(topics: &mut [AskedTopic]) {
+    if found(topics).nth(1).is_none() {
+        return;
+    }
+    let place = |partition: &Arc<Partition>| Arc::as_ptr(partition).addr();
+    let mut places: Vec<usize> = found(topics).map(place).collect();
+    let all = places.len();
+    places.sort_unstable();
+    places.dedup();
+    if places.len() < all {
+        let mut left: BTreeSet<usize> = places.into_iter().collect();
+        for topic in topics {
+            topic.partitions.retain(|asked| asked.found.as_ref().map_or(true, |partition| left.remove(&place(partition))));
+        }
+    }
 }
 
 /// The asked partitions that are led from here.
@@ -172,7 +217,14 @@ async fn settle(topics: &[AskedTopic]) -> bool {
 }
 
 /// One round over all partitions, and whether it is worth an answer.
-async fn gather(shared: &Shared, topics: &[AskedTopic], missing: ErrorCode, most: usize, min_bytes: usize) -> (Fetched, bool) {
+async fn gather(
+    shared: &Shared,
+    topics: &[AskedTopic],
+    missing: ErrorCode,
+    most: usize,
+    min_bytes: usize,
+    memory: &mut Share,
+) -> (Fetched, bool) {
     let mut left = most;
     let mut bytes = 0;
     let mut failed = false;
@@ -181,7 +233,7 @@ async fn gather(shared: &Shared, topics: &[AskedTopic], missing: ErrorCode, most
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for asked in &topic.partitions {
             let read = match &asked.found {
-                Ok(partition) => match one(shared, partition, &asked.what, left, bytes == 0).await {
+                Ok(partition) => match one(shared, partition, &asked.what, left, bytes == 0, memory).await {
                     // Deleted while this request waited, or while it read.
                     _ if partition.log.is_gone() => Err(missing),
                     read => read,
@@ -213,6 +265,7 @@ async fn one(
     what: &FetchPartition,
     left: usize,
     is_first: bool,
+    memory: &mut Share,
 ) -> Result<FetchedPartition, ErrorCode> {
     let high_watermark = partition.high_watermark();
     let log_start_offset = partition.log.start_offset();
@@ -233,7 +286,9 @@ async fn one(
         return Ok(fetched);
     }
     let code = |error: ReadError| ErrorCode::from_code(error.code()).unwrap_or(ErrorCode::UnknownServerError);
-    fetched.records = match partition.log.try_read_cached(from, max_bytes, high_watermark, is_first).map_err(code)? {
+    let cached = partition.log.try_read_cached(from, max_bytes, high_watermark, is_first).map_err(code)?;
+    // An answer keeps what it shows of the cache until it is read, so it counts. Without room for it the same bytes are sent from the file.
+    fetched.records = match cached.filter(|found| memory.try_grow_to(memory.bytes() + found.bytes)) {
         Some(found) => found,
         // What was written a while ago is mostly still in the page cache: no hop to a thread that may wait for the disk.
         None => match partition.log.try_read_from_page_cache(from, max_bytes, high_watermark, is_first) {

@@ -5,6 +5,7 @@
 //!
 //! Every place but the earliest covers what was acknowledged before the request came, with `acks=1` too: see [`Partition::settle`].
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::stream::{self, StreamExt};
@@ -33,14 +34,18 @@ pub(crate) async fn list_offsets(shared: Arc<Shared>, ctx: RequestContext, reque
     let version = ctx.api_version;
     let settle_by = Instant::now() + SETTLE_MAX;
     let mut topics = Vec::with_capacity(request.topics.len());
+    let mut seen = BTreeSet::new();
     for topic in request.topics {
         let name = topic.name.as_str();
         let allowed = ctx.may(Operation::Describe, Resource::Topic(name));
         let topic_id = shared.image().topic(name).map(|topic| topic.id);
         let answers = stream::iter(topic.partitions).map(|asked| {
             let shared = shared.clone();
+            let is_repeated = !seen.insert((topic.name.clone(), asked.partition_index));
             async move {
                 let found = match topic_id {
+                    // As with Kafka: which of them is meant is not known.
+                    _ if is_repeated => Err(ErrorCode::InvalidRequest),
                     _ if !allowed => Err(ErrorCode::TopicAuthorizationFailed),
                     None => Err(ErrorCode::UnknownTopicOrPartition),
                     Some(id) => shared.replicas.partition(&id, asked.partition_index),
@@ -95,10 +100,8 @@ async fn one(
         LATEST_TIERED | EARLIEST_PENDING_UPLOAD => Ok((-1, -1, -1)),
         timestamp if timestamp >= 0 || timestamp == MAX_TIMESTAMP => {
             let of = partition.clone();
-            let found = shared
-                .env
-                .blocking(move || if timestamp == MAX_TIMESTAMP { of.log.max_timestamp() } else { of.log.offset_for_timestamp(timestamp) })
-                .await;
+            let look_up = move || if timestamp == MAX_TIMESTAMP { of.log.max_timestamp() } else { of.log.offset_for_timestamp(timestamp) };
+            let found = shared.lookups.run(&shared.env, look_up).await;
             let found = found.map_err(|error| ErrorCode::from_code(error.code()).unwrap_or(ErrorCode::UnknownServerError))?;
             // What is not committed is not there yet for clients.
             Ok(found

@@ -3,7 +3,7 @@
 //! KIPs: 516 (topic ids), 430 (authorized operations), 919 (endpoint type), 1073 (fenced brokers).
 //! Each client is told the endpoints of the listener it came in on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use kafka_protocol::messages as m;
@@ -31,7 +31,12 @@ pub(crate) async fn metadata(shared: Arc<Shared>, ctx: RequestContext, request: 
     let mut image = shared.image();
     let mut create_errors = BTreeMap::new();
     // Version 0 asks for everything with an empty list, later ones with null.
-    let asked = request.topics.filter(|topics| !(version == 0 && topics.is_empty()));
+    let mut asked = request.topics.filter(|topics| !(version == 0 && topics.is_empty()));
+    if let Some(topics) = &mut asked {
+        // Each is answered once, however often it is asked for.
+        let mut seen = BTreeSet::new();
+        topics.retain(|topic| seen.insert((topic.name.clone(), topic.topic_id)));
+    }
     if let (true, Some(topics)) = (may_create, &asked) {
         let names: Vec<Arc<str>> = topics.iter().filter_map(|topic| topic.name.as_ref()).map(|name| Arc::from(name.as_str())).collect();
         let missing: Vec<Arc<str>> =

@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::future::BoxFuture;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::Shared;
 use super::init_producer_id::NO_TRANSACTIONS;
-use crate::log::{AppendError, COPIED_BELOW};
+use crate::log::{AppendError, COPIED_BELOW, Effort};
 use crate::model::Offset;
-use crate::replication::{Acks, Appended, Partition};
+use crate::replication::{Acks, Appended, Partition, Within};
 use crate::server::context::{Operation, RequestContext, Resource};
 use crate::wire::batch::{BatchHeader, Compression};
 use crate::wire::produce::{
@@ -32,7 +32,24 @@ pub(crate) enum Produced {
     /// Nothing is to be waited for.
     Answered(Result<Bytes, WireError>),
     /// Appended; the answer waits until it is committed.
-    Waiting(BoxFuture<'static, Result<Bytes, WireError>>),
+    Waiting(BoxFuture<'static, Encoded>),
+    /// Some batches take long to validate, which happens elsewhere.
+    Validating {
+        /// Validates and appends, then gives the answer, if there is to be one; an error: the connection must be closed, and why.
+        appending: BoxFuture<'static, Result<Option<BoxFuture<'static, Encoded>>, String>>,
+        /// Resolves when everything is appended.
+        appended: oneshot::Receiver<()>,
+    },
+}
+
+type Encoded = Result<Bytes, WireError>;
+
+/// A batch that takes long to validate.
+struct Heavy {
+    topic: usize,
+    partition: usize,
+    of: Arc<Partition>,
+    records: BytesMut,
 }
 
 /// A partition whose append waits to be committed.
@@ -85,7 +102,88 @@ impl Answers {
     }
 }
 
+/// What became of the batches so far.
+struct Outcome {
+    answers: Answers,
+    waiting: Vec<Waiting>,
+    failed: Option<ErrorCode>,
+}
+
+impl Outcome {
+    fn note(
+        &mut self,
+        shared: &Shared,
+        acks: Option<Acks>,
+        (topic, partition, index): (usize, usize, i32),
+        appended: Result<(Appended, Arc<Partition>), Failure>,
+    ) -> ProducePartitionAnswer {
+        match appended {
+            Ok((appended, of)) => {
+                shared.metrics.messages_in.inc_by(appended.records);
+                shared.metrics.produce_bytes.inc_by(appended.bytes);
+                of.traffic.received(&appended);
+                if acks == Some(Acks::All) && !of.is_committed(appended.end_offset) {
+                    self.waiting.push(Waiting { topic, partition, of, end_offset: appended.end_offset });
+                }
+                success(index, &appended)
+            }
+            Err(failure) => {
+                shared.metrics.answered_with("Produce", failure.error.name());
+                self.failed.get_or_insert(failure.error);
+                failure.answer(index)
+            }
+        }
+    }
+
+    /// The answer when everything has been appended.
+    fn produced(self, shared: &Arc<Shared>, acks: Option<Acks>, timeout: Duration) -> Result<Produced, String> {
+        let Self { mut answers, waiting, failed } = self;
+        if acks == Some(Acks::None) {
+            return failed.map_or(Ok(Produced::Unanswered), |error| {
+                Err(format!("Produce with acks=0 failed with {}; closing is the only way to say so", error.name()))
+            });
+        }
+        if waiting.is_empty() {
+            return Ok(Produced::Answered(answers.encode()));
+        }
+        let shared = shared.clone();
+        Ok(Produced::Waiting(Box::pin(async move {
+            wait(&shared, &mut answers, waiting, timeout).await;
+            answers.encode()
+        })))
+    }
+}
+
+/// Validates and appends what takes long, where blocking is allowed; then as [`produce`].
+fn validate_elsewhere(shared: Arc<Shared>, mut outcome: Outcome, heavy: Vec<Heavy>, acks: Acks, timeout: Duration) -> Produced {
+    let (done, appended) = oneshot::channel();
+    let appending = Box::pin(async move {
+        let append =
+            move |Heavy { topic, partition, of, records }| (topic, partition, of.append(records, acks).map(|appended| (appended, of)));
+        let results: Vec<_> = shared.validation.run(&shared.env, move || heavy.into_iter().map(append).collect()).await;
+        for (topic, partition, result) in results {
+            let place = outcome.answers.topics.get(topic).and_then(|(_, partitions)| partitions.get(partition));
+            let index = place.map_or(-1, |answer| answer.index);
+            let answer = outcome.note(&shared, Some(acks), (topic, partition, index), result.map_err(Failure::from));
+            if let Some(place) = outcome.answers.topics.get_mut(topic).and_then(|(_, partitions)| partitions.get_mut(partition)) {
+                *place = answer;
+            }
+        }
+        // The next request of the connection may be started.
+        drop(done);
+        let answer: Option<BoxFuture<'static, Encoded>> = match outcome.produced(&shared, Some(acks), timeout)? {
+            Produced::Answered(answer) => Some(Box::pin(std::future::ready(answer))),
+            Produced::Waiting(answer) => Some(answer),
+            Produced::Unanswered | Produced::Validating { .. } => None,
+        };
+        Ok(answer)
+    });
+    Produced::Validating { appending, appended }
+}
+
 /// Appends every partition's batch at once, in order, and answers, at once or when `acks` is satisfied. `body` has been walked.
+///
+/// What takes long to validate is appended elsewhere, and with it all that follows it in the request.
 ///
 /// # Errors
 /// With `acks=0` there is no answer to put an error in: the connection must be closed, as Kafka does.
@@ -102,9 +200,10 @@ pub(crate) fn produce(shared: &Arc<Shared>, ctx: &RequestContext, mut body: Byte
     type Asked = (Named, Vec<ProducePartitionView>);
     let asked: Vec<Asked> = view.topics().map(|topic| (topic.topic.into(), topic.partitions().collect())).collect();
 
-    let mut waiting = Vec::new();
-    let mut failed = None;
-    let mut answers = Answers { correlation_id: ctx.correlation_id, version: ctx.api_version, topics: Vec::with_capacity(asked.len()) };
+    let answers = Answers { correlation_id: ctx.correlation_id, version: ctx.api_version, topics: Vec::with_capacity(asked.len()) };
+    let mut outcome = Outcome { answers, waiting: Vec::new(), failed: None };
+    let mut effort = Effort::light();
+    let mut heavy = Vec::new();
     let image = shared.image();
     let mut records_of = Carver { body_len: body.len(), gone: 0, rest: body.split() };
     for (topic_at, (topic, partitions)) in asked.into_iter().enumerate() {
@@ -126,44 +225,32 @@ pub(crate) fn produce(shared: &Arc<Shared>, ctx: &RequestContext, mut body: Byte
                     ErrorCode::UnsupportedCompressionType,
                     &format!("Produce requests with version {} are not allowed to use ZStandard compression", ctx.api_version),
                 )),
-                (Some(acks), Some(found)) => shared
-                    .replicas
-                    .partition(&found.id, index)
-                    .map_err(Failure::code)
-                    .and_then(|partition| Ok((partition.append(records, acks).map_err(Failure::from)?, partition))),
-            };
-            of_topic.push(match appended {
-                Ok((appended, partition)) => {
-                    shared.metrics.messages_in.inc_by(appended.records);
-                    shared.metrics.produce_bytes.inc_by(appended.bytes);
-                    partition.traffic.received(&appended);
-                    if acks == Some(Acks::All) && !partition.is_committed(appended.end_offset) {
-                        waiting.push(Waiting { topic: topic_at, partition: partition_at, of: partition, end_offset: appended.end_offset });
+                (Some(acks), Some(found)) => shared.replicas.partition(&found.id, index).map_err(Failure::code).and_then(|of| {
+                    let within = match heavy.is_empty() {
+                        true => of.append_within(records, acks, &mut effort).map_err(Failure::from)?,
+                        false => Within::TooLong(records),
+                    };
+                    match within {
+                        Within::Appended(appended) => Ok(Some((appended, of))),
+                        Within::TooLong(records) => {
+                            heavy.push(Heavy { topic: topic_at, partition: partition_at, of, records });
+                            Ok(None)
+                        }
                     }
-                    success(index, &appended)
-                }
-                Err(failure) => {
-                    shared.metrics.answered_with("Produce", failure.error.name());
-                    failed.get_or_insert(failure.error);
-                    failure.answer(index)
-                }
+                }),
+            };
+            of_topic.push(match appended.transpose() {
+                Some(appended) => outcome.note(shared, acks, (topic_at, partition_at, index), appended),
+                // Its place, until it is known.
+                None => Failure::code(ErrorCode::UnknownServerError).answer(index),
             });
         }
-        answers.topics.push((topic, of_topic));
+        outcome.answers.topics.push((topic, of_topic));
     }
-    if acks == Some(Acks::None) {
-        return failed.map_or(Ok(Produced::Unanswered), |error| {
-            Err(format!("Produce with acks=0 failed with {}; closing is the only way to say so", error.name()))
-        });
+    match acks {
+        Some(acks) if !heavy.is_empty() => Ok(validate_elsewhere(shared.clone(), outcome, heavy, acks, timeout)),
+        _ => outcome.produced(shared, acks, timeout),
     }
-    if waiting.is_empty() {
-        return Ok(Produced::Answered(answers.encode()));
-    }
-    let shared = shared.clone();
-    Ok(Produced::Waiting(Box::pin(async move {
-        wait(&shared, &mut answers, waiting, timeout).await;
-        answers.encode()
-    })))
 }
 
 /// The first version whose records may be compressed with zstd (KIP-110): a client of an older one may not know that others cannot

@@ -1,0 +1,75 @@
+//! How slowly a client may send a request or take an answer.
+//!
+//! Who falls behind holds memory and a connection that others need. Both directions have the same measure: a client may be
+//! silent for [`SILENCE_MAX`], and what it moves buys time at the slowest rate that is allowed: [`RATE_MIN`], or for
+//! a large frame the rate that ends it in [`WHOLE_MAX`]. Kafka's clients give a request up after 30 s (`request.timeout.ms`),
+//! so an honest one has long gone when it is closed here.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How long a client may move nothing.
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// Bytes a second, at least.
+const RATE_MIN: u64 = 16 * 1024;
+/// How long the largest frame may take, besides [`SILENCE_MAX`].
+const WHOLE_MAX: u64 = 120;
+
+/// The moment until which the next bytes of one frame must move.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    until: Instant,
+}
+
+impl Pace {
+    /// A frame begins, or goes on after the broker itself made it wait.
+    pub(super) fn begin(now: Instant) -> Self {
+        Self { until: now + SILENCE_MAX }
+    }
+
+    /// `bytes` of a frame of `whole` bytes have moved.
+    pub(super) fn moved(&mut self, now: Instant, bytes: u64, whole: u64) {
+        let rate = RATE_MIN.max(whole / WHOLE_MAX);
+        let bought = Duration::from_micros(bytes.saturating_mul(1_000_000) / rate);
+        self.until = self.until.checked_add(bought).map_or(self.until, |until| until.min(now + SILENCE_MAX));
+    }
+
+    /// When the client is too slow.
+    pub(super) fn until(&self) -> Instant {
+        self.until
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many seconds a client lasts that sends `bytes` each `every` seconds.
+    fn lasts(every: u64, bytes: u64, whole: u64) -> u64 {
+        let start = Instant::now();
+        let (mut pace, mut at, mut sent) = (Pace::begin(start), 0, 0);
+        while sent < whole && start + Duration::from_secs(at + every) <= pace.until() {
+            at += every;
+            sent += bytes;
+            pace.moved(start + Duration::from_secs(at), bytes, whole);
+        }
+        if sent < whole { at } else { u64::MAX }
+    }
+
+    #[test]
+    fn who_is_slow_for_long_is_given_up_and_who_is_slow_for_a_while_is_not() {
+        const MIB: u64 = 1024 * 1024;
+        for (name, every, bytes, whole, lasting) in [
+            ("a byte each ten seconds", 10, 1, 100 * MIB, 30),
+            ("one that is silent", 31, 100 * MIB, 100 * MIB, 0),
+            ("a slow line", 1, 20 * 1024, MIB, u64::MAX),
+            ("in bursts", 25, MIB, 4 * MIB, u64::MAX),
+            ("a small one over a poor line", 5, 10_000, 60_000, u64::MAX),
+            ("the largest, too slow to end before its client gives it up", 1, 100 * 1024, 100 * MIB, 33),
+            ("the largest, just fast enough", 1, MIB, 100 * MIB, u64::MAX),
+        ] {
+            assert_eq!(lasts(every, bytes, whole), lasting, "{name}");
+        }
+    }
+}
