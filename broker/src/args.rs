@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use letterbox_operator::up::UpOptions;
 
-use crate::logging;
+use crate::{logging, tools};
 
 /// What was asked for.
 pub(crate) enum Command {
@@ -112,10 +112,10 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Command, End> {
         Sub::Broker { config, overrides, log } => Command::Broker { config, overrides, log: log.into() },
         Sub::Container { log } => Command::Container { log: log.into() },
         Sub::Up { file, data, port } => Command::Up(UpOptions { file, data, port }),
-        Sub::Tool { name, arguments } => match letterbox_cli::tool_of(&name) {
+        Sub::Tool { name, arguments } => match tools::tool_of(&name) {
             Some(name) => Command::Tool { name: name.to_owned(), arguments },
             None => {
-                let known = letterbox_cli::tool_names().join(", ");
+                let known = tools::names().join(", ");
                 let error = clap::Error::raw(
                     clap::error::ErrorKind::InvalidValue,
                     format!("{name} is not a tool of this version; there are {known}\n"),

@@ -3,6 +3,9 @@
 mod args;
 mod container;
 mod logging;
+mod server_tools;
+mod storage_tool;
+mod tools;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -24,11 +27,13 @@ use letterbox_operator::platform::local::CONFIGURATION_REFUSED;
 fn main() -> ExitCode {
     let mut arguments: Vec<OsString> = std::env::args_os().collect();
     let called = arguments.first().and_then(|path| Path::new(path).file_name()?.to_str()).unwrap_or("letterbox").to_owned();
-    if let Some(tool) = letterbox_cli::tool_of(&called) {
-        return run_tool(tool, arguments.split_off(1));
-    }
-    let command = match args::parse(arguments.split_off(1.min(arguments.len()))) {
-        Ok(command) => command,
+    let command = match tools::tool_of(&called) {
+        Some(tool) => Ok(args::Command::Tool { name: tool.to_owned(), arguments: arguments.split_off(1) }),
+        None => args::parse(arguments.split_off(1.min(arguments.len()))),
+    };
+    let command = match command.map(tools::run_own) {
+        Ok(Ok(command)) => command,
+        Ok(Err(code)) => return code,
         Err(end) => return end.say(),
     };
     let (json, configuration) = match command {

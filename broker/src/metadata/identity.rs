@@ -84,9 +84,23 @@ pub fn open_directories(
     node_id: i32,
     cluster_id: Option<&str>,
 ) -> Result<Vec<DirectoryIdentity>, IdentityError> {
+    open_directories_as(env, directories, node_id, cluster_id, |_| env.random_uuid())
+}
+
+/// As [`open_directories`], with `new_id` for the `directory.id` of each empty directory.
+///
+/// # Errors
+/// As [`open_directories`].
+pub fn open_directories_as(
+    env: &Env,
+    directories: &[PathBuf],
+    node_id: i32,
+    cluster_id: Option<&str>,
+    new_id: impl Fn(&Path) -> Uuid,
+) -> Result<Vec<DirectoryIdentity>, IdentityError> {
     let mut found = Vec::with_capacity(directories.len());
     for directory in directories {
-        found.push(read(env, directory)?);
+        found.push(read_directory(env, directory)?);
     }
     let known = found.iter().flatten().map(|identity| identity.cluster_id.clone()).next();
     let expected = match (cluster_id.map(str::to_owned), known) {
@@ -110,7 +124,7 @@ pub fn open_directories(
     for (directory, identity) in directories.iter().zip(found) {
         identities.push(match identity {
             Some(identity) => identity,
-            None => create(env, directory, node_id, &expected)?,
+            None => create(env, directory, node_id, &expected, new_id(directory))?,
         });
     }
     Ok(identities)
@@ -130,8 +144,11 @@ fn check(directory: &Path, identity: &DirectoryIdentity, node_id: i32, cluster_i
     Ok(())
 }
 
-/// The identity of one directory; `None` when it is empty or not there.
-fn read(env: &Env, directory: &Path) -> Result<Option<DirectoryIdentity>, IdentityError> {
+/// The identity of one directory; `None` when it is empty or not there. Blocks.
+///
+/// # Errors
+/// It cannot be read, has data but no identity, or a damaged one.
+pub fn read_directory(env: &Env, directory: &Path) -> Result<Option<DirectoryIdentity>, IdentityError> {
     let io = |source| IdentityError::Io { directory: directory.to_owned(), source };
     if !env.disk.exists(directory).map_err(io)? {
         return Ok(None);
@@ -148,8 +165,8 @@ fn read(env: &Env, directory: &Path) -> Result<Option<DirectoryIdentity>, Identi
     }
 }
 
-fn create(env: &Env, directory: &Path, node_id: i32, cluster_id: &str) -> Result<DirectoryIdentity, IdentityError> {
-    let identity = DirectoryIdentity { cluster_id: cluster_id.to_owned(), node_id, directory_id: env.random_uuid(), created: true };
+fn create(env: &Env, directory: &Path, node_id: i32, cluster_id: &str, directory_id: Uuid) -> Result<DirectoryIdentity, IdentityError> {
+    let identity = DirectoryIdentity { cluster_id: cluster_id.to_owned(), node_id, directory_id, created: true };
     let text = format!(
         "#\nversion=1\ncluster.id={}\nnode.id={}\ndirectory.id={}\n",
         escape_value(&identity.cluster_id),
