@@ -68,7 +68,7 @@ pub(crate) fn sentence(error: &BrokerError) -> String {
 pub(crate) fn java_cause(error: &BrokerError) -> String {
     match java(error.code) {
         Some((class, _)) => format!("org.apache.kafka.common.errors.{class}: {}", sentence(error)),
-        None => format!("{:?}: {}", error.code, sentence(error)),
+        None => format!("{}: {}", java_class(error.code), sentence(error)),
     }
 }
 
@@ -103,6 +103,8 @@ fn java(code: ErrorCode) -> Option<(&'static str, &'static str)> {
             "InvalidRequestException",
             "This most likely occurs because of a request being malformed by the client library or the message was sent to an incompatible broker. See the broker logs for more details.",
         ),
+        ErrorCode::POLICY_VIOLATION => ("PolicyViolationException", "Request parameters do not satisfy the configured policy."),
+        ErrorCode::KAFKA_STORAGE_ERROR => ("KafkaStorageException", "Disk error when trying to access log file on the disk."),
         ErrorCode::NON_EMPTY_GROUP => ("GroupNotEmptyException", "The group is not empty."),
         ErrorCode::GROUP_ID_NOT_FOUND => ("GroupIdNotFoundException", "The group id does not exist."),
         ErrorCode::GROUP_SUBSCRIBED_TO_TOPIC => (

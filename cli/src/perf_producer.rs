@@ -85,7 +85,6 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
     let mut under_way = FuturesUnordered::new();
     for number in 0..count {
         if warmup > 0 && number == warmup {
-            writeln!(out, "In steady state.")?;
             stats.steady = Some(Stats::new(Instant::now()));
         }
         let payload = payloads.next(number);
@@ -173,7 +172,12 @@ impl Both {
     }
 
     fn report_window(&mut self, interval: Duration, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
-        self.steady.as_mut().unwrap_or(&mut self.all).report_window(interval, out)
+        let Some(steady) = &mut self.steady else { return self.all.report_window(interval, out) };
+        // Told with the first report of it.
+        if steady.window_began.elapsed() >= interval && steady.window.count == steady.total.count {
+            writeln!(out, "In steady state.")?;
+        }
+        steady.report_window(interval, out)
     }
 
     /// By the names of Kafka's producer. A rate is over the whole run.

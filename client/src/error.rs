@@ -31,9 +31,11 @@ impl ErrorCode {
     pub const INVALID_PARTITIONS: Self = Self(37);
     pub const NOT_CONTROLLER: Self = Self(41);
     pub const INVALID_REQUEST: Self = Self(42);
+    pub const POLICY_VIOLATION: Self = Self(44);
     pub const OUT_OF_ORDER_SEQUENCE_NUMBER: Self = Self(45);
     pub const DUPLICATE_SEQUENCE_NUMBER: Self = Self(46);
     pub const INVALID_PRODUCER_EPOCH: Self = Self(47);
+    pub const KAFKA_STORAGE_ERROR: Self = Self(56);
     pub const UNKNOWN_PRODUCER_ID: Self = Self(59);
     pub const NON_EMPTY_GROUP: Self = Self(68);
     pub const GROUP_ID_NOT_FOUND: Self = Self(69);
