@@ -42,9 +42,14 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
     writeln!(out, "{:<width$} {:<width$} {:<width$}", "GROUP", "TYPE", "PROTOCOL")?;
     for group in wanted {
         // Kafka's rows end with one more blank than its header.
-        writeln!(out, "{:<width$} {:<width$} {:<width$} ", group.group, group.kind, group.protocol_type)?;
+        writeln!(out, "{:<width$} {:<width$} {:<width$} ", group.group, kind_name(&group.kind), group.protocol_type)?;
     }
     Ok(0)
+}
+
+/// As Kafka's tool spells a type, however the broker does.
+fn kind_name(kind: &str) -> &str {
+    ["Classic", "Consumer", "Share", "Streams"].into_iter().find(|name| name.eq_ignore_ascii_case(kind)).unwrap_or(kind)
 }
 
 fn fits(parsed: &Parsed, kind: Option<&str>, group: &ListedGroup) -> bool {
@@ -55,4 +60,14 @@ fn fits(parsed: &Parsed, kind: Option<&str>, group: &ListedGroup) -> bool {
         && (!parsed.has("streams") || is("streams"))
         && kind.is_none_or(is)
         && parsed.value("protocol").is_none_or(|protocol| protocol == group.protocol_type)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::kind_name;
+
+    #[test]
+    fn types_are_spelt_as_kafka_spells_them() {
+        assert_eq!([kind_name("classic"), kind_name("Consumer"), kind_name("new-kind")], ["Classic", "Consumer", "new-kind"]);
+    }
 }

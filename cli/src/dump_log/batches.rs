@@ -24,6 +24,8 @@ pub(super) struct Head {
     pub(super) crc: u32,
 }
 
+/// What a broker fills the blocks with that it keeps ahead of what it writes: Letterbox 0x7f, file systems 0.
+const RESERVE_BYTES: [u8; 2] = [0, 0x7f];
 /// Bytes before what a batch's length counts.
 const PREFIX_BYTES: u64 = 12;
 
@@ -84,14 +86,14 @@ impl Segment {
         Ok(Some(Head { header, position, bytes, crc }))
     }
 
-    /// The bytes from `position` on that are not the zeros of a reserve.
+    /// The bytes from `position` on, without the reserve at the end.
     fn garbage(&self, mut position: u64) -> Result<u64, Failure> {
         const PIECE: u64 = 1 << 20;
         let mut last = position;
         let begin = position;
         while position < self.bytes {
             let piece = self.read(position, PIECE.min(self.bytes - position))?;
-            if let Some(at) = piece.iter().rposition(|byte| *byte != 0) {
+            if let Some(at) = piece.iter().rposition(|byte| !RESERVE_BYTES.contains(byte)) {
                 last = position.saturating_add(u64::try_from(at).unwrap_or(0)).saturating_add(1);
             }
             position = position.saturating_add(PIECE);
@@ -104,7 +106,7 @@ impl Segment {
 pub(super) struct Batches<'a> {
     segment: &'a Segment,
     position: u64,
-    /// After the last batch: bytes that belong to none. Zeros at the end, which a broker keeps ahead of what it writes, do not count.
+    /// After the last batch: bytes that belong to none. The reserve at the end, which a broker keeps ahead of what it writes, does not count.
     pub(super) left: u64,
 }
 

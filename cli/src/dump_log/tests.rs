@@ -48,8 +48,8 @@ fn batches_and_their_records_are_printed_as_kafka_prints_them() {
     let folder = folder();
     let stamped = ProducerStamp { id: 7, epoch: 1, sequence: 3 };
     let (one, two) = (batch(40, ProducerStamp::NONE, Compression::None), batch(42, stamped, Compression::Gzip));
-    // A running broker keeps zeros ahead of what it writes: they are no complaint.
-    let log = folder.file(&format!("{NAME}.log"), &[one.clone(), two.clone(), vec![0; 4096]].concat());
+    // A running broker keeps a reserve ahead of what it writes: that is no complaint.
+    let log = folder.file(&format!("{NAME}.log"), &[one.clone(), two.clone(), vec![0x7f; 4096], vec![0; 4096]].concat());
     let (code, out, err) = folder.dump(&["--files", &log, "--print-data-log"]);
     let crc = |bytes: &[u8]| u32::from_be_bytes(bytes[17..21].try_into().unwrap());
     let expected = format!(
