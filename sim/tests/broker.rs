@@ -13,6 +13,7 @@ use letterbox_sim::check::{Checker, Demands, Report, segment};
 use letterbox_sim::cluster::{Cluster, Exit, NetworkOptions, Process};
 use letterbox_sim::disk::{DiskStats, Fault};
 use letterbox_sim::history::{Action, Event, History, Phase};
+use letterbox_sim::rng::Rng;
 use letterbox_sim::trace::Trace;
 use letterbox_sim::{seeds, workload};
 
@@ -25,17 +26,21 @@ const DATA: &str = "/var/lib/letterbox";
 /// How long the broker may take to serve again, and the clients to end, once nothing is broken any more.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn config() -> Result<Config, String> {
+fn config(more: &str) -> Result<Config, String> {
     let text = format!(
         "process.roles=broker,controller\nnode.id=0\ncontroller.quorum.voters=0@{BROKER}:9093\ncontroller.listener.names=CONTROLLER\n\
          listeners=PLAINTEXT://:9092,CONTROLLER://:9093\nadvertised.listeners=PLAINTEXT://{BROKER}:9092\nlog.dirs={DATA}\n\
-         admin.listener=none\noffsets.topic.num.partitions=2\noffsets.topic.replication.factor=1\ngroup.initial.rebalance.delay.ms=0\n"
+         admin.listener=none\noffsets.topic.num.partitions=2\noffsets.topic.replication.factor=1\ngroup.initial.rebalance.delay.ms=0\n{more}\n"
     );
     Config::parse(&text).map_err(|error| error.to_string())
 }
 
 async fn broker(process: Process) -> Exit {
-    let broker = Broker::start(process.env.clone(), config()?).await.map_err(|error| error.to_string())?;
+    broker_with(process, "").await
+}
+
+async fn broker_with(process: Process, more: &str) -> Exit {
+    let broker = Broker::start(process.env.clone(), config(more)?).await.map_err(|error| error.to_string())?;
     let fatal = tokio::select! {
         biased;
         () = process.stopped() => None,
@@ -56,6 +61,9 @@ enum Trouble {
     Everything,
     /// A failed sync, a kill, a restart on what the page cache shows, and a power cut after that.
     FailedSyncs,
+    /// A full disk, without a reserve, and a full table of descriptors, with kills in between, also on a disk that stays full. The
+    /// broker must not end by itself, and goes on without a restart.
+    Shortage,
     /// Power cuts on a device that ignores flushes: the run must be found guilty.
     LyingDisk,
 }
@@ -75,7 +83,8 @@ fn run(seed: u64, trouble: Trouble, keep_lines: bool) -> Outcome {
     let _ = tracing_subscriber::fmt().with_env_filter(filter).without_time().with_test_writer().try_init();
     let mut cluster = Cluster::with(seed, NetworkOptions::default(), keep_lines);
     let (history, stop) = (History::default(), Arc::new(AtomicBool::new(false)));
-    cluster.host(BROKER, broker);
+    let more = if trouble == Trouble::Shortage { "log.dir.reserve.bytes=0" } else { "" };
+    cluster.host(BROKER, move |process| broker_with(process, more));
     if trouble == Trouble::LyingDisk {
         for partition in 0..PARTITIONS {
             let segment = format!("{TOPIC}-{partition}/00000000000000000000.log");
@@ -106,6 +115,10 @@ fn run(seed: u64, trouble: Trouble, keep_lines: bool) -> Outcome {
     cluster.run_for(Duration::from_secs(3));
     for _ in 0..6 {
         cluster.run_for(Duration::from_millis(rng.between(300, 2000)));
+        if trouble == Trouble::Shortage {
+            run_short(&mut cluster, &mut rng, &history);
+            continue;
+        }
         if trouble == Trouble::FailedSyncs {
             cluster.disk(BROKER).inject(Fault::FailSync, TOPIC, rng.below(5), 1);
             cluster.run_for(Duration::from_millis(rng.between(100, 500)));
@@ -210,6 +223,31 @@ fn run(seed: u64, trouble: Trouble, keep_lines: bool) -> Outcome {
     let stats = cluster.disk_stats(BROKER);
     println!("seed {seed}, {:?} of virtual time\n{report}{stats:?}", cluster.elapsed());
     Outcome { trace: cluster.trace(), report, stats }
+}
+
+/// Takes space or descriptors away for a while, with a kill and a restart in the middle of it at times.
+fn run_short(cluster: &mut Cluster, rng: &mut Rng, history: &History) {
+    let disk = cluster.disk(BROKER);
+    let what = if rng.percent(60) {
+        let (total, free) = disk.space(std::path::Path::new("/")).unwrap();
+        disk.set_capacity(Some(total - free + rng.below(100_000)));
+        "full disk"
+    } else {
+        disk.set_descriptors_left(Some(rng.below(4)));
+        "no descriptors"
+    };
+    note_fault(history, cluster, what);
+    cluster.run_for(Duration::from_millis(rng.between(200, 4000)));
+    assert!(cluster.is_running(BROKER), "{what} ended the broker");
+    if rng.percent(50) {
+        cluster.kill(BROKER);
+        note_fault(history, cluster, "kill");
+        cluster.restart(BROKER);
+        cluster.run_for(Duration::from_millis(rng.between(500, 3000)));
+        assert!(cluster.is_running(BROKER), "{what} ended the broker at its start");
+    }
+    disk.set_capacity(None);
+    disk.set_descriptors_left(None);
 }
 
 /// The last event of each process: where it hangs.
@@ -324,6 +362,16 @@ fn a_first_start_survives_a_power_cut_at_any_operation() {
         let report = Checker::check(history.events(), Demands { sends_ok_min: 10, reads_min: 10, faults_min: 1 });
         println!("seed {seed}, operation {operation}\n{report}");
         assert!(report.is_clean(), "{report}");
+    });
+}
+
+#[test]
+fn a_lack_of_space_or_descriptors_ends_no_broker_and_loses_nothing() {
+    seeds::for_each(3, "broker", "a_lack_of_space_or_descriptors_ends_no_broker_and_loses_nothing", |seed| {
+        let outcome = run(seed, Trouble::Shortage, false);
+        assert!(outcome.report.is_clean(), "{}", outcome.report);
+        let met = |fault| outcome.stats.faults.contains_key(fault);
+        assert!(met("disk full") || met("no descriptor"), "{:?}", outcome.stats.faults);
     });
 }
 

@@ -99,6 +99,11 @@ impl Broker {
         self.lines.iter().collect()
     }
 
+    /// The process's id.
+    pub(crate) fn pid(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_child(&self.child)
+    }
+
     /// A connection of a client that has not said anything yet.
     pub(crate) fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).unwrap();

@@ -10,6 +10,8 @@ pub enum Fault {
     /// `sync` fails with EIO; some of the unsynced bytes are on the platter, the others are forgotten, and the
     /// next sync succeeds (what Linux does).
     FailSync,
+    /// As `FailSync`, with ENOSPC: a file system that finds its blocks late (NFS does).
+    NoSpaceAtSync,
     /// `sync` says yes and does nothing: a device that ignores flushes. No promise holds on such a device; it shows
     /// that a test would notice software that does not sync.
     IgnoreSync,
@@ -29,6 +31,7 @@ impl Fault {
     fn name(self) -> &'static str {
         match self {
             Self::FailSync => "failed sync",
+            Self::NoSpaceAtSync => "no space at sync",
             Self::IgnoreSync => "ignored sync",
             Self::FailSyncDir => "failed directory sync",
             Self::FailRead => "failed read",
@@ -84,7 +87,7 @@ impl Faults {
         let found = self.rules.iter_mut().filter(|rule| path.contains(&rule.path_part)).find_map(|rule| {
             let fits = matches!(
                 (rule.fault, operation),
-                (Fault::FailSync | Fault::IgnoreSync, Operation::Sync)
+                (Fault::FailSync | Fault::NoSpaceAtSync | Fault::IgnoreSync, Operation::Sync)
                     | (Fault::FailSyncDir, Operation::SyncDir)
                     | (Fault::FailRead, Operation::Read)
                     | (Fault::FailWrite | Fault::DropWrite | Fault::MisdirectWrite(_), Operation::Write)

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use letterbox_env::{Disk, File, OpenMode};
+use letterbox_env::{Disk, File, OpenMode, not_synced};
 
 use super::content::Fate;
 use super::faults::{Fault, Operation};
@@ -101,7 +101,7 @@ impl File for SimFile {
             let allowed = state.allow(self.inode, end);
             let fits = usize::try_from(allowed.saturating_sub(offset)).unwrap_or(usize::MAX).min(bytes.len());
             self.node(state)?.content.write(&bytes[..fits], offset, Fate::from(fault));
-            if fits < bytes.len() { Err(error(ENOSPC)) } else { Ok(()) }
+            if fits < bytes.len() { Err(state.no_space()) } else { Ok(()) }
         })
     }
 
@@ -116,7 +116,8 @@ impl File for SimFile {
             if fault.is_some() {
                 let node = state.files.get_mut(&self.inode).ok_or_else(|| error(EIO))?;
                 node.content.fail_sync(&mut state.rng);
-                return Err(error(EIO));
+                // A full disk may be noticed as late as this; what was written is as lost as by any other cause.
+                return Err(not_synced(error(if fault == Some(Fault::NoSpaceAtSync) { ENOSPC } else { EIO })));
             }
             self.node(state)?.content.sync();
             state.stats.syncs += 1;
@@ -129,7 +130,7 @@ impl File for SimFile {
         self.with(|state| {
             state.begin("set length", &self.path, &[len], &[], true)?;
             if state.allow(self.inode, len) < len {
-                return Err(error(ENOSPC));
+                return Err(state.no_space());
             }
             let node = self.node(state)?;
             if node.content.len() != len {

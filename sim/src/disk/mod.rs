@@ -6,7 +6,9 @@
 //! - **Names.** Files made, renamed and removed are durable after [`Disk::sync_dir`] of the directory; syncing
 //!   the file itself is not enough. A power cut keeps a prefix of the rest, in order; a rename is one step.
 //! - **Space.** The sum of the lengths of files that can be opened or are open counts against the capacity, also
-//!   what `set_len` adds: nothing is sparse. The part of a write that fits is written before ENOSPC.
+//!   what `set_len` adds: nothing is sparse. The part of a write that fits is written before ENOSPC (or EDQUOT, as
+//!   drawn); on a disk without a free byte nothing is made either.
+//! - **Descriptors.** Above the bound of open files nothing is opened (EMFILE), not even a directory to sync it.
 //! - **Time.** Reads and syncs collect latency, which `Tasks::blocking` sleeps afterwards.
 //! - **Processes.** When a process ends, its locks and handles go and its unsynced writes stay (page cache).
 //!
@@ -25,7 +27,7 @@ use std::path::{Component, Path};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use letterbox_env::{DirEntry, Disk, FileRef, OpenMode};
+use letterbox_env::{DirEntry, Disk, FileRef, OpenMode, not_synced};
 
 use self::content::Content;
 pub use self::faults::Fault;
@@ -42,8 +44,10 @@ const EEXIST: i32 = 17;
 const ENOTDIR: i32 = 20;
 const EISDIR: i32 = 21;
 const EINVAL: i32 = 22;
+const EMFILE: i32 = 24;
 const ENOSPC: i32 = 28;
 const ENOTEMPTY: i32 = 39;
+const EDQUOT: i32 = 122;
 
 /// What `space` reports as total when no capacity is set.
 const UNLIMITED: u64 = 1 << 40;
@@ -103,6 +107,7 @@ struct State {
     rng: Rng,
     faults: Faults,
     capacity: Option<u64>,
+    handles_max: Option<u64>,
     slow: Duration,
     latency: Duration,
     in_blocking: Option<bool>,
@@ -126,6 +131,7 @@ impl SimDisk {
             rng: Rng::named(seed, "disk"),
             faults: Faults::default(),
             capacity: None,
+            handles_max: None,
             slow: Duration::ZERO,
             latency: Duration::ZERO,
             in_blocking: None,
@@ -140,11 +146,12 @@ impl SimDisk {
         self.state().faults.add(fault, path_part, skip, times);
     }
 
-    /// Forgets all faults that have not fired, the capacity and the slowness.
+    /// Forgets all faults that have not fired, the capacity, the bound of open files and the slowness.
     pub fn heal(&self) {
         let mut state = self.state();
         state.faults.clear();
         state.capacity = None;
+        state.handles_max = None;
         state.slow = Duration::ZERO;
         state.cut_after = None;
     }
@@ -152,6 +159,12 @@ impl SimDisk {
     /// Bounds the disk to `bytes`; `None` takes the bound away.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state().capacity = bytes;
+    }
+
+    /// Bounds the files that are open at once to as many as are open now and `more`; `None` takes the bound away.
+    pub fn set_descriptors_left(&self, more: Option<u64>) {
+        let mut state = self.state();
+        state.handles_max = more.map(|more| state.handles().saturating_add(more));
     }
 
     /// Each read that waits and each sync takes up to this much longer.
@@ -311,14 +324,36 @@ impl State {
     }
 
     /// How many bytes `inode` may have if it wants `len`.
-    fn allow(&mut self, inode: Inode, len: u64) -> u64 {
+    fn allow(&self, inode: Inode, len: u64) -> u64 {
         let Some(capacity) = self.capacity else { return len };
         let have = self.files.get(&inode).map_or(0, |node| node.content.len());
         let free = capacity.saturating_sub(self.used());
-        if len > have.saturating_add(free) {
-            self.faults.note("disk full");
-        }
         len.min(have.saturating_add(free)).max(have.min(len))
+    }
+
+    /// The error of a write that does not fit, or of making something on a disk without a free byte.
+    fn no_space(&mut self) -> io::Error {
+        self.faults.note("disk full");
+        error(if self.rng.percent(50) { ENOSPC } else { EDQUOT })
+    }
+
+    /// Whether a file or directory can be made.
+    fn may_make(&mut self) -> io::Result<()> {
+        let is_full = self.capacity.is_some_and(|capacity| self.used() >= capacity);
+        if is_full { Err(self.no_space()) } else { Ok(()) }
+    }
+
+    fn handles(&self) -> u64 {
+        self.files.values().map(|node| node.handles).sum()
+    }
+
+    /// Whether one more descriptor can be had.
+    fn may_open(&mut self) -> io::Result<()> {
+        if self.handles_max.is_some_and(|max| self.handles() >= max) {
+            self.faults.note("no descriptor");
+            return Err(error(EMFILE));
+        }
+        Ok(())
     }
 
     fn meet(&mut self, operation: Operation, path: &str) -> Option<Fault> {
@@ -381,6 +416,7 @@ impl Disk for SimDisk {
         let mut state = self.state();
         let shown = path.display().to_string();
         let (dir, name) = state.parent(path)?;
+        state.may_open()?;
         let inode = match state.names.find(dir, &name) {
             Some(inode) if state.names.is_dir(inode) => return Err(error(EISDIR)),
             Some(inode) => {
@@ -396,6 +432,7 @@ impl Disk for SimDisk {
             None if matches!(mode, OpenMode::Read | OpenMode::ReadWrite) => return Err(error(ENOENT)),
             None => {
                 state.begin("create", &shown, &[], &[], true)?;
+                state.may_make()?;
                 let inode = state.make();
                 state.files.insert(inode, Node { content: Content::default(), handles: 0, cold: false });
                 state.names.link(dir, &name, inode);
@@ -469,6 +506,7 @@ impl Disk for SimDisk {
                 Some(_) => return Err(error(EEXIST)),
                 None => {
                     state.begin("make dir", &part, &[dir], &[], true)?;
+                    state.may_make()?;
                     let inode = state.make();
                     state.names.make_dir(dir, &part, inode);
                     inode
@@ -494,9 +532,10 @@ impl Disk for SimDisk {
         }
         let shown = path.display().to_string();
         state.begin("sync dir", &shown, &[], &[], true)?;
+        state.may_open()?;
         state.wait(100, 1000);
         if state.meet(Operation::SyncDir, &shown).is_some() {
-            return Err(error(EIO));
+            return Err(not_synced(error(EIO)));
         }
         state.names.sync(dir);
         state.collect();

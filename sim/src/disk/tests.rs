@@ -129,7 +129,7 @@ fn a_failed_sync_is_an_error_once_and_the_next_one_succeeds_without_the_bytes() 
         disk.sync_dir(path("/")).unwrap();
         disk.inject(Fault::FailSync, "/a", 0, 1);
         file.write_at(&[IoSlice::new(&[7; 4096])], 0).unwrap();
-        assert_eq!(file.sync().unwrap_err().raw_os_error(), Some(EIO));
+        assert_eq!(letterbox_env::Fault::of(&file.sync().unwrap_err()), letterbox_env::Fault::LostWrite);
         file.sync().unwrap();
         disk.power_cut();
         lost += u64::from(disk.read(path("/a")).unwrap() != [7; 4096]);
@@ -176,7 +176,7 @@ fn a_full_disk_takes_what_fits_and_has_room_again_after_a_removal() {
     disk.set_capacity(Some(1000));
     let file = disk.open(path("/new"), OpenMode::Create).unwrap();
     let error = file.write_at(&[IoSlice::new(&[2; 600])], 0).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::StorageFull);
+    assert_eq!(letterbox_env::Fault::of(&error), letterbox_env::Fault::State(letterbox_env::Resource::Space));
     assert_eq!(file.len().unwrap(), 400);
     assert_eq!(disk.space(path("/")).unwrap(), (1000, 0));
     assert!(file.set_len(401).is_err());
@@ -185,6 +185,24 @@ fn a_full_disk_takes_what_fits_and_has_room_again_after_a_removal() {
     assert!(file.set_len(401).is_err(), "an open file keeps its space");
     drop(old);
     file.set_len(1000).unwrap();
+}
+
+#[test]
+fn without_descriptors_nothing_is_opened_until_there_is_one() {
+    let disk = SimDisk::new(1);
+    let file = make(&disk, "/open", &[1; 10]);
+    disk.set_descriptors_left(Some(1));
+    let last = make(&disk, "/last", &[1; 10]);
+    let code = |result: io::Result<()>| result.unwrap_err().raw_os_error();
+    assert_eq!(code(disk.open(path("/open"), OpenMode::Read).map(drop)), Some(EMFILE));
+    assert_eq!(code(disk.sync_dir(path("/"))), Some(EMFILE));
+    file.write_at(&[IoSlice::new(&[2; 10])], 0).unwrap();
+    file.sync().unwrap();
+    drop(last);
+    disk.sync_dir(path("/")).unwrap();
+    disk.set_descriptors_left(Some(0));
+    disk.heal();
+    disk.open(path("/open"), OpenMode::Read).unwrap();
 }
 
 #[test]

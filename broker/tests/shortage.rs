@@ -1,0 +1,111 @@
+//! A real broker that lacks space or descriptors: it refuses what needs them, serves the rest, and heals by itself.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs, reason = "a test")]
+
+mod common;
+
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use common::{
+    Broker, PATIENCE, PRODUCE_VERSION, ask, ask_for_topic, free_port, http_get, is_closed, produce_request, produced, topic_name,
+};
+use kafka_protocol::messages as m;
+use kafka_protocol::protocol::StrBytes;
+use letterbox_broker::wire::Response;
+use rustix::process::{Resource, Rlimit, prlimit};
+
+const STORAGE_ERROR: i16 = 56;
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The error of a commit by a client that is in no group's generation.
+fn commit(client: &mut TcpStream) -> i16 {
+    let group = m::GroupId(StrBytes::from_static_str("readers"));
+    ask(client, 3, m::FindCoordinatorRequest::default().with_key(group.0.clone()));
+    let partition = m::offset_commit_request::OffsetCommitRequestPartition::default().with_committed_offset(1);
+    let topic =
+        m::offset_commit_request::OffsetCommitRequestTopic::default().with_name(topic_name("orders")).with_partitions(vec![partition]);
+    let request = m::OffsetCommitRequest::default().with_group_id(group).with_generation_id_or_member_epoch(-1).with_topics(vec![topic]);
+    let Response::OffsetCommit(answer) = ask(client, 8, request) else { unreachable!() };
+    answer.topics[0].partitions[0].error_code
+}
+
+#[test]
+fn below_the_reserve_only_records_of_clients_are_refused_and_readyz_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let admin = format!("admin.listener=127.0.0.1:{port}");
+    let broker = Broker::start(dir.path(), &admin);
+    assert_eq!(ask_for_topic(&mut broker.connect(), "orders"), 0);
+    assert_eq!(produced(ask(&mut broker.connect(), PRODUCE_VERSION, produce_request("orders", b"one"))), (0, 0));
+    drop(broker);
+
+    let space = rustix::fs::statvfs(dir.path()).unwrap();
+    let reserve = space.f_bavail * space.f_frsize * 2;
+    let mut broker = Broker::start(dir.path(), &format!("{admin}\nlog.dir.reserve.bytes={reserve}"));
+    eventually("readyz says no", || http_get(port, "/readyz").0 == "503");
+    let (_, reason) = http_get(port, "/readyz");
+    assert!(reason.contains("takes no appends") && reason.contains("log.dir.reserve.bytes"), "{reason}");
+    assert_eq!(http_get(port, "/livez").0, "200");
+    let mut client = broker.connect();
+    assert_eq!(produced(ask(&mut client, PRODUCE_VERSION, produce_request("orders", b"two"))).0, STORAGE_ERROR);
+    eventually("topics are made", || ask_for_topic(&mut client, "more") == 0);
+    eventually("offsets are committed", || commit(&mut client) == 0);
+    broker.stop();
+
+    let broker = Broker::start(dir.path(), &format!("{admin}\nlog.dir.reserve.bytes=0"));
+    assert_eq!(produced(ask(&mut broker.connect(), PRODUCE_VERSION, produce_request("orders", b"two"))), (0, 1));
+    assert_eq!(http_get(port, "/readyz").0, "200");
+}
+
+#[test]
+fn without_a_descriptor_the_open_partitions_serve_and_the_others_come_when_there_is_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut broker = Broker::start(dir.path(), "");
+    let mut client = broker.connect();
+    assert_eq!(ask_for_topic(&mut client, "orders"), 0);
+    assert_eq!(produced(ask(&mut client, PRODUCE_VERSION, produce_request("orders", b"one"))), (0, 0));
+    let pid = broker.pid();
+    let own = rustix::process::getrlimit(Resource::Nofile);
+    let limit = |current| prlimit(Some(pid), Resource::Nofile, Rlimit { current: Some(current), maximum: own.maximum }).unwrap();
+    limit(3);
+
+    for offset in 1..4 {
+        assert_eq!(produced(ask(&mut client, PRODUCE_VERSION, produce_request("orders", b"more"))), (0, offset));
+    }
+    ask_for_topic(&mut client, "late");
+    let (error, _) = produced(ask(&mut client, PRODUCE_VERSION, produce_request("late", b"one")));
+    assert!([3, STORAGE_ERROR].contains(&error), "{error}");
+    // Waits in the backlog.
+    let mut second = broker.connect();
+    broker.wait_for_line("cannot accept connections");
+    assert_eq!(produced(ask(&mut client, PRODUCE_VERSION, produce_request("orders", b"more"))), (0, 4));
+
+    limit(1024);
+    assert_eq!(produced(ask(&mut second, PRODUCE_VERSION, produce_request("orders", b"more"))), (0, 5));
+    eventually("the late topic is led", || ask_for_topic(&mut client, "late") == 0);
+    eventually("the late topic is written", || produced(ask(&mut client, PRODUCE_VERSION, produce_request("late", b"one"))).0 == 0);
+    broker.stop();
+}
+
+/// Connections that say nothing are ended, the oldest first, when there are too many.
+#[test]
+fn silent_connections_do_not_keep_probes_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let _broker = Broker::start(dir.path(), &format!("admin.listener=127.0.0.1:{port}"));
+    let mut silent: Vec<TcpStream> = (0..200).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
+    assert_eq!(http_get(port, "/livez").0, "200");
+    silent[0].set_read_timeout(Some(PATIENCE)).unwrap();
+    assert!(is_closed(&mut silent[0]));
+    // The others are ended when their request has not come in time.
+    let last = silent.last_mut().unwrap();
+    last.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert!(is_closed(last));
+}
