@@ -2,7 +2,7 @@
 //! epochs of a partition, `partition.metadata`.
 
 use std::collections::BTreeMap;
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::path::Path;
 
 use letterbox_env::{Disk, OpenMode};
@@ -221,13 +221,12 @@ pub(super) fn read_partition_metadata(disk: &dyn Disk, dir: &Path) -> Result<Top
     value("topic_id").and_then(topic_id_from_text).ok_or_else(|| malformed(&path, "has no topic_id"))
 }
 
-/// Writes `partition.metadata` where there is none that can be read. It is made durable by the first sync of the log:
-/// until then the log directory's own list knows the id.
-pub(super) fn write_partition_metadata(disk: &dyn Disk, dir: &Path, id: TopicId) -> Result<(), LogError> {
-    let path = dir.join(PARTITION_METADATA);
+/// Writes `partition.metadata` and waits for the device. Its name is durable when `dir` is synced. Blocks.
+pub(super) fn write_partition_metadata(disk: &dyn Disk, dir: &Path, id: TopicId) -> io::Result<()> {
     let text = format!("version: 0\ntopic_id: {}", topic_id_to_text(id));
-    let write = || disk.open(&path, OpenMode::Truncate)?.write_at(&[IoSlice::new(text.as_bytes())], 0);
-    write().during("write", &path)
+    let file = disk.open(&dir.join(PARTITION_METADATA), OpenMode::Truncate)?;
+    file.write_at(&[IoSlice::new(text.as_bytes())], 0)?;
+    file.sync()
 }
 
 #[cfg(test)]

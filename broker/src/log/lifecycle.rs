@@ -118,7 +118,7 @@ impl LogManager {
                         let recovered = Recovered::empty(&dir.disk, &path, 0);
                         let WantedLog { topic, topic_id, partition, config } = wanted;
                         let identity =
-                            Identity { topic, topic_id, partition, dir: dir.clone(), path, kept: Kept::default(), metadata_changed: true };
+                            Identity { topic, topic_id, partition, dir: dir.clone(), path, kept: Kept::default(), lacks_metadata: true };
                         Ok(Arc::new(Log::new(identity, recovered, config, budget.clone(), now)))
                     };
                     places.into_iter().zip(new.into_iter().zip(found).map(log)).collect::<Vec<_>>()
@@ -347,13 +347,16 @@ fn make(dir: &LogDir, new: &[WantedLog]) -> Vec<Result<PathBuf, LogError>> {
 
 fn make_directory(dir: &LogDir, wanted: &WantedLog) -> Result<PathBuf, LogError> {
     let path = dir.path.join(wanted.dir_name());
-    if dir.disk.exists(&path).during("look for", &path)? && !holds_no_log(&*dir.disk, &path)? {
+    if !dir.disk.exists(&path).during("look for", &path)? {
+        // As nearly always.
+    } else if holds_no_log(&*dir.disk, &path)? {
+        dir.disk.remove_dir_all(&path).during("remove", &path)?;
+    } else {
         let of = checkpoint::read_partition_metadata(&*dir.disk, &path).ok();
         let to = dir.path.join(name_aside(&wanted.name(), of, Fate::Stray));
         tracing::warn!(dir = %path.display(), to = %to.display(), "a directory lies where a new partition goes: set aside as stray");
         dir.disk.rename(&path, &to).during("rename", &path)?;
     }
     dir.disk.create_dir_all(&path).during("create", &path)?;
-    checkpoint::write_partition_metadata(&*dir.disk, &path, wanted.topic_id)?;
     Ok(path)
 }

@@ -208,13 +208,10 @@ impl LogManager {
                 if !disk.exists(&path).during("look for", &path).map_err(|error| offline(known_id, error))? {
                     return Err(offline(known_id, LogError::Missing { path: path.clone(), end_offset: known.end_offset() }));
                 }
-                let (topic_id, metadata_changed) = match (checkpoint::read_partition_metadata(&**disk, &path), known_id) {
+                let (topic_id, lacks_metadata) = match (checkpoint::read_partition_metadata(&**disk, &path), known_id) {
                     (Ok(topic_id), _) => (topic_id, false),
                     // It was not synced before the broker ended, so nothing else was.
-                    (Err(_), Some(topic_id)) => {
-                        checkpoint::write_partition_metadata(&**disk, &path, topic_id).map_err(|error| offline(known_id, error))?;
-                        (topic_id, true)
-                    }
+                    (Err(_), Some(topic_id)) => (topic_id, true),
                     (Err(error), None) => {
                         let is_new = known.recovery_point == 0 && holds_no_log(&**disk, &path).map_err(|error| offline(None, error))?;
                         if !is_new {
@@ -241,7 +238,7 @@ impl LogManager {
                 let recovered = recover(disk, &path, kept.recovery_point, kept.log_start, clean && !accepts_loss).map_err(offline)?;
                 let scanned = recovered.bytes_scanned;
                 let identity =
-                    Identity { topic: topic.clone(), topic_id, partition, dir: dir.clone(), path: path.clone(), kept, metadata_changed };
+                    Identity { topic: topic.clone(), topic_id, partition, dir: dir.clone(), path: path.clone(), kept, lacks_metadata };
                 let log = Log::new(identity, recovered, config, budget, now);
                 if accepts_loss {
                     tracing::error!(topic = %topic, partition, end_offset = had, opened_end_offset = log.end_offset(),

@@ -17,10 +17,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
+use letterbox_env::Fault;
 use letterbox_env::panics::lock;
-use letterbox_env::{Fault, OpenMode};
 
-use super::checkpoint::{Epochs, PARTITION_METADATA};
+use super::checkpoint::{self, Epochs};
 use super::config::LogConfig;
 use super::dir::LogDir;
 use super::error::{AppendError, IoContext, LogError, ReadError};
@@ -74,8 +74,9 @@ struct Inner {
     unsynced: Vec<Arc<Segment>>,
     /// Files were made since the directory was last synced.
     dir_changed: bool,
-    /// `partition.metadata` was written and not synced.
-    metadata_changed: bool,
+    /// `partition.metadata` is not there. It is written by the first sync; until then the list of the log directory
+    /// alone knows the topic id.
+    lacks_metadata: bool,
     /// The end of the active file, the reserve included.
     file_end: u64,
     /// Nothing was appended since [`Log::close_idle`] looked last.
@@ -98,13 +99,13 @@ pub(super) struct Identity {
     pub(super) dir: Arc<LogDir>,
     pub(super) path: PathBuf,
     pub(super) kept: Kept,
-    /// `partition.metadata` was written just now.
-    pub(super) metadata_changed: bool,
+    /// `partition.metadata` is not there.
+    pub(super) lacks_metadata: bool,
 }
 
 impl Log {
     pub(super) fn new(identity: Identity, found: Recovered, config: LogConfig, budget: Arc<CacheBudget>, now: TimestampMs) -> Self {
-        let Identity { topic, topic_id, partition, dir, path, kept, metadata_changed } = identity;
+        let Identity { topic, topic_id, partition, dir, path, kept, lacks_metadata } = identity;
         let end = found.end_offset;
         let start = kept.log_start.clamp(found.segments.first().map_or(0, |segment| segment.base).min(end), end);
         let file_end = found.segments.last().map_or(0, |segment| segment.size());
@@ -114,7 +115,7 @@ impl Log {
             epochs_changed: found.epochs_changed,
             unsynced: Vec::new(),
             dir_changed: found.dir_changed,
-            metadata_changed,
+            lacks_metadata,
             file_end,
             idle: false,
             reserve: 0,
@@ -567,7 +568,7 @@ impl Log {
             sealed: std::mem::take(&mut inner.unsynced),
             epochs: std::mem::take(&mut inner.epochs_changed).then(|| inner.epochs.clone()),
             dir_changed: std::mem::take(&mut inner.dir_changed),
-            metadata_changed: std::mem::take(&mut inner.metadata_changed),
+            lacks_metadata: std::mem::take(&mut inner.lacks_metadata),
             snapshot: checkpoint.then(|| inner.producers.to_snapshot()),
             bytes: if checkpoint { std::mem::take(&mut inner.bytes_since_checkpoint) } else { 0 },
         };
@@ -598,8 +599,8 @@ impl Log {
             segment.files()?.log.sync()?;
         }
         active.files()?.log.sync()?;
-        if work.metadata_changed {
-            self.dir.disk.open(&self.path.join(PARTITION_METADATA), OpenMode::ReadWrite)?.sync()?;
+        if work.lacks_metadata {
+            checkpoint::write_partition_metadata(&*self.dir.disk, &self.path, self.topic_id)?;
         }
         if work.dir_changed { self.dir.disk.sync_dir(&self.path) } else { Ok(()) }
     }
@@ -626,7 +627,7 @@ impl Log {
         inner.unsynced.splice(0..0, work.sealed);
         inner.epochs_changed |= work.epochs.is_some();
         inner.dir_changed |= work.dir_changed;
-        inner.metadata_changed |= work.metadata_changed;
+        inner.lacks_metadata |= work.lacks_metadata;
         inner.bytes_since_checkpoint += work.bytes;
     }
 
@@ -892,7 +893,7 @@ struct Work {
     sealed: Vec<Arc<Segment>>,
     epochs: Option<Epochs>,
     dir_changed: bool,
-    metadata_changed: bool,
+    lacks_metadata: bool,
     /// Only where the recovery point is to move.
     snapshot: Option<Vec<u8>>,
     bytes: u64,
