@@ -1,7 +1,7 @@
 //! What an operator of a broker can set: `server.properties` with Kafka's names.
 //!
-//! [`keys`], [`topic`] and [`group`] are the tables (name, type, default, range, meaning) that parsing, refusal
-//! and `DescribeConfigs` are made from. [`Config`] is the typed result, with what is set while the broker
+//! [`keys`], [`topic`] and [`group`] are the tables (name, type, default, range, meaning) that parsing, refusal,
+//! `DescribeConfigs` and `docs/configuration.md` are made from. [`Config`] is the typed result, with what is set while the broker
 //! runs over it. A setting that nothing acts on is a warning with a reason; refused is what would drop security or safety.
 
 mod broker;
@@ -14,6 +14,8 @@ mod log;
 mod properties;
 #[cfg(test)]
 mod real_life;
+#[cfg(test)]
+mod reference;
 mod table;
 pub mod topic;
 
