@@ -1,6 +1,7 @@
 //! Clients that load a cluster and write down what they saw: idempotent producers, consumers by assignment, members
 //! of a group, and the scan of everything at the end. They use the `client` crate through [`Env`].
 
+mod churn;
 mod member;
 mod producer;
 mod reader;
@@ -15,6 +16,7 @@ use letterbox_client::{Client, ClientOptions, NewTopic};
 use letterbox_env::Env;
 use tokio::time::sleep;
 
+pub use self::churn::{Churned, churner};
 pub use self::member::member;
 pub use self::producer::producer;
 pub use self::reader::reader;
