@@ -1,7 +1,7 @@
 //! What a broker key is, which values it takes, and what becomes of a setting that somebody wrote.
 //!
 //! A file that Apache Kafka takes must start here too: a setting that nothing acts on is a warning. Refused is only what
-//! would drop security or safety, and a value that a key with an effect does not take. The rows are in [`super::table`].
+//! would drop security or safety, and a value that a key with an effect does not take. The rows are in `super::table`.
 
 use std::fmt;
 

@@ -1,12 +1,12 @@
 //! What every coordinator needs apart from what it coordinates: partitions of an internal topic that are loaded and unloaded
 //! with leadership, a queue of writes per partition, answers that wait for their records, and timers.
 //!
-//! A coordinator is a [`Machine`] without I/O, one per partition. It decides on its *latest* state, which contains what is
-//! still on its way into the log ([`timeline::Timeline`]), so no decision is taken against an earlier one. In return:
+//! A coordinator is a `Machine` without I/O, one per partition. It decides on its *latest* state, which contains what is
+//! still on its way into the log (`timeline::Timeline`), so no decision is taken against an earlier one. In return:
 //!
 //! - Records are appended in the order of the decisions.
 //! - When records cannot be appended, that write and every later one has failed, and the machine takes all of them back
-//!   ([`Machine::failed`]): they were decided on top of it. A write that is larger than the topic allows fails before anything
+//!   (`Machine::failed`): they were decided on top of it. A write that is larger than the topic allows fails before anything
 //!   is decided on top of it, so it fails alone.
 //! - When appended records are not committed (leadership or the log was lost), nobody knows what the log will hold: the machine is
 //!   thrown away and read back from the log as soon as that can be read and is committed to its end.
@@ -16,7 +16,7 @@
 //! partitions sleeps until the earliest deadline.
 //!
 //! Bounds: a queue holds at most one group of writes per request in flight, which the server bounds, and per timer that fired;
-//! at most [`slot::WRITES_IN_FLIGHT_MAX`] batches per partition wait for their commit.
+//! at most `slot::WRITES_IN_FLIGHT_MAX` batches per partition wait for their commit.
 
 mod slot;
 pub(super) mod timeline;

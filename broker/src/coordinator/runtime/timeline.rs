@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeBounds;
 
-/// Names a write of a [`Timeline`]; later writes have larger ids.
+/// Names a write of a `Timeline`; later writes have larger ids.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct WriteId(u64);
 
