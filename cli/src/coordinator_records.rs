@@ -8,6 +8,7 @@ use std::fmt::Write;
 use bytes::{Buf, Bytes};
 use uuid::Uuid;
 
+use crate::deserializers::java_text;
 use crate::json;
 use crate::table::base64;
 
@@ -32,28 +33,49 @@ pub(crate) fn key_type(key: &[u8]) -> Option<(i16, Option<Kind>)> {
 }
 
 /// The fields of a key, after its type number.
-pub(crate) fn key_json(kind: Kind, key: &Bytes) -> Option<String> {
+///
+/// # Errors
+/// Why they cannot be read, in the words of Kafka's tools.
+pub(crate) fn key_json(kind: Kind, key: &Bytes) -> Result<String, String> {
     let fields = match kind {
         Kind::Offset => OFFSET_KEY,
         Kind::Group => GROUP_KEY,
     };
-    object(fields, key, &Reading { version: key.get(..2)?.get_i16(), flexible: false, decode_members: false })
+    let version = version_of(key, "key")?;
+    object(fields, key, &Reading { version, flexible: false, decode_members: false }).map_err(|why| unreadable(version, "key", &why))
 }
 
-/// The version number of a value and its fields; `None` for the fields when the version is not known or they cannot be read. With
-/// `decode_members` what a consumer subscribes to and is assigned is told in words, else as bytes in base64.
-pub(crate) fn value_json(kind: Kind, value: &Bytes, decode_members: bool) -> Option<(i16, Option<String>)> {
-    let version = value.get(..2).map(|mut bytes| bytes.get_i16())?;
-    let fields = match kind {
-        Kind::Offset => OFFSET_VALUE,
-        Kind::Group => GROUP_VALUE,
+/// The version number of a value and its fields, or why they cannot be read. With `decode_members` what a consumer subscribes to and is
+/// assigned is told in words, else as bytes in base64.
+///
+/// # Errors
+/// When the value has no version.
+pub(crate) fn value_json(kind: Kind, value: &Bytes, decode_members: bool) -> Result<(i16, Result<String, String>), String> {
+    let version = version_of(value, "value")?;
+    let (fields, number) = match kind {
+        Kind::Offset => (OFFSET_VALUE, 1),
+        Kind::Group => (GROUP_VALUE, 2),
     };
-    let known = (0..=4).contains(&version);
+    if !(0..=4).contains(&version) {
+        return Ok((version, Err(format!("Found an unknown record version {version} for {number} type"))));
+    }
     let reading = Reading { version, flexible: version >= 4, decode_members };
-    Some((version, known.then(|| object(fields, value, &reading)).flatten()))
+    let data = object(fields, value, &reading).map_err(|why| unreadable(version, "value", &why));
+    Ok((version, data))
 }
 
-fn object(fields: &[Field], bytes: &Bytes, reading: &Reading) -> Option<String> {
+fn version_of(bytes: &Bytes, name: &str) -> Result<i16, String> {
+    bytes.get(..2).map(|mut bytes| bytes.get_i16()).ok_or_else(|| format!("Could not read version from {name}'s buffer."))
+}
+
+fn unreadable(version: i16, name: &str, why: &str) -> String {
+    format!("Could not read record with version {version} from {name}'s buffer due to: {why}.")
+}
+
+/// Of bytes that end too early Java knows no more to say.
+const TOO_SHORT: &str = "null";
+
+fn object(fields: &[Field], bytes: &Bytes, reading: &Reading) -> Result<String, String> {
     let mut rest = bytes.slice(2.min(bytes.len())..);
     reading.fields(fields, &mut rest)
 }
@@ -126,91 +148,103 @@ struct Reading {
 }
 
 impl Reading {
-    fn fields(&self, fields: &[Field], bytes: &mut Bytes) -> Option<String> {
+    fn fields(&self, fields: &[Field], bytes: &mut Bytes) -> Result<String, String> {
         let here = |field: &&Field| (field.1..=field.2).contains(&self.version);
         let mut parts = Vec::new();
         for field in fields.iter().filter(here).filter(|field| !matches!(field.3, Type::TaggedUuid)) {
-            parts.push(format!("\"{}\":{}", field.0, self.value(&field.3, bytes)?));
+            parts.push(format!("\"{}\":{}", field.0, self.value(field, bytes)?));
         }
         if self.flexible {
             for _ in 0..unsigned(bytes)? {
                 let tag = unsigned(bytes)?;
-                let size = usize::try_from(unsigned(bytes)?).ok()?;
-                let content = (size <= bytes.len()).then(|| bytes.split_to(size))?;
+                let size = i64::from(unsigned(bytes)?);
                 let tagged = fields.iter().filter(here).find(|field| tag == 0 && matches!(field.3, Type::TaggedUuid));
-                if let (Some(field), Ok(id)) = (tagged, Uuid::from_slice(&content))
-                    && !id.is_nil()
-                {
+                let Some(field) = tagged else {
+                    take(bytes, size)?;
+                    continue;
+                };
+                // A field's own length counts, not the one that the tag gives.
+                let id = Uuid::from_u128(bytes.try_get_u128().map_err(|_| TOO_SHORT)?);
+                if !id.is_nil() {
                     parts.push(format!("\"{}\":{}", field.0, json::text(&base64(id))));
                 }
             }
         }
-        Some(format!("{{{}}}", parts.join(",")))
+        Ok(format!("{{{}}}", parts.join(",")))
     }
 
-    fn value(&self, kind: &Type, bytes: &mut Bytes) -> Option<String> {
-        Some(match kind {
-            Type::I32 => bytes.try_get_i32().ok()?.to_string(),
-            Type::I64 => bytes.try_get_i64().ok()?.to_string(),
-            Type::Text => json::text(&self.text(bytes)??),
+    fn value(&self, field: &Field, bytes: &mut Bytes) -> Result<String, String> {
+        let not_null = || format!("non-nullable field {} was serialized as null", field.0);
+        Ok(match &field.3 {
+            Type::I32 => number(bytes)?.to_string(),
+            Type::I64 => bytes.try_get_i64().map_err(|_| TOO_SHORT)?.to_string(),
+            Type::Text => json::text(&self.text(bytes)?.ok_or_else(not_null)?),
             Type::MaybeText => json::text_or_null(self.text(bytes)?.as_deref()),
             Type::Blob => blob(self.blob(bytes)?.as_deref()),
             Type::Consumer(fields) => {
-                let content = self.blob(bytes)?;
-                let decoded = content.as_ref().filter(|_| self.decode_members).and_then(|content| {
+                let content = self.blob(bytes)?.ok_or_else(not_null)?;
+                let decoded = self.decode_members.then(|| {
                     let version = content.get(..2)?.get_i16();
-                    object(fields, content, &Reading { version, flexible: false, decode_members: false })
+                    object(fields, &content, &Reading { version, flexible: false, decode_members: false }).ok()
                 });
-                decoded.unwrap_or_else(|| blob(content.as_deref()))
+                decoded.flatten().unwrap_or_else(|| blob(Some(&content)))
             }
-            Type::I32s => self.list(bytes, |bytes| Some(bytes.try_get_i32().ok()?.to_string()))?,
-            Type::Texts => self.list(bytes, |bytes| Some(json::text(&self.text(bytes)??)))?,
-            Type::Array(fields) => self.list(bytes, |bytes| self.fields(fields, bytes))?,
-            Type::TaggedUuid => return None,
+            Type::I32s => self.list(bytes, |bytes| Ok(number(bytes)?.to_string()))?.ok_or_else(not_null)?,
+            Type::Texts => self.list(bytes, |bytes| Ok(json::text(&self.text(bytes)?.ok_or_else(not_null)?)))?.ok_or_else(not_null)?,
+            Type::Array(fields) => self.list(bytes, |bytes| self.fields(fields, bytes))?.ok_or_else(not_null)?,
+            Type::TaggedUuid => return Err("a tagged field stands among the others".to_owned()),
         })
     }
 
-    fn list(&self, bytes: &mut Bytes, element: impl Fn(&mut Bytes) -> Option<String>) -> Option<String> {
-        let count = if self.flexible { i64::from(unsigned(bytes)?) - 1 } else { i64::from(bytes.try_get_i32().ok()?) };
+    /// `None` is null.
+    fn list(&self, bytes: &mut Bytes, element: impl Fn(&mut Bytes) -> Result<String, String>) -> Result<Option<String>, String> {
+        let count = if self.flexible { i64::from(unsigned(bytes)?) - 1 } else { i64::from(number(bytes)?) };
+        let Ok(size) = usize::try_from(count) else { return Ok(None) };
         // Every element takes at least a byte.
-        if usize::try_from(count).is_ok_and(|count| count > bytes.len()) {
-            return None;
+        if size > bytes.len() {
+            return Err(format!("Tried to allocate a collection of size {size}, but there are only {} bytes remaining.", bytes.len()));
         }
-        let elements: Option<Vec<String>> = (0..count).map(|_| element(bytes)).collect();
-        Some(format!("[{}]", elements?.join(",")))
+        let elements: Result<Vec<String>, String> = (0..size).map(|_| element(bytes)).collect();
+        Ok(Some(format!("[{}]", elements?.join(","))))
     }
 
-    /// The outer `None`: it cannot be read; the inner: null.
-    fn text(&self, bytes: &mut Bytes) -> Option<Option<String>> {
-        let length = if self.flexible { i64::from(unsigned(bytes)?) - 1 } else { i64::from(bytes.try_get_i16().ok()?) };
-        Some(take(bytes, length)?.map(|text| String::from_utf8_lossy(&text).into_owned()))
+    /// `None` is null.
+    fn text(&self, bytes: &mut Bytes) -> Result<Option<String>, String> {
+        let length = if self.flexible { i64::from(unsigned(bytes)?) - 1 } else { i64::from(bytes.try_get_i16().map_err(|_| TOO_SHORT)?) };
+        Ok(take(bytes, length)?.map(|text| java_text(&text)))
     }
 
-    fn blob(&self, bytes: &mut Bytes) -> Option<Option<Bytes>> {
-        let length = if self.flexible { i64::from(unsigned(bytes)?) - 1 } else { i64::from(bytes.try_get_i32().ok()?) };
+    /// `None` is null.
+    fn blob(&self, bytes: &mut Bytes) -> Result<Option<Bytes>, String> {
+        let length = if self.flexible { i64::from(unsigned(bytes)?) - 1 } else { i64::from(number(bytes)?) };
         take(bytes, length)
     }
 }
 
-/// The outer `None`: so many bytes are not there; the inner: a negative length, null.
-fn take(bytes: &mut Bytes, length: i64) -> Option<Option<Bytes>> {
+fn number(bytes: &mut Bytes) -> Result<i32, String> {
+    Ok(bytes.try_get_i32().map_err(|_| TOO_SHORT)?)
+}
+
+/// `None` for a negative length: null.
+fn take(bytes: &mut Bytes, length: i64) -> Result<Option<Bytes>, String> {
     match usize::try_from(length) {
-        Err(_) => Some(None),
-        Ok(length) if length <= bytes.len() => Some(Some(bytes.split_to(length))),
-        Ok(_) => None,
+        Err(_) => Ok(None),
+        Ok(length) if length <= bytes.len() => Ok(Some(bytes.split_to(length))),
+        Ok(length) => Err(format!("Error reading byte array of {length} byte(s): only {} byte(s) available", bytes.len())),
     }
 }
 
-fn unsigned(bytes: &mut Bytes) -> Option<u32> {
-    let mut value = 0u64;
+/// A variable-length number of at most five bytes.
+fn unsigned(bytes: &mut Bytes) -> Result<i32, String> {
+    let mut value = 0u32;
     for shift in [0, 7, 14, 21, 28] {
-        let byte = bytes.try_get_u8().ok()?;
-        value |= u64::from(byte & 0x7f) << shift;
+        let byte = bytes.try_get_u8().map_err(|_| TOO_SHORT)?;
+        value |= u32::from(byte & 0x7f) << shift;
         if byte & 0x80 == 0 {
-            return u32::try_from(value).ok();
+            return Ok(value.cast_signed());
         }
     }
-    None
+    Err(format!("Varint is too long, the most significant bit in the 5th byte is set, converted value: {value:x}"))
 }
 
 /// Standard base64 with padding, in quotes.
@@ -248,16 +282,16 @@ mod tests {
         assert_eq!(key_type(&bytes(KEY)), Some((1, Some(Kind::Offset))));
         assert_eq!(key_json(Kind::Offset, &bytes(KEY)).unwrap(), r#"{"group":"g","topic":"t","partition":3}"#);
         let read = |hex: &str| value_json(Kind::Offset, &bytes(hex), false);
-        let json = |text: &str| Some(text.to_owned());
-        assert_eq!(read(VALUE_3), Some((3, json(r#"{"offset":5,"leaderEpoch":2,"metadata":"m","commitTimestamp":9}"#))));
+        let json = |text: &str| Ok(text.to_owned());
+        assert_eq!(read(VALUE_3), Ok((3, json(r#"{"offset":5,"leaderEpoch":2,"metadata":"m","commitTimestamp":9}"#))));
         let one = "0001 0000000000000005 0001 6d 0000000000000009 000000000000000a";
-        assert_eq!(read(one), Some((1, json(r#"{"offset":5,"metadata":"m","commitTimestamp":9,"expireTimestamp":10}"#))));
+        assert_eq!(read(one), Ok((1, json(r#"{"offset":5,"metadata":"m","commitTimestamp":9,"expireTimestamp":10}"#))));
         let four = "0004 0000000000000005 ffffffff 01 0000000000000009 01 00 10 00000000000000000000000000000001";
         let expected = r#"{"offset":5,"leaderEpoch":-1,"metadata":"","commitTimestamp":9,"topicId":"AAAAAAAAAAAAAAAAAAAAAQ"}"#;
-        assert_eq!(read(four), Some((4, json(expected))));
-        assert_eq!(read("0009 00"), Some((9, None)));
+        assert_eq!(read(four), Ok((4, json(expected))));
+        assert!(matches!(read("0009 00"), Ok((9, Err(_)))));
         for cut in 2..bytes(VALUE_3).len() {
-            assert_eq!(value_json(Kind::Offset, &bytes(VALUE_3).slice(..cut), false), Some((3, None)), "cut at {cut}");
+            assert!(matches!(value_json(Kind::Offset, &bytes(VALUE_3).slice(..cut), false), Ok((3, Err(_)))), "cut at {cut}");
         }
     }
 
@@ -271,7 +305,7 @@ mod tests {
         assert_eq!(read(false), format!(r#"{head}"AAEAAAABAAF0/////wAAAAA=","assignment":""}}]}}"#));
         assert_eq!(read(true), format!(r#"{head}{{"topics":["t"],"userData":null,"ownedPartitions":[]}},"assignment":""}}]}}"#));
         // A count that is larger than the bytes is refused and not believed.
-        assert_eq!(value_json(Kind::Group, &bytes("0000 0000 00000001 ffff ffff 7fffffff"), false), Some((0, None)));
+        assert!(matches!(value_json(Kind::Group, &bytes("0000 0000 00000001 ffff ffff 7fffffff"), false), Ok((0, Err(_)))));
         assert_eq!(key_type(&bytes("0003 00")), Some((3, None)));
         assert_eq!(key_type(&bytes("00")), None);
     }

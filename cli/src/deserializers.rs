@@ -11,6 +11,8 @@ use crate::failure::Failure;
 pub(crate) enum Show {
     /// The bytes as they are.
     Raw,
+    /// UTF-8; what is not is replaced as Java does ([`java_text`]).
+    Text,
     /// Kafka's `Bytes`: what is not printable ASCII as `\xNN`.
     Escaped,
     Boolean,
@@ -28,7 +30,8 @@ impl Show {
     pub(crate) fn of(class: Option<&str>) -> Result<Self, Failure> {
         let Some(class) = class else { return Ok(Self::Raw) };
         Ok(match class.strip_prefix("org.apache.kafka.common.serialization.").unwrap_or(class) {
-            "StringDeserializer" | "ByteArrayDeserializer" => Self::Raw,
+            "StringDeserializer" => Self::Text,
+            "ByteArrayDeserializer" => Self::Raw,
             "BytesDeserializer" => Self::Escaped,
             "BooleanDeserializer" => Self::Boolean,
             "ShortDeserializer" => Self::Short,
@@ -53,6 +56,7 @@ impl Show {
         let text = match self {
             Self::Raw => return out.write_all(bytes),
             Self::Escaped => return escaped(bytes, out),
+            Self::Text => java_text(bytes),
             Self::Void => "null".to_owned(),
             Self::Boolean => match bytes {
                 [0] => "false".to_owned(),
@@ -85,6 +89,35 @@ fn invalid(why: String) -> std::io::Error {
 
 fn sized<const N: usize>(bytes: &[u8]) -> std::io::Result<[u8; N]> {
     bytes.try_into().map_err(|_| invalid(format!("Size of data received by the deserializer is not {N}")))
+}
+
+/// The string that Java makes of `bytes`: U+FFFD stands for each part that is not UTF-8. Rust's own differs for surrogates
+/// (0xED, 0xA0 to 0xBF, and one more byte): Java takes the three bytes for one part, Rust for three.
+pub(crate) fn java_text(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    // Of a surrogate that has been replaced: how many bytes follow. They come one by one, each a chunk without valid text.
+    let mut rest_of_surrogate = 0;
+    let mut chunks = bytes.utf8_chunks().peekable();
+    while let Some(chunk) = chunks.next() {
+        text.push_str(chunk.valid());
+        if !chunk.valid().is_empty() {
+            rest_of_surrogate = 0;
+        }
+        match chunk.invalid() {
+            [] => {}
+            [0x80..=0xbf] if rest_of_surrogate > 0 => rest_of_surrogate -= 1,
+            [0xed] => {
+                let surrogate = chunks.peek().is_some_and(|next| next.valid().is_empty() && matches!(next.invalid(), [0xa0..=0xbf]));
+                rest_of_surrogate = if surrogate { 2 } else { 0 };
+                text.push(char::REPLACEMENT_CHARACTER);
+            }
+            _ => {
+                rest_of_surrogate = 0;
+                text.push(char::REPLACEMENT_CHARACTER);
+            }
+        }
+    }
+    text
 }
 
 fn escaped(bytes: &[u8], out: &mut (dyn Write + Send)) -> std::io::Result<()> {
@@ -132,6 +165,8 @@ fn java_number(number: f64, shortest: &str) -> String {
 mod tests {
     use super::*;
 
+    const JAVA_TEXT: &str = "\u{fffd}a\u{fffd}b\u{fffd}\u{fffd}\u{fffd}\u{fffd}c\u{fffd}d\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}";
+
     fn shown(class: &str, bytes: &[u8]) -> Result<String, String> {
         let mut out = Vec::new();
         Show::of(Some(class)).unwrap().write(bytes, &mut out).map_err(|error| error.to_string())?;
@@ -142,6 +177,8 @@ mod tests {
     fn each_deserializer_shows_what_kafkas_makes_of_the_bytes() {
         for (class, bytes, expected) in [
             ("StringDeserializer", b"a\xc3\xa9".as_slice(), "aé"),
+            // Java 17's new String(bytes, UTF_8) of the same bytes.
+            ("StringDeserializer", b"\xffa\xed\xa0\x80b\xed\xb0\xc3\xed\xa0\x80\x80c\xf0\x90\x80d\xe0\x80\xf5\xc0\x80\xed", JAVA_TEXT),
             ("org.apache.kafka.common.serialization.LongDeserializer", &42i64.to_be_bytes(), "42"),
             ("IntegerDeserializer", &(-7i32).to_be_bytes(), "-7"),
             ("ShortDeserializer", &7i16.to_be_bytes(), "7"),

@@ -85,7 +85,8 @@ struct Options {
 impl Options {
     fn new(parsed: &Parsed) -> Result<Self, Failure> {
         let decoder = |option: &str| match parsed.value(option).map(|class| class.rsplit('.').next().unwrap_or(class)) {
-            None | Some("StringDecoder" | "DefaultDecoder") => Ok(Show::Raw),
+            None | Some("StringDecoder") => Ok(Show::Text),
+            Some("DefaultDecoder") => Ok(Show::Raw),
             Some("IntegerDecoder") => Ok(Show::Integer),
             Some("LongDecoder") => Ok(Show::Long),
             Some(class) => Err(parsed.wrong(format!(
@@ -248,7 +249,7 @@ fn write_record(head: &Head, index: usize, record: &Record, options: &Options, o
     }
     if options.contents && !head.header.is_control() {
         let (key, value) = if options.offsets {
-            offsets(record)
+            offsets(record)?
         } else {
             (shown(record.key.as_ref(), options.show_key)?, shown(record.value.as_ref(), options.show_value)?)
         };
@@ -266,6 +267,9 @@ fn write_record(head: &Head, index: usize, record: &Record, options: &Options, o
     Ok(())
 }
 
+/// A key and a value as they are printed.
+type Shown = (Option<Vec<u8>>, Option<Vec<u8>>);
+
 fn shown(bytes: Option<&Bytes>, show: Show) -> Result<Option<Vec<u8>>, Failure> {
     let Some(bytes) = bytes else { return Ok(None) };
     let mut text = Vec::new();
@@ -274,19 +278,40 @@ fn shown(bytes: Option<&Bytes>, show: Show) -> Result<Option<Vec<u8>>, Failure> 
 }
 
 /// Key and value of a record of `__consumer_offsets`, as Kafka's decoder prints them.
-fn offsets(record: &Record) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
-    let Some(key) = &record.key else { return (None, None) };
-    let unknown = || (Some(b"<UNKNOWN>".to_vec()), record.value.as_ref().map(|_| b"<UNKNOWN>".to_vec()));
-    let Some((number, Some(kind))) = key_type(key) else { return unknown() };
-    let Some(key) = key_json(kind, key) else { return unknown() };
-    let value = match &record.value {
-        None => "<DELETE>".to_owned(),
-        Some(value) => match value_json(kind, value, true) {
-            Some((version, Some(data))) => format!("{{\"version\":{},\"data\":{data}}}", json::text(&version.to_string())),
-            _ => "<UNKNOWN>".to_owned(),
-        },
+fn offsets(record: &Record) -> Result<Shown, Failure> {
+    let Some(key) = &record.key else {
+        return Err(Failure::Stderr(format!(
+            "Failed to decode message at offset {} using offset topic decoder (message had a missing key)",
+            record.offset
+        )));
     };
-    (Some(format!("{{\"type\":{},\"data\":{key}}}", json::text(&number.to_string())).into_bytes()), Some(value.into_bytes()))
+    let Some((number, kind)) = key_type(key) else {
+        return Ok((Some(skipped(record.offset, "Could not read version from key's buffer.")), None));
+    };
+    let Some(kind) = kind else {
+        // Those of newer groups, which this broker has not, are known to Apache Kafka 4.3.
+        let unread = matches!(number, 3..=8 | 10..=23);
+        let text =
+            if unread { "<UNKNOWN>".to_owned() } else { format!("Unknown record type {number} at offset {}, skipping.", record.offset) };
+        return Ok((Some(text.into_bytes()), None));
+    };
+    let value = |value: &Bytes| {
+        let (version, data) = value_json(kind, value, true)?;
+        Ok(format!("{{\"version\":{},\"data\":{}}}", json::text(&version.to_string()), data?))
+    };
+    let both =
+        key_json(kind, key).and_then(|key| Ok((key, record.value.as_ref().map_or_else(|| Ok::<_, String>("<DELETE>".to_owned()), value)?)));
+    Ok(match both {
+        Ok((key, value)) => {
+            let key = format!("{{\"type\":{},\"data\":{key}}}", json::text(&number.to_string()));
+            (Some(key.into_bytes()), Some(value.into_bytes()))
+        }
+        Err(why) => (Some(skipped(record.offset, &why)), None),
+    })
+}
+
+fn skipped(offset: i64, why: &str) -> Vec<u8> {
+    format!("Error at offset {offset}, skipping. {why}").into_bytes()
 }
 
 /// What the record of a control batch says: the end of a transaction; others are named by their number.

@@ -72,12 +72,12 @@ impl Formatter {
 fn coordinator_json(kind: Kind, record: &ConsumerRecord) -> Option<String> {
     let key = record.key.as_ref()?;
     let (number, _) = key_type(key).filter(|(_, found)| *found == Some(kind))?;
-    let key = key_json(kind, key)?;
+    let key = key_json(kind, key).ok()?;
     let value = match &record.value {
         None => "null".to_owned(),
         Some(value) => {
-            let (version, data) = value_json(kind, value, false)?;
-            format!("{{\"version\":{version},\"data\":{}}}", data.unwrap_or_else(|| "\"unknown\"".to_owned()))
+            let (version, data) = value_json(kind, value, false).ok()?;
+            format!("{{\"version\":{version},\"data\":{}}}", data.unwrap_or_else(|_| "\"unknown\"".to_owned()))
         }
     };
     Some(format!("{{\"key\":{{\"type\":{number},\"data\":{key}}},\"value\":{value}}}"))

@@ -108,10 +108,13 @@ fn indexes_are_held_against_their_segment() {
     let files = format!("{index},{times}");
     let expected = format!("Dumping {NAME}.index\noffset: 43 position: {position}\nDumping {NAME}.timeindex\ntimestamp: 1001 offset: 43\n");
     assert_eq!(folder.dump(&["--files", &files]), (Ok(0), expected, String::new()));
-    let expected = format!(
-        "Dumping {NAME}.index\n{NAME}.index passed sanity check.\nDumping {NAME}.timeindex\n{NAME}.timeindex passed sanity check.\n"
-    );
-    assert_eq!(folder.dump(&["--files", &files, "--index-sanity-check"]), (Ok(0), expected, String::new()));
+    let expected = format!("Dumping {NAME}.index\n{NAME}.index passed sanity check.\nDumping {NAME}.timeindex\n");
+    let (code, out, _) = folder.dump(&["--files", &files, "--index-sanity-check"]);
+    assert!(code.unwrap_err().contains("its last timestamp 0 is less than the first one, 1001"));
+    assert_eq!(out, expected);
+    folder.file(&format!("{NAME}.timeindex"), &[time(1001, 3), time(1001, 3)].concat());
+    let expected = format!("Dumping {NAME}.timeindex\n{NAME}.timeindex passed sanity check.\n");
+    assert_eq!(folder.dump(&["--files", &times, "--index-sanity-check"]), (Ok(0), expected, String::new()));
 
     folder.file(&format!("{NAME}.index"), &entry(2, position));
     folder.file(&format!("{NAME}.timeindex"), &time(999, 3));
@@ -174,4 +177,79 @@ fn other_files_are_passed_over_and_a_missing_one_is_named() {
     assert!(
         folder.dump(&["--files", "a", "--cluster-metadata-decoder"]).0.unwrap_err().contains("cluster-metadata-decoder is not supported")
     );
+}
+
+#[test]
+fn the_decoder_of_offsets_tells_why_a_record_is_none_in_kafkas_words() {
+    let folder = folder();
+    let hex = |text: &str| -> Vec<u8> {
+        let text: String = text.split_whitespace().collect();
+        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+    };
+    let offset = "0001 0001 67 0001 74 00000003";
+    let group = "0002 0001 67";
+    let key_1 = "Could not read record with version 1 from key's buffer due to";
+    let value_3 = "Could not read record with version 3 from value's buffer due to";
+    let value_4 = "Could not read record with version 4 from value's buffer due to";
+    // What kafka-dump-log of Apache Kafka 4.3.1 prints of the same records.
+    for (key, value, expected) in [
+        ("6b65", "00", "Unknown record type 27493 at offset 40, skipping.".to_owned()),
+        ("0009 0001 67", "00", "Unknown record type 9 at offset 40, skipping.".to_owned()),
+        ("6b", "00", "Error at offset 40, skipping. Could not read version from key's buffer.".to_owned()),
+        ("0001", "00", format!("Error at offset 40, skipping. {key_1}: null.")),
+        (
+            "0001 0005 67",
+            "00",
+            format!("Error at offset 40, skipping. {key_1}: Error reading byte array of 5 byte(s): only 1 byte(s) available."),
+        ),
+        ("0001 ffff 67", "00", format!("Error at offset 40, skipping. {key_1}: non-nullable field group was serialized as null.")),
+        (offset, "", "Error at offset 40, skipping. Could not read version from value's buffer.".to_owned()),
+        (offset, "0009 00", "Error at offset 40, skipping. Found an unknown record version 9 for 1 type".to_owned()),
+        (offset, "0003 00", format!("Error at offset 40, skipping. {value_3}: null.")),
+        (
+            offset,
+            "0004 0000000000000005 ffffffff ffffffffff",
+            format!(
+                "Error at offset 40, skipping. {value_4}: Varint is too long, the most significant bit in the 5th byte is set, converted value: ffffffff."
+            ),
+        ),
+        (
+            group,
+            "0003 0001 63 00000001 ffff ffff 0000000000000001 7fffffff",
+            format!(
+                "Error at offset 40, skipping. {value_3}: Tried to allocate a collection of size 2147483647, but there are only 0 bytes remaining.."
+            ),
+        ),
+        (
+            "0001 0001 ff 0001 74 00000009",
+            "0003 0000000000000005 00000002 0000 0000000000000009",
+            "{\"type\":\"1\",\"data\":{\"group\":\"\u{fffd}\",\"topic\":\"t\",\"partition\":9}} \
+             payload: {\"version\":\"3\",\"data\":{\"offset\":5,\"leaderEpoch\":2,\"metadata\":\"\",\"commitTimestamp\":9}}"
+                .to_owned(),
+        ),
+    ] {
+        let mut batch = BatchBuilder::new();
+        batch.push(1000, Some(&hex(key)), Some(&hex(value)), &[]).unwrap();
+        let mut bytes = batch.finish(Compression::None, ProducerStamp::NONE).unwrap().to_vec();
+        bytes[..8].copy_from_slice(&40i64.to_be_bytes());
+        let log = folder.file(&format!("{NAME}.log"), &bytes);
+        let (code, out, err) = folder.dump(&["--files", &log, "--offsets-decoder", "--skip-record-metadata"]);
+        assert_eq!((code, out.lines().nth(3), err.as_str()), (Ok(0), Some(format!("| key: {expected}").as_str()), ""), "{key} {value}");
+    }
+    // A record without a key is none of that topic's: the tool ends there.
+    let log = folder.file(&format!("{NAME}.log"), &batch(40, ProducerStamp::NONE, Compression::None));
+    let (code, out, _) = folder.dump(&["--files", &log, "--offsets-decoder"]);
+    assert!(code.unwrap_err().contains("message at offset 41 using offset topic decoder (message had a missing key)"));
+    assert!(out.ends_with("| offset: 41 CreateTime: 1001 keySize: -1 valueSize: 2 sequence: -1 headerKeys: []"), "{out}");
+}
+
+#[test]
+fn keys_and_values_that_are_no_text_are_replaced_as_java_does() {
+    let folder = folder();
+    let mut batch = BatchBuilder::new();
+    batch.push(1000, Some(b"\xffk"), Some(b"v\xed\xa0\x80"), &[]).unwrap();
+    let bytes = batch.finish(Compression::None, ProducerStamp::NONE).unwrap().to_vec();
+    let log = folder.file(&format!("{NAME}.log"), &bytes);
+    let (_, out, _) = folder.dump(&["--files", &log, "--print-data-log", "--skip-record-metadata"]);
+    assert!(out.ends_with("| key: \u{fffd}k payload: v\u{fffd}\n"), "{out}");
 }
