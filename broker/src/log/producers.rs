@@ -43,6 +43,8 @@ struct Producer {
     epoch: i16,
     batches: VecDeque<Entry>,
     last_timestamp: TimestampMs,
+    /// Since when nothing came from it; `None` when something came after the last look. What a snapshot brought is as old as its records.
+    idle_since: Option<TimestampMs>,
 }
 
 /// What is told of a producer.
@@ -108,7 +110,9 @@ impl Producers {
             epoch: header.producer_epoch,
             batches: VecDeque::new(),
             last_timestamp: header.max_timestamp,
+            idle_since: None,
         });
+        producer.idle_since = None;
         if producer.epoch != header.producer_epoch {
             producer.epoch = header.producer_epoch;
             producer.batches.clear();
@@ -134,9 +138,10 @@ impl Producers {
         self.by_id.iter().map(view).collect()
     }
 
-    /// Forgets producers that have sent nothing for `expiration_ms` (`producer.id.expiration.ms`).
+    /// Forgets producers that have sent nothing for `expiration_ms` (`producer.id.expiration.ms`). What counts is when their batches
+    /// came, not the timestamps of their records: who sends records of last year is still known when it sends one of them again.
     pub(super) fn expire(&mut self, now: TimestampMs, expiration_ms: i64) {
-        self.by_id.retain(|_, producer| now.saturating_sub(producer.last_timestamp) < expiration_ms);
+        self.by_id.retain(|_, producer| now.saturating_sub(*producer.idle_since.get_or_insert(now)) < expiration_ms);
     }
 
     /// Whether the batch is the last its producer sent: compaction keeps it, empty, so that the sequence survives.
@@ -198,12 +203,17 @@ impl Producers {
                 timestamp: rest.get_i64(),
             };
             let _coordinator_epoch_and_transaction = (rest.get_i32(), rest.get_i64());
-            let producer =
-                producers.by_id.entry(id).or_insert_with(|| Producer { epoch, batches: VecDeque::new(), last_timestamp: entry.timestamp });
+            let producer = producers.by_id.entry(id).or_insert_with(|| Producer {
+                epoch,
+                batches: VecDeque::new(),
+                last_timestamp: entry.timestamp,
+                idle_since: None,
+            });
             if producer.epoch != epoch {
                 (producer.epoch, producer.batches) = (epoch, VecDeque::new());
             }
             producer.last_timestamp = producer.last_timestamp.max(entry.timestamp);
+            producer.idle_since = Some(producer.last_timestamp);
             if entry.last_sequence >= 0 && entry.offset_delta >= 0 {
                 producer.push(entry);
             }
@@ -250,7 +260,7 @@ mod tests {
             producers.note(&header);
         }
         for restored in [producers.clone(), Producers::from_snapshot(&producers.to_snapshot()).unwrap()] {
-            assert_eq!(restored, producers);
+            assert_eq!(restored.to_snapshot(), producers.to_snapshot());
             assert_eq!(
                 restored.check(&batch(3, 2, 2, 0)).unwrap(),
                 Some(Duplicate { base_offset: 102, last_offset: 103, timestamp: 1_000 })
@@ -297,9 +307,19 @@ mod tests {
     fn silent_producers_expire() {
         let mut producers = Producers::default();
         producers.note(&batch(0, 0, 1, 0));
-        producers.expire(1_999, 1_000);
-        assert_eq!(producers.len(), 1);
-        producers.expire(2_000, 1_000);
-        assert_eq!(producers.len(), 0);
+        for (now, left) in [(50_000, 1), (50_999, 1), (51_000, 0)] {
+            producers.expire(now, 1_000);
+            assert_eq!(producers.len(), left, "at {now}");
+        }
+        // Its records are of 1970, but they come now.
+        for now in [50_000, 50_900, 51_800] {
+            producers.note(&batch(0, 0, 1, 0));
+            producers.expire(now, 1_000);
+            assert_eq!(producers.len(), 1, "at {now}");
+        }
+        // After a restart the records alone tell how long it has been silent.
+        let mut read = Producers::from_snapshot(&producers.to_snapshot()).unwrap();
+        read.expire(51_801, 1_000);
+        assert_eq!(read.len(), 0);
     }
 }
