@@ -17,8 +17,8 @@ use crate::server::context::RequestContext;
 use crate::wire::ErrorCode;
 
 /// What a client is told that wants transactions, wherever there is room for words.
-pub(crate) const NO_TRANSACTIONS: &str =
-    "transactions are not offered by this version of Letterbox; remove transactional.id, idempotence works without it";
+pub(crate) const NO_TRANSACTIONS: &str = "transactions are not offered by this version of Letterbox; remove transactional.id (Kafka Streams: \
+     processing.guarantee=at_least_once), idempotence works without it";
 
 /// The rest of the current block: next and end.
 #[derive(Default)]
