@@ -146,3 +146,35 @@ fn with_json_a_refusal_is_an_object_too() {
         }
     }
 }
+
+#[test]
+fn a_directory_that_was_only_formatted_has_seen_no_unclean_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, port) = (dir.path().join("server.properties"), free_port());
+    let text = format!(
+        "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@localhost:9093\ncontroller.listener.names=CONTROLLER\n\
+         listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:9093\nlog.dirs={}\nadmin.listener=none\n",
+        dir.path().join("data").display()
+    );
+    std::fs::write(&config, text).unwrap();
+    let mut format = Command::new(env!("CARGO_BIN_EXE_letterbox"));
+    format.args(["tool", "kafka-storage", "format", "-t", "4L6g3nShT-eMCtK--X86sw", "-c"]).arg(&config);
+    assert!(format.status().unwrap().success());
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    for (run, expected) in [("first", false), ("second, after it was killed", true)] {
+        let child = command(&config).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let deadline = std::time::Instant::now() + common::PATIENCE;
+        let mut stream = loop {
+            match std::net::TcpStream::connect(address) {
+                Ok(stream) => break stream,
+                Err(error) => assert!(std::time::Instant::now() < deadline, "{run}: {error}"),
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        };
+        // It is answered when the start is over.
+        assert_eq!(ask_for_topic(&mut stream, "t"), 0);
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::KILL).unwrap();
+        let log = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+        assert_eq!(log.contains("the last run did not end cleanly"), expected, "{run}: {log}");
+    }
+}

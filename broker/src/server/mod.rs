@@ -228,7 +228,7 @@ impl Broker {
         let logs = logs?;
         let replicas = ReplicaManager::new(env.clone(), config.clone(), logs.clone());
         let controller = Controller::start(env.clone(), quorum.clone(), Arc::new(Rules { config: config.clone() }));
-        register(&controller, &config, &listeners, &first, logs.was_clean()).await?;
+        register(&controller, &*quorum, &config, &listeners, &first, logs.was_clean()).await?;
 
         let group_log = Arc::new(group_log::GroupLog::new(env.clone(), replicas.clone()));
         let hosted: Arc<ArcSwap<MetadataImage>> = Arc::default();
@@ -480,6 +480,7 @@ impl GroupMetadataView for GroupView {
 
 async fn register(
     controller: &Controller,
+    quorum: &dyn MetadataQuorum,
     config: &Config,
     listeners: &[BoxListener],
     identity: &identity::DirectoryIdentity,
@@ -507,7 +508,8 @@ async fn register(
         rack: config.rack.clone(),
         clean_start,
     };
-    if !clean_start && !identity.created {
+    // The image holds what came before the cluster id was set again. A directory that was only formatted has seen no run.
+    if !clean_start && quorum.image().brokers.contains_key(&config.node_id) {
         warn!("the last run did not end cleanly; partitions led from here get a new leader epoch");
     }
     let registered = patiently("register with the cluster", passes, || controller.run(operation.clone())).await;
