@@ -425,3 +425,69 @@ fn list_offsets_11_is_served() {
         assert_eq!((partition.error_code, partition.offset), expected, "v{version} at {timestamp}");
     }
 }
+
+/// KIP-516: the id says which topic is meant. Java's admin client sends an empty name beside it.
+#[test]
+fn a_topic_is_found_by_its_id() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path(), "");
+    let mut stream = broker.connect();
+    create(&mut stream, "t", 1, &[]);
+    let mut described = |asked: m::metadata_request::MetadataRequestTopic| {
+        let request = m::MetadataRequest::default().with_topics(Some(vec![asked])).with_allow_auto_topic_creation(true);
+        let Response::Metadata(mut answer) = ask(&mut stream, 12, request) else { unreachable!() };
+        let topic = answer.topics.remove(0);
+        (topic.error_code, topic.name.map(|name| name.to_string()), topic.topic_id)
+    };
+    let asked = m::metadata_request::MetadataRequestTopic::default;
+    let (_, _, id) = described(asked().with_name(Some(topic_name("t"))));
+    for name in [None, Some(topic_name("")), Some(topic_name("other"))] {
+        assert_eq!(described(asked().with_name(name).with_topic_id(id)), (0, Some("t".to_owned()), id));
+    }
+    let unknown = uuid::Uuid::from_u128(7);
+    assert_eq!(described(asked().with_name(Some(topic_name(""))).with_topic_id(unknown)), (100, None, unknown));
+    assert_eq!(described(asked().with_name(Some(topic_name("nope")))).0, 0, "the name alone makes it");
+}
+
+/// As with Kafka: a partition has a leader epoch from its first leader on, not from its first record.
+#[test]
+fn the_places_of_an_empty_partition_have_a_leader_epoch() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path(), "");
+    let mut stream = broker.connect();
+    create(&mut stream, "t", 1, &[]);
+    for timestamp in [-1, -2, -4] {
+        let partition = m::list_offsets_request::ListOffsetsPartition::default().with_timestamp(timestamp).with_current_leader_epoch(-1);
+        let topic = m::list_offsets_request::ListOffsetsTopic::default().with_name(topic_name("t")).with_partitions(vec![partition]);
+        let Response::ListOffsets(answer) = ask(&mut stream, 11, m::ListOffsetsRequest::default().with_topics(vec![topic])) else {
+            unreachable!()
+        };
+        let partition = &answer.topics[0].partitions[0];
+        assert_eq!((partition.error_code, partition.offset, partition.leader_epoch), (0, 0, 0), "at {timestamp}");
+    }
+}
+
+#[test]
+fn every_resource_that_is_listed_can_be_described_and_none_is_altered_without_a_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path(), "");
+    let mut stream = broker.connect();
+    create(&mut stream, "t", 1, &[]);
+    let Response::ListConfigResources(listed) = ask(&mut stream, 1, m::ListConfigResourcesRequest::default()) else { unreachable!() };
+    assert!(!listed.config_resources.is_empty());
+    for resource in listed.config_resources {
+        let asked = m::describe_configs_request::DescribeConfigsResource::default()
+            .with_resource_type(resource.resource_type)
+            .with_resource_name(resource.resource_name.clone())
+            .with_configuration_keys(None);
+        let request = m::DescribeConfigsRequest::default().with_resources(vec![asked]);
+        let Response::DescribeConfigs(answer) = ask(&mut stream, 4, request) else { unreachable!() };
+        assert_eq!(answer.results[0].error_code, 0, "{resource:?}");
+    }
+    for resource_type in [2, 32] {
+        let asked = m::incremental_alter_configs_request::AlterConfigsResource::default().with_resource_type(resource_type);
+        let request = m::IncrementalAlterConfigsRequest::default().with_resources(vec![asked]);
+        let Response::IncrementalAlterConfigs(answer) = ask(&mut stream, 1, request) else { unreachable!() };
+        assert_eq!(answer.responses[0].error_code, 42, "{resource_type}");
+    }
+}

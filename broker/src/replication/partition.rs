@@ -318,10 +318,11 @@ impl Partition {
         }
     }
 
-    /// The leader epoch of the record at `offset`, or of the last record before it; −1 when unknown.
+    /// The leader epoch of the record at `offset`, or of the last record before it; without any record that of the leader, as with
+    /// Kafka, whose epoch begins with the leader and not with its first record.
     #[must_use]
     pub fn epoch_at(&self, offset: Offset) -> LeaderEpoch {
-        self.log.epoch_for_offset(offset).or_else(|| self.log.latest_epoch()).unwrap_or(-1)
+        self.log.epoch_for_offset(offset).or_else(|| self.log.latest_epoch()).unwrap_or_else(|| self.leader_epoch())
     }
 
     pub(super) fn set_min_insync(&self, min_insync: usize) {

@@ -316,6 +316,8 @@ fn checked(ctx: &RequestContext, change: Change, replace: bool) -> Result<Resour
     may(ctx, Operation::AlterConfigs, change.resource_type, name)?;
     let changes = change.changes?;
     let resource = match change.resource_type {
+        TOPIC if name.is_empty() => return Err((ErrorCode::InvalidRequest, "Default topic resources are not allowed.".to_owned())),
+        GROUP if name.is_empty() => return Err((ErrorCode::InvalidRequest, "Default group resources are not allowed.".to_owned())),
         TOPIC => ConfigResource::Topic(name.to_owned()),
         BROKER => {
             let is_fixed = |key: &str| keys::find(key).is_some_and(|key| !key.dynamic);
@@ -332,16 +334,14 @@ fn checked(ctx: &RequestContext, change: Change, replace: bool) -> Result<Resour
                 ConfigResource::Broker(BrokerId(id))
             }
         }
-        GROUP => {
-            check_group(name)?;
-            ConfigResource::Group(name.to_owned())
-        }
+        GROUP => ConfigResource::Group(name.to_owned()),
         other => return Err(unsupported(other)),
     };
     Ok(ResourceAlteration { resource, changes, replace })
 }
 
-/// Answers ListConfigResources. Version 0 lists client metrics alone, of which there are none.
+/// Answers ListConfigResources. Version 0 lists client metrics alone, of which there are none; nor are there loggers, whose levels
+/// this version neither tells nor changes.
 pub(crate) fn list(shared: &Shared, ctx: &RequestContext, request: &m::ListConfigResourcesRequest) -> m::ListConfigResourcesResponse {
     let answer = m::ListConfigResourcesResponse::default();
     if !ctx.may(Operation::DescribeConfigs, Resource::Cluster) {
@@ -363,7 +363,7 @@ pub(crate) fn list(shared: &Shared, ctx: &RequestContext, request: &m::ListConfi
     for kind in types {
         match kind {
             TOPIC => all.extend(image.topics().map(|topic| listed(&topic.name, kind))),
-            BROKER | BROKER_LOGGER => all.extend(image.brokers.keys().map(|id| listed(&id.to_string(), kind))),
+            BROKER => all.extend(image.brokers.keys().map(|id| listed(&id.to_string(), kind))),
             GROUP => all.extend(image.group_configs.keys().map(|group| listed(group, kind))),
             _ => {}
         }

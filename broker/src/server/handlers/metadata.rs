@@ -33,6 +33,10 @@ pub(crate) async fn metadata(shared: Arc<Shared>, ctx: RequestContext, request: 
     // Version 0 asks for everything with an empty list, later ones with null.
     let mut asked = request.topics.filter(|topics| !(version == 0 && topics.is_empty()));
     if let Some(topics) = &mut asked {
+        // An id says which topic is meant: Java's admin client sends an empty name beside it.
+        for topic in topics.iter_mut().filter(|topic| !topic.topic_id.is_nil()) {
+            topic.name = None;
+        }
         // Each is answered once, however often it is asked for.
         let mut seen = BTreeSet::new();
         topics.retain(|topic| seen.insert((topic.name.clone(), topic.topic_id)));
