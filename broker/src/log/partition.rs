@@ -180,8 +180,15 @@ impl Log {
     }
 
     /// Puts a new configuration in force, from the next append on.
-    pub fn set_config(&self, config: LogConfig) {
+    pub fn set_config(self: &Arc<Self>, config: LogConfig) {
+        let is_durable = config.durable;
         self.config.store(Arc::new(config));
+        // What was appended while nobody waited for the device is in no queue; from now on somebody may wait for it. Under the lock,
+        // so that an append either is seen here or sees the new configuration.
+        let _inner = lock(&self.inner);
+        if is_durable && self.end_offset() > self.synced_end() {
+            self.enqueue();
+        }
     }
 
     /// Log start offset.
@@ -445,10 +452,18 @@ impl Log {
         }
         drop(cache);
         self.end.store(last.next_offset(), Ordering::Release);
-        if config.durable && !self.queued.swap(true, Ordering::AcqRel) {
-            self.dir.enqueue(self.clone());
+        // As it is now: see [`Log::set_config`].
+        if self.config.load().durable {
+            self.enqueue();
         }
         Ok(())
+    }
+
+    /// Has the log synced soon.
+    fn enqueue(self: &Arc<Self>) {
+        if !self.queued.swap(true, Ordering::AcqRel) {
+            self.dir.enqueue(self.clone());
+        }
     }
 
     pub(super) fn active(&self) -> Arc<Segment> {

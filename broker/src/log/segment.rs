@@ -139,8 +139,12 @@ impl Segment {
             return Err(io::Error::new(io::ErrorKind::NotFound, "the log was deleted"));
         }
         let open = |suffix| self.disk.open(&self.path(suffix), OpenMode::Create);
-        let log = if self.size() > 0 { self.disk.open(&self.path(".log"), OpenMode::ReadWrite)? } else { open(".log")? };
-        let opened = Arc::new(Files { log, index: open(".index")?, timeindex: open(".timeindex")? });
+        let found = if self.size() > 0 { Some(self.disk.open(&self.path(".log"), OpenMode::ReadWrite)?) } else { None };
+        let (index, timeindex) = (open(".index")?, open(".timeindex")?);
+        // A new one is made last: it alone makes a segment at the next start. If a roll left it behind, records that went into the old
+        // segment after all would be looked for in the empty one, and not found.
+        let log = found.map_or_else(|| open(".log"), Ok)?;
+        let opened = Arc::new(Files { log, index, timeindex });
         *files = Some(opened.clone());
         Ok(opened)
     }
@@ -166,7 +170,11 @@ impl Segment {
     pub(super) fn close_idle(&self) {
         if !self.used.swap(false, Ordering::Relaxed) && !self.retired.load(Ordering::Relaxed) {
             let _ = self.write_indexes();
-            *lock(&self.files) = None;
+            // Asked again under the lock: one that is retired meanwhile must not be opened again by its name.
+            let mut files = lock(&self.files);
+            if !self.retired.load(Ordering::Relaxed) {
+                *files = None;
+            }
         }
     }
 

@@ -597,6 +597,39 @@ async fn a_lack_of_space_or_descriptors_passes_and_loses_nothing_wherever_it_str
     }
 }
 
+/// A roll that finds a descriptor for one file and none for the next leaves no segment behind: readers would look there for the
+/// records that went into the old one instead.
+#[tokio::test]
+async fn a_roll_that_fails_half_way_hides_no_record_after_a_restart() {
+    for (errno, opened) in (0..4).flat_map(|opened| [(EMFILE, opened), (ENOSPC, opened)]) {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = FaultDisk::new();
+        let (manager, log) = new_log(&disk.env(), dir.path(), LogConfig { segment_bytes: 400, ..small() }).await;
+        append(&log, 0, &["a value"]);
+        append(&log, 1, &[&"long ".repeat(20)]);
+        log.sync().unwrap();
+        disk.lacks_after(opened, errno);
+        let refused = log.append(batch(2, &[&"longer ".repeat(30)]), &client(2)).is_err();
+        disk.heal();
+        log.dir().check_space(Some(0));
+        // These fit where the long one did not, until the log rolls after all.
+        for i in 3..9 {
+            append(&log, i, &["short"]);
+        }
+        log.sync().unwrap();
+        let stored = contents(&log);
+        assert_eq!(stored.len(), if refused { 8 } else { 9 });
+        drop((manager, log));
+        let manager = open(&Env::real(), dir.path()).await;
+        let log = manager.get(ID, 0).unwrap();
+        for from in 0..log.end_offset() {
+            let found = batches(&bytes_of(&log.read_from_disk(from, 1, Offset::MAX, true).unwrap()));
+            assert_eq!(found.first().map(|batch| batch.base_offset), Some(from), "{errno} after {opened} changes");
+        }
+        assert_eq!(contents(&log), stored, "{errno} after {opened} changes");
+    }
+}
+
 #[tokio::test]
 async fn a_log_whose_files_are_gone_is_out_of_use_alone() {
     let dir = tempfile::tempdir().unwrap();

@@ -105,11 +105,12 @@ impl LogManager {
                     continue;
                 }
                 let job = log.clone();
-                // A failure has fenced the directory and said so.
-                if self.env.blocking(move || job.checkpoint()).await.is_err() {
-                    break;
+                // A failure has been said, and is of this log alone unless it has fenced the directory.
+                match self.env.blocking(move || job.checkpoint()).await {
+                    Ok(_) => moved.push(log),
+                    Err(_) if dir.offline().is_some() => break,
+                    Err(_) => {}
                 }
-                moved.push(log);
             }
             if !moved.is_empty() {
                 self.env.blocking(move || said(&dir, dir.partitions.set_recovery_points(moved.iter().map(|log| &**log)))).await;

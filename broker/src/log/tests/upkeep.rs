@@ -380,3 +380,47 @@ async fn the_reserve_reads_as_the_unfinished_end_of_the_log() {
     }
     assert_eq!((at as u64, found), (log.size(), 20));
 }
+
+#[tokio::test]
+async fn a_log_that_cannot_be_checkpointed_keeps_no_other_from_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FaultDisk::new();
+    let options = LogManagerOptions { recovery_point_interval: Duration::from_millis(10), ..options(dir.path()) };
+    let manager = LogManager::open(disk.env(), options).await.unwrap();
+    let broken = manager.create("broken", Uuid::from_u128(1), 0, small()).await.unwrap();
+    let other = manager.create("other", Uuid::from_u128(2), 0, small()).await.unwrap();
+    append(&broken, 1, &["a"]);
+    Env::real().disk.remove_dir_all(&broken.path).unwrap();
+    append(&other, 1, &["b"]);
+    let written = Arc::new(tokio::sync::Notify::new());
+    let hears = written.clone();
+    disk.on_make(move |path| {
+        if path.to_string_lossy().ends_with("recovery-point-offset-checkpoint.tmp") {
+            hears.notify_one();
+        }
+    });
+    let stop = CancellationToken::new();
+    let upkeep = tokio::spawn(manager.clone().run_upkeep(stop.clone()));
+    let in_time = tokio::time::timeout(Duration::from_secs(20), written.notified()).await;
+    assert!(in_time.is_ok() && broken.is_offline(), "the log in front of it is broken");
+    assert_eq!((other.recovery_point(), broken.recovery_point()), (1, 0));
+    stop.cancel();
+    upkeep.await.unwrap();
+}
+
+/// With `flush.on.ack=false` nothing is queued for a sync. When the topic begins to wait for the disk, somebody may wait for a record
+/// that was appended a moment earlier, and no other append may follow.
+#[tokio::test]
+async fn what_was_appended_before_a_topic_waits_for_the_disk_is_synced_without_another_append() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_manager, log) = new_log(&Env::real(), dir.path(), LogConfig { durable: false, ..small() }).await;
+    append(&log, 1, &["a"]);
+    assert!(log.dir().take_dirty().is_empty());
+    log.set_config(small());
+    assert_eq!(log.dir().take_dirty().len(), 1);
+    assert_eq!(log.durable_end(), 0);
+    log.sync().unwrap();
+    assert_eq!(log.durable_end(), 1);
+    log.set_config(small());
+    assert!(log.dir().take_dirty().is_empty(), "there is nothing to sync");
+}
