@@ -181,6 +181,11 @@ impl LogDir {
         }
     }
 
+    /// Notes that files of about so many bytes are going to be made, as [`LogDir::took`] does for records.
+    pub(super) fn expect(&self, bytes: i64) {
+        self.space.free.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
     /// Whether there is room for what only makes it faster.
     pub(super) fn has_room(&self) -> bool {
         !self.space.is_short(self.space.reserve.load(Ordering::Relaxed).saturating_mul(2))

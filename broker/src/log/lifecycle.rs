@@ -19,6 +19,9 @@ use super::upkeep::Doomed;
 use super::{Log, LogConfig, Origin};
 use crate::model::TopicId;
 
+/// About what the directory and the small files of a new log take: counted, or thousands of them would use up the reserve between
+/// two looks at the free space.
+const NEW_LOG_BYTES: i64 = 16 << 10;
 /// A damaged log is looked at again this often at least, since that may read a whole segment.
 const RETRY_MAX: Duration = Duration::from_secs(600);
 
@@ -98,7 +101,8 @@ impl LogManager {
             let may_make = |dir: &Arc<LogDir>| dir.check_writable_by(Origin::Coordinator).is_ok();
             let places = self.dirs.iter().zip(&mut counts).zip(&mut new).filter(|((dir, _), _)| may_make(dir));
             match places.min_by_key(|((dir, count), _)| (dir.is_read_only(), **count)) {
-                Some(((_, count), new)) => {
+                Some(((dir, count), new)) => {
+                    dir.expect(NEW_LOG_BYTES);
                     *count += 1;
                     new.push((at, wanted));
                     answers.push(None);

@@ -46,6 +46,8 @@ pub(super) struct Faults {
     kind: Mutex<Option<io::ErrorKind>>,
     /// Hears of every file that is made or cut to nothing, and may keep the caller waiting.
     on_make: Mutex<Option<Arc<OnMake>>>,
+    /// Bytes that are free, of 1 TiB; `None`: what the real disk has.
+    free: Mutex<Option<u64>>,
     /// The number of a state that lasts; 0: none.
     state: std::sync::atomic::AtomicI32,
     sync_only: std::sync::atomic::AtomicBool,
@@ -75,6 +77,10 @@ impl FaultDisk {
     fn lacks_after(&self, changes: i64, errno: i32) {
         self.faults.state.store(errno, Ordering::Relaxed);
         self.faults.left.store(changes, Ordering::Relaxed);
+    }
+
+    fn set_free(&self, bytes: u64) {
+        *self.faults.free.lock().unwrap() = Some(bytes);
     }
 
     fn heal(&self) {
@@ -196,7 +202,8 @@ impl Disk for FaultDisk {
         self.inner.lock(path)
     }
     fn space(&self, path: &Path) -> io::Result<(u64, u64)> {
-        self.inner.space(path)
+        let free = *self.faults.free.lock().unwrap();
+        free.map_or_else(|| self.inner.space(path), |free| Ok((1 << 40, free)))
     }
 }
 
@@ -648,25 +655,32 @@ async fn a_log_whose_files_are_gone_is_out_of_use_alone() {
 #[tokio::test]
 async fn the_reserve_is_for_coordinators_and_fits_the_file_system() {
     let dir = tempfile::tempdir().unwrap();
-    let (_manager, log) = new_log(&Env::real(), dir.path(), small()).await;
-    let (total, free) = log.dir().space().unwrap();
-    log.dir().check_space(None);
-    assert_eq!(log.dir().is_read_only(), free < (64 << 20).min(total / 16));
-    log.dir().check_space(Some(free * 2));
-    assert!(matches!(log.append(batch(0, &["a"]), &client(0)), Err(AppendError::LogDirFull { .. })));
-    let reason = log.dir().refusal().unwrap();
-    assert!(reason.contains("log.dir.reserve.bytes"), "{reason}");
-    let coordinator = AppendOptions { origin: Origin::Coordinator, ..client(0) };
-    log.append(batch(0, &["a group's"]), &coordinator).unwrap();
-    log.dir().check_space(Some(free * 8));
-    assert!(matches!(log.append(batch(0, &["a group's"]), &coordinator), Err(AppendError::LogDirFull { .. })), "a quarter is left");
+    let disk = FaultDisk::new();
+    let (_manager, log) = new_log(&disk.env(), dir.path(), small()).await;
+    let is_full = |options: &AppendOptions| match log.append(batch(0, &["a"]), options) {
+        Ok(_) => false,
+        Err(AppendError::LogDirFull { .. }) => true,
+        Err(error) => panic!("{error}"),
+    };
+    let (of_client, of_coordinator) = (client(0), AppendOptions { origin: Origin::Coordinator, ..client(0) });
+    for (name, free, reserve, expected) in [
+        ("the default of a large file system", (64 << 20) - 1, None, (true, false)),
+        ("the default of a large file system", 65 << 20, None, (false, false)),
+        ("less than the reserve", 999_999, Some(1_000_000), (true, false)),
+        ("less than a quarter of it", 249_999, Some(1_000_000), (true, true)),
+        ("no reserve", 1 << 20, Some(0), (false, false)),
+    ] {
+        disk.set_free(free);
+        log.dir().check_space(reserve);
+        assert_eq!((is_full(&of_client), is_full(&of_coordinator)), expected, "{name}");
+        assert_eq!(log.dir().refusal().is_some_and(|reason| reason.contains("log.dir.reserve.bytes")), expected.0, "{name}");
+    }
     // Between two looks at the space, appends count against it.
-    log.dir().check_space(Some(free.saturating_sub(4 << 20)));
-    let big = "x".repeat(1 << 20);
-    let taken = (0..100).take_while(|i| log.append(batch(*i, &[&big]), &client(*i)).is_ok()).count();
-    assert!(taken < 50, "{taken} MiB into a reserve of which 4 MiB are left");
-    log.dir().check_space(Some(0));
-    assert!(log.dir().refusal().is_none());
+    disk.set_free(5 << 20);
+    log.dir().check_space(Some(1 << 20));
+    let big = "x".repeat(1 << 10);
+    let taken = (0..10_000).take_while(|i| log.append(batch(*i, &[&big]), &client(*i)).is_ok()).count();
+    assert!((3_000..4_200).contains(&taken), "{taken} KiB of 4 MiB");
 }
 
 #[derive(Default)]

@@ -232,8 +232,12 @@ impl LogManager {
         self.checkpoint().await;
         let mut result = Ok(());
         for (dir, logs) in self.logs_by_dir() {
-            let closed = self.env.blocking(move || close_dir(&dir, &logs)).await;
-            result = result.and(closed);
+            match self.env.blocking(move || close_dir(&dir, &logs)).await {
+                Err(error) if error.fault().is_state() => {
+                    tracing::warn!(%error, "a log directory cannot be marked as left in order; the next start checks the tails of its logs");
+                }
+                closed => result = result.and(closed),
+            }
         }
         for dir in &self.dirs {
             if let Some(reason) = dir.offline() {

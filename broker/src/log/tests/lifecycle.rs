@@ -266,6 +266,18 @@ async fn a_log_is_made_once_there_is_space_for_it() {
 }
 
 #[tokio::test]
+async fn making_thousands_of_logs_leaves_the_rest_of_the_reserve() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FaultDisk::new();
+    let manager = open(&disk.env(), dir.path()).await;
+    disk.set_free(2 << 20);
+    manager.dirs()[0].check_space(Some(4 << 20));
+    let made = futures::future::join_all((0..100).map(|partition| manager.create("many", NEW, partition, small()))).await;
+    let made = made.iter().filter(|log| log.is_ok()).count();
+    assert_eq!(made, (1 << 20) / (16 << 10) + 1, "a quarter of the reserve, 1 MiB, is left");
+}
+
+#[tokio::test]
 async fn ids_of_partitions_that_were_not_synced_are_known_after_a_crash() {
     let dir = tempfile::tempdir().unwrap();
     let env = Env::real();
