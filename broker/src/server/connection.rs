@@ -37,8 +37,11 @@ use crate::wire::frame::FrameError;
 const IN_FLIGHT_MAX: usize = 32;
 /// A frame up to this size is read into the connection's own buffer; a larger one takes from the account.
 const BUFFER: usize = 16 * 1024;
-/// What a larger frame gets at once while memory is plenty: Kafka's default `message.max.bytes` and what is around it. Later steps double.
+/// What a larger frame gets at once while memory is plenty: Kafka's default `message.max.bytes` and what is around it, but at most
+/// one part of the account in [`FIRST_STEP_PARTS`]. Later steps double.
 const FIRST_STEP: usize = 1_152 * 1024;
+/// So that a few clients which announce a large frame and send nothing of it leave most of a small account to others.
+const FIRST_STEP_PARTS: usize = 8;
 /// How often it is looked whether an answer is being read.
 const WRITE_CHECK: Duration = Duration::from_secs(5);
 
@@ -287,7 +290,9 @@ impl Loop<'_> {
             return Ok(None);
         }
         // A length that is only announced gets one step; what has come doubles it.
-        let first = wanted.min(if self.shared.memory.is_tight() { SMALL } else { FIRST_STEP });
+        let memory = &self.shared.memory;
+        let step = FIRST_STEP.min(memory.size() / FIRST_STEP_PARTS);
+        let first = wanted.min(if memory.is_tight() { SMALL } else { step.max(SMALL) });
         let target = if self.buffer.capacity() < first {
             first
         } else if self.buffer.capacity() == self.buffer.len() {
