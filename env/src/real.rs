@@ -77,6 +77,8 @@ impl Listener for TcpListener {
             let (stream, peer) = Self::accept(self).await?;
             // It fails when the client has gone already, which the first read tells.
             let _ = stream.set_nodelay(true);
+            // As with Kafka: a peer that has vanished without a word is noticed by the system.
+            let _ = socket2::SockRef::from(&stream).set_keepalive(true);
             Ok((Box::new(stream) as BoxStream, peer))
         })
     }
@@ -302,6 +304,18 @@ mod tests {
         let port = v4.local_addr().unwrap().port();
         assert_eq!(RealNet.bind("::", port).await.err().unwrap().kind(), io::ErrorKind::AddrInUse);
         RealNet.bind_ipv6_only("::", port).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn accepted_connections_are_kept_alive_and_send_at_once() {
+        let listener = RealNet.bind("127.0.0.1", 0).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (client, accepted) = tokio::join!(RealNet.connect("127.0.0.1", port), listener.accept());
+        let (stream, _) = accepted.unwrap();
+        let socket = socket2::SockRef::from(stream.as_tcp().unwrap());
+        assert!(socket.keepalive().unwrap());
+        assert!(socket.tcp_nodelay().unwrap());
+        drop(client);
     }
 
     #[tokio::test]
