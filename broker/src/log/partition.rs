@@ -34,7 +34,7 @@ use super::validate::{Effort, ValidBatch, Validated, validate};
 use crate::model::{LeaderEpoch, Offset, TimestampMs, TopicId};
 use crate::wire::batch::{self, Batch, BatchHeader};
 
-/// Syncs of fewer bytes than this are helped by a zeroed reserve: larger ones pay for the new blocks anyway.
+/// Syncs of fewer bytes than this are helped by a reserve: larger ones pay for the new blocks anyway.
 const SMALL_SYNC: u64 = 256 << 10;
 const RESERVE_MIN: u64 = 64 << 10;
 const RESERVE_MAX: u64 = 1 << 20;

@@ -39,7 +39,7 @@ pub enum Fault {
         /// What stands there.
         found: i64,
     },
-    /// Something other than zeros after the last batch.
+    /// Something other than a broker's reserve after the last batch.
     Tail {
         /// Byte position.
         at: u64,
@@ -53,7 +53,7 @@ pub struct Segment {
     pub batches: u64,
     /// The offset after the last record.
     pub end_offset: i64,
-    /// Bytes of batches; what follows is zeros.
+    /// Bytes of batches; what follows is reserve.
     pub len: u64,
 }
 
@@ -61,6 +61,9 @@ pub struct Segment {
 const LOG_OVERHEAD: usize = 12;
 /// The smallest batch: a header without records.
 const HEADER_LEN: usize = 61;
+
+/// What a broker keeps ahead of the last batch is filled with: Letterbox's own byte, and zeros from earlier versions and file systems.
+const RESERVE_BYTES: [u8; 2] = [0x7f, 0];
 
 /// Walks the segment that begins at `base_offset`.
 ///
@@ -70,7 +73,7 @@ pub fn walk(bytes: &[u8], base_offset: i64) -> Result<Segment, Fault> {
     let mut segment = Segment { end_offset: base_offset, ..Segment::default() };
     let mut rest = bytes;
     while let Some(prefix) = rest.get(..LOG_OVERHEAD) {
-        if prefix.iter().all(|byte| *byte == 0) {
+        if prefix.iter().all(|byte| RESERVE_BYTES.contains(byte)) {
             break;
         }
         let at = segment.len;
@@ -83,7 +86,7 @@ pub fn walk(bytes: &[u8], base_offset: i64) -> Result<Segment, Fault> {
         segment.len += len as u64;
         rest = &rest[len..];
     }
-    match rest.iter().position(|byte| *byte != 0) {
+    match rest.iter().position(|byte| !RESERVE_BYTES.contains(byte)) {
         Some(more) => Err(Fault::Tail { at: segment.len + more as u64 }),
         None => Ok(segment),
     }
@@ -155,11 +158,13 @@ mod tests {
     }
 
     #[test]
-    fn whole_segments_with_and_without_a_zeroed_reserve_are_fine() {
+    fn whole_segments_with_and_without_a_reserve_are_fine() {
         let whole = [batch(100, 3), batch(103, 1)].concat();
         let expected = Segment { batches: 2, end_offset: 104, len: whole.len() as u64 };
         assert_eq!(walk(&whole, 100), Ok(expected));
-        assert_eq!(walk(&[whole, vec![0; 5000]].concat(), 100), Ok(expected));
+        for reserve in [vec![0; 5000], vec![0x7f; 5000], vec![0x7f; 5], [vec![0x7f; 500], vec![0; 20]].concat()] {
+            assert_eq!(walk(&[&whole[..], &reserve].concat(), 100), Ok(expected));
+        }
         assert_eq!(walk(&[], 7), Ok(Segment { end_offset: 7, ..Segment::default() }));
     }
 
