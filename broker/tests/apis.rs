@@ -345,7 +345,7 @@ fn quorum(stream: &mut std::net::TcpStream, version: i16, topic: &'static str) -
 #[test]
 fn topics_are_described_page_by_page() {
     let dir = tempfile::tempdir().unwrap();
-    let broker = Broker::start(dir.path(), "");
+    let broker = Broker::start(dir.path(), "max.request.partition.size.limit=5");
     let mut stream = broker.connect();
     for (name, partitions) in [("a", 3), ("b", 1), ("c", 2)] {
         create(&mut stream, name, partitions, &[]);
@@ -387,7 +387,7 @@ fn topics_are_described_page_by_page() {
     let all: Vec<(String, i32)> =
         [("a", 0), ("a", 1), ("a", 2), ("b", 0), ("c", 0), ("c", 1)].iter().map(|(name, index)| ((*name).to_owned(), *index)).collect();
     for (limit, sizes) in
-        [(100, vec![6]), (6, vec![6]), (4, vec![4, 2]), (3, vec![3, 3]), (2, vec![2, 2, 2]), (1, vec![1; 6]), (0, vec![1; 6])]
+        [(100, vec![5, 1]), (6, vec![5, 1]), (4, vec![4, 2]), (3, vec![3, 3]), (2, vec![2, 2, 2]), (1, vec![1; 6]), (0, vec![1; 6])]
     {
         assert_eq!(pages(&mut stream, &[], limit), (all.clone(), sizes), "limit {limit}");
     }
@@ -404,6 +404,57 @@ fn topics_are_described_page_by_page() {
             ));
         let Response::DescribeTopicPartitions(answer) = ask(&mut stream, 0, request) else { unreachable!() };
         assert_eq!(answer.topics[0].error_code, 42, "{cursor:?}");
+    }
+}
+
+/// A partition without its records has no leader, whichever way it is asked for.
+#[test]
+fn offline_partitions_are_told_alike_by_all_descriptions_of_topics() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut broker = Broker::start(dir.path(), "");
+    let mut stream = broker.connect();
+    create(&mut stream, "t", 2, &[]);
+    produce_some(&mut stream, "t", 1);
+    broker.stop();
+    drop(broker);
+    std::fs::remove_dir_all(dir.path().join("data/t-0")).unwrap();
+    let broker = Broker::start(dir.path(), "");
+    let mut stream = broker.connect();
+    let topic = m::metadata_request::MetadataRequestTopic::default().with_name(Some(topic_name("t")));
+    let Response::Metadata(answer) = ask(&mut stream, 12, m::MetadataRequest::default().with_topics(Some(vec![topic]))) else {
+        unreachable!()
+    };
+    let by_metadata: Vec<_> = answer.topics[0]
+        .partitions
+        .iter()
+        .map(|partition| (partition.partition_index, partition.error_code, partition.leader_id.0, partition.offline_replicas.clone()))
+        .collect();
+    let topic = m::describe_topic_partitions_request::TopicRequest::default().with_name(topic_name("t"));
+    let request = m::DescribeTopicPartitionsRequest::default().with_topics(vec![topic]).with_response_partition_limit(10);
+    let Response::DescribeTopicPartitions(answer) = ask(&mut stream, 0, request) else { unreachable!() };
+    let by_description: Vec<_> = answer.topics[0]
+        .partitions
+        .iter()
+        .map(|partition| (partition.partition_index, partition.error_code, partition.leader_id.0, partition.offline_replicas.clone()))
+        .collect();
+    assert_eq!(by_metadata, [(0, 5, -1, vec![m::BrokerId(1)]), (1, 0, 1, vec![])]);
+    assert_eq!(by_description, by_metadata);
+}
+
+/// An answer is many times larger than a short key.
+#[test]
+fn coordinators_of_a_group_that_is_asked_for_twice_are_told_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path(), "");
+    let mut stream = broker.connect();
+    for version in 4..=6 {
+        let keys = ["b", "a", "b", "", "a", "b"].map(StrBytes::from_static_str).to_vec();
+        let Response::FindCoordinator(answer) = ask(&mut stream, version, m::FindCoordinatorRequest::default().with_coordinator_keys(keys))
+        else {
+            unreachable!()
+        };
+        let told: Vec<_> = answer.coordinators.iter().map(|found| (found.key.to_string(), found.error_code, found.node_id.0)).collect();
+        assert_eq!(told, ["b", "a", ""].map(|key| (key.to_owned(), 0, 1)), "v{version}");
     }
 }
 

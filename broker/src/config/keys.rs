@@ -341,7 +341,7 @@ mod tests {
     /// Topics follow the broker's settings with every change; anything else that changes live must be read live.
     #[test]
     fn what_can_be_changed_live_acts_live() {
-        let is_live = |name| ["max.connections", "max.connections.per.ip"].contains(&name);
+        let is_live = |name| ["log.cleaner.backoff.ms", "max.connections", "max.connections.per.ip"].contains(&name);
         for key in KEYS.iter().filter(|key| key.dynamic && key.effect == Effect::Honoured) {
             let is_topics = super::super::topic::KEYS.iter().any(|topic| topic.synonym == Some(key.name));
             assert!(is_topics || is_live(key.name), "{}", key.name);

@@ -409,14 +409,13 @@ advertised.listeners=V4://127.0.0.1:9092,V6://[::1]:9092\nlistener.security.prot
         "keys of Kafka that nothing acts on, with other values than the default",
         b"node.id=1\nprocess.roles=broker,controller\ncontroller.listener.names=CONTROLLER\ncontroller.quorum.voters=1@localhost:9093\n\
 listeners=PLAINTEXT://:9092,CONTROLLER://:9093\nadvertised.listeners=PLAINTEXT://localhost:9092\nunclean.leader.election.enable=true\n\
-log.cleaner.backoff.ms=1000\nlog.preallocate=true\nmetadata.log.segment.bytes=8388608\nreplica.selector.class=org.example.Selector\n\
+log.preallocate=true\nmetadata.log.segment.bytes=8388608\nreplica.selector.class=org.example.Selector\n\
 broker.session.timeout.ms=20000\ngroup.share.max.size=500\nremote.log.storage.system.enable=true\nlog.cleaner.enable=false\n",
         Starts {
             advertised: "PLAINTEXT://localhost:9092",
             warnings: &[
                 "broker.session.timeout.ms",
                 "group.share.max.size",
-                "log.cleaner.backoff.ms",
                 "log.cleaner.enable",
                 "log.preallocate",
                 "metadata.log.segment.bytes",

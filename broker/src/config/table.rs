@@ -201,7 +201,7 @@ pub const KEYS: &[Key] = &[
         "The protocol of each listener name. PLAINTEXT alone is offered by this version.",
     ),
     key("listeners", Kind::List, "PLAINTEXT://:9092", "What to listen on."),
-    idle("log.cleaner.backoff.ms", Kind::Long(0, I64), "15000", Effect::None(CLEANER)).dynamic(),
+    key("log.cleaner.backoff.ms", Kind::Long(0, I64), "15000", "How often it is looked whether a log is to be compacted.").dynamic(),
     idle("log.cleaner.dedupe.buffer.size", Kind::Long(I64_MIN, I64), "134217728", Effect::None(CLEANER)).dynamic(),
     key("log.cleaner.delete.retention.ms", Kind::Long(0, I64), "86400000", "How long a tombstone stays in a compacted topic.").dynamic(),
     idle("log.cleaner.enable", Kind::Bool, "true", Effect::Absent("compaction always runs, because committed offsets are kept by it")),
@@ -305,7 +305,7 @@ pub const KEYS: &[Key] = &[
     )
     .dynamic(),
     idle("max.incremental.fetch.session.cache.slots", Kind::Int(0, I32), "1000", Effect::None(BY_ITSELF)),
-    idle("max.request.partition.size.limit", Kind::Int(1, I32), "2000", Effect::None(ONE_BROKER)),
+    key("max.request.partition.size.limit", Kind::Int(1, I32), "2000", "Most partitions in one answer to DescribeTopicPartitions."),
     key("message.max.bytes", Kind::Int(0, I32), "1048588", "Largest batch, as stored.").dynamic(),
     unset("metadata.log.dir", Kind::Text, "Where the metadata quorum keeps its log; the first of log.dirs when not set."),
     idle("metadata.log.max.record.bytes.between.snapshots", Kind::Long(1, I64), "20971520", Effect::None(OWN_METADATA)),

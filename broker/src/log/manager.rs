@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures::StreamExt;
 pub(super) use letterbox_env::panics::lock;
 use letterbox_env::{Disk, Env, Fault, FileRef};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -112,6 +113,8 @@ pub struct LogManager {
     pub(super) changing: tokio::sync::Mutex<()>,
     /// Renamed files and directories, and when they go.
     pub(super) doomed: Arc<Mutex<Vec<Doomed>>>,
+    /// [`LogManagerOptions::cleaner_backoff`] as it is now.
+    pub(super) cleaner_backoff: watch::Sender<Duration>,
 }
 
 /// The directory of a partition.
@@ -146,6 +149,7 @@ impl LogManager {
         let manager = Self {
             was_clean,
             env,
+            cleaner_backoff: watch::Sender::new(options.cleaner_backoff),
             options,
             dirs,
             _locks: locks,
@@ -157,6 +161,11 @@ impl LogManager {
         };
         manager.open_logs(found).await;
         Ok(Arc::new(manager))
+    }
+
+    /// Changes [`LogManagerOptions::cleaner_backoff`]; the wait that goes on begins anew.
+    pub fn set_cleaner_backoff(&self, backoff: Duration) {
+        self.cleaner_backoff.send_if_modified(|now| std::mem::replace(now, backoff) != backoff);
     }
 
     async fn open_logs(&self, found: Vec<Found>) {

@@ -71,8 +71,23 @@ impl LogManager {
             every(options.high_watermark_interval, options.high_watermark_interval, &stop, || self.checkpoint()),
             every(FIRST_RETENTION.min(options.retention_check_interval), options.retention_check_interval, &stop, || self.retain(&stop)),
             every(IDLE_EVERY, IDLE_EVERY, &stop, || self.close_idle(&stop)),
-            every(options.cleaner_backoff, options.cleaner_backoff, &stop, || self.compact(&stop)),
+            self.compact_often(&stop),
         );
+    }
+
+    /// Compacts after every `log.cleaner.backoff.ms`, which may change meanwhile, until `stop`.
+    async fn compact_often(&self, stop: &CancellationToken) {
+        let mut backoff = self.cleaner_backoff.subscribe();
+        loop {
+            let pause = backoff.borrow_and_update().max(Duration::from_millis(1));
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                // The sender is the manager's own.
+                _ = backoff.changed() => {}
+                () = tokio::time::sleep(pause) => self.compact(stop).await,
+            }
+        }
     }
 
     /// Does `work` to every log that is in use, one after the other, so that others have their turn between two of them.

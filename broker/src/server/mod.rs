@@ -75,6 +75,7 @@ pub(crate) struct Shared {
     pub(crate) lookups: Heavy,
     pub(crate) connections: Arc<Connections>,
     pub(crate) replicas: Arc<ReplicaManager>,
+    logs: Arc<LogManager>,
     pub(crate) controller: Controller,
     pub(crate) groups: GroupCoordinator,
     group_log: Arc<group_log::GroupLog>,
@@ -215,6 +216,7 @@ impl Broker {
             producer_id_expiration_ms: config.number("producer.id.expiration.ms"),
             retention_check_interval: config.duration("log.retention.check.interval.ms"),
             recovery_point_interval: config.duration("log.flush.offset.checkpoint.interval.ms"),
+            cleaner_backoff: config.duration("log.cleaner.backoff.ms"),
             high_watermark_interval: config.duration("replica.high.watermark.checkpoint.interval.ms"),
             ..LogManagerOptions::new(config.log_dirs.clone())
         };
@@ -251,6 +253,7 @@ impl Broker {
             lookups: Heavy::new(workers),
             connections: Arc::new(connections),
             replicas: replicas.clone(),
+            logs: logs.clone(),
             controller,
             groups,
             group_log,
@@ -408,6 +411,7 @@ impl Shared {
         let own = image.broker_configs.get(&self.config.node_id).unwrap_or(&none);
         self.config.set_dynamic(own, &image.cluster_configs);
         self.connections.set_bounds(self.config.size("max.connections"), self.config.size("max.connections.per.ip"));
+        self.logs.set_cleaner_backoff(self.config.duration("log.cleaner.backoff.ms"));
     }
 
     /// Shows clients what is open now, and lets the group coordinator take over its partitions; loading them

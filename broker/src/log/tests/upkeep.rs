@@ -199,6 +199,30 @@ async fn compaction_ends_at_the_next_batch_when_the_broker_stops_or_the_log_goes
     }
 }
 
+#[tokio::test]
+async fn a_change_of_the_cleaners_backoff_acts_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FaultDisk::new();
+    let options = LogManagerOptions { cleaner_backoff: Duration::from_secs(86_400), ..options(dir.path()) };
+    let manager = LogManager::open(disk.env(), options).await.unwrap();
+    dirty(&manager.create(TOPIC, ID, 0, compacted()).await.unwrap());
+    let compacted = Arc::new(tokio::sync::Notify::new());
+    let hears = compacted.clone();
+    disk.on_make(move |path| {
+        if path.to_string_lossy().ends_with(".cleaned") {
+            hears.notify_one();
+        }
+    });
+    let stop = CancellationToken::new();
+    let upkeep = tokio::spawn(manager.clone().run_upkeep(stop.clone()));
+    tokio::task::yield_now().await;
+    manager.set_cleaner_backoff(Duration::from_millis(10));
+    assert!(tokio::time::timeout(Duration::from_secs(60), compacted.notified()).await.is_ok(), "it waits for the old time");
+    stop.cancel();
+    upkeep.await.unwrap();
+    manager.close().await.unwrap();
+}
+
 /// Issue 7 §1.11: a compaction that takes long is in nobody's way.
 #[tokio::test]
 async fn nothing_waits_for_a_compaction() {

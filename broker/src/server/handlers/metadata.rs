@@ -104,13 +104,16 @@ pub(super) fn missing_error(name: &str) -> ErrorCode {
     if validate_topic_name(name).is_err() { ErrorCode::InvalidTopicException } else { ErrorCode::UnknownTopicOrPartition }
 }
 
+/// Whether a replica is out of use. As with Kafka, a partition whose log is out of use has no leader until it is back.
+pub(super) fn is_offline(shared: &Shared, image: &MetadataImage, topic: &Topic, partition: i32, replica: BrokerId) -> bool {
+    !image.is_live(replica) || replica == shared.config.node_id && shared.replicas.is_offline(&topic.id, partition)
+}
+
 fn found(shared: &Shared, image: &MetadataImage, topic: &Topic, with_operations: bool) -> MetadataResponseTopic {
-    let me = shared.config.node_id;
     let ids = |ids: &[BrokerId]| ids.iter().map(|id| m::BrokerId(id.0)).collect::<Vec<_>>();
     let partitions = topic.indexed_partitions().map(|(index, partition)| {
-        // As with Kafka, a partition whose log is out of use has no leader until it is back.
-        let is_offline = |id: BrokerId| !image.is_live(id) || id == me && shared.replicas.is_offline(&topic.id, index);
-        let leader = partition.leader.filter(|leader| !is_offline(*leader));
+        let is_offline = |id: &BrokerId| is_offline(shared, image, topic, index, *id);
+        let leader = partition.leader.filter(|leader| !is_offline(leader));
         MetadataResponsePartition::default()
             .with_error_code(if leader.is_some() { ErrorCode::None } else { ErrorCode::LeaderNotAvailable } as i16)
             .with_partition_index(index)
@@ -118,7 +121,7 @@ fn found(shared: &Shared, image: &MetadataImage, topic: &Topic, with_operations:
             .with_leader_epoch(partition.leader_epoch)
             .with_replica_nodes(ids(&partition.replicas))
             .with_isr_nodes(ids(&partition.isr))
-            .with_offline_replicas(partition.replicas.iter().filter(|id| is_offline(**id)).map(|id| m::BrokerId(id.0)).collect())
+            .with_offline_replicas(partition.replicas.iter().filter(|id| is_offline(id)).map(|id| m::BrokerId(id.0)).collect())
     });
     MetadataResponseTopic::default()
         .with_name(Some(topic_name(&topic.name)))

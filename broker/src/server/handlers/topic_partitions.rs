@@ -9,16 +9,13 @@ use kafka_protocol::messages::describe_topic_partitions_response::{
     Cursor, DescribeTopicPartitionsResponsePartition, DescribeTopicPartitionsResponseTopic,
 };
 
-use super::metadata::{TOPIC_OPERATIONS, missing_error};
+use super::metadata::{TOPIC_OPERATIONS, is_offline, missing_error};
 use super::{Shared, topic_name};
 use crate::metadata::controller::is_internal_topic;
 use crate::metadata::{MetadataImage, PartitionState, Topic};
 use crate::model::BrokerId;
 use crate::server::context::{Operation, RequestContext, Resource};
 use crate::wire::ErrorCode;
-
-/// Partitions in one answer: Kafka's default of `max.request.partition.size.limit`.
-const PARTITIONS_MAX: i32 = 2000;
 
 /// Answers DescribeTopicPartitions.
 pub(crate) fn describe(
@@ -36,7 +33,8 @@ pub(crate) fn describe(
         return m::DescribeTopicPartitionsResponse::default().with_topics(refused);
     }
     let names: BTreeSet<&str> = if all { image.topics().map(|topic| &*topic.name).filter(|name| may(name)).collect() } else { asked };
-    let mut left = usize::try_from(request.response_partition_limit.clamp(1, PARTITIONS_MAX)).unwrap_or(1);
+    let most = shared.config.size("max.request.partition.size.limit");
+    let mut left = usize::try_from(request.response_partition_limit).unwrap_or(1).min(most).max(1);
     let mut topics = Vec::new();
     let mut next = None;
     for name in names.range(from..) {
@@ -53,7 +51,7 @@ pub(crate) fn describe(
         let partitions: Vec<_> = topic.indexed_partitions().skip_while(|(index, _)| *index < first).take(left).collect();
         left = left.saturating_sub(partitions.len());
         let end = partitions.last().map_or(first, |(index, _)| index.saturating_add(1));
-        topics.push(found(&image, topic, &partitions));
+        topics.push(found(shared, &image, topic, &partitions));
         if usize::try_from(end).is_ok_and(|end| end < topic.partitions.len()) {
             next = Some((*name, end));
             break;
@@ -67,10 +65,16 @@ fn nothing(name: &str, error: ErrorCode) -> DescribeTopicPartitionsResponseTopic
     DescribeTopicPartitionsResponseTopic::default().with_name(Some(topic_name(name))).with_error_code(error as i16)
 }
 
-fn found(image: &MetadataImage, topic: &Topic, partitions: &[(i32, &PartitionState)]) -> DescribeTopicPartitionsResponseTopic {
+fn found(
+    shared: &Shared,
+    image: &MetadataImage,
+    topic: &Topic,
+    partitions: &[(i32, &PartitionState)],
+) -> DescribeTopicPartitionsResponseTopic {
     let ids = |ids: &[BrokerId]| ids.iter().map(|id| m::BrokerId(id.0)).collect::<Vec<_>>();
     let partitions = partitions.iter().map(|(index, partition)| {
-        let leader = partition.leader.filter(|leader| image.is_live(*leader));
+        let is_offline = |id: &BrokerId| is_offline(shared, image, topic, *index, *id);
+        let leader = partition.leader.filter(|leader| !is_offline(leader));
         DescribeTopicPartitionsResponsePartition::default()
             .with_error_code(if leader.is_some() { ErrorCode::None } else { ErrorCode::LeaderNotAvailable } as i16)
             .with_partition_index(*index)
@@ -80,7 +84,7 @@ fn found(image: &MetadataImage, topic: &Topic, partitions: &[(i32, &PartitionSta
             .with_isr_nodes(ids(&partition.isr))
             .with_eligible_leader_replicas(Some(Vec::new()))
             .with_last_known_elr(Some(Vec::new()))
-            .with_offline_replicas(partition.replicas.iter().filter(|id| !image.is_live(**id)).map(|id| m::BrokerId(id.0)).collect())
+            .with_offline_replicas(partition.replicas.iter().filter(|id| is_offline(id)).map(|id| m::BrokerId(id.0)).collect())
     });
     DescribeTopicPartitionsResponseTopic::default()
         .with_name(Some(topic_name(&topic.name)))
