@@ -39,6 +39,8 @@ struct MemoryLog {
     high_watermark: watch::Sender<Offset>,
     /// Whether waiting for a commit fails.
     is_lost: watch::Sender<bool>,
+    /// Why it cannot be read.
+    unreadable: Mutex<Option<AppendError>>,
 }
 
 impl ReplicatedLog for MemoryLog {
@@ -76,6 +78,9 @@ impl ReplicatedLog for MemoryLog {
         partition: i32,
         each: &'a mut (dyn FnMut(Bytes, Option<Bytes>) + Send),
     ) -> BoxFuture<'a, Result<Offset, AppendError>> {
+        if let Some(error) = *self.unreadable.lock().unwrap() {
+            return Box::pin(async move { Err(error) });
+        }
         let mut end_offset = 0;
         for (key, value) in self.records.lock().unwrap().get(&partition).cloned().unwrap_or_default() {
             each(key, value);
@@ -112,6 +117,7 @@ fn coordinator() -> (GroupCoordinator, Arc<MemoryLog>) {
         fails: Mutex::default(),
         high_watermark: watch::channel(i64::MAX).0,
         is_lost: watch::channel(false).0,
+        unreadable: Mutex::default(),
     });
     (over(log.clone()), log)
 }
@@ -204,6 +210,25 @@ async fn a_commit_is_answered_and_seen_only_below_the_high_watermark() {
     });
     assert_eq!(stable, (0, Some(42)), "requireStable waits for what was appended");
     coordinator.shutdown().await;
+}
+
+/// As for want of descriptors.
+#[tokio::test(start_paused = true)]
+async fn a_partition_that_could_not_be_read_is_read_again_until_it_can() {
+    let (first, log) = coordinator();
+    first.load(0).await.unwrap();
+    assert_eq!(commit(&first, "t", 42).await, 0);
+    first.shutdown().await;
+
+    let second = over(log.clone());
+    *log.unreadable.lock().unwrap() = Some(AppendError::Storage);
+    assert!(second.load(0).await.is_err());
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(fetch(&second, false).await.0, E::NotCoordinator.code(), "clients are told to come back");
+    *log.unreadable.lock().unwrap() = None;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(fetch(&second, false).await, (0, Some(42)));
+    second.shutdown().await;
 }
 
 #[tokio::test(start_paused = true)]
