@@ -205,3 +205,63 @@ fn an_answer_that_is_never_read_is_given_up() {
         assert!(Instant::now() < deadline, "the connection is kept");
     }
 }
+
+/// Both kinds of answers that have a way of their own count while they are not read. A request behind them goes on meanwhile: it may have a
+/// turn or a lock that others wait for.
+#[test]
+fn an_answer_that_is_not_read_counts_and_holds_up_no_other_client() {
+    const PARTITIONS: usize = 300_000;
+    let dir = tempfile::tempdir().unwrap();
+    let admin = free_port();
+    let broker = Broker::start(dir.path(), &format!("admin.listener=127.0.0.1:{admin}"));
+    let metric = |name: &str| {
+        let (_, metrics) = http_get(admin, "/metrics");
+        metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok())
+    };
+    let wait_for = |name: &str, least: usize| {
+        let deadline = Instant::now() + PATIENCE;
+        while metric(name).is_none_or(|value| value < least as f64) {
+            assert!(Instant::now() < deadline, "{name} is {:?} and not {least}", metric(name));
+        }
+    };
+    let mut honest = broker.connect();
+    assert_eq!(ask_for_topic(&mut honest, "orders"), 0);
+
+    // One record that is to be made durable, and an answer that finds no room in the sockets.
+    let mut large = produce_request("orders", b"small");
+    let nothing = m::produce_request::PartitionProduceData::default();
+    let unknown = m::produce_request::TopicProduceData::default().with_name(topic_name("unknown"));
+    large.topic_data.push(unknown.with_partition_data(vec![nothing; PARTITIONS]));
+    let large = encode_request(7, None, PRODUCE_VERSION, &large.into()).unwrap();
+    let mut slow = BatchBuilder::new(1_700_000_000_000);
+    for _ in 0..20 {
+        slow.push(1_700_000_000_000, None, Some(&vec![0; 1 << 20]), &[]);
+    }
+    let packed = zstd::encode_all(slow.records(), 3).unwrap();
+    let mut slow_request = produce_request("orders", b"");
+    slow_request.topic_data[0].partition_data[0].records = Some(slow.build_with(Compression::Zstd, &packed).freeze());
+    let slow = encode_request(7, None, PRODUCE_VERSION, &slow_request.clone().into()).unwrap();
+    let unread: Vec<TcpStream> = (0..4)
+        .map(|_| {
+            let mut client = broker.connect();
+            greet(&mut client);
+            client.write_all(&[&large[..], &slow].concat()).unwrap();
+            client
+        })
+        .collect();
+    // All large ones are in the log, so what they took decoded is gone; their answers take 33 bytes for each partition.
+    let refused = "kafka_network_requestmetrics_errors_total{request=\"Produce\",error=\"UNKNOWN_TOPIC_OR_PARTITION\"}";
+    wait_for(refused, unread.len() * PARTITIONS);
+    wait_for("letterbox_client_memory_used_bytes", unread.len() * PARTITIONS * 33);
+    assert_eq!(produced(ask(&mut honest, PRODUCE_VERSION, slow_request)).0, 0);
+    drop(unread);
+
+    let partition = m::fetch_request::FetchPartition::default().with_partition(0).with_partition_max_bytes(1_000_000);
+    let topic = m::fetch_request::FetchTopic::default().with_topic(topic_name("unknown")).with_partitions(vec![partition; PARTITIONS]);
+    let fetch = m::FetchRequest::default().with_max_bytes(1_000_000).with_topics(vec![topic]);
+    let mut unread = broker.connect();
+    greet(&mut unread);
+    unread.write_all(&encode_request(7, None, 11, &fetch.into()).unwrap()).unwrap();
+    wait_for("letterbox_request_duration_seconds_count{request=\"Fetch\"}", 1);
+    wait_for("letterbox_client_memory_used_bytes", PARTITIONS * 42);
+}

@@ -22,7 +22,7 @@ pub(crate) fn decompress(codec: Compression, records: &[u8], max: u64) -> io::Re
     let inner: Box<dyn Read + '_> = match codec {
         Compression::None => Box::new(records),
         Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(records)),
-        Compression::Snappy => Box::new(SnappyBlocks::new(records)),
+        Compression::Snappy => Box::new(SnappyBlocks::new(records, max)),
         Compression::Lz4 => Box::new(lz4_flex::frame::FrameDecoder::new(records)),
         Compression::Zstd => {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(records)?;
@@ -88,27 +88,30 @@ struct Bounded<R> {
 impl<R: Read> Read for Bounded<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buffer)?;
-        self.left = self
-            .left
-            .checked_sub(n as u64)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::FileTooLarge, "the batch unpacks to more than a batch may"))?;
+        self.left = self.left.checked_sub(n as u64).ok_or_else(too_much)?;
         Ok(n)
     }
+}
+
+fn too_much() -> io::Error {
+    io::Error::new(io::ErrorKind::FileTooLarge, "the batch unpacks to more than a batch may")
 }
 
 /// Snappy in xerial's blocks, or, without their header, as one raw block.
 struct SnappyBlocks<'a> {
     rest: &'a [u8],
     raw: bool,
+    /// What may still come out of the blocks.
+    left: u64,
     block: Vec<u8>,
     read: usize,
 }
 
 impl<'a> SnappyBlocks<'a> {
-    fn new(records: &'a [u8]) -> Self {
+    fn new(records: &'a [u8], max: u64) -> Self {
         let framed = records.starts_with(XERIAL_MAGIC) && records.len() >= XERIAL_HEADER;
         let rest = if framed { records.get(XERIAL_HEADER..).unwrap_or_default() } else { records };
-        Self { rest, raw: !framed, block: Vec::new(), read: 0 }
+        Self { rest, raw: !framed, left: max, block: Vec::new(), read: 0 }
     }
 
     fn next_block(&mut self) -> io::Result<()> {
@@ -129,6 +132,8 @@ impl<'a> SnappyBlocks<'a> {
         if len > compressed.len().saturating_mul(22).saturating_add(64) {
             return Err(damaged("snappy block declares more bytes than it can hold"));
         }
+        // Before it is unpacked: a raw block is the whole batch.
+        self.left = self.left.checked_sub(len as u64).ok_or_else(too_much)?;
         self.block.resize(len, 0);
         let n = snap::raw::Decoder::new().decompress(compressed, &mut self.block).map_err(io::Error::other)?;
         self.block.truncate(n);
@@ -181,5 +186,15 @@ mod tests {
         for codec in CODECS.into_iter().skip(1) {
             assert!(decompress_all(codec, b"not compressed at all", 1 << 20).is_err(), "{codec:?}");
         }
+    }
+
+    /// A raw block of snappy is unpacked at once, however large it is.
+    #[test]
+    fn what_unpacks_to_too_much_is_not_unpacked_first() {
+        let packed = snap::raw::Encoder::new().compress_vec(&vec![0; 1_000_000]).unwrap();
+        let mut blocks = SnappyBlocks::new(&packed, 999_999);
+        assert_eq!(blocks.next_block().unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        assert_eq!(blocks.block.capacity(), 0);
+        assert!(SnappyBlocks::new(&packed, 1_000_000).next_block().is_ok());
     }
 }

@@ -162,6 +162,13 @@ impl Share {
         }
     }
 
+    /// Holds what `other` held too.
+    pub(crate) fn add(&mut self, mut other: Self) {
+        self.bytes += std::mem::take(&mut other.bytes);
+        self.is_large |= other.is_large;
+        self.lane = self.lane.take().or_else(|| other.lane.take());
+    }
+
     /// Grows or shrinks to `total` bytes; tells whether it could.
     pub(crate) fn try_resize_to(&mut self, total: usize) -> bool {
         if total >= self.bytes {
@@ -176,13 +183,18 @@ impl Share {
         true
     }
 
-    /// Completes when others wait for what this share holds. Never for a small one: small ones do not stand in the way.
+    /// Completes when others wait for what this share holds. Small ones are in the way only when they have taken the part that is
+    /// kept for them.
     pub(crate) async fn until_pressed(&self) {
-        if self.bytes <= SMALL {
+        if self.bytes == 0 {
             return std::future::pending().await;
         }
-        let pressed = self.of.pressed.notified();
-        if self.of.waiting.load(Ordering::SeqCst) == 0 {
+        loop {
+            let pressed = self.of.pressed.notified();
+            let is_in_the_way = self.bytes > SMALL || self.of.used() > self.of.bytes - self.of.bytes / SMALL_PART;
+            if is_in_the_way && self.of.waiting.load(Ordering::SeqCst) > 0 {
+                return;
+            }
             pressed.await;
         }
     }
@@ -435,6 +447,31 @@ mod tests {
         drop(first);
         assert!(second.try_grow_to(MIB / 2));
         drop(second);
+        assert_eq!(account.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn many_small_ones_give_way_when_they_are_all_there_is() {
+        let account = Account::new(MIB);
+        let parked: Vec<Share> = (0..MIB / SMALL).map(|_| share(&account, SMALL)).collect();
+        assert!(futures::poll!(Box::pin(parked[0].until_pressed())).is_pending(), "nobody waits");
+        let mut past = Share::new(&account);
+        past.grow_to(1).await;
+        let mut waits = Share::new(&account);
+        let mut growing = Box::pin(waits.grow_to(1));
+        assert!(futures::poll!(&mut growing).is_pending());
+        assert!(futures::poll!(Box::pin(parked[0].until_pressed())).is_ready());
+        drop((parked, past));
+        growing.await;
+    }
+
+    #[test]
+    fn a_share_that_is_added_is_given_back_once() {
+        let account = Account::new(MIB);
+        let mut held = share(&account, 10);
+        held.add(share(&account, 20));
+        assert_eq!((held.bytes(), account.used()), (30, 30));
+        drop(held);
         assert_eq!(account.used(), 0);
     }
 }

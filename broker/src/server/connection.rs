@@ -9,6 +9,7 @@
 //! the broker reads on into its small buffer, so that it learns when the client has gone: a Fetch that waits for records
 //! is dropped then, any other request is finished.
 
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -70,7 +71,43 @@ pub(super) enum Ended {
     Io(#[from] io::Error),
 }
 
-type Pending = BoxFuture<'static, Outcome>;
+/// Requests that were begun, and their outcomes in the order of the requests.
+#[derive(Default)]
+struct InFlight {
+    begun: FuturesOrdered<BoxFuture<'static, Outcome>>,
+    ended: VecDeque<Outcome>,
+}
+
+impl InFlight {
+    fn push(&mut self, request: BoxFuture<'static, Outcome>) {
+        self.begun.push_back(request);
+    }
+
+    fn len(&self) -> usize {
+        self.begun.len() + self.ended.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The outcome of the oldest request. Cancel safe.
+    async fn next(&mut self) -> Option<Outcome> {
+        match self.ended.pop_front() {
+            Some(outcome) => Some(outcome),
+            None => self.begun.next().await,
+        }
+    }
+
+    /// Goes on with what was begun, for as long as it is polled. What is begun may hold what others wait for (a turn, a lock), so it
+    /// must never stand still because of this connection's client.
+    async fn go_on(&mut self) -> Never {
+        while let Some(outcome) = self.begun.next().await {
+            self.ended.push_back(outcome);
+        }
+        std::future::pending().await
+    }
+}
 
 /// What nothing is started past.
 enum Barrier {
@@ -89,7 +126,7 @@ struct Loop<'a> {
     stream: &'a mut BoxStream,
     connection: Connection,
     buffer: BytesMut,
-    in_flight: FuturesOrdered<Pending>,
+    in_flight: InFlight,
     barrier: Barrier,
     /// Memory of the frame that is being read, or that waits to be started.
     share: Share,
@@ -119,7 +156,7 @@ async fn serve_confined(shared: Arc<Shared>, mut stream: BoxStream, connection: 
         stream: &mut stream,
         connection,
         buffer: BytesMut::with_capacity(BUFFER),
-        in_flight: FuturesOrdered::new(),
+        in_flight: InFlight::default(),
         barrier: Barrier::None,
         held: None,
         pace: None,
@@ -257,12 +294,14 @@ impl Loop<'_> {
     async fn write(&mut self, response: Response) -> Result<(), Ended> {
         let len = response.len();
         self.shared.metrics.bytes_sent(len);
-        let (held, taken) = (response.held(), AtomicU64::new(0));
+        let is_holding = response.held() > 0 || self.share.bytes() > 0 || !self.in_flight.is_empty();
+        let taken = AtomicU64::new(0);
         tokio::select! {
             biased;
             written = response.write(self.stream, &self.shared.env, &taken) => Ok(written?),
             // Looked at only when the client does not take all of it at once.
-            () = is_not_read(&self.shared.memory, &taken, len, held, self.idle) => Err(Ended::Unread),
+            never = self.in_flight.go_on() => match never {},
+            () = is_not_read(&self.shared.memory, &taken, len, is_holding, self.idle) => Err(Ended::Unread),
         }
     }
 
@@ -347,15 +386,15 @@ impl Loop<'_> {
         match answer {
             // Nothing is owed before it.
             Answer::Now(response) if self.in_flight.is_empty() => self.write(response).await?,
-            Answer::Now(response) => self.in_flight.push_back(Box::pin(std::future::ready(Ok(Some(response))))),
-            Answer::InOrder(future) => self.in_flight.push_back(future),
+            Answer::Now(response) => self.in_flight.push(Box::pin(std::future::ready(Ok(Some(response))))),
+            Answer::InOrder(future) => self.in_flight.push(future),
             Answer::Appending(future, appended) => {
                 self.barrier = Barrier::Appending(appended);
-                self.in_flight.push_back(future);
+                self.in_flight.push(future);
             }
             Answer::Alone { answer, may_cancel } => {
                 self.barrier = Barrier::Alone { may_cancel };
-                self.in_flight.push_back(answer);
+                self.in_flight.push(answer);
             }
             Answer::Close(why) => return Err(Ended::Refused(why)),
         }
@@ -375,8 +414,9 @@ async fn appended(barrier: &mut Barrier) {
 /// Completes when an answer of `len` bytes has been waiting for its reader for too long. `taken` counts what is read.
 ///
 /// Java's consumer reads only when its application polls, which may be minutes apart. So an answer may wait as long as
-/// Kafka lets a connection be idle, but one that holds memory which others wait for must keep pace.
-async fn is_not_read(memory: &Account, taken: &AtomicU64, len: u64, held: usize, idle: Duration) {
+/// Kafka lets a connection be idle, but when its connection holds memory which others wait for (`is_holding`: the answer, a request behind
+/// it) it must keep pace.
+async fn is_not_read(memory: &Account, taken: &AtomicU64, len: u64, is_holding: bool, idle: Duration) {
     let (mut seen, mut moved_at) = (0, Instant::now());
     let mut pace = Pace::begin(moved_at);
     loop {
@@ -386,7 +426,7 @@ async fn is_not_read(memory: &Account, taken: &AtomicU64, len: u64, held: usize,
             pace.moved(now, sum - seen, len);
             (seen, moved_at) = (sum, now);
         }
-        let is_in_the_way = held > 0 && now > pace.until() && memory.is_tight();
+        let is_in_the_way = is_holding && now > pace.until() && memory.is_tight();
         if is_in_the_way || now.duration_since(moved_at) >= idle {
             return;
         }
@@ -429,14 +469,14 @@ mod tests {
     const IDLE: Duration = Duration::from_secs(600);
 
     /// After how many seconds an answer of 1 MiB is given up of which the client takes `bytes` each second.
-    async fn given_up_after(bytes: u64, held: usize, is_tight: bool) -> Option<u64> {
+    async fn given_up_after(bytes: u64, is_holding: bool, is_tight: bool) -> Option<u64> {
         let account = Account::new(4 * MIB);
         let mut others = Share::new(&account);
         assert!(others.try_grow_to(if is_tight { 3 * MIB } else { MIB }));
         let (taken, begun) = (AtomicU64::new(0), Instant::now());
         tokio::select! {
             biased;
-            () = is_not_read(&account, &taken, MIB as u64, held, IDLE) => Some(begun.elapsed().as_secs()),
+            () = is_not_read(&account, &taken, MIB as u64, is_holding, IDLE) => Some(begun.elapsed().as_secs()),
             () = async {
                 while taken.load(Ordering::Relaxed) < MIB as u64 && bytes > 0 {
                     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -451,10 +491,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_is_not_read_waits_until_others_need_its_memory() {
-        assert_eq!(given_up_after(0, MIB, true).await, Some(35));
-        assert_eq!(given_up_after(0, MIB, false).await, Some(600), "a consumer that does not poll is let be");
-        assert_eq!(given_up_after(0, 0, true).await, Some(600), "it holds nothing");
-        assert_eq!(given_up_after(1_000, MIB, true).await, Some(35), "it is read too slowly");
-        assert_eq!(given_up_after(20 * 1024, MIB, true).await, None);
+        assert_eq!(given_up_after(0, true, true).await, Some(35));
+        assert_eq!(given_up_after(0, true, false).await, Some(600), "a consumer that does not poll is let be");
+        assert_eq!(given_up_after(0, false, true).await, Some(600), "it holds nothing");
+        assert_eq!(given_up_after(1_000, true, true).await, Some(35), "it is read too slowly");
+        assert_eq!(given_up_after(20 * 1024, true, true).await, None);
     }
 }

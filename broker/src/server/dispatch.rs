@@ -49,6 +49,10 @@ const ELEMENT_BYTES: usize = 192;
 /// What is not worth counting: less than the buffer of the connection that brought it.
 const NOT_COUNTED: usize = 4 * 1024;
 
+fn counted(bytes: usize) -> usize {
+    if bytes > NOT_COUNTED { bytes } else { 0 }
+}
+
 /// A request that was proven whole and is not decoded yet.
 pub(super) struct Checked {
     frame: BytesMut,
@@ -63,8 +67,12 @@ pub(super) struct Checked {
 impl Checked {
     /// What the request takes of the account once it is decoded; its frame already takes `frame_bytes`.
     pub(super) fn cost(&self, frame_bytes: usize) -> usize {
-        let decoded = self.elements.saturating_mul(ELEMENT_BYTES);
-        if decoded > NOT_COUNTED { frame_bytes.saturating_add(decoded) } else { frame_bytes }
+        frame_bytes.saturating_add(self.decoded())
+    }
+
+    /// What of that is not the frame's.
+    fn decoded(&self) -> usize {
+        counted(self.elements.saturating_mul(ELEMENT_BYTES))
     }
 
     /// Whether handling it takes long enough for others to have their turn next.
@@ -106,6 +114,7 @@ pub(super) fn check(shared: &Arc<Shared>, connection: &mut Connection, frame: By
 
 /// Starts one request, which holds `share`. Appends of a Produce have happened when this returns, unless it says so.
 pub(super) fn dispatch(shared: &Arc<Shared>, connection: &mut Connection, request: Checked, share: Share) -> Answer {
+    let decoded = request.decoded();
     let Checked { mut frame, api_key, api_version: version, correlation_id, client_id, body_offset, elements: _ } = request;
     let ctx = RequestContext {
         principal: connection.principal.clone(),
@@ -122,13 +131,17 @@ pub(super) fn dispatch(shared: &Arc<Shared>, connection: &mut Connection, reques
     debug!(api = label.request, version, client_id = %ctx.client_id, "request");
     let timed = Timed { shared: shared.clone(), label, started: Instant::now(), share };
     if api_key == apis::PRODUCE {
-        return start_produce(timed, &ctx, body);
+        return start_produce(timed, &ctx, body, decoded);
     }
     let request = match wire::decode_checked_request(api_key, version, body.freeze()) {
         Ok(request) => request,
         Err(refused) => return Answer::Close(refused.to_string()),
     };
     route(timed, connection, ctx, request)
+}
+
+fn no_memory(bytes: usize) -> String {
+    format!("there is no memory for an answer of {bytes} bytes: others do not read theirs (queued.max.request.bytes)")
 }
 
 struct Timed {
@@ -159,14 +172,29 @@ impl Timed {
         let mut needed = 0;
         let encoded = wire::encode_response_if(correlation_id, version, response, |bytes| {
             needed = bytes;
-            share.try_resize_to(if bytes > NOT_COUNTED { bytes } else { 0 })
+            share.try_resize_to(counted(bytes))
         });
         match encoded.transpose() {
             Some(encoded) => self.frame(encoded).map(|frame| frame.holding(share)),
-            None => {
-                Err(format!("there is no memory for an answer of {needed} bytes: others do not read theirs (queued.max.request.bytes)"))
-            }
+            None => Err(no_memory(needed)),
         }
+    }
+
+    /// The answer as it is sent, which holds what it takes; `records` already hold their part of it.
+    fn holding(mut self, encoded: Result<impl Into<Frame>, wire::WireError>, records: Share) -> Result<Frame, String> {
+        let mut share = std::mem::replace(&mut self.share, Share::new(&self.shared.memory));
+        let frame = self.frame(encoded)?;
+        let rest = frame.in_memory().saturating_sub(records.bytes());
+        if !share.try_resize_to(counted(rest)) {
+            return Err(no_memory(rest));
+        }
+        Ok(frame.holding(share).holding(records))
+    }
+
+    /// As [`Self::holding`], without records.
+    fn whole(self, encoded: Result<impl Into<Frame>, wire::WireError>) -> Result<Frame, String> {
+        let none = Share::new(&self.shared.memory);
+        self.holding(encoded, none)
     }
 
     fn now(self, ctx: &RequestContext, response: impl Into<Response>) -> Answer {
@@ -184,24 +212,26 @@ impl Timed {
 }
 
 /// Produce has a way of its own: nothing of it is decoded into owned messages, and its records are appended where they lie.
-fn start_produce(mut timed: Timed, ctx: &RequestContext, body: BytesMut) -> Answer {
+///
+/// What it takes `decoded` is held until the answer is written down, for which it is about enough.
+fn start_produce(mut timed: Timed, ctx: &RequestContext, body: BytesMut, decoded: usize) -> Answer {
     match produce::produce(&timed.shared, ctx, body) {
         Ok(Produced::Unanswered) => Answer::InOrder(Box::pin(std::future::ready(Ok(None)))),
-        Ok(Produced::Answered(frame)) => timed.frame(frame).map_or_else(Answer::Close, Answer::Now),
+        Ok(Produced::Answered(frame)) => timed.whole(frame).map_or_else(Answer::Close, Answer::Now),
         Ok(Produced::Waiting(answer)) => {
             // The request is gone; what is left of it is in the log.
-            timed.share.try_resize_to(0);
+            timed.share.try_resize_to(decoded);
             Answer::InOrder(Box::pin(async move {
                 let frame = answer.await;
-                timed.frame(frame).map(Some)
+                timed.whole(frame).map(Some)
             }))
         }
         Ok(Produced::Validating { appending, appended }) => {
             let answer = async move {
                 let waiting = appending.await;
-                timed.share.try_resize_to(0);
+                timed.share.try_resize_to(decoded);
                 match waiting? {
-                    Some(answer) => timed.frame(answer.await).map(Some),
+                    Some(answer) => timed.whole(answer.await).map(Some),
                     None => Ok(None),
                 }
             };
@@ -226,7 +256,7 @@ fn route(timed: Timed, connection: &mut Connection, ctx: RequestContext, request
             let answer = Box::pin(async move {
                 let (fetched, records) = fetch::fetch(shared, ctx, request, &timed.share).await;
                 fetched.errors().for_each(|error| timed.failed(error));
-                timed.frame(fetch::encode(correlation_id, version, fetched)).map(|frame| Some(frame.holding(records)))
+                timed.holding(fetch::encode(correlation_id, version, fetched), records).map(Some)
             });
             Answer::Alone { answer, may_cancel: true }
         }

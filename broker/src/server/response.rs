@@ -72,8 +72,18 @@ impl Response {
     /// The frame, which gives `share` back when it is written.
     #[must_use]
     pub(crate) fn holding(mut self, share: Share) -> Self {
-        self.share = Some(share).filter(|share| share.bytes() > 0);
+        match &mut self.share {
+            Some(held) => held.add(share),
+            None => self.share = Some(share).filter(|share| share.bytes() > 0),
+        }
         self
+    }
+
+    /// Bytes of it that lie in memory.
+    #[must_use]
+    pub(crate) fn in_memory(&self) -> usize {
+        let bytes = |part: &Part| if let Part::Bytes(bytes) = part { bytes.len() } else { 0 };
+        self.parts.iter().map(bytes).sum()
     }
 
     /// Bytes of memory that wait with it.
