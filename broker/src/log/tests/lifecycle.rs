@@ -265,6 +265,25 @@ async fn a_log_is_made_once_there_is_space_for_it() {
     append(&manager.create(TOPIC, OLD, 0, small()).await.unwrap(), 0, &["a"]);
 }
 
+/// Its directory may not be marked as left in order then: the next start checks the tails.
+#[tokio::test]
+async fn a_stop_without_space_ends_well() {
+    for changes in 0..8 {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = FaultDisk::new();
+        let manager = open(&disk.env(), dir.path()).await;
+        let log = manager.create(TOPIC, OLD, 0, small()).await.unwrap();
+        append(&log, 0, &["a"]);
+        log.sync().unwrap();
+        disk.lacks_after(changes, ENOSPC);
+        manager.close().await.unwrap();
+        drop((manager, log));
+        disk.heal();
+        let (_manager, logs) = start(&disk.env(), dir.path(), OLD, 1).await;
+        assert_eq!(contents(logs[0].as_ref().unwrap()).into_values().collect::<Vec<_>>(), ["a"], "after {changes} changes");
+    }
+}
+
 #[tokio::test]
 async fn making_thousands_of_logs_leaves_the_rest_of_the_reserve() {
     let dir = tempfile::tempdir().unwrap();
