@@ -226,7 +226,7 @@ pub enum LogError {
     Locked(PathBuf),
     /// Stored data that had been durable is damaged. Not repaired by cutting: that would lose acknowledged records.
     #[error(
-        "{path}: damaged at byte {position} (offset {offset}), below the recovery point {recovery_point}: {reason}; restore the partition's directory from a backup, or put an empty file `{ACCEPT_DATA_LOSS}` into it to go on without the records from there on"
+        "{path}: damaged at byte {position} (offset {offset}), although it was durable up to offset {durable_end}: {reason}; restore the partition's directory from a backup, or put an empty file `{ACCEPT_DATA_LOSS}` into it to go on without the records from there on"
     )]
     Corrupt {
         /// The segment.
@@ -235,8 +235,8 @@ pub enum LogError {
         position: u64,
         /// The first offset that cannot be read.
         offset: Offset,
-        /// Up to where everything had been durable.
-        recovery_point: Offset,
+        /// Up to where everything had been durable, exclusive.
+        durable_end: Offset,
         /// What is wrong.
         reason: String,
     },

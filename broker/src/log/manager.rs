@@ -241,10 +241,11 @@ impl LogManager {
                 let had = kept.end_offset();
                 if accepts_loss {
                     // Nothing is known to be whole. An offset that was given out is not given to another record.
-                    kept.recovery_point = 0;
+                    (kept.recovery_point, kept.durable_end) = (0, 0);
                     kept.log_start = if holds_no_log(&**disk, &path).map_err(offline)? { had } else { kept.log_start };
                 }
-                let recovered = recover(disk, &path, kept.recovery_point, kept.log_start, clean && !accepts_loss).map_err(offline)?;
+                let recovered =
+                    recover(disk, &path, kept.recovery_point, kept.durable_end, kept.log_start, clean && !accepts_loss).map_err(offline)?;
                 let scanned = recovered.bytes_scanned;
                 let identity =
                     Identity { topic: topic.clone(), topic_id, partition, dir: dir.clone(), path: path.clone(), kept, lacks_metadata };

@@ -877,11 +877,14 @@ impl Log {
         Ok(())
     }
 
-    /// Before a cut: after a crash, a log that ends below its recovery point would be taken for damaged.
+    /// Before a cut: after a crash, a log that ends below what was written of it would be taken for damaged.
     fn lower_recovery_point(&self, offset: Offset) -> Result<(), LogError> {
         if offset < self.recovery_point() {
             self.recovery_point.store(offset, Ordering::Release);
             self.dir.partitions.set_recovery_points([self])?;
+        }
+        if offset < self.durable.fetch_min(offset, Ordering::AcqRel) {
+            self.dir.partitions.set_positions([self])?;
         }
         Ok(())
     }

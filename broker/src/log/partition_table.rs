@@ -32,6 +32,9 @@ pub(super) struct Kept {
     pub(super) high_watermark: Offset,
     /// Up to where it was compacted; `None`: never.
     pub(super) cleaned: Option<Offset>,
+    /// Up to where the device had the log when its offsets were written, exclusive: a log that ends before has lost records. Stands in no
+    /// file: it is the recovery point, and the high watermark where this broker wrote it (Kafka's may be ahead of the device).
+    pub(super) durable_end: Offset,
 }
 
 impl Kept {
@@ -87,6 +90,9 @@ impl PartitionTable {
         read(LOG_STARTS, |kept, offset| kept.log_start = offset)?;
         read(HIGH_WATERMARKS, |kept, offset| kept.high_watermark = offset)?;
         read(CLEANER_OFFSETS, |kept, offset| kept.cleaned = Some(offset))?;
+        for Row { kept, .. } in rows.of.values_mut() {
+            kept.durable_end = if is_ours { kept.recovery_point.max(kept.high_watermark) } else { kept.recovery_point };
+        }
         if is_ours {
             let (of, gone): (BTreeMap<_, _>, BTreeMap<_, _>) = rows.of.into_iter().partition(|(_, row)| row.topic_id.is_some());
             (rows.of, rows.stale) = (of, gone.into_keys().collect());
@@ -181,10 +187,14 @@ impl PartitionTable {
         self.write(&rows, RECOVERY_POINTS)
     }
 
-    /// Writes the high watermarks and log start offsets of these logs, and what deleted ones have left. Blocks.
+    /// Writes the high watermarks and log start offsets of these logs, and what deleted ones have left. Of a high watermark that is
+    /// ahead of the device (`flush.on.ack=false`) only what the device has, so that a start may ask for all of it. Blocks.
     pub(super) fn set_positions<'a>(&self, logs: impl IntoIterator<Item = &'a Log>) -> Result<(), LogError> {
         let mut rows = self.rows();
-        rows.change(logs, |kept, log| (kept.high_watermark, kept.log_start) = (log.high_watermark(), log.start_offset()));
+        rows.change(logs, |kept, log| {
+            (kept.high_watermark, kept.log_start) = (log.high_watermark().min(log.synced_end()), log.start_offset());
+            kept.durable_end = kept.recovery_point.max(kept.high_watermark);
+        });
         self.write(&rows, HIGH_WATERMARKS)?;
         self.write(&rows, LOG_STARTS)?;
         if rows.ids_changed { self.write_ids(&mut rows) } else { Ok(()) }

@@ -1,9 +1,9 @@
 //! Opening a partition's directory: what is trusted, what is looked at, and what is cut.
 //!
 //! Segments that end below the recovery point are trusted. Past it, every batch is checked, and the log
-//! ends in front of the first that is not whole: a torn tail, or the reserve. Below it a batch
-//! that is not whole is lost data, and the partition is not opened: cutting there would drop acknowledged
-//! records without a word.
+//! ends in front of the first that is not whole: a torn tail, or the reserve. Below the recovery point, or below
+//! the high watermark that was last written, a batch that is not whole is lost data, and the partition is not opened:
+//! cutting there would drop acknowledged records without a word.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -64,12 +64,21 @@ impl Recovered {
 
 /// Opens the partition directory `dir`. Blocks.
 ///
-/// `recovery_point`: below it everything was durable. `clean`: the broker was stopped in order, and checksums
-/// of what lies past the recovery point need no look. `start`: where a log without segments begins.
+/// `recovery_point`: what lies below it needs no look. `durable_end`: below it everything was durable too; one before the recovery
+/// point says nothing. `clean`: the broker was stopped in order, and checksums of what lies past the recovery point need no look.
+/// `start`: where a log without segments begins.
 ///
 /// # Errors
-/// `Corrupt` when something below the recovery point is damaged or gone; `Malformed`; `Io`.
-pub fn recover(disk: &Arc<dyn Disk>, dir: &Path, recovery_point: Offset, start: Offset, clean: bool) -> Result<Recovered, LogError> {
+/// `Corrupt` when something that was durable is damaged or gone; `Malformed`; `Io`.
+pub fn recover(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    recovery_point: Offset,
+    durable_end: Offset,
+    start: Offset,
+    clean: bool,
+) -> Result<Recovered, LogError> {
+    let durable_end = durable_end.max(recovery_point);
     let names: Vec<String> =
         disk.list(dir).during("list", dir)?.into_iter().filter(|entry| !entry.is_dir).map(|entry| entry.name).collect();
     for name in names.iter().filter(|name| [".deleted", ".cleaned", ".tmp"].iter().any(|suffix| name.ends_with(suffix))) {
@@ -89,8 +98,8 @@ pub fn recover(disk: &Arc<dyn Disk>, dir: &Path, recovery_point: Offset, start: 
     }
     segments.sort_by_key(|segment| segment.base);
     if segments.is_empty() {
-        if recovery_point > start {
-            return Err(corrupt(dir, 0, start, recovery_point, "there is no segment"));
+        if durable_end > start {
+            return Err(corrupt(dir, 0, start, durable_end, "there is no segment"));
         }
         let epochs_changed = Epochs::read(&**disk, dir)? != Epochs::default();
         return Ok(Recovered { epochs_changed, ..Recovered::empty(disk, dir, start) });
@@ -107,7 +116,7 @@ pub fn recover(disk: &Arc<dyn Disk>, dir: &Path, recovery_point: Offset, start: 
         bytes_cut: 0,
     };
     let epochs = found.epochs.clone();
-    found.scan_tail(disk, dir, recovery_point, clean)?;
+    found.scan_tail(disk, dir, recovery_point, durable_end, clean)?;
     if let Some(active) = found.segments.last() {
         found.first_timestamp = active.first_timestamp().during("read", active.path(".log"))?;
     }
@@ -117,12 +126,19 @@ pub fn recover(disk: &Arc<dyn Disk>, dir: &Path, recovery_point: Offset, start: 
     Ok(found)
 }
 
-fn corrupt(path: &Path, position: u64, offset: Offset, recovery_point: Offset, reason: impl ToString) -> LogError {
-    LogError::Corrupt { path: path.into(), position, offset, recovery_point, reason: reason.to_string() }
+fn corrupt(path: &Path, position: u64, offset: Offset, durable_end: Offset, reason: impl ToString) -> LogError {
+    LogError::Corrupt { path: path.into(), position, offset, durable_end, reason: reason.to_string() }
 }
 
 impl Recovered {
-    fn scan_tail(&mut self, disk: &Arc<dyn Disk>, dir: &Path, recovery_point: Offset, clean: bool) -> Result<(), LogError> {
+    fn scan_tail(
+        &mut self,
+        disk: &Arc<dyn Disk>,
+        dir: &Path,
+        recovery_point: Offset,
+        durable_end: Offset,
+        clean: bool,
+    ) -> Result<(), LogError> {
         // The last segment is always looked at, since only it tells where the log ends. One that ends exactly at
         // the recovery point may have been rolled after it was written, and still carry its reserve.
         let trusted = self.segments.windows(2).take_while(|pair| pair[1].base < recovery_point).count();
@@ -147,8 +163,8 @@ impl Recovered {
                 at += 1;
                 continue;
             }
-            if self.end_offset < recovery_point {
-                return Err(corrupt(&path, position, self.end_offset, recovery_point, reason));
+            if self.end_offset < durable_end {
+                return Err(corrupt(&path, position, self.end_offset, durable_end, reason));
             }
             self.bytes_cut += written - position;
             segment.files().and_then(|files| files.log.set_len(position)).during("cut", &path)?;
@@ -171,8 +187,8 @@ impl Recovered {
             }
             break;
         }
-        if self.end_offset < recovery_point {
-            return Err(corrupt(dir, 0, self.end_offset, recovery_point, "the log ends there"));
+        if self.end_offset < durable_end {
+            return Err(corrupt(dir, 0, self.end_offset, durable_end, "the log ends there"));
         }
         if !clean {
             // What is served from now on as durable has to be.

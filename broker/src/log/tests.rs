@@ -457,12 +457,12 @@ async fn tail_cut_at_every_byte_is_recovered_to_the_last_whole_batch() {
             put(&bytes);
             // A batch that ends with a zero is whole when only that was cut.
             let expected = ends.iter().rev().find(|(size, _)| bytes.starts_with(&whole[..*size as usize])).unwrap();
-            let found = recover(&disk, &path, 0, 0, false).unwrap();
+            let found = recover(&disk, &path, 0, 0, 0, false).unwrap();
             assert_eq!((found.end_offset(), disk.read(&file).unwrap().len() as u64), (expected.1, expected.0), "cut at {cut}");
         }
         // The same below the recovery point is no torn tail.
         put(&whole[..cut]);
-        let lost = recover(&disk, &path, 12, 0, false);
+        let lost = recover(&disk, &path, 12, 0, 0, false);
         assert!(matches!(lost, Err(LogError::Corrupt { .. })), "cut at {cut}");
         assert_eq!(disk.read(&file).unwrap().len(), cut, "nothing is cut below the recovery point");
     }
@@ -473,13 +473,13 @@ async fn tail_cut_at_every_byte_is_recovered_to_the_last_whole_batch() {
         put(&bytes);
         let (start, expected) = *ends.iter().rev().find(|(size, _)| *size <= at as u64).unwrap();
         let inside = at as u64 - start;
-        let found = recover(&disk, &path, 0, 0, false).unwrap();
+        let found = recover(&disk, &path, 0, 0, 0, false).unwrap();
         if inside >= 16 {
             assert_eq!(found.end_offset(), expected, "flip at {at}");
             assert!(matches!(
                 {
                     put(&bytes);
-                    recover(&disk, &path, 12, 0, false)
+                    recover(&disk, &path, 12, 0, 0, false)
                 },
                 Err(LogError::Corrupt { .. })
             ));
@@ -874,6 +874,52 @@ async fn damaged_partition_stays_offline_and_the_others_open() {
     manager.close().await.unwrap();
     drop(manager);
     assert!(!open(&env, dir.path()).await.was_clean(), "nobody has looked at the tail of the damaged log");
+}
+
+/// The recovery point moves once a minute, the high watermark is written every five seconds: what is below it was acknowledged too.
+#[tokio::test]
+async fn damage_below_the_high_watermark_is_not_taken_for_an_unfinished_write() {
+    let env = Env::real();
+    for (name, durable, survives) in [("a damaged byte", true, 1), ("no file", true, 0), ("only what no sync has reached", false, 2)] {
+        let dir = tempfile::tempdir().unwrap();
+        let (manager, log) = new_log(&env, dir.path(), LogConfig { durable, ..small() }).await;
+        let path = log.path.clone();
+        let size = append(&log, 0, &["a"]).last_offset + i64::try_from(log.size()).unwrap();
+        append(&log, 1, &["b"]);
+        log.sync().unwrap();
+        let synced = log.size();
+        append(&log, 2, &["c"]);
+        log.set_high_watermark(if durable { 2 } else { 3 });
+        manager.checkpoint().await;
+        assert_eq!((log.recovery_point(), log.durable_end()), (0, if durable { 2 } else { 3 }));
+        drop((manager, log));
+        let file = path.join("00000000000000000000.log");
+        let bytes = env.disk.read(&file).unwrap();
+        match name {
+            "a damaged byte" => {
+                let at = usize::try_from(size).unwrap() + 30;
+                env.disk.open(&file, OpenMode::ReadWrite).unwrap().write_at(&[io::IoSlice::new(&[!bytes[at]])], at as u64).unwrap();
+            }
+            "no file" => {
+                for entry in env.disk.list(&path).unwrap() {
+                    env.disk.remove_file(&path.join(entry.name)).unwrap();
+                }
+            }
+            _ => env.disk.open(&file, OpenMode::ReadWrite).unwrap().set_len(synced).unwrap(),
+        }
+        let manager = open(&env, dir.path()).await;
+        if durable {
+            let offline = manager.offline_logs();
+            assert!(matches!(offline.first().map(|log| &log.error), Some(LogError::Corrupt { durable_end: 2, .. })), "{name}: {offline:?}");
+            assert_eq!(env.disk.read(&file).map_or(0, |bytes| bytes.len()), if survives == 0 { 0 } else { bytes.len() }, "{name}");
+            drop((manager, offline));
+            env.disk.open(&path.join("accept-data-loss"), OpenMode::Create).unwrap();
+            let manager = open(&env, dir.path()).await;
+            assert_eq!(contents(&manager.get(ID, 0).unwrap()).len(), survives, "{name}");
+            continue;
+        }
+        assert_eq!(contents(&manager.get(ID, 0).unwrap()).len(), survives, "{name}");
+    }
 }
 
 #[tokio::test]

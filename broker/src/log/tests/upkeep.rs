@@ -376,7 +376,7 @@ async fn only_bytes_of_batches_count_as_cut() {
         [("the reserve", &whole, 0), ("a reserve of an earlier version, or a longer file", &zeros, 0), ("a torn batch", &unfinished, 35)]
     {
         disk.open(&file, OpenMode::Truncate).unwrap().write_at(&[io::IoSlice::new(bytes)], 0).unwrap();
-        let found = recover(&disk, &path, 0, 0, false).unwrap();
+        let found = recover(&disk, &path, 0, 0, 0, false).unwrap();
         assert_eq!((found.end_offset(), found.bytes_cut, disk.read(&file).unwrap().len() as u64), (1, cut, size), "{name}");
     }
 }
