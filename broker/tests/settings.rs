@@ -184,7 +184,7 @@ fn groups_keep_their_settings_and_resources_are_listed() {
     let s = &mut broker.connect();
     assert_eq!(value(s, GROUP, "billing", "consumer.session.timeout.ms"), found("46000", 8, &[8, 5]));
     let named = |kind: i8, name: &str| (kind, name.to_owned());
-    assert_eq!(list(s, 1, &[]), (0, vec![named(TOPIC, "orders"), named(BROKER, "1"), named(8, "1"), named(GROUP, "billing")]));
+    assert_eq!(list(s, 1, &[]), (0, vec![named(TOPIC, "orders"), named(BROKER, "1"), named(GROUP, "billing")]));
     assert_eq!(list(s, 1, &[TOPIC, TOPIC]), (0, vec![named(TOPIC, "orders")]));
     assert_eq!(list(s, 1, &[7]).0, 35, "UNSUPPORTED_VERSION");
     assert_eq!(list(s, 0, &[]), (0, vec![]), "client metrics alone");

@@ -129,6 +129,15 @@ pub(super) struct Found {
     pub(super) topic_id: Option<TopicId>,
 }
 
+impl Drop for LogManager {
+    /// A queued log and its directory refer to each other; without a manager nobody takes it out of the queue.
+    fn drop(&mut self) {
+        for dir in &self.dirs {
+            drop(dir.take_dirty());
+        }
+    }
+}
+
 impl LogManager {
     /// Opens every partition directory. One that cannot be opened is listed in [`LogManager::offline_logs`].
     ///
