@@ -203,7 +203,9 @@ impl<'a> Walk<'a> {
             Kind::Array(element) => self.array(element, nullable),
             Kind::Struct(fields) if nullable => match self.take(1)? {
                 [0xff] => Ok(()),
-                _ => self.structure(fields),
+                [1] => self.structure(fields),
+                // The codec takes every other byte for null, Kafka only the negative ones: a reader must not guess.
+                mark => Err(self.fault(Problem::NullMark { byte: mark.first().map_or(0, |byte| byte.cast_signed()) })),
             },
             Kind::Struct(fields) => self.structure(fields),
         }

@@ -60,6 +60,12 @@ pub enum Problem {
     /// Null, where this version has no null.
     #[error("is null, which this version does not allow")]
     Null,
+    /// The byte before a structure that may be null is neither -1, for null, nor 1.
+    #[error("begins with {byte}, which is neither -1 for null nor 1")]
+    NullMark {
+        /// What stands there.
+        byte: i8,
+    },
     /// A varint of more than 32 bits.
     #[error("has a varint of more than 32 bits")]
     VarintTooLong,

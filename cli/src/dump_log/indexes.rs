@@ -25,7 +25,8 @@ fn absolute(file: &str) -> String {
     std::path::absolute(file).map_or_else(|_| file.to_owned(), |path| path.display().to_string())
 }
 
-/// Offset and position of each entry. Unused entries are zero: they end the list, unless it is the first.
+/// Offset and position of each entry. Unused entries are zero: they end the list, unless it is the first, which may belong to the
+/// first batch of the segment.
 fn entries(bytes: &Bytes, base_offset: i64) -> Vec<(i64, u64)> {
     let mut entries = Vec::new();
     for mut entry in bytes.chunks_exact(INDEX_ENTRY_BYTES) {
@@ -77,6 +78,9 @@ pub(super) fn dump_index(
     let segment = Segment::open(env, &beside(file, "index"))?;
     for (offset, position) in entries {
         let head = Batches::new(&segment, position).next()?.filter(|head| head.bytes <= options.batch_bytes_max);
+        if head.is_none() && (offset, position) == (base_offset, 0) {
+            break; // the index of a segment without batches: there is no entry. Kafka's tool ends with an exception here.
+        }
         let last = head.map_or(-1, |head| head.header.next_offset().saturating_sub(1));
         if last != offset {
             complaints.mismatches.entry(absolute(file)).or_default().push((offset, last));

@@ -124,6 +124,10 @@ fn indexes_are_held_against_their_segment() {
         "Mismatches in :{NAME}.index\n  Index offset: 42, log offset: 43\nFound timestamp mismatch in :{NAME}.timeindex\n  Index timestamp: 999, log timestamp: 1001\n"
     );
     assert_eq!(err, expected);
+    // A segment without batches has an index without entries, however long its file is.
+    folder.file(&format!("{NAME}.log"), &[]);
+    folder.file(&format!("{NAME}.index"), &[0; 64]);
+    assert_eq!(folder.dump(&["--files", &index]), (Ok(0), format!("Dumping {NAME}.index\n"), String::new()));
     folder.file(&format!("{NAME}.index"), &[0; 9]);
     assert!(folder.dump(&["--files", &index, "--index-sanity-check"]).0.unwrap_err().contains("is corrupt"));
 }

@@ -220,6 +220,7 @@ fn refusals_say_where() {
     check_refused(3, 1, &[0, 0, 0, 1, 0, 1, 0xff], Problem::NotUtf8, "Topics[0].Name");
     // Metadata v1 with a name of null.
     check_refused(3, 1, &[0, 0, 0, 1, 0xff, 0xff], Problem::Null, "Topics[0].Name");
+    check_refused(75, 0, &[1, 0, 0, 0, 9, 0, 0, 0], Problem::NullMark { byte: 0 }, "Cursor");
     // Fetch v14 with the tagged field ReplicaState, which begins with version 15.
     let mut fetch = vec![0u8; 4 + 12 + 1 + 4 + 4];
     fetch.extend([1, 1, 1, 1, 1, 2, 0, 0]);
