@@ -78,9 +78,13 @@ pub fn cluster_status(
         (false, false) if old.cluster_id.is_some() => format!("{ready}/{wanted} ready: {message}"),
         (false, false) => format!("Starting {ready}/{wanted}: {message}"),
     };
-    let images: std::collections::BTreeSet<&String> = observed.brokers.values().filter_map(|broker| broker.image.as_ref()).collect();
+    // What is only asked for, and what could not be started, is not what runs.
+    let serving = observed.brokers.values().filter(|broker| broker.run == Run::Ready);
+    let images: std::collections::BTreeSet<&String> = serving.filter_map(|broker| broker.image.as_ref()).collect();
     let image = (images.len() == 1).then(|| images.first().map(|image| (*image).clone())).flatten();
-    let desired_image = if paused { old.desired_image } else { Some(desired.image.clone()) };
+    let asks_for_default = cluster.spec.image.is_none() && cluster.spec.version.is_none();
+    let proven = asks_for_default && !paused && images.contains(&desired.image);
+    let default_image = if proven { Some(desired.image.clone()) } else { old.default_image };
     KafkaClusterStatus {
         observed_generation: generation,
         phase,
@@ -99,7 +103,7 @@ pub fn cluster_status(
         brokers: format!("{ready}/{wanted}"),
         version: image.as_deref().and_then(tag_of).map(ToOwned::to_owned),
         image,
-        desired_image,
+        default_image,
     }
 }
 

@@ -114,10 +114,42 @@ fn an_operator_that_knows_a_newer_image_leaves_the_cluster_on_its_own() {
     cluster.spec.version = None;
     let kept = settle(&model, &mut cluster);
     assert_eq!((kept.status.version.as_deref(), model.with(|state| state.restarts)), (Some("1"), 0));
+    model.with(|state| state.default_image = "letterbox:newer".into());
     // Neither a hand on the set nor its loss changes that.
     model.with(|state| state.brokers.get_mut(&0).unwrap().defined.0 = "by-hand:2".into());
     assert_eq!(settle(&model, &mut cluster).status.version.as_deref(), Some("1"));
     model.with(|state| state.brokers.clear());
+    assert_eq!(settle(&model, &mut cluster).status.version.as_deref(), Some("1"));
+}
+
+#[test]
+fn an_image_that_never_served_is_forgotten_with_the_spec_that_named_it() {
+    let model = Model::default();
+    let mut cluster = cluster(json!({}));
+    // The operator's own default may be bad too: the next operator's is taken then.
+    model.with(|state| (state.default_image, state.bad_images) = ("letterbox:bad".into(), vec!["letterbox:bad".into()]));
+    for _ in 0..4 {
+        let stuck = pass(&model, &mut cluster);
+        assert_eq!((stuck.status.version, stuck.status.image), (None, None), "it does not run");
+    }
+    model.with(|state| state.default_image = "letterbox:1".into());
+    assert_eq!(settle(&model, &mut cluster).status.default_image.as_deref(), Some("letterbox:1"));
+    for bad in [json!({"version": "bad"}), json!({"image": "letterbox:bad"})] {
+        let good = cluster.spec.clone();
+        cluster.spec = serde_json::from_value(bad).unwrap();
+        for _ in 0..4 {
+            pass(&model, &mut cluster);
+        }
+        let stuck = pass(&model, &mut cluster);
+        assert_eq!((ready_reason(&stuck).1.as_str(), stuck.status.version), ("BrokerFailing", None));
+        cluster.spec = good;
+        assert_eq!(settle(&model, &mut cluster).status.version.as_deref(), Some("1"));
+    }
+    // One that served is an upgrade, and taking it out of the spec is the way back.
+    cluster.spec.version = Some("2".into());
+    let upgraded = settle(&model, &mut cluster);
+    assert_eq!((upgraded.status.version.as_deref(), upgraded.status.default_image.as_deref()), (Some("2"), Some("letterbox:1")));
+    cluster.spec.version = None;
     assert_eq!(settle(&model, &mut cluster).status.version.as_deref(), Some("1"));
 }
 

@@ -46,8 +46,9 @@ pub struct KafkaClusterSpec {
 
     /// The version of Letterbox to run: a tag in the repository that the operator takes brokers from (`broker.image.repository`
     /// of the Helm chart). Changing it restarts the brokers.
-    /// Absent: the version that was current when the cluster was made. It stays when the operator is upgraded, so that
-    /// upgrading the operator never restarts a broker; set it to upgrade the brokers.
+    /// Absent: the operator's version when a broker of this cluster first became ready without one (`status.defaultImage`). It stays when
+    /// the operator is upgraded, so that upgrading the operator never restarts a broker; set it to upgrade the brokers, and remove
+    /// it again to go back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"))]
     pub version: Option<String>,
@@ -267,17 +268,18 @@ pub struct KafkaClusterStatus {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub brokers: String,
 
-    /// The version that every broker runs; absent while they differ or while it cannot be told from the image.
+    /// The version that every ready broker runs; absent while they differ, while none is ready, or while it cannot be told from the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
 
-    /// The image that the brokers run.
+    /// The image that every ready broker runs; absent while they differ or none is ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
 
-    /// The image that the brokers should run. It stays while the spec names neither image nor version.
+    /// The image that the brokers run whenever the spec names neither image nor version. Written when a broker first became ready on it,
+    /// and kept when the operator is upgraded. An image or version in the spec is never remembered here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub desired_image: Option<String>,
+    pub default_image: Option<String>,
 }
 
 /// Where clients of one listener connect.

@@ -24,7 +24,7 @@ pub const CONTROLLER_PORT: u16 = 9090;
 /// live (a node port that Kubernetes chose), never on the clock.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// The image that the brokers should run: the one asked for, or else the one they run, or else the operator's default.
+    /// The image that the brokers should run ([`image_of`]).
     pub image: String,
     /// By broker id, for every broker that should be.
     pub brokers: BTreeMap<i32, BrokerFacts>,
@@ -131,14 +131,17 @@ impl Blueprint {
     }
 }
 
-/// The image that the brokers should run: the one asked for; or else the one that was chosen before, so that upgrading the
-/// operator restarts nobody; or else, where nobody remembers that, the one in their definitions (`live`); or else `default`.
+/// The image that the brokers should run: the one asked for; or else the default that a broker was once ready on, so that
+/// upgrading the operator restarts nobody; or else, where no default is remembered, the one that a broker is ready on now
+/// (`ready`); or else `default`.
+///
+/// What the spec asked for earlier does not count: an image that cannot run is forgotten with the spec that named it.
 #[must_use]
-pub fn image_of(cluster: &KafkaCluster, live: Option<&str>, default: &str) -> String {
+pub fn image_of(cluster: &KafkaCluster, ready: Option<&str>, default: &str) -> String {
     let spec = &cluster.spec;
     let version = || Some(format!("{}:{}", repository_of(default), spec.version.as_ref()?));
-    let chosen = || cluster.status.as_ref()?.desired_image.clone();
-    spec.image.clone().or_else(version).or_else(chosen).unwrap_or_else(|| live.unwrap_or(default).to_owned())
+    let remembered = || cluster.status.as_ref()?.default_image.clone();
+    spec.image.clone().or_else(version).or_else(remembered).unwrap_or_else(|| ready.unwrap_or(default).to_owned())
 }
 
 /// The image reference without tag and digest.
@@ -174,7 +177,7 @@ mod tests {
 
     #[test]
     fn an_image_stays_until_the_spec_names_another() {
-        for (image, version, chosen, live, expected) in [
+        for (image, version, remembered, ready, expected) in [
             (None, None, None, None, "here/letterbox:9"),
             (None, None, None, Some("a:1"), "a:1"),
             (None, None, Some("b:1"), Some("a:1"), "b:1"),
@@ -184,8 +187,8 @@ mod tests {
             let text = |text: Option<&str>| text.map(ToOwned::to_owned);
             let spec = KafkaClusterSpec { image: text(image), version: text(version), ..KafkaClusterSpec::default() };
             let mut cluster = KafkaCluster::new("demo", spec);
-            cluster.status = Some(KafkaClusterStatus { desired_image: text(chosen), ..KafkaClusterStatus::default() });
-            assert_eq!(image_of(&cluster, live, "here/letterbox:9"), expected, "{image:?} {version:?} {chosen:?} {live:?}");
+            cluster.status = Some(KafkaClusterStatus { default_image: text(remembered), ..KafkaClusterStatus::default() });
+            assert_eq!(image_of(&cluster, ready, "here/letterbox:9"), expected, "{image:?} {version:?} {remembered:?} {ready:?}");
         }
     }
 

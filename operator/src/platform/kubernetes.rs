@@ -232,7 +232,7 @@ impl Live for KubernetesLive {
             };
             (id, facts)
         });
-        Facts { brokers: brokers.collect(), image: image_of(cluster, self.live_image(cluster), &self.default_image) }
+        Facts { brokers: brokers.collect(), image: image_of(cluster, self.ready_image().as_deref(), &self.default_image) }
     }
 
     fn observe(&self, desired: &Blueprint) -> Observed {
@@ -252,13 +252,9 @@ impl Live for KubernetesLive {
 }
 
 impl KubernetesLive {
-    /// The image in the definition of the first broker that has one.
-    fn live_image(&self, cluster: &KafkaCluster) -> Option<&str> {
-        broker_ids(cluster).find_map(|id| {
-            let set = self.objects.get(&ObjectKey { kind: Kind::StatefulSet, name: broker_name(&cluster.name_any(), id) })?;
-            let containers = set.pointer("/spec/template/spec/containers")?.as_array()?;
-            containers.iter().find(|container| container["name"] == CONTAINER)?["image"].as_str()
-        })
+    /// The image of the first broker that is ready.
+    fn ready_image(&self) -> Option<String> {
+        self.pods.iter().filter(|pod| run_of(pod) == Run::Ready).find_map(image_in)
     }
 
     fn node_port(&self, service: String, listener: &Listener) -> Option<u16> {
@@ -338,13 +334,17 @@ impl KubernetesLive {
             run: pod.map_or_else(|| absent(set), run_of),
             is_current: set.zip(pod).is_some_and(|(set, pod)| is_current(set, pod)),
             volume: self.claims.iter().find(|claim| claim.name_any() == claim_name(&desired.name, id)).and_then(claim_volume),
-            image: pod.and_then(|pod| pod.spec.as_ref()?.containers.iter().find(|container| container.name == CONTAINER)?.image.clone()),
+            image: pod.and_then(image_in),
         }
     }
 }
 
 fn absent(set: Option<&Value>) -> Run {
     if set.is_some() { Run::Starting("Kubernetes has not made its pod yet".to_owned()) } else { Run::Absent }
+}
+
+fn image_in(pod: &Pod) -> Option<String> {
+    pod.spec.as_ref()?.containers.iter().find(|container| container.name == CONTAINER)?.image.clone()
 }
 
 /// Whether the pod was made from the set's newest template.

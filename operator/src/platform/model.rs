@@ -35,6 +35,8 @@ pub struct ModelState {
     pub fixed_volumes: bool,
     /// Images that cannot be run.
     pub bad_images: Vec<String>,
+    /// The operator's default image; empty means `letterbox:default`.
+    pub default_image: String,
     /// How many more steps work; each one after that fails as if the operator had been killed. `None`: all.
     pub steps_left: Option<u32>,
     /// How often a serving broker was taken down.
@@ -128,7 +130,7 @@ fn definition(desired: &Blueprint, id: i32) -> Option<(String, String)> {
 impl Live for ModelState {
     fn facts(&self, cluster: &KafkaCluster) -> Facts {
         let name = cluster.name_any();
-        let live = self.brokers.values().next().map(|broker| broker.defined.0.as_str());
+        let ready = self.brokers.values().find_map(|broker| Some(broker.running.as_ref()?.0.as_str()));
         let brokers = broker_ids(cluster).map(|id| {
             let address = |listener: &Listener| {
                 let known = listener.type_ == ListenerType::Internal || !self.addresses_pending;
@@ -145,7 +147,10 @@ impl Live for ModelState {
             };
             (id, facts)
         });
-        Facts { image: image_of(cluster, live, "letterbox:default"), brokers: brokers.collect() }
+        Facts {
+            image: image_of(cluster, ready, if self.default_image.is_empty() { "letterbox:default" } else { &self.default_image }),
+            brokers: brokers.collect(),
+        }
     }
 
     fn observe(&self, desired: &Blueprint) -> Observed {
@@ -165,7 +170,7 @@ impl Live for ModelState {
                 is_current: broker.running.as_ref() == Some(&broker.defined),
                 run,
                 volume: Some(Volume { requested: broker.volume, capacity: broker.volume, is_owned: broker.is_volume_owned }),
-                image: broker.running.as_ref().map(|(image, _)| image.clone()),
+                image: Some(broker.running.as_ref().unwrap_or(&broker.defined).0.clone()),
             };
             (id, seen)
         });
