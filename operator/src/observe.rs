@@ -3,12 +3,16 @@
 
 use std::collections::BTreeMap;
 
+use crate::status::Fault;
+
 /// A cluster as it is, compared with its blueprint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
-    /// What clients and brokers find each other by: services, service account, disruption budget. Changing these
-    /// never restarts a broker.
+    /// What clients and brokers find each other by: services and the service account. Changing these never restarts a
+    /// broker.
     pub access: Compared,
+    /// The disruption budget.
+    pub budget: Compared,
     /// Things of this cluster that nothing asks for any more and that hold no data: a service of a removed listener.
     pub stale: Vec<String>,
     /// The brokers, by id.
@@ -17,6 +21,24 @@ pub struct Observed {
     pub bootstrap: BTreeMap<String, String>,
     /// The cluster's id, when a broker told it.
     pub cluster_id: Option<String>,
+    /// What could not be read, and why. The fields above say nothing about it: nothing is planned for it, and nothing is
+    /// reported about it except this.
+    pub unread: BTreeMap<Part, Fault>,
+}
+
+/// A part of a cluster that is read and changed apart from the others, so that a fault in one leaves the others going.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// Services and the service account.
+    Access,
+    /// The disruption budget.
+    Budget,
+    /// Volume claims.
+    Storage,
+    /// The brokers' definitions: StatefulSets and ConfigMaps.
+    Definitions,
+    /// The brokers that run: pods.
+    Brokers,
 }
 
 /// How a part of the cluster compares with what it should be.

@@ -8,8 +8,8 @@ use crate::api::{
     find_condition, is_paused, set_condition,
 };
 use crate::desired::Blueprint;
-use crate::observe::{Observed, Run};
-use crate::plan::{Plan, Step, TopicPlan, TopicStep};
+use crate::observe::{Observed, Part, Run};
+use crate::plan::{Plan, Step, TopicPlan, TopicStep, Wait};
 
 /// A step that did not work.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,19 +41,28 @@ pub fn cluster_status(
     // A volume that cannot grow, or a repair that does not work, keeps nobody from the cluster: only Degraded tells it.
     let in_the_way = faults.iter().find(|(step, _)| step.blocks_ready()).map(|(_, fault)| fault);
     let (ready_now, reason, message) = match (in_the_way, blocking) {
-        (Some(fault), _) => (false, fault.reason.as_str(), fault.message.clone()),
-        (None, Some(wait)) => (false, wait.reason(), wait.to_string()),
-        (None, None) if ready < wanted => (false, "BrokersNotReady", format!("{ready} of {wanted} brokers are ready")),
+        (Some(fault), _) => ("False", fault.reason.as_str(), fault.message.clone()),
+        // Nothing is claimed that was not checked, good or bad.
+        (None, Some(wait @ Wait::NotRead { .. })) => ("Unknown", wait.reason(), wait.to_string()),
+        (None, Some(wait)) => ("False", wait.reason(), wait.to_string()),
+        (None, None) if ready < wanted => ("False", "BrokersNotReady", format!("{ready} of {wanted} brokers are ready")),
         // Steps that repair an address or a definition without a restart keep nobody from the cluster.
-        (None, None) => (true, "Ready", plan.notes.first().map_or_else(|| "every broker is ready".to_owned(), ToString::to_string)),
+        (None, None) => ("True", "Ready", plan.notes.first().map_or_else(|| "every broker is ready".to_owned(), ToString::to_string)),
     };
     let mut conditions = old.conditions;
     let was_told = find_condition(&conditions, READY).is_some();
+    let mut set_status = |type_: &str, status: &str, reason: &str, message: String| {
+        let told = condition(type_, false, reason, message, generation, now.clone());
+        set_condition(&mut conditions, Condition { status: status.to_owned(), ..told });
+    };
+    if !paused {
+        set_status(READY, ready_now, reason, message.clone());
+    }
     let mut set = |type_: &str, status: bool, reason: &str, message: String| {
-        set_condition(&mut conditions, condition(type_, status, reason, message, generation, now.clone()));
+        set_status(type_, if status { "True" } else { "False" }, reason, message);
     };
     match (paused, was_told) {
-        (false, _) => set(READY, ready_now, reason, message.clone()),
+        (false, _) => {}
         (true, false) => set(READY, false, "Paused", "nothing was done for this cluster yet".to_owned()),
         // What was changed since the pause is not applied: Ready speaks of the generation before it. Broker counts are told as they are.
         (true, true) => {}
@@ -74,9 +83,10 @@ pub fn cluster_status(
 
     let phase = match (paused, ready_now) {
         (true, _) => "Paused".to_owned(),
-        (false, true) => "Ready".to_owned(),
-        (false, false) if old.cluster_id.is_some() => format!("{ready}/{wanted} ready: {message}"),
-        (false, false) => format!("Starting {ready}/{wanted}: {message}"),
+        (false, "True") => "Ready".to_owned(),
+        (false, "Unknown") => message,
+        (false, _) if old.cluster_id.is_some() => format!("{ready}/{wanted} ready: {message}"),
+        (false, _) => format!("Starting {ready}/{wanted}: {message}"),
     };
     // What is only asked for, and what could not be started, is not what runs.
     let serving = observed.brokers.values().filter(|broker| broker.run == Run::Ready);
@@ -85,18 +95,17 @@ pub fn cluster_status(
     let asks_for_default = cluster.spec.image.is_none() && cluster.spec.version.is_none();
     let proven = asks_for_default && !paused && images.contains(&desired.image);
     let default_image = if proven { Some(desired.image.clone()) } else { old.default_image };
-    KafkaClusterStatus {
+    let was_read = |part: Part| !observed.unread.contains_key(&part);
+    let listeners = desired.listeners.iter().filter_map(|listener| {
+        let bootstrap_servers = observed.bootstrap.get(&listener.name)?.clone();
+        Some(ListenerStatus { name: listener.name.clone(), bootstrap_servers })
+    });
+    let listeners = if was_read(Part::Access) && was_read(Part::Brokers) { listeners.collect() } else { old.listeners };
+    let status = KafkaClusterStatus {
         observed_generation: generation,
         phase,
         conditions,
-        listeners: desired
-            .listeners
-            .iter()
-            .filter_map(|listener| {
-                let bootstrap_servers = observed.bootstrap.get(&listener.name)?.clone();
-                Some(ListenerStatus { name: listener.name.clone(), bootstrap_servers })
-            })
-            .collect(),
+        listeners,
         cluster_id: observed.cluster_id.clone().or(old.cluster_id),
         replicas: i32::try_from(observed.brokers.values().filter(|broker| broker.run != Run::Absent).count()).unwrap_or(i32::MAX),
         ready_replicas: i32::try_from(ready).unwrap_or(i32::MAX),
@@ -104,6 +113,18 @@ pub fn cluster_status(
         version: image.as_deref().and_then(tag_of).map(ToOwned::to_owned),
         image,
         default_image,
+    };
+    if was_read(Part::Brokers) {
+        return status;
+    }
+    // What was last seen stays: which brokers run now is not known.
+    KafkaClusterStatus {
+        replicas: old.replicas,
+        ready_replicas: old.ready_replicas,
+        brokers: old.brokers,
+        version: old.version,
+        image: old.image,
+        ..status
     }
 }
 

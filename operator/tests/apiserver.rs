@@ -137,6 +137,45 @@ impl Server {
         kube::client::ClientBuilder::try_from(self.config()).unwrap().with_layer(&layer).build()
     }
 
+    /// A client that may do everything in `namespace`, except for listing one kind of resource.
+    async fn without_right_to_list(&self, client: &Client, namespace: &str, refused: &str) -> Client {
+        let all = [
+            "poddisruptionbudgets",
+            "persistentvolumeclaims",
+            "services",
+            "serviceaccounts",
+            "configmaps",
+            "statefulsets",
+            "pods",
+            "events",
+        ];
+        let others: Vec<&str> = all.into_iter().filter(|resource| *resource != refused).collect();
+        let role: Role = serde_json::from_value(json!({"metadata": {"name": "blind"}, "rules": [
+            {"apiGroups": ["*"], "resources": others, "verbs": ["*"]},
+            {"apiGroups": ["*"], "resources": [refused], "verbs": ["get", "create", "patch"]},
+            {"apiGroups": ["letterbox.dev"], "resources": ["*"], "verbs": ["*"]},
+        ]}))
+        .unwrap();
+        let binding: RoleBinding = serde_json::from_value(json!({
+            "metadata": {"name": "blind"}, "subjects": [{"kind": "User", "name": "blind", "apiGroup": "rbac.authorization.k8s.io"}],
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "blind"},
+        }))
+        .unwrap();
+        Api::<Role>::namespaced(client.clone(), namespace).create(&PostParams::default(), &role).await.unwrap();
+        Api::<RoleBinding>::namespaced(client.clone(), namespace).create(&PostParams::default(), &binding).await.unwrap();
+        let mut config = self.config();
+        config.headers.push((http::HeaderName::from_static("impersonate-user"), http::HeaderValue::from_static("blind")));
+        let blind = Client::try_from(config).unwrap();
+        // The authorizer reads its rules through a watch.
+        let maps: Api<StatefulSet> = Api::namespaced(blind.clone(), namespace);
+        let pods: Api<Pod> = Api::namespaced(blind.clone(), namespace);
+        self.until("the right is given", || async {
+            maps.list(&ListParams::default()).await.is_ok() || pods.list(&ListParams::default()).await.is_ok()
+        })
+        .await;
+        blind
+    }
+
     async fn until<F: Future<Output = bool>>(&self, what: &str, mut holds: impl FnMut() -> F) {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(90);
         while !holds().await {
@@ -211,6 +250,7 @@ fn against_a_real_api_server() {
         refuses_what_cannot_work(&client).await;
         makes_and_repairs(&client).await;
         leaves_what_belongs_to_others(&client).await;
+        one_list_that_fails_stops_nothing_else(&server, &client).await;
         survives_a_kill_after_each_write(&server, &client).await;
         topics_hold_and_let_go(&client).await;
         the_whole_operator_runs(&server, &client).await;
@@ -491,6 +531,24 @@ async fn leaves_what_belongs_to_others(client: &Client) {
     services.delete("theirs-kafka-bootstrap", &DeleteParams::default()).await.unwrap();
     settle(client, &cluster).await;
     clusters.delete("theirs", &DeleteParams::default()).await.unwrap();
+}
+
+async fn one_list_that_fails_stops_nothing_else(server: &Server, client: &Client) {
+    for refused in ["poddisruptionbudgets", "persistentvolumeclaims", "services", "serviceaccounts", "configmaps", "statefulsets", "pods"] {
+        let name = format!("blind-{refused}");
+        let namespaces: Api<Namespace> = Api::all(client.clone());
+        namespaces.create(&PostParams::default(), &serde_json::from_value(json!({"metadata": {"name": name}})).unwrap()).await.unwrap();
+        let clusters: Api<KafkaCluster> = Api::namespaced(client.clone(), &name);
+        let cluster = clusters.create(&PostParams::default(), &cluster_of("demo", &name, json!({}))).await.unwrap();
+        let last = pass(&server.without_right_to_list(client, &name, refused).await, &cluster).await.unwrap();
+        let degraded = find_condition(&last.status.conditions, "Degraded").unwrap();
+        assert_eq!((degraded.status.as_str(), degraded.reason.as_str()), ("True", "NotChecked"), "{refused}");
+        assert!(degraded.message.contains(&format!("cannot list resource \"{refused}\"")), "{}", degraded.message);
+        assert_eq!(last.faults, [], "{refused}: {:?}", last.plan);
+        assert!(last.done.len() >= 2, "{refused}: {:?}", last.done);
+        settle(client, &cluster).await;
+        namespaces.delete(&name, &DeleteParams::default()).await.unwrap();
+    }
 }
 
 async fn survives_a_kill_after_each_write(server: &Server, client: &Client) {

@@ -8,6 +8,7 @@ use letterbox_operator::api::{
     DEGRADED, DeletionPolicy, KafkaCluster, KafkaClusterSpec, KafkaClusterStatus, KafkaTopic, KafkaTopicStatus, PAUSE_ANNOTATION, PAUSED,
     PROGRESSING, READY, TOPIC_FINALIZER, find_condition, is_true,
 };
+use letterbox_operator::observe::Part;
 use letterbox_operator::plan::{ClusterState, Step, TopicFacts, TopicStep, has_finalizer};
 use letterbox_operator::platform::model::{Model, ModelAdmin};
 use letterbox_operator::reconcile::{ClusterPass, TopicHome, TopicPass, reconcile_cluster, reconcile_topic};
@@ -201,6 +202,59 @@ fn a_volume_that_cannot_grow_degrades_the_cluster_and_keeps_no_topic_waiting() {
     let missing = pass(&model, &mut cluster);
     assert_eq!(ready_reason(&missing), ("False".into(), "Killed".into()));
     assert_eq!(ClusterState::of(Some(&cluster)), ClusterState::Ready);
+}
+
+#[test]
+fn what_cannot_be_read_is_told_and_left_alone_while_everything_else_goes_on() {
+    for (part, ready) in [
+        (Part::Budget, "True"),
+        (Part::Storage, "True"),
+        (Part::Access, "Unknown"),
+        (Part::Definitions, "Unknown"),
+        (Part::Brokers, "Unknown"),
+    ] {
+        let model = Model::default();
+        let mut cluster = cluster(json!({"storage": {"size": "1Gi"}}));
+        let before = settle(&model, &mut cluster).status;
+        let fault = Fault { reason: "Forbidden".into(), message: "list x: forbidden".into() };
+        // Everything needs something, and a broker is down.
+        model.with(|state| {
+            (state.has_access, state.lost_budget) = (false, true);
+            state.stale.push("Service old".into());
+            let broker = state.brokers.get_mut(&0).unwrap();
+            broker.defined.1 = "by hand".into();
+            state.unread.insert(part, fault.clone());
+        });
+        cluster.spec.storage.size = "2Gi".into();
+        let first = pass(&model, &mut cluster);
+        let touched: Vec<Part> = first.done.iter().map(part_of).collect();
+        let mut others = vec![Part::Access, Part::Budget, Part::Storage, Part::Definitions, Part::Access];
+        // Whether a broker may be restarted follows from which ones serve.
+        others.retain(|other| *other != part && !(part == Part::Brokers && *other == Part::Definitions));
+        assert_eq!(touched, others, "{part:?}");
+        for _ in 0..6 {
+            pass(&model, &mut cluster);
+        }
+        let last = pass(&model, &mut cluster);
+        assert_eq!(find_condition(&last.status.conditions, READY).unwrap().status, ready, "{part:?}");
+        let degraded = find_condition(&last.status.conditions, DEGRADED).unwrap();
+        assert_eq!((degraded.status.as_str(), degraded.reason.as_str()), ("True", "NotChecked"), "{part:?}");
+        assert!(degraded.message.ends_with("list x: forbidden"), "{}", degraded.message);
+        // What was seen before is neither lost nor made worse.
+        assert_eq!((last.status.brokers.as_str(), &last.status.default_image), ("1/1", &before.default_image), "{part:?}");
+        assert!(!last.is_settled(), "it is tried again");
+        model.with(|state| state.unread.clear());
+        assert_eq!(ready_reason(&settle(&model, &mut cluster)).0, "True", "{part:?}");
+    }
+}
+
+fn part_of(step: &Step) -> Part {
+    match step {
+        Step::ApplyAccess { .. } | Step::Prune { .. } => Part::Access,
+        Step::ApplyBudget { .. } => Part::Budget,
+        Step::GrowVolume { .. } | Step::OwnVolume { .. } => Part::Storage,
+        Step::ApplyBroker { .. } => Part::Definitions,
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use crate::api::{DeletionPolicy, KafkaCluster, bytes_of, is_paused};
 use crate::desired::Blueprint;
-use crate::observe::{Observed, Run};
+use crate::observe::{Observed, Part, Run};
 
 /// What to do and what is waited for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,10 +21,15 @@ pub struct Plan {
 /// One change to the world, safe to repeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Put services, service account and disruption budget right.
+    /// Apply services and the service account.
     ApplyAccess {
         /// Whether some of it is not there at all.
         makes: bool,
+        /// What is made or put back.
+        what: Vec<String>,
+    },
+    /// Apply the disruption budget.
+    ApplyBudget {
         /// What is made or put back.
         what: Vec<String>,
     },
@@ -63,6 +68,13 @@ pub enum Step {
 /// Why the cluster is not what it should be yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wait {
+    /// A part could not be read: what it is like is not known, and nothing is changed in it.
+    NotRead {
+        /// Which.
+        part: Part,
+        /// What was tried and what was said.
+        message: String,
+    },
     /// A broker cannot run as it is defined.
     BrokerFailing {
         /// Which.
@@ -128,14 +140,25 @@ pub fn plan_cluster(cluster: &KafkaCluster, desired: &Blueprint, observed: &Obse
     if is_paused(&cluster.metadata) || cluster.metadata.deletion_timestamp.is_some() {
         return plan;
     }
-    if !observed.access.is_as_desired() {
-        let what = observed.access.missing.iter().chain(&observed.access.differs).cloned().collect();
-        plan.steps.push(Step::ApplyAccess { makes: !observed.access.missing.is_empty(), what });
+    let was_read = |part: Part| !observed.unread.contains_key(&part);
+    plan.waits.extend(observed.unread.iter().map(|(part, fault)| Wait::NotRead { part: *part, message: fault.message.clone() }));
+    if was_read(Part::Access) && !observed.access.is_as_desired() {
+        plan.steps.push(Step::ApplyAccess { makes: !observed.access.missing.is_empty(), what: observed.access.all() });
     }
-    plan_volumes(desired, observed, &mut plan);
-    plan_brokers(cluster, desired, observed, &mut plan);
+    if was_read(Part::Budget) && !observed.budget.is_as_desired() {
+        plan.steps.push(Step::ApplyBudget { what: observed.budget.all() });
+    }
+    if was_read(Part::Storage) {
+        plan_volumes(desired, observed, &mut plan);
+    }
+    // Whether a broker may be restarted follows from which ones serve.
+    if was_read(Part::Brokers) {
+        plan_brokers(cluster, desired, observed, &mut plan);
+    }
     // Last, so that a client of a listener that moved has its new address before the old one goes.
-    plan.steps.extend(observed.stale.iter().map(|what| Step::Prune { what: what.clone() }));
+    if was_read(Part::Access) {
+        plan.steps.extend(observed.stale.iter().map(|what| Step::Prune { what: what.clone() }));
+    }
     plan.waits.sort_by_key(Wait::rank);
     plan
 }
@@ -173,7 +196,7 @@ fn plan_brokers(cluster: &KafkaCluster, desired: &Blueprint, observed: &Observed
             }
         }
         let seen = observed.brokers.get(&id).unwrap_or(&absent);
-        if !seen.definition.is_as_desired() {
+        if !observed.unread.contains_key(&Part::Definitions) && !seen.definition.is_as_desired() {
             let restarts = seen.needs_restart && seen.run == Run::Ready;
             if let Some(other) = down.filter(|&other| restarts && other != id) {
                 plan.waits.push(Wait::OtherBrokerDown { broker: id, other });
@@ -182,8 +205,7 @@ fn plan_brokers(cluster: &KafkaCluster, desired: &Blueprint, observed: &Observed
             if restarts {
                 down = Some(id);
             }
-            let what = seen.definition.missing.iter().chain(&seen.definition.differs).cloned().collect();
-            plan.steps.push(Step::ApplyBroker { broker: id, restarts, what });
+            plan.steps.push(Step::ApplyBroker { broker: id, restarts, what: seen.definition.all() });
         }
         match &seen.run {
             Run::Failing { reason, message } => {
@@ -208,24 +230,25 @@ impl Wait {
     fn rank(&self) -> u8 {
         match self {
             Self::BrokerFailing { .. } => 0,
-            Self::Address { .. } => 1,
-            Self::OtherBrokerDown { .. } => 2,
-            Self::BrokerRestarting { .. } => 3,
-            Self::BrokerStarting { .. } => 4,
-            Self::VolumeGrowing { .. } => 5,
+            Self::NotRead { .. } => 1,
+            Self::Address { .. } => 2,
+            Self::OtherBrokerDown { .. } => 3,
+            Self::BrokerRestarting { .. } => 4,
+            Self::BrokerStarting { .. } => 5,
+            Self::VolumeGrowing { .. } => 6,
         }
     }
 
-    /// Whether clients notice: a volume that grows keeps nobody from the cluster.
+    /// Whether clients notice, or may: a volume that grows keeps nobody from the cluster.
     #[must_use]
     pub fn blocks_ready(&self) -> bool {
-        !matches!(self, Self::VolumeGrowing { .. })
+        !matches!(self, Self::VolumeGrowing { .. } | Self::NotRead { part: Part::Budget | Part::Storage, .. })
     }
 
     /// Whether waiting alone will not end it.
     #[must_use]
     pub fn is_fault(&self) -> bool {
-        matches!(self, Self::BrokerFailing { .. })
+        matches!(self, Self::BrokerFailing { .. } | Self::NotRead { .. })
     }
 
     /// A CamelCase word for conditions and events.
@@ -233,6 +256,7 @@ impl Wait {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::BrokerFailing { .. } => "BrokerFailing",
+            Self::NotRead { .. } => "NotChecked",
             Self::Address { .. } => "WaitingForAddress",
             Self::OtherBrokerDown { .. } => "WaitingForOtherBroker",
             Self::BrokerRestarting { .. } => "BrokerRestarting",
@@ -242,11 +266,31 @@ impl Wait {
     }
 }
 
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Access => "services and the service account",
+            Self::Budget => "PodDisruptionBudgets",
+            Self::Storage => "volume claims",
+            Self::Definitions => "StatefulSets and ConfigMaps",
+            Self::Brokers => "pods",
+        })
+    }
+}
+
+impl crate::observe::Compared {
+    /// Everything that is to be applied.
+    fn all(&self) -> Vec<String> {
+        self.missing.iter().chain(&self.differs).cloned().collect()
+    }
+}
+
 impl std::fmt::Display for Wait {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::BrokerFailing { broker, reason, message } if message.is_empty() => write!(f, "broker {broker} does not run: {reason}"),
             Self::BrokerFailing { broker, reason, message } => write!(f, "broker {broker} does not run: {reason}: {message}"),
+            Self::NotRead { part, message } => write!(f, "{part} could not be checked and are left as they are: {message}"),
             Self::Address { broker, listeners } => {
                 write!(f, "broker {broker} waits for the address of listener {}", listeners.join(", "))
             }
@@ -263,7 +307,7 @@ impl std::fmt::Display for Wait {
 impl std::fmt::Display for Step {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::ApplyAccess { what, .. } => write!(f, "put right {}", what.join(", ")),
+            Self::ApplyAccess { what, .. } | Self::ApplyBudget { what } => write!(f, "apply {}", what.join(", ")),
             Self::Prune { what } => write!(f, "remove {what}"),
             Self::GrowVolume { broker, from, to } => write!(f, "grow the volume of broker {broker} from {from} to {to} bytes"),
             Self::OwnVolume { broker, owned: true } => write!(f, "let the volume of broker {broker} be deleted with the cluster"),
@@ -282,7 +326,7 @@ impl Step {
         match self {
             Self::ApplyAccess { makes, .. } => *makes,
             Self::ApplyBroker { .. } => true,
-            Self::Prune { .. } | Self::GrowVolume { .. } | Self::OwnVolume { .. } => false,
+            Self::ApplyBudget { .. } | Self::Prune { .. } | Self::GrowVolume { .. } | Self::OwnVolume { .. } => false,
         }
     }
 
@@ -291,6 +335,7 @@ impl Step {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::ApplyAccess { .. } => "AccessApplied",
+            Self::ApplyBudget { .. } => "BudgetApplied",
             Self::Prune { .. } => "Pruned",
             Self::GrowVolume { .. } => "VolumeGrown",
             Self::OwnVolume { owned: true, .. } => "VolumeOwned",

@@ -23,7 +23,7 @@ use crate::desired::objects::{
 use crate::desired::{
     Address, Blueprint, BrokerFacts, CONTROLLER_PORT, Facts, Host, advertised_in, bootstrap_name, broker_ids, broker_name, image_of,
 };
-use crate::observe::{Compared, Observed, ObservedBroker, Run, Volume};
+use crate::observe::{Compared, Observed, ObservedBroker, Part, Run, Volume};
 use crate::plan::Step;
 use crate::status::Fault;
 
@@ -43,6 +43,7 @@ pub struct KubernetesLive {
     objects: BTreeMap<ObjectKey, Value>,
     pods: Vec<Pod>,
     claims: Vec<PersistentVolumeClaim>,
+    unread: BTreeMap<Part, Fault>,
 }
 
 impl Kubernetes {
@@ -57,7 +58,7 @@ impl Kubernetes {
     }
 
     async fn list(&self, namespace: &str, kind: Kind, params: &ListParams) -> Result<Vec<(ObjectKey, Value)>, Fault> {
-        let list = self.api(namespace, kind).list(params).await.map_err(|error| api_fault(&format!("list {kind:?}s"), &error))?;
+        let list = self.api(namespace, kind).list(params).await.map_err(|error| api_fault(&format!("list {kind}s"), &error))?;
         let found = list.items.into_iter().map(|object| {
             let key = ObjectKey { kind, name: object.name_any() };
             Ok((key, serde_json::to_value(object).map_err(|error| api_fault("read an object", &kube::Error::SerdeError(error)))?))
@@ -160,15 +161,15 @@ impl Platform for Kubernetes {
             let pods = async { pods.list(&params).await.map_err(|error| api_fault("list pods", &error)) };
             let claims = async { claims.list(&params).await.map_err(|error| api_fault("list volume claims", &error)) };
             let kinds = [Kind::ServiceAccount, Kind::Service, Kind::ConfigMap, Kind::PodDisruptionBudget, Kind::StatefulSet];
-            let lists = futures::future::try_join_all(kinds.map(|kind| self.list(&namespace, kind, &params)));
-            let (lists, pods, claims) = futures::try_join!(lists, pods, claims)?;
-            Ok(KubernetesLive {
-                default_image: self.default_image.clone(),
-                objects: lists.into_iter().flatten().collect(),
-                pods: pods.items,
-                claims: claims.items,
-                namespace,
-            })
+            let lists = futures::future::join_all(kinds.map(|kind| self.list(&namespace, kind, &params)));
+            let (lists, pods, claims) = futures::join!(lists, pods, claims);
+            let mut live = KubernetesLive { default_image: self.default_image.clone(), namespace, ..KubernetesLive::default() };
+            for (kind, list) in kinds.into_iter().zip(lists) {
+                live.objects.extend(live_or_unread(list, part_of(kind), &mut live.unread));
+            }
+            live.pods = live_or_unread(pods.map(|list| list.items), Part::Brokers, &mut live.unread);
+            live.claims = live_or_unread(claims.map(|list| list.items), Part::Storage, &mut live.unread);
+            Ok(live)
         })
     }
 
@@ -176,9 +177,10 @@ impl Platform for Kubernetes {
         Box::pin(async move {
             let objects = objects::build(desired);
             match step {
-                Step::ApplyAccess { .. } => {
+                Step::ApplyAccess { .. } | Step::ApplyBudget { .. } => {
                     let mut first = Ok(());
-                    for (key, object) in &objects.access {
+                    let part = if matches!(step, Step::ApplyBudget { .. }) { Part::Budget } else { Part::Access };
+                    for (key, object) in objects.access.iter().filter(|(key, _)| part_of(key.kind) == part) {
                         let differs = live.objects.get(key).is_none_or(|live| !differences(object, live).is_empty());
                         // One service that cannot be made (its node port is taken) does not keep the others away.
                         if differs {
@@ -237,9 +239,9 @@ impl Live for KubernetesLive {
 
     fn observe(&self, desired: &Blueprint) -> Observed {
         let objects = objects::build(desired);
-        let mut access = Compared::default();
+        let (mut access, mut budget) = (Compared::default(), Compared::default());
         for (key, object) in &objects.access {
-            self.compare(key, object, &mut access);
+            self.compare(key, object, if part_of(key.kind) == Part::Budget { &mut budget } else { &mut access });
         }
         let is_stale = |(key, live): &(&ObjectKey, &Value)| {
             key.kind == Kind::Service && !objects.access.contains_key(key) && owner_uids(live).any(|uid| uid == desired.uid)
@@ -247,7 +249,8 @@ impl Live for KubernetesLive {
         let stale = self.objects.iter().filter(is_stale).map(|(key, _)| key.to_string()).collect();
         let brokers = desired.brokers.keys().map(|&id| (id, self.observe_broker(desired, &objects, id))).collect();
         let bootstrap = desired.listeners.iter().filter_map(|listener| Some((listener.name.clone(), self.bootstrap(desired, listener)?)));
-        Observed { access, stale, brokers, bootstrap: bootstrap.collect(), cluster_id: None }
+        let bootstrap = bootstrap.collect();
+        Observed { access, budget, stale, brokers, bootstrap, cluster_id: None, unread: self.unread.clone() }
     }
 }
 
@@ -435,6 +438,23 @@ fn belongs(object: &Value, desired: &Blueprint) -> bool {
         return owners.any(|uid| uid == desired.uid);
     }
     object.pointer("/metadata/labels").and_then(|labels| labels.get(CLUSTER_LABEL)?.as_str()) == Some(&desired.name)
+}
+
+/// The part that objects of `kind` belong to.
+fn part_of(kind: Kind) -> Part {
+    match kind {
+        Kind::ServiceAccount | Kind::Service => Part::Access,
+        Kind::PodDisruptionBudget => Part::Budget,
+        Kind::ConfigMap | Kind::StatefulSet => Part::Definitions,
+    }
+}
+
+/// What was listed; nothing, and the reason in `unread`, when it could not be.
+fn live_or_unread<T>(list: Result<Vec<T>, Fault>, part: Part, unread: &mut BTreeMap<Part, Fault>) -> Vec<T> {
+    list.unwrap_or_else(|fault| {
+        unread.entry(part).or_insert(fault);
+        Vec::new()
+    })
 }
 
 fn resource(kind: Kind) -> ApiResource {

@@ -10,7 +10,7 @@ use super::{Live, Platform};
 use crate::admin::{AdminError, KafkaAdmin, Topic};
 use crate::api::{KafkaCluster, Listener, ListenerType, bytes_of};
 use crate::desired::{Address, Blueprint, BrokerFacts, Facts, Host, broker_ids, broker_name, image_of};
-use crate::observe::{Compared, Observed, ObservedBroker, Run, Volume};
+use crate::observe::{Compared, Observed, ObservedBroker, Part, Run, Volume};
 use crate::plan::Step;
 use crate::status::Fault;
 
@@ -25,6 +25,10 @@ pub struct Model {
 pub struct ModelState {
     /// Whether services and the like are there.
     pub has_access: bool,
+    /// Whether the disruption budget was deleted.
+    pub lost_budget: bool,
+    /// What cannot be read.
+    pub unread: BTreeMap<Part, Fault>,
     /// Services that nothing asks for.
     pub stale: Vec<String>,
     /// Brokers, by id.
@@ -97,6 +101,7 @@ impl Platform for Model {
                 }
                 match step {
                     Step::ApplyAccess { .. } => state.has_access = true,
+                    Step::ApplyBudget { .. } => state.lost_budget = false,
                     Step::Prune { what } => state.stale.retain(|stale| stale != what),
                     Step::GrowVolume { .. } if state.fixed_volumes => {
                         return Err(Fault { reason: "VolumeNotGrown".to_owned(), message: "the class does not allow it".to_owned() });
@@ -183,10 +188,12 @@ impl Live for ModelState {
         }
         Observed {
             access: Compared { missing: missing(self.has_access, "services"), differs: Vec::new() },
+            budget: Compared { missing: missing(!self.lost_budget, "budget"), differs: Vec::new() },
             stale: self.stale.clone(),
             brokers,
             bootstrap: BTreeMap::new(),
             cluster_id: None,
+            unread: self.unread.clone(),
         }
     }
 }
