@@ -7,13 +7,10 @@
 mod broker;
 mod foreign;
 pub mod group;
-pub mod image_env;
 pub mod keys;
 mod listener;
 mod log;
 mod properties;
-#[cfg(test)]
-mod real_life;
 #[cfg(test)]
 mod reference;
 mod table;

@@ -2,7 +2,10 @@
 
 mod args;
 mod container;
+mod image_env;
 mod logging;
+#[cfg(test)]
+mod real_life;
 mod server_tools;
 mod storage_tool;
 mod tools;
@@ -92,7 +95,7 @@ fn read_config(path: &Path, overrides: &[(String, String)]) -> anyhow::Result<Co
     Config::from_pairs(pairs.into_iter().chain(overrides.iter().cloned())).with_context(|| format!("{}", path.display()))
 }
 
-fn run_broker(config: Config, topics: Vec<letterbox_broker::config::image_env::TopicToCreate>) -> anyhow::Result<ExitCode> {
+fn run_broker(config: Config, topics: Vec<image_env::TopicToCreate>) -> anyhow::Result<ExitCode> {
     letterbox_env::panics::end_process_on_panic();
     raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{Config, image_env, parse_properties};
+use letterbox_broker::config::{Config, parse_properties};
+
+use crate::image_env;
 
 /// What a set must end with.
 enum Expect {

@@ -14,25 +14,25 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::{Config, ConfigError, Problem};
+use letterbox_broker::config::{Config, ConfigError, Problem};
 
 /// Where the image keeps data unless `log.dirs` says otherwise; a volume of the image.
-pub const DATA_DIR: &str = "/var/lib/kafka/data";
+pub(crate) const DATA_DIR: &str = "/var/lib/kafka/data";
 
 /// Where a folder with a `server.properties` may be mounted; a volume of the image.
-pub const MOUNTED_CONFIG: &str = "/mnt/shared/config/server.properties";
+pub(crate) const MOUNTED_CONFIG: &str = "/mnt/shared/config/server.properties";
 
 /// The configuration of one container, with where each value came from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ImageConfig {
+pub(crate) struct ImageConfig {
     /// `server.properties` names and values, complete: a broker starts from these alone.
-    pub properties: BTreeMap<String, Property>,
+    pub(crate) properties: BTreeMap<String, Property>,
     /// The cluster id that was asked for (`CLUSTER_ID`); `None` lets the first start make one.
-    pub cluster_id: Option<String>,
+    pub(crate) cluster_id: Option<String>,
     /// Topics to create once the broker is ready (`KAFKA_CREATE_TOPICS`), in the order given.
-    pub topics: Vec<TopicToCreate>,
+    pub(crate) topics: Vec<TopicToCreate>,
     /// What a person should know: what was mapped from another image's spelling, and what has no effect. One line each.
-    pub notes: Vec<Note>,
+    pub(crate) notes: Vec<Note>,
     /// What the oldest images know instead of `advertised.listeners`.
     advertised_host: Option<String>,
     advertised_port: Option<String>,
@@ -40,16 +40,16 @@ pub struct ImageConfig {
 
 /// A value and its source, so that a refusal can name the variable that has to be changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Property {
+pub(crate) struct Property {
     /// The value as it was written.
-    pub value: String,
+    pub(crate) value: String,
     /// Who wrote it.
-    pub origin: Origin,
+    pub(crate) origin: Origin,
 }
 
 /// Who gave a property its value. Displayed in errors: "KAFKA_NODE_ID", "the mounted server.properties", "the image".
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
+pub(crate) enum Origin {
     /// An environment variable, by name.
     Variable(String),
     /// The mounted property file.
@@ -70,20 +70,20 @@ impl fmt::Display for Origin {
 
 /// One entry of `KAFKA_CREATE_TOPICS`: `NAME:PARTITIONS:REPLICATION_FACTOR[:CLEANUP_POLICY]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TopicToCreate {
+pub(crate) struct TopicToCreate {
     /// The topic's name, not yet checked against Kafka's rules for names.
-    pub name: String,
+    pub(crate) name: String,
     /// At least 1.
-    pub partitions: i32,
+    pub(crate) partitions: i32,
     /// At least 1.
-    pub replication_factor: i16,
+    pub(crate) replication_factor: i16,
     /// `cleanup.policy`, when given.
-    pub cleanup_policy: Option<String>,
+    pub(crate) cleanup_policy: Option<String>,
 }
 
 /// Something to say once at start. Names variables, never values: a value may be a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Note {
+pub(crate) enum Note {
     /// A variable in another image's spelling was taken as this property.
     Mapped {
         /// The variable.
@@ -102,7 +102,7 @@ pub enum Note {
 
 /// Why a variable changes nothing here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NoEffect {
+pub(crate) enum NoEffect {
     /// It sets an option of a Java virtual machine or of log4j.
     Jvm,
     /// It points to ZooKeeper.
@@ -141,7 +141,7 @@ impl fmt::Display for NoEffect {
 
 /// A set of variables that cannot be turned into one configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ImageEnvError {
+pub(crate) enum ImageEnvError {
     /// Two variables mean the same and differ.
     #[error("{first} and {second} both set {property}, to different values; remove one of them")]
     Conflict {
@@ -168,7 +168,7 @@ pub enum ImageEnvError {
 /// Why the settings of a container are refused, and where each was set.
 #[derive(Debug, thiserror::Error)]
 #[error("{refused}{origins}")]
-pub struct RefusedEnvironment {
+pub(crate) struct RefusedEnvironment {
     refused: ConfigError,
     origins: String,
 }
@@ -182,7 +182,7 @@ pub struct RefusedEnvironment {
 /// properties are not checked here.
 ///
 /// Source: the `apache/kafka` image's usage guide; KIP-975.
-pub fn from_environment(environment: &BTreeMap<String, String>, mounted: &[(String, String)]) -> Result<ImageConfig, ImageEnvError> {
+pub(crate) fn from_environment(environment: &BTreeMap<String, String>, mounted: &[(String, String)]) -> Result<ImageConfig, ImageEnvError> {
     let mut config = ImageConfig::default();
     for (name, value) in mounted {
         config.set(name, value, Origin::File);
@@ -319,7 +319,7 @@ impl ImageConfig {
     ///
     /// # Errors
     /// Every problem, and which variable each key was set by.
-    pub fn config(&self) -> Result<Config, RefusedEnvironment> {
+    pub(crate) fn config(&self) -> Result<Config, RefusedEnvironment> {
         let id = self.cluster_id.iter().map(|id| ("cluster.id".to_owned(), id.clone()));
         let pairs = self.properties.iter().map(|(key, property)| (key.clone(), property.value.clone())).chain(id);
         let origin = |key: &str| Some(self.properties.get(key)?.origin.clone());

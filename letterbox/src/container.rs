@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Context;
-use letterbox_broker::config::image_env::{self, MOUNTED_CONFIG, NoEffect, Note, TopicToCreate};
 use letterbox_broker::config::{Config, parse_properties};
 use letterbox_broker::server::Broker;
 use letterbox_env::Env;
 use tracing::{debug, error, info, warn};
+
+use crate::image_env::{self, MOUNTED_CONFIG, NoEffect, Note, TopicToCreate};
 
 /// The configuration from `KAFKA_*` variables and the mounted file, and the topics to make once it runs.
 ///
