@@ -30,6 +30,7 @@ use letterbox_operator::platform::kubernetes::Kubernetes;
 use letterbox_operator::platform::model::ModelAdmin;
 use letterbox_operator::reconcile::{ClusterPass, reconcile_cluster, reconcile_topic};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const TOKEN: &str = "apiserver-test";
 
@@ -40,6 +41,8 @@ fn now() -> Time {
 /// etcd and kube-apiserver; ended when dropped.
 struct Server {
     children: Vec<Child>,
+    /// How the API server itself is started.
+    api: (PathBuf, Vec<String>, PathBuf),
     port: u16,
     _dir: tempfile::TempDir,
 }
@@ -109,9 +112,9 @@ impl Server {
             ("authorization-mode", "RBAC".into()),
             ("disable-admission-plugins", "ServiceAccount".into()),
         ]);
-        let children =
-            vec![spawn(&etcd, &etcd_flags, &dir.path().join("etcd.log")), spawn(&apiserver, &api_flags, &dir.path().join("api.log"))];
-        let server = Self { children, port, _dir: dir };
+        let api = (apiserver, api_flags, dir.path().join("api.log"));
+        let children = vec![spawn(&etcd, &etcd_flags, &dir.path().join("etcd.log")), spawn(&api.0, &api.1, &api.2)];
+        let server = Self { children, api, port, _dir: dir };
         let client = server.client();
         server.until("the API server is ready", || async { client.list_api_groups().await.is_ok() }).await;
         let namespaces: Api<Namespace> = Api::all(client.clone());
@@ -128,6 +131,17 @@ impl Server {
 
     fn client(&self) -> Client {
         Client::try_from(self.config()).unwrap()
+    }
+
+    /// Ends the API server; etcd keeps what it knows.
+    fn stop_api(&mut self) {
+        let api = self.children.last_mut().unwrap();
+        api.kill().unwrap();
+        api.wait().unwrap();
+    }
+
+    fn start_api(&mut self) {
+        *self.children.last_mut().unwrap() = spawn(&self.api.0, &self.api.1, &self.api.2);
     }
 
     /// A client of an operator that is killed after its `writes`-th write: nothing more reaches the API server.
@@ -244,7 +258,7 @@ async fn settle(client: &Client, cluster: &KafkaCluster) -> ClusterPass {
 fn against_a_real_api_server() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        let server = Server::start().await;
+        let mut server = Server::start().await;
         let client = server.client();
         install(&server, &client).await;
         refuses_what_cannot_work(&client).await;
@@ -253,6 +267,7 @@ fn against_a_real_api_server() {
         one_list_that_fails_stops_nothing_else(&server, &client).await;
         survives_a_kill_after_each_write(&server, &client).await;
         topics_hold_and_let_go(&client).await;
+        waits_for_the_api_server_and_its_definitions(&mut server, &client).await;
         the_whole_operator_runs(&server, &client).await;
     });
 }
@@ -641,6 +656,64 @@ async fn with_the_charts_roles(server: &Server, client: &Client) -> Client {
     Client::try_from(config).unwrap()
 }
 
+/// What an operator answers on `port` to `GET path`: status line, headers and body.
+async fn ask(port: u16, path: &str) -> String {
+    let ask = async {
+        let mut stream = Env::real().net.connect("127.0.0.1", port).await?;
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+        let mut said = String::new();
+        stream.read_to_string(&mut said).await?;
+        std::io::Result::Ok(said)
+    };
+    tokio::time::timeout(Duration::from_secs(5), ask).await.ok().and_then(Result::ok).unwrap_or_default()
+}
+
+async fn waits_for_the_api_server_and_its_definitions(server: &mut Server, client: &Client) {
+    let port = free_port().await;
+    let lease = LeaseOptions { namespace: "default".into(), name: "patient".into(), identity: "patient".into() };
+    let options =
+        Options { image: "letterbox:9".into(), namespaces: vec!["default".into()], listen: ("127.0.0.1".into(), port), lease: Some(lease) };
+    let operator = tokio::spawn(controller::run(Env::real(), client.clone(), options));
+    let sets: Api<StatefulSet> = Api::namespaced(client.clone(), "default");
+    let clusters: Api<KafkaCluster> = Api::namespaced(client.clone(), "default");
+    clusters.create(&PostParams::default(), &cluster_of("patient", "default", json!({}))).await.unwrap();
+    let is_set_up = || async { sets.get_opt("patient-broker-0").await.unwrap().is_some() };
+    server.until("the operator works", is_set_up).await;
+
+    // An outage that outlasts the Lease.
+    server.stop_api();
+    server.until("/readyz says it", || async { ask(port, "/readyz").await.contains("the API server does not answer") }).await;
+    server.until("it leads no more", || async { ask(port, "/metrics").await.contains("letterbox_operator_leader 0") }).await;
+    assert!(!operator.is_finished(), "it waits");
+    server.start_api();
+    server.until("the API server is back", || async { sets.list(&ListParams::default()).await.is_ok() }).await;
+    let back = tokio::time::Instant::now();
+    sets.delete("patient-broker-0", &DeleteParams::default()).await.unwrap();
+    server.until("it goes on", is_set_up).await;
+    assert!(back.elapsed() < Duration::from_secs(10), "it went on after {:?}", back.elapsed());
+
+    // A definition that somebody deletes, for longer than the runtime's own attempts take to become rare.
+    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
+    definitions.delete("kafkatopics.letterbox.dev", &DeleteParams::default()).await.unwrap();
+    let names_it = || async { ask(port, "/readyz").await.contains("no CustomResourceDefinition kafkatopics.letterbox.dev;") };
+    server.until("/readyz names it", names_it).await;
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    install(server, client).await;
+    let back = tokio::time::Instant::now();
+    let topics: Api<KafkaTopic> = Api::namespaced(client.clone(), "default");
+    let topic: KafkaTopic = serde_json::from_value(json!({
+        "apiVersion": "letterbox.dev/v1alpha1", "kind": "KafkaTopic", "metadata": {"name": "noticed"}, "spec": {"clusterRef": {"name": "patient"}},
+    }))
+    .unwrap();
+    topics.create(&PostParams::default(), &topic).await.unwrap();
+    server.until("a topic is looked at", || async { topics.get("noticed").await.unwrap().status.is_some() }).await;
+    assert!(back.elapsed() < Duration::from_secs(5), "it was noticed after {:?}", back.elapsed());
+    server.until("/readyz is well", || async { ask(port, "/readyz").await.starts_with("HTTP/1.1 200") }).await;
+    operator.abort();
+    topics.delete("noticed", &DeleteParams::default()).await.unwrap();
+    clusters.delete("patient", &DeleteParams::default()).await.unwrap();
+}
+
 async fn the_whole_operator_runs(server: &Server, client: &Client) {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     for name in ["doomed", "doomed-too"] {
@@ -737,4 +810,11 @@ async fn the_whole_operator_runs(server: &Server, client: &Client) {
     tokio::time::timeout(Duration::from_secs(10), operator).await.expect("it ends").unwrap().unwrap();
     let doomed: Api<KafkaTopic> = Api::namespaced(client.clone(), "doomed-too");
     assert!(doomed.get("early").await.unwrap().finalizers().is_empty());
+
+    // A replica that stops in order gives the Lease back, and the next one leads at once.
+    let began = tokio::time::Instant::now();
+    let third = start("c");
+    server.until("the third replica leads", || leads("c")).await;
+    assert!(began.elapsed() < Duration::from_secs(2), "it leads after {:?}", began.elapsed());
+    third.abort();
 }

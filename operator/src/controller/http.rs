@@ -1,36 +1,23 @@
 //! `/livez`, `/readyz` and `/metrics` of the operator itself.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::routing::get;
 use letterbox_env::{BoxListener, BoxStream};
+use tokio::sync::watch;
 
 use super::metrics::Metrics;
-
-/// What `/readyz` says.
-#[derive(Default)]
-pub(crate) struct Health {
-    ready: AtomicBool,
-}
-
-impl Health {
-    pub(crate) fn set_ready(&self) {
-        self.ready.store(true, Ordering::Relaxed);
-    }
-}
+use super::probe::Health;
 
 /// Serves until it is dropped.
-pub(crate) async fn serve(listener: BoxListener, health: Arc<Health>, metrics: Metrics) {
+pub(crate) async fn serve(listener: BoxListener, health: watch::Receiver<Health>, metrics: Metrics) {
     let ready = move || async move {
-        if health.ready.load(Ordering::Relaxed) {
-            (StatusCode::OK, "ok\n")
-        } else {
-            (StatusCode::SERVICE_UNAVAILABLE, "the API server has not been reached yet\n")
+        match &*health.borrow() {
+            None => (StatusCode::OK, "ok\n".to_owned()),
+            Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
         }
     };
     let text = || async move { ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], metrics.text()) };

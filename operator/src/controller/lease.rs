@@ -2,10 +2,12 @@
 //!
 //! Whether another holder is still there is judged by how long its record has not changed on our own monotonic clock,
 //! never by comparing wall clocks of two machines. Every write carries the version that was read.
+//!
+//! An API server that does not answer, or refuses, is waited for: leadership ends, and the process goes on trying. One that stops in
+//! order gives the Lease back, so that the next one leads at once.
 
 use std::time::Duration;
 
-use anyhow::Context as _;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
@@ -13,6 +15,8 @@ use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt as _};
 use letterbox_env::Env;
 use tokio::time::Instant;
+
+use crate::platform::kubernetes::said as said_by;
 
 /// Where leadership is recorded.
 #[derive(Clone, Debug)]
@@ -29,11 +33,17 @@ pub struct LeaseOptions {
 const DURATION: Duration = Duration::from_secs(15);
 /// How long we go on without a successful renewal; shorter than [`DURATION`], so that we stop before another begins.
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
-/// Between two attempts.
-const RETRY: Duration = Duration::from_secs(2);
+/// Between two renewals.
+const RENEW: Duration = Duration::from_secs(2);
+/// Between two attempts to lead, so that a Lease that was given back is taken within two seconds.
+const RETRY: Duration = Duration::from_secs(1);
+/// How long one call may take while we do not lead.
+const CALL_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a stopping operator takes to give the Lease back.
+const RELEASE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Leadership.
-pub struct Held {
+pub(crate) struct Held {
     env: Env,
     api: Api<Lease>,
     options: LeaseOptions,
@@ -41,58 +51,60 @@ pub struct Held {
     renewed: Instant,
 }
 
-/// Waits until we lead.
-///
-/// # Errors
-/// When the Lease may not be read or written.
-pub(crate) async fn acquire(env: &Env, client: &Client, options: &LeaseOptions) -> anyhow::Result<Held> {
+/// Waits until we lead, for ever if need be.
+pub(crate) async fn acquire(env: &Env, client: &Client, options: &LeaseOptions) -> Held {
     let api: Api<Lease> = Api::namespaced(client.clone(), &options.namespace);
     let mut seen: Option<(Option<String>, Instant)> = None;
-    let mut said = false;
+    // What was said last: an attempt each second is not a line each second.
+    let mut said = String::new();
     loop {
         let began = Instant::now();
-        let attempt = match api.get_opt(&options.name).await {
-            Ok(None) => api.create(&PostParams::default(), &record(env, options, None)).await.map(Some),
-            Ok(Some(live)) => {
-                let version = live.resource_version();
-                if seen.as_ref().is_none_or(|(known, _)| *known != version) {
-                    seen = Some((version, Instant::now()));
-                }
-                let quiet = seen.as_ref().map_or(Duration::ZERO, |(_, since)| since.elapsed());
-                let holder = live.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default();
-                if holder.is_empty() || holder == options.identity || quiet > DURATION {
-                    api.replace(&options.name, &PostParams::default(), &record(env, options, Some(&live))).await.map(Some)
-                } else {
-                    if !said {
-                        tracing::info!(holder, "another replica leads");
-                        said = true;
-                    }
-                    Ok(None)
-                }
-            }
-            Err(error) => Err(error),
-        };
-        match attempt {
-            Ok(Some(lease)) => {
+        let attempt = tokio::time::timeout(CALL_DEADLINE, attempt(env, &api, options, &mut seen)).await;
+        let waits_for = match attempt {
+            Ok(Ok(Ok(lease))) => {
                 tracing::info!(identity = options.identity, "this replica leads");
-                return Ok(Held { env: env.clone(), api, options: options.clone(), lease, renewed: began });
+                return Held { env: env.clone(), api, options: options.clone(), lease, renewed: began };
             }
-            Ok(None) => {}
-            Err(kube::Error::Api(status)) if status.code == 409 => {}
-            Err(kube::Error::Api(status)) if status.code == 403 => {
-                return Err(kube::Error::Api(status)).context(format!("take the Lease {}/{}", options.namespace, options.name));
-            }
-            Err(error) => tracing::warn!(%error, "the Lease could not be read or written; trying again"),
+            Ok(Ok(Err(holder))) => format!("another replica leads: {holder}"),
+            Ok(Err(kube::Error::Api(status))) if status.code == 409 => said.clone(),
+            Ok(Err(error)) => format!("the Lease {}/{} cannot be taken: {}", options.namespace, options.name, said_by(&error)),
+            Err(_) => format!("the API server does not answer within {} s", CALL_DEADLINE.as_secs()),
+        };
+        if waits_for != said {
+            tracing::info!("{waits_for}; trying again");
+            said = waits_for;
         }
         tokio::time::sleep(RETRY).await;
     }
 }
 
+/// Takes the Lease if nobody else holds it; or else who does.
+async fn attempt(
+    env: &Env,
+    api: &Api<Lease>,
+    options: &LeaseOptions,
+    seen: &mut Option<(Option<String>, Instant)>,
+) -> kube::Result<Result<Lease, String>> {
+    let Some(live) = api.get_opt(&options.name).await? else {
+        return api.create(&PostParams::default(), &record(env, options, None)).await.map(Ok);
+    };
+    let version = live.resource_version();
+    if seen.as_ref().is_none_or(|(known, _)| *known != version) {
+        *seen = Some((version, Instant::now()));
+    }
+    let quiet = seen.as_ref().map_or(Duration::ZERO, |(_, since)| since.elapsed());
+    let holder = live.spec.as_ref().and_then(|spec| spec.holder_identity.clone()).unwrap_or_default();
+    if holder.is_empty() || holder == options.identity || quiet > DURATION {
+        return api.replace(&options.name, &PostParams::default(), &record(env, options, Some(&live))).await.map(Ok);
+    }
+    Ok(Err(holder))
+}
+
 impl Held {
     /// Renews for as long as it works; returns why it no longer does.
-    pub async fn keep(mut self) -> anyhow::Error {
+    pub(crate) async fn keep(&mut self) -> String {
         loop {
-            tokio::time::sleep(RETRY).await;
+            tokio::time::sleep(RENEW).await;
             let began = Instant::now();
             let next = record(&self.env, &self.options, Some(&self.lease));
             let left = RENEW_DEADLINE.saturating_sub(self.renewed.elapsed());
@@ -105,15 +117,31 @@ impl Held {
                     Ok(live) if live.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()) == Some(&self.options.identity) => {
                         self.lease = live
                     }
-                    Ok(_) => return anyhow::anyhow!("another replica took the Lease"),
-                    Err(error) => tracing::warn!(%error, "the Lease could not be read"),
+                    Ok(_) => return "another replica took the Lease".to_owned(),
+                    Err(error) => tracing::warn!(error = said_by(&error), "the Lease could not be read"),
                 },
-                Ok(Err(error)) => tracing::warn!(%error, "the Lease was not renewed"),
+                Ok(Err(error)) => tracing::warn!(error = said_by(&error), "the Lease was not renewed"),
                 Err(_) => {}
             }
             if self.renewed.elapsed() >= RENEW_DEADLINE {
-                return anyhow::anyhow!("the Lease could not be renewed for {} s", RENEW_DEADLINE.as_secs());
+                return format!("the Lease could not be renewed for {} s", RENEW_DEADLINE.as_secs());
             }
+        }
+    }
+
+    /// Gives the Lease back, so that another replica leads at once. Call it when nothing is being changed any more.
+    pub(crate) async fn release(self) {
+        let mut free = record(&self.env, &self.options, Some(&self.lease));
+        if let Some(spec) = &mut free.spec {
+            spec.holder_identity = None;
+        }
+        // With the version that was read last: a Lease that somebody else took is left alone.
+        let params = PostParams::default();
+        let call = self.api.replace(&self.options.name, &params, &free);
+        match tokio::time::timeout(RELEASE_DEADLINE, call).await {
+            Ok(Ok(_)) => tracing::info!("the Lease is given back"),
+            Ok(Err(error)) => tracing::warn!(error = said_by(&error), "the Lease was not given back"),
+            Err(_) => tracing::warn!("the Lease was not given back within {} s", RELEASE_DEADLINE.as_secs()),
         }
     }
 }

@@ -58,8 +58,8 @@ impl Metrics {
         Self { registry: Arc::new(registry), passes, faults, seconds, not_ready, reasons: Arc::default(), leader }
     }
 
-    pub(crate) fn set_leader(&self) {
-        self.leader.set(1);
+    pub(crate) fn set_leader(&self, leads: bool) {
+        self.leader.set(i64::from(leads));
     }
 
     pub(crate) fn count_pass(&self, kind: &'static str, took: Duration, faulty: bool) {

@@ -5,6 +5,7 @@ mod events;
 mod http;
 mod lease;
 mod metrics;
+mod probe;
 mod topic;
 
 use std::sync::Arc;
@@ -16,8 +17,11 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::runtime::controller;
 use letterbox_env::Env;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
-pub use lease::{Held, LeaseOptions};
+use lease::Held;
+pub use lease::LeaseOptions;
 pub use topic::KubernetesHome;
 
 /// How the operator's process runs.
@@ -58,44 +62,48 @@ impl Context {
     }
 }
 
-/// Runs the operator until SIGTERM or SIGINT, or until it loses its lease.
+/// Runs the operator until SIGTERM or SIGINT.
+///
+/// An API server that does not answer and definitions that are missing are waited for, and so is leadership.
 ///
 /// # Errors
-/// When the API server cannot be reached at start, the port of health is taken, or the lease was lost.
+/// When the port of health is taken, or signals cannot be listened for.
 pub async fn run(env: Env, client: Client, options: Options) -> anyhow::Result<()> {
-    let health = Arc::new(http::Health::default());
+    let (told, health) = watch::channel(probe::unknown());
     let metrics = metrics::Metrics::new();
     let listener =
         env.net.bind(&options.listen.0, options.listen.1).await.with_context(|| format!("listen on port {}", options.listen.1))?;
-    let server = tokio::spawn(http::serve(listener, health.clone(), metrics.clone()));
+    let mut background = JoinSet::new();
+    background.spawn(http::serve(listener, health.clone(), metrics.clone()));
+    background.spawn(probe::run(client.clone(), told));
+    tracing::info!(namespaces = ?options.namespaces, image = %options.image, "operator started");
 
-    let version = client.apiserver_version().await.context("ask the API server for its version")?;
-    tracing::info!(kubernetes = %version.git_version, namespaces = ?options.namespaces, image = %options.image, "operator started");
-    health.set_ready();
-
-    let result = tokio::select! {
-        biased;
-        signal = stop_signal() => signal,
-        result = lead(env, client.clone(), options.clone(), metrics) => result,
-    };
-    server.abort();
-    if result.is_ok() {
-        let scopes = scopes(&options);
-        let let_go = scopes.iter().map(|scope| topic::let_go_of_doomed(&client, scope.as_deref()));
-        if tokio::time::timeout(LET_GO_DEADLINE, futures::future::join_all(let_go)).await.is_err() {
-            tracing::warn!("some topics may still hold a namespace that is being deleted");
+    let scopes = scopes(&options);
+    let held = lead_until(stop_signal(), env, client.clone(), options, metrics, health).await?;
+    let let_go = futures::future::join_all(scopes.iter().map(|scope| topic::let_go_of_doomed(&client, scope.as_deref())));
+    let release = async {
+        if let Some(held) = held {
+            held.release().await;
         }
+    };
+    // Another replica may lead while we let go: whoever does it, the outcome is the same.
+    let (let_go, ()) = tokio::join!(tokio::time::timeout(LET_GO_DEADLINE, let_go), release);
+    if let_go.is_err() {
+        tracing::warn!("some topics may still hold a namespace that is being deleted");
     }
-    result
+    Ok(())
 }
 
-/// Waits for leadership, then reconciles; ends when it is lost.
-async fn lead(env: Env, client: Client, options: Options, metrics: metrics::Metrics) -> anyhow::Result<()> {
-    let held = match &options.lease {
-        Some(lease) => Some(lease::acquire(&env, &client, lease).await?),
-        None => None,
-    };
-    metrics.set_leader();
+/// Waits for leadership and reconciles, again and again, until `stop`; then what is held of leadership, with nothing going on any more.
+async fn lead_until(
+    stop: impl Future<Output = anyhow::Result<()>>,
+    env: Env,
+    client: Client,
+    options: Options,
+    metrics: metrics::Metrics,
+    mut health: watch::Receiver<probe::Health>,
+) -> anyhow::Result<Option<Held>> {
+    tokio::pin!(stop);
     let context = Arc::new(Context {
         events: events::Events::new(client.clone()),
         clusters: crate::platform::kubernetes::Kubernetes::new(client.clone(), options.image.clone()),
@@ -105,17 +113,46 @@ async fn lead(env: Env, client: Client, options: Options, metrics: metrics::Metr
         client,
         options,
     });
-    let work = reconcile_all(context);
-    match held {
-        None => work.await,
-        Some(held) => tokio::select! {
+    loop {
+        let mut held = match &context.options.lease {
+            None => None,
+            Some(lease) => tokio::select! {
+                biased;
+                stopped = &mut stop => return stopped.map(|()| None),
+                held = lease::acquire(&context.env, &context.client, lease) => Some(held),
+            },
+        };
+        context.metrics.set_leader(true);
+        // What was begun is dropped as soon as one of these ends: somebody else may lead by then, and every step is safe to repeat.
+        let lost = tokio::select! {
             biased;
-            // What was begun is dropped at once: somebody else may lead by now, and every step is safe to repeat.
-            lost = held.keep() => return Err(lost),
-            () = work => {}
-        },
+            stopped = &mut stop => return stopped.map(|()| held),
+            lost = keep(&mut held) => lost,
+            () = work(&context, &mut health) => "the watches ended".to_owned(),
+        };
+        context.metrics.set_leader(false);
+        tracing::warn!(why = lost, "this replica does not lead any more");
     }
-    anyhow::bail!("the watches ended")
+}
+
+/// Ends when leadership is lost, which a replica without a Lease never does.
+async fn keep(held: &mut Option<Held>) -> String {
+    match held {
+        Some(held) => held.keep().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Reconciles for ever. Watches begin afresh when the API server, or a definition, is back after it was missing.
+async fn work(context: &Arc<Context>, health: &mut watch::Receiver<probe::Health>) {
+    loop {
+        probe::well(health).await;
+        tokio::select! {
+            biased;
+            () = probe::returned(health) => {}
+            () = reconcile_all(context.clone()) => return,
+        }
+    }
 }
 
 /// Each watched namespace, or `None` for all of them.

@@ -471,7 +471,26 @@ fn resource(kind: Kind) -> ApiResource {
 pub(crate) fn api_fault(what: &str, error: &kube::Error) -> Fault {
     let (reason, said) = match error {
         kube::Error::Api(status) if !status.reason.is_empty() => (status.reason.clone(), status.message.clone()),
-        other => ("KubernetesError".to_owned(), other.to_string()),
+        other => ("KubernetesError".to_owned(), self::said(other)),
     };
     Fault { reason, message: format!("{what}: {said}") }
+}
+
+/// What went wrong, down to its cause ("Connection refused").
+pub(crate) fn said(error: &kube::Error) -> String {
+    if let kube::Error::Api(status) = error
+        && !status.message.is_empty()
+    {
+        return status.message.clone();
+    }
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(deeper) = cause {
+        let said = deeper.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        cause = deeper.source();
+    }
+    text
 }
