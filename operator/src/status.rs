@@ -9,7 +9,7 @@ use crate::api::{
 };
 use crate::desired::Blueprint;
 use crate::observe::{Observed, Part, Run};
-use crate::plan::{Plan, Step, TopicPlan, TopicStep, Wait};
+use crate::plan::{ClusterState, Plan, Step, TopicPlan, TopicStep, TopicWait, Wait};
 
 /// A step that did not work.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,6 +134,13 @@ pub fn topic_status(topic: &KafkaTopic, plan: &TopicPlan, live: Option<&Topic>, 
     let old = topic.status.clone().unwrap_or_default();
     let generation = topic.metadata.generation;
     let paused = is_paused(&topic.metadata);
+    if fault.is_none() && plan.wait == Some(TopicWait::Cluster(ClusterState::Restarting)) && topic.metadata.deletion_timestamp.is_none() {
+        // It changes nothing about a topic that was looked at since its spec changed.
+        let told = find_condition(&old.conditions, READY).filter(|ready| ready.observed_generation == generation);
+        if told.is_some_and(|ready| ready.reason != TopicWait::Cluster(ClusterState::Restarting).reason()) {
+            return old;
+        }
+    }
     let mut conditions: Vec<Condition> = old.conditions;
     let mut set = |type_: &str, status: bool, reason: &str, message: String| {
         set_condition(&mut conditions, condition(type_, status, reason, message, generation, now.clone()));
@@ -161,7 +168,7 @@ pub fn topic_status(topic: &KafkaTopic, plan: &TopicPlan, live: Option<&Topic>, 
     match (fault, refusal, &plan.wait) {
         (Some(fault), ..) => set(DEGRADED, true, &fault.reason, fault.message.clone()),
         (None, Some(refusal), _) => set(DEGRADED, true, refusal.reason(), refusal.to_string()),
-        (None, None, Some(wait @ crate::plan::TopicWait::OtherOwner(_))) => set(DEGRADED, true, wait.reason(), wait.to_string()),
+        (None, None, Some(wait @ TopicWait::OtherOwner(_))) => set(DEGRADED, true, wait.reason(), wait.to_string()),
         _ => set(DEGRADED, false, "NoFault", String::new()),
     }
     set(PAUSED, paused, if paused { "PausedByAnnotation" } else { "NotPaused" }, String::new());

@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use letterbox_operator::api::{
     DEGRADED, DeletionPolicy, KafkaCluster, KafkaClusterSpec, KafkaClusterStatus, KafkaTopic, KafkaTopicStatus, PAUSE_ANNOTATION, PAUSED,
-    PROGRESSING, READY, TOPIC_FINALIZER, find_condition, is_true,
+    PROGRESSING, READY, TOPIC_FINALIZER, condition, find_condition, is_true,
 };
 use letterbox_operator::observe::Part;
 use letterbox_operator::plan::{ClusterState, Step, TopicFacts, TopicStep, has_finalizer};
@@ -201,7 +201,7 @@ fn a_volume_that_cannot_grow_degrades_the_cluster_and_keeps_no_topic_waiting() {
     model.with(|state| (state.has_access, state.steps_left) = (false, Some(0)));
     let missing = pass(&model, &mut cluster);
     assert_eq!(ready_reason(&missing), ("False".into(), "Killed".into()));
-    assert_eq!(ClusterState::of(Some(&cluster)), ClusterState::Ready);
+    assert_eq!(ClusterState::of(Some(&cluster), &now()), ClusterState::Ready);
 }
 
 #[test]
@@ -260,14 +260,21 @@ fn part_of(step: &Step) -> Part {
 #[test]
 fn a_cluster_is_asked_about_topics_while_a_broker_of_it_serves() {
     let mut cluster = cluster(json!({}));
-    assert_eq!(ClusterState::of(None), ClusterState::Missing);
-    assert_eq!(ClusterState::of(Some(&cluster)), ClusterState::NotReady(String::new()));
+    assert_eq!(ClusterState::of(None, &now()), ClusterState::Missing);
+    assert_eq!(ClusterState::of(Some(&cluster), &now()), ClusterState::NotReady);
     cluster.status = Some(KafkaClusterStatus { phase: "Starting 0/1".into(), ..KafkaClusterStatus::default() });
-    assert_eq!(ClusterState::of(Some(&cluster)), ClusterState::NotReady("Starting 0/1".into()));
+    assert_eq!(ClusterState::of(Some(&cluster), &now()), ClusterState::NotReady);
     cluster.status.as_mut().unwrap().ready_replicas = 1;
-    assert_eq!(ClusterState::of(Some(&cluster)), ClusterState::Ready);
+    assert_eq!(ClusterState::of(Some(&cluster), &now()), ClusterState::Ready);
+    // It served, and went away: for a minute nobody is alarmed.
+    let status = cluster.status.as_mut().unwrap();
+    (status.ready_replicas, status.cluster_id) = (0, Some("id".into()));
+    status.conditions.push(condition(READY, false, "BrokerStarting", "", None, now()));
+    let later = |second: i64| Time(Timestamp::from_second(second).unwrap());
+    assert_eq!(ClusterState::of(Some(&cluster), &later(59)), ClusterState::Restarting);
+    assert_eq!(ClusterState::of(Some(&cluster), &later(60)), ClusterState::NotReady);
     cluster.metadata.deletion_timestamp = Some(now());
-    assert_eq!(ClusterState::of(Some(&cluster)), ClusterState::Deleting);
+    assert_eq!(ClusterState::of(Some(&cluster), &now()), ClusterState::Deleting);
 }
 
 #[test]
@@ -283,7 +290,7 @@ fn an_unknown_address_is_waited_for_by_name_and_only_by_its_listener() {
         assert_eq!(ready_reason(&waiting), ("False".into(), "WaitingForAddress".into()));
         assert!(waiting.status.phase.contains("listener outside"), "{}", waiting.status.phase);
     }
-    assert_eq!(ClusterState::of(Some(&cluster)), ClusterState::Ready, "it serves the others");
+    assert_eq!(ClusterState::of(Some(&cluster), &now()), ClusterState::Ready, "it serves the others");
     // And it is looked after.
     model.with(|state| state.brokers.get_mut(&0).unwrap().defined.1 = "by hand".into());
     assert!(matches!(pass(&model, &mut cluster).done.as_slice(), [Step::ApplyBroker { .. }]));
@@ -453,6 +460,34 @@ fn a_topic_waits_for_its_cluster_and_is_then_made() {
 }
 
 #[test]
+fn a_broker_that_restarts_costs_no_write_per_topic_and_an_outage_one() {
+    let mut world = World::new(json!({"partitions": 3}));
+    world.pass().unwrap();
+    let writes = |world: &World, left: u32| *world.home.writes_left.lock().unwrap() = Some(left);
+    writes(&world, 0);
+    for cluster in [ClusterState::Restarting, ClusterState::Ready, ClusterState::Restarting] {
+        world.cluster = cluster;
+        world.pass().unwrap();
+        assert_eq!(world.ready(), ("True".into(), "Ready".into()));
+    }
+    writes(&world, 1);
+    world.cluster = ClusterState::NotReady;
+    for _ in 0..3 {
+        world.pass().unwrap();
+        assert_eq!(world.ready(), ("False".into(), "WaitingForCluster".into()));
+        world.cluster = if world.cluster == ClusterState::Restarting { ClusterState::NotReady } else { ClusterState::Restarting };
+    }
+    let message = world.home.with(|topic| find_condition(&topic.status.as_ref().unwrap().conditions, READY).unwrap().message.clone());
+    assert!(message.starts_with("cluster not ready"), "{message}");
+    // A spec that changed meanwhile is answered.
+    world.home.with(|topic| topic.metadata.generation = Some(2));
+    writes(&world, 1);
+    world.cluster = ClusterState::Restarting;
+    world.pass().unwrap();
+    assert_eq!(world.home.with(|topic| topic.status.as_ref().unwrap().observed_generation), Some(2));
+}
+
+#[test]
 fn what_was_changed_by_hand_is_put_back_and_foreign_keys_are_left() {
     let world = World::new(json!({"partitions": 3, "config": {"retention.ms": "1000", "segment.ms": "5"}}));
     world.pass().unwrap();
@@ -521,7 +556,7 @@ fn a_finalizer_never_outlives_the_cluster_or_holds_a_namespace() {
         world.pass().unwrap();
         assert!(world.is_held());
         world.delete();
-        world.cluster = ClusterState::NotReady("restarting".into());
+        world.cluster = ClusterState::NotReady;
         assert!(!world.pass().unwrap().released, "while the cluster restarts, the topic waits for it");
         world.cluster = gone;
         assert!(world.pass().unwrap().released);
@@ -537,7 +572,7 @@ fn an_object_is_let_go_before_the_deletion_of_its_namespace_reaches_it() {
         let annotations = BTreeMap::from([(PAUSE_ANNOTATION.to_owned(), paused.to_string())]);
         world.home.with(|topic| topic.metadata.annotations = Some(annotations));
         world.namespace_terminating = true;
-        for cluster in [ClusterState::NotReady("its pod is gone".into()), ClusterState::Ready] {
+        for cluster in [ClusterState::NotReady, ClusterState::Ready] {
             world.cluster = cluster;
             world.pass().unwrap();
             assert!(!world.is_held(), "and it is not held again");

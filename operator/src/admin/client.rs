@@ -21,13 +21,33 @@ pub struct ClientAdmin {
     /// How long a call may take with all its retries.
     timeout: Duration,
     client: Mutex<Option<Client>>,
-    /// When it last did not answer, and why; `None` since it did.
-    failure: std::sync::Mutex<Option<(Instant, String)>>,
+    /// Since when it does not answer; `None` while it does.
+    failure: std::sync::Mutex<Option<Failure>>,
 }
 
-/// How long a cluster that did not answer is not asked again: its topics, and those of every other cluster, share the passes
-/// that run at a time.
-const PAUSE: Duration = Duration::from_secs(3);
+/// A time in which the cluster did not answer.
+#[derive(Clone, Debug)]
+struct Failure {
+    since: Instant,
+    /// What the first call met.
+    why: String,
+    /// When it was last asked.
+    asked: Instant,
+    /// How often it was asked in vain.
+    times: u32,
+}
+
+impl Failure {
+    /// How long it is not asked again: its topics, and those of every other cluster, share the passes that run at a time.
+    fn pause(&self) -> Duration {
+        PAUSE_MIN.saturating_mul(1 << self.times.saturating_sub(1).min(16)).min(PAUSE_MAX)
+    }
+}
+
+/// The pause after the first failure: a cluster that has just started is asked again soon.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+/// The longest pause.
+const PAUSE_MAX: Duration = Duration::from_secs(3);
 
 impl ClientAdmin {
     /// A cluster at `bootstrap` (`host:port`), each call ending within `timeout`. Nothing is connected yet.
@@ -41,13 +61,13 @@ impl ClientAdmin {
             (Ok(slot), _) => slot,
             (Err(_), None) => self.client.lock().await,
             // Another call finds out already whether it answers again.
-            (Err(_), Some((_, why))) => return Err(AdminError::Unreachable(why)),
+            (Err(_), Some(Failure { why, .. })) => return Err(AdminError::Unreachable(why)),
         };
         if let Some(client) = &*slot {
             return Ok(client.clone());
         }
-        if let Some((_, why)) = self.failure().filter(|(at, _)| at.elapsed() < PAUSE) {
-            return Err(AdminError::Unreachable(why));
+        if let Some(failure) = self.failure().filter(|failure| failure.asked.elapsed() < failure.pause()) {
+            return Err(AdminError::Unreachable(failure.why));
         }
         let options = ClientOptions {
             client_id: "letterbox-operator".to_owned(),
@@ -62,17 +82,25 @@ impl ClientAdmin {
         Ok(client)
     }
 
-    fn failure(&self) -> Option<(Instant, String)> {
+    /// How long the cluster has not answered, and what the first call met; `None` while it answers.
+    #[must_use]
+    pub fn silence(&self) -> Option<(Duration, String)> {
+        self.failure().map(|failure| (failure.since.elapsed(), failure.why))
+    }
+
+    fn failure(&self) -> Option<Failure> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Remembers whether it answered, be it with an error.
     fn note<T>(&self, result: &Result<T, Error>) {
-        let failure = match result {
-            Ok(_) | Err(Error::Broker(_)) => None,
-            Err(error) => Some((Instant::now(), error.to_string())),
+        let now = Instant::now();
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        *failure = match (result, failure.take()) {
+            (Ok(_) | Err(Error::Broker(_)), _) => None,
+            (Err(_), Some(known)) => Some(Failure { asked: now, times: known.times.saturating_add(1), ..known }),
+            (Err(error), None) => Some(Failure { since: now, why: error.to_string(), asked: now, times: 1 }),
         };
-        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
     }
 
     /// Runs `call`; after a fault of the connection the next call makes a new one.

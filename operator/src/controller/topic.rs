@@ -1,27 +1,28 @@
 //! The controller of `KafkaTopic`.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::runtime::controller::Action;
-use kube::runtime::reflector::{ObjectRef, Store};
-use kube::runtime::{Controller, watcher};
+use kube::runtime::reflector::store::Writer;
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::{Controller, WatchStreamExt as _, watcher};
 use kube::{Client, ResourceExt as _};
 use letterbox_env::{BoxFuture, Env};
 use serde_json::json;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::{Context, PassFailed, RESYNC, WAITING, scoped, told};
-use crate::admin::{ClientAdmin, KafkaAdmin as _};
+use super::{Context, PassFailed, RESYNC, scoped, told};
+use crate::admin::{AdminError, ClientAdmin, KafkaAdmin as _};
 use crate::api::{DEGRADED, DeletionPolicy, KafkaCluster, KafkaTopic, KafkaTopicStatus, READY, TOPIC_FINALIZER, find_condition, is_true};
 use crate::desired::objects::MANAGER;
 use crate::desired::{bootstrap_name, internal_listener};
-use crate::plan::{ClusterState, TopicFacts, has_finalizer};
+use crate::plan::{ClusterState, RESTART_PATIENCE_SECONDS, TopicFacts, TopicWait, has_finalizer};
 use crate::platform::kubernetes::api_fault;
 use crate::reconcile::{TopicHome, TopicPass, reconcile_topic};
 use crate::status::Fault;
@@ -30,10 +31,22 @@ const KIND: &str = "KafkaTopic";
 /// How long one admin call may take, retries included.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The first pause after a pass that ended with a wait or a fault; it doubles with each one that follows, up to [`RETRY_MAX`].
+const RETRY_MIN: Duration = Duration::from_millis(250);
+/// The longest such pause. A pass that waits for its cluster asks nobody, so even thousands of them cost the API server nothing.
+const RETRY_MAX: Duration = Duration::from_secs(10);
+/// How long the answer to "is this namespace being deleted?" holds for all topics in it.
+const NAMESPACE_FRESH: Duration = Duration::from_secs(5);
+/// How long a pass waits for the first list of clusters.
+const LIST_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A namespace and the name of a cluster in it.
+type ClusterKey = (String, String);
+
 /// One Kafka client per cluster, shared by all of its topics.
 pub(crate) struct Admins {
     env: Env,
-    known: Mutex<BTreeMap<String, Arc<ClientAdmin>>>,
+    known: Mutex<BTreeMap<ClusterKey, (String, Arc<ClientAdmin>)>>,
 }
 
 impl Admins {
@@ -46,8 +59,17 @@ impl Admins {
         let port = internal_listener(&cluster.spec.listeners)?.port;
         let address = format!("{}.{}.svc:{port}", bootstrap_name(&cluster.name_any()), cluster.namespace().unwrap_or_default());
         let mut known = self.known.lock().await;
-        let make = || Arc::new(ClientAdmin::new(self.env.clone(), address.clone(), CALL_TIMEOUT));
-        Some(known.entry(address.clone()).or_insert_with(make).clone())
+        let make = || (address.clone(), Arc::new(ClientAdmin::new(self.env.clone(), address.clone(), CALL_TIMEOUT)));
+        let entry = known.entry(key_of(cluster)).or_insert_with(make);
+        if entry.0 != address {
+            *entry = make();
+        }
+        Some(entry.1.clone())
+    }
+
+    /// Closes the connections to a cluster that is gone.
+    async fn forget(&self, cluster: &ClusterKey) {
+        self.known.lock().await.remove(cluster);
     }
 }
 
@@ -55,6 +77,80 @@ impl Admins {
 struct TopicContext {
     shared: Arc<Context>,
     topics: Store<KafkaTopic>,
+    /// The clusters as the watch that wakes their topics last saw them: a pass never misses what woke it.
+    clusters: Store<KafkaCluster>,
+    /// How often in a row a topic was tried in vain.
+    tries: std::sync::Mutex<HashMap<ObjectRef<KafkaTopic>, u32>>,
+    /// Which namespaces are being deleted, and when that was asked.
+    terminating: Mutex<BTreeMap<String, (Instant, bool)>>,
+}
+
+impl TopicContext {
+    /// The cluster of `topic`.
+    async fn cluster_of(&self, topic: &KafkaTopic) -> Result<Option<Arc<KafkaCluster>>, Fault> {
+        // An empty list is no news before there is one.
+        let unread = || Fault { reason: "NotChecked".to_owned(), message: "the KafkaClusters could not be listed yet".to_owned() };
+        match tokio::time::timeout(LIST_DEADLINE, self.clusters.wait_until_ready()).await {
+            Ok(Ok(())) => {}
+            _ => return Err(unread()),
+        }
+        let (namespace, name) = cluster_key_of(topic);
+        Ok(self.clusters.get(&ObjectRef::new(&name).within(&namespace)))
+    }
+
+    /// Whether `namespace` is being deleted: asked at most once in a while, however many topics there are in it.
+    async fn is_terminating(&self, namespace: &str, now_or_cached: Freshness) -> bool {
+        let mut known = self.terminating.lock().await;
+        if let (Freshness::Cached, Some((asked, answer))) = (now_or_cached, known.get(namespace))
+            && asked.elapsed() < NAMESPACE_FRESH
+        {
+            return *answer;
+        }
+        let answer = is_terminating(&self.shared.client, namespace).await;
+        known.insert(namespace.to_owned(), (Instant::now(), answer));
+        answer
+    }
+
+    /// The pause before `topic` is looked at again; shorter the less often it was tried. Never the same for two topics, so that they
+    /// do not come all at once.
+    fn next_pause(&self, topic: &KafkaTopic, settled: bool) -> Duration {
+        let mut tries = self.tries.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = ObjectRef::from_obj(topic);
+        if settled {
+            tries.remove(&key);
+            return jittered(&self.shared.env, RESYNC);
+        }
+        let tried = tries.entry(key).or_default();
+        let pause = RETRY_MIN.saturating_mul(1 << (*tried).min(16)).min(RETRY_MAX);
+        *tried = tried.saturating_add(1);
+        jittered(&self.shared.env, pause)
+    }
+
+    fn forget(&self, topic: &KafkaTopic) {
+        self.tries.lock().unwrap_or_else(PoisonError::into_inner).remove(&ObjectRef::from_obj(topic));
+    }
+}
+
+/// Between three quarters and five quarters of `pause`.
+fn jittered(env: &Env, pause: Duration) -> Duration {
+    let half = pause / 2;
+    let part = u32::try_from(env.random_u64() % 1024).unwrap_or(0);
+    half + half / 2 + half * part / 1024
+}
+
+/// How old an answer may be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Freshness {
+    Now,
+    Cached,
+}
+
+fn key_of(cluster: &KafkaCluster) -> ClusterKey {
+    (cluster.namespace().unwrap_or_default(), cluster.name_any())
+}
+
+fn cluster_key_of(topic: &KafkaTopic) -> ClusterKey {
+    (topic.namespace().unwrap_or_default(), topic.spec.cluster_ref.name.clone())
 }
 
 /// Reconciles the topics of one namespace, or of all, for ever.
@@ -65,20 +161,86 @@ pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
         .with_config(kube::runtime::controller::Config::default().concurrency(16));
     let topics = controller.store();
     let metrics = context.metrics.clone();
-    let of_cluster = topics.clone();
-    let own_context = Arc::new(TopicContext { shared: context.clone(), topics });
+    let (clusters, writer) = reflector::store();
+    let own_context = Arc::new(TopicContext {
+        shared: context.clone(),
+        topics,
+        clusters,
+        tries: std::sync::Mutex::default(),
+        terminating: Mutex::default(),
+    });
     controller
-        .watches(scoped::<KafkaCluster>(client, scope), watcher::Config::default(), move |cluster| {
-            let (name, namespace) = (cluster.name_any(), cluster.namespace());
-            let is_its = |topic: &Arc<KafkaTopic>| topic.namespace() == namespace && topic.spec.cluster_ref.name == name;
-            of_cluster.state().into_iter().filter(is_its).map(|topic| ObjectRef::from_obj(&*topic)).collect::<Vec<_>>()
-        })
-        .run(reconcile, |_, _, _| Action::requeue(WAITING), own_context)
+        .reconcile_on(woken_by_clusters(own_context.clone(), scope, writer))
+        .reconcile_on(held_in_doomed_namespaces(own_context.clone()))
+        .run(reconcile, |topic, _, context| Action::requeue(context.next_pause(&topic, false)), own_context)
         .for_each(|result| {
             told(&metrics, KIND, result);
             std::future::ready(())
         })
         .await;
+}
+
+/// The topics of each cluster whose state, as far as topics are concerned, changed.
+fn woken_by_clusters(
+    context: Arc<TopicContext>,
+    scope: Option<&str>,
+    writer: Writer<KafkaCluster>,
+) -> impl Stream<Item = ObjectRef<KafkaTopic>> + Send + 'static {
+    let api = scoped::<KafkaCluster>(&context.shared.client, scope);
+    let events = watcher(api, watcher::Config::default()).default_backoff().reflect(writer);
+    let mut known: BTreeMap<ClusterKey, ClusterState> = BTreeMap::new();
+    events.flat_map(move |event| {
+        if let Err(error) = event {
+            tracing::warn!(%error, "KafkaClusters are watched again");
+        }
+        let now = context.shared.now();
+        let state_of = |cluster: &Arc<KafkaCluster>| (key_of(cluster), ClusterState::of(Some(cluster), &now));
+        let seen: BTreeMap<ClusterKey, ClusterState> = context.clusters.state().iter().map(state_of).collect();
+        let keys: BTreeSet<ClusterKey> = known.keys().chain(seen.keys()).cloned().collect();
+        let changed: BTreeSet<ClusterKey> = keys.into_iter().filter(|key| known.get(key) != seen.get(key)).collect();
+        let gone: Vec<ClusterKey> = changed.iter().filter(|key| !seen.contains_key(key)).cloned().collect();
+        known = seen;
+        let woken: Vec<Arc<KafkaTopic>> = match changed.is_empty() {
+            true => Vec::new(),
+            false => context.topics.state().into_iter().filter(|topic| changed.contains(&cluster_key_of(topic))).collect(),
+        };
+        // What was waited for before says nothing about how soon it works now.
+        woken.iter().for_each(|topic| context.forget(topic));
+        let context = context.clone();
+        futures::stream::once(async move {
+            for key in &gone {
+                context.shared.admins.forget(key).await;
+            }
+            futures::stream::iter(woken.into_iter().map(|topic| ObjectRef::from_obj(&*topic)))
+        })
+        .flatten()
+    })
+}
+
+/// The topics whose objects are held in a namespace that is being deleted while their cluster does not serve: they are to be let go
+/// before the deletion reaches them, because the right to do so may go first.
+fn held_in_doomed_namespaces(context: Arc<TopicContext>) -> impl Stream<Item = ObjectRef<KafkaTopic>> + Send + 'static {
+    futures::stream::unfold(context, |context| async move {
+        tokio::time::sleep(NAMESPACE_FRESH).await;
+        let now = context.shared.now();
+        let waits = |topic: &Arc<KafkaTopic>| {
+            let (namespace, name) = cluster_key_of(topic);
+            let cluster = context.clusters.get(&ObjectRef::new(&name).within(&namespace));
+            has_finalizer(topic) && ClusterState::of(cluster.as_deref(), &now) != ClusterState::Ready
+        };
+        let mut held: BTreeMap<String, Vec<ObjectRef<KafkaTopic>>> = BTreeMap::new();
+        for topic in context.topics.state().iter().filter(|topic| waits(topic)) {
+            held.entry(topic.namespace().unwrap_or_default()).or_default().push(ObjectRef::from_obj(&**topic));
+        }
+        let mut doomed = Vec::new();
+        for (namespace, topics) in held {
+            if context.is_terminating(&namespace, Freshness::Now).await {
+                doomed.extend(topics);
+            }
+        }
+        Some((futures::stream::iter(doomed), context))
+    })
+    .flatten()
 }
 
 async fn reconcile(topic: Arc<KafkaTopic>, context: Arc<TopicContext>) -> Result<Action, PassFailed> {
@@ -90,16 +252,17 @@ async fn reconcile(topic: Arc<KafkaTopic>, context: Arc<TopicContext>) -> Result
     let (namespace, name) = (topic.namespace().unwrap_or_default(), topic.name_any());
     let Some(pass) = result.map_err(PassFailed)? else {
         shared.metrics.set_not_ready(KIND, &namespace, &name, None);
+        context.forget(&topic);
         return Ok(Action::await_change());
     };
     let ready = find_condition(&pass.status.conditions, READY).filter(|ready| ready.status != "True" && !pass.released);
     shared.metrics.set_not_ready(KIND, &namespace, &name, ready.map(|ready| ready.reason.as_str()));
     tell(shared, &topic, &pass).await;
     if pass.released {
+        context.forget(&topic);
         return Ok(Action::await_change());
     }
-    let settled = pass.fault.is_none() && pass.plan.wait.is_none();
-    Ok(Action::requeue(if settled { RESYNC } else { WAITING }))
+    Ok(Action::requeue(context.next_pause(&topic, pass.fault.is_none() && pass.plan.wait.is_none())))
 }
 
 async fn pass(topic: &KafkaTopic, context: &TopicContext) -> Result<Option<TopicPass>, Fault> {
@@ -110,9 +273,15 @@ async fn pass(topic: &KafkaTopic, context: &TopicContext) -> Result<Option<Topic
     if deleting && !held {
         return Ok(None);
     }
-    let clusters: Api<KafkaCluster> = Api::namespaced(shared.client.clone(), &namespace);
-    let cluster = clusters.get_opt(&topic.spec.cluster_ref.name).await.map_err(|error| api_fault("read the cluster", &error))?;
-    let mut state = ClusterState::of(cluster.as_ref());
+    let now = shared.now();
+    let mut cluster = context.cluster_of(topic).await?;
+    if held && ClusterState::of(cluster.as_deref(), &now).is_gone() {
+        // Letting the object go leaves its topic behind, and the cache may be late.
+        let clusters: Api<KafkaCluster> = Api::namespaced(shared.client.clone(), &namespace);
+        let live = clusters.get_opt(&topic.spec.cluster_ref.name).await.map_err(|error| api_fault("read the cluster", &error))?;
+        cluster = live.map(Arc::new);
+    }
+    let mut state = ClusterState::of(cluster.as_deref(), &now);
     let admin = match &cluster {
         Some(cluster) => shared.admins.of(cluster).await,
         None => None,
@@ -122,16 +291,27 @@ async fn pass(topic: &KafkaTopic, context: &TopicContext) -> Result<Option<Topic
     if state == ClusterState::Ready {
         match admin.describe_topic(&topic.kafka_name()).await {
             Ok(seen) => live = seen,
+            Err(AdminError::Unreachable(why)) => state = silent(&admin, why),
             Err(error) => state = ClusterState::Unreachable(error.to_string()),
         }
     }
     // A namespace that is being deleted loses its pods first: its clusters stop serving before its topics are reached.
     let may_hold = held || topic.spec.deletion_policy == DeletionPolicy::Delete;
     let asks = may_hold && (deleting || !held || state != ClusterState::Ready);
-    let namespace_terminating = asks && is_terminating(&shared.client, &namespace).await;
+    let freshness = if deleting { Freshness::Now } else { Freshness::Cached };
+    let namespace_terminating = asks && context.is_terminating(&namespace, freshness).await;
     let facts = TopicFacts { cluster: state, topic: live, other_owner: other_owner(topic, &context.topics), namespace_terminating };
     let home = KubernetesHome { client: shared.client.clone() };
-    reconcile_topic(&home, &*admin, topic, &facts, &shared.now()).await.map(Some)
+    reconcile_topic(&home, &*admin, topic, &facts, &now).await.map(Some)
+}
+
+/// A cluster that should serve and does not answer: for the time that a restart takes it is taken for one.
+fn silent(admin: &ClientAdmin, why: String) -> ClusterState {
+    match admin.silence() {
+        Some((away, first)) if away.as_secs() >= RESTART_PATIENCE_SECONDS.unsigned_abs() => ClusterState::Unreachable(first),
+        Some(_) => ClusterState::Restarting,
+        None => ClusterState::Unreachable(why),
+    }
 }
 
 /// The oldest other object that speaks for the same topic, if it is older than this one.
@@ -199,8 +379,17 @@ async fn tell(context: &Context, topic: &KafkaTopic, pass: &TopicPass) {
             .map(|condition| (condition.status.clone(), condition.reason.clone(), condition.message.clone()))
     };
     let new = ready(Some(&pass.status));
+    // A topic that is there and whose cluster is away tells nothing of its own: the cluster tells it once for all.
+    let waits_for_cluster = TopicWait::Cluster(ClusterState::NotReady).reason();
+    let is_about_cluster =
+        |state: &Option<(String, String, String)>| state.as_ref().is_some_and(|(_, reason, _)| reason == waits_for_cluster);
+    let old = ready(topic.status.as_ref());
+    let was_there = topic.status.as_ref().is_some_and(|status| status.topic_id.is_some());
+    if was_there && (is_about_cluster(&new) || is_about_cluster(&old)) {
+        return;
+    }
     let short = |state: &Option<(String, String, String)>| state.as_ref().map(|(status, reason, _)| (status.clone(), reason.clone()));
-    if short(&new) != short(&ready(topic.status.as_ref()))
+    if short(&new) != short(&old)
         && let Some((_, reason, message)) = new
     {
         let is_bad = is_true(&pass.status.conditions, DEGRADED);

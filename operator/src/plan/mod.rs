@@ -7,4 +7,4 @@ mod cluster;
 mod topic;
 
 pub use cluster::{Note, Plan, Step, Wait, plan_cluster};
-pub use topic::{ClusterState, Refusal, TopicFacts, TopicPlan, TopicStep, TopicWait, has_finalizer, plan_topic};
+pub use topic::{ClusterState, RESTART_PATIENCE_SECONDS, Refusal, TopicFacts, TopicPlan, TopicStep, TopicWait, has_finalizer, plan_topic};

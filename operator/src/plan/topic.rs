@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 
 use crate::admin::Topic;
-use crate::api::{DeletionPolicy, KafkaCluster, KafkaTopic, TOPIC_FINALIZER, is_paused};
+use crate::api::{DeletionPolicy, KafkaCluster, KafkaTopic, READY, TOPIC_FINALIZER, find_condition, is_paused};
 
 /// What is known about a topic's surroundings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,28 +28,41 @@ pub enum ClusterState {
     Missing,
     /// It is being deleted.
     Deleting,
-    /// It is there and does not serve; what it says about itself.
-    NotReady(String),
-    /// It should serve and did not answer.
+    /// It is there and does not serve.
+    NotReady,
+    /// It served until less than [`RESTART_PATIENCE_SECONDS`] ago: most likely a broker restarts.
+    Restarting,
+    /// It should serve and has not answered for longer than that; what the first call met.
     Unreachable(String),
     /// It serves.
     Ready,
 }
 
+/// How long a cluster that served may be away before its topics report it: a restart of a broker changes nothing about a topic.
+pub const RESTART_PATIENCE_SECONDS: i64 = 60;
+
 impl ClusterState {
     /// What `cluster` says of itself. One broker that serves is enough: a fault that has nothing to do with topics, such as a
     /// volume that cannot grow, does not hold them up.
     #[must_use]
-    pub fn of(cluster: Option<&KafkaCluster>) -> Self {
+    pub fn of(cluster: Option<&KafkaCluster>, now: &Time) -> Self {
         let Some(cluster) = cluster else { return Self::Missing };
-        match &cluster.status {
-            _ if cluster.metadata.deletion_timestamp.is_some() => Self::Deleting,
-            Some(status) if status.ready_replicas > 0 => Self::Ready,
-            status => Self::NotReady(status.as_ref().map(|status| status.phase.clone()).unwrap_or_default()),
+        if cluster.metadata.deletion_timestamp.is_some() {
+            return Self::Deleting;
+        }
+        let Some(status) = &cluster.status else { return Self::NotReady };
+        let away_since = find_condition(&status.conditions, READY).map(|ready| ready.last_transition_time.0.as_second());
+        let is_brief = |since: i64| now.0.as_second().saturating_sub(since) < RESTART_PATIENCE_SECONDS;
+        match status.cluster_id {
+            _ if status.ready_replicas > 0 => Self::Ready,
+            Some(_) if away_since.is_some_and(is_brief) => Self::Restarting,
+            _ => Self::NotReady,
         }
     }
 
-    fn is_gone(&self) -> bool {
+    /// Whether there is no cluster that a topic could be deleted from.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
         matches!(self, Self::Missing | Self::Deleting)
     }
 }
@@ -292,9 +306,11 @@ impl std::fmt::Display for TopicWait {
                 "there is no KafkaCluster of the name in spec.clusterRef in this namespace; the topic is made when there is one",
             ),
             Self::Cluster(ClusterState::Deleting) => f.write_str("the cluster is being deleted"),
-            Self::Cluster(ClusterState::NotReady(phase)) if phase.is_empty() => f.write_str("the cluster is not ready yet"),
-            Self::Cluster(ClusterState::NotReady(phase)) => write!(f, "the cluster is not ready yet: {phase}"),
-            Self::Cluster(ClusterState::Unreachable(why)) => write!(f, "the cluster did not answer: {why}"),
+            // The same sentence for as long as it lasts: what the cluster waits for is told once, by the cluster.
+            Self::Cluster(ClusterState::NotReady | ClusterState::Restarting) => {
+                f.write_str("cluster not ready; the conditions of the KafkaCluster tell why")
+            }
+            Self::Cluster(ClusterState::Unreachable(why)) => write!(f, "the cluster is ready, but does not answer: {why}"),
             Self::Cluster(ClusterState::Ready) => f.write_str("the cluster is ready"),
             Self::NamespaceTerminating => f.write_str("the namespace is being deleted"),
             Self::OtherOwner(other) => {

@@ -22,7 +22,7 @@ use letterbox_env::Env;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
-use crate::admin::{ClientAdmin, KafkaAdmin};
+use crate::admin::{AdminError, ClientAdmin, KafkaAdmin};
 use crate::api::{KafkaTopic, READY, find_condition};
 use crate::plan::{ClusterState, TopicFacts};
 use crate::platform::local::{Local, assign_ports};
@@ -218,7 +218,7 @@ impl Run {
         let mut topic: KafkaTopic = topic.clone();
         topic.status = self.home.status(&topic).await;
         let cluster = self.documents.clusters.iter().find(|cluster| cluster.name_any() == topic.spec.cluster_ref.name);
-        let mut state = ClusterState::of(cluster);
+        let mut state = ClusterState::of(cluster, now);
         let Some(admin) = self.admins.get(&topic.spec.cluster_ref.name) else {
             self.say.topic(&topic, None, &crate::plan::TopicWait::Cluster(state).to_string());
             return cluster.is_none();
@@ -227,6 +227,7 @@ impl Run {
         if state == ClusterState::Ready {
             match admin.describe_topic(&topic.kafka_name()).await {
                 Ok(seen) => live = seen,
+                Err(AdminError::Unreachable(why)) => state = ClusterState::Unreachable(why),
                 Err(error) => state = ClusterState::Unreachable(error.to_string()),
             }
         }
