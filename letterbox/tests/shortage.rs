@@ -94,6 +94,47 @@ fn without_a_descriptor_the_open_partitions_serve_and_the_others_come_when_there
     broker.stop();
 }
 
+#[test]
+fn a_broker_starts_without_a_log_directory_that_it_cannot_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let [good, bad, hidden] = ["good", "bad", "hidden"].map(|name| dir.path().join(name));
+    let port = free_port();
+    let extra = format!("admin.listener=127.0.0.1:{port}\nnum.partitions=2\nlog.dirs={},{}", good.display(), bad.display());
+    let mut broker = Broker::start(dir.path(), &extra);
+    assert_eq!(ask_for_topic(&mut broker.connect(), "orders"), 0);
+    broker.stop();
+    std::fs::rename(&bad, &hidden).unwrap();
+    std::fs::write(&bad, "no directory").unwrap();
+
+    let mut broker = Broker::start(dir.path(), &extra);
+    let mut client = broker.connect();
+    let partition_errors = |client: &mut TcpStream, topic| {
+        let wanted = m::metadata_request::MetadataRequestTopic::default().with_name(Some(topic_name(topic)));
+        let Response::Metadata(answer) = ask(client, 9, m::MetadataRequest::default().with_topics(Some(vec![wanted]))) else {
+            unreachable!()
+        };
+        let mut errors: Vec<i16> = answer.topics[0].partitions.iter().map(|partition| partition.error_code).collect();
+        errors.sort_unstable();
+        errors
+    };
+    const LEADER_NOT_AVAILABLE: i16 = 5;
+    assert_eq!(partition_errors(&mut client, "orders"), [0, LEADER_NOT_AVAILABLE]);
+    assert_eq!(ask_for_topic(&mut client, "more"), 0);
+    eventually("both partitions are made in the other directory", || partition_errors(&mut client, "more") == [0, 0]);
+    let (_, metrics) = http_get(port, "/metrics");
+    for metric in ["kafka_log_logmanager_offlinelogdirectorycount 1", "kafka_server_replicamanager_offlinereplicacount 1"] {
+        assert!(metrics.contains(metric), "{metric}");
+    }
+    broker.stop();
+
+    std::fs::remove_file(&bad).unwrap();
+    std::fs::rename(&hidden, &bad).unwrap();
+    let broker = Broker::start(dir.path(), &extra);
+    for topic in ["orders", "more"] {
+        assert_eq!(partition_errors(&mut broker.connect(), topic), [0, 0], "{topic}");
+    }
+}
+
 /// Connections that say nothing are ended, the oldest first, when there are too many.
 #[test]
 fn silent_connections_do_not_keep_probes_out() {

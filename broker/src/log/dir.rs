@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Log;
-use super::error::AppendError;
+use super::error::{AppendError, LogError};
 use super::partition_table::PartitionTable;
 use super::types::Origin;
 
@@ -109,6 +109,14 @@ impl LogDir {
             partitions,
             say_next: Mutex::default(),
         }
+    }
+
+    /// A directory that cannot be used, from the start on.
+    pub(super) fn unusable(disk: &Arc<dyn Disk>, path: &Path, why: &LogError) -> Self {
+        let dir = Self::new(disk.clone(), path.into(), PartitionTable::unread(disk, path));
+        dir.mark_unclean();
+        dir.take_offline(why.to_string().into());
+        dir
     }
 
     /// Where it is.
@@ -226,7 +234,10 @@ impl LogDir {
     /// Takes no more appends, ever: what the device has of the latest writes is unknown, and a later success
     /// would not change that.
     pub(super) fn fence(&self, action: &str, error: &io::Error) -> Arc<str> {
-        let reason: Arc<str> = format!("{action}: {error}").into();
+        self.take_offline(format!("{action}: {error}").into())
+    }
+
+    fn take_offline(&self, reason: Arc<str>) -> Arc<str> {
         if self.offline.set(reason.clone()).is_ok() {
             tracing::error!(dir = %self.path.display(), %reason, "log directory is offline; repair it and restart the broker");
             self.went_offline.notify_waiters();

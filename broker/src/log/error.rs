@@ -275,6 +275,17 @@ pub enum LogError {
         /// What failed.
         reason: Arc<str>,
     },
+    /// Not found where it could be looked for, and another directory could not be read.
+    #[error(
+        "no usable log directory has the partition, and log directory {dir} is offline: {reason}; repair it and restart the broker, or \
+         delete the topic"
+    )]
+    NotRead {
+        /// The directory.
+        dir: PathBuf,
+        /// What failed.
+        reason: Arc<str>,
+    },
     /// Upkeep was given up, because the broker stops or the log is deleted. Nothing is wrong.
     #[error("given up, because the broker stops or the log is deleted")]
     Interrupted,

@@ -36,6 +36,8 @@ pub struct WantedLog {
     pub partition: i32,
     /// In force from then on.
     pub config: LogConfig,
+    /// The topic was made in this run, so that no log of the partition can lie in a directory that was not read.
+    pub is_new: bool,
 }
 
 impl WantedLog {
@@ -74,7 +76,7 @@ impl LogManager {
     /// a while that grows.
     ///
     /// # Errors
-    /// For each by itself: `Exists` when the name is another topic's; `NoLogDir`; `Missing`; `Io`; why it is offline.
+    /// For each by itself: `Exists` when the name is another topic's; `NoLogDir`; `NotRead`; `Missing`; `Io`; why it is offline.
     pub async fn host(&self, wanted: Vec<WantedLog>) -> Vec<Result<Arc<Log>, LogError>> {
         let _one = self.changing.lock().await;
         let mut answers: Vec<Option<Result<Arc<Log>, LogError>>> = Vec::with_capacity(wanted.len());
@@ -87,7 +89,14 @@ impl LogManager {
                 continue;
             }
             match self.known(&wanted) {
-                Ok(None) => {}
+                Ok(None) => match self.dirs.iter().find(|dir| dir.partitions.is_unread() && !wanted.is_new) {
+                    None => {}
+                    Some(dir) => {
+                        let reason = dir.offline().unwrap_or_default();
+                        answers.push(Some(Err(LogError::NotRead { dir: dir.path.clone(), reason })));
+                        continue;
+                    }
+                },
                 Ok(Some(offline)) => {
                     answers.push(Some(self.reopen(offline, wanted).await));
                     continue;
@@ -120,7 +129,7 @@ impl LogManager {
                     let log = |(wanted, made): (WantedLog, Result<PathBuf, LogError>)| {
                         let path = made?;
                         let recovered = Recovered::empty(&dir.disk, &path, 0);
-                        let WantedLog { topic, topic_id, partition, config } = wanted;
+                        let WantedLog { topic, topic_id, partition, config, .. } = wanted;
                         let identity =
                             Identity { topic, topic_id, partition, dir: dir.clone(), path, kept: Kept::default(), lacks_metadata: true };
                         Ok(Arc::new(Log::new(identity, recovered, config, budget.clone(), now)))

@@ -37,6 +37,8 @@ const RETRY_MIN: Duration = Duration::from_secs(1);
 pub struct LogManagerOptions {
     /// `log.dirs`; new partitions go where there are fewest.
     pub dirs: Vec<PathBuf>,
+    /// Those of `dirs` that were found to be unusable before, and why; they are not tried.
+    pub unusable: BTreeMap<PathBuf, Arc<std::io::Error>>,
     /// In force for a log that was opened until [`Log::set_config`].
     pub default_config: LogConfig,
     /// Bytes in the tail caches of all logs.
@@ -66,6 +68,7 @@ impl LogManagerOptions {
     pub fn new(dirs: Vec<PathBuf>) -> Self {
         Self {
             dirs,
+            unusable: BTreeMap::new(),
             default_config: LogConfig::default(),
             tail_cache_bytes: 24 << 20,
             tail_cache_bytes_per_log: 2 << 20,
@@ -139,20 +142,38 @@ impl Drop for LogManager {
 }
 
 impl LogManager {
-    /// Opens every partition directory. One that cannot be opened is listed in [`LogManager::offline_logs`].
+    /// Opens every partition directory. One that cannot be opened is listed in [`LogManager::offline_logs`]. A log directory that cannot
+    /// be used is offline until the next start, as Kafka's is.
     ///
     /// # Errors
-    /// `Locked`; `Malformed` checkpoints; `Io` of a log directory itself.
+    /// `Locked`; an `Io` that passes; why the first directory cannot be used, when none can.
     pub async fn open(env: Env, options: LogManagerOptions) -> Result<Arc<Self>, LogError> {
-        let (disk, paths) = (env.disk.clone(), options.dirs.clone());
-        let opened = env.blocking(move || paths.iter().map(|path| open_dir(&disk, path)).collect::<Result<Vec<_>, _>>()).await?;
+        let (disk, paths, unusable) = (env.disk.clone(), options.dirs.clone(), options.unusable.clone());
+        let open = move |path: &PathBuf| match unusable.get(path) {
+            Some(source) => Err(LogError::Io { action: "use", path: path.clone(), source: source.clone() }),
+            None => open_dir(&disk, path),
+        };
+        let opened = env.blocking(move || paths.iter().map(open).collect::<Vec<_>>()).await;
         let (mut dirs, mut locks, mut found) = (Vec::new(), Vec::new(), Vec::new());
         let mut was_clean = true;
-        for (dir, lock, logs, clean) in opened {
-            was_clean &= clean;
-            dirs.push(dir);
-            locks.push(lock);
-            found.extend(logs);
+        let mut first_error = None;
+        for (path, opened) in options.dirs.iter().zip(opened) {
+            match opened {
+                Ok((dir, lock, logs, clean)) => {
+                    was_clean &= clean;
+                    dirs.push(dir);
+                    locks.push(lock);
+                    found.extend(logs);
+                }
+                Err(error) if matches!(error, LogError::Locked(_)) || error.fault().is_state() => return Err(error),
+                Err(error) => {
+                    dirs.push(Arc::new(LogDir::unusable(&env.disk, path, &error)));
+                    first_error.get_or_insert(error);
+                }
+            }
+        }
+        if let Some(error) = first_error.filter(|_| locks.is_empty()) {
+            return Err(error);
         }
         let budget = Arc::new(CacheBudget::new(options.tail_cache_bytes, options.tail_cache_bytes_per_log));
         let manager = Self {

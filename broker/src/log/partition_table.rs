@@ -55,6 +55,8 @@ struct Row {
 pub(super) struct PartitionTable {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
+    /// Its files were not read, so they are not written over.
+    is_unread: bool,
     /// Held while a file is written, so that no older content comes after a newer one.
     rows: Mutex<Rows>,
 }
@@ -97,7 +99,17 @@ impl PartitionTable {
             let (of, gone): (BTreeMap<_, _>, BTreeMap<_, _>) = rows.of.into_iter().partition(|(_, row)| row.topic_id.is_some());
             (rows.of, rows.stale) = (of, gone.into_keys().collect());
         }
-        Ok(Self { disk: disk.clone(), dir: dir.into(), rows: Mutex::new(rows) })
+        Ok(Self { disk: disk.clone(), dir: dir.into(), is_unread: false, rows: Mutex::new(rows) })
+    }
+
+    /// The table of a log directory that cannot be used: nothing is known, and nothing will be written.
+    pub(super) fn unread(disk: &Arc<dyn Disk>, dir: &Path) -> Self {
+        Self { disk: disk.clone(), dir: dir.into(), is_unread: true, rows: Mutex::default() }
+    }
+
+    /// Whether it is not known which partitions lie there.
+    pub(super) fn is_unread(&self) -> bool {
+        self.is_unread
     }
 
     fn rows(&self) -> MutexGuard<'_, Rows> {
@@ -213,6 +225,9 @@ impl PartitionTable {
     }
 
     fn write_ids(&self, rows: &mut Rows) -> Result<(), LogError> {
+        if self.is_unread {
+            return Ok(());
+        }
         if !rows.stale.is_empty() {
             for file in [RECOVERY_POINTS, LOG_STARTS, HIGH_WATERMARKS, CLEANER_OFFSETS] {
                 self.write(rows, file)?;
@@ -226,6 +241,9 @@ impl PartitionTable {
     }
 
     fn write(&self, rows: &Rows, file: &'static str) -> Result<(), LogError> {
+        if self.is_unread {
+            return Ok(());
+        }
         let offset = |kept: &Kept| match file {
             RECOVERY_POINTS => Some(kept.recovery_point),
             LOG_STARTS => Some(kept.log_start),

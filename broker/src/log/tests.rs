@@ -227,7 +227,7 @@ async fn open(env: &Env, dir: &Path) -> Arc<LogManager> {
 
 impl LogManager {
     async fn create(&self, topic: &str, topic_id: Uuid, partition: i32, config: LogConfig) -> Result<Arc<Log>, LogError> {
-        self.host(vec![WantedLog { topic: topic.into(), topic_id, partition, config }]).await.remove(0)
+        self.host(vec![WantedLog { topic: topic.into(), topic_id, partition, config, is_new: true }]).await.remove(0)
     }
 }
 

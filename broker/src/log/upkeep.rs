@@ -254,7 +254,8 @@ impl LogManager {
                 closed => result = result.and(closed),
             }
         }
-        for dir in &self.dirs {
+        // What was unusable from the start was not to be closed.
+        for dir in self.dirs.iter().filter(|dir| !dir.partitions.is_unread()) {
             if let Some(reason) = dir.offline() {
                 result = Err(LogError::Offline { dir: dir.path.clone(), reason });
             }

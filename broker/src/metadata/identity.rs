@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use letterbox_env::Env;
+use letterbox_env::{Env, Fault};
 use uuid::Uuid;
 
 use crate::config::{escape_value, parse_properties};
@@ -85,6 +85,47 @@ pub fn open_directories(
     cluster_id: Option<&str>,
 ) -> Result<Vec<DirectoryIdentity>, IdentityError> {
     open_directories_as(env, directories, node_id, cluster_id, |_| env.random_uuid())
+}
+
+/// The identities of the log directories that can be used.
+pub struct Usable {
+    /// In the order of the directories.
+    pub identities: Vec<(PathBuf, DirectoryIdentity)>,
+    /// Those that cannot be read or written, and why.
+    pub unusable: BTreeMap<PathBuf, io::Error>,
+}
+
+/// As [`open_directories`], but goes on without directories that the file system refuses, as long as there are `metadata_dir` and one of
+/// `log_dirs`. Blocks.
+///
+/// # Errors
+/// [`IdentityError`]; an I/O error is that of `metadata_dir`, of the last log directory, or passes.
+pub fn open_usable(
+    env: &Env,
+    log_dirs: &[PathBuf],
+    metadata_dir: &Path,
+    node_id: i32,
+    cluster_id: Option<&str>,
+) -> Result<Usable, IdentityError> {
+    let mut usable = log_dirs.to_vec();
+    if !usable.iter().any(|directory| directory == metadata_dir) {
+        usable.push(metadata_dir.to_owned());
+    }
+    let mut unusable = BTreeMap::new();
+    loop {
+        match open_directories(env, &usable, node_id, cluster_id) {
+            Ok(identities) => return Ok(Usable { identities: usable.into_iter().zip(identities).collect(), unusable }),
+            Err(IdentityError::Io { directory, source })
+                if directory != metadata_dir
+                    && !Fault::of(&source).is_state()
+                    && log_dirs.iter().any(|other| *other != directory && !unusable.contains_key(other)) =>
+            {
+                usable.retain(|other| *other != directory);
+                unusable.insert(directory, source);
+            }
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// As [`open_directories`], with `new_id` for the `directory.id` of each empty directory.
@@ -300,5 +341,27 @@ mod tests {
             std::fs::write(dir.path().join(META_PROPERTIES), text).unwrap();
             assert!(matches!(open(&dirs, 1, None), Err(IdentityError::Damaged { .. })), "{text:?}");
         }
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "the test plays the device")]
+    fn directories_that_cannot_be_used_are_left_out_while_there_are_the_metadata_and_a_log_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let [a, b, bad] = ["a", "b", "bad"].map(|name| dir.path().join(name));
+        std::fs::write(&bad, "no directory").unwrap();
+        let open = |log_dirs: &[&PathBuf], metadata_dir: &Path| {
+            let log_dirs: Vec<_> = log_dirs.iter().copied().cloned().collect();
+            open_usable(&Env::real(), &log_dirs, metadata_dir, 1, Some("test")).map(|found| {
+                let usable: Vec<_> = found.identities.into_iter().map(|(directory, _)| directory).collect();
+                (usable, found.unusable.into_keys().collect::<Vec<_>>())
+            })
+        };
+        let (a_only, none) = (vec![a.clone()], Vec::<PathBuf>::new());
+        assert_eq!(open(&[&bad, &a], &a).unwrap(), (a_only.clone(), vec![bad.clone()]));
+        assert_eq!(open(&[&a], &a).unwrap(), (a_only, none));
+        assert_eq!(open(&[&a, &bad], &b).unwrap(), (vec![a.clone(), b.clone()], vec![bad.clone()]));
+        let refused = |found: Result<_, IdentityError>| matches!(found, Err(IdentityError::Io { directory, .. }) if directory == bad);
+        assert!(refused(open(&[&a, &bad], &bad)), "the metadata log lies there");
+        assert!(refused(open(&[&bad], &a)), "no log directory is left");
     }
 }

@@ -25,6 +25,24 @@ enum Hosted {
     Offline(LogError),
 }
 
+impl Hosted {
+    /// Whether it is offline for a reason that may pass while the broker runs.
+    fn may_heal(&self) -> bool {
+        matches!(self, Self::Offline(error) if !matches!(error, LogError::NotRead { .. }))
+    }
+}
+
+/// When logs are opened or made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Occasion {
+    /// At the start, from the whole image: the partitions may have logs already.
+    Start,
+    /// At a change of the metadata: the partitions are new.
+    Change,
+    /// What is offline is tried again.
+    Heal,
+}
+
 /// Every partition this broker keeps.
 pub struct ReplicaManager {
     env: Env,
@@ -107,13 +125,13 @@ impl ReplicaManager {
             topic.is_some_and(|topic| &*topic.name == name && topic.partition(partition).is_some())
         };
         self.logs.set_unknown_aside(is_known).await;
-        self.host(image.topics(), false).await;
+        self.host(image.topics(), Occasion::Start).await;
     }
 
     /// Brings everything in line with a change of the metadata.
     pub async fn apply(&self, delta: &MetadataDelta) {
         self.drop_topics(&delta.topics_removed).await;
-        self.host(delta.topics_added.iter().chain(delta.topics_changed.iter().map(|change| &change.after)), false).await;
+        self.host(delta.topics_added.iter().chain(delta.topics_changed.iter().map(|change| &change.after)), Occasion::Change).await;
         for change in &delta.topics_changed {
             for partition in change.partitions() {
                 if let (Some(before), Ok(hosted)) = (partition.before, self.partition(&change.after.id, partition.partition))
@@ -147,21 +165,20 @@ impl ReplicaManager {
     /// a directory. The partitions that are back.
     pub async fn heal(&self, image: &MetadataImage) -> Vec<(TopicId, i32)> {
         let hosted = self.hosted.load_full();
-        let offline = hosted.iter().filter(|(_, hosted)| matches!(hosted, Hosted::Offline(_)));
+        let offline = hosted.iter().filter(|(_, hosted)| hosted.may_heal());
         let ids: BTreeSet<TopicId> = offline.map(|((topic, _), _)| *topic).collect();
-        if ids.is_empty() { Vec::new() } else { self.host(ids.iter().filter_map(|id| image.topic_by_id(id)), true).await }
+        if ids.is_empty() { Vec::new() } else { self.host(ids.iter().filter_map(|id| image.topic_by_id(id)), Occasion::Heal).await }
     }
 
-    /// Opens or makes the logs of all partitions of these topics that are assigned here and not hosted yet; with `again`,
+    /// Opens or makes the logs of all partitions of these topics that are assigned here and not hosted yet; to heal,
     /// those that are offline too. Gives those that were offline and are not any more.
-    async fn host<'a>(&self, topics: impl Iterator<Item = &'a Arc<Topic>>, again: bool) -> Vec<Key> {
+    async fn host<'a>(&self, topics: impl Iterator<Item = &'a Arc<Topic>>, occasion: Occasion) -> Vec<Key> {
         let (hosted, mut wanted, mut states) = (self.hosted.load_full(), Vec::new(), Vec::new());
         for topic in topics {
             let new = |(index, state): &(i32, &PartitionState)| {
                 let is_due = match hosted.get(&(topic.id, *index)) {
                     None => true,
-                    Some(Hosted::Offline(_)) => again,
-                    Some(Hosted::Leader(_)) => false,
+                    Some(hosted) => occasion == Occasion::Heal && hosted.may_heal(),
                 };
                 is_due && state.replicas.contains(&self.me)
             };
@@ -172,7 +189,10 @@ impl ReplicaManager {
             let config = self.topic_config(topic);
             let (log_config, min_insync) = (log_config(&config), min_insync(&config));
             for (partition, state) in new {
-                wanted.push(WantedLog { topic: topic.name.clone(), topic_id: topic.id, partition, config: log_config.clone() });
+                let (topic_name, config) = (topic.name.clone(), log_config.clone());
+                // What is offline and may heal is not of a directory that was not read.
+                let is_new = occasion != Occasion::Start;
+                wanted.push(WantedLog { topic: topic_name, topic_id: topic.id, partition, config, is_new });
                 states.push((topic, partition, state, min_insync));
             }
         }

@@ -1,6 +1,6 @@
 //! Partitions as topics come and go.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures::FutureExt;
@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{Acks, ReplicaManager};
 use crate::config::Config;
-use crate::log::{LogManager, LogManagerOptions};
+use crate::log::{LogError, LogManager, LogManagerOptions};
 use crate::metadata::record::{PartitionRecord, RemoveTopicRecord, TopicRecord};
 use crate::metadata::{MetadataDelta, MetadataImage, MetadataRecord, apply};
 use crate::model::BrokerId;
@@ -22,11 +22,15 @@ const OLD: Uuid = Uuid::from_u128(1);
 const NEW: Uuid = Uuid::from_u128(2);
 
 async fn replicas(env: &Env, dir: &Path) -> Arc<ReplicaManager> {
+    replicas_of(env, vec![dir.into()]).await.unwrap()
+}
+
+async fn replicas_of(env: &Env, dirs: Vec<PathBuf>) -> Result<Arc<ReplicaManager>, LogError> {
     let text = "process.roles=broker,controller\nnode.id=0\ncontroller.quorum.voters=0@localhost:9093\n\
                 controller.listener.names=CONTROLLER\nlisteners=PLAINTEXT://:9092,CONTROLLER://:9093\nlog.dirs=/nowhere\n";
-    let options = LogManagerOptions { reserve_bytes: Some(0), ..LogManagerOptions::new(vec![dir.into()]) };
-    let logs = LogManager::open(env.clone(), options).await.unwrap();
-    ReplicaManager::new(env.clone(), Config::parse(text).unwrap(), logs)
+    let options = LogManagerOptions { reserve_bytes: Some(0), ..LogManagerOptions::new(dirs) };
+    let logs = LogManager::open(env.clone(), options).await?;
+    Ok(ReplicaManager::new(env.clone(), Config::parse(text).unwrap(), logs))
 }
 
 fn with_topic(image: &MetadataImage, id: Uuid, partitions: i32) -> Arc<MetadataImage> {
@@ -120,4 +124,56 @@ async fn a_topic_made_again_while_the_broker_was_down_is_hosted() {
     assert_eq!(second.counts(), (100, 100, 0));
     let strays = env.disk.list(dir.path()).unwrap().into_iter().filter(|entry| entry.name.ends_with("-stray")).count();
     assert_eq!(strays, 100);
+}
+
+/// A directory that holds partitions cannot be used: these are not made anew elsewhere, which would hide their records.
+#[tokio::test]
+async fn with_an_unusable_log_directory_the_partitions_of_the_others_are_served() {
+    let (env, dir) = (Env::real(), tempfile::tempdir().unwrap());
+    let [good, bad, hidden] = ["good", "bad", "hidden"].map(|name| dir.path().join(name));
+    let dirs = || vec![good.clone(), bad.clone()];
+    let first = replicas_of(&env, dirs()).await.unwrap();
+    let image = with_topic(&MetadataImage::default(), OLD, 4);
+    first.start(&image).await;
+    for partition in first.leading() {
+        partition.append(batch(), Acks::Leader).unwrap();
+        partition.log.sync().unwrap();
+    }
+    let lost: Vec<i32> = first.leading().iter().filter(|p| p.log.dir().path() == bad).map(|p| p.log.partition()).collect();
+    assert_eq!(lost.len(), 2);
+    drop(first);
+    env.disk.rename(&bad, &hidden).unwrap();
+    env.disk.open(&bad, letterbox_env::OpenMode::Create).unwrap();
+
+    let second = replicas_of(&env, dirs()).await.unwrap();
+    second.start(&image).await;
+    let is_lost = |id: &Uuid, index: i32| second.partition(id, index).err() == Some(ErrorCode::KafkaStorageError);
+    assert_eq!((0..4).filter(|index| is_lost(&OLD, *index)).collect::<Vec<_>>(), lost);
+    assert_eq!((second.counts(), second.heal(&image).await), ((4, 2, 2), vec![]));
+    // A topic that is made now has its partitions elsewhere, and a deleted one can be made again.
+    let deleted = without_topic(&image, OLD);
+    let again = with_topic(&deleted, NEW, 4);
+    second.apply(&MetadataDelta::between(image, deleted.clone())).await;
+    second.apply(&MetadataDelta::between(deleted, again.clone())).await;
+    assert_eq!(second.counts(), (4, 4, 0));
+    second.leading().iter().for_each(|partition| drop(partition.append(batch(), Acks::Leader).unwrap()));
+    drop(second);
+    assert!(env.disk.list(&bad).is_err(), "nothing was made there");
+    env.disk.remove_file(&bad).unwrap();
+    env.disk.rename(&hidden, &bad).unwrap();
+
+    let third = replicas_of(&env, dirs()).await.unwrap();
+    third.start(&again).await;
+    assert_eq!(third.counts(), (4, 4, 0));
+    assert!(third.leading().iter().all(|partition| partition.log.end_offset() == 1), "the new topic's records");
+    let strays = env.disk.list(&bad).unwrap().into_iter().filter(|entry| entry.name.ends_with("-stray")).count();
+    assert_eq!(strays, 2, "the old topic's are kept");
+    drop(third);
+
+    env.disk.remove_dir_all(&good).unwrap();
+    env.disk.remove_dir_all(&bad).unwrap();
+    for path in [&good, &bad] {
+        env.disk.open(path, letterbox_env::OpenMode::Create).unwrap();
+    }
+    assert!(matches!(replicas_of(&env, dirs()).await.err(), Some(LogError::Io { .. })), "none is usable");
 }

@@ -30,6 +30,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
+use uuid::Uuid;
 
 use self::budget::{Account, Connections};
 use self::handlers::configs::Rules;
@@ -41,6 +42,7 @@ use crate::coordinator::service::GroupMetadataView;
 use crate::coordinator::{GroupConfig, GroupCoordinator};
 use crate::log::{LogManager, LogManagerOptions, QUORUM_DIR};
 use crate::metadata::controller::{RegisterBroker, SetClusterId};
+use crate::metadata::identity::Usable;
 use crate::metadata::{Endpoint, MetadataDelta, MetadataImage, SecurityProtocol, Topic, identity};
 use crate::metrics::Metrics;
 use crate::model::TopicId;
@@ -178,24 +180,24 @@ impl Broker {
         if config.advertises_localhost() {
             warn!("advertised.listeners is not set: clients are told localhost, which only clients on this machine reach");
         }
-        let mut directories = config.log_dirs.clone();
-        if !directories.contains(&config.metadata_dir) {
-            directories.push(config.metadata_dir.clone());
-        }
-        let identities = {
-            let (env, node_id, cluster_id) = (env.clone(), config.node_id.0, config.cluster_id.clone());
-            let blocking = env.clone();
+        let Usable { identities, unusable } = {
+            let (blocking, config) = (env.clone(), config.clone());
             let passes = |error: &identity::IdentityError| match error {
                 identity::IdentityError::Io { source, .. } => Fault::of(source).is_state(),
                 _ => false,
             };
             patiently("identify the log directories", passes, || {
-                let (env, directories, cluster_id) = (env.clone(), directories.clone(), cluster_id.clone());
-                blocking.blocking(move || identity::open_directories(&env, &directories, node_id, cluster_id.as_deref()))
+                let (env, config) = (blocking.clone(), config.clone());
+                blocking.blocking(move || {
+                    identity::open_usable(&env, &config.log_dirs, &config.metadata_dir, config.node_id.0, config.cluster_id.as_deref())
+                })
             })
             .await?
         };
-        let first = identities.first().cloned().ok_or(identity::IdentityError::NoDirectories)?;
+        let (_, first) = identities.first().cloned().ok_or(identity::IdentityError::NoDirectories)?;
+        let has_metadata = identities.iter().any(|(directory, identity)| *directory == config.metadata_dir && !identity.created);
+        // The directory that this broker is registered under may be one that cannot be used now; the metadata log is witness enough.
+        let keeps_incarnation = !unusable.is_empty() && has_metadata;
 
         // Taken early, so that a port in use is said before anything is recovered.
         let listeners = listener::bind(&env, &config).await?;
@@ -210,6 +212,7 @@ impl Broker {
         let quorum_config = quorum_config(&env, &config, &first.cluster_id).await?;
         let open_quorum = patiently("open the metadata", OpenError::is_state, || RaftQuorum::open(env.clone(), quorum_config.clone()));
         let options = LogManagerOptions {
+            unusable: unusable.into_iter().map(|(directory, error)| (directory, Arc::new(error))).collect(),
             default_config: ReplicaManager::default_log_config(&config),
             tail_cache_bytes: TAIL_CACHE,
             reserve_bytes: u64::try_from(config.number("log.dir.reserve.bytes")).ok(),
@@ -230,7 +233,9 @@ impl Broker {
         let logs = logs?;
         let replicas = ReplicaManager::new(env.clone(), config.clone(), logs.clone());
         let controller = Controller::start(env.clone(), quorum.clone(), Arc::new(Rules { config: config.clone() }));
-        register(&controller, &*quorum, &config, &listeners, &first, logs.was_clean()).await?;
+        let known = quorum.image().brokers.get(&config.node_id).map(|present| present.incarnation).filter(|_| keeps_incarnation);
+        let incarnation = known.unwrap_or(first.directory_id);
+        register(&controller, &*quorum, &config, &listeners, (&first.cluster_id, incarnation), logs.was_clean()).await?;
 
         let group_log = Arc::new(group_log::GroupLog::new(env.clone(), replicas.clone()));
         let hosted: Arc<ArcSwap<MetadataImage>> = Arc::default();
@@ -487,13 +492,13 @@ async fn register(
     quorum: &dyn MetadataQuorum,
     config: &Config,
     listeners: &[BoxListener],
-    identity: &identity::DirectoryIdentity,
+    (cluster_id, incarnation): (&str, Uuid),
     clean_start: bool,
 ) -> Result<(), StartError> {
     let failed = |error: &dyn std::fmt::Display| StartError::Register(error.to_string());
     let passes =
         |error: &ControllerError| matches!(error, ControllerError::Quorum(QuorumError::Waiting { .. } | QuorumError::OutcomeUnknown));
-    let set = SetClusterId { cluster_id: identity.cluster_id.clone() };
+    let set = SetClusterId { cluster_id: cluster_id.to_owned() };
     let set = patiently("register with the cluster", passes, || controller.run(set.clone())).await;
     set.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
     // A port of 0 was chosen by the system; clients are told the one it chose.
@@ -505,13 +510,8 @@ async fn register(
         port: port(at, endpoint.port),
         security_protocol: SecurityProtocol::Plaintext,
     });
-    let operation = RegisterBroker {
-        id: config.node_id,
-        incarnation: identity.directory_id,
-        endpoints: endpoints.collect(),
-        rack: config.rack.clone(),
-        clean_start,
-    };
+    let operation =
+        RegisterBroker { id: config.node_id, incarnation, endpoints: endpoints.collect(), rack: config.rack.clone(), clean_start };
     // The image holds what came before the cluster id was set again. A directory that was only formatted has seen no run.
     if !clean_start && quorum.image().brokers.contains_key(&config.node_id) {
         warn!("the last run did not end cleanly; partitions led from here get a new leader epoch");

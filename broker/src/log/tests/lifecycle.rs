@@ -118,7 +118,7 @@ async fn a_topic_made_again_begins_with_nothing_of_the_old_one() {
 }
 
 fn many(count: i32, id: Uuid) -> Vec<WantedLog> {
-    (0..count).map(|partition| WantedLog { topic: TOPIC.into(), topic_id: id, partition, config: small() }).collect()
+    (0..count).map(|partition| WantedLog { topic: TOPIC.into(), topic_id: id, partition, config: small(), is_new: true }).collect()
 }
 
 #[tokio::test]
