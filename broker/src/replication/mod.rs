@@ -10,3 +10,4 @@ pub mod waiters;
 
 pub use manager::ReplicaManager;
 pub use partition::{Acks, AppendRefused, Appended, Partition, Within};
+pub use waiters::Ticket;

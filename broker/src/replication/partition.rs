@@ -262,13 +262,13 @@ impl Partition {
         let notify = Arc::new(Notify::new());
         loop {
             // Registered before the look, so that no move is missed in between.
-            self.waiters.register(end, &notify);
+            let ticket = self.waiters.register(end, &notify);
             let settled = match self.commit_state(end) {
                 Ok(false) => tokio::time::timeout_at(deadline, notify.notified()).await.map_err(|_| ErrorCode::OffsetNotAvailable),
                 Ok(true) => Ok(()),
                 Err(error) => Err(error),
             };
-            self.waiters.forget(&notify);
+            self.waiters.forget(ticket);
             if settled.is_err() || self.is_committed(end) {
                 return settled;
             }

@@ -156,7 +156,9 @@ async fn with_an_unusable_log_directory_the_partitions_of_the_others_are_served(
     second.apply(&MetadataDelta::between(image, deleted.clone())).await;
     second.apply(&MetadataDelta::between(deleted, again.clone())).await;
     assert_eq!(second.counts(), (4, 4, 0));
-    second.leading().iter().for_each(|partition| drop(partition.append(batch(), Acks::Leader).unwrap()));
+    for partition in second.leading() {
+        partition.append(batch(), Acks::Leader).unwrap();
+    }
     drop(second);
     assert!(env.disk.list(&bad).is_err(), "nothing was made there");
     env.disk.remove_file(&bad).unwrap();

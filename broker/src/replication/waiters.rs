@@ -1,6 +1,7 @@
 //! Who waits for a partition to move on: long polls and acknowledgements.
 
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use letterbox_env::panics::lock;
 use tokio::sync::Notify;
@@ -8,33 +9,49 @@ use tokio::sync::Notify;
 use crate::model::Offset;
 
 /// Requests that wait until a partition's high watermark reaches an offset.
+///
+/// Ordered by what they wait for, so that a move costs what it wakes and nothing for those that wait on.
 #[derive(Default)]
 pub struct Waiters {
-    waiting: Mutex<Vec<(Offset, Arc<Notify>)>>,
+    waiting: Mutex<Waiting>,
 }
+
+#[derive(Default)]
+struct Waiting {
+    /// By target, and by number among those of one target.
+    who: BTreeMap<(Offset, u64), Arc<Notify>>,
+    next: u64,
+}
+
+/// A place among the waiters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket(Offset, u64);
 
 impl Waiters {
     /// Wakes `who` once `moved_to` is told an offset of at least `target`.
     ///
     /// The caller looks at the watermark again after this call, or a move in between is missed.
-    pub fn register(&self, target: Offset, who: &Arc<Notify>) {
-        self.lock().push((target, who.clone()));
+    pub fn register(&self, target: Offset, who: &Arc<Notify>) -> Ticket {
+        let mut waiting = self.lock();
+        let ticket = Ticket(target, waiting.next);
+        waiting.next += 1;
+        waiting.who.insert((ticket.0, ticket.1), who.clone());
+        ticket
     }
 
-    /// Forgets `who`: its request was answered.
-    pub fn forget(&self, who: &Arc<Notify>) {
-        self.lock().retain(|(_, waiting)| !Arc::ptr_eq(waiting, who));
+    /// Gives a place up: its request was answered, or waits for something else. Nothing happens when it was woken already.
+    pub fn forget(&self, Ticket(target, number): Ticket) {
+        self.lock().who.remove(&(target, number));
     }
 
     /// Wakes everyone whose target is reached.
     pub fn moved_to(&self, offset: Offset) {
-        self.lock().retain(|(target, who)| {
-            let reached = *target <= offset;
-            if reached {
-                who.notify_one();
-            }
-            !reached
-        });
+        let mut waiting = self.lock();
+        while let Some(first) = waiting.who.first_entry()
+            && first.key().0 <= offset
+        {
+            first.remove().notify_one();
+        }
     }
 
     /// Wakes everyone: the partition is gone or can no longer be written.
@@ -42,7 +59,28 @@ impl Waiters {
         self.moved_to(Offset::MAX);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(Offset, Arc<Notify>)>> {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
         lock(&self.waiting)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn who_has_waited_for_what_is_reached_is_woken_and_nobody_else() {
+        let waiters = Waiters::default();
+        let notify: Vec<Arc<Notify>> = (0..4).map(|_| Arc::default()).collect();
+        let tickets: Vec<Ticket> = notify.iter().zip([5, 3, 5, 9]).map(|(who, target)| waiters.register(target, who)).collect();
+        waiters.forget(tickets[2]);
+        let woken = || notify.iter().map(|who| who.notified().now_or_never().is_some()).collect::<Vec<_>>();
+        waiters.moved_to(5);
+        assert_eq!(woken(), [true, true, false, false]);
+        waiters.forget(tickets[0]);
+        waiters.wake_all();
+        assert_eq!(woken(), [false, false, false, true]);
     }
 }

@@ -1,10 +1,17 @@
 //! From a frame to its handler and back to a frame. The one place where every request passes: check, decode,
 //! count, handle, encode.
+//!
+//! Nothing that takes more than about a millisecond is done on an async thread. What a request costs follows from its elements and those
+//! of its answer, so a request with many of them ([`WIDE`]) is decoded, handled and answered elsewhere ([`Heavy::carry`]), whatever its API:
+//! no handler needs to think of it.
+//!
+//! [`Heavy::carry`]: super::heavy::Heavy::carry
 
 use std::sync::Arc;
 
 use bytes::BytesMut;
 use futures::future::BoxFuture;
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{debug, error};
@@ -44,8 +51,27 @@ pub(super) enum Answer {
     Close(String),
 }
 
+impl Answer {
+    /// What it ends with.
+    async fn outcome(self) -> Outcome {
+        match self {
+            Self::Now(frame) => Ok(Some(frame)),
+            Self::InOrder(answer) | Self::Appending(answer, _) | Self::Alone { answer, .. } => answer.await,
+            Self::Close(why) => Err(why),
+        }
+    }
+}
+
 /// What one array element of a request takes once it is decoded, at most.
 const ELEMENT_BYTES: usize = 192;
+/// What one array element of an answer takes before it is written down, mostly.
+const ANSWER_ELEMENT_BYTES: usize = 256;
+/// A request with more elements, in itself or in its answer, is handled off the async threads. At a microsecond or two for each.
+const WIDE: usize = 500;
+/// Configurations of one resource, about.
+const CONFIGS_OF_RESOURCE: usize = 100;
+/// Partitions in an answer to DescribeTopicPartitions, at most (`max.request.partition.size.limit`).
+const DESCRIBED_PARTITIONS_MAX: usize = 2_000;
 /// What is not worth counting: less than the buffer of the connection that brought it.
 const NOT_COUNTED: usize = 4 * 1024;
 
@@ -115,7 +141,7 @@ pub(super) fn check(shared: &Arc<Shared>, connection: &mut Connection, frame: By
 /// Starts one request, which holds `share`. Appends of a Produce have happened when this returns, unless it says so.
 pub(super) fn dispatch(shared: &Arc<Shared>, connection: &mut Connection, request: Checked, share: Share) -> Answer {
     let decoded = request.decoded();
-    let Checked { mut frame, api_key, api_version: version, correlation_id, client_id, body_offset, elements: _ } = request;
+    let Checked { mut frame, api_key, api_version: version, correlation_id, client_id, body_offset, elements } = request;
     let ctx = RequestContext {
         principal: connection.principal.clone(),
         listener: connection.listener,
@@ -130,14 +156,96 @@ pub(super) fn dispatch(shared: &Arc<Shared>, connection: &mut Connection, reques
     shared.metrics.requests.get_or_create(&label).inc();
     debug!(api = label.request, version, client_id = %ctx.client_id, "request");
     let timed = Timed { shared: shared.clone(), label, started: Instant::now(), share };
+    let is_wide = elements > WIDE;
     if api_key == apis::PRODUCE {
-        return start_produce(timed, &ctx, body, decoded);
+        return if is_wide { produce_elsewhere(timed, ctx, body, decoded) } else { start_produce(timed, &ctx, body, decoded) };
     }
-    let request = match wire::decode_checked_request(api_key, version, body.freeze()) {
-        Ok(request) => request,
-        Err(refused) => return Answer::Close(refused.to_string()),
+    let decode = move || wire::decode_checked_request(api_key, version, body.freeze()).map_err(|refused| refused.to_string());
+    if is_wide {
+        return elsewhere(timed, connection.host.clone(), ctx, api_key, elements, decode);
+    }
+    match decode() {
+        Ok(Request::ApiVersions(request)) => {
+            let response = api_versions::api_versions(shared, connection, version, &request);
+            timed.now(&ctx, response)
+        }
+        Ok(request) => match answer_elements(shared, &request) {
+            0..=WIDE => route(timed, connection.host.clone(), ctx, request),
+            elements => elsewhere(timed, connection.host.clone(), ctx, api_key, elements, || Ok(request)),
+        },
+        Err(refused) => Answer::Close(refused),
+    }
+}
+
+/// Elements of the answer, where the request does not bound them: more than [`WIDE`] for what has no cheap measure.
+fn answer_elements(shared: &Shared, request: &Request) -> usize {
+    let hosted = || shared.replicas.hosted_count();
+    match request {
+        Request::Metadata(request) => match &request.topics {
+            Some(topics) if !topics.is_empty() => {
+                let image = shared.image();
+                let of = |topic: &MetadataRequestTopic| match &topic.name {
+                    Some(name) => image.topic(name.as_str()).map_or(1, |topic| topic.partitions.len()),
+                    None => image.topic_by_id(&topic.topic_id).map_or(1, |topic| topic.partitions.len()),
+                };
+                topics.iter().map(of).sum()
+            }
+            _ => hosted(),
+        },
+        Request::DescribeLogDirs(request) if request.topics.is_none() => hosted(),
+        Request::DescribeTopicPartitions(_) => hosted().min(DESCRIBED_PARTITIONS_MAX),
+        Request::DescribeConfigs(request) => request.resources.len().saturating_mul(CONFIGS_OF_RESOURCE),
+        Request::ListConfigResources(_) => shared.image().topic_count(),
+        // What groups and producers hold has an account of its own.
+        Request::ListGroups(_) | Request::DescribeGroups(_) | Request::DescribeProducers(_) => WIDE + 1,
+        _ => 0,
+    }
+}
+
+/// Handles a request off the async threads. What its answer takes is taken from the account first.
+fn elsewhere(
+    mut timed: Timed,
+    host: Arc<str>,
+    ctx: RequestContext,
+    api_key: i16,
+    elements: usize,
+    decode: impl FnOnce() -> Result<Request, String> + Send + 'static,
+) -> Answer {
+    let shared = timed.shared.clone();
+    // A Fetch may wait for long, and takes memory for what it has found only when it has.
+    let may_cancel = api_key == apis::FETCH;
+    let handled = async move {
+        let request = decode()?;
+        if !may_cancel {
+            let elements = elements.max(answer_elements(&timed.shared, &request));
+            timed.share.grow_to(timed.share.bytes() + elements.saturating_mul(ANSWER_ELEMENT_BYTES)).await;
+        }
+        route(timed, host, ctx, request).outcome().await
     };
-    route(timed, connection, ctx, request)
+    Answer::Alone { answer: Box::pin(async move { shared.wide.carry(&shared.env, Box::pin(handled)).await }), may_cancel }
+}
+
+/// As [`start_produce`], off the async threads.
+fn produce_elsewhere(timed: Timed, ctx: RequestContext, body: BytesMut, decoded: usize) -> Answer {
+    let shared = timed.shared.clone();
+    let (done, appended) = oneshot::channel::<()>();
+    let produced = async move {
+        match start_produce(timed, &ctx, body, decoded) {
+            Answer::Appending(answer, appended) => {
+                let passed_on = async move {
+                    // An error means that it ended without an append.
+                    let _ = appended.await;
+                    drop(done);
+                };
+                tokio::join!(biased; answer, passed_on).0
+            }
+            answer => {
+                drop(done);
+                answer.outcome().await
+            }
+        }
+    };
+    Answer::Appending(Box::pin(async move { shared.wide.carry(&shared.env, Box::pin(produced)).await }), appended)
 }
 
 fn no_memory(bytes: usize) -> String {
@@ -241,13 +349,9 @@ fn start_produce(mut timed: Timed, ctx: &RequestContext, body: BytesMut, decoded
     }
 }
 
-fn route(timed: Timed, connection: &mut Connection, ctx: RequestContext, request: Request) -> Answer {
+fn route(timed: Timed, host: Arc<str>, ctx: RequestContext, request: Request) -> Answer {
     let shared = timed.shared.clone();
-    let group = coordinator::RequestContext {
-        client_id: ctx.client_id.clone(),
-        client_host: connection.host.clone(),
-        api_version: ctx.api_version,
-    };
+    let group = coordinator::RequestContext { client_id: ctx.client_id.clone(), client_host: host, api_version: ctx.api_version };
     let groups = shared.groups.clone();
     match request {
         Request::Produce(_) => Answer::Close("a Produce request took the way of the others".to_owned()),
@@ -262,10 +366,8 @@ fn route(timed: Timed, connection: &mut Connection, ctx: RequestContext, request
         }
         Request::ListOffsets(request) => timed.alone(&ctx.clone(), list_offsets::list_offsets(shared, ctx, request)),
         Request::Metadata(request) => timed.alone(&ctx.clone(), metadata::metadata(shared, ctx, request)),
-        Request::ApiVersions(request) => {
-            let response = api_versions::api_versions(&shared, connection, ctx.api_version, &request);
-            timed.now(&ctx, response)
-        }
+        // It has no elements, but tagged fields count as some.
+        Request::ApiVersions(_) => Answer::Close("an ApiVersions request with too many tagged fields".to_owned()),
         Request::InitProducerId(request) => timed.alone(&ctx.clone(), init_producer_id::init_producer_id(shared, ctx, request)),
         Request::FindCoordinator(request) => timed.alone(&ctx.clone(), groups::find_coordinator(shared, ctx, request)),
         Request::OffsetCommit(request) => timed.alone(&ctx, async move { groups.offset_commit(&group, request).await }),

@@ -73,10 +73,10 @@ impl ReplicatedLog for GroupLog {
             let partition = partition?;
             let notify = Arc::new(Notify::new());
             loop {
-                partition.waiters.register(end_offset, &notify);
+                let ticket = partition.waiters.register(end_offset, &notify);
                 let state = partition.commit_state(end_offset);
                 if !matches!(state, Ok(false)) {
-                    partition.waiters.forget(&notify);
+                    partition.waiters.forget(ticket);
                     return state.map(|_| ()).map_err(|error| match error {
                         ErrorCode::KafkaStorageError => AppendError::Storage,
                         _ => AppendError::UnknownPartition,

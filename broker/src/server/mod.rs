@@ -75,6 +75,8 @@ pub(crate) struct Shared {
     pub(crate) validation: Heavy,
     /// Where offsets are looked up by time.
     pub(crate) lookups: Heavy,
+    /// Where requests with many elements, or many in their answers, are handled.
+    pub(crate) wide: Heavy,
     pub(crate) connections: Arc<Connections>,
     pub(crate) replicas: Arc<ReplicaManager>,
     logs: Arc<LogManager>,
@@ -256,6 +258,7 @@ impl Broker {
             memory: Account::new(memory),
             validation: Heavy::new(workers),
             lookups: Heavy::new(workers),
+            wide: Heavy::new(workers),
             connections: Arc::new(connections),
             replicas: replicas.clone(),
             logs: logs.clone(),

@@ -1,5 +1,7 @@
 //! Names of topics.
 
+use std::collections::BTreeMap;
+
 use super::super::{ApiError, ErrorCode, MetadataImage};
 
 /// Topics that belong to the cluster itself.
@@ -38,11 +40,35 @@ pub fn validate_topic_name(name: &str) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Checks that `name` is not the quorum's own, and free, also as the name of a metric, where `.` and `_` are the same.
+/// The names of all topics, as metrics have them: `.` and `_` are the same there. Made when it is first asked for, so that one operation
+/// looks at each topic once however many names it checks.
+#[derive(Default)]
+pub(super) struct MetricNames(Option<BTreeMap<String, String>>);
+
+impl MetricNames {
+    fn of(name: &str) -> Option<String> {
+        name.contains(['.', '_']).then(|| name.replace('.', "_"))
+    }
+
+    /// The topic whose name is the same as `name` there.
+    fn collision(&mut self, image: &MetadataImage, name: &str) -> Option<&str> {
+        let collected = || image.topics().filter_map(|topic| Some((Self::of(&topic.name)?, topic.name.to_string()))).collect();
+        self.0.get_or_insert_with(collected).get(&Self::of(name)?).map(String::as_str)
+    }
+
+    /// Notes a topic that has come to the image.
+    pub(super) fn add(&mut self, name: &str) {
+        if let (Some(names), Some(key)) = (&mut self.0, Self::of(name)) {
+            names.insert(key, name.to_owned());
+        }
+    }
+}
+
+/// Checks that `name` is not the quorum's own, and free, also as the name of a metric.
 ///
 /// # Errors
 /// TOPIC_AUTHORIZATION_FAILED, TOPIC_ALREADY_EXISTS, INVALID_TOPIC_EXCEPTION for a collision.
-pub(super) fn check_free(image: &MetadataImage, name: &str) -> Result<(), ApiError> {
+pub(super) fn check_free(image: &MetadataImage, name: &str, metric_names: &mut MetricNames) -> Result<(), ApiError> {
     if name == METADATA_TOPIC {
         return Err(ApiError::new(ErrorCode::TopicAuthorizationFailed, format!("{name} is the cluster's own and cannot be created.")));
     }
@@ -52,12 +78,8 @@ pub(super) fn check_free(image: &MetadataImage, name: &str) -> Result<(), ApiErr
     if !name.contains(['.', '_']) {
         return Ok(());
     }
-    let collides = |other: &str| {
-        other.len() == name.len()
-            && other.bytes().zip(name.bytes()).all(|(a, b)| a == b || (matches!(a, b'.' | b'_') && matches!(b, b'.' | b'_')))
-    };
-    match image.topics().find(|topic| collides(&topic.name)) {
-        Some(topic) => Err(ApiError::new(ErrorCode::InvalidTopic, format!("Topic '{name}' collides with existing topic: {}", topic.name))),
+    match metric_names.collision(image, name) {
+        Some(other) => Err(ApiError::new(ErrorCode::InvalidTopic, format!("Topic '{name}' collides with existing topic: {other}"))),
         None => Ok(()),
     }
 }

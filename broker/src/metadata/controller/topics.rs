@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::configs::{ConfigScope, check_config, check_together};
+use super::names::MetricNames;
 use super::placement::{Placement, check_manual_assignment, live_isr};
 use super::{Context, Decision, Draft, ItemResult, Operation, PARTITIONS_PER_OPERATION_MAX, names};
 use crate::metadata::record::{ConfigRecord, PartitionRecord, RemoveTopicRecord, TopicRecord};
@@ -77,11 +78,12 @@ impl Operation for CreateTopics {
         }
         let mut partitions_left = PARTITIONS_PER_OPERATION_MAX;
         let mut outcome = Vec::with_capacity(self.topics.len());
+        let mut metric_names = MetricNames::default();
         for topic in &self.topics {
             let result = if times.get(topic.name.as_str()).is_some_and(|times| *times > 1) {
                 Err(ApiError::new(ErrorCode::InvalidRequest, "Duplicate topic name."))
             } else {
-                self.create(topic, &mut draft, &mut partitions_left, context)
+                self.create(topic, &mut draft, &mut metric_names, &mut partitions_left, context)
             };
             outcome.push((topic.name.clone(), result));
         }
@@ -91,9 +93,16 @@ impl Operation for CreateTopics {
 }
 
 impl CreateTopics {
-    fn create(&self, topic: &NewTopic, draft: &mut Draft, partitions_left: &mut usize, context: &Context<'_>) -> ItemResult<CreatedTopic> {
+    fn create(
+        &self,
+        topic: &NewTopic,
+        draft: &mut Draft,
+        metric_names: &mut MetricNames,
+        partitions_left: &mut usize,
+        context: &Context<'_>,
+    ) -> ItemResult<CreatedTopic> {
         names::validate_topic_name(&topic.name)?;
-        names::check_free(&draft.image, &topic.name)?;
+        names::check_free(&draft.image, &topic.name, metric_names)?;
         let configs = check_configs(topic, context)?;
         let assignments = self.assign(&topic.placement, &draft.image, *partitions_left, context)?;
         let id = context.new_topic_id(&draft.image);
@@ -109,6 +118,7 @@ impl CreateTopics {
             }));
         }
         draft.add(records)?;
+        metric_names.add(&topic.name);
         *partitions_left = partitions_left.saturating_sub(assignments.len());
         Ok(CreatedTopic {
             id: if self.validate_only { TopicId::nil() } else { id },

@@ -19,13 +19,18 @@ use tokio::time::Instant;
 use super::{SETTLE_MAX, Shared};
 use crate::log::{ReadError, ReadResult, Slice};
 use crate::model::Offset;
-use crate::replication::Partition;
+use crate::replication::{Partition, Ticket};
 use crate::server::budget::Share;
 use crate::server::context::{Operation, RequestContext, Resource};
 use crate::server::response::{Part, Response};
 use crate::wire::fetch::{FetchAnswer, FetchPartitionAnswer, FetchTopicAnswer};
 use crate::wire::produce::TopicKey;
 use crate::wire::{self, ErrorCode, WireError};
+
+/// Partitions that are looked at whenever one of them has moved.
+const NARROW: u32 = 64;
+/// Between two looks at more of them, for each: some twenty times of what the look takes.
+const BETWEEN_LOOKS: Duration = Duration::from_micros(20);
 
 /// The answer, before it is written down.
 pub(crate) struct Fetched {
@@ -115,8 +120,7 @@ pub(crate) async fn fetch(shared: Arc<Shared>, ctx: RequestContext, request: m::
     let waits = min_bytes > 0 && topics.iter().any(|topic| !topic.partitions.is_empty());
     let max_wait_ms = if waits { u64::try_from(request.max_wait_ms).unwrap_or(0) } else { 0 };
     let mut deadline = Instant::now() + Duration::from_millis(max_wait_ms);
-    let notify = Arc::new(Notify::new());
-    let mut registered = None;
+    let mut registered = Registered { topics: &topics, notify: Arc::default(), tickets: Vec::new(), next_look: Instant::now() };
     let mut settled = false;
     let (mut fetched, records) = loop {
         let mut records = Share::new(&shared.memory);
@@ -135,17 +139,10 @@ pub(crate) async fn fetch(shared: Arc<Shared>, ctx: RequestContext, request: m::
                 .collect();
             // What waits holds no records.
             drop((fetched, records));
-            registered.get_or_insert_with(|| Registered { topics: &topics, notify: notify.clone() });
-            let mut moved = false;
-            for (partition, seen) in found(&topics).zip(seen) {
-                partition.waiters.forget(&notify);
-                partition.waiters.register(seen.saturating_add(1), &notify);
-                moved |= partition.high_watermark() > seen || partition.log.is_gone();
-            }
-            if !moved {
+            if registered.again(seen) {
                 tokio::select! {
                     biased;
-                    () = notify.notified() => {}
+                    () = registered.moved() => {}
                     () = tokio::time::sleep_until(deadline) => {}
                     () = held.until_pressed() => deadline = Instant::now(),
                 }
@@ -158,7 +155,7 @@ pub(crate) async fn fetch(shared: Arc<Shared>, ctx: RequestContext, request: m::
         settled = true;
     };
     fetched.read_committed = request.isolation_level == 1;
-    drop(registered);
+    registered.give_up();
     let answered = fetched.topics.iter().flat_map(|topic| &topic.partitions);
     for (asked, answer) in topics.iter().flat_map(|topic| &topic.partitions).zip(answered) {
         if let Ok(partition) = &asked.found {
@@ -173,11 +170,45 @@ pub(crate) async fn fetch(shared: Arc<Shared>, ctx: RequestContext, request: m::
 struct Registered<'a> {
     topics: &'a [AskedTopic],
     notify: Arc<Notify>,
+    /// For each of [`found`], or none at all.
+    tickets: Vec<Ticket>,
+    /// Not before then is it worth to look at all partitions again.
+    next_look: Instant,
+}
+
+impl Registered<'_> {
+    /// Waits for what follows the offsets that were `seen`, of each of [`found`]; tells whether nothing has moved meanwhile.
+    fn again(&mut self, seen: Vec<Offset>) -> bool {
+        self.give_up();
+        let mut moved = false;
+        for (partition, seen) in found(self.topics).zip(seen) {
+            self.tickets.push(partition.waiters.register(seen.saturating_add(1), &self.notify));
+            moved |= partition.high_watermark() > seen || partition.log.is_gone();
+        }
+        !moved
+    }
+
+    /// Completes when one of the partitions has moved. When little comes to a request that wants much of many partitions, each append
+    /// would have all of them looked at: the looks are so far apart that they take a small part of the time.
+    async fn moved(&mut self) {
+        self.notify.notified().await;
+        tokio::time::sleep_until(self.next_look).await;
+        let partitions = u32::try_from(self.tickets.len()).unwrap_or(u32::MAX);
+        if partitions > NARROW {
+            self.next_look = Instant::now() + BETWEEN_LOOKS * partitions;
+        }
+    }
+
+    fn give_up(&mut self) {
+        for (partition, ticket) in found(self.topics).zip(self.tickets.drain(..)) {
+            partition.waiters.forget(ticket);
+        }
+    }
 }
 
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
-        found(self.topics).for_each(|partition| partition.waiters.forget(&self.notify));
+        self.give_up();
     }
 }
 

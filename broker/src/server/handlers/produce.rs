@@ -283,12 +283,16 @@ impl Carver {
 }
 
 /// Waits until everything is committed, and writes an error into the answer of what is not in time.
-async fn wait(shared: &Shared, answers: &mut Answers, mut waiting: Vec<Waiting>, timeout: Duration) {
+async fn wait(shared: &Shared, answers: &mut Answers, waiting: Vec<Waiting>, timeout: Duration) {
     let deadline = Instant::now() + timeout;
     let notify = Arc::new(Notify::new());
-    for item in &waiting {
-        item.of.waiters.register(item.end_offset, &notify);
-    }
+    let mut waiting: Vec<_> = waiting
+        .into_iter()
+        .map(|item| {
+            let ticket = item.of.waiters.register(item.end_offset, &notify);
+            (item, ticket)
+        })
+        .collect();
     let mut set = |item: &Waiting, error: ErrorCode| {
         let Some((topic, partitions)) = answers.topics.get_mut(item.topic) else { return };
         let error = match (error, &*topic) {
@@ -300,24 +304,26 @@ async fn wait(shared: &Shared, answers: &mut Answers, mut waiting: Vec<Waiting>,
             *answer = Failure::code(error).answer(answer.index);
         }
     };
-    loop {
-        waiting.retain(|item| match item.of.commit_state(item.end_offset) {
-            Ok(true) => false,
-            Ok(false) => true,
-            Err(error) => {
-                set(item, error);
-                false
+    // All are to be committed, so they are looked at one after the other, and each once beside the wake-ups.
+    while let Some((item, _)) = waiting.last() {
+        match item.of.commit_state(item.end_offset) {
+            Ok(false) => {
+                if tokio::time::timeout_at(deadline, notify.notified()).await.is_err() {
+                    break;
+                }
+                continue;
             }
-        });
-        if waiting.is_empty() {
-            return;
+            Ok(true) => {}
+            Err(error) => set(item, error),
         }
-        if tokio::time::timeout_at(deadline, notify.notified()).await.is_err() {
-            for item in &waiting {
-                item.of.waiters.forget(&notify);
-                set(item, ErrorCode::RequestTimedOut);
-            }
-            return;
+        waiting.pop();
+    }
+    for (item, ticket) in &waiting {
+        item.of.waiters.forget(*ticket);
+        match item.of.commit_state(item.end_offset) {
+            Ok(true) => {}
+            Ok(false) => set(item, ErrorCode::RequestTimedOut),
+            Err(error) => set(item, error),
         }
     }
 }
