@@ -5,11 +5,12 @@
 
 pub mod config;
 pub mod coordinator;
-pub mod log;
 pub mod metadata;
 pub mod metrics;
-pub mod model;
 pub mod quorum;
 pub mod replication;
 pub mod server;
-pub mod wire;
+
+pub use letterbox_protocol as wire;
+pub use letterbox_protocol::model;
+pub use letterbox_storage as log;

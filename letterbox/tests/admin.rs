@@ -6,7 +6,7 @@ mod common;
 use common::{Broker, PATIENCE, PRODUCE_VERSION, ask, ask_for_topic, free_port, http, http_get, produce_request, produced, topic_name};
 use kafka_protocol::messages as m;
 use kafka_protocol::protocol::StrBytes;
-use letterbox_broker::wire::Response;
+use letterbox_protocol::Response;
 
 /// Whether `line` is a comment, or `name value` or `name{label="value",…} value`.
 fn is_metric(line: &str) -> bool {

@@ -8,8 +8,8 @@ use std::time::Instant;
 use common::{Broker, ask, ask_for_topic, produce_request, produced, topic_name};
 use kafka_protocol::messages as m;
 use kafka_protocol::protocol::StrBytes;
-use letterbox_broker::wire::Response;
-use letterbox_broker::wire::batch::{BatchBuilder, Compression};
+use letterbox_protocol::Response;
+use letterbox_protocol::batch::{BatchBuilder, Compression};
 
 /// Fetch v11 of `topic`-0 from the start.
 fn fetch_request(topic: &'static str) -> m::FetchRequest {

@@ -9,7 +9,7 @@ use std::io::Write;
 use common::{Broker, ask, is_closed, read_frame};
 use kafka_protocol::messages as m;
 use kafka_protocol::protocol::StrBytes;
-use letterbox_broker::wire::Response;
+use letterbox_protocol::Response;
 
 /// A frame: api key, version, correlation id 7, client id "t", and the rest as it is.
 fn frame(api_key: i16, version: i16, rest: &[u8]) -> Vec<u8> {
@@ -120,7 +120,7 @@ fn too_new_api_versions_is_answered_in_version_0() {
         .collect();
     // Older librdkafka turns compression off unless Produce begins at 0 (KAFKA-18659).
     assert!(keys.contains(&(0, 0, 13)), "{keys:?}");
-    assert_eq!(keys.len(), letterbox_broker::wire::apis::APIS.len());
+    assert_eq!(keys.len(), letterbox_protocol::apis::APIS.len());
 }
 
 /// Issue 7, 2.1: what librdkafka 2.1 and newer send to list all topics, with three bytes after the last field.

@@ -12,8 +12,8 @@ use common::{
     topic_name,
 };
 use kafka_protocol::messages as m;
-use letterbox_broker::wire::batch::{BatchBuilder, Compression};
-use letterbox_broker::wire::{Response, apis, encode_request};
+use letterbox_protocol::batch::{BatchBuilder, Compression};
+use letterbox_protocol::{Response, apis, encode_request};
 
 fn greet(client: &mut TcpStream) {
     ask(client, 0, m::ApiVersionsRequest::default());

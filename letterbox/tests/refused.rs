@@ -6,7 +6,7 @@ mod common;
 use common::{Broker, PRODUCE_VERSION, ask, ask_for_topic, produce_request, produced, topic_name};
 use kafka_protocol::messages as m;
 use kafka_protocol::protocol::StrBytes;
-use letterbox_broker::wire::Response;
+use letterbox_protocol::Response;
 
 #[test]
 fn transactions_are_refused_so_that_no_client_waits_for_them() {

@@ -8,7 +8,7 @@ use std::net::TcpStream;
 use common::{Broker, PATIENCE, ask, ask_for_topic, is_closed};
 use kafka_protocol::messages as m;
 use kafka_protocol::protocol::StrBytes;
-use letterbox_broker::wire::Response;
+use letterbox_protocol::Response;
 
 const TOPIC: i8 = 2;
 const BROKER: i8 = 4;

@@ -11,7 +11,7 @@ use common::{
 };
 use kafka_protocol::messages as m;
 use kafka_protocol::protocol::StrBytes;
-use letterbox_broker::wire::Response;
+use letterbox_protocol::Response;
 use rustix::process::{Resource, Rlimit, prlimit};
 
 const STORAGE_ERROR: i16 = 56;

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use common::{Broker, PRODUCE_VERSION, ask, ask_for_topic, command, free_port, is_closed, kcat, produce_request, produced, refusal};
 use kafka_protocol::messages as m;
-use letterbox_broker::wire::Response;
+use letterbox_protocol::Response;
 
 fn quick_start() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/quick-start.properties")

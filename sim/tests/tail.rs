@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use letterbox_broker::config::Config;
 use letterbox_broker::server::Broker;
-use letterbox_broker::wire::batch::BatchBuilder;
 use letterbox_env::{BoxStream, Env};
+use letterbox_protocol::batch::BatchBuilder;
 use letterbox_sim::cluster::{Cluster, Exit, Process};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::sleep;

@@ -1,7 +1,7 @@
 //! Any bytes as record batches: no panic, and what reads well reads the same after it was written again.
 #![no_main]
 
-use letterbox_broker::wire::batch::{Batch, BatchBuilder, Compression, RecordIter};
+use letterbox_protocol::batch::{Batch, BatchBuilder, Compression, RecordIter};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
@@ -31,7 +31,7 @@ fn check_records(batch: &Batch<'_>) {
     let read: Vec<_> = RecordIter::new(built.records_bytes(), built.header.records_count).map(|r| r.expect("a built record")).collect();
     assert_eq!(read.len(), records.len());
     for (read, record) in read.iter().zip(&records) {
-        let is = |r: &letterbox_broker::wire::batch::Record<'_>| (r.offset_delta, r.key.map(<[u8]>::to_vec), r.value.map(<[u8]>::to_vec));
+        let is = |r: &letterbox_protocol::batch::Record<'_>| (r.offset_delta, r.key.map(<[u8]>::to_vec), r.value.map(<[u8]>::to_vec));
         assert_eq!(is(read), is(record));
         assert_eq!(read.headers, record.headers);
     }

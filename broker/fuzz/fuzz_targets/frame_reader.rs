@@ -2,7 +2,7 @@
 #![no_main]
 
 use bytes::Bytes;
-use letterbox_broker::wire::{apis, decode_response, encode_response};
+use letterbox_protocol::{apis, decode_response, encode_response};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {

@@ -3,8 +3,8 @@
 #![no_main]
 
 use bytes::Bytes;
-use letterbox_broker::wire::produce::ProduceView;
-use letterbox_broker::wire::{apis, check_request, decode_checked_request, encode_request, peek_request};
+use letterbox_protocol::produce::ProduceView;
+use letterbox_protocol::{apis, check_request, decode_checked_request, encode_request, peek_request};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|frame: &[u8]| {

@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use letterbox_broker::log::recover;
+use letterbox_storage::recover;
 use letterbox_env::Env;
 use libfuzzer_sys::fuzz_target;
 

@@ -10,11 +10,12 @@ use tokio::sync::Notify;
 use tracing::error;
 
 use crate::coordinator::{AppendError, KeyValue, ReplicatedLog};
-use crate::log::{Origin, Slice, decompress_all};
+use crate::log::{Origin, Slice};
 use crate::model::{Offset, TimestampMs, TopicId};
 use crate::replication::{Acks, AppendRefused, Partition, ReplicaManager};
 use crate::wire::ErrorCode;
 use crate::wire::batch::{Batch, BatchBuilder, Compression, RecordIter};
+use crate::wire::compression::decompress_all;
 
 /// Bytes read at once while a partition is loaded.
 const READ_CHUNK: usize = 4 * 1024 * 1024;

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::protocol::StrBytes;
-use letterbox_broker::wire::batch::BatchBuilder;
-use letterbox_broker::wire::{Request, Response, decode_response, encode_request};
+use letterbox_protocol::batch::BatchBuilder;
+use letterbox_protocol::{Request, Response, decode_response, encode_request};
 
 /// How long anything may take before the test gives up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);

@@ -78,10 +78,9 @@ pub(crate) fn describe(shared: &Shared, ctx: &RequestContext, request: m::Descri
 
 type Refusal = (ErrorCode, String);
 
-impl From<ErrorCode> for Refusal {
-    fn from(code: ErrorCode) -> Self {
-        (code, String::new())
-    }
+/// A refusal that its code says all about.
+fn refusal(code: ErrorCode) -> Refusal {
+    (code, String::new())
 }
 
 fn unsupported(resource_type: i8) -> Refusal {
@@ -95,7 +94,7 @@ fn may(ctx: &RequestContext, operation: Operation, resource_type: i8, name: &str
         GROUP => (Resource::Group(name), ErrorCode::GroupAuthorizationFailed),
         _ => (Resource::Cluster, ErrorCode::ClusterAuthorizationFailed),
     };
-    if ctx.may(operation, resource) { Ok(()) } else { Err(refused.into()) }
+    if ctx.may(operation, resource) { Ok(()) } else { Err(refusal(refused)) }
 }
 
 /// What an answer holds beside the values.
@@ -144,7 +143,7 @@ fn topic_configs(shared: &Shared, name: &str, with: With) -> Result<Vec<Describe
     let image = shared.image();
     let Some(topic) = image.topic(name) else {
         let code = if validate_topic_name(name).is_err() { ErrorCode::InvalidTopicException } else { ErrorCode::UnknownTopicOrPartition };
-        return Err(code.into());
+        return Err(refusal(code));
     };
     let one = |key: &topic::TopicKey| {
         let own = topic.configs.get(key.name).map(|value| Entry { name: key.name, value: Some(value.clone()), source: Source::Topic });

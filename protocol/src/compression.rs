@@ -1,0 +1,200 @@
+//! Compression of a batch's records.
+//!
+//! Decompression is a stream with a bound: what the compressed bytes declare is never believed, and the
+//! bound is checked against what has really come out.
+
+use std::io::{self, Read, Write};
+
+use crate::batch::Compression;
+
+/// Block size of the Java snappy library; every reader copes with it.
+const XERIAL_BLOCK: usize = 32 << 10;
+const XERIAL_MAGIC: &[u8] = b"\x82SNAPPY\0";
+const XERIAL_HEADER: usize = 16;
+/// zstd frames that want a larger window than 2^27 bytes are refused (the library's own bound for decoders).
+const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+
+/// Decompresses `records` as a stream that fails once more than `max` bytes have come out.
+///
+/// # Errors
+/// `InvalidData` and the like when the bytes are not what they should be; `FileTooLarge` past the bound.
+pub fn decompress(codec: Compression, records: &[u8], max: u64) -> io::Result<Box<dyn Read + '_>> {
+    let inner: Box<dyn Read + '_> = match codec {
+        Compression::None => Box::new(records),
+        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(records)),
+        Compression::Snappy => Box::new(SnappyBlocks::new(records, max)),
+        Compression::Lz4 => Box::new(lz4_flex::frame::FrameDecoder::new(records)),
+        Compression::Zstd => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(records)?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+            Box::new(decoder)
+        }
+    };
+    Ok(Box::new(Bounded { inner, left: max }))
+}
+
+/// As [`decompress`], into memory.
+pub fn decompress_all(codec: Compression, records: &[u8], max: u64) -> io::Result<Vec<u8>> {
+    let mut out = Vec::new();
+    decompress(codec, records, max)?.read_to_end(&mut out)?;
+    Ok(out)
+}
+
+/// Compresses `records`. `level` is the codec's own; `None` is its default.
+pub fn compress(codec: Compression, level: Option<i32>, records: &[u8]) -> io::Result<Vec<u8>> {
+    match codec {
+        Compression::None => Ok(records.to_vec()),
+        Compression::Gzip => {
+            let level = level
+                .and_then(|level| u32::try_from(level).ok())
+                .map_or_else(flate2::Compression::default, |level| flate2::Compression::new(level.min(9)));
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), level);
+            encoder.write_all(records)?;
+            encoder.finish()
+        }
+        Compression::Snappy => snappy(records),
+        Compression::Lz4 => {
+            // lz4_flex has the fast mode only, so `compression.lz4.level` has nothing to choose from.
+            let info = lz4_flex::frame::FrameInfo::new()
+                .block_size(lz4_flex::frame::BlockSize::Max64KB)
+                .block_mode(lz4_flex::frame::BlockMode::Independent);
+            let mut encoder = lz4_flex::frame::FrameEncoder::with_frame_info(info, Vec::new());
+            encoder.write_all(records)?;
+            encoder.finish().map_err(io::Error::other)
+        }
+        Compression::Zstd => zstd::stream::encode_all(records, level.unwrap_or(zstd::DEFAULT_COMPRESSION_LEVEL)),
+    }
+}
+
+fn snappy(records: &[u8]) -> io::Result<Vec<u8>> {
+    let mut out = Vec::with_capacity(XERIAL_HEADER + records.len() / 2);
+    out.extend_from_slice(XERIAL_MAGIC);
+    out.extend_from_slice(&1u32.to_be_bytes());
+    out.extend_from_slice(&1u32.to_be_bytes());
+    let mut encoder = snap::raw::Encoder::new();
+    for block in records.chunks(XERIAL_BLOCK) {
+        let compressed = encoder.compress_vec(block).map_err(io::Error::other)?;
+        out.extend_from_slice(&u32::try_from(compressed.len()).map_err(io::Error::other)?.to_be_bytes());
+        out.extend_from_slice(&compressed);
+    }
+    Ok(out)
+}
+
+struct Bounded<R> {
+    inner: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        self.left = self.left.checked_sub(n as u64).ok_or_else(too_much)?;
+        Ok(n)
+    }
+}
+
+fn too_much() -> io::Error {
+    io::Error::new(io::ErrorKind::FileTooLarge, "the batch unpacks to more than a batch may")
+}
+
+/// Snappy in xerial's blocks, or, without their header, as one raw block.
+struct SnappyBlocks<'a> {
+    rest: &'a [u8],
+    raw: bool,
+    /// What may still come out of the blocks.
+    left: u64,
+    block: Vec<u8>,
+    read: usize,
+}
+
+impl<'a> SnappyBlocks<'a> {
+    fn new(records: &'a [u8], max: u64) -> Self {
+        let framed = records.starts_with(XERIAL_MAGIC) && records.len() >= XERIAL_HEADER;
+        let rest = if framed { records.get(XERIAL_HEADER..).unwrap_or_default() } else { records };
+        Self { rest, raw: !framed, left: max, block: Vec::new(), read: 0 }
+    }
+
+    fn next_block(&mut self) -> io::Result<()> {
+        let damaged = |reason: &'static str| io::Error::new(io::ErrorKind::InvalidData, reason);
+        let compressed = if self.raw {
+            std::mem::take(&mut self.rest)
+        } else {
+            let (len, rest) = self.rest.split_first_chunk::<4>().ok_or_else(|| damaged("snappy block has no length"))?;
+            let (block, rest) = usize::try_from(u32::from_be_bytes(*len))
+                .ok()
+                .and_then(|len| rest.split_at_checked(len))
+                .ok_or_else(|| damaged("snappy block reaches past the end"))?;
+            self.rest = rest;
+            block
+        };
+        // The format cannot pack more than 64 bytes into 3; a length beyond that is a lie and is not allocated.
+        let len = snap::raw::decompress_len(compressed).map_err(io::Error::other)?;
+        if len > compressed.len().saturating_mul(22).saturating_add(64) {
+            return Err(damaged("snappy block declares more bytes than it can hold"));
+        }
+        // Before it is unpacked: a raw block is the whole batch.
+        self.left = self.left.checked_sub(len as u64).ok_or_else(too_much)?;
+        self.block.resize(len, 0);
+        let n = snap::raw::Decoder::new().decompress(compressed, &mut self.block).map_err(io::Error::other)?;
+        self.block.truncate(n);
+        self.read = 0;
+        Ok(())
+    }
+}
+
+impl Read for SnappyBlocks<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.read == self.block.len() {
+            if self.rest.is_empty() {
+                return Ok(0);
+            }
+            self.next_block()?;
+        }
+        let ready = self.block.get(self.read..).unwrap_or_default();
+        let n = ready.len().min(buffer.len());
+        if let (Some(to), Some(from)) = (buffer.get_mut(..n), ready.get(..n)) {
+            to.copy_from_slice(from);
+        }
+        self.read += n;
+        Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CODECS: [Compression; 5] = [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd];
+
+    #[test]
+    fn every_codec_reads_back_what_it_wrote() {
+        let data: Vec<u8> = (0..200_000u32).flat_map(|i| (i / 7).to_le_bytes()).collect();
+        for codec in CODECS {
+            let packed = compress(codec, None, &data).unwrap();
+            assert_eq!(decompress_all(codec, &packed, data.len() as u64).unwrap(), data, "{codec:?}");
+            assert!(decompress_all(codec, &packed, data.len() as u64 - 1).is_err(), "{codec:?} passes the bound");
+        }
+        let raw = snap::raw::Encoder::new().compress_vec(&data).unwrap();
+        assert_eq!(decompress_all(Compression::Snappy, &raw, 1 << 30).unwrap(), data);
+    }
+
+    #[test]
+    fn declared_sizes_are_not_believed() {
+        let mut lie = vec![0xff, 0xff, 0xff, 0xff, 0x0f];
+        lie.extend([0; 20]);
+        assert!(decompress_all(Compression::Snappy, &lie, u64::MAX).is_err());
+        for codec in CODECS.into_iter().skip(1) {
+            assert!(decompress_all(codec, b"not compressed at all", 1 << 20).is_err(), "{codec:?}");
+        }
+    }
+
+    /// A raw block of snappy is unpacked at once, however large it is.
+    #[test]
+    fn what_unpacks_to_too_much_is_not_unpacked_first() {
+        let packed = snap::raw::Encoder::new().compress_vec(&vec![0; 1_000_000]).unwrap();
+        let mut blocks = SnappyBlocks::new(&packed, 999_999);
+        assert_eq!(blocks.next_block().unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        assert_eq!(blocks.block.capacity(), 0);
+        assert!(SnappyBlocks::new(&packed, 1_000_000).next_block().is_ok());
+    }
+}

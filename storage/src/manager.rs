@@ -1,0 +1,408 @@
+//! All logs of a broker: opening. How they are made and deleted is in `lifecycle`; their upkeep and closing in `upkeep`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::StreamExt;
+pub(super) use letterbox_env::panics::lock;
+use letterbox_env::{Disk, Env, Fault, FileRef};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::checkpoint::{self, ACCEPT_DATA_LOSS, CLEAN_SHUTDOWN, PARTITION_METADATA};
+use super::dir::LogDir;
+use super::error::{IoContext, LogError};
+use super::partition::Identity;
+use super::partition_table::{Name, PartitionTable};
+use super::recover::recover;
+use super::tail_cache::CacheBudget;
+use super::upkeep::Doomed;
+use super::{DurabilityObserver, Log, LogConfig, sync};
+use letterbox_protocol::model::TopicId;
+
+/// The metadata quorum's directory, which may lie in a log directory and holds no partition.
+pub const QUORUM_DIR: &str = "__cluster_metadata-0";
+
+/// Partitions opened or closed at the same time.
+const PARALLEL_MAX: usize = 8;
+const PROGRESS_EVERY: usize = 1000;
+/// After how long a log that was not opened is tried again, the first time.
+const RETRY_MIN: Duration = Duration::from_secs(1);
+
+/// How the logs are kept.
+#[derive(Clone, Debug)]
+pub struct LogManagerOptions {
+    /// `log.dirs`; new partitions go where there are fewest.
+    pub dirs: Vec<PathBuf>,
+    /// Those of `dirs` that were found to be unusable before, and why; they are not tried.
+    pub unusable: BTreeMap<PathBuf, Arc<std::io::Error>>,
+    /// In force for a log that was opened until [`Log::set_config`].
+    pub default_config: LogConfig,
+    /// Bytes in the tail caches of all logs.
+    pub tail_cache_bytes: usize,
+    /// Bytes in the tail cache of one log.
+    pub tail_cache_bytes_per_log: usize,
+    /// `log.dir.reserve.bytes`: a log directory takes no appends of clients while less than this is free. `None`: 64 MiB, or a
+    /// sixteenth of a smaller file system.
+    pub reserve_bytes: Option<u64>,
+    /// Keys that compaction remembers at once, at some 40 bytes each (`log.cleaner.dedupe.buffer.size`).
+    pub cleaner_keys_max: usize,
+    /// `producer.id.expiration.ms`.
+    pub producer_id_expiration_ms: i64,
+    /// `log.retention.check.interval.ms`.
+    pub retention_check_interval: Duration,
+    /// `log.cleaner.backoff.ms`: how often it is looked whether a log is to be compacted.
+    pub cleaner_backoff: Duration,
+    /// `log.flush.offset.checkpoint.interval.ms`.
+    pub recovery_point_interval: Duration,
+    /// `replica.high.watermark.checkpoint.interval.ms`.
+    pub high_watermark_interval: Duration,
+}
+
+impl LogManagerOptions {
+    /// Kafka's defaults over these directories.
+    #[must_use]
+    pub fn new(dirs: Vec<PathBuf>) -> Self {
+        Self {
+            dirs,
+            unusable: BTreeMap::new(),
+            default_config: LogConfig::default(),
+            tail_cache_bytes: 24 << 20,
+            tail_cache_bytes_per_log: 2 << 20,
+            reserve_bytes: None,
+            cleaner_keys_max: 1 << 20,
+            producer_id_expiration_ms: 24 * 3_600_000,
+            retention_check_interval: Duration::from_secs(300),
+            cleaner_backoff: Duration::from_secs(15),
+            recovery_point_interval: Duration::from_secs(60),
+            high_watermark_interval: Duration::from_secs(5),
+        }
+    }
+}
+
+/// A partition directory that was not opened.
+#[derive(Clone, Debug)]
+pub struct OfflineLog {
+    /// The topic's name.
+    pub topic: Arc<str>,
+    /// The partition's index.
+    pub partition: i32,
+    /// The topic's id, when `partition.metadata` could be read.
+    pub topic_id: Option<TopicId>,
+    /// Why.
+    pub error: LogError,
+    pub(super) dir: Arc<LogDir>,
+    pub(super) path: PathBuf,
+    /// When it is tried again, and how long after that.
+    pub(super) retry: (Instant, Duration),
+}
+
+pub(super) type Key = (TopicId, i32);
+
+/// All logs of a broker.
+pub struct LogManager {
+    was_clean: bool,
+    pub(super) env: Env,
+    pub(super) options: LogManagerOptions,
+    pub(super) dirs: Vec<Arc<LogDir>>,
+    _locks: Vec<FileRef>,
+    pub(super) budget: Arc<CacheBudget>,
+    pub(super) logs: Mutex<BTreeMap<Key, Arc<Log>>>,
+    pub(super) offline: Mutex<BTreeMap<Name, OfflineLog>>,
+    /// Logs come or go one call at a time.
+    pub(super) changing: tokio::sync::Mutex<()>,
+    /// Renamed files and directories, and when they go.
+    pub(super) doomed: Arc<Mutex<Vec<Doomed>>>,
+    /// [`LogManagerOptions::cleaner_backoff`] as it is now.
+    pub(super) cleaner_backoff: watch::Sender<Duration>,
+}
+
+/// The directory of a partition.
+pub(super) struct Found {
+    pub(super) dir: Arc<LogDir>,
+    pub(super) topic: Arc<str>,
+    pub(super) partition: i32,
+    pub(super) path: PathBuf,
+    /// It was left in order.
+    pub(super) clean: bool,
+    /// Whose it must be; `None`: whoever's it says it is.
+    pub(super) topic_id: Option<TopicId>,
+}
+
+impl Drop for LogManager {
+    /// A queued log and its directory refer to each other; without a manager nobody takes it out of the queue.
+    fn drop(&mut self) {
+        for dir in &self.dirs {
+            drop(dir.take_dirty());
+        }
+    }
+}
+
+impl LogManager {
+    /// Opens every partition directory. One that cannot be opened is listed in [`LogManager::offline_logs`]. A log directory that cannot
+    /// be used is offline until the next start, as Kafka's is.
+    ///
+    /// # Errors
+    /// `Locked`; an `Io` that passes; why the first directory cannot be used, when none can.
+    pub async fn open(env: Env, options: LogManagerOptions) -> Result<Arc<Self>, LogError> {
+        let (disk, paths, unusable) = (env.disk.clone(), options.dirs.clone(), options.unusable.clone());
+        let open = move |path: &PathBuf| match unusable.get(path) {
+            Some(source) => Err(LogError::Io { action: "use", path: path.clone(), source: source.clone() }),
+            None => open_dir(&disk, path),
+        };
+        let opened = env.blocking(move || paths.iter().map(open).collect::<Vec<_>>()).await;
+        let (mut dirs, mut locks, mut found) = (Vec::new(), Vec::new(), Vec::new());
+        let mut was_clean = true;
+        let mut first_error = None;
+        for (path, opened) in options.dirs.iter().zip(opened) {
+            match opened {
+                Ok((dir, lock, logs, clean)) => {
+                    was_clean &= clean;
+                    dirs.push(dir);
+                    locks.push(lock);
+                    found.extend(logs);
+                }
+                Err(error) if matches!(error, LogError::Locked(_)) || error.fault().is_state() => return Err(error),
+                Err(error) => {
+                    dirs.push(Arc::new(LogDir::unusable(&env.disk, path, &error)));
+                    first_error.get_or_insert(error);
+                }
+            }
+        }
+        if let Some(error) = first_error.filter(|_| locks.is_empty()) {
+            return Err(error);
+        }
+        let budget = Arc::new(CacheBudget::new(options.tail_cache_bytes, options.tail_cache_bytes_per_log));
+        let manager = Self {
+            was_clean,
+            env,
+            cleaner_backoff: watch::Sender::new(options.cleaner_backoff),
+            options,
+            dirs,
+            _locks: locks,
+            budget,
+            logs: Mutex::default(),
+            offline: Mutex::default(),
+            changing: tokio::sync::Mutex::default(),
+            doomed: Arc::default(),
+        };
+        manager.open_logs(found).await;
+        Ok(Arc::new(manager))
+    }
+
+    /// Changes [`LogManagerOptions::cleaner_backoff`]; the wait that goes on begins anew.
+    pub fn set_cleaner_backoff(&self, backoff: Duration) {
+        self.cleaner_backoff.send_if_modified(|now| std::mem::replace(now, backoff) != backoff);
+    }
+
+    async fn open_logs(&self, found: Vec<Found>) {
+        let total = found.len();
+        let mut opening = futures::stream::iter(found.into_iter().map(|found| self.open_log(found))).buffer_unordered(PARALLEL_MAX);
+        let (mut done, mut scanned) = (0, 0);
+        while let Some(result) = opening.next().await {
+            done += 1;
+            match result {
+                Ok(None) => {}
+                Ok(Some((log, bytes))) => {
+                    scanned += bytes;
+                    if let Some(twice) = lock(&self.logs).insert((log.topic_id(), log.partition()), log) {
+                        tracing::error!(dir = %twice.path.display(), "two log directories hold the same partition");
+                    }
+                }
+                Err(offline) => {
+                    tracing::error!(topic = %offline.topic, partition = offline.partition, error = %offline.error, "partition is offline: its log was not opened");
+                    lock(&self.offline).insert((offline.topic.clone(), offline.partition), *offline);
+                }
+            }
+            if done % PROGRESS_EVERY == 0 || done == total {
+                tracing::info!(done, total, bytes_scanned = scanned, "opened logs");
+            }
+        }
+        self.for_each_dir(|dir, _| dir.partitions.write_changed()).await;
+    }
+
+    /// Opens a directory; `None` when it was being made as the broker ended, and nothing is in it.
+    pub(super) async fn open_log(&self, found: Found) -> Result<Option<(Arc<Log>, u64)>, Box<OfflineLog>> {
+        let (budget, config, now) = (self.budget.clone(), self.options.default_config.clone(), self.env.clock.wall_ms());
+        self.env
+            .blocking(move || {
+                let Found { dir, topic, partition, path, clean, topic_id: expected } = found;
+                let offline = |topic_id, error| {
+                    dir.mark_unclean();
+                    // What the device cannot read is not the partition's fault alone; a file that is not there or too short is.
+                    if let LogError::Io { source, .. } = &error
+                        && Fault::of(source) == Fault::LostWrite
+                    {
+                        dir.fence("open a log", source);
+                    }
+                    let retry = (Instant::now() + RETRY_MIN, RETRY_MIN);
+                    Box::new(OfflineLog { topic: topic.clone(), partition, topic_id, error, dir: dir.clone(), path: path.clone(), retry })
+                };
+                let name = (topic.clone(), partition);
+                let (known_id, known) = dir.partitions.get(&name).unwrap_or_default();
+                let disk = &dir.disk;
+                if !disk.exists(&path).during("look for", &path).map_err(|error| offline(known_id, error))? {
+                    return Err(offline(known_id, LogError::Missing { path: path.clone(), end_offset: known.end_offset() }));
+                }
+                let (topic_id, lacks_metadata) = match (checkpoint::read_partition_metadata(&**disk, &path), known_id) {
+                    (Ok(topic_id), _) => (topic_id, false),
+                    // It was not synced before the broker ended, so nothing else was.
+                    (Err(_), Some(topic_id)) => (topic_id, true),
+                    (Err(error), None) => {
+                        let is_new = known.recovery_point == 0 && holds_no_log(&**disk, &path).map_err(|error| offline(None, error))?;
+                        if !is_new {
+                            return Err(offline(None, error));
+                        }
+                        disk.remove_dir_all(&path).during("remove", &path).map_err(|error| offline(None, error))?;
+                        return Ok(None);
+                    }
+                };
+                if let Some(expected) = expected.filter(|expected| *expected != topic_id) {
+                    let reason = format!("the directory is of topic id {topic_id}, the topic has {expected}");
+                    return Err(offline(Some(expected), LogError::Malformed { path: path.clone(), reason }));
+                }
+                let offline = |error| offline(Some(topic_id), error);
+                let mut kept = dir.partitions.claim(&name, topic_id);
+                let marker = path.join(ACCEPT_DATA_LOSS);
+                let accepts_loss = disk.exists(&marker).during("look for", &marker).map_err(offline)?;
+                let had = kept.end_offset();
+                if accepts_loss {
+                    // Nothing is known to be whole. An offset that was given out is not given to another record.
+                    (kept.recovery_point, kept.durable_end) = (0, 0);
+                    kept.log_start = if holds_no_log(&**disk, &path).map_err(offline)? { had } else { kept.log_start };
+                }
+                let recovered =
+                    recover(disk, &path, kept.recovery_point, kept.durable_end, kept.log_start, clean && !accepts_loss).map_err(offline)?;
+                let scanned = recovered.bytes_scanned;
+                let identity =
+                    Identity { topic: topic.clone(), topic_id, partition, dir: dir.clone(), path: path.clone(), kept, lacks_metadata };
+                let log = Log::new(identity, recovered, config, budget, now);
+                if accepts_loss {
+                    tracing::error!(topic = %topic, partition, end_offset = had, opened_end_offset = log.end_offset(),
+                        "opened a partition without its lost records, as {ACCEPT_DATA_LOSS} in its directory asks for");
+                    let written = dir.partitions.set_recovery_points([&log]).and_then(|()| dir.partitions.set_positions([&log]));
+                    let taken = || disk.remove_file(&marker).and_then(|()| disk.sync_dir(&path)).and_then(|()| disk.sync_dir(&dir.path));
+                    written.and_then(|()| taken().during("remove", &marker)).map_err(offline)?;
+                }
+                Ok(Some((Arc::new(log), scanned)))
+            })
+            .await
+    }
+
+    /// Whether the last run closed every log directory.
+    #[must_use]
+    pub fn was_clean(&self) -> bool {
+        self.was_clean
+    }
+
+    /// Every open log, by topic id and partition.
+    #[must_use]
+    pub fn logs(&self) -> Vec<Arc<Log>> {
+        lock(&self.logs).values().cloned().collect()
+    }
+
+    /// The log of a partition.
+    #[must_use]
+    pub fn get(&self, topic_id: TopicId, partition: i32) -> Option<Arc<Log>> {
+        lock(&self.logs).get(&(topic_id, partition)).cloned()
+    }
+
+    /// Partitions whose directories are there but were not opened.
+    #[must_use]
+    pub fn offline_logs(&self) -> Vec<OfflineLog> {
+        lock(&self.offline).values().cloned().collect()
+    }
+
+    /// Completes, with the reason of one of them, when no log directory is left that could be written to. A broker ends then, as
+    /// Kafka's does: somebody else may lead its partitions, and a restart looks at the disk anew.
+    pub async fn until_all_offline(&self) -> String {
+        let mut said = String::new();
+        for dir in &self.dirs {
+            said = format!("{}: {}", dir.path().display(), dir.until_offline().await);
+        }
+        said
+    }
+
+    /// Why no log directory takes records of clients, a line for each; `None` while one does.
+    #[must_use]
+    pub fn refusal(&self) -> Option<String> {
+        self.dirs.iter().map(|dir| dir.refusal().map(|why| why + "\n")).collect()
+    }
+
+    /// Bytes in the tail caches of all logs.
+    #[must_use]
+    pub fn tail_cache_bytes(&self) -> usize {
+        self.budget.used()
+    }
+
+    /// The log directories.
+    #[must_use]
+    pub fn dirs(&self) -> &[Arc<LogDir>] {
+        &self.dirs
+    }
+
+    /// Makes the log starts of these logs durable: what was deleted stays deleted after a crash.
+    ///
+    /// # Errors
+    /// The file system's own: after a crash the logs may begin where they began before.
+    pub async fn keep_log_starts(&self, logs: Vec<Arc<Log>>) -> Result<(), LogError> {
+        for dir in &self.dirs {
+            let (dir, logs) = (dir.clone(), logs.iter().filter(|log| Arc::ptr_eq(&log.dir, dir)).cloned().collect::<Vec<_>>());
+            if !logs.is_empty() {
+                self.env.blocking(move || dir.partitions.set_positions(logs.iter().map(|log| &**log))).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Group commit for every directory: runs until `stop`, syncs what is left, and ends.
+    pub async fn run_syncers(self: Arc<Self>, observer: Arc<dyn DurabilityObserver>, stop: CancellationToken) {
+        let loops = self
+            .dirs
+            .iter()
+            .map(|dir| sync::run(self.env.clone(), dir.clone(), self.options.reserve_bytes, observer.clone(), stop.clone()));
+        futures::future::join_all(loops).await;
+    }
+}
+
+fn open_dir(disk: &Arc<dyn Disk>, path: &Path) -> Result<(Arc<LogDir>, FileRef, Vec<Found>, bool), LogError> {
+    disk.create_dir_all(path).during("create", path)?;
+    let lock = disk.lock(&path.join(".lock")).map_err(|error| match error.kind() {
+        std::io::ErrorKind::WouldBlock => LogError::Locked(path.into()),
+        _ => LogError::Io { action: "lock", path: path.into(), source: Arc::new(error) },
+    })?;
+    let marker = path.join(CLEAN_SHUTDOWN);
+    let clean = disk.exists(&marker).during("look for", &marker)?;
+    let partitions = PartitionTable::read(disk, path)?;
+    if clean {
+        disk.remove_file(&marker).and_then(|()| disk.sync_dir(path)).during("remove", &marker)?;
+    }
+    let dir = Arc::new(LogDir::new(disk.clone(), path.into(), partitions));
+    let mut found = Vec::new();
+    for entry in disk.list(path).during("list", path)?.into_iter().filter(|entry| entry.is_dir) {
+        if entry.name == QUORUM_DIR {
+            continue;
+        }
+        if entry.name.ends_with("-delete") {
+            disk.remove_dir_all(&path.join(&entry.name)).during("remove", path.join(&entry.name))?;
+            continue;
+        }
+        let Some((topic, partition)) =
+            entry.name.rsplit_once('-').and_then(|(topic, partition)| Some((topic, partition.parse::<i32>().ok().filter(|p| *p >= 0)?)))
+        else {
+            continue;
+        };
+        found.push(Found { dir: dir.clone(), topic: topic.into(), partition, path: path.join(&entry.name), clean, topic_id: None });
+    }
+    Ok((dir, lock, found, clean))
+}
+
+/// Whether a partition's directory has nothing in it but what is there before its log.
+pub(super) fn holds_no_log(disk: &dyn Disk, path: &Path) -> Result<bool, LogError> {
+    let entries = disk.list(path).during("list", path)?;
+    let is_of_none = |name: &str| matches!(name, PARTITION_METADATA | ACCEPT_DATA_LOSS) || name.ends_with(".tmp");
+    Ok(entries.iter().all(|entry| is_of_none(&entry.name)))
+}

@@ -1,0 +1,934 @@
+//! The log of one partition.
+//!
+//! `start <= high watermark <= end` and `durable end <= end`; offsets below `end` are in the page cache, below
+//! `durable end` on the device. The append path touches the page cache only; what waits for the device says
+//! "Blocks" and is called through `Env::blocking`.
+//!
+//! Locks, outermost first: `disk_work` (one sync, truncation or retention at a time), `inner` (appends),
+//! then a segment's own. Readers take none but a segment's.
+//!
+//! A log that is *gone* (its topic was deleted) touches no file by name any more, because the name may be another
+//! log's: `disk_work` is not given out, appends are refused, segments open nothing. What was queued for it has no effect.
+
+use std::io::{self, IoSlice};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+
+use arc_swap::ArcSwap;
+use bytes::BytesMut;
+use letterbox_env::Fault;
+use letterbox_env::panics::lock;
+
+use super::checkpoint::{self, Epochs};
+use super::config::LogConfig;
+use super::dir::LogDir;
+use super::error::{AppendError, IoContext, LogError, ReadError};
+use super::partition_table::Kept;
+use super::producers::{ProducerView, Producers};
+use super::recover::{self, Recovered};
+use super::segment::{RESERVE_BYTE, Segment};
+use super::tail_cache::{CacheBudget, TailCache};
+use super::types::{AppendInfo, AppendOptions, Origin};
+use super::validate::{Effort, ValidBatch, Validated, validate};
+use letterbox_protocol::batch::{self, Batch, BatchHeader};
+use letterbox_protocol::model::{LeaderEpoch, Offset, TimestampMs, TopicId};
+
+/// Syncs of fewer bytes than this are helped by a reserve: larger ones pay for the new blocks anyway.
+const SMALL_SYNC: u64 = 256 << 10;
+const RESERVE_MIN: u64 = 64 << 10;
+const RESERVE_MAX: u64 = 1 << 20;
+/// Bytes after which the recovery point moves before its time.
+const CHECKPOINT_BYTES: u64 = 64 << 20;
+
+/// The log of one partition. See the module's description for what holds between its offsets.
+pub struct Log {
+    topic: Arc<str>,
+    topic_id: TopicId,
+    partition: i32,
+    pub(super) dir: Arc<LogDir>,
+    pub(super) path: PathBuf,
+    config: ArcSwap<LogConfig>,
+    pub(super) segments: ArcSwap<Vec<Arc<Segment>>>,
+    pub(super) start: AtomicI64,
+    end: AtomicI64,
+    durable: AtomicI64,
+    high_watermark: AtomicI64,
+    recovery_point: AtomicI64,
+    queued: AtomicBool,
+    closed: AtomicBool,
+    /// Set under `inner`, together with `closed`.
+    gone: AtomicBool,
+    /// Why this log alone is out of use.
+    broken: OnceLock<Arc<str>>,
+    disk_work: Mutex<()>,
+    inner: Mutex<Inner>,
+    pub(super) cache: Mutex<TailCache>,
+}
+
+struct Inner {
+    producers: Producers,
+    epochs: Epochs,
+    epochs_changed: bool,
+    /// Rolled segments whose bytes may not be on the device.
+    unsynced: Vec<Arc<Segment>>,
+    /// Files were made since the directory was last synced.
+    dir_changed: bool,
+    /// `partition.metadata` is not there. It is written by the first sync; until then the list of the log directory
+    /// alone knows the topic id.
+    lacks_metadata: bool,
+    /// The end of the active file, the reserve included.
+    file_end: u64,
+    /// Nothing was appended since [`Log::close_idle`] looked last.
+    idle: bool,
+    reserve: u64,
+    /// A part of a refused append may lie behind the end; it is cut before the next one, so that it is never taken for a batch.
+    torn: bool,
+    /// Timestamp of the active segment's first batch, and when it was appended.
+    first_timestamp: Option<TimestampMs>,
+    opened_ms: TimestampMs,
+    bytes_since_sync: u64,
+    bytes_since_checkpoint: u64,
+}
+
+/// Who and where a log is, and what its log directory keeps of it.
+pub(super) struct Identity {
+    pub(super) topic: Arc<str>,
+    pub(super) topic_id: TopicId,
+    pub(super) partition: i32,
+    pub(super) dir: Arc<LogDir>,
+    pub(super) path: PathBuf,
+    pub(super) kept: Kept,
+    /// `partition.metadata` is not there.
+    pub(super) lacks_metadata: bool,
+}
+
+impl Log {
+    pub(super) fn new(identity: Identity, found: Recovered, config: LogConfig, budget: Arc<CacheBudget>, now: TimestampMs) -> Self {
+        let Identity { topic, topic_id, partition, dir, path, kept, lacks_metadata } = identity;
+        let end = found.end_offset;
+        let start = kept.log_start.clamp(found.segments.first().map_or(0, |segment| segment.base).min(end), end);
+        let file_end = found.segments.last().map_or(0, |segment| segment.size());
+        let inner = Inner {
+            producers: found.producers,
+            epochs: found.epochs,
+            epochs_changed: found.epochs_changed,
+            unsynced: Vec::new(),
+            dir_changed: found.dir_changed,
+            lacks_metadata,
+            file_end,
+            idle: false,
+            reserve: 0,
+            torn: false,
+            first_timestamp: found.first_timestamp,
+            // A restart makes no segment younger.
+            opened_ms: found.first_timestamp.filter(|first| (0..now).contains(first)).unwrap_or(now),
+            bytes_since_sync: 0,
+            bytes_since_checkpoint: found.bytes_scanned,
+        };
+        Self {
+            topic,
+            topic_id,
+            partition,
+            dir,
+            path,
+            config: ArcSwap::from_pointee(config),
+            segments: ArcSwap::from_pointee(found.segments),
+            start: start.into(),
+            end: end.into(),
+            durable: end.into(),
+            high_watermark: kept.high_watermark.clamp(start, end).into(),
+            recovery_point: kept.recovery_point.into(),
+            queued: false.into(),
+            closed: false.into(),
+            gone: false.into(),
+            broken: OnceLock::new(),
+            disk_work: Mutex::new(()),
+            inner: Mutex::new(inner),
+            cache: Mutex::new(TailCache::new(budget)),
+        }
+    }
+
+    /// The topic's name.
+    #[must_use]
+    pub fn topic(&self) -> &Arc<str> {
+        &self.topic
+    }
+
+    /// The topic's id.
+    #[must_use]
+    pub fn topic_id(&self) -> TopicId {
+        self.topic_id
+    }
+
+    /// The partition's index.
+    #[must_use]
+    pub fn partition(&self) -> i32 {
+        self.partition
+    }
+
+    /// The log directory it lies in.
+    #[must_use]
+    pub fn dir(&self) -> &Arc<LogDir> {
+        &self.dir
+    }
+
+    /// The configuration in force.
+    #[must_use]
+    pub fn config(&self) -> Arc<LogConfig> {
+        self.config.load_full()
+    }
+
+    /// Puts a new configuration in force, from the next append on.
+    pub fn set_config(self: &Arc<Self>, config: LogConfig) {
+        let is_durable = config.durable;
+        self.config.store(Arc::new(config));
+        // What was appended while nobody waited for the device is in no queue; from now on somebody may wait for it. Under the lock,
+        // so that an append either is seen here or sees the new configuration.
+        let _inner = lock(&self.inner);
+        if is_durable && self.end_offset() > self.synced_end() {
+            self.enqueue();
+        }
+    }
+
+    /// Log start offset.
+    #[must_use]
+    pub fn start_offset(&self) -> Offset {
+        self.start.load(Ordering::Acquire)
+    }
+
+    /// Log end offset, exclusive.
+    #[must_use]
+    pub fn end_offset(&self) -> Offset {
+        self.end.load(Ordering::Acquire)
+    }
+
+    /// Up to where an acknowledgement may count on this log, exclusive: what is on the device; with
+    /// `durable: false` the end offset.
+    #[must_use]
+    pub fn durable_end(&self) -> Offset {
+        if self.config.load().durable { self.durable.load(Ordering::Acquire) } else { self.end_offset() }
+    }
+
+    /// The high watermark, as replication set it last.
+    #[must_use]
+    pub fn high_watermark(&self) -> Offset {
+        self.high_watermark.load(Ordering::Acquire)
+    }
+
+    /// Stores the high watermark; it is checkpointed, nothing else. Kept within the log.
+    pub fn set_high_watermark(&self, offset: Offset) {
+        self.high_watermark.store(offset.clamp(self.start_offset(), self.end_offset()), Ordering::Release);
+    }
+
+    /// Bytes of its batches.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.segments.load().iter().map(|segment| segment.size()).sum()
+    }
+
+    /// Idempotent producers it knows.
+    #[must_use]
+    pub fn producers_count(&self) -> usize {
+        lock(&self.inner).producers.len()
+    }
+
+    /// How many segments it has.
+    #[must_use]
+    pub fn segments_count(&self) -> usize {
+        self.segments.load().len()
+    }
+
+    /// The idempotent producers it knows, by id.
+    #[must_use]
+    pub fn producers(&self) -> Vec<ProducerView> {
+        lock(&self.inner).producers.views()
+    }
+
+    /// Whether it takes no appends any more: its log directory went offline, or its own files are broken.
+    #[must_use]
+    pub fn is_offline(&self) -> bool {
+        self.broken.get().is_some() || self.dir.offline().is_some()
+    }
+
+    /// What a change that failed means: a state passes, a lost write takes the directory out of use, and broken files take this
+    /// log out of use, and it alone.
+    pub(super) fn failed(&self, action: &'static str, error: &io::Error) -> AppendError {
+        if Fault::of(error) != Fault::BrokenInvariant {
+            return self.dir.failed(action, error);
+        }
+        if self.is_gone() {
+            return AppendError::Closed;
+        }
+        let reason: Arc<str> = format!("{action}: {error}").into();
+        if self.broken.set(reason.clone()).is_ok() {
+            tracing::error!(topic = %self.topic, partition = self.partition, path = %self.path.display(), %reason, "the log is out of use: its files are not as they must be; repair them and restart the broker");
+        }
+        AppendError::Broken { reason }
+    }
+
+    /// The latest leader epoch that appended.
+    #[must_use]
+    pub fn latest_epoch(&self) -> Option<LeaderEpoch> {
+        lock(&self.inner).epochs.latest()
+    }
+
+    /// The largest known epoch ≤ `epoch` and where it ends (KIP-101, KIP-279).
+    #[must_use]
+    pub fn end_offset_for_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
+        let inner = lock(&self.inner);
+        inner.epochs.end_offset_for(epoch, self.end_offset())
+    }
+
+    /// The epoch that appended `offset`.
+    #[must_use]
+    pub fn epoch_for_offset(&self, offset: Offset) -> Option<LeaderEpoch> {
+        lock(&self.inner).epochs.epoch_for(offset)
+    }
+
+    /// Appends a batch (with [`Origin::Replication`], any number of batches). Touches the page cache only.
+    ///
+    /// # Errors
+    /// See [`AppendError`]; nothing was stored then.
+    pub fn append(self: &Arc<Self>, bytes: BytesMut, options: &AppendOptions) -> Result<AppendInfo, AppendError> {
+        self.dir.check_writable_by(options.origin)?;
+        let config = self.config.load();
+        if options.origin == Origin::Replication {
+            return self.append_replicated(bytes, options, &config);
+        }
+        match validate(bytes, &config, options.origin, options.now_ms, &mut Effort::unbounded())? {
+            Validated::Valid(batch) => self.append_valid(batch, options),
+            Validated::TooLong(_) => Err(AppendError::InvalidRecord { message: "not validated".into(), records: Vec::new() }),
+        }
+    }
+
+    /// Checks a batch of `origin` for [`Log::append_valid`], as long as that takes no more than `effort`.
+    ///
+    /// # Errors
+    /// As [`Log::append`].
+    pub fn validate(&self, bytes: BytesMut, origin: Origin, now: TimestampMs, effort: &mut Effort) -> Result<Validated, AppendError> {
+        validate(bytes, &self.config.load(), origin, now, effort)
+    }
+
+    /// As [`Log::append`], for a batch that this log has validated.
+    ///
+    /// # Errors
+    /// As [`Log::append`].
+    pub fn append_valid(self: &Arc<Self>, batch: ValidBatch, options: &AppendOptions) -> Result<AppendInfo, AppendError> {
+        // Here, because validating may have taken long.
+        self.dir.check_writable_by(options.origin)?;
+        let ValidBatch { mut bytes, mut header, log_append_time } = batch;
+        let config = self.config.load();
+        let mut inner = lock(&self.inner);
+        self.check_open()?;
+        if let Some(current) = inner.epochs.latest()
+            && options.leader_epoch < current
+        {
+            return Err(AppendError::StaleLeaderEpoch { epoch: options.leader_epoch, current });
+        }
+        if options.origin == Origin::Client
+            && header.has_producer_id()
+            && let Some(known) = inner.producers.check(&header)?
+        {
+            let log_append_time = if log_append_time < 0 { -1 } else { known.timestamp };
+            return Ok(AppendInfo {
+                base_offset: known.base_offset,
+                last_offset: known.last_offset,
+                log_append_time,
+                log_start_offset: self.start_offset(),
+                duplicate: true,
+            });
+        }
+        let base_offset = self.end_offset();
+        (header.base_offset, header.leader_epoch) = (base_offset, options.leader_epoch);
+        batch::assign(&mut bytes, base_offset, options.leader_epoch);
+        self.store(&mut inner, bytes, &[(0, header)], &config, options.now_ms)?;
+        Ok(AppendInfo {
+            base_offset,
+            last_offset: header.last_offset(),
+            log_append_time,
+            log_start_offset: self.start_offset(),
+            duplicate: false,
+        })
+    }
+
+    fn append_replicated(
+        self: &Arc<Self>,
+        bytes: BytesMut,
+        options: &AppendOptions,
+        config: &LogConfig,
+    ) -> Result<AppendInfo, AppendError> {
+        let (mut headers, mut rest) = (Vec::new(), &bytes[..]);
+        while !rest.is_empty() {
+            let (batch, after) = Batch::split(rest)?;
+            batch.check_crc()?;
+            headers.push(((bytes.len() - rest.len()) as u64, batch.header));
+            rest = after;
+        }
+        let mut inner = lock(&self.inner);
+        self.check_open()?;
+        let (mut end, mut epoch) = (self.end_offset(), inner.epochs.latest().unwrap_or(-1));
+        for (_, header) in &headers {
+            if header.base_offset < end || header.last_offset_delta < 0 || header.next_offset() == Offset::MAX {
+                return Err(AppendError::OutOfOrderOffset { base_offset: header.base_offset, end_offset: end });
+            }
+            if header.leader_epoch < epoch {
+                return Err(AppendError::StaleLeaderEpoch { epoch: header.leader_epoch, current: epoch });
+            }
+            (end, epoch) = (header.next_offset(), header.leader_epoch);
+        }
+        let (Some((_, first)), Some((_, last))) = (headers.first(), headers.last()) else {
+            return Err(AppendError::CorruptMessage("there is no batch".into()));
+        };
+        let info = AppendInfo {
+            base_offset: first.base_offset,
+            last_offset: last.last_offset(),
+            log_append_time: -1,
+            log_start_offset: self.start_offset(),
+            duplicate: false,
+        };
+        self.store(&mut inner, bytes, &headers, config, options.now_ms)?;
+        Ok(info)
+    }
+
+    fn check_open(&self) -> Result<(), AppendError> {
+        if let Some(reason) = self.broken.get() {
+            return Err(AppendError::Broken { reason: reason.clone() });
+        }
+        if self.is_closed() { Err(AppendError::Closed) } else { Ok(()) }
+    }
+
+    /// Whether it takes no more appends, because it was closed or deleted.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    fn store(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        bytes: BytesMut,
+        headers: &[(u64, BatchHeader)],
+        config: &LogConfig,
+        now: TimestampMs,
+    ) -> Result<(), AppendError> {
+        let (Some((_, first)), Some((_, last))) = (headers.first(), headers.last()) else { return Ok(()) };
+        if last.next_offset() == Offset::MAX {
+            return Err(AppendError::InvalidRecord { message: "the log has no offsets left".into(), records: Vec::new() });
+        }
+        if bytes.len() as u64 > config.segment_bytes.min(i32::MAX as u64) {
+            return Err(AppendError::RecordListTooLarge { size: bytes.len(), max: config.segment_bytes });
+        }
+        let mut active = self.active();
+        if inner.torn {
+            self.trim_reserve(inner).map_err(|error| self.failed("cut a partial write", &error))?;
+        }
+        if must_roll(inner, &active, bytes.len() as u64, last, config, now) {
+            self.roll(inner, first.base_offset, now).map_err(|error| self.failed("roll", &error))?;
+            active = self.active();
+        }
+        if let Err(error) = active.append(&bytes, headers, config.index_interval_bytes) {
+            inner.torn = true;
+            let _ = self.trim_reserve(inner);
+            return Err(self.failed("write", &error));
+        }
+        self.dir.took(bytes.len() as u64);
+        inner.file_end = inner.file_end.max(active.size());
+        inner.idle = false;
+        inner.first_timestamp.get_or_insert(first.max_timestamp);
+        if inner.bytes_since_checkpoint == 0 && active.size() == bytes.len() as u64 {
+            inner.opened_ms = now;
+        }
+        inner.bytes_since_sync += bytes.len() as u64;
+        inner.bytes_since_checkpoint += bytes.len() as u64;
+        for (_, header) in headers {
+            inner.producers.note(header);
+            inner.epochs_changed |= inner.epochs.assign(header.leader_epoch, header.base_offset);
+        }
+        let bytes = bytes.freeze();
+        let mut cache = lock(&self.cache);
+        for (at, header) in headers {
+            let at = usize::try_from(*at).unwrap_or(usize::MAX);
+            cache.push(header.base_offset, header.next_offset(), bytes.slice(at..at.saturating_add(header.size())));
+        }
+        drop(cache);
+        self.end.store(last.next_offset(), Ordering::Release);
+        // As it is now: see [`Log::set_config`].
+        if self.config.load().durable {
+            self.enqueue();
+        }
+        Ok(())
+    }
+
+    /// Has the log synced soon.
+    fn enqueue(self: &Arc<Self>) {
+        if !self.queued.swap(true, Ordering::AcqRel) {
+            self.dir.enqueue(self.clone());
+        }
+    }
+
+    pub(super) fn active(&self) -> Arc<Segment> {
+        // There is always one: recovery makes it, and nothing removes the last.
+        self.segments
+            .load()
+            .last()
+            .cloned()
+            .unwrap_or_else(|| Arc::new(Segment::new(self.dir.disk.clone(), &self.path, self.end_offset(), 0)))
+    }
+
+    fn roll(&self, inner: &mut Inner, base: Offset, now: TimestampMs) -> io::Result<()> {
+        let old = self.active();
+        if old.size() == 0 && old.base == base {
+            return Ok(());
+        }
+        if let Err(error) = old.write_indexes()
+            && !Fault::of(&error).is_state()
+        {
+            return Err(error);
+        }
+        let new = Arc::new(Segment::new(self.dir.disk.clone(), &self.path, base, 0));
+        new.files()?;
+        inner.unsynced.push(old);
+        (inner.dir_changed, inner.file_end, inner.first_timestamp, inner.opened_ms) = (true, 0, None, now);
+        let mut segments = self.segments.load().to_vec();
+        segments.push(new);
+        self.segments.store(Arc::new(segments));
+        Ok(())
+    }
+
+    /// Changes the list of segments; appends cannot roll meanwhile.
+    pub(super) fn replace_segments(&self, change: impl FnOnce(&mut Vec<Arc<Segment>>)) {
+        let _inner = lock(&self.inner);
+        let mut segments = self.segments.load().to_vec();
+        change(&mut segments);
+        self.segments.store(Arc::new(segments));
+    }
+
+    /// Rolls the active segment when it is older than `segment.ms`. Tells whether it did.
+    pub(super) fn roll_if_old(&self, now: TimestampMs) -> io::Result<bool> {
+        let config = self.config();
+        let mut inner = lock(&self.inner);
+        let old = self.active().size() > 0 && now.saturating_sub(inner.opened_ms) >= config.segment_ms;
+        if old && !self.is_closed() {
+            let end = self.end_offset();
+            self.roll(&mut inner, end, now)?;
+        }
+        Ok(old)
+    }
+
+    /// Takes the oldest segments out of the log: as many as `decide` says of what is there while nothing is appended. When that
+    /// is all of them the log rolls, so that an empty one stays. The log start moves to the first that stays.
+    pub(super) fn take_oldest(
+        &self,
+        now: TimestampMs,
+        decide: impl FnOnce(&[Arc<Segment>]) -> io::Result<usize>,
+    ) -> io::Result<Vec<Arc<Segment>>> {
+        let mut inner = lock(&self.inner);
+        if self.is_closed() {
+            return Ok(Vec::new());
+        }
+        let count = decide(&self.segments.load())?;
+        if count == self.segments.load().len() {
+            self.roll(&mut inner, self.end_offset(), now)?;
+        }
+        let mut gone = self.segments.load().to_vec();
+        let kept = gone.split_off(count.min(gone.len().saturating_sub(1)));
+        if let Some(first) = kept.first().filter(|_| !gone.is_empty()) {
+            // In front of the list: a reader never looks for an offset below the first segment.
+            self.start.fetch_max(first.base, Ordering::AcqRel);
+            self.segments.store(Arc::new(kept));
+        }
+        Ok(gone)
+    }
+
+    /// Rolls so that every batch lies in a sealed segment.
+    #[cfg(test)]
+    pub(super) fn roll_now(&self, now: TimestampMs) -> io::Result<()> {
+        let mut inner = lock(&self.inner);
+        if self.closed.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let end = self.end_offset();
+        self.roll(&mut inner, end, now)
+    }
+
+    /// Makes everything appended before the call durable; gives the durable end. Blocks.
+    ///
+    /// # Errors
+    /// A state ([`Fault::State`]): no sync was tried for want of a resource, nothing is lost, try again. Else the device's own; the
+    /// log directory is offline then, because the kernel may have dropped the bytes, and a second try would not tell.
+    pub fn sync(&self) -> io::Result<Offset> {
+        let _one = self.disk_work()?;
+        self.sync_locked(false)
+    }
+
+    /// As [`Log::sync`], and moves the recovery point there: epochs, indexes and producers go to the device before.
+    pub(super) fn checkpoint(&self) -> io::Result<Offset> {
+        let _one = self.disk_work()?;
+        self.sync_locked(true)
+    }
+
+    fn sync_locked(&self, checkpoint: bool) -> io::Result<Offset> {
+        // In front of the look at the end: an append after it queues the log again.
+        self.queued.store(false, Ordering::Release);
+        if let Some(reason) = self.broken.get().cloned().or(self.dir.offline()) {
+            return Err(io::Error::other(reason.to_string()));
+        }
+        let mut inner = lock(&self.inner);
+        let (end, active) = (self.end_offset(), self.active());
+        if !checkpoint {
+            self.top_up_reserve(&mut inner, &active);
+        }
+        inner.bytes_since_sync = 0;
+        let work = Work {
+            sealed: std::mem::take(&mut inner.unsynced),
+            epochs: std::mem::take(&mut inner.epochs_changed).then(|| inner.epochs.clone()),
+            dir_changed: std::mem::take(&mut inner.dir_changed),
+            lacks_metadata: std::mem::take(&mut inner.lacks_metadata),
+            snapshot: checkpoint.then(|| inner.producers.to_snapshot()),
+            bytes: if checkpoint { std::mem::take(&mut inner.bytes_since_checkpoint) } else { 0 },
+        };
+        drop(inner);
+        if let Err(error) = self.sync_data(&work, &active) {
+            self.put_back(work);
+            self.failed("sync", &error);
+            return Err(error);
+        }
+        self.durable.fetch_max(end, Ordering::AcqRel);
+        match self.write_side_files(&work, &active, end) {
+            Ok(()) => Ok(end),
+            Err(error) => {
+                // Recovery reads from the recovery point on, which has not moved: an acknowledgement needs none of these files.
+                let is_enough = !checkpoint && error.fault().is_state();
+                self.put_back(work);
+                let error = error.into_io();
+                self.failed("write a checkpoint", &error);
+                if is_enough { Ok(end) } else { Err(error) }
+            }
+        }
+    }
+
+    /// What acknowledgements wait for: the bytes of every segment, and the names of new ones.
+    fn sync_data(&self, work: &Work, active: &Segment) -> io::Result<()> {
+        for segment in &work.sealed {
+            segment.trim()?;
+            segment.files()?.log.sync()?;
+        }
+        active.files()?.log.sync()?;
+        if work.lacks_metadata {
+            checkpoint::write_partition_metadata(&*self.dir.disk, &self.path, self.topic_id)?;
+        }
+        if work.dir_changed { self.dir.disk.sync_dir(&self.path) } else { Ok(()) }
+    }
+
+    /// What only the recovery point depends on. It moves last.
+    fn write_side_files(&self, work: &Work, active: &Segment, end: Offset) -> Result<(), LogError> {
+        for segment in &work.sealed {
+            segment.sync_indexes().during("sync", segment.path(".index"))?;
+        }
+        if let Some(epochs) = &work.epochs {
+            epochs.write(&*self.dir.disk, &self.path)?;
+        }
+        if let Some(snapshot) = &work.snapshot {
+            active.sync_indexes().during("sync", active.path(".index"))?;
+            recover::write_snapshot(&self.dir.disk, &self.path, end, snapshot).during("write a snapshot in", &self.path)?;
+            self.recovery_point.store(end, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// The work is still to be done.
+    fn put_back(&self, work: Work) {
+        let mut inner = lock(&self.inner);
+        inner.unsynced.splice(0..0, work.sealed);
+        inner.epochs_changed |= work.epochs.is_some();
+        inner.dir_changed |= work.dir_changed;
+        inner.lacks_metadata |= work.lacks_metadata;
+        inner.bytes_since_checkpoint += work.bytes;
+    }
+
+    /// Keeps written blocks ahead of the tail, so that the next syncs find them: `fdatasync` then has no new size and
+    /// no new blocks to record. Grows while syncs stay small.
+    fn top_up_reserve(&self, inner: &mut Inner, active: &Segment) {
+        let size = active.size();
+        if inner.bytes_since_sync >= SMALL_SYNC || !self.config.load().durable || !self.dir.has_room() {
+            inner.reserve = 0;
+            return;
+        }
+        if size == 0 || inner.file_end.saturating_sub(size) >= inner.reserve / 4 && inner.reserve > 0 {
+            return;
+        }
+        inner.reserve = (inner.reserve * 2).clamp(RESERVE_MIN, RESERVE_MAX);
+        let from = inner.file_end.max(size);
+        let to = (size + inner.reserve).min(self.config.load().segment_bytes);
+        let reserve = vec![RESERVE_BYTE; usize::try_from(to.saturating_sub(from)).unwrap_or(0)];
+        inner.file_end = from + reserve.len() as u64;
+        if active.files().and_then(|files| files.log.write_at(&[IoSlice::new(&reserve)], from)).is_err() {
+            // Without the reserve everything goes on, only slower. What was written of it is given back.
+            let _ = self.trim_reserve(inner);
+        }
+    }
+
+    /// Gives the reserve back to the file system, and cuts what a refused append has left. Needs no sync: what a crash brings
+    /// back is trimmed by recovery.
+    fn trim_reserve(&self, inner: &mut Inner) -> io::Result<()> {
+        let active = self.active();
+        inner.reserve = 0;
+        if inner.file_end > active.size() || inner.torn {
+            active.trim()?;
+        }
+        (inner.file_end, inner.torn) = (active.size(), false);
+        Ok(())
+    }
+
+    /// Up to where the device has the log, whatever acknowledgements wait for.
+    pub(super) fn synced_end(&self) -> Offset {
+        self.durable.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_last_of_producer(&self, header: &BatchHeader) -> bool {
+        lock(&self.inner).producers.is_last_of_producer(header)
+    }
+
+    /// Bytes appended since the recovery point moved.
+    pub(super) fn bytes_since_checkpoint(&self) -> u64 {
+        lock(&self.inner).bytes_since_checkpoint
+    }
+
+    /// Whether the recovery point is to move before its time. Where answers do not wait for the device, moving it sends all the
+    /// bytes there, in the way of appends: then it waits for as much as a segment, about as often as Kafka does this.
+    pub(super) fn is_checkpoint_due(&self) -> bool {
+        let config = self.config.load();
+        self.bytes_since_checkpoint() >= if config.durable { CHECKPOINT_BYTES } else { config.segment_bytes.max(CHECKPOINT_BYTES) }
+    }
+
+    pub(super) fn recovery_point(&self) -> Offset {
+        self.recovery_point.load(Ordering::Acquire)
+    }
+
+    pub(super) fn expire_producers(&self, now: TimestampMs, expiration_ms: i64) {
+        lock(&self.inner).producers.expire(now, expiration_ms);
+    }
+
+    /// Closes files, empties caches and gives back the reserve that nobody used since the last call. Blocks.
+    pub(super) fn close_idle(&self) {
+        let Ok(_one) = self.disk_work() else { return };
+        lock(&self.cache).clear_idle();
+        let mut inner = lock(&self.inner);
+        if self.durable.load(Ordering::Acquire) == self.end_offset() && inner.unsynced.is_empty() && !self.is_closed() {
+            // A reserve that could not be given back is harmless.
+            if std::mem::replace(&mut inner.idle, true) && self.trim_reserve(&mut inner).is_err() {
+                tracing::debug!(topic = %self.topic, partition = self.partition, "could not trim the reserve of an idle log");
+            }
+            for segment in self.segments.load().iter() {
+                segment.close_idle();
+            }
+        }
+    }
+
+    /// Takes no more appends, makes everything durable, trims the reserve, moves the recovery point. Blocks.
+    pub(super) fn close(&self) -> io::Result<()> {
+        let _one = self.disk_work()?;
+        let mut inner = lock(&self.inner);
+        self.closed.store(true, Ordering::Relaxed);
+        self.trim_reserve(&mut inner).inspect_err(|error| drop(self.failed("trim", error)))?;
+        let is_untouched = inner.bytes_since_checkpoint == 0
+            && self.recovery_point() == self.end_offset()
+            && inner.unsynced.is_empty()
+            && !inner.epochs_changed;
+        drop(inner);
+        if is_untouched { Ok(()) } else { self.sync_locked(true).map(drop) }
+    }
+
+    /// Its topic was deleted: takes no more appends, and nothing that is queued for it has an effect any more.
+    pub fn set_gone(&self) {
+        let _inner = lock(&self.inner);
+        self.closed.store(true, Ordering::Relaxed);
+        self.gone.store(true, Ordering::Release);
+    }
+
+    /// Whether its topic was deleted: whoever waits for something of it waits in vain.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
+    /// As [`Log::set_gone`], and waits for the work on its files that had begun: when it returns, its directory may be
+    /// renamed and the name given to another log. Blocks.
+    pub(super) fn leave(&self) {
+        self.set_gone();
+        let _one = lock(&self.disk_work);
+        let _inner = lock(&self.inner);
+        self.segments.load().iter().for_each(|segment| segment.leave());
+    }
+
+    /// To be held while files are changed by name.
+    ///
+    /// # Errors
+    /// `NotFound` when the log is gone.
+    pub(super) fn disk_work(&self) -> io::Result<MutexGuard<'_, ()>> {
+        let work = lock(&self.disk_work);
+        if self.is_gone() { Err(io::Error::new(io::ErrorKind::NotFound, "the log was deleted")) } else { Ok(work) }
+    }
+
+    /// Moves the log start to `offset`, at most to the high watermark. Gives the log start. Durable with
+    /// [`super::LogManager::keep_log_starts`]; whole segments before it go with the next retention check.
+    ///
+    /// # Errors
+    /// The file system's own.
+    pub fn delete_records_before(&self, offset: Offset) -> Result<Offset, LogError> {
+        let offset = offset.min(self.high_watermark());
+        self.start.fetch_max(offset, Ordering::AcqRel);
+        self.forget_before_start();
+        Ok(self.start_offset())
+    }
+
+    pub(super) fn forget_before_start(&self) {
+        let mut inner = lock(&self.inner);
+        inner.epochs_changed |= inner.epochs.truncate_from_start(self.start_offset());
+        drop(inner);
+        self.high_watermark.fetch_max(self.start_offset(), Ordering::AcqRel);
+    }
+
+    /// Cuts the log so that it ends at `offset` or at the start of the batch that holds it: a follower follows
+    /// its leader (KIP-101). Blocks.
+    ///
+    /// # Errors
+    /// The file system's own; the log directory is offline then.
+    pub fn truncate_to(&self, offset: Offset) -> Result<(), LogError> {
+        let _one = self.disk_work().during("truncate", &self.path)?;
+        let mut inner = lock(&self.inner);
+        if offset >= self.end_offset() {
+            // The epochs too, even when no data is cut (KAFKA-10706).
+            inner.epochs_changed |= inner.epochs.truncate_from_end(offset);
+            return Ok(());
+        }
+        if offset < self.start_offset() || offset < self.segments.load().first().map_or(0, |segment| segment.base) {
+            return self.restart_at(&mut inner, offset);
+        }
+        let mut segments = self.segments.load().to_vec();
+        let keep = segments.partition_point(|segment| segment.base <= offset).max(1);
+        let gone = segments.split_off(keep);
+        let Some(active) = segments.last().cloned() else { return Ok(()) };
+        let malformed = |error: ReadError| LogError::Malformed { path: active.path(".log"), reason: error.to_string() };
+        let (position, end) = match active.find(offset).map_err(malformed)? {
+            Some((position, header)) => (position, header.base_offset.max(active.base)),
+            // In a gap between two batches: the log ends where the one before it does, as recovery will see it.
+            None => active
+                .files()
+                .map_err(ReadError::from)
+                .and_then(|files| active.end_of_batches(&files, 0, active.size(), offset))
+                .map_err(malformed)?
+                .unwrap_or((0, active.base)),
+        };
+        // A batch is cut as a whole: the log may end before `offset`, and the recovery point may not lie past its end.
+        self.lower_recovery_point(end)?;
+        self.remove_segments(&gone)?;
+        active
+            .cut_indexes(end, false)
+            .and_then(|from| {
+                active.files()?.log.set_len(position)?;
+                active.set_size(position);
+                for (at, header) in active.scan_from(from)?.map_while(Result::ok) {
+                    active.note(at, &header, self.config().index_interval_bytes)?;
+                }
+                Ok(())
+            })
+            .during("truncate", active.path(".log"))?;
+        inner.first_timestamp = active.first_timestamp().during("read", active.path(".log"))?;
+        self.segments.store(Arc::new(segments));
+        self.cut_state(&mut inner, end, position)
+    }
+
+    /// Empties the log; it begins and ends at `offset`: a follower whose leader's log begins later. Blocks.
+    ///
+    /// # Errors
+    /// The file system's own; the log directory is offline then.
+    pub fn truncate_fully_and_start_at(&self, offset: Offset) -> Result<(), LogError> {
+        let _one = self.disk_work().during("truncate", &self.path)?;
+        let mut inner = lock(&self.inner);
+        self.restart_at(&mut inner, offset)
+    }
+
+    fn restart_at(&self, inner: &mut Inner, offset: Offset) -> Result<(), LogError> {
+        // Whatever a crash leaves of it, even nothing, has to be taken for the log.
+        self.lower_recovery_point(0)?;
+        let new = Arc::new(Segment::new(self.dir.disk.clone(), &self.path, offset, 0));
+        self.remove_segments(&self.segments.load())?;
+        new.files().during("create", new.path(".log"))?;
+        self.segments.store(Arc::new(vec![new]));
+        self.start.store(offset, Ordering::Release);
+        inner.epochs = Epochs::default();
+        self.cut_state(inner, offset, 0)
+    }
+
+    fn cut_state(&self, inner: &mut Inner, end: Offset, file_end: u64) -> Result<(), LogError> {
+        lock(&self.cache).clear();
+        // Sealed segments that stay still wait for their trim and sync; the last one takes appends again.
+        let segments = self.segments.load_full();
+        let sealed = segments.split_last().map_or(&[][..], |(_, sealed)| sealed);
+        inner.unsynced.retain(|segment| sealed.iter().any(|kept| Arc::ptr_eq(kept, segment)));
+        inner.epochs.truncate_from_end(end);
+        (inner.epochs_changed, inner.dir_changed, inner.file_end, inner.reserve) = (true, true, file_end, 0);
+        self.end.store(end, Ordering::Release);
+        self.durable.fetch_min(end, Ordering::AcqRel);
+        self.high_watermark.fetch_min(end, Ordering::AcqRel);
+        self.recovery_point.fetch_min(end, Ordering::AcqRel);
+        inner.producers = recover::read_producers(&self.dir.disk, &self.path, &self.segments.load(), end)?;
+        Ok(())
+    }
+
+    /// Before a cut: after a crash, a log that ends below what was written of it would be taken for damaged.
+    fn lower_recovery_point(&self, offset: Offset) -> Result<(), LogError> {
+        if offset < self.recovery_point() {
+            self.recovery_point.store(offset, Ordering::Release);
+            self.dir.partitions.set_recovery_points([self])?;
+        }
+        if offset < self.durable.fetch_min(offset, Ordering::AcqRel) {
+            self.dir.partitions.set_positions([self])?;
+        }
+        Ok(())
+    }
+
+    /// Removes the newest segments, each durably before the one in front of it: a crash must not leave a hole, behind which old
+    /// records would be taken for the log's.
+    fn remove_segments(&self, segments: &[Arc<Segment>]) -> Result<(), LogError> {
+        for segment in segments.iter().rev() {
+            segment.retire().during("open", segment.path(".log"))?;
+            for suffix in [".log", ".index", ".timeindex", ".txnindex"] {
+                let path = segment.path(suffix);
+                if self.dir.disk.exists(&path).during("look for", &path)? {
+                    self.dir.disk.remove_file(&path).during("remove", &path)?;
+                }
+            }
+            self.dir.disk.sync_dir(&self.path).during("sync", &self.path)?;
+        }
+        Ok(())
+    }
+}
+
+/// What a sync takes from [`Inner`].
+struct Work {
+    sealed: Vec<Arc<Segment>>,
+    epochs: Option<Epochs>,
+    dir_changed: bool,
+    lacks_metadata: bool,
+    /// Only where the recovery point is to move.
+    snapshot: Option<Vec<u8>>,
+    bytes: u64,
+}
+
+fn must_roll(inner: &Inner, active: &Segment, bytes: u64, last: &BatchHeader, config: &LogConfig, now: TimestampMs) -> bool {
+    let size = active.size();
+    if size == 0 {
+        return last.last_offset().saturating_sub(active.base) > i64::from(i32::MAX);
+    }
+    // As Kafka: with timestamps, by the records' own time, so that a copy of old data rolls alike.
+    let waited = match inner.first_timestamp {
+        Some(first) if first >= 0 && last.max_timestamp >= 0 => last.max_timestamp.saturating_sub(first),
+        _ => now.saturating_sub(inner.opened_ms),
+    };
+    size + bytes > config.segment_bytes.min(i32::MAX as u64)
+        || waited > config.segment_ms
+        || active.index_full(config.segment_index_bytes)
+        || last.last_offset().saturating_sub(active.base) > i64::from(i32::MAX)
+}

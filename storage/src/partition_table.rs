@@ -1,0 +1,272 @@
+//! What a log directory keeps of its partitions across restarts: whose they are, and four offsets of each.
+//!
+//! Kafka's checkpoint files know a partition by its name, and a name may be used again by another topic. Here every
+//! row belongs to one topic id:
+//! - A log changes a row only while the row has its topic id. What a deleted log still writes has no effect.
+//! - `partition-topic-ids`, the one file that is not Kafka's, says whose the rows are. At a start an offset counts only
+//!   for the directory that has the row's topic id. Without that file (Kafka has kept the directory) names are trusted.
+//! - A row enters that file when its directory is on the device and Kafka's files hold nothing of an older topic of that
+//!   name, and before a record of the partition is acknowledged. So a row without a directory is a lost directory, unless
+//!   its topic was deleted meanwhile.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use letterbox_env::Disk;
+use letterbox_env::panics::lock;
+
+use super::Log;
+use super::checkpoint::{self, CLEANER_OFFSETS, HIGH_WATERMARKS, LOG_STARTS, RECOVERY_POINTS, TOPIC_IDS};
+use super::error::LogError;
+use letterbox_protocol::model::{Offset, TopicId};
+
+/// Topic and partition.
+pub(super) type Name = (Arc<str>, i32);
+
+/// The offsets of one partition, as they are checkpointed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Kept {
+    pub(super) recovery_point: Offset,
+    pub(super) log_start: Offset,
+    pub(super) high_watermark: Offset,
+    /// Up to where it was compacted; `None`: never.
+    pub(super) cleaned: Option<Offset>,
+    /// Up to where the device had the log when its offsets were written, exclusive: a log that ends before has lost records. Stands in no
+    /// file: it is the recovery point, and the high watermark where this broker wrote it (Kafka's may be ahead of the device).
+    pub(super) durable_end: Offset,
+}
+
+impl Kept {
+    /// Up to where the log is known to have held records, exclusive.
+    pub(super) fn end_offset(&self) -> Offset {
+        self.recovery_point.max(self.high_watermark).max(self.log_start)
+    }
+}
+
+#[derive(Default)]
+struct Row {
+    /// `None` until its directory is opened, when only Kafka's files speak of it.
+    topic_id: Option<TopicId>,
+    kept: Kept,
+}
+
+/// The partitions of one log directory.
+pub(super) struct PartitionTable {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    /// Its files were not read, so they are not written over.
+    is_unread: bool,
+    /// Held while a file is written, so that no older content comes after a newer one.
+    rows: Mutex<Rows>,
+}
+
+#[derive(Default)]
+struct Rows {
+    of: BTreeMap<Name, Row>,
+    /// Names under which Kafka's files may still hold offsets of a topic that is gone.
+    stale: BTreeSet<Name>,
+    /// `partition-topic-ids` does not say what `of` says.
+    ids_changed: bool,
+}
+
+impl PartitionTable {
+    /// Reads the files of the log directory `dir`. Blocks.
+    ///
+    /// # Errors
+    /// `Malformed`; `Io`.
+    pub(super) fn read(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Self, LogError> {
+        let mut rows = Rows::default();
+        let ids = checkpoint::read_topic_ids(&**disk, &dir.join(TOPIC_IDS))?;
+        let is_ours = ids.is_some();
+        for (name, id) in ids.into_iter().flatten() {
+            rows.of.entry(name).or_default().topic_id = Some(id);
+        }
+        let mut read = |file, set: fn(&mut Kept, Offset)| -> Result<(), LogError> {
+            for (name, offset) in checkpoint::read_offsets(&**disk, &dir.join(file))? {
+                set(&mut rows.of.entry(name).or_default().kept, offset);
+            }
+            Ok(())
+        };
+        read(RECOVERY_POINTS, |kept, offset| kept.recovery_point = offset)?;
+        read(LOG_STARTS, |kept, offset| kept.log_start = offset)?;
+        read(HIGH_WATERMARKS, |kept, offset| kept.high_watermark = offset)?;
+        read(CLEANER_OFFSETS, |kept, offset| kept.cleaned = Some(offset))?;
+        for Row { kept, .. } in rows.of.values_mut() {
+            kept.durable_end = if is_ours { kept.recovery_point.max(kept.high_watermark) } else { kept.recovery_point };
+        }
+        if is_ours {
+            let (of, gone): (BTreeMap<_, _>, BTreeMap<_, _>) = rows.of.into_iter().partition(|(_, row)| row.topic_id.is_some());
+            (rows.of, rows.stale) = (of, gone.into_keys().collect());
+        }
+        Ok(Self { disk: disk.clone(), dir: dir.into(), is_unread: false, rows: Mutex::new(rows) })
+    }
+
+    /// The table of a log directory that cannot be used: nothing is known, and nothing will be written.
+    pub(super) fn unread(disk: &Arc<dyn Disk>, dir: &Path) -> Self {
+        Self { disk: disk.clone(), dir: dir.into(), is_unread: true, rows: Mutex::default() }
+    }
+
+    /// Whether it is not known which partitions lie there.
+    pub(super) fn is_unread(&self) -> bool {
+        self.is_unread
+    }
+
+    fn rows(&self) -> MutexGuard<'_, Rows> {
+        lock(&self.rows)
+    }
+
+    /// Partitions in it.
+    pub(super) fn len(&self) -> usize {
+        self.rows().of.len()
+    }
+
+    /// Whose the partition of that name is, and its offsets.
+    pub(super) fn get(&self, name: &Name) -> Option<(Option<TopicId>, Kept)> {
+        self.rows().of.get(name).map(|row| (row.topic_id, row.kept))
+    }
+
+    /// Every partition that is known to be of a topic.
+    pub(super) fn all(&self) -> Vec<(Name, TopicId)> {
+        self.rows().of.iter().filter_map(|(name, row)| Some((name.clone(), row.topic_id?))).collect()
+    }
+
+    /// Gives the row to the directory of `topic_id` that was found, and what is known of that directory: nothing, when
+    /// the row was another topic's. In memory: see [`PartitionTable::write_changed`].
+    pub(super) fn claim(&self, name: &Name, topic_id: TopicId) -> Kept {
+        let mut rows = self.rows();
+        let row = rows.of.entry(name.clone()).or_default();
+        let before = row.topic_id.replace(topic_id);
+        if before.is_some_and(|before| before != topic_id) {
+            row.kept = Kept::default();
+        }
+        let kept = row.kept;
+        if before != Some(topic_id) {
+            rows.ids_changed = true;
+            rows.stale.extend(before.map(|_| name.clone()));
+        }
+        kept
+    }
+
+    /// Begins the rows of new partitions, whose directories are on the device: with nothing of what was known under their
+    /// names before. Blocks.
+    ///
+    /// # Errors
+    /// The file system's own; nothing may be appended to these partitions then, and the rows are not there.
+    pub(super) fn add(&self, new: &[(Name, TopicId)]) -> Result<(), LogError> {
+        let mut rows = self.rows();
+        for (name, topic_id) in new {
+            if rows.of.insert(name.clone(), Row { topic_id: Some(*topic_id), kept: Kept::default() }).is_some() {
+                rows.stale.insert(name.clone());
+            }
+        }
+        rows.ids_changed = true;
+        let written = self.write_ids(&mut rows);
+        if written.is_err() {
+            for (name, _) in new {
+                rows.of.remove(name);
+            }
+        }
+        written
+    }
+
+    /// Forgets partitions that are gone; a row that has another topic id by now stays. In memory: the files follow with
+    /// the next pass, and before the name is used again.
+    pub(super) fn forget<'a>(&self, gone: impl IntoIterator<Item = (&'a Name, Option<TopicId>)>) {
+        let mut rows = self.rows();
+        for (name, topic_id) in gone {
+            if rows.of.get(name).is_some_and(|row| row.topic_id.is_none() || topic_id.is_none() || row.topic_id == topic_id) {
+                rows.of.remove(name);
+                rows.stale.insert(name.clone());
+                rows.ids_changed = true;
+            }
+        }
+    }
+
+    /// Writes what [`PartitionTable::claim`] and [`PartitionTable::forget`] changed. Blocks.
+    ///
+    /// # Errors
+    /// The file system's own; it is written the next time, and what is not written is not trusted at a start.
+    pub(super) fn write_changed(&self) -> Result<(), LogError> {
+        let mut rows = self.rows();
+        if rows.ids_changed { self.write_ids(&mut rows) } else { Ok(()) }
+    }
+
+    /// Writes the recovery points of these logs. Blocks.
+    pub(super) fn set_recovery_points<'a>(&self, logs: impl IntoIterator<Item = &'a Log>) -> Result<(), LogError> {
+        let mut rows = self.rows();
+        rows.change(logs, |kept, log| kept.recovery_point = log.recovery_point());
+        self.write(&rows, RECOVERY_POINTS)
+    }
+
+    /// Writes the high watermarks and log start offsets of these logs, and what deleted ones have left. Of a high watermark that is
+    /// ahead of the device (`flush.on.ack=false`) only what the device has, so that a start may ask for all of it. Blocks.
+    pub(super) fn set_positions<'a>(&self, logs: impl IntoIterator<Item = &'a Log>) -> Result<(), LogError> {
+        let mut rows = self.rows();
+        rows.change(logs, |kept, log| {
+            (kept.high_watermark, kept.log_start) = (log.high_watermark().min(log.synced_end()), log.start_offset());
+            kept.durable_end = kept.recovery_point.max(kept.high_watermark);
+        });
+        self.write(&rows, HIGH_WATERMARKS)?;
+        self.write(&rows, LOG_STARTS)?;
+        if rows.ids_changed { self.write_ids(&mut rows) } else { Ok(()) }
+    }
+
+    /// Up to where a log was compacted.
+    pub(super) fn cleaned(&self, log: &Log) -> Offset {
+        let name = (log.topic().clone(), log.partition());
+        self.rows().of.get(&name).filter(|row| row.topic_id == Some(log.topic_id())).and_then(|row| row.kept.cleaned).unwrap_or(0)
+    }
+
+    /// Notes up to where a log was compacted. Blocks.
+    pub(super) fn set_cleaned(&self, log: &Log, offset: Offset) -> Result<(), LogError> {
+        let mut rows = self.rows();
+        if rows.change([log], |kept, _| kept.cleaned = Some(offset)) { self.write(&rows, CLEANER_OFFSETS) } else { Ok(()) }
+    }
+
+    fn write_ids(&self, rows: &mut Rows) -> Result<(), LogError> {
+        if self.is_unread {
+            return Ok(());
+        }
+        if !rows.stale.is_empty() {
+            for file in [RECOVERY_POINTS, LOG_STARTS, HIGH_WATERMARKS, CLEANER_OFFSETS] {
+                self.write(rows, file)?;
+            }
+            rows.stale.clear();
+        }
+        let ids = rows.of.iter().filter_map(|((topic, partition), row)| Some((&**topic, *partition, row.topic_id?)));
+        checkpoint::write_topic_ids(&*self.disk, &self.dir.join(TOPIC_IDS), ids)?;
+        rows.ids_changed = false;
+        Ok(())
+    }
+
+    fn write(&self, rows: &Rows, file: &'static str) -> Result<(), LogError> {
+        if self.is_unread {
+            return Ok(());
+        }
+        let offset = |kept: &Kept| match file {
+            RECOVERY_POINTS => Some(kept.recovery_point),
+            LOG_STARTS => Some(kept.log_start),
+            HIGH_WATERMARKS => Some(kept.high_watermark),
+            _ => kept.cleaned,
+        };
+        let offsets = rows.of.iter().filter_map(|((topic, partition), row)| Some((&**topic, *partition, offset(&row.kept)?)));
+        checkpoint::write_offsets(&*self.disk, &self.dir.join(file), offsets)
+    }
+}
+
+impl Rows {
+    /// Tells whether anything is different now.
+    fn change<'a>(&mut self, logs: impl IntoIterator<Item = &'a Log>, change: impl Fn(&mut Kept, &Log)) -> bool {
+        let mut changed = false;
+        for log in logs {
+            let row = self.of.get_mut(&(log.topic().clone(), log.partition()));
+            if let Some(row) = row.filter(|row| row.topic_id == Some(log.topic_id())) {
+                let before = row.kept;
+                change(&mut row.kept, log);
+                changed |= row.kept != before;
+            }
+        }
+        changed
+    }
+}

@@ -1,0 +1,210 @@
+//! Reading a log: by offset, and by timestamp.
+
+use std::io::{self, BufReader};
+use std::sync::Arc;
+
+use letterbox_env::panics::lock;
+
+use super::Log;
+use super::config::LogConfig;
+use super::error::ReadError;
+use super::segment::{Files, Segment};
+use super::types::{ReadResult, Slice, TimestampOffset};
+use super::validate::RecordShape;
+use letterbox_protocol::batch::{Batch, BatchHeader, Compression};
+use letterbox_protocol::compression::decompress;
+use letterbox_protocol::model::{Offset, TimestampMs};
+
+/// Times a read begins anew because segments were removed under it.
+const ATTEMPTS: usize = 3;
+
+impl Log {
+    /// Reads whole batches from the tail cache, beginning with the one that holds `from`: at most `max_bytes`
+    /// of them (`at_least_one_batch`: the first even when it is larger), with last offsets before `end`.
+    /// `Ok(None)`: not in memory; ask [`Log::read_from_disk`].
+    ///
+    /// # Errors
+    /// `OffsetOutOfRange`.
+    pub fn try_read_cached(
+        &self,
+        from: Offset,
+        max_bytes: usize,
+        end: Offset,
+        at_least_one_batch: bool,
+    ) -> Result<Option<ReadResult>, ReadError> {
+        let end = self.check_range(from, end)?;
+        if from >= end {
+            return Ok(Some(ReadResult { next_offset: from, ..ReadResult::default() }));
+        }
+        let mut cache = lock(&self.cache);
+        Ok(cache.read(from, max_bytes, end, at_least_one_batch))
+    }
+
+    /// As [`Log::read_from_disk`], but `None` instead of waiting for the device; also when anything is wrong, which is told there.
+    pub fn try_read_from_page_cache(&self, from: Offset, max_bytes: usize, end: Offset, at_least_one_batch: bool) -> Option<ReadResult> {
+        let in_memory = |segment: &Segment| segment.files_in_memory().map(Arc::new).ok_or_else(|| io::ErrorKind::WouldBlock.into());
+        self.read_with(in_memory, from, max_bytes, end, at_least_one_batch).ok()
+    }
+
+    /// As [`Log::try_read_cached`], from the files. Blocks when they are cold. The content is not read: only
+    /// headers, to find where batches begin.
+    ///
+    /// # Errors
+    /// `OffsetOutOfRange`; `Corrupt`; `Io`.
+    pub fn read_from_disk(&self, from: Offset, max_bytes: usize, end: Offset, at_least_one_batch: bool) -> Result<ReadResult, ReadError> {
+        self.retrying(|| self.read_with(Segment::files, from, max_bytes, end, at_least_one_batch))
+    }
+
+    fn read_with(
+        &self,
+        files_of: impl Fn(&Segment) -> io::Result<Arc<Files>>,
+        from: Offset,
+        max_bytes: usize,
+        end: Offset,
+        at_least_one_batch: bool,
+    ) -> Result<ReadResult, ReadError> {
+        let end = self.check_range(from, end)?;
+        let mut result = ReadResult { next_offset: from, ..ReadResult::default() };
+        let segments = self.segments.load_full();
+        let first = segments.partition_point(|segment| segment.base <= from).saturating_sub(1);
+        for segment in segments.iter().skip(first) {
+            if result.next_offset >= end || !read_segment(segment, &*files_of(segment)?, &mut result, max_bytes, end, at_least_one_batch)? {
+                break;
+            }
+        }
+        Ok(result)
+    }
+
+    fn check_range(&self, from: Offset, end: Offset) -> Result<Offset, ReadError> {
+        let (start, log_end) = (self.start_offset(), self.end_offset());
+        if from < start || from > log_end {
+            return Err(ReadError::OffsetOutOfRange { offset: from, start, end: log_end });
+        }
+        Ok(end.min(log_end))
+    }
+
+    /// A segment may be removed between being found and being opened.
+    fn retrying<T>(&self, read: impl Fn() -> Result<T, ReadError>) -> Result<T, ReadError> {
+        let mut attempt = 1;
+        loop {
+            match read() {
+                Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound && attempt < ATTEMPTS => attempt += 1,
+                result => return result,
+            }
+        }
+    }
+
+    /// The first record with a timestamp of `timestamp` or later. Blocks.
+    ///
+    /// # Errors
+    /// `Corrupt`; `Io`.
+    pub fn offset_for_timestamp(&self, timestamp: TimestampMs) -> Result<Option<TimestampOffset>, ReadError> {
+        self.retrying(|| {
+            let start = self.start_offset();
+            for segment in self.segments.load_full().iter() {
+                if segment.max_timestamp()?.is_some_and(|max| max.0 >= timestamp)
+                    && let Some(found) =
+                        self.find_record(segment, segment.offset_before(timestamp)?.max(start), start, |time| time >= timestamp)?
+                {
+                    return Ok(Some(found));
+                }
+            }
+            Ok(None)
+        })
+    }
+
+    /// The first record that has the largest timestamp of the log (KIP-734). Blocks.
+    ///
+    /// # Errors
+    /// `Corrupt`; `Io`.
+    pub fn max_timestamp(&self) -> Result<Option<TimestampOffset>, ReadError> {
+        self.retrying(|| {
+            let start = self.start_offset();
+            let mut largest: Option<(TimestampMs, Arc<Segment>)> = None;
+            for segment in self.segments.load_full().iter() {
+                if let Some((time, _)) = segment.max_timestamp()?
+                    && largest.as_ref().is_none_or(|largest| time > largest.0)
+                {
+                    largest = Some((time, segment.clone()));
+                }
+            }
+            let Some((largest, segment)) = largest else { return Ok(None) };
+            self.find_record(&segment, segment.offset_before(largest)?.max(start), start, |time| time >= largest)
+        })
+    }
+
+    fn find_record(
+        &self,
+        segment: &Segment,
+        from: Offset,
+        start: Offset,
+        wanted: impl Fn(TimestampMs) -> bool,
+    ) -> Result<Option<TimestampOffset>, ReadError> {
+        let Some((position, _)) = segment.find(from)? else { return Ok(None) };
+        for batch in segment.scan_from(position)? {
+            let (at, header) =
+                batch.map_err(|(position, error)| ReadError::Corrupt { segment: segment.base, position, reason: error.to_string() })?;
+            if header.last_offset() >= start && wanted(header.max_timestamp) {
+                let damaged = |reason: String| ReadError::Corrupt { segment: segment.base, position: at, reason };
+                let bytes = segment.read_batch(at, &header)?;
+                let found = record_in(&bytes, &header, start, &self.config(), &wanted).map_err(damaged)?;
+                if found.is_some() {
+                    return Ok(found);
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn record_in(
+    bytes: &[u8],
+    header: &BatchHeader,
+    start: Offset,
+    config: &LogConfig,
+    wanted: impl Fn(TimestampMs) -> bool,
+) -> Result<Option<TimestampOffset>, String> {
+    let (batch, _) = Batch::split(bytes).map_err(|error| error.to_string())?;
+    let codec = header.compression().map_err(|error| error.to_string())?;
+    // As a stream: a batch may unpack to much more memory than there is.
+    let unpacked = decompress(codec, batch.records_bytes(), config.batch_unpacked_max()).map_err(|error| error.to_string())?;
+    let mut stream = BufReader::with_capacity(16 << 10, unpacked);
+    let record_max = if codec == Compression::None { u64::MAX } else { config.max_decompressed_bytes };
+    for _ in 0..header.records_count {
+        let record = RecordShape::read(&mut stream, record_max).map_err(|error| error.to_string())?;
+        let (timestamp, offset) =
+            (header.timestamp(record.timestamp_delta), header.base_offset.saturating_add(i64::from(record.offset_delta)));
+        if offset >= start && wanted(timestamp) {
+            return Ok(Some(TimestampOffset { timestamp, offset, leader_epoch: header.leader_epoch }));
+        }
+    }
+    Ok(None)
+}
+
+/// Adds what a segment has; tells whether the next segment is to be looked at.
+fn read_segment(
+    segment: &Segment,
+    files: &Files,
+    result: &mut ReadResult,
+    max_bytes: usize,
+    end: Offset,
+    at_least_one: bool,
+) -> Result<bool, ReadError> {
+    let Some((start, first)) = segment.find_in(files, result.next_offset)? else { return Ok(true) };
+    if first.last_offset() >= end {
+        return Ok(false);
+    }
+    let left = max_bytes.saturating_sub(result.bytes) as u64;
+    let size = segment.size();
+    let found = segment.end_of_batches(files, start, size.min(start.saturating_add(left)), end)?;
+    let (stop, next_offset) = match found {
+        Some(found) => found,
+        None if at_least_one && result.bytes == 0 => (start + first.size() as u64, first.next_offset()),
+        None => return Ok(false),
+    };
+    let len = usize::try_from(stop - start).unwrap_or(usize::MAX);
+    result.slices.push(Slice::File { file: segment.files()?.log.clone(), position: start, len });
+    result.bytes += len;
+    result.next_offset = next_offset;
+    Ok(stop == size && result.bytes < max_bytes)
+}

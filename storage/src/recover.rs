@@ -1,0 +1,326 @@
+//! Opening a partition's directory: what is trusted, what is looked at, and what is cut.
+//!
+//! Segments that end below the recovery point are trusted. Past it, every batch is checked, and the log
+//! ends in front of the first that is not whole: a torn tail, or the reserve. Below the recovery point, or below
+//! the high watermark that was last written, a batch that is not whole is lost data, and the partition is not opened:
+//! cutting there would drop acknowledged records without a word.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use letterbox_env::{Disk, File, OpenMode};
+
+use super::checkpoint::Epochs;
+use super::error::{IoContext, LogError};
+use super::producers::Producers;
+use super::segment::{INDEX_INTERVAL, RESERVE_BYTE, Scan, Segment, file_name, offset_of};
+use letterbox_protocol::batch::{ATTRIBUTES_AT, BatchHeader};
+use letterbox_protocol::model::{Offset, TimestampMs};
+
+const CHUNK: usize = 256 << 10;
+/// Snapshots kept: the last may be torn by a crash.
+const SNAPSHOTS_KEPT: usize = 3;
+
+/// What a directory holds, after recovery.
+pub struct Recovered {
+    pub(super) segments: Vec<Arc<Segment>>,
+    pub(super) end_offset: Offset,
+    pub(super) epochs: Epochs,
+    /// They are not what the file says.
+    pub(super) epochs_changed: bool,
+    /// The files of the active segment are not made yet, or not durable.
+    pub(super) dir_changed: bool,
+    pub(super) producers: Producers,
+    /// As [`Segment::first_timestamp`] of the active segment.
+    pub(super) first_timestamp: Option<TimestampMs>,
+    /// Bytes that were read and checked.
+    pub bytes_scanned: u64,
+    /// Bytes of batches that were cut from the tail; a reserve is none.
+    pub bytes_cut: u64,
+}
+
+impl Recovered {
+    /// A directory without any file of a log, which begins at `start`.
+    pub(super) fn empty(disk: &Arc<dyn Disk>, dir: &Path, start: Offset) -> Self {
+        Self {
+            segments: vec![Arc::new(Segment::new(disk.clone(), dir, start, 0))],
+            end_offset: start,
+            epochs: Epochs::default(),
+            epochs_changed: false,
+            dir_changed: true,
+            producers: Producers::default(),
+            first_timestamp: None,
+            bytes_scanned: 0,
+            bytes_cut: 0,
+        }
+    }
+
+    /// The offset after the last batch.
+    #[must_use]
+    pub fn end_offset(&self) -> Offset {
+        self.end_offset
+    }
+}
+
+/// Opens the partition directory `dir`. Blocks.
+///
+/// `recovery_point`: what lies below it needs no look. `durable_end`: below it everything was durable too; one before the recovery
+/// point says nothing. `clean`: the broker was stopped in order, and checksums of what lies past the recovery point need no look.
+/// `start`: where a log without segments begins.
+///
+/// # Errors
+/// `Corrupt` when something that was durable is damaged or gone; `Malformed`; `Io`.
+pub fn recover(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    recovery_point: Offset,
+    durable_end: Offset,
+    start: Offset,
+    clean: bool,
+) -> Result<Recovered, LogError> {
+    let durable_end = durable_end.max(recovery_point);
+    let names: Vec<String> =
+        disk.list(dir).during("list", dir)?.into_iter().filter(|entry| !entry.is_dir).map(|entry| entry.name).collect();
+    for name in names.iter().filter(|name| [".deleted", ".cleaned", ".tmp"].iter().any(|suffix| name.ends_with(suffix))) {
+        disk.remove_file(&dir.join(name)).during("remove", dir.join(name))?;
+    }
+    if let Some(name) = names.iter().find(|name| name.ends_with(".swap")) {
+        return Err(LogError::Malformed {
+            path: dir.join(name),
+            reason: "compaction was interrupted while it replaced a segment; start Apache Kafka on it once, or remove the file".into(),
+        });
+    }
+    let mut segments = Vec::new();
+    for base in names.iter().filter_map(|name| offset_of(name, ".log")) {
+        let path = dir.join(file_name(base, ".log"));
+        let size = disk.open(&path, OpenMode::Read).and_then(|file| file.len()).during("open", &path)?;
+        segments.push(Arc::new(Segment::new(disk.clone(), dir, base, size)));
+    }
+    segments.sort_by_key(|segment| segment.base);
+    if segments.is_empty() {
+        if durable_end > start {
+            return Err(corrupt(dir, 0, start, durable_end, "there is no segment"));
+        }
+        let epochs_changed = Epochs::read(&**disk, dir)? != Epochs::default();
+        return Ok(Recovered { epochs_changed, ..Recovered::empty(disk, dir, start) });
+    }
+    let mut found = Recovered {
+        segments,
+        end_offset: 0,
+        epochs: Epochs::read(&**disk, dir)?,
+        epochs_changed: false,
+        dir_changed: false,
+        producers: Producers::default(),
+        first_timestamp: None,
+        bytes_scanned: 0,
+        bytes_cut: 0,
+    };
+    let epochs = found.epochs.clone();
+    found.scan_tail(disk, dir, recovery_point, durable_end, clean)?;
+    if let Some(active) = found.segments.last() {
+        found.first_timestamp = active.first_timestamp().during("read", active.path(".log"))?;
+    }
+    found.epochs.truncate_from_end(found.end_offset);
+    found.epochs_changed = found.epochs != epochs;
+    found.producers = read_producers(disk, dir, &found.segments, found.end_offset)?;
+    Ok(found)
+}
+
+fn corrupt(path: &Path, position: u64, offset: Offset, durable_end: Offset, reason: impl ToString) -> LogError {
+    LogError::Corrupt { path: path.into(), position, offset, durable_end, reason: reason.to_string() }
+}
+
+impl Recovered {
+    fn scan_tail(
+        &mut self,
+        disk: &Arc<dyn Disk>,
+        dir: &Path,
+        recovery_point: Offset,
+        durable_end: Offset,
+        clean: bool,
+    ) -> Result<(), LogError> {
+        // The last segment is always looked at, since only it tells where the log ends. One that ends exactly at
+        // the recovery point may have been rolled after it was written, and still carry its reserve.
+        let trusted = self.segments.windows(2).take_while(|pair| pair[1].base < recovery_point).count();
+        let mut at = trusted;
+        self.end_offset = self.segments.get(at).map_or(0, |segment| segment.base);
+        while let Some(segment) = self.segments.get(at).cloned() {
+            let path = segment.path(".log");
+            let whole = self.scan_segment(&segment, recovery_point, clean).during("recover", &path)?;
+            let (position, reason) = match whole {
+                Ok(()) => {
+                    at += 1;
+                    continue;
+                }
+                Err(torn) => torn,
+            };
+            let follows = self.segments.get(at + 1).is_some_and(|next| next.base == self.end_offset);
+            let written = segment.files().and_then(|files| end_of_written(&*files.log, position)).during("read", &path)?;
+            if follows && written == position {
+                // Not torn: the reserve of a segment that was rolled and not yet trimmed.
+                segment.files().and_then(|files| files.log.set_len(position)).during("trim", &path)?;
+                segment.set_size(position);
+                at += 1;
+                continue;
+            }
+            if self.end_offset < durable_end {
+                return Err(corrupt(&path, position, self.end_offset, durable_end, reason));
+            }
+            self.bytes_cut += written - position;
+            segment.files().and_then(|files| files.log.set_len(position)).during("cut", &path)?;
+            segment.set_size(position);
+            for later in self.segments.drain(at + 1..).rev() {
+                let files = later.files().during("open", later.path(".log"))?;
+                self.bytes_cut += end_of_written(&*files.log, 0).during("read", later.path(".log"))?;
+                for suffix in [".log", ".index", ".timeindex", ".txnindex"] {
+                    let path = later.path(suffix);
+                    if disk.exists(&path).during("look for", &path)? {
+                        disk.remove_file(&path).during("remove", &path)?;
+                    }
+                }
+            }
+            let (path, offset) = (path.display(), self.end_offset);
+            if self.bytes_cut > 0 {
+                tracing::warn!(%path, position, offset, bytes = self.bytes_cut, %reason, "cut an unfinished write off the end of a log");
+            } else {
+                tracing::debug!(%path, position, offset, "trimmed the unused reserve of a log");
+            }
+            break;
+        }
+        if self.end_offset < durable_end {
+            return Err(corrupt(dir, 0, self.end_offset, durable_end, "the log ends there"));
+        }
+        if !clean {
+            // What is served from now on as durable has to be.
+            for segment in self.segments.iter().skip(trusted) {
+                segment.files().and_then(|files| files.log.sync()).during("sync", segment.path(".log"))?;
+            }
+            disk.sync_dir(dir).during("sync", dir)?;
+        }
+        Ok(())
+    }
+
+    /// Goes through the batches past the recovery point; the inner error is where and why they end.
+    fn scan_segment(&mut self, segment: &Segment, recovery_point: Offset, clean: bool) -> std::io::Result<Result<(), (u64, String)>> {
+        let start = if segment.size() == 0 { 0 } else { segment.cut_indexes(recovery_point.max(segment.base), clean)? };
+        // It was begun when the log ended there, even if compaction has removed what was in front of it.
+        self.end_offset = segment.base.max(self.end_offset);
+        if segment.size() == 0 {
+            return Ok(Ok(()));
+        }
+        let file = segment.files()?.log.clone();
+        let mut next = self.end_offset;
+        for batch in Scan::new(file.clone(), start, segment.size()) {
+            let (at, header) = match batch {
+                Ok(batch) => batch,
+                Err((at, error)) => return Ok(Err((at, error.to_string()))),
+            };
+            if header.base_offset < next || header.last_offset_delta < 0 {
+                return Ok(Err((at, format!("batch has offset {}, expected {next} or more", header.base_offset))));
+            }
+            if !clean {
+                self.bytes_scanned += header.size() as u64;
+                let computed = stored_crc(&*file, at, &header)?;
+                if computed != header.crc {
+                    return Ok(Err((at, format!("checksum is {computed:08x}, the batch says {:08x}", header.crc))));
+                }
+            }
+            segment.note(at, &header, INDEX_INTERVAL)?;
+            self.epochs.assign(header.leader_epoch, header.base_offset);
+            next = header.next_offset();
+            self.end_offset = next;
+        }
+        Ok(Ok(()))
+    }
+}
+
+/// Where the last byte that was written ends, from `position` on: what follows is reserve, or zeros where a crash has left the
+/// file longer than what was written to it.
+fn end_of_written(file: &dyn File, position: u64) -> std::io::Result<u64> {
+    let (mut at, mut end) = (position, position);
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        let n = file.read_at(&mut buffer, at)?;
+        if n == 0 {
+            return Ok(end);
+        }
+        if let Some(last) = buffer.iter().take(n).rposition(|byte| !matches!(*byte, 0 | RESERVE_BYTE)) {
+            end = at + last as u64 + 1;
+        }
+        at += n as u64;
+    }
+}
+
+/// The checksum of a stored batch, in pieces: a damaged length must not become an allocation.
+///
+/// Each piece is written back as it was read. After a sync that failed in an earlier run, the kernel still shows
+/// bytes that the device does not have and takes them for written: the sync at the end of the recovery would say
+/// yes to them, and a power cut would take them, with all that was acknowledged after them. Written again, they
+/// are the device's or the sync fails.
+fn stored_crc(file: &dyn File, position: u64, header: &BatchHeader) -> std::io::Result<u32> {
+    let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
+    let (mut at, end) = (position, position + header.size() as u64);
+    let mut before_checksum = ATTRIBUTES_AT;
+    let mut buffer = vec![0; CHUNK.min(header.size())];
+    while at < end {
+        let len = usize::try_from(end - at).unwrap_or(CHUNK).min(buffer.len());
+        let Some(part) = buffer.get_mut(..len) else { break };
+        file.read_exact_at(part, at)?;
+        file.write_at(&[std::io::IoSlice::new(part)], at)?;
+        let skipped = before_checksum.min(len);
+        digest.update(part.get(skipped..).unwrap_or_default());
+        before_checksum -= skipped;
+        at += len as u64;
+    }
+    Ok(digest.finalize() as u32)
+}
+
+/// The producers as of `end`: the newest usable snapshot, and the headers after it.
+pub(super) fn read_producers(disk: &Arc<dyn Disk>, dir: &Path, segments: &[Arc<Segment>], end: Offset) -> Result<Producers, LogError> {
+    let mut from = segments.first().map_or(0, |segment| segment.base);
+    let mut producers = Producers::default();
+    for offset in snapshots(disk, dir)?.into_iter().rev() {
+        let path = dir.join(file_name(offset, ".snapshot"));
+        if offset > end {
+            disk.remove_file(&path).during("remove", &path)?;
+        } else if let Some(read) = Producers::from_snapshot(&disk.read(&path).during("read", &path)?) {
+            (producers, from) = (read, offset.max(from));
+            break;
+        }
+    }
+    let first = segments.partition_point(|segment| segment.base <= from).saturating_sub(1);
+    for segment in segments.iter().skip(first) {
+        let path = segment.path(".log");
+        let Some((position, _)) =
+            segment.find(from).map_err(|error| LogError::Malformed { path: path.clone(), reason: error.to_string() })?
+        else {
+            continue;
+        };
+        for (_, header) in segment
+            .scan_from(position)
+            .during("read", &path)?
+            .map_while(Result::ok)
+            .filter(|(_, header)| header.base_offset >= from && header.base_offset < end)
+        {
+            producers.note(&header);
+        }
+    }
+    Ok(producers)
+}
+
+fn snapshots(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Vec<Offset>, LogError> {
+    let mut offsets: Vec<_> = disk.list(dir).during("list", dir)?.iter().filter_map(|entry| offset_of(&entry.name, ".snapshot")).collect();
+    offsets.sort_unstable();
+    Ok(offsets)
+}
+
+/// Writes the snapshot of `offset` and removes the oldest.
+pub(super) fn write_snapshot(disk: &Arc<dyn Disk>, dir: &Path, offset: Offset, bytes: &[u8]) -> std::io::Result<()> {
+    disk.write_atomically(&dir.join(file_name(offset, ".snapshot")), bytes)?;
+    let mut known: Vec<_> = disk.list(dir)?.iter().filter_map(|entry| offset_of(&entry.name, ".snapshot")).collect();
+    known.sort_unstable();
+    for old in known.iter().rev().skip(SNAPSHOTS_KEPT) {
+        disk.remove_file(&dir.join(file_name(*old, ".snapshot")))?;
+    }
+    Ok(())
+}

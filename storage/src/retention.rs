@@ -1,0 +1,92 @@
+//! Deleting what is old or too much.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::Log;
+use super::error::{IoContext, LogError};
+use super::segment::Segment;
+use letterbox_protocol::model::TimestampMs;
+
+/// Segments taken away at once: meanwhile the log's syncs wait.
+const AT_ONCE: usize = 64;
+
+impl Log {
+    /// Takes away the oldest segments that lie before the log start, are older than `retention.ms`, or are beyond
+    /// `retention.bytes`; never past the high watermark. Gives the renamed files, to be removed after
+    /// `file.delete.delay.ms`; as long as it gives some there may be more to take away. Blocks.
+    ///
+    /// # Errors
+    /// The file system's own.
+    pub(super) fn apply_retention(&self, now: TimestampMs) -> Result<Vec<PathBuf>, LogError> {
+        // Cold indexes are read here, where nobody waits. The decision is made below, while nothing is appended:
+        // a batch that came in meanwhile makes the active segment young again.
+        let candidates = self.deletable(now, &self.segments.load_full(), usize::MAX).during("look at segments of", &self.path)?;
+        if candidates == 0 {
+            return Ok(Vec::new());
+        }
+        let Ok(_one) = self.disk_work() else { return Ok(Vec::new()) };
+        let gone =
+            self.take_oldest(now, |segments| Ok(self.deletable(now, segments, candidates)?.min(AT_ONCE))).during("roll", &self.path)?;
+        if gone.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.forget_before_start();
+        tracing::info!(topic = %self.topic(), partition = self.partition(), segments = gone.len(), log_start_offset = self.start_offset(), "deleted old segments");
+        self.rename_deleted(&gone)
+    }
+
+    /// How many of the oldest segments may go; `limit` at most.
+    fn deletable(&self, now: TimestampMs, segments: &[Arc<Segment>], limit: usize) -> io::Result<usize> {
+        let config = self.config();
+        let (high_watermark, start, end) = (self.high_watermark(), self.start_offset(), self.end_offset());
+        let deletes = config.cleanup_policy.delete;
+        let retention_bytes = u64::try_from(config.retention_bytes).ok().filter(|_| deletes);
+        let retention_ms = Some(config.retention_ms).filter(|ms| *ms >= 0 && deletes);
+        let size: u64 = segments.iter().map(|segment| segment.size()).sum();
+        let mut excess = retention_bytes.and_then(|max| size.checked_sub(max));
+        let mut count = 0;
+        for (at, segment) in segments.iter().enumerate().take(limit) {
+            let next = segments.get(at + 1);
+            let segment_end = next.map_or(end, |next| next.base);
+            if segment_end > high_watermark {
+                break;
+            }
+            let before_start = next.is_some() && segment_end <= start;
+            if segment.size() == 0 && !before_start {
+                // Compaction emptied it, or nothing was appended yet: it has no age and frees nothing. It goes together with a
+                // later one, and never alone: that would move the log start for nothing, and with it groups that are inside.
+                continue;
+            }
+            let too_much = excess.is_some_and(|excess| excess >= segment.size());
+            // Without a timestamp (−1) a segment is not old but unknown: Kafka keeps it by its modification time.
+            let too_old = |segment: &Segment| -> io::Result<bool> {
+                let Some(retention_ms) = retention_ms else { return Ok(false) };
+                Ok(segment.max_timestamp()?.is_some_and(|max| max.0 >= 0 && now.saturating_sub(max.0) > retention_ms))
+            };
+            if !(before_start || too_much || too_old(segment)?) {
+                break;
+            }
+            excess = excess.map(|excess| excess.saturating_sub(segment.size()));
+            count = at + 1;
+        }
+        Ok(count)
+    }
+
+    fn rename_deleted(&self, gone: &[Arc<Segment>]) -> Result<Vec<PathBuf>, LogError> {
+        let mut renamed = Vec::new();
+        for segment in gone {
+            segment.retire().during("open", segment.path(".log"))?;
+            for suffix in [".log", ".index", ".timeindex", ".txnindex"] {
+                let (from, to) = (segment.path(suffix), segment.path(&format!("{suffix}.deleted")));
+                if self.dir.disk.exists(&from).during("look for", &from)? {
+                    self.dir.disk.rename(&from, &to).during("rename", &from)?;
+                    renamed.push(to);
+                }
+            }
+        }
+        self.dir.disk.sync_dir(&self.path).during("sync", &self.path)?;
+        Ok(renamed)
+    }
+}

@@ -1,0 +1,604 @@
+//! A segment: a run of batches in one file, and two small indexes into it.
+//!
+//! The indexes are in Kafka's formats: `.index` of (offset less base, position) and `.timeindex` of (timestamp,
+//! offset less base), ascending. They are hints that can always be rebuilt: the last entries of the active
+//! segment stay in memory until there are enough for a write. Files are opened at first use and closed when
+//! idle. `size` is where the batches end; a reserve may follow it in the file, of [`RESERVE_BYTE`]s.
+
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use letterbox_env::panics::lock;
+use letterbox_env::{Disk, Fault, File, FileRef, OpenMode};
+
+use super::error::ReadError;
+use letterbox_protocol::batch::{Batch, BatchError, BatchHeader, HEADER_BYTES};
+use letterbox_protocol::model::{Offset, TimestampMs};
+
+const OFFSET_ENTRY: u64 = 8;
+const TIME_ENTRY: u64 = 12;
+/// `index.interval.bytes` where an index is made anew.
+pub(super) const INDEX_INTERVAL: u32 = 4096;
+/// Index entries that wait in memory.
+const PENDING_MAX: usize = 32;
+/// Bytes read at once while looking for a batch.
+const SCAN_BYTES: usize = 16 << 10;
+
+/// What the reserve is filled with. Taken for the head of a batch, it is one of 2.1 GB, which no file has: Apache Kafka's tools
+/// read it as the unfinished end of the log and stop there. (At a zero they stop with an error.)
+pub(super) const RESERVE_BYTE: u8 = 0x7f;
+
+/// The name of a segment's file.
+pub(super) fn file_name(base: Offset, suffix: &str) -> String {
+    format!("{base:020}{suffix}")
+}
+
+/// The offset in a file's name.
+pub(super) fn offset_of(name: &str, suffix: &str) -> Option<Offset> {
+    name.strip_suffix(suffix).filter(|digits| digits.len() == 20).and_then(|digits| digits.parse().ok())
+}
+
+pub(super) struct Files {
+    pub(super) log: FileRef,
+    index: FileRef,
+    timeindex: FileRef,
+}
+
+/// A file of which only what is in memory is read.
+struct InMemory(FileRef);
+
+impl File for InMemory {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.0.read_at_nowait(buffer, offset)?.ok_or_else(|| io::ErrorKind::WouldBlock.into())
+    }
+    fn read_at_nowait(&self, buffer: &mut [u8], offset: u64) -> io::Result<Option<usize>> {
+        self.0.read_at_nowait(buffer, offset)
+    }
+    fn write_at(&self, _parts: &[IoSlice<'_>], _offset: u64) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+    fn sync(&self) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+    fn set_len(&self, _len: u64) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+    fn as_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        self.0.as_fd()
+    }
+}
+
+#[derive(Default)]
+struct Indexes {
+    loaded: bool,
+    offsets: u64,
+    times: u64,
+    pending_offsets: Vec<(u32, u32)>,
+    pending_times: Vec<(TimestampMs, u32)>,
+    last_offset: Option<(u32, u32)>,
+    last_time: Option<(TimestampMs, u32)>,
+    /// Largest timestamp and the last offset of the (first) batch that has it, indexed or not.
+    max: Option<(TimestampMs, Offset)>,
+    bytes_since_entry: u64,
+}
+
+pub(super) struct Segment {
+    pub(super) base: Offset,
+    dir: PathBuf,
+    disk: Arc<dyn Disk>,
+    size: AtomicU64,
+    files: Mutex<Option<Arc<Files>>>,
+    indexes: Mutex<Indexes>,
+    used: AtomicBool,
+    retired: AtomicBool,
+    /// Its log is gone: the names of its files may be another log's. Set under `files`.
+    gone: AtomicBool,
+}
+
+impl Segment {
+    /// An existing segment (`size` as found) or a new, empty one.
+    pub(super) fn new(disk: Arc<dyn Disk>, dir: &Path, base: Offset, size: u64) -> Self {
+        Self {
+            base,
+            dir: dir.into(),
+            disk,
+            size: AtomicU64::new(size),
+            files: Mutex::default(),
+            indexes: Mutex::default(),
+            used: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn path(&self, suffix: &str) -> PathBuf {
+        self.dir.join(file_name(self.base, suffix))
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.size.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_size(&self, size: u64) {
+        self.size.store(size, Ordering::Release);
+    }
+
+    /// The files, opened (and made) when they are not open.
+    pub(super) fn files(&self) -> io::Result<Arc<Files>> {
+        self.used.store(true, Ordering::Relaxed);
+        let mut files = lock(&self.files);
+        if let Some(files) = &*files {
+            return Ok(files.clone());
+        }
+        if self.gone.load(Ordering::Relaxed) {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the log was deleted"));
+        }
+        let open = |suffix| self.disk.open(&self.path(suffix), OpenMode::Create);
+        let found = if self.size() > 0 { Some(self.disk.open(&self.path(".log"), OpenMode::ReadWrite)?) } else { None };
+        let (index, timeindex) = (open(".index")?, open(".timeindex")?);
+        // A new one is made last: it alone makes a segment at the next start. If a roll left it behind, records that went into the old
+        // segment after all would be looked for in the empty one, and not found.
+        let log = found.map_or_else(|| open(".log"), Ok)?;
+        let opened = Arc::new(Files { log, index, timeindex });
+        *files = Some(opened.clone());
+        Ok(opened)
+    }
+
+    /// The files as they are in memory, when they are open and the indexes are known: a read of what is not there ends with `WouldBlock`.
+    pub(super) fn files_in_memory(&self) -> Option<Files> {
+        let files = lock(&self.files).clone()?;
+        self.used.store(true, Ordering::Relaxed);
+        let is_known = self.indexes.try_lock().is_ok_and(|indexes| indexes.loaded);
+        let in_memory = |file: &FileRef| Arc::new(InMemory(file.clone())) as FileRef;
+        is_known.then(|| Files { log: in_memory(&files.log), index: in_memory(&files.index), timeindex: in_memory(&files.timeindex) })
+    }
+
+    /// Cuts off what lies behind the batches. Is no use of the segment.
+    pub(super) fn trim(&self) -> io::Result<()> {
+        let used = self.used.load(Ordering::Relaxed);
+        let trimmed = self.files().and_then(|files| files.log.set_len(self.size()));
+        self.used.store(used, Ordering::Relaxed);
+        trimmed
+    }
+
+    /// Closes the files when nobody asked for them since the last call.
+    pub(super) fn close_idle(&self) {
+        if !self.used.swap(false, Ordering::Relaxed) && !self.retired.load(Ordering::Relaxed) {
+            let _ = self.write_indexes();
+            // Asked again under the lock: one that is retired meanwhile must not be opened again by its name.
+            let mut files = lock(&self.files);
+            if !self.retired.load(Ordering::Relaxed) {
+                *files = None;
+            }
+        }
+    }
+
+    /// From now on no file is opened by its name, which is about to be another log's. Those that are open stay so.
+    pub(super) fn leave(&self) {
+        let _files = lock(&self.files);
+        self.gone.store(true, Ordering::Relaxed);
+    }
+
+    /// Opens the files and holds them, since their names are about to go: readers of this segment go on.
+    pub(super) fn retire(&self) -> io::Result<()> {
+        self.retired.store(true, Ordering::Relaxed);
+        self.indexes().map(drop)?;
+        self.files().map(drop)
+    }
+
+    /// The indexes, checked at first use and rebuilt when they are not sane.
+    fn indexes(&self) -> io::Result<std::sync::MutexGuard<'_, Indexes>> {
+        let files = self.files()?;
+        let mut indexes = lock(&self.indexes);
+        if !indexes.loaded && !self.load(&files, &mut indexes)? {
+            self.rebuild(&files, &mut indexes)?;
+        }
+        Ok(indexes)
+    }
+
+    fn load(&self, files: &Files, indexes: &mut Indexes) -> io::Result<bool> {
+        let (offsets, times) = (files.index.len()?, files.timeindex.len()?);
+        if offsets % OFFSET_ENTRY != 0 || times % TIME_ENTRY != 0 {
+            return Ok(false);
+        }
+        (indexes.offsets, indexes.times) = (offsets / OFFSET_ENTRY, times / TIME_ENTRY);
+        indexes.last_offset = indexes.offsets.checked_sub(1).map(|at| offset_entry(files, at)).transpose()?;
+        indexes.last_time = indexes.times.checked_sub(1).map(|at| time_entry(files, at)).transpose()?;
+        if indexes.last_offset.is_some_and(|last| u64::from(last.1) >= self.size().max(1) || last == (0, 0))
+            || indexes.last_time.is_none() && self.size() > 0
+        {
+            return Ok(false);
+        }
+        indexes.max = indexes.last_time.map(|(time, relative)| (time, self.base + i64::from(relative)));
+        indexes.loaded = true;
+        Ok(true)
+    }
+
+    /// Makes the indexes anew.
+    fn rebuild(&self, files: &Files, indexes: &mut Indexes) -> io::Result<()> {
+        *indexes = Indexes { loaded: true, ..Indexes::default() };
+        files.index.set_len(0)?;
+        files.timeindex.set_len(0)?;
+        for batch in Scan::new(files.log.clone(), 0, self.size()).map_while(Result::ok) {
+            self.index_batch(indexes, files, batch.0, &batch.1, INDEX_INTERVAL)?;
+        }
+        self.end_time_index(indexes);
+        write_pending(files, indexes)
+    }
+
+    /// Whether a batch lies where an entry of the offset index says; true without an entry.
+    fn is_indexed_right(&self, entry: Option<(u32, u32)>) -> io::Result<bool> {
+        let Some((relative, position)) = entry else { return Ok(true) };
+        let indexed = self.scan_from(u64::from(position))?.next();
+        Ok(indexed.is_some_and(|batch| batch.is_ok_and(|(_, header)| header.last_offset() == self.base + i64::from(relative))))
+    }
+
+    /// Opens the indexes for recovery: keeps only what lies at or below `offset`; gives the position and offset
+    /// to scan from. Without a usable index that is the segment's start.
+    pub(super) fn cut_indexes(&self, offset: Offset, trusted: bool) -> io::Result<u64> {
+        let files = self.files()?;
+        let mut indexes = lock(&self.indexes);
+        if !indexes.loaded && (files.log.len()? == 0 || !self.load(&files, &mut indexes)?) {
+            *indexes = Indexes { loaded: true, ..Indexes::default() };
+            files.index.set_len(0)?;
+            files.timeindex.set_len(0)?;
+            return Ok(0);
+        }
+        write_pending(&files, &mut indexes)?;
+        if trusted && self.is_indexed_right(indexes.last_offset)? {
+            return Ok(indexes.last_offset.map_or(0, |last| u64::from(last.1)));
+        }
+        // What was not synced may be anything: only an ascending prefix is kept, looked at entry by entry.
+        let mut offset_bytes = vec![0; usize::try_from(indexes.offsets * OFFSET_ENTRY).unwrap_or(0)];
+        files.index.read_exact_at(&mut offset_bytes, 0)?;
+        let mut offsets = offset_bytes.as_chunks::<8>().0.iter().map(parse_offset_entry);
+        let mut time_bytes = vec![0; usize::try_from(indexes.times * TIME_ENTRY).unwrap_or(0)];
+        files.timeindex.read_exact_at(&mut time_bytes, 0)?;
+        let mut time_entries = time_bytes.as_chunks::<12>().0.iter().map(parse_time_entry);
+        let (mut keep, mut last) = (0, None);
+        for entry in &mut offsets {
+            let ascends = last.is_none_or(|last: (u32, u32)| entry.0 > last.0 && entry.1 > last.1) && entry.1 > 0;
+            if !ascends || self.base + i64::from(entry.0) >= offset || u64::from(entry.1) >= self.size() {
+                break;
+            }
+            (keep, last) = (keep + 1, Some(entry));
+        }
+        if !self.is_indexed_right(last)? {
+            (keep, last) = (0, None);
+        }
+        (indexes.offsets, indexes.last_offset) = (keep, last);
+        files.index.set_len(keep * OFFSET_ENTRY)?;
+        // Times of batches that will be scanned again go; the scan puts them back.
+        let (mut times, mut last_time) = (0, None);
+        for entry in &mut time_entries {
+            let ascends = last_time.is_none_or(|last: (TimestampMs, u32)| entry.0 > last.0 && entry.1 >= last.1);
+            if !ascends || last.is_none_or(|last| entry.1 >= last.0) {
+                break;
+            }
+            (times, last_time) = (times + 1, Some(entry));
+        }
+        (indexes.times, indexes.last_time) = (times, last_time);
+        indexes.max = last_time.map(|(time, relative)| (time, self.base + i64::from(relative)));
+        files.timeindex.set_len(times * TIME_ENTRY)?;
+        Ok(last.map_or(0, |last| u64::from(last.1)))
+    }
+
+    /// Writes batches at the end of the segment; `headers` tell where each lies in `bytes`.
+    pub(super) fn append(&self, bytes: &[u8], headers: &[(u64, BatchHeader)], interval: u32) -> io::Result<()> {
+        let files = self.files()?;
+        let end = self.size();
+        // In front of the write: after it nothing fails for want of a resource.
+        self.indexes().map(drop)?;
+        files.log.write_at(&[IoSlice::new(bytes)], end)?;
+        let mut indexes = self.indexes()?;
+        for (at, header) in headers {
+            self.index_batch(&mut indexes, &files, end + at, header, interval)?;
+        }
+        drop(indexes);
+        self.set_size(end + bytes.len() as u64);
+        Ok(())
+    }
+
+    /// Notes in the indexes a batch that recovery found.
+    pub(super) fn note(&self, position: u64, header: &BatchHeader, interval: u32) -> io::Result<()> {
+        let files = self.files()?;
+        let mut indexes = self.indexes()?;
+        self.index_batch(&mut indexes, &files, position, header, interval)
+    }
+
+    fn index_batch(&self, indexes: &mut Indexes, files: &Files, position: u64, header: &BatchHeader, interval: u32) -> io::Result<()> {
+        if indexes.max.is_none_or(|max| header.max_timestamp > max.0) {
+            indexes.max = Some((header.max_timestamp, header.last_offset()));
+        }
+        if indexes.bytes_since_entry > u64::from(interval)
+            && let (Ok(relative), Ok(position)) = (u32::try_from(header.last_offset() - self.base), u32::try_from(position))
+        {
+            if indexes.last_offset.is_none_or(|last| last.0 < relative) {
+                indexes.pending_offsets.push((relative, position));
+                indexes.last_offset = Some((relative, position));
+            }
+            self.end_time_index(indexes);
+            indexes.bytes_since_entry = 0;
+            if indexes.pending_offsets.len() >= PENDING_MAX
+                && let Err(error) = write_pending(files, indexes)
+                && !Fault::of(&error).is_state()
+            {
+                // On a full disk the entries stay in memory instead.
+                return Err(error);
+            }
+        }
+        indexes.bytes_since_entry += header.size() as u64;
+        Ok(())
+    }
+
+    fn end_time_index(&self, indexes: &mut Indexes) {
+        if let Some((time, offset)) = indexes.max
+            && let Ok(relative) = u32::try_from(offset - self.base)
+            && indexes.last_time.is_none_or(|last| last.0 < time)
+        {
+            indexes.pending_times.push((time, relative));
+            indexes.last_time = Some((time, relative));
+        }
+    }
+
+    /// Writes index entries that wait in memory, with the segment's largest timestamp as the last.
+    pub(super) fn write_indexes(&self) -> io::Result<()> {
+        let files = lock(&self.files).clone();
+        let Some(files) = files else { return Ok(()) };
+        let mut indexes = lock(&self.indexes);
+        if indexes.loaded {
+            self.end_time_index(&mut indexes);
+            write_pending(&files, &mut indexes)?;
+        }
+        Ok(())
+    }
+
+    /// As [`Self::write_indexes`], then waits for the device.
+    pub(super) fn sync_indexes(&self) -> io::Result<()> {
+        self.write_indexes()?;
+        let files = self.files()?;
+        files.index.sync()?;
+        files.timeindex.sync()
+    }
+
+    /// Whether an index can take no more entries.
+    pub(super) fn index_full(&self, bytes_max: u32) -> bool {
+        let indexes = lock(&self.indexes);
+        let offsets = (indexes.offsets + indexes.pending_offsets.len() as u64 + 1) * OFFSET_ENTRY;
+        let times = (indexes.times + indexes.pending_times.len() as u64 + 2) * TIME_ENTRY;
+        offsets.max(times) > u64::from(bytes_max)
+    }
+
+    /// The largest timestamp, and the last offset of the first batch that has it. Blocks when the segment is cold.
+    pub(super) fn max_timestamp(&self) -> io::Result<Option<(TimestampMs, Offset)>> {
+        if self.size() == 0 {
+            return Ok(None);
+        }
+        Ok(self.indexes()?.max)
+    }
+
+    /// Where to begin to look for the batch that holds `offset`.
+    fn position_before(&self, files: &Files, offset: Offset) -> io::Result<u64> {
+        let indexes = self.indexes()?;
+        let relative = offset.saturating_sub(self.base);
+        if let Some(found) = indexes.pending_offsets.iter().rev().find(|entry| i64::from(entry.0) <= relative) {
+            return Ok(found.1.into());
+        }
+        let after = search(indexes.offsets, |at| Ok(i64::from(offset_entry(files, at)?.0) <= relative))?;
+        Ok(after.checked_sub(1).map(|at| offset_entry(files, at)).transpose()?.map_or(0, |entry| entry.1.into()))
+    }
+
+    /// The largest indexed position ≤ `limit`, with the last offset of the batch there; the segment's start when there is none.
+    fn position_at_or_before(&self, files: &Files, limit: u64) -> io::Result<(u64, Offset)> {
+        let indexes = self.indexes()?;
+        let place = |(relative, position): (u32, u32)| (u64::from(position), self.base + i64::from(relative));
+        if let Some(found) = indexes.pending_offsets.iter().rev().find(|entry| u64::from(entry.1) <= limit) {
+            return Ok(place(*found));
+        }
+        let after = search(indexes.offsets, |at| Ok(u64::from(offset_entry(files, at)?.1) <= limit))?;
+        Ok(after.checked_sub(1).map(|at| offset_entry(files, at)).transpose()?.map_or((0, self.base - 1), place))
+    }
+
+    /// An offset from which a scan finds every record with a timestamp ≥ `timestamp`.
+    pub(super) fn offset_before(&self, timestamp: TimestampMs) -> io::Result<Offset> {
+        let (files, indexes) = (self.files()?, self.indexes()?);
+        if let Some(found) = indexes.pending_times.iter().rev().find(|entry| entry.0 < timestamp) {
+            return Ok(self.base + i64::from(found.1));
+        }
+        let after = search(indexes.times, |at| Ok(time_entry(&files, at)?.0 < timestamp))?;
+        Ok(self.base + after.checked_sub(1).map(|at| time_entry(&files, at)).transpose()?.map_or(0, |entry| entry.1.into()))
+    }
+
+    /// The largest timestamp of the first batch, by which Kafka says how old a segment is; `None` without a batch.
+    pub(super) fn first_timestamp(&self) -> io::Result<Option<TimestampMs>> {
+        if self.size() < HEADER_BYTES as u64 {
+            return Ok(None);
+        }
+        let mut header = [0; HEADER_BYTES];
+        self.files()?.log.read_exact_at(&mut header, 0)?;
+        Ok(BatchHeader::parse(&header).ok().map(|header| header.max_timestamp))
+    }
+
+    /// The first batch whose last offset is `offset` or after.
+    pub(super) fn find(&self, offset: Offset) -> Result<Option<(u64, BatchHeader)>, ReadError> {
+        self.find_in(&*self.files()?, offset)
+    }
+
+    /// As [`Segment::find`].
+    pub(super) fn find_in(&self, files: &Files, offset: Offset) -> Result<Option<(u64, BatchHeader)>, ReadError> {
+        for batch in Scan::new(files.log.clone(), self.position_before(files, offset)?, self.size()) {
+            let (at, header) = batch.map_err(|error| self.damaged(error))?;
+            if header.last_offset() >= offset {
+                return Ok(Some((at, header)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The batches from `position`, a batch's start, on.
+    pub(super) fn scan_from(&self, position: u64) -> io::Result<Scan> {
+        Ok(Scan::new(self.files()?.log.clone(), position, self.size()))
+    }
+
+    /// The end of the last whole batch from `start` (a batch's start) that ends at or before `limit` and whose
+    /// last offset is before `end_offset`, and the offset after it.
+    pub(super) fn end_of_batches(
+        &self,
+        files: &Files,
+        start: u64,
+        limit: u64,
+        end_offset: Offset,
+    ) -> Result<Option<(u64, Offset)>, ReadError> {
+        let (mut from, last_offset) = self.position_at_or_before(files, limit)?;
+        if last_offset >= end_offset {
+            from = from.min(self.position_before(files, end_offset.saturating_sub(1))?);
+        }
+        from = from.max(start);
+        loop {
+            let mut found = None;
+            for batch in Scan::new(files.log.clone(), from, self.size()) {
+                let (at, header) = batch.map_err(|error| self.damaged(error))?;
+                if at + header.size() as u64 > limit || header.last_offset() >= end_offset {
+                    break;
+                }
+                found = Some((at + header.size() as u64, header.next_offset()));
+            }
+            if found.is_some() || from <= start {
+                return Ok(found);
+            }
+            // The indexed batch straddles the limit: the one in front of it.
+            from = self.position_at_or_before(files, from - 1)?.0.max(start);
+        }
+    }
+
+    /// Reads one whole batch.
+    pub(super) fn read_batch(&self, position: u64, header: &BatchHeader) -> Result<Vec<u8>, ReadError> {
+        let mut bytes = vec![0; header.size()];
+        self.files()?.log.read_exact_at(&mut bytes, position)?;
+        let (batch, _) = Batch::split(&bytes).map_err(|error| self.damaged((position, error.clone())))?;
+        batch.check_crc().map_err(|error| self.damaged((position, error)))?;
+        Ok(bytes)
+    }
+
+    fn damaged(&self, (position, error): (u64, BatchError)) -> ReadError {
+        ReadError::Corrupt { segment: self.base, position, reason: error.to_string() }
+    }
+}
+
+fn offset_entry(files: &Files, at: u64) -> io::Result<(u32, u32)> {
+    let mut bytes = [0; OFFSET_ENTRY as usize];
+    files.index.read_exact_at(&mut bytes, at * OFFSET_ENTRY)?;
+    Ok(parse_offset_entry(&bytes))
+}
+
+fn parse_offset_entry(&[a, b, c, d, e, f, g, h]: &[u8; 8]) -> (u32, u32) {
+    (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]))
+}
+
+fn parse_time_entry(&[a, b, c, d, e, f, g, h, i, j, k, l]: &[u8; 12]) -> (TimestampMs, u32) {
+    (i64::from_be_bytes([a, b, c, d, e, f, g, h]), u32::from_be_bytes([i, j, k, l]))
+}
+
+fn time_entry(files: &Files, at: u64) -> io::Result<(TimestampMs, u32)> {
+    let mut bytes = [0; TIME_ENTRY as usize];
+    files.timeindex.read_exact_at(&mut bytes, at * TIME_ENTRY)?;
+    Ok(parse_time_entry(&bytes))
+}
+
+fn write_pending(files: &Files, indexes: &mut Indexes) -> io::Result<()> {
+    if !indexes.pending_offsets.is_empty() {
+        let bytes: Vec<u8> = indexes
+            .pending_offsets
+            .iter()
+            .flat_map(|(offset, position)| [offset.to_be_bytes(), position.to_be_bytes()])
+            .flatten()
+            .collect();
+        files.index.write_at(&[IoSlice::new(&bytes)], indexes.offsets * OFFSET_ENTRY)?;
+        indexes.offsets += indexes.pending_offsets.len() as u64;
+        indexes.pending_offsets.clear();
+    }
+    if !indexes.pending_times.is_empty() {
+        let mut bytes = Vec::new();
+        for (time, offset) in &indexes.pending_times {
+            bytes.extend_from_slice(&time.to_be_bytes());
+            bytes.extend_from_slice(&offset.to_be_bytes());
+        }
+        files.timeindex.write_at(&[IoSlice::new(&bytes)], indexes.times * TIME_ENTRY)?;
+        indexes.times += indexes.pending_times.len() as u64;
+        indexes.pending_times.clear();
+    }
+    Ok(())
+}
+
+/// How many of `0..count` satisfy `holds`, which the first ones do and the others do not.
+fn search(count: u64, mut holds: impl FnMut(u64) -> io::Result<bool>) -> io::Result<u64> {
+    let (mut low, mut high) = (0, count);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if holds(middle)? { low = middle + 1 } else { high = middle }
+    }
+    Ok(low)
+}
+
+/// The headers of the batches in a file, one after the other; ends at the first error.
+pub(super) struct Scan {
+    file: FileRef,
+    position: u64,
+    end: u64,
+    buffer: Vec<u8>,
+    buffer_at: u64,
+    done: bool,
+}
+
+impl Scan {
+    pub(super) fn new(file: FileRef, position: u64, end: u64) -> Self {
+        Self { file, position, end, buffer: Vec::new(), buffer_at: 0, done: false }
+    }
+
+    fn header(&mut self) -> Result<BatchHeader, BatchError> {
+        let inside = |scan: &Self| {
+            usize::try_from(scan.position.checked_sub(scan.buffer_at)?).ok().filter(|at| at + HEADER_BYTES <= scan.buffer.len())
+        };
+        if inside(self).is_none() {
+            let len = usize::try_from((self.end - self.position).min(SCAN_BYTES as u64)).unwrap_or(SCAN_BYTES);
+            self.buffer.resize(len, 0);
+            self.buffer_at = self.position;
+            self.file
+                .read_exact_at(&mut self.buffer, self.position)
+                .map_err(|_| BatchError::Truncated { needed: HEADER_BYTES as u64, available: 0 })?;
+        }
+        let at = usize::try_from(self.position - self.buffer_at).unwrap_or(0);
+        let header = BatchHeader::parse(self.buffer.get(at..).unwrap_or_default())?;
+        let left = self.end - self.position;
+        if header.size() as u64 > left {
+            return Err(BatchError::Truncated { needed: header.size() as u64, available: usize::try_from(left).unwrap_or(usize::MAX) });
+        }
+        Ok(header)
+    }
+}
+
+impl Iterator for Scan {
+    type Item = Result<(u64, BatchHeader), (u64, BatchError)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done || self.position >= self.end {
+            return None;
+        }
+        let at = self.position;
+        match self.header() {
+            Ok(header) => {
+                self.position += header.size() as u64;
+                Some(Ok((at, header)))
+            }
+            Err(error) => {
+                self.done = true;
+                Some(Err((at, error)))
+            }
+        }
+    }
+}
