@@ -63,12 +63,15 @@ impl Compared {
 pub struct ObservedBroker {
     /// Its definition (configuration, set, process arguments).
     pub definition: Compared,
-    /// Whether putting the definition right restarts it.
-    pub needs_restart: bool,
     /// What it is doing.
     pub run: Run,
-    /// Whether what runs is what the definition says: false between a change and the end of its restart.
+    /// Whether what was started is what the spec asks for: false from a change until the restart for it.
     pub is_current: bool,
+    /// Whether what was started is the newest definition in everything, also in what the spec did not ask for.
+    pub is_newest: bool,
+    /// Names what was started, where the platform keeps a definition apart from what was started by it (a pod's uid) and would start it
+    /// again by the newest definition; then it has to be ended to take that up. Otherwise applying a definition restarts it.
+    pub to_end: Option<String>,
     /// Its volume; `None` where there is none yet, or where the platform has no volumes.
     pub volume: Option<Volume>,
     /// The image that it runs.

@@ -7,7 +7,7 @@ use crate::api::{
     DEGRADED, KafkaCluster, KafkaClusterStatus, KafkaTopic, KafkaTopicStatus, ListenerStatus, PAUSED, PROGRESSING, READY, condition,
     find_condition, is_paused, set_condition,
 };
-use crate::desired::Blueprint;
+use crate::desired::{Blueprint, objects};
 use crate::observe::{Observed, Part, Run};
 use crate::plan::{ClusterState, Plan, Step, TopicPlan, TopicStep, TopicWait, Wait};
 
@@ -109,6 +109,7 @@ pub fn cluster_status(
         cluster_id: observed.cluster_id.clone().or(old.cluster_id),
         replicas: i32::try_from(observed.brokers.values().filter(|broker| broker.run != Run::Absent).count()).unwrap_or(i32::MAX),
         ready_replicas: i32::try_from(ready).unwrap_or(i32::MAX),
+        selector: Some(objects::selector_text(&desired.name)),
         brokers: format!("{ready}/{wanted}"),
         version: image.as_deref().and_then(tag_of).map(ToOwned::to_owned),
         image,

@@ -467,8 +467,11 @@ async fn makes_and_repairs(client: &Client) {
     let hidden = json!({"spec": {"publishNotReadyAddresses": true, "internalTrafficPolicy": "Local"}});
     services.patch("demo-kafka-external-bootstrap", &params, &merge(hidden)).await.unwrap();
     services.delete("demo-kafka-brokers", &DeleteParams::default()).await.unwrap();
-    maps.patch("demo-broker-0", &params, &merge(json!({"data": {"server.properties": "node.id=8\n"}}))).await.unwrap();
-    let held = json!({"spec": {"replicas": 0, "updateStrategy": {"rollingUpdate": {"partition": 1}}}});
+    let map = the_config_map(&maps).await;
+    let edited = maps.patch(&map, &params, &merge(json!({"data": {"server.properties": "node.id=8\n"}}))).await;
+    assert!(edited.unwrap_err().to_string().contains("immutable"));
+    maps.delete(&map, &DeleteParams::default()).await.unwrap();
+    let held = json!({"spec": {"replicas": 0, "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 1}}}});
     sets.patch("demo-broker-0", &params, &merge(held)).await.unwrap();
     let budgets: Api<PodDisruptionBudget> = Api::namespaced(client.clone(), "default");
     let foreign = json!({"spec": {"maxUnavailable": 0, "selector": {"matchLabels": {"foreign": "1"}}}});
@@ -483,37 +486,37 @@ async fn makes_and_repairs(client: &Client) {
         "Service demo-kafka-brokers",
         "Service demo-kafka-external-bootstrap: spec.publishNotReadyAddresses",
         "Service demo-kafka-external-bootstrap: spec.internalTrafficPolicy",
-        "StatefulSet demo-broker-0: spec.updateStrategy.rollingUpdate.partition",
+        "StatefulSet demo-broker-0: spec.updateStrategy.type",
         "Service demo-broker-0: spec.selector.foreign",
         "PodDisruptionBudget demo-kafka: spec.selector.matchLabels.foreign",
         "ServiceAccount demo-kafka",
-        "ConfigMap demo-broker-0",
+        &format!("ConfigMap {map}"),
         "StatefulSet demo-broker-0: spec.replicas",
     ] {
         assert!(said.iter().any(|step| step.contains(object)), "{object} in {said:?}");
     }
     assert!(repair.plan.steps.iter().all(|step| !matches!(step, Step::ApplyBroker { restarts: true, .. })), "no restart for it: {said:?}");
     settle(client, &cluster).await;
-    assert!(maps.get("demo-broker-0").await.unwrap().data.unwrap()["server.properties"].contains("node.id=0\n"));
+    assert_eq!(the_config_map(&maps).await, map);
+    assert!(maps.get(&map).await.unwrap().data.unwrap()["server.properties"].contains("node.id=0\n"));
+    let strategy = sets.get("demo-broker-0").await.unwrap().spec.unwrap().update_strategy.unwrap();
+    assert_eq!((strategy.type_.as_deref(), strategy.rolling_update), (Some("OnDelete"), None));
 
-    // A pod and its volume, as Kubernetes would make them.
-    let revision = set.metadata.generation;
+    // Somebody's pod with every label of ours, ready, on another node: it is no broker of this cluster.
     let pods: Api<Pod> = Api::namespaced(client.clone(), "default");
-    let template = set.spec.unwrap().template;
-    let mut labels = template.metadata.clone().unwrap().labels.unwrap();
-    labels.insert("controller-revision-hash".into(), "r1".into());
-    let pod: Pod = serde_json::from_value(json!({
-        "metadata": {"name": "demo-broker-0-0", "labels": labels},
+    let labels = set.spec.clone().unwrap().template.metadata.unwrap().labels;
+    let foreign: Pod = serde_json::from_value(json!({
+        "metadata": {"name": "a-foreign-pod", "labels": labels},
         "spec": {"containers": [{"name": "kafka", "image": container.image}]},
     }))
     .unwrap();
-    pods.create(&PostParams::default(), &pod).await.unwrap();
-    let ready = json!({"status": {"phase": "Running", "hostIP": "192.0.2.7", "hostIPs": [{"ip": "192.0.2.7"}], "conditions": [{"type": "Ready", "status": "True"}]}});
-    pods.patch_status("demo-broker-0-0", &params, &merge(ready)).await.unwrap();
-    let live = sets.get("demo-broker-0").await.unwrap();
-    assert!(live.metadata.generation > revision, "the repair is a new generation");
-    let status = json!({"status": {"replicas": 1, "updateRevision": "r1", "observedGeneration": live.metadata.generation}});
-    sets.patch_status("demo-broker-0", &params, &merge(status)).await.unwrap();
+    pods.create(&PostParams::default(), &foreign).await.unwrap();
+    pods.patch_status("a-foreign-pod", &params, &merge(pod_ready("192.0.2.66"))).await.unwrap();
+    let unimpressed = settle(client, &cluster).await;
+    assert_eq!((unimpressed.status.brokers.as_str(), unimpressed.status.version, unimpressed.status.listeners.len()), ("0/1", None, 1));
+
+    // A pod and its volume, as Kubernetes would make them.
+    plays_kubernetes(client, "demo-broker-0").await;
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), "default");
     let claim: PersistentVolumeClaim = serde_json::from_value(json!({
         "metadata": {"name": "data-demo-broker-0-0", "labels": labels},
@@ -525,6 +528,8 @@ async fn makes_and_repairs(client: &Client) {
     assert_eq!((ready.status.phase.as_str(), ready.status.version.as_deref(), ready.plan.notes.len()), ("Ready", Some("9"), 1));
     let external = &ready.status.listeners[1].bootstrap_servers;
     assert!(external.starts_with("192.0.2.7:3"), "{external}");
+
+    pods.delete("a-foreign-pod", &DeleteParams::default()).await.unwrap();
 
     // A service that somebody deletes comes back, and the broker keeps what it was given until then.
     services.delete("demo-broker-0-external", &DeleteParams::default()).await.unwrap();
@@ -573,6 +578,67 @@ async fn makes_and_repairs(client: &Client) {
     );
     assert!(services.get_opt("demo-kafka-external-bootstrap").await.unwrap().is_none(), "the removed listener's service is gone");
     assert!(refused.done.iter().any(|step| matches!(step, Step::ApplyBroker { restarts: true, .. })));
+
+    // The pod is ended once Kubernetes would make the next one from the new definition, and the old configuration goes with it.
+    let steps = pass(client, &cluster).await.unwrap().plan.steps;
+    assert!(!steps.iter().any(|step| matches!(step, Step::RestartBroker { .. })), "{steps:?}");
+    observes(client, "demo-broker-0").await;
+    let ended = pass(client, &cluster).await.unwrap();
+    assert!(ended.done.iter().any(|step| matches!(step, Step::RestartBroker { broker: 0, .. })), "{:?}", ended.plan);
+    assert!(pods.get_opt("demo-broker-0-0").await.unwrap().is_none());
+    assert!(maps.list(&ListParams::default()).await.unwrap().items.len() > 1, "a pod may just be made from an older definition");
+    plays_kubernetes(client, "demo-broker-0").await;
+    pass(client, &cluster).await.unwrap();
+    assert_eq!(the_config_map(&maps).await, config_map_of(&sets.get("demo-broker-0").await.unwrap()));
+}
+
+/// The name of the only configuration there is.
+async fn the_config_map(maps: &Api<ConfigMap>) -> String {
+    let found = maps.list(&ListParams::default().labels("letterbox.dev/cluster=demo")).await.unwrap();
+    let names: Vec<String> = found.items.iter().map(ConfigMap::name_any).collect();
+    assert_eq!(names.len(), 1, "{names:?}");
+    names[0].clone()
+}
+
+fn config_map_of(set: &StatefulSet) -> String {
+    let volumes = set.spec.clone().unwrap().template.spec.unwrap().volumes.unwrap();
+    volumes.into_iter().find_map(|volume| volume.config_map).unwrap().name
+}
+
+fn pod_ready(host: &str) -> Value {
+    json!({"status": {"phase": "Running", "hostIP": host, "hostIPs": [{"ip": host}], "conditions": [{"type": "Ready", "status": "True"}]}})
+}
+
+/// The set's controller has seen the newest definition.
+async fn observes(client: &Client, set: &str) {
+    let sets: Api<StatefulSet> = Api::namespaced(client.clone(), "default");
+    let generation = sets.get(set).await.unwrap().metadata.generation;
+    let status = json!({"status": {"replicas": 1, "observedGeneration": generation}});
+    sets.patch_status(set, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+}
+
+/// The set's controller makes its pod, and a kubelet runs it.
+async fn plays_kubernetes(client: &Client, set: &str) {
+    let sets: Api<StatefulSet> = Api::namespaced(client.clone(), "default");
+    let pods: Api<Pod> = Api::namespaced(client.clone(), "default");
+    let live = sets.get(set).await.unwrap();
+    let template = live.spec.clone().unwrap().template;
+    let meta = template.metadata.unwrap();
+    let mut spec = json!(template.spec.unwrap());
+    // Nothing binds it here.
+    spec["serviceAccountName"] = Value::Null;
+    spec["containers"][0]["volumeMounts"] = Value::Null;
+    let pod: Pod = serde_json::from_value(json!({
+        "metadata": {
+            "name": format!("{set}-0"), "labels": meta.labels, "annotations": meta.annotations,
+            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": set, "uid": live.metadata.uid, "controller": true}],
+        },
+        "spec": spec,
+    }))
+    .unwrap();
+    pods.create(&PostParams::default(), &pod).await.unwrap();
+    pods.patch_status(&format!("{set}-0"), &PatchParams::default(), &Patch::Merge(pod_ready("192.0.2.7"))).await.unwrap();
+    observes(client, set).await;
 }
 
 async fn leaves_what_belongs_to_others(client: &Client) {
@@ -630,8 +696,8 @@ async fn survives_a_kill_after_each_write(server: &Server, client: &Client) {
         let last = settle(client, &cluster).await;
         let mut world = BTreeMap::new();
         for (key, object) in letterbox_operator::desired::objects::build(&last.desired).brokers.into_values().flatten() {
-            // Node ports, uids and namespaces differ from world to world.
-            world.insert(key.to_string(), json!(object["spec"]["serviceName"]));
+            // Node ports, uids and namespaces differ from world to world, and with them the revision in a ConfigMap's name.
+            world.insert(format!("{} of broker 0", key.kind), json!(object["spec"]["serviceName"]));
         }
         let services: Api<Service> = Api::namespaced(client.clone(), &name);
         for service in services.list(&ListParams::default()).await.unwrap() {

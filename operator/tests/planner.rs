@@ -83,8 +83,63 @@ fn a_changed_configuration_restarts_once_and_a_reverted_one_again() {
     let change = pass(&model, &mut cluster);
     assert!(matches!(change.plan.steps.as_slice(), [Step::ApplyBroker { broker: 0, restarts: true, .. }]), "{:?}", change.plan);
     assert_eq!(ready_reason(&change), ("False".into(), "BrokerRestarting".into()));
+    let restart = pass(&model, &mut cluster);
+    assert!(matches!(restart.plan.steps.as_slice(), [Step::RestartBroker { broker: 0, .. }]), "{:?}", restart.plan);
     settle(&model, &mut cluster);
     assert_eq!(model.with(|state| state.restarts), 1);
+}
+
+#[test]
+fn what_the_spec_did_not_ask_for_waits_until_the_broker_restarts_anyway() {
+    let model = Model::default();
+    let mut cluster = cluster(json!({}));
+    settle(&model, &mut cluster);
+    let started = || model.with(|state| state.brokers[&0].started.clone().unwrap());
+    let before = started();
+    // An operator of a newer version writes configurations differently.
+    model.with(|state| state.operator_change = "-newer".into());
+    let upgraded = settle(&model, &mut cluster);
+    assert_eq!((ready_reason(&upgraded).0.as_str(), started()), ("True", before.clone()));
+    assert_ne!(model.with(|state| state.brokers[&0].defined.clone()), before, "it is written down");
+    // While the broker recovers its log, too.
+    model.with(|state| state.brokers.get_mut(&0).unwrap().starts_in = 5);
+    model.with(|state| state.operator_change = "-newest".into());
+    settle(&model, &mut cluster);
+    assert_eq!((started(), model.with(|state| state.brokers[&0].starts)), (before.clone(), 1));
+    // It is taken up by whatever ends the broker, and what fails is given it at once.
+    model.with(|state| state.brokers.get_mut(&0).unwrap().end());
+    settle(&model, &mut cluster);
+    assert_eq!(started(), model.with(|state| state.brokers[&0].defined.clone()));
+    model.with(|state| (state.bad_images, state.operator_change) = (vec!["letterbox:default".into()], "-fixed".into()));
+    for _ in 0..3 {
+        pass(&model, &mut cluster);
+    }
+    assert_eq!((model.with(|state| state.brokers[&0].starts), model.with(|state| state.restarts)), (3, 0));
+}
+
+#[test]
+fn one_broker_at_a_time_is_taken_down_and_none_while_another_is() {
+    let model = Model::default();
+    let mut cluster = cluster(json!({"replicas": 3}));
+    settle(&model, &mut cluster);
+    cluster.spec.config.insert("num.partitions".into(), "3".into());
+    let down = || model.with(|state| state.brokers.values().filter(|broker| !state.serves(broker)).count());
+    let mut passes = 0;
+    while !pass(&model, &mut cluster).is_settled() {
+        passes += 1;
+        assert!(down() <= 1 && passes < 60, "{:?}", model.with(|state| state.clone()));
+    }
+    assert_eq!(model.with(|state| state.restarts), 3);
+    // A broker that is down by itself keeps the others up, and as they were.
+    model.with(|state| state.brokers.get_mut(&2).unwrap().starts_in = 9);
+    cluster.spec.config.insert("num.partitions".into(), "4".into());
+    let before = model.with(|state| state.brokers[&0].defined.clone());
+    for _ in 0..3 {
+        let waiting = pass(&model, &mut cluster);
+        assert!(waiting.plan.waits.iter().any(|wait| wait.reason() == "WaitingForOtherBroker"), "{:?}", waiting.plan);
+    }
+    assert_eq!((model.with(|state| state.brokers[&0].defined.clone()), model.with(|state| state.restarts)), (before, 3));
+    settle(&model, &mut cluster);
 }
 
 #[test]
@@ -164,6 +219,7 @@ fn a_volume_grows_and_one_grown_by_hand_is_only_noted() {
     model.with(|state| state.bad_images.push("letterbox:default".into()));
     let grow = pass(&model, &mut cluster);
     assert!(matches!(grow.plan.steps.as_slice(), [Step::GrowVolume { broker: 0, from, to }] if *to == 2 * from));
+    model.with(|state| state.bad_images.clear());
     model.with(|state| state.brokers.get_mut(&0).unwrap().volume = 5 << 30);
     let noted = settle(&model, &mut cluster);
     assert_eq!((ready_reason(&noted).0.as_str(), noted.plan.notes.len()), ("True", 1));
@@ -254,6 +310,7 @@ fn part_of(step: &Step) -> Part {
         Step::ApplyBudget { .. } => Part::Budget,
         Step::GrowVolume { .. } | Step::OwnVolume { .. } => Part::Storage,
         Step::ApplyBroker { .. } => Part::Definitions,
+        Step::RestartBroker { .. } => Part::Brokers,
     }
 }
 
@@ -313,7 +370,7 @@ fn a_paused_cluster_is_left_alone_and_says_so() {
     cluster.metadata.annotations = pause;
     cluster.metadata.generation = Some(8);
     cluster.spec.config.insert("num.partitions".into(), "3".into());
-    model.with(|state| state.brokers.get_mut(&0).unwrap().running = None);
+    model.with(|state| state.brokers.get_mut(&0).unwrap().starts_in = 3);
     let paused = pass(&model, &mut cluster);
     let ready = find_condition(&paused.status.conditions, READY).unwrap();
     assert_eq!((ready.status.as_str(), ready.observed_generation, paused.status.observed_generation), ("True", Some(7), Some(8)));

@@ -48,15 +48,16 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch]
 - apiGroups: [""]
-  resources: [configmaps, serviceaccounts]
+  resources: [serviceaccounts]
   verbs: [get, list, watch, create, patch]
-# A service of a listener that left the spec is removed.
+# The service of a listener that left the spec, and configurations that no broker has any more, are removed.
 - apiGroups: [""]
-  resources: [services]
+  resources: [configmaps, services]
   verbs: [get, list, watch, create, patch, delete]
+# Only the operator restarts a broker, by ending its pod.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [list, watch]
+  verbs: [list, watch, delete]
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
   verbs: [get, list, watch, patch]

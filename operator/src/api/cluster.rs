@@ -24,6 +24,7 @@ use super::config::{config_schema, config_values};
     category = "kafka",
     namespaced,
     status = "KafkaClusterStatus",
+    scale(spec_replicas_path = ".spec.replicas", status_replicas_path = ".status.replicas", label_selector_path = ".status.selector"),
     derive = "PartialEq",
     doc = "A Kafka cluster: brokers that every Kafka client can use, with their volumes, addresses and configuration.",
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]{0,30}[a-z0-9])?$')").message(NAME_MESSAGE),
@@ -263,6 +264,10 @@ pub struct KafkaClusterStatus {
     /// Brokers that are ready.
     #[serde(default)]
     pub ready_replicas: i32,
+
+    /// The labels of the brokers' pods, for whatever counts or scales them (`kubectl get pods --selector`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
 
     /// Ready and wanted brokers, for example `1/1`.
     #[serde(default, skip_serializing_if = "String::is_empty")]

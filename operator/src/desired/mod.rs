@@ -15,7 +15,13 @@ use crate::api::{ClusterStorage, KafkaCluster, Listener, Resources};
 pub use properties::{Address, Host, advertised_in, internal_listener};
 
 /// The pool that every broker belongs to; part of its name (`CLUSTER-POOL-ID`).
+///
+/// A service is called `CLUSTER-POOL-ID-LISTENER` and a label's value `CLUSTER-POOL-ID-HASH`, both of at most 63 characters: with 32
+/// for the cluster and 11 for the listener, a pool has room for [`POOL_LEN_MAX`] and an id for five digits.
 pub const POOL: &str = "broker";
+
+/// How many characters the name of a pool may have.
+pub const POOL_LEN_MAX: usize = 12;
 
 /// The port of the listener that brokers use among themselves for the metadata quorum.
 pub const CONTROLLER_PORT: u16 = 9090;
@@ -79,6 +85,9 @@ pub struct Broker {
     pub name: String,
     /// What it is started with, without the listeners in `unknown`.
     pub config: BrokerConfig,
+    /// Changes exactly when the user's spec asks for something that a running broker does not take up. A broker that runs another
+    /// one has to restart. Whatever else changes in a definition is deferred until that broker restarts anyway.
+    pub asked: String,
     /// The listeners whose addresses are not known yet.
     pub unknown: Vec<String>,
     /// See [`BrokerFacts::claim_size`].
@@ -92,7 +101,7 @@ pub struct BrokerConfig {
     pub properties: String,
     /// `key=value` given as `--override`, because the value has `$(HOST_IP)` in it, which only the start of the container knows.
     pub overrides: Vec<String>,
-    /// Changes exactly when one of the two does. A broker that runs another revision has to restart.
+    /// Changes exactly when one of the two does.
     pub revision: String,
 }
 
@@ -111,6 +120,7 @@ impl Blueprint {
                 let built = Broker {
                     id,
                     name: broker_name(&name, id),
+                    asked: properties::asked(&cluster.spec, &facts.image, broker),
                     config,
                     unknown,
                     claim_size: broker.claim_size.clone().unwrap_or_else(|| cluster.spec.storage.size.clone()),
@@ -190,6 +200,14 @@ mod tests {
             cluster.status = Some(KafkaClusterStatus { default_image: text(remembered), ..KafkaClusterStatus::default() });
             assert_eq!(image_of(&cluster, ready, "here/letterbox:9"), expected, "{image:?} {version:?} {remembered:?} {ready:?}");
         }
+    }
+
+    #[test]
+    fn the_longest_names_fit() {
+        let broker = format!("{}-{}-{}", "c".repeat(32), "p".repeat(POOL_LEN_MAX), 99_999);
+        let service = objects::external_broker_name(&broker, &"l".repeat(11));
+        let revision = format!("{broker}-{}", "h".repeat(10));
+        assert!(service.len() <= 63 && revision.len() <= 63 && POOL.len() <= POOL_LEN_MAX, "{} {}", service.len(), revision.len());
     }
 
     #[test]

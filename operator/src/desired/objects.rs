@@ -1,22 +1,39 @@
 //! The Kubernetes objects of a cluster, whole, as they are applied.
 //!
 //! What keeps clients from a broker or a broker from its update is written even where it is the default: nobody else puts it
-//! back. Changing anything that reaches the pod template restarts every broker of every user when they upgrade the
-//! operator: the golden files show such a change. Nothing here may depend on the operator's own version.
+//! back. Kubernetes never replaces a pod because its template changed (`OnDelete`): the operator does, when the spec asks for something
+//! else ([`Broker::asked`]). Anything else that changes here waits until that broker restarts anyway.
+//!
+//! Selectors are for ever. They name the component, so that no other pod of the cluster is taken for a broker, and whatever leads
+//! clients names the role.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::{Blueprint, Broker, CONTROLLER_PORT, bootstrap_name};
+use super::{Blueprint, Broker, CONTROLLER_PORT, POOL, bootstrap_name};
 use crate::api::{ADMIN_PORT, GROUP, Listener, ListenerType};
 
 /// On every object of a cluster: the cluster's name.
 pub const CLUSTER_LABEL: &str = "letterbox.dev/cluster";
 /// On every object of one broker: the broker's id.
 pub const BROKER_LABEL: &str = "letterbox.dev/broker";
+/// On every object of one broker: its pool.
+pub const POOL_LABEL: &str = "letterbox.dev/pool";
+/// On every object of a cluster's Kafka nodes, as opposed to what else a cluster may come to have.
+pub const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
+/// The value of [`COMPONENT_LABEL`].
+pub const COMPONENT: &str = "kafka";
+/// On pods that serve clients.
+pub const BROKER_ROLE_LABEL: &str = "letterbox.dev/role-broker";
+/// On pods that vote in the metadata quorum.
+pub const CONTROLLER_ROLE_LABEL: &str = "letterbox.dev/role-controller";
 /// On the broker's pod template: the revision of the configuration that it is started with.
 pub const CONFIG_ANNOTATION: &str = "letterbox.dev/config-revision";
+/// On the broker's pod template: [`Broker::asked`].
+pub const ASKED_ANNOTATION: &str = "letterbox.dev/asked-revision";
+/// Where the keys and certificates of a broker are mounted, from a Secret that need not be there.
+pub const SECRETS_PATH: &str = "/var/run/letterbox/secrets";
 /// The value of `app.kubernetes.io/managed-by`, and the field manager.
 pub const MANAGER: &str = "letterbox-operator";
 /// The only container of a broker's pod.
@@ -95,11 +112,9 @@ pub fn build(cluster: &Blueprint) -> Objects {
         for listener in external_listeners(cluster) {
             add(Kind::Service, external_broker_service(cluster, broker, listener));
         }
-        let key = |kind| ObjectKey { kind, name: broker.name.clone() };
-        objects.brokers.insert(
-            broker.id,
-            vec![(key(Kind::ConfigMap), config_map(cluster, broker)), (key(Kind::StatefulSet), stateful_set(cluster, broker))],
-        );
+        let map = ObjectKey { kind: Kind::ConfigMap, name: config_map_name(broker) };
+        let set = ObjectKey { kind: Kind::StatefulSet, name: broker.name.clone() };
+        objects.brokers.insert(broker.id, vec![(map, config_map(cluster, broker)), (set, stateful_set(cluster, broker))]);
     }
     objects
 }
@@ -133,12 +148,36 @@ fn labels(cluster: &Blueprint, broker: Option<&Broker>) -> Value {
     labels
 }
 
-fn selector(cluster: &Blueprint, broker: Option<&Broker>) -> Value {
-    let mut labels = json!({ CLUSTER_LABEL: cluster.name });
-    if let Some(broker) = broker {
-        labels[BROKER_LABEL] = json!(broker.id.to_string());
+/// The labels of a pod: those of its broker, and its roles.
+fn pod_labels(cluster: &Blueprint, broker: &Broker) -> Value {
+    let mut labels = labels(cluster, Some(broker));
+    for role in [BROKER_ROLE_LABEL, CONTROLLER_ROLE_LABEL] {
+        labels[role] = json!("true");
     }
     labels
+}
+
+/// Selects every node of the cluster, or one broker. The roles of a broker are no part of it, so that they can change.
+fn selector(cluster: &Blueprint, broker: Option<&Broker>) -> Value {
+    let mut labels = json!({ CLUSTER_LABEL: cluster.name, COMPONENT_LABEL: COMPONENT });
+    if let Some(broker) = broker {
+        labels[BROKER_LABEL] = json!(broker.id.to_string());
+        labels[POOL_LABEL] = json!(POOL);
+    }
+    labels
+}
+
+/// Selects the nodes that serve clients.
+fn client_selector(cluster: &Blueprint) -> Value {
+    let mut labels = selector(cluster, None);
+    labels[BROKER_ROLE_LABEL] = json!("true");
+    labels
+}
+
+/// [`selector`] of every node of `cluster`, as `kubectl --selector` takes it.
+#[must_use]
+pub fn selector_text(cluster: &str) -> String {
+    format!("{CLUSTER_LABEL}={cluster},{COMPONENT_LABEL}={COMPONENT}")
 }
 
 fn meta(cluster: &Blueprint, name: &str, broker: Option<&Broker>) -> Value {
@@ -223,7 +262,7 @@ fn bootstrap_service(cluster: &Blueprint) -> Value {
             "type": "ClusterIP",
             "publishNotReadyAddresses": false,
             "internalTrafficPolicy": "Cluster",
-            "selector": selector(cluster, None),
+            "selector": client_selector(cluster),
             "ports": internal_ports(cluster),
         },
     })
@@ -269,7 +308,7 @@ fn node_port_service(meta: Value, selector: Value, listener: &Listener, node_por
 fn external_bootstrap_service(cluster: &Blueprint, listener: &Listener) -> Value {
     let node_port = listener.bootstrap.as_ref().and_then(|bootstrap| bootstrap.node_port);
     let name = external_bootstrap_name(&cluster.name, &listener.name);
-    node_port_service(meta(cluster, &name, None), selector(cluster, None), listener, node_port)
+    node_port_service(meta(cluster, &name, None), client_selector(cluster), listener, node_port)
 }
 
 fn external_broker_service(cluster: &Blueprint, broker: &Broker, listener: &Listener) -> Value {
@@ -278,17 +317,23 @@ fn external_broker_service(cluster: &Blueprint, broker: &Broker, listener: &List
     node_port_service(meta(cluster, &name, Some(broker)), selector(cluster, Some(broker)), listener, node_port)
 }
 
+/// A name for each revision, so that a configuration never reaches a pod that was not made for it.
+fn config_map_name(broker: &Broker) -> String {
+    format!("{}-{}", broker.name, broker.config.revision.get(..10).unwrap_or(&broker.config.revision))
+}
+
 fn config_map(cluster: &Blueprint, broker: &Broker) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": meta(cluster, &broker.name, Some(broker)),
+        "metadata": meta(cluster, &config_map_name(broker), Some(broker)),
+        "immutable": true,
         "data": {"server.properties": broker.config.properties},
     })
 }
 
-/// One set of one replica per broker: a broker's template changes only when its restart was planned, and Kubernetes
-/// brings its pod back while the operator is down.
+/// One set of one replica per broker: what the spec asks reaches a broker's template only when its restart was granted, and
+/// Kubernetes brings its pod back while the operator is down.
 fn stateful_set(cluster: &Blueprint, broker: &Broker) -> Value {
     let mut claim = json!({
         "accessModes": ["ReadWriteOnce"],
@@ -304,9 +349,9 @@ fn stateful_set(cluster: &Blueprint, broker: &Broker) -> Value {
         "spec": {
             "replicas": 1,
             "serviceName": format!("{}-kafka-brokers", cluster.name),
-            // A pod that never became ready is replaced by a corrected one, instead of being waited for.
             "podManagementPolicy": "Parallel",
-            "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 0}},
+            // Only the operator ends pods.
+            "updateStrategy": {"type": "OnDelete"},
             // A set that is deleted by hand comes back, and so must its records: what goes with the cluster is owned by the
             // cluster, never by the set.
             "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain", "whenScaled": "Retain"},
@@ -323,8 +368,12 @@ fn stateful_set(cluster: &Blueprint, broker: &Broker) -> Value {
 fn pod_template(cluster: &Blueprint, broker: &Broker) -> Value {
     json!({
         "metadata": {
-            "labels": labels(cluster, Some(broker)),
-            "annotations": {CONFIG_ANNOTATION: broker.config.revision, "kubectl.kubernetes.io/default-container": CONTAINER},
+            "labels": pod_labels(cluster, broker),
+            "annotations": {
+                ASKED_ANNOTATION: broker.asked,
+                CONFIG_ANNOTATION: broker.config.revision,
+                "kubectl.kubernetes.io/default-container": CONTAINER,
+            },
         },
         "spec": {
             "serviceAccountName": service_account_name(cluster),
@@ -340,7 +389,14 @@ fn pod_template(cluster: &Blueprint, broker: &Broker) -> Value {
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
             "containers": [container(cluster, broker)],
-            "volumes": [{"name": "config", "configMap": {"name": broker.name}}],
+            "volumes": [
+                {"name": "config", "configMap": {"name": config_map_name(broker)}},
+                // There from the first start, so that a Secret that comes later restarts nobody.
+                {"name": "secrets", "projected": {
+                    "defaultMode": 0o440,
+                    "sources": [{"secret": {"name": format!("{}-secrets", broker.name), "optional": true}}],
+                }},
+            ],
         },
     })
 }
@@ -378,6 +434,7 @@ fn container(cluster: &Blueprint, broker: &Broker) -> Value {
             // own over it. log.dirs is below it, because a fresh file system has a lost+found of its own.
             {"name": CLAIM, "mountPath": "/var/lib/kafka/data"},
             {"name": "config", "mountPath": "/etc/letterbox", "readOnly": true},
+            {"name": "secrets", "mountPath": SECRETS_PATH, "readOnly": true},
         ],
     });
     if !config.overrides.is_empty() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::{BrokerConfig, BrokerFacts};
-use crate::api::{KafkaClusterSpec, Listener, ListenerType};
+use crate::api::{KafkaClusterSpec, Listener, ListenerType, nanos_of};
 
 /// A host and a port that clients are told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +95,24 @@ pub(super) fn build(spec: &KafkaClusterSpec, id: i32, facts: &BrokerFacts, voter
     (BrokerConfig { properties, overrides, revision }, unknown)
 }
 
+/// The fingerprint of what the spec asks of a broker and a running one does not take up. Of the listeners, those count whose addresses
+/// are known. Nothing that the operator adds by itself is in it, so that upgrading the operator restarts nobody.
+pub(super) fn asked(spec: &KafkaClusterSpec, image: &str, facts: &BrokerFacts) -> String {
+    let mut texts = vec![format!("image={image}")];
+    texts.extend(spec.config.iter().map(|(key, value)| format!("config.{key}={value}")));
+    for listener in &spec.listeners {
+        if let Some(Some(address)) = facts.advertised.get(&listener.name) {
+            texts.push(format!("listener.{}={:?} {} {address}", listener.name, listener.type_, listener.port));
+        }
+    }
+    for (name, amounts) in [("requests", &spec.resources.requests), ("limits", &spec.resources.limits)] {
+        // `1000m` and `1` are the same.
+        let amount = |text: &str| nanos_of(text).map_or_else(|| text.to_owned(), |nanos| nanos.to_string());
+        texts.extend(amounts.iter().map(|(resource, quantity)| format!("{name}.{resource}={}", amount(&quantity.0))));
+    }
+    fingerprint(texts.iter())
+}
+
 /// The address of `listener` in a text that has `advertised.listeners=` in it: what a broker was given earlier.
 #[must_use]
 pub fn advertised_in(text: &str, listener: &Listener) -> Option<Address> {
@@ -179,6 +197,27 @@ mod tests {
         let mut other = spec;
         other.config.insert("num.partitions".to_owned(), "3".to_owned());
         assert_ne!(build(&other, 0, &facts(), "v").0.revision, first.revision);
+    }
+
+    #[test]
+    fn a_restart_is_asked_for_by_the_spec_alone() {
+        let spec: KafkaClusterSpec = serde_yaml::from_str("resources: {requests: {cpu: 1000m}}").unwrap();
+        let base = asked(&spec, "a:1", &facts());
+        // What an operator of another version may do differently, and the same in other words.
+        let mut moved = facts();
+        (moved.data_dir, moved.quorum.1) = ("/elsewhere".to_owned(), 9999);
+        assert_ne!(build(&spec, 0, &moved, "v").0.revision, build(&spec, 0, &facts(), "v").0.revision);
+        assert_eq!(asked(&spec, "a:1", &moved), base);
+        let same: KafkaClusterSpec = serde_yaml::from_str("resources: {requests: {cpu: 1}}").unwrap();
+        assert_eq!(asked(&same, "a:1", &facts()), base);
+        // What the user changes.
+        assert_ne!(asked(&spec, "a:2", &facts()), base);
+        for changed in ["config: {num.partitions: 3}", "resources: {limits: {cpu: 1}}", "listeners: [{name: plain, port: 9093}]"] {
+            assert_ne!(asked(&serde_yaml::from_str(changed).unwrap(), "a:1", &facts()), base, "{changed}");
+        }
+        let mut facts = facts();
+        facts.advertised.insert("plain".to_owned(), Some(Address { host: Host::Node, port: 31_000 }));
+        assert_ne!(asked(&spec, "a:1", &facts), base);
     }
 
     #[test]

@@ -54,14 +54,21 @@ pub enum Step {
         /// Whether it is to be deleted with the cluster.
         owned: bool,
     },
-    /// Put a broker's definition right; makes it when it is not there, restarts it when `restarts`.
+    /// Put a broker's definition right; makes it when it is not there.
     ApplyBroker {
         /// Which.
         broker: i32,
-        /// Whether the broker runs now and will be restarted by this.
+        /// Whether the broker serves now and this asks it to restart.
         restarts: bool,
         /// What is made or put back.
         what: Vec<String>,
+    },
+    /// End what a broker was started as, so that it takes up its newest definition.
+    RestartBroker {
+        /// Which.
+        broker: i32,
+        /// What is ended, and nothing that came after it ([`ObservedBroker::to_end`](crate::observe::ObservedBroker::to_end)).
+        ended: String,
     },
 }
 
@@ -184,7 +191,7 @@ fn plan_volumes(desired: &Blueprint, observed: &Observed, plan: &mut Plan) {
 fn plan_brokers(cluster: &KafkaCluster, desired: &Blueprint, observed: &Observed, plan: &mut Plan) {
     // At most one broker is down on purpose. One that does not serve anyway may be put right at once: that is how a
     // bad image or configuration heals.
-    let mut down = desired.brokers.keys().find(|id| observed.brokers.get(id).is_none_or(|broker| !broker.serves_as_defined())).copied();
+    let mut down = desired.brokers.keys().find(|id| observed.brokers.get(id).is_none_or(|broker| !broker.serves())).copied();
     let absent = crate::observe::ObservedBroker::default();
     for (&id, broker) in &desired.brokers {
         if !broker.unknown.is_empty() {
@@ -196,16 +203,22 @@ fn plan_brokers(cluster: &KafkaCluster, desired: &Blueprint, observed: &Observed
             }
         }
         let seen = observed.brokers.get(&id).unwrap_or(&absent);
-        if !observed.unread.contains_key(&Part::Definitions) && !seen.definition.is_as_desired() {
-            let restarts = seen.needs_restart && seen.run == Run::Ready;
+        if !observed.unread.contains_key(&Part::Definitions) {
+            let restarts = seen.serves() && !seen.is_current;
+            let is_as_defined = seen.definition.is_as_desired();
             if let Some(other) = down.filter(|&other| restarts && other != id) {
+                // Not even the definition changes: whatever ends this broker meanwhile brings it back as it was.
                 plan.waits.push(Wait::OtherBrokerDown { broker: id, other });
                 continue;
             }
             if restarts {
                 down = Some(id);
             }
-            plan.steps.push(Step::ApplyBroker { broker: id, restarts, what: seen.definition.all() });
+            if !is_as_defined {
+                plan.steps.push(Step::ApplyBroker { broker: id, restarts, what: seen.definition.all() });
+            } else if let Some(ended) = seen.to_end.clone().filter(|_| seen.has_to_restart()) {
+                plan.steps.push(Step::RestartBroker { broker: id, ended });
+            }
         }
         match &seen.run {
             Run::Failing { reason, message } => {
@@ -213,15 +226,24 @@ fn plan_brokers(cluster: &KafkaCluster, desired: &Blueprint, observed: &Observed
             }
             Run::Starting(detail) => plan.waits.push(Wait::BrokerStarting { broker: id, detail: detail.clone() }),
             Run::Absent => plan.waits.push(Wait::BrokerStarting { broker: id, detail: "not started yet".to_owned() }),
-            Run::Ready if !seen.is_current || seen.needs_restart => plan.waits.push(Wait::BrokerRestarting { broker: id }),
+            Run::Ready if !seen.is_current => plan.waits.push(Wait::BrokerRestarting { broker: id }),
             Run::Ready => {}
         }
     }
 }
 
 impl crate::observe::ObservedBroker {
-    fn serves_as_defined(&self) -> bool {
-        self.run == Run::Ready && self.is_current
+    fn serves(&self) -> bool {
+        self.run == Run::Ready
+    }
+
+    /// A change that the spec did not ask for ends nothing that serves, or may yet. What fails is started as it should be.
+    fn has_to_restart(&self) -> bool {
+        match self.run {
+            Run::Failing { .. } => !self.is_newest,
+            Run::Ready | Run::Starting(_) => !self.is_current,
+            Run::Absent => false,
+        }
     }
 }
 
@@ -312,8 +334,9 @@ impl std::fmt::Display for Step {
             Self::GrowVolume { broker, from, to } => write!(f, "grow the volume of broker {broker} from {from} to {to} bytes"),
             Self::OwnVolume { broker, owned: true } => write!(f, "let the volume of broker {broker} be deleted with the cluster"),
             Self::OwnVolume { broker, owned: false } => write!(f, "let the volume of broker {broker} stay when the cluster is deleted"),
-            Self::ApplyBroker { broker, restarts: true, what } => write!(f, "restart broker {broker}: {}", what.join(", ")),
+            Self::ApplyBroker { broker, restarts: true, what } => write!(f, "change broker {broker}, which restarts: {}", what.join(", ")),
             Self::ApplyBroker { broker, restarts: false, what } => write!(f, "set up broker {broker}: {}", what.join(", ")),
+            Self::RestartBroker { broker, .. } => write!(f, "restart broker {broker}, so that it takes up its new definition"),
         }
     }
 }
@@ -325,7 +348,7 @@ impl Step {
     pub fn blocks_ready(&self) -> bool {
         match self {
             Self::ApplyAccess { makes, .. } => *makes,
-            Self::ApplyBroker { .. } => true,
+            Self::ApplyBroker { .. } | Self::RestartBroker { .. } => true,
             Self::ApplyBudget { .. } | Self::Prune { .. } | Self::GrowVolume { .. } | Self::OwnVolume { .. } => false,
         }
     }
@@ -340,8 +363,8 @@ impl Step {
             Self::GrowVolume { .. } => "VolumeGrown",
             Self::OwnVolume { owned: true, .. } => "VolumeOwned",
             Self::OwnVolume { owned: false, .. } => "VolumeReleased",
-            Self::ApplyBroker { restarts: true, .. } => "BrokerRestarted",
-            Self::ApplyBroker { restarts: false, .. } => "BrokerApplied",
+            Self::ApplyBroker { .. } => "BrokerApplied",
+            Self::RestartBroker { .. } => "BrokerRestarted",
         }
     }
 }

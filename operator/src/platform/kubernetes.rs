@@ -18,7 +18,8 @@ use super::{Live, Platform};
 use crate::api::{KafkaCluster, Listener, ListenerType, bytes_of};
 use crate::desired::compare::differences;
 use crate::desired::objects::{
-    self, BROKER_LABEL, CLAIM, CLUSTER_LABEL, CONTAINER, Kind, MANAGER, ObjectKey, external_bootstrap_name, external_broker_name,
+    self, ASKED_ANNOTATION, BROKER_LABEL, CLAIM, CLUSTER_LABEL, CONFIG_ANNOTATION, CONTAINER, Kind, MANAGER, ObjectKey,
+    external_bootstrap_name, external_broker_name,
 };
 use crate::desired::{
     Address, Blueprint, BrokerFacts, CONTROLLER_PORT, Facts, Host, advertised_in, bootstrap_name, broker_ids, broker_name, image_of,
@@ -83,14 +84,21 @@ impl Kubernetes {
                 message: format!("{key} exists and does not belong to this KafkaCluster; rename or delete one of the two"),
             });
         }
+        if live.objects.get(key).is_some_and(|live| live.pointer("/spec/updateStrategy/rollingUpdate").is_some()) {
+            // The parameters of a strategy that was set by hand are not allowed beside ours, and applying ours leaves them.
+            let strategy = json!({"spec": {"updateStrategy": {"type": "OnDelete", "rollingUpdate": null}}});
+            let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+            api.patch(&key.name, &params, &Patch::Merge(&strategy)).await.map_err(|error| api_fault(&what, &error))?;
+        }
         let params = PatchParams::apply(MANAGER).force();
         api.patch(&key.name, &params, &Patch::Apply(object)).await.map_err(|error| api_fault(&what, &error))?;
         Ok(())
     }
 
     async fn prune(&self, desired: &Blueprint, what: &str) -> Result<(), Fault> {
-        let Some(name) = what.strip_prefix("Service ") else { return Ok(()) };
-        let api = self.api(&desired.namespace, Kind::Service);
+        let named = PRUNED.iter().find_map(|kind| Some((*kind, what.strip_prefix(&format!("{kind} "))?)));
+        let Some((kind, name)) = named else { return Ok(()) };
+        let api = self.api(&desired.namespace, kind);
         let tell = |error: kube::Error| api_fault(&format!("remove {what}"), &error);
         // A live read before anything is removed, and the removal only of what was read.
         let Some(live) = api.get_opt(name).await.map_err(tell)? else { return Ok(()) };
@@ -102,6 +110,19 @@ impl Kubernetes {
         match api.delete(name, &params).await {
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             result => result.map(drop).map_err(tell),
+        }
+    }
+
+    /// Ends the pod of a broker: the one with this uid, and none that came after it.
+    async fn end(&self, desired: &Blueprint, broker: i32, uid: &str) -> Result<(), Fault> {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &desired.namespace);
+        let name = format!("{}-0", broker_name(&desired.name, broker));
+        let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
+        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        match pods.delete(&name, &params).await {
+            // It is gone, or another one has its name.
+            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+            result => result.map(drop).map_err(|error| api_fault(&format!("delete pod {name}"), &error)),
         }
     }
 
@@ -168,6 +189,7 @@ impl Platform for Kubernetes {
                 live.objects.extend(live_or_unread(list, part_of(kind), &mut live.unread));
             }
             live.pods = live_or_unread(pods.map(|list| list.items), Part::Brokers, &mut live.unread);
+            live.believe_own_pods(cluster);
             live.claims = live_or_unread(claims.map(|list| list.items), Part::Storage, &mut live.unread);
             Ok(live)
         })
@@ -191,6 +213,7 @@ impl Platform for Kubernetes {
                 }
                 Step::Prune { what } => self.prune(desired, what).await,
                 Step::GrowVolume { broker, to, .. } => self.grow(desired, *broker, *to).await,
+                Step::RestartBroker { broker, ended } => self.end(desired, *broker, ended).await,
                 Step::OwnVolume { broker, owned } => self.own(desired, *broker, *owned).await,
                 Step::ApplyBroker { broker, .. } => {
                     // The configuration first: the set's template names its revision.
@@ -219,8 +242,8 @@ impl Live for KubernetesLive {
                 let address = address.or_else(|| self.last_address(&broker, listener));
                 (listener.name.clone(), address)
             });
-            let template = self.objects.get(&ObjectKey { kind: Kind::StatefulSet, name: broker.clone() });
-            let claim_size = template
+            let claim_size = self
+                .set_of(&broker)
                 .and_then(|set| set.pointer("/spec/volumeClaimTemplates/0/spec/resources/requests/storage")?.as_str())
                 .map(ToOwned::to_owned);
             let facts = BrokerFacts {
@@ -244,7 +267,13 @@ impl Live for KubernetesLive {
             self.compare(key, object, if part_of(key.kind) == Part::Budget { &mut budget } else { &mut access });
         }
         let is_stale = |(key, live): &(&ObjectKey, &Value)| {
-            key.kind == Kind::Service && !objects.access.contains_key(key) && owner_uids(live).any(|uid| uid == desired.uid)
+            let is_ours = owner_uids(live).any(|uid| uid == desired.uid);
+            is_ours
+                && match key.kind {
+                    Kind::Service => !objects.access.contains_key(key),
+                    Kind::ConfigMap => self.is_abandoned(key, live, &objects),
+                    _ => false,
+                }
         };
         let stale = self.objects.iter().filter(is_stale).map(|(key, _)| key.to_string()).collect();
         let brokers = desired.brokers.keys().map(|&id| (id, self.observe_broker(desired, &objects, id))).collect();
@@ -255,6 +284,46 @@ impl Live for KubernetesLive {
 }
 
 impl KubernetesLive {
+    /// Forgets pods that another cluster, a person or a Job made with our labels: a pod is believed when our set controls it.
+    fn believe_own_pods(&mut self, cluster: &KafkaCluster) {
+        let uid = cluster.uid().unwrap_or_default();
+        let is_ours = |set: &Value| owner_uids(set).next().is_none() || owner_uids(set).any(|owner| owner == uid);
+        let sets = self.objects.iter().filter(|(key, set)| key.kind == Kind::StatefulSet && is_ours(set));
+        let sets: BTreeMap<String, String> =
+            sets.filter_map(|(key, set)| Some((set.pointer("/metadata/uid")?.as_str()?.to_owned(), key.name.clone()))).collect();
+        // Whose the sets are is not known while they cannot be read; Ready is Unknown then.
+        let is_unread = self.unread.contains_key(&Part::Definitions);
+        self.pods.retain(|pod| {
+            let controller = pod.owner_references().iter().find(|owner| owner.controller == Some(true));
+            controller.is_some_and(|owner| sets.get(&owner.uid) == Some(&owner.name) || (is_unread && owner.kind == "StatefulSet"))
+        });
+    }
+
+    fn set_of(&self, broker: &str) -> Option<&Value> {
+        self.objects.get(&ObjectKey { kind: Kind::StatefulSet, name: broker.to_owned() })
+    }
+
+    /// The name of the ConfigMap that a broker's definition names.
+    fn config_map_of(&self, broker: &str) -> Option<&str> {
+        let volumes = self.set_of(broker)?.pointer("/spec/template/spec/volumes")?.as_array()?;
+        volumes.iter().find_map(|volume| volume.pointer("/configMap/name")?.as_str())
+    }
+
+    /// Whether a ConfigMap is the revision of a broker's configuration that neither its definition nor its pod has any more. While one
+    /// of these is not known, or a pod may just be made from an older definition, it stays.
+    fn is_abandoned(&self, key: &ObjectKey, map: &Value, objects: &objects::Objects) -> bool {
+        let id = map.pointer("/metadata/labels").and_then(|labels| labels.get(BROKER_LABEL)?.as_str()?.parse::<i32>().ok());
+        let Some(id) = id.filter(|id| objects.brokers.contains_key(id)) else { return false };
+        let set = objects.brokers[&id].iter().find(|(key, _)| key.kind == Kind::StatefulSet).and_then(|(key, _)| self.set_of(&key.name));
+        let (Some(set), Some(pod)) = (set, self.pod(id)) else { return false };
+        let mounted = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).filter_map(|volume| volume.config_map.as_ref());
+        is_seen(set)
+            && !self.unread.contains_key(&Part::Definitions)
+            && !objects.brokers[&id].iter().any(|(desired, _)| desired == key)
+            && self.config_map_of(set["metadata"]["name"].as_str().unwrap_or_default()) != Some(&key.name)
+            && !mounted.map(|map| &map.name).any(|name| *name == key.name)
+    }
+
     /// The image of the first broker that is ready.
     fn ready_image(&self) -> Option<String> {
         self.pods.iter().filter(|pod| run_of(pod) == Run::Ready).find_map(image_in)
@@ -282,9 +351,9 @@ impl KubernetesLive {
 
     /// The address that a broker's definition has for `listener`.
     fn last_address(&self, broker: &str, listener: &Listener) -> Option<Address> {
-        let at = |kind, pointer| self.objects.get(&ObjectKey { kind, name: broker.to_owned() })?.pointer(pointer);
-        let command = at(Kind::StatefulSet, "/spec/template/spec/containers/0/command").and_then(Value::as_array);
-        let properties = at(Kind::ConfigMap, "/data/server.properties");
+        let command = self.set_of(broker).and_then(|set| set.pointer("/spec/template/spec/containers/0/command")?.as_array());
+        let map = self.config_map_of(broker).map(|name| ObjectKey { kind: Kind::ConfigMap, name: name.to_owned() });
+        let properties = map.and_then(|key| self.objects.get(&key)?.pointer("/data/server.properties"));
         command.into_iter().flatten().chain(properties).find_map(|text| advertised_in(text.as_str()?, listener))
     }
 
@@ -322,22 +391,28 @@ impl KubernetesLive {
 
     fn observe_broker(&self, desired: &Blueprint, objects: &objects::Objects, id: i32) -> ObservedBroker {
         let mut definition = Compared::default();
-        let mut needs_restart = false;
         for (key, object) in objects.brokers.get(&id).into_iter().flatten() {
             self.compare(key, object, &mut definition);
-            if let (Kind::StatefulSet, Some(live)) = (key.kind, self.objects.get(key)) {
-                needs_restart |= differences(object, live).iter().any(|path| path.starts_with("spec.template."));
-            }
         }
-        let set = self.objects.get(&ObjectKey { kind: Kind::StatefulSet, name: broker_name(&desired.name, id) });
+        let set = self.set_of(&broker_name(&desired.name, id));
         let pod = self.pod(id);
+        let broker = desired.brokers.get(&id);
+        let has = |annotation: &str, wanted: Option<&str>| {
+            wanted.is_some() && pod.and_then(|pod| pod.annotations().get(annotation)).map(String::as_str) == wanted
+        };
+        let image = pod.and_then(image_in);
+        let is_current = image.as_ref() == Some(&desired.image) && has(ASKED_ANNOTATION, broker.map(|broker| broker.asked.as_str()));
+        let is_newest = is_current && has(CONFIG_ANNOTATION, broker.map(|broker| broker.config.revision.as_str()));
+        // A pod that is made now is made from the newest definition.
+        let to_end = pod.filter(|pod| set.is_some_and(is_seen) && pod.metadata.deletion_timestamp.is_none()).and_then(Pod::uid);
         ObservedBroker {
             definition,
-            needs_restart,
             run: pod.map_or_else(|| absent(set), run_of),
-            is_current: set.zip(pod).is_some_and(|(set, pod)| is_current(set, pod)),
+            is_current,
+            is_newest,
+            to_end,
             volume: self.claims.iter().find(|claim| claim.name_any() == claim_name(&desired.name, id)).and_then(claim_volume),
-            image: pod.and_then(image_in),
+            image,
         }
     }
 }
@@ -350,11 +425,9 @@ fn image_in(pod: &Pod) -> Option<String> {
     pod.spec.as_ref()?.containers.iter().find(|container| container.name == CONTAINER)?.image.clone()
 }
 
-/// Whether the pod was made from the set's newest template.
-fn is_current(set: &Value, pod: &Pod) -> bool {
-    let newest = set.pointer("/status/updateRevision").and_then(Value::as_str);
-    let seen = set.pointer("/status/observedGeneration") == set.pointer("/metadata/generation");
-    seen && newest.is_some() && pod.labels().get("controller-revision-hash").map(String::as_str) == newest
+/// Whether the set's controller has seen its newest definition.
+fn is_seen(set: &Value) -> bool {
+    set.pointer("/status/observedGeneration").is_some_and(|seen| Some(seen) == set.pointer("/metadata/generation"))
 }
 
 fn run_of(pod: &Pod) -> Run {
@@ -420,6 +493,9 @@ fn claim_volume(claim: &PersistentVolumeClaim) -> Option<Volume> {
 fn is_cluster(owner: &OwnerReference) -> bool {
     owner.kind == KafkaCluster::kind(&()) && owner.api_version == KafkaCluster::api_version(&())
 }
+
+/// The kinds of which something may be left that nothing asks for.
+const PRUNED: [Kind; 2] = [Kind::Service, Kind::ConfigMap];
 
 fn port_of(port: i32) -> Option<u16> {
     u16::try_from(port).ok()

@@ -428,17 +428,8 @@ impl Live for LocalLive {
             }
             let image = (seen.run == Run::Ready).then(|| desired.image.clone());
             let is_current = !differs && seen.run == Run::Ready;
-            (
-                id,
-                ObservedBroker {
-                    definition,
-                    needs_restart: differs && !seen.start,
-                    run: seen.run.clone(),
-                    is_current,
-                    volume: None,
-                    image,
-                },
-            )
+            let run = seen.run.clone();
+            (id, ObservedBroker { definition, run, is_current, is_newest: is_current, to_end: None, volume: None, image })
         });
         let bootstrap = self.ports.clients.iter().map(|(name, port)| (name.clone(), format!("localhost:{port}")));
         Observed { brokers: brokers.collect(), bootstrap: bootstrap.collect(), ..Observed::default() }

@@ -41,25 +41,39 @@ pub struct ModelState {
     pub bad_images: Vec<String>,
     /// The operator's default image; empty means `letterbox:default`.
     pub default_image: String,
+    /// What the operator's version changes in every configuration, though no spec asks for it.
+    pub operator_change: String,
     /// How many more steps work; each one after that fails as if the operator had been killed. `None`: all.
     pub steps_left: Option<u32>,
-    /// How often a serving broker was taken down.
+    /// How often the operator took a serving broker down.
     pub restarts: u32,
 }
+
+/// What a broker of the model is defined with, or was started with: the image, what the spec asks for, the whole configuration.
+pub type Definition = (String, String, String);
 
 /// A broker of the model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelBroker {
-    /// The image and the revision that it is defined with.
-    pub defined: (String, String),
-    /// The image and the revision that run; `None` while it is down.
-    pub running: Option<(String, String)>,
+    /// What it would be started with.
+    pub defined: Definition,
+    /// What it was started with; `None` until the world starts it.
+    pub started: Option<Definition>,
     /// Passes of time until it serves.
     pub starts_in: u32,
+    /// How often it was started.
+    pub starts: u32,
     /// Bytes of its volume.
     pub volume: u64,
     /// Whether its volume is deleted with the cluster.
     pub is_volume_owned: bool,
+}
+
+impl ModelBroker {
+    /// Ends it, by whatever hand: the world starts it again by its newest definition.
+    pub fn end(&mut self) {
+        self.started = None;
+    }
 }
 
 impl Model {
@@ -71,17 +85,25 @@ impl Model {
         f(&mut self.state.lock().expect("no caller panics while it holds the model"))
     }
 
-    /// Lets some time go by: brokers that start come closer to serving.
+    /// Lets some time go by: what has a definition and was not started is started; brokers that start come closer to serving.
     pub fn tick(&self) {
         self.with(|state| {
-            let bad = state.bad_images.clone();
             for broker in state.brokers.values_mut() {
-                broker.starts_in = broker.starts_in.saturating_sub(1);
-                if broker.starts_in == 0 && !bad.contains(&broker.defined.0) {
-                    broker.running = Some(broker.defined.clone());
+                if broker.started.is_some() {
+                    broker.starts_in = broker.starts_in.saturating_sub(1);
+                } else {
+                    (broker.started, broker.starts_in, broker.starts) = (Some(broker.defined.clone()), 2, broker.starts + 1);
                 }
             }
         });
+    }
+}
+
+impl ModelState {
+    /// Whether a broker serves.
+    #[must_use]
+    pub fn serves(&self, broker: &ModelBroker) -> bool {
+        broker.starts_in == 0 && broker.started.as_ref().is_some_and(|started| !self.bad_images.contains(&started.0))
     }
 }
 
@@ -113,12 +135,15 @@ impl Platform for Model {
                         state.brokers.entry(*broker).and_modify(|broker| broker.is_volume_owned = *owned);
                     }
                     Step::ApplyBroker { broker: id, .. } => {
-                        let definition = definition(desired, *id).unwrap_or_default();
                         let size = bytes_of(&desired.storage.size).unwrap_or_default();
                         let broker = state.brokers.entry(*id).or_insert_with(|| ModelBroker { volume: size, ..ModelBroker::default() });
-                        if broker.defined != definition {
-                            state.restarts += u32::from(broker.running.is_some());
-                            *broker = ModelBroker { defined: definition, running: None, starts_in: 2, ..broker.clone() };
+                        broker.defined = definition(desired, *id).unwrap_or_default();
+                    }
+                    Step::RestartBroker { broker: id, ended } => {
+                        let serves = state.brokers.get(id).is_some_and(|broker| state.serves(broker));
+                        if let Some(broker) = state.brokers.get_mut(id).filter(|broker| broker.starts.to_string() == *ended) {
+                            broker.end();
+                            state.restarts += u32::from(serves);
                         }
                     }
                 }
@@ -128,21 +153,22 @@ impl Platform for Model {
     }
 }
 
-fn definition(desired: &Blueprint, id: i32) -> Option<(String, String)> {
-    Some((desired.image.clone(), desired.brokers.get(&id)?.config.revision.clone()))
+fn definition(desired: &Blueprint, id: i32) -> Option<Definition> {
+    let broker = desired.brokers.get(&id)?;
+    Some((desired.image.clone(), broker.asked.clone(), broker.config.revision.clone()))
 }
 
 impl Live for ModelState {
     fn facts(&self, cluster: &KafkaCluster) -> Facts {
         let name = cluster.name_any();
-        let ready = self.brokers.values().find_map(|broker| Some(broker.running.as_ref()?.0.as_str()));
+        let ready = self.brokers.values().filter(|broker| self.serves(broker)).find_map(|broker| Some(broker.started.as_ref()?.0.as_str()));
         let brokers = broker_ids(cluster).map(|id| {
             let address = |listener: &Listener| {
                 let known = listener.type_ == ListenerType::Internal || !self.addresses_pending;
                 known.then(|| Address { host: Host::Named(broker_name(&name, id)), port: listener.port as u16 })
             };
             let facts = BrokerFacts {
-                data_dir: "/data".to_owned(),
+                data_dir: format!("/data{}", self.operator_change),
                 bind: BTreeMap::new(),
                 advertised: cluster.spec.listeners.iter().map(|listener| (listener.name.clone(), address(listener))).collect(),
                 quorum: (broker_name(&name, id), 9090),
@@ -161,21 +187,24 @@ impl Live for ModelState {
     fn observe(&self, desired: &Blueprint) -> Observed {
         let missing = |there: bool, what: &str| if there { Vec::new() } else { vec![what.to_owned()] };
         let brokers = self.brokers.iter().map(|(&id, broker)| {
-            let differs = definition(desired, id).is_some_and(|wanted| wanted != broker.defined);
-            let run = match &broker.running {
-                Some(_) => Run::Ready,
-                None if self.bad_images.contains(&broker.defined.0) => {
+            let wanted = definition(desired, id);
+            let differs = wanted.as_ref().is_some_and(|wanted| *wanted != broker.defined);
+            let run = match &broker.started {
+                Some(_) if self.serves(broker) => Run::Ready,
+                Some(started) if self.bad_images.contains(&started.0) => {
                     Run::Failing { reason: "ImagePullBackOff".to_owned(), message: String::new() }
                 }
-                None => Run::Starting("it starts".to_owned()),
+                _ => Run::Starting("it starts".to_owned()),
             };
+            let asked = |definition: &Definition| (definition.0.clone(), definition.1.clone());
             let seen = ObservedBroker {
                 definition: Compared { missing: Vec::new(), differs: if differs { vec!["definition".to_owned()] } else { Vec::new() } },
-                needs_restart: differs,
-                is_current: broker.running.as_ref() == Some(&broker.defined),
+                is_current: broker.started.as_ref().map(asked) == wanted.as_ref().map(asked),
+                is_newest: broker.started == wanted,
+                to_end: broker.started.as_ref().map(|_| broker.starts.to_string()),
                 run,
                 volume: Some(Volume { requested: broker.volume, capacity: broker.volume, is_owned: broker.is_volume_owned }),
-                image: Some(broker.running.as_ref().unwrap_or(&broker.defined).0.clone()),
+                image: broker.started.as_ref().map(|(image, ..)| image.clone()),
             };
             (id, seen)
         });
