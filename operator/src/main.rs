@@ -1,5 +1,7 @@
 //! The operator's binary: reads configuration and wires parts.
 
+use std::io::IsTerminal as _;
+
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use letterbox_env::Env;
@@ -57,6 +59,8 @@ fn main() -> anyhow::Result<()> {
         Command::Run(args) => {
             let directives = variable("LETTERBOX_LOG").unwrap_or_else(|| "info".to_owned());
             let log = tracing_subscriber::fmt().with_env_filter(log_filter(&directives)?).with_writer(std::io::stderr);
+            // No colour codes in a pod's log.
+            let log = log.with_ansi(std::io::stderr().is_terminal());
             if args.log_json {
                 log.json().flatten_event(true).init()
             } else {

@@ -56,7 +56,7 @@ pub fn cluster_status(
         set_condition(&mut conditions, Condition { status: status.to_owned(), ..told });
     };
     if !paused {
-        set_status(READY, ready_now, reason, message.clone());
+        set_status(READY, ready_now, reason, message);
     }
     let mut set = |type_: &str, status: bool, reason: &str, message: String| {
         set_status(type_, if status { "True" } else { "False" }, reason, message);
@@ -84,9 +84,9 @@ pub fn cluster_status(
     let phase = match (paused, ready_now) {
         (true, _) => "Paused".to_owned(),
         (false, "True") => "Ready".to_owned(),
-        (false, "Unknown") => message,
-        (false, _) if old.cluster_id.is_some() => format!("{ready}/{wanted} ready: {message}"),
-        (false, _) => format!("Starting {ready}/{wanted}: {message}"),
+        // A change that does not work is what stands in the way, whatever is waited for besides.
+        (false, _) if in_the_way.is_some() => "Change failing".to_owned(),
+        (false, _) => blocking.map_or("Starting", Wait::phase).to_owned(),
     };
     // What is only asked for, and what could not be started, is not what runs.
     let serving = observed.brokers.values().filter(|broker| broker.run == Run::Ready);
@@ -103,6 +103,7 @@ pub fn cluster_status(
     let listeners = if was_read(Part::Access) && was_read(Part::Brokers) { listeners.collect() } else { old.listeners };
     let status = KafkaClusterStatus {
         observed_generation: generation,
+        phase_since: if phase == old.phase { old.phase_since.or_else(|| Some(now.clone())) } else { Some(now.clone()) },
         phase,
         conditions,
         listeners,

@@ -354,7 +354,10 @@ async fn refuses_what_cannot_work(client: &Client) {
         ("a", json!({"replicas": 3}), "This version runs one broker per cluster; set spec.replicas to 1."),
         ("a", json!({"config": {"node.id": "1", "num.partitions": "3"}}), "The operator sets node.id itself; remove it from spec.config."),
         ("a", json!({"image": "a:1", "version": "1"}), "set it or spec.version, not both"),
-        ("a", json!({"storage": {"size": "lots"}}), "The size must be a quantity above zero"),
+        ("a", json!({"storage": {"size": "lots"}}), "The size must be a quantity of at least 64Mi"),
+        ("a", json!({"storage": {"size": "63Mi"}}), "The size must be a quantity of at least 64Mi"),
+        ("a", json!({"resources": {"requests": {"memory": "lots"}}}), "spec.resources.requests.memory in body should match"),
+        ("a", json!({"resources": {"limits": {"cpu": "-1"}}}), "spec.resources.limits.cpu in body should match"),
         ("a", json!({"listeners": [{"name": "a", "port": 9092}, {"name": "b", "port": 9092}]}), "give each listener a port of its own"),
         ("a", json!({"listeners": [{"name": "a", "port": 9092, "type": "nodeport"}]}), "One listener must be of type internal"),
         ("a", json!({"listeners": [{"name": "controller", "port": 9092}]}), "The name controller is taken"),
@@ -776,7 +779,7 @@ async fn five_hundred_topics_of_a_cluster_that_is_down_ask_nothing(server: &Serv
     // Longer than the longest pause: each topic is looked at again.
     tokio::time::sleep(Duration::from_secs(13)).await;
     let then = requests.take();
-    for what in ["/kafkatopics/", "/kafkaclusters/down?", "/events"] {
+    for what in ["/kafkatopics/", "/kafkaclusters/down?", "events.k8s.io"] {
         assert_eq!(about(&then, what), 0, "{what}: {:?}", then.iter().filter(|request| request.contains(what)).take(3).collect::<Vec<_>>());
     }
     assert!(about(&then, "GET /api/v1/namespaces/many?") <= 4, "{then:?}");
@@ -933,6 +936,31 @@ async fn the_whole_operator_runs(server: &Server, client: &Client) {
     };
     server.until("an event tells what was done", || told("KafkaCluster", "BrokerApplied", "Normal")).await;
     server.until("an event tells what is waited for", || told("KafkaTopic", "WaitingForCluster", "Normal")).await;
+
+    // Why Kubernetes does not make a pod is in an event about the set. Another cause is another event about the cluster.
+    let set = sets.get("late-broker-0").await.unwrap();
+    let causes: Api<k8s_openapi::api::core::v1::Event> = Api::namespaced(client.clone(), "default");
+    for (second, cause) in ["exceeded quota: small", "violates PodSecurity"].iter().enumerate() {
+        let event = serde_json::from_value(json!({
+            "metadata": {"name": format!("late-{second}")}, "type": "Warning", "reason": "FailedCreate",
+            "message": format!("create Pod late-broker-0-0 in StatefulSet late-broker-0 failed error: {cause}"),
+            "lastTimestamp": format!("2026-01-01T00:00:0{second}Z"), "count": 1,
+            "involvedObject": {"apiVersion": "apps/v1", "kind": "StatefulSet", "namespace": "default", "name": "late-broker-0", "uid": set.uid()},
+        }))
+        .unwrap();
+        causes.create(&PostParams::default(), &event).await.unwrap();
+        let is_told = || async {
+            let status = clusters.get("late").await.unwrap().status.unwrap_or_default();
+            let degraded = find_condition(&status.conditions, "Degraded").map(|degraded| degraded.message.clone());
+            let events = events.list(&ListParams::default()).await.unwrap();
+            let about = |event: &Event| event.regarding.as_ref().and_then(|object| object.kind.clone()).as_deref() == Some("KafkaCluster");
+            let says = |event: &&Event| about(event) && event.note.as_ref().is_some_and(|note| note.contains(cause));
+            degraded == Some(format!("broker 0 does not run: FailedCreate: {cause}"))
+                && status.phase == "Broker failing"
+                && events.items.iter().find(says).is_some_and(|event| event.reason.as_deref() == Some("BrokerFailing"))
+        };
+        server.until(cause, is_told).await;
+    }
 
     // One of two replicas acts. When it ends without a word, the other one takes over.
     assert!(leads("a").await && !operator.is_finished());

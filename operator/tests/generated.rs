@@ -37,6 +37,28 @@ fn the_definitions_in_crds_and_in_the_chart_are_the_codes_own() {
     }
 }
 
+/// `kubectl explain` shows descriptions, and no defaults.
+#[test]
+fn each_default_is_in_the_description_of_its_field() {
+    fn look(path: &str, schema: &Value, missing: &mut Vec<String>) {
+        for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+            let at = format!("{path}.{name}");
+            let says = field["description"].as_str().is_some_and(|text| text.contains("Default: "));
+            if !says && !field["default"].is_null() && field["default"] != json!({}) && !field["default"].is_object() {
+                missing.push(at.clone());
+            }
+            look(&at, field, missing);
+            look(&at, &field["items"], missing);
+        }
+    }
+    let mut missing = Vec::new();
+    for crd in crds() {
+        let schema = serde_json::to_value(&crd.spec.versions[0].schema).unwrap();
+        look(&crd.spec.names.kind, &schema["openAPIV3Schema"]["properties"]["spec"], &mut missing);
+    }
+    assert_eq!(missing, Vec::<String>::new());
+}
+
 /// A change here reaches every broker of every user at its next restart. Selectors and the names of claims can never change.
 #[test]
 fn the_objects_of_a_cluster_stay_as_they_are() {

@@ -61,7 +61,8 @@ fn a_new_cluster_becomes_ready_and_then_nothing_is_done() {
     let first = pass(&model, &mut cluster);
     assert!(matches!(first.plan.steps.as_slice(), [Step::ApplyAccess { .. }, Step::ApplyBroker { broker: 0, restarts: false, .. }]));
     assert_eq!(ready_reason(&first), ("False".into(), "BrokerStarting".into()));
-    assert_eq!(first.status.phase, "Starting 0/1: waiting for broker 0: not started yet");
+    let message = &find_condition(&first.status.conditions, READY).unwrap().message;
+    assert_eq!((first.status.phase.as_str(), message.as_str()), ("Starting", "waiting for broker 0: not started yet"));
     let last = settle(&model, &mut cluster);
     assert_eq!(ready_reason(&last), ("True".into(), "Ready".into()));
     assert_eq!(
@@ -345,7 +346,8 @@ fn an_unknown_address_is_waited_for_by_name_and_only_by_its_listener() {
     for _ in 0..6 {
         let waiting = pass(&model, &mut cluster);
         assert_eq!(ready_reason(&waiting), ("False".into(), "WaitingForAddress".into()));
-        assert!(waiting.status.phase.contains("listener outside"), "{}", waiting.status.phase);
+        let message = &find_condition(&waiting.status.conditions, READY).unwrap().message;
+        assert!(message.contains("listener outside") && waiting.status.phase == "Waiting for an address", "{message}");
     }
     assert_eq!(ClusterState::of(Some(&cluster), &now()), ClusterState::Ready, "it serves the others");
     // And it is looked after.

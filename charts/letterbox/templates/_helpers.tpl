@@ -63,5 +63,9 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
   verbs: [get, list, watch, patch]
 - apiGroups: [events.k8s.io]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [get, create, patch]
+# Why Kubernetes does not start a broker.
+- apiGroups: [""]
+  resources: [events]
+  verbs: [list]
 {{- end -}}

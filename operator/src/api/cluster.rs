@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -29,17 +29,20 @@ use super::config::{config_schema, config_values};
     doc = "A Kafka cluster: brokers that every Kafka client can use, with their volumes, addresses and configuration.",
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]{0,30}[a-z0-9])?$')").message(NAME_MESSAGE),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether clients can use the cluster as the spec describes it"),
-    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase", description = "What is going on, in plain words"),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase", description = "What is going on, in a few words"),
+    printcolumn(name = "Since", type_ = "date", json_path = ".status.phaseSince", description = "For how long"),
     printcolumn(name = "Brokers", type_ = "string", json_path = ".status.brokers", description = "Brokers that are ready / brokers that are wanted"),
     printcolumn(name = "Version", type_ = "string", json_path = ".status.version", description = "The version that every broker runs"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", description = "Why the cluster is or is not ready"),
+    printcolumn(name = "Bootstrap", type_ = "string", json_path = ".status.listeners[0].bootstrapServers", description = "bootstrap.servers of the first listener; status.listeners has them all"),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", description = "What is waited for, in full", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[x_kube(validation = Rule::new("!has(self.image) || !has(self.version)").message(IMAGE_AND_VERSION_MESSAGE))]
 #[x_kube(validation = Rule::new("self.listeners.all(l, !has(l.brokers) || l.brokers.all(b, b.broker < self.replicas))").message(NO_SUCH_BROKER_MESSAGE))]
 #[serde(rename_all = "camelCase")]
 pub struct KafkaClusterSpec {
-    /// How many brokers the cluster has. This version runs one broker per cluster.
+    /// How many brokers the cluster has. This version runs one broker per cluster. Default: 1.
     #[serde(default = "default_replicas")]
     #[schemars(range(min = 1))]
     #[x_kube(validation = Rule::new("self <= 1").message(REPLICAS_MESSAGE))]
@@ -69,7 +72,8 @@ pub struct KafkaClusterSpec {
     #[schemars(schema_with = "broker_config_schema")]
     pub config: BTreeMap<String, String>,
 
-    /// Where clients connect. Each listener has a name and a port of its own.
+    /// Where clients connect. Each listener has a name and a port of its own. Default: one of type `internal`, named `plain`, on
+    /// port 9092.
     #[serde(default = "default_listeners")]
     #[schemars(length(min = 1, max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     #[x_kube(validation = Rule::new("self.all(a, self.exists_one(b, b.port == a.port))").message(PORTS_MESSAGE))]
@@ -87,10 +91,10 @@ pub struct KafkaClusterSpec {
 #[serde(rename_all = "camelCase")]
 pub struct ClusterStorage {
     /// How large the volume is, for example `10Gi`. It can grow, if the storage class allows it, and never shrinks. A volume
-    /// that was grown by hand stays as large as it is.
+    /// that was grown by hand stays as large as it is. At least 64Mi. Default: 10Gi.
     #[serde(default = "default_size")]
     #[schemars(length(min = 1, max = 32))]
-    #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))").message(SIZE_MESSAGE))]
+    #[x_kube(validation = Rule::new("isQuantity(self) && !quantity(self).isLessThan(quantity('64Mi'))").message(SIZE_MESSAGE))]
     #[x_kube(validation = Rule::new("!isQuantity(self) || !isQuantity(oldSelf) || !quantity(self).isLessThan(quantity(oldSelf))").message(SHRINK_MESSAGE))]
     pub size: String,
 
@@ -99,7 +103,7 @@ pub struct ClusterStorage {
     #[schemars(length(min = 1, max = 253))]
     pub class: Option<String>,
 
-    /// What happens to the volumes, and with them to every record, when the cluster is deleted.
+    /// What happens to the volumes, and with them to every record, when the cluster is deleted. Default: Retain.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
 }
@@ -131,7 +135,7 @@ pub struct Listener {
     pub port: i32,
 
     /// Who can reach it: `internal` (clients in the Kubernetes cluster) or `nodeport` (clients outside, through a port of
-    /// every node).
+    /// every node). Default: internal.
     #[serde(rename = "type", default)]
     pub type_: ListenerType,
 
@@ -214,6 +218,9 @@ impl Resources {
     }
 }
 
+/// A quantity that is not negative, as Kubernetes writes it.
+const QUANTITY_PATTERN: &str = r"^\+?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE][+-]?[0-9]+))?$";
+
 /// The schema of a quantity, without the page of prose that the Kubernetes type carries.
 struct QuantitySchema;
 
@@ -227,7 +234,11 @@ impl JsonSchema for QuantitySchema {
     }
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({"x-kubernetes-int-or-string": true})
+        schemars::json_schema!({
+            "x-kubernetes-int-or-string": true,
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "pattern": QUANTITY_PATTERN,
+        })
     }
 }
 
@@ -239,9 +250,13 @@ pub struct KafkaClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// What is going on, in plain words.
+    /// What is going on, in a few words. The message of the Ready condition says more.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub phase: String,
+
+    /// Since when the phase is what it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase_since: Option<Time>,
 
     /// Ready, Progressing, Degraded and Paused, each with a reason and a message.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -310,7 +325,10 @@ pub(crate) const ADMIN_NAME_MESSAGE: &str = "The name admin is taken by the port
 pub(crate) const NO_SUCH_BROKER_MESSAGE: &str =
     "Brokers are numbered from 0 to spec.replicas - 1; remove the others from spec.listeners[].brokers.";
 pub(crate) const ADMIN_PORT_MESSAGE: &str = "Port 9644 is taken by health and metrics; choose another one.";
-pub(crate) const SIZE_MESSAGE: &str = "The size must be a quantity above zero, for example 10Gi.";
+pub(crate) const SIZE_MESSAGE: &str = "The size must be a quantity of at least 64Mi, for example 10Gi.";
+
+/// The least size of a volume, in bytes: the broker keeps a part of it free, and a smaller one has room for little else.
+pub(crate) const SIZE_MIN: u64 = 64 << 20;
 pub(crate) const SHRINK_MESSAGE: &str = "A volume cannot shrink; set spec.storage.size to what it was or more.";
 pub(crate) const CLASS_MESSAGE: &str = "The storage class cannot be changed; make a new cluster to move to another class.";
 

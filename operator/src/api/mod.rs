@@ -15,7 +15,7 @@ pub use cluster::{
     ListenerBootstrap, ListenerStatus, ListenerType, Resources,
 };
 pub use condition::{DEGRADED, PAUSED, PROGRESSING, READY, condition, find_condition, is_true, set_condition};
-pub use quantity::{bytes_of, nanos_of};
+pub use quantity::{bytes_of, nanos_of, shown};
 pub use topic::{ClusterRef, KafkaTopic, KafkaTopicSpec, KafkaTopicStatus};
 
 /// The API group.

@@ -6,6 +6,24 @@ pub fn bytes_of(quantity: &str) -> Option<u64> {
     u64::try_from(nanos_of(quantity)?.div_ceil(NANOS)).ok()
 }
 
+/// `bytes` as a person reads them, for example `10Gi`, or `1.5Gi` where that is not exact.
+#[must_use]
+pub fn shown(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+    let (mut unit, mut whole, mut rest) = (0, bytes, 0);
+    while whole >= 1024 && unit < UNITS.len() - 1 {
+        (unit, whole, rest) = (unit + 1, whole / 1024, whole % 1024);
+    }
+    let name = UNITS.get(unit).copied().unwrap_or_default();
+    if name.is_empty() {
+        return format!("{bytes} bytes");
+    }
+    match rest * 10 / 1024 {
+        0 => format!("{whole}{name}"),
+        tenths => format!("{whole}.{tenths}{name}"),
+    }
+}
+
 const NANOS: u128 = 1_000_000_000;
 
 /// Billionths of a quantity (so `250m` of a CPU is 250 million), the finest that Kubernetes tells apart; what is finer is rounded
@@ -91,6 +109,9 @@ mod tests {
             ("ä", None),
         ] {
             assert_eq!(bytes_of(text), bytes, "{text}");
+        }
+        for (bytes, text) in [(7, "7 bytes"), (10 << 30, "10Gi"), (3 << 29, "1.5Gi"), ((5 << 30) + 7, "5Gi"), (u64::MAX, "15.9Ei")] {
+            assert_eq!(shown(bytes), text);
         }
         assert_eq!((nanos_of("250m"), nanos_of("100u"), nanos_of("3n")), (Some(250_000_000), Some(100_000), Some(3)));
     }

@@ -54,7 +54,7 @@ pub struct KafkaTopicSpec {
     #[schemars(range(min = 1, max = 100_000))]
     pub partitions: Option<i32>,
 
-    /// How many brokers keep each partition. This version keeps one.
+    /// How many brokers keep each partition. This version keeps one. Default: 1.
     #[serde(default = "default_replicas")]
     #[schemars(range(min = 1))]
     #[x_kube(validation = Rule::new("self <= 1").message(REPLICAS_MESSAGE))]
@@ -66,7 +66,7 @@ pub struct KafkaTopicSpec {
     #[schemars(schema_with = "config_schema", extend("maxProperties" = 100))]
     pub config: BTreeMap<String, String>,
 
-    /// What happens to the topic, and with it to its records, when this object is deleted.
+    /// What happens to the topic, and with it to its records, when this object is deleted. Default: Retain.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
 }

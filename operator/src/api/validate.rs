@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use super::cluster::{
     ADMIN_NAME_MESSAGE, ADMIN_PORT, ADMIN_PORT_MESSAGE, CONTROLLER_NAME_MESSAGE, IMAGE_AND_VERSION_MESSAGE, INTERNAL_LISTENER_MESSAGE,
-    NAME_MESSAGE, NO_SUCH_BROKER_MESSAGE, NODEPORT_ONLY_MESSAGE, PORTS_MESSAGE, REPLICAS_MESSAGE, SIZE_MESSAGE, owned_keys_message,
+    NAME_MESSAGE, NO_SUCH_BROKER_MESSAGE, NODEPORT_ONLY_MESSAGE, PORTS_MESSAGE, REPLICAS_MESSAGE, SIZE_MESSAGE, SIZE_MIN,
+    owned_keys_message,
 };
 use super::topic::{DOTS_MESSAGE, INTERNAL_TOPIC_MESSAGE, LONG_NAME_MESSAGE, REPLICAS_MESSAGE as TOPIC_REPLICAS_MESSAGE};
 use super::{KafkaCluster, KafkaTopic, ListenerType, OWNED_KEYS, bytes_of};
@@ -47,7 +48,7 @@ pub fn cluster(cluster: &KafkaCluster) -> Vec<Problem> {
     problems.unless(is_cluster_name(&cluster.name_any()), "metadata.name", NAME_MESSAGE);
     problems.unless(spec.replicas == 1, "spec.replicas", REPLICAS_MESSAGE);
     problems.unless(spec.image.is_none() || spec.version.is_none(), "spec", IMAGE_AND_VERSION_MESSAGE);
-    problems.unless(bytes_of(&spec.storage.size).is_some_and(|bytes| bytes > 0), "spec.storage.size", SIZE_MESSAGE);
+    problems.unless(bytes_of(&spec.storage.size).is_some_and(|bytes| bytes >= SIZE_MIN), "spec.storage.size", SIZE_MESSAGE);
     let owned: Vec<&str> = spec.config.keys().map(String::as_str).filter(|key| OWNED_KEYS.contains(key)).collect();
     problems.unless(owned.is_empty(), "spec.config", &owned_keys_message(&owned.join(", ")));
     problems.unless(

@@ -90,12 +90,17 @@ async fn tell(context: &Context, cluster: &KafkaCluster, pass: &ClusterPass) {
         tracing::info!(cluster = name, namespace = cluster.namespace(), %step, "done");
         context.events.tell(cluster, false, step.reason(), "Reconcile", &step.to_string()).await;
     }
+    let degraded = find_condition(&pass.status.conditions, DEGRADED).filter(|condition| condition.status == "True");
     let is_news = |new: &&Condition| {
         let old = cluster.status.as_ref().and_then(|status| find_condition(&status.conditions, &new.type_));
-        old.is_none_or(|old| (&old.status, &old.reason) != (&new.status, &new.reason))
+        // A fault is told anew when its cause is another one; what is waited for changes too often for that.
+        let is_same = |old: &Condition| {
+            let is_fault = degraded.is_some_and(|degraded| degraded.reason == new.reason);
+            (&old.status, &old.reason) == (&new.status, &new.reason) && (!is_fault || old.message == new.message)
+        };
+        !old.is_some_and(is_same)
     };
     let ready = find_condition(&pass.status.conditions, READY);
-    let degraded = find_condition(&pass.status.conditions, DEGRADED).filter(|condition| condition.status == "True");
     // A fault that keeps nobody from the cluster is told too.
     let fault = degraded.filter(|degraded| ready.is_none_or(|ready| ready.reason != degraded.reason));
     for new in ready.into_iter().chain(fault).filter(is_news) {

@@ -105,7 +105,7 @@ async fn lead_until(
 ) -> anyhow::Result<Option<Held>> {
     tokio::pin!(stop);
     let context = Arc::new(Context {
-        events: events::Events::new(client.clone()),
+        events: events::Events::new(env.clone(), client.clone()),
         clusters: crate::platform::kubernetes::Kubernetes::new(client.clone(), options.image.clone()),
         admins: topic::Admins::new(env.clone()),
         metrics,

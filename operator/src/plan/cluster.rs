@@ -3,7 +3,7 @@
 //! Independent things do not wait for one another: addresses, volumes and brokers are planned side by side, and a
 //! fault in one leaves the others going.
 
-use crate::api::{DeletionPolicy, KafkaCluster, bytes_of, is_paused};
+use crate::api::{DeletionPolicy, KafkaCluster, bytes_of, is_paused, shown};
 use crate::desired::Blueprint;
 use crate::observe::{Observed, Part, Run};
 
@@ -121,6 +121,8 @@ pub enum Wait {
     VolumeGrowing {
         /// Whose.
         broker: i32,
+        /// What it has, in bytes.
+        from: u64,
         /// In bytes.
         to: u64,
     },
@@ -183,7 +185,7 @@ fn plan_volumes(desired: &Blueprint, observed: &Observed, plan: &mut Plan) {
         }
         let target = volume.requested.max(wanted);
         if volume.capacity > 0 && volume.capacity < target {
-            plan.waits.push(Wait::VolumeGrowing { broker, to: target });
+            plan.waits.push(Wait::VolumeGrowing { broker, from: volume.capacity, to: target });
         }
     }
 }
@@ -273,6 +275,20 @@ impl Wait {
         matches!(self, Self::BrokerFailing { .. } | Self::NotRead { .. })
     }
 
+    /// What is going on, in a few words.
+    #[must_use]
+    pub fn phase(&self) -> &'static str {
+        match self {
+            Self::BrokerFailing { .. } => "Broker failing",
+            Self::NotRead { .. } => "Not checked",
+            Self::Address { .. } => "Waiting for an address",
+            Self::OtherBrokerDown { .. } => "Waiting for a broker",
+            Self::BrokerRestarting { .. } => "Restarting",
+            Self::BrokerStarting { .. } => "Starting",
+            Self::VolumeGrowing { .. } => "Growing a volume",
+        }
+    }
+
     /// A CamelCase word for conditions and events.
     #[must_use]
     pub fn reason(&self) -> &'static str {
@@ -321,7 +337,9 @@ impl std::fmt::Display for Wait {
             }
             Self::BrokerRestarting { broker } => write!(f, "broker {broker} takes up its new definition"),
             Self::BrokerStarting { broker, detail } => write!(f, "waiting for broker {broker}: {detail}"),
-            Self::VolumeGrowing { broker, to } => write!(f, "the volume of broker {broker} grows to {to} bytes"),
+            Self::VolumeGrowing { broker, from, to } => {
+                write!(f, "the volume of broker {broker} grows from {} to {}", shown(*from), shown(*to))
+            }
         }
     }
 }
@@ -331,7 +349,9 @@ impl std::fmt::Display for Step {
         match self {
             Self::ApplyAccess { what, .. } | Self::ApplyBudget { what } => write!(f, "apply {}", what.join(", ")),
             Self::Prune { what } => write!(f, "remove {what}"),
-            Self::GrowVolume { broker, from, to } => write!(f, "grow the volume of broker {broker} from {from} to {to} bytes"),
+            Self::GrowVolume { broker, from, to } => {
+                write!(f, "grow the volume of broker {broker} from {} to {}", shown(*from), shown(*to))
+            }
             Self::OwnVolume { broker, owned: true } => write!(f, "let the volume of broker {broker} be deleted with the cluster"),
             Self::OwnVolume { broker, owned: false } => write!(f, "let the volume of broker {broker} stay when the cluster is deleted"),
             Self::ApplyBroker { broker, restarts: true, what } => write!(f, "change broker {broker}, which restarts: {}", what.join(", ")),
@@ -373,7 +393,8 @@ impl std::fmt::Display for Note {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::VolumeLargerThanSpec { broker, live, spec } => {
-                write!(f, "the volume of broker {broker} has {live} bytes, more than the {spec} of spec.storage.size; it stays so")
+                let (live, spec) = (shown(*live), shown(*spec));
+                write!(f, "the volume of broker {broker} has {live}, more than the {spec} of spec.storage.size; it stays so")
             }
         }
     }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, ContainerStatus, PersistentVolumeClaim, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, PersistentVolumeClaim, Pod, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions};
@@ -14,6 +14,7 @@ use kube::{Client, Resource as _, ResourceExt as _};
 use letterbox_env::BoxFuture;
 use serde_json::{Value, json};
 
+use super::pods::{News, is_ready, run_of};
 use super::{Live, Platform};
 use crate::api::{KafkaCluster, Listener, ListenerType, bytes_of};
 use crate::desired::compare::differences;
@@ -24,7 +25,7 @@ use crate::desired::objects::{
 use crate::desired::{
     Address, Blueprint, BrokerFacts, CONTROLLER_PORT, Facts, Host, advertised_in, bootstrap_name, broker_ids, broker_name, image_of,
 };
-use crate::observe::{Compared, Observed, ObservedBroker, Part, Run, Volume};
+use crate::observe::{Compared, Observed, ObservedBroker, Part, Volume};
 use crate::plan::Step;
 use crate::status::Fault;
 
@@ -45,6 +46,7 @@ pub struct KubernetesLive {
     pods: Vec<Pod>,
     claims: Vec<PersistentVolumeClaim>,
     unread: BTreeMap<Part, Fault>,
+    news: News,
 }
 
 impl Kubernetes {
@@ -65,6 +67,29 @@ impl Kubernetes {
             Ok((key, serde_json::to_value(object).map_err(|error| api_fault("read an object", &kube::Error::SerdeError(error)))?))
         });
         found.collect()
+    }
+
+    /// What events say about brokers that do not serve: nothing is asked about the others.
+    async fn news(&self, live: &KubernetesLive, cluster: &KafkaCluster) -> News {
+        let events: Api<Event> = Api::namespaced(self.client.clone(), &live.namespace);
+        let ids = broker_ids(cluster).filter(|id| !live.pod(*id).is_some_and(is_ready));
+        let names = ids.flat_map(|id| {
+            let broker = broker_name(&cluster.name_any(), id);
+            [claim_name(&cluster.name_any(), id), format!("{broker}-0"), broker]
+        });
+        let list = |name: String| {
+            let events = events.clone();
+            async move { events.list(&ListParams::default().fields(&format!("involvedObject.name={name}"))).await }
+        };
+        let mut news = News::default();
+        for list in futures::future::join_all(names.map(list)).await {
+            match list {
+                Ok(list) => news.extend(list),
+                // Without them there is less to say, and nothing to do differently.
+                Err(error) => tracing::debug!(error = api_fault("list events", &error).message, "a cause may be missing from the status"),
+            }
+        }
+        news
     }
 
     /// Applies one object, unless it belongs to somebody else.
@@ -191,6 +216,7 @@ impl Platform for Kubernetes {
             live.pods = live_or_unread(pods.map(|list| list.items), Part::Brokers, &mut live.unread);
             live.believe_own_pods(cluster);
             live.claims = live_or_unread(claims.map(|list| list.items), Part::Storage, &mut live.unread);
+            live.news = self.news(&live, cluster).await;
             Ok(live)
         })
     }
@@ -326,7 +352,7 @@ impl KubernetesLive {
 
     /// The image of the first broker that is ready.
     fn ready_image(&self) -> Option<String> {
-        self.pods.iter().filter(|pod| run_of(pod) == Run::Ready).find_map(image_in)
+        self.pods.iter().filter(|pod| is_ready(pod)).find_map(image_in)
     }
 
     fn node_port(&self, service: String, listener: &Listener) -> Option<u16> {
@@ -396,6 +422,7 @@ impl KubernetesLive {
         }
         let set = self.set_of(&broker_name(&desired.name, id));
         let pod = self.pod(id);
+        let claim = self.claims.iter().find(|claim| claim.name_any() == claim_name(&desired.name, id));
         let broker = desired.brokers.get(&id);
         let has = |annotation: &str, wanted: Option<&str>| {
             wanted.is_some() && pod.and_then(|pod| pod.annotations().get(annotation)).map(String::as_str) == wanted
@@ -407,18 +434,14 @@ impl KubernetesLive {
         let to_end = pod.filter(|pod| set.is_some_and(is_seen) && pod.metadata.deletion_timestamp.is_none()).and_then(Pod::uid);
         ObservedBroker {
             definition,
-            run: pod.map_or_else(|| absent(set), run_of),
+            run: run_of(set, pod, claim, &self.news),
             is_current,
             is_newest,
             to_end,
-            volume: self.claims.iter().find(|claim| claim.name_any() == claim_name(&desired.name, id)).and_then(claim_volume),
+            volume: claim.and_then(claim_volume),
             image,
         }
     }
-}
-
-fn absent(set: Option<&Value>) -> Run {
-    if set.is_some() { Run::Starting("Kubernetes has not made its pod yet".to_owned()) } else { Run::Absent }
 }
 
 fn image_in(pod: &Pod) -> Option<String> {
@@ -428,52 +451,6 @@ fn image_in(pod: &Pod) -> Option<String> {
 /// Whether the set's controller has seen its newest definition.
 fn is_seen(set: &Value) -> bool {
     set.pointer("/status/observedGeneration").is_some_and(|seen| Some(seen) == set.pointer("/metadata/generation"))
-}
-
-fn run_of(pod: &Pod) -> Run {
-    if pod.metadata.deletion_timestamp.is_some() {
-        return Run::Starting("its old pod is ending".to_owned());
-    }
-    let Some(status) = &pod.status else { return Run::Starting("Kubernetes has yet to look at its pod".to_owned()) };
-    let conditions = status.conditions.iter().flatten();
-    if conditions.clone().any(|condition| condition.type_ == "Ready" && condition.status == "True") {
-        return Run::Ready;
-    }
-    let container = status.container_statuses.iter().flatten().find(|container| container.name == CONTAINER);
-    if let Some(failing) = container.and_then(failure_of) {
-        return failing;
-    }
-    if let Some(waiting) = conditions.clone().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False") {
-        let message = waiting.message.as_deref().unwrap_or("no node was chosen yet");
-        return Run::Starting(format!("{}: {message}", waiting.reason.as_deref().unwrap_or("Unschedulable")));
-    }
-    match container.and_then(|container| container.state.as_ref()) {
-        Some(state) if state.running.is_some() => Run::Starting("it runs and is not ready yet".to_owned()),
-        Some(state) if state.waiting.is_some() => {
-            let reason = state.waiting.as_ref().and_then(|waiting| waiting.reason.as_deref()).unwrap_or("its container is being made");
-            Run::Starting(reason.to_owned())
-        }
-        _ => Run::Starting("its container is being made".to_owned()),
-    }
-}
-
-/// Container states that no amount of waiting ends by itself.
-fn failure_of(container: &ContainerStatus) -> Option<Run> {
-    let waiting = container.state.as_ref()?.waiting.as_ref()?;
-    let reason = waiting.reason.as_deref()?;
-    let stuck = reason.ends_with("BackOff")
-        || matches!(
-            reason,
-            "ErrImagePull"
-                | "ErrImageNeverPull"
-                | "InvalidImageName"
-                | "CreateContainerConfigError"
-                | "CreateContainerError"
-                | "RunContainerError"
-        );
-    let last_words = container.last_state.as_ref().and_then(|state| state.terminated.as_ref()?.message.clone());
-    let message = last_words.or_else(|| waiting.message.clone()).unwrap_or_default();
-    stuck.then(|| Run::Failing { reason: reason.to_owned(), message: message.trim().to_owned() })
 }
 
 fn claim_name(cluster: &str, broker: i32) -> String {

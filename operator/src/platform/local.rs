@@ -258,7 +258,7 @@ impl Local {
     /// Why a broker does not take its configuration: it may be several lines.
     async fn refusal(&self, cluster: &str, id: i32) -> String {
         let tail = self.log_tail(cluster, id).await;
-        tail.rsplit_once("letterbox: ").map_or(tail.as_str(), |(_, refusal)| refusal).trim().to_owned()
+        super::sentence_of(&tail).to_owned()
     }
 
     async fn log_tail(&self, cluster: &str, id: i32) -> String {

@@ -4,6 +4,8 @@
 pub mod kubernetes;
 pub mod local;
 pub mod model;
+#[cfg(feature = "kubernetes")]
+mod pods;
 
 use letterbox_env::BoxFuture;
 
@@ -32,4 +34,9 @@ pub trait Live: Send + Sync {
 
     /// How things are, compared with `desired`.
     fn observe(&self, desired: &Blueprint) -> Observed;
+}
+
+/// The sentence with which a broker refuses its configuration, at the end of what it logged: it may be several lines.
+pub(crate) fn sentence_of(log_tail: &str) -> &str {
+    log_tail.rsplit_once("letterbox: ").map_or(log_tail, |(_, refusal)| refusal).trim()
 }

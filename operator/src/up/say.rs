@@ -9,7 +9,9 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use kube::ResourceExt as _;
 
 use super::file::Documents;
-use crate::api::{ClusterStorage, DeletionPolicy, KafkaCluster, KafkaClusterStatus, KafkaTopic, ListenerType, READY, is_true};
+use crate::api::{
+    ClusterStorage, DeletionPolicy, KafkaCluster, KafkaClusterStatus, KafkaTopic, ListenerType, READY, find_condition, is_true,
+};
 use crate::reconcile::TopicPass;
 
 pub(super) struct Say {
@@ -52,7 +54,8 @@ impl Say {
     pub(super) fn cluster(&mut self, cluster: &KafkaCluster, status: &KafkaClusterStatus) {
         let servers: Vec<&str> = status.listeners.iter().map(|listener| listener.bootstrap_servers.as_str()).collect();
         let done = is_true(&status.conditions, READY);
-        let text = if done { format!("Ready at {}", servers.join(" ")) } else { status.phase.clone() };
+        let waits = || find_condition(&status.conditions, READY).map(|ready| ready.message.clone()).unwrap_or_default();
+        let text = if done { format!("Ready at {}", servers.join(" ")) } else { format!("{}: {}", status.phase, waits()) };
         self.show(&format!("KafkaCluster {}", cluster.name_any()), &text, done);
     }
 
