@@ -171,7 +171,7 @@ mod tests {
         );
         check_cluster(
             json!({"storage": {"size": "lots"}}),
-            &["spec.storage.size: The size must be a quantity above zero, for example 10Gi."],
+            &["spec.storage.size: The size must be a quantity of at least 64Mi, for example 10Gi."],
         );
         check_cluster(
             json!({"listeners": [{"name": "plain", "port": 9092, "brokers": [{"broker": 0, "nodePort": 31000}]}]}),
