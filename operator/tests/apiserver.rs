@@ -311,6 +311,7 @@ fn against_a_real_api_server() {
         five_hundred_topics_of_a_cluster_that_is_down_ask_nothing(&server, &client).await;
         waits_for_the_api_server_and_its_definitions(&mut server, &client).await;
         the_whole_operator_runs(&server, &client).await;
+        a_second_release_leaves_the_definitions_to_the_first(&server, &client).await;
     });
 }
 
@@ -872,6 +873,49 @@ async fn waits_for_the_api_server_and_its_definitions(server: &mut Server, clien
     operator.abort();
     topics.delete("noticed", &DeleteParams::default()).await.unwrap();
     clusters.delete("patient", &DeleteParams::default()).await.unwrap();
+}
+
+async fn a_second_release_leaves_the_definitions_to_the_first(server: &Server, client: &Client) {
+    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/letterbox");
+    let address = format!("https://127.0.0.1:{}", server.port);
+    let helm = |arguments: &[&str]| {
+        let mut command = Command::new(binary("helm"));
+        command.args(arguments).args(["--kube-apiserver", &address, "--kube-token", TOKEN, "--kube-insecure-skip-tls-verify"]);
+        let output = command.output().unwrap();
+        let (said, wrong) = (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned());
+        assert!(output.status.success(), "{arguments:?}: {said}{wrong}");
+        said
+    };
+    let chart = chart.to_str().unwrap();
+    let definitions = |release: &str, namespace: &str| {
+        helm(&["get", "manifest", release, "-n", namespace]).lines().filter(|line| *line == "kind: CustomResourceDefinition").count()
+    };
+    // Definitions that are there already belong to somebody else, and the notes tell how to take them over.
+    let notes = helm(&["install", "first", chart, "-n", "one", "--create-namespace"]);
+    assert!(notes.contains("installed by another installation"), "{notes}");
+    assert_eq!(definitions("first", "one"), 0);
+    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
+    let taken = json!({"metadata": {
+        "labels": {"app.kubernetes.io/managed-by": "Helm"},
+        "annotations": {"meta.helm.sh/release-name": "first", "meta.helm.sh/release-namespace": "one"},
+    }});
+    for crd in crds() {
+        api.patch(&crd.name_any(), &PatchParams::default(), &Patch::Merge(&taken)).await.unwrap();
+    }
+    let notes = helm(&["upgrade", "first", chart, "-n", "one"]);
+    assert!(!notes.contains("installed by") && notes.contains("in another namespace gets no status"), "{notes}");
+    assert_eq!(definitions("first", "one"), 2);
+    let notes = helm(&["install", "second", chart, "-n", "two", "--create-namespace"]);
+    assert!(notes.contains("installed by release first in namespace one"), "{notes}");
+    assert_eq!((definitions("first", "one"), definitions("second", "two")), (2, 0));
+    // What is removed leaves the definitions, and takes its Lease along.
+    let leases: Api<Lease> = Api::namespaced(client.clone(), "one");
+    assert!(leases.get_opt("first-letterbox-operator").await.unwrap().is_some());
+    for (release, namespace) in [("second", "two"), ("first", "one")] {
+        helm(&["uninstall", release, "-n", namespace]);
+    }
+    assert!(leases.get_opt("first-letterbox-operator").await.unwrap().is_none());
+    assert_eq!(api.list(&ListParams::default()).await.unwrap().items.len(), 2);
 }
 
 async fn the_whole_operator_runs(server: &Server, client: &Client) {

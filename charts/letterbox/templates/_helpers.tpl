@@ -26,6 +26,19 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end -}}
 {{- end -}}
 
+{{/* Who else owns the definition .name: "release NAME in namespace NAMESPACE", or "another installation"; empty when nobody does. */}}
+{{- define "letterbox.crdOwner" -}}
+{{- $live := lookup "apiextensions.k8s.io/v1" "CustomResourceDefinition" "" .name -}}
+{{- if $live -}}
+{{- $annotations := $live.metadata.annotations | default dict -}}
+{{- $name := get $annotations "meta.helm.sh/release-name" -}}
+{{- $namespace := get $annotations "meta.helm.sh/release-namespace" -}}
+{{- if not $name -}}another installation
+{{- else if or (ne $name .root.Release.Name) (ne $namespace .root.Release.Namespace) -}}release {{ $name }} in namespace {{ $namespace }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* What the operator may do where clusters and topics are. Nothing here reads Secrets or runs in pods. */}}
 {{- define "letterbox.rules" -}}
 - apiGroups: [letterbox.dev]
