@@ -242,7 +242,7 @@ impl JsonSchema for QuantitySchema {
     }
 }
 
-/// What a Kafka cluster is.
+/// What a Kafka cluster is. Empty while no operator watches its namespace.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct KafkaClusterStatus {

@@ -80,7 +80,7 @@ pub struct ClusterRef {
     pub name: String,
 }
 
-/// What a topic is.
+/// What a topic is. Empty while no operator watches its namespace.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct KafkaTopicStatus {
