@@ -3,7 +3,10 @@
 
 mod common;
 
-use common::{Broker, PATIENCE, PRODUCE_VERSION, ask, ask_for_topic, free_port, http, http_get, produce_request, produced, topic_name};
+use common::{
+    Broker, PATIENCE, PRODUCE_VERSION, ask, ask_for_topic, command, free_port, http, http_get, produce_request, produced, refusal,
+    topic_name,
+};
 use kafka_protocol::messages as m;
 use kafka_protocol::protocol::StrBytes;
 use letterbox_protocol::Response;
@@ -88,4 +91,26 @@ fn probes_and_scrapers_are_answered() {
         assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
     }
     assert_eq!(http_get(port, "/livez").0, "200", "after everything that came before");
+}
+
+#[test]
+fn a_broker_tells_who_it_is_and_an_empty_disk_does_not_pass_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let config = format!("admin.listener=127.0.0.1:{port}\ncluster.id=events");
+    let broker = Broker::start(dir.path(), &config);
+    let identity = || -> serde_json::Value { serde_json::from_str(&http_get(port, "/identity").1).unwrap() };
+    let first = identity();
+    assert_eq!((&first["cluster.id"], &first["node.id"]), (&"events".into(), &1.into()));
+    let id = first["directories"][0]["directory.id"].as_str().unwrap().to_owned();
+    drop(broker);
+
+    let broker = Broker::start(dir.path(), &format!("{config}\nexpected.directory.ids={id}"));
+    assert_eq!(identity(), first);
+    drop(broker);
+    std::fs::remove_dir_all(dir.path().join("data")).unwrap();
+    let refused = refusal(&mut command(&dir.path().join("server.properties")));
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned() + &String::from_utf8_lossy(&refused.stdout);
+    assert!(said.contains("is empty, but") && said.contains(&id) && said.contains("expected.directory.ids"), "{said}");
+    assert!(!dir.path().join("data").exists());
 }

@@ -102,6 +102,8 @@ pub struct Config {
     pub log_dirs: Vec<PathBuf>,
     /// `metadata.log.dir`.
     pub metadata_dir: PathBuf,
+    /// `expected.directory.ids`; empty when any will do.
+    pub expected_directory_ids: Vec<String>,
     set: BTreeMap<String, String>,
     warnings: Vec<Warning>,
     dynamic: Arc<ArcSwap<Dynamic>>,
@@ -210,8 +212,12 @@ impl Config {
         let first = log_dirs.first().ok_or_else(|| Problem::value(dirs_key, or_default(dirs_key), "names no directory"))?;
         let metadata_dir = get("metadata.log.dir").map_or_else(|| first.clone(), PathBuf::from);
 
+        let expected = or_default("expected.directory.ids").split(',').map(str::trim);
+        let expected_directory_ids = expected.filter(|id| !id.is_empty()).map(str::to_owned).collect();
+
         Ok(Self {
             node_id,
+            expected_directory_ids,
             rack: get("broker.rack").map(str::to_owned),
             cluster_id: get("cluster.id").map(str::to_owned),
             admin: parse_admin(or_default("admin.listener"), get("admin.listener").is_some())?,

@@ -119,6 +119,14 @@ pub const KEYS: &[Key] = &[
     idle("delete.records.purgatory.purge.interval.requests", Kind::Int(I32_MIN, I32), "1", Effect::None(BY_ITSELF)),
     key("delete.topic.enable", Kind::Bool, "true", "Whether topics can be deleted."),
     idle_unset("early.start.listeners", Kind::List, Effect::None(ONE_BROKER)),
+    key(
+        "expected.directory.ids",
+        Kind::List,
+        "",
+        "The directory.id of each directory of log.dirs and metadata.log.dir, in any order. When set, a directory that is empty, or has \
+         another id, is refused at start: an empty volume in place of a lost one does not serve as if it held the records. Whoever starts \
+         brokers sets it after a broker's first start (GET /identity on admin.listener tells the ids). Letterbox's own key.",
+    ),
     key("fetch.max.bytes", Kind::Int(1024, I32), "57671680", "Most bytes of records in one fetch response."),
     idle("fetch.purgatory.purge.interval.requests", Kind::Int(I32_MIN, I32), "1000", Effect::None(BY_ITSELF)),
     idle("follower.fetch.last.tiered.offset.enable", Kind::Bool, "false", Effect::Absent(TIERED)).dynamic(),

@@ -66,6 +66,18 @@ pub enum IdentityError {
     WrongNode { directory: PathBuf, found: i32, expected: i32 },
     #[error("log directories {} and {} both have directory.id {id}: one is a copy of the other. Remove one from log.dirs", first.display(), second.display())]
     Copied { first: PathBuf, second: PathBuf, id: String },
+    #[error(
+        "log directory {} is empty, but this node has been started with expected.directory.ids={expected}: its volume was lost, or another \
+         one is mounted. Restore the volume, or remove expected.directory.ids to start without the records that were on it",
+        directory.display()
+    )]
+    Lost { directory: PathBuf, expected: String },
+    #[error(
+        "log directory {} has directory.id={found}, which is not in expected.directory.ids={expected}: another volume is mounted. Mount the \
+         right one, or correct expected.directory.ids",
+        directory.display()
+    )]
+    Unexpected { directory: PathBuf, found: String, expected: String },
     #[error("log.dirs is empty: name at least one directory")]
     NoDirectories,
 }
@@ -169,6 +181,28 @@ pub fn open_directories_as(
         });
     }
     Ok(identities)
+}
+
+/// Refuses directories that are not those of `expected`; nothing is expected when that is empty. What cannot be read is left to whoever
+/// opens it. Changes nothing. Blocks.
+///
+/// # Errors
+/// [`IdentityError::Lost`] or [`IdentityError::Unexpected`].
+pub fn expect_directories<'a>(
+    env: &Env,
+    directories: impl IntoIterator<Item = &'a PathBuf>,
+    expected: &[String],
+) -> Result<(), IdentityError> {
+    for directory in directories.into_iter().filter(|_| !expected.is_empty()) {
+        let Ok(identity) = read_directory(env, directory) else { continue };
+        let (directory, listed) = (directory.clone(), || expected.join(","));
+        match identity.map(|identity| encode_uuid(identity.directory_id)) {
+            None => return Err(IdentityError::Lost { directory, expected: listed() }),
+            Some(found) if !expected.contains(&found) => return Err(IdentityError::Unexpected { directory, found, expected: listed() }),
+            Some(_) => {}
+        }
+    }
+    Ok(())
 }
 
 fn check(directory: &Path, identity: &DirectoryIdentity, node_id: i32, cluster_id: &str) -> Result<(), IdentityError> {
@@ -316,6 +350,22 @@ mod tests {
         assert_eq!(again, DirectoryIdentity { created: false, ..first });
         assert!(matches!(open(&dirs, 4, None), Err(IdentityError::WrongNode { found: 3, expected: 4, .. })));
         assert!(matches!(open(&dirs, 3, Some("ASNFZ4mrze8BI0VniavN7w")), Err(IdentityError::WrongCluster { .. })));
+    }
+
+    #[test]
+    fn an_empty_or_another_directory_is_refused_where_one_is_expected() {
+        let dir = tempfile::tempdir().unwrap();
+        let dirs = [dir.path().join("a"), dir.path().join("b")];
+        let expect = |dirs: &[PathBuf], ids: &[String]| expect_directories(&Env::real(), dirs, ids);
+        expect(&dirs, &[]).unwrap();
+        let ids: Vec<String> = open(&dirs, 1, None).unwrap().iter().map(|identity| encode_uuid(identity.directory_id)).collect();
+        expect(&dirs, &ids).unwrap();
+        expect(&dirs[..1], &ids).unwrap();
+        assert!(matches!(expect(&dirs, &ids[..1]), Err(IdentityError::Unexpected { .. })));
+        let lost = dir.path().join("c");
+        let said = expect(&[dirs[0].clone(), lost.clone()], &ids).unwrap_err();
+        assert!(matches!(&said, IdentityError::Lost { .. }) && said.to_string().contains(&ids[0]), "{said}");
+        assert!(!Env::real().disk.exists(&lost).unwrap(), "nothing is written into it");
     }
 
     /// As `kafka-storage format --cluster-id` takes it.

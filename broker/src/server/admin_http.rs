@@ -1,12 +1,18 @@
 //! Health, readiness and metrics over HTTP, on a port of their own.
 //!
 //! `/livez`: the process answers. `/readyz`: it serves clients, and at least one log directory takes their records.
-//! `/metrics`: OpenMetrics text. Nothing here changes anything.
+//! `/metrics`: OpenMetrics text. `/identity`: who this is, as JSON, from before the logs are opened:
+//!
+//! ```json
+//! {"cluster.id": "4L6g3nShT-eMCtK--X86sw", "node.id": 0, "directories": [{"path": "/data/kafka-log", "directory.id": "k8mZzqPWTZqCBdkxnTnbYQ"}]}
+//! ```
+//! Nothing here changes anything.
 //!
 //! The port has bounds of its own, so that health is told however many clients there are: [`CONNECTIONS_MAX`] connections, of one
 //! request each, with a time within which it has come and one within which it is answered.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -25,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use super::listener::{SaidRarely, accept_failed};
 use crate::log::LogManager;
+use crate::metadata::identity::{DirectoryIdentity, encode_uuid};
 
 /// What is told about; nothing while the broker still recovers.
 pub(super) type Running = Arc<OnceLock<(Arc<Shared>, Arc<LogManager>)>>;
@@ -39,8 +46,8 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(60);
 const STARTING: &str = "starting: the metadata and the logs are being opened; the log says what is waited for\n";
 
 /// Serves until `stop`. A scrape that hangs does not hold that up.
-pub(super) async fn serve(running: Running, listener: BoxListener, stop: CancellationToken) {
-    let service = TowerToHyperService::new(router(running));
+pub(super) async fn serve(running: Running, identity: String, listener: BoxListener, stop: CancellationToken) {
+    let service = TowerToHyperService::new(router(running, identity));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).keep_alive(false);
     let (mut open, mut oldest_first) = (JoinSet::new(), VecDeque::new());
@@ -73,9 +80,24 @@ pub(super) async fn serve(running: Running, listener: BoxListener, stop: Cancell
     }
 }
 
-fn router(running: Running) -> Router {
+/// What `/identity` answers.
+pub(super) fn identity(identities: &[(PathBuf, DirectoryIdentity)]) -> String {
+    let directory = |(path, identity): &(PathBuf, DirectoryIdentity)| serde_json::json!({"path": path.to_string_lossy(), "directory.id": encode_uuid(identity.directory_id)});
+    let directories: Vec<serde_json::Value> = identities.iter().map(directory).collect();
+    let first = identities.first().map(|(_, identity)| identity);
+    serde_json::json!({
+        "cluster.id": first.map(|identity| &identity.cluster_id),
+        "node.id": first.map(|identity| identity.node_id),
+        "directories": directories,
+    })
+    .to_string()
+}
+
+fn router(running: Running, identity: String) -> Router {
     let ready = running.clone();
-    Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(move || async move { readiness(&ready) })).route(
+    let identity = move || async move { ([(header::CONTENT_TYPE, "application/json")], identity) };
+    let router = Router::new().route("/livez", get(|| async { "ok\n" })).route("/identity", get(identity));
+    router.route("/readyz", get(move || async move { readiness(&ready) })).route(
         "/metrics",
         get(move || async move {
             let Some((shared, logs)) = running.get() else {

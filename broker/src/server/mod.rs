@@ -191,6 +191,8 @@ impl Broker {
             patiently("identify the log directories", passes, || {
                 let (env, config) = (blocking.clone(), config.clone());
                 blocking.blocking(move || {
+                    let directories = config.log_dirs.iter().chain([&config.metadata_dir]);
+                    identity::expect_directories(&env, directories, &config.expected_directory_ids)?;
                     identity::open_usable(&env, &config.log_dirs, &config.metadata_dir, config.node_id.0, config.cluster_id.as_deref())
                 })
             })
@@ -208,7 +210,8 @@ impl Broker {
         let (running, stop_background, mut background) = (admin_http::Running::default(), CancellationToken::new(), JoinSet::new());
         if let Some(admin) = admin {
             // Before the logs are opened, which may take long: what lives and is not ready must not be taken for dead.
-            background.spawn(admin_http::serve(running.clone(), admin, stop_background.clone()));
+            let identity = admin_http::identity(&identities);
+            background.spawn(admin_http::serve(running.clone(), identity, admin, stop_background.clone()));
         }
 
         let quorum_config = quorum_config(&env, &config, &first.cluster_id).await?;
