@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::admin::Identity;
 use crate::status::Fault;
 
 /// A cluster as it is, compared with its blueprint.
@@ -21,6 +22,8 @@ pub struct Observed {
     pub bootstrap: BTreeMap<String, String>,
     /// The cluster's id, when a broker told it.
     pub cluster_id: Option<String>,
+    /// Whether the operator holds the cluster's object until its volumes are deleted; `None` where nothing can hold it.
+    pub is_held: Option<bool>,
     /// What could not be read, and why. The fields above say nothing about it: nothing is planned for it, and nothing is
     /// reported about it except this.
     pub unread: BTreeMap<Part, Fault>,
@@ -72,8 +75,10 @@ pub struct ObservedBroker {
     /// Names what was started, where the platform keeps a definition apart from what was started by it (a pod's uid) and would start it
     /// again by the newest definition; then it has to be ended to take that up. Otherwise applying a definition restarts it.
     pub to_end: Option<String>,
-    /// Its volume; `None` where there is none yet, or where the platform has no volumes.
+    /// Its volume; `None` where there is none, or where the platform has no volumes.
     pub volume: Option<Volume>,
+    /// Who it says that it is; `None` where it was not asked or did not answer.
+    pub identity: Option<Identity>,
     /// The image that it runs.
     pub image: Option<String>,
 }
@@ -98,12 +103,14 @@ pub enum Run {
 }
 
 /// A volume as it is; sizes in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Volume {
+    /// The name of its claim.
+    pub claim: String,
+    /// The uid of its claim.
+    pub uid: String,
     /// What its claim asks for.
     pub requested: u64,
     /// What it has; 0 while it is not bound.
     pub capacity: u64,
-    /// Whether it is deleted with the cluster.
-    pub is_owned: bool,
 }

@@ -4,10 +4,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::admin::Topic;
 use crate::api::{
-    DEGRADED, KafkaCluster, KafkaClusterStatus, KafkaTopic, KafkaTopicStatus, ListenerStatus, PAUSED, PROGRESSING, READY, condition,
-    find_condition, is_paused, set_condition,
+    DEGRADED, KafkaCluster, KafkaClusterStatus, KafkaTopic, KafkaTopicStatus, ListenerStatus, NodeStatus, PAUSED, PROGRESSING, READY,
+    VolumeStatus, condition, find_condition, is_paused, set_condition,
 };
-use crate::desired::{Blueprint, objects};
+use crate::desired::{Blueprint, POOL, objects};
 use crate::observe::{Observed, Part, Run};
 use crate::plan::{ClusterState, Plan, Step, TopicPlan, TopicStep, TopicWait, Wait};
 
@@ -96,6 +96,10 @@ pub fn cluster_status(
     let proven = asks_for_default && !paused && images.contains(&desired.image);
     let default_image = if proven { Some(desired.image.clone()) } else { old.default_image };
     let was_read = |part: Part| !observed.unread.contains_key(&part);
+    let told_id = || {
+        let identity = || observed.brokers.values().find_map(|broker| Some(broker.identity.as_ref()?.cluster_id.clone()));
+        observed.cluster_id.clone().or_else(identity)
+    };
     let listeners = desired.listeners.iter().filter_map(|listener| {
         let bootstrap_servers = observed.bootstrap.get(&listener.name)?.clone();
         Some(ListenerStatus { name: listener.name.clone(), bootstrap_servers })
@@ -107,7 +111,8 @@ pub fn cluster_status(
         phase,
         conditions,
         listeners,
-        cluster_id: observed.cluster_id.clone().or(old.cluster_id),
+        cluster_id: old.cluster_id.or_else(|| desired.cluster_id.clone().filter(|_| ready > 0)).or_else(told_id),
+        nodes: if paused { old.nodes } else { nodes(&old.nodes, desired, observed, plan) },
         replicas: i32::try_from(observed.brokers.values().filter(|broker| broker.run != Run::Absent).count()).unwrap_or(i32::MAX),
         ready_replicas: i32::try_from(ready).unwrap_or(i32::MAX),
         selector: Some(objects::selector_text(&desired.name)),
@@ -128,6 +133,41 @@ pub fn cluster_status(
         image: old.image,
         ..status
     }
+}
+
+/// What is remembered of each broker. What was recorded stays as it was while it is not seen, and while its loss is not accepted.
+fn nodes(old: &[NodeStatus], desired: &Blueprint, observed: &Observed, plan: &Plan) -> Vec<NodeStatus> {
+    let node = |id: &i32| {
+        let new = || NodeStatus { id: *id, incarnation: 1, ..NodeStatus::default() };
+        let mut node = old.iter().find(|node| node.id == *id).cloned().unwrap_or_else(new);
+        node.pool = POOL.to_owned();
+        node.roles = vec!["broker".to_owned(), "controller".to_owned()];
+        match plan.losses.iter().find(|loss| loss.broker == *id) {
+            Some(loss) if !loss.is_accepted => {
+                node.data_loss = Some(loss.name.clone());
+                return node;
+            }
+            Some(_) => {
+                node.incarnation += 1;
+                node.volumes.clear();
+            }
+            None => {}
+        }
+        node.data_loss = None;
+        let seen = observed.brokers.get(id);
+        if let Some(live) = seen.and_then(|broker| broker.volume.as_ref()) {
+            if node.volumes.is_empty() {
+                node.volumes.push(VolumeStatus { name: objects::CLAIM.to_owned(), ..VolumeStatus::default() });
+            }
+            for volume in node.volumes.iter_mut().filter(|volume| volume.name == objects::CLAIM) {
+                (volume.claim, volume.claim_uid) = (live.claim.clone(), Some(live.uid.clone()));
+                let told = seen.and_then(|broker| broker.identity.as_ref()?.directory_ids.first().cloned());
+                volume.directory_id = told.or(volume.directory_id.take());
+            }
+        }
+        node
+    };
+    desired.brokers.keys().map(node).collect()
 }
 
 /// The status of a topic after a pass; `live` is the topic as it is after the steps.

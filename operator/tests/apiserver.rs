@@ -23,7 +23,8 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt as _};
 use letterbox_env::Env;
-use letterbox_operator::api::{KafkaCluster, KafkaTopic, READY, TOPIC_FINALIZER, crds, find_condition};
+use letterbox_operator::admin::{AskIdentity, Identity};
+use letterbox_operator::api::{CLUSTER_FINALIZER, KafkaCluster, KafkaTopic, READY, TOPIC_FINALIZER, crds, find_condition};
 use letterbox_operator::controller::{self, KubernetesHome, LeaseOptions, Options};
 use letterbox_operator::plan::{ClusterState, Step, TopicFacts};
 use letterbox_operator::platform::kubernetes::Kubernetes;
@@ -279,8 +280,17 @@ fn cluster_of(name: &str, namespace: &str, spec: Value) -> KafkaCluster {
     .unwrap()
 }
 
+/// What every broker says of itself.
+struct Says;
+
+impl AskIdentity for Says {
+    fn identity<'a>(&'a self, host: &'a str, _: u16) -> letterbox_env::BoxFuture<'a, Option<Identity>> {
+        Box::pin(async move { Some(Identity { cluster_id: "c".into(), directory_ids: vec![format!("directory of {host}")] }) })
+    }
+}
+
 async fn pass(client: &Client, cluster: &KafkaCluster) -> Result<ClusterPass, letterbox_operator::status::Fault> {
-    reconcile_cluster(&Kubernetes::new(client.clone(), "letterbox:9".into()), cluster, None, &now()).await
+    reconcile_cluster(&Kubernetes::new(client.clone(), "letterbox:9".into(), Arc::new(Says)), cluster, None, &now()).await
 }
 
 /// Passes until no step is left; the last pass.
@@ -304,6 +314,7 @@ fn against_a_real_api_server() {
         install(&server, &client).await;
         refuses_what_cannot_work(&client).await;
         makes_and_repairs(&client).await;
+        volumes_go_or_stay_as_the_spec_says_when_the_cluster_goes(&client).await;
         leaves_what_belongs_to_others(&client).await;
         one_list_that_fails_stops_nothing_else(&server, &client).await;
         survives_a_kill_after_each_write(&server, &client).await;
@@ -522,14 +533,35 @@ async fn makes_and_repairs(client: &Client) {
     // A pod and its volume, as Kubernetes would make them.
     plays_kubernetes(client, "demo-broker-0").await;
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), "default");
+    let templates = sets.get("demo-broker-0").await.unwrap().spec.unwrap().volume_claim_templates.unwrap();
+    let claim_annotations = templates[0].metadata.annotations.clone();
     let claim: PersistentVolumeClaim = serde_json::from_value(json!({
-        "metadata": {"name": "data-demo-broker-0-0", "labels": labels},
+        "metadata": {"name": "data-demo-broker-0-0", "labels": labels, "annotations": claim_annotations},
         "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "2Gi"}}},
     }))
     .unwrap();
     claims.create(&PostParams::default(), &claim).await.unwrap();
     let ready = settle(client, &cluster).await;
     assert_eq!((ready.status.phase.as_str(), ready.status.version.as_deref(), ready.plan.notes.len()), ("Ready", Some("9"), 1));
+    // What is remembered of the broker, and on its volume of the cluster.
+    let [node] = ready.status.nodes.as_slice() else { panic!("{:?}", ready.status.nodes) };
+    let uid = claims.get("data-demo-broker-0-0").await.unwrap().uid();
+    assert_eq!((&node.volumes[0].claim_uid, node.volumes[0].directory_id.as_deref()), (&uid, Some("directory of 192.0.2.7")));
+    assert_eq!(claim_annotations.unwrap().get("letterbox.dev/cluster-id"), ready.status.cluster_id.as_ref());
+    assert!(ready.status.cluster_id.is_some());
+    // A label that somebody removes from the claim or the set loses neither.
+    let unlabelled = json!({"metadata": {"labels": {"letterbox.dev/cluster": null}}});
+    claims.patch("data-demo-broker-0-0", &params, &merge(unlabelled.clone())).await.unwrap();
+    sets.patch("demo-broker-0", &params, &merge(unlabelled)).await.unwrap();
+    let known = KafkaCluster { status: Some(ready.status.clone()), ..cluster.clone() };
+    let found = pass(client, &known).await.unwrap();
+    assert_eq!((found.plan.losses.as_slice(), found.faults.as_slice()), (&[][..], &[][..]));
+    assert!(sets.get("demo-broker-0").await.unwrap().labels().contains_key("letterbox.dev/cluster"));
+    observes(client, "demo-broker-0").await;
+    // From now on the next pod of this broker expects its directory; the one that runs stays.
+    let next = sets.get("demo-broker-0").await.unwrap().spec.unwrap().template.spec.unwrap().containers.remove(0).command.unwrap();
+    assert!(next.contains(&"expected.directory.ids=directory of 192.0.2.7".to_owned()), "{next:?}");
+    assert!(pass(client, &known).await.unwrap().plan.steps.is_empty());
     let external = &ready.status.listeners[1].bootstrap_servers;
     assert!(external.starts_with("192.0.2.7:3"), "{external}");
 
@@ -557,18 +589,19 @@ async fn makes_and_repairs(client: &Client) {
     let container = sets.get("demo-broker-0").await.unwrap().spec.unwrap().template.spec.unwrap().containers.remove(0);
     assert_eq!(container.resources.unwrap_or_default().requests, None);
 
-    // A volume goes with the cluster when that is asked for, never with the set.
-    let owned_by = async |policy: &str| {
+    // The object is held while its volumes go with it. A volume never has an owner: none is deleted by a policy of before.
+    let held = async |policy: &str| {
         let spec = json!({"spec": {"storage": {"deletionPolicy": policy}}});
         let cluster = clusters.patch("demo", &params, &merge(spec)).await.unwrap();
-        settle(client, &cluster).await;
+        pass(client, &cluster).await.unwrap();
+        settle(client, &clusters.get("demo").await.unwrap()).await;
         let set = sets.get("demo-broker-0").await.unwrap().spec.unwrap();
         assert_eq!(set.persistent_volume_claim_retention_policy.unwrap().when_deleted.as_deref(), Some("Retain"));
-        let claim = claims.get("data-demo-broker-0-0").await.unwrap();
-        claim.owner_references().iter().map(|owner| (owner.uid.clone(), owner.controller)).collect::<Vec<_>>()
+        assert_eq!(claims.get("data-demo-broker-0-0").await.unwrap().owner_references(), []);
+        clusters.get("demo").await.unwrap().finalizers().to_vec()
     };
-    assert_eq!(owned_by("Delete").await, [(cluster.uid().unwrap(), None)]);
-    assert_eq!(owned_by("Retain").await, []);
+    assert_eq!(held("Delete").await, [CLUSTER_FINALIZER]);
+    assert_eq!(held("Retain").await, Vec::<String>::new());
 
     // Growth: the API server refuses it for a claim without an expandable class, and nothing else stops.
     let grown = json!({"spec": {"storage": {"size": "3Gi"}, "listeners": [{"name": "plain", "port": 9092}]}});
@@ -610,7 +643,7 @@ fn config_map_of(set: &StatefulSet) -> String {
 }
 
 fn pod_ready(host: &str) -> Value {
-    json!({"status": {"phase": "Running", "hostIP": host, "hostIPs": [{"ip": host}], "conditions": [{"type": "Ready", "status": "True"}]}})
+    json!({"status": {"phase": "Running", "podIP": host, "podIPs": [{"ip": host}], "hostIP": host, "hostIPs": [{"ip": host}], "conditions": [{"type": "Ready", "status": "True"}]}})
 }
 
 /// The set's controller has seen the newest definition.
@@ -643,6 +676,50 @@ async fn plays_kubernetes(client: &Client, set: &str) {
     pods.create(&PostParams::default(), &pod).await.unwrap();
     pods.patch_status(&format!("{set}-0"), &PatchParams::default(), &Patch::Merge(pod_ready("192.0.2.7"))).await.unwrap();
     observes(client, set).await;
+}
+
+async fn volumes_go_or_stay_as_the_spec_says_when_the_cluster_goes(client: &Client) {
+    let params = PatchParams::default();
+    let clusters: Api<KafkaCluster> = Api::namespaced(client.clone(), "default");
+    let sets: Api<StatefulSet> = Api::namespaced(client.clone(), "default");
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), "default");
+    let kubernetes = Kubernetes::new(client.clone(), "letterbox:9".into(), Arc::new(Says));
+    for (name, last_policy, whose, stays) in [
+        ("leaves", "Delete", "its own", false),
+        // The operator was down, or paused, when the policy changed.
+        ("stays", "Retain", "its own", true),
+        ("foreign", "Delete", "somebody else's", true),
+    ] {
+        let spec = json!({"storage": {"deletionPolicy": "Delete"}});
+        let cluster = clusters.create(&PostParams::default(), &cluster_of(name, "default", spec)).await.unwrap();
+        let last = settle_held(client, &cluster).await;
+        let id = if whose == "its own" { last.desired.cluster_id.clone().unwrap() } else { "another".to_owned() };
+        let claim_name = format!("data-{name}-broker-0-0");
+        let claim: PersistentVolumeClaim = serde_json::from_value(json!({
+            "metadata": {"name": claim_name, "annotations": {"letterbox.dev/cluster-id": id}},
+            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+        }))
+        .unwrap();
+        claims.create(&PostParams::default(), &claim).await.unwrap();
+        let policy = json!({"spec": {"storage": {"deletionPolicy": last_policy}}});
+        clusters.patch(name, &params, &Patch::Merge(policy)).await.unwrap();
+        clusters.delete(name, &DeleteParams::default()).await.unwrap();
+        // What the operator saw before it went down says Delete.
+        kubernetes.let_go(&cluster, false).await.unwrap();
+        let live = claims.get_opt(&claim_name).await.unwrap().filter(|claim| claim.metadata.deletion_timestamp.is_none());
+        assert_eq!(live.is_some(), stays, "{name}");
+        assert_eq!(sets.get_opt(&format!("{name}-broker-0")).await.unwrap().is_some(), last_policy == "Retain");
+        assert!(clusters.get_opt(name).await.unwrap().is_none(), "{name} is let go");
+    }
+}
+
+/// Passes until the object is held, and then until no step is left.
+async fn settle_held(client: &Client, cluster: &KafkaCluster) -> ClusterPass {
+    let clusters: Api<KafkaCluster> = Api::namespaced(client.clone(), "default");
+    pass(client, cluster).await.unwrap();
+    let held = clusters.get(&cluster.name_any()).await.unwrap();
+    assert_eq!(held.finalizers(), [CLUSTER_FINALIZER]);
+    settle(client, &held).await
 }
 
 async fn leaves_what_belongs_to_others(client: &Client) {

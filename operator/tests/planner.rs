@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use letterbox_operator::api::{
-    DEGRADED, DeletionPolicy, KafkaCluster, KafkaClusterSpec, KafkaClusterStatus, KafkaTopic, KafkaTopicStatus, PAUSE_ANNOTATION, PAUSED,
-    PROGRESSING, READY, TOPIC_FINALIZER, condition, find_condition, is_true,
+    ACCEPT_LOSS_ANNOTATION, DEGRADED, DeletionPolicy, KafkaCluster, KafkaClusterSpec, KafkaClusterStatus, KafkaTopic, KafkaTopicStatus,
+    PAUSE_ANNOTATION, PAUSED, PROGRESSING, READY, TOPIC_FINALIZER, condition, find_condition, is_true,
 };
 use letterbox_operator::observe::Part;
 use letterbox_operator::plan::{ClusterState, Step, TopicFacts, TopicStep, has_finalizer};
@@ -41,8 +41,10 @@ fn pass(model: &Model, cluster: &mut KafkaCluster) -> ClusterPass {
 /// Passes until nothing is left to do; panics when that takes more than a bounded number.
 fn settle(model: &Model, cluster: &mut KafkaCluster) -> ClusterPass {
     for _ in 0..30 {
+        let before = cluster.status.clone();
         let pass = pass(model, cluster);
-        if pass.is_settled() {
+        // What was written down is what the next pass begins with.
+        if pass.is_settled() && before.as_ref() == Some(&pass.status) {
             return pass;
         }
     }
@@ -118,13 +120,100 @@ fn what_the_spec_did_not_ask_for_waits_until_the_broker_restarts_anyway() {
     assert_eq!((model.with(|state| state.brokers[&0].starts), model.with(|state| state.restarts)), (3, 0));
 }
 
+/// What is remembered of the only broker: claim and directory, incarnation, loss.
+fn remembered(cluster: &KafkaCluster) -> (Option<String>, Option<String>, i32, Option<String>) {
+    let [node] = cluster.status.as_ref().unwrap().nodes.as_slice() else { panic!("one broker") };
+    let volume = node.volumes.first().cloned().unwrap_or_default();
+    (volume.claim_uid, volume.directory_id, node.incarnation, node.data_loss.clone())
+}
+
+fn accept(cluster: &mut KafkaCluster, loss: &str) {
+    cluster.metadata.annotations = Some(BTreeMap::from([(ACCEPT_LOSS_ANNOTATION.to_owned(), loss.to_owned())]));
+}
+
+#[test]
+fn an_empty_volume_in_place_of_a_lost_one_is_told_and_nothing_goes_on_until_a_person_says_so() {
+    let model = Model::default();
+    let mut cluster = cluster(json!({}));
+    let healthy = settle(&model, &mut cluster);
+    assert_eq!((healthy.status.cluster_id.as_deref(), model.with(|state| state.restarts)), (Some("model"), 0));
+    let first = remembered(&cluster);
+    assert_eq!(first, (Some("claim-1".into()), Some("directory-2".into()), 1, None));
+    // The claim and the pod are deleted; Kubernetes makes both again.
+    model.with(|state| state.lose(0));
+    for (passes, wrong) in [(6, "another-0-incarnation-1"), (6, "broker-0-incarnation-2")] {
+        for _ in 0..passes {
+            let lost = pass(&model, &mut cluster);
+            let degraded = find_condition(&lost.status.conditions, DEGRADED).unwrap();
+            assert_eq!((degraded.status.as_str(), degraded.reason.as_str()), ("True", "DataLost"), "{}", degraded.message);
+            assert!(degraded.message.contains("accept-data-loss=broker-0-incarnation-1"), "{}", degraded.message);
+            assert_eq!(ready_reason(&lost).0, "False");
+            assert_eq!(ClusterState::of(Some(&cluster), &now()), ClusterState::NotReady, "no topic is made again");
+            assert_eq!(remembered(&cluster), (first.0.clone(), first.1.clone(), 1, Some("broker-0-incarnation-1".into())));
+        }
+        accept(&mut cluster, wrong);
+    }
+    assert_eq!(model.with(|state| state.disks[&0].directory.clone()), None, "no broker made it its own");
+    accept(&mut cluster, "broker-0-incarnation-1");
+    let healed = settle(&model, &mut cluster);
+    assert_eq!((ready_reason(&healed).0.as_str(), healed.status.cluster_id.as_deref()), ("True", Some("model")));
+    assert_eq!(remembered(&cluster).2, 2);
+    // That was one loss; the next one is another.
+    model.with(|state| state.lose(0));
+    for _ in 0..6 {
+        pass(&model, &mut cluster);
+    }
+    assert_eq!((remembered(&cluster).2, remembered(&cluster).3), (2, Some("broker-0-incarnation-2".into())));
+}
+
+#[test]
+fn a_broker_that_came_up_empty_before_anybody_looked_is_not_taken_for_the_old_one() {
+    let model = Model::default();
+    let mut cluster = cluster(json!({}));
+    settle(&model, &mut cluster);
+    // Its definition did not say yet what to expect, and no operator was there.
+    model.with(|state| {
+        let broker = state.brokers.get_mut(&0).unwrap();
+        broker.defined.3.clear();
+        state.lose(0);
+    });
+    (0..4).for_each(|_| model.tick());
+    assert!(model.with(|state| state.serves(0)));
+    for _ in 0..3 {
+        let lost = pass(&model, &mut cluster);
+        assert_eq!(ready_reason(&lost), ("False".into(), "DataLost".into()));
+        assert_eq!(ClusterState::of(Some(&cluster), &now()), ClusterState::NotReady);
+    }
+    accept(&mut cluster, "broker-0-incarnation-1");
+    settle(&model, &mut cluster);
+    assert_eq!(remembered(&cluster).2, 2);
+}
+
+#[test]
+fn a_volume_that_is_restored_under_a_new_claim_is_no_loss() {
+    let model = Model::default();
+    let mut cluster = cluster(json!({}));
+    settle(&model, &mut cluster);
+    let directory = model.with(|state| state.disks[&0].directory.clone());
+    model.with(|state| state.lose(0));
+    for _ in 0..4 {
+        pass(&model, &mut cluster);
+    }
+    assert!(remembered(&cluster).3.is_some());
+    model.with(|state| state.disks.get_mut(&0).unwrap().directory = directory.clone());
+    let healed = settle(&model, &mut cluster);
+    assert_eq!(ready_reason(&healed).0, "True");
+    let now = remembered(&cluster);
+    assert_eq!((now.0, now.1, now.2, now.3), (model.with(|state| Some(state.disks[&0].uid.clone())), directory, 1, None));
+}
+
 #[test]
 fn one_broker_at_a_time_is_taken_down_and_none_while_another_is() {
     let model = Model::default();
     let mut cluster = cluster(json!({"replicas": 3}));
     settle(&model, &mut cluster);
     cluster.spec.config.insert("num.partitions".into(), "3".into());
-    let down = || model.with(|state| state.brokers.values().filter(|broker| !state.serves(broker)).count());
+    let down = || model.with(|state| state.brokers.keys().filter(|id| !state.serves(**id)).count());
     let mut passes = 0;
     while !pass(&model, &mut cluster).is_settled() {
         passes += 1;
@@ -219,7 +308,7 @@ fn a_volume_grows_and_one_grown_by_hand_is_only_noted() {
     // Growth does not wait for the broker.
     model.with(|state| state.bad_images.push("letterbox:default".into()));
     let grow = pass(&model, &mut cluster);
-    assert!(matches!(grow.plan.steps.as_slice(), [Step::GrowVolume { broker: 0, from, to }] if *to == 2 * from));
+    assert!(matches!(grow.done.first(), Some(Step::GrowVolume { broker: 0, from, to }) if *to == 2 * from), "{:?}", grow.done);
     model.with(|state| state.bad_images.clear());
     model.with(|state| state.brokers.get_mut(&0).unwrap().volume = 5 << 30);
     let noted = settle(&model, &mut cluster);
@@ -235,7 +324,7 @@ fn volumes_go_with_the_cluster_only_while_the_policy_is_delete() {
     for (policy, owned) in [(DeletionPolicy::Delete, true), (DeletionPolicy::Retain, false)] {
         cluster.spec.storage.deletion_policy = policy;
         let change = pass(&model, &mut cluster);
-        assert_eq!(change.done, [Step::OwnVolume { broker: 0, owned }]);
+        assert_eq!(change.done, [Step::HoldObject { held: owned }]);
         assert!(settle(&model, &mut cluster).done.is_empty());
     }
     assert_eq!(model.with(|state| state.restarts), 0);
@@ -309,9 +398,9 @@ fn part_of(step: &Step) -> Part {
     match step {
         Step::ApplyAccess { .. } | Step::Prune { .. } => Part::Access,
         Step::ApplyBudget { .. } => Part::Budget,
-        Step::GrowVolume { .. } | Step::OwnVolume { .. } => Part::Storage,
+        Step::GrowVolume { .. } | Step::HoldObject { .. } => Part::Storage,
         Step::ApplyBroker { .. } => Part::Definitions,
-        Step::RestartBroker { .. } => Part::Brokers,
+        Step::RestartBroker { .. } | Step::AcceptLoss { .. } => Part::Brokers,
     }
 }
 

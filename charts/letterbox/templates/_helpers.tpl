@@ -42,10 +42,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{/* What the operator may do where clusters and topics are. Nothing here reads Secrets or runs in pods. */}}
 {{- define "letterbox.rules" -}}
 - apiGroups: [letterbox.dev]
-  resources: [kafkaclusters]
-  verbs: [get, list, watch]
-- apiGroups: [letterbox.dev]
-  resources: [kafkatopics]
+  resources: [kafkaclusters, kafkatopics]
   verbs: [get, list, watch, patch]
 - apiGroups: [letterbox.dev]
   resources: [kafkaclusters/status, kafkatopics/status]
@@ -54,9 +51,10 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 - apiGroups: [letterbox.dev]
   resources: [kafkaclusters/finalizers]
   verbs: [update]
+# A cluster with the deletion policy Delete takes its brokers and their volumes with it.
 - apiGroups: [apps]
   resources: [statefulsets]
-  verbs: [get, list, watch, create, patch]
+  verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch]
@@ -73,7 +71,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
   verbs: [list, watch, delete]
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
-  verbs: [get, list, watch, patch]
+  verbs: [get, list, watch, patch, delete]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [get, create, patch]

@@ -227,7 +227,7 @@ fn code_name(code: ErrorCode) -> String {
 }
 
 /// Kafka's form of an id: base64 with the URL alphabet, without padding.
-fn base64_of(id: [u8; 16]) -> String {
+pub(crate) fn base64_of(id: [u8; 16]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let bits = u128::from_be_bytes(id);
     // 22 digits of 6 bits hold 132 bits; the last digit's low four are zero.

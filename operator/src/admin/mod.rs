@@ -1,12 +1,15 @@
 //! What the operator asks of a running cluster, as a trait: the Kafka client behind it, or a model in tests.
 
 mod client;
+mod identity;
 
 use std::collections::BTreeMap;
 
 use letterbox_env::BoxFuture;
 
 pub use client::ClientAdmin;
+pub(crate) use client::base64_of;
+pub use identity::{AskIdentity, HttpIdentity, Identity};
 
 /// The admin calls that topics need.
 pub trait KafkaAdmin: Send + Sync {

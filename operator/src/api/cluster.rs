@@ -268,9 +268,14 @@ pub struct KafkaClusterStatus {
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub listeners: Vec<ListenerStatus>,
 
-    /// The cluster's id, as Kafka clients see it.
+    /// The cluster's id, as Kafka clients see it. It is fixed before the first broker starts, and never changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_id: Option<String>,
+
+    /// The brokers that this cluster has, and what is remembered of each, so that an empty volume is not taken for a lost one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["id"]))]
+    pub nodes: Vec<NodeStatus>,
 
     /// Brokers that exist.
     #[serde(default)]
@@ -300,6 +305,56 @@ pub struct KafkaClusterStatus {
     /// and kept when the operator is upgraded. An image or version in the spec is never remembered here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_image: Option<String>,
+}
+
+/// A broker of the cluster, as it is remembered.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeStatus {
+    /// Its id. An id that was given is not given again while this entry is here.
+    pub id: i32,
+
+    /// The pool that it belongs to; its objects are called `CLUSTER-POOL-ID`.
+    #[serde(default)]
+    pub pool: String,
+
+    /// What it does: `broker` (serves clients), `controller` (votes in the metadata quorum).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub roles: Vec<String>,
+
+    /// 1 for the first broker of this id, and one more each time when the loss of its records was accepted.
+    #[serde(default)]
+    pub incarnation: i32,
+
+    /// Its volumes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub volumes: Vec<VolumeStatus>,
+
+    /// The name of a loss: this broker's records are gone. It does not go on until a person sets the annotation
+    /// `letterbox.dev/accept-data-loss` to this name, or until its volume is back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_loss: Option<String>,
+}
+
+/// A volume of a broker, as it is remembered.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeStatus {
+    /// Its name in the broker's pod.
+    pub name: String,
+
+    /// The name of its PersistentVolumeClaim.
+    #[serde(default)]
+    pub claim: String,
+
+    /// The uid of that claim. Another one means that the claim was deleted and made again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim_uid: Option<String>,
+
+    /// The `directory.id` that the broker found on it. Another one means that its records are elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory_id: Option<String>,
 }
 
 /// Where clients of one listener connect.

@@ -12,7 +12,7 @@ pub mod validate;
 
 pub use cluster::{
     ADMIN_PORT, BrokerAddress, ClusterStorage, DeletionPolicy, KafkaCluster, KafkaClusterSpec, KafkaClusterStatus, Listener,
-    ListenerBootstrap, ListenerStatus, ListenerType, Resources,
+    ListenerBootstrap, ListenerStatus, ListenerType, NodeStatus, Resources, VolumeStatus,
 };
 pub use condition::{DEGRADED, PAUSED, PROGRESSING, READY, condition, find_condition, is_true, set_condition};
 pub use quantity::{bytes_of, nanos_of, shown};
@@ -23,6 +23,14 @@ pub const GROUP: &str = "letterbox.dev";
 
 /// Set to `"true"` on a `KafkaCluster` or `KafkaTopic`, it stops the operator from changing anything for that object.
 pub const PAUSE_ANNOTATION: &str = "letterbox.dev/pause-reconciliation";
+
+/// Set on a `KafkaCluster` to the name of a loss (`status.nodes[].dataLoss`), it lets that broker go on without the records that are lost.
+/// The name is of one loss only: it accepts no other.
+pub const ACCEPT_LOSS_ANNOTATION: &str = "letterbox.dev/accept-data-loss";
+
+/// Holds a `KafkaCluster` whose volumes go with it (`spec.storage.deletionPolicy: Delete`) until they are deleted, or until that is read
+/// again and says that they stay.
+pub const CLUSTER_FINALIZER: &str = "letterbox.dev/delete-volumes";
 
 /// Holds a `KafkaTopic` whose `deletionPolicy` is `Delete` until its topic is gone from the cluster.
 pub const TOPIC_FINALIZER: &str = "letterbox.dev/delete-topic";
@@ -46,6 +54,7 @@ pub const OWNED_KEYS: &[&str] = &[
     "controller.listener.names",
     "controller.quorum.bootstrap.servers",
     "controller.quorum.voters",
+    "expected.directory.ids",
     "inter.broker.listener.name",
     "listener.security.protocol.map",
     "listeners",

@@ -7,19 +7,20 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::ResourceExt as _;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::{Controller, watcher};
+use kube::{Client, ResourceExt as _};
 use serde_json::json;
 use tokio::time::Instant;
 
+use super::topic::is_terminating;
 use super::{Context, PassFailed, RESYNC, WAITING, scoped, told};
 use crate::admin::KafkaAdmin;
-use crate::api::{DEGRADED, KafkaCluster, READY, find_condition};
+use crate::api::{CLUSTER_FINALIZER, DEGRADED, DeletionPolicy, KafkaCluster, READY, find_condition};
 use crate::desired::objects::{CLUSTER_LABEL, MANAGER};
-use crate::platform::kubernetes::api_fault;
+use crate::platform::kubernetes::{Kubernetes, api_fault};
 use crate::reconcile::{ClusterPass, reconcile_cluster};
 use crate::status::Fault;
 
@@ -53,6 +54,29 @@ pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
         .await;
 }
 
+/// Whether the operator holds the object until its volumes are deleted.
+fn is_held(cluster: &KafkaCluster) -> bool {
+    cluster.finalizers().iter().any(|finalizer| finalizer == CLUSTER_FINALIZER)
+}
+
+/// Lets go of every cluster whose namespace is being deleted, as [`let_go_of_doomed`](super::topic::let_go_of_doomed) does for topics.
+pub(super) async fn let_go_of_doomed(client: &Client, kubernetes: &Kubernetes, scope: Option<&str>) {
+    let clusters = match scoped::<KafkaCluster>(client, scope).list(&ListParams::default()).await {
+        Ok(clusters) => clusters.items.into_iter().filter(is_held),
+        Err(error) => {
+            tracing::warn!(%error, namespace = scope, "clusters could not be listed; those of a namespace that is being deleted may hold it");
+            return;
+        }
+    };
+    for cluster in clusters {
+        if is_terminating(client, &cluster.namespace().unwrap_or_default()).await
+            && let Err(fault) = kubernetes.let_go(&cluster, true).await
+        {
+            tracing::warn!(cluster = cluster.name_any(), namespace = cluster.namespace(), fault.message, "not let go");
+        }
+    }
+}
+
 fn back_off(_: &PassFailed) -> Action {
     Action::requeue(WAITING)
 }
@@ -61,8 +85,18 @@ async fn reconcile(cluster: Arc<KafkaCluster>, context: Arc<Context>) -> Result<
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
     if cluster.metadata.deletion_timestamp.is_some() {
         context.metrics.set_not_ready(KIND, &namespace, &name, None);
-        // Everything has an owner reference: Kubernetes removes it, and brokers end as they do on any SIGTERM.
+        if is_held(&cluster) {
+            let keeps_all = is_terminating(&context.client, &namespace).await;
+            context.clusters.let_go(&cluster, keeps_all).await.map_err(PassFailed)?;
+        }
+        // Everything but the volumes has an owner reference: Kubernetes removes it, and brokers end as they do on any SIGTERM.
         return Ok(Action::await_change());
+    }
+    let volumes_go = cluster.spec.storage.deletion_policy == DeletionPolicy::Delete;
+    if (volumes_go || is_held(&cluster)) && is_terminating(&context.client, &namespace).await {
+        // Before the deletion reaches this object: then the operator may have lost the right to let it go. The volumes go with the namespace.
+        context.clusters.let_go(&cluster, true).await.map_err(PassFailed)?;
+        return Ok(Action::requeue(WAITING));
     }
     let began = Instant::now();
     // The id never changes: a cluster that does not answer later holds up no pass.

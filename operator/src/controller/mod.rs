@@ -20,6 +20,8 @@ use letterbox_env::Env;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::admin::HttpIdentity;
+use crate::platform::kubernetes::Kubernetes;
 use lease::Held;
 pub use lease::LeaseOptions;
 pub use topic::KubernetesHome;
@@ -42,7 +44,7 @@ pub(crate) const RESYNC: Duration = Duration::from_secs(60);
 /// How soon an object that waits for something without an event is looked at again.
 pub(crate) const WAITING: Duration = Duration::from_secs(5);
 
-/// How long a stopping operator takes to let go of topics; shorter than the ten seconds that its pod is given to end.
+/// How long a stopping operator takes to let go of clusters and topics; shorter than the ten seconds that its pod is given to end.
 const LET_GO_DEADLINE: Duration = Duration::from_secs(8);
 
 /// What both controllers share.
@@ -52,7 +54,7 @@ pub(crate) struct Context {
     pub(crate) options: Options,
     pub(crate) events: events::Events,
     pub(crate) metrics: metrics::Metrics,
-    pub(crate) clusters: crate::platform::kubernetes::Kubernetes,
+    pub(crate) clusters: Kubernetes,
     pub(crate) admins: topic::Admins,
 }
 
@@ -79,8 +81,11 @@ pub async fn run(env: Env, client: Client, options: Options) -> anyhow::Result<(
     tracing::info!(namespaces = ?options.namespaces, image = %options.image, "operator started");
 
     let scopes = scopes(&options);
-    let held = lead_until(stop_signal(), env, client.clone(), options, metrics, health).await?;
-    let let_go = futures::future::join_all(scopes.iter().map(|scope| topic::let_go_of_doomed(&client, scope.as_deref())));
+    let kubernetes = Kubernetes::new(client.clone(), options.image.clone(), Arc::new(HttpIdentity(env.clone())));
+    let held = lead_until(stop_signal(), env, kubernetes.clone(), client.clone(), options, metrics, health).await?;
+    let let_go = futures::future::join_all(scopes.iter().map(async |scope| {
+        tokio::join!(cluster::let_go_of_doomed(&client, &kubernetes, scope.as_deref()), topic::let_go_of_doomed(&client, scope.as_deref()));
+    }));
     let release = async {
         if let Some(held) = held {
             held.release().await;
@@ -89,7 +94,7 @@ pub async fn run(env: Env, client: Client, options: Options) -> anyhow::Result<(
     // Another replica may lead while we let go: whoever does it, the outcome is the same.
     let (let_go, ()) = tokio::join!(tokio::time::timeout(LET_GO_DEADLINE, let_go), release);
     if let_go.is_err() {
-        tracing::warn!("some topics may still hold a namespace that is being deleted");
+        tracing::warn!("some clusters or topics may still hold a namespace that is being deleted");
     }
     Ok(())
 }
@@ -98,6 +103,7 @@ pub async fn run(env: Env, client: Client, options: Options) -> anyhow::Result<(
 async fn lead_until(
     stop: impl Future<Output = anyhow::Result<()>>,
     env: Env,
+    clusters: Kubernetes,
     client: Client,
     options: Options,
     metrics: metrics::Metrics,
@@ -106,7 +112,7 @@ async fn lead_until(
     tokio::pin!(stop);
     let context = Arc::new(Context {
         events: events::Events::new(env.clone(), client.clone()),
-        clusters: crate::platform::kubernetes::Kubernetes::new(client.clone(), options.image.clone()),
+        clusters,
         admins: topic::Admins::new(env.clone()),
         metrics,
         env,

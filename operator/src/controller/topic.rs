@@ -330,7 +330,7 @@ fn other_owner(topic: &KafkaTopic, topics: &Store<KafkaTopic>) -> Option<String>
 }
 
 /// Whether the namespace is being deleted; when that may not be asked, its cluster's own deletion tells it.
-async fn is_terminating(client: &Client, namespace: &str) -> bool {
+pub(super) async fn is_terminating(client: &Client, namespace: &str) -> bool {
     match Api::<Namespace>::all(client.clone()).get_opt(namespace).await {
         Ok(found) => found.is_none_or(|namespace| namespace.metadata.deletion_timestamp.is_some()),
         Err(error) => {

@@ -6,9 +6,10 @@ pub mod compare;
 pub mod objects;
 mod properties;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt as _;
+use serde_json::Value;
 
 use crate::api::{ClusterStorage, KafkaCluster, Listener, Resources};
 
@@ -32,6 +33,8 @@ pub const CONTROLLER_PORT: u16 = 9090;
 pub struct Facts {
     /// The image that the brokers should run ([`image_of`]).
     pub image: String,
+    /// The id of the cluster; `None` where the first broker that starts makes it up, or where it is yet to be learned from one.
+    pub cluster_id: Option<String>,
     /// By broker id, for every broker that should be.
     pub brokers: BTreeMap<i32, BrokerFacts>,
 }
@@ -51,8 +54,10 @@ pub struct BrokerFacts {
     pub quorum_bind: (String, u16),
     /// The address of health and metrics, where it is not the default port on every interface.
     pub admin_bind: Option<(String, u16)>,
-    /// The size in the live claim template, which Kubernetes does not let anyone change; `None` before there is one.
-    pub claim_size: Option<String>,
+    /// What its directories are known to be ([`expected_directories`]).
+    pub directory_ids: Vec<String>,
+    /// The live claim templates, which Kubernetes does not let anyone change; `None` before there are some.
+    pub claim_templates: Option<Value>,
 }
 
 /// A whole cluster as it should be, in terms that every platform understands.
@@ -66,6 +71,8 @@ pub struct Blueprint {
     pub uid: String,
     /// The image that every broker runs.
     pub image: String,
+    /// See [`Facts::cluster_id`].
+    pub cluster_id: Option<String>,
     /// The brokers, by id.
     pub brokers: BTreeMap<i32, Broker>,
     /// The listeners, in the spec's order.
@@ -90,8 +97,8 @@ pub struct Broker {
     pub asked: String,
     /// The listeners whose addresses are not known yet.
     pub unknown: Vec<String>,
-    /// See [`BrokerFacts::claim_size`].
-    pub claim_size: String,
+    /// See [`BrokerFacts::claim_templates`].
+    pub claim_templates: Option<Value>,
 }
 
 /// What a broker is started with.
@@ -99,8 +106,11 @@ pub struct Broker {
 pub struct BrokerConfig {
     /// The content of server.properties.
     pub properties: String,
-    /// `key=value` given as `--override`, because the value has `$(HOST_IP)` in it, which only the start of the container knows.
+    /// `key=value` given as `--override`, because the value has `$(HOST_IP)` in it, which only the start of the container knows; or
+    /// because it comes to be known after the first start, and leaves the file as it is.
     pub overrides: Vec<String>,
+    /// Changes exactly when `properties` does.
+    pub file_revision: String,
     /// Changes exactly when one of the two does.
     pub revision: String,
 }
@@ -116,14 +126,14 @@ impl Blueprint {
             .brokers
             .iter()
             .map(|(&id, broker)| {
-                let (config, unknown) = properties::build(&cluster.spec, id, broker, &voters);
+                let (config, unknown) = properties::build(&cluster.spec, id, broker, &voters, facts.cluster_id.as_deref());
                 let built = Broker {
                     id,
                     name: broker_name(&name, id),
                     asked: properties::asked(&cluster.spec, &facts.image, broker),
                     config,
                     unknown,
-                    claim_size: broker.claim_size.clone().unwrap_or_else(|| cluster.spec.storage.size.clone()),
+                    claim_templates: broker.claim_templates.clone(),
                 };
                 (id, built)
             })
@@ -132,6 +142,7 @@ impl Blueprint {
             namespace: cluster.namespace().unwrap_or_default(),
             uid: cluster.uid().unwrap_or_default(),
             image: facts.image.clone(),
+            cluster_id: facts.cluster_id.clone(),
             brokers,
             listeners: cluster.spec.listeners.clone(),
             storage: cluster.spec.storage.clone(),
@@ -163,9 +174,29 @@ fn repository_of(image: &str) -> &str {
     }
 }
 
-/// The ids that `cluster` should have.
+/// The ids that `cluster` should have: those that were assigned (`status.nodes`), and the lowest free ones for brokers that are to come.
 pub fn broker_ids(cluster: &KafkaCluster) -> impl Iterator<Item = i32> + use<> {
-    0..cluster.spec.replicas
+    let mut ids: BTreeSet<i32> = cluster.status.iter().flat_map(|status| status.nodes.iter().map(|node| node.id)).collect();
+    let more = usize::try_from(cluster.spec.replicas).unwrap_or_default().saturating_sub(ids.len());
+    let free: Vec<i32> = (0..).filter(|id| !ids.contains(id)).take(more).collect();
+    ids.extend(free);
+    ids.into_iter()
+}
+
+/// What the directories of a broker are known to be, from the status of its cluster; empty before its first start.
+#[must_use]
+pub fn expected_directories(cluster: &KafkaCluster, id: i32) -> Vec<String> {
+    let nodes = cluster.status.iter().flat_map(|status| &status.nodes);
+    nodes.filter(|node| node.id == id).flat_map(|node| node.volumes.iter().filter_map(|volume| volume.directory_id.clone())).collect()
+}
+
+/// The cluster id of a cluster that has none yet: from the uid of its object, so that whoever looks, and however often, finds the same.
+#[must_use]
+pub fn cluster_id_of(uid: &str) -> Option<String> {
+    let mut id = *uuid::Uuid::parse_str(uid).ok()?.as_bytes();
+    // Never begins with a dash, which command lines take for a flag.
+    id[0] &= 0x7f;
+    Some(crate::admin::base64_of(id))
 }
 
 /// `CLUSTER-POOL-ID`.
@@ -200,6 +231,23 @@ mod tests {
             cluster.status = Some(KafkaClusterStatus { default_image: text(remembered), ..KafkaClusterStatus::default() });
             assert_eq!(image_of(&cluster, ready, "here/letterbox:9"), expected, "{image:?} {version:?} {remembered:?} {ready:?}");
         }
+    }
+
+    #[test]
+    fn ids_that_were_assigned_stay_and_the_lowest_free_ones_come() {
+        for (assigned, replicas, expected) in [(vec![], 3, vec![0, 1, 2]), (vec![1, 5], 4, vec![0, 1, 2, 5]), (vec![7], 1, vec![7])] {
+            let mut cluster = KafkaCluster::new("demo", KafkaClusterSpec { replicas, ..KafkaClusterSpec::default() });
+            let nodes = assigned.iter().map(|id| crate::api::NodeStatus { id: *id, ..Default::default() }).collect();
+            cluster.status = Some(KafkaClusterStatus { nodes, ..KafkaClusterStatus::default() });
+            assert_eq!(broker_ids(&cluster).collect::<Vec<_>>(), expected, "{assigned:?} {replicas}");
+        }
+    }
+
+    #[test]
+    fn the_id_of_a_new_cluster_follows_from_its_object() {
+        assert_eq!(cluster_id_of("30313233-3435-3637-3839-616263646566").as_deref(), Some("MDEyMzQ1Njc4OWFiY2RlZg"));
+        assert_eq!(cluster_id_of("ffffffff-ffff-ffff-ffff-ffffffffffff").as_deref(), Some("f____________________w"));
+        assert_eq!(cluster_id_of(""), None);
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub const CONTROLLER_ROLE_LABEL: &str = "letterbox.dev/role-controller";
 pub const CONFIG_ANNOTATION: &str = "letterbox.dev/config-revision";
 /// On the broker's pod template: [`Broker::asked`].
 pub const ASKED_ANNOTATION: &str = "letterbox.dev/asked-revision";
+/// On a volume claim: the id of the Kafka cluster whose records are on it.
+pub const CLUSTER_ID_ANNOTATION: &str = "letterbox.dev/cluster-id";
 /// Where the keys and certificates of a broker are mounted, from a Secret that need not be there.
 pub const SECRETS_PATH: &str = "/var/run/letterbox/secrets";
 /// The value of `app.kubernetes.io/managed-by`, and the field manager.
@@ -319,7 +321,7 @@ fn external_broker_service(cluster: &Blueprint, broker: &Broker, listener: &List
 
 /// A name for each revision, so that a configuration never reaches a pod that was not made for it.
 fn config_map_name(broker: &Broker) -> String {
-    format!("{}-{}", broker.name, broker.config.revision.get(..10).unwrap_or(&broker.config.revision))
+    format!("{}-{}", broker.name, broker.config.file_revision.get(..10).unwrap_or(&broker.config.file_revision))
 }
 
 fn config_map(cluster: &Blueprint, broker: &Broker) -> Value {
@@ -335,13 +337,6 @@ fn config_map(cluster: &Blueprint, broker: &Broker) -> Value {
 /// One set of one replica per broker: what the spec asks reaches a broker's template only when its restart was granted, and
 /// Kubernetes brings its pod back while the operator is down.
 fn stateful_set(cluster: &Blueprint, broker: &Broker) -> Value {
-    let mut claim = json!({
-        "accessModes": ["ReadWriteOnce"],
-        "resources": {"requests": {"storage": broker.claim_size}},
-    });
-    if let Some(class) = &cluster.storage.class {
-        claim["storageClassName"] = json!(class);
-    }
     json!({
         "apiVersion": "apps/v1",
         "kind": "StatefulSet",
@@ -357,12 +352,26 @@ fn stateful_set(cluster: &Blueprint, broker: &Broker) -> Value {
             "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain", "whenScaled": "Retain"},
             "selector": {"matchLabels": selector(cluster, Some(broker))},
             "template": pod_template(cluster, broker),
-            "volumeClaimTemplates": [{
-                "metadata": {"name": CLAIM, "labels": labels(cluster, Some(broker))},
-                "spec": claim,
-            }],
+            // For ever as they were made.
+            "volumeClaimTemplates": broker.claim_templates.clone().unwrap_or_else(|| json!([claim_template(cluster, broker)])),
         },
     })
+}
+
+/// The claim says which cluster its volume belongs to, for whoever finds it later.
+fn claim_template(cluster: &Blueprint, broker: &Broker) -> Value {
+    let mut metadata = json!({"name": CLAIM, "labels": labels(cluster, Some(broker))});
+    if let Some(id) = &cluster.cluster_id {
+        metadata["annotations"] = json!({ CLUSTER_ID_ANNOTATION: id });
+    }
+    let mut spec = json!({
+        "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": cluster.storage.size}},
+    });
+    if let Some(class) = &cluster.storage.class {
+        spec["storageClassName"] = json!(class);
+    }
+    json!({"metadata": metadata, "spec": spec})
 }
 
 fn pod_template(cluster: &Blueprint, broker: &Broker) -> Value {
@@ -437,7 +446,7 @@ fn container(cluster: &Blueprint, broker: &Broker) -> Value {
             {"name": "secrets", "mountPath": SECRETS_PATH, "readOnly": true},
         ],
     });
-    if !config.overrides.is_empty() {
+    if config.overrides.iter().any(|value| value.contains("$(HOST_IP)")) {
         container["env"] = json!([{"name": "HOST_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}}]);
     }
     let mut resources = Map::new();

@@ -41,7 +41,13 @@ pub fn internal_listener(listeners: &[Listener]) -> Option<&Listener> {
 }
 
 /// Builds the configuration; names the listeners whose addresses are not known yet and which it does without.
-pub(super) fn build(spec: &KafkaClusterSpec, id: i32, facts: &BrokerFacts, voters: &str) -> (BrokerConfig, Vec<String>) {
+pub(super) fn build(
+    spec: &KafkaClusterSpec,
+    id: i32,
+    facts: &BrokerFacts,
+    voters: &str,
+    cluster_id: Option<&str>,
+) -> (BrokerConfig, Vec<String>) {
     let mut listeners = Vec::new();
     let mut advertised = Vec::new();
     let mut on_node = false;
@@ -68,6 +74,9 @@ pub(super) fn build(spec: &KafkaClusterSpec, id: i32, facts: &BrokerFacts, voter
     let mut keys: BTreeMap<&str, String> = spec.config.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
     keys.insert("process.roles", "broker,controller".to_owned());
     keys.insert("node.id", id.to_string());
+    if let Some(cluster_id) = cluster_id {
+        keys.insert("cluster.id", cluster_id.to_owned());
+    }
     keys.insert("controller.quorum.voters", voters.to_owned());
     keys.insert("controller.listener.names", "CONTROLLER".to_owned());
     keys.insert("listeners", listeners.join(","));
@@ -86,13 +95,18 @@ pub(super) fn build(spec: &KafkaClusterSpec, id: i32, facts: &BrokerFacts, voter
         keys.insert("advertised.listeners", advertised);
     }
 
+    if !facts.directory_ids.is_empty() {
+        overrides.push(format!("expected.directory.ids={}", facts.directory_ids.join(",")));
+    }
+
     let mut properties = String::from("# Made by the Letterbox operator from the KafkaCluster; edits are put back.\n");
     for (key, value) in keys {
         // Writing to a string cannot fail.
         let _ = writeln!(properties, "{}={}", escape(key, true), escape(&value, false));
     }
     let revision = fingerprint(std::iter::once(&properties).chain(&overrides));
-    (BrokerConfig { properties, overrides, revision }, unknown)
+    let file_revision = fingerprint(std::iter::once(&properties));
+    (BrokerConfig { properties, overrides, file_revision, revision }, unknown)
 }
 
 /// The fingerprint of what the spec asks of a broker and a running one does not take up. Of the listeners, those count whose addresses
@@ -174,7 +188,8 @@ mod tests {
             quorum: ("demo-broker-0.ns.svc".into(), 9090),
             quorum_bind: (String::new(), 9090),
             admin_bind: None,
-            claim_size: None,
+            directory_ids: Vec::new(),
+            claim_templates: None,
         }
     }
 
@@ -183,7 +198,7 @@ mod tests {
         let mut spec = KafkaClusterSpec::default();
         spec.config.insert("a\nnode.id".to_owned(), "1\nnode.id=7".to_owned());
         spec.config.insert("node.id".to_owned(), "9".to_owned());
-        let (config, _) = build(&spec, 0, &facts(), "0@demo-broker-0.ns.svc:9090");
+        let (config, _) = build(&spec, 0, &facts(), "0@demo-broker-0.ns.svc:9090", None);
         let lines: Vec<&str> = config.properties.lines().filter(|line| line.starts_with("node.id=")).collect();
         assert_eq!(lines, ["node.id=0"]);
         assert!(config.properties.contains("a\\nnode.id=1\\nnode.id=7\n"), "{}", config.properties);
@@ -192,11 +207,24 @@ mod tests {
     #[test]
     fn the_revision_follows_the_content() {
         let spec = KafkaClusterSpec::default();
-        let (first, _) = build(&spec, 0, &facts(), "v");
-        assert_eq!(build(&spec, 0, &facts(), "v").0, first);
+        let (first, _) = build(&spec, 0, &facts(), "v", None);
+        assert_eq!(build(&spec, 0, &facts(), "v", None).0, first);
         let mut other = spec;
         other.config.insert("num.partitions".to_owned(), "3".to_owned());
-        assert_ne!(build(&other, 0, &facts(), "v").0.revision, first.revision);
+        assert_ne!(build(&other, 0, &facts(), "v", None).0.revision, first.revision);
+    }
+
+    #[test]
+    fn what_is_known_after_the_first_start_leaves_the_file_as_it_is() {
+        let spec = KafkaClusterSpec::default();
+        let (before, _) = build(&spec, 0, &facts(), "v", Some("-id"));
+        assert!(before.properties.contains("cluster.id=-id\n") && before.overrides.is_empty());
+        let known = BrokerFacts { directory_ids: vec!["a".into(), "b".into()], ..facts() };
+        let (after, _) = build(&spec, 0, &known, "v", Some("-id"));
+        assert_eq!((&after.properties, &after.file_revision), (&before.properties, &before.file_revision));
+        assert_eq!(after.overrides, ["expected.directory.ids=a,b"]);
+        assert_ne!(after.revision, before.revision);
+        assert_eq!(asked(&spec, "i", &known), asked(&spec, "i", &facts()), "no restart for it");
     }
 
     #[test]
@@ -206,7 +234,7 @@ mod tests {
         // What an operator of another version may do differently, and the same in other words.
         let mut moved = facts();
         (moved.data_dir, moved.quorum.1) = ("/elsewhere".to_owned(), 9999);
-        assert_ne!(build(&spec, 0, &moved, "v").0.revision, build(&spec, 0, &facts(), "v").0.revision);
+        assert_ne!(build(&spec, 0, &moved, "v", None).0.revision, build(&spec, 0, &facts(), "v", None).0.revision);
         assert_eq!(asked(&spec, "a:1", &moved), base);
         let same: KafkaClusterSpec = serde_yaml::from_str("resources: {requests: {cpu: 1}}").unwrap();
         assert_eq!(asked(&same, "a:1", &facts()), base);
@@ -223,7 +251,7 @@ mod tests {
     #[test]
     fn a_listener_without_an_address_is_left_out_and_a_node_is_left_to_the_start() {
         let mut spec = KafkaClusterSpec::default();
-        let (before, _) = build(&spec, 0, &facts(), "v");
+        let (before, _) = build(&spec, 0, &facts(), "v", None);
         let mut external = spec.listeners[0].clone();
         external.name = "external".to_owned();
         external.type_ = ListenerType::Nodeport;
@@ -232,12 +260,12 @@ mod tests {
         let mut facts = facts();
         facts.advertised.insert("external".to_owned(), None);
         // Exactly as without it: a listener that is added does not restart a broker twice.
-        assert_eq!(build(&spec, 0, &facts, "v"), (before.clone(), vec!["external".to_owned()]));
+        assert_eq!(build(&spec, 0, &facts, "v", None), (before.clone(), vec!["external".to_owned()]));
         assert_eq!(advertised_in(&before.properties, &spec.listeners[1]), None);
         assert_eq!(advertised_in(&before.properties, &spec.listeners[0]), facts.advertised["plain"]);
         let told = Some(Address { host: Host::Node, port: 31_000 });
         facts.advertised.insert("external".to_owned(), told.clone());
-        let (config, _) = build(&spec, 0, &facts, "v");
+        let (config, _) = build(&spec, 0, &facts, "v", None);
         assert_eq!(advertised_in(&config.overrides[0], &spec.listeners[1]), told);
         assert_eq!(config.overrides, ["advertised.listeners=PLAIN://demo-broker-0.ns.svc:9092,EXTERNAL://$(HOST_IP):31000"]);
         assert!(!config.properties.contains("advertised.listeners"));

@@ -3,6 +3,7 @@
 //! Independent things do not wait for one another: addresses, volumes and brokers are planned side by side, and a
 //! fault in one leaves the others going.
 
+use super::loss::{Loss, Lost, losses};
 use crate::api::{DeletionPolicy, KafkaCluster, bytes_of, is_paused, shown};
 use crate::desired::Blueprint;
 use crate::observe::{Observed, Part, Run};
@@ -16,6 +17,8 @@ pub struct Plan {
     pub waits: Vec<Wait>,
     /// What a person may want to know, though nothing is wrong.
     pub notes: Vec<Note>,
+    /// Brokers without the records that they had, accepted or not.
+    pub losses: Vec<Loss>,
 }
 
 /// One change to the world, safe to repeat.
@@ -47,12 +50,10 @@ pub enum Step {
         /// In bytes.
         to: u64,
     },
-    /// Let a volume go with the cluster, or stay after it.
-    OwnVolume {
-        /// Whose.
-        broker: i32,
-        /// Whether it is to be deleted with the cluster.
-        owned: bool,
+    /// Hold the cluster's object until its volumes are deleted, or hold it no longer.
+    HoldObject {
+        /// Whether it is to be held.
+        held: bool,
     },
     /// Put a broker's definition right; makes it when it is not there.
     ApplyBroker {
@@ -70,11 +71,20 @@ pub enum Step {
         /// What is ended, and nothing that came after it ([`ObservedBroker::to_end`](crate::observe::ObservedBroker::to_end)).
         ended: String,
     },
+    /// Go on without the records of a broker: a person said so.
+    AcceptLoss {
+        /// Whose.
+        broker: i32,
+        /// The loss that was accepted.
+        name: String,
+    },
 }
 
 /// Why the cluster is not what it should be yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wait {
+    /// A broker has lost its records.
+    DataLost(Loss),
     /// A part could not be read: what it is like is not known, and nothing is changed in it.
     NotRead {
         /// Which.
@@ -151,6 +161,14 @@ pub fn plan_cluster(cluster: &KafkaCluster, desired: &Blueprint, observed: &Obse
     }
     let was_read = |part: Part| !observed.unread.contains_key(&part);
     plan.waits.extend(observed.unread.iter().map(|(part, fault)| Wait::NotRead { part: *part, message: fault.message.clone() }));
+    plan.losses = losses(cluster, observed);
+    for loss in &plan.losses {
+        if loss.is_accepted {
+            plan.steps.push(Step::AcceptLoss { broker: loss.broker, name: loss.name.clone() });
+        } else {
+            plan.waits.push(Wait::DataLost(loss.clone()));
+        }
+    }
     if was_read(Part::Access) && !observed.access.is_as_desired() {
         plan.steps.push(Step::ApplyAccess { makes: !observed.access.missing.is_empty(), what: observed.access.all() });
     }
@@ -173,9 +191,12 @@ pub fn plan_cluster(cluster: &KafkaCluster, desired: &Blueprint, observed: &Obse
 }
 
 fn plan_volumes(desired: &Blueprint, observed: &Observed, plan: &mut Plan) {
-    let owned = desired.storage.deletion_policy == DeletionPolicy::Delete;
-    let volumes = || observed.brokers.iter().filter_map(|(id, broker)| Some((*id, broker.volume?)));
-    plan.steps.extend(volumes().filter(|(_, volume)| volume.is_owned != owned).map(|(broker, _)| Step::OwnVolume { broker, owned }));
+    // No volume has the cluster for an owner: what is deleted with it is decided when it goes, by what its spec says then.
+    let held = desired.storage.deletion_policy == DeletionPolicy::Delete;
+    if observed.is_held.is_some_and(|is_held| is_held != held) {
+        plan.steps.push(Step::HoldObject { held });
+    }
+    let volumes = || observed.brokers.iter().filter_map(|(id, broker)| Some((*id, broker.volume.as_ref()?)));
     let Some(wanted) = bytes_of(&desired.storage.size) else { return };
     for (broker, volume) in volumes() {
         if volume.requested < wanted {
@@ -205,6 +226,11 @@ fn plan_brokers(cluster: &KafkaCluster, desired: &Blueprint, observed: &Observed
             }
         }
         let seen = observed.brokers.get(&id).unwrap_or(&absent);
+        let is_gone = |loss: &Loss| loss.broker == id && matches!(loss.what, Lost::ClaimGone { .. });
+        if seen.run == Run::Absent && plan.losses.iter().any(is_gone) {
+            // Starting it would make a new volume in place of the old one.
+            continue;
+        }
         if !observed.unread.contains_key(&Part::Definitions) {
             let restarts = seen.serves() && !seen.is_current;
             let is_as_defined = seen.definition.is_as_desired();
@@ -253,7 +279,7 @@ impl Wait {
     /// Worst first: the first wait gives the reason of the conditions.
     fn rank(&self) -> u8 {
         match self {
-            Self::BrokerFailing { .. } => 0,
+            Self::DataLost(_) | Self::BrokerFailing { .. } => 0,
             Self::NotRead { .. } => 1,
             Self::Address { .. } => 2,
             Self::OtherBrokerDown { .. } => 3,
@@ -272,13 +298,14 @@ impl Wait {
     /// Whether waiting alone will not end it.
     #[must_use]
     pub fn is_fault(&self) -> bool {
-        matches!(self, Self::BrokerFailing { .. } | Self::NotRead { .. })
+        matches!(self, Self::DataLost(_) | Self::BrokerFailing { .. } | Self::NotRead { .. })
     }
 
     /// What is going on, in a few words.
     #[must_use]
     pub fn phase(&self) -> &'static str {
         match self {
+            Self::DataLost(_) => "Data lost",
             Self::BrokerFailing { .. } => "Broker failing",
             Self::NotRead { .. } => "Not checked",
             Self::Address { .. } => "Waiting for an address",
@@ -293,6 +320,7 @@ impl Wait {
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
+            Self::DataLost(_) => "DataLost",
             Self::BrokerFailing { .. } => "BrokerFailing",
             Self::NotRead { .. } => "NotChecked",
             Self::Address { .. } => "WaitingForAddress",
@@ -326,6 +354,7 @@ impl crate::observe::Compared {
 impl std::fmt::Display for Wait {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::DataLost(loss) => loss.fmt(f),
             Self::BrokerFailing { broker, reason, message } if message.is_empty() => write!(f, "broker {broker} does not run: {reason}"),
             Self::BrokerFailing { broker, reason, message } => write!(f, "broker {broker} does not run: {reason}: {message}"),
             Self::NotRead { part, message } => write!(f, "{part} could not be checked and are left as they are: {message}"),
@@ -352,11 +381,12 @@ impl std::fmt::Display for Step {
             Self::GrowVolume { broker, from, to } => {
                 write!(f, "grow the volume of broker {broker} from {} to {}", shown(*from), shown(*to))
             }
-            Self::OwnVolume { broker, owned: true } => write!(f, "let the volume of broker {broker} be deleted with the cluster"),
-            Self::OwnVolume { broker, owned: false } => write!(f, "let the volume of broker {broker} stay when the cluster is deleted"),
+            Self::HoldObject { held: true } => f.write_str("hold the object until its volumes are deleted"),
+            Self::HoldObject { held: false } => f.write_str("let the volumes stay when the cluster is deleted"),
             Self::ApplyBroker { broker, restarts: true, what } => write!(f, "change broker {broker}, which restarts: {}", what.join(", ")),
             Self::ApplyBroker { broker, restarts: false, what } => write!(f, "set up broker {broker}: {}", what.join(", ")),
             Self::RestartBroker { broker, .. } => write!(f, "restart broker {broker}, so that it takes up its new definition"),
+            Self::AcceptLoss { broker, name } => write!(f, "go on without the records of broker {broker}: the loss {name} was accepted"),
         }
     }
 }
@@ -369,7 +399,9 @@ impl Step {
         match self {
             Self::ApplyAccess { makes, .. } => *makes,
             Self::ApplyBroker { .. } | Self::RestartBroker { .. } => true,
-            Self::ApplyBudget { .. } | Self::Prune { .. } | Self::GrowVolume { .. } | Self::OwnVolume { .. } => false,
+            Self::ApplyBudget { .. } | Self::Prune { .. } | Self::GrowVolume { .. } | Self::HoldObject { .. } | Self::AcceptLoss { .. } => {
+                false
+            }
         }
     }
 
@@ -381,10 +413,11 @@ impl Step {
             Self::ApplyBudget { .. } => "BudgetApplied",
             Self::Prune { .. } => "Pruned",
             Self::GrowVolume { .. } => "VolumeGrown",
-            Self::OwnVolume { owned: true, .. } => "VolumeOwned",
-            Self::OwnVolume { owned: false, .. } => "VolumeReleased",
+            Self::HoldObject { held: true } => "VolumesDeletedWithCluster",
+            Self::HoldObject { held: false } => "VolumesRetained",
             Self::ApplyBroker { .. } => "BrokerApplied",
             Self::RestartBroker { .. } => "BrokerRestarted",
+            Self::AcceptLoss { .. } => "DataLossAccepted",
         }
     }
 }

@@ -4,7 +4,9 @@
 //! one. Every step is safe to repeat.
 
 mod cluster;
+mod loss;
 mod topic;
 
 pub use cluster::{Note, Plan, Step, Wait, plan_cluster};
+pub use loss::{Loss, Lost};
 pub use topic::{ClusterState, RESTART_PATIENCE_SECONDS, Refusal, TopicFacts, TopicPlan, TopicStep, TopicWait, has_finalizer, plan_topic};

@@ -4,26 +4,28 @@
 //! write is a server-side apply under one field manager, and refuses objects that belong to somebody else.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, PersistentVolumeClaim, Pod, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions};
-use kube::{Client, Resource as _, ResourceExt as _};
+use kube::{Client, ResourceExt as _};
 use letterbox_env::BoxFuture;
 use serde_json::{Value, json};
 
 use super::pods::{News, is_ready, run_of};
 use super::{Live, Platform};
-use crate::api::{KafkaCluster, Listener, ListenerType, bytes_of};
+use crate::admin::{AskIdentity, Identity};
+use crate::api::{ADMIN_PORT, CLUSTER_FINALIZER, DeletionPolicy, KafkaCluster, Listener, ListenerType, bytes_of, is_paused};
 use crate::desired::compare::differences;
 use crate::desired::objects::{
-    self, ASKED_ANNOTATION, BROKER_LABEL, CLAIM, CLUSTER_LABEL, CONFIG_ANNOTATION, CONTAINER, Kind, MANAGER, ObjectKey,
-    external_bootstrap_name, external_broker_name,
+    self, ASKED_ANNOTATION, BROKER_LABEL, CLAIM, CLUSTER_ID_ANNOTATION, CLUSTER_LABEL, CONFIG_ANNOTATION, CONTAINER, Kind, MANAGER,
+    ObjectKey, external_bootstrap_name, external_broker_name,
 };
 use crate::desired::{
-    Address, Blueprint, BrokerFacts, CONTROLLER_PORT, Facts, Host, advertised_in, bootstrap_name, broker_ids, broker_name, image_of,
+    Address, Blueprint, BrokerFacts, CONTROLLER_PORT, Facts, Host, advertised_in, bootstrap_name, broker_ids, broker_name, cluster_id_of,
+    expected_directories, image_of,
 };
 use crate::observe::{Compared, Observed, ObservedBroker, Part, Volume};
 use crate::plan::Step;
@@ -35,6 +37,7 @@ pub struct Kubernetes {
     client: Client,
     /// The image of a new cluster that asks for none.
     default_image: String,
+    brokers: Arc<dyn AskIdentity>,
 }
 
 /// What the API server has of one cluster.
@@ -45,6 +48,8 @@ pub struct KubernetesLive {
     objects: BTreeMap<ObjectKey, Value>,
     pods: Vec<Pod>,
     claims: Vec<PersistentVolumeClaim>,
+    identities: BTreeMap<i32, Identity>,
+    is_held: bool,
     unread: BTreeMap<Part, Fault>,
     news: News,
 }
@@ -52,8 +57,8 @@ pub struct KubernetesLive {
 impl Kubernetes {
     /// The API server behind `client`.
     #[must_use]
-    pub fn new(client: Client, default_image: String) -> Self {
-        Self { client, default_image }
+    pub fn new(client: Client, default_image: String, brokers: Arc<dyn AskIdentity>) -> Self {
+        Self { client, default_image, brokers }
     }
 
     fn api(&self, namespace: &str, kind: Kind) -> Api<DynamicObject> {
@@ -120,6 +125,38 @@ impl Kubernetes {
         Ok(())
     }
 
+    /// Finds the sets and claims that have lost their label: by the names that they must have.
+    async fn find_by_name(&self, cluster: &KafkaCluster, live: &mut KubernetesLive) {
+        let (name, uid) = (cluster.name_any(), cluster.uid().unwrap_or_default());
+        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &live.namespace);
+        for id in broker_ids(cluster) {
+            let key = ObjectKey { kind: Kind::StatefulSet, name: broker_name(&name, id) };
+            if !live.objects.contains_key(&key) && !live.unread.contains_key(&Part::Definitions) {
+                let found = self.api(&live.namespace, key.kind).get_opt(&key.name).await;
+                let found = found.map_err(|error| api_fault(&format!("read {key}"), &error));
+                let found = live_or_unread(found.map(|set| set.into_iter().collect()), Part::Definitions, &mut live.unread);
+                let values = found.into_iter().filter_map(|set: DynamicObject| serde_json::to_value(set).ok());
+                live.objects.extend(values.filter(|set| owner_uids(set).any(|owner| owner == uid)).map(|set| (key.clone(), set)));
+            }
+            let claim = claim_name(&name, id);
+            if !live.claims.iter().any(|live| live.name_any() == claim) && !live.unread.contains_key(&Part::Storage) {
+                let found = claims.get_opt(&claim).await.map_err(|error| api_fault(&format!("read volume claim {claim}"), &error));
+                live.claims.extend(live_or_unread(found.map(|claim| claim.into_iter().collect()), Part::Storage, &mut live.unread));
+            }
+        }
+    }
+
+    /// Asks every pod that serves who it is.
+    async fn ask(&self, pods: &[Pod]) -> BTreeMap<i32, Identity> {
+        let ready = pods.iter().filter(|pod| is_ready(pod));
+        let asked = ready.filter_map(|pod| {
+            let id: i32 = pod.labels().get(BROKER_LABEL)?.parse().ok()?;
+            let address = pod.status.as_ref()?.pod_ip.as_deref()?;
+            Some(async move { Some((id, self.brokers.identity(address, port_of(ADMIN_PORT)?).await?)) })
+        });
+        futures::future::join_all(asked).await.into_iter().flatten().collect()
+    }
+
     async fn prune(&self, desired: &Blueprint, what: &str) -> Result<(), Fault> {
         let named = PRUNED.iter().find_map(|kind| Some((*kind, what.strip_prefix(&format!("{kind} "))?)));
         let Some((kind, name)) = named else { return Ok(()) };
@@ -151,27 +188,83 @@ impl Kubernetes {
         }
     }
 
-    /// Makes the cluster an owner of a broker's claim, or takes it off. Not the controller: the set's own controller leaves alone
-    /// what another one controls.
-    async fn own(&self, desired: &Blueprint, broker: i32, owned: bool) -> Result<(), Fault> {
-        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &desired.namespace);
-        let name = claim_name(&desired.name, broker);
-        let tell = |error: kube::Error| api_fault(&format!("change the owners of the volume claim {name}"), &error);
-        let live = claims.get(&name).await.map_err(tell)?;
-        let mut owners: Vec<OwnerReference> = live.owner_references().iter().filter(|owner| !is_cluster(owner)).cloned().collect();
-        if owned {
-            owners.push(OwnerReference {
-                api_version: KafkaCluster::api_version(&()).into_owned(),
-                kind: KafkaCluster::kind(&()).into_owned(),
-                name: desired.name.clone(),
-                uid: desired.uid.clone(),
-                ..OwnerReference::default()
-            });
+    fn clusters(&self, namespace: &str) -> Api<KafkaCluster> {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    /// Holds the cluster's object, or lets it go. From a live read, and with its version: other controllers' finalizers must not be lost.
+    async fn hold(&self, namespace: &str, name: &str, uid: &str, held: bool) -> Result<(), Fault> {
+        let tell = |error: kube::Error| api_fault("change the finalizers of the cluster", &error);
+        let clusters = self.clusters(namespace);
+        let Some(live) = clusters.get_opt(name).await.map_err(tell)?.filter(|live| live.uid().as_deref() == Some(uid)) else {
+            return Ok(());
+        };
+        let mut finalizers: Vec<String> = live.finalizers().iter().filter(|each| *each != CLUSTER_FINALIZER).cloned().collect();
+        if held {
+            finalizers.push(CLUSTER_FINALIZER.to_owned());
         }
-        // With the version that was read, so that an owner who came in between is not lost.
-        let patch = json!({"metadata": {"resourceVersion": live.resource_version(), "ownerReferences": owners}});
-        let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-        claims.patch(&name, &params, &Patch::Merge(&patch)).await.map(drop).map_err(tell)
+        if finalizers == live.finalizers() {
+            return Ok(());
+        }
+        let patch = json!({"metadata": {"resourceVersion": live.resource_version(), "uid": uid, "finalizers": finalizers}});
+        match clusters.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            result => result.map(drop).map_err(tell),
+        }
+    }
+
+    /// Ends what holds a cluster that is being deleted. Its volumes are deleted first if its spec says so now, whatever it said when it was
+    /// looked at last; `keeps_all` says that nothing may be deleted. Safe to repeat.
+    ///
+    /// # Errors
+    /// What the API server did not do; the object is held until it does.
+    pub async fn let_go(&self, cluster: &KafkaCluster, keeps_all: bool) -> Result<(), Fault> {
+        let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
+        let uid = cluster.uid().unwrap_or_default();
+        let live = self.clusters(&namespace).get_opt(&name).await.map_err(|error| api_fault("read the cluster", &error))?;
+        let Some(live) = live.filter(|live| live.uid().as_deref() == Some(&uid)) else { return Ok(()) };
+        let deletes = live.spec.storage.deletion_policy == DeletionPolicy::Delete && !is_paused(&live.metadata);
+        if live.metadata.deletion_timestamp.is_some() && deletes && !keeps_all {
+            for id in broker_ids(&live) {
+                self.delete_broker(&live, id).await?;
+            }
+        }
+        self.hold(&namespace, &name, &uid, false).await
+    }
+
+    /// Deletes the set of a broker and its claim, if they are this cluster's own: by uid, not by name.
+    async fn delete_broker(&self, cluster: &KafkaCluster, id: i32) -> Result<(), Fault> {
+        let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
+        let uid = cluster.uid().unwrap_or_default();
+        let only = |uid: Option<String>| DeleteParams {
+            preconditions: Some(Preconditions { uid, resource_version: None }),
+            ..DeleteParams::background()
+        };
+        let ends = |what: &str, result: Result<(), kube::Error>| match result {
+            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+            result => result.map_err(|error| api_fault(&format!("delete {what}"), &error)),
+        };
+        // The set first: it would make a new claim.
+        let set = ObjectKey { kind: Kind::StatefulSet, name: broker_name(&name, id) };
+        let sets = self.api(&namespace, set.kind);
+        let live = sets.get_opt(&set.name).await.map_err(|error| api_fault(&format!("read {set}"), &error))?;
+        if let Some(live) = live.filter(|live| live.owner_references().iter().any(|owner| owner.uid == uid)) {
+            ends(&set.to_string(), sets.delete(&set.name, &only(live.uid())).await.map(drop))?;
+        }
+        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &namespace);
+        let claim = claim_name(&name, id);
+        let Some(live) = claims.get_opt(&claim).await.map_err(|error| api_fault(&format!("read volume claim {claim}"), &error))? else {
+            return Ok(());
+        };
+        let status = cluster.status.as_ref();
+        let mut recorded = status.into_iter().flat_map(|status| &status.nodes).flat_map(|node| &node.volumes);
+        let own_id = status.and_then(|status| status.cluster_id.clone()).or_else(|| cluster_id_of(&uid));
+        let is_recorded = recorded.any(|volume| volume.claim == claim && volume.claim_uid == live.uid());
+        if !is_recorded && live.annotations().get(CLUSTER_ID_ANNOTATION).cloned() != own_id {
+            tracing::warn!(cluster = name, namespace, claim, "the volume claim is not known to be this cluster's, and stays");
+            return Ok(());
+        }
+        ends(&format!("volume claim {claim}"), claims.delete(&claim, &only(live.uid())).await.map(drop))
     }
 
     async fn grow(&self, desired: &Blueprint, broker: i32, to: u64) -> Result<(), Fault> {
@@ -209,13 +302,16 @@ impl Platform for Kubernetes {
             let kinds = [Kind::ServiceAccount, Kind::Service, Kind::ConfigMap, Kind::PodDisruptionBudget, Kind::StatefulSet];
             let lists = futures::future::join_all(kinds.map(|kind| self.list(&namespace, kind, &params)));
             let (lists, pods, claims) = futures::join!(lists, pods, claims);
-            let mut live = KubernetesLive { default_image: self.default_image.clone(), namespace, ..KubernetesLive::default() };
+            let is_held = cluster.finalizers().iter().any(|finalizer| finalizer == CLUSTER_FINALIZER);
+            let mut live = KubernetesLive { is_held, default_image: self.default_image.clone(), namespace, ..KubernetesLive::default() };
             for (kind, list) in kinds.into_iter().zip(lists) {
                 live.objects.extend(live_or_unread(list, part_of(kind), &mut live.unread));
             }
             live.pods = live_or_unread(pods.map(|list| list.items), Part::Brokers, &mut live.unread);
-            live.believe_own_pods(cluster);
             live.claims = live_or_unread(claims.map(|list| list.items), Part::Storage, &mut live.unread);
+            self.find_by_name(cluster, &mut live).await;
+            live.believe_own_pods(cluster);
+            live.identities = self.ask(&live.pods).await;
             live.news = self.news(&live, cluster).await;
             Ok(live)
         })
@@ -239,8 +335,10 @@ impl Platform for Kubernetes {
                 }
                 Step::Prune { what } => self.prune(desired, what).await,
                 Step::GrowVolume { broker, to, .. } => self.grow(desired, *broker, *to).await,
+                // The status records it.
+                Step::AcceptLoss { .. } => Ok(()),
                 Step::RestartBroker { broker, ended } => self.end(desired, *broker, ended).await,
-                Step::OwnVolume { broker, owned } => self.own(desired, *broker, *owned).await,
+                Step::HoldObject { held } => self.hold(&desired.namespace, &desired.name, &desired.uid, *held).await,
                 Step::ApplyBroker { broker, .. } => {
                     // The configuration first: the set's template names its revision.
                     for (key, object) in objects.brokers.get(broker).into_iter().flatten() {
@@ -268,10 +366,7 @@ impl Live for KubernetesLive {
                 let address = address.or_else(|| self.last_address(&broker, listener));
                 (listener.name.clone(), address)
             });
-            let claim_size = self
-                .set_of(&broker)
-                .and_then(|set| set.pointer("/spec/volumeClaimTemplates/0/spec/resources/requests/storage")?.as_str())
-                .map(ToOwned::to_owned);
+            let claim_templates = self.set_of(&broker).and_then(|set| set.pointer("/spec/volumeClaimTemplates")).cloned();
             let facts = BrokerFacts {
                 data_dir: "/var/lib/kafka/data/kafka-log".to_owned(),
                 bind: BTreeMap::new(),
@@ -279,11 +374,13 @@ impl Live for KubernetesLive {
                 quorum: (host, CONTROLLER_PORT),
                 quorum_bind: (String::new(), CONTROLLER_PORT),
                 admin_bind: None,
-                claim_size,
+                directory_ids: expected_directories(cluster, id),
+                claim_templates,
             };
             (id, facts)
         });
-        Facts { brokers: brokers.collect(), image: image_of(cluster, self.ready_image().as_deref(), &self.default_image) }
+        let cluster_id = self.cluster_id(cluster);
+        Facts { brokers: brokers.collect(), cluster_id, image: image_of(cluster, self.ready_image().as_deref(), &self.default_image) }
     }
 
     fn observe(&self, desired: &Blueprint) -> Observed {
@@ -305,7 +402,7 @@ impl Live for KubernetesLive {
         let brokers = desired.brokers.keys().map(|&id| (id, self.observe_broker(desired, &objects, id))).collect();
         let bootstrap = desired.listeners.iter().filter_map(|listener| Some((listener.name.clone(), self.bootstrap(desired, listener)?)));
         let bootstrap = bootstrap.collect();
-        Observed { access, budget, stale, brokers, bootstrap, cluster_id: None, unread: self.unread.clone() }
+        Observed { access, budget, stale, brokers, bootstrap, cluster_id: None, is_held: Some(self.is_held), unread: self.unread.clone() }
     }
 }
 
@@ -323,6 +420,21 @@ impl KubernetesLive {
             let controller = pod.owner_references().iter().find(|owner| owner.controller == Some(true));
             controller.is_some_and(|owner| sets.get(&owner.uid) == Some(&owner.name) || (is_unread && owner.kind == "StatefulSet"))
         });
+    }
+
+    /// The id that the cluster has, or that its volumes say, or, where there is nothing yet, the one that it is to have. `None` while
+    /// there are volumes of which nobody says whose they are: the first broker tells.
+    fn cluster_id(&self, cluster: &KafkaCluster) -> Option<String> {
+        if let Some(known) = cluster.status.as_ref().and_then(|status| status.cluster_id.clone()) {
+            return Some(known);
+        }
+        let names: Vec<String> = broker_ids(cluster).map(|id| claim_name(&cluster.name_any(), id)).collect();
+        let is_kept = |claim: &&PersistentVolumeClaim| names.contains(&claim.name_any()) && claim.metadata.deletion_timestamp.is_none();
+        let mut kept = self.claims.iter().filter(is_kept).peekable();
+        if kept.peek().is_none() {
+            return cluster_id_of(&cluster.uid()?).filter(|_| !self.unread.contains_key(&Part::Storage));
+        }
+        kept.find_map(|claim| claim.annotations().get(CLUSTER_ID_ANNOTATION).cloned())
     }
 
     fn set_of(&self, broker: &str) -> Option<&Value> {
@@ -439,6 +551,7 @@ impl KubernetesLive {
             is_newest,
             to_end,
             volume: claim.and_then(claim_volume),
+            identity: self.identities.get(&id).cloned(),
             image,
         }
     }
@@ -461,14 +574,11 @@ fn claim_volume(claim: &PersistentVolumeClaim) -> Option<Volume> {
     let requested = claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage")?;
     let capacity = claim.status.as_ref().and_then(|status| status.capacity.as_ref()?.get("storage"));
     Some(Volume {
+        claim: claim.name_any(),
+        uid: claim.uid()?,
         requested: bytes_of(&requested.0)?,
         capacity: capacity.and_then(|capacity| bytes_of(&capacity.0)).unwrap_or(0),
-        is_owned: claim.owner_references().iter().any(is_cluster),
     })
-}
-
-fn is_cluster(owner: &OwnerReference) -> bool {
-    owner.kind == KafkaCluster::kind(&()) && owner.api_version == KafkaCluster::api_version(&())
 }
 
 /// The kinds of which something may be left that nothing asks for.

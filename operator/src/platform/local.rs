@@ -409,11 +409,12 @@ impl Live for LocalLive {
                 quorum: local(self.ports.controller),
                 quorum_bind: local(self.ports.controller),
                 admin_bind: Some(local(self.ports.admin)),
-                claim_size: None,
+                directory_ids: Vec::new(),
+                claim_templates: None,
             };
             (id, facts)
         });
-        Facts { image: format!("letterbox:{}", env!("CARGO_PKG_VERSION")), brokers: brokers.collect() }
+        Facts { image: format!("letterbox:{}", env!("CARGO_PKG_VERSION")), cluster_id: None, brokers: brokers.collect() }
     }
 
     fn observe(&self, desired: &Blueprint) -> Observed {
@@ -429,7 +430,7 @@ impl Live for LocalLive {
             let image = (seen.run == Run::Ready).then(|| desired.image.clone());
             let is_current = !differs && seen.run == Run::Ready;
             let run = seen.run.clone();
-            (id, ObservedBroker { definition, run, is_current, is_newest: is_current, to_end: None, volume: None, image })
+            (id, ObservedBroker { definition, run, is_current, is_newest: is_current, to_end: None, volume: None, identity: None, image })
         });
         let bootstrap = self.ports.clients.iter().map(|(name, port)| (name.clone(), format!("localhost:{port}")));
         Observed { brokers: brokers.collect(), bootstrap: bootstrap.collect(), ..Observed::default() }

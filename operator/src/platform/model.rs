@@ -7,9 +7,9 @@ use kube::ResourceExt as _;
 use letterbox_env::BoxFuture;
 
 use super::{Live, Platform};
-use crate::admin::{AdminError, KafkaAdmin, Topic};
+use crate::admin::{AdminError, Identity, KafkaAdmin, Topic};
 use crate::api::{KafkaCluster, Listener, ListenerType, bytes_of};
-use crate::desired::{Address, Blueprint, BrokerFacts, Facts, Host, broker_ids, broker_name, image_of};
+use crate::desired::{Address, Blueprint, BrokerFacts, Facts, Host, broker_ids, broker_name, expected_directories, image_of};
 use crate::observe::{Compared, Observed, ObservedBroker, Part, Run, Volume};
 use crate::plan::Step;
 use crate::status::Fault;
@@ -25,6 +25,8 @@ pub struct Model {
 pub struct ModelState {
     /// Whether services and the like are there.
     pub has_access: bool,
+    /// Whether the cluster's object is held.
+    pub is_held: bool,
     /// Whether the disruption budget was deleted.
     pub lost_budget: bool,
     /// What cannot be read.
@@ -45,12 +47,26 @@ pub struct ModelState {
     pub operator_change: String,
     /// How many more steps work; each one after that fails as if the operator had been killed. `None`: all.
     pub steps_left: Option<u32>,
+    /// Volumes, by the broker that has them. They outlive it.
+    pub disks: BTreeMap<i32, ModelDisk>,
+    /// How many volumes were ever made, and directories on them.
+    pub made: u32,
     /// How often the operator took a serving broker down.
     pub restarts: u32,
 }
 
-/// What a broker of the model is defined with, or was started with: the image, what the spec asks for, the whole configuration.
-pub type Definition = (String, String, String);
+/// What a broker of the model is defined with, or was started with: the image, what the spec asks for, the whole configuration, and
+/// the directories that are expected in it.
+pub type Definition = (String, String, String, Vec<String>);
+
+/// A volume and its claim.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModelDisk {
+    /// The claim's uid.
+    pub uid: String,
+    /// What a broker made of it; `None` while it is empty.
+    pub directory: Option<String>,
+}
 
 /// A broker of the model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,8 +81,6 @@ pub struct ModelBroker {
     pub starts: u32,
     /// Bytes of its volume.
     pub volume: u64,
-    /// Whether its volume is deleted with the cluster.
-    pub is_volume_owned: bool,
 }
 
 impl ModelBroker {
@@ -85,25 +99,64 @@ impl Model {
         f(&mut self.state.lock().expect("no caller panics while it holds the model"))
     }
 
-    /// Lets some time go by: what has a definition and was not started is started; brokers that start come closer to serving.
+    /// Lets some time go by: what has a definition and was not started is started, on a new volume where there is none; brokers that
+    /// start come closer to serving, and make an empty volume theirs unless they expect another one.
     pub fn tick(&self) {
         self.with(|state| {
-            for broker in state.brokers.values_mut() {
-                if broker.started.is_some() {
-                    broker.starts_in = broker.starts_in.saturating_sub(1);
-                } else {
-                    (broker.started, broker.starts_in, broker.starts) = (Some(broker.defined.clone()), 2, broker.starts + 1);
+            let ModelState { brokers, disks, made, .. } = state;
+            for (id, broker) in brokers {
+                let disk = disks.entry(*id).or_insert_with(|| ModelDisk { uid: format!("claim-{}", next(made)), directory: None });
+                match &broker.started {
+                    Some(started) => {
+                        broker.starts_in = broker.starts_in.saturating_sub(1);
+                        if broker.starts_in == 0 && started.3.is_empty() && disk.directory.is_none() {
+                            disk.directory = Some(format!("directory-{}", next(made)));
+                        }
+                    }
+                    None => (broker.started, broker.starts_in, broker.starts) = (Some(broker.defined.clone()), 2, broker.starts + 1),
                 }
             }
         });
     }
 }
 
+fn next(made: &mut u32) -> u32 {
+    *made += 1;
+    *made
+}
+
 impl ModelState {
     /// Whether a broker serves.
     #[must_use]
-    pub fn serves(&self, broker: &ModelBroker) -> bool {
-        broker.starts_in == 0 && broker.started.as_ref().is_some_and(|started| !self.bad_images.contains(&started.0))
+    pub fn serves(&self, id: i32) -> bool {
+        self.run(id) == Run::Ready
+    }
+
+    /// Takes away what a broker has on its volume, and its claim, by whatever accident.
+    pub fn lose(&mut self, id: i32) {
+        self.disks.remove(&id);
+        self.brokers.entry(id).and_modify(ModelBroker::end);
+    }
+
+    fn run(&self, id: i32) -> Run {
+        let Some(broker) = self.brokers.get(&id) else { return Run::Absent };
+        let Some((image, _, _, expected)) = &broker.started else { return Run::Starting("it starts".to_owned()) };
+        let directory = self.disks.get(&id).and_then(|disk| disk.directory.clone());
+        if self.bad_images.contains(image) {
+            Run::Failing { reason: "ImagePullBackOff".to_owned(), message: String::new() }
+        } else if broker.starts_in > 0 {
+            Run::Starting("it starts".to_owned())
+        } else if !expected.is_empty() && !directory.is_some_and(|directory| expected.contains(&directory)) {
+            Run::Failing { reason: "CrashLoopBackOff".to_owned(), message: "the log directory is empty".to_owned() }
+        } else {
+            Run::Ready
+        }
+    }
+
+    fn volume(&self, id: i32) -> Option<Volume> {
+        let disk = self.disks.get(&id)?;
+        let size = self.brokers.get(&id)?.volume;
+        Some(Volume { claim: format!("data-{id}"), uid: disk.uid.clone(), requested: size, capacity: size })
     }
 }
 
@@ -131,21 +184,22 @@ impl Platform for Model {
                     Step::GrowVolume { broker, to, .. } => {
                         state.brokers.entry(*broker).and_modify(|broker| broker.volume = *to);
                     }
-                    Step::OwnVolume { broker, owned } => {
-                        state.brokers.entry(*broker).and_modify(|broker| broker.is_volume_owned = *owned);
-                    }
+                    Step::HoldObject { held } => state.is_held = *held,
                     Step::ApplyBroker { broker: id, .. } => {
                         let size = bytes_of(&desired.storage.size).unwrap_or_default();
-                        let broker = state.brokers.entry(*id).or_insert_with(|| ModelBroker { volume: size, ..ModelBroker::default() });
+                        let ModelState { brokers, disks, made, .. } = state;
+                        let broker = brokers.entry(*id).or_insert_with(|| ModelBroker { volume: size, ..ModelBroker::default() });
                         broker.defined = definition(desired, *id).unwrap_or_default();
+                        disks.entry(*id).or_insert_with(|| ModelDisk { uid: format!("claim-{}", next(made)), directory: None });
                     }
                     Step::RestartBroker { broker: id, ended } => {
-                        let serves = state.brokers.get(id).is_some_and(|broker| state.serves(broker));
+                        let serves = state.serves(*id);
                         if let Some(broker) = state.brokers.get_mut(id).filter(|broker| broker.starts.to_string() == *ended) {
                             broker.end();
                             state.restarts += u32::from(serves);
                         }
                     }
+                    Step::AcceptLoss { .. } => {}
                 }
                 Ok(())
             })
@@ -155,13 +209,16 @@ impl Platform for Model {
 
 fn definition(desired: &Blueprint, id: i32) -> Option<Definition> {
     let broker = desired.brokers.get(&id)?;
-    Some((desired.image.clone(), broker.asked.clone(), broker.config.revision.clone()))
+    let expected = broker.config.overrides.iter().find_map(|text| text.strip_prefix("expected.directory.ids="));
+    let expected = expected.into_iter().flat_map(|ids| ids.split(',')).map(ToOwned::to_owned).collect();
+    Some((desired.image.clone(), broker.asked.clone(), broker.config.revision.clone(), expected))
 }
 
 impl Live for ModelState {
     fn facts(&self, cluster: &KafkaCluster) -> Facts {
         let name = cluster.name_any();
-        let ready = self.brokers.values().filter(|broker| self.serves(broker)).find_map(|broker| Some(broker.started.as_ref()?.0.as_str()));
+        let ready =
+            self.brokers.iter().filter(|(id, _)| self.serves(**id)).find_map(|(_, broker)| Some(broker.started.as_ref()?.0.as_str()));
         let brokers = broker_ids(cluster).map(|id| {
             let address = |listener: &Listener| {
                 let known = listener.type_ == ListenerType::Internal || !self.addresses_pending;
@@ -174,11 +231,13 @@ impl Live for ModelState {
                 quorum: (broker_name(&name, id), 9090),
                 quorum_bind: (String::new(), 9090),
                 admin_bind: None,
-                claim_size: None,
+                directory_ids: expected_directories(cluster, id),
+                claim_templates: None,
             };
             (id, facts)
         });
         Facts {
+            cluster_id: Some("model".to_owned()),
             image: image_of(cluster, ready, if self.default_image.is_empty() { "letterbox:default" } else { &self.default_image }),
             brokers: brokers.collect(),
         }
@@ -189,13 +248,10 @@ impl Live for ModelState {
         let brokers = self.brokers.iter().map(|(&id, broker)| {
             let wanted = definition(desired, id);
             let differs = wanted.as_ref().is_some_and(|wanted| *wanted != broker.defined);
-            let run = match &broker.started {
-                Some(_) if self.serves(broker) => Run::Ready,
-                Some(started) if self.bad_images.contains(&started.0) => {
-                    Run::Failing { reason: "ImagePullBackOff".to_owned(), message: String::new() }
-                }
-                _ => Run::Starting("it starts".to_owned()),
-            };
+            let run = self.run(id);
+            let serving = self.disks.get(&id).filter(|_| run == Run::Ready);
+            let identity = serving
+                .map(|disk| Identity { cluster_id: "model".to_owned(), directory_ids: disk.directory.clone().into_iter().collect() });
             let asked = |definition: &Definition| (definition.0.clone(), definition.1.clone());
             let seen = ObservedBroker {
                 definition: Compared { missing: Vec::new(), differs: if differs { vec!["definition".to_owned()] } else { Vec::new() } },
@@ -203,7 +259,8 @@ impl Live for ModelState {
                 is_newest: broker.started == wanted,
                 to_end: broker.started.as_ref().map(|_| broker.starts.to_string()),
                 run,
-                volume: Some(Volume { requested: broker.volume, capacity: broker.volume, is_owned: broker.is_volume_owned }),
+                volume: self.volume(id),
+                identity,
                 image: broker.started.as_ref().map(|(image, ..)| image.clone()),
             };
             (id, seen)
@@ -212,6 +269,7 @@ impl Live for ModelState {
         for &id in desired.brokers.keys() {
             brokers.entry(id).or_insert_with(|| ObservedBroker {
                 definition: Compared { missing: vec!["broker".to_owned()], differs: Vec::new() },
+                volume: self.disks.get(&id).map(|disk| Volume { uid: disk.uid.clone(), ..Volume::default() }),
                 ..ObservedBroker::default()
             });
         }
@@ -222,6 +280,7 @@ impl Live for ModelState {
             brokers,
             bootstrap: BTreeMap::new(),
             cluster_id: None,
+            is_held: Some(self.is_held),
             unread: self.unread.clone(),
         }
     }
