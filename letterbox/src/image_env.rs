@@ -459,6 +459,7 @@ impl ImageConfig {
 
     /// `listeners`, `advertised.listeners`, the controller's listener and the protocol map, as far as they are missing.
     fn fill_listeners(&mut self) {
+        self.listen_the_old_way();
         self.advertise_the_old_way();
         let listeners_given = self.get_filled("listeners").is_some();
         let controllers_given = self.get_filled("controller.listener.names").is_some();
@@ -488,6 +489,32 @@ impl ImageConfig {
         {
             let voter = format!("{}@localhost:{port}", self.get("node.id").unwrap_or("1"));
             self.set("controller.quorum.voters", &voter, Origin::Image);
+        }
+    }
+
+    /// `port`, which the first images had, as `listeners`: the port of the one listener that clients are told of, if they are told of one.
+    fn listen_the_old_way(&mut self) {
+        if self.get_filled("listeners").is_some() || !self.is_broker() {
+            return;
+        }
+        let Some(port) = self.get_filled("port").and_then(|port| port.trim().parse::<u16>().ok()) else { return };
+        let mut advertised = endpoints(self.get_filled("advertised.listeners").unwrap_or_default());
+        let first_two = (advertised.next().map(|first| first.name.to_owned()), advertised.next().is_some());
+        drop(advertised);
+        let name = match first_two {
+            (None, _) => "PLAINTEXT".to_owned(),
+            (Some(only), false) => only,
+            // Which of them it belongs to is not said; they name their ports.
+            (Some(_), true) => return,
+        };
+        let listeners = format!("{name}://:{port}");
+        let origin = self.properties.remove("port").map_or(Origin::Image, |property| property.origin);
+        if let Origin::Variable(variable) = &origin {
+            self.note(Note::Mapped { variable: variable.clone(), property: format!("listeners={listeners}") });
+        }
+        self.set("listeners", &listeners, origin);
+        if self.get_filled("advertised.listeners").is_none() && self.advertised_host.is_none() && self.advertised_port.is_none() {
+            self.set("advertised.listeners", &format!("PLAINTEXT://localhost:{port}"), Origin::Image);
         }
     }
 
@@ -823,7 +850,7 @@ mod tests {
     #[test]
     fn a_property_that_ends_in_port_is_not_taken_for_a_service() {
         let config = configured(&[("KAFKA_LOG_FLUSH_INTERVAL_MESSAGES", "9223372036854775807"), ("KAFKA_PORT", "9092")]);
-        check(&config, &[("port", "9092"), ("log.flush.interval.messages", "9223372036854775807")]);
+        check(&config, &[("port", "-"), ("log.flush.interval.messages", "9223372036854775807")]);
     }
 
     #[test]
@@ -863,6 +890,22 @@ mod tests {
                 "IN://:9094,CONTROLLER://:9093",
                 "IN://kafka:9094",
             ),
+        ] {
+            check(&configured(pairs), &[("listeners", listeners), ("advertised.listeners", advertised)]);
+        }
+        for (pairs, listeners, advertised) in [
+            (&[("KAFKA_PORT", "9094")][..], "PLAINTEXT://:9094,CONTROLLER://:9093", "PLAINTEXT://localhost:9094"),
+            (
+                &[("KAFKA_PORT", "9094"), ("KAFKA_ADVERTISED_HOST_NAME", "kafka")],
+                "PLAINTEXT://:9094,CONTROLLER://:9093",
+                "PLAINTEXT://kafka:9094",
+            ),
+            (
+                &[("KAFKA_PORT", "9094"), ("KAFKA_ADVERTISED_LISTENERS", "OUT://kafka:32000")],
+                "OUT://:9094,CONTROLLER://:9093",
+                "OUT://kafka:32000",
+            ),
+            (&[("KAFKA_PORT", "9094"), ("KAFKA_LISTENERS", "IN://:9095")], "IN://:9095,CONTROLLER://:9093", "-"),
         ] {
             check(&configured(pairs), &[("listeners", listeners), ("advertised.listeners", advertised)]);
         }

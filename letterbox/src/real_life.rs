@@ -168,7 +168,7 @@ KAFKA_ZOOKEEPER_CONNECT=zookeeper:2181
 KAFKA_CREATE_TOPICS=orders:6:1,audit:1:1:compact
 KAFKA_LOG_DIRS=/kafka/logs
 KAFKA_AUTO_CREATE_TOPICS_ENABLE=false",
-        Starts { advertised: "PLAINTEXT://localhost:9092", warnings: &["port"] },
+        Starts { advertised: "PLAINTEXT://localhost:9092", warnings: &[] },
     ),
     (
         "wurstmeister/kafka: INSIDE and OUTSIDE",

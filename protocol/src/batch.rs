@@ -497,7 +497,8 @@ fn unzigzag(value: u64) -> i64 {
     (value >> 1) as i64 ^ -((value & 1) as i64)
 }
 
-fn put_varlong(out: &mut Vec<u8>, value: i64) {
+/// Adds `value` as a zigzag varint, as records have their numbers.
+pub fn put_varlong(out: &mut Vec<u8>, value: i64) {
     let mut rest = ((value << 1) ^ (value >> 63)) as u64;
     while rest >= 0x80 {
         out.push(rest as u8 | 0x80);
@@ -562,6 +563,12 @@ impl BatchBuilder {
     #[must_use]
     pub fn like(header: &BatchHeader) -> Self {
         Self { header: BatchHeader { records_count: 0, ..*header }, max_timestamp: -1, records: Vec::new(), body: Vec::new() }
+    }
+
+    /// The batch of `header`, whose records are packed already.
+    #[must_use]
+    pub fn again(header: &BatchHeader, max_timestamp: TimestampMs) -> Self {
+        Self { header: *header, max_timestamp, records: Vec::new(), body: Vec::new() }
     }
 
     /// The idempotent producer it comes from.

@@ -42,42 +42,116 @@ pub fn decompress_all(codec: Compression, records: &[u8], max: u64) -> io::Resul
 
 /// Compresses `records`. `level` is the codec's own; `None` is its default.
 pub fn compress(codec: Compression, level: Option<i32>, records: &[u8]) -> io::Result<Vec<u8>> {
-    match codec {
-        Compression::None => Ok(records.to_vec()),
-        Compression::Gzip => {
-            let level = level
-                .and_then(|level| u32::try_from(level).ok())
-                .map_or_else(flate2::Compression::default, |level| flate2::Compression::new(level.min(9)));
-            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), level);
-            encoder.write_all(records)?;
-            encoder.finish()
+    let mut packer = Packer::new(codec, level, Vec::new())?;
+    packer.write_all(records)?;
+    packer.finish()
+}
+
+/// Compresses what is written, as a stream: it holds what an encoder needs, and what comes out goes to `W`.
+#[allow(missing_docs, reason = "one variant for each of Compression's")]
+pub enum Packer<W: Write> {
+    None(W),
+    Gzip(flate2::write::GzEncoder<W>),
+    Snappy(XerialWriter<W>),
+    Lz4(Box<lz4_flex::frame::FrameEncoder<W>>),
+    Zstd(zstd::stream::write::Encoder<'static, W>),
+}
+
+impl<W: Write> Packer<W> {
+    /// Compresses into `out`. `level` is the codec's own; `None` is its default.
+    ///
+    /// # Errors
+    /// What writing to `out` fails with, and zstd without memory.
+    pub fn new(codec: Compression, level: Option<i32>, out: W) -> io::Result<Self> {
+        Ok(match codec {
+            Compression::None => Self::None(out),
+            Compression::Gzip => {
+                let level = level
+                    .and_then(|level| u32::try_from(level).ok())
+                    .map_or_else(flate2::Compression::default, |level| flate2::Compression::new(level.min(9)));
+                Self::Gzip(flate2::write::GzEncoder::new(out, level))
+            }
+            Compression::Snappy => Self::Snappy(XerialWriter::new(out)?),
+            Compression::Lz4 => {
+                // lz4_flex has the fast mode only, so `compression.lz4.level` has nothing to choose from.
+                let info = lz4_flex::frame::FrameInfo::new()
+                    .block_size(lz4_flex::frame::BlockSize::Max64KB)
+                    .block_mode(lz4_flex::frame::BlockMode::Independent);
+                Self::Lz4(Box::new(lz4_flex::frame::FrameEncoder::with_frame_info(info, out)))
+            }
+            Compression::Zstd => Self::Zstd(zstd::stream::write::Encoder::new(out, level.unwrap_or(zstd::DEFAULT_COMPRESSION_LEVEL))?),
+        })
+    }
+
+    /// Ends the stream; gives what it was written to.
+    ///
+    /// # Errors
+    /// What writing fails with.
+    pub fn finish(self) -> io::Result<W> {
+        match self {
+            Self::None(out) => Ok(out),
+            Self::Gzip(encoder) => encoder.finish(),
+            Self::Snappy(writer) => writer.finish(),
+            Self::Lz4(encoder) => encoder.finish().map_err(io::Error::other),
+            Self::Zstd(encoder) => encoder.finish(),
         }
-        Compression::Snappy => snappy(records),
-        Compression::Lz4 => {
-            // lz4_flex has the fast mode only, so `compression.lz4.level` has nothing to choose from.
-            let info = lz4_flex::frame::FrameInfo::new()
-                .block_size(lz4_flex::frame::BlockSize::Max64KB)
-                .block_mode(lz4_flex::frame::BlockMode::Independent);
-            let mut encoder = lz4_flex::frame::FrameEncoder::with_frame_info(info, Vec::new());
-            encoder.write_all(records)?;
-            encoder.finish().map_err(io::Error::other)
-        }
-        Compression::Zstd => zstd::stream::encode_all(records, level.unwrap_or(zstd::DEFAULT_COMPRESSION_LEVEL)),
     }
 }
 
-fn snappy(records: &[u8]) -> io::Result<Vec<u8>> {
-    let mut out = Vec::with_capacity(XERIAL_HEADER + records.len() / 2);
-    out.extend_from_slice(XERIAL_MAGIC);
-    out.extend_from_slice(&1u32.to_be_bytes());
-    out.extend_from_slice(&1u32.to_be_bytes());
-    let mut encoder = snap::raw::Encoder::new();
-    for block in records.chunks(XERIAL_BLOCK) {
-        let compressed = encoder.compress_vec(block).map_err(io::Error::other)?;
-        out.extend_from_slice(&u32::try_from(compressed.len()).map_err(io::Error::other)?.to_be_bytes());
-        out.extend_from_slice(&compressed);
+impl<W: Write> Write for Packer<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::None(out) => out.write(bytes),
+            Self::Gzip(encoder) => encoder.write(bytes),
+            Self::Snappy(writer) => writer.write(bytes),
+            Self::Lz4(encoder) => encoder.write(bytes),
+            Self::Zstd(encoder) => encoder.write(bytes),
+        }
     }
-    Ok(out)
+
+    /// Ends no block: only [`Packer::finish`] gives everything out.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Snappy in the blocks of the Java library.
+pub struct XerialWriter<W> {
+    out: W,
+    block: Vec<u8>,
+}
+
+impl<W: Write> XerialWriter<W> {
+    fn new(mut out: W) -> io::Result<Self> {
+        out.write_all(XERIAL_MAGIC)?;
+        out.write_all(&1u32.to_be_bytes())?;
+        out.write_all(&1u32.to_be_bytes())?;
+        Ok(Self { out, block: Vec::new() })
+    }
+
+    fn end_block(&mut self) -> io::Result<()> {
+        if !self.block.is_empty() {
+            let compressed = snap::raw::Encoder::new().compress_vec(&self.block).map_err(io::Error::other)?;
+            self.out.write_all(&u32::try_from(compressed.len()).map_err(io::Error::other)?.to_be_bytes())?;
+            self.out.write_all(&compressed)?;
+            self.block.clear();
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = bytes.len().min(XERIAL_BLOCK.saturating_sub(self.block.len()));
+        self.block.extend_from_slice(bytes.get(..taken).unwrap_or_default());
+        if self.block.len() >= XERIAL_BLOCK {
+            self.end_block()?;
+        }
+        Ok(taken)
+    }
+
+    fn finish(mut self) -> io::Result<W> {
+        self.end_block()?;
+        Ok(self.out)
+    }
 }
 
 struct Bounded<R> {

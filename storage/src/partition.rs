@@ -27,6 +27,7 @@ use super::error::{AppendError, IoContext, LogError, ReadError};
 use super::partition_table::Kept;
 use super::producers::{ProducerView, Producers};
 use super::recover::{self, Recovered};
+use super::retention::Renaming;
 use super::segment::{RESERVE_BYTE, Segment};
 use super::tail_cache::{CacheBudget, TailCache};
 use super::types::{AppendInfo, AppendOptions, Origin};
@@ -62,6 +63,7 @@ pub struct Log {
     /// Why this log alone is out of use.
     broken: OnceLock<Arc<str>>,
     disk_work: Mutex<()>,
+    pub(super) renaming: Mutex<Renaming>,
     inner: Mutex<Inner>,
     pub(super) cache: Mutex<TailCache>,
 }
@@ -144,6 +146,7 @@ impl Log {
             gone: false.into(),
             broken: OnceLock::new(),
             disk_work: Mutex::new(()),
+            renaming: Mutex::default(),
             inner: Mutex::new(inner),
             cache: Mutex::new(TailCache::new(budget)),
         }

@@ -1,8 +1,11 @@
 //! Deleting what is old or too much.
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+use letterbox_env::panics::lock;
 
 use super::Log;
 use super::error::{IoContext, LogError};
@@ -23,18 +26,17 @@ impl Log {
         // Cold indexes are read here, where nobody waits. The decision is made below, while nothing is appended:
         // a batch that came in meanwhile makes the active segment young again.
         let candidates = self.deletable(now, &self.segments.load_full(), usize::MAX).during("look at segments of", &self.path)?;
-        if candidates == 0 {
+        if candidates == 0 && lock(&self.renaming).is_over() {
             return Ok(Vec::new());
         }
         let Ok(_one) = self.disk_work() else { return Ok(Vec::new()) };
         let gone =
             self.take_oldest(now, |segments| Ok(self.deletable(now, segments, candidates)?.min(AT_ONCE))).during("roll", &self.path)?;
-        if gone.is_empty() {
-            return Ok(Vec::new());
+        if !gone.is_empty() {
+            self.forget_before_start();
+            tracing::info!(topic = %self.topic(), partition = self.partition(), segments = gone.len(), log_start_offset = self.start_offset(), "deleted old segments");
         }
-        self.forget_before_start();
-        tracing::info!(topic = %self.topic(), partition = self.partition(), segments = gone.len(), log_start_offset = self.start_offset(), "deleted old segments");
-        self.rename_deleted(&gone)
+        self.rename_deleted(gone)
     }
 
     /// How many of the oldest segments may go; `limit` at most.
@@ -74,19 +76,42 @@ impl Log {
         Ok(count)
     }
 
-    fn rename_deleted(&self, gone: &[Arc<Segment>]) -> Result<Vec<PathBuf>, LogError> {
-        let mut renamed = Vec::new();
-        for segment in gone {
-            segment.retire().during("open", segment.path(".log"))?;
+    /// Renames the files of these segments, and of those whose renaming has failed before; the oldest first, so that a crash leaves no hole.
+    fn rename_deleted(&self, gone: Vec<Arc<Segment>>) -> Result<Vec<PathBuf>, LogError> {
+        let mut renaming = lock(&self.renaming);
+        renaming.left.extend(gone);
+        if renaming.is_over() {
+            return Ok(Vec::new());
+        }
+        let disk = &self.dir.disk;
+        while let Some(segment) = renaming.left.front().cloned() {
             for suffix in [".log", ".index", ".timeindex", ".txnindex"] {
                 let (from, to) = (segment.path(suffix), segment.path(&format!("{suffix}.deleted")));
-                if self.dir.disk.exists(&from).during("look for", &from)? {
-                    self.dir.disk.rename(&from, &to).during("rename", &from)?;
-                    renamed.push(to);
+                if disk.exists(&from).during("look for", &from)? {
+                    if suffix == ".log" {
+                        segment.retire().during("open", &from)?;
+                    }
+                    disk.rename(&from, &to).during("rename", &from)?;
+                    renaming.done.push(to);
                 }
             }
+            renaming.left.pop_front();
         }
-        self.dir.disk.sync_dir(&self.path).during("sync", &self.path)?;
-        Ok(renamed)
+        disk.sync_dir(&self.path).during("sync", &self.path)?;
+        Ok(std::mem::take(&mut renaming.done))
+    }
+}
+
+/// Segments that were taken away and whose files are not handed over yet to be removed: what fails is gone on with the next time.
+#[derive(Default)]
+pub(super) struct Renaming {
+    left: VecDeque<Arc<Segment>>,
+    /// Files under their new names.
+    done: Vec<PathBuf>,
+}
+
+impl Renaming {
+    fn is_over(&self) -> bool {
+        self.left.is_empty() && self.done.is_empty()
     }
 }

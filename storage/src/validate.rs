@@ -8,15 +8,15 @@
 //! would change the meaning of its timestamps), and so are transactional batches while transactions are
 //! not offered.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Write};
 
 use bytes::BytesMut;
 
 use super::config::{CompressionType, LogConfig, TimestampType};
 use super::error::{AppendError, RecordError};
 use super::types::Origin;
-use letterbox_protocol::batch::{self, Batch, BatchBuilder, BatchError, BatchHeader, Compression, Record, RecordIter};
-use letterbox_protocol::compression::{compress, decompress, decompress_all};
+use letterbox_protocol::batch::{self, Batch, BatchBuilder, BatchError, BatchHeader, Compression, RecordIter};
+use letterbox_protocol::compression::{Packer, decompress};
 use letterbox_protocol::model::TimestampMs;
 
 /// At most so many refused records are listed.
@@ -74,8 +74,17 @@ const RECORD_NS: u64 = 15;
 const UNPACKED_RECORD_NS: u64 = 60;
 /// The slowest decoder, gzip's, makes a byte in less.
 const UNPACKED_BYTE_NS: u64 = 2;
-/// A larger compressed batch is not even tried within an effort.
-const PACKED_LIGHT: usize = 256 << 10;
+
+/// What a packed byte may cost however little comes out of it: blocks that hold nothing but their own tables.
+fn packed_byte_ns(codec: Compression) -> u64 {
+    match codec {
+        Compression::None => 0,
+        Compression::Snappy => 10,
+        Compression::Lz4 => 20,
+        Compression::Gzip | Compression::Zstd => 100,
+    }
+}
+
 /// Records that are compressed anew within an effort, and the hardest level of zstd for that.
 const REPACKED_LIGHT: u64 = 16 << 10;
 const ZSTD_LEVEL_LIGHT: i32 = 9;
@@ -151,8 +160,8 @@ fn check(bytes: &mut BytesMut, config: &LogConfig, origin: Origin, now: Timestam
     effort.spend(bytes.len() as u64 / BYTES_PER_NS)?;
     if codec == Compression::None {
         effort.spend(records * RECORD_NS)?;
-    } else if !effort.is_unbounded() && bytes.len() > PACKED_LIGHT {
-        return Err(Stop::TooLong);
+    } else {
+        effort.spend(bytes.len() as u64 * packed_byte_ns(codec))?;
     }
     batch.check_crc()?;
     if header.is_control() {
@@ -168,11 +177,7 @@ fn check(bytes: &mut BytesMut, config: &LogConfig, origin: Origin, now: Timestam
         if is_hard && !effort.is_unbounded() {
             return Err(Stop::TooLong);
         }
-        let rebuilt = rebuild(&batch, codec, target, level, config)?;
-        if rebuilt.len() > config.max_message_bytes {
-            return Err(AppendError::MessageTooLarge { size: rebuilt.len(), max: config.max_message_bytes }.into());
-        }
-        *bytes = rebuilt;
+        *bytes = rebuild(&batch, codec, target, level, config, &walk)?;
     }
     match config.message_timestamp_type {
         TimestampType::LogAppendTime => batch::set_log_append_time(bytes, now),
@@ -338,22 +343,70 @@ impl Judge<'_> {
     }
 }
 
+/// Packs the records of a batch anew, numbered without gaps. As a stream: it holds the result, as far as that may be stored, and what a
+/// decoder and an encoder need, however far the batch unpacks.
 fn rebuild(
     batch: &Batch<'_>,
     codec: Compression,
     target: Compression,
     level: Option<i32>,
     config: &LogConfig,
+    walk: &Walk,
 ) -> Result<BytesMut, AppendError> {
-    let records = decompress_all(codec, batch.records_bytes(), config.batch_unpacked_max()).map_err(unpack_error)?;
-    let mut builder = BatchBuilder::like(&batch.header);
-    for (index, record) in RecordIter::new(&records, batch.header.records_count).enumerate() {
-        let record = record?;
-        let offset_delta = i32::try_from(index).map_err(|_| invalid("too many records"))?;
-        builder.keep(batch.header.timestamp(record.timestamp_delta), &Record { offset_delta, ..record });
+    let max = config.max_message_bytes;
+    let mut packer = Packer::new(target, level, UpTo { bytes: Vec::new(), len: 0, max }).map_err(unpack_error)?;
+    let mut records = decompress(codec, batch.records_bytes(), config.batch_unpacked_max()).map_err(unpack_error)?;
+    if walk.deltas_in_order {
+        io::copy(&mut records, &mut packer).map_err(unpack_error)?;
+    } else {
+        let mut records = BufReader::with_capacity(16 << 10, records);
+        for index in 0..i64::from(batch.header.records_count) {
+            renumber(&mut records, index, &mut packer).map_err(unpack_error)?;
+        }
     }
-    let packed = compress(target, level, builder.records()).map_err(unpack_error)?;
-    Ok(builder.build_with(target, &packed))
+    let packed = packer.finish().map_err(unpack_error)?;
+    let size = packed.len.saturating_add(batch::HEADER_BYTES);
+    if size > max {
+        return Err(AppendError::MessageTooLarge { size, max });
+    }
+    Ok(BatchBuilder::again(&batch.header, walk.max_timestamp).build_with(target, &packed.bytes))
+}
+
+/// Keeps what is written as long as it is at most `max` bytes, and counts all of it.
+struct UpTo {
+    bytes: Vec<u8>,
+    len: usize,
+    max: usize,
+}
+
+impl Write for UpTo {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.len = self.len.saturating_add(bytes.len());
+        if self.len <= self.max {
+            self.bytes.extend_from_slice(bytes);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Copies a record that was walked before, with another offset delta.
+fn renumber(records: &mut impl BufRead, offset_delta: i64, out: &mut impl Write) -> io::Result<()> {
+    let length = u64::try_from(varlong(records, &mut 0)?).map_err(|_| malformed("length is negative"))?;
+    let (mut used, mut head) = (1, vec![0]);
+    records.read_exact(&mut head)?;
+    batch::put_varlong(&mut head, varlong(records, &mut used)?);
+    varlong(records, &mut used)?;
+    batch::put_varlong(&mut head, offset_delta);
+    let rest = length.checked_sub(used).ok_or_else(|| malformed("length"))?;
+    let mut size = Vec::new();
+    batch::put_varlong(&mut size, i64::try_from(rest.saturating_add(head.len() as u64)).map_err(|_| malformed("length"))?);
+    out.write_all(&size)?;
+    out.write_all(&head)?;
+    if io::copy(&mut records.take(rest), out)? == rest { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
 /// What the rules need of a record.
@@ -421,6 +474,8 @@ fn skip(stream: &mut impl BufRead, used: &mut u64, max: u64, nullable: bool) -> 
 mod tests {
     use super::super::config::CleanupPolicy;
     use super::*;
+    use letterbox_protocol::batch::Record;
+    use letterbox_protocol::compression::{compress, decompress_all};
 
     fn client_batch(build: impl FnOnce(&mut BatchBuilder)) -> BytesMut {
         let mut builder = BatchBuilder::new(1_000);
@@ -526,12 +581,23 @@ mod tests {
         let hard = LogConfig { compression_type: CompressionType::Broker { codec: Compression::Zstd, level: Some(22) }, ..own.clone() };
         let bomb = packed(Compression::Zstd, records(1, 20 << 20));
         assert!(bomb.len() < 4_000, "{} bytes are no bomb", bomb.len());
+        // 20,000 blocks with nothing in them, then the records.
+        let (of_nothing, content) = (records(1, 10), records(1, 10).records().to_vec());
+        let crc = u32::try_from(crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32IsoHdlc, &content)).unwrap();
+        let len = u16::try_from(content.len()).unwrap();
+        let head = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
+        let last = [&[1][..], &len.to_le_bytes(), &(!len).to_le_bytes(), &content].concat();
+        let tail = [crc.to_le_bytes(), u32::from(len).to_le_bytes()].concat();
+        let gzip = [&head[..], &[0, 0, 0, 0xff, 0xff].repeat(20_000), &last, &tail].concat();
+        let of_nothing = of_nothing.build_with(Compression::Gzip, &gzip);
+        check(of_nothing.clone(), &own).unwrap();
         for (name, bytes, config, is_light) in [
             ("a client's usual batch", records(16, 1_000).build(), &own, true),
             ("the same, compressed", packed(Compression::Lz4, records(16, 1_000)), &own, true),
             ("a large batch of large records", records(900, 1_000).build(), &own, true),
             ("a large batch of tiny records", records(90_000, 1).build(), &own, false),
             ("a small batch that unpacks to much", bomb, &own, false),
+            ("much that unpacks to little", of_nothing, &own, false),
             ("a small one of many records", packed(Compression::Gzip, records(50_000, 1)), &own, false),
             ("a small batch to be compressed", records(10, 1_000).build(), &zstd, true),
             ("a larger batch to be compressed", records(100, 1_000).build(), &zstd, false),
@@ -564,6 +630,48 @@ mod tests {
         batch.check_crc().unwrap();
         let deltas: Vec<_> = RecordIter::new(batch.records_bytes(), 2).map(|record| record.unwrap().offset_delta).collect();
         assert_eq!(deltas, [0, 1]);
+    }
+
+    #[test]
+    fn records_that_are_numbered_anew_keep_everything_else() {
+        for codec in [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd] {
+            let mut builder = BatchBuilder::new(1_000);
+            let long = vec![b'v'; 40_000];
+            // 63 and 64 take one byte and two, so that the length of the record changes.
+            for (at, offset_delta) in [(0, 70), (1, 0), (2, 299)] {
+                let headers = batch::Headers::default();
+                builder.keep(1_000 + at, &Record { timestamp_delta: 0, offset_delta, key: Some(b"key"), value: Some(&long), headers });
+            }
+            let packed = compress(codec, None, builder.records()).unwrap();
+            let mut bytes = builder.build_with(codec, &packed);
+            // As of a client that has numbered its three records so.
+            bytes[23..27].copy_from_slice(&2i32.to_be_bytes());
+            batch::set_max_timestamp(&mut bytes, 1_002);
+            let (out, _) = check(bytes, &LogConfig::default()).unwrap();
+            let (batch, _) = Batch::split(&out).unwrap();
+            let records = decompress_all(codec, batch.records_bytes(), 1 << 20).unwrap();
+            for (index, record) in RecordIter::new(&records, 3).enumerate() {
+                let record = record.unwrap();
+                let kept = (record.timestamp_delta, record.offset_delta, record.key, record.value);
+                assert_eq!(kept, (index as i64, index as i32, Some(&b"key"[..]), Some(&long[..])), "{codec:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_once_it_is_packed_anew_is_not_kept() {
+        let mut builder = BatchBuilder::new(1_000);
+        builder.push(1_000, None, Some(&vec![0; 20 << 20]), &[]);
+        let size = builder.size();
+        let packed = compress(Compression::Zstd, None, builder.records()).unwrap();
+        let bytes = builder.build_with(Compression::Zstd, &packed);
+        let compression_type = CompressionType::Broker { codec: Compression::None, level: None };
+        let config = LogConfig { compression_type, max_message_bytes: 1 << 20, ..LogConfig::default() };
+        let refused = check(bytes, &config).unwrap_err();
+        assert!(matches!(refused, AppendError::MessageTooLarge { size: told, .. } if told == size), "{refused}");
+        let mut up_to = UpTo { bytes: Vec::new(), len: 0, max: 10 };
+        (0..100).for_each(|_| up_to.write_all(&[0; 7]).unwrap());
+        assert_eq!((up_to.len, up_to.bytes.len()), (700, 7));
     }
 
     #[test]

@@ -11,6 +11,7 @@ const GONE: &str = "Kafka 4 no longer has it";
 /// Keys that Kafka had before 4.0, and Confluent's and others' by prefix.
 const EXACT: &[(&str, &str)] = &[
     ("advertised.host.name", "Kafka 4 no longer has it; advertised.listeners says what clients connect to"),
+    ("allow.everyone.if.no.acl.found", "there is no authorizer in this version: everyone may do everything already"),
     ("advertised.port", "Kafka 4 no longer has it; advertised.listeners says what clients connect to"),
     ("broker.id.generation.enable", GONE),
     ("control.plane.listener.name", "Kafka 4 no longer has it; controller.listener.names takes its place"),

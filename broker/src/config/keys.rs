@@ -387,6 +387,7 @@ mod tests {
             ("zookeeper.connect", "zk:2181", "metadata is kept by the brokers' own quorum, without ZooKeeper"),
             ("port", "9092", "Kafka 4 no longer has it; listeners says where to listen"),
             ("bootstrap.servers", "kafka:9092", "it is a setting of clients, not of brokers"),
+            ("allow.everyone.if.no.acl.found", "true", "there is no authorizer in this version: everyone may do everything already"),
             ("retention.ms", "1000", "it is a topic's key; the broker's key is log.retention.ms"),
             ("confluent.support.metrics.enable", "false", "it belongs to a component of Confluent Platform"),
             ("num.partitions", " ", "it is empty, so its default 1 applies"),

@@ -1,9 +1,10 @@
 //! What is told of single topics and partitions: read when a scrape asks for it, kept nowhere.
 //!
 //! The names are those of the JMX exporter's rules that Strimzi's dashboards use, and of kafka_exporter, which then need not run
-//! beside the broker. Of at most [`PARTITIONS_MAX`] partitions and as many committed offsets anything is told, so that a scrape stays
-//! small.
+//! beside the broker. Of at most [`PARTITIONS_MAX`] partitions, and as many committed offsets and groups, anything is told, so that a
+//! scrape stays small.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,7 +15,7 @@ use prometheus_client::metrics::counter::Counter;
 
 use crate::coordinator::GroupFigures;
 
-/// Partitions that one scrape tells of, the first by topic name; and committed offsets.
+/// Partitions that one scrape tells of, the first by topic name; and committed offsets, and groups.
 pub const PARTITIONS_MAX: usize = 4_000;
 
 /// One topic with partitions that are led from here.
@@ -85,6 +86,10 @@ pub struct Details {
     pub group_offsets: Vec<GroupOffset>,
     /// Committed offsets that were left out.
     pub group_offsets_left_out: usize,
+    /// Members by group; cut to [`PARTITIONS_MAX`].
+    pub group_members: BTreeMap<Arc<str>, usize>,
+    /// Groups that were left out.
+    pub groups_left_out: usize,
     /// Groups, members and offsets.
     pub groups: GroupFigures,
     /// Brokers that are alive.
@@ -110,6 +115,8 @@ enum Of {
     GroupOffset(fn(&GroupOffset) -> i64),
     /// Of a group and a topic, over its partitions.
     GroupTopic(fn(&GroupOffset) -> i64),
+    /// Of a group: its members.
+    Group(fn(usize) -> i64),
     Broker(fn(&Details) -> i64),
 }
 
@@ -229,6 +236,7 @@ const ROWS: &[(&str, Of, &str, &str)] = &[
         "consumergroup, topic",
         "Lag of a group in all partitions of a topic together",
     ),
+    ("kafka_consumergroup_members", Of::Group(count), "consumergroup", "Members of a group"),
     (
         "kafka_coordinator_group_groupmetadatamanager_numgroups",
         Of::Broker(|all| {
@@ -279,6 +287,12 @@ const ROWS: &[(&str, Of, &str, &str)] = &[
         Of::Broker(|all| count(all.group_offsets_left_out)),
         "",
         "Committed offsets that this page does not tell of, because there are more than 4000",
+    ),
+    (
+        "letterbox_metrics_groups_left_out",
+        Of::Broker(|all| count(all.groups_left_out)),
+        "",
+        "Groups whose members this page does not tell of, because there are more than 4000",
     ),
     (
         "letterbox_metrics_partitions_left_out",
@@ -352,6 +366,10 @@ fn row(out: &mut MetricEncoder<'_>, totals: &Totals, details: &Details, of: &Of)
                 out.encode_family(&[("consumergroup", &*first.group), ("topic", &*first.topic)])?.encode_gauge(&sum)
             })
         }
+        Of::Group(value) => details
+            .group_members
+            .iter()
+            .try_for_each(|(group, members)| out.encode_family(&[("consumergroup", &**group)])?.encode_gauge(&value(*members))),
         Of::Partition(value) => details.topics.iter().try_for_each(|topic| {
             topic.partitions.iter().try_for_each(|one| {
                 let index = one.index.to_string();

@@ -293,7 +293,8 @@ mod tests {
 Every broker serves these as OpenMetrics text at `http://HOST:9644/metrics` (`admin.listener`). Names that Apache Kafka has are spelled
 as in the JMX exporter's rules that Strimzi's dashboards use; `kafka_brokers`, `kafka_topic_*` and `kafka_consumergroup_*` are those of
 kafka_exporter, which need not run beside the broker. What neither has a name for begins with `letterbox_`. Of single topics and
-partitions a broker tells those that it leads, at most 4,000 partitions; of groups, those that it coordinates, at most 4,000 offsets. Labels of the other rows: `request` is the API's name, `error` Kafka's name of an error.
+partitions a broker tells those that it leads, at most 4,000 partitions; of groups, those that it coordinates, at most 4,000 of them and 4,000
+offsets. Labels of the other rows: `request` is the API's name, `error` Kafka's name of an error.
 
 | name | type | labels | meaning |
 |---|---|---|---|
@@ -308,7 +309,13 @@ partitions a broker tells those that it leads, at most 4,000 partitions; of grou
             TopicDetails { name: "orders".into(), partitions_count: 2, partitions: vec![one, PartitionDetails { index: 0, ..one }] };
         let offset = |group: &str, partition, lag| GroupOffset { group: group.into(), topic: "orders".into(), partition, offset: 10, lag };
         let group_offsets = vec![offset("a", 0, 2), offset("a", 1, 3), offset("b\"\n", 0, 4)];
-        metrics.show(Details { topics: vec![topic], under_replicated: 2, group_offsets, ..Details::default() });
+        metrics.show(Details {
+            topics: vec![topic],
+            under_replicated: 2,
+            group_offsets,
+            group_members: [("a".into(), 2)].into(),
+            ..Details::default()
+        });
         let text = metrics.render();
         for line in [
             "kafka_server_brokertopicmetrics_messagesin_total 7",
@@ -318,6 +325,7 @@ partitions a broker tells those that it leads, at most 4,000 partitions; of grou
             "kafka_topic_partition_under_replicated_partition{topic=\"orders\",partition=\"0\"} 1",
             "kafka_server_replicamanager_underreplicatedpartitions 2",
             "kafka_consumergroup_lag{consumergroup=\"a\",topic=\"orders\",partition=\"1\"} 3",
+            "kafka_consumergroup_members{consumergroup=\"a\"} 2",
             "kafka_consumergroup_lag_sum{consumergroup=\"a\",topic=\"orders\"} 5",
             "kafka_consumergroup_lag_sum{consumergroup=\"b\\\"\\n\",topic=\"orders\"} 4",
         ] {

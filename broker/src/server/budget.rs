@@ -17,7 +17,8 @@ const SMALL_PART: usize = 8;
 ///
 /// `queued.max.request.bytes` is its size. Shares grow as bytes come and are given back as they go. Past its size:
 /// - a request waits, holding what it has. So that requests which wait for each other always end, the one that has waited
-///   longest goes on regardless, one at a time: what is held is at most the account and one request (`socket.request.max.bytes`);
+///   longest goes on regardless, one at a time: what is held is at most the account and one request (`socket.request.max.bytes`).
+///   Its client must be quicker than others ([`Pace::begin_in_the_way`](super::pace::Pace::begin_in_the_way)) as long as others wait;
 /// - an answer is refused, unless the records in it can be sent from their files;
 /// - those up to [`SMALL`] have an eighth of the account that larger ones cannot take, so they still pass.
 ///
@@ -160,6 +161,16 @@ impl Share {
                 () = notified => {}
             }
         }
+    }
+
+    /// Whether it goes past the account.
+    pub(crate) fn is_past(&self) -> bool {
+        self.lane.is_some()
+    }
+
+    /// Whether it goes past the account while others wait, who can only when it is given back.
+    pub(crate) fn is_in_the_way(&self) -> bool {
+        self.is_past() && self.of.waiting.load(Ordering::SeqCst) > 0
     }
 
     /// Holds what `other` held too.

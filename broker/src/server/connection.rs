@@ -30,7 +30,7 @@ use super::Shared;
 use super::budget::{Account, SMALL, Share};
 use super::context::Connection;
 use super::dispatch::{self, Answer, Checked, Outcome};
-use super::pace::{Pace, SILENCE_MAX};
+use super::pace::{Pace, SILENCE_IN_THE_WAY_MAX, SILENCE_MAX};
 use super::response::Response;
 use crate::wire::frame::FrameError;
 
@@ -57,7 +57,9 @@ pub(super) enum Ended {
     Frame(#[from] FrameError),
     #[error("no request for {0:?} (connections.max.idle.ms)")]
     Idle(Duration),
-    #[error("a request stalled half-way: nothing for {SILENCE_MAX:?}, or less than 16 KiB a second")]
+    #[error(
+        "a request stalled half-way: nothing for {SILENCE_MAX:?}, or less than 16 KiB a second, or too little while others waited for its memory"
+    )]
     Stalled,
     #[error("the client does not read its answer")]
     Unread,
@@ -134,6 +136,8 @@ struct Loop<'a> {
     held: Option<Checked>,
     /// Set while the buffer begins with a part of a frame.
     pace: Option<Pace>,
+    /// Set while others wait for this frame alone.
+    pace_in_the_way: Option<Pace>,
     idle: Duration,
 }
 
@@ -160,6 +164,7 @@ async fn serve_confined(shared: Arc<Shared>, mut stream: BoxStream, connection: 
         barrier: Barrier::None,
         held: None,
         pace: None,
+        pace_in_the_way: None,
     };
     let ended = match this.run(stop).await {
         Ok(never) => match never {},
@@ -239,6 +244,12 @@ impl Loop<'_> {
                     patience.ends_at(self.moved(read));
                 }
                 () = patience.ended(), if may_read && (self.in_flight.is_empty() || (may_start && self.pace.is_some())) => {
+                    let now = Instant::now();
+                    let until = self.due(now);
+                    if until > now {
+                        patience.ends_at(until);
+                        continue;
+                    }
                     return Err(if self.buffer.is_empty() { Ended::Idle(self.idle) } else { Ended::Stalled });
                 }
             }
@@ -266,7 +277,7 @@ impl Loop<'_> {
             return now + self.idle;
         }
         self.pace = Some(Pace::begin(now));
-        now + SILENCE_MAX
+        self.due(now)
     }
 
     /// How long the client may take to go on after it has sent `bytes`.
@@ -277,7 +288,21 @@ impl Loop<'_> {
             Some(pace) => pace.moved(now, bytes as u64, whole as u64),
             None => self.pace = Some(Pace::begin(now)),
         }
-        self.pace.map_or(now, |pace| pace.until())
+        if let Some(pace) = &mut self.pace_in_the_way {
+            pace.moved(now, bytes as u64, whole as u64);
+        }
+        self.due(now)
+    }
+
+    /// Until when the client must have gone on, or when it is to be asked again.
+    fn due(&mut self, now: Instant) -> Instant {
+        let Some(pace) = self.pace else { return now };
+        if !self.share.is_in_the_way() {
+            self.pace_in_the_way = None;
+            // Others may begin to wait any moment.
+            return if self.share.is_past() { pace.until().min(now + SILENCE_IN_THE_WAY_MAX) } else { pace.until() };
+        }
+        self.pace_in_the_way.get_or_insert_with(|| Pace::begin_in_the_way(now)).until().min(pace.until())
     }
 
     /// Finishes what is in flight, and answers it while the connection is open for that.

@@ -1,5 +1,8 @@
 //! Reads what the metrics tell of single topics and partitions.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use super::Shared;
 use crate::metadata::PartitionState;
 use crate::metrics::{Details, GroupOffset, PARTITIONS_MAX, PartitionDetails, TopicDetails};
@@ -35,6 +38,15 @@ pub(super) fn read(shared: &Shared) -> Details {
         }
     }
     details.groups = shared.groups.figures();
+    let (mut members, mut left_out) = (BTreeMap::new(), 0);
+    shared.groups.each_group(|group, count| {
+        if members.len() < PARTITIONS_MAX {
+            members.insert(Arc::from(group), count);
+        } else {
+            left_out += 1;
+        }
+    });
+    (details.group_members, details.groups_left_out) = (members, left_out);
     (details.group_offsets, details.group_offsets_left_out) = group_offsets(shared);
     details
 }

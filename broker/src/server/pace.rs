@@ -16,23 +16,36 @@ const RATE_MIN: u64 = 16 * 1024;
 /// How long the largest frame may take, besides [`SILENCE_MAX`].
 const WHOLE_MAX: u64 = 120;
 
+/// How long a client may move nothing while its frame goes past the account and others wait for it to end.
+pub(super) const SILENCE_IN_THE_WAY_MAX: Duration = Duration::from_secs(5);
+/// How long such a frame may take, besides [`SILENCE_IN_THE_WAY_MAX`].
+const WHOLE_IN_THE_WAY_MAX: u64 = 10;
+
 /// The moment until which the next bytes of one frame must move.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
     until: Instant,
+    silence_max: Duration,
+    whole_max: u64,
 }
 
 impl Pace {
     /// A frame begins, or goes on after the broker itself made it wait.
     pub(super) fn begin(now: Instant) -> Self {
-        Self { until: now + SILENCE_MAX }
+        Self { until: now + SILENCE_MAX, silence_max: SILENCE_MAX, whole_max: WHOLE_MAX }
+    }
+
+    /// From now on others wait for the end of this frame and of no other: one slow client must not keep them for minutes.
+    pub(super) fn begin_in_the_way(now: Instant) -> Self {
+        let silence_max = SILENCE_IN_THE_WAY_MAX;
+        Self { until: now + silence_max, silence_max, whole_max: WHOLE_IN_THE_WAY_MAX }
     }
 
     /// `bytes` of a frame of `whole` bytes have moved.
     pub(super) fn moved(&mut self, now: Instant, bytes: u64, whole: u64) {
-        let rate = RATE_MIN.max(whole / WHOLE_MAX);
+        let rate = RATE_MIN.max(whole / self.whole_max);
         let bought = Duration::from_micros(bytes.saturating_mul(1_000_000) / rate);
-        self.until = self.until.checked_add(bought).map_or(self.until, |until| until.min(now + SILENCE_MAX));
+        self.until = self.until.checked_add(bought).map_or(self.until, |until| until.min(now + self.silence_max));
     }
 
     /// When the client is too slow.
@@ -47,8 +60,12 @@ mod tests {
 
     /// How many seconds a client lasts that sends `bytes` each `every` seconds.
     fn lasts(every: u64, bytes: u64, whole: u64) -> u64 {
+        lasts_at(Pace::begin, every, bytes, whole)
+    }
+
+    fn lasts_at(begin: fn(Instant) -> Pace, every: u64, bytes: u64, whole: u64) -> u64 {
         let start = Instant::now();
-        let (mut pace, mut at, mut sent) = (Pace::begin(start), 0, 0);
+        let (mut pace, mut at, mut sent) = (begin(start), 0, 0);
         while sent < whole && start + Duration::from_secs(at + every) <= pace.until() {
             at += every;
             sent += bytes;
@@ -70,6 +87,13 @@ mod tests {
             ("the largest, just fast enough", 1, MIB, 100 * MIB, u64::MAX),
         ] {
             assert_eq!(lasts(every, bytes, whole), lasting, "{name}");
+        }
+        for (name, every, bytes, whole, lasting) in [
+            ("the largest, fast enough as long as nobody waits", 1, MIB, 100 * MIB, 5),
+            ("the largest, over a good line", 1, 10 * MIB, 100 * MIB, u64::MAX),
+            ("one that is silent", 6, 100 * MIB, 100 * MIB, 0),
+        ] {
+            assert_eq!(lasts_at(Pace::begin_in_the_way, every, bytes, whole), lasting, "others wait for {name}");
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Logs that come and go: nothing of a log survives its topic id.
 
+use std::collections::BTreeSet;
+
 use super::*;
 
 const OLD: Uuid = Uuid::from_u128(1);
@@ -317,5 +319,42 @@ async fn ids_of_partitions_that_were_not_synced_are_known_after_a_crash() {
         log.sync().unwrap();
         assert!(env.disk.read(&path).unwrap().starts_with(b"version: 0\ntopic_id: "));
         drop((manager, log));
+    }
+}
+
+#[tokio::test]
+async fn files_of_deleted_segments_are_handed_over_although_their_renaming_has_failed() {
+    for at in 0.. {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = FaultDisk::new();
+        let (_manager, log) = new_log(&disk.env(), dir.path(), small()).await;
+        for i in 0..40 {
+            append(&log, i, &["old"]);
+        }
+        log.sync().unwrap();
+        log.set_high_watermark(40);
+        log.set_config(LogConfig { retention_ms: 0, ..small() });
+        disk.fail_after(at, io::ErrorKind::Other, false);
+        let mut given = BTreeSet::new();
+        let first = log.apply_retention(1_000_000);
+        let failed = first.is_err();
+        given.extend(first.unwrap_or_default());
+        disk.heal();
+        loop {
+            let more = log.apply_retention(1_000_000).unwrap();
+            if more.is_empty() {
+                break;
+            }
+            given.extend(more);
+        }
+        let files: BTreeSet<PathBuf> = snapshot(&log.path).into_keys().collect();
+        let deleted: BTreeSet<_> = files.iter().filter(|path| path.to_string_lossy().ends_with(".deleted")).cloned().collect();
+        assert_eq!(given, deleted, "after {at} changes");
+        let logs = files.iter().filter(|path| path.extension().is_some_and(|extension| extension == "log")).count();
+        assert_eq!(logs, log.segments_count(), "after {at} changes");
+        if !failed {
+            assert!(at > 10, "the faults have to have met something: {at}");
+            break;
+        }
     }
 }

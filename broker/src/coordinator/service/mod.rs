@@ -83,6 +83,11 @@ impl GroupCoordinator {
         self.inner.runtime.each(|shard| shard.figures()).into_iter().fold(GroupFigures::default(), sum)
     }
 
+    /// Shows every group and how many members it has to `each`. Requests to a partition wait while it is shown, so `each` must be quick.
+    pub fn each_group(&self, mut each: impl FnMut(&str, usize)) {
+        self.inner.runtime.each(|shard| shard.each_group(&mut each));
+    }
+
     /// Shows every committed offset to `each`, to compute lags from. Requests to a partition wait while it is shown, so `each`
     /// must be quick.
     pub fn each_offset(&self, mut each: impl FnMut(&OffsetKey, &OffsetAndMetadata)) {

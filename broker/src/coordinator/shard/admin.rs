@@ -74,6 +74,11 @@ impl Shard {
         figures
     }
 
+    /// Shows every group and how many members it has to `each`.
+    pub fn each_group(&self, each: &mut dyn FnMut(&str, usize)) {
+        self.groups.values().for_each(|group| each(group.id(), group.members().len()));
+    }
+
     /// Shows every committed offset to `each`.
     pub fn each_offset(&self, each: &mut dyn FnMut(&OffsetKey, &OffsetAndMetadata)) {
         self.offsets.committed_range(..).for_each(|(key, offset)| each(key, offset));

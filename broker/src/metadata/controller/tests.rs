@@ -143,6 +143,24 @@ fn topics_are_refused_with_kafkas_code_and_words() {
 }
 
 #[test]
+fn names_that_metrics_cannot_tell_apart_collide_within_one_request_too() {
+    let mut world = World::with_racks(&["a"]);
+    let topics = ["c.x", "c_x", "plain", "c.x.y", "c_x.y", "c.y"].map(|name| NewTopic {
+        name: name.to_owned(),
+        placement: TopicPlacement::automatic(1, 1),
+        configs: BTreeMap::new(),
+    });
+    let request = CreateTopics { topics: topics.into(), validate_only: false, default_partitions: 1, default_replication_factor: 1 };
+    let outcome = world.run(&request);
+    let refused: Vec<_> =
+        outcome.iter().filter_map(|(name, result)| Some((name.as_str(), result.as_ref().err()?.message.as_str()))).collect();
+    assert_eq!(
+        refused,
+        [("c_x", "Topic 'c_x' collides with existing topic: c.x"), ("c_x.y", "Topic 'c_x.y' collides with existing topic: c.x.y")]
+    );
+}
+
+#[test]
 fn validate_only_changes_nothing_and_defaults_are_used() {
     let mut world = World::with_racks(&["a"]);
     let checked = world.create_with("t", TopicPlacement::automatic(-1, -1), true).unwrap();

@@ -27,6 +27,8 @@ use crate::wire::fetch::{FetchAnswer, FetchPartitionAnswer, FetchTopicAnswer};
 use crate::wire::produce::TopicKey;
 use crate::wire::{self, ErrorCode, WireError};
 
+/// The first version whose clients know KAFKA_STORAGE_ERROR.
+const STORAGE_ERROR_SINCE: i16 = 6;
 /// Partitions that are looked at whenever one of them has moved.
 const NARROW: u32 = 64;
 /// Between two looks at more of them, for each: some twenty times of what the look takes.
@@ -349,7 +351,7 @@ pub(crate) fn encode(correlation_id: i32, version: i16, fetched: Fetched) -> Res
             let failed = partition.error != ErrorCode::None;
             let answer = FetchPartitionAnswer {
                 index: partition.index,
-                error_code: partition.error as i16,
+                error_code: known_in(version, partition.error) as i16,
                 high_watermark: partition.high_watermark,
                 last_stable_offset: partition.high_watermark,
                 log_start_offset: partition.log_start_offset,
@@ -386,11 +388,36 @@ pub(crate) fn encode(correlation_id: i32, version: i16, fetched: Fetched) -> Res
     Ok(parts.into())
 }
 
+/// The error as a client of this version knows it: an older one takes a storage error for fatal, and is told what makes it come back.
+///
+/// Source: Apache Kafka's KafkaApis; with Produce it does not do so.
+fn known_in(version: i16, error: ErrorCode) -> ErrorCode {
+    match error {
+        ErrorCode::KafkaStorageError if version < STORAGE_ERROR_SINCE => ErrorCode::NotLeaderOrFollower,
+        error => error,
+    }
+}
+
 impl From<Slice> for Part {
     fn from(slice: Slice) -> Self {
         match slice {
             Slice::Memory(bytes) => Self::Bytes(bytes),
             Slice::File { file, position, len } => Self::File { file, position, len: len as u64 },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_does_not_know_the_storage_error_is_sent_to_look_for_the_leader() {
+        for (version, error) in
+            [(4, ErrorCode::NotLeaderOrFollower), (5, ErrorCode::NotLeaderOrFollower), (6, ErrorCode::KafkaStorageError)]
+        {
+            assert_eq!(known_in(version, ErrorCode::KafkaStorageError), error);
+            assert_eq!(known_in(version, ErrorCode::OffsetOutOfRange), ErrorCode::OffsetOutOfRange);
         }
     }
 }
