@@ -3,6 +3,8 @@
 //! The bytes come from a broker or a disk: no length in them is trusted, and what cannot be read is `None`.
 //! Source: the message definitions of Apache Kafka's group coordinator and of the consumer protocol.
 
+mod new_groups;
+
 use std::fmt::Write;
 
 use bytes::{Buf, Bytes};
@@ -19,17 +21,24 @@ pub(crate) enum Kind {
     Offset,
     /// Key type 2: a classic group.
     Group,
+    /// One of [`new_groups::RECORDS`], by its key type.
+    NewGroup(i16),
 }
 
-/// The type number of a key, and its kind when it is one of the two that are read here.
+/// The type number of a key, and its kind when it is one of those that Kafka 4.3 has.
 pub(crate) fn key_type(key: &[u8]) -> Option<(i16, Option<Kind>)> {
     let number = key.get(..2).map(|mut bytes| bytes.get_i16())?;
     let kind = match number {
         0 | 1 => Some(Kind::Offset),
         2 => Some(Kind::Group),
-        _ => None,
+        _ => new_group(number).map(|_| Kind::NewGroup(number)),
     };
     Some((number, kind))
+}
+
+/// The fields of the key and of the value.
+fn new_group(number: i16) -> Option<(&'static [Field], &'static [Field])> {
+    new_groups::RECORDS.iter().find(|(of, ..)| *of == number).map(|(_, key, value)| (*key, *value))
 }
 
 /// The fields of a key, after its type number.
@@ -40,6 +49,7 @@ pub(crate) fn key_json(kind: Kind, key: &Bytes) -> Result<String, String> {
     let fields = match kind {
         Kind::Offset => OFFSET_KEY,
         Kind::Group => GROUP_KEY,
+        Kind::NewGroup(number) => new_group(number).map_or(GROUP_KEY, |(key, _)| key),
     };
     let version = version_of(key, "key")?;
     object(fields, key, &Reading { version, flexible: false, decode_members: false }).map_err(|why| unreadable(version, "key", &why))
@@ -52,14 +62,15 @@ pub(crate) fn key_json(kind: Kind, key: &Bytes) -> Result<String, String> {
 /// When the value has no version.
 pub(crate) fn value_json(kind: Kind, value: &Bytes, decode_members: bool) -> Result<(i16, Result<String, String>), String> {
     let version = version_of(value, "value")?;
-    let (fields, number) = match kind {
-        Kind::Offset => (OFFSET_VALUE, 1),
-        Kind::Group => (GROUP_VALUE, 2),
+    let (fields, number, newest, flexible_since) = match kind {
+        Kind::Offset => (OFFSET_VALUE, 1, 4, 4),
+        Kind::Group => (GROUP_VALUE, 2, 4, 4),
+        Kind::NewGroup(number) => (new_group(number).map_or(GROUP_VALUE, |(_, value)| value), number, 0, 0),
     };
-    if !(0..=4).contains(&version) {
+    if !(0..=newest).contains(&version) {
         return Ok((version, Err(format!("Found an unknown record version {version} for {number} type"))));
     }
-    let reading = Reading { version, flexible: version >= 4, decode_members };
+    let reading = Reading { version, flexible: version >= flexible_since, decode_members };
     let data = object(fields, value, &reading).map_err(|why| unreadable(version, "value", &why));
     Ok((version, data))
 }
@@ -84,8 +95,12 @@ fn object(fields: &[Field], bytes: &Bytes, reading: &Reading) -> Result<String, 
 struct Field(&'static str, i16, i16, Type);
 
 enum Type {
+    I8,
+    I16,
+    U16,
     I32,
     I64,
+    Uuid,
     Text,
     /// A string that may be null.
     MaybeText,
@@ -93,14 +108,23 @@ enum Type {
     Blob,
     /// Bytes that hold the subscription or the assignment of a consumer.
     Consumer(&'static [Field]),
+    I16s,
     I32s,
+    /// Numbers, or null.
+    MaybeI32s,
     Texts,
     Array(&'static [Field]),
-    /// A tagged field with tag 0 that is left out when it is nil.
-    TaggedUuid,
+    /// An array that may be null.
+    MaybeArray(&'static [Field]),
+    /// A structure that may be null.
+    MaybeStruct(&'static [Field]),
+    /// A tagged field: its tag, and its default as JSON, with which it is left out.
+    Tagged(i32, &'static Type, &'static str),
 }
 
 const NEWEST: i16 = i16::MAX;
+/// The id that is none, as JSON.
+const NIL: &str = "\"AAAAAAAAAAAAAAAAAAAAAA\"";
 const OFFSET_KEY: &[Field] =
     &[Field("group", 0, NEWEST, Type::Text), Field("topic", 0, NEWEST, Type::Text), Field("partition", 0, NEWEST, Type::I32)];
 const GROUP_KEY: &[Field] = &[Field("group", 0, NEWEST, Type::Text)];
@@ -110,7 +134,7 @@ const OFFSET_VALUE: &[Field] = &[
     Field("metadata", 0, NEWEST, Type::Text),
     Field("commitTimestamp", 0, NEWEST, Type::I64),
     Field("expireTimestamp", 1, 1, Type::I64),
-    Field("topicId", 4, NEWEST, Type::TaggedUuid),
+    Field("topicId", 4, NEWEST, Type::Tagged(0, &Type::Uuid, NIL)),
 ];
 const GROUP_VALUE: &[Field] = &[
     Field("protocolType", 0, NEWEST, Type::Text),
@@ -151,31 +175,40 @@ impl Reading {
     fn fields(&self, fields: &[Field], bytes: &mut Bytes) -> Result<String, String> {
         let here = |field: &&Field| (field.1..=field.2).contains(&self.version);
         let mut parts = Vec::new();
-        for field in fields.iter().filter(here).filter(|field| !matches!(field.3, Type::TaggedUuid)) {
-            parts.push(format!("\"{}\":{}", field.0, self.value(field, bytes)?));
+        for field in fields.iter().filter(here).filter(|field| !matches!(field.3, Type::Tagged(..))) {
+            parts.push(format!("\"{}\":{}", field.0, self.value(field.0, &field.3, bytes)?));
         }
         if self.flexible {
             for _ in 0..unsigned(bytes)? {
                 let tag = unsigned(bytes)?;
                 let size = i64::from(unsigned(bytes)?);
-                let tagged = fields.iter().filter(here).find(|field| tag == 0 && matches!(field.3, Type::TaggedUuid));
-                let Some(field) = tagged else {
+                let tagged = fields.iter().filter(here).find_map(|field| match &field.3 {
+                    Type::Tagged(of, kind, default) if *of == tag => Some((field.0, *kind, *default)),
+                    _ => None,
+                });
+                let Some((name, kind, default)) = tagged else {
                     take(bytes, size)?;
                     continue;
                 };
                 // A field's own length counts, not the one that the tag gives.
-                let id = Uuid::from_u128(bytes.try_get_u128().map_err(|_| TOO_SHORT)?);
-                if !id.is_nil() {
-                    parts.push(format!("\"{}\":{}", field.0, json::text(&base64(id))));
+                let value = self.value(name, kind, bytes)?;
+                if value != default {
+                    parts.push(format!("\"{name}\":{value}"));
                 }
             }
         }
         Ok(format!("{{{}}}", parts.join(",")))
     }
 
-    fn value(&self, field: &Field, bytes: &mut Bytes) -> Result<String, String> {
-        let not_null = || format!("non-nullable field {} was serialized as null", field.0);
-        Ok(match &field.3 {
+    fn value(&self, name: &str, kind: &Type, bytes: &mut Bytes) -> Result<String, String> {
+        let not_null = || format!("non-nullable field {name} was serialized as null");
+        let or_null = |list: Option<String>| list.unwrap_or_else(|| "null".to_owned());
+        let short = |bytes: &mut Bytes| Ok(bytes.try_get_i16().map_err(|_| TOO_SHORT)?.to_string());
+        Ok(match kind {
+            Type::I8 => bytes.try_get_i8().map_err(|_| TOO_SHORT)?.to_string(),
+            Type::I16 => short(bytes)?,
+            Type::U16 => bytes.try_get_u16().map_err(|_| TOO_SHORT)?.to_string(),
+            Type::Uuid => json::text(&base64(Uuid::from_u128(bytes.try_get_u128().map_err(|_| TOO_SHORT)?))),
             Type::I32 => number(bytes)?.to_string(),
             Type::I64 => bytes.try_get_i64().map_err(|_| TOO_SHORT)?.to_string(),
             Type::Text => json::text(&self.text(bytes)?.ok_or_else(not_null)?),
@@ -189,10 +222,17 @@ impl Reading {
                 });
                 decoded.flatten().unwrap_or_else(|| blob(Some(&content)))
             }
+            Type::I16s => self.list(bytes, short)?.ok_or_else(not_null)?,
             Type::I32s => self.list(bytes, |bytes| Ok(number(bytes)?.to_string()))?.ok_or_else(not_null)?,
+            Type::MaybeI32s => or_null(self.list(bytes, |bytes| Ok(number(bytes)?.to_string()))?),
             Type::Texts => self.list(bytes, |bytes| Ok(json::text(&self.text(bytes)?.ok_or_else(not_null)?)))?.ok_or_else(not_null)?,
             Type::Array(fields) => self.list(bytes, |bytes| self.fields(fields, bytes))?.ok_or_else(not_null)?,
-            Type::TaggedUuid => return Err("a tagged field stands among the others".to_owned()),
+            Type::MaybeArray(fields) => or_null(self.list(bytes, |bytes| self.fields(fields, bytes))?),
+            Type::MaybeStruct(fields) => match bytes.try_get_i8().map_err(|_| TOO_SHORT)? {
+                ..0 => "null".to_owned(),
+                _ => self.fields(fields, bytes)?,
+            },
+            Type::Tagged(..) => return Err("a tagged field stands among the others".to_owned()),
         })
     }
 
@@ -306,7 +346,62 @@ mod tests {
         assert_eq!(read(true), format!(r#"{head}{{"topics":["t"],"userData":null,"ownedPartitions":[]}},"assignment":""}}]}}"#));
         // A count that is larger than the bytes is refused and not believed.
         assert!(matches!(value_json(Kind::Group, &bytes("0000 0000 00000001 ffff ffff 7fffffff"), false), Ok((0, Err(_)))));
-        assert_eq!(key_type(&bytes("0003 00")), Some((3, None)));
+        for (number, kind) in [(3, Some(Kind::NewGroup(3))), (23, Some(Kind::NewGroup(23))), (9, None), (18, None), (24, None)] {
+            assert_eq!(key_type(&bytes(&format!("{number:04x} 00"))), Some((number, kind)));
+        }
         assert_eq!(key_type(&bytes("00")), None);
+    }
+
+    /// Bytes and JSON of Apache Kafka 4.3.1.
+    #[test]
+    fn records_of_new_groups_are_read_as_kafka_reads_them() {
+        let (group, member) = (r#"{"groupId":"g"}"#, r#"{"groupId":"g","memberId":"m"}"#);
+        for (number, key, key_text, value, text) in [
+            (3, "000167", group, "0000000400", r#"{"epoch":4}"#),
+            (3, "000167", group, "000000040100080000000000000009", r#"{"epoch":4,"metadataHash":9}"#),
+            (
+                5,
+                "00016700016d",
+                member,
+                "0002720263032f68020274000000000308756e69666f726d0100110100000005020672616e67650301020000",
+                r#"{"instanceId":null,"rackId":"r","clientId":"c","clientHost":"/h","subscribedTopicNames":["t"],"subscribedTopicRegex":null,"rebalanceTimeoutMs":3,"serverAssignor":"uniform","classicMemberMetadata":{"sessionTimeoutMs":5,"supportedProtocols":[{"name":"range","metadata":"AQI="}]}}"#,
+            ),
+            (
+                8,
+                "00016700016d",
+                member,
+                "0000000200000001010200000000000000000000000000000007030000000000000001010009030000000100000002020000000000000000000000000000000702000000030000",
+                r#"{"memberEpoch":2,"previousMemberEpoch":1,"state":1,"assignedPartitions":[{"topicId":"AAAAAAAAAAAAAAAAAAAABw","partitions":[0,1],"assignmentEpochs":[1,2]}],"partitionsPendingRevocation":[{"topicId":"AAAAAAAAAAAAAAAAAAAABw","partitions":[3]}]}"#,
+            ),
+            (
+                17,
+                "000167",
+                group,
+                "00000001000000000000000202000400000003010602026b027600",
+                r#"{"epoch":1,"metadataHash":2,"validatedTopologyEpoch":3,"lastAssignmentConfigs":[{"key":"k","value":"v"}]}"#,
+            ),
+            (
+                19,
+                "00016700016d",
+                member,
+                "01010263032f68ffffffff000000000270010265ffff000100",
+                r#"{"instanceId":"","rackId":"","clientId":"c","clientHost":"/h","rebalanceTimeoutMs":-1,"topologyEpoch":0,"processId":"p","userEndpoint":{"host":"e","port":65535},"clientTags":[]}"#,
+            ),
+            (
+                23,
+                "000167",
+                group,
+                "000000010202730202740102026e00000000ffff0100010102030000012c0101000000",
+                r#"{"epoch":1,"subtopologies":[{"subtopologyId":"s","sourceTopics":["t"],"sourceTopicRegex":[],"stateChangelogTopics":[{"name":"n","partitions":0,"replicationFactor":-1,"topicConfigs":[]}],"repartitionSinkTopics":[],"repartitionSourceTopics":[],"copartitionGroups":[{"sourceTopics":[0,300],"sourceTopicRegex":[],"repartitionSourceTopics":[]}]}]}"#,
+            ),
+        ] {
+            let (kind, value) = (Kind::NewGroup(number), bytes(&format!("0000 {value}")));
+            assert_eq!(key_json(kind, &bytes(&format!("{number:04x} {key}"))).as_deref(), Ok(key_text));
+            assert_eq!(value_json(kind, &value, true), Ok((0, Ok(text.to_owned()))));
+            for cut in 2..value.len() {
+                assert!(matches!(value_json(kind, &value.slice(..cut), true), Ok((0, Err(_)))), "{number}: cut at {cut}");
+            }
+        }
+        assert!(matches!(value_json(Kind::NewGroup(3), &bytes("0001 00"), true), Ok((1, Err(_)))));
     }
 }

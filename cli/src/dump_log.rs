@@ -289,10 +289,7 @@ fn offsets(record: &Record) -> Result<Shown, Failure> {
         return Ok((Some(skipped(record.offset, "Could not read version from key's buffer.")), None));
     };
     let Some(kind) = kind else {
-        // Those of newer groups, which this broker has not, are known to Apache Kafka 4.3.
-        let unread = matches!(number, 3..=8 | 10..=23);
-        let text =
-            if unread { "<UNKNOWN>".to_owned() } else { format!("Unknown record type {number} at offset {}, skipping.", record.offset) };
+        let text = format!("Unknown record type {number} at offset {}, skipping.", record.offset);
         return Ok((Some(text.into_bytes()), None));
     };
     let value = |value: &Bytes| {
