@@ -242,7 +242,9 @@ impl Log {
         if kept == header.records_count && !sets_horizon {
             return Ok(Some(bytes));
         }
-        if kept == 0 && !self.is_last_of_producer(header) {
+        // The end of the log stays readable, so that who reads up to it gets there: Kafka Streams restores its state so.
+        let is_end = header.next_offset() >= self.end_offset();
+        if kept == 0 && !is_end && !self.is_last_of_producer(header) {
             return Ok(None);
         }
         let mut builder = BatchBuilder::like(header);

@@ -1126,6 +1126,25 @@ async fn crash_between_any_two_steps_of_compaction_loses_no_key() {
     }
 }
 
+/// Who reads up to the latest offset, as Kafka Streams does to restore its state, waited for ever.
+#[tokio::test]
+async fn a_reader_gets_to_the_end_of_a_log_whose_last_tombstone_has_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = LogConfig { min_cleanable_dirty_permille: 0, ..compacted() };
+    let (_manager, log) = new_log(&Env::real(), dir.path(), config).await;
+    keyed(&log, 0, &[("a", Some("value"))]);
+    keyed(&log, 1, &[("a", None)]);
+    log.roll_now(1).unwrap();
+    log.set_high_watermark(2);
+    log.sync().unwrap();
+    for now in [1, 5_000] {
+        log.compact(&pass(now, 0, 1_000)).unwrap().unwrap();
+    }
+    assert!(table(&log).is_empty());
+    let left = batches(&bytes_of(&log.read_from_disk(0, usize::MAX, 2, true).unwrap()));
+    assert_eq!(left.last().map(BatchHeader::last_offset), Some(1));
+}
+
 #[tokio::test]
 async fn last_batch_of_a_producer_stays_when_its_records_go() {
     let dir = tempfile::tempdir().unwrap();
