@@ -115,7 +115,7 @@ impl Log {
             producers: found.producers,
             epochs: found.epochs,
             epochs_changed: found.epochs_changed,
-            unsynced: Vec::new(),
+            unsynced: found.unsynced,
             dir_changed: found.dir_changed,
             lacks_metadata,
             file_end,

@@ -31,6 +31,9 @@ pub struct Recovered {
     /// The files of the active segment are not made yet, or not durable.
     pub(super) dir_changed: bool,
     pub(super) producers: Producers,
+    /// Segments in front of the active one that were looked at. Their indexes were made anew and are not durable; the recovery point
+    /// must not pass them before that.
+    pub(super) unsynced: Vec<Arc<Segment>>,
     /// As [`Segment::first_timestamp`] of the active segment.
     pub(super) first_timestamp: Option<TimestampMs>,
     /// Bytes that were read and checked.
@@ -49,6 +52,7 @@ impl Recovered {
             epochs_changed: false,
             dir_changed: true,
             producers: Producers::default(),
+            unsynced: Vec::new(),
             first_timestamp: None,
             bytes_scanned: 0,
             bytes_cut: 0,
@@ -111,6 +115,7 @@ pub fn recover(
         epochs_changed: false,
         dir_changed: false,
         producers: Producers::default(),
+        unsynced: Vec::new(),
         first_timestamp: None,
         bytes_scanned: 0,
         bytes_cut: 0,
@@ -190,6 +195,8 @@ impl Recovered {
         if self.end_offset < durable_end {
             return Err(corrupt(dir, 0, self.end_offset, durable_end, "the log ends there"));
         }
+        let sealed = self.segments.len().saturating_sub(1);
+        self.unsynced = self.segments.get(trusted..sealed).unwrap_or_default().to_vec();
         if !clean {
             // What is served from now on as durable has to be.
             for segment in self.segments.iter().skip(trusted) {

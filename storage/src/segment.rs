@@ -210,7 +210,8 @@ impl Segment {
         indexes.last_offset = indexes.offsets.checked_sub(1).map(|at| offset_entry(files, at)).transpose()?;
         indexes.last_time = indexes.times.checked_sub(1).map(|at| time_entry(files, at)).transpose()?;
         if indexes.last_offset.is_some_and(|last| u64::from(last.1) >= self.size().max(1) || last == (0, 0))
-            || indexes.last_time.is_none() && self.size() > 0
+            // A time of zero is one that a crash left unwritten, and would make the segment the oldest of all.
+            || indexes.last_time.is_none_or(|last| last == (0, 0)) && self.size() > 0
         {
             return Ok(false);
         }

@@ -768,6 +768,30 @@ async fn duplicates_are_known_after_a_clean_stop_and_a_kill() {
     }
 }
 
+/// After a kill, the indexes of rolled segments past the recovery point are made anew. When the power failed after the next
+/// checkpoint, such a time index was empty or zeros, the segment as old as 1970, and retention took it.
+#[tokio::test]
+async fn a_checkpoint_makes_the_indexes_durable_that_recovery_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let env = Env::real();
+    let (manager, log) = new_log(&env, dir.path(), small()).await;
+    for i in 0..60 {
+        append(&log, 1_000 + i, &["some value"]);
+    }
+    log.sync().unwrap();
+    let rolled: Vec<_> = log.segments.load().iter().rev().skip(1).map(|segment| segment.path(".timeindex")).collect();
+    assert!(rolled.len() > 1);
+    let killed = tempfile::tempdir().unwrap();
+    copy_dir(dir.path(), killed.path());
+    drop((manager, log));
+    let manager = open(&env, killed.path()).await;
+    manager.get(ID, 0).unwrap().checkpoint().unwrap();
+    for path in rolled {
+        let path = killed.path().join(path.strip_prefix(dir.path()).unwrap());
+        assert!(env.disk.read(&path).unwrap().len() >= 12, "{} has no entry", path.display());
+    }
+}
+
 #[tokio::test]
 async fn followers_truncate_and_continue() {
     let dir = tempfile::tempdir().unwrap();
