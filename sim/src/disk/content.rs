@@ -95,7 +95,7 @@ impl Content {
     pub(crate) fn fail_sync(&mut self, rng: &mut Rng) {
         let all = self.pending.len();
         let size = rng.index(all + 1);
-        self.settle(size, |_| rng.index(all + 1));
+        self.settle(size, once_per_sector(|| rng.index(all + 1)));
     }
 
     /// Readers see the platter again: nothing of the cache is left.
@@ -115,12 +115,12 @@ impl Content {
             2 | 3 => {
                 let whole = rng.index(all + 1);
                 let size = whole + rng.index(2);
-                self.settle(size.min(all), |_| kept.note((whole + rng.index(2)).min(all)));
+                self.settle(size.min(all), once_per_sector(|| kept.note((whole + rng.index(2)).min(all))));
             }
             // Written back in any order.
             _ => {
                 let size = rng.index(all + 1);
-                self.settle(size, |_| kept.note(rng.index(all + 1)));
+                self.settle(size, once_per_sector(|| kept.note(rng.index(all + 1))));
             }
         }
         self.view.clone_from(&self.durable);
@@ -144,8 +144,6 @@ impl Content {
     /// after the first `size` changes, and forgets the rest.
     fn settle(&mut self, size: usize, mut cut: impl FnMut(u64) -> usize) {
         let pending = std::mem::take(&mut self.pending);
-        let mut cuts = std::collections::BTreeMap::new();
-        let mut cut = |sector: u64| *cuts.entry(sector).or_insert_with(|| cut(sector));
         let durable_len = self.durable.len();
         for (i, change) in pending.iter().enumerate() {
             match &change.bytes {
@@ -187,6 +185,12 @@ impl Content {
         }
         self.durable[at..at + image.len()].copy_from_slice(image);
     }
+}
+
+/// What `draw` gives for a sector when it is asked about first.
+fn once_per_sector(mut draw: impl FnMut() -> usize) -> impl FnMut(u64) -> usize {
+    let mut drawn = std::collections::BTreeMap::new();
+    move |sector| *drawn.entry(sector).or_insert_with(&mut draw)
 }
 
 /// Which cuts were drawn.

@@ -90,7 +90,7 @@ impl File for SimFile {
 
     fn write_at(&self, parts: &[io::IoSlice<'_>], offset: u64) -> io::Result<()> {
         self.writable()?;
-        let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+        let bytes = parts.iter().map(|part| &part[..]).collect::<Vec<_>>().concat();
         self.with(|state| {
             state.begin("write", &self.path, &[offset], &bytes, true)?;
             let fault = state.meet(Operation::Write, &self.path);
@@ -163,9 +163,6 @@ impl Drop for SimFile {
         }
         if let Some(node) = state.files.get_mut(&self.inode) {
             node.handles = node.handles.saturating_sub(1);
-            if node.handles == 0 && !node.content.is_dirty() && !state.names.reachable().contains(&self.inode) {
-                state.files.remove(&self.inode);
-            }
         }
     }
 }

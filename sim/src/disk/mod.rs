@@ -49,6 +49,9 @@ const ENOSPC: i32 = 28;
 const ENOTEMPTY: i32 = 39;
 const EDQUOT: i32 = 122;
 
+/// Files and directories made between two looks for those that nothing leads to any more.
+const COLLECT_EVERY: u64 = 200;
+
 /// What `space` reports as total when no capacity is set.
 const UNLIMITED: u64 = 1 << 40;
 
@@ -98,6 +101,8 @@ struct State {
     names: Names,
     files: BTreeMap<Inode, Node>,
     next_inode: Inode,
+    /// When so many files and directories were made.
+    collect_at: Inode,
     locks: BTreeMap<Inode, u64>,
     next_handle: u64,
     /// Handles of an earlier epoch belong to a process that is gone.
@@ -123,6 +128,7 @@ impl SimDisk {
             names: Names::new(),
             files: BTreeMap::new(),
             next_inode: ROOT + 1,
+            collect_at: ROOT + COLLECT_EVERY,
             locks: BTreeMap::new(),
             next_handle: 0,
             epoch: 0,
@@ -395,11 +401,15 @@ impl State {
         }
     }
 
-    /// Forgets what nothing leads to any more.
+    /// Forgets what nothing leads to any more. That has no effect but on memory, so it is done when much may have come together.
     fn collect(&mut self) {
+        if self.next_inode < self.collect_at {
+            return;
+        }
         let reachable: BTreeSet<Inode> = self.names.reachable();
         self.files.retain(|inode, node| node.handles > 0 || reachable.contains(inode));
         self.names.forget(&reachable);
+        self.collect_at = self.next_inode + COLLECT_EVERY;
     }
 
     fn handle(&mut self, inode: Inode) -> u64 {
