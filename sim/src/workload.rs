@@ -1,9 +1,12 @@
 //! Clients that load a cluster and write down what they saw: idempotent producers, consumers by assignment, members
 //! of a group, and the scan of everything at the end. They use the `client` crate through [`Env`].
 
+mod broken;
 mod churn;
+mod committer;
 mod member;
 mod producer;
+mod read_all;
 mod reader;
 mod scan;
 
@@ -16,9 +19,12 @@ use letterbox_client::{Client, ClientOptions, NewTopic};
 use letterbox_env::Env;
 use tokio::time::sleep;
 
+pub use self::broken::{Broken, Hurt};
 pub use self::churn::{Churned, churner};
+pub use self::committer::committer;
 pub use self::member::member;
 pub use self::producer::producer;
+pub use self::read_all::{Contents, read_all};
 pub use self::reader::reader;
 pub use self::scan::scan;
 use crate::env::now;
@@ -26,6 +32,10 @@ use crate::history::{Action, Event, History, Phase};
 
 /// How long a client waits after an error before it begins anew.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// After an answer that did not come, the broker has carried the request out by then, or never will: no fault of the
+/// simulation delays one for longer.
+const SETTLED: Duration = Duration::from_secs(6);
 
 /// What all clients of one run share.
 #[derive(Clone)]

@@ -1,56 +1,31 @@
 //! The broker's own code under simulated faults: nothing acknowledged is lost, nothing is doubled, and the same seed
 //! gives the same run.
 
+mod common;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use letterbox_broker::config::Config;
-use letterbox_broker::server::Broker;
 use letterbox_env::Disk as _;
 use letterbox_sim::check::{Checker, Demands, Report, segment};
-use letterbox_sim::cluster::{Cluster, Exit, NetworkOptions, Process};
+use letterbox_sim::cluster::{Cluster, NetworkOptions};
 use letterbox_sim::disk::{DiskStats, Fault};
 use letterbox_sim::history::{Action, Event, History, Phase};
 use letterbox_sim::rng::Rng;
 use letterbox_sim::trace::Trace;
 use letterbox_sim::{seeds, workload};
 
-const BROKER: &str = "broker-0";
+use common::{BROKER, DATA, broker, show_log};
+
 const CLIENTS: &str = "clients";
 const TOPIC: &str = "orders";
 const PARTITIONS: i32 = 3;
-const DATA: &str = "/var/lib/letterbox";
+const CONFIG: &str = "group.initial.rebalance.delay.ms=0\n";
 
 /// How long the broker may take to serve again, and the clients to end, once nothing is broken any more.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-fn config(more: &str) -> Result<Config, String> {
-    let text = format!(
-        "process.roles=broker,controller\nnode.id=0\ncontroller.quorum.voters=0@{BROKER}:9093\ncontroller.listener.names=CONTROLLER\n\
-         listeners=PLAINTEXT://:9092,CONTROLLER://:9093\nadvertised.listeners=PLAINTEXT://{BROKER}:9092\nlog.dirs={DATA}\n\
-         admin.listener=none\noffsets.topic.num.partitions=2\noffsets.topic.replication.factor=1\ngroup.initial.rebalance.delay.ms=0\n{more}\n"
-    );
-    Config::parse(&text).map_err(|error| error.to_string())
-}
-
-async fn broker(process: Process) -> Exit {
-    broker_with(process, "").await
-}
-
-async fn broker_with(process: Process, more: &str) -> Exit {
-    let broker = Broker::start(process.env.clone(), config(more)?).await.map_err(|error| error.to_string())?;
-    let fatal = tokio::select! {
-        biased;
-        () = process.stopped() => None,
-        reason = broker.fatal() => Some(reason),
-    };
-    match fatal {
-        Some(reason) => Err(reason),
-        None => broker.shutdown().await.map_err(|error| error.to_string()),
-    }
-}
 
 /// What is broken in a run.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -75,16 +50,11 @@ struct Outcome {
 }
 
 /// One run: load, trouble, healing, a scan of everything, the verdict.
-///
-/// `RUST_LOG=debug` shows what the broker, the clients and the simulation say.
 fn run(seed: u64, trouble: Trouble, keep_lines: bool) -> Outcome {
-    let filter = tracing_subscriber::EnvFilter::from_default_env();
-    // Another test of this program may have set it up already.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).without_time().with_test_writer().try_init();
+    show_log();
     let mut cluster = Cluster::with(seed, NetworkOptions::default(), keep_lines);
     let (history, stop) = (History::default(), Arc::new(AtomicBool::new(false)));
-    let more = if trouble == Trouble::Shortage { "log.dir.reserve.bytes=0" } else { "" };
-    cluster.host(BROKER, move |process| broker_with(process, more));
+    cluster.host(BROKER, broker(&format!("{CONFIG}{}", if trouble == Trouble::Shortage { "log.dir.reserve.bytes=0" } else { "" })));
     if trouble == Trouble::LyingDisk {
         for partition in 0..PARTITIONS {
             let segment = format!("{TOPIC}-{partition}/00000000000000000000.log");
@@ -324,7 +294,7 @@ fn a_first_start_survives_a_power_cut_at_any_operation() {
         let operation = seed * 61 % 200;
         let mut cluster = Cluster::new(seed);
         let (history, stop) = (History::default(), Arc::new(AtomicBool::new(false)));
-        cluster.host(BROKER, broker);
+        cluster.host(BROKER, broker(CONFIG));
         cluster.disk(BROKER).cut_power_after(operation);
         let load = {
             let (history, stop) = (history.clone(), Arc::clone(&stop));

@@ -2,6 +2,8 @@
 //! operation, the process killed, or the disk full. What was acknowledged to the newest topic is there, nothing of an
 //! older one is, and every partition serves in the end.
 
+mod common;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -10,42 +12,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use letterbox_broker::config::Config;
-use letterbox_broker::server::Broker;
-use letterbox_client::{
-    AutoOffsetReset, Client, ClientOptions, Consumer, ConsumerOptions, Error, ErrorCode, IsolationLevel, NewTopic, OffsetSpec, Producer,
-    ProducerOptions, ProducerRecord, TopicPartition,
-};
+use letterbox_client::{Client, ClientOptions, Error, ErrorCode, NewTopic, Producer, ProducerOptions, ProducerRecord};
 use letterbox_env::{Disk as _, Env};
-use letterbox_sim::cluster::{Cluster, Exit, Process};
+use letterbox_sim::cluster::{Cluster, Exit};
 use letterbox_sim::rng::Rng;
 use letterbox_sim::seeds;
+use letterbox_sim::workload::read_all;
 use tokio::time::sleep;
 
-const BROKER: &str = "broker-0";
+use common::{BROKER, DATA, broker, show_log};
+
 const TOPIC: &str = "orders";
 const PARTITIONS: i32 = 12;
-const DATA: &str = "/var/lib/letterbox";
+const CONFIG: &str = "replica.high.watermark.checkpoint.interval.ms=700\nlog.flush.offset.checkpoint.interval.ms=1500";
 const PATIENCE: Duration = Duration::from_secs(60);
-
-async fn broker(process: Process) -> Exit {
-    let text = format!(
-        "process.roles=broker,controller\nnode.id=0\ncontroller.quorum.voters=0@{BROKER}:9093\ncontroller.listener.names=CONTROLLER\n\
-         listeners=PLAINTEXT://:9092,CONTROLLER://:9093\nadvertised.listeners=PLAINTEXT://{BROKER}:9092\nlog.dirs={DATA}\n\
-         admin.listener=none\nreplica.high.watermark.checkpoint.interval.ms=700\nlog.flush.offset.checkpoint.interval.ms=1500\n"
-    );
-    let config = Config::parse(&text).map_err(|error| error.to_string())?;
-    let broker = Broker::start(process.env.clone(), config).await.map_err(|error| error.to_string())?;
-    let fatal = tokio::select! {
-        biased;
-        () = process.stopped() => None,
-        reason = broker.fatal() => Some(reason),
-    };
-    match fatal {
-        Some(reason) => Err(reason),
-        None => broker.shutdown().await.map_err(|error| error.to_string()),
-    }
-}
 
 /// What the clients know of the newest topic.
 #[derive(Default)]
@@ -117,27 +97,15 @@ async fn produce(env: &Env, rng: &mut Rng, known: &Rc<RefCell<Known>>, count: u6
     producer.close().await
 }
 
-/// Every value of every partition.
-async fn read_all(env: &Env) -> Result<BTreeMap<i32, BTreeSet<String>>, Error> {
-    let client = connect(env).await?;
-    let partitions: Vec<_> = (0..PARTITIONS).map(|partition| TopicPartition::new(TOPIC, partition)).collect();
-    let wanted = partitions.iter().map(|partition| (partition.clone(), OffsetSpec::Latest)).collect();
-    let mut ends = BTreeMap::new();
-    for (partition, found) in client.list_offsets(&wanted, IsolationLevel::ReadUncommitted).await? {
-        ends.insert(partition, found.map_err(Error::Broker)?.offset.unwrap_or(0));
-    }
-    let mut consumer = Consumer::new(&client, ConsumerOptions { offset_reset: AutoOffsetReset::None, ..ConsumerOptions::default() });
-    consumer.assign(partitions.clone());
-    for partition in &partitions {
-        // From the beginning: a start that an older topic has left behind is an error.
-        consumer.seek(partition, 0)?;
-    }
+/// Every value of every partition. A start that an older topic has left behind is an error.
+async fn values(env: &Env) -> Result<BTreeMap<i32, BTreeSet<String>>, Error> {
     let mut values = BTreeMap::<i32, BTreeSet<String>>::new();
-    while ends.iter().any(|(partition, end)| consumer.position(partition).unwrap_or(0) < *end) {
-        for record in consumer.poll(Duration::from_secs(1)).await? {
-            let value = String::from_utf8_lossy(&record.value.unwrap_or_default()).into_owned();
-            values.entry(record.partition).or_default().insert(value);
+    for (partition, held) in read_all(&connect(env).await?, TOPIC, 0..PARTITIONS).await? {
+        if held.start != 0 {
+            return Err(Error::Invalid(format!("partition {partition} starts at {}", held.start)));
         }
+        let read = held.records.into_iter().map(|record| String::from_utf8_lossy(&record.value.unwrap_or_default()).into_owned());
+        values.insert(partition, read.collect());
     }
     Ok(values)
 }
@@ -163,11 +131,10 @@ async fn load(env: Env, known: Rc<RefCell<Known>>, stop: Arc<AtomicBool>) -> Exi
 #[test]
 fn a_topic_deleted_and_made_again_is_whole_whenever_the_broker_ends() {
     seeds::for_each(4, "partitions", "a_topic_deleted_and_made_again_is_whole_whenever_the_broker_ends", |seed| {
-        let filter = tracing_subscriber::EnvFilter::from_default_env();
-        let _ = tracing_subscriber::fmt().with_env_filter(filter).without_time().with_test_writer().try_init();
+        show_log();
         let mut cluster = Cluster::new(seed);
         let (known, stop) = (Rc::new(RefCell::new(Known::default())), Arc::new(AtomicBool::new(false)));
-        cluster.host(BROKER, broker);
+        cluster.host(BROKER, broker(CONFIG));
         let (of_client, stops) = (known.clone(), stop.clone());
         cluster.client("clients", move |env| load(env, of_client, stops));
         let mut rng = cluster.schedule_rng();
@@ -212,7 +179,7 @@ fn a_topic_deleted_and_made_again_is_whole_whenever_the_broker_ends() {
         cluster.client("reader", move |env| async move {
             let read = async {
                 loop {
-                    match read_all(&env).await {
+                    match values(&env).await {
                         Ok(values) => return values,
                         Err(error) => tracing::debug!(%error, "reading begins anew"),
                     }
@@ -245,7 +212,7 @@ fn a_topic_deleted_and_made_again_is_whole_whenever_the_broker_ends() {
 fn a_missing_directory_is_told_to_clients_until_its_loss_is_accepted() {
     let mut cluster = Cluster::new(1);
     let known = Rc::new(RefCell::new(Known::default()));
-    cluster.host(BROKER, broker);
+    cluster.host(BROKER, broker(CONFIG));
     let of_client = known.clone();
     cluster.client("clients", move |env| load(env, of_client, Arc::new(AtomicBool::new(true))));
     assert!(cluster.run_clients(PATIENCE));

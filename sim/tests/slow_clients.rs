@@ -2,32 +2,24 @@
 //! one that the broker itself lets wait is not.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod common;
+
 use std::time::Duration;
 
-use letterbox_broker::config::Config;
-use letterbox_broker::server::Broker;
 use letterbox_env::{BoxStream, Env};
-use letterbox_sim::cluster::{Cluster, Exit, Process};
+use letterbox_sim::cluster::Cluster;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep};
 
-const BROKER: &str = "broker-0";
+use common::{BROKER, broker};
+
 /// Room for one large request.
 const MEMORY: usize = 1_048_576;
 /// `connections.max.idle.ms`.
 const IDLE: Duration = Duration::from_secs(120);
 
-async fn broker(process: Process) -> Exit {
-    let text = format!(
-        "process.roles=broker,controller\nnode.id=0\ncontroller.quorum.voters=0@{BROKER}:9093\ncontroller.listener.names=CONTROLLER\n\
-         listeners=PLAINTEXT://:9092,CONTROLLER://:9093\nadvertised.listeners=PLAINTEXT://{BROKER}:9092\nlog.dirs=/data\n\
-         admin.listener=none\nqueued.max.request.bytes={MEMORY}\nconnections.max.idle.ms={}\n",
-        IDLE.as_millis()
-    );
-    let config = Config::parse(&text).map_err(|error| error.to_string())?;
-    let broker = Broker::start(process.env.clone(), config).await.map_err(|error| error.to_string())?;
-    process.stopped().await;
-    broker.shutdown().await.map_err(|error| error.to_string())
+fn config() -> String {
+    format!("queued.max.request.bytes={MEMORY}\nconnections.max.idle.ms={}", IDLE.as_millis())
 }
 
 /// Size, API key, version, correlation id 7, no client id, and the body.
@@ -69,7 +61,7 @@ async fn read_answer(stream: &mut BoxStream) -> Vec<u8> {
 #[test]
 fn a_request_that_stalls_is_given_up_after_30_seconds() {
     let mut cluster = Cluster::new(1);
-    cluster.host(BROKER, broker);
+    cluster.host(BROKER, broker(&config()));
     cluster.client("staller", |env| async move {
         let request = frame(18, 0, &[]);
         let mut stream = connect(&env).await;
@@ -92,7 +84,7 @@ fn a_request_that_stalls_is_given_up_after_30_seconds() {
 #[test]
 fn a_client_is_idle_from_its_last_request_on() {
     let mut cluster = Cluster::new(1);
-    cluster.host(BROKER, broker);
+    cluster.host(BROKER, broker(&config()));
     cluster.client("idler", |env| async move {
         let mut stream = connect(&env).await;
         // Never idle for long, but open for much longer.
@@ -114,7 +106,7 @@ fn a_client_is_idle_from_its_last_request_on() {
 #[test]
 fn clients_that_trickle_are_given_up_and_stop_no_other() {
     let mut cluster = Cluster::new(1);
-    cluster.host(BROKER, broker);
+    cluster.host(BROKER, broker(&config()));
     for name in ["trickler-1", "trickler-2", "trickler-3"] {
         cluster.client(name, |env| async move {
             let mut stream = connect(&env).await;
@@ -170,7 +162,7 @@ async fn send_slowly(env: &Env, bytes: usize, every_ms: u64) -> bool {
 #[test]
 fn a_request_that_waits_for_memory_is_not_given_up() {
     let mut cluster = Cluster::new(1);
-    cluster.host(BROKER, broker);
+    cluster.host(BROKER, broker(&config()));
     // The first has most of the memory, the others in turn the right to go past it.
     for at in 0..14 {
         cluster.client(&format!("holder-{at}"), |env| async move {
@@ -196,7 +188,7 @@ fn a_request_that_waits_for_memory_is_not_given_up() {
 #[test]
 fn who_goes_past_the_memory_slowly_is_given_up_when_others_wait_for_that() {
     let mut cluster = Cluster::new(1);
-    cluster.host(BROKER, broker);
+    cluster.host(BROKER, broker(&config()));
     cluster.client("alone", |env| async move {
         assert!(send_slowly(&env, 8 * 1024, 400).await, "nobody waits");
         Ok(())

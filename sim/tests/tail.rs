@@ -2,32 +2,20 @@
 //! is not durable. Issue 7, 2.4.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod common;
+
 use std::time::Duration;
 
-use letterbox_broker::config::Config;
-use letterbox_broker::server::Broker;
 use letterbox_env::{BoxStream, Env};
 use letterbox_protocol::batch::BatchBuilder;
-use letterbox_sim::cluster::{Cluster, Exit, Process};
+use letterbox_sim::cluster::Cluster;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::sleep;
 
-const BROKER: &str = "broker-0";
+use common::{BROKER, broker};
+
 /// Most that a disk operation takes. Longer than any wait of a client here, shorter than the broker's bound on waiting for a sync.
 const SLOW: Duration = Duration::from_millis(700);
-
-async fn broker(process: Process) -> Exit {
-    let text = format!(
-        "process.roles=broker,controller\nnode.id=0\ncontroller.quorum.voters=0@{BROKER}:9093\ncontroller.listener.names=CONTROLLER\n\
-         listeners=PLAINTEXT://:9092,CONTROLLER://:9093\nadvertised.listeners=PLAINTEXT://{BROKER}:9092\nlog.dirs=/data\n\
-         admin.listener=none\n"
-    );
-    let config = Config::parse(&text).map_err(|error| error.to_string())?;
-    let broker = Broker::start(process.env.clone(), config).await.map_err(|error| error.to_string())?;
-    broker.ensure_topic("t", 1, 1, std::collections::BTreeMap::new()).await?;
-    process.stopped().await;
-    broker.shutdown().await.map_err(|error| error.to_string())
-}
 
 /// The answer after its correlation id to a request of correlation id 7 without a client id.
 async fn ask(stream: &mut BoxStream, api_key: i16, version: i16, body: &[u8]) -> Vec<u8> {
@@ -39,6 +27,18 @@ async fn ask(stream: &mut BoxStream, api_key: i16, version: i16, body: &[u8]) ->
     stream.read_exact(&mut answer).await.unwrap();
     assert_eq!(answer[..4], 7i32.to_be_bytes());
     answer.split_off(4)
+}
+
+/// A broker with a topic "t" of one partition.
+fn with_topic() -> Cluster {
+    let mut cluster = Cluster::new(1);
+    cluster.host(BROKER, broker(""));
+    cluster.client("maker", |env| async move {
+        connect(&env).await;
+        Ok(())
+    });
+    assert!(cluster.run_clients(Duration::from_secs(60)));
+    cluster
 }
 
 async fn connect(env: &Env) -> BoxStream {
@@ -87,9 +87,7 @@ async fn fetch(stream: &mut BoxStream, offset: i64, wait_ms: i32, min_bytes: i32
 
 #[test]
 fn a_reader_at_the_tail_sees_what_was_acknowledged_before() {
-    let mut cluster = Cluster::new(1);
-    cluster.host(BROKER, broker);
-    cluster.run_for(Duration::from_secs(2));
+    let mut cluster = with_topic();
     cluster.disk(BROKER).set_slow(SLOW);
     cluster.client("client", |env| async move {
         let mut stream = connect(&env).await;
@@ -111,9 +109,7 @@ fn a_reader_at_the_tail_sees_what_was_acknowledged_before() {
 /// A disk that does not come back: the reader is told so within the bound, and never what is not durable.
 #[test]
 fn a_reader_does_not_wait_for_ever() {
-    let mut cluster = Cluster::new(1);
-    cluster.host(BROKER, broker);
-    cluster.run_for(Duration::from_secs(2));
+    let mut cluster = with_topic();
     cluster.disk(BROKER).set_slow(Duration::from_secs(3_600));
     cluster.client("client", |env| async move {
         let mut stream = connect(&env).await;

@@ -1,46 +1,45 @@
 //! A client that makes, fills, grows, changes and deletes topics of its own, under the same few names again and again,
 //! and commits offsets for groups of its own. It knows what must be there, and looks.
 //!
-//! What it demands of the cluster, per topic id: every record acknowledged with `acks=all` is read back at its offset,
-//! no record of another topic id is, and every partition can be written and read once nothing is broken any more.
+//! What it demands of the cluster, per topic id ([`known`]): every record acknowledged with `acks=all` is read back at its
+//! offset, as far as the topic keeps it, and one acknowledged before it was synced as long as no power cut took it; a record
+//! of an idempotent producer is there once; no record of another topic id is there; and every partition can be written and
+//! read once nothing is broken any more.
+
+mod known;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use letterbox_client::{
-    AlterOp, AutoOffsetReset, Client, CommittedOffset, ConfigResource, Consumer, ConsumerOptions, Error, ErrorCode, IsolationLevel,
-    NewTopic, OffsetSpec, Producer, ProducerOptions, ProducerRecord, TopicPartition,
+    Acks, AlterOp, Client, CommittedOffset, Compression, ConfigResource, Error, ErrorCode, IsolationLevel, NewTopic, OffsetSpec, Producer,
+    ProducerOptions, ProducerRecord, TopicPartition,
 };
 use tokio::time::{Instant, sleep};
-use uuid::Uuid;
 
-use super::{Load, PAUSE};
+use self::known::{Acknowledged, IDENTITY, Keeps, Known, Moment, Unmet};
+use super::broken::{Broken, Hurt};
+use super::read_all::{Contents, read_all};
+use super::{Load, PAUSE, SETTLED};
 use crate::rng::Rng;
 
 /// Names that a churner uses in turn.
 const NAMES: u64 = 2;
-/// After an answer that did not come, the broker has carried the request out by then, or never will: no fault of the
-/// simulation delays one for longer.
-const SETTLED: Duration = Duration::from_secs(6);
-
-/// A topic as it must be.
-struct Known {
-    id: Uuid,
+/// A topic as it was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Plan {
     partitions: i32,
-    acknowledged: BTreeMap<(i32, i64), u64>,
-    sent: BTreeSet<u64>,
-}
-
-impl Known {
-    fn new(id: Uuid, partitions: i32) -> Self {
-        Self { id, partitions, acknowledged: BTreeMap::new(), sent: BTreeSet::new() }
-    }
+    keeps: Keeps,
+    /// `flush.on.ack`
+    syncs: bool,
+    /// Of so many keys; `None`: every record has a key of its own.
+    keys: Option<u64>,
 }
 
 /// A change that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Change {
-    Create,
+    Create(Plan),
     Delete,
     Grow,
 }
@@ -49,7 +48,7 @@ enum Change {
 #[derive(Default)]
 struct Held {
     /// The topic, before `change` if there is one.
-    known: Option<Known>,
+    known: Option<(Known, Plan)>,
     /// A change without an answer.
     change: Option<Change>,
 }
@@ -67,19 +66,25 @@ pub struct Churned {
     pub verified: u64,
     /// Offsets that were committed and found again.
     pub commits: u64,
+    /// Offsets that were found by their time.
+    pub by_time: u64,
 }
 
 /// Runs until the load ends, then looks once more at everything that must be there.
 ///
 /// # Errors
 /// What is not as it must be, in words; also when the cluster does not serve within `patience` after the load has ended.
-pub async fn churner(load: Load, number: u64, patience: Duration) -> Result<Churned, String> {
+pub async fn churner(load: Load, broken: Broken, number: u64, patience: Duration) -> Result<Churned, String> {
     let mut churner = Churner {
         rng: Rng::new(load.env.random_u64()),
+        broken,
         group: format!("churners-{number}"),
         topics: BTreeMap::new(),
         committed: None,
+        commit_is_open: false,
         counter: number << 40,
+        producer: None,
+        strays: BTreeSet::new(),
         did: Churned::default(),
         number,
     };
@@ -102,7 +107,7 @@ pub async fn churner(load: Load, number: u64, patience: Duration) -> Result<Chur
     let deadline = Instant::now() + patience;
     loop {
         let client = last.client().await.ok_or("no client")?;
-        match churner.verify_all(&client).await {
+        match churner.look_at_all(&client).await {
             Ok(()) => return Ok(churner.did),
             Err(Trouble::Wrong(what)) => return Err(what),
             Err(Trouble::Again(error)) if Instant::now() >= deadline => {
@@ -128,12 +133,19 @@ impl From<Error> for Trouble {
 
 struct Churner {
     rng: Rng,
+    broken: Broken,
     number: u64,
     group: String,
     topics: BTreeMap<String, Held>,
-    /// The committed offset of the group, when it is known.
-    committed: Option<(TopicPartition, i64)>,
+    /// The committed offset of the group, when it is known, and how often the broker's clock had jumped before: a jump expires it.
+    committed: Option<(TopicPartition, i64, u64)>,
+    /// A commit, or the deletion of the group, has no answer.
+    commit_is_open: bool,
     counter: u64,
+    /// An idempotent producer that has not failed yet. It outlives the topics it writes to.
+    producer: Option<Producer>,
+    /// Records that were sent without waiting for an answer: they may come to a later topic of the name.
+    strays: BTreeSet<u64>,
     did: Churned,
 }
 
@@ -148,24 +160,25 @@ impl Churner {
 
     async fn act_on(&mut self, client: &Client, name: &str, held: &mut Held) -> Result<(), Trouble> {
         self.settle(client, name, held).await?;
-        let Some(topic) = &mut held.known else { return self.create(client, name, held).await };
-        match self.rng.below(13) {
-            0..=3 => self.produce(client, name, topic).await,
-            4..=5 => self.verify(client, name, topic).await,
-            6 => self.grow(client, name, held).await,
-            7 => self.configure(client, name).await,
-            8 => self.commit(client, name).await,
-            9 => self.delete_records(client, name, topic).await,
+        let Some((topic, plan)) = &mut held.known else { return self.create(client, name, held).await };
+        let plan = *plan;
+        match self.rng.below(20) {
+            0..=7 => self.produce(client, name, topic, plan).await,
+            8..=11 => self.verify(client, name, topic).await,
+            12 => self.grow(client, name, held).await,
+            13 => self.configure(client, name).await,
+            14..=15 => self.commit(client, name).await,
+            16 => self.delete_records(client, name, topic).await,
             kind => {
                 let mut under_way = Vec::new();
                 match kind {
                     // Right after the answer, while the broker still has work to do for these records.
-                    10 => self.produce(client, name, topic).await?,
+                    17 => self.produce(client, name, topic, plan).await?,
                     // Records are under way while their topic goes.
-                    11 => {
-                        let producer = Self::producer(client).await?;
+                    18 => {
+                        let producer = Self::producer(client, ProducerOptions::default()).await?;
                         for _ in 0..self.rng.between(1, 30) {
-                            under_way.push(producer.send(self.record(name, topic).2).await?);
+                            under_way.push(producer.send(self.record(client, name, topic, plan, true).1).await?);
                         }
                         sleep(Duration::from_millis(self.rng.below(8))).await;
                     }
@@ -174,8 +187,8 @@ impl Churner {
                 self.delete(client, name, held).await?;
                 if self.rng.percent(70) && under_way.is_empty() {
                     self.create(client, name, held).await?;
-                    if let Some(topic) = &mut held.known {
-                        self.produce(client, name, topic).await?;
+                    if let Some((topic, plan)) = &mut held.known {
+                        self.produce(client, name, topic, *plan).await?;
                     }
                 }
                 // Their fate is nobody's business, but it has to be told.
@@ -198,36 +211,72 @@ impl Churner {
             Some(code) => return Err(Trouble::Again(Error::Broker(letterbox_client::BrokerError { code, message: None }))),
         }
         let found = found.filter(|topic| topic.error.is_none());
-        let before = held.known.take();
-        held.known = match (found, before) {
-            (Some(found), Some(before)) if found.id == before.id => {
-                Some(Known { partitions: i32::try_from(found.partitions.len()).unwrap_or(0), ..before })
+        let wrong = |what: &str| Err(Trouble::Wrong(format!("{name}: {what}; there is {found:?}")));
+        let count = found.map_or(0, |found| i32::try_from(found.partitions.len()).unwrap_or(0));
+        match (change, found, held.known.take()) {
+            (_, Some(found), Some((mut before, plan))) if found.id == before.id => {
+                before.partitions = count;
+                held.known = Some((before, plan));
             }
-            (found, Some(before)) if change == Change::Grow => {
-                return Err(Trouble::Wrong(format!("{name}: topic {} was to grow and is gone; there is {found:?}", before.id)));
+            (Change::Grow, _, Some((before, _))) => return wrong(&format!("topic {} was to grow and is gone", before.id)),
+            (Change::Create(plan), Some(found), None) if count == plan.partitions => {
+                held.known = Some((Known::new(found.id, count, plan.keeps), plan));
             }
-            (Some(found), _) => Some(Known::new(found.id, i32::try_from(found.partitions.len()).unwrap_or(0))),
-            (None, _) => None,
-        };
+            (_, Some(_), _) => return wrong(&format!("nobody has asked for this topic; {change:?} has no answer")),
+            (_, None, _) => self.broken.topic_gone(name),
+        }
         held.change = None;
         Ok(())
     }
 
-    async fn create(&mut self, client: &Client, name: &str, held: &mut Held) -> Result<(), Trouble> {
+    /// Draws a topic, and its configuration.
+    fn plan(&mut self) -> (Plan, BTreeMap<String, String>) {
+        let mut configs = vec![("segment.ms", "300".to_owned()), ("file.delete.delay.ms", "500".to_owned())];
         let partitions = i32::try_from(self.rng.between(1, 7)).unwrap_or(1);
-        let mut configs =
-            BTreeMap::from([("segment.ms".to_owned(), "300".to_owned()), ("file.delete.delay.ms".to_owned(), "500".to_owned())]);
-        if self.rng.percent(30) {
-            // Every key is written once: compaction has to keep all of them.
-            configs.insert("cleanup.policy".to_owned(), "compact".to_owned());
-            configs.insert("min.cleanable.dirty.ratio".to_owned(), "0.01".to_owned());
+        let mut plan = Plan { partitions, keeps: Keeps::All, syncs: true, keys: None };
+        match self.rng.below(100) {
+            0..40 => {}
+            40..50 => {
+                plan.syncs = false;
+                configs.push(("flush.on.ack", "false".to_owned()));
+            }
+            50..75 => {
+                let drops_tombstones = self.rng.percent(50);
+                plan.keeps = Keeps::Newest { drops_tombstones };
+                // Without a bound nothing is old and nothing is too much.
+                let policy = if self.rng.percent(30) { "compact,delete" } else { "compact" };
+                configs.extend([("cleanup.policy", policy.to_owned()), ("retention.ms", "-1".to_owned())]);
+                configs.push(("min.cleanable.dirty.ratio", "0.01".to_owned()));
+                if drops_tombstones {
+                    configs.push(("delete.retention.ms", "100".to_owned()));
+                }
+                if self.rng.percent(80) {
+                    plan.keys = Some(self.rng.between(1, 8));
+                }
+            }
+            75..88 => {
+                let ms = self.rng.between(500, 4000);
+                plan.keeps = Keeps::Age { ms: i64::try_from(ms).unwrap_or(0) };
+                configs.push(("retention.ms", ms.to_string()));
+            }
+            _ => {
+                let bytes = self.rng.between(0, 6000);
+                plan.keeps = Keeps::Size { bytes };
+                configs.push(("retention.bytes", bytes.to_string()));
+            }
         }
-        let topic = NewTopic { name: name.to_owned(), partitions: Some(partitions), configs, ..NewTopic::default() };
-        held.change = Some(Change::Create);
+        (plan, configs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+    }
+
+    async fn create(&mut self, client: &Client, name: &str, held: &mut Held) -> Result<(), Trouble> {
+        let (plan, configs) = self.plan();
+        let topic = NewTopic { name: name.to_owned(), partitions: Some(plan.partitions), configs, ..NewTopic::default() };
+        held.change = Some(Change::Create(plan));
+        tracing::debug!(name, ?plan, "churner creates");
         let mut outcomes = client.create_topics(&[topic], false).await?;
         let created = outcomes.remove(name).ok_or(Error::Closed)?.map_err(Error::from)?;
         self.did.created += 1;
-        *held = Held { known: Some(Known::new(created.id, partitions)), change: None };
+        *held = Held { known: Some((Known::new(created.id, plan.partitions, plan.keeps), plan)), change: None };
         Ok(())
     }
 
@@ -238,12 +287,13 @@ impl Churner {
         let mut outcomes = client.delete_topics(&[name.to_owned()]).await?;
         outcomes.remove(name).ok_or(Error::Closed)?.map_err(Error::from)?;
         self.did.deleted += 1;
+        self.broken.topic_gone(name);
         *held = Held { known: None, change: None };
         Ok(())
     }
 
     async fn grow(&mut self, client: &Client, name: &str, held: &mut Held) -> Result<(), Trouble> {
-        let Some(topic) = &mut held.known else { return Ok(()) };
+        let Some((topic, _)) = &mut held.known else { return Ok(()) };
         let partitions = topic.partitions + 1;
         held.change = Some(Change::Grow);
         let mut outcomes = client.create_partitions(&BTreeMap::from([(name.to_owned(), (partitions, None))])).await?;
@@ -257,8 +307,8 @@ impl Churner {
     async fn delete_records(&mut self, client: &Client, name: &str, topic: &mut Known) -> Result<(), Trouble> {
         let at = self.rng.index(topic.acknowledged.len().max(1));
         let Some((partition, before)) = topic.acknowledged.keys().nth(at).copied() else { return Ok(()) };
-        // Even without an answer they are not demanded any more; what lies after them is.
-        topic.acknowledged.retain(|(index, offset), _| *index != partition || *offset >= before);
+        topic.delete_before(partition, before);
+        tracing::debug!(name, partition, before, "churner deletes records");
         let partition = TopicPartition::new(name, partition);
         let mut outcomes = client.delete_records(&BTreeMap::from([(partition.clone(), before)])).await?;
         let low = outcomes.remove(&partition).ok_or(Error::Closed)?.map_err(Error::from)?;
@@ -277,39 +327,79 @@ impl Churner {
         Ok(())
     }
 
-    async fn producer(client: &Client) -> Result<Producer, Trouble> {
-        let options =
-            ProducerOptions { delivery_timeout: Duration::from_secs(6), block_max: Duration::from_secs(3), ..ProducerOptions::default() };
+    async fn producer(client: &Client, options: ProducerOptions) -> Result<Producer, Trouble> {
+        let options = ProducerOptions { delivery_timeout: Duration::from_secs(6), block_max: Duration::from_secs(3), ..options };
         Ok(Producer::new(client, options).await?)
     }
 
-    fn record(&mut self, name: &str, topic: &mut Known) -> (i32, u64, ProducerRecord) {
-        self.counter += 1;
-        topic.sent.insert(self.counter);
-        let partition = i32::try_from(self.rng.below(topic.partitions.unsigned_abs().into())).unwrap_or(0);
-        let value = format!("{} {} {}", topic.id, self.counter, ".".repeat(self.rng.index(600)));
-        (partition, self.counter, ProducerRecord::new(name).partition(partition).key(self.counter.to_string()).value(value))
+    /// How to produce: mostly as the default is.
+    fn style(&mut self, plan: Plan) -> ProducerOptions {
+        let compression = match self.rng.below(8) {
+            0 => Compression::Gzip,
+            1 => Compression::Snappy,
+            2 => Compression::Lz4,
+            3 => Compression::Zstd,
+            _ => Compression::None,
+        };
+        let (acks, idempotence) = match self.rng.below(10) {
+            // Bytes that are there twice count twice.
+            _ if matches!(plan.keeps, Keeps::Size { .. }) => (Acks::All, true),
+            0 => (Acks::None, false),
+            1..=2 => (Acks::Leader, false),
+            3 => (Acks::All, false),
+            _ => (Acks::All, true),
+        };
+        ProducerOptions { acks, idempotence, compression, ..ProducerOptions::default() }
     }
 
-    async fn produce(&mut self, client: &Client, name: &str, topic: &mut Known) -> Result<(), Trouble> {
-        let producer = Self::producer(client).await?;
+    fn record(&mut self, client: &Client, name: &str, topic: &mut Known, plan: Plan, idempotent: bool) -> ((i32, u64), ProducerRecord) {
+        self.counter += 1;
+        let value = self.counter;
+        let partition = i32::try_from(self.rng.below(topic.partitions.unsigned_abs().into())).unwrap_or(0);
+        let key = plan.keys.map_or_else(|| value.to_string(), |keys| format!("key-{}", self.rng.below(keys)));
+        let len = (plan.keys.is_none() || self.rng.percent(80)).then(|| self.rng.index(600));
+        let identity = topic.send(value, partition, &key, len.map(|len| len + 60), idempotent, client.env().clock.wall_ms());
+        let record = ProducerRecord::new(name).partition(partition).key(key);
+        let record = match len {
+            Some(len) => record.value(format!("{identity}{}", ".".repeat(len))),
+            None => record.header(IDENTITY, Some(identity.into())),
+        };
+        ((partition, value), record)
+    }
+
+    async fn produce(&mut self, client: &Client, name: &str, topic: &mut Known, plan: Plan) -> Result<(), Trouble> {
+        let style = self.style(plan);
+        let (acks, idempotence) = (style.acks, style.idempotence);
+        let producer = match self.producer.take() {
+            Some(producer) if idempotence && self.rng.percent(60) => producer,
+            _ => Self::producer(client, style).await?,
+        };
+        let waits_for_sync = acks == Acks::All && plan.syncs;
+        let unsynced_at = (!waits_for_sync).then(|| self.broken.losses());
         let mut deliveries = Vec::new();
         for _ in 0..self.rng.between(1, 20) {
-            let (partition, value, record) = self.record(name, topic);
-            deliveries.push((partition, value, producer.send(record).await?));
+            let (place, record) = self.record(client, name, topic, plan, idempotence);
+            if acks == Acks::None {
+                self.strays.insert(place.1);
+            }
+            deliveries.push((place, producer.send(record).await?));
         }
         let mut failed = None;
-        for (partition, value, delivery) in deliveries {
+        for ((partition, value), delivery) in deliveries {
             match delivery.await {
                 Ok(place) => {
-                    topic.acknowledged.insert((partition, place.offset.unwrap_or(-1)), value);
-                    self.did.acknowledged += 1;
+                    if let Some(offset) = place.offset {
+                        topic.acknowledged.insert((partition, offset), Acknowledged { value, unsynced_at });
+                        self.did.acknowledged += 1;
+                    }
                 }
                 Err(error) => failed = Some(error),
             }
         }
-        if let Some(error) = failed {
-            tracing::debug!(%error, name, "some records have an unknown fate");
+        match failed {
+            Some(error) => tracing::debug!(%error, name, "some records have an unknown fate"),
+            None if idempotence => self.producer = Some(producer),
+            None => {}
         }
         Ok(())
     }
@@ -319,13 +409,17 @@ impl Churner {
         if let Some(committed) = &self.committed {
             let found = client.list_group_offsets(&self.group, None).await?;
             let found: BTreeMap<_, _> = found.into_iter().map(|(partition, committed)| (partition, committed.offset)).collect();
-            let (partition, offset) = committed;
-            if found.get(partition) != Some(offset) {
+            let (partition, offset, jumps) = committed;
+            let is_expired = *jumps != self.broken.jumps() && !found.contains_key(partition);
+            if found.get(partition) != Some(offset) && !is_expired {
                 return Err(Trouble::Wrong(format!("group {}: committed {offset} for {partition}, found {found:?}", self.group)));
             }
             self.did.commits += 1;
         }
         self.committed = None;
+        if std::mem::replace(&mut self.commit_is_open, true) {
+            sleep(SETTLED).await;
+        }
         if self.rng.percent(25) {
             let mut outcomes = client.delete_groups(std::slice::from_ref(&self.group)).await;
             match outcomes.remove(&self.group) {
@@ -338,23 +432,23 @@ impl Churner {
             }
         }
         let offset = i64::try_from(self.rng.below(1000)).unwrap_or(0);
+        let jumps = self.broken.jumps();
         let committed = CommittedOffset { offset, leader_epoch: -1, metadata: String::new() };
         let outcomes = client.alter_group_offsets(&self.group, &BTreeMap::from([(partition.clone(), committed)])).await?;
         for outcome in outcomes.into_values() {
             outcome.map_err(Error::from)?;
         }
-        self.committed = Some((partition, offset));
+        self.commit_is_open = false;
+        self.committed = Some((partition, offset, jumps));
         Ok(())
     }
 
-    async fn verify_all(&mut self, client: &Client) -> Result<(), Trouble> {
+    /// Everything that must be there is, and what is hurt can be replaced.
+    async fn look_at_all(&mut self, client: &Client) -> Result<(), Trouble> {
         let names: Vec<String> = self.topics.keys().cloned().collect();
         for name in names {
             let mut held = self.topics.remove(&name).unwrap_or_default();
-            let mut result = self.settle(client, &name, &mut held).await;
-            if let (Ok(()), Some(topic)) = (&result, &held.known) {
-                result = self.verify(client, &name, topic).await;
-            }
+            let result = self.look_at(client, &name, &mut held).await;
             // What cannot be read now is still demanded.
             self.topics.insert(name, held);
             result?;
@@ -362,8 +456,24 @@ impl Churner {
         Ok(())
     }
 
+    async fn look_at(&mut self, client: &Client, name: &str, held: &mut Held) -> Result<(), Trouble> {
+        self.settle(client, name, held).await?;
+        if let Some((topic, _)) = &mut held.known {
+            self.verify(client, name, topic).await?;
+        }
+        if held.known.is_some() && !self.broken.hurt(name).is_empty() {
+            self.delete(client, name, held).await?;
+            self.create(client, name, held).await?;
+            if let Some((topic, plan)) = &mut held.known {
+                self.produce(client, name, topic, *plan).await?;
+                self.verify(client, name, topic).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Everything acknowledged is there, at its offset, and nothing of another topic is.
-    async fn verify(&mut self, client: &Client, name: &str, topic: &Known) -> Result<(), Trouble> {
+    async fn verify(&mut self, client: &Client, name: &str, topic: &mut Known) -> Result<(), Trouble> {
         let metadata = client.metadata(Some(&[name.to_owned()])).await?;
         let found = metadata.topics.get(name).filter(|found| found.error.is_none());
         let Some(found) = found.filter(|found| found.id == topic.id) else {
@@ -372,70 +482,59 @@ impl Churner {
         if i32::try_from(found.partitions.len()).unwrap_or(0) < topic.partitions {
             return Err(Trouble::Wrong(format!("{name}: {} partitions of {}", found.partitions.len(), topic.partitions)));
         }
-        let records = read_all(client, name, topic.partitions).await?;
-        for ((partition, offset), value) in &topic.acknowledged {
-            let expected = format!("{} {value} ", topic.id);
-            match records.get(&(*partition, *offset)) {
-                Some(record) if record.starts_with(&expected) => self.did.verified += 1,
-                other => {
-                    let held: Vec<_> = records.keys().filter(|key| key.0 == *partition).map(|key| key.1).collect();
-                    return Err(Trouble::Wrong(format!(
-                        "{name}-{partition} of topic {}: acknowledged {value} at offset {offset}, found {other:?}; it has {:?}..={:?}",
-                        topic.id,
-                        held.first(),
-                        held.last()
-                    )));
-                }
+        let (losses, hurt) = (self.broken.losses(), self.broken.hurt(name));
+        let mut contents = read_all(client, name, (0..topic.partitions).filter(|partition| !hurt.contains_key(partition))).await?;
+        for (partition, hurt) in hurt {
+            // It need not be served; but if it is, a directory that was taken away is no reason for an empty log.
+            if let Ok(read) = read_all(client, name, [partition]).await
+                && hurt == Hurt::Missing
+            {
+                contents.extend(read);
             }
         }
-        let foreign = records.iter().find(|(_, record)| {
-            let mut parts = record.split(' ');
-            let is_own = parts.next() == Some(&topic.id.to_string());
-            !(is_own && parts.next().and_then(|value| value.parse().ok()).is_some_and(|value: u64| topic.sent.contains(&value)))
-        });
-        if let Some((place, record)) = foreign {
-            return Err(Trouble::Wrong(format!("{name} of topic {}: a record of another topic at {place:?}: {record}", topic.id)));
+        for partition in self.broken.take_dropped(name) {
+            topic.give_up(partition);
+        }
+        let broker_ms_max = client.env().clock.wall_ms() + self.broken.ahead_ms_max();
+        let now = Moment { broker_ms_max, losses: self.broken.losses() };
+        match topic.check(&contents, now, &|value| self.strays.contains(&value)) {
+            Ok(verified) => self.did.verified += verified,
+            Err(Unmet::Broken(what)) => return Err(Trouble::Wrong(format!("{name} of topic {}: {what}", topic.id))),
+            Err(Unmet::NotYet(what)) => return Err(Trouble::Again(Error::Invalid(format!("{name} of topic {}: {what}", topic.id)))),
+        }
+        if topic.keeps == Keeps::All && losses == now.losses {
+            self.look_up_by_time(client, name, &contents, losses).await?;
         }
         Ok(())
     }
-}
 
-/// Every record between the earliest and the latest offset, by partition and offset.
-async fn read_all(client: &Client, name: &str, partitions: i32) -> Result<BTreeMap<(i32, i64), String>, Error> {
-    let partitions: Vec<_> = (0..partitions).map(|index| TopicPartition::new(name, index)).collect();
-    let mut edges = Vec::new();
-    for spec in [OffsetSpec::Earliest, OffsetSpec::Latest] {
-        let wanted = partitions.iter().map(|partition| (partition.clone(), spec)).collect();
-        edges.push(client.list_offsets(&wanted, IsolationLevel::ReadUncommitted).await?);
-    }
-    let mut consumer = Consumer::new(
-        client,
-        ConsumerOptions { offset_reset: AutoOffsetReset::None, fetch_wait: Duration::from_millis(100), ..ConsumerOptions::default() },
-    );
-    consumer.assign(partitions.clone());
-    let mut ends = BTreeMap::new();
-    for partition in &partitions {
-        let edge = |at: usize| match edges.get(at).and_then(|found| found.get(partition)) {
-            Some(Ok(found)) => found.offset.ok_or_else(|| Error::Invalid(format!("no offset of {partition}"))),
-            Some(Err(error)) => Err(Error::Broker(error.clone())),
-            None => Err(Error::Invalid(format!("no offsets of {partition}"))),
-        };
-        let (start, end) = (edge(0)?, edge(1)?);
-        consumer.seek(partition, start)?;
-        if start < end {
-            ends.insert(partition.clone(), end);
+    /// The first record at a time or later is found, in the order of the offsets.
+    async fn look_up_by_time(
+        &mut self,
+        client: &Client,
+        name: &str,
+        contents: &BTreeMap<i32, Contents>,
+        losses: u64,
+    ) -> Result<(), Trouble> {
+        let mut wanted = BTreeMap::new();
+        for (partition, held) in contents {
+            if !held.records.is_empty() {
+                let drawn = self.rng.index(held.records.len());
+                let at = held.records.get(drawn).map_or(0, |record| record.timestamp) + i64::from(self.rng.percent(30));
+                let expected = held.records.iter().find(|record| record.timestamp >= at).map(|record| record.offset);
+                wanted.insert(TopicPartition::new(name, *partition), (at, expected, held.end));
+            }
         }
-    }
-    let mut records = BTreeMap::new();
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while ends.iter().any(|(partition, end)| consumer.position(partition).unwrap_or(0) < *end) {
-        if Instant::now() > deadline {
-            return Err(Error::Timeout { what: format!("reading {name}"), after: Duration::from_secs(20) });
+        let specs = wanted.iter().map(|(partition, (at, ..))| (partition.clone(), OffsetSpec::Timestamp(*at))).collect();
+        let found = client.list_offsets(&specs, IsolationLevel::ReadUncommitted).await?;
+        for (partition, (at, expected, end)) in wanted {
+            let offset = found.get(&partition).cloned().ok_or(Error::Closed)?.map_err(Error::from)?.offset;
+            let is_right = if expected.is_some() { offset == expected } else { offset.is_none_or(|offset| offset >= end) };
+            if !is_right && self.broken.losses() == losses && self.broken.hurt(name).is_empty() {
+                return Err(Trouble::Wrong(format!("{partition}: the first record at {at} or later is {offset:?}, not {expected:?}")));
+            }
+            self.did.by_time += 1;
         }
-        for record in consumer.poll(Duration::from_millis(500)).await? {
-            let value = String::from_utf8_lossy(record.value.as_deref().unwrap_or_default()).into_owned();
-            records.insert((record.partition, record.offset), value);
-        }
+        Ok(())
     }
-    Ok(records)
 }

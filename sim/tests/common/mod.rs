@@ -1,0 +1,46 @@
+//! What the tests of the broker under simulation share: its start, and the log of a failing run.
+#![allow(dead_code, reason = "not every test program uses all of it")]
+
+use std::future::Future;
+
+use letterbox_broker::config::Config;
+use letterbox_broker::server::Broker;
+use letterbox_sim::cluster::{Exit, Process};
+
+/// The name of the one broker's machine. It listens on port 9092.
+pub(crate) const BROKER: &str = "broker-0";
+/// Its `log.dirs`, unless a test says otherwise.
+pub(crate) const DATA: &str = "/var/lib/letterbox";
+
+/// The software of the broker's machine: a broker and controller with `more` lines of configuration, until it is asked to stop or
+/// gives up.
+pub(crate) fn broker(more: &str) -> impl Fn(Process) -> std::pin::Pin<Box<dyn Future<Output = Exit>>> + 'static {
+    let text = format!(
+        "process.roles=broker,controller\nnode.id=0\ncontroller.quorum.voters=0@{BROKER}:9093\ncontroller.listener.names=CONTROLLER\n\
+         listeners=PLAINTEXT://:9092,CONTROLLER://:9093\nadvertised.listeners=PLAINTEXT://{BROKER}:9092\n{}\
+         admin.listener=none\noffsets.topic.num.partitions=2\noffsets.topic.replication.factor=1\n{more}\n",
+        if more.contains("log.dirs=") { String::new() } else { format!("log.dirs={DATA}\n") },
+    );
+    move |process| Box::pin(run(process, text.clone()))
+}
+
+async fn run(process: Process, text: String) -> Exit {
+    let config = Config::parse(&text).map_err(|error| error.to_string())?;
+    let broker = Broker::start(process.env.clone(), config).await.map_err(|error| error.to_string())?;
+    let fatal = tokio::select! {
+        biased;
+        () = process.stopped() => None,
+        reason = broker.fatal() => Some(reason),
+    };
+    match fatal {
+        Some(reason) => Err(reason),
+        None => broker.shutdown().await.map_err(|error| error.to_string()),
+    }
+}
+
+/// `RUST_LOG=debug` shows what the broker, the clients and the simulation say.
+pub(crate) fn show_log() {
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    // Another test of the program may have set it up already.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).without_time().with_test_writer().try_init();
+}
