@@ -169,7 +169,7 @@ pub(super) fn dispatch(shared: &Arc<Shared>, connection: &mut Connection, reques
             let response = api_versions::api_versions(shared, connection, version, &request);
             timed.now(&ctx, response)
         }
-        Ok(request) => match answer_elements(shared, &request) {
+        Ok(request) => match answer_elements(shared, version, &request) {
             0..=WIDE => route(timed, connection.host.clone(), ctx, request),
             elements => elsewhere(timed, connection.host.clone(), ctx, api_key, elements, || Ok(request)),
         },
@@ -178,11 +178,11 @@ pub(super) fn dispatch(shared: &Arc<Shared>, connection: &mut Connection, reques
 }
 
 /// Elements of the answer, where the request does not bound them: more than [`WIDE`] for what has no cheap measure.
-fn answer_elements(shared: &Shared, request: &Request) -> usize {
+fn answer_elements(shared: &Shared, version: i16, request: &Request) -> usize {
     let hosted = || shared.replicas.hosted_count();
     match request {
         Request::Metadata(request) => match &request.topics {
-            Some(topics) if !topics.is_empty() => {
+            Some(topics) if !metadata::is_all(version, topics) => {
                 let image = shared.image();
                 let of = |topic: &MetadataRequestTopic| match &topic.name {
                     Some(name) => image.topic(name.as_str()).map_or(1, |topic| topic.partitions.len()),
@@ -217,7 +217,7 @@ fn elsewhere(
     let handled = async move {
         let request = decode()?;
         if !may_cancel {
-            let elements = elements.max(answer_elements(&timed.shared, &request));
+            let elements = elements.max(answer_elements(&timed.shared, ctx.api_version, &request));
             timed.share.grow_to(timed.share.bytes() + elements.saturating_mul(ANSWER_ELEMENT_BYTES)).await;
         }
         route(timed, host, ctx, request).outcome().await

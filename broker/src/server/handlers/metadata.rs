@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use kafka_protocol::messages as m;
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::metadata_response::{MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic};
 use kafka_protocol::protocol::StrBytes;
 
@@ -24,6 +25,12 @@ pub(super) const TOPIC_OPERATIONS: i32 = 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 <
 /// Every operation on the cluster: CREATE, ALTER, DESCRIBE, CLUSTER_ACTION, DESCRIBE_CONFIGS, ALTER_CONFIGS, IDEMPOTENT_WRITE.
 const CLUSTER_OPERATIONS: i32 = 1 << 5 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12;
 
+/// Whether a list of topics in a Metadata request stands for all of them: an empty one does in version 0. Later ones say null for that, and
+/// with an empty list ask for the brokers alone.
+pub(crate) fn is_all(version: i16, topics: &[MetadataRequestTopic]) -> bool {
+    version == 0 && topics.is_empty()
+}
+
 /// Answers Metadata, making topics on the way where the client and `auto.create.topics.enable` allow it.
 pub(crate) async fn metadata(shared: Arc<Shared>, ctx: RequestContext, request: m::MetadataRequest) -> m::MetadataResponse {
     let may_create = request.allow_auto_topic_creation && shared.config.is_true("auto.create.topics.enable");
@@ -31,7 +38,7 @@ pub(crate) async fn metadata(shared: Arc<Shared>, ctx: RequestContext, request: 
     let mut image = shared.image();
     let mut create_errors = BTreeMap::new();
     // Version 0 asks for everything with an empty list, later ones with null.
-    let mut asked = request.topics.filter(|topics| !(version == 0 && topics.is_empty()));
+    let mut asked = request.topics.filter(|topics| !is_all(version, topics));
     if let Some(topics) = &mut asked {
         // An id says which topic is meant: Java's admin client sends an empty name beside it.
         for topic in topics.iter_mut().filter(|topic| !topic.topic_id.is_nil()) {
