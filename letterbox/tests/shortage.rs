@@ -94,6 +94,17 @@ fn without_a_descriptor_the_open_partitions_serve_and_the_others_come_when_there
     broker.stop();
 }
 
+const LEADER_NOT_AVAILABLE: i16 = 5;
+
+/// The errors of the partitions of `topic`, in order.
+fn partition_errors(client: &mut TcpStream, topic: &'static str) -> Vec<i16> {
+    let wanted = m::metadata_request::MetadataRequestTopic::default().with_name(Some(topic_name(topic)));
+    let Response::Metadata(answer) = ask(client, 9, m::MetadataRequest::default().with_topics(Some(vec![wanted]))) else { unreachable!() };
+    let mut errors: Vec<i16> = answer.topics[0].partitions.iter().map(|partition| partition.error_code).collect();
+    errors.sort_unstable();
+    errors
+}
+
 #[test]
 fn a_broker_starts_without_a_log_directory_that_it_cannot_use() {
     let dir = tempfile::tempdir().unwrap();
@@ -108,16 +119,6 @@ fn a_broker_starts_without_a_log_directory_that_it_cannot_use() {
 
     let mut broker = Broker::start(dir.path(), &extra);
     let mut client = broker.connect();
-    let partition_errors = |client: &mut TcpStream, topic| {
-        let wanted = m::metadata_request::MetadataRequestTopic::default().with_name(Some(topic_name(topic)));
-        let Response::Metadata(answer) = ask(client, 9, m::MetadataRequest::default().with_topics(Some(vec![wanted]))) else {
-            unreachable!()
-        };
-        let mut errors: Vec<i16> = answer.topics[0].partitions.iter().map(|partition| partition.error_code).collect();
-        errors.sort_unstable();
-        errors
-    };
-    const LEADER_NOT_AVAILABLE: i16 = 5;
     assert_eq!(partition_errors(&mut client, "orders"), [0, LEADER_NOT_AVAILABLE]);
     assert_eq!(ask_for_topic(&mut client, "more"), 0);
     eventually("both partitions are made in the other directory", || partition_errors(&mut client, "more") == [0, 0]);
@@ -133,6 +134,33 @@ fn a_broker_starts_without_a_log_directory_that_it_cannot_use() {
     for topic in ["orders", "more"] {
         assert_eq!(partition_errors(&mut broker.connect(), topic), [0, 0], "{topic}");
     }
+}
+
+/// A disk that is not mounted, or that `log.dirs` does not name any more.
+#[test]
+fn the_partitions_of_a_lost_log_directory_are_not_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let [good, lost, away] = ["good", "lost", "away"].map(|name| dir.path().join(name));
+    let port = free_port();
+    let with = |dirs: String| format!("admin.listener=127.0.0.1:{port}\nnum.partitions=2\nlog.dirs={dirs}");
+    let (both, one) = (with(format!("{},{}", good.display(), lost.display())), with(good.display().to_string()));
+    let mut broker = Broker::start(dir.path(), &both);
+    assert_eq!(ask_for_topic(&mut broker.connect(), "orders"), 0);
+    broker.stop();
+    std::fs::rename(&lost, &away).unwrap();
+    std::fs::create_dir(&lost).unwrap();
+    for extra in [&both, &one] {
+        let mut broker = Broker::start(dir.path(), extra);
+        assert_eq!(partition_errors(&mut broker.connect(), "orders"), [0, LEADER_NOT_AVAILABLE]);
+        let (_, metrics) = http_get(port, "/metrics");
+        assert!(metrics.contains("kafka_log_logmanager_offlinelogdirectorycount 1"));
+        broker.stop();
+    }
+    // Fails when something is in it.
+    std::fs::remove_dir(&lost).unwrap();
+    std::fs::rename(&away, &lost).unwrap();
+    let broker = Broker::start(dir.path(), &both);
+    assert_eq!(partition_errors(&mut broker.connect(), "orders"), [0, 0]);
 }
 
 /// Connections that say nothing are ended, the oldest first, when there are too many.

@@ -250,6 +250,14 @@ pub enum LogError {
         /// Up to where it is known to have held records, exclusive.
         end_offset: Offset,
     },
+    /// Two log directories hold the partition; which of them has the records that are missed is not known.
+    #[error("{first} and {second} are both the directory of the partition; move the one that is not wanted out of its log directory")]
+    Twice {
+        /// One of the two.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
     /// A file that is not in its format.
     #[error("{path}: {reason}")]
     Malformed {

@@ -180,7 +180,16 @@ impl LogManager {
     }
 
     async fn reopen(&self, offline: OfflineLog, wanted: WantedLog) -> Result<Arc<Log>, LogError> {
-        let OfflineLog { dir, path, error, retry: (at, delay), .. } = offline;
+        let OfflineLog { mut dir, mut path, error, retry: (at, delay), .. } = offline;
+        if matches!(error, LogError::Twice { .. }) {
+            let (dirs, name) = (self.dirs.clone(), wanted.dir_name());
+            let looked = self.env.blocking(move || {
+                let place = |dir: Arc<LogDir>| (dir.path.join(&name), dir);
+                dirs.into_iter().map(place).filter(|(path, dir)| dir.disk.exists(path).unwrap_or(true)).collect::<Vec<_>>()
+            });
+            let Ok([one]) = <[_; 1]>::try_from(looked.await) else { return Err(error) };
+            (path, dir) = one;
+        }
         if dir.offline().is_some() {
             return Err(error);
         }

@@ -208,8 +208,11 @@ impl LogManager {
                 Ok(None) => {}
                 Ok(Some((log, bytes))) => {
                     scanned += bytes;
-                    if let Some(twice) = lock(&self.logs).insert((log.topic_id(), log.partition()), log) {
-                        tracing::error!(dir = %twice.path.display(), "two log directories hold the same partition");
+                    let (key, second) = ((log.topic_id(), log.partition()), log.path.clone());
+                    let first = lock(&self.logs).insert(key, log);
+                    if let Some(first) = first {
+                        lock(&self.logs).remove(&key);
+                        self.set_twice(&first, second);
                     }
                 }
                 Err(offline) => {
@@ -222,6 +225,23 @@ impl LogManager {
             }
         }
         self.for_each_dir(|dir, _| dir.partitions.write_changed()).await;
+    }
+
+    /// Notes that neither log of a partition is served.
+    fn set_twice(&self, log: &Log, second: PathBuf) {
+        self.dirs.iter().for_each(|dir| dir.mark_unclean());
+        let error = LogError::Twice { first: log.path.clone(), second };
+        tracing::error!(topic = %log.topic(), partition = log.partition(), %error, "partition is offline");
+        let offline = OfflineLog {
+            topic: log.topic().clone(),
+            partition: log.partition(),
+            topic_id: Some(log.topic_id()),
+            error,
+            dir: log.dir.clone(),
+            path: log.path.clone(),
+            retry: (Instant::now(), RETRY_MIN),
+        };
+        lock(&self.offline).insert((log.topic().clone(), log.partition()), offline);
     }
 
     /// Opens a directory; `None` when it was being made as the broker ended, and nothing is in it.

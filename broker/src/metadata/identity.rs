@@ -4,7 +4,9 @@
 //! another node id. The `directory.id` tells a disk from its empty successor.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use letterbox_env::{Env, Fault};
@@ -14,6 +16,10 @@ use crate::config::{escape_value, parse_properties};
 
 /// The file's name.
 pub const META_PROPERTIES: &str = "meta.properties";
+
+/// The log directories beside the metadata's that this broker has used, in the directory of the metadata log: one on each line, as
+/// `directory.id`, a space, and its path. Not one of Kafka's files.
+pub const LOG_DIRECTORIES: &str = "log-directories";
 
 /// Names that may be in a directory that was never used: a file system's own and the lock's.
 const NOT_DATA: &[&str] = &["lost+found", ".lock", "meta.properties.tmp"];
@@ -78,6 +84,8 @@ pub enum IdentityError {
         directory.display()
     )]
     Unexpected { directory: PathBuf, found: String, expected: String },
+    #[error("{} is damaged: each line is a directory.id, a space, and the path of a log directory. Correct it, or remove it if no log directory is lost", path.display())]
+    UsedDamaged { path: PathBuf },
     #[error("log.dirs is empty: name at least one directory")]
     NoDirectories,
 }
@@ -103,12 +111,13 @@ pub fn open_directories(
 pub struct Usable {
     /// In the order of the directories.
     pub identities: Vec<(PathBuf, DirectoryIdentity)>,
-    /// Those that cannot be read or written, and why.
+    /// Those that cannot be read or written, and why. Those too that were used before and are not there any more: nothing is written
+    /// into an empty directory in the place of one, which may be a disk that is not mounted.
     pub unusable: BTreeMap<PathBuf, io::Error>,
 }
 
-/// As [`open_directories`], but goes on without directories that the file system refuses, as long as there are `metadata_dir` and one of
-/// `log_dirs`. Blocks.
+/// As [`open_directories`], but goes on without directories that the file system refuses or that are lost, as long as there are
+/// `metadata_dir` and one of `log_dirs`. Blocks.
 ///
 /// # Errors
 /// [`IdentityError`]; an I/O error is that of `metadata_dir`, of the last log directory, or passes.
@@ -123,10 +132,21 @@ pub fn open_usable(
     if !usable.iter().any(|directory| directory == metadata_dir) {
         usable.push(metadata_dir.to_owned());
     }
-    let mut unusable = BTreeMap::new();
+    let mut used = read_used(env, metadata_dir)?;
+    let mut unusable = lost(env, &usable, &used, metadata_dir);
+    usable.retain(|directory| !unusable.contains_key(directory));
     loop {
         match open_directories(env, &usable, node_id, cluster_id) {
-            Ok(identities) => return Ok(Usable { identities: usable.into_iter().zip(identities).collect(), unusable }),
+            Ok(identities) => {
+                let identities: Vec<_> = usable.into_iter().zip(identities).collect();
+                let before = used.clone();
+                let others = identities.iter().filter(|(directory, _)| directory != metadata_dir);
+                used.extend(others.map(|(directory, identity)| (identity.directory_id, directory.clone())));
+                if used != before {
+                    write_used(env, metadata_dir, &used)?;
+                }
+                return Ok(Usable { identities, unusable });
+            }
             Err(IdentityError::Io { directory, source })
                 if directory != metadata_dir
                     && !Fault::of(&source).is_state()
@@ -138,6 +158,61 @@ pub fn open_usable(
             Err(error) => return Err(error),
         }
     }
+}
+
+/// What [`LOG_DIRECTORIES`] says; nothing when it is not there.
+fn read_used(env: &Env, metadata_dir: &Path) -> Result<BTreeMap<Uuid, PathBuf>, IdentityError> {
+    let path = metadata_dir.join(LOG_DIRECTORIES);
+    let io = |source| IdentityError::Io { directory: metadata_dir.to_owned(), source };
+    let bytes = match env.disk.read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(BTreeMap::new()),
+        Err(error) => return Err(io(error)),
+    };
+    let lines: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).collect();
+    let one = |line: &&[u8]| {
+        let (id, path) = line.split_at_checked(ID_LEN)?;
+        Some((decode_uuid(std::str::from_utf8(id).ok()?)?, PathBuf::from(OsStr::from_bytes(path.strip_prefix(b" ")?))))
+    };
+    lines.iter().map(one).collect::<Option<_>>().ok_or(IdentityError::UsedDamaged { path })
+}
+
+fn write_used(env: &Env, metadata_dir: &Path, used: &BTreeMap<Uuid, PathBuf>) -> Result<(), IdentityError> {
+    let mut text = Vec::new();
+    for (id, path) in used {
+        text.extend_from_slice(encode_uuid(*id).as_bytes());
+        text.push(b' ');
+        text.extend_from_slice(path.as_os_str().as_bytes());
+        text.push(b'\n');
+    }
+    let written = env.disk.write_atomically(&metadata_dir.join(LOG_DIRECTORIES), &text);
+    written.map_err(|source| IdentityError::Io { directory: metadata_dir.to_owned(), source })
+}
+
+/// The directories of `used` that are none of `directories` now, and what to do about each. A directory may come back under another path.
+fn lost(env: &Env, directories: &[PathBuf], used: &BTreeMap<Uuid, PathBuf>, metadata_dir: &Path) -> BTreeMap<PathBuf, io::Error> {
+    let found: Vec<_> = directories.iter().map(|directory| (directory, read_directory(env, directory))).collect();
+    let is_found = |id: &Uuid| found.iter().any(|(_, read)| matches!(read, Ok(Some(identity)) if identity.directory_id == *id));
+    let file = metadata_dir.join(LOG_DIRECTORIES);
+    let mut lost = BTreeMap::new();
+    for (id, path) in used.iter().filter(|(id, _)| !is_found(id)) {
+        let there = found.iter().find(|(directory, _)| *directory == path).map(|(_, read)| read);
+        let (id, file) = (encode_uuid(*id), file.display());
+        let give_up = format!("or, if its records are not needed any more, take its line out of {file}, and restart the broker");
+        let (path, why) = match there {
+            Some(Err(_)) => continue, // The file system or the identity says what is wrong with it.
+            Some(Ok(None)) => (path.clone(), format!("it is empty, and was used as directory.id {id}; mount or restore it, {give_up}")),
+            Some(Ok(Some(_))) => {
+                let name = format!("{} (directory.id {id})", path.display());
+                (name.into(), format!("another directory is in its place; put it back, {give_up}"))
+            }
+            None => {
+                (path.clone(), format!("it was used as directory.id {id} and is not in log.dirs any more; put it back there, {give_up}"))
+            }
+        };
+        lost.insert(path, io::Error::new(io::ErrorKind::NotFound, why));
+    }
+    lost
 }
 
 /// As [`open_directories`], with `new_id` for the `directory.id` of each empty directory.
@@ -289,6 +364,8 @@ fn parse(bytes: &[u8]) -> Result<DirectoryIdentity, String> {
     Ok(DirectoryIdentity { cluster_id, node_id, directory_id, created: false })
 }
 
+/// Characters of [`encode_uuid`].
+const ID_LEN: usize = 22;
 const BASE64URL: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 /// An id as Kafka writes it: base64url without padding, 22 characters.
@@ -413,5 +490,52 @@ mod tests {
         let refused = |found: Result<_, IdentityError>| matches!(found, Err(IdentityError::Io { directory, .. }) if directory == bad);
         assert!(refused(open(&[&a, &bad], &bad)), "the metadata log lies there");
         assert!(refused(open(&[&bad], &a)), "no log directory is left");
+    }
+
+    /// A disk that is not mounted, say: its partitions must not be made anew, neither there nor elsewhere.
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "the test plays the user")]
+    fn directory_that_was_used_and_is_not_there_is_lost_until_it_is_back_or_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let [a, b, c, away] = ["a", "b", "c", "away"].map(|name| dir.path().join(name));
+        let open = |log_dirs: &[&PathBuf]| {
+            let log_dirs: Vec<_> = log_dirs.iter().copied().cloned().collect();
+            let found = open_usable(&Env::real(), &log_dirs, &a, 1, Some("test")).unwrap();
+            let usable: Vec<_> = found.identities.into_iter().map(|(directory, _)| directory).collect();
+            (usable, found.unusable.into_iter().map(|(directory, why)| (directory, why.to_string())).collect::<Vec<_>>())
+        };
+        let all = (vec![a.clone(), b.clone(), c.clone()], vec![]);
+        let is_lost = |found: &[(PathBuf, String)], says: &str| {
+            assert!(matches!(found, [(path, why)] if *path == b && why.contains(says) && why.contains("log-directories")), "{found:?}");
+        };
+        assert_eq!(open(&[&a]), (vec![a.clone()], vec![]));
+        assert!(!a.join(LOG_DIRECTORIES).exists(), "the directory of the metadata is its own witness");
+        assert_eq!(open(&[&a, &b, &c]), all);
+        // Gone, then an empty one in its place: nothing is written there.
+        std::fs::rename(&b, &away).unwrap();
+        for _ in 0..2 {
+            let (usable, lost) = open(&[&a, &b, &c]);
+            assert_eq!(usable, [a.clone(), c.clone()]);
+            is_lost(&lost, "mount or restore it");
+            let _ = std::fs::create_dir(&b);
+            assert_eq!(std::fs::read_dir(&b).unwrap().count(), 0);
+        }
+        // Not named any more.
+        is_lost(&open(&[&a, &c]).1, "not in log.dirs any more");
+        // Back, and back under another path.
+        std::fs::remove_dir(&b).unwrap();
+        std::fs::rename(&away, &b).unwrap();
+        assert_eq!(open(&[&a, &b, &c]), all);
+        std::fs::rename(&b, &away).unwrap();
+        assert_eq!(open(&[&a, &away, &c]), (vec![a.clone(), away.clone(), c.clone()], vec![]));
+        // Given up.
+        std::fs::remove_dir_all(&away).unwrap();
+        assert_eq!(open(&[&a, &c]).1.len(), 1);
+        let used = std::fs::read_to_string(a.join(LOG_DIRECTORIES)).unwrap();
+        let kept: String = used.lines().filter(|line| line.ends_with("/c")).map(|line| format!("{line}\n")).collect();
+        std::fs::write(a.join(LOG_DIRECTORIES), kept).unwrap();
+        assert_eq!(open(&[&a, &b, &c]), all);
+        std::fs::write(a.join(LOG_DIRECTORIES), "what is this").unwrap();
+        assert!(matches!(open_usable(&Env::real(), std::slice::from_ref(&a), &a, 1, None), Err(IdentityError::UsedDamaged { .. })));
     }
 }

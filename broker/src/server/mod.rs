@@ -216,6 +216,9 @@ impl Broker {
 
         let quorum_config = quorum_config(&env, &config, &first.cluster_id).await?;
         let open_quorum = patiently("open the metadata", OpenError::is_state, || RaftQuorum::open(env.clone(), quorum_config.clone()));
+        // Those that are lost keep their place: what lies in them is known to no other.
+        let lost = unusable.keys().filter(|directory| !config.log_dirs.contains(directory));
+        let log_dirs = config.log_dirs.iter().chain(lost).cloned().collect();
         let options = LogManagerOptions {
             unusable: unusable.into_iter().map(|(directory, error)| (directory, Arc::new(error))).collect(),
             default_config: ReplicaManager::default_log_config(&config),
@@ -226,7 +229,7 @@ impl Broker {
             recovery_point_interval: config.duration("log.flush.offset.checkpoint.interval.ms"),
             cleaner_backoff: config.duration("log.cleaner.backoff.ms"),
             high_watermark_interval: config.duration("replica.high.watermark.checkpoint.interval.ms"),
-            ..LogManagerOptions::new(config.log_dirs.clone())
+            ..LogManagerOptions::new(log_dirs)
         };
         let open_logs = patiently(
             "open the logs",

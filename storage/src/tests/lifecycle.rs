@@ -358,3 +358,34 @@ async fn files_of_deleted_segments_are_handed_over_although_their_renaming_has_f
         }
     }
 }
+
+/// As when a log directory comes back after its partitions were made anew elsewhere: neither is served in the place of the other.
+#[tokio::test]
+async fn a_partition_in_two_log_directories_is_offline_until_one_is_moved_away() {
+    let (env, dir) = (Env::real(), tempfile::tempdir().unwrap());
+    let [a, b, away] = ["a", "b", "away"].map(|name| dir.path().join(name));
+    let open = || {
+        LogManager::open(env.clone(), LogManagerOptions { reserve_bytes: Some(0), ..LogManagerOptions::new(vec![a.clone(), b.clone()]) })
+    };
+    let wanted = || vec![WantedLog { topic: TOPIC.into(), topic_id: OLD, partition: 0, config: small(), is_new: false }];
+    for (dir, value) in [(&a, "first"), (&b, "second")] {
+        let only = LogManager::open(env.clone(), options(dir)).await.unwrap();
+        let log = only.create(TOPIC, OLD, 0, small()).await.unwrap();
+        append(&log, 1, &[value]);
+        log.sync().unwrap();
+        only.checkpoint().await;
+    }
+    let both = open().await.unwrap();
+    assert_eq!((both.logs().len(), both.offline_logs().len()), (0, 1));
+    for _ in 0..2 {
+        let error = both.host(wanted()).await.remove(0).err().unwrap();
+        assert!(matches!(error, LogError::Twice { .. }), "{error}");
+    }
+    env.disk.rename(&a.join("orders-0"), &away).unwrap();
+    let log = both.host(wanted()).await.remove(0).unwrap();
+    assert_eq!(contents(&log).into_values().collect::<Vec<_>>(), ["second"]);
+    assert!(both.offline_logs().is_empty());
+    drop((log, both));
+    let again = open().await.unwrap();
+    assert_eq!((again.logs().len(), again.offline_logs().len()), (1, 0));
+}
