@@ -109,6 +109,12 @@ pub struct Volume {
     pub claim: String,
     /// The uid of its claim.
     pub uid: String,
+    /// The class that its claim names.
+    pub class: Option<String>,
+    /// Whether there is a volume behind its claim. One that never was has nothing on it.
+    pub is_bound: bool,
+    /// Whether its claim is being deleted.
+    pub is_ending: bool,
     /// What its claim asks for.
     pub requested: u64,
     /// What it has; 0 while it is not bound.

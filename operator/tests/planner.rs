@@ -317,6 +317,42 @@ fn a_volume_grows_and_one_grown_by_hand_is_only_noted() {
 }
 
 #[test]
+fn mistakes_about_storage_can_be_taken_back() {
+    let storage = |size: &str, class: &str| json!({"storage": {"size": size, "class": class}});
+    let set = |cluster: &mut KafkaCluster, spec: serde_json::Value| cluster.spec = serde_json::from_value(spec).unwrap();
+    let model = Model::default();
+    model.with(|state| state.bad_classes.push("fsat".into()));
+    let mut cluster = cluster(storage("1Gi", "fsat"));
+    for _ in 0..5 {
+        assert_eq!(ready_reason(&pass(&model, &mut cluster)).0, "False");
+    }
+    // The cluster is deleted and made again with the right class; its claim was retained.
+    model.with(|state| state.brokers.clear());
+    cluster.status = None;
+    set(&mut cluster, storage("1Gi", "fast"));
+    settle(&model, &mut cluster);
+    assert_eq!(model.with(|state| state.disks[&0].class.clone()).as_deref(), Some("fast"));
+    // A volume that is there is never made again: the mismatch is told, with the way out.
+    let disk = model.with(|state| state.disks[&0].clone());
+    set(&mut cluster, storage("1Gi", "slow"));
+    for _ in 0..3 {
+        let told = pass(&model, &mut cluster);
+        let degraded = find_condition(&told.status.conditions, DEGRADED).unwrap();
+        assert_eq!((degraded.reason.as_str(), ready_reason(&told).0.as_str()), ("StorageClassDiffers", "True"));
+        assert!(degraded.message.contains("set spec.storage.class to fast"), "{}", degraded.message);
+    }
+    set(&mut cluster, storage("1Gi", "fast"));
+    assert!(!is_true(&settle(&model, &mut cluster).status.conditions, DEGRADED));
+    // Growth that the class refuses.
+    model.with(|state| state.fixed_volumes = true);
+    set(&mut cluster, storage("2Gi", "fast"));
+    assert!(is_true(&pass(&model, &mut cluster).status.conditions, DEGRADED));
+    set(&mut cluster, storage("1Gi", "fast"));
+    assert!(!is_true(&settle(&model, &mut cluster).status.conditions, DEGRADED));
+    assert_eq!(model.with(|state| state.disks[&0].clone()), disk);
+}
+
+#[test]
 fn volumes_go_with_the_cluster_only_while_the_policy_is_delete() {
     let model = Model::default();
     let mut cluster = cluster(json!({}));
@@ -398,7 +434,7 @@ fn part_of(step: &Step) -> Part {
     match step {
         Step::ApplyAccess { .. } | Step::Prune { .. } => Part::Access,
         Step::ApplyBudget { .. } => Part::Budget,
-        Step::GrowVolume { .. } | Step::HoldObject { .. } => Part::Storage,
+        Step::GrowVolume { .. } | Step::HoldObject { .. } | Step::RemakeClaim { .. } => Part::Storage,
         Step::ApplyBroker { .. } => Part::Definitions,
         Step::RestartBroker { .. } | Step::AcceptLoss { .. } => Part::Brokers,
     }

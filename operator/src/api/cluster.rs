@@ -87,18 +87,17 @@ pub struct KafkaClusterSpec {
 
 /// The volume of each broker.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[x_kube(validation = Rule::new("has(self.class) == has(oldSelf.class) && (!has(self.class) || self.class == oldSelf.class)").message(CLASS_MESSAGE))]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterStorage {
-    /// How large the volume is, for example `10Gi`. It can grow, if the storage class allows it, and never shrinks. A volume
-    /// that was grown by hand stays as large as it is. At least 64Mi. Default: 10Gi.
+    /// How large the volume is, for example `10Gi`. It can grow, if the storage class allows it. A volume that
+    /// is larger, because it was grown by hand or this was set back, stays as large as it is. At least 64Mi. Default: 10Gi.
     #[serde(default = "default_size")]
     #[schemars(length(min = 1, max = 32))]
     #[x_kube(validation = Rule::new("isQuantity(self) && !quantity(self).isLessThan(quantity('64Mi'))").message(SIZE_MESSAGE))]
-    #[x_kube(validation = Rule::new("!isQuantity(self) || !isQuantity(oldSelf) || !quantity(self).isLessThan(quantity(oldSelf))").message(SHRINK_MESSAGE))]
     pub size: String,
 
-    /// The storage class. Absent: the Kubernetes cluster's default class. It cannot be changed later.
+    /// The storage class. Absent: the Kubernetes cluster's default class. A volume that was made stays in its class; while it
+    /// could not be made yet, another class may be named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub class: Option<String>,
@@ -384,8 +383,6 @@ pub(crate) const SIZE_MESSAGE: &str = "The size must be a quantity of at least 6
 
 /// The least size of a volume, in bytes: the broker keeps a part of it free, and a smaller one has room for little else.
 pub(crate) const SIZE_MIN: u64 = 64 << 20;
-pub(crate) const SHRINK_MESSAGE: &str = "A volume cannot shrink; set spec.storage.size to what it was or more.";
-pub(crate) const CLASS_MESSAGE: &str = "The storage class cannot be changed; make a new cluster to move to another class.";
 
 /// The port of health, metrics and lifecycle.
 pub const ADMIN_PORT: i32 = 9644;

@@ -50,6 +50,15 @@ pub enum Step {
         /// In bytes.
         to: u64,
     },
+    /// Make a claim again that no volume could be made for, so that it asks for the right class.
+    RemakeClaim {
+        /// Whose.
+        broker: i32,
+        /// The class that it names.
+        from: String,
+        /// The class that it should name.
+        to: String,
+    },
     /// Hold the cluster's object until its volumes are deleted, or hold it no longer.
     HoldObject {
         /// Whether it is to be held.
@@ -127,6 +136,15 @@ pub enum Wait {
         /// Which.
         broker: i32,
     },
+    /// A volume is of another class than the spec names, and stays so.
+    OtherClass {
+        /// Whose.
+        broker: i32,
+        /// The class that it has.
+        live: String,
+        /// The class that the spec names.
+        spec: String,
+    },
     /// A volume was asked to grow and has not yet.
     VolumeGrowing {
         /// Whose.
@@ -197,6 +215,16 @@ fn plan_volumes(desired: &Blueprint, observed: &Observed, plan: &mut Plan) {
         plan.steps.push(Step::HoldObject { held });
     }
     let volumes = || observed.brokers.iter().filter_map(|(id, broker)| Some((*id, broker.volume.as_ref()?)));
+    for (broker, volume) in volumes() {
+        // Without a class in the spec the default is right, whichever it is now.
+        let Some(to) = desired.storage.class.clone().filter(|class| volume.class.as_ref() != Some(class)) else { continue };
+        let from = volume.class.clone().unwrap_or_default();
+        if volume.is_bound {
+            plan.waits.push(Wait::OtherClass { broker, live: from, spec: to });
+        } else if !volume.is_ending {
+            plan.steps.push(Step::RemakeClaim { broker, from, to });
+        }
+    }
     let Some(wanted) = bytes_of(&desired.storage.size) else { return };
     for (broker, volume) in volumes() {
         if volume.requested < wanted {
@@ -229,6 +257,11 @@ fn plan_brokers(cluster: &KafkaCluster, desired: &Blueprint, observed: &Observed
         let is_gone = |loss: &Loss| loss.broker == id && matches!(loss.what, Lost::ClaimGone { .. });
         if seen.run == Run::Absent && plan.losses.iter().any(is_gone) {
             // Starting it would make a new volume in place of the old one.
+            continue;
+        }
+        if seen.run == Run::Absent && seen.volume.as_ref().is_some_and(|volume| volume.is_ending) {
+            // It would wait for a claim that goes.
+            plan.waits.push(Wait::BrokerStarting { broker: id, detail: "its old volume claim is being deleted".to_owned() });
             continue;
         }
         if !observed.unread.contains_key(&Part::Definitions) {
@@ -285,20 +318,21 @@ impl Wait {
             Self::OtherBrokerDown { .. } => 3,
             Self::BrokerRestarting { .. } => 4,
             Self::BrokerStarting { .. } => 5,
-            Self::VolumeGrowing { .. } => 6,
+            Self::OtherClass { .. } => 6,
+            Self::VolumeGrowing { .. } => 7,
         }
     }
 
     /// Whether clients notice, or may: a volume that grows keeps nobody from the cluster.
     #[must_use]
     pub fn blocks_ready(&self) -> bool {
-        !matches!(self, Self::VolumeGrowing { .. } | Self::NotRead { part: Part::Budget | Part::Storage, .. })
+        !matches!(self, Self::VolumeGrowing { .. } | Self::OtherClass { .. } | Self::NotRead { part: Part::Budget | Part::Storage, .. })
     }
 
     /// Whether waiting alone will not end it.
     #[must_use]
     pub fn is_fault(&self) -> bool {
-        matches!(self, Self::DataLost(_) | Self::BrokerFailing { .. } | Self::NotRead { .. })
+        matches!(self, Self::DataLost(_) | Self::BrokerFailing { .. } | Self::NotRead { .. } | Self::OtherClass { .. })
     }
 
     /// What is going on, in a few words.
@@ -312,6 +346,7 @@ impl Wait {
             Self::OtherBrokerDown { .. } => "Waiting for a broker",
             Self::BrokerRestarting { .. } => "Restarting",
             Self::BrokerStarting { .. } => "Starting",
+            Self::OtherClass { .. } => "Other storage class",
             Self::VolumeGrowing { .. } => "Growing a volume",
         }
     }
@@ -327,6 +362,7 @@ impl Wait {
             Self::OtherBrokerDown { .. } => "WaitingForOtherBroker",
             Self::BrokerRestarting { .. } => "BrokerRestarting",
             Self::BrokerStarting { .. } => "BrokerStarting",
+            Self::OtherClass { .. } => "StorageClassDiffers",
             Self::VolumeGrowing { .. } => "VolumeGrowing",
         }
     }
@@ -366,6 +402,11 @@ impl std::fmt::Display for Wait {
             }
             Self::BrokerRestarting { broker } => write!(f, "broker {broker} takes up its new definition"),
             Self::BrokerStarting { broker, detail } => write!(f, "waiting for broker {broker}: {detail}"),
+            Self::OtherClass { broker, live, spec } => write!(
+                f,
+                "the volume of broker {broker} is of storage class {live}, and spec.storage.class is {spec}; a volume cannot change its class: \
+                 set spec.storage.class to {live}, or make a new cluster in {spec}"
+            ),
             Self::VolumeGrowing { broker, from, to } => {
                 write!(f, "the volume of broker {broker} grows from {} to {}", shown(*from), shown(*to))
             }
@@ -380,6 +421,9 @@ impl std::fmt::Display for Step {
             Self::Prune { what } => write!(f, "remove {what}"),
             Self::GrowVolume { broker, from, to } => {
                 write!(f, "grow the volume of broker {broker} from {} to {}", shown(*from), shown(*to))
+            }
+            Self::RemakeClaim { broker, from, to } => {
+                write!(f, "make the volume claim of broker {broker} again in storage class {to}: no volume was made for it in {from}")
             }
             Self::HoldObject { held: true } => f.write_str("hold the object until its volumes are deleted"),
             Self::HoldObject { held: false } => f.write_str("let the volumes stay when the cluster is deleted"),
@@ -399,9 +443,12 @@ impl Step {
         match self {
             Self::ApplyAccess { makes, .. } => *makes,
             Self::ApplyBroker { .. } | Self::RestartBroker { .. } => true,
-            Self::ApplyBudget { .. } | Self::Prune { .. } | Self::GrowVolume { .. } | Self::HoldObject { .. } | Self::AcceptLoss { .. } => {
-                false
-            }
+            Self::ApplyBudget { .. }
+            | Self::Prune { .. }
+            | Self::GrowVolume { .. }
+            | Self::HoldObject { .. }
+            | Self::RemakeClaim { .. }
+            | Self::AcceptLoss { .. } => false,
         }
     }
 
@@ -413,6 +460,7 @@ impl Step {
             Self::ApplyBudget { .. } => "BudgetApplied",
             Self::Prune { .. } => "Pruned",
             Self::GrowVolume { .. } => "VolumeGrown",
+            Self::RemakeClaim { .. } => "VolumeClaimRemade",
             Self::HoldObject { held: true } => "VolumesDeletedWithCluster",
             Self::HoldObject { held: false } => "VolumesRetained",
             Self::ApplyBroker { .. } => "BrokerApplied",

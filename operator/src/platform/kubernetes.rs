@@ -267,21 +267,49 @@ impl Kubernetes {
         ends(&format!("volume claim {claim}"), claims.delete(&claim, &only(live.uid())).await.map(drop))
     }
 
+    /// Deletes the claim of a broker that no volume was ever made for, and its set, whose claim template is for ever.
+    async fn remake(&self, desired: &Blueprint, broker: i32) -> Result<(), Fault> {
+        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &desired.namespace);
+        let name = claim_name(&desired.name, broker);
+        let tell = |error: kube::Error| api_fault(&format!("make the volume claim {name} again"), &error);
+        let live = claims.get_opt(&name).await.map_err(tell)?;
+        let Some(live) = live.filter(|live| !is_bound(live) && live.metadata.deletion_timestamp.is_none()) else { return Ok(()) };
+        let sets = self.api(&desired.namespace, Kind::StatefulSet);
+        let set = sets.get_opt(&broker_name(&desired.name, broker)).await.map_err(tell)?;
+        if let Some(set) = set.filter(|set| set.owner_references().iter().any(|owner| owner.uid == desired.uid)) {
+            let preconditions = Some(Preconditions { uid: set.uid(), resource_version: None });
+            sets.delete(&set.name_any(), &DeleteParams { preconditions, ..DeleteParams::background() }).await.map_err(tell)?;
+        }
+        // With the version that was read: one that was bound in between stays.
+        let preconditions = Some(Preconditions { uid: live.uid(), resource_version: live.resource_version() });
+        claims.delete(&name, &DeleteParams { preconditions, ..DeleteParams::default() }).await.map(drop).map_err(tell)
+    }
+
     async fn grow(&self, desired: &Blueprint, broker: i32, to: u64) -> Result<(), Fault> {
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &desired.namespace);
         let name = claim_name(&desired.name, broker);
-        let tell = |error: kube::Error| Fault {
-            reason: "VolumeNotGrown".to_owned(),
-            message: format!("grow the volume claim {name} to {}: {error}; its storage class must allow expansion", desired.storage.size),
+        let wanted = &desired.storage.size;
+        let live = claims.get(&name).await.map_err(|error| api_fault(&format!("read volume claim {name}"), &error))?;
+        let tell = |error: kube::Error| {
+            let class = live.spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref()).unwrap_or("(none)");
+            let requests = live.spec.as_ref().and_then(|spec| spec.resources.as_ref()?.requests.as_ref()?.get("storage"));
+            let has = requests.map_or("what it was", |quantity| &quantity.0);
+            Fault {
+                reason: "VolumeNotGrown".to_owned(),
+                message: format!(
+                    "the volume claim {name} has {has} of storage class {class} and cannot grow to {wanted}: {}; set spec.storage.size back to \
+                     {has}, or use a class that allows expansion",
+                    said(&error)
+                ),
+            }
         };
-        let live = claims.get(&name).await.map_err(tell)?;
         if claim_volume(&live).is_some_and(|volume| volume.requested >= to) {
             return Ok(());
         }
         // With the version that was read, so that a growth by hand in between is not undone.
         let patch = json!({
             "metadata": {"resourceVersion": live.resource_version()},
-            "spec": {"resources": {"requests": {"storage": desired.storage.size}}},
+            "spec": {"resources": {"requests": {"storage": wanted}}},
         });
         let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
         claims.patch(&name, &params, &Patch::Merge(&patch)).await.map(drop).map_err(tell)
@@ -338,6 +366,7 @@ impl Platform for Kubernetes {
                 // The status records it.
                 Step::AcceptLoss { .. } => Ok(()),
                 Step::RestartBroker { broker, ended } => self.end(desired, *broker, ended).await,
+                Step::RemakeClaim { broker, .. } => self.remake(desired, *broker).await,
                 Step::HoldObject { held } => self.hold(&desired.namespace, &desired.name, &desired.uid, *held).await,
                 Step::ApplyBroker { broker, .. } => {
                     // The configuration first: the set's template names its revision.
@@ -570,12 +599,21 @@ fn claim_name(cluster: &str, broker: i32) -> String {
     format!("{CLAIM}-{}-0", broker_name(cluster, broker))
 }
 
+/// Whether there is a volume behind a claim, or may soon be.
+fn is_bound(claim: &PersistentVolumeClaim) -> bool {
+    let has_volume = claim.spec.as_ref().is_some_and(|spec| spec.volume_name.as_ref().is_some_and(|name| !name.is_empty()));
+    has_volume || claim.status.as_ref().is_some_and(|status| status.phase.as_deref().is_some_and(|phase| phase != "Pending"))
+}
+
 fn claim_volume(claim: &PersistentVolumeClaim) -> Option<Volume> {
     let requested = claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage")?;
     let capacity = claim.status.as_ref().and_then(|status| status.capacity.as_ref()?.get("storage"));
     Some(Volume {
         claim: claim.name_any(),
         uid: claim.uid()?,
+        class: claim.spec.as_ref()?.storage_class_name.clone(),
+        is_bound: is_bound(claim),
+        is_ending: claim.metadata.deletion_timestamp.is_some(),
         requested: bytes_of(&requested.0)?,
         capacity: capacity.and_then(|capacity| bytes_of(&capacity.0)).unwrap_or(0),
     })

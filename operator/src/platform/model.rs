@@ -39,6 +39,8 @@ pub struct ModelState {
     pub addresses_pending: bool,
     /// Whether no volume can grow.
     pub fixed_volumes: bool,
+    /// Classes in which no volume can be made.
+    pub bad_classes: Vec<String>,
     /// Images that cannot be run.
     pub bad_images: Vec<String>,
     /// The operator's default image; empty means `letterbox:default`.
@@ -66,6 +68,8 @@ pub struct ModelDisk {
     pub uid: String,
     /// What a broker made of it; `None` while it is empty.
     pub directory: Option<String>,
+    /// The class that its claim names.
+    pub class: Option<String>,
 }
 
 /// A broker of the model.
@@ -103,9 +107,12 @@ impl Model {
     /// start come closer to serving, and make an empty volume theirs unless they expect another one.
     pub fn tick(&self) {
         self.with(|state| {
-            let ModelState { brokers, disks, made, .. } = state;
+            let ModelState { brokers, disks, made, bad_classes, .. } = state;
             for (id, broker) in brokers {
-                let disk = disks.entry(*id).or_insert_with(|| ModelDisk { uid: format!("claim-{}", next(made)), directory: None });
+                let disk = disks.entry(*id).or_insert_with(|| ModelDisk { uid: format!("claim-{}", next(made)), ..ModelDisk::default() });
+                if disk.class.as_ref().is_some_and(|class| bad_classes.contains(class)) {
+                    continue;
+                }
                 match &broker.started {
                     Some(started) => {
                         broker.starts_in = broker.starts_in.saturating_sub(1);
@@ -155,8 +162,17 @@ impl ModelState {
 
     fn volume(&self, id: i32) -> Option<Volume> {
         let disk = self.disks.get(&id)?;
-        let size = self.brokers.get(&id)?.volume;
-        Some(Volume { claim: format!("data-{id}"), uid: disk.uid.clone(), requested: size, capacity: size })
+        let size = self.brokers.get(&id).map_or(0, |broker| broker.volume);
+        let is_bound = !disk.class.as_ref().is_some_and(|class| self.bad_classes.contains(class));
+        Some(Volume {
+            claim: format!("data-{id}"),
+            uid: disk.uid.clone(),
+            class: disk.class.clone(),
+            is_bound,
+            is_ending: false,
+            requested: size,
+            capacity: if is_bound { size } else { 0 },
+        })
     }
 }
 
@@ -184,13 +200,18 @@ impl Platform for Model {
                     Step::GrowVolume { broker, to, .. } => {
                         state.brokers.entry(*broker).and_modify(|broker| broker.volume = *to);
                     }
+                    Step::RemakeClaim { broker, .. } => {
+                        state.brokers.remove(broker);
+                        state.disks.remove(broker);
+                    }
                     Step::HoldObject { held } => state.is_held = *held,
                     Step::ApplyBroker { broker: id, .. } => {
                         let size = bytes_of(&desired.storage.size).unwrap_or_default();
                         let ModelState { brokers, disks, made, .. } = state;
                         let broker = brokers.entry(*id).or_insert_with(|| ModelBroker { volume: size, ..ModelBroker::default() });
                         broker.defined = definition(desired, *id).unwrap_or_default();
-                        disks.entry(*id).or_insert_with(|| ModelDisk { uid: format!("claim-{}", next(made)), directory: None });
+                        let class = desired.storage.class.clone();
+                        disks.entry(*id).or_insert_with(|| ModelDisk { uid: format!("claim-{}", next(made)), directory: None, class });
                     }
                     Step::RestartBroker { broker: id, ended } => {
                         let serves = state.serves(*id);
@@ -269,7 +290,7 @@ impl Live for ModelState {
         for &id in desired.brokers.keys() {
             brokers.entry(id).or_insert_with(|| ObservedBroker {
                 definition: Compared { missing: vec!["broker".to_owned()], differs: Vec::new() },
-                volume: self.disks.get(&id).map(|disk| Volume { uid: disk.uid.clone(), ..Volume::default() }),
+                volume: self.volume(id),
                 ..ObservedBroker::default()
             });
         }
