@@ -26,6 +26,8 @@ use lease::Held;
 pub use lease::LeaseOptions;
 pub use topic::KubernetesHome;
 
+use crate::platform::kubernetes::words_of;
+
 /// How the operator's process runs.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -208,7 +210,8 @@ pub(crate) fn told<T, E: std::error::Error + 'static>(
             metrics.set_not_ready(kind, gone.namespace.as_deref().unwrap_or_default(), &gone.name, None);
             tracing::debug!(object = %gone, "gone");
         }
-        Err(error) => tracing::warn!(%error, kind, "tried again"),
+        Err(controller::Error::ReconcilerFailed(failed, object)) => tracing::warn!(error = %failed, %object, "tried again"),
+        Err(error) => tracing::warn!(error = words_of(&error), kind, "tried again"),
     }
 }
 

@@ -23,7 +23,7 @@ use crate::api::{DEGRADED, DeletionPolicy, KafkaCluster, KafkaTopic, KafkaTopicS
 use crate::desired::objects::MANAGER;
 use crate::desired::{bootstrap_name, internal_listener};
 use crate::plan::{ClusterState, RESTART_PATIENCE_SECONDS, TopicFacts, TopicWait, has_finalizer};
-use crate::platform::kubernetes::api_fault;
+use crate::platform::kubernetes::{api_fault, said, words_of};
 use crate::reconcile::{TopicHome, TopicPass, reconcile_topic};
 use crate::status::Fault;
 
@@ -191,7 +191,7 @@ fn woken_by_clusters(
     let mut known: BTreeMap<ClusterKey, ClusterState> = BTreeMap::new();
     events.flat_map(move |event| {
         if let Err(error) = event {
-            tracing::warn!(%error, "KafkaClusters are watched again");
+            tracing::warn!(error = words_of(&error), "KafkaClusters are watched again");
         }
         let now = context.shared.now();
         let state_of = |cluster: &Arc<KafkaCluster>| (key_of(cluster), ClusterState::of(Some(cluster), &now));
@@ -334,7 +334,7 @@ pub(super) async fn is_terminating(client: &Client, namespace: &str) -> bool {
     match Api::<Namespace>::all(client.clone()).get_opt(namespace).await {
         Ok(found) => found.is_none_or(|namespace| namespace.metadata.deletion_timestamp.is_some()),
         Err(error) => {
-            tracing::debug!(%error, namespace, "the namespace could not be read");
+            tracing::debug!(error = said(&error), namespace, "the namespace could not be read");
             false
         }
     }
@@ -346,7 +346,11 @@ pub(super) async fn let_go_of_doomed(client: &Client, scope: Option<&str>) {
     let topics = match scoped::<KafkaTopic>(client, scope).list(&ListParams::default()).await {
         Ok(topics) => topics.items.into_iter().filter(has_finalizer),
         Err(error) => {
-            tracing::warn!(%error, namespace = scope, "topics could not be listed; those of a namespace that is being deleted may hold it");
+            tracing::warn!(
+                error = said(&error),
+                namespace = scope,
+                "topics could not be listed; those of a namespace that is being deleted may hold it"
+            );
             return;
         }
     };

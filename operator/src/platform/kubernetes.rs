@@ -695,3 +695,15 @@ pub(crate) fn said(error: &kube::Error) -> String {
     }
     text
 }
+
+/// [`said`] of the API call that `error` began with.
+pub(crate) fn words_of(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut at = error;
+    loop {
+        match (at.downcast_ref::<kube::Error>(), at.source()) {
+            (Some(call), _) => return said(call),
+            (None, Some(deeper)) => at = deeper,
+            (None, None) => return at.to_string(),
+        }
+    }
+}
