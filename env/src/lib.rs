@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 pub use disk::{DirEntry, Disk, File, FileRef, OpenMode};
 pub use fault::{Fault, Resource, not_synced};
-pub use net::{BoxListener, BoxStream, Listener, Net, Stream};
+pub use net::{BoxListener, BoxStream, Listener, Net, Stream, TryWrite};
 
 /// A boxed future, as the object-safe traits of this crate return it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -17,6 +18,20 @@ pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
     fn as_tcp(&self) -> Option<&tokio::net::TcpStream> {
         None
     }
+
+    /// A way to write to this stream from any thread, while its owner does not write: `None` where there is none.
+    fn writer(&self) -> Option<Arc<dyn TryWrite>> {
+        None
+    }
+}
+
+/// Writes to a stream without waiting.
+pub trait TryWrite: Send + Sync {
+    /// Writes the beginning of `parts`; tells how much.
+    ///
+    /// # Errors
+    /// `WouldBlock` when the other side must read first; the socket's own.
+    fn try_write(&self, parts: &[io::IoSlice<'_>]) -> io::Result<usize>;
 }
 
 /// A boxed [`Stream`].

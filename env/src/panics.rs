@@ -82,6 +82,16 @@ impl<F: Future> Future for Confined<F> {
     }
 }
 
+/// Runs a part of one connection's work on a thread that has other work: a panic in it is handed over, to go on where the connection is
+/// served ([`std::panic::resume_unwind`]).
+///
+/// # Errors
+/// What it panicked with.
+pub fn catch<T>(job: impl FnOnce() -> T) -> Result<T, Box<dyn Any + Send>> {
+    let _mark = Mark::set();
+    catch_unwind(AssertUnwindSafe(job))
+}
+
 /// Runs a blocking job of one connection: a panic in it goes on in who waits for the job.
 pub fn confine<T>(job: impl FnOnce() -> T) -> T {
     let _mark = Mark::set();

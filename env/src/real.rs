@@ -5,15 +5,19 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
-    BoxFuture, BoxListener, BoxStream, Clock, DirEntry, Disk, Env, File, FileRef, Listener, Net, OpenMode, Random, Stream, Tasks,
+    BoxFuture, BoxListener, BoxStream, Clock, DirEntry, Disk, Env, File, FileRef, Listener, Net, OpenMode, Random, Stream, Tasks, TryWrite,
     not_synced,
 };
 
@@ -61,13 +65,79 @@ impl Tasks for RealTasks {
 
 struct RealNet;
 
-impl Stream for TcpStream {
+/// A socket in two halves, so that bytes can be written to it from elsewhere too ([`Stream::writer`]).
+struct RealStream {
+    read: OwnedReadHalf,
+    write: Arc<WriteHalf>,
+}
+
+struct WriteHalf(OwnedWriteHalf);
+
+impl RealStream {
+    fn boxed(stream: TcpStream) -> BoxStream {
+        let (read, write) = stream.into_split();
+        Box::new(Self { read, write: Arc::new(WriteHalf(write)) })
+    }
+
+    fn tcp(&self) -> &TcpStream {
+        self.read.as_ref()
+    }
+}
+
+impl Stream for RealStream {
     fn peer_addr(&self) -> io::Result<SocketAddr> {
-        Self::peer_addr(self)
+        self.tcp().peer_addr()
     }
 
     fn as_tcp(&self) -> Option<&TcpStream> {
-        Some(self)
+        Some(self.tcp())
+    }
+
+    fn writer(&self) -> Option<Arc<dyn TryWrite>> {
+        Some(self.write.clone())
+    }
+}
+
+impl TryWrite for WriteHalf {
+    fn try_write(&self, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        match parts {
+            [only] => self.0.try_write(only),
+            _ => self.0.try_write_vectored(parts),
+        }
+    }
+}
+
+impl AsyncRead for RealStream {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.read).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for RealStream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(context, &[io::IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(self: Pin<&mut Self>, context: &mut Context<'_>, parts: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.tcp().poll_write_ready(context))?;
+            match self.write.try_write(parts) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(socket2::SockRef::from(self.tcp()).shutdown(std::net::Shutdown::Write))
     }
 }
 
@@ -79,7 +149,7 @@ impl Listener for TcpListener {
             let _ = stream.set_nodelay(true);
             // As with Kafka: a peer that has vanished without a word is noticed by the system.
             let _ = socket2::SockRef::from(&stream).set_keepalive(true);
-            Ok((Box::new(stream) as BoxStream, peer))
+            Ok((RealStream::boxed(stream), peer))
         })
     }
 
@@ -101,7 +171,7 @@ impl Net for RealNet {
         Box::pin(async move {
             let stream = TcpStream::connect((host, port)).await?;
             stream.set_nodelay(true)?;
-            Ok(Box::new(stream) as BoxStream)
+            Ok(RealStream::boxed(stream))
         })
     }
 }

@@ -6,6 +6,7 @@ mod common;
 
 use std::time::Duration;
 
+use letterbox_broker::wire::batch::BatchBuilder;
 use letterbox_env::{BoxStream, Env};
 use letterbox_sim::cluster::Cluster;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -93,6 +94,57 @@ fn a_client_is_idle_from_its_last_request_on() {
             stream.write_all(&frame(18, 0, &[])).await.unwrap();
             read_answer(&mut stream).await;
         }
+        let silent = Instant::now();
+        assert_eq!(stream.read(&mut [0; 16]).await.unwrap(), 0, "closed without a word");
+        let took = silent.elapsed();
+        assert!((IDLE..IDLE + Duration::from_secs(1)).contains(&took), "{took:?}");
+        Ok(())
+    });
+    assert!(cluster.run_clients(Duration::from_secs(1_200)));
+}
+
+/// A Produce with acks=all, 300 s, of one record into "kept".
+fn acked_frame() -> Vec<u8> {
+    let mut batch = BatchBuilder::new(1);
+    batch.push(1, None, Some(b"v"), &[]);
+    let records = batch.build();
+    let size = i32::try_from(records.len()).unwrap().to_be_bytes();
+    let head = [0xff, 0xff, 0xff, 0xff, 0, 4, 0x93, 0xe0, 0, 0, 0, 1, 0, 4, b'k', b'e', b'p', b't', 0, 0, 0, 1, 0, 0, 0, 0];
+    frame(0, 3, &[&head[..], &size, &records].concat())
+}
+
+/// The answer comes from the thread that synced, and wakes no task of the connection.
+#[test]
+fn a_client_that_waited_for_the_disk_is_idle_from_its_last_answer_on() {
+    let mut cluster = Cluster::new(1);
+    cluster.host(BROKER, broker(&config()));
+    cluster.client("maker", |env| async move {
+        let mut stream = connect(&env).await;
+        loop {
+            // Metadata v1 of "kept" makes it.
+            stream.write_all(&frame(3, 1, &[0, 0, 0, 1, 0, 4, b'k', b'e', b'p', b't'])).await.unwrap();
+            read_answer(&mut stream).await;
+            stream.write_all(&acked_frame()).await.unwrap();
+            if read_answer(&mut stream).await[22..24] == [0, 0] {
+                return Ok(());
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    });
+    assert!(cluster.run_clients(Duration::from_secs(60)));
+    cluster.disk(BROKER).set_slow(IDLE / 2);
+    cluster.client("waiter", |env| async move {
+        let mut stream = connect(&env).await;
+        // The simulated device is done with the first at once and waits then.
+        stream.write_all(&acked_frame()).await.unwrap();
+        read_answer(&mut stream).await;
+        sleep(Duration::from_secs(1)).await;
+        let sent = Instant::now();
+        stream.write_all(&acked_frame()).await.unwrap();
+        let answer = read_answer(&mut stream).await;
+        assert_eq!(answer[22..24], [0, 0], "{answer:?}");
+        let waited = sent.elapsed();
+        assert!(waited > Duration::from_secs(10), "it waited for the disk, {waited:?}");
         let silent = Instant::now();
         assert_eq!(stream.read(&mut [0; 16]).await.unwrap(), 0, "closed without a word");
         let took = silent.elapsed();

@@ -252,6 +252,12 @@ impl Metrics {
         self.bytes_out.inc_by(bytes);
     }
 
+    /// What [`Metrics::bytes_sent`] counts in.
+    #[must_use]
+    pub fn bytes_sent_counter(&self) -> Counter {
+        self.bytes_out.clone()
+    }
+
     /// The whole table in OpenMetrics text.
     #[must_use]
     pub fn render(&self) -> String {

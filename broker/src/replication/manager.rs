@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use letterbox_env::Env;
 use tracing::{error, info};
 
+use super::deliver::delivering;
 use super::partition::Partition;
 use crate::config::topic::TopicConfig;
 use crate::config::{Config, log_config};
@@ -296,7 +297,7 @@ fn min_insync(config: &TopicConfig) -> usize {
 impl DurabilityObserver for ReplicaManager {
     fn durable(&self, log: &Arc<Log>, durable_end: Offset) {
         if let Some(partition) = self.partition_of(log) {
-            partition.counts_up_to(durable_end);
+            delivering(|| partition.counts_up_to(durable_end));
         }
     }
 

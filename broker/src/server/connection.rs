@@ -9,7 +9,6 @@
 //! the broker reads on into its small buffer, so that it learns when the client has gone: a Fetch that waits for records
 //! is dropped then, any other request is finished.
 
-use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,8 +16,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use futures::future::BoxFuture;
-use futures::stream::{FuturesOrdered, StreamExt};
 use letterbox_env::BoxStream;
 use letterbox_env::panics::{Confined, Panicked};
 use tokio::io::AsyncReadExt;
@@ -29,7 +26,8 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use super::budget::{Account, SMALL, Share};
 use super::context::Connection;
-use super::dispatch::{self, Answer, Checked, Outcome};
+use super::dispatch::{self, Answer, Checked};
+use super::in_flight::{InFlight, Never};
 use super::pace::{Pace, SILENCE_IN_THE_WAY_MAX, SILENCE_MAX};
 use super::response::Response;
 use crate::wire::frame::FrameError;
@@ -71,44 +69,6 @@ pub(super) enum Ended {
     ShuttingDown,
     #[error(transparent)]
     Io(#[from] io::Error),
-}
-
-/// Requests that were begun, and their outcomes in the order of the requests.
-#[derive(Default)]
-struct InFlight {
-    begun: FuturesOrdered<BoxFuture<'static, Outcome>>,
-    ended: VecDeque<Outcome>,
-}
-
-impl InFlight {
-    fn push(&mut self, request: BoxFuture<'static, Outcome>) {
-        self.begun.push_back(request);
-    }
-
-    fn len(&self) -> usize {
-        self.begun.len() + self.ended.len()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The outcome of the oldest request. Cancel safe.
-    async fn next(&mut self) -> Option<Outcome> {
-        match self.ended.pop_front() {
-            Some(outcome) => Some(outcome),
-            None => self.begun.next().await,
-        }
-    }
-
-    /// Goes on with what was begun, for as long as it is polled. What is begun may hold what others wait for (a turn, a lock), so it
-    /// must never stand still because of this connection's client.
-    async fn go_on(&mut self) -> Never {
-        while let Some(outcome) = self.begun.next().await {
-            self.ended.push_back(outcome);
-        }
-        std::future::pending().await
-    }
 }
 
 /// What nothing is started past.
@@ -156,11 +116,11 @@ async fn serve_confined(shared: Arc<Shared>, mut stream: BoxStream, connection: 
     let mut this = Loop {
         share: Share::new(&shared.memory),
         idle: shared.config.duration("connections.max.idle.ms"),
+        in_flight: InFlight::new(shared.metrics.bytes_sent_counter(), stream.writer()),
         shared,
         stream: &mut stream,
         connection,
         buffer: BytesMut::with_capacity(BUFFER),
-        in_flight: InFlight::default(),
         barrier: Barrier::None,
         held: None,
         pace: None,
@@ -180,8 +140,6 @@ async fn serve_confined(shared: Arc<Shared>, mut stream: BoxStream, connection: 
     }
     (ended, this.connection.software)
 }
-
-enum Never {}
 
 impl Loop<'_> {
     async fn run(&mut self, stop: CancellationToken) -> Result<Never, Ended> {
@@ -213,9 +171,10 @@ impl Loop<'_> {
                 None => None,
             };
             let may_read = needs.is_none() && (may_start || self.may_watch()) && !stop.is_cancelled();
+            let may_leave = self.may_start() && !stop.is_cancelled();
             tokio::select! {
                 biased;
-                Some(outcome) = self.in_flight.next(), if !self.in_flight.is_empty() => {
+                Some(outcome) = self.in_flight.next(may_leave), if !self.in_flight.is_empty() => {
                     let response = outcome.map_err(Ended::Refused)?;
                     if self.in_flight.is_empty() {
                         self.barrier = Barrier::None;
@@ -243,15 +202,10 @@ impl Loop<'_> {
                     }
                     patience.ends_at(self.moved(read));
                 }
-                () = patience.ended(), if may_read && (self.in_flight.is_empty() || (may_start && self.pace.is_some())) => {
-                    let now = Instant::now();
-                    let until = self.due(now);
-                    if until > now {
-                        patience.ends_at(until);
-                        continue;
-                    }
-                    return Err(if self.buffer.is_empty() { Ended::Idle(self.idle) } else { Ended::Stalled });
-                }
+                () = patience.ended(), if may_read => match self.excused_until(may_start) {
+                    Some(until) => patience.ends_at(until),
+                    None => return Err(if self.buffer.is_empty() { Ended::Idle(self.idle) } else { Ended::Stalled }),
+                },
             }
         }
     }
@@ -278,6 +232,20 @@ impl Loop<'_> {
         }
         self.pace = Some(Pace::begin(now));
         self.due(now)
+    }
+
+    /// Until when the client need not have gone on: it waits for an answer, got the last one a moment ago, or keeps its pace.
+    fn excused_until(&mut self, may_start: bool) -> Option<Instant> {
+        let now = Instant::now();
+        let is_waited_for = self.in_flight.is_empty() || (may_start && self.pace.is_some());
+        let until = if !is_waited_for {
+            now + self.idle
+        } else if self.pace.is_some() {
+            self.due(now)
+        } else {
+            self.in_flight.answered_at().map_or(now, |at| at + self.idle)
+        };
+        (until > now).then_some(until)
     }
 
     /// How long the client may take to go on after it has sent `bytes`.
@@ -307,7 +275,7 @@ impl Loop<'_> {
 
     /// Finishes what is in flight, and answers it while the connection is open for that.
     async fn finish_what_was_begun(&mut self, mut is_open: bool) {
-        while let Some(outcome) = self.in_flight.next().await {
+        while let Some(outcome) = self.in_flight.next(false).await {
             if let Ok(Some(response)) = outcome
                 && is_open
             {
@@ -317,6 +285,7 @@ impl Loop<'_> {
     }
 
     async fn write(&mut self, response: Response) -> Result<(), Ended> {
+        self.in_flight.come_back();
         let len = response.len();
         self.shared.metrics.bytes_sent(len);
         let is_holding = response.held() > 0 || self.share.bytes() > 0 || !self.in_flight.is_empty();
@@ -396,6 +365,7 @@ impl Loop<'_> {
     }
 
     async fn handle(&mut self, request: Checked) -> Result<(), Ended> {
+        self.in_flight.come_back();
         let share = std::mem::replace(&mut self.share, Share::new(&self.shared.memory));
         let is_large = request.is_large();
         let answer = dispatch::dispatch(&self.shared, &mut self.connection, request, share);

@@ -13,6 +13,7 @@ mod errors;
 mod group_log;
 mod handlers;
 mod heavy;
+mod in_flight;
 mod listener;
 mod pace;
 mod response;

@@ -5,7 +5,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use letterbox_env::{BoxStream, Env, FileRef};
 use tokio::io::{AsyncWriteExt, Interest};
 
@@ -84,6 +84,33 @@ impl Response {
     pub(crate) fn in_memory(&self) -> usize {
         let bytes = |part: &Part| if let Part::Bytes(bytes) = part { bytes.len() } else { 0 };
         self.parts.iter().map(bytes).sum()
+    }
+
+    /// Whether nothing is left to be written.
+    #[must_use]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.parts.iter().all(|part| part.len() == 0)
+    }
+
+    /// Its pieces, when all of them lie in memory.
+    #[must_use]
+    pub(crate) fn in_memory_parts(&self) -> Option<impl Iterator<Item = IoSlice<'_>>> {
+        let bytes = |part: &'_ Part| matches!(part, Part::Bytes(_));
+        self.parts
+            .iter()
+            .all(bytes)
+            .then(|| self.parts.iter().filter_map(|part| if let Part::Bytes(bytes) = part { Some(IoSlice::new(bytes)) } else { None }))
+    }
+
+    /// Takes off what was written: its first `written` bytes in memory. Tells what of `written` was not its own.
+    pub(crate) fn advance(&mut self, mut written: usize) -> usize {
+        for part in &mut self.parts {
+            let Part::Bytes(bytes) = part else { break };
+            let own = written.min(bytes.len());
+            bytes.advance(own);
+            written -= own;
+        }
+        written
     }
 
     /// Bytes of memory that wait with it.

@@ -9,9 +9,9 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
-use letterbox_env::{BoxFuture, BoxListener, BoxStream, Listener, Net, Stream};
+use letterbox_env::{BoxFuture, BoxListener, BoxStream, Listener, Net, Stream, TryWrite};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use turmoil::net::{TcpListener, TcpStream};
 
@@ -40,8 +40,14 @@ struct SimListener {
 }
 
 struct SimStream {
-    machine: Machine,
     id: u64,
+    end: End,
+}
+
+/// This machine's end of a stream.
+#[derive(Clone)]
+struct End {
+    machine: Machine,
     socket: Socket,
     local: SocketAddr,
     peer: SocketAddr,
@@ -100,14 +106,38 @@ impl SimStream {
         let id = next_id(&sockets);
         sockets.insert(id, socket.clone());
         drop(sockets);
-        let stream = Self { machine: machine.clone(), id, socket, local, peer };
-        stream.event("open", &[]);
+        let stream = Self { id, end: End { machine: machine.clone(), socket, local, peer } };
+        stream.end.event("open", &[]);
         Ok(Box::new(stream))
     }
+}
 
+impl End {
     fn event(&self, kind: &str, bytes: &[u8]) {
         let numbers = [u64::from(self.local.port()), address(self.peer), u64::from(self.peer.port())];
         self.machine.event(kind, &numbers, bytes);
+    }
+
+    fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if !self.machine.is_running() {
+            return Poll::Pending;
+        }
+        let mut socket = self.socket.lock();
+        let Some(stream) = socket.as_mut() else { return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())) };
+        let written = ready!(Pin::new(stream).poll_write(cx, bytes))?;
+        drop(socket);
+        self.event("send", &bytes[..written]);
+        Poll::Ready(Ok(written))
+    }
+}
+
+impl TryWrite for End {
+    fn try_write(&self, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        let first = parts.iter().find(|part| !part.is_empty()).map_or(&[][..], |part| part);
+        match self.poll_write(&mut Context::from_waker(Waker::noop()), first) {
+            Poll::Ready(written) => written,
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
     }
 }
 
@@ -124,33 +154,29 @@ fn address(of: SocketAddr) -> u64 {
 
 impl Stream for SimStream {
     fn peer_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.peer)
+        Ok(self.end.peer)
+    }
+
+    fn writer(&self) -> Option<Arc<dyn TryWrite>> {
+        Some(Arc::new(self.end.clone()))
     }
 }
 
 impl AsyncRead for SimStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let mut socket = self.socket.lock();
+        let mut socket = self.end.socket.lock();
         let Some(stream) = socket.as_mut() else { return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())) };
         ready!(Pin::new(stream).poll_read(cx, buffer))?;
         drop(socket);
-        self.event("receive", &buffer.filled()[before..]);
+        self.end.event("receive", &buffer.filled()[before..]);
         Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for SimStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if !self.machine.is_running() {
-            return Poll::Pending;
-        }
-        let mut socket = self.socket.lock();
-        let Some(stream) = socket.as_mut() else { return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())) };
-        let written = ready!(Pin::new(stream).poll_write(cx, bytes))?;
-        drop(socket);
-        self.event("send", &bytes[..written]);
-        Poll::Ready(Ok(written))
+        self.end.poll_write(cx, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -158,11 +184,11 @@ impl AsyncWrite for SimStream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.machine.is_running() {
+        if !self.end.machine.is_running() {
             return Poll::Pending;
         }
-        self.event("shutdown", &[]);
-        let mut socket = self.socket.lock();
+        self.end.event("shutdown", &[]);
+        let mut socket = self.end.socket.lock();
         match socket.as_mut() {
             Some(stream) => Pin::new(stream).poll_shutdown(cx),
             None => Poll::Ready(Ok(())),
@@ -172,8 +198,8 @@ impl AsyncWrite for SimStream {
 
 impl Drop for SimStream {
     fn drop(&mut self) {
-        self.event("close", &[]);
-        let registered = self.machine.0.sockets.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        self.end.event("close", &[]);
+        let registered = self.end.machine.0.sockets.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
         drop(registered);
     }
 }
