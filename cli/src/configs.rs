@@ -195,8 +195,10 @@ async fn alter(
 }
 
 fn cause(error: &letterbox_client::BrokerError) -> String {
-    match error.code.0 {
-        40 => format!("org.apache.kafka.common.errors.InvalidConfigurationException: {}", crate::failure::sentence(error)),
+    match error.code {
+        letterbox_client::ErrorCode::InvalidConfig => {
+            format!("org.apache.kafka.common.errors.InvalidConfigurationException: {}", crate::failure::sentence(error))
+        }
         _ => java_cause(error),
     }
 }

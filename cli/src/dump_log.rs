@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::Path;
 
 use bytes::Bytes;
-use letterbox_client::record::{Batch, Record};
+use letterbox_client::record::{Batch, Compression, Record};
 use letterbox_env::Env;
 
 use crate::args::{Grammar, Parsed, Spec, Takes};
@@ -159,7 +159,7 @@ fn dump_log(
             return Ok(());
         }
         let bytes = segment.batch(&head)?;
-        let valid = head.crc == letterbox_client::record::crc32c(bytes.get(21..).unwrap_or_default());
+        let valid = head.header.crc == letterbox_client::record::crc32c(bytes.get(21..).unwrap_or_default());
         write_batch(&head, valid, out)?;
         if options.deep && valid {
             let batch = Batch::take(&mut bytes.clone()).ok().flatten();
@@ -185,17 +185,15 @@ fn dump_log(
 
 fn write_batch(head: &Head, valid: bool, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
     let header = &head.header;
-    let horizon = if header.attributes & 0x40 == 0 { "empty".to_owned() } else { format!("[{}]", header.base_timestamp) };
-    let horizon = if horizon == "empty" { "OptionalLong.empty".to_owned() } else { format!("OptionalLong{horizon}") };
-    let codec =
-        ["none", "gzip", "snappy", "lz4", "zstd"].get(usize::from(header.attributes.unsigned_abs() & 7)).copied().unwrap_or("unknown");
+    let horizon = header.delete_horizon_ms().map_or_else(|| "OptionalLong.empty".to_owned(), |at| format!("OptionalLong[{at}]"));
+    let codec = header.compression().map_or("unknown", Compression::name);
     writeln!(
         out,
         "baseOffset: {} lastOffset: {} count: {} baseSequence: {} lastSequence: {} producerId: {} producerEpoch: {} partitionLeaderEpoch: {} \
          isTransactional: {} isControl: {} deleteHorizonMs: {horizon} position: {} {}: {} size: {} magic: 2 compresscodec: {codec} crc: {} isvalid: {valid}",
         header.base_offset,
         header.next_offset().saturating_sub(1),
-        header.record_count,
+        header.records_count,
         header.base_sequence,
         sequence(head, header.last_offset_delta),
         header.producer_id,
@@ -207,7 +205,7 @@ fn write_batch(head: &Head, valid: bool, out: &mut (dyn Write + Send)) -> Result
         time_name(head),
         header.max_timestamp,
         head.bytes,
-        head.crc,
+        header.crc,
     )?;
     Ok(())
 }

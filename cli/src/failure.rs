@@ -60,7 +60,7 @@ pub(crate) fn plain(error: &Error) -> String {
 pub(crate) fn sentence(error: &BrokerError) -> String {
     match &error.message {
         Some(message) => message.clone(),
-        None => java(error.code).map_or_else(|| format!("{:?}", error.code), |(_, sentence)| sentence.to_owned()),
+        None => java(error.code).map_or_else(|| format!("{:?} ({})", error.code, error.code.code()), |(_, sentence)| sentence.to_owned()),
     }
 }
 
@@ -74,7 +74,7 @@ pub(crate) fn java_cause(error: &BrokerError) -> String {
 
 /// The class of Kafka's exception for a code, in full.
 pub(crate) fn java_class(code: ErrorCode) -> String {
-    let name = code.name();
+    let name = format!("{code:?}");
     let class =
         java(code).map_or_else(|| format!("{}Exception", name.strip_suffix("Error").unwrap_or(&name)), |(class, _)| class.to_owned());
     format!("org.apache.kafka.common.errors.{class}")
@@ -83,31 +83,29 @@ pub(crate) fn java_class(code: ErrorCode) -> String {
 /// Kafka's exception class and its default sentence, for the codes that scripts see.
 fn java(code: ErrorCode) -> Option<(&'static str, &'static str)> {
     Some(match code {
-        ErrorCode::OFFSET_OUT_OF_RANGE => {
+        ErrorCode::OffsetOutOfRange => {
             ("OffsetOutOfRangeException", "The requested offset is not within the range of offsets maintained by the server.")
         }
-        ErrorCode::UNKNOWN_TOPIC_OR_PARTITION => ("UnknownTopicOrPartitionException", "This server does not host this topic-partition."),
-        ErrorCode::LEADER_NOT_AVAILABLE => {
+        ErrorCode::UnknownTopicOrPartition => ("UnknownTopicOrPartitionException", "This server does not host this topic-partition."),
+        ErrorCode::LeaderNotAvailable => {
             ("LeaderNotAvailableException", "There is no leader for this topic-partition as we are in the middle of a leadership election.")
         }
-        ErrorCode::MESSAGE_TOO_LARGE => {
+        ErrorCode::MessageTooLarge => {
             ("RecordTooLargeException", "The request included a message larger than the max message size the server will accept.")
         }
-        ErrorCode::COORDINATOR_NOT_AVAILABLE => ("CoordinatorNotAvailableException", "The coordinator is not available."),
-        ErrorCode::NOT_COORDINATOR => ("NotCoordinatorException", "This is not the correct coordinator."),
-        ErrorCode::INVALID_TOPIC_EXCEPTION => {
-            ("InvalidTopicException", "The request attempted to perform an operation on an invalid topic.")
-        }
-        ErrorCode::UNKNOWN_MEMBER_ID => ("UnknownMemberIdException", "The coordinator is not aware of this member."),
-        ErrorCode::INVALID_REQUEST => (
+        ErrorCode::CoordinatorNotAvailable => ("CoordinatorNotAvailableException", "The coordinator is not available."),
+        ErrorCode::NotCoordinator => ("NotCoordinatorException", "This is not the correct coordinator."),
+        ErrorCode::InvalidTopicException => ("InvalidTopicException", "The request attempted to perform an operation on an invalid topic."),
+        ErrorCode::UnknownMemberId => ("UnknownMemberIdException", "The coordinator is not aware of this member."),
+        ErrorCode::InvalidRequest => (
             "InvalidRequestException",
             "This most likely occurs because of a request being malformed by the client library or the message was sent to an incompatible broker. See the broker logs for more details.",
         ),
-        ErrorCode::POLICY_VIOLATION => ("PolicyViolationException", "Request parameters do not satisfy the configured policy."),
-        ErrorCode::KAFKA_STORAGE_ERROR => ("KafkaStorageException", "Disk error when trying to access log file on the disk."),
-        ErrorCode::NON_EMPTY_GROUP => ("GroupNotEmptyException", "The group is not empty."),
-        ErrorCode::GROUP_ID_NOT_FOUND => ("GroupIdNotFoundException", "The group id does not exist."),
-        ErrorCode::GROUP_SUBSCRIBED_TO_TOPIC => (
+        ErrorCode::PolicyViolation => ("PolicyViolationException", "Request parameters do not satisfy the configured policy."),
+        ErrorCode::KafkaStorageError => ("KafkaStorageException", "Disk error when trying to access log file on the disk."),
+        ErrorCode::NonEmptyGroup => ("GroupNotEmptyException", "The group is not empty."),
+        ErrorCode::GroupIdNotFound => ("GroupIdNotFoundException", "The group id does not exist."),
+        ErrorCode::GroupSubscribedToTopic => (
             "GroupSubscribedToTopicException",
             "Deleting offsets of a topic is forbidden while the consumer group is actively subscribed to it.",
         ),

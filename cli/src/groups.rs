@@ -285,7 +285,7 @@ async fn delete_offsets(client: &Client, parsed: &Parsed, out: &mut (dyn Write +
             }
             rows.extend(outcomes.into_iter().map(|(partition, outcome)| (partition, outcome.map_err(|error| java_cause(&error)))));
         }
-        Err(Error::Broker(error)) if matches!(error.code, ErrorCode::GROUP_ID_NOT_FOUND | ErrorCode::NON_EMPTY_GROUP) => {
+        Err(Error::Broker(error)) if matches!(error.code, ErrorCode::GroupIdNotFound | ErrorCode::NonEmptyGroup) => {
             complain(out, sentence(&error))?;
             rows.extend(partitions.into_iter().map(|partition| (partition, Err(java_cause(&error)))));
         }

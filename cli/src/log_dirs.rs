@@ -87,7 +87,7 @@ mod tests {
         let expected = r#"{"partitions":[{"partition":"a-1","size":92,"offsetLag":0,"isFuture":false}],"error":null,"logDir":"/da\"ta"}"#;
         assert_eq!(json(&directory, &BTreeSet::from(["a"])), expected);
         directory.replicas.clear();
-        directory.error = Some(BrokerError { code: ErrorCode(56), message: None });
+        directory.error = Some(BrokerError { code: ErrorCode::KafkaStorageError, message: None });
         let error = "org.apache.kafka.common.errors.KafkaStorageException";
         assert_eq!(json(&directory, &BTreeSet::new()), format!(r#"{{"partitions":[],"error":"{error}","logDir":"/da\"ta"}}"#));
     }

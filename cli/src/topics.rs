@@ -155,7 +155,7 @@ async fn create(client: &Client, parsed: &Parsed, out: &mut (dyn Write + Send)) 
     let outcomes = client.create_topics(&[topic], false).await.map_err(|error| failed_call(&error))?;
     match outcomes.into_iter().next().map(|(_, outcome)| outcome) {
         Some(Ok(_)) => Ok(writeln!(out, "Created topic {name}.")?),
-        Some(Err(error)) if error.code == ErrorCode::TOPIC_ALREADY_EXISTS && parsed.has("if-not-exists") => Ok(()),
+        Some(Err(error)) if error.code == ErrorCode::TopicAlreadyExists && parsed.has("if-not-exists") => Ok(()),
         Some(Err(error)) => Err(failed(sentence(&error))),
         None => Err(failed("the broker did not answer for the topic")),
     }

@@ -9,10 +9,11 @@ use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{FindCoordinatorRequest, MetadataRequest, TopicName};
 use kafka_protocol::protocol::{Request, StrBytes};
 use letterbox_env::Env;
+use letterbox_protocol::ErrorCode;
 use tokio::time::Instant;
 
 use crate::connection::Connection;
-use crate::error::{BrokerError, Error, ErrorCode};
+use crate::error::{BrokerError, Error};
 use crate::metadata::{Broker, Metadata, TopicPartition};
 
 /// How a client behaves. The defaults are Kafka's where Kafka has the option.
@@ -151,7 +152,7 @@ impl Client {
         });
         let request = MetadataRequest::default().with_topics(wanted).with_allow_auto_topic_creation(create);
         let response = self.call_any(&request, i16::MAX, deadline).await?;
-        if let Some(code) = ErrorCode::from_wire(response.error_code) {
+        if let Some(code) = ErrorCode::of_answer(response.error_code) {
             return Err(BrokerError { code, message: None }.into());
         }
         let metadata = Metadata::from(response);
@@ -172,14 +173,14 @@ impl Client {
         }
         let metadata = self.read_metadata(Some(std::slice::from_ref(&partition.topic)), false, deadline).await?;
         let refuse = |code| Error::from(BrokerError { code, message: None });
-        let topic = metadata.topics.get(&partition.topic).ok_or_else(|| refuse(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION))?;
+        let topic = metadata.topics.get(&partition.topic).ok_or_else(|| refuse(ErrorCode::UnknownTopicOrPartition))?;
         if let Some(code) = topic.error {
             return Err(refuse(code));
         }
-        let found = topic.partitions.get(&partition.partition).ok_or_else(|| refuse(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION))?;
+        let found = topic.partitions.get(&partition.partition).ok_or_else(|| refuse(ErrorCode::UnknownTopicOrPartition))?;
         match found.leader {
             Some(leader) => Ok((leader, found.leader_epoch)),
-            None => Err(refuse(found.error.unwrap_or(ErrorCode::LEADER_NOT_AVAILABLE))),
+            None => Err(refuse(found.error.unwrap_or(ErrorCode::LeaderNotAvailable))),
         }
     }
 
@@ -333,8 +334,7 @@ impl Client {
             None => {
                 let metadata = self.read_metadata(Some(&[]), false, self.api_deadline()).await?;
                 let broker = metadata.brokers.get(&id).map(Broker::address);
-                broker
-                    .ok_or(BrokerError { code: ErrorCode::LEADER_NOT_AVAILABLE, message: Some(format!("broker {id} is not available")) })?
+                broker.ok_or(BrokerError { code: ErrorCode::LeaderNotAvailable, message: Some(format!("broker {id} is not available")) })?
             }
         };
         let _alone = self.inner.connecting.lock().await;

@@ -182,7 +182,8 @@ impl Connection {
     fn decode<T: Decodable + HeaderVersion>(&self, key: i16, mut body: Bytes, version: i16) -> Result<T, Error> {
         let malformed = |reason: String| Error::Malformed { address: self.address.clone(), reason: format!("{}: {reason}", api_name(key)) };
         ResponseHeader::decode(&mut body, T::header_version(version)).map_err(|error| malformed(error.to_string()))?;
-        crate::schema::check(key, version, &body).map_err(|reason| malformed(reason.to_owned()))?;
+        letterbox_protocol::check_response_body(key, version, &body)
+            .map_err(|error| Error::Malformed { address: self.address.clone(), reason: error.to_string() })?;
         T::decode(&mut body, version).map_err(|error| malformed(error.to_string()))
     }
 }

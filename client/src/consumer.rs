@@ -9,12 +9,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
+use letterbox_protocol::ErrorCode;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::admin::{CommittedOffset, IsolationLevel, OffsetSpec};
 use crate::client::{Client, Lane};
-use crate::error::{BrokerError, Error, ErrorCode};
+use crate::error::{BrokerError, Error};
 use crate::group::Membership;
 use crate::metadata::TopicPartition;
 use crate::record::Header;
@@ -418,7 +419,7 @@ impl Consumer {
                 None => return Ok(()),
                 Some(partition) => {
                     let message = format!("{partition} has no valid position and auto.offset.reset=none");
-                    return Err(BrokerError { code: ErrorCode::OFFSET_OUT_OF_RANGE, message: Some(message) }.into());
+                    return Err(BrokerError { code: ErrorCode::OffsetOutOfRange, message: Some(message) }.into());
                 }
             },
         };

@@ -4,72 +4,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use kafka_protocol::error::ResponseError;
-
-/// An error code of the Kafka protocol, as a broker sent it. Never 0.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ErrorCode(pub i16);
-
-#[allow(missing_docs, reason = "named as in Kafka's protocol guide")]
-impl ErrorCode {
-    pub const OFFSET_OUT_OF_RANGE: Self = Self(1);
-    pub const CORRUPT_MESSAGE: Self = Self(2);
-    pub const UNKNOWN_TOPIC_OR_PARTITION: Self = Self(3);
-    pub const LEADER_NOT_AVAILABLE: Self = Self(5);
-    pub const NOT_LEADER_OR_FOLLOWER: Self = Self(6);
-    pub const REQUEST_TIMED_OUT: Self = Self(7);
-    pub const MESSAGE_TOO_LARGE: Self = Self(10);
-    pub const COORDINATOR_LOAD_IN_PROGRESS: Self = Self(14);
-    pub const COORDINATOR_NOT_AVAILABLE: Self = Self(15);
-    pub const NOT_COORDINATOR: Self = Self(16);
-    pub const INVALID_TOPIC_EXCEPTION: Self = Self(17);
-    pub const ILLEGAL_GENERATION: Self = Self(22);
-    pub const UNKNOWN_MEMBER_ID: Self = Self(25);
-    pub const REBALANCE_IN_PROGRESS: Self = Self(27);
-    pub const UNSUPPORTED_VERSION: Self = Self(35);
-    pub const TOPIC_ALREADY_EXISTS: Self = Self(36);
-    pub const INVALID_PARTITIONS: Self = Self(37);
-    pub const NOT_CONTROLLER: Self = Self(41);
-    pub const INVALID_REQUEST: Self = Self(42);
-    pub const POLICY_VIOLATION: Self = Self(44);
-    pub const OUT_OF_ORDER_SEQUENCE_NUMBER: Self = Self(45);
-    pub const DUPLICATE_SEQUENCE_NUMBER: Self = Self(46);
-    pub const INVALID_PRODUCER_EPOCH: Self = Self(47);
-    pub const KAFKA_STORAGE_ERROR: Self = Self(56);
-    pub const UNKNOWN_PRODUCER_ID: Self = Self(59);
-    pub const NON_EMPTY_GROUP: Self = Self(68);
-    pub const GROUP_ID_NOT_FOUND: Self = Self(69);
-    pub const FENCED_LEADER_EPOCH: Self = Self(74);
-    pub const UNKNOWN_LEADER_EPOCH: Self = Self(75);
-    pub const MEMBER_ID_REQUIRED: Self = Self(79);
-    pub const FENCED_INSTANCE_ID: Self = Self(82);
-    pub const GROUP_SUBSCRIBED_TO_TOPIC: Self = Self(86);
-    pub const INVALID_RECORD: Self = Self(87);
-
-    /// `None` for 0, which means success.
-    #[must_use]
-    pub fn from_wire(code: i16) -> Option<Self> {
-        (code != 0).then_some(Self(code))
-    }
-
-    /// Whether the same request may succeed later without anybody doing anything.
-    #[must_use]
-    pub fn is_retriable(self) -> bool {
-        ResponseError::try_from_code(self.0).is_some_and(|error| error.is_retriable())
-    }
-
-    /// The name in CamelCase, as `UnknownTopicOrPartition`; `Unknown(N)` for a code that is newer than this client.
-    #[must_use]
-    pub fn name(self) -> String {
-        ResponseError::try_from_code(self.0).map_or_else(|| "None".to_owned(), |error| format!("{error:?}"))
-    }
-}
-
-impl fmt::Debug for ErrorCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.name(), self.0)
-    }
-}
+use letterbox_protocol::ErrorCode;
 
 /// A broker's refusal: its code and, where the API has one, its sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,8 +18,8 @@ pub struct BrokerError {
 impl fmt::Display for BrokerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.message {
-            Some(message) => write!(f, "{message} ({:?})", self.code),
-            None => write!(f, "{:?}", self.code),
+            Some(message) => write!(f, "{message} ({:?} ({}))", self.code, self.code.code()),
+            None => write!(f, "{:?} ({})", self.code, self.code.code()),
         }
     }
 }
@@ -94,9 +29,12 @@ impl std::error::Error for BrokerError {}
 impl BrokerError {
     /// `Err` unless `code` is 0.
     pub(crate) fn check(code: i16, message: Option<&str>) -> Result<(), Self> {
-        match ErrorCode::from_wire(code) {
+        match ErrorCode::of_answer(code) {
             None => Ok(()),
-            Some(code) => Err(Self { code, message: message.filter(|text| !text.is_empty()).map(str::to_owned) }),
+            Some(error) => {
+                let newer = || ErrorCode::from_code(code).is_none().then(|| format!("error code {code}, which is newer than this client"));
+                Err(Self { code: error, message: message.filter(|text| !text.is_empty()).map(str::to_owned).or_else(newer) })
+            }
         }
     }
 }

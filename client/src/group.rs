@@ -9,13 +9,14 @@ use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::{GroupId, HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, SyncGroupRequest};
 use kafka_protocol::protocol::StrBytes;
+use letterbox_protocol::ErrorCode;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::admin::IsolationLevel;
 use crate::client::{Client, Lane, text};
 use crate::consumer::GroupOptions;
-use crate::error::{BrokerError, Error, ErrorCode};
+use crate::error::{BrokerError, Error};
 use crate::metadata::TopicPartition;
 
 /// The assignor, by the name members vote with.
@@ -101,8 +102,8 @@ impl Membership {
                     return Ok(partitions);
                 }
                 Err(error) => match code {
-                    Some(ErrorCode::MEMBER_ID_REQUIRED | ErrorCode::REBALANCE_IN_PROGRESS) if Instant::now() < deadline => {}
-                    Some(ErrorCode::UNKNOWN_MEMBER_ID | ErrorCode::ILLEGAL_GENERATION) if Instant::now() < deadline => {
+                    Some(ErrorCode::MemberIdRequired | ErrorCode::RebalanceInProgress) if Instant::now() < deadline => {}
+                    Some(ErrorCode::UnknownMemberId | ErrorCode::IllegalGeneration) if Instant::now() < deadline => {
                         let mut standing = self.shared.lock();
                         standing.member_id.clear();
                         standing.generation = -1;
@@ -230,11 +231,11 @@ async fn heartbeats(client: Client, options: GroupOptions, shared: Arc<Shared>) 
             .with_group_instance_id(options.instance_id.as_deref().map(text));
         let deadline = Instant::now() + options.session_timeout;
         let answer = client.call_coordinator(&options.group_id, &request, Lane::Group, deadline, |response| response.error_code).await;
-        let code = answer.map(|(_, response)| ErrorCode::from_wire(response.error_code));
+        let code = answer.map(|(_, response)| ErrorCode::of_answer(response.error_code));
         match code {
             Ok(None) => {}
-            Ok(Some(ErrorCode::REBALANCE_IN_PROGRESS)) => lose(&shared, false),
-            Ok(Some(code @ ErrorCode::FENCED_INSTANCE_ID)) => {
+            Ok(Some(ErrorCode::RebalanceInProgress)) => lose(&shared, false),
+            Ok(Some(code @ ErrorCode::FencedInstanceId)) => {
                 shared.lock().fatal = Some(BrokerError { code, message: None });
                 return shared.disturbed.notify_one();
             }

@@ -6,7 +6,7 @@
 //! - requests on one connection are pipelined and answered in order; a call that misses its deadline
 //!   closes its connection, because what follows on it would be late as well;
 //! - bytes of a broker are checked before they are decoded ([`Error::Malformed`], never a panic);
-//! - record batches are read and written by this crate ([`record`]): header order and duplicates stay.
+//! - records keep the order and the duplicates of their headers ([`record`]).
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), letterbox_client::Error> {
@@ -34,7 +34,6 @@ mod metadata;
 mod partitioner;
 mod producer;
 pub mod record;
-mod schema;
 mod versions;
 
 pub use admin::{
@@ -44,7 +43,8 @@ pub use admin::{
 };
 pub use client::{Client, ClientOptions};
 pub use consumer::{AutoOffsetReset, Consumer, ConsumerOptions, ConsumerRecord, GroupOptions};
-pub use error::{BrokerError, Error, ErrorCode};
+pub use error::{BrokerError, Error};
+pub use letterbox_protocol::ErrorCode;
 pub use metadata::{Broker, Metadata, Partition, Topic, TopicPartition};
 pub use partitioner::{murmur2, partition_for_key};
 pub use producer::{Acks, Delivery, Producer, ProducerOptions, ProducerRecord, RecordPlace};

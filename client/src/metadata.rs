@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use kafka_protocol::messages::MetadataResponse;
+use letterbox_protocol::ErrorCode;
 use uuid::Uuid;
-
-use crate::error::ErrorCode;
 
 /// A partition of a topic, by name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -111,7 +110,7 @@ impl From<MetadataResponse> for Metadata {
             let partitions = topic.partitions.iter().map(|p| {
                 let partition = Partition {
                     index: p.partition_index,
-                    error: ErrorCode::from_wire(p.error_code),
+                    error: ErrorCode::of_answer(p.error_code),
                     leader: (p.leader_id.0 >= 0).then_some(p.leader_id.0),
                     leader_epoch: p.leader_epoch,
                     replicas: ids(&p.replica_nodes),
@@ -126,7 +125,7 @@ impl From<MetadataResponse> for Metadata {
                 Topic {
                     name,
                     id: topic.topic_id,
-                    error: ErrorCode::from_wire(topic.error_code),
+                    error: ErrorCode::of_answer(topic.error_code),
                     is_internal: topic.is_internal,
                     partitions,
                 },

@@ -14,11 +14,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use letterbox_protocol::ErrorCode;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use crate::client::Client;
-use crate::error::{BrokerError, Error, ErrorCode};
+use crate::error::{BrokerError, Error};
 use crate::metadata::TopicPartition;
 use crate::partitioner::partition_for_key;
 use crate::record::{Compression, Header};
@@ -300,10 +301,10 @@ impl Producer {
         client
             .retrying_connects(deadline, deadline, || async {
                 let metadata = client.read_metadata(Some(&[topic.to_owned()]), true, deadline).await?;
-                let code = metadata.topics.get(topic).map_or(Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION), |found| found.error);
+                let code = metadata.topics.get(topic).map_or(Some(ErrorCode::UnknownTopicOrPartition), |found| found.error);
                 match (code, client.known_partitions(topic)) {
                     (None, Some(partitions)) => Ok(partitions),
-                    (code, _) => Err(BrokerError { code: code.unwrap_or(ErrorCode::LEADER_NOT_AVAILABLE), message: None }.into()),
+                    (code, _) => Err(BrokerError { code: code.unwrap_or(ErrorCode::LeaderNotAvailable), message: None }.into()),
                 }
             })
             .await

@@ -58,6 +58,28 @@ pub enum Compression {
     Zstd = 4,
 }
 
+impl Compression {
+    const ALL: [Self; 5] = [Self::None, Self::Gzip, Self::Snappy, Self::Lz4, Self::Zstd];
+
+    /// By Kafka's name for it; `None` for a name that does not exist.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|codec| codec.name() == name)
+    }
+
+    /// Kafka's name for it, as in a producer's `compression.type`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Gzip => "gzip",
+            Self::Snappy => "snappy",
+            Self::Lz4 => "lz4",
+            Self::Zstd => "zstd",
+        }
+    }
+}
+
 /// Why bytes are not a batch.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum BatchError {
@@ -663,8 +685,8 @@ impl BatchBuilder {
 
     /// The batch, uncompressed.
     #[must_use]
-    pub fn build(self) -> BytesMut {
-        let records = self.records.clone();
+    pub fn build(mut self) -> BytesMut {
+        let records = std::mem::take(&mut self.records);
         self.build_with(Compression::None, &records)
     }
 

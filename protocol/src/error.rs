@@ -173,6 +173,16 @@ error_codes! {
 }
 
 impl ErrorCode {
+    /// The error that an answer tells of; `None` for 0, which is success. A number that is newer than this table is
+    /// `UnknownServerError`, as Kafka's own client takes it.
+    pub const fn of_answer(code: i16) -> Option<ErrorCode> {
+        match ErrorCode::from_code(code) {
+            Some(ErrorCode::None) => None,
+            Some(error) => Some(error),
+            None => Some(ErrorCode::UnknownServerError),
+        }
+    }
+
     /// The number on the wire.
     pub const fn code(self) -> i16 {
         self as i16
@@ -209,6 +219,10 @@ mod tests {
         assert_eq!(ErrorCode::ALL.last().map(|code| code.code()), Some(136));
         assert_eq!(ErrorCode::from_code(137), None);
         assert_eq!(ErrorCode::from_code(-2), None);
+        assert_eq!(
+            [0, 3, 4711].map(ErrorCode::of_answer),
+            [None, Some(ErrorCode::UnknownTopicOrPartition), Some(ErrorCode::UnknownServerError)]
+        );
     }
 
     /// The variant's own name, spelled out, is Kafka's name; kafka-protocol's table agrees where it has the code.

@@ -81,7 +81,7 @@ impl Load {
             match client.create_topics(std::slice::from_ref(&topic), false).await {
                 Ok(outcomes) => match outcomes.get(&self.topic) {
                     Some(Ok(_)) => return Ok(()),
-                    Some(Err(error)) if error.code == letterbox_client::ErrorCode::TOPIC_ALREADY_EXISTS => return Ok(()),
+                    Some(Err(error)) if error.code == letterbox_client::ErrorCode::TopicAlreadyExists => return Ok(()),
                     outcome => tracing::debug!(?outcome, "the topic is not there yet"),
                 },
                 Err(error) => tracing::debug!(%error, "the topic is not there yet"),

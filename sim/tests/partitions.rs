@@ -55,7 +55,7 @@ async fn delete_topic(env: &Env) {
         {
             match outcomes.get(TOPIC) {
                 Some(Ok(())) => return,
-                Some(Err(error)) if error.code == ErrorCode::UNKNOWN_TOPIC_OR_PARTITION => return,
+                Some(Err(error)) if error.code == ErrorCode::UnknownTopicOrPartition => return,
                 _ => {}
             }
         }
@@ -72,7 +72,7 @@ async fn create_topic(env: &Env) {
         {
             match outcomes.get(TOPIC) {
                 Some(Ok(_)) => return,
-                Some(Err(error)) if error.code == ErrorCode::TOPIC_ALREADY_EXISTS => return,
+                Some(Err(error)) if error.code == ErrorCode::TopicAlreadyExists => return,
                 _ => {}
             }
         }

@@ -18,6 +18,6 @@ mod image;
 
 pub use apply::{ApplyError, apply};
 pub use delta::{MetadataDelta, PartitionChange, TopicChange};
-pub use error::{ApiError, ErrorCode};
+pub use error::ApiError;
 pub use image::{BrokerRegistration, ConfigResource, Configs, Endpoint, MetadataImage, PartitionState, SecurityProtocol, Topic};
 pub use record::MetadataRecord;

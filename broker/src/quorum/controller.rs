@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use letterbox_env::Env;
+use letterbox_protocol::ErrorCode;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
 use super::{MetadataQuorum, QuorumError};
@@ -15,7 +16,7 @@ use crate::metadata::controller::{
     AllocateProducerIds, AlterConfigs, AlterIsr, ConfigRules, Context, CreatePartitions, CreateTopics, DeleteTopics, FenceBroker,
     Operation, RegisterBroker, SetClusterId,
 };
-use crate::metadata::{ErrorCode, MetadataImage, MetadataRecord};
+use crate::metadata::{MetadataImage, MetadataRecord};
 
 /// Operations that wait; more wait at the callers.
 const QUEUE_LEN_MAX: usize = 1024;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use letterbox_client::record::{BatchHeader, HEADER_BYTES};
 use letterbox_env::{Env, FileRef, OpenMode};
 
@@ -21,13 +21,10 @@ pub(super) struct Head {
     pub(super) position: u64,
     /// Of the whole batch.
     pub(super) bytes: u64,
-    pub(super) crc: u32,
 }
 
 /// What a broker fills the blocks with that it keeps ahead of what it writes: Letterbox 0x7f, file systems 0.
 const RESERVE_BYTES: [u8; 2] = [0, 0x7f];
-/// Bytes before what a batch's length counts.
-const PREFIX_BYTES: u64 = 12;
 
 impl Segment {
     pub(super) fn open(env: &Env, path: &str) -> Result<Self, Failure> {
@@ -61,29 +58,9 @@ impl Segment {
         if self.bytes.saturating_sub(position) < header_bytes {
             return Ok(None);
         }
-        let mut view = self.read(position, header_bytes)?;
-        let base_offset = view.get_i64();
-        let length = u64::try_from(view.get_i32()).unwrap_or(0);
-        let leader_epoch = view.get_i32();
-        let magic = view.get_i8();
-        let bytes = length.saturating_add(PREFIX_BYTES);
-        if magic != 2 || bytes < header_bytes || bytes > self.bytes.saturating_sub(position) {
-            return Ok(None);
-        }
-        let crc = view.get_u32();
-        let header = BatchHeader {
-            base_offset,
-            leader_epoch,
-            attributes: view.get_i16(),
-            last_offset_delta: view.get_i32(),
-            base_timestamp: view.get_i64(),
-            max_timestamp: view.get_i64(),
-            producer_id: view.get_i64(),
-            producer_epoch: view.get_i16(),
-            base_sequence: view.get_i32(),
-            record_count: view.get_i32(),
-        };
-        Ok(Some(Head { header, position, bytes, crc }))
+        let Ok(header) = BatchHeader::parse(&self.read(position, header_bytes)?) else { return Ok(None) };
+        let bytes = u64::try_from(header.size()).unwrap_or(u64::MAX);
+        Ok((bytes <= self.bytes.saturating_sub(position)).then_some(Head { header, position, bytes }))
     }
 
     /// The bytes from `position` on, without the reserve at the end.

@@ -36,7 +36,7 @@ pub(super) async fn run(
     for group in groups {
         let state = match client.describe_group(&group).await {
             Ok(group) => group.state,
-            Err(error) if error.code() == Some(ErrorCode::GROUP_ID_NOT_FOUND) => "Dead".to_owned(),
+            Err(error) if error.code() == Some(ErrorCode::GroupIdNotFound) => "Dead".to_owned(),
             Err(error) => return failed_call(out, &error),
         };
         if !matches!(state.as_str(), "Empty" | "Dead") {
@@ -101,7 +101,7 @@ async fn plan(
 ) -> Result<Result<Offsets, Error>, Failure> {
     let committed = match client.list_group_offsets(group, None).await {
         Ok(committed) => committed,
-        Err(error) if error.code() == Some(ErrorCode::GROUP_ID_NOT_FOUND) => BTreeMap::new(),
+        Err(error) if error.code() == Some(ErrorCode::GroupIdNotFound) => BTreeMap::new(),
         Err(error) => return Ok(Err(error)),
     };
     let partitions = if parsed.has("all-topics") {
@@ -213,7 +213,7 @@ async fn wanted_partitions(client: &Client, parsed: &Parsed) -> Result<Result<Ve
     };
     let unknown: Vec<String> = wanted.iter().filter(|partition| !known(partition)).map(TopicPartition::to_string).collect();
     if !unknown.is_empty() {
-        return refuse(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, Some(format!("The partitions \"{}\" do not exist", unknown.join(","))));
+        return refuse(ErrorCode::UnknownTopicOrPartition, Some(format!("The partitions \"{}\" do not exist", unknown.join(","))));
     }
     for name in whole {
         let ids = metadata.topics.get(&name).into_iter().flat_map(|topic| topic.partitions.keys());

@@ -11,10 +11,11 @@ use kafka_protocol::messages::{
     OffsetDeleteRequest, OffsetFetchRequest,
 };
 use kafka_protocol::protocol::{Decodable, Request};
+use letterbox_protocol::ErrorCode;
 use tokio::time::Instant;
 
 use crate::client::{Client, Lane, text, topic_name};
-use crate::error::{BrokerError, Error, ErrorCode};
+use crate::error::{BrokerError, Error};
 use crate::metadata::TopicPartition;
 
 /// A group in a list.
@@ -346,11 +347,13 @@ impl Client {
     ) -> Result<(i32, R::Response), Error> {
         self.retrying(deadline, async || {
             let coordinator = self.coordinator(group, deadline).await?;
-            let result = self.call_node(coordinator, lane, request, deadline).await.and_then(|response| match ErrorCode(code(&response)) {
-                code @ (ErrorCode::COORDINATOR_LOAD_IN_PROGRESS | ErrorCode::COORDINATOR_NOT_AVAILABLE | ErrorCode::NOT_COORDINATOR) => {
-                    Err(BrokerError { code, message: None }.into())
+            let result = self.call_node(coordinator, lane, request, deadline).await.and_then(|response| {
+                match ErrorCode::of_answer(code(&response)) {
+                    Some(
+                        code @ (ErrorCode::CoordinatorLoadInProgress | ErrorCode::CoordinatorNotAvailable | ErrorCode::NotCoordinator),
+                    ) => Err(BrokerError { code, message: None }.into()),
+                    _ => Ok((coordinator, response)),
                 }
-                _ => Ok((coordinator, response)),
             });
             self.note_coordinator_error(group, result.as_ref().err());
             result
@@ -359,7 +362,7 @@ impl Client {
     }
 
     fn note_coordinator_error(&self, group: &str, error: Option<&Error>) {
-        if error.is_some_and(|error| error.code() != Some(ErrorCode::COORDINATOR_LOAD_IN_PROGRESS)) {
+        if error.is_some_and(|error| error.code() != Some(ErrorCode::CoordinatorLoadInProgress)) {
             self.forget_coordinator(group);
         }
     }

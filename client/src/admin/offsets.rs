@@ -5,9 +5,10 @@ use std::future::Future;
 
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::{BrokerId, ListOffsetsRequest};
+use letterbox_protocol::ErrorCode;
 
 use crate::client::{Client, Lane, topic_name};
-use crate::error::{BrokerError, Error, ErrorCode};
+use crate::error::{BrokerError, Error};
 use crate::metadata::TopicPartition;
 
 /// What a consumer may see.
@@ -209,6 +210,6 @@ fn retry<A>(answer: Option<&Result<A, BrokerError>>) -> bool {
     match answer {
         None => true,
         Some(Ok(_)) => false,
-        Some(Err(error)) => error.code.is_retriable() && error.code != ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+        Some(Err(error)) => error.code.is_retriable() && error.code != ErrorCode::UnknownTopicOrPartition,
     }
 }

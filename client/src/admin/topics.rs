@@ -10,10 +10,11 @@ use kafka_protocol::messages::{
     BrokerId, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeTopicPartitionsRequest,
 };
 use kafka_protocol::protocol::Request;
+use letterbox_protocol::ErrorCode;
 use uuid::Uuid;
 
 use crate::client::{Client, text, topic_name};
-use crate::error::{BrokerError, Error, ErrorCode};
+use crate::error::{BrokerError, Error};
 use crate::metadata::{Broker, TopicPartition};
 
 /// A topic to create.
@@ -238,8 +239,8 @@ impl Client {
 
 /// `Err` when a code says that the controller is not there right now.
 fn reject_temporary(mut codes: impl Iterator<Item = i16>) -> Result<(), Error> {
-    match codes.find(|code| *code == ErrorCode::NOT_CONTROLLER.0) {
-        Some(code) => Err(BrokerError { code: ErrorCode(code), message: None }.into()),
+    match codes.find(|code| *code == ErrorCode::NotController.code()) {
+        Some(_) => Err(BrokerError { code: ErrorCode::NotController, message: None }.into()),
         None => Ok(()),
     }
 }

@@ -6,15 +6,17 @@ use bytes::Bytes;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::fetch_response::PartitionData;
 use kafka_protocol::messages::{BrokerId, FetchRequest, FetchResponse};
+use letterbox_protocol::ErrorCode;
+use letterbox_protocol::batch::BatchError;
 use tokio::task::JoinError;
 use tokio::time::Instant;
 
 use super::{Consumer, ConsumerRecord, Position};
 use crate::admin::IsolationLevel;
 use crate::client::{Client, Lane, topic_name};
-use crate::error::{BrokerError, Error, ErrorCode};
+use crate::error::{BrokerError, Error};
 use crate::metadata::TopicPartition;
-use crate::record::{Batch, BatchError};
+use crate::record::{Batch, RecordsError};
 
 /// The end of one Fetch.
 pub(super) struct Fetched {
@@ -83,7 +85,7 @@ impl Consumer {
         let response = match fetched.result {
             Ok(response) if response.error_code == 0 => response,
             Ok(response) => {
-                let code = ErrorCode(response.error_code);
+                let code = ErrorCode::of_answer(response.error_code).unwrap_or(ErrorCode::UnknownServerError);
                 return self.fetch_failed(&fetched.asked, &BrokerError { code, message: None }.into());
             }
             Err(error) => return self.fetch_failed(&fetched.asked, &error),
@@ -97,9 +99,9 @@ impl Consumer {
                 if position.turn != *turn || position.fetch_from != *offset || position.next.is_none() {
                     continue;
                 }
-                match ErrorCode::from_wire(data.error_code) {
+                match ErrorCode::of_answer(data.error_code) {
                     None => take_records(&partition, position, data, isolation)?,
-                    Some(ErrorCode::OFFSET_OUT_OF_RANGE) => {
+                    Some(ErrorCode::OffsetOutOfRange) => {
                         // The position is looked up again by `auto.offset.reset`, not by the committed offset, which is this one.
                         position.next = None;
                         self.out_of_range.insert(partition);
@@ -171,12 +173,13 @@ fn take_records(partition: &TopicPartition, position: &mut Position, data: Parti
     let mut aborting: BTreeSet<i64> = BTreeSet::new();
     let mut any = false;
     loop {
-        let unreadable = |error: &BatchError, offset| Error::Batch { partition: partition.to_string(), offset, reason: error.to_string() };
+        let unreadable =
+            |error: &RecordsError, offset| Error::Batch { partition: partition.to_string(), offset, reason: error.to_string() };
         let batch = match Batch::take(&mut bytes) {
             Ok(Some(batch)) => batch,
             Ok(None) => return Ok(()),
             // A fetch may end inside a batch, but never inside its first.
-            Err(BatchError::Truncated) if any => return Ok(()),
+            Err(RecordsError::Batch(BatchError::Truncated { .. })) if any => return Ok(()),
             Err(error) => return Err(unreadable(&error, position.fetch_from)),
         };
         any = true;

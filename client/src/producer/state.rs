@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
+use letterbox_protocol::ErrorCode;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::{ProducerOptions, ProducerRecord, RecordPlace, Sticky};
-use crate::error::{Error, ErrorCode};
+use crate::error::Error;
 use crate::metadata::TopicPartition;
 use crate::record::{BatchBuilder, ProducerStamp};
 
@@ -223,13 +224,12 @@ impl State {
             Outcome::Failed(error) => error,
         };
         let code = error.code();
-        if code == Some(ErrorCode::DUPLICATE_SEQUENCE_NUMBER) {
+        if code == Some(ErrorCode::DuplicateSequenceNumber) {
             return self.resolve(partition, batch, Ok(None));
         }
-        let sequence_lost = matches!(
-            code,
-            Some(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER | ErrorCode::UNKNOWN_PRODUCER_ID | ErrorCode::INVALID_PRODUCER_EPOCH)
-        ) && batch.stamp.is_some();
+        let sequence_lost =
+            matches!(code, Some(ErrorCode::OutOfOrderSequenceNumber | ErrorCode::UnknownProducerId | ErrorCode::InvalidProducerEpoch))
+                && batch.stamp.is_some();
         let late = batch.created + options.delivery_timeout <= retry_at;
         if late || !(sequence_lost || error.is_retriable()) || batch.attempts > options.retries {
             // The sequence has a hole now: what comes behind it needs another producer id.

@@ -11,9 +11,6 @@ use tokio::time::Instant;
 
 use super::{AdminError, KafkaAdmin, Topic};
 
-/// `INVALID_CONFIG`.
-const INVALID_CONFIG: ErrorCode = ErrorCode(40);
-
 /// A cluster behind its bootstrap address. Connects when first asked and again after a fault.
 pub struct ClientAdmin {
     env: Env,
@@ -126,8 +123,8 @@ impl KafkaAdmin for ClientAdmin {
             let metadata = client.metadata(Some(&[name.to_owned()])).await?;
             let Some(topic) = metadata.topics.get(name) else { return Ok(None) };
             match topic.error {
-                None | Some(ErrorCode::LEADER_NOT_AVAILABLE) => {}
-                Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION) => return Ok(None),
+                None | Some(ErrorCode::LeaderNotAvailable) => {}
+                Some(ErrorCode::UnknownTopicOrPartition) => return Ok(None),
                 Some(code) => return Err(BrokerError { code, message: None }.into()),
             }
             let resource = ConfigResource::topic(name);
@@ -135,7 +132,7 @@ impl KafkaAdmin for ClientAdmin {
             let entries = match configs.remove(&resource) {
                 Some(Ok(entries)) => entries,
                 // Deleted between the two calls.
-                Some(Err(BrokerError { code: ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, .. })) => return Ok(None),
+                Some(Err(BrokerError { code: ErrorCode::UnknownTopicOrPartition, .. })) => return Ok(None),
                 Some(Err(error)) => return Err(error.into()),
                 None => return Err(Error::Invalid("the broker left the topic out of its answer".to_owned())),
             };
@@ -205,25 +202,11 @@ fn one<T>(outcome: Option<Result<T, BrokerError>>) -> Result<T, Error> {
 
 fn told(error: Error) -> AdminError {
     match error {
-        Error::Broker(error) if !error.code.is_retriable() || error.code == ErrorCode::UNKNOWN_TOPIC_OR_PARTITION => {
-            AdminError::Refused { code: code_name(error.code), message: error.message.unwrap_or_default() }
+        Error::Broker(error) if !error.code.is_retriable() || error.code == ErrorCode::UnknownTopicOrPartition => {
+            AdminError::Refused { code: error.code.name().to_owned(), message: error.message.unwrap_or_default() }
         }
         error => AdminError::Unreachable(error.to_string()),
     }
-}
-
-fn code_name(code: ErrorCode) -> String {
-    if code == INVALID_CONFIG {
-        return "INVALID_CONFIG".to_owned();
-    }
-    let mut name = String::new();
-    for c in code.name().chars() {
-        if c.is_ascii_uppercase() && !name.is_empty() {
-            name.push('_');
-        }
-        name.push(c.to_ascii_uppercase());
-    }
-    name
 }
 
 /// Kafka's form of an id: base64 with the URL alphabet, without padding.
@@ -270,9 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn names_and_ids_are_kafkas() {
-        assert_eq!(code_name(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION), "UNKNOWN_TOPIC_OR_PARTITION");
-        assert_eq!(code_name(ErrorCode::TOPIC_ALREADY_EXISTS), "TOPIC_ALREADY_EXISTS");
+    fn ids_are_kafkas() {
         assert_eq!(base64_of([0xff; 16]), "_____________________w");
         assert_eq!(base64_of(*b"0123456789abcdef"), "MDEyMzQ1Njc4OWFiY2RlZg");
     }

@@ -207,7 +207,7 @@ impl Churner {
         let metadata = client.metadata(Some(&[name.to_owned()])).await?;
         let found = metadata.topics.get(name);
         match found.and_then(|topic| topic.error) {
-            None | Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION) => {}
+            None | Some(ErrorCode::UnknownTopicOrPartition) => {}
             Some(code) => return Err(Trouble::Again(Error::Broker(letterbox_client::BrokerError { code, message: None }))),
         }
         let found = found.filter(|topic| topic.error.is_none());
@@ -423,7 +423,7 @@ impl Churner {
         if self.rng.percent(25) {
             let mut outcomes = client.delete_groups(std::slice::from_ref(&self.group)).await;
             match outcomes.remove(&self.group) {
-                Some(Err(error)) if error.code() != Some(ErrorCode::GROUP_ID_NOT_FOUND) => return Err(error.into()),
+                Some(Err(error)) if error.code() != Some(ErrorCode::GroupIdNotFound) => return Err(error.into()),
                 _ => {}
             }
             let left = client.list_group_offsets(&self.group, None).await?;

@@ -67,7 +67,7 @@ async fn commit(client: &Client, topic: &str, group: &str, offset: i64) -> Resul
 
 async fn delete(client: &Client, group: &str) -> Result<(), Error> {
     match client.delete_groups(&[group.to_owned()]).await.remove(group) {
-        Some(Err(error)) if error.code() != Some(ErrorCode::GROUP_ID_NOT_FOUND) => Err(error),
+        Some(Err(error)) if error.code() != Some(ErrorCode::GroupIdNotFound) => Err(error),
         _ => Ok(()),
     }
 }

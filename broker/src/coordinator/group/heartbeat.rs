@@ -1,6 +1,6 @@
 //! Heartbeats and what happens without them.
 
-use kafka_protocol::ResponseError;
+use letterbox_protocol::ErrorCode;
 
 use super::{Cx, Group, GroupState, arm_session};
 
@@ -12,15 +12,15 @@ impl Group {
         instance_id: Option<&str>,
         generation: i32,
         cx: &mut Cx<'_>,
-    ) -> Result<(), ResponseError> {
+    ) -> Result<(), ErrorCode> {
         self.validate_member(member_id, instance_id)?;
         if generation != self.generation {
-            return Err(ResponseError::IllegalGeneration);
+            return Err(ErrorCode::IllegalGeneration);
         }
         self.touch(member_id, cx);
         match self.state {
-            GroupState::Empty => Err(ResponseError::UnknownMemberId),
-            GroupState::PreparingRebalance => Err(ResponseError::RebalanceInProgress),
+            GroupState::Empty => Err(ErrorCode::UnknownMemberId),
+            GroupState::PreparingRebalance => Err(ErrorCode::RebalanceInProgress),
             GroupState::CompletingRebalance | GroupState::Stable => Ok(()),
         }
     }
@@ -54,19 +54,19 @@ impl Group {
         member_id: &str,
         instance_id: Option<&str>,
         generation: i32,
-    ) -> Result<(), ResponseError> {
+    ) -> Result<(), ErrorCode> {
         if generation < 0 && self.state == GroupState::Empty {
             return Ok(());
         }
         if generation < 0 && member_id.is_empty() && instance_id.is_none() {
-            return Err(ResponseError::UnknownMemberId);
+            return Err(ErrorCode::UnknownMemberId);
         }
         self.validate_member(member_id, instance_id)?;
         if generation != self.generation {
-            return Err(ResponseError::IllegalGeneration);
+            return Err(ErrorCode::IllegalGeneration);
         }
         if self.state == GroupState::CompletingRebalance {
-            return Err(ResponseError::RebalanceInProgress);
+            return Err(ErrorCode::RebalanceInProgress);
         }
         Ok(())
     }

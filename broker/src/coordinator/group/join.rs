@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kafka_protocol::ResponseError;
 use kafka_protocol::messages::JoinGroupResponse;
 use kafka_protocol::messages::join_group_response::JoinGroupResponseMember;
 use kafka_protocol::protocol::StrBytes;
+use letterbox_protocol::ErrorCode;
 
 use super::{Completion, Cx, Group, GroupState, Member, NEW_MEMBER_JOIN_TIMEOUT_MS, Reply, ReplyId, TimerKey, Write};
 use super::{arm_session, optional_str_bytes, str_bytes, timeout};
@@ -73,12 +73,12 @@ impl Group {
     pub(in crate::coordinator) fn join(&mut self, request: JoinRequest, cx: &mut Cx<'_>) {
         if !self.accepts(&request, cx.config.max_size) {
             let removed = self.remove_answering(&request.member_id, cx);
-            cx.reply(request.reply, join_error("", ResponseError::GroupMaxSizeReached));
+            cx.reply(request.reply, join_error("", ErrorCode::GroupMaxSizeReached));
             if removed {
                 self.complete_join_if_all_joined(cx);
             }
         } else if !self.supports(&request.protocol_type, &request.protocols) {
-            cx.reply(request.reply, join_error(&request.member_id, ResponseError::InconsistentGroupProtocol));
+            cx.reply(request.reply, join_error(&request.member_id, ErrorCode::InconsistentGroupProtocol));
         } else if request.member_id.is_empty() {
             self.join_new(request, cx);
         } else if request.instance_id.is_none() && self.pending_join.contains(&request.member_id) {
@@ -111,7 +111,7 @@ impl Group {
         } else if request.instance_id.is_none() && request.api_version >= MEMBER_ID_REQUIRED_VERSION {
             let deadline = cx.after(timeout(request.session_timeout_ms));
             cx.timers.set(TimerKey::Session { group: self.id.clone(), member: new_member_id.clone() }, deadline);
-            cx.reply(request.reply, join_error(&new_member_id, ResponseError::MemberIdRequired));
+            cx.reply(request.reply, join_error(&new_member_id, ErrorCode::MemberIdRequired));
             self.pending_join.insert(new_member_id);
         } else {
             self.add_member(new_member_id, request, cx);
@@ -151,7 +151,7 @@ impl Group {
         let unchanged = self.members.get(&request.member_id).is_some_and(|member| member.protocols == request.protocols);
         let is_leader = self.is_leader(&request.member_id);
         match self.state {
-            GroupState::Empty => cx.reply(request.reply, join_error(&request.member_id, ResponseError::UnknownMemberId)),
+            GroupState::Empty => cx.reply(request.reply, join_error(&request.member_id, ErrorCode::UnknownMemberId)),
             // The answer to its first JoinGroup may have been lost; the leader of a Stable group asks for a rebalance.
             GroupState::CompletingRebalance if unchanged => self.reply_current_generation(&request, is_leader, cx),
             GroupState::Stable if unchanged && !is_leader => self.reply_current_generation(&request, false, cx),
@@ -175,7 +175,7 @@ impl Group {
         member.rebalance_timeout_ms = request.rebalance_timeout_ms;
         member.session_timeout_ms = request.session_timeout_ms;
         if let Some(displaced) = member.awaiting_join.replace(request.reply) {
-            cx.reply(displaced, join_error(member_id, ResponseError::RebalanceInProgress));
+            cx.reply(displaced, join_error(member_id, ErrorCode::RebalanceInProgress));
         }
         self.count_protocols(&member, true);
         self.members.insert(member.id.clone(), member);
@@ -185,10 +185,10 @@ impl Group {
     fn replace_static_member(&mut self, old_id: &Arc<str>, request: JoinRequest, cx: &mut Cx<'_>) {
         let Some(mut old) = self.members.remove(old_id) else { return };
         if let Some(waiting) = old.awaiting_join.take() {
-            cx.reply(waiting, join_error(old_id, ResponseError::FencedInstanceId));
+            cx.reply(waiting, join_error(old_id, ErrorCode::FencedInstanceId));
         }
         if let Some(waiting) = old.awaiting_sync.take() {
-            cx.reply(waiting, super::sync::sync_error(ResponseError::FencedInstanceId));
+            cx.reply(waiting, super::sync::sync_error(ErrorCode::FencedInstanceId));
         }
         let old_leader = self.leader.clone();
         let new_id = request.new_member_id.clone();
@@ -234,12 +234,7 @@ impl Group {
 
     /// The record of a static member's new id is committed, or could not be written. In the meantime the group may have
     /// gone on; then the rebalance answers the parked request.
-    pub(in crate::coordinator) fn static_rejoin_written(
-        &mut self,
-        rejoin: StaticRejoin,
-        result: Result<(), ResponseError>,
-        cx: &mut Cx<'_>,
-    ) {
+    pub(in crate::coordinator) fn static_rejoin_written(&mut self, rejoin: StaticRejoin, result: Result<(), ErrorCode>, cx: &mut Cx<'_>) {
         let waits = self.members.get(&rejoin.new_member_id).is_some_and(|member| member.awaiting_join == Some(rejoin.reply));
         if !waits || self.state != GroupState::Stable || self.generation != rejoin.generation {
             return;
@@ -289,7 +284,7 @@ impl Group {
 }
 
 /// A refusal. The protocol name is empty rather than null, because versions before 7 cannot say null.
-pub(in crate::coordinator) fn join_error(member_id: &str, error: ResponseError) -> Reply {
+pub(in crate::coordinator) fn join_error(member_id: &str, error: ErrorCode) -> Reply {
     Reply::Join(
         JoinGroupResponse::default()
             .with_error_code(error.code())

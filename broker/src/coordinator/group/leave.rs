@@ -1,9 +1,9 @@
 //! LeaveGroup, by the members themselves or by an administrator.
 
-use kafka_protocol::ResponseError;
 use kafka_protocol::messages::LeaveGroupResponse;
 use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::leave_group_response::MemberResponse;
+use letterbox_protocol::ErrorCode;
 
 use super::{Completion, Cx, Group, GroupState, Reply, ReplyId};
 
@@ -31,12 +31,12 @@ impl Group {
         }
     }
 
-    fn leave_one(&mut self, member: &MemberIdentity, cx: &mut Cx<'_>) -> Result<(), ResponseError> {
+    fn leave_one(&mut self, member: &MemberIdentity, cx: &mut Cx<'_>) -> Result<(), ErrorCode> {
         let instance_id = member.group_instance_id.as_deref();
         if member.member_id.is_empty() {
             // An administrator names a static member by its instance id only.
             let member_id = instance_id.and_then(|id| self.static_members.get(id)).cloned();
-            self.remove_answering(&member_id.ok_or(ResponseError::UnknownMemberId)?, cx);
+            self.remove_answering(&member_id.ok_or(ErrorCode::UnknownMemberId)?, cx);
         } else if self.pending_join.contains(member.member_id.as_str()) {
             self.remove(&member.member_id, cx);
         } else {
@@ -48,7 +48,7 @@ impl Group {
 }
 
 /// One member's part of the answer.
-pub(in crate::coordinator) fn member_response(member: &MemberIdentity, error: Option<ResponseError>) -> MemberResponse {
+pub(in crate::coordinator) fn member_response(member: &MemberIdentity, error: Option<ErrorCode>) -> MemberResponse {
     MemberResponse::default()
         .with_member_id(member.member_id.clone())
         .with_group_instance_id(member.group_instance_id.clone())

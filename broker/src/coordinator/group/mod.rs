@@ -24,11 +24,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kafka_protocol::ResponseError;
 use kafka_protocol::messages::{
     DeleteGroupsResponse, JoinGroupResponse, LeaveGroupResponse, OffsetCommitResponse, OffsetDeleteResponse, SyncGroupResponse,
 };
 use kafka_protocol::protocol::StrBytes;
+use letterbox_protocol::ErrorCode;
 
 use super::GroupConfig;
 use super::memory::{Charge, GroupMemory, Of, group_bytes, name_bytes};
@@ -363,15 +363,15 @@ impl Group {
     }
 
     /// Checks that a request comes from who it says (KIP-345: an instance id belongs to the newest member with it).
-    fn validate_member(&self, member_id: &str, instance_id: Option<&str>) -> Result<(), ResponseError> {
+    fn validate_member(&self, member_id: &str, instance_id: Option<&str>) -> Result<(), ErrorCode> {
         if let Some(instance_id) = instance_id {
             match self.static_members.get(instance_id) {
-                None => return Err(ResponseError::UnknownMemberId),
-                Some(existing) if &**existing != member_id => return Err(ResponseError::FencedInstanceId),
+                None => return Err(ErrorCode::UnknownMemberId),
+                Some(existing) if &**existing != member_id => return Err(ErrorCode::FencedInstanceId),
                 Some(_) => {}
             }
         }
-        if self.members.contains_key(member_id) { Ok(()) } else { Err(ResponseError::UnknownMemberId) }
+        if self.members.contains_key(member_id) { Ok(()) } else { Err(ErrorCode::UnknownMemberId) }
     }
 
     fn is_leader(&self, member_id: &str) -> bool {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kafka_protocol::ResponseError;
+use letterbox_protocol::ErrorCode;
 
 use super::join::join_error;
 use super::{Completion, Cx, Group, GroupState, TimerKey, Write};
@@ -20,7 +20,7 @@ impl Group {
     /// Calls on every member to join again.
     pub(super) fn prepare_rebalance(&mut self, cx: &mut Cx<'_>) {
         if self.state == GroupState::CompletingRebalance {
-            self.cancel_assignment(ResponseError::RebalanceInProgress, cx);
+            self.cancel_assignment(ErrorCode::RebalanceInProgress, cx);
         }
         self.pending_sync.clear();
         cx.timers.cancel(&TimerKey::Sync { group: self.id.clone() });
@@ -135,10 +135,10 @@ impl Group {
     pub(super) fn remove_answering(&mut self, member_id: &str, cx: &mut Cx<'_>) -> bool {
         let Some(member) = self.remove(member_id, cx) else { return false };
         if let Some(waiting) = member.awaiting_join {
-            cx.reply(waiting, join_error("", ResponseError::UnknownMemberId));
+            cx.reply(waiting, join_error("", ErrorCode::UnknownMemberId));
         }
         if let Some(waiting) = member.awaiting_sync {
-            cx.reply(waiting, super::sync::sync_error(ResponseError::UnknownMemberId));
+            cx.reply(waiting, super::sync::sync_error(ErrorCode::UnknownMemberId));
         }
         true
     }

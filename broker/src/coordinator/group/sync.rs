@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kafka_protocol::ResponseError;
 use kafka_protocol::messages::{SyncGroupRequest, SyncGroupResponse};
+use letterbox_protocol::ErrorCode;
 
 use super::{Completion, Cx, Group, GroupState, Member, Reply, ReplyId, Write, optional_str_bytes};
 
@@ -17,14 +17,14 @@ impl Group {
         }
         let member_id = request.member_id.as_str();
         match self.state {
-            GroupState::Empty => cx.reply(reply, sync_error(ResponseError::UnknownMemberId)),
-            GroupState::PreparingRebalance => cx.reply(reply, sync_error(ResponseError::RebalanceInProgress)),
+            GroupState::Empty => cx.reply(reply, sync_error(ErrorCode::UnknownMemberId)),
+            GroupState::PreparingRebalance => cx.reply(reply, sync_error(ErrorCode::RebalanceInProgress)),
             GroupState::CompletingRebalance => {
                 self.pending_sync.remove(member_id);
                 if let Some(member) = self.members.get_mut(member_id)
                     && let Some(displaced) = member.awaiting_sync.replace(reply)
                 {
-                    cx.reply(displaced, sync_error(ResponseError::RebalanceInProgress));
+                    cx.reply(displaced, sync_error(ErrorCode::RebalanceInProgress));
                 }
                 if self.is_leader(member_id) {
                     self.write_assignment(request, cx);
@@ -39,16 +39,16 @@ impl Group {
         }
     }
 
-    fn validate_sync(&self, request: &SyncGroupRequest) -> Result<(), ResponseError> {
+    fn validate_sync(&self, request: &SyncGroupRequest) -> Result<(), ErrorCode> {
         self.validate_member(&request.member_id, request.group_instance_id.as_deref())?;
         if request.generation_id != self.generation {
-            return Err(ResponseError::IllegalGeneration);
+            return Err(ErrorCode::IllegalGeneration);
         }
         let differs = |said: Option<&str>, ours: Option<&Arc<str>>| matches!((said, ours), (Some(said), Some(ours)) if said != &**ours);
         if differs(request.protocol_type.as_deref(), self.protocol_type.as_ref())
             || differs(request.protocol_name.as_deref(), self.protocol.as_ref())
         {
-            return Err(ResponseError::InconsistentGroupProtocol);
+            return Err(ErrorCode::InconsistentGroupProtocol);
         }
         Ok(())
     }
@@ -71,7 +71,7 @@ impl Group {
         &mut self,
         generation: i32,
         mut assignments: BTreeMap<Arc<str>, Bytes>,
-        result: Result<(), ResponseError>,
+        result: Result<(), ErrorCode>,
         cx: &mut Cx<'_>,
     ) {
         if self.state != GroupState::CompletingRebalance || self.generation != generation {
@@ -96,7 +96,7 @@ impl Group {
     }
 
     /// Answers everybody who waits for an assignment with `error`.
-    pub(super) fn cancel_assignment(&mut self, error: ResponseError, cx: &mut Cx<'_>) {
+    pub(super) fn cancel_assignment(&mut self, error: ErrorCode, cx: &mut Cx<'_>) {
         let mut answered = Vec::new();
         for member in self.members.values_mut() {
             member.assignment = Bytes::new();
@@ -129,6 +129,6 @@ impl Group {
     }
 }
 
-pub(in crate::coordinator) fn sync_error(error: ResponseError) -> Reply {
+pub(in crate::coordinator) fn sync_error(error: ErrorCode) -> Reply {
     Reply::Sync(SyncGroupResponse::default().with_error_code(error.code()))
 }

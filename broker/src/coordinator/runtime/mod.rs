@@ -28,9 +28,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use kafka_protocol::ResponseError;
 use letterbox_env::Env;
 use letterbox_env::panics::lock;
+use letterbox_protocol::ErrorCode;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -201,8 +201,8 @@ impl<M: Machine> Runtime<M> {
         Now { mono_ms, wall_ms: self.env.clock.wall_ms() }
     }
 
-    fn slot(&self, partition: i32) -> Result<Arc<Slot<M>>, ResponseError> {
-        lock(&self.slots).get(&partition).cloned().ok_or(ResponseError::NotCoordinator)
+    fn slot(&self, partition: i32) -> Result<Arc<Slot<M>>, ErrorCode> {
+        lock(&self.slots).get(&partition).cloned().ok_or(ErrorCode::NotCoordinator)
     }
 
     fn slots(&self) -> Vec<Arc<Slot<M>>> {
@@ -218,7 +218,7 @@ impl<M: Machine> Runtime<M> {
     ///
     /// # Errors
     /// The partition is not served here (NOT_COORDINATOR) or not yet (COORDINATOR_LOAD_IN_PROGRESS).
-    pub(super) fn with_machine<T>(&self, partition: i32, read: impl FnOnce(&mut M, Now) -> T) -> Result<T, ResponseError> {
+    pub(super) fn with_machine<T>(&self, partition: i32, read: impl FnOnce(&mut M, Now) -> T) -> Result<T, ErrorCode> {
         let slot = self.slot(partition)?;
         let now = self.now();
         let result = slot.read(|machine| read(machine, now))?;
@@ -261,10 +261,10 @@ impl<M: Machine> Runtime<M> {
 
 /// An event that an answer is awaited to.
 #[must_use]
-pub(super) struct Asked<Reply>(Result<oneshot::Receiver<Reply>, ResponseError>);
+pub(super) struct Asked<Reply>(Result<oneshot::Receiver<Reply>, ErrorCode>);
 
 impl<Reply> Asked<Reply> {
-    pub(super) fn refused(error: ResponseError) -> Self {
+    pub(super) fn refused(error: ErrorCode) -> Self {
         Self(Err(error))
     }
 
@@ -272,9 +272,9 @@ impl<Reply> Asked<Reply> {
     ///
     /// # Errors
     /// The partition is not served here, or ceased to be before there was an answer.
-    pub(super) async fn answer(self) -> Result<Reply, ResponseError> {
+    pub(super) async fn answer(self) -> Result<Reply, ErrorCode> {
         // A machine that is thrown away drops its senders.
-        self.0?.await.map_err(|_| ResponseError::NotCoordinator)
+        self.0?.await.map_err(|_| ErrorCode::NotCoordinator)
     }
 }
 

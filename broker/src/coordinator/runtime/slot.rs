@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
-use kafka_protocol::ResponseError;
+use letterbox_protocol::ErrorCode;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -146,19 +146,19 @@ impl<M: Machine> Slot<M> {
         self.closed.cancel();
     }
 
-    fn with_active<T>(&self, act: impl FnOnce(&mut Active<M>) -> T) -> Result<T, ResponseError> {
+    fn with_active<T>(&self, act: impl FnOnce(&mut Active<M>) -> T) -> Result<T, ErrorCode> {
         match &mut *lock(&self.state) {
             State::Active(active) => {
                 let result = act(active);
                 self.copy_deadline(active);
                 Ok(result)
             }
-            State::Loading { is_out: false, .. } => Err(ResponseError::CoordinatorLoadInProgress),
-            State::Loading { is_out: true, .. } | State::Closed => Err(ResponseError::NotCoordinator),
+            State::Loading { is_out: false, .. } => Err(ErrorCode::CoordinatorLoadInProgress),
+            State::Loading { is_out: true, .. } | State::Closed => Err(ErrorCode::NotCoordinator),
         }
     }
 
-    pub(super) fn read<T>(&self, read: impl FnOnce(&mut M) -> T) -> Result<T, ResponseError> {
+    pub(super) fn read<T>(&self, read: impl FnOnce(&mut M) -> T) -> Result<T, ErrorCode> {
         self.with_active(|active| read(&mut active.machine))
     }
 
@@ -186,7 +186,7 @@ impl<M: Machine> Slot<M> {
         sender: oneshot::Sender<M::Reply>,
         now: Now,
         event: impl FnOnce(&mut M, ReplyId) -> OutputOf<M>,
-    ) -> Result<(), ResponseError> {
+    ) -> Result<(), ErrorCode> {
         let bytes_max = self.log.batch_bytes_max(self.partition);
         self.with_active(|active| {
             let reply = ReplyId(active.next_reply);

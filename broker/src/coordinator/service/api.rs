@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kafka_protocol::ResponseError;
 use kafka_protocol::messages::delete_groups_response::DeletableGroupResult;
 use kafka_protocol::messages::describe_groups_response::DescribedGroup;
 use kafka_protocol::messages::leave_group_request::MemberIdentity;
@@ -21,6 +20,7 @@ use kafka_protocol::messages::{
     OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse, OffsetFetchRequest, OffsetFetchResponse, SyncGroupRequest,
     SyncGroupResponse,
 };
+use letterbox_protocol::ErrorCode;
 
 use super::{GroupCoordinator, by_id, lower_case};
 use crate::coordinator::RequestContext;
@@ -41,17 +41,17 @@ impl GroupCoordinator {
         let member_id: Arc<str> = request.member_id.as_str().into();
         let refuse = |error| into_join(join_error(&member_id, error));
         if request.group_id.is_empty() {
-            return refuse(ResponseError::InvalidGroupId);
+            return refuse(ErrorCode::InvalidGroupId);
         }
         let config = &self.inner.config;
         if !(config.min_session_timeout_ms..=config.max_session_timeout_ms).contains(&request.session_timeout_ms) {
-            return refuse(ResponseError::InvalidSessionTimeout);
+            return refuse(ErrorCode::InvalidSessionTimeout);
         }
         let bytes = request.protocols.iter().map(|protocol| protocol_bytes(&protocol.name, &protocol.metadata));
         let bytes = bytes.fold(0, usize::saturating_add);
         if bytes > MEMBER_BYTES_MAX {
             tracing::warn!(group = %request.group_id.as_str(), bytes, MEMBER_BYTES_MAX, "refused a member with too much metadata");
-            return refuse(ResponseError::InvalidRequest);
+            return refuse(ErrorCode::InvalidRequest);
         }
         let group_id: Arc<str> = request.group_id.as_str().into();
         let prefix = request.group_instance_id.as_deref().unwrap_or(&context.client_id);
@@ -84,11 +84,11 @@ impl GroupCoordinator {
     /// SyncGroup. Answered when the leader's assignment is committed.
     pub async fn sync_group(&self, context: &RequestContext, request: SyncGroupRequest) -> SyncGroupResponse {
         if request.group_id.is_empty() {
-            return into_sync(sync_error(ResponseError::InvalidGroupId));
+            return into_sync(sync_error(ErrorCode::InvalidGroupId));
         }
         // From version 5 on the member says what it has joined with (KIP-559).
         if context.api_version >= 5 && (request.protocol_type.is_none() || request.protocol_name.is_none()) {
-            return into_sync(sync_error(ResponseError::InconsistentGroupProtocol));
+            return into_sync(sync_error(ErrorCode::InconsistentGroupProtocol));
         }
         let asked = self.inner.ask(&request.group_id, |shard, reply, now| shard.sync(&request, reply, now));
         drop(request);
@@ -99,7 +99,7 @@ impl GroupCoordinator {
     #[must_use]
     pub fn heartbeat(&self, _context: &RequestContext, request: &HeartbeatRequest) -> HeartbeatResponse {
         let beat = if request.group_id.is_empty() {
-            Err(ResponseError::InvalidGroupId)
+            Err(ErrorCode::InvalidGroupId)
         } else {
             let instance_id = request.group_instance_id.as_deref();
             let beat =
@@ -107,7 +107,7 @@ impl GroupCoordinator {
             self.inner.with_shard(&request.group_id, beat).flatten()
         };
         let error_code = match beat {
-            Ok(()) | Err(ResponseError::CoordinatorLoadInProgress) => 0,
+            Ok(()) | Err(ErrorCode::CoordinatorLoadInProgress) => 0,
             Err(error) => error.code(),
         };
         HeartbeatResponse::default().with_error_code(error_code)
@@ -116,7 +116,7 @@ impl GroupCoordinator {
     /// LeaveGroup: one member up to version 2, a list of them from 3 on.
     pub async fn leave_group(&self, context: &RequestContext, request: LeaveGroupRequest) -> LeaveGroupResponse {
         if request.group_id.is_empty() {
-            return LeaveGroupResponse::default().with_error_code(ResponseError::InvalidGroupId.code());
+            return LeaveGroupResponse::default().with_error_code(ErrorCode::InvalidGroupId.code());
         }
         let is_single = context.api_version <= 2;
         let members =
@@ -124,7 +124,7 @@ impl GroupCoordinator {
         let left = self.inner.request(&request.group_id, |shard, reply, now| shard.leave(&request.group_id, &members, reply, now)).await;
         let mut response = match left {
             Ok(Reply::Leave(response)) => response,
-            Ok(_) => LeaveGroupResponse::default().with_error_code(ResponseError::UnknownServerError.code()),
+            Ok(_) => LeaveGroupResponse::default().with_error_code(ErrorCode::UnknownServerError.code()),
             Err(error) => LeaveGroupResponse::default().with_error_code(error.code()),
         };
         if is_single {
@@ -165,10 +165,10 @@ impl GroupCoordinator {
         let timeout = Duration::from_millis(self.inner.config.offset_commit_timeout_ms);
         match tokio::time::timeout(timeout, committed).await {
             Ok(Ok(Reply::OffsetCommit(response))) => response,
-            Ok(Ok(_)) => commit_error(&request, ResponseError::UnknownServerError),
+            Ok(Ok(_)) => commit_error(&request, ErrorCode::UnknownServerError),
             Ok(Err(error)) => commit_error(&request, error),
             // They may still be committed; the client tries again.
-            Err(_) => commit_error(&request, ResponseError::CoordinatorNotAvailable),
+            Err(_) => commit_error(&request, ErrorCode::CoordinatorNotAvailable),
         }
     }
 
@@ -218,7 +218,7 @@ impl GroupCoordinator {
         &self,
         group: &OffsetFetchRequestGroup,
         require_stable: bool,
-    ) -> Result<Vec<OffsetFetchResponseTopics>, ResponseError> {
+    ) -> Result<Vec<OffsetFetchResponseTopics>, ErrorCode> {
         if require_stable {
             // What was appended before must be in the answer (KIP-447).
             self.inner
@@ -248,7 +248,7 @@ impl GroupCoordinator {
     #[must_use]
     pub fn list_groups(&self, _context: &RequestContext, request: &ListGroupsRequest) -> ListGroupsResponse {
         if self.inner.runtime.is_loading() {
-            return ListGroupsResponse::default().with_error_code(ResponseError::CoordinatorLoadInProgress.code());
+            return ListGroupsResponse::default().with_error_code(ErrorCode::CoordinatorLoadInProgress.code());
         }
         let (states, types) = (lower_case(&request.states_filter), lower_case(&request.types_filter));
         let listed = self.inner.runtime.each(|shard| shard.list(&states, &types));
@@ -259,11 +259,10 @@ impl GroupCoordinator {
     pub async fn delete_groups(&self, _context: &RequestContext, request: &DeleteGroupsRequest) -> DeleteGroupsResponse {
         let mut results = Vec::with_capacity(request.groups_names.len());
         for group_id in distinct(&request.groups_names) {
-            let refused =
-                |error: ResponseError| DeletableGroupResult::default().with_group_id(group_id.clone()).with_error_code(error.code());
+            let refused = |error: ErrorCode| DeletableGroupResult::default().with_group_id(group_id.clone()).with_error_code(error.code());
             match self.inner.request(group_id, |shard, reply, now| shard.delete_group(group_id, reply, now)).await {
                 Ok(Reply::DeleteGroups(response)) => results.extend(response.results),
-                Ok(_) => results.push(refused(ResponseError::UnknownServerError)),
+                Ok(_) => results.push(refused(ErrorCode::UnknownServerError)),
                 Err(error) => results.push(refused(error)),
             }
         }
@@ -272,12 +271,12 @@ impl GroupCoordinator {
 
     /// OffsetDelete: removes offsets of topics that no member of the group reads.
     pub async fn offset_delete(&self, _context: &RequestContext, request: &OffsetDeleteRequest) -> OffsetDeleteResponse {
-        let refused = |error: ResponseError| OffsetDeleteResponse::default().with_error_code(error.code());
+        let refused = |error: ErrorCode| OffsetDeleteResponse::default().with_error_code(error.code());
         let exists = |topic: &str, partition| self.inner.exists(topic, partition);
         let deleted = self.inner.request(&request.group_id, |shard, reply, now| shard.delete_offsets(request, exists, reply, now));
         match deleted.await {
             Ok(Reply::OffsetDelete(response)) => response,
-            Ok(_) => refused(ResponseError::UnknownServerError),
+            Ok(_) => refused(ErrorCode::UnknownServerError),
             Err(error) => refused(error),
         }
     }
@@ -331,14 +330,14 @@ fn new_member_id(prefix: &str, uuid: uuid::Uuid) -> Arc<str> {
 fn into_join(reply: Reply) -> JoinGroupResponse {
     match reply {
         Reply::Join(response) => response,
-        _ => into_join(join_error("", ResponseError::UnknownServerError)),
+        _ => into_join(join_error("", ErrorCode::UnknownServerError)),
     }
 }
 
 fn into_sync(reply: Reply) -> SyncGroupResponse {
     match reply {
         Reply::Sync(response) => response,
-        _ => SyncGroupResponse::default().with_error_code(ResponseError::UnknownServerError.code()),
+        _ => SyncGroupResponse::default().with_error_code(ErrorCode::UnknownServerError.code()),
     }
 }
 

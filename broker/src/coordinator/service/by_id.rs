@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kafka_protocol::ResponseError;
 use kafka_protocol::messages::offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic};
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
 use kafka_protocol::messages::offset_fetch_response::{OffsetFetchResponseGroup, OffsetFetchResponsePartitions, OffsetFetchResponseTopics};
 use kafka_protocol::messages::{OffsetCommitRequest, OffsetCommitResponse, TopicName};
+use letterbox_protocol::ErrorCode;
 
 use crate::coordinator::group::str_bytes;
 use crate::model::TopicId;
@@ -85,7 +85,7 @@ impl Ids {
         }
         response.topics.extend(self.unknown.into_iter().map(|(name, partitions)| {
             let refused = |index| {
-                OffsetCommitResponsePartition::default().with_partition_index(index).with_error_code(ResponseError::UnknownTopicId.code())
+                OffsetCommitResponsePartition::default().with_partition_index(index).with_error_code(ErrorCode::UnknownTopicId.code())
             };
             OffsetCommitResponseTopic::default().with_name(name).with_partitions(partitions.into_iter().map(refused).collect())
         }));
@@ -114,7 +114,7 @@ impl Ids {
                     .with_committed_offset(-1)
                     .with_committed_leader_epoch(-1)
                     .with_metadata(Some(str_bytes("")))
-                    .with_error_code(ResponseError::UnknownTopicId.code())
+                    .with_error_code(ErrorCode::UnknownTopicId.code())
             };
             OffsetFetchResponseTopics::default().with_name(name).with_partitions(partitions.into_iter().map(refused).collect())
         }));

@@ -10,8 +10,8 @@ mod tests;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use kafka_protocol::ResponseError;
 use letterbox_env::Env;
+use letterbox_protocol::ErrorCode;
 
 use super::group::{Now, Output, Reply, ReplyId};
 use super::memory::GroupMemory;
@@ -132,16 +132,16 @@ impl Inner {
         partition >= 0 && self.metadata.partitions_of(topic).is_some_and(|count| partition < count)
     }
 
-    fn owner_of(&self, group_id: &str) -> Result<i32, ResponseError> {
+    fn owner_of(&self, group_id: &str) -> Result<i32, ErrorCode> {
         if self.runtime.is_shut_down() {
-            return Err(ResponseError::CoordinatorNotAvailable);
+            return Err(ErrorCode::CoordinatorNotAvailable);
         }
-        let count = self.partition_count().ok_or(ResponseError::CoordinatorNotAvailable)?;
+        let count = self.partition_count().ok_or(ErrorCode::CoordinatorNotAvailable)?;
         Ok(partition_for(group_id, count))
     }
 
     /// Runs `read` on the shard that owns `group_id`, at once.
-    fn with_shard<T>(&self, group_id: &str, read: impl FnOnce(&mut Shard, Now) -> T) -> Result<T, ResponseError> {
+    fn with_shard<T>(&self, group_id: &str, read: impl FnOnce(&mut Shard, Now) -> T) -> Result<T, ErrorCode> {
         self.runtime.with_machine(self.owner_of(group_id)?, read)
     }
 
@@ -158,7 +158,7 @@ impl Inner {
     ///
     /// # Errors
     /// This broker does not serve the group, or ceased to before there was an answer.
-    async fn request(&self, group_id: &str, event: impl FnOnce(&mut Shard, ReplyId, Now) -> Output) -> Result<Reply, ResponseError> {
+    async fn request(&self, group_id: &str, event: impl FnOnce(&mut Shard, ReplyId, Now) -> Output) -> Result<Reply, ErrorCode> {
         self.ask(group_id, event).answer().await
     }
 }

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use kafka_protocol::ResponseError as E;
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
 use kafka_protocol::messages::offset_delete_request::{OffsetDeleteRequestPartition, OffsetDeleteRequestTopic};
@@ -18,6 +17,7 @@ use kafka_protocol::messages::{
     OffsetDeleteRequest, OffsetFetchRequest, SyncGroupRequest, TopicName,
 };
 use letterbox_env::{BoxFuture, Env};
+use letterbox_protocol::ErrorCode as E;
 use tokio::sync::watch;
 
 use super::{GroupCoordinator, GroupMetadataView};

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use kafka_protocol::ResponseError;
 use kafka_protocol::messages::delete_groups_response::DeletableGroupResult;
 use kafka_protocol::messages::describe_groups_response::{DescribedGroup, DescribedGroupMember};
 use kafka_protocol::messages::list_groups_response::ListedGroup;
 use kafka_protocol::messages::offset_delete_response::{OffsetDeleteResponsePartition, OffsetDeleteResponseTopic};
 use kafka_protocol::messages::{DeleteGroupsResponse, GroupId, OffsetDeleteRequest, OffsetDeleteResponse};
+use letterbox_protocol::ErrorCode;
 
 use super::Shard;
 use crate::coordinator::GroupFigures;
@@ -29,7 +29,7 @@ impl Shard {
                 return described;
             }
             let message = format!("Group {} not found.", group_id.as_str());
-            return described.with_error_code(ResponseError::GroupIdNotFound.code()).with_error_message(Some(str_bytes(&message)));
+            return described.with_error_code(ErrorCode::GroupIdNotFound.code()).with_error_message(Some(str_bytes(&message)));
         };
         let protocol = group.protocol().filter(|_| group.state() == GroupState::Stable);
         let members = group.members().iter().map(|(id, member)| describe_member(id, member, protocol.map(|name| &**name)));
@@ -88,8 +88,8 @@ impl Shard {
     pub fn delete_group(&mut self, group_id: &GroupId, reply: ReplyId, now: Now) -> Output {
         let mut tombstones = Vec::new();
         let error = match self.groups.get(group_id.as_str()) {
-            None => ResponseError::GroupIdNotFound.code(),
-            Some(group) if group.state() != GroupState::Empty => ResponseError::NonEmptyGroup.code(),
+            None => ErrorCode::GroupIdNotFound.code(),
+            Some(group) if group.state() != GroupState::Empty => ErrorCode::NonEmptyGroup.code(),
             Some(group) => {
                 tombstones = self.offset_tombstones(group.id());
                 tombstones.push(Record::Group { group: group.id().clone(), value: None });
@@ -111,13 +111,13 @@ impl Shard {
         reply: ReplyId,
         now: Now,
     ) -> Output {
-        let failed = |error: ResponseError| {
+        let failed = |error: ErrorCode| {
             let response = OffsetDeleteResponse::default().with_error_code(error.code());
             Output { replies: vec![(reply, Reply::OffsetDelete(response))], writes: Vec::new() }
         };
-        let Some(group) = self.groups.get(request.group_id.as_str()) else { return failed(ResponseError::GroupIdNotFound) };
+        let Some(group) = self.groups.get(request.group_id.as_str()) else { return failed(ErrorCode::GroupIdNotFound) };
         if group.state() != GroupState::Empty && !group.is_consumer_group() {
-            return failed(ResponseError::NonEmptyGroup);
+            return failed(ErrorCode::NonEmptyGroup);
         }
         // A set, because a partition may be named twice.
         let mut removed = BTreeSet::new();
@@ -129,9 +129,9 @@ impl Shard {
                 let partition = partition.partition_index;
                 let key = OffsetKey { group: group.id().clone(), topic: name.clone(), partition };
                 let error = if !exists(&name, partition) {
-                    ResponseError::UnknownTopicOrPartition.code()
+                    ErrorCode::UnknownTopicOrPartition.code()
                 } else if is_read {
-                    ResponseError::GroupSubscribedToTopic.code()
+                    ErrorCode::GroupSubscribedToTopic.code()
                 } else {
                     if self.offsets.latest(&key).is_some() {
                         removed.insert(key);

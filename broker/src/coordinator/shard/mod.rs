@@ -13,9 +13,9 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kafka_protocol::ResponseError;
 use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::{LeaveGroupResponse, SyncGroupRequest};
+use letterbox_protocol::ErrorCode;
 
 use super::GroupConfig;
 use super::group::leave::member_response;
@@ -193,13 +193,13 @@ impl Shard {
             None => (group_bytes(group_id), 0),
         };
         if !self.memory.takes_member(bytes, of_group.saturating_add(bytes.saturating_sub(of_member)), now) {
-            let refused = super::group::join::join_error(&request.member_id, ResponseError::CoordinatorNotAvailable);
+            let refused = super::group::join::join_error(&request.member_id, ErrorCode::CoordinatorNotAvailable);
             out.replies.push((request.reply, refused));
             return out;
         }
         if !self.groups.contains_key(group_id) {
             if !request.member_id.is_empty() {
-                out.replies.push((request.reply, super::group::join::join_error(&request.member_id, ResponseError::UnknownMemberId)));
+                out.replies.push((request.reply, super::group::join::join_error(&request.member_id, ErrorCode::UnknownMemberId)));
                 return out;
             }
             self.groups.insert(group_id.clone(), Group::new(group_id.clone(), now));
@@ -214,11 +214,11 @@ impl Shard {
         let mut out = Output::default();
         let bytes = request.assignments.iter().map(|said| said.assignment.len()).fold(0, usize::saturating_add);
         if !self.memory.takes_member(bytes, bytes, now) {
-            out.replies.push((reply, super::group::sync::sync_error(ResponseError::CoordinatorNotAvailable)));
+            out.replies.push((reply, super::group::sync::sync_error(ErrorCode::CoordinatorNotAvailable)));
         } else if self.groups.contains_key(request.group_id.as_str()) {
             self.with_group(&request.group_id, &mut out, now, |group, cx| group.sync(request, reply, cx));
         } else {
-            out.replies.push((reply, super::group::sync::sync_error(ResponseError::UnknownMemberId)));
+            out.replies.push((reply, super::group::sync::sync_error(ErrorCode::UnknownMemberId)));
         }
         out
     }
@@ -234,9 +234,9 @@ impl Shard {
         instance_id: Option<&str>,
         generation: i32,
         now: Now,
-    ) -> Result<(), ResponseError> {
+    ) -> Result<(), ErrorCode> {
         let mut out = Output::default();
-        let group = self.groups.get_mut(group_id).ok_or(ResponseError::UnknownMemberId)?;
+        let group = self.groups.get_mut(group_id).ok_or(ErrorCode::UnknownMemberId)?;
         let mut cx = Cx { config: &self.config, timers: &mut self.timers, out: &mut out, now };
         group.heartbeat(member_id, instance_id, generation, &mut cx)
     }
@@ -249,7 +249,7 @@ impl Shard {
             self.with_group(&group_id, &mut out, now, |group, cx| group.leave(members, reply, cx));
             self.drop_if_unused(&group_id);
         } else {
-            let members = members.iter().map(|member| member_response(member, Some(ResponseError::UnknownMemberId)));
+            let members = members.iter().map(|member| member_response(member, Some(ErrorCode::UnknownMemberId)));
             out.replies.push((reply, Reply::Leave(LeaveGroupResponse::default().with_members(members.collect()))));
         }
         out
@@ -383,11 +383,11 @@ impl Machine for Shard {
 }
 
 /// What a client is told when its records were not appended, as Kafka maps the errors of the log.
-fn to_response(error: AppendError) -> ResponseError {
+fn to_response(error: AppendError) -> ErrorCode {
     match error {
-        AppendError::NotEnoughReplicas | AppendError::UnknownPartition => ResponseError::CoordinatorNotAvailable,
-        AppendError::NotLeader | AppendError::Storage => ResponseError::NotCoordinator,
-        AppendError::TooLarge => ResponseError::UnknownServerError,
+        AppendError::NotEnoughReplicas | AppendError::UnknownPartition => ErrorCode::CoordinatorNotAvailable,
+        AppendError::NotLeader | AppendError::Storage => ErrorCode::NotCoordinator,
+        AppendError::TooLarge => ErrorCode::UnknownServerError,
     }
 }
 
@@ -397,7 +397,7 @@ fn with_error(reply: Reply, why: AppendError) -> Reply {
     match reply {
         Reply::OffsetCommit(mut response) => {
             // Only for offsets there is an error that says it: send fewer, or less metadata.
-            let error = if why == AppendError::TooLarge { ResponseError::InvalidCommitOffsetSize } else { error };
+            let error = if why == AppendError::TooLarge { ErrorCode::InvalidCommitOffsetSize } else { error };
             for partition in response.topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
                 if partition.error_code == 0 {
                     partition.error_code = error.code();

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use kafka_protocol::ResponseError;
 use kafka_protocol::messages::offset_commit_request::OffsetCommitRequestPartition;
 use kafka_protocol::messages::offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic};
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopics;
 use kafka_protocol::messages::offset_fetch_response::{OffsetFetchResponsePartitions, OffsetFetchResponseTopics};
 use kafka_protocol::messages::{OffsetCommitRequest, OffsetCommitResponse, TopicName};
+use letterbox_protocol::ErrorCode;
 
 use super::{Shard, of_group};
 use crate::coordinator::group::{Cx, GroupState, Now, Output, Reply, ReplyId, str_bytes};
@@ -30,7 +30,7 @@ impl Shard {
         let mut out = Output::default();
         let mut partitions = request.topics.iter().flat_map(|topic| topic.partitions.iter().map(|partition| (&topic.name, partition)));
         if !request.topics.is_empty() && partitions.all(|(topic, partition)| !exists(topic, partition.partition_index)) {
-            out.replies.push((reply, Reply::OffsetCommit(commit_error(request, ResponseError::UnknownTopicOrPartition))));
+            out.replies.push((reply, Reply::OffsetCommit(commit_error(request, ErrorCode::UnknownTopicOrPartition))));
             return out;
         }
         if let Err(error) = self.validate_commit(request, api_version, now) {
@@ -38,7 +38,7 @@ impl Shard {
             return out;
         }
         if !self.memory.takes_offsets(self.growth(request), now) {
-            out.replies.push((reply, Reply::OffsetCommit(commit_error(request, ResponseError::CoordinatorNotAvailable))));
+            out.replies.push((reply, Reply::OffsetCommit(commit_error(request, ErrorCode::CoordinatorNotAvailable))));
             return out;
         }
         let group: Arc<str> = request.group_id.as_str().into();
@@ -52,9 +52,9 @@ impl Shard {
             for partition in &topic.partitions {
                 let metadata = partition.committed_metadata.as_deref().unwrap_or("");
                 let error = if !exists(&name, partition.partition_index) {
-                    ResponseError::UnknownTopicOrPartition.code()
+                    ErrorCode::UnknownTopicOrPartition.code()
                 } else if metadata.encode_utf16().count() > self.config.offset_metadata_max_bytes {
-                    ResponseError::OffsetMetadataTooLarge.code()
+                    ErrorCode::OffsetMetadataTooLarge.code()
                 } else {
                     let key = OffsetKey { group: group.clone(), topic: name.clone(), partition: partition.partition_index };
                     records.push(Record::Offset { key, value: Some(committed(partition, expire_timestamp_ms, now)) });
@@ -90,14 +90,14 @@ impl Shard {
         growth
     }
 
-    fn validate_commit(&mut self, request: &OffsetCommitRequest, api_version: i16, now: Now) -> Result<(), ResponseError> {
+    fn validate_commit(&mut self, request: &OffsetCommitRequest, api_version: i16, now: Now) -> Result<(), ErrorCode> {
         let generation = request.generation_id_or_member_epoch;
         let Some(group) = self.groups.get_mut(request.group_id.as_str()) else {
             // Without membership anybody may commit to a new group.
             return match generation {
                 ..0 => Ok(()),
-                0.. if api_version >= GROUP_ID_NOT_FOUND_VERSION => Err(ResponseError::GroupIdNotFound),
-                0.. => Err(ResponseError::IllegalGeneration),
+                0.. if api_version >= GROUP_ID_NOT_FOUND_VERSION => Err(ErrorCode::GroupIdNotFound),
+                0.. => Err(ErrorCode::IllegalGeneration),
             };
         };
         group.validate_offset_commit(&request.member_id, request.group_instance_id.as_deref(), generation)?;
@@ -166,7 +166,7 @@ fn fetched(partition: i32, offset: Option<&OffsetAndMetadata>) -> OffsetFetchRes
 }
 
 /// The answer that refuses every partition.
-pub(in crate::coordinator) fn commit_error(request: &OffsetCommitRequest, error: ResponseError) -> OffsetCommitResponse {
+pub(in crate::coordinator) fn commit_error(request: &OffsetCommitRequest, error: ErrorCode) -> OffsetCommitResponse {
     let topics = request.topics.iter().map(|topic| {
         let partitions = topic.partitions.iter().map(|partition| {
             OffsetCommitResponsePartition::default().with_partition_index(partition.partition_index).with_error_code(error.code())

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kafka_protocol::ResponseError as E;
 use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::{GroupId, JoinGroupResponse, OffsetCommitRequest, SyncGroupRequest, SyncGroupResponse, TopicName};
+use letterbox_protocol::ErrorCode as E;
 use proptest::prelude::*;
 
 use super::Shard;

@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use letterbox_protocol::ErrorCode;
+
 use super::{Context, Decision, Draft, ItemResult, Operation};
-use crate::metadata::{ApiError, ConfigResource, Configs, ErrorCode, MetadataImage, MetadataRecord};
+use crate::metadata::{ApiError, ConfigResource, Configs, MetadataImage, MetadataRecord};
 
 /// Which table of keys a configuration belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -95,7 +95,7 @@ impl Draft {
     fn add(&mut self, records: Vec<MetadataRecord>) -> ItemResult<()> {
         self.image.apply_in_place(&records).map_err(|error| {
             // A fault of ours, found before it reached the log.
-            ApiError::new(super::ErrorCode::UnknownServerError, error.to_string())
+            ApiError::new(letterbox_protocol::ErrorCode::UnknownServerError, error.to_string())
         })?;
         self.records.extend(records);
         Ok(())

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::super::{ApiError, ErrorCode, MetadataImage};
+use letterbox_protocol::ErrorCode;
+
+use super::super::{ApiError, MetadataImage};
 
 /// Topics that belong to the cluster itself.
 pub const INTERNAL_TOPICS: &[&str] = &["__consumer_offsets", "__transaction_state", "__share_group_state"];
@@ -24,7 +26,7 @@ pub fn is_internal_topic(name: &str) -> bool {
 /// # Errors
 /// INVALID_TOPIC_EXCEPTION.
 pub fn validate_topic_name(name: &str) -> Result<(), ApiError> {
-    let invalid = |reason: String| Err(ApiError::new(ErrorCode::InvalidTopic, format!("Topic name is invalid: {reason}")));
+    let invalid = |reason: String| Err(ApiError::new(ErrorCode::InvalidTopicException, format!("Topic name is invalid: {reason}")));
     if name.is_empty() {
         return invalid("the empty string is not allowed".to_owned());
     }
@@ -79,7 +81,9 @@ pub(super) fn check_free(image: &MetadataImage, name: &str, metric_names: &mut M
         return Ok(());
     }
     match metric_names.collision(image, name) {
-        Some(other) => Err(ApiError::new(ErrorCode::InvalidTopic, format!("Topic '{name}' collides with existing topic: {other}"))),
+        Some(other) => {
+            Err(ApiError::new(ErrorCode::InvalidTopicException, format!("Topic '{name}' collides with existing topic: {other}")))
+        }
         None => Ok(()),
     }
 }

@@ -7,8 +7,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use letterbox_protocol::ErrorCode;
+
 use super::ItemResult;
-use crate::metadata::{ApiError, ErrorCode, MetadataImage};
+use crate::metadata::{ApiError, MetadataImage};
 use crate::model::BrokerId;
 
 /// The brokers to choose from.

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use letterbox_env::Random;
+use letterbox_protocol::ErrorCode;
 use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
 use crate::metadata::record::{decode, encode};
-use crate::metadata::{ConfigResource, ErrorCode, apply};
+use crate::metadata::{ConfigResource, apply};
 use crate::model::BrokerId;
 
 /// Counts, so that ids differ and runs repeat.
@@ -108,13 +109,13 @@ fn topics_are_refused_with_kafkas_code_and_words() {
     let auto = TopicPlacement::automatic;
     let long = "x".repeat(250);
     let cases: Vec<(&str, TopicPlacement, ErrorCode, &str)> = vec![
-        ("", auto(1, 1), ErrorCode::InvalidTopic, "empty string"),
-        ("..", auto(1, 1), ErrorCode::InvalidTopic, "'..' is not allowed"),
+        ("", auto(1, 1), ErrorCode::InvalidTopicException, "empty string"),
+        ("..", auto(1, 1), ErrorCode::InvalidTopicException, "'..' is not allowed"),
         ("__cluster_metadata", auto(1, 1), ErrorCode::TopicAuthorizationFailed, "the cluster's own"),
-        (&long, auto(1, 1), ErrorCode::InvalidTopic, "longer than the max allowed length 249"),
-        ("a b", auto(1, 1), ErrorCode::InvalidTopic, "ASCII alphanumerics"),
+        (&long, auto(1, 1), ErrorCode::InvalidTopicException, "longer than the max allowed length 249"),
+        ("a b", auto(1, 1), ErrorCode::InvalidTopicException, "ASCII alphanumerics"),
         ("taken.name", auto(1, 1), ErrorCode::TopicAlreadyExists, "Topic 'taken.name' already exists."),
-        ("taken_name", auto(1, 1), ErrorCode::InvalidTopic, "collides with existing topic: taken.name"),
+        ("taken_name", auto(1, 1), ErrorCode::InvalidTopicException, "collides with existing topic: taken.name"),
         ("t", auto(0, 1), ErrorCode::InvalidPartitions, "non-positive"),
         ("t", auto(i32::MIN, 1), ErrorCode::InvalidPartitions, "non-positive"),
         ("t", auto(i32::MAX, 1), ErrorCode::PolicyViolation, "at most 10000"),

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use letterbox_protocol::ErrorCode;
+
 use super::configs::{ConfigScope, check_config, check_together};
 use super::names::MetricNames;
 use super::placement::{Placement, check_manual_assignment, live_isr};
 use super::{Context, Decision, Draft, ItemResult, Operation, PARTITIONS_PER_OPERATION_MAX, names};
 use crate::metadata::record::{ConfigRecord, PartitionRecord, RemoveTopicRecord, TopicRecord};
-use crate::metadata::{ApiError, ConfigResource, Configs, ErrorCode, MetadataImage, MetadataRecord};
+use crate::metadata::{ApiError, ConfigResource, Configs, MetadataImage, MetadataRecord};
 use crate::model::{BrokerId, TopicId};
 
 /// CreateTopics.

@@ -39,7 +39,7 @@ pub(crate) async fn create(shared: Arc<Shared>, ctx: RequestContext, request: m:
         let name = topic.name.as_str().to_owned();
         answers.push(CreatableTopicResult::default().with_name(topic.name).with_num_partitions(-1).with_replication_factor(-1));
         if !ctx.may(Operation::Create, Resource::Topic(&name)) {
-            refuse(answers.last_mut(), &api_error(ErrorCode::TopicAuthorizationFailed));
+            refuse(answers.last_mut(), &ApiError::from(ErrorCode::TopicAuthorizationFailed));
             continue;
         }
         let ids = |ids: Vec<m::BrokerId>| ids.into_iter().map(|id| BrokerId(id.0)).collect();
@@ -65,7 +65,7 @@ pub(crate) async fn create(shared: Arc<Shared>, ctx: RequestContext, request: m:
                     answer.configs = Some(created_configs(&shared, &created.configs));
                 }
                 Some(Err(error)) => refuse(Some(answer), error),
-                None => refuse(Some(answer), &api_error(ErrorCode::UnknownServerError)),
+                None => refuse(Some(answer), &ApiError::from(ErrorCode::UnknownServerError)),
             },
             Err(error) => refuse(Some(answer), &of_controller(error)),
         }
@@ -74,11 +74,6 @@ pub(crate) async fn create(shared: Arc<Shared>, ctx: RequestContext, request: m:
         answers.iter_mut().filter(|answer| answer.error_code == 0).for_each(|answer| answer.error_code = TIMED_OUT);
     }
     m::CreateTopicsResponse::default().with_topics(answers)
-}
-
-fn api_error(code: ErrorCode) -> ApiError {
-    let code = crate::metadata::ErrorCode::ALL.iter().copied().find(|known| known.code() == code as i16);
-    ApiError::from(code.unwrap_or(crate::metadata::ErrorCode::UnknownServerError))
 }
 
 fn refuse(answer: Option<&mut CreatableTopicResult>, error: &ApiError) {
@@ -121,7 +116,7 @@ pub(crate) async fn auto_create(shared: &Arc<Shared>, names: Vec<Arc<str>>) -> B
         Ok(outcome) => outcome
             .into_iter()
             .filter_map(|(name, result)| {
-                let code = ErrorCode::from_code(result.err()?.code.code()).unwrap_or(ErrorCode::UnknownServerError);
+                let code = result.err()?.code;
                 (code != ErrorCode::TopicAlreadyExists).then_some((name, code))
             })
             .collect(),
@@ -151,7 +146,7 @@ pub(crate) async fn ensure(
         return Err(format!("the log of {name} was not opened within {} s", APPLIED_MAX.as_secs()));
     }
     match outcome.into_iter().next() {
-        Some((_, Err(error))) if error.code.code() != ErrorCode::TopicAlreadyExists as i16 => Err(error.message),
+        Some((_, Err(error))) if error.code != ErrorCode::TopicAlreadyExists => Err(error.message),
         _ => Ok(()),
     }
 }

@@ -36,9 +36,9 @@ async fn retries_repeat_their_sequence_and_keep_their_order() {
     let now = Instant::now();
     // The first is refused for a while, so the broker refuses the later ones for their numbers; answers come in any order.
     let (_, third) = sent.pop().unwrap();
-    state.settle(&partition, third, failed(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER), &options, now);
+    state.settle(&partition, third, failed(ErrorCode::OutOfOrderSequenceNumber), &options, now);
     for (_, batch) in sent {
-        let code = if batch.first_in_line { ErrorCode::NOT_LEADER_OR_FOLLOWER } else { ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER };
+        let code = if batch.first_in_line { ErrorCode::NotLeaderOrFollower } else { ErrorCode::OutOfOrderSequenceNumber };
         state.settle(&partition, batch, failed(code), &options, now);
     }
     assert!(!state.id_is_spent);
@@ -57,11 +57,11 @@ async fn a_hole_in_the_sequence_takes_a_new_id_before_anything_else_is_sent() {
     let sent = sequences(&mut state, &partition, &options);
     let now = Instant::now();
     let mut sent = sent.into_iter().map(|(_, batch)| batch);
-    state.settle(&partition, sent.next().unwrap(), failed(ErrorCode::MESSAGE_TOO_LARGE), &options, now);
+    state.settle(&partition, sent.next().unwrap(), failed(ErrorCode::MessageTooLarge), &options, now);
     assert!(deliveries[0].try_recv().unwrap().is_err());
     assert!(state.id_is_spent && !state.may_take_new_id());
     for batch in sent {
-        state.settle(&partition, batch, failed(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER), &options, now);
+        state.settle(&partition, batch, failed(ErrorCode::OutOfOrderSequenceNumber), &options, now);
     }
     assert!(state.ready(now, &options).0.is_empty(), "nothing goes out under the spent id");
     assert!(state.may_take_new_id());
@@ -75,7 +75,7 @@ async fn duplicates_count_as_stored_and_late_batches_fail() {
     let (mut state, partition, options, mut deliveries) = filled(2);
     let now = Instant::now();
     let batch = state.take(&partition, &options).unwrap();
-    state.settle(&partition, batch, failed(ErrorCode::DUPLICATE_SEQUENCE_NUMBER), &options, now);
+    state.settle(&partition, batch, failed(ErrorCode::DuplicateSequenceNumber), &options, now);
     assert_eq!(deliveries[0].try_recv().unwrap().unwrap().offset, None);
     state.expire(now + options.delivery_timeout, &options);
     assert!(matches!(deliveries[1].try_recv().unwrap(), Err(Error::Timeout { .. })));
