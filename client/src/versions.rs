@@ -24,7 +24,33 @@ pub(crate) fn agree(ours: (i16, i16), theirs: Option<(i16, i16)>) -> Option<i16>
 
 #[cfg(test)]
 mod tests {
-    use super::agree;
+    use kafka_protocol::messages as m;
+    use kafka_protocol::protocol::Request;
+    use letterbox_protocol::{Problem, check_response_body};
+
+    use super::{agree, range};
+
+    /// An answer is walked by Kafka's newest definitions before it is decoded: they must have each version that may be agreed on.
+    #[test]
+    fn every_version_of_an_answer_is_defined() {
+        fn check<R: Request>() {
+            let (min, max) = range::<R>();
+            for version in min..=max {
+                let problem = check_response_body(R::KEY, version, &[]).map_err(|error| error.problem);
+                let known = !matches!(problem, Err(Problem::UnsupportedApi | Problem::UnsupportedVersion { .. }));
+                assert!(known, "API key {} v{version}: {problem:?}", R::KEY);
+            }
+        }
+        macro_rules! check_all {
+            ($($request:ident)*) => { $(check::<m::$request>();)* };
+        }
+        check_all!(ApiVersionsRequest CreatePartitionsRequest CreateTopicsRequest DeleteGroupsRequest DeleteRecordsRequest
+            DeleteTopicsRequest DescribeClusterRequest DescribeConfigsRequest DescribeGroupsRequest DescribeLogDirsRequest
+            DescribeQuorumRequest DescribeTopicPartitionsRequest FetchRequest FindCoordinatorRequest HeartbeatRequest
+            IncrementalAlterConfigsRequest InitProducerIdRequest JoinGroupRequest LeaveGroupRequest ListConfigResourcesRequest
+            ListGroupsRequest ListOffsetsRequest MetadataRequest OffsetCommitRequest OffsetDeleteRequest OffsetFetchRequest
+            ProduceRequest SyncGroupRequest);
+    }
 
     #[test]
     fn newest_common_version_is_taken_and_disjoint_ranges_have_none() {
