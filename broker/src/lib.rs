@@ -1,7 +1,6 @@
 //! Letterbox: a Kafka-compatible broker.
 //!
-//! Arrows read "may use"; nothing uses [`server`] (ARCHITECTURE.md):
-//! `model` ← `wire` ← `log` ← `replication` ← `coordinator` ← `server`, and `model` ← `metadata` ← `quorum`.
+//! Arrows between the modules: ARCHITECTURE.md, held by `letterbox/tests/layers.rs`. Nothing uses [`server`].
 
 pub mod config;
 pub mod coordinator;
@@ -10,7 +9,3 @@ pub mod metrics;
 pub mod quorum;
 pub mod replication;
 pub mod server;
-
-pub use letterbox_protocol as wire;
-pub use letterbox_protocol::model;
-pub use letterbox_storage as log;

@@ -13,8 +13,8 @@ use kafka_protocol::messages as m;
 use kafka_protocol::protocol::StrBytes;
 use letterbox_broker::config::Config;
 use letterbox_broker::server::Broker;
-use letterbox_broker::wire::Request;
 use letterbox_env::{BoxFuture, Env, Tasks};
+use letterbox_protocol::Request;
 use tokio::runtime::Runtime;
 
 /// Counts what is done off the async threads.

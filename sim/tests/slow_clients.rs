@@ -6,8 +6,8 @@ mod common;
 
 use std::time::Duration;
 
-use letterbox_broker::wire::batch::BatchBuilder;
 use letterbox_env::{BoxStream, Env};
+use letterbox_protocol::batch::BatchBuilder;
 use letterbox_sim::cluster::Cluster;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep};

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use letterbox_protocol::model::BrokerId;
 
 use super::keys::{self, Problem, Verdict};
 use super::listener::{parse_endpoints, protocol_of};
 use super::{ConfigError, Endpoint, parse_properties};
-use crate::model::BrokerId;
 
 /// The longest cluster id, in bytes: it is part of many answers.
 const CLUSTER_ID_MAX: usize = 1024;

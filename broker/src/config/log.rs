@@ -1,8 +1,9 @@
 //! From a topic's configuration to what its logs go by.
 
+use letterbox_protocol::batch::Compression;
+use letterbox_storage::{CleanupPolicy, CompressionType, LogConfig, TimestampType};
+
 use super::topic::TopicConfig;
-use crate::log::{CleanupPolicy, CompressionType, LogConfig, TimestampType};
-use crate::wire::batch::Compression;
 
 /// The part of a topic's configuration that its logs read.
 #[must_use]

@@ -2,8 +2,7 @@
 
 use bytes::Bytes;
 use letterbox_env::BoxFuture;
-
-use crate::model::{Offset, TimestampMs};
+use letterbox_protocol::model::{Offset, TimestampMs};
 
 /// A record's key and value; no value is a tombstone.
 pub type KeyValue = (Bytes, Option<Bytes>);

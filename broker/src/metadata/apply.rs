@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use letterbox_protocol::model::{BrokerId, TopicId};
+
 use super::image::{ConfigResource, MetadataImage, PartitionState, Topic};
 use super::record::{
     BrokerFenceRecord, ClusterIdRecord, ConfigRecord, FeatureRecord, MetadataRecord, PartitionRecord, ProducerIdsRecord, TopicRecord,
 };
-use crate::model::{BrokerId, TopicId};
 
 /// A committed record that does not fit the image: an invariant is broken, by a fault of the program or of
 /// the disk. The node must stop.

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use letterbox_protocol::model::{BrokerId, TopicId};
+
 use super::image::{ConfigResource, MetadataImage, PartitionState, Topic};
-use crate::model::{BrokerId, TopicId};
 
 /// The difference between two images, so that a reader can open, change and close what it keeps.
 ///

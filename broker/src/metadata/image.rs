@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use letterbox_protocol::model::{BrokerId, LeaderEpoch, ProducerId, TopicId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
-
-use crate::model::{BrokerId, LeaderEpoch, ProducerId, TopicId};
 
 /// Configuration keys and values as they were set, in the spelling that Kafka gives them.
 pub type Configs = BTreeMap<String, String>;

@@ -12,11 +12,11 @@
 //! - Only a record marked `"i": true` (ignorable: it carries no state that anybody else's record builds
 //!   on) may be skipped by a reader that does not know it.
 
+use letterbox_protocol::model::{BrokerId, LeaderEpoch, ProducerId, TopicId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::image::{BrokerRegistration, ConfigResource};
-use crate::model::{BrokerId, LeaderEpoch, ProducerId, TopicId};
 
 /// One change of the metadata image.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use letterbox_env::BoxFuture;
+use letterbox_protocol::model::BrokerId;
 use tokio::sync::watch;
 
 pub use controller::{Controller, ControllerError};
@@ -27,7 +28,6 @@ pub use raft_quorum::{ENTRY_LEN_MAX, OpenError, QuorumConfig, QuorumTiming, Raft
 pub use wal::WalError;
 
 use crate::metadata::{MetadataDelta, MetadataImage, MetadataRecord};
-use crate::model::BrokerId;
 
 /// Agreement on the metadata log. Object safe, so that the consensus library can be exchanged.
 pub trait MetadataQuorum: Send + Sync {

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use letterbox_env::{BoxFuture, Env, Fault, FileRef};
+use letterbox_protocol::model::BrokerId;
 use openraft::error::{CheckIsLeaderError, ClientWriteError, InitializeError, RaftError};
 use openraft::{ServerState, SnapshotPolicy};
 use tokio::sync::{Mutex, watch};
@@ -22,7 +23,6 @@ use super::types::{Applied, Batch, Raft, Voter};
 use super::wal::{FILE_NAME, Wal, WalError};
 use super::{MetadataQuorum, Proposed, QuorumError, QuorumStatus};
 use crate::metadata::{MetadataImage, MetadataRecord, record};
-use crate::model::BrokerId;
 
 /// The most bytes of records in one entry.
 pub const ENTRY_LEN_MAX: usize = 16 << 20;

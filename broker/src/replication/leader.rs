@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{BrokerId, LeaderEpoch, Offset};
+use letterbox_protocol::model::{BrokerId, LeaderEpoch, Offset};
 
 /// Why an append with `acks=all` is refused before anything is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

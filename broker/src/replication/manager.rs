@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use letterbox_env::Env;
+use letterbox_protocol::ErrorCode;
+use letterbox_protocol::model::{BrokerId, Offset, TopicId};
+use letterbox_storage::{DurabilityObserver, Log, LogConfig, LogDir, LogError, LogManager, WantedLog};
 use tracing::{error, info};
 
 use super::deliver::delivering;
 use super::partition::Partition;
 use crate::config::topic::TopicConfig;
 use crate::config::{Config, log_config};
-use crate::log::{DurabilityObserver, Log, LogConfig, LogDir, LogError, LogManager, WantedLog};
 use crate::metadata::{MetadataDelta, MetadataImage, PartitionState, Topic};
-use crate::model::{BrokerId, Offset, TopicId};
-use crate::wire::ErrorCode;
 
 type Key = (TopicId, i32);
 

@@ -6,15 +6,15 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::BytesMut;
 use letterbox_env::Clock;
 use letterbox_env::panics::lock;
+use letterbox_protocol::ErrorCode;
+use letterbox_protocol::model::{BrokerId, LeaderEpoch, Offset, TimestampMs};
+use letterbox_storage::{AppendError, AppendOptions, Effort, Log, Origin, Validated};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::leader::{LeaderState, NotEnoughReplicas};
 use super::waiters::Waiters;
-use crate::log::{AppendError, AppendOptions, Effort, Log, Origin, Validated};
 use crate::metadata::PartitionState;
-use crate::model::{BrokerId, LeaderEpoch, Offset, TimestampMs};
-use crate::wire::ErrorCode;
 
 /// What an append waits for before it is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,17 +5,17 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use letterbox_env::Env;
+use letterbox_protocol::ErrorCode;
+use letterbox_protocol::batch::BatchBuilder;
+use letterbox_protocol::model::BrokerId;
+use letterbox_storage::{LogError, LogManager, LogManagerOptions};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::{Acks, ReplicaManager};
 use crate::config::Config;
-use crate::log::{LogError, LogManager, LogManagerOptions};
 use crate::metadata::record::{PartitionRecord, RemoveTopicRecord, TopicRecord};
 use crate::metadata::{MetadataDelta, MetadataImage, MetadataRecord, apply};
-use crate::model::BrokerId;
-use crate::wire::ErrorCode;
-use crate::wire::batch::BatchBuilder;
 
 const TOPIC: &str = "orders";
 const OLD: Uuid = Uuid::from_u128(1);

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use letterbox_env::panics::lock;
+use letterbox_protocol::model::Offset;
 use tokio::sync::Notify;
-
-use crate::model::Offset;
 
 /// Requests that wait until a partition's high watermark reaches an offset.
 ///

@@ -25,12 +25,12 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use letterbox_env::BoxListener;
+use letterbox_storage::LogManager;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::listener::{SaidRarely, accept_failed};
-use crate::log::LogManager;
 use crate::metadata::identity::{DirectoryIdentity, encode_uuid};
 
 /// What is told about; nothing while the broker still recovers.

@@ -18,6 +18,7 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use letterbox_env::BoxStream;
 use letterbox_env::panics::{Confined, Panicked};
+use letterbox_protocol::frame::FrameError;
 use tokio::io::AsyncReadExt;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
@@ -30,7 +31,6 @@ use super::dispatch::{self, Answer, Checked};
 use super::in_flight::{InFlight, Never};
 use super::pace::{Pace, SILENCE_IN_THE_WAY_MAX, SILENCE_MAX};
 use super::response::Response;
-use crate::wire::frame::FrameError;
 
 /// Requests of one connection that may wait for their answer at once.
 const IN_FLIGHT_MAX: usize = 32;

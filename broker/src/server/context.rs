@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::wire::frame::FrameLimit;
+use letterbox_protocol::frame::FrameLimit;
 
 /// Who a connection belongs to once it has logged in.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use letterbox_protocol::ErrorCode;
+
 use super::Shared;
 use crate::metadata::PartitionState;
 use crate::metrics::{Details, GroupOffset, PARTITIONS_MAX, PartitionDetails, TopicDetails};
 use crate::replication::Partition;
-use crate::wire::ErrorCode;
 
 /// Everything at this moment; partitions beyond [`PARTITIONS_MAX`] are counted, and nothing else is told of them.
 pub(super) fn read(shared: &Shared) -> Details {

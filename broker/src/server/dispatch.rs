@@ -12,6 +12,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use futures::future::BoxFuture;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use letterbox_protocol::{self as protocol, ErrorCode, Problem, Request, Response, apis};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{debug, error};
@@ -27,7 +28,6 @@ use super::response::Response as Frame;
 use super::{Shared, errors};
 use crate::coordinator;
 use crate::metrics::ApiLabel;
-use crate::wire::{self, ErrorCode, Problem, Request, Response, apis};
 
 /// What a request ends with. `None`: it has no answer; an error: the connection cannot go on, and why.
 pub(super) type Outcome = Result<Option<Frame>, String>;
@@ -112,16 +112,16 @@ impl Checked {
 /// # Errors
 /// The answer to one that is not, or that is of a version which is not served.
 pub(super) fn check(shared: &Arc<Shared>, connection: &mut Connection, frame: BytesMut) -> Result<Checked, Answer> {
-    let header = match wire::check_request(&frame) {
+    let header = match protocol::check_request(&frame) {
         Ok(header) => header,
         Err(refused) => {
-            let prefix = wire::peek_request(&frame);
+            let prefix = protocol::peek_request(&frame);
             // A client that speaks a newer ApiVersions learns in version 0 which it can speak.
             if let (Some(prefix), Problem::UnsupportedVersion { .. }) = (prefix, &refused.problem)
                 && prefix.api_key == apis::API_VERSIONS
             {
                 shared.metrics.answered_with("ApiVersions", ErrorCode::UnsupportedVersion.name());
-                return Err(Answer::Now(wire::api_versions::unsupported_api_versions_frame(prefix.correlation_id).into()));
+                return Err(Answer::Now(protocol::api_versions::unsupported_api_versions_frame(prefix.correlation_id).into()));
             }
             return Err(Answer::Close(refused.to_string()));
         }
@@ -160,7 +160,7 @@ pub(super) fn dispatch(shared: &Arc<Shared>, connection: &mut Connection, reques
     if api_key == apis::PRODUCE {
         return if is_wide { produce_elsewhere(timed, ctx, body, decoded) } else { start_produce(timed, &ctx, body, decoded) };
     }
-    let decode = move || wire::decode_checked_request(api_key, version, body.freeze()).map_err(|refused| refused.to_string());
+    let decode = move || protocol::decode_checked_request(api_key, version, body.freeze()).map_err(|refused| refused.to_string());
     if is_wide {
         return elsewhere(timed, connection.host.clone(), ctx, api_key, elements, decode);
     }
@@ -262,7 +262,7 @@ struct Timed {
 
 impl Timed {
     /// The answer as it is sent; the time that it took is counted.
-    fn frame(self, encoded: Result<impl Into<Frame>, wire::WireError>) -> Result<Frame, String> {
+    fn frame(self, encoded: Result<impl Into<Frame>, protocol::WireError>) -> Result<Frame, String> {
         self.shared.metrics.request_seconds.get_or_create(&self.label).observe(self.started.elapsed().as_secs_f64());
         encoded.map(Into::into).map_err(|why| {
             error!(%why, api = self.label.request, "a response cannot be written down");
@@ -278,7 +278,7 @@ impl Timed {
         errors::each(response, |code| self.failed(ErrorCode::from_code(code).unwrap_or(ErrorCode::UnknownServerError)));
         let mut share = std::mem::replace(&mut self.share, Share::new(&self.shared.memory));
         let mut needed = 0;
-        let encoded = wire::encode_response_if(correlation_id, version, response, |bytes| {
+        let encoded = protocol::encode_response_if(correlation_id, version, response, |bytes| {
             needed = bytes;
             share.try_resize_to(counted(bytes))
         });
@@ -289,7 +289,7 @@ impl Timed {
     }
 
     /// The answer as it is sent, which holds what it takes; `records` already hold their part of it.
-    fn holding(mut self, encoded: Result<impl Into<Frame>, wire::WireError>, records: Share) -> Result<Frame, String> {
+    fn holding(mut self, encoded: Result<impl Into<Frame>, protocol::WireError>, records: Share) -> Result<Frame, String> {
         let mut share = std::mem::replace(&mut self.share, Share::new(&self.shared.memory));
         let frame = self.frame(encoded)?;
         let rest = frame.in_memory().saturating_sub(records.bytes());
@@ -300,7 +300,7 @@ impl Timed {
     }
 
     /// As [`Self::holding`], without records.
-    fn whole(self, encoded: Result<impl Into<Frame>, wire::WireError>) -> Result<Frame, String> {
+    fn whole(self, encoded: Result<impl Into<Frame>, protocol::WireError>) -> Result<Frame, String> {
         let none = Share::new(&self.shared.memory);
         self.holding(encoded, none)
     }

@@ -1,9 +1,9 @@
 //! The errors that an answer carries: what `kafka_network_requestmetrics_errors` counts.
 
-use crate::wire::Response;
-
 /// Calls `found` with each error code in `response`, as often as it is there. Produce and Fetch have no such message;
 /// theirs are counted where their answers are made.
+use letterbox_protocol::Response;
+
 pub(super) fn each(response: &Response, mut found: impl FnMut(i16)) {
     let mut each = |code: i16| {
         if code != 0 {

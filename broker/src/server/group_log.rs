@@ -6,16 +6,16 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use letterbox_env::{BoxFuture, Env};
+use letterbox_protocol::ErrorCode;
+use letterbox_protocol::batch::{Batch, BatchBuilder, Compression, RecordIter};
+use letterbox_protocol::compression::decompress_all;
+use letterbox_protocol::model::{Offset, TimestampMs, TopicId};
+use letterbox_storage::{Origin, Slice};
 use tokio::sync::Notify;
 use tracing::error;
 
 use crate::coordinator::{AppendError, KeyValue, ReplicatedLog};
-use crate::log::{Origin, Slice};
-use crate::model::{Offset, TimestampMs, TopicId};
 use crate::replication::{Acks, AppendRefused, Partition, ReplicaManager};
-use crate::wire::ErrorCode;
-use crate::wire::batch::{Batch, BatchBuilder, Compression, RecordIter};
-use crate::wire::compression::decompress_all;
 
 /// Bytes read at once while a partition is loaded.
 const READ_CHUNK: usize = 4 * 1024 * 1024;
@@ -58,9 +58,9 @@ impl ReplicatedLog for GroupLog {
             let appended = partition.append_from(batch.build(), Acks::All, Origin::Coordinator).map_err(|refused| match refused {
                 AppendRefused::NotEnoughReplicas(_) => AppendError::NotEnoughReplicas,
                 AppendRefused::Log(
-                    crate::log::AppendError::MessageTooLarge { .. } | crate::log::AppendError::RecordListTooLarge { .. },
+                    letterbox_storage::AppendError::MessageTooLarge { .. } | letterbox_storage::AppendError::RecordListTooLarge { .. },
                 ) => AppendError::TooLarge,
-                AppendRefused::Log(crate::log::AppendError::Closed) => AppendError::UnknownPartition,
+                AppendRefused::Log(letterbox_storage::AppendError::Closed) => AppendError::UnknownPartition,
                 AppendRefused::Log(_) => AppendError::Storage,
             })?;
             Ok(appended.end_offset)
@@ -124,7 +124,7 @@ impl ReplicatedLog for GroupLog {
 }
 
 /// Reads whole batches from `at` on. Blocks.
-fn read_chunk(log: &crate::log::Log, at: Offset, end: Offset) -> Result<(Vec<u8>, Offset), String> {
+fn read_chunk(log: &letterbox_storage::Log, at: Offset, end: Offset) -> Result<(Vec<u8>, Offset), String> {
     let found = log.read_from_disk(at, READ_CHUNK, end, true).map_err(|error| error.to_string())?;
     let mut bytes = Vec::with_capacity(found.bytes);
     for slice in &found.slices {

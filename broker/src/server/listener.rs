@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use letterbox_env::{BoxListener, BoxStream, Env, Fault, Resource};
+use letterbox_protocol::frame::{FrameError, FrameLimit};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +18,6 @@ use super::context::Connection;
 use super::{Shared, StartError};
 use crate::config::Config;
 use crate::metrics::ReasonLabel;
-use crate::wire::frame::{FrameError, FrameLimit};
 
 /// How long accepting pauses when the process is out of file descriptors: files that wait for one come first.
 const BACK_OFF: Duration = Duration::from_millis(100);

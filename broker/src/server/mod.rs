@@ -26,6 +26,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use letterbox_env::{BoxListener, Env, Fault};
+use letterbox_protocol::model::TopicId;
+use letterbox_storage::{LogManager, LogManagerOptions, QUORUM_DIR};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -41,12 +43,10 @@ use self::heavy::Heavy;
 use crate::config::Config;
 use crate::coordinator::service::GroupMetadataView;
 use crate::coordinator::{GroupConfig, GroupCoordinator};
-use crate::log::{LogManager, LogManagerOptions, QUORUM_DIR};
 use crate::metadata::controller::{RegisterBroker, SetClusterId};
 use crate::metadata::identity::Usable;
 use crate::metadata::{Endpoint, MetadataDelta, MetadataImage, SecurityProtocol, Topic, identity};
 use crate::metrics::Metrics;
-use crate::model::TopicId;
 use crate::quorum::{
     Controller, ControllerError, MetadataQuorum, OpenError, QuorumConfig, QuorumError, QuorumStatus, QuorumTiming, RaftQuorum,
 };
@@ -120,7 +120,7 @@ pub enum StartError {
     Identity(#[from] identity::IdentityError),
     /// The logs cannot be opened.
     #[error("open the logs: {0}")]
-    Log(#[from] crate::log::LogError),
+    Log(#[from] letterbox_storage::LogError),
     /// The metadata cannot be opened.
     #[error("open the metadata: {0}")]
     Quorum(String),
@@ -234,7 +234,7 @@ impl Broker {
         };
         let open_logs = patiently(
             "open the logs",
-            |error: &crate::log::LogError| error.fault().is_state(),
+            |error: &letterbox_storage::LogError| error.fault().is_state(),
             || LogManager::open(env.clone(), options.clone()),
         );
         let (quorum, logs) = tokio::join!(biased; open_quorum, open_logs);
@@ -395,7 +395,7 @@ impl Broker {
     /// # Errors
     /// When the logs could not be closed cleanly; nothing that was acknowledged is lost, the next start
     /// recovers.
-    pub async fn shutdown(mut self) -> Result<(), crate::log::LogError> {
+    pub async fn shutdown(mut self) -> Result<(), letterbox_storage::LogError> {
         let started = Instant::now();
         info!("stopping: no new connections, finishing what was begun");
         self.shared.serving.store(false, Ordering::Release);

@@ -29,12 +29,12 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::StrBytes;
 use letterbox_protocol::ErrorCode;
+use letterbox_protocol::model::TimestampMs;
 
 use super::GroupConfig;
 use super::memory::{Charge, GroupMemory, Of, group_bytes, name_bytes};
 use super::records::{GroupMetadata, MemberMetadata, Record};
 use super::runtime;
-use crate::model::TimestampMs;
 
 pub use join::JoinRequest;
 pub use member::Member;

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use letterbox_protocol::model::TimestampMs;
 
 use super::codec::{DecodeError, Reader, Writer};
-use crate::model::TimestampMs;
 
 /// The version written; 4 differs only in its encoding and is for downgrades of later versions (KIP-915).
 const WRITTEN_VERSION: i16 = 3;

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use letterbox_protocol::model::{LeaderEpoch, Offset, TimestampMs};
 
 use super::codec::{DecodeError, Reader, Writer};
-use crate::model::{LeaderEpoch, Offset, TimestampMs};
 
 /// Whose offset, of which partition.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]

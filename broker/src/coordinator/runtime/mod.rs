@@ -31,12 +31,12 @@ use bytes::Bytes;
 use letterbox_env::Env;
 use letterbox_env::panics::lock;
 use letterbox_protocol::ErrorCode;
+use letterbox_protocol::model::TimestampMs;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::replicated_log::{AppendError, KeyValue, ReplicatedLog};
-use crate::model::TimestampMs;
 use slot::Slot;
 
 pub(super) use slot::Event;

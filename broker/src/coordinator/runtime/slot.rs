@@ -9,13 +9,13 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
 use letterbox_protocol::ErrorCode;
+use letterbox_protocol::batch::{BatchBuilder, HEADER_BYTES};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{Machine, Now, OutputOf, ReplyId, Runtime, lock};
 use crate::coordinator::replicated_log::{AppendError, KeyValue, ReplicatedLog};
-use crate::wire::batch::{BatchBuilder, HEADER_BYTES};
 
 /// Batches of one partition that wait for their commit.
 pub(super) const WRITES_IN_FLIGHT_MAX: usize = 8;

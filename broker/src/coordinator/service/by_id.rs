@@ -9,10 +9,10 @@ use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
 use kafka_protocol::messages::offset_fetch_response::{OffsetFetchResponseGroup, OffsetFetchResponsePartitions, OffsetFetchResponseTopics};
 use kafka_protocol::messages::{OffsetCommitRequest, OffsetCommitResponse, TopicName};
 use letterbox_protocol::ErrorCode;
+use letterbox_protocol::by_id::topic_id;
+use letterbox_protocol::model::TopicId;
 
 use crate::coordinator::group::str_bytes;
-use crate::model::TopicId;
-use crate::wire::by_id::topic_id;
 
 /// From this version on the names in these messages are ids.
 pub(super) const FROM_VERSION: i16 = 10;

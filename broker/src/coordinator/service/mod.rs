@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use letterbox_env::Env;
 use letterbox_protocol::ErrorCode;
+use letterbox_protocol::model::TopicId;
 
 use super::group::{Now, Output, Reply, ReplyId};
 use super::memory::GroupMemory;
@@ -19,7 +20,6 @@ use super::records::{OffsetAndMetadata, OffsetKey};
 use super::runtime::{Asked, Event, Runtime};
 use super::shard::Shard;
 use super::{AppendError, GROUP_METADATA_TOPIC, GroupConfig, GroupFigures, ReplicatedLog, partition_for};
-use crate::model::TopicId;
 
 /// What the coordinator asks of the cluster's metadata.
 pub trait GroupMetadataView: Send + Sync + 'static {

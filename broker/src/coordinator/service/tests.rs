@@ -18,6 +18,7 @@ use kafka_protocol::messages::{
 };
 use letterbox_env::{BoxFuture, Env};
 use letterbox_protocol::ErrorCode as E;
+use letterbox_protocol::model::{Offset, TopicId};
 use tokio::sync::watch;
 
 use super::{GroupCoordinator, GroupMetadataView};
@@ -25,7 +26,6 @@ use crate::coordinator::group::{Now, Reply, ReplyId, str_bytes};
 use crate::coordinator::memory::MEMBER_BYTES_MAX;
 use crate::coordinator::shard::Shard;
 use crate::coordinator::{AppendError, GROUP_METADATA_TOPIC, GroupConfig, GroupFigures, KeyValue, ReplicatedLog, RequestContext};
-use crate::model::{Offset, TopicId};
 
 /// The id of topic "t".
 const TOPIC_ID: TopicId = TopicId::from_u128(7);

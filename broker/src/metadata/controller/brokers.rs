@@ -1,13 +1,13 @@
 //! Brokers that come and go, and what the cluster as a whole hands out once.
 
 use letterbox_protocol::ErrorCode;
+use letterbox_protocol::model::{BrokerId, ProducerId};
 use uuid::Uuid;
 
 use super::placement::live_isr;
 use super::{Context, Decision, Draft, ItemResult, Operation};
 use crate::metadata::record::{BrokerFenceRecord, ClusterIdRecord, PartitionRecord, ProducerIdsRecord};
 use crate::metadata::{ApiError, BrokerRegistration, Endpoint, MetadataImage, MetadataRecord, PartitionState, Topic};
-use crate::model::{BrokerId, ProducerId};
 
 /// Producer ids are handed out in blocks of this many (Kafka's number).
 pub const PRODUCER_ID_BLOCK_LEN: i32 = 1000;

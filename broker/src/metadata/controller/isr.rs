@@ -1,11 +1,11 @@
 //! Changing in-sync replicas on the leader's word.
 
 use letterbox_protocol::ErrorCode;
+use letterbox_protocol::model::{BrokerId, LeaderEpoch, TopicId};
 
 use super::{Context, Decision, Draft, ItemResult, Operation};
 use crate::metadata::record::PartitionRecord;
 use crate::metadata::{ApiError, MetadataImage, MetadataRecord, PartitionState};
-use crate::model::{BrokerId, LeaderEpoch, TopicId};
 
 /// AlterPartition (KIP-497): the leader `broker` asks to change the ISR of partitions it leads.
 #[derive(Clone, Debug)]

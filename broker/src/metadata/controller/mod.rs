@@ -46,7 +46,7 @@ impl Context<'_> {
     }
 
     /// An id that is neither in use nor one of those that Kafka reserves (KIP-516).
-    fn new_topic_id(&self, image: &MetadataImage) -> crate::model::TopicId {
+    fn new_topic_id(&self, image: &MetadataImage) -> letterbox_protocol::model::TopicId {
         loop {
             let mut bytes = [0; 16];
             self.random.fill(&mut bytes);

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use letterbox_protocol::ErrorCode;
+use letterbox_protocol::model::BrokerId;
 
 use super::placement::{Placement, check_manual_assignment};
 use super::topics::{bounded_count, new_partition};
 use super::{Context, Decision, Draft, ItemResult, Operation, PARTITIONS_PER_OPERATION_MAX};
 use crate::metadata::{ApiError, MetadataImage, MetadataRecord};
-use crate::model::BrokerId;
 
 /// CreatePartitions. A topic only ever grows.
 #[derive(Clone, Debug)]

@@ -8,10 +8,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use letterbox_protocol::ErrorCode;
+use letterbox_protocol::model::BrokerId;
 
 use super::ItemResult;
 use crate::metadata::{ApiError, MetadataImage};
-use crate::model::BrokerId;
 
 /// The brokers to choose from.
 pub(super) struct Placement {

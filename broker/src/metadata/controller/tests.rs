@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use letterbox_env::Random;
 use letterbox_protocol::ErrorCode;
+use letterbox_protocol::model::BrokerId;
 use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
 use crate::metadata::record::{decode, encode};
 use crate::metadata::{ConfigResource, apply};
-use crate::model::BrokerId;
 
 /// Counts, so that ids differ and runs repeat.
 struct Counter(std::sync::atomic::AtomicU64);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use letterbox_protocol::ErrorCode;
+use letterbox_protocol::model::{BrokerId, TopicId};
 
 use super::configs::{ConfigScope, check_config, check_together};
 use super::names::MetricNames;
@@ -10,7 +11,6 @@ use super::placement::{Placement, check_manual_assignment, live_isr};
 use super::{Context, Decision, Draft, ItemResult, Operation, PARTITIONS_PER_OPERATION_MAX, names};
 use crate::metadata::record::{ConfigRecord, PartitionRecord, RemoveTopicRecord, TopicRecord};
 use crate::metadata::{ApiError, ConfigResource, Configs, MetadataImage, MetadataRecord};
-use crate::model::{BrokerId, TopicId};
 
 /// CreateTopics.
 #[derive(Clone, Debug)]

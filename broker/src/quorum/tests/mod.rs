@@ -13,8 +13,8 @@ use std::time::Duration;
 use super::{Controller, QuorumConfig, QuorumTiming, RaftQuorum};
 use crate::metadata::controller::{ConfigRules, ConfigScope, CreateTopics, NewTopic, RegisterBroker, TopicPlacement};
 use crate::metadata::{Endpoint, SecurityProtocol};
-use crate::model::BrokerId;
 use letterbox_env::Env;
+use letterbox_protocol::model::BrokerId;
 
 /// Every key is allowed, none is a list.
 struct AnyConfig;

@@ -4,11 +4,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use letterbox_env::Env;
+use letterbox_protocol::model::BrokerId;
 
 use super::fault_disk::FaultDisk;
 use super::{controller, eventually, registration, sole, topic};
 use crate::metadata::controller::{AllocateProducerIds, DeleteTopics, SetClusterId, TopicSelector};
-use crate::model::BrokerId;
 use crate::quorum::{ControllerError, MetadataQuorum, OpenError, QuorumError, RaftQuorum};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

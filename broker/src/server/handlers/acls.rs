@@ -7,9 +7,9 @@ use kafka_protocol::messages as m;
 use kafka_protocol::messages::create_acls_response::AclCreationResult;
 use kafka_protocol::messages::delete_acls_response::DeleteAclsFilterResult;
 use kafka_protocol::protocol::StrBytes;
+use letterbox_protocol::ErrorCode;
 
 use crate::server::context::{Operation, RequestContext, Resource};
-use crate::wire::ErrorCode;
 
 /// Error and message of every answer here.
 fn refusal(ctx: &RequestContext, operation: Operation, message: &'static str) -> (i16, Option<StrBytes>) {

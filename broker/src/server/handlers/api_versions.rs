@@ -1,15 +1,15 @@
 //! ApiVersions 0–4: what this broker speaks.
 //!
-//! KIPs: 511 (client software), 584 (features). Advertised is [`crate::wire::apis::APIS`], nothing else. No feature
+//! KIPs: 511 (client software), 584 (features). Advertised is [`letterbox_protocol::apis::APIS`], nothing else. No feature
 //! is supported or finalized in this version: clients switch protocols on them. That is told as known, with the place in the
 //! metadata log up to which it is true, and not as unknown.
 
 use kafka_protocol::messages as m;
+use letterbox_protocol::ErrorCode;
+use letterbox_protocol::api_versions::{api_versions_response, is_client_software};
 
 use super::Shared;
 use crate::server::context::Connection;
-use crate::wire::ErrorCode;
-use crate::wire::api_versions::{api_versions_response, is_client_software};
 
 /// Answers a version that is served.
 pub(crate) fn api_versions(

@@ -13,6 +13,8 @@ use kafka_protocol::messages::describe_configs_response::{DescribeConfigsResourc
 use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsResourceResponse;
 use kafka_protocol::messages::list_config_resources_response::ConfigResource as ListedResource;
 use kafka_protocol::protocol::StrBytes;
+use letterbox_protocol::ErrorCode;
+use letterbox_protocol::model::BrokerId;
 
 use super::{Shared, of_controller, text};
 use crate::config::keys::{self, Effect, Kind};
@@ -20,9 +22,7 @@ use crate::config::topic::{self, TopicConfig, broker_keys, broker_value};
 use crate::config::{Entry, Source, group};
 use crate::metadata::controller::{AlterConfigs, ConfigOp, ConfigRules, ConfigScope, ResourceAlteration, validate_topic_name};
 use crate::metadata::{ConfigResource, Configs};
-use crate::model::BrokerId;
 use crate::server::context::{Operation, RequestContext, Resource};
-use crate::wire::ErrorCode;
 
 const TOPIC: i8 = 2;
 const BROKER: i8 = 4;

@@ -8,14 +8,14 @@ use std::sync::Arc;
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::delete_records_request::DeleteRecordsTopic;
 use kafka_protocol::messages::delete_records_response::{DeleteRecordsPartitionResult, DeleteRecordsTopicResult};
+use letterbox_protocol::ErrorCode;
+use letterbox_protocol::model::Offset;
 use tokio::time::Instant;
 
 use super::{SETTLE_MAX, Shared};
 use crate::metadata::controller::is_internal_topic;
-use crate::model::Offset;
 use crate::replication::Partition;
 use crate::server::context::{Operation, RequestContext, Resource};
-use crate::wire::ErrorCode;
 
 /// Asks for the high watermark.
 const HIGH_WATERMARK: Offset = -1;

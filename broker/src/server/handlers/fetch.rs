@@ -13,19 +13,19 @@ use std::time::Duration;
 
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::fetch_request::FetchPartition;
+use letterbox_protocol::fetch::{FetchAnswer, FetchPartitionAnswer, FetchTopicAnswer};
+use letterbox_protocol::model::Offset;
+use letterbox_protocol::produce::TopicKey;
+use letterbox_protocol::{self as protocol, ErrorCode, WireError};
+use letterbox_storage::{ReadError, ReadResult, Slice};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{SETTLE_MAX, Shared};
-use crate::log::{ReadError, ReadResult, Slice};
-use crate::model::Offset;
 use crate::replication::{Partition, Ticket};
 use crate::server::budget::Share;
 use crate::server::context::{Operation, RequestContext, Resource};
 use crate::server::response::{Part, Response};
-use crate::wire::fetch::{FetchAnswer, FetchPartitionAnswer, FetchTopicAnswer};
-use crate::wire::produce::TopicKey;
-use crate::wire::{self, ErrorCode, WireError};
 
 /// The first version whose clients know KAFKA_STORAGE_ERROR.
 const STORAGE_ERROR_SINCE: i16 = 6;
@@ -379,8 +379,8 @@ pub(crate) fn encode(correlation_id: i32, version: i16, fetched: Fetched) -> Res
     let mut parts = Vec::new();
     for part in answer.frame(correlation_id, version)? {
         match part {
-            wire::fetch::Part::Bytes(bytes) => parts.push(Part::Bytes(bytes)),
-            wire::fetch::Part::Records { partition, .. } => {
+            protocol::fetch::Part::Bytes(bytes) => parts.push(Part::Bytes(bytes)),
+            protocol::fetch::Part::Records { partition, .. } => {
                 parts.extend(records.get_mut(partition).map(std::mem::take).into_iter().flatten().map(Part::from))
             }
         }

@@ -12,13 +12,13 @@ use std::sync::Arc;
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::find_coordinator_response::Coordinator;
 use kafka_protocol::protocol::StrBytes;
+use letterbox_protocol::ErrorCode;
 
 use super::init_producer_id::NO_TRANSACTIONS;
 use super::topics::{OFFSETS_TOPIC, auto_create};
 use super::{Shared, metadata, text};
 use crate::coordinator::partition_for;
 use crate::server::context::{Operation, RequestContext, Resource};
-use crate::wire::ErrorCode;
 
 const GROUP: i8 = 0;
 const TRANSACTION: i8 = 1;

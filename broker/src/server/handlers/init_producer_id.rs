@@ -7,14 +7,14 @@
 use std::sync::Arc;
 
 use kafka_protocol::messages as m;
+use letterbox_protocol::ErrorCode;
+use letterbox_protocol::model::ProducerId;
 use tokio::sync::Mutex;
 use tracing::info;
 
 use super::Shared;
 use crate::metadata::controller::AllocateProducerIds;
-use crate::model::ProducerId;
 use crate::server::context::RequestContext;
-use crate::wire::ErrorCode;
 
 /// What a client is told that wants transactions, wherever there is room for words.
 pub(crate) const NO_TRANSACTIONS: &str = "transactions are not offered by this version of Letterbox; remove transactional.id (Kafka Streams: \

@@ -12,12 +12,12 @@ use futures::stream::{self, StreamExt};
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::list_offsets_request::ListOffsetsPartition;
 use kafka_protocol::messages::list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
+use letterbox_protocol::ErrorCode;
 use tokio::time::Instant;
 
 use super::{SETTLE_MAX, Shared};
 use crate::replication::Partition;
 use crate::server::context::{Operation, RequestContext, Resource};
-use crate::wire::ErrorCode;
 
 const LATEST: i64 = -1;
 const EARLIEST: i64 = -2;

@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::describe_log_dirs_response::{DescribeLogDirsPartition, DescribeLogDirsResult, DescribeLogDirsTopic};
+use letterbox_protocol::ErrorCode;
+use letterbox_storage::{Log, LogDir};
 
 use super::{Shared, text, topic_name};
-use crate::log::{Log, LogDir};
 use crate::server::context::{Operation, RequestContext, Resource};
-use crate::wire::ErrorCode;
 
 /// Answers DescribeLogDirs.
 pub(crate) async fn describe(shared: Arc<Shared>, ctx: RequestContext, request: m::DescribeLogDirsRequest) -> m::DescribeLogDirsResponse {

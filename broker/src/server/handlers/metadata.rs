@@ -10,13 +10,13 @@ use kafka_protocol::messages as m;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::metadata_response::{MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic};
 use kafka_protocol::protocol::StrBytes;
+use letterbox_protocol::ErrorCode;
+use letterbox_protocol::model::BrokerId;
 
 use super::{Shared, text, topic_name};
 use crate::metadata::controller::{is_internal_topic, validate_topic_name};
 use crate::metadata::{MetadataImage, Topic};
-use crate::model::BrokerId;
 use crate::server::context::{Operation, RequestContext, Resource};
-use crate::wire::ErrorCode;
 
 /// What is answered for authorized operations that were not asked for (KIP-430).
 const NOT_ASKED: i32 = i32::MIN;

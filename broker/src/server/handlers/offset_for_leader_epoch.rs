@@ -5,11 +5,11 @@
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::offset_for_leader_epoch_request::OffsetForLeaderPartition;
 use kafka_protocol::messages::offset_for_leader_epoch_response::{EpochEndOffset, OffsetForLeaderTopicResult};
+use letterbox_protocol::ErrorCode;
+use letterbox_protocol::model::{LeaderEpoch, Offset};
 
 use super::Shared;
-use crate::model::{LeaderEpoch, Offset};
 use crate::server::context::{Operation, RequestContext, Resource};
-use crate::wire::ErrorCode;
 
 /// Answers OffsetForLeaderEpoch.
 pub(crate) fn offset_for_leader_epoch(

@@ -9,21 +9,21 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::future::BoxFuture;
+use letterbox_protocol::batch::{BatchHeader, Compression};
+use letterbox_protocol::model::Offset;
+use letterbox_protocol::produce::{
+    ProduceAnswer, ProducePartitionAnswer, ProducePartitionView, ProduceTopicAnswer, ProduceView, TopicKey, encode_produce_response,
+};
+use letterbox_protocol::{ErrorCode, WireError};
+use letterbox_storage::{AppendError, COPIED_BELOW, Effort};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::Shared;
 use super::init_producer_id::NO_TRANSACTIONS;
-use crate::log::{AppendError, COPIED_BELOW, Effort};
-use crate::model::Offset;
 use crate::replication::{Acks, Appended, Partition, Within};
 use crate::server::context::{Operation, RequestContext, Resource};
-use crate::wire::batch::{BatchHeader, Compression};
-use crate::wire::produce::{
-    ProduceAnswer, ProducePartitionAnswer, ProducePartitionView, ProduceTopicAnswer, ProduceView, TopicKey, encode_produce_response,
-};
-use crate::wire::{ErrorCode, WireError};
 
 /// What becomes of a Produce.
 pub(crate) enum Produced {

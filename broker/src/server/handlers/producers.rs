@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::describe_producers_response::{PartitionResponse, ProducerState, TopicResponse};
+use letterbox_protocol::ErrorCode;
 
 use super::{Shared, text};
 use crate::metadata::controller::validate_topic_name;
 use crate::server::context::{Operation, RequestContext, Resource};
-use crate::wire::ErrorCode;
 
 /// Answers DescribeProducers, each partition once however often it is asked for. With no transactions, no producer has an open one.
 pub(crate) fn describe(shared: &Shared, ctx: &RequestContext, request: m::DescribeProducersRequest) -> m::DescribeProducersResponse {
@@ -36,7 +36,7 @@ pub(crate) fn describe(shared: &Shared, ctx: &RequestContext, request: m::Descri
     m::DescribeProducersResponse::default().with_topics(topics.collect())
 }
 
-fn state(producer: crate::log::ProducerView) -> ProducerState {
+fn state(producer: letterbox_storage::ProducerView) -> ProducerState {
     ProducerState::default()
         .with_producer_id(m::ProducerId(producer.id))
         .with_producer_epoch(i32::from(producer.epoch))

@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::describe_quorum_request::TopicData as AskedTopic;
 use kafka_protocol::messages::describe_quorum_response::{Listener, Node, PartitionData, ReplicaState, TopicData};
+use letterbox_protocol::ErrorCode;
+use letterbox_protocol::model::BrokerId;
 
 use super::{Shared, text, topic_name};
 use crate::metadata::controller::METADATA_TOPIC;
-use crate::model::BrokerId;
 use crate::quorum::QuorumStatus;
 use crate::server::context::{Operation, RequestContext, Resource};
-use crate::wire::ErrorCode;
 
 /// Answers DescribeQuorum, from what this node knows: about others that is as much as their votes.
 pub(crate) fn describe(shared: &Shared, ctx: &RequestContext, request: &m::DescribeQuorumRequest) -> m::DescribeQuorumResponse {

@@ -8,14 +8,14 @@ use kafka_protocol::messages as m;
 use kafka_protocol::messages::describe_topic_partitions_response::{
     Cursor, DescribeTopicPartitionsResponsePartition, DescribeTopicPartitionsResponseTopic,
 };
+use letterbox_protocol::ErrorCode;
+use letterbox_protocol::model::BrokerId;
 
 use super::metadata::{TOPIC_OPERATIONS, is_offline, missing_error};
 use super::{Shared, topic_name};
 use crate::metadata::controller::is_internal_topic;
 use crate::metadata::{MetadataImage, PartitionState, Topic};
-use crate::model::BrokerId;
 use crate::server::context::{Operation, RequestContext, Resource};
-use crate::wire::ErrorCode;
 
 /// Answers DescribeTopicPartitions.
 pub(crate) fn describe(

@@ -11,6 +11,8 @@ use kafka_protocol::messages as m;
 use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
 use kafka_protocol::messages::create_topics_response::{CreatableTopicConfigs, CreatableTopicResult};
 use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
+use letterbox_protocol::ErrorCode;
+use letterbox_protocol::model::BrokerId;
 
 use super::{Shared, of_controller, text, topic_name};
 use crate::config::{Source, topic};
@@ -18,9 +20,7 @@ use crate::metadata::ApiError;
 use crate::metadata::controller::{
     CreatePartitions, CreateTopics, DeleteTopics, NewTopic, TopicGrowth, TopicPlacement, TopicSelector, is_internal_topic,
 };
-use crate::model::BrokerId;
 use crate::server::context::{Operation, RequestContext, Resource};
-use crate::wire::ErrorCode;
 
 /// How long the broker itself waits for the logs of a topic that it makes without being asked by an administrator.
 const APPLIED_MAX: Duration = Duration::from_secs(30);
