@@ -176,7 +176,7 @@ fn client_selector(cluster: &Blueprint) -> Value {
     labels
 }
 
-/// [`selector`] of every node of `cluster`, as `kubectl --selector` takes it.
+/// `selector` of every node of `cluster`, as `kubectl --selector` takes it.
 #[must_use]
 pub fn selector_text(cluster: &str) -> String {
     format!("{CLUSTER_LABEL}={cluster},{COMPONENT_LABEL}={COMPONENT}")
