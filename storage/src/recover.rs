@@ -222,6 +222,11 @@ impl Recovered {
                 Ok(batch) => batch,
                 Err((at, error)) => return Ok(Err((at, error.to_string()))),
             };
+            if header.base_offset.to_be_bytes().first() == Some(&RESERVE_BYTE) {
+                // Torn at a sector that begins within the offset, which no checksum covers: what is there is still the reserve. It
+                // would pass for a gap, and the log would go on at an offset past all others.
+                return Ok(Err((at, "the offset of a batch was not written".to_owned())));
+            }
             if header.base_offset < next || header.last_offset_delta < 0 {
                 return Ok(Err((at, format!("batch has offset {}, expected {next} or more", header.base_offset))));
             }

@@ -466,6 +466,15 @@ async fn tail_cut_at_every_byte_is_recovered_to_the_last_whole_batch() {
         assert!(matches!(lost, Err(LogError::Corrupt { .. })), "cut at {cut}");
         assert_eq!(disk.read(&file).unwrap().len(), cut, "nothing is cut below the recovery point");
     }
+    // The reserve still stands where a sector was not written that ends within the offset of the last batch: no gap, but torn.
+    let last = ends[ends.len() - 2];
+    for unwritten in 1..=8 {
+        let mut bytes = whole.clone();
+        bytes[last.0 as usize..][..unwritten].fill(0x7f);
+        put(&bytes);
+        let found = recover(&disk, &path, 0, 0, 0, false).unwrap();
+        assert_eq!((found.end_offset(), disk.read(&file).unwrap().len() as u64), (last.1, last.0), "{unwritten} bytes of the offset");
+    }
     // A flipped bit ends the log in front of its batch; the offset and the epoch lie outside the checksum.
     for at in (0..whole.len()).filter(|at| at % 3 == 0) {
         let mut bytes = whole.clone();
