@@ -36,7 +36,12 @@ pub(super) const CLEAN_SHUTDOWN: &str = ".kafka_cleanshutdown";
 pub(super) type Offsets = BTreeMap<Name, Offset>;
 
 fn malformed(path: &Path, reason: impl Into<String>) -> LogError {
-    LogError::Malformed { path: path.into(), reason: reason.into() }
+    let mut reason = reason.into();
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    if [RECOVERY_POINTS, LOG_STARTS, HIGH_WATERMARKS, CLEANER_OFFSETS, TOPIC_IDS].contains(&name) {
+        reason.push_str("; restore the file, or remove it: docs/offline-partitions.md says what that costs");
+    }
+    LogError::Malformed { path: path.into(), reason }
 }
 
 /// The lines of a checkpoint of version 0, split at spaces; nothing when the file is not there.
@@ -246,7 +251,8 @@ mod tests {
         assert_eq!(read_offsets(&*disk, &path).unwrap(), offsets);
         for bad in ["", "1\n0\n", "0\n2\nt 0 0\n", "0\n1\nt 0\n", "0\n1\nt x 0\n"] {
             disk.write_atomically(&path, bad.as_bytes()).unwrap();
-            assert!(matches!(read_offsets(&*disk, &path), Err(LogError::Malformed { .. })), "{bad:?}");
+            let error = read_offsets(&*disk, &path).unwrap_err();
+            assert!(matches!(error, LogError::Malformed { .. }) && error.to_string().contains("or remove it"), "{bad:?}: {error}");
         }
         let id = Uuid::from_u128(0x0123_4567_89ab_cdef_fedc_ba98_7654_3210);
         let path = dir.path().join(TOPIC_IDS);
