@@ -1,6 +1,6 @@
 //! `docs/configuration.md`: the reference page, made from the tables.
 //!
-//! To refresh after a change: `LETTERBOX_UPDATE=1 cargo test -p letterbox-broker --lib config::reference`.
+//! To refresh after a change: `LETTERBOX_UPDATE=1 cargo test --workspace --lib config::reference`.
 
 use std::fmt::Write as _;
 use std::path::Path;

@@ -272,7 +272,7 @@ impl Metrics {
 mod tests {
     use super::*;
 
-    /// The page as the table says it must be. `UPDATE_DOCS=1 cargo test -p letterbox-broker metrics::` writes it.
+    /// The page as the table says it must be. `UPDATE_DOCS=1 cargo test --workspace --lib metrics::` writes it.
     #[test]
     #[allow(clippy::disallowed_methods, reason = "a page of the repository")]
     fn the_reference_page_is_the_table() {
@@ -290,7 +290,7 @@ mod tests {
             std::fs::write(path, &page).unwrap();
         }
         let found = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(found == page, "docs/metrics.md is not what the table says; run UPDATE_DOCS=1 cargo test -p letterbox-broker metrics::");
+        assert!(found == page, "docs/metrics.md is not what the table says; run UPDATE_DOCS=1 cargo test --workspace --lib metrics::");
     }
 
     const INTRODUCTION: &str = "\
