@@ -1,6 +1,7 @@
 //! Letterbox: a Kafka-compatible broker.
 //!
-//! Arrows between the modules: ARCHITECTURE.md, held by `letterbox/tests/layers.rs`. Nothing uses [`server`].
+//! Arrows between the modules: ARCHITECTURE.md, held by `letterbox/tests/layers.rs`. Nothing uses
+//! [`server`].
 
 pub mod config;
 pub mod coordinator;

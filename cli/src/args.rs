@@ -1,5 +1,6 @@
-//! Options as Kafka's tools take them (jopt-simple): long names with one or two dashes, values after a space or `=`, repeatable,
-//! no abbreviations. The other flavour, argparse4j, has the same shape for the tools here.
+//! Options as Kafka's tools take them (jopt-simple): long names with one or two dashes, values
+//! after a space or `=`, repeatable, no abbreviations. The other flavour, argparse4j, has the same
+//! shape for the tools here.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -25,8 +26,8 @@ pub enum Takes {
 /// An option: name, what follows, help.
 pub type Spec = (&'static str, Takes, &'static str);
 
-/// What a tool does when its word is given, as in `kafka-cluster cluster-id`: name, help, options of its own. Without help it is one
-/// of Kafka's that is not supported here.
+/// What a tool does when its word is given, as in `kafka-cluster cluster-id`: name, help, options
+/// of its own. Without help it is one of Kafka's that is not supported here.
 pub type Command = (&'static str, &'static str, &'static [Spec]);
 
 /// The options every tool that connects has.
@@ -36,7 +37,11 @@ pub(crate) const STANDARD: [Spec; 4] = [
         Takes::Value("String: server to connect to"),
         "REQUIRED: The brokers to connect to first, as host:port,host:port.",
     ),
-    ("command-config", Takes::Value("String: property file"), "Property file with settings of the client."),
+    (
+        "command-config",
+        Takes::Value("String: property file"),
+        "Property file with settings of the client.",
+    ),
     HELP,
     VERSION,
 ];
@@ -78,10 +83,18 @@ impl Grammar {
 
     fn of(about: &'static str, mut specs: Vec<Spec>) -> Self {
         specs.sort_unstable_by_key(|(name, ..)| *name);
-        Self { about, specs, commands: &[], shorts: &[], many: Vec::new(), refuse_repeated: Some(Failure::Stderr) }
+        Self {
+            about,
+            specs,
+            commands: &[],
+            shorts: &[],
+            many: Vec::new(),
+            refuse_repeated: Some(Failure::Stderr),
+        }
     }
 
-    /// Reads as argparse4j does: `many` take several words each, and of an option that is repeated the last value counts.
+    /// Reads as argparse4j does: `many` take several words each, and of an option that is repeated
+    /// the last value counts.
     #[must_use]
     pub fn argparse(mut self, many: &[&'static str]) -> Self {
         self.many = many.to_vec();
@@ -118,7 +131,9 @@ impl Grammar {
             return Err(Failure::Usage(self.about.to_owned(), self.usage(None)));
         }
         let mut command = None;
-        let parsed = self.read(args, &mut command).map_err(|line| Failure::Usage(line, self.usage(command)))?;
+        let parsed = self
+            .read(args, &mut command)
+            .map_err(|line| Failure::Usage(line, self.usage(command)))?;
         if parsed.has("help") {
             return Err(Failure::Asked(format!("{}\n{}", self.about, parsed.usage)));
         }
@@ -129,7 +144,10 @@ impl Grammar {
             return Err(parsed.wrong("too few arguments"));
         }
         let single = self.known(command).filter(|(_, takes, _)| !matches!(takes, Takes::Values(_)));
-        match (self.refuse_repeated, single.map(|(name, ..)| *name).find(|name| parsed.values(name).len() > 1)) {
+        match (
+            self.refuse_repeated,
+            single.map(|(name, ..)| *name).find(|name| parsed.values(name).len() > 1),
+        ) {
             (Some(refuse), Some(name)) => Err(refuse(two_values(name))),
             _ => Ok(parsed),
         }
@@ -142,11 +160,17 @@ impl Grammar {
 
     fn command(&self, word: &str) -> Result<Command, String> {
         match self.commands.iter().find(|(name, ..)| *name == word) {
-            Some((name, "", _)) => Err(format!("The command {name} is not supported by this tool yet.")),
+            Some((name, "", _)) => {
+                Err(format!("The command {name} is not supported by this tool yet."))
+            }
             Some(command) => Ok(*command),
             None => {
-                let names: Vec<String> =
-                    self.commands.iter().filter(|(_, help, _)| !help.is_empty()).map(|(name, ..)| format!("'{name}'")).collect();
+                let names: Vec<String> = self
+                    .commands
+                    .iter()
+                    .filter(|(_, help, _)| !help.is_empty())
+                    .map(|(name, ..)| format!("'{name}'"))
+                    .collect();
                 Err(format!("invalid choice: '{word}' (choose from {})", names.join(", ")))
             }
         }
@@ -168,13 +192,23 @@ impl Grammar {
                 Some((name, value)) => (name, Some(value.to_owned())),
                 None => (name, None),
             };
-            let name = self.shorts.iter().find(|(letter, _)| *letter == name).map_or(name, |(_, long)| long);
-            let Some((name, takes, _)) = self.known(*command).find(|(known, ..)| *known == name).copied() else {
+            let name = self
+                .shorts
+                .iter()
+                .find(|(letter, _)| *letter == name)
+                .map_or(name, |(_, long)| long);
+            let Some((name, takes, _)) =
+                self.known(*command).find(|(known, ..)| *known == name).copied()
+            else {
                 return Err(format!("{name} is not a recognized option"));
             };
             let value = match takes {
-                Takes::Refused => return Err(format!("The option --{name} is not supported by this tool yet.")),
-                Takes::Nothing if inline.is_some() => return Err(format!("Option {name} does not take an argument")),
+                Takes::Refused => {
+                    return Err(format!("The option --{name} is not supported by this tool yet."));
+                }
+                Takes::Nothing if inline.is_some() => {
+                    return Err(format!("Option {name} does not take an argument"));
+                }
                 Takes::Nothing => None,
                 Takes::Value(_) | Takes::Values(_) => match inline.or_else(|| args.next()) {
                     Some(value) => Some(value),
@@ -204,7 +238,11 @@ impl Grammar {
         let mut specs: Vec<&Spec> = self.known(command).collect();
         specs.sort_unstable_by_key(|(name, ..)| *name);
         let entries = specs.into_iter().filter_map(|(name, takes, help)| {
-            let short = self.shorts.iter().find(|(_, long)| long == name).map_or_else(String::new, |(letter, _)| format!("-{letter}, "));
+            let short = self
+                .shorts
+                .iter()
+                .find(|(_, long)| long == name)
+                .map_or_else(String::new, |(letter, _)| format!("-{letter}, "));
             let entry = match takes {
                 Takes::Nothing => format!("{short}--{name}"),
                 Takes::Value(what) | Takes::Values(what) => format!("{short}--{name} <{what}>"),
@@ -223,7 +261,11 @@ fn rows<'a>(table: &mut String, heading: &str, entries: impl Iterator<Item = (St
     const LEFT: usize = 40;
     const RIGHT: usize = 40;
     // Writing to a string cannot fail.
-    let _ = write!(table, "{heading:<LEFT$} Description\n{:<LEFT$} -----------\n", "-".repeat(heading.len()));
+    let _ = write!(
+        table,
+        "{heading:<LEFT$} Description\n{:<LEFT$} -----------\n",
+        "-".repeat(heading.len())
+    );
     for (entry, help) in entries {
         let (left, right) = (wrap(&entry, LEFT), wrap(help, RIGHT));
         for row in 0..left.len().max(right.len()) {
@@ -284,13 +326,19 @@ impl Parsed {
             None => Ok(None),
             Some(text) => match text.trim().parse() {
                 Ok(number) => Ok(Some(number)),
-                Err(_) => Err(self.wrong(format!("Cannot parse argument '{text}' of option {name}"))),
+                Err(_) => {
+                    Err(self.wrong(format!("Cannot parse argument '{text}' of option {name}")))
+                }
             },
         }
     }
 
     /// Exactly one of `names` must be there; else `line`.
-    pub(crate) fn exactly_one(&self, names: &[&'static str], line: &str) -> Result<&'static str, Failure> {
+    pub(crate) fn exactly_one(
+        &self,
+        names: &[&'static str],
+        line: &str,
+    ) -> Result<&'static str, Failure> {
         let mut given = names.iter().filter(|name| self.has(name));
         match (given.next(), given.next()) {
             (Some(name), None) => Ok(name),
@@ -303,13 +351,17 @@ impl Parsed {
     /// # Errors
     /// It is not there.
     pub fn required(&self, name: &str) -> Result<&str, Failure> {
-        self.value(name).ok_or_else(|| self.wrong(format!("Missing required argument \"[{name}]\"")))
+        self.value(name)
+            .ok_or_else(|| self.wrong(format!("Missing required argument \"[{name}]\"")))
     }
 
     /// `name`, when given, excludes each of `others`.
     pub(crate) fn excludes(&self, name: &str, others: &[&str]) -> Result<(), Failure> {
         match others.iter().find(|other| self.has(name) && self.has(other)) {
-            Some(other) => Err(self.wrong(format!("Option \"[{name}]\" can't be used with option \"[{other}]\""))),
+            Some(other) => {
+                Err(self
+                    .wrong(format!("Option \"[{name}]\" can't be used with option \"[{other}]\"")))
+            }
             None => Ok(()),
         }
     }
@@ -317,15 +369,28 @@ impl Parsed {
     /// Of each pair only one may be given.
     pub(crate) fn not_together(&self, pairs: &[(&str, &str)]) -> Result<(), Failure> {
         match pairs.iter().find(|(one, other)| self.has(one) && self.has(other)) {
-            Some((one, other)) => Err(self.wrong(format!("Options --{one} and --{other} cannot be specified together."))),
+            Some((one, other)) => {
+                Err(self
+                    .wrong(format!("Options --{one} and --{other} cannot be specified together.")))
+            }
             None => Ok(()),
         }
     }
 
-    /// Says on `out`, each line with `word` in front, which of the given options are deprecated in favour of which.
-    pub(crate) fn warn_deprecated(&self, word: &str, pairs: &[(&str, &str)], out: &mut (dyn std::io::Write + Send)) -> std::io::Result<()> {
+    /// Says on `out`, each line with `word` in front, which of the given options are deprecated in
+    /// favour of which.
+    pub(crate) fn warn_deprecated(
+        &self,
+        word: &str,
+        pairs: &[(&str, &str)],
+        out: &mut (dyn std::io::Write + Send),
+    ) -> std::io::Result<()> {
         for (old, new) in pairs.iter().filter(|(old, _)| self.has(old)) {
-            writeln!(out, "{word} --{old} is deprecated and will be removed in a future version. Use --{new} instead.")?;
+            writeln!(
+                out,
+                "{word} --{old} is deprecated and will be removed in a future version. Use --{new} \
+                 instead."
+            )?;
         }
         Ok(())
     }
@@ -373,13 +438,23 @@ mod tests {
     fn only_what_may_be_repeated_has_several_values() {
         assert_eq!(parse(&["--config", "a", "--config=b"]).unwrap().values("config"), ["a", "b"]);
         assert!(parse(&["--list", "--list", "--state", "--state", "Empty"]).is_ok());
-        for (args, name) in [(["--topic", "a", "--topic", "a"], "topic"), (["--state", "a", "-state", "b"], "state")] {
-            let line = format!("Found multiple arguments for option {name}, but you asked for only one");
+        for (args, name) in [
+            (["--topic", "a", "--topic", "a"], "topic"),
+            (["--state", "a", "-state", "b"], "state"),
+        ] {
+            let line =
+                format!("Found multiple arguments for option {name}, but you asked for only one");
             assert!(matches!(parse(&args), Err(Failure::Stderr(said)) if said == line));
             let refusing = grammar().refuse_repeated(Failure::Stdout);
-            assert!(matches!(parse_with(&refusing, &args), Err(Failure::Stdout(said)) if said == line));
+            assert!(
+                matches!(parse_with(&refusing, &args), Err(Failure::Stdout(said)) if said == line)
+            );
         }
-        let last = parse_with(&grammar().argparse(&["config"]), &["--topic", "a", "--config", "x", "y", "--topic", "b"]).unwrap();
+        let last = parse_with(
+            &grammar().argparse(&["config"]),
+            &["--topic", "a", "--config", "x", "y", "--topic", "b"],
+        )
+        .unwrap();
         assert_eq!((last.value("topic"), last.values("config")), (Some("b"), vec!["x", "y"]));
     }
 

@@ -11,8 +11,14 @@ use crate::connect;
 use crate::failure::{Failure, plain};
 
 /// Runs the tool.
-pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Send), err: &mut (dyn Write + Send)) -> Result<i32, Failure> {
-    let parsed = Grammar::new("This tool helps to retrieve broker version information.", &[]).parse(args)?;
+pub(crate) async fn run(
+    env: &Env,
+    args: Vec<String>,
+    out: &mut (dyn Write + Send),
+    err: &mut (dyn Write + Send),
+) -> Result<i32, Failure> {
+    let parsed =
+        Grammar::new("This tool helps to retrieve broker version information.", &[]).parse(args)?;
     let client = connect::admin(env, &parsed, None, err).await?;
     for broker in client.metadata(Some(&[])).await?.brokers.values() {
         let node = node(broker);
@@ -167,10 +173,27 @@ mod tests {
     #[test]
     fn each_api_has_its_range_and_what_is_usable_of_it() {
         let range = |min, max| VersionRange { min, max };
-        let apis = [(0, range(0, 13)), (1, range(19, 20)), (2, range(0, 0)), (46, range(0, 0)), (9999, range(1, 2))];
-        let text = table(&ApiVersions { apis: apis.into_iter().collect(), features: BTreeMap::new(), finalized: None });
+        let apis = [
+            (0, range(0, 13)),
+            (1, range(19, 20)),
+            (2, range(0, 0)),
+            (46, range(0, 0)),
+            (9999, range(1, 2)),
+        ];
+        let text = table(&ApiVersions {
+            apis: apis.into_iter().collect(),
+            features: BTreeMap::new(),
+            finalized: None,
+        });
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[..3], ["(", "\tProduce(0): 0 to 13 [usable: 13],", "\tFetch(1): 19 to 20 [unusable: node too new],"]);
+        assert_eq!(
+            lines[..3],
+            [
+                "(",
+                "\tProduce(0): 0 to 13 [usable: 13],",
+                "\tFetch(1): 19 to 20 [unusable: node too new],"
+            ]
+        );
         for line in [
             "\tListOffsets(2): 0 [unusable: node too old],",
             "\tListPartitionReassignments(46): 0 [usable: 0],",

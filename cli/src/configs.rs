@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
-use letterbox_client::{AlterOp, Client, ConfigEntry, ConfigResource, ConfigSource, ConfigSynonym, ResourceType};
+use letterbox_client::{
+    AlterOp, Client, ConfigEntry, ConfigResource, ConfigSource, ConfigSynonym, ResourceType,
+};
 use letterbox_env::Env;
 
 use crate::args::{Grammar, Parsed, Spec, Takes};
@@ -12,9 +14,17 @@ use crate::failure::{Failure, java_cause, plain};
 use crate::properties::read_properties;
 
 const SPECS: [Spec; 29] = [
-    ("add-config", Takes::Value("String"), "Configurations to set, as k1=v1,k2=[v1,v2]; square brackets keep commas together."),
+    (
+        "add-config",
+        Takes::Value("String"),
+        "Configurations to set, as k1=v1,k2=[v1,v2]; square brackets keep commas together.",
+    ),
     ("add-config-file", Takes::Value("String"), "Properties file with configurations to set."),
-    ("all", Takes::Nothing, "When describing, list all configurations, also those that are not dynamic."),
+    (
+        "all",
+        Takes::Nothing,
+        "When describing, list all configurations, also those that are not dynamic.",
+    ),
     ("alter", Takes::Nothing, "Alter the configuration of the entity."),
     ("bootstrap-controller", Takes::Refused, ""),
     ("broker", Takes::Value("String"), "The id of a broker."),
@@ -26,7 +36,11 @@ const SPECS: [Spec; 29] = [
     ("delete-config", Takes::Values("String"), "Configurations to delete, as k1,k2."),
     ("describe", Takes::Nothing, "List the dynamic configuration of the entity."),
     ("entity-default", Takes::Nothing, "The default entity (of brokers)."),
-    ("entity-name", Takes::Value("String"), "Name of the entity: topic name, broker id or group id."),
+    (
+        "entity-name",
+        Takes::Value("String"),
+        "Name of the entity: topic name, broker id or group id.",
+    ),
     ("entity-type", Takes::Values("String"), "Type of the entity: topics, brokers or groups."),
     ("force", Takes::Nothing, "Ask nothing (this tool never does)."),
     ("group", Takes::Value("String"), "A group."),
@@ -44,22 +58,38 @@ const SPECS: [Spec; 29] = [
 ];
 
 /// Runs the tool.
-pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Send), err: &mut (dyn Write + Send)) -> Result<i32, Failure> {
-    let about = "This tool helps to manipulate and describe entity config for a topic, client, user, broker, ip, client-metrics or group";
+pub(crate) async fn run(
+    env: &Env,
+    args: Vec<String>,
+    out: &mut (dyn Write + Send),
+    err: &mut (dyn Write + Send),
+) -> Result<i32, Failure> {
+    let about = "This tool helps to manipulate and describe entity config for a topic, client, \
+        user, broker, ip, client-metrics or group";
     let given = args.join(" ");
     let parsed = Grammar::new(about, &SPECS).parse(args)?;
-    let action = parsed.exactly_one(&["describe", "alter"], "Command must include exactly one action: --describe, --alter")?;
+    let action = parsed.exactly_one(
+        &["describe", "alter"],
+        "Command must include exactly one action: --describe, --alter",
+    )?;
     // Kafka's tool passes over a file of changes beside --describe, and over --all beside --alter.
     parsed.excludes("describe", &["add-config", "delete-config", "add-config-file"])?;
     parsed.excludes("alter", &["all"])?;
     let (kind, name) = entity(&parsed)?;
     if action == "alter" {
         if parsed.has("add-config") && parsed.has("add-config-file") {
-            return Err(Failure::Stderr("Only one of --add-config or --add-config-file must be specified".to_owned()));
-        }
-        if !["add-config", "add-config-file", "delete-config"].iter().any(|option| parsed.has(option)) {
             return Err(Failure::Stderr(
-                "At least one of --add-config, --add-config-file, or --delete-config must be specified with --alter".to_owned(),
+                "Only one of --add-config or --add-config-file must be specified".to_owned(),
+            ));
+        }
+        if !["add-config", "add-config-file", "delete-config"]
+            .iter()
+            .any(|option| parsed.has(option))
+        {
+            return Err(Failure::Stderr(
+                "At least one of --add-config, --add-config-file, or --delete-config must be \
+                 specified with --alter"
+                    .to_owned(),
             ));
         }
         let changes = changes(env, &parsed)?;
@@ -74,23 +104,37 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
 
 /// The kind and the name; an empty name is the default entity, `None` means all.
 fn entity(parsed: &Parsed) -> Result<(ResourceType, Option<String>), Failure> {
-    const FLAGS: [(&str, &str); 4] = [("topic", "topics"), ("broker", "brokers"), ("broker-defaults", "brokers"), ("group", "groups")];
+    const FLAGS: [(&str, &str); 4] = [
+        ("topic", "topics"),
+        ("broker", "brokers"),
+        ("broker-defaults", "brokers"),
+        ("group", "groups"),
+    ];
     let refuse = |line: &str| Err(Failure::Stderr(line.to_owned()));
-    let flags: Vec<&str> = FLAGS.iter().filter(|(flag, _)| parsed.has(flag)).map(|(_, kind)| *kind).collect();
+    let flags: Vec<&str> =
+        FLAGS.iter().filter(|(flag, _)| parsed.has(flag)).map(|(_, kind)| *kind).collect();
     let kinds = [parsed.values("entity-type"), flags.clone()].concat();
-    if let Some((_, kind)) = kinds.iter().enumerate().find(|(index, kind)| kinds.iter().take(*index).any(|other| other == *kind)) {
+    if let Some((_, kind)) = kinds
+        .iter()
+        .enumerate()
+        .find(|(index, kind)| kinds.iter().take(*index).any(|other| other == *kind))
+    {
         return refuse(&format!("Duplicate entity type(s) specified: {kind}"));
     }
     for kind in &kinds {
         match *kind {
             "topics" | "brokers" | "groups" => {}
             "clients" | "users" | "ips" | "client-metrics" | "broker-loggers" => {
-                return refuse(&format!("The entity type {kind} is not supported by this tool yet; topics, brokers and groups are."));
+                return refuse(&format!(
+                    "The entity type {kind} is not supported by this tool yet; topics, brokers and \
+                     groups are."
+                ));
             }
             kind => {
                 return refuse(&format!(
-                    "Invalid entity type {kind}, the entity type must be one of topics, clients, users, brokers, ips, client-metrics, groups, \
-                     broker-loggers with a --bootstrap-server or --bootstrap-controller argument"
+                    "Invalid entity type {kind}, the entity type must be one of topics, clients, \
+                     users, brokers, ips, client-metrics, groups, broker-loggers with a \
+                     --bootstrap-server or --bootstrap-controller argument"
                 ));
             }
         }
@@ -100,29 +144,46 @@ fn entity(parsed: &Parsed) -> Result<(ResourceType, Option<String>), Failure> {
         [kind] => kind,
         _ => return refuse("Only 'users' and 'clients' entity types may be specified together"),
     };
-    if !flags.is_empty() && ["entity-name", "entity-type", "entity-default"].iter().any(|option| parsed.has(option)) {
-        return refuse("--entity-{type,name,default} should not be used in conjunction with specific entity flags");
+    if !flags.is_empty()
+        && ["entity-name", "entity-type", "entity-default"].iter().any(|option| parsed.has(option))
+    {
+        return refuse(
+            "--entity-{type,name,default} should not be used in conjunction with specific entity \
+             flags",
+        );
     }
     // Kafka's tool takes the first of the two.
     parsed.excludes("entity-name", &["entity-default"])?;
     let default = parsed.has("entity-default") || parsed.has("broker-defaults");
-    let name = ["topic", "broker", "group", "entity-name"].iter().find_map(|option| parsed.value(option)).or(default.then_some(""));
+    let name = ["topic", "broker", "group", "entity-name"]
+        .iter()
+        .find_map(|option| parsed.value(option))
+        .or(default.then_some(""));
     let (alter, unnamed) = (parsed.has("alter"), name.is_none_or(str::is_empty));
     match (kind, name) {
-        ("topics" | "groups", _) if alter && unnamed => refuse(&format!("An entity name must be specified with --alter of {kind}")),
-        ("topics" | "groups", _) if default => refuse(&format!("--entity-default must not be specified with --describe of {kind}")),
+        ("topics" | "groups", _) if alter && unnamed => {
+            refuse(&format!("An entity name must be specified with --alter of {kind}"))
+        }
+        ("topics" | "groups", _) if default => {
+            refuse(&format!("--entity-default must not be specified with --describe of {kind}"))
+        }
         ("topics", name) => Ok((ResourceType::Topic, name.map(str::to_owned))),
         ("groups", name) => Ok((ResourceType::Group, name.map(str::to_owned))),
-        (_, None) if alter => refuse("An entity-name or default entity must be specified with --alter of users, clients, brokers or ips"),
+        (_, None) if alter => refuse(
+            "An entity-name or default entity must be specified with --alter of users, clients, \
+             brokers or ips",
+        ),
         (_, Some(name)) if !unnamed => Ok((ResourceType::Broker, Some(broker_id(name)?))),
         (_, name) => Ok((ResourceType::Broker, name.map(str::to_owned))),
     }
 }
 
 fn broker_id(text: &str) -> Result<String, Failure> {
-    text.parse::<i32>()
-        .map(|id| id.to_string())
-        .map_err(|_| Failure::Stderr(format!("The entity name for brokers must be a valid integer broker id, but it is: {text}")))
+    text.parse::<i32>().map(|id| id.to_string()).map_err(|_| {
+        Failure::Stderr(format!(
+            "The entity name for brokers must be a valid integer broker id, but it is: {text}"
+        ))
+    })
 }
 
 fn changes(env: &Env, parsed: &Parsed) -> Result<Vec<(String, AlterOp)>, Failure> {
@@ -133,10 +194,17 @@ fn changes(env: &Env, parsed: &Parsed) -> Result<Vec<(String, AlterOp)>, Failure
         }
     }
     if let Some(file) = parsed.value("add-config-file") {
-        changes.extend(read_properties(env, file)?.into_iter().map(|(key, value)| (key, AlterOp::Set(value))));
+        changes.extend(
+            read_properties(env, file)?.into_iter().map(|(key, value)| (key, AlterOp::Set(value))),
+        );
     }
     for text in parsed.values("delete-config") {
-        changes.extend(text.split(',').map(str::trim).filter(|key| !key.is_empty()).map(|key| (key.to_owned(), AlterOp::Delete)));
+        changes.extend(
+            text.split(',')
+                .map(str::trim)
+                .filter(|key| !key.is_empty())
+                .map(|key| (key.to_owned(), AlterOp::Delete)),
+        );
     }
     Ok(changes)
 }
@@ -160,10 +228,12 @@ fn pairs(text: &str) -> Result<Vec<(String, String)>, String> {
         }
     }
     let pair = |part: &String| {
-        let (key, value) =
-            part.split_once('=').ok_or("Invalid entity config: all configs to be added must be in the format \"key=val\".")?;
+        let (key, value) = part.split_once('=').ok_or(
+            "Invalid entity config: all configs to be added must be in the format \"key=val\".",
+        )?;
         let value = value.trim();
-        let value = value.strip_prefix('[').and_then(|value| value.strip_suffix(']')).unwrap_or(value);
+        let value =
+            value.strip_prefix('[').and_then(|value| value.strip_suffix(']')).unwrap_or(value);
         Ok((key.trim().to_owned(), value.to_owned()))
     };
     parts.iter().filter(|part| !part.trim().is_empty()).map(pair).collect()
@@ -178,17 +248,32 @@ async fn alter(
     out: &mut (dyn Write + Send),
 ) -> Result<(), Failure> {
     let resource = ConfigResource { kind, name: name.unwrap_or_default() };
-    let failed = |cause: String| Failure::Stderr(format!("Error while executing config command with args '{given}'\n{cause}"));
-    let outcomes = client.incremental_alter_configs(&BTreeMap::from([(resource.clone(), changes)]), false).await;
+    let failed = |cause: String| {
+        Failure::Stderr(format!(
+            "Error while executing config command with args '{given}'\n{cause}"
+        ))
+    };
+    let outcomes = client
+        .incremental_alter_configs(&BTreeMap::from([(resource.clone(), changes)]), false)
+        .await;
     let outcomes = outcomes.map_err(|error| failed(plain(&error)))?;
     match outcomes.get(&resource) {
         Some(Ok(())) => {}
-        Some(Err(error)) => return Err(failed(format!("java.util.concurrent.ExecutionException: {}", cause(error)))),
+        Some(Err(error)) => {
+            return Err(failed(format!(
+                "java.util.concurrent.ExecutionException: {}",
+                cause(error)
+            )));
+        }
         None => return Err(failed("the broker did not answer for it".to_owned())),
     }
     match (kind, resource.name.as_str()) {
-        (ResourceType::Broker, "") => writeln!(out, "Completed updating default config for brokers in the cluster.")?,
-        (ResourceType::Broker, name) => writeln!(out, "Completed updating config for broker {name}.")?,
+        (ResourceType::Broker, "") => {
+            writeln!(out, "Completed updating default config for brokers in the cluster.")?
+        }
+        (ResourceType::Broker, name) => {
+            writeln!(out, "Completed updating config for broker {name}.")?
+        }
         (kind, name) => writeln!(out, "Completed updating config for {} {name}.", word(kind))?,
     }
     Ok(())
@@ -197,7 +282,10 @@ async fn alter(
 fn cause(error: &letterbox_client::BrokerError) -> String {
     match error.code {
         letterbox_client::ErrorCode::InvalidConfig => {
-            format!("org.apache.kafka.common.errors.InvalidConfigurationException: {}", crate::failure::sentence(error))
+            format!(
+                "org.apache.kafka.common.errors.InvalidConfigurationException: {}",
+                crate::failure::sentence(error)
+            )
         }
         _ => java_cause(error),
     }
@@ -222,7 +310,10 @@ async fn describe(
                 None => groups.into_iter().collect(),
                 Some(name) if groups.contains(&name) => vec![name],
                 Some(name) => {
-                    writeln!(out, "The group '{name}' doesn't exist and doesn't have dynamic config.")?;
+                    writeln!(
+                        out,
+                        "The group '{name}' doesn't exist and doesn't have dynamic config."
+                    )?;
                     return Ok(());
                 }
             }
@@ -237,7 +328,8 @@ async fn describe(
         }
         (_, None) => client.metadata(None).await?.topics.into_keys().collect(),
     };
-    let resources: Vec<ConfigResource> = names.into_iter().map(|name| ConfigResource { kind, name }).collect();
+    let resources: Vec<ConfigResource> =
+        names.into_iter().map(|name| ConfigResource { kind, name }).collect();
     let described = client.describe_configs(&resources, None, true).await?;
     for resource in &resources {
         let dynamic = match (kind, resource.name.as_str()) {
@@ -248,13 +340,17 @@ async fn describe(
         };
         let what = if all { "All" } else { "Dynamic" };
         match (kind, resource.name.as_str()) {
-            (ResourceType::Broker, "") => writeln!(out, "Default configs for brokers in the cluster are:")?,
+            (ResourceType::Broker, "") => {
+                writeln!(out, "Default configs for brokers in the cluster are:")?
+            }
             (ResourceType::Broker, name) => writeln!(out, "{what} configs for broker {name} are:")?,
             (kind, name) => writeln!(out, "{what} configs for {} {name} are:", word(kind))?,
         }
         let mut entries = match described.get(resource) {
             Some(Ok(entries)) => entries.clone(),
-            Some(Err(error)) => return Err(Failure::Stderr(format!("Error: {}", java_cause(error)))),
+            Some(Err(error)) => {
+                return Err(Failure::Stderr(format!("Error: {}", java_cause(error))));
+            }
             None => Vec::new(),
         };
         entries.retain(|entry| all || entry.source == dynamic);
@@ -290,8 +386,14 @@ fn word(kind: ResourceType) -> &'static str {
 
 fn line(entry: &ConfigEntry) -> String {
     let value = entry.value.as_deref().unwrap_or("null");
-    let synonym =
-        |synonym: &ConfigSynonym| format!("{}:{}={}", synonym.source.name(), synonym.name, synonym.value.as_deref().unwrap_or("null"));
+    let synonym = |synonym: &ConfigSynonym| {
+        format!(
+            "{}:{}={}",
+            synonym.source.name(),
+            synonym.name,
+            synonym.value.as_deref().unwrap_or("null")
+        )
+    };
     let synonyms = entry.synonyms.iter().map(synonym).collect::<Vec<_>>().join(", ");
     format!("{}={value} sensitive={} synonyms={{{synonyms}}}", entry.name, entry.sensitive)
 }
@@ -303,14 +405,20 @@ mod tests {
     #[test]
     fn brackets_keep_commas_together() {
         let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
-        assert_eq!(pairs("a=1, b=[x,y],c=").unwrap(), [pair("a", "1"), pair("b", "x,y"), pair("c", "")]);
+        assert_eq!(
+            pairs("a=1, b=[x,y],c=").unwrap(),
+            [pair("a", "1"), pair("b", "x,y"), pair("c", "")]
+        );
         assert!(pairs("a").is_err());
     }
 
     #[test]
     fn entries_are_printed_as_kafka_prints_them() {
-        let synonym =
-            |name: &str, value: Option<&str>, source| ConfigSynonym { name: name.to_owned(), value: value.map(str::to_owned), source };
+        let synonym = |name: &str, value: Option<&str>, source| ConfigSynonym {
+            name: name.to_owned(),
+            value: value.map(str::to_owned),
+            source,
+        };
         let entry = ConfigEntry {
             name: "retention.ms".to_owned(),
             value: Some("5".to_owned()),
@@ -322,8 +430,8 @@ mod tests {
                 synonym("log.retention.ms", None, ConfigSource::STATIC_BROKER_CONFIG),
             ],
         };
-        let expected =
-            "retention.ms=5 sensitive=false synonyms={DYNAMIC_TOPIC_CONFIG:retention.ms=5, STATIC_BROKER_CONFIG:log.retention.ms=null}";
+        let expected = "retention.ms=5 sensitive=false \
+            synonyms={DYNAMIC_TOPIC_CONFIG:retention.ms=5, STATIC_BROKER_CONFIG:log.retention.ms=null}";
         assert_eq!(line(&entry), expected);
     }
 }

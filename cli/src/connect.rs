@@ -40,7 +40,9 @@ impl Properties {
     /// Adds `key=value` words, which win over what is there.
     pub(crate) fn add_words(&mut self, words: &[&str]) -> Result<(), Failure> {
         for word in words {
-            let (key, value) = word.split_once('=').ok_or_else(|| Failure::Stderr(format!("{word:?} is not of the form key=value")))?;
+            let (key, value) = word
+                .split_once('=')
+                .ok_or_else(|| Failure::Stderr(format!("{word:?} is not of the form key=value")))?;
             self.set(key.trim(), value);
         }
         Ok(())
@@ -60,7 +62,9 @@ impl Properties {
             None => Ok(None),
             Some(text) => match text.trim().parse() {
                 Ok(number) => Ok(Some(number)),
-                Err(_) => Err(Failure::Stderr(format!("Invalid value {text} for configuration {key}"))),
+                Err(_) => {
+                    Err(Failure::Stderr(format!("Invalid value {text} for configuration {key}")))
+                }
             },
         }
     }
@@ -74,13 +78,15 @@ impl Properties {
             None => Ok(None),
             Some("true") => Ok(Some(true)),
             Some("false") => Ok(Some(false)),
-            Some(text) => {
-                Err(Failure::Stderr(format!("Invalid value {text} for configuration {key}: Expected value to be either true or false")))
-            }
+            Some(text) => Err(Failure::Stderr(format!(
+                "Invalid value {text} for configuration {key}: Expected value to be either true or \
+                 false"
+            ))),
         }
     }
 
-    /// Connects; says on `err` which settings were read by nobody: Kafka's tools pass over those as well.
+    /// Connects; says on `err` which settings were read by nobody: Kafka's tools pass over those as
+    /// well.
     ///
     /// Refused is only what would drop security.
     pub(crate) async fn connect(
@@ -94,38 +100,65 @@ impl Properties {
         if let Some(protocol) = self.get("security.protocol")
             && !protocol.eq_ignore_ascii_case("PLAINTEXT")
         {
-            let line = format!("security.protocol={protocol} is not supported yet; this version connects to PLAINTEXT listeners only");
+            let line = format!(
+                "security.protocol={protocol} is not supported yet; this version connects to \
+                 PLAINTEXT listeners only"
+            );
             return Err(Failure::Stderr(line));
         }
         let defaults = ClientOptions::default();
         let options = ClientOptions {
             client_id: self.get("client.id").unwrap_or_else(|| client_id.to_owned()),
             request_timeout: self.millis("request.timeout.ms")?.unwrap_or(defaults.request_timeout),
-            api_timeout: timeout.or(self.millis("default.api.timeout.ms")?).unwrap_or(defaults.api_timeout),
+            api_timeout: timeout
+                .or(self.millis("default.api.timeout.ms")?)
+                .unwrap_or(defaults.api_timeout),
             retry_backoff: self.millis("retry.backoff.ms")?.unwrap_or(defaults.retry_backoff),
-            metadata_max_age: self.millis("metadata.max.age.ms")?.unwrap_or(defaults.metadata_max_age),
+            metadata_max_age: self
+                .millis("metadata.max.age.ms")?
+                .unwrap_or(defaults.metadata_max_age),
             connect_timeout: defaults.connect_timeout,
             connect_wait: defaults.connect_wait,
             response_bytes_max: defaults.response_bytes_max,
         };
-        // The address of the cluster comes from the command line, and how keys and values become bytes from the tool.
-        let elsewhere = ["bootstrap.servers", "key.deserializer", "key.serializer", "value.deserializer", "value.serializer"];
-        for key in self.values.keys().filter(|key| !self.read.contains(*key) && !elsewhere.contains(&key.as_str())) {
+        // The address of the cluster comes from the command line, and how keys and values become
+        // bytes from the tool.
+        let elsewhere = [
+            "bootstrap.servers",
+            "key.deserializer",
+            "key.serializer",
+            "value.deserializer",
+            "value.serializer",
+        ];
+        for key in self
+            .values
+            .keys()
+            .filter(|key| !self.read.contains(*key) && !elsewhere.contains(&key.as_str()))
+        {
             writeln!(err, "WARN The client setting {key} has no effect in this tool.")?;
         }
         let addresses = bootstrap.split(',').map(str::trim).filter(|address| !address.is_empty());
-        let bootstrap: Vec<String> = addresses.map(|address| without_protocol(address).to_owned()).collect();
-        Client::connect(env.clone(), &bootstrap, options).await.map_err(|error| Failure::Stderr(error.to_string()))
+        let bootstrap: Vec<String> =
+            addresses.map(|address| without_protocol(address).to_owned()).collect();
+        Client::connect(env.clone(), &bootstrap, options)
+            .await
+            .map_err(|error| Failure::Stderr(error.to_string()))
     }
 }
 
-/// `host:port` out of `PROTOCOL://host:port`, as Kafka's clients read it: the protocol is that of `security.protocol`.
+/// `host:port` out of `PROTOCOL://host:port`, as Kafka's clients read it: the protocol is that of
+/// `security.protocol`.
 fn without_protocol(address: &str) -> &str {
     address.split_once("://").map_or(address, |(_, address)| address)
 }
 
 /// A client for an admin tool.
-pub(crate) async fn admin(env: &Env, parsed: &Parsed, timeout: Option<Duration>, err: &mut (dyn Write + Send)) -> Result<Client, Failure> {
+pub(crate) async fn admin(
+    env: &Env,
+    parsed: &Parsed,
+    timeout: Option<Duration>,
+    err: &mut (dyn Write + Send),
+) -> Result<Client, Failure> {
     admin_with(env, parsed, &["command-config"], timeout, err).await
 }
 

@@ -5,7 +5,8 @@ use std::io::Write;
 use std::time::Duration;
 
 use letterbox_client::{
-    AutoOffsetReset, Client, Consumer, ConsumerOptions, ConsumerRecord, GroupOptions, IsolationLevel, OffsetSpec, TopicPartition,
+    AutoOffsetReset, Client, Consumer, ConsumerOptions, ConsumerRecord, GroupOptions,
+    IsolationLevel, OffsetSpec, TopicPartition,
 };
 use letterbox_env::Env;
 use tokio::time::Instant;
@@ -16,38 +17,74 @@ use crate::failure::{Failure, plain};
 use crate::formatters::Formatter;
 use crate::table::Pattern;
 
-const DESERIALIZERS: &str = "A deserializer of org.apache.kafka.common.serialization: String, ByteArray, Bytes, Boolean, Short, Integer, Long, Float, Double, UUID \
-     or Void.";
+const DESERIALIZERS: &str = "A deserializer of org.apache.kafka.common.serialization: String, \
+    ByteArray, Bytes, Boolean, Short, Integer, Long, Float, Double, UUID or Void.";
 
 pub(crate) const SPECS: [Spec; 23] = [
-    ("command-property", Takes::Values("String: consumer_prop"), "A consumer setting as key=value. May be repeated."),
-    ("consumer-property", Takes::Values("String: consumer_prop"), "(DEPRECATED) As --command-property."),
+    (
+        "command-property",
+        Takes::Values("String: consumer_prop"),
+        "A consumer setting as key=value. May be repeated.",
+    ),
+    (
+        "consumer-property",
+        Takes::Values("String: consumer_prop"),
+        "(DEPRECATED) As --command-property.",
+    ),
     ("consumer.config", Takes::Value("String: config file"), "(DEPRECATED) As --command-config."),
     ("enable-systest-events", Takes::Nothing, "Print shutdown_complete at the end."),
     (
         "formatter",
         Takes::Value("String: class"),
-        "The formatter, of org.apache.kafka.tools.consumer: DefaultMessageFormatter, LoggingMessageFormatter (prints the same), NoOpMessageFormatter \
-         (prints nothing), OffsetsMessageFormatter or GroupMetadataMessageFormatter (for __consumer_offsets). (default: DefaultMessageFormatter)",
+        "The formatter, of org.apache.kafka.tools.consumer: DefaultMessageFormatter, \
+         LoggingMessageFormatter (prints the same), NoOpMessageFormatter (prints nothing), \
+         OffsetsMessageFormatter or GroupMetadataMessageFormatter (for __consumer_offsets). \
+         (default: DefaultMessageFormatter)",
     ),
     ("formatter-config", Takes::Value("String: config file"), "Properties file for the formatter."),
     (
         "formatter-property",
         Takes::Values("String: prop"),
-        "A property of the formatter: print.timestamp, print.partition, print.offset, print.delivery, print.epoch, print.headers, print.key, print.value, key.separator, \
-         line.separator, headers.separator, null.literal, key.deserializer, value.deserializer, headers.deserializer.",
+        "A property of the formatter: print.timestamp, print.partition, print.offset, \
+         print.delivery, print.epoch, print.headers, print.key, print.value, key.separator, \
+         line.separator, headers.separator, null.literal, key.deserializer, value.deserializer, \
+         headers.deserializer.",
     ),
-    ("from-beginning", Takes::Nothing, "Begin with the earliest record when the group has no committed offset."),
-    ("group", Takes::Value("String: consumer group id"), "The consumer group; none when not given."),
-    ("include", Takes::Value("String: Java regex"), "Topics to read, by pattern; those that exist when the tool starts."),
-    ("isolation-level", Takes::Value("String"), "read_committed or read_uncommitted. (default: read_uncommitted)"),
+    (
+        "from-beginning",
+        Takes::Nothing,
+        "Begin with the earliest record when the group has no committed offset.",
+    ),
+    (
+        "group",
+        Takes::Value("String: consumer group id"),
+        "The consumer group; none when not given.",
+    ),
+    (
+        "include",
+        Takes::Value("String: Java regex"),
+        "Topics to read, by pattern; those that exist when the tool starts.",
+    ),
+    (
+        "isolation-level",
+        Takes::Value("String"),
+        "read_committed or read_uncommitted. (default: read_uncommitted)",
+    ),
     ("key-deserializer", Takes::Value("String: deserializer for keys"), DESERIALIZERS),
     ("max-messages", Takes::Value("Integer: num_messages"), "End after so many records."),
     ("new-consumer", Takes::Refused, ""),
-    ("offset", Takes::Value("String: consume offset"), "Where to begin in --partition: a number, earliest or latest. (default: latest)"),
+    (
+        "offset",
+        Takes::Value("String: consume offset"),
+        "Where to begin in --partition: a number, earliest or latest. (default: latest)",
+    ),
     ("partition", Takes::Value("Integer: partition"), "The partition to read."),
     ("property", Takes::Values("String: prop"), "(DEPRECATED) As --formatter-property."),
-    ("skip-message-on-error", Takes::Nothing, "Go on with the next record when one cannot be printed."),
+    (
+        "skip-message-on-error",
+        Takes::Nothing,
+        "Go on with the next record when one cannot be printed.",
+    ),
     ("timeout-ms", Takes::Value("Long: timeout_ms"), "End when no record came for so long."),
     ("topic", Takes::Value("String: topic"), "The topic to read."),
     ("value-deserializer", Takes::Value("String: deserializer for values"), DESERIALIZERS),
@@ -56,10 +93,22 @@ pub(crate) const SPECS: [Spec; 23] = [
 ];
 
 /// Runs the tool until it has what it was asked for, or Ctrl-C.
-pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Send), err: &mut (dyn Write + Send)) -> Result<i32, Failure> {
-    let parsed = Grammar::new("This tool helps to read data from Kafka topics and outputs it to standard output.", &SPECS).parse(args)?;
+pub(crate) async fn run(
+    env: &Env,
+    args: Vec<String>,
+    out: &mut (dyn Write + Send),
+    err: &mut (dyn Write + Send),
+) -> Result<i32, Failure> {
+    let parsed = Grammar::new(
+        "This tool helps to read data from Kafka topics and outputs it to standard output.",
+        &SPECS,
+    )
+    .parse(args)?;
     let bootstrap = parsed.required("bootstrap-server")?.to_owned();
-    parsed.exactly_one(&["topic", "include"], "Exactly one of the following arguments is required: [topic], [include]")?;
+    parsed.exactly_one(
+        &["topic", "include"],
+        "Exactly one of the following arguments is required: [topic], [include]",
+    )?;
     if parsed.has("partition") && !parsed.has("topic") {
         return Err(parsed.wrong("The topic is required when partition is specified."));
     }
@@ -72,11 +121,16 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
     if parsed.has("partition") && parsed.has("group") {
         return Err(parsed.wrong("Options group and partition cannot be specified together."));
     }
-    let pairs = [("property", "formatter-property"), ("consumer-property", "command-property"), ("consumer.config", "command-config")];
+    let pairs = [
+        ("property", "formatter-property"),
+        ("consumer-property", "command-property"),
+        ("consumer.config", "command-config"),
+    ];
     parsed.not_together(&pairs)?;
     parsed.warn_deprecated("Option", &pairs, out)?;
     let formatter = Formatter::new(env, &parsed)?;
-    let max: Option<u64> = parsed.number::<i64>("max-messages")?.and_then(|max| u64::try_from(max).ok());
+    let max: Option<u64> =
+        parsed.number::<i64>("max-messages")?.and_then(|max| u64::try_from(max).ok());
     let timeout: Option<Duration> = parsed.number::<u64>("timeout-ms")?.map(Duration::from_millis);
     let start = start(&parsed)?;
     let (options, properties) = options(env, &parsed)?;
@@ -96,7 +150,9 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
         if max.is_some_and(|max| count >= max) {
             break Ok(());
         }
-        let wait = timeout.map_or(Duration::from_millis(500), |timeout| timeout.saturating_sub(last_record.elapsed()));
+        let wait = timeout.map_or(Duration::from_millis(500), |timeout| {
+            timeout.saturating_sub(last_record.elapsed())
+        });
         let polled = tokio::select! {
             biased;
             _ = tokio::signal::ctrl_c() => break Ok(()),
@@ -104,7 +160,12 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
         };
         let records = match polled {
             Ok(records) => records,
-            Err(error) => break Err(Failure::Stderr(format!("Error processing message, terminating consumer process: {}", plain(&error)))),
+            Err(error) => {
+                break Err(Failure::Stderr(format!(
+                    "Error processing message, terminating consumer process: {}",
+                    plain(&error)
+                )));
+            }
         };
         if records.is_empty() {
             if timeout.is_some_and(|timeout| last_record.elapsed() >= timeout) {
@@ -117,7 +178,10 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
         for record in records.iter().take(room) {
             written = formatter.write(record, out);
             match &written {
-                Err(error) if error.kind() == std::io::ErrorKind::InvalidData && parsed.has("skip-message-on-error") => {
+                Err(error)
+                    if error.kind() == std::io::ErrorKind::InvalidData
+                        && parsed.has("skip-message-on-error") =>
+                {
                     writeln!(err, "Error processing message, skipping this message: {error}")?;
                     written = Ok(());
                 }
@@ -133,7 +197,9 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
         match written.and_then(|()| out.flush()) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
-                break Err(Failure::Stderr(format!("Error processing message, terminating consumer process: {error}")));
+                break Err(Failure::Stderr(format!(
+                    "Error processing message, terminating consumer process: {error}"
+                )));
             }
             Err(error) => break Err(Failure::Output(error)),
         }
@@ -152,7 +218,9 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
 fn rewind(consumer: &mut Consumer, unread: &[ConsumerRecord]) -> Result<(), Failure> {
     let mut first: BTreeMap<TopicPartition, i64> = BTreeMap::new();
     for record in unread {
-        first.entry(TopicPartition::new(record.topic.clone(), record.partition)).or_insert(record.offset);
+        first
+            .entry(TopicPartition::new(record.topic.clone(), record.partition))
+            .or_insert(record.offset);
     }
     for (partition, offset) in first {
         consumer.seek(&partition, offset)?;
@@ -176,7 +244,8 @@ fn start(parsed: &Parsed) -> Result<Start, Failure> {
         Some(text) => match text.parse() {
             Ok(offset) if offset >= 0 => Ok(Start::Offset(offset)),
             _ => Err(parsed.wrong(format!(
-                "The provided offset value '{text}' is incorrect. Valid values are 'earliest', 'latest', or a non-negative long."
+                "The provided offset value '{text}' is incorrect. Valid values are 'earliest', \
+                 'latest', or a non-negative long."
             ))),
         },
     }
@@ -186,7 +255,8 @@ async fn topics(client: &Client, parsed: &Parsed) -> Result<Vec<String>, Failure
     match parsed.value("include") {
         None => Ok(vec![parsed.required("topic")?.to_owned()]),
         Some(text) => {
-            let pattern = Pattern::parse(text).map_err(|why| parsed.wrong(format!("{text} is an invalid regex: {why}")))?;
+            let pattern = Pattern::parse(text)
+                .map_err(|why| parsed.wrong(format!("{text} is an invalid regex: {why}")))?;
             let metadata = client.metadata(None).await?;
             Ok(metadata
                 .topics
@@ -198,7 +268,8 @@ async fn topics(client: &Client, parsed: &Parsed) -> Result<Vec<String>, Failure
     }
 }
 
-/// Without a group nobody else can tell the difference between a group of its own and none, and none starts at once.
+/// Without a group nobody else can tell the difference between a group of its own and none, and
+/// none starts at once.
 async fn assign(
     client: &Client,
     parsed: &Parsed,
@@ -218,18 +289,29 @@ async fn assign(
         }
         let found = metadata.topics.values().filter(|topic| topic.error.is_none());
         let partitions: Vec<TopicPartition> = match parsed.number::<i32>("partition")? {
-            Some(id) => {
-                found.filter(|topic| topic.partitions.contains_key(&id)).map(|topic| TopicPartition::new(topic.name.clone(), id)).collect()
-            }
-            None => found.flat_map(|topic| topic.partitions.keys().map(|id| TopicPartition::new(topic.name.clone(), *id))).collect(),
+            Some(id) => found
+                .filter(|topic| topic.partitions.contains_key(&id))
+                .map(|topic| TopicPartition::new(topic.name.clone(), id))
+                .collect(),
+            None => found
+                .flat_map(|topic| {
+                    topic.partitions.keys().map(|id| TopicPartition::new(topic.name.clone(), *id))
+                })
+                .collect(),
         };
         if !partitions.is_empty() {
             consumer.assign(partitions.iter().cloned());
             let offsets = match (start, reset) {
-                (Start::Offset(offset), _) => partitions.iter().map(|partition| (partition.clone(), offset)).collect(),
+                (Start::Offset(offset), _) => {
+                    partitions.iter().map(|partition| (partition.clone(), offset)).collect()
+                }
                 (Start::Spec(spec), _) => positions(client, &partitions, spec).await?,
-                (Start::Reset, AutoOffsetReset::Earliest) => positions(client, &partitions, OffsetSpec::Earliest).await?,
-                (Start::Reset, AutoOffsetReset::Latest) => positions(client, &partitions, OffsetSpec::Latest).await?,
+                (Start::Reset, AutoOffsetReset::Earliest) => {
+                    positions(client, &partitions, OffsetSpec::Earliest).await?
+                }
+                (Start::Reset, AutoOffsetReset::Latest) => {
+                    positions(client, &partitions, OffsetSpec::Latest).await?
+                }
                 (Start::Reset, AutoOffsetReset::None) => BTreeMap::new(),
             };
             for (partition, offset) in offsets {
@@ -245,7 +327,11 @@ async fn assign(
     }
 }
 
-async fn positions(client: &Client, partitions: &[TopicPartition], spec: OffsetSpec) -> Result<BTreeMap<TopicPartition, i64>, Failure> {
+async fn positions(
+    client: &Client,
+    partitions: &[TopicPartition],
+    spec: OffsetSpec,
+) -> Result<BTreeMap<TopicPartition, i64>, Failure> {
     let wanted = partitions.iter().map(|partition| (partition.clone(), spec)).collect();
     let mut positions = BTreeMap::new();
     for (partition, found) in client.list_offsets(&wanted, IsolationLevel::ReadUncommitted).await? {
@@ -256,7 +342,8 @@ async fn positions(client: &Client, partitions: &[TopicPartition], spec: OffsetS
 }
 
 fn options(env: &Env, parsed: &Parsed) -> Result<(ConsumerOptions, Properties), Failure> {
-    let mut properties = Properties::load(env, parsed.value("command-config").or(parsed.value("consumer.config")))?;
+    let mut properties =
+        Properties::load(env, parsed.value("command-config").or(parsed.value("consumer.config")))?;
     properties.add_words(&parsed.values("consumer-property"))?;
     properties.add_words(&parsed.values("command-property"))?;
     if let Some(level) = parsed.value("isolation-level") {
@@ -264,15 +351,19 @@ fn options(env: &Env, parsed: &Parsed) -> Result<(ConsumerOptions, Properties), 
     }
     if let Some(group) = parsed.value("group") {
         if properties.get("group.id").is_some_and(|other| other != group) {
-            return Err(parsed.wrong("The group ids provided in different places (directly using '--group', via '--command-property', or via '--command-config') do not match."));
+            return Err(parsed.wrong(
+                "The group ids provided in different places (directly using \
+                '--group', via '--command-property', or via '--command-config') do not match.",
+            ));
         }
         properties.set("group.id", group);
     }
     if parsed.has("from-beginning") {
         if properties.get("auto.offset.reset").is_some_and(|reset| reset != "earliest") {
-            return Err(
-                parsed.wrong("Can't simultaneously specify --from-beginning and 'auto.offset.reset=latest', please remove one option")
-            );
+            return Err(parsed.wrong(
+                "Can't simultaneously specify --from-beginning and \
+                    'auto.offset.reset=latest', please remove one option",
+            ));
         }
         properties.set("auto.offset.reset", "earliest");
     }
@@ -283,7 +374,9 @@ fn options(env: &Env, parsed: &Parsed) -> Result<(ConsumerOptions, Properties), 
 /// Consumer settings by Kafka's names.
 pub(crate) fn consumer_options(properties: &mut Properties) -> Result<ConsumerOptions, Failure> {
     let defaults = ConsumerOptions::default();
-    let wrong = |key: &str, value: &str| Failure::Stderr(format!("Invalid value {value} for configuration {key}"));
+    let wrong = |key: &str, value: &str| {
+        Failure::Stderr(format!("Invalid value {value} for configuration {key}"))
+    };
     let isolation = match properties.get("isolation.level").as_deref() {
         None | Some("read_uncommitted") => IsolationLevel::ReadUncommitted,
         Some("read_committed") => IsolationLevel::ReadCommitted,
@@ -295,14 +388,21 @@ pub(crate) fn consumer_options(properties: &mut Properties) -> Result<ConsumerOp
         Some("none") => AutoOffsetReset::None,
         Some(other) => return Err(wrong("auto.offset.reset", other)),
     };
-    if let Some(protocol) = properties.get("group.protocol").filter(|protocol| protocol != "classic") {
-        return Err(Failure::Stderr(format!("group.protocol={protocol} is not supported yet; classic is")));
+    if let Some(protocol) =
+        properties.get("group.protocol").filter(|protocol| protocol != "classic")
+    {
+        return Err(Failure::Stderr(format!(
+            "group.protocol={protocol} is not supported yet; classic is"
+        )));
     }
     let auto_commit = properties.flag("enable.auto.commit")?.unwrap_or(true);
     let interval = properties.millis("auto.commit.interval.ms")?.unwrap_or(Duration::from_secs(5));
     let instance_id = properties.get("group.instance.id");
-    let (session, heartbeat, poll) =
-        (properties.millis("session.timeout.ms")?, properties.millis("heartbeat.interval.ms")?, properties.millis("max.poll.interval.ms")?);
+    let (session, heartbeat, poll) = (
+        properties.millis("session.timeout.ms")?,
+        properties.millis("heartbeat.interval.ms")?,
+        properties.millis("max.poll.interval.ms")?,
+    );
     let group = properties.get("group.id").map(|id| {
         let base = GroupOptions::new(id);
         GroupOptions {
@@ -321,7 +421,11 @@ pub(crate) fn consumer_options(properties: &mut Properties) -> Result<ConsumerOp
         fetch_min_bytes: properties.number("fetch.min.bytes")?.unwrap_or(defaults.fetch_min_bytes),
         fetch_wait: properties.millis("fetch.max.wait.ms")?.unwrap_or(defaults.fetch_wait),
         fetch_max_bytes: properties.number("fetch.max.bytes")?.unwrap_or(defaults.fetch_max_bytes),
-        partition_fetch_bytes: properties.number("max.partition.fetch.bytes")?.unwrap_or(defaults.partition_fetch_bytes),
-        poll_records_max: properties.number("max.poll.records")?.unwrap_or(defaults.poll_records_max),
+        partition_fetch_bytes: properties
+            .number("max.partition.fetch.bytes")?
+            .unwrap_or(defaults.partition_fetch_bytes),
+        poll_records_max: properties
+            .number("max.poll.records")?
+            .unwrap_or(defaults.poll_records_max),
     })
 }

@@ -14,35 +14,92 @@ use crate::failure::{Failure, plain};
 use crate::properties::read_properties;
 
 const SPECS: [Spec; 21] = [
-    ("batch-size", Takes::Value("Integer: size"), "Bytes of one batch; --max-partition-memory-bytes takes its place. (default: 16384)"),
-    ("command-property", Takes::Values("String: producer_prop"), "A producer setting as key=value. May be repeated."),
-    ("compression-codec", Takes::Perhaps("String: compression-codec"), "none, gzip, snappy, lz4 or zstd; gzip when no value is given."),
+    (
+        "batch-size",
+        Takes::Value("Integer: size"),
+        "Bytes of one batch; --max-partition-memory-bytes takes its place. (default: 16384)",
+    ),
+    (
+        "command-property",
+        Takes::Values("String: producer_prop"),
+        "A producer setting as key=value. May be repeated.",
+    ),
+    (
+        "compression-codec",
+        Takes::Perhaps("String: compression-codec"),
+        "none, gzip, snappy, lz4 or zstd; gzip when no value is given.",
+    ),
     (
         "line-reader",
         Takes::Value("String: reader_class"),
-        "What makes records of the input; only the default one is supported. (default: org.apache.kafka.tools.LineMessageReader)",
+        "What makes records of the input; only the default one is supported. (default: \
+         org.apache.kafka.tools.LineMessageReader)",
     ),
-    ("max-block-ms", Takes::Value("Long: max block on send"), "How long sending a record may wait. (default: 60000)"),
-    ("max-memory-bytes", Takes::Value("Long: total memory in bytes"), "Memory for records that wait. (default: 33554432)"),
-    ("max-partition-memory-bytes", Takes::Value("Integer"), "(Deprecated) As --batch-size, and instead of it when both are given."),
-    ("message-send-max-retries", Takes::Value("Integer"), "How often a batch is tried again. (default: 3)"),
-    ("metadata-expiry-ms", Takes::Value("Long"), "How long leaders are remembered. (default: 300000)"),
-    ("producer-property", Takes::Values("String: producer_prop"), "(DEPRECATED) As --command-property."),
+    (
+        "max-block-ms",
+        Takes::Value("Long: max block on send"),
+        "How long sending a record may wait. (default: 60000)",
+    ),
+    (
+        "max-memory-bytes",
+        Takes::Value("Long: total memory in bytes"),
+        "Memory for records that wait. (default: 33554432)",
+    ),
+    (
+        "max-partition-memory-bytes",
+        Takes::Value("Integer"),
+        "(Deprecated) As --batch-size, and instead of it when both are given.",
+    ),
+    (
+        "message-send-max-retries",
+        Takes::Value("Integer"),
+        "How often a batch is tried again. (default: 3)",
+    ),
+    (
+        "metadata-expiry-ms",
+        Takes::Value("Long"),
+        "How long leaders are remembered. (default: 300000)",
+    ),
+    (
+        "producer-property",
+        Takes::Values("String: producer_prop"),
+        "(DEPRECATED) As --command-property.",
+    ),
     ("producer.config", Takes::Value("String: config file"), "(DEPRECATED) As --command-config."),
     ("property", Takes::Values("String: prop"), "(DEPRECATED) As --reader-property."),
-    ("reader-config", Takes::Value("String: config file"), "Properties file for the reader of lines."),
+    (
+        "reader-config",
+        Takes::Value("String: config file"),
+        "Properties file for the reader of lines.",
+    ),
     (
         "reader-property",
         Takes::Values("String: prop"),
-        "A property of the reader of lines: parse.key, key.separator, parse.headers, headers.delimiter, headers.separator, headers.key.separator, \
-         ignore.error, null.marker.",
+        "A property of the reader of lines: parse.key, key.separator, parse.headers, \
+         headers.delimiter, headers.separator, headers.key.separator, ignore.error, null.marker.",
     ),
-    ("request-required-acks", Takes::Value("String: acks"), "The acks of the producer. (default: -1)"),
-    ("request-timeout-ms", Takes::Value("Integer"), "How long one request may take. (default: 1500)"),
-    ("retry-backoff-ms", Takes::Value("Long"), "How long to wait before trying again. (default: 100)"),
+    (
+        "request-required-acks",
+        Takes::Value("String: acks"),
+        "The acks of the producer. (default: -1)",
+    ),
+    (
+        "request-timeout-ms",
+        Takes::Value("Integer"),
+        "How long one request may take. (default: 1500)",
+    ),
+    (
+        "retry-backoff-ms",
+        Takes::Value("Long"),
+        "How long to wait before trying again. (default: 100)",
+    ),
     ("socket-buffer-size", Takes::Refused, ""),
     ("sync", Takes::Nothing, "Send one record at a time."),
-    ("timeout", Takes::Value("Long: timeout_ms"), "How long a record waits for others (linger.ms). (default: 1000)"),
+    (
+        "timeout",
+        Takes::Value("Long: timeout_ms"),
+        "How long a record waits for others (linger.ms). (default: 1000)",
+    ),
     ("topic", Takes::Value("String: topic"), "REQUIRED: The topic to send to."),
 ];
 
@@ -54,14 +111,23 @@ pub(crate) async fn run(
     out: &mut (dyn Write + Send),
     err: &mut (dyn Write + Send),
 ) -> Result<i32, Failure> {
-    let parsed = Grammar::new("This tool helps to read data from standard input and publish it to Kafka.", &SPECS).parse(args)?;
+    let parsed = Grammar::new(
+        "This tool helps to read data from standard input and publish it to Kafka.",
+        &SPECS,
+    )
+    .parse(args)?;
     let bootstrap = parsed.required("bootstrap-server")?.to_owned();
     let topic = parsed.required("topic")?.to_owned();
-    let pairs = [("property", "reader-property"), ("producer-property", "command-property"), ("producer.config", "command-config")];
+    let pairs = [
+        ("property", "reader-property"),
+        ("producer-property", "command-property"),
+        ("producer.config", "command-config"),
+    ];
     parsed.not_together(&pairs.map(|(old, new)| (new, old)))?;
     parsed.warn_deprecated("Warning:", &pairs, out)?;
     if parsed.has("max-partition-memory-bytes") {
-        let now = "is deprecated and will be removed in Apache Kafka 5.0. Use --batch-size instead.";
+        let now =
+            "is deprecated and will be removed in Apache Kafka 5.0. Use --batch-size instead.";
         writeln!(out, "Warning: --max-partition-memory-bytes {now}")?;
     }
     let reader = LineReader::new(env, &parsed)?;
@@ -89,8 +155,11 @@ pub(crate) async fn run(
             out.flush()?;
         }
         line.clear();
-        // A line has at most what one record may have, so that an endless line does not use up the memory.
-        let read = read_line(&mut lines, &mut line).await.map_err(|error| Failure::Stderr(format!("cannot read the input: {error}")))?;
+        // A line has at most what one record may have, so that an endless line does not use up the
+        // memory.
+        let read = read_line(&mut lines, &mut line)
+            .await
+            .map_err(|error| Failure::Stderr(format!("cannot read the input: {error}")))?;
         if !read {
             break;
         }
@@ -109,7 +178,9 @@ pub(crate) async fn run(
                 }
             }
             Ok(delivery) => waiting.push(delivery),
-            Err(error) => writeln!(err, "Error when sending message to topic {topic}: {}", plain(&error))?,
+            Err(error) => {
+                writeln!(err, "Error when sending message to topic {topic}: {}", plain(&error))?
+            }
         }
         if waiting.len() >= 10_000 {
             report(&mut waiting, 5_000, &topic, err).await?;
@@ -122,7 +193,10 @@ pub(crate) async fn run(
 }
 
 /// One line without its end; a last line without an end counts. False at the end of the input.
-async fn read_line(input: &mut (impl AsyncBufReadExt + Unpin), line: &mut Vec<u8>) -> std::io::Result<bool> {
+async fn read_line(
+    input: &mut (impl AsyncBufReadExt + Unpin),
+    line: &mut Vec<u8>,
+) -> std::io::Result<bool> {
     if input.read_until(b'\n', line).await? == 0 {
         return Ok(false);
     }
@@ -136,7 +210,12 @@ async fn read_line(input: &mut (impl AsyncBufReadExt + Unpin), line: &mut Vec<u8
 }
 
 /// Waits for the first `count` and reports those that failed; like Kafka's tool it goes on then.
-async fn report(waiting: &mut Vec<Delivery>, count: usize, topic: &str, err: &mut (dyn Write + Send)) -> Result<(), Failure> {
+async fn report(
+    waiting: &mut Vec<Delivery>,
+    count: usize,
+    topic: &str,
+    err: &mut (dyn Write + Send),
+) -> Result<(), Failure> {
     for delivery in waiting.drain(..count.min(waiting.len())) {
         if let Err(error) = delivery.await {
             writeln!(err, "Error when sending message to topic {topic}: {}", plain(&error))?;
@@ -146,7 +225,8 @@ async fn report(waiting: &mut Vec<Delivery>, count: usize, topic: &str, err: &mu
 }
 
 fn options(env: &Env, parsed: &Parsed) -> Result<(ProducerOptions, Properties), Failure> {
-    let mut properties = Properties::load(env, parsed.value("command-config").or(parsed.value("producer.config")))?;
+    let mut properties =
+        Properties::load(env, parsed.value("command-config").or(parsed.value("producer.config")))?;
     properties.add_words(&parsed.values("producer-property"))?;
     properties.add_words(&parsed.values("command-property"))?;
     // What stands on the command line wins over properties; the tool's own defaults do not.
@@ -157,11 +237,23 @@ fn options(env: &Env, parsed: &Parsed) -> Result<(ProducerOptions, Properties), 
     };
     take("request-required-acks", "acks", "-1");
     take("timeout", "linger.ms", "1000");
-    take(if parsed.has("max-partition-memory-bytes") { "max-partition-memory-bytes" } else { "batch-size" }, "batch.size", "16384");
+    take(
+        if parsed.has("max-partition-memory-bytes") {
+            "max-partition-memory-bytes"
+        } else {
+            "batch-size"
+        },
+        "batch.size",
+        "16384",
+    );
     take("max-memory-bytes", "buffer.memory", "33554432");
     take("max-block-ms", "max.block.ms", "60000");
     take("message-send-max-retries", "retries", "3");
-    take("compression-codec", "compression.type", if parsed.has("compression-codec") { "gzip" } else { "none" });
+    take(
+        "compression-codec",
+        "compression.type",
+        if parsed.has("compression-codec") { "gzip" } else { "none" },
+    );
     let options = producer_options(&mut properties)?;
     Ok((options, properties))
 }
@@ -174,7 +266,9 @@ pub(crate) fn producer_options(properties: &mut Properties) -> Result<ProducerOp
         Some("1") => Acks::Leader,
         Some("0") => Acks::None,
         Some(other) => {
-            return Err(Failure::Stderr(format!("Invalid value {other} for configuration acks: String must be one of: all, -1, 0, 1")));
+            return Err(Failure::Stderr(format!(
+                "Invalid value {other} for configuration acks: String must be one of: all, -1, 0, 1"
+            )));
         }
     };
     let compression = match properties.get("compression.type") {
@@ -182,7 +276,8 @@ pub(crate) fn producer_options(properties: &mut Properties) -> Result<ProducerOp
         Some(name) => {
             let wrong = || {
                 Failure::Stderr(format!(
-                    "Invalid value {name} for configuration compression.type: must be one of none, gzip, snappy, lz4, zstd"
+                    "Invalid value {name} for configuration compression.type: must be one of none, \
+                     gzip, snappy, lz4, zstd"
                 ))
             };
             Compression::from_name(&name).ok_or_else(wrong)?
@@ -194,12 +289,18 @@ pub(crate) fn producer_options(properties: &mut Properties) -> Result<ProducerOp
         idempotence: properties.flag("enable.idempotence")?.unwrap_or(acks == Acks::All),
         linger: properties.millis("linger.ms")?.unwrap_or(defaults.linger),
         batch_bytes: properties.number("batch.size")?.unwrap_or(defaults.batch_bytes),
-        in_flight_max: properties.number("max.in.flight.requests.per.connection")?.unwrap_or(defaults.in_flight_max),
-        delivery_timeout: properties.millis("delivery.timeout.ms")?.unwrap_or(defaults.delivery_timeout),
+        in_flight_max: properties
+            .number("max.in.flight.requests.per.connection")?
+            .unwrap_or(defaults.in_flight_max),
+        delivery_timeout: properties
+            .millis("delivery.timeout.ms")?
+            .unwrap_or(defaults.delivery_timeout),
         block_max: properties.millis("max.block.ms")?.unwrap_or(defaults.block_max),
         buffer_bytes: properties.number("buffer.memory")?.unwrap_or(defaults.buffer_bytes),
         retries: properties.number("retries")?.unwrap_or(defaults.retries),
-        record_bytes_max: properties.number("max.request.size")?.unwrap_or(defaults.record_bytes_max),
+        record_bytes_max: properties
+            .number("max.request.size")?
+            .unwrap_or(defaults.record_bytes_max),
     })
 }
 
@@ -218,9 +319,15 @@ struct LineReader {
 
 impl LineReader {
     fn new(env: &Env, parsed: &Parsed) -> Result<Self, Failure> {
-        const CLASS: [&str; 2] = ["org.apache.kafka.tools.LineMessageReader", "kafka.tools.ConsoleProducer$LineMessageReader"];
+        const CLASS: [&str; 2] = [
+            "org.apache.kafka.tools.LineMessageReader",
+            "kafka.tools.ConsoleProducer$LineMessageReader",
+        ];
         if let Some(class) = parsed.value("line-reader").filter(|class| !CLASS.contains(class)) {
-            return Err(Failure::Stderr(format!("the line reader {class} is not supported; {} is", CLASS[0])));
+            return Err(Failure::Stderr(format!(
+                "the line reader {class} is not supported; {} is",
+                CLASS[0]
+            )));
         }
         let mut properties = BTreeMap::new();
         if let Some(file) = parsed.value("reader-config") {
@@ -231,8 +338,12 @@ impl LineReader {
             properties.insert(key.trim().to_owned(), value.to_owned());
         }
         let mut take = |key: &str| properties.remove(key);
-        let flag = |value: Option<String>| value.is_some_and(|value| value.trim().eq_ignore_ascii_case("true"));
-        let unescape = |value: Option<String>, default: &str| value.map_or_else(|| default.to_owned(), |value| value.replace("\\t", "\t"));
+        let flag = |value: Option<String>| {
+            value.is_some_and(|value| value.trim().eq_ignore_ascii_case("true"))
+        };
+        let unescape = |value: Option<String>, default: &str| {
+            value.map_or_else(|| default.to_owned(), |value| value.replace("\\t", "\t"))
+        };
         let reader = Self {
             parse_key: flag(take("parse.key")),
             parse_headers: flag(take("parse.headers")),
@@ -246,9 +357,14 @@ impl LineReader {
         if let Some(key) = properties.keys().next() {
             return Err(Failure::Stderr(format!("the reader property {key} is not supported")));
         }
-        if [&reader.key_separator, &reader.headers_delimiter, &reader.headers_separator, &reader.headers_key_separator]
-            .iter()
-            .any(|s| s.is_empty())
+        if [
+            &reader.key_separator,
+            &reader.headers_delimiter,
+            &reader.headers_separator,
+            &reader.headers_key_separator,
+        ]
+        .iter()
+        .any(|s| s.is_empty())
         {
             return Err(Failure::Stderr("separators and delimiters must not be empty".to_owned()));
         }
@@ -259,7 +375,11 @@ impl LineReader {
         let mut record = ProducerRecord::new(topic);
         let mut rest = line;
         let missing = |what: &str| {
-            format!("org.apache.kafka.common.KafkaException: No {what} found on line number {number}: '{}'", String::from_utf8_lossy(line))
+            format!(
+                "org.apache.kafka.common.KafkaException: No {what} found on line number {number}: \
+                 '{}'",
+                String::from_utf8_lossy(line)
+            )
         };
         if self.parse_headers {
             match split(rest, self.headers_delimiter.as_bytes()) {
@@ -292,23 +412,30 @@ impl LineReader {
         let mut headers = Vec::new();
         let mut rest = Some(text);
         while let Some(part) = rest {
-            let (pair, after) = split(part, self.headers_separator.as_bytes()).map_or((part, None), |(pair, after)| (pair, Some(after)));
+            let (pair, after) = split(part, self.headers_separator.as_bytes())
+                .map_or((part, None), |(pair, after)| (pair, Some(after)));
             rest = after;
             match split(pair, self.headers_key_separator.as_bytes()) {
                 Some((key, value)) => {
                     if self.null_marker.as_deref().is_some_and(|marker| marker.as_bytes() == key) {
                         return Err(format!(
-                            "org.apache.kafka.common.KafkaException: Header keys should not be equal to the null marker '{}' as they can't be null",
+                            "org.apache.kafka.common.KafkaException: Header keys should not be \
+                             equal to the null marker '{}' as they can't be null",
                             self.null_marker.as_deref().unwrap_or_default()
                         ));
                     }
-                    headers.push(Header { key: String::from_utf8_lossy(key).into_owned(), value: self.field(value) });
+                    headers.push(Header {
+                        key: String::from_utf8_lossy(key).into_owned(),
+                        value: self.field(value),
+                    });
                 }
-                None if self.ignore_error => headers.push(Header { key: String::from_utf8_lossy(pair).into_owned(), value: None }),
+                None if self.ignore_error => headers
+                    .push(Header { key: String::from_utf8_lossy(pair).into_owned(), value: None }),
                 None => {
                     let pair = String::from_utf8_lossy(pair);
                     return Err(format!(
-                        "org.apache.kafka.common.KafkaException: No header key separator found in pair '{pair}' on line number {number}"
+                        "org.apache.kafka.common.KafkaException: No header key separator found in \
+                         pair '{pair}' on line number {number}"
                     ));
                 }
             }
@@ -337,24 +464,45 @@ mod tests {
 
     fn reader(words: &[&str]) -> LineReader {
         let args = words.iter().map(|word| format!("--reader-property={word}"));
-        let parsed = Grammar::new("", &SPECS).parse(args.chain(["--sync".to_owned()]).collect()).unwrap();
+        let parsed =
+            Grammar::new("", &SPECS).parse(args.chain(["--sync".to_owned()]).collect()).unwrap();
         LineReader::new(&Env::real(), &parsed).unwrap()
     }
 
     #[test]
     fn lines_become_records() {
-        let r = reader(&["parse.key=true", "key.separator=:", "null.marker=NULL"]).record("t", b"k:v:w", 1).unwrap();
-        assert_eq!((r.key.as_deref(), r.value.as_deref()), (Some(b"k".as_slice()), Some(b"v:w".as_slice())));
-        let r = reader(&["parse.key=true", "key.separator=:", "null.marker=NULL"]).record("t", b"NULL:NULL", 1).unwrap();
+        let r = reader(&["parse.key=true", "key.separator=:", "null.marker=NULL"])
+            .record("t", b"k:v:w", 1)
+            .unwrap();
+        assert_eq!(
+            (r.key.as_deref(), r.value.as_deref()),
+            (Some(b"k".as_slice()), Some(b"v:w".as_slice()))
+        );
+        let r = reader(&["parse.key=true", "key.separator=:", "null.marker=NULL"])
+            .record("t", b"NULL:NULL", 1)
+            .unwrap();
         assert_eq!((r.key, r.value), (None, None));
-        let r = reader(&["parse.headers=true", "parse.key=true"]).record("t", b"a:1,b:2,a:3\tk\tv", 1).unwrap();
+        let r = reader(&["parse.headers=true", "parse.key=true"])
+            .record("t", b"a:1,b:2,a:3\tk\tv", 1)
+            .unwrap();
         assert_eq!(
             r.headers.iter().map(|h| (h.key.as_str(), h.value.as_deref())).collect::<Vec<_>>(),
-            [("a", Some(b"1".as_slice())), ("b", Some(b"2".as_slice())), ("a", Some(b"3".as_slice()))]
+            [
+                ("a", Some(b"1".as_slice())),
+                ("b", Some(b"2".as_slice())),
+                ("a", Some(b"3".as_slice()))
+            ]
         );
-        assert_eq!((r.key.as_deref(), r.value.as_deref()), (Some(b"k".as_slice()), Some(b"v".as_slice())));
+        assert_eq!(
+            (r.key.as_deref(), r.value.as_deref()),
+            (Some(b"k".as_slice()), Some(b"v".as_slice()))
+        );
         let why = reader(&["parse.key=true"]).record("t", b"nokey", 7).unwrap_err();
-        assert_eq!(why, "org.apache.kafka.common.KafkaException: No key separator found on line number 7: 'nokey'");
+        assert_eq!(
+            why,
+            "org.apache.kafka.common.KafkaException: No key separator found on line number 7: \
+             'nokey'"
+        );
         let r = reader(&["parse.key=true", "ignore.error=true"]).record("t", b"nokey", 7).unwrap();
         assert_eq!((r.key, r.value.as_deref()), (None, Some(b"nokey".as_slice())));
     }

@@ -1,7 +1,8 @@
 //! Records of `__consumer_offsets` as JSON, in the form of Kafka's formatters.
 //!
-//! The bytes come from a broker or a disk: no length in them is trusted, and what cannot be read is `None`.
-//! Source: the message definitions of Apache Kafka's group coordinator and of the consumer protocol.
+//! The bytes come from a broker or a disk: no length in them is trusted, and what cannot be read is
+//! `None`. Source: the message definitions of Apache Kafka's group coordinator and of the consumer
+//! protocol.
 
 mod new_groups;
 
@@ -52,23 +53,33 @@ pub(crate) fn key_json(kind: Kind, key: &Bytes) -> Result<String, String> {
         Kind::NewGroup(number) => new_group(number).map_or(GROUP_KEY, |(key, _)| key),
     };
     let version = version_of(key, "key")?;
-    object(fields, key, &Reading { version, flexible: false, decode_members: false }).map_err(|why| unreadable(version, "key", &why))
+    object(fields, key, &Reading { version, flexible: false, decode_members: false })
+        .map_err(|why| unreadable(version, "key", &why))
 }
 
-/// The version number of a value and its fields, or why they cannot be read. With `decode_members` what a consumer subscribes to and is
-/// assigned is told in words, else as bytes in base64.
+/// The version number of a value and its fields, or why they cannot be read. With `decode_members`
+/// what a consumer subscribes to and is assigned is told in words, else as bytes in base64.
 ///
 /// # Errors
 /// When the value has no version.
-pub(crate) fn value_json(kind: Kind, value: &Bytes, decode_members: bool) -> Result<(i16, Result<String, String>), String> {
+pub(crate) fn value_json(
+    kind: Kind,
+    value: &Bytes,
+    decode_members: bool,
+) -> Result<(i16, Result<String, String>), String> {
     let version = version_of(value, "value")?;
     let (fields, number, newest, flexible_since) = match kind {
         Kind::Offset => (OFFSET_VALUE, 1, 4, 4),
         Kind::Group => (GROUP_VALUE, 2, 4, 4),
-        Kind::NewGroup(number) => (new_group(number).map_or(GROUP_VALUE, |(_, value)| value), number, 0, 0),
+        Kind::NewGroup(number) => {
+            (new_group(number).map_or(GROUP_VALUE, |(_, value)| value), number, 0, 0)
+        }
     };
     if !(0..=newest).contains(&version) {
-        return Ok((version, Err(format!("Found an unknown record version {version} for {number} type"))));
+        return Ok((
+            version,
+            Err(format!("Found an unknown record version {version} for {number} type")),
+        ));
     }
     let reading = Reading { version, flexible: version >= flexible_since, decode_members };
     let data = object(fields, value, &reading).map_err(|why| unreadable(version, "value", &why));
@@ -76,7 +87,10 @@ pub(crate) fn value_json(kind: Kind, value: &Bytes, decode_members: bool) -> Res
 }
 
 fn version_of(bytes: &Bytes, name: &str) -> Result<i16, String> {
-    bytes.get(..2).map(|mut bytes| bytes.get_i16()).ok_or_else(|| format!("Could not read version from {name}'s buffer."))
+    bytes
+        .get(..2)
+        .map(|mut bytes| bytes.get_i16())
+        .ok_or_else(|| format!("Could not read version from {name}'s buffer."))
 }
 
 fn unreadable(version: i16, name: &str, why: &str) -> String {
@@ -125,8 +139,11 @@ enum Type {
 const NEWEST: i16 = i16::MAX;
 /// The id that is none, as JSON.
 const NIL: &str = "\"AAAAAAAAAAAAAAAAAAAAAA\"";
-const OFFSET_KEY: &[Field] =
-    &[Field("group", 0, NEWEST, Type::Text), Field("topic", 0, NEWEST, Type::Text), Field("partition", 0, NEWEST, Type::I32)];
+const OFFSET_KEY: &[Field] = &[
+    Field("group", 0, NEWEST, Type::Text),
+    Field("topic", 0, NEWEST, Type::Text),
+    Field("partition", 0, NEWEST, Type::I32),
+];
 const GROUP_KEY: &[Field] = &[Field("group", 0, NEWEST, Type::Text)];
 const OFFSET_VALUE: &[Field] = &[
     Field("offset", 0, NEWEST, Type::I64),
@@ -161,8 +178,12 @@ const SUBSCRIPTION: &[Field] = &[
     Field("generationId", 2, NEWEST, Type::I32),
     Field("rackId", 3, NEWEST, Type::MaybeText),
 ];
-const ASSIGNMENT: &[Field] = &[Field("assignedPartitions", 0, NEWEST, Type::Array(PARTITIONS)), Field("userData", 0, NEWEST, Type::Blob)];
-const PARTITIONS: &[Field] = &[Field("topic", 0, NEWEST, Type::Text), Field("partitions", 0, NEWEST, Type::I32s)];
+const ASSIGNMENT: &[Field] = &[
+    Field("assignedPartitions", 0, NEWEST, Type::Array(PARTITIONS)),
+    Field("userData", 0, NEWEST, Type::Blob),
+];
+const PARTITIONS: &[Field] =
+    &[Field("topic", 0, NEWEST, Type::Text), Field("partitions", 0, NEWEST, Type::I32s)];
 
 struct Reading {
     version: i16,
@@ -175,7 +196,8 @@ impl Reading {
     fn fields(&self, fields: &[Field], bytes: &mut Bytes) -> Result<String, String> {
         let here = |field: &&Field| (field.1..=field.2).contains(&self.version);
         let mut parts = Vec::new();
-        for field in fields.iter().filter(here).filter(|field| !matches!(field.3, Type::Tagged(..))) {
+        for field in fields.iter().filter(here).filter(|field| !matches!(field.3, Type::Tagged(..)))
+        {
             parts.push(format!("\"{}\":{}", field.0, self.value(field.0, &field.3, bytes)?));
         }
         if self.flexible {
@@ -183,7 +205,9 @@ impl Reading {
                 let tag = unsigned(bytes)?;
                 let size = i64::from(unsigned(bytes)?);
                 let tagged = fields.iter().filter(here).find_map(|field| match &field.3 {
-                    Type::Tagged(of, kind, default) if *of == tag => Some((field.0, *kind, *default)),
+                    Type::Tagged(of, kind, default) if *of == tag => {
+                        Some((field.0, *kind, *default))
+                    }
                     _ => None,
                 });
                 let Some((name, kind, default)) = tagged else {
@@ -208,7 +232,9 @@ impl Reading {
             Type::I8 => bytes.try_get_i8().map_err(|_| TOO_SHORT)?.to_string(),
             Type::I16 => short(bytes)?,
             Type::U16 => bytes.try_get_u16().map_err(|_| TOO_SHORT)?.to_string(),
-            Type::Uuid => json::text(&base64(Uuid::from_u128(bytes.try_get_u128().map_err(|_| TOO_SHORT)?))),
+            Type::Uuid => {
+                json::text(&base64(Uuid::from_u128(bytes.try_get_u128().map_err(|_| TOO_SHORT)?)))
+            }
             Type::I32 => number(bytes)?.to_string(),
             Type::I64 => bytes.try_get_i64().map_err(|_| TOO_SHORT)?.to_string(),
             Type::Text => json::text(&self.text(bytes)?.ok_or_else(not_null)?),
@@ -218,16 +244,29 @@ impl Reading {
                 let content = self.blob(bytes)?.ok_or_else(not_null)?;
                 let decoded = self.decode_members.then(|| {
                     let version = content.get(..2)?.get_i16();
-                    object(fields, &content, &Reading { version, flexible: false, decode_members: false }).ok()
+                    object(
+                        fields,
+                        &content,
+                        &Reading { version, flexible: false, decode_members: false },
+                    )
+                    .ok()
                 });
                 decoded.flatten().unwrap_or_else(|| blob(Some(&content)))
             }
             Type::I16s => self.list(bytes, short)?.ok_or_else(not_null)?,
-            Type::I32s => self.list(bytes, |bytes| Ok(number(bytes)?.to_string()))?.ok_or_else(not_null)?,
+            Type::I32s => {
+                self.list(bytes, |bytes| Ok(number(bytes)?.to_string()))?.ok_or_else(not_null)?
+            }
             Type::MaybeI32s => or_null(self.list(bytes, |bytes| Ok(number(bytes)?.to_string()))?),
-            Type::Texts => self.list(bytes, |bytes| Ok(json::text(&self.text(bytes)?.ok_or_else(not_null)?)))?.ok_or_else(not_null)?,
-            Type::Array(fields) => self.list(bytes, |bytes| self.fields(fields, bytes))?.ok_or_else(not_null)?,
-            Type::MaybeArray(fields) => or_null(self.list(bytes, |bytes| self.fields(fields, bytes))?),
+            Type::Texts => self
+                .list(bytes, |bytes| Ok(json::text(&self.text(bytes)?.ok_or_else(not_null)?)))?
+                .ok_or_else(not_null)?,
+            Type::Array(fields) => {
+                self.list(bytes, |bytes| self.fields(fields, bytes))?.ok_or_else(not_null)?
+            }
+            Type::MaybeArray(fields) => {
+                or_null(self.list(bytes, |bytes| self.fields(fields, bytes))?)
+            }
             Type::MaybeStruct(fields) => match bytes.try_get_i8().map_err(|_| TOO_SHORT)? {
                 ..0 => "null".to_owned(),
                 _ => self.fields(fields, bytes)?,
@@ -237,12 +276,21 @@ impl Reading {
     }
 
     /// `None` is null.
-    fn list(&self, bytes: &mut Bytes, element: impl Fn(&mut Bytes) -> Result<String, String>) -> Result<Option<String>, String> {
-        let count = if self.flexible { i64::from(unsigned(bytes)?) - 1 } else { i64::from(number(bytes)?) };
+    fn list(
+        &self,
+        bytes: &mut Bytes,
+        element: impl Fn(&mut Bytes) -> Result<String, String>,
+    ) -> Result<Option<String>, String> {
+        let count =
+            if self.flexible { i64::from(unsigned(bytes)?) - 1 } else { i64::from(number(bytes)?) };
         let Ok(size) = usize::try_from(count) else { return Ok(None) };
         // Every element takes at least a byte.
         if size > bytes.len() {
-            return Err(format!("Tried to allocate a collection of size {size}, but there are only {} bytes remaining.", bytes.len()));
+            return Err(format!(
+                "Tried to allocate a collection of size {size}, but there are only {} bytes \
+                 remaining.",
+                bytes.len()
+            ));
         }
         let elements: Result<Vec<String>, String> = (0..size).map(|_| element(bytes)).collect();
         Ok(Some(format!("[{}]", elements?.join(","))))
@@ -250,13 +298,18 @@ impl Reading {
 
     /// `None` is null.
     fn text(&self, bytes: &mut Bytes) -> Result<Option<String>, String> {
-        let length = if self.flexible { i64::from(unsigned(bytes)?) - 1 } else { i64::from(bytes.try_get_i16().map_err(|_| TOO_SHORT)?) };
+        let length = if self.flexible {
+            i64::from(unsigned(bytes)?) - 1
+        } else {
+            i64::from(bytes.try_get_i16().map_err(|_| TOO_SHORT)?)
+        };
         Ok(take(bytes, length)?.map(|text| java_text(&text)))
     }
 
     /// `None` is null.
     fn blob(&self, bytes: &mut Bytes) -> Result<Option<Bytes>, String> {
-        let length = if self.flexible { i64::from(unsigned(bytes)?) - 1 } else { i64::from(number(bytes)?) };
+        let length =
+            if self.flexible { i64::from(unsigned(bytes)?) - 1 } else { i64::from(number(bytes)?) };
         take(bytes, length)
     }
 }
@@ -270,7 +323,10 @@ fn take(bytes: &mut Bytes, length: i64) -> Result<Option<Bytes>, String> {
     match usize::try_from(length) {
         Err(_) => Ok(None),
         Ok(length) if length <= bytes.len() => Ok(Some(bytes.split_to(length))),
-        Ok(length) => Err(format!("Error reading byte array of {length} byte(s): only {} byte(s) available", bytes.len())),
+        Ok(length) => Err(format!(
+            "Error reading byte array of {length} byte(s): only {} byte(s) available",
+            bytes.len()
+        )),
     }
 }
 
@@ -284,7 +340,10 @@ fn unsigned(bytes: &mut Bytes) -> Result<i32, String> {
             return Ok(value.cast_signed());
         }
     }
-    Err(format!("Varint is too long, the most significant bit in the 5th byte is set, converted value: {value:x}"))
+    Err(format!(
+        "Varint is too long, the most significant bit in the 5th byte is set, converted value: \
+         {value:x}"
+    ))
 }
 
 /// Standard base64 with padding, in quotes.
@@ -293,10 +352,14 @@ fn blob(bytes: Option<&[u8]>) -> String {
     let Some(bytes) = bytes else { return "null".to_owned() };
     let mut text = String::from("\"");
     for chunk in bytes.chunks(3) {
-        let bits = chunk.iter().fold(0u32, |value, byte| (value << 8) | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        let bits = chunk.iter().fold(0u32, |value, byte| (value << 8) | u32::from(*byte))
+            << (8 * (3 - chunk.len()));
         for index in 0..4 {
             let digit = usize::try_from((bits >> (18 - 6 * index)) & 63).unwrap_or(0);
-            let digit = DIGITS.get(digit).filter(|_| index <= chunk.len()).map_or('=', |digit| char::from(*digit));
+            let digit = DIGITS
+                .get(digit)
+                .filter(|_| index <= chunk.len())
+                .map_or('=', |digit| char::from(*digit));
             // Writing to a string cannot fail.
             let _ = text.write_char(digit);
         }
@@ -310,7 +373,11 @@ mod tests {
 
     fn bytes(hex: &str) -> Bytes {
         let hex: String = hex.split_whitespace().collect();
-        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect::<Vec<u8>>().into()
+        (0..hex.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
+            .collect::<Vec<u8>>()
+            .into()
     }
 
     /// Group `g`, topic `t`, partition 3; offset 5, epoch 2, metadata `m`, at 9.
@@ -320,33 +387,74 @@ mod tests {
     #[test]
     fn offsets_of_every_version_are_read() {
         assert_eq!(key_type(&bytes(KEY)), Some((1, Some(Kind::Offset))));
-        assert_eq!(key_json(Kind::Offset, &bytes(KEY)).unwrap(), r#"{"group":"g","topic":"t","partition":3}"#);
+        assert_eq!(
+            key_json(Kind::Offset, &bytes(KEY)).unwrap(),
+            r#"{"group":"g","topic":"t","partition":3}"#
+        );
         let read = |hex: &str| value_json(Kind::Offset, &bytes(hex), false);
         let json = |text: &str| Ok(text.to_owned());
-        assert_eq!(read(VALUE_3), Ok((3, json(r#"{"offset":5,"leaderEpoch":2,"metadata":"m","commitTimestamp":9}"#))));
+        assert_eq!(
+            read(VALUE_3),
+            Ok((3, json(r#"{"offset":5,"leaderEpoch":2,"metadata":"m","commitTimestamp":9}"#)))
+        );
         let one = "0001 0000000000000005 0001 6d 0000000000000009 000000000000000a";
-        assert_eq!(read(one), Ok((1, json(r#"{"offset":5,"metadata":"m","commitTimestamp":9,"expireTimestamp":10}"#))));
-        let four = "0004 0000000000000005 ffffffff 01 0000000000000009 01 00 10 00000000000000000000000000000001";
+        assert_eq!(
+            read(one),
+            Ok((
+                1,
+                json(r#"{"offset":5,"metadata":"m","commitTimestamp":9,"expireTimestamp":10}"#)
+            ))
+        );
+        let four = "0004 0000000000000005 ffffffff 01 0000000000000009 01 00 10 \
+            00000000000000000000000000000001";
         let expected = r#"{"offset":5,"leaderEpoch":-1,"metadata":"","commitTimestamp":9,"topicId":"AAAAAAAAAAAAAAAAAAAAAQ"}"#;
         assert_eq!(read(four), Ok((4, json(expected))));
         assert!(matches!(read("0009 00"), Ok((9, Err(_)))));
         for cut in 2..bytes(VALUE_3).len() {
-            assert!(matches!(value_json(Kind::Offset, &bytes(VALUE_3).slice(..cut), false), Ok((3, Err(_)))), "cut at {cut}");
+            assert!(
+                matches!(
+                    value_json(Kind::Offset, &bytes(VALUE_3).slice(..cut), false),
+                    Ok((3, Err(_)))
+                ),
+                "cut at {cut}"
+            );
         }
     }
 
     #[test]
     fn groups_are_read_with_what_their_members_ask_for() {
         let subscription = "0001 00000001 0001 74 ffffffff 00000000";
-        let member = format!("0001 6d ffff 0001 63 0002 2f68 00000001 00000002 {:08x} {subscription} 00000000", bytes(subscription).len());
-        let value = format!("0003 0008 636f6e73756d6572 00000007 ffff 0001 6d 0000000000000009 00000001 {member}");
+        let member = format!(
+            "0001 6d ffff 0001 63 0002 2f68 00000001 00000002 {:08x} {subscription} 00000000",
+            bytes(subscription).len()
+        );
+        let value = format!(
+            "0003 0008 636f6e73756d6572 00000007 ffff 0001 6d 0000000000000009 00000001 {member}"
+        );
         let head = r#"{"protocolType":"consumer","generation":7,"protocol":null,"leader":"m","currentStateTimestamp":9,"members":[{"memberId":"m","groupInstanceId":null,"clientId":"c","clientHost":"/h","rebalanceTimeout":1,"sessionTimeout":2,"subscription":"#;
         let read = |decode| value_json(Kind::Group, &bytes(&value), decode).unwrap().1.unwrap();
-        assert_eq!(read(false), format!(r#"{head}"AAEAAAABAAF0/////wAAAAA=","assignment":""}}]}}"#));
-        assert_eq!(read(true), format!(r#"{head}{{"topics":["t"],"userData":null,"ownedPartitions":[]}},"assignment":""}}]}}"#));
+        assert_eq!(
+            read(false),
+            format!(r#"{head}"AAEAAAABAAF0/////wAAAAA=","assignment":""}}]}}"#)
+        );
+        assert_eq!(
+            read(true),
+            format!(
+                r#"{head}{{"topics":["t"],"userData":null,"ownedPartitions":[]}},"assignment":""}}]}}"#
+            )
+        );
         // A count that is larger than the bytes is refused and not believed.
-        assert!(matches!(value_json(Kind::Group, &bytes("0000 0000 00000001 ffff ffff 7fffffff"), false), Ok((0, Err(_)))));
-        for (number, kind) in [(3, Some(Kind::NewGroup(3))), (23, Some(Kind::NewGroup(23))), (9, None), (18, None), (24, None)] {
+        assert!(matches!(
+            value_json(Kind::Group, &bytes("0000 0000 00000001 ffff ffff 7fffffff"), false),
+            Ok((0, Err(_)))
+        ));
+        for (number, kind) in [
+            (3, Some(Kind::NewGroup(3))),
+            (23, Some(Kind::NewGroup(23))),
+            (9, None),
+            (18, None),
+            (24, None),
+        ] {
             assert_eq!(key_type(&bytes(&format!("{number:04x} 00"))), Some((number, kind)));
         }
         assert_eq!(key_type(&bytes("00")), None);
@@ -358,7 +466,13 @@ mod tests {
         let (group, member) = (r#"{"groupId":"g"}"#, r#"{"groupId":"g","memberId":"m"}"#);
         for (number, key, key_text, value, text) in [
             (3, "000167", group, "0000000400", r#"{"epoch":4}"#),
-            (3, "000167", group, "000000040100080000000000000009", r#"{"epoch":4,"metadataHash":9}"#),
+            (
+                3,
+                "000167",
+                group,
+                "000000040100080000000000000009",
+                r#"{"epoch":4,"metadataHash":9}"#,
+            ),
             (
                 5,
                 "00016700016d",
@@ -396,10 +510,16 @@ mod tests {
             ),
         ] {
             let (kind, value) = (Kind::NewGroup(number), bytes(&format!("0000 {value}")));
-            assert_eq!(key_json(kind, &bytes(&format!("{number:04x} {key}"))).as_deref(), Ok(key_text));
+            assert_eq!(
+                key_json(kind, &bytes(&format!("{number:04x} {key}"))).as_deref(),
+                Ok(key_text)
+            );
             assert_eq!(value_json(kind, &value, true), Ok((0, Ok(text.to_owned()))));
             for cut in 2..value.len() {
-                assert!(matches!(value_json(kind, &value.slice(..cut), true), Ok((0, Err(_)))), "{number}: cut at {cut}");
+                assert!(
+                    matches!(value_json(kind, &value.slice(..cut), true), Ok((0, Err(_)))),
+                    "{number}: cut at {cut}"
+                );
             }
         }
         assert!(matches!(value_json(Kind::NewGroup(3), &bytes("0001 00"), true), Ok((1, Err(_)))));

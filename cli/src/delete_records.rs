@@ -20,12 +20,21 @@ const SPECS: [Spec; 1] = [(
 )];
 
 /// Runs the tool.
-pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Send), err: &mut (dyn Write + Send)) -> Result<i32, Failure> {
-    let about = "This tool helps to delete records of the given partitions down to the specified offset.";
+pub(crate) async fn run(
+    env: &Env,
+    args: Vec<String>,
+    out: &mut (dyn Write + Send),
+    err: &mut (dyn Write + Send),
+) -> Result<i32, Failure> {
+    let about =
+        "This tool helps to delete records of the given partitions down to the specified offset.";
     let parsed = Grammar::new(about, &SPECS).parse(args)?;
     parsed.required("bootstrap-server")?;
     let file = parsed.required("offset-json-file")?;
-    let bytes = env.disk.read(Path::new(file)).map_err(|error| Failure::Stderr(format!("Unable to read file {file}: {error}")))?;
+    let bytes = env
+        .disk
+        .read(Path::new(file))
+        .map_err(|error| Failure::Stderr(format!("Unable to read file {file}: {error}")))?;
     let before = offsets(&bytes).map_err(Failure::Stderr)?;
     let client = connect::admin(env, &parsed, None, err).await?;
     writeln!(out, "Executing records delete operation")?;
@@ -34,7 +43,9 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
     writeln!(out, "Records delete operation completed:")?;
     for (partition, outcome) in deleted {
         match outcome {
-            Ok(low_watermark) => writeln!(out, "partition: {partition}\tlow_watermark: {low_watermark}")?,
+            Ok(low_watermark) => {
+                writeln!(out, "partition: {partition}\tlow_watermark: {low_watermark}")?
+            }
             Err(error) => writeln!(out, "partition: {partition}\terror: {}", java_cause(&error))?,
         }
     }
@@ -42,11 +53,15 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
 }
 
 fn offsets(bytes: &[u8]) -> Result<BTreeMap<TopicPartition, i64>, String> {
-    let file: Value = serde_json::from_slice(bytes).map_err(|_| "The input string is not a valid JSON".to_owned())?;
+    let file: Value = serde_json::from_slice(bytes)
+        .map_err(|_| "The input string is not a valid JSON".to_owned())?;
     match file.get("version").map(Value::as_i64) {
         None | Some(Some(1)) => {}
         Some(version) => {
-            return Err(format!("Not supported version field value {}", version.map_or_else(String::new, |version| version.to_string())));
+            return Err(format!(
+                "Not supported version field value {}",
+                version.map_or_else(String::new, |version| version.to_string())
+            ));
         }
     }
     let partitions = file.get("partitions").ok_or("Missing partitions field")?;
@@ -56,7 +71,8 @@ fn offsets(bytes: &[u8]) -> Result<BTreeMap<TopicPartition, i64>, String> {
     for entry in partitions {
         let wrong = |field: &str| format!("The entry {entry} has no valid field {field}");
         let topic = entry.get("topic").and_then(Value::as_str).ok_or_else(|| wrong("topic"))?;
-        let number = |field: &str| entry.get(field).and_then(Value::as_i64).ok_or_else(|| wrong(field));
+        let number =
+            |field: &str| entry.get(field).and_then(Value::as_i64).ok_or_else(|| wrong(field));
         let partition = i32::try_from(number("partition")?).map_err(|_| wrong("partition"))?;
         let partition = TopicPartition::new(topic, partition);
         if offsets.insert(partition.clone(), number("offset")?).is_some() {
@@ -64,7 +80,9 @@ fn offsets(bytes: &[u8]) -> Result<BTreeMap<TopicPartition, i64>, String> {
         }
     }
     match twice.into_iter().reduce(|list, one| format!("{list},{one}")) {
-        Some(twice) => Err(format!("Offset json file contains duplicate topic partitions: {twice}")),
+        Some(twice) => {
+            Err(format!("Offset json file contains duplicate topic partitions: {twice}"))
+        }
         None => Ok(offsets),
     }
 }
@@ -90,6 +108,8 @@ mod tests {
         ] {
             assert_eq!(read(text), Err(why.to_owned()), "{text}");
         }
-        assert!(read(r#"{"partitions":[{"topic":"a","partition":4294967296,"offset":1}]}"#).is_err());
+        assert!(
+            read(r#"{"partitions":[{"topic":"a","partition":4294967296,"offset":1}]}"#).is_err()
+        );
     }
 }

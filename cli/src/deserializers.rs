@@ -42,8 +42,11 @@ impl Show {
             "UUIDDeserializer" => Self::Uuid,
             "VoidDeserializer" => Self::Void,
             _ => {
-                let known = "String, ByteArray, Bytes, Boolean, Short, Integer, Long, Float, Double, UUID and Void";
-                return Err(Failure::Stderr(format!("the deserializer {class} is not supported; {known} are")));
+                let known = "String, ByteArray, Bytes, Boolean, Short, Integer, Long, Float, \
+                    Double, UUID and Void";
+                return Err(Failure::Stderr(format!(
+                    "the deserializer {class} is not supported; {known} are"
+                )));
             }
         })
     }
@@ -61,7 +64,11 @@ impl Show {
             Self::Boolean => match bytes {
                 [0] => "false".to_owned(),
                 [1] => "true".to_owned(),
-                _ => return Err(invalid("Unexpected byte received by BooleanDeserializer".to_owned())),
+                _ => {
+                    return Err(invalid(
+                        "Unexpected byte received by BooleanDeserializer".to_owned(),
+                    ));
+                }
             },
             Self::Short => i16::from_be_bytes(sized(bytes)?).to_string(),
             Self::Integer => i32::from_be_bytes(sized(bytes)?).to_string(),
@@ -88,14 +95,18 @@ fn invalid(why: String) -> std::io::Error {
 }
 
 fn sized<const N: usize>(bytes: &[u8]) -> std::io::Result<[u8; N]> {
-    bytes.try_into().map_err(|_| invalid(format!("Size of data received by the deserializer is not {N}")))
+    bytes
+        .try_into()
+        .map_err(|_| invalid(format!("Size of data received by the deserializer is not {N}")))
 }
 
-/// The string that Java makes of `bytes`: U+FFFD stands for each part that is not UTF-8. Rust's own differs for surrogates
-/// (0xED, 0xA0 to 0xBF, and one more byte): Java takes the three bytes for one part, Rust for three.
+/// The string that Java makes of `bytes`: U+FFFD stands for each part that is not UTF-8. Rust's own
+/// differs for surrogates (0xED, 0xA0 to 0xBF, and one more byte): Java takes the three bytes for
+/// one part, Rust for three.
 pub(crate) fn java_text(bytes: &[u8]) -> String {
     let mut text = String::new();
-    // Of a surrogate that has been replaced: how many bytes follow. They come one by one, each a chunk without valid text.
+    // Of a surrogate that has been replaced: how many bytes follow. They come one by one, each a
+    // chunk without valid text.
     let mut rest_of_surrogate = 0;
     let mut chunks = bytes.utf8_chunks().peekable();
     while let Some(chunk) = chunks.next() {
@@ -107,7 +118,9 @@ pub(crate) fn java_text(bytes: &[u8]) -> String {
             [] => {}
             [0x80..=0xbf] if rest_of_surrogate > 0 => rest_of_surrogate -= 1,
             [0xed] => {
-                let surrogate = chunks.peek().is_some_and(|next| next.valid().is_empty() && matches!(next.invalid(), [0xa0..=0xbf]));
+                let surrogate = chunks.peek().is_some_and(|next| {
+                    next.valid().is_empty() && matches!(next.invalid(), [0xa0..=0xbf])
+                });
                 rest_of_surrogate = if surrogate { 2 } else { 0 };
                 text.push(char::REPLACEMENT_CHARACTER);
             }
@@ -123,7 +136,11 @@ pub(crate) fn java_text(bytes: &[u8]) -> String {
 fn escaped(bytes: &[u8], out: &mut (dyn Write + Send)) -> std::io::Result<()> {
     for byte in bytes {
         // Kafka leaves the backslash out of what it prints as it is.
-        if (b' '..=b'~').contains(byte) && *byte != b'\\' { out.write_all(&[*byte])? } else { write!(out, "\\x{byte:02X}")? }
+        if (b' '..=b'~').contains(byte) && *byte != b'\\' {
+            out.write_all(&[*byte])?
+        } else {
+            write!(out, "\\x{byte:02X}")?
+        }
     }
     Ok(())
 }

@@ -20,12 +20,32 @@ use batches::{Batches, Head, Segment};
 
 const SPECS: [Spec; 15] = [
     ("cluster-metadata-decoder", Takes::Refused, ""),
-    ("deep-iteration", Takes::Nothing, "Read the records in each batch, too. Set by --print-data-log."),
-    ("files", Takes::Value("String: file1, file2, ..."), "REQUIRED: The files, separated by commas."),
-    ("index-sanity-check", Takes::Nothing, "Only check that an index is whole, as a broker does when it starts."),
+    (
+        "deep-iteration",
+        Takes::Nothing,
+        "Read the records in each batch, too. Set by --print-data-log.",
+    ),
+    (
+        "files",
+        Takes::Value("String: file1, file2, ..."),
+        "REQUIRED: The files, separated by commas.",
+    ),
+    (
+        "index-sanity-check",
+        Takes::Nothing,
+        "Only check that an index is whole, as a broker does when it starts.",
+    ),
     ("key-decoder-class", Takes::Value("String"), DECODER),
-    ("max-bytes", Takes::Value("Integer: size"), "How much of a .log file to read, in whole batches. (default: 2147483647)"),
-    ("max-message-size", Takes::Value("Integer: size"), "Size of the largest batch. (default: 5242880)"),
+    (
+        "max-bytes",
+        Takes::Value("Integer: size"),
+        "How much of a .log file to read, in whole batches. (default: 2147483647)",
+    ),
+    (
+        "max-message-size",
+        Takes::Value("Integer: size"),
+        "Size of the largest batch. (default: 5242880)",
+    ),
     ("offsets-decoder", Takes::Nothing, "Read records as those of __consumer_offsets."),
     ("print-data-log", Takes::Nothing, "Print keys and values. Set by each decoder."),
     ("remote-log-metadata-decoder", Takes::Refused, ""),
@@ -35,30 +55,45 @@ const SPECS: [Spec; 15] = [
     ("value-decoder-class", Takes::Value("String"), DECODER),
     ("verify-index-only", Takes::Nothing, "Check an index without printing its entries."),
 ];
-const DECODER: &str =
-    "A decoder of org.apache.kafka.tools.api: StringDecoder, DefaultDecoder, IntegerDecoder or LongDecoder. (default: StringDecoder)";
+const DECODER: &str = "A decoder of org.apache.kafka.tools.api: StringDecoder, DefaultDecoder, \
+    IntegerDecoder or LongDecoder. (default: StringDecoder)";
 
 /// Runs the tool.
-pub(crate) fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Send), err: &mut (dyn Write + Send)) -> Result<i32, Failure> {
-    let about =
-        "This tool helps to parse a log file and dump its contents to the console, useful for debugging a seemingly corrupt log segment.";
+pub(crate) fn run(
+    env: &Env,
+    args: Vec<String>,
+    out: &mut (dyn Write + Send),
+    err: &mut (dyn Write + Send),
+) -> Result<i32, Failure> {
+    let about = "This tool helps to parse a log file and dump its contents to the console, useful \
+        for debugging a seemingly corrupt log segment.";
     let parsed = Grammar::local(about, &SPECS).parse(args)?;
     let files = parsed.required("files")?;
     let options = Options::new(&parsed)?;
     let mut complaints = Complaints::default();
     for file in files.split(',').map(str::trim).filter(|file| !file.is_empty()) {
         writeln!(out, "Dumping {file}")?;
-        let (stem, suffix) =
-            Path::new(file).file_name().and_then(|name| name.to_str()).and_then(|name| name.rsplit_once('.')).unwrap_or_default();
+        let (stem, suffix) = Path::new(file)
+            .file_name()
+            .and_then(|name| name.to_str())
+            .and_then(|name| name.rsplit_once('.'))
+            .unwrap_or_default();
         let base_offset = || {
             stem.parse::<i64>().map_err(|_| {
-                Failure::Stderr(format!("{file}: the name of a segment's file is its first offset, as in 00000000000000000000.{suffix}"))
+                Failure::Stderr(format!(
+                    "{file}: the name of a segment's file is its first offset, \
+                    as in 00000000000000000000.{suffix}"
+                ))
             })
         };
         match suffix {
             "log" => dump_log(env, file, base_offset()?, &options, &mut complaints, out)?,
-            "index" => indexes::dump_index(env, file, base_offset()?, &options, &mut complaints, out)?,
-            "timeindex" => indexes::dump_time_index(env, file, base_offset()?, &options, &mut complaints, out)?,
+            "index" => {
+                indexes::dump_index(env, file, base_offset()?, &options, &mut complaints, out)?
+            }
+            "timeindex" => {
+                indexes::dump_time_index(env, file, base_offset()?, &options, &mut complaints, out)?
+            }
             "snapshot" => indexes::dump_producers(env, file, out)?,
             "txnindex" => indexes::dump_aborted(env, file, out)?,
             _ => writeln!(err, "Ignoring unknown file {file}")?,
@@ -84,17 +119,24 @@ struct Options {
 
 impl Options {
     fn new(parsed: &Parsed) -> Result<Self, Failure> {
-        let decoder = |option: &str| match parsed.value(option).map(|class| class.rsplit('.').next().unwrap_or(class)) {
+        let decoder = |option: &str| match parsed
+            .value(option)
+            .map(|class| class.rsplit('.').next().unwrap_or(class))
+        {
             None | Some("StringDecoder") => Ok(Show::Text),
             Some("DefaultDecoder") => Ok(Show::Raw),
             Some("IntegerDecoder") => Ok(Show::Integer),
             Some("LongDecoder") => Ok(Show::Long),
             Some(class) => Err(parsed.wrong(format!(
-                "--{option}: the decoder {class} is not supported; StringDecoder, DefaultDecoder, IntegerDecoder and LongDecoder are"
+                "--{option}: the decoder {class} is not supported; StringDecoder, DefaultDecoder, \
+                 IntegerDecoder and LongDecoder are"
             ))),
         };
         let offsets = parsed.has("offsets-decoder");
-        let contents = parsed.has("print-data-log") || offsets || parsed.has("key-decoder-class") || parsed.has("value-decoder-class");
+        let contents = parsed.has("print-data-log")
+            || offsets
+            || parsed.has("key-decoder-class")
+            || parsed.has("value-decoder-class");
         Ok(Self {
             verify_only: parsed.has("verify-index-only"),
             sanity_only: parsed.has("index-sanity-check"),
@@ -159,18 +201,29 @@ fn dump_log(
             return Ok(());
         }
         let bytes = segment.batch(&head)?;
-        let valid = head.header.crc == letterbox_client::record::crc32c(bytes.get(21..).unwrap_or_default());
+        let valid = head.header.crc
+            == letterbox_client::record::crc32c(bytes.get(21..).unwrap_or_default());
         write_batch(&head, valid, out)?;
         if options.deep && valid {
             let batch = Batch::take(&mut bytes.clone()).ok().flatten();
-            let records = batch.ok_or_else(|| "no batch".to_owned()).and_then(|batch| batch.records().map_err(|why| why.to_string()));
-            let records =
-                records.map_err(|why| Failure::Stderr(format!("{file}: the batch at position {} cannot be read: {why}", head.position)))?;
+            let records = batch
+                .ok_or_else(|| "no batch".to_owned())
+                .and_then(|batch| batch.records().map_err(|why| why.to_string()));
+            let records = records.map_err(|why| {
+                Failure::Stderr(format!(
+                    "{file}: the batch at position {} cannot be read: {why}",
+                    head.position
+                ))
+            })?;
             for (index, record) in records.iter().enumerate() {
                 if let Some(previous) = previous
                     && record.offset != previous + 1
                 {
-                    complaints.gaps.entry(file.to_owned()).or_default().push((previous, record.offset));
+                    complaints
+                        .gaps
+                        .entry(file.to_owned())
+                        .or_default()
+                        .push((previous, record.offset));
                 }
                 previous = Some(record.offset);
                 write_record(&head, index, record, options, out)?;
@@ -185,12 +238,16 @@ fn dump_log(
 
 fn write_batch(head: &Head, valid: bool, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
     let header = &head.header;
-    let horizon = header.delete_horizon_ms().map_or_else(|| "OptionalLong.empty".to_owned(), |at| format!("OptionalLong[{at}]"));
+    let horizon = header
+        .delete_horizon_ms()
+        .map_or_else(|| "OptionalLong.empty".to_owned(), |at| format!("OptionalLong[{at}]"));
     let codec = header.compression().map_or("unknown", Compression::name);
     writeln!(
         out,
-        "baseOffset: {} lastOffset: {} count: {} baseSequence: {} lastSequence: {} producerId: {} producerEpoch: {} partitionLeaderEpoch: {} \
-         isTransactional: {} isControl: {} deleteHorizonMs: {horizon} position: {} {}: {} size: {} magic: 2 compresscodec: {codec} crc: {} isvalid: {valid}",
+        "baseOffset: {} lastOffset: {} count: {} baseSequence: {} lastSequence: {} producerId: {} \
+         producerEpoch: {} partitionLeaderEpoch: {} isTransactional: {} isControl: {} \
+         deleteHorizonMs: {horizon} position: {} {}: {} size: {} magic: 2 compresscodec: {codec} \
+         crc: {} isvalid: {valid}",
         header.base_offset,
         header.next_offset().saturating_sub(1),
         header.records_count,
@@ -220,13 +277,22 @@ fn sequence(head: &Head, delta: i32) -> i32 {
     if base < 0 { -1 } else { base.wrapping_add(delta) & i32::MAX }
 }
 
-fn write_record(head: &Head, index: usize, record: &Record, options: &Options, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
-    let size = |bytes: &Option<Bytes>| bytes.as_ref().map_or_else(|| "-1".to_owned(), |bytes| bytes.len().to_string());
+fn write_record(
+    head: &Head,
+    index: usize,
+    record: &Record,
+    options: &Options,
+    out: &mut (dyn Write + Send),
+) -> Result<(), Failure> {
+    let size = |bytes: &Option<Bytes>| {
+        bytes.as_ref().map_or_else(|| "-1".to_owned(), |bytes| bytes.len().to_string())
+    };
     let mut prefix = "| ";
     if options.metadata {
         let keys: Vec<&str> = record.headers.iter().map(|header| header.key.as_str()).collect();
         // Offsets of one batch may have gaps, sequence numbers follow them.
-        let delta = i32::try_from(record.offset.saturating_sub(head.header.base_offset)).unwrap_or(i32::try_from(index).unwrap_or(0));
+        let delta = i32::try_from(record.offset.saturating_sub(head.header.base_offset))
+            .unwrap_or(i32::try_from(index).unwrap_or(0));
         write!(
             out,
             "| offset: {} {}: {} keySize: {} valueSize: {} sequence: {} headerKeys: [{}]",
@@ -249,7 +315,10 @@ fn write_record(head: &Head, index: usize, record: &Record, options: &Options, o
         let (key, value) = if options.offsets {
             offsets(record)?
         } else {
-            (shown(record.key.as_ref(), options.show_key)?, shown(record.value.as_ref(), options.show_value)?)
+            (
+                shown(record.key.as_ref(), options.show_key)?,
+                shown(record.value.as_ref(), options.show_value)?,
+            )
         };
         if let Some(key) = key {
             write!(out, "{prefix}key: ")?;
@@ -279,12 +348,16 @@ fn shown(bytes: Option<&Bytes>, show: Show) -> Result<Option<Vec<u8>>, Failure> 
 fn offsets(record: &Record) -> Result<Shown, Failure> {
     let Some(key) = &record.key else {
         return Err(Failure::Stderr(format!(
-            "Failed to decode message at offset {} using offset topic decoder (message had a missing key)",
+            "Failed to decode message at offset {} using offset topic decoder (message had a \
+             missing key)",
             record.offset
         )));
     };
     let Some((number, kind)) = key_type(key) else {
-        return Ok((Some(skipped(record.offset, "Could not read version from key's buffer.")), None));
+        return Ok((
+            Some(skipped(record.offset, "Could not read version from key's buffer.")),
+            None,
+        ));
     };
     let Some(kind) = kind else {
         let text = format!("Unknown record type {number} at offset {}, skipping.", record.offset);
@@ -294,8 +367,12 @@ fn offsets(record: &Record) -> Result<Shown, Failure> {
         let (version, data) = value_json(kind, value, true)?;
         Ok(format!("{{\"version\":{},\"data\":{}}}", json::text(&version.to_string()), data?))
     };
-    let both =
-        key_json(kind, key).and_then(|key| Ok((key, record.value.as_ref().map_or_else(|| Ok::<_, String>("<DELETE>".to_owned()), value)?)));
+    let both = key_json(kind, key).and_then(|key| {
+        Ok((
+            key,
+            record.value.as_ref().map_or_else(|| Ok::<_, String>("<DELETE>".to_owned()), value)?,
+        ))
+    });
     Ok(match both {
         Ok((key, value)) => {
             let key = format!("{{\"type\":{},\"data\":{key}}}", json::text(&number.to_string()));
@@ -309,10 +386,14 @@ fn skipped(offset: i64, why: &str) -> Vec<u8> {
     format!("Error at offset {offset}, skipping. {why}").into_bytes()
 }
 
-/// What the record of a control batch says: the end of a transaction; others are named by their number.
+/// What the record of a control batch says: the end of a transaction; others are named by their
+/// number.
 fn control(record: &Record) -> String {
     let number = |bytes: &Option<Bytes>, at: usize| {
-        bytes.as_ref().and_then(|bytes| bytes.get(at..at + 2)).map(|pair| i16::from_be_bytes([pair[0], pair[1]]))
+        bytes
+            .as_ref()
+            .and_then(|bytes| bytes.get(at..at + 2))
+            .map(|pair| i16::from_be_bytes([pair[0], pair[1]]))
     };
     let kind = match number(&record.key, 2) {
         Some(0) => "ABORT",
@@ -320,8 +401,12 @@ fn control(record: &Record) -> String {
         Some(other) => return format!(" controlType: {other}"),
         None => return " controlType: unknown".to_owned(),
     };
-    let epoch =
-        record.value.as_ref().and_then(|value| value.get(2..6)).and_then(|bytes| bytes.try_into().ok()).map_or(-1, i32::from_be_bytes);
+    let epoch = record
+        .value
+        .as_ref()
+        .and_then(|value| value.get(2..6))
+        .and_then(|bytes| bytes.try_into().ok())
+        .map_or(-1, i32::from_be_bytes);
     format!(" endTxnMarker: {kind} coordinatorEpoch: {epoch}")
 }
 

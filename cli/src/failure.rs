@@ -4,12 +4,14 @@ use std::io::{self, Write};
 
 use letterbox_client::{BrokerError, Error, ErrorCode};
 
-/// The end of a tool, with what is printed where. The exit code is 1, except after [`Failure::Asked`].
+/// The end of a tool, with what is printed where. The exit code is 1, except after
+/// [`Failure::Asked`].
 #[derive(Debug)]
 pub enum Failure {
     /// A line and then the table of options, on stderr.
     Usage(String, String),
-    /// The answer to `--help` or `--version`, or a complaint where Kafka's tool ends well all the same, on stdout: exit code 0.
+    /// The answer to `--help` or `--version`, or a complaint where Kafka's tool ends well all the
+    /// same, on stdout: exit code 0.
     Asked(String),
     /// A line on stderr.
     Stderr(String),
@@ -48,7 +50,8 @@ impl From<Error> for Failure {
     }
 }
 
-/// The sentence of an error as Kafka's tools print it: the broker's own, else that of Kafka's exception for the code.
+/// The sentence of an error as Kafka's tools print it: the broker's own, else that of Kafka's
+/// exception for the code.
 pub(crate) fn plain(error: &Error) -> String {
     match error {
         Error::Broker(error) => sentence(error),
@@ -60,7 +63,10 @@ pub(crate) fn plain(error: &Error) -> String {
 pub(crate) fn sentence(error: &BrokerError) -> String {
     match &error.message {
         Some(message) => message.clone(),
-        None => java(error.code).map_or_else(|| format!("{:?} ({})", error.code, error.code.code()), |(_, sentence)| sentence.to_owned()),
+        None => java(error.code).map_or_else(
+            || format!("{:?} ({})", error.code, error.code.code()),
+            |(_, sentence)| sentence.to_owned(),
+        ),
     }
 }
 
@@ -75,39 +81,64 @@ pub(crate) fn java_cause(error: &BrokerError) -> String {
 /// The class of Kafka's exception for a code, in full.
 pub(crate) fn java_class(code: ErrorCode) -> String {
     let name = format!("{code:?}");
-    let class =
-        java(code).map_or_else(|| format!("{}Exception", name.strip_suffix("Error").unwrap_or(&name)), |(class, _)| class.to_owned());
+    let class = java(code).map_or_else(
+        || format!("{}Exception", name.strip_suffix("Error").unwrap_or(&name)),
+        |(class, _)| class.to_owned(),
+    );
     format!("org.apache.kafka.common.errors.{class}")
 }
 
 /// Kafka's exception class and its default sentence, for the codes that scripts see.
 fn java(code: ErrorCode) -> Option<(&'static str, &'static str)> {
     Some(match code {
-        ErrorCode::OffsetOutOfRange => {
-            ("OffsetOutOfRangeException", "The requested offset is not within the range of offsets maintained by the server.")
+        ErrorCode::OffsetOutOfRange => (
+            "OffsetOutOfRangeException",
+            "The requested offset is not within the range of offsets maintained by the server.",
+        ),
+        ErrorCode::UnknownTopicOrPartition => {
+            ("UnknownTopicOrPartitionException", "This server does not host this topic-partition.")
         }
-        ErrorCode::UnknownTopicOrPartition => ("UnknownTopicOrPartitionException", "This server does not host this topic-partition."),
-        ErrorCode::LeaderNotAvailable => {
-            ("LeaderNotAvailableException", "There is no leader for this topic-partition as we are in the middle of a leadership election.")
+        ErrorCode::LeaderNotAvailable => (
+            "LeaderNotAvailableException",
+            "There is no leader for this topic-partition as we are in the middle of a leadership \
+             election.",
+        ),
+        ErrorCode::MessageTooLarge => (
+            "RecordTooLargeException",
+            "The request included a message larger than the max message size the server will \
+             accept.",
+        ),
+        ErrorCode::CoordinatorNotAvailable => {
+            ("CoordinatorNotAvailableException", "The coordinator is not available.")
         }
-        ErrorCode::MessageTooLarge => {
-            ("RecordTooLargeException", "The request included a message larger than the max message size the server will accept.")
+        ErrorCode::NotCoordinator => {
+            ("NotCoordinatorException", "This is not the correct coordinator.")
         }
-        ErrorCode::CoordinatorNotAvailable => ("CoordinatorNotAvailableException", "The coordinator is not available."),
-        ErrorCode::NotCoordinator => ("NotCoordinatorException", "This is not the correct coordinator."),
-        ErrorCode::InvalidTopicException => ("InvalidTopicException", "The request attempted to perform an operation on an invalid topic."),
-        ErrorCode::UnknownMemberId => ("UnknownMemberIdException", "The coordinator is not aware of this member."),
+        ErrorCode::InvalidTopicException => (
+            "InvalidTopicException",
+            "The request attempted to perform an operation on an invalid topic.",
+        ),
+        ErrorCode::UnknownMemberId => {
+            ("UnknownMemberIdException", "The coordinator is not aware of this member.")
+        }
         ErrorCode::InvalidRequest => (
             "InvalidRequestException",
-            "This most likely occurs because of a request being malformed by the client library or the message was sent to an incompatible broker. See the broker logs for more details.",
+            "This most likely occurs because of a request being malformed by the client library or \
+             the message was sent to an incompatible broker. See the broker logs for more \
+             details.",
         ),
-        ErrorCode::PolicyViolation => ("PolicyViolationException", "Request parameters do not satisfy the configured policy."),
-        ErrorCode::KafkaStorageError => ("KafkaStorageException", "Disk error when trying to access log file on the disk."),
+        ErrorCode::PolicyViolation => {
+            ("PolicyViolationException", "Request parameters do not satisfy the configured policy.")
+        }
+        ErrorCode::KafkaStorageError => {
+            ("KafkaStorageException", "Disk error when trying to access log file on the disk.")
+        }
         ErrorCode::NonEmptyGroup => ("GroupNotEmptyException", "The group is not empty."),
         ErrorCode::GroupIdNotFound => ("GroupIdNotFoundException", "The group id does not exist."),
         ErrorCode::GroupSubscribedToTopic => (
             "GroupSubscribedToTopicException",
-            "Deleting offsets of a topic is forbidden while the consumer group is actively subscribed to it.",
+            "Deleting offsets of a topic is forbidden while the consumer group is actively \
+             subscribed to it.",
         ),
         _ => return None,
     })

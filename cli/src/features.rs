@@ -19,18 +19,35 @@ const COMMANDS: &[Command] = &[
 ];
 
 /// Runs the tool.
-pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Send), err: &mut (dyn Write + Send)) -> Result<i32, Failure> {
-    let grammar = Grammar::new("This tool manages feature flags in Kafka.", &SPECS).argparse(&[]).commands(COMMANDS);
+pub(crate) async fn run(
+    env: &Env,
+    args: Vec<String>,
+    out: &mut (dyn Write + Send),
+    err: &mut (dyn Write + Send),
+) -> Result<i32, Failure> {
+    let grammar = Grammar::new("This tool manages feature flags in Kafka.", &SPECS)
+        .argparse(&[])
+        .commands(COMMANDS);
     let parsed = grammar.shorts(&[("h", "help")]).parse(args)?;
     let client = connect::admin(env, &parsed, None, err).await?;
     let versions = client.api_versions(None).await?;
-    let epoch = versions.finalized.as_ref().map_or_else(|| "-".to_owned(), |finalized| finalized.epoch.to_string());
+    let epoch = versions
+        .finalized
+        .as_ref()
+        .map_or_else(|| "-".to_owned(), |finalized| finalized.epoch.to_string());
     for (name, range) in &versions.features {
-        let finalized = versions.finalized.as_ref().and_then(|finalized| finalized.levels.get(name)).copied().unwrap_or(0);
-        let [min, max, finalized] = [range.min, range.max, finalized].map(|level| level_name(name, level));
+        let finalized = versions
+            .finalized
+            .as_ref()
+            .and_then(|finalized| finalized.levels.get(name))
+            .copied()
+            .unwrap_or(0);
+        let [min, max, finalized] =
+            [range.min, range.max, finalized].map(|level| level_name(name, level));
         writeln!(
             out,
-            "Feature: {name:<41} SupportedMinVersion: {min:<16} SupportedMaxVersion: {max:<16} FinalizedVersionLevel: {finalized:<16} Epoch: {epoch}"
+            "Feature: {name:<41} SupportedMinVersion: {min:<16} SupportedMaxVersion: {max:<16} \
+             FinalizedVersionLevel: {finalized:<16} Epoch: {epoch}"
         )?;
     }
     Ok(0)
@@ -40,13 +57,17 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
 fn level_name(feature: &str, level: i16) -> String {
     /// From level 7 on, up to Apache Kafka 4.3.
     const RELEASES: [&str; 24] = [
-        "3.3-IV3", "3.4-IV0", "3.5-IV0", "3.5-IV1", "3.5-IV2", "3.6-IV0", "3.6-IV1", "3.6-IV2", "3.7-IV0", "3.7-IV1", "3.7-IV2", "3.7-IV3",
-        "3.7-IV4", "3.8-IV0", "3.9-IV0", "4.0-IV0", "4.0-IV1", "4.0-IV2", "4.0-IV3", "4.1-IV0", "4.1-IV1", "4.2-IV0", "4.2-IV1", "4.3-IV0",
+        "3.3-IV3", "3.4-IV0", "3.5-IV0", "3.5-IV1", "3.5-IV2", "3.6-IV0", "3.6-IV1", "3.6-IV2",
+        "3.7-IV0", "3.7-IV1", "3.7-IV2", "3.7-IV3", "3.7-IV4", "3.8-IV0", "3.9-IV0", "4.0-IV0",
+        "4.0-IV1", "4.0-IV2", "4.0-IV3", "4.1-IV0", "4.1-IV1", "4.2-IV0", "4.2-IV1", "4.3-IV0",
     ];
     if feature != "metadata.version" {
         return level.to_string();
     }
-    let release = level.checked_sub(7).and_then(|index| usize::try_from(index).ok()).and_then(|index| RELEASES.get(index));
+    let release = level
+        .checked_sub(7)
+        .and_then(|index| usize::try_from(index).ok())
+        .and_then(|index| RELEASES.get(index));
     release.map_or_else(|| format!("UNKNOWN {level}"), |release| (*release).to_owned())
 }
 

@@ -24,7 +24,9 @@ pub(crate) enum Formatter {
 impl Formatter {
     /// The formatter that was asked for, with its properties.
     pub(crate) fn new(env: &Env, parsed: &Parsed) -> Result<Self, Failure> {
-        let class = parsed.value("formatter").unwrap_or("org.apache.kafka.tools.consumer.DefaultMessageFormatter");
+        let class = parsed
+            .value("formatter")
+            .unwrap_or("org.apache.kafka.tools.consumer.DefaultMessageFormatter");
         let mut properties = properties(env, parsed)?;
         // The names before 4.0 stand in most answers on the web.
         let formatter = match class {
@@ -32,19 +34,28 @@ impl Formatter {
             | "org.apache.kafka.tools.consumer.LoggingMessageFormatter"
             | "kafka.tools.DefaultMessageFormatter"
             | "kafka.tools.LoggingMessageFormatter" => Self::Default(Fields::new(&mut properties)?),
-            "org.apache.kafka.tools.consumer.NoOpMessageFormatter" | "kafka.tools.NoOpMessageFormatter" => Self::NoOp,
+            "org.apache.kafka.tools.consumer.NoOpMessageFormatter"
+            | "kafka.tools.NoOpMessageFormatter" => Self::NoOp,
             "org.apache.kafka.tools.consumer.OffsetsMessageFormatter"
-            | "kafka.coordinator.group.GroupMetadataManager$OffsetsMessageFormatter" => Self::Coordinator(Kind::Offset),
+            | "kafka.coordinator.group.GroupMetadataManager$OffsetsMessageFormatter" => {
+                Self::Coordinator(Kind::Offset)
+            }
             "org.apache.kafka.tools.consumer.GroupMetadataMessageFormatter"
-            | "kafka.coordinator.group.GroupMetadataManager$GroupMetadataMessageFormatter" => Self::Coordinator(Kind::Group),
+            | "kafka.coordinator.group.GroupMetadataManager$GroupMetadataMessageFormatter" => {
+                Self::Coordinator(Kind::Group)
+            }
             class => {
-                let known = "DefaultMessageFormatter, LoggingMessageFormatter, NoOpMessageFormatter, OffsetsMessageFormatter and \
-                     GroupMetadataMessageFormatter of org.apache.kafka.tools.consumer";
-                return Err(Failure::Stderr(format!("the formatter {class} is not supported; {known} are")));
+                let known = "DefaultMessageFormatter, LoggingMessageFormatter, \
+                    NoOpMessageFormatter, OffsetsMessageFormatter and \
+                    GroupMetadataMessageFormatter of org.apache.kafka.tools.consumer";
+                return Err(Failure::Stderr(format!(
+                    "the formatter {class} is not supported; {known} are"
+                )));
             }
         };
         match properties.keys().next() {
-            // Kafka's formatters without properties pass over them; that of fields would leave a wish unfulfilled.
+            // Kafka's formatters without properties pass over them; that of fields would leave a
+            // wish unfulfilled.
             Some(key) if matches!(formatter, Self::Default(_)) => {
                 Err(Failure::Stderr(format!("the formatter property {key} is not supported")))
             }
@@ -56,7 +67,11 @@ impl Formatter {
     ///
     /// # Errors
     /// `InvalidData` when a deserializer cannot read it; the output's own.
-    pub(crate) fn write(&self, record: &ConsumerRecord, out: &mut (dyn Write + Send)) -> std::io::Result<()> {
+    pub(crate) fn write(
+        &self,
+        record: &ConsumerRecord,
+        out: &mut (dyn Write + Send),
+    ) -> std::io::Result<()> {
         match self {
             Self::Default(fields) => fields.write(record, out),
             Self::NoOp => Ok(()),
@@ -68,7 +83,8 @@ impl Formatter {
     }
 }
 
-/// `{"key":{"type":…,"data":…},"value":{"version":…,"data":…}}`, without an end of line as Kafka's; `None` when it is of another kind.
+/// `{"key":{"type":…,"data":…},"value":{"version":…,"data":…}}`, without an end of line as Kafka's;
+/// `None` when it is of another kind.
 fn coordinator_json(kind: Kind, record: &ConsumerRecord) -> Option<String> {
     let key = record.key.as_ref()?;
     let (number, _) = key_type(key).filter(|(_, found)| *found == Some(kind))?;
@@ -77,7 +93,10 @@ fn coordinator_json(kind: Kind, record: &ConsumerRecord) -> Option<String> {
         None => "null".to_owned(),
         Some(value) => {
             let (version, data) = value_json(kind, value, false).ok()?;
-            format!("{{\"version\":{version},\"data\":{}}}", data.unwrap_or_else(|_| "\"unknown\"".to_owned()))
+            format!(
+                "{{\"version\":{version},\"data\":{}}}",
+                data.unwrap_or_else(|_| "\"unknown\"".to_owned())
+            )
         }
     };
     Some(format!("{{\"key\":{{\"type\":{number},\"data\":{key}}},\"value\":{value}}}"))
@@ -88,7 +107,9 @@ fn properties(env: &Env, parsed: &Parsed) -> Result<BTreeMap<String, String>, Fa
     if let Some(file) = parsed.value("formatter-config") {
         properties.extend(read_properties(env, file)?);
     }
-    for (option, key) in [("key-deserializer", "key.deserializer"), ("value-deserializer", "value.deserializer")] {
+    for (option, key) in
+        [("key-deserializer", "key.deserializer"), ("value-deserializer", "value.deserializer")]
+    {
         if let Some(class) = parsed.value(option) {
             properties.insert(key.to_owned(), class.to_owned());
         }
@@ -122,9 +143,16 @@ pub(crate) struct Fields {
 impl Fields {
     fn new(properties: &mut BTreeMap<String, String>) -> Result<Self, Failure> {
         let mut take = |key: &str| properties.remove(key);
-        let flag = |value: Option<String>, default: bool| value.map_or(default, |value| value.trim().eq_ignore_ascii_case("true"));
+        let flag = |value: Option<String>, default: bool| {
+            value.map_or(default, |value| value.trim().eq_ignore_ascii_case("true"))
+        };
         let bytes = |value: Option<String>, default: &str| {
-            value.map_or_else(|| default.to_owned(), |value| value.replace("\\t", "\t").replace("\\n", "\n")).into_bytes()
+            value
+                .map_or_else(
+                    || default.to_owned(),
+                    |value| value.replace("\\t", "\t").replace("\\n", "\n"),
+                )
+                .into_bytes()
         };
         Ok(Self {
             timestamp: flag(take("print.timestamp"), false),
@@ -146,12 +174,26 @@ impl Fields {
     }
 
     fn write(&self, record: &ConsumerRecord, out: &mut (dyn Write + Send)) -> std::io::Result<()> {
-        let fields = [self.timestamp, self.partition, self.offset, self.delivery, self.epoch, self.headers, self.key, self.value];
+        let fields = [
+            self.timestamp,
+            self.partition,
+            self.offset,
+            self.delivery,
+            self.epoch,
+            self.headers,
+            self.key,
+            self.value,
+        ];
         let last = fields.iter().rposition(|wanted| *wanted);
         for (index, _) in fields.iter().enumerate().filter(|(_, wanted)| **wanted) {
             match index {
                 0 if record.timestamp < 0 => write!(out, "NO_TIMESTAMP")?,
-                0 => write!(out, "{}:{}", if record.log_append_time { "LogAppendTime" } else { "CreateTime" }, record.timestamp)?,
+                0 => write!(
+                    out,
+                    "{}:{}",
+                    if record.log_append_time { "LogAppendTime" } else { "CreateTime" },
+                    record.timestamp
+                )?,
                 1 => write!(out, "Partition:{}", record.partition)?,
                 2 => write!(out, "Offset:{}", record.offset)?,
                 // Deliveries are counted in share groups only.
@@ -162,12 +204,20 @@ impl Fields {
                 6 => self.write_field(record.key.as_deref(), self.show_key, out)?,
                 _ => self.write_field(record.value.as_deref(), self.show_value, out)?,
             }
-            out.write_all(if Some(index) == last { &self.line_separator } else { &self.key_separator })?;
+            out.write_all(if Some(index) == last {
+                &self.line_separator
+            } else {
+                &self.key_separator
+            })?;
         }
         Ok(())
     }
 
-    fn write_headers(&self, record: &ConsumerRecord, out: &mut (dyn Write + Send)) -> std::io::Result<()> {
+    fn write_headers(
+        &self,
+        record: &ConsumerRecord,
+        out: &mut (dyn Write + Send),
+    ) -> std::io::Result<()> {
         if record.headers.is_empty() {
             return write!(out, "NO_HEADERS");
         }
@@ -181,7 +231,12 @@ impl Fields {
         Ok(())
     }
 
-    fn write_field(&self, bytes: Option<&[u8]>, show: Show, out: &mut (dyn Write + Send)) -> std::io::Result<()> {
+    fn write_field(
+        &self,
+        bytes: Option<&[u8]>,
+        show: Show,
+        out: &mut (dyn Write + Send),
+    ) -> std::io::Result<()> {
         match bytes {
             Some(bytes) => show.write(bytes, out),
             None => out.write_all(&self.null_literal),
@@ -206,15 +261,27 @@ mod tests {
             log_append_time: false,
             key: key.map(bytes::Bytes::from_static),
             value: value.map(bytes::Bytes::from_static),
-            headers: vec![Header { key: "a".to_owned(), value: Some("1".into()) }, Header { key: "b".to_owned(), value: None }],
+            headers: vec![
+                Header { key: "a".to_owned(), value: Some("1".into()) },
+                Header { key: "b".to_owned(), value: None },
+            ],
         }
     }
 
     fn printed(words: &[&str], record: &ConsumerRecord) -> Result<String, String> {
         let parsed = Grammar::new("", &crate::console_consumer::SPECS);
-        let parsed = parsed.parse(words.iter().map(|word| (*word).to_owned()).chain(["--from-beginning".to_owned()]).collect()).unwrap();
+        let parsed = parsed
+            .parse(
+                words
+                    .iter()
+                    .map(|word| (*word).to_owned())
+                    .chain(["--from-beginning".to_owned()])
+                    .collect(),
+            )
+            .unwrap();
         let mut out = Vec::new();
-        let formatter = Formatter::new(&Env::real(), &parsed).map_err(|failure| format!("{failure:?}"))?;
+        let formatter =
+            Formatter::new(&Env::real(), &parsed).map_err(|failure| format!("{failure:?}"))?;
         formatter.write(record, &mut out).map_err(|error| error.to_string())?;
         Ok(String::from_utf8(out).unwrap())
     }
@@ -223,19 +290,27 @@ mod tests {
     fn records_are_printed_in_kafkas_order_of_fields() {
         let record = record(None, Some(b"v"));
         let print = |words: &[&str]| {
-            let words: Vec<String> = words.iter().map(|word| format!("--formatter-property={word}")).collect();
+            let words: Vec<String> =
+                words.iter().map(|word| format!("--formatter-property={word}")).collect();
             printed(&words.iter().map(String::as_str).collect::<Vec<_>>(), &record).unwrap()
         };
         assert_eq!(print(&[]), "v\n");
-        let all = ["timestamp", "partition", "offset", "delivery", "epoch", "headers", "key"].map(|field| format!("print.{field}=true"));
+        let all = ["timestamp", "partition", "offset", "delivery", "epoch", "headers", "key"]
+            .map(|field| format!("print.{field}=true"));
         let expected = "CreateTime:1234\tPartition:2\tOffset:9\tDelivery:NOT_PRESENT\tEpoch:NOT_PRESENT\ta:1,b:null\tnull\tv\n";
         assert_eq!(print(&all.each_ref().map(String::as_str)), expected);
-        assert_eq!(print(&["print.key=true", "print.value=false", "null.literal=-", "line.separator=|"]), "-|");
+        assert_eq!(
+            print(&["print.key=true", "print.value=false", "null.literal=-", "line.separator=|"]),
+            "-|"
+        );
     }
 
     #[test]
     fn formatters_are_known_by_their_names_of_today_and_before() {
-        let offset = record(Some(b"\0\x01\0\x01g\0\x01t\0\0\0\x03"), Some(b"\0\x03\0\0\0\0\0\0\0\x05\0\0\0\x02\0\x01m\0\0\0\0\0\0\0\x09"));
+        let offset = record(
+            Some(b"\0\x01\0\x01g\0\x01t\0\0\0\x03"),
+            Some(b"\0\x03\0\0\0\0\0\0\0\x05\0\0\0\x02\0\x01m\0\0\0\0\0\0\0\x09"),
+        );
         let json = r#"{"key":{"type":1,"data":{"group":"g","topic":"t","partition":3}},"value":{"version":3,"data":{"offset":5,"leaderEpoch":2,"metadata":"m","commitTimestamp":9}}}"#;
         for class in [
             "org.apache.kafka.tools.consumer.OffsetsMessageFormatter",
@@ -243,14 +318,26 @@ mod tests {
         ] {
             assert_eq!(printed(&["--formatter", class], &offset), Ok(json.to_owned()));
         }
-        for class in
-            ["org.apache.kafka.tools.consumer.GroupMetadataMessageFormatter", "org.apache.kafka.tools.consumer.NoOpMessageFormatter"]
-        {
+        for class in [
+            "org.apache.kafka.tools.consumer.GroupMetadataMessageFormatter",
+            "org.apache.kafka.tools.consumer.NoOpMessageFormatter",
+        ] {
             assert_eq!(printed(&["--formatter", class], &offset), Ok(String::new()), "{class}");
         }
         let removed = ConsumerRecord { value: None, ..offset };
-        let expected = r#"{"key":{"type":1,"data":{"group":"g","topic":"t","partition":3}},"value":null}"#;
-        assert_eq!(printed(&["--formatter", "org.apache.kafka.tools.consumer.OffsetsMessageFormatter"], &removed), Ok(expected.to_owned()));
-        assert!(printed(&["--formatter", "com.example.Mine"], &removed).unwrap_err().contains("com.example.Mine is not supported"));
+        let expected =
+            r#"{"key":{"type":1,"data":{"group":"g","topic":"t","partition":3}},"value":null}"#;
+        assert_eq!(
+            printed(
+                &["--formatter", "org.apache.kafka.tools.consumer.OffsetsMessageFormatter"],
+                &removed
+            ),
+            Ok(expected.to_owned())
+        );
+        assert!(
+            printed(&["--formatter", "com.example.Mine"], &removed)
+                .unwrap_err()
+                .contains("com.example.Mine is not supported")
+        );
     }
 }

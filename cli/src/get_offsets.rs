@@ -20,22 +20,34 @@ const SPECS: [Spec; 8] = [
     (
         "time",
         Takes::Value(
-            "String: <timestamp> / -1 or latest / -2 or earliest / -3 or max-timestamp / -4 or earliest-local / -5 or latest-tiered / -6 or earliest-pending-upload",
+            "String: <timestamp> / -1 or latest / -2 or earliest / -3 or max-timestamp / -4 or \
+             earliest-local / -5 or latest-tiered / -6 or earliest-pending-upload",
         ),
         "Which offset: the default is latest.",
     ),
     ("topic", Takes::Value("String: topic"), "The topics, as a regular expression."),
-    ("topic-partitions", Takes::Value("String: topic1:1,topic2:0-3,topic3"), "Patterns with partition ranges, separated by commas."),
+    (
+        "topic-partitions",
+        Takes::Value("String: topic1:1,topic2:0-3,topic3"),
+        "Patterns with partition ranges, separated by commas.",
+    ),
 ];
 
 /// Runs the tool.
-pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Send), err: &mut (dyn Write + Send)) -> Result<i32, Failure> {
+pub(crate) async fn run(
+    env: &Env,
+    args: Vec<String>,
+    out: &mut (dyn Write + Send),
+    err: &mut (dyn Write + Send),
+) -> Result<i32, Failure> {
     let occurred = |why: String| Failure::Stderr(format!("Error occurred: {why}"));
     let grammar = Grammar::new("An interactive shell for getting topic-partition offsets.", &SPECS);
     let parsed = grammar.refuse_repeated(occurred).parse(args)?;
     parsed.required("bootstrap-server")?;
     if parsed.has("topic-partitions") && (parsed.has("topic") || parsed.has("partitions")) {
-        return Err(occurred("--topic-partitions cannot be used with --topic or --partitions".to_owned()));
+        return Err(occurred(
+            "--topic-partitions cannot be used with --topic or --partitions".to_owned(),
+        ));
     }
     let spec = time(parsed.value("time").unwrap_or("latest")).map_err(occurred)?;
     let filters = filters(&parsed).map_err(occurred)?;
@@ -53,9 +65,14 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
         }
     }
     if wanted.is_empty() {
-        return Err(occurred("Could not match any topic-partitions with the specified filters".to_owned()));
+        return Err(occurred(
+            "Could not match any topic-partitions with the specified filters".to_owned(),
+        ));
     }
-    let found = client.list_offsets(&wanted, IsolationLevel::ReadUncommitted).await.map_err(|error| occurred(plain(&error)))?;
+    let found = client
+        .list_offsets(&wanted, IsolationLevel::ReadUncommitted)
+        .await
+        .map_err(|error| occurred(plain(&error)))?;
     for (partition, found) in found {
         // No offset, no line; a partition without leader is left out as well.
         if let Ok(Some(offset)) = found.map(|found| found.offset) {
@@ -77,8 +94,9 @@ fn time(text: &str) -> Result<OffsetSpec, String> {
             Ok(ms) if ms >= 0 => OffsetSpec::Timestamp(ms),
             _ => {
                 return Err(format!(
-                    "Malformed time argument {text}. Please use -1 or latest / -2 or earliest / -3 or max-timestamp / -4 or earliest-local / -5 or \
-                     latest-tiered / -6 or earliest-pending-upload, or a specified long format timestamp"
+                    "Malformed time argument {text}. Please use -1 or latest / -2 or earliest / -3 \
+                     or max-timestamp / -4 or earliest-local / -5 or latest-tiered / -6 or \
+                     earliest-pending-upload, or a specified long format timestamp"
                 ));
             }
         },
@@ -93,27 +111,43 @@ struct Filter {
 
 impl Filter {
     fn takes(&self, topic: &str, partition: i32) -> bool {
-        let in_range = self.ranges.is_empty() || self.ranges.iter().any(|(from, to)| (*from..*to).contains(&partition));
+        let in_range = self.ranges.is_empty()
+            || self.ranges.iter().any(|(from, to)| (*from..*to).contains(&partition));
         in_range && self.topics.matches(topic)
     }
 }
 
 fn filters(parsed: &Parsed) -> Result<Vec<Filter>, String> {
-    let pattern =
-        |text: &str| Pattern::parse(if text.is_empty() { ".*" } else { text }).map_err(|why| format!("invalid pattern {text:?}: {why}"));
+    let pattern = |text: &str| {
+        Pattern::parse(if text.is_empty() { ".*" } else { text })
+            .map_err(|why| format!("invalid pattern {text:?}: {why}"))
+    };
     if let Some(text) = parsed.value("topic-partitions") {
         return text
             .split(',')
             .map(|part| {
                 let (topics, range) = part.split_once(':').unwrap_or((part, ""));
-                Ok(Filter { topics: pattern(topics.trim())?, ranges: range_of(range.trim())?.into_iter().collect() })
+                Ok(Filter {
+                    topics: pattern(topics.trim())?,
+                    ranges: range_of(range.trim())?.into_iter().collect(),
+                })
             })
             .collect();
     }
     let mut ranges = Vec::new();
-    for id in parsed.value("partitions").into_iter().flat_map(|ids| ids.split(',')).map(str::trim).filter(|id| !id.is_empty()) {
-        let id: i32 =
-            id.parse().map_err(|_| format!("--partitions expects a comma separated list of numeric partition ids, but received: {id}"))?;
+    for id in parsed
+        .value("partitions")
+        .into_iter()
+        .flat_map(|ids| ids.split(','))
+        .map(str::trim)
+        .filter(|id| !id.is_empty())
+    {
+        let id: i32 = id.parse().map_err(|_| {
+            format!(
+                "--partitions expects a comma separated list of numeric \
+                partition ids, but received: {id}"
+            )
+        })?;
         ranges.push((id, id.saturating_add(1)));
     }
     Ok(vec![Filter { topics: pattern(parsed.value("topic").unwrap_or(".*"))?, ranges }])

@@ -13,7 +13,8 @@ use crate::args::{Grammar, Parsed, Spec, Takes, two_values};
 use crate::connect;
 use crate::failure::{Failure, java_cause, plain, sentence};
 
-const ACTIONS: [&str; 6] = ["list", "describe", "delete", "reset-offsets", "delete-offsets", "validate-regex"];
+const ACTIONS: [&str; 6] =
+    ["list", "describe", "delete", "reset-offsets", "delete-offsets", "validate-regex"];
 
 /// Options that exist only beside one of these actions.
 const ONLY_WITH: [(&str, &[&str]); 5] = [
@@ -40,19 +41,36 @@ const SPECS: [Spec; 28] = [
     ("members", Takes::Nothing, "Describe the members of the group."),
     ("offsets", Takes::Nothing, "Describe the offsets of the group: the default."),
     ("reset-offsets", Takes::Nothing, "Reset the offsets of groups without members."),
-    ("shift-by", Takes::Value("Long: number-of-offsets"), "Reset offsets by a number, which may be negative."),
+    (
+        "shift-by",
+        Takes::Value("Long: number-of-offsets"),
+        "Reset offsets by a number, which may be negative.",
+    ),
     (
         "state",
         Takes::Perhaps("String"),
-        "With --describe: the state of the group. With --list: show states, or only groups in these states.",
+        "With --describe: the state of the group. With --list: show states, or only groups in \
+         these states.",
     ),
-    ("timeout", Takes::Value("Long: timeout (ms)"), "How long to wait for the brokers. (default: 30000)"),
+    (
+        "timeout",
+        Takes::Value("Long: timeout (ms)"),
+        "How long to wait for the brokers. (default: 30000)",
+    ),
     ("to-current", Takes::Nothing, "Reset offsets to the current ones."),
-    ("to-datetime", Takes::Value("String"), "Reset offsets to a time, as YYYY-MM-DDTHH:mm:SS.sss with an optional offset from UTC."),
+    (
+        "to-datetime",
+        Takes::Value("String"),
+        "Reset offsets to a time, as YYYY-MM-DDTHH:mm:SS.sss with an optional offset from UTC.",
+    ),
     ("to-earliest", Takes::Nothing, "Reset offsets to the earliest."),
     ("to-latest", Takes::Nothing, "Reset offsets to the latest."),
     ("to-offset", Takes::Value("Long: offset"), "Reset offsets to a number."),
-    ("topic", Takes::Values("String: topic"), "A topic, or topic:0,1 for some of its partitions. May be repeated."),
+    (
+        "topic",
+        Takes::Values("String: topic"),
+        "A topic, or topic:0,1 for some of its partitions. May be repeated.",
+    ),
     ("type", Takes::Perhaps("String"), "With --list: show types, or only groups of these types."),
     ("validate-regex", Takes::Refused, ""),
     ("verbose", Takes::Nothing, "More columns."),
@@ -60,11 +78,18 @@ const SPECS: [Spec; 28] = [
 ];
 
 /// Runs the tool.
-pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Send), err: &mut (dyn Write + Send)) -> Result<i32, Failure> {
-    let about = "This tool helps to list all consumer groups, describe a consumer group, delete consumer group info, or reset consumer group offsets.";
+pub(crate) async fn run(
+    env: &Env,
+    args: Vec<String>,
+    out: &mut (dyn Write + Send),
+    err: &mut (dyn Write + Send),
+) -> Result<i32, Failure> {
+    let about = "This tool helps to list all consumer groups, describe a consumer group, delete \
+        consumer group info, or reset consumer group offsets.";
     let parsed = Grammar::new(about, &SPECS).refuse_repeated(two_values_refused).parse(args)?;
     check(&parsed)?;
-    let line = "Command must include exactly one action: --list, --describe, --delete, --reset-offsets, --delete-offsets, --validate-regex";
+    let line = "Command must include exactly one action: --list, --describe, --delete, \
+        --reset-offsets, --delete-offsets, --validate-regex";
     let action = parsed.exactly_one(&ACTIONS, line)?;
     if action == "delete-offsets" && parsed.values("group").len() > 1 {
         return Err(two_values_refused(two_values("group")));
@@ -72,9 +97,10 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
     if action == "reset-offsets" && !parsed.has("dry-run") && !parsed.has("execute") {
         writeln!(
             err,
-            "WARN: No action will be performed as the --execute option is missing. In version 5.0, this command will require either --dry-run or --execute \
-             to be specified. You should add the --dry-run option explicitly if you are scripting this command and want to keep the current default \
-             behavior without prompting."
+            "WARN: No action will be performed as the --execute option is missing. In version 5.0, \
+             this command will require either --dry-run or --execute to be specified. You should \
+             add the --dry-run option explicitly if you are scripting this command and want to \
+             keep the current default behavior without prompting."
         )?;
     }
     let timeout = Duration::from_millis(parsed.number("timeout")?.unwrap_or(30000));
@@ -90,38 +116,58 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
 }
 
 fn check(parsed: &Parsed) -> Result<(), Failure> {
-    let lost = ONLY_WITH.iter().filter(|(option, actions)| parsed.has(option) && !actions.iter().any(|action| parsed.has(action)));
+    let lost = ONLY_WITH.iter().filter(|(option, actions)| {
+        parsed.has(option) && !actions.iter().any(|action| parsed.has(action))
+    });
     let lost: Vec<&str> = lost.map(|(option, _)| *option).collect();
     if !lost.is_empty() {
-        return Err(parsed.wrong(format!("Option(s) [{}] are unavailable given other options on the command line", lost.join(","))));
+        return Err(parsed.wrong(format!(
+            "Option(s) [{}] are unavailable given other options on the command line",
+            lost.join(",")
+        )));
     }
     parsed.required("bootstrap-server")?;
     let named = parsed.has("group") || parsed.has("all-groups");
-    for (action, option) in [("describe", "[describe]"), ("delete", "[delete]"), ("reset-offsets", "[reset-offsets]")] {
+    for (action, option) in
+        [("describe", "[describe]"), ("delete", "[delete]"), ("reset-offsets", "[reset-offsets]")]
+    {
         if parsed.has(action) && !named {
-            return Err(parsed.wrong(format!("Option {option} takes one of these options: [all-groups], [group]")));
+            return Err(parsed.wrong(format!(
+                "Option {option} takes one of these options: [all-groups], [group]"
+            )));
         }
     }
-    if parsed.has("describe") && ["members", "offsets", "state"].iter().filter(|option| parsed.has(option)).count() > 1 {
-        return Err(parsed.wrong("Option [describe] takes at most one of these options: [members], [offsets], [state]"));
+    if parsed.has("describe")
+        && ["members", "offsets", "state"].iter().filter(|option| parsed.has(option)).count() > 1
+    {
+        return Err(parsed.wrong(
+            "Option [describe] takes at most one of these options: [members], [offsets], [state]",
+        ));
     }
     if parsed.has("describe") && parsed.value("state").is_some() {
         return Err(parsed.wrong("Option [describe] does not take a value for [state]"));
     }
     if parsed.has("delete") && parsed.has("topic") {
-        return Err(parsed.wrong("The consumer does not support topic-specific offset deletion from a consumer group."));
+        return Err(parsed.wrong(
+            "The consumer does not support topic-specific offset deletion from a consumer group.",
+        ));
     }
     if parsed.has("delete-offsets") && !(parsed.has("group") && parsed.has("topic")) {
-        return Err(parsed.wrong("Option [delete-offsets] takes the following options: [group], [topic]"));
+        return Err(
+            parsed.wrong("Option [delete-offsets] takes the following options: [group], [topic]")
+        );
     }
     if parsed.has("reset-offsets") && parsed.has("dry-run") && parsed.has("execute") {
-        return Err(parsed.wrong("Option [reset-offsets] only accepts one of [execute] and [dry-run]"));
+        return Err(
+            parsed.wrong("Option [reset-offsets] only accepts one of [execute] and [dry-run]")
+        );
     }
     for (index, scenario) in reset::SCENARIOS.iter().enumerate() {
         parsed.excludes(scenario, reset::SCENARIOS.get(index + 1..).unwrap_or_default())?;
     }
-    // Kafka's tool passes over these: it deletes in spite of --dry-run, and resets all topics in spite of --topic. What it passes over
-    // without harm stays allowed: --list lists --all-groups anyway, and --describe and --delete mean --all-topics.
+    // Kafka's tool passes over these: it deletes in spite of --dry-run, and resets all topics in
+    // spite of --topic. What it passes over without harm stays allowed: --list lists --all-groups
+    // anyway, and --describe and --delete mean --all-topics.
     for option in ["dry-run", "execute", "export"].iter().chain(&reset::SCENARIOS) {
         parsed.excludes(option, &["list", "describe", "delete", "delete-offsets"])?;
     }
@@ -144,25 +190,51 @@ fn two_values_refused(line: String) -> Failure {
 /// What Kafka's tool says when a call fails.
 fn failed_call(out: &mut (dyn Write + Send), error: &Error) -> Result<(), Failure> {
     match error {
-        Error::Broker(error) => complain(out, format!("Executing consumer group command failed due to {}", java_cause(error))),
+        Error::Broker(error) => complain(
+            out,
+            format!("Executing consumer group command failed due to {}", java_cause(error)),
+        ),
         other => Err(Failure::Stderr(plain(other))),
     }
 }
 
 async fn group_names(client: &Client, parsed: &Parsed) -> Result<Vec<String>, Error> {
     if parsed.has("all-groups") {
-        return Ok(consumer_groups(client, &[], &[]).await?.into_iter().map(|group| group.group).collect());
+        return Ok(consumer_groups(client, &[], &[])
+            .await?
+            .into_iter()
+            .map(|group| group.group)
+            .collect());
     }
     Ok(parsed.values("group").into_iter().map(str::to_owned).collect())
 }
 
-async fn consumer_groups(client: &Client, states: &[String], kinds: &[String]) -> Result<Vec<letterbox_client::ListedGroup>, Error> {
+async fn consumer_groups(
+    client: &Client,
+    states: &[String],
+    kinds: &[String],
+) -> Result<Vec<letterbox_client::ListedGroup>, Error> {
     let groups = client.list_groups(states, kinds).await?;
-    Ok(groups.into_values().filter(|group| matches!(group.protocol_type.as_str(), "" | "consumer")).collect())
+    Ok(groups
+        .into_values()
+        .filter(|group| matches!(group.protocol_type.as_str(), "" | "consumer"))
+        .collect())
 }
 
-async fn list(client: &Client, parsed: &Parsed, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
-    const STATES: [&str; 7] = ["PreparingRebalance", "CompletingRebalance", "Stable", "Dead", "Empty", "Assigning", "Reconciling"];
+async fn list(
+    client: &Client,
+    parsed: &Parsed,
+    out: &mut (dyn Write + Send),
+) -> Result<(), Failure> {
+    const STATES: [&str; 7] = [
+        "PreparingRebalance",
+        "CompletingRebalance",
+        "Stable",
+        "Dead",
+        "Empty",
+        "Assigning",
+        "Reconciling",
+    ];
     let words = |option: &str| -> Vec<String> {
         parsed
             .value(option)
@@ -186,8 +258,12 @@ async fn list(client: &Client, parsed: &Parsed, out: &mut (dyn Write + Send)) ->
     }
     let mut kinds = Vec::new();
     for word in words("type") {
-        let known = ["Classic", "Consumer"].into_iter().find(|kind| kind.eq_ignore_ascii_case(&word));
-        let known = known.ok_or_else(|| parsed.wrong(format!("Invalid types list '{}'. Valid types are: Classic, Consumer", word)))?;
+        let known =
+            ["Classic", "Consumer"].into_iter().find(|kind| kind.eq_ignore_ascii_case(&word));
+        let known = known.ok_or_else(|| {
+            parsed
+                .wrong(format!("Invalid types list '{}'. Valid types are: Classic, Consumer", word))
+        })?;
         kinds.push(known.to_ascii_lowercase());
     }
     let groups = match consumer_groups(client, &states, &kinds).await {
@@ -224,13 +300,21 @@ async fn list(client: &Client, parsed: &Parsed, out: &mut (dyn Write + Send)) ->
     Ok(())
 }
 
-async fn delete(client: &Client, parsed: &Parsed, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
+async fn delete(
+    client: &Client,
+    parsed: &Parsed,
+    out: &mut (dyn Write + Send),
+) -> Result<(), Failure> {
     let groups = match group_names(client, parsed).await {
         Ok(groups) => groups,
         Err(error) => return failed_call(out, &error),
     };
     let outcomes = client.delete_groups(&groups).await;
-    let deleted: Vec<String> = outcomes.iter().filter(|(_, outcome)| outcome.is_ok()).map(|(group, _)| format!("'{group}'")).collect();
+    let deleted: Vec<String> = outcomes
+        .iter()
+        .filter(|(_, outcome)| outcome.is_ok())
+        .map(|(group, _)| format!("'{group}'"))
+        .collect();
     let deleted = deleted.join(", ");
     if outcomes.values().all(Result::is_ok) {
         writeln!(out, "Deletion of requested consumer groups ({deleted}) was successful.")?;
@@ -252,11 +336,20 @@ async fn delete(client: &Client, parsed: &Parsed, out: &mut (dyn Write + Send)) 
     Ok(())
 }
 
-async fn delete_offsets(client: &Client, parsed: &Parsed, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
+async fn delete_offsets(
+    client: &Client,
+    parsed: &Parsed,
+    out: &mut (dyn Write + Send),
+) -> Result<(), Failure> {
     let group = parsed.required("group")?;
     let mut rows: Vec<(TopicPartition, Result<(), String>)> = Vec::new();
     let mut partitions = Vec::new();
-    let whole: Vec<String> = parsed.values("topic").into_iter().filter(|topic| !topic.contains(':')).map(str::to_owned).collect();
+    let whole: Vec<String> = parsed
+        .values("topic")
+        .into_iter()
+        .filter(|topic| !topic.contains(':'))
+        .map(str::to_owned)
+        .collect();
     for word in parsed.values("topic").into_iter().filter(|topic| topic.contains(':')) {
         partitions.extend(reset::partitions_of(word).map_err(|line| parsed.wrong(line))?);
     }
@@ -271,23 +364,38 @@ async fn delete_offsets(client: &Client, parsed: &Parsed, out: &mut (dyn Write +
                     let error = letterbox_client::BrokerError { code, message: None };
                     rows.push((TopicPartition::new(name, -1), Err(java_cause(&error))));
                 }
-                None => partitions.extend(topic.partitions.keys().map(|id| TopicPartition::new(name.clone(), *id))),
+                None => partitions.extend(
+                    topic.partitions.keys().map(|id| TopicPartition::new(name.clone(), *id)),
+                ),
             }
         }
     }
-    let outcomes = if partitions.is_empty() { Ok(Default::default()) } else { client.delete_group_offsets(group, &partitions).await };
+    let outcomes = if partitions.is_empty() {
+        Ok(Default::default())
+    } else {
+        client.delete_group_offsets(group, &partitions).await
+    };
     match outcomes {
         Ok(outcomes) => {
             if outcomes.values().all(Result::is_ok) {
                 writeln!(out, "Request succeeded for deleting offsets from group {group}.")?;
             } else {
-                complain(out, "Encountered some partition-level error, see the follow-up details.")?;
+                complain(
+                    out,
+                    "Encountered some partition-level error, see the follow-up details.",
+                )?;
             }
-            rows.extend(outcomes.into_iter().map(|(partition, outcome)| (partition, outcome.map_err(|error| java_cause(&error)))));
+            rows.extend(outcomes.into_iter().map(|(partition, outcome)| {
+                (partition, outcome.map_err(|error| java_cause(&error)))
+            }));
         }
-        Err(Error::Broker(error)) if matches!(error.code, ErrorCode::GroupIdNotFound | ErrorCode::NonEmptyGroup) => {
+        Err(Error::Broker(error))
+            if matches!(error.code, ErrorCode::GroupIdNotFound | ErrorCode::NonEmptyGroup) =>
+        {
             complain(out, sentence(&error))?;
-            rows.extend(partitions.into_iter().map(|partition| (partition, Err(java_cause(&error)))));
+            rows.extend(
+                partitions.into_iter().map(|partition| (partition, Err(java_cause(&error)))),
+            );
         }
         Err(error) => return failed_call(out, &error),
     }
@@ -295,8 +403,10 @@ async fn delete_offsets(client: &Client, parsed: &Parsed, out: &mut (dyn Write +
     let width = rows.iter().map(|(partition, _)| partition.topic.len()).max().unwrap_or(0).max(15);
     write!(out, "\n{:<width$} {:<10} {:<15}", "TOPIC", "PARTITION", "STATUS")?;
     for (partition, outcome) in rows {
-        let id = if partition.partition >= 0 { partition.partition.to_string() } else { "-".to_owned() };
-        let status = outcome.map_or_else(|cause| format!("Error: {cause}"), |()| "Successful".to_owned());
+        let id =
+            if partition.partition >= 0 { partition.partition.to_string() } else { "-".to_owned() };
+        let status =
+            outcome.map_or_else(|cause| format!("Error: {cause}"), |()| "Successful".to_owned());
         write!(out, "\n{:<width$} {id:<10} {status:<15}", partition.topic)?;
     }
     Ok(writeln!(out)?)

@@ -1,8 +1,9 @@
 //! Kafka's command line tools in one native binary.
 //!
-//! The interface is Kafka's: names of tools and options, defaults, what is printed on which stream, and exit codes, so that people's
-//! fingers and scripts work unchanged. An option of Kafka's that is not supported is refused by its name, never ignored.
-//! `e2e/cli/compare` runs these tools and the Java ones against one cluster and compares.
+//! The interface is Kafka's: names of tools and options, defaults, what is printed on which stream,
+//! and exit codes, so that people's fingers and scripts work unchanged. An option of Kafka's that
+//! is not supported is refused by its name, never ignored. `e2e/cli/compare` runs these tools and
+//! the Java ones against one cluster and compares.
 
 mod args;
 mod broker_api_versions;
@@ -54,8 +55,8 @@ pub struct Streams<'a> {
     pub stderr: &'a mut (dyn Write + Send),
 }
 
-/// Standard input for [`Streams::stdin`]. Reads happen on the runtime's own blocking threads; shut the runtime down with
-/// `shutdown_background`, or the process waits for a line that nobody types.
+/// Standard input for [`Streams::stdin`]. Reads happen on the runtime's own blocking threads; shut
+/// the runtime down with `shutdown_background`, or the process waits for a line that nobody types.
 ///
 /// # Errors
 /// When there is no standard input.
@@ -105,7 +106,8 @@ pub fn plain_name(name: &str) -> &str {
     name.strip_suffix(".sh").unwrap_or(name)
 }
 
-/// Runs `tool` (see [`tool_of`]) with `args` (without the tool's own name) and returns its exit code.
+/// Runs `tool` (see [`tool_of`]) with `args` (without the tool's own name) and returns its exit
+/// code.
 pub async fn run(env: Env, tool: &str, args: Vec<String>, streams: Streams<'_>) -> i32 {
     let Streams { stdin, stdout, stderr } = streams;
     let result = match tool_of(tool) {
@@ -113,11 +115,15 @@ pub async fn run(env: Env, tool: &str, args: Vec<String>, streams: Streams<'_>) 
         Some("kafka-configs") => configs::run(&env, args, stdout, stderr).await,
         Some("kafka-get-offsets") => get_offsets::run(&env, args, stdout, stderr).await,
         Some("kafka-consumer-groups") => groups::run(&env, args, stdout, stderr).await,
-        Some("kafka-console-producer") => console_producer::run(&env, args, stdin, stdout, stderr).await,
+        Some("kafka-console-producer") => {
+            console_producer::run(&env, args, stdin, stdout, stderr).await
+        }
         Some("kafka-console-consumer") => console_consumer::run(&env, args, stdout, stderr).await,
         Some("kafka-producer-perf-test") => perf_producer::run(&env, args, stdout, stderr).await,
         Some("kafka-consumer-perf-test") => perf_consumer::run(&env, args, stdout, stderr).await,
-        Some("kafka-broker-api-versions") => broker_api_versions::run(&env, args, stdout, stderr).await,
+        Some("kafka-broker-api-versions") => {
+            broker_api_versions::run(&env, args, stdout, stderr).await
+        }
         Some("kafka-cluster") => cluster::run(&env, args, stdout, stderr).await,
         Some("kafka-delete-records") => delete_records::run(&env, args, stdout, stderr).await,
         Some("kafka-dump-log") => dump_log::run(&env, args, stdout, stderr),
@@ -125,9 +131,16 @@ pub async fn run(env: Env, tool: &str, args: Vec<String>, streams: Streams<'_>) 
         Some("kafka-groups") => list_groups::run(&env, args, stdout, stderr).await,
         Some("kafka-log-dirs") => log_dirs::run(&env, args, stdout, stderr).await,
         Some("kafka-metadata-quorum") => metadata_quorum::run(&env, args, stdout, stderr).await,
-        Some("kafka-verifiable-consumer") => verifiable_consumer::run(&env, args, stdout, stderr).await,
-        Some("kafka-verifiable-producer") => verifiable_producer::run(&env, args, stdout, stderr).await,
-        _ => Err(Failure::Stderr(format!("{tool} is not one of the tools: {}", tool_names().join(", ")))),
+        Some("kafka-verifiable-consumer") => {
+            verifiable_consumer::run(&env, args, stdout, stderr).await
+        }
+        Some("kafka-verifiable-producer") => {
+            verifiable_producer::run(&env, args, stdout, stderr).await
+        }
+        _ => Err(Failure::Stderr(format!(
+            "{tool} is not one of the tools: {}",
+            tool_names().join(", ")
+        ))),
     };
     command_line::exit_code(result, stdout, stderr)
 }

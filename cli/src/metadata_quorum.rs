@@ -27,21 +27,40 @@ const COMMANDS: &[Command] = &[
 ];
 
 /// Runs the tool.
-pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Send), err: &mut (dyn Write + Send)) -> Result<i32, Failure> {
-    let grammar = Grammar::new("This tool describes kraft metadata quorum status.", &SPECS).argparse(&[]).commands(COMMANDS);
+pub(crate) async fn run(
+    env: &Env,
+    args: Vec<String>,
+    out: &mut (dyn Write + Send),
+    err: &mut (dyn Write + Send),
+) -> Result<i32, Failure> {
+    let grammar = Grammar::new("This tool describes kraft metadata quorum status.", &SPECS)
+        .argparse(&[])
+        .commands(COMMANDS);
     let parsed = grammar.shorts(&[("h", "help")]).parse(args)?;
     let refuse = |line: &str| Err(Failure::Stderr(line.to_owned()));
     match (parsed.has("status"), parsed.has("replication")) {
-        (true, true) => return refuse("Only one of --status or --replication should be specified with describe sub-command"),
-        (false, false) => return refuse("One of --status or --replication must be specified with describe sub-command"),
+        (true, true) => {
+            return refuse(
+                "Only one of --status or --replication should be specified with describe \
+                 sub-command",
+            );
+        }
+        (false, false) => {
+            return refuse(
+                "One of --status or --replication must be specified with describe sub-command",
+            );
+        }
         (true, false) if parsed.has("human-readable") => {
-            return refuse("The option --human-readable is only supported along with --replication");
+            return refuse(
+                "The option --human-readable is only supported along with --replication",
+            );
         }
         _ => {}
     }
     let client = connect::admin(env, &parsed, None, err).await?;
     let quorum = client.describe_quorum().await?;
-    let Some(leader) = quorum.voters.iter().find(|voter| voter.id == quorum.leader_id).copied() else {
+    let Some(leader) = quorum.voters.iter().find(|voter| voter.id == quorum.leader_id).copied()
+    else {
         return refuse("The metadata quorum has no leader now; try again.");
     };
     if parsed.has("status") {
@@ -74,12 +93,17 @@ fn status(quorum: &QuorumStatus, leader: &QuorumReplica, cluster_id: &str) -> St
     rows.iter().map(|(name, value)| format!("{:<24}{value}\n", format!("{name}:"))).collect()
 }
 
-/// `[{"id": 1, "directoryId": "…", "endpoints": ["CONTROLLER://localhost:9093"]}]`; what is not known is left out.
+/// `[{"id": 1, "directoryId": "…", "endpoints": ["CONTROLLER://localhost:9093"]}]`; what is not
+/// known is left out.
 fn replicas(quorum: &QuorumStatus, replicas: &[QuorumReplica]) -> String {
     let replica = |replica: &QuorumReplica| {
-        let directory =
-            if replica.directory_id.is_nil() { String::new() } else { format!(", \"directoryId\": \"{}\"", base64(replica.directory_id)) };
-        let endpoints = quorum.nodes.get(&replica.id).map(|node| node.endpoints.as_slice()).unwrap_or_default();
+        let directory = if replica.directory_id.is_nil() {
+            String::new()
+        } else {
+            format!(", \"directoryId\": \"{}\"", base64(replica.directory_id))
+        };
+        let endpoints =
+            quorum.nodes.get(&replica.id).map(|node| node.endpoints.as_slice()).unwrap_or_default();
         let endpoints: Vec<String> = endpoints
             .iter()
             .map(|(name, host, port)| {
@@ -87,7 +111,11 @@ fn replicas(quorum: &QuorumStatus, replicas: &[QuorumReplica]) -> String {
                 json::text(&format!("{name}://{host}:{port}"))
             })
             .collect();
-        let endpoints = if endpoints.is_empty() { String::new() } else { format!(", \"endpoints\": [{}]", endpoints.join(", ")) };
+        let endpoints = if endpoints.is_empty() {
+            String::new()
+        } else {
+            format!(", \"endpoints\": [{}]", endpoints.join(", "))
+        };
         format!("{{\"id\": {}{directory}{endpoints}}}", replica.id)
     };
     format!("[{}]", replicas.iter().map(replica).collect::<Vec<_>>().join(", "))
@@ -112,9 +140,23 @@ fn replication(quorum: &QuorumStatus, leader: &QuorumReplica, now_ms: Option<i64
             status.to_owned(),
         ]
     };
-    let names = ["NodeId", "DirectoryId", "LogEndOffset", "Lag", "LastFetchTimestamp", "LastCaughtUpTimestamp", "Status"];
+    let names = [
+        "NodeId",
+        "DirectoryId",
+        "LogEndOffset",
+        "Lag",
+        "LastFetchTimestamp",
+        "LastCaughtUpTimestamp",
+        "Status",
+    ];
     let mut rows = vec![names.map(str::to_owned), row(leader, "Leader")];
-    rows.extend(quorum.voters.iter().filter(|voter| voter.id != leader.id).map(|voter| row(voter, "Follower")));
+    rows.extend(
+        quorum
+            .voters
+            .iter()
+            .filter(|voter| voter.id != leader.id)
+            .map(|voter| row(voter, "Follower")),
+    );
     rows.extend(quorum.observers.iter().map(|observer| row(observer, "Observer")));
     let mut widths = [0; 7];
     for row in &rows {
@@ -122,7 +164,9 @@ fn replication(quorum: &QuorumStatus, leader: &QuorumReplica, now_ms: Option<i64
             *width = cell.len().max(*width);
         }
     }
-    let line = |row: &[String; 7]| -> String { row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}\t")).collect() };
+    let line = |row: &[String; 7]| -> String {
+        row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}\t")).collect()
+    };
     rows.iter().map(|row| format!("{}\n", line(row))).collect()
 }
 
@@ -143,7 +187,10 @@ mod tests {
             last_fetch_ms: Some(at),
             last_caught_up_ms: Some(at),
         };
-        let node = QuorumNode { id: 1, endpoints: vec![("CONTROLLER".to_owned(), "::1".to_owned(), 9093)] };
+        let node = QuorumNode {
+            id: 1,
+            endpoints: vec![("CONTROLLER".to_owned(), "::1".to_owned(), 9093)],
+        };
         QuorumStatus {
             leader_id: 1,
             leader_epoch: 4,
@@ -163,10 +210,11 @@ mod tests {
     fn the_status_is_printed_as_kafka_prints_it() {
         let quorum = quorum();
         let text = status(&quorum, &quorum.voters[1], "abc");
-        let expected = "ClusterId:              abc\nLeaderId:               1\nLeaderEpoch:            4\nHighWatermark:          131\n\
-             MaxFollowerLag:         2\nMaxFollowerLagTimeMs:   100\n\
-             CurrentVoters:          [{\"id\": 2}, {\"id\": 1, \"endpoints\": [\"CONTROLLER://[::1]:9093\"]}]\n\
-             CurrentObservers:       [{\"id\": 3, \"directoryId\": \"AAAAAAAAAAAAAAAAAAAAAQ\"}]\n";
+        let expected = "ClusterId:              abc\nLeaderId:               1\nLeaderEpoch:            \
+            4\nHighWatermark:          131\nMaxFollowerLag:         2\nMaxFollowerLagTimeMs:   \
+            100\nCurrentVoters:          [{\"id\": 2}, \
+            {\"id\": 1, \"endpoints\": [\"CONTROLLER://[::1]:9093\"]}]\nCurrentObservers:       \
+            [{\"id\": 3, \"directoryId\": \"AAAAAAAAAAAAAAAAAAAAAQ\"}]\n";
         assert_eq!(text, expected);
     }
 
@@ -175,8 +223,20 @@ mod tests {
         let quorum = quorum();
         let text = replication(&quorum, &quorum.voters[1], Some(1009));
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[0], "NodeId\tDirectoryId           \tLogEndOffset\tLag\tLastFetchTimestamp\tLastCaughtUpTimestamp\tStatus  \t");
-        assert_eq!(lines[1], "1     \tAAAAAAAAAAAAAAAAAAAAAA\t131         \t0  \t9 ms ago          \t9 ms ago             \tLeader  \t");
-        assert_eq!(lines[3], "3     \tAAAAAAAAAAAAAAAAAAAAAQ\t130         \t1  \t-1                \t-1                   \tObserver\t");
+        assert_eq!(
+            lines[0],
+            "NodeId\tDirectoryId           \
+             \tLogEndOffset\tLag\tLastFetchTimestamp\tLastCaughtUpTimestamp\tStatus  \t"
+        );
+        assert_eq!(
+            lines[1],
+            "1     \tAAAAAAAAAAAAAAAAAAAAAA\t131         \t0  \t9 ms ago          \t9 ms ago             \
+             \tLeader  \t"
+        );
+        assert_eq!(
+            lines[3],
+            "3     \tAAAAAAAAAAAAAAAAAAAAAQ\t130         \t1  \t-1                \t-1                   \
+             \tObserver\t"
+        );
     }
 }

@@ -18,21 +18,45 @@ use crate::failure::{Failure, plain};
 use crate::metrics;
 
 const SPECS: [Spec; 16] = [
-    ("command-property", Takes::Values("PROP-NAME=PROP-VALUE ..."), "Producer settings, one or more."),
+    (
+        "command-property",
+        Takes::Values("PROP-NAME=PROP-VALUE ..."),
+        "Producer settings, one or more.",
+    ),
     ("num-records", Takes::Value("NUM-RECORDS"), "REQUIRED: How many records to send."),
-    ("payload-delimiter", Takes::Value("PAYLOAD-DELIMITER"), "What separates the payloads in --payload-file. (default: \\n)"),
-    ("payload-file", Takes::Value("PAYLOAD-FILE"), "File with payloads, of which one is chosen at random for each record."),
+    (
+        "payload-delimiter",
+        Takes::Value("PAYLOAD-DELIMITER"),
+        "What separates the payloads in --payload-file. (default: \\n)",
+    ),
+    (
+        "payload-file",
+        Takes::Value("PAYLOAD-FILE"),
+        "File with payloads, of which one is chosen at random for each record.",
+    ),
     ("payload-monotonic", Takes::Nothing, "The payload is the number of the record."),
     ("print-metrics", Takes::Nothing, "Print what the producer counted at the end."),
-    ("producer-props", Takes::Values("PROP-NAME=PROP-VALUE ..."), "(DEPRECATED) As --command-property."),
+    (
+        "producer-props",
+        Takes::Values("PROP-NAME=PROP-VALUE ..."),
+        "(DEPRECATED) As --command-property.",
+    ),
     ("producer.config", Takes::Value("CONFIG-FILE"), "(DEPRECATED) As --command-config."),
     ("record-size", Takes::Value("RECORD-SIZE"), "Bytes of each record; they are random letters."),
     ("reporting-interval", Takes::Value("INTERVAL-MS"), "How often to report. (default: 5000)"),
-    ("throughput", Takes::Value("THROUGHPUT"), "REQUIRED: Records per second, about; -1 for no limit."),
+    (
+        "throughput",
+        Takes::Value("THROUGHPUT"),
+        "REQUIRED: Records per second, about; -1 for no limit.",
+    ),
     ("topic", Takes::Value("TOPIC"), "REQUIRED: The topic to send to."),
     ("transaction-duration-ms", Takes::Refused, ""),
     ("transactional-id", Takes::Refused, ""),
-    ("warmup-records", Takes::Value("WARMUP-RECORDS"), "The first records, which a second summary leaves out. (default: 0)"),
+    (
+        "warmup-records",
+        Takes::Value("WARMUP-RECORDS"),
+        "The first records, which a second summary leaves out. (default: 0)",
+    ),
     ("h", Takes::Nothing, "As --help."),
 ];
 
@@ -40,7 +64,12 @@ const SPECS: [Spec; 16] = [
 const UNDER_WAY_MAX: usize = 200_000;
 
 /// Runs the tool.
-pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Send), err: &mut (dyn Write + Send)) -> Result<i32, Failure> {
+pub(crate) async fn run(
+    env: &Env,
+    args: Vec<String>,
+    out: &mut (dyn Write + Send),
+    err: &mut (dyn Write + Send),
+) -> Result<i32, Failure> {
     let parsed = Grammar::new("This tool is used to verify the producer performance.", &SPECS)
         .argparse(&["command-property", "producer-props"])
         .parse(args)?;
@@ -53,32 +82,50 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
     }
     for (old, new) in pairs {
         if parsed.has(old) {
-            writeln!(out, "Option --{old} has been deprecated and will be removed in a future version. Use --{new} instead.")?;
+            writeln!(
+                out,
+                "Option --{old} has been deprecated and will be removed in a future version. Use \
+                 --{new} instead."
+            )?;
         }
     }
     let topic = parsed.required("topic")?.to_owned();
-    let count: u64 = parsed.number("num-records")?.ok_or_else(|| parsed.wrong("argument --num-records is required"))?;
-    let throughput: f64 = parsed.number("throughput")?.ok_or_else(|| parsed.wrong("argument --throughput is required"))?;
-    let interval = Duration::from_millis(parsed.number("reporting-interval")?.unwrap_or(5000).max(1));
+    let count: u64 = parsed
+        .number("num-records")?
+        .ok_or_else(|| parsed.wrong("argument --num-records is required"))?;
+    let throughput: f64 = parsed
+        .number("throughput")?
+        .ok_or_else(|| parsed.wrong("argument --throughput is required"))?;
+    let interval =
+        Duration::from_millis(parsed.number("reporting-interval")?.unwrap_or(5000).max(1));
     let warmup: u64 = parsed.number("warmup-records")?.unwrap_or(0);
     if warmup > 0 && warmup >= count {
-        let line = "The value for --warmup-records must be strictly fewer than the number of records in the test, --num-records.";
+        let line = "The value for --warmup-records must be strictly fewer than the number of \
+            records in the test, --num-records.";
         return Err(parsed.wrong(line));
     }
     let mut payloads = Payloads::new(env, &parsed)?;
-    let mut properties = Properties::load(env, parsed.value("command-config").or(parsed.value("producer.config")))?;
+    let mut properties =
+        Properties::load(env, parsed.value("command-config").or(parsed.value("producer.config")))?;
     properties.add_words(&parsed.values("producer-props"))?;
     properties.add_words(&parsed.values("command-property"))?;
     let servers = properties.get("bootstrap.servers");
     let bootstrap = parsed.value("bootstrap-server").map(str::to_owned).or(servers);
-    let bootstrap =
-        bootstrap.ok_or_else(|| parsed.wrong("At least one of --bootstrap-server and bootstrap.servers in the settings is required"))?;
+    let bootstrap = bootstrap.ok_or_else(|| {
+        parsed.wrong(
+            "At least one of --bootstrap-server and bootstrap.servers in the settings is required",
+        )
+    })?;
     let options = producer_options(&mut properties)?;
     let client = properties.connect(env, &bootstrap, "perf-producer-client", None, err).await?;
     let producer = Producer::new(&client, options).await?;
 
     if warmup > 0 {
-        writeln!(out, "Warmup first {warmup} records. Steady state results will print after the complete test summary.")?;
+        writeln!(
+            out,
+            "Warmup first {warmup} records. Steady state results will print after the complete \
+             test summary."
+        )?;
     }
     let began = Instant::now();
     let mut stats = Both { all: Stats::new(began), steady: None, errors: 0 };
@@ -158,7 +205,11 @@ struct Both {
 }
 
 impl Both {
-    fn record(&mut self, (result, latency, bytes, steady): Answer, err: &mut (dyn Write + Send)) -> Result<(), Failure> {
+    fn record(
+        &mut self,
+        (result, latency, bytes, steady): Answer,
+        err: &mut (dyn Write + Send),
+    ) -> Result<(), Failure> {
         if let Err(error) = result {
             self.errors += 1;
             writeln!(err, "{}", plain(&error))?;
@@ -171,7 +222,11 @@ impl Both {
         Ok(())
     }
 
-    fn report_window(&mut self, interval: Duration, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
+    fn report_window(
+        &mut self,
+        interval: Duration,
+        out: &mut (dyn Write + Send),
+    ) -> Result<(), Failure> {
         let Some(steady) = &mut self.steady else { return self.all.report_window(interval, out) };
         // Told with the first report of it.
         if steady.window_began.elapsed() >= interval && steady.window.count == steady.total.count {
@@ -185,9 +240,14 @@ impl Both {
     fn metrics(&self) -> Vec<metrics::Metric> {
         let (total, elapsed) = (&self.all.total, self.all.began.elapsed());
         let (rate, _, latency) = total.rates(elapsed);
-        let size = if total.count == 0 { f64::NAN } else { total.bytes as f64 / total.count as f64 };
+        let size =
+            if total.count == 0 { f64::NAN } else { total.bytes as f64 / total.count as f64 };
         vec![
-            ("producer-metrics", "record-error-rate", self.errors as f64 / elapsed.as_secs_f64().max(0.001)),
+            (
+                "producer-metrics",
+                "record-error-rate",
+                self.errors as f64 / elapsed.as_secs_f64().max(0.001),
+            ),
             ("producer-metrics", "record-error-total", self.errors as f64),
             ("producer-metrics", "record-send-rate", rate),
             ("producer-metrics", "record-send-total", total.count as f64),
@@ -236,7 +296,13 @@ impl Sums {
 
 impl Stats {
     fn new(now: Instant) -> Self {
-        Self { began: now, window_began: now, latencies_ms: Vec::new(), total: Sums::default(), window: Sums::default() }
+        Self {
+            began: now,
+            window_began: now,
+            latencies_ms: Vec::new(),
+            total: Sums::default(),
+            window: Sums::default(),
+        }
     }
 
     fn record(&mut self, latency: Duration, bytes: usize) {
@@ -245,7 +311,11 @@ impl Stats {
         self.latencies_ms.push(u32::try_from(latency.as_millis()).unwrap_or(u32::MAX));
     }
 
-    fn report_window(&mut self, interval: Duration, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
+    fn report_window(
+        &mut self,
+        interval: Duration,
+        out: &mut (dyn Write + Send),
+    ) -> Result<(), Failure> {
         if self.window_began.elapsed() < interval {
             return Ok(());
         }
@@ -253,7 +323,8 @@ impl Stats {
         let (count, max) = (self.window.count, self.window.latency_ms_max);
         writeln!(
             out,
-            "{count} records sent, {records:.1} records/sec ({mib:.2} MB/sec), {mean:.1} ms avg latency, {max:.1} ms max latency."
+            "{count} records sent, {records:.1} records/sec ({mib:.2} MB/sec), {mean:.1} ms avg \
+             latency, {max:.1} ms max latency."
         )?;
         out.flush()?;
         self.window = Sums::default();
@@ -265,11 +336,13 @@ impl Stats {
         self.latencies_ms.sort_unstable();
         let (records, mib, mean) = self.total.rates(self.began.elapsed());
         let (count, max) = (self.total.count, self.total.latency_ms_max);
-        let [p50, p95, p99, p999] = [500, 950, 990, 999].map(|permille| percentile(&self.latencies_ms, permille));
+        let [p50, p95, p99, p999] =
+            [500, 950, 990, 999].map(|permille| percentile(&self.latencies_ms, permille));
         writeln!(
             out,
-            "{count} {what} sent, {records:.6} records/sec ({mib:.2} MB/sec), {mean:.2} ms avg latency, {max:.2} ms max latency, {p50} ms 50th, \
-             {p95} ms 95th, {p99} ms 99th, {p999} ms 99.9th."
+            "{count} {what} sent, {records:.6} records/sec ({mib:.2} MB/sec), {mean:.2} ms avg \
+             latency, {max:.2} ms max latency, {p50} ms 50th, {p95} ms 95th, {p99} ms 99th, {p999} \
+             ms 99.9th."
         )?;
         Ok(())
     }
@@ -305,11 +378,18 @@ impl Payloads {
             return Ok(Self::Random { bytes, state });
         }
         let file = parsed.required("payload-file")?;
-        let bytes = env.disk.read(Path::new(file)).map_err(|error| Failure::Stderr(format!("cannot read {file}: {error}")))?;
-        let text = String::from_utf8(bytes).map_err(|_| Failure::Stderr(format!("{file} is not UTF-8 text")))?;
+        let bytes = env
+            .disk
+            .read(Path::new(file))
+            .map_err(|error| Failure::Stderr(format!("cannot read {file}: {error}")))?;
+        let text = String::from_utf8(bytes)
+            .map_err(|_| Failure::Stderr(format!("{file} is not UTF-8 text")))?;
         let delimiter = parsed.value("payload-delimiter").unwrap_or("\n").replace("\\n", "\n");
-        let lines: Vec<Bytes> =
-            text.split(delimiter.as_str()).filter(|line| !line.is_empty()).map(|line| Bytes::from(line.to_owned())).collect();
+        let lines: Vec<Bytes> = text
+            .split(delimiter.as_str())
+            .filter(|line| !line.is_empty())
+            .map(|line| Bytes::from(line.to_owned()))
+            .collect();
         if lines.is_empty() {
             return Err(Failure::Stderr(format!("{file} has no payloads")));
         }
@@ -320,14 +400,17 @@ impl Payloads {
         match self {
             Self::Numbers => Bytes::from(number.to_string()),
             Self::Lines { lines, state } => {
-                let index = usize::try_from(step(state) % u64::try_from(lines.len()).unwrap_or(1)).unwrap_or(0);
+                let index = usize::try_from(step(state) % u64::try_from(lines.len()).unwrap_or(1))
+                    .unwrap_or(0);
                 lines.get(index).cloned().unwrap_or_default()
             }
             Self::Random { bytes, state } => {
                 let mut payload = Vec::with_capacity(*bytes);
                 while payload.len() < *bytes {
                     let random = step(state).to_le_bytes();
-                    payload.extend(random.iter().take(*bytes - payload.len()).map(|byte| b'A' + byte % 26));
+                    payload.extend(
+                        random.iter().take(*bytes - payload.len()).map(|byte| b'A' + byte % 26),
+                    );
                 }
                 payload.into()
             }

@@ -8,13 +8,18 @@ use crate::failure::Failure;
 
 /// The settings in `file`, in their order.
 pub(crate) fn read_properties(env: &Env, file: &str) -> Result<Vec<(String, String)>, Failure> {
-    let bytes = env.disk.read(Path::new(file)).map_err(|error| Failure::Stderr(format!("cannot read {file}: {error}")))?;
+    let bytes = env
+        .disk
+        .read(Path::new(file))
+        .map_err(|error| Failure::Stderr(format!("cannot read {file}: {error}")))?;
     let text = String::from_utf8_lossy(&bytes);
-    parse(text.trim_start_matches('\u{feff}')).map_err(|line| Failure::Stderr(format!("{file}, line {line}: a broken \\u escape")))
+    parse(text.trim_start_matches('\u{feff}'))
+        .map_err(|line| Failure::Stderr(format!("{file}, line {line}: a broken \\u escape")))
 }
 
-/// `=`, `:` or blanks separate, `#` and `!` begin comments, a backslash at the end continues the line, escapes are resolved.
-/// The number of a line that cannot be read. Source: `java.util.Properties.load`.
+/// `=`, `:` or blanks separate, `#` and `!` begin comments, a backslash at the end continues the
+/// line, escapes are resolved. The number of a line that cannot be read. Source:
+/// `java.util.Properties.load`.
 fn parse(text: &str) -> Result<Vec<(String, String)>, usize> {
     let mut pairs = Vec::new();
     let mut lines = text.lines().enumerate();
@@ -31,7 +36,8 @@ fn parse(text: &str) -> Result<Vec<(String, String)>, usize> {
             }
         }
         let mut chars = line.chars().peekable();
-        let key = take(&mut chars, |c| c == '=' || c == ':' || c.is_whitespace()).ok_or(index + 1)?;
+        let key =
+            take(&mut chars, |c| c == '=' || c == ':' || c.is_whitespace()).ok_or(index + 1)?;
         while chars.next_if(|c| c.is_whitespace()).is_some() {}
         if chars.next_if(|c| matches!(c, '=' | ':')).is_some() {
             while chars.next_if(|c| c.is_whitespace()).is_some() {}
@@ -41,8 +47,12 @@ fn parse(text: &str) -> Result<Vec<(String, String)>, usize> {
     Ok(pairs)
 }
 
-/// Resolves escapes up to an unescaped character that `ends` it, which stays; `None` for a broken one.
-fn take(chars: &mut std::iter::Peekable<std::str::Chars<'_>>, ends: impl Fn(char) -> bool) -> Option<String> {
+/// Resolves escapes up to an unescaped character that `ends` it, which stays; `None` for a broken
+/// one.
+fn take(
+    chars: &mut std::iter::Peekable<std::str::Chars<'_>>,
+    ends: impl Fn(char) -> bool,
+) -> Option<String> {
     let mut taken = String::new();
     while let Some(c) = chars.next_if(|c| !ends(*c)) {
         if c != '\\' {
@@ -72,11 +82,21 @@ mod tests {
 
     #[test]
     fn files_are_read_as_java_reads_them() {
-        let text = "# c\n! c\n\n a = 1\nb:2\nc 3\nlong=x,\\\n   y\npath=C\\:\\\\tmp\nuni=\\u00e9\nempty\nspace=a b \n";
+        let text = "# c\n! c\n\n a = 1\nb:2\nc 3\nlong=x,\\\n   \
+            y\npath=C\\:\\\\tmp\nuni=\\u00e9\nempty\nspace=a b \n";
         let pairs = parse(text).unwrap();
-        let pairs: Vec<(&str, &str)> = pairs.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
-        let expected =
-            [("a", "1"), ("b", "2"), ("c", "3"), ("long", "x,y"), ("path", "C:\\tmp"), ("uni", "é"), ("empty", ""), ("space", "a b ")];
+        let pairs: Vec<(&str, &str)> =
+            pairs.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        let expected = [
+            ("a", "1"),
+            ("b", "2"),
+            ("c", "3"),
+            ("long", "x,y"),
+            ("path", "C:\\tmp"),
+            ("uni", "é"),
+            ("empty", ""),
+            ("space", "a b "),
+        ];
         assert_eq!(pairs, expected);
         assert_eq!(parse("a=1\nb=\\u12"), Err(2));
     }

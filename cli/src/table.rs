@@ -7,7 +7,8 @@ pub(crate) fn base64(id: Uuid) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut text = String::with_capacity(22);
     for chunk in id.as_bytes().chunks(3) {
-        let bits = chunk.iter().fold(0u32, |value, byte| (value << 8) | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        let bits = chunk.iter().fold(0u32, |value, byte| (value << 8) | u32::from(*byte))
+            << (8 * (3 - chunk.len()));
         for index in 0..=chunk.len() {
             let digit = usize::try_from((bits >> (18 - 6 * index)) & 63).unwrap_or(0);
             text.extend(ALPHABET.get(digit).map(|digit| char::from(*digit)));
@@ -31,13 +32,18 @@ pub(crate) fn from_base64(text: &str) -> Option<Uuid> {
             b'_' => 63,
             _ => return None,
         };
-        bits = if index == 21 { (bits << 2) | u128::from(value >> 4) } else { (bits << 6) | u128::from(value) };
+        bits = if index == 21 {
+            (bits << 2) | u128::from(value >> 4)
+        } else {
+            (bits << 6) | u128::from(value)
+        };
     }
     Some(Uuid::from_u128(bits))
 }
 
-/// Topic patterns as Kafka's tools use them: Java regular expressions. Here: alternatives by `|` or `,`, `.` for any character, `*`, `+`
-/// and `?` after one character, `.` or a class in `[]`. Anything else is refused, not misread.
+/// Topic patterns as Kafka's tools use them: Java regular expressions. Here: alternatives by `|` or
+/// `,`, `.` for any character, `*`, `+` and `?` after one character, `.` or a class in `[]`.
+/// Anything else is refused, not misread.
 pub(crate) struct Pattern(Vec<Vec<(Atom, Repeat)>>);
 
 #[derive(Debug)]
@@ -71,7 +77,12 @@ impl Pattern {
                 }
                 ' ' => continue,
                 '.' => Atom::Any,
-                '\\' => Atom::Literal(chars.next().filter(|c| !c.is_alphanumeric()).ok_or("an escape that is not supported")?),
+                '\\' => Atom::Literal(
+                    chars
+                        .next()
+                        .filter(|c| !c.is_alphanumeric())
+                        .ok_or("an escape that is not supported")?,
+                ),
                 '[' => {
                     let negated = chars.next_if_eq(&'^').is_some();
                     let mut ranges = Vec::new();
@@ -79,8 +90,13 @@ impl Pattern {
                         match chars.next() {
                             None => return Err("an unclosed [".to_owned()),
                             Some(']') => break,
-                            Some('\\' | '[' | '&') => return Err("a character class that is not supported".to_owned()),
-                            Some(low) => match chars.next_if_eq(&'-').and_then(|_| chars.next_if(|c| *c != ']')) {
+                            Some('\\' | '[' | '&') => {
+                                return Err("a character class that is not supported".to_owned());
+                            }
+                            Some(low) => match chars
+                                .next_if_eq(&'-')
+                                .and_then(|_| chars.next_if(|c| *c != ']'))
+                            {
                                 Some(high) => ranges.push((low, high)),
                                 None => ranges.push((low, low)),
                             },
@@ -88,7 +104,9 @@ impl Pattern {
                     }
                     Atom::Class { negated, ranges }
                 }
-                '(' | ')' | '{' | '}' | '*' | '+' | '?' | '^' | '$' | ']' => return Err(format!("'{c}' is not supported here")),
+                '(' | ')' | '{' | '}' | '*' | '+' | '?' | '^' | '$' | ']' => {
+                    return Err(format!("'{c}' is not supported here"));
+                }
                 c => Atom::Literal(c),
             };
             let repeat = match chars.peek() {
@@ -114,7 +132,8 @@ impl Pattern {
     }
 }
 
-/// Follows all places in the pattern at once, so that no pattern takes more than its length times that of the name.
+/// Follows all places in the pattern at once, so that no pattern takes more than its length times
+/// that of the name.
 fn fits(atoms: &[(Atom, Repeat)], name: &[char]) -> bool {
     let close = |places: &mut Vec<bool>| {
         for (index, (_, repeat)) in atoms.iter().enumerate() {
@@ -135,7 +154,9 @@ fn fits(atoms: &[(Atom, Repeat)], name: &[char]) -> bool {
             let hit = match atom {
                 Atom::Any => true,
                 Atom::Literal(wanted) => wanted == c,
-                Atom::Class { negated, ranges } => ranges.iter().any(|(low, high)| (low..=high).contains(&c)) != *negated,
+                Atom::Class { negated, ranges } => {
+                    ranges.iter().any(|(low, high)| (low..=high).contains(&c)) != *negated
+                }
             };
             if hit && places[index] {
                 next[index + 1] = true;
@@ -152,7 +173,10 @@ fn fits(atoms: &[(Atom, Repeat)], name: &[char]) -> bool {
 
 /// Whether `name` is a topic of the broker's own.
 pub(crate) fn is_internal(name: &str) -> bool {
-    matches!(name, "__consumer_offsets" | "__transaction_state" | "__share_group_state" | "__cluster_metadata")
+    matches!(
+        name,
+        "__consumer_offsets" | "__transaction_state" | "__share_group_state" | "__cluster_metadata"
+    )
 }
 
 #[cfg(test)]

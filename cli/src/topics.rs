@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use letterbox_client::{
-    BrokerError, Client, ConfigEntry, ConfigResource, ConfigSource, EligibleLeaders, Error, ErrorCode, Metadata, NewTopic, Partition,
-    Topic, TopicPartition,
+    BrokerError, Client, ConfigEntry, ConfigResource, ConfigSource, EligibleLeaders, Error,
+    ErrorCode, Metadata, NewTopic, Partition, Topic, TopicPartition,
 };
 use letterbox_env::Env;
 
@@ -17,25 +17,47 @@ use crate::table::{Pattern, base64, from_base64, is_internal};
 const ACTIONS: [&str; 5] = ["create", "list", "alter", "describe", "delete"];
 
 /// With one of these `--describe` shows partitions only, and only some.
-const FILTERS: [&str; 4] = ["under-replicated-partitions", "unavailable-partitions", "under-min-isr-partitions", "at-min-isr-partitions"];
+const FILTERS: [&str; 4] = [
+    "under-replicated-partitions",
+    "unavailable-partitions",
+    "under-min-isr-partitions",
+    "at-min-isr-partitions",
+];
 
 const SPECS: [Spec; 24] = [
     ("alter", Takes::Nothing, "Alter the number of partitions."),
-    ("at-min-isr-partitions", Takes::Nothing, "When describing topics, show only partitions whose ISR is exactly min.insync.replicas."),
-    ("config", Takes::Values("String: name=value"), "A configuration of the topic that is created. May be repeated."),
+    (
+        "at-min-isr-partitions",
+        Takes::Nothing,
+        "When describing topics, show only partitions whose ISR is exactly min.insync.replicas.",
+    ),
+    (
+        "config",
+        Takes::Values("String: name=value"),
+        "A configuration of the topic that is created. May be repeated.",
+    ),
     ("create", Takes::Nothing, "Create a new topic."),
     ("delete", Takes::Nothing, "Delete a topic."),
     ("delete-config", Takes::Refused, ""),
     ("describe", Takes::Nothing, "List details for the given topics."),
-    ("exclude-internal", Takes::Nothing, "Leave out the broker's own topics when listing or describing."),
-    ("if-exists", Takes::Nothing, "When altering, deleting or describing, do nothing for a topic that does not exist."),
+    (
+        "exclude-internal",
+        Takes::Nothing,
+        "Leave out the broker's own topics when listing or describing.",
+    ),
+    (
+        "if-exists",
+        Takes::Nothing,
+        "When altering, deleting or describing, do nothing for a topic that does not exist.",
+    ),
     ("if-not-exists", Takes::Nothing, "When creating, do not fail when the topic already exists."),
     ("list", Takes::Nothing, "List all available topics."),
     ("partition-size-limit-per-response", Takes::Refused, ""),
     (
         "partitions",
         Takes::Value("Integer: # of partitions"),
-        "The number of partitions of the topic that is created or altered. Records with a key go to other partitions afterwards.",
+        "The number of partitions of the topic that is created or altered. Records with a key go \
+         to other partitions afterwards.",
     ),
     (
         "replica-assignment",
@@ -47,22 +69,49 @@ const SPECS: [Spec; 24] = [
         Takes::Value("Integer: replication factor"),
         "The replicas of each partition; the cluster's default when not given.",
     ),
-    ("topic", Takes::Value("String: topic"), "The topic; a regular expression except for --create."),
+    (
+        "topic",
+        Takes::Value("String: topic"),
+        "The topic; a regular expression except for --create.",
+    ),
     ("topic-id", Takes::Value("String: topic-id"), "The id of the topic to describe."),
-    ("topics-with-overrides", Takes::Nothing, "When describing, show only topics with configurations of their own."),
-    ("unavailable-partitions", Takes::Nothing, "When describing, show only partitions without a leader."),
-    ("under-min-isr-partitions", Takes::Nothing, "When describing, show only partitions whose ISR is less than min.insync.replicas."),
-    ("under-replicated-partitions", Takes::Nothing, "When describing, show only partitions whose ISR lacks replicas."),
+    (
+        "topics-with-overrides",
+        Takes::Nothing,
+        "When describing, show only topics with configurations of their own.",
+    ),
+    (
+        "unavailable-partitions",
+        Takes::Nothing,
+        "When describing, show only partitions without a leader.",
+    ),
+    (
+        "under-min-isr-partitions",
+        Takes::Nothing,
+        "When describing, show only partitions whose ISR is less than min.insync.replicas.",
+    ),
+    (
+        "under-replicated-partitions",
+        Takes::Nothing,
+        "When describing, show only partitions whose ISR lacks replicas.",
+    ),
     ("zookeeper", Takes::Refused, ""),
     ("force", Takes::Refused, ""),
     ("disable-rack-aware", Takes::Refused, ""),
 ];
 
 /// Runs the tool.
-pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Send), err: &mut (dyn Write + Send)) -> Result<i32, Failure> {
-    let grammar = Grammar::new("This tool helps to create, delete, describe, or change a topic.", &SPECS);
+pub(crate) async fn run(
+    env: &Env,
+    args: Vec<String>,
+    out: &mut (dyn Write + Send),
+    err: &mut (dyn Write + Send),
+) -> Result<i32, Failure> {
+    let grammar =
+        Grammar::new("This tool helps to create, delete, describe, or change a topic.", &SPECS);
     let parsed = grammar.refuse_repeated(failed).parse(args)?;
-    let line = "Command must include exactly one action: --list, --describe, --create, --alter or --delete";
+    let line = "Command must include exactly one action: --list, --describe, --create, --alter or \
+        --delete";
     let action = parsed.exactly_one(&ACTIONS, line)?;
     check(&parsed, action)?;
     let client = connect::admin(env, &parsed, None, err).await?;
@@ -87,9 +136,13 @@ fn check(parsed: &Parsed, action: &str) -> Result<(), Failure> {
     if action == "alter" && !parsed.has("partitions") {
         return Err(parsed.wrong("Missing required argument \"[partitions]\""));
     }
-    parsed.excludes("replica-assignment", if action == "create" { &["partitions", "replication-factor"] } else { &[] })?;
+    parsed.excludes(
+        "replica-assignment",
+        if action == "create" { &["partitions", "replication-factor"] } else { &[] },
+    )?;
     let only = |name: &str, actions: &[&str]| {
-        let others: Vec<&str> = ACTIONS.into_iter().filter(|other| !actions.contains(other)).collect();
+        let others: Vec<&str> =
+            ACTIONS.into_iter().filter(|other| !actions.contains(other)).collect();
         parsed.excludes(name, &others)
     };
     only("config", &["create"])?;
@@ -109,7 +162,10 @@ fn check(parsed: &Parsed, action: &str) -> Result<(), Failure> {
         ("partitions", "The partitions must be greater than 0"),
         ("replication-factor", "The replication factor must be between 1 and 32767 inclusive"),
     ] {
-        if parsed.number::<i64>(name)?.is_some_and(|number| number < 1 || (name == "replication-factor" && number > 32767)) {
+        if parsed
+            .number::<i64>(name)?
+            .is_some_and(|number| number < 1 || (name == "replication-factor" && number > 32767))
+        {
             return Err(failed(zero));
         }
     }
@@ -128,13 +184,17 @@ fn failed_call(error: &Error) -> Failure {
     }
 }
 
-async fn create(client: &Client, parsed: &Parsed, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
+async fn create(
+    client: &Client,
+    parsed: &Parsed,
+    out: &mut (dyn Write + Send),
+) -> Result<(), Failure> {
     let name = parsed.required("topic")?.to_owned();
     if name.contains(['.', '_']) {
         writeln!(
             out,
-            "WARNING: Due to limitations in metric names, topics with a period ('.') or underscore ('_') could collide. To avoid issues it is best to \
-             use either, but not both."
+            "WARNING: Due to limitations in metric names, topics with a period ('.') or underscore \
+             ('_') could collide. To avoid issues it is best to use either, but not both."
         )?;
     }
     let mut topic = NewTopic {
@@ -145,17 +205,25 @@ async fn create(client: &Client, parsed: &Parsed, out: &mut (dyn Write + Send)) 
     };
     for word in parsed.values("config") {
         let (key, value) = word.split_once('=').ok_or_else(|| {
-            failed("requirement failed: Invalid topic config: all configs to be added must be in the format \"key=val\".")
+            failed(
+                "requirement failed: Invalid topic config: all configs to be added must be in \
+                the format \"key=val\".",
+            )
         })?;
         topic.configs.insert(key.trim().to_owned(), value.trim().to_owned());
     }
     if let Some(assignment) = parsed.value("replica-assignment") {
         topic.assignments = (0..).zip(replica_assignment(assignment)?).collect();
     }
-    let outcomes = client.create_topics(&[topic], false).await.map_err(|error| failed_call(&error))?;
+    let outcomes =
+        client.create_topics(&[topic], false).await.map_err(|error| failed_call(&error))?;
     match outcomes.into_iter().next().map(|(_, outcome)| outcome) {
         Some(Ok(_)) => Ok(writeln!(out, "Created topic {name}.")?),
-        Some(Err(error)) if error.code == ErrorCode::TopicAlreadyExists && parsed.has("if-not-exists") => Ok(()),
+        Some(Err(error))
+            if error.code == ErrorCode::TopicAlreadyExists && parsed.has("if-not-exists") =>
+        {
+            Ok(())
+        }
         Some(Err(error)) => Err(failed(sentence(&error))),
         None => Err(failed("the broker did not answer for the topic")),
     }
@@ -166,11 +234,17 @@ fn replica_assignment(text: &str) -> Result<Vec<Vec<i32>>, Failure> {
     for part in text.split(',') {
         let ids: Result<Vec<i32>, _> = part.split(':').map(|id| id.trim().parse()).collect();
         let ids = ids.map_err(|_| failed(format!("For input string: \"{part}\"")))?;
-        if ids.iter().enumerate().any(|(index, id)| ids.iter().take(index).any(|other| other == id)) {
-            return Err(failed(format!("Partition replica lists may not contain duplicate entries: {part}")));
+        if ids.iter().enumerate().any(|(index, id)| ids.iter().take(index).any(|other| other == id))
+        {
+            return Err(failed(format!(
+                "Partition replica lists may not contain duplicate entries: {part}"
+            )));
         }
         if partitions.first().is_some_and(|first| first.len() != ids.len()) {
-            return Err(failed(format!("Partition {} has different replication factor: {part}", partitions.len())));
+            return Err(failed(format!(
+                "Partition {} has different replication factor: {part}",
+                partitions.len()
+            )));
         }
         partitions.push(ids);
     }
@@ -207,12 +281,18 @@ fn all_or_first(outcomes: BTreeMap<String, Result<(), BrokerError>>) -> Result<(
     outcomes.into_values().collect::<Result<(), _>>().map_err(|error| failed(sentence(&error)))
 }
 
-async fn list(client: &Client, parsed: &Parsed, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
+async fn list(
+    client: &Client,
+    parsed: &Parsed,
+    out: &mut (dyn Write + Send),
+) -> Result<(), Failure> {
     let metadata = client.metadata(None).await.map_err(|error| failed_call(&error))?;
     let pattern = pattern(parsed)?;
     let mut any = false;
     for (name, topic) in &metadata.topics {
-        if pattern.as_ref().is_none_or(|pattern| pattern.matches(name)) && !(parsed.has("exclude-internal") && internal(topic)) {
+        if pattern.as_ref().is_none_or(|pattern| pattern.matches(name))
+            && !(parsed.has("exclude-internal") && internal(topic))
+        {
             writeln!(out, "{name}")?;
             any = true;
         }
@@ -230,7 +310,9 @@ fn internal(topic: &Topic) -> bool {
 
 fn pattern(parsed: &Parsed) -> Result<Option<Pattern>, Failure> {
     let text = parsed.value("topic");
-    text.map(Pattern::parse).transpose().map_err(|why| failed(format!("{} is an invalid regex: {why}", text.unwrap_or_default())))
+    text.map(Pattern::parse)
+        .transpose()
+        .map_err(|why| failed(format!("{} is an invalid regex: {why}", text.unwrap_or_default())))
 }
 
 /// The topics that `--topic` means; none when there is none and `--if-exists` is given.
@@ -238,7 +320,8 @@ async fn existing(client: &Client, parsed: &Parsed) -> Result<Metadata, Failure>
     let mut metadata = client.metadata(None).await.map_err(|error| failed_call(&error))?;
     let pattern = pattern(parsed)?;
     metadata.topics.retain(|name, topic| {
-        pattern.as_ref().is_none_or(|pattern| pattern.matches(name)) && !(parsed.has("exclude-internal") && internal(topic))
+        pattern.as_ref().is_none_or(|pattern| pattern.matches(name))
+            && !(parsed.has("exclude-internal") && internal(topic))
     });
     if metadata.topics.is_empty()
         && !parsed.has("if-exists")
@@ -249,20 +332,30 @@ async fn existing(client: &Client, parsed: &Parsed) -> Result<Metadata, Failure>
     Ok(metadata)
 }
 
-async fn describe(client: &Client, parsed: &Parsed, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
+async fn describe(
+    client: &Client,
+    parsed: &Parsed,
+    out: &mut (dyn Write + Send),
+) -> Result<(), Failure> {
     let mut metadata = existing(client, parsed).await?;
     if let Some(text) = parsed.value("topic-id") {
-        let id = from_base64(text).ok_or_else(|| failed(format!("Input string `{text}` is not a topic id of 22 base64 characters")))?;
+        let id = from_base64(text).ok_or_else(|| {
+            failed(format!("Input string `{text}` is not a topic id of 22 base64 characters"))
+        })?;
         metadata.topics.retain(|_, topic| topic.id == id);
         if metadata.topics.is_empty() && !parsed.has("if-exists") {
             return Err(failed(format!("TopicId '{text}' does not exist as expected")));
         }
     }
-    let resources: Vec<ConfigResource> = metadata.topics.keys().map(ConfigResource::topic).collect();
+    let resources: Vec<ConfigResource> =
+        metadata.topics.keys().map(ConfigResource::topic).collect();
     let configs = if resources.is_empty() {
         BTreeMap::new()
     } else {
-        client.describe_configs(&resources, None, false).await.map_err(|error| failed_call(&error))?
+        client
+            .describe_configs(&resources, None, false)
+            .await
+            .map_err(|error| failed_call(&error))?
     };
     let names: Vec<String> = metadata.topics.keys().cloned().collect();
     // As Kafka's tool, which asks for a topic by its id with a call that does not tell them.
@@ -288,10 +381,16 @@ async fn describe(client: &Client, parsed: &Parsed, out: &mut (dyn Write + Send)
             .and_then(|entry| entry.value.as_ref()?.parse().ok())
             .unwrap_or(1);
         if !filtered {
-            let replication = topic.partitions.values().map(|partition| partition.replicas.len()).next().unwrap_or(0);
+            let replication = topic
+                .partitions
+                .values()
+                .map(|partition| partition.replicas.len())
+                .next()
+                .unwrap_or(0);
             writeln!(
                 out,
-                "Topic: {name}\tTopicId: {}\tPartitionCount: {}\tReplicationFactor: {replication}\tConfigs: {overrides}",
+                "Topic: {name}\tTopicId: {}\tPartitionCount: {}\tReplicationFactor: \
+                 {replication}\tConfigs: {overrides}",
                 base64(topic.id),
                 topic.partitions.len(),
             )?;
@@ -299,18 +398,24 @@ async fn describe(client: &Client, parsed: &Parsed, out: &mut (dyn Write + Send)
         if parsed.has("topics-with-overrides") {
             continue;
         }
-        for partition in topic.partitions.values().filter(|partition| !filtered || is_wanted(parsed, partition, min_isr, &metadata)) {
+        for partition in topic
+            .partitions
+            .values()
+            .filter(|partition| !filtered || is_wanted(parsed, partition, min_isr, &metadata))
+        {
             let indent = "\t";
-            let leader = partition.leader.map_or_else(|| "none".to_owned(), |leader| leader.to_string());
+            let leader =
+                partition.leader.map_or_else(|| "none".to_owned(), |leader| leader.to_string());
             let leaders = |pick: fn(&EligibleLeaders) -> &[i32]| match &eligible {
                 None => "N/A".to_owned(),
-                Some(eligible) => {
-                    eligible.get(&TopicPartition::new(name.clone(), partition.index)).map_or_else(String::new, |found| ids(pick(found)))
-                }
+                Some(eligible) => eligible
+                    .get(&TopicPartition::new(name.clone(), partition.index))
+                    .map_or_else(String::new, |found| ids(pick(found))),
             };
             writeln!(
                 out,
-                "{indent}Topic: {name}\tPartition: {}\tLeader: {leader}\tReplicas: {}\tIsr: {}\tElr: {}\tLastKnownElr: {}",
+                "{indent}Topic: {name}\tPartition: {}\tLeader: {leader}\tReplicas: {}\tIsr: \
+                 {}\tElr: {}\tLastKnownElr: {}",
                 partition.index,
                 ids(&partition.replicas),
                 ids(&partition.isr),
@@ -325,7 +430,9 @@ async fn describe(client: &Client, parsed: &Parsed, out: &mut (dyn Write + Send)
 /// Values that are not defaults, as `key=value` joined by commas.
 fn overrides(entries: &[ConfigEntry]) -> String {
     let own = entries.iter().filter(|entry| entry.source != ConfigSource::DEFAULT_CONFIG);
-    own.map(|entry| format!("{}={}", entry.name, entry.value.as_deref().unwrap_or("null"))).collect::<Vec<_>>().join(",")
+    own.map(|entry| format!("{}={}", entry.name, entry.value.as_deref().unwrap_or("null")))
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 fn is_wanted(parsed: &Parsed, partition: &Partition, min_isr: usize, metadata: &Metadata) -> bool {

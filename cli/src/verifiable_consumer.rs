@@ -23,10 +23,22 @@ const SPECS: [Spec; 12] = [
     ("consumer.config", Takes::Value("CONFIG-FILE"), "(DEPRECATED) As --command-config."),
     ("enable-autocommit", Takes::Nothing, "Commit offsets now and then, and not after each poll."),
     ("group-id", Takes::Value("GROUP-ID"), "REQUIRED: The group id of the consumer group."),
-    ("group-instance-id", Takes::Value("GROUP-INSTANCE-ID"), "A name that makes the member a static one."),
-    ("group-protocol", Takes::Value("GROUP-PROTOCOL"), "The group protocol; only classic is supported. (default: classic)"),
+    (
+        "group-instance-id",
+        Takes::Value("GROUP-INSTANCE-ID"),
+        "A name that makes the member a static one.",
+    ),
+    (
+        "group-protocol",
+        Takes::Value("GROUP-PROTOCOL"),
+        "The group protocol; only classic is supported. (default: classic)",
+    ),
     ("group-remote-assignor", Takes::Refused, ""),
-    ("max-messages", Takes::Value("MAX-MESSAGES"), "Consume so many records; -1: until the tool is stopped. (default: -1)"),
+    (
+        "max-messages",
+        Takes::Value("MAX-MESSAGES"),
+        "Consume so many records; -1: until the tool is stopped. (default: -1)",
+    ),
     (
         "reset-policy",
         Takes::Value("RESET-POLICY"),
@@ -38,30 +50,48 @@ const SPECS: [Spec; 12] = [
 ];
 
 /// Runs the tool until it has read what it was asked for, or is told to stop.
-pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Send), err: &mut (dyn Write + Send)) -> Result<i32, Failure> {
-    let about = "This tool consumes messages from a specific topic and emits consumer events (e.g. group rebalances, received messages, and offsets committed) as JSON objects to STDOUT.";
+pub(crate) async fn run(
+    env: &Env,
+    args: Vec<String>,
+    out: &mut (dyn Write + Send),
+    err: &mut (dyn Write + Send),
+) -> Result<i32, Failure> {
+    let about = "This tool consumes messages from a specific topic and emits consumer events (e.g. \
+        group rebalances, received messages, and offsets committed) as JSON objects to STDOUT.";
     let parsed = Grammar::new(about, &SPECS).argparse(&[]).shorts(&[("h", "help")]).parse(args)?;
     let topic = parsed.required("topic")?.to_owned();
     let bootstrap = parsed.required("bootstrap-server")?.to_owned();
     let group = parsed.required("group-id")?;
-    if let Some(strategy) = parsed.value("assignment-strategy").filter(|strategy| strategy.rsplit('.').next() != Some("RangeAssignor")) {
-        return Err(
-            parsed.wrong(format!("--assignment-strategy: {strategy} is not supported; org.apache.kafka.clients.consumer.RangeAssignor is"))
-        );
+    if let Some(strategy) = parsed
+        .value("assignment-strategy")
+        .filter(|strategy| strategy.rsplit('.').next() != Some("RangeAssignor"))
+    {
+        return Err(parsed.wrong(format!(
+            "--assignment-strategy: {strategy} is not supported; \
+                org.apache.kafka.clients.consumer.RangeAssignor is"
+        )));
     }
     let max = parsed.number::<i64>("max-messages")?.and_then(|max| u64::try_from(max).ok());
-    let mut properties = Properties::load(env, parsed.value("command-config").or(parsed.value("consumer.config")))?;
+    let mut properties =
+        Properties::load(env, parsed.value("command-config").or(parsed.value("consumer.config")))?;
     properties.set("group.id", group);
-    properties.set("group.protocol", &parsed.value("group-protocol").unwrap_or("classic").to_ascii_lowercase());
-    properties.set("enable.auto.commit", if parsed.has("enable-autocommit") { "true" } else { "false" });
+    properties.set(
+        "group.protocol",
+        &parsed.value("group-protocol").unwrap_or("classic").to_ascii_lowercase(),
+    );
+    properties
+        .set("enable.auto.commit", if parsed.has("enable-autocommit") { "true" } else { "false" });
     properties.set("auto.offset.reset", parsed.value("reset-policy").unwrap_or("earliest"));
-    for (option, key) in [("group-instance-id", "group.instance.id"), ("session-timeout", "session.timeout.ms")] {
+    for (option, key) in
+        [("group-instance-id", "group.instance.id"), ("session-timeout", "session.timeout.ms")]
+    {
         if let Some(value) = parsed.value(option) {
             properties.set(key, value);
         }
     }
     let options = consumer_options(&mut properties)?;
-    let client = properties.connect(env, &bootstrap, &format!("consumer-{group}-1"), None, err).await?;
+    let client =
+        properties.connect(env, &bootstrap, &format!("consumer-{group}-1"), None, err).await?;
     let mut consumer = Consumer::new(&client, options);
     let mut stop = Stop::new()?;
     event(env, out, "startup_complete", "")?;
@@ -84,14 +114,19 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
         let records = match polled {
             Ok(records) => records,
             Err(error) => {
-                ended = Err(Failure::Stderr(format!("Error during processing, terminating consumer process: {}", plain(&error))));
+                ended = Err(Failure::Stderr(format!(
+                    "Error during processing, terminating consumer process: {}",
+                    plain(&error)
+                )));
                 break;
             }
         };
         if records.is_empty() {
             continue;
         }
-        let room = max.map_or(usize::MAX, |max| usize::try_from(max.saturating_sub(count)).unwrap_or(usize::MAX));
+        let room = max.map_or(usize::MAX, |max| {
+            usize::try_from(max.saturating_sub(count)).unwrap_or(usize::MAX)
+        });
         let taken: Vec<&ConsumerRecord> = records.iter().take(room).collect();
         count = count.saturating_add(u64::try_from(taken.len()).unwrap_or(0));
         if parsed.has("verbose") {
@@ -102,7 +137,12 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
         let offsets = consumed(env, &taken, records.len(), out)?;
         if !parsed.has("enable-autocommit") {
             let committed = consumer.commit_offsets(&offsets).await.map_err(|error| plain(&error));
-            event(env, out, "offsets_committed", &commit_fields(&offsets, committed.err().as_deref()))?;
+            event(
+                env,
+                out,
+                "offsets_committed",
+                &commit_fields(&offsets, committed.err().as_deref()),
+            )?;
         }
     }
     let told = stop.is_asked();
@@ -131,13 +171,19 @@ fn partition_fields(partition: &TopicPartition) -> String {
 }
 
 fn partitions(assigned: &[TopicPartition]) -> String {
-    let list: Vec<String> = assigned.iter().map(|partition| format!("{{{}}}", partition_fields(partition))).collect();
+    let list: Vec<String> =
+        assigned.iter().map(|partition| format!("{{{}}}", partition_fields(partition))).collect();
     format!(",\"partitions\":[{}]", list.join(","))
 }
 
 fn record_fields(record: &ConsumerRecord) -> String {
     let place = partition_fields(&TopicPartition::new(record.topic.clone(), record.partition));
-    format!(",\"key\":{},\"value\":{},{place},\"offset\":{}", text(record.key.as_ref()), text(record.value.as_ref()), record.offset)
+    format!(
+        ",\"key\":{},\"value\":{},{place},\"offset\":{}",
+        text(record.key.as_ref()),
+        text(record.value.as_ref()),
+        record.offset
+    )
 }
 
 /// Prints how many records of which partitions came; the offsets to commit.
@@ -149,27 +195,48 @@ fn consumed(
 ) -> Result<BTreeMap<TopicPartition, CommittedOffset>, Failure> {
     let mut ranges: BTreeMap<TopicPartition, (u64, i64, i64)> = BTreeMap::new();
     for record in taken {
-        let range = ranges.entry(TopicPartition::new(record.topic.clone(), record.partition)).or_insert((0, record.offset, record.offset));
+        let range = ranges
+            .entry(TopicPartition::new(record.topic.clone(), record.partition))
+            .or_insert((0, record.offset, record.offset));
         *range = (range.0 + 1, range.1, record.offset);
     }
     let summary = |(partition, (count, first, last)): (&TopicPartition, &(u64, i64, i64))| {
-        format!("{{{},\"count\":{count},\"minOffset\":{first},\"maxOffset\":{last}}}", partition_fields(partition))
+        format!(
+            "{{{},\"count\":{count},\"minOffset\":{first},\"maxOffset\":{last}}}",
+            partition_fields(partition)
+        )
     };
     let summaries: Vec<String> = ranges.iter().map(summary).collect();
-    event(env, out, "records_consumed", &format!(",\"count\":{polled},\"partitions\":[{}]", summaries.join(",")))?;
-    let committed = |last: i64| CommittedOffset { offset: last.saturating_add(1), leader_epoch: -1, metadata: String::new() };
+    event(
+        env,
+        out,
+        "records_consumed",
+        &format!(",\"count\":{polled},\"partitions\":[{}]", summaries.join(",")),
+    )?;
+    let committed = |last: i64| CommittedOffset {
+        offset: last.saturating_add(1),
+        leader_epoch: -1,
+        metadata: String::new(),
+    };
     Ok(ranges.into_iter().map(|(partition, (_, _, last))| (partition, committed(last))).collect())
 }
 
-fn commit_fields(offsets: &BTreeMap<TopicPartition, CommittedOffset>, error: Option<&str>) -> String {
+fn commit_fields(
+    offsets: &BTreeMap<TopicPartition, CommittedOffset>,
+    error: Option<&str>,
+) -> String {
     let list: Vec<String> = offsets
         .iter()
-        .map(|(partition, committed)| format!("{{{},\"offset\":{}}}", partition_fields(partition), committed.offset))
+        .map(|(partition, committed)| {
+            format!("{{{},\"offset\":{}}}", partition_fields(partition), committed.offset)
+        })
         .collect();
     let list = list.join(",");
     match error {
         None => format!(",\"offsets\":[{list}],\"success\":true"),
-        Some(error) => format!(",\"offsets\":[{list}],\"error\":{},\"success\":false", json::text(error)),
+        Some(error) => {
+            format!(",\"offsets\":[{list}],\"error\":{},\"success\":false", json::text(error))
+        }
     }
 }
 
@@ -190,16 +257,30 @@ mod tests {
             value: Some("7.2".into()),
             headers: Vec::new(),
         };
-        assert_eq!(record_fields(&record), r#","key":null,"value":"7.2","topic":"v","partition":0,"offset":2"#);
+        assert_eq!(
+            record_fields(&record),
+            r#","key":null,"value":"7.2","topic":"v","partition":0,"offset":2"#
+        );
         let mut out = Vec::new();
         let first = ConsumerRecord { offset: 1, ..record.clone() };
         let offsets = consumed(&Env::real(), &[&first, &record], 3, &mut out).unwrap();
         let line = String::from_utf8(out).unwrap();
-        let fields =
-            r#""name":"records_consumed","count":3,"partitions":[{"topic":"v","partition":0,"count":2,"minOffset":1,"maxOffset":2}]}"#;
-        assert!(line.starts_with("{\"timestamp\":") && line.ends_with(&format!("{fields}\n")), "{line}");
-        assert_eq!(commit_fields(&offsets, None), r#","offsets":[{"topic":"v","partition":0,"offset":3}],"success":true"#);
-        assert_eq!(commit_fields(&BTreeMap::new(), Some("no")), r#","offsets":[],"error":"no","success":false"#);
-        assert_eq!(partitions(&[TopicPartition::new("v", 0)]), r#","partitions":[{"topic":"v","partition":0}]"#);
+        let fields = r#""name":"records_consumed","count":3,"partitions":[{"topic":"v","partition":0,"count":2,"minOffset":1,"maxOffset":2}]}"#;
+        assert!(
+            line.starts_with("{\"timestamp\":") && line.ends_with(&format!("{fields}\n")),
+            "{line}"
+        );
+        assert_eq!(
+            commit_fields(&offsets, None),
+            r#","offsets":[{"topic":"v","partition":0,"offset":3}],"success":true"#
+        );
+        assert_eq!(
+            commit_fields(&BTreeMap::new(), Some("no")),
+            r#","offsets":[],"error":"no","success":false"#
+        );
+        assert_eq!(
+            partitions(&[TopicPartition::new("v", 0)]),
+            r#","partitions":[{"topic":"v","partition":0}]"#
+        );
     }
 }

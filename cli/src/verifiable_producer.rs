@@ -1,4 +1,5 @@
-//! `kafka-verifiable-producer`: numbers in ascending order, and a line of JSON for what became of each.
+//! `kafka-verifiable-producer`: numbers in ascending order, and a line of JSON for what became of
+//! each.
 
 use std::io::Write;
 use std::time::Duration;
@@ -17,39 +18,67 @@ use crate::json;
 
 const SPECS: [Spec; 8] = [
     ("acks", Takes::Value("ACKS"), "Acks required on each record: -1, 0 or 1. (default: -1)"),
-    ("max-messages", Takes::Value("MAX-MESSAGES"), "Produce so many records; -1: until the tool is stopped. (default: -1)"),
+    (
+        "max-messages",
+        Takes::Value("MAX-MESSAGES"),
+        "Produce so many records; -1: until the tool is stopped. (default: -1)",
+    ),
     (
         "message-create-time",
         Takes::Value("CREATE-TIME"),
         "Begin with this time of creation, in milliseconds since 1970. (default: -1: now)",
     ),
     ("producer.config", Takes::Value("CONFIG-FILE"), "(DEPRECATED) As --command-config."),
-    ("repeating-keys", Takes::Value("REPEATING-KEYS"), "Give records the keys from 0 up to below this number, again and again."),
-    ("throughput", Takes::Value("THROUGHPUT"), "Records per second, about; below 0: no limit. (default: -1)"),
+    (
+        "repeating-keys",
+        Takes::Value("REPEATING-KEYS"),
+        "Give records the keys from 0 up to below this number, again and again.",
+    ),
+    (
+        "throughput",
+        Takes::Value("THROUGHPUT"),
+        "Records per second, about; below 0: no limit. (default: -1)",
+    ),
     ("topic", Takes::Value("TOPIC"), "REQUIRED: The topic to produce to."),
-    ("value-prefix", Takes::Value("VALUE-PREFIX"), "A number that each value begins with, and a dot."),
+    (
+        "value-prefix",
+        Takes::Value("VALUE-PREFIX"),
+        "A number that each value begins with, and a dot.",
+    ),
 ];
 /// Records under way at most.
 const UNDER_WAY_MAX: usize = 100_000;
 
 /// Runs the tool until it has sent what it was asked for, or is told to stop.
-pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Send), err: &mut (dyn Write + Send)) -> Result<i32, Failure> {
-    let about = "This tool produces increasing integers to the specified topic and prints JSON metadata to stdout on each \"send\" request, making externally visible which messages have been acked and which have not.";
+pub(crate) async fn run(
+    env: &Env,
+    args: Vec<String>,
+    out: &mut (dyn Write + Send),
+    err: &mut (dyn Write + Send),
+) -> Result<i32, Failure> {
+    let about = "This tool produces increasing integers to the specified topic and prints JSON \
+        metadata to stdout on each \"send\" request, making externally visible which messages have \
+        been acked and which have not.";
     let parsed = Grammar::new(about, &SPECS).argparse(&[]).shorts(&[("h", "help")]).parse(args)?;
     let topic = parsed.required("topic")?.to_owned();
     let bootstrap = parsed.required("bootstrap-server")?.to_owned();
-    let max = parsed.number::<i64>("max-messages")?.and_then(|max| u64::try_from(max).ok()).unwrap_or(u64::MAX);
+    let max = parsed
+        .number::<i64>("max-messages")?
+        .and_then(|max| u64::try_from(max).ok())
+        .unwrap_or(u64::MAX);
     let throughput: i32 = parsed.number("throughput")?.unwrap_or(-1);
     let create_ms = parsed.number::<i64>("message-create-time")?.filter(|ms| *ms != -1);
     let prefix: Option<i32> = parsed.number("value-prefix")?;
     let keys = parsed.number::<u64>("repeating-keys")?.filter(|keys| *keys > 0);
     let acks = parsed.value("acks").unwrap_or("-1");
     if !["-1", "0", "1"].contains(&acks) {
-        return Err(parsed.wrong(format!("argument --acks: invalid choice: '{acks}' (choose from {{0,1,-1}})")));
+        return Err(parsed
+            .wrong(format!("argument --acks: invalid choice: '{acks}' (choose from {{0,1,-1}})")));
     }
     let mut properties = Properties::default();
     properties.set("acks", acks);
-    // What is refused is told, not tried again, unless the file says otherwise; that rules idempotence out.
+    // What is refused is told, not tried again, unless the file says otherwise; that rules
+    // idempotence out.
     properties.set("retries", "0");
     properties.set("enable.idempotence", "false");
     if let Some(file) = parsed.value("command-config").or(parsed.value("producer.config")) {
@@ -118,7 +147,9 @@ pub(crate) async fn run(env: &Env, args: Vec<String>, out: &mut (dyn Write + Sen
         env,
         out,
         "tool_data",
-        &format!(",\"sent\":{sent},\"acked\":{acked},\"target_throughput\":{throughput},\"avg_throughput\":{average:?}"),
+        &format!(
+            ",\"sent\":{sent},\"acked\":{acked},\"target_throughput\":{throughput},\"avg_throughput\":{average:?}"
+        ),
     )?;
     Ok(0)
 }
@@ -137,27 +168,46 @@ struct Sends<'a, F> {
 }
 
 impl<F> Sends<'_, F> {
-    fn report(&mut self, (result, key, value): Answer, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
-        let record = format!(",\"key\":{},\"value\":{}", json::text_or_null(key.as_deref()), json::text(&value));
+    fn report(
+        &mut self,
+        (result, key, value): Answer,
+        out: &mut (dyn Write + Send),
+    ) -> Result<(), Failure> {
+        let record = format!(
+            ",\"key\":{},\"value\":{}",
+            json::text_or_null(key.as_deref()),
+            json::text(&value)
+        );
         match result {
             Ok(place) => {
                 self.acked += 1;
-                let (topic, partition, offset) = (json::text(&place.topic), place.partition, place.offset.unwrap_or(-1));
-                let rest = format!("{record},\"offset\":{offset},\"topic\":{topic},\"partition\":{partition}");
+                let (topic, partition, offset) =
+                    (json::text(&place.topic), place.partition, place.offset.unwrap_or(-1));
+                let rest = format!(
+                    "{record},\"offset\":{offset},\"topic\":{topic},\"partition\":{partition}"
+                );
                 event(self.env, out, "producer_send_success", &rest)
             }
             Err(error) => {
                 let class = match &error {
                     Error::Broker(error) => java_class(error.code),
-                    Error::Timeout { .. } => "org.apache.kafka.common.errors.TimeoutException".to_owned(),
+                    Error::Timeout { .. } => {
+                        "org.apache.kafka.common.errors.TimeoutException".to_owned()
+                    }
                     _ => "org.apache.kafka.common.KafkaException".to_owned(),
                 };
-                let (message, class, topic) = (json::text(&plain(&error)), json::text(&format!("class {class}")), json::text(self.topic));
+                let (message, class, topic) = (
+                    json::text(&plain(&error)),
+                    json::text(&format!("class {class}")),
+                    json::text(self.topic),
+                );
                 event(
                     self.env,
                     out,
                     "producer_send_error",
-                    &format!(",\"topic\":{topic}{record},\"exception\":{class},\"message\":{message}"),
+                    &format!(
+                        ",\"topic\":{topic}{record},\"exception\":{class},\"message\":{message}"
+                    ),
                 )
             }
         }
@@ -165,7 +215,12 @@ impl<F> Sends<'_, F> {
 }
 
 /// Prints one event; `fields` begin with a comma.
-pub(crate) fn event(env: &Env, out: &mut (dyn Write + Send), name: &str, fields: &str) -> Result<(), Failure> {
+pub(crate) fn event(
+    env: &Env,
+    out: &mut (dyn Write + Send),
+    name: &str,
+    fields: &str,
+) -> Result<(), Failure> {
     writeln!(out, "{{\"timestamp\":{},\"name\":\"{name}\"{fields}}}", env.clock.wall_ms())?;
     out.flush()?;
     Ok(())
@@ -181,8 +236,12 @@ pub(crate) struct Stop {
 impl Stop {
     pub(crate) fn new() -> Result<Self, Failure> {
         use tokio::signal::unix::{SignalKind, signal};
-        let failed = |error: std::io::Error| Failure::Stderr(format!("cannot listen for signals: {error}"));
-        let (terminate, interrupt) = (signal(SignalKind::terminate()).map_err(failed)?, signal(SignalKind::interrupt()).map_err(failed)?);
+        let failed =
+            |error: std::io::Error| Failure::Stderr(format!("cannot listen for signals: {error}"));
+        let (terminate, interrupt) = (
+            signal(SignalKind::terminate()).map_err(failed)?,
+            signal(SignalKind::interrupt()).map_err(failed)?,
+        );
         Ok(Self { terminate, interrupt, asked: false })
     }
 

@@ -1,4 +1,5 @@
-//! What the tools say without a broker: to a command line that they refuse, and when nobody answers.
+//! What the tools say without a broker: to a command line that they refuse, and when nobody
+//! answers.
 
 use std::time::Duration;
 
@@ -16,17 +17,23 @@ async fn run(line: &str) -> (i32, String, String) {
     let mut words = line.split(' ').map(str::to_owned);
     let tool = words.next().unwrap();
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-    let streams = Streams { stdin: &mut tokio::io::empty(), stdout: &mut stdout, stderr: &mut stderr };
-    let code = letterbox_cli::run(Env::real(), &tool, words.chain(bootstrap).collect(), streams).await;
+    let streams =
+        Streams { stdin: &mut tokio::io::empty(), stdout: &mut stdout, stderr: &mut stderr };
+    let code =
+        letterbox_cli::run(Env::real(), &tool, words.chain(bootstrap).collect(), streams).await;
     (code, String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
 }
 
-/// `line` ends with 1, says `reason` first on standard error, and nothing else but the table of options.
+/// `line` ends with 1, says `reason` first on standard error, and nothing else but the table of
+/// options.
 async fn refuses(line: &str, reason: &str) {
     let (code, stdout, stderr) = run(line).await;
     let (first, rest) = stderr.split_once('\n').unwrap_or_default();
     assert_eq!((code, first, stdout.as_str()), (1, reason, ""), "{line}");
-    assert!(rest.is_empty() || rest.starts_with("Option ") || rest.starts_with("Command "), "{line}: {rest}");
+    assert!(
+        rest.is_empty() || rest.starts_with("Option ") || rest.starts_with("Command "),
+        "{line}: {rest}"
+    );
 }
 
 /// `line` is not refused: the tool goes on to connect.
@@ -37,20 +44,34 @@ async fn accepts(line: &str) {
 
 #[tokio::test]
 async fn an_option_with_two_values_is_refused_as_kafkas_tools_refuse_it() {
-    let two = |name: &str| format!("Found multiple arguments for option {name}, but you asked for only one");
-    for line in ["kafka-topics --delete --topic a --topic b", "kafka-topics --create --topic a --topic b"] {
-        assert_eq!(run(line).await, (1, format!("Error while executing topic command : {}\n", two("topic")), String::new()), "{line}");
+    let two = |name: &str| {
+        format!("Found multiple arguments for option {name}, but you asked for only one")
+    };
+    for line in
+        ["kafka-topics --delete --topic a --topic b", "kafka-topics --create --topic a --topic b"]
+    {
+        assert_eq!(
+            run(line).await,
+            (1, format!("Error while executing topic command : {}\n", two("topic")), String::new()),
+            "{line}"
+        );
     }
     for (line, name) in [
         ("kafka-consumer-groups --delete-offsets --group a --group b --topic t", "group"),
         ("kafka-consumer-groups --describe --group a --timeout 1 --timeout 2", "timeout"),
         // Kafka's tool takes the first offset to reset to and passes over the second.
-        ("kafka-consumer-groups --reset-offsets --group a --topic t --to-offset 1 --to-offset 2 --execute", "to-offset"),
+        (
+            "kafka-consumer-groups --reset-offsets --group a --topic t --to-offset 1 --to-offset 2 \
+             --execute",
+            "to-offset",
+        ),
     ] {
-        let said = format!("\nError: Executing consumer group command failed due to {}\n", two(name));
+        let said =
+            format!("\nError: Executing consumer group command failed due to {}\n", two(name));
         assert_eq!(run(line).await, (0, said, String::new()), "{line}");
     }
-    refuses("kafka-get-offsets --topic a --topic b", &format!("Error occurred: {}", two("topic"))).await;
+    refuses("kafka-get-offsets --topic a --topic b", &format!("Error occurred: {}", two("topic")))
+        .await;
     for (line, name) in [
         ("kafka-configs --alter --topic a --add-config x=1 --add-config y=2", "add-config"),
         ("kafka-console-producer --topic a --topic b", "topic"),
@@ -69,28 +90,60 @@ async fn options_of_another_action_on_groups_are_refused() {
         ("kafka-consumer-groups --delete --group g --state", "state"),
         ("kafka-consumer-groups --describe --group g --type", "type"),
     ] {
-        refuses(line, &format!("Option(s) [{options}] are unavailable given other options on the command line")).await;
+        refuses(
+            line,
+            &format!(
+                "Option(s) [{options}] are unavailable given other options on the command line"
+            ),
+        )
+        .await;
     }
     for (line, option, other) in [
         ("kafka-consumer-groups --delete --group g --dry-run", "dry-run", "delete"),
-        ("kafka-consumer-groups --delete-offsets --group g --topic t --dry-run", "dry-run", "delete-offsets"),
-        ("kafka-consumer-groups --delete-offsets --group g --topic t --execute", "execute", "delete-offsets"),
+        (
+            "kafka-consumer-groups --delete-offsets --group g --topic t --dry-run",
+            "dry-run",
+            "delete-offsets",
+        ),
+        (
+            "kafka-consumer-groups --delete-offsets --group g --topic t --execute",
+            "execute",
+            "delete-offsets",
+        ),
         ("kafka-consumer-groups --describe --group g --export", "export", "describe"),
         ("kafka-consumer-groups --delete --group g --to-earliest", "to-earliest", "delete"),
         ("kafka-consumer-groups --list --shift-by 3", "shift-by", "list"),
-        ("kafka-consumer-groups --describe --group g --from-file plan.csv", "from-file", "describe"),
-        ("kafka-consumer-groups --reset-offsets --group g --all-topics --topic t --to-latest", "topic", "all-topics"),
-        ("kafka-consumer-groups --reset-offsets --group g --topic t --from-file plan.csv", "topic", "from-file"),
-        ("kafka-consumer-groups --reset-offsets --group g --topic t --to-latest --to-earliest", "to-earliest", "to-latest"),
+        (
+            "kafka-consumer-groups --describe --group g --from-file plan.csv",
+            "from-file",
+            "describe",
+        ),
+        (
+            "kafka-consumer-groups --reset-offsets --group g --all-topics --topic t --to-latest",
+            "topic",
+            "all-topics",
+        ),
+        (
+            "kafka-consumer-groups --reset-offsets --group g --topic t --from-file plan.csv",
+            "topic",
+            "from-file",
+        ),
+        (
+            "kafka-consumer-groups --reset-offsets --group g --topic t --to-latest --to-earliest",
+            "to-earliest",
+            "to-latest",
+        ),
         ("kafka-consumer-groups --list --group g", "group", "list"),
     ] {
-        refuses(line, &format!("Option \"[{option}]\" can't be used with option \"[{other}]\"")).await;
+        refuses(line, &format!("Option \"[{option}]\" can't be used with option \"[{other}]\""))
+            .await;
     }
     for line in [
         "kafka-consumer-groups --list --all-groups --state --type",
         "kafka-consumer-groups --describe --all-groups --all-topics --offsets --verbose",
         "kafka-consumer-groups --delete --group g --all-topics",
-        "kafka-consumer-groups --reset-offsets --all-groups --all-topics --from-file plan.csv --export --dry-run",
+        "kafka-consumer-groups --reset-offsets --all-groups --all-topics --from-file plan.csv \
+         --export --dry-run",
     ] {
         accepts(line).await;
     }
@@ -99,18 +152,40 @@ async fn options_of_another_action_on_groups_are_refused() {
 #[tokio::test]
 async fn kafka_configs_refuses_what_contradicts_itself() {
     for (line, reason) in [
-        ("--describe --topic a --add-config x=1", "Option \"[describe]\" can't be used with option \"[add-config]\""),
-        ("--describe --topic a --delete-config x", "Option \"[describe]\" can't be used with option \"[delete-config]\""),
-        ("--describe --topic a --add-config-file f", "Option \"[describe]\" can't be used with option \"[add-config-file]\""),
-        ("--alter --topic a --add-config x=1 --all", "Option \"[alter]\" can't be used with option \"[all]\""),
-        ("--alter --topic a --add-config x=1 --add-config-file f", "Only one of --add-config or --add-config-file must be specified"),
-        ("--describe --topic a --broker 1", "Only 'users' and 'clients' entity types may be specified together"),
-        ("--describe --topic a --entity-type brokers", "Only 'users' and 'clients' entity types may be specified together"),
+        (
+            "--describe --topic a --add-config x=1",
+            "Option \"[describe]\" can't be used with option \"[add-config]\"",
+        ),
+        (
+            "--describe --topic a --delete-config x",
+            "Option \"[describe]\" can't be used with option \"[delete-config]\"",
+        ),
+        (
+            "--describe --topic a --add-config-file f",
+            "Option \"[describe]\" can't be used with option \"[add-config-file]\"",
+        ),
+        (
+            "--alter --topic a --add-config x=1 --all",
+            "Option \"[alter]\" can't be used with option \"[all]\"",
+        ),
+        (
+            "--alter --topic a --add-config x=1 --add-config-file f",
+            "Only one of --add-config or --add-config-file must be specified",
+        ),
+        (
+            "--describe --topic a --broker 1",
+            "Only 'users' and 'clients' entity types may be specified together",
+        ),
+        (
+            "--describe --topic a --entity-type brokers",
+            "Only 'users' and 'clients' entity types may be specified together",
+        ),
         ("--describe --topic a --entity-type topics", "Duplicate entity type(s) specified: topics"),
         ("--describe --broker 1 --broker-defaults", "Duplicate entity type(s) specified: brokers"),
         (
             "--describe --topic a --entity-name b",
-            "--entity-{type,name,default} should not be used in conjunction with specific entity flags",
+            "--entity-{type,name,default} should not be used in conjunction with specific entity \
+             flags",
         ),
         (
             "--describe --entity-type brokers --entity-name 1 --entity-default",
@@ -120,31 +195,52 @@ async fn kafka_configs_refuses_what_contradicts_itself() {
             "--describe --entity-type brokers --entity-name 1 --entity-name 2",
             "Found multiple arguments for option entity-name, but you asked for only one",
         ),
-        ("--describe --entity-type topics --entity-default", "--entity-default must not be specified with --describe of topics"),
-        ("--alter --entity-type topics --entity-default --add-config x=1", "An entity name must be specified with --alter of topics"),
+        (
+            "--describe --entity-type topics --entity-default",
+            "--entity-default must not be specified with --describe of topics",
+        ),
+        (
+            "--alter --entity-type topics --entity-default --add-config x=1",
+            "An entity name must be specified with --alter of topics",
+        ),
         (
             "--alter --entity-type brokers --add-config x=1",
-            "An entity-name or default entity must be specified with --alter of users, clients, brokers or ips",
+            "An entity-name or default entity must be specified with --alter of users, clients, \
+             brokers or ips",
         ),
-        ("--describe --broker one", "The entity name for brokers must be a valid integer broker id, but it is: one"),
+        (
+            "--describe --broker one",
+            "The entity name for brokers must be a valid integer broker id, but it is: one",
+        ),
     ] {
         refuses(&format!("kafka-configs {line}"), reason).await;
     }
-    for line in
-        ["--alter --broker-defaults --delete-config a,b --delete-config c", "--describe --entity-type brokers --entity-default --all"]
-    {
+    for line in [
+        "--alter --broker-defaults --delete-config a,b --delete-config c",
+        "--describe --entity-type brokers --entity-default --all",
+    ] {
         accepts(&format!("kafka-configs {line}")).await;
     }
 }
 
 #[tokio::test]
 async fn groups_are_an_entity_of_kafka_configs() {
-    refuses("kafka-configs --alter --entity-type groups --add-config x=1", "An entity name must be specified with --alter of groups").await;
+    refuses(
+        "kafka-configs --alter --entity-type groups --add-config x=1",
+        "An entity name must be specified with --alter of groups",
+    )
+    .await;
     let line = "--describe --entity-type groups --entity-default";
-    refuses(&format!("kafka-configs {line}"), "--entity-default must not be specified with --describe of groups").await;
-    for line in
-        ["--describe --entity-type groups", "--describe --group g --all", "--alter --entity-type groups --entity-name g --add-config x=1"]
-    {
+    refuses(
+        &format!("kafka-configs {line}"),
+        "--entity-default must not be specified with --describe of groups",
+    )
+    .await;
+    for line in [
+        "--describe --entity-type groups",
+        "--describe --group g --all",
+        "--alter --entity-type groups --entity-name g --add-config x=1",
+    ] {
         accepts(&format!("kafka-configs {line}")).await;
     }
 }
@@ -154,10 +250,19 @@ async fn tools_with_commands_refuse_what_is_none() {
     for (line, reason) in [
         ("kafka-cluster --config /dev/null", "too few arguments"),
         ("kafka-cluster foo", "invalid choice: 'foo' (choose from 'cluster-id', 'list-endpoints')"),
-        ("kafka-cluster unregister --id 1", "The command unregister is not supported by this tool yet."),
-        ("kafka-cluster cluster-id --include-fenced-brokers", "include-fenced-brokers is not a recognized option"),
+        (
+            "kafka-cluster unregister --id 1",
+            "The command unregister is not supported by this tool yet.",
+        ),
+        (
+            "kafka-cluster cluster-id --include-fenced-brokers",
+            "include-fenced-brokers is not a recognized option",
+        ),
         ("kafka-features upgrade", "The command upgrade is not supported by this tool yet."),
-        ("kafka-metadata-quorum describe", "One of --status or --replication must be specified with describe sub-command"),
+        (
+            "kafka-metadata-quorum describe",
+            "One of --status or --replication must be specified with describe sub-command",
+        ),
         (
             "kafka-metadata-quorum describe --status --human-readable",
             "The option --human-readable is only supported along with --replication",
@@ -167,11 +272,20 @@ async fn tools_with_commands_refuse_what_is_none() {
             "Only one of --status or --replication should be specified with describe sub-command",
         ),
         ("kafka-groups --topic a", "topic is not a recognized option"),
-        ("kafka-groups --list --consumer --share", "Option \"[consumer]\" can't be used with option \"[share]\""),
-        ("kafka-groups --list --streams --protocol x", "Option \"[streams]\" can't be used with option \"[protocol]\""),
+        (
+            "kafka-groups --list --consumer --share",
+            "Option \"[consumer]\" can't be used with option \"[share]\"",
+        ),
+        (
+            "kafka-groups --list --streams --protocol x",
+            "Option \"[streams]\" can't be used with option \"[protocol]\"",
+        ),
         ("kafka-groups --list --group-type bogus", "--group-type must be a valid group type."),
         ("kafka-log-dirs --topic-list a", "Missing required argument \"[describe]\""),
-        ("kafka-verifiable-producer --topic a --acks 2", "argument --acks: invalid choice: '2' (choose from {0,1,-1})"),
+        (
+            "kafka-verifiable-producer --topic a --acks 2",
+            "argument --acks: invalid choice: '2' (choose from {0,1,-1})",
+        ),
         ("kafka-verifiable-consumer --topic a", "Missing required argument \"[group-id]\""),
     ] {
         refuses(line, reason).await;
@@ -195,7 +309,10 @@ async fn each_tool_has_a_help_of_its_own() {
         assert!(known >= 3, "{tool}: {stdout}");
     }
     let (code, stdout, _) = run("kafka-metadata-quorum describe --help").await;
-    assert!(code == 0 && stdout.contains("--human-readable") && !stdout.contains("add-controller"), "{stdout}");
+    assert!(
+        code == 0 && stdout.contains("--human-readable") && !stdout.contains("add-controller"),
+        "{stdout}"
+    );
 }
 
 #[tokio::test]
@@ -206,25 +323,38 @@ async fn client_settings_without_effect_are_told_and_those_of_security_refused()
         file
     };
     let liberal = file(
-        "security.protocol=PLAINTEXT\nsasl.mechanism=PLAIN\nssl.truststore.location=/x\nreceive.buffer.bytes : 65536\nno.such.key=1\nrequest.timeout.ms=2000\n",
+        "security.protocol=PLAINTEXT\nsasl.mechanism=PLAIN\nssl.truststore.location=/x\nreceive.buffer.bytes \
+         : 65536\nno.such.key=1\nrequest.timeout.ms=2000\n",
     );
     for tool in ["kafka-topics --list", "kafka-cluster cluster-id", "kafka-broker-api-versions"] {
-        let (code, _, stderr) = run(&format!("{tool} --command-config {}", liberal.path().display())).await;
-        let warned: Vec<&str> =
-            stderr.lines().filter_map(|line| line.strip_prefix("WARN The client setting ")?.split(' ').next()).collect();
-        assert_eq!(warned, ["no.such.key", "receive.buffer.bytes", "sasl.mechanism", "ssl.truststore.location"], "{tool}");
+        let (code, _, stderr) =
+            run(&format!("{tool} --command-config {}", liberal.path().display())).await;
+        let warned: Vec<&str> = stderr
+            .lines()
+            .filter_map(|line| line.strip_prefix("WARN The client setting ")?.split(' ').next())
+            .collect();
+        assert_eq!(
+            warned,
+            ["no.such.key", "receive.buffer.bytes", "sasl.mechanism", "ssl.truststore.location"],
+            "{tool}"
+        );
         assert!(code == 1 && stderr.contains("no broker answers at"), "{tool}: {stderr}");
     }
     let secure = file("security.protocol=SASL_SSL\n");
-    let reason = "security.protocol=SASL_SSL is not supported yet; this version connects to PLAINTEXT listeners only";
-    refuses(&format!("kafka-topics --list --command-config {}", secure.path().display()), reason).await;
+    let reason = "security.protocol=SASL_SSL is not supported yet; this version connects to \
+        PLAINTEXT listeners only";
+    refuses(&format!("kafka-topics --list --command-config {}", secure.path().display()), reason)
+        .await;
 }
 
 #[tokio::test]
 async fn an_address_may_begin_with_its_protocol() {
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-    let streams = Streams { stdin: &mut tokio::io::empty(), stdout: &mut stdout, stderr: &mut stderr };
-    let args = ["--list", "--bootstrap-server", "PLAINTEXT://127.0.0.1:1,PLAINTEXT://[::1]:1"].map(str::to_owned).to_vec();
+    let streams =
+        Streams { stdin: &mut tokio::io::empty(), stdout: &mut stdout, stderr: &mut stderr };
+    let args = ["--list", "--bootstrap-server", "PLAINTEXT://127.0.0.1:1,PLAINTEXT://[::1]:1"]
+        .map(str::to_owned)
+        .to_vec();
     letterbox_cli::run(Env::real(), "kafka-topics", args, streams).await;
     let stderr = String::from_utf8(stderr).unwrap();
     assert!(stderr.starts_with("no broker answers at 127.0.0.1:1"), "{stderr}");
@@ -233,37 +363,79 @@ async fn an_address_may_begin_with_its_protocol() {
 #[tokio::test]
 async fn the_old_and_the_new_name_of_an_option_exclude_each_other() {
     for (line, one, other) in [
-        ("kafka-console-consumer --topic a --consumer.config f --command-config g", "consumer.config", "command-config"),
-        ("kafka-console-consumer --topic a --consumer-property x=1 --command-property y=2", "consumer-property", "command-property"),
-        ("kafka-console-consumer --topic a --property x=1 --formatter-property y=2", "property", "formatter-property"),
-        ("kafka-console-producer --topic a --producer.config f --command-config g", "command-config", "producer.config"),
-        ("kafka-console-producer --topic a --producer-property x=1 --command-property y=2", "command-property", "producer-property"),
-        ("kafka-console-producer --topic a --property x=1 --reader-property y=2", "reader-property", "property"),
+        (
+            "kafka-console-consumer --topic a --consumer.config f --command-config g",
+            "consumer.config",
+            "command-config",
+        ),
+        (
+            "kafka-console-consumer --topic a --consumer-property x=1 --command-property y=2",
+            "consumer-property",
+            "command-property",
+        ),
+        (
+            "kafka-console-consumer --topic a --property x=1 --formatter-property y=2",
+            "property",
+            "formatter-property",
+        ),
+        (
+            "kafka-console-producer --topic a --producer.config f --command-config g",
+            "command-config",
+            "producer.config",
+        ),
+        (
+            "kafka-console-producer --topic a --producer-property x=1 --command-property y=2",
+            "command-property",
+            "producer-property",
+        ),
+        (
+            "kafka-console-producer --topic a --property x=1 --reader-property y=2",
+            "reader-property",
+            "property",
+        ),
     ] {
-        refuses(line, &format!("Options --{one} and --{other} cannot be specified together.")).await;
+        refuses(line, &format!("Options --{one} and --{other} cannot be specified together."))
+            .await;
     }
     for (line, one, other) in [
         ("--producer.config f --command-config g", "command-config", "producer.config"),
         ("--producer-props x=1 --command-property y=2", "command-property", "producer-props"),
     ] {
-        let line = format!("kafka-producer-perf-test --topic a --num-records 1 --record-size 1 --throughput 1 {line}");
+        let line = format!(
+            "kafka-producer-perf-test --topic a --num-records 1 --record-size 1 --throughput 1 \
+             {line}"
+        );
         refuses(&line, &format!("--{one} and --{other} cannot be specified together.")).await;
     }
-    let line = "kafka-consumer-perf-test --topic a --num-records 1 --consumer.config f --command-config g";
-    refuses(line, "Option \"[consumer.config]\" can't be used with option \"[command-config]\"").await;
+    let line =
+        "kafka-consumer-perf-test --topic a --num-records 1 --consumer.config f --command-config g";
+    refuses(line, "Option \"[consumer.config]\" can't be used with option \"[command-config]\"")
+        .await;
     accepts("kafka-console-producer --topic a --batch-size 1 --max-partition-memory-bytes 2").await;
 }
 
 #[tokio::test]
 async fn options_of_kafka_topics_that_leave_nothing_to_print_are_refused() {
     for (line, option, other) in [
-        ("--describe --topics-with-overrides --unavailable-partitions", "unavailable-partitions", "topics-with-overrides"),
-        ("--describe --under-min-isr-partitions --topics-with-overrides", "under-min-isr-partitions", "topics-with-overrides"),
+        (
+            "--describe --topics-with-overrides --unavailable-partitions",
+            "unavailable-partitions",
+            "topics-with-overrides",
+        ),
+        (
+            "--describe --under-min-isr-partitions --topics-with-overrides",
+            "under-min-isr-partitions",
+            "topics-with-overrides",
+        ),
         ("--list --under-replicated-partitions", "under-replicated-partitions", "list"),
         ("--list --config x=1", "config", "list"),
         ("--create --topic a --if-exists", "if-exists", "create"),
     ] {
-        refuses(&format!("kafka-topics {line}"), &format!("Option \"[{option}]\" can't be used with option \"[{other}]\"")).await;
+        refuses(
+            &format!("kafka-topics {line}"),
+            &format!("Option \"[{option}]\" can't be used with option \"[{other}]\""),
+        )
+        .await;
     }
 }
 
@@ -292,7 +464,11 @@ async fn a_closed_port_ends_each_tool_at_once_and_says_what_to_look_at() {
     std::io::Write::write_all(&mut file.as_file(), br#"{"partitions":[]}"#).unwrap();
     let file = file.path().display().to_string();
     // kafka-dump-log reads files.
-    let connecting: Vec<&str> = letterbox_cli::tool_names().iter().filter(|tool| **tool != "kafka-dump-log").copied().collect();
+    let connecting: Vec<&str> = letterbox_cli::tool_names()
+        .iter()
+        .filter(|tool| **tool != "kafka-dump-log")
+        .copied()
+        .collect();
     assert_eq!(lines.map(|line| line.split(' ').next().unwrap()), *connecting);
     let lines = lines.map(|line| line.replace("FILE", &file));
     for line in &lines {
@@ -301,6 +477,10 @@ async fn a_closed_port_ends_each_tool_at_once_and_says_what_to_look_at() {
         let took = began.elapsed();
         assert!(took < Duration::from_secs(1), "{line} took {took:?}");
         assert_eq!((code, stdout.as_str()), (1, ""), "{line}");
-        assert!(stderr.starts_with("no broker answers at 127.0.0.1:") && stderr.contains("Likely causes: "), "{line}: {stderr}");
+        assert!(
+            stderr.starts_with("no broker answers at 127.0.0.1:")
+                && stderr.contains("Likely causes: "),
+            "{line}: {stderr}"
+        );
     }
 }

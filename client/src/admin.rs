@@ -1,7 +1,8 @@
 //! Administration: topics, configurations, offsets, groups.
 //!
-//! Calls are retried within `default.api.timeout.ms` while the reason to fail is temporary, as Kafka's own admin client does;
-//! so a change whose answer got lost may be refused the second time (`TOPIC_ALREADY_EXISTS`).
+//! Calls are retried within `default.api.timeout.ms` while the reason to fail is temporary, as
+//! Kafka's own admin client does; so a change whose answer got lost may be refused the second time
+//! (`TOPIC_ALREADY_EXISTS`).
 
 mod cluster;
 mod configs;
@@ -11,9 +12,12 @@ mod records;
 mod topics;
 
 pub use cluster::{
-    ApiVersions, Endpoint, FinalizedFeatures, LogDirectory, LogReplica, QuorumNode, QuorumReplica, QuorumStatus, VersionRange,
+    ApiVersions, Endpoint, FinalizedFeatures, LogDirectory, LogReplica, QuorumNode, QuorumReplica,
+    QuorumStatus, VersionRange,
 };
-pub use configs::{AlterOp, ConfigEntry, ConfigResource, ConfigSource, ConfigSynonym, ResourceType, TopicConfigs};
+pub use configs::{
+    AlterOp, ConfigEntry, ConfigResource, ConfigSource, ConfigSynonym, ResourceType, TopicConfigs,
+};
 pub use groups::{CommittedOffset, DescribedGroup, GroupMember, ListedGroup};
 pub use offsets::{FoundOffset, IsolationLevel, OffsetSpec};
 pub use topics::{DescribedCluster, EligibleLeaders, MorePartitions, NewTopic, TopicCreated};

@@ -23,8 +23,9 @@ pub struct ClientOptions {
     pub client_id: String,
     /// How long one connection attempt may take, and the first answer on it.
     pub connect_timeout: Duration,
-    /// For how long connecting is tried again when nobody answers, by [`Client::connect`] and by later calls; zero: one try per address.
-    /// Producers and consumers that are under way wait longer: until `delivery.timeout.ms`, or for ever.
+    /// For how long connecting is tried again when nobody answers, by [`Client::connect`] and by
+    /// later calls; zero: one try per address. Producers and consumers that are under way wait
+    /// longer: until `delivery.timeout.ms`, or for ever.
     pub connect_wait: Duration,
     /// `request.timeout.ms`: how long one request may take before its connection is given up.
     pub request_timeout: Duration,
@@ -53,7 +54,8 @@ impl Default for ClientOptions {
     }
 }
 
-/// Requests that may wait long in the broker have a connection of their own, so that others do not wait behind them.
+/// Requests that may wait long in the broker have a connection of their own, so that others do not
+/// wait behind them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Lane {
     Main,
@@ -96,7 +98,11 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Connect`] when none does, naming all of them; [`Error::Address`].
-    pub async fn connect(env: Env, bootstrap: &[String], options: ClientOptions) -> Result<Self, Error> {
+    pub async fn connect(
+        env: Env,
+        bootstrap: &[String],
+        options: ClientOptions,
+    ) -> Result<Self, Error> {
         for address in bootstrap {
             crate::connection::split_address(address)?;
         }
@@ -104,12 +110,20 @@ impl Client {
             return Err(Error::Address { address: String::new() });
         }
         let give_up = Instant::now() + options.connect_wait;
-        let inner = Inner { env, options, bootstrap: bootstrap.to_vec(), state: Mutex::default(), connecting: tokio::sync::Mutex::new(()) };
+        let inner = Inner {
+            env,
+            options,
+            bootstrap: bootstrap.to_vec(),
+            state: Mutex::default(),
+            connecting: tokio::sync::Mutex::new(()),
+        };
         let client = Self { inner: Arc::new(inner) };
         loop {
             match client.any().await {
                 Ok(_) => return Ok(client),
-                Err(error) if error.is_retriable() && Instant::now() < give_up => tokio::time::sleep(client.options().retry_backoff).await,
+                Err(error) if error.is_retriable() && Instant::now() < give_up => {
+                    tokio::time::sleep(client.options().retry_backoff).await
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -137,7 +151,8 @@ impl Client {
         self.read_metadata(topics, false, self.api_deadline()).await
     }
 
-    /// As [`Client::metadata`] of one topic, asking the broker to create it when its settings allow that.
+    /// As [`Client::metadata`] of one topic, asking the broker to create it when its settings allow
+    /// that.
     ///
     /// # Errors
     /// When no broker answers in time.
@@ -145,12 +160,20 @@ impl Client {
         self.read_metadata(Some(&[topic.to_owned()]), true, self.api_deadline()).await
     }
 
-    pub(crate) async fn read_metadata(&self, topics: Option<&[String]>, create: bool, deadline: Instant) -> Result<Metadata, Error> {
+    pub(crate) async fn read_metadata(
+        &self,
+        topics: Option<&[String]>,
+        create: bool,
+        deadline: Instant,
+    ) -> Result<Metadata, Error> {
         let wanted = topics.map(|topics| {
-            let wanted = topics.iter().map(|name| MetadataRequestTopic::default().with_name(Some(topic_name(name))));
+            let wanted = topics
+                .iter()
+                .map(|name| MetadataRequestTopic::default().with_name(Some(topic_name(name))));
             wanted.collect()
         });
-        let request = MetadataRequest::default().with_topics(wanted).with_allow_auto_topic_creation(create);
+        let request =
+            MetadataRequest::default().with_topics(wanted).with_allow_auto_topic_creation(create);
         let response = self.call_any(&request, i16::MAX, deadline).await?;
         if let Some(code) = ErrorCode::of_answer(response.error_code) {
             return Err(BrokerError { code, message: None }.into());
@@ -167,17 +190,29 @@ impl Client {
     /// The leader of `partition` and its epoch, from memory or by asking.
     ///
     /// Errors are the broker's for the topic or partition; `LEADER_NOT_AVAILABLE` without a leader.
-    pub(crate) async fn leader(&self, partition: &TopicPartition, deadline: Instant) -> Result<(i32, i32), Error> {
+    pub(crate) async fn leader(
+        &self,
+        partition: &TopicPartition,
+        deadline: Instant,
+    ) -> Result<(i32, i32), Error> {
         if let Some(leader) = self.known_leader(partition) {
             return Ok(leader);
         }
-        let metadata = self.read_metadata(Some(std::slice::from_ref(&partition.topic)), false, deadline).await?;
+        let metadata = self
+            .read_metadata(Some(std::slice::from_ref(&partition.topic)), false, deadline)
+            .await?;
         let refuse = |code| Error::from(BrokerError { code, message: None });
-        let topic = metadata.topics.get(&partition.topic).ok_or_else(|| refuse(ErrorCode::UnknownTopicOrPartition))?;
+        let topic = metadata
+            .topics
+            .get(&partition.topic)
+            .ok_or_else(|| refuse(ErrorCode::UnknownTopicOrPartition))?;
         if let Some(code) = topic.error {
             return Err(refuse(code));
         }
-        let found = topic.partitions.get(&partition.partition).ok_or_else(|| refuse(ErrorCode::UnknownTopicOrPartition))?;
+        let found = topic
+            .partitions
+            .get(&partition.partition)
+            .ok_or_else(|| refuse(ErrorCode::UnknownTopicOrPartition))?;
         match found.leader {
             Some(leader) => Ok((leader, found.leader_epoch)),
             None => Err(refuse(found.error.unwrap_or(ErrorCode::LeaderNotAvailable))),
@@ -188,10 +223,17 @@ impl Client {
     pub(crate) fn known_partitions(&self, topic: &str) -> Option<Vec<(i32, bool)>> {
         let state = self.lock();
         let known = state.topics.get(topic)?;
-        if known.read_at.elapsed() > self.inner.options.metadata_max_age || known.leaders.is_empty() {
+        if known.read_at.elapsed() > self.inner.options.metadata_max_age || known.leaders.is_empty()
+        {
             return None;
         }
-        Some(known.leaders.iter().map(|(partition, leader)| (*partition, leader.is_some())).collect())
+        Some(
+            known
+                .leaders
+                .iter()
+                .map(|(partition, leader)| (*partition, leader.is_some()))
+                .collect(),
+        )
     }
 
     /// Forgets who leads the partitions of `topic`; the next caller asks again.
@@ -216,11 +258,28 @@ impl Client {
                 let version = connection.version_of::<FindCoordinatorRequest>(i16::MAX)?;
                 // From version 4 on several keys are asked for at once.
                 let request = FindCoordinatorRequest::default();
-                let request = if version < 4 { request.with_key(key.clone()) } else { request.with_coordinator_keys(vec![key.clone()]) };
-                let response = connection.call(&request, version, self.request_deadline(deadline)).await?;
+                let request = if version < 4 {
+                    request.with_key(key.clone())
+                } else {
+                    request.with_coordinator_keys(vec![key.clone()])
+                };
+                let response =
+                    connection.call(&request, version, self.request_deadline(deadline)).await?;
                 let (code, message, id, host, port) = match response.coordinators.first() {
-                    Some(found) => (found.error_code, found.error_message.clone(), found.node_id.0, found.host.clone(), found.port),
-                    None => (response.error_code, response.error_message.clone(), response.node_id.0, response.host.clone(), response.port),
+                    Some(found) => (
+                        found.error_code,
+                        found.error_message.clone(),
+                        found.node_id.0,
+                        found.host.clone(),
+                        found.port,
+                    ),
+                    None => (
+                        response.error_code,
+                        response.error_message.clone(),
+                        response.node_id.0,
+                        response.host.clone(),
+                        response.port,
+                    ),
                 };
                 BrokerError::check(code, message.as_deref())?;
                 Ok(Broker { id, host: host.to_string(), port, rack: None })
@@ -233,9 +292,14 @@ impl Client {
         Ok(id)
     }
 
-    /// Sends `request` to whichever broker is connected; retries within `deadline` when the connection ends or
-    /// the broker's refusal of the whole request is temporary.
-    pub(crate) async fn call_any<R: Request>(&self, request: &R, version_max: i16, deadline: Instant) -> Result<R::Response, Error> {
+    /// Sends `request` to whichever broker is connected; retries within `deadline` when the
+    /// connection ends or the broker's refusal of the whole request is temporary.
+    pub(crate) async fn call_any<R: Request>(
+        &self,
+        request: &R,
+        version_max: i16,
+        deadline: Instant,
+    ) -> Result<R::Response, Error> {
         self.retrying(deadline, async || {
             let connection = self.any().await?;
             let version = connection.version_of::<R>(version_max)?;
@@ -245,13 +309,20 @@ impl Client {
     }
 
     /// Sends `request` to broker `id` once.
-    pub(crate) async fn call_node<R: Request>(&self, id: i32, lane: Lane, request: &R, deadline: Instant) -> Result<R::Response, Error> {
+    pub(crate) async fn call_node<R: Request>(
+        &self,
+        id: i32,
+        lane: Lane,
+        request: &R,
+        deadline: Instant,
+    ) -> Result<R::Response, Error> {
         let connection = self.node(id, lane).await?;
         let version = connection.version_of::<R>(i16::MAX)?;
         connection.call(request, version, self.request_deadline(deadline)).await
     }
 
-    /// Calls `attempt` until it succeeds, fails for good, or `deadline` passes; waits `retry.backoff.ms` in between.
+    /// Calls `attempt` until it succeeds, fails for good, or `deadline` passes; waits
+    /// `retry.backoff.ms` in between.
     ///
     /// That nobody can be reached is a failure for good after [`ClientOptions::connect_wait`].
     pub(crate) async fn retrying<T, F: Future<Output = Result<T, Error>>>(
@@ -259,7 +330,8 @@ impl Client {
         deadline: Instant,
         attempt: impl FnMut() -> F,
     ) -> Result<T, Error> {
-        self.retrying_connects(deadline, Instant::now() + self.inner.options.connect_wait, attempt).await
+        self.retrying_connects(deadline, Instant::now() + self.inner.options.connect_wait, attempt)
+            .await
     }
 
     /// As [`Client::retrying`], but trying to connect until `connects_until`.
@@ -292,13 +364,19 @@ impl Client {
         let _alone = self.inner.connecting.lock().await;
         {
             let state = self.lock();
-            let open =
-                state.any.iter().chain(state.nodes.iter().filter(|((_, lane), _)| *lane == Lane::Main).map(|(_, connection)| connection));
+            let open = state.any.iter().chain(
+                state
+                    .nodes
+                    .iter()
+                    .filter(|((_, lane), _)| *lane == Lane::Main)
+                    .map(|(_, connection)| connection),
+            );
             if let Some(connection) = open.into_iter().find(|connection| !connection.is_broken()) {
                 return Ok(Arc::clone(connection));
             }
         }
-        // The brokers that were seen last, after the addresses the user gave: pods come back elsewhere.
+        // The brokers that were seen last, after the addresses the user gave: pods come back
+        // elsewhere.
         let mut addresses = self.inner.bootstrap.clone();
         addresses.extend(self.lock().brokers.values().map(Broker::address));
         let mut seen = std::collections::BTreeSet::new();
@@ -314,9 +392,12 @@ impl Client {
                 Err(error) => failures.push((address, error)),
             }
         }
-        let tried = failures.iter().map(|(address, _)| address.as_str()).collect::<Vec<_>>().join(", ");
+        let tried =
+            failures.iter().map(|(address, _)| address.as_str()).collect::<Vec<_>>().join(", ");
         match failures.pop() {
-            Some((_, Error::Connect { reason, .. })) => Err(Error::Connect { address: tried, reason }),
+            Some((_, Error::Connect { reason, .. })) => {
+                Err(Error::Connect { address: tried, reason })
+            }
             Some((_, error)) => Err(error),
             None => Err(Error::Address { address: String::new() }),
         }
@@ -324,7 +405,13 @@ impl Client {
 
     /// A connection to broker `id`.
     pub(crate) async fn node(&self, id: i32, lane: Lane) -> Result<Arc<Connection>, Error> {
-        let open = |state: &State| state.nodes.get(&(id, lane)).filter(|connection| !connection.is_broken()).map(Arc::clone);
+        let open = |state: &State| {
+            state
+                .nodes
+                .get(&(id, lane))
+                .filter(|connection| !connection.is_broken())
+                .map(Arc::clone)
+        };
         if let Some(connection) = open(&self.lock()) {
             return Ok(connection);
         }
@@ -334,7 +421,10 @@ impl Client {
             None => {
                 let metadata = self.read_metadata(Some(&[]), false, self.api_deadline()).await?;
                 let broker = metadata.brokers.get(&id).map(Broker::address);
-                broker.ok_or(BrokerError { code: ErrorCode::LeaderNotAvailable, message: Some(format!("broker {id} is not available")) })?
+                broker.ok_or(BrokerError {
+                    code: ErrorCode::LeaderNotAvailable,
+                    message: Some(format!("broker {id} is not available")),
+                })?
             }
         };
         let _alone = self.inner.connecting.lock().await;
@@ -385,7 +475,10 @@ impl Client {
                 state.topics.remove(name);
                 continue;
             }
-            let leaders = topic.partitions.values().map(|p| (p.index, p.leader.map(|leader| (leader, p.leader_epoch))));
+            let leaders = topic
+                .partitions
+                .values()
+                .map(|p| (p.index, p.leader.map(|leader| (leader, p.leader_epoch))));
             let known = KnownTopic { read_at, leaders: leaders.collect() };
             state.topics.insert(name.clone(), known);
         }

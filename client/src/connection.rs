@@ -1,7 +1,7 @@
 //! One connection to one broker: frames, correlation, order, deadlines.
 //!
-//! A task owns the socket. Callers hand it whole frames and get whole response bodies; responses come in
-//! the order of the requests, so one queue of waiting callers is enough.
+//! A task owns the socket. Callers hand it whole frames and get whole response bodies; responses
+//! come in the order of the requests, so one queue of waiting callers is enough.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use kafka_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse, RequestHeader, ResponseHeader};
+use kafka_protocol::messages::{
+    ApiVersionsRequest, ApiVersionsResponse, RequestHeader, ResponseHeader,
+};
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
 use letterbox_env::{BoxStream, Env};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -50,17 +52,37 @@ impl Drop for Connection {
 
 impl Connection {
     /// Connects to `address` and asks for its versions.
-    pub(crate) async fn open(env: &Env, address: &str, options: &ClientOptions) -> Result<Self, Error> {
+    pub(crate) async fn open(
+        env: &Env,
+        address: &str,
+        options: &ClientOptions,
+    ) -> Result<Self, Error> {
         let (host, port) = split_address(address)?;
         let failed = |reason: String| Error::Connect { address: address.to_owned(), reason };
-        let stream = match tokio::time::timeout(options.connect_timeout, env.net.connect(host, port)).await {
+        let stream = match tokio::time::timeout(
+            options.connect_timeout,
+            env.net.connect(host, port),
+        )
+        .await
+        {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(failed(error.to_string())),
-            Err(_) => return Err(failed(format!("no connection within {} ms", options.connect_timeout.as_millis()))),
+            Err(_) => {
+                return Err(failed(format!(
+                    "no connection within {} ms",
+                    options.connect_timeout.as_millis()
+                )));
+            }
         };
         let (requests, queue) = mpsc::channel(QUEUE_MAX);
         let broken = Arc::new(AtomicBool::new(false));
-        let task = tokio::spawn(run(stream, queue, Arc::clone(&broken), address.to_owned(), options.response_bytes_max));
+        let task = tokio::spawn(run(
+            stream,
+            queue,
+            Arc::clone(&broken),
+            address.to_owned(),
+            options.response_bytes_max,
+        ));
         let mut connection = Self {
             address: address.to_owned(),
             client_id: StrBytes::from_string(options.client_id.clone()),
@@ -71,12 +93,19 @@ impl Connection {
             task,
         };
         // A peer that accepts and never answers (a TLS port, a dead process) is found here.
-        let within = options.connect_timeout.max(Duration::from_secs(1)).min(options.request_timeout);
-        connection.api_versions = connection.negotiate(Instant::now() + within).await.map_err(|error| match error {
-            Error::Disconnected { reason, .. } => failed(format!("it closed the connection at the first request ({reason})")),
-            Error::Timeout { after, .. } => failed(format!("it accepts connections but did not answer within {} ms", after.as_millis())),
-            other => other,
-        })?;
+        let within =
+            options.connect_timeout.max(Duration::from_secs(1)).min(options.request_timeout);
+        connection.api_versions =
+            connection.negotiate(Instant::now() + within).await.map_err(|error| match error {
+                Error::Disconnected { reason, .. } => {
+                    failed(format!("it closed the connection at the first request ({reason})"))
+                }
+                Error::Timeout { after, .. } => failed(format!(
+                    "it accepts connections but did not answer within {} ms",
+                    after.as_millis()
+                )),
+                other => other,
+            })?;
         Ok(connection)
     }
 
@@ -102,14 +131,25 @@ impl Connection {
         })
     }
 
-    /// Sends `request` and waits for its response until `deadline`; then the connection is given up.
-    pub(crate) async fn call<R: Request>(&self, request: &R, version: i16, deadline: Instant) -> Result<R::Response, Error> {
+    /// Sends `request` and waits for its response until `deadline`; then the connection is given
+    /// up.
+    pub(crate) async fn call<R: Request>(
+        &self,
+        request: &R,
+        version: i16,
+        deadline: Instant,
+    ) -> Result<R::Response, Error> {
         let body = self.exchange(request, version, deadline).await?;
         self.decode::<R::Response>(R::KEY, body, version)
     }
 
     /// Sends `request`, to which the broker does not answer.
-    pub(crate) async fn send_only<R: Request>(&self, request: &R, version: i16, deadline: Instant) -> Result<(), Error> {
+    pub(crate) async fn send_only<R: Request>(
+        &self,
+        request: &R,
+        version: i16,
+        deadline: Instant,
+    ) -> Result<(), Error> {
         let (frame, _) = self.encode(request, version)?;
         self.enqueue(Outgoing { frame, reply: None }, deadline).await
     }
@@ -120,17 +160,27 @@ impl Connection {
             .with_client_software_version(StrBytes::from_static_str(env!("CARGO_PKG_VERSION")));
         let mut version = 3;
         let mut body = self.exchange(&request, version, deadline).await?;
-        // A broker that does not know the version answers with code 35 and a body of version 0 (KIP-511).
+        // A broker that does not know the version answers with code 35 and a body of version 0
+        // (KIP-511).
         if body.len() >= 6 && body.get(4..6) == Some(&[0, 35]) {
             version = 0;
             body = self.exchange(&request, version, deadline).await?;
         }
         let response: ApiVersionsResponse = self.decode(ApiVersionsRequest::KEY, body, version)?;
         crate::error::BrokerError::check(response.error_code, None)?;
-        Ok(response.api_keys.iter().map(|api| (api.api_key, (api.min_version, api.max_version))).collect())
+        Ok(response
+            .api_keys
+            .iter()
+            .map(|api| (api.api_key, (api.min_version, api.max_version)))
+            .collect())
     }
 
-    async fn exchange<R: Request>(&self, request: &R, version: i16, deadline: Instant) -> Result<Bytes, Error> {
+    async fn exchange<R: Request>(
+        &self,
+        request: &R,
+        version: i16,
+        deadline: Instant,
+    ) -> Result<Bytes, Error> {
         let started = Instant::now();
         let (frame, correlation) = self.encode(request, version)?;
         let (reply, answer) = oneshot::channel();
@@ -141,7 +191,10 @@ impl Connection {
             Err(_) => {
                 self.broken.store(true, Ordering::Relaxed);
                 self.task.abort();
-                Err(Error::Timeout { what: format!("{} at {}", api_name(R::KEY), self.address), after: started.elapsed() })
+                Err(Error::Timeout {
+                    what: format!("{} at {}", api_name(R::KEY), self.address),
+                    after: started.elapsed(),
+                })
             }
         }
     }
@@ -151,7 +204,10 @@ impl Connection {
         match tokio::time::timeout_at(deadline, self.requests.send(outgoing)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(self.ended()),
-            Err(_) => Err(Error::Timeout { what: format!("sending to {}", self.address), after: started.elapsed() }),
+            Err(_) => Err(Error::Timeout {
+                what: format!("sending to {}", self.address),
+                after: started.elapsed(),
+            }),
         }
     }
 
@@ -168,10 +224,17 @@ impl Connection {
             .with_client_id(Some(self.client_id.clone()));
         let mut frame = BytesMut::with_capacity(256);
         frame.put_i32(0);
-        let encoded = header.encode(&mut frame, R::header_version(version)).and_then(|()| request.encode(&mut frame, version));
-        encoded.map_err(|error| Error::Invalid(format!("{} cannot be sent in version {version}: {error}", api_name(R::KEY))))?;
-        let size =
-            i32::try_from(frame.len().saturating_sub(4)).map_err(|_| Error::Invalid("the request is larger than 2 GiB".to_owned()))?;
+        let encoded = header
+            .encode(&mut frame, R::header_version(version))
+            .and_then(|()| request.encode(&mut frame, version));
+        encoded.map_err(|error| {
+            Error::Invalid(format!(
+                "{} cannot be sent in version {version}: {error}",
+                api_name(R::KEY)
+            ))
+        })?;
+        let size = i32::try_from(frame.len().saturating_sub(4))
+            .map_err(|_| Error::Invalid("the request is larger than 2 GiB".to_owned()))?;
         if let Some(prefix) = frame.get_mut(..4) {
             prefix.copy_from_slice(&size.to_be_bytes());
         }
@@ -179,17 +242,33 @@ impl Connection {
     }
 
     /// Decodes a response body that begins with the correlation id.
-    fn decode<T: Decodable + HeaderVersion>(&self, key: i16, mut body: Bytes, version: i16) -> Result<T, Error> {
-        let malformed = |reason: String| Error::Malformed { address: self.address.clone(), reason: format!("{}: {reason}", api_name(key)) };
-        ResponseHeader::decode(&mut body, T::header_version(version)).map_err(|error| malformed(error.to_string()))?;
-        letterbox_protocol::check_response_body(key, version, &body)
-            .map_err(|error| Error::Malformed { address: self.address.clone(), reason: error.to_string() })?;
+    fn decode<T: Decodable + HeaderVersion>(
+        &self,
+        key: i16,
+        mut body: Bytes,
+        version: i16,
+    ) -> Result<T, Error> {
+        let malformed = |reason: String| Error::Malformed {
+            address: self.address.clone(),
+            reason: format!("{}: {reason}", api_name(key)),
+        };
+        ResponseHeader::decode(&mut body, T::header_version(version))
+            .map_err(|error| malformed(error.to_string()))?;
+        letterbox_protocol::check_response_body(key, version, &body).map_err(|error| {
+            Error::Malformed { address: self.address.clone(), reason: error.to_string() }
+        })?;
         T::decode(&mut body, version).map_err(|error| malformed(error.to_string()))
     }
 }
 
 /// Moves frames in both directions until either side ends; then every waiting caller is told.
-async fn run(stream: BoxStream, mut queue: mpsc::Receiver<Outgoing>, broken: Arc<AtomicBool>, address: String, response_bytes_max: usize) {
+async fn run(
+    stream: BoxStream,
+    mut queue: mpsc::Receiver<Outgoing>,
+    broken: Arc<AtomicBool>,
+    address: String,
+    response_bytes_max: usize,
+) {
     let (mut read_half, mut write_half) = tokio::io::split(stream);
     let waiting: Mutex<VecDeque<(i32, Reply)>> = Mutex::new(VecDeque::new());
     let lock = || waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -214,12 +293,24 @@ async fn run(stream: BoxStream, mut queue: mpsc::Receiver<Outgoing>, broken: Arc
                     let correlation = frame.get(..4).map_or(-1, |mut bytes| bytes.get_i32());
                     match front {
                         // The caller may have stopped waiting.
-                        Some((expected, reply)) if expected == correlation => drop(reply.send(Ok(frame))),
-                        _ => return Error::Malformed { address: address.clone(), reason: "an answer to no request".to_owned() },
+                        Some((expected, reply)) if expected == correlation => {
+                            drop(reply.send(Ok(frame)))
+                        }
+                        _ => {
+                            return Error::Malformed {
+                                address: address.clone(),
+                                reason: "an answer to no request".to_owned(),
+                            };
+                        }
                     }
                 }
                 Ok(None) => match read_half.read_buf(&mut buffer).await {
-                    Ok(0) => return Error::Disconnected { address: address.clone(), reason: "closed by the broker".to_owned() },
+                    Ok(0) => {
+                        return Error::Disconnected {
+                            address: address.clone(),
+                            reason: "closed by the broker".to_owned(),
+                        };
+                    }
                     Ok(_) => {}
                     Err(error) => return Error::disconnected(&address, &error),
                 },
@@ -245,7 +336,11 @@ async fn run(stream: BoxStream, mut queue: mpsc::Receiver<Outgoing>, broken: Arc
 }
 
 /// Takes one whole frame (without its length) off the front of `buffer`, when it is there.
-fn next_frame(buffer: &mut BytesMut, address: &str, bytes_max: usize) -> Result<Option<Bytes>, Error> {
+fn next_frame(
+    buffer: &mut BytesMut,
+    address: &str,
+    bytes_max: usize,
+) -> Result<Option<Bytes>, Error> {
     let Some(prefix) = buffer.get(..4) else { return Ok(None) };
     let size = prefix.iter().fold(0u32, |value, byte| (value << 8) | u32::from(*byte));
     let size = usize::try_from(size).unwrap_or(usize::MAX);
@@ -278,7 +373,8 @@ pub(crate) fn split_address(address: &str) -> Result<(&str, u16), Error> {
 }
 
 fn api_name(key: i16) -> String {
-    kafka_protocol::messages::ApiKey::try_from(key).map_or_else(|()| format!("API {key}"), |key| format!("{key:?}"))
+    kafka_protocol::messages::ApiKey::try_from(key)
+        .map_or_else(|()| format!("API {key}"), |key| format!("{key:?}"))
 }
 
 #[cfg(test)]
@@ -289,7 +385,9 @@ mod tests {
     fn addresses_are_split_and_wrong_ones_refused() {
         assert_eq!(split_address("localhost:9092").unwrap(), ("localhost", 9092));
         assert_eq!(split_address("[::1]:9092").unwrap(), ("::1", 9092));
-        for wrong in ["localhost", "localhost:", ":9092", "localhost:0", "localhost:70000", "::1:9092", ""] {
+        for wrong in
+            ["localhost", "localhost:", ":9092", "localhost:0", "localhost:70000", "::1:9092", ""]
+        {
             assert!(split_address(wrong).is_err(), "{wrong}");
         }
     }
@@ -304,7 +402,10 @@ mod tests {
                 frames.push(frame);
             }
         }
-        assert_eq!(frames, [Bytes::from_static(&[0, 0, 0, 1, 9]), Bytes::from_static(&[0, 0, 0, 2])]);
+        assert_eq!(
+            frames,
+            [Bytes::from_static(&[0, 0, 0, 1, 9]), Bytes::from_static(&[0, 0, 0, 2])]
+        );
 
         let mut huge = BytesMut::from(&[0x07, 0, 0, 0, 1][..]);
         assert!(next_frame(&mut huge, "b:1", usize::MAX).unwrap().is_none());

@@ -1,7 +1,8 @@
 //! Consuming: partitions by hand or as a member of a group, read in order from each leader.
 //!
-//! All work happens in [`Consumer::poll`], except heartbeats. One Fetch per leader is under way at a time; the next one is sent
-//! before records are handed out, so that the network works while the caller does.
+//! All work happens in [`Consumer::poll`], except heartbeats. One Fetch per leader is under way at
+//! a time; the next one is sent before records are handed out, so that the network works while the
+//! caller does.
 
 mod fetch;
 
@@ -138,14 +139,16 @@ struct Position {
     turn: u64,
 }
 
-/// A consumer. Not a member of its group any more once it is closed or dropped (when dropped, the broker notices by the session timeout).
+/// A consumer. Not a member of its group any more once it is closed or dropped (when dropped, the
+/// broker notices by the session timeout).
 pub struct Consumer {
     client: Client,
     options: ConsumerOptions,
     positions: BTreeMap<TopicPartition, Position>,
     subscribed: BTreeSet<String>,
     membership: Option<Membership>,
-    /// Tasks, because a fetch that connects holds what others wait for, and nobody polls the consumer between two calls.
+    /// Tasks, because a fetch that connects holds what others wait for, and nobody polls the
+    /// consumer between two calls.
     fetching: JoinSet<Fetched>,
     busy: BTreeSet<i32>,
     /// Where the broker does not have the offset that was asked for.
@@ -179,7 +182,8 @@ impl Consumer {
         }
     }
 
-    /// Reads exactly `partitions` from now on, from the committed offsets of the group, or as `auto.offset.reset` says.
+    /// Reads exactly `partitions` from now on, from the committed offsets of the group, or as
+    /// `auto.offset.reset` says.
     pub fn assign(&mut self, partitions: impl IntoIterator<Item = TopicPartition>) {
         self.subscribed.clear();
         self.membership = None;
@@ -192,7 +196,9 @@ impl Consumer {
     /// [`Error::Invalid`] without [`ConsumerOptions::group`].
     pub fn subscribe(&mut self, topics: impl IntoIterator<Item = String>) -> Result<(), Error> {
         let Some(group) = self.options.group.clone() else {
-            return Err(Error::Invalid("to subscribe, a consumer needs a group.id; assign partitions instead".to_owned()));
+            return Err(Error::Invalid(
+                "to subscribe, a consumer needs a group.id; assign partitions instead".to_owned(),
+            ));
         };
         self.subscribed = topics.into_iter().collect();
         self.membership = Some(Membership::new(&self.client, group));
@@ -206,8 +212,17 @@ impl Consumer {
     /// [`Error::Invalid`] when it is not assigned.
     pub fn seek(&mut self, partition: &TopicPartition, offset: i64) -> Result<(), Error> {
         let turn = self.next_turn();
-        let position = self.positions.get_mut(partition).ok_or_else(|| Error::Invalid(format!("{partition} is not assigned")))?;
-        *position = Position { next: Some(offset), fetch_from: offset, leader_epoch: -1, buffer: VecDeque::new(), turn };
+        let position = self
+            .positions
+            .get_mut(partition)
+            .ok_or_else(|| Error::Invalid(format!("{partition} is not assigned")))?;
+        *position = Position {
+            next: Some(offset),
+            fetch_from: offset,
+            leader_epoch: -1,
+            buffer: VecDeque::new(),
+            turn,
+        };
         Ok(())
     }
 
@@ -217,7 +232,8 @@ impl Consumer {
         self.positions.keys().cloned().collect()
     }
 
-    /// The offset after the last record of `partition` that was handed out; `None` while it is not known.
+    /// The offset after the last record of `partition` that was handed out; `None` while it is not
+    /// known.
     #[must_use]
     pub fn position(&self, partition: &TopicPartition) -> Option<i64> {
         self.positions.get(partition)?.next
@@ -229,7 +245,8 @@ impl Consumer {
         self.rejoins
     }
 
-    /// Generation and member id within the group, as commits carry them; `None` without a subscription.
+    /// Generation and member id within the group, as commits carry them; `None` without a
+    /// subscription.
     #[must_use]
     pub fn group_identity(&self) -> Option<(i32, String)> {
         self.membership.as_ref().map(Membership::identity)
@@ -237,11 +254,13 @@ impl Consumer {
 
     /// Hands out records, at most `max.poll.records`; waits up to `timeout` for the first.
     ///
-    /// Joins the group, looks up positions and commits (`enable.auto.commit`) as needed. Cancel safe.
+    /// Joins the group, looks up positions and commits (`enable.auto.commit`) as needed. Cancel
+    /// safe.
     ///
     /// # Errors
-    /// What does not heal by itself: `OFFSET_OUT_OF_RANGE` with `auto.offset.reset=none`, an unreadable batch, a fenced member; a group that
-    /// cannot be joined within `default.api.timeout.ms`. While brokers are away there are just no records.
+    /// What does not heal by itself: `OFFSET_OUT_OF_RANGE` with `auto.offset.reset=none`, an
+    /// unreadable batch, a fenced member; a group that cannot be joined within
+    /// `default.api.timeout.ms`. While brokers are away there are just no records.
     pub async fn poll(&mut self, timeout: Duration) -> Result<Vec<ConsumerRecord>, Error> {
         let deadline = Instant::now() + timeout;
         loop {
@@ -267,7 +286,10 @@ impl Consumer {
             }
             self.read_leaders().await;
             self.start_fetches();
-            let until = self.backoff_until.filter(|at| *at > Instant::now()).map_or(deadline, |at| at.min(deadline));
+            let until = self
+                .backoff_until
+                .filter(|at| *at > Instant::now())
+                .map_or(deadline, |at| at.min(deadline));
             let membership = &self.membership;
             let disturbed = async {
                 match membership {
@@ -287,11 +309,15 @@ impl Consumer {
     /// Commits the positions of everything that was handed out.
     ///
     /// # Errors
-    /// The broker's refusal (`ILLEGAL_GENERATION`, `UNKNOWN_MEMBER_ID`: the partitions have gone to another member); when the coordinator
-    /// does not answer in time.
+    /// The broker's refusal (`ILLEGAL_GENERATION`, `UNKNOWN_MEMBER_ID`: the partitions have gone to
+    /// another member); when the coordinator does not answer in time.
     pub async fn commit(&mut self) -> Result<(), Error> {
         let offsets = self.positions.iter().filter_map(|(partition, position)| {
-            let committed = CommittedOffset { offset: position.next?, leader_epoch: position.leader_epoch, metadata: String::new() };
+            let committed = CommittedOffset {
+                offset: position.next?,
+                leader_epoch: position.leader_epoch,
+                metadata: String::new(),
+            };
             Some((partition.clone(), committed))
         });
         let offsets = offsets.collect();
@@ -302,18 +328,32 @@ impl Consumer {
     ///
     /// # Errors
     /// As [`Consumer::commit`].
-    pub async fn commit_offsets(&mut self, offsets: &BTreeMap<TopicPartition, CommittedOffset>) -> Result<(), Error> {
+    pub async fn commit_offsets(
+        &mut self,
+        offsets: &BTreeMap<TopicPartition, CommittedOffset>,
+    ) -> Result<(), Error> {
         let Some(group) = self.options.group.as_ref() else {
             return Err(Error::Invalid("to commit, a consumer needs a group.id".to_owned()));
         };
         if offsets.is_empty() {
             return Ok(());
         }
-        let (generation, member) = self.membership.as_ref().map_or((-1, String::new()), Membership::identity);
+        let (generation, member) =
+            self.membership.as_ref().map_or((-1, String::new()), Membership::identity);
         let instance = group.instance_id.as_deref().filter(|_| self.membership.is_some());
         let lane = if self.membership.is_some() { Lane::Group } else { Lane::Main };
-        let outcomes =
-            self.client.commit_offsets(&group.group_id, generation, &member, instance, offsets, lane, self.client.api_deadline()).await?;
+        let outcomes = self
+            .client
+            .commit_offsets(
+                &group.group_id,
+                generation,
+                &member,
+                instance,
+                offsets,
+                lane,
+                self.client.api_deadline(),
+            )
+            .await?;
         outcomes.into_values().collect::<Result<(), BrokerError>>()?;
         Ok(())
     }
@@ -352,8 +392,10 @@ impl Consumer {
             tracing::debug!(%error, "commit before rejoining failed");
         }
         if let Some(membership) = &mut self.membership {
-            // Joining may take longer than the caller wants to wait for records; it is not given up half way.
-            let partitions = membership.join(&self.subscribed, self.client.api_deadline().max(deadline)).await?;
+            // Joining may take longer than the caller wants to wait for records; it is not given up
+            // half way.
+            let partitions =
+                membership.join(&self.subscribed, self.client.api_deadline().max(deadline)).await?;
             self.rejoins += 1;
             self.positions.clear();
             self.replace_assignment(partitions.into_iter().collect());
@@ -362,7 +404,9 @@ impl Consumer {
     }
 
     async fn maybe_auto_commit(&mut self) {
-        let Some(interval) = self.options.group.as_ref().and_then(|group| group.auto_commit) else { return };
+        let Some(interval) = self.options.group.as_ref().and_then(|group| group.auto_commit) else {
+            return;
+        };
         let now = Instant::now();
         match self.next_commit {
             None => self.next_commit = Some(now + interval),
@@ -380,7 +424,11 @@ impl Consumer {
         self.positions.retain(|partition, _| partitions.contains(partition));
         for partition in partitions {
             let turn = self.next_turn();
-            self.positions.entry(partition).or_insert_with(|| Position { turn, leader_epoch: -1, ..Position::default() });
+            self.positions.entry(partition).or_insert_with(|| Position {
+                turn,
+                leader_epoch: -1,
+                ..Position::default()
+            });
         }
     }
 
@@ -391,8 +439,12 @@ impl Consumer {
 
     /// Looks up where to begin in the partitions that have no position.
     async fn find_positions(&mut self) -> Result<(), Error> {
-        let missing: Vec<TopicPartition> =
-            self.positions.iter().filter(|(_, p)| p.next.is_none()).map(|(partition, _)| partition.clone()).collect();
+        let missing: Vec<TopicPartition> = self
+            .positions
+            .iter()
+            .filter(|(_, p)| p.next.is_none())
+            .map(|(partition, _)| partition.clone())
+            .collect();
         if missing.is_empty() {
             return Ok(());
         }
@@ -401,7 +453,8 @@ impl Consumer {
         if let Some(group) = &self.options.group
             && !missing.iter().all(|partition| out_of_range.contains(partition))
         {
-            let mut committed = self.client.list_group_offsets(&group.group_id, Some(&missing)).await?;
+            let mut committed =
+                self.client.list_group_offsets(&group.group_id, Some(&missing)).await?;
             committed.retain(|partition, _| !out_of_range.contains(partition));
             left.retain(|partition| !committed.contains_key(partition));
             for (partition, committed) in committed {
@@ -418,8 +471,13 @@ impl Consumer {
             AutoOffsetReset::None => match partitions.first() {
                 None => return Ok(()),
                 Some(partition) => {
-                    let message = format!("{partition} has no valid position and auto.offset.reset=none");
-                    return Err(BrokerError { code: ErrorCode::OffsetOutOfRange, message: Some(message) }.into());
+                    let message =
+                        format!("{partition} has no valid position and auto.offset.reset=none");
+                    return Err(BrokerError {
+                        code: ErrorCode::OffsetOutOfRange,
+                        message: Some(message),
+                    }
+                    .into());
                 }
             },
         };
@@ -429,7 +487,9 @@ impl Consumer {
         let wanted = partitions.iter().map(|partition| (partition.clone(), spec)).collect();
         for (partition, found) in self.client.list_offsets(&wanted, self.options.isolation).await? {
             match found {
-                Ok(found) => self.set_position(&partition, found.offset.unwrap_or(0), found.leader_epoch),
+                Ok(found) => {
+                    self.set_position(&partition, found.offset.unwrap_or(0), found.leader_epoch)
+                }
                 // It is asked again at the next round; a topic may be on its way.
                 Err(error) if error.code.is_retriable() => self.backoff(),
                 Err(error) => return Err(error.into()),
@@ -457,7 +517,10 @@ impl Consumer {
         let order: Vec<TopicPartition> = match &after {
             Some(after) => {
                 let behind = self.positions.keys().filter(|partition| *partition > after);
-                behind.chain(self.positions.keys().filter(|partition| *partition <= after)).cloned().collect()
+                behind
+                    .chain(self.positions.keys().filter(|partition| *partition <= after))
+                    .cloned()
+                    .collect()
             }
             None => self.positions.keys().cloned().collect(),
         };

@@ -32,8 +32,18 @@ impl BrokerError {
         match ErrorCode::of_answer(code) {
             None => Ok(()),
             Some(error) => {
-                let newer = || ErrorCode::from_code(code).is_none().then(|| format!("error code {code}, which is newer than this client"));
-                Err(Self { code: error, message: message.filter(|text| !text.is_empty()).map(str::to_owned).or_else(newer) })
+                let newer = || {
+                    ErrorCode::from_code(code)
+                        .is_none()
+                        .then(|| format!("error code {code}, which is newer than this client"))
+                };
+                Err(Self {
+                    code: error,
+                    message: message
+                        .filter(|text| !text.is_empty())
+                        .map(str::to_owned)
+                        .or_else(newer),
+                })
             }
         }
     }
@@ -44,9 +54,10 @@ impl BrokerError {
 pub enum Error {
     /// No connection could be made to any of the addresses.
     #[error(
-        "no broker answers at {address}: {reason}. Likely causes: the broker is not running or listens on another \
-         address or port (its `listeners`); the port belongs to a listener with another security protocol; or the address that \
-         the broker tells to its clients (`advertised.listeners`) cannot be reached from here"
+        "no broker answers at {address}: {reason}. Likely causes: the broker is not running or \
+         listens on another address or port (its `listeners`); the port belongs to a listener with \
+         another security protocol; or the address that the broker tells to its clients \
+         (`advertised.listeners`) cannot be reached from here"
     )]
     Connect {
         /// The address or addresses that were tried.
@@ -80,7 +91,10 @@ pub enum Error {
     #[error(transparent)]
     Broker(#[from] BrokerError),
     /// The broker does not speak a version of this API that the client speaks.
-    #[error("the broker at {address} does not offer {api} in a version this client speaks ({ours}; offered: {theirs})")]
+    #[error(
+        "the broker at {address} does not offer {api} in a version this client speaks ({ours}; \
+         offered: {theirs})"
+    )]
     Unsupported {
         /// The broker.
         address: String,
@@ -92,7 +106,10 @@ pub enum Error {
         theirs: String,
     },
     /// The other side sent something that is not a Kafka response.
-    #[error("the answer of {address} is not a valid Kafka response ({reason}); is this the port of a plaintext Kafka listener?")]
+    #[error(
+        "the answer of {address} is not a valid Kafka response ({reason}); is this the port of a \
+         plaintext Kafka listener?"
+    )]
     Malformed {
         /// The other side.
         address: String,

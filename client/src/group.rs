@@ -1,4 +1,5 @@
-//! Being a member of a consumer group: join, assignment by range, heartbeats, leaving (the classic protocol).
+//! Being a member of a consumer group: join, assignment by range, heartbeats, leaving (the classic
+//! protocol).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,7 +8,10 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
-use kafka_protocol::messages::{GroupId, HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, SyncGroupRequest};
+use kafka_protocol::messages::{
+    GroupId, HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
+    SyncGroupRequest,
+};
 use kafka_protocol::protocol::StrBytes;
 use letterbox_protocol::ErrorCode;
 use tokio::sync::Notify;
@@ -62,7 +66,13 @@ impl Shared {
 
 impl Membership {
     pub(crate) fn new(client: &Client, options: GroupOptions) -> Self {
-        let standing = Standing { member_id: String::new(), generation: -1, must_join: true, fatal: None, last_poll: Instant::now() };
+        let standing = Standing {
+            member_id: String::new(),
+            generation: -1,
+            must_join: true,
+            fatal: None,
+            last_poll: Instant::now(),
+        };
         let shared = Arc::new(Shared { state: Mutex::new(standing), disturbed: Notify::new() });
         Self { client: client.clone(), options, shared, heartbeats: None }
     }
@@ -89,7 +99,11 @@ impl Membership {
     }
 
     /// Joins and returns the partitions that are ours in this generation.
-    pub(crate) async fn join(&mut self, topics: &BTreeSet<String>, deadline: Instant) -> Result<Vec<TopicPartition>, Error> {
+    pub(crate) async fn join(
+        &mut self,
+        topics: &BTreeSet<String>,
+        deadline: Instant,
+    ) -> Result<Vec<TopicPartition>, Error> {
         if let Some(task) = self.heartbeats.take() {
             task.abort();
         }
@@ -98,12 +112,19 @@ impl Membership {
             let code = attempt.as_ref().err().and_then(Error::code);
             match attempt {
                 Ok(partitions) => {
-                    self.heartbeats = Some(tokio::spawn(heartbeats(self.client.clone(), self.options.clone(), Arc::clone(&self.shared))));
+                    self.heartbeats = Some(tokio::spawn(heartbeats(
+                        self.client.clone(),
+                        self.options.clone(),
+                        Arc::clone(&self.shared),
+                    )));
                     return Ok(partitions);
                 }
                 Err(error) => match code {
-                    Some(ErrorCode::MemberIdRequired | ErrorCode::RebalanceInProgress) if Instant::now() < deadline => {}
-                    Some(ErrorCode::UnknownMemberId | ErrorCode::IllegalGeneration) if Instant::now() < deadline => {
+                    Some(ErrorCode::MemberIdRequired | ErrorCode::RebalanceInProgress)
+                        if Instant::now() < deadline => {}
+                    Some(ErrorCode::UnknownMemberId | ErrorCode::IllegalGeneration)
+                        if Instant::now() < deadline =>
+                    {
                         let mut standing = self.shared.lock();
                         standing.member_id.clear();
                         standing.generation = -1;
@@ -131,12 +152,18 @@ impl Membership {
         leave(&self.client, &self.options, &member).await
     }
 
-    async fn try_join(&self, topics: &BTreeSet<String>, deadline: Instant) -> Result<Vec<TopicPartition>, Error> {
+    async fn try_join(
+        &self,
+        topics: &BTreeSet<String>,
+        deadline: Instant,
+    ) -> Result<Vec<TopicPartition>, Error> {
         let group = &self.options.group_id;
         let coordinator = self.client.coordinator(group, deadline).await?;
         let connection = self.client.node(coordinator, Lane::Group).await?;
         let (_, member_id) = self.identity();
-        let protocol = JoinGroupRequestProtocol::default().with_name(StrBytes::from_static_str(RANGE)).with_metadata(subscription(topics));
+        let protocol = JoinGroupRequestProtocol::default()
+            .with_name(StrBytes::from_static_str(RANGE))
+            .with_metadata(subscription(topics));
         let request = JoinGroupRequest::default()
             .with_group_id(GroupId(text(group)))
             .with_session_timeout_ms(millis(self.options.session_timeout))
@@ -147,13 +174,20 @@ impl Membership {
             .with_protocols(vec![protocol]);
         // The broker answers when the others have joined too, at most a rebalance timeout later.
         let within = self.options.rebalance_timeout + std::time::Duration::from_secs(5);
-        let joined = connection.call(&request, connection.version_of::<JoinGroupRequest>(i16::MAX)?, Instant::now() + within).await?;
+        let joined = connection
+            .call(
+                &request,
+                connection.version_of::<JoinGroupRequest>(i16::MAX)?,
+                Instant::now() + within,
+            )
+            .await?;
         if !joined.member_id.is_empty() {
             self.shared.lock().member_id = joined.member_id.to_string();
         }
         BrokerError::check(joined.error_code, None)?;
         let is_leader = joined.leader == joined.member_id && !joined.skip_assignment;
-        let assignments = if is_leader { self.assign(&joined, deadline).await? } else { Vec::new() };
+        let assignments =
+            if is_leader { self.assign(&joined, deadline).await? } else { Vec::new() };
         let request = SyncGroupRequest::default()
             .with_group_id(GroupId(text(group)))
             .with_generation_id(joined.generation_id)
@@ -162,7 +196,13 @@ impl Membership {
             .with_protocol_type(Some(StrBytes::from_static_str("consumer")))
             .with_protocol_name(Some(StrBytes::from_static_str(RANGE)))
             .with_assignments(assignments);
-        let synced = connection.call(&request, connection.version_of::<SyncGroupRequest>(i16::MAX)?, Instant::now() + within).await?;
+        let synced = connection
+            .call(
+                &request,
+                connection.version_of::<SyncGroupRequest>(i16::MAX)?,
+                Instant::now() + within,
+            )
+            .await?;
         BrokerError::check(synced.error_code, None)?;
         let mine = crate::admin::assignment(synced.assignment).ok_or_else(|| Error::Malformed {
             address: connection.address().to_owned(),
@@ -174,24 +214,39 @@ impl Membership {
         Ok(mine)
     }
 
-    async fn assign(&self, joined: &JoinGroupResponse, deadline: Instant) -> Result<Vec<SyncGroupRequestAssignment>, Error> {
+    async fn assign(
+        &self,
+        joined: &JoinGroupResponse,
+        deadline: Instant,
+    ) -> Result<Vec<SyncGroupRequestAssignment>, Error> {
         let mut members: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for member in &joined.members {
             // Members whose bytes cannot be read get nothing rather than break the group.
-            members.insert(member.member_id.to_string(), subscribed_topics(member.metadata.clone()).unwrap_or_default());
+            members.insert(
+                member.member_id.to_string(),
+                subscribed_topics(member.metadata.clone()).unwrap_or_default(),
+            );
         }
-        let topics: Vec<String> = members.values().flatten().cloned().collect::<BTreeSet<_>>().into_iter().collect();
+        let topics: Vec<String> =
+            members.values().flatten().cloned().collect::<BTreeSet<_>>().into_iter().collect();
         let metadata = self.client.read_metadata(Some(&topics), false, deadline).await?;
-        let counts = metadata.topics.iter().map(|(name, topic)| (name.clone(), topic.partitions.keys().copied().collect())).collect();
+        let counts = metadata
+            .topics
+            .iter()
+            .map(|(name, topic)| (name.clone(), topic.partitions.keys().copied().collect()))
+            .collect();
         let assigned = assign_ranges(&members, &counts);
         let rows = assigned.into_iter().map(|(member, topics)| {
-            SyncGroupRequestAssignment::default().with_member_id(text(&member)).with_assignment(encode_assignment(&topics))
+            SyncGroupRequestAssignment::default()
+                .with_member_id(text(&member))
+                .with_assignment(encode_assignment(&topics))
         });
         Ok(rows.collect())
     }
 }
 
-/// Kafka's range assignor: topic by topic, each member in order of its id gets a contiguous run, the first ones one more.
+/// Kafka's range assignor: topic by topic, each member in order of its id gets a contiguous run,
+/// the first ones one more.
 fn assign_ranges(
     members: &BTreeMap<String, BTreeSet<String>>,
     topics: &BTreeMap<String, Vec<i32>>,
@@ -199,7 +254,11 @@ fn assign_ranges(
     let mut assigned: BTreeMap<String, BTreeMap<String, Vec<i32>>> =
         members.keys().map(|member| (member.clone(), BTreeMap::new())).collect();
     for (topic, partitions) in topics {
-        let takers: Vec<&String> = members.iter().filter(|(_, wanted)| wanted.contains(topic)).map(|(member, _)| member).collect();
+        let takers: Vec<&String> = members
+            .iter()
+            .filter(|(_, wanted)| wanted.contains(topic))
+            .map(|(member, _)| member)
+            .collect();
         let Some(each) = partitions.len().checked_div(takers.len()) else { continue };
         let extra = partitions.len() % takers.len();
         let mut rest = partitions.iter().copied();
@@ -218,8 +277,12 @@ async fn heartbeats(client: Client, options: GroupOptions, shared: Arc<Shared>) 
         tokio::time::sleep(options.heartbeat_interval).await;
         let standing = shared.lock().clone();
         if standing.last_poll.elapsed() > options.rebalance_timeout {
-            // The application hangs: others take over (max.poll.interval.ms). It joins anew when it polls again.
-            tracing::warn!(group = options.group_id, "no poll within max.poll.interval.ms; leaving the group");
+            // The application hangs: others take over (max.poll.interval.ms). It joins anew when it
+            // polls again.
+            tracing::warn!(
+                group = options.group_id,
+                "no poll within max.poll.interval.ms; leaving the group"
+            );
             let _ = leave(&client, &options, &standing.member_id).await;
             lose(&shared, true);
             return;
@@ -230,7 +293,11 @@ async fn heartbeats(client: Client, options: GroupOptions, shared: Arc<Shared>) 
             .with_member_id(text(&standing.member_id))
             .with_group_instance_id(options.instance_id.as_deref().map(text));
         let deadline = Instant::now() + options.session_timeout;
-        let answer = client.call_coordinator(&options.group_id, &request, Lane::Group, deadline, |response| response.error_code).await;
+        let answer = client
+            .call_coordinator(&options.group_id, &request, Lane::Group, deadline, |response| {
+                response.error_code
+            })
+            .await;
         let code = answer.map(|(_, response)| ErrorCode::of_answer(response.error_code));
         match code {
             Ok(None) => {}
@@ -260,7 +327,8 @@ fn lose(shared: &Shared, as_new: bool) {
 }
 
 async fn leave(client: &Client, options: &GroupOptions, member: &str) -> Result<(), Error> {
-    let deadline = Instant::now() + client.options().request_timeout.min(std::time::Duration::from_secs(5));
+    let deadline =
+        Instant::now() + client.options().request_timeout.min(std::time::Duration::from_secs(5));
     let coordinator = client.coordinator(&options.group_id, deadline).await?;
     let connection = client.node(coordinator, Lane::Group).await?;
     let version = connection.version_of::<LeaveGroupRequest>(i16::MAX)?;
@@ -291,13 +359,16 @@ fn subscription(topics: &BTreeSet<String>) -> Bytes {
     bytes.freeze()
 }
 
-/// The topics in a subscription of any version; `None` when it is not one. The bytes come from other clients.
+/// The topics in a subscription of any version; `None` when it is not one. The bytes come from
+/// other clients.
 fn subscribed_topics(mut bytes: Bytes) -> Option<BTreeSet<String>> {
     bytes.try_get_i16().ok().filter(|version| *version >= 0)?;
     let count = bytes.try_get_i32().ok()?;
     let mut topics = BTreeSet::new();
     for _ in 0..count {
-        let length = usize::try_from(bytes.try_get_i16().ok()?).ok().filter(|length| *length <= bytes.len())?;
+        let length = usize::try_from(bytes.try_get_i16().ok()?)
+            .ok()
+            .filter(|length| *length <= bytes.len())?;
         topics.insert(std::str::from_utf8(&bytes.split_to(length)).ok()?.to_owned());
     }
     Some(topics)
@@ -341,11 +412,17 @@ mod tests {
 
     #[test]
     fn ranges_are_contiguous_and_the_first_members_get_the_rest() {
-        let members =
-            BTreeMap::from([("a".to_owned(), wants(&["t", "u"])), ("b".to_owned(), wants(&["t"])), ("c".to_owned(), wants(&["none"]))]);
+        let members = BTreeMap::from([
+            ("a".to_owned(), wants(&["t", "u"])),
+            ("b".to_owned(), wants(&["t"])),
+            ("c".to_owned(), wants(&["none"])),
+        ]);
         let topics = BTreeMap::from([("t".to_owned(), vec![0, 1, 2]), ("u".to_owned(), vec![0])]);
         let assigned = assign_ranges(&members, &topics);
-        assert_eq!(assigned["a"], BTreeMap::from([("t".to_owned(), vec![0, 1]), ("u".to_owned(), vec![0])]));
+        assert_eq!(
+            assigned["a"],
+            BTreeMap::from([("t".to_owned(), vec![0, 1]), ("u".to_owned(), vec![0])])
+        );
         assert_eq!(assigned["b"], BTreeMap::from([("t".to_owned(), vec![2])]));
         assert!(assigned["c"].is_empty());
     }
@@ -354,7 +431,10 @@ mod tests {
     fn subscriptions_and_assignments_come_back_and_lies_do_not_allocate() {
         assert_eq!(subscribed_topics(subscription(&wants(&["x", "y"]))), Some(wants(&["x", "y"])));
         let bytes = encode_assignment(&BTreeMap::from([("x".to_owned(), vec![3, 1])]));
-        assert_eq!(crate::admin::assignment(bytes), Some(vec![TopicPartition::new("x", 3), TopicPartition::new("x", 1)]));
+        assert_eq!(
+            crate::admin::assignment(bytes),
+            Some(vec![TopicPartition::new("x", 3), TopicPartition::new("x", 1)])
+        );
         let lie = Bytes::from_static(&[0, 0, 0x7f, 0xff, 0xff, 0xff]);
         assert_eq!(subscribed_topics(lie.clone()), None);
         assert_eq!(crate::admin::assignment(lie), None);

@@ -1,10 +1,11 @@
 //! The Kafka client that the operator, the command line, the bench and the tests share.
 //!
-//! Not a general client product: applications should use the client of their language. What is here is
-//! small, typed, runs on any [`letterbox_env::Env`] (so also in the simulation), and keeps these rules:
+//! Not a general client product: applications should use the client of their language. What is here
+//! is small, typed, runs on any [`letterbox_env::Env`] (so also in the simulation), and keeps these
+//! rules:
 //! - every call ends by a deadline, every queue and every response has a bound;
-//! - requests on one connection are pipelined and answered in order; a call that misses its deadline
-//!   closes its connection, because what follows on it would be late as well;
+//! - requests on one connection are pipelined and answered in order; a call that misses its
+//!   deadline closes its connection, because what follows on it would be late as well;
 //! - bytes of a broker are checked before they are decoded ([`Error::Malformed`], never a panic);
 //! - records keep the order and the duplicates of their headers ([`record`]).
 //!
@@ -37,9 +38,11 @@ pub mod record;
 mod versions;
 
 pub use admin::{
-    AlterOp, ApiVersions, CommittedOffset, ConfigEntry, ConfigResource, ConfigSource, ConfigSynonym, DescribedCluster, DescribedGroup,
-    EligibleLeaders, Endpoint, FinalizedFeatures, FoundOffset, GroupMember, IsolationLevel, ListedGroup, LogDirectory, LogReplica,
-    MorePartitions, NewTopic, OffsetSpec, QuorumNode, QuorumReplica, QuorumStatus, ResourceType, TopicConfigs, TopicCreated, VersionRange,
+    AlterOp, ApiVersions, CommittedOffset, ConfigEntry, ConfigResource, ConfigSource,
+    ConfigSynonym, DescribedCluster, DescribedGroup, EligibleLeaders, Endpoint, FinalizedFeatures,
+    FoundOffset, GroupMember, IsolationLevel, ListedGroup, LogDirectory, LogReplica,
+    MorePartitions, NewTopic, OffsetSpec, QuorumNode, QuorumReplica, QuorumStatus, ResourceType,
+    TopicConfigs, TopicCreated, VersionRange,
 };
 pub use client::{Client, ClientOptions};
 pub use consumer::{AutoOffsetReset, Consumer, ConsumerOptions, ConsumerRecord, GroupOptions};

@@ -47,7 +47,11 @@ impl Broker {
     /// `host:port`, an IPv6 host in brackets.
     #[must_use]
     pub fn address(&self) -> String {
-        if self.host.contains(':') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
     }
 }
 
@@ -103,7 +107,15 @@ impl From<MetadataResponse> for Metadata {
         let ids = |ids: &[kafka_protocol::messages::BrokerId]| ids.iter().map(|id| id.0).collect();
         let brokers = response.brokers.iter().map(|broker| {
             let rack = broker.rack.as_ref().map(|rack| rack.to_string());
-            (broker.node_id.0, Broker { id: broker.node_id.0, host: broker.host.to_string(), port: broker.port, rack })
+            (
+                broker.node_id.0,
+                Broker {
+                    id: broker.node_id.0,
+                    host: broker.host.to_string(),
+                    port: broker.port,
+                    rack,
+                },
+            )
         });
         let topics = response.topics.iter().map(|topic| {
             let name = topic.name.as_ref().map(|name| name.0.to_string()).unwrap_or_default();

@@ -1,7 +1,9 @@
-//! Producing: records are collected into batches per partition and sent in order, several requests at a time.
+//! Producing: records are collected into batches per partition and sent in order, several requests
+//! at a time.
 //!
-//! [`Producer::send`] puts a record into a batch; a task ([`sender`]) sends the batches. Idempotent by default (KIP-98): a
-//! retry carries the sequence numbers of the first try, so that a broker stores each record once and in order.
+//! [`Producer::send`] puts a record into a batch; a task ([`sender`]) sends the batches. Idempotent
+//! by default (KIP-98): a retry carries the sequence numbers of the first try, so that a broker
+//! stores each record once and in order.
 
 mod sender;
 mod state;
@@ -136,7 +138,8 @@ impl ProducerRecord {
 
     fn bytes(&self) -> usize {
         let part = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
-        let headers: usize = self.headers.iter().map(|header| header.key.len() + part(&header.value) + 8).sum();
+        let headers: usize =
+            self.headers.iter().map(|header| header.key.len() + part(&header.value) + 8).sum();
         part(&self.key) + part(&self.value) + headers + 30
     }
 }
@@ -148,7 +151,8 @@ pub struct RecordPlace {
     pub topic: String,
     /// The partition.
     pub partition: i32,
-    /// The offset; `None` with acks=0, and when the broker had stored it at an earlier try that was too long ago to tell.
+    /// The offset; `None` with acks=0, and when the broker had stored it at an earlier try that was
+    /// too long ago to tell.
     pub offset: Option<i64>,
 }
 
@@ -196,38 +200,55 @@ impl Producer {
     /// A producer on the connections of `client`. Asks for a producer id when it is idempotent.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for options that exclude each other; when no producer id can be had in time.
+    /// [`Error::Invalid`] for options that exclude each other; when no producer id can be had in
+    /// time.
     pub async fn new(client: &Client, options: ProducerOptions) -> Result<Self, Error> {
         if options.idempotence && (options.acks != Acks::All || options.in_flight_max > 5) {
-            let why =
-                "the idempotent producer needs acks=all and at most 5 requests in flight; set enable.idempotence=false or change these";
+            let why = "the idempotent producer needs acks=all and at most 5 requests in flight; \
+                set enable.idempotence=false or change these";
             return Err(Error::Invalid(why.to_owned()));
         }
         if options.in_flight_max == 0 || options.batch_bytes > options.buffer_bytes {
             return Err(Error::Invalid(
-                "max.in.flight.requests.per.connection must be at least 1 and batch.size at most buffer.memory".to_owned(),
+                "max.in.flight.requests.per.connection must be at least 1 and batch.size at most \
+                 buffer.memory"
+                    .to_owned(),
             ));
         }
-        let id = if options.idempotence { Some(sender::init_producer_id(client, client.api_deadline()).await?) } else { None };
+        let id = if options.idempotence {
+            Some(sender::init_producer_id(client, client.api_deadline()).await?)
+        } else {
+            None
+        };
         let state = Mutex::new(State::new(id));
-        let shared = Arc::new(Shared { client: client.clone(), options, state, wake: Notify::new(), resolved: Notify::new() });
+        let shared = Arc::new(Shared {
+            client: client.clone(),
+            options,
+            state,
+            wake: Notify::new(),
+            resolved: Notify::new(),
+        });
         let task = tokio::spawn(sender::run(Arc::clone(&shared)));
         Ok(Self { shared, task })
     }
 
     /// Puts `record` into a batch; the result tells later where it was stored.
     ///
-    /// Waits, up to `max.block.ms`, while the topic is not known or `buffer.memory` is used up. Records of one partition are stored in
-    /// the order of the calls. Cancel safe: when dropped, the record is not sent.
+    /// Waits, up to `max.block.ms`, while the topic is not known or `buffer.memory` is used up.
+    /// Records of one partition are stored in the order of the calls. Cancel safe: when dropped,
+    /// the record is not sent.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a record that is too large; the broker's for a topic that does not exist; [`Error::Timeout`].
+    /// [`Error::Invalid`] for a record that is too large; the broker's for a topic that does not
+    /// exist; [`Error::Timeout`].
     pub async fn send(&self, record: ProducerRecord) -> Result<Delivery, Error> {
         let bytes = record.bytes();
         let options = &self.shared.options;
         if bytes > options.record_bytes_max {
             let max = options.record_bytes_max;
-            return Err(Error::Invalid(format!("the record has {bytes} bytes; at most {max} are sent (max.request.size)")));
+            return Err(Error::Invalid(format!(
+                "the record has {bytes} bytes; at most {max} are sent (max.request.size)"
+            )));
         }
         let deadline = Instant::now() + options.block_max;
         let partition = self.choose_partition(&record, bytes, deadline).await?;
@@ -235,9 +256,13 @@ impl Producer {
             let free = self.shared.resolved.notified();
             {
                 let mut state = self.shared.lock();
-                if state.buffered_bytes == 0 || state.buffered_bytes + bytes <= options.buffer_bytes {
-                    let timestamp = record.timestamp.unwrap_or_else(|| self.shared.client.env().clock.wall_ms());
-                    let (delivery, wake) = state.append(partition, &record, bytes, timestamp, options)?;
+                if state.buffered_bytes == 0 || state.buffered_bytes + bytes <= options.buffer_bytes
+                {
+                    let timestamp = record
+                        .timestamp
+                        .unwrap_or_else(|| self.shared.client.env().clock.wall_ms());
+                    let (delivery, wake) =
+                        state.append(partition, &record, bytes, timestamp, options)?;
                     drop(state);
                     if wake {
                         self.shared.wake.notify_one();
@@ -246,12 +271,16 @@ impl Producer {
                 }
             }
             if tokio::time::timeout_at(deadline, free).await.is_err() {
-                return Err(Error::Timeout { what: "waiting for buffer.memory".to_owned(), after: options.block_max });
+                return Err(Error::Timeout {
+                    what: "waiting for buffer.memory".to_owned(),
+                    after: options.block_max,
+                });
             }
         }
     }
 
-    /// Sends everything that is waiting, without lingering, and waits until the fate of all of it is known.
+    /// Sends everything that is waiting, without lingering, and waits until the fate of all of it
+    /// is known.
     pub async fn flush(&self) {
         self.shared.lock().flushing += 1;
         self.shared.wake.notify_one();
@@ -276,35 +305,62 @@ impl Producer {
         Ok(())
     }
 
-    async fn choose_partition(&self, record: &ProducerRecord, bytes: usize, deadline: Instant) -> Result<TopicPartition, Error> {
+    async fn choose_partition(
+        &self,
+        record: &ProducerRecord,
+        bytes: usize,
+        deadline: Instant,
+    ) -> Result<TopicPartition, Error> {
         let partitions = self.partitions_of(&record.topic, deadline).await?;
         let count = i32::try_from(partitions.len()).unwrap_or(i32::MAX);
         let partition = match (record.partition, &record.key) {
             (Some(partition), _) if (0..count).contains(&partition) => partition,
             (Some(partition), _) => {
-                return Err(Error::Invalid(format!("topic {} has no partition {partition}, only 0 to {}", record.topic, count - 1)));
+                return Err(Error::Invalid(format!(
+                    "topic {} has no partition {partition}, only 0 to {}",
+                    record.topic,
+                    count - 1
+                )));
             }
             (None, Some(key)) => partition_for_key(key, count),
             (None, None) => {
                 let random = self.shared.client.env().random_u64();
-                self.shared.lock().sticky_partition(&record.topic, &partitions, bytes, self.shared.options.batch_bytes, random)
+                self.shared.lock().sticky_partition(
+                    &record.topic,
+                    &partitions,
+                    bytes,
+                    self.shared.options.batch_bytes,
+                    random,
+                )
             }
         };
         Ok(TopicPartition::new(record.topic.clone(), partition))
     }
 
-    async fn partitions_of(&self, topic: &str, deadline: Instant) -> Result<Vec<(i32, bool)>, Error> {
+    async fn partitions_of(
+        &self,
+        topic: &str,
+        deadline: Instant,
+    ) -> Result<Vec<(i32, bool)>, Error> {
         let client = &self.shared.client;
         if let Some(partitions) = client.known_partitions(topic) {
             return Ok(partitions);
         }
         client
             .retrying_connects(deadline, deadline, || async {
-                let metadata = client.read_metadata(Some(&[topic.to_owned()]), true, deadline).await?;
-                let code = metadata.topics.get(topic).map_or(Some(ErrorCode::UnknownTopicOrPartition), |found| found.error);
+                let metadata =
+                    client.read_metadata(Some(&[topic.to_owned()]), true, deadline).await?;
+                let code = metadata
+                    .topics
+                    .get(topic)
+                    .map_or(Some(ErrorCode::UnknownTopicOrPartition), |found| found.error);
                 match (code, client.known_partitions(topic)) {
                     (None, Some(partitions)) => Ok(partitions),
-                    (code, _) => Err(BrokerError { code: code.unwrap_or(ErrorCode::LeaderNotAvailable), message: None }.into()),
+                    (code, _) => Err(BrokerError {
+                        code: code.unwrap_or(ErrorCode::LeaderNotAvailable),
+                        message: None,
+                    }
+                    .into()),
                 }
             })
             .await

@@ -1,6 +1,7 @@
 //! Records as callers have them: owned, over the batches of [`letterbox_protocol::batch`].
 //!
-//! Reading verifies the checksum and stops decompression at [`DECOMPRESSED_BYTES_MAX`]. Headers keep their order and duplicates.
+//! Reading verifies the checksum and stops decompression at [`DECOMPRESSED_BYTES_MAX`]. Headers
+//! keep their order and duplicates.
 
 use bytes::Bytes;
 use letterbox_protocol::batch::{self, BatchError, RecordIter};
@@ -16,7 +17,8 @@ const BATCH_BYTES_MAX: usize = 1 << 30;
 /// Why records cannot be read or written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordsError {
-    /// The bytes are not a batch. `Truncated` at the end of a fetch is normal: the rest comes with the next.
+    /// The bytes are not a batch. `Truncated` at the end of a fetch is normal: the rest comes with
+    /// the next.
     #[error(transparent)]
     Batch(#[from] BatchError),
     /// The records cannot be compressed or decompressed, or become too many.
@@ -95,7 +97,10 @@ impl Batch {
             Compression::None => self.bytes.slice(HEADER_BYTES.min(self.bytes.len())..),
             codec => {
                 let packed = self.bytes.get(HEADER_BYTES..).unwrap_or_default();
-                Bytes::from(compression::decompress_all(codec, packed, DECOMPRESSED_BYTES_MAX).map_err(|error| failed(codec, &error))?)
+                Bytes::from(
+                    compression::decompress_all(codec, packed, DECOMPRESSED_BYTES_MAX)
+                        .map_err(|error| failed(codec, &error))?,
+                )
             }
         };
         if header.records_count < 0 {
@@ -118,7 +123,8 @@ impl Batch {
         RecordIter::new(&body, header.records_count).map(|record| Ok(owned(record?))).collect()
     }
 
-    /// For a control batch: whether it marks an abort (`Some(true)`), a commit (`Some(false)`), or something else.
+    /// For a control batch: whether it marks an abort (`Some(true)`), a commit (`Some(false)`), or
+    /// something else.
     #[must_use]
     pub fn is_abort_marker(&self) -> Option<bool> {
         let records = self.records().ok()?;
@@ -150,7 +156,8 @@ impl ProducerStamp {
     pub const NONE: Self = Self { id: -1, epoch: -1, sequence: -1 };
 }
 
-/// A batch in the making: records are encoded as they come. Timestamps count from the first record's.
+/// A batch in the making: records are encoded as they come. Timestamps count from the first
+/// record's.
 #[derive(Debug, Default)]
 pub struct BatchBuilder(Option<batch::BatchBuilder>);
 
@@ -177,30 +184,50 @@ impl BatchBuilder {
     ///
     /// # Errors
     /// `TooLarge`; the batch is then as it was.
-    pub fn push(&mut self, timestamp: i64, key: Option<&[u8]>, value: Option<&[u8]>, headers: &[Header]) -> Result<(), RecordsError> {
+    pub fn push(
+        &mut self,
+        timestamp: i64,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[Header],
+    ) -> Result<(), RecordsError> {
         // A length takes at most ten bytes.
         let length = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len).saturating_add(10);
-        let of_header = |header: &Header| length(Some(header.key.as_bytes())).saturating_add(length(header.value.as_deref()));
-        let record = [length(key), length(value), 40].into_iter().chain(headers.iter().map(of_header)).fold(0, usize::saturating_add);
+        let of_header = |header: &Header| {
+            length(Some(header.key.as_bytes())).saturating_add(length(header.value.as_deref()))
+        };
+        let record = [length(key), length(value), 40]
+            .into_iter()
+            .chain(headers.iter().map(of_header))
+            .fold(0, usize::saturating_add);
         let bytes = self.bytes().saturating_add(record);
         if bytes > BATCH_BYTES_MAX {
             return Err(RecordsError::TooLarge { bytes });
         }
-        let headers: Vec<(&[u8], Option<&[u8]>)> = headers.iter().map(|header| (header.key.as_bytes(), header.value.as_deref())).collect();
-        self.0.get_or_insert_with(|| batch::BatchBuilder::new(timestamp)).push(timestamp, key, value, &headers);
+        let headers: Vec<(&[u8], Option<&[u8]>)> =
+            headers.iter().map(|header| (header.key.as_bytes(), header.value.as_deref())).collect();
+        self.0
+            .get_or_insert_with(|| batch::BatchBuilder::new(timestamp))
+            .push(timestamp, key, value, &headers);
         Ok(())
     }
 
-    /// The whole batch, with base offset 0 as a producer sends it. The builder keeps its records: they may be sent again under another stamp.
+    /// The whole batch, with base offset 0 as a producer sends it. The builder keeps its records:
+    /// they may be sent again under another stamp.
     ///
     /// # Errors
     /// `Empty`; `Compression` should the codec refuse.
     pub fn finish(&self, codec: Compression, stamp: ProducerStamp) -> Result<Bytes, RecordsError> {
-        let builder = self.0.clone().ok_or(RecordsError::Empty)?.producer(stamp.id, stamp.epoch, stamp.sequence);
+        let builder = self.0.clone().ok_or(RecordsError::Empty)?.producer(
+            stamp.id,
+            stamp.epoch,
+            stamp.sequence,
+        );
         Ok(match codec {
             Compression::None => builder.build(),
             codec => {
-                let records = compression::compress(codec, None, builder.records()).map_err(|error| failed(codec, &error))?;
+                let records = compression::compress(codec, None, builder.records())
+                    .map_err(|error| failed(codec, &error))?;
                 builder.build_with(codec, &records)
             }
         }

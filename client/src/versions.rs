@@ -2,10 +2,12 @@
 
 use kafka_protocol::protocol::Request;
 
-/// The versions this client speaks of the API `R`: what the message crate has, cut where a newer version changes more than the client follows.
+/// The versions this client speaks of the API `R`: what the message crate has, cut where a newer
+/// version changes more than the client follows.
 pub(crate) fn range<R: Request>() -> (i16, i16) {
     let newest = match R::KEY {
-        // Topic ids instead of names from Produce 13, Fetch 13, OffsetCommit 10 and OffsetFetch 10 on: this client works with names.
+        // Topic ids instead of names from Produce 13, Fetch 13, OffsetCommit 10 and OffsetFetch 10
+        // on: this client works with names.
         0 | 1 => 12,
         8 | 9 => 9,
         // 6 asks for two-phase commit, which this client does not use.
@@ -30,14 +32,19 @@ mod tests {
 
     use super::{agree, range};
 
-    /// An answer is walked by Kafka's newest definitions before it is decoded: they must have each version that may be agreed on.
+    /// An answer is walked by Kafka's newest definitions before it is decoded: they must have each
+    /// version that may be agreed on.
     #[test]
     fn every_version_of_an_answer_is_defined() {
         fn check<R: Request>() {
             let (min, max) = range::<R>();
             for version in min..=max {
-                let problem = check_response_body(R::KEY, version, &[]).map_err(|error| error.problem);
-                let known = !matches!(problem, Err(Problem::UnsupportedApi | Problem::UnsupportedVersion { .. }));
+                let problem =
+                    check_response_body(R::KEY, version, &[]).map_err(|error| error.problem);
+                let known = !matches!(
+                    problem,
+                    Err(Problem::UnsupportedApi | Problem::UnsupportedVersion { .. })
+                );
                 assert!(known, "API key {} v{version}: {problem:?}", R::KEY);
             }
         }

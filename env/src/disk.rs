@@ -1,7 +1,8 @@
 //! Files and directories.
 //!
-//! Reads and writes are plain calls: they touch the page cache and return. What may wait for the device
-//! ([`File::sync`], [`Disk::sync_dir`], a cold [`File::read_at`]) is called through `Env::blocking`.
+//! Reads and writes are plain calls: they touch the page cache and return. What may wait for the
+//! device ([`File::sync`], [`Disk::sync_dir`], a cold [`File::read_at`]) is called through
+//! `Env::blocking`.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -57,8 +58,9 @@ pub trait File: Send + Sync {
     /// Makes everything written before this call durable (`fdatasync`). Blocks.
     ///
     /// # Errors
-    /// The device's own, marked by [`crate::not_synced`]. After it nothing may be assumed about any byte written since
-    /// the last successful sync, not even after a later success (the kernel drops the dirty pages).
+    /// The device's own, marked by [`crate::not_synced`]. After it nothing may be assumed about any
+    /// byte written since the last successful sync, not even after a later success (the kernel
+    /// drops the dirty pages).
     fn sync(&self) -> io::Result<()>;
 
     /// Cuts or extends (with zeros) the file to `len` bytes.
@@ -108,7 +110,8 @@ pub trait Disk: Send + Sync {
     /// The file system's own.
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<FileRef>;
 
-    /// Renames a file or directory, replacing a file of that name. Durable only after [`Disk::sync_dir`].
+    /// Renames a file or directory, replacing a file of that name. Durable only after
+    /// [`Disk::sync_dir`].
     ///
     /// # Errors
     /// The file system's own.
@@ -150,7 +153,8 @@ pub trait Disk: Send + Sync {
     /// The file system's own.
     fn exists(&self, path: &Path) -> io::Result<bool>;
 
-    /// Takes the lock file `path` for this process; held until the result is dropped or the process ends.
+    /// Takes the lock file `path` for this process; held until the result is dropped or the process
+    /// ends.
     ///
     /// # Errors
     /// `WouldBlock` when another process holds it.
@@ -174,12 +178,13 @@ pub trait Disk: Send + Sync {
         Ok(bytes)
     }
 
-    /// Replaces `path` by `bytes` so that after a power cut either the old or the new content is there,
-    /// whole: written beside it (`.tmp`), synced, renamed, directory synced. Blocks.
+    /// Replaces `path` by `bytes` so that after a power cut either the old or the new content is
+    /// there, whole: written beside it (`.tmp`), synced, renamed, directory synced. Blocks.
     ///
     /// # Errors
-    /// The file system's own; the old content, or already the new, is then in place, whole. So a failed sync of what
-    /// was to replace it is not a lost write: "no space" is a state here in any case.
+    /// The file system's own; the old content, or already the new, is then in place, whole. So a
+    /// failed sync of what was to replace it is not a lost write: "no space" is a state here in any
+    /// case.
     fn write_atomically(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let mut name = path.file_name().unwrap_or_default().to_os_string();
         name.push(".tmp");

@@ -1,7 +1,8 @@
 //! What an I/O error means for the caller. Decided here and nowhere else.
 //!
-//! A full disk or an empty table of descriptors passes; a write that the device lost does not. Taking one for the
-//! other either stops a broker that could serve, or acknowledges records that are gone.
+//! A full disk or an empty table of descriptors passes; a write that the device lost does not.
+//! Taking one for the other either stops a broker that could serve, or acknowledges records that
+//! are gone.
 
 use std::error::Error;
 use std::fmt;
@@ -25,13 +26,14 @@ pub enum Resource {
 /// The class of an I/O error, as far as a *change* of stored data is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing is lost: the call was refused and may be repeated. Refuse what needs the resource with an error that
-    /// clients retry, keep serving the rest, and go on when there is some again.
+    /// Nothing is lost: the call was refused and may be repeated. Refuse what needs the resource
+    /// with an error that clients retry, keep serving the rest, and go on when there is some again.
     State(Resource),
-    /// What the device has is unknown: a failed sync, or a failed write of another cause. Never repeat it and
-    /// acknowledge; take the directory out of use.
+    /// What the device has is unknown: a failed sync, or a failed write of another cause. Never
+    /// repeat it and acknowledge; take the directory out of use.
     LostWrite,
-    /// The files are not as they must be (one is missing, is a directory, ends too early). Stop what they belong to.
+    /// The files are not as they must be (one is missing, is a directory, ends too early). Stop
+    /// what they belong to.
     BrokenInvariant,
 }
 
@@ -71,14 +73,16 @@ impl Fault {
     }
 }
 
-/// Marks the error of a failed `fsync` or `fdatasync`, whatever its number: the kernel may have dropped the bytes, so
-/// that even "no space" means that they are lost. Every [`crate::File::sync`] and [`crate::Disk::sync_dir`] does this.
+/// Marks the error of a failed `fsync` or `fdatasync`, whatever its number: the kernel may have
+/// dropped the bytes, so that even "no space" means that they are lost. Every [`crate::File::sync`]
+/// and [`crate::Disk::sync_dir`] does this.
 #[must_use]
 pub fn not_synced(error: io::Error) -> io::Error {
     io::Error::new(error.kind(), NotSynced(error))
 }
 
-/// Takes the mark of [`not_synced`] away: the bytes that were not synced are of no use to anybody and thrown away.
+/// Takes the mark of [`not_synced`] away: the bytes that were not synced are of no use to anybody
+/// and thrown away.
 pub(crate) fn thrown_away(error: io::Error) -> io::Error {
     match error.downcast::<NotSynced>() {
         Ok(NotSynced(error)) | Err(error) => error,

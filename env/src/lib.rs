@@ -1,11 +1,12 @@
 //! The seam between Letterbox and the outside world.
 //!
-//! Everything that reaches a socket, a disk, the wall clock or a source of randomness goes through an
-//! [`Env`]. The real one ([`Env::real`]) stands on tokio and rustix; the simulated one lives in `sim/`
-//! and runs whole clusters in one thread under one seed. clippy's disallowed lists (`clippy.toml`) hold
-//! the seam: the calls this crate wraps may not be made anywhere else.
+//! Everything that reaches a socket, a disk, the wall clock or a source of randomness goes through
+//! an [`Env`]. The real one ([`Env::real`]) stands on tokio and rustix; the simulated one lives in
+//! `sim/` and runs whole clusters in one thread under one seed. clippy's disallowed lists
+//! (`clippy.toml`) hold the seam: the calls this crate wraps may not be made anywhere else.
 //!
-//! Monotonic time is `tokio::time` in both worlds: the simulation pauses and advances tokio's clock.
+//! Monotonic time is `tokio::time` in both worlds: the simulation pauses and advances tokio's
+//! clock.
 
 mod disk;
 mod fault;
@@ -40,10 +41,12 @@ pub trait Random: Send + Sync {
 pub trait Tasks: Send + Sync {
     /// Runs `job` where blocking is allowed and completes when it has returned.
     ///
-    /// Not cancel safe in effect: a job that has started runs to its end when the future is dropped.
+    /// Not cancel safe in effect: a job that has started runs to its end when the future is
+    /// dropped.
     fn blocking(&self, job: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()>;
 
-    /// Whether such a job may wait for what tasks do. Not in the simulation, whose one thread would wait for itself.
+    /// Whether such a job may wait for what tasks do. Not in the simulation, whose one thread would
+    /// wait for itself.
     fn may_wait(&self) -> bool {
         true
     }

@@ -19,7 +19,8 @@ pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
         None
     }
 
-    /// A way to write to this stream from any thread, while its owner does not write: `None` where there is none.
+    /// A way to write to this stream from any thread, while its owner does not write: `None` where
+    /// there is none.
     fn writer(&self) -> Option<Arc<dyn TryWrite>> {
         None
     }
@@ -60,7 +61,11 @@ pub trait Net: Send + Sync {
     fn bind<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, io::Result<BoxListener>>;
 
     /// As [`Net::bind`] for an IPv6 address, and leaves IPv4 on that port to another listener.
-    fn bind_ipv6_only<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, io::Result<BoxListener>> {
+    fn bind_ipv6_only<'a>(
+        &'a self,
+        host: &'a str,
+        port: u16,
+    ) -> BoxFuture<'a, io::Result<BoxListener>> {
         self.bind(host, port)
     }
 

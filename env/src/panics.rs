@@ -1,14 +1,17 @@
 //! What a panic ends.
 //!
 //! A panic is a fault in our own code. The line is drawn here:
-//! - While one connection is being handled ([`Confined`], [`confine`]) a panic ends that connection and nothing else:
-//!   what it had in hand is dropped, and the client sees a closed connection.
-//! - Anywhere else (the syncers, the metadata quorum, timers, the upkeep of logs) it ends the process, because nobody
-//!   would do that work from then on. The next start recovers as from a power cut.
-//! - State that several connections share lies behind locks. A lock whose holder panicked is poisoned: what is behind
-//!   it may be half-changed, so the next one who wants it ends the process instead of going on with it ([`lock`]).
+//! - While one connection is being handled ([`Confined`], [`confine`]) a panic ends that connection
+//!   and nothing else: what it had in hand is dropped, and the client sees a closed connection.
+//! - Anywhere else (the syncers, the metadata quorum, timers, the upkeep of logs) it ends the
+//!   process, because nobody would do that work from then on. The next start recovers as from a
+//!   power cut.
+//! - State that several connections share lies behind locks. A lock whose holder panicked is
+//!   poisoned: what is behind it may be half-changed, so the next one who wants it ends the process
+//!   instead of going on with it ([`lock`]).
 //!
-//! [`end_process_on_panic`] puts this in force; a program calls it first. Without it (in tests) a panic behaves as usual.
+//! [`end_process_on_panic`] puts this in force; a program calls it first. Without it (in tests) a
+//! panic behaves as usual.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -22,7 +25,8 @@ thread_local! {
     static IS_CONFINED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Makes every panic end the process, but for those that are confined. The message goes to standard error first.
+/// Makes every panic end the process, but for those that are confined. The message goes to standard
+/// error first.
 pub fn end_process_on_panic() {
     let say = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -40,7 +44,10 @@ pub struct Panicked(pub String);
 impl Panicked {
     fn from_payload(payload: &(dyn Any + Send)) -> Self {
         let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        Self(text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without words".to_owned()))
+        Self(
+            text.or_else(|| payload.downcast_ref::<String>().cloned())
+                .unwrap_or_else(|| "a panic without words".to_owned()),
+        )
     }
 }
 
@@ -82,8 +89,8 @@ impl<F: Future> Future for Confined<F> {
     }
 }
 
-/// Runs a part of one connection's work on a thread that has other work: a panic in it is handed over, to go on where the connection is
-/// served ([`std::panic::resume_unwind`]).
+/// Runs a part of one connection's work on a thread that has other work: a panic in it is handed
+/// over, to go on where the connection is served ([`std::panic::resume_unwind`]).
 ///
 /// # Errors
 /// What it panicked with.
@@ -100,7 +107,8 @@ pub fn confine<T>(job: impl FnOnce() -> T) -> T {
 
 /// Takes a lock whose state must be whole.
 ///
-/// When a holder panicked the state may be half-changed, and answering from it could break what was promised: the process ends.
+/// When a holder panicked the state may be half-changed, and answering from it could break what was
+/// promised: the process ends.
 pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|_| poisoned())
 }
@@ -128,7 +136,10 @@ mod tests {
             panic!("number {}", 7)
         });
         let polled = Pin::new(&mut confined).poll(&mut Context::from_waker(Waker::noop()));
-        assert_eq!(polled.map(|ended: Result<(), _>| ended), Poll::Ready(Err(Panicked("number 7".to_owned()))));
+        assert_eq!(
+            polled.map(|ended: Result<(), _>| ended),
+            Poll::Ready(Err(Panicked("number 7".to_owned())))
+        );
         assert!(!IS_CONFINED.get(), "the mark outlives the panic");
     }
 
@@ -142,7 +153,8 @@ mod tests {
     }
 
     fn panics_confined(with: impl FnOnce() + 'static) {
-        let polled = Pin::new(&mut Confined::new(async { with() })).poll(&mut Context::from_waker(Waker::noop()));
+        let polled = Pin::new(&mut Confined::new(async { with() }))
+            .poll(&mut Context::from_waker(Waker::noop()));
         assert!(matches!(polled, Poll::Ready(Err(_))));
     }
 

@@ -1,5 +1,8 @@
 //! The real world.
-#![allow(clippy::disallowed_methods, reason = "the one place where the outside world is called directly")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the one place where the outside world is called directly"
+)]
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,8 +20,8 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
-    BoxFuture, BoxListener, BoxStream, Clock, DirEntry, Disk, Env, File, FileRef, Listener, Net, OpenMode, Random, Stream, Tasks, TryWrite,
-    not_synced,
+    BoxFuture, BoxListener, BoxStream, Clock, DirEntry, Disk, Env, File, FileRef, Listener, Net,
+    OpenMode, Random, Stream, Tasks, TryWrite, not_synced,
 };
 
 pub(crate) fn env() -> Env {
@@ -36,7 +39,9 @@ struct RealClock;
 impl Clock for RealClock {
     fn wall_ms(&self) -> i64 {
         // Before 1970 the broker runs, with times of 0.
-        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
+        SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
     }
 }
 
@@ -65,7 +70,8 @@ impl Tasks for RealTasks {
 
 struct RealNet;
 
-/// A socket in two halves, so that bytes can be written to it from elsewhere too ([`Stream::writer`]).
+/// A socket in two halves, so that bytes can be written to it from elsewhere too
+/// ([`Stream::writer`]).
 struct RealStream {
     read: OwnedReadHalf,
     write: Arc<WriteHalf>,
@@ -108,17 +114,29 @@ impl TryWrite for WriteHalf {
 }
 
 impl AsyncRead for RealStream {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.read).poll_read(context, buffer)
     }
 }
 
 impl AsyncWrite for RealStream {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(context, &[io::IoSlice::new(bytes)])
     }
 
-    fn poll_write_vectored(self: Pin<&mut Self>, context: &mut Context<'_>, parts: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.tcp().poll_write_ready(context))?;
             match self.write.try_write(parts) {
@@ -163,7 +181,11 @@ impl Net for RealNet {
         Box::pin(bind(host, port, false))
     }
 
-    fn bind_ipv6_only<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, io::Result<BoxListener>> {
+    fn bind_ipv6_only<'a>(
+        &'a self,
+        host: &'a str,
+        port: u16,
+    ) -> BoxFuture<'a, io::Result<BoxListener>> {
         Box::pin(bind(host, port, true))
     }
 
@@ -195,7 +217,8 @@ async fn bind(host: &str, port: u16, only_v6: bool) -> io::Result<BoxListener> {
 }
 
 fn listen(address: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
-    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    let socket =
+        socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
     if address.is_ipv6() {
         socket.set_only_v6(only_v6)?;
     }
@@ -238,7 +261,9 @@ impl File for RealFile {
         for part in parts {
             let end = start + part.len();
             while done < end {
-                match retry(|| rustix::io::pwrite(&self.0, &part[done - start..], offset + done as u64))? {
+                match retry(|| {
+                    rustix::io::pwrite(&self.0, &part[done - start..], offset + done as u64)
+                })? {
                     0 => return Err(io::ErrorKind::WriteZero.into()),
                     n => done += n,
                 }
@@ -316,7 +341,13 @@ impl Disk for RealDisk {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        let dir = retry(|| rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()))?;
+        let dir = retry(|| {
+            rustix::fs::open(
+                path,
+                OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+        })?;
         retry(|| rustix::fs::fsync(&dir)).map_err(not_synced)
     }
 
@@ -329,14 +360,21 @@ impl Disk for RealDisk {
     }
 
     fn lock(&self, path: &Path) -> io::Result<FileRef> {
-        let file = rustix::fs::open(path, OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC, Mode::from_raw_mode(0o644))?;
+        let file = rustix::fs::open(
+            path,
+            OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC,
+            Mode::from_raw_mode(0o644),
+        )?;
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
         Ok(Arc::new(RealFile(file)))
     }
 
     fn space(&self, path: &Path) -> io::Result<(u64, u64)> {
         let stat = rustix::fs::statvfs(path)?;
-        Ok((stat.f_blocks.saturating_mul(stat.f_frsize), stat.f_bavail.saturating_mul(stat.f_frsize)))
+        Ok((
+            stat.f_blocks.saturating_mul(stat.f_frsize),
+            stat.f_bavail.saturating_mul(stat.f_frsize),
+        ))
     }
 }
 
@@ -349,13 +387,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let disk = RealDisk;
         let file = disk.open(&dir.path().join("a"), OpenMode::Create).unwrap();
-        file.write_at(&[io::IoSlice::new(b"abc"), io::IoSlice::new(b""), io::IoSlice::new(b"defg")], 2).unwrap();
+        file.write_at(
+            &[io::IoSlice::new(b"abc"), io::IoSlice::new(b""), io::IoSlice::new(b"defg")],
+            2,
+        )
+        .unwrap();
         file.sync().unwrap();
         let mut seen = [9; 9];
         file.read_exact_at(&mut seen, 0).unwrap();
         assert_eq!(&seen, b"\0\0abcdefg");
         assert_eq!(file.read_at_nowait(&mut seen, 9).unwrap(), Some(0));
-        assert_eq!(file.read_exact_at(&mut seen, 1).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(
+            file.read_exact_at(&mut seen, 1).unwrap_err().kind(),
+            io::ErrorKind::UnexpectedEof
+        );
     }
 
     #[test]
@@ -380,7 +425,8 @@ mod tests {
     async fn accepted_connections_are_kept_alive_and_send_at_once() {
         let listener = RealNet.bind("127.0.0.1", 0).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (client, accepted) = tokio::join!(RealNet.connect("127.0.0.1", port), listener.accept());
+        let (client, accepted) =
+            tokio::join!(RealNet.connect("127.0.0.1", port), listener.accept());
         let (stream, _) = accepted.unwrap();
         let socket = socket2::SockRef::from(stream.as_tcp().unwrap());
         assert!(socket.keepalive().unwrap());
@@ -390,7 +436,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_without_an_address_is_not_found() {
-        assert_eq!(RealNet.bind("name.invalid", 0).await.err().unwrap().kind(), io::ErrorKind::NotFound);
+        assert_eq!(
+            RealNet.bind("name.invalid", 0).await.err().unwrap().kind(),
+            io::ErrorKind::NotFound
+        );
     }
 
     #[test]

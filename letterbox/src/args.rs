@@ -38,7 +38,8 @@ impl End {
 #[command(
     name = "letterbox",
     version,
-    about = "A Kafka-compatible broker. Called as kafka-topics, kafka-console-consumer, … it is that tool."
+    about = "A Kafka-compatible broker. Called as kafka-topics, kafka-console-consumer, … it is \
+        that tool."
 )]
 struct Letterbox {
     #[command(subcommand)]
@@ -58,7 +59,8 @@ enum Sub {
         #[command(flatten)]
         log: Log,
     },
-    /// Run a broker as the container image does: from KAFKA_* variables and /mnt/shared/config/server.properties.
+    /// Run a broker as the container image does: from KAFKA_* variables and
+    /// /mnt/shared/config/server.properties.
     Container {
         #[command(flatten)]
         log: Log,
@@ -74,7 +76,8 @@ enum Sub {
         #[arg(long, default_value_t = 9092)]
         port: u16,
     },
-    /// Run one of Kafka's tools by name, as in: letterbox tool kafka-topics --list --bootstrap-server localhost:9092
+    /// Run one of Kafka's tools by name, as in: letterbox tool kafka-topics --list
+    /// --bootstrap-server localhost:9092
     Tool {
         /// The tool's name.
         name: String,
@@ -109,7 +112,9 @@ fn pair(text: &str) -> Result<(String, String), String> {
 pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Command, End> {
     let all = std::iter::once(OsString::from("letterbox")).chain(arguments);
     Ok(match Letterbox::try_parse_from(all).map_err(End)?.command {
-        Sub::Broker { config, overrides, log } => Command::Broker { config, overrides, log: log.into() },
+        Sub::Broker { config, overrides, log } => {
+            Command::Broker { config, overrides, log: log.into() }
+        }
         Sub::Container { log } => Command::Container { log: log.into() },
         Sub::Up { file, data, port } => Command::Up(UpOptions { file, data, port }),
         Sub::Tool { name, arguments } => match tools::tool_of(&name) {

@@ -11,7 +11,8 @@ use tracing::{debug, error, info, warn};
 
 use crate::image_env::{self, MOUNTED_CONFIG, NoEffect, Note, TopicToCreate};
 
-/// The configuration from `KAFKA_*` variables and the mounted file, and the topics to make once it runs.
+/// The configuration from `KAFKA_*` variables and the mounted file, and the topics to make once it
+/// runs.
 ///
 /// # Errors
 /// Names the variable to change.
@@ -36,12 +37,20 @@ pub(crate) fn configuration() -> anyhow::Result<(Config, Vec<TopicToCreate>)> {
     Ok((image.config()?, image.topics))
 }
 
-/// Makes the topics of `KAFKA_CREATE_TOPICS`; those that are there already stay as they are. One that cannot be made is told, and
-/// the broker goes on, as with the image that the variable comes from.
+/// Makes the topics of `KAFKA_CREATE_TOPICS`; those that are there already stay as they are. One
+/// that cannot be made is told, and the broker goes on, as with the image that the variable comes
+/// from.
 pub(crate) async fn create_topics(broker: &Broker, topics: Vec<TopicToCreate>) {
     for topic in topics {
-        let configs = topic.cleanup_policy.iter().map(|policy| ("cleanup.policy".to_owned(), policy.clone())).collect();
-        if let Err(why) = broker.ensure_topic(&topic.name, topic.partitions, topic.replication_factor, configs).await {
+        let configs = topic
+            .cleanup_policy
+            .iter()
+            .map(|policy| ("cleanup.policy".to_owned(), policy.clone()))
+            .collect();
+        if let Err(why) = broker
+            .ensure_topic(&topic.name, topic.partitions, topic.replication_factor, configs)
+            .await
+        {
             error!(topic = topic.name, "the topic of KAFKA_CREATE_TOPICS cannot be made: {why}");
         }
     }

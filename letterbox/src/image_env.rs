@@ -1,15 +1,19 @@
-//! What the container image starts with: environment variables and a mounted property file become configuration pairs.
+//! What the container image starts with: environment variables and a mounted property file become
+//! configuration pairs.
 //!
-//! The rules are the ones of the `apache/kafka` image, so that a compose file or a Testcontainers module works with only
-//! the image's name changed: `KAFKA_NODE_ID` is `node.id`, two underscores are one underscore, three are a dash; variables
-//! win over `/mnt/shared/config/server.properties`; `listeners` follow from `advertised.listeners`. Variables of the
-//! `bitnami/kafka`, `cp-kafka` and `wurstmeister/kafka` images are accepted where they mean the same, and each such
-//! variable is named in a [`Note`].
+//! The rules are the ones of the `apache/kafka` image, so that a compose file or a Testcontainers
+//! module works with only the image's name changed: `KAFKA_NODE_ID` is `node.id`, two underscores
+//! are one underscore, three are a dash; variables win over `/mnt/shared/config/server.properties`;
+//! `listeners` follow from `advertised.listeners`. Variables of the `bitnami/kafka`, `cp-kafka` and
+//! `wurstmeister/kafka` images are accepted where they mean the same, and each such variable is
+//! named in a [`Note`].
 //!
-//! One difference, on purpose: the `apache/kafka` image drops all of its defaults as soon as one variable is set, and a
-//! single node then waits for ever for three replicas of `__consumer_offsets`. Here each missing key keeps its default.
+//! One difference, on purpose: the `apache/kafka` image drops all of its defaults as soon as one
+//! variable is set, and a single node then waits for ever for three replicas of
+//! `__consumer_offsets`. Here each missing key keeps its default.
 //!
-//! Everything here is pure: no variable is read, no file is opened. Values are checked by the configuration table, not here.
+//! Everything here is pure: no variable is read, no file is opened. Values are checked by the
+//! configuration table, not here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -31,7 +35,8 @@ pub(crate) struct ImageConfig {
     pub(crate) cluster_id: Option<String>,
     /// Topics to create once the broker is ready (`KAFKA_CREATE_TOPICS`), in the order given.
     pub(crate) topics: Vec<TopicToCreate>,
-    /// What a person should know: what was mapped from another image's spelling, and what has no effect. One line each.
+    /// What a person should know: what was mapped from another image's spelling, and what has no
+    /// effect. One line each.
     pub(crate) notes: Vec<Note>,
     /// What the oldest images know instead of `advertised.listeners`.
     advertised_host: Option<String>,
@@ -47,7 +52,8 @@ pub(crate) struct Property {
     pub(crate) origin: Origin,
 }
 
-/// Who gave a property its value. Displayed in errors: "KAFKA_NODE_ID", "the mounted server.properties", "the image".
+/// Who gave a property its value. Displayed in errors: "KAFKA_NODE_ID", "the mounted
+/// server.properties", "the image".
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// An environment variable, by name.
@@ -133,8 +139,12 @@ impl fmt::Display for NoEffect {
             NoEffect::ZooKeeper => "metadata is kept by the brokers' own quorum, without ZooKeeper",
             NoEffect::Confluent => "it belongs to a component of Confluent Platform",
             NoEffect::StartScript => "it steers the start script of another image",
-            NoEffect::KubernetesService => "Kubernetes made it for a service of that name; it is not configuration",
-            NoEffect::Command => "no commands are run; write the value itself into the KAFKA_* variable",
+            NoEffect::KubernetesService => {
+                "Kubernetes made it for a service of that name; it is not configuration"
+            }
+            NoEffect::Command => {
+                "no commands are run; write the value itself into the KAFKA_* variable"
+            }
         })
     }
 }
@@ -153,10 +163,17 @@ pub(crate) enum ImageEnvError {
         property: String,
     },
     /// A controller has no clients, so there is nothing to advertise to them.
-    #[error("KAFKA_ADVERTISED_LISTENERS is set, but process.roles is controller: a controller advertises nothing; remove the variable")]
+    #[error(
+        "KAFKA_ADVERTISED_LISTENERS is set, but process.roles is controller: a controller \
+         advertises nothing; remove the variable"
+    )]
     AdvertisedOnController,
-    /// An entry of `KAFKA_CREATE_TOPICS` that is not `NAME:PARTITIONS:REPLICATION_FACTOR[:CLEANUP_POLICY]`.
-    #[error("KAFKA_CREATE_TOPICS: {entry:?} is not NAME:PARTITIONS:REPLICATION_FACTOR[:CLEANUP_POLICY]: {problem}")]
+    /// An entry of `KAFKA_CREATE_TOPICS` that is not
+    /// `NAME:PARTITIONS:REPLICATION_FACTOR[:CLEANUP_POLICY]`.
+    #[error(
+        "KAFKA_CREATE_TOPICS: {entry:?} is not \
+         NAME:PARTITIONS:REPLICATION_FACTOR[:CLEANUP_POLICY]: {problem}"
+    )]
     CreateTopics {
         /// The entry as written.
         entry: String,
@@ -173,16 +190,21 @@ pub(crate) struct RefusedEnvironment {
     origins: String,
 }
 
-/// Makes the configuration of one container from its environment and the mounted property file, if there is one.
+/// Makes the configuration of one container from its environment and the mounted property file, if
+/// there is one.
 ///
-/// `mounted` holds the file's pairs in order; a later pair wins over an earlier one of the same name, as in Kafka.
+/// `mounted` holds the file's pairs in order; a later pair wins over an earlier one of the same
+/// name, as in Kafka.
 ///
 /// # Errors
-/// [`ImageEnvError`] when the variables contradict each other or ask for something that cannot be had. Values of
-/// properties are not checked here.
+/// [`ImageEnvError`] when the variables contradict each other or ask for something that cannot be
+/// had. Values of properties are not checked here.
 ///
 /// Source: the `apache/kafka` image's usage guide; KIP-975.
-pub(crate) fn from_environment(environment: &BTreeMap<String, String>, mounted: &[(String, String)]) -> Result<ImageConfig, ImageEnvError> {
+pub(crate) fn from_environment(
+    environment: &BTreeMap<String, String>,
+    mounted: &[(String, String)],
+) -> Result<ImageConfig, ImageEnvError> {
     let mut config = ImageConfig::default();
     for (name, value) in mounted {
         config.set(name, value, Origin::File);
@@ -214,11 +236,17 @@ fn meaning_of(variable: &str, value: &str) -> Meaning {
     match variable {
         "CLUSTER_ID" | "KAFKA_CLUSTER_ID" | "KAFKA_KRAFT_CLUSTER_ID" => return Meaning::ClusterId,
         "KAFKA_CREATE_TOPICS" => return Meaning::Topics,
-        "KAFKA_ZOOKEEPER_CONNECT" | "KAFKA_CFG_ZOOKEEPER_CONNECT" => return Meaning::None(NoEffect::ZooKeeper),
+        "KAFKA_ZOOKEEPER_CONNECT" | "KAFKA_CFG_ZOOKEEPER_CONNECT" => {
+            return Meaning::None(NoEffect::ZooKeeper);
+        }
         "KAFKA_BROKER_ID" | "KAFKA_CFG_BROKER_ID" => return Meaning::Alias("node.id".to_owned()),
         "KAFKA_ADVERTISED_HOST_NAME" => return Meaning::AdvertisedHost,
-        "KAFKA_ADVERTISED_PORT" if !is_service_link(variable, value) => return Meaning::AdvertisedPort,
-        "HOSTNAME_COMMAND" | "PORT_COMMAND" | "BROKER_ID_COMMAND" | "RACK_COMMAND" => return Meaning::None(NoEffect::Command),
+        "KAFKA_ADVERTISED_PORT" if !is_service_link(variable, value) => {
+            return Meaning::AdvertisedPort;
+        }
+        "HOSTNAME_COMMAND" | "PORT_COMMAND" | "BROKER_ID_COMMAND" | "RACK_COMMAND" => {
+            return Meaning::None(NoEffect::Command);
+        }
         _ => {}
     }
     let Some(rest) = variable.strip_prefix("KAFKA_").filter(|rest| !rest.is_empty()) else {
@@ -246,10 +274,11 @@ fn meaning_of(variable: &str, value: &str) -> Meaning {
 }
 
 /// Beginnings, without `KAFKA_`, of variables that only a Java virtual machine or log4j reads.
-const JVM_PREFIXES: [&str; 8] = ["HEAP_OPT", "JMX_", "JVM_", "GC_LOG_", "LOG4J_", "TOOLS_LOG4J_", "OPTS", "DEBUG"];
+const JVM_PREFIXES: [&str; 8] =
+    ["HEAP_OPT", "JMX_", "JVM_", "GC_LOG_", "LOG4J_", "TOOLS_LOG4J_", "OPTS", "DEBUG"];
 
-/// Variables, without `KAFKA_`, that only another image's start script reads. Users and passwords act only where a listener asks for
-/// SASL, which is refused by itself.
+/// Variables, without `KAFKA_`, that only another image's start script reads. Users and passwords
+/// act only where a listener asks for SASL, which is refused by itself.
 const START_SCRIPT: [&str; 26] = [
     "AUTO_DISCOVER",
     "BASE_DIR",
@@ -284,10 +313,12 @@ fn property_name(rest: &str) -> String {
     rest.to_lowercase().replace('_', ".").replace("...", "-").replace("..", "_")
 }
 
-/// Whether Kubernetes made this variable for a service (its "docker links" variables): `KAFKA_SERVICE_HOST`,
-/// `KAFKA_PORT=tcp://…`, `KAFKA_PORT_9092_TCP_ADDR`, and the same for `kafka-bootstrap` and so on.
+/// Whether Kubernetes made this variable for a service (its "docker links" variables):
+/// `KAFKA_SERVICE_HOST`, `KAFKA_PORT=tcp://…`, `KAFKA_PORT_9092_TCP_ADDR`, and the same for
+/// `kafka-bootstrap` and so on.
 fn is_service_link(variable: &str, value: &str) -> bool {
-    let link = |text: &str| ["tcp://", "udp://", "sctp://"].iter().any(|scheme| text.starts_with(scheme));
+    let link =
+        |text: &str| ["tcp://", "udp://", "sctp://"].iter().any(|scheme| text.starts_with(scheme));
     if variable.ends_with("_SERVICE_HOST") || variable.contains("_SERVICE_PORT") {
         return true;
     }
@@ -296,7 +327,9 @@ fn is_service_link(variable: &str, value: &str) -> bool {
     }
     variable.split("_PORT_").skip(1).any(|tail| {
         let mut parts = tail.split('_');
-        let port = parts.next().is_some_and(|port| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()));
+        let port = parts
+            .next()
+            .is_some_and(|port| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()));
         port && parts.next().is_some_and(|protocol| ["TCP", "UDP", "SCTP"].contains(&protocol))
     })
 }
@@ -306,7 +339,8 @@ impl ImageConfig {
         self.properties.get(name).map(|property| property.value.as_str())
     }
 
-    /// As `get`, where an empty value counts as none: compose writes `${LISTENERS:-}` as an empty string.
+    /// As `get`, where an empty value counts as none: compose writes `${LISTENERS:-}` as an empty
+    /// string.
     fn get_filled(&self, name: &str) -> Option<&str> {
         self.get(name).filter(|value| !value.trim().is_empty())
     }
@@ -321,7 +355,11 @@ impl ImageConfig {
     /// Every problem, and which variable each key was set by.
     pub(crate) fn config(&self) -> Result<Config, RefusedEnvironment> {
         let id = self.cluster_id.iter().map(|id| ("cluster.id".to_owned(), id.clone()));
-        let pairs = self.properties.iter().map(|(key, property)| (key.clone(), property.value.clone())).chain(id);
+        let pairs = self
+            .properties
+            .iter()
+            .map(|(key, property)| (key.clone(), property.value.clone()))
+            .chain(id);
         let origin = |key: &str| Some(self.properties.get(key)?.origin.clone());
         match Config::from_pairs(pairs) {
             Ok(mut config) => {
@@ -333,7 +371,10 @@ impl ImageConfig {
             }
             Err(refused) => {
                 let keys: BTreeSet<&str> = refused.0.iter().filter_map(Problem::key).collect();
-                let origins = keys.into_iter().filter_map(|key| Some(format!("\n{key} was set by {}", origin(key)?))).collect();
+                let origins = keys
+                    .into_iter()
+                    .filter_map(|key| Some(format!("\n{key} was set by {}", origin(key)?)))
+                    .collect();
                 Err(RefusedEnvironment { refused, origins })
             }
         }
@@ -349,7 +390,10 @@ impl ImageConfig {
         match meaning_of(variable, value) {
             Meaning::Property(property) => self.take_property(variable, &property, value),
             Meaning::Alias(property) => {
-                self.note(Note::Mapped { variable: variable.to_owned(), property: property.clone() });
+                self.note(Note::Mapped {
+                    variable: variable.to_owned(),
+                    property: property.clone(),
+                });
                 self.take_property(variable, &property, value)
             }
             Meaning::ClusterId => self.take_cluster_id(variable, value),
@@ -378,12 +422,22 @@ impl ImageConfig {
         self.notes.push(note);
     }
 
-    fn take_property(&mut self, variable: &str, property: &str, value: &str) -> Result<(), ImageEnvError> {
-        if let Some(Property { value: other, origin: Origin::Variable(first) }) = self.properties.get(property)
+    fn take_property(
+        &mut self,
+        variable: &str,
+        property: &str,
+        value: &str,
+    ) -> Result<(), ImageEnvError> {
+        if let Some(Property { value: other, origin: Origin::Variable(first) }) =
+            self.properties.get(property)
             && other != value
         {
-            // Compose writes what is not set as an empty text, and Kafka's -1 asks for an id that is made up.
-            let says_nothing = |value: &str| matches!(value.trim(), "" | "-1") && (property == "node.id" || value.trim().is_empty());
+            // Compose writes what is not set as an empty text, and Kafka's -1 asks for an id that
+            // is made up.
+            let says_nothing = |value: &str| {
+                matches!(value.trim(), "" | "-1")
+                    && (property == "node.id" || value.trim().is_empty())
+            };
             if says_nothing(value) {
                 return Ok(());
             }
@@ -391,7 +445,11 @@ impl ImageConfig {
                 self.set(property, value, Origin::Variable(variable.to_owned()));
                 return Ok(());
             }
-            return Err(ImageEnvError::Conflict { first: first.clone(), second: variable.to_owned(), property: property.to_owned() });
+            return Err(ImageEnvError::Conflict {
+                first: first.clone(),
+                second: variable.to_owned(),
+                property: property.to_owned(),
+            });
         }
         self.set(property, value, Origin::Variable(variable.to_owned()));
         Ok(())
@@ -403,7 +461,10 @@ impl ImageConfig {
             return Ok(());
         }
         if variable != "CLUSTER_ID" {
-            self.note(Note::Mapped { variable: variable.to_owned(), property: "CLUSTER_ID".to_owned() });
+            self.note(Note::Mapped {
+                variable: variable.to_owned(),
+                property: "CLUSTER_ID".to_owned(),
+            });
         }
         match &self.cluster_id {
             Some(other) if other != value => Err(ImageEnvError::Conflict {
@@ -433,8 +494,13 @@ impl ImageConfig {
         }
         self.default_to("process.roles", "broker,controller");
         // A quorum of one names its only node.
-        let voter = self.get_filled("controller.quorum.voters").filter(|voters| !voters.contains(','));
-        let id = voter.and_then(|voter| voter.split_once('@')).map_or("1", |(id, _)| id).trim().to_owned();
+        let voter =
+            self.get_filled("controller.quorum.voters").filter(|voters| !voters.contains(','));
+        let id = voter
+            .and_then(|voter| voter.split_once('@'))
+            .map_or("1", |(id, _)| id)
+            .trim()
+            .to_owned();
         self.default_to("node.id", &id);
         if self.is_controller() && !self.is_broker() {
             if self.get_filled("advertised.listeners").is_some() {
@@ -446,7 +512,8 @@ impl ImageConfig {
     }
 
     fn has_role(&self, role: &str) -> bool {
-        self.get("process.roles").is_some_and(|roles| roles.split(',').any(|each| each.trim() == role))
+        self.get("process.roles")
+            .is_some_and(|roles| roles.split(',').any(|each| each.trim() == role))
     }
 
     fn is_broker(&self) -> bool {
@@ -457,7 +524,8 @@ impl ImageConfig {
         self.has_role("controller")
     }
 
-    /// `listeners`, `advertised.listeners`, the controller's listener and the protocol map, as far as they are missing.
+    /// `listeners`, `advertised.listeners`, the controller's listener and the protocol map, as far
+    /// as they are missing.
     fn fill_listeners(&mut self) {
         self.listen_the_old_way();
         self.advertise_the_old_way();
@@ -465,7 +533,9 @@ impl ImageConfig {
         let controllers_given = self.get_filled("controller.listener.names").is_some();
         let advertised = self.get_filled("advertised.listeners").map(str::to_owned);
         if !listeners_given && self.is_broker() {
-            let listeners = advertised.as_deref().map_or_else(|| "PLAINTEXT://:9092".to_owned(), listen_everywhere);
+            let listeners = advertised
+                .as_deref()
+                .map_or_else(|| "PLAINTEXT://:9092".to_owned(), listen_everywhere);
             self.set("listeners", &listeners, Origin::Image);
             if advertised.is_none() {
                 self.set("advertised.listeners", "PLAINTEXT://localhost:9092", Origin::Image);
@@ -492,14 +562,19 @@ impl ImageConfig {
         }
     }
 
-    /// `port`, which the first images had, as `listeners`: the port of the one listener that clients are told of, if they are told of one.
+    /// `port`, which the first images had, as `listeners`: the port of the one listener that
+    /// clients are told of, if they are told of one.
     fn listen_the_old_way(&mut self) {
         if self.get_filled("listeners").is_some() || !self.is_broker() {
             return;
         }
-        let Some(port) = self.get_filled("port").and_then(|port| port.trim().parse::<u16>().ok()) else { return };
+        let Some(port) = self.get_filled("port").and_then(|port| port.trim().parse::<u16>().ok())
+        else {
+            return;
+        };
         let mut advertised = endpoints(self.get_filled("advertised.listeners").unwrap_or_default());
-        let first_two = (advertised.next().map(|first| first.name.to_owned()), advertised.next().is_some());
+        let first_two =
+            (advertised.next().map(|first| first.name.to_owned()), advertised.next().is_some());
         drop(advertised);
         let name = match first_two {
             (None, _) => "PLAINTEXT".to_owned(),
@@ -508,17 +583,29 @@ impl ImageConfig {
             (Some(_), true) => return,
         };
         let listeners = format!("{name}://:{port}");
-        let origin = self.properties.remove("port").map_or(Origin::Image, |property| property.origin);
+        let origin =
+            self.properties.remove("port").map_or(Origin::Image, |property| property.origin);
         if let Origin::Variable(variable) = &origin {
-            self.note(Note::Mapped { variable: variable.clone(), property: format!("listeners={listeners}") });
+            self.note(Note::Mapped {
+                variable: variable.clone(),
+                property: format!("listeners={listeners}"),
+            });
         }
         self.set("listeners", &listeners, origin);
-        if self.get_filled("advertised.listeners").is_none() && self.advertised_host.is_none() && self.advertised_port.is_none() {
-            self.set("advertised.listeners", &format!("PLAINTEXT://localhost:{port}"), Origin::Image);
+        if self.get_filled("advertised.listeners").is_none()
+            && self.advertised_host.is_none()
+            && self.advertised_port.is_none()
+        {
+            self.set(
+                "advertised.listeners",
+                &format!("PLAINTEXT://localhost:{port}"),
+                Origin::Image,
+            );
         }
     }
 
-    /// `advertised.host.name` and `advertised.port`, which the first images had, as `advertised.listeners`.
+    /// `advertised.host.name` and `advertised.port`, which the first images had, as
+    /// `advertised.listeners`.
     fn advertise_the_old_way(&mut self) {
         let (host, port) = (self.advertised_host.take(), self.advertised_port.take());
         if host.is_none() && port.is_none() || self.get_filled("advertised.listeners").is_some() {
@@ -528,10 +615,16 @@ impl ImageConfig {
         let listeners = self.get_filled("listeners").unwrap_or_default();
         let first = endpoints(listeners).find(|endpoint| endpoint.name != controller);
         let name = first.as_ref().map_or("PLAINTEXT", |endpoint| endpoint.name);
-        let port = port.or_else(|| first.as_ref()?.port.map(|port| port.to_string())).unwrap_or_else(|| "9092".to_owned());
+        let port = port
+            .or_else(|| first.as_ref()?.port.map(|port| port.to_string()))
+            .unwrap_or_else(|| "9092".to_owned());
         let advertised = format!("{name}://{}:{port}", host.as_deref().unwrap_or("localhost"));
-        let variable = if host.is_some() { "KAFKA_ADVERTISED_HOST_NAME" } else { "KAFKA_ADVERTISED_PORT" };
-        self.note(Note::Mapped { variable: variable.to_owned(), property: format!("advertised.listeners={advertised}") });
+        let variable =
+            if host.is_some() { "KAFKA_ADVERTISED_HOST_NAME" } else { "KAFKA_ADVERTISED_PORT" };
+        self.note(Note::Mapped {
+            variable: variable.to_owned(),
+            property: format!("advertised.listeners={advertised}"),
+        });
         if self.get_filled("listeners").is_none() {
             self.set("listeners", "PLAINTEXT://:9092", Origin::Image);
         }
@@ -548,7 +641,8 @@ impl ImageConfig {
         endpoints(self.get("listeners")?).find(|endpoint| endpoint.name == name)?.port
     }
 
-    /// Adds the controller's listener on the first port from 9093 that no other listener has, and gives its name a protocol.
+    /// Adds the controller's listener on the first port from 9093 that no other listener has, and
+    /// gives its name a protocol.
     fn add_controller_listener(&mut self) {
         let name = self.controller_name();
         let listeners = self.get("listeners").unwrap_or_default().to_owned();
@@ -578,18 +672,23 @@ impl ImageConfig {
         }
     }
 
-    /// Broker and controller in one, and no second voter known: more than one replica could never be had.
+    /// Broker and controller in one, and no second voter known: more than one replica could never
+    /// be had.
     fn is_single_node(&self) -> bool {
         let one = |name: &str| self.get_filled(name).is_none_or(|list| !list.contains(','));
-        self.is_broker() && self.is_controller() && one("controller.quorum.voters") && one("controller.quorum.bootstrap.servers")
+        self.is_broker()
+            && self.is_controller()
+            && one("controller.quorum.voters")
+            && one("controller.quorum.bootstrap.servers")
     }
 }
 
-/// Internal topics of a broker that is alone have one replica. Those of transactions and share groups join this list when the
-/// broker offers them.
+/// Internal topics of a broker that is alone have one replica. Those of transactions and share
+/// groups join this list when the broker offers them.
 const SINGLE_NODE: [&str; 1] = ["offsets.topic.replication.factor"];
 
-/// One `NAME://HOST:PORT`; the port is `None` when it is not a number, which the configuration table then refuses.
+/// One `NAME://HOST:PORT`; the port is `None` when it is not a number, which the configuration
+/// table then refuses.
 struct Endpoint<'a> {
     name: &'a str,
     port: Option<u16>,
@@ -615,7 +714,8 @@ fn listen_everywhere(advertised: &str) -> String {
     advertised.split(',').map(each).collect::<Vec<_>>().join(",")
 }
 
-/// `orders:3:1,audit:1:1:compact` as the wurstmeister image reads it; entries may also be parted by line ends.
+/// `orders:3:1,audit:1:1:compact` as the wurstmeister image reads it; entries may also be parted by
+/// line ends.
 fn parse_topics(list: &str) -> Result<Vec<TopicToCreate>, ImageEnvError> {
     let entries = list.split([',', '\n']).map(str::trim).filter(|entry| !entry.is_empty());
     entries.map(parse_topic).collect()
@@ -624,15 +724,18 @@ fn parse_topics(list: &str) -> Result<Vec<TopicToCreate>, ImageEnvError> {
 fn parse_topic(entry: &str) -> Result<TopicToCreate, ImageEnvError> {
     let refuse = |problem| ImageEnvError::CreateTopics { entry: entry.to_owned(), problem };
     let mut parts = entry.split(':').map(str::trim);
-    let name = parts.next().filter(|name| !name.is_empty()).ok_or_else(|| refuse("the name is empty"))?;
+    let name =
+        parts.next().filter(|name| !name.is_empty()).ok_or_else(|| refuse("the name is empty"))?;
     let partitions = parts.next().ok_or_else(|| refuse("the number of partitions is missing"))?;
     let partitions = partitions.parse().ok().filter(|count| *count >= 1);
     let factor = parts.next().ok_or_else(|| refuse("the replication factor is missing"))?;
     let factor = factor.parse().ok().filter(|factor| *factor >= 1);
     let topic = TopicToCreate {
         name: name.to_owned(),
-        partitions: partitions.ok_or_else(|| refuse("the number of partitions is not a number of at least 1"))?,
-        replication_factor: factor.ok_or_else(|| refuse("the replication factor is not a number of at least 1"))?,
+        partitions: partitions
+            .ok_or_else(|| refuse("the number of partitions is not a number of at least 1"))?,
+        replication_factor: factor
+            .ok_or_else(|| refuse("the replication factor is not a number of at least 1"))?,
         cleanup_policy: parts.next().filter(|policy| !policy.is_empty()).map(str::to_owned),
     };
     match parts.next() {
@@ -667,7 +770,11 @@ mod tests {
     #[test]
     fn nothing_given_is_a_single_node_on_port_9092() {
         let config = configured(&[("PATH", "/bin"), ("HOSTNAME", "abc"), ("LETTERBOX_X", "1")]);
-        let text: Vec<String> = config.properties.iter().map(|(name, property)| format!("{name}={}", property.value)).collect();
+        let text: Vec<String> = config
+            .properties
+            .iter()
+            .map(|(name, property)| format!("{name}={}", property.value))
+            .collect();
         assert_eq!(
             text,
             [
@@ -711,13 +818,19 @@ mod tests {
                 ("log.dirs", "/var/lib/kafka/data"),
             ],
         );
-        assert_eq!(config.properties["num.partitions"].origin, Origin::Variable("KAFKA_NUM_PARTITIONS".to_owned()));
+        assert_eq!(
+            config.properties["num.partitions"].origin,
+            Origin::Variable("KAFKA_NUM_PARTITIONS".to_owned())
+        );
         assert_eq!(config.properties["log.dirs"].origin, Origin::Image);
     }
 
     #[test]
     fn listeners_follow_from_what_is_advertised() {
-        let config = configured(&[("KAFKA_ADVERTISED_LISTENERS", "PLAINTEXT://kafka:9092,HOST://[::1]:19092")]);
+        let config = configured(&[(
+            "KAFKA_ADVERTISED_LISTENERS",
+            "PLAINTEXT://kafka:9092,HOST://[::1]:19092",
+        )]);
         check(
             &config,
             &[
@@ -748,8 +861,14 @@ mod tests {
     fn the_compose_example_of_apache_kafka_is_taken_as_it_is() {
         let pairs = [
             ("KAFKA_NODE_ID", "1"),
-            ("KAFKA_LISTENER_SECURITY_PROTOCOL_MAP", "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,PLAINTEXT_HOST:PLAINTEXT"),
-            ("KAFKA_ADVERTISED_LISTENERS", "PLAINTEXT_HOST://localhost:9092,PLAINTEXT://broker:19092"),
+            (
+                "KAFKA_LISTENER_SECURITY_PROTOCOL_MAP",
+                "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,PLAINTEXT_HOST:PLAINTEXT",
+            ),
+            (
+                "KAFKA_ADVERTISED_LISTENERS",
+                "PLAINTEXT_HOST://localhost:9092,PLAINTEXT://broker:19092",
+            ),
             ("KAFKA_PROCESS_ROLES", "broker,controller"),
             ("KAFKA_CONTROLLER_QUORUM_VOTERS", "1@broker:29093"),
             ("KAFKA_LISTENERS", "CONTROLLER://:29093,PLAINTEXT_HOST://:9092,PLAINTEXT://:19092"),
@@ -761,7 +880,11 @@ mod tests {
         all.push(("CLUSTER_ID", "4L6g3nShT-eMCtK--X86sw"));
         let config = configured(&all);
         for (variable, value) in pairs {
-            assert_eq!(config.get(&property_name(&variable["KAFKA_".len()..])), Some(value), "{variable}");
+            assert_eq!(
+                config.get(&property_name(&variable["KAFKA_".len()..])),
+                Some(value),
+                "{variable}"
+            );
         }
         assert_eq!(config.cluster_id.as_deref(), Some("4L6g3nShT-eMCtK--X86sw"));
         assert!(config.notes.is_empty());
@@ -769,34 +892,56 @@ mod tests {
 
     #[test]
     fn three_voters_keep_kafkas_own_replication_factors() {
-        let config = configured(&[("KAFKA_CONTROLLER_QUORUM_VOTERS", "1@a:9093,2@b:9093,3@c:9093")]);
+        let config =
+            configured(&[("KAFKA_CONTROLLER_QUORUM_VOTERS", "1@a:9093,2@b:9093,3@c:9093")]);
         check(&config, &[("offsets.topic.replication.factor", "-")]);
-        let config = configured(&[("KAFKA_PROCESS_ROLES", "broker"), ("KAFKA_CONTROLLER_QUORUM_VOTERS", "9@c:9093")]);
+        let config = configured(&[
+            ("KAFKA_PROCESS_ROLES", "broker"),
+            ("KAFKA_CONTROLLER_QUORUM_VOTERS", "9@c:9093"),
+        ]);
         check(
             &config,
-            &[("offsets.topic.replication.factor", "-"), ("controller.listener.names", "-"), ("listeners", "PLAINTEXT://:9092")],
+            &[
+                ("offsets.topic.replication.factor", "-"),
+                ("controller.listener.names", "-"),
+                ("listeners", "PLAINTEXT://:9092"),
+            ],
         );
     }
 
     #[test]
     fn listeners_given_without_a_controller_get_one_unless_its_name_was_given_too() {
         let config = configured(&[("KAFKA_LISTENERS", "PLAINTEXT://:9092")]);
-        check(&config, &[("listeners", "PLAINTEXT://:9092,CONTROLLER://:9093"), ("advertised.listeners", "-")]);
-        let config = configured(&[("KAFKA_LISTENERS", "PLAINTEXT://:9092"), ("KAFKA_CONTROLLER_LISTENER_NAMES", "CTRL")]);
+        check(
+            &config,
+            &[("listeners", "PLAINTEXT://:9092,CONTROLLER://:9093"), ("advertised.listeners", "-")],
+        );
+        let config = configured(&[
+            ("KAFKA_LISTENERS", "PLAINTEXT://:9092"),
+            ("KAFKA_CONTROLLER_LISTENER_NAMES", "CTRL"),
+        ]);
         check(&config, &[("listeners", "PLAINTEXT://:9092"), ("controller.quorum.voters", "-")]);
     }
 
     #[test]
     fn an_empty_listener_variable_counts_as_unset() {
         let config = configured(&[("KAFKA_ADVERTISED_LISTENERS", ""), ("KAFKA_LISTENERS", " ")]);
-        check(&config, &[("listeners", "PLAINTEXT://:9092,CONTROLLER://:9093"), ("advertised.listeners", "PLAINTEXT://localhost:9092")]);
+        check(
+            &config,
+            &[
+                ("listeners", "PLAINTEXT://:9092,CONTROLLER://:9093"),
+                ("advertised.listeners", "PLAINTEXT://localhost:9092"),
+            ],
+        );
     }
 
     #[test]
     fn a_variable_wins_over_the_mounted_file_and_the_file_over_the_defaults() {
-        let file = [("node.id", "4"), ("num.partitions", "2"), ("log.dirs", "/data"), ("node.id", "5")];
+        let file =
+            [("node.id", "4"), ("num.partitions", "2"), ("log.dirs", "/data"), ("node.id", "5")];
         let file: Vec<_> = file.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
-        let config = from_environment(&environment(&[("KAFKA_NUM_PARTITIONS", "9")]), &file).expect("a configuration");
+        let config = from_environment(&environment(&[("KAFKA_NUM_PARTITIONS", "9")]), &file)
+            .expect("a configuration");
         check(&config, &[("node.id", "5"), ("num.partitions", "9"), ("log.dirs", "/data")]);
         assert_eq!(config.properties["log.dirs"].origin, Origin::File);
         check(&config, &[("controller.quorum.voters", "5@localhost:9093")]);
@@ -843,13 +988,19 @@ mod tests {
             let config = configured(&[(variable, value)]);
             assert_eq!(config.properties, plain.properties, "{variable}");
             assert_eq!(config.notes, [Note::NoEffect { variable: variable.to_owned(), reason }]);
-            assert!(!config.notes[0].to_string().contains(value), "{variable}: a note must not show the value");
+            assert!(
+                !config.notes[0].to_string().contains(value),
+                "{variable}: a note must not show the value"
+            );
         }
     }
 
     #[test]
     fn a_property_that_ends_in_port_is_not_taken_for_a_service() {
-        let config = configured(&[("KAFKA_LOG_FLUSH_INTERVAL_MESSAGES", "9223372036854775807"), ("KAFKA_PORT", "9092")]);
+        let config = configured(&[
+            ("KAFKA_LOG_FLUSH_INTERVAL_MESSAGES", "9223372036854775807"),
+            ("KAFKA_PORT", "9092"),
+        ]);
         check(&config, &[("port", "-"), ("log.flush.interval.messages", "9223372036854775807")]);
     }
 
@@ -858,16 +1009,21 @@ mod tests {
         let cases: [(&[(&str, &str)], &str); 3] = [
             (
                 &[("KAFKA_CFG_NODE_ID", "1"), ("KAFKA_NODE_ID", "2")],
-                "KAFKA_CFG_NODE_ID and KAFKA_NODE_ID both set node.id, to different values; remove one of them",
+                "KAFKA_CFG_NODE_ID and KAFKA_NODE_ID both set node.id, to different values; remove \
+                 one of them",
             ),
             (
                 &[("CLUSTER_ID", "a"), ("KAFKA_CLUSTER_ID", "b")],
-                "CLUSTER_ID and KAFKA_CLUSTER_ID both set the cluster id, to different values; remove one of them",
+                "CLUSTER_ID and KAFKA_CLUSTER_ID both set the cluster id, to different values; \
+                 remove one of them",
             ),
             (
-                &[("KAFKA_PROCESS_ROLES", "controller"), ("KAFKA_ADVERTISED_LISTENERS", "PLAINTEXT://a:1")],
-                "KAFKA_ADVERTISED_LISTENERS is set, but process.roles is controller: a controller advertises nothing; \
-                 remove the variable",
+                &[
+                    ("KAFKA_PROCESS_ROLES", "controller"),
+                    ("KAFKA_ADVERTISED_LISTENERS", "PLAINTEXT://a:1"),
+                ],
+                "KAFKA_ADVERTISED_LISTENERS is set, but process.roles is controller: a controller \
+                 advertises nothing; remove the variable",
             ),
         ];
         for (pairs, message) in cases {
@@ -879,7 +1035,11 @@ mod tests {
     #[test]
     fn the_first_images_advertised_a_host_and_a_port() {
         for (pairs, listeners, advertised) in [
-            (&[("KAFKA_ADVERTISED_HOST_NAME", "kafka")][..], "PLAINTEXT://:9092,CONTROLLER://:9093", "PLAINTEXT://kafka:9092"),
+            (
+                &[("KAFKA_ADVERTISED_HOST_NAME", "kafka")][..],
+                "PLAINTEXT://:9092,CONTROLLER://:9093",
+                "PLAINTEXT://kafka:9092",
+            ),
             (
                 &[("KAFKA_ADVERTISED_HOST_NAME", "10.0.0.5"), ("KAFKA_ADVERTISED_PORT", "32000")],
                 "PLAINTEXT://:9092,CONTROLLER://:9093",
@@ -891,10 +1051,17 @@ mod tests {
                 "IN://kafka:9094",
             ),
         ] {
-            check(&configured(pairs), &[("listeners", listeners), ("advertised.listeners", advertised)]);
+            check(
+                &configured(pairs),
+                &[("listeners", listeners), ("advertised.listeners", advertised)],
+            );
         }
         for (pairs, listeners, advertised) in [
-            (&[("KAFKA_PORT", "9094")][..], "PLAINTEXT://:9094,CONTROLLER://:9093", "PLAINTEXT://localhost:9094"),
+            (
+                &[("KAFKA_PORT", "9094")][..],
+                "PLAINTEXT://:9094,CONTROLLER://:9093",
+                "PLAINTEXT://localhost:9094",
+            ),
             (
                 &[("KAFKA_PORT", "9094"), ("KAFKA_ADVERTISED_HOST_NAME", "kafka")],
                 "PLAINTEXT://:9094,CONTROLLER://:9093",
@@ -905,37 +1072,60 @@ mod tests {
                 "OUT://:9094,CONTROLLER://:9093",
                 "OUT://kafka:32000",
             ),
-            (&[("KAFKA_PORT", "9094"), ("KAFKA_LISTENERS", "IN://:9095")], "IN://:9095,CONTROLLER://:9093", "-"),
+            (
+                &[("KAFKA_PORT", "9094"), ("KAFKA_LISTENERS", "IN://:9095")],
+                "IN://:9095,CONTROLLER://:9093",
+                "-",
+            ),
         ] {
-            check(&configured(pairs), &[("listeners", listeners), ("advertised.listeners", advertised)]);
+            check(
+                &configured(pairs),
+                &[("listeners", listeners), ("advertised.listeners", advertised)],
+            );
         }
-        let both = [("KAFKA_ADVERTISED_HOST_NAME", "old"), ("KAFKA_ADVERTISED_LISTENERS", "PLAINTEXT://new:1")];
+        let both = [
+            ("KAFKA_ADVERTISED_HOST_NAME", "old"),
+            ("KAFKA_ADVERTISED_LISTENERS", "PLAINTEXT://new:1"),
+        ];
         check(&configured(&both), &[("advertised.listeners", "PLAINTEXT://new:1")]);
     }
 
     #[test]
     fn the_only_voter_is_this_node() {
-        check(&configured(&[("KAFKA_CONTROLLER_QUORUM_VOTERS", "3@kafka:9093")]), &[("node.id", "3")]);
-        check(&configured(&[("KAFKA_BROKER_ID", "-1"), ("KAFKA_NODE_ID", "")]), &[("node.id", "1")]);
+        check(
+            &configured(&[("KAFKA_CONTROLLER_QUORUM_VOTERS", "3@kafka:9093")]),
+            &[("node.id", "3")],
+        );
+        check(
+            &configured(&[("KAFKA_BROKER_ID", "-1"), ("KAFKA_NODE_ID", "")]),
+            &[("node.id", "1")],
+        );
     }
 
     #[test]
     fn a_refusal_names_the_variable() {
         let refusal =
-            configured(&[("KAFKA_SSL_KEYSTORE_LOCATION", "/x"), ("KAFKA_NUM_PARTITIONS", "many")]).config().unwrap_err().to_string();
-        for said in ["ssl.keystore.location was set by KAFKA_SSL_KEYSTORE_LOCATION", "num.partitions was set by KAFKA_NUM_PARTITIONS"] {
+            configured(&[("KAFKA_SSL_KEYSTORE_LOCATION", "/x"), ("KAFKA_NUM_PARTITIONS", "many")])
+                .config()
+                .unwrap_err()
+                .to_string();
+        for said in [
+            "ssl.keystore.location was set by KAFKA_SSL_KEYSTORE_LOCATION",
+            "num.partitions was set by KAFKA_NUM_PARTITIONS",
+        ] {
             assert!(refusal.contains(said), "{refusal}");
         }
         let config = configured(&[("KAFKA_MIN_IN_SYNC_REPLICAS", "1")]).config().unwrap();
         let warnings: Vec<String> = config.warnings().iter().map(ToString::to_string).collect();
-        let said =
-            "KAFKA_MIN_IN_SYNC_REPLICAS (min.in.sync.replicas) has no effect: no setting has this name; the nearest is min.insync.replicas";
+        let said = "KAFKA_MIN_IN_SYNC_REPLICAS (min.in.sync.replicas) has no effect: no setting \
+            has this name; the nearest is min.insync.replicas";
         assert_eq!(warnings, [said]);
     }
 
     #[test]
     fn topics_to_create_are_read_in_order() {
-        let config = configured(&[("KAFKA_CREATE_TOPICS", "orders:3:1,\naudit : 1 : 1 : compact,")]);
+        let config =
+            configured(&[("KAFKA_CREATE_TOPICS", "orders:3:1,\naudit : 1 : 1 : compact,")]);
         let topic = |name: &str, partitions, policy: Option<&str>| TopicToCreate {
             name: name.to_owned(),
             partitions,

@@ -1,4 +1,5 @@
-//! Logs: one event a line, as text or JSON, on standard output; why the process ends, on standard error.
+//! Logs: one event a line, as text or JSON, on standard output; why the process ends, on standard
+//! error.
 
 use std::io::IsTerminal;
 
@@ -31,10 +32,16 @@ pub(crate) fn start(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Says why the process ends, as text or JSON, whatever the level and whether or not logging has started.
+/// Says why the process ends, as text or JSON, whatever the level and whether or not logging has
+/// started.
 pub(crate) fn say_refusal(error: &anyhow::Error, json: bool) {
     if json {
-        let once = tracing_subscriber::fmt().json().flatten_event(true).with_target(false).with_writer(std::io::stderr).finish();
+        let once = tracing_subscriber::fmt()
+            .json()
+            .flatten_event(true)
+            .with_target(false)
+            .with_writer(std::io::stderr)
+            .finish();
         tracing::subscriber::with_default(once, || error!("{error:#}"));
     } else {
         eprintln!("letterbox: {error:#}");

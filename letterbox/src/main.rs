@@ -29,9 +29,15 @@ use letterbox_operator::platform::local::CONFIGURATION_REFUSED;
 
 fn main() -> ExitCode {
     let mut arguments: Vec<OsString> = std::env::args_os().collect();
-    let called = arguments.first().and_then(|path| Path::new(path).file_name()?.to_str()).unwrap_or("letterbox").to_owned();
+    let called = arguments
+        .first()
+        .and_then(|path| Path::new(path).file_name()?.to_str())
+        .unwrap_or("letterbox")
+        .to_owned();
     let command = match tools::tool_of(&called) {
-        Some(tool) => Ok(args::Command::Tool { name: tool.to_owned(), arguments: arguments.split_off(1) }),
+        Some(tool) => {
+            Ok(args::Command::Tool { name: tool.to_owned(), arguments: arguments.split_off(1) })
+        }
         None => args::parse(arguments.split_off(1.min(arguments.len()))),
     };
     let command = match command.map(tools::run_own) {
@@ -41,14 +47,20 @@ fn main() -> ExitCode {
     };
     let (json, configuration) = match command {
         args::Command::Tool { name, arguments } => return run_tool(&name, arguments),
-        args::Command::Up(up) => return run_up(up).unwrap_or_else(|error| refuse(&error, false, ExitCode::FAILURE)),
-        args::Command::Broker { config, overrides, log } => {
-            (log.json, logging::start(&log).and_then(|()| Ok((read_config(&config, &overrides)?, Vec::new()))))
+        args::Command::Up(up) => {
+            return run_up(up).unwrap_or_else(|error| refuse(&error, false, ExitCode::FAILURE));
         }
-        args::Command::Container { log } => (log.json, logging::start(&log).and_then(|()| container::configuration())),
+        args::Command::Broker { config, overrides, log } => (
+            log.json,
+            logging::start(&log).and_then(|()| Ok((read_config(&config, &overrides)?, Vec::new()))),
+        ),
+        args::Command::Container { log } => {
+            (log.json, logging::start(&log).and_then(|()| container::configuration()))
+        }
     };
     match configuration {
-        Ok((config, topics)) => run_broker(config, topics).unwrap_or_else(|error| refuse(&error, json, ExitCode::FAILURE)),
+        Ok((config, topics)) => run_broker(config, topics)
+            .unwrap_or_else(|error| refuse(&error, json, ExitCode::FAILURE)),
         // Trying again cannot help: whoever started this tells it from a broker that failed.
         Err(error) => refuse(&error, json, ExitCode::from(CONFIGURATION_REFUSED)),
     }
@@ -68,7 +80,9 @@ fn run_tool(tool: &str, arguments: Vec<OsString>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let Ok(arguments) = arguments.into_iter().map(OsString::into_string).collect::<Result<Vec<_>, _>>() else {
+    let Ok(arguments) =
+        arguments.into_iter().map(OsString::into_string).collect::<Result<Vec<_>, _>>()
+    else {
         eprintln!("{tool}: an argument is not UTF-8");
         return ExitCode::FAILURE;
     };
@@ -81,7 +95,8 @@ fn run_tool(tool: &str, arguments: Vec<OsString>) -> ExitCode {
             }
         };
         let (mut stdout, mut stderr) = (std::io::stdout(), std::io::stderr());
-        let streams = letterbox_cli::Streams { stdin: &mut stdin, stdout: &mut stdout, stderr: &mut stderr };
+        let streams =
+            letterbox_cli::Streams { stdin: &mut stdin, stdout: &mut stdout, stderr: &mut stderr };
         letterbox_cli::run(Env::real(), tool, arguments, streams).await
     });
     // A read from standard input that nobody waits for any more must not hold the exit up.
@@ -90,9 +105,13 @@ fn run_tool(tool: &str, arguments: Vec<OsString>) -> ExitCode {
 }
 
 fn read_config(path: &Path, overrides: &[(String, String)]) -> anyhow::Result<Config> {
-    let bytes = Env::real().disk.read(path).with_context(|| format!("read {} (--config)", path.display()))?;
+    let bytes = Env::real()
+        .disk
+        .read(path)
+        .with_context(|| format!("read {} (--config)", path.display()))?;
     let pairs = parse_properties(bytes).with_context(|| format!("{}", path.display()))?;
-    Config::from_pairs(pairs.into_iter().chain(overrides.iter().cloned())).with_context(|| format!("{}", path.display()))
+    Config::from_pairs(pairs.into_iter().chain(overrides.iter().cloned()))
+        .with_context(|| format!("{}", path.display()))
 }
 
 fn run_broker(config: Config, topics: Vec<image_env::TopicToCreate>) -> anyhow::Result<ExitCode> {
@@ -129,7 +148,8 @@ fn run_broker(config: Config, topics: Vec<image_env::TopicToCreate>) -> anyhow::
 
 fn run_up(options: letterbox_operator::up::UpOptions) -> anyhow::Result<ExitCode> {
     letterbox_env::panics::end_process_on_panic();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let code = runtime.block_on(letterbox_operator::up::up(options))?;
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
 }

@@ -1,6 +1,7 @@
-//! What people's compose files, manifests and property files hold, in the style of the images and tools they were written for. Apache
-//! Kafka's own image starts with each of these, and so must this broker; the last rows are those that ask for security or for
-//! other nodes, where going on alone would break a promise.
+//! What people's compose files, manifests and property files hold, in the style of the images and
+//! tools they were written for. Apache Kafka's own image starts with each of these, and so must
+//! this broker; the last rows are those that ask for security or for other nodes, where going on
+//! alone would break a promise.
 
 use std::collections::BTreeMap;
 
@@ -327,7 +328,8 @@ KAFKA_CFG_CONTROLLER_LISTENER_NAMES=CONTROLLER
 KAFKA_CFG_CONTROLLER_QUORUM_VOTERS=0@kafka:9093
 KAFKA_CLIENT_USERS=user
 KAFKA_CLIENT_PASSWORDS=secret",
-        Refuses("listener SASL_PLAINTEXT asks for SASL_PLAINTEXT, which this version does not offer"),
+        Refuses("listener SASL_PLAINTEXT asks for SASL_PLAINTEXT, which this version does not \
+            offer"),
     ),
     (
         "apache/kafka: TLS for clients",
@@ -371,23 +373,14 @@ KAFKA_CONTROLLER_QUORUM_BOOTSTRAP_SERVERS=controller-1:9093",
 const FILES: &[(&str, &[u8], Expect)] = &[
     (
         "a combined server.properties with comments, Windows line ends and a byte order mark",
-        b"\xef\xbb\xbf# Server basics\r\nprocess.roles=broker,controller\r\nnode.id=1\r\ncontroller.quorum.bootstrap.servers=localhost:9093\r\n\
-listeners=PLAINTEXT://:9092,CONTROLLER://:9093\r\nadvertised.listeners=PLAINTEXT://localhost:9092,CONTROLLER://localhost:9093\r\n\
-controller.listener.names=CONTROLLER\r\nlog.dirs=/tmp/kraft-combined-logs\r\nnum.io.threads=16\r\n",
+        b"\xef\xbb\xbf# Server \
+          basics\r\nprocess.roles=broker,controller\r\nnode.id=1\r\ncontroller.quorum.bootstrap.servers=localhost:9093\r\nlisteners=PLAINTEXT://:9092,CONTROLLER://:9093\r\nadvertised.listeners=PLAINTEXT://localhost:9092,CONTROLLER://localhost:9093\r\ncontroller.listener.names=CONTROLLER\r\nlog.dirs=/tmp/kraft-combined-logs\r\nnum.io.threads=16\r\n",
         Starts { advertised: "PLAINTEXT://localhost:9092", warnings: &["num.io.threads"] },
     ),
     (
         "an operator's file: prefixed settings, its own keys, a Latin-1 comment",
-        b"# g\xe9n\xe9r\xe9\nnode.id=0\nprocess.roles=broker,controller\ncontroller.listener.names=CONTROLPLANE-9090\n\
-controller.quorum.voters=0@cluster-0.cluster-brokers.ns.svc:9090\n\
-listeners=CONTROLPLANE-9090://0.0.0.0:9090,REPLICATION-9091://0.0.0.0:9091,PLAIN-9092://0.0.0.0:9092\n\
-advertised.listeners=REPLICATION-9091://cluster-0:9091,PLAIN-9092://cluster-0:9092\n\
-listener.security.protocol.map=CONTROLPLANE-9090:PLAINTEXT,REPLICATION-9091:PLAINTEXT,PLAIN-9092:PLAINTEXT\n\
-inter.broker.listener.name=REPLICATION-9091\nsasl.enabled.mechanisms=\nssl.endpoint.identification.algorithm=HTTPS\n\
-listener.name.plain-9092.max.connections=100\nlog.dirs=/var/lib/kafka/data-0/kafka-log0\nconfig.providers=strimzienv\n\
-config.providers.strimzienv.class=org.apache.kafka.common.config.provider.EnvVarConfigProvider\n\
-offsets.topic.replication.factor=1\ntransaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
-default.replication.factor=1\nmin.insync.replicas=1\n",
+        b"# \
+          g\xe9n\xe9r\xe9\nnode.id=0\nprocess.roles=broker,controller\ncontroller.listener.names=CONTROLPLANE-9090\ncontroller.quorum.voters=0@cluster-0.cluster-brokers.ns.svc:9090\nlisteners=CONTROLPLANE-9090://0.0.0.0:9090,REPLICATION-9091://0.0.0.0:9091,PLAIN-9092://0.0.0.0:9092\nadvertised.listeners=REPLICATION-9091://cluster-0:9091,PLAIN-9092://cluster-0:9092\nlistener.security.protocol.map=CONTROLPLANE-9090:PLAINTEXT,REPLICATION-9091:PLAINTEXT,PLAIN-9092:PLAINTEXT\ninter.broker.listener.name=REPLICATION-9091\nsasl.enabled.mechanisms=\nssl.endpoint.identification.algorithm=HTTPS\nlistener.name.plain-9092.max.connections=100\nlog.dirs=/var/lib/kafka/data-0/kafka-log0\nconfig.providers=strimzienv\nconfig.providers.strimzienv.class=org.apache.kafka.common.config.provider.EnvVarConfigProvider\noffsets.topic.replication.factor=1\ntransaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\ndefault.replication.factor=1\nmin.insync.replicas=1\n",
         Starts {
             advertised: "REPLICATION-9091://cluster-0:9091,PLAIN-9092://cluster-0:9092",
             warnings: &[
@@ -441,7 +434,8 @@ fn check(name: &str, made: Result<Config, String>, expect: &Expect) {
         (Ok(config), Starts { advertised, warnings }) => {
             let told: Vec<String> = config.advertised.iter().map(ToString::to_string).collect();
             assert_eq!(told.join(","), *advertised, "{name}");
-            let keys: Vec<&str> = config.warnings().iter().map(|warning| warning.key.as_str()).collect();
+            let keys: Vec<&str> =
+                config.warnings().iter().map(|warning| warning.key.as_str()).collect();
             assert_eq!(keys, *warnings, "{name}");
         }
         (Err(refused), Refuses(said)) => assert!(refused.contains(said), "{name}: {refused}"),
@@ -454,9 +448,14 @@ fn check(name: &str, made: Result<Config, String>, expect: &Expect) {
 fn peoples_environments() {
     for (name, text, expect) in ENVIRONMENTS {
         let variables = text.lines().map(|line| line.split_once('=').unwrap());
-        let variables: BTreeMap<String, String> = variables.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let variables: BTreeMap<String, String> =
+            variables.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         let image = image_env::from_environment(&variables, &[]).map_err(|error| error.to_string());
-        check(name, image.and_then(|image| image.config().map_err(|error| error.to_string())), expect);
+        check(
+            name,
+            image.and_then(|image| image.config().map_err(|error| error.to_string())),
+            expect,
+        );
     }
 }
 
@@ -464,7 +463,11 @@ fn peoples_environments() {
 fn peoples_files() {
     for (name, bytes, expect) in FILES {
         let pairs = parse_properties(bytes).map_err(|problem| problem.to_string());
-        check(name, pairs.and_then(|pairs| Config::from_pairs(pairs).map_err(|error| error.to_string())), expect);
+        check(
+            name,
+            pairs.and_then(|pairs| Config::from_pairs(pairs).map_err(|error| error.to_string())),
+            expect,
+        );
     }
     assert!(ENVIRONMENTS.len() + FILES.len() >= 25);
 }

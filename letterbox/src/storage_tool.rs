@@ -1,8 +1,9 @@
 //! `kafka-storage`: tells and gives the log directories' identity.
 //!
-//! A broker gives empty directories an identity itself when it starts. This tool is for those who want to choose it: what it writes is
-//! what a start finds, because both read the same configuration and use the same code. Kafka's other commands are about feature levels,
-//! which this broker does not have.
+//! A broker gives empty directories an identity itself when it starts. This tool is for those who
+//! want to choose it: what it writes is what a start finds, because both read the same
+//! configuration and use the same code. Kafka's other commands are about feature levels, which this
+//! broker does not have.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -10,13 +11,15 @@ use std::path::{Path, PathBuf};
 
 use letterbox_broker::config::Config;
 use letterbox_broker::metadata::identity::{
-    DirectoryIdentity, META_PROPERTIES, decode_uuid, encode_uuid, open_directories_as, read_directory,
+    DirectoryIdentity, META_PROPERTIES, decode_uuid, encode_uuid, open_directories_as,
+    read_directory,
 };
 use letterbox_cli::command_line::{Command, Failure, Grammar, Parsed, Spec, Takes};
 use letterbox_env::Env;
 use uuid::Uuid;
 
-const CONFIG: Spec = ("config", Takes::Value("CONFIG"), "REQUIRED: The server.properties file to use.");
+const CONFIG: Spec =
+    ("config", Takes::Value("CONFIG"), "REQUIRED: The server.properties file to use.");
 const COMMANDS: &[Command] = &[
     ("info", "Get information about the Kafka log directories on this node.", &[CONFIG]),
     (
@@ -27,13 +30,22 @@ const COMMANDS: &[Command] = &[
             ("add-scram", Takes::Refused, ""),
             ("cluster-id", Takes::Value("CLUSTER_ID"), "REQUIRED: The cluster ID to use."),
             ("feature", Takes::Refused, ""),
-            ("ignore-formatted", Takes::Nothing, "Skip directories that are formatted already, and do not fail."),
+            (
+                "ignore-formatted",
+                Takes::Nothing,
+                "Skip directories that are formatted already, and do not fail.",
+            ),
             (
                 "initial-controllers",
                 Takes::Value("INITIAL_CONTROLLERS"),
-                "The quorum, as id@hostname:port:directory; this version runs a quorum of one, which must be this node.",
+                "The quorum, as id@hostname:port:directory; this version runs a quorum of one, \
+                 which must be this node.",
             ),
-            ("no-initial-controllers", Takes::Nothing, "Say nothing about the quorum: the configuration does."),
+            (
+                "no-initial-controllers",
+                Takes::Nothing,
+                "Say nothing about the quorum: the configuration does.",
+            ),
             ("release-version", Takes::Refused, ""),
             ("standalone", Takes::Nothing, "This node is the whole quorum."),
         ],
@@ -62,15 +74,26 @@ pub(crate) fn run(
     read_config: impl Fn(&Path) -> anyhow::Result<Config>,
     out: &mut dyn Write,
 ) -> Result<i32, Failure> {
-    let parsed = Grammar::local("The Kafka storage tool.", &[]).argparse(&[]).commands(COMMANDS).shorts(SHORTS).parse(arguments)?;
+    let parsed = Grammar::local("The Kafka storage tool.", &[])
+        .argparse(&[])
+        .commands(COMMANDS)
+        .shorts(SHORTS)
+        .parse(arguments)?;
     if parsed.command() == "random-uuid" {
         writeln!(out, "{}", encode_uuid(env.random_uuid()))?;
         return Ok(0);
     }
-    let file = parsed.value("config").ok_or_else(|| parsed.wrong("argument --config/-c is required"))?;
-    let config = read_config(Path::new(file)).map_err(|error| Failure::Stderr(format!("{error:#}")))?;
-    let directories: BTreeSet<PathBuf> = config.log_dirs.iter().chain([&config.metadata_dir]).cloned().collect();
-    if parsed.command() == "info" { info(env, &directories, out) } else { format(env, &parsed, &config, &directories, out) }
+    let file =
+        parsed.value("config").ok_or_else(|| parsed.wrong("argument --config/-c is required"))?;
+    let config =
+        read_config(Path::new(file)).map_err(|error| Failure::Stderr(format!("{error:#}")))?;
+    let directories: BTreeSet<PathBuf> =
+        config.log_dirs.iter().chain([&config.metadata_dir]).cloned().collect();
+    if parsed.command() == "info" {
+        info(env, &directories, out)
+    } else {
+        format(env, &parsed, &config, &directories, out)
+    }
 }
 
 fn info(env: &Env, directories: &BTreeSet<PathBuf>, out: &mut dyn Write) -> Result<i32, Failure> {
@@ -96,7 +119,10 @@ fn info(env: &Env, directories: &BTreeSet<PathBuf>, out: &mut dyn Write) -> Resu
             continue;
         }
         match (read_directory(env, directory), &first) {
-            (Err(error), _) => problems.push(format!("Error loading {}: {error}", directory.join(META_PROPERTIES).display())),
+            (Err(error), _) => problems.push(format!(
+                "Error loading {}: {error}",
+                directory.join(META_PROPERTIES).display()
+            )),
             (Ok(None), _) => problems.push(format!("{name} is not formatted.")),
             (Ok(identity), None) => first = identity,
             (Ok(Some(identity)), Some(first)) if identity.cluster_id != first.cluster_id => {
@@ -123,61 +149,94 @@ fn info(env: &Env, directories: &BTreeSet<PathBuf>, out: &mut dyn Write) -> Resu
     if let Some(identity) = first {
         let directory_id = encode_uuid(identity.directory_id);
         let (cluster_id, node_id) = (&identity.cluster_id, identity.node_id);
-        writeln!(out, "Found metadata: {{cluster.id={cluster_id}, directory.id={directory_id}, node.id={node_id}, version=1}}\n")?;
+        writeln!(
+            out,
+            "Found metadata: {{cluster.id={cluster_id}, directory.id={directory_id}, \
+             node.id={node_id}, version=1}}\n"
+        )?;
     }
     let code = i32::from(!problems.is_empty());
     lines(if problems.len() == 1 { "Found problem" } else { "Found problems" }, problems, out)?;
     Ok(code)
 }
 
-fn format(env: &Env, parsed: &Parsed, config: &Config, directories: &BTreeSet<PathBuf>, out: &mut dyn Write) -> Result<i32, Failure> {
+fn format(
+    env: &Env,
+    parsed: &Parsed,
+    config: &Config,
+    directories: &BTreeSet<PathBuf>,
+    out: &mut dyn Write,
+) -> Result<i32, Failure> {
     let refuse = |line: String| Err(Failure::Stderr(line));
-    let cluster_id = parsed.value("cluster-id").ok_or_else(|| parsed.wrong("argument --cluster-id/-t is required"))?;
-    let given = ["standalone", "no-initial-controllers", "initial-controllers"].map(|option| parsed.has(option).then_some(option));
+    let cluster_id = parsed
+        .value("cluster-id")
+        .ok_or_else(|| parsed.wrong("argument --cluster-id/-t is required"))?;
+    let given = ["standalone", "no-initial-controllers", "initial-controllers"]
+        .map(|option| parsed.has(option).then_some(option));
     let mut given = given.into_iter().flatten();
     let quorum = given.next();
     if let (Some(one), Some(other)) = (quorum, given.next()) {
         return Err(parsed.wrong(format!("argument --{one}: not allowed with argument --{other}")));
     }
-    match (config.entry("controller.quorum.voters").value.is_some_and(|voters| !voters.is_empty()), quorum) {
+    match (
+        config.entry("controller.quorum.voters").value.is_some_and(|voters| !voters.is_empty()),
+        quorum,
+    ) {
         (true, Some("standalone" | "initial-controllers")) => {
             return refuse(
-                "You cannot specify controller.quorum.voters and format the node with --initial-controllers or --standalone. If you want to \
-                 use dynamic quorum, please remove controller.quorum.voters and specify controller.quorum.bootstrap.servers instead."
+                "You cannot specify controller.quorum.voters and format the node with \
+                 --initial-controllers or --standalone. If you want to use dynamic quorum, please \
+                 remove controller.quorum.voters and specify controller.quorum.bootstrap.servers \
+                 instead."
                     .to_owned(),
             );
         }
         (false, None) => {
             return refuse(
-                "Because controller.quorum.voters is not set on this controller, you must specify one of the following: --standalone, \
-                 --initial-controllers, or --no-initial-controllers."
+                "Because controller.quorum.voters is not set on this controller, you must specify \
+                 one of the following: --standalone, --initial-controllers, or \
+                 --no-initial-controllers."
                     .to_owned(),
             );
         }
         _ => {}
     }
-    if let Some(configured) = config.cluster_id.as_deref().filter(|configured| *configured != cluster_id) {
+    if let Some(configured) =
+        config.cluster_id.as_deref().filter(|configured| *configured != cluster_id)
+    {
         return refuse(format!(
-            "--cluster-id {cluster_id}: the configuration says cluster.id={configured}; a start would refuse the directories"
+            "--cluster-id {cluster_id}: the configuration says cluster.id={configured}; a start \
+             would refuse the directories"
         ));
     }
-    let metadata_id =
-        parsed.value("initial-controllers").map(|list| directory_of(list, config.node_id.0)).transpose().map_err(Failure::Stderr)?;
+    let metadata_id = parsed
+        .value("initial-controllers")
+        .map(|list| directory_of(list, config.node_id.0))
+        .transpose()
+        .map_err(Failure::Stderr)?;
     let all: Vec<PathBuf> = directories.iter().cloned().collect();
     let mut formatted = 0;
     for directory in &all {
-        if read_directory(env, directory).map_err(|error| Failure::Stderr(error.to_string()))?.is_none() {
+        if read_directory(env, directory)
+            .map_err(|error| Failure::Stderr(error.to_string()))?
+            .is_none()
+        {
             continue;
         }
         if !parsed.has("ignore-formatted") {
             let name = directory.display();
             return refuse(format!(
-                "Log directory {name} is already formatted. Use --ignore-formatted to ignore this directory and format the others."
+                "Log directory {name} is already formatted. Use --ignore-formatted to ignore this \
+                 directory and format the others."
             ));
         }
         formatted += 1;
     }
-    let new_id = |directory: &Path| metadata_id.filter(|_| *directory == config.metadata_dir).unwrap_or_else(|| env.random_uuid());
+    let new_id = |directory: &Path| {
+        metadata_id
+            .filter(|_| *directory == config.metadata_dir)
+            .unwrap_or_else(|| env.random_uuid())
+    };
     let identities = open_directories_as(env, &all, config.node_id.0, Some(cluster_id), new_id);
     let identities = identities.map_err(|error| Failure::Stderr(error.to_string()))?;
     if formatted == all.len() {
@@ -206,12 +265,15 @@ fn directory_of(list: &str, node_id: i32) -> Result<Uuid, String> {
         port.parse::<u16>().ok()?;
         Some((id.parse::<i32>().ok()?, directory))
     });
-    let (id, directory) = parts.ok_or_else(|| wrong("it must be written id@hostname:port:directory".to_owned()))?;
+    let (id, directory) =
+        parts.ok_or_else(|| wrong("it must be written id@hostname:port:directory".to_owned()))?;
     if id != node_id {
         return Err(wrong(format!("it does not name this node, which has node.id={node_id}")));
     }
     let directory_id = decode_uuid(directory).filter(|id| id.as_u128() > 1);
-    directory_id.ok_or_else(|| wrong(format!("{directory} is no directory id; kafka-storage random-uuid makes one")))
+    directory_id.ok_or_else(|| {
+        wrong(format!("{directory} is no directory id; kafka-storage random-uuid makes one"))
+    })
 }
 
 #[cfg(test)]
@@ -229,7 +291,8 @@ mod tests {
             self.0.path().join(name).display().to_string()
         }
 
-        /// Exit code with standard output, or what is said on standard error; without the folder's path.
+        /// Exit code with standard output, or what is said on standard error; without the folder's
+        /// path.
         fn run(&self, line: &str, quorum: &str) -> Result<(i32, String), String> {
             let read = |_: &Path| {
                 let dirs = format!("{},{}", self.directory("d2"), self.directory("d1"));
@@ -238,7 +301,10 @@ mod tests {
                      controller.listener.names=CONTROLLER\nlog.dirs={dirs}\nmetadata.log.dir={}\n{quorum}\n",
                     self.directory("d1")
                 );
-                let pairs = text.lines().filter_map(|line| line.split_once('=')).map(|(key, value)| (key.to_owned(), value.to_owned()));
+                let pairs = text
+                    .lines()
+                    .filter_map(|line| line.split_once('='))
+                    .map(|(key, value)| (key.to_owned(), value.to_owned()));
                 Ok(Config::from_pairs(pairs)?)
             };
             let mut out = Vec::new();
@@ -271,26 +337,41 @@ mod tests {
         let (code, told) = node.run("info --config=f", VOTERS).unwrap();
         assert!(
             code == 0
-                && told
-                    .starts_with("Found log directories:\n  d1\n  d2\n\nFound metadata: {cluster.id=4L6g3nShT-eMCtK--X86sw, directory.id="),
+                && told.starts_with(
+                    "Found log directories:\n  d1\n  d2\n\nFound metadata: \
+                        {cluster.id=4L6g3nShT-eMCtK--X86sw, directory.id="
+                ),
             "{told}"
         );
         assert!(told.ends_with(", node.id=3, version=1}\n\n"), "{told}");
-        let again = "Log directory d1 is already formatted. Use --ignore-formatted to ignore this directory and format the others.";
+        let again = "Log directory d1 is already formatted. Use --ignore-formatted to ignore this \
+            directory and format the others.";
         assert_eq!(node.run(&format!("format -t {ID} -c f"), VOTERS), Err(again.to_owned()));
         let ignored = "All of the log directories are already formatted.\n";
-        assert_eq!(node.run(&format!("format -t {ID} -c f --ignore-formatted"), VOTERS), Ok((0, ignored.to_owned())));
+        assert_eq!(
+            node.run(&format!("format -t {ID} -c f --ignore-formatted"), VOTERS),
+            Ok((0, ignored.to_owned()))
+        );
         Env::real().disk.remove_dir_all(&node.0.path().join("d2")).unwrap();
         let (code, told) = node.run("info -c f", VOTERS).unwrap();
         assert!(
-            code == 1 && told.starts_with("Found log directory:\n  d1\n\n") && told.ends_with("Found problem:\n  d2 does not exist\n\n"),
+            code == 1
+                && told.starts_with("Found log directory:\n  d1\n\n")
+                && told.ends_with("Found problem:\n  d2 does not exist\n\n"),
             "{told}"
         );
-        assert_eq!(node.run(&format!("format -t {ID} -c f -g"), VOTERS), Ok((0, "Formatting data directory d2.\n".to_owned())));
+        assert_eq!(
+            node.run(&format!("format -t {ID} -c f -g"), VOTERS),
+            Ok((0, "Formatting data directory d2.\n".to_owned()))
+        );
         // What a start does with the directories.
         let dirs = [node.0.path().join("d1"), node.0.path().join("d2")];
-        let found = letterbox_broker::metadata::identity::open_directories(&Env::real(), &dirs, 3, None).unwrap();
-        assert!(found.iter().all(|identity| identity.cluster_id == ID && identity.node_id == 3 && !identity.created));
+        let found =
+            letterbox_broker::metadata::identity::open_directories(&Env::real(), &dirs, 3, None)
+                .unwrap();
+        assert!(found.iter().all(|identity| identity.cluster_id == ID
+            && identity.node_id == 3
+            && !identity.created));
         let other = node.run("format -t AAAAAAAAAAAAAAAAAAAAAg -c f -g", VOTERS).unwrap_err();
         assert!(other.contains("d1 belongs to cluster 4L6g3nShT-eMCtK--X86sw"), "{other}");
     }
@@ -300,29 +381,63 @@ mod tests {
         let node = Node::new();
         let line = |rest: &str| format!("format -t {ID} -c f{rest}");
         for (rest, quorum, said) in [
-            ("", DYNAMIC, "Because controller.quorum.voters is not set on this controller, you must specify one of"),
-            (" -s", VOTERS, "You cannot specify controller.quorum.voters and format the node with --initial-controllers or --standalone."),
-            (" -s -N", DYNAMIC, "argument --standalone: not allowed with argument --no-initial-controllers"),
-            (" -I 3@localhost:9093", DYNAMIC, "--initial-controllers 3@localhost:9093: it must be written id@hostname:port:directory"),
+            (
+                "",
+                DYNAMIC,
+                "Because controller.quorum.voters is not set on this controller, you must specify \
+                 one of",
+            ),
+            (
+                " -s",
+                VOTERS,
+                "You cannot specify controller.quorum.voters and format the node with \
+                 --initial-controllers or --standalone.",
+            ),
+            (
+                " -s -N",
+                DYNAMIC,
+                "argument --standalone: not allowed with argument --no-initial-controllers",
+            ),
+            (
+                " -I 3@localhost:9093",
+                DYNAMIC,
+                "--initial-controllers 3@localhost:9093: it must be written \
+                 id@hostname:port:directory",
+            ),
             (
                 " -I 4@localhost:9093:JEXY6aqzQY-32P5TStzaFg",
                 DYNAMIC,
-                "--initial-controllers 4@localhost:9093:JEXY6aqzQY-32P5TStzaFg: it does not name this node",
+                "--initial-controllers 4@localhost:9093:JEXY6aqzQY-32P5TStzaFg: it does not name \
+                 this node",
             ),
             (
                 " -I 3@h:9093:JEXY6aqzQY-32P5TStzaFg,4@h:9094:MvDxzVmcRsaTz33bUuRU6A",
                 DYNAMIC,
-                "--initial-controllers 3@h:9093:JEXY6aqzQY-32P5TStzaFg,4@h:9094:MvDxzVmcRsaTz33bUuRU6A: this version runs a quorum of one",
+                "--initial-controllers \
+                 3@h:9093:JEXY6aqzQY-32P5TStzaFg,4@h:9094:MvDxzVmcRsaTz33bUuRU6A: this version \
+                 runs a quorum of one",
             ),
-            (" -S SCRAM-SHA-256=[name=a,password=b]", VOTERS, "The option --add-scram is not supported by this tool yet."),
-            (" --feature kraft.version=1", VOTERS, "The option --feature is not supported by this tool yet."),
+            (
+                " -S SCRAM-SHA-256=[name=a,password=b]",
+                VOTERS,
+                "The option --add-scram is not supported by this tool yet.",
+            ),
+            (
+                " --feature kraft.version=1",
+                VOTERS,
+                "The option --feature is not supported by this tool yet.",
+            ),
         ] {
             let refused = node.run(&line(rest), quorum).unwrap_err();
             assert!(refused.starts_with(said), "{rest}: {refused}");
         }
         assert_eq!(node.run("info -c f", DYNAMIC).unwrap().0, 1, "nothing was written");
-        let done = "Formatting dynamic metadata voter directory d1.\nFormatting data directory d2.\n";
-        assert_eq!(node.run(&line(" -I 3@localhost:9093:JEXY6aqzQY-32P5TStzaFg"), DYNAMIC), Ok((0, done.to_owned())));
+        let done =
+            "Formatting dynamic metadata voter directory d1.\nFormatting data directory d2.\n";
+        assert_eq!(
+            node.run(&line(" -I 3@localhost:9093:JEXY6aqzQY-32P5TStzaFg"), DYNAMIC),
+            Ok((0, done.to_owned()))
+        );
         let identity = read_directory(&Env::real(), &node.0.path().join("d1")).unwrap().unwrap();
         assert_eq!(encode_uuid(identity.directory_id), "JEXY6aqzQY-32P5TStzaFg");
         let other = Node::new();

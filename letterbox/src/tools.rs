@@ -1,4 +1,5 @@
-//! Kafka's tools by their names: most are `letterbox-cli`; those that need the broker's own code are here.
+//! Kafka's tools by their names: most are `letterbox-cli`; those that need the broker's own code
+//! are here.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -34,13 +35,17 @@ pub(crate) fn run_own(command: Command) -> Result<Command, ExitCode> {
         command => return Ok(command),
     };
     let (mut stdout, mut stderr) = (std::io::stdout(), std::io::stderr());
-    let Ok(arguments) = arguments.into_iter().map(OsString::into_string).collect::<Result<Vec<_>, _>>() else {
+    let Ok(arguments) =
+        arguments.into_iter().map(OsString::into_string).collect::<Result<Vec<_>, _>>()
+    else {
         eprintln!("{name}: an argument is not UTF-8");
         return Err(ExitCode::FAILURE);
     };
     let code = match name.as_str() {
         "kafka-server-start" => match server_tools::start(&arguments) {
-            Start::Here { config, overrides } => return Ok(Command::Broker { config, overrides, log: logging::Options::default() }),
+            Start::Here { config, overrides } => {
+                return Ok(Command::Broker { config, overrides, log: logging::Options::default() });
+            }
             Start::Behind(arguments) => {
                 let called = std::env::args().next().unwrap_or_default();
                 let folder = server_tools::output_folder(&called, std::env::var("LOG_DIR").ok());
@@ -54,14 +59,24 @@ pub(crate) fn run_own(command: Command) -> Result<Command, ExitCode> {
             }
             Start::Say(text, code) => {
                 // There is nobody to tell when nobody reads.
-                let _ = if code == 0 { stdout.write_all(text.as_bytes()) } else { stderr.write_all(text.as_bytes()) };
+                let _ = if code == 0 {
+                    stdout.write_all(text.as_bytes())
+                } else {
+                    stderr.write_all(text.as_bytes())
+                };
                 code
             }
         },
-        "kafka-server-stop" => server_tools::stop(&arguments, &mut stdout, &mut stderr).unwrap_or(1),
+        "kafka-server-stop" => {
+            server_tools::stop(&arguments, &mut stdout, &mut stderr).unwrap_or(1)
+        }
         _ => {
             let read = |path: &std::path::Path| read_config(path, &[]);
-            exit_code(storage_tool::run(&Env::real(), arguments, read, &mut stdout), &mut std::io::stdout(), &mut stderr)
+            exit_code(
+                storage_tool::run(&Env::real(), arguments, read, &mut stdout),
+                &mut std::io::stdout(),
+                &mut stderr,
+            )
         }
     };
     Err(ExitCode::from(u8::try_from(code).unwrap_or(1)))

@@ -4,8 +4,8 @@
 mod common;
 
 use common::{
-    Broker, PATIENCE, PRODUCE_VERSION, ask, ask_for_topic, command, free_port, http, http_get, produce_request, produced, refusal,
-    topic_name,
+    Broker, PATIENCE, PRODUCE_VERSION, ask, ask_for_topic, command, free_port, http, http_get,
+    produce_request, produced, refusal, topic_name,
 };
 use kafka_protocol::messages as m;
 use kafka_protocol::protocol::StrBytes;
@@ -19,45 +19,75 @@ fn is_metric(line: &str) -> bool {
         Some(_) => return false,
         None => series,
     };
-    line.starts_with("# ") || (name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_') && value.parse::<f64>().is_ok())
+    line.starts_with("# ")
+        || (name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_')
+            && value.parse::<f64>().is_ok())
 }
 
 #[test]
 fn probes_and_scrapers_are_answered() {
     let dir = tempfile::tempdir().unwrap();
     let port = free_port();
-    let broker = Broker::start(dir.path(), &format!("admin.listener=127.0.0.1:{port}\noffsets.topic.num.partitions=2"));
+    let broker = Broker::start(
+        dir.path(),
+        &format!("admin.listener=127.0.0.1:{port}\noffsets.topic.num.partitions=2"),
+    );
     for path in ["/livez", "/readyz"] {
         assert_eq!(http_get(port, path), ("200".to_owned(), "ok\n".to_owned()), "{path}");
     }
     assert_eq!(http_get(port, "/nowhere").0, "404");
     assert!(
-        http(port, b"POST /livez HTTP/1.1\r\nHost: broker\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").starts_with("HTTP/1.1 405 ")
+        http(
+            port,
+            b"POST /livez HTTP/1.1\r\nHost: broker\r\nConnection: close\r\nContent-Length: \
+            0\r\n\r\n"
+        )
+        .starts_with("HTTP/1.1 405 ")
     );
     assert!(http(port, b"no request at all\r\n\r\n").starts_with("HTTP/1.1 400 "));
 
     let mut client = broker.connect();
     assert_eq!(ask_for_topic(&mut client, "orders"), 0);
     for offset in 0..3 {
-        assert_eq!(produced(ask(&mut client, PRODUCE_VERSION, produce_request("orders", b"one"))), (0, offset));
+        assert_eq!(
+            produced(ask(&mut client, PRODUCE_VERSION, produce_request("orders", b"one"))),
+            (0, offset)
+        );
     }
-    assert_eq!(produced(ask(&mut client, PRODUCE_VERSION, produce_request("nowhere", b"one"))).0, 3);
+    assert_eq!(
+        produced(ask(&mut client, PRODUCE_VERSION, produce_request("nowhere", b"one"))).0,
+        3
+    );
     assert_eq!(ask_for_topic(&mut client, "no name for a topic"), 17);
-    let batch = produce_request("orders", b"one").topic_data[0].partition_data[0].records.as_ref().unwrap().len();
+    let batch = produce_request("orders", b"one").topic_data[0].partition_data[0]
+        .records
+        .as_ref()
+        .unwrap()
+        .len();
     let partition = m::fetch_request::FetchPartition::default().with_partition_max_bytes(1 << 20);
-    let topic = m::fetch_request::FetchTopic::default().with_topic(topic_name("orders")).with_partitions(vec![partition]);
-    ask(&mut client, 11, m::FetchRequest::default().with_max_bytes(1 << 20).with_topics(vec![topic]));
+    let topic = m::fetch_request::FetchTopic::default()
+        .with_topic(topic_name("orders"))
+        .with_partitions(vec![partition]);
+    ask(
+        &mut client,
+        11,
+        m::FetchRequest::default().with_max_bytes(1 << 20).with_topics(vec![topic]),
+    );
     ask_for_topic(&mut client, "__consumer_offsets");
-    let partition = m::offset_commit_request::OffsetCommitRequestPartition::default().with_committed_offset(1);
-    let topic =
-        m::offset_commit_request::OffsetCommitRequestTopic::default().with_name(topic_name("orders")).with_partitions(vec![partition]);
+    let partition =
+        m::offset_commit_request::OffsetCommitRequestPartition::default().with_committed_offset(1);
+    let topic = m::offset_commit_request::OffsetCommitRequestTopic::default()
+        .with_name(topic_name("orders"))
+        .with_partitions(vec![partition]);
     let commit = m::OffsetCommitRequest::default()
         .with_group_id(m::GroupId(StrBytes::from_static_str("readers")))
         .with_generation_id_or_member_epoch(-1)
         .with_topics(vec![topic]);
     let begun = std::time::Instant::now();
     loop {
-        let Response::OffsetCommit(answer) = ask(&mut client, 8, commit.clone()) else { unreachable!() };
+        let Response::OffsetCommit(answer) = ask(&mut client, 8, commit.clone()) else {
+            unreachable!()
+        };
         match answer.topics[0].partitions[0].error_code {
             0 => break,
             // The coordinator is loading.
@@ -74,7 +104,10 @@ fn probes_and_scrapers_are_answered() {
         "kafka_server_brokertopicmetrics_messagesin_total 3",
         "kafka_server_brokertopicmetrics_messagesin_total{topic=\"orders\"} 3",
         &format!("kafka_server_brokertopicmetrics_bytesin_total{{topic=\"orders\"}} {}", 3 * batch),
-        &format!("kafka_server_brokertopicmetrics_bytesout_total{{topic=\"orders\"}} {}", 3 * batch),
+        &format!(
+            "kafka_server_brokertopicmetrics_bytesout_total{{topic=\"orders\"}} {}",
+            3 * batch
+        ),
         &format!("kafka_log_log_size{{topic=\"orders\",partition=\"0\"}} {}", 3 * batch),
         "kafka_topic_partition_current_offset{topic=\"orders\",partition=\"0\"} 3",
         "kafka_server_replicamanager_underreplicatedpartitions 0",
@@ -83,8 +116,10 @@ fn probes_and_scrapers_are_answered() {
         "kafka_coordinator_group_groupmetadatamanager_numgroups 1",
         "kafka_controller_kafkacontroller_offlinepartitionscount 0",
         "kafka_network_requestmetrics_requests_total{request=\"Produce\"} 4",
-        "kafka_network_requestmetrics_errors_total{request=\"Produce\",error=\"UNKNOWN_TOPIC_OR_PARTITION\"} 1",
-        "kafka_network_requestmetrics_errors_total{request=\"Metadata\",error=\"INVALID_TOPIC_EXCEPTION\"} 1",
+        "kafka_network_requestmetrics_errors_total{request=\"Produce\",error=\"UNKNOWN_TOPIC_OR_PARTITION\"} \
+         1",
+        "kafka_network_requestmetrics_errors_total{request=\"Metadata\",error=\"INVALID_TOPIC_EXCEPTION\"} \
+         1",
         "kafka_server_socket_server_metrics_connection_count 1",
         "kafka_server_replicamanager_partitioncount 3",
     ] {
@@ -99,7 +134,8 @@ fn a_broker_tells_who_it_is_and_an_empty_disk_does_not_pass_for_it() {
     let port = free_port();
     let config = format!("admin.listener=127.0.0.1:{port}\ncluster.id=events");
     let broker = Broker::start(dir.path(), &config);
-    let identity = || -> serde_json::Value { serde_json::from_str(&http_get(port, "/identity").1).unwrap() };
+    let identity =
+        || -> serde_json::Value { serde_json::from_str(&http_get(port, "/identity").1).unwrap() };
     let first = identity();
     assert_eq!((&first["cluster.id"], &first["node.id"]), (&"events".into(), &1.into()));
     let id = first["directories"][0]["directory.id"].as_str().unwrap().to_owned();
@@ -110,7 +146,13 @@ fn a_broker_tells_who_it_is_and_an_empty_disk_does_not_pass_for_it() {
     drop(broker);
     std::fs::remove_dir_all(dir.path().join("data")).unwrap();
     let refused = refusal(&mut command(&dir.path().join("server.properties")));
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned() + &String::from_utf8_lossy(&refused.stdout);
-    assert!(said.contains("is empty, but") && said.contains(&id) && said.contains("expected.directory.ids"), "{said}");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned()
+        + &String::from_utf8_lossy(&refused.stdout);
+    assert!(
+        said.contains("is empty, but")
+            && said.contains(&id)
+            && said.contains("expected.directory.ids"),
+        "{said}"
+    );
     assert!(!dir.path().join("data").exists());
 }

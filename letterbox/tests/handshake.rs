@@ -1,5 +1,5 @@
-//! Bytes that no client should send, and the handshake's traps: an error answer or a closed connection, never a
-//! broker that is gone.
+//! Bytes that no client should send, and the handshake's traps: an error answer or a closed
+//! connection, never a broker that is gone.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs, reason = "a test")]
 
 mod common;
@@ -39,7 +39,11 @@ fn hostile_bytes_close_the_connection_and_are_one_line_in_the_log() {
         ),
         ("a length of 2^31-1", count_of_2_31.to_vec(), "allowed are"),
         ("a negative length", vec![0xff, 0xff, 0xff, 0xfe], "-2 bytes"),
-        ("a length of 2^31-1 from a known client", [&known[..], &count_of_2_31].concat(), "allowed are"),
+        (
+            "a length of 2^31-1 from a known client",
+            [&known[..], &count_of_2_31].concat(),
+            "allowed are",
+        ),
         ("a TLS hello", vec![0x16, 0x03, 0x01, 0x02, 0x00, 0x01], "TLS"),
         ("an HTTP request", b"GET / HTTP/1.1\r\n\r\n".to_vec(), "HTTP"),
         ("an unknown API", frame(999, 0, &[]), "999"),
@@ -67,13 +71,15 @@ fn hostile_bytes_close_the_connection_and_are_one_line_in_the_log() {
     }
     let log = broker.stop_and_read_log();
     for (name, peer, said) in expected {
-        let lines: Vec<&String> = log.iter().filter(|line| line.split(' ').any(|word| word.ends_with(&peer))).collect();
+        let lines: Vec<&String> =
+            log.iter().filter(|line| line.split(' ').any(|word| word.ends_with(&peer))).collect();
         assert_eq!(lines.len(), 1, "{name}: {lines:?}");
         assert!(lines[0].contains(said), "{name}: {lines:?}");
     }
 }
 
-/// A broker does not hold more than a small frame for a peer that has not shown that it speaks the protocol.
+/// A broker does not hold more than a small frame for a peer that has not shown that it speaks the
+/// protocol.
 #[test]
 fn a_large_frame_is_for_clients_that_are_known() {
     let dir = tempfile::tempdir().unwrap();
@@ -81,8 +87,13 @@ fn a_large_frame_is_for_clients_that_are_known() {
     let mebibyte = (1i32 << 20).to_be_bytes();
     for (name, first, said) in [
         ("nothing before", None, "allowed are 524288 before the first valid request"),
-        // Answered, so that the client can ask again; nothing behind its first eight bytes was looked at.
-        ("ApiVersions from the future", Some(frame(18, 127, &[0xff; 20])), "allowed are 524288 before the first valid request"),
+        // Answered, so that the client can ask again; nothing behind its first eight bytes was
+        // looked at.
+        (
+            "ApiVersions from the future",
+            Some(frame(18, 127, &[0xff; 20])),
+            "allowed are 524288 before the first valid request",
+        ),
         ("ApiVersions", Some(frame(18, 0, &[])), "(8 of 1048580 bytes)"),
     ] {
         let mut stream = broker.connect();
@@ -116,14 +127,21 @@ fn too_new_api_versions_is_answered_in_version_0() {
     assert_eq!(answer[4..6], 0i16.to_be_bytes());
     let keys: Vec<(i16, i16, i16)> = answer[10..]
         .chunks(6)
-        .map(|c| (i16::from_be_bytes([c[0], c[1]]), i16::from_be_bytes([c[2], c[3]]), i16::from_be_bytes([c[4], c[5]])))
+        .map(|c| {
+            (
+                i16::from_be_bytes([c[0], c[1]]),
+                i16::from_be_bytes([c[2], c[3]]),
+                i16::from_be_bytes([c[4], c[5]]),
+            )
+        })
         .collect();
     // Older librdkafka turns compression off unless Produce begins at 0 (KAFKA-18659).
     assert!(keys.contains(&(0, 0, 13)), "{keys:?}");
     assert_eq!(keys.len(), letterbox_protocol::apis::APIS.len());
 }
 
-/// Issue 7, 2.1: what librdkafka 2.1 and newer send to list all topics, with three bytes after the last field.
+/// Issue 7, 2.1: what librdkafka 2.1 and newer send to list all topics, with three bytes after the
+/// last field.
 #[test]
 fn surplus_bytes_do_not_close_the_connection() {
     let dir = tempfile::tempdir().unwrap();
@@ -177,7 +195,9 @@ fn software_names_that_kafka_refuses_are_refused() {
             let request = m::ApiVersionsRequest::default()
                 .with_client_software_name(StrBytes::from_static_str(name))
                 .with_client_software_version(StrBytes::from_static_str(software_version));
-            let Response::ApiVersions(answer) = ask(&mut stream, version, request) else { unreachable!() };
+            let Response::ApiVersions(answer) = ask(&mut stream, version, request) else {
+                unreachable!()
+            };
             assert_eq!(answer.error_code, *expected, "v{version} {name:?} {software_version:?}");
             assert_eq!(answer.api_keys.is_empty(), *expected != 0);
         }

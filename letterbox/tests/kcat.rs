@@ -14,13 +14,30 @@ fn records_of_kcat_survive_a_kill_byte_for_byte() {
     let dir = tempfile::tempdir().unwrap();
     let broker = Broker::start(dir.path(), "num.partitions=1");
     let first = lines(0, 500);
-    kcat(&broker, &["-P", "-t", "orders", "-K", ":", "-H", "source=test", "-H", "source=again", "-X", "acks=all"], &first);
+    kcat(
+        &broker,
+        &[
+            "-P",
+            "-t",
+            "orders",
+            "-K",
+            ":",
+            "-H",
+            "source=test",
+            "-H",
+            "source=again",
+            "-X",
+            "acks=all",
+        ],
+        &first,
+    );
     let broker = broker.kill_and_restart();
     let second = lines(500, 1000);
     kcat(&broker, &["-P", "-t", "orders", "-K", ":", "-X", "enable.idempotence=true"], &second);
     let seen = kcat(&broker, &["-C", "-t", "orders", "-o", "beginning", "-e", "-q", "-K", ":"], "");
     assert_eq!(seen, first.clone() + &second);
-    let headers = kcat(&broker, &["-C", "-t", "orders", "-o", "0", "-c", "1", "-q", "-f", "%o %h\n"], "");
+    let headers =
+        kcat(&broker, &["-C", "-t", "orders", "-o", "0", "-c", "1", "-q", "-f", "%o %h\n"], "");
     assert_eq!(headers, "0 source=test,source=again\n");
 
     // Compressed by the client, stored as they came, and still there after a clean stop.
@@ -29,9 +46,16 @@ fn records_of_kcat_survive_a_kill_byte_for_byte() {
     }
     let broker = broker.stop_and_restart();
     for codec in ["gzip", "snappy", "lz4", "zstd"] {
-        assert_eq!(kcat(&broker, &["-C", "-t", codec, "-o", "beginning", "-e", "-q", "-K", ":"], ""), first, "{codec}");
+        assert_eq!(
+            kcat(&broker, &["-C", "-t", codec, "-o", "beginning", "-e", "-q", "-K", ":"], ""),
+            first,
+            "{codec}"
+        );
     }
-    assert_eq!(kcat(&broker, &["-C", "-t", "orders", "-o", "-10", "-e", "-q", "-K", ":"], ""), lines(990, 1000));
+    assert_eq!(
+        kcat(&broker, &["-C", "-t", "orders", "-o", "-10", "-e", "-q", "-K", ":"], ""),
+        lines(990, 1000)
+    );
 }
 
 #[test]
@@ -39,7 +63,8 @@ fn a_group_goes_on_where_it_committed_after_a_kill() {
     let dir = tempfile::tempdir().unwrap();
     let broker = Broker::start(dir.path(), "num.partitions=3\noffsets.topic.num.partitions=4");
     kcat(&broker, &["-P", "-t", "orders", "-K", ":"], &lines(0, 300));
-    let group = ["-G", "readers", "orders", "-X", "auto.offset.reset=earliest", "-e", "-q", "-K", ":"];
+    let group =
+        ["-G", "readers", "orders", "-X", "auto.offset.reset=earliest", "-e", "-q", "-K", ":"];
     let mut seen: Vec<String> = kcat(&broker, &group, "").lines().map(str::to_owned).collect();
     let broker = broker.kill_and_restart();
     kcat(&broker, &["-P", "-t", "orders", "-K", ":"], &lines(300, 400));

@@ -1,4 +1,5 @@
-//! Bounds on what clients together make a broker hold: what is above them waits or is refused, and is served later.
+//! Bounds on what clients together make a broker hold: what is above them waits or is refused, and
+//! is served later.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs, reason = "a test")]
 
 mod common;
@@ -8,8 +9,8 @@ use std::net::TcpStream;
 use std::time::Instant;
 
 use common::{
-    Broker, PATIENCE, PRODUCE_VERSION, ask, ask_for_topic, free_port, http_get, is_closed, produce_request, produced, read_answer,
-    topic_name,
+    Broker, PATIENCE, PRODUCE_VERSION, ask, ask_for_topic, free_port, http_get, is_closed,
+    produce_request, produced, read_answer, topic_name,
 };
 use kafka_protocol::messages as m;
 use letterbox_protocol::batch::{BatchBuilder, Compression};
@@ -28,12 +29,16 @@ fn a_connection_above_max_connections_is_refused_until_one_leaves() {
     greet(&mut stays);
     let mut third = broker.connect();
     let line = broker.wait_for_line("connection refused");
-    assert!(line.contains(&third.local_addr().unwrap().to_string()) && line.contains("max.connections"), "{line}");
+    assert!(
+        line.contains(&third.local_addr().unwrap().to_string()) && line.contains("max.connections"),
+        "{line}"
+    );
     assert!(is_closed(&mut third));
     drop(leaves);
     // The broker sees in its own time that a client is gone.
     let deadline = Instant::now() + PATIENCE;
-    let ask_for_versions = encode_request(7, None, 0, &m::ApiVersionsRequest::default().into()).unwrap();
+    let ask_for_versions =
+        encode_request(7, None, 0, &m::ApiVersionsRequest::default().into()).unwrap();
     loop {
         let mut next = broker.connect();
         if next.write_all(&ask_for_versions).is_ok() && next.read_exact(&mut [0; 4]).is_ok() {
@@ -50,12 +55,17 @@ fn a_large_request_that_does_not_go_on_stops_no_other() {
     const MEMORY: f64 = 1_048_576.0;
     let dir = tempfile::tempdir().unwrap();
     let admin = free_port();
-    let broker = Broker::start(dir.path(), &format!("queued.max.request.bytes={MEMORY}\nadmin.listener=127.0.0.1:{admin}"));
+    let broker = Broker::start(
+        dir.path(),
+        &format!("queued.max.request.bytes={MEMORY}\nadmin.listener=127.0.0.1:{admin}"),
+    );
     let wait_for_memory = |enough: fn(f64) -> bool| {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let (_, metrics) = http_get(admin, "/metrics");
-            let line = metrics.lines().find_map(|line| line.strip_prefix("letterbox_request_memory_free_bytes "));
+            let line = metrics
+                .lines()
+                .find_map(|line| line.strip_prefix("letterbox_request_memory_free_bytes "));
             if enough(line.unwrap().parse().unwrap()) {
                 break;
             }
@@ -64,7 +74,13 @@ fn a_large_request_that_does_not_go_on_stops_no_other() {
     };
     let mut small = broker.connect();
     assert_eq!(ask_for_topic(&mut small, "orders"), 0);
-    let large = encode_request(7, None, PRODUCE_VERSION, &produce_request("orders", &[b'x'; 900_000]).into()).unwrap();
+    let large = encode_request(
+        7,
+        None,
+        PRODUCE_VERSION,
+        &produce_request("orders", &[b'x'; 900_000]).into(),
+    )
+    .unwrap();
     let mut clients: Vec<TcpStream> = (0..4).map(|_| broker.connect()).collect();
     clients.iter_mut().for_each(greet);
     let (first, others) = clients.split_first_mut().unwrap();
@@ -77,8 +93,13 @@ fn a_large_request_that_does_not_go_on_stops_no_other() {
             scope.spawn(move || other.write_all(large).unwrap());
         }
         // The four go at once, and which of them is appended first is nobody's promise.
-        let mut offsets = vec![produced(ask(&mut small, PRODUCE_VERSION, produce_request("orders", b"small")))];
-        offsets.extend(others.iter_mut().map(|client| produced(read_answer(client, PRODUCE_VERSION, apis::PRODUCE))));
+        let mut offsets =
+            vec![produced(ask(&mut small, PRODUCE_VERSION, produce_request("orders", b"small")))];
+        offsets.extend(
+            others
+                .iter_mut()
+                .map(|client| produced(read_answer(client, PRODUCE_VERSION, apis::PRODUCE))),
+        );
         offsets.sort_unstable();
         assert_eq!(offsets, [(0, 0), (0, 1), (0, 2), (0, 3)]);
     });
@@ -95,37 +116,58 @@ fn what_is_asked_for_many_times_is_answered_once() {
     let mut client = broker.connect();
     assert_eq!(ask_for_topic(&mut client, "orders"), 0);
 
-    let topic = m::metadata_request::MetadataRequestTopic::default().with_name(Some(topic_name("orders")));
-    let unknown = m::metadata_request::MetadataRequestTopic::default().with_name(Some(topic_name("unknown")));
+    let topic =
+        m::metadata_request::MetadataRequestTopic::default().with_name(Some(topic_name("orders")));
+    let unknown =
+        m::metadata_request::MetadataRequestTopic::default().with_name(Some(topic_name("unknown")));
     let mut asked = vec![topic; 100_000];
     asked.extend(vec![unknown; 10]);
-    let request = m::MetadataRequest::default().with_topics(Some(asked)).with_allow_auto_topic_creation(false);
+    let request = m::MetadataRequest::default()
+        .with_topics(Some(asked))
+        .with_allow_auto_topic_creation(false);
     let Response::Metadata(answer) = ask(&mut client, 8, request) else { unreachable!() };
     let errors: Vec<i16> = answer.topics.iter().map(|topic| topic.error_code).collect();
     assert_eq!((errors, answer.topics[0].partitions.len()), (vec![0, 3], 50));
 
-    let resource =
-        m::describe_configs_request::DescribeConfigsResource::default().with_resource_type(2).with_resource_name("orders".into());
+    let resource = m::describe_configs_request::DescribeConfigsResource::default()
+        .with_resource_type(2)
+        .with_resource_name("orders".into());
     let request = m::DescribeConfigsRequest::default().with_resources(vec![resource; 1_000]);
     let Response::DescribeConfigs(answer) = ask(&mut client, 4, request) else { unreachable!() };
     assert_eq!(answer.results.len(), 1);
 
-    let partition = m::list_offsets_request::ListOffsetsPartition::default().with_partition_index(1).with_timestamp(-1);
-    let topic = m::list_offsets_request::ListOffsetsTopic::default().with_name(topic_name("orders")).with_partitions(vec![partition; 3]);
-    let request = m::ListOffsetsRequest::default().with_replica_id(m::BrokerId(-1)).with_topics(vec![topic]);
+    let partition = m::list_offsets_request::ListOffsetsPartition::default()
+        .with_partition_index(1)
+        .with_timestamp(-1);
+    let topic = m::list_offsets_request::ListOffsetsTopic::default()
+        .with_name(topic_name("orders"))
+        .with_partitions(vec![partition; 3]);
+    let request =
+        m::ListOffsetsRequest::default().with_replica_id(m::BrokerId(-1)).with_topics(vec![topic]);
     let Response::ListOffsets(answer) = ask(&mut client, 7, request) else { unreachable!() };
-    let errors: Vec<i16> = answer.topics[0].partitions.iter().map(|partition| partition.error_code).collect();
+    let errors: Vec<i16> =
+        answer.topics[0].partitions.iter().map(|partition| partition.error_code).collect();
     assert_eq!(errors, [0, 42, 42]);
 
-    let Response::Fetch(answer) = ask(&mut client, 11, fetch_request("orders", 5, 0)) else { unreachable!() };
+    let Response::Fetch(answer) = ask(&mut client, 11, fetch_request("orders", 5, 0)) else {
+        unreachable!()
+    };
     assert_eq!(answer.responses[0].partitions.len(), 1);
 }
 
 /// Asks for partition 0 of `topic` as many times.
 fn fetch_request(topic: &'static str, times: usize, max_wait_ms: i32) -> m::FetchRequest {
-    let partition = m::fetch_request::FetchPartition::default().with_partition(0).with_partition_max_bytes(1_000_000);
-    let topic = m::fetch_request::FetchTopic::default().with_topic(topic_name(topic)).with_partitions(vec![partition; times]);
-    m::FetchRequest::default().with_max_wait_ms(max_wait_ms).with_min_bytes(1).with_max_bytes(1_000_000).with_topics(vec![topic])
+    let partition = m::fetch_request::FetchPartition::default()
+        .with_partition(0)
+        .with_partition_max_bytes(1_000_000);
+    let topic = m::fetch_request::FetchTopic::default()
+        .with_topic(topic_name(topic))
+        .with_partitions(vec![partition; times]);
+    m::FetchRequest::default()
+        .with_max_wait_ms(max_wait_ms)
+        .with_min_bytes(1)
+        .with_max_bytes(1_000_000)
+        .with_topics(vec![topic])
 }
 
 /// A value of `/metrics` on the admin port: the line's name with its labels.
@@ -137,7 +179,11 @@ fn metric(admin: u16, name: &str) -> Option<f64> {
 fn wait_until(admin: u16, name: &str, expected: &str, is_expected: impl Fn(f64) -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !metric(admin, name).is_some_and(&is_expected) {
-        assert!(Instant::now() < deadline, "{name} is {:?} and not {expected}", metric(admin, name));
+        assert!(
+            Instant::now() < deadline,
+            "{name} is {:?} and not {expected}",
+            metric(admin, name)
+        );
     }
 }
 
@@ -146,7 +192,9 @@ fn a_client_that_leaves_while_its_fetch_waits_is_let_go() {
     let dir = tempfile::tempdir().unwrap();
     let admin = free_port();
     let broker = Broker::start(dir.path(), &format!("admin.listener=127.0.0.1:{admin}"));
-    let wait_for = |name: &str, value: f64| wait_until(admin, name, &value.to_string(), |found| found == value);
+    let wait_for = |name: &str, value: f64| {
+        wait_until(admin, name, &value.to_string(), |found| found == value)
+    };
     let mut client = broker.connect();
     assert_eq!(ask_for_topic(&mut client, "orders"), 0);
     let fetch = encode_request(7, None, 11, &fetch_request("orders", 1, 600_000).into()).unwrap();
@@ -158,7 +206,8 @@ fn a_client_that_leaves_while_its_fetch_waits_is_let_go() {
     wait_for("letterbox_client_memory_used_bytes", 0.0);
 }
 
-/// A batch that unpacks to much is validated apart from the connection, and what follows it still comes after it.
+/// A batch that unpacks to much is validated apart from the connection, and what follows it still
+/// comes after it.
 #[test]
 fn the_order_of_a_connection_holds_when_a_batch_takes_long_to_validate() {
     let dir = tempfile::tempdir().unwrap();
@@ -177,48 +226,70 @@ fn the_order_of_a_connection_holds_when_a_batch_takes_long_to_validate() {
         request.topic_data[0].partition_data[0].records = Some(records);
         encode_request(7, None, PRODUCE_VERSION, &request.into()).unwrap()
     };
-    let small = encode_request(7, None, PRODUCE_VERSION, &produce_request("orders", b"small").into()).unwrap();
+    let small =
+        encode_request(7, None, PRODUCE_VERSION, &produce_request("orders", b"small").into())
+            .unwrap();
     let large = request(large.freeze());
     client.write_all(&[&small[..], &large, &small, &large, &small].concat()).unwrap();
-    let offsets: Vec<(i16, i64)> = (0..5).map(|_| produced(read_answer(&mut client, PRODUCE_VERSION, apis::PRODUCE))).collect();
+    let offsets: Vec<(i16, i64)> = (0..5)
+        .map(|_| produced(read_answer(&mut client, PRODUCE_VERSION, apis::PRODUCE)))
+        .collect();
     assert_eq!(offsets, [(0, 0), (0, 1), (0, 21), (0, 22), (0, 42)]);
     // Found by time without unpacking it into memory.
     let partition = m::list_offsets_request::ListOffsetsPartition::default().with_timestamp(-3);
-    let topic = m::list_offsets_request::ListOffsetsTopic::default().with_name(topic_name("orders")).with_partitions(vec![partition]);
-    let request = m::ListOffsetsRequest::default().with_replica_id(m::BrokerId(-1)).with_topics(vec![topic]);
+    let topic = m::list_offsets_request::ListOffsetsTopic::default()
+        .with_name(topic_name("orders"))
+        .with_partitions(vec![partition]);
+    let request =
+        m::ListOffsetsRequest::default().with_replica_id(m::BrokerId(-1)).with_topics(vec![topic]);
     let Response::ListOffsets(answer) = ask(&mut client, 7, request) else { unreachable!() };
-    assert_eq!((answer.topics[0].partitions[0].error_code, answer.topics[0].partitions[0].offset), (0, 0));
+    assert_eq!(
+        (answer.topics[0].partitions[0].error_code, answer.topics[0].partitions[0].offset),
+        (0, 0)
+    );
 }
 
 #[test]
 fn an_answer_that_is_never_read_is_given_up() {
     let dir = tempfile::tempdir().unwrap();
     let admin = free_port();
-    let broker = Broker::start(dir.path(), &format!("admin.listener=127.0.0.1:{admin}\nconnections.max.idle.ms=1000"));
+    let broker = Broker::start(
+        dir.path(),
+        &format!("admin.listener=127.0.0.1:{admin}\nconnections.max.idle.ms=1000"),
+    );
     let mut client = broker.connect();
     greet(&mut client);
-    let resource = m::describe_configs_request::DescribeConfigsResource::default().with_resource_type(4).with_resource_name("1".into());
-    let request = m::DescribeConfigsRequest::default().with_resources(vec![resource]).with_include_documentation(true);
+    let resource = m::describe_configs_request::DescribeConfigsResource::default()
+        .with_resource_type(4)
+        .with_resource_name("1".into());
+    let request = m::DescribeConfigsRequest::default()
+        .with_resources(vec![resource])
+        .with_include_documentation(true);
     let request = encode_request(7, None, 4, &request.into()).unwrap();
     // Until the broker reads no more, because its answers find no room in the sockets.
     client.set_write_timeout(Some(std::time::Duration::from_millis(500))).unwrap();
     let many = request.repeat(100);
     while client.write_all(&many).is_ok() {}
     let deadline = Instant::now() + PATIENCE;
-    while !http_get(admin, "/metrics").1.contains("letterbox_connections_closed_total{reason=\"unread_answer\"} 1") {
+    while !http_get(admin, "/metrics")
+        .1
+        .contains("letterbox_connections_closed_total{reason=\"unread_answer\"} 1")
+    {
         assert!(Instant::now() < deadline, "the connection is kept");
     }
 }
 
-/// Both kinds of answers that have a way of their own count while they are not read. A request behind them goes on meanwhile: it may have a
-/// turn or a lock that others wait for.
+/// Both kinds of answers that have a way of their own count while they are not read. A request
+/// behind them goes on meanwhile: it may have a turn or a lock that others wait for.
 #[test]
 fn an_answer_that_is_not_read_counts_and_holds_up_no_other_client() {
     const PARTITIONS: usize = 300_000;
     let dir = tempfile::tempdir().unwrap();
     let admin = free_port();
     let broker = Broker::start(dir.path(), &format!("admin.listener=127.0.0.1:{admin}"));
-    let wait_for = |name: &str, least: usize| wait_until(admin, name, &format!("at least {least}"), |found| found >= least as f64);
+    let wait_for = |name: &str, least: usize| {
+        wait_until(admin, name, &format!("at least {least}"), |found| found >= least as f64)
+    };
     let mut honest = broker.connect();
     assert_eq!(ask_for_topic(&mut honest, "orders"), 0);
 
@@ -234,7 +305,8 @@ fn an_answer_that_is_not_read_counts_and_holds_up_no_other_client() {
     }
     let packed = zstd::encode_all(slow.records(), 3).unwrap();
     let mut slow_request = produce_request("orders", b"");
-    slow_request.topic_data[0].partition_data[0].records = Some(slow.build_with(Compression::Zstd, &packed).freeze());
+    slow_request.topic_data[0].partition_data[0].records =
+        Some(slow.build_with(Compression::Zstd, &packed).freeze());
     let slow = encode_request(7, None, PRODUCE_VERSION, &slow_request.clone().into()).unwrap();
     let unread: Vec<TcpStream> = (0..4)
         .map(|_| {
@@ -244,15 +316,20 @@ fn an_answer_that_is_not_read_counts_and_holds_up_no_other_client() {
             client
         })
         .collect();
-    // All large ones are in the log, so what they took decoded is gone; their answers take 33 bytes for each partition.
+    // All large ones are in the log, so what they took decoded is gone; their answers take 33 bytes
+    // for each partition.
     let refused = "kafka_network_requestmetrics_errors_total{request=\"Produce\",error=\"UNKNOWN_TOPIC_OR_PARTITION\"}";
     wait_for(refused, unread.len() * PARTITIONS);
     wait_for("letterbox_client_memory_used_bytes", unread.len() * PARTITIONS * 33);
     assert_eq!(produced(ask(&mut honest, PRODUCE_VERSION, slow_request)).0, 0);
     drop(unread);
 
-    let partition = m::fetch_request::FetchPartition::default().with_partition(0).with_partition_max_bytes(1_000_000);
-    let topic = m::fetch_request::FetchTopic::default().with_topic(topic_name("unknown")).with_partitions(vec![partition; PARTITIONS]);
+    let partition = m::fetch_request::FetchPartition::default()
+        .with_partition(0)
+        .with_partition_max_bytes(1_000_000);
+    let topic = m::fetch_request::FetchTopic::default()
+        .with_topic(topic_name("unknown"))
+        .with_partitions(vec![partition; PARTITIONS]);
     let fetch = m::FetchRequest::default().with_max_bytes(1_000_000).with_topics(vec![topic]);
     let mut unread = broker.connect();
     greet(&mut unread);

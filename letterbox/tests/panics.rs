@@ -26,11 +26,18 @@ struct FaultyStream(BoxStream);
 
 impl Net for Faulty {
     fn bind<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, std::io::Result<BoxListener>> {
-        Box::pin(
-            async move { Ok(Box::new(FaultyListener(self.0.bind(host, port).await?, AtomicBool::new(port == self.1))) as BoxListener) },
-        )
+        Box::pin(async move {
+            Ok(Box::new(FaultyListener(
+                self.0.bind(host, port).await?,
+                AtomicBool::new(port == self.1),
+            )) as BoxListener)
+        })
     }
-    fn connect<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, std::io::Result<BoxStream>> {
+    fn connect<'a>(
+        &'a self,
+        host: &'a str,
+        port: u16,
+    ) -> BoxFuture<'a, std::io::Result<BoxStream>> {
         self.0.connect(host, port)
     }
 }
@@ -55,7 +62,11 @@ impl Stream for FaultyStream {
 }
 
 impl AsyncRead for FaultyStream {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
         match Pin::new(&mut self.0).poll_read(context, buffer) {
             Poll::Ready(_) => panic!("met on this connection"),
             Poll::Pending => Poll::Pending,
@@ -64,13 +75,23 @@ impl AsyncRead for FaultyStream {
 }
 
 impl AsyncWrite for FaultyStream {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(context, bytes)
     }
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_flush(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.0).poll_flush(context)
     }
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.0).poll_shutdown(context)
     }
 }
@@ -99,7 +120,10 @@ async fn a_panic_ends_its_connection_is_counted_and_the_others_go_on() {
         ask(&mut connect(), 0, m::ApiVersionsRequest::default());
         let (_, metrics) = http_get(admin, "/metrics");
         assert!(metrics.contains("letterbox_panics_total 1\n"), "{metrics}");
-        assert!(metrics.contains("letterbox_connections_closed_total{reason=\"panic\"} 1\n"), "{metrics}");
+        assert!(
+            metrics.contains("letterbox_connections_closed_total{reason=\"panic\"} 1\n"),
+            "{metrics}"
+        );
     })
     .await
     .unwrap();

@@ -1,4 +1,5 @@
-//! What this version does not do, refused in the words that make a client stop at once instead of trying for ever.
+//! What this version does not do, refused in the words that make a client stop at once instead of
+//! trying for ever.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs, reason = "a test")]
 
 mod common;
@@ -15,31 +16,57 @@ fn transactions_are_refused_so_that_no_client_waits_for_them() {
     let mut stream = broker.connect();
     let id = || Some(m::TransactionalId(StrBytes::from_static_str("transfers")));
     for version in 0..=5 {
-        let request = m::InitProducerIdRequest::default().with_transactional_id(id()).with_transaction_timeout_ms(60_000);
-        let Response::InitProducerId(answer) = ask(&mut stream, version, request) else { unreachable!() };
-        assert_eq!((answer.error_code, answer.producer_id.0), (50, -1), "InitProducerId v{version}: INVALID_TRANSACTION_TIMEOUT");
+        let request = m::InitProducerIdRequest::default()
+            .with_transactional_id(id())
+            .with_transaction_timeout_ms(60_000);
+        let Response::InitProducerId(answer) = ask(&mut stream, version, request) else {
+            unreachable!()
+        };
+        assert_eq!(
+            (answer.error_code, answer.producer_id.0),
+            (50, -1),
+            "InitProducerId v{version}: INVALID_TRANSACTION_TIMEOUT"
+        );
     }
     for version in 1..=6 {
         let key = StrBytes::from_static_str("transfers");
         let request = m::FindCoordinatorRequest::default().with_key_type(1);
-        let request = if version >= 4 { request.with_coordinator_keys(vec![key]) } else { request.with_key(key) };
-        let Response::FindCoordinator(answer) = ask(&mut stream, version, request) else { unreachable!() };
+        let request = if version >= 4 {
+            request.with_coordinator_keys(vec![key])
+        } else {
+            request.with_key(key)
+        };
+        let Response::FindCoordinator(answer) = ask(&mut stream, version, request) else {
+            unreachable!()
+        };
         if version >= 4 {
             let coordinator = &answer.coordinators[0];
             let said = coordinator.error_message.as_ref().unwrap().to_string();
             assert_eq!(coordinator.error_code, 35, "FindCoordinator v{version}");
-            assert!(said.contains("transactions are not offered") && !said.contains("uthori"), "{said}");
+            assert!(
+                said.contains("transactions are not offered") && !said.contains("uthori"),
+                "{said}"
+            );
         } else {
-            // Older clients stop at InitProducerId, and at nothing else that does not speak of authorization.
+            // Older clients stop at InitProducerId, and at nothing else that does not speak of
+            // authorization.
             assert_eq!((answer.error_code, answer.node_id.0), (0, 1), "FindCoordinator v{version}");
         }
     }
     assert_eq!(ask_for_topic(&mut stream, "orders"), 0);
     for version in 3..=12 {
         let request = produce_request("orders", b"never seen").with_transactional_id(id());
-        assert_eq!(produced(ask(&mut stream, version, request)), (48, -1), "Produce v{version}: INVALID_TXN_STATE");
+        assert_eq!(
+            produced(ask(&mut stream, version, request)),
+            (48, -1),
+            "Produce v{version}: INVALID_TXN_STATE"
+        );
     }
-    assert_eq!(produced(ask(&mut stream, PRODUCE_VERSION, produce_request("orders", b"seen"))), (0, 0), "nothing was stored before");
+    assert_eq!(
+        produced(ask(&mut stream, PRODUCE_VERSION, produce_request("orders", b"seen"))),
+        (0, 0),
+        "nothing was stored before"
+    );
 }
 
 /// The metadata log is kept in a directory of that name.
@@ -49,14 +76,27 @@ fn the_topic_of_the_metadata_log_cannot_be_made() {
     let dir = tempfile::tempdir().unwrap();
     let broker = Broker::start(dir.path(), "");
     let mut stream = broker.connect();
-    let topic =
-        m::create_topics_request::CreatableTopic::default().with_name(topic_name(NAME)).with_num_partitions(1).with_replication_factor(1);
+    let topic = m::create_topics_request::CreatableTopic::default()
+        .with_name(topic_name(NAME))
+        .with_num_partitions(1)
+        .with_replication_factor(1);
     for version in 2..=7 {
-        let request = m::CreateTopicsRequest::default().with_topics(vec![topic.clone()]).with_timeout_ms(30_000);
-        let Response::CreateTopics(answer) = ask(&mut stream, version, request) else { unreachable!() };
-        assert_eq!(answer.topics[0].error_code, 29, "CreateTopics v{version}: TOPIC_AUTHORIZATION_FAILED");
+        let request = m::CreateTopicsRequest::default()
+            .with_topics(vec![topic.clone()])
+            .with_timeout_ms(30_000);
+        let Response::CreateTopics(answer) = ask(&mut stream, version, request) else {
+            unreachable!()
+        };
+        assert_eq!(
+            answer.topics[0].error_code, 29,
+            "CreateTopics v{version}: TOPIC_AUTHORIZATION_FAILED"
+        );
     }
     assert_eq!(ask_for_topic(&mut stream, NAME), 29, "Metadata");
-    let Response::Metadata(all) = ask(&mut stream, 8, m::MetadataRequest::default().with_topics(None)) else { unreachable!() };
+    let Response::Metadata(all) =
+        ask(&mut stream, 8, m::MetadataRequest::default().with_topics(None))
+    else {
+        unreachable!()
+    };
     assert!(all.topics.is_empty(), "{:?}", all.topics);
 }

@@ -1,4 +1,5 @@
-//! A real broker that lacks space or descriptors: it refuses what needs them, serves the rest, and heals by itself.
+//! A real broker that lacks space or descriptors: it refuses what needs them, serves the rest, and
+//! heals by itself.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs, reason = "a test")]
 
 mod common;
@@ -7,7 +8,8 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use common::{
-    Broker, PATIENCE, PRODUCE_VERSION, ask, ask_for_topic, free_port, http_get, is_closed, produce_request, produced, topic_name,
+    Broker, PATIENCE, PRODUCE_VERSION, ask, ask_for_topic, free_port, http_get, is_closed,
+    produce_request, produced, topic_name,
 };
 use kafka_protocol::messages as m;
 use kafka_protocol::protocol::StrBytes;
@@ -28,10 +30,15 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 fn commit(client: &mut TcpStream) -> i16 {
     let group = m::GroupId(StrBytes::from_static_str("readers"));
     ask(client, 3, m::FindCoordinatorRequest::default().with_key(group.0.clone()));
-    let partition = m::offset_commit_request::OffsetCommitRequestPartition::default().with_committed_offset(1);
-    let topic =
-        m::offset_commit_request::OffsetCommitRequestTopic::default().with_name(topic_name("orders")).with_partitions(vec![partition]);
-    let request = m::OffsetCommitRequest::default().with_group_id(group).with_generation_id_or_member_epoch(-1).with_topics(vec![topic]);
+    let partition =
+        m::offset_commit_request::OffsetCommitRequestPartition::default().with_committed_offset(1);
+    let topic = m::offset_commit_request::OffsetCommitRequestTopic::default()
+        .with_name(topic_name("orders"))
+        .with_partitions(vec![partition]);
+    let request = m::OffsetCommitRequest::default()
+        .with_group_id(group)
+        .with_generation_id_or_member_epoch(-1)
+        .with_topics(vec![topic]);
     let Response::OffsetCommit(answer) = ask(client, 8, request) else { unreachable!() };
     answer.topics[0].partitions[0].error_code
 }
@@ -43,24 +50,37 @@ fn below_the_reserve_only_records_of_clients_are_refused_and_readyz_says_why() {
     let admin = format!("admin.listener=127.0.0.1:{port}");
     let broker = Broker::start(dir.path(), &admin);
     assert_eq!(ask_for_topic(&mut broker.connect(), "orders"), 0);
-    assert_eq!(produced(ask(&mut broker.connect(), PRODUCE_VERSION, produce_request("orders", b"one"))), (0, 0));
+    assert_eq!(
+        produced(ask(&mut broker.connect(), PRODUCE_VERSION, produce_request("orders", b"one"))),
+        (0, 0)
+    );
     drop(broker);
 
     let space = rustix::fs::statvfs(dir.path()).unwrap();
     let reserve = space.f_bavail * space.f_frsize * 2;
-    let mut broker = Broker::start(dir.path(), &format!("{admin}\nlog.dir.reserve.bytes={reserve}"));
+    let mut broker =
+        Broker::start(dir.path(), &format!("{admin}\nlog.dir.reserve.bytes={reserve}"));
     eventually("readyz says no", || http_get(port, "/readyz").0 == "503");
     let (_, reason) = http_get(port, "/readyz");
-    assert!(reason.contains("takes no appends") && reason.contains("log.dir.reserve.bytes"), "{reason}");
+    assert!(
+        reason.contains("takes no appends") && reason.contains("log.dir.reserve.bytes"),
+        "{reason}"
+    );
     assert_eq!(http_get(port, "/livez").0, "200");
     let mut client = broker.connect();
-    assert_eq!(produced(ask(&mut client, PRODUCE_VERSION, produce_request("orders", b"two"))).0, STORAGE_ERROR);
+    assert_eq!(
+        produced(ask(&mut client, PRODUCE_VERSION, produce_request("orders", b"two"))).0,
+        STORAGE_ERROR
+    );
     eventually("topics are made", || ask_for_topic(&mut client, "more") == 0);
     eventually("offsets are committed", || commit(&mut client) == 0);
     broker.stop();
 
     let broker = Broker::start(dir.path(), &format!("{admin}\nlog.dir.reserve.bytes=0"));
-    assert_eq!(produced(ask(&mut broker.connect(), PRODUCE_VERSION, produce_request("orders", b"two"))), (0, 1));
+    assert_eq!(
+        produced(ask(&mut broker.connect(), PRODUCE_VERSION, produce_request("orders", b"two"))),
+        (0, 1)
+    );
     assert_eq!(http_get(port, "/readyz").0, "200");
 }
 
@@ -70,14 +90,27 @@ fn without_a_descriptor_the_open_partitions_serve_and_the_others_come_when_there
     let mut broker = Broker::start(dir.path(), "");
     let mut client = broker.connect();
     assert_eq!(ask_for_topic(&mut client, "orders"), 0);
-    assert_eq!(produced(ask(&mut client, PRODUCE_VERSION, produce_request("orders", b"one"))), (0, 0));
+    assert_eq!(
+        produced(ask(&mut client, PRODUCE_VERSION, produce_request("orders", b"one"))),
+        (0, 0)
+    );
     let pid = broker.pid();
     let own = rustix::process::getrlimit(Resource::Nofile);
-    let limit = |current| prlimit(Some(pid), Resource::Nofile, Rlimit { current: Some(current), maximum: own.maximum }).unwrap();
+    let limit = |current| {
+        prlimit(
+            Some(pid),
+            Resource::Nofile,
+            Rlimit { current: Some(current), maximum: own.maximum },
+        )
+        .unwrap()
+    };
     limit(3);
 
     for offset in 1..4 {
-        assert_eq!(produced(ask(&mut client, PRODUCE_VERSION, produce_request("orders", b"more"))), (0, offset));
+        assert_eq!(
+            produced(ask(&mut client, PRODUCE_VERSION, produce_request("orders", b"more"))),
+            (0, offset)
+        );
     }
     ask_for_topic(&mut client, "late");
     let (error, _) = produced(ask(&mut client, PRODUCE_VERSION, produce_request("late", b"one")));
@@ -85,12 +118,20 @@ fn without_a_descriptor_the_open_partitions_serve_and_the_others_come_when_there
     // Waits in the backlog.
     let mut second = broker.connect();
     broker.wait_for_line("cannot accept connections");
-    assert_eq!(produced(ask(&mut client, PRODUCE_VERSION, produce_request("orders", b"more"))), (0, 4));
+    assert_eq!(
+        produced(ask(&mut client, PRODUCE_VERSION, produce_request("orders", b"more"))),
+        (0, 4)
+    );
 
     limit(1024);
-    assert_eq!(produced(ask(&mut second, PRODUCE_VERSION, produce_request("orders", b"more"))), (0, 5));
+    assert_eq!(
+        produced(ask(&mut second, PRODUCE_VERSION, produce_request("orders", b"more"))),
+        (0, 5)
+    );
     eventually("the late topic is led", || ask_for_topic(&mut client, "late") == 0);
-    eventually("the late topic is written", || produced(ask(&mut client, PRODUCE_VERSION, produce_request("late", b"one"))).0 == 0);
+    eventually("the late topic is written", || {
+        produced(ask(&mut client, PRODUCE_VERSION, produce_request("late", b"one"))).0 == 0
+    });
     broker.stop();
 }
 
@@ -98,9 +139,15 @@ const LEADER_NOT_AVAILABLE: i16 = 5;
 
 /// The errors of the partitions of `topic`, in order.
 fn partition_errors(client: &mut TcpStream, topic: &'static str) -> Vec<i16> {
-    let wanted = m::metadata_request::MetadataRequestTopic::default().with_name(Some(topic_name(topic)));
-    let Response::Metadata(answer) = ask(client, 9, m::MetadataRequest::default().with_topics(Some(vec![wanted]))) else { unreachable!() };
-    let mut errors: Vec<i16> = answer.topics[0].partitions.iter().map(|partition| partition.error_code).collect();
+    let wanted =
+        m::metadata_request::MetadataRequestTopic::default().with_name(Some(topic_name(topic)));
+    let Response::Metadata(answer) =
+        ask(client, 9, m::MetadataRequest::default().with_topics(Some(vec![wanted])))
+    else {
+        unreachable!()
+    };
+    let mut errors: Vec<i16> =
+        answer.topics[0].partitions.iter().map(|partition| partition.error_code).collect();
     errors.sort_unstable();
     errors
 }
@@ -110,7 +157,11 @@ fn a_broker_starts_without_a_log_directory_that_it_cannot_use() {
     let dir = tempfile::tempdir().unwrap();
     let [good, bad, hidden] = ["good", "bad", "hidden"].map(|name| dir.path().join(name));
     let port = free_port();
-    let extra = format!("admin.listener=127.0.0.1:{port}\nnum.partitions=2\nlog.dirs={},{}", good.display(), bad.display());
+    let extra = format!(
+        "admin.listener=127.0.0.1:{port}\nnum.partitions=2\nlog.dirs={},{}",
+        good.display(),
+        bad.display()
+    );
     let mut broker = Broker::start(dir.path(), &extra);
     assert_eq!(ask_for_topic(&mut broker.connect(), "orders"), 0);
     broker.stop();
@@ -121,9 +172,14 @@ fn a_broker_starts_without_a_log_directory_that_it_cannot_use() {
     let mut client = broker.connect();
     assert_eq!(partition_errors(&mut client, "orders"), [0, LEADER_NOT_AVAILABLE]);
     assert_eq!(ask_for_topic(&mut client, "more"), 0);
-    eventually("both partitions are made in the other directory", || partition_errors(&mut client, "more") == [0, 0]);
+    eventually("both partitions are made in the other directory", || {
+        partition_errors(&mut client, "more") == [0, 0]
+    });
     let (_, metrics) = http_get(port, "/metrics");
-    for metric in ["kafka_log_logmanager_offlinelogdirectorycount 1", "kafka_server_replicamanager_offlinereplicacount 1"] {
+    for metric in [
+        "kafka_log_logmanager_offlinelogdirectorycount 1",
+        "kafka_server_replicamanager_offlinereplicacount 1",
+    ] {
         assert!(metrics.contains(metric), "{metric}");
     }
     broker.stop();
@@ -142,8 +198,11 @@ fn the_partitions_of_a_lost_log_directory_are_not_made_anew() {
     let dir = tempfile::tempdir().unwrap();
     let [good, lost, away] = ["good", "lost", "away"].map(|name| dir.path().join(name));
     let port = free_port();
-    let with = |dirs: String| format!("admin.listener=127.0.0.1:{port}\nnum.partitions=2\nlog.dirs={dirs}");
-    let (both, one) = (with(format!("{},{}", good.display(), lost.display())), with(good.display().to_string()));
+    let with = |dirs: String| {
+        format!("admin.listener=127.0.0.1:{port}\nnum.partitions=2\nlog.dirs={dirs}")
+    };
+    let (both, one) =
+        (with(format!("{},{}", good.display(), lost.display())), with(good.display().to_string()));
     let mut broker = Broker::start(dir.path(), &both);
     assert_eq!(ask_for_topic(&mut broker.connect(), "orders"), 0);
     broker.stop();
@@ -169,7 +228,8 @@ fn silent_connections_do_not_keep_probes_out() {
     let dir = tempfile::tempdir().unwrap();
     let port = free_port();
     let _broker = Broker::start(dir.path(), &format!("admin.listener=127.0.0.1:{port}"));
-    let mut silent: Vec<TcpStream> = (0..200).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
+    let mut silent: Vec<TcpStream> =
+        (0..200).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
     assert_eq!(http_get(port, "/livez").0, "200");
     silent[0].set_read_timeout(Some(PATIENCE)).unwrap();
     assert!(is_closed(&mut silent[0]));

@@ -8,7 +8,10 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Broker, PRODUCE_VERSION, ask, ask_for_topic, command, free_port, is_closed, kcat, produce_request, produced, refusal};
+use common::{
+    Broker, PRODUCE_VERSION, ask, ask_for_topic, command, free_port, is_closed, kcat,
+    produce_request, produced, refusal,
+};
 use kafka_protocol::messages as m;
 use letterbox_protocol::Response;
 
@@ -16,7 +19,8 @@ fn quick_start() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/quick-start.properties")
 }
 
-/// What has to differ from the quick start on a machine where others run: the port and the directory.
+/// What has to differ from the quick start on a machine where others run: the port and the
+/// directory.
 fn overrides(dir: &Path, port: u16) -> Vec<String> {
     [
         format!("listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://:9093"),
@@ -32,14 +36,32 @@ fn overrides(dir: &Path, port: u16) -> Vec<String> {
 fn a_quick_start_file_needs_no_change_and_no_format_step() {
     let dir = tempfile::tempdir().unwrap();
     let port = free_port();
-    let broker = Broker::run(quick_start(), overrides(dir.path(), port), SocketAddr::from(([127, 0, 0, 1], port)));
+    let broker = Broker::run(
+        quick_start(),
+        overrides(dir.path(), port),
+        SocketAddr::from(([127, 0, 0, 1], port)),
+    );
     let mut client = broker.connect();
-    let Response::ApiVersions(versions) = ask(&mut client, 0, m::ApiVersionsRequest::default()) else { unreachable!() };
+    let Response::ApiVersions(versions) = ask(&mut client, 0, m::ApiVersionsRequest::default())
+    else {
+        unreachable!()
+    };
     assert_eq!(versions.error_code, 0);
     assert_eq!(ask_for_topic(&mut client, "quickstart-events"), 0);
-    assert_eq!(produced(ask(&mut client, PRODUCE_VERSION, produce_request("quickstart-events", b"This is my first event"))), (0, 0));
+    assert_eq!(
+        produced(ask(
+            &mut client,
+            PRODUCE_VERSION,
+            produce_request("quickstart-events", b"This is my first event")
+        )),
+        (0, 0)
+    );
     // As a stranger would read it, group and all.
-    let seen = kcat(&broker, &["-G", "readers", "quickstart-events", "-X", "auto.offset.reset=earliest", "-e", "-q"], "");
+    let seen = kcat(
+        &broker,
+        &["-G", "readers", "quickstart-events", "-X", "auto.offset.reset=earliest", "-e", "-q"],
+        "",
+    );
     assert_eq!(seen, "This is my first event\n");
 }
 
@@ -49,32 +71,67 @@ fn a_setting_that_cannot_be_is_refused_by_name_value_reason_and_range() {
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = other.local_addr().unwrap();
     let taken = format!("listeners=PLAINTEXT://{address},CONTROLLER://:9093");
-    let cannot = format!("listeners=PLAINTEXT://{address}: cannot listen on {address}; is another process using the port?: Address");
+    let cannot = format!(
+        "listeners=PLAINTEXT://{address}: cannot listen on {address}; is another process using the \
+         port?: Address"
+    );
     for (name, line, said) in [
         (
             "an unknown key, and strictness",
             "config.strict=true\nnum.partition=3",
-            &["num.partition: has no effect: no setting has this name; the nearest is num.partitions; remove it"][..],
+            &["num.partition: has no effect: no setting has this name; the nearest is \
+                 num.partitions; remove it"][..],
         ),
-        ("a word instead of a number", "num.partitions=many", &["num.partitions=many: must be a whole number from 1 to 2147483647"]),
-        ("a number out of range", "num.partitions=0", &["num.partitions=0: must be a whole number from 1 to 2147483647"]),
-        ("no range upwards", "log.retention.ms=-2", &["log.retention.ms=-2: must be a whole number, at least -1"]),
-        ("an unknown word", "log.cleanup.policy=shred", &["log.cleanup.policy=shred: must be empty or a list of compact, delete"]),
-        ("an impossible role", "process.roles=broker", &["process.roles=broker: this version runs both roles", "write broker,controller"]),
+        (
+            "a word instead of a number",
+            "num.partitions=many",
+            &["num.partitions=many: must be a whole number from 1 to 2147483647"],
+        ),
+        (
+            "a number out of range",
+            "num.partitions=0",
+            &["num.partitions=0: must be a whole number from 1 to 2147483647"],
+        ),
+        (
+            "no range upwards",
+            "log.retention.ms=-2",
+            &["log.retention.ms=-2: must be a whole number, at least -1"],
+        ),
+        (
+            "an unknown word",
+            "log.cleanup.policy=shred",
+            &["log.cleanup.policy=shred: must be empty or a list of compact, delete"],
+        ),
+        (
+            "an impossible role",
+            "process.roles=broker",
+            &["process.roles=broker: this version runs both roles", "write broker,controller"],
+        ),
         (
             "a promise not kept",
             "ssl.keystore.location=/k",
-            &["ssl.keystore.location is set: this version does not encrypt connections; remove the setting"],
+            &["ssl.keystore.location is set: this version does not encrypt connections; remove \
+                 the setting"],
         ),
-        ("two at once", "num.partitions=0\nauthorizer.class.name=x", &["num.partitions=0: must be", "authorizer.class.name is set"]),
+        (
+            "two at once",
+            "num.partitions=0\nauthorizer.class.name=x",
+            &["num.partitions=0: must be", "authorizer.class.name is set"],
+        ),
         ("a port in use", &taken, &[&cannot]),
         ("no property", "broken=\\u12", &["line ", "has \\u without four hexadecimal digits"]),
     ] {
         let config = dir.path().join("server.properties");
         let text = std::fs::read_to_string(quick_start()).unwrap();
         let logs = dir.path().join("data");
-        std::fs::write(&config, format!("{text}log.dirs={}\nadvertised.listeners=PLAINTEXT://localhost:9092\n{line}\n", logs.display()))
-            .unwrap();
+        std::fs::write(
+            &config,
+            format!(
+                "{text}log.dirs={}\nadvertised.listeners=PLAINTEXT://localhost:9092\n{line}\n",
+                logs.display()
+            ),
+        )
+        .unwrap();
         let output = refusal(&mut command(&config));
         // Whoever started it tells from the code that trying again cannot help.
         assert_eq!(output.status.code(), Some(if line == taken { 1 } else { 78 }), "{name}");
@@ -82,7 +139,10 @@ fn a_setting_that_cannot_be_is_refused_by_name_value_reason_and_range() {
         for part in said {
             assert!(error.contains(part), "{name}: {part:?} is not in {error:?}");
         }
-        assert!(error.contains(config.to_str().unwrap()) || line == taken, "{name}: the file is not named in {error:?}");
+        assert!(
+            error.contains(config.to_str().unwrap()) || line == taken,
+            "{name}: the file is not named in {error:?}"
+        );
     }
     let nowhere = dir.path().join("nowhere");
     let error = String::from_utf8(refusal(&mut command(&nowhere)).stderr).unwrap();
@@ -93,8 +153,10 @@ fn a_setting_that_cannot_be_is_refused_by_name_value_reason_and_range() {
 
 /// The message of a JSON log line that has everything a log line must have.
 fn message(line: &str) -> String {
-    let event: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
-    let text = |name: &str| event[name].as_str().unwrap_or_else(|| panic!("no {name}: {line}")).to_owned();
+    let event: serde_json::Value =
+        serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    let text =
+        |name: &str| event[name].as_str().unwrap_or_else(|| panic!("no {name}: {line}")).to_owned();
     assert!(text("timestamp").ends_with('Z'), "{line}");
     assert!(["ERROR", "WARN", "INFO", "DEBUG"].contains(&&*text("level")), "{line}");
     text("message")
@@ -112,7 +174,8 @@ fn with_json_every_line_of_the_log_is_one_object() {
     stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
     assert!(is_closed(&mut stranger));
     message(&broker.wait_for_line("connection closed"));
-    let messages: Vec<String> = broker.stop_and_read_log().iter().map(|line| message(line)).collect();
+    let messages: Vec<String> =
+        broker.stop_and_read_log().iter().map(|line| message(line)).collect();
     assert!(messages.iter().any(|message| message.starts_with("stopped in ")), "{messages:?}");
 }
 
@@ -130,15 +193,22 @@ fn with_json_a_refusal_is_an_object_too() {
     };
     for (mut command, said) in [
         (broker(Path::new("nowhere"), &[]), &["read nowhere (--config)"][..]),
-        (broker(&quick_start(), &["--override", "num.partitions=0"]), &["num.partitions=0: must be a whole number"]),
+        (
+            broker(&quick_start(), &["--override", "num.partitions=0"]),
+            &["num.partitions=0: must be a whole number"],
+        ),
         (broker(&quick_start(), &["--log-level", "a=b=c"]), &["--log-level a=b=c"]),
         (
             container(&[("KAFKA_CFG_NUM_PARTITIONS", "0")]),
-            &["KAFKA_CFG_NUM_PARTITIONS is taken as num.partitions", "num.partitions=0: must be a whole number"],
+            &[
+                "KAFKA_CFG_NUM_PARTITIONS is taken as num.partitions",
+                "num.partitions=0: must be a whole number",
+            ],
         ),
     ] {
         let output = refusal(command.args(["--log-format", "json"]));
-        let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+        let text =
+            [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
         let messages: Vec<String> = text.lines().map(message).collect();
         assert_eq!(messages.len(), said.len(), "{text}");
         for (message, part) in messages.iter().zip(said) {
@@ -158,7 +228,9 @@ fn a_directory_that_was_only_formatted_has_seen_no_unclean_end() {
     );
     std::fs::write(&config, text).unwrap();
     let mut format = Command::new(env!("CARGO_BIN_EXE_letterbox"));
-    format.args(["tool", "kafka-storage", "format", "-t", "4L6g3nShT-eMCtK--X86sw", "-c"]).arg(&config);
+    format
+        .args(["tool", "kafka-storage", "format", "-t", "4L6g3nShT-eMCtK--X86sw", "-c"])
+        .arg(&config);
     assert!(format.status().unwrap().success());
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     for (run, expected) in [("first", false), ("second, after it was killed", true)] {
@@ -173,7 +245,11 @@ fn a_directory_that_was_only_formatted_has_seen_no_unclean_end() {
         };
         // It is answered when the start is over.
         assert_eq!(ask_for_topic(&mut stream, "t"), 0);
-        rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::KILL).unwrap();
+        rustix::process::kill_process(
+            rustix::process::Pid::from_child(&child),
+            rustix::process::Signal::KILL,
+        )
+        .unwrap();
         let log = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
         assert_eq!(log.contains("the last run did not end cleanly"), expected, "{run}: {log}");
     }

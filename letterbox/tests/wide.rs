@@ -1,4 +1,5 @@
-//! Requests with many elements: answered like any other, but not on an async thread, which all other clients need.
+//! Requests with many elements: answered like any other, but not on an async thread, which all
+//! other clients need.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs, reason = "a test")]
 
 mod common;
@@ -49,14 +50,18 @@ fn requests() -> Vec<(i16, Request)> {
         (
             9,
             m::MetadataRequest::default()
-                .with_topics(Some(each(|at| m::metadata_request::MetadataRequestTopic::default().with_name(Some(topic(at))))))
+                .with_topics(Some(each(|at| {
+                    m::metadata_request::MetadataRequestTopic::default().with_name(Some(topic(at)))
+                })))
                 .into(),
         ),
         (
             7,
             m::ListOffsetsRequest::default()
                 .with_topics(each(|at| {
-                    m::list_offsets_request::ListOffsetsTopic::default().with_name(topic(at)).with_partitions(vec![Default::default()])
+                    m::list_offsets_request::ListOffsetsTopic::default()
+                        .with_name(topic(at))
+                        .with_partitions(vec![Default::default()])
                 }))
                 .into(),
         ),
@@ -66,7 +71,9 @@ fn requests() -> Vec<(i16, Request)> {
                 .with_session_epoch(-1)
                 .with_replica_id(m::BrokerId(-1))
                 .with_topics(each(|at| {
-                    m::fetch_request::FetchTopic::default().with_topic(topic(at)).with_partitions(vec![Default::default()])
+                    m::fetch_request::FetchTopic::default()
+                        .with_topic(topic(at))
+                        .with_partitions(vec![Default::default()])
                 }))
                 .into(),
         ),
@@ -87,7 +94,9 @@ fn requests() -> Vec<(i16, Request)> {
             m::OffsetFetchRequest::default()
                 .with_group_id(group(0))
                 .with_topics(Some(each(|at| {
-                    m::offset_fetch_request::OffsetFetchRequestTopic::default().with_name(topic(at)).with_partition_indexes(vec![0])
+                    m::offset_fetch_request::OffsetFetchRequestTopic::default()
+                        .with_name(topic(at))
+                        .with_partition_indexes(vec![0])
                 })))
                 .into(),
         ),
@@ -110,7 +119,9 @@ fn requests() -> Vec<(i16, Request)> {
             6,
             m::DeleteTopicsRequest::default()
                 .with_timeout_ms(60_000)
-                .with_topics(each(|at| m::delete_topics_request::DeleteTopicState::default().with_name(Some(topic(at)))))
+                .with_topics(each(|at| {
+                    m::delete_topics_request::DeleteTopicState::default().with_name(Some(topic(at)))
+                }))
                 .into(),
         ),
         (
@@ -118,7 +129,10 @@ fn requests() -> Vec<(i16, Request)> {
             m::CreatePartitionsRequest::default()
                 .with_timeout_ms(60_000)
                 .with_topics(each(|at| {
-                    m::create_partitions_request::CreatePartitionsTopic::default().with_name(topic(at)).with_count(2).with_assignments(None)
+                    m::create_partitions_request::CreatePartitionsTopic::default()
+                        .with_name(topic(at))
+                        .with_count(2)
+                        .with_assignments(None)
                 }))
                 .into(),
         ),
@@ -148,7 +162,9 @@ fn requests() -> Vec<(i16, Request)> {
             m::DeleteRecordsRequest::default()
                 .with_timeout_ms(60_000)
                 .with_topics(each(|at| {
-                    m::delete_records_request::DeleteRecordsTopic::default().with_name(topic(at)).with_partitions(vec![Default::default()])
+                    m::delete_records_request::DeleteRecordsTopic::default()
+                        .with_name(topic(at))
+                        .with_partitions(vec![Default::default()])
                 }))
                 .into(),
         ),
@@ -169,7 +185,9 @@ fn requests() -> Vec<(i16, Request)> {
                 .with_acks(-1)
                 .with_timeout_ms(60_000)
                 .with_topic_data(each(|at| {
-                    m::produce_request::TopicProduceData::default().with_name(topic(at)).with_partition_data(vec![Default::default()])
+                    m::produce_request::TopicProduceData::default()
+                        .with_name(topic(at))
+                        .with_partition_data(vec![Default::default()])
                 }))
                 .into(),
         ),
@@ -185,7 +203,8 @@ fn started(dir: &Path) -> (Runtime, Broker, Arc<Counted>, TcpStream) {
          auto.create.topics.enable=false\n",
         dir.join("data").display()
     );
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let real = Env::real();
     let tasks = Arc::new(Counted(real.tasks.clone(), AtomicUsize::new(0)));
     let env = Env { tasks: tasks.clone(), ..real };
@@ -195,7 +214,8 @@ fn started(dir: &Path) -> (Runtime, Broker, Arc<Counted>, TcpStream) {
     (runtime, broker, tasks, client)
 }
 
-/// What is done off the async threads while a request is answered [`TIMES`] times; other work (the upkeep's) counts too.
+/// What is done off the async threads while a request is answered [`TIMES`] times; other work (the
+/// upkeep's) counts too.
 fn elsewhere(tasks: &Counted, client: &mut TcpStream, version: i16, request: &Request) -> usize {
     let before = tasks.1.load(Ordering::SeqCst);
     for _ in 0..TIMES {
@@ -216,7 +236,8 @@ fn requests_with_many_elements_leave_the_async_threads_whatever_their_api() {
     runtime.block_on(broker.shutdown()).unwrap();
 }
 
-/// Clients begin with a request for the brokers alone, which must not wait for the large ones of others.
+/// Clients begin with a request for the brokers alone, which must not wait for the large ones of
+/// others.
 #[test]
 fn a_request_for_the_brokers_alone_stays_on_the_async_threads_however_many_partitions_there_are() {
     let dir = tempfile::tempdir().unwrap();
@@ -225,7 +246,11 @@ fn a_request_for_the_brokers_alone_stays_on_the_async_threads_however_many_parti
         .with_name(topic(0))
         .with_num_partitions(i32::try_from(WIDE).unwrap())
         .with_replication_factor(1);
-    ask(&mut client, 7, m::CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(60_000));
+    ask(
+        &mut client,
+        7,
+        m::CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(60_000),
+    );
     let all: Request = m::MetadataRequest::default().with_topics(None).into();
     assert!(elsewhere(&tasks, &mut client, 12, &all) >= TIMES);
     let brokers: Request = m::MetadataRequest::default().with_topics(Some(Vec::new())).into();

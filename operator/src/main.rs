@@ -37,8 +37,8 @@ struct RunArgs {
     /// Port of /livez, /readyz and /metrics.
     #[arg(long, default_value_t = 8080)]
     port: u16,
-    /// Act only while holding a Lease, so that more than one replica may run. The namespace and the replica's name come
-    /// from POD_NAMESPACE and POD_NAME.
+    /// Act only while holding a Lease, so that more than one replica may run. The namespace and the
+    /// replica's name come from POD_NAMESPACE and POD_NAME.
     #[arg(long)]
     leader_elect: bool,
     /// The name of that Lease: one for each operator of a namespace.
@@ -58,7 +58,9 @@ fn main() -> anyhow::Result<()> {
         }
         Command::Run(args) => {
             let directives = variable("LETTERBOX_LOG").unwrap_or_else(|| "info".to_owned());
-            let log = tracing_subscriber::fmt().with_env_filter(log_filter(&directives)?).with_writer(std::io::stderr);
+            let log = tracing_subscriber::fmt()
+                .with_env_filter(log_filter(&directives)?)
+                .with_writer(std::io::stderr);
             // No colour codes in a pod's log.
             let log = log.with_ansi(std::io::stderr().is_terminal());
             if args.log_json {
@@ -66,8 +68,11 @@ fn main() -> anyhow::Result<()> {
             } else {
                 log.init()
             }
-            let runtime =
-                tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("start the runtime")?;
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()
+                .context("start the runtime")?;
             runtime.block_on(run(args))
         }
     }
@@ -77,37 +82,52 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// Reads a level, or directives per module. A misspelt level would be taken for a module's name, and silence all others.
+/// Reads a level, or directives per module. A misspelt level would be taken for a module's name,
+/// and silence all others.
 fn log_filter(directives: &str) -> anyhow::Result<EnvFilter> {
     let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
-    let wrong = directives.split(',').map(str::trim).find(|each| !each.contains('=') && !is_level(each));
+    let wrong =
+        directives.split(',').map(str::trim).find(|each| !each.contains('=') && !is_level(each));
     match (wrong, EnvFilter::try_new(directives)) {
         (None, Ok(filter)) => Ok(filter),
         _ => anyhow::bail!(
-            "LETTERBOX_LOG={directives} ({}): must be off, error, warn, info, debug or trace, or module=level, separated by commas; the \
-             Helm chart sets it from log.level",
+            "LETTERBOX_LOG={directives} ({}): must be off, error, warn, info, debug or trace, or \
+             module=level, separated by commas; the Helm chart sets it from log.level",
             wrong.unwrap_or("not readable")
         ),
     }
 }
 
 async fn run(args: RunArgs) -> anyhow::Result<()> {
-    let namespaces = args.namespaces.or_else(|| Some(variable("LETTERBOX_NAMESPACES")?.split(',').map(ToOwned::to_owned).collect()));
+    let namespaces = args.namespaces.or_else(|| {
+        Some(variable("LETTERBOX_NAMESPACES")?.split(',').map(ToOwned::to_owned).collect())
+    });
     let lease = match args.leader_elect {
         false => None,
         true => Some(LeaseOptions {
-            namespace: variable("POD_NAMESPACE").context("read POD_NAMESPACE, which --leader-elect needs")?,
+            namespace: variable("POD_NAMESPACE")
+                .context("read POD_NAMESPACE, which --leader-elect needs")?,
             name: args.lease_name,
             identity: variable("POD_NAME").context("read POD_NAME, which --leader-elect needs")?,
         }),
     };
     let options = Options {
-        image: args.image.or_else(|| variable("LETTERBOX_IMAGE")).unwrap_or_else(|| format!("letterbox:{}", env!("CARGO_PKG_VERSION"))),
-        namespaces: namespaces.unwrap_or_default().into_iter().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect(),
+        image: args
+            .image
+            .or_else(|| variable("LETTERBOX_IMAGE"))
+            .unwrap_or_else(|| format!("letterbox:{}", env!("CARGO_PKG_VERSION"))),
+        namespaces: namespaces
+            .unwrap_or_default()
+            .into_iter()
+            .map(|name| name.trim().to_owned())
+            .filter(|name| !name.is_empty())
+            .collect(),
         listen: (String::new(), args.port),
         lease,
     };
-    let client = kube::Client::try_default().await.context("find the API server (in-cluster, or KUBECONFIG)")?;
+    let client = kube::Client::try_default()
+        .await
+        .context("find the API server (in-cluster, or KUBECONFIG)")?;
     controller::run(Env::real(), client, options).await
 }
 
@@ -120,7 +140,9 @@ mod tests {
         for good in ["info", "DEBUG", "off", "warn,letterbox_operator=debug,kube[span]=trace"] {
             log_filter(good).unwrap();
         }
-        for (bad, named) in [("debgu", "(debgu)"), ("info,verbose", "(verbose)"), ("kube=loud", "(not readable)")] {
+        for (bad, named) in
+            [("debgu", "(debgu)"), ("info,verbose", "(verbose)"), ("kube=loud", "(not readable)")]
+        {
             let said = log_filter(bad).unwrap_err().to_string();
             assert!(said.contains(named) && said.contains("log.level"), "{said}");
         }

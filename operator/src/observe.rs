@@ -1,5 +1,5 @@
-//! What is: one value per cluster, made by a platform from what it read. Failing to reach a broker is an
-//! observation, not an error.
+//! What is: one value per cluster, made by a platform from what it read. Failing to reach a broker
+//! is an observation, not an error.
 
 use std::collections::BTreeMap;
 
@@ -9,12 +9,13 @@ use crate::status::Fault;
 /// A cluster as it is, compared with its blueprint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
-    /// What clients and brokers find each other by: services and the service account. Changing these never restarts a
-    /// broker.
+    /// What clients and brokers find each other by: services and the service account. Changing
+    /// these never restarts a broker.
     pub access: Compared,
     /// The disruption budget.
     pub budget: Compared,
-    /// Things of this cluster that nothing asks for any more and that hold no data: a service of a removed listener.
+    /// Things of this cluster that nothing asks for any more and that hold no data: a service of a
+    /// removed listener.
     pub stale: Vec<String>,
     /// The brokers, by id.
     pub brokers: BTreeMap<i32, ObservedBroker>,
@@ -22,14 +23,16 @@ pub struct Observed {
     pub bootstrap: BTreeMap<String, String>,
     /// The cluster's id, when a broker told it.
     pub cluster_id: Option<String>,
-    /// Whether the operator holds the cluster's object until its volumes are deleted; `None` where nothing can hold it.
+    /// Whether the operator holds the cluster's object until its volumes are deleted; `None` where
+    /// nothing can hold it.
     pub is_held: Option<bool>,
-    /// What could not be read, and why. The fields above say nothing about it: nothing is planned for it, and nothing is
-    /// reported about it except this.
+    /// What could not be read, and why. The fields above say nothing about it: nothing is planned
+    /// for it, and nothing is reported about it except this.
     pub unread: BTreeMap<Part, Fault>,
 }
 
-/// A part of a cluster that is read and changed apart from the others, so that a fault in one leaves the others going.
+/// A part of a cluster that is read and changed apart from the others, so that a fault in one
+/// leaves the others going.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
     /// Services and the service account.
@@ -68,12 +71,15 @@ pub struct ObservedBroker {
     pub definition: Compared,
     /// What it is doing.
     pub run: Run,
-    /// Whether what was started is what the spec asks for: false from a change until the restart for it.
+    /// Whether what was started is what the spec asks for: false from a change until the restart
+    /// for it.
     pub is_current: bool,
-    /// Whether what was started is the newest definition in everything, also in what the spec did not ask for.
+    /// Whether what was started is the newest definition in everything, also in what the spec did
+    /// not ask for.
     pub is_newest: bool,
-    /// Names what was started, where the platform keeps a definition apart from what was started by it (a pod's uid) and would start it
-    /// again by the newest definition; then it has to be ended to take that up. Otherwise applying a definition restarts it.
+    /// Names what was started, where the platform keeps a definition apart from what was started by
+    /// it (a pod's uid) and would start it again by the newest definition; then it has to be ended
+    /// to take that up. Otherwise applying a definition restarts it.
     pub to_end: Option<String>,
     /// Its volume; `None` where there is none, or where the platform has no volumes.
     pub volume: Option<Volume>,

@@ -36,10 +36,12 @@ impl ClusterPass {
     }
 }
 
-/// One pass over `cluster`. `admin` answers for the cluster's id; without one the id is not asked for.
+/// One pass over `cluster`. `admin` answers for the cluster's id; without one the id is not asked
+/// for.
 ///
 /// # Errors
-/// What could not be read. A step that fails is part of the result, and does not keep the others from being tried.
+/// What could not be read. A step that fails is part of the result, and does not keep the others
+/// from being tried.
 pub async fn reconcile_cluster<P: Platform>(
     platform: &P,
     cluster: &KafkaCluster,
@@ -68,13 +70,24 @@ pub async fn reconcile_cluster<P: Platform>(
 /// Where the `KafkaTopic` object itself is kept.
 pub trait TopicHome: Send + Sync {
     /// The object as it is now, not from a cache; `None` when it is gone.
-    fn read<'a>(&'a self, topic: &'a KafkaTopic) -> BoxFuture<'a, Result<Option<KafkaTopic>, Fault>>;
+    fn read<'a>(
+        &'a self,
+        topic: &'a KafkaTopic,
+    ) -> BoxFuture<'a, Result<Option<KafkaTopic>, Fault>>;
 
     /// Adds or removes the finalizer.
-    fn set_finalizer<'a>(&'a self, topic: &'a KafkaTopic, present: bool) -> BoxFuture<'a, Result<(), Fault>>;
+    fn set_finalizer<'a>(
+        &'a self,
+        topic: &'a KafkaTopic,
+        present: bool,
+    ) -> BoxFuture<'a, Result<(), Fault>>;
 
     /// Writes the status.
-    fn write_status<'a>(&'a self, topic: &'a KafkaTopic, status: &'a KafkaTopicStatus) -> BoxFuture<'a, Result<(), Fault>>;
+    fn write_status<'a>(
+        &'a self,
+        topic: &'a KafkaTopic,
+        status: &'a KafkaTopicStatus,
+    ) -> BoxFuture<'a, Result<(), Fault>>;
 }
 
 /// What a pass over a topic found and did.
@@ -92,7 +105,8 @@ pub struct TopicPass {
     pub released: bool,
 }
 
-/// One pass over `topic`, of whose surroundings `facts` are known. Its status is written when it changed.
+/// One pass over `topic`, of whose surroundings `facts` are known. Its status is written when it
+/// changed.
 ///
 /// # Errors
 /// When the status could not be written.
@@ -111,7 +125,12 @@ pub async fn reconcile_topic(
     for step in &plan.steps {
         match act(home, admin, &mut current, step).await {
             Ok(()) => {
-                changed |= matches!(step, TopicStep::Create { .. } | TopicStep::CreatePartitions { .. } | TopicStep::AlterConfig(_));
+                changed |= matches!(
+                    step,
+                    TopicStep::Create { .. }
+                        | TopicStep::CreatePartitions { .. }
+                        | TopicStep::AlterConfig(_)
+                );
                 done.push(step.clone());
             }
             Err(error) => {
@@ -120,7 +139,8 @@ pub async fn reconcile_topic(
             }
         }
     }
-    let released = current.metadata.deletion_timestamp.is_some() && done.contains(&TopicStep::RemoveFinalizer);
+    let released =
+        current.metadata.deletion_timestamp.is_some() && done.contains(&TopicStep::RemoveFinalizer);
     let mut live: Option<Topic> = facts.topic.clone();
     if changed {
         live = admin.describe_topic(&topic.kafka_name()).await.ok().flatten().or(live);
@@ -132,7 +152,12 @@ pub async fn reconcile_topic(
     Ok(TopicPass { plan, done, fault, status, released })
 }
 
-async fn act(home: &dyn TopicHome, admin: &dyn KafkaAdmin, topic: &mut KafkaTopic, step: &TopicStep) -> Result<(), Fault> {
+async fn act(
+    home: &dyn TopicHome,
+    admin: &dyn KafkaAdmin,
+    topic: &mut KafkaTopic,
+    step: &TopicStep,
+) -> Result<(), Fault> {
     let name = topic.kafka_name();
     let tell = |error: AdminError| admin_fault(step, &error);
     match step {
@@ -145,16 +170,30 @@ async fn act(home: &dyn TopicHome, admin: &dyn KafkaAdmin, topic: &mut KafkaTopi
             topic.status = Some(status);
             Ok(())
         }
-        TopicStep::Create { partitions, replicas, config } => admin.create_topic(&name, *partitions, *replicas, config).await.map_err(tell),
-        TopicStep::CreatePartitions { to, .. } => admin.create_partitions(&name, *to).await.map_err(tell),
-        TopicStep::AlterConfig(changes) => admin.alter_topic_config(&name, changes).await.map_err(tell),
+        TopicStep::Create { partitions, replicas, config } => {
+            admin.create_topic(&name, *partitions, *replicas, config).await.map_err(tell)
+        }
+        TopicStep::CreatePartitions { to, .. } => {
+            admin.create_partitions(&name, *to).await.map_err(tell)
+        }
+        TopicStep::AlterConfig(changes) => {
+            admin.alter_topic_config(&name, changes).await.map_err(tell)
+        }
         TopicStep::Delete { id } => delete(home, admin, topic, id).await,
     }
 }
 
 /// Deletes the topic after a live read of the object that asks for it and of the topic that goes.
-async fn delete(home: &dyn TopicHome, admin: &dyn KafkaAdmin, topic: &KafkaTopic, id: &str) -> Result<(), Fault> {
-    let changed = |message: &str| Fault { reason: "Changed".to_owned(), message: format!("{message}; the topic is looked at anew") };
+async fn delete(
+    home: &dyn TopicHome,
+    admin: &dyn KafkaAdmin,
+    topic: &KafkaTopic,
+    id: &str,
+) -> Result<(), Fault> {
+    let changed = |message: &str| Fault {
+        reason: "Changed".to_owned(),
+        message: format!("{message}; the topic is looked at anew"),
+    };
     let live = home.read(topic).await?.ok_or_else(|| changed("the object is gone"))?;
     if live.metadata.uid != topic.metadata.uid
         || live.metadata.deletion_timestamp.is_none()
@@ -164,7 +203,11 @@ async fn delete(home: &dyn TopicHome, admin: &dyn KafkaAdmin, topic: &KafkaTopic
         return Err(changed("the object no longer asks for its topic's deletion"));
     }
     let step = TopicStep::Delete { id: id.to_owned() };
-    match admin.describe_topic(&topic.kafka_name()).await.map_err(|error| admin_fault(&step, &error))? {
+    match admin
+        .describe_topic(&topic.kafka_name())
+        .await
+        .map_err(|error| admin_fault(&step, &error))?
+    {
         None => Ok(()),
         Some(seen) if seen.id != id => Err(changed("another topic took the name")),
         Some(_) => match admin.delete_topic(&topic.kafka_name()).await {

@@ -1,7 +1,9 @@
-//! The operator against a real API server with etcd behind it, and nothing else: no kubelet, no controllers.
+//! The operator against a real API server with etcd behind it, and nothing else: no kubelet, no
+//! controllers.
 //!
-//! The binaries `etcd` and `kube-apiserver` are taken from KUBEBUILDER_ASSETS (the convention of envtest) or PATH, and
-//! openssl makes a key; helm renders the chart's Roles. `cargo test` leaves it out; `./dev apiserver` runs it, or says NOT RUN where they are missing.
+//! The binaries `etcd` and `kube-apiserver` are taken from KUBEBUILDER_ASSETS (the convention of
+//! envtest) or PATH, and openssl makes a key; helm renders the chart's Roles. `cargo test` leaves
+//! it out; `./dev apiserver` runs it, or says NOT RUN where they are missing.
 #![allow(clippy::disallowed_methods, reason = "a test stands outside of the seam")]
 
 use std::collections::BTreeMap;
@@ -13,7 +15,9 @@ use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Namespace, PersistentVolumeClaim, Pod, Service, ServiceAccount,
+};
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
@@ -24,7 +28,9 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt as _};
 use letterbox_env::Env;
 use letterbox_operator::admin::{AskIdentity, Identity};
-use letterbox_operator::api::{CLUSTER_FINALIZER, KafkaCluster, KafkaTopic, READY, TOPIC_FINALIZER, crds, find_condition};
+use letterbox_operator::api::{
+    CLUSTER_FINALIZER, KafkaCluster, KafkaTopic, READY, TOPIC_FINALIZER, crds, find_condition,
+};
 use letterbox_operator::controller::{self, KubernetesHome, LeaseOptions, Options};
 use letterbox_operator::plan::{ClusterState, Step, TopicFacts};
 use letterbox_operator::platform::kubernetes::Kubernetes;
@@ -75,21 +81,35 @@ async fn free_port() -> u16 {
 fn spawn(program: &Path, arguments: &[String], log: &Path) -> Child {
     let file = Env::real().disk.open(log, letterbox_env::OpenMode::Truncate).unwrap();
     let output = || Stdio::from(file.as_fd().unwrap().try_clone_to_owned().unwrap());
-    Command::new(program).args(arguments).stdin(Stdio::null()).stdout(output()).stderr(output()).spawn().unwrap()
+    Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(output())
+        .stderr(output())
+        .spawn()
+        .unwrap()
 }
 
 impl Server {
     async fn start() -> Self {
-        let (etcd, apiserver, openssl) = (binary("etcd"), binary("kube-apiserver"), binary("openssl"));
+        let (etcd, apiserver, openssl) =
+            (binary("etcd"), binary("kube-apiserver"), binary("openssl"));
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name).display().to_string();
         let disk = Env::real().disk;
-        disk.write_atomically(&dir.path().join("tokens"), format!("{TOKEN},admin,1,system:masters\n").as_bytes()).unwrap();
-        let made = Command::new(openssl).args(["genrsa", "-out", &at("key"), "2048"]).output().unwrap();
+        disk.write_atomically(
+            &dir.path().join("tokens"),
+            format!("{TOKEN},admin,1,system:masters\n").as_bytes(),
+        )
+        .unwrap();
+        let made =
+            Command::new(openssl).args(["genrsa", "-out", &at("key"), "2048"]).output().unwrap();
         assert!(made.status.success());
         let (client, peer, port) = (free_port().await, free_port().await, free_port().await);
         let url = |port: u16| format!("http://127.0.0.1:{port}");
-        let flags = |pairs: &[(&str, String)]| pairs.iter().map(|(key, value)| format!("--{key}={value}")).collect::<Vec<_>>();
+        let flags = |pairs: &[(&str, String)]| {
+            pairs.iter().map(|(key, value)| format!("--{key}={value}")).collect::<Vec<_>>()
+        };
         let etcd_flags = flags(&[
             ("data-dir", at("etcd")),
             ("listen-client-urls", url(client)),
@@ -114,17 +134,27 @@ impl Server {
             ("disable-admission-plugins", "ServiceAccount".into()),
         ]);
         let api = (apiserver, api_flags, dir.path().join("api.log"));
-        let children = vec![spawn(&etcd, &etcd_flags, &dir.path().join("etcd.log")), spawn(&api.0, &api.1, &api.2)];
+        let children = vec![
+            spawn(&etcd, &etcd_flags, &dir.path().join("etcd.log")),
+            spawn(&api.0, &api.1, &api.2),
+        ];
         let server = Self { children, api, port, _dir: dir };
         let client = server.client();
-        server.until("the API server is ready", || async { client.list_api_groups().await.is_ok() }).await;
+        server
+            .until("the API server is ready", || async { client.list_api_groups().await.is_ok() })
+            .await;
         let namespaces: Api<Namespace> = Api::all(client.clone());
-        server.until("the namespace default is there", || async { namespaces.get("default").await.is_ok() }).await;
+        server
+            .until("the namespace default is there", || async {
+                namespaces.get("default").await.is_ok()
+            })
+            .await;
         server
     }
 
     fn config(&self) -> kube::Config {
-        let mut config = kube::Config::new(format!("https://127.0.0.1:{}", self.port).parse().unwrap());
+        let mut config =
+            kube::Config::new(format!("https://127.0.0.1:{}", self.port).parse().unwrap());
         config.accept_invalid_certs = true;
         config.auth_info.token = Some(TOKEN.to_owned().into());
         config
@@ -145,7 +175,8 @@ impl Server {
         *self.children.last_mut().unwrap() = spawn(&self.api.0, &self.api.1, &self.api.2);
     }
 
-    /// A client of an operator that is killed after its `writes`-th write: nothing more reaches the API server.
+    /// A client of an operator that is killed after its `writes`-th write: nothing more reaches the
+    /// API server.
     fn mortal(&self, writes: i64) -> Client {
         let left = Arc::new(AtomicI64::new(writes));
         let layer = tower::layer::layer_fn(move |inner| Mortal { inner, left: left.clone() });
@@ -153,7 +184,12 @@ impl Server {
     }
 
     /// A client that may do everything in `namespace`, except for listing one kind of resource.
-    async fn without_right_to_list(&self, client: &Client, namespace: &str, refused: &str) -> Client {
+    async fn without_right_to_list(
+        &self,
+        client: &Client,
+        namespace: &str,
+        refused: &str,
+    ) -> Client {
         let all = [
             "poddisruptionbudgets",
             "persistentvolumeclaims",
@@ -176,16 +212,26 @@ impl Server {
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "blind"},
         }))
         .unwrap();
-        Api::<Role>::namespaced(client.clone(), namespace).create(&PostParams::default(), &role).await.unwrap();
-        Api::<RoleBinding>::namespaced(client.clone(), namespace).create(&PostParams::default(), &binding).await.unwrap();
+        Api::<Role>::namespaced(client.clone(), namespace)
+            .create(&PostParams::default(), &role)
+            .await
+            .unwrap();
+        Api::<RoleBinding>::namespaced(client.clone(), namespace)
+            .create(&PostParams::default(), &binding)
+            .await
+            .unwrap();
         let mut config = self.config();
-        config.headers.push((http::HeaderName::from_static("impersonate-user"), http::HeaderValue::from_static("blind")));
+        config.headers.push((
+            http::HeaderName::from_static("impersonate-user"),
+            http::HeaderValue::from_static("blind"),
+        ));
         let blind = Client::try_from(config).unwrap();
         // The authorizer reads its rules through a watch.
         let maps: Api<StatefulSet> = Api::namespaced(blind.clone(), namespace);
         let pods: Api<Pod> = Api::namespaced(blind.clone(), namespace);
         self.until("the right is given", || async {
-            maps.list(&ListParams::default()).await.is_ok() || pods.list(&ListParams::default()).await.is_ok()
+            maps.list(&ListParams::default()).await.is_ok()
+                || pods.list(&ListParams::default()).await.is_ok()
         })
         .await;
         blind
@@ -196,7 +242,13 @@ impl Server {
         let requests = Requests::default();
         let log = requests.clone();
         let layer = tower::layer::layer_fn(move |inner| Counted { inner, log: log.clone() });
-        (kube::client::ClientBuilder::try_from(self.config()).unwrap().with_layer(&layer).build(), requests)
+        (
+            kube::client::ClientBuilder::try_from(self.config())
+                .unwrap()
+                .with_layer(&layer)
+                .build(),
+            requests,
+        )
     }
 
     async fn until<F: Future<Output = bool>>(&self, what: &str, mut holds: impl FnMut() -> F) {
@@ -231,7 +283,10 @@ where
     type Error = S::Error;
     type Future = S::Future;
 
-    fn poll_ready(&mut self, context: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Self::Error>> {
+    fn poll_ready(
+        &mut self,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(context)
     }
 
@@ -258,7 +313,10 @@ where
     type Error = tower::BoxError;
     type Future = letterbox_env::BoxFuture<'static, Result<S::Response, tower::BoxError>>;
 
-    fn poll_ready(&mut self, context: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Self::Error>> {
+    fn poll_ready(
+        &mut self,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(context).map_err(Into::into)
     }
 
@@ -284,13 +342,31 @@ fn cluster_of(name: &str, namespace: &str, spec: Value) -> KafkaCluster {
 struct Says;
 
 impl AskIdentity for Says {
-    fn identity<'a>(&'a self, host: &'a str, _: u16) -> letterbox_env::BoxFuture<'a, Option<Identity>> {
-        Box::pin(async move { Some(Identity { cluster_id: "c".into(), directory_ids: vec![format!("directory of {host}")] }) })
+    fn identity<'a>(
+        &'a self,
+        host: &'a str,
+        _: u16,
+    ) -> letterbox_env::BoxFuture<'a, Option<Identity>> {
+        Box::pin(async move {
+            Some(Identity {
+                cluster_id: "c".into(),
+                directory_ids: vec![format!("directory of {host}")],
+            })
+        })
     }
 }
 
-async fn pass(client: &Client, cluster: &KafkaCluster) -> Result<ClusterPass, letterbox_operator::status::Fault> {
-    reconcile_cluster(&Kubernetes::new(client.clone(), "letterbox:9".into(), Arc::new(Says)), cluster, None, &now()).await
+async fn pass(
+    client: &Client,
+    cluster: &KafkaCluster,
+) -> Result<ClusterPass, letterbox_operator::status::Fault> {
+    reconcile_cluster(
+        &Kubernetes::new(client.clone(), "letterbox:9".into(), Arc::new(Says)),
+        cluster,
+        None,
+        &now(),
+    )
+    .await
 }
 
 /// Passes until no step is left; the last pass.
@@ -307,7 +383,8 @@ async fn settle(client: &Client, cluster: &KafkaCluster) -> ClusterPass {
 
 #[test]
 fn against_a_real_api_server() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let mut server = Server::start().await;
         let client = server.client();
@@ -332,15 +409,29 @@ async fn install(server: &Server, client: &Client) {
         let name = crd.name_any();
         api.patch(&name, &PatchParams::apply("test").force(), &Patch::Apply(&crd)).await.unwrap();
         let established = || async {
-            let conditions = api.get(&name).await.unwrap().status.and_then(|status| status.conditions).unwrap_or_default();
-            conditions.iter().any(|condition| condition.type_ == "Established" && condition.status == "True")
+            let conditions = api
+                .get(&name)
+                .await
+                .unwrap()
+                .status
+                .and_then(|status| status.conditions)
+                .unwrap_or_default();
+            conditions
+                .iter()
+                .any(|condition| condition.type_ == "Established" && condition.status == "True")
         };
         server.until(&name, established).await;
     }
     let clusters: Api<KafkaCluster> = Api::namespaced(client.clone(), "default");
-    server.until("clusters are served", || async { clusters.list(&ListParams::default()).await.is_ok() }).await;
+    server
+        .until("clusters are served", || async {
+            clusters.list(&ListParams::default()).await.is_ok()
+        })
+        .await;
     let topics: Api<KafkaTopic> = Api::namespaced(client.clone(), "default");
-    server.until("topics are served", || async { topics.list(&ListParams::default()).await.is_ok() }).await;
+    server
+        .until("topics are served", || async { topics.list(&ListParams::default()).await.is_ok() })
+        .await;
 }
 
 /// What creating `object` is refused with; panics when it is not.
@@ -350,7 +441,8 @@ async fn refusal(client: &Client, kind: &str, name: &str, spec: Value) -> String
     } else {
         kube::api::ApiResource::erase::<KafkaTopic>(&())
     };
-    let api: Api<kube::api::DynamicObject> = Api::namespaced_with(client.clone(), "default", &resource);
+    let api: Api<kube::api::DynamicObject> =
+        Api::namespaced_with(client.clone(), "default", &resource);
     let object = serde_json::from_value(json!({
         "apiVersion": "letterbox.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec,
     }))
@@ -363,16 +455,44 @@ async fn refusal(client: &Client, kind: &str, name: &str, spec: Value) -> String
 
 async fn refuses_what_cannot_work(client: &Client) {
     for (name, spec, sentence) in [
-        ("a", json!({"replicas": 3}), "This version runs one broker per cluster; set spec.replicas to 1."),
-        ("a", json!({"config": {"node.id": "1", "num.partitions": "3"}}), "The operator sets node.id itself; remove it from spec.config."),
+        (
+            "a",
+            json!({"replicas": 3}),
+            "This version runs one broker per cluster; set spec.replicas to 1.",
+        ),
+        (
+            "a",
+            json!({"config": {"node.id": "1", "num.partitions": "3"}}),
+            "The operator sets node.id itself; remove it from spec.config.",
+        ),
         ("a", json!({"image": "a:1", "version": "1"}), "set it or spec.version, not both"),
         ("a", json!({"storage": {"size": "lots"}}), "The size must be a quantity of at least 64Mi"),
         ("a", json!({"storage": {"size": "63Mi"}}), "The size must be a quantity of at least 64Mi"),
-        ("a", json!({"resources": {"requests": {"memory": "lots"}}}), "spec.resources.requests.memory in body should match"),
-        ("a", json!({"resources": {"limits": {"cpu": "-1"}}}), "spec.resources.limits.cpu in body should match"),
-        ("a", json!({"listeners": [{"name": "a", "port": 9092}, {"name": "b", "port": 9092}]}), "give each listener a port of its own"),
-        ("a", json!({"listeners": [{"name": "a", "port": 9092, "type": "nodeport"}]}), "One listener must be of type internal"),
-        ("a", json!({"listeners": [{"name": "controller", "port": 9092}]}), "The name controller is taken"),
+        (
+            "a",
+            json!({"resources": {"requests": {"memory": "lots"}}}),
+            "spec.resources.requests.memory in body should match",
+        ),
+        (
+            "a",
+            json!({"resources": {"limits": {"cpu": "-1"}}}),
+            "spec.resources.limits.cpu in body should match",
+        ),
+        (
+            "a",
+            json!({"listeners": [{"name": "a", "port": 9092}, {"name": "b", "port": 9092}]}),
+            "give each listener a port of its own",
+        ),
+        (
+            "a",
+            json!({"listeners": [{"name": "a", "port": 9092, "type": "nodeport"}]}),
+            "One listener must be of type internal",
+        ),
+        (
+            "a",
+            json!({"listeners": [{"name": "controller", "port": 9092}]}),
+            "The name controller is taken",
+        ),
         ("a", json!({"listeners": [{"name": "admin", "port": 9092}]}), "The name admin is taken"),
         (
             "a",
@@ -386,7 +506,11 @@ async fn refuses_what_cannot_work(client: &Client) {
             "Only a listener of type nodeport has bootstrap",
         ),
         ("0a", json!({}), "A cluster's name has at most 32 characters"),
-        ("a-name-of-more-than-thirty-two-characters", json!({}), "A cluster's name has at most 32 characters"),
+        (
+            "a-name-of-more-than-thirty-two-characters",
+            json!({}),
+            "A cluster's name has at most 32 characters",
+        ),
     ] {
         let said = refusal(client, "KafkaCluster", name, spec.clone()).await;
         assert!(said.contains(sentence), "{spec}: {said}");
@@ -397,8 +521,14 @@ async fn refuses_what_cannot_work(client: &Client) {
         spec
     };
     for (spec, sentence) in [
-        (topic(json!({"replicas": 3})), "This version keeps one replica of each partition; set spec.replicas to 1."),
-        (topic(json!({"topicName": "__consumer_offsets"})), "begin with two underscores are the brokers' own"),
+        (
+            topic(json!({"replicas": 3})),
+            "This version keeps one replica of each partition; set spec.replicas to 1.",
+        ),
+        (
+            topic(json!({"topicName": "__consumer_offsets"})),
+            "begin with two underscores are the brokers' own",
+        ),
         (topic(json!({"topicName": ".."})), "A topic cannot be named '.' or '..'."),
         (topic(json!({"partitions": 0})), "should be greater than or equal to 1"),
         (json!({}), "spec.clusterRef: Required value"),
@@ -410,7 +540,10 @@ async fn refuses_what_cannot_work(client: &Client) {
     let clusters: Api<KafkaCluster> = Api::namespaced(client.clone(), "default");
     let topics: Api<KafkaTopic> = Api::namespaced(client.clone(), "default");
     clusters
-        .create(&PostParams::default(), &cluster_of("fixed", "default", json!({"storage": {"size": "2Gi", "class": "a"}})))
+        .create(
+            &PostParams::default(),
+            &cluster_of("fixed", "default", json!({"storage": {"size": "2Gi", "class": "a"}})),
+        )
         .await
         .unwrap();
     let made: KafkaTopic = serde_json::from_value(json!({
@@ -422,19 +555,32 @@ async fn refuses_what_cannot_work(client: &Client) {
     let merge = |spec: Value| Patch::Merge(json!({"spec": spec}));
     let params = PatchParams::default();
     for (result, sentence) in [
-        (topics.patch("fixed", &params, &merge(json!({"topicName": "x"}))).await.map(drop), "A topic cannot be renamed"),
         (
-            topics.patch("fixed", &params, &merge(json!({"clusterRef": {"name": "x"}}))).await.map(drop),
+            topics.patch("fixed", &params, &merge(json!({"topicName": "x"}))).await.map(drop),
+            "A topic cannot be renamed",
+        ),
+        (
+            topics
+                .patch("fixed", &params, &merge(json!({"clusterRef": {"name": "x"}})))
+                .await
+                .map(drop),
             "A topic cannot move to another cluster",
         ),
     ] {
         match result {
-            Err(kube::Error::Api(status)) => assert!(status.message.contains(sentence), "{}", status.message),
+            Err(kube::Error::Api(status)) => {
+                assert!(status.message.contains(sentence), "{}", status.message)
+            }
             other => panic!("{sentence}: {other:?}"),
         }
     }
     // What may be taken back: the live volume decides what comes of it.
-    for storage in [json!({"size": "3072Mi"}), json!({"size": "1Gi"}), json!({"class": "b"}), json!({"class": null})] {
+    for storage in [
+        json!({"size": "3072Mi"}),
+        json!({"size": "1Gi"}),
+        json!({"class": "b"}),
+        json!({"class": null}),
+    ] {
         clusters.patch("fixed", &params, &merge(json!({"storage": storage}))).await.unwrap();
     }
     clusters.delete("fixed", &DeleteParams::default()).await.unwrap();
@@ -447,16 +593,25 @@ async fn makes_and_repairs(client: &Client) {
         "storage": {"size": "1Gi"}, "resources": {"requests": {"cpu": "0.5", "memory": "512Mi"}},
         "listeners": [{"name": "plain", "port": 9092}, {"name": "external", "port": 9094, "type": "nodeport"}],
     });
-    let cluster = clusters.create(&PostParams::default(), &cluster_of("demo", "default", spec)).await.unwrap();
+    let cluster = clusters
+        .create(&PostParams::default(), &cluster_of("demo", "default", spec))
+        .await
+        .unwrap();
     let first = pass(client, &cluster).await.unwrap();
     assert_eq!(first.faults, []);
-    assert_eq!(find_condition(&first.status.conditions, READY).unwrap().reason, "WaitingForAddress");
+    assert_eq!(
+        find_condition(&first.status.conditions, READY).unwrap().reason,
+        "WaitingForAddress"
+    );
     settle(client, &cluster).await;
 
     let services: Api<Service> = Api::namespaced(client.clone(), "default");
     let sets: Api<StatefulSet> = Api::namespaced(client.clone(), "default");
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "default");
-    let node_port = services.get("demo-broker-0-external").await.unwrap().spec.unwrap().ports.unwrap()[0].node_port.unwrap();
+    let node_port =
+        services.get("demo-broker-0-external").await.unwrap().spec.unwrap().ports.unwrap()[0]
+            .node_port
+            .unwrap();
     let set = sets.get("demo-broker-0").await.unwrap();
     let container = set.spec.clone().unwrap().template.spec.unwrap().containers[0].clone();
     assert!(
@@ -470,24 +625,38 @@ async fn makes_and_repairs(client: &Client) {
     let merge = |value: Value| Patch::Merge(value);
     let params = PatchParams::default();
     services
-        .patch("demo-kafka-bootstrap", &params, &merge(json!({"spec": {"selector": {"letterbox.dev/cluster": "other"}}})))
+        .patch(
+            "demo-kafka-bootstrap",
+            &params,
+            &merge(json!({"spec": {"selector": {"letterbox.dev/cluster": "other"}}})),
+        )
         .await
         .unwrap();
-    let hidden = json!({"spec": {"publishNotReadyAddresses": true, "internalTrafficPolicy": "Local"}});
+    let hidden =
+        json!({"spec": {"publishNotReadyAddresses": true, "internalTrafficPolicy": "Local"}});
     services.patch("demo-kafka-external-bootstrap", &params, &merge(hidden)).await.unwrap();
     services.delete("demo-kafka-brokers", &DeleteParams::default()).await.unwrap();
     let map = the_config_map(&maps).await;
-    let edited = maps.patch(&map, &params, &merge(json!({"data": {"server.properties": "node.id=8\n"}}))).await;
+    let edited = maps
+        .patch(&map, &params, &merge(json!({"data": {"server.properties": "node.id=8\n"}})))
+        .await;
     assert!(edited.unwrap_err().to_string().contains("immutable"));
     maps.delete(&map, &DeleteParams::default()).await.unwrap();
     let held = json!({"spec": {"replicas": 0, "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 1}}}});
     sets.patch("demo-broker-0", &params, &merge(held)).await.unwrap();
     let budgets: Api<PodDisruptionBudget> = Api::namespaced(client.clone(), "default");
-    let foreign = json!({"spec": {"maxUnavailable": 0, "selector": {"matchLabels": {"foreign": "1"}}}});
+    let foreign =
+        json!({"spec": {"maxUnavailable": 0, "selector": {"matchLabels": {"foreign": "1"}}}});
     budgets.patch("demo-kafka", &params, &merge(foreign)).await.unwrap();
-    services.patch("demo-broker-0", &params, &merge(json!({"spec": {"selector": {"foreign": "1"}}}))).await.unwrap();
+    services
+        .patch("demo-broker-0", &params, &merge(json!({"spec": {"selector": {"foreign": "1"}}})))
+        .await
+        .unwrap();
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), "default");
-    accounts.patch("demo-kafka", &params, &merge(json!({"automountServiceAccountToken": true}))).await.unwrap();
+    accounts
+        .patch("demo-kafka", &params, &merge(json!({"automountServiceAccountToken": true})))
+        .await
+        .unwrap();
     let repair = pass(client, &cluster).await.unwrap();
     let said: Vec<String> = repair.plan.steps.iter().map(ToString::to_string).collect();
     for object in [
@@ -504,14 +673,24 @@ async fn makes_and_repairs(client: &Client) {
     ] {
         assert!(said.iter().any(|step| step.contains(object)), "{object} in {said:?}");
     }
-    assert!(repair.plan.steps.iter().all(|step| !matches!(step, Step::ApplyBroker { restarts: true, .. })), "no restart for it: {said:?}");
+    assert!(
+        repair
+            .plan
+            .steps
+            .iter()
+            .all(|step| !matches!(step, Step::ApplyBroker { restarts: true, .. })),
+        "no restart for it: {said:?}"
+    );
     settle(client, &cluster).await;
     assert_eq!(the_config_map(&maps).await, map);
-    assert!(maps.get(&map).await.unwrap().data.unwrap()["server.properties"].contains("node.id=0\n"));
+    assert!(
+        maps.get(&map).await.unwrap().data.unwrap()["server.properties"].contains("node.id=0\n")
+    );
     let strategy = sets.get("demo-broker-0").await.unwrap().spec.unwrap().update_strategy.unwrap();
     assert_eq!((strategy.type_.as_deref(), strategy.rolling_update), (Some("OnDelete"), None));
 
-    // Somebody's pod with every label of ours, ready, on another node: it is no broker of this cluster.
+    // Somebody's pod with every label of ours, ready, on another node: it is no broker of this
+    // cluster.
     let pods: Api<Pod> = Api::namespaced(client.clone(), "default");
     let labels = set.spec.clone().unwrap().template.metadata.unwrap().labels;
     let foreign: Pod = serde_json::from_value(json!({
@@ -522,12 +701,20 @@ async fn makes_and_repairs(client: &Client) {
     pods.create(&PostParams::default(), &foreign).await.unwrap();
     pods.patch_status("a-foreign-pod", &params, &merge(pod_ready("192.0.2.66"))).await.unwrap();
     let unimpressed = settle(client, &cluster).await;
-    assert_eq!((unimpressed.status.brokers.as_str(), unimpressed.status.version, unimpressed.status.listeners.len()), ("0/1", None, 1));
+    assert_eq!(
+        (
+            unimpressed.status.brokers.as_str(),
+            unimpressed.status.version,
+            unimpressed.status.listeners.len()
+        ),
+        ("0/1", None, 1)
+    );
 
     // A pod and its volume, as Kubernetes would make them.
     plays_kubernetes(client, "demo-broker-0").await;
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), "default");
-    let templates = sets.get("demo-broker-0").await.unwrap().spec.unwrap().volume_claim_templates.unwrap();
+    let templates =
+        sets.get("demo-broker-0").await.unwrap().spec.unwrap().volume_claim_templates.unwrap();
     let claim_annotations = templates[0].metadata.annotations.clone();
     let claim: PersistentVolumeClaim = serde_json::from_value(json!({
         "metadata": {"name": "data-demo-broker-0-0", "labels": labels, "annotations": claim_annotations},
@@ -536,12 +723,21 @@ async fn makes_and_repairs(client: &Client) {
     .unwrap();
     claims.create(&PostParams::default(), &claim).await.unwrap();
     let ready = settle(client, &cluster).await;
-    assert_eq!((ready.status.phase.as_str(), ready.status.version.as_deref(), ready.plan.notes.len()), ("Ready", Some("9"), 1));
+    assert_eq!(
+        (ready.status.phase.as_str(), ready.status.version.as_deref(), ready.plan.notes.len()),
+        ("Ready", Some("9"), 1)
+    );
     // What is remembered of the broker, and on its volume of the cluster.
     let [node] = ready.status.nodes.as_slice() else { panic!("{:?}", ready.status.nodes) };
     let uid = claims.get("data-demo-broker-0-0").await.unwrap().uid();
-    assert_eq!((&node.volumes[0].claim_uid, node.volumes[0].directory_id.as_deref()), (&uid, Some("directory of 192.0.2.7")));
-    assert_eq!(claim_annotations.unwrap().get("letterbox.dev/cluster-id"), ready.status.cluster_id.as_ref());
+    assert_eq!(
+        (&node.volumes[0].claim_uid, node.volumes[0].directory_id.as_deref()),
+        (&uid, Some("directory of 192.0.2.7"))
+    );
+    assert_eq!(
+        claim_annotations.unwrap().get("letterbox.dev/cluster-id"),
+        ready.status.cluster_id.as_ref()
+    );
     assert!(ready.status.cluster_id.is_some());
     // A label that somebody removes from the claim or the set loses neither.
     let unlabelled = json!({"metadata": {"labels": {"letterbox.dev/cluster": null}}});
@@ -550,10 +746,24 @@ async fn makes_and_repairs(client: &Client) {
     let known = KafkaCluster { status: Some(ready.status.clone()), ..cluster.clone() };
     let found = pass(client, &known).await.unwrap();
     assert_eq!((found.plan.losses.as_slice(), found.faults.as_slice()), (&[][..], &[][..]));
-    assert!(sets.get("demo-broker-0").await.unwrap().labels().contains_key("letterbox.dev/cluster"));
+    assert!(
+        sets.get("demo-broker-0").await.unwrap().labels().contains_key("letterbox.dev/cluster")
+    );
     observes(client, "demo-broker-0").await;
     // From now on the next pod of this broker expects its directory; the one that runs stays.
-    let next = sets.get("demo-broker-0").await.unwrap().spec.unwrap().template.spec.unwrap().containers.remove(0).command.unwrap();
+    let next = sets
+        .get("demo-broker-0")
+        .await
+        .unwrap()
+        .spec
+        .unwrap()
+        .template
+        .spec
+        .unwrap()
+        .containers
+        .remove(0)
+        .command
+        .unwrap();
     assert!(next.contains(&"expected.directory.ids=directory of 192.0.2.7".to_owned()), "{next:?}");
     assert!(pass(client, &known).await.unwrap().plan.steps.is_empty());
     let external = &ready.status.listeners[1].bootstrap_servers;
@@ -561,16 +771,23 @@ async fn makes_and_repairs(client: &Client) {
 
     pods.delete("a-foreign-pod", &DeleteParams::default()).await.unwrap();
 
-    // A service that somebody deletes comes back, and the broker keeps what it was given until then.
+    // A service that somebody deletes comes back, and the broker keeps what it was given until
+    // then.
     services.delete("demo-broker-0-external", &DeleteParams::default()).await.unwrap();
     let known = KafkaCluster { status: Some(ready.status.clone()), ..cluster.clone() };
     let repair = pass(client, &known).await.unwrap();
-    assert!(matches!(repair.plan.steps.as_slice(), [Step::ApplyAccess { makes: true, .. }]), "{:?}", repair.plan.steps);
+    assert!(
+        matches!(repair.plan.steps.as_slice(), [Step::ApplyAccess { makes: true, .. }]),
+        "{:?}",
+        repair.plan.steps
+    );
     settle(client, &cluster).await;
 
     // What leaves the spec leaves the objects.
     let listeners = |more: Value| json!([{"name": "plain", "port": 9092}, {"name": "external", "port": 9094, "type": "nodeport"}, more]);
-    let ports = async || services.get("demo-kafka-bootstrap").await.unwrap().spec.unwrap().ports.unwrap().len();
+    let ports = async || {
+        services.get("demo-kafka-bootstrap").await.unwrap().spec.unwrap().ports.unwrap().len()
+    };
     let more = json!({"spec": {"listeners": listeners(json!({"name": "more", "port": 9095}))}});
     settle(client, &clusters.patch("demo", &params, &merge(more)).await.unwrap()).await;
     assert_eq!(ports().await, 2);
@@ -580,24 +797,39 @@ async fn makes_and_repairs(client: &Client) {
     assert!(planned.iter().any(|step| step.to_string().contains("resources")), "{planned:?}");
     settle(client, &cluster).await;
     assert_eq!(ports().await, 1);
-    let container = sets.get("demo-broker-0").await.unwrap().spec.unwrap().template.spec.unwrap().containers.remove(0);
+    let container = sets
+        .get("demo-broker-0")
+        .await
+        .unwrap()
+        .spec
+        .unwrap()
+        .template
+        .spec
+        .unwrap()
+        .containers
+        .remove(0);
     assert_eq!(container.resources.unwrap_or_default().requests, None);
 
-    // The object is held while its volumes go with it. A volume never has an owner: none is deleted by a policy of before.
+    // The object is held while its volumes go with it. A volume never has an owner: none is deleted
+    // by a policy of before.
     let held = async |policy: &str| {
         let spec = json!({"spec": {"storage": {"deletionPolicy": policy}}});
         let cluster = clusters.patch("demo", &params, &merge(spec)).await.unwrap();
         pass(client, &cluster).await.unwrap();
         settle(client, &clusters.get("demo").await.unwrap()).await;
         let set = sets.get("demo-broker-0").await.unwrap().spec.unwrap();
-        assert_eq!(set.persistent_volume_claim_retention_policy.unwrap().when_deleted.as_deref(), Some("Retain"));
+        assert_eq!(
+            set.persistent_volume_claim_retention_policy.unwrap().when_deleted.as_deref(),
+            Some("Retain")
+        );
         assert_eq!(claims.get("data-demo-broker-0-0").await.unwrap().owner_references(), []);
         clusters.get("demo").await.unwrap().finalizers().to_vec()
     };
     assert_eq!(held("Delete").await, [CLUSTER_FINALIZER]);
     assert_eq!(held("Retain").await, Vec::<String>::new());
 
-    // Growth: the API server refuses it for a claim without an expandable class, and nothing else stops.
+    // Growth: the API server refuses it for a claim without an expandable class, and nothing else
+    // stops.
     let grown = json!({"spec": {"storage": {"size": "3Gi"}, "listeners": [{"name": "plain", "port": 9092}]}});
     let cluster = clusters.patch("demo", &params, &merge(grown)).await.unwrap();
     let refused = pass(client, &cluster).await.unwrap();
@@ -607,25 +839,42 @@ async fn makes_and_repairs(client: &Client) {
         "{:?}",
         refused.faults
     );
-    assert!(services.get_opt("demo-kafka-external-bootstrap").await.unwrap().is_none(), "the removed listener's service is gone");
-    assert!(refused.done.iter().any(|step| matches!(step, Step::ApplyBroker { restarts: true, .. })));
+    assert!(
+        services.get_opt("demo-kafka-external-bootstrap").await.unwrap().is_none(),
+        "the removed listener's service is gone"
+    );
+    assert!(
+        refused.done.iter().any(|step| matches!(step, Step::ApplyBroker { restarts: true, .. }))
+    );
 
-    // The pod is ended once Kubernetes would make the next one from the new definition, and the old configuration goes with it.
+    // The pod is ended once Kubernetes would make the next one from the new definition, and the old
+    // configuration goes with it.
     let steps = pass(client, &cluster).await.unwrap().plan.steps;
     assert!(!steps.iter().any(|step| matches!(step, Step::RestartBroker { .. })), "{steps:?}");
     observes(client, "demo-broker-0").await;
     let ended = pass(client, &cluster).await.unwrap();
-    assert!(ended.done.iter().any(|step| matches!(step, Step::RestartBroker { broker: 0, .. })), "{:?}", ended.plan);
+    assert!(
+        ended.done.iter().any(|step| matches!(step, Step::RestartBroker { broker: 0, .. })),
+        "{:?}",
+        ended.plan
+    );
     assert!(pods.get_opt("demo-broker-0-0").await.unwrap().is_none());
-    assert!(maps.list(&ListParams::default()).await.unwrap().items.len() > 1, "a pod may just be made from an older definition");
+    assert!(
+        maps.list(&ListParams::default()).await.unwrap().items.len() > 1,
+        "a pod may just be made from an older definition"
+    );
     plays_kubernetes(client, "demo-broker-0").await;
     pass(client, &cluster).await.unwrap();
-    assert_eq!(the_config_map(&maps).await, config_map_of(&sets.get("demo-broker-0").await.unwrap()));
+    assert_eq!(
+        the_config_map(&maps).await,
+        config_map_of(&sets.get("demo-broker-0").await.unwrap())
+    );
 }
 
 /// The name of the only configuration there is.
 async fn the_config_map(maps: &Api<ConfigMap>) -> String {
-    let found = maps.list(&ListParams::default().labels("letterbox.dev/cluster=demo")).await.unwrap();
+    let found =
+        maps.list(&ListParams::default().labels("letterbox.dev/cluster=demo")).await.unwrap();
     let names: Vec<String> = found.items.iter().map(ConfigMap::name_any).collect();
     assert_eq!(names.len(), 1, "{names:?}");
     names[0].clone()
@@ -668,7 +917,13 @@ async fn plays_kubernetes(client: &Client, set: &str) {
     }))
     .unwrap();
     pods.create(&PostParams::default(), &pod).await.unwrap();
-    pods.patch_status(&format!("{set}-0"), &PatchParams::default(), &Patch::Merge(pod_ready("192.0.2.7"))).await.unwrap();
+    pods.patch_status(
+        &format!("{set}-0"),
+        &PatchParams::default(),
+        &Patch::Merge(pod_ready("192.0.2.7")),
+    )
+    .await
+    .unwrap();
     observes(client, set).await;
 }
 
@@ -685,9 +940,16 @@ async fn volumes_go_or_stay_as_the_spec_says_when_the_cluster_goes(client: &Clie
         ("foreign", "Delete", "somebody else's", true),
     ] {
         let spec = json!({"storage": {"deletionPolicy": "Delete"}});
-        let cluster = clusters.create(&PostParams::default(), &cluster_of(name, "default", spec)).await.unwrap();
+        let cluster = clusters
+            .create(&PostParams::default(), &cluster_of(name, "default", spec))
+            .await
+            .unwrap();
         let last = settle_held(client, &cluster).await;
-        let id = if whose == "its own" { last.desired.cluster_id.clone().unwrap() } else { "another".to_owned() };
+        let id = if whose == "its own" {
+            last.desired.cluster_id.clone().unwrap()
+        } else {
+            "another".to_owned()
+        };
         let claim_name = format!("data-{name}-broker-0-0");
         let claim: PersistentVolumeClaim = serde_json::from_value(json!({
             "metadata": {"name": claim_name, "annotations": {"letterbox.dev/cluster-id": id}},
@@ -700,9 +962,16 @@ async fn volumes_go_or_stay_as_the_spec_says_when_the_cluster_goes(client: &Clie
         clusters.delete(name, &DeleteParams::default()).await.unwrap();
         // What the operator saw before it went down says Delete.
         kubernetes.let_go(&cluster, false).await.unwrap();
-        let live = claims.get_opt(&claim_name).await.unwrap().filter(|claim| claim.metadata.deletion_timestamp.is_none());
+        let live = claims
+            .get_opt(&claim_name)
+            .await
+            .unwrap()
+            .filter(|claim| claim.metadata.deletion_timestamp.is_none());
         assert_eq!(live.is_some(), stays, "{name}");
-        assert_eq!(sets.get_opt(&format!("{name}-broker-0")).await.unwrap().is_some(), last_policy == "Retain");
+        assert_eq!(
+            sets.get_opt(&format!("{name}-broker-0")).await.unwrap().is_some(),
+            last_policy == "Retain"
+        );
         assert!(clusters.get_opt(name).await.unwrap().is_none(), "{name} is let go");
     }
 }
@@ -718,30 +987,65 @@ async fn settle_held(client: &Client, cluster: &KafkaCluster) -> ClusterPass {
 
 async fn leaves_what_belongs_to_others(client: &Client) {
     let services: Api<Service> = Api::namespaced(client.clone(), "default");
-    let foreign: Service =
-        serde_json::from_value(json!({"metadata": {"name": "theirs-kafka-bootstrap"}, "spec": {"ports": [{"port": 80}]}})).unwrap();
+    let foreign: Service = serde_json::from_value(
+        json!({"metadata": {"name": "theirs-kafka-bootstrap"}, "spec": {"ports": [{"port": 80}]}}),
+    )
+    .unwrap();
     services.create(&PostParams::default(), &foreign).await.unwrap();
     let clusters: Api<KafkaCluster> = Api::namespaced(client.clone(), "default");
-    let cluster = clusters.create(&PostParams::default(), &cluster_of("theirs", "default", json!({}))).await.unwrap();
+    let cluster = clusters
+        .create(&PostParams::default(), &cluster_of("theirs", "default", json!({})))
+        .await
+        .unwrap();
     let conflict = pass(client, &cluster).await.unwrap();
     assert_eq!(conflict.faults[0].1.reason, "ResourceConflict");
-    assert_eq!(services.get("theirs-kafka-bootstrap").await.unwrap().spec.unwrap().ports.unwrap()[0].port, 80);
+    assert_eq!(
+        services.get("theirs-kafka-bootstrap").await.unwrap().spec.unwrap().ports.unwrap()[0].port,
+        80
+    );
     services.delete("theirs-kafka-bootstrap", &DeleteParams::default()).await.unwrap();
     settle(client, &cluster).await;
     clusters.delete("theirs", &DeleteParams::default()).await.unwrap();
 }
 
 async fn one_list_that_fails_stops_nothing_else(server: &Server, client: &Client) {
-    for refused in ["poddisruptionbudgets", "persistentvolumeclaims", "services", "serviceaccounts", "configmaps", "statefulsets", "pods"] {
+    for refused in [
+        "poddisruptionbudgets",
+        "persistentvolumeclaims",
+        "services",
+        "serviceaccounts",
+        "configmaps",
+        "statefulsets",
+        "pods",
+    ] {
         let name = format!("blind-{refused}");
         let namespaces: Api<Namespace> = Api::all(client.clone());
-        namespaces.create(&PostParams::default(), &serde_json::from_value(json!({"metadata": {"name": name}})).unwrap()).await.unwrap();
+        namespaces
+            .create(
+                &PostParams::default(),
+                &serde_json::from_value(json!({"metadata": {"name": name}})).unwrap(),
+            )
+            .await
+            .unwrap();
         let clusters: Api<KafkaCluster> = Api::namespaced(client.clone(), &name);
-        let cluster = clusters.create(&PostParams::default(), &cluster_of("demo", &name, json!({}))).await.unwrap();
-        let last = pass(&server.without_right_to_list(client, &name, refused).await, &cluster).await.unwrap();
+        let cluster = clusters
+            .create(&PostParams::default(), &cluster_of("demo", &name, json!({})))
+            .await
+            .unwrap();
+        let last = pass(&server.without_right_to_list(client, &name, refused).await, &cluster)
+            .await
+            .unwrap();
         let degraded = find_condition(&last.status.conditions, "Degraded").unwrap();
-        assert_eq!((degraded.status.as_str(), degraded.reason.as_str()), ("True", "NotChecked"), "{refused}");
-        assert!(degraded.message.contains(&format!("cannot list resource \"{refused}\"")), "{}", degraded.message);
+        assert_eq!(
+            (degraded.status.as_str(), degraded.reason.as_str()),
+            ("True", "NotChecked"),
+            "{refused}"
+        );
+        assert!(
+            degraded.message.contains(&format!("cannot list resource \"{refused}\"")),
+            "{}",
+            degraded.message
+        );
         assert_eq!(last.faults, [], "{refused}: {:?}", last.plan);
         assert!(last.done.len() >= 2, "{refused}: {:?}", last.done);
         settle(client, &cluster).await;
@@ -759,7 +1063,10 @@ async fn survives_a_kill_after_each_write(server: &Server, client: &Client) {
         namespaces.create(&PostParams::default(), &namespace).await.unwrap();
         let clusters: Api<KafkaCluster> = Api::namespaced(client.clone(), &name);
         let spec = json!({"listeners": [{"name": "plain", "port": 9092}, {"name": "external", "port": 9094, "type": "nodeport"}]});
-        let cluster = clusters.create(&PostParams::default(), &cluster_of("demo", &name, spec)).await.unwrap();
+        let cluster = clusters
+            .create(&PostParams::default(), &cluster_of("demo", &name, spec))
+            .await
+            .unwrap();
         let mortal = server.mortal(writes);
         for _ in 0..3 {
             if writes == i64::MAX {
@@ -770,13 +1077,21 @@ async fn survives_a_kill_after_each_write(server: &Server, client: &Client) {
         }
         let last = settle(client, &cluster).await;
         let mut world = BTreeMap::new();
-        for (key, object) in letterbox_operator::desired::objects::build(&last.desired).brokers.into_values().flatten() {
-            // Node ports, uids and namespaces differ from world to world, and with them the revision in a ConfigMap's name.
+        for (key, object) in letterbox_operator::desired::objects::build(&last.desired)
+            .brokers
+            .into_values()
+            .flatten()
+        {
+            // Node ports, uids and namespaces differ from world to world, and with them the
+            // revision in a ConfigMap's name.
             world.insert(format!("{} of broker 0", key.kind), json!(object["spec"]["serviceName"]));
         }
         let services: Api<Service> = Api::namespaced(client.clone(), &name);
         for service in services.list(&ListParams::default()).await.unwrap() {
-            world.insert(format!("Service {}", service.name_any()), json!(service.spec.unwrap().selector));
+            world.insert(
+                format!("Service {}", service.name_any()),
+                json!(service.spec.unwrap().selector),
+            );
         }
         worlds.insert(writes, world);
     }
@@ -799,7 +1114,8 @@ async fn topics_hold_and_let_go(client: &Client) {
     let step = async |cluster: ClusterState| {
         let topic = topics.get("orders").await.unwrap();
         let live = admin.with(|state| state.topics.get("orders").cloned());
-        let facts = TopicFacts { cluster, topic: live, other_owner: None, namespace_terminating: false };
+        let facts =
+            TopicFacts { cluster, topic: live, other_owner: None, namespace_terminating: false };
         reconcile_topic(&home, &admin, &topic, &facts, &now()).await.unwrap()
     };
     step(ClusterState::Ready).await;
@@ -815,10 +1131,19 @@ async fn topics_hold_and_let_go(client: &Client) {
     assert!(admin.with(|state| state.topics.is_empty()));
 }
 
-async fn five_hundred_topics_of_a_cluster_that_is_down_ask_nothing(server: &Server, client: &Client) {
+async fn five_hundred_topics_of_a_cluster_that_is_down_ask_nothing(
+    server: &Server,
+    client: &Client,
+) {
     const TOPICS: usize = 500;
     let namespaces: Api<Namespace> = Api::all(client.clone());
-    namespaces.create(&PostParams::default(), &serde_json::from_value(json!({"metadata": {"name": "many"}})).unwrap()).await.unwrap();
+    namespaces
+        .create(
+            &PostParams::default(),
+            &serde_json::from_value(json!({"metadata": {"name": "many"}})).unwrap(),
+        )
+        .await
+        .unwrap();
     let clusters: Api<KafkaCluster> = Api::namespaced(client.clone(), "many");
     clusters.create(&PostParams::default(), &cluster_of("down", "many", json!({}))).await.unwrap();
     let topics: Api<KafkaTopic> = Api::namespaced(client.clone(), "many");
@@ -834,42 +1159,84 @@ async fn five_hundred_topics_of_a_cluster_that_is_down_ask_nothing(server: &Serv
     futures::StreamExt::for_each_concurrent(futures::stream::iter(0..TOPICS), 16, make).await;
 
     let (own, requests) = server.counted();
-    let options = Options { image: "letterbox:9".into(), namespaces: vec!["many".into()], listen: ("127.0.0.1".into(), 0), lease: None };
+    let options = Options {
+        image: "letterbox:9".into(),
+        namespaces: vec!["many".into()],
+        listen: ("127.0.0.1".into(), 0),
+        lease: None,
+    };
     let operator = tokio::spawn(controller::run(Env::real(), own, options));
     let all_told = || async {
         topics.list(&ListParams::default()).await.unwrap().items.iter().all(|topic| {
             let status = topic.status.clone().unwrap_or_default();
-            find_condition(&status.conditions, READY).is_some_and(|ready| ready.message.starts_with("cluster not ready"))
+            find_condition(&status.conditions, READY)
+                .is_some_and(|ready| ready.message.starts_with("cluster not ready"))
         })
     };
     server.until("each topic says what it waits for", all_told).await;
-    let about = |requests: &[String], what: &str| requests.iter().filter(|request| request.contains(what)).count();
+    let about = |requests: &[String], what: &str| {
+        requests.iter().filter(|request| request.contains(what)).count()
+    };
     let first = requests.take();
-    // A finalizer for half of them, read before it is written, and one status; a pass from a cache that is behind repeats one.
-    assert!(about(&first, "/kafkatopics/") <= TOPICS * 2 + TOPICS / 10, "{}", about(&first, "/kafkatopics/"));
-    assert_eq!(about(&first, "/kafkaclusters/down?"), 0, "the cluster is read through the one watch");
+    // A finalizer for half of them, read before it is written, and one status; a pass from a cache
+    // that is behind repeats one.
+    assert!(
+        about(&first, "/kafkatopics/") <= TOPICS * 2 + TOPICS / 10,
+        "{}",
+        about(&first, "/kafkatopics/")
+    );
+    assert_eq!(
+        about(&first, "/kafkaclusters/down?"),
+        0,
+        "the cluster is read through the one watch"
+    );
     // Longer than the longest pause: each topic is looked at again.
     tokio::time::sleep(Duration::from_secs(13)).await;
     let then = requests.take();
     for what in ["/kafkatopics/", "/kafkaclusters/down?", "events.k8s.io"] {
-        assert_eq!(about(&then, what), 0, "{what}: {:?}", then.iter().filter(|request| request.contains(what)).take(3).collect::<Vec<_>>());
+        assert_eq!(
+            about(&then, what),
+            0,
+            "{what}: {:?}",
+            then.iter().filter(|request| request.contains(what)).take(3).collect::<Vec<_>>()
+        );
     }
     assert!(about(&then, "GET /api/v1/namespaces/many?") <= 4, "{then:?}");
-    println!("500 topics, cluster down: {} requests in 13 s, the cluster's own included", then.len());
+    println!(
+        "500 topics, cluster down: {} requests in 13 s, the cluster's own included",
+        then.len()
+    );
     // The cluster goes, and holds none of them.
     clusters.delete("down", &DeleteParams::default()).await.unwrap();
-    let held = || async { topics.list(&ListParams::default()).await.unwrap().items.iter().any(|topic| !topic.finalizers().is_empty()) };
+    let held = || async {
+        topics
+            .list(&ListParams::default())
+            .await
+            .unwrap()
+            .items
+            .iter()
+            .any(|topic| !topic.finalizers().is_empty())
+    };
     server.until("each topic is let go", || async { !held().await }).await;
     operator.abort();
     topics.delete_collection(&DeleteParams::default(), &ListParams::default()).await.unwrap();
 }
 
-/// A client with the rights that the Helm chart gives to an operator of three namespaces, and no others.
+/// A client with the rights that the Helm chart gives to an operator of three namespaces, and no
+/// others.
 async fn with_the_charts_roles(server: &Server, client: &Client) -> Client {
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/letterbox");
     let mut render = Command::new(binary("helm"));
-    render.args(["template", "letterbox"]).arg(chart).args(["-n", "default", "--kube-version", "1.34.0", "-s", "templates/rbac.yaml"]);
-    let rendered = render.args(["--set", "watchNamespaces={default,doomed,doomed-too}"]).output().unwrap();
+    render.args(["template", "letterbox"]).arg(chart).args([
+        "-n",
+        "default",
+        "--kube-version",
+        "1.34.0",
+        "-s",
+        "templates/rbac.yaml",
+    ]);
+    let rendered =
+        render.args(["--set", "watchNamespaces={default,doomed,doomed-too}"]).output().unwrap();
     assert!(rendered.status.success(), "{}", String::from_utf8_lossy(&rendered.stderr));
     for document in serde_yaml::Deserializer::from_slice(&rendered.stdout) {
         let object: kube::api::DynamicObject = serde::Deserialize::deserialize(document).unwrap();
@@ -879,11 +1246,13 @@ async fn with_the_charts_roles(server: &Server, client: &Client) -> Client {
             "RoleBinding" => kube::api::ApiResource::erase::<RoleBinding>(&()),
             other => panic!("{other} reaches beyond the namespaces that are watched"),
         };
-        let api: Api<kube::api::DynamicObject> = Api::namespaced_with(client.clone(), &object.namespace().unwrap(), &resource);
+        let api: Api<kube::api::DynamicObject> =
+            Api::namespaced_with(client.clone(), &object.namespace().unwrap(), &resource);
         api.create(&PostParams::default(), &object).await.unwrap();
     }
     let mut config = server.config();
-    let account = http::HeaderValue::from_static("system:serviceaccount:default:letterbox-operator");
+    let account =
+        http::HeaderValue::from_static("system:serviceaccount:default:letterbox-operator");
     config.headers.push((http::HeaderName::from_static("impersonate-user"), account));
     Client::try_from(config).unwrap()
 }
@@ -892,42 +1261,78 @@ async fn with_the_charts_roles(server: &Server, client: &Client) -> Client {
 async fn ask(port: u16, path: &str) -> String {
     let ask = async {
         let mut stream = Env::real().net.connect("127.0.0.1", port).await?;
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+        stream
+            .write_all(
+                format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").as_bytes(),
+            )
+            .await?;
         let mut said = String::new();
         stream.read_to_string(&mut said).await?;
         std::io::Result::Ok(said)
     };
-    tokio::time::timeout(Duration::from_secs(5), ask).await.ok().and_then(Result::ok).unwrap_or_default()
+    tokio::time::timeout(Duration::from_secs(5), ask)
+        .await
+        .ok()
+        .and_then(Result::ok)
+        .unwrap_or_default()
 }
 
 async fn waits_for_the_api_server_and_its_definitions(server: &mut Server, client: &Client) {
     let port = free_port().await;
-    let lease = LeaseOptions { namespace: "default".into(), name: "patient".into(), identity: "patient".into() };
-    let options =
-        Options { image: "letterbox:9".into(), namespaces: vec!["default".into()], listen: ("127.0.0.1".into(), port), lease: Some(lease) };
+    let lease = LeaseOptions {
+        namespace: "default".into(),
+        name: "patient".into(),
+        identity: "patient".into(),
+    };
+    let options = Options {
+        image: "letterbox:9".into(),
+        namespaces: vec!["default".into()],
+        listen: ("127.0.0.1".into(), port),
+        lease: Some(lease),
+    };
     let operator = tokio::spawn(controller::run(Env::real(), client.clone(), options));
     let sets: Api<StatefulSet> = Api::namespaced(client.clone(), "default");
     let clusters: Api<KafkaCluster> = Api::namespaced(client.clone(), "default");
-    clusters.create(&PostParams::default(), &cluster_of("patient", "default", json!({}))).await.unwrap();
+    clusters
+        .create(&PostParams::default(), &cluster_of("patient", "default", json!({})))
+        .await
+        .unwrap();
     let is_set_up = || async { sets.get_opt("patient-broker-0").await.unwrap().is_some() };
     server.until("the operator works", is_set_up).await;
 
     // An outage that outlasts the Lease.
     server.stop_api();
-    server.until("/readyz says it", || async { ask(port, "/readyz").await.contains("the API server does not answer") }).await;
-    server.until("it leads no more", || async { ask(port, "/metrics").await.contains("letterbox_operator_leader 0") }).await;
+    server
+        .until("/readyz says it", || async {
+            ask(port, "/readyz").await.contains("the API server does not answer")
+        })
+        .await;
+    server
+        .until("it leads no more", || async {
+            ask(port, "/metrics").await.contains("letterbox_operator_leader 0")
+        })
+        .await;
     assert!(!operator.is_finished(), "it waits");
     server.start_api();
-    server.until("the API server is back", || async { sets.list(&ListParams::default()).await.is_ok() }).await;
+    server
+        .until("the API server is back", || async {
+            sets.list(&ListParams::default()).await.is_ok()
+        })
+        .await;
     let back = tokio::time::Instant::now();
     sets.delete("patient-broker-0", &DeleteParams::default()).await.unwrap();
     server.until("it goes on", is_set_up).await;
     assert!(back.elapsed() < Duration::from_secs(10), "it went on after {:?}", back.elapsed());
 
-    // A definition that somebody deletes, for longer than the runtime's own attempts take to become rare.
+    // A definition that somebody deletes, for longer than the runtime's own attempts take to become
+    // rare.
     let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
     definitions.delete("kafkatopics.letterbox.dev", &DeleteParams::default()).await.unwrap();
-    let names_it = || async { ask(port, "/readyz").await.contains("no CustomResourceDefinition kafkatopics.letterbox.dev;") };
+    let names_it = || async {
+        ask(port, "/readyz")
+            .await
+            .contains("no CustomResourceDefinition kafkatopics.letterbox.dev;")
+    };
     server.until("/readyz names it", names_it).await;
     tokio::time::sleep(Duration::from_secs(15)).await;
     install(server, client).await;
@@ -938,9 +1343,17 @@ async fn waits_for_the_api_server_and_its_definitions(server: &mut Server, clien
     }))
     .unwrap();
     topics.create(&PostParams::default(), &topic).await.unwrap();
-    server.until("a topic is looked at", || async { topics.get("noticed").await.unwrap().status.is_some() }).await;
+    server
+        .until("a topic is looked at", || async {
+            topics.get("noticed").await.unwrap().status.is_some()
+        })
+        .await;
     assert!(back.elapsed() < Duration::from_secs(5), "it was noticed after {:?}", back.elapsed());
-    server.until("/readyz is well", || async { ask(port, "/readyz").await.starts_with("HTTP/1.1 200") }).await;
+    server
+        .until("/readyz is well", || async {
+            ask(port, "/readyz").await.starts_with("HTTP/1.1 200")
+        })
+        .await;
     operator.abort();
     topics.delete("noticed", &DeleteParams::default()).await.unwrap();
     clusters.delete("patient", &DeleteParams::default()).await.unwrap();
@@ -951,17 +1364,30 @@ async fn a_second_release_leaves_the_definitions_to_the_first(server: &Server, c
     let address = format!("https://127.0.0.1:{}", server.port);
     let helm = |arguments: &[&str]| {
         let mut command = Command::new(binary("helm"));
-        command.args(arguments).args(["--kube-apiserver", &address, "--kube-token", TOKEN, "--kube-insecure-skip-tls-verify"]);
+        command.args(arguments).args([
+            "--kube-apiserver",
+            &address,
+            "--kube-token",
+            TOKEN,
+            "--kube-insecure-skip-tls-verify",
+        ]);
         let output = command.output().unwrap();
-        let (said, wrong) = (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned());
+        let (said, wrong) = (
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        );
         assert!(output.status.success(), "{arguments:?}: {said}{wrong}");
         said
     };
     let chart = chart.to_str().unwrap();
     let definitions = |release: &str, namespace: &str| {
-        helm(&["get", "manifest", release, "-n", namespace]).lines().filter(|line| *line == "kind: CustomResourceDefinition").count()
+        helm(&["get", "manifest", release, "-n", namespace])
+            .lines()
+            .filter(|line| *line == "kind: CustomResourceDefinition")
+            .count()
     };
-    // Definitions that are there already belong to somebody else, and the notes tell how to take them over.
+    // Definitions that are there already belong to somebody else, and the notes tell how to take
+    // them over.
     let notes = helm(&["install", "first", chart, "-n", "one", "--create-namespace"]);
     assert!(notes.contains("installed by another installation"), "{notes}");
     assert_eq!(definitions("first", "one"), 0);
@@ -974,7 +1400,10 @@ async fn a_second_release_leaves_the_definitions_to_the_first(server: &Server, c
         api.patch(&crd.name_any(), &PatchParams::default(), &Patch::Merge(&taken)).await.unwrap();
     }
     let notes = helm(&["upgrade", "first", chart, "-n", "one"]);
-    assert!(!notes.contains("installed by") && notes.contains("in another namespace gets no status"), "{notes}");
+    assert!(
+        !notes.contains("installed by") && notes.contains("in another namespace gets no status"),
+        "{notes}"
+    );
     assert_eq!(definitions("first", "one"), 2);
     let notes = helm(&["install", "second", chart, "-n", "two", "--create-namespace"]);
     assert!(notes.contains("installed by release first in namespace one"), "{notes}");
@@ -992,7 +1421,13 @@ async fn a_second_release_leaves_the_definitions_to_the_first(server: &Server, c
 async fn the_whole_operator_runs(server: &Server, client: &Client) {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     for name in ["doomed", "doomed-too"] {
-        namespaces.create(&PostParams::default(), &serde_json::from_value(json!({"metadata": {"name": name}})).unwrap()).await.unwrap();
+        namespaces
+            .create(
+                &PostParams::default(),
+                &serde_json::from_value(json!({"metadata": {"name": name}})).unwrap(),
+            )
+            .await
+            .unwrap();
     }
     let own = with_the_charts_roles(server, client).await;
     let start = |identity: &str| {
@@ -1000,7 +1435,11 @@ async fn the_whole_operator_runs(server: &Server, client: &Client) {
             image: "letterbox:9".into(),
             namespaces: ["default", "doomed", "doomed-too"].map(String::from).to_vec(),
             listen: ("127.0.0.1".into(), 0),
-            lease: Some(LeaseOptions { namespace: "default".into(), name: "letterbox-operator".into(), identity: identity.into() }),
+            lease: Some(LeaseOptions {
+                namespace: "default".into(),
+                name: "letterbox-operator".into(),
+                identity: identity.into(),
+            }),
         };
         tokio::spawn(controller::run(Env::real(), own.clone(), options))
     };
@@ -1027,18 +1466,38 @@ async fn the_whole_operator_runs(server: &Server, client: &Client) {
             let topics = topics.clone();
             async move {
                 let status = topics.get("early").await.unwrap().status.unwrap_or_default();
-                find_condition(&status.conditions, READY)
-                    .is_some_and(|ready| ready.reason == "WaitingForCluster" && ready.message.contains(message))
+                find_condition(&status.conditions, READY).is_some_and(|ready| {
+                    ready.reason == "WaitingForCluster" && ready.message.contains(message)
+                })
             }
         }
     };
-    server.until("the topic waits for a cluster that is not there", says("there is no KafkaCluster")).await;
-    clusters.create(&PostParams::default(), &cluster_of("late", "default", json!({}))).await.unwrap();
-    server.until("the cluster's set is made", || async { sets.get_opt("late-broker-0").await.unwrap().is_some() }).await;
+    server
+        .until("the topic waits for a cluster that is not there", says("there is no KafkaCluster"))
+        .await;
+    clusters
+        .create(&PostParams::default(), &cluster_of("late", "default", json!({})))
+        .await
+        .unwrap();
+    server
+        .until("the cluster's set is made", || async {
+            sets.get_opt("late-broker-0").await.unwrap().is_some()
+        })
+        .await;
     server.until("the topic says what its cluster waits for", says("cluster not ready")).await;
     // Drift is noticed by the watch, long before the next look at everything.
-    sets.patch("late-broker-0", &PatchParams::default(), &Patch::Merge(json!({"spec": {"replicas": 0}}))).await.unwrap();
-    server.until("drift is repaired", || async { sets.get("late-broker-0").await.unwrap().spec.unwrap().replicas == Some(1) }).await;
+    sets.patch(
+        "late-broker-0",
+        &PatchParams::default(),
+        &Patch::Merge(json!({"spec": {"replicas": 0}})),
+    )
+    .await
+    .unwrap();
+    server
+        .until("drift is repaired", || async {
+            sets.get("late-broker-0").await.unwrap().spec.unwrap().replicas == Some(1)
+        })
+        .await;
     // People are told, next to the object.
     let events: Api<Event> = Api::namespaced(client.clone(), "default");
     let told = async |kind: &str, reason: &str, type_: &str| {
@@ -1046,19 +1505,28 @@ async fn the_whole_operator_runs(server: &Server, client: &Client) {
         events.items.iter().any(|event| {
             let about = event.regarding.as_ref().and_then(|object| object.kind.as_deref());
             let said = event.note.as_ref().is_some_and(|note| !note.is_empty());
-            said && (about, event.reason.as_deref(), event.type_.as_deref()) == (Some(kind), Some(reason), Some(type_))
+            said && (about, event.reason.as_deref(), event.type_.as_deref())
+                == (Some(kind), Some(reason), Some(type_))
         })
     };
-    server.until("an event tells what was done", || told("KafkaCluster", "BrokerApplied", "Normal")).await;
-    server.until("an event tells what is waited for", || told("KafkaTopic", "WaitingForCluster", "Normal")).await;
+    server
+        .until("an event tells what was done", || told("KafkaCluster", "BrokerApplied", "Normal"))
+        .await;
+    server
+        .until("an event tells what is waited for", || {
+            told("KafkaTopic", "WaitingForCluster", "Normal")
+        })
+        .await;
 
-    // Why Kubernetes does not make a pod is in an event about the set. Another cause is another event about the cluster.
+    // Why Kubernetes does not make a pod is in an event about the set. Another cause is another
+    // event about the cluster.
     let set = sets.get("late-broker-0").await.unwrap();
     let causes: Api<k8s_openapi::api::core::v1::Event> = Api::namespaced(client.clone(), "default");
     for (second, cause) in ["exceeded quota: small", "violates PodSecurity"].iter().enumerate() {
         let event = serde_json::from_value(json!({
             "metadata": {"name": format!("late-{second}")}, "type": "Warning", "reason": "FailedCreate",
-            "message": format!("create Pod late-broker-0-0 in StatefulSet late-broker-0 failed error: {cause}"),
+            "message": format!("create Pod late-broker-0-0 in StatefulSet late-broker-0 failed \
+                error: {cause}"),
             "lastTimestamp": format!("2026-01-01T00:00:0{second}Z"), "count": 1,
             "involvedObject": {"apiVersion": "apps/v1", "kind": "StatefulSet", "namespace": "default", "name": "late-broker-0", "uid": set.uid()},
         }))
@@ -1066,13 +1534,23 @@ async fn the_whole_operator_runs(server: &Server, client: &Client) {
         causes.create(&PostParams::default(), &event).await.unwrap();
         let is_told = || async {
             let status = clusters.get("late").await.unwrap().status.unwrap_or_default();
-            let degraded = find_condition(&status.conditions, "Degraded").map(|degraded| degraded.message.clone());
+            let degraded = find_condition(&status.conditions, "Degraded")
+                .map(|degraded| degraded.message.clone());
             let events = events.list(&ListParams::default()).await.unwrap();
-            let about = |event: &Event| event.regarding.as_ref().and_then(|object| object.kind.clone()).as_deref() == Some("KafkaCluster");
-            let says = |event: &&Event| about(event) && event.note.as_ref().is_some_and(|note| note.contains(cause));
+            let about = |event: &Event| {
+                event.regarding.as_ref().and_then(|object| object.kind.clone()).as_deref()
+                    == Some("KafkaCluster")
+            };
+            let says = |event: &&Event| {
+                about(event) && event.note.as_ref().is_some_and(|note| note.contains(cause))
+            };
             degraded == Some(format!("broker 0 does not run: FailedCreate: {cause}"))
                 && status.phase == "Broker failing"
-                && events.items.iter().find(says).is_some_and(|event| event.reason.as_deref() == Some("BrokerFailing"))
+                && events
+                    .items
+                    .iter()
+                    .find(says)
+                    .is_some_and(|event| event.reason.as_deref() == Some("BrokerFailing"))
         };
         server.until(cause, is_told).await;
     }
@@ -1082,32 +1560,47 @@ async fn the_whole_operator_runs(server: &Server, client: &Client) {
     first.abort();
     server.until("the second replica leads", || leads("b")).await;
     sets.delete("late-broker-0", &DeleteParams::default()).await.unwrap();
-    server.until("and acts", || async { sets.get_opt("late-broker-0").await.unwrap().is_some() }).await;
+    server
+        .until("and acts", || async { sets.get_opt("late-broker-0").await.unwrap().is_some() })
+        .await;
 
     // The topic holds its object, and lets it go when the cluster goes.
     topics.delete("early", &DeleteParams::default()).await.unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(topics.get_opt("early").await.unwrap().is_some());
     clusters.delete("late", &DeleteParams::default()).await.unwrap();
-    server.until("the topic's object is let go", || async { topics.get_opt("early").await.unwrap().is_none() }).await;
+    server
+        .until("the topic's object is let go", || async {
+            topics.get_opt("early").await.unwrap().is_none()
+        })
+        .await;
     assert!(!operator.is_finished());
 
-    // A namespace that is being deleted is not held, whether the operator goes on or is stopped in the same moment.
+    // A namespace that is being deleted is not held, whether the operator goes on or is stopped in
+    // the same moment.
     for (name, stops) in [("doomed", false), ("doomed-too", true)] {
         let clusters: Api<KafkaCluster> = Api::namespaced(client.clone(), name);
-        clusters.create(&PostParams::default(), &cluster_of("late", name, json!({}))).await.unwrap();
+        clusters
+            .create(&PostParams::default(), &cluster_of("late", name, json!({})))
+            .await
+            .unwrap();
         let topics: Api<KafkaTopic> = Api::namespaced(client.clone(), name);
         topics.create(&PostParams::default(), &topic).await.unwrap();
         let is_held = || async { !topics.get("early").await.unwrap().finalizers().is_empty() };
         server.until("the topic is held", is_held).await;
         namespaces.delete(name, &DeleteParams::default()).await.unwrap();
         if stops {
-            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).unwrap();
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM)
+                .unwrap();
             break;
         }
         server.until("the topic is let go", || async { !is_held().await }).await;
     }
-    tokio::time::timeout(Duration::from_secs(10), operator).await.expect("it ends").unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(10), operator)
+        .await
+        .expect("it ends")
+        .unwrap()
+        .unwrap();
     let doomed: Api<KafkaTopic> = Api::namespaced(client.clone(), "doomed-too");
     assert!(doomed.get("early").await.unwrap().finalizers().is_empty());
 

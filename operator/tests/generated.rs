@@ -1,6 +1,7 @@
 //! What is generated and checked in is what the code generates.
 //!
-//! To refresh after a change: `LETTERBOX_UPDATE=1 cargo test -p letterbox-operator --test generated`.
+//! To refresh after a change:
+//! `LETTERBOX_UPDATE=1 cargo test -p letterbox-operator --test generated`.
 
 use std::path::{Path, PathBuf};
 
@@ -25,7 +26,11 @@ fn check(path: &str, generated: &str) {
         return;
     }
     let kept = disk.read(&path).map(|bytes| String::from_utf8(bytes).unwrap()).unwrap_or_default();
-    assert!(kept == generated, "{} is not what the code generates; refresh with LETTERBOX_UPDATE=1 and review the change", path.display());
+    assert!(
+        kept == generated,
+        "{} is not what the code generates; refresh with LETTERBOX_UPDATE=1 and review the change",
+        path.display()
+    );
 }
 
 #[test]
@@ -33,7 +38,10 @@ fn the_definitions_in_crds_and_in_the_chart_are_the_codes_own() {
     for crd in crds() {
         let text = serde_yaml::to_string(&crd).unwrap();
         check(&format!("crds/letterbox.dev_{}.yaml", crd.spec.names.plural), &text);
-        check(&format!("charts/letterbox/files/letterbox.dev_{}.yaml", crd.spec.names.plural), &text);
+        check(
+            &format!("charts/letterbox/files/letterbox.dev_{}.yaml", crd.spec.names.plural),
+            &text,
+        );
     }
 }
 
@@ -44,7 +52,11 @@ fn each_default_is_in_the_description_of_its_field() {
         for (name, field) in schema["properties"].as_object().into_iter().flatten() {
             let at = format!("{path}.{name}");
             let says = field["description"].as_str().is_some_and(|text| text.contains("Default: "));
-            if !says && !field["default"].is_null() && field["default"] != json!({}) && !field["default"].is_object() {
+            if !says
+                && !field["default"].is_null()
+                && field["default"] != json!({})
+                && !field["default"].is_object()
+            {
                 missing.push(at.clone());
             }
             look(&at, field, missing);
@@ -59,7 +71,8 @@ fn each_default_is_in_the_description_of_its_field() {
     assert_eq!(missing, Vec::<String>::new());
 }
 
-/// A change here reaches every broker of every user at its next restart. Selectors and the names of claims can never change.
+/// A change here reaches every broker of every user at its next restart. Selectors and the names of
+/// claims can never change.
 #[test]
 fn the_objects_of_a_cluster_stay_as_they_are() {
     let cluster: KafkaCluster = serde_json::from_value(json!({
@@ -83,14 +96,22 @@ fn the_objects_of_a_cluster_stay_as_they_are() {
     let broker = facts.brokers.get_mut(&0).unwrap();
     broker.advertised.insert(
         "external".into(),
-        Some(letterbox_operator::desired::Address { host: letterbox_operator::desired::Host::Node, port: 31001 }),
+        Some(letterbox_operator::desired::Address {
+            host: letterbox_operator::desired::Host::Node,
+            port: 31001,
+        }),
     );
     let built = objects::build(&Blueprint::build(&cluster, &facts));
-    let all: Vec<&Value> = built.access.values().chain(built.brokers.values().flatten().map(|(_, object)| object)).collect();
+    let all: Vec<&Value> = built
+        .access
+        .values()
+        .chain(built.brokers.values().flatten().map(|(_, object)| object))
+        .collect();
     for object in &all {
         is_known(object);
     }
-    let texts: Vec<String> = all.iter().map(|object| serde_yaml::to_string(object).unwrap()).collect();
+    let texts: Vec<String> =
+        all.iter().map(|object| serde_yaml::to_string(object).unwrap()).collect();
     check("operator/tests/golden/objects.yaml", &texts.join("---\n"));
 }
 
@@ -101,7 +122,10 @@ fn is_known(object: &Value) {
     use k8s_openapi::api::policy::v1::PodDisruptionBudget;
     fn round<T: serde::de::DeserializeOwned + serde::Serialize>(object: &Value) -> Vec<String> {
         let typed: T = serde_json::from_value(object.clone()).unwrap();
-        letterbox_operator::desired::compare::differences(object, &serde_json::to_value(typed).unwrap())
+        letterbox_operator::desired::compare::differences(
+            object,
+            &serde_json::to_value(typed).unwrap(),
+        )
     }
     let lost = match object["kind"].as_str().unwrap() {
         "StatefulSet" => round::<StatefulSet>(object),

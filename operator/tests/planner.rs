@@ -1,17 +1,21 @@
-//! The planner driven to a fixed point on a model, with faults on the way and the operator killed after every step.
+//! The planner driven to a fixed point on a model, with faults on the way and the operator killed
+//! after every step.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use letterbox_operator::api::{
-    ACCEPT_LOSS_ANNOTATION, DEGRADED, DeletionPolicy, KafkaCluster, KafkaClusterSpec, KafkaClusterStatus, KafkaTopic, KafkaTopicStatus,
-    PAUSE_ANNOTATION, PAUSED, PROGRESSING, READY, TOPIC_FINALIZER, condition, find_condition, is_true,
+    ACCEPT_LOSS_ANNOTATION, DEGRADED, DeletionPolicy, KafkaCluster, KafkaClusterSpec,
+    KafkaClusterStatus, KafkaTopic, KafkaTopicStatus, PAUSE_ANNOTATION, PAUSED, PROGRESSING, READY,
+    TOPIC_FINALIZER, condition, find_condition, is_true,
 };
 use letterbox_operator::observe::Part;
 use letterbox_operator::plan::{ClusterState, Step, TopicFacts, TopicStep, has_finalizer};
 use letterbox_operator::platform::model::{Model, ModelAdmin};
-use letterbox_operator::reconcile::{ClusterPass, TopicHome, TopicPass, reconcile_cluster, reconcile_topic};
+use letterbox_operator::reconcile::{
+    ClusterPass, TopicHome, TopicPass, reconcile_cluster, reconcile_topic,
+};
 use letterbox_operator::status::Fault;
 use serde_json::json;
 
@@ -61,10 +65,16 @@ fn a_new_cluster_becomes_ready_and_then_nothing_is_done() {
     let model = Model::default();
     let mut cluster = cluster(json!({}));
     let first = pass(&model, &mut cluster);
-    assert!(matches!(first.plan.steps.as_slice(), [Step::ApplyAccess { .. }, Step::ApplyBroker { broker: 0, restarts: false, .. }]));
+    assert!(matches!(
+        first.plan.steps.as_slice(),
+        [Step::ApplyAccess { .. }, Step::ApplyBroker { broker: 0, restarts: false, .. }]
+    ));
     assert_eq!(ready_reason(&first), ("False".into(), "BrokerStarting".into()));
     let message = &find_condition(&first.status.conditions, READY).unwrap().message;
-    assert_eq!((first.status.phase.as_str(), message.as_str()), ("Starting", "waiting for broker 0: not started yet"));
+    assert_eq!(
+        (first.status.phase.as_str(), message.as_str()),
+        ("Starting", "waiting for broker 0: not started yet")
+    );
     let last = settle(&model, &mut cluster);
     assert_eq!(ready_reason(&last), ("True".into(), "Ready".into()));
     assert_eq!(
@@ -84,10 +94,21 @@ fn a_changed_configuration_restarts_once_and_a_reverted_one_again() {
     settle(&model, &mut cluster);
     cluster.spec.config.insert("num.partitions".into(), "3".into());
     let change = pass(&model, &mut cluster);
-    assert!(matches!(change.plan.steps.as_slice(), [Step::ApplyBroker { broker: 0, restarts: true, .. }]), "{:?}", change.plan);
+    assert!(
+        matches!(
+            change.plan.steps.as_slice(),
+            [Step::ApplyBroker { broker: 0, restarts: true, .. }]
+        ),
+        "{:?}",
+        change.plan
+    );
     assert_eq!(ready_reason(&change), ("False".into(), "BrokerRestarting".into()));
     let restart = pass(&model, &mut cluster);
-    assert!(matches!(restart.plan.steps.as_slice(), [Step::RestartBroker { broker: 0, .. }]), "{:?}", restart.plan);
+    assert!(
+        matches!(restart.plan.steps.as_slice(), [Step::RestartBroker { broker: 0, .. }]),
+        "{:?}",
+        restart.plan
+    );
     settle(&model, &mut cluster);
     assert_eq!(model.with(|state| state.restarts), 1);
 }
@@ -113,11 +134,17 @@ fn what_the_spec_did_not_ask_for_waits_until_the_broker_restarts_anyway() {
     model.with(|state| state.brokers.get_mut(&0).unwrap().end());
     settle(&model, &mut cluster);
     assert_eq!(started(), model.with(|state| state.brokers[&0].defined.clone()));
-    model.with(|state| (state.bad_images, state.operator_change) = (vec!["letterbox:default".into()], "-fixed".into()));
+    model.with(|state| {
+        (state.bad_images, state.operator_change) =
+            (vec!["letterbox:default".into()], "-fixed".into())
+    });
     for _ in 0..3 {
         pass(&model, &mut cluster);
     }
-    assert_eq!((model.with(|state| state.brokers[&0].starts), model.with(|state| state.restarts)), (3, 0));
+    assert_eq!(
+        (model.with(|state| state.brokers[&0].starts), model.with(|state| state.restarts)),
+        (3, 0)
+    );
 }
 
 /// What is remembered of the only broker: claim and directory, incarnation, loss.
@@ -128,7 +155,8 @@ fn remembered(cluster: &KafkaCluster) -> (Option<String>, Option<String>, i32, O
 }
 
 fn accept(cluster: &mut KafkaCluster, loss: &str) {
-    cluster.metadata.annotations = Some(BTreeMap::from([(ACCEPT_LOSS_ANNOTATION.to_owned(), loss.to_owned())]));
+    cluster.metadata.annotations =
+        Some(BTreeMap::from([(ACCEPT_LOSS_ANNOTATION.to_owned(), loss.to_owned())]));
 }
 
 #[test]
@@ -136,7 +164,10 @@ fn an_empty_volume_in_place_of_a_lost_one_is_told_and_nothing_goes_on_until_a_pe
     let model = Model::default();
     let mut cluster = cluster(json!({}));
     let healthy = settle(&model, &mut cluster);
-    assert_eq!((healthy.status.cluster_id.as_deref(), model.with(|state| state.restarts)), (Some("model"), 0));
+    assert_eq!(
+        (healthy.status.cluster_id.as_deref(), model.with(|state| state.restarts)),
+        (Some("model"), 0)
+    );
     let first = remembered(&cluster);
     assert_eq!(first, (Some("claim-1".into()), Some("directory-2".into()), 1, None));
     // The claim and the pod are deleted; Kubernetes makes both again.
@@ -145,25 +176,51 @@ fn an_empty_volume_in_place_of_a_lost_one_is_told_and_nothing_goes_on_until_a_pe
         for _ in 0..passes {
             let lost = pass(&model, &mut cluster);
             let degraded = find_condition(&lost.status.conditions, DEGRADED).unwrap();
-            assert_eq!((degraded.status.as_str(), degraded.reason.as_str()), ("True", "DataLost"), "{}", degraded.message);
-            assert!(degraded.message.contains("accept-data-loss=broker-0-incarnation-1"), "{}", degraded.message);
+            assert_eq!(
+                (degraded.status.as_str(), degraded.reason.as_str()),
+                ("True", "DataLost"),
+                "{}",
+                degraded.message
+            );
+            assert!(
+                degraded.message.contains("accept-data-loss=broker-0-incarnation-1"),
+                "{}",
+                degraded.message
+            );
             assert_eq!(ready_reason(&lost).0, "False");
-            assert_eq!(ClusterState::of(Some(&cluster), &now()), ClusterState::NotReady, "no topic is made again");
-            assert_eq!(remembered(&cluster), (first.0.clone(), first.1.clone(), 1, Some("broker-0-incarnation-1".into())));
+            assert_eq!(
+                ClusterState::of(Some(&cluster), &now()),
+                ClusterState::NotReady,
+                "no topic is made again"
+            );
+            assert_eq!(
+                remembered(&cluster),
+                (first.0.clone(), first.1.clone(), 1, Some("broker-0-incarnation-1".into()))
+            );
         }
         accept(&mut cluster, wrong);
     }
-    assert_eq!(model.with(|state| state.disks[&0].directory.clone()), None, "no broker made it its own");
+    assert_eq!(
+        model.with(|state| state.disks[&0].directory.clone()),
+        None,
+        "no broker made it its own"
+    );
     accept(&mut cluster, "broker-0-incarnation-1");
     let healed = settle(&model, &mut cluster);
-    assert_eq!((ready_reason(&healed).0.as_str(), healed.status.cluster_id.as_deref()), ("True", Some("model")));
+    assert_eq!(
+        (ready_reason(&healed).0.as_str(), healed.status.cluster_id.as_deref()),
+        ("True", Some("model"))
+    );
     assert_eq!(remembered(&cluster).2, 2);
     // That was one loss; the next one is another.
     model.with(|state| state.lose(0));
     for _ in 0..6 {
         pass(&model, &mut cluster);
     }
-    assert_eq!((remembered(&cluster).2, remembered(&cluster).3), (2, Some("broker-0-incarnation-2".into())));
+    assert_eq!(
+        (remembered(&cluster).2, remembered(&cluster).3),
+        (2, Some("broker-0-incarnation-2".into()))
+    );
 }
 
 #[test]
@@ -204,7 +261,10 @@ fn a_volume_that_is_restored_under_a_new_claim_is_no_loss() {
     let healed = settle(&model, &mut cluster);
     assert_eq!(ready_reason(&healed).0, "True");
     let now = remembered(&cluster);
-    assert_eq!((now.0, now.1, now.2, now.3), (model.with(|state| Some(state.disks[&0].uid.clone())), directory, 1, None));
+    assert_eq!(
+        (now.0, now.1, now.2, now.3),
+        (model.with(|state| Some(state.disks[&0].uid.clone())), directory, 1, None)
+    );
 }
 
 #[test]
@@ -226,9 +286,16 @@ fn one_broker_at_a_time_is_taken_down_and_none_while_another_is() {
     let before = model.with(|state| state.brokers[&0].defined.clone());
     for _ in 0..3 {
         let waiting = pass(&model, &mut cluster);
-        assert!(waiting.plan.waits.iter().any(|wait| wait.reason() == "WaitingForOtherBroker"), "{:?}", waiting.plan);
+        assert!(
+            waiting.plan.waits.iter().any(|wait| wait.reason() == "WaitingForOtherBroker"),
+            "{:?}",
+            waiting.plan
+        );
     }
-    assert_eq!((model.with(|state| state.brokers[&0].defined.clone()), model.with(|state| state.restarts)), (before, 3));
+    assert_eq!(
+        (model.with(|state| state.brokers[&0].defined.clone()), model.with(|state| state.restarts)),
+        (before, 3)
+    );
     settle(&model, &mut cluster);
 }
 
@@ -244,7 +311,10 @@ fn a_bad_image_degrades_and_the_next_correct_spec_heals() {
     }
     let stuck = pass(&model, &mut cluster);
     assert_eq!(ready_reason(&stuck), ("False".into(), "BrokerFailing".into()));
-    assert!(is_true(&stuck.status.conditions, DEGRADED) && is_true(&stuck.status.conditions, PROGRESSING));
+    assert!(
+        is_true(&stuck.status.conditions, DEGRADED)
+            && is_true(&stuck.status.conditions, PROGRESSING)
+    );
     assert!(stuck.plan.steps.is_empty(), "nothing to do but wait: {:?}", stuck.plan.steps);
     cluster.spec.image = Some("letterbox:2".into());
     let healed = settle(&model, &mut cluster);
@@ -259,7 +329,10 @@ fn an_operator_that_knows_a_newer_image_leaves_the_cluster_on_its_own() {
     settle(&model, &mut cluster);
     cluster.spec.version = None;
     let kept = settle(&model, &mut cluster);
-    assert_eq!((kept.status.version.as_deref(), model.with(|state| state.restarts)), (Some("1"), 0));
+    assert_eq!(
+        (kept.status.version.as_deref(), model.with(|state| state.restarts)),
+        (Some("1"), 0)
+    );
     model.with(|state| state.default_image = "letterbox:newer".into());
     // Neither a hand on the set nor its loss changes that.
     model.with(|state| state.brokers.get_mut(&0).unwrap().defined.0 = "by-hand:2".into());
@@ -273,7 +346,10 @@ fn an_image_that_never_served_is_forgotten_with_the_spec_that_named_it() {
     let model = Model::default();
     let mut cluster = cluster(json!({}));
     // The operator's own default may be bad too: the next operator's is taken then.
-    model.with(|state| (state.default_image, state.bad_images) = ("letterbox:bad".into(), vec!["letterbox:bad".into()]));
+    model.with(|state| {
+        (state.default_image, state.bad_images) =
+            ("letterbox:bad".into(), vec!["letterbox:bad".into()])
+    });
     for _ in 0..4 {
         let stuck = pass(&model, &mut cluster);
         assert_eq!((stuck.status.version, stuck.status.image), (None, None), "it does not run");
@@ -287,14 +363,20 @@ fn an_image_that_never_served_is_forgotten_with_the_spec_that_named_it() {
             pass(&model, &mut cluster);
         }
         let stuck = pass(&model, &mut cluster);
-        assert_eq!((ready_reason(&stuck).1.as_str(), stuck.status.version), ("BrokerFailing", None));
+        assert_eq!(
+            (ready_reason(&stuck).1.as_str(), stuck.status.version),
+            ("BrokerFailing", None)
+        );
         cluster.spec = good;
         assert_eq!(settle(&model, &mut cluster).status.version.as_deref(), Some("1"));
     }
     // One that served is an upgrade, and taking it out of the spec is the way back.
     cluster.spec.version = Some("2".into());
     let upgraded = settle(&model, &mut cluster);
-    assert_eq!((upgraded.status.version.as_deref(), upgraded.status.default_image.as_deref()), (Some("2"), Some("letterbox:1")));
+    assert_eq!(
+        (upgraded.status.version.as_deref(), upgraded.status.default_image.as_deref()),
+        (Some("2"), Some("letterbox:1"))
+    );
     cluster.spec.version = None;
     assert_eq!(settle(&model, &mut cluster).status.version.as_deref(), Some("1"));
 }
@@ -308,7 +390,11 @@ fn a_volume_grows_and_one_grown_by_hand_is_only_noted() {
     // Growth does not wait for the broker.
     model.with(|state| state.bad_images.push("letterbox:default".into()));
     let grow = pass(&model, &mut cluster);
-    assert!(matches!(grow.done.first(), Some(Step::GrowVolume { broker: 0, from, to }) if *to == 2 * from), "{:?}", grow.done);
+    assert!(
+        matches!(grow.done.first(), Some(Step::GrowVolume { broker: 0, from, to }) if *to == 2 * from),
+        "{:?}",
+        grow.done
+    );
     model.with(|state| state.bad_images.clear());
     model.with(|state| state.brokers.get_mut(&0).unwrap().volume = 5 << 30);
     let noted = settle(&model, &mut cluster);
@@ -319,7 +405,9 @@ fn a_volume_grows_and_one_grown_by_hand_is_only_noted() {
 #[test]
 fn mistakes_about_storage_can_be_taken_back() {
     let storage = |size: &str, class: &str| json!({"storage": {"size": size, "class": class}});
-    let set = |cluster: &mut KafkaCluster, spec: serde_json::Value| cluster.spec = serde_json::from_value(spec).unwrap();
+    let set = |cluster: &mut KafkaCluster, spec: serde_json::Value| {
+        cluster.spec = serde_json::from_value(spec).unwrap()
+    };
     let model = Model::default();
     model.with(|state| state.bad_classes.push("fsat".into()));
     let mut cluster = cluster(storage("1Gi", "fsat"));
@@ -338,8 +426,15 @@ fn mistakes_about_storage_can_be_taken_back() {
     for _ in 0..3 {
         let told = pass(&model, &mut cluster);
         let degraded = find_condition(&told.status.conditions, DEGRADED).unwrap();
-        assert_eq!((degraded.reason.as_str(), ready_reason(&told).0.as_str()), ("StorageClassDiffers", "True"));
-        assert!(degraded.message.contains("set spec.storage.class to fast"), "{}", degraded.message);
+        assert_eq!(
+            (degraded.reason.as_str(), ready_reason(&told).0.as_str()),
+            ("StorageClassDiffers", "True")
+        );
+        assert!(
+            degraded.message.contains("set spec.storage.class to fast"),
+            "{}",
+            degraded.message
+        );
     }
     set(&mut cluster, storage("1Gi", "fast"));
     assert!(!is_true(&settle(&model, &mut cluster).status.conditions, DEGRADED));
@@ -377,7 +472,10 @@ fn a_volume_that_cannot_grow_degrades_the_cluster_and_keeps_no_topic_waiting() {
     let degraded = find_condition(&stuck.status.conditions, DEGRADED).unwrap();
     assert_eq!((degraded.status.as_str(), degraded.reason.as_str()), ("True", "VolumeNotGrown"));
     assert_eq!((ready_reason(&stuck).0.as_str(), stuck.status.phase.as_str()), ("True", "Ready"));
-    assert_eq!(find_condition(&stuck.status.conditions, PROGRESSING).unwrap().reason, "VolumeNotGrown");
+    assert_eq!(
+        find_condition(&stuck.status.conditions, PROGRESSING).unwrap().reason,
+        "VolumeNotGrown"
+    );
     assert!(!stuck.is_settled(), "it is tried again");
     // An address that cannot be made is another matter, and still none of the topics'.
     model.with(|state| (state.has_access, state.steps_left) = (false, Some(0)));
@@ -410,20 +508,35 @@ fn what_cannot_be_read_is_told_and_left_alone_while_everything_else_goes_on() {
         cluster.spec.storage.size = "2Gi".into();
         let first = pass(&model, &mut cluster);
         let touched: Vec<Part> = first.done.iter().map(part_of).collect();
-        let mut others = vec![Part::Access, Part::Budget, Part::Storage, Part::Definitions, Part::Access];
+        let mut others =
+            vec![Part::Access, Part::Budget, Part::Storage, Part::Definitions, Part::Access];
         // Whether a broker may be restarted follows from which ones serve.
-        others.retain(|other| *other != part && !(part == Part::Brokers && *other == Part::Definitions));
+        others.retain(|other| {
+            *other != part && !(part == Part::Brokers && *other == Part::Definitions)
+        });
         assert_eq!(touched, others, "{part:?}");
         for _ in 0..6 {
             pass(&model, &mut cluster);
         }
         let last = pass(&model, &mut cluster);
-        assert_eq!(find_condition(&last.status.conditions, READY).unwrap().status, ready, "{part:?}");
+        assert_eq!(
+            find_condition(&last.status.conditions, READY).unwrap().status,
+            ready,
+            "{part:?}"
+        );
         let degraded = find_condition(&last.status.conditions, DEGRADED).unwrap();
-        assert_eq!((degraded.status.as_str(), degraded.reason.as_str()), ("True", "NotChecked"), "{part:?}");
+        assert_eq!(
+            (degraded.status.as_str(), degraded.reason.as_str()),
+            ("True", "NotChecked"),
+            "{part:?}"
+        );
         assert!(degraded.message.ends_with("list x: forbidden"), "{}", degraded.message);
         // What was seen before is neither lost nor made worse.
-        assert_eq!((last.status.brokers.as_str(), &last.status.default_image), ("1/1", &before.default_image), "{part:?}");
+        assert_eq!(
+            (last.status.brokers.as_str(), &last.status.default_image),
+            ("1/1", &before.default_image),
+            "{part:?}"
+        );
         assert!(!last.is_settled(), "it is tried again");
         model.with(|state| state.unread.clear());
         assert_eq!(ready_reason(&settle(&model, &mut cluster)).0, "True", "{part:?}");
@@ -434,7 +547,9 @@ fn part_of(step: &Step) -> Part {
     match step {
         Step::ApplyAccess { .. } | Step::Prune { .. } => Part::Access,
         Step::ApplyBudget { .. } => Part::Budget,
-        Step::GrowVolume { .. } | Step::HoldObject { .. } | Step::RemakeClaim { .. } => Part::Storage,
+        Step::GrowVolume { .. } | Step::HoldObject { .. } | Step::RemakeClaim { .. } => {
+            Part::Storage
+        }
         Step::ApplyBroker { .. } => Part::Definitions,
         Step::RestartBroker { .. } | Step::AcceptLoss { .. } => Part::Brokers,
     }
@@ -445,7 +560,8 @@ fn a_cluster_is_asked_about_topics_while_a_broker_of_it_serves() {
     let mut cluster = cluster(json!({}));
     assert_eq!(ClusterState::of(None, &now()), ClusterState::Missing);
     assert_eq!(ClusterState::of(Some(&cluster), &now()), ClusterState::NotReady);
-    cluster.status = Some(KafkaClusterStatus { phase: "Starting 0/1".into(), ..KafkaClusterStatus::default() });
+    cluster.status =
+        Some(KafkaClusterStatus { phase: "Starting 0/1".into(), ..KafkaClusterStatus::default() });
     assert_eq!(ClusterState::of(Some(&cluster), &now()), ClusterState::NotReady);
     cluster.status.as_mut().unwrap().ready_replicas = 1;
     assert_eq!(ClusterState::of(Some(&cluster), &now()), ClusterState::Ready);
@@ -467,14 +583,26 @@ fn an_unknown_address_is_waited_for_by_name_and_only_by_its_listener() {
     let outside = json!({"name": "outside", "port": 9094, "type": "nodeport"});
     let mut cluster = cluster(json!({"listeners": [{"name": "plain", "port": 9092}, outside]}));
     let first = pass(&model, &mut cluster);
-    assert!(matches!(first.plan.steps.as_slice(), [Step::ApplyAccess { .. }]), "the next pass may know it: {:?}", first.plan.steps);
+    assert!(
+        matches!(first.plan.steps.as_slice(), [Step::ApplyAccess { .. }]),
+        "the next pass may know it: {:?}",
+        first.plan.steps
+    );
     for _ in 0..6 {
         let waiting = pass(&model, &mut cluster);
         assert_eq!(ready_reason(&waiting), ("False".into(), "WaitingForAddress".into()));
         let message = &find_condition(&waiting.status.conditions, READY).unwrap().message;
-        assert!(message.contains("listener outside") && waiting.status.phase == "Waiting for an address", "{message}");
+        assert!(
+            message.contains("listener outside")
+                && waiting.status.phase == "Waiting for an address",
+            "{message}"
+        );
     }
-    assert_eq!(ClusterState::of(Some(&cluster), &now()), ClusterState::Ready, "it serves the others");
+    assert_eq!(
+        ClusterState::of(Some(&cluster), &now()),
+        ClusterState::Ready,
+        "it serves the others"
+    );
     // And it is looked after.
     model.with(|state| state.brokers.get_mut(&0).unwrap().defined.1 = "by hand".into());
     assert!(matches!(pass(&model, &mut cluster).done.as_slice(), [Step::ApplyBroker { .. }]));
@@ -486,7 +614,8 @@ fn an_unknown_address_is_waited_for_by_name_and_only_by_its_listener() {
 fn a_paused_cluster_is_left_alone_and_says_so() {
     let model = Model::default();
     let mut cluster = cluster(json!({}));
-    cluster.metadata.annotations = Some(BTreeMap::from([(PAUSE_ANNOTATION.to_owned(), "true".to_owned())]));
+    cluster.metadata.annotations =
+        Some(BTreeMap::from([(PAUSE_ANNOTATION.to_owned(), "true".to_owned())]));
     let paused = pass(&model, &mut cluster);
     assert!(paused.plan.steps.is_empty() && is_true(&paused.status.conditions, PAUSED));
     assert_eq!(paused.status.phase, "Paused");
@@ -500,7 +629,10 @@ fn a_paused_cluster_is_left_alone_and_says_so() {
     model.with(|state| state.brokers.get_mut(&0).unwrap().starts_in = 3);
     let paused = pass(&model, &mut cluster);
     let ready = find_condition(&paused.status.conditions, READY).unwrap();
-    assert_eq!((ready.status.as_str(), ready.observed_generation, paused.status.observed_generation), ("True", Some(7), Some(8)));
+    assert_eq!(
+        (ready.status.as_str(), ready.observed_generation, paused.status.observed_generation),
+        ("True", Some(7), Some(8))
+    );
     assert_eq!(paused.status.brokers, "0/1", "what runs is told as it is");
 }
 
@@ -514,8 +646,10 @@ fn an_operator_killed_after_any_step_converges_to_the_same_world() {
                 0 => model.with(|state| state.stale.push("Service old".into())),
                 1 => cluster.spec.storage.size = "3Gi".into(),
                 _ => {
-                    cluster.spec =
-                        KafkaClusterSpec { config: BTreeMap::from([("num.partitions".into(), "9".into())]), ..cluster.spec.clone() }
+                    cluster.spec = KafkaClusterSpec {
+                        config: BTreeMap::from([("num.partitions".into(), "9".into())]),
+                        ..cluster.spec.clone()
+                    }
                 }
             }
             for _ in 0..8 {
@@ -534,11 +668,16 @@ fn an_operator_killed_after_any_step_converges_to_the_same_world() {
     let undisturbed = script(&Model::default(), None);
     assert_eq!(undisturbed.restarts, 1);
     for steps in 0..6 {
-        assert_eq!(script(&Model::default(), Some(steps)), undisturbed, "killed after {steps} steps");
+        assert_eq!(
+            script(&Model::default(), Some(steps)),
+            undisturbed,
+            "killed after {steps} steps"
+        );
     }
 }
 
-/// The `KafkaTopic` object, as an API server would keep it, and a count of writes until the operator is killed.
+/// The `KafkaTopic` object, as an API server would keep it, and a count of writes until the
+/// operator is killed.
 #[derive(Default)]
 struct Home {
     topic: std::sync::Mutex<Option<KafkaTopic>>,
@@ -552,7 +691,9 @@ impl Home {
 
     fn write(&self, f: impl FnOnce(&mut KafkaTopic)) -> Result<(), Fault> {
         if let Some(left) = &mut *self.writes_left.lock().unwrap() {
-            *left = left.checked_sub(1).ok_or_else(|| Fault { reason: "Killed".into(), message: String::new() })?;
+            *left = left
+                .checked_sub(1)
+                .ok_or_else(|| Fault { reason: "Killed".into(), message: String::new() })?;
         }
         self.with(f);
         Ok(())
@@ -560,15 +701,30 @@ impl Home {
 }
 
 impl TopicHome for Home {
-    fn read<'a>(&'a self, _: &'a KafkaTopic) -> letterbox_env::BoxFuture<'a, Result<Option<KafkaTopic>, Fault>> {
+    fn read<'a>(
+        &'a self,
+        _: &'a KafkaTopic,
+    ) -> letterbox_env::BoxFuture<'a, Result<Option<KafkaTopic>, Fault>> {
         Box::pin(async { Ok(self.topic.lock().unwrap().clone()) })
     }
 
-    fn set_finalizer<'a>(&'a self, _: &'a KafkaTopic, present: bool) -> letterbox_env::BoxFuture<'a, Result<(), Fault>> {
-        Box::pin(async move { self.write(|topic| topic.metadata.finalizers = present.then(|| vec![TOPIC_FINALIZER.to_owned()])) })
+    fn set_finalizer<'a>(
+        &'a self,
+        _: &'a KafkaTopic,
+        present: bool,
+    ) -> letterbox_env::BoxFuture<'a, Result<(), Fault>> {
+        Box::pin(async move {
+            self.write(|topic| {
+                topic.metadata.finalizers = present.then(|| vec![TOPIC_FINALIZER.to_owned()])
+            })
+        })
     }
 
-    fn write_status<'a>(&'a self, _: &'a KafkaTopic, status: &'a KafkaTopicStatus) -> letterbox_env::BoxFuture<'a, Result<(), Fault>> {
+    fn write_status<'a>(
+        &'a self,
+        _: &'a KafkaTopic,
+        status: &'a KafkaTopicStatus,
+    ) -> letterbox_env::BoxFuture<'a, Result<(), Fault>> {
         Box::pin(async move { self.write(|topic| topic.status = Some(status.clone())) })
     }
 }
@@ -582,8 +738,12 @@ struct World {
 
 impl World {
     fn new(spec: serde_json::Value) -> Self {
-        let world =
-            Self { home: Home::default(), admin: ModelAdmin::default(), cluster: ClusterState::Ready, namespace_terminating: false };
+        let world = Self {
+            home: Home::default(),
+            admin: ModelAdmin::default(),
+            cluster: ClusterState::Ready,
+            namespace_terminating: false,
+        };
         let mut full = json!({"clusterRef": {"name": "demo"}});
         full.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
         let topic = json!({
@@ -597,8 +757,12 @@ impl World {
     fn pass(&self) -> Result<TopicPass, Fault> {
         let topic = self.home.with(|topic| topic.clone());
         let live = self.admin.with(|state| state.topics.get("orders").cloned());
-        let facts =
-            TopicFacts { cluster: self.cluster.clone(), topic: live, other_owner: None, namespace_terminating: self.namespace_terminating };
+        let facts = TopicFacts {
+            cluster: self.cluster.clone(),
+            topic: live,
+            other_owner: None,
+            namespace_terminating: self.namespace_terminating,
+        };
         block_on(reconcile_topic(&self.home, &self.admin, &topic, &facts, &now()))
     }
 
@@ -616,7 +780,8 @@ impl World {
 
     fn condition(&self, type_: &str) -> (String, String) {
         self.home.with(|topic| {
-            let condition = find_condition(&topic.status.as_ref().unwrap().conditions, type_).unwrap();
+            let condition =
+                find_condition(&topic.status.as_ref().unwrap().conditions, type_).unwrap();
             (condition.status.clone(), condition.reason.clone())
         })
     }
@@ -637,7 +802,10 @@ fn a_topic_waits_for_its_cluster_and_is_then_made() {
     assert_eq!(world.ready(), ("True".into(), "Ready".into()));
     let topic = world.admin.with(|state| state.topics["orders"].clone());
     assert_eq!((topic.partitions, topic.config["retention.ms"].as_str()), (3, "1000"));
-    assert_eq!(world.home.with(|topic| topic.status.clone().unwrap().topic_id), Some("id-1".into()));
+    assert_eq!(
+        world.home.with(|topic| topic.status.clone().unwrap().topic_id),
+        Some("id-1".into())
+    );
     // A fixed point: nothing more is done or written.
     *world.home.writes_left.lock().unwrap() = Some(0);
     assert!(world.pass().unwrap().done.is_empty());
@@ -659,21 +827,31 @@ fn a_broker_that_restarts_costs_no_write_per_topic_and_an_outage_one() {
     for _ in 0..3 {
         world.pass().unwrap();
         assert_eq!(world.ready(), ("False".into(), "WaitingForCluster".into()));
-        world.cluster = if world.cluster == ClusterState::Restarting { ClusterState::NotReady } else { ClusterState::Restarting };
+        world.cluster = if world.cluster == ClusterState::Restarting {
+            ClusterState::NotReady
+        } else {
+            ClusterState::Restarting
+        };
     }
-    let message = world.home.with(|topic| find_condition(&topic.status.as_ref().unwrap().conditions, READY).unwrap().message.clone());
+    let message = world.home.with(|topic| {
+        find_condition(&topic.status.as_ref().unwrap().conditions, READY).unwrap().message.clone()
+    });
     assert!(message.starts_with("cluster not ready"), "{message}");
     // A spec that changed meanwhile is answered.
     world.home.with(|topic| topic.metadata.generation = Some(2));
     writes(&world, 1);
     world.cluster = ClusterState::Restarting;
     world.pass().unwrap();
-    assert_eq!(world.home.with(|topic| topic.status.as_ref().unwrap().observed_generation), Some(2));
+    assert_eq!(
+        world.home.with(|topic| topic.status.as_ref().unwrap().observed_generation),
+        Some(2)
+    );
 }
 
 #[test]
 fn what_was_changed_by_hand_is_put_back_and_foreign_keys_are_left() {
-    let world = World::new(json!({"partitions": 3, "config": {"retention.ms": "1000", "segment.ms": "5"}}));
+    let world =
+        World::new(json!({"partitions": 3, "config": {"retention.ms": "1000", "segment.ms": "5"}}));
     world.pass().unwrap();
     world.admin.with(|state| {
         let config = &mut state.topics.get_mut("orders").unwrap().config;
@@ -683,8 +861,17 @@ fn what_was_changed_by_hand_is_put_back_and_foreign_keys_are_left() {
     world.home.with(|topic| drop(topic.spec.config.remove("segment.ms")));
     world.pass().unwrap();
     let config = world.admin.with(|state| state.topics["orders"].config.clone());
-    assert_eq!(config, BTreeMap::from([("retention.ms".into(), "1000".into()), ("cleanup.policy".into(), "compact".into())]));
-    assert_eq!(world.home.with(|topic| topic.status.clone().unwrap().config_keys), ["retention.ms"]);
+    assert_eq!(
+        config,
+        BTreeMap::from([
+            ("retention.ms".into(), "1000".into()),
+            ("cleanup.policy".into(), "compact".into())
+        ])
+    );
+    assert_eq!(
+        world.home.with(|topic| topic.status.clone().unwrap().config_keys),
+        ["retention.ms"]
+    );
 }
 
 #[test]
@@ -698,10 +885,18 @@ fn partitions_grow_and_a_shrink_is_refused_by_type() {
     world.pass().unwrap();
     assert_eq!(world.ready(), ("False".into(), "NotSupported".into()));
     assert_eq!(world.admin.with(|state| state.topics["orders"].partitions), 5);
-    let message = world.home.with(|topic| find_condition(&topic.status.as_ref().unwrap().conditions, DEGRADED).unwrap().message.clone());
+    let message = world.home.with(|topic| {
+        find_condition(&topic.status.as_ref().unwrap().conditions, DEGRADED)
+            .unwrap()
+            .message
+            .clone()
+    });
     assert!(message.starts_with("PartitionsShrink: the topic has 5 partitions"), "{message}");
     assert_eq!(world.progressing(), ("False".into(), "NotSupported".into()));
-    world.home.with(|topic| topic.metadata.annotations = Some(BTreeMap::from([(PAUSE_ANNOTATION.to_owned(), "true".to_owned())])));
+    world.home.with(|topic| {
+        topic.metadata.annotations =
+            Some(BTreeMap::from([(PAUSE_ANNOTATION.to_owned(), "true".to_owned())]))
+    });
     world.pass().unwrap();
     assert_eq!(world.progressing(), ("False".into(), "Paused".into()));
 }
@@ -741,7 +936,10 @@ fn a_finalizer_never_outlives_the_cluster_or_holds_a_namespace() {
         assert!(world.is_held());
         world.delete();
         world.cluster = ClusterState::NotReady;
-        assert!(!world.pass().unwrap().released, "while the cluster restarts, the topic waits for it");
+        assert!(
+            !world.pass().unwrap().released,
+            "while the cluster restarts, the topic waits for it"
+        );
         world.cluster = gone;
         assert!(world.pass().unwrap().released);
         assert!(world.admin.with(|state| state.topics.contains_key("orders")));
@@ -761,7 +959,10 @@ fn an_object_is_let_go_before_the_deletion_of_its_namespace_reaches_it() {
             world.pass().unwrap();
             assert!(!world.is_held(), "and it is not held again");
         }
-        assert!(world.admin.with(|state| state.topics.contains_key("orders")), "its records go, or stay, with the cluster's volumes");
+        assert!(
+            world.admin.with(|state| state.topics.contains_key("orders")),
+            "its records go, or stay, with the cluster's volumes"
+        );
     }
 }
 
@@ -783,9 +984,18 @@ fn a_deletion_that_was_taken_back_between_plan_and_act_is_not_carried_out() {
     let stale = world.home.with(|topic| topic.clone());
     world.home.with(|topic| topic.spec.deletion_policy = DeletionPolicy::Retain);
     let live = world.admin.with(|state| state.topics.get("orders").cloned());
-    let facts = TopicFacts { cluster: ClusterState::Ready, topic: live, other_owner: None, namespace_terminating: false };
-    let pass = block_on(reconcile_topic(&world.home, &world.admin, &stale, &facts, &now())).unwrap();
-    assert!(pass.plan.steps.iter().any(|step| matches!(step, TopicStep::Delete { .. })) && pass.fault.is_some());
+    let facts = TopicFacts {
+        cluster: ClusterState::Ready,
+        topic: live,
+        other_owner: None,
+        namespace_terminating: false,
+    };
+    let pass =
+        block_on(reconcile_topic(&world.home, &world.admin, &stale, &facts, &now())).unwrap();
+    assert!(
+        pass.plan.steps.iter().any(|step| matches!(step, TopicStep::Delete { .. }))
+            && pass.fault.is_some()
+    );
     assert!(world.admin.with(|state| state.topics.contains_key("orders")));
 }
 

@@ -1,4 +1,5 @@
-//! `letterbox up` with this program in the place of the broker: started as `up broker --config FILE`, it answers `/readyz`.
+//! `letterbox up` with this program in the place of the broker: started as
+//! `up broker --config FILE`, it answers `/readyz`.
 #![allow(clippy::disallowed_methods, reason = "a test stands outside of the seam")]
 
 use std::io::{Read as _, Write as _};
@@ -16,7 +17,11 @@ fn main() {
         Some("broker") => play_broker(Path::new(&arguments[3])),
         Some("--list") => println!("a_cluster_lives_through_kill_edit_and_drain: test"),
         _ => {
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()
+                .unwrap();
             runtime.block_on(a_cluster_lives_through_kill_edit_and_drain());
             println!("test a_cluster_lives_through_kill_edit_and_drain ... ok");
         }
@@ -50,7 +55,9 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 async fn free_first_port() -> u16 {
     loop {
         let port = Env::real().net.bind("127.0.0.1", 0).await.unwrap().local_addr().unwrap().port();
-        if (10_000..60_000).contains(&port) && Env::real().net.bind("127.0.0.1", port + 552).await.is_ok() {
+        if (10_000..60_000).contains(&port)
+            && Env::real().net.bind("127.0.0.1", port + 552).await.is_ok()
+        {
             return port;
         }
     }
@@ -70,10 +77,14 @@ async fn a_cluster_lives_through_kill_edit_and_drain() {
     let file = dir.path().join("cluster.yaml");
     let data: PathBuf = dir.path().join("data");
     let document = |config: &str| {
-        format!("apiVersion: letterbox.dev/v1alpha1\nkind: KafkaCluster\nmetadata: {{name: demo}}\nspec: {{config: {{{config}}}}}\n")
+        format!(
+            "apiVersion: letterbox.dev/v1alpha1\nkind: KafkaCluster\nmetadata: {{name: \
+             demo}}\nspec: {{config: {{{config}}}}}\n"
+        )
     };
     write(&file, &document(""));
-    let options = UpOptions { file: file.clone(), data: data.clone(), port: free_first_port().await };
+    let options =
+        UpOptions { file: file.clone(), data: data.clone(), port: free_first_port().await };
     let binary = std::env::current_exe().unwrap();
     let up = tokio::spawn(up_in(Env::real(), options.clone(), binary.clone()));
     let broker = data.join("demo/broker-0");
@@ -82,7 +93,8 @@ async fn a_cluster_lives_through_kill_edit_and_drain() {
 
     until("the broker runs", || runs(pid())).await;
     let first = pid();
-    let second_up = up_in(Env::real(), options.clone(), binary.clone()).await.unwrap_err().to_string();
+    let second_up =
+        up_in(Env::real(), options.clone(), binary.clone()).await.unwrap_err().to_string();
     assert!(second_up.contains("another letterbox up uses"), "{second_up}");
 
     kill_process(first.unwrap(), Signal::KILL).unwrap();
@@ -91,7 +103,9 @@ async fn a_cluster_lives_through_kill_edit_and_drain() {
     let second = pid();
     write(&file, &document("num.partitions: \"7\""));
     until("an edit restarts it with the new configuration", || {
-        pid() != second && runs(pid()) && read(&broker.join("server.properties")).contains("num.partitions=7\n")
+        pid() != second
+            && runs(pid())
+            && read(&broker.join("server.properties")).contains("num.partitions=7\n")
     })
     .await;
     assert!(!runs(second), "the old process has ended");
@@ -102,27 +116,37 @@ async fn a_cluster_lives_through_kill_edit_and_drain() {
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert!(pid() == third && runs(third));
 
-    // Valid as a document, refused by the broker: told, not tried again, and healed by the next edit.
+    // Valid as a document, refused by the broker: told, not tried again, and healed by the next
+    // edit.
     write(&file, &document("num.partitions: \"nonsense\""));
-    until("the broker's refusal is in its log", || read(&broker.join("broker.log")).contains("must be a number")).await;
+    until("the broker's refusal is in its log", || {
+        read(&broker.join("broker.log")).contains("must be a number")
+    })
+    .await;
     let refused = pid();
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert_eq!(pid(), refused, "a broker that refused its configuration is not started again");
     write(&file, &document("num.partitions: 9"));
-    until("the next correct edit heals it", || runs(pid()) && read(&broker.join("server.properties")).contains("num.partitions=9\n")).await;
+    until("the next correct edit heals it", || {
+        runs(pid()) && read(&broker.join("server.properties")).contains("num.partitions=9\n")
+    })
+    .await;
 
     let last = pid();
     kill_process(getpid(), Signal::TERM).unwrap();
-    let code = tokio::time::timeout(Duration::from_secs(20), up).await.expect("it ends").unwrap().unwrap();
+    let code =
+        tokio::time::timeout(Duration::from_secs(20), up).await.expect("it ends").unwrap().unwrap();
     assert_eq!(code, 0);
     assert!(!runs(last), "no broker is left behind");
 
     // Refused from the start: it ends, and says why.
     write(&file, &document("num.partitions: nonsense"));
-    let ended = tokio::time::timeout(Duration::from_secs(20), up_in(Env::real(), options, binary)).await;
+    let ended =
+        tokio::time::timeout(Duration::from_secs(20), up_in(Env::real(), options, binary)).await;
     let refused = ended.expect("it does not go on for ever").unwrap_err().to_string();
     assert!(
-        refused.contains("broker 0 refuses its configuration") && refused.ends_with("num.partitions=nonsense: must be a number"),
+        refused.contains("broker 0 refuses its configuration")
+            && refused.ends_with("num.partitions=nonsense: must be a number"),
         "{refused}"
     );
 }

@@ -2,7 +2,9 @@
 
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::ApiVersionsResponse;
-use kafka_protocol::messages::api_versions_response::{ApiVersion, FinalizedFeatureKey, SupportedFeatureKey};
+use kafka_protocol::messages::api_versions_response::{
+    ApiVersion, FinalizedFeatureKey, SupportedFeatureKey,
+};
 use kafka_protocol::protocol::StrBytes;
 
 use super::apis::{self, API_VERSIONS, APIS};
@@ -31,26 +33,28 @@ pub struct FinalizedFeature {
 
 /// The answer to an ApiVersions request of a version that is served.
 ///
-/// `finalized_epoch` is where the finalized features were read from the metadata log; −1 when they are unknown.
-/// Up to version 3 a supported feature whose lowest level is 0 is left out, because clients of that time fail on it
-/// (KAFKA-17011); finalized features stay.
+/// `finalized_epoch` is where the finalized features were read from the metadata log; −1 when they
+/// are unknown. Up to version 3 a supported feature whose lowest level is 0 is left out, because
+/// clients of that time fail on it (KAFKA-17011); finalized features stay.
 pub fn api_versions_response(
     version: i16,
     supported: &[SupportedFeature],
     finalized_epoch: i64,
     finalized: &[FinalizedFeature],
 ) -> ApiVersionsResponse {
-    let response =
-        ApiVersionsResponse::default().with_api_keys(APIS.iter().map(|api| range(api.key, api.advertised_min, api.max)).collect());
+    let response = ApiVersionsResponse::default().with_api_keys(
+        APIS.iter().map(|api| range(api.key, api.advertised_min, api.max)).collect(),
+    );
     if version < 3 {
         return response;
     }
-    let supported = supported.iter().filter(|feature| version > 3 || feature.min > 0).map(|feature| {
-        SupportedFeatureKey::default()
-            .with_name(StrBytes::from_static_str(feature.name))
-            .with_min_version(feature.min)
-            .with_max_version(feature.max)
-    });
+    let supported =
+        supported.iter().filter(|feature| version > 3 || feature.min > 0).map(|feature| {
+            SupportedFeatureKey::default()
+                .with_name(StrBytes::from_static_str(feature.name))
+                .with_min_version(feature.min)
+                .with_max_version(feature.max)
+        });
     let finalized = finalized.iter().map(|feature| {
         FinalizedFeatureKey::default()
             .with_name(StrBytes::from_string(feature.name.clone()))
@@ -63,8 +67,8 @@ pub fn api_versions_response(
         .with_finalized_features(finalized.collect())
 }
 
-/// The whole frame that answers an ApiVersions request of a version that is not served: error 35 in version 0, with
-/// our range of ApiVersions, so that the client can ask again.
+/// The whole frame that answers an ApiVersions request of a version that is not served: error 35 in
+/// version 0, with our range of ApiVersions, so that the client can ask again.
 pub fn unsupported_api_versions_frame(correlation_id: i32) -> Bytes {
     let (min, max) = apis::find(API_VERSIONS).map_or((0, 0), |api| (api.advertised_min, api.max));
     let mut out = BytesMut::with_capacity(20);
@@ -78,8 +82,9 @@ pub fn unsupported_api_versions_frame(correlation_id: i32) -> Bytes {
     out.freeze()
 }
 
-/// Whether the name or version of the client's software is one that Kafka accepts from version 3 on: letters, digits,
-/// `-` and `.`, the first and the last a letter or digit. Answer INVALID_REQUEST when not (KIP-511).
+/// Whether the name or version of the client's software is one that Kafka accepts from version 3
+/// on: letters, digits, `-` and `.`, the first and the last a letter or digit. Answer
+/// INVALID_REQUEST when not (KIP-511).
 pub fn is_client_software(text: &str) -> bool {
     let is_word = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
     let bytes = text.as_bytes();
@@ -96,13 +101,19 @@ mod tests {
     use super::super::{Response, decode_response};
     use super::*;
 
-    const FEATURES: &[SupportedFeature] =
-        &[SupportedFeature { name: "metadata.version", min: 1, max: 3 }, SupportedFeature { name: "group.version", min: 0, max: 1 }];
+    const FEATURES: &[SupportedFeature] = &[
+        SupportedFeature { name: "metadata.version", min: 1, max: 3 },
+        SupportedFeature { name: "group.version", min: 0, max: 1 },
+    ];
 
     #[test]
     fn produce_is_listed_from_zero() {
         let response = api_versions_response(4, &[], -1, &[]);
-        let produce = response.api_keys.iter().find(|api| api.api_key == 0).map(|api| (api.min_version, api.max_version));
+        let produce = response
+            .api_keys
+            .iter()
+            .find(|api| api.api_key == 0)
+            .map(|api| (api.min_version, api.max_version));
         assert_eq!(produce, Some((0, 13)));
         assert_eq!(response.api_keys.len(), APIS.len());
     }

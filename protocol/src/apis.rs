@@ -1,6 +1,8 @@
-//! The one table of APIs and versions that Letterbox serves; a new version touches this table and one handler.
+//! The one table of APIs and versions that Letterbox serves; a new version touches this table and
+//! one handler.
 //!
-//! What is listed here works completely. Ceilings are the lower of Kafka 4.4 and what [`super::codec_range`] knows.
+//! What is listed here works completely. Ceilings are the lower of Kafka 4.4 and what
+//! [`super::codec_range`] knows.
 
 /// One API and its versions, all ends inclusive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,8 +37,8 @@ impl Api {
         if self.is_flexible(version) { 2 } else { 1 }
     }
 
-    /// The version of the header in front of a response: 0, or 1 when flexible. ApiVersions always has 0, because
-    /// the client does not yet know what the broker speaks (KIP-511).
+    /// The version of the header in front of a response: 0, or 1 when flexible. ApiVersions always
+    /// has 0, because the client does not yet know what the broker speaks (KIP-511).
     pub const fn response_header_version(&self, version: i16) -> i16 {
         if self.key != API_VERSIONS && self.is_flexible(version) { 1 } else { 0 }
     }
@@ -51,7 +53,8 @@ pub const FETCH: i16 = 1;
 
 /// Every API that is served, in the order of the API key.
 pub static APIS: &[Api] = &[
-    // Versions 0 to 2 are listed and refused: older librdkafka turns compression off otherwise (KAFKA-18659).
+    // Versions 0 to 2 are listed and refused: older librdkafka turns compression off otherwise
+    // (KAFKA-18659).
     Api { advertised_min: 0, ..api(0, "Produce", 3, 13, 9) },
     api(1, "Fetch", 4, 18, 12),
     api(2, "ListOffsets", 1, 11, 6),

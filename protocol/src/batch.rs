@@ -1,9 +1,9 @@
 //! Record batches (magic 2) as they lie on the wire and on disk.
 //!
-//! [`Batch`] is a view: the header is parsed once, the records stay bytes. What a leader changes lies outside
-//! the checksum and is patched in place ([`assign`]); what lies inside it ([`set_log_append_time`],
-//! [`set_max_timestamp`]) costs a new one. [`RecordIter`] hands out records lazily as slices, and
-//! [`BatchBuilder`] writes a batch.
+//! [`Batch`] is a view: the header is parsed once, the records stay bytes. What a leader changes
+//! lies outside the checksum and is patched in place ([`assign`]); what lies inside it
+//! ([`set_log_append_time`], [`set_max_timestamp`]) costs a new one. [`RecordIter`] hands out
+//! records lazily as slices, and [`BatchBuilder`] writes a batch.
 //!
 //! Nothing here trusts a length or a count; malformed input is a [`BatchError`], never a panic.
 //!
@@ -163,8 +163,9 @@ impl BatchHeader {
     /// # Errors
     /// `Truncated` when there are fewer than 61 bytes, `TooShort`, `Magic`.
     pub fn parse(bytes: &[u8]) -> Result<Self, BatchError> {
-        Self::fields(bytes).ok_or(BatchError::Truncated { needed: HEADER_BYTES as u64, available: bytes.len() }).and_then(
-            |(magic, header)| {
+        Self::fields(bytes)
+            .ok_or(BatchError::Truncated { needed: HEADER_BYTES as u64, available: bytes.len() })
+            .and_then(|(magic, header)| {
                 if header.batch_length < (HEADER_BYTES - LOG_OVERHEAD) as i32 {
                     return Err(BatchError::TooShort(header.batch_length));
                 }
@@ -172,8 +173,7 @@ impl BatchHeader {
                     return Err(BatchError::Magic(magic));
                 }
                 Ok(header)
-            },
-        )
+            })
     }
 
     fn fields(bytes: &[u8]) -> Option<(i8, Self)> {
@@ -262,13 +262,21 @@ impl BatchHeader {
     /// Sequence of the last record; −1 without one. Wraps from 2^31−1 to 0.
     #[must_use]
     pub fn last_sequence(&self) -> i32 {
-        if self.base_sequence < 0 { -1 } else { increment_sequence(self.base_sequence, self.last_offset_delta) }
+        if self.base_sequence < 0 {
+            -1
+        } else {
+            increment_sequence(self.base_sequence, self.last_offset_delta)
+        }
     }
 
     /// The timestamp of a record with this delta.
     #[must_use]
     pub fn timestamp(&self, delta: i64) -> TimestampMs {
-        if self.is_log_append_time() { self.max_timestamp } else { self.base_timestamp.saturating_add(delta) }
+        if self.is_log_append_time() {
+            self.max_timestamp
+        } else {
+            self.base_timestamp.saturating_add(delta)
+        }
     }
 }
 
@@ -287,7 +295,8 @@ pub struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// Takes the batch at the start of `bytes`; gives it and what follows. The checksum is not looked at.
+    /// Takes the batch at the start of `bytes`; gives it and what follows. The checksum is not
+    /// looked at.
     ///
     /// # Errors
     /// `Truncated`, `TooShort`, `Magic`.
@@ -295,7 +304,9 @@ impl<'a> Batch<'a> {
         let header = BatchHeader::parse(bytes)?;
         match bytes.split_at_checked(header.size()) {
             Some((batch, rest)) => Ok((Self { header, bytes: batch }, rest)),
-            None => Err(BatchError::Truncated { needed: header.size() as u64, available: bytes.len() }),
+            None => {
+                Err(BatchError::Truncated { needed: header.size() as u64, available: bytes.len() })
+            }
         }
     }
 
@@ -317,7 +328,11 @@ impl<'a> Batch<'a> {
     /// `Crc`.
     pub fn check_crc(&self) -> Result<(), BatchError> {
         let computed = crc_of(self.bytes);
-        if computed == self.header.crc { Ok(()) } else { Err(BatchError::Crc { stored: self.header.crc, computed }) }
+        if computed == self.header.crc {
+            Ok(())
+        } else {
+            Err(BatchError::Crc { stored: self.header.crc, computed })
+        }
     }
 }
 
@@ -410,7 +425,8 @@ pub struct RecordIter<'a> {
 }
 
 impl<'a> RecordIter<'a> {
-    /// Over `records`, the uncompressed bytes after the header, of a batch that says it has `count` records.
+    /// Over `records`, the uncompressed bytes after the header, of a batch that says it has `count`
+    /// records.
     #[must_use]
     pub fn new(records: &'a [u8], count: i32) -> Self {
         Self { cursor: Cursor(records), count, index: 0 }
@@ -495,14 +511,16 @@ impl<'a> Cursor<'a> {
     }
 
     fn record(&mut self) -> Result<Record<'a>, &'static str> {
-        let length = self.varint().and_then(|n| usize::try_from(n).ok()).ok_or("length is malformed")?;
+        let length =
+            self.varint().and_then(|n| usize::try_from(n).ok()).ok_or("length is malformed")?;
         let mut body = Cursor(self.take(length).ok_or("length reaches past the end of the batch")?);
         body.take(1).ok_or("ends before its attributes")?;
         let timestamp_delta = body.varlong().ok_or("timestamp is malformed")?;
         let offset_delta = body.varint().ok_or("offset is malformed")?;
         let key = body.nullable().ok_or("key is malformed")?;
         let value = body.nullable().ok_or("value is malformed")?;
-        let count = body.varint().and_then(|n| u32::try_from(n).ok()).ok_or("header count is malformed")?;
+        let count =
+            body.varint().and_then(|n| u32::try_from(n).ok()).ok_or("header count is malformed")?;
         let headers = Headers { count, bytes: body.0 };
         for _ in 0..count {
             body.nullable().flatten().ok_or("header key is malformed")?;
@@ -580,11 +598,16 @@ impl BatchBuilder {
         Self { header, max_timestamp: -1, records: Vec::new(), body: Vec::new() }
     }
 
-    /// An empty batch with the place, producer, flags and timestamps' base of `header`, for records with
-    /// the same offset deltas: its last offset stays even when the last records do not come.
+    /// An empty batch with the place, producer, flags and timestamps' base of `header`, for records
+    /// with the same offset deltas: its last offset stays even when the last records do not come.
     #[must_use]
     pub fn like(header: &BatchHeader) -> Self {
-        Self { header: BatchHeader { records_count: 0, ..*header }, max_timestamp: -1, records: Vec::new(), body: Vec::new() }
+        Self {
+            header: BatchHeader { records_count: 0, ..*header },
+            max_timestamp: -1,
+            records: Vec::new(),
+            body: Vec::new(),
+        }
     }
 
     /// The batch of `header`, whose records are packed already.
@@ -596,7 +619,8 @@ impl BatchBuilder {
     /// The idempotent producer it comes from.
     #[must_use]
     pub fn producer(mut self, id: ProducerId, epoch: i16, base_sequence: i32) -> Self {
-        (self.header.producer_id, self.header.producer_epoch, self.header.base_sequence) = (id, epoch, base_sequence);
+        (self.header.producer_id, self.header.producer_epoch, self.header.base_sequence) =
+            (id, epoch, base_sequence);
         self
     }
 
@@ -630,7 +654,13 @@ impl BatchBuilder {
     }
 
     /// Adds a record behind the last.
-    pub fn push(&mut self, timestamp: TimestampMs, key: Option<&[u8]>, value: Option<&[u8]>, headers: &[(&[u8], Option<&[u8]>)]) {
+    pub fn push(
+        &mut self,
+        timestamp: TimestampMs,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[(&[u8], Option<&[u8]>)],
+    ) {
         self.header.last_offset_delta = self.header.last_offset_delta.saturating_add(1);
         self.body.clear();
         let mut raw = Vec::new();
@@ -638,8 +668,15 @@ impl BatchBuilder {
             put_nullable(&mut raw, Some(name));
             put_nullable(&mut raw, *value);
         }
-        let headers = Headers { count: u32::try_from(headers.len()).unwrap_or(u32::MAX), bytes: &raw };
-        let record = Record { timestamp_delta: 0, offset_delta: self.header.last_offset_delta, key, value, headers };
+        let headers =
+            Headers { count: u32::try_from(headers.len()).unwrap_or(u32::MAX), bytes: &raw };
+        let record = Record {
+            timestamp_delta: 0,
+            offset_delta: self.header.last_offset_delta,
+            key,
+            value,
+            headers,
+        };
         self.write(timestamp, &record);
     }
 
@@ -694,7 +731,8 @@ impl BatchBuilder {
     #[must_use]
     pub fn build_with(self, compression: Compression, records: &[u8]) -> BytesMut {
         let header = self.header;
-        // With log append time the header's maximum *is* the records' timestamp; an emptied batch keeps its own.
+        // With log append time the header's maximum *is* the records' timestamp; an emptied batch
+        // keeps its own.
         let keeps = header.is_log_append_time() || header.records_count == 0;
         let max_timestamp = if keeps { header.max_timestamp } else { self.max_timestamp };
         let attributes = (header.attributes & !COMPRESSION_MASK) | compression as i16;
@@ -741,11 +779,21 @@ mod tests {
         assert_eq!(crc_of(&bytes), ::crc32c::crc32c(&bytes[ATTRIBUTES_AT..]));
         let header = batch.header;
         assert_eq!((header.base_offset, header.last_offset(), header.leader_epoch), (42, 43, 3));
-        assert_eq!((header.base_timestamp, header.max_timestamp, header.last_sequence()), (100, 100, 6));
-        let records: Vec<_> = RecordIter::new(batch.records_bytes(), 2).map(Result::unwrap).collect();
+        assert_eq!(
+            (header.base_timestamp, header.max_timestamp, header.last_sequence()),
+            (100, 100, 6)
+        );
+        let records: Vec<_> =
+            RecordIter::new(batch.records_bytes(), 2).map(Result::unwrap).collect();
         assert_eq!(records[0].key, Some(&b"k"[..]));
-        assert_eq!(records[0].headers.iter().collect::<Vec<_>>(), [(&b"h"[..], None), (&b"h"[..], Some(&b""[..]))]);
-        assert_eq!((records[1].key, records[1].value, header.timestamp(records[1].timestamp_delta)), (None, None, 90));
+        assert_eq!(
+            records[0].headers.iter().collect::<Vec<_>>(),
+            [(&b"h"[..], None), (&b"h"[..], Some(&b""[..]))]
+        );
+        assert_eq!(
+            (records[1].key, records[1].value, header.timestamp(records[1].timestamp_delta)),
+            (None, None, 90)
+        );
     }
 
     #[test]
@@ -773,7 +821,9 @@ mod tests {
 
     #[test]
     fn sequences_wrap_to_zero() {
-        for (from, by, to) in [(0, 0, 0), (5, 3, 8), (i32::MAX, 1, 0), (i32::MAX - 1, 3, 1), (i32::MAX, 0, i32::MAX)] {
+        for (from, by, to) in
+            [(0, 0, 0), (5, 3, 8), (i32::MAX, 1, 0), (i32::MAX - 1, 3, 1), (i32::MAX, 0, i32::MAX)]
+        {
             assert_eq!(increment_sequence(from, by), to);
         }
     }
@@ -790,7 +840,10 @@ mod tests {
             assert!(error(&records[..cut], 2).is_some(), "cut at {cut}");
         }
         for cut in 0..bytes.len() {
-            assert!(matches!(Batch::split(&bytes[..cut]), Err(BatchError::Truncated { .. })), "cut at {cut}");
+            assert!(
+                matches!(Batch::split(&bytes[..cut]), Err(BatchError::Truncated { .. })),
+                "cut at {cut}"
+            );
         }
     }
 

@@ -1,6 +1,7 @@
-//! OffsetCommit and OffsetFetch version 10, which name topics by id (KIP-848). The message codec knows version 9, and the topic's
-//! key is all that differs: a body of version 10 is rewritten to version 9 with the id's text in the place of the name, and back.
-//! Whoever handles version 10 reads the name as an id ([`topic_id`]).
+//! OffsetCommit and OffsetFetch version 10, which name topics by id (KIP-848). The message codec
+//! knows version 9, and the topic's key is all that differs: a body of version 10 is rewritten to
+//! version 9 with the id's text in the place of the name, and back. Whoever handles version 10
+//! reads the name as an id ([`topic_id`]).
 
 use bytes::{BufMut, Bytes, BytesMut};
 use uuid::Uuid;
@@ -15,7 +16,8 @@ pub(super) const BY_ID: i16 = 10;
 /// The shape of a message: what is copied, and where the topic's key stands.
 pub(super) type Shape = fn(&mut Rewrite<'_>) -> Option<()>;
 
-/// The id that stands in the place of a topic's name in a message of version 10; `None` when it is none.
+/// The id that stands in the place of a topic's name in a message of version 10; `None` when it is
+/// none.
 pub fn topic_id(name: &str) -> Option<Uuid> {
     Uuid::try_parse(name).ok()
 }
@@ -38,7 +40,8 @@ pub(super) fn response_shape(api_key: i16, version: i16) -> Option<Shape> {
     }
 }
 
-/// A body of version 10 as version 9. `None`: it is not whole. Bytes after the last field are left out.
+/// A body of version 10 as version 9. `None`: it is not whole. Bytes after the last field are left
+/// out.
 pub(super) fn to_names(shape: Shape, body: &[u8]) -> Option<Bytes> {
     rewrite(shape, body, true)
 }
@@ -200,7 +203,9 @@ mod tests {
     use kafka_protocol::messages as m;
     use kafka_protocol::protocol::StrBytes;
 
-    use crate::{Request, Response, decode_request, decode_response, encode_request, encode_response};
+    use crate::{
+        Request, Response, decode_request, decode_response, encode_request, encode_response,
+    };
 
     const ID: &str = "0cb5a5f1-58c6-4b31-8a0f-0d5c6e0e5a11";
 
@@ -216,7 +221,9 @@ mod tests {
             .with_committed_offset(2)
             .with_committed_leader_epoch(3)
             .with_committed_metadata(Some(StrBytes::from_static_str("m")));
-        let topic = m::offset_commit_request::OffsetCommitRequestTopic::default().with_name(name()).with_partitions(vec![partition]);
+        let topic = m::offset_commit_request::OffsetCommitRequestTopic::default()
+            .with_name(name())
+            .with_partitions(vec![partition]);
         let request: Request = m::OffsetCommitRequest::default()
             .with_group_id(m::GroupId(StrBytes::from_static_str("g")))
             .with_generation_id_or_member_epoch(5)
@@ -238,28 +245,45 @@ mod tests {
             .with_committed_offset(9)
             .with_committed_leader_epoch(4)
             .with_metadata(Some(StrBytes::from_static_str("ä")));
-        let topic = m::offset_fetch_response::OffsetFetchResponseTopics::default().with_name(name()).with_partitions(vec![partition]);
-        let group = m::offset_fetch_response::OffsetFetchResponseGroup::default().with_topics(vec![topic]).with_error_code(14);
+        let topic = m::offset_fetch_response::OffsetFetchResponseTopics::default()
+            .with_name(name())
+            .with_partitions(vec![partition]);
+        let group = m::offset_fetch_response::OffsetFetchResponseGroup::default()
+            .with_topics(vec![topic])
+            .with_error_code(14);
         let fetched: Response = m::OffsetFetchResponse::default().with_groups(vec![group]).into();
-        let partition = m::offset_commit_response::OffsetCommitResponsePartition::default().with_partition_index(3).with_error_code(100);
-        let topic = m::offset_commit_response::OffsetCommitResponseTopic::default().with_name(name()).with_partitions(vec![partition]);
-        let committed: Response = m::OffsetCommitResponse::default().with_topics(vec![topic]).into();
+        let partition = m::offset_commit_response::OffsetCommitResponsePartition::default()
+            .with_partition_index(3)
+            .with_error_code(100);
+        let topic = m::offset_commit_response::OffsetCommitResponseTopic::default()
+            .with_name(name())
+            .with_partitions(vec![partition]);
+        let committed: Response =
+            m::OffsetCommitResponse::default().with_topics(vec![topic]).into();
         for response in [fetched, committed] {
             let frame = encode_response(7, BY_ID, &response).unwrap();
-            assert_eq!(decode_response(response.api_key(), BY_ID, frame.slice(4..)).unwrap(), (7, response));
+            assert_eq!(
+                decode_response(response.api_key(), BY_ID, frame.slice(4..)).unwrap(),
+                (7, response)
+            );
         }
         let all = m::offset_fetch_request::OffsetFetchRequestGroup::default().with_topics(None);
-        let topic = m::offset_fetch_request::OffsetFetchRequestTopics::default().with_name(name()).with_partition_indexes(vec![1, 2]);
+        let topic = m::offset_fetch_request::OffsetFetchRequestTopics::default()
+            .with_name(name())
+            .with_partition_indexes(vec![1, 2]);
         let some = all.clone().with_topics(Some(vec![topic]));
-        let request: Request = m::OffsetFetchRequest::default().with_groups(vec![all, some]).with_require_stable(true).into();
+        let request: Request = m::OffsetFetchRequest::default()
+            .with_groups(vec![all, some])
+            .with_require_stable(true)
+            .into();
         let frame = encode_request(7, None, BY_ID, &request).unwrap();
         assert_eq!(decode_request(9, BY_ID, frame.slice(15..)).unwrap(), request);
     }
 
     #[test]
     fn a_name_that_is_no_id_cannot_be_said() {
-        let topic =
-            m::offset_commit_response::OffsetCommitResponseTopic::default().with_name(m::TopicName(StrBytes::from_static_str("orders")));
+        let topic = m::offset_commit_response::OffsetCommitResponseTopic::default()
+            .with_name(m::TopicName(StrBytes::from_static_str("orders")));
         let response: Response = m::OffsetCommitResponse::default().with_topics(vec![topic]).into();
         assert!(encode_response(7, BY_ID, &response).is_err());
     }

@@ -1,26 +1,28 @@
 //! The walker: proves that a message is whole before anything reads it.
 //!
-//! The message codec reserves memory by the counts that it reads, so four bytes from the network could end the process.
-//! Nothing reaches it before this walk has shown that
+//! The message codec reserves memory by the counts that it reads, so four bytes from the network
+//! could end the process. Nothing reaches it before this walk has shown that
 //! - every length and every count fits into the bytes that are there;
 //! - null stands only where the version allows it, strings are UTF-8, varints have at most 32 bits;
 //! - the value of every tagged field is exactly as long as its size says;
-//! - there are at most [`ELEMENTS_MAX`] array elements and tagged fields in all, which bounds what decoding allocates.
+//! - there are at most [`ELEMENTS_MAX`] array elements and tagged fields in all, which bounds what
+//!   decoding allocates.
 //!
-//! One pass, no allocation unless the message is refused (then one short path), recursion as deep as the schema, no
-//! panic on any input. The records inside Produce are not looked into here.
+//! One pass, no allocation unless the message is refused (then one short path), recursion as deep
+//! as the schema, no panic on any input. The records inside Produce are not looked into here.
 //!
-//! Bytes after the last field are ignored, as Apache Kafka does in every API and version: clients send them. librdkafka
-//! from 2.1 on asks for all topics with three of them.
+//! Bytes after the last field are ignored, as Apache Kafka does in every API and version: clients
+//! send them. librdkafka from 2.1 on asks for all topics with three of them.
 
 use super::apis;
 use super::fault::{Problem, Step, WireError};
 use super::schema::{self, Field, Kind, Message};
 use super::schema_table::{REQUESTS, RESPONSES};
 
-/// Array elements (other than plain numbers) and tagged fields in one message. Decoded, an element takes some 100 to 200
-/// bytes, so one request makes at most about 100 MiB besides its own bytes. Kafka's largest sensible requests, a fetch
-/// or a metadata request over all partitions of a large cluster, stay well below.
+/// Array elements (other than plain numbers) and tagged fields in one message. Decoded, an element
+/// takes some 100 to 200 bytes, so one request makes at most about 100 MiB besides its own bytes.
+/// Kafka's largest sensible requests, a fetch or a metadata request over all partitions of a large
+/// cluster, stay well below.
 pub const ELEMENTS_MAX: usize = 1 << 19;
 
 /// What the header of a request says, once the whole request was found right.
@@ -36,7 +38,8 @@ pub struct CheckedHeader<'a> {
     pub client_id: Option<&'a str>,
     /// Where the body begins in the frame.
     pub body_offset: usize,
-    /// Array elements and tagged fields in it, as [`ELEMENTS_MAX`] counts them: what decoding allocates follows from them.
+    /// Array elements and tagged fields in it, as [`ELEMENTS_MAX`] counts them: what decoding
+    /// allocates follows from them.
     pub elements: usize,
 }
 
@@ -51,7 +54,8 @@ pub struct RequestPrefix {
     pub correlation_id: i32,
 }
 
-/// The first eight bytes of a request (without its size): enough to answer an ApiVersions request of a version from the future.
+/// The first eight bytes of a request (without its size): enough to answer an ApiVersions request
+/// of a version from the future.
 pub fn peek_request(frame: &[u8]) -> Option<RequestPrefix> {
     let (key, rest) = frame.split_first_chunk::<2>()?;
     let (version, rest) = rest.split_first_chunk::<2>()?;
@@ -63,25 +67,43 @@ pub fn peek_request(frame: &[u8]) -> Option<RequestPrefix> {
     })
 }
 
-/// Proves that `frame` (a request without its size) is a whole request of an API and version that is served.
+/// Proves that `frame` (a request without its size) is a whole request of an API and version that
+/// is served.
 ///
 /// # Errors
-/// `UnsupportedApi` and `UnsupportedVersion` before the body is looked at; everything else says where and what.
+/// `UnsupportedApi` and `UnsupportedVersion` before the body is looked at; everything else says
+/// where and what.
 pub fn check_request(frame: &[u8]) -> Result<CheckedHeader<'_>, WireError> {
     let Some(prefix) = peek_request(frame) else {
-        let claims = |at: usize| frame.get(at..at.saturating_add(2)).and_then(|b| b.try_into().ok()).map(i16::from_be_bytes);
+        let claims = |at: usize| {
+            frame
+                .get(at..at.saturating_add(2))
+                .and_then(|b| b.try_into().ok())
+                .map(i16::from_be_bytes)
+        };
         let problem = Problem::Truncated { needed: PREFIX_BYTES };
-        return Err(WireError { api_key: claims(0), api_version: claims(2), path: Vec::new(), problem, remaining: frame.len() });
+        return Err(WireError {
+            api_key: claims(0),
+            api_version: claims(2),
+            path: Vec::new(),
+            problem,
+            remaining: frame.len(),
+        });
     };
     let RequestPrefix { api_key, api_version, correlation_id } = prefix;
-    let refuse = |problem| WireError { remaining: frame.len(), ..WireError::of(api_key, api_version, problem) };
+    let refuse = |problem| WireError {
+        remaining: frame.len(),
+        ..WireError::of(api_key, api_version, problem)
+    };
     let api = apis::find(api_key).ok_or_else(|| refuse(Problem::UnsupportedApi))?;
     if !api.accepts(api_version) {
         return Err(refuse(Problem::UnsupportedVersion { min: api.min, max: api.max }));
     }
     let message = schema::find(REQUESTS, api_key).ok_or_else(|| refuse(Problem::UnsupportedApi))?;
     let mut walk = Walk::new(frame.get(PREFIX_BYTES..).unwrap_or_default(), api_version, false);
-    let header = walk.header(api.is_flexible(api_version)).map_err(|fault| fault.into_error(api_key, api_version))?;
+    let header = walk
+        .header(api.is_flexible(api_version))
+        .map_err(|fault| fault.into_error(api_key, api_version))?;
     let body_offset = frame.len().saturating_sub(walk.left.len());
     walk.message(message).map_err(|fault| fault.into_error(api_key, api_version))?;
     Ok(CheckedHeader {
@@ -102,8 +124,8 @@ pub fn check_request_body(api_key: i16, api_version: i16, body: &[u8]) -> Result
     check_body(REQUESTS, api_key, api_version, body)
 }
 
-/// Proves that `body` is a whole response body of this API and version: for the client's side of a connection.
-/// Versions are Kafka's here, not only those that are served.
+/// Proves that `body` is a whole response body of this API and version: for the client's side of a
+/// connection. Versions are Kafka's here, not only those that are served.
 ///
 /// # Errors
 /// As [`check_request`].
@@ -111,17 +133,34 @@ pub fn check_response_body(api_key: i16, api_version: i16, body: &[u8]) -> Resul
     check_body(RESPONSES, api_key, api_version, body)
 }
 
-fn check_body(table: &'static [Message], api_key: i16, api_version: i16, body: &[u8]) -> Result<(), WireError> {
-    let refuse = |problem| WireError { remaining: body.len(), ..WireError::of(api_key, api_version, problem) };
+fn check_body(
+    table: &'static [Message],
+    api_key: i16,
+    api_version: i16,
+    body: &[u8],
+) -> Result<(), WireError> {
+    let refuse = |problem| WireError {
+        remaining: body.len(),
+        ..WireError::of(api_key, api_version, problem)
+    };
     let message = schema::find(table, api_key).ok_or_else(|| refuse(Problem::UnsupportedApi))?;
     if !message.versions.contains(api_version) {
-        return Err(refuse(Problem::UnsupportedVersion { min: message.versions.0, max: message.versions.1 }));
+        return Err(refuse(Problem::UnsupportedVersion {
+            min: message.versions.0,
+            max: message.versions.1,
+        }));
     }
-    Walk::new(body, api_version, false).message(message).map_err(|fault| fault.into_error(api_key, api_version))
+    Walk::new(body, api_version, false)
+        .message(message)
+        .map_err(|fault| fault.into_error(api_key, api_version))
 }
 
 /// How many bytes the tagged fields at the start of `bytes` take: those of a response header.
-pub(super) fn skip_tagged_fields(api_key: i16, api_version: i16, bytes: &[u8]) -> Result<usize, WireError> {
+pub(super) fn skip_tagged_fields(
+    api_key: i16,
+    api_version: i16,
+    bytes: &[u8],
+) -> Result<usize, WireError> {
     let mut walk = Walk::new(bytes, api_version, true);
     walk.tagged_fields(&[]).map_err(|fault| fault.into_error(api_key, api_version))?;
     Ok(bytes.len().saturating_sub(walk.left.len()))
@@ -146,7 +185,13 @@ impl Fault {
     fn into_error(mut self, api_key: i16, api_version: i16) -> WireError {
         self.path.reverse();
         let Fault { problem, remaining, path } = self;
-        WireError { api_key: Some(api_key), api_version: Some(api_version), path, problem, remaining }
+        WireError {
+            api_key: Some(api_key),
+            api_version: Some(api_version),
+            path,
+            problem,
+            remaining,
+        }
     }
 }
 
@@ -163,8 +208,8 @@ impl<'a> Walk<'a> {
         Walk { left, version, flexible, elements_left: ELEMENTS_MAX }
     }
 
-    /// What follows the prefix in a request header. The client id keeps its int16 length in every version, so that
-    /// a broker can read it before both sides agreed on versions.
+    /// What follows the prefix in a request header. The client id keeps its int16 length in every
+    /// version, so that a broker can read it before both sides agreed on versions.
     fn header(&mut self, flexible: bool) -> Result<Option<&'a str>, Fault> {
         let client_id = self.string(true).map_err(|fault| fault.within(Step::Field("ClientId")))?;
         if flexible {
@@ -183,7 +228,8 @@ impl<'a> Walk<'a> {
         for field in fields {
             if field.tag.is_none() && field.versions.contains(self.version) {
                 let nullable = field.nullable.contains(self.version);
-                self.value(&field.kind, nullable).map_err(|fault| fault.within(Step::Field(field.name)))?;
+                self.value(&field.kind, nullable)
+                    .map_err(|fault| fault.within(Step::Field(field.name)))?;
             }
         }
         if self.flexible { self.tagged_fields(fields) } else { Ok(()) }
@@ -194,7 +240,8 @@ impl<'a> Walk<'a> {
             Kind::Fixed(size) => self.take(*size).map(|_| ()),
             Kind::Str => self.string(nullable).map(|_| ()),
             Kind::Blob | Kind::Records => {
-                let length = if self.flexible { self.compact_length()? } else { self.int32_length()? };
+                let length =
+                    if self.flexible { self.compact_length()? } else { self.int32_length()? };
                 match self.non_null(length, nullable)? {
                     Some(length) => self.take_claimed(length).map(|_| ()),
                     None => Ok(()),
@@ -204,8 +251,11 @@ impl<'a> Walk<'a> {
             Kind::Struct(fields) if nullable => match self.take(1)? {
                 [0xff] => Ok(()),
                 [1] => self.structure(fields),
-                // The codec takes every other byte for null, Kafka only the negative ones: a reader must not guess.
-                mark => Err(self.fault(Problem::NullMark { byte: mark.first().map_or(0, |byte| byte.cast_signed()) })),
+                // The codec takes every other byte for null, Kafka only the negative ones: a reader
+                // must not guess.
+                mark => Err(self.fault(Problem::NullMark {
+                    byte: mark.first().map_or(0, |byte| byte.cast_signed()),
+                })),
             },
             Kind::Struct(fields) => self.structure(fields),
         }
@@ -263,7 +313,11 @@ impl<'a> Walk<'a> {
         let mut inner = Walk { left: value, elements_left: self.elements_left, ..*self };
         inner.value(&field.kind, field.nullable.contains(self.version))?;
         self.elements_left = inner.elements_left;
-        if inner.left.is_empty() { Ok(()) } else { Err(self.fault(Problem::TagSize { size, used: size - inner.left.len() })) }
+        if inner.left.is_empty() {
+            Ok(())
+        } else {
+            Err(self.fault(Problem::TagSize { size, used: size - inner.left.len() }))
+        }
     }
 
     fn string(&mut self, nullable: bool) -> Result<Option<&'a str>, Fault> {
@@ -273,7 +327,8 @@ impl<'a> Walk<'a> {
         std::str::from_utf8(bytes).map(Some).map_err(|_| self.fault(Problem::NotUtf8))
     }
 
-    /// A length or count of −1 as `None`; longer than int32 is refused further down, where it does not fit.
+    /// A length or count of −1 as `None`; longer than int32 is refused further down, where it does
+    /// not fit.
     fn int16_length(&mut self) -> Result<Option<usize>, Fault> {
         let length = i16::from_be_bytes(self.array_of()?);
         self.signed_length(length.into())
@@ -291,7 +346,9 @@ impl<'a> Walk<'a> {
     fn signed_length(&self, length: i32) -> Result<Option<usize>, Fault> {
         match length {
             -1 => Ok(None),
-            _ => usize::try_from(length).map(Some).map_err(|_| self.fault(Problem::NegativeLength { claimed: length })),
+            _ => usize::try_from(length)
+                .map(Some)
+                .map_err(|_| self.fault(Problem::NegativeLength { claimed: length })),
         }
     }
 
@@ -324,21 +381,30 @@ impl<'a> Walk<'a> {
     }
 
     fn array_of<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
-        let (taken, rest) = self.left.split_first_chunk::<N>().ok_or_else(|| self.fault(Problem::Truncated { needed: N }))?;
+        let (taken, rest) = self
+            .left
+            .split_first_chunk::<N>()
+            .ok_or_else(|| self.fault(Problem::Truncated { needed: N }))?;
         self.left = rest;
         Ok(*taken)
     }
 
     /// A value whose size the schema knows.
     fn take(&mut self, size: usize) -> Result<&'a [u8], Fault> {
-        let (taken, rest) = self.left.split_at_checked(size).ok_or_else(|| self.fault(Problem::Truncated { needed: size }))?;
+        let (taken, rest) = self
+            .left
+            .split_at_checked(size)
+            .ok_or_else(|| self.fault(Problem::Truncated { needed: size }))?;
         self.left = rest;
         Ok(taken)
     }
 
     /// A value whose size the sender claims.
     fn take_claimed(&mut self, size: usize) -> Result<&'a [u8], Fault> {
-        let (taken, rest) = self.left.split_at_checked(size).ok_or_else(|| self.fault(Problem::LengthTooLarge { claimed: size as u64 }))?;
+        let (taken, rest) = self
+            .left
+            .split_at_checked(size)
+            .ok_or_else(|| self.fault(Problem::LengthTooLarge { claimed: size as u64 }))?;
         self.left = rest;
         Ok(taken)
     }

@@ -1,8 +1,8 @@
 //! From checked bytes to message structs and back, with the framing around them.
 //!
-//! The structs are those of `kafka-protocol`. It reserves memory by what it reads, so [`decode_request`] walks the
-//! bytes first, always; records stay slices of the frame. Produce and Fetch have cheaper ways of their own:
-//! [`super::produce`] and [`super::fetch`].
+//! The structs are those of `kafka-protocol`. It reserves memory by what it reads, so
+//! [`decode_request`] walks the bytes first, always; records stay slices of the frame. Produce and
+//! Fetch have cheaper ways of their own: [`super::produce`] and [`super::fetch`].
 
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages as m;
@@ -79,8 +79,8 @@ macro_rules! messages {
     };
 }
 
-/// Versions that `kafka-protocol` does not know and that look like the one before: (API key, version). What is new in them is a
-/// value, not a field.
+/// Versions that `kafka-protocol` does not know and that look like the one before: (API key,
+/// version). What is new in them is a value, not a field.
 pub(super) const SAME_AS_BEFORE: &[(i16, i16)] = &[
     // KIP-1023: ListOffsets for the earliest offset that waits for its upload.
     (2, 11),
@@ -151,20 +151,24 @@ pub fn decode_request(api_key: i16, version: i16, body: Bytes) -> Result<Request
     decode_checked_request(api_key, version, body)
 }
 
-/// As [`decode_request`], for a body that [`super::check_request`] has already walked as part of its frame. Never call
-/// it on other bytes: the codec allocates by the counts that it reads.
+/// As [`decode_request`], for a body that [`super::check_request`] has already walked as part of
+/// its frame. Never call it on other bytes: the codec allocates by the counts that it reads.
 ///
 /// # Errors
 /// `Codec` when the codec is stricter than the schema.
-pub fn decode_checked_request(api_key: i16, version: i16, mut body: Bytes) -> Result<Request, WireError> {
+pub fn decode_checked_request(
+    api_key: i16,
+    version: i16,
+    mut body: Bytes,
+) -> Result<Request, WireError> {
     served(api_key, version)?;
     let mut codec_version = version;
     if let Some(shape) = by_id::request_shape(api_key, version) {
         body = by_id::to_names(shape, &body).ok_or_else(|| not_whole(api_key, version))?;
         codec_version = by_id::BY_NAME;
     }
-    let decoded =
-        Request::decode(api_key, codec_version, &mut body).ok_or_else(|| WireError::of(api_key, version, Problem::UnsupportedApi))?;
+    let decoded = Request::decode(api_key, codec_version, &mut body)
+        .ok_or_else(|| WireError::of(api_key, version, Problem::UnsupportedApi))?;
     decoded.map_err(|e| codec_error(api_key, version, &e))
 }
 
@@ -172,9 +176,14 @@ pub fn decode_checked_request(api_key: i16, version: i16, mut body: Bytes) -> Re
 ///
 /// # Errors
 /// `Codec` when the response holds what this version cannot say, or is larger than 2 GiB.
-pub fn encode_response(correlation_id: i32, version: i16, response: &Response) -> Result<Bytes, WireError> {
-    encode_response_if(correlation_id, version, response, |_| true)?
-        .ok_or_else(|| codec_error(response.api_key(), version, &anyhow::anyhow!("there is no room for it")))
+pub fn encode_response(
+    correlation_id: i32,
+    version: i16,
+    response: &Response,
+) -> Result<Bytes, WireError> {
+    encode_response_if(correlation_id, version, response, |_| true)?.ok_or_else(|| {
+        codec_error(response.api_key(), version, &anyhow::anyhow!("there is no room for it"))
+    })
 }
 
 /// As [`encode_response`], once `has_room` for the bytes of the frame; `None` when there is none.
@@ -199,7 +208,9 @@ pub fn encode_response_if(
         }
         None => None,
     };
-    let body_bytes = by_id.as_ref().map_or_else(|| response.size(version).map_err(|e| fail(&e)), |body| Ok(body.len()))?;
+    let body_bytes = by_id
+        .as_ref()
+        .map_or_else(|| response.size(version).map_err(|e| fail(&e)), |body| Ok(body.len()))?;
     let frame_bytes = body_bytes.saturating_add(header_bytes);
     if !has_room(frame_bytes) {
         return Ok(None);
@@ -220,11 +231,17 @@ pub fn encode_response_if(
 ///
 /// # Errors
 /// `Codec` when the request holds what this version cannot say, or is larger than 2 GiB.
-pub fn encode_request(correlation_id: i32, client_id: Option<&str>, version: i16, request: &Request) -> Result<Bytes, WireError> {
+pub fn encode_request(
+    correlation_id: i32,
+    client_id: Option<&str>,
+    version: i16,
+    request: &Request,
+) -> Result<Bytes, WireError> {
     let api = served(request.api_key(), version)?;
     let fail = |e: &anyhow::Error| codec_error(api.key, version, e);
     let flexible = api.is_flexible(version);
-    let header_bytes = 10usize.saturating_add(client_id.map_or(0, str::len)).saturating_add(flexible.into());
+    let header_bytes =
+        10usize.saturating_add(client_id.map_or(0, str::len)).saturating_add(flexible.into());
     let by_id = match by_id::request_shape(api.key, version) {
         Some(shape) => {
             let mut body = BytesMut::new();
@@ -233,14 +250,20 @@ pub fn encode_request(correlation_id: i32, client_id: Option<&str>, version: i16
         }
         None => None,
     };
-    let body_bytes = by_id.as_ref().map_or_else(|| request.size(version).map_err(|e| fail(&e)), |body| Ok(body.len()))?;
+    let body_bytes = by_id
+        .as_ref()
+        .map_or_else(|| request.size(version).map_err(|e| fail(&e)), |body| Ok(body.len()))?;
     let frame_bytes = body_bytes.saturating_add(header_bytes);
     let mut out = frame(api.key, version, frame_bytes)?;
     out.int16(api.key);
     out.int16(version);
     out.int32(correlation_id);
     if client_id.is_some_and(|id| id.len() > i16::MAX as usize) {
-        return Err(WireError::of(api.key, version, Problem::Codec("client id of more than 32767 bytes".to_owned())));
+        return Err(WireError::of(
+            api.key,
+            version,
+            Problem::Codec("client id of more than 32767 bytes".to_owned()),
+        ));
     }
     out.nullable_string(false, client_id);
     if flexible {
@@ -253,19 +276,27 @@ pub fn encode_request(correlation_id: i32, client_id: Option<&str>, version: i16
     Ok(out.freeze())
 }
 
-/// Reads a response frame (without its size) of a request of this API and version, after the walk over it. For the
-/// client's side of a connection.
+/// Reads a response frame (without its size) of a request of this API and version, after the walk
+/// over it. For the client's side of a connection.
 ///
 /// # Errors
 /// What the walk refuses; `Codec` when the codec is stricter than the schema.
-pub fn decode_response(api_key: i16, version: i16, mut frame: Bytes) -> Result<(i32, Response), WireError> {
+pub fn decode_response(
+    api_key: i16,
+    version: i16,
+    mut frame: Bytes,
+) -> Result<(i32, Response), WireError> {
     let api = served(api_key, version)?;
-    let short =
-        |needed, frame: &Bytes| WireError { remaining: frame.len(), ..WireError::of(api_key, version, Problem::Truncated { needed }) };
-    let correlation = frame.first_chunk::<4>().map(|b| i32::from_be_bytes(*b)).ok_or_else(|| short(4, &frame))?;
+    let short = |needed, frame: &Bytes| WireError {
+        remaining: frame.len(),
+        ..WireError::of(api_key, version, Problem::Truncated { needed })
+    };
+    let correlation =
+        frame.first_chunk::<4>().map(|b| i32::from_be_bytes(*b)).ok_or_else(|| short(4, &frame))?;
     let mut body_offset = 4;
     if api.response_header_version(version) >= 1 {
-        body_offset += super::check::skip_tagged_fields(api_key, version, frame.get(4..).unwrap_or_default())?;
+        body_offset +=
+            super::check::skip_tagged_fields(api_key, version, frame.get(4..).unwrap_or_default())?;
     }
     let mut body = frame.split_off(body_offset.min(frame.len()));
     check_response_body(api_key, version, &body)?;
@@ -274,27 +305,30 @@ pub fn decode_response(api_key: i16, version: i16, mut frame: Bytes) -> Result<(
         body = by_id::to_names(shape, &body).ok_or_else(|| not_whole(api_key, version))?;
         codec_version = by_id::BY_NAME;
     }
-    let decoded =
-        Response::decode(api_key, codec_version, &mut body).ok_or_else(|| WireError::of(api_key, version, Problem::UnsupportedApi))?;
+    let decoded = Response::decode(api_key, codec_version, &mut body)
+        .ok_or_else(|| WireError::of(api_key, version, Problem::UnsupportedApi))?;
     Ok((correlation, decoded.map_err(|e| codec_error(api_key, version, &e))?))
 }
 
 fn served(api_key: i16, version: i16) -> Result<&'static Api, WireError> {
-    let api = apis::find(api_key).ok_or_else(|| WireError::of(api_key, version, Problem::UnsupportedApi))?;
+    let api = apis::find(api_key)
+        .ok_or_else(|| WireError::of(api_key, version, Problem::UnsupportedApi))?;
     let unsupported = Problem::UnsupportedVersion { min: api.min, max: api.max };
     if api.accepts(version) { Ok(api) } else { Err(WireError::of(api_key, version, unsupported)) }
 }
 
 /// A buffer that begins with the size of a frame and has room for it.
 fn frame(api_key: i16, version: i16, frame_bytes: usize) -> Result<BytesMut, WireError> {
-    let too_large = || WireError::of(api_key, version, Problem::Codec(format!("frame of {frame_bytes} bytes")));
+    let too_large =
+        || WireError::of(api_key, version, Problem::Codec(format!("frame of {frame_bytes} bytes")));
     let size = i32::try_from(frame_bytes).map_err(|_| too_large())?;
     let mut out = BytesMut::with_capacity(frame_bytes.saturating_add(4));
     out.int32(size);
     Ok(out)
 }
 
-/// A body of a version with topic ids that cannot be rewritten; what the walk has passed always can.
+/// A body of a version with topic ids that cannot be rewritten; what the walk has passed always
+/// can.
 fn not_whole(api_key: i16, version: i16) -> WireError {
     WireError::of(api_key, version, Problem::Codec("a topic that is not named by an id".to_owned()))
 }

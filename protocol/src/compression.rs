@@ -1,7 +1,7 @@
 //! Compression of a batch's records.
 //!
-//! Decompression is a stream with a bound: what the compressed bytes declare is never believed, and the
-//! bound is checked against what has really come out.
+//! Decompression is a stream with a bound: what the compressed bytes declare is never believed, and
+//! the bound is checked against what has really come out.
 
 use std::io::{self, Read, Write};
 
@@ -11,13 +11,15 @@ use crate::batch::Compression;
 const XERIAL_BLOCK: usize = 32 << 10;
 const XERIAL_MAGIC: &[u8] = b"\x82SNAPPY\0";
 const XERIAL_HEADER: usize = 16;
-/// zstd frames that want a larger window than 2^27 bytes are refused (the library's own bound for decoders).
+/// zstd frames that want a larger window than 2^27 bytes are refused (the library's own bound for
+/// decoders).
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
 /// Decompresses `records` as a stream that fails once more than `max` bytes have come out.
 ///
 /// # Errors
-/// `InvalidData` and the like when the bytes are not what they should be; `FileTooLarge` past the bound.
+/// `InvalidData` and the like when the bytes are not what they should be; `FileTooLarge` past the
+/// bound.
 pub fn decompress(codec: Compression, records: &[u8], max: u64) -> io::Result<Box<dyn Read + '_>> {
     let inner: Box<dyn Read + '_> = match codec {
         Compression::None => Box::new(records),
@@ -47,7 +49,8 @@ pub fn compress(codec: Compression, level: Option<i32>, records: &[u8]) -> io::R
     packer.finish()
 }
 
-/// Compresses what is written, as a stream: it holds what an encoder needs, and what comes out goes to `W`.
+/// Compresses what is written, as a stream: it holds what an encoder needs, and what comes out goes
+/// to `W`.
 #[allow(missing_docs, reason = "one variant for each of Compression's")]
 pub enum Packer<W: Write> {
     None(W),
@@ -68,18 +71,24 @@ impl<W: Write> Packer<W> {
             Compression::Gzip => {
                 let level = level
                     .and_then(|level| u32::try_from(level).ok())
-                    .map_or_else(flate2::Compression::default, |level| flate2::Compression::new(level.min(9)));
+                    .map_or_else(flate2::Compression::default, |level| {
+                        flate2::Compression::new(level.min(9))
+                    });
                 Self::Gzip(flate2::write::GzEncoder::new(out, level))
             }
             Compression::Snappy => Self::Snappy(XerialWriter::new(out)?),
             Compression::Lz4 => {
-                // lz4_flex has the fast mode only, so `compression.lz4.level` has nothing to choose from.
+                // lz4_flex has the fast mode only, so `compression.lz4.level` has nothing to choose
+                // from.
                 let info = lz4_flex::frame::FrameInfo::new()
                     .block_size(lz4_flex::frame::BlockSize::Max64KB)
                     .block_mode(lz4_flex::frame::BlockMode::Independent);
                 Self::Lz4(Box::new(lz4_flex::frame::FrameEncoder::with_frame_info(info, out)))
             }
-            Compression::Zstd => Self::Zstd(zstd::stream::write::Encoder::new(out, level.unwrap_or(zstd::DEFAULT_COMPRESSION_LEVEL))?),
+            Compression::Zstd => Self::Zstd(zstd::stream::write::Encoder::new(
+                out,
+                level.unwrap_or(zstd::DEFAULT_COMPRESSION_LEVEL),
+            )?),
         })
     }
 
@@ -131,8 +140,11 @@ impl<W: Write> XerialWriter<W> {
 
     fn end_block(&mut self) -> io::Result<()> {
         if !self.block.is_empty() {
-            let compressed = snap::raw::Encoder::new().compress_vec(&self.block).map_err(io::Error::other)?;
-            self.out.write_all(&u32::try_from(compressed.len()).map_err(io::Error::other)?.to_be_bytes())?;
+            let compressed =
+                snap::raw::Encoder::new().compress_vec(&self.block).map_err(io::Error::other)?;
+            self.out.write_all(
+                &u32::try_from(compressed.len()).map_err(io::Error::other)?.to_be_bytes(),
+            )?;
             self.out.write_all(&compressed)?;
             self.block.clear();
         }
@@ -193,7 +205,10 @@ impl<'a> SnappyBlocks<'a> {
         let compressed = if self.raw {
             std::mem::take(&mut self.rest)
         } else {
-            let (len, rest) = self.rest.split_first_chunk::<4>().ok_or_else(|| damaged("snappy block has no length"))?;
+            let (len, rest) = self
+                .rest
+                .split_first_chunk::<4>()
+                .ok_or_else(|| damaged("snappy block has no length"))?;
             let (block, rest) = usize::try_from(u32::from_be_bytes(*len))
                 .ok()
                 .and_then(|len| rest.split_at_checked(len))
@@ -201,7 +216,8 @@ impl<'a> SnappyBlocks<'a> {
             self.rest = rest;
             block
         };
-        // The format cannot pack more than 64 bytes into 3; a length beyond that is a lie and is not allocated.
+        // The format cannot pack more than 64 bytes into 3; a length beyond that is a lie and is
+        // not allocated.
         let len = snap::raw::decompress_len(compressed).map_err(io::Error::other)?;
         if len > compressed.len().saturating_mul(22).saturating_add(64) {
             return Err(damaged("snappy block declares more bytes than it can hold"));
@@ -209,7 +225,9 @@ impl<'a> SnappyBlocks<'a> {
         // Before it is unpacked: a raw block is the whole batch.
         self.left = self.left.checked_sub(len as u64).ok_or_else(too_much)?;
         self.block.resize(len, 0);
-        let n = snap::raw::Decoder::new().decompress(compressed, &mut self.block).map_err(io::Error::other)?;
+        let n = snap::raw::Decoder::new()
+            .decompress(compressed, &mut self.block)
+            .map_err(io::Error::other)?;
         self.block.truncate(n);
         self.read = 0;
         Ok(())
@@ -238,15 +256,28 @@ impl Read for SnappyBlocks<'_> {
 mod tests {
     use super::*;
 
-    const CODECS: [Compression; 5] = [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd];
+    const CODECS: [Compression; 5] = [
+        Compression::None,
+        Compression::Gzip,
+        Compression::Snappy,
+        Compression::Lz4,
+        Compression::Zstd,
+    ];
 
     #[test]
     fn every_codec_reads_back_what_it_wrote() {
         let data: Vec<u8> = (0..200_000u32).flat_map(|i| (i / 7).to_le_bytes()).collect();
         for codec in CODECS {
             let packed = compress(codec, None, &data).unwrap();
-            assert_eq!(decompress_all(codec, &packed, data.len() as u64).unwrap(), data, "{codec:?}");
-            assert!(decompress_all(codec, &packed, data.len() as u64 - 1).is_err(), "{codec:?} passes the bound");
+            assert_eq!(
+                decompress_all(codec, &packed, data.len() as u64).unwrap(),
+                data,
+                "{codec:?}"
+            );
+            assert!(
+                decompress_all(codec, &packed, data.len() as u64 - 1).is_err(),
+                "{codec:?} passes the bound"
+            );
         }
         let raw = snap::raw::Encoder::new().compress_vec(&data).unwrap();
         assert_eq!(decompress_all(Compression::Snappy, &raw, 1 << 30).unwrap(), data);

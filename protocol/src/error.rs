@@ -2,8 +2,8 @@
 
 macro_rules! error_codes {
     ($($code:literal $name:ident $text:literal $retriable:ident,)*) => {
-        /// An error code of the protocol. −1 is for what nobody foresaw: never send it for a known condition, clients
-        /// take it for a hard failure.
+        /// An error code of the protocol. −1 is for what nobody foresaw: never send it for a known
+        /// condition, clients take it for a hard failure.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[allow(missing_docs, reason = "the names are Kafka's")]
         #[repr(i16)]
@@ -23,7 +23,8 @@ macro_rules! error_codes {
                 match self { $(ErrorCode::$name => $text,)* }
             }
 
-            /// Whether a client may send the same request again and hope, as Kafka's own client does.
+            /// Whether a client may send the same request again and hope, as Kafka's own client
+            /// does.
             pub const fn is_retriable(self) -> bool {
                 match self { $(ErrorCode::$name => $retriable,)* }
             }
@@ -173,8 +174,8 @@ error_codes! {
 }
 
 impl ErrorCode {
-    /// The error that an answer tells of; `None` for 0, which is success. A number that is newer than this table is
-    /// `UnknownServerError`, as Kafka's own client takes it.
+    /// The error that an answer tells of; `None` for 0, which is success. A number that is newer
+    /// than this table is `UnknownServerError`, as Kafka's own client takes it.
     pub const fn of_answer(code: i16) -> Option<ErrorCode> {
         match ErrorCode::from_code(code) {
             Some(ErrorCode::None) => None,
@@ -213,7 +214,11 @@ mod tests {
     #[test]
     fn every_code_goes_to_its_number_and_back() {
         for (at, code) in ErrorCode::ALL.iter().enumerate() {
-            assert_eq!(usize::try_from(code.code() + 1), Ok(at), "{code}: codes run from -1 without a gap");
+            assert_eq!(
+                usize::try_from(code.code() + 1),
+                Ok(at),
+                "{code}: codes run from -1 without a gap"
+            );
             assert_eq!(ErrorCode::from_code(code.code()), Some(*code));
         }
         assert_eq!(ErrorCode::ALL.last().map(|code| code.code()), Some(136));
@@ -225,7 +230,8 @@ mod tests {
         );
     }
 
-    /// The variant's own name, spelled out, is Kafka's name; kafka-protocol's table agrees where it has the code.
+    /// The variant's own name, spelled out, is Kafka's name; kafka-protocol's table agrees where it
+    /// has the code.
     #[test]
     fn names_are_kafkas() {
         for code in ErrorCode::ALL {
@@ -234,13 +240,19 @@ mod tests {
         }
     }
 
-    /// Read from the exception classes of kafka-clients 4.4.0: whether each is a RetriableException.
+    /// Read from the exception classes of kafka-clients 4.4.0: whether each is a
+    /// RetriableException.
     #[test]
     fn retriable_is_what_kafkas_client_says() {
         let expected = [
-            2, 3, 5, 6, 7, 9, 13, 14, 15, 16, 19, 20, 41, 51, 56, 70, 71, 72, 74, 75, 78, 80, 83, 84, 88, 89, 100, 103, 106, 122, 123, 133,
+            2, 3, 5, 6, 7, 9, 13, 14, 15, 16, 19, 20, 41, 51, 56, 70, 71, 72, 74, 75, 78, 80, 83,
+            84, 88, 89, 100, 103, 106, 122, 123, 133,
         ];
-        let retriable: Vec<i16> = ErrorCode::ALL.iter().filter(|code| code.is_retriable()).map(|code| code.code()).collect();
+        let retriable: Vec<i16> = ErrorCode::ALL
+            .iter()
+            .filter(|code| code.is_retriable())
+            .map(|code| code.code())
+            .collect();
         assert_eq!(retriable, expected);
     }
 
@@ -248,7 +260,8 @@ mod tests {
     #[test]
     fn the_codec_knows_the_same_codes() {
         for code in ErrorCode::ALL.iter().filter(|code| code.code() <= 133 && code.is_error()) {
-            let theirs = kafka_protocol::ResponseError::try_from_code(code.code()).map(|e| format!("{e:?}").to_lowercase());
+            let theirs = kafka_protocol::ResponseError::try_from_code(code.code())
+                .map(|e| format!("{e:?}").to_lowercase());
             assert_eq!(theirs, Some(format!("{code:?}").to_lowercase()), "{code}");
         }
     }

@@ -1,4 +1,5 @@
-//! Why bytes were refused: as data, so that one log line explains it and a handler can tell causes apart.
+//! Why bytes were refused: as data, so that one log line explains it and a handler can tell causes
+//! apart.
 
 use std::fmt;
 
@@ -114,7 +115,13 @@ pub enum Problem {
 impl WireError {
     /// A problem with a message as a whole.
     pub(super) fn of(api_key: i16, api_version: i16, problem: Problem) -> WireError {
-        WireError { api_key: Some(api_key), api_version: Some(api_version), path: Vec::new(), problem, remaining: 0 }
+        WireError {
+            api_key: Some(api_key),
+            api_version: Some(api_version),
+            path: Vec::new(),
+            problem,
+            remaining: 0,
+        }
     }
 
     /// The path in Kafka's words: `Topics[2].Name`.

@@ -1,13 +1,15 @@
 //! The fetch response written by hand, around records that are never copied. Versions 4 to 18.
 //!
-//! [`FetchAnswer::frame`] gives the frame as a list of parts: bytes to send as they are, and places where the caller
-//! sends the records of one partition from memory or from a file.
+//! [`FetchAnswer::frame`] gives the frame as a list of parts: bytes to send as they are, and places
+//! where the caller sends the records of one partition from memory or from a file.
 
 use bytes::{Bytes, BytesMut};
 
 use super::apis::{self, FETCH};
 use super::fault::{Problem, WireError};
-use super::produce::{LeaderIdAndEpoch, NodeEndpoint, TopicKey, put_leader, put_node_endpoints, put_topic_key};
+use super::produce::{
+    LeaderIdAndEpoch, NodeEndpoint, TopicKey, put_leader, put_node_endpoints, put_topic_key,
+};
 use super::put::Put;
 
 /// What a fetch request is answered with.
@@ -53,8 +55,8 @@ pub struct FetchPartitionAnswer {
     pub current_leader: Option<LeaderIdAndEpoch>,
     /// The snapshot to read instead (KIP-630); from version 12 on.
     pub snapshot_id: Option<EpochEndOffset>,
-    /// Aborted transactions among the records, as (producer id, first offset); `None` for null, which stands for
-    /// read-uncommitted.
+    /// Aborted transactions among the records, as (producer id, first offset); `None` for null,
+    /// which stands for read-uncommitted.
     pub aborted_transactions: Option<Vec<(i64, i64)>>,
     /// The replica to read from instead (KIP-392), or −1; must be −1 before version 11.
     pub preferred_read_replica: i32,
@@ -89,7 +91,8 @@ impl FetchAnswer<'_> {
     /// The whole response frame: size, header and body.
     ///
     /// # Errors
-    /// `UnsupportedVersion`; `Codec` when the answer holds what this version cannot say, or is larger than 2 GiB.
+    /// `UnsupportedVersion`; `Codec` when the answer holds what this version cannot say, or is
+    /// larger than 2 GiB.
     pub fn frame(&self, correlation_id: i32, version: i16) -> Result<Vec<Part>, WireError> {
         let refuse = |problem| WireError::of(FETCH, version, problem);
         let api = apis::find(FETCH).ok_or_else(|| refuse(Problem::UnsupportedApi))?;
@@ -97,10 +100,17 @@ impl FetchAnswer<'_> {
             return Err(refuse(Problem::UnsupportedVersion { min: api.min, max: api.max }));
         }
         if version < 7 && self.session_id != 0 {
-            return Err(refuse(Problem::Codec("a fetch session, this version has none".to_owned())));
+            return Err(refuse(Problem::Codec(
+                "a fetch session, this version has none".to_owned(),
+            )));
         }
-        let mut writer =
-            Writer { version, flexible: api.is_flexible(version), out: BytesMut::with_capacity(256), cuts: Vec::new(), partitions: 0 };
+        let mut writer = Writer {
+            version,
+            flexible: api.is_flexible(version),
+            out: BytesMut::with_capacity(256),
+            cuts: Vec::new(),
+            partitions: 0,
+        };
         writer.answer(correlation_id, self).map_err(refuse)?;
         writer.finish().map_err(refuse)
     }
@@ -158,7 +168,9 @@ impl Writer {
         if self.version >= 11 {
             self.out.int32(partition.preferred_read_replica);
         } else if partition.preferred_read_replica != -1 {
-            return Err(Problem::Codec("a preferred read replica, this version has none".to_owned()));
+            return Err(Problem::Codec(
+                "a preferred read replica, this version has none".to_owned(),
+            ));
         }
         self.out.records_length(self.flexible, partition.records_bytes);
         if let Some(bytes) = partition.records_bytes.filter(|bytes| *bytes > 0) {
@@ -173,7 +185,9 @@ impl Writer {
 
     fn partition_tags(&mut self, partition: &FetchPartitionAnswer) {
         let FetchPartitionAnswer { diverging_epoch, current_leader, snapshot_id, .. } = partition;
-        let count = u32::from(diverging_epoch.is_some()) + u32::from(current_leader.is_some()) + u32::from(snapshot_id.is_some());
+        let count = u32::from(diverging_epoch.is_some())
+            + u32::from(current_leader.is_some())
+            + u32::from(snapshot_id.is_some());
         self.out.varint(count);
         if let Some(diverging) = diverging_epoch {
             self.out.varint(0);
@@ -203,8 +217,10 @@ impl Writer {
     /// Writes the size and cuts the bytes where records belong.
     fn finish(mut self) -> Result<Vec<Part>, Problem> {
         let too_large = || Problem::Codec("frame of more than 2 GiB".to_owned());
-        let records = self.cuts.iter().try_fold(0usize, |sum, (_, _, bytes)| sum.checked_add(*bytes));
-        let frame_bytes = records.and_then(|records| records.checked_add(self.out.len().saturating_sub(4)));
+        let records =
+            self.cuts.iter().try_fold(0usize, |sum, (_, _, bytes)| sum.checked_add(*bytes));
+        let frame_bytes =
+            records.and_then(|records| records.checked_add(self.out.len().saturating_sub(4)));
         let size = frame_bytes.and_then(|bytes| i32::try_from(bytes).ok()).ok_or_else(too_large)?;
         if let Some(first) = self.out.first_chunk_mut::<4>() {
             *first = size.to_be_bytes();

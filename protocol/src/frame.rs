@@ -1,6 +1,7 @@
 //! How large a frame may be, and what else it could be that knocks on the port.
 
-/// Largest frame from a peer that has not yet sent one whole request, in bytes. A stranger costs no more than this.
+/// Largest frame from a peer that has not yet sent one whole request, in bytes. A stranger costs no
+/// more than this.
 pub const STRANGER_FRAME_BYTES_MAX: usize = 512 * 1024;
 
 /// Kafka's default of `socket.request.max.bytes`.
@@ -63,7 +64,11 @@ impl FrameLimit {
 
     /// The largest frame that is accepted now, in bytes.
     pub fn max(&self) -> usize {
-        if self.known { self.request_bytes_max } else { self.request_bytes_max.min(STRANGER_FRAME_BYTES_MAX) }
+        if self.known {
+            self.request_bytes_max
+        } else {
+            self.request_bytes_max.min(STRANGER_FRAME_BYTES_MAX)
+        }
     }
 
     /// How many bytes follow the four bytes of the size, by these four bytes.
@@ -78,7 +83,8 @@ impl FrameLimit {
             Ok(size) if size > max => Err(match &first {
                 // A record of a TLS handshake; every 3.x version writes 3 as its major number.
                 [0x16, 0x03, ..] => FrameError::Tls,
-                b"GET " | b"POST" | b"HEAD" | b"PUT " | b"DELE" | b"OPTI" | b"PATC" | b"CONN" | b"PRI " => FrameError::Http,
+                b"GET " | b"POST" | b"HEAD" | b"PUT " | b"DELE" | b"OPTI" | b"PATC" | b"CONN"
+                | b"PRI " => FrameError::Http,
                 _ => FrameError::TooLarge { size, max, known: self.known },
             }),
             Ok(size) if size < REQUEST_BYTES_MIN => Err(FrameError::TooSmall { size }),
@@ -109,7 +115,12 @@ mod tests {
             ("a browser", stranger, *b"GET ", Err(FrameError::Http)),
             ("a hook", stranger, *b"POST", Err(FrameError::Http)),
             ("below zero", client, [0xff; 4], Err(FrameError::Negative { size: -1 })),
-            ("the most below zero", client, [0x80, 0, 0, 0], Err(FrameError::Negative { size: i32::MIN })),
+            (
+                "the most below zero",
+                client,
+                [0x80, 0, 0, 0],
+                Err(FrameError::Negative { size: i32::MIN }),
+            ),
             ("nothing", client, [0; 4], Err(FrameError::TooSmall { size: 0 })),
         ];
         for (name, limit, first, expected) in cases {

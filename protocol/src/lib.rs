@@ -1,8 +1,9 @@
 //! The wire: frames, headers, messages, version ranges, error codes. Bytes in, values out; no I/O.
 //!
-//! Trusts no length and never panics on input. The way of a request: [`frame::FrameLimit`] bounds its size,
-//! [`check_request`] proves that it is whole, then [`decode_checked_request`] (or [`produce::ProduceView`], which builds
-//! nothing) reads it. Versions are in one table, [`apis::APIS`].
+//! Trusts no length and never panics on input. The way of a request: [`frame::FrameLimit`] bounds
+//! its size, [`check_request`] proves that it is whole, then [`decode_checked_request`] (or
+//! [`produce::ProduceView`], which builds nothing) reads it. Versions are in one table,
+//! [`apis::APIS`].
 
 pub mod api_versions;
 pub mod apis;
@@ -24,10 +25,13 @@ mod schema_table;
 #[cfg(test)]
 mod tests;
 
-pub use check::{CheckedHeader, ELEMENTS_MAX, RequestPrefix, check_request, check_request_body, check_response_body, peek_request};
+pub use check::{
+    CheckedHeader, ELEMENTS_MAX, RequestPrefix, check_request, check_request_body,
+    check_response_body, peek_request,
+};
 pub use codec::{
-    Request, Response, codec_range, decode_checked_request, decode_request, decode_response, encode_request, encode_response,
-    encode_response_if,
+    Request, Response, codec_range, decode_checked_request, decode_request, decode_response,
+    encode_request, encode_response, encode_response_if,
 };
 pub use error::ErrorCode;
 pub use fault::{Problem, Step, WireError};

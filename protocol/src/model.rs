@@ -10,18 +10,21 @@ pub type Offset = i64;
 /// Counts the leaders of a partition; one leader per epoch. −1: none.
 pub type LeaderEpoch = i32;
 
-/// Identifies an idempotent producer; handed out in blocks by the controller and never reused. −1: none.
+/// Identifies an idempotent producer; handed out in blocks by the controller and never reused. −1:
+/// none.
 pub type ProducerId = i64;
 
 /// Milliseconds since 1970-01-01T00:00:00Z, as records carry them. −1: none.
 pub type TimestampMs = i64;
 
-/// A topic's id: chosen once when it is made, so that a topic made anew under the same name is another
-/// topic (KIP-516).
+/// A topic's id: chosen once when it is made, so that a topic made anew under the same name is
+/// another topic (KIP-516).
 pub type TopicId = uuid::Uuid;
 
 /// The `node.id` of a process of the cluster: broker, controller or both. −1: none.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize,
+)]
 #[serde(transparent)]
 pub struct BrokerId(pub i32);
 

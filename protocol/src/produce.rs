@@ -1,4 +1,5 @@
-//! Produce without building anything: a view of the request, and the response written by hand. Versions 3 to 13.
+//! Produce without building anything: a view of the request, and the response written by hand.
+//! Versions 3 to 13.
 
 use std::ops::Range;
 
@@ -22,7 +23,8 @@ pub enum TopicKey<'a> {
 /// A produce request where it lies; its records are told as ranges of the body.
 #[derive(Debug, Clone)]
 pub struct ProduceView<'a> {
-    /// −1: every in-sync replica; 1: the leader; 0: no answer at all. Others are for INVALID_REQUIRED_ACKS.
+    /// −1: every in-sync replica; 1: the leader; 0: no answer at all. Others are for
+    /// INVALID_REQUIRED_ACKS.
     pub acks: i16,
     /// How long to wait for the replicas, in milliseconds, as the client says.
     pub timeout_ms: i32,
@@ -46,7 +48,8 @@ pub struct ProduceTopicView<'a> {
 pub struct ProducePartitionView {
     /// The partition's index, as the client says.
     pub index: i32,
-    /// Where in the body the record batches lie, not yet looked at; `None` for null. Ranges ascend and do not overlap.
+    /// Where in the body the record batches lie, not yet looked at; `None` for null. Ranges ascend
+    /// and do not overlap.
     pub records: Option<Range<usize>>,
 }
 
@@ -60,13 +63,16 @@ impl<'a> ProduceView<'a> {
         ProduceView::of_checked(version, body)
     }
 
-    /// A view of a request body that [`super::check_request`] has already walked as part of its frame. Of any other
-    /// bytes it shows what comes before the first fault.
+    /// A view of a request body that [`super::check_request`] has already walked as part of its
+    /// frame. Of any other bytes it shows what comes before the first fault.
     ///
     /// # Errors
     /// `UnsupportedVersion`; `Truncated` when the bytes were not checked.
     pub fn of_checked(version: i16, body: &'a [u8]) -> Result<ProduceView<'a>, WireError> {
-        let refuse = |problem| WireError { remaining: body.len(), ..WireError::of(PRODUCE, version, problem) };
+        let refuse = |problem| WireError {
+            remaining: body.len(),
+            ..WireError::of(PRODUCE, version, problem)
+        };
         let api = apis::find(PRODUCE).ok_or_else(|| refuse(Problem::UnsupportedApi))?;
         if !api.accepts(version) {
             return Err(refuse(Problem::UnsupportedVersion { min: api.min, max: api.max }));
@@ -138,7 +144,12 @@ impl<'a> Cursor<'a> {
     fn head(&mut self) -> Option<(Option<Ends>, i16, i32, Span)> {
         let length = self.string_length()?;
         let transactional_id = self.range(length)?;
-        Some((transactional_id, i16::from_be_bytes(self.array()?), i32::from_be_bytes(self.array()?), self.span()?))
+        Some((
+            transactional_id,
+            i16::from_be_bytes(self.array()?),
+            i32::from_be_bytes(self.array()?),
+            self.span()?,
+        ))
     }
 
     fn topic_key(&mut self) -> Option<TopicKey<'a>> {
@@ -175,11 +186,19 @@ impl<'a> Cursor<'a> {
     }
 
     fn string_length(&mut self) -> Option<Option<usize>> {
-        if self.layout.flexible { self.compact_length() } else { Some(usize::try_from(i16::from_be_bytes(self.array()?)).ok()) }
+        if self.layout.flexible {
+            self.compact_length()
+        } else {
+            Some(usize::try_from(i16::from_be_bytes(self.array()?)).ok())
+        }
     }
 
     fn int32_length(&mut self) -> Option<Option<usize>> {
-        if self.layout.flexible { self.compact_length() } else { Some(usize::try_from(i32::from_be_bytes(self.array()?)).ok()) }
+        if self.layout.flexible {
+            self.compact_length()
+        } else {
+            Some(usize::try_from(i32::from_be_bytes(self.array()?)).ok())
+        }
     }
 
     fn compact_length(&mut self) -> Option<Option<usize>> {
@@ -250,7 +269,8 @@ pub struct ProducePartitionAnswer {
     pub record_errors: Vec<(i32, Option<String>)>,
     /// Why the batch was refused; from version 8 on.
     pub error_message: Option<String>,
-    /// Leader and its epoch, for a client that asked the wrong broker; from version 10 on (KIP-951).
+    /// Leader and its epoch, for a client that asked the wrong broker; from version 10 on
+    /// (KIP-951).
     pub current_leader: Option<LeaderIdAndEpoch>,
 }
 
@@ -279,16 +299,22 @@ pub struct NodeEndpoint<'a> {
 /// A whole response frame: size, header and body.
 ///
 /// # Errors
-/// `UnsupportedVersion`; `Codec` when a topic is named by id where the version wants a name, or the other way round, or
-/// when the frame would be larger than 2 GiB.
-pub fn encode_produce_response(correlation_id: i32, version: i16, answer: &ProduceAnswer<'_>) -> Result<Bytes, WireError> {
+/// `UnsupportedVersion`; `Codec` when a topic is named by id where the version wants a name, or the
+/// other way round, or when the frame would be larger than 2 GiB.
+pub fn encode_produce_response(
+    correlation_id: i32,
+    version: i16,
+    answer: &ProduceAnswer<'_>,
+) -> Result<Bytes, WireError> {
     let refuse = |problem| WireError::of(PRODUCE, version, problem);
     let api = apis::find(PRODUCE).ok_or_else(|| refuse(Problem::UnsupportedApi))?;
     if !api.accepts(version) {
         return Err(refuse(Problem::UnsupportedVersion { min: api.min, max: api.max }));
     }
     let flexible = api.is_flexible(version);
-    let mut out = BytesMut::with_capacity(64 + answer.topics.iter().map(|topic| 48 + 48 * topic.partitions.len()).sum::<usize>());
+    let mut out = BytesMut::with_capacity(
+        64 + answer.topics.iter().map(|topic| 48 + 48 * topic.partitions.len()).sum::<usize>(),
+    );
     out.int32(0);
     out.int32(correlation_id);
     if flexible {
@@ -309,14 +335,20 @@ pub fn encode_produce_response(correlation_id: i32, version: i16, answer: &Produ
     if flexible {
         put_node_endpoints(&mut out, version >= 10, &answer.node_endpoints);
     }
-    let size = i32::try_from(out.len().saturating_sub(4)).map_err(|_| refuse(Problem::Codec("frame of more than 2 GiB".to_owned())))?;
+    let size = i32::try_from(out.len().saturating_sub(4))
+        .map_err(|_| refuse(Problem::Codec("frame of more than 2 GiB".to_owned())))?;
     if let Some(first) = out.first_chunk_mut::<4>() {
         *first = size.to_be_bytes();
     }
     Ok(out.freeze())
 }
 
-fn put_partition(out: &mut BytesMut, version: i16, flexible: bool, partition: &ProducePartitionAnswer) {
+fn put_partition(
+    out: &mut BytesMut,
+    version: i16,
+    flexible: bool,
+    partition: &ProducePartitionAnswer,
+) {
     out.int32(partition.index);
     out.int16(partition.error_code);
     out.int64(partition.base_offset);
@@ -345,12 +377,21 @@ fn put_partition(out: &mut BytesMut, version: i16, flexible: bool, partition: &P
 }
 
 /// The topic, in the one form that the version has.
-pub(super) fn put_topic_key(out: &mut BytesMut, flexible: bool, ids: bool, topic: &TopicKey<'_>) -> Result<(), Problem> {
+pub(super) fn put_topic_key(
+    out: &mut BytesMut,
+    flexible: bool,
+    ids: bool,
+    topic: &TopicKey<'_>,
+) -> Result<(), Problem> {
     match (topic, ids) {
         (TopicKey::Name(name), false) => out.string(flexible, name),
         (TopicKey::Id(id), true) => out.uuid(*id),
-        (TopicKey::Name(_), true) => return Err(Problem::Codec("topic by name, this version wants its id".to_owned())),
-        (TopicKey::Id(_), false) => return Err(Problem::Codec("topic by id, this version wants its name".to_owned())),
+        (TopicKey::Name(_), true) => {
+            return Err(Problem::Codec("topic by name, this version wants its id".to_owned()));
+        }
+        (TopicKey::Id(_), false) => {
+            return Err(Problem::Codec("topic by id, this version wants its name".to_owned()));
+        }
     }
     Ok(())
 }
@@ -364,7 +405,8 @@ pub(super) fn put_leader(out: &mut BytesMut, tag: u32, leader: LeaderIdAndEpoch)
     out.no_tags();
 }
 
-/// The tagged fields of a response: `NodeEndpoints` as tag 0, when the version has it and there are any.
+/// The tagged fields of a response: `NodeEndpoints` as tag 0, when the version has it and there are
+/// any.
 pub(super) fn put_node_endpoints(out: &mut BytesMut, known: bool, endpoints: &[NodeEndpoint<'_>]) {
     if !known || endpoints.is_empty() {
         return out.no_tags();

@@ -2,8 +2,9 @@
 
 use bytes::{BufMut, BytesMut};
 
-/// Kafka's primitive types at the end of a buffer. Lengths and counts are those of the flexible form (varint of
-/// length + 1) when `flexible`, else int16 for strings and int32 for arrays and records.
+/// Kafka's primitive types at the end of a buffer. Lengths and counts are those of the flexible
+/// form (varint of length + 1) when `flexible`, else int16 for strings and int32 for arrays and
+/// records.
 pub(super) trait Put {
     fn int16(&mut self, value: i16);
     fn int32(&mut self, value: i32);
@@ -19,7 +20,8 @@ pub(super) trait Put {
     fn records_length(&mut self, flexible: bool, length: Option<usize>);
     /// A string that cannot be null.
     fn string(&mut self, flexible: bool, value: &str);
-    /// A string or null. Kafka's strings have at most 32767 bytes; a longer one is cut, at a character.
+    /// A string or null. Kafka's strings have at most 32767 bytes; a longer one is cut, at a
+    /// character.
     fn nullable_string(&mut self, flexible: bool, value: Option<&str>);
 }
 

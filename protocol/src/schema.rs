@@ -52,7 +52,10 @@ pub(super) struct Message {
     /// The API key.
     pub(super) key: i16,
     /// Kafka's name, such as `MetadataRequest`.
-    #[cfg_attr(not(test), allow(dead_code, reason = "for the reader of the table, and for the test of its names"))]
+    #[cfg_attr(
+        not(test),
+        allow(dead_code, reason = "for the reader of the table, and for the test of its names")
+    )]
     pub(super) name: &'static str,
     /// The versions that Kafka knows; Letterbox serves those in [`super::apis`].
     pub(super) versions: Versions,
@@ -70,7 +73,13 @@ pub(super) fn find(table: &'static [Message], api_key: i16) -> Option<&'static M
 /// A [`Field`], short enough for one line of the table.
 macro_rules! f {
     ($name:literal, $kind:expr, $versions:expr, $nullable:expr, $tag:expr) => {
-        crate::schema::Field { name: $name, kind: $kind, versions: $versions, nullable: $nullable, tag: $tag }
+        crate::schema::Field {
+            name: $name,
+            kind: $kind,
+            versions: $versions,
+            nullable: $nullable,
+            tag: $tag,
+        }
     };
 }
 pub(super) use f;

@@ -1,10 +1,11 @@
 //! A whole cluster under one seed.
 //!
-//! [`Cluster`] hides two ways in which turmoil loses the promise "same seed, same run" (both measured). Dropping a
-//! crashed host's runtime drops its tasks in an order that depends on how many tasks the *process* has ever
-//! spawned; every stream among them sends FIN or RST, and each of those draws a latency. The same happens when a
-//! host that ended by itself is started again. So a host is always cut from its peers while its tasks are dropped.
-//! Nothing outside this file calls turmoil's `crash` or `bounce`; clippy's disallowed list holds that.
+//! [`Cluster`] hides two ways in which turmoil loses the promise "same seed, same run" (both
+//! measured). Dropping a crashed host's runtime drops its tasks in an order that depends on how
+//! many tasks the *process* has ever spawned; every stream among them sends FIN or RST, and each of
+//! those draws a latency. The same happens when a host that ended by itself is started again. So a
+//! host is always cut from its peers while its tasks are dropped. Nothing outside this file calls
+//! turmoil's `crash` or `bounce`; clippy's disallowed list holds that.
 #![allow(clippy::disallowed_methods, reason = "the one place that takes turmoil's hosts down")]
 
 use std::cell::RefCell;
@@ -102,21 +103,38 @@ impl Cluster {
             .simulation_duration(Duration::from_secs(24 * 3600))
             .build();
         let rng = Rng::named(seed, "cluster");
-        Self { sim, seed, rng, trace: Trace::new(keep_lines), machines: BTreeMap::new(), cuts: BTreeSet::new(), faults: 0 }
+        Self {
+            sim,
+            seed,
+            rng,
+            trace: Trace::new(keep_lines),
+            machines: BTreeMap::new(),
+            cuts: BTreeSet::new(),
+            faults: 0,
+        }
     }
 
-    /// Adds a machine called `name` and starts `software` on it; after a crash it is started by [`Cluster::restart`].
+    /// Adds a machine called `name` and starts `software` on it; after a crash it is started by
+    /// [`Cluster::restart`].
     ///
-    /// An error ends the process and is kept for [`Cluster::exit`]; a panic in any of its tasks fails the run.
+    /// An error ends the process and is kept for [`Cluster::exit`]; a panic in any of its tasks
+    /// fails the run.
     pub fn host<S, F>(&mut self, name: &str, software: S)
     where
         S: Fn(Process) -> F + 'static,
         F: Future<Output = Exit> + 'static,
     {
         let machine = self.machine(name);
-        let control =
-            Rc::new(RefCell::new(Control { stop: watch::channel(false).0, kill: watch::channel(false).0, exit: None, starts: 0 }));
-        self.machines.insert(name.to_owned(), Slot { machine: machine.clone(), control: Some(Rc::clone(&control)) });
+        let control = Rc::new(RefCell::new(Control {
+            stop: watch::channel(false).0,
+            kill: watch::channel(false).0,
+            exit: None,
+            starts: 0,
+        }));
+        self.machines.insert(
+            name.to_owned(),
+            Slot { machine: machine.clone(), control: Some(Rc::clone(&control)) },
+        );
         self.sim.host(name, move || {
             let (stop, stopped) = watch::channel(false);
             let (kill, mut killed) = watch::channel(false);
@@ -136,8 +154,8 @@ impl Cluster {
                     _ = killed.wait_for(|kill| *kill) => None,
                     exit = work => Some(exit),
                 };
-                // As the kernel does for a process that has ended, however it has: connections end, locks and
-                // handles go, and nothing of it runs any more.
+                // As the kernel does for a process that has ended, however it has: connections end,
+                // locks and handles go, and nothing of it runs any more.
                 machine.close_sockets();
                 machine.set_running(false);
                 machine.disk().detach();
@@ -147,7 +165,8 @@ impl Cluster {
         });
     }
 
-    /// Adds a machine called `name` that runs `work` once. It is not taken down; an error fails the run.
+    /// Adds a machine called `name` that runs `work` once. It is not taken down; an error fails the
+    /// run.
     pub fn client<W, F>(&mut self, name: &str, work: W)
     where
         W: FnOnce(Env) -> F,
@@ -165,8 +184,8 @@ impl Cluster {
         Machine::new(name, self.seed, &self.trace)
     }
 
-    /// One step of 1 ms. Says whether all clients are done. A machine whose power failed in the middle of an
-    /// operation ([`SimDisk::cut_power_after`]) is taken down here.
+    /// One step of 1 ms. Says whether all clients are done. A machine whose power failed in the
+    /// middle of an operation ([`SimDisk::cut_power_after`]) is taken down here.
     ///
     /// # Panics
     /// When a client's work ended with an error or a task panicked.
@@ -175,7 +194,12 @@ impl Cluster {
             Ok(done) => done,
             Err(error) => panic!("simulation failed at {:?}: {error}", self.sim.elapsed()),
         };
-        for (name, power) in self.machines.iter().map(|(name, slot)| (name.clone(), slot.machine.disk().power())).collect::<Vec<_>>() {
+        for (name, power) in self
+            .machines
+            .iter()
+            .map(|(name, slot)| (name.clone(), slot.machine.disk().power()))
+            .collect::<Vec<_>>()
+        {
             match power {
                 Power::On => {}
                 Power::NoProcess => self.machines[&name].machine.disk().end_process(),
@@ -216,8 +240,9 @@ impl Cluster {
         true
     }
 
-    /// Takes the power of `name` away: nothing it does from now on has an effect, its peers hear nothing, and of
-    /// what it had not synced a seeded part is lost. What it had sent before is delivered or lost, by seed.
+    /// Takes the power of `name` away: nothing it does from now on has an effect, its peers hear
+    /// nothing, and of what it had not synced a seeded part is lost. What it had sent before is
+    /// delivered or lost, by seed.
     pub fn power_cut(&mut self, name: &str) {
         self.faults += 1;
         let machine = self.host_slot(name).0.clone();
@@ -337,7 +362,8 @@ impl Cluster {
         Rng::named(self.seed, "schedule")
     }
 
-    /// Power cuts, kills, network cuts and clock jumps so far; faults of disks are in [`Cluster::disk_stats`].
+    /// Power cuts, kills, network cuts and clock jumps so far; faults of disks are in
+    /// [`Cluster::disk_stats`].
     #[must_use]
     pub fn faults(&self) -> u64 {
         self.faults
@@ -351,7 +377,10 @@ impl Cluster {
 
     fn host_slot(&self, name: &str) -> (&Machine, &Rc<RefCell<Control>>) {
         let slot = self.machines.get(name).unwrap_or_else(|| panic!("no machine {name}"));
-        (&slot.machine, slot.control.as_ref().unwrap_or_else(|| panic!("{name} is a client, not a host")))
+        (
+            &slot.machine,
+            slot.control.as_ref().unwrap_or_else(|| panic!("{name} is a client, not a host")),
+        )
     }
 
     fn event(&self, name: &str, kind: &str) {
@@ -376,7 +405,8 @@ impl Cluster {
         let machine = self.machines[name].machine.clone();
         let was_running = machine.is_running();
         machine.set_running(false);
-        let peers: Vec<String> = self.machines.keys().filter(|peer| *peer != name).cloned().collect();
+        let peers: Vec<String> =
+            self.machines.keys().filter(|peer| *peer != name).cloned().collect();
         for peer in &peers {
             self.sim.partition(name, peer.as_str());
         }
@@ -404,7 +434,8 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        // What tasks do while they are dropped is in no particular order: it is not part of the run.
+        // What tasks do while they are dropped is in no particular order: it is not part of the
+        // run.
         for slot in self.machines.values() {
             slot.machine.set_running(false);
         }

@@ -1,11 +1,13 @@
 //! What clients saw: one JSON object per line, appended when it happened, read by [`crate::check`].
 //!
-//! An operation is written twice: `invoke` before it begins, and `ok`, `fail` or `info` when it has ended. `fail`
-//! is for errors that prove that nothing happened and nothing was retried; everything else is `info` (it may have
-//! happened, it may still happen). An operation that has only its `invoke` counts as `info`.
+//! An operation is written twice: `invoke` before it begins, and `ok`, `fail` or `info` when it has
+//! ended. `fail` is for errors that prove that nothing happened and nothing was retried; everything
+//! else is `info` (it may have happened, it may still happen). An operation that has only its
+//! `invoke` counts as `info`.
 //!
-//! Values are unique in the whole history (client number shifted left by 40, plus a counter). A record's payload
-//! repeats where it belongs ([`payload`]), so that a record in a wrong place shows itself.
+//! Values are unique in the whole history (client number shifted left by 40, plus a counter). A
+//! record's payload repeats where it belongs ([`payload`]), so that a record in a wrong place shows
+//! itself.
 //!
 //! ```
 //! use letterbox_sim::history::Event;
@@ -77,12 +79,14 @@ pub enum Action {
         /// Of any partitions, mixed.
         records: Vec<Read>,
     },
-    /// The process reads these partitions from these offsets on; what it read before does not count for order.
+    /// The process reads these partitions from these offsets on; what it read before does not count
+    /// for order.
     Assign {
         /// Where reading goes on; an offset of -1 is "not known".
         partitions: Vec<Position>,
     },
-    /// The process got these partitions from its group, with the committed offsets it found (-1: none).
+    /// The process got these partitions from its group, with the committed offsets it found (-1:
+    /// none).
     Rebalance {
         /// The group.
         group: String,
@@ -146,7 +150,8 @@ pub struct Sent {
     pub offset: Option<i64>,
 }
 
-/// A record that was received. Has `payload` as received, or `value` when the client has checked it.
+/// A record that was received. Has `payload` as received, or `value` when the client has checked
+/// it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Read {
     /// Topic.
@@ -178,7 +183,8 @@ fn acks_all() -> i16 {
     -1
 }
 
-/// A history that is being written by many clients. Cheap to clone; all clones are the same history.
+/// A history that is being written by many clients. Cheap to clone; all clones are the same
+/// history.
 #[derive(Clone, Debug, Default)]
 pub struct History(Arc<Mutex<Vec<Event>>>);
 

@@ -1,11 +1,12 @@
 //! Whole Letterbox clusters in one thread under one seed, and the checkers of histories.
 //!
-//! - [`cluster::Cluster`] runs hosts, clients, networks and disks on turmoil. The same seed gives the same
-//!   [`trace::Trace`], event for event.
-//! - [`mod@env`] is the simulated side of [`letterbox_env::Env`]; [`disk`] is a disk that loses and tears what was
-//!   not synced, and fails as real ones do.
-//! - [`history`] is what clients saw, one JSON line per event; [`check`] finds what may not have happened. Every
-//!   other tier (real processes, kind) feeds its histories to the same checkers through `letterbox-check`.
+//! - [`cluster::Cluster`] runs hosts, clients, networks and disks on turmoil. The same seed gives
+//!   the same [`trace::Trace`], event for event.
+//! - [`mod@env`] is the simulated side of [`letterbox_env::Env`]; [`disk`] is a disk that loses and
+//!   tears what was not synced, and fails as real ones do.
+//! - [`history`] is what clients saw, one JSON line per event; [`check`] finds what may not have
+//!   happened. Every other tier (real processes, kind) feeds its histories to the same checkers
+//!   through `letterbox-check`.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that cannot go on has failed"))]
 
 #[cfg(not(tokio_unstable))]

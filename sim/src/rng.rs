@@ -1,4 +1,5 @@
-//! A small seeded generator (SplitMix64): the same seed gives the same numbers on every machine and version.
+//! A small seeded generator (SplitMix64): the same seed gives the same numbers on every machine and
+//! version.
 
 /// A seeded stream of numbers.
 #[derive(Clone, Debug)]
@@ -11,7 +12,8 @@ impl Rng {
         Self(seed)
     }
 
-    /// An own stream for `name`, so that one part drawing more does not move what another part draws.
+    /// An own stream for `name`, so that one part drawing more does not move what another part
+    /// draws.
     #[must_use]
     pub fn named(seed: u64, name: &str) -> Self {
         Self(name.bytes().fold(mix(seed), |state, byte| mix(state ^ u64::from(byte))))
@@ -68,7 +70,10 @@ mod tests {
     fn same_seed_gives_the_same_numbers_on_every_machine() {
         // The published first outputs of SplitMix64 for seed 0.
         let mut rng = Rng::new(0);
-        assert_eq!([rng.next_u64(), rng.next_u64()], [0xE220_A839_7B1D_CDAF, 0x6E78_9E6A_A1B9_65F4]);
+        assert_eq!(
+            [rng.next_u64(), rng.next_u64()],
+            [0xE220_A839_7B1D_CDAF, 0x6E78_9E6A_A1B9_65F4]
+        );
     }
 
     #[test]

@@ -1,14 +1,18 @@
 //! Which seeds a test runs, and how a failure is run again.
 //!
-//! `SEEDS=500 cargo test …` runs 500 seeds, `SEEDS=500..1000` those from 500 on and below 1000, `SEED=17` that one.
-#![allow(clippy::print_stderr, reason = "the way to a failing run has to reach the person at the terminal")]
+//! `SEEDS=500 cargo test …` runs 500 seeds, `SEEDS=500..1000` those from 500 on and below 1000,
+//! `SEED=17` that one.
+#![allow(
+    clippy::print_stderr,
+    reason = "the way to a failing run has to reach the person at the terminal"
+)]
 
 use std::ops::Range;
 
 /// Runs `test` for `count` seeds, or for those that `SEED` or `SEEDS` name.
 ///
-/// When it panics, the seed and the command that replays it are printed: `file` is the name of the test file
-/// (`--test file`), `name` the test's.
+/// When it panics, the seed and the command that replays it are printed: `file` is the name of the
+/// test file (`--test file`), `name` the test's.
 ///
 /// # Panics
 /// When `test` does, or when `SEED` or `SEEDS` is neither a number nor, for `SEEDS`, a range.
@@ -22,7 +26,9 @@ pub fn for_each(count: u64, file: &str, name: &str, mut test: impl FnMut(u64)) {
 }
 
 fn wanted(count: u64, seed: Option<&str>, seeds: Option<&str>) -> Range<u64> {
-    let number = |text: &str| text.parse::<u64>().unwrap_or_else(|_| panic!("SEED or SEEDS: {text:?} is not a number"));
+    let number = |text: &str| {
+        text.parse::<u64>().unwrap_or_else(|_| panic!("SEED or SEEDS: {text:?} is not a number"))
+    };
     match (seed.map(number), seeds.and_then(|seeds| seeds.split_once("..")), seeds) {
         (Some(seed), _, _) => seed..seed.saturating_add(1),
         (None, Some((first, end)), _) => number(first)..number(end),
@@ -45,7 +51,10 @@ impl Drop for Replay<'_> {
 
 impl Replay<'_> {
     fn command(&self) -> String {
-        format!("SEED={} cargo test --workspace --test {} -- --exact {} --nocapture", self.seed, self.file, self.name)
+        format!(
+            "SEED={} cargo test --workspace --test {} -- --exact {} --nocapture",
+            self.seed, self.file, self.name
+        )
     }
 }
 
@@ -64,7 +73,10 @@ mod tests {
     #[test]
     fn the_replay_command_names_seed_file_and_test() {
         let replay = Replay { seed: 17, file: "broker", name: "power_cut" };
-        assert_eq!(replay.command(), "SEED=17 cargo test --workspace --test broker -- --exact power_cut --nocapture");
+        assert_eq!(
+            replay.command(),
+            "SEED=17 cargo test --workspace --test broker -- --exact power_cut --nocapture"
+        );
         std::mem::forget(replay);
     }
 }

@@ -1,5 +1,5 @@
-//! One number that stands for a whole run: every byte on the network, every disk operation, every draw and
-//! the virtual time of each are folded into it. The same seed must give the same number.
+//! One number that stands for a whole run: every byte on the network, every disk operation, every
+//! draw and the virtual time of each are folded into it. The same seed must give the same number.
 
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,7 +19,8 @@ struct State {
 }
 
 impl Trace {
-    /// An empty trace. With `keep_lines` each event is also kept as a line of text, for [`Trace::first_difference`].
+    /// An empty trace. With `keep_lines` each event is also kept as a line of text, for
+    /// [`Trace::first_difference`].
     #[must_use]
     pub fn new(keep_lines: bool) -> Self {
         Self(Arc::new(Mutex::new(State { lines: keep_lines.then(Vec::new), ..State::default() })))
@@ -31,7 +32,10 @@ impl Trace {
         let nanos = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
         let content = digest(bytes);
         let mut hash = mix(state.hash ^ nanos);
-        for word in [digest(host.as_bytes()), digest(kind.as_bytes()), bytes.len() as u64, content].iter().chain(numbers) {
+        for word in [digest(host.as_bytes()), digest(kind.as_bytes()), bytes.len() as u64, content]
+            .iter()
+            .chain(numbers)
+        {
             hash = mix(hash.rotate_left(7) ^ *word);
         }
         state.hash = hash;
@@ -52,11 +56,19 @@ impl Trace {
         (state.hash, state.events)
     }
 
-    /// Where two runs part: the number of the first line that differs, with both lines. Needs kept lines.
+    /// Where two runs part: the number of the first line that differs, with both lines. Needs kept
+    /// lines.
     #[must_use]
     pub fn first_difference(&self, other: &Self) -> Option<(usize, String, String)> {
-        let ours = self.0.lock().unwrap_or_else(PoisonError::into_inner).lines.clone().unwrap_or_default();
-        let theirs = other.0.lock().unwrap_or_else(PoisonError::into_inner).lines.clone().unwrap_or_default();
+        let ours =
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).lines.clone().unwrap_or_default();
+        let theirs = other
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .lines
+            .clone()
+            .unwrap_or_default();
         let end = || "(end)".to_owned();
         (0..ours.len().max(theirs.len())).find(|&i| ours.get(i) != theirs.get(i)).map(|i| {
             let line = |lines: &[String]| lines.get(i).cloned().unwrap_or_else(end);
@@ -79,7 +91,8 @@ mod tests {
 
     #[test]
     fn every_part_of_an_event_moves_the_hash() {
-        let base = |trace: &Trace| trace.event(Duration::from_millis(1), "a", "write", &[1, 2], b"xyz");
+        let base =
+            |trace: &Trace| trace.event(Duration::from_millis(1), "a", "write", &[1, 2], b"xyz");
         let variants: [fn(&Trace); 6] = [
             |t| t.event(Duration::from_millis(2), "a", "write", &[1, 2], b"xyz"),
             |t| t.event(Duration::from_millis(1), "b", "write", &[1, 2], b"xyz"),

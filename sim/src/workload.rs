@@ -1,5 +1,6 @@
-//! Clients that load a cluster and write down what they saw: idempotent producers, consumers by assignment, members
-//! of a group, and the scan of everything at the end. They use the `client` crate through [`Env`].
+//! Clients that load a cluster and write down what they saw: idempotent producers, consumers by
+//! assignment, members of a group, and the scan of everything at the end. They use the `client`
+//! crate through [`Env`].
 
 mod broken;
 mod churn;
@@ -33,8 +34,8 @@ use crate::history::{Action, Event, History, Phase};
 /// How long a client waits after an error before it begins anew.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// After an answer that did not come, the broker has carried the request out by then, or never will: no fault of the
-/// simulation delays one for longer.
+/// After an answer that did not come, the broker has carried the request out by then, or never
+/// will: no fault of the simulation delays one for longer.
 const SETTLED: Duration = Duration::from_secs(6);
 
 /// What all clients of one run share.
@@ -62,7 +63,10 @@ impl Load {
     /// A client with deadlines that fit simulated clusters, however long it takes to get one.
     async fn client(&self) -> Option<Client> {
         while !self.is_over() {
-            if let Ok(client) = Client::connect(self.env.clone(), std::slice::from_ref(&self.bootstrap), options()).await {
+            if let Ok(client) =
+                Client::connect(self.env.clone(), std::slice::from_ref(&self.bootstrap), options())
+                    .await
+            {
                 return Some(client);
             }
             sleep(PAUSE).await;
@@ -76,12 +80,21 @@ impl Load {
     /// When the load was ended before.
     pub async fn create_topic(&self, configs: BTreeMap<String, String>) -> Result<(), String> {
         let client = self.client().await.ok_or("stopped before there was a cluster")?;
-        let topic = NewTopic { name: self.topic.clone(), partitions: Some(self.partitions), configs, ..NewTopic::default() };
+        let topic = NewTopic {
+            name: self.topic.clone(),
+            partitions: Some(self.partitions),
+            configs,
+            ..NewTopic::default()
+        };
         while !self.is_over() {
             match client.create_topics(std::slice::from_ref(&topic), false).await {
                 Ok(outcomes) => match outcomes.get(&self.topic) {
                     Some(Ok(_)) => return Ok(()),
-                    Some(Err(error)) if error.code == letterbox_client::ErrorCode::TopicAlreadyExists => return Ok(()),
+                    Some(Err(error))
+                        if error.code == letterbox_client::ErrorCode::TopicAlreadyExists =>
+                    {
+                        return Ok(());
+                    }
                     outcome => tracing::debug!(?outcome, "the topic is not there yet"),
                 },
                 Err(error) => tracing::debug!(%error, "the topic is not there yet"),
@@ -133,6 +146,13 @@ impl Scribe {
 
     fn write(&self, op: u64, phase: Phase, action: Action, error: Option<String>) {
         let time_ns = u64::try_from(now().as_nanos()).unwrap_or(u64::MAX);
-        self.history.push(Event { process: self.process.clone(), op, phase, time_ns, action, error });
+        self.history.push(Event {
+            process: self.process.clone(),
+            op,
+            phase,
+            time_ns,
+            action,
+            error,
+        });
     }
 }

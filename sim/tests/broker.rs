@@ -1,5 +1,5 @@
-//! The broker's own code under simulated faults: nothing acknowledged is lost, nothing is doubled, and the same seed
-//! gives the same run.
+//! The broker's own code under simulated faults: nothing acknowledged is lost, nothing is doubled,
+//! and the same seed gives the same run.
 
 mod common;
 
@@ -24,7 +24,8 @@ const TOPIC: &str = "orders";
 const PARTITIONS: i32 = 3;
 const CONFIG: &str = "group.initial.rebalance.delay.ms=0\n";
 
-/// How long the broker may take to serve again, and the clients to end, once nothing is broken any more.
+/// How long the broker may take to serve again, and the clients to end, once nothing is broken any
+/// more.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is broken in a run.
@@ -32,12 +33,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 enum Trouble {
     /// The power fails, at random moments and in the middle of random disk operations.
     PowerCuts,
-    /// Power cuts, kills, clean stops, network cuts, slow and full disks, clock jumps and failed syncs.
+    /// Power cuts, kills, clean stops, network cuts, slow and full disks, clock jumps and failed
+    /// syncs.
     Everything,
     /// A failed sync, a kill, a restart on what the page cache shows, and a power cut after that.
     FailedSyncs,
-    /// A full disk, without a reserve, and a full table of descriptors, with kills in between, also on a disk that stays full. The
-    /// broker must not end by itself, and goes on without a restart.
+    /// A full disk, without a reserve, and a full table of descriptors, with kills in between, also
+    /// on a disk that stays full. The broker must not end by itself, and goes on without a restart.
     Shortage,
     /// Power cuts on a device that ignores flushes: the run must be found guilty.
     LyingDisk,
@@ -54,7 +56,13 @@ fn run(seed: u64, trouble: Trouble, keep_lines: bool) -> Outcome {
     show_log();
     let mut cluster = Cluster::with(seed, NetworkOptions::default(), keep_lines);
     let (history, stop) = (History::default(), Arc::new(AtomicBool::new(false)));
-    cluster.host(BROKER, broker(&format!("{CONFIG}{}", if trouble == Trouble::Shortage { "log.dir.reserve.bytes=0" } else { "" })));
+    cluster.host(
+        BROKER,
+        broker(&format!(
+            "{CONFIG}{}",
+            if trouble == Trouble::Shortage { "log.dir.reserve.bytes=0" } else { "" }
+        )),
+    );
     if trouble == Trouble::LyingDisk {
         for partition in 0..PARTITIONS {
             let segment = format!("{TOPIC}-{partition}/00000000000000000000.log");
@@ -63,7 +71,14 @@ fn run(seed: u64, trouble: Trouble, keep_lines: bool) -> Outcome {
     }
     let load = {
         let (history, stop) = (history.clone(), Arc::clone(&stop));
-        move |env| workload::Load { env, bootstrap: format!("{BROKER}:9092"), topic: TOPIC.into(), partitions: PARTITIONS, history, stop }
+        move |env| workload::Load {
+            env,
+            bootstrap: format!("{BROKER}:9092"),
+            topic: TOPIC.into(),
+            partitions: PARTITIONS,
+            history,
+            stop,
+        }
     };
     let with_clients = load.clone();
     cluster.client(CLIENTS, move |env| async move {
@@ -124,7 +139,10 @@ fn run(seed: u64, trouble: Trouble, keep_lines: bool) -> Outcome {
                 "slow disk"
             }
             6 => {
-                cluster.jump_clock(BROKER, i64::try_from(rng.below(7_200_000)).unwrap_or(0) - 3_600_000);
+                cluster.jump_clock(
+                    BROKER,
+                    i64::try_from(rng.below(7_200_000)).unwrap_or(0) - 3_600_000,
+                );
                 "clock jump"
             }
             7 => {
@@ -189,13 +207,17 @@ fn run(seed: u64, trouble: Trouble, keep_lines: bool) -> Outcome {
     if trouble != Trouble::LyingDisk {
         check_segments(&cluster);
     }
-    let report = Checker::check(history.events(), Demands { sends_ok_min: 100, reads_min: 200, faults_min: 6 });
+    let report = Checker::check(
+        history.events(),
+        Demands { sends_ok_min: 100, reads_min: 200, faults_min: 6 },
+    );
     let stats = cluster.disk_stats(BROKER);
     println!("seed {seed}, {:?} of virtual time\n{report}{stats:?}", cluster.elapsed());
     Outcome { trace: cluster.trace(), report, stats }
 }
 
-/// Takes space or descriptors away for a while, with a kill and a restart in the middle of it at times.
+/// Takes space or descriptors away for a while, with a kill and a restart in the middle of it at
+/// times.
 fn run_short(cluster: &mut Cluster, rng: &mut Rng, history: &History) {
     let disk = cluster.disk(BROKER);
     let what = if rng.percent(60) {
@@ -226,7 +248,15 @@ fn last_seen(history: &History) -> BTreeMap<String, String> {
     let shown = events.map(|event| {
         let mut action = format!("{:?}", event.action);
         action.truncate(80);
-        (event.process, format!("op {} {:?} at {} ms: {action}", event.op, event.phase, event.time_ns / 1_000_000))
+        (
+            event.process,
+            format!(
+                "op {} {:?} at {} ms: {action}",
+                event.op,
+                event.phase,
+                event.time_ns / 1_000_000
+            ),
+        )
     });
     shown.collect()
 }
@@ -235,7 +265,14 @@ fn note_fault(history: &History, cluster: &Cluster, what: &str) {
     let time_ns = u64::try_from(cluster.elapsed().as_nanos()).unwrap_or(u64::MAX);
     let op = history.events().len() as u64;
     let action = Action::Fault { what: what.to_owned(), target: BROKER.to_owned() };
-    history.push(Event { process: "nemesis".to_owned(), op, phase: Phase::Ok, time_ns, action, error: None });
+    history.push(Event {
+        process: "nemesis".to_owned(),
+        op,
+        phase: Phase::Ok,
+        time_ns,
+        action,
+        error: None,
+    });
 }
 
 /// Walks every segment of every partition on the stopped broker's disk.
@@ -243,13 +280,29 @@ fn check_segments(cluster: &Cluster) {
     let disk = cluster.disk(BROKER);
     let data = std::path::Path::new(DATA);
     let mut records = 0;
-    for dir in disk.list(data).unwrap().into_iter().filter(|entry| entry.is_dir && entry.name.starts_with(TOPIC)) {
+    for dir in disk
+        .list(data)
+        .unwrap()
+        .into_iter()
+        .filter(|entry| entry.is_dir && entry.name.starts_with(TOPIC))
+    {
         let mut end = None;
-        for file in disk.list(&data.join(&dir.name)).unwrap().into_iter().filter(|entry| entry.name.ends_with(".log")) {
+        for file in disk
+            .list(&data.join(&dir.name))
+            .unwrap()
+            .into_iter()
+            .filter(|entry| entry.name.ends_with(".log"))
+        {
             let base: i64 = file.name.trim_end_matches(".log").parse().unwrap();
-            assert!(end.is_none_or(|end| end == base), "{}/{}: expected to begin at {end:?}", dir.name, file.name);
+            assert!(
+                end.is_none_or(|end| end == base),
+                "{}/{}: expected to begin at {end:?}",
+                dir.name,
+                file.name
+            );
             let bytes = disk.read(&data.join(&dir.name).join(&file.name)).unwrap();
-            let walked = segment::walk(&bytes, base).unwrap_or_else(|fault| panic!("{}/{}: {fault:?}", dir.name, file.name));
+            let walked = segment::walk(&bytes, base)
+                .unwrap_or_else(|fault| panic!("{}/{}: {fault:?}", dir.name, file.name));
             records += walked.end_offset - base;
             end = Some(walked.end_offset);
         }
@@ -268,25 +321,36 @@ fn nothing_acknowledged_is_lost_or_doubled_by_power_cuts() {
 
 #[test]
 fn nothing_acknowledged_is_lost_or_doubled_by_any_mix_of_faults() {
-    seeds::for_each(3, "broker", "nothing_acknowledged_is_lost_or_doubled_by_any_mix_of_faults", |seed| {
-        let outcome = run(seed, Trouble::Everything, false);
-        assert!(outcome.report.is_clean(), "{}", outcome.report);
-    });
+    seeds::for_each(
+        3,
+        "broker",
+        "nothing_acknowledged_is_lost_or_doubled_by_any_mix_of_faults",
+        |seed| {
+            let outcome = run(seed, Trouble::Everything, false);
+            assert!(outcome.report.is_clean(), "{}", outcome.report);
+        },
+    );
 }
 
-/// A power cut after a restart took records away that were acknowledged behind bytes of a failed sync, which only the
-/// page cache had.
+/// A power cut after a restart took records away that were acknowledged behind bytes of a failed
+/// sync, which only the page cache had.
 #[test]
 fn a_restart_does_not_believe_what_a_failed_sync_left_in_the_page_cache() {
-    seeds::for_each(2, "broker", "a_restart_does_not_believe_what_a_failed_sync_left_in_the_page_cache", |seed| {
-        let outcome = run(seed, Trouble::FailedSyncs, false);
-        assert!(outcome.report.is_clean(), "{}", outcome.report);
-        assert!(outcome.stats.faults.contains_key("failed sync"));
-    });
+    seeds::for_each(
+        2,
+        "broker",
+        "a_restart_does_not_believe_what_a_failed_sync_left_in_the_page_cache",
+        |seed| {
+            let outcome = run(seed, Trouble::FailedSyncs, false);
+            assert!(outcome.report.is_clean(), "{}", outcome.report);
+            assert!(outcome.stats.faults.contains_key("failed sync"));
+        },
+    );
 }
 
-/// The operations of a first start, the making of a topic and its first records, and of each recovery after that: the
-/// power fails in front of one of them, chosen by the seed. `SEEDS=200` is all of them.
+/// The operations of a first start, the making of a topic and its first records, and of each
+/// recovery after that: the power fails in front of one of them, chosen by the seed. `SEEDS=200` is
+/// all of them.
 #[test]
 fn a_first_start_survives_a_power_cut_at_any_operation() {
     seeds::for_each(10, "broker", "a_first_start_survives_a_power_cut_at_any_operation", |seed| {
@@ -298,17 +362,28 @@ fn a_first_start_survives_a_power_cut_at_any_operation() {
         cluster.disk(BROKER).cut_power_after(operation);
         let load = {
             let (history, stop) = (history.clone(), Arc::clone(&stop));
-            move |env| workload::Load { env, bootstrap: format!("{BROKER}:9092"), topic: TOPIC.into(), partitions: 1, history, stop }
+            move |env| workload::Load {
+                env,
+                bootstrap: format!("{BROKER}:9092"),
+                topic: TOPIC.into(),
+                partitions: 1,
+                history,
+                stop,
+            }
         };
         let with_clients = load.clone();
         cluster.client(CLIENTS, move |env| async move {
             let load = with_clients(env);
             load.create_topic(Default::default()).await?;
-            tokio::join!(workload::producer(load.clone(), 1), workload::member(load.clone(), "readers".to_owned(), 1));
+            tokio::join!(
+                workload::producer(load.clone(), 1),
+                workload::member(load.clone(), "readers".to_owned(), 1)
+            );
             Ok(())
         });
         for restarts in 0..2 {
-            let failed = cluster.run_until(Duration::from_secs(4), |cluster| cluster.faults() > restarts);
+            let failed =
+                cluster.run_until(Duration::from_secs(4), |cluster| cluster.faults() > restarts);
             assert!(failed || restarts > 0, "operation {operation} is beyond the end");
             if failed {
                 note_fault(&history, &cluster, "power cut at an operation");
@@ -329,7 +404,10 @@ fn a_first_start_survives_a_power_cut_at_any_operation() {
             workload::scan(&load, BROKER, PATIENCE).await
         });
         assert!(cluster.run_clients(PATIENCE * 2), "the scan does not end");
-        let report = Checker::check(history.events(), Demands { sends_ok_min: 10, reads_min: 10, faults_min: 1 });
+        let report = Checker::check(
+            history.events(),
+            Demands { sends_ok_min: 10, reads_min: 10, faults_min: 1 },
+        );
         println!("seed {seed}, operation {operation}\n{report}");
         assert!(report.is_clean(), "{report}");
     });
@@ -337,15 +415,21 @@ fn a_first_start_survives_a_power_cut_at_any_operation() {
 
 #[test]
 fn a_lack_of_space_or_descriptors_ends_no_broker_and_loses_nothing() {
-    seeds::for_each(3, "broker", "a_lack_of_space_or_descriptors_ends_no_broker_and_loses_nothing", |seed| {
-        let outcome = run(seed, Trouble::Shortage, false);
-        assert!(outcome.report.is_clean(), "{}", outcome.report);
-        let met = |fault| outcome.stats.faults.contains_key(fault);
-        assert!(met("disk full") || met("no descriptor"), "{:?}", outcome.stats.faults);
-    });
+    seeds::for_each(
+        3,
+        "broker",
+        "a_lack_of_space_or_descriptors_ends_no_broker_and_loses_nothing",
+        |seed| {
+            let outcome = run(seed, Trouble::Shortage, false);
+            assert!(outcome.report.is_clean(), "{}", outcome.report);
+            let met = |fault| outcome.stats.faults.contains_key(fault);
+            assert!(met("disk full") || met("no descriptor"), "{:?}", outcome.stats.faults);
+        },
+    );
 }
 
-/// The tests above must be able to fail: on a device that ignores flushes every broker loses what it acknowledged.
+/// The tests above must be able to fail: on a device that ignores flushes every broker loses what
+/// it acknowledged.
 #[test]
 fn a_disk_that_ignores_syncs_is_found_guilty() {
     let mut found = BTreeSet::new();
@@ -373,10 +457,20 @@ fn the_same_seed_gives_the_same_run() {
             panic!("runs part at event {line}:\n  {ours}\n  {theirs}");
         }
         assert_eq!(first.hash(), second.hash());
-        #[allow(clippy::disallowed_methods, reason = "the test is run once more as another process")]
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "the test is run once more as another process"
+        )]
         let mut again = std::process::Command::new(std::env::current_exe().unwrap());
-        again.args(["--exact", NAME, "--nocapture"]).env("PRINT_TRACE_HASH", "1").env("SEED", seed.to_string());
+        again
+            .args(["--exact", NAME, "--nocapture"])
+            .env("PRINT_TRACE_HASH", "1")
+            .env("SEED", seed.to_string());
         let text = String::from_utf8(again.output().unwrap().stdout).unwrap();
-        assert!(text.contains(&format!("trace hash {:?}", first.hash())), "{:?} is not what a fresh process has: {text}", first.hash());
+        assert!(
+            text.contains(&format!("trace hash {:?}", first.hash())),
+            "{:?} is not what a fresh process has: {text}",
+            first.hash()
+        );
     });
 }

@@ -42,7 +42,10 @@ fn a_clean_history_exits_with_0() {
 fn an_anomaly_is_named_and_exits_with_1() {
     let (code, text) = check(&history(4), ANY);
     assert_eq!(code, Some(1));
-    assert!(text.contains("inconsistent-offset: 1\n") && text.contains("ANOMALIES FOUND"), "{text}");
+    assert!(
+        text.contains("inconsistent-offset: 1\n") && text.contains("ANOMALIES FOUND"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The simulated cluster itself: the same seed gives the same run, and machines go down as real ones do.
+//! The simulated cluster itself: the same seed gives the same run, and machines go down as real
+//! ones do.
 
 use std::cell::RefCell;
 use std::io::IoSlice;
@@ -16,8 +17,9 @@ use tokio::time::{sleep, timeout};
 const PORT: u16 = 7000;
 const LOG: &str = "/data/log";
 
-/// A toy store: each request is one byte, appended and synced before it is answered with how many there are.
-/// Each connection and each housekeeper is a task of its own, so that there are many to be dropped at a crash.
+/// A toy store: each request is one byte, appended and synced before it is answered with how many
+/// there are. Each connection and each housekeeper is a task of its own, so that there are many to
+/// be dropped at a crash.
 async fn store(process: Process, sync_first: bool) -> Exit {
     let env = process.env.clone();
     recover(&env).await.map_err(|error| error.to_string())?;
@@ -105,7 +107,9 @@ async fn load(env: Env, host: &'static str, requests: u64, acknowledged: Rc<RefC
 /// The store may not listen yet.
 async fn connect(env: &Env) -> BoxStream {
     loop {
-        if let Ok(Ok(stream)) = timeout(Duration::from_millis(100), env.net.connect("a", PORT)).await {
+        if let Ok(Ok(stream)) =
+            timeout(Duration::from_millis(100), env.net.connect("a", PORT)).await
+        {
             return stream;
         }
         sleep(Duration::from_millis(1)).await;
@@ -157,7 +161,11 @@ fn the_same_seed_gives_the_same_trace_twice_in_one_process() {
             panic!("seed {seed}: runs part at event {line}:\n  {ours}\n  {theirs}");
         }
         assert_eq!(first.hash(), second.hash());
-        assert!(first.hash().1 > 1000, "{} events are too few to conclude anything", first.hash().1);
+        assert!(
+            first.hash().1 > 1000,
+            "{} events are too few to conclude anything",
+            first.hash().1
+        );
     }
     assert_ne!(chaos(1, false).hash(), chaos(2, false).hash());
 }
@@ -194,7 +202,10 @@ fn seeds_with_loss(sync_first: bool) -> usize {
         for _ in 0..4 {
             cluster.run_for(Duration::from_millis(rng.between(20, 300)));
             cluster.power_cut("a");
-            let left = cluster.disk("a").read(Path::new(LOG)).map_or(0, |bytes| bytes.iter().take_while(|byte| **byte != 0).count());
+            let left = cluster
+                .disk("a")
+                .read(Path::new(LOG))
+                .map_or(0, |bytes| bytes.iter().take_while(|byte| **byte != 0).count());
             lost |= (left as u64) < *acknowledged.borrow();
             // Start over from what is left: counts begin there.
             *acknowledged.borrow_mut() = 0;
@@ -266,7 +277,11 @@ fn a_stop_is_clean_and_an_error_ends_the_process_with_its_reason() {
     cluster.restart("a");
     cluster.run_for(Duration::from_millis(50));
     assert!(!cluster.is_running("a"));
-    assert!(cluster.exit("a").unwrap().unwrap_err().contains("os error 5"), "{:?}", cluster.exit("a"));
+    assert!(
+        cluster.exit("a").unwrap().unwrap_err().contains("os error 5"),
+        "{:?}",
+        cluster.exit("a")
+    );
     cluster.restart("a");
     cluster.run_for(Duration::from_millis(50));
     assert!(cluster.is_running("a"));
@@ -302,7 +317,11 @@ fn blocking_jobs_run_without_a_waiter() {
         let job = env.blocking(move || disk.create_dir_all(Path::new("/made")));
         let _ = timeout(Duration::ZERO, job).await;
         sleep(Duration::from_millis(10)).await;
-        if env.disk.exists(Path::new("/made")).unwrap_or(false) { Ok(()) } else { Err("the job did not run".to_owned()) }
+        if env.disk.exists(Path::new("/made")).unwrap_or(false) {
+            Ok(())
+        } else {
+            Err("the job did not run".to_owned())
+        }
     });
     assert!(cluster.run_clients(Duration::from_secs(1)));
 }

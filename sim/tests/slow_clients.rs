@@ -1,5 +1,5 @@
-//! Clients that stop in the middle of a request, in simulated time: one that stalls or trickles is given up and stops no other,
-//! one that the broker itself lets wait is not.
+//! Clients that stop in the middle of a request, in simulated time: one that stalls or trickles is
+//! given up and stops no other, one that the broker itself lets wait is not.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod common;
@@ -26,7 +26,8 @@ fn config() -> String {
 /// Size, API key, version, correlation id 7, no client id, and the body.
 fn frame(api_key: i16, version: i16, body: &[u8]) -> Vec<u8> {
     let size = i32::try_from(body.len() + 10).unwrap().to_be_bytes();
-    [&size[..], &api_key.to_be_bytes(), &version.to_be_bytes(), &[0, 0, 0, 7, 0xff, 0xff], body].concat()
+    [&size[..], &api_key.to_be_bytes(), &version.to_be_bytes(), &[0, 0, 0, 7, 0xff, 0xff], body]
+        .concat()
 }
 
 /// A Produce that takes most of the memory, for a topic that is not there.
@@ -109,7 +110,10 @@ fn acked_frame() -> Vec<u8> {
     batch.push(1, None, Some(b"v"), &[]);
     let records = batch.build();
     let size = i32::try_from(records.len()).unwrap().to_be_bytes();
-    let head = [0xff, 0xff, 0xff, 0xff, 0, 4, 0x93, 0xe0, 0, 0, 0, 1, 0, 4, b'k', b'e', b'p', b't', 0, 0, 0, 1, 0, 0, 0, 0];
+    let head = [
+        0xff, 0xff, 0xff, 0xff, 0, 4, 0x93, 0xe0, 0, 0, 0, 1, 0, 4, b'k', b'e', b'p', b't', 0, 0,
+        0, 1, 0, 0, 0, 0,
+    ];
     frame(0, 3, &[&head[..], &size, &records].concat())
 }
 
@@ -122,7 +126,10 @@ fn a_client_that_waited_for_the_disk_is_idle_from_its_last_answer_on() {
         let mut stream = connect(&env).await;
         loop {
             // Metadata v1 of "kept" makes it.
-            stream.write_all(&frame(3, 1, &[0, 0, 0, 1, 0, 4, b'k', b'e', b'p', b't'])).await.unwrap();
+            stream
+                .write_all(&frame(3, 1, &[0, 0, 0, 1, 0, 4, b'k', b'e', b'p', b't']))
+                .await
+                .unwrap();
             read_answer(&mut stream).await;
             stream.write_all(&acked_frame()).await.unwrap();
             if read_answer(&mut stream).await[22..24] == [0, 0] {
@@ -194,7 +201,8 @@ fn clients_that_trickle_are_given_up_and_stop_no_other() {
     assert!(cluster.run_clients(Duration::from_secs(600)));
 }
 
-/// Sends a large request at `bytes` every so many milliseconds, in its second half; tells whether it was answered.
+/// Sends a large request at `bytes` every so many milliseconds, in its second half; tells whether
+/// it was answered.
 async fn send_slowly(env: &Env, bytes: usize, every_ms: u64) -> bool {
     let request = large_frame();
     let mut stream = connect(env).await;
@@ -236,7 +244,8 @@ fn a_request_that_waits_for_memory_is_not_given_up() {
     assert!(cluster.run_clients(Duration::from_secs(600)));
 }
 
-/// As slow as is allowed while nobody waits: an honest request does not wait for minutes until it ends.
+/// As slow as is allowed while nobody waits: an honest request does not wait for minutes until it
+/// ends.
 #[test]
 fn who_goes_past_the_memory_slowly_is_given_up_when_others_wait_for_that() {
     let mut cluster = Cluster::new(1);

@@ -1,10 +1,12 @@
-//! Topics that are made, filled, grown, changed, compacted and deleted while something is broken: three ordinary requests and
-//! one fault at a time.
+//! Topics that are made, filled, grown, changed, compacted and deleted while something is broken:
+//! three ordinary requests and one fault at a time.
 //!
-//! The broker is killed or loses its power at any operation, its disk is full or slow, one of its two log directories fails, it
-//! runs out of descriptors, its clock jumps, the directory of a partition is taken away, bits of a log change, and clients vanish,
-//! trickle or do not read. Beside the promises that the clients look at (`workload::churner`, `workload::committer`), no fault of
-//! this file ends the broker's process, and a stop takes at most five seconds. `sim/README.md` says which faults of a broker it finds.
+//! The broker is killed or loses its power at any operation, its disk is full or slow, one of its
+//! two log directories fails, it runs out of descriptors, its clock jumps, the directory of a
+//! partition is taken away, bits of a log change, and clients vanish, trickle or do not read.
+//! Beside the promises that the clients look at (`workload::churner`, `workload::committer`), no
+//! fault of this file ends the broker's process, and a stop takes at most five seconds.
+//! `sim/README.md` says which faults of a broker it finds.
 
 mod common;
 
@@ -41,12 +43,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a stop may take while nothing is broken.
 const STOP: Duration = Duration::from_secs(5);
 
-/// Clients that break off, say nothing, trickle a large request, wait for records that do not come, or do not read their answers.
+/// Clients that break off, say nothing, trickle a large request, wait for records that do not come,
+/// or do not read their answers.
 async fn rude(env: Env, stop: Arc<AtomicBool>) -> Exit {
     let mut rng = Rng::new(env.random_u64());
     while !stop.load(Ordering::Relaxed) {
         sleep(Duration::from_millis(rng.between(50, 600))).await;
-        if let Ok(Ok(stream)) = timeout(Duration::from_millis(300), env.net.connect(BROKER, 9092)).await {
+        if let Ok(Ok(stream)) =
+            timeout(Duration::from_millis(300), env.net.connect(BROKER, 9092)).await
+        {
             // Whatever becomes of it: the connection may be cut at any moment.
             let _ = be_rude(stream, &mut rng).await;
         }
@@ -60,7 +65,12 @@ async fn be_rude(mut stream: BoxStream, rng: &mut Rng) -> std::io::Result<()> {
     match rng.below(10) {
         // A Produce of 64 MiB, of which a byte comes now and then.
         0..=1 => {
-            stream.write_all(&[4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 7, 0xff, 0xff, 0xff, 0xff, 0, 1, 0, 0, 0x3a, 0x98]).await?;
+            stream
+                .write_all(&[
+                    4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 7, 0xff, 0xff, 0xff, 0xff, 0, 1, 0, 0, 0x3a,
+                    0x98,
+                ])
+                .await?;
             for _ in 0..rng.below(20) {
                 stream.write_all(&[0]).await?;
                 sleep(Duration::from_millis(rng.below(200))).await;
@@ -72,7 +82,10 @@ async fn be_rude(mut stream: BoxStream, rng: &mut Rng) -> std::io::Result<()> {
             let size = u8::try_from(10 + 17 + 4 + 2 + name.len() + 4 + 16).unwrap();
             let head = [0, 0, 0, size, 0, 1, 0, 4, 0, 0, 0, 7, 0xff, 0xff];
             let body = [0xff, 0xff, 0xff, 0xff, 0, 0, 0x75, 0x30, 0, 0x10, 0, 0, 0, 0x10, 0, 0, 0];
-            let (topics, partition) = ([0, 0, 0, 1, 0, 9], [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10, 0, 0]);
+            let (topics, partition) = (
+                [0, 0, 0, 1, 0, 9],
+                [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10, 0, 0],
+            );
             stream.write_all(&[&head[..], &body, &topics, name, &partition].concat()).await?;
             sleep(Duration::from_millis(rng.below(500))).await;
         }
@@ -85,12 +98,14 @@ async fn be_rude(mut stream: BoxStream, rng: &mut Rng) -> std::io::Result<()> {
             }
         }
         _ => {
-            let request = &metadata[..if rng.percent(50) { metadata.len() } else { rng.index(metadata.len()) }];
+            let request = &metadata
+                [..if rng.percent(50) { metadata.len() } else { rng.index(metadata.len()) }];
             for _ in 0..rng.between(1, 40) {
                 stream.write_all(request).await?;
             }
             if rng.percent(30) {
-                let _ = timeout(Duration::from_millis(rng.below(200)), stream.read(&mut [0; 64])).await;
+                let _ =
+                    timeout(Duration::from_millis(rng.below(200)), stream.read(&mut [0; 64])).await;
             }
         }
     }
@@ -121,7 +136,9 @@ fn run(seed: u64, keep_lines: bool) -> Outcome {
             history: History::default(),
             stop: Arc::clone(&stopped),
         };
-        let churner = |number: u64| workload::churner(load(format!("churn-{number}")), known.clone(), number, PATIENCE);
+        let churner = |number: u64| {
+            workload::churner(load(format!("churn-{number}")), known.clone(), number, PATIENCE)
+        };
         let committer = async {
             let load = load("commits".to_owned());
             load.create_topic(Default::default()).await?;
@@ -191,7 +208,8 @@ fn break_something(cluster: &mut Cluster, rng: &mut Rng, broken: &Broken) {
         }
         10 => {
             fences = true;
-            let fault = [Fault::FailSync, Fault::FailSync, Fault::FailWrite, Fault::FailSyncDir][rng.index(4)];
+            let fault = [Fault::FailSync, Fault::FailSync, Fault::FailWrite, Fault::FailSyncDir]
+                [rng.index(4)];
             disk.inject(fault, DIRS[1], rng.below(10), 1);
         }
         11 => {
@@ -228,7 +246,10 @@ fn break_something(cluster: &mut Cluster, rng: &mut Rng, broken: &Broken) {
     if fences && cluster.is_running(BROKER) {
         // A log directory that has failed comes back with the process.
         if rng.percent(50) {
-            assert!(cluster.stop(BROKER, STOP), "the broker does not stop with a failed log directory");
+            assert!(
+                cluster.stop(BROKER, STOP),
+                "the broker does not stop with a failed log directory"
+            );
         } else {
             cluster.kill(BROKER);
         }
@@ -254,7 +275,11 @@ fn any_partition(disk: &SimDisk, rng: &mut Rng) -> Option<Place> {
                 && topic.starts_with("churn-")
                 && let Ok(partition) = partition.parse()
             {
-                places.push(Place { topic: topic.to_owned(), partition, path: dir.join(&entry.name) });
+                places.push(Place {
+                    topic: topic.to_owned(),
+                    partition,
+                    path: dir.join(&entry.name),
+                });
             }
         }
     }
@@ -289,10 +314,14 @@ fn take_away(disk: &SimDisk, rng: &mut Rng, broken: &Broken) -> Option<(Place, P
     Some((place, aside))
 }
 
-/// The directory comes back, or its loss is accepted, or nothing is done, and the topic goes sooner or later.
+/// The directory comes back, or its loss is accepted, or nothing is done, and the topic goes sooner
+/// or later.
 fn give_back(disk: &SimDisk, rng: &mut Rng, broken: &Broken, (place, aside): &(Place, PathBuf)) {
     let kind = rng.below(3);
-    if kind == 2 || disk.exists(&place.path).unwrap() || !broken.note_back(&place.topic, place.partition) {
+    if kind == 2
+        || disk.exists(&place.path).unwrap()
+        || !broken.note_back(&place.topic, place.partition)
+    {
         return;
     }
     if kind == 0 {
@@ -308,7 +337,8 @@ fn give_back(disk: &SimDisk, rng: &mut Rng, broken: &Broken, (place, aside): &(P
     }
 }
 
-/// A process that was not taken down from outside has to be there. What it says while the power fails (EIO) is allowed.
+/// A process that was not taken down from outside has to be there. What it says while the power
+/// fails (EIO) is allowed.
 fn ended_by_fault_only(cluster: &mut Cluster) {
     if !cluster.is_running(BROKER)
         && let Some(Err(reason)) = cluster.exit(BROKER)
@@ -320,12 +350,23 @@ fn ended_by_fault_only(cluster: &mut Cluster) {
 
 #[test]
 fn topics_come_and_go_under_faults_and_nothing_acknowledged_is_lost() {
-    seeds::for_each(4, "topics", "topics_come_and_go_under_faults_and_nothing_acknowledged_is_lost", |seed| {
-        let Outcome { churned, faults, .. } = run(seed, false);
-        assert!(faults >= 8);
-        assert!(churned.created >= 5 && churned.deleted >= 3, "too few topics to conclude anything: {churned:?}");
-        assert!(churned.acknowledged >= 100 && churned.verified >= 50, "too few records to conclude anything: {churned:?}");
-    });
+    seeds::for_each(
+        4,
+        "topics",
+        "topics_come_and_go_under_faults_and_nothing_acknowledged_is_lost",
+        |seed| {
+            let Outcome { churned, faults, .. } = run(seed, false);
+            assert!(faults >= 8);
+            assert!(
+                churned.created >= 5 && churned.deleted >= 3,
+                "too few topics to conclude anything: {churned:?}"
+            );
+            assert!(
+                churned.acknowledged >= 100 && churned.verified >= 50,
+                "too few records to conclude anything: {churned:?}"
+            );
+        },
+    );
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! The small text files beside the data, in Kafka's formats: offset checkpoints of a log directory, the leader
-//! epochs of a partition, `partition.metadata`.
+//! The small text files beside the data, in Kafka's formats: offset checkpoints of a log directory,
+//! the leader epochs of a partition, `partition.metadata`.
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
@@ -26,8 +26,8 @@ pub(super) const TOPIC_IDS: &str = "partition-topic-ids";
 pub(super) const LEADER_EPOCHS: &str = "leader-epoch-checkpoint";
 /// The topic id of one partition.
 pub(super) const PARTITION_METADATA: &str = "partition.metadata";
-/// Put by a person into the directory of a partition that is damaged or missing: what is lost is lost. Taken away when
-/// the partition was opened.
+/// Put by a person into the directory of a partition that is damaged or missing: what is lost is
+/// lost. Taken away when the partition was opened.
 pub(super) const ACCEPT_DATA_LOSS: &str = "accept-data-loss";
 /// Left by a clean stop, taken away at the start.
 pub(super) const CLEAN_SHUTDOWN: &str = ".kafka_cleanshutdown";
@@ -39,7 +39,9 @@ fn malformed(path: &Path, reason: impl Into<String>) -> LogError {
     let mut reason = reason.into();
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     if [RECOVERY_POINTS, LOG_STARTS, HIGH_WATERMARKS, CLEANER_OFFSETS, TOPIC_IDS].contains(&name) {
-        reason.push_str("; restore the file, or remove it: docs/offline-partitions.md says what that costs");
+        reason.push_str(
+            "; restore the file, or remove it: docs/offline-partitions.md says what that costs",
+        );
     }
     LogError::Malformed { path: path.into(), reason }
 }
@@ -55,8 +57,12 @@ fn read_lines(disk: &dyn Disk, path: &Path) -> Result<Vec<Vec<String>>, LogError
     if lines.next() != Some("0") {
         return Err(malformed(path, "its version is not 0"));
     }
-    let count: usize = lines.next().and_then(|line| line.parse().ok()).ok_or_else(|| malformed(path, "has no count"))?;
-    let rows: Vec<Vec<String>> = lines.map(|line| line.split(' ').map(str::to_owned).collect()).collect();
+    let count: usize = lines
+        .next()
+        .and_then(|line| line.parse().ok())
+        .ok_or_else(|| malformed(path, "has no count"))?;
+    let rows: Vec<Vec<String>> =
+        lines.map(|line| line.split(' ').map(str::to_owned).collect()).collect();
     if rows.len() != count {
         return Err(malformed(path, format!("says {count} entries and has {}", rows.len())));
     }
@@ -75,10 +81,17 @@ fn write_lines(disk: &dyn Disk, path: &Path, lines: &[String]) -> Result<(), Log
 /// Reads an offset checkpoint; empty when there is none.
 pub(super) fn read_offsets(disk: &dyn Disk, path: &Path) -> Result<Offsets, LogError> {
     let parse = |row: &Vec<String>| match row.as_slice() {
-        [topic, partition, offset] => Some(((topic.as_str().into(), partition.parse().ok()?), offset.parse().ok()?)),
+        [topic, partition, offset] => {
+            Some(((topic.as_str().into(), partition.parse().ok()?), offset.parse().ok()?))
+        }
         _ => None,
     };
-    read_lines(disk, path)?.iter().map(|row| parse(row).ok_or_else(|| malformed(path, "a line is not `topic partition offset`"))).collect()
+    read_lines(disk, path)?
+        .iter()
+        .map(|row| {
+            parse(row).ok_or_else(|| malformed(path, "a line is not `topic partition offset`"))
+        })
+        .collect()
 }
 
 /// Writes an offset checkpoint. Blocks.
@@ -87,22 +100,30 @@ pub(super) fn write_offsets<'a>(
     path: &Path,
     offsets: impl Iterator<Item = (&'a str, i32, Offset)>,
 ) -> Result<(), LogError> {
-    let lines: Vec<_> = offsets.map(|(topic, partition, offset)| format!("{topic} {partition} {offset}")).collect();
+    let lines: Vec<_> =
+        offsets.map(|(topic, partition, offset)| format!("{topic} {partition} {offset}")).collect();
     write_lines(disk, path, &lines)
 }
 
 /// Reads whose partitions are whose; `None` when there is no such file.
-pub(super) fn read_topic_ids(disk: &dyn Disk, path: &Path) -> Result<Option<BTreeMap<Name, TopicId>>, LogError> {
+pub(super) fn read_topic_ids(
+    disk: &dyn Disk,
+    path: &Path,
+) -> Result<Option<BTreeMap<Name, TopicId>>, LogError> {
     if !disk.exists(path).during("look for", path)? {
         return Ok(None);
     }
     let parse = |row: &Vec<String>| match row.as_slice() {
-        [topic, partition, id] => Some(((topic.as_str().into(), partition.parse().ok()?), topic_id_from_text(id)?)),
+        [topic, partition, id] => {
+            Some(((topic.as_str().into(), partition.parse().ok()?), topic_id_from_text(id)?))
+        }
         _ => None,
     };
     let rows = read_lines(disk, path)?;
     rows.iter()
-        .map(|row| parse(row).ok_or_else(|| malformed(path, "a line is not `topic partition topic-id`")))
+        .map(|row| {
+            parse(row).ok_or_else(|| malformed(path, "a line is not `topic partition topic-id`"))
+        })
         .collect::<Result<_, _>>()
         .map(Some)
 }
@@ -113,7 +134,9 @@ pub(super) fn write_topic_ids<'a>(
     path: &Path,
     ids: impl Iterator<Item = (&'a str, i32, TopicId)>,
 ) -> Result<(), LogError> {
-    let lines: Vec<_> = ids.map(|(topic, partition, id)| format!("{topic} {partition} {}", topic_id_to_text(id))).collect();
+    let lines: Vec<_> = ids
+        .map(|(topic, partition, id)| format!("{topic} {partition} {}", topic_id_to_text(id)))
+        .collect();
     write_lines(disk, path, &lines)
 }
 
@@ -129,7 +152,9 @@ impl Epochs {
         let mut epochs = Self::default();
         for row in read_lines(disk, &path)? {
             match row.as_slice() {
-                [epoch, start] if let (Ok(epoch), Ok(start)) = (epoch.parse(), start.parse()) => epochs.assign(epoch, start),
+                [epoch, start] if let (Ok(epoch), Ok(start)) = (epoch.parse(), start.parse()) => {
+                    epochs.assign(epoch, start)
+                }
                 _ => return Err(malformed(&path, "a line is not `epoch offset`")),
             };
         }
@@ -137,7 +162,8 @@ impl Epochs {
     }
 
     pub(super) fn write(&self, disk: &dyn Disk, dir: &Path) -> Result<(), LogError> {
-        let lines: Vec<_> = self.entries.iter().map(|(epoch, start)| format!("{epoch} {start}")).collect();
+        let lines: Vec<_> =
+            self.entries.iter().map(|(epoch, start)| format!("{epoch} {start}")).collect();
         write_lines(disk, &dir.join(LEADER_EPOCHS), &lines)
     }
 
@@ -158,7 +184,11 @@ impl Epochs {
     }
 
     /// The largest epoch ≤ `epoch`, and its end: where the next begins, or `log_end`.
-    pub(super) fn end_offset_for(&self, epoch: LeaderEpoch, log_end: Offset) -> Option<(LeaderEpoch, Offset)> {
+    pub(super) fn end_offset_for(
+        &self,
+        epoch: LeaderEpoch,
+        log_end: Offset,
+    ) -> Option<(LeaderEpoch, Offset)> {
         let after = self.entries.partition_point(|entry| entry.0 <= epoch);
         let (found, _) = self.entries.get(after.checked_sub(1)?)?;
         Some((*found, self.entries.get(after).map_or(log_end, |next| next.1)))
@@ -219,14 +249,19 @@ pub(super) fn read_partition_metadata(disk: &dyn Disk, dir: &Path) -> Result<Top
     let path = dir.join(PARTITION_METADATA);
     let bytes = disk.read(&path).during("read", &path)?;
     let text = String::from_utf8(bytes).map_err(|_| malformed(&path, "is not text"))?;
-    let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(": ").map(str::trim));
+    let value = |key: &str| {
+        text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(": ").map(str::trim))
+    };
     if value("version") != Some("0") {
         return Err(malformed(&path, "its version is not 0"));
     }
-    value("topic_id").and_then(topic_id_from_text).ok_or_else(|| malformed(&path, "has no topic_id"))
+    value("topic_id")
+        .and_then(topic_id_from_text)
+        .ok_or_else(|| malformed(&path, "has no topic_id"))
 }
 
-/// Writes `partition.metadata` and waits for the device. Its name is durable when `dir` is synced. Blocks.
+/// Writes `partition.metadata` and waits for the device. Its name is durable when `dir` is synced.
+/// Blocks.
 pub(super) fn write_partition_metadata(disk: &dyn Disk, dir: &Path, id: TopicId) -> io::Result<()> {
     let text = format!("version: 0\ntopic_id: {}", topic_id_to_text(id));
     let file = disk.open(&dir.join(PARTITION_METADATA), OpenMode::Truncate)?;
@@ -246,13 +281,22 @@ mod tests {
         let path = dir.path().join(RECOVERY_POINTS);
         assert!(read_offsets(&*disk, &path).unwrap().is_empty());
         let offsets = Offsets::from([(("a.b-c".into(), 3), 77), (("t".into(), 0), 0)]);
-        write_offsets(&*disk, &path, offsets.iter().map(|((topic, partition), offset)| (&**topic, *partition, *offset))).unwrap();
+        write_offsets(
+            &*disk,
+            &path,
+            offsets.iter().map(|((topic, partition), offset)| (&**topic, *partition, *offset)),
+        )
+        .unwrap();
         assert_eq!(disk.read(&path).unwrap(), b"0\n2\na.b-c 3 77\nt 0 0\n");
         assert_eq!(read_offsets(&*disk, &path).unwrap(), offsets);
         for bad in ["", "1\n0\n", "0\n2\nt 0 0\n", "0\n1\nt 0\n", "0\n1\nt x 0\n"] {
             disk.write_atomically(&path, bad.as_bytes()).unwrap();
             let error = read_offsets(&*disk, &path).unwrap_err();
-            assert!(matches!(error, LogError::Malformed { .. }) && error.to_string().contains("or remove it"), "{bad:?}: {error}");
+            assert!(
+                matches!(error, LogError::Malformed { .. })
+                    && error.to_string().contains("or remove it"),
+                "{bad:?}: {error}"
+            );
         }
         let id = Uuid::from_u128(0x0123_4567_89ab_cdef_fedc_ba98_7654_3210);
         let path = dir.path().join(TOPIC_IDS);
@@ -269,11 +313,25 @@ mod tests {
     #[test]
     fn epochs_answer_where_they_end() {
         let mut epochs = Epochs::default();
-        assert!(epochs.assign(2, 0) && epochs.assign(5, 10) && !epochs.assign(5, 12) && epochs.assign(7, 20));
-        for (epoch, answer) in [(1, None), (2, Some((2, 10))), (4, Some((2, 10))), (5, Some((5, 20))), (9, Some((7, 33)))] {
+        assert!(
+            epochs.assign(2, 0)
+                && epochs.assign(5, 10)
+                && !epochs.assign(5, 12)
+                && epochs.assign(7, 20)
+        );
+        for (epoch, answer) in [
+            (1, None),
+            (2, Some((2, 10))),
+            (4, Some((2, 10))),
+            (5, Some((5, 20))),
+            (9, Some((7, 33))),
+        ] {
             assert_eq!(epochs.end_offset_for(epoch, 33), answer);
         }
-        assert_eq!((epochs.epoch_for(9), epochs.epoch_for(10), epochs.epoch_for(99)), (Some(2), Some(5), Some(7)));
+        assert_eq!(
+            (epochs.epoch_for(9), epochs.epoch_for(10), epochs.epoch_for(99)),
+            (Some(2), Some(5), Some(7))
+        );
         let mut cut = epochs.clone();
         assert!(cut.truncate_from_end(20) && !cut.truncate_from_end(20) && cut.latest() == Some(5));
         assert!(epochs.truncate_from_start(15) && !epochs.truncate_from_start(15));

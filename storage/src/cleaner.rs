@@ -1,12 +1,13 @@
 //! Compaction: of each key only the last record stays.
 //!
-//! Only sealed, durable segments below the high watermark are touched. Offsets never change, so gaps appear.
-//! Each segment is rewritten by itself: written beside (`.log.cleaned`), synced, its indexes removed (they are
-//! rebuilt at first use), and renamed over the old one. After a crash at any step either the old or the new
-//! segment is there, whole; both are right. Neighbours are not merged.
+//! Only sealed, durable segments below the high watermark are touched. Offsets never change, so
+//! gaps appear. Each segment is rewritten by itself: written beside (`.log.cleaned`), synced, its
+//! indexes removed (they are rebuilt at first use), and renamed over the old one. After a crash at
+//! any step either the old or the new segment is there, whole; both are right. Neighbours are not
+//! merged.
 //!
-//! Tombstones stay for `delete.retention.ms` after the first compaction that saw them (KIP-534). The last batch
-//! of a producer stays, empty if need be, so that its sequence survives.
+//! Tombstones stay for `delete.retention.ms` after the first compaction that saw them (KIP-534).
+//! The last batch of a producer stays, empty if need be, so that its sequence survives.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -26,7 +27,8 @@ use letterbox_protocol::model::{Offset, TimestampMs};
 
 /// Bytes gathered before a write.
 const WRITE_BYTES: usize = 1 << 20;
-/// Bytes written before a sync: the last sync of a big segment must not keep a stop waiting, nor the device from others.
+/// Bytes written before a sync: the last sync of a big segment must not keep a stop waiting, nor
+/// the device from others.
 const SYNC_BYTES: u64 = 16 << 20;
 
 /// How one pass goes about it.
@@ -65,17 +67,24 @@ impl LastOffsets {
 }
 
 impl Log {
-    /// Compacts the log if enough of it is dirty; gives up to where it is compacted now. Blocks, for long, but holds no
-    /// lock except while a segment is put in the place of another.
+    /// Compacts the log if enough of it is dirty; gives up to where it is compacted now. Blocks,
+    /// for long, but holds no lock except while a segment is put in the place of another.
     ///
     /// # Errors
     /// `Interrupted`; `Malformed`; `Io`. The log is whole, compacted in part.
     pub(super) fn compact(&self, pass: &Pass) -> Result<Option<Offset>, LogError> {
         let segments = self.segments.load_full();
-        let Some(cleanable) = self.cleanable(&segments, pass).during("look at segments of", &self.path)? else { return Ok(None) };
+        let Some(cleanable) =
+            self.cleanable(&segments, pass).during("look at segments of", &self.path)?
+        else {
+            return Ok(None);
+        };
         let end = segments.get(cleanable.len()).map_or(pass.first_dirty, |next| next.base);
         let Some(last_offsets) = self.last_offsets(cleanable, end, pass)? else { return Ok(None) };
-        for segment in cleanable.iter().filter(|segment| segment.base < last_offsets.upper && segment.size() > 0) {
+        for segment in cleanable
+            .iter()
+            .filter(|segment| segment.base < last_offsets.upper && segment.size() > 0)
+        {
             self.compact_segment(segment, &last_offsets, pass)?;
         }
         let before: u64 = cleanable.iter().map(|segment| segment.size()).sum();
@@ -83,8 +92,13 @@ impl Log {
         Ok(Some(last_offsets.upper))
     }
 
-    /// The segments to go through, when the dirty ones among them are enough of the whole or old enough.
-    fn cleanable<'a>(&self, segments: &'a [Arc<Segment>], pass: &Pass) -> io::Result<Option<&'a [Arc<Segment>]>> {
+    /// The segments to go through, when the dirty ones among them are enough of the whole or old
+    /// enough.
+    fn cleanable<'a>(
+        &self,
+        segments: &'a [Arc<Segment>],
+        pass: &Pass,
+    ) -> io::Result<Option<&'a [Arc<Segment>]>> {
         let config = self.config();
         let bound = self.high_watermark().min(self.synced_end());
         let (mut count, mut dirty, mut total, mut oldest) = (0, 0, 0, None);
@@ -93,7 +107,9 @@ impl Log {
             let max = segment.max_timestamp()?.map_or(-1, |max| max.0);
             let is_dirty = next.base > pass.first_dirty;
             if next.base > bound
-                || is_dirty && config.min_compaction_lag_ms > 0 && pass.now.saturating_sub(max) < config.min_compaction_lag_ms
+                || is_dirty
+                    && config.min_compaction_lag_ms > 0
+                    && pass.now.saturating_sub(max) < config.min_compaction_lag_ms
             {
                 break;
             }
@@ -106,44 +122,75 @@ impl Log {
                 }
             }
         }
-        let overdue = oldest.is_some_and(|oldest| pass.now.saturating_sub(oldest) > config.max_compaction_lag_ms);
-        let enough =
-            dirty > 0 && (dirty.saturating_mul(1000) >= total.saturating_mul(config.min_cleanable_dirty_permille.into()) || overdue);
+        let overdue = oldest
+            .is_some_and(|oldest| pass.now.saturating_sub(oldest) > config.max_compaction_lag_ms);
+        let enough = dirty > 0
+            && (dirty.saturating_mul(1000)
+                >= total.saturating_mul(config.min_cleanable_dirty_permille.into())
+                || overdue);
         Ok(segments.get(..count).filter(|_| enough))
     }
 
-    fn last_offsets(&self, segments: &[Arc<Segment>], end: Offset, pass: &Pass) -> Result<Option<LastOffsets>, LogError> {
-        let mut last = LastOffsets { seed: pass.seed, by_key: HashMap::default(), upper: pass.first_dirty };
+    fn last_offsets(
+        &self,
+        segments: &[Arc<Segment>],
+        end: Offset,
+        pass: &Pass,
+    ) -> Result<Option<LastOffsets>, LogError> {
+        let mut last =
+            LastOffsets { seed: pass.seed, by_key: HashMap::default(), upper: pass.first_dirty };
         for segment in segments {
-            let Some((position, _)) = segment.find(pass.first_dirty).map_err(|error| damaged(segment, error))? else { continue };
+            let Some((position, _)) =
+                segment.find(pass.first_dirty).map_err(|error| damaged(segment, error))?
+            else {
+                continue;
+            };
             for batch in segment.scan_from(position).during("read", segment.path(".log"))? {
                 self.check_interrupted(pass)?;
                 let (at, header) = batch.map_err(|(_, error)| damaged(segment, error))?;
                 if last.by_key.len() >= pass.keys_max {
                     return Ok(Some(last));
                 }
-                for_each_record(segment, at, &header, self.config().batch_unpacked_max(), |offset, record| {
-                    if let Some(key) = record.key {
-                        match last.by_key.entry(last.hash(key)) {
-                            Entry::Occupied(mut known) => *known.get_mut() = offset.max(*known.get()),
-                            Entry::Vacant(new) => drop(new.insert(offset)),
+                for_each_record(
+                    segment,
+                    at,
+                    &header,
+                    self.config().batch_unpacked_max(),
+                    |offset, record| {
+                        if let Some(key) = record.key {
+                            match last.by_key.entry(last.hash(key)) {
+                                Entry::Occupied(mut known) => {
+                                    *known.get_mut() = offset.max(*known.get())
+                                }
+                                Entry::Vacant(new) => drop(new.insert(offset)),
+                            }
                         }
-                    }
-                    Ok(())
-                })?;
+                        Ok(())
+                    },
+                )?;
                 last.upper = last.upper.max(header.next_offset());
             }
         }
-        // Offsets that nothing has any more at the end of the last segment are done with too; else it would stay dirty for ever.
+        // Offsets that nothing has any more at the end of the last segment are done with too; else
+        // it would stay dirty for ever.
         last.upper = last.upper.max(end);
         Ok((last.upper > pass.first_dirty).then_some(last))
     }
 
     fn check_interrupted(&self, pass: &Pass) -> Result<(), LogError> {
-        if pass.stop.is_cancelled() || self.is_closed() { Err(LogError::Interrupted) } else { Ok(()) }
+        if pass.stop.is_cancelled() || self.is_closed() {
+            Err(LogError::Interrupted)
+        } else {
+            Ok(())
+        }
     }
 
-    fn compact_segment(&self, old: &Arc<Segment>, last: &LastOffsets, pass: &Pass) -> Result<(), LogError> {
+    fn compact_segment(
+        &self,
+        old: &Arc<Segment>,
+        last: &LastOffsets,
+        pass: &Pass,
+    ) -> Result<(), LogError> {
         let path = old.path(".log.cleaned");
         let written = self.write_cleaned(old, last, pass);
         if let Ok(written) = written
@@ -157,9 +204,17 @@ impl Log {
     }
 
     /// Writes what stays of a segment beside it, durably; gives its bytes.
-    fn write_cleaned(&self, old: &Segment, last: &LastOffsets, pass: &Pass) -> Result<u64, LogError> {
+    fn write_cleaned(
+        &self,
+        old: &Segment,
+        last: &LastOffsets,
+        pass: &Pass,
+    ) -> Result<u64, LogError> {
         let path = old.path(".log.cleaned");
-        let file = self.disk_work().and_then(|_one| self.dir.disk.open(&path, OpenMode::Truncate)).during("create", &path)?;
+        let file = self
+            .disk_work()
+            .and_then(|_one| self.dir.disk.open(&path, OpenMode::Truncate))
+            .during("create", &path)?;
         let mut out = Writer { file, buffer: Vec::new(), written: 0, synced: 0 };
         let failed = |error: &io::Error| drop(self.dir.fence("sync", error));
         for batch in old.scan_from(0).during("read", old.path(".log"))? {
@@ -225,7 +280,8 @@ impl Log {
         let expired = header.delete_horizon_ms().is_some_and(|horizon| now >= horizon);
         let stays = |offset: Offset, record: &Record<'_>| match record.key {
             _ if offset >= last.upper => true,
-            // A compacted topic takes no record without a key; one from before it was compacted goes.
+            // A compacted topic takes no record without a key; one from before it was compacted
+            // goes.
             None => false,
             Some(key) => !last.is_superseded(key, offset) && (record.value.is_some() || !expired),
         };
@@ -242,7 +298,8 @@ impl Log {
         if kept == header.records_count && !sets_horizon {
             return Ok(Some(bytes));
         }
-        // The end of the log stays readable, so that who reads up to it gets there: Kafka Streams restores its state so.
+        // The end of the log stays readable, so that who reads up to it gets there: Kafka Streams
+        // restores its state so.
         let is_end = header.next_offset() >= self.end_offset();
         if kept == 0 && !is_end && !self.is_last_of_producer(header) {
             return Ok(None);
@@ -258,7 +315,8 @@ impl Log {
             Ok(())
         })?;
         let codec = header.compression().map_err(|error| damaged(segment, error))?;
-        let packed = compress(codec, None, builder.records()).during("compress", segment.path(".log"))?;
+        let packed =
+            compress(codec, None, builder.records()).during("compress", segment.path(".log"))?;
         Ok(Some(builder.build_with(codec, &packed).to_vec()))
     }
 }
@@ -281,7 +339,12 @@ fn for_each_record(
     each(segment, &unpack(segment, &bytes, header, max)?, header, visit)
 }
 
-fn unpack(segment: &Segment, bytes: &[u8], header: &BatchHeader, max: u64) -> Result<Vec<u8>, LogError> {
+fn unpack(
+    segment: &Segment,
+    bytes: &[u8],
+    header: &BatchHeader,
+    max: u64,
+) -> Result<Vec<u8>, LogError> {
     let (batch, _) = Batch::split(bytes).map_err(|error| damaged(segment, error))?;
     let codec = header.compression().map_err(|error| damaged(segment, error))?;
     decompress_all(codec, batch.records_bytes(), max).map_err(|error| damaged(segment, error))

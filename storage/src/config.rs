@@ -25,7 +25,8 @@ pub enum TimestampType {
 pub enum CompressionType {
     /// As the producer sent it.
     Producer,
-    /// Recompressed where it differs. The level is the codec's own (`compression.gzip.level` and its like, KIP-390).
+    /// Recompressed where it differs. The level is the codec's own (`compression.gzip.level` and
+    /// its like, KIP-390).
     Broker {
         /// The codec; `None` stands for `uncompressed`.
         codec: Compression,
@@ -34,8 +35,8 @@ pub enum CompressionType {
     },
 }
 
-/// A topic's configuration, as far as its log is concerned. Each field is named after its key; the defaults
-/// are Kafka's.
+/// A topic's configuration, as far as its log is concerned. Each field is named after its key; the
+/// defaults are Kafka's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogConfig {
     /// `segment.bytes`.
@@ -74,8 +75,8 @@ pub struct LogConfig {
     pub message_timestamp_after_max_ms: i64,
     /// `compression.type` and the codec's level.
     pub compression_type: CompressionType,
-    /// Whether an acknowledgement waits until the device has the bytes; `false` is Kafka's behaviour, where
-    /// the page cache is enough.
+    /// Whether an acknowledgement waits until the device has the bytes; `false` is Kafka's
+    /// behaviour, where the page cache is enough.
     pub durable: bool,
 }
 

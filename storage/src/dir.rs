@@ -1,4 +1,5 @@
-//! A log directory: whether it takes writes, what waits for a sync in it, and what it keeps of its partitions.
+//! A log directory: whether it takes writes, what waits for a sync in it, and what it keeps of its
+//! partitions.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -46,7 +47,8 @@ impl std::fmt::Debug for LogDir {
 
 /// What is known of the free space between two looks at it.
 struct Space {
-    /// Bytes that are free, as of the last look and less what was appended since; −1 after a write found none.
+    /// Bytes that are free, as of the last look and less what was appended since; −1 after a write
+    /// found none.
     free: AtomicI64,
     /// Bytes that are kept free of clients' records.
     reserve: AtomicI64,
@@ -58,7 +60,12 @@ struct Space {
 
 impl Default for Space {
     fn default() -> Self {
-        Self { free: AtomicI64::new(i64::MAX), reserve: AtomicI64::new(0), was_refused: false.into(), is_said: false.into() }
+        Self {
+            free: AtomicI64::new(i64::MAX),
+            reserve: AtomicI64::new(0),
+            was_refused: false.into(),
+            is_said: false.into(),
+        }
     }
 }
 
@@ -70,16 +77,18 @@ impl Space {
 
 impl std::fmt::Display for Space {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (free, reserve) = (self.free.load(Ordering::Relaxed).max(0), self.reserve.load(Ordering::Relaxed));
+        let (free, reserve) =
+            (self.free.load(Ordering::Relaxed).max(0), self.reserve.load(Ordering::Relaxed));
         write!(
             f,
-            "its file system has {free} bytes free, and log.dir.reserve.bytes keeps {reserve} free; free some space, or grow the volume; \
-             it goes on by itself"
+            "its file system has {free} bytes free, and log.dir.reserve.bytes keeps {reserve} \
+             free; free some space, or grow the volume; it goes on by itself"
         )
     }
 }
 
-/// The reserve of a file system of `total` bytes when `log.dir.reserve.bytes` is not set: 64 MiB, or a sixteenth of a small one.
+/// The reserve of a file system of `total` bytes when `log.dir.reserve.bytes` is not set: 64 MiB,
+/// or a sixteenth of a small one.
 fn default_reserve(total: u64) -> u64 {
     (64 << 20).min(total / 16)
 }
@@ -153,8 +162,12 @@ impl LogDir {
     pub fn refusal(&self) -> Option<String> {
         let dir = self.path.display();
         match self.offline() {
-            Some(reason) => Some(format!("log directory {dir} is offline: {reason}; repair it and restart the broker")),
-            None => self.is_read_only().then(|| format!("log directory {dir} takes no appends: {}", self.space)),
+            Some(reason) => Some(format!(
+                "log directory {dir} is offline: {reason}; repair it and restart the broker"
+            )),
+            None => self
+                .is_read_only()
+                .then(|| format!("log directory {dir} takes no appends: {}", self.space)),
         }
     }
 
@@ -166,21 +179,27 @@ impl LogDir {
         self.disk.space(&self.path)
     }
 
-    /// Looks at the free space; below the reserve (by default [`default_reserve`]) nothing of clients is appended. Blocks.
+    /// Looks at the free space; below the reserve (by default [`default_reserve`]) nothing of
+    /// clients is appended. Blocks.
     pub(super) fn check_space(&self, reserve_bytes: Option<u64>) {
         match self.space() {
             Ok((total, free)) => {
                 let reserve = reserve_bytes.unwrap_or_else(|| default_reserve(total));
-                self.space.reserve.store(i64::try_from(reserve).unwrap_or(i64::MAX), Ordering::Relaxed);
+                self.space
+                    .reserve
+                    .store(i64::try_from(reserve).unwrap_or(i64::MAX), Ordering::Relaxed);
                 self.space.free.store(i64::try_from(free).unwrap_or(i64::MAX), Ordering::Relaxed);
                 self.say_space();
             }
-            Err(error) if Fault::of(&error).is_state() => self.say_state("look at free space", &error),
+            Err(error) if Fault::of(&error).is_state() => {
+                self.say_state("look at free space", &error)
+            }
             Err(error) => drop(self.fence("look at free space", &error)),
         }
     }
 
-    /// Notes that so many bytes were appended, so that the reserve is not used up between two looks at the space.
+    /// Notes that so many bytes were appended, so that the reserve is not used up between two looks
+    /// at the space.
     pub(super) fn took(&self, bytes: u64) {
         self.space.free.fetch_sub(i64::try_from(bytes).unwrap_or(i64::MAX), Ordering::Relaxed);
         if self.space.was_refused.load(Ordering::Relaxed) {
@@ -189,7 +208,8 @@ impl LogDir {
         }
     }
 
-    /// Notes that files of about so many bytes are going to be made, as [`LogDir::took`] does for records.
+    /// Notes that files of about so many bytes are going to be made, as [`LogDir::took`] does for
+    /// records.
     pub(super) fn expect(&self, bytes: i64) {
         self.space.free.fetch_sub(bytes, Ordering::Relaxed);
     }
@@ -203,7 +223,8 @@ impl LogDir {
     fn say_space(&self) {
         let is_read_only = self.is_read_only();
         if !is_read_only && self.space.was_refused.load(Ordering::Relaxed) {
-            // The file system says that it has room, and has refused a write (a quota, say): the next append shows.
+            // The file system says that it has room, and has refused a write (a quota, say): the
+            // next append shows.
             return;
         }
         if self.space.is_said.swap(is_read_only, Ordering::Relaxed) != is_read_only {
@@ -223,7 +244,9 @@ impl LogDir {
         if next.is_none_or(|next| now >= next) {
             *next = Some(now + SAID_EVERY);
             let hint = match Fault::of(error) {
-                Fault::State(Resource::Descriptors) => "; raise the limit of open files (ulimit -n)",
+                Fault::State(Resource::Descriptors) => {
+                    "; raise the limit of open files (ulimit -n)"
+                }
                 Fault::State(Resource::Space) => "; free some space, or grow the volume",
                 _ => "",
             };
@@ -231,25 +254,29 @@ impl LogDir {
         }
     }
 
-    /// Takes no more appends, ever: what the device has of the latest writes is unknown, and a later success
-    /// would not change that.
+    /// Takes no more appends, ever: what the device has of the latest writes is unknown, and a
+    /// later success would not change that.
     pub(super) fn fence(&self, action: &str, error: &io::Error) -> Arc<str> {
         self.take_offline(format!("{action}: {error}").into())
     }
 
     fn take_offline(&self, reason: Arc<str>) -> Arc<str> {
         if self.offline.set(reason.clone()).is_ok() {
-            tracing::error!(dir = %self.path.display(), %reason, "log directory is offline; repair it and restart the broker");
+            tracing::error!(dir = %self.path.display(), %reason, "log directory is offline; repair \
+                it and restart the broker");
             self.went_offline.notify_waiters();
         }
         self.offline.get().cloned().unwrap_or(reason)
     }
 
-    /// Whether an append of `origin` may be tried. Coordinators may use the reserve but for a quarter of it, which is left for the
-    /// metadata log, the checkpoints and the shutdown.
+    /// Whether an append of `origin` may be tried. Coordinators may use the reserve but for a
+    /// quarter of it, which is left for the metadata log, the checkpoints and the shutdown.
     pub(super) fn check_writable_by(&self, origin: Origin) -> Result<(), AppendError> {
         if let Some(reason) = self.offline.get() {
-            return Err(AppendError::LogDirOffline { dir: self.path.clone(), reason: reason.clone() });
+            return Err(AppendError::LogDirOffline {
+                dir: self.path.clone(),
+                reason: reason.clone(),
+            });
         }
         let reserve = self.space.reserve.load(Ordering::Relaxed);
         if self.space.is_short(if origin == Origin::Coordinator { reserve / 4 } else { reserve }) {
@@ -259,8 +286,8 @@ impl LogDir {
         Ok(())
     }
 
-    /// What a change that failed means for the directory: a state passes, a lost write takes it out of use. What is broken is the
-    /// log's own affair ([`Log::failed`]).
+    /// What a change that failed means for the directory: a state passes, a lost write takes it out
+    /// of use. What is broken is the log's own affair ([`Log::failed`]).
     pub(super) fn failed(&self, action: &'static str, error: &io::Error) -> AppendError {
         match Fault::of(error) {
             Fault::State(Resource::Space) => {
@@ -273,9 +300,10 @@ impl LogDir {
                 self.say_state(action, error);
                 AppendError::Unavailable { action, reason: error.to_string().into() }
             }
-            Fault::LostWrite | Fault::BrokenInvariant => {
-                AppendError::LogDirOffline { dir: self.path.clone(), reason: self.fence(action, error) }
-            }
+            Fault::LostWrite | Fault::BrokenInvariant => AppendError::LogDirOffline {
+                dir: self.path.clone(),
+                reason: self.fence(action, error),
+            },
         }
     }
 
@@ -323,7 +351,8 @@ impl LogDir {
         lock(&self.dirty)
     }
 
-    /// Says that a log in it was not opened, or not closed in order: the directory is not left clean by this run.
+    /// Says that a log in it was not opened, or not closed in order: the directory is not left
+    /// clean by this run.
     pub(super) fn mark_unclean(&self) {
         self.unclean.store(true, Ordering::Relaxed);
     }

@@ -41,7 +41,8 @@ pub enum AppendError {
         /// The topic's bound.
         max: u64,
     },
-    /// Well-formed bytes that break a rule; `records` names the ones to blame, where it is single records.
+    /// Well-formed bytes that break a rule; `records` names the ones to blame, where it is single
+    /// records.
     #[error("{message}")]
     InvalidRecord {
         /// What is wrong with the whole.
@@ -67,7 +68,10 @@ pub enum AppendError {
     #[error("compression type {0} does not exist")]
     UnsupportedCompressionType(i16),
     /// A sequence that does not follow the producer's last.
-    #[error("producer {producer_id}: sequence {first_sequence} does not follow {last_sequence} of epoch {epoch}")]
+    #[error(
+        "producer {producer_id}: sequence {first_sequence} does not follow {last_sequence} of \
+         epoch {epoch}"
+    )]
     OutOfOrderSequenceNumber {
         /// The producer.
         producer_id: ProducerId,
@@ -104,8 +108,8 @@ pub enum AppendError {
         /// The log's latest.
         current: LeaderEpoch,
     },
-    /// A write or sync in this log directory has failed; it takes nothing more until it is repaired and the
-    /// broker restarted.
+    /// A write or sync in this log directory has failed; it takes nothing more until it is repaired
+    /// and the broker restarted.
     #[error("log directory {dir} is offline: {reason}")]
     LogDirOffline {
         /// The directory.
@@ -115,7 +119,8 @@ pub enum AppendError {
     },
     /// No space; appends are taken again when there is.
     #[error(
-        "log directory {dir} takes no appends: its file system has less free space than log.dir.reserve.bytes; free some, or grow the volume"
+        "log directory {dir} takes no appends: its file system has less free space than \
+         log.dir.reserve.bytes; free some, or grow the volume"
     )]
     LogDirFull {
         /// The directory.
@@ -129,8 +134,8 @@ pub enum AppendError {
         /// What is short.
         reason: Arc<str>,
     },
-    /// The files of this partition are not as they must be; it takes nothing more until they are repaired and the
-    /// broker restarted. Others in the directory go on.
+    /// The files of this partition are not as they must be; it takes nothing more until they are
+    /// repaired and the broker restarted. Others in the directory go on.
     #[error("the log is out of use: {reason}")]
     Broken {
         /// What was found.
@@ -153,7 +158,10 @@ impl AppendError {
             Self::UnsupportedForMessageFormat { .. } => 43,
             Self::OutOfOrderSequenceNumber { .. } => 45,
             Self::InvalidProducerEpoch { .. } => 47,
-            Self::LogDirOffline { .. } | Self::LogDirFull { .. } | Self::Unavailable { .. } | Self::Broken { .. } => 56,
+            Self::LogDirOffline { .. }
+            | Self::LogDirFull { .. }
+            | Self::Unavailable { .. }
+            | Self::Broken { .. } => 56,
             Self::StaleLeaderEpoch { .. } => 74,
             Self::UnsupportedCompressionType(_) => 76,
             Self::InvalidRecord { .. } => 87,
@@ -224,9 +232,12 @@ pub enum LogError {
     /// Another process uses the directory.
     #[error("log directory {0} is in use by another process")]
     Locked(PathBuf),
-    /// Stored data that had been durable is damaged. Not repaired by cutting: that would lose acknowledged records.
+    /// Stored data that had been durable is damaged. Not repaired by cutting: that would lose
+    /// acknowledged records.
     #[error(
-        "{path}: damaged at byte {position} (offset {offset}), although it was durable up to offset {durable_end}: {reason}; restore the partition's directory from a backup, or put an empty file `{ACCEPT_DATA_LOSS}` into it to go on without the records from there on"
+        "{path}: damaged at byte {position} (offset {offset}), although it was durable up to \
+         offset {durable_end}: {reason}; restore the partition's directory from a backup, or put \
+         an empty file `{ACCEPT_DATA_LOSS}` into it to go on without the records from there on"
     )]
     Corrupt {
         /// The segment.
@@ -242,7 +253,9 @@ pub enum LogError {
     },
     /// The directory of a partition that had been there is not there.
     #[error(
-        "{path}: the directory of the partition is missing; it held records up to offset {end_offset}. Put it back, or make it with an empty file `{ACCEPT_DATA_LOSS}` in it to go on without these records"
+        "{path}: the directory of the partition is missing; it held records up to offset \
+         {end_offset}. Put it back, or make it with an empty file `{ACCEPT_DATA_LOSS}` in it to go \
+         on without these records"
     )]
     Missing {
         /// The directory.
@@ -250,8 +263,12 @@ pub enum LogError {
         /// Up to where it is known to have held records, exclusive.
         end_offset: Offset,
     },
-    /// Two log directories hold the partition; which of them has the records that are missed is not known.
-    #[error("{first} and {second} are both the directory of the partition; move the one that is not wanted out of its log directory")]
+    /// Two log directories hold the partition; which of them has the records that are missed is not
+    /// known.
+    #[error(
+        "{first} and {second} are both the directory of the partition; move the one that is not \
+         wanted out of its log directory"
+    )]
     Twice {
         /// One of the two.
         first: PathBuf,
@@ -273,7 +290,9 @@ pub enum LogError {
     #[error("there is no log of this partition")]
     NotFound,
     /// No log directory takes new partitions.
-    #[error("every log directory is offline or has less free space than the reserve; it is tried again")]
+    #[error(
+        "every log directory is offline or has less free space than the reserve; it is tried again"
+    )]
     NoLogDir,
     /// The log directory is offline.
     #[error("log directory {dir} is offline: {reason}")]
@@ -285,8 +304,8 @@ pub enum LogError {
     },
     /// Not found where it could be looked for, and another directory could not be read.
     #[error(
-        "no usable log directory has the partition, and log directory {dir} is offline: {reason}; repair it and restart the broker, or \
-         delete the topic"
+        "no usable log directory has the partition, and log directory {dir} is offline: {reason}; \
+         repair it and restart the broker, or delete the topic"
     )]
     NotRead {
         /// The directory.
@@ -322,10 +341,12 @@ impl LogError {
     /// The I/O error in it, of the same class.
     pub(super) fn into_io(self) -> io::Error {
         match self {
-            Self::Io { source, .. } => Arc::try_unwrap(source).unwrap_or_else(|shared| match shared.raw_os_error() {
-                Some(errno) => io::Error::from_raw_os_error(errno),
-                None => io::Error::new(shared.kind(), shared),
-            }),
+            Self::Io { source, .. } => {
+                Arc::try_unwrap(source).unwrap_or_else(|shared| match shared.raw_os_error() {
+                    Some(errno) => io::Error::from_raw_os_error(errno),
+                    None => io::Error::new(shared.kind(), shared),
+                })
+            }
             error => io::Error::new(io::ErrorKind::InvalidData, error),
         }
     }

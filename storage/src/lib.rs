@@ -1,14 +1,15 @@
 //! The log of a partition, in Apache Kafka's format on disk.
 //!
-//! A partition directory `topic-N` holds segments (`.log`, `.index`, `.timeindex`), snapshots of producers
-//! (`.snapshot`), `leader-epoch-checkpoint` and `partition.metadata`; a log directory holds the checkpoints of all
-//! its partitions. Kafka's own dump tool reads them.
+//! A partition directory `topic-N` holds segments (`.log`, `.index`, `.timeindex`), snapshots of
+//! producers (`.snapshot`), `leader-epoch-checkpoint` and `partition.metadata`; a log directory
+//! holds the checkpoints of all its partitions. Kafka's own dump tool reads them.
 //!
 //! What must stay true:
 //! - An append touches the page cache only; an acknowledgement that waits for the device waits for
 //!   [`DurabilityObserver::durable`].
 //! - After a failed write or sync a log directory takes nothing more. No sync is ever tried again.
-//! - The recovery point is written after everything below it is on the device: data, indexes, producers.
+//! - The recovery point is written after everything below it is on the device: data, indexes,
+//!   producers.
 //! - Below the recovery point nothing is ever cut by recovery.
 //!
 //! Not here: transactions (`.txnindex`), and merging small segments in compaction.
@@ -44,5 +45,7 @@ pub use partition::Log;
 pub use producers::ProducerView;
 pub use recover::{Recovered, recover};
 pub use tail_cache::COPIED_BELOW;
-pub use types::{AppendInfo, AppendOptions, DurabilityObserver, Origin, ReadResult, Slice, TimestampOffset};
+pub use types::{
+    AppendInfo, AppendOptions, DurabilityObserver, Origin, ReadResult, Slice, TimestampOffset,
+};
 pub use validate::{Effort, ValidBatch, Validated};

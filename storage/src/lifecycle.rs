@@ -1,5 +1,6 @@
-//! How logs come and go: made, found again, deleted, set aside. Many at once, since a request may name thousands:
-//! one sync of the log directory and one write of its list of partitions for all of them.
+//! How logs come and go: made, found again, deleted, set aside. Many at once, since a request may
+//! name thousands: one sync of the log directory and one write of its list of partitions for all of
+//! them.
 
 use std::io;
 use std::path::PathBuf;
@@ -19,8 +20,8 @@ use super::upkeep::Doomed;
 use super::{Log, LogConfig, Origin};
 use letterbox_protocol::model::TopicId;
 
-/// About what the directory and the small files of a new log take: counted, or thousands of them would use up the reserve between
-/// two looks at the free space.
+/// About what the directory and the small files of a new log take: counted, or thousands of them
+/// would use up the reserve between two looks at the free space.
 const NEW_LOG_BYTES: i64 = 16 << 10;
 /// A damaged log is looked at again this often at least, since that may read a whole segment.
 const RETRY_MAX: Duration = Duration::from_secs(600);
@@ -36,7 +37,8 @@ pub struct WantedLog {
     pub partition: i32,
     /// In force from then on.
     pub config: LogConfig,
-    /// The topic was made in this run, so that no log of the partition can lie in a directory that was not read.
+    /// The topic was made in this run, so that no log of the partition can lie in a directory that
+    /// was not read.
     pub is_new: bool,
 }
 
@@ -69,14 +71,15 @@ struct Leaving {
 }
 
 impl LogManager {
-    /// The logs of these partitions, in their order: those that are open, or can be opened now, or new ones, in the log
-    /// directories that have the fewest.
+    /// The logs of these partitions, in their order: those that are open, or can be opened now, or
+    /// new ones, in the log directories that have the fewest.
     ///
-    /// Called again for a partition that failed, it tries again: at once when a person has put something there, else after
-    /// a while that grows.
+    /// Called again for a partition that failed, it tries again: at once when a person has put
+    /// something there, else after a while that grows.
     ///
     /// # Errors
-    /// For each by itself: `Exists` when the name is another topic's; `NoLogDir`; `NotRead`; `Missing`; `Io`; why it is offline.
+    /// For each by itself: `Exists` when the name is another topic's; `NoLogDir`; `NotRead`;
+    /// `Missing`; `Io`; why it is offline.
     pub async fn host(&self, wanted: Vec<WantedLog>) -> Vec<Result<Arc<Log>, LogError>> {
         let _one = self.changing.lock().await;
         let mut answers: Vec<Option<Result<Arc<Log>, LogError>>> = Vec::with_capacity(wanted.len());
@@ -89,11 +92,16 @@ impl LogManager {
                 continue;
             }
             match self.known(&wanted) {
-                Ok(None) => match self.dirs.iter().find(|dir| dir.partitions.is_unread() && !wanted.is_new) {
+                Ok(None) => match self
+                    .dirs
+                    .iter()
+                    .find(|dir| dir.partitions.is_unread() && !wanted.is_new)
+                {
                     None => {}
                     Some(dir) => {
                         let reason = dir.offline().unwrap_or_default();
-                        answers.push(Some(Err(LogError::NotRead { dir: dir.path.clone(), reason })));
+                        answers
+                            .push(Some(Err(LogError::NotRead { dir: dir.path.clone(), reason })));
                         continue;
                     }
                 },
@@ -106,9 +114,15 @@ impl LogManager {
                     continue;
                 }
             }
-            // Where clients' records are refused for want of space only when it is so everywhere: a new log is small.
+            // Where clients' records are refused for want of space only when it is so everywhere: a
+            // new log is small.
             let may_make = |dir: &Arc<LogDir>| dir.check_writable_by(Origin::Coordinator).is_ok();
-            let places = self.dirs.iter().zip(&mut counts).zip(&mut new).filter(|((dir, _), _)| may_make(dir));
+            let places = self
+                .dirs
+                .iter()
+                .zip(&mut counts)
+                .zip(&mut new)
+                .filter(|((dir, _), _)| may_make(dir));
             match places.min_by_key(|((dir, count), _)| (dir.is_read_only(), **count)) {
                 Some(((dir, count), new)) => {
                     dir.expect(NEW_LOG_BYTES);
@@ -130,8 +144,15 @@ impl LogManager {
                         let path = made?;
                         let recovered = Recovered::empty(&dir.disk, &path, 0);
                         let WantedLog { topic, topic_id, partition, config, .. } = wanted;
-                        let identity =
-                            Identity { topic, topic_id, partition, dir: dir.clone(), path, kept: Kept::default(), lacks_metadata: true };
+                        let identity = Identity {
+                            topic,
+                            topic_id,
+                            partition,
+                            dir: dir.clone(),
+                            path,
+                            kept: Kept::default(),
+                            lacks_metadata: true,
+                        };
                         Ok(Arc::new(Log::new(identity, recovered, config, budget.clone(), now)))
                     };
                     places.into_iter().zip(new.into_iter().zip(found).map(log)).collect::<Vec<_>>()
@@ -155,7 +176,11 @@ impl LogManager {
         let exists = || LogError::Exists(wanted.dir_name());
         let name = wanted.name();
         if let Some(offline) = lock(&self.offline).get(&name) {
-            return if offline.topic_id.is_none_or(|id| id == wanted.topic_id) { Ok(Some(offline.clone())) } else { Err(exists()) };
+            return if offline.topic_id.is_none_or(|id| id == wanted.topic_id) {
+                Ok(Some(offline.clone()))
+            } else {
+                Err(exists())
+            };
         }
         let row = self.dirs.iter().find_map(|dir| Some((dir, dir.partitions.get(&name)?)));
         match row {
@@ -185,7 +210,10 @@ impl LogManager {
             let (dirs, name) = (self.dirs.clone(), wanted.dir_name());
             let looked = self.env.blocking(move || {
                 let place = |dir: Arc<LogDir>| (dir.path.join(&name), dir);
-                dirs.into_iter().map(place).filter(|(path, dir)| dir.disk.exists(path).unwrap_or(true)).collect::<Vec<_>>()
+                dirs.into_iter()
+                    .map(place)
+                    .filter(|(path, dir)| dir.disk.exists(path).unwrap_or(true))
+                    .collect::<Vec<_>>()
             });
             let Ok([one]) = <[_; 1]>::try_from(looked.await) else { return Err(error) };
             (path, dir) = one;
@@ -203,7 +231,14 @@ impl LogManager {
         if !self.env.blocking(may_have_changed).await {
             return Err(error);
         }
-        let found = Found { dir, topic: name.0.clone(), partition: name.1, path, clean: false, topic_id: Some(wanted.topic_id) };
+        let found = Found {
+            dir,
+            topic: name.0.clone(),
+            partition: name.1,
+            path,
+            clean: false,
+            topic_id: Some(wanted.topic_id),
+        };
         match self.open_log(found).await {
             Ok(Some((log, _))) => {
                 log.set_config(wanted.config);
@@ -224,15 +259,18 @@ impl LogManager {
         }
     }
 
-    /// Deletes the partitions of deleted topics: gone for everybody at once, whether their logs were open, offline or
-    /// missing. Their files go `file.delete.delay.ms` later. What fails is logged, and set aside when the name is used
-    /// again or at the next start.
+    /// Deletes the partitions of deleted topics: gone for everybody at once, whether their logs
+    /// were open, offline or missing. Their files go `file.delete.delay.ms` later. What fails is
+    /// logged, and set aside when the name is used again or at the next start.
     pub async fn delete(&self, gone: Vec<(Arc<str>, TopicId, i32)>) {
         let _one = self.changing.lock().await;
-        let gone: Vec<_> = gone.into_iter().map(|(topic, id, partition)| ((topic, partition), id)).collect();
+        let gone: Vec<_> =
+            gone.into_iter().map(|(topic, id, partition)| ((topic, partition), id)).collect();
         let leaving = self.leaving(&gone);
-        let delays: Vec<_> =
-            leaving.iter().map(|leaving| leaving.log.as_ref().map_or(0, |log| log.config().file_delete_delay_ms)).collect();
+        let delays: Vec<_> = leaving
+            .iter()
+            .map(|leaving| leaving.log.as_ref().map_or(0, |log| log.config().file_delete_delay_ms))
+            .collect();
         let renamed = self.take_away(leaving, Fate::Deleted).await;
         for dir in &self.dirs {
             dir.partitions.forget(gone.iter().map(|(name, id)| (name, Some(*id))));
@@ -244,8 +282,9 @@ impl LogManager {
         lock(&self.doomed).extend(doomed);
     }
 
-    /// Sets aside, under the name `*-stray`, every partition that the metadata do not know. They are kept until a person
-    /// removes them: that metadata are missing is no reason to destroy data.
+    /// Sets aside, under the name `*-stray`, every partition that the metadata do not know. They
+    /// are kept until a person removes them: that metadata are missing is no reason to destroy
+    /// data.
     pub async fn set_unknown_aside(&self, is_known: impl Fn(&str, Option<TopicId>, i32) -> bool) {
         let _one = self.changing.lock().await;
         let mut leaving = Vec::new();
@@ -271,8 +310,11 @@ impl LogManager {
         self.take_away(leaving, Fate::Stray).await;
         for dir in &self.dirs {
             let all = dir.partitions.all();
-            dir.partitions
-                .forget(all.iter().filter(|(name, id)| !is_known(&name.0, Some(*id), name.1)).map(|(name, id)| (name, Some(*id))));
+            dir.partitions.forget(
+                all.iter()
+                    .filter(|(name, id)| !is_known(&name.0, Some(*id), name.1))
+                    .map(|(name, id)| (name, Some(*id))),
+            );
         }
     }
 
@@ -284,15 +326,23 @@ impl LogManager {
             if let Some(log) = logs.remove(&(*topic_id, name.1)) {
                 leaving.push(Leaving::of(&log));
             }
-            if offline.get(name).is_some_and(|offline| offline.topic_id.is_none_or(|id| id == *topic_id)) {
+            if offline
+                .get(name)
+                .is_some_and(|offline| offline.topic_id.is_none_or(|id| id == *topic_id))
+            {
                 leaving.extend(offline.remove(name).as_ref().map(Leaving::offline));
             }
         }
         leaving
     }
 
-    /// Renames the directories of partitions and forgets them; where each is now, if it could be renamed.
-    async fn take_away(&self, leaving: Vec<Leaving>, fate: Fate) -> Vec<Option<(Arc<LogDir>, PathBuf)>> {
+    /// Renames the directories of partitions and forgets them; where each is now, if it could be
+    /// renamed.
+    async fn take_away(
+        &self,
+        leaving: Vec<Leaving>,
+        fate: Fate,
+    ) -> Vec<Option<(Arc<LogDir>, PathBuf)>> {
         if leaving.is_empty() {
             return Vec::new();
         }
@@ -304,14 +354,19 @@ impl LogManager {
                     if !synced.iter().any(|synced| Arc::ptr_eq(synced, dir)) {
                         synced.push(dir);
                         if let Err(error) = dir.disk.sync_dir(&dir.path) {
-                            tracing::error!(dir = %dir.path.display(), %error, "sync a log directory after partitions were renamed");
+                            tracing::error!(dir = %dir.path.display(), %error, "sync a log \
+                                directory after partitions were renamed");
                         }
                     }
                 }
                 for Leaving { name, topic_id, dir, .. } in &leaving {
                     dir.partitions.forget([(name, *topic_id)]);
                 }
-                leaving.into_iter().zip(renamed).map(|(leaving, to)| Some((leaving.dir, to?))).collect()
+                leaving
+                    .into_iter()
+                    .zip(renamed)
+                    .map(|(leaving, to)| Some((leaving.dir, to?)))
+                    .collect()
             })
             .await
     }
@@ -320,12 +375,24 @@ impl LogManager {
 impl Leaving {
     fn of(log: &Arc<Log>) -> Self {
         let name = (log.topic().clone(), log.partition());
-        Self { name, topic_id: Some(log.topic_id()), dir: log.dir.clone(), path: log.path.clone(), log: Some(log.clone()) }
+        Self {
+            name,
+            topic_id: Some(log.topic_id()),
+            dir: log.dir.clone(),
+            path: log.path.clone(),
+            log: Some(log.clone()),
+        }
     }
 
     fn offline(log: &OfflineLog) -> Self {
         let name = (log.topic.clone(), log.partition);
-        Self { name, topic_id: log.topic_id, dir: log.dir.clone(), path: log.path.clone(), log: None }
+        Self {
+            name,
+            topic_id: log.topic_id,
+            dir: log.dir.clone(),
+            path: log.path.clone(),
+            log: None,
+        }
     }
 
     /// Blocks.
@@ -338,7 +405,9 @@ impl Leaving {
             Ok(()) => Some(to),
             Err(error) if error.kind() == io::ErrorKind::NotFound && self.log.is_none() => None,
             Err(error) => {
-                tracing::error!(dir = %self.path.display(), %error, "could not rename the directory of a partition that is gone; it is set aside when its name is used again, or at the next start");
+                tracing::error!(dir = %self.path.display(), %error, "could not rename the \
+                    directory of a partition that is gone; it is set aside when its name is used \
+                    again, or at the next start");
                 None
             }
         }
@@ -359,8 +428,17 @@ fn name_aside((topic, partition): &Name, topic_id: Option<TopicId>, fate: Fate) 
 /// Makes the directories of new partitions, durably, and their rows. Blocks.
 fn make(dir: &LogDir, new: &[WantedLog]) -> Vec<Result<PathBuf, LogError>> {
     let mut made: Vec<_> = new.iter().map(|wanted| make_directory(dir, wanted)).collect();
-    let rows: Vec<_> = new.iter().zip(&made).filter(|(_, made)| made.is_ok()).map(|(wanted, _)| (wanted.name(), wanted.topic_id)).collect();
-    let written = dir.disk.sync_dir(&dir.path).during("sync", &dir.path).and_then(|()| dir.partitions.add(&rows));
+    let rows: Vec<_> = new
+        .iter()
+        .zip(&made)
+        .filter(|(_, made)| made.is_ok())
+        .map(|(wanted, _)| (wanted.name(), wanted.topic_id))
+        .collect();
+    let written = dir
+        .disk
+        .sync_dir(&dir.path)
+        .during("sync", &dir.path)
+        .and_then(|()| dir.partitions.add(&rows));
     if let Err(error) = written {
         made.iter_mut().filter(|made| made.is_ok()).for_each(|made| *made = Err(error.clone()));
     }
@@ -376,7 +454,8 @@ fn make_directory(dir: &LogDir, wanted: &WantedLog) -> Result<PathBuf, LogError>
     } else {
         let of = checkpoint::read_partition_metadata(&*dir.disk, &path).ok();
         let to = dir.path.join(name_aside(&wanted.name(), of, Fate::Stray));
-        tracing::warn!(dir = %path.display(), to = %to.display(), "a directory lies where a new partition goes: set aside as stray");
+        tracing::warn!(dir = %path.display(), to = %to.display(), "a directory lies where a new \
+            partition goes: set aside as stray");
         dir.disk.rename(&path, &to).during("rename", &path)?;
     }
     dir.disk.create_dir_all(&path).during("create", &path)?;

@@ -1,4 +1,5 @@
-//! All logs of a broker: opening. How they are made and deleted is in `lifecycle`; their upkeep and closing in `upkeep`.
+//! All logs of a broker: opening. How they are made and deleted is in `lifecycle`; their upkeep and
+//! closing in `upkeep`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -45,10 +46,11 @@ pub struct LogManagerOptions {
     pub tail_cache_bytes: usize,
     /// Bytes in the tail cache of one log.
     pub tail_cache_bytes_per_log: usize,
-    /// `log.dir.reserve.bytes`: a log directory takes no appends of clients while less than this is free. `None`: 64 MiB, or a
-    /// sixteenth of a smaller file system.
+    /// `log.dir.reserve.bytes`: a log directory takes no appends of clients while less than this is
+    /// free. `None`: 64 MiB, or a sixteenth of a smaller file system.
     pub reserve_bytes: Option<u64>,
-    /// Keys that compaction remembers at once, at some 40 bytes each (`log.cleaner.dedupe.buffer.size`).
+    /// Keys that compaction remembers at once, at some 40 bytes each
+    /// (`log.cleaner.dedupe.buffer.size`).
     pub cleaner_keys_max: usize,
     /// `producer.id.expiration.ms`.
     pub producer_id_expiration_ms: i64,
@@ -133,7 +135,8 @@ pub(super) struct Found {
 }
 
 impl Drop for LogManager {
-    /// A queued log and its directory refer to each other; without a manager nobody takes it out of the queue.
+    /// A queued log and its directory refer to each other; without a manager nobody takes it out of
+    /// the queue.
     fn drop(&mut self) {
         for dir in &self.dirs {
             drop(dir.take_dirty());
@@ -142,15 +145,19 @@ impl Drop for LogManager {
 }
 
 impl LogManager {
-    /// Opens every partition directory. One that cannot be opened is listed in [`LogManager::offline_logs`]. A log directory that cannot
-    /// be used is offline until the next start, as Kafka's is.
+    /// Opens every partition directory. One that cannot be opened is listed in
+    /// [`LogManager::offline_logs`]. A log directory that cannot be used is offline until the next
+    /// start, as Kafka's is.
     ///
     /// # Errors
     /// `Locked`; an `Io` that passes; why the first directory cannot be used, when none can.
     pub async fn open(env: Env, options: LogManagerOptions) -> Result<Arc<Self>, LogError> {
-        let (disk, paths, unusable) = (env.disk.clone(), options.dirs.clone(), options.unusable.clone());
+        let (disk, paths, unusable) =
+            (env.disk.clone(), options.dirs.clone(), options.unusable.clone());
         let open = move |path: &PathBuf| match unusable.get(path) {
-            Some(source) => Err(LogError::Io { action: "use", path: path.clone(), source: source.clone() }),
+            Some(source) => {
+                Err(LogError::Io { action: "use", path: path.clone(), source: source.clone() })
+            }
             None => open_dir(&disk, path),
         };
         let opened = env.blocking(move || paths.iter().map(open).collect::<Vec<_>>()).await;
@@ -165,7 +172,9 @@ impl LogManager {
                     locks.push(lock);
                     found.extend(logs);
                 }
-                Err(error) if matches!(error, LogError::Locked(_)) || error.fault().is_state() => return Err(error),
+                Err(error) if matches!(error, LogError::Locked(_)) || error.fault().is_state() => {
+                    return Err(error);
+                }
                 Err(error) => {
                     dirs.push(Arc::new(LogDir::unusable(&env.disk, path, &error)));
                     first_error.get_or_insert(error);
@@ -175,7 +184,8 @@ impl LogManager {
         if let Some(error) = first_error.filter(|_| locks.is_empty()) {
             return Err(error);
         }
-        let budget = Arc::new(CacheBudget::new(options.tail_cache_bytes, options.tail_cache_bytes_per_log));
+        let budget =
+            Arc::new(CacheBudget::new(options.tail_cache_bytes, options.tail_cache_bytes_per_log));
         let manager = Self {
             was_clean,
             env,
@@ -200,7 +210,9 @@ impl LogManager {
 
     async fn open_logs(&self, found: Vec<Found>) {
         let total = found.len();
-        let mut opening = futures::stream::iter(found.into_iter().map(|found| self.open_log(found))).buffer_unordered(PARALLEL_MAX);
+        let mut opening =
+            futures::stream::iter(found.into_iter().map(|found| self.open_log(found)))
+                .buffer_unordered(PARALLEL_MAX);
         let (mut done, mut scanned) = (0, 0);
         while let Some(result) = opening.next().await {
             done += 1;
@@ -217,7 +229,8 @@ impl LogManager {
                 }
                 Err(offline) => {
                     tracing::error!(topic = %offline.topic, partition = offline.partition, error = %offline.error, "partition is offline: its log was not opened");
-                    lock(&self.offline).insert((offline.topic.clone(), offline.partition), *offline);
+                    lock(&self.offline)
+                        .insert((offline.topic.clone(), offline.partition), *offline);
                 }
             }
             if done % PROGRESS_EVERY == 0 || done == total {
@@ -245,14 +258,19 @@ impl LogManager {
     }
 
     /// Opens a directory; `None` when it was being made as the broker ended, and nothing is in it.
-    pub(super) async fn open_log(&self, found: Found) -> Result<Option<(Arc<Log>, u64)>, Box<OfflineLog>> {
-        let (budget, config, now) = (self.budget.clone(), self.options.default_config.clone(), self.env.clock.wall_ms());
+    pub(super) async fn open_log(
+        &self,
+        found: Found,
+    ) -> Result<Option<(Arc<Log>, u64)>, Box<OfflineLog>> {
+        let (budget, config, now) =
+            (self.budget.clone(), self.options.default_config.clone(), self.env.clock.wall_ms());
         self.env
             .blocking(move || {
                 let Found { dir, topic, partition, path, clean, topic_id: expected } = found;
                 let offline = |topic_id, error| {
                     dir.mark_unclean();
-                    // What the device cannot read is not the partition's fault alone; a file that is not there or too short is.
+                    // What the device cannot read is not the partition's fault alone; a file that
+                    // is not there or too short is.
                     if let LogError::Io { source, .. } = &error
                         && Fault::of(source) == Fault::LostWrite
                     {
@@ -281,7 +299,8 @@ impl LogManager {
                     }
                 };
                 if let Some(expected) = expected.filter(|expected| *expected != topic_id) {
-                    let reason = format!("the directory is of topic id {topic_id}, the topic has {expected}");
+                    let reason = format!("the directory is of topic id {topic_id}, the topic has \
+                        {expected}");
                     return Err(offline(Some(expected), LogError::Malformed { path: path.clone(), reason }));
                 }
                 let offline = |error| offline(Some(topic_id), error);
@@ -290,7 +309,8 @@ impl LogManager {
                 let accepts_loss = disk.exists(&marker).during("look for", &marker).map_err(offline)?;
                 let had = kept.end_offset();
                 if accepts_loss {
-                    // Nothing is known to be whole. An offset that was given out is not given to another record.
+                    // Nothing is known to be whole. An offset that was given out is not given to
+                    // another record.
                     (kept.recovery_point, kept.durable_end) = (0, 0);
                     kept.log_start = if holds_no_log(&**disk, &path).map_err(offline)? { had } else { kept.log_start };
                 }
@@ -302,7 +322,8 @@ impl LogManager {
                 let log = Log::new(identity, recovered, config, budget, now);
                 if accepts_loss {
                     tracing::error!(topic = %topic, partition, end_offset = had, opened_end_offset = log.end_offset(),
-                        "opened a partition without its lost records, as {ACCEPT_DATA_LOSS} in its directory asks for");
+                        "opened a partition without its lost records, as {ACCEPT_DATA_LOSS} in its \
+                         directory asks for");
                     let written = dir.partitions.set_recovery_points([&log]).and_then(|()| dir.partitions.set_positions([&log]));
                     let taken = || disk.remove_file(&marker).and_then(|()| disk.sync_dir(&path)).and_then(|()| disk.sync_dir(&dir.path));
                     written.and_then(|()| taken().during("remove", &marker)).map_err(offline)?;
@@ -336,8 +357,9 @@ impl LogManager {
         lock(&self.offline).values().cloned().collect()
     }
 
-    /// Completes, with the reason of one of them, when no log directory is left that could be written to. A broker ends then, as
-    /// Kafka's does: somebody else may lead its partitions, and a restart looks at the disk anew.
+    /// Completes, with the reason of one of them, when no log directory is left that could be
+    /// written to. A broker ends then, as Kafka's does: somebody else may lead its partitions, and
+    /// a restart looks at the disk anew.
     pub async fn until_all_offline(&self) -> String {
         let mut said = String::new();
         for dir in &self.dirs {
@@ -370,25 +392,42 @@ impl LogManager {
     /// The file system's own: after a crash the logs may begin where they began before.
     pub async fn keep_log_starts(&self, logs: Vec<Arc<Log>>) -> Result<(), LogError> {
         for dir in &self.dirs {
-            let (dir, logs) = (dir.clone(), logs.iter().filter(|log| Arc::ptr_eq(&log.dir, dir)).cloned().collect::<Vec<_>>());
+            let (dir, logs) = (
+                dir.clone(),
+                logs.iter().filter(|log| Arc::ptr_eq(&log.dir, dir)).cloned().collect::<Vec<_>>(),
+            );
             if !logs.is_empty() {
-                self.env.blocking(move || dir.partitions.set_positions(logs.iter().map(|log| &**log))).await?;
+                self.env
+                    .blocking(move || dir.partitions.set_positions(logs.iter().map(|log| &**log)))
+                    .await?;
             }
         }
         Ok(())
     }
 
     /// Group commit for every directory: runs until `stop`, syncs what is left, and ends.
-    pub async fn run_syncers(self: Arc<Self>, observer: Arc<dyn DurabilityObserver>, stop: CancellationToken) {
-        let loops = self
-            .dirs
-            .iter()
-            .map(|dir| sync::run(self.env.clone(), dir.clone(), self.options.reserve_bytes, observer.clone(), stop.clone()));
+    pub async fn run_syncers(
+        self: Arc<Self>,
+        observer: Arc<dyn DurabilityObserver>,
+        stop: CancellationToken,
+    ) {
+        let loops = self.dirs.iter().map(|dir| {
+            sync::run(
+                self.env.clone(),
+                dir.clone(),
+                self.options.reserve_bytes,
+                observer.clone(),
+                stop.clone(),
+            )
+        });
         futures::future::join_all(loops).await;
     }
 }
 
-fn open_dir(disk: &Arc<dyn Disk>, path: &Path) -> Result<(Arc<LogDir>, FileRef, Vec<Found>, bool), LogError> {
+fn open_dir(
+    disk: &Arc<dyn Disk>,
+    path: &Path,
+) -> Result<(Arc<LogDir>, FileRef, Vec<Found>, bool), LogError> {
     disk.create_dir_all(path).during("create", path)?;
     let lock = disk.lock(&path.join(".lock")).map_err(|error| match error.kind() {
         std::io::ErrorKind::WouldBlock => LogError::Locked(path.into()),
@@ -407,15 +446,25 @@ fn open_dir(disk: &Arc<dyn Disk>, path: &Path) -> Result<(Arc<LogDir>, FileRef, 
             continue;
         }
         if entry.name.ends_with("-delete") {
-            disk.remove_dir_all(&path.join(&entry.name)).during("remove", path.join(&entry.name))?;
+            disk.remove_dir_all(&path.join(&entry.name))
+                .during("remove", path.join(&entry.name))?;
             continue;
         }
         let Some((topic, partition)) =
-            entry.name.rsplit_once('-').and_then(|(topic, partition)| Some((topic, partition.parse::<i32>().ok().filter(|p| *p >= 0)?)))
+            entry.name.rsplit_once('-').and_then(|(topic, partition)| {
+                Some((topic, partition.parse::<i32>().ok().filter(|p| *p >= 0)?))
+            })
         else {
             continue;
         };
-        found.push(Found { dir: dir.clone(), topic: topic.into(), partition, path: path.join(&entry.name), clean, topic_id: None });
+        found.push(Found {
+            dir: dir.clone(),
+            topic: topic.into(),
+            partition,
+            path: path.join(&entry.name),
+            clean,
+            topic_id: None,
+        });
     }
     Ok((dir, lock, found, clean))
 }
@@ -423,6 +472,8 @@ fn open_dir(disk: &Arc<dyn Disk>, path: &Path) -> Result<(Arc<LogDir>, FileRef, 
 /// Whether a partition's directory has nothing in it but what is there before its log.
 pub(super) fn holds_no_log(disk: &dyn Disk, path: &Path) -> Result<bool, LogError> {
     let entries = disk.list(path).during("list", path)?;
-    let is_of_none = |name: &str| matches!(name, PARTITION_METADATA | ACCEPT_DATA_LOSS) || name.ends_with(".tmp");
+    let is_of_none = |name: &str| {
+        matches!(name, PARTITION_METADATA | ACCEPT_DATA_LOSS) || name.ends_with(".tmp")
+    };
     Ok(entries.iter().all(|entry| is_of_none(&entry.name)))
 }

@@ -1,14 +1,15 @@
 //! The log of one partition.
 //!
-//! `start <= high watermark <= end` and `durable end <= end`; offsets below `end` are in the page cache, below
-//! `durable end` on the device. The append path touches the page cache only; what waits for the device says
-//! "Blocks" and is called through `Env::blocking`.
+//! `start <= high watermark <= end` and `durable end <= end`; offsets below `end` are in the page
+//! cache, below `durable end` on the device. The append path touches the page cache only; what
+//! waits for the device says "Blocks" and is called through `Env::blocking`.
 //!
-//! Locks, outermost first: `disk_work` (one sync, truncation or retention at a time), `inner` (appends),
-//! then a segment's own. Readers take none but a segment's.
+//! Locks, outermost first: `disk_work` (one sync, truncation or retention at a time), `inner`
+//! (appends), then a segment's own. Readers take none but a segment's.
 //!
-//! A log that is *gone* (its topic was deleted) touches no file by name any more, because the name may be another
-//! log's: `disk_work` is not given out, appends are refused, segments open nothing. What was queued for it has no effect.
+//! A log that is *gone* (its topic was deleted) touches no file by name any more, because the name
+//! may be another log's: `disk_work` is not given out, appends are refused, segments open nothing.
+//! What was queued for it has no effect.
 
 use std::io::{self, IoSlice};
 use std::path::PathBuf;
@@ -35,7 +36,8 @@ use super::validate::{Effort, ValidBatch, Validated, validate};
 use letterbox_protocol::batch::{self, Batch, BatchHeader};
 use letterbox_protocol::model::{LeaderEpoch, Offset, TimestampMs, TopicId};
 
-/// Syncs of fewer bytes than this are helped by a reserve: larger ones pay for the new blocks anyway.
+/// Syncs of fewer bytes than this are helped by a reserve: larger ones pay for the new blocks
+/// anyway.
 const SMALL_SYNC: u64 = 256 << 10;
 const RESERVE_MIN: u64 = 64 << 10;
 const RESERVE_MAX: u64 = 1 << 20;
@@ -76,15 +78,16 @@ struct Inner {
     unsynced: Vec<Arc<Segment>>,
     /// Files were made since the directory was last synced.
     dir_changed: bool,
-    /// `partition.metadata` is not there. It is written by the first sync; until then the list of the log directory
-    /// alone knows the topic id.
+    /// `partition.metadata` is not there. It is written by the first sync; until then the list of
+    /// the log directory alone knows the topic id.
     lacks_metadata: bool,
     /// The end of the active file, the reserve included.
     file_end: u64,
     /// Nothing was appended since [`Log::close_idle`] looked last.
     idle: bool,
     reserve: u64,
-    /// A part of a refused append may lie behind the end; it is cut before the next one, so that it is never taken for a batch.
+    /// A part of a refused append may lie behind the end; it is cut before the next one, so that it
+    /// is never taken for a batch.
     torn: bool,
     /// Timestamp of the active segment's first batch, and when it was appended.
     first_timestamp: Option<TimestampMs>,
@@ -106,10 +109,18 @@ pub(super) struct Identity {
 }
 
 impl Log {
-    pub(super) fn new(identity: Identity, found: Recovered, config: LogConfig, budget: Arc<CacheBudget>, now: TimestampMs) -> Self {
+    pub(super) fn new(
+        identity: Identity,
+        found: Recovered,
+        config: LogConfig,
+        budget: Arc<CacheBudget>,
+        now: TimestampMs,
+    ) -> Self {
         let Identity { topic, topic_id, partition, dir, path, kept, lacks_metadata } = identity;
         let end = found.end_offset;
-        let start = kept.log_start.clamp(found.segments.first().map_or(0, |segment| segment.base).min(end), end);
+        let start = kept
+            .log_start
+            .clamp(found.segments.first().map_or(0, |segment| segment.base).min(end), end);
         let file_end = found.segments.last().map_or(0, |segment| segment.size());
         let inner = Inner {
             producers: found.producers,
@@ -124,7 +135,10 @@ impl Log {
             torn: false,
             first_timestamp: found.first_timestamp,
             // A restart makes no segment younger.
-            opened_ms: found.first_timestamp.filter(|first| (0..now).contains(first)).unwrap_or(now),
+            opened_ms: found
+                .first_timestamp
+                .filter(|first| (0..now).contains(first))
+                .unwrap_or(now),
             bytes_since_sync: 0,
             bytes_since_checkpoint: found.bytes_scanned,
         };
@@ -186,8 +200,9 @@ impl Log {
     pub fn set_config(self: &Arc<Self>, config: LogConfig) {
         let is_durable = config.durable;
         self.config.store(Arc::new(config));
-        // What was appended while nobody waited for the device is in no queue; from now on somebody may wait for it. Under the lock,
-        // so that an append either is seen here or sees the new configuration.
+        // What was appended while nobody waited for the device is in no queue; from now on somebody
+        // may wait for it. Under the lock, so that an append either is seen here or sees the new
+        // configuration.
         let _inner = lock(&self.inner);
         if is_durable && self.end_offset() > self.synced_end() {
             self.enqueue();
@@ -210,7 +225,11 @@ impl Log {
     /// `durable: false` the end offset.
     #[must_use]
     pub fn durable_end(&self) -> Offset {
-        if self.config.load().durable { self.durable.load(Ordering::Acquire) } else { self.end_offset() }
+        if self.config.load().durable {
+            self.durable.load(Ordering::Acquire)
+        } else {
+            self.end_offset()
+        }
     }
 
     /// The high watermark, as replication set it last.
@@ -221,7 +240,8 @@ impl Log {
 
     /// Stores the high watermark; it is checkpointed, nothing else. Kept within the log.
     pub fn set_high_watermark(&self, offset: Offset) {
-        self.high_watermark.store(offset.clamp(self.start_offset(), self.end_offset()), Ordering::Release);
+        self.high_watermark
+            .store(offset.clamp(self.start_offset(), self.end_offset()), Ordering::Release);
     }
 
     /// Bytes of its batches.
@@ -248,14 +268,15 @@ impl Log {
         lock(&self.inner).producers.views()
     }
 
-    /// Whether it takes no appends any more: its log directory went offline, or its own files are broken.
+    /// Whether it takes no appends any more: its log directory went offline, or its own files are
+    /// broken.
     #[must_use]
     pub fn is_offline(&self) -> bool {
         self.broken.get().is_some() || self.dir.offline().is_some()
     }
 
-    /// What a change that failed means: a state passes, a lost write takes the directory out of use, and broken files take this
-    /// log out of use, and it alone.
+    /// What a change that failed means: a state passes, a lost write takes the directory out of
+    /// use, and broken files take this log out of use, and it alone.
     pub(super) fn failed(&self, action: &'static str, error: &io::Error) -> AppendError {
         if Fault::of(error) != Fault::BrokenInvariant {
             return self.dir.failed(action, error);
@@ -265,7 +286,9 @@ impl Log {
         }
         let reason: Arc<str> = format!("{action}: {error}").into();
         if self.broken.set(reason.clone()).is_ok() {
-            tracing::error!(topic = %self.topic, partition = self.partition, path = %self.path.display(), %reason, "the log is out of use: its files are not as they must be; repair them and restart the broker");
+            tracing::error!(topic = %self.topic, partition = self.partition, path = %self.path.display(), %reason, "the \
+                log is out of use: its files are not as they must be; repair them and restart the \
+                broker");
         }
         AppendError::Broken { reason }
     }
@@ -289,11 +312,16 @@ impl Log {
         lock(&self.inner).epochs.epoch_for(offset)
     }
 
-    /// Appends a batch (with [`Origin::Replication`], any number of batches). Touches the page cache only.
+    /// Appends a batch (with [`Origin::Replication`], any number of batches). Touches the page
+    /// cache only.
     ///
     /// # Errors
     /// See [`AppendError`]; nothing was stored then.
-    pub fn append(self: &Arc<Self>, bytes: BytesMut, options: &AppendOptions) -> Result<AppendInfo, AppendError> {
+    pub fn append(
+        self: &Arc<Self>,
+        bytes: BytesMut,
+        options: &AppendOptions,
+    ) -> Result<AppendInfo, AppendError> {
         self.dir.check_writable_by(options.origin)?;
         let config = self.config.load();
         if options.origin == Origin::Replication {
@@ -301,15 +329,25 @@ impl Log {
         }
         match validate(bytes, &config, options.origin, options.now_ms, &mut Effort::unbounded())? {
             Validated::Valid(batch) => self.append_valid(batch, options),
-            Validated::TooLong(_) => Err(AppendError::InvalidRecord { message: "not validated".into(), records: Vec::new() }),
+            Validated::TooLong(_) => Err(AppendError::InvalidRecord {
+                message: "not validated".into(),
+                records: Vec::new(),
+            }),
         }
     }
 
-    /// Checks a batch of `origin` for [`Log::append_valid`], as long as that takes no more than `effort`.
+    /// Checks a batch of `origin` for [`Log::append_valid`], as long as that takes no more than
+    /// `effort`.
     ///
     /// # Errors
     /// As [`Log::append`].
-    pub fn validate(&self, bytes: BytesMut, origin: Origin, now: TimestampMs, effort: &mut Effort) -> Result<Validated, AppendError> {
+    pub fn validate(
+        &self,
+        bytes: BytesMut,
+        origin: Origin,
+        now: TimestampMs,
+        effort: &mut Effort,
+    ) -> Result<Validated, AppendError> {
         validate(bytes, &self.config.load(), origin, now, effort)
     }
 
@@ -317,7 +355,11 @@ impl Log {
     ///
     /// # Errors
     /// As [`Log::append`].
-    pub fn append_valid(self: &Arc<Self>, batch: ValidBatch, options: &AppendOptions) -> Result<AppendInfo, AppendError> {
+    pub fn append_valid(
+        self: &Arc<Self>,
+        batch: ValidBatch,
+        options: &AppendOptions,
+    ) -> Result<AppendInfo, AppendError> {
         // Here, because validating may have taken long.
         self.dir.check_writable_by(options.origin)?;
         let ValidBatch { mut bytes, mut header, log_append_time } = batch;
@@ -372,11 +414,20 @@ impl Log {
         self.check_open()?;
         let (mut end, mut epoch) = (self.end_offset(), inner.epochs.latest().unwrap_or(-1));
         for (_, header) in &headers {
-            if header.base_offset < end || header.last_offset_delta < 0 || header.next_offset() == Offset::MAX {
-                return Err(AppendError::OutOfOrderOffset { base_offset: header.base_offset, end_offset: end });
+            if header.base_offset < end
+                || header.last_offset_delta < 0
+                || header.next_offset() == Offset::MAX
+            {
+                return Err(AppendError::OutOfOrderOffset {
+                    base_offset: header.base_offset,
+                    end_offset: end,
+                });
             }
             if header.leader_epoch < epoch {
-                return Err(AppendError::StaleLeaderEpoch { epoch: header.leader_epoch, current: epoch });
+                return Err(AppendError::StaleLeaderEpoch {
+                    epoch: header.leader_epoch,
+                    current: epoch,
+                });
             }
             (end, epoch) = (header.next_offset(), header.leader_epoch);
         }
@@ -414,19 +465,28 @@ impl Log {
         config: &LogConfig,
         now: TimestampMs,
     ) -> Result<(), AppendError> {
-        let (Some((_, first)), Some((_, last))) = (headers.first(), headers.last()) else { return Ok(()) };
+        let (Some((_, first)), Some((_, last))) = (headers.first(), headers.last()) else {
+            return Ok(());
+        };
         if last.next_offset() == Offset::MAX {
-            return Err(AppendError::InvalidRecord { message: "the log has no offsets left".into(), records: Vec::new() });
+            return Err(AppendError::InvalidRecord {
+                message: "the log has no offsets left".into(),
+                records: Vec::new(),
+            });
         }
         if bytes.len() as u64 > config.segment_bytes.min(i32::MAX as u64) {
-            return Err(AppendError::RecordListTooLarge { size: bytes.len(), max: config.segment_bytes });
+            return Err(AppendError::RecordListTooLarge {
+                size: bytes.len(),
+                max: config.segment_bytes,
+            });
         }
         let mut active = self.active();
         if inner.torn {
             self.trim_reserve(inner).map_err(|error| self.failed("cut a partial write", &error))?;
         }
         if must_roll(inner, &active, bytes.len() as u64, last, config, now) {
-            self.roll(inner, first.base_offset, now).map_err(|error| self.failed("roll", &error))?;
+            self.roll(inner, first.base_offset, now)
+                .map_err(|error| self.failed("roll", &error))?;
             active = self.active();
         }
         if let Err(error) = active.append(&bytes, headers, config.index_interval_bytes) {
@@ -451,7 +511,11 @@ impl Log {
         let mut cache = lock(&self.cache);
         for (at, header) in headers {
             let at = usize::try_from(*at).unwrap_or(usize::MAX);
-            cache.push(header.base_offset, header.next_offset(), bytes.slice(at..at.saturating_add(header.size())));
+            cache.push(
+                header.base_offset,
+                header.next_offset(),
+                bytes.slice(at..at.saturating_add(header.size())),
+            );
         }
         drop(cache);
         self.end.store(last.next_offset(), Ordering::Release);
@@ -471,11 +535,9 @@ impl Log {
 
     pub(super) fn active(&self) -> Arc<Segment> {
         // There is always one: recovery makes it, and nothing removes the last.
-        self.segments
-            .load()
-            .last()
-            .cloned()
-            .unwrap_or_else(|| Arc::new(Segment::new(self.dir.disk.clone(), &self.path, self.end_offset(), 0)))
+        self.segments.load().last().cloned().unwrap_or_else(|| {
+            Arc::new(Segment::new(self.dir.disk.clone(), &self.path, self.end_offset(), 0))
+        })
     }
 
     fn roll(&self, inner: &mut Inner, base: Offset, now: TimestampMs) -> io::Result<()> {
@@ -491,7 +553,8 @@ impl Log {
         let new = Arc::new(Segment::new(self.dir.disk.clone(), &self.path, base, 0));
         new.files()?;
         inner.unsynced.push(old);
-        (inner.dir_changed, inner.file_end, inner.first_timestamp, inner.opened_ms) = (true, 0, None, now);
+        (inner.dir_changed, inner.file_end, inner.first_timestamp, inner.opened_ms) =
+            (true, 0, None, now);
         let mut segments = self.segments.load().to_vec();
         segments.push(new);
         self.segments.store(Arc::new(segments));
@@ -510,7 +573,8 @@ impl Log {
     pub(super) fn roll_if_old(&self, now: TimestampMs) -> io::Result<bool> {
         let config = self.config();
         let mut inner = lock(&self.inner);
-        let old = self.active().size() > 0 && now.saturating_sub(inner.opened_ms) >= config.segment_ms;
+        let old =
+            self.active().size() > 0 && now.saturating_sub(inner.opened_ms) >= config.segment_ms;
         if old && !self.is_closed() {
             let end = self.end_offset();
             self.roll(&mut inner, end, now)?;
@@ -518,8 +582,9 @@ impl Log {
         Ok(old)
     }
 
-    /// Takes the oldest segments out of the log: as many as `decide` says of what is there while nothing is appended. When that
-    /// is all of them the log rolls, so that an empty one stays. The log start moves to the first that stays.
+    /// Takes the oldest segments out of the log: as many as `decide` says of what is there while
+    /// nothing is appended. When that is all of them the log rolls, so that an empty one stays. The
+    /// log start moves to the first that stays.
     pub(super) fn take_oldest(
         &self,
         now: TimestampMs,
@@ -557,14 +622,16 @@ impl Log {
     /// Makes everything appended before the call durable; gives the durable end. Blocks.
     ///
     /// # Errors
-    /// A state ([`Fault::State`]): no sync was tried for want of a resource, nothing is lost, try again. Else the device's own; the
-    /// log directory is offline then, because the kernel may have dropped the bytes, and a second try would not tell.
+    /// A state ([`Fault::State`]): no sync was tried for want of a resource, nothing is lost, try
+    /// again. Else the device's own; the log directory is offline then, because the kernel may have
+    /// dropped the bytes, and a second try would not tell.
     pub fn sync(&self) -> io::Result<Offset> {
         let _one = self.disk_work()?;
         self.sync_locked(false)
     }
 
-    /// As [`Log::sync`], and moves the recovery point there: epochs, indexes and producers go to the device before.
+    /// As [`Log::sync`], and moves the recovery point there: epochs, indexes and producers go to
+    /// the device before.
     pub(super) fn checkpoint(&self) -> io::Result<Offset> {
         let _one = self.disk_work()?;
         self.sync_locked(true)
@@ -600,7 +667,8 @@ impl Log {
         match self.write_side_files(&work, &active, end) {
             Ok(()) => Ok(end),
             Err(error) => {
-                // Recovery reads from the recovery point on, which has not moved: an acknowledgement needs none of these files.
+                // Recovery reads from the recovery point on, which has not moved: an
+                // acknowledgement needs none of these files.
                 let is_enough = !checkpoint && error.fault().is_state();
                 self.put_back(work);
                 let error = error.into_io();
@@ -633,7 +701,8 @@ impl Log {
         }
         if let Some(snapshot) = &work.snapshot {
             active.sync_indexes().during("sync", active.path(".index"))?;
-            recover::write_snapshot(&self.dir.disk, &self.path, end, snapshot).during("write a snapshot in", &self.path)?;
+            recover::write_snapshot(&self.dir.disk, &self.path, end, snapshot)
+                .during("write a snapshot in", &self.path)?;
             self.recovery_point.store(end, Ordering::Release);
         }
         Ok(())
@@ -649,15 +718,20 @@ impl Log {
         inner.bytes_since_checkpoint += work.bytes;
     }
 
-    /// Keeps written blocks ahead of the tail, so that the next syncs find them: `fdatasync` then has no new size and
-    /// no new blocks to record. Grows while syncs stay small.
+    /// Keeps written blocks ahead of the tail, so that the next syncs find them: `fdatasync` then
+    /// has no new size and no new blocks to record. Grows while syncs stay small.
     fn top_up_reserve(&self, inner: &mut Inner, active: &Segment) {
         let size = active.size();
-        if inner.bytes_since_sync >= SMALL_SYNC || !self.config.load().durable || !self.dir.has_room() {
+        if inner.bytes_since_sync >= SMALL_SYNC
+            || !self.config.load().durable
+            || !self.dir.has_room()
+        {
             inner.reserve = 0;
             return;
         }
-        if size == 0 || inner.file_end.saturating_sub(size) >= inner.reserve / 4 && inner.reserve > 0 {
+        if size == 0
+            || inner.file_end.saturating_sub(size) >= inner.reserve / 4 && inner.reserve > 0
+        {
             return;
         }
         inner.reserve = (inner.reserve * 2).clamp(RESERVE_MIN, RESERVE_MAX);
@@ -665,14 +739,19 @@ impl Log {
         let to = (size + inner.reserve).min(self.config.load().segment_bytes);
         let reserve = vec![RESERVE_BYTE; usize::try_from(to.saturating_sub(from)).unwrap_or(0)];
         inner.file_end = from + reserve.len() as u64;
-        if active.files().and_then(|files| files.log.write_at(&[IoSlice::new(&reserve)], from)).is_err() {
-            // Without the reserve everything goes on, only slower. What was written of it is given back.
+        if active
+            .files()
+            .and_then(|files| files.log.write_at(&[IoSlice::new(&reserve)], from))
+            .is_err()
+        {
+            // Without the reserve everything goes on, only slower. What was written of it is given
+            // back.
             let _ = self.trim_reserve(inner);
         }
     }
 
-    /// Gives the reserve back to the file system, and cuts what a refused append has left. Needs no sync: what a crash brings
-    /// back is trimmed by recovery.
+    /// Gives the reserve back to the file system, and cuts what a refused append has left. Needs no
+    /// sync: what a crash brings back is trimmed by recovery.
     fn trim_reserve(&self, inner: &mut Inner) -> io::Result<()> {
         let active = self.active();
         inner.reserve = 0;
@@ -697,11 +776,17 @@ impl Log {
         lock(&self.inner).bytes_since_checkpoint
     }
 
-    /// Whether the recovery point is to move before its time. Where answers do not wait for the device, moving it sends all the
-    /// bytes there, in the way of appends: then it waits for as much as a segment, about as often as Kafka does this.
+    /// Whether the recovery point is to move before its time. Where answers do not wait for the
+    /// device, moving it sends all the bytes there, in the way of appends: then it waits for as
+    /// much as a segment, about as often as Kafka does this.
     pub(super) fn is_checkpoint_due(&self) -> bool {
         let config = self.config.load();
-        self.bytes_since_checkpoint() >= if config.durable { CHECKPOINT_BYTES } else { config.segment_bytes.max(CHECKPOINT_BYTES) }
+        self.bytes_since_checkpoint()
+            >= if config.durable {
+                CHECKPOINT_BYTES
+            } else {
+                config.segment_bytes.max(CHECKPOINT_BYTES)
+            }
     }
 
     pub(super) fn recovery_point(&self) -> Offset {
@@ -712,12 +797,16 @@ impl Log {
         lock(&self.inner).producers.expire(now, expiration_ms);
     }
 
-    /// Closes files, empties caches and gives back the reserve that nobody used since the last call. Blocks.
+    /// Closes files, empties caches and gives back the reserve that nobody used since the last
+    /// call. Blocks.
     pub(super) fn close_idle(&self) {
         let Ok(_one) = self.disk_work() else { return };
         lock(&self.cache).clear_idle();
         let mut inner = lock(&self.inner);
-        if self.durable.load(Ordering::Acquire) == self.end_offset() && inner.unsynced.is_empty() && !self.is_closed() {
+        if self.durable.load(Ordering::Acquire) == self.end_offset()
+            && inner.unsynced.is_empty()
+            && !self.is_closed()
+        {
             // A reserve that could not be given back is harmless.
             if std::mem::replace(&mut inner.idle, true) && self.trim_reserve(&mut inner).is_err() {
                 tracing::debug!(topic = %self.topic, partition = self.partition, "could not trim the reserve of an idle log");
@@ -728,7 +817,8 @@ impl Log {
         }
     }
 
-    /// Takes no more appends, makes everything durable, trims the reserve, moves the recovery point. Blocks.
+    /// Takes no more appends, makes everything durable, trims the reserve, moves the recovery
+    /// point. Blocks.
     pub(super) fn close(&self) -> io::Result<()> {
         let _one = self.disk_work()?;
         let mut inner = lock(&self.inner);
@@ -742,7 +832,8 @@ impl Log {
         if is_untouched { Ok(()) } else { self.sync_locked(true).map(drop) }
     }
 
-    /// Its topic was deleted: takes no more appends, and nothing that is queued for it has an effect any more.
+    /// Its topic was deleted: takes no more appends, and nothing that is queued for it has an
+    /// effect any more.
     pub fn set_gone(&self) {
         let _inner = lock(&self.inner);
         self.closed.store(true, Ordering::Relaxed);
@@ -755,8 +846,8 @@ impl Log {
         self.gone.load(Ordering::Acquire)
     }
 
-    /// As [`Log::set_gone`], and waits for the work on its files that had begun: when it returns, its directory may be
-    /// renamed and the name given to another log. Blocks.
+    /// As [`Log::set_gone`], and waits for the work on its files that had begun: when it returns,
+    /// its directory may be renamed and the name given to another log. Blocks.
     pub(super) fn leave(&self) {
         self.set_gone();
         let _one = lock(&self.disk_work);
@@ -770,11 +861,16 @@ impl Log {
     /// `NotFound` when the log is gone.
     pub(super) fn disk_work(&self) -> io::Result<MutexGuard<'_, ()>> {
         let work = lock(&self.disk_work);
-        if self.is_gone() { Err(io::Error::new(io::ErrorKind::NotFound, "the log was deleted")) } else { Ok(work) }
+        if self.is_gone() {
+            Err(io::Error::new(io::ErrorKind::NotFound, "the log was deleted"))
+        } else {
+            Ok(work)
+        }
     }
 
-    /// Moves the log start to `offset`, at most to the high watermark. Gives the log start. Durable with
-    /// [`super::LogManager::keep_log_starts`]; whole segments before it go with the next retention check.
+    /// Moves the log start to `offset`, at most to the high watermark. Gives the log start. Durable
+    /// with [`super::LogManager::keep_log_starts`]; whole segments before it go with the next
+    /// retention check.
     ///
     /// # Errors
     /// The file system's own.
@@ -792,8 +888,8 @@ impl Log {
         self.high_watermark.fetch_max(self.start_offset(), Ordering::AcqRel);
     }
 
-    /// Cuts the log so that it ends at `offset` or at the start of the batch that holds it: a follower follows
-    /// its leader (KIP-101). Blocks.
+    /// Cuts the log so that it ends at `offset` or at the start of the batch that holds it: a
+    /// follower follows its leader (KIP-101). Blocks.
     ///
     /// # Errors
     /// The file system's own; the log directory is offline then.
@@ -805,17 +901,23 @@ impl Log {
             inner.epochs_changed |= inner.epochs.truncate_from_end(offset);
             return Ok(());
         }
-        if offset < self.start_offset() || offset < self.segments.load().first().map_or(0, |segment| segment.base) {
+        if offset < self.start_offset()
+            || offset < self.segments.load().first().map_or(0, |segment| segment.base)
+        {
             return self.restart_at(&mut inner, offset);
         }
         let mut segments = self.segments.load().to_vec();
         let keep = segments.partition_point(|segment| segment.base <= offset).max(1);
         let gone = segments.split_off(keep);
         let Some(active) = segments.last().cloned() else { return Ok(()) };
-        let malformed = |error: ReadError| LogError::Malformed { path: active.path(".log"), reason: error.to_string() };
+        let malformed = |error: ReadError| LogError::Malformed {
+            path: active.path(".log"),
+            reason: error.to_string(),
+        };
         let (position, end) = match active.find(offset).map_err(malformed)? {
             Some((position, header)) => (position, header.base_offset.max(active.base)),
-            // In a gap between two batches: the log ends where the one before it does, as recovery will see it.
+            // In a gap between two batches: the log ends where the one before it does, as recovery
+            // will see it.
             None => active
                 .files()
                 .map_err(ReadError::from)
@@ -823,7 +925,8 @@ impl Log {
                 .map_err(malformed)?
                 .unwrap_or((0, active.base)),
         };
-        // A batch is cut as a whole: the log may end before `offset`, and the recovery point may not lie past its end.
+        // A batch is cut as a whole: the log may end before `offset`, and the recovery point may
+        // not lie past its end.
         self.lower_recovery_point(end)?;
         self.remove_segments(&gone)?;
         active
@@ -842,7 +945,8 @@ impl Log {
         self.cut_state(&mut inner, end, position)
     }
 
-    /// Empties the log; it begins and ends at `offset`: a follower whose leader's log begins later. Blocks.
+    /// Empties the log; it begins and ends at `offset`: a follower whose leader's log begins later.
+    /// Blocks.
     ///
     /// # Errors
     /// The file system's own; the log directory is offline then.
@@ -866,21 +970,25 @@ impl Log {
 
     fn cut_state(&self, inner: &mut Inner, end: Offset, file_end: u64) -> Result<(), LogError> {
         lock(&self.cache).clear();
-        // Sealed segments that stay still wait for their trim and sync; the last one takes appends again.
+        // Sealed segments that stay still wait for their trim and sync; the last one takes appends
+        // again.
         let segments = self.segments.load_full();
         let sealed = segments.split_last().map_or(&[][..], |(_, sealed)| sealed);
         inner.unsynced.retain(|segment| sealed.iter().any(|kept| Arc::ptr_eq(kept, segment)));
         inner.epochs.truncate_from_end(end);
-        (inner.epochs_changed, inner.dir_changed, inner.file_end, inner.reserve) = (true, true, file_end, 0);
+        (inner.epochs_changed, inner.dir_changed, inner.file_end, inner.reserve) =
+            (true, true, file_end, 0);
         self.end.store(end, Ordering::Release);
         self.durable.fetch_min(end, Ordering::AcqRel);
         self.high_watermark.fetch_min(end, Ordering::AcqRel);
         self.recovery_point.fetch_min(end, Ordering::AcqRel);
-        inner.producers = recover::read_producers(&self.dir.disk, &self.path, &self.segments.load(), end)?;
+        inner.producers =
+            recover::read_producers(&self.dir.disk, &self.path, &self.segments.load(), end)?;
         Ok(())
     }
 
-    /// Before a cut: after a crash, a log that ends below what was written of it would be taken for damaged.
+    /// Before a cut: after a crash, a log that ends below what was written of it would be taken for
+    /// damaged.
     fn lower_recovery_point(&self, offset: Offset) -> Result<(), LogError> {
         if offset < self.recovery_point() {
             self.recovery_point.store(offset, Ordering::Release);
@@ -892,8 +1000,8 @@ impl Log {
         Ok(())
     }
 
-    /// Removes the newest segments, each durably before the one in front of it: a crash must not leave a hole, behind which old
-    /// records would be taken for the log's.
+    /// Removes the newest segments, each durably before the one in front of it: a crash must not
+    /// leave a hole, behind which old records would be taken for the log's.
     fn remove_segments(&self, segments: &[Arc<Segment>]) -> Result<(), LogError> {
         for segment in segments.iter().rev() {
             segment.retire().during("open", segment.path(".log"))?;
@@ -920,14 +1028,23 @@ struct Work {
     bytes: u64,
 }
 
-fn must_roll(inner: &Inner, active: &Segment, bytes: u64, last: &BatchHeader, config: &LogConfig, now: TimestampMs) -> bool {
+fn must_roll(
+    inner: &Inner,
+    active: &Segment,
+    bytes: u64,
+    last: &BatchHeader,
+    config: &LogConfig,
+    now: TimestampMs,
+) -> bool {
     let size = active.size();
     if size == 0 {
         return last.last_offset().saturating_sub(active.base) > i64::from(i32::MAX);
     }
     // As Kafka: with timestamps, by the records' own time, so that a copy of old data rolls alike.
     let waited = match inner.first_timestamp {
-        Some(first) if first >= 0 && last.max_timestamp >= 0 => last.max_timestamp.saturating_sub(first),
+        Some(first) if first >= 0 && last.max_timestamp >= 0 => {
+            last.max_timestamp.saturating_sub(first)
+        }
         _ => now.saturating_sub(inner.opened_ms),
     };
     size + bytes > config.segment_bytes.min(i32::MAX as u64)

@@ -1,13 +1,16 @@
-//! What a log directory keeps of its partitions across restarts: whose they are, and four offsets of each.
+//! What a log directory keeps of its partitions across restarts: whose they are, and four offsets
+//! of each.
 //!
-//! Kafka's checkpoint files know a partition by its name, and a name may be used again by another topic. Here every
-//! row belongs to one topic id:
-//! - A log changes a row only while the row has its topic id. What a deleted log still writes has no effect.
-//! - `partition-topic-ids`, the one file that is not Kafka's, says whose the rows are. At a start an offset counts only
-//!   for the directory that has the row's topic id. Without that file (Kafka has kept the directory) names are trusted.
-//! - A row enters that file when its directory is on the device and Kafka's files hold nothing of an older topic of that
-//!   name, and before a record of the partition is acknowledged. So a row without a directory is a lost directory, unless
-//!   its topic was deleted meanwhile.
+//! Kafka's checkpoint files know a partition by its name, and a name may be used again by another
+//! topic. Here every row belongs to one topic id:
+//! - A log changes a row only while the row has its topic id. What a deleted log still writes has
+//!   no effect.
+//! - `partition-topic-ids`, the one file that is not Kafka's, says whose the rows are. At a start
+//!   an offset counts only for the directory that has the row's topic id. Without that file (Kafka
+//!   has kept the directory) names are trusted.
+//! - A row enters that file when its directory is on the device and Kafka's files hold nothing of
+//!   an older topic of that name, and before a record of the partition is acknowledged. So a row
+//!   without a directory is a lost directory, unless its topic was deleted meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -17,7 +20,9 @@ use letterbox_env::Disk;
 use letterbox_env::panics::lock;
 
 use super::Log;
-use super::checkpoint::{self, CLEANER_OFFSETS, HIGH_WATERMARKS, LOG_STARTS, RECOVERY_POINTS, TOPIC_IDS};
+use super::checkpoint::{
+    self, CLEANER_OFFSETS, HIGH_WATERMARKS, LOG_STARTS, RECOVERY_POINTS, TOPIC_IDS,
+};
 use super::error::LogError;
 use letterbox_protocol::model::{Offset, TopicId};
 
@@ -32,8 +37,9 @@ pub(super) struct Kept {
     pub(super) high_watermark: Offset,
     /// Up to where it was compacted; `None`: never.
     pub(super) cleaned: Option<Offset>,
-    /// Up to where the device had the log when its offsets were written, exclusive: a log that ends before has lost records. Stands in no
-    /// file: it is the recovery point, and the high watermark where this broker wrote it (Kafka's may be ahead of the device).
+    /// Up to where the device had the log when its offsets were written, exclusive: a log that ends
+    /// before has lost records. Stands in no file: it is the recovery point, and the high watermark
+    /// where this broker wrote it (Kafka's may be ahead of the device).
     pub(super) durable_end: Offset,
 }
 
@@ -93,16 +99,22 @@ impl PartitionTable {
         read(HIGH_WATERMARKS, |kept, offset| kept.high_watermark = offset)?;
         read(CLEANER_OFFSETS, |kept, offset| kept.cleaned = Some(offset))?;
         for Row { kept, .. } in rows.of.values_mut() {
-            kept.durable_end = if is_ours { kept.recovery_point.max(kept.high_watermark) } else { kept.recovery_point };
+            kept.durable_end = if is_ours {
+                kept.recovery_point.max(kept.high_watermark)
+            } else {
+                kept.recovery_point
+            };
         }
         if is_ours {
-            let (of, gone): (BTreeMap<_, _>, BTreeMap<_, _>) = rows.of.into_iter().partition(|(_, row)| row.topic_id.is_some());
+            let (of, gone): (BTreeMap<_, _>, BTreeMap<_, _>) =
+                rows.of.into_iter().partition(|(_, row)| row.topic_id.is_some());
             (rows.of, rows.stale) = (of, gone.into_keys().collect());
         }
         Ok(Self { disk: disk.clone(), dir: dir.into(), is_unread: false, rows: Mutex::new(rows) })
     }
 
-    /// The table of a log directory that cannot be used: nothing is known, and nothing will be written.
+    /// The table of a log directory that cannot be used: nothing is known, and nothing will be
+    /// written.
     pub(super) fn unread(disk: &Arc<dyn Disk>, dir: &Path) -> Self {
         Self { disk: disk.clone(), dir: dir.into(), is_unread: true, rows: Mutex::default() }
     }
@@ -128,11 +140,16 @@ impl PartitionTable {
 
     /// Every partition that is known to be of a topic.
     pub(super) fn all(&self) -> Vec<(Name, TopicId)> {
-        self.rows().of.iter().filter_map(|(name, row)| Some((name.clone(), row.topic_id?))).collect()
+        self.rows()
+            .of
+            .iter()
+            .filter_map(|(name, row)| Some((name.clone(), row.topic_id?)))
+            .collect()
     }
 
-    /// Gives the row to the directory of `topic_id` that was found, and what is known of that directory: nothing, when
-    /// the row was another topic's. In memory: see [`PartitionTable::write_changed`].
+    /// Gives the row to the directory of `topic_id` that was found, and what is known of that
+    /// directory: nothing, when the row was another topic's. In memory: see
+    /// [`PartitionTable::write_changed`].
     pub(super) fn claim(&self, name: &Name, topic_id: TopicId) -> Kept {
         let mut rows = self.rows();
         let row = rows.of.entry(name.clone()).or_default();
@@ -148,15 +165,20 @@ impl PartitionTable {
         kept
     }
 
-    /// Begins the rows of new partitions, whose directories are on the device: with nothing of what was known under their
-    /// names before. Blocks.
+    /// Begins the rows of new partitions, whose directories are on the device: with nothing of what
+    /// was known under their names before. Blocks.
     ///
     /// # Errors
-    /// The file system's own; nothing may be appended to these partitions then, and the rows are not there.
+    /// The file system's own; nothing may be appended to these partitions then, and the rows are
+    /// not there.
     pub(super) fn add(&self, new: &[(Name, TopicId)]) -> Result<(), LogError> {
         let mut rows = self.rows();
         for (name, topic_id) in new {
-            if rows.of.insert(name.clone(), Row { topic_id: Some(*topic_id), kept: Kept::default() }).is_some() {
+            if rows
+                .of
+                .insert(name.clone(), Row { topic_id: Some(*topic_id), kept: Kept::default() })
+                .is_some()
+            {
                 rows.stale.insert(name.clone());
             }
         }
@@ -170,12 +192,14 @@ impl PartitionTable {
         written
     }
 
-    /// Forgets partitions that are gone; a row that has another topic id by now stays. In memory: the files follow with
-    /// the next pass, and before the name is used again.
+    /// Forgets partitions that are gone; a row that has another topic id by now stays. In memory:
+    /// the files follow with the next pass, and before the name is used again.
     pub(super) fn forget<'a>(&self, gone: impl IntoIterator<Item = (&'a Name, Option<TopicId>)>) {
         let mut rows = self.rows();
         for (name, topic_id) in gone {
-            if rows.of.get(name).is_some_and(|row| row.topic_id.is_none() || topic_id.is_none() || row.topic_id == topic_id) {
+            if rows.of.get(name).is_some_and(|row| {
+                row.topic_id.is_none() || topic_id.is_none() || row.topic_id == topic_id
+            }) {
                 rows.of.remove(name);
                 rows.stale.insert(name.clone());
                 rows.ids_changed = true;
@@ -186,25 +210,34 @@ impl PartitionTable {
     /// Writes what [`PartitionTable::claim`] and [`PartitionTable::forget`] changed. Blocks.
     ///
     /// # Errors
-    /// The file system's own; it is written the next time, and what is not written is not trusted at a start.
+    /// The file system's own; it is written the next time, and what is not written is not trusted
+    /// at a start.
     pub(super) fn write_changed(&self) -> Result<(), LogError> {
         let mut rows = self.rows();
         if rows.ids_changed { self.write_ids(&mut rows) } else { Ok(()) }
     }
 
     /// Writes the recovery points of these logs. Blocks.
-    pub(super) fn set_recovery_points<'a>(&self, logs: impl IntoIterator<Item = &'a Log>) -> Result<(), LogError> {
+    pub(super) fn set_recovery_points<'a>(
+        &self,
+        logs: impl IntoIterator<Item = &'a Log>,
+    ) -> Result<(), LogError> {
         let mut rows = self.rows();
         rows.change(logs, |kept, log| kept.recovery_point = log.recovery_point());
         self.write(&rows, RECOVERY_POINTS)
     }
 
-    /// Writes the high watermarks and log start offsets of these logs, and what deleted ones have left. Of a high watermark that is
-    /// ahead of the device (`flush.on.ack=false`) only what the device has, so that a start may ask for all of it. Blocks.
-    pub(super) fn set_positions<'a>(&self, logs: impl IntoIterator<Item = &'a Log>) -> Result<(), LogError> {
+    /// Writes the high watermarks and log start offsets of these logs, and what deleted ones have
+    /// left. Of a high watermark that is ahead of the device (`flush.on.ack=false`) only what the
+    /// device has, so that a start may ask for all of it. Blocks.
+    pub(super) fn set_positions<'a>(
+        &self,
+        logs: impl IntoIterator<Item = &'a Log>,
+    ) -> Result<(), LogError> {
         let mut rows = self.rows();
         rows.change(logs, |kept, log| {
-            (kept.high_watermark, kept.log_start) = (log.high_watermark().min(log.synced_end()), log.start_offset());
+            (kept.high_watermark, kept.log_start) =
+                (log.high_watermark().min(log.synced_end()), log.start_offset());
             kept.durable_end = kept.recovery_point.max(kept.high_watermark);
         });
         self.write(&rows, HIGH_WATERMARKS)?;
@@ -215,13 +248,22 @@ impl PartitionTable {
     /// Up to where a log was compacted.
     pub(super) fn cleaned(&self, log: &Log) -> Offset {
         let name = (log.topic().clone(), log.partition());
-        self.rows().of.get(&name).filter(|row| row.topic_id == Some(log.topic_id())).and_then(|row| row.kept.cleaned).unwrap_or(0)
+        self.rows()
+            .of
+            .get(&name)
+            .filter(|row| row.topic_id == Some(log.topic_id()))
+            .and_then(|row| row.kept.cleaned)
+            .unwrap_or(0)
     }
 
     /// Notes up to where a log was compacted. Blocks.
     pub(super) fn set_cleaned(&self, log: &Log, offset: Offset) -> Result<(), LogError> {
         let mut rows = self.rows();
-        if rows.change([log], |kept, _| kept.cleaned = Some(offset)) { self.write(&rows, CLEANER_OFFSETS) } else { Ok(()) }
+        if rows.change([log], |kept, _| kept.cleaned = Some(offset)) {
+            self.write(&rows, CLEANER_OFFSETS)
+        } else {
+            Ok(())
+        }
     }
 
     fn write_ids(&self, rows: &mut Rows) -> Result<(), LogError> {
@@ -234,7 +276,10 @@ impl PartitionTable {
             }
             rows.stale.clear();
         }
-        let ids = rows.of.iter().filter_map(|((topic, partition), row)| Some((&**topic, *partition, row.topic_id?)));
+        let ids = rows
+            .of
+            .iter()
+            .filter_map(|((topic, partition), row)| Some((&**topic, *partition, row.topic_id?)));
         checkpoint::write_topic_ids(&*self.disk, &self.dir.join(TOPIC_IDS), ids)?;
         rows.ids_changed = false;
         Ok(())
@@ -250,14 +295,20 @@ impl PartitionTable {
             HIGH_WATERMARKS => Some(kept.high_watermark),
             _ => kept.cleaned,
         };
-        let offsets = rows.of.iter().filter_map(|((topic, partition), row)| Some((&**topic, *partition, offset(&row.kept)?)));
+        let offsets = rows.of.iter().filter_map(|((topic, partition), row)| {
+            Some((&**topic, *partition, offset(&row.kept)?))
+        });
         checkpoint::write_offsets(&*self.disk, &self.dir.join(file), offsets)
     }
 }
 
 impl Rows {
     /// Tells whether anything is different now.
-    fn change<'a>(&mut self, logs: impl IntoIterator<Item = &'a Log>, change: impl Fn(&mut Kept, &Log)) -> bool {
+    fn change<'a>(
+        &mut self,
+        logs: impl IntoIterator<Item = &'a Log>,
+        change: impl Fn(&mut Kept, &Log),
+    ) -> bool {
         let mut changed = false;
         for log in logs {
             let row = self.of.get_mut(&(log.topic().clone(), log.partition()));

@@ -1,10 +1,11 @@
 //! What is known of each idempotent producer: its epoch and its last five batches.
 //!
-//! Snapshots are in Kafka's format. Kafka stores only the last batch of each producer; we store up to five
-//! entries per producer, oldest first, of which Kafka keeps the last it reads, so that a retry of any batch in
-//! flight is recognised after a restart too.
+//! Snapshots are in Kafka's format. Kafka stores only the last batch of each producer; we store up
+//! to five entries per producer, oldest first, of which Kafka keeps the last it reads, so that a
+//! retry of any batch in flight is recognised after a restart too.
 //!
-//! Source: KIP-98; Apache Kafka's ProducerAppendInfo and ProducerStateManager for what they leave open.
+//! Source: KIP-98; Apache Kafka's ProducerAppendInfo and ProducerStateManager for what they leave
+//! open.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -14,7 +15,8 @@ use super::error::AppendError;
 use letterbox_protocol::batch::{BatchHeader, crc32c, increment_sequence};
 use letterbox_protocol::model::{Offset, ProducerId, TimestampMs};
 
-/// Batches a producer may have in flight (`max.in.flight.requests.per.connection` of an idempotent one).
+/// Batches a producer may have in flight (`max.in.flight.requests.per.connection` of an idempotent
+/// one).
 const BATCHES_MAX: usize = 5;
 const SNAPSHOT_VERSION: i16 = 1;
 const SNAPSHOT_HEADER: usize = 10;
@@ -43,7 +45,8 @@ struct Producer {
     epoch: i16,
     batches: VecDeque<Entry>,
     last_timestamp: TimestampMs,
-    /// Since when nothing came from it; `None` when something came after the last look. What a snapshot brought is as old as its records.
+    /// Since when nothing came from it; `None` when something came after the last look. What a
+    /// snapshot brought is as old as its records.
     idle_since: Option<TimestampMs>,
 }
 
@@ -75,12 +78,17 @@ pub(super) struct Producers {
 }
 
 impl Producers {
-    /// Whether a client's batch follows what its producer sent before; `Some` when it is one of the last five.
+    /// Whether a client's batch follows what its producer sent before; `Some` when it is one of the
+    /// last five.
     pub(super) fn check(&self, header: &BatchHeader) -> Result<Option<Duplicate>, AppendError> {
         let Some(producer) = self.by_id.get(&header.producer_id) else { return Ok(None) };
         let (id, epoch) = (header.producer_id, header.producer_epoch);
         if epoch < producer.epoch {
-            return Err(AppendError::InvalidProducerEpoch { producer_id: id, epoch, current: producer.epoch });
+            return Err(AppendError::InvalidProducerEpoch {
+                producer_id: id,
+                epoch,
+                current: producer.epoch,
+            });
         }
         let (first, last) = (header.base_sequence, header.last_sequence());
         let out_of_order = |last_sequence| AppendError::OutOfOrderSequenceNumber {
@@ -92,9 +100,17 @@ impl Producers {
         if epoch > producer.epoch {
             return if first == 0 { Ok(None) } else { Err(out_of_order(-1)) };
         }
-        if let Some(entry) = producer.batches.iter().find(|entry| entry.last_sequence == last && entry.first_sequence() == first) {
+        if let Some(entry) = producer
+            .batches
+            .iter()
+            .find(|entry| entry.last_sequence == last && entry.first_sequence() == first)
+        {
             let base_offset = entry.last_offset.saturating_sub(i64::from(entry.offset_delta));
-            return Ok(Some(Duplicate { base_offset, last_offset: entry.last_offset, timestamp: entry.timestamp }));
+            return Ok(Some(Duplicate {
+                base_offset,
+                last_offset: entry.last_offset,
+                timestamp: entry.timestamp,
+            }));
         }
         let last_sequence = producer.batches.back().map_or(-1, |entry| entry.last_sequence);
         let expected = if last_sequence < 0 { 0 } else { increment_sequence(last_sequence, 1) };
@@ -138,13 +154,17 @@ impl Producers {
         self.by_id.iter().map(view).collect()
     }
 
-    /// Forgets producers that have sent nothing for `expiration_ms` (`producer.id.expiration.ms`). What counts is when their batches
-    /// came, not the timestamps of their records: who sends records of last year is still known when it sends one of them again.
+    /// Forgets producers that have sent nothing for `expiration_ms` (`producer.id.expiration.ms`).
+    /// What counts is when their batches came, not the timestamps of their records: who sends
+    /// records of last year is still known when it sends one of them again.
     pub(super) fn expire(&mut self, now: TimestampMs, expiration_ms: i64) {
-        self.by_id.retain(|_, producer| now.saturating_sub(*producer.idle_since.get_or_insert(now)) < expiration_ms);
+        self.by_id.retain(|_, producer| {
+            now.saturating_sub(*producer.idle_since.get_or_insert(now)) < expiration_ms
+        });
     }
 
-    /// Whether the batch is the last its producer sent: compaction keeps it, empty, so that the sequence survives.
+    /// Whether the batch is the last its producer sent: compaction keeps it, empty, so that the
+    /// sequence survives.
     pub(super) fn is_last_of_producer(&self, header: &BatchHeader) -> bool {
         self.by_id
             .get(&header.producer_id)
@@ -160,8 +180,17 @@ impl Producers {
         let mut entries = Vec::new();
         let mut count = 0i32;
         for (id, producer) in &self.by_id {
-            let none = Entry { last_sequence: -1, last_offset: -1, offset_delta: 0, timestamp: producer.last_timestamp };
-            let batches: Vec<Entry> = if producer.batches.is_empty() { vec![none] } else { producer.batches.iter().copied().collect() };
+            let none = Entry {
+                last_sequence: -1,
+                last_offset: -1,
+                offset_delta: 0,
+                timestamp: producer.last_timestamp,
+            };
+            let batches: Vec<Entry> = if producer.batches.is_empty() {
+                vec![none]
+            } else {
+                producer.batches.iter().copied().collect()
+            };
             for entry in batches {
                 count = count.saturating_add(1);
                 entries.put_i64(*id);
@@ -186,7 +215,10 @@ impl Producers {
     /// `None` when the bytes are not a whole snapshot.
     pub(super) fn from_snapshot(bytes: &[u8]) -> Option<Self> {
         let mut rest = bytes;
-        if rest.len() < SNAPSHOT_HEADER || rest.get_i16() != SNAPSHOT_VERSION || rest.get_u32() != crc32c(rest) {
+        if rest.len() < SNAPSHOT_HEADER
+            || rest.get_i16() != SNAPSHOT_VERSION
+            || rest.get_u32() != crc32c(rest)
+        {
             return None;
         }
         let count = usize::try_from(rest.get_i32()).ok()?;
@@ -253,13 +285,19 @@ mod tests {
     #[test]
     fn five_batches_are_known_and_the_next_must_follow() {
         let mut producers = Producers::default();
-        assert_eq!(code(&producers, &batch(0, 17, 1, 0)), 0, "an unknown producer may begin anywhere");
+        assert_eq!(
+            code(&producers, &batch(0, 17, 1, 0)),
+            0,
+            "an unknown producer may begin anywhere"
+        );
         for i in 0..6 {
             let header = batch(3, i * 2, 2, 100 + i64::from(i) * 2);
             assert_eq!(code(&producers, &header), 0);
             producers.note(&header);
         }
-        for restored in [producers.clone(), Producers::from_snapshot(&producers.to_snapshot()).unwrap()] {
+        for restored in
+            [producers.clone(), Producers::from_snapshot(&producers.to_snapshot()).unwrap()]
+        {
             assert_eq!(restored.to_snapshot(), producers.to_snapshot());
             assert_eq!(
                 restored.check(&batch(3, 2, 2, 0)).unwrap(),

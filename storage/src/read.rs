@@ -19,9 +19,9 @@ use letterbox_protocol::model::{Offset, TimestampMs};
 const ATTEMPTS: usize = 3;
 
 impl Log {
-    /// Reads whole batches from the tail cache, beginning with the one that holds `from`: at most `max_bytes`
-    /// of them (`at_least_one_batch`: the first even when it is larger), with last offsets before `end`.
-    /// `Ok(None)`: not in memory; ask [`Log::read_from_disk`].
+    /// Reads whole batches from the tail cache, beginning with the one that holds `from`: at most
+    /// `max_bytes` of them (`at_least_one_batch`: the first even when it is larger), with last
+    /// offsets before `end`. `Ok(None)`: not in memory; ask [`Log::read_from_disk`].
     ///
     /// # Errors
     /// `OffsetOutOfRange`.
@@ -40,18 +40,33 @@ impl Log {
         Ok(cache.read(from, max_bytes, end, at_least_one_batch))
     }
 
-    /// As [`Log::read_from_disk`], but `None` instead of waiting for the device; also when anything is wrong, which is told there.
-    pub fn try_read_from_page_cache(&self, from: Offset, max_bytes: usize, end: Offset, at_least_one_batch: bool) -> Option<ReadResult> {
-        let in_memory = |segment: &Segment| segment.files_in_memory().map(Arc::new).ok_or_else(|| io::ErrorKind::WouldBlock.into());
+    /// As [`Log::read_from_disk`], but `None` instead of waiting for the device; also when anything
+    /// is wrong, which is told there.
+    pub fn try_read_from_page_cache(
+        &self,
+        from: Offset,
+        max_bytes: usize,
+        end: Offset,
+        at_least_one_batch: bool,
+    ) -> Option<ReadResult> {
+        let in_memory = |segment: &Segment| {
+            segment.files_in_memory().map(Arc::new).ok_or_else(|| io::ErrorKind::WouldBlock.into())
+        };
         self.read_with(in_memory, from, max_bytes, end, at_least_one_batch).ok()
     }
 
-    /// As [`Log::try_read_cached`], from the files. Blocks when they are cold. The content is not read: only
-    /// headers, to find where batches begin.
+    /// As [`Log::try_read_cached`], from the files. Blocks when they are cold. The content is not
+    /// read: only headers, to find where batches begin.
     ///
     /// # Errors
     /// `OffsetOutOfRange`; `Corrupt`; `Io`.
-    pub fn read_from_disk(&self, from: Offset, max_bytes: usize, end: Offset, at_least_one_batch: bool) -> Result<ReadResult, ReadError> {
+    pub fn read_from_disk(
+        &self,
+        from: Offset,
+        max_bytes: usize,
+        end: Offset,
+        at_least_one_batch: bool,
+    ) -> Result<ReadResult, ReadError> {
         self.retrying(|| self.read_with(Segment::files, from, max_bytes, end, at_least_one_batch))
     }
 
@@ -68,7 +83,16 @@ impl Log {
         let segments = self.segments.load_full();
         let first = segments.partition_point(|segment| segment.base <= from).saturating_sub(1);
         for segment in segments.iter().skip(first) {
-            if result.next_offset >= end || !read_segment(segment, &*files_of(segment)?, &mut result, max_bytes, end, at_least_one_batch)? {
+            if result.next_offset >= end
+                || !read_segment(
+                    segment,
+                    &*files_of(segment)?,
+                    &mut result,
+                    max_bytes,
+                    end,
+                    at_least_one_batch,
+                )?
+            {
                 break;
             }
         }
@@ -88,7 +112,11 @@ impl Log {
         let mut attempt = 1;
         loop {
             match read() {
-                Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound && attempt < ATTEMPTS => attempt += 1,
+                Err(ReadError::Io(error))
+                    if error.kind() == io::ErrorKind::NotFound && attempt < ATTEMPTS =>
+                {
+                    attempt += 1
+                }
                 result => return result,
             }
         }
@@ -98,13 +126,20 @@ impl Log {
     ///
     /// # Errors
     /// `Corrupt`; `Io`.
-    pub fn offset_for_timestamp(&self, timestamp: TimestampMs) -> Result<Option<TimestampOffset>, ReadError> {
+    pub fn offset_for_timestamp(
+        &self,
+        timestamp: TimestampMs,
+    ) -> Result<Option<TimestampOffset>, ReadError> {
         self.retrying(|| {
             let start = self.start_offset();
             for segment in self.segments.load_full().iter() {
                 if segment.max_timestamp()?.is_some_and(|max| max.0 >= timestamp)
-                    && let Some(found) =
-                        self.find_record(segment, segment.offset_before(timestamp)?.max(start), start, |time| time >= timestamp)?
+                    && let Some(found) = self.find_record(
+                        segment,
+                        segment.offset_before(timestamp)?.max(start),
+                        start,
+                        |time| time >= timestamp,
+                    )?
                 {
                     return Ok(Some(found));
                 }
@@ -129,7 +164,9 @@ impl Log {
                 }
             }
             let Some((largest, segment)) = largest else { return Ok(None) };
-            self.find_record(&segment, segment.offset_before(largest)?.max(start), start, |time| time >= largest)
+            self.find_record(&segment, segment.offset_before(largest)?.max(start), start, |time| {
+                time >= largest
+            })
         })
     }
 
@@ -142,12 +179,20 @@ impl Log {
     ) -> Result<Option<TimestampOffset>, ReadError> {
         let Some((position, _)) = segment.find(from)? else { return Ok(None) };
         for batch in segment.scan_from(position)? {
-            let (at, header) =
-                batch.map_err(|(position, error)| ReadError::Corrupt { segment: segment.base, position, reason: error.to_string() })?;
+            let (at, header) = batch.map_err(|(position, error)| ReadError::Corrupt {
+                segment: segment.base,
+                position,
+                reason: error.to_string(),
+            })?;
             if header.last_offset() >= start && wanted(header.max_timestamp) {
-                let damaged = |reason: String| ReadError::Corrupt { segment: segment.base, position: at, reason };
+                let damaged = |reason: String| ReadError::Corrupt {
+                    segment: segment.base,
+                    position: at,
+                    reason,
+                };
                 let bytes = segment.read_batch(at, &header)?;
-                let found = record_in(&bytes, &header, start, &self.config(), &wanted).map_err(damaged)?;
+                let found =
+                    record_in(&bytes, &header, start, &self.config(), &wanted).map_err(damaged)?;
                 if found.is_some() {
                     return Ok(found);
                 }
@@ -167,15 +212,24 @@ fn record_in(
     let (batch, _) = Batch::split(bytes).map_err(|error| error.to_string())?;
     let codec = header.compression().map_err(|error| error.to_string())?;
     // As a stream: a batch may unpack to much more memory than there is.
-    let unpacked = decompress(codec, batch.records_bytes(), config.batch_unpacked_max()).map_err(|error| error.to_string())?;
+    let unpacked = decompress(codec, batch.records_bytes(), config.batch_unpacked_max())
+        .map_err(|error| error.to_string())?;
     let mut stream = BufReader::with_capacity(16 << 10, unpacked);
-    let record_max = if codec == Compression::None { u64::MAX } else { config.max_decompressed_bytes };
+    let record_max =
+        if codec == Compression::None { u64::MAX } else { config.max_decompressed_bytes };
     for _ in 0..header.records_count {
-        let record = RecordShape::read(&mut stream, record_max).map_err(|error| error.to_string())?;
-        let (timestamp, offset) =
-            (header.timestamp(record.timestamp_delta), header.base_offset.saturating_add(i64::from(record.offset_delta)));
+        let record =
+            RecordShape::read(&mut stream, record_max).map_err(|error| error.to_string())?;
+        let (timestamp, offset) = (
+            header.timestamp(record.timestamp_delta),
+            header.base_offset.saturating_add(i64::from(record.offset_delta)),
+        );
         if offset >= start && wanted(timestamp) {
-            return Ok(Some(TimestampOffset { timestamp, offset, leader_epoch: header.leader_epoch }));
+            return Ok(Some(TimestampOffset {
+                timestamp,
+                offset,
+                leader_epoch: header.leader_epoch,
+            }));
         }
     }
     Ok(None)
@@ -199,7 +253,9 @@ fn read_segment(
     let found = segment.end_of_batches(files, start, size.min(start.saturating_add(left)), end)?;
     let (stop, next_offset) = match found {
         Some(found) => found,
-        None if at_least_one && result.bytes == 0 => (start + first.size() as u64, first.next_offset()),
+        None if at_least_one && result.bytes == 0 => {
+            (start + first.size() as u64, first.next_offset())
+        }
         None => return Ok(false),
     };
     let len = usize::try_from(stop - start).unwrap_or(usize::MAX);

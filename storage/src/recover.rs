@@ -1,9 +1,10 @@
 //! Opening a partition's directory: what is trusted, what is looked at, and what is cut.
 //!
-//! Segments that end below the recovery point are trusted. Past it, every batch is checked, and the log
-//! ends in front of the first that is not whole: a torn tail, or the reserve. Below the recovery point, or below
-//! the high watermark that was last written, a batch that is not whole is lost data, and the partition is not opened:
-//! cutting there would drop acknowledged records without a word.
+//! Segments that end below the recovery point are trusted. Past it, every batch is checked, and the
+//! log ends in front of the first that is not whole: a torn tail, or the reserve. Below the
+//! recovery point, or below the high watermark that was last written, a batch that is not whole is
+//! lost data, and the partition is not opened: cutting there would drop acknowledged records
+//! without a word.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -31,8 +32,8 @@ pub struct Recovered {
     /// The files of the active segment are not made yet, or not durable.
     pub(super) dir_changed: bool,
     pub(super) producers: Producers,
-    /// Segments in front of the active one that were looked at. Their indexes were made anew and are not durable; the recovery point
-    /// must not pass them before that.
+    /// Segments in front of the active one that were looked at. Their indexes were made anew and
+    /// are not durable; the recovery point must not pass them before that.
     pub(super) unsynced: Vec<Arc<Segment>>,
     /// As [`Segment::first_timestamp`] of the active segment.
     pub(super) first_timestamp: Option<TimestampMs>,
@@ -68,9 +69,10 @@ impl Recovered {
 
 /// Opens the partition directory `dir`. Blocks.
 ///
-/// `recovery_point`: what lies below it needs no look. `durable_end`: below it everything was durable too; one before the recovery
-/// point says nothing. `clean`: the broker was stopped in order, and checksums of what lies past the recovery point need no look.
-/// `start`: where a log without segments begins.
+/// `recovery_point`: what lies below it needs no look. `durable_end`: below it everything was
+/// durable too; one before the recovery point says nothing. `clean`: the broker was stopped in
+/// order, and checksums of what lies past the recovery point need no look. `start`: where a log
+/// without segments begins.
 ///
 /// # Errors
 /// `Corrupt` when something that was durable is damaged or gone; `Malformed`; `Io`.
@@ -83,21 +85,33 @@ pub fn recover(
     clean: bool,
 ) -> Result<Recovered, LogError> {
     let durable_end = durable_end.max(recovery_point);
-    let names: Vec<String> =
-        disk.list(dir).during("list", dir)?.into_iter().filter(|entry| !entry.is_dir).map(|entry| entry.name).collect();
-    for name in names.iter().filter(|name| [".deleted", ".cleaned", ".tmp"].iter().any(|suffix| name.ends_with(suffix))) {
+    let names: Vec<String> = disk
+        .list(dir)
+        .during("list", dir)?
+        .into_iter()
+        .filter(|entry| !entry.is_dir)
+        .map(|entry| entry.name)
+        .collect();
+    for name in names
+        .iter()
+        .filter(|name| [".deleted", ".cleaned", ".tmp"].iter().any(|suffix| name.ends_with(suffix)))
+    {
         disk.remove_file(&dir.join(name)).during("remove", dir.join(name))?;
     }
     if let Some(name) = names.iter().find(|name| name.ends_with(".swap")) {
         return Err(LogError::Malformed {
             path: dir.join(name),
-            reason: "compaction was interrupted while it replaced a segment; start Apache Kafka on it once, or remove the file".into(),
+            reason:
+                "compaction was interrupted while it replaced a segment; start Apache Kafka on \
+                it once, or remove the file"
+                    .into(),
         });
     }
     let mut segments = Vec::new();
     for base in names.iter().filter_map(|name| offset_of(name, ".log")) {
         let path = dir.join(file_name(base, ".log"));
-        let size = disk.open(&path, OpenMode::Read).and_then(|file| file.len()).during("open", &path)?;
+        let size =
+            disk.open(&path, OpenMode::Read).and_then(|file| file.len()).during("open", &path)?;
         segments.push(Arc::new(Segment::new(disk.clone(), dir, base, size)));
     }
     segments.sort_by_key(|segment| segment.base);
@@ -131,8 +145,20 @@ pub fn recover(
     Ok(found)
 }
 
-fn corrupt(path: &Path, position: u64, offset: Offset, durable_end: Offset, reason: impl ToString) -> LogError {
-    LogError::Corrupt { path: path.into(), position, offset, durable_end, reason: reason.to_string() }
+fn corrupt(
+    path: &Path,
+    position: u64,
+    offset: Offset,
+    durable_end: Offset,
+    reason: impl ToString,
+) -> LogError {
+    LogError::Corrupt {
+        path: path.into(),
+        position,
+        offset,
+        durable_end,
+        reason: reason.to_string(),
+    }
 }
 
 impl Recovered {
@@ -144,14 +170,17 @@ impl Recovered {
         durable_end: Offset,
         clean: bool,
     ) -> Result<(), LogError> {
-        // The last segment is always looked at, since only it tells where the log ends. One that ends exactly at
-        // the recovery point may have been rolled after it was written, and still carry its reserve.
-        let trusted = self.segments.windows(2).take_while(|pair| pair[1].base < recovery_point).count();
+        // The last segment is always looked at, since only it tells where the log ends. One that
+        // ends exactly at the recovery point may have been rolled after it was written, and still
+        // carry its reserve.
+        let trusted =
+            self.segments.windows(2).take_while(|pair| pair[1].base < recovery_point).count();
         let mut at = trusted;
         self.end_offset = self.segments.get(at).map_or(0, |segment| segment.base);
         while let Some(segment) = self.segments.get(at).cloned() {
             let path = segment.path(".log");
-            let whole = self.scan_segment(&segment, recovery_point, clean).during("recover", &path)?;
+            let whole =
+                self.scan_segment(&segment, recovery_point, clean).during("recover", &path)?;
             let (position, reason) = match whole {
                 Ok(()) => {
                     at += 1;
@@ -159,11 +188,18 @@ impl Recovered {
                 }
                 Err(torn) => torn,
             };
-            let follows = self.segments.get(at + 1).is_some_and(|next| next.base == self.end_offset);
-            let written = segment.files().and_then(|files| end_of_written(&*files.log, position)).during("read", &path)?;
+            let follows =
+                self.segments.get(at + 1).is_some_and(|next| next.base == self.end_offset);
+            let written = segment
+                .files()
+                .and_then(|files| end_of_written(&*files.log, position))
+                .during("read", &path)?;
             if follows && written == position {
                 // Not torn: the reserve of a segment that was rolled and not yet trimmed.
-                segment.files().and_then(|files| files.log.set_len(position)).during("trim", &path)?;
+                segment
+                    .files()
+                    .and_then(|files| files.log.set_len(position))
+                    .during("trim", &path)?;
                 segment.set_size(position);
                 at += 1;
                 continue;
@@ -176,7 +212,8 @@ impl Recovered {
             segment.set_size(position);
             for later in self.segments.drain(at + 1..).rev() {
                 let files = later.files().during("open", later.path(".log"))?;
-                self.bytes_cut += end_of_written(&*files.log, 0).during("read", later.path(".log"))?;
+                self.bytes_cut +=
+                    end_of_written(&*files.log, 0).during("read", later.path(".log"))?;
                 for suffix in [".log", ".index", ".timeindex", ".txnindex"] {
                     let path = later.path(suffix);
                     if disk.exists(&path).during("look for", &path)? {
@@ -200,7 +237,10 @@ impl Recovered {
         if !clean {
             // What is served from now on as durable has to be.
             for segment in self.segments.iter().skip(trusted) {
-                segment.files().and_then(|files| files.log.sync()).during("sync", segment.path(".log"))?;
+                segment
+                    .files()
+                    .and_then(|files| files.log.sync())
+                    .during("sync", segment.path(".log"))?;
             }
             disk.sync_dir(dir).during("sync", dir)?;
         }
@@ -208,9 +248,19 @@ impl Recovered {
     }
 
     /// Goes through the batches past the recovery point; the inner error is where and why they end.
-    fn scan_segment(&mut self, segment: &Segment, recovery_point: Offset, clean: bool) -> std::io::Result<Result<(), (u64, String)>> {
-        let start = if segment.size() == 0 { 0 } else { segment.cut_indexes(recovery_point.max(segment.base), clean)? };
-        // It was begun when the log ended there, even if compaction has removed what was in front of it.
+    fn scan_segment(
+        &mut self,
+        segment: &Segment,
+        recovery_point: Offset,
+        clean: bool,
+    ) -> std::io::Result<Result<(), (u64, String)>> {
+        let start = if segment.size() == 0 {
+            0
+        } else {
+            segment.cut_indexes(recovery_point.max(segment.base), clean)?
+        };
+        // It was begun when the log ended there, even if compaction has removed what was in front
+        // of it.
         self.end_offset = segment.base.max(self.end_offset);
         if segment.size() == 0 {
             return Ok(Ok(()));
@@ -223,18 +273,25 @@ impl Recovered {
                 Err((at, error)) => return Ok(Err((at, error.to_string()))),
             };
             if header.base_offset.to_be_bytes().first() == Some(&RESERVE_BYTE) {
-                // Torn at a sector that begins within the offset, which no checksum covers: what is there is still the reserve. It
-                // would pass for a gap, and the log would go on at an offset past all others.
+                // Torn at a sector that begins within the offset, which no checksum covers: what is
+                // there is still the reserve. It would pass for a gap, and the log would go on at
+                // an offset past all others.
                 return Ok(Err((at, "the offset of a batch was not written".to_owned())));
             }
             if header.base_offset < next || header.last_offset_delta < 0 {
-                return Ok(Err((at, format!("batch has offset {}, expected {next} or more", header.base_offset))));
+                return Ok(Err((
+                    at,
+                    format!("batch has offset {}, expected {next} or more", header.base_offset),
+                )));
             }
             if !clean {
                 self.bytes_scanned += header.size() as u64;
                 let computed = stored_crc(&*file, at, &header)?;
                 if computed != header.crc {
-                    return Ok(Err((at, format!("checksum is {computed:08x}, the batch says {:08x}", header.crc))));
+                    return Ok(Err((
+                        at,
+                        format!("checksum is {computed:08x}, the batch says {:08x}", header.crc),
+                    )));
                 }
             }
             segment.note(at, &header, INDEX_INTERVAL)?;
@@ -246,8 +303,8 @@ impl Recovered {
     }
 }
 
-/// Where the last byte that was written ends, from `position` on: what follows is reserve, or zeros where a crash has left the
-/// file longer than what was written to it.
+/// Where the last byte that was written ends, from `position` on: what follows is reserve, or zeros
+/// where a crash has left the file longer than what was written to it.
 fn end_of_written(file: &dyn File, position: u64) -> std::io::Result<u64> {
     let (mut at, mut end) = (position, position);
     let mut buffer = vec![0; CHUNK];
@@ -256,7 +313,9 @@ fn end_of_written(file: &dyn File, position: u64) -> std::io::Result<u64> {
         if n == 0 {
             return Ok(end);
         }
-        if let Some(last) = buffer.iter().take(n).rposition(|byte| !matches!(*byte, 0 | RESERVE_BYTE)) {
+        if let Some(last) =
+            buffer.iter().take(n).rposition(|byte| !matches!(*byte, 0 | RESERVE_BYTE))
+        {
             end = at + last as u64 + 1;
         }
         at += n as u64;
@@ -265,10 +324,10 @@ fn end_of_written(file: &dyn File, position: u64) -> std::io::Result<u64> {
 
 /// The checksum of a stored batch, in pieces: a damaged length must not become an allocation.
 ///
-/// Each piece is written back as it was read. After a sync that failed in an earlier run, the kernel still shows
-/// bytes that the device does not have and takes them for written: the sync at the end of the recovery would say
-/// yes to them, and a power cut would take them, with all that was acknowledged after them. Written again, they
-/// are the device's or the sync fails.
+/// Each piece is written back as it was read. After a sync that failed in an earlier run, the
+/// kernel still shows bytes that the device does not have and takes them for written: the sync at
+/// the end of the recovery would say yes to them, and a power cut would take them, with all that
+/// was acknowledged after them. Written again, they are the device's or the sync fails.
 fn stored_crc(file: &dyn File, position: u64, header: &BatchHeader) -> std::io::Result<u32> {
     let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
     let (mut at, end) = (position, position + header.size() as u64);
@@ -288,14 +347,21 @@ fn stored_crc(file: &dyn File, position: u64, header: &BatchHeader) -> std::io::
 }
 
 /// The producers as of `end`: the newest usable snapshot, and the headers after it.
-pub(super) fn read_producers(disk: &Arc<dyn Disk>, dir: &Path, segments: &[Arc<Segment>], end: Offset) -> Result<Producers, LogError> {
+pub(super) fn read_producers(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    segments: &[Arc<Segment>],
+    end: Offset,
+) -> Result<Producers, LogError> {
     let mut from = segments.first().map_or(0, |segment| segment.base);
     let mut producers = Producers::default();
     for offset in snapshots(disk, dir)?.into_iter().rev() {
         let path = dir.join(file_name(offset, ".snapshot"));
         if offset > end {
             disk.remove_file(&path).during("remove", &path)?;
-        } else if let Some(read) = Producers::from_snapshot(&disk.read(&path).during("read", &path)?) {
+        } else if let Some(read) =
+            Producers::from_snapshot(&disk.read(&path).during("read", &path)?)
+        {
             (producers, from) = (read, offset.max(from));
             break;
         }
@@ -303,8 +369,10 @@ pub(super) fn read_producers(disk: &Arc<dyn Disk>, dir: &Path, segments: &[Arc<S
     let first = segments.partition_point(|segment| segment.base <= from).saturating_sub(1);
     for segment in segments.iter().skip(first) {
         let path = segment.path(".log");
-        let Some((position, _)) =
-            segment.find(from).map_err(|error| LogError::Malformed { path: path.clone(), reason: error.to_string() })?
+        let Some((position, _)) = segment.find(from).map_err(|error| LogError::Malformed {
+            path: path.clone(),
+            reason: error.to_string(),
+        })?
         else {
             continue;
         };
@@ -321,15 +389,26 @@ pub(super) fn read_producers(disk: &Arc<dyn Disk>, dir: &Path, segments: &[Arc<S
 }
 
 fn snapshots(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Vec<Offset>, LogError> {
-    let mut offsets: Vec<_> = disk.list(dir).during("list", dir)?.iter().filter_map(|entry| offset_of(&entry.name, ".snapshot")).collect();
+    let mut offsets: Vec<_> = disk
+        .list(dir)
+        .during("list", dir)?
+        .iter()
+        .filter_map(|entry| offset_of(&entry.name, ".snapshot"))
+        .collect();
     offsets.sort_unstable();
     Ok(offsets)
 }
 
 /// Writes the snapshot of `offset` and removes the oldest.
-pub(super) fn write_snapshot(disk: &Arc<dyn Disk>, dir: &Path, offset: Offset, bytes: &[u8]) -> std::io::Result<()> {
+pub(super) fn write_snapshot(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    offset: Offset,
+    bytes: &[u8],
+) -> std::io::Result<()> {
     disk.write_atomically(&dir.join(file_name(offset, ".snapshot")), bytes)?;
-    let mut known: Vec<_> = disk.list(dir)?.iter().filter_map(|entry| offset_of(&entry.name, ".snapshot")).collect();
+    let mut known: Vec<_> =
+        disk.list(dir)?.iter().filter_map(|entry| offset_of(&entry.name, ".snapshot")).collect();
     known.sort_unstable();
     for old in known.iter().rev().skip(SNAPSHOTS_KEPT) {
         disk.remove_file(&dir.join(file_name(*old, ".snapshot")))?;

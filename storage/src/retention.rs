@@ -16,22 +16,28 @@ use letterbox_protocol::model::TimestampMs;
 const AT_ONCE: usize = 64;
 
 impl Log {
-    /// Takes away the oldest segments that lie before the log start, are older than `retention.ms`, or are beyond
-    /// `retention.bytes`; never past the high watermark. Gives the renamed files, to be removed after
-    /// `file.delete.delay.ms`; as long as it gives some there may be more to take away. Blocks.
+    /// Takes away the oldest segments that lie before the log start, are older than `retention.ms`,
+    /// or are beyond `retention.bytes`; never past the high watermark. Gives the renamed files, to
+    /// be removed after `file.delete.delay.ms`; as long as it gives some there may be more to take
+    /// away. Blocks.
     ///
     /// # Errors
     /// The file system's own.
     pub(super) fn apply_retention(&self, now: TimestampMs) -> Result<Vec<PathBuf>, LogError> {
-        // Cold indexes are read here, where nobody waits. The decision is made below, while nothing is appended:
-        // a batch that came in meanwhile makes the active segment young again.
-        let candidates = self.deletable(now, &self.segments.load_full(), usize::MAX).during("look at segments of", &self.path)?;
+        // Cold indexes are read here, where nobody waits. The decision is made below, while nothing
+        // is appended: a batch that came in meanwhile makes the active segment young again.
+        let candidates = self
+            .deletable(now, &self.segments.load_full(), usize::MAX)
+            .during("look at segments of", &self.path)?;
         if candidates == 0 && lock(&self.renaming).is_over() {
             return Ok(Vec::new());
         }
         let Ok(_one) = self.disk_work() else { return Ok(Vec::new()) };
-        let gone =
-            self.take_oldest(now, |segments| Ok(self.deletable(now, segments, candidates)?.min(AT_ONCE))).during("roll", &self.path)?;
+        let gone = self
+            .take_oldest(now, |segments| {
+                Ok(self.deletable(now, segments, candidates)?.min(AT_ONCE))
+            })
+            .during("roll", &self.path)?;
         if !gone.is_empty() {
             self.forget_before_start();
             tracing::info!(topic = %self.topic(), partition = self.partition(), segments = gone.len(), log_start_offset = self.start_offset(), "deleted old segments");
@@ -40,9 +46,15 @@ impl Log {
     }
 
     /// How many of the oldest segments may go; `limit` at most.
-    fn deletable(&self, now: TimestampMs, segments: &[Arc<Segment>], limit: usize) -> io::Result<usize> {
+    fn deletable(
+        &self,
+        now: TimestampMs,
+        segments: &[Arc<Segment>],
+        limit: usize,
+    ) -> io::Result<usize> {
         let config = self.config();
-        let (high_watermark, start, end) = (self.high_watermark(), self.start_offset(), self.end_offset());
+        let (high_watermark, start, end) =
+            (self.high_watermark(), self.start_offset(), self.end_offset());
         let deletes = config.cleanup_policy.delete;
         let retention_bytes = u64::try_from(config.retention_bytes).ok().filter(|_| deletes);
         let retention_ms = Some(config.retention_ms).filter(|ms| *ms >= 0 && deletes);
@@ -57,15 +69,19 @@ impl Log {
             }
             let before_start = next.is_some() && segment_end <= start;
             if segment.size() == 0 && !before_start {
-                // Compaction emptied it, or nothing was appended yet: it has no age and frees nothing. It goes together with a
-                // later one, and never alone: that would move the log start for nothing, and with it groups that are inside.
+                // Compaction emptied it, or nothing was appended yet: it has no age and frees
+                // nothing. It goes together with a later one, and never alone: that would move the
+                // log start for nothing, and with it groups that are inside.
                 continue;
             }
             let too_much = excess.is_some_and(|excess| excess >= segment.size());
-            // Without a timestamp (−1) a segment is not old but unknown: Kafka keeps it by its modification time.
+            // Without a timestamp (−1) a segment is not old but unknown: Kafka keeps it by its
+            // modification time.
             let too_old = |segment: &Segment| -> io::Result<bool> {
                 let Some(retention_ms) = retention_ms else { return Ok(false) };
-                Ok(segment.max_timestamp()?.is_some_and(|max| max.0 >= 0 && now.saturating_sub(max.0) > retention_ms))
+                Ok(segment
+                    .max_timestamp()?
+                    .is_some_and(|max| max.0 >= 0 && now.saturating_sub(max.0) > retention_ms))
             };
             if !(before_start || too_much || too_old(segment)?) {
                 break;
@@ -76,7 +92,8 @@ impl Log {
         Ok(count)
     }
 
-    /// Renames the files of these segments, and of those whose renaming has failed before; the oldest first, so that a crash leaves no hole.
+    /// Renames the files of these segments, and of those whose renaming has failed before; the
+    /// oldest first, so that a crash leaves no hole.
     fn rename_deleted(&self, gone: Vec<Arc<Segment>>) -> Result<Vec<PathBuf>, LogError> {
         let mut renaming = lock(&self.renaming);
         renaming.left.extend(gone);
@@ -102,7 +119,8 @@ impl Log {
     }
 }
 
-/// Segments that were taken away and whose files are not handed over yet to be removed: what fails is gone on with the next time.
+/// Segments that were taken away and whose files are not handed over yet to be removed: what fails
+/// is gone on with the next time.
 #[derive(Default)]
 pub(super) struct Renaming {
     left: VecDeque<Arc<Segment>>,

@@ -1,9 +1,10 @@
 //! A segment: a run of batches in one file, and two small indexes into it.
 //!
-//! The indexes are in Kafka's formats: `.index` of (offset less base, position) and `.timeindex` of (timestamp,
-//! offset less base), ascending. They are hints that can always be rebuilt: the last entries of the active
-//! segment stay in memory until there are enough for a write. Files are opened at first use and closed when
-//! idle. `size` is where the batches end; a reserve may follow it in the file, of [`RESERVE_BYTE`]s.
+//! The indexes are in Kafka's formats: `.index` of (offset less base, position) and `.timeindex` of
+//! (timestamp, offset less base), ascending. They are hints that can always be rebuilt: the last
+//! entries of the active segment stay in memory until there are enough for a write. Files are
+//! opened at first use and closed when idle. `size` is where the batches end; a reserve may follow
+//! it in the file, of [`RESERVE_BYTE`]s.
 
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
@@ -26,8 +27,9 @@ const PENDING_MAX: usize = 32;
 /// Bytes read at once while looking for a batch.
 const SCAN_BYTES: usize = 16 << 10;
 
-/// What the reserve is filled with. Taken for the head of a batch, it is one of 2.1 GB, which no file has: Apache Kafka's tools
-/// read it as the unfinished end of the log and stop there. (At a zero they stop with an error.)
+/// What the reserve is filled with. Taken for the head of a batch, it is one of 2.1 GB, which no
+/// file has: Apache Kafka's tools read it as the unfinished end of the log and stop there. (At a
+/// zero they stop with an error.)
 pub(super) const RESERVE_BYTE: u8 = 0x7f;
 
 /// The name of a segment's file.
@@ -37,7 +39,9 @@ pub(super) fn file_name(base: Offset, suffix: &str) -> String {
 
 /// The offset in a file's name.
 pub(super) fn offset_of(name: &str, suffix: &str) -> Option<Offset> {
-    name.strip_suffix(suffix).filter(|digits| digits.len() == 20).and_then(|digits| digits.parse().ok())
+    name.strip_suffix(suffix)
+        .filter(|digits| digits.len() == 20)
+        .and_then(|digits| digits.parse().ok())
 }
 
 pub(super) struct Files {
@@ -139,23 +143,33 @@ impl Segment {
             return Err(io::Error::new(io::ErrorKind::NotFound, "the log was deleted"));
         }
         let open = |suffix| self.disk.open(&self.path(suffix), OpenMode::Create);
-        let found = if self.size() > 0 { Some(self.disk.open(&self.path(".log"), OpenMode::ReadWrite)?) } else { None };
+        let found = if self.size() > 0 {
+            Some(self.disk.open(&self.path(".log"), OpenMode::ReadWrite)?)
+        } else {
+            None
+        };
         let (index, timeindex) = (open(".index")?, open(".timeindex")?);
-        // A new one is made last: it alone makes a segment at the next start. If a roll left it behind, records that went into the old
-        // segment after all would be looked for in the empty one, and not found.
+        // A new one is made last: it alone makes a segment at the next start. If a roll left it
+        // behind, records that went into the old segment after all would be looked for in the empty
+        // one, and not found.
         let log = found.map_or_else(|| open(".log"), Ok)?;
         let opened = Arc::new(Files { log, index, timeindex });
         *files = Some(opened.clone());
         Ok(opened)
     }
 
-    /// The files as they are in memory, when they are open and the indexes are known: a read of what is not there ends with `WouldBlock`.
+    /// The files as they are in memory, when they are open and the indexes are known: a read of
+    /// what is not there ends with `WouldBlock`.
     pub(super) fn files_in_memory(&self) -> Option<Files> {
         let files = lock(&self.files).clone()?;
         self.used.store(true, Ordering::Relaxed);
         let is_known = self.indexes.try_lock().is_ok_and(|indexes| indexes.loaded);
         let in_memory = |file: &FileRef| Arc::new(InMemory(file.clone())) as FileRef;
-        is_known.then(|| Files { log: in_memory(&files.log), index: in_memory(&files.index), timeindex: in_memory(&files.timeindex) })
+        is_known.then(|| Files {
+            log: in_memory(&files.log),
+            index: in_memory(&files.index),
+            timeindex: in_memory(&files.timeindex),
+        })
     }
 
     /// Cuts off what lies behind the batches. Is no use of the segment.
@@ -170,7 +184,8 @@ impl Segment {
     pub(super) fn close_idle(&self) {
         if !self.used.swap(false, Ordering::Relaxed) && !self.retired.load(Ordering::Relaxed) {
             let _ = self.write_indexes();
-            // Asked again under the lock: one that is retired meanwhile must not be opened again by its name.
+            // Asked again under the lock: one that is retired meanwhile must not be opened again by
+            // its name.
             let mut files = lock(&self.files);
             if !self.retired.load(Ordering::Relaxed) {
                 *files = None;
@@ -178,13 +193,15 @@ impl Segment {
         }
     }
 
-    /// From now on no file is opened by its name, which is about to be another log's. Those that are open stay so.
+    /// From now on no file is opened by its name, which is about to be another log's. Those that
+    /// are open stay so.
     pub(super) fn leave(&self) {
         let _files = lock(&self.files);
         self.gone.store(true, Ordering::Relaxed);
     }
 
-    /// Opens the files and holds them, since their names are about to go: readers of this segment go on.
+    /// Opens the files and holds them, since their names are about to go: readers of this segment
+    /// go on.
     pub(super) fn retire(&self) -> io::Result<()> {
         self.retired.store(true, Ordering::Relaxed);
         self.indexes().map(drop)?;
@@ -207,15 +224,19 @@ impl Segment {
             return Ok(false);
         }
         (indexes.offsets, indexes.times) = (offsets / OFFSET_ENTRY, times / TIME_ENTRY);
-        indexes.last_offset = indexes.offsets.checked_sub(1).map(|at| offset_entry(files, at)).transpose()?;
-        indexes.last_time = indexes.times.checked_sub(1).map(|at| time_entry(files, at)).transpose()?;
+        indexes.last_offset =
+            indexes.offsets.checked_sub(1).map(|at| offset_entry(files, at)).transpose()?;
+        indexes.last_time =
+            indexes.times.checked_sub(1).map(|at| time_entry(files, at)).transpose()?;
         if indexes.last_offset.is_some_and(|last| u64::from(last.1) >= self.size().max(1) || last == (0, 0))
-            // A time of zero is one that a crash left unwritten, and would make the segment the oldest of all.
+            // A time of zero is one that a crash left unwritten, and would make the segment the
+            // oldest of all.
             || indexes.last_time.is_none_or(|last| last == (0, 0)) && self.size() > 0
         {
             return Ok(false);
         }
-        indexes.max = indexes.last_time.map(|(time, relative)| (time, self.base + i64::from(relative)));
+        indexes.max =
+            indexes.last_time.map(|(time, relative)| (time, self.base + i64::from(relative)));
         indexes.loaded = true;
         Ok(true)
     }
@@ -236,11 +257,13 @@ impl Segment {
     fn is_indexed_right(&self, entry: Option<(u32, u32)>) -> io::Result<bool> {
         let Some((relative, position)) = entry else { return Ok(true) };
         let indexed = self.scan_from(u64::from(position))?.next();
-        Ok(indexed.is_some_and(|batch| batch.is_ok_and(|(_, header)| header.last_offset() == self.base + i64::from(relative))))
+        Ok(indexed.is_some_and(|batch| {
+            batch.is_ok_and(|(_, header)| header.last_offset() == self.base + i64::from(relative))
+        }))
     }
 
-    /// Opens the indexes for recovery: keeps only what lies at or below `offset`; gives the position and offset
-    /// to scan from. Without a usable index that is the segment's start.
+    /// Opens the indexes for recovery: keeps only what lies at or below `offset`; gives the
+    /// position and offset to scan from. Without a usable index that is the segment's start.
     pub(super) fn cut_indexes(&self, offset: Offset, trusted: bool) -> io::Result<u64> {
         let files = self.files()?;
         let mut indexes = lock(&self.indexes);
@@ -254,8 +277,10 @@ impl Segment {
         if trusted && self.is_indexed_right(indexes.last_offset)? {
             return Ok(indexes.last_offset.map_or(0, |last| u64::from(last.1)));
         }
-        // What was not synced may be anything: only an ascending prefix is kept, looked at entry by entry.
-        let mut offset_bytes = vec![0; usize::try_from(indexes.offsets * OFFSET_ENTRY).unwrap_or(0)];
+        // What was not synced may be anything: only an ascending prefix is kept, looked at entry by
+        // entry.
+        let mut offset_bytes =
+            vec![0; usize::try_from(indexes.offsets * OFFSET_ENTRY).unwrap_or(0)];
         files.index.read_exact_at(&mut offset_bytes, 0)?;
         let mut offsets = offset_bytes.as_chunks::<8>().0.iter().map(parse_offset_entry);
         let mut time_bytes = vec![0; usize::try_from(indexes.times * TIME_ENTRY).unwrap_or(0)];
@@ -263,8 +288,12 @@ impl Segment {
         let mut time_entries = time_bytes.as_chunks::<12>().0.iter().map(parse_time_entry);
         let (mut keep, mut last) = (0, None);
         for entry in &mut offsets {
-            let ascends = last.is_none_or(|last: (u32, u32)| entry.0 > last.0 && entry.1 > last.1) && entry.1 > 0;
-            if !ascends || self.base + i64::from(entry.0) >= offset || u64::from(entry.1) >= self.size() {
+            let ascends = last.is_none_or(|last: (u32, u32)| entry.0 > last.0 && entry.1 > last.1)
+                && entry.1 > 0;
+            if !ascends
+                || self.base + i64::from(entry.0) >= offset
+                || u64::from(entry.1) >= self.size()
+            {
                 break;
             }
             (keep, last) = (keep + 1, Some(entry));
@@ -277,7 +306,8 @@ impl Segment {
         // Times of batches that will be scanned again go; the scan puts them back.
         let (mut times, mut last_time) = (0, None);
         for entry in &mut time_entries {
-            let ascends = last_time.is_none_or(|last: (TimestampMs, u32)| entry.0 > last.0 && entry.1 >= last.1);
+            let ascends = last_time
+                .is_none_or(|last: (TimestampMs, u32)| entry.0 > last.0 && entry.1 >= last.1);
             if !ascends || last.is_none_or(|last| entry.1 >= last.0) {
                 break;
             }
@@ -290,7 +320,12 @@ impl Segment {
     }
 
     /// Writes batches at the end of the segment; `headers` tell where each lies in `bytes`.
-    pub(super) fn append(&self, bytes: &[u8], headers: &[(u64, BatchHeader)], interval: u32) -> io::Result<()> {
+    pub(super) fn append(
+        &self,
+        bytes: &[u8],
+        headers: &[(u64, BatchHeader)],
+        interval: u32,
+    ) -> io::Result<()> {
         let files = self.files()?;
         let end = self.size();
         // In front of the write: after it nothing fails for want of a resource.
@@ -306,18 +341,31 @@ impl Segment {
     }
 
     /// Notes in the indexes a batch that recovery found.
-    pub(super) fn note(&self, position: u64, header: &BatchHeader, interval: u32) -> io::Result<()> {
+    pub(super) fn note(
+        &self,
+        position: u64,
+        header: &BatchHeader,
+        interval: u32,
+    ) -> io::Result<()> {
         let files = self.files()?;
         let mut indexes = self.indexes()?;
         self.index_batch(&mut indexes, &files, position, header, interval)
     }
 
-    fn index_batch(&self, indexes: &mut Indexes, files: &Files, position: u64, header: &BatchHeader, interval: u32) -> io::Result<()> {
+    fn index_batch(
+        &self,
+        indexes: &mut Indexes,
+        files: &Files,
+        position: u64,
+        header: &BatchHeader,
+        interval: u32,
+    ) -> io::Result<()> {
         if indexes.max.is_none_or(|max| header.max_timestamp > max.0) {
             indexes.max = Some((header.max_timestamp, header.last_offset()));
         }
         if indexes.bytes_since_entry > u64::from(interval)
-            && let (Ok(relative), Ok(position)) = (u32::try_from(header.last_offset() - self.base), u32::try_from(position))
+            && let (Ok(relative), Ok(position)) =
+                (u32::try_from(header.last_offset() - self.base), u32::try_from(position))
         {
             if indexes.last_offset.is_none_or(|last| last.0 < relative) {
                 indexes.pending_offsets.push((relative, position));
@@ -375,7 +423,8 @@ impl Segment {
         offsets.max(times) > u64::from(bytes_max)
     }
 
-    /// The largest timestamp, and the last offset of the first batch that has it. Blocks when the segment is cold.
+    /// The largest timestamp, and the last offset of the first batch that has it. Blocks when the
+    /// segment is cold.
     pub(super) fn max_timestamp(&self) -> io::Result<Option<(TimestampMs, Offset)>> {
         if self.size() == 0 {
             return Ok(None);
@@ -387,22 +436,39 @@ impl Segment {
     fn position_before(&self, files: &Files, offset: Offset) -> io::Result<u64> {
         let indexes = self.indexes()?;
         let relative = offset.saturating_sub(self.base);
-        if let Some(found) = indexes.pending_offsets.iter().rev().find(|entry| i64::from(entry.0) <= relative) {
+        if let Some(found) =
+            indexes.pending_offsets.iter().rev().find(|entry| i64::from(entry.0) <= relative)
+        {
             return Ok(found.1.into());
         }
-        let after = search(indexes.offsets, |at| Ok(i64::from(offset_entry(files, at)?.0) <= relative))?;
-        Ok(after.checked_sub(1).map(|at| offset_entry(files, at)).transpose()?.map_or(0, |entry| entry.1.into()))
+        let after =
+            search(indexes.offsets, |at| Ok(i64::from(offset_entry(files, at)?.0) <= relative))?;
+        Ok(after
+            .checked_sub(1)
+            .map(|at| offset_entry(files, at))
+            .transpose()?
+            .map_or(0, |entry| entry.1.into()))
     }
 
-    /// The largest indexed position ≤ `limit`, with the last offset of the batch there; the segment's start when there is none.
+    /// The largest indexed position ≤ `limit`, with the last offset of the batch there; the
+    /// segment's start when there is none.
     fn position_at_or_before(&self, files: &Files, limit: u64) -> io::Result<(u64, Offset)> {
         let indexes = self.indexes()?;
-        let place = |(relative, position): (u32, u32)| (u64::from(position), self.base + i64::from(relative));
-        if let Some(found) = indexes.pending_offsets.iter().rev().find(|entry| u64::from(entry.1) <= limit) {
+        let place = |(relative, position): (u32, u32)| {
+            (u64::from(position), self.base + i64::from(relative))
+        };
+        if let Some(found) =
+            indexes.pending_offsets.iter().rev().find(|entry| u64::from(entry.1) <= limit)
+        {
             return Ok(place(*found));
         }
-        let after = search(indexes.offsets, |at| Ok(u64::from(offset_entry(files, at)?.1) <= limit))?;
-        Ok(after.checked_sub(1).map(|at| offset_entry(files, at)).transpose()?.map_or((0, self.base - 1), place))
+        let after =
+            search(indexes.offsets, |at| Ok(u64::from(offset_entry(files, at)?.1) <= limit))?;
+        Ok(after
+            .checked_sub(1)
+            .map(|at| offset_entry(files, at))
+            .transpose()?
+            .map_or((0, self.base - 1), place))
     }
 
     /// An offset from which a scan finds every record with a timestamp ≥ `timestamp`.
@@ -412,10 +478,16 @@ impl Segment {
             return Ok(self.base + i64::from(found.1));
         }
         let after = search(indexes.times, |at| Ok(time_entry(&files, at)?.0 < timestamp))?;
-        Ok(self.base + after.checked_sub(1).map(|at| time_entry(&files, at)).transpose()?.map_or(0, |entry| entry.1.into()))
+        Ok(self.base
+            + after
+                .checked_sub(1)
+                .map(|at| time_entry(&files, at))
+                .transpose()?
+                .map_or(0, |entry| entry.1.into()))
     }
 
-    /// The largest timestamp of the first batch, by which Kafka says how old a segment is; `None` without a batch.
+    /// The largest timestamp of the first batch, by which Kafka says how old a segment is; `None`
+    /// without a batch.
     pub(super) fn first_timestamp(&self) -> io::Result<Option<TimestampMs>> {
         if self.size() < HEADER_BYTES as u64 {
             return Ok(None);
@@ -431,8 +503,13 @@ impl Segment {
     }
 
     /// As [`Segment::find`].
-    pub(super) fn find_in(&self, files: &Files, offset: Offset) -> Result<Option<(u64, BatchHeader)>, ReadError> {
-        for batch in Scan::new(files.log.clone(), self.position_before(files, offset)?, self.size()) {
+    pub(super) fn find_in(
+        &self,
+        files: &Files,
+        offset: Offset,
+    ) -> Result<Option<(u64, BatchHeader)>, ReadError> {
+        for batch in Scan::new(files.log.clone(), self.position_before(files, offset)?, self.size())
+        {
             let (at, header) = batch.map_err(|error| self.damaged(error))?;
             if header.last_offset() >= offset {
                 return Ok(Some((at, header)));
@@ -446,8 +523,8 @@ impl Segment {
         Ok(Scan::new(self.files()?.log.clone(), position, self.size()))
     }
 
-    /// The end of the last whole batch from `start` (a batch's start) that ends at or before `limit` and whose
-    /// last offset is before `end_offset`, and the offset after it.
+    /// The end of the last whole batch from `start` (a batch's start) that ends at or before
+    /// `limit` and whose last offset is before `end_offset`, and the offset after it.
     pub(super) fn end_of_batches(
         &self,
         files: &Files,
@@ -478,10 +555,15 @@ impl Segment {
     }
 
     /// Reads one whole batch.
-    pub(super) fn read_batch(&self, position: u64, header: &BatchHeader) -> Result<Vec<u8>, ReadError> {
+    pub(super) fn read_batch(
+        &self,
+        position: u64,
+        header: &BatchHeader,
+    ) -> Result<Vec<u8>, ReadError> {
         let mut bytes = vec![0; header.size()];
         self.files()?.log.read_exact_at(&mut bytes, position)?;
-        let (batch, _) = Batch::split(&bytes).map_err(|error| self.damaged((position, error.clone())))?;
+        let (batch, _) =
+            Batch::split(&bytes).map_err(|error| self.damaged((position, error.clone())))?;
         batch.check_crc().map_err(|error| self.damaged((position, error)))?;
         Ok(bytes)
     }
@@ -563,10 +645,13 @@ impl Scan {
 
     fn header(&mut self) -> Result<BatchHeader, BatchError> {
         let inside = |scan: &Self| {
-            usize::try_from(scan.position.checked_sub(scan.buffer_at)?).ok().filter(|at| at + HEADER_BYTES <= scan.buffer.len())
+            usize::try_from(scan.position.checked_sub(scan.buffer_at)?)
+                .ok()
+                .filter(|at| at + HEADER_BYTES <= scan.buffer.len())
         };
         if inside(self).is_none() {
-            let len = usize::try_from((self.end - self.position).min(SCAN_BYTES as u64)).unwrap_or(SCAN_BYTES);
+            let len = usize::try_from((self.end - self.position).min(SCAN_BYTES as u64))
+                .unwrap_or(SCAN_BYTES);
             self.buffer.resize(len, 0);
             self.buffer_at = self.position;
             self.file
@@ -577,7 +662,10 @@ impl Scan {
         let header = BatchHeader::parse(self.buffer.get(at..).unwrap_or_default())?;
         let left = self.end - self.position;
         if header.size() as u64 > left {
-            return Err(BatchError::Truncated { needed: header.size() as u64, available: usize::try_from(left).unwrap_or(usize::MAX) });
+            return Err(BatchError::Truncated {
+                needed: header.size() as u64,
+                available: usize::try_from(left).unwrap_or(usize::MAX),
+            });
         }
         Ok(header)
     }

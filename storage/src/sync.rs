@@ -1,5 +1,5 @@
-//! Group commit: one loop per log directory takes all logs with new bytes, syncs them, and tells how far each is
-//! durable. While one round waits for the device the next one gathers.
+//! Group commit: one loop per log directory takes all logs with new bytes, syncs them, and tells
+//! how far each is durable. While one round waits for the device the next one gathers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,8 @@ use super::types::DurabilityObserver;
 const PARALLEL_MAX: usize = 4;
 /// Syncs in a row of one thread, after which others have a turn, and the look at the free space.
 const SYNCS_MAX: usize = 64;
-/// How long that thread waits for the next log, so that a client which waits for each answer finds it awake.
+/// How long that thread waits for the next log, so that a client which waits for each answer finds
+/// it awake.
 const WAIT_MAX: Duration = Duration::from_millis(10);
 /// How often the free space is looked at, appends or not.
 const SPACE_CHECK: Duration = Duration::from_secs(1);
@@ -40,7 +41,10 @@ pub(super) async fn run(
             env.blocking(move || checked.check_space(reserve_bytes)).await;
             next_check = tokio::time::Instant::now() + SPACE_CHECK;
         }
-        if dir.has_put_off() && tokio::time::Instant::now() >= *retry_at.get_or_insert_with(|| tokio::time::Instant::now() + RETRY_AFTER) {
+        if dir.has_put_off()
+            && tokio::time::Instant::now()
+                >= *retry_at.get_or_insert_with(|| tokio::time::Instant::now() + RETRY_AFTER)
+        {
             dirty.append(&mut dir.take_put_off());
             retry_at = None;
         }
@@ -65,9 +69,15 @@ pub(super) async fn run(
 }
 
 /// Syncs `dirty`; gives what it took from the queue besides and did not sync.
-async fn sync_round(env: &Env, dir: &Arc<LogDir>, dirty: Vec<Arc<Log>>, observer: &Arc<dyn DurabilityObserver>) -> Vec<Arc<Log>> {
+async fn sync_round(
+    env: &Env,
+    dir: &Arc<LogDir>,
+    dirty: Vec<Arc<Log>>,
+    observer: &Arc<dyn DurabilityObserver>,
+) -> Vec<Arc<Log>> {
     if let [log] = &dirty[..] {
-        // As long as one log at a time is queued, the thread that has just synced goes on: no hop between threads for each sync.
+        // As long as one log at a time is queued, the thread that has just synced goes on: no hop
+        // between threads for each sync.
         let (mut log, dir, observer) = (log.clone(), dir.clone(), observer.clone());
         let wait_max = if env.tasks.may_wait() { WAIT_MAX } else { Duration::ZERO };
         return env

@@ -76,11 +76,14 @@ impl TailCache {
         self.touched = true;
         let cost = bytes.len() + OVERHEAD;
         while !self.batches.is_empty()
-            && (self.used + cost > self.budget.max_per_log || self.budget.used.load(Ordering::Relaxed) + cost > self.budget.max)
+            && (self.used + cost > self.budget.max_per_log
+                || self.budget.used.load(Ordering::Relaxed) + cost > self.budget.max)
         {
             self.pop();
         }
-        if cost > self.budget.max_per_log || self.budget.used.fetch_add(cost, Ordering::Relaxed) + cost > self.budget.max {
+        if cost > self.budget.max_per_log
+            || self.budget.used.fetch_add(cost, Ordering::Relaxed) + cost > self.budget.max
+        {
             if cost <= self.budget.max_per_log {
                 self.budget.used.fetch_sub(cost, Ordering::Relaxed);
             }
@@ -116,8 +119,15 @@ impl TailCache {
         }
     }
 
-    /// As `Log::read`; `None` when `from` is not cached. Readers share what they are given: nothing is copied for one of them.
-    pub(super) fn read(&mut self, from: Offset, max_bytes: usize, end: Offset, at_least_one: bool) -> Option<ReadResult> {
+    /// As `Log::read`; `None` when `from` is not cached. Readers share what they are given: nothing
+    /// is copied for one of them.
+    pub(super) fn read(
+        &mut self,
+        from: Offset,
+        max_bytes: usize,
+        end: Offset,
+        at_least_one: bool,
+    ) -> Option<ReadResult> {
         let first = self.batches.partition_point(|batch| batch.next <= from);
         self.batches.get(first).filter(|batch| batch.base <= from)?;
         let mut result = ReadResult { next_offset: from, ..ReadResult::default() };
@@ -135,7 +145,9 @@ impl TailCache {
         let mut previous: Option<&Cached> = None;
         for batch in self.batches.range(first..last) {
             match (&mut run, previous) {
-                (Some((_, at)), Some(previous)) if previous.continues_in(batch) => at.end = batch.at.end,
+                (Some((_, at)), Some(previous)) if previous.continues_in(batch) => {
+                    at.end = batch.at.end
+                }
                 _ => {
                     if let Some((of, at)) = run.replace((batch, batch.at.clone())) {
                         result.slices.push(Slice::Memory(of.block.slice(at)));
@@ -150,17 +162,24 @@ impl TailCache {
         Some(result)
     }
 
-    /// Puts runs of small batches in `first..last` into one block each, which all readers share from then on: one part of a vectored
-    /// write instead of hundreds. A batch is copied here once, or a few times while its block is still small.
+    /// Puts runs of small batches in `first..last` into one block each, which all readers share
+    /// from then on: one part of a vectored write instead of hundreds. A batch is copied here once,
+    /// or a few times while its block is still small.
     fn join(&mut self, first: usize, last: usize) {
         let mut at = first;
         while at < last {
             let (mut bytes, mut blocks, mut to) = (0, 0, at);
-            while let Some(batch) = self.batches.get(to).filter(|batch| to < last && batch.block.len() < JOINED_BELOW) {
+            while let Some(batch) =
+                self.batches.get(to).filter(|batch| to < last && batch.block.len() < JOINED_BELOW)
+            {
                 if bytes + batch.len() > COPIED_BELOW {
                     break;
                 }
-                let is_new = to == at || self.batches.get(to - 1).is_none_or(|previous| !previous.continues_in(batch));
+                let is_new = to == at
+                    || self
+                        .batches
+                        .get(to - 1)
+                        .is_none_or(|previous| !previous.continues_in(batch));
                 blocks += usize::from(is_new);
                 bytes += batch.len();
                 to += 1;
@@ -216,9 +235,16 @@ mod tests {
         let all: Vec<u8> = (0..50).flat_map(batch).collect();
         let (bytes, first) = read(&mut cache, 0, 50);
         assert_eq!((bytes, first.len()), (all.clone(), 1));
-        assert_eq!(read(&mut cache, 0, 50), (all.clone(), first.clone()), "the second reader has a copy of its own");
+        assert_eq!(
+            read(&mut cache, 0, 50),
+            (all.clone(), first.clone()),
+            "the second reader has a copy of its own"
+        );
         let (bytes, middle) = read(&mut cache, 10, 20);
-        assert_eq!((bytes.as_slice(), middle[0].addr() - first[0].addr()), (&all[10_000..20_000], 10_000));
+        assert_eq!(
+            (bytes.as_slice(), middle[0].addr() - first[0].addr()),
+            (&all[10_000..20_000], 10_000)
+        );
         // What comes later is joined with itself.
         (50..60).for_each(|base| cache.push(base, base + 1, batch(base)));
         let (bytes, later) = read(&mut cache, 40, 60);

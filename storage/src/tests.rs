@@ -24,8 +24,8 @@ mod upkeep;
 const TOPIC: &str = "orders";
 const ID: Uuid = Uuid::from_u128(42);
 
-/// A disk that fails from a given operation on: every change counts as one, so that a test can stop the world
-/// between any two of them.
+/// A disk that fails from a given operation on: every change counts as one, so that a test can stop
+/// the world between any two of them.
 #[derive(Clone)]
 pub(super) struct FaultDisk {
     inner: Arc<dyn Disk>,
@@ -111,7 +111,11 @@ impl Faults {
         let state = self.state.load(Ordering::Relaxed);
         if state != 0 && left >= 0 {
             self.left.store((left - 1).max(0), Ordering::Relaxed);
-            return if left > 0 || is_sync || state == EMFILE { Ok(()) } else { Err(io::Error::from_raw_os_error(state)) };
+            return if left > 0 || is_sync || state == EMFILE {
+                Ok(())
+            } else {
+                Err(io::Error::from_raw_os_error(state))
+            };
         }
         if left < 0 || self.sync_only.load(Ordering::Relaxed) && !is_sync {
             return Ok(());
@@ -133,7 +137,11 @@ impl File for FaultFile {
         })
     }
     fn read_at_nowait(&self, buffer: &mut [u8], offset: u64) -> io::Result<Option<usize>> {
-        if self.1.cold.load(Ordering::Relaxed) { Ok(None) } else { self.0.read_at_nowait(buffer, offset) }
+        if self.1.cold.load(Ordering::Relaxed) {
+            Ok(None)
+        } else {
+            self.0.read_at_nowait(buffer, offset)
+        }
     }
     fn write_at(&self, parts: &[io::IoSlice<'_>], offset: u64) -> io::Result<()> {
         if let Err(error) = self.1.change(false) {
@@ -226,8 +234,22 @@ async fn open(env: &Env, dir: &Path) -> Arc<LogManager> {
 }
 
 impl LogManager {
-    async fn create(&self, topic: &str, topic_id: Uuid, partition: i32, config: LogConfig) -> Result<Arc<Log>, LogError> {
-        self.host(vec![WantedLog { topic: topic.into(), topic_id, partition, config, is_new: true }]).await.remove(0)
+    async fn create(
+        &self,
+        topic: &str,
+        topic_id: Uuid,
+        partition: i32,
+        config: LogConfig,
+    ) -> Result<Arc<Log>, LogError> {
+        self.host(vec![WantedLog {
+            topic: topic.into(),
+            topic_id,
+            partition,
+            config,
+            is_new: true,
+        }])
+        .await
+        .remove(0)
     }
 }
 
@@ -282,11 +304,14 @@ fn batches(mut bytes: &[u8]) -> Vec<BatchHeader> {
 
 /// Every value by its offset.
 fn contents(log: &Log) -> BTreeMap<Offset, String> {
-    let bytes = bytes_of(&log.read_from_disk(log.start_offset(), usize::MAX, Offset::MAX, true).unwrap());
+    let bytes =
+        bytes_of(&log.read_from_disk(log.start_offset(), usize::MAX, Offset::MAX, true).unwrap());
     let (mut found, mut rest) = (BTreeMap::new(), &bytes[..]);
     while !rest.is_empty() {
         let (batch, after) = Batch::split(rest).unwrap();
-        for record in RecordIter::new(batch.records_bytes(), batch.header.records_count).map(Result::unwrap) {
+        for record in
+            RecordIter::new(batch.records_bytes(), batch.header.records_count).map(Result::unwrap)
+        {
             found.insert(
                 batch.header.base_offset + i64::from(record.offset_delta),
                 String::from_utf8(record.value.unwrap_or_default().to_vec()).unwrap(),
@@ -305,7 +330,8 @@ fn copy_dir(from: &Path, to: &Path) {
             copy_dir(&from.join(&entry.name), &to.join(&entry.name));
         } else {
             let file = disk.open(&to.join(&entry.name), OpenMode::Truncate).unwrap();
-            file.write_at(&[io::IoSlice::new(&disk.read(&from.join(&entry.name)).unwrap())], 0).unwrap();
+            file.write_at(&[io::IoSlice::new(&disk.read(&from.join(&entry.name)).unwrap())], 0)
+                .unwrap();
         }
     }
 }
@@ -364,7 +390,8 @@ async fn a_start_reads_little() {
     let (manager, log, read) = opened().await;
     assert!(read <= 1 << 20, "{read} bytes after a clean stop");
     assert_eq!(log.end_offset(), 4_000);
-    // Killed with 3 MB past the recovery point: those are read, whole and then their headers in blocks of 8 KiB, and not the 40 MB before.
+    // Killed with 3 MB past the recovery point: those are read, whole and then their headers in
+    // blocks of 8 KiB, and not the 40 MB before.
     for i in 4_000..4_300 {
         append(&log, i, &[&value]);
     }
@@ -388,30 +415,59 @@ async fn reads_are_whole_batches_within_their_bounds() {
     let all = batches(&bytes_of(&log.read_from_disk(0, usize::MAX, Offset::MAX, true).unwrap()));
     assert_eq!(all.len(), 150);
     for from in 0..=log.end_offset() {
-        for (max, end) in [(0, Offset::MAX), (1, 200), (300, Offset::MAX), (5_000, 333), (usize::MAX, 101)] {
+        for (max, end) in
+            [(0, Offset::MAX), (1, 200), (300, Offset::MAX), (5_000, 333), (usize::MAX, 101)]
+        {
             for at_least_one in [false, true] {
-                let mut expected: Vec<&BatchHeader> =
-                    all.iter().filter(|batch| batch.last_offset() >= from && batch.next_offset() <= end).collect();
+                let mut expected: Vec<&BatchHeader> = all
+                    .iter()
+                    .filter(|batch| batch.last_offset() >= from && batch.next_offset() <= end)
+                    .collect();
                 // Naively: as many as fit.
                 let mut room = max;
-                let fit = expected.iter().take_while(|batch| room.checked_sub(batch.size()).map(|left| room = left).is_some()).count();
+                let fit = expected
+                    .iter()
+                    .take_while(|batch| {
+                        room.checked_sub(batch.size()).map(|left| room = left).is_some()
+                    })
+                    .count();
                 expected.truncate(if fit == 0 && at_least_one { 1 } else { fit });
                 let found = log.read_from_disk(from, max, end, at_least_one).unwrap();
-                assert_eq!(batches(&bytes_of(&found)).iter().collect::<Vec<_>>(), expected, "from {from} max {max} end {end}");
-                let warm = log.try_read_from_page_cache(from, max, end, at_least_one).expect("it has just been written");
-                assert_eq!((bytes_of(&warm), warm.next_offset), (bytes_of(&found), found.next_offset), "from {from} max {max} end {end}");
+                assert_eq!(
+                    batches(&bytes_of(&found)).iter().collect::<Vec<_>>(),
+                    expected,
+                    "from {from} max {max} end {end}"
+                );
+                let warm = log
+                    .try_read_from_page_cache(from, max, end, at_least_one)
+                    .expect("it has just been written");
+                assert_eq!(
+                    (bytes_of(&warm), warm.next_offset),
+                    (bytes_of(&found), found.next_offset),
+                    "from {from} max {max} end {end}"
+                );
                 let cached = log.try_read_cached(from, max, end, at_least_one).unwrap();
                 if let Some(cached) = cached {
-                    assert_eq!(bytes_of(&cached), bytes_of(&found), "cached: from {from} max {max} end {end}");
+                    assert_eq!(
+                        bytes_of(&cached),
+                        bytes_of(&found),
+                        "cached: from {from} max {max} end {end}"
+                    );
                     assert_eq!(cached.next_offset, found.next_offset);
                 }
             }
         }
     }
-    assert!(log.try_read_cached(0, 10, 10, true).unwrap().is_some(), "150 small batches stay in memory");
+    assert!(
+        log.try_read_cached(0, 10, 10, true).unwrap().is_some(),
+        "150 small batches stay in memory"
+    );
     assert_eq!(log.read_from_disk(log.end_offset() + 1, 1, 1, true).err().unwrap().code(), 1);
     disk.faults.cold.store(true, Ordering::Relaxed);
-    assert!(log.try_read_from_page_cache(0, 300, Offset::MAX, true).is_none(), "it waits for the device");
+    assert!(
+        log.try_read_from_page_cache(0, 300, Offset::MAX, true).is_none(),
+        "it waits for the device"
+    );
     assert!(!log.read_from_disk(0, 300, Offset::MAX, true).unwrap().slices.is_empty());
 }
 
@@ -427,19 +483,30 @@ async fn timestamps_are_found_exactly() {
         times.extend([time, time + 1, time + 2]);
     }
     for timestamp in 990..1_510 {
-        let expected = times.iter().position(|time| *time >= timestamp).map(|at| (times[at], at as i64));
-        assert_eq!(log.offset_for_timestamp(timestamp).unwrap().map(|found| (found.timestamp, found.offset)), expected, "{timestamp}");
+        let expected =
+            times.iter().position(|time| *time >= timestamp).map(|at| (times[at], at as i64));
+        assert_eq!(
+            log.offset_for_timestamp(timestamp)
+                .unwrap()
+                .map(|found| (found.timestamp, found.offset)),
+            expected,
+            "{timestamp}"
+        );
     }
     let max = *times.iter().max().unwrap();
     let found = log.max_timestamp().unwrap().unwrap();
-    assert_eq!((found.timestamp, found.offset), (max, times.iter().position(|time| *time == max).unwrap() as i64));
+    assert_eq!(
+        (found.timestamp, found.offset),
+        (max, times.iter().position(|time| *time == max).unwrap() as i64)
+    );
 }
 
 #[tokio::test]
 async fn tail_cut_at_every_byte_is_recovered_to_the_last_whole_batch() {
     let dir = tempfile::tempdir().unwrap();
     let disk = Env::real().disk;
-    let (_manager, log) = new_log(&Env::real(), dir.path(), LogConfig { segment_bytes: 1 << 20, ..small() }).await;
+    let (_manager, log) =
+        new_log(&Env::real(), dir.path(), LogConfig { segment_bytes: 1 << 20, ..small() }).await;
     let mut ends = vec![(0u64, 0i64)];
     for i in 0..6 {
         append(&log, i, &["first", "second"]);
@@ -448,7 +515,12 @@ async fn tail_cut_at_every_byte_is_recovered_to_the_last_whole_batch() {
     let path = dir.path().join("orders-0");
     let file = path.join("00000000000000000000.log");
     let whole = disk.read(&file).unwrap();
-    let put = |bytes: &[u8]| disk.open(&file, OpenMode::Truncate).unwrap().write_at(&[io::IoSlice::new(bytes)], 0).unwrap();
+    let put = |bytes: &[u8]| {
+        disk.open(&file, OpenMode::Truncate)
+            .unwrap()
+            .write_at(&[io::IoSlice::new(bytes)], 0)
+            .unwrap()
+    };
     for cut in 0..whole.len() {
         // Once the file ends there, once zeros follow, as after a crash inside the reserve.
         for zeros in [0, 500] {
@@ -456,9 +528,17 @@ async fn tail_cut_at_every_byte_is_recovered_to_the_last_whole_batch() {
             bytes.resize(cut + zeros, 0);
             put(&bytes);
             // A batch that ends with a zero is whole when only that was cut.
-            let expected = ends.iter().rev().find(|(size, _)| bytes.starts_with(&whole[..*size as usize])).unwrap();
+            let expected = ends
+                .iter()
+                .rev()
+                .find(|(size, _)| bytes.starts_with(&whole[..*size as usize]))
+                .unwrap();
             let found = recover(&disk, &path, 0, 0, 0, false).unwrap();
-            assert_eq!((found.end_offset(), disk.read(&file).unwrap().len() as u64), (expected.1, expected.0), "cut at {cut}");
+            assert_eq!(
+                (found.end_offset(), disk.read(&file).unwrap().len() as u64),
+                (expected.1, expected.0),
+                "cut at {cut}"
+            );
         }
         // The same below the recovery point is no torn tail.
         put(&whole[..cut]);
@@ -466,16 +546,22 @@ async fn tail_cut_at_every_byte_is_recovered_to_the_last_whole_batch() {
         assert!(matches!(lost, Err(LogError::Corrupt { .. })), "cut at {cut}");
         assert_eq!(disk.read(&file).unwrap().len(), cut, "nothing is cut below the recovery point");
     }
-    // The reserve still stands where a sector was not written that ends within the offset of the last batch: no gap, but torn.
+    // The reserve still stands where a sector was not written that ends within the offset of the
+    // last batch: no gap, but torn.
     let last = ends[ends.len() - 2];
     for unwritten in 1..=8 {
         let mut bytes = whole.clone();
         bytes[last.0 as usize..][..unwritten].fill(0x7f);
         put(&bytes);
         let found = recover(&disk, &path, 0, 0, 0, false).unwrap();
-        assert_eq!((found.end_offset(), disk.read(&file).unwrap().len() as u64), (last.1, last.0), "{unwritten} bytes of the offset");
+        assert_eq!(
+            (found.end_offset(), disk.read(&file).unwrap().len() as u64),
+            (last.1, last.0),
+            "{unwritten} bytes of the offset"
+        );
     }
-    // A flipped bit ends the log in front of its batch; the offset and the epoch lie outside the checksum.
+    // A flipped bit ends the log in front of its batch; the offset and the epoch lie outside the
+    // checksum.
     for at in (0..whole.len()).filter(|at| at % 3 == 0) {
         let mut bytes = whole.clone();
         bytes[at] ^= 0x10;
@@ -501,7 +587,8 @@ async fn crash_between_any_two_changes_loses_nothing_synced() {
     for at in 0.. {
         let dir = tempfile::tempdir().unwrap();
         let disk = FaultDisk::new();
-        let (manager, log) = new_log(&disk.env(), dir.path(), LogConfig { segment_bytes: 400, ..small() }).await;
+        let (manager, log) =
+            new_log(&disk.env(), dir.path(), LogConfig { segment_bytes: 400, ..small() }).await;
         disk.fail_after(at, io::ErrorKind::Other, false);
         let mut acknowledged = 0;
         let mut appended = 0;
@@ -519,13 +606,22 @@ async fn crash_between_any_two_changes_loses_nothing_synced() {
         }
         let failed = disk.faults.left.load(Ordering::Relaxed) == 0;
         if failed {
-            assert!(log.append(batch(99, &["late"]), &client(99)).is_err(), "fenced after {at} changes");
+            assert!(
+                log.append(batch(99, &["late"]), &client(99)).is_err(),
+                "fenced after {at} changes"
+            );
         }
         drop((manager, log));
         disk.heal();
         let manager = open(&Env::real(), dir.path()).await;
-        let log = manager.get(ID, 0).unwrap_or_else(|| panic!("after {at} changes: {:?}", manager.offline_logs()));
-        assert!(log.end_offset() >= acknowledged, "after {at} changes: {} of {acknowledged}", log.end_offset());
+        let log = manager
+            .get(ID, 0)
+            .unwrap_or_else(|| panic!("after {at} changes: {:?}", manager.offline_logs()));
+        assert!(
+            log.end_offset() >= acknowledged,
+            "after {at} changes: {} of {acknowledged}",
+            log.end_offset()
+        );
         assert!(log.end_offset() <= appended + 2);
         assert!(contents(&log).keys().copied().eq(0..log.end_offset()));
         if !failed {
@@ -547,7 +643,10 @@ async fn failed_sync_fences_and_no_space_passes() {
     let error = log.append(batch(1, &["b"]), &client(1)).unwrap_err();
     assert!(matches!(error, AppendError::LogDirFull { .. }) && error.code() == 56);
     disk.heal();
-    assert!(matches!(log.append(batch(1, &["b"]), &client(1)), Err(AppendError::LogDirFull { .. })));
+    assert!(matches!(
+        log.append(batch(1, &["b"]), &client(1)),
+        Err(AppendError::LogDirFull { .. })
+    ));
     log.dir().check_space(Some(0));
     assert_eq!(append(&log, 1, &["b"]).base_offset, 1);
     log.sync().unwrap();
@@ -555,21 +654,27 @@ async fn failed_sync_fences_and_no_space_passes() {
     disk.fail_after(0, io::ErrorKind::Other, true);
     log.sync().unwrap_err();
     disk.heal();
-    assert!(matches!(log.append(batch(3, &["d"]), &client(3)), Err(AppendError::LogDirOffline { .. })));
+    assert!(matches!(
+        log.append(batch(3, &["d"]), &client(3)),
+        Err(AppendError::LogDirOffline { .. })
+    ));
     log.sync().unwrap_err();
     assert_eq!((log.durable_end(), contents(&log).len()), (2, 3));
-    let reason = tokio::time::timeout(Duration::from_secs(10), manager.until_all_offline()).await.unwrap();
+    let reason =
+        tokio::time::timeout(Duration::from_secs(10), manager.until_all_offline()).await.unwrap();
     assert!(reason.contains(": sync: "), "{reason}");
 }
 
-/// Rolls, syncs and checkpoints, and in front of each change of the disk in turn it begins to lack space or descriptors.
+/// Rolls, syncs and checkpoints, and in front of each change of the disk in turn it begins to lack
+/// space or descriptors.
 #[tokio::test]
 async fn a_lack_of_space_or_descriptors_passes_and_loses_nothing_wherever_it_strikes() {
     for errno in [ENOSPC, EMFILE] {
         for at in 0.. {
             let dir = tempfile::tempdir().unwrap();
             let disk = FaultDisk::new();
-            let (manager, log) = new_log(&disk.env(), dir.path(), LogConfig { segment_bytes: 400, ..small() }).await;
+            let (manager, log) =
+                new_log(&disk.env(), dir.path(), LogConfig { segment_bytes: 400, ..small() }).await;
             disk.lacks_after(at, errno);
             let mut met = false;
             let (mut stored, mut durable) = (BTreeMap::new(), 0);
@@ -584,9 +689,16 @@ async fn a_lack_of_space_or_descriptors_passes_and_loses_nothing_wherever_it_str
                     log.close_idle();
                 }
                 let value = format!("value {i}");
-                match log.append(batch(i, &[&value]), &AppendOptions { leader_epoch: i as i32 / 4, ..client(i) }) {
+                match log.append(
+                    batch(i, &[&value]),
+                    &AppendOptions { leader_epoch: i as i32 / 4, ..client(i) },
+                ) {
                     Ok(info) => drop(stored.insert(info.base_offset, value)),
-                    Err(error) => assert_eq!((error.code(), i < 18), (56, true), "{errno} after {at} changes, append {i}: {error}"),
+                    Err(error) => assert_eq!(
+                        (error.code(), i < 18),
+                        (56, true),
+                        "{errno} after {at} changes, append {i}: {error}"
+                    ),
                 }
                 match if i % 3 == 2 { log.checkpoint() } else { log.sync() } {
                     Ok(end) => durable = end,
@@ -595,16 +707,25 @@ async fn a_lack_of_space_or_descriptors_passes_and_loses_nothing_wherever_it_str
                 if i % 6 == 5 {
                     let _ = log.dir.partitions.set_recovery_points([&*log]);
                 }
-                assert!(!log.is_offline() && log.dir().offline().is_none(), "{errno} after {at} changes: {:?}", log.dir().offline());
+                assert!(
+                    !log.is_offline() && log.dir().offline().is_none(),
+                    "{errno} after {at} changes: {:?}",
+                    log.dir().offline()
+                );
             }
             assert_eq!(durable, log.end_offset());
             assert_eq!(contents(&log), stored, "{errno} after {at} changes");
             let epochs: Vec<_> = (0..6).map(|epoch| log.end_offset_for_epoch(epoch)).collect();
             drop((manager, log));
             let manager = open(&Env::real(), dir.path()).await;
-            let log = manager.get(ID, 0).unwrap_or_else(|| panic!("{errno} after {at} changes: {:?}", manager.offline_logs()));
+            let log = manager.get(ID, 0).unwrap_or_else(|| {
+                panic!("{errno} after {at} changes: {:?}", manager.offline_logs())
+            });
             assert_eq!(contents(&log), stored, "{errno} after {at} changes and a kill");
-            assert_eq!((0..6).map(|epoch| log.end_offset_for_epoch(epoch)).collect::<Vec<_>>(), epochs);
+            assert_eq!(
+                (0..6).map(|epoch| log.end_offset_for_epoch(epoch)).collect::<Vec<_>>(),
+                epochs
+            );
             if !met {
                 assert!(at > 30, "the faults have to have met something: {at}");
                 break;
@@ -613,14 +734,15 @@ async fn a_lack_of_space_or_descriptors_passes_and_loses_nothing_wherever_it_str
     }
 }
 
-/// A roll that finds a descriptor for one file and none for the next leaves no segment behind: readers would look there for the
-/// records that went into the old one instead.
+/// A roll that finds a descriptor for one file and none for the next leaves no segment behind:
+/// readers would look there for the records that went into the old one instead.
 #[tokio::test]
 async fn a_roll_that_fails_half_way_hides_no_record_after_a_restart() {
     for (errno, opened) in (0..4).flat_map(|opened| [(EMFILE, opened), (ENOSPC, opened)]) {
         let dir = tempfile::tempdir().unwrap();
         let disk = FaultDisk::new();
-        let (manager, log) = new_log(&disk.env(), dir.path(), LogConfig { segment_bytes: 400, ..small() }).await;
+        let (manager, log) =
+            new_log(&disk.env(), dir.path(), LogConfig { segment_bytes: 400, ..small() }).await;
         append(&log, 0, &["a value"]);
         append(&log, 1, &[&"long ".repeat(20)]);
         log.sync().unwrap();
@@ -639,8 +761,13 @@ async fn a_roll_that_fails_half_way_hides_no_record_after_a_restart() {
         let manager = open(&Env::real(), dir.path()).await;
         let log = manager.get(ID, 0).unwrap();
         for from in 0..log.end_offset() {
-            let found = batches(&bytes_of(&log.read_from_disk(from, 1, Offset::MAX, true).unwrap()));
-            assert_eq!(found.first().map(|batch| batch.base_offset), Some(from), "{errno} after {opened} changes");
+            let found =
+                batches(&bytes_of(&log.read_from_disk(from, 1, Offset::MAX, true).unwrap()));
+            assert_eq!(
+                found.first().map(|batch| batch.base_offset),
+                Some(from),
+                "{errno} after {opened} changes"
+            );
         }
         assert_eq!(contents(&log), stored, "{errno} after {opened} changes");
     }
@@ -649,11 +776,14 @@ async fn a_roll_that_fails_half_way_hides_no_record_after_a_restart() {
 #[tokio::test]
 async fn a_log_whose_files_are_gone_is_out_of_use_alone() {
     let dir = tempfile::tempdir().unwrap();
-    let (manager, log) = new_log(&Env::real(), dir.path(), LogConfig { segment_bytes: 150, ..small() }).await;
+    let (manager, log) =
+        new_log(&Env::real(), dir.path(), LogConfig { segment_bytes: 150, ..small() }).await;
     let other = manager.create("other", Uuid::from_u128(43), 0, small()).await.unwrap();
     append(&log, 0, &["a"]);
     Env::real().disk.remove_dir_all(&log.path).unwrap();
-    let error = log.append(batch(1, &["rolls into a new segment, whose directory is not there"]), &client(1)).unwrap_err();
+    let error = log
+        .append(batch(1, &["rolls into a new segment, whose directory is not there"]), &client(1))
+        .unwrap_err();
     assert!(matches!(error, AppendError::Broken { .. }) && error.code() == 56, "{error}");
     assert!(log.is_offline() && !other.is_offline());
     log.sync().unwrap_err();
@@ -671,7 +801,8 @@ async fn the_reserve_is_for_coordinators_and_fits_the_file_system() {
         Err(AppendError::LogDirFull { .. }) => true,
         Err(error) => panic!("{error}"),
     };
-    let (of_client, of_coordinator) = (client(0), AppendOptions { origin: Origin::Coordinator, ..client(0) });
+    let (of_client, of_coordinator) =
+        (client(0), AppendOptions { origin: Origin::Coordinator, ..client(0) });
     for (name, free, reserve, expected) in [
         ("the default of a large file system", (64 << 20) - 1, None, (true, false)),
         ("the default of a large file system", 65 << 20, None, (false, false)),
@@ -682,13 +813,18 @@ async fn the_reserve_is_for_coordinators_and_fits_the_file_system() {
         disk.set_free(free);
         log.dir().check_space(reserve);
         assert_eq!((is_full(&of_client), is_full(&of_coordinator)), expected, "{name}");
-        assert_eq!(log.dir().refusal().is_some_and(|reason| reason.contains("log.dir.reserve.bytes")), expected.0, "{name}");
+        assert_eq!(
+            log.dir().refusal().is_some_and(|reason| reason.contains("log.dir.reserve.bytes")),
+            expected.0,
+            "{name}"
+        );
     }
     // Between two looks at the space, appends count against it.
     disk.set_free(5 << 20);
     log.dir().check_space(Some(1 << 20));
     let big = "x".repeat(1 << 10);
-    let taken = (0..10_000).take_while(|i| log.append(batch(*i, &[&big]), &client(*i)).is_ok()).count();
+    let taken =
+        (0..10_000).take_while(|i| log.append(batch(*i, &[&big]), &client(*i)).is_ok()).count();
     assert!((3_000..4_200).contains(&taken), "{taken} KiB of 4 MiB");
 }
 
@@ -717,14 +853,19 @@ async fn group_commit_tells_how_far_each_log_is_durable() {
     let mut logs = Vec::new();
     for partition in 0..20 {
         let durable = partition != 19;
-        logs.push(manager.create(TOPIC, ID, partition, LogConfig { durable, ..small() }).await.unwrap());
+        logs.push(
+            manager.create(TOPIC, ID, partition, LogConfig { durable, ..small() }).await.unwrap(),
+        );
     }
     for round in 1..=5 {
         for log in &logs {
             append(log, round, &["x"]);
         }
         assert_eq!(logs[19].durable_end(), round, "without `durable` the page cache is enough");
-        let all = || (0..19).all(|partition| observed.durable.lock().unwrap().get(&partition) == Some(&round));
+        let all = || {
+            (0..19)
+                .all(|partition| observed.durable.lock().unwrap().get(&partition) == Some(&round))
+        };
         tokio::time::timeout(std::time::Duration::from_secs(20), async {
             while !all() {
                 observed.changed.notified().await;
@@ -737,7 +878,14 @@ async fn group_commit_tells_how_far_each_log_is_durable() {
     stop.cancel();
     syncers.await.unwrap();
     assert_eq!(logs[0].durable_end(), 6);
-    let size = |log: &Log| Env::real().disk.open(&log.path.join("00000000000000000000.log"), OpenMode::Read).unwrap().len().unwrap();
+    let size = |log: &Log| {
+        Env::real()
+            .disk
+            .open(&log.path.join("00000000000000000000.log"), OpenMode::Read)
+            .unwrap()
+            .len()
+            .unwrap()
+    };
     assert!(size(&logs[0]) > logs[0].size(), "a reserve is kept ahead of the tail");
     manager.close().await.unwrap();
     assert_eq!(size(&logs[0]), logs[0].size(), "a clean stop trims it");
@@ -754,7 +902,10 @@ async fn duplicates_are_known_after_a_clean_stop_and_a_kill() {
         builder.build()
     };
     for sequence in 0..40 {
-        assert_eq!(log.append(sent(sequence), &client(1_000)).unwrap().base_offset, i64::from(sequence));
+        assert_eq!(
+            log.append(sent(sequence), &client(1_000)).unwrap().base_offset,
+            i64::from(sequence)
+        );
         if sequence == 30 {
             log.checkpoint().unwrap();
             log.dir.partitions.set_recovery_points([&*log]).unwrap();
@@ -777,8 +928,9 @@ async fn duplicates_are_known_after_a_clean_stop_and_a_kill() {
     }
 }
 
-/// After a kill, the indexes of rolled segments past the recovery point are made anew. When the power failed after the next
-/// checkpoint, such a time index was empty or zeros, the segment as old as 1970, and retention took it.
+/// After a kill, the indexes of rolled segments past the recovery point are made anew. When the
+/// power failed after the next checkpoint, such a time index was empty or zeros, the segment as old
+/// as 1970, and retention took it.
 #[tokio::test]
 async fn a_checkpoint_makes_the_indexes_durable_that_recovery_made_anew() {
     let dir = tempfile::tempdir().unwrap();
@@ -788,7 +940,14 @@ async fn a_checkpoint_makes_the_indexes_durable_that_recovery_made_anew() {
         append(&log, 1_000 + i, &["some value"]);
     }
     log.sync().unwrap();
-    let rolled: Vec<_> = log.segments.load().iter().rev().skip(1).map(|segment| segment.path(".timeindex")).collect();
+    let rolled: Vec<_> = log
+        .segments
+        .load()
+        .iter()
+        .rev()
+        .skip(1)
+        .map(|segment| segment.path(".timeindex"))
+        .collect();
     assert!(rolled.len() > 1);
     let killed = tempfile::tempdir().unwrap();
     copy_dir(dir.path(), killed.path());
@@ -807,7 +966,8 @@ async fn followers_truncate_and_continue() {
     let env = Env::real();
     let (manager, log) = new_log(&env, dir.path(), small()).await;
     let replicated = |base, epoch| {
-        let mut builder = BatchBuilder::new(base).at(base, epoch).producer(3, 0, i32::try_from(base).unwrap());
+        let mut builder =
+            BatchBuilder::new(base).at(base, epoch).producer(3, 0, i32::try_from(base).unwrap());
         builder.push(base, None, Some(b"r"), &[]);
         builder.push(base, None, Some(b"r"), &[]);
         builder.build()
@@ -818,7 +978,10 @@ async fn followers_truncate_and_continue() {
     }
     log.checkpoint().unwrap();
     assert_eq!(log.end_offset_for_epoch(3), Some((1, 80)));
-    assert!(matches!(log.append(replicated(100, 4), &options), Err(AppendError::OutOfOrderOffset { .. })));
+    assert!(matches!(
+        log.append(replicated(100, 4), &options),
+        Err(AppendError::OutOfOrderOffset { .. })
+    ));
     log.truncate_to(75).unwrap();
     assert_eq!((log.end_offset(), log.durable_end(), log.latest_epoch()), (74, 74, Some(1)));
     log.append(replicated(74, 5), &options).unwrap();
@@ -851,7 +1014,11 @@ async fn retention_frees_the_oldest_below_the_high_watermark() {
     log.set_high_watermark(100);
     let reader = log.read_from_disk(0, usize::MAX, 10, true).unwrap();
     let doomed = log.apply_retention(100_000).unwrap();
-    assert!(!doomed.is_empty() && log.start_offset() > 20 && log.start_offset() <= 60, "{}", log.start_offset());
+    assert!(
+        !doomed.is_empty() && log.start_offset() > 20 && log.start_offset() <= 60,
+        "{}",
+        log.start_offset()
+    );
     assert_eq!(batches(&bytes_of(&reader)).len(), 10, "a read that had begun goes on");
     assert_eq!(log.read_from_disk(0, 1, 100, true).err().unwrap().code(), 1);
     assert_eq!(contents(&log).keys().next(), Some(&log.start_offset()));
@@ -872,7 +1039,10 @@ async fn deleted_and_stray_partitions_leave_their_names_free() {
     let (manager, log) = new_log(&env, dir.path(), small()).await;
     append(&log, 0, &["a"]);
     log.checkpoint().unwrap();
-    assert!(matches!(manager.create(TOPIC, Uuid::from_u128(43), 0, small()).await, Err(LogError::Exists(_))));
+    assert!(matches!(
+        manager.create(TOPIC, Uuid::from_u128(43), 0, small()).await,
+        Err(LogError::Exists(_))
+    ));
     manager.delete(vec![(TOPIC.into(), ID, 0)]).await;
     assert_eq!(log.append(batch(0, &["b"]), &client(0)).unwrap_err().code(), 6);
     let again = manager.create(TOPIC, Uuid::from_u128(43), 0, small()).await.unwrap();
@@ -882,7 +1052,14 @@ async fn deleted_and_stray_partitions_leave_their_names_free() {
     drop((manager, log, again));
     let manager = open(&env, dir.path()).await;
     assert!(manager.logs().is_empty() && manager.offline_logs().is_empty());
-    let names: Vec<_> = env.disk.list(dir.path()).unwrap().into_iter().filter(|entry| entry.is_dir).map(|entry| entry.name).collect();
+    let names: Vec<_> = env
+        .disk
+        .list(dir.path())
+        .unwrap()
+        .into_iter()
+        .filter(|entry| entry.is_dir)
+        .map(|entry| entry.name)
+        .collect();
     assert!(names.len() == 1 && names[0].ends_with("-stray"), "{names:?}");
     assert!(matches!(LogManager::open(env, options(dir.path())).await, Err(LogError::Locked(_))));
 }
@@ -897,23 +1074,40 @@ async fn damaged_partition_stays_offline_and_the_others_open() {
     append(&log, 0, &["b"]);
     manager.close().await.unwrap();
     drop((manager, log));
-    let file = env.disk.open(&dir.path().join("orders-0/00000000000000000000.log"), OpenMode::ReadWrite).unwrap();
+    let file = env
+        .disk
+        .open(&dir.path().join("orders-0/00000000000000000000.log"), OpenMode::ReadWrite)
+        .unwrap();
     file.set_len(80).unwrap();
     let manager = open(&env, dir.path()).await;
     assert_eq!(manager.logs().len(), 1);
     let offline = manager.offline_logs();
-    assert!(matches!(&offline[..], [OfflineLog { error: LogError::Corrupt { .. }, topic_id: Some(ID), .. }]), "{offline:?}");
+    assert!(
+        matches!(
+            &offline[..],
+            [OfflineLog { error: LogError::Corrupt { .. }, topic_id: Some(ID), .. }]
+        ),
+        "{offline:?}"
+    );
     assert!(manager.was_clean());
     manager.close().await.unwrap();
     drop(manager);
-    assert!(!open(&env, dir.path()).await.was_clean(), "nobody has looked at the tail of the damaged log");
+    assert!(
+        !open(&env, dir.path()).await.was_clean(),
+        "nobody has looked at the tail of the damaged log"
+    );
 }
 
-/// The recovery point moves once a minute, the high watermark is written every five seconds: what is below it was acknowledged too.
+/// The recovery point moves once a minute, the high watermark is written every five seconds: what
+/// is below it was acknowledged too.
 #[tokio::test]
 async fn damage_below_the_high_watermark_is_not_taken_for_an_unfinished_write() {
     let env = Env::real();
-    for (name, durable, survives) in [("a damaged byte", true, 1), ("no file", true, 0), ("only what no sync has reached", false, 2)] {
+    for (name, durable, survives) in [
+        ("a damaged byte", true, 1),
+        ("no file", true, 0),
+        ("only what no sync has reached", false, 2),
+    ] {
         let dir = tempfile::tempdir().unwrap();
         let (manager, log) = new_log(&env, dir.path(), LogConfig { durable, ..small() }).await;
         let path = log.path.clone();
@@ -931,7 +1125,11 @@ async fn damage_below_the_high_watermark_is_not_taken_for_an_unfinished_write() 
         match name {
             "a damaged byte" => {
                 let at = usize::try_from(size).unwrap() + 30;
-                env.disk.open(&file, OpenMode::ReadWrite).unwrap().write_at(&[io::IoSlice::new(&[!bytes[at]])], at as u64).unwrap();
+                env.disk
+                    .open(&file, OpenMode::ReadWrite)
+                    .unwrap()
+                    .write_at(&[io::IoSlice::new(&[!bytes[at]])], at as u64)
+                    .unwrap();
             }
             "no file" => {
                 for entry in env.disk.list(&path).unwrap() {
@@ -943,8 +1141,18 @@ async fn damage_below_the_high_watermark_is_not_taken_for_an_unfinished_write() 
         let manager = open(&env, dir.path()).await;
         if durable {
             let offline = manager.offline_logs();
-            assert!(matches!(offline.first().map(|log| &log.error), Some(LogError::Corrupt { durable_end: 2, .. })), "{name}: {offline:?}");
-            assert_eq!(env.disk.read(&file).map_or(0, |bytes| bytes.len()), if survives == 0 { 0 } else { bytes.len() }, "{name}");
+            assert!(
+                matches!(
+                    offline.first().map(|log| &log.error),
+                    Some(LogError::Corrupt { durable_end: 2, .. })
+                ),
+                "{name}: {offline:?}"
+            );
+            assert_eq!(
+                env.disk.read(&file).map_or(0, |bytes| bytes.len()),
+                if survives == 0 { 0 } else { bytes.len() },
+                "{name}"
+            );
             drop((manager, offline));
             env.disk.open(&path.join("accept-data-loss"), OpenMode::Create).unwrap();
             let manager = open(&env, dir.path()).await;
@@ -967,7 +1175,14 @@ async fn missing_and_damaged_indexes_are_made_anew() {
     let expected = contents(&log);
     drop((manager, log));
     let path = dir.path().join("orders-0");
-    for (i, entry) in env.disk.list(&path).unwrap().into_iter().filter(|entry| entry.name.ends_with("index")).enumerate() {
+    for (i, entry) in env
+        .disk
+        .list(&path)
+        .unwrap()
+        .into_iter()
+        .filter(|entry| entry.name.ends_with("index"))
+        .enumerate()
+    {
         let file: PathBuf = path.join(entry.name);
         match i % 3 {
             0 => env.disk.remove_file(&file).unwrap(),
@@ -979,7 +1194,10 @@ async fn missing_and_damaged_indexes_are_made_anew() {
     let log = manager.get(ID, 0).unwrap();
     assert_eq!(contents(&log), expected);
     for offset in 0..100 {
-        assert_eq!(batches(&bytes_of(&log.read_from_disk(offset, 1, 100, true).unwrap()))[0].base_offset, offset);
+        assert_eq!(
+            batches(&bytes_of(&log.read_from_disk(offset, 1, 100, true).unwrap()))[0].base_offset,
+            offset
+        );
         assert_eq!(log.offset_for_timestamp(offset).unwrap().unwrap().offset, offset);
     }
 }
@@ -1001,7 +1219,9 @@ async fn thousands_of_partitions_hold_no_files_and_open_quickly() {
     }
     let fds = env.disk.list(Path::new("/proc/self/fd")).unwrap_or_default();
     #[allow(clippy::disallowed_methods, reason = "the test looks at its own process")]
-    let targets = fds.iter().filter_map(|fd| std::fs::read_link(Path::new("/proc/self/fd").join(&fd.name)).ok());
+    let targets = fds
+        .iter()
+        .filter_map(|fd| std::fs::read_link(Path::new("/proc/self/fd").join(&fd.name)).ok());
     let held = targets.filter(|target| target.starts_with(dir.path())).count();
     assert!(held < 20, "{held}");
     manager.close().await.unwrap();
@@ -1022,13 +1242,16 @@ fn keyed(log: &Arc<Log>, timestamp: i64, records: &[(&str, Option<&str>)]) {
 
 /// Offset, key, value of every record.
 fn table(log: &Log) -> Vec<(Offset, String, Option<String>)> {
-    let bytes = bytes_of(&log.read_from_disk(log.start_offset(), usize::MAX, Offset::MAX, true).unwrap());
+    let bytes =
+        bytes_of(&log.read_from_disk(log.start_offset(), usize::MAX, Offset::MAX, true).unwrap());
     let (mut found, mut rest) = (Vec::new(), &bytes[..]);
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     while !rest.is_empty() {
         let (batch, after) = Batch::split(rest).unwrap();
         batch.check_crc().unwrap();
-        for record in RecordIter::new(batch.records_bytes(), batch.header.records_count).map(Result::unwrap) {
+        for record in
+            RecordIter::new(batch.records_bytes(), batch.header.records_count).map(Result::unwrap)
+        {
             found.push((
                 batch.header.base_offset + i64::from(record.offset_delta),
                 text(record.key.unwrap_or_default()),
@@ -1053,7 +1276,12 @@ fn latest(table: &[(Offset, String, Option<String>)]) -> BTreeMap<String, String
 }
 
 fn compacted() -> LogConfig {
-    LogConfig { cleanup_policy: CleanupPolicy { delete: false, compact: true }, segment_bytes: 700, delete_retention_ms: 1_000, ..small() }
+    LogConfig {
+        cleanup_policy: CleanupPolicy { delete: false, compact: true },
+        segment_bytes: 700,
+        delete_retention_ms: 1_000,
+        ..small()
+    }
 }
 
 fn pass(now: i64, first_dirty: Offset, keys_max: usize) -> super::cleaner::Pass {
@@ -1080,7 +1308,12 @@ async fn compaction_keeps_the_last_record_of_each_key() {
     // Naively: below `upper` a record stays when no later one below `upper` has its key.
     let expected: Vec<_> = before
         .iter()
-        .filter(|(offset, key, _)| *offset >= upper || !before.iter().any(|later| later.0 > *offset && later.0 < upper && later.1 == *key))
+        .filter(|(offset, key, _)| {
+            *offset >= upper
+                || !before
+                    .iter()
+                    .any(|later| later.0 > *offset && later.0 < upper && later.1 == *key)
+        })
         .cloned()
         .collect();
     assert_eq!(after, expected);
@@ -1094,7 +1327,9 @@ async fn compaction_keeps_the_last_record_of_each_key() {
     let config = LogConfig { min_cleanable_dirty_permille: 0, ..compacted() };
     log.set_config(config.clone());
     log.compact(&pass(500, upper, 1_000)).unwrap().unwrap();
-    let tombstones = |log: &Log| table(log).iter().filter(|record| record.2.is_none() && record.0 < upper).count();
+    let tombstones = |log: &Log| {
+        table(log).iter().filter(|record| record.2.is_none() && record.0 < upper).count()
+    };
     let waiting = tombstones(&log);
     keyed(&log, 201, &[("newer", Some("x"))]);
     log.roll_now(201).unwrap();
@@ -1125,7 +1360,11 @@ async fn compaction_with_room_for_few_keys_goes_on_where_it_stopped() {
         assert_eq!(latest(&table(&log)), expected);
         (at, rounds) = (next, rounds + 1);
     }
-    assert!(rounds > 5 && at == log.active().base && table(&log).len() < 40, "{rounds} {at} {}", table(&log).len());
+    assert!(
+        rounds > 5 && at == log.active().base && table(&log).len() < 40,
+        "{rounds} {at} {}",
+        table(&log).len()
+    );
 }
 
 #[tokio::test]
@@ -1146,7 +1385,9 @@ async fn crash_between_any_two_steps_of_compaction_loses_no_key() {
         drop((manager, log));
         disk.heal();
         let manager = open(&Env::real(), dir.path()).await;
-        let log = manager.get(ID, 0).unwrap_or_else(|| panic!("after {at} changes: {:?}", manager.offline_logs()));
+        let log = manager
+            .get(ID, 0)
+            .unwrap_or_else(|| panic!("after {at} changes: {:?}", manager.offline_logs()));
         assert_eq!((latest(&table(&log)), log.end_offset()), (expected, 40), "after {at} changes");
         for offset in 0..40 {
             let found = log.read_from_disk(offset, 1, 40, true).unwrap();
@@ -1192,7 +1433,10 @@ async fn last_batch_of_a_producer_stays_when_its_records_go() {
     log.sync().unwrap();
     log.compact(&pass(1, 0, 1_000)).unwrap().unwrap();
     let first = batches(&bytes_of(&log.read_from_disk(0, 1, 31, true).unwrap()))[0];
-    assert_eq!((first.base_offset, first.records_count, first.producer_id, first.last_sequence()), (0, 0, 8, 0));
+    assert_eq!(
+        (first.base_offset, first.records_count, first.producer_id, first.last_sequence()),
+        (0, 0, 8, 0)
+    );
 }
 
 #[derive(Clone, Debug)]
@@ -1219,8 +1463,8 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
-    /// Against a list of values: whatever happens, the log is a prefix of what was appended, and at least what
-    /// was synced.
+    /// Against a list of values: whatever happens, the log is a prefix of what was appended, and at
+    /// least what was synced.
     #[test]
     fn log_behaves_like_a_list(steps in prop::collection::vec(step(), 1..40)) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -1286,8 +1530,12 @@ async fn a_restart_makes_no_segment_younger() {
     manager.close().await.unwrap();
     drop(manager);
     let restart = async || {
-        let manager =
-            LogManager::open(env.clone(), LogManagerOptions { default_config: config.clone(), ..options(dir.path()) }).await.unwrap();
+        let manager = LogManager::open(
+            env.clone(),
+            LogManagerOptions { default_config: config.clone(), ..options(dir.path()) },
+        )
+        .await
+        .unwrap();
         (manager.clone(), manager.get(ID, 0).unwrap())
     };
     let (manager, log) = restart().await;
@@ -1351,8 +1599,14 @@ async fn a_dirty_log_reaches_the_thread_that_waits_or_else_wakes_the_task() {
         assert!(began.elapsed() < std::time::Duration::from_secs(30), "it was not told");
     }
     let waiting = log_dir.clone();
-    assert!(env.blocking(move || waiting.wait_dirty(std::time::Duration::from_millis(1))).await.is_empty());
+    assert!(
+        env.blocking(move || waiting.wait_dirty(std::time::Duration::from_millis(1)))
+            .await
+            .is_empty()
+    );
     log_dir.enqueue(log.clone());
-    tokio::time::timeout(std::time::Duration::from_secs(300), log_dir.wake.notified()).await.unwrap();
+    tokio::time::timeout(std::time::Duration::from_secs(300), log_dir.wake.notified())
+        .await
+        .unwrap();
     assert_eq!(log_dir.take_dirty().len(), 1);
 }

@@ -13,8 +13,8 @@ use letterbox_protocol::model::{LeaderEpoch, Offset, TimestampMs};
 pub enum Origin {
     /// A producer. Everything is checked; the log chooses the offsets.
     Client,
-    /// A coordinator on this broker. The log chooses the offsets; the broker's own batches are not judged
-    /// by the rules for producers.
+    /// A coordinator on this broker. The log chooses the offsets; the broker's own batches are not
+    /// judged by the rules for producers.
     Coordinator,
     /// The partition's leader. Offsets and epochs are taken as they are, and must continue the log.
     Replication,
@@ -106,10 +106,11 @@ pub struct TimestampOffset {
 pub trait DurabilityObserver: Send + Sync {
     /// Everything below `durable_end` of `log` is on the device.
     ///
-    /// Called where blocking is allowed, never under a lock of the log; once per log and round of syncs.
+    /// Called where blocking is allowed, never under a lock of the log; once per log and round of
+    /// syncs.
     fn durable(&self, log: &Arc<Log>, durable_end: Offset);
 
-    /// The log directory of `log` went offline: what was appended and not yet durable never will be.
-    /// Called once per log that waited for a sync.
+    /// The log directory of `log` went offline: what was appended and not yet durable never will
+    /// be. Called once per log that waited for a sync.
     fn failed(&self, log: &Arc<Log>);
 }

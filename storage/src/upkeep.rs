@@ -1,9 +1,10 @@
 //! What is done to logs in the background, and their closing.
 //!
-//! Each kind of work has a loop of its own, so that none waits for another: neither a checkpoint nor the removal of
-//! deleted files waits for a compaction that takes minutes. What changes metadata waits for none of them: beyond the
-//! few file operations that a [`Log`] makes under its own lock, no lock is held. A pass goes log by log, within a big
-//! log batch by batch, and ends at the next of them when `stop` is cancelled.
+//! Each kind of work has a loop of its own, so that none waits for another: neither a checkpoint
+//! nor the removal of deleted files waits for a compaction that takes minutes. What changes
+//! metadata waits for none of them: beyond the few file operations that a [`Log`] makes under its
+//! own lock, no lock is held. A pass goes log by log, within a big log batch by batch, and ends at
+//! the next of them when `stop` is cancelled.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -39,13 +40,24 @@ pub(super) struct Doomed {
 impl Doomed {
     /// `delay_ms` is the topic's `file.delete.delay.ms`.
     pub(super) fn after(delay_ms: i64, dir: Arc<LogDir>, path: PathBuf, is_dir: bool) -> Self {
-        Self { at: Instant::now() + Duration::from_millis(u64::try_from(delay_ms).unwrap_or(0)), dir, path, is_dir }
+        Self {
+            at: Instant::now() + Duration::from_millis(u64::try_from(delay_ms).unwrap_or(0)),
+            dir,
+            path,
+            is_dir,
+        }
     }
 }
 
 /// Runs `pass` every `period`, until `stop`.
-async fn every<F: Future<Output = ()>>(first: Duration, period: Duration, stop: &CancellationToken, mut pass: impl FnMut() -> F) {
-    let mut ticks = tokio::time::interval_at(Instant::now() + first, period.max(Duration::from_millis(1)));
+async fn every<F: Future<Output = ()>>(
+    first: Duration,
+    period: Duration,
+    stop: &CancellationToken,
+    mut pass: impl FnMut() -> F,
+) {
+    let mut ticks =
+        tokio::time::interval_at(Instant::now() + first, period.max(Duration::from_millis(1)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -57,9 +69,9 @@ async fn every<F: Future<Output = ()>>(first: Duration, period: Duration, stop: 
 }
 
 impl LogManager {
-    /// Looks after the logs until `stop`: rolls by time, retention, compaction, removal of deleted files, recovery points,
-    /// high watermarks, expired producers, idle files. Its I/O runs off the async threads. Not to be dropped before it has
-    /// ended: what it has begun goes on.
+    /// Looks after the logs until `stop`: rolls by time, retention, compaction, removal of deleted
+    /// files, recovery points, high watermarks, expired producers, idle files. Its I/O runs off the
+    /// async threads. Not to be dropped before it has ended: what it has begun goes on.
     pub async fn run_upkeep(self: Arc<Self>, stop: CancellationToken) {
         let options = &self.options;
         let early = SECOND.min(options.recovery_point_interval);
@@ -90,8 +102,13 @@ impl LogManager {
         }
     }
 
-    /// Does `work` to every log that is in use, one after the other, so that others have their turn between two of them.
-    async fn each_log(&self, stop: &CancellationToken, work: impl Fn(&Arc<Log>) + Clone + Send + 'static) {
+    /// Does `work` to every log that is in use, one after the other, so that others have their turn
+    /// between two of them.
+    async fn each_log(
+        &self,
+        stop: &CancellationToken,
+        work: impl Fn(&Arc<Log>) + Clone + Send + 'static,
+    ) {
         for log in self.logs() {
             if stop.is_cancelled() {
                 return;
@@ -103,10 +120,12 @@ impl LogManager {
         }
     }
 
-    /// Moves recovery points: of all logs with new bytes, or of those with so many that it does not wait for its time.
-    /// Each log is synced by itself; what their directory keeps of them is written once.
+    /// Moves recovery points: of all logs with new bytes, or of those with so many that it does not
+    /// wait for its time. Each log is synced by itself; what their directory keeps of them is
+    /// written once.
     async fn checkpoint_logs(&self, all: bool, stop: &CancellationToken) {
-        let (now, expiration_ms) = (self.env.clock.wall_ms(), self.options.producer_id_expiration_ms);
+        let (now, expiration_ms) =
+            (self.env.clock.wall_ms(), self.options.producer_id_expiration_ms);
         for (dir, logs) in self.logs_by_dir() {
             let mut moved = Vec::new();
             for log in logs {
@@ -116,11 +135,14 @@ impl LogManager {
                 if all {
                     log.expire_producers(now, expiration_ms);
                 }
-                if log.is_closed() || !(log.is_checkpoint_due() || all && log.bytes_since_checkpoint() > 0) {
+                if log.is_closed()
+                    || !(log.is_checkpoint_due() || all && log.bytes_since_checkpoint() > 0)
+                {
                     continue;
                 }
                 let job = log.clone();
-                // A failure has been said, and is of this log alone unless it has fenced the directory.
+                // A failure has been said, and is of this log alone unless it has fenced the
+                // directory.
                 match self.env.blocking(move || job.checkpoint()).await {
                     Ok(_) => moved.push(log),
                     Err(_) if dir.offline().is_some() => break,
@@ -128,14 +150,22 @@ impl LogManager {
                 }
             }
             if !moved.is_empty() {
-                self.env.blocking(move || said(&dir, dir.partitions.set_recovery_points(moved.iter().map(|log| &**log)))).await;
+                self.env
+                    .blocking(move || {
+                        said(
+                            &dir,
+                            dir.partitions.set_recovery_points(moved.iter().map(|log| &**log)),
+                        )
+                    })
+                    .await;
             }
         }
     }
 
     /// Writes the high watermarks and log start offsets of every directory.
     pub async fn checkpoint(&self) {
-        self.for_each_dir(|dir, logs| dir.partitions.set_positions(logs.iter().map(|log| &**log))).await;
+        self.for_each_dir(|dir, logs| dir.partitions.set_positions(logs.iter().map(|log| &**log)))
+            .await;
     }
 
     async fn retain(&self, stop: &CancellationToken) {
@@ -148,7 +178,11 @@ impl LogManager {
                     Ok(paths) if paths.is_empty() => return,
                     Ok(paths) => {
                         let delay_ms = log.config().file_delete_delay_ms;
-                        lock(&doomed).extend(paths.into_iter().map(|path| Doomed::after(delay_ms, log.dir.clone(), path, false)));
+                        lock(&doomed).extend(
+                            paths
+                                .into_iter()
+                                .map(|path| Doomed::after(delay_ms, log.dir.clone(), path, false)),
+                        );
                     }
                     Err(error) => {
                         tracing::warn!(topic = %log.topic(), partition = log.partition(), %error, "retention failed; it is tried again");
@@ -171,7 +205,8 @@ impl LogManager {
 
     /// Compacts, one after the other, the logs that are compacted and dirty enough.
     async fn compact(&self, stop: &CancellationToken) {
-        let (env, keys_max, stops) = (self.env.clone(), self.options.cleaner_keys_max, stop.clone());
+        let (env, keys_max, stops) =
+            (self.env.clone(), self.options.cleaner_keys_max, stop.clone());
         let compact = move |log: &Arc<Log>| {
             if !log.config().cleanup_policy.compact {
                 return;
@@ -183,7 +218,10 @@ impl LogManager {
                 first_dirty: log.dir.partitions.cleaned(log).clamp(0, log.end_offset()),
                 stop: stops.clone(),
             };
-            match log.compact(&pass).and_then(|end| end.map_or(Ok(()), |end| log.dir.partitions.set_cleaned(log, end))) {
+            match log
+                .compact(&pass)
+                .and_then(|end| end.map_or(Ok(()), |end| log.dir.partitions.set_cleaned(log, end)))
+            {
                 Ok(()) | Err(LogError::Interrupted) => {}
                 Err(_) if log.is_closed() => {}
                 Err(error) => {
@@ -208,14 +246,18 @@ impl LogManager {
                         // With a deleted partition its deleted segments are gone already.
                         && error.kind() != std::io::ErrorKind::NotFound
                     {
-                        tracing::warn!(path = %doomed.path.display(), %error, "could not remove what was deleted; the next start does");
+                        tracing::warn!(path = %doomed.path.display(), %error, "could not remove \
+                            what was deleted; the next start does");
                     }
                 }
             })
             .await;
     }
 
-    pub(super) async fn for_each_dir(&self, work: impl Fn(&LogDir, &[Arc<Log>]) -> Result<(), LogError> + Copy + Send + 'static) {
+    pub(super) async fn for_each_dir(
+        &self,
+        work: impl Fn(&LogDir, &[Arc<Log>]) -> Result<(), LogError> + Copy + Send + 'static,
+    ) {
         for (dir, logs) in self.logs_by_dir() {
             self.env.blocking(move || said(&dir, work(&dir, &logs))).await;
         }
@@ -224,14 +266,22 @@ impl LogManager {
     /// The logs of each directory that is in use.
     fn logs_by_dir(&self) -> Vec<(Arc<LogDir>, Vec<Arc<Log>>)> {
         let logs = self.logs();
-        let of = |dir: &Arc<LogDir>| logs.iter().filter(|log| Arc::ptr_eq(&log.dir, dir)).cloned().collect();
-        self.dirs.iter().filter(|dir| dir.offline().is_none()).map(|dir| (dir.clone(), of(dir))).collect()
+        let of = |dir: &Arc<LogDir>| {
+            logs.iter().filter(|log| Arc::ptr_eq(&log.dir, dir)).cloned().collect()
+        };
+        self.dirs
+            .iter()
+            .filter(|dir| dir.offline().is_none())
+            .map(|dir| (dir.clone(), of(dir)))
+            .collect()
     }
 
-    /// Syncs and closes every log, writes the checkpoints, and marks the directories as left in order. To be
-    /// called after [`LogManager::run_syncers`] and [`LogManager::run_upkeep`] have ended. Appends are refused from then on.
+    /// Syncs and closes every log, writes the checkpoints, and marks the directories as left in
+    /// order. To be called after [`LogManager::run_syncers`] and [`LogManager::run_upkeep`] have
+    /// ended. Appends are refused from then on.
     ///
-    /// A directory with a log that could not be opened is not marked: its tail has not been looked at since the last run.
+    /// A directory with a log that could not be opened is not marked: its tail has not been looked
+    /// at since the last run.
     ///
     /// # Errors
     /// `Offline` when a directory could not be closed in order; the others are.
@@ -249,7 +299,8 @@ impl LogManager {
         for (dir, logs) in self.logs_by_dir() {
             match self.env.blocking(move || close_dir(&dir, &logs)).await {
                 Err(error) if error.fault().is_state() => {
-                    tracing::warn!(%error, "a log directory cannot be marked as left in order; the next start checks the tails of its logs");
+                    tracing::warn!(%error, "a log directory cannot be marked as left in order; the \
+                        next start checks the tails of its logs");
                 }
                 closed => result = result.and(closed),
             }
@@ -267,11 +318,14 @@ impl LogManager {
 fn close_dir(dir: &LogDir, logs: &[Arc<Log>]) -> Result<(), LogError> {
     dir.partitions.set_recovery_points(logs.iter().map(|log| &**log))?;
     if !dir.is_clean() {
-        tracing::warn!(dir = %dir.path.display(), "not every log of the directory was opened and closed in order; the next start checks the tails of its logs");
+        tracing::warn!(dir = %dir.path.display(), "not every log of the directory was opened and \
+            closed in order; the next start checks the tails of its logs");
         return Ok(());
     }
     let marker = dir.path.join(CLEAN_SHUTDOWN);
-    dir.disk.write_atomically(&marker, br#"{"version":0,"brokerEpoch":-1}"#).during("write", &marker)
+    dir.disk
+        .write_atomically(&marker, br#"{"version":0,"brokerEpoch":-1}"#)
+        .during("write", &marker)
 }
 
 fn said(dir: &LogDir, written: Result<(), LogError>) {
@@ -286,7 +340,8 @@ fn roll_if_old(log: &Log, now: i64) {
     }
 }
 
-/// Removes a directory file by file, so that a stop need not wait for all of a big one; the next start removes the rest.
+/// Removes a directory file by file, so that a stop need not wait for all of a big one; the next
+/// start removes the rest.
 fn remove(doomed: &Doomed, stop: &CancellationToken) -> std::io::Result<()> {
     let disk = &doomed.dir.disk;
     if !doomed.is_dir {

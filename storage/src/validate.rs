@@ -1,12 +1,13 @@
 //! What a producer's batch must be before it is stored, and what is changed about it.
 //!
-//! The bytes stay as they came unless the topic asks for another compression, the offset deltas have gaps,
-//! or a timestamp in the header is to be corrected. Records are walked as a stream: nothing is kept of keys
-//! and values, so that a batch costs one small buffer however far it unpacks.
+//! The bytes stay as they came unless the topic asks for another compression, the offset deltas
+//! have gaps, or a timestamp in the header is to be corrected. Records are walked as a stream:
+//! nothing is kept of keys and values, so that a batch costs one small buffer however far it
+//! unpacks.
 //!
 //! Where Apache Kafka's LogValidator differs: a delete horizon in a producer's batch is refused (it
-//! would change the meaning of its timestamps), and so are transactional batches while transactions are
-//! not offered.
+//! would change the meaning of its timestamps), and so are transactional batches while transactions
+//! are not offered.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 
@@ -15,7 +16,9 @@ use bytes::BytesMut;
 use super::config::{CompressionType, LogConfig, TimestampType};
 use super::error::{AppendError, RecordError};
 use super::types::Origin;
-use letterbox_protocol::batch::{self, Batch, BatchBuilder, BatchError, BatchHeader, Compression, RecordIter};
+use letterbox_protocol::batch::{
+    self, Batch, BatchBuilder, BatchError, BatchHeader, Compression, RecordIter,
+};
 use letterbox_protocol::compression::{Packer, decompress};
 use letterbox_protocol::model::TimestampMs;
 
@@ -27,7 +30,9 @@ impl From<BatchError> for AppendError {
         match error {
             BatchError::Magic(magic @ 0..=1) => Self::UnsupportedForMessageFormat { magic },
             BatchError::Compression(number) => Self::UnsupportedCompressionType(number),
-            BatchError::Record { .. } | BatchError::TrailingBytes { .. } => invalid(error.to_string()),
+            BatchError::Record { .. } | BatchError::TrailingBytes { .. } => {
+                invalid(error.to_string())
+            }
             other => Self::CorruptMessage(other.to_string()),
         }
     }
@@ -37,7 +42,8 @@ fn invalid(message: impl Into<String>) -> AppendError {
     AppendError::InvalidRecord { message: message.into(), records: Vec::new() }
 }
 
-/// How much validation may still cost, in nanoseconds of one CPU, as measured roughly. What costs more is told and not done.
+/// How much validation may still cost, in nanoseconds of one CPU, as measured roughly. What costs
+/// more is told and not done.
 #[derive(Debug)]
 pub struct Effort {
     left: u64,
@@ -75,7 +81,8 @@ const UNPACKED_RECORD_NS: u64 = 60;
 /// The slowest decoder, gzip's, makes a byte in less.
 const UNPACKED_BYTE_NS: u64 = 2;
 
-/// What a packed byte may cost however little comes out of it: blocks that hold nothing but their own tables.
+/// What a packed byte may cost however little comes out of it: blocks that hold nothing but their
+/// own tables.
 fn packed_byte_ns(codec: Compression) -> u64 {
     match codec {
         Compression::None => 0,
@@ -134,7 +141,11 @@ pub(super) fn validate(
 ) -> Result<Validated, AppendError> {
     match check(&mut bytes, config, origin, now, effort) {
         Ok(header) => {
-            let log_append_time = if config.message_timestamp_type == TimestampType::LogAppendTime { now } else { -1 };
+            let log_append_time = if config.message_timestamp_type == TimestampType::LogAppendTime {
+                now
+            } else {
+                -1
+            };
             Ok(Validated::Valid(ValidBatch { bytes, header, log_append_time }))
         }
         Err(Stop::TooLong) => Ok(Validated::TooLong(bytes)),
@@ -143,7 +154,13 @@ pub(super) fn validate(
 }
 
 /// As [`validate`]; `bytes` are changed only when nothing can stop it any more.
-fn check(bytes: &mut BytesMut, config: &LogConfig, origin: Origin, now: TimestampMs, effort: &mut Effort) -> Result<BatchHeader, Stop> {
+fn check(
+    bytes: &mut BytesMut,
+    config: &LogConfig,
+    origin: Origin,
+    now: TimestampMs,
+    effort: &mut Effort,
+) -> Result<BatchHeader, Stop> {
     let (batch, rest) = Batch::split(bytes)?;
     let header = batch.header;
     if !rest.is_empty() {
@@ -153,7 +170,11 @@ fn check(bytes: &mut BytesMut, config: &LogConfig, origin: Origin, now: Timestam
         check_header(&header)?;
     }
     if bytes.len() > config.max_message_bytes {
-        return Err(AppendError::MessageTooLarge { size: bytes.len(), max: config.max_message_bytes }.into());
+        return Err(AppendError::MessageTooLarge {
+            size: bytes.len(),
+            max: config.max_message_bytes,
+        }
+        .into());
     }
     let codec = header.compression()?;
     let records = u64::try_from(header.records_count).unwrap_or(0).min(bytes.len() as u64);
@@ -173,7 +194,8 @@ fn check(bytes: &mut BytesMut, config: &LogConfig, origin: Origin, now: Timestam
         CompressionType::Broker { codec, level } => (codec, level),
     };
     if target != codec || !walk.deltas_in_order {
-        let is_hard = walk.unpacked > REPACKED_LIGHT || level.is_some_and(|level| target == Compression::Zstd && level > ZSTD_LEVEL_LIGHT);
+        let is_hard = walk.unpacked > REPACKED_LIGHT
+            || level.is_some_and(|level| target == Compression::Zstd && level > ZSTD_LEVEL_LIGHT);
         if is_hard && !effort.is_unbounded() {
             return Err(Stop::TooLong);
         }
@@ -181,7 +203,9 @@ fn check(bytes: &mut BytesMut, config: &LogConfig, origin: Origin, now: Timestam
     }
     match config.message_timestamp_type {
         TimestampType::LogAppendTime => batch::set_log_append_time(bytes, now),
-        TimestampType::CreateTime if BatchHeader::parse(bytes)?.max_timestamp != walk.max_timestamp => {
+        TimestampType::CreateTime
+            if BatchHeader::parse(bytes)?.max_timestamp != walk.max_timestamp =>
+        {
             batch::set_max_timestamp(bytes, walk.max_timestamp)
         }
         TimestampType::CreateTime => {}
@@ -191,7 +215,10 @@ fn check(bytes: &mut BytesMut, config: &LogConfig, origin: Origin, now: Timestam
 
 fn check_header(header: &BatchHeader) -> Result<(), AppendError> {
     if header.base_offset != 0 {
-        return Err(invalid(format!("the base offset of a producer's batch must be 0, it is {}", header.base_offset)));
+        return Err(invalid(format!(
+            "the base offset of a producer's batch must be 0, it is {}",
+            header.base_offset
+        )));
     }
     if header.is_control() {
         return Err(invalid("a producer may not write control records"));
@@ -202,7 +229,9 @@ fn check_header(header: &BatchHeader) -> Result<(), AppendError> {
     if header.delete_horizon_ms().is_some() {
         return Err(invalid("a producer may not set a delete horizon"));
     }
-    if header.records_count <= 0 || header.last_offset_delta.checked_add(1) != Some(header.records_count) {
+    if header.records_count <= 0
+        || header.last_offset_delta.checked_add(1) != Some(header.records_count)
+    {
         return Err(invalid(format!(
             "the batch says it has {} records and a last offset delta of {}",
             header.records_count, header.last_offset_delta
@@ -227,12 +256,22 @@ struct Walk {
     unpacked: u64,
 }
 
-fn walk(batch: &Batch<'_>, codec: Compression, config: &LogConfig, now: TimestampMs, effort: &mut Effort) -> Result<Walk, Stop> {
+fn walk(
+    batch: &Batch<'_>,
+    codec: Compression,
+    config: &LogConfig,
+    now: TimestampMs,
+    effort: &mut Effort,
+) -> Result<Walk, Stop> {
     let timestamps = match config.message_timestamp_type {
         TimestampType::CreateTime => {
-            let (before, after) = (config.message_timestamp_before_max_ms, config.message_timestamp_after_max_ms);
+            let (before, after) =
+                (config.message_timestamp_before_max_ms, config.message_timestamp_after_max_ms);
             // The largest bound means that there is none.
-            (if before == i64::MAX { i64::MIN } else { now.saturating_sub(before) }, now.saturating_add(after))
+            (
+                if before == i64::MAX { i64::MIN } else { now.saturating_sub(before) },
+                now.saturating_add(after),
+            )
         }
         TimestampType::LogAppendTime => (TimestampMs::MIN, TimestampMs::MAX),
     };
@@ -247,24 +286,30 @@ fn walk(batch: &Batch<'_>, codec: Compression, config: &LogConfig, now: Timestam
     };
     let mut unpacked_bytes = batch.records_bytes().len() as u64;
     if codec == Compression::None {
-        for (index, record) in RecordIter::new(batch.records_bytes(), batch.header.records_count).enumerate() {
+        for (index, record) in
+            RecordIter::new(batch.records_bytes(), batch.header.records_count).enumerate()
+        {
             let record = record?;
             judge.record(index, record.timestamp_delta, record.offset_delta, record.key.is_some());
         }
     } else {
         let records = usize::try_from(batch.header.records_count).unwrap_or(0);
         let (most, affordable) = (config.batch_unpacked_max(), effort.left / UNPACKED_BYTE_NS);
-        let unpacked = decompress(codec, batch.records_bytes(), most.min(affordable)).map_err(unpack_error)?;
+        let unpacked =
+            decompress(codec, batch.records_bytes(), most.min(affordable)).map_err(unpack_error)?;
         // Past what is affordable here, it is not a fault of the batch.
         let stopped = |error: io::Error, index: usize| match error.kind() {
             io::ErrorKind::FileTooLarge if affordable < most => Stop::TooLong,
-            io::ErrorKind::InvalidInput | io::ErrorKind::UnexpectedEof => invalid(format!("record {index} is malformed: {error}")).into(),
+            io::ErrorKind::InvalidInput | io::ErrorKind::UnexpectedEof => {
+                invalid(format!("record {index} is malformed: {error}")).into()
+            }
             _ => unpack_error(error).into(),
         };
         let mut stream = BufReader::with_capacity(16 << 10, Counted { inner: unpacked, read: 0 });
         for index in 0..records {
             effort.spend(UNPACKED_RECORD_NS)?;
-            let shape = RecordShape::read(&mut stream, config.max_decompressed_bytes).map_err(|error| stopped(error, index))?;
+            let shape = RecordShape::read(&mut stream, config.max_decompressed_bytes)
+                .map_err(|error| stopped(error, index))?;
             judge.record(index, shape.timestamp_delta, shape.offset_delta, shape.has_key);
         }
         if !stream.fill_buf().map_err(|error| stopped(error, records))?.is_empty() {
@@ -314,13 +359,24 @@ impl Judge<'_> {
         let timestamp = self.header.base_timestamp.saturating_add(timestamp_delta);
         self.max_timestamp = self.max_timestamp.max(timestamp);
         self.deltas_in_order &= usize::try_from(offset_delta) == Ok(index);
-        let error = |message| RecordError { batch_index: i32::try_from(index).unwrap_or(i32::MAX), message };
-        if self.config.cleanup_policy.compact && !has_key && self.keyless.len() < RECORD_ERRORS_MAX {
-            self.keyless.push(error("Compacted topic cannot accept message without key.".to_owned()));
+        let error = |message| RecordError {
+            batch_index: i32::try_from(index).unwrap_or(i32::MAX),
+            message,
+        };
+        if self.config.cleanup_policy.compact && !has_key && self.keyless.len() < RECORD_ERRORS_MAX
+        {
+            self.keyless
+                .push(error("Compacted topic cannot accept message without key.".to_owned()));
         }
         let (min, max) = self.timestamps;
-        if timestamp != -1 && !(min..=max).contains(&timestamp) && self.out_of_range.len() < RECORD_ERRORS_MAX {
-            self.out_of_range.push(error(format!("Timestamp {timestamp} of message is out of range: it must be within [{min}, {max}].")));
+        if timestamp != -1
+            && !(min..=max).contains(&timestamp)
+            && self.out_of_range.len() < RECORD_ERRORS_MAX
+        {
+            self.out_of_range.push(error(format!(
+                "Timestamp {timestamp} of message is out of \
+                range: it must be within [{min}, {max}]."
+            )));
         }
     }
 
@@ -339,12 +395,17 @@ impl Judge<'_> {
                 records: self.out_of_range,
             }));
         }
-        Ok(Walk { max_timestamp: self.max_timestamp, deltas_in_order: self.deltas_in_order, unpacked })
+        Ok(Walk {
+            max_timestamp: self.max_timestamp,
+            deltas_in_order: self.deltas_in_order,
+            unpacked,
+        })
     }
 }
 
-/// Packs the records of a batch anew, numbered without gaps. As a stream: it holds the result, as far as that may be stored, and what a
-/// decoder and an encoder need, however far the batch unpacks.
+/// Packs the records of a batch anew, numbered without gaps. As a stream: it holds the result, as
+/// far as that may be stored, and what a decoder and an encoder need, however far the batch
+/// unpacks.
 fn rebuild(
     batch: &Batch<'_>,
     codec: Compression,
@@ -354,8 +415,10 @@ fn rebuild(
     walk: &Walk,
 ) -> Result<BytesMut, AppendError> {
     let max = config.max_message_bytes;
-    let mut packer = Packer::new(target, level, UpTo { bytes: Vec::new(), len: 0, max }).map_err(unpack_error)?;
-    let mut records = decompress(codec, batch.records_bytes(), config.batch_unpacked_max()).map_err(unpack_error)?;
+    let mut packer = Packer::new(target, level, UpTo { bytes: Vec::new(), len: 0, max })
+        .map_err(unpack_error)?;
+    let mut records = decompress(codec, batch.records_bytes(), config.batch_unpacked_max())
+        .map_err(unpack_error)?;
     if walk.deltas_in_order {
         io::copy(&mut records, &mut packer).map_err(unpack_error)?;
     } else {
@@ -395,7 +458,8 @@ impl Write for UpTo {
 
 /// Copies a record that was walked before, with another offset delta.
 fn renumber(records: &mut impl BufRead, offset_delta: i64, out: &mut impl Write) -> io::Result<()> {
-    let length = u64::try_from(varlong(records, &mut 0)?).map_err(|_| malformed("length is negative"))?;
+    let length =
+        u64::try_from(varlong(records, &mut 0)?).map_err(|_| malformed("length is negative"))?;
     let (mut used, mut head) = (1, vec![0]);
     records.read_exact(&mut head)?;
     batch::put_varlong(&mut head, varlong(records, &mut used)?);
@@ -403,10 +467,17 @@ fn renumber(records: &mut impl BufRead, offset_delta: i64, out: &mut impl Write)
     batch::put_varlong(&mut head, offset_delta);
     let rest = length.checked_sub(used).ok_or_else(|| malformed("length"))?;
     let mut size = Vec::new();
-    batch::put_varlong(&mut size, i64::try_from(rest.saturating_add(head.len() as u64)).map_err(|_| malformed("length"))?);
+    batch::put_varlong(
+        &mut size,
+        i64::try_from(rest.saturating_add(head.len() as u64)).map_err(|_| malformed("length"))?,
+    );
     out.write_all(&size)?;
     out.write_all(&head)?;
-    if io::copy(&mut records.take(rest), out)? == rest { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    if io::copy(&mut records.take(rest), out)? == rest {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    }
 }
 
 /// What the rules need of a record.
@@ -417,24 +488,32 @@ pub(super) struct RecordShape {
 }
 
 impl RecordShape {
-    /// Reads past the next record, which has at most `max` bytes, and keeps nothing of its key and value.
+    /// Reads past the next record, which has at most `max` bytes, and keeps nothing of its key and
+    /// value.
     pub(super) fn read(stream: &mut impl BufRead, max: u64) -> io::Result<Self> {
-        let length = u64::try_from(varlong(stream, &mut 0)?).map_err(|_| malformed("length is negative"))?;
+        let length =
+            u64::try_from(varlong(stream, &mut 0)?).map_err(|_| malformed("length is negative"))?;
         if length > max {
             return Err(malformed("it is larger than max.decompressed.message.bytes"));
         }
         let (mut used, mut attributes) = (1, [0]);
         stream.read_exact(&mut attributes)?;
         let timestamp_delta = varlong(stream, &mut used)?;
-        let offset_delta = i32::try_from(varlong(stream, &mut used)?).map_err(|_| malformed("offset"))?;
+        let offset_delta =
+            i32::try_from(varlong(stream, &mut used)?).map_err(|_| malformed("offset"))?;
         let has_key = skip(stream, &mut used, length, true)?;
         skip(stream, &mut used, length, true)?;
-        let headers = u32::try_from(varlong(stream, &mut used)?).map_err(|_| malformed("header count"))?;
+        let headers =
+            u32::try_from(varlong(stream, &mut used)?).map_err(|_| malformed("header count"))?;
         for _ in 0..headers {
             skip(stream, &mut used, length, false)?;
             skip(stream, &mut used, length, true)?;
         }
-        if used == length { Ok(Self { timestamp_delta, offset_delta, has_key }) } else { Err(malformed("length")) }
+        if used == length {
+            Ok(Self { timestamp_delta, offset_delta, has_key })
+        } else {
+            Err(malformed("length"))
+        }
     }
 }
 
@@ -462,7 +541,10 @@ fn skip(stream: &mut impl BufRead, used: &mut u64, max: u64, nullable: bool) -> 
     if length == -1 && nullable {
         return Ok(false);
     }
-    let length = u64::try_from(length).ok().filter(|n| *n <= max).ok_or_else(|| malformed("field length"))?;
+    let length = u64::try_from(length)
+        .ok()
+        .filter(|n| *n <= max)
+        .ok_or_else(|| malformed("field length"))?;
     if io::copy(&mut stream.take(length), &mut io::sink())? != length {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
@@ -512,7 +594,16 @@ mod tests {
         old[batch::MAGIC_AT] = 1;
         let mut count = BatchBuilder::new(0);
         count.push(0, None, None, &[]);
-        count.keep(0, &Record { timestamp_delta: 0, offset_delta: 7, key: None, value: None, headers: batch::Headers::default() });
+        count.keep(
+            0,
+            &Record {
+                timestamp_delta: 0,
+                offset_delta: 7,
+                key: None,
+                value: None,
+                headers: batch::Headers::default(),
+            },
+        );
         let mut codec = client_batch(|_| {});
         codec[batch::ATTRIBUTES_AT + 1] = 7;
         batch::set_max_timestamp(&mut codec, 1_005);
@@ -537,14 +628,26 @@ mod tests {
 
     #[test]
     fn keyless_records_on_a_compacted_topic_are_named() {
-        let config = LogConfig { cleanup_policy: CleanupPolicy { delete: false, compact: true }, ..LogConfig::default() };
+        let config = LogConfig {
+            cleanup_policy: CleanupPolicy { delete: false, compact: true },
+            ..LogConfig::default()
+        };
         let error = check(client_batch(|_| {}), &config).unwrap_err();
-        assert_eq!((error.code(), error.record_errors().len(), error.record_errors()[0].batch_index), (87, 1, 1));
+        assert_eq!(
+            (error.code(), error.record_errors().len(), error.record_errors()[0].batch_index),
+            (87, 1, 1)
+        );
     }
 
     #[test]
     fn every_codec_is_walked_and_recompressed() {
-        let codecs = [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd];
+        let codecs = [
+            Compression::None,
+            Compression::Gzip,
+            Compression::Snappy,
+            Compression::Lz4,
+            Compression::Zstd,
+        ];
         for from in codecs {
             let builder = {
                 let mut builder = BatchBuilder::new(1_000);
@@ -556,12 +659,22 @@ mod tests {
             let packed = compress(from, None, builder.records()).unwrap();
             let bytes = builder.clone().build_with(from, &packed);
             for to in codecs {
-                let config = LogConfig { compression_type: CompressionType::Broker { codec: to, level: None }, ..LogConfig::default() };
+                let config = LogConfig {
+                    compression_type: CompressionType::Broker { codec: to, level: None },
+                    ..LogConfig::default()
+                };
                 let (out, header) = check(bytes.clone(), &config).unwrap();
-                assert_eq!((header.compression().unwrap(), header.max_timestamp, header.records_count), (to, 1_499, 500));
+                assert_eq!(
+                    (header.compression().unwrap(), header.max_timestamp, header.records_count),
+                    (to, 1_499, 500)
+                );
                 let (batch, _) = Batch::split(&out).unwrap();
                 batch.check_crc().unwrap();
-                assert_eq!(decompress_all(to, batch.records_bytes(), 1 << 20).unwrap(), builder.records(), "{from:?} to {to:?}");
+                assert_eq!(
+                    decompress_all(to, batch.records_bytes(), 1 << 20).unwrap(),
+                    builder.records(),
+                    "{from:?} to {to:?}"
+                );
             }
             let bound = LogConfig { max_decompressed_bytes: 50, ..LogConfig::default() };
             assert_eq!(code(bytes, &bound), if from == Compression::None { 0 } else { 87 });
@@ -575,15 +688,24 @@ mod tests {
             (0..count).for_each(|_| builder.push(1_000, Some(b"key"), Some(&vec![7; value]), &[]));
             builder
         };
-        let packed = |codec, builder: BatchBuilder| builder.clone().build_with(codec, &compress(codec, None, builder.records()).unwrap());
+        let packed = |codec, builder: BatchBuilder| {
+            builder.clone().build_with(codec, &compress(codec, None, builder.records()).unwrap())
+        };
         let own = LogConfig { max_message_bytes: 64 << 20, ..LogConfig::default() };
-        let zstd = LogConfig { compression_type: CompressionType::Broker { codec: Compression::Zstd, level: None }, ..own.clone() };
-        let hard = LogConfig { compression_type: CompressionType::Broker { codec: Compression::Zstd, level: Some(22) }, ..own.clone() };
+        let zstd = LogConfig {
+            compression_type: CompressionType::Broker { codec: Compression::Zstd, level: None },
+            ..own.clone()
+        };
+        let hard = LogConfig {
+            compression_type: CompressionType::Broker { codec: Compression::Zstd, level: Some(22) },
+            ..own.clone()
+        };
         let bomb = packed(Compression::Zstd, records(1, 20 << 20));
         assert!(bomb.len() < 4_000, "{} bytes are no bomb", bomb.len());
         // 20,000 blocks with nothing in them, then the records.
         let (of_nothing, content) = (records(1, 10), records(1, 10).records().to_vec());
-        let crc = u32::try_from(crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32IsoHdlc, &content)).unwrap();
+        let crc = u32::try_from(crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32IsoHdlc, &content))
+            .unwrap();
         let len = u16::try_from(content.len()).unwrap();
         let head = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
         let last = [&[1][..], &len.to_le_bytes(), &(!len).to_le_bytes(), &content].concat();
@@ -598,28 +720,52 @@ mod tests {
             ("a large batch of tiny records", records(90_000, 1).build(), &own, false),
             ("a small batch that unpacks to much", bomb, &own, false),
             ("much that unpacks to little", of_nothing, &own, false),
-            ("a small one of many records", packed(Compression::Gzip, records(50_000, 1)), &own, false),
+            (
+                "a small one of many records",
+                packed(Compression::Gzip, records(50_000, 1)),
+                &own,
+                false,
+            ),
             ("a small batch to be compressed", records(10, 1_000).build(), &zstd, true),
             ("a larger batch to be compressed", records(100, 1_000).build(), &zstd, false),
-            ("a small batch to be compressed with much effort", records(10, 1_000).build(), &hard, false),
+            (
+                "a small batch to be compressed with much effort",
+                records(10, 1_000).build(),
+                &hard,
+                false,
+            ),
         ] {
-            match validate(bytes.clone(), config, Origin::Client, 2_000, &mut Effort::light()).unwrap() {
+            match validate(bytes.clone(), config, Origin::Client, 2_000, &mut Effort::light())
+                .unwrap()
+            {
                 Validated::Valid(_) => assert!(is_light, "{name}"),
-                Validated::TooLong(as_it_came) => assert!(!is_light && as_it_came == bytes, "{name}"),
+                Validated::TooLong(as_it_came) => {
+                    assert!(!is_light && as_it_came == bytes, "{name}")
+                }
             }
         }
         // Many small ones are as much as a large one.
         let mut effort = Effort::light();
         let batch = packed(Compression::Gzip, records(1, 100_000));
-        let light =
-            (0..100).take_while(|_| matches!(validate(batch.clone(), &own, Origin::Client, 2_000, &mut effort), Ok(Validated::Valid(_))));
+        let light = (0..100).take_while(|_| {
+            matches!(
+                validate(batch.clone(), &own, Origin::Client, 2_000, &mut effort),
+                Ok(Validated::Valid(_))
+            )
+        });
         assert_eq!(light.count(), 4);
     }
 
     #[test]
     fn gaps_in_deltas_are_closed_and_header_times_corrected() {
         let mut builder = BatchBuilder::new(1_000);
-        let record = |offset_delta| Record { timestamp_delta: 0, offset_delta, key: None, value: None, headers: batch::Headers::default() };
+        let record = |offset_delta| Record {
+            timestamp_delta: 0,
+            offset_delta,
+            key: None,
+            value: None,
+            headers: batch::Headers::default(),
+        };
         builder.keep(1_000, &record(1));
         builder.keep(1_001, &record(0));
         let mut bytes = builder.build();
@@ -628,19 +774,36 @@ mod tests {
         assert_eq!(header.max_timestamp, 1_001);
         let (batch, _) = Batch::split(&out).unwrap();
         batch.check_crc().unwrap();
-        let deltas: Vec<_> = RecordIter::new(batch.records_bytes(), 2).map(|record| record.unwrap().offset_delta).collect();
+        let deltas: Vec<_> = RecordIter::new(batch.records_bytes(), 2)
+            .map(|record| record.unwrap().offset_delta)
+            .collect();
         assert_eq!(deltas, [0, 1]);
     }
 
     #[test]
     fn records_that_are_numbered_anew_keep_everything_else() {
-        for codec in [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd] {
+        for codec in [
+            Compression::None,
+            Compression::Gzip,
+            Compression::Snappy,
+            Compression::Lz4,
+            Compression::Zstd,
+        ] {
             let mut builder = BatchBuilder::new(1_000);
             let long = vec![b'v'; 40_000];
             // 63 and 64 take one byte and two, so that the length of the record changes.
             for (at, offset_delta) in [(0, 70), (1, 0), (2, 299)] {
                 let headers = batch::Headers::default();
-                builder.keep(1_000 + at, &Record { timestamp_delta: 0, offset_delta, key: Some(b"key"), value: Some(&long), headers });
+                builder.keep(
+                    1_000 + at,
+                    &Record {
+                        timestamp_delta: 0,
+                        offset_delta,
+                        key: Some(b"key"),
+                        value: Some(&long),
+                        headers,
+                    },
+                );
             }
             let packed = compress(codec, None, builder.records()).unwrap();
             let mut bytes = builder.build_with(codec, &packed);
@@ -653,7 +816,11 @@ mod tests {
             for (index, record) in RecordIter::new(&records, 3).enumerate() {
                 let record = record.unwrap();
                 let kept = (record.timestamp_delta, record.offset_delta, record.key, record.value);
-                assert_eq!(kept, (index as i64, index as i32, Some(&b"key"[..]), Some(&long[..])), "{codec:?}");
+                assert_eq!(
+                    kept,
+                    (index as i64, index as i32, Some(&b"key"[..]), Some(&long[..])),
+                    "{codec:?}"
+                );
             }
         }
     }
@@ -666,9 +833,13 @@ mod tests {
         let packed = compress(Compression::Zstd, None, builder.records()).unwrap();
         let bytes = builder.build_with(Compression::Zstd, &packed);
         let compression_type = CompressionType::Broker { codec: Compression::None, level: None };
-        let config = LogConfig { compression_type, max_message_bytes: 1 << 20, ..LogConfig::default() };
+        let config =
+            LogConfig { compression_type, max_message_bytes: 1 << 20, ..LogConfig::default() };
         let refused = check(bytes, &config).unwrap_err();
-        assert!(matches!(refused, AppendError::MessageTooLarge { size: told, .. } if told == size), "{refused}");
+        assert!(
+            matches!(refused, AppendError::MessageTooLarge { size: told, .. } if told == size),
+            "{refused}"
+        );
         let mut up_to = UpTo { bytes: Vec::new(), len: 0, max: 10 };
         (0..100).for_each(|_| up_to.write_all(&[0; 7]).unwrap());
         assert_eq!((up_to.len, up_to.bytes.len()), (700, 7));
@@ -676,7 +847,10 @@ mod tests {
 
     #[test]
     fn log_append_time_is_set_and_checksummed() {
-        let config = LogConfig { message_timestamp_type: TimestampType::LogAppendTime, ..LogConfig::default() };
+        let config = LogConfig {
+            message_timestamp_type: TimestampType::LogAppendTime,
+            ..LogConfig::default()
+        };
         let (out, header) = check(client_batch(|_| {}), &config).unwrap();
         assert!(header.is_log_append_time() && header.max_timestamp == 2_000);
         Batch::split(&out).unwrap().0.check_crc().unwrap();

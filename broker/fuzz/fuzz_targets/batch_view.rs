@@ -1,4 +1,5 @@
-//! Any bytes as record batches: no panic, and what reads well reads the same after it was written again.
+//! Any bytes as record batches: no panic, and what reads well reads the same after it was written
+//! again.
 #![no_main]
 
 use letterbox_protocol::batch::{Batch, BatchBuilder, Compression, RecordIter};
@@ -10,7 +11,8 @@ fuzz_target!(|input: &[u8]| {
         assert_eq!(batch.bytes().len() + after.len(), rest.len());
         rest = after;
         let _ = batch.check_crc();
-        let _ = (batch.header.last_offset(), batch.header.next_offset(), batch.header.last_sequence());
+        let _ =
+            (batch.header.last_offset(), batch.header.next_offset(), batch.header.last_sequence());
         if batch.header.compression() == Ok(Compression::None) {
             check_records(&batch);
         }
@@ -28,10 +30,14 @@ fn check_records(batch: &Batch<'_>) {
     let again = again.build();
     let (built, rest) = Batch::split(&again).expect("a built batch is whole");
     assert!(rest.is_empty() && built.check_crc().is_ok());
-    let read: Vec<_> = RecordIter::new(built.records_bytes(), built.header.records_count).map(|r| r.expect("a built record")).collect();
+    let read: Vec<_> = RecordIter::new(built.records_bytes(), built.header.records_count)
+        .map(|r| r.expect("a built record"))
+        .collect();
     assert_eq!(read.len(), records.len());
     for (read, record) in read.iter().zip(&records) {
-        let is = |r: &letterbox_protocol::batch::Record<'_>| (r.offset_delta, r.key.map(<[u8]>::to_vec), r.value.map(<[u8]>::to_vec));
+        let is = |r: &letterbox_protocol::batch::Record<'_>| {
+            (r.offset_delta, r.key.map(<[u8]>::to_vec), r.value.map(<[u8]>::to_vec))
+        };
         assert_eq!(is(read), is(record));
         assert_eq!(read.headers, record.headers);
     }

@@ -1,4 +1,5 @@
-//! Any bytes as a response, as the client's side of a connection meets them. The first four bytes choose API and version.
+//! Any bytes as a response, as the client's side of a connection meets them. The first four bytes
+//! choose API and version.
 #![no_main]
 
 use bytes::Bytes;
@@ -12,9 +13,11 @@ fuzz_target!(|input: &[u8]| {
     if apis::find(api_key).is_none() {
         return;
     }
-    if let Ok((correlation_id, response)) = decode_response(api_key, version, Bytes::copy_from_slice(frame))
+    if let Ok((correlation_id, response)) =
+        decode_response(api_key, version, Bytes::copy_from_slice(frame))
         && let Ok(again) = encode_response(correlation_id, version, &response)
     {
-        decode_response(api_key, version, again.slice(4..)).expect("what the codec writes is right");
+        decode_response(api_key, version, again.slice(4..))
+            .expect("what the codec writes is right");
     }
 });

@@ -1,10 +1,12 @@
-//! Any bytes as a request: the walker never panics, and what it passes the codec reads without panic and without a
-//! single allocation above the bound that `run` gives to libFuzzer.
+//! Any bytes as a request: the walker never panics, and what it passes the codec reads without
+//! panic and without a single allocation above the bound that `run` gives to libFuzzer.
 #![no_main]
 
 use bytes::Bytes;
 use letterbox_protocol::produce::ProduceView;
-use letterbox_protocol::{apis, check_request, decode_checked_request, encode_request, peek_request};
+use letterbox_protocol::{
+    apis, check_request, decode_checked_request, encode_request, peek_request,
+};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|frame: &[u8]| {
@@ -13,12 +15,15 @@ fuzz_target!(|frame: &[u8]| {
     assert_eq!((prefix.api_key, prefix.api_version), (header.api_key, header.api_version));
     let body = Bytes::copy_from_slice(&frame[header.body_offset..]);
     if header.api_key == apis::PRODUCE {
-        let view = ProduceView::of_checked(header.api_version, &body).expect("a right body has a view");
+        let view =
+            ProduceView::of_checked(header.api_version, &body).expect("a right body has a view");
         view.topics().for_each(|topic| topic.partitions().for_each(drop));
     }
-    // The codec may still refuse; what it reads, it must be able to write, and the walker must pass that again.
+    // The codec may still refuse; what it reads, it must be able to write, and the walker must pass
+    // that again.
     if let Ok(request) = decode_checked_request(header.api_key, header.api_version, body)
-        && let Ok(again) = encode_request(header.correlation_id, header.client_id, header.api_version, &request)
+        && let Ok(again) =
+            encode_request(header.correlation_id, header.client_id, header.api_version, &request)
     {
         check_request(&again[4..]).expect("what the codec writes is right");
     }

@@ -80,8 +80,8 @@ impl std::fmt::Display for Warning {
     }
 }
 
-/// The configuration a broker runs with: made once at start, and what is set while it runs over that. Clones share the
-/// latter, so that whoever holds one sees a change at once.
+/// The configuration a broker runs with: made once at start, and what is set while it runs over
+/// that. Clones share the latter, so that whoever holds one sees a change at once.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// `node.id`.
@@ -118,19 +118,27 @@ impl Config {
         Self::from_pairs(parse_properties(text).map_err(|problem| ConfigError(vec![problem]))?)
     }
 
-    /// Makes a configuration of settings that are already apart; of two with one name the last counts. Settings without effect become
-    /// [`Config::warnings`].
+    /// Makes a configuration of settings that are already apart; of two with one name the last
+    /// counts. Settings without effect become [`Config::warnings`].
     ///
     /// # Errors
     /// As [`Config::parse`].
-    pub fn from_pairs(pairs: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+    pub fn from_pairs(
+        pairs: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
         let given: BTreeMap<String, String> = pairs.into_iter().collect();
-        let strict = given.get("config.strict").is_some_and(|value| value.trim().eq_ignore_ascii_case("true"));
+        let strict = given
+            .get("config.strict")
+            .is_some_and(|value| value.trim().eq_ignore_ascii_case("true"));
         let (mut set, mut warnings, mut problems) = (BTreeMap::new(), Vec::new(), Vec::new());
         for (key, value) in given {
             match keys::judge(&key, &value, strict) {
                 Verdict::Keep(reason) => {
-                    warnings.extend(reason.map(|reason| Warning { key: key.clone(), reason, variable: None }));
+                    warnings.extend(reason.map(|reason| Warning {
+                        key: key.clone(),
+                        reason,
+                        variable: None,
+                    }));
                     set.insert(key, value);
                 }
                 Verdict::Ignore(reason) => warnings.push(Warning { key, reason, variable: None }),
@@ -147,73 +155,137 @@ impl Config {
     }
 
     fn build(set: BTreeMap<String, String>) -> Result<Self, Problem> {
-        let get = |name: &str| set.get(name).map(|value| value.trim()).filter(|value| !value.is_empty());
-        let or_default = |name: &str| get(name).or_else(|| keys::find(name)?.default).unwrap_or_default();
+        let get =
+            |name: &str| set.get(name).map(|value| value.trim()).filter(|value| !value.is_empty());
+        let or_default =
+            |name: &str| get(name).or_else(|| keys::find(name)?.default).unwrap_or_default();
 
         // Kafka's default of broker.id, which means that it is not set.
         let node_id = match (get("node.id"), get("broker.id").filter(|id| *id != "-1")) {
             (Some(a), Some(b)) if a != b => {
-                return Err(Problem::value("broker.id", b, format!("must be equal to node.id={a}; remove the line")));
+                return Err(Problem::value(
+                    "broker.id",
+                    b,
+                    format!("must be equal to node.id={a}; remove the line"),
+                ));
             }
             (Some(id), _) | (None, Some(id)) => id,
-            (None, None) => return Err(Problem::Missing { key: "node.id", why: "give this node a number, for example node.id=1" }),
+            (None, None) => {
+                return Err(Problem::Missing {
+                    key: "node.id",
+                    why: "give this node a number, for example node.id=1",
+                });
+            }
         };
         let node_id = node_id.parse().ok().filter(|id| *id >= 0);
-        let node_id = BrokerId(node_id.ok_or_else(|| Problem::value("node.id", get("node.id").unwrap_or("-1"), "must be 0 or more"))?);
+        let node_id = BrokerId(node_id.ok_or_else(|| {
+            Problem::value("node.id", get("node.id").unwrap_or("-1"), "must be 0 or more")
+        })?);
 
-        let roles = get("process.roles").ok_or(Problem::Missing { key: "process.roles", why: "write process.roles=broker,controller" })?;
+        let roles = get("process.roles").ok_or(Problem::Missing {
+            key: "process.roles",
+            why: "write process.roles=broker,controller",
+        })?;
         let has = |role| roles.split(',').any(|item| item.trim() == role);
-        if (Roles { broker: has("broker"), controller: has("controller") }) != (Roles { broker: true, controller: true }) {
-            return Err(Problem::value("process.roles", roles, "this version runs both roles in one process; write broker,controller"));
+        if (Roles { broker: has("broker"), controller: has("controller") })
+            != (Roles { broker: true, controller: true })
+        {
+            return Err(Problem::value(
+                "process.roles",
+                roles,
+                "this version runs both roles in one process; write broker,controller",
+            ));
         }
 
-        let names = get("controller.listener.names")
-            .ok_or(Problem::Missing { key: "controller.listener.names", why: "write controller.listener.names=CONTROLLER" })?;
-        let controller_names: Vec<String> = names.split(',').map(|name| name.trim().to_ascii_uppercase()).collect();
+        let names = get("controller.listener.names").ok_or(Problem::Missing {
+            key: "controller.listener.names",
+            why: "write controller.listener.names=CONTROLLER",
+        })?;
+        let controller_names: Vec<String> =
+            names.split(',').map(|name| name.trim().to_ascii_uppercase()).collect();
         let map = or_default("listener.security.protocol.map");
         let all = parse_endpoints("listeners", or_default("listeners"))?;
         for endpoint in &all {
             protocol_of(&endpoint.name, map, &controller_names)?;
         }
-        let (controllers, listeners): (Vec<_>, Vec<_>) = all.into_iter().partition(|endpoint| controller_names.contains(&endpoint.name));
+        let (controllers, listeners): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|endpoint| controller_names.contains(&endpoint.name));
         let controller = controllers.into_iter().next().ok_or_else(|| {
             Problem::value(
                 "listeners",
                 or_default("listeners"),
-                format!("lacks the controller listener {names}; add {}://:9093", controller_names.join(",")),
+                format!(
+                    "lacks the controller listener {names}; add {}://:9093",
+                    controller_names.join(",")
+                ),
             )
         })?;
         if listeners.is_empty() {
-            return Err(Problem::value("listeners", or_default("listeners"), "has no listener for clients; add PLAINTEXT://:9092"));
+            return Err(Problem::value(
+                "listeners",
+                or_default("listeners"),
+                "has no listener for clients; add PLAINTEXT://:9092",
+            ));
         }
         if let Some(name) = get("inter.broker.listener.name")
             && !listeners.iter().any(|listener| listener.name.eq_ignore_ascii_case(name))
         {
-            return Err(Problem::value("inter.broker.listener.name", name, "is not the name of a client listener in listeners"));
+            return Err(Problem::value(
+                "inter.broker.listener.name",
+                name,
+                "is not the name of a client listener in listeners",
+            ));
         }
-        if !or_default("group.coordinator.rebalance.protocols").split(',').any(|name| name.trim() == "classic") {
+        if !or_default("group.coordinator.rebalance.protocols")
+            .split(',')
+            .any(|name| name.trim() == "classic")
+        {
             let given = or_default("group.coordinator.rebalance.protocols");
-            return Err(Problem::value("group.coordinator.rebalance.protocols", given, "must hold classic; this version offers no other"));
+            return Err(Problem::value(
+                "group.coordinator.rebalance.protocols",
+                given,
+                "must hold classic; this version offers no other",
+            ));
         }
         if let Some((less, more)) = contradiction(|name| Some(or_default(name).to_owned())) {
-            return Err(Problem::value(less, or_default(less), format!("must not be more than {more}={}", or_default(more))));
+            return Err(Problem::value(
+                less,
+                or_default(less),
+                format!("must not be more than {more}={}", or_default(more)),
+            ));
         }
-        let advertised = Self::advertised(get("advertised.listeners"), &listeners, &controller_names)?;
-        Self::check_quorum(node_id, get("controller.quorum.voters"), get("controller.quorum.bootstrap.servers"))?;
+        let advertised =
+            Self::advertised(get("advertised.listeners"), &listeners, &controller_names)?;
+        Self::check_quorum(
+            node_id,
+            get("controller.quorum.voters"),
+            get("controller.quorum.bootstrap.servers"),
+        )?;
 
         if let Some(id) = get("cluster.id")
             && id.len() > CLUSTER_ID_MAX
         {
-            return Err(Problem::value("cluster.id", id, format!("must have at most {CLUSTER_ID_MAX} bytes")));
+            return Err(Problem::value(
+                "cluster.id",
+                id,
+                format!("must have at most {CLUSTER_ID_MAX} bytes"),
+            ));
         }
         let dirs_key = if get("log.dirs").is_some() { "log.dirs" } else { "log.dir" };
-        let log_dirs: Vec<PathBuf> =
-            or_default(dirs_key).split(',').map(str::trim).filter(|dir| !dir.is_empty()).map(PathBuf::from).collect();
-        let first = log_dirs.first().ok_or_else(|| Problem::value(dirs_key, or_default(dirs_key), "names no directory"))?;
+        let log_dirs: Vec<PathBuf> = or_default(dirs_key)
+            .split(',')
+            .map(str::trim)
+            .filter(|dir| !dir.is_empty())
+            .map(PathBuf::from)
+            .collect();
+        let first = log_dirs
+            .first()
+            .ok_or_else(|| Problem::value(dirs_key, or_default(dirs_key), "names no directory"))?;
         let metadata_dir = get("metadata.log.dir").map_or_else(|| first.clone(), PathBuf::from);
 
         let expected = or_default("expected.directory.ids").split(',').map(str::trim);
-        let expected_directory_ids = expected.filter(|id| !id.is_empty()).map(str::to_owned).collect();
+        let expected_directory_ids =
+            expected.filter(|id| !id.is_empty()).map(str::to_owned).collect();
 
         Ok(Self {
             node_id,
@@ -232,62 +304,91 @@ impl Config {
         })
     }
 
-    fn advertised(given: Option<&str>, listeners: &[Endpoint], controllers: &[String]) -> Result<Vec<Endpoint>, Problem> {
+    fn advertised(
+        given: Option<&str>,
+        listeners: &[Endpoint],
+        controllers: &[String],
+    ) -> Result<Vec<Endpoint>, Problem> {
         const KEY: &str = "advertised.listeners";
         let given_text = given.unwrap_or_default();
         let all = parse_endpoints(KEY, given_text)?;
-        // Kafka allows a combined node to advertise its controller listener too; clients never see it.
-        let advertised: Vec<Endpoint> = all.into_iter().filter(|endpoint| !controllers.contains(&endpoint.name)).collect();
+        // Kafka allows a combined node to advertise its controller listener too; clients never see
+        // it.
+        let advertised: Vec<Endpoint> =
+            all.into_iter().filter(|endpoint| !controllers.contains(&endpoint.name)).collect();
         for endpoint in &advertised {
             if !listeners.iter().any(|listener| listener.name == endpoint.name) {
                 return Err(Problem::value(
                     KEY,
                     given_text,
-                    format!("{} is not in listeners; add it there or remove it here", endpoint.name),
+                    format!(
+                        "{} is not in listeners; add it there or remove it here",
+                        endpoint.name
+                    ),
                 ));
             }
             if endpoint.host == "0.0.0.0" || endpoint.host == "::" {
                 return Err(Problem::value(
                     KEY,
                     given_text,
-                    format!("{endpoint} cannot be connected to; write a host name or address that clients reach"),
+                    format!(
+                        "{endpoint} cannot be connected to; write a host name or address that \
+                         clients reach"
+                    ),
                 ));
             }
         }
         let unnamed = || "localhost".to_owned();
         let of = |listener: &Endpoint| {
-            let found = advertised.iter().find(|endpoint| endpoint.name == listener.name).unwrap_or(listener).clone();
+            let found = advertised
+                .iter()
+                .find(|endpoint| endpoint.name == listener.name)
+                .unwrap_or(listener)
+                .clone();
             let wildcard = matches!(found.host.as_str(), "" | "0.0.0.0" | "::");
             Endpoint { host: if wildcard { unnamed() } else { found.host }, ..found }
         };
         Ok(listeners.iter().map(of).collect())
     }
 
-    fn check_quorum(node_id: BrokerId, voters: Option<&str>, bootstrap: Option<&str>) -> Result<(), Problem> {
+    fn check_quorum(
+        node_id: BrokerId,
+        voters: Option<&str>,
+        bootstrap: Option<&str>,
+    ) -> Result<(), Problem> {
         if let Some(voters) = voters {
             let list: Vec<&str> = voters.split(',').map(str::trim).collect();
             let bad = |why: String| Problem::value("controller.quorum.voters", voters, why);
             for voter in &list {
-                let id = voter
-                    .split_once('@')
-                    .filter(|(_, address)| address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()));
+                let id = voter.split_once('@').filter(|(_, address)| {
+                    address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+                });
                 let id = id
                     .and_then(|(id, _)| id.parse::<i32>().ok())
                     .ok_or_else(|| bad(format!("\"{voter}\" must be written id@host:port")))?;
                 if list.len() == 1 && id != node_id.0 {
-                    return Err(bad(format!("does not name this node; write {node_id}@localhost:9093")));
+                    return Err(bad(format!(
+                        "does not name this node; write {node_id}@localhost:9093"
+                    )));
                 }
             }
             if list.len() > 1 {
-                return Err(bad(format!("this version runs a quorum of one; write {node_id}@localhost:9093")));
+                return Err(bad(format!(
+                    "this version runs a quorum of one; write {node_id}@localhost:9093"
+                )));
             }
         }
         if let Some(servers) = bootstrap {
-            let bad = |why: &str| Problem::value("controller.quorum.bootstrap.servers", servers, why.to_owned());
+            let bad = |why: &str| {
+                Problem::value("controller.quorum.bootstrap.servers", servers, why.to_owned())
+            };
             if servers.split(',').count() > 1 {
-                return Err(bad("this version runs a quorum of one; name this node's controller listener alone"));
+                return Err(bad(
+                    "this version runs a quorum of one; name this node's controller listener alone",
+                ));
             }
-            if servers.rsplit_once(':').is_none_or(|(_, port)| port.trim().parse::<u16>().is_err()) {
+            if servers.rsplit_once(':').is_none_or(|(_, port)| port.trim().parse::<u16>().is_err())
+            {
                 return Err(bad("must be written host:port"));
             }
         }
@@ -304,12 +405,21 @@ impl Config {
     #[must_use]
     pub fn entry(&self, name: &'static str) -> Entry {
         let dynamic = self.dynamic.load();
-        let layers =
-            [(Source::DynamicBroker, &dynamic.broker), (Source::DynamicDefault, &dynamic.cluster), (Source::StaticBroker, &self.set)];
-        let found = layers.into_iter().find_map(|(source, layer)| Some((layer.get(name)?.trim().to_owned(), source)));
+        let layers = [
+            (Source::DynamicBroker, &dynamic.broker),
+            (Source::DynamicDefault, &dynamic.cluster),
+            (Source::StaticBroker, &self.set),
+        ];
+        let found = layers
+            .into_iter()
+            .find_map(|(source, layer)| Some((layer.get(name)?.trim().to_owned(), source)));
         match found {
             Some((value, source)) => Entry { name, value: Some(value), source },
-            None => Entry { name, value: keys::find(name).and_then(|key| key.default).map(str::to_owned), source: Source::Default },
+            None => Entry {
+                name,
+                value: keys::find(name).and_then(|key| key.default).map(str::to_owned),
+                source: Source::Default,
+            },
         }
     }
 
@@ -317,20 +427,39 @@ impl Config {
     #[must_use]
     pub fn synonyms(&self, name: &'static str) -> Vec<Entry> {
         let dynamic = self.dynamic.load();
-        let layers =
-            [(Source::DynamicBroker, &dynamic.broker), (Source::DynamicDefault, &dynamic.cluster), (Source::StaticBroker, &self.set)];
-        let set = layers.into_iter().filter_map(|(source, layer)| Some((layer.get(name)?.trim().to_owned(), source)));
-        let default = keys::find(name).and_then(|key| key.default).map(|default| (default.to_owned(), Source::Default));
-        set.chain(default).map(|(value, source)| Entry { name, value: Some(value), source }).collect()
+        let layers = [
+            (Source::DynamicBroker, &dynamic.broker),
+            (Source::DynamicDefault, &dynamic.cluster),
+            (Source::StaticBroker, &self.set),
+        ];
+        let set = layers
+            .into_iter()
+            .filter_map(|(source, layer)| Some((layer.get(name)?.trim().to_owned(), source)));
+        let default = keys::find(name)
+            .and_then(|key| key.default)
+            .map(|default| (default.to_owned(), Source::Default));
+        set.chain(default)
+            .map(|(value, source)| Entry { name, value: Some(value), source })
+            .collect()
     }
 
-    /// Puts what was set while the broker runs over the file: for this broker alone, and for all brokers.
-    pub fn set_dynamic(&self, broker: &BTreeMap<String, String>, cluster: &BTreeMap<String, String>) {
+    /// Puts what was set while the broker runs over the file: for this broker alone, and for all
+    /// brokers.
+    pub fn set_dynamic(
+        &self,
+        broker: &BTreeMap<String, String>,
+        cluster: &BTreeMap<String, String>,
+    ) {
         let changeable = |configs: &BTreeMap<String, String>| {
             let is = |key: &&String| keys::find(key).is_some_and(|key| key.dynamic);
-            configs.iter().filter(|(key, _)| is(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
+            configs
+                .iter()
+                .filter(|(key, _)| is(key))
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect()
         };
-        self.dynamic.store(Arc::new(Dynamic { broker: changeable(broker), cluster: changeable(cluster) }));
+        self.dynamic
+            .store(Arc::new(Dynamic { broker: changeable(broker), cluster: changeable(cluster) }));
     }
 
     /// Checks what would hold with these settings over the file; `None` leaves what is set now.
@@ -342,7 +471,8 @@ impl Config {
         broker: Option<&BTreeMap<String, String>>,
         cluster: Option<&BTreeMap<String, String>>,
     ) -> Result<(), String> {
-        let (present, changed) = (self.dynamic.load(), Self { dynamic: Arc::default(), ..self.clone() });
+        let (present, changed) =
+            (self.dynamic.load(), Self { dynamic: Arc::default(), ..self.clone() });
         changed.set_dynamic(broker.unwrap_or(&present.broker), cluster.unwrap_or(&present.cluster));
         match contradiction(|name| changed.entry(name).value) {
             Some((less, more)) => Err(format!("{less} must not be more than {more}")),
@@ -378,8 +508,11 @@ impl Config {
     /// Whether clients are told localhost because nothing says what else to tell them.
     #[must_use]
     pub fn advertises_localhost(&self) -> bool {
-        let told = |(listener, advertised): (&Endpoint, &Endpoint)| advertised.host == "localhost" && listener.host != "localhost";
-        !self.set.contains_key("advertised.listeners") && self.listeners.iter().zip(&self.advertised).any(told)
+        let told = |(listener, advertised): (&Endpoint, &Endpoint)| {
+            advertised.host == "localhost" && listener.host != "localhost"
+        };
+        !self.set.contains_key("advertised.listeners")
+            && self.listeners.iter().zip(&self.advertised).any(told)
     }
 
     /// Names the environment variables behind the warnings.
@@ -397,8 +530,11 @@ impl Config {
 }
 
 /// Two keys of which the first must not be more than the second, and is.
-fn contradiction(value: impl Fn(&'static str) -> Option<String>) -> Option<(&'static str, &'static str)> {
-    let number = |name| value(name).and_then(|value| value.trim().parse::<i64>().ok()).unwrap_or_default();
+fn contradiction(
+    value: impl Fn(&'static str) -> Option<String>,
+) -> Option<(&'static str, &'static str)> {
+    let number =
+        |name| value(name).and_then(|value| value.trim().parse::<i64>().ok()).unwrap_or_default();
     [
         ("group.min.session.timeout.ms", "group.max.session.timeout.ms"),
         ("log.cleaner.min.compaction.lag.ms", "log.cleaner.max.compaction.lag.ms"),
@@ -411,8 +547,12 @@ fn parse_admin(value: &str, is_set: bool) -> Result<Option<(String, u16, bool)>,
     if value.eq_ignore_ascii_case("none") {
         return Ok(None);
     }
-    let parsed = value.rsplit_once(':').and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?, is_set)));
-    parsed.map(Some).ok_or_else(|| Problem::value("admin.listener", value, "must be host:port (the host may be empty) or none"))
+    let parsed = value
+        .rsplit_once(':')
+        .and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?, is_set)));
+    parsed.map(Some).ok_or_else(|| {
+        Problem::value("admin.listener", value, "must be host:port (the host may be empty) or none")
+    })
 }
 
 #[cfg(test)]
@@ -429,12 +569,20 @@ mod tests {
     fn kafkas_quick_start_file_is_taken_as_it_is() {
         let config = Config::parse(QUICK_START).unwrap();
         assert_eq!(config.node_id, BrokerId(1));
-        assert_eq!(config.listeners.iter().map(ToString::to_string).collect::<Vec<_>>(), ["PLAINTEXT://:9092"]);
-        assert_eq!(config.advertised.iter().map(ToString::to_string).collect::<Vec<_>>(), ["PLAINTEXT://localhost:9092"]);
+        assert_eq!(
+            config.listeners.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["PLAINTEXT://:9092"]
+        );
+        assert_eq!(
+            config.advertised.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["PLAINTEXT://localhost:9092"]
+        );
         assert_eq!((config.controller.port, config.log_dirs.len()), (9093, 1));
-        let warned: Vec<&str> = config.warnings().iter().map(|warning| warning.key.as_str()).collect();
-        let others = "num.recovery.threads.per.data.dir share.coordinator.state.topic.min.isr share.coordinator.state.topic.replication.factor \
-                      transaction.state.log.min.isr transaction.state.log.replication.factor";
+        let warned: Vec<&str> =
+            config.warnings().iter().map(|warning| warning.key.as_str()).collect();
+        let others = "num.recovery.threads.per.data.dir share.coordinator.state.topic.min.isr \
+            share.coordinator.state.topic.replication.factor transaction.state.log.min.isr \
+            transaction.state.log.replication.factor";
         assert_eq!(warned.join(" "), others, "and not of those that have their default");
     }
 
@@ -452,13 +600,22 @@ mod tests {
             ("admin.listener=here", "host:port"),
             ("listener.security.protocol.map=PLAINTEXT:SSL,CONTROLLER:PLAINTEXT", "asks for SSL"),
             ("group.coordinator.rebalance.protocols=consumer", "must hold classic"),
-            ("group.min.session.timeout.ms=1800001", "must not be more than group.max.session.timeout.ms=1800000"),
+            (
+                "group.min.session.timeout.ms=1800001",
+                "must not be more than group.max.session.timeout.ms=1800000",
+            ),
             (
                 "log.cleaner.max.compaction.lag.ms=5\nlog.cleaner.min.compaction.lag.ms=6",
                 "log.cleaner.min.compaction.lag.ms=6: must not be more",
             ),
-            ("config.strict=true\nno.such.key=1", "no.such.key: has no effect: no setting has this name"),
-            ("authorizer.class.name=x", "authorizer.class.name is set: this version has no authorizer"),
+            (
+                "config.strict=true\nno.such.key=1",
+                "no.such.key: has no effect: no setting has this name",
+            ),
+            (
+                "authorizer.class.name=x",
+                "authorizer.class.name is set: this version has no authorizer",
+            ),
         ] {
             let message = refused(change);
             assert!(message.contains(said), "{change}: {message}");

@@ -1,34 +1,58 @@
-//! Settings that people write for a broker and that are not broker keys: of clients, of topics, of older Kafka, of other
-//! products. None of them has an effect, in Apache Kafka neither; the sentences here say so and name what is meant.
+//! Settings that people write for a broker and that are not broker keys: of clients, of topics, of
+//! older Kafka, of other products. None of them has an effect, in Apache Kafka neither; the
+//! sentences here say so and name what is meant.
 
 use super::{group, keys, topic};
 
 const ZOOKEEPER: &str = "metadata is kept by the brokers' own quorum, without ZooKeeper";
-const VERSIONS: &str = "Kafka 4 no longer has it; there is one message format and one protocol between brokers";
+const VERSIONS: &str =
+    "Kafka 4 no longer has it; there is one message format and one protocol between brokers";
 const QUOTAS: &str = "Kafka 4 no longer has it; quotas are not offered by this version";
 const GONE: &str = "Kafka 4 no longer has it";
 
 /// Keys that Kafka had before 4.0, and Confluent's and others' by prefix.
 const EXACT: &[(&str, &str)] = &[
-    ("advertised.host.name", "Kafka 4 no longer has it; advertised.listeners says what clients connect to"),
-    ("allow.everyone.if.no.acl.found", "there is no authorizer in this version: everyone may do everything already"),
-    ("advertised.port", "Kafka 4 no longer has it; advertised.listeners says what clients connect to"),
+    (
+        "advertised.host.name",
+        "Kafka 4 no longer has it; advertised.listeners says what clients connect to",
+    ),
+    (
+        "allow.everyone.if.no.acl.found",
+        "there is no authorizer in this version: everyone may do everything already",
+    ),
+    (
+        "advertised.port",
+        "Kafka 4 no longer has it; advertised.listeners says what clients connect to",
+    ),
     ("broker.id.generation.enable", GONE),
-    ("control.plane.listener.name", "Kafka 4 no longer has it; controller.listener.names takes its place"),
-    ("delegation.token.master.key", "Kafka 4 no longer has it; there is no authentication that it could shape"),
+    (
+        "control.plane.listener.name",
+        "Kafka 4 no longer has it; controller.listener.names takes its place",
+    ),
+    (
+        "delegation.token.master.key",
+        "Kafka 4 no longer has it; there is no authentication that it could shape",
+    ),
     ("group.coordinator.new.enable", GONE),
     ("host.name", "Kafka 4 no longer has it; listeners says where to listen"),
     ("inter.broker.protocol.version", VERSIONS),
     ("kraft.mode", "there is no other mode: metadata is always kept by the brokers' own quorum"),
-    ("log.message.downconversion.enable", "Kafka 4 no longer has it; batches are sent as they are stored"),
+    (
+        "log.message.downconversion.enable",
+        "Kafka 4 no longer has it; batches are sent as they are stored",
+    ),
     ("log.message.format.version", VERSIONS),
     (
         "log.message.timestamp.difference.max.ms",
-        "Kafka 4 no longer has it; log.message.timestamp.before.max.ms and log.message.timestamp.after.max.ms bound record timestamps",
+        "Kafka 4 no longer has it; log.message.timestamp.before.max.ms and \
+         log.message.timestamp.after.max.ms bound record timestamps",
     ),
     ("message.format.version", VERSIONS),
     ("metadata.version", "the metadata log's format is not a setting"),
-    ("offsets.commit.required.acks", "Kafka 4 no longer has it; a commit is answered once it is stored"),
+    (
+        "offsets.commit.required.acks",
+        "Kafka 4 no longer has it; a commit is answered once it is stored",
+    ),
     ("port", "Kafka 4 no longer has it; listeners says where to listen"),
     ("quota.consumer.default", QUOTAS),
     ("quota.producer.default", QUOTAS),
@@ -43,7 +67,11 @@ const PREFIXES: &[(&str, &str)] = &[
     ("confluent.", "it belongs to a component of Confluent Platform"),
     ("cruise.control.", "it belongs to Cruise Control"),
     ("kafka.rest.", "it belongs to Confluent's REST proxy"),
-    ("listener.name.", "settings of single listeners are not offered by this version; the key without the prefix is for all listeners"),
+    (
+        "listener.name.",
+        "settings of single listeners are not offered by this version; the key without the prefix \
+         is for all listeners",
+    ),
     ("password.encoder.", "Kafka 4 no longer has it; no passwords are kept"),
     ("redpanda.", "it belongs to Redpanda"),
     ("schema.registry.", "it belongs to Schema Registry"),
@@ -120,8 +148,12 @@ const OF_CLIENTS: &[&str] = &[
 
 /// Why `name`, which is no broker key, has no effect. Completes "has no effect: …".
 pub(super) fn explain(name: &str) -> String {
-    let of = |table: &[(&str, &'static str)], is: &dyn Fn(&str) -> bool| table.iter().find(|(key, _)| is(key)).map(|(_, why)| *why);
-    if let Some(why) = of(EXACT, &|key| key == name).or_else(|| of(PREFIXES, &|prefix| name.starts_with(prefix))) {
+    let of = |table: &[(&str, &'static str)], is: &dyn Fn(&str) -> bool| {
+        table.iter().find(|(key, _)| is(key)).map(|(_, why)| *why)
+    };
+    if let Some(why) =
+        of(EXACT, &|key| key == name).or_else(|| of(PREFIXES, &|prefix| name.starts_with(prefix)))
+    {
         return why.to_owned();
     }
     if OF_CLIENTS.contains(&name) {
@@ -142,10 +174,13 @@ pub(super) fn explain(name: &str) -> String {
     }
 }
 
-/// What going on without `name`, which is no broker key, would drop: security that belongs to a listener, or to an
-/// authorizer or start script whose own keys Kafka does not list.
+/// What going on without `name`, which is no broker key, would drop: security that belongs to a
+/// listener, or to an authorizer or start script whose own keys Kafka does not list.
 pub(super) fn guarded(name: &str, value: &str) -> Option<&'static str> {
-    let own = name.strip_prefix("listener.name.").and_then(|rest| rest.split_once('.')).map_or(name, |(_, key)| key);
+    let own = name
+        .strip_prefix("listener.name.")
+        .and_then(|rest| rest.split_once('.'))
+        .map_or(name, |(_, key)| key);
     if own == "allow.everyone.if.no.acl.found" && value.trim().eq_ignore_ascii_case("true") {
         return None;
     }
@@ -161,12 +196,18 @@ pub(super) fn guarded(name: &str, value: &str) -> Option<&'static str> {
 
 /// The key that is nearest in spelling; `None` when none is near.
 fn nearest(name: &str) -> Option<&'static str> {
-    // Longer names may have more mistakes in them. A name of unbounded length is not worth comparing.
+    // Longer names may have more mistakes in them. A name of unbounded length is not worth
+    // comparing.
     let far = 3.max(name.len() / 6);
     if name.len() > 100 {
         return None;
     }
-    keys::KEYS.iter().map(|key| (distance(name, key.name), key.name)).min().filter(|(at, _)| *at <= far).map(|(_, near)| near)
+    keys::KEYS
+        .iter()
+        .map(|key| (distance(name, key.name), key.name))
+        .min()
+        .filter(|(at, _)| *at <= far)
+        .map(|(_, near)| near)
 }
 
 /// Edits that turn one text into the other (Levenshtein).

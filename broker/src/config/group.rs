@@ -1,5 +1,6 @@
-//! The group keys (KIP-848, KIP-932, KIP-1071): one row each. They shape groups of protocols that this version does not
-//! offer; a value that is set is kept and shown, as Kafka does for a group that is not there yet.
+//! The group keys (KIP-848, KIP-932, KIP-1071): one row each. They shape groups of protocols that
+//! this version does not offer; a value that is set is kept and shown, as Kafka does for a group
+//! that is not there yet.
 //!
 //! Source of names, types and defaults: Apache Kafka 4.3.1, as its DescribeConfigs answers.
 
@@ -20,7 +21,13 @@ pub struct GroupKey {
     pub default: &'static str,
 }
 
-const fn row(name: &'static str, kind: Kind, synonym: &'static str, min: Option<&'static str>, max: Option<&'static str>) -> GroupKey {
+const fn row(
+    name: &'static str,
+    kind: Kind,
+    synonym: &'static str,
+    min: Option<&'static str>,
+    max: Option<&'static str>,
+) -> GroupKey {
     GroupKey { name, kind, synonym, bounds: (min, max), default: "" }
 }
 
@@ -29,9 +36,11 @@ const fn own(name: &'static str, kind: Kind, default: &'static str) -> GroupKey 
 }
 
 /// What DescribeConfigs says of every group key.
-pub const NO_EFFECT: &str = "No effect: only groups of the classic protocol are offered by this version; the value is kept.";
+pub const NO_EFFECT: &str = "No effect: only groups of the classic protocol are offered by this \
+    version; the value is kept.";
 
 /// Every key a group takes, sorted by name.
+#[rustfmt::skip] // a row is a line
 pub const KEYS: &[GroupKey] = &[
     row(
         "consumer.assignment.interval.ms",

@@ -1,7 +1,8 @@
 //! What a broker key is, which values it takes, and what becomes of a setting that somebody wrote.
 //!
-//! A file that Apache Kafka takes must start here too: a setting that nothing acts on is a warning. Refused is only what
-//! would drop security or safety, and a value that a key with an effect does not take. The rows are in `super::table`.
+//! A file that Apache Kafka takes must start here too: a setting that nothing acts on is a warning.
+//! Refused is only what would drop security or safety, and a value that a key with an effect does
+//! not take. The rows are in `super::table`.
 
 use std::fmt;
 
@@ -48,7 +49,8 @@ pub enum Effect {
     Honoured,
     /// Nothing to act on, and nothing is missed; the reason completes "has no effect: …".
     None(&'static str),
-    /// It asks for a function that this version lacks; a warning, or a refusal with `config.strict=true`.
+    /// It asks for a function that this version lacks; a warning, or a refusal with
+    /// `config.strict=true`.
     Absent(&'static str),
     /// Going on without it would drop security or safety: any value but the default is refused.
     Guard(&'static str),
@@ -117,7 +119,9 @@ pub enum Problem {
         why: &'static str,
     },
     /// A setting without effect, where `config.strict=true` asks to refuse those.
-    #[error("{key}: has no effect: {why}; remove it, or set config.strict=false to go on with a warning")]
+    #[error(
+        "{key}: has no effect: {why}; remove it, or set config.strict=false to go on with a warning"
+    )]
     Strict {
         /// As written.
         key: String,
@@ -162,7 +166,9 @@ impl Problem {
     pub fn key(&self) -> Option<&str> {
         match self {
             Self::Syntax { .. } => None,
-            Self::Strict { key, .. } | Self::Guarded { key, .. } | Self::Value { key, .. } => Some(key),
+            Self::Strict { key, .. } | Self::Guarded { key, .. } | Self::Value { key, .. } => {
+                Some(key)
+            }
             Self::Missing { key, .. } => Some(key),
         }
     }
@@ -172,8 +178,12 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Long(min, i64::MAX) => write!(f, "a whole number, at least {min}"),
-            Self::Short(min, max) | Self::Int(min, max) | Self::Long(min, max) => write!(f, "a whole number from {min} to {max}"),
-            Self::IntOr(other, min, max) => write!(f, "{other} or a whole number from {min} to {max}"),
+            Self::Short(min, max) | Self::Int(min, max) | Self::Long(min, max) => {
+                write!(f, "a whole number from {min} to {max}")
+            }
+            Self::IntOr(other, min, max) => {
+                write!(f, "{other} or a whole number from {min} to {max}")
+            }
             Self::Double(f64::MIN, f64::MAX) => write!(f, "a number"),
             Self::Double(min, max) => write!(f, "a number from {min} to {max}"),
             Self::Bool => write!(f, "true or false"),
@@ -200,7 +210,9 @@ impl Kind {
             Self::Short(min, max) | Self::Int(min, max) | Self::Long(min, max) => {
                 value.parse().is_ok_and(|n: i64| (*min..=*max).contains(&n))
             }
-            Self::IntOr(other, min, max) => value.parse().is_ok_and(|n: i64| n == *other || (*min..=*max).contains(&n)),
+            Self::IntOr(other, min, max) => {
+                value.parse().is_ok_and(|n: i64| n == *other || (*min..=*max).contains(&n))
+            }
             Self::Double(min, max) => value.parse().is_ok_and(|n: f64| (*min..=*max).contains(&n)),
             Self::Bool => matches!(value.to_ascii_lowercase().as_str(), "true" | "false"),
             Self::Text | Self::List | Self::Class | Self::Secret => true,
@@ -208,7 +220,9 @@ impl Kind {
             Self::Words(words) => !value.is_empty() && all(words),
             Self::WordsOrNone(words) => value.is_empty() || all(words),
             Self::Replicas => {
-                let pair = |item: &str| item.trim().split_once(':').is_some_and(|(a, b)| number(a) && number(b));
+                let pair = |item: &str| {
+                    item.trim().split_once(':').is_some_and(|(a, b)| number(a) && number(b))
+                };
                 value.is_empty() || value == "*" || value.split(',').all(pair)
             }
         };
@@ -225,9 +239,12 @@ impl Kind {
     #[must_use]
     pub fn is_same(&self, a: &str, b: &str) -> bool {
         let (a, b) = (a.trim(), b.trim());
-        let items = |list: &str| list.split(',').map(|item| item.trim().to_owned()).collect::<Vec<_>>();
+        let items =
+            |list: &str| list.split(',').map(|item| item.trim().to_owned()).collect::<Vec<_>>();
         match self {
-            Self::Double(..) => a == b || matches!((a.parse::<f64>(), b.parse::<f64>()), (Ok(a), Ok(b)) if a == b),
+            Self::Double(..) => {
+                a == b || matches!((a.parse::<f64>(), b.parse::<f64>()), (Ok(a), Ok(b)) if a == b)
+            }
             Self::Bool => a.eq_ignore_ascii_case(b),
             _ if self.is_list() => items(a) == items(b),
             _ => a == b,
@@ -242,7 +259,8 @@ pub(super) const I64_MIN: i64 = i64::MIN;
 
 pub(super) mod words {
     pub(crate) const CLEANUP: &[&str] = &["compact", "delete"];
-    pub(crate) const CODECS: &[&str] = &["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"];
+    pub(crate) const CODECS: &[&str] =
+        &["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"];
     pub(crate) const TIMESTAMPS: &[&str] = &["CreateTime", "LogAppendTime"];
 }
 
@@ -283,9 +301,10 @@ pub(super) fn judge(name: &str, value: &str, strict: bool) -> Verdict {
             true => Verdict::Keep(None),
             false => ignore(format!(
                 "it is empty, so {}",
-                key.default
-                    .filter(|default| !default.is_empty())
-                    .map_or_else(|| "it counts as not set".to_owned(), |default| format!("its default {default} applies"),)
+                key.default.filter(|default| !default.is_empty()).map_or_else(
+                    || "it counts as not set".to_owned(),
+                    |default| format!("its default {default} applies"),
+                )
             )),
         };
     }
@@ -295,7 +314,9 @@ pub(super) fn judge(name: &str, value: &str, strict: bool) -> Verdict {
         (Effect::Honoured, Err(why)) => Verdict::Refuse(Problem::value(name, value, why)),
         (_, Ok(())) if key.is_default(value) => Verdict::Keep(None),
         (Effect::Guard(why), _) => guard(why),
-        (Effect::None(reason) | Effect::Absent(reason), Err(why)) => ignore(format!("it {why}, and {reason}")),
+        (Effect::None(reason) | Effect::Absent(reason), Err(why)) => {
+            ignore(format!("it {why}, and {reason}"))
+        }
         (Effect::None(reason), Ok(())) => Verdict::Keep(Some(reason.to_owned())),
         (Effect::Absent(reason), Ok(())) => match strict {
             true => ignore(reason.to_owned()),
@@ -313,7 +334,9 @@ mod tests {
         assert!(KEYS.is_sorted_by(|a, b| a.name < b.name));
         for key in KEYS {
             if let Some(default) = key.default {
-                key.kind.check(default).unwrap_or_else(|why| panic!("{}={default}: {why}", key.name));
+                key.kind
+                    .check(default)
+                    .unwrap_or_else(|why| panic!("{}={default}: {why}", key.name));
             }
             assert_eq!(key.help.is_empty(), key.effect != Effect::Honoured, "{}", key.name);
             assert!(!key.documentation().ends_with(".."), "{}", key.name);
@@ -323,32 +346,56 @@ mod tests {
     #[test]
     fn refusals_say_name_value_why_and_range() {
         for (name, value, said) in [
-            ("num.partitions", "0", "num.partitions=0: must be a whole number from 1 to 2147483647"),
-            ("num.partitions", "many", "num.partitions=many: must be a whole number from 1 to 2147483647"),
-            ("log.cleanup.policy", "shred", "log.cleanup.policy=shred: must be empty or a list of compact, delete"),
-            ("compression.gzip.level", "0", "compression.gzip.level=0: must be -1 or a whole number from 1 to 9"),
+            (
+                "num.partitions",
+                "0",
+                "num.partitions=0: must be a whole number from 1 to 2147483647",
+            ),
+            (
+                "num.partitions",
+                "many",
+                "num.partitions=many: must be a whole number from 1 to 2147483647",
+            ),
+            (
+                "log.cleanup.policy",
+                "shred",
+                "log.cleanup.policy=shred: must be empty or a list of compact, delete",
+            ),
+            (
+                "compression.gzip.level",
+                "0",
+                "compression.gzip.level=0: must be -1 or a whole number from 1 to 9",
+            ),
             (
                 "ssl.keystore.location",
                 "/x",
-                "ssl.keystore.location is set: this version does not encrypt connections; remove the setting to start without it",
+                "ssl.keystore.location is set: this version does not encrypt connections; remove \
+                 the setting to start without it",
             ),
         ] {
-            let Verdict::Refuse(problem) = judge(name, value, false) else { panic!("{name}={value} is not refused") };
+            let Verdict::Refuse(problem) = judge(name, value, false) else {
+                panic!("{name}={value} is not refused")
+            };
             assert_eq!(problem.to_string(), said);
         }
     }
 
-    /// Topics follow the broker's settings with every change; anything else that changes live must be read live.
+    /// Topics follow the broker's settings with every change; anything else that changes live must
+    /// be read live.
     #[test]
     fn what_can_be_changed_live_acts_live() {
-        let is_live = |name| ["log.cleaner.backoff.ms", "max.connections", "max.connections.per.ip"].contains(&name);
+        let is_live = |name| {
+            ["log.cleaner.backoff.ms", "max.connections", "max.connections.per.ip"].contains(&name)
+        };
         for key in KEYS.iter().filter(|key| key.dynamic && key.effect == Effect::Honoured) {
-            let is_topics = super::super::topic::KEYS.iter().any(|topic| topic.synonym == Some(key.name));
+            let is_topics =
+                super::super::topic::KEYS.iter().any(|topic| topic.synonym == Some(key.name));
             assert!(is_topics || is_live(key.name), "{}", key.name);
         }
     }
 
-    /// What would drop security or safety: with any value, with the listener's prefix, under an unknown name.
+    /// What would drop security or safety: with any value, with the listener's prefix, under an
+    /// unknown name.
     #[test]
     fn what_guards_is_refused_unless_it_asks_for_nothing() {
         for (name, value) in [
@@ -365,7 +412,10 @@ mod tests {
             ("create.topic.policy.class.name", "com.example.Policy"),
         ] {
             let verdict = judge(name, value, false);
-            assert!(matches!(verdict, Verdict::Refuse(Problem::Guarded { .. })), "{name}={value}: {verdict:?}");
+            assert!(
+                matches!(verdict, Verdict::Refuse(Problem::Guarded { .. })),
+                "{name}={value}: {verdict:?}"
+            );
             assert!(!matches!(judge(name, "", false), Verdict::Refuse(_)), "{name}=");
         }
         for (name, value) in [
@@ -383,33 +433,76 @@ mod tests {
     fn a_setting_without_effect_is_a_warning_that_says_why() {
         for (name, value, said) in [
             ("num.partition", "1", "no setting has this name; the nearest is num.partitions"),
-            ("min.in.sync.replicas", "1", "no setting has this name; the nearest is min.insync.replicas"),
-            ("zookeeper.connect", "zk:2181", "metadata is kept by the brokers' own quorum, without ZooKeeper"),
+            (
+                "min.in.sync.replicas",
+                "1",
+                "no setting has this name; the nearest is min.insync.replicas",
+            ),
+            (
+                "zookeeper.connect",
+                "zk:2181",
+                "metadata is kept by the brokers' own quorum, without ZooKeeper",
+            ),
             ("port", "9092", "Kafka 4 no longer has it; listeners says where to listen"),
             ("bootstrap.servers", "kafka:9092", "it is a setting of clients, not of brokers"),
-            ("allow.everyone.if.no.acl.found", "true", "there is no authorizer in this version: everyone may do everything already"),
+            (
+                "allow.everyone.if.no.acl.found",
+                "true",
+                "there is no authorizer in this version: everyone may do everything already",
+            ),
             ("retention.ms", "1000", "it is a topic's key; the broker's key is log.retention.ms"),
-            ("confluent.support.metrics.enable", "false", "it belongs to a component of Confluent Platform"),
+            (
+                "confluent.support.metrics.enable",
+                "false",
+                "it belongs to a component of Confluent Platform",
+            ),
             ("num.partitions", " ", "it is empty, so its default 1 applies"),
-            ("zookeeper.connect", "", "metadata is kept by the brokers' own quorum, without ZooKeeper"),
+            (
+                "zookeeper.connect",
+                "",
+                "metadata is kept by the brokers' own quorum, without ZooKeeper",
+            ),
             ("broker.rack", "", "it is empty, so it counts as not set"),
         ] {
-            assert_eq!(judge(name, value, false), Verdict::Ignore(said.to_owned()), "{name}={value}");
+            assert_eq!(
+                judge(name, value, false),
+                Verdict::Ignore(said.to_owned()),
+                "{name}={value}"
+            );
         }
         let kept = |name, value| judge(name, value, false);
-        assert_eq!(kept("replica.fetch.max.bytes", "5"), Verdict::Keep(Some("this version runs one broker per cluster".to_owned())));
-        assert_eq!(kept("num.io.threads", "8"), Verdict::Keep(None), "the default needs no warning");
-        assert!(matches!(kept("request.timeout.ms", "soon"), Verdict::Ignore(_)), "a bad value of a key that nothing acts on");
+        assert_eq!(
+            kept("replica.fetch.max.bytes", "5"),
+            Verdict::Keep(Some("this version runs one broker per cluster".to_owned()))
+        );
+        assert_eq!(
+            kept("num.io.threads", "8"),
+            Verdict::Keep(None),
+            "the default needs no warning"
+        );
+        assert!(
+            matches!(kept("request.timeout.ms", "soon"), Verdict::Ignore(_)),
+            "a bad value of a key that nothing acts on"
+        );
         assert_eq!(kept("log.cleanup.policy", ""), Verdict::Keep(None), "keeps records for ever");
     }
 
     #[test]
     fn strict_refuses_what_is_otherwise_a_warning() {
-        for (name, value) in [("no.such.key", "1"), ("num.partitions", ""), ("remote.log.storage.system.enable", "true"), ("group.id", "a")]
-        {
-            assert!(matches!(judge(name, value, true), Verdict::Refuse(Problem::Strict { .. })), "{name}={value}");
+        for (name, value) in [
+            ("no.such.key", "1"),
+            ("num.partitions", ""),
+            ("remote.log.storage.system.enable", "true"),
+            ("group.id", "a"),
+        ] {
+            assert!(
+                matches!(judge(name, value, true), Verdict::Refuse(Problem::Strict { .. })),
+                "{name}={value}"
+            );
         }
-        for (name, value) in [("num.io.threads", "16"), ("group.share.max.size", "200"), ("broker.rack", "")] {
+        for (name, value) in
+            [("num.io.threads", "16"), ("group.share.max.size", "200"), ("broker.rack", "")]
+        {
             assert!(matches!(judge(name, value, true), Verdict::Keep(_)), "{name}={value}");
         }
     }

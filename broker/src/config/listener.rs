@@ -33,12 +33,20 @@ impl std::fmt::Display for Endpoint {
 pub(super) fn parse_endpoints(key: &'static str, value: &str) -> Result<Vec<Endpoint>, Problem> {
     let mut endpoints: Vec<Endpoint> = Vec::new();
     for item in value.split(',').map(str::trim).filter(|item| !item.is_empty()) {
-        let bad =
-            |why: &str| Problem::value(key, value, format!("\"{item}\" {why}; write NAME://host:port, for example PLAINTEXT://:9092"));
+        let bad = |why: &str| {
+            Problem::value(
+                key,
+                value,
+                format!("\"{item}\" {why}; write NAME://host:port, for example PLAINTEXT://:9092"),
+            )
+        };
         let (name, address) = item.split_once("://").ok_or_else(|| bad("has no ://"))?;
         let (host, port) = address.rsplit_once(':').ok_or_else(|| bad("has no port"))?;
-        let port = port.parse().map_err(|_| bad("has a port that is not a number from 0 to 65535"))?;
-        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-') {
+        let port =
+            port.parse().map_err(|_| bad("has a port that is not a number from 0 to 65535"))?;
+        if name.is_empty()
+            || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+        {
             return Err(bad("has no usable name"));
         }
         let name = name.to_ascii_uppercase();
@@ -46,35 +54,60 @@ pub(super) fn parse_endpoints(key: &'static str, value: &str) -> Result<Vec<Endp
             return Err(bad("uses a listener name that is already taken"));
         }
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let shared = |other: &&Endpoint| other.port == port && port != 0 && same_address(&other.host, &host);
+        let shared =
+            |other: &&Endpoint| other.port == port && port != 0 && same_address(&other.host, &host);
         if let Some(other) = endpoints.iter().find(shared).filter(|_| key == "listeners") {
-            return Err(bad(&format!("uses port {port}, which listener {} already uses", other.name)));
+            return Err(bad(&format!(
+                "uses port {port}, which listener {} already uses",
+                other.name
+            )));
         }
         endpoints.push(Endpoint { name, host, port });
     }
     Ok(endpoints)
 }
 
-/// Whether two hosts name, as far as their spelling tells, an address that both would listen on. Two interfaces, or IPv4
-/// and IPv6, may have one port each (KIP-797). A name may be any address.
+/// Whether two hosts name, as far as their spelling tells, an address that both would listen on.
+/// Two interfaces, or IPv4 and IPv6, may have one port each (KIP-797). A name may be any address.
 fn same_address(a: &str, b: &str) -> bool {
     let everything = |host: &str| host.is_empty();
     let (is_a_v6, is_b_v6) = (a.contains(':'), b.contains(':'));
-    a == b || everything(a) || everything(b) || (is_a_v6 == is_b_v6 && [a, b].iter().any(|host| matches!(*host, "0.0.0.0" | "::")))
+    a == b
+        || everything(a)
+        || everything(b)
+        || (is_a_v6 == is_b_v6 && [a, b].iter().any(|host| matches!(*host, "0.0.0.0" | "::")))
 }
 
 /// The protocol of each listener name: the map's entry, or the name itself when it is a protocol.
-pub(super) fn protocol_of(name: &str, map: &str, controllers: &[String]) -> Result<Protocol, Problem> {
+pub(super) fn protocol_of(
+    name: &str,
+    map: &str,
+    controllers: &[String],
+) -> Result<Protocol, Problem> {
     const KEY: &str = "listener.security.protocol.map";
-    let mapped = map.split(',').filter_map(|pair| pair.trim().split_once(':')).find(|(key, _)| key.trim().eq_ignore_ascii_case(name));
+    let mapped = map
+        .split(',')
+        .filter_map(|pair| pair.trim().split_once(':'))
+        .find(|(key, _)| key.trim().eq_ignore_ascii_case(name));
     match mapped.map_or(name, |(_, protocol)| protocol.trim()).to_ascii_uppercase().as_str() {
         "PLAINTEXT" => Ok(Protocol::Plaintext),
-        protocol @ ("SSL" | "SASL_PLAINTEXT" | "SASL_SSL") => {
-            Err(Problem::value(KEY, map, format!("listener {name} asks for {protocol}, which this version does not offer; use PLAINTEXT")))
-        }
+        protocol @ ("SSL" | "SASL_PLAINTEXT" | "SASL_SSL") => Err(Problem::value(
+            KEY,
+            map,
+            format!(
+                "listener {name} asks for {protocol}, which this version does not offer; use \
+                 PLAINTEXT"
+            ),
+        )),
         // KRaft files name a controller listener without mapping it.
-        _ if mapped.is_none() && controllers.iter().any(|controller| controller == name) => Ok(Protocol::Plaintext),
-        _ => Err(Problem::value(KEY, map, format!("listener {name} has no protocol; add {name}:PLAINTEXT"))),
+        _ if mapped.is_none() && controllers.iter().any(|controller| controller == name) => {
+            Ok(Protocol::Plaintext)
+        }
+        _ => Err(Problem::value(
+            KEY,
+            map,
+            format!("listener {name} has no protocol; add {name}:PLAINTEXT"),
+        )),
     }
 }
 
@@ -84,9 +117,16 @@ mod tests {
 
     #[test]
     fn endpoints_in_all_their_shapes() {
-        let endpoints = parse_endpoints("listeners", "PLAINTEXT://:9092, external://[::1]:9094,CONTROLLER://host.example:9093").unwrap();
+        let endpoints = parse_endpoints(
+            "listeners",
+            "PLAINTEXT://:9092, external://[::1]:9094,CONTROLLER://host.example:9093",
+        )
+        .unwrap();
         let shown: Vec<_> = endpoints.iter().map(ToString::to_string).collect();
-        assert_eq!(shown, ["PLAINTEXT://:9092", "EXTERNAL://[::1]:9094", "CONTROLLER://host.example:9093"]);
+        assert_eq!(
+            shown,
+            ["PLAINTEXT://:9092", "EXTERNAL://[::1]:9094", "CONTROLLER://host.example:9093"]
+        );
         for (bad, said) in [
             (":9092", "has no ://"),
             ("A://host", "has no port"),
@@ -112,15 +152,26 @@ mod tests {
             "A://inside.example:9092,B://outside.example:9092",
             "A://:0,B://:0",
         ] {
-            assert_eq!(parse_endpoints("listeners", listeners).map(|all| all.len()), Ok(2), "{listeners}");
+            assert_eq!(
+                parse_endpoints("listeners", listeners).map(|all| all.len()),
+                Ok(2),
+                "{listeners}"
+            );
         }
     }
 
     #[test]
     fn protocols_that_are_not_offered_are_refused_by_name() {
         assert!(protocol_of("SSL", "", &[]).unwrap_err().to_string().contains("SSL"));
-        assert!(protocol_of("OUT", "OUT:SASL_SSL", &[]).unwrap_err().to_string().contains("SASL_SSL"));
-        assert!(protocol_of("OUT", "IN:PLAINTEXT", &[]).unwrap_err().to_string().contains("OUT:PLAINTEXT"));
+        assert!(
+            protocol_of("OUT", "OUT:SASL_SSL", &[]).unwrap_err().to_string().contains("SASL_SSL")
+        );
+        assert!(
+            protocol_of("OUT", "IN:PLAINTEXT", &[])
+                .unwrap_err()
+                .to_string()
+                .contains("OUT:PLAINTEXT")
+        );
         assert!(protocol_of("OUT", "out:plaintext", &[]).is_ok());
         assert!(protocol_of("CTRL", "OUT:PLAINTEXT", &["CTRL".to_owned()]).is_ok());
         assert!(protocol_of("CTRL", "CTRL:SASL_SSL", &["CTRL".to_owned()]).is_err());

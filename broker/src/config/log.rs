@@ -12,9 +12,14 @@ pub fn log_config(topic: &TopicConfig) -> LogConfig {
     let small = |key| u32::try_from(topic.number(key)).unwrap_or(u32::MAX);
     let level = |key| i32::try_from(topic.number(key)).ok();
     let codec = |codec, level| CompressionType::Broker { codec, level };
-    let cleanup_policy = CleanupPolicy { delete: topic.has("cleanup.policy", "delete"), compact: topic.has("cleanup.policy", "compact") };
-    // Only sealed segments are compacted, so a segment must not stay open for longer than a record may stay uncompacted.
-    let open_ms_max = if cleanup_policy.compact { topic.number("max.compaction.lag.ms") } else { i64::MAX };
+    let cleanup_policy = CleanupPolicy {
+        delete: topic.has("cleanup.policy", "delete"),
+        compact: topic.has("cleanup.policy", "compact"),
+    };
+    // Only sealed segments are compacted, so a segment must not stay open for longer than a record
+    // may stay uncompacted.
+    let open_ms_max =
+        if cleanup_policy.compact { topic.number("max.compaction.lag.ms") } else { i64::MAX };
     LogConfig {
         segment_bytes: bytes("segment.bytes"),
         segment_ms: topic.number("segment.ms").min(open_ms_max),
@@ -39,7 +44,10 @@ pub fn log_config(topic: &TopicConfig) -> LogConfig {
         message_timestamp_after_max_ms: topic.number("message.timestamp.after.max.ms"),
         compression_type: match topic.text("compression.type") {
             "uncompressed" => codec(Compression::None, None),
-            "gzip" => codec(Compression::Gzip, level("compression.gzip.level").filter(|level| *level >= 0)),
+            "gzip" => codec(
+                Compression::Gzip,
+                level("compression.gzip.level").filter(|level| *level >= 0),
+            ),
             "snappy" => codec(Compression::Snappy, None),
             "lz4" => codec(Compression::Lz4, None),
             "zstd" => codec(Compression::Zstd, level("compression.zstd.level")),

@@ -1,8 +1,9 @@
 //! What an operator of a broker can set: `server.properties` with Kafka's names.
 //!
-//! [`keys`], [`topic`] and [`group`] are the tables (name, type, default, range, meaning) that parsing, refusal,
-//! `DescribeConfigs` and `docs/configuration.md` are made from. [`Config`] is the typed result, with what is set while the broker
-//! runs over it. A setting that nothing acts on is a warning with a reason; refused is what would drop security or safety.
+//! [`keys`], [`topic`] and [`group`] are the tables (name, type, default, range, meaning) that
+//! parsing, refusal, `DescribeConfigs` and `docs/configuration.md` are made from. [`Config`] is the
+//! typed result, with what is set while the broker runs over it. A setting that nothing acts on is
+//! a warning with a reason; refused is what would drop security or safety.
 
 mod broker;
 mod foreign;

@@ -2,10 +2,12 @@
 
 use super::Problem;
 
-/// Reads `key=value` lines: `=`, `:` or blanks separate, `#` and `!` begin comments, a backslash at the
-/// end of a line continues it, and backslash escapes (including `\uXXXX`) are resolved. A key that is set twice keeps its last value.
+/// Reads `key=value` lines: `=`, `:` or blanks separate, `#` and `!` begin comments, a backslash at
+/// the end of a line continues it, and backslash escapes (including `\uXXXX`) are resolved. A key
+/// that is set twice keeps its last value.
 ///
-/// Bytes that are not UTF-8 are read as Latin-1, which Java takes every file for. A byte order mark is skipped.
+/// Bytes that are not UTF-8 are read as Latin-1, which Java takes every file for. A byte order mark
+/// is skipped.
 ///
 /// # Errors
 /// A broken escape, or a file in UTF-16, with the line it is on.
@@ -14,10 +16,15 @@ use super::Problem;
 pub fn parse_properties(bytes: impl AsRef<[u8]>) -> Result<Vec<(String, String)>, Problem> {
     let bytes = bytes.as_ref();
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
-        return Err(Problem::Syntax { line: 1, text: String::new(), why: "is UTF-16; save the file as UTF-8" });
+        return Err(Problem::Syntax {
+            line: 1,
+            text: String::new(),
+            why: "is UTF-16; save the file as UTF-8",
+        });
     }
     let bytes = bytes.strip_prefix(&[0xef, 0xbb, 0xbf]).unwrap_or(bytes);
-    let text = str::from_utf8(bytes).map_or_else(|_| bytes.iter().copied().map(char::from).collect(), str::to_owned);
+    let text = str::from_utf8(bytes)
+        .map_or_else(|_| bytes.iter().copied().map(char::from).collect(), str::to_owned);
     parse(&text)
 }
 
@@ -38,7 +45,13 @@ fn parse(text: &str) -> Result<Vec<(String, String)>, Problem> {
             }
         }
         let (key, value) = split(&line);
-        let at = |part| unescape(part).map_err(|why| Problem::Syntax { line: index + 1, text: key.to_owned(), why });
+        let at = |part| {
+            unescape(part).map_err(|why| Problem::Syntax {
+                line: index + 1,
+                text: key.to_owned(),
+                why,
+            })
+        };
         let (key, value) = (at(key)?, at(value)?);
         pairs.retain(|(other, _)| *other != key);
         pairs.push((key, value.trim_end().to_owned()));
@@ -70,8 +83,10 @@ fn split(line: &str) -> (&str, &str) {
 }
 
 fn unescape(text: &str) -> Result<String, &'static str> {
-    const BROKEN: &str = "has \\u without four hexadecimal digits after it, or half a character; write \\\\ for a backslash";
-    // In the units of Java's strings: a character beyond the first 65,536 is written as two escapes.
+    const BROKEN: &str = "has \\u without four hexadecimal digits after it, or half a character; \
+        write \\\\ for a backslash";
+    // In the units of Java's strings: a character beyond the first 65,536 is written as two
+    // escapes.
     let mut out: Vec<u16> = Vec::with_capacity(text.len());
     let mut chars = text.chars();
     let push = |out: &mut Vec<u16>, c: char| out.extend_from_slice(c.encode_utf16(&mut [0; 2]));
@@ -87,7 +102,8 @@ fn unescape(text: &str) -> Result<String, &'static str> {
             Some('f') => push(&mut out, '\u{c}'),
             Some('u') => {
                 let digits: String = chars.by_ref().take(4).collect();
-                let is_hex = digits.len() == 4 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+                let is_hex =
+                    digits.len() == 4 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
                 out.push(u16::from_str_radix(&digits, 16).ok().filter(|_| is_hex).ok_or(BROKEN)?);
             }
             Some(other) => push(&mut out, other),
@@ -121,17 +137,32 @@ mod tests {
 
     #[test]
     fn reads_what_java_reads() {
-        let text = "# comment\n! comment\n\n a = 1 \nb:2\nc 3\nlong=x,\\\n   y\npath=C\\:\\\\tmp\nuni=\\u00e9\nempty\na=4\n";
+        let text = "# comment\n! comment\n\n a = 1 \nb:2\nc 3\nlong=x,\\\n   \
+            y\npath=C\\:\\\\tmp\nuni=\\u00e9\nempty\na=4\n";
         let pairs = parse_properties(text).unwrap();
-        let expected = [("b", "2"), ("c", "3"), ("long", "x,y"), ("path", "C:\\tmp"), ("uni", "é"), ("empty", ""), ("a", "4")];
-        assert_eq!(pairs.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect::<Vec<_>>(), expected);
+        let expected = [
+            ("b", "2"),
+            ("c", "3"),
+            ("long", "x,y"),
+            ("path", "C:\\tmp"),
+            ("uni", "é"),
+            ("empty", ""),
+            ("a", "4"),
+        ];
+        assert_eq!(
+            pairs.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect::<Vec<_>>(),
+            expected
+        );
     }
 
     #[test]
     fn a_broken_escape_names_its_line() {
-        for (text, line) in
-            [("a=1\nb=\\u12", "line 2"), ("#\r\n\r\na=\\uzzzz", "line 3"), ("a=\\ud83d", "line 1"), ("\rb=\\u+123", "line 2")]
-        {
+        for (text, line) in [
+            ("a=1\nb=\\u12", "line 2"),
+            ("#\r\n\r\na=\\uzzzz", "line 3"),
+            ("a=\\ud83d", "line 1"),
+            ("\rb=\\u+123", "line 2"),
+        ] {
             let problem = parse_properties(text).unwrap_err().to_string();
             assert!(problem.contains(line), "{text}: {problem}");
         }
@@ -156,7 +187,16 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_again() {
-        for value in ["plain", "two words", " ends ", "a=b:c#d!e", "C:\\tmp", "line\nbreak\ttab", "zürich 📨", ""] {
+        for value in [
+            "plain",
+            "two words",
+            " ends ",
+            "a=b:c#d!e",
+            "C:\\tmp",
+            "line\nbreak\ttab",
+            "zürich 📨",
+            "",
+        ] {
             let escaped = escape_value(value);
             assert!(escaped.is_ascii(), "{escaped}");
             let pairs = parse_properties(format!("id={escaped}\n")).unwrap();

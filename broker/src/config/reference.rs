@@ -43,14 +43,29 @@ fn page() -> String {
     };
     let row = |key: &keys::Key, text: &str| {
         let live = if key.dynamic { " *live*" } else { "" };
-        format!("| `{}`{live} | {} | {} | {} |", key.name, shown(key.default), cell(&key.kind.to_string()), cell(text))
+        format!(
+            "| `{}`{live} | {} | {} | {} |",
+            key.name,
+            shown(key.default),
+            cell(&key.kind.to_string()),
+            cell(text)
+        )
     };
     let of = |is: fn(&Effect) -> bool| keys::KEYS.iter().filter(move |key| is(&key.effect));
-    let honoured = of(|effect| matches!(effect, Effect::Honoured)).map(|key| row(key, key.help)).collect();
-    table("Broker settings", "| setting | default | values | meaning |\n|---|---|---|---|", honoured);
+    let honoured =
+        of(|effect| matches!(effect, Effect::Honoured)).map(|key| row(key, key.help)).collect();
+    table(
+        "Broker settings",
+        "| setting | default | values | meaning |\n|---|---|---|---|",
+        honoured,
+    );
     let idle = of(|effect| matches!(effect, Effect::None(_) | Effect::Absent(_)));
     let idle = idle.map(|key| row(key, key.effect.reason().unwrap_or_default())).collect();
-    table("Broker settings without effect", "| setting | default | values | why |\n|---|---|---|---|", idle);
+    table(
+        "Broker settings without effect",
+        "| setting | default | values | why |\n|---|---|---|---|",
+        idle,
+    );
     let guards = of(|effect| matches!(effect, Effect::Guard(_)));
     let guards = guards.map(|key| row(key, key.effect.reason().unwrap_or_default())).collect();
     table(
@@ -59,17 +74,34 @@ fn page() -> String {
         guards,
     );
     let topics = topic::KEYS.iter().map(|key| {
-        let default = key.synonym.map_or_else(|| shown(Some(key.default)), |synonym| format!("the broker's `{synonym}`"));
-        format!("| `{}` | {default} | {} | {} |", key.name, cell(&key.kind.to_string()), cell(&key.documentation()))
+        let default = key.synonym.map_or_else(
+            || shown(Some(key.default)),
+            |synonym| format!("the broker's `{synonym}`"),
+        );
+        format!(
+            "| `{}` | {default} | {} | {} |",
+            key.name,
+            cell(&key.kind.to_string()),
+            cell(&key.documentation())
+        )
     });
-    table("Topic settings", "| setting | default | values | meaning |\n|---|---|---|---|", topics.collect());
+    table(
+        "Topic settings",
+        "| setting | default | values | meaning |\n|---|---|---|---|",
+        topics.collect(),
+    );
     let groups = group::KEYS.iter().map(|key| {
-        let default = if key.default.is_empty() { format!("the broker's `{}`", key.synonym) } else { shown(Some(key.default)) };
+        let default = if key.default.is_empty() {
+            format!("the broker's `{}`", key.synonym)
+        } else {
+            shown(Some(key.default))
+        };
         format!("| `{}` | {default} | {} |", key.name, cell(&key.kind.to_string()))
     });
     table(
         "Group settings",
-        "They are kept and shown, and have no effect: only groups of the classic protocol are offered by this version.\n\n| setting | default | values |\n|---|---|---|",
+        "They are kept and shown, and have no effect: only groups of the classic protocol are \
+         offered by this version.\n\n| setting | default | values |\n|---|---|---|",
         groups.collect(),
     );
     page
@@ -84,5 +116,8 @@ fn the_reference_page_is_what_the_tables_say() {
         disk.write_atomically(&path, made.as_bytes()).unwrap();
     }
     let kept = disk.read(&path).map(|bytes| String::from_utf8(bytes).unwrap()).unwrap_or_default();
-    assert!(kept == made, "docs/configuration.md is not what the tables say; refresh it with LETTERBOX_UPDATE=1");
+    assert!(
+        kept == made,
+        "docs/configuration.md is not what the tables say; refresh it with LETTERBOX_UPDATE=1"
+    );
 }

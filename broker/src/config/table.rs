@@ -8,14 +8,17 @@ use super::keys::{Effect, I32, I32_MIN, I64, I64_MIN, Key, Kind, words};
 const THREADS: &str = "work is spread over the machine's cores by itself";
 const TRANSACTIONS: &str = "transactions are not offered by this version";
 const SHARE: &str = "share groups are not offered by this version";
-const STREAMS: &str = "streams groups (KIP-1071) are not offered by this version; Kafka Streams uses classic groups";
-const NEW_GROUPS: &str = "the consumer group protocol of KIP-848 is not offered by this version; classic groups are";
+const STREAMS: &str =
+    "streams groups (KIP-1071) are not offered by this version; Kafka Streams uses classic groups";
+const NEW_GROUPS: &str =
+    "the consumer group protocol of KIP-848 is not offered by this version; classic groups are";
 const ONE_BROKER: &str = "this version runs one broker per cluster";
 const OWN_QUORUM: &str = "the metadata quorum has its own timing";
 const OWN_METADATA: &str = "the metadata log bounds its size by itself";
 const TIERED: &str = "tiered storage is not offered by this version; all records stay in log.dirs";
 const QUOTAS: &str = "quotas are not offered by this version";
-const METRICS: &str = "metrics are served over HTTP (admin.listener); there are no reporters to configure";
+const METRICS: &str =
+    "metrics are served over HTTP (admin.listener); there are no reporters to configure";
 const BY_ITSELF: &str = "there is no such buffer or interval to set";
 const CLEANER: &str = "compaction bounds its memory and pace by itself";
 const JITTER: &str = "segments are rolled without jitter";
@@ -25,7 +28,8 @@ const PROVIDERS: &str = "values of the form ${provider:…} are not replaced";
 const OFFSETS_CODEC: &str = "committed offsets are stored without compression";
 const LZ4: &str = "the broker compresses with lz4 at one level";
 const NO_SECURITY: &str = "there is no authentication that it could shape";
-const AUTHORIZER: &str = "this version has no authorizer, so every client could read, write and change everything";
+const AUTHORIZER: &str =
+    "this version has no authorizer, so every client could read, write and change everything";
 const POLICY: &str = "this version runs no policy classes, so nothing would be checked";
 const SASL: &str = "this version does not authenticate clients, so everybody could connect";
 const TLS: &str = "this version does not encrypt connections";
@@ -47,6 +51,7 @@ const fn idle_unset(name: &'static str, kind: Kind, effect: Effect) -> Key {
 }
 
 /// Every broker key, sorted by name.
+#[rustfmt::skip] // a row is a line
 pub const KEYS: &[Key] = &[
     idle("add.partitions.to.txn.retry.backoff.max.ms", Kind::Int(0, I32), "100", Effect::None(TRANSACTIONS)),
     idle("add.partitions.to.txn.retry.backoff.ms", Kind::Int(1, I32), "20", Effect::None(TRANSACTIONS)),

@@ -49,7 +49,12 @@ const fn row(name: &'static str, synonym: &'static str, kind: Kind) -> TopicKey 
 }
 
 /// As its broker key, without effect.
-const fn inert(name: &'static str, synonym: &'static str, kind: Kind, default: &'static str) -> TopicKey {
+const fn inert(
+    name: &'static str,
+    synonym: &'static str,
+    kind: Kind,
+    default: &'static str,
+) -> TopicKey {
     TopicKey { name, synonym: Some(synonym), kind, default, effect: None }
 }
 
@@ -60,6 +65,7 @@ const fn alone(name: &'static str, kind: Kind, default: &'static str, effect: Ef
 const NEVER: &str = "9223372036854775807";
 
 /// Every key a topic takes, sorted by name.
+#[rustfmt::skip] // a row is a line
 pub const KEYS: &[TopicKey] = &[
     row("cleanup.policy", "log.cleanup.policy", Kind::WordsOrNone(words::CLEANUP)),
     row("compression.gzip.level", "compression.gzip.level", Kind::IntOr(-1, 1, 9)),
@@ -112,7 +118,9 @@ pub fn find(name: &str) -> Option<&'static TopicKey> {
 pub fn check(name: &str, value: Option<&str>) -> Result<(), String> {
     let Some(value) = value else { return Ok(()) };
     let key = find(name).ok_or_else(|| format!("Unknown topic config name: {name}"))?;
-    key.kind.check(value).map_err(|why| format!("Invalid value {value} for configuration {name}: {why}"))?;
+    key.kind
+        .check(value)
+        .map_err(|why| format!("Invalid value {value} for configuration {name}: {why}"))?;
     match key.effect() {
         Effect::Guard(reason) if !key.kind.is_same(value, key.default) => {
             Err(format!("Invalid value {value} for configuration {name}: {reason}"))
@@ -133,7 +141,15 @@ impl TopicConfig {
     pub fn resolve(config: &Config, overrides: &BTreeMap<String, String>) -> Self {
         let values = KEYS
             .iter()
-            .map(|key| (key.name, overrides.get(key.name).cloned().unwrap_or_else(|| broker_value(config, key).value.unwrap_or_default())))
+            .map(|key| {
+                (
+                    key.name,
+                    overrides
+                        .get(key.name)
+                        .cloned()
+                        .unwrap_or_else(|| broker_value(config, key).value.unwrap_or_default()),
+                )
+            })
             .collect();
         Self { values }
     }
@@ -172,14 +188,20 @@ impl TopicConfig {
     }
 }
 
-/// The broker keys that stand for a topic key that is not set, the first that is set before the others, each with how many milliseconds
-/// or things one of it is.
+/// The broker keys that stand for a topic key that is not set, the first that is set before the
+/// others, each with how many milliseconds or things one of it is.
 #[must_use]
 pub fn broker_keys(key: &TopicKey) -> Vec<(&'static str, i64)> {
     match key.synonym {
-        Some("log.retention.ms") => vec![("log.retention.ms", 1), ("log.retention.minutes", 60_000), ("log.retention.hours", HOUR_MS)],
+        Some("log.retention.ms") => vec![
+            ("log.retention.ms", 1),
+            ("log.retention.minutes", 60_000),
+            ("log.retention.hours", HOUR_MS),
+        ],
         Some("log.roll.ms") => vec![("log.roll.ms", 1), ("log.roll.hours", HOUR_MS)],
-        Some("log.roll.jitter.ms") => vec![("log.roll.jitter.ms", 1), ("log.roll.jitter.hours", HOUR_MS)],
+        Some("log.roll.jitter.ms") => {
+            vec![("log.roll.jitter.ms", 1), ("log.roll.jitter.hours", HOUR_MS)]
+        }
         Some(name) => vec![(name, 1)],
         None => Vec::new(),
     }
@@ -187,20 +209,33 @@ pub fn broker_keys(key: &TopicKey) -> Vec<(&'static str, i64)> {
 
 const HOUR_MS: i64 = 3_600_000;
 
-/// The broker's value that stands for a topic key that is not set, with where it comes from. Kafka's
-/// hours and minutes are counted in milliseconds.
+/// The broker's value that stands for a topic key that is not set, with where it comes from.
+/// Kafka's hours and minutes are counted in milliseconds.
 #[must_use]
 pub fn broker_value(config: &Config, key: &TopicKey) -> Entry {
     for (name, factor) in broker_keys(key) {
         let entry = config.entry(name);
-        let scaled = entry.value.as_deref().filter(|_| factor > 1).and_then(|value| value.parse::<i64>().ok());
+        let scaled = entry
+            .value
+            .as_deref()
+            .filter(|_| factor > 1)
+            .and_then(|value| value.parse::<i64>().ok());
         match scaled {
-            Some(n) => return Entry { value: Some(if n < 0 { -1 } else { n.saturating_mul(factor) }.to_string()), ..entry },
+            Some(n) => {
+                return Entry {
+                    value: Some(if n < 0 { -1 } else { n.saturating_mul(factor) }.to_string()),
+                    ..entry
+                };
+            }
             None if entry.value.is_some() => return entry,
             None => {}
         }
     }
-    Entry { name: key.synonym.unwrap_or(key.name), value: Some(key.default.to_owned()), source: Source::Default }
+    Entry {
+        name: key.synonym.unwrap_or(key.name),
+        value: Some(key.default.to_owned()),
+        source: Source::Default,
+    }
 }
 
 #[cfg(test)]
@@ -219,12 +254,26 @@ mod tests {
     #[test]
     fn a_record_stays_uncompacted_no_longer_than_asked() {
         let log = |overrides: &[(&str, &str)]| {
-            let overrides = overrides.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            let overrides = overrides
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect();
             crate::config::log_config(&TopicConfig::resolve(&config(""), &overrides))
         };
         assert_eq!(log(&[("max.compaction.lag.ms", "60000")]).segment_ms, 604_800_000);
-        assert_eq!(log(&[("max.compaction.lag.ms", "60000"), ("cleanup.policy", "compact")]).segment_ms, 60_000);
-        assert_eq!(log(&[("max.compaction.lag.ms", "60000"), ("cleanup.policy", "compact"), ("segment.ms", "5")]).segment_ms, 5);
+        assert_eq!(
+            log(&[("max.compaction.lag.ms", "60000"), ("cleanup.policy", "compact")]).segment_ms,
+            60_000
+        );
+        assert_eq!(
+            log(&[
+                ("max.compaction.lag.ms", "60000"),
+                ("cleanup.policy", "compact"),
+                ("segment.ms", "5")
+            ])
+            .segment_ms,
+            5
+        );
     }
 
     /// A key is read by its own name, or through the topic key that it is the default of.
@@ -234,7 +283,9 @@ mod tests {
             for entry in disk.list(folder).unwrap() {
                 let path = folder.join(&entry.name);
                 if entry.name.starts_with("tests")
-                    || ["table.rs", "foreign.rs", "group.rs"].iter().any(|name| path.ends_with(Path::new("config").join(name)))
+                    || ["table.rs", "foreign.rs", "group.rs"]
+                        .iter()
+                        .any(|name| path.ends_with(Path::new("config").join(name)))
                 {
                     continue;
                 }
@@ -253,10 +304,13 @@ mod tests {
         text.push_str(rows.split_once("/// The row of `name`").unwrap().1);
         let is_read = |name: &str| text.contains(&format!("\"{name}\""));
         // A key with one value has nothing to read.
-        let acts = |key: &&keys::Key| key.effect == keys::Effect::Honoured && !matches!(key.kind, Kind::Word([_]));
+        let acts = |key: &&keys::Key| {
+            key.effect == keys::Effect::Honoured && !matches!(key.kind, Kind::Word([_]))
+        };
         for key in keys::KEYS.iter().filter(acts) {
-            let through_topics =
-                KEYS.iter().any(|topic| is_read(topic.name) && broker_keys(topic).iter().any(|(name, _)| *name == key.name));
+            let through_topics = KEYS.iter().any(|topic| {
+                is_read(topic.name) && broker_keys(topic).iter().any(|(name, _)| *name == key.name)
+            });
             assert!(is_read(key.name) || through_topics, "{} has no effect", key.name);
         }
         for topic in KEYS.iter().filter(|topic| topic.effect() == Effect::Honoured) {
@@ -267,11 +321,23 @@ mod tests {
     #[test]
     fn topic_values_fall_back_to_the_broker_in_kafkas_order() {
         assert!(KEYS.is_sorted_by(|a, b| a.name < b.name));
-        let topic = TopicConfig::resolve(&config("log.retention.hours=2\nmessage.max.bytes=77"), &BTreeMap::new());
-        assert_eq!((topic.number("retention.ms"), topic.number("max.message.bytes"), topic.durable()), (7_200_000, 77, true));
-        let topic = TopicConfig::resolve(&config("log.retention.hours=2\nlog.retention.minutes=1"), &BTreeMap::new());
+        let topic = TopicConfig::resolve(
+            &config("log.retention.hours=2\nmessage.max.bytes=77"),
+            &BTreeMap::new(),
+        );
+        assert_eq!(
+            (topic.number("retention.ms"), topic.number("max.message.bytes"), topic.durable()),
+            (7_200_000, 77, true)
+        );
+        let topic = TopicConfig::resolve(
+            &config("log.retention.hours=2\nlog.retention.minutes=1"),
+            &BTreeMap::new(),
+        );
         assert_eq!(topic.number("retention.ms"), 60_000);
-        let overrides = BTreeMap::from([("retention.ms".to_owned(), "-1".to_owned()), ("flush.on.ack".to_owned(), "false".to_owned())]);
+        let overrides = BTreeMap::from([
+            ("retention.ms".to_owned(), "-1".to_owned()),
+            ("flush.on.ack".to_owned(), "false".to_owned()),
+        ]);
         let topic = TopicConfig::resolve(&config(""), &overrides);
         assert_eq!((topic.number("retention.ms"), topic.durable()), (-1, false));
         assert!(topic.has("cleanup.policy", "delete") && !topic.has("cleanup.policy", "compact"));
@@ -279,16 +345,27 @@ mod tests {
 
     #[test]
     fn asking_kafkas_way_for_a_flush_gives_at_least_as_much() {
-        let overrides = BTreeMap::from([("flush.on.ack".to_owned(), "false".to_owned()), ("flush.messages".to_owned(), "1".to_owned())]);
+        let overrides = BTreeMap::from([
+            ("flush.on.ack".to_owned(), "false".to_owned()),
+            ("flush.messages".to_owned(), "1".to_owned()),
+        ]);
         assert!(TopicConfig::resolve(&config(""), &overrides).durable());
     }
 
     #[test]
     fn refusals_for_topics() {
         assert_eq!(check("no.such", Some("1")).unwrap_err(), "Unknown topic config name: no.such");
-        assert!(check("remote.storage.enable", Some("true")).unwrap_err().contains("tiered storage is not offered"));
+        assert!(
+            check("remote.storage.enable", Some("true"))
+                .unwrap_err()
+                .contains("tiered storage is not offered")
+        );
         assert!(check("retention.ms", Some("-2")).unwrap_err().contains("at least -1"));
-        assert!(check("compression.gzip.level", Some("0")).unwrap_err().contains("-1 or a whole number from 1 to 9"));
+        assert!(
+            check("compression.gzip.level", Some("0"))
+                .unwrap_err()
+                .contains("-1 or a whole number from 1 to 9")
+        );
         assert!(check("leader.replication.throttled.replicas", Some("x")).is_err());
     }
 

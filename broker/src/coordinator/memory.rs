@@ -1,7 +1,8 @@
-//! How much memory groups and their offsets hold, over all partitions of this broker, and the bounds.
+//! How much memory groups and their offsets hold, over all partitions of this broker, and the
+//! bounds.
 //!
-//! Kafka bounds the members of a group (`group.max.size`) and nothing else. A member's metadata outlives its request, so here the
-//! bytes are bounded too:
+//! Kafka bounds the members of a group (`group.max.size`) and nothing else. A member's metadata
+//! outlives its request, so here the bytes are bounded too:
 //!
 //! | what | bound | past it |
 //! |---|---|---|
@@ -9,16 +10,17 @@
 //! | all groups with their members, those that were only given an id, and assignments | [`GROUPS_BYTES_MAX`]; the last quarter is for small members | COORDINATOR_NOT_AVAILABLE, which clients retry |
 //! | all offsets | [`OFFSETS_BYTES_MAX`] | COORDINATOR_NOT_AVAILABLE for commits that add to it; others go on |
 //!
-//! Figures are estimates: the bytes of the strings and a stated amount for each object around them. A bound may be passed by one
-//! request per partition at the same moment. What the log holds is loaded in any case.
+//! Figures are estimates: the bytes of the strings and a stated amount for each object around them.
+//! A bound may be passed by one request per partition at the same moment. What the log holds is
+//! loaded in any case.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::runtime::Now;
 
-/// The most bytes that one member's protocols may take with their metadata: the default `max.message.bytes` of
-/// `__consumer_offsets`, into one batch of which the whole group has to fit.
+/// The most bytes that one member's protocols may take with their metadata: the default
+/// `max.message.bytes` of `__consumer_offsets`, into one batch of which the whole group has to fit.
 pub const MEMBER_BYTES_MAX: usize = 1024 * 1024;
 /// The most bytes of all groups together.
 pub const GROUPS_BYTES_MAX: usize = 128 * 1024 * 1024;
@@ -50,7 +52,13 @@ impl GroupMemory {
     /// Nothing is held; the bounds are in bytes.
     #[must_use]
     pub fn new(groups_max: usize, offsets_max: usize) -> Self {
-        Self { groups: AtomicUsize::new(0), offsets: AtomicUsize::new(0), groups_max, offsets_max, told_ms: AtomicU64::new(0) }
+        Self {
+            groups: AtomicUsize::new(0),
+            offsets: AtomicUsize::new(0),
+            groups_max,
+            offsets_max,
+            told_ms: AtomicU64::new(0),
+        }
     }
 
     /// Bytes of groups, members and assignments.
@@ -67,7 +75,8 @@ impl GroupMemory {
 
     /// Whether a member of `bytes` that adds `more` may be taken in.
     pub(super) fn takes_member(&self, bytes: usize, more: usize, now: Now) -> bool {
-        let bound = if bytes <= SMALL_MEMBER_BYTES { self.groups_max } else { self.groups_max / 4 * 3 };
+        let bound =
+            if bytes <= SMALL_MEMBER_BYTES { self.groups_max } else { self.groups_max / 4 * 3 };
         let takes = more == 0 || self.groups_bytes().saturating_add(more) <= bound;
         if !takes {
             self.tell(now, "members of groups", self.groups_bytes(), bound);
@@ -91,8 +100,9 @@ impl GroupMemory {
             tracing::warn!(
                 held_bytes,
                 max_bytes,
-                "the group coordinator holds as many bytes of {what} as it may; more are refused with COORDINATOR_NOT_AVAILABLE until \
-                 members leave (group.max.size, group.max.session.timeout.ms) or offsets expire (offsets.retention.minutes)"
+                "the group coordinator holds as many bytes of {what} as it may; more are refused \
+                 with COORDINATOR_NOT_AVAILABLE until members leave (group.max.size, \
+                 group.max.session.timeout.ms) or offsets expire (offsets.retention.minutes)"
             );
         }
     }
@@ -146,7 +156,8 @@ pub(super) fn protocol_bytes(name: &str, metadata: &[u8]) -> usize {
     AROUND.saturating_add(name.len()).saturating_add(metadata.len())
 }
 
-/// What a member takes besides its protocols and its assignment; `strings` are the bytes of its ids.
+/// What a member takes besides its protocols and its assignment; `strings` are the bytes of its
+/// ids.
 pub(super) fn member_bytes(strings: usize) -> usize {
     const AROUND: usize = 768;
     AROUND.saturating_add(strings)

@@ -1,12 +1,14 @@
 //! The group coordinator: consumer groups of the classic protocol and the offsets they commit.
 //!
-//! Each partition of `__consumer_offsets` that this broker leads is one [`shard::Shard`]: a state machine without I/O. A request
-//! or a timer changes it and says which records to append and which requests to answer. Decisions see what was decided before,
-//! committed or not; a failed append takes it back, and no answer leaves before what it promises is committed. [`runtime`]
-//! appends, waits and answers, for any coordinator; [`service::GroupCoordinator`] is what handlers call.
+//! Each partition of `__consumer_offsets` that this broker leads is one [`shard::Shard`]: a state
+//! machine without I/O. A request or a timer changes it and says which records to append and which
+//! requests to answer. Decisions see what was decided before, committed or not; a failed append
+//! takes it back, and no answer leaves before what it promises is committed. [`runtime`] appends,
+//! waits and answers, for any coordinator; [`service::GroupCoordinator`] is what handlers call.
 //!
-//! A group lives in the partition that the hash of its id names ([`partition_for`]); nothing about it is kept elsewhere.
-//! What the topic does not know how to tell (record types of newer Kafka versions) is kept in the log and ignored here.
+//! A group lives in the partition that the hash of its id names ([`partition_for`]); nothing about
+//! it is kept elsewhere. What the topic does not know how to tell (record types of newer Kafka
+//! versions) is kept in the log and ignored here.
 
 pub mod group;
 pub mod memory;
@@ -30,7 +32,8 @@ pub const GROUP_METADATA_TOPIC: &str = "__consumer_offsets";
 pub struct RequestContext {
     /// The `client.id` of the request header; empty when it had none. Member ids begin with it.
     pub client_id: Arc<str>,
-    /// The client's address as Java prints it, with a leading slash: `/127.0.0.1`. Shown by DescribeGroups.
+    /// The client's address as Java prints it, with a leading slash: `/127.0.0.1`. Shown by
+    /// DescribeGroups.
     pub client_host: Arc<str>,
     /// The version of the request.
     pub api_version: i16,
@@ -39,7 +42,8 @@ pub struct RequestContext {
 /// The settings of the coordinator, under Kafka's names. Times in milliseconds.
 #[derive(Clone, Debug)]
 pub struct GroupConfig {
-    /// `group.initial.rebalance.delay.ms`: how long an empty group waits for more members before its first generation.
+    /// `group.initial.rebalance.delay.ms`: how long an empty group waits for more members before
+    /// its first generation.
     pub initial_rebalance_delay_ms: u64,
     /// `group.min.session.timeout.ms`: the smallest session timeout a member may ask for.
     pub min_session_timeout_ms: i32,
@@ -47,9 +51,11 @@ pub struct GroupConfig {
     pub max_session_timeout_ms: i32,
     /// `group.max.size`: members beyond it are refused with GROUP_MAX_SIZE_REACHED.
     pub max_size: usize,
-    /// `offset.metadata.max.bytes`: the longest metadata string of a commit, in UTF-16 units as Kafka counts it.
+    /// `offset.metadata.max.bytes`: the longest metadata string of a commit, in UTF-16 units as
+    /// Kafka counts it.
     pub offset_metadata_max_bytes: usize,
-    /// `offsets.retention.minutes`, in milliseconds: how long offsets outlive the last member of their group (KIP-211).
+    /// `offsets.retention.minutes`, in milliseconds: how long offsets outlive the last member of
+    /// their group (KIP-211).
     pub offsets_retention_ms: i64,
     /// `offsets.retention.check.interval.ms`: how often expired offsets are looked for.
     pub offsets_retention_check_interval_ms: u64,
@@ -89,13 +95,16 @@ pub struct GroupFigures {
     pub offsets: usize,
 }
 
-/// The partition of `__consumer_offsets` that owns `group_id`, out of `partition_count` (at least 1).
+/// The partition of `__consumer_offsets` that owns `group_id`, out of `partition_count` (at least
+/// 1).
 ///
-/// Java's `String.hashCode` over the UTF-16 units with the sign bit cleared, so that data written by Apache Kafka is found
-/// where it lies.
+/// Java's `String.hashCode` over the UTF-16 units with the sign bit cleared, so that data written
+/// by Apache Kafka is found where it lies.
 #[must_use]
 pub fn partition_for(group_id: &str, partition_count: i32) -> i32 {
-    let hash = group_id.encode_utf16().fold(0_i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)));
+    let hash = group_id
+        .encode_utf16()
+        .fold(0_i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)));
     // `max(1)` holds the function total; a topic never has fewer partitions.
     (hash & i32::MAX) % partition_count.max(1)
 }
@@ -107,9 +116,14 @@ mod tests {
     #[test]
     fn a_group_lies_where_kafka_puts_it() {
         // Expected values: `(s.hashCode() & 0x7fffffff) % n` in jshell.
-        for (group, count, expected) in
-            [("", 50, 0), ("a", 50, 47), ("test", 50, 48), ("polygenelubricants", 50, 0), ("gruppe-ä", 50, 48), ("😀", 50, 49)]
-        {
+        for (group, count, expected) in [
+            ("", 50, 0),
+            ("a", 50, 47),
+            ("test", 50, 48),
+            ("polygenelubricants", 50, 0),
+            ("gruppe-ä", 50, 48),
+            ("😀", 50, 49),
+        ] {
             assert_eq!(partition_for(group, count), expected, "{group}");
         }
     }

@@ -1,4 +1,5 @@
-//! What the coordinator needs of the log of `__consumer_offsets`. The server implements it over the partition's log.
+//! What the coordinator needs of the log of `__consumer_offsets`. The server implements it over the
+//! partition's log.
 
 use bytes::Bytes;
 use letterbox_env::BoxFuture;
@@ -29,33 +30,50 @@ pub enum AppendError {
 
 /// The replicated log of `__consumer_offsets`, one partition at a time.
 ///
-/// The coordinator calls [`append`](Self::append) for a partition only from one task, one call after the other, in the order in
-/// which its state changes; it may go on appending while earlier records are not committed yet.
+/// The coordinator calls [`append`](Self::append) for a partition only from one task, one call
+/// after the other, in the order in which its state changes; it may go on appending while earlier
+/// records are not committed yet.
 pub trait ReplicatedLog: Send + Sync + 'static {
-    /// Appends `records` as one batch with timestamp `now` and returns the offset *after* the last of them.
+    /// Appends `records` as one batch with timestamp `now` and returns the offset *after* the last
+    /// of them.
     ///
-    /// All or nothing. Need not wait for replication or for the disk; [`committed`](Self::committed) does.
+    /// All or nothing. Need not wait for replication or for the disk;
+    /// [`committed`](Self::committed) does.
     ///
     /// # Errors
     /// Nothing was appended.
-    fn append(&self, partition: i32, records: Vec<KeyValue>, now: TimestampMs) -> BoxFuture<'static, Result<Offset, AppendError>>;
+    fn append(
+        &self,
+        partition: i32,
+        records: Vec<KeyValue>,
+        now: TimestampMs,
+    ) -> BoxFuture<'static, Result<Offset, AppendError>>;
 
-    /// Completes when every record below `end_offset` is committed: the high watermark has reached it.
+    /// Completes when every record below `end_offset` is committed: the high watermark has reached
+    /// it.
     ///
     /// # Errors
     /// Leadership was lost first, or the log failed; the records may or may not survive.
-    fn committed(&self, partition: i32, end_offset: Offset) -> BoxFuture<'static, Result<(), AppendError>>;
+    fn committed(
+        &self,
+        partition: i32,
+        end_offset: Offset,
+    ) -> BoxFuture<'static, Result<(), AppendError>>;
 
-    /// The largest batch that [`append`](Self::append) takes now, in bytes: the topic's `max.message.bytes`.
+    /// The largest batch that [`append`](Self::append) takes now, in bytes: the topic's
+    /// `max.message.bytes`.
     fn batch_bytes_max(&self, partition: i32) -> usize;
 
-    /// Reads the partition from its log start offset to the log end offset at the time of the call and hands each record to
-    /// `each`, in order; returns that end. Control batches are left out. A record whose key is missing is left out.
+    /// Reads the partition from its log start offset to the log end offset at the time of the call
+    /// and hands each record to `each`, in order; returns that end. Control batches are left out. A
+    /// record whose key is missing is left out.
     ///
-    /// What it reads above the high watermark may still be lost; wait for [`committed`](Self::committed).
+    /// What it reads above the high watermark may still be lost; wait for
+    /// [`committed`](Self::committed).
     ///
     /// # Errors
-    /// The partition could not be read to its end; what `each` saw so far is thrown away by the caller.
+    /// The partition could not be read to its end; what `each` saw so far is thrown away by the
+    /// caller.
     fn read_all<'a>(
         &'a self,
         partition: i32,

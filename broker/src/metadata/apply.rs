@@ -6,11 +6,12 @@ use letterbox_protocol::model::{BrokerId, TopicId};
 
 use super::image::{ConfigResource, MetadataImage, PartitionState, Topic};
 use super::record::{
-    BrokerFenceRecord, ClusterIdRecord, ConfigRecord, FeatureRecord, MetadataRecord, PartitionRecord, ProducerIdsRecord, TopicRecord,
+    BrokerFenceRecord, ClusterIdRecord, ConfigRecord, FeatureRecord, MetadataRecord,
+    PartitionRecord, ProducerIdsRecord, TopicRecord,
 };
 
-/// A committed record that does not fit the image: an invariant is broken, by a fault of the program or of
-/// the disk. The node must stop.
+/// A committed record that does not fit the image: an invariant is broken, by a fault of the
+/// program or of the disk. The node must stop.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum ApplyError {
@@ -22,7 +23,9 @@ pub enum ApplyError {
     NoSuchTopic { id: TopicId },
     #[error("topic \"{name}\" is not there")]
     NoSuchTopicName { name: String },
-    #[error("partition {partition} of topic id {id} would leave a gap: there are {count} partitions")]
+    #[error(
+        "partition {partition} of topic id {id} would leave a gap: there are {count} partitions"
+    )]
     PartitionGap { id: TopicId, partition: i32, count: usize },
     #[error("partition {partition} of topic id {id} is inconsistent: {reason}")]
     BadPartition { id: TopicId, partition: i32, reason: &'static str },
@@ -38,7 +41,11 @@ pub enum ApplyError {
 ///
 /// # Errors
 /// [`ApplyError`] when a record does not fit; the image is then unchanged as a whole.
-pub fn apply(image: &MetadataImage, index: u64, records: &[MetadataRecord]) -> Result<MetadataImage, ApplyError> {
+pub fn apply(
+    image: &MetadataImage,
+    index: u64,
+    records: &[MetadataRecord],
+) -> Result<MetadataImage, ApplyError> {
     let mut next = image.clone();
     next.apply_in_place(records)?;
     next.applied_index = index;
@@ -46,8 +53,8 @@ pub fn apply(image: &MetadataImage, index: u64, records: &[MetadataRecord]) -> R
 }
 
 impl MetadataImage {
-    /// Applies `records` to this image itself, for a reader that owns it. After an error the image is half
-    /// changed and must be dropped.
+    /// Applies `records` to this image itself, for a reader that owns it. After an error the image
+    /// is half changed and must be dropped.
     pub(crate) fn apply_in_place(&mut self, records: &[MetadataRecord]) -> Result<(), ApplyError> {
         records.iter().try_for_each(|record| self.apply_one(record))
     }
@@ -56,7 +63,8 @@ impl MetadataImage {
         match record {
             MetadataRecord::ClusterId(record) => self.apply_cluster_id(record),
             MetadataRecord::Broker(registration) => {
-                Arc::make_mut(&mut self.brokers).insert(registration.id, Arc::new(registration.clone()));
+                Arc::make_mut(&mut self.brokers)
+                    .insert(registration.id, Arc::new(registration.clone()));
                 Ok(())
             }
             MetadataRecord::BrokerFence(record) => self.apply_fence(record),
@@ -64,7 +72,8 @@ impl MetadataImage {
             MetadataRecord::Partition(record) => self.apply_partition(record),
             MetadataRecord::RemoveTopic(record) => {
                 let missing = ApplyError::NoSuchTopic { id: record.id };
-                let topic = Arc::make_mut(&mut self.topics_by_id).remove(&record.id).ok_or(missing)?;
+                let topic =
+                    Arc::make_mut(&mut self.topics_by_id).remove(&record.id).ok_or(missing)?;
                 Arc::make_mut(&mut self.topics_by_name).remove(&topic.name);
                 Ok(())
             }
@@ -86,9 +95,10 @@ impl MetadataImage {
 
     fn apply_cluster_id(&mut self, record: &ClusterIdRecord) -> Result<(), ApplyError> {
         match &self.cluster_id {
-            Some(present) if **present != *record.cluster_id => {
-                Err(ApplyError::ClusterIdChanged { present: Arc::clone(present), record: record.cluster_id.clone() })
-            }
+            Some(present) if **present != *record.cluster_id => Err(ApplyError::ClusterIdChanged {
+                present: Arc::clone(present),
+                record: record.cluster_id.clone(),
+            }),
             _ => {
                 self.cluster_id = Some(record.cluster_id.as_str().into());
                 Ok(())
@@ -97,17 +107,26 @@ impl MetadataImage {
     }
 
     fn apply_fence(&mut self, record: &BrokerFenceRecord) -> Result<(), ApplyError> {
-        let registration = Arc::make_mut(&mut self.brokers).get_mut(&record.id).ok_or(ApplyError::NoSuchBroker { id: record.id })?;
+        let registration = Arc::make_mut(&mut self.brokers)
+            .get_mut(&record.id)
+            .ok_or(ApplyError::NoSuchBroker { id: record.id })?;
         Arc::make_mut(registration).fenced = record.fenced;
         Ok(())
     }
 
     fn apply_topic(&mut self, record: &TopicRecord) -> Result<(), ApplyError> {
-        if self.topics_by_name.contains_key(record.name.as_str()) || self.topics_by_id.contains_key(&record.id) {
+        if self.topics_by_name.contains_key(record.name.as_str())
+            || self.topics_by_id.contains_key(&record.id)
+        {
             return Err(ApplyError::TopicExists { name: record.name.clone(), id: record.id });
         }
         let name: Arc<str> = record.name.as_str().into();
-        self.put_topic(Topic { name, id: record.id, partitions: Vec::new(), configs: Default::default() });
+        self.put_topic(Topic {
+            name,
+            id: record.id,
+            partitions: Vec::new(),
+            configs: Default::default(),
+        });
         Ok(())
     }
 
@@ -117,9 +136,14 @@ impl MetadataImage {
         Arc::make_mut(&mut self.topics_by_id).insert(topic.id, topic);
     }
 
-    /// Changes a topic that is in both maps. It is taken out of both first, so that a topic which no other
-    /// image shares (one that this very batch made) is changed in place, not copied for each partition.
-    fn change_topic(&mut self, id: TopicId, change: impl FnOnce(&mut Topic)) -> Result<(), ApplyError> {
+    /// Changes a topic that is in both maps. It is taken out of both first, so that a topic which
+    /// no other image shares (one that this very batch made) is changed in place, not copied for
+    /// each partition.
+    fn change_topic(
+        &mut self,
+        id: TopicId,
+        change: impl FnOnce(&mut Topic),
+    ) -> Result<(), ApplyError> {
         let by_id = Arc::make_mut(&mut self.topics_by_id);
         let mut topic = by_id.remove(&id).ok_or(ApplyError::NoSuchTopic { id })?;
         let by_name = Arc::make_mut(&mut self.topics_by_name);
@@ -142,9 +166,11 @@ impl MetadataImage {
         if record.leader.is_some_and(|leader| !record.isr.contains(&leader)) {
             return bad("the leader is not in the ISR");
         }
-        let count = self.topics_by_id.get(&id).ok_or(ApplyError::NoSuchTopic { id })?.partitions.len();
+        let count =
+            self.topics_by_id.get(&id).ok_or(ApplyError::NoSuchTopic { id })?.partitions.len();
         let gap = ApplyError::PartitionGap { id, partition, count };
-        let Some(position) = usize::try_from(partition).ok().filter(|position| *position <= count) else {
+        let Some(position) = usize::try_from(partition).ok().filter(|position| *position <= count)
+        else {
             return Err(gap);
         };
         let state = PartitionState {
@@ -167,7 +193,10 @@ impl MetadataImage {
         };
         match &record.resource {
             ConfigResource::Topic(name) => {
-                let id = self.topic(name).ok_or_else(|| ApplyError::NoSuchTopicName { name: name.clone() })?.id;
+                let id = self
+                    .topic(name)
+                    .ok_or_else(|| ApplyError::NoSuchTopicName { name: name.clone() })?
+                    .id;
                 self.change_topic(id, |topic| set(&mut topic.configs))?;
             }
             ConfigResource::Broker(id) => {
@@ -195,7 +224,10 @@ impl MetadataImage {
 
     fn apply_producer_ids(&mut self, record: &ProducerIdsRecord) -> Result<(), ApplyError> {
         if record.next < self.next_producer_id {
-            return Err(ApplyError::ProducerIdsGoBack { present: self.next_producer_id, record: record.next });
+            return Err(ApplyError::ProducerIdsGoBack {
+                present: self.next_producer_id,
+                record: record.next,
+            });
         }
         self.next_producer_id = record.next;
         Ok(())
@@ -214,8 +246,16 @@ impl MetadataImage {
     #[must_use]
     pub fn to_records(&self) -> Vec<MetadataRecord> {
         let mut records = Vec::new();
-        records.extend(self.cluster_id.as_deref().map(|id| MetadataRecord::ClusterId(ClusterIdRecord { cluster_id: id.to_owned() })));
-        records.extend(self.brokers.values().map(|registration| MetadataRecord::Broker((**registration).clone())));
+        records.extend(
+            self.cluster_id
+                .as_deref()
+                .map(|id| MetadataRecord::ClusterId(ClusterIdRecord { cluster_id: id.to_owned() })),
+        );
+        records.extend(
+            self.brokers
+                .values()
+                .map(|registration| MetadataRecord::Broker((**registration).clone())),
+        );
         for topic in self.topics() {
             topic_records(topic, &mut records);
         }
@@ -226,9 +266,11 @@ impl MetadataImage {
         for (group, configs) in &*self.group_configs {
             config_records(&ConfigResource::Group(group.clone()), configs, &mut records);
         }
-        records.push(MetadataRecord::ProducerIds(ProducerIdsRecord { next: self.next_producer_id }));
         records
-            .extend(self.features.iter().map(|(name, level)| MetadataRecord::Feature(FeatureRecord { name: name.clone(), level: *level })));
+            .push(MetadataRecord::ProducerIds(ProducerIdsRecord { next: self.next_producer_id }));
+        records.extend(self.features.iter().map(|(name, level)| {
+            MetadataRecord::Feature(FeatureRecord { name: name.clone(), level: *level })
+        }));
         records
     }
 }
@@ -241,8 +283,14 @@ fn topic_records(topic: &Topic, records: &mut Vec<MetadataRecord>) {
     config_records(&ConfigResource::Topic(topic.name.to_string()), &topic.configs, records);
 }
 
-fn config_records(resource: &ConfigResource, configs: &super::Configs, records: &mut Vec<MetadataRecord>) {
-    records.extend(configs.iter().map(|(key, value)| MetadataRecord::config(resource, key, Some(value))));
+fn config_records(
+    resource: &ConfigResource,
+    configs: &super::Configs,
+    records: &mut Vec<MetadataRecord>,
+) {
+    records.extend(
+        configs.iter().map(|(key, value)| MetadataRecord::config(resource, key, Some(value))),
+    );
 }
 
 impl PartitionRecord {

@@ -25,8 +25,8 @@ pub struct MetadataDelta {
     pub topics_changed: Vec<TopicChange>,
     /// Brokers that were added, removed or changed.
     pub brokers_changed: BTreeSet<BrokerId>,
-    /// Brokers and the cluster default whose dynamic configurations changed. Configurations of topics are in
-    /// `topics_changed`.
+    /// Brokers and the cluster default whose dynamic configurations changed. Configurations of
+    /// topics are in `topics_changed`.
     pub configs_changed: BTreeSet<ConfigResource>,
 }
 
@@ -55,7 +55,11 @@ impl TopicChange {
     pub fn partitions(&self) -> impl Iterator<Item = PartitionChange<'_>> {
         self.after
             .indexed_partitions()
-            .map(|(partition, after)| PartitionChange { partition, before: self.before.partition(partition), after })
+            .map(|(partition, after)| PartitionChange {
+                partition,
+                before: self.before.partition(partition),
+                after,
+            })
             .filter(|change| change.before != Some(change.after))
     }
 
@@ -84,11 +88,14 @@ impl MetadataDelta {
         }
         if !Arc::ptr_eq(&before.brokers, &after.brokers) {
             let ids = before.brokers.keys().chain(after.brokers.keys());
-            delta.brokers_changed = ids.filter(|id| before.brokers.get(id) != after.brokers.get(id)).copied().collect();
+            delta.brokers_changed =
+                ids.filter(|id| before.brokers.get(id) != after.brokers.get(id)).copied().collect();
         }
         let ids = before.broker_configs.keys().chain(after.broker_configs.keys());
-        delta.configs_changed =
-            ids.filter(|id| before.broker_configs.get(id) != after.broker_configs.get(id)).map(|id| ConfigResource::Broker(*id)).collect();
+        delta.configs_changed = ids
+            .filter(|id| before.broker_configs.get(id) != after.broker_configs.get(id))
+            .map(|id| ConfigResource::Broker(*id))
+            .collect();
         if before.cluster_configs != after.cluster_configs {
             delta.configs_changed.insert(ConfigResource::Cluster);
         }
@@ -97,12 +104,15 @@ impl MetadataDelta {
 
     fn compare_topics(&mut self, before: &MetadataImage, after: &MetadataImage) {
         let gone = |id: &TopicId| !after.topics_by_id.contains_key(id);
-        self.topics_removed = before.topics_by_id.values().filter(|topic| gone(&topic.id)).cloned().collect();
+        self.topics_removed =
+            before.topics_by_id.values().filter(|topic| gone(&topic.id)).cloned().collect();
         for topic in after.topics_by_id.values() {
             match before.topics_by_id.get(&topic.id) {
                 None => self.topics_added.push(Arc::clone(topic)),
                 Some(old) if Arc::ptr_eq(old, topic) || old == topic => {}
-                Some(old) => self.topics_changed.push(TopicChange { before: Arc::clone(old), after: Arc::clone(topic) }),
+                Some(old) => self
+                    .topics_changed
+                    .push(TopicChange { before: Arc::clone(old), after: Arc::clone(topic) }),
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Who a log directory belongs to: `meta.properties`, in Kafka's format.
 //!
-//! A directory is identified once, when it is empty, and is refused ever after by another cluster or under
-//! another node id. The `directory.id` tells a disk from its empty successor.
+//! A directory is identified once, when it is empty, and is refused ever after by another cluster
+//! or under another node id. The `directory.id` tells a disk from its empty successor.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -17,8 +17,9 @@ use crate::config::{escape_value, parse_properties};
 /// The file's name.
 pub const META_PROPERTIES: &str = "meta.properties";
 
-/// The log directories beside the metadata's that this broker has used, in the directory of the metadata log: one on each line, as
-/// `directory.id`, a space, and its path. Not one of Kafka's files.
+/// The log directories beside the metadata's that this broker has used, in the directory of the
+/// metadata log: one on each line, as `directory.id`, a space, and its path. Not one of Kafka's
+/// files.
 pub const LOG_DIRECTORIES: &str = "log-directories";
 
 /// Names that may be in a directory that was never used: a file system's own and the lock's.
@@ -48,43 +49,50 @@ pub enum IdentityError {
         source: io::Error,
     },
     #[error(
-        "log directory {} has data but no {META_PROPERTIES}, so it is not known whose it is (found \"{found}\"). Point log.dirs at the \
-         right directory, put {META_PROPERTIES} back, or empty the directory if its data is not needed",
+        "log directory {} has data but no {META_PROPERTIES}, so it is not known whose it is (found \
+         \"{found}\"). Point log.dirs at the right directory, put {META_PROPERTIES} back, or empty \
+         the directory if its data is not needed",
         directory.display()
     )]
     Unidentified { directory: PathBuf, found: String },
     #[error(
-        "log directory {}: {META_PROPERTIES} {reason}. Restore the file from a copy, or empty the directory if its data is not needed",
+        "log directory {}: {META_PROPERTIES} {reason}. Restore the file from a copy, or empty the \
+         directory if its data is not needed",
         directory.display()
     )]
     Damaged { directory: PathBuf, reason: String },
     #[error(
-        "log directory {} belongs to cluster {found}, but this node is configured for cluster {expected}. Point log.dirs at another \
-         directory or correct the cluster id",
+        "log directory {} belongs to cluster {found}, but this node is configured for cluster \
+         {expected}. Point log.dirs at another directory or correct the cluster id",
         directory.display()
     )]
     WrongCluster { directory: PathBuf, found: String, expected: String },
     #[error(
-        "log directory {} belongs to node.id={found}, but this node has node.id={expected}. Point log.dirs at another directory or \
-         correct node.id",
+        "log directory {} belongs to node.id={found}, but this node has node.id={expected}. Point \
+         log.dirs at another directory or correct node.id",
         directory.display()
     )]
     WrongNode { directory: PathBuf, found: i32, expected: i32 },
-    #[error("log directories {} and {} both have directory.id {id}: one is a copy of the other. Remove one from log.dirs", first.display(), second.display())]
+    #[error("log directories {} and {} both have directory.id {id}: one is a copy of the other. \
+        Remove one from log.dirs", first.display(), second.display())]
     Copied { first: PathBuf, second: PathBuf, id: String },
     #[error(
-        "log directory {} is empty, but this node has been started with expected.directory.ids={expected}: its volume was lost, or another \
-         one is mounted. Restore the volume, or remove expected.directory.ids to start without the records that were on it",
+        "log directory {} is empty, but this node has been started with \
+         expected.directory.ids={expected}: its volume was lost, or another one is mounted. \
+         Restore the volume, or remove expected.directory.ids to start without the records that \
+         were on it",
         directory.display()
     )]
     Lost { directory: PathBuf, expected: String },
     #[error(
-        "log directory {} has directory.id={found}, which is not in expected.directory.ids={expected}: another volume is mounted. Mount the \
-         right one, or correct expected.directory.ids",
+        "log directory {} has directory.id={found}, which is not in \
+         expected.directory.ids={expected}: another volume is mounted. Mount the right one, or \
+         correct expected.directory.ids",
         directory.display()
     )]
     Unexpected { directory: PathBuf, found: String, expected: String },
-    #[error("{} is damaged: each line is a directory.id, a space, and the path of a log directory. Correct it, or remove it if no log directory is lost", path.display())]
+    #[error("{} is damaged: each line is a directory.id, a space, and the path of a log directory. \
+        Correct it, or remove it if no log directory is lost", path.display())]
     UsedDamaged { path: PathBuf },
     #[error("log.dirs is empty: name at least one directory")]
     NoDirectories,
@@ -111,13 +119,14 @@ pub fn open_directories(
 pub struct Usable {
     /// In the order of the directories.
     pub identities: Vec<(PathBuf, DirectoryIdentity)>,
-    /// Those that cannot be read or written, and why. Those too that were used before and are not there any more: nothing is written
-    /// into an empty directory in the place of one, which may be a disk that is not mounted.
+    /// Those that cannot be read or written, and why. Those too that were used before and are not
+    /// there any more: nothing is written into an empty directory in the place of one, which may be
+    /// a disk that is not mounted.
     pub unusable: BTreeMap<PathBuf, io::Error>,
 }
 
-/// As [`open_directories`], but goes on without directories that the file system refuses or that are lost, as long as there are
-/// `metadata_dir` and one of `log_dirs`. Blocks.
+/// As [`open_directories`], but goes on without directories that the file system refuses or that
+/// are lost, as long as there are `metadata_dir` and one of `log_dirs`. Blocks.
 ///
 /// # Errors
 /// [`IdentityError`]; an I/O error is that of `metadata_dir`, of the last log directory, or passes.
@@ -141,7 +150,9 @@ pub fn open_usable(
                 let identities: Vec<_> = usable.into_iter().zip(identities).collect();
                 let before = used.clone();
                 let others = identities.iter().filter(|(directory, _)| directory != metadata_dir);
-                used.extend(others.map(|(directory, identity)| (identity.directory_id, directory.clone())));
+                used.extend(
+                    others.map(|(directory, identity)| (identity.directory_id, directory.clone())),
+                );
                 if used != before {
                     write_used(env, metadata_dir, &used)?;
                 }
@@ -150,7 +161,9 @@ pub fn open_usable(
             Err(IdentityError::Io { directory, source })
                 if directory != metadata_dir
                     && !Fault::of(&source).is_state()
-                    && log_dirs.iter().any(|other| *other != directory && !unusable.contains_key(other)) =>
+                    && log_dirs
+                        .iter()
+                        .any(|other| *other != directory && !unusable.contains_key(other)) =>
             {
                 usable.retain(|other| *other != directory);
                 unusable.insert(directory, source);
@@ -166,18 +179,30 @@ fn read_used(env: &Env, metadata_dir: &Path) -> Result<BTreeMap<Uuid, PathBuf>, 
     let io = |source| IdentityError::Io { directory: metadata_dir.to_owned(), source };
     let bytes = match env.disk.read(&path) {
         Ok(bytes) => bytes,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(BTreeMap::new()),
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+        {
+            return Ok(BTreeMap::new());
+        }
         Err(error) => return Err(io(error)),
     };
-    let lines: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).collect();
+    let lines: Vec<&[u8]> =
+        bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).collect();
     let one = |line: &&[u8]| {
         let (id, path) = line.split_at_checked(ID_LEN)?;
-        Some((decode_uuid(std::str::from_utf8(id).ok()?)?, PathBuf::from(OsStr::from_bytes(path.strip_prefix(b" ")?))))
+        Some((
+            decode_uuid(std::str::from_utf8(id).ok()?)?,
+            PathBuf::from(OsStr::from_bytes(path.strip_prefix(b" ")?)),
+        ))
     };
     lines.iter().map(one).collect::<Option<_>>().ok_or(IdentityError::UsedDamaged { path })
 }
 
-fn write_used(env: &Env, metadata_dir: &Path, used: &BTreeMap<Uuid, PathBuf>) -> Result<(), IdentityError> {
+fn write_used(
+    env: &Env,
+    metadata_dir: &Path,
+    used: &BTreeMap<Uuid, PathBuf>,
+) -> Result<(), IdentityError> {
     let mut text = Vec::new();
     for (id, path) in used {
         text.extend_from_slice(encode_uuid(*id).as_bytes());
@@ -189,26 +214,49 @@ fn write_used(env: &Env, metadata_dir: &Path, used: &BTreeMap<Uuid, PathBuf>) ->
     written.map_err(|source| IdentityError::Io { directory: metadata_dir.to_owned(), source })
 }
 
-/// The directories of `used` that are none of `directories` now, and what to do about each. A directory may come back under another path.
-fn lost(env: &Env, directories: &[PathBuf], used: &BTreeMap<Uuid, PathBuf>, metadata_dir: &Path) -> BTreeMap<PathBuf, io::Error> {
-    let found: Vec<_> = directories.iter().map(|directory| (directory, read_directory(env, directory))).collect();
-    let is_found = |id: &Uuid| found.iter().any(|(_, read)| matches!(read, Ok(Some(identity)) if identity.directory_id == *id));
+/// The directories of `used` that are none of `directories` now, and what to do about each. A
+/// directory may come back under another path.
+fn lost(
+    env: &Env,
+    directories: &[PathBuf],
+    used: &BTreeMap<Uuid, PathBuf>,
+    metadata_dir: &Path,
+) -> BTreeMap<PathBuf, io::Error> {
+    let found: Vec<_> =
+        directories.iter().map(|directory| (directory, read_directory(env, directory))).collect();
+    let is_found = |id: &Uuid| {
+        found
+            .iter()
+            .any(|(_, read)| matches!(read, Ok(Some(identity)) if identity.directory_id == *id))
+    };
     let file = metadata_dir.join(LOG_DIRECTORIES);
     let mut lost = BTreeMap::new();
     for (id, path) in used.iter().filter(|(id, _)| !is_found(id)) {
         let there = found.iter().find(|(directory, _)| *directory == path).map(|(_, read)| read);
         let (id, file) = (encode_uuid(*id), file.display());
-        let give_up = format!("or, if its records are not needed any more, take its line out of {file}, and restart the broker");
+        let give_up = format!(
+            "or, if its records are not needed any more, take its line out of {file}, and restart \
+             the broker"
+        );
         let (path, why) = match there {
             Some(Err(_)) => continue, // The file system or the identity says what is wrong with it.
-            Some(Ok(None)) => (path.clone(), format!("it is empty, and was used as directory.id {id}; mount or restore it, {give_up}")),
+            Some(Ok(None)) => (
+                path.clone(),
+                format!(
+                    "it is empty, and was used as directory.id {id}; mount or restore it, {give_up}"
+                ),
+            ),
             Some(Ok(Some(_))) => {
                 let name = format!("{} (directory.id {id})", path.display());
                 (name.into(), format!("another directory is in its place; put it back, {give_up}"))
             }
-            None => {
-                (path.clone(), format!("it was used as directory.id {id} and is not in log.dirs any more; put it back there, {give_up}"))
-            }
+            None => (
+                path.clone(),
+                format!(
+                    "it was used as directory.id {id} and is not in log.dirs any more; put it back \
+                     there, {give_up}"
+                ),
+            ),
         };
         lost.insert(path, io::Error::new(io::ErrorKind::NotFound, why));
     }
@@ -242,7 +290,11 @@ pub fn open_directories_as(
         check(directory, identity, node_id, &expected)?;
         if let Some(first) = seen.insert(identity.directory_id, directory) {
             let id = encode_uuid(identity.directory_id);
-            return Err(IdentityError::Copied { first: first.clone(), second: directory.clone(), id });
+            return Err(IdentityError::Copied {
+                first: first.clone(),
+                second: directory.clone(),
+                id,
+            });
         }
     }
     if directories.is_empty() {
@@ -258,8 +310,8 @@ pub fn open_directories_as(
     Ok(identities)
 }
 
-/// Refuses directories that are not those of `expected`; nothing is expected when that is empty. What cannot be read is left to whoever
-/// opens it. Changes nothing. Blocks.
+/// Refuses directories that are not those of `expected`; nothing is expected when that is empty.
+/// What cannot be read is left to whoever opens it. Changes nothing. Blocks.
 ///
 /// # Errors
 /// [`IdentityError::Lost`] or [`IdentityError::Unexpected`].
@@ -273,14 +325,21 @@ pub fn expect_directories<'a>(
         let (directory, listed) = (directory.clone(), || expected.join(","));
         match identity.map(|identity| encode_uuid(identity.directory_id)) {
             None => return Err(IdentityError::Lost { directory, expected: listed() }),
-            Some(found) if !expected.contains(&found) => return Err(IdentityError::Unexpected { directory, found, expected: listed() }),
+            Some(found) if !expected.contains(&found) => {
+                return Err(IdentityError::Unexpected { directory, found, expected: listed() });
+            }
             Some(_) => {}
         }
     }
     Ok(())
 }
 
-fn check(directory: &Path, identity: &DirectoryIdentity, node_id: i32, cluster_id: &str) -> Result<(), IdentityError> {
+fn check(
+    directory: &Path,
+    identity: &DirectoryIdentity,
+    node_id: i32,
+    cluster_id: &str,
+) -> Result<(), IdentityError> {
     if identity.cluster_id != cluster_id {
         return Err(IdentityError::WrongCluster {
             directory: directory.to_owned(),
@@ -289,7 +348,11 @@ fn check(directory: &Path, identity: &DirectoryIdentity, node_id: i32, cluster_i
         });
     }
     if identity.node_id != node_id {
-        return Err(IdentityError::WrongNode { directory: directory.to_owned(), found: identity.node_id, expected: node_id });
+        return Err(IdentityError::WrongNode {
+            directory: directory.to_owned(),
+            found: identity.node_id,
+            expected: node_id,
+        });
     }
     Ok(())
 }
@@ -298,7 +361,10 @@ fn check(directory: &Path, identity: &DirectoryIdentity, node_id: i32, cluster_i
 ///
 /// # Errors
 /// It cannot be read, has data but no identity, or a damaged one.
-pub fn read_directory(env: &Env, directory: &Path) -> Result<Option<DirectoryIdentity>, IdentityError> {
+pub fn read_directory(
+    env: &Env,
+    directory: &Path,
+) -> Result<Option<DirectoryIdentity>, IdentityError> {
     let io = |source| IdentityError::Io { directory: directory.to_owned(), source };
     if !env.disk.exists(directory).map_err(io)? {
         return Ok(None);
@@ -310,27 +376,41 @@ pub fn read_directory(env: &Env, directory: &Path) -> Result<Option<DirectoryIde
         return parse(&bytes).map(Some).map_err(damaged);
     }
     match entries.into_iter().find(|entry| !NOT_DATA.contains(&entry.name.as_str())) {
-        Some(entry) => Err(IdentityError::Unidentified { directory: directory.to_owned(), found: entry.name }),
+        Some(entry) => {
+            Err(IdentityError::Unidentified { directory: directory.to_owned(), found: entry.name })
+        }
         None => Ok(None),
     }
 }
 
-fn create(env: &Env, directory: &Path, node_id: i32, cluster_id: &str, directory_id: Uuid) -> Result<DirectoryIdentity, IdentityError> {
-    let identity = DirectoryIdentity { cluster_id: cluster_id.to_owned(), node_id, directory_id, created: true };
+fn create(
+    env: &Env,
+    directory: &Path,
+    node_id: i32,
+    cluster_id: &str,
+    directory_id: Uuid,
+) -> Result<DirectoryIdentity, IdentityError> {
+    let identity = DirectoryIdentity {
+        cluster_id: cluster_id.to_owned(),
+        node_id,
+        directory_id,
+        created: true,
+    };
     let text = format!(
         "#\nversion=1\ncluster.id={}\nnode.id={}\ndirectory.id={}\n",
         escape_value(&identity.cluster_id),
         identity.node_id,
         encode_uuid(identity.directory_id)
     );
-    let written =
-        create_durably(env, directory).and_then(|()| env.disk.write_atomically(&directory.join(META_PROPERTIES), text.as_bytes()));
+    let written = create_durably(env, directory).and_then(|()| {
+        env.disk.write_atomically(&directory.join(META_PROPERTIES), text.as_bytes())
+    });
     written.map_err(|source| IdentityError::Io { directory: directory.to_owned(), source })?;
     Ok(identity)
 }
 
-/// Makes `directory` and its parents so that a power cut cannot take one of them away with all that is below it:
-/// the name of each new one is in its parent, which is synced.
+/// Makes `directory` and its parents so that a power cut cannot take one of them away with all that
+/// is below it: the name of each new one is in its parent, which is synced.
 fn create_durably(env: &Env, directory: &Path) -> std::io::Result<()> {
     let mut new = Vec::new();
     for ancestor in directory.ancestors().filter(|ancestor| !ancestor.as_os_str().is_empty()) {
@@ -341,26 +421,36 @@ fn create_durably(env: &Env, directory: &Path) -> std::io::Result<()> {
     }
     env.disk.create_dir_all(directory)?;
     for made in new.into_iter().rev() {
-        let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let parent =
+            made.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         env.disk.sync_dir(parent)?;
     }
     Ok(())
 }
 
 fn parse(bytes: &[u8]) -> Result<DirectoryIdentity, String> {
-    let properties: BTreeMap<String, String> =
-        parse_properties(bytes).map_err(|problem| format!("is damaged: {problem}"))?.into_iter().collect();
-    let get = |key: &str| properties.get(key).filter(|value| !value.is_empty()).ok_or_else(|| format!("has no {key}"));
+    let properties: BTreeMap<String, String> = parse_properties(bytes)
+        .map_err(|problem| format!("is damaged: {problem}"))?
+        .into_iter()
+        .collect();
+    let get = |key: &str| {
+        properties.get(key).filter(|value| !value.is_empty()).ok_or_else(|| format!("has no {key}"))
+    };
     let version = get("version")?;
     if version != "1" {
         return Err(format!("has version={version}, and only version 1 is supported"));
     }
     let cluster_id = get("cluster.id")?.clone();
     let node_id = get("node.id")?;
-    let node_id = node_id.parse().ok().filter(|id| *id >= 0).ok_or_else(|| format!("has node.id={node_id}, which is not a node id"))?;
+    let node_id = node_id
+        .parse()
+        .ok()
+        .filter(|id| *id >= 0)
+        .ok_or_else(|| format!("has node.id={node_id}, which is not a node id"))?;
     let directory_id = get("directory.id")?;
-    let directory_id =
-        decode_uuid(directory_id).ok_or_else(|| format!("has directory.id={directory_id}, which is not an id of 22 characters"))?;
+    let directory_id = decode_uuid(directory_id).ok_or_else(|| {
+        format!("has directory.id={directory_id}, which is not an id of 22 characters")
+    })?;
     Ok(DirectoryIdentity { cluster_id, node_id, directory_id, created: false })
 }
 
@@ -389,7 +479,8 @@ pub fn decode_uuid(text: &str) -> Option<Uuid> {
     let mut bits = 0u128;
     for (n, byte) in text.bytes().enumerate() {
         let six = BASE64URL.iter().position(|digit| *digit == byte)? as u128;
-        // Kafka's decoder does not look at the four bits below the last two; neither may be lost here.
+        // Kafka's decoder does not look at the four bits below the last two; neither may be lost
+        // here.
         bits = if n < 21 { bits << 6 | six } else { bits << 2 | six >> 4 };
     }
     Some(Uuid::from_u128(bits))
@@ -399,7 +490,11 @@ pub fn decode_uuid(text: &str) -> Option<Uuid> {
 mod tests {
     use super::*;
 
-    fn open(dirs: &[PathBuf], node_id: i32, cluster_id: Option<&str>) -> Result<Vec<DirectoryIdentity>, IdentityError> {
+    fn open(
+        dirs: &[PathBuf],
+        node_id: i32,
+        cluster_id: Option<&str>,
+    ) -> Result<Vec<DirectoryIdentity>, IdentityError> {
         open_directories(&Env::real(), dirs, node_id, cluster_id)
     }
 
@@ -412,7 +507,9 @@ mod tests {
             let id = Uuid::from_u128(bits);
             assert_eq!(decode_uuid(&encode_uuid(id)), Some(id));
         }
-        for bad in ["", "ASNFZ4mrze8BI0VniavN7", "ASNFZ4mrze8BI0VniavN7w=", "ASNFZ4mrze8BI0VniavN/w"] {
+        for bad in
+            ["", "ASNFZ4mrze8BI0VniavN7", "ASNFZ4mrze8BI0VniavN7w=", "ASNFZ4mrze8BI0VniavN/w"]
+        {
             assert_eq!(decode_uuid(bad), None, "{bad}");
         }
     }
@@ -425,8 +522,14 @@ mod tests {
         assert!(first.created && decode_uuid(&first.cluster_id).is_some());
         let again = open(&dirs, 3, Some(&first.cluster_id)).unwrap().remove(0);
         assert_eq!(again, DirectoryIdentity { created: false, ..first });
-        assert!(matches!(open(&dirs, 4, None), Err(IdentityError::WrongNode { found: 3, expected: 4, .. })));
-        assert!(matches!(open(&dirs, 3, Some("ASNFZ4mrze8BI0VniavN7w")), Err(IdentityError::WrongCluster { .. })));
+        assert!(matches!(
+            open(&dirs, 4, None),
+            Err(IdentityError::WrongNode { found: 3, expected: 4, .. })
+        ));
+        assert!(matches!(
+            open(&dirs, 3, Some("ASNFZ4mrze8BI0VniavN7w")),
+            Err(IdentityError::WrongCluster { .. })
+        ));
     }
 
     #[test]
@@ -435,25 +538,37 @@ mod tests {
         let dirs = [dir.path().join("a"), dir.path().join("b")];
         let expect = |dirs: &[PathBuf], ids: &[String]| expect_directories(&Env::real(), dirs, ids);
         expect(&dirs, &[]).unwrap();
-        let ids: Vec<String> = open(&dirs, 1, None).unwrap().iter().map(|identity| encode_uuid(identity.directory_id)).collect();
+        let ids: Vec<String> = open(&dirs, 1, None)
+            .unwrap()
+            .iter()
+            .map(|identity| encode_uuid(identity.directory_id))
+            .collect();
         expect(&dirs, &ids).unwrap();
         expect(&dirs[..1], &ids).unwrap();
         assert!(matches!(expect(&dirs, &ids[..1]), Err(IdentityError::Unexpected { .. })));
         let lost = dir.path().join("c");
         let said = expect(&[dirs[0].clone(), lost.clone()], &ids).unwrap_err();
-        assert!(matches!(&said, IdentityError::Lost { .. }) && said.to_string().contains(&ids[0]), "{said}");
+        assert!(
+            matches!(&said, IdentityError::Lost { .. }) && said.to_string().contains(&ids[0]),
+            "{said}"
+        );
         assert!(!Env::real().disk.exists(&lost).unwrap(), "nothing is written into it");
     }
 
     /// As `kafka-storage format --cluster-id` takes it.
     #[test]
     fn any_text_is_a_cluster_id() {
-        for id in ["test", "my cluster: #1 = best\\", "zürich", "00000000-0000-0000-0000-000000000000"] {
+        for id in
+            ["test", "my cluster: #1 = best\\", "zürich", "00000000-0000-0000-0000-000000000000"]
+        {
             let dir = tempfile::tempdir().unwrap();
             let dirs = [dir.path().join("a")];
             assert_eq!(open(&dirs, 1, Some(id)).unwrap()[0].cluster_id, id);
             assert_eq!(open(&dirs, 1, None).unwrap()[0].cluster_id, id);
-            assert!(matches!(open(&dirs, 1, Some("other")), Err(IdentityError::WrongCluster { .. })), "{id}");
+            assert!(
+                matches!(open(&dirs, 1, Some("other")), Err(IdentityError::WrongCluster { .. })),
+                "{id}"
+            );
         }
     }
 
@@ -464,7 +579,13 @@ mod tests {
         let dirs = [dir.path().to_owned()];
         std::fs::create_dir(dir.path().join("orders-0")).unwrap();
         assert!(matches!(open(&dirs, 1, None), Err(IdentityError::Unidentified { .. })));
-        for text in ["", "version=1\n", "version=0\ncluster.id=a\nnode.id=1\n", "version=1\ncluster.id=a\nnode.id=1\n", "\u{0}"] {
+        for text in [
+            "",
+            "version=1\n",
+            "version=0\ncluster.id=a\nnode.id=1\n",
+            "version=1\ncluster.id=a\nnode.id=1\n",
+            "\u{0}",
+        ] {
             std::fs::write(dir.path().join(META_PROPERTIES), text).unwrap();
             assert!(matches!(open(&dirs, 1, None), Err(IdentityError::Damaged { .. })), "{text:?}");
         }
@@ -472,14 +593,16 @@ mod tests {
 
     #[test]
     #[allow(clippy::disallowed_methods, reason = "the test plays the device")]
-    fn directories_that_cannot_be_used_are_left_out_while_there_are_the_metadata_and_a_log_directory() {
+    fn directories_that_cannot_be_used_are_left_out_while_there_are_the_metadata_and_a_log_directory()
+     {
         let dir = tempfile::tempdir().unwrap();
         let [a, b, bad] = ["a", "b", "bad"].map(|name| dir.path().join(name));
         std::fs::write(&bad, "no directory").unwrap();
         let open = |log_dirs: &[&PathBuf], metadata_dir: &Path| {
             let log_dirs: Vec<_> = log_dirs.iter().copied().cloned().collect();
             open_usable(&Env::real(), &log_dirs, metadata_dir, 1, Some("test")).map(|found| {
-                let usable: Vec<_> = found.identities.into_iter().map(|(directory, _)| directory).collect();
+                let usable: Vec<_> =
+                    found.identities.into_iter().map(|(directory, _)| directory).collect();
                 (usable, found.unusable.into_keys().collect::<Vec<_>>())
             })
         };
@@ -492,7 +615,8 @@ mod tests {
         assert!(refused(open(&[&bad], &a)), "no log directory is left");
     }
 
-    /// A disk that is not mounted, say: its partitions must not be made anew, neither there nor elsewhere.
+    /// A disk that is not mounted, say: its partitions must not be made anew, neither there nor
+    /// elsewhere.
     #[test]
     #[allow(clippy::disallowed_methods, reason = "the test plays the user")]
     fn directory_that_was_used_and_is_not_there_is_lost_until_it_is_back_or_given_up() {
@@ -501,15 +625,29 @@ mod tests {
         let open = |log_dirs: &[&PathBuf]| {
             let log_dirs: Vec<_> = log_dirs.iter().copied().cloned().collect();
             let found = open_usable(&Env::real(), &log_dirs, &a, 1, Some("test")).unwrap();
-            let usable: Vec<_> = found.identities.into_iter().map(|(directory, _)| directory).collect();
-            (usable, found.unusable.into_iter().map(|(directory, why)| (directory, why.to_string())).collect::<Vec<_>>())
+            let usable: Vec<_> =
+                found.identities.into_iter().map(|(directory, _)| directory).collect();
+            (
+                usable,
+                found
+                    .unusable
+                    .into_iter()
+                    .map(|(directory, why)| (directory, why.to_string()))
+                    .collect::<Vec<_>>(),
+            )
         };
         let all = (vec![a.clone(), b.clone(), c.clone()], vec![]);
         let is_lost = |found: &[(PathBuf, String)], says: &str| {
-            assert!(matches!(found, [(path, why)] if *path == b && why.contains(says) && why.contains("log-directories")), "{found:?}");
+            assert!(
+                matches!(found, [(path, why)] if *path == b && why.contains(says) && why.contains("log-directories")),
+                "{found:?}"
+            );
         };
         assert_eq!(open(&[&a]), (vec![a.clone()], vec![]));
-        assert!(!a.join(LOG_DIRECTORIES).exists(), "the directory of the metadata is its own witness");
+        assert!(
+            !a.join(LOG_DIRECTORIES).exists(),
+            "the directory of the metadata is its own witness"
+        );
         assert_eq!(open(&[&a, &b, &c]), all);
         // Gone, then an empty one in its place: nothing is written there.
         std::fs::rename(&b, &away).unwrap();
@@ -532,10 +670,17 @@ mod tests {
         std::fs::remove_dir_all(&away).unwrap();
         assert_eq!(open(&[&a, &c]).1.len(), 1);
         let used = std::fs::read_to_string(a.join(LOG_DIRECTORIES)).unwrap();
-        let kept: String = used.lines().filter(|line| line.ends_with("/c")).map(|line| format!("{line}\n")).collect();
+        let kept: String = used
+            .lines()
+            .filter(|line| line.ends_with("/c"))
+            .map(|line| format!("{line}\n"))
+            .collect();
         std::fs::write(a.join(LOG_DIRECTORIES), kept).unwrap();
         assert_eq!(open(&[&a, &b, &c]), all);
         std::fs::write(a.join(LOG_DIRECTORIES), "what is this").unwrap();
-        assert!(matches!(open_usable(&Env::real(), std::slice::from_ref(&a), &a, 1, None), Err(IdentityError::UsedDamaged { .. })));
+        assert!(matches!(
+            open_usable(&Env::real(), std::slice::from_ref(&a), &a, 1, None),
+            Err(IdentityError::UsedDamaged { .. })
+        ));
     }
 }

@@ -12,11 +12,12 @@ pub type Configs = BTreeMap<String, String>;
 
 /// Everything the cluster knows about itself at one position of the metadata log.
 ///
-/// Cloning copies pointers of maps and nothing else. Applying a batch copies the map of `Arc`s of each kind
-/// of thing that the batch touches, once, and the touched topics; the other topics are shared.
+/// Cloning copies pointers of maps and nothing else. Applying a batch copies the map of `Arc`s of
+/// each kind of thing that the batch touches, once, and the touched topics; the other topics are
+/// shared.
 ///
-/// Invariants, kept by [`crate::metadata::apply`]: the two topic maps hold the same `Arc`s; a topic's
-/// partitions are numbered from 0 without a gap.
+/// Invariants, kept by [`crate::metadata::apply`]: the two topic maps hold the same `Arc`s; a
+/// topic's partitions are numbered from 0 without a gap.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MetadataImage {
     /// The cluster's id, once it has one. Never changes afterwards.
@@ -31,7 +32,8 @@ pub struct MetadataImage {
     pub broker_configs: Arc<BTreeMap<BrokerId, Configs>>,
     /// The dynamic defaults for all brokers (Kafka's broker resource with the empty name).
     pub cluster_configs: Arc<Configs>,
-    /// Configurations of groups, by group id (KIP-1071's and KIP-848's keys). A group need not be there to have some.
+    /// Configurations of groups, by group id (KIP-1071's and KIP-848's keys). A group need not be
+    /// there to have some.
     pub group_configs: Arc<BTreeMap<String, Configs>>,
     /// The first producer id that was never handed out.
     pub next_producer_id: ProducerId,
@@ -80,14 +82,17 @@ impl MetadataImage {
         self.brokers.get(&broker).is_some_and(|registration| !registration.fenced)
     }
 
-    /// The dynamic configurations set on `resource`; `None` when the resource does not exist. A broker
-    /// exists here when it is registered or has configurations of its own.
+    /// The dynamic configurations set on `resource`; `None` when the resource does not exist. A
+    /// broker exists here when it is registered or has configurations of its own.
     #[must_use]
     pub fn configs(&self, resource: &ConfigResource) -> Option<&Configs> {
         static NONE: Configs = Configs::new();
         match resource {
             ConfigResource::Topic(name) => self.topic(name).map(|topic| &topic.configs),
-            ConfigResource::Broker(id) => self.broker_configs.get(id).or_else(|| self.brokers.contains_key(id).then_some(&NONE)),
+            ConfigResource::Broker(id) => self
+                .broker_configs
+                .get(id)
+                .or_else(|| self.brokers.contains_key(id).then_some(&NONE)),
             ConfigResource::Cluster => Some(&self.cluster_configs),
             ConfigResource::Group(id) => Some(self.group_configs.get(id).unwrap_or(&NONE)),
         }
@@ -112,7 +117,8 @@ pub enum ConfigResource {
 pub struct BrokerRegistration {
     /// The broker's id.
     pub id: BrokerId,
-    /// The id of the disk it stands on (`directory.id`): an empty disk under an old id is another broker.
+    /// The id of the disk it stands on (`directory.id`): an empty disk under an old id is another
+    /// broker.
     pub incarnation: Uuid,
     /// Where clients and other brokers reach it, by listener.
     pub endpoints: Vec<Endpoint>,

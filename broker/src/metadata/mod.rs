@@ -1,9 +1,10 @@
 //! What the cluster knows about itself: an immutable [`MetadataImage`] that every reader shares.
 //!
-//! Nothing in here does I/O except [`identity`]. State changes in one way only: a [`MetadataRecord`] that
-//! the quorum has committed is applied with [`apply`], which is pure and deterministic, so that every
-//! voter and every replay of the log reaches the same image. What is to be changed is decided, purely
-//! too, by the operations in [`controller`]; `crate::quorum` carries their records into the log.
+//! Nothing in here does I/O except [`identity`]. State changes in one way only: a
+//! [`MetadataRecord`] that the quorum has committed is applied with [`apply`], which is pure and
+//! deterministic, so that every voter and every replay of the log reaches the same image. What is
+//! to be changed is decided, purely too, by the operations in [`controller`]; `crate::quorum`
+//! carries their records into the log.
 //!
 //! Refuses: to skip a record that it does not understand. See [`record`].
 
@@ -19,5 +20,8 @@ mod image;
 pub use apply::{ApplyError, apply};
 pub use delta::{MetadataDelta, PartitionChange, TopicChange};
 pub use error::ApiError;
-pub use image::{BrokerRegistration, ConfigResource, Configs, Endpoint, MetadataImage, PartitionState, SecurityProtocol, Topic};
+pub use image::{
+    BrokerRegistration, ConfigResource, Configs, Endpoint, MetadataImage, PartitionState,
+    SecurityProtocol, Topic,
+};
 pub use record::MetadataRecord;

@@ -1,16 +1,17 @@
 //! The records of the metadata log and how they are written down.
 //!
-//! A record is a JSON object `{"k": kind, "v": version, "d": fields}`; a batch is an array of them. JSON and
-//! not a packed binary form, because these records are few (metadata changes, not data), because a field
-//! that a reader does not know is tolerated by construction, and because a person can read a damaged log
-//! with `strings`. Framing, checksums and order are the log's business (`crate::quorum`), not this module's.
+//! A record is a JSON object `{"k": kind, "v": version, "d": fields}`; a batch is an array of them.
+//! JSON and not a packed binary form, because these records are few (metadata changes, not data),
+//! because a field that a reader does not know is tolerated by construction, and because a person
+//! can read a damaged log with `strings`. Framing, checksums and order are the log's business
+//! (`crate::quorum`), not this module's.
 //!
 //! Rules for change, which hold across a rolling upgrade:
 //! - A field that an older reader may overlook is added with a default; the version stays.
-//! - A change that an older reader would get wrong raises the kind's version. An older reader then stops
-//!   with [`DecodeError`] rather than go on with an image that differs from the others'.
-//! - Only a record marked `"i": true` (ignorable: it carries no state that anybody else's record builds
-//!   on) may be skipped by a reader that does not know it.
+//! - A change that an older reader would get wrong raises the kind's version. An older reader then
+//!   stops with [`DecodeError`] rather than go on with an image that differs from the others'.
+//! - Only a record marked `"i": true` (ignorable: it carries no state that anybody else's record
+//!   builds on) may be skipped by a reader that does not know it.
 
 use letterbox_protocol::model::{BrokerId, LeaderEpoch, ProducerId, TopicId};
 use serde::{Deserialize, Serialize};
@@ -146,13 +147,14 @@ struct Envelope {
     d: Value,
 }
 
-/// Why a batch of records cannot be read. The node must stop: its image would differ from the others'.
+/// Why a batch of records cannot be read. The node must stop: its image would differ from the
+/// others'.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     /// Written by a newer version of Letterbox.
     #[error(
-        "metadata record of kind \"{kind}\" version {version} was written by a newer version; this one reads that kind up to \
-         version {readable:?}. Start the newer version again"
+        "metadata record of kind \"{kind}\" version {version} was written by a newer version; this \
+         one reads that kind up to version {readable:?}. Start the newer version again"
     )]
     FromTheFuture {
         /// The record's kind.
@@ -173,7 +175,9 @@ impl MetadataRecord {
     pub fn config(resource: &ConfigResource, key: &str, value: Option<&str>) -> Self {
         let (key, value) = (key.to_owned(), value.map(str::to_owned));
         match resource {
-            ConfigResource::Group(group) => Self::GroupConfig(GroupConfigRecord { group: group.clone(), key, value }),
+            ConfigResource::Group(group) => {
+                Self::GroupConfig(GroupConfigRecord { group: group.clone(), key, value })
+            }
             _ => Self::Config(ConfigRecord { resource: resource.clone(), key, value }),
         }
     }
@@ -229,7 +233,8 @@ kinds! {
 /// # Errors
 /// When a record cannot be written as JSON, which no record of this module is.
 pub fn encode(records: &[MetadataRecord]) -> Result<String, serde_json::Error> {
-    let envelopes = records.iter().map(MetadataRecord::to_envelope).collect::<Result<Vec<_>, _>>()?;
+    let envelopes =
+        records.iter().map(MetadataRecord::to_envelope).collect::<Result<Vec<_>, _>>()?;
     serde_json::to_string(&envelopes)
 }
 
@@ -239,7 +244,10 @@ pub fn encode(records: &[MetadataRecord]) -> Result<String, serde_json::Error> {
 /// [`DecodeError`]; the caller must stop the node.
 pub fn decode(batch: &str) -> Result<Vec<MetadataRecord>, DecodeError> {
     let envelopes: Vec<Envelope> = serde_json::from_str(batch).map_err(DecodeError::Malformed)?;
-    envelopes.into_iter().filter_map(|envelope| MetadataRecord::from_envelope(envelope).transpose()).collect()
+    envelopes
+        .into_iter()
+        .filter_map(|envelope| MetadataRecord::from_envelope(envelope).transpose())
+        .collect()
 }
 
 #[cfg(test)]
@@ -248,26 +256,36 @@ mod tests {
 
     #[test]
     fn field_that_is_not_known_is_tolerated() {
-        let records = decode(r#"[{"k":"producerIds","v":0,"d":{"next":7,"colour":"blue"},"x":1}]"#).unwrap();
+        let records =
+            decode(r#"[{"k":"producerIds","v":0,"d":{"next":7,"colour":"blue"},"x":1}]"#).unwrap();
         assert_eq!(records, [MetadataRecord::ProducerIds(ProducerIdsRecord { next: 7 })]);
     }
 
     #[test]
     fn record_of_a_newer_version_or_kind_is_refused() {
-        for batch in [r#"[{"k":"producerIds","v":1,"d":{"next":7}}]"#, r#"[{"k":"quota","v":0,"d":{}}]"#] {
+        for batch in
+            [r#"[{"k":"producerIds","v":1,"d":{"next":7}}]"#, r#"[{"k":"quota","v":0,"d":{}}]"#]
+        {
             assert!(matches!(decode(batch), Err(DecodeError::FromTheFuture { .. })), "{batch}");
         }
     }
 
     #[test]
     fn ignorable_record_that_is_not_known_is_skipped() {
-        let batch = r#"[{"k":"note","v":3,"i":true,"d":{}},{"k":"producerIds","v":0,"d":{"next":7}}]"#;
+        let batch =
+            r#"[{"k":"note","v":3,"i":true,"d":{}},{"k":"producerIds","v":0,"d":{"next":7}}]"#;
         assert_eq!(decode(batch).unwrap().len(), 1);
     }
 
     #[test]
     fn damaged_batch_is_refused() {
-        for batch in ["", "[", "{}", r#"[{"k":"producerIds","v":0,"d":{"next":"many"}}]"#, r#"[{"k":"topic"}]"#] {
+        for batch in [
+            "",
+            "[",
+            "{}",
+            r#"[{"k":"producerIds","v":0,"d":{"next":"many"}}]"#,
+            r#"[{"k":"topic"}]"#,
+        ] {
             assert!(matches!(decode(batch), Err(DecodeError::Malformed(_))), "{batch}");
         }
     }

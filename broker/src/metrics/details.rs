@@ -1,8 +1,9 @@
 //! What is told of single topics and partitions: read when a scrape asks for it, kept nowhere.
 //!
-//! The names are those of the JMX exporter's rules that Strimzi's dashboards use, and of kafka_exporter, which then need not run
-//! beside the broker. Of at most [`PARTITIONS_MAX`] partitions, and as many committed offsets and groups, anything is told, so that a
-//! scrape stays small.
+//! The names are those of the JMX exporter's rules that Strimzi's dashboards use, and of
+//! kafka_exporter, which then need not run beside the broker. Of at most [`PARTITIONS_MAX`]
+//! partitions, and as many committed offsets and groups, anything is told, so that a scrape stays
+//! small.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -98,7 +99,8 @@ pub struct Details {
     pub topic_count: usize,
     /// Partitions of the cluster.
     pub partition_count: usize,
-    /// Partitions of the cluster that nobody can write to: without a live leader, or with a log out of use here.
+    /// Partitions of the cluster that nobody can write to: without a live leader, or with a log out
+    /// of use here.
     pub offline_partition_count: usize,
     /// Partitions led from here with a replica that is not in sync.
     pub under_replicated: usize,
@@ -120,7 +122,8 @@ enum Of {
     Broker(fn(&Details) -> i64),
 }
 
-/// The counters of the broker as a whole: they go on counting what was counted for topics that are gone.
+/// The counters of the broker as a whole: they go on counting what was counted for topics that are
+/// gone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Totals {
     /// Records appended by clients.
@@ -159,28 +162,73 @@ const ROWS: &[(&str, Of, &str, &str)] = &[
         "topic, or none for all topics together",
         "Bytes of records sent to consumers",
     ),
-    ("kafka_log_log_size", Of::Partition(|one| gauge(one.size)), "topic, partition", "Bytes of the record batches of a log"),
-    ("kafka_log_log_numlogsegments", Of::Partition(|one| count(one.segments)), "topic, partition", "Segments of a log"),
-    ("kafka_log_log_logstartoffset", Of::Partition(|one| one.start), "topic, partition", "Log start offset"),
-    ("kafka_log_log_logendoffset", Of::Partition(|one| one.end), "topic, partition", "Log end offset"),
+    (
+        "kafka_log_log_size",
+        Of::Partition(|one| gauge(one.size)),
+        "topic, partition",
+        "Bytes of the record batches of a log",
+    ),
+    (
+        "kafka_log_log_numlogsegments",
+        Of::Partition(|one| count(one.segments)),
+        "topic, partition",
+        "Segments of a log",
+    ),
+    (
+        "kafka_log_log_logstartoffset",
+        Of::Partition(|one| one.start),
+        "topic, partition",
+        "Log start offset",
+    ),
+    (
+        "kafka_log_log_logendoffset",
+        Of::Partition(|one| one.end),
+        "topic, partition",
+        "Log end offset",
+    ),
     ("kafka_brokers", Of::Broker(|all| count(all.brokers)), "", "Brokers that are alive"),
-    ("kafka_topic_partitions", Of::Topic(|topic| count(topic.partitions_count)), "topic", "Partitions of a topic"),
+    (
+        "kafka_topic_partitions",
+        Of::Topic(|topic| count(topic.partitions_count)),
+        "topic",
+        "Partitions of a topic",
+    ),
     (
         "kafka_topic_partition_current_offset",
         Of::Partition(|one| one.high_watermark),
         "topic, partition",
         "High watermark: the offset that the next record to be seen by consumers gets",
     ),
-    ("kafka_topic_partition_oldest_offset", Of::Partition(|one| one.start), "topic, partition", "Offset of the oldest record"),
-    ("kafka_topic_partition_leader", Of::Partition(|one| i64::from(one.leader)), "topic, partition", "Id of the leader"),
+    (
+        "kafka_topic_partition_oldest_offset",
+        Of::Partition(|one| one.start),
+        "topic, partition",
+        "Offset of the oldest record",
+    ),
+    (
+        "kafka_topic_partition_leader",
+        Of::Partition(|one| i64::from(one.leader)),
+        "topic, partition",
+        "Id of the leader",
+    ),
     (
         "kafka_topic_partition_leader_is_preferred",
         Of::Partition(|one| i64::from(one.leader_is_preferred)),
         "topic, partition",
         "1 while the first replica leads",
     ),
-    ("kafka_topic_partition_replicas", Of::Partition(|one| count(one.replicas)), "topic, partition", "Replicas"),
-    ("kafka_topic_partition_in_sync_replica", Of::Partition(|one| count(one.in_sync)), "topic, partition", "Replicas in sync"),
+    (
+        "kafka_topic_partition_replicas",
+        Of::Partition(|one| count(one.replicas)),
+        "topic, partition",
+        "Replicas",
+    ),
+    (
+        "kafka_topic_partition_in_sync_replica",
+        Of::Partition(|one| count(one.in_sync)),
+        "topic, partition",
+        "Replicas in sync",
+    ),
     (
         "kafka_topic_partition_under_replicated_partition",
         Of::Partition(|one| i64::from(one.in_sync < one.replicas)),
@@ -205,7 +253,12 @@ const ROWS: &[(&str, Of, &str, &str)] = &[
         "",
         "Partitions that nobody can write to: without a live leader, or with a log out of use",
     ),
-    ("kafka_controller_kafkacontroller_globaltopiccount", Of::Broker(|all| count(all.topic_count)), "", "Topics of the cluster"),
+    (
+        "kafka_controller_kafkacontroller_globaltopiccount",
+        Of::Broker(|all| count(all.topic_count)),
+        "",
+        "Topics of the cluster",
+    ),
     (
         "kafka_controller_kafkacontroller_globalpartitioncount",
         Of::Broker(|all| count(all.partition_count)),
@@ -240,7 +293,12 @@ const ROWS: &[(&str, Of, &str, &str)] = &[
     (
         "kafka_coordinator_group_groupmetadatamanager_numgroups",
         Of::Broker(|all| {
-            let figures = [all.groups.empty, all.groups.preparing_rebalance, all.groups.completing_rebalance, all.groups.stable];
+            let figures = [
+                all.groups.empty,
+                all.groups.preparing_rebalance,
+                all.groups.completing_rebalance,
+                all.groups.stable,
+            ];
             figures.into_iter().map(count).fold(0, i64::saturating_add)
         }),
         "",
@@ -298,13 +356,15 @@ const ROWS: &[(&str, Of, &str, &str)] = &[
         "letterbox_metrics_partitions_left_out",
         Of::Broker(|all| count(all.left_out)),
         "",
-        "Partitions led by this broker that this page does not tell of, because there are more than 4000",
+        "Partitions led by this broker that this page does not tell of, because there are more \
+         than 4000",
     ),
 ];
 
 /// Name, type, labels and meaning of each row, for the reference page.
 #[cfg(test)]
-pub(super) fn rows() -> impl Iterator<Item = (&'static str, MetricType, &'static str, &'static str)> {
+pub(super) fn rows() -> impl Iterator<Item = (&'static str, MetricType, &'static str, &'static str)>
+{
     ROWS.iter().map(|(name, of, labels, help)| (*name, kind(of), *labels, *help))
 }
 
@@ -347,15 +407,20 @@ fn row(out: &mut MetricEncoder<'_>, totals: &Totals, details: &Details, of: &Of)
             out.encode_counter::<NoLabelSet, u64, u64>(&all(totals).get(), None)?;
             details.topics.iter().try_for_each(|topic| {
                 let sum: u64 = topic.partitions.iter().map(one).sum();
-                out.encode_family(&[("topic", &*topic.name)])?.encode_counter::<NoLabelSet, u64, u64>(&sum, None)
+                out.encode_family(&[("topic", &*topic.name)])?
+                    .encode_counter::<NoLabelSet, u64, u64>(&sum, None)
             })
         }
-        Of::Topic(value) => {
-            details.topics.iter().try_for_each(|topic| out.encode_family(&[("topic", &*topic.name)])?.encode_gauge(&value(topic)))
-        }
+        Of::Topic(value) => details.topics.iter().try_for_each(|topic| {
+            out.encode_family(&[("topic", &*topic.name)])?.encode_gauge(&value(topic))
+        }),
         Of::GroupOffset(value) => details.group_offsets.iter().try_for_each(|one| {
             let index = one.partition.to_string();
-            let labels = [("consumergroup", &*one.group), ("topic", &*one.topic), ("partition", index.as_str())];
+            let labels = [
+                ("consumergroup", &*one.group),
+                ("topic", &*one.topic),
+                ("partition", index.as_str()),
+            ];
             out.encode_family(&labels)?.encode_gauge(&value(one))
         }),
         Of::GroupTopic(value) => {
@@ -363,17 +428,18 @@ fn row(out: &mut MetricEncoder<'_>, totals: &Totals, details: &Details, of: &Of)
             details.group_offsets.chunk_by(same).try_for_each(|of_topic| {
                 let Some(first) = of_topic.first() else { return Ok(()) };
                 let sum = of_topic.iter().map(value).fold(0, i64::saturating_add);
-                out.encode_family(&[("consumergroup", &*first.group), ("topic", &*first.topic)])?.encode_gauge(&sum)
+                out.encode_family(&[("consumergroup", &*first.group), ("topic", &*first.topic)])?
+                    .encode_gauge(&sum)
             })
         }
-        Of::Group(value) => details
-            .group_members
-            .iter()
-            .try_for_each(|(group, members)| out.encode_family(&[("consumergroup", &**group)])?.encode_gauge(&value(*members))),
+        Of::Group(value) => details.group_members.iter().try_for_each(|(group, members)| {
+            out.encode_family(&[("consumergroup", &**group)])?.encode_gauge(&value(*members))
+        }),
         Of::Partition(value) => details.topics.iter().try_for_each(|topic| {
             topic.partitions.iter().try_for_each(|one| {
                 let index = one.index.to_string();
-                out.encode_family(&[("topic", &*topic.name), ("partition", index.as_str())])?.encode_gauge(&value(one))
+                out.encode_family(&[("topic", &*topic.name), ("partition", index.as_str())])?
+                    .encode_gauge(&value(one))
             })
         }),
     }

@@ -1,7 +1,7 @@
 //! What the broker tells Prometheus: one table of names, served on the admin port.
 //!
-//! Counters that Kafka has keep the names its users' dashboards know (the JMX exporter's spelling as in
-//! Strimzi's rules); what Kafka has no name for begins with `letterbox_`.
+//! Counters that Kafka has keep the names its users' dashboards know (the JMX exporter's spelling
+//! as in Strimzi's rules); what Kafka has no name for begins with `letterbox_`.
 
 mod details;
 
@@ -107,7 +107,13 @@ impl Table {
         self.registry.register(name, help, metric);
     }
 
-    fn register_with_unit(&mut self, name: &'static str, help: &'static str, unit: Unit, metric: impl Metric) {
+    fn register_with_unit(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        unit: Unit,
+        metric: impl Metric,
+    ) {
         self.note(format!("{name}_{}", unit.as_str()), metric.metric_type(), help);
         self.registry.register_with_unit(name, help, unit, metric);
     }
@@ -138,8 +144,12 @@ impl Metrics {
     pub fn new() -> Self {
         let mut table = Table::default();
         let totals = Totals::default();
-        let new_histogram: fn() -> Histogram =
-            || Histogram::new([0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0]);
+        let new_histogram: fn() -> Histogram = || {
+            Histogram::new([
+                0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+                10.0, 30.0,
+            ])
+        };
         let request_seconds = Family::new_with_constructor(new_histogram);
         let this = Self {
             bytes_in: Counter::default(),
@@ -170,29 +180,79 @@ impl Metrics {
         };
         let r = &mut table;
         r.registry.register_collector(Box::new(this.details.clone()));
-        r.register("kafka_network_requestmetrics_requests", "Requests by API", this.requests.clone());
-        r.register("kafka_network_requestmetrics_errors", "Answers that carry an error, by API and error", this.errors.clone());
-        r.register("kafka_server_socket_server_metrics_connection_count", "Open client connections", this.connections.clone());
-        r.register("kafka_server_replicamanager_partitioncount", "Partitions kept by this broker", this.partitions.clone());
-        r.register("kafka_server_replicamanager_leadercount", "Partitions led by this broker", this.leaders.clone());
-        r.register("kafka_server_replicamanager_offlinereplicacount", "Partitions whose log cannot be written", this.offline.clone());
-        r.register("kafka_log_logmanager_offlinelogdirectorycount", "Log directories out of use", this.offline_dirs.clone());
+        r.register(
+            "kafka_network_requestmetrics_requests",
+            "Requests by API",
+            this.requests.clone(),
+        );
+        r.register(
+            "kafka_network_requestmetrics_errors",
+            "Answers that carry an error, by API and error",
+            this.errors.clone(),
+        );
+        r.register(
+            "kafka_server_socket_server_metrics_connection_count",
+            "Open client connections",
+            this.connections.clone(),
+        );
+        r.register(
+            "kafka_server_replicamanager_partitioncount",
+            "Partitions kept by this broker",
+            this.partitions.clone(),
+        );
+        r.register(
+            "kafka_server_replicamanager_leadercount",
+            "Partitions led by this broker",
+            this.leaders.clone(),
+        );
+        r.register(
+            "kafka_server_replicamanager_offlinereplicacount",
+            "Partitions whose log cannot be written",
+            this.offline.clone(),
+        );
+        r.register(
+            "kafka_log_logmanager_offlinelogdirectorycount",
+            "Log directories out of use",
+            this.offline_dirs.clone(),
+        );
         r.register(
             "kafka_controller_kafkacontroller_activecontrollercount",
             "1 while this node leads the metadata quorum",
             this.active_controller.clone(),
         );
-        r.register("kafka_server_raftmetrics_high_watermark", "Metadata entries applied by this node", this.metadata_offset.clone());
+        r.register(
+            "kafka_server_raftmetrics_high_watermark",
+            "Metadata entries applied by this node",
+            this.metadata_offset.clone(),
+        );
         r.register_with_unit(
             "letterbox_request_duration",
             "From a whole request to its answer, by API",
             Unit::Seconds,
             this.request_seconds.clone(),
         );
-        r.register_with_unit("letterbox_network_received", "Bytes read from clients", Unit::Bytes, this.bytes_in.clone());
-        r.register_with_unit("letterbox_network_sent", "Bytes written to clients", Unit::Bytes, this.bytes_out.clone());
-        r.register("letterbox_connections_closed", "Connections closed by the broker, by reason", this.closed.clone());
-        r.register("letterbox_panics", "Faults of the broker that ended the connection they were met on", this.panics.clone());
+        r.register_with_unit(
+            "letterbox_network_received",
+            "Bytes read from clients",
+            Unit::Bytes,
+            this.bytes_in.clone(),
+        );
+        r.register_with_unit(
+            "letterbox_network_sent",
+            "Bytes written to clients",
+            Unit::Bytes,
+            this.bytes_out.clone(),
+        );
+        r.register(
+            "letterbox_connections_closed",
+            "Connections closed by the broker, by reason",
+            this.closed.clone(),
+        );
+        r.register(
+            "letterbox_panics",
+            "Faults of the broker that ended the connection they were met on",
+            this.panics.clone(),
+        );
         r.register_with_unit(
             "letterbox_request_memory_free",
             "Memory left for requests and answers (queued.max.request.bytes)",
@@ -201,13 +261,15 @@ impl Metrics {
         );
         r.register_with_unit(
             "letterbox_group_members_memory",
-            "Memory of groups with their members' metadata and assignments; past 134217728 new members are told to come back",
+            "Memory of groups with their members' metadata and assignments; past 134217728 new \
+             members are told to come back",
             Unit::Bytes,
             this.group_members_memory.clone(),
         );
         r.register_with_unit(
             "letterbox_group_offsets_memory",
-            "Memory of committed offsets; past 536870912 commits that add to it are told to come back",
+            "Memory of committed offsets; past 536870912 commits that add to it are told to come \
+             back",
             Unit::Bytes,
             this.group_offsets_memory.clone(),
         );
@@ -272,13 +334,21 @@ impl Metrics {
 mod tests {
     use super::*;
 
-    /// The page as the table says it must be. `UPDATE_DOCS=1 cargo test --workspace --lib metrics::` writes it.
+    /// The page as the table says it must be.
+    /// `UPDATE_DOCS=1 cargo test --workspace --lib metrics::` writes it.
     #[test]
     #[allow(clippy::disallowed_methods, reason = "a page of the repository")]
     fn the_reference_page_is_the_table() {
-        let mut rows: Vec<(String, &str, &str, &str)> =
-            Metrics::new().table.rows.into_iter().map(|(name, kind, help)| (name, kind, "", help)).collect();
-        rows.extend(details::rows().map(|(name, kind, labels, help)| (name.to_owned(), kind_name(kind), labels, help)));
+        let mut rows: Vec<(String, &str, &str, &str)> = Metrics::new()
+            .table
+            .rows
+            .into_iter()
+            .map(|(name, kind, help)| (name, kind, "", help))
+            .collect();
+        rows.extend(
+            details::rows()
+                .map(|(name, kind, labels, help)| (name.to_owned(), kind_name(kind), labels, help)),
+        );
         rows.sort();
         let mut page = String::from(INTRODUCTION);
         for (name, kind, labels, help) in rows {
@@ -290,7 +360,11 @@ mod tests {
             std::fs::write(path, &page).unwrap();
         }
         let found = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(found == page, "docs/metrics.md is not what the table says; run UPDATE_DOCS=1 cargo test --workspace --lib metrics::");
+        assert!(
+            found == page,
+            "docs/metrics.md is not what the table says; run UPDATE_DOCS=1 cargo test --workspace \
+             --lib metrics::"
+        );
     }
 
     const INTRODUCTION: &str = "\
@@ -310,10 +384,26 @@ offsets. Labels of the other rows: `request` is the API's name, `error` Kafka's 
     fn topics_and_partitions_are_told_apart() {
         let metrics = Metrics::new();
         metrics.messages_in.inc_by(7);
-        let one = PartitionDetails { index: 1, records_in: 3, size: 512, replicas: 3, in_sync: 2, ..PartitionDetails::default() };
-        let topic =
-            TopicDetails { name: "orders".into(), partitions_count: 2, partitions: vec![one, PartitionDetails { index: 0, ..one }] };
-        let offset = |group: &str, partition, lag| GroupOffset { group: group.into(), topic: "orders".into(), partition, offset: 10, lag };
+        let one = PartitionDetails {
+            index: 1,
+            records_in: 3,
+            size: 512,
+            replicas: 3,
+            in_sync: 2,
+            ..PartitionDetails::default()
+        };
+        let topic = TopicDetails {
+            name: "orders".into(),
+            partitions_count: 2,
+            partitions: vec![one, PartitionDetails { index: 0, ..one }],
+        };
+        let offset = |group: &str, partition, lag| GroupOffset {
+            group: group.into(),
+            topic: "orders".into(),
+            partition,
+            offset: 10,
+            lag,
+        };
         let group_offsets = vec![offset("a", 0, 2), offset("a", 1, 3), offset("b\"\n", 0, 4)];
         metrics.show(Details {
             topics: vec![topic],
@@ -346,7 +436,10 @@ offsets. Labels of the other rows: `request` is the API's name, `error` Kafka's 
         metrics.requests.get_or_create(&ApiLabel { request: "Produce" }).inc();
         let text = metrics.render();
         assert!(text.contains("kafka_server_brokertopicmetrics_messagesin_total 3\n"), "{text}");
-        assert!(text.contains("kafka_network_requestmetrics_requests_total{request=\"Produce\"} 1\n"), "{text}");
+        assert!(
+            text.contains("kafka_network_requestmetrics_requests_total{request=\"Produce\"} 1\n"),
+            "{text}"
+        );
         assert!(text.ends_with("# EOF\n"));
     }
 }

@@ -1,9 +1,9 @@
 //! The controller service: evaluates operations one after the other and commits them in batches.
 //!
-//! openraft writes one entry per proposal and waits for each flush. So one proposer takes everything that
-//! is queued while a write is in flight and makes one entry of it: each operation is evaluated on an image
-//! that already contains what the ones before it decided, and each caller gets its own outcome when the
-//! entry is applied.
+//! openraft writes one entry per proposal and waits for each flush. So one proposer takes
+//! everything that is queued while a write is in flight and makes one entry of it: each operation
+//! is evaluated on an image that already contains what the ones before it decided, and each caller
+//! gets its own outcome when the entry is applied.
 
 use std::sync::Arc;
 
@@ -13,8 +13,8 @@ use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
 use super::{MetadataQuorum, QuorumError};
 use crate::metadata::controller::{
-    AllocateProducerIds, AlterConfigs, AlterIsr, ConfigRules, Context, CreatePartitions, CreateTopics, DeleteTopics, FenceBroker,
-    Operation, RegisterBroker, SetClusterId,
+    AllocateProducerIds, AlterConfigs, AlterIsr, ConfigRules, Context, CreatePartitions,
+    CreateTopics, DeleteTopics, FenceBroker, Operation, RegisterBroker, SetClusterId,
 };
 use crate::metadata::{MetadataImage, MetadataRecord};
 
@@ -43,7 +43,8 @@ impl ControllerError {
             Self::Quorum(QuorumError::OutcomeUnknown) => ErrorCode::RequestTimedOut,
             Self::Quorum(QuorumError::TooLarge { .. }) => ErrorCode::PolicyViolation,
             Self::Quorum(QuorumError::Waiting { .. }) => ErrorCode::KafkaStorageError,
-            Self::Quorum(QuorumError::NotLeader { .. } | QuorumError::Stopped) | Self::ShuttingDown => ErrorCode::NotController,
+            Self::Quorum(QuorumError::NotLeader { .. } | QuorumError::Stopped)
+            | Self::ShuttingDown => ErrorCode::NotController,
         }
     }
 }
@@ -97,7 +98,8 @@ impl Controller {
 
     /// Carries out any operation.
     ///
-    /// Not cancel safe in effect: an operation that was queued may take effect although the future was dropped.
+    /// Not cancel safe in effect: an operation that was queued may take effect although the future
+    /// was dropped.
     ///
     /// # Errors
     /// [`ControllerError`] when there is no outcome.
@@ -226,7 +228,8 @@ impl Proposer {
                     if result.is_err() {
                         self.term = None;
                     }
-                    jobs.into_iter().for_each(|job| job.complete(result.clone().map_err(Into::into)));
+                    jobs.into_iter()
+                        .for_each(|job| job.complete(result.clone().map_err(Into::into)));
                 }
             }
         }
@@ -243,7 +246,12 @@ impl Proposer {
         }
     }
 
-    fn evaluate(&self, job: &mut dyn Job, image: &mut MetadataImage, entry: &mut Vec<MetadataRecord>) {
+    fn evaluate(
+        &self,
+        job: &mut dyn Job,
+        image: &mut MetadataImage,
+        entry: &mut Vec<MetadataRecord>,
+    ) {
         let context = Context { random: &*self.env.random, rules: &*self.rules };
         let records = job.decide(image, &context);
         // Each operation has applied its records to its own draft already, so this cannot fail.

@@ -11,7 +11,9 @@ use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
 use openraft::{AnyError, RaftLogReader, StorageIOError};
 
 use super::patience::{Of, Patience};
-use super::types::{Entry, NodeLogId, StorageError, TypeConfig, Vote, decode_entry, encode_entry, log_id};
+use super::types::{
+    Entry, NodeLogId, StorageError, TypeConfig, Vote, decode_entry, encode_entry, log_id,
+};
 use super::wal::{Item, Wal};
 
 /// The file is written anew after a purge when it is longer than this.
@@ -39,12 +41,22 @@ struct Memory {
 
 impl LogStore {
     /// Puts together what is in the file. An error names what does not fit.
-    pub(super) fn new(env: Env, patience: Patience, wal: Wal, items: Vec<Item>) -> Result<Self, String> {
+    pub(super) fn new(
+        env: Env,
+        patience: Patience,
+        wal: Wal,
+        items: Vec<Item>,
+    ) -> Result<Self, String> {
         let mut memory = Memory::default();
         for item in items {
             memory.replay(item)?;
         }
-        Ok(Self { env, patience, wal: Arc::new(Mutex::new(wal)), memory: Arc::new(Mutex::new(memory)) })
+        Ok(Self {
+            env,
+            patience,
+            wal: Arc::new(Mutex::new(wal)),
+            memory: Arc::new(Mutex::new(memory)),
+        })
     }
 
     /// Whether nothing was ever stored.
@@ -69,23 +81,35 @@ impl LogStore {
         self.write_with(move |wal| wal.append(&items)).await
     }
 
-    async fn write_with(&self, write: impl Fn(&mut Wal) -> io::Result<()> + Send + Sync + 'static) -> io::Result<()> {
+    async fn write_with(
+        &self,
+        write: impl Fn(&mut Wal) -> io::Result<()> + Send + Sync + 'static,
+    ) -> io::Result<()> {
         let wal = Arc::clone(&self.wal);
-        self.patience.write(&self.env, Of::Log, move || write(&mut wal.lock().unwrap_or_else(PoisonError::into_inner))).await
+        self.patience
+            .write(&self.env, Of::Log, move || {
+                write(&mut wal.lock().unwrap_or_else(PoisonError::into_inner))
+            })
+            .await
     }
 
     async fn write_purge(&self, upto: NodeLogId) -> io::Result<()> {
         let purge = Item::Purge(upto.leader_id.term, upto.index);
         let whole: Vec<Item> = {
             let memory = self.memory();
-            let vote = memory.vote.as_ref().and_then(|vote| serde_json::to_vec(vote).ok()).map(Item::Vote);
-            let kept = memory.entries.range(upto.index.saturating_add(1)..).map(|(_, (entry, _))| Item::Entry(encode_entry(entry)));
+            let vote =
+                memory.vote.as_ref().and_then(|vote| serde_json::to_vec(vote).ok()).map(Item::Vote);
+            let kept = memory
+                .entries
+                .range(upto.index.saturating_add(1)..)
+                .map(|(_, (entry, _))| Item::Entry(encode_entry(entry)));
             vote.into_iter().chain([purge.clone()]).chain(kept).collect()
         };
         self.write_with(move |wal| {
             if wal.len() > REWRITE_LEN {
                 match wal.rewrite(&whole) {
-                    // There is no space for a second file: the one there is grows on until there is.
+                    // There is no space for a second file: the one there is grows on until there
+                    // is.
                     Err(error) if Fault::of(&error).is_state() => {}
                     result => return result,
                 }
@@ -100,13 +124,19 @@ impl Memory {
     fn replay(&mut self, item: Item) -> Result<(), String> {
         match item {
             Item::Vote(bytes) => {
-                self.vote = Some(serde_json::from_slice(&bytes).map_err(|error| format!("a vote cannot be read: {error}"))?);
+                self.vote = Some(
+                    serde_json::from_slice(&bytes)
+                        .map_err(|error| format!("a vote cannot be read: {error}"))?,
+                );
             }
             Item::Entry(bytes) => {
                 let entry = decode_entry(&bytes).ok_or("an entry cannot be read")?;
                 let expected = self.next_index();
                 if expected.is_some_and(|expected| expected != entry.log_id.index) {
-                    return Err(format!("entry {} follows where {expected:?} should", entry.log_id.index));
+                    return Err(format!(
+                        "entry {} follows where {expected:?} should",
+                        entry.log_id.index
+                    ));
                 }
                 self.insert(entry, bytes.len());
             }
@@ -117,7 +147,11 @@ impl Memory {
     }
 
     fn next_index(&self) -> Option<u64> {
-        let last = self.entries.last_key_value().map(|(index, _)| *index).or(self.purged.map(|id| id.index));
+        let last = self
+            .entries
+            .last_key_value()
+            .map(|(index, _)| *index)
+            .or(self.purged.map(|id| id.index));
         last.map(|index| index.saturating_add(1))
     }
 
@@ -133,11 +167,18 @@ impl Memory {
 }
 
 impl RaftLogReader<TypeConfig> for LogStore {
-    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + Send>(&mut self, range: RB) -> Result<Vec<Entry>, StorageError> {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + Send>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry>, StorageError> {
         Ok(self.memory().entries.range(range).map(|(_, (entry, _))| entry.clone()).collect())
     }
 
-    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, StorageError> {
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<Entry>, StorageError> {
         let mut total = 0;
         let memory = self.memory();
         let fits = |(_, (_, len)): &(&u64, &(Entry, usize))| {
@@ -145,7 +186,12 @@ impl RaftLogReader<TypeConfig> for LogStore {
             total += len;
             first || total <= READ_LEN_MAX
         };
-        Ok(memory.entries.range(start..end).take_while(fits).map(|(_, (entry, _))| entry.clone()).collect())
+        Ok(memory
+            .entries
+            .range(start..end)
+            .take_while(fits)
+            .map(|(_, (entry, _))| entry.clone())
+            .collect())
     }
 }
 
@@ -154,7 +200,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, StorageError> {
         let memory = self.memory();
-        let last_log_id = memory.entries.last_key_value().map(|(_, (entry, _))| entry.log_id).or(memory.purged);
+        let last_log_id =
+            memory.entries.last_key_value().map(|(_, (entry, _))| entry.log_id).or(memory.purged);
         Ok(LogState { last_purged_log_id: memory.purged, last_log_id })
     }
 
@@ -163,8 +210,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
-        let bytes = serde_json::to_vec(vote).map_err(|error| StorageIOError::write_vote(AnyError::new(&error)))?;
-        self.write(vec![Item::Vote(bytes)]).await.map_err(|error| StorageIOError::write_vote(AnyError::new(&error)))?;
+        let bytes = serde_json::to_vec(vote)
+            .map_err(|error| StorageIOError::write_vote(AnyError::new(&error)))?;
+        self.write(vec![Item::Vote(bytes)])
+            .await
+            .map_err(|error| StorageIOError::write_vote(AnyError::new(&error)))?;
         self.memory().vote = Some(*vote);
         Ok(())
     }
@@ -173,15 +223,25 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         Ok(self.memory().vote)
     }
 
-    async fn append<I>(&mut self, entries: I, callback: LogFlushed<TypeConfig>) -> Result<(), StorageError>
+    async fn append<I>(
+        &mut self,
+        entries: I,
+        callback: LogFlushed<TypeConfig>,
+    ) -> Result<(), StorageError>
     where
         I: IntoIterator<Item = Entry> + Send,
         I::IntoIter: Send,
     {
-        let encoded: Vec<(Entry, Vec<u8>)> = entries.into_iter().map(|entry| (encode_entry(&entry), entry)).map(|(b, e)| (e, b)).collect();
+        let encoded: Vec<(Entry, Vec<u8>)> = entries
+            .into_iter()
+            .map(|entry| (encode_entry(&entry), entry))
+            .map(|(b, e)| (e, b))
+            .collect();
         let items = encoded.iter().map(|(_, bytes)| Item::Entry(bytes.clone())).collect();
         // The core task waits for the flush in any case, and votes must not overtake entries.
-        self.write(items).await.map_err(|error| StorageIOError::write_logs(AnyError::new(&error)))?;
+        self.write(items)
+            .await
+            .map_err(|error| StorageIOError::write_logs(AnyError::new(&error)))?;
         {
             let mut memory = self.memory();
             encoded.into_iter().for_each(|(entry, bytes)| memory.insert(entry, bytes.len()));
@@ -191,13 +251,17 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn truncate(&mut self, from: NodeLogId) -> Result<(), StorageError> {
-        self.write(vec![Item::Truncate(from.index)]).await.map_err(|error| StorageIOError::write_logs(AnyError::new(&error)))?;
+        self.write(vec![Item::Truncate(from.index)])
+            .await
+            .map_err(|error| StorageIOError::write_logs(AnyError::new(&error)))?;
         drop(self.memory().entries.split_off(&from.index));
         Ok(())
     }
 
     async fn purge(&mut self, upto: NodeLogId) -> Result<(), StorageError> {
-        self.write_purge(upto).await.map_err(|error| StorageIOError::write_logs(AnyError::new(&error)))?;
+        self.write_purge(upto)
+            .await
+            .map_err(|error| StorageIOError::write_logs(AnyError::new(&error)))?;
         self.memory().purge(upto);
         Ok(())
     }

@@ -1,9 +1,10 @@
 //! The metadata quorum: consensus on the records of `crate::metadata`, on openraft, behind
 //! [`MetadataQuorum`].
 //!
-//! What must stay true: a vote and an entry are durable before anybody is told of them; a node whose log
-//! was lost never takes part under its old identity; whatever this node does not understand, or the disk
-//! has lost, stops it loudly ([`MetadataQuorum::fatal`]); on a full disk it waits.
+//! What must stay true: a vote and an entry are durable before anybody is told of them; a node
+//! whose log was lost never takes part under its old identity; whatever this node does not
+//! understand, or the disk has lost, stops it loudly ([`MetadataQuorum::fatal`]); on a full disk it
+//! waits.
 
 mod controller;
 mod log_store;
@@ -33,17 +34,22 @@ use crate::metadata::{MetadataDelta, MetadataImage, MetadataRecord};
 pub trait MetadataQuorum: Send + Sync {
     /// Commits `records` as one entry, all or nothing, and returns when this node has applied them.
     ///
-    /// `term` must be the one that [`Self::begin_leading`] returned: the entry does nothing when this node
-    /// has led, lost and regained the lead in between, because then it was decided on an outdated image.
+    /// `term` must be the one that [`Self::begin_leading`] returned: the entry does nothing when
+    /// this node has led, lost and regained the lead in between, because then it was decided on an
+    /// outdated image.
     ///
     /// Not cancel safe: the entry may be committed although the future was dropped.
     ///
     /// # Errors
     /// [`QuorumError`]. After `OutcomeUnknown` the entry may or may not be committed later.
-    fn propose<'a>(&'a self, term: u64, records: &'a [MetadataRecord]) -> BoxFuture<'a, Result<Proposed, QuorumError>>;
+    fn propose<'a>(
+        &'a self,
+        term: u64,
+        records: &'a [MetadataRecord],
+    ) -> BoxFuture<'a, Result<Proposed, QuorumError>>;
 
-    /// Waits until this node, if it leads, has applied everything that was ever committed, and returns the
-    /// term in which it leads.
+    /// Waits until this node, if it leads, has applied everything that was ever committed, and
+    /// returns the term in which it leads.
     ///
     /// # Errors
     /// `NotLeader` at once when it does not lead.
@@ -75,8 +81,9 @@ pub trait MetadataQuorum: Send + Sync {
     /// `Stopped`.
     fn snapshot(&self) -> BoxFuture<'_, Result<(), QuorumError>>;
 
-    /// Completes when the quorum cannot go on (a panic in it, a disk that failed, a record from a newer
-    /// version) with the reason; the process must end. Never completes after a clean [`Self::shutdown`].
+    /// Completes when the quorum cannot go on (a panic in it, a disk that failed, a record from a
+    /// newer version) with the reason; the process must end. Never completes after a clean
+    /// [`Self::shutdown`].
     fn fatal(&self) -> BoxFuture<'static, String>;
 
     /// Stops taking part: no I/O of the quorum is under way when this returns.
@@ -100,7 +107,10 @@ pub enum QuorumError {
         leader: Option<BrokerId>,
     },
     /// The lead was lost in the middle: the entry may or may not be committed.
-    #[error("the lead of the metadata quorum was lost before the change was confirmed; it may still take effect")]
+    #[error(
+        "the lead of the metadata quorum was lost before the change was confirmed; it may still \
+         take effect"
+    )]
     OutcomeUnknown,
     /// The batch is larger than an entry may be.
     #[error("the change takes {len} bytes in the metadata log; at most {max} fit into one entry")]
@@ -110,8 +120,12 @@ pub enum QuorumError {
         /// How large it may be.
         max: usize,
     },
-    /// The metadata log waits for space, or for a descriptor; nothing was proposed. It goes on by itself.
-    #[error("the metadata log cannot be written: {reason}; it goes on by itself when there is space in metadata.log.dir")]
+    /// The metadata log waits for space, or for a descriptor; nothing was proposed. It goes on by
+    /// itself.
+    #[error(
+        "the metadata log cannot be written: {reason}; it goes on by itself when there is space in \
+         metadata.log.dir"
+    )]
     Waiting {
         /// What is short.
         reason: Arc<str>,
@@ -140,8 +154,8 @@ pub struct QuorumStatus {
     pub snapshot_index: u64,
 }
 
-/// An ordered stream of changes that never loses one and never queues: a slow reader gets several changes
-/// as one.
+/// An ordered stream of changes that never loses one and never queues: a slow reader gets several
+/// changes as one.
 #[derive(Debug)]
 pub struct DeltaStream {
     seen: Arc<MetadataImage>,
@@ -149,8 +163,8 @@ pub struct DeltaStream {
 }
 
 impl DeltaStream {
-    /// The difference between what was returned last and the newest image; waits until there is one.
-    /// `None` after shutdown. Cancel safe.
+    /// The difference between what was returned last and the newest image; waits until there is
+    /// one. `None` after shutdown. Cancel safe.
     pub async fn next(&mut self) -> Option<MetadataDelta> {
         loop {
             let newest = Arc::clone(&self.images.borrow_and_update());

@@ -3,9 +3,10 @@
 //! ```text
 //! frame  u32 length, u32 crc32c of the rest, u8 kind, body        (little endian)
 //! ```
-//! A connection begins with a hello of each side: cluster id, node id, incarnation. Then requests and
-//! answers take turns. The stream is taken out of its place during a call and put back only after a whole
-//! answer, so a call that was late, cancelled or garbled costs the connection and nothing else.
+//! A connection begins with a hello of each side: cluster id, node id, incarnation. Then requests
+//! and answers take turns. The stream is taken out of its place during a call and put back only
+//! after a whole answer, so a call that was late, cancelled or garbled costs the connection and
+//! nothing else.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,10 +16,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use letterbox_env::{BoxListener, BoxStream, Env};
-use openraft::error::{InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Unreachable};
+use openraft::error::{
+    InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Unreachable,
+};
 use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse,
+    VoteRequest, VoteResponse,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -28,7 +32,9 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::snapshot::Meta;
-use super::types::{NodeLogId, Raft, TypeConfig, Vote, Voter, decode_entry, encode_entry, put_block, take_block};
+use super::types::{
+    NodeLogId, Raft, TypeConfig, Vote, Voter, decode_entry, encode_entry, put_block, take_block,
+};
 
 /// Larger frames are refused: an entry of the greatest length and a batch of others fit.
 const FRAME_LEN_MAX: usize = 32 << 20;
@@ -68,7 +74,13 @@ struct Hello {
 
 impl Identity {
     fn hello(&self, to: u64) -> Hello {
-        Hello { version: 1, cluster_id: self.cluster_id.clone(), from: self.node_id, to, incarnation: self.incarnation }
+        Hello {
+            version: 1,
+            cluster_id: self.cluster_id.clone(),
+            from: self.node_id,
+            to,
+            incarnation: self.incarnation,
+        }
     }
 
     /// Whether this is a voter of our cluster that still has its log. An error says why not.
@@ -86,7 +98,10 @@ impl Identity {
             return Err(format!("it speaks version {} of the quorum's protocol", hello.version));
         }
         if hello.cluster_id != self.cluster_id {
-            return Err(format!("it belongs to cluster {:?}, not {:?}", hello.cluster_id, self.cluster_id));
+            return Err(format!(
+                "it belongs to cluster {:?}, not {:?}",
+                hello.cluster_id, self.cluster_id
+            ));
         }
         if hello.to != self.node_id {
             return Err(format!("it means node {}, and this is node {}", hello.to, self.node_id));
@@ -98,8 +113,9 @@ impl Identity {
     }
 }
 
-/// The incarnation of every voter ever met. The first one met counts; a voter that comes back with another
-/// one has lost its votes and its log, and letting it vote again could undo what was committed.
+/// The incarnation of every voter ever met. The first one met counts; a voter that comes back with
+/// another one has lost its votes and its log, and letting it vote again could undo what was
+/// committed.
 pub(super) struct Peers {
     env: Env,
     path: PathBuf,
@@ -110,9 +126,17 @@ pub(super) struct Peers {
 impl Peers {
     pub(super) fn open(env: &Env, directory: &Path) -> io::Result<Self> {
         let path = directory.join(PEERS_FILE);
-        let known: BTreeMap<u64, Uuid> =
-            if env.disk.exists(&path)? { serde_json::from_slice(&env.disk.read(&path)?)? } else { BTreeMap::new() };
-        Ok(Self { env: env.clone(), path, count: known.len(), known: tokio::sync::Mutex::new(known) })
+        let known: BTreeMap<u64, Uuid> = if env.disk.exists(&path)? {
+            serde_json::from_slice(&env.disk.read(&path)?)?
+        } else {
+            BTreeMap::new()
+        };
+        Ok(Self {
+            env: env.clone(),
+            path,
+            count: known.len(),
+            known: tokio::sync::Mutex::new(known),
+        })
     }
 
     /// Whether none was known at open.
@@ -126,8 +150,8 @@ impl Peers {
             Some(present) if *present == incarnation => return Ok(()),
             Some(present) => {
                 return Err(format!(
-                    "node {node} was {present} and comes back as {incarnation}: it has lost its metadata log and must not vote under its \
-                     old id. Give it a new node.id"
+                    "node {node} was {present} and comes back as {incarnation}: it has lost its \
+                     metadata log and must not vote under its old id. Give it a new node.id"
                 ));
             }
             None => {}
@@ -144,7 +168,8 @@ impl Peers {
 }
 
 async fn write_frame(stream: &mut BoxStream, kind: u8, body: &[u8]) -> io::Result<()> {
-    let len = u32::try_from(body.len().saturating_add(5)).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let len =
+        u32::try_from(body.len().saturating_add(5)).map_err(|_| io::ErrorKind::InvalidInput)?;
     let mut bytes = Vec::with_capacity(body.len().saturating_add(9));
     bytes.extend(len.to_le_bytes());
     bytes.extend(super::wal::crc(&[&[kind], body]).to_le_bytes());
@@ -188,7 +213,13 @@ impl RaftNetworkFactory<TypeConfig> for Dialer {
     type Network = Client;
 
     async fn new_client(&mut self, target: u64, node: &Voter) -> Client {
-        Client { env: self.env.clone(), identity: Arc::clone(&self.identity), target, node: node.clone(), idle: Mutex::new(None) }
+        Client {
+            env: self.env.clone(),
+            identity: Arc::clone(&self.identity),
+            target,
+            node: node.clone(),
+            idle: Mutex::new(None),
+        }
     }
 }
 
@@ -242,16 +273,20 @@ impl Client {
         E: std::error::Error + DeserializeOwned,
     {
         let answer: io::Result<Result<T, RaftError<u64, E>>> = match body {
-            Ok(body) => match tokio::time::timeout(option.hard_ttl(), self.exchange(kind, &body)).await {
-                Ok(answer) => answer,
-                Err(late) => return Err(RPCError::Network(NetworkError::new(&late))),
-            },
+            Ok(body) => {
+                match tokio::time::timeout(option.hard_ttl(), self.exchange(kind, &body)).await {
+                    Ok(answer) => answer,
+                    Err(late) => return Err(RPCError::Network(NetworkError::new(&late))),
+                }
+            }
             Err(error) => Err(error),
         };
         match answer {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(RPCError::RemoteError(RemoteError::new(self.target, error))),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Err(RPCError::Unreachable(Unreachable::new(&error))),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                Err(RPCError::Unreachable(Unreachable::new(&error)))
+            }
             Err(error) => Err(RPCError::Network(NetworkError::new(&error))),
         }
     }
@@ -275,7 +310,8 @@ struct SnapshotHead {
 }
 
 fn encode_append(request: &AppendEntriesRequest<TypeConfig>) -> io::Result<Vec<u8>> {
-    let head = AppendHead { vote: request.vote, prev: request.prev_log_id, commit: request.leader_commit };
+    let head =
+        AppendHead { vote: request.vote, prev: request.prev_log_id, commit: request.leader_commit };
     let mut body = Vec::new();
     put_block(&mut body, &serde_json::to_vec(&head)?);
     request.entries.iter().for_each(|entry| put_block(&mut body, &encode_entry(entry)));
@@ -291,11 +327,21 @@ fn decode_append(body: &[u8]) -> io::Result<AppendEntriesRequest<TypeConfig>> {
         entries.push(decode_entry(entry).ok_or_else(|| invalid("entry"))?);
         rest = after;
     }
-    Ok(AppendEntriesRequest { vote: head.vote, prev_log_id: head.prev, entries, leader_commit: head.commit })
+    Ok(AppendEntriesRequest {
+        vote: head.vote,
+        prev_log_id: head.prev,
+        entries,
+        leader_commit: head.commit,
+    })
 }
 
 fn encode_snapshot(request: InstallSnapshotRequest<TypeConfig>) -> io::Result<Vec<u8>> {
-    let head = SnapshotHead { vote: request.vote, meta: request.meta, offset: request.offset, done: request.done };
+    let head = SnapshotHead {
+        vote: request.vote,
+        meta: request.meta,
+        offset: request.offset,
+        done: request.done,
+    };
     let mut body = Vec::new();
     put_block(&mut body, &serde_json::to_vec(&head)?);
     body.extend(request.data);
@@ -305,7 +351,13 @@ fn encode_snapshot(request: InstallSnapshotRequest<TypeConfig>) -> io::Result<Ve
 fn decode_snapshot(body: &[u8]) -> io::Result<InstallSnapshotRequest<TypeConfig>> {
     let (head, data) = take_block(body).ok_or_else(|| invalid("snapshot request"))?;
     let head: SnapshotHead = serde_json::from_slice(head)?;
-    Ok(InstallSnapshotRequest { vote: head.vote, meta: head.meta, offset: head.offset, data: data.to_vec(), done: head.done })
+    Ok(InstallSnapshotRequest {
+        vote: head.vote,
+        meta: head.meta,
+        offset: head.offset,
+        data: data.to_vec(),
+        done: head.done,
+    })
 }
 
 type CallError<E = openraft::error::Infallible> = RPCError<u64, Voter, RaftError<u64, E>>;
@@ -327,7 +379,11 @@ impl RaftNetwork<TypeConfig> for Client {
         self.call(SNAPSHOT, encode_snapshot(request), &option).await
     }
 
-    async fn vote(&mut self, request: VoteRequest<u64>, option: RPCOption) -> Result<VoteResponse<u64>, CallError> {
+    async fn vote(
+        &mut self,
+        request: VoteRequest<u64>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<u64>, CallError> {
         self.call(VOTE, serde_json::to_vec(&request).map_err(Into::into), &option).await
     }
 
@@ -339,7 +395,12 @@ impl RaftNetwork<TypeConfig> for Client {
 // Answering.
 
 /// Accepts other voters until it is told to stop; then drops every connection.
-pub(super) async fn serve(listener: BoxListener, raft: Raft, identity: Arc<Identity>, mut stopped: watch::Receiver<bool>) {
+pub(super) async fn serve(
+    listener: BoxListener,
+    raft: Raft,
+    identity: Arc<Identity>,
+    mut stopped: watch::Receiver<bool>,
+) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -368,7 +429,8 @@ pub(super) async fn serve(listener: BoxListener, raft: Raft, identity: Arc<Ident
 async fn answer(mut stream: BoxStream, raft: &Raft, identity: &Identity) -> io::Result<()> {
     tokio::time::timeout(HELLO_DEADLINE, greet(&mut stream, identity)).await??;
     loop {
-        let (kind, body) = tokio::time::timeout(IDLE_DEADLINE, read_frame(&mut stream, FRAME_LEN_MAX)).await??;
+        let (kind, body) =
+            tokio::time::timeout(IDLE_DEADLINE, read_frame(&mut stream, FRAME_LEN_MAX)).await??;
         let answer = match kind {
             VOTE => serde_json::to_vec(&raft.vote(serde_json::from_slice(&body)?).await)?,
             APPEND => serde_json::to_vec(&raft.append_entries(decode_append(&body)?).await)?,

@@ -1,5 +1,6 @@
-//! Waiting for space. openraft ends when its storage fails, and a full disk is no reason to end: whatever the log or a snapshot
-//! could not write for want of a resource is written again until it succeeds or this node stops.
+//! Waiting for space. openraft ends when its storage fails, and a full disk is no reason to end:
+//! whatever the log or a snapshot could not write for want of a resource is written again until it
+//! succeeds or this node stops.
 
 use std::io;
 use std::sync::Arc;
@@ -60,8 +61,14 @@ impl Patience {
         }
     }
 
-    /// Carries `write` out off the async threads, again and again while it fails for want of a resource.
-    pub(super) async fn write(&self, env: &Env, of: Of, write: impl Fn() -> io::Result<()> + Send + Sync + 'static) -> io::Result<()> {
+    /// Carries `write` out off the async threads, again and again while it fails for want of a
+    /// resource.
+    pub(super) async fn write(
+        &self,
+        env: &Env,
+        of: Of,
+        write: impl Fn() -> io::Result<()> + Send + Sync + 'static,
+    ) -> io::Result<()> {
         let write = Arc::new(write);
         let mut stopped = self.stopped();
         let mut said = false;
@@ -81,8 +88,10 @@ impl Patience {
                 self.waiting.send_replace(Some(error.to_string().into()));
             }
             if !std::mem::replace(&mut said, true) {
-                let what = if of == Of::Log { "metadata log" } else { "snapshot of the metadata log" };
-                tracing::error!(%error, "the {what} cannot be written; it is tried again until it can: free some space in metadata.log.dir, or grow its volume");
+                let what =
+                    if of == Of::Log { "metadata log" } else { "snapshot of the metadata log" };
+                tracing::error!(%error, "the {what} cannot be written; it is tried again until it \
+                    can: free some space in metadata.log.dir, or grow its volume");
             }
             tokio::select! {
                 biased;

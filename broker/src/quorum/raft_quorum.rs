@@ -27,7 +27,8 @@ use crate::metadata::{MetadataImage, MetadataRecord, record};
 /// The most bytes of records in one entry.
 pub const ENTRY_LEN_MAX: usize = 16 << 20;
 
-/// A snapshot is made after this many entries, or this many bytes of entries: a restart reads no more.
+/// A snapshot is made after this many entries, or this many bytes of entries: a restart reads no
+/// more.
 const SNAPSHOT_ENTRIES: u64 = 1000;
 const SNAPSHOT_BYTES: u64 = 4 << 20;
 
@@ -52,15 +53,15 @@ pub struct QuorumConfig {
     pub listener: Option<(String, u16)>,
     /// The cluster's id. Needed when there are other voters, because it is checked at connect.
     pub cluster_id: Option<String>,
-    /// Whether this node is known to have taken part before (partitions lie beside the directory): a
-    /// missing log is refused then, instead of begun anew.
+    /// Whether this node is known to have taken part before (partitions lie beside the directory):
+    /// a missing log is refused then, instead of begun anew.
     pub must_exist: bool,
     /// Times of heartbeats and elections.
     pub timing: QuorumTiming,
 }
 
-/// Times of heartbeats and elections. A slow flush holds up votes and heartbeats, so the election timeout
-/// must be well above the slowest flush of the disk.
+/// Times of heartbeats and elections. A slow flush holds up votes and heartbeats, so the election
+/// timeout must be well above the slowest flush of the disk.
 #[derive(Clone, Copy, Debug)]
 pub struct QuorumTiming {
     /// Between two heartbeats of the leader; also the deadline of one replication request.
@@ -71,7 +72,10 @@ pub struct QuorumTiming {
 
 impl Default for QuorumTiming {
     fn default() -> Self {
-        Self { heartbeat: Duration::from_millis(250), election_timeout: Duration::from_millis(1000) }
+        Self {
+            heartbeat: Duration::from_millis(250),
+            election_timeout: Duration::from_millis(1000),
+        }
     }
 }
 
@@ -93,7 +97,9 @@ pub enum OpenError {
     Wal(#[from] WalError),
     #[error("metadata directory {} cannot be used: {reason}", directory.display())]
     Unusable { directory: PathBuf, reason: String },
-    #[error("this node is configured for cluster {configured}, but its metadata is of cluster {found}")]
+    #[error(
+        "this node is configured for cluster {configured}, but its metadata is of cluster {found}"
+    )]
     WrongCluster { configured: String, found: String },
     #[error("cannot listen for other voters on {host}:{port}")]
     Listen {
@@ -110,7 +116,9 @@ impl OpenError {
     /// Whether it passes: there is no space, or no descriptor.
     pub(crate) fn is_state(&self) -> bool {
         match self {
-            Self::Io { source, .. } | Self::Wal(WalError::Io { source, .. }) => Fault::of(source).is_state(),
+            Self::Io { source, .. } | Self::Wal(WalError::Io { source, .. }) => {
+                Fault::of(source).is_state()
+            }
             _ => false,
         }
     }
@@ -133,8 +141,8 @@ pub struct RaftQuorum {
 }
 
 impl RaftQuorum {
-    /// Opens the directory and takes part. A sole voter leads, with everything applied, when this returns;
-    /// with more voters the first leader is elected later.
+    /// Opens the directory and takes part. A sole voter leads, with everything applied, when this
+    /// returns; with more voters the first leader is elected later.
     ///
     /// # Errors
     /// [`OpenError`]; each says what to do.
@@ -145,28 +153,47 @@ impl RaftQuorum {
             env.blocking(move || open_directory(&world, &config, node_id)).await?
         };
         let Opened { lock, wal, items, slots, stored, peers } = opened;
-        let unusable = |reason: String| OpenError::Unusable { directory: config.dir.clone(), reason };
+        let unusable =
+            |reason: String| OpenError::Unusable { directory: config.dir.clone(), reason };
         let incarnation = wal.incarnation();
         let patience = Patience::default();
         let store = LogStore::new(env.clone(), patience.clone(), wal, items).map_err(unusable)?;
         let snapshot_index = stored.as_ref().and_then(|stored| stored.meta.last_log_id);
         if store.purged() > snapshot_index {
-            return Err(unusable("the log begins after the newest whole snapshot; restore it from another voter or a copy".to_owned()));
+            return Err(unusable(
+                "the log begins after the newest whole snapshot; restore it from \
+                another voter or a copy"
+                    .to_owned(),
+            ));
         }
         let published = Published::new();
         let slots = Arc::new(std::sync::Mutex::new(slots));
-        let machine = StateMachine::new(env.clone(), patience.clone(), published.clone(), Arc::clone(&slots), stored).map_err(unusable)?;
+        let machine = StateMachine::new(
+            env.clone(),
+            patience.clone(),
+            published.clone(),
+            Arc::clone(&slots),
+            stored,
+        )
+        .map_err(unusable)?;
 
         let stopped = patience.stopped();
         let mut tasks = JoinSet::new();
-        let identity =
-            Arc::new(Identity { cluster_id: config.cluster_id.clone(), node_id, incarnation, peers: Arc::new(peers), refused: 0.into() });
+        let identity = Arc::new(Identity {
+            cluster_id: config.cluster_id.clone(),
+            node_id,
+            incarnation,
+            peers: Arc::new(peers),
+            refused: 0.into(),
+        });
         let pristine = store.is_pristine();
         let raft = {
             let dialer = Dialer { env: env.clone(), identity: Arc::clone(&identity) };
             let raft_config = Arc::new(raft_config(&config)?);
             let start = Raft::new(node_id, raft_config, dialer, store.clone(), machine);
-            with_random(Some(Arc::clone(&env.random)), start).await.map_err(|error| OpenError::Raft(describe(&error)))?
+            with_random(Some(Arc::clone(&env.random)), start)
+                .await
+                .map_err(|error| OpenError::Raft(describe(&error)))?
         };
         let listening = match &config.listener {
             Some((host, port)) => {
@@ -220,7 +247,11 @@ impl RaftQuorum {
             self.raft.trigger().elect().await.map_err(|error| failed(&error))?;
         }
         loop {
-            let led = self.raft.wait(Some(LEAD_WITHIN)).state(ServerState::Leader, "sole voter leads").await;
+            let led = self
+                .raft
+                .wait(Some(LEAD_WITHIN))
+                .state(ServerState::Leader, "sole voter leads")
+                .await;
             match led {
                 Ok(_) => break,
                 // The vote waits for space, however long that takes.
@@ -231,7 +262,9 @@ impl RaftQuorum {
         loop {
             match self.begin_leading().await {
                 Ok(_) => return self.check_cluster(config),
-                Err(QuorumError::Waiting { .. } | QuorumError::OutcomeUnknown) => tokio::time::sleep(RETRY_AFTER).await,
+                Err(QuorumError::Waiting { .. } | QuorumError::OutcomeUnknown) => {
+                    tokio::time::sleep(RETRY_AFTER).await
+                }
                 Err(error) => return Err(failed(&error)),
             }
         }
@@ -240,7 +273,10 @@ impl RaftQuorum {
     fn check_cluster(&self, config: &QuorumConfig) -> Result<(), OpenError> {
         match (&config.cluster_id, &self.image().cluster_id) {
             (Some(configured), Some(found)) if **configured != **found => {
-                Err(OpenError::WrongCluster { configured: configured.clone(), found: found.to_string() })
+                Err(OpenError::WrongCluster {
+                    configured: configured.clone(),
+                    found: found.to_string(),
+                })
             }
             _ => Ok(()),
         }
@@ -252,8 +288,8 @@ impl RaftQuorum {
         self.identity.incarnation
     }
 
-    /// How many connections of the quorum were refused because of who the other side is: another cluster,
-    /// another node, or a voter that lost its log.
+    /// How many connections of the quorum were refused because of who the other side is: another
+    /// cluster, another node, or a voter that lost its log.
     #[must_use]
     pub fn refused_connections(&self) -> u64 {
         self.identity.refused.load(std::sync::atomic::Ordering::Relaxed)
@@ -277,27 +313,39 @@ impl RaftQuorum {
         }
     }
 
-    async fn write_patiently(&self, term: u64, records: Arc<str>) -> Result<(u64, u64), QuorumError> {
+    async fn write_patiently(
+        &self,
+        term: u64,
+        records: Arc<str>,
+    ) -> Result<(u64, u64), QuorumError> {
         let led = self.raft.metrics().borrow().state == ServerState::Leader;
         match self.raft.client_write(Batch { term, records }).await {
             Ok(response) => match response.data {
                 Applied::Done => Ok((response.log_id.leader_id.term, response.log_id.index)),
                 Applied::Outdated => Err(QuorumError::NotLeader { leader: self.status().leader }),
             },
-            // openraft answers so both when it did not take the entry and when it lost the lead with the
-            // entry in its log.
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) if led => Err(QuorumError::OutcomeUnknown),
+            // openraft answers so both when it did not take the entry and when it lost the lead
+            // with the entry in its log.
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) if led => {
+                Err(QuorumError::OutcomeUnknown)
+            }
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
                 Err(QuorumError::NotLeader { leader: forward.leader_id.and_then(broker_id) })
             }
-            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(_))) => Err(QuorumError::OutcomeUnknown),
+            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(_))) => {
+                Err(QuorumError::OutcomeUnknown)
+            }
             Err(RaftError::Fatal(_)) => Err(QuorumError::Stopped),
         }
     }
 }
 
 impl MetadataQuorum for RaftQuorum {
-    fn propose<'a>(&'a self, term: u64, records: &'a [MetadataRecord]) -> BoxFuture<'a, Result<Proposed, QuorumError>> {
+    fn propose<'a>(
+        &'a self,
+        term: u64,
+        records: &'a [MetadataRecord],
+    ) -> BoxFuture<'a, Result<Proposed, QuorumError>> {
         Box::pin(async move {
             let Ok(text) = record::encode(records) else {
                 return Err(QuorumError::Stopped);
@@ -320,8 +368,8 @@ impl MetadataQuorum for RaftQuorum {
             if state != ServerState::Leader {
                 return Err(QuorumError::NotLeader { leader: leader.and_then(broker_id) });
             }
-            // An empty entry of this term: when it is applied, everything before it is. A lead that was
-            // resumed after a restart has entries in its log that are not applied yet.
+            // An empty entry of this term: when it is applied, everything before it is. A lead that
+            // was resumed after a restart has entries in its log that are not applied yet.
             let (term, _) = self.write(term, "[]".into()).await?;
             Ok(term)
         })
@@ -343,7 +391,9 @@ impl MetadataQuorum for RaftQuorum {
                 Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(forward))) => {
                     Err(QuorumError::NotLeader { leader: forward.leader_id.and_then(broker_id) })
                 }
-                Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(_))) => Err(QuorumError::NotLeader { leader: None }),
+                Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(_))) => {
+                    Err(QuorumError::NotLeader { leader: None })
+                }
                 Err(RaftError::Fatal(_)) => Err(QuorumError::Stopped),
             }
         })
@@ -358,7 +408,9 @@ impl MetadataQuorum for RaftQuorum {
         let metrics = metrics.borrow();
         let voter_ids: Vec<u64> = metrics.membership_config.voter_ids().collect();
         let nodes = metrics.membership_config.nodes().filter(|(id, _)| voter_ids.contains(id));
-        let voters = nodes.filter_map(|(id, node)| Some((broker_id(*id)?, (node.host.clone(), node.port)))).collect();
+        let voters = nodes
+            .filter_map(|(id, node)| Some((broker_id(*id)?, (node.host.clone(), node.port))))
+            .collect();
         QuorumStatus {
             node_id: self.node_id,
             leader: metrics.current_leader.and_then(broker_id),
@@ -371,7 +423,9 @@ impl MetadataQuorum for RaftQuorum {
     }
 
     fn snapshot(&self) -> BoxFuture<'_, Result<(), QuorumError>> {
-        Box::pin(async move { self.raft.trigger().snapshot().await.map_err(|_| QuorumError::Stopped) })
+        Box::pin(
+            async move { self.raft.trigger().snapshot().await.map_err(|_| QuorumError::Stopped) },
+        )
     }
 
     fn fatal(&self) -> BoxFuture<'static, String> {
@@ -394,9 +448,12 @@ impl MetadataQuorum for RaftQuorum {
             let _ = self.raft.shutdown().await;
             let mut tasks = self.tasks.lock().await;
             while tasks.join_next().await.is_some() {}
-            // openraft does not wait for a snapshot that is being written; its writer holds the slots.
+            // openraft does not wait for a snapshot that is being written; its writer holds the
+            // slots.
             let slots = Arc::clone(&self.slots);
-            self.env.blocking(move || slots.lock().unwrap_or_else(PoisonError::into_inner).close()).await;
+            self.env
+                .blocking(move || slots.lock().unwrap_or_else(PoisonError::into_inner).close())
+                .await;
             self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
         })
     }
@@ -412,7 +469,10 @@ fn check_config(config: &QuorumConfig) -> Result<u64, OpenError> {
         return refuse(format!("node.id is {}; it must not be negative", config.node_id));
     };
     if !config.voters.contains_key(&config.node_id) {
-        return refuse(format!("node.id {} is not among controller.quorum.voters; add it", config.node_id));
+        return refuse(format!(
+            "node.id {} is not among controller.quorum.voters; add it",
+            config.node_id
+        ));
     }
     if config.voters.len() > 1 && config.cluster_id.is_none() {
         return refuse("with more than one voter the cluster id must be configured".to_owned());
@@ -468,12 +528,18 @@ fn open_directory(env: &Env, config: &QuorumConfig, node_id: u64) -> Result<Open
     // A snapshot or known peers without a log: the log was lost.
     let log_is_there = env.disk.exists(&directory.join(FILE_NAME)).map_err(io)?;
     let may_create = !config.must_exist && stored.is_none() && (log_is_there || peers.is_empty());
-    let (wal, items) = Wal::open(Arc::clone(&env.disk), &*env.random, &directory, node_id, may_create)?;
+    let (wal, items) =
+        Wal::open(Arc::clone(&env.disk), &*env.random, &directory, node_id, may_create)?;
     Ok(Opened { lock, wal, items, slots, stored, peers })
 }
 
 /// Tells when raft has died, and has a snapshot made when many bytes have gone into the log.
-async fn watch_over(raft: Raft, store: LogStore, fatal: watch::Sender<Option<String>>, mut stopped: watch::Receiver<bool>) {
+async fn watch_over(
+    raft: Raft,
+    store: LogStore,
+    fatal: watch::Sender<Option<String>>,
+    mut stopped: watch::Receiver<bool>,
+) {
     let mut metrics = raft.metrics();
     let mut covered = 0;
     loop {
@@ -488,7 +554,9 @@ async fn watch_over(raft: Raft, store: LogStore, fatal: watch::Sender<Option<Str
             }
         }
         let appended = store.appended_bytes();
-        if appended.saturating_sub(covered) > SNAPSHOT_BYTES && raft.trigger().snapshot().await.is_ok() {
+        if appended.saturating_sub(covered) > SNAPSHOT_BYTES
+            && raft.trigger().snapshot().await.is_ok()
+        {
             covered = appended;
         }
         let ended = tokio::select! {

@@ -1,8 +1,8 @@
 //! The runtime that openraft runs on: tokio, with randomness from the `Env`.
 //!
-//! openraft draws its election timeout from a generator that it asks its runtime type for, without an
-//! argument. So the source is kept in a thread-local while one of our futures is polled: many nodes in one
-//! thread, each under its own seed, never see one another's.
+//! openraft draws its election timeout from a generator that it asks its runtime type for, without
+//! an argument. So the source is kept in a thread-local while one of our futures is polled: many
+//! nodes in one thread, each under its own seed, never see one another's.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -18,7 +18,10 @@ thread_local! {
 }
 
 /// Runs `future`, and whatever openraft spawns from inside it, with `source` as its randomness.
-pub(super) async fn with_random<F: Future>(source: Option<Arc<dyn Random>>, future: F) -> F::Output {
+pub(super) async fn with_random<F: Future>(
+    source: Option<Arc<dyn Random>>,
+    future: F,
+) -> F::Output {
     let mut future = std::pin::pin!(future);
     std::future::poll_fn(|context| {
         let before = SOURCE.with(|current| current.replace(source.clone()));
@@ -87,11 +90,17 @@ impl AsyncRuntime for Runtime {
         tokio::time::sleep_until(deadline)
     }
 
-    fn timeout<R, F: Future<Output = R> + Send>(duration: Duration, future: F) -> Self::Timeout<R, F> {
+    fn timeout<R, F: Future<Output = R> + Send>(
+        duration: Duration,
+        future: F,
+    ) -> Self::Timeout<R, F> {
         tokio::time::timeout(duration, future)
     }
 
-    fn timeout_at<R, F: Future<Output = R> + Send>(deadline: Self::Instant, future: F) -> Self::Timeout<R, F> {
+    fn timeout_at<R, F: Future<Output = R> + Send>(
+        deadline: Self::Instant,
+        future: F,
+    ) -> Self::Timeout<R, F> {
         tokio::time::timeout_at(deadline, future)
     }
 

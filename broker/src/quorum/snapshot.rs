@@ -1,7 +1,7 @@
 //! Snapshots as files.
 //!
-//! `magic "LBXSNAP1", u32 crc32c of the rest, u32 length of meta, meta (JSON), data`. Two slots, written in
-//! turn and each atomically; the newest one that is whole counts.
+//! `magic "LBXSNAP1", u32 crc32c of the rest, u32 length of meta, meta (JSON), data`. Two slots,
+//! written in turn and each atomically; the newest one that is whole counts.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -33,9 +33,12 @@ pub(super) struct Slots {
 }
 
 impl Slots {
-    /// The newest whole snapshot. A slot that is not whole is said in the log and otherwise left alone:
-    /// whether the other one is enough shows when the log is laid on top of it.
-    pub(super) fn open(disk: Arc<dyn Disk>, directory: &Path) -> io::Result<(Self, Option<Stored>)> {
+    /// The newest whole snapshot. A slot that is not whole is said in the log and otherwise left
+    /// alone: whether the other one is enough shows when the log is laid on top of it.
+    pub(super) fn open(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+    ) -> io::Result<(Self, Option<Stored>)> {
         let mut newest: Option<(usize, Stored)> = None;
         for (slot, name) in SLOTS.iter().enumerate() {
             let path = directory.join(name);
@@ -43,15 +46,22 @@ impl Slots {
                 continue;
             }
             let Some(stored) = decode(&disk.read(&path)?) else {
-                tracing::error!(path = %path.display(), "snapshot of the metadata log is damaged; trying the other one");
+                tracing::error!(path = %path.display(), "snapshot of the metadata log is damaged; \
+                    trying the other one");
                 continue;
             };
-            if newest.as_ref().is_none_or(|(_, best)| stored.meta.last_log_id > best.meta.last_log_id) {
+            if newest
+                .as_ref()
+                .is_none_or(|(_, best)| stored.meta.last_log_id > best.meta.last_log_id)
+            {
                 newest = Some((slot, stored));
             }
         }
         let next = newest.as_ref().map_or(0, |(slot, _)| 1 - *slot);
-        Ok((Self { disk, directory: directory.to_owned(), next, closed: false }, newest.map(|(_, stored)| stored)))
+        Ok((
+            Self { disk, directory: directory.to_owned(), next, closed: false },
+            newest.map(|(_, stored)| stored),
+        ))
     }
 
     /// Makes `stored` durable. Blocks.

@@ -11,7 +11,9 @@ use tokio::sync::watch;
 
 use super::patience::{Of, Patience};
 use super::snapshot::{Meta, Slots, Stored};
-use super::types::{Applied, Batch, Entry, NodeLogId, StorageError, StoredMembership, TypeConfig, Voter};
+use super::types::{
+    Applied, Batch, Entry, NodeLogId, StorageError, StoredMembership, TypeConfig, Voter,
+};
 use crate::metadata::{MetadataImage, apply, record};
 
 /// Where the newest image is put for everybody else.
@@ -61,7 +63,8 @@ impl StateMachine {
         stored: Option<Stored>,
     ) -> Result<Self, String> {
         let (current, membership) = (Arc::default(), StoredMembership::default());
-        let mut machine = Self { env, patience, published, slots, current, applied: None, membership };
+        let mut machine =
+            Self { env, patience, published, slots, current, applied: None, membership };
         if let Some(stored) = stored {
             let image = read_image(&stored.meta, &stored.data)?;
             machine.take_over(image, stored);
@@ -86,7 +89,9 @@ impl StateMachine {
                 self.membership = StoredMembership::new(Some(entry.log_id), membership);
                 Ok(Applied::Done)
             }
-            EntryPayload::Normal(Batch { term, .. }) if term != entry.log_id.leader_id.term => Ok(Applied::Outdated),
+            EntryPayload::Normal(Batch { term, .. }) if term != entry.log_id.leader_id.term => {
+                Ok(Applied::Outdated)
+            }
             EntryPayload::Normal(batch) => {
                 let records = record::decode(&batch.records).map_err(|error| describe(&error))?;
                 *image = apply(image, index, &records).map_err(|error| describe(&error))?;
@@ -118,7 +123,9 @@ pub(super) fn describe(error: &dyn std::error::Error) -> String {
 impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotBuilder = Builder;
 
-    async fn applied_state(&mut self) -> Result<(Option<NodeLogId>, StoredMembership), StorageError> {
+    async fn applied_state(
+        &mut self,
+    ) -> Result<(Option<NodeLogId>, StoredMembership), StorageError> {
         Ok((self.applied, self.membership.clone()))
     }
 
@@ -132,7 +139,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         for entry in entries {
             let log_id = entry.log_id;
             let result = self.apply_entry(&mut image, entry);
-            results.push(result.map_err(|error| StorageIOError::apply(log_id, AnyError::error(error)))?);
+            results.push(
+                result.map_err(|error| StorageIOError::apply(log_id, AnyError::error(error)))?,
+            );
         }
         self.published.publish(Arc::new(image));
         Ok(results)
@@ -160,7 +169,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         snapshot: Box<Cursor<Vec<u8>>>,
     ) -> Result<(), StorageError> {
         let stored = Stored { meta: meta.clone(), data: Arc::new(snapshot.into_inner()) };
-        let failed = |error: String| StorageIOError::write_snapshot(Some(meta.signature()), AnyError::error(error));
+        let failed = |error: String| {
+            StorageIOError::write_snapshot(Some(meta.signature()), AnyError::error(error))
+        };
         let image = read_image(&stored.meta, &stored.data).map_err(failed)?;
         write(&self.env, &self.patience, &self.slots, &stored).await.map_err(failed)?;
         self.take_over(image, stored);
@@ -176,7 +187,12 @@ fn handle(stored: &Stored) -> Snapshot<TypeConfig> {
     Snapshot { meta: stored.meta.clone(), snapshot: Box::new(Cursor::new(stored.data.to_vec())) }
 }
 
-async fn write(env: &Env, patience: &Patience, slots: &Arc<Mutex<Slots>>, stored: &Stored) -> Result<(), String> {
+async fn write(
+    env: &Env,
+    patience: &Patience,
+    slots: &Arc<Mutex<Slots>>,
+    stored: &Stored,
+) -> Result<(), String> {
     let (slots, stored) = (Arc::clone(slots), stored.clone());
     let write = move || slots.lock().unwrap_or_else(PoisonError::into_inner).write(&stored);
     patience.write(env, Of::Snapshot, write).await.map_err(|error| describe(&error))
@@ -196,15 +212,25 @@ pub(super) struct Builder {
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
     async fn build_snapshot(&mut self) -> Result<Snapshot<TypeConfig>, StorageError> {
         let failed = |error: String| StorageIOError::write_snapshot(None, AnyError::error(error));
-        let data = record::encode(&self.image.to_records()).map_err(|error| failed(describe(&error)))?;
-        let snapshot_id = self.applied.map_or_else(|| "0".to_owned(), |id| format!("{}-{}", id.leader_id.term, id.index));
-        let meta = Meta { last_log_id: self.applied, last_membership: self.membership.clone(), snapshot_id };
+        let data =
+            record::encode(&self.image.to_records()).map_err(|error| failed(describe(&error)))?;
+        let snapshot_id = self
+            .applied
+            .map_or_else(|| "0".to_owned(), |id| format!("{}-{}", id.leader_id.term, id.index));
+        let meta = Meta {
+            last_log_id: self.applied,
+            last_membership: self.membership.clone(),
+            snapshot_id,
+        };
         let stored = Stored { meta, data: Arc::new(data.into_bytes()) };
         write(&self.env, &self.patience, &self.slots, &stored).await.map_err(failed)?;
         let snapshot = handle(&stored);
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         // A newer one may have been installed meanwhile.
-        if current.as_ref().is_none_or(|present| present.meta.last_log_id <= stored.meta.last_log_id) {
+        if current
+            .as_ref()
+            .is_none_or(|present| present.meta.last_log_id <= stored.meta.last_log_id)
+        {
             *current = Some(stored);
         }
         Ok(snapshot)

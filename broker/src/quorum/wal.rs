@@ -1,4 +1,5 @@
-//! The file of the metadata log: every vote, entry, truncation and purge, in the order they happened.
+//! The file of the metadata log: every vote, entry, truncation and purge, in the order they
+//! happened.
 //!
 //! ```text
 //! header  magic "LBXRAFT2", 4 bytes 0x7f, u64 generation, u64 node id, 16 bytes incarnation, u32 crc32c, padded to 64
@@ -6,16 +7,18 @@
 //! body    items: u8 tag, u32 length, bytes
 //! rest    zeros, written ahead: a sync into blocks that exist is 26 times faster than a growing file's
 //! ```
-//! All integers are little endian. One append is one frame and one sync, and the next frame is begun only
-//! after that sync. So only the last frame can be torn: it is cut at open. A frame that is bad with a good
-//! one behind it was synced once and has rotted since; that is refused, because cutting it would undo votes
-//! and entries that others were told of.
+//! All integers are little endian. One append is one frame and one sync, and the next frame is
+//! begun only after that sync. So only the last frame can be torn: it is cut at open. A frame that
+//! is bad with a good one behind it was synced once and has rotted since; that is refused, because
+//! cutting it would undo votes and entries that others were told of.
 //!
-//! After a failed sync nothing is written any more, ever, by this process. A write that finds no space is no such failure: nothing
-//! of it counts, and it may be repeated. For a full disk there is room ahead of the end, at least half of [`RESERVE_LEN`].
+//! After a failed sync nothing is written any more, ever, by this process. A write that finds no
+//! space is no such failure: nothing of it counts, and it may be repeated. For a full disk there is
+//! room ahead of the end, at least half of [`RESERVE_LEN`].
 //!
-//! The name is an offset and the four bytes are where a record batch has its length, so that Apache Kafka's tools, which
-//! look at every `.log` in a directory, take the file for a log that ends with an unfinished batch, and go on.
+//! The name is an offset and the four bytes are where a record batch has its length, so that Apache
+//! Kafka's tools, which look at every `.log` in a directory, take the file for a log that ends with
+//! an unfinished batch, and go on.
 
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
@@ -60,16 +63,17 @@ pub enum WalError {
         source: io::Error,
     },
     #[error(
-        "metadata log {} is damaged at byte {position}: {reason}. It was written whole once, so the disk has changed it; restore the \
-         directory from another voter or a copy",
+        "metadata log {} is damaged at byte {position}: {reason}. It was written whole once, so \
+         the disk has changed it; restore the directory from another voter or a copy",
         path.display()
     )]
     Damaged { path: PathBuf, position: usize, reason: &'static str },
     #[error("metadata log {} belongs to node {found}, not to node {expected}", path.display())]
     WrongNode { path: PathBuf, found: u64, expected: u64 },
     #[error(
-        "metadata log {} is missing, but this node has taken part before. Starting without it could undo what the cluster agreed on; \
-         restore it, or give the node a new node.id and empty directories",
+        "metadata log {} is missing, but this node has taken part before. Starting without it \
+         could undo what the cluster agreed on; restore it, or give the node a new node.id and \
+         empty directories",
         path.display()
     )]
     Missing { path: PathBuf },
@@ -111,13 +115,15 @@ impl Wal {
             let mut id = [0; 16];
             random.fill(&mut id);
             let incarnation = uuid::Builder::from_random_bytes(id).into_uuid();
-            let mut wal = Self::create(disk, path.clone(), node_id, incarnation, 1, &[]).map_err(io)?;
+            let mut wal =
+                Self::create(disk, path.clone(), node_id, incarnation, 1, &[]).map_err(io)?;
             wal.sync_name().map_err(io)?;
             return Ok((wal, Vec::new()));
         }
         let bytes = disk.read(&path).map_err(io)?;
         let damaged = |position, reason| WalError::Damaged { path: path.clone(), position, reason };
-        let (generation, found, incarnation) = read_header(&bytes).ok_or(damaged(0, "the header is not whole"))?;
+        let (generation, found, incarnation) =
+            read_header(&bytes).ok_or(damaged(0, "the header is not whole"))?;
         if found != node_id {
             return Err(WalError::WrongNode { path, found, expected: node_id });
         }
@@ -128,7 +134,10 @@ impl Wal {
             position = next;
             sequence += 1;
         }
-        if (position.saturating_add(8)..bytes.len()).step_by(8).any(|at| is_later_frame(&bytes, at, generation, sequence)) {
+        if (position.saturating_add(8)..bytes.len())
+            .step_by(8)
+            .any(|at| is_later_frame(&bytes, at, generation, sequence))
+        {
             return Err(damaged(position, "a frame is bad although a good one follows"));
         }
         let file = disk.open(&path, OpenMode::ReadWrite).map_err(io)?;
@@ -145,8 +154,9 @@ impl Wal {
             is_unnamed: false,
             failed: false,
         };
-        // After a sync that failed in an earlier run the kernel may show bytes that the device does not have, and take
-        // them for written. Written again they are the device's, or the sync fails.
+        // After a sync that failed in an earlier run the kernel may show bytes that the device does
+        // not have, and take them for written. Written again they are the device's, or the sync
+        // fails.
         let used = bytes.get(..position).unwrap_or(&bytes);
         wal.file.write_at(&[IoSlice::new(used)], 0).and_then(|()| wal.file.sync()).map_err(io)?;
         let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
@@ -164,8 +174,16 @@ impl Wal {
         self.file.sync()
     }
 
-    /// Makes the file beside the old one, if there is one, and puts it in its place. Nothing is changed when this fails.
-    fn create(disk: Arc<dyn Disk>, path: PathBuf, node_id: u64, incarnation: Uuid, generation: u64, items: &[Item]) -> io::Result<Self> {
+    /// Makes the file beside the old one, if there is one, and puts it in its place. Nothing is
+    /// changed when this fails.
+    fn create(
+        disk: Arc<dyn Disk>,
+        path: PathBuf,
+        node_id: u64,
+        incarnation: Uuid,
+        generation: u64,
+        items: &[Item],
+    ) -> io::Result<Self> {
         let mut bytes = header(generation, node_id, incarnation);
         if !items.is_empty() {
             bytes.extend(frame(generation, 0, items)?);
@@ -183,7 +201,19 @@ impl Wal {
         let file = write().inspect_err(|_| drop(disk.remove_file(&beside)))?;
         let sequence = u64::from(!items.is_empty());
         let reserved = bytes.len();
-        Ok(Self { disk, path, file, generation, node_id, incarnation, end, reserved, sequence, is_unnamed: true, failed: false })
+        Ok(Self {
+            disk,
+            path,
+            file,
+            generation,
+            node_id,
+            incarnation,
+            end,
+            reserved,
+            sequence,
+            is_unnamed: true,
+            failed: false,
+        })
     }
 
     fn sync_name(&mut self) -> io::Result<()> {
@@ -207,7 +237,8 @@ impl Wal {
     /// Makes `items` durable, all or none. Blocks.
     ///
     /// # Errors
-    /// A state ([`Fault::State`]): nothing of it counts; try again. Else the device's own, and nothing more is taken.
+    /// A state ([`Fault::State`]): nothing of it counts; try again. Else the device's own, and
+    /// nothing more is taken.
     pub(super) fn append(&mut self, items: &[Item]) -> io::Result<()> {
         self.guarded(|wal| {
             wal.sync_name()?;
@@ -246,7 +277,14 @@ impl Wal {
         self.guarded(|wal| {
             let disk = Arc::clone(&wal.disk);
             // From here on the new file is the log, whether its name is on the device yet or not.
-            *wal = Self::create(disk, wal.path.clone(), wal.node_id, wal.incarnation, wal.generation.saturating_add(1), items)?;
+            *wal = Self::create(
+                disk,
+                wal.path.clone(),
+                wal.node_id,
+                wal.incarnation,
+                wal.generation.saturating_add(1),
+                items,
+            )?;
             wal.sync_name()
         })
     }
@@ -314,7 +352,12 @@ fn frame(generation: u64, sequence: u64, items: &[Item]) -> io::Result<Vec<u8>> 
 }
 
 /// The body of the frame at `position` and where the next one begins.
-fn read_frame(bytes: &[u8], position: usize, generation: u64, sequence: u64) -> Option<(&[u8], usize)> {
+fn read_frame(
+    bytes: &[u8],
+    position: usize,
+    generation: u64,
+    sequence: u64,
+) -> Option<(&[u8], usize)> {
     let rest = bytes.get(position..)?;
     let (len, rest) = take_u32(rest)?;
     let (sum, rest) = take_u32(rest)?;
@@ -322,14 +365,19 @@ fn read_frame(bytes: &[u8], position: usize, generation: u64, sequence: u64) -> 
     let len = usize::try_from(len).ok().filter(|len| *len > 0)?;
     let body = rest.get(..len)?;
     (found == sequence && frame_crc(generation, sequence, body) == sum).then_some(())?;
-    let next = position.checked_add(FRAME_HEADER_LEN)?.checked_add(len)?.checked_next_multiple_of(8)?;
+    let next =
+        position.checked_add(FRAME_HEADER_LEN)?.checked_add(len)?.checked_next_multiple_of(8)?;
     Some((body, next))
 }
 
 /// Whether a whole frame that comes after `sequence` begins at `position`.
 fn is_later_frame(bytes: &[u8], position: usize, generation: u64, sequence: u64) -> bool {
     let found = bytes.get(position.saturating_add(8)..).and_then(take_u64).map(|(found, _)| found);
-    found.is_some_and(|found| found > sequence && found - sequence < 1 << 32 && read_frame(bytes, position, generation, found).is_some())
+    found.is_some_and(|found| {
+        found > sequence
+            && found - sequence < 1 << 32
+            && read_frame(bytes, position, generation, found).is_some()
+    })
 }
 
 fn read_items(mut body: &[u8], items: &mut Vec<Item>) -> Option<()> {

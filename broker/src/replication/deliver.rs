@@ -1,15 +1,17 @@
-//! What goes on, on the thread that has synced a log, once the high watermark has moved: the answers that waited for it.
+//! What goes on, on the thread that has synced a log, once the high watermark has moved: the
+//! answers that waited for it.
 
 use std::cell::RefCell;
 use std::sync::Arc;
 
-/// Of what one move lets go on, so much may write on the thread that moved; the rest writes elsewhere, so that the next sync is not held up.
+/// Of what one move lets go on, so much may write on the thread that moved; the rest writes
+/// elsewhere, so that the next sync is not held up.
 const WRITES_MAX: usize = 16;
 
 /// A connection with answers that waited for a watermark.
 pub trait Deliver: Send + Sync {
-    /// Goes on, on the thread that moved the watermark, which holds no lock then. Must not wait for anything, and may write to
-    /// a client only with `may_write`.
+    /// Goes on, on the thread that moved the watermark, which holds no lock then. Must not wait for
+    /// anything, and may write to a client only with `may_write`.
     fn deliver(self: Arc<Self>, may_write: bool);
 }
 
@@ -27,7 +29,8 @@ pub(crate) fn delivering(moving: impl FnOnce()) {
     }
 }
 
-/// Whether this thread moves a watermark and delivers what that lets go on: whoever is woken on it may ask for [`deliver_next`].
+/// Whether this thread moves a watermark and delivers what that lets go on: whoever is woken on it
+/// may ask for [`deliver_next`].
 #[must_use]
 pub fn is_delivering() -> bool {
     DUE.with_borrow(Option::is_some)

@@ -1,10 +1,11 @@
 //! The leader's view of a partition: who is in sync, how far, and what is therefore committed.
 //!
-//! A state machine without I/O. With one broker a cluster the in-sync set is the leader alone, and the
-//! high watermark follows the leader's own durable end; the rules are written for any number.
+//! A state machine without I/O. With one broker a cluster the in-sync set is the leader alone, and
+//! the high watermark follows the leader's own durable end; the rules are written for any number.
 //!
-//! Invariants: `high_watermark` never moves back within a leader epoch; it never passes the end of any
-//! in-sync replica; it does not move while fewer than `min_insync` replicas are in sync (KIP-966).
+//! Invariants: `high_watermark` never moves back within a leader epoch; it never passes the end of
+//! any in-sync replica; it does not move while fewer than `min_insync` replicas are in sync
+//! (KIP-966).
 
 use std::collections::BTreeMap;
 
@@ -70,7 +71,8 @@ impl LeaderState {
         self.min_insync = min_insync;
     }
 
-    /// Whether the high watermark waits for nothing but the own log. What was appended is then committed as soon as it counts here.
+    /// Whether the high watermark waits for nothing but the own log. What was appended is then
+    /// committed as soon as it counts here.
     pub fn decides_alone(&self) -> bool {
         self.in_sync.len() == 1 && self.in_sync.contains_key(&self.me) && self.required() == 1
     }
@@ -120,7 +122,11 @@ mod tests {
     #[test]
     fn alone_the_high_watermark_follows_the_own_end() {
         let mut state = LeaderState::new(BrokerId(1), 0, &ids(&[1]), &ids(&[1]), 2, 5);
-        assert_eq!(state.may_append_to_all(), Ok(()), "min.insync.replicas never asks for more than there are");
+        assert_eq!(
+            state.may_append_to_all(),
+            Ok(()),
+            "min.insync.replicas never asks for more than there are"
+        );
         assert_eq!(state.own_end(9), Some(9));
         assert_eq!(state.own_end(7), None, "never back");
         assert!(state.decides_alone());

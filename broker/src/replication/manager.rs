@@ -7,7 +7,9 @@ use arc_swap::ArcSwap;
 use letterbox_env::Env;
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::{BrokerId, Offset, TopicId};
-use letterbox_storage::{DurabilityObserver, Log, LogConfig, LogDir, LogError, LogManager, WantedLog};
+use letterbox_storage::{
+    DurabilityObserver, Log, LogConfig, LogDir, LogError, LogManager, WantedLog,
+};
 use tracing::{error, info};
 
 use super::deliver::delivering;
@@ -79,7 +81,9 @@ impl ReplicaManager {
         self.hosted
             .load()
             .values()
-            .filter_map(|hosted| if let Hosted::Leader(partition) = hosted { Some(partition.clone()) } else { None })
+            .filter_map(|hosted| {
+                if let Hosted::Leader(partition) = hosted { Some(partition.clone()) } else { None }
+            })
             .collect()
     }
 
@@ -117,9 +121,9 @@ impl ReplicaManager {
 
     /// Brings everything in line with the whole image: at start.
     ///
-    /// Logs whose topic the metadata does not know are set aside under another name, never deleted: local
-    /// state that is missing is no reason to destroy data. That comes first, because a topic of the image may need the
-    /// name of one that is gone.
+    /// Logs whose topic the metadata does not know are set aside under another name, never deleted:
+    /// local state that is missing is no reason to destroy data. That comes first, because a topic
+    /// of the image may need the name of one that is gone.
     pub async fn start(&self, image: &MetadataImage) {
         let is_known = |name: &str, id: Option<TopicId>, partition: i32| {
             let topic = id.map_or_else(|| image.topic(name), |id| image.topic_by_id(&id));
@@ -132,11 +136,20 @@ impl ReplicaManager {
     /// Brings everything in line with a change of the metadata.
     pub async fn apply(&self, delta: &MetadataDelta) {
         self.drop_topics(&delta.topics_removed).await;
-        self.host(delta.topics_added.iter().chain(delta.topics_changed.iter().map(|change| &change.after)), Occasion::Change).await;
+        self.host(
+            delta
+                .topics_added
+                .iter()
+                .chain(delta.topics_changed.iter().map(|change| &change.after)),
+            Occasion::Change,
+        )
+        .await;
         for change in &delta.topics_changed {
             for partition in change.partitions() {
-                if let (Some(before), Ok(hosted)) = (partition.before, self.partition(&change.after.id, partition.partition))
-                    && (before.leader_epoch != partition.after.leader_epoch || before.isr != partition.after.isr)
+                if let (Some(before), Ok(hosted)) =
+                    (partition.before, self.partition(&change.after.id, partition.partition))
+                    && (before.leader_epoch != partition.after.leader_epoch
+                        || before.isr != partition.after.isr)
                 {
                     hosted.lead(self.me, partition.after);
                 }
@@ -162,18 +175,27 @@ impl ReplicaManager {
         }
     }
 
-    /// Tries again what is offline, to be called every second: the disk may have space again, or a person may have mended
-    /// a directory. The partitions that are back.
+    /// Tries again what is offline, to be called every second: the disk may have space again, or a
+    /// person may have mended a directory. The partitions that are back.
     pub async fn heal(&self, image: &MetadataImage) -> Vec<(TopicId, i32)> {
         let hosted = self.hosted.load_full();
         let offline = hosted.iter().filter(|(_, hosted)| hosted.may_heal());
         let ids: BTreeSet<TopicId> = offline.map(|((topic, _), _)| *topic).collect();
-        if ids.is_empty() { Vec::new() } else { self.host(ids.iter().filter_map(|id| image.topic_by_id(id)), Occasion::Heal).await }
+        if ids.is_empty() {
+            Vec::new()
+        } else {
+            self.host(ids.iter().filter_map(|id| image.topic_by_id(id)), Occasion::Heal).await
+        }
     }
 
-    /// Opens or makes the logs of all partitions of these topics that are assigned here and not hosted yet; to heal,
-    /// those that are offline too. Gives those that were offline and are not any more.
-    async fn host<'a>(&self, topics: impl Iterator<Item = &'a Arc<Topic>>, occasion: Occasion) -> Vec<Key> {
+    /// Opens or makes the logs of all partitions of these topics that are assigned here and not
+    /// hosted yet; to heal, those that are offline too. Gives those that were offline and are not
+    /// any more.
+    async fn host<'a>(
+        &self,
+        topics: impl Iterator<Item = &'a Arc<Topic>>,
+        occasion: Occasion,
+    ) -> Vec<Key> {
         let (hosted, mut wanted, mut states) = (self.hosted.load_full(), Vec::new(), Vec::new());
         for topic in topics {
             let new = |(index, state): &(i32, &PartitionState)| {
@@ -193,7 +215,13 @@ impl ReplicaManager {
                 let (topic_name, config) = (topic.name.clone(), log_config.clone());
                 // What is offline and may heal is not of a directory that was not read.
                 let is_new = occasion != Occasion::Start;
-                wanted.push(WantedLog { topic: topic_name, topic_id: topic.id, partition, config, is_new });
+                wanted.push(WantedLog {
+                    topic: topic_name,
+                    topic_id: topic.id,
+                    partition,
+                    config,
+                    is_new,
+                });
                 states.push((topic, partition, state, min_insync));
             }
         }
@@ -237,7 +265,11 @@ impl ReplicaManager {
         self.change(|hosted| {
             dropped.clear();
             for topic in topics {
-                dropped.extend(topic.indexed_partitions().filter_map(|(index, _)| hosted.remove(&(topic.id, index))));
+                dropped.extend(
+                    topic
+                        .indexed_partitions()
+                        .filter_map(|(index, _)| hosted.remove(&(topic.id, index))),
+                );
             }
         });
         for hosted in dropped {
@@ -246,7 +278,9 @@ impl ReplicaManager {
                 partition.waiters.wake_all();
             }
         }
-        let gone = topics.iter().flat_map(|topic| topic.indexed_partitions().map(|(index, _)| (topic.name.clone(), topic.id, index)));
+        let gone = topics.iter().flat_map(|topic| {
+            topic.indexed_partitions().map(|(index, _)| (topic.name.clone(), topic.id, index))
+        });
         self.logs.delete(gone.collect()).await;
         for topic in topics {
             info!(topic = %topic.name, topic_id = %topic.id, "topic deleted");

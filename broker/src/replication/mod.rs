@@ -1,5 +1,5 @@
-//! Partitions as brokers keep them together: leadership, the in-sync set, the high watermark, and who waits
-//! for it. May use `log`; deciding is in [`leader`], without I/O.
+//! Partitions as brokers keep them together: leadership, the in-sync set, the high watermark, and
+//! who waits for it. May use `log`; deciding is in [`leader`], without I/O.
 
 pub mod deliver;
 pub mod leader;

@@ -99,7 +99,11 @@ impl Traffic {
     #[must_use]
     pub fn so_far(&self) -> TrafficSoFar {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        TrafficSoFar { records_in: read(&self.records_in), bytes_in: read(&self.bytes_in), bytes_out: read(&self.bytes_out) }
+        TrafficSoFar {
+            records_in: read(&self.records_in),
+            bytes_in: read(&self.bytes_in),
+            bytes_out: read(&self.bytes_out),
+        }
     }
 }
 
@@ -125,10 +129,18 @@ impl Partition {
         min_insync: usize,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let mut state = LeaderState::new(me, epoch, replicas, isr, min_insync, log.high_watermark());
-        // What an earlier run had stored and recovery found whole is on the disk: recovery synced it.
+        let mut state =
+            LeaderState::new(me, epoch, replicas, isr, min_insync, log.high_watermark());
+        // What an earlier run had stored and recovery found whole is on the disk: recovery synced
+        // it.
         let moved = state.own_end(log.durable_end());
-        let this = Self { log, waiters: Waiters::default(), traffic: Traffic::default(), state: Mutex::new(state), clock };
+        let this = Self {
+            log,
+            waiters: Waiters::default(),
+            traffic: Traffic::default(),
+            state: Mutex::new(state),
+            clock,
+        };
         if let Some(high_watermark) = moved {
             this.log.set_high_watermark(high_watermark);
         }
@@ -137,10 +149,18 @@ impl Partition {
 
     /// Takes the partition over as the metadata now has it.
     pub(super) fn lead(&self, me: BrokerId, as_of: &PartitionState) {
-        let end = if self.log.config().durable { self.log.durable_end() } else { self.log.end_offset() };
+        let end =
+            if self.log.config().durable { self.log.durable_end() } else { self.log.end_offset() };
         {
             let mut state = self.state();
-            *state = LeaderState::new(me, as_of.leader_epoch, &as_of.replicas, &as_of.isr, state.min_insync(), self.log.high_watermark());
+            *state = LeaderState::new(
+                me,
+                as_of.leader_epoch,
+                &as_of.replicas,
+                &as_of.isr,
+                state.min_insync(),
+                self.log.high_watermark(),
+            );
         }
         self.counts_up_to(end);
     }
@@ -157,10 +177,21 @@ impl Partition {
     ///
     /// # Errors
     /// [`AppendRefused`]; nothing was stored.
-    pub fn append_from(&self, batch: BytesMut, acks: Acks, origin: Origin) -> Result<Appended, AppendRefused> {
-        self.append_with(batch, acks, origin, &mut Effort::unbounded()).and_then(|appended| match appended {
-            Within::Appended(appended) => Ok(appended),
-            Within::TooLong(_) => Err(AppendError::InvalidRecord { message: "not validated".into(), records: Vec::new() }.into()),
+    pub fn append_from(
+        &self,
+        batch: BytesMut,
+        acks: Acks,
+        origin: Origin,
+    ) -> Result<Appended, AppendRefused> {
+        self.append_with(batch, acks, origin, &mut Effort::unbounded()).and_then(|appended| {
+            match appended {
+                Within::Appended(appended) => Ok(appended),
+                Within::TooLong(_) => Err(AppendError::InvalidRecord {
+                    message: "not validated".into(),
+                    records: Vec::new(),
+                }
+                .into()),
+            }
         })
     }
 
@@ -168,11 +199,22 @@ impl Partition {
     ///
     /// # Errors
     /// [`AppendRefused`]; nothing was stored.
-    pub fn append_within(&self, batch: BytesMut, acks: Acks, effort: &mut Effort) -> Result<Within, AppendRefused> {
+    pub fn append_within(
+        &self,
+        batch: BytesMut,
+        acks: Acks,
+        effort: &mut Effort,
+    ) -> Result<Within, AppendRefused> {
         self.append_with(batch, acks, Origin::Client, effort)
     }
 
-    fn append_with(&self, batch: BytesMut, acks: Acks, origin: Origin, effort: &mut Effort) -> Result<Within, AppendRefused> {
+    fn append_with(
+        &self,
+        batch: BytesMut,
+        acks: Acks,
+        origin: Origin,
+        effort: &mut Effort,
+    ) -> Result<Within, AppendRefused> {
         let bytes = batch.len() as u64;
         let now_ms = self.clock.wall_ms();
         let batch = match self.log.validate(batch, origin, now_ms, effort)? {
@@ -198,7 +240,11 @@ impl Partition {
             end_offset,
             log_append_time: info.log_append_time,
             log_start_offset: info.log_start_offset,
-            records: if stored { u64::try_from(end_offset - info.base_offset).unwrap_or(0) } else { 0 },
+            records: if stored {
+                u64::try_from(end_offset - info.base_offset).unwrap_or(0)
+            } else {
+                0
+            },
             bytes: if stored { bytes } else { 0 },
         }))
     }
@@ -234,8 +280,8 @@ impl Partition {
     /// As [`Partition::is_committed`], but knows when waiting is in vain.
     ///
     /// # Errors
-    /// `KAFKA_STORAGE_ERROR` when the log can no longer be written, `UNKNOWN_TOPIC_OR_PARTITION` when the topic was
-    /// deleted.
+    /// `KAFKA_STORAGE_ERROR` when the log can no longer be written, `UNKNOWN_TOPIC_OR_PARTITION`
+    /// when the topic was deleted.
     pub fn commit_state(&self, end_offset: Offset) -> Result<bool, ErrorCode> {
         if self.is_committed(end_offset) {
             return Ok(true);
@@ -246,14 +292,16 @@ impl Partition {
         if self.log.is_offline() { Err(ErrorCode::KafkaStorageError) } else { Ok(false) }
     }
 
-    /// Waits until readers may see everything that was appended before this call, where that depends on this broker alone; at
-    /// most until `deadline`.
+    /// Waits until readers may see everything that was appended before this call, where that
+    /// depends on this broker alone; at most until `deadline`.
     ///
-    /// With `acks=1` an append is answered before it is durable, and readers never see what is not durable. Without this wait "produce,
-    /// then read to the end" would miss records that were acknowledged. Where other replicas decide, there is no wait, as in Kafka.
+    /// With `acks=1` an append is answered before it is durable, and readers never see what is not
+    /// durable. Without this wait "produce, then read to the end" would miss records that were
+    /// acknowledged. Where other replicas decide, there is no wait, as in Kafka.
     ///
     /// # Errors
-    /// `OFFSET_NOT_AVAILABLE` at the deadline; `KAFKA_STORAGE_ERROR` when the log can no longer be written.
+    /// `OFFSET_NOT_AVAILABLE` at the deadline; `KAFKA_STORAGE_ERROR` when the log can no longer be
+    /// written.
     pub async fn settle(&self, deadline: Instant) -> Result<(), ErrorCode> {
         let end = self.log.end_offset();
         if self.is_committed(end) || !self.state().decides_alone() {
@@ -264,7 +312,9 @@ impl Partition {
             // Registered before the look, so that no move is missed in between.
             let ticket = self.waiters.register(end, &notify);
             let settled = match self.commit_state(end) {
-                Ok(false) => tokio::time::timeout_at(deadline, notify.notified()).await.map_err(|_| ErrorCode::OffsetNotAvailable),
+                Ok(false) => tokio::time::timeout_at(deadline, notify.notified())
+                    .await
+                    .map_err(|_| ErrorCode::OffsetNotAvailable),
                 Ok(true) => Ok(()),
                 Err(error) => Err(error),
             };
@@ -301,8 +351,9 @@ impl Partition {
         self.state().may_append_to_all().is_err()
     }
 
-    /// Where `epoch` ends: the largest known epoch up to it and the offset that follows its last record; (−1, −1) for an epoch that has
-    /// not begun. One older than every record ends where the log starts.
+    /// Where `epoch` ends: the largest known epoch up to it and the offset that follows its last
+    /// record; (−1, −1) for an epoch that has not begun. One older than every record ends where the
+    /// log starts.
     ///
     /// Source: KIP-101, KIP-279; Apache Kafka's LeaderEpochFileCache for what they leave open.
     #[must_use]
@@ -318,11 +369,15 @@ impl Partition {
         }
     }
 
-    /// The leader epoch of the record at `offset`, or of the last record before it; without any record that of the leader, as with
-    /// Kafka, whose epoch begins with the leader and not with its first record.
+    /// The leader epoch of the record at `offset`, or of the last record before it; without any
+    /// record that of the leader, as with Kafka, whose epoch begins with the leader and not with
+    /// its first record.
     #[must_use]
     pub fn epoch_at(&self, offset: Offset) -> LeaderEpoch {
-        self.log.epoch_for_offset(offset).or_else(|| self.log.latest_epoch()).unwrap_or_else(|| self.leader_epoch())
+        self.log
+            .epoch_for_offset(offset)
+            .or_else(|| self.log.latest_epoch())
+            .unwrap_or_else(|| self.leader_epoch())
     }
 
     pub(super) fn set_min_insync(&self, min_insync: usize) {

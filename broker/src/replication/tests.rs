@@ -38,7 +38,15 @@ fn with_topic(image: &MetadataImage, id: Uuid, partitions: i32) -> Arc<MetadataI
     records.extend((0..partitions).map(|partition| {
         let (replicas, isr) = (vec![BrokerId(0)], vec![BrokerId(0)]);
         let leader = Some(BrokerId(0));
-        MetadataRecord::Partition(PartitionRecord { topic_id: id, partition, replicas, isr, leader, leader_epoch: 0, partition_epoch: 0 })
+        MetadataRecord::Partition(PartitionRecord {
+            topic_id: id,
+            partition,
+            replicas,
+            isr,
+            leader,
+            leader_epoch: 0,
+            partition_epoch: 0,
+        })
     }));
     Arc::new(apply(image, image.applied_index + 1, &records).unwrap())
 }
@@ -69,7 +77,10 @@ async fn who_waits_for_a_deleted_topic_is_told_at_once() {
     let next = without_topic(&image, OLD);
     replicas.apply(&MetadataDelta::between(image, next)).await;
     assert!(waiting.notified().now_or_never().is_some(), "it was not woken");
-    assert_eq!(partition.commit_state(appended.end_offset), Err(ErrorCode::UnknownTopicOrPartition));
+    assert_eq!(
+        partition.commit_state(appended.end_offset),
+        Err(ErrorCode::UnknownTopicOrPartition)
+    );
     assert!(partition.append(batch(), Acks::Leader).is_err());
     assert_eq!(replicas.partition(&OLD, 0).err(), Some(ErrorCode::UnknownTopicOrPartition));
 }
@@ -92,8 +103,13 @@ async fn partitions_that_are_offline_come_back_or_are_replaced() {
     let second = replicas(&env, dir.path()).await;
     second.start(&image).await;
     assert_eq!(second.counts(), (3, 1, 2));
-    let offline = |replicas: &ReplicaManager| (0..3).filter(|index| replicas.is_offline(&OLD, *index)).collect::<Vec<_>>();
-    assert_eq!((offline(&second), second.partition(&OLD, 0).err()), (vec![0, 1], Some(ErrorCode::KafkaStorageError)));
+    let offline = |replicas: &ReplicaManager| {
+        (0..3).filter(|index| replicas.is_offline(&OLD, *index)).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (offline(&second), second.partition(&OLD, 0).err()),
+        (vec![0, 1], Some(ErrorCode::KafkaStorageError))
+    );
     assert_eq!(second.heal(&image).await, []);
     env.disk.rename(&dir.path().join("moved"), &path(0)).unwrap();
     assert_eq!(second.heal(&image).await, [(OLD, 0)]);
@@ -122,11 +138,18 @@ async fn a_topic_made_again_while_the_broker_was_down_is_hosted() {
     let second = replicas(&env, dir.path()).await;
     second.start(&image).await;
     assert_eq!(second.counts(), (100, 100, 0));
-    let strays = env.disk.list(dir.path()).unwrap().into_iter().filter(|entry| entry.name.ends_with("-stray")).count();
+    let strays = env
+        .disk
+        .list(dir.path())
+        .unwrap()
+        .into_iter()
+        .filter(|entry| entry.name.ends_with("-stray"))
+        .count();
     assert_eq!(strays, 100);
 }
 
-/// A directory that holds partitions cannot be used: these are not made anew elsewhere, which would hide their records.
+/// A directory that holds partitions cannot be used: these are not made anew elsewhere, which would
+/// hide their records.
 #[tokio::test]
 async fn with_an_unusable_log_directory_the_partitions_of_the_others_are_served() {
     let (env, dir) = (Env::real(), tempfile::tempdir().unwrap());
@@ -139,7 +162,12 @@ async fn with_an_unusable_log_directory_the_partitions_of_the_others_are_served(
         partition.append(batch(), Acks::Leader).unwrap();
         partition.log.sync().unwrap();
     }
-    let lost: Vec<i32> = first.leading().iter().filter(|p| p.log.dir().path() == bad).map(|p| p.log.partition()).collect();
+    let lost: Vec<i32> = first
+        .leading()
+        .iter()
+        .filter(|p| p.log.dir().path() == bad)
+        .map(|p| p.log.partition())
+        .collect();
     assert_eq!(lost.len(), 2);
     drop(first);
     env.disk.rename(&bad, &hidden).unwrap();
@@ -147,7 +175,9 @@ async fn with_an_unusable_log_directory_the_partitions_of_the_others_are_served(
 
     let second = replicas_of(&env, dirs()).await.unwrap();
     second.start(&image).await;
-    let is_lost = |id: &Uuid, index: i32| second.partition(id, index).err() == Some(ErrorCode::KafkaStorageError);
+    let is_lost = |id: &Uuid, index: i32| {
+        second.partition(id, index).err() == Some(ErrorCode::KafkaStorageError)
+    };
     assert_eq!((0..4).filter(|index| is_lost(&OLD, *index)).collect::<Vec<_>>(), lost);
     assert_eq!((second.counts(), second.heal(&image).await), ((4, 2, 2), vec![]));
     // A topic that is made now has its partitions elsewhere, and a deleted one can be made again.
@@ -167,8 +197,17 @@ async fn with_an_unusable_log_directory_the_partitions_of_the_others_are_served(
     let third = replicas_of(&env, dirs()).await.unwrap();
     third.start(&again).await;
     assert_eq!(third.counts(), (4, 4, 0));
-    assert!(third.leading().iter().all(|partition| partition.log.end_offset() == 1), "the new topic's records");
-    let strays = env.disk.list(&bad).unwrap().into_iter().filter(|entry| entry.name.ends_with("-stray")).count();
+    assert!(
+        third.leading().iter().all(|partition| partition.log.end_offset() == 1),
+        "the new topic's records"
+    );
+    let strays = env
+        .disk
+        .list(&bad)
+        .unwrap()
+        .into_iter()
+        .filter(|entry| entry.name.ends_with("-stray"))
+        .count();
     assert_eq!(strays, 2, "the old topic's are kept");
     drop(third);
 
@@ -177,5 +216,8 @@ async fn with_an_unusable_log_directory_the_partitions_of_the_others_are_served(
     for path in [&good, &bad] {
         env.disk.open(path, letterbox_env::OpenMode::Create).unwrap();
     }
-    assert!(matches!(replicas_of(&env, dirs()).await.err(), Some(LogError::Io { .. })), "none is usable");
+    assert!(
+        matches!(replicas_of(&env, dirs()).await.err(), Some(LogError::Io { .. })),
+        "none is usable"
+    );
 }

@@ -9,7 +9,8 @@ use tokio::sync::Notify;
 
 /// Requests that wait until a partition's high watermark reaches an offset.
 ///
-/// Ordered by what they wait for, so that a move costs what it wakes and nothing for those that wait on.
+/// Ordered by what they wait for, so that a move costs what it wakes and nothing for those that
+/// wait on.
 #[derive(Default)]
 pub struct Waiters {
     waiting: Mutex<Waiting>,
@@ -38,7 +39,8 @@ impl Waiters {
         ticket
     }
 
-    /// Gives a place up: its request was answered, or waits for something else. Nothing happens when it was woken already.
+    /// Gives a place up: its request was answered, or waits for something else. Nothing happens
+    /// when it was woken already.
     pub fn forget(&self, Ticket(target, number): Ticket) {
         self.lock().who.remove(&(target, number));
     }
@@ -73,9 +75,14 @@ mod tests {
     fn who_has_waited_for_what_is_reached_is_woken_and_nobody_else() {
         let waiters = Waiters::default();
         let notify: Vec<Arc<Notify>> = (0..4).map(|_| Arc::default()).collect();
-        let tickets: Vec<Ticket> = notify.iter().zip([5, 3, 5, 9]).map(|(who, target)| waiters.register(target, who)).collect();
+        let tickets: Vec<Ticket> = notify
+            .iter()
+            .zip([5, 3, 5, 9])
+            .map(|(who, target)| waiters.register(target, who))
+            .collect();
         waiters.forget(tickets[2]);
-        let woken = || notify.iter().map(|who| who.notified().now_or_never().is_some()).collect::<Vec<_>>();
+        let woken =
+            || notify.iter().map(|who| who.notified().now_or_never().is_some()).collect::<Vec<_>>();
         waiters.moved_to(5);
         assert_eq!(woken(), [true, true, false, false]);
         waiters.forget(tickets[0]);

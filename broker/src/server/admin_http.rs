@@ -1,15 +1,17 @@
 //! Health, readiness and metrics over HTTP, on a port of their own.
 //!
-//! `/livez`: the process answers. `/readyz`: it serves clients, and at least one log directory takes their records.
-//! `/metrics`: OpenMetrics text. `/identity`: who this is, as JSON, from before the logs are opened:
+//! `/livez`: the process answers. `/readyz`: it serves clients, and at least one log directory
+//! takes their records. `/metrics`: OpenMetrics text. `/identity`: who this is, as JSON, from
+//! before the logs are opened:
 //!
 //! ```json
 //! {"cluster.id": "4L6g3nShT-eMCtK--X86sw", "node.id": 0, "directories": [{"path": "/data/kafka-log", "directory.id": "k8mZzqPWTZqCBdkxnTnbYQ"}]}
 //! ```
 //! Nothing here changes anything.
 //!
-//! The port has bounds of its own, so that health is told however many clients there are: [`CONNECTIONS_MAX`] connections, of one
-//! request each, with a time within which it has come and one within which it is answered.
+//! The port has bounds of its own, so that health is told however many clients there are:
+//! [`CONNECTIONS_MAX`] connections, of one request each, with a time within which it has come and
+//! one within which it is answered.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -43,10 +45,16 @@ const HEAD_WITHIN: Duration = Duration::from_secs(10);
 /// Time for a connection as a whole.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(60);
 
-const STARTING: &str = "starting: the metadata and the logs are being opened; the log says what is waited for\n";
+const STARTING: &str =
+    "starting: the metadata and the logs are being opened; the log says what is waited for\n";
 
 /// Serves until `stop`. A scrape that hangs does not hold that up.
-pub(super) async fn serve(running: Running, identity: String, listener: BoxListener, stop: CancellationToken) {
+pub(super) async fn serve(
+    running: Running,
+    identity: String,
+    listener: BoxListener,
+    stop: CancellationToken,
+) {
     let service = TowerToHyperService::new(router(running, identity));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).keep_alive(false);
@@ -96,7 +104,8 @@ pub(super) fn identity(identities: &[(PathBuf, DirectoryIdentity)]) -> String {
 fn router(running: Running, identity: String) -> Router {
     let ready = running.clone();
     let identity = move || async move { ([(header::CONTENT_TYPE, "application/json")], identity) };
-    let router = Router::new().route("/livez", get(|| async { "ok\n" })).route("/identity", get(identity));
+    let router =
+        Router::new().route("/livez", get(|| async { "ok\n" })).route("/identity", get(identity));
     router.route("/readyz", get(move || async move { readiness(&ready) })).route(
         "/metrics",
         get(move || async move {
@@ -104,7 +113,13 @@ fn router(running: Running, identity: String) -> Router {
                 return (StatusCode::SERVICE_UNAVAILABLE, STARTING).into_response();
             };
             refresh(shared, logs);
-            ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], shared.metrics.render())
+            (
+                [(
+                    header::CONTENT_TYPE,
+                    "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                )],
+                shared.metrics.render(),
+            )
                 .into_response()
         }),
     )
@@ -115,8 +130,12 @@ fn readiness(running: &Running) -> (StatusCode, String) {
     let no = |why: &str| (StatusCode::SERVICE_UNAVAILABLE, why.to_owned());
     match running.get() {
         None => no(STARTING),
-        Some((shared, _)) if !shared.serving.load(Ordering::Acquire) => no("starting or stopping\n"),
-        Some((_, logs)) => logs.refusal().map_or((StatusCode::OK, "ok\n".to_owned()), |why| no(&why)),
+        Some((shared, _)) if !shared.serving.load(Ordering::Acquire) => {
+            no("starting or stopping\n")
+        }
+        Some((_, logs)) => {
+            logs.refusal().map_or((StatusCode::OK, "ok\n".to_owned()), |why| no(&why))
+        }
     }
 }
 
@@ -128,7 +147,9 @@ fn refresh(shared: &Shared, logs: &LogManager) {
     metrics.partitions.set(count(hosted));
     metrics.leaders.set(count(leading));
     metrics.offline.set(count(offline));
-    metrics.offline_dirs.set(count(logs.dirs().iter().filter(|dir| dir.offline().is_some()).count()));
+    metrics
+        .offline_dirs
+        .set(count(logs.dirs().iter().filter(|dir| dir.offline().is_some()).count()));
     metrics.show(super::details::read(shared));
     let status = shared.quorum.status();
     metrics.active_controller.set(i64::from(status.leader == Some(status.node_id)));

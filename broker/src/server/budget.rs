@@ -13,17 +13,21 @@ pub(crate) const SMALL: usize = 64 * 1024;
 /// The part of the account that is kept for small ones: one byte in so many.
 const SMALL_PART: usize = 8;
 
-/// The one account of what clients make the broker hold: requests while they are read, decoded and handled, and answers until they are read.
+/// The one account of what clients make the broker hold: requests while they are read, decoded and
+/// handled, and answers until they are read.
 ///
-/// `queued.max.request.bytes` is its size. Shares grow as bytes come and are given back as they go. Past its size:
-/// - a request waits, holding what it has. So that requests which wait for each other always end, the one that has waited
-///   longest goes on regardless, one at a time: what is held is at most the account and one request (`socket.request.max.bytes`).
-///   Its client must be quicker than others ([`Pace::begin_in_the_way`](super::pace::Pace::begin_in_the_way)) as long as others wait;
+/// `queued.max.request.bytes` is its size. Shares grow as bytes come and are given back as they go.
+/// Past its size:
+/// - a request waits, holding what it has. So that requests which wait for each other always end,
+///   the one that has waited longest goes on regardless, one at a time: what is held is at most the
+///   account and one request (`socket.request.max.bytes`). Its client must be quicker than others
+///   ([`Pace::begin_in_the_way`](super::pace::Pace::begin_in_the_way)) as long as others wait;
 /// - an answer is refused, unless the records in it can be sent from their files;
-/// - those up to [`SMALL`] have an eighth of the account that larger ones cannot take, so they still pass.
+/// - those up to [`SMALL`] have an eighth of the account that larger ones cannot take, so they
+///   still pass.
 ///
-/// Not in it, with bounds of their own: the two buffers of each connection (16 KiB each), the tail cache, and the validation
-/// of compressed batches ([`super::heavy`]).
+/// Not in it, with bounds of their own: the two buffers of each connection (16 KiB each), the tail
+/// cache, and the validation of compressed batches ([`super::heavy`]).
 pub(crate) struct Account {
     bytes: usize,
     used: AtomicUsize,
@@ -120,7 +124,8 @@ impl Share {
         self.bytes
     }
 
-    /// Says that the share will grow to `total` in the end: a large one takes nothing of the part for small ones, not even at first.
+    /// Says that the share will grow to `total` in the end: a large one takes nothing of the part
+    /// for small ones, not even at first.
     pub(crate) fn expect(&mut self, total: usize) {
         self.is_large |= total > SMALL;
     }
@@ -139,14 +144,19 @@ impl Share {
         true
     }
 
-    /// Grows to `total` bytes, and waits for room. Cancel safe; who waited and is cancelled has lost its place in line.
+    /// Grows to `total` bytes, and waits for room. Cancel safe; who waited and is cancelled has
+    /// lost its place in line.
     pub(crate) async fn grow_to(&mut self, total: usize) {
         if self.try_grow_to(total) {
             return;
         }
         let account = self.of.clone();
         let _waits = Waits::new(&account);
-        let freed = if self.is_large || total > SMALL { &account.large_freed } else { &account.small_freed };
+        let freed = if self.is_large || total > SMALL {
+            &account.large_freed
+        } else {
+            &account.small_freed
+        };
         let mut lane = pin!(account.lane.clone().acquire_owned());
         loop {
             let notified = freed.notified();
@@ -194,15 +204,16 @@ impl Share {
         true
     }
 
-    /// Completes when others wait for what this share holds. Small ones are in the way only when they have taken the part that is
-    /// kept for them.
+    /// Completes when others wait for what this share holds. Small ones are in the way only when
+    /// they have taken the part that is kept for them.
     pub(crate) async fn until_pressed(&self) {
         if self.bytes == 0 {
             return std::future::pending().await;
         }
         loop {
             let pressed = self.of.pressed.notified();
-            let is_in_the_way = self.bytes > SMALL || self.of.used() > self.of.bytes - self.of.bytes / SMALL_PART;
+            let is_in_the_way =
+                self.bytes > SMALL || self.of.used() > self.of.bytes - self.of.bytes / SMALL_PART;
             if is_in_the_way && self.of.waiting.load(Ordering::SeqCst) > 0 {
                 return;
             }
@@ -237,7 +248,8 @@ impl Drop for Waits<'_> {
 
 /// Files that a partition may hold open: a segment and its two indexes.
 const FILES_PER_PARTITION: usize = 3;
-/// Descriptors for everything else: standard streams, listeners, the admin port's connections, the metadata log, cold reads.
+/// Descriptors for everything else: standard streams, listeners, the admin port's connections, the
+/// metadata log, cold reads.
 const SPARE_DESCRIPTORS: usize = 160;
 
 /// Counts connections, in all and by address.
@@ -261,7 +273,10 @@ pub(crate) enum ConnectionBound {
     All,
     #[error("max.connections.per.ip is reached")]
     PerIp,
-    #[error("the file descriptors that are left are for the files of partitions; raise the limit of open files (ulimit -n)")]
+    #[error(
+        "the file descriptors that are left are for the files of partitions; raise the limit of \
+         open files (ulimit -n)"
+    )]
     Descriptors,
 }
 
@@ -277,10 +292,16 @@ impl ConnectionBound {
 }
 
 impl Connections {
-    /// Bounds of `max.connections` and `max.connections.per.ip` in a process that may hold `descriptors`.
+    /// Bounds of `max.connections` and `max.connections.per.ip` in a process that may hold
+    /// `descriptors`.
     #[must_use]
     pub(crate) fn new(most: usize, most_per_ip: usize, descriptors: usize) -> Self {
-        Self { most: most.into(), most_per_ip: most_per_ip.into(), descriptors, open: Mutex::default() }
+        Self {
+            most: most.into(),
+            most_per_ip: most_per_ip.into(),
+            descriptors,
+            open: Mutex::default(),
+        }
     }
 
     /// Sets other bounds. Connections above them stay; new ones are refused until there is a place.
@@ -289,10 +310,12 @@ impl Connections {
         self.most_per_ip.store(most_per_ip, Ordering::Relaxed);
     }
 
-    /// How many connections may be open beside the files of so many partitions. With more partitions than there are descriptors
-    /// connections keep a quarter: files that are idle are closed.
+    /// How many connections may be open beside the files of so many partitions. With more
+    /// partitions than there are descriptors connections keep a quarter: files that are idle are
+    /// closed.
     fn for_connections(&self, partitions: usize) -> usize {
-        let for_files = partitions.saturating_mul(FILES_PER_PARTITION).saturating_add(SPARE_DESCRIPTORS);
+        let for_files =
+            partitions.saturating_mul(FILES_PER_PARTITION).saturating_add(SPARE_DESCRIPTORS);
         self.descriptors.saturating_sub(for_files).max(self.descriptors / 4)
     }
 
@@ -300,7 +323,11 @@ impl Connections {
     ///
     /// # Errors
     /// The bound that is reached.
-    pub(crate) fn enter(self: &Arc<Self>, ip: IpAddr, partitions: usize) -> Result<Place, ConnectionBound> {
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        ip: IpAddr,
+        partitions: usize,
+    ) -> Result<Place, ConnectionBound> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.0 >= self.most.load(Ordering::Relaxed) {
             return Err(ConnectionBound::All);
@@ -370,7 +397,11 @@ mod tests {
             };
             (refused, places.len())
         };
-        assert_eq!(fill(10_000), (ConnectionBound::Descriptors, 250), "a quarter, however many partitions");
+        assert_eq!(
+            fill(10_000),
+            (ConnectionBound::Descriptors, 250),
+            "a quarter, however many partitions"
+        );
         assert_eq!(fill(100), (ConnectionBound::Descriptors, 1_000 - 300 - SPARE_DESCRIPTORS));
         assert_eq!(fill(0), (ConnectionBound::Descriptors, 1_000 - SPARE_DESCRIPTORS));
     }

@@ -1,13 +1,15 @@
 //! One client connection: frames in, responses out, in order.
 //!
-//! Produce requests are appended in the order they came and answered in that order, but several may wait
-//! for the disk at once (a client has up to five in flight, and each waiting for its own sync would make
-//! one sync a request). Any other request is finished before the next one is looked at, as Kafka does.
+//! Produce requests are appended in the order they came and answered in that order, but several may
+//! wait for the disk at once (a client has up to five in flight, and each waiting for its own sync
+//! would make one sync a request). Any other request is finished before the next one is looked at,
+//! as Kafka does.
 //!
-//! What the connection holds is bounded by what it has sent: a frame takes memory from the account as its bytes come
-//! ([`super::budget`]), and a client that is slower than [`super::pace`] allows is given up. While a request waits,
-//! the broker reads on into its small buffer, so that it learns when the client has gone: a Fetch that waits for records
-//! is dropped then, any other request is finished.
+//! What the connection holds is bounded by what it has sent: a frame takes memory from the account
+//! as its bytes come ([`super::budget`]), and a client that is slower than [`super::pace`] allows
+//! is given up. While a request waits, the broker reads on into its small buffer, so that it learns
+//! when the client has gone: a Fetch that waits for records is dropped then, any other request is
+//! finished.
 
 use std::io;
 use std::pin::Pin;
@@ -34,12 +36,15 @@ use super::response::Response;
 
 /// Requests of one connection that may wait for their answer at once.
 const IN_FLIGHT_MAX: usize = 32;
-/// A frame up to this size is read into the connection's own buffer; a larger one takes from the account.
+/// A frame up to this size is read into the connection's own buffer; a larger one takes from the
+/// account.
 const BUFFER: usize = 16 * 1024;
-/// What a larger frame gets at once while memory is plenty: Kafka's default `message.max.bytes` and what is around it, but at most
-/// one part of the account in [`FIRST_STEP_PARTS`]. Later steps double.
+/// What a larger frame gets at once while memory is plenty: Kafka's default `message.max.bytes` and
+/// what is around it, but at most one part of the account in [`FIRST_STEP_PARTS`]. Later steps
+/// double.
 const FIRST_STEP: usize = 1_152 * 1024;
-/// So that a few clients which announce a large frame and send nothing of it leave most of a small account to others.
+/// So that a few clients which announce a large frame and send nothing of it leave most of a small
+/// account to others.
 const FIRST_STEP_PARTS: usize = 8;
 /// How often it is looked whether an answer is being read.
 const WRITE_CHECK: Duration = Duration::from_secs(5);
@@ -56,7 +61,8 @@ pub(super) enum Ended {
     #[error("no request for {0:?} (connections.max.idle.ms)")]
     Idle(Duration),
     #[error(
-        "a request stalled half-way: nothing for {SILENCE_MAX:?}, or less than 16 KiB a second, or too little while others waited for its memory"
+        "a request stalled half-way: nothing for {SILENCE_MAX:?}, or less than 16 KiB a second, or \
+         too little while others waited for its memory"
     )]
     Stalled,
     #[error("the client does not read its answer")]
@@ -101,18 +107,32 @@ struct Loop<'a> {
     idle: Duration,
 }
 
-/// Serves a connection until either side ends it. Says why, and what software the client is (empty if it did not say).
+/// Serves a connection until either side ends it. Says why, and what software the client is (empty
+/// if it did not say).
 ///
-/// A panic on the way is a fault of ours and ends this connection alone, see [`letterbox_env::panics`].
-pub(super) async fn serve(shared: Arc<Shared>, stream: BoxStream, connection: Connection, stop: CancellationToken) -> (Ended, String) {
+/// A panic on the way is a fault of ours and ends this connection alone, see
+/// [`letterbox_env::panics`].
+pub(super) async fn serve(
+    shared: Arc<Shared>,
+    stream: BoxStream,
+    connection: Connection,
+    stop: CancellationToken,
+) -> (Ended, String) {
     let metrics = shared.clone();
-    Confined::new(serve_confined(shared, stream, connection, stop)).await.unwrap_or_else(|panicked| {
-        metrics.metrics.panics.inc();
-        (Ended::Panicked(panicked), String::new())
-    })
+    Confined::new(serve_confined(shared, stream, connection, stop)).await.unwrap_or_else(
+        |panicked| {
+            metrics.metrics.panics.inc();
+            (Ended::Panicked(panicked), String::new())
+        },
+    )
 }
 
-async fn serve_confined(shared: Arc<Shared>, mut stream: BoxStream, connection: Connection, stop: CancellationToken) -> (Ended, String) {
+async fn serve_confined(
+    shared: Arc<Shared>,
+    mut stream: BoxStream,
+    connection: Connection,
+    stop: CancellationToken,
+) -> (Ended, String) {
     let mut this = Loop {
         share: Share::new(&shared.memory),
         idle: shared.config.duration("connections.max.idle.ms"),
@@ -130,9 +150,10 @@ async fn serve_confined(shared: Arc<Shared>, mut stream: BoxStream, connection: 
         Ok(never) => match never {},
         Err(ended) => ended,
     };
-    // What came before bad bytes was a request like any other, and who has closed only its own side still reads. But nobody waits for
-    // records that nobody reads.
-    let may_drop = matches!(ended, Ended::ShuttingDown) || matches!(this.barrier, Barrier::Alone { may_cancel: true });
+    // What came before bad bytes was a request like any other, and who has closed only its own side
+    // still reads. But nobody waits for records that nobody reads.
+    let may_drop = matches!(ended, Ended::ShuttingDown)
+        || matches!(this.barrier, Barrier::Alone { may_cancel: true });
     if !may_drop {
         // After half an answer no other can follow.
         let is_open = !matches!(ended, Ended::Unread | Ended::Io(_));
@@ -170,7 +191,8 @@ impl Loop<'_> {
                 None if may_start => self.make_room()?,
                 None => None,
             };
-            let may_read = needs.is_none() && (may_start || self.may_watch()) && !stop.is_cancelled();
+            let may_read =
+                needs.is_none() && (may_start || self.may_watch()) && !stop.is_cancelled();
             let may_leave = self.may_start() && !stop.is_cancelled();
             tokio::select! {
                 biased;
@@ -212,7 +234,9 @@ impl Loop<'_> {
 
     /// Whether another request may be started.
     fn may_start(&self) -> bool {
-        matches!(self.barrier, Barrier::None) && self.held.is_none() && self.in_flight.len() < IN_FLIGHT_MAX
+        matches!(self.barrier, Barrier::None)
+            && self.held.is_none()
+            && self.in_flight.len() < IN_FLIGHT_MAX
     }
 
     /// Whether there is room to learn, while a request waits, that the client has gone.
@@ -234,7 +258,8 @@ impl Loop<'_> {
         self.due(now)
     }
 
-    /// Until when the client need not have gone on: it waits for an answer, got the last one a moment ago, or keeps its pace.
+    /// Until when the client need not have gone on: it waits for an answer, got the last one a
+    /// moment ago, or keeps its pace.
     fn excused_until(&mut self, may_start: bool) -> Option<Instant> {
         let now = Instant::now();
         let is_waited_for = self.in_flight.is_empty() || (may_start && self.pace.is_some());
@@ -268,9 +293,16 @@ impl Loop<'_> {
         if !self.share.is_in_the_way() {
             self.pace_in_the_way = None;
             // Others may begin to wait any moment.
-            return if self.share.is_past() { pace.until().min(now + SILENCE_IN_THE_WAY_MAX) } else { pace.until() };
+            return if self.share.is_past() {
+                pace.until().min(now + SILENCE_IN_THE_WAY_MAX)
+            } else {
+                pace.until()
+            };
         }
-        self.pace_in_the_way.get_or_insert_with(|| Pace::begin_in_the_way(now)).until().min(pace.until())
+        self.pace_in_the_way
+            .get_or_insert_with(|| Pace::begin_in_the_way(now))
+            .until()
+            .min(pace.until())
     }
 
     /// Finishes what is in flight, and answers it while the connection is open for that.
@@ -288,7 +320,8 @@ impl Loop<'_> {
         self.in_flight.come_back();
         let len = response.len();
         self.shared.metrics.bytes_sent(len);
-        let is_holding = response.held() > 0 || self.share.bytes() > 0 || !self.in_flight.is_empty();
+        let is_holding =
+            response.held() > 0 || self.share.bytes() > 0 || !self.in_flight.is_empty();
         let taken = AtomicU64::new(0);
         tokio::select! {
             biased;
@@ -313,7 +346,8 @@ impl Loop<'_> {
         Ok(Some(self.connection.limit.frame_bytes(*prefix)?))
     }
 
-    /// Makes room for the next bytes of the frame at the front; says what the share must grow to when there is not enough memory for that.
+    /// Makes room for the next bytes of the frame at the front; says what the share must grow to
+    /// when there is not enough memory for that.
     fn make_room(&mut self) -> Result<Option<usize>, Ended> {
         let wanted = self.frame_len()?.map_or(0, |len| len + 4);
         if wanted <= BUFFER {
@@ -355,7 +389,9 @@ impl Loop<'_> {
     async fn start(&mut self, frame: BytesMut) -> Result<(), Ended> {
         self.shared.metrics.bytes_received(frame.len() as u64 + 4);
         match dispatch::check(&self.shared, &mut self.connection, frame) {
-            Ok(request) if self.share.try_grow_to(request.cost(self.share.bytes())) => self.handle(request).await,
+            Ok(request) if self.share.try_grow_to(request.cost(self.share.bytes())) => {
+                self.handle(request).await
+            }
             Ok(request) => {
                 self.held = Some(request);
                 Ok(())
@@ -381,7 +417,9 @@ impl Loop<'_> {
         match answer {
             // Nothing is owed before it.
             Answer::Now(response) if self.in_flight.is_empty() => self.write(response).await?,
-            Answer::Now(response) => self.in_flight.push(Box::pin(std::future::ready(Ok(Some(response))))),
+            Answer::Now(response) => {
+                self.in_flight.push(Box::pin(std::future::ready(Ok(Some(response)))))
+            }
             Answer::InOrder(future) => self.in_flight.push(future),
             Answer::Appending(future, appended) => {
                 self.barrier = Barrier::Appending(appended);
@@ -406,12 +444,19 @@ async fn appended(barrier: &mut Barrier) {
     }
 }
 
-/// Completes when an answer of `len` bytes has been waiting for its reader for too long. `taken` counts what is read.
+/// Completes when an answer of `len` bytes has been waiting for its reader for too long. `taken`
+/// counts what is read.
 ///
-/// Java's consumer reads only when its application polls, which may be minutes apart. So an answer may wait as long as
-/// Kafka lets a connection be idle, but when its connection holds memory which others wait for (`is_holding`: the answer, a request behind
-/// it) it must keep pace.
-async fn is_not_read(memory: &Account, taken: &AtomicU64, len: u64, is_holding: bool, idle: Duration) {
+/// Java's consumer reads only when its application polls, which may be minutes apart. So an answer
+/// may wait as long as Kafka lets a connection be idle, but when its connection holds memory which
+/// others wait for (`is_holding`: the answer, a request behind it) it must keep pace.
+async fn is_not_read(
+    memory: &Account,
+    taken: &AtomicU64,
+    len: u64,
+    is_holding: bool,
+    idle: Duration,
+) {
     let (mut seen, mut moved_at) = (0, Instant::now());
     let mut pace = Pace::begin(moved_at);
     loop {
@@ -428,7 +473,8 @@ async fn is_not_read(memory: &Account, taken: &AtomicU64, len: u64, is_holding: 
     }
 }
 
-/// When a client has been silent for too long. Moving the end back costs nothing: the timer is set anew only when it rings too early.
+/// When a client has been silent for too long. Moving the end back costs nothing: the timer is set
+/// anew only when it rings too early.
 struct Patience {
     end: Instant,
     timer: Pin<Box<Sleep>>,
@@ -463,7 +509,8 @@ mod tests {
     const MIB: usize = 1024 * 1024;
     const IDLE: Duration = Duration::from_secs(600);
 
-    /// After how many seconds an answer of 1 MiB is given up of which the client takes `bytes` each second.
+    /// After how many seconds an answer of 1 MiB is given up of which the client takes `bytes` each
+    /// second.
     async fn given_up_after(bytes: u64, is_holding: bool, is_tight: bool) -> Option<u64> {
         let account = Account::new(4 * MIB);
         let mut others = Share::new(&account);
@@ -487,7 +534,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_is_not_read_waits_until_others_need_its_memory() {
         assert_eq!(given_up_after(0, true, true).await, Some(35));
-        assert_eq!(given_up_after(0, true, false).await, Some(600), "a consumer that does not poll is let be");
+        assert_eq!(
+            given_up_after(0, true, false).await,
+            Some(600),
+            "a consumer that does not poll is let be"
+        );
         assert_eq!(given_up_after(0, false, true).await, Some(600), "it holds nothing");
         assert_eq!(given_up_after(1_000, true, true).await, Some(35), "it is read too slowly");
         assert_eq!(given_up_after(20 * 1024, true, true).await, None);

@@ -79,7 +79,16 @@ impl Connection {
     #[must_use]
     pub fn new(id: u64, listener: usize, peer: SocketAddr, limit: FrameLimit) -> Self {
         let host = format!("/{}", peer.ip().to_canonical()).into();
-        Self { id, principal: Principal::anonymous(), listener, peer, host, client_id: Arc::default(), software: String::new(), limit }
+        Self {
+            id,
+            principal: Principal::anonymous(),
+            listener,
+            peer,
+            host,
+            client_id: Arc::default(),
+            software: String::new(),
+            limit,
+        }
     }
 
     /// `client_id` as a request of this connection keeps it.
@@ -111,8 +120,8 @@ pub struct RequestContext {
 impl RequestContext {
     /// Whether the principal may do `operation` to `resource`.
     ///
-    /// The one place where authorization is decided. No authorizer can be configured in this version, so
-    /// everything is allowed, as in Kafka without `authorizer.class.name`.
+    /// The one place where authorization is decided. No authorizer can be configured in this
+    /// version, so everything is allowed, as in Kafka without `authorizer.class.name`.
     #[must_use]
     pub fn may(&self, _operation: Operation, _resource: Resource<'_>) -> bool {
         true

@@ -10,19 +10,25 @@ use crate::metadata::PartitionState;
 use crate::metrics::{Details, GroupOffset, PARTITIONS_MAX, PartitionDetails, TopicDetails};
 use crate::replication::Partition;
 
-/// Everything at this moment; partitions beyond [`PARTITIONS_MAX`] are counted, and nothing else is told of them.
+/// Everything at this moment; partitions beyond [`PARTITIONS_MAX`] are counted, and nothing else is
+/// told of them.
 pub(super) fn read(shared: &Shared) -> Details {
     let image = shared.image();
     let mut details = Details { brokers: image.live_brokers().count(), ..Details::default() };
     let mut left = PARTITIONS_MAX;
     for topic in image.topics() {
         details.topic_count += 1;
-        let mut of_topic = TopicDetails { name: topic.name.clone(), partitions_count: topic.partitions.len(), partitions: Vec::new() };
+        let mut of_topic = TopicDetails {
+            name: topic.name.clone(),
+            partitions_count: topic.partitions.len(),
+            partitions: Vec::new(),
+        };
         for (index, state) in topic.indexed_partitions() {
             details.partition_count += 1;
             let is_led = state.leader.is_some_and(|leader| image.is_live(leader));
             let found = shared.replicas.partition(&topic.id, index);
-            details.offline_partition_count += usize::from(!is_led || matches!(found, Err(ErrorCode::KafkaStorageError)));
+            details.offline_partition_count +=
+                usize::from(!is_led || matches!(found, Err(ErrorCode::KafkaStorageError)));
             let Ok(partition) = found else { continue };
             details.under_min_isr += usize::from(partition.is_under_min_isr());
             details.under_replicated += usize::from(state.isr.len() < state.replicas.len());
@@ -59,20 +65,30 @@ fn group_offsets(shared: &Shared) -> (Vec<GroupOffset>, usize) {
     shared.groups.each_offset(|key, committed| {
         if offsets.len() < PARTITIONS_MAX {
             let (group, topic) = (key.group.clone(), key.topic.clone());
-            offsets.push(GroupOffset { group, topic, partition: key.partition, offset: committed.offset, lag: 0 });
+            offsets.push(GroupOffset {
+                group,
+                topic,
+                partition: key.partition,
+                offset: committed.offset,
+                lag: 0,
+            });
         } else {
             left_out += 1;
         }
     });
     let image = shared.image();
     offsets.retain_mut(|one| {
-        let led = image.topic(&one.topic).and_then(|topic| shared.replicas.partition(&topic.id, one.partition).ok());
+        let led = image
+            .topic(&one.topic)
+            .and_then(|topic| shared.replicas.partition(&topic.id, one.partition).ok());
         if let Some(partition) = &led {
             one.lag = partition.high_watermark().saturating_sub(one.offset).max(0);
         }
         led.is_some()
     });
-    offsets.sort_unstable_by(|a, b| (&a.group, &a.topic, a.partition).cmp(&(&b.group, &b.topic, b.partition)));
+    offsets.sort_unstable_by(|a, b| {
+        (&a.group, &a.topic, a.partition).cmp(&(&b.group, &b.topic, b.partition))
+    });
     (offsets, left_out)
 }
 
@@ -90,7 +106,8 @@ fn of_partition(index: i32, state: &PartitionState, partition: &Partition) -> Pa
         high_watermark: partition.high_watermark(),
         end: log.end_offset(),
         leader: state.leader.map_or(-1, |leader| leader.0),
-        leader_is_preferred: state.leader.is_some() && state.leader == state.replicas.first().copied(),
+        leader_is_preferred: state.leader.is_some()
+            && state.leader == state.replicas.first().copied(),
         replicas: state.replicas.len(),
         in_sync: state.isr.len(),
     }

@@ -1,9 +1,10 @@
-//! From a frame to its handler and back to a frame. The one place where every request passes: check, decode,
-//! count, handle, encode.
+//! From a frame to its handler and back to a frame. The one place where every request passes:
+//! check, decode, count, handle, encode.
 //!
-//! Nothing that takes more than about a millisecond is done on an async thread. What a request costs follows from its elements and those
-//! of its answer, so a request with many of them ([`WIDE`]) is decoded, handled and answered elsewhere ([`Heavy::carry`]), whatever its API:
-//! no handler needs to think of it.
+//! Nothing that takes more than about a millisecond is done on an async thread. What a request
+//! costs follows from its elements and those of its answer, so a request with many of them
+//! ([`WIDE`]) is decoded, handled and answered elsewhere ([`Heavy::carry`]), whatever its API: no
+//! handler needs to think of it.
 //!
 //! [`Heavy::carry`]: super::heavy::Heavy::carry
 
@@ -21,15 +22,17 @@ use super::budget::Share;
 use super::context::{Connection, RequestContext};
 use super::handlers::produce::Produced;
 use super::handlers::{
-    acls, api_versions, configs, delete_records, fetch, groups, init_producer_id, list_offsets, log_dirs, metadata,
-    offset_for_leader_epoch, produce, producers, quorum, topic_partitions, topics,
+    acls, api_versions, configs, delete_records, fetch, groups, init_producer_id, list_offsets,
+    log_dirs, metadata, offset_for_leader_epoch, produce, producers, quorum, topic_partitions,
+    topics,
 };
 use super::response::Response as Frame;
 use super::{Shared, errors};
 use crate::coordinator;
 use crate::metrics::ApiLabel;
 
-/// What a request ends with. `None`: it has no answer; an error: the connection cannot go on, and why.
+/// What a request ends with. `None`: it has no answer; an error: the connection cannot go on, and
+/// why.
 pub(super) type Outcome = Result<Option<Frame>, String>;
 
 /// What becomes of a request.
@@ -38,7 +41,8 @@ pub(super) enum Answer {
     Now(Frame),
     /// Work is done in order already; the answer waits, and later requests may start.
     InOrder(BoxFuture<'static, Outcome>),
-    /// As `InOrder`, but later requests may start only when the receiver resolves: batches are still being validated.
+    /// As `InOrder`, but later requests may start only when the receiver resolves: batches are
+    /// still being validated.
     Appending(BoxFuture<'static, Outcome>, oneshot::Receiver<()>),
     /// To be finished before the next request is looked at.
     Alone {
@@ -56,7 +60,9 @@ impl Answer {
     async fn outcome(self) -> Outcome {
         match self {
             Self::Now(frame) => Ok(Some(frame)),
-            Self::InOrder(answer) | Self::Appending(answer, _) | Self::Alone { answer, .. } => answer.await,
+            Self::InOrder(answer) | Self::Appending(answer, _) | Self::Alone { answer, .. } => {
+                answer.await
+            }
             Self::Close(why) => Err(why),
         }
     }
@@ -66,11 +72,13 @@ impl Answer {
 const ELEMENT_BYTES: usize = 192;
 /// What one array element of an answer takes before it is written down, mostly.
 const ANSWER_ELEMENT_BYTES: usize = 256;
-/// A request with more elements, in itself or in its answer, is handled off the async threads. At a microsecond or two for each.
+/// A request with more elements, in itself or in its answer, is handled off the async threads. At a
+/// microsecond or two for each.
 const WIDE: usize = 500;
 /// Configurations of one resource, about.
 const CONFIGS_OF_RESOURCE: usize = 100;
-/// Partitions in an answer to DescribeTopicPartitions, at most (`max.request.partition.size.limit`).
+/// Partitions in an answer to DescribeTopicPartitions, at most
+/// (`max.request.partition.size.limit`).
 const DESCRIBED_PARTITIONS_MAX: usize = 2_000;
 /// What is not worth counting: less than the buffer of the connection that brought it.
 const NOT_COUNTED: usize = 4 * 1024;
@@ -91,7 +99,8 @@ pub(super) struct Checked {
 }
 
 impl Checked {
-    /// What the request takes of the account once it is decoded; its frame already takes `frame_bytes`.
+    /// What the request takes of the account once it is decoded; its frame already takes
+    /// `frame_bytes`.
     pub(super) fn cost(&self, frame_bytes: usize) -> usize {
         frame_bytes.saturating_add(self.decoded())
     }
@@ -111,7 +120,11 @@ impl Checked {
 ///
 /// # Errors
 /// The answer to one that is not, or that is of a version which is not served.
-pub(super) fn check(shared: &Arc<Shared>, connection: &mut Connection, frame: BytesMut) -> Result<Checked, Answer> {
+pub(super) fn check(
+    shared: &Arc<Shared>,
+    connection: &mut Connection,
+    frame: BytesMut,
+) -> Result<Checked, Answer> {
     let header = match protocol::check_request(&frame) {
         Ok(header) => header,
         Err(refused) => {
@@ -121,7 +134,10 @@ pub(super) fn check(shared: &Arc<Shared>, connection: &mut Connection, frame: By
                 && prefix.api_key == apis::API_VERSIONS
             {
                 shared.metrics.answered_with("ApiVersions", ErrorCode::UnsupportedVersion.name());
-                return Err(Answer::Now(protocol::api_versions::unsupported_api_versions_frame(prefix.correlation_id).into()));
+                return Err(Answer::Now(
+                    protocol::api_versions::unsupported_api_versions_frame(prefix.correlation_id)
+                        .into(),
+                ));
             }
             return Err(Answer::Close(refused.to_string()));
         }
@@ -138,10 +154,24 @@ pub(super) fn check(shared: &Arc<Shared>, connection: &mut Connection, frame: By
     })
 }
 
-/// Starts one request, which holds `share`. Appends of a Produce have happened when this returns, unless it says so.
-pub(super) fn dispatch(shared: &Arc<Shared>, connection: &mut Connection, request: Checked, share: Share) -> Answer {
+/// Starts one request, which holds `share`. Appends of a Produce have happened when this returns,
+/// unless it says so.
+pub(super) fn dispatch(
+    shared: &Arc<Shared>,
+    connection: &mut Connection,
+    request: Checked,
+    share: Share,
+) -> Answer {
     let decoded = request.decoded();
-    let Checked { mut frame, api_key, api_version: version, correlation_id, client_id, body_offset, elements } = request;
+    let Checked {
+        mut frame,
+        api_key,
+        api_version: version,
+        correlation_id,
+        client_id,
+        body_offset,
+        elements,
+    } = request;
     let ctx = RequestContext {
         principal: connection.principal.clone(),
         listener: connection.listener,
@@ -158,9 +188,16 @@ pub(super) fn dispatch(shared: &Arc<Shared>, connection: &mut Connection, reques
     let timed = Timed { shared: shared.clone(), label, started: Instant::now(), share };
     let is_wide = elements > WIDE;
     if api_key == apis::PRODUCE {
-        return if is_wide { produce_elsewhere(timed, ctx, body, decoded) } else { start_produce(timed, &ctx, body, decoded) };
+        return if is_wide {
+            produce_elsewhere(timed, ctx, body, decoded)
+        } else {
+            start_produce(timed, &ctx, body, decoded)
+        };
     }
-    let decode = move || protocol::decode_checked_request(api_key, version, body.freeze()).map_err(|refused| refused.to_string());
+    let decode = move || {
+        protocol::decode_checked_request(api_key, version, body.freeze())
+            .map_err(|refused| refused.to_string())
+    };
     if is_wide {
         return elsewhere(timed, connection.host.clone(), ctx, api_key, elements, decode);
     }
@@ -171,13 +208,16 @@ pub(super) fn dispatch(shared: &Arc<Shared>, connection: &mut Connection, reques
         }
         Ok(request) => match answer_elements(shared, version, &request) {
             0..=WIDE => route(timed, connection.host.clone(), ctx, request),
-            elements => elsewhere(timed, connection.host.clone(), ctx, api_key, elements, || Ok(request)),
+            elements => {
+                elsewhere(timed, connection.host.clone(), ctx, api_key, elements, || Ok(request))
+            }
         },
         Err(refused) => Answer::Close(refused),
     }
 }
 
-/// Elements of the answer, where the request does not bound them: more than [`WIDE`] for what has no cheap measure.
+/// Elements of the answer, where the request does not bound them: more than [`WIDE`] for what has
+/// no cheap measure.
 fn answer_elements(shared: &Shared, version: i16, request: &Request) -> usize {
     let hosted = || shared.replicas.hosted_count();
     match request {
@@ -185,8 +225,12 @@ fn answer_elements(shared: &Shared, version: i16, request: &Request) -> usize {
             Some(topics) if !metadata::is_all(version, topics) => {
                 let image = shared.image();
                 let of = |topic: &MetadataRequestTopic| match &topic.name {
-                    Some(name) => image.topic(name.as_str()).map_or(1, |topic| topic.partitions.len()),
-                    None => image.topic_by_id(&topic.topic_id).map_or(1, |topic| topic.partitions.len()),
+                    Some(name) => {
+                        image.topic(name.as_str()).map_or(1, |topic| topic.partitions.len())
+                    }
+                    None => {
+                        image.topic_by_id(&topic.topic_id).map_or(1, |topic| topic.partitions.len())
+                    }
                 };
                 topics.iter().map(of).sum()
             }
@@ -194,10 +238,14 @@ fn answer_elements(shared: &Shared, version: i16, request: &Request) -> usize {
         },
         Request::DescribeLogDirs(request) if request.topics.is_none() => hosted(),
         Request::DescribeTopicPartitions(_) => hosted().min(DESCRIBED_PARTITIONS_MAX),
-        Request::DescribeConfigs(request) => request.resources.len().saturating_mul(CONFIGS_OF_RESOURCE),
+        Request::DescribeConfigs(request) => {
+            request.resources.len().saturating_mul(CONFIGS_OF_RESOURCE)
+        }
         Request::ListConfigResources(_) => shared.image().topic_count(),
         // What groups and producers hold has an account of its own.
-        Request::ListGroups(_) | Request::DescribeGroups(_) | Request::DescribeProducers(_) => WIDE + 1,
+        Request::ListGroups(_) | Request::DescribeGroups(_) | Request::DescribeProducers(_) => {
+            WIDE + 1
+        }
         _ => 0,
     }
 }
@@ -218,11 +266,17 @@ fn elsewhere(
         let request = decode()?;
         if !may_cancel {
             let elements = elements.max(answer_elements(&timed.shared, ctx.api_version, &request));
-            timed.share.grow_to(timed.share.bytes() + elements.saturating_mul(ANSWER_ELEMENT_BYTES)).await;
+            timed
+                .share
+                .grow_to(timed.share.bytes() + elements.saturating_mul(ANSWER_ELEMENT_BYTES))
+                .await;
         }
         route(timed, host, ctx, request).outcome().await
     };
-    Answer::Alone { answer: Box::pin(async move { shared.wide.carry(&shared.env, Box::pin(handled)).await }), may_cancel }
+    Answer::Alone {
+        answer: Box::pin(async move { shared.wide.carry(&shared.env, Box::pin(handled)).await }),
+        may_cancel,
+    }
 }
 
 /// As [`start_produce`], off the async threads.
@@ -245,11 +299,17 @@ fn produce_elsewhere(timed: Timed, ctx: RequestContext, body: BytesMut, decoded:
             }
         }
     };
-    Answer::Appending(Box::pin(async move { shared.wide.carry(&shared.env, Box::pin(produced)).await }), appended)
+    Answer::Appending(
+        Box::pin(async move { shared.wide.carry(&shared.env, Box::pin(produced)).await }),
+        appended,
+    )
 }
 
 fn no_memory(bytes: usize) -> String {
-    format!("there is no memory for an answer of {bytes} bytes: others do not read theirs (queued.max.request.bytes)")
+    format!(
+        "there is no memory for an answer of {bytes} bytes: others do not read theirs \
+         (queued.max.request.bytes)"
+    )
 }
 
 struct Timed {
@@ -262,8 +322,15 @@ struct Timed {
 
 impl Timed {
     /// The answer as it is sent; the time that it took is counted.
-    fn frame(self, encoded: Result<impl Into<Frame>, protocol::WireError>) -> Result<Frame, String> {
-        self.shared.metrics.request_seconds.get_or_create(&self.label).observe(self.started.elapsed().as_secs_f64());
+    fn frame(
+        self,
+        encoded: Result<impl Into<Frame>, protocol::WireError>,
+    ) -> Result<Frame, String> {
+        self.shared
+            .metrics
+            .request_seconds
+            .get_or_create(&self.label)
+            .observe(self.started.elapsed().as_secs_f64());
         encoded.map(Into::into).map_err(|why| {
             error!(%why, api = self.label.request, "a response cannot be written down");
             format!("the response cannot be written down: {why}")
@@ -274,8 +341,15 @@ impl Timed {
         self.shared.metrics.answered_with(self.label.request, error.name());
     }
 
-    fn encoded(mut self, correlation_id: i32, version: i16, response: &Response) -> Result<Frame, String> {
-        errors::each(response, |code| self.failed(ErrorCode::from_code(code).unwrap_or(ErrorCode::UnknownServerError)));
+    fn encoded(
+        mut self,
+        correlation_id: i32,
+        version: i16,
+        response: &Response,
+    ) -> Result<Frame, String> {
+        errors::each(response, |code| {
+            self.failed(ErrorCode::from_code(code).unwrap_or(ErrorCode::UnknownServerError))
+        });
         let mut share = std::mem::replace(&mut self.share, Share::new(&self.shared.memory));
         let mut needed = 0;
         let encoded = protocol::encode_response_if(correlation_id, version, response, |bytes| {
@@ -288,8 +362,13 @@ impl Timed {
         }
     }
 
-    /// The answer as it is sent, which holds what it takes; `records` already hold their part of it.
-    fn holding(mut self, encoded: Result<impl Into<Frame>, protocol::WireError>, records: Share) -> Result<Frame, String> {
+    /// The answer as it is sent, which holds what it takes; `records` already hold their part of
+    /// it.
+    fn holding(
+        mut self,
+        encoded: Result<impl Into<Frame>, protocol::WireError>,
+        records: Share,
+    ) -> Result<Frame, String> {
         let mut share = std::mem::replace(&mut self.share, Share::new(&self.shared.memory));
         let frame = self.frame(encoded)?;
         let rest = frame.in_memory().saturating_sub(records.bytes());
@@ -300,16 +379,24 @@ impl Timed {
     }
 
     /// As [`Self::holding`], without records.
-    fn whole(self, encoded: Result<impl Into<Frame>, protocol::WireError>) -> Result<Frame, String> {
+    fn whole(
+        self,
+        encoded: Result<impl Into<Frame>, protocol::WireError>,
+    ) -> Result<Frame, String> {
         let none = Share::new(&self.shared.memory);
         self.holding(encoded, none)
     }
 
     fn now(self, ctx: &RequestContext, response: impl Into<Response>) -> Answer {
-        self.encoded(ctx.correlation_id, ctx.api_version, &response.into()).map_or_else(Answer::Close, Answer::Now)
+        self.encoded(ctx.correlation_id, ctx.api_version, &response.into())
+            .map_or_else(Answer::Close, Answer::Now)
     }
 
-    fn alone<R: Into<Response>>(self, ctx: &RequestContext, response: impl Future<Output = R> + Send + 'static) -> Answer {
+    fn alone<R: Into<Response>>(
+        self,
+        ctx: &RequestContext,
+        response: impl Future<Output = R> + Send + 'static,
+    ) -> Answer {
         let (correlation_id, version) = (ctx.correlation_id, ctx.api_version);
         let answer = Box::pin(async move {
             let response = response.await.into();
@@ -319,7 +406,8 @@ impl Timed {
     }
 }
 
-/// Produce has a way of its own: nothing of it is decoded into owned messages, and its records are appended where they lie.
+/// Produce has a way of its own: nothing of it is decoded into owned messages, and its records are
+/// appended where they lie.
 ///
 /// What it takes `decoded` is held until the answer is written down, for which it is about enough.
 fn start_produce(mut timed: Timed, ctx: &RequestContext, body: BytesMut, decoded: usize) -> Answer {
@@ -351,10 +439,16 @@ fn start_produce(mut timed: Timed, ctx: &RequestContext, body: BytesMut, decoded
 
 fn route(timed: Timed, host: Arc<str>, ctx: RequestContext, request: Request) -> Answer {
     let shared = timed.shared.clone();
-    let group = coordinator::RequestContext { client_id: ctx.client_id.clone(), client_host: host, api_version: ctx.api_version };
+    let group = coordinator::RequestContext {
+        client_id: ctx.client_id.clone(),
+        client_host: host,
+        api_version: ctx.api_version,
+    };
     let groups = shared.groups.clone();
     match request {
-        Request::Produce(_) => Answer::Close("a Produce request took the way of the others".to_owned()),
+        Request::Produce(_) => {
+            Answer::Close("a Produce request took the way of the others".to_owned())
+        }
         Request::Fetch(request) => {
             let (correlation_id, version) = (ctx.correlation_id, ctx.api_version);
             let answer = Box::pin(async move {
@@ -364,31 +458,67 @@ fn route(timed: Timed, host: Arc<str>, ctx: RequestContext, request: Request) ->
             });
             Answer::Alone { answer, may_cancel: true }
         }
-        Request::ListOffsets(request) => timed.alone(&ctx.clone(), list_offsets::list_offsets(shared, ctx, request)),
-        Request::Metadata(request) => timed.alone(&ctx.clone(), metadata::metadata(shared, ctx, request)),
+        Request::ListOffsets(request) => {
+            timed.alone(&ctx.clone(), list_offsets::list_offsets(shared, ctx, request))
+        }
+        Request::Metadata(request) => {
+            timed.alone(&ctx.clone(), metadata::metadata(shared, ctx, request))
+        }
         // It has no elements, but tagged fields count as some.
-        Request::ApiVersions(_) => Answer::Close("an ApiVersions request with too many tagged fields".to_owned()),
-        Request::InitProducerId(request) => timed.alone(&ctx.clone(), init_producer_id::init_producer_id(shared, ctx, request)),
-        Request::FindCoordinator(request) => timed.alone(&ctx.clone(), groups::find_coordinator(shared, ctx, request)),
-        Request::OffsetCommit(request) => timed.alone(&ctx, async move { groups.offset_commit(&group, request).await }),
-        Request::OffsetFetch(request) => timed.alone(&ctx, async move { groups.offset_fetch(&group, request).await }),
-        Request::JoinGroup(request) => timed.alone(&ctx, async move { groups.join_group(&group, request).await }),
-        Request::SyncGroup(request) => timed.alone(&ctx, async move { groups.sync_group(&group, request).await }),
-        Request::LeaveGroup(request) => timed.alone(&ctx, async move { groups.leave_group(&group, request).await }),
+        Request::ApiVersions(_) => {
+            Answer::Close("an ApiVersions request with too many tagged fields".to_owned())
+        }
+        Request::InitProducerId(request) => {
+            timed.alone(&ctx.clone(), init_producer_id::init_producer_id(shared, ctx, request))
+        }
+        Request::FindCoordinator(request) => {
+            timed.alone(&ctx.clone(), groups::find_coordinator(shared, ctx, request))
+        }
+        Request::OffsetCommit(request) => {
+            timed.alone(&ctx, async move { groups.offset_commit(&group, request).await })
+        }
+        Request::OffsetFetch(request) => {
+            timed.alone(&ctx, async move { groups.offset_fetch(&group, request).await })
+        }
+        Request::JoinGroup(request) => {
+            timed.alone(&ctx, async move { groups.join_group(&group, request).await })
+        }
+        Request::SyncGroup(request) => {
+            timed.alone(&ctx, async move { groups.sync_group(&group, request).await })
+        }
+        Request::LeaveGroup(request) => {
+            timed.alone(&ctx, async move { groups.leave_group(&group, request).await })
+        }
         Request::Heartbeat(request) => timed.now(&ctx, groups.heartbeat(&group, &request)),
-        Request::DescribeGroups(request) => timed.now(&ctx, groups.describe_groups(&group, &request)),
+        Request::DescribeGroups(request) => {
+            timed.now(&ctx, groups.describe_groups(&group, &request))
+        }
         Request::ListGroups(request) => timed.now(&ctx, groups.list_groups(&group, &request)),
-        Request::DeleteGroups(request) => timed.alone(&ctx, async move { groups.delete_groups(&group, &request).await }),
-        Request::OffsetDelete(request) => timed.alone(&ctx, async move { groups.offset_delete(&group, &request).await }),
-        Request::CreateTopics(request) => timed.alone(&ctx.clone(), topics::create(shared, ctx, request)),
-        Request::DeleteTopics(request) => timed.alone(&ctx.clone(), topics::delete(shared, ctx, request)),
-        Request::CreatePartitions(request) => timed.alone(&ctx.clone(), topics::grow(shared, ctx, request)),
+        Request::DeleteGroups(request) => {
+            timed.alone(&ctx, async move { groups.delete_groups(&group, &request).await })
+        }
+        Request::OffsetDelete(request) => {
+            timed.alone(&ctx, async move { groups.offset_delete(&group, &request).await })
+        }
+        Request::CreateTopics(request) => {
+            timed.alone(&ctx.clone(), topics::create(shared, ctx, request))
+        }
+        Request::DeleteTopics(request) => {
+            timed.alone(&ctx.clone(), topics::delete(shared, ctx, request))
+        }
+        Request::CreatePartitions(request) => {
+            timed.alone(&ctx.clone(), topics::grow(shared, ctx, request))
+        }
         Request::DescribeConfigs(request) => {
             let response = configs::describe(&shared, &ctx, request);
             timed.now(&ctx, response)
         }
-        Request::AlterConfigs(request) => timed.alone(&ctx.clone(), configs::replace(shared, ctx, request)),
-        Request::IncrementalAlterConfigs(request) => timed.alone(&ctx.clone(), configs::alter(shared, ctx, request)),
+        Request::AlterConfigs(request) => {
+            timed.alone(&ctx.clone(), configs::replace(shared, ctx, request))
+        }
+        Request::IncrementalAlterConfigs(request) => {
+            timed.alone(&ctx.clone(), configs::alter(shared, ctx, request))
+        }
         Request::ListConfigResources(request) => {
             let response = configs::list(&shared, &ctx, &request);
             timed.now(&ctx, response)
@@ -397,7 +527,9 @@ fn route(timed: Timed, host: Arc<str>, ctx: RequestContext, request: Request) ->
             let response = metadata::describe_cluster(&shared, &ctx, &request);
             timed.now(&ctx, response)
         }
-        Request::DeleteRecords(request) => timed.alone(&ctx.clone(), delete_records::delete_records(shared, ctx, request)),
+        Request::DeleteRecords(request) => {
+            timed.alone(&ctx.clone(), delete_records::delete_records(shared, ctx, request))
+        }
         Request::OffsetForLeaderEpoch(request) => {
             let response = offset_for_leader_epoch::offset_for_leader_epoch(&shared, &ctx, request);
             timed.now(&ctx, response)
@@ -405,7 +537,9 @@ fn route(timed: Timed, host: Arc<str>, ctx: RequestContext, request: Request) ->
         Request::DescribeAcls(_) => timed.now(&ctx, acls::describe(&ctx)),
         Request::CreateAcls(request) => timed.now(&ctx, acls::create(&ctx, &request)),
         Request::DeleteAcls(request) => timed.now(&ctx, acls::delete(&ctx, &request)),
-        Request::DescribeLogDirs(request) => timed.alone(&ctx.clone(), log_dirs::describe(shared, ctx, request)),
+        Request::DescribeLogDirs(request) => {
+            timed.alone(&ctx.clone(), log_dirs::describe(shared, ctx, request))
+        }
         Request::DescribeQuorum(request) => {
             let response = quorum::describe(&shared, &ctx, &request);
             timed.now(&ctx, response)

@@ -1,7 +1,7 @@
 //! The errors that an answer carries: what `kafka_network_requestmetrics_errors` counts.
 
-/// Calls `found` with each error code in `response`, as often as it is there. Produce and Fetch have no such message;
-/// theirs are counted where their answers are made.
+/// Calls `found` with each error code in `response`, as often as it is there. Produce and Fetch
+/// have no such message; theirs are counted where their answers are made.
 use letterbox_protocol::Response;
 
 pub(super) fn each(response: &Response, mut found: impl FnMut(i16)) {
@@ -12,7 +12,11 @@ pub(super) fn each(response: &Response, mut found: impl FnMut(i16)) {
     };
     match response {
         Response::Produce(_) | Response::Fetch(_) => {}
-        Response::ListOffsets(all) => all.topics.iter().flat_map(|topic| &topic.partitions).for_each(|one| each(one.error_code)),
+        Response::ListOffsets(all) => all
+            .topics
+            .iter()
+            .flat_map(|topic| &topic.partitions)
+            .for_each(|one| each(one.error_code)),
         Response::Metadata(all) => {
             each(all.error_code);
             for topic in &all.topics {
@@ -20,13 +24,24 @@ pub(super) fn each(response: &Response, mut found: impl FnMut(i16)) {
                 topic.partitions.iter().for_each(|one| each(one.error_code));
             }
         }
-        Response::OffsetCommit(all) => all.topics.iter().flat_map(|topic| &topic.partitions).for_each(|one| each(one.error_code)),
+        Response::OffsetCommit(all) => all
+            .topics
+            .iter()
+            .flat_map(|topic| &topic.partitions)
+            .for_each(|one| each(one.error_code)),
         Response::OffsetFetch(all) => {
             each(all.error_code);
-            all.topics.iter().flat_map(|topic| &topic.partitions).for_each(|one| each(one.error_code));
+            all.topics
+                .iter()
+                .flat_map(|topic| &topic.partitions)
+                .for_each(|one| each(one.error_code));
             for group in &all.groups {
                 each(group.error_code);
-                group.topics.iter().flat_map(|topic| &topic.partitions).for_each(|one| each(one.error_code));
+                group
+                    .topics
+                    .iter()
+                    .flat_map(|topic| &topic.partitions)
+                    .for_each(|one| each(one.error_code));
             }
         }
         Response::FindCoordinator(all) => {
@@ -45,7 +60,10 @@ pub(super) fn each(response: &Response, mut found: impl FnMut(i16)) {
         Response::DeleteGroups(all) => all.results.iter().for_each(|one| each(one.error_code)),
         Response::OffsetDelete(all) => {
             each(all.error_code);
-            all.topics.iter().flat_map(|topic| &topic.partitions).for_each(|one| each(one.error_code));
+            all.topics
+                .iter()
+                .flat_map(|topic| &topic.partitions)
+                .for_each(|one| each(one.error_code));
         }
         Response::ApiVersions(all) => each(all.error_code),
         Response::CreateTopics(all) => all.topics.iter().for_each(|one| each(one.error_code)),
@@ -54,10 +72,20 @@ pub(super) fn each(response: &Response, mut found: impl FnMut(i16)) {
         Response::InitProducerId(all) => each(all.error_code),
         Response::DescribeConfigs(all) => all.results.iter().for_each(|one| each(one.error_code)),
         Response::AlterConfigs(all) => all.responses.iter().for_each(|one| each(one.error_code)),
-        Response::IncrementalAlterConfigs(all) => all.responses.iter().for_each(|one| each(one.error_code)),
+        Response::IncrementalAlterConfigs(all) => {
+            all.responses.iter().for_each(|one| each(one.error_code))
+        }
         Response::DescribeCluster(all) => each(all.error_code),
-        Response::DeleteRecords(all) => all.topics.iter().flat_map(|topic| &topic.partitions).for_each(|one| each(one.error_code)),
-        Response::OffsetForLeaderEpoch(all) => all.topics.iter().flat_map(|topic| &topic.partitions).for_each(|one| each(one.error_code)),
+        Response::DeleteRecords(all) => all
+            .topics
+            .iter()
+            .flat_map(|topic| &topic.partitions)
+            .for_each(|one| each(one.error_code)),
+        Response::OffsetForLeaderEpoch(all) => all
+            .topics
+            .iter()
+            .flat_map(|topic| &topic.partitions)
+            .for_each(|one| each(one.error_code)),
         Response::DescribeAcls(all) => each(all.error_code),
         Response::CreateAcls(all) => all.results.iter().for_each(|one| each(one.error_code)),
         Response::DeleteAcls(all) => all.filter_results.iter().for_each(|one| each(one.error_code)),
@@ -67,9 +95,16 @@ pub(super) fn each(response: &Response, mut found: impl FnMut(i16)) {
         }
         Response::DescribeQuorum(all) => {
             each(all.error_code);
-            all.topics.iter().flat_map(|topic| &topic.partitions).for_each(|one| each(one.error_code));
+            all.topics
+                .iter()
+                .flat_map(|topic| &topic.partitions)
+                .for_each(|one| each(one.error_code));
         }
-        Response::DescribeProducers(all) => all.topics.iter().flat_map(|topic| &topic.partitions).for_each(|one| each(one.error_code)),
+        Response::DescribeProducers(all) => all
+            .topics
+            .iter()
+            .flat_map(|topic| &topic.partitions)
+            .for_each(|one| each(one.error_code)),
         Response::DescribeTopicPartitions(all) => {
             for topic in &all.topics {
                 each(topic.error_code);

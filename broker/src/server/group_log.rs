@@ -1,4 +1,5 @@
-//! `__consumer_offsets` as the group coordinator sees it: appends, commits and reads over the partition's log.
+//! `__consumer_offsets` as the group coordinator sees it: appends, commits and reads over the
+//! partition's log.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -20,7 +21,8 @@ use crate::replication::{Acks, AppendRefused, Partition, ReplicaManager};
 /// Bytes read at once while a partition is loaded.
 const READ_CHUNK: usize = 4 * 1024 * 1024;
 
-/// Most bytes that one batch may unpack to; the coordinator's own are not compressed, copied ones may be.
+/// Most bytes that one batch may unpack to; the coordinator's own are not compressed, copied ones
+/// may be.
 const DECOMPRESSED_MAX: u64 = 256 * 1024 * 1024;
 
 /// The offsets topic's partitions on this broker.
@@ -49,26 +51,40 @@ impl GroupLog {
 }
 
 impl ReplicatedLog for GroupLog {
-    fn append(&self, partition: i32, records: Vec<KeyValue>, now: TimestampMs) -> BoxFuture<'static, Result<Offset, AppendError>> {
+    fn append(
+        &self,
+        partition: i32,
+        records: Vec<KeyValue>,
+        now: TimestampMs,
+    ) -> BoxFuture<'static, Result<Offset, AppendError>> {
         let appended = self.partition(partition).and_then(|partition| {
             let mut batch = BatchBuilder::new(now);
             for (key, value) in &records {
                 batch.push(now, Some(key), value.as_deref(), &[]);
             }
-            let appended = partition.append_from(batch.build(), Acks::All, Origin::Coordinator).map_err(|refused| match refused {
-                AppendRefused::NotEnoughReplicas(_) => AppendError::NotEnoughReplicas,
-                AppendRefused::Log(
-                    letterbox_storage::AppendError::MessageTooLarge { .. } | letterbox_storage::AppendError::RecordListTooLarge { .. },
-                ) => AppendError::TooLarge,
-                AppendRefused::Log(letterbox_storage::AppendError::Closed) => AppendError::UnknownPartition,
-                AppendRefused::Log(_) => AppendError::Storage,
-            })?;
+            let appended = partition
+                .append_from(batch.build(), Acks::All, Origin::Coordinator)
+                .map_err(|refused| match refused {
+                    AppendRefused::NotEnoughReplicas(_) => AppendError::NotEnoughReplicas,
+                    AppendRefused::Log(
+                        letterbox_storage::AppendError::MessageTooLarge { .. }
+                        | letterbox_storage::AppendError::RecordListTooLarge { .. },
+                    ) => AppendError::TooLarge,
+                    AppendRefused::Log(letterbox_storage::AppendError::Closed) => {
+                        AppendError::UnknownPartition
+                    }
+                    AppendRefused::Log(_) => AppendError::Storage,
+                })?;
             Ok(appended.end_offset)
         });
         Box::pin(std::future::ready(appended))
     }
 
-    fn committed(&self, partition: i32, end_offset: Offset) -> BoxFuture<'static, Result<(), AppendError>> {
+    fn committed(
+        &self,
+        partition: i32,
+        end_offset: Offset,
+    ) -> BoxFuture<'static, Result<(), AppendError>> {
         let partition = self.partition(partition);
         Box::pin(async move {
             let partition = partition?;
@@ -90,7 +106,8 @@ impl ReplicatedLog for GroupLog {
 
     fn batch_bytes_max(&self, partition: i32) -> usize {
         // Without the partition nothing can be appended anyway, which the append then says.
-        self.partition(partition).map_or(usize::MAX, |partition| partition.log.config().max_message_bytes)
+        self.partition(partition)
+            .map_or(usize::MAX, |partition| partition.log.config().max_message_bytes)
     }
 
     fn read_all<'a>(
@@ -106,11 +123,21 @@ impl ReplicatedLog for GroupLog {
                 let log = partition.log.clone();
                 let chunk = self.env.blocking(move || read_chunk(&log, at, end)).await;
                 let (bytes, next) = chunk.map_err(|why| {
-                    error!(partition = partition.log.partition(), offset = at, why, "read __consumer_offsets");
+                    error!(
+                        partition = partition.log.partition(),
+                        offset = at,
+                        why,
+                        "read __consumer_offsets"
+                    );
                     AppendError::Storage
                 })?;
                 for_each_record(&bytes, each).map_err(|why| {
-                    error!(partition = partition.log.partition(), offset = at, why, "read __consumer_offsets");
+                    error!(
+                        partition = partition.log.partition(),
+                        offset = at,
+                        why,
+                        "read __consumer_offsets"
+                    );
                     AppendError::Storage
                 })?;
                 if next <= at {
@@ -124,7 +151,11 @@ impl ReplicatedLog for GroupLog {
 }
 
 /// Reads whole batches from `at` on. Blocks.
-fn read_chunk(log: &letterbox_storage::Log, at: Offset, end: Offset) -> Result<(Vec<u8>, Offset), String> {
+fn read_chunk(
+    log: &letterbox_storage::Log,
+    at: Offset,
+    end: Offset,
+) -> Result<(Vec<u8>, Offset), String> {
     let found = log.read_from_disk(at, READ_CHUNK, end, true).map_err(|error| error.to_string())?;
     let mut bytes = Vec::with_capacity(found.bytes);
     for slice in &found.slices {
@@ -133,14 +164,18 @@ fn read_chunk(log: &letterbox_storage::Log, at: Offset, end: Offset) -> Result<(
             Slice::File { file, position, len } => {
                 let start = bytes.len();
                 bytes.resize(start + len, 0);
-                file.read_exact_at(bytes.get_mut(start..).unwrap_or_default(), *position).map_err(|error| error.to_string())?;
+                file.read_exact_at(bytes.get_mut(start..).unwrap_or_default(), *position)
+                    .map_err(|error| error.to_string())?;
             }
         }
     }
     Ok((bytes, found.next_offset))
 }
 
-fn for_each_record(mut bytes: &[u8], each: &mut (dyn FnMut(Bytes, Option<Bytes>) + Send)) -> Result<(), String> {
+fn for_each_record(
+    mut bytes: &[u8],
+    each: &mut (dyn FnMut(Bytes, Option<Bytes>) + Send),
+) -> Result<(), String> {
     while !bytes.is_empty() {
         let (batch, rest) = Batch::split(bytes).map_err(|error| error.to_string())?;
         bytes = rest;
@@ -150,7 +185,10 @@ fn for_each_record(mut bytes: &[u8], each: &mut (dyn FnMut(Bytes, Option<Bytes>)
         let codec = batch.header.compression().map_err(|error| error.to_string())?;
         let records = match codec {
             Compression::None => Cow::Borrowed(batch.records_bytes()),
-            codec => Cow::Owned(decompress_all(codec, batch.records_bytes(), DECOMPRESSED_MAX).map_err(|error| error.to_string())?),
+            codec => Cow::Owned(
+                decompress_all(codec, batch.records_bytes(), DECOMPRESSED_MAX)
+                    .map_err(|error| error.to_string())?,
+            ),
         };
         for record in RecordIter::new(&records, batch.header.records_count) {
             let record = record.map_err(|error| error.to_string())?;

@@ -1,7 +1,9 @@
-//! Work on the CPU that takes long: the validation of large or compressed batches, look-ups by time, requests with many elements.
+//! Work on the CPU that takes long: the validation of large or compressed batches, look-ups by
+//! time, requests with many elements.
 //!
-//! It runs where blocking is allowed, on no more than half of the CPUs, so that the async threads always have some of them.
-//! What one job may hold is bounded too: a decoder's window and one record of a batch.
+//! It runs where blocking is allowed, on no more than half of the CPUs, so that the async threads
+//! always have some of them. What one job may hold is bounded too: a decoder's window and one
+//! record of a batch.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
@@ -21,16 +23,26 @@ impl Heavy {
         Self { turns: Semaphore::new((workers / 2).max(1)) }
     }
 
-    /// Runs `job` of a connection when it is its turn. A job that has begun runs to its end when the future is dropped.
-    pub(crate) async fn run<T: Send + 'static>(&self, env: &Env, job: impl FnOnce() -> T + Send + 'static) -> T {
+    /// Runs `job` of a connection when it is its turn. A job that has begun runs to its end when
+    /// the future is dropped.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        env: &Env,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
         // The semaphore is never closed.
         let _turn = self.turns.acquire().await;
         env.blocking(move || panics::confine(job)).await
     }
 
-    /// Carries out `work` of a connection, each stretch between two waits as [`Heavy::run`] does. It takes no turn while it waits.
-    /// Dropped, it is dropped too, at the end of the stretch that has begun.
-    pub(crate) async fn carry<T: Send + 'static>(&self, env: &Env, mut work: BoxFuture<'static, T>) -> T {
+    /// Carries out `work` of a connection, each stretch between two waits as [`Heavy::run`] does.
+    /// It takes no turn while it waits. Dropped, it is dropped too, at the end of the stretch that
+    /// has begun.
+    pub(crate) async fn carry<T: Send + 'static>(
+        &self,
+        env: &Env,
+        mut work: BoxFuture<'static, T>,
+    ) -> T {
         let woken = Arc::new(Woken::default());
         loop {
             let waker = Waker::from(woken.clone());

@@ -1,8 +1,10 @@
 //! The requests of one connection that were begun, and their answers in the order of the requests.
 //!
-//! The connection's task goes on with them and writes their answers. While it does nothing but wait ([`InFlight::next`] with
-//! `may_leave`), the thread that has just synced a log does both in its place, for what waited for that sync: then an answer leaves without
-//! a hop to another thread, and the task is not woken at all. One lock is held by whoever does it, so answers leave whole and in order.
+//! The connection's task goes on with them and writes their answers. While it does nothing but wait
+//! ([`InFlight::next`] with `may_leave`), the thread that has just synced a log does both in its
+//! place, for what waited for that sync: then an answer leaves without a hop to another thread, and
+//! the task is not woken at all. One lock is held by whoever does it, so answers leave whole and in
+//! order.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -28,7 +30,8 @@ const PARTS_MAX: usize = 64;
 /// Is never there.
 pub(super) enum Never {}
 
-/// Requests that were begun, and their outcomes in the order of the requests. Owned by the connection's task.
+/// Requests that were begun, and their outcomes in the order of the requests. Owned by the
+/// connection's task.
 pub(super) struct InFlight {
     begun: Arc<Begun>,
     waker: Waker,
@@ -44,8 +47,8 @@ struct Begun {
 }
 
 struct Inner {
-    /// In the order they came. Each wake-up polls all that go on: they are few, and `FuturesOrdered` wakes its task once more whenever it has
-    /// polled all it has.
+    /// In the order they came. Each wake-up polls all that go on: they are few, and
+    /// `FuturesOrdered` wakes its task once more whenever it has polled all it has.
     requests: VecDeque<Request>,
     writer: Option<Arc<dyn TryWrite>>,
     /// The task does nothing but wait: others may go on with what was begun, and write.
@@ -64,8 +67,19 @@ enum Request {
 impl InFlight {
     /// Without a `writer` only the connection's task writes.
     pub(super) fn new(bytes_sent: Counter, writer: Option<Arc<dyn TryWrite>>) -> Self {
-        let inner = Inner { requests: VecDeque::new(), writer, is_left: false, answered_at: None, panicked: None };
-        let begun = Arc::new(Begun { bytes_sent, inner: inner.into(), task: AtomicWaker::new(), is_due: AtomicBool::new(false) });
+        let inner = Inner {
+            requests: VecDeque::new(),
+            writer,
+            is_left: false,
+            answered_at: None,
+            panicked: None,
+        };
+        let begun = Arc::new(Begun {
+            bytes_sent,
+            inner: inner.into(),
+            task: AtomicWaker::new(),
+            is_due: AtomicBool::new(false),
+        });
         Self { waker: begun.clone().into(), begun }
     }
 
@@ -88,8 +102,8 @@ impl InFlight {
 
     /// The outcome of the oldest request; none without one. Cancel safe.
     ///
-    /// With `may_leave` another thread may answer in the meantime, and this does not complete then. That ends with
-    /// [`InFlight::come_back`], to be called before the connection is written to.
+    /// With `may_leave` another thread may answer in the meantime, and this does not complete then.
+    /// That ends with [`InFlight::come_back`], to be called before the connection is written to.
     pub(super) async fn next(&self, may_leave: bool) -> Option<Outcome> {
         poll_fn(|context| {
             self.begun.task.register(context.waker());
@@ -107,8 +121,8 @@ impl InFlight {
         self.begun.lock().is_left = false;
     }
 
-    /// Goes on with what was begun, for as long as it is polled. What is begun may hold what others wait for (a turn, a lock), so it
-    /// must never stand still because of this connection's client.
+    /// Goes on with what was begun, for as long as it is polled. What is begun may hold what others
+    /// wait for (a turn, a lock), so it must never stand still because of this connection's client.
     pub(super) async fn go_on(&self) -> Never {
         poll_fn(|context| {
             self.begun.task.register(context.waker());
@@ -155,10 +169,13 @@ impl Deliver for Begun {
     fn deliver(self: Arc<Self>, may_write: bool) {
         // In front of the look at what has ended: what ends after it makes a delivery of its own.
         self.is_due.store(false, Ordering::Release);
-        // Where the lock is taken, somebody is at it and may have looked already: the task looks again.
+        // Where the lock is taken, somebody is at it and may have looked already: the task looks
+        // again.
         let is_done = may_write
             && self.inner.try_lock().is_ok_and(|mut inner| {
-                let answered = inner.is_left.then(|| panics::catch(|| inner.answer(&self.bytes_sent, &self.clone().into())));
+                let answered = inner.is_left.then(|| {
+                    panics::catch(|| inner.answer(&self.bytes_sent, &self.clone().into()))
+                });
                 match answered {
                     Some(Err(panicked)) => {
                         inner.panicked = Some(panicked);
@@ -200,7 +217,8 @@ impl Inner {
         }
     }
 
-    /// Goes on with what was begun and writes what has ended, as far as that needs no waiting; tells whether nothing is left for the task.
+    /// Goes on with what was begun and writes what has ended, as far as that needs no waiting;
+    /// tells whether nothing is left for the task.
     fn answer(&mut self, bytes_sent: &Counter, waker: &Waker) -> bool {
         self.go_on(waker);
         loop {
@@ -210,11 +228,18 @@ impl Inner {
                 self.requests.pop_front();
             }
             // Several answers are one write.
-            let parts: Vec<IoSlice<'_>> = self.requests.iter().map_while(Request::answer_in_memory).flatten().take(PARTS_MAX).collect();
+            let parts: Vec<IoSlice<'_>> = self
+                .requests
+                .iter()
+                .map_while(Request::answer_in_memory)
+                .flatten()
+                .take(PARTS_MAX)
+                .collect();
             let writer = self.writer.as_ref().filter(|_| !parts.is_empty());
             let mut written = writer.map_or(0, |writer| writer.try_write(&parts).unwrap_or(0));
             if written == 0 {
-                // Nothing is left, or the task waits for the client, meets the error, sends from files, closes the connection.
+                // Nothing is left, or the task waits for the client, meets the error, sends from
+                // files, closes the connection.
                 break;
             }
             bytes_sent.inc_by(written as u64);
@@ -254,7 +279,8 @@ mod tests {
     impl TryWrite for Client {
         fn try_write(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
             let mut room = panics::lock(&self.room);
-            let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).take(*room).collect();
+            let bytes: Vec<u8> =
+                parts.iter().flat_map(|part| part.iter().copied()).take(*room).collect();
             if bytes.is_empty() {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
@@ -274,11 +300,14 @@ mod tests {
 
     /// A connection with three requests that wait for a sync.
     fn fixture(room: usize) -> Fixture {
-        let (client, sent) = (Arc::new(Client { room: room.into(), got: Mutex::default() }), Counter::default());
+        let (client, sent) =
+            (Arc::new(Client { room: room.into(), got: Mutex::default() }), Counter::default());
         let in_flight = InFlight::new(sent.clone(), Some(client.clone()));
         let ends = (0..3).map(|_| {
             let (end, answer) = oneshot::channel();
-            in_flight.push(Box::pin(async move { Ok(answer.await.ok().map(|text: &str| Bytes::from(text).into())) }));
+            in_flight.push(Box::pin(async move {
+                Ok(answer.await.ok().map(|text: &str| Bytes::from(text).into()))
+            }));
             Some(end)
         });
         let ends = ends.collect();
@@ -296,14 +325,21 @@ mod tests {
         }
 
         fn got(&self) -> Vec<String> {
-            panics::lock(&self.client.got).drain(..).map(|bytes| String::from_utf8(bytes).unwrap()).collect()
+            panics::lock(&self.client.got)
+                .drain(..)
+                .map(|bytes| String::from_utf8(bytes).unwrap())
+                .collect()
         }
 
         /// What the task finds when it looks.
         fn found(&self, may_leave: bool) -> Option<Option<u64>> {
-            match std::pin::pin!(self.in_flight.next(may_leave)).poll(&mut Context::from_waker(Waker::noop())) {
+            match std::pin::pin!(self.in_flight.next(may_leave))
+                .poll(&mut Context::from_waker(Waker::noop()))
+            {
                 Poll::Pending => None,
-                Poll::Ready(found) => Some(found.map(|outcome| outcome.unwrap().map_or(0, |response| response.len()))),
+                Poll::Ready(found) => {
+                    Some(found.map(|outcome| outcome.unwrap().map_or(0, |response| response.len())))
+                }
             }
         }
     }

@@ -19,12 +19,13 @@ use super::{Shared, StartError};
 use crate::config::Config;
 use crate::metrics::ReasonLabel;
 
-/// How long accepting pauses when the process is out of file descriptors: files that wait for one come first.
+/// How long accepting pauses when the process is out of file descriptors: files that wait for one
+/// come first.
 const BACK_OFF: Duration = Duration::from_millis(100);
 /// Time between two log lines about connections that are not taken.
 const SAID_EVERY: Duration = Duration::from_secs(10);
-/// How long a host name is looked up again until it leads to an address of this machine: a name may be published only when its
-/// machine is up.
+/// How long a host name is looked up again until it leads to an address of this machine: a name may
+/// be published only when its machine is up.
 const NAME_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_UP_EVERY: Duration = Duration::from_millis(500);
 
@@ -34,47 +35,82 @@ pub(super) async fn bind(env: &Env, config: &Config) -> Result<Vec<BoxListener>,
     for endpoint in &config.listeners {
         let is_ipv4 = |host: &str| host.parse::<Ipv4Addr>().is_ok();
         let leaves_ipv4 = endpoint.host.parse::<Ipv6Addr>().is_ok_and(|host| host.is_unspecified())
-            && config.listeners.iter().any(|other| other.port == endpoint.port && is_ipv4(&other.host));
-        listeners.push(bind_one(env, format!("listeners={endpoint}"), &endpoint.host, endpoint.port, leaves_ipv4).await?);
+            && config
+                .listeners
+                .iter()
+                .any(|other| other.port == endpoint.port && is_ipv4(&other.host));
+        listeners.push(
+            bind_one(
+                env,
+                format!("listeners={endpoint}"),
+                &endpoint.host,
+                endpoint.port,
+                leaves_ipv4,
+            )
+            .await?,
+        );
     }
     Ok(listeners)
 }
 
 /// Takes one port; waits for the name.
-async fn bind_one(env: &Env, key: String, host: &str, port: u16, leaves_ipv4: bool) -> Result<BoxListener, StartError> {
+async fn bind_one(
+    env: &Env,
+    key: String,
+    host: &str,
+    port: u16,
+    leaves_ipv4: bool,
+) -> Result<BoxListener, StartError> {
     let is_name = !host.is_empty() && host.parse::<IpAddr>().is_err();
     let deadline = Instant::now() + NAME_WITHIN;
     let mut is_said = false;
     loop {
-        let bound = if leaves_ipv4 { env.net.bind_ipv6_only(host, port).await } else { env.net.bind(host, port).await };
+        let bound = if leaves_ipv4 {
+            env.net.bind_ipv6_only(host, port).await
+        } else {
+            env.net.bind(host, port).await
+        };
         let source = match bound {
             Ok(listener) => return Ok(listener),
             Err(source) => source,
         };
-        if !(is_name && matches!(source.kind(), ErrorKind::NotFound | ErrorKind::AddrNotAvailable)) {
+        if !(is_name && matches!(source.kind(), ErrorKind::NotFound | ErrorKind::AddrNotAvailable))
+        {
             return Err(StartError::Bind { key, host: host.to_owned(), port, source });
         }
         if Instant::now() >= deadline {
-            return Err(StartError::Name { key, host: host.to_owned(), waited: NAME_WITHIN, source });
+            return Err(StartError::Name {
+                key,
+                host: host.to_owned(),
+                waited: NAME_WITHIN,
+                source,
+            });
         }
         if !std::mem::replace(&mut is_said, true) {
-            warn!(key, host, error = %source, "the host name does not lead to an address of this machine yet; looking it up again for up to {NAME_WITHIN:?}");
+            warn!(key, host, error = %source, "the host name does not lead to an address of this \
+                machine yet; looking it up again for up to {NAME_WITHIN:?}");
         }
         tokio::time::sleep(LOOK_UP_EVERY).await;
     }
 }
 
-/// Takes the admin port. When it was not asked for by name and is taken (a second broker on one machine), the
-/// broker goes on without.
-pub(super) async fn bind_admin(env: &Env, config: &Config) -> Result<Option<BoxListener>, StartError> {
+/// Takes the admin port. When it was not asked for by name and is taken (a second broker on one
+/// machine), the broker goes on without.
+pub(super) async fn bind_admin(
+    env: &Env,
+    config: &Config,
+) -> Result<Option<BoxListener>, StartError> {
     let Some((host, port, is_set)) = &config.admin else { return Ok(None) };
     if *is_set {
-        return bind_one(env, format!("admin.listener={host}:{port}"), host, *port, false).await.map(Some);
+        return bind_one(env, format!("admin.listener={host}:{port}"), host, *port, false)
+            .await
+            .map(Some);
     }
     match env.net.bind(host, *port).await {
         Ok(listener) => Ok(Some(listener)),
         Err(error) => {
-            warn!(%error, port, "no health and metrics: the default admin port is taken; set admin.listener");
+            warn!(%error, port, "no health and metrics: the default admin port is taken; set \
+                admin.listener");
             Ok(None)
         }
     }
@@ -97,12 +133,20 @@ impl SaidRarely {
 }
 
 /// Pauses after a failed accept, unless it was the client's fault; `stop` ends the pause.
-pub(super) async fn accept_failed(error: &io::Error, said: &mut SaidRarely, stop: &CancellationToken) {
+pub(super) async fn accept_failed(
+    error: &io::Error,
+    said: &mut SaidRarely,
+    stop: &CancellationToken,
+) {
     if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) {
         return;
     }
     if said.may_say() {
-        let hint = if Fault::of(error) == Fault::State(Resource::Descriptors) { "; raise the limit of open files (ulimit -n)" } else { "" };
+        let hint = if Fault::of(error) == Fault::State(Resource::Descriptors) {
+            "; raise the limit of open files (ulimit -n)"
+        } else {
+            ""
+        };
         warn!(%error, "cannot accept connections; trying again{hint}");
     }
     tokio::select! {
@@ -112,7 +156,13 @@ pub(super) async fn accept_failed(error: &io::Error, said: &mut SaidRarely, stop
 }
 
 /// Accepts until `stop`, then waits up to `grace` for what was begun.
-pub(super) async fn accept(shared: Arc<Shared>, index: usize, listener: BoxListener, stop: CancellationToken, grace: Duration) {
+pub(super) async fn accept(
+    shared: Arc<Shared>,
+    index: usize,
+    listener: BoxListener,
+    stop: CancellationToken,
+    grace: Duration,
+) {
     static NEXT_ID: AtomicU64 = AtomicU64::new(0);
     let limit = FrameLimit::new(shared.config.size("socket.request.max.bytes"));
     let mut open = JoinSet::new();
@@ -126,7 +176,8 @@ pub(super) async fn accept(shared: Arc<Shared>, index: usize, listener: BoxListe
         };
         match accepted {
             Ok((stream, peer)) => {
-                let connection = Connection::new(NEXT_ID.fetch_add(1, Ordering::Relaxed), index, peer, limit);
+                let connection =
+                    Connection::new(NEXT_ID.fetch_add(1, Ordering::Relaxed), index, peer, limit);
                 admit(&shared, &mut open, stream, connection, &stop, &mut said_refused)
             }
             Err(error) => accept_failed(&error, &mut said, &stop).await,
@@ -149,16 +200,17 @@ fn admit(
     said: &mut SaidRarely,
 ) {
     let peer: SocketAddr = connection.peer;
-    let place = match shared.connections.enter(peer.ip().to_canonical(), shared.replicas.hosted_count()) {
-        Ok(place) => place,
-        Err(bound) => {
-            shared.metrics.closed.get_or_create(&ReasonLabel { reason: bound.name() }).inc();
-            if said.may_say() {
-                warn!(%peer, "connection refused: {bound}");
+    let place =
+        match shared.connections.enter(peer.ip().to_canonical(), shared.replicas.hosted_count()) {
+            Ok(place) => place,
+            Err(bound) => {
+                shared.metrics.closed.get_or_create(&ReasonLabel { reason: bound.name() }).inc();
+                if said.may_say() {
+                    warn!(%peer, "connection refused: {bound}");
+                }
+                return;
             }
-            return;
-        }
-    };
+        };
     let (shared, stop) = (shared.clone(), stop.clone());
     shared.metrics.connections.inc();
     open.spawn(async move {
@@ -219,14 +271,34 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_name_that_is_published_late_is_waited_for() {
-        let env = |after| Env { net: Arc::new(Published { after, asked: 0.into(), real: Env::real().net }), ..Env::real() };
+        let env = |after| Env {
+            net: Arc::new(Published { after, asked: 0.into(), real: Env::real().net }),
+            ..Env::real()
+        };
         bind_one(&env(10), "listeners".into(), "broker-0.brokers", 0, false).await.unwrap();
-        let error = bind_one(&env(u32::MAX), "listeners=A://broker-0.brokers:0".into(), "broker-0.brokers", 0, false).await.err().unwrap();
-        assert!(matches!(error, StartError::Name { .. }) && error.to_string().contains("listeners=A://broker-0.brokers:0"), "{error}");
+        let error = bind_one(
+            &env(u32::MAX),
+            "listeners=A://broker-0.brokers:0".into(),
+            "broker-0.brokers",
+            0,
+            false,
+        )
+        .await
+        .err()
+        .unwrap();
+        assert!(
+            matches!(error, StartError::Name { .. })
+                && error.to_string().contains("listeners=A://broker-0.brokers:0"),
+            "{error}"
+        );
         let taken = bind_one(&env(0), "listeners".into(), "127.0.0.1", 0, false).await.unwrap();
         let port = taken.local_addr().unwrap().port();
-        let error = bind_one(&env(0), "listeners".into(), "127.0.0.1", port, false).await.err().unwrap();
-        assert!(matches!(error, StartError::Bind { .. }), "a port that is taken is said at once: {error}");
+        let error =
+            bind_one(&env(0), "listeners".into(), "127.0.0.1", port, false).await.err().unwrap();
+        assert!(
+            matches!(error, StartError::Bind { .. }),
+            "a port that is taken is said at once: {error}"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,7 +1,8 @@
 //! The broker as a whole: start, serve, stop in order.
 //!
-//! Start: identify the directories, open logs and metadata, register, host the partitions, then listen.
-//! Stop: accept nothing more, finish what was begun, flush, close. Nothing below uses this module.
+//! Start: identify the directories, open logs and metadata, register, host the partitions, then
+//! listen. Stop: accept nothing more, finish what was begun, flush, close. Nothing below uses this
+//! module.
 
 mod admin_http;
 mod budget;
@@ -48,7 +49,8 @@ use crate::metadata::identity::Usable;
 use crate::metadata::{Endpoint, MetadataDelta, MetadataImage, SecurityProtocol, Topic, identity};
 use crate::metrics::Metrics;
 use crate::quorum::{
-    Controller, ControllerError, MetadataQuorum, OpenError, QuorumConfig, QuorumError, QuorumStatus, QuorumTiming, RaftQuorum,
+    Controller, ControllerError, MetadataQuorum, OpenError, QuorumConfig, QuorumError,
+    QuorumStatus, QuorumTiming, RaftQuorum,
 };
 use crate::replication::ReplicaManager;
 
@@ -103,7 +105,8 @@ impl Shared {
         self.quorum.status()
     }
 
-    /// Waits until [`Shared::image`] shows what the controller has already committed; tells whether it does so in time.
+    /// Waits until [`Shared::image`] shows what the controller has already committed; tells whether
+    /// it does so in time.
     pub(crate) async fn is_applied_within(&self, timeout: Duration) -> bool {
         let target = self.quorum.image().applied_index;
         let mut hosted = self.hosted_index.subscribe();
@@ -128,7 +131,10 @@ pub enum StartError {
     #[error("register with the cluster: {0}")]
     Register(String),
     /// A host name leads nowhere, or to another machine.
-    #[error("{key}: the host name {host} does not lead to an address of this machine, after {waited:?}; correct the name or its DNS entry")]
+    #[error(
+        "{key}: the host name {host} does not lead to an address of this machine, after \
+         {waited:?}; correct the name or its DNS entry"
+    )]
     Name {
         /// The setting.
         key: String,
@@ -181,7 +187,10 @@ impl Broker {
             warn!(key = warning.key, "{warning}");
         }
         if config.advertises_localhost() {
-            warn!("advertised.listeners is not set: clients are told localhost, which only clients on this machine reach");
+            warn!(
+                "advertised.listeners is not set: clients are told localhost, which only clients \
+                 on this machine reach"
+            );
         }
         let Usable { identities, unusable } = {
             let (blocking, config) = (env.clone(), config.clone());
@@ -193,35 +202,61 @@ impl Broker {
                 let (env, config) = (blocking.clone(), config.clone());
                 blocking.blocking(move || {
                     let directories = config.log_dirs.iter().chain([&config.metadata_dir]);
-                    identity::expect_directories(&env, directories, &config.expected_directory_ids)?;
-                    identity::open_usable(&env, &config.log_dirs, &config.metadata_dir, config.node_id.0, config.cluster_id.as_deref())
+                    identity::expect_directories(
+                        &env,
+                        directories,
+                        &config.expected_directory_ids,
+                    )?;
+                    identity::open_usable(
+                        &env,
+                        &config.log_dirs,
+                        &config.metadata_dir,
+                        config.node_id.0,
+                        config.cluster_id.as_deref(),
+                    )
                 })
             })
             .await?
         };
-        let (_, first) = identities.first().cloned().ok_or(identity::IdentityError::NoDirectories)?;
-        let has_metadata = identities.iter().any(|(directory, identity)| *directory == config.metadata_dir && !identity.created);
-        // The directory that this broker is registered under may be one that cannot be used now; the metadata log is witness enough.
+        let (_, first) =
+            identities.first().cloned().ok_or(identity::IdentityError::NoDirectories)?;
+        let has_metadata = identities
+            .iter()
+            .any(|(directory, identity)| *directory == config.metadata_dir && !identity.created);
+        // The directory that this broker is registered under may be one that cannot be used now;
+        // the metadata log is witness enough.
         let keeps_incarnation = !unusable.is_empty() && has_metadata;
 
         // Taken early, so that a port in use is said before anything is recovered.
         let listeners = listener::bind(&env, &config).await?;
         let admin = listener::bind_admin(&env, &config).await?;
         let admin_address = admin.as_ref().and_then(|admin| admin.local_addr().ok());
-        let (running, stop_background, mut background) = (admin_http::Running::default(), CancellationToken::new(), JoinSet::new());
+        let (running, stop_background, mut background) =
+            (admin_http::Running::default(), CancellationToken::new(), JoinSet::new());
         if let Some(admin) = admin {
-            // Before the logs are opened, which may take long: what lives and is not ready must not be taken for dead.
+            // Before the logs are opened, which may take long: what lives and is not ready must not
+            // be taken for dead.
             let identity = admin_http::identity(&identities);
-            background.spawn(admin_http::serve(running.clone(), identity, admin, stop_background.clone()));
+            background.spawn(admin_http::serve(
+                running.clone(),
+                identity,
+                admin,
+                stop_background.clone(),
+            ));
         }
 
         let quorum_config = quorum_config(&env, &config, &first.cluster_id).await?;
-        let open_quorum = patiently("open the metadata", OpenError::is_state, || RaftQuorum::open(env.clone(), quorum_config.clone()));
+        let open_quorum = patiently("open the metadata", OpenError::is_state, || {
+            RaftQuorum::open(env.clone(), quorum_config.clone())
+        });
         // Those that are lost keep their place: what lies in them is known to no other.
         let lost = unusable.keys().filter(|directory| !config.log_dirs.contains(directory));
         let log_dirs = config.log_dirs.iter().chain(lost).cloned().collect();
         let options = LogManagerOptions {
-            unusable: unusable.into_iter().map(|(directory, error)| (directory, Arc::new(error))).collect(),
+            unusable: unusable
+                .into_iter()
+                .map(|(directory, error)| (directory, Arc::new(error)))
+                .collect(),
             default_config: ReplicaManager::default_log_config(&config),
             tail_cache_bytes: TAIL_CACHE,
             reserve_bytes: u64::try_from(config.number("log.dir.reserve.bytes")).ok(),
@@ -229,7 +264,8 @@ impl Broker {
             retention_check_interval: config.duration("log.retention.check.interval.ms"),
             recovery_point_interval: config.duration("log.flush.offset.checkpoint.interval.ms"),
             cleaner_backoff: config.duration("log.cleaner.backoff.ms"),
-            high_watermark_interval: config.duration("replica.high.watermark.checkpoint.interval.ms"),
+            high_watermark_interval: config
+                .duration("replica.high.watermark.checkpoint.interval.ms"),
             ..LogManagerOptions::new(log_dirs)
         };
         let open_logs = patiently(
@@ -238,21 +274,55 @@ impl Broker {
             || LogManager::open(env.clone(), options.clone()),
         );
         let (quorum, logs) = tokio::join!(biased; open_quorum, open_logs);
-        let quorum: Arc<dyn MetadataQuorum> = quorum.map_err(|error| StartError::Quorum(error.to_string()))?;
+        let quorum: Arc<dyn MetadataQuorum> =
+            quorum.map_err(|error| StartError::Quorum(error.to_string()))?;
         let logs = logs?;
         let replicas = ReplicaManager::new(env.clone(), config.clone(), logs.clone());
-        let controller = Controller::start(env.clone(), quorum.clone(), Arc::new(Rules { config: config.clone() }));
-        let known = quorum.image().brokers.get(&config.node_id).map(|present| present.incarnation).filter(|_| keeps_incarnation);
+        let controller = Controller::start(
+            env.clone(),
+            quorum.clone(),
+            Arc::new(Rules { config: config.clone() }),
+        );
+        let known = quorum
+            .image()
+            .brokers
+            .get(&config.node_id)
+            .map(|present| present.incarnation)
+            .filter(|_| keeps_incarnation);
         let incarnation = known.unwrap_or(first.directory_id);
-        register(&controller, &*quorum, &config, &listeners, (&first.cluster_id, incarnation), logs.was_clean()).await?;
+        register(
+            &controller,
+            &*quorum,
+            &config,
+            &listeners,
+            (&first.cluster_id, incarnation),
+            logs.was_clean(),
+        )
+        .await?;
 
         let group_log = Arc::new(group_log::GroupLog::new(env.clone(), replicas.clone()));
         let hosted: Arc<ArcSwap<MetadataImage>> = Arc::default();
-        let groups = GroupCoordinator::new(env.clone(), group_config(&config), group_log.clone(), GroupView(hosted.clone()));
-        #[expect(clippy::disallowed_methods, reason = "how many files may be open is the system's to say, in a simulation too")]
-        let descriptors = usize::try_from(rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX))
-            .unwrap_or(usize::MAX);
-        let connections = Connections::new(config.size("max.connections"), config.size("max.connections.per.ip"), descriptors);
+        let groups = GroupCoordinator::new(
+            env.clone(),
+            group_config(&config),
+            group_log.clone(),
+            GroupView(hosted.clone()),
+        );
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "how many files may be open is the system's to say, in a simulation too"
+        )]
+        let descriptors = usize::try_from(
+            rustix::process::getrlimit(rustix::process::Resource::Nofile)
+                .current
+                .unwrap_or(u64::MAX),
+        )
+        .unwrap_or(usize::MAX);
+        let connections = Connections::new(
+            config.size("max.connections"),
+            config.size("max.connections.per.ip"),
+            descriptors,
+        );
         let memory = match config.number("queued.max.request.bytes") {
             ..=0 => REQUEST_MEMORY,
             bytes => usize::try_from(bytes).unwrap_or(usize::MAX),
@@ -314,7 +384,9 @@ impl Broker {
     }
 
     fn run_background(&mut self, mut deltas: crate::quorum::DeltaStream, mut loads: JoinSet<()>) {
-        self.syncers.spawn(self.logs.clone().run_syncers(self.shared.replicas.clone(), self.stop_syncers.clone()));
+        self.syncers.spawn(
+            self.logs.clone().run_syncers(self.shared.replicas.clone(), self.stop_syncers.clone()),
+        );
         let (shared, stop) = (self.shared.clone(), self.stop_background.clone());
         self.background.spawn(async move {
             let mut heal = tokio::time::interval(HEAL_EVERY);
@@ -351,7 +423,13 @@ impl Broker {
             if let Ok(address) = listener.local_addr() {
                 self.addresses.push(address);
             }
-            self.accepting.spawn(listener::accept(self.shared.clone(), index, listener, self.stop_accepting.clone(), STOP_GRACE));
+            self.accepting.spawn(listener::accept(
+                self.shared.clone(),
+                index,
+                listener,
+                self.stop_accepting.clone(),
+                STOP_GRACE,
+            ));
         }
     }
 
@@ -393,8 +471,8 @@ impl Broker {
     /// Stops in order: accept nothing more, finish what was begun, flush, close.
     ///
     /// # Errors
-    /// When the logs could not be closed cleanly; nothing that was acknowledged is lost, the next start
-    /// recovers.
+    /// When the logs could not be closed cleanly; nothing that was acknowledged is lost, the next
+    /// start recovers.
     pub async fn shutdown(mut self) -> Result<(), letterbox_storage::LogError> {
         let started = Instant::now();
         info!("stopping: no new connections, finishing what was begun");
@@ -420,20 +498,26 @@ impl Broker {
 }
 
 impl Shared {
-    /// Brings the dynamic configurations of this broker into force; topics follow with their partitions.
+    /// Brings the dynamic configurations of this broker into force; topics follow with their
+    /// partitions.
     fn take_dynamic_configs(&self, image: &MetadataImage) {
         let none = crate::metadata::Configs::new();
         let own = image.broker_configs.get(&self.config.node_id).unwrap_or(&none);
         self.config.set_dynamic(own, &image.cluster_configs);
-        self.connections.set_bounds(self.config.size("max.connections"), self.config.size("max.connections.per.ip"));
+        self.connections.set_bounds(
+            self.config.size("max.connections"),
+            self.config.size("max.connections.per.ip"),
+        );
         self.logs.set_cleaner_backoff(self.config.duration("log.cleaner.backoff.ms"));
     }
 
-    /// Shows clients what is open now, and lets the group coordinator take over its partitions; loading them
-    /// goes on in `loads`.
+    /// Shows clients what is open now, and lets the group coordinator take over its partitions;
+    /// loading them goes on in `loads`.
     async fn publish(self: &Arc<Self>, delta: &MetadataDelta, loads: &mut JoinSet<()>) {
         let (before, after) = (delta.before.topic(OFFSETS_TOPIC), delta.after.topic(OFFSETS_TOPIC));
-        let count = |topic: Option<&Arc<Topic>>| topic.map_or(0, |topic| i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX));
+        let count = |topic: Option<&Arc<Topic>>| {
+            topic.map_or(0, |topic| i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX))
+        };
         let same_topic = before.map(|topic| topic.id) == after.map(|topic| topic.id);
         if !same_topic {
             for partition in 0..count(before) {
@@ -442,7 +526,8 @@ impl Shared {
             self.group_log.set_topic(after.map(|topic| topic.id).unwrap_or_default());
         }
         self.hosted.store(delta.after.clone());
-        let deleted: Vec<Arc<str>> = delta.topics_removed.iter().map(|topic| topic.name.clone()).collect();
+        let deleted: Vec<Arc<str>> =
+            delta.topics_removed.iter().map(|topic| topic.name.clone()).collect();
         if !deleted.is_empty() {
             self.groups.topics_deleted(&deleted);
         }
@@ -455,7 +540,11 @@ impl Shared {
     }
 
     /// Lets the group coordinator take over these partitions of `__consumer_offsets`.
-    fn load_groups(self: &Arc<Self>, partitions: impl Iterator<Item = i32>, loads: &mut JoinSet<()>) {
+    fn load_groups(
+        self: &Arc<Self>,
+        partitions: impl Iterator<Item = i32>,
+        loads: &mut JoinSet<()>,
+    ) {
         let partitions: Vec<i32> = partitions.collect();
         if !partitions.is_empty() {
             loads.spawn(self.clone().read_groups(partitions));
@@ -464,19 +553,28 @@ impl Shared {
 
     async fn read_groups(self: Arc<Self>, partitions: Vec<i32>) {
         let (started, partitions_count) = (Instant::now(), partitions.len());
-        let (mut loads, at_once) = (JoinSet::new(), Arc::new(tokio::sync::Semaphore::new(LOADS_AT_ONCE)));
+        let (mut loads, at_once) =
+            (JoinSet::new(), Arc::new(tokio::sync::Semaphore::new(LOADS_AT_ONCE)));
         for partition in partitions {
             let (shared, at_once) = (self.clone(), at_once.clone());
             loads.spawn(async move {
                 let _turn = at_once.acquire().await;
                 let loaded = shared.groups.load(partition).await;
                 loaded
-                    .inspect_err(|error| error!(partition, %error, "load groups and offsets; their clients are told to come back"))
+                    .inspect_err(|error| {
+                        error!(partition, %error, "load groups and offsets; their \
+                        clients are told to come back")
+                    })
                     .is_ok()
             });
         }
         let loaded_count = loads.join_all().await.into_iter().filter(|loaded| *loaded).count();
-        info!(partitions_count, loaded_count, elapsed_ms = started.elapsed().as_millis(), "groups and offsets are loaded");
+        info!(
+            partitions_count,
+            loaded_count,
+            elapsed_ms = started.elapsed().as_millis(),
+            "groups and offsets are loaded"
+        );
     }
 }
 
@@ -506,32 +604,49 @@ async fn register(
     clean_start: bool,
 ) -> Result<(), StartError> {
     let failed = |error: &dyn std::fmt::Display| StartError::Register(error.to_string());
-    let passes =
-        |error: &ControllerError| matches!(error, ControllerError::Quorum(QuorumError::Waiting { .. } | QuorumError::OutcomeUnknown));
+    let passes = |error: &ControllerError| {
+        matches!(
+            error,
+            ControllerError::Quorum(QuorumError::Waiting { .. } | QuorumError::OutcomeUnknown)
+        )
+    };
     let set = SetClusterId { cluster_id: cluster_id.to_owned() };
     let set = patiently("register with the cluster", passes, || controller.run(set.clone())).await;
     set.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
     // A port of 0 was chosen by the system; clients are told the one it chose.
-    let port =
-        |at: usize, port: u16| if port == 0 { listeners.get(at).and_then(|l| l.local_addr().ok()).map_or(0, |a| a.port()) } else { port };
+    let port = |at: usize, port: u16| {
+        if port == 0 {
+            listeners.get(at).and_then(|l| l.local_addr().ok()).map_or(0, |a| a.port())
+        } else {
+            port
+        }
+    };
     let endpoints = config.advertised.iter().enumerate().map(|(at, endpoint)| Endpoint {
         listener: endpoint.name.clone(),
         host: endpoint.host.clone(),
         port: port(at, endpoint.port),
         security_protocol: SecurityProtocol::Plaintext,
     });
-    let operation =
-        RegisterBroker { id: config.node_id, incarnation, endpoints: endpoints.collect(), rack: config.rack.clone(), clean_start };
-    // The image holds what came before the cluster id was set again. A directory that was only formatted has seen no run.
+    let operation = RegisterBroker {
+        id: config.node_id,
+        incarnation,
+        endpoints: endpoints.collect(),
+        rack: config.rack.clone(),
+        clean_start,
+    };
+    // The image holds what came before the cluster id was set again. A directory that was only
+    // formatted has seen no run.
     if !clean_start && quorum.image().brokers.contains_key(&config.node_id) {
         warn!("the last run did not end cleanly; partitions led from here get a new leader epoch");
     }
-    let registered = patiently("register with the cluster", passes, || controller.run(operation.clone())).await;
+    let registered =
+        patiently("register with the cluster", passes, || controller.run(operation.clone())).await;
     registered.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
 }
 
-/// Begins a part of the start again and again while its error `passes`: on a full disk a broker waits for space, since one that
-/// ended would only be started again. Cancel safe where the part is.
+/// Begins a part of the start again and again while its error `passes`: on a full disk a broker
+/// waits for space, since one that ended would only be started again. Cancel safe where the part
+/// is.
 async fn patiently<T, E: std::fmt::Display, F: Future<Output = Result<T, E>>>(
     action: &str,
     passes: impl Fn(&E) -> bool,
@@ -542,7 +657,8 @@ async fn patiently<T, E: std::fmt::Display, F: Future<Output = Result<T, E>>>(
         match attempt().await {
             Err(error) if passes(&error) => {
                 if !std::mem::replace(&mut is_said, true) {
-                    error!(%error, "cannot {action} now; it is tried again until it can: free some space, or raise the limit of open files");
+                    error!(%error, "cannot {action} now; it is tried again until it can: free some \
+                        space, or raise the limit of open files");
                 }
                 tokio::time::sleep(START_RETRY_AFTER).await;
             }
@@ -552,14 +668,23 @@ async fn patiently<T, E: std::fmt::Display, F: Future<Output = Result<T, E>>>(
 }
 
 /// A quorum of one: this node votes, and nobody needs to reach it for that.
-async fn quorum_config(env: &Env, config: &Config, cluster_id: &str) -> Result<QuorumConfig, StartError> {
-    let host = if config.controller.host.is_empty() { "localhost" } else { &config.controller.host };
+async fn quorum_config(
+    env: &Env,
+    config: &Config,
+    cluster_id: &str,
+) -> Result<QuorumConfig, StartError> {
+    let host =
+        if config.controller.host.is_empty() { "localhost" } else { &config.controller.host };
     let (disk, dirs) = (env.disk.clone(), config.log_dirs.clone());
-    // Partitions without a metadata log are the remains of a lost one; beginning anew would disown them.
+    // Partitions without a metadata log are the remains of a lost one; beginning anew would disown
+    // them.
     let has_partitions = move || {
         dirs.iter().any(|dir| {
-            disk.list(dir)
-                .is_ok_and(|entries| entries.iter().any(|entry| entry.is_dir && entry.name != QUORUM_DIR && entry.name.contains('-')))
+            disk.list(dir).is_ok_and(|entries| {
+                entries.iter().any(|entry| {
+                    entry.is_dir && entry.name != QUORUM_DIR && entry.name.contains('-')
+                })
+            })
         })
     };
     Ok(QuorumConfig {

@@ -1,9 +1,10 @@
 //! How slowly a client may send a request or take an answer.
 //!
-//! Who falls behind holds memory and a connection that others need. Both directions have the same measure: a client may be
-//! silent for [`SILENCE_MAX`], and what it moves buys time at the slowest rate that is allowed: [`RATE_MIN`], or for
-//! a large frame the rate that ends it in [`WHOLE_MAX`]. Kafka's clients give a request up after 30 s (`request.timeout.ms`),
-//! so an honest one has long gone when it is closed here.
+//! Who falls behind holds memory and a connection that others need. Both directions have the same
+//! measure: a client may be silent for [`SILENCE_MAX`], and what it moves buys time at the slowest
+//! rate that is allowed: [`RATE_MIN`], or for a large frame the rate that ends it in [`WHOLE_MAX`].
+//! Kafka's clients give a request up after 30 s (`request.timeout.ms`), so an honest one has long
+//! gone when it is closed here.
 
 use std::time::Duration;
 
@@ -16,7 +17,8 @@ const RATE_MIN: u64 = 16 * 1024;
 /// How long the largest frame may take, besides [`SILENCE_MAX`].
 const WHOLE_MAX: u64 = 120;
 
-/// How long a client may move nothing while its frame goes past the account and others wait for it to end.
+/// How long a client may move nothing while its frame goes past the account and others wait for it
+/// to end.
 pub(super) const SILENCE_IN_THE_WAY_MAX: Duration = Duration::from_secs(5);
 /// How long such a frame may take, besides [`SILENCE_IN_THE_WAY_MAX`].
 const WHOLE_IN_THE_WAY_MAX: u64 = 10;
@@ -35,7 +37,8 @@ impl Pace {
         Self { until: now + SILENCE_MAX, silence_max: SILENCE_MAX, whole_max: WHOLE_MAX }
     }
 
-    /// From now on others wait for the end of this frame and of no other: one slow client must not keep them for minutes.
+    /// From now on others wait for the end of this frame and of no other: one slow client must not
+    /// keep them for minutes.
     pub(super) fn begin_in_the_way(now: Instant) -> Self {
         let silence_max = SILENCE_IN_THE_WAY_MAX;
         Self { until: now + silence_max, silence_max, whole_max: WHOLE_IN_THE_WAY_MAX }
@@ -45,7 +48,10 @@ impl Pace {
     pub(super) fn moved(&mut self, now: Instant, bytes: u64, whole: u64) {
         let rate = RATE_MIN.max(whole / self.whole_max);
         let bought = Duration::from_micros(bytes.saturating_mul(1_000_000) / rate);
-        self.until = self.until.checked_add(bought).map_or(self.until, |until| until.min(now + self.silence_max));
+        self.until = self
+            .until
+            .checked_add(bought)
+            .map_or(self.until, |until| until.min(now + self.silence_max));
     }
 
     /// When the client is too slow.
@@ -83,7 +89,13 @@ mod tests {
             ("a slow line", 1, 20 * 1024, MIB, u64::MAX),
             ("in bursts", 25, MIB, 4 * MIB, u64::MAX),
             ("a small one over a poor line", 5, 10_000, 60_000, u64::MAX),
-            ("the largest, too slow to end before its client gives it up", 1, 100 * 1024, 100 * MIB, 33),
+            (
+                "the largest, too slow to end before its client gives it up",
+                1,
+                100 * 1024,
+                100 * MIB,
+                33,
+            ),
             ("the largest, just fast enough", 1, MIB, 100 * MIB, u64::MAX),
         ] {
             assert_eq!(lasts(every, bytes, whole), lasting, "{name}");
@@ -93,7 +105,11 @@ mod tests {
             ("the largest, over a good line", 1, 10 * MIB, 100 * MIB, u64::MAX),
             ("one that is silent", 6, 100 * MIB, 100 * MIB, 0),
         ] {
-            assert_eq!(lasts_at(Pace::begin_in_the_way, every, bytes, whole), lasting, "others wait for {name}");
+            assert_eq!(
+                lasts_at(Pace::begin_in_the_way, every, bytes, whole),
+                lasting,
+                "others wait for {name}"
+            );
         }
     }
 }

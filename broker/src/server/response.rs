@@ -1,5 +1,5 @@
-//! A response on its way to the socket: bytes in memory and ranges of files, sent without being copied
-//! together.
+//! A response on its way to the socket: bytes in memory and ranges of files, sent without being
+//! copied together.
 
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
@@ -96,13 +96,15 @@ impl Response {
     #[must_use]
     pub(crate) fn in_memory_parts(&self) -> Option<impl Iterator<Item = IoSlice<'_>>> {
         let bytes = |part: &'_ Part| matches!(part, Part::Bytes(_));
-        self.parts
-            .iter()
-            .all(bytes)
-            .then(|| self.parts.iter().filter_map(|part| if let Part::Bytes(bytes) = part { Some(IoSlice::new(bytes)) } else { None }))
+        self.parts.iter().all(bytes).then(|| {
+            self.parts.iter().filter_map(|part| {
+                if let Part::Bytes(bytes) = part { Some(IoSlice::new(bytes)) } else { None }
+            })
+        })
     }
 
-    /// Takes off what was written: its first `written` bytes in memory. Tells what of `written` was not its own.
+    /// Takes off what was written: its first `written` bytes in memory. Tells what of `written` was
+    /// not its own.
     pub(crate) fn advance(&mut self, mut written: usize) -> usize {
         for part in &mut self.parts {
             let Part::Bytes(bytes) = part else { break };
@@ -119,17 +121,26 @@ impl Response {
         self.share.as_ref().map_or(0, Share::bytes)
     }
 
-    /// Writes the frame, and counts in `taken` what the other side has taken. Not cancel safe: after a cancelled call the
-    /// connection is of no use.
+    /// Writes the frame, and counts in `taken` what the other side has taken. Not cancel safe:
+    /// after a cancelled call the connection is of no use.
     ///
     /// # Errors
     /// The socket's own, or the disk's; either way the connection must be closed.
-    pub(crate) async fn write(self, stream: &mut BoxStream, env: &Env, taken: &AtomicU64) -> io::Result<()> {
+    pub(crate) async fn write(
+        self,
+        stream: &mut BoxStream,
+        env: &Env,
+        taken: &AtomicU64,
+    ) -> io::Result<()> {
         let mut waiting: Vec<Bytes> = Vec::new();
         for part in self.parts {
             match part {
                 Part::Bytes(bytes) => waiting.push(bytes),
-                Part::File { file, position, len } if len < SENDFILE_MIN || stream.as_tcp().is_none() || file.as_fd().is_none() => {
+                Part::File { file, position, len }
+                    if len < SENDFILE_MIN
+                        || stream.as_tcp().is_none()
+                        || file.as_fd().is_none() =>
+                {
                     let mut at = position;
                     let end = position + len;
                     while at < end {
@@ -149,7 +160,11 @@ impl Response {
     }
 }
 
-async fn write_all(stream: &mut BoxStream, waiting: &mut Vec<Bytes>, taken: &AtomicU64) -> io::Result<()> {
+async fn write_all(
+    stream: &mut BoxStream,
+    waiting: &mut Vec<Bytes>,
+    taken: &AtomicU64,
+) -> io::Result<()> {
     let mut start = 0;
     let mut skip = 0;
     while start < waiting.len() {
@@ -161,7 +176,9 @@ async fn write_all(stream: &mut BoxStream, waiting: &mut Vec<Bytes>, taken: &Ato
                     .skip(start)
                     .take(64)
                     .enumerate()
-                    .map(|(i, bytes)| IoSlice::new(bytes.get(if i == 0 { skip } else { 0 }..).unwrap_or_default()))
+                    .map(|(i, bytes)| {
+                        IoSlice::new(bytes.get(if i == 0 { skip } else { 0 }..).unwrap_or_default())
+                    })
                     .collect();
                 stream.write_vectored(&slices).await?
             }
@@ -198,7 +215,8 @@ async fn read_chunk(env: &Env, file: &FileRef, at: u64, len: u64) -> io::Result<
     env.blocking(move || file.read_exact_at(&mut buffer, at).map(|()| Bytes::from(buffer))).await
 }
 
-/// Reads a cold range into the page cache, off the async threads. What is read is not kept: a slow reader holds no memory of the broker.
+/// Reads a cold range into the page cache, off the async threads. What is read is not kept: a slow
+/// reader holds no memory of the broker.
 async fn read_in(env: &Env, file: &FileRef, from: u64, to: u64) -> io::Result<()> {
     let file = file.clone();
     let read = move || {
@@ -214,9 +232,16 @@ async fn read_in(env: &Env, file: &FileRef, from: u64, to: u64) -> io::Result<()
     env.blocking(read).await
 }
 
-/// Sends a range past user space while it is in the page cache; what is cold is first read in off the
-/// async threads.
-async fn send_file(stream: &mut BoxStream, env: &Env, file: &FileRef, position: u64, len: u64, taken: &AtomicU64) -> io::Result<()> {
+/// Sends a range past user space while it is in the page cache; what is cold is first read in off
+/// the async threads.
+async fn send_file(
+    stream: &mut BoxStream,
+    env: &Env,
+    file: &FileRef,
+    position: u64,
+    len: u64,
+    taken: &AtomicU64,
+) -> io::Result<()> {
     let end = position + len;
     let mut at = position;
     while at < end {
@@ -224,12 +249,21 @@ async fn send_file(stream: &mut BoxStream, env: &Env, file: &FileRef, position: 
         if !is_warm(file, at, chunk_end)? {
             read_in(env, file, at, chunk_end).await?;
         }
-        let (Some(tcp), Some(fd)) = (stream.as_tcp(), file.as_fd()) else { return Err(io::ErrorKind::Unsupported.into()) };
+        let (Some(tcp), Some(fd)) = (stream.as_tcp(), file.as_fd()) else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
         while at < chunk_end {
             let mut offset = at;
             let count = usize::try_from(chunk_end - at).unwrap_or(usize::MAX);
-            #[expect(clippy::disallowed_methods, reason = "both ends are the seam's own, and only real ones have descriptors")]
-            let sent = tcp.async_io(Interest::WRITABLE, || Ok(rustix::fs::sendfile(tcp.as_fd(), fd, Some(&mut offset), count)?)).await?;
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "both ends are the seam's own, and only real ones have descriptors"
+            )]
+            let sent = tcp
+                .async_io(Interest::WRITABLE, || {
+                    Ok(rustix::fs::sendfile(tcp.as_fd(), fd, Some(&mut offset), count)?)
+                })
+                .await?;
             if sent == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -240,8 +274,8 @@ async fn send_file(stream: &mut BoxStream, env: &Env, file: &FileRef, position: 
     Ok(())
 }
 
-/// Probes one byte in every 64 KiB: readahead brings neighbours in together, so this finds cold ranges
-/// without touching each page.
+/// Probes one byte in every 64 KiB: readahead brings neighbours in together, so this finds cold
+/// ranges without touching each page.
 fn is_warm(file: &FileRef, from: u64, to: u64) -> io::Result<bool> {
     let mut byte = [0];
     let mut at = from;

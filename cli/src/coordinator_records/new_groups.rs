@@ -1,4 +1,5 @@
-//! The records of consumer groups of the new protocol (KIP-848), share groups (KIP-932) and streams groups (KIP-1071).
+//! The records of consumer groups of the new protocol (KIP-848), share groups (KIP-932) and streams
+//! groups (KIP-1071).
 //!
 //! Source: the message definitions of Apache Kafka 4.3.
 
@@ -8,7 +9,8 @@ const fn always(name: &'static str, kind: Type) -> Field {
     Field(name, 0, NEWEST, kind)
 }
 
-/// Key type, fields of the key, fields of the value. All of them have version 0 only, and the values are flexible.
+/// Key type, fields of the key, fields of the value. All of them have version 0 only, and the
+/// values are flexible.
 pub(super) const RECORDS: &[(i16, &[Field], &[Field])] = &[
     (3, GROUP_ID, CONSUMER_GROUP_METADATA),
     (4, GROUP_ID, CONSUMER_GROUP_PARTITION_METADATA),
@@ -32,19 +34,25 @@ pub(super) const RECORDS: &[(i16, &[Field], &[Field])] = &[
 ];
 
 const GROUP_ID: &[Field] = &[always("groupId", Type::Text)];
-const CONSUMER_GROUP_METADATA: &[Field] = &[always("epoch", Type::I32), always("metadataHash", Type::Tagged(0, &Type::I64, "0"))];
-const PARTITION_METADATA: &[Field] = &[always("partition", Type::I32), always("racks", Type::Texts)];
+const CONSUMER_GROUP_METADATA: &[Field] =
+    &[always("epoch", Type::I32), always("metadataHash", Type::Tagged(0, &Type::I64, "0"))];
+const PARTITION_METADATA: &[Field] =
+    &[always("partition", Type::I32), always("racks", Type::Texts)];
 const TOPIC_METADATA: &[Field] = &[
     always("topicId", Type::Uuid),
     always("topicName", Type::Text),
     always("numPartitions", Type::I32),
     always("partitionMetadata", Type::Array(PARTITION_METADATA)),
 ];
-const CONSUMER_GROUP_PARTITION_METADATA: &[Field] = &[always("topics", Type::Array(TOPIC_METADATA))];
-const GROUP_AND_MEMBER_ID: &[Field] = &[always("groupId", Type::Text), always("memberId", Type::Text)];
+const CONSUMER_GROUP_PARTITION_METADATA: &[Field] =
+    &[always("topics", Type::Array(TOPIC_METADATA))];
+const GROUP_AND_MEMBER_ID: &[Field] =
+    &[always("groupId", Type::Text), always("memberId", Type::Text)];
 const CLASSIC_PROTOCOL: &[Field] = &[always("name", Type::Text), always("metadata", Type::Blob)];
-const CLASSIC_MEMBER_METADATA: &[Field] =
-    &[always("sessionTimeoutMs", Type::I32), always("supportedProtocols", Type::Array(CLASSIC_PROTOCOL))];
+const CLASSIC_MEMBER_METADATA: &[Field] = &[
+    always("sessionTimeoutMs", Type::I32),
+    always("supportedProtocols", Type::Array(CLASSIC_PROTOCOL)),
+];
 const CONSUMER_GROUP_MEMBER_METADATA: &[Field] = &[
     always("instanceId", Type::MaybeText),
     always("rackId", Type::MaybeText),
@@ -54,12 +62,19 @@ const CONSUMER_GROUP_MEMBER_METADATA: &[Field] = &[
     always("subscribedTopicRegex", Type::MaybeText),
     always("rebalanceTimeoutMs", Type::I32),
     always("serverAssignor", Type::MaybeText),
-    always("classicMemberMetadata", Type::Tagged(0, &Type::MaybeStruct(CLASSIC_MEMBER_METADATA), "null")),
+    always(
+        "classicMemberMetadata",
+        Type::Tagged(0, &Type::MaybeStruct(CLASSIC_MEMBER_METADATA), "null"),
+    ),
 ];
-const TARGET_ASSIGNMENT: &[Field] =
-    &[always("assignmentEpoch", Type::I32), always("assignmentTimestamp", Type::Tagged(0, &Type::I64, "0"))];
-const TOPIC_PARTITION: &[Field] = &[always("topicId", Type::Uuid), always("partitions", Type::I32s)];
-const TARGET_ASSIGNMENT_OF_MEMBER: &[Field] = &[always("topicPartitions", Type::Array(TOPIC_PARTITION))];
+const TARGET_ASSIGNMENT: &[Field] = &[
+    always("assignmentEpoch", Type::I32),
+    always("assignmentTimestamp", Type::Tagged(0, &Type::I64, "0")),
+];
+const TOPIC_PARTITION: &[Field] =
+    &[always("topicId", Type::Uuid), always("partitions", Type::I32s)];
+const TARGET_ASSIGNMENT_OF_MEMBER: &[Field] =
+    &[always("topicPartitions", Type::Array(TOPIC_PARTITION))];
 const TOPIC_PARTITIONS: &[Field] = &[
     always("topicId", Type::Uuid),
     always("partitions", Type::I32s),
@@ -78,21 +93,27 @@ const SHARE_GROUP_MEMBER_METADATA: &[Field] = &[
     always("clientHost", Type::Text),
     always("subscribedTopicNames", Type::Texts),
 ];
-const SHARE_GROUP_METADATA: &[Field] = &[always("epoch", Type::I32), always("metadataHash", Type::I64)];
+const SHARE_GROUP_METADATA: &[Field] =
+    &[always("epoch", Type::I32), always("metadataHash", Type::I64)];
 const SHARE_GROUP_CURRENT_MEMBER_ASSIGNMENT: &[Field] = &[
     always("memberEpoch", Type::I32),
     always("previousMemberEpoch", Type::I32),
     always("state", Type::I8),
     always("assignedPartitions", Type::Array(TOPIC_PARTITION)),
 ];
-const TOPIC_PARTITIONS_INFO: &[Field] = &[always("topicId", Type::Uuid), always("topicName", Type::Text), always("partitions", Type::I32s)];
+const TOPIC_PARTITIONS_INFO: &[Field] = &[
+    always("topicId", Type::Uuid),
+    always("topicName", Type::Text),
+    always("partitions", Type::I32s),
+];
 const TOPIC_INFO: &[Field] = &[always("topicId", Type::Uuid), always("topicName", Type::Text)];
 const SHARE_GROUP_STATE_PARTITION_METADATA: &[Field] = &[
     always("initializingTopics", Type::Array(TOPIC_PARTITIONS_INFO)),
     always("initializedTopics", Type::Array(TOPIC_PARTITIONS_INFO)),
     always("deletingTopics", Type::Array(TOPIC_INFO)),
 ];
-const GROUP_AND_REGULAR_EXPRESSION: &[Field] = &[always("groupId", Type::Text), always("regularExpression", Type::Text)];
+const GROUP_AND_REGULAR_EXPRESSION: &[Field] =
+    &[always("groupId", Type::Text), always("regularExpression", Type::Text)];
 const CONSUMER_GROUP_REGULAR_EXPRESSION: &[Field] =
     &[always("topics", Type::Texts), always("version", Type::I64), always("timestamp", Type::I64)];
 const PAIR: &[Field] = &[always("key", Type::Text), always("value", Type::Text)];
@@ -142,8 +163,11 @@ const INTERNAL_TOPIC: &[Field] = &[
     always("replicationFactor", Type::I16),
     always("topicConfigs", Type::Array(PAIR)),
 ];
-const COPARTITION_GROUP: &[Field] =
-    &[always("sourceTopics", Type::I16s), always("sourceTopicRegex", Type::I16s), always("repartitionSourceTopics", Type::I16s)];
+const COPARTITION_GROUP: &[Field] = &[
+    always("sourceTopics", Type::I16s),
+    always("sourceTopicRegex", Type::I16s),
+    always("repartitionSourceTopics", Type::I16s),
+];
 const SUBTOPOLOGY: &[Field] = &[
     always("subtopologyId", Type::Text),
     always("sourceTopics", Type::Texts),
@@ -153,4 +177,5 @@ const SUBTOPOLOGY: &[Field] = &[
     always("repartitionSourceTopics", Type::Array(INTERNAL_TOPIC)),
     always("copartitionGroups", Type::Array(COPARTITION_GROUP)),
 ];
-const STREAMS_GROUP_TOPOLOGY: &[Field] = &[always("epoch", Type::I32), always("subtopologies", Type::Array(SUBTOPOLOGY))];
+const STREAMS_GROUP_TOPOLOGY: &[Field] =
+    &[always("epoch", Type::I32), always("subtopologies", Type::Array(SUBTOPOLOGY))];

@@ -23,12 +23,14 @@ pub(super) struct Head {
     pub(super) bytes: u64,
 }
 
-/// What a broker fills the blocks with that it keeps ahead of what it writes: Letterbox 0x7f, file systems 0.
+/// What a broker fills the blocks with that it keeps ahead of what it writes: Letterbox 0x7f, file
+/// systems 0.
 const RESERVE_BYTES: [u8; 2] = [0, 0x7f];
 
 impl Segment {
     pub(super) fn open(env: &Env, path: &str) -> Result<Self, Failure> {
-        let failed = |error: std::io::Error| Failure::Stderr(format!("cannot read {path}: {error}"));
+        let failed =
+            |error: std::io::Error| Failure::Stderr(format!("cannot read {path}: {error}"));
         let file = env.disk.open(Path::new(path), OpenMode::Read).map_err(failed)?;
         let bytes = file.len().map_err(failed)?;
         Ok(Self { path: path.to_owned(), file, bytes })
@@ -40,8 +42,10 @@ impl Segment {
     }
 
     fn read(&self, position: u64, bytes: u64) -> Result<Bytes, Failure> {
-        let failed = |error: std::io::Error| Failure::Stderr(format!("cannot read {}: {error}", self.path));
-        let size = usize::try_from(bytes).map_err(|_| Failure::Stderr(format!("{}: a batch of {bytes} bytes", self.path)))?;
+        let failed =
+            |error: std::io::Error| Failure::Stderr(format!("cannot read {}: {error}", self.path));
+        let size = usize::try_from(bytes)
+            .map_err(|_| Failure::Stderr(format!("{}: a batch of {bytes} bytes", self.path)))?;
         let mut buffer = vec![0; size];
         self.file.read_exact_at(&mut buffer, position).map_err(failed)?;
         Ok(buffer.into())
@@ -58,9 +62,15 @@ impl Segment {
         if self.bytes.saturating_sub(position) < header_bytes {
             return Ok(None);
         }
-        let Ok(header) = BatchHeader::parse(&self.read(position, header_bytes)?) else { return Ok(None) };
+        let Ok(header) = BatchHeader::parse(&self.read(position, header_bytes)?) else {
+            return Ok(None);
+        };
         let bytes = u64::try_from(header.size()).unwrap_or(u64::MAX);
-        Ok((bytes <= self.bytes.saturating_sub(position)).then_some(Head { header, position, bytes }))
+        Ok((bytes <= self.bytes.saturating_sub(position)).then_some(Head {
+            header,
+            position,
+            bytes,
+        }))
     }
 
     /// The bytes from `position` on, without the reserve at the end.
@@ -83,7 +93,8 @@ impl Segment {
 pub(super) struct Batches<'a> {
     segment: &'a Segment,
     position: u64,
-    /// After the last batch: bytes that belong to none. The reserve at the end, which a broker keeps ahead of what it writes, does not count.
+    /// After the last batch: bytes that belong to none. The reserve at the end, which a broker
+    /// keeps ahead of what it writes, does not count.
     pub(super) left: u64,
 }
 

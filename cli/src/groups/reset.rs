@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-use letterbox_client::{BrokerError, Client, CommittedOffset, Error, ErrorCode, IsolationLevel, OffsetSpec, TopicPartition};
+use letterbox_client::{
+    BrokerError, Client, CommittedOffset, Error, ErrorCode, IsolationLevel, OffsetSpec,
+    TopicPartition,
+};
 use letterbox_env::Env;
 
 use super::{complain, failed_call, group_names};
@@ -12,8 +15,16 @@ use crate::args::Parsed;
 use crate::failure::{Failure, sentence};
 
 /// The options that say where to; they exclude one another.
-pub(super) const SCENARIOS: [&str; 8] =
-    ["to-offset", "shift-by", "to-datetime", "by-duration", "to-earliest", "to-latest", "to-current", "from-file"];
+pub(super) const SCENARIOS: [&str; 8] = [
+    "to-offset",
+    "shift-by",
+    "to-datetime",
+    "by-duration",
+    "to-earliest",
+    "to-latest",
+    "to-current",
+    "from-file",
+];
 
 type Offsets = BTreeMap<TopicPartition, i64>;
 
@@ -26,7 +37,9 @@ pub(super) async fn run(
 ) -> Result<(), Failure> {
     if !SCENARIOS.iter().any(|scenario| parsed.has(scenario)) {
         let all = SCENARIOS.map(|scenario| format!("[{scenario}]")).join(", ");
-        return Err(parsed.wrong(format!("Option '[reset-offsets]' requires one of the following scenarios: [{all}]")));
+        return Err(parsed.wrong(format!(
+            "Option '[reset-offsets]' requires one of the following scenarios: [{all}]"
+        )));
     }
     let groups = match group_names(client, parsed).await {
         Ok(groups) => groups,
@@ -40,20 +53,31 @@ pub(super) async fn run(
             Err(error) => return failed_call(out, &error),
         };
         if !matches!(state.as_str(), "Empty" | "Dead") {
-            complain(out, format!("Assignments can only be reset if the group '{group}' is inactive, but the current state is {state}."))?;
+            complain(
+                out,
+                format!(
+                    "Assignments can only be reset if the group '{group}' is inactive, but the \
+                     current state is {state}."
+                ),
+            )?;
             reset.insert(group, Offsets::new());
             continue;
         }
         let planned = plan(env, client, parsed, &group, out, err).await?;
         let result = match planned {
-            Ok(offsets) if parsed.has("execute") => commit(client, &group, &offsets).await.map(|()| offsets),
+            Ok(offsets) if parsed.has("execute") => {
+                commit(client, &group, &offsets).await.map(|()| offsets)
+            }
             planned => planned,
         };
         match result {
             Ok(offsets) => drop(reset.insert(group, offsets)),
             // Unlike elsewhere, Kafka's tool leaves the exception's name out here.
             Err(Error::Broker(error)) => {
-                return complain(out, format!("Executing consumer group command failed due to {}", sentence(&error)));
+                return complain(
+                    out,
+                    format!("Executing consumer group command failed due to {}", sentence(&error)),
+                );
             }
             Err(error) => return failed_call(out, &error),
         }
@@ -61,8 +85,16 @@ pub(super) async fn run(
     print(parsed, &reset, out)
 }
 
-fn print(parsed: &Parsed, reset: &BTreeMap<String, Offsets>, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
-    let rows = || reset.iter().flat_map(|(group, offsets)| offsets.iter().map(move |(partition, offset)| (group, partition, offset)));
+fn print(
+    parsed: &Parsed,
+    reset: &BTreeMap<String, Offsets>,
+    out: &mut (dyn Write + Send),
+) -> Result<(), Failure> {
+    let rows = || {
+        reset.iter().flat_map(|(group, offsets)| {
+            offsets.iter().map(move |(partition, offset)| (group, partition, offset))
+        })
+    };
     if parsed.has("export") {
         let single = parsed.values("group").len() == 1;
         for (group, partition, offset) in rows() {
@@ -77,15 +109,22 @@ fn print(parsed: &Parsed, reset: &BTreeMap<String, Offsets>, out: &mut (dyn Writ
         write!(out, "\n{:<w1$} {:<w2$} {:<10} NEW-OFFSET", "GROUP", "TOPIC", "PARTITION")?;
     }
     for (group, partition, offset) in rows() {
-        write!(out, "\n{group:<w1$} {:<w2$} {:<10} {offset}", partition.topic, partition.partition)?;
+        write!(
+            out,
+            "\n{group:<w1$} {:<w2$} {:<10} {offset}",
+            partition.topic, partition.partition
+        )?;
     }
     Ok(writeln!(out)?)
 }
 
 async fn commit(client: &Client, group: &str, offsets: &Offsets) -> Result<(), Error> {
-    let offsets = offsets
-        .iter()
-        .map(|(partition, offset)| (partition.clone(), CommittedOffset { offset: *offset, leader_epoch: -1, metadata: String::new() }));
+    let offsets = offsets.iter().map(|(partition, offset)| {
+        (
+            partition.clone(),
+            CommittedOffset { offset: *offset, leader_epoch: -1, metadata: String::new() },
+        )
+    });
     let outcomes = client.alter_group_offsets(group, &offsets.collect()).await?;
     outcomes.into_values().collect::<Result<(), BrokerError>>()?;
     Ok(())
@@ -114,9 +153,13 @@ async fn plan(
     } else if parsed.has("from-file") {
         Vec::new()
     } else {
-        return Err(parsed.wrong("One of the reset scopes should be defined: --all-topics, --topic."));
+        return Err(
+            parsed.wrong("One of the reset scopes should be defined: --all-topics, --topic.")
+        );
     };
-    let each = |offset: i64| partitions.iter().map(|partition| (partition.clone(), offset)).collect::<Offsets>();
+    let each = |offset: i64| {
+        partitions.iter().map(|partition| (partition.clone(), offset)).collect::<Offsets>()
+    };
     if parsed.has("to-offset") {
         let offset = parsed.number("to-offset")?.unwrap_or(0);
         return Ok(in_range(client, each(offset), err).await);
@@ -132,9 +175,10 @@ async fn plan(
         let mut shifted = Offsets::new();
         for partition in &partitions {
             let Some(current) = committed.get(partition) else {
-                return Err(
-                    parsed.wrong(format!("Cannot shift offset for partition {partition} since there is no current committed offset"))
-                );
+                return Err(parsed.wrong(format!(
+                    "Cannot shift offset for partition {partition} since \
+                        there is no current committed offset"
+                )));
             };
             shifted.insert(partition.clone(), current.offset.saturating_add(shift));
         }
@@ -144,7 +188,10 @@ async fn plan(
         let Some(ms) = datetime_ms(text) else {
             complain(
                 out,
-                format!("Executing consumer group command failed due to java.text.ParseException: Unparseable date: \"{text}\""),
+                format!(
+                    "Executing consumer group command failed due to java.text.ParseException: \
+                     Unparseable date: \"{text}\""
+                ),
             )?;
             return Ok(Ok(Offsets::new()));
         };
@@ -152,25 +199,35 @@ async fn plan(
     }
     if let Some(text) = parsed.value("by-duration") {
         let Some(ms) = duration_ms(text) else {
-            complain(out, "Executing consumer group command failed due to Text cannot be parsed to a Duration")?;
+            complain(
+                out,
+                "Executing consumer group command failed due to Text cannot be parsed to a \
+                 Duration",
+            )?;
             return Ok(Ok(Offsets::new()));
         };
         return at_time(client, &partitions, env.clock.wall_ms().saturating_sub(ms), out).await;
     }
     if let Some(file) = parsed.value("from-file") {
-        let bytes = env.disk.read(Path::new(file)).map_err(|error| Failure::Stderr(format!("cannot read {file}: {error}")))?;
+        let bytes = env
+            .disk
+            .read(Path::new(file))
+            .map_err(|error| Failure::Stderr(format!("cannot read {file}: {error}")))?;
         let single = parsed.values("group").len() == 1;
-        let offsets =
-            from_csv(&String::from_utf8_lossy(&bytes), group, single).map_err(|line| Failure::Stderr(format!("{file}: {line}")))?;
+        let offsets = from_csv(&String::from_utf8_lossy(&bytes), group, single)
+            .map_err(|line| Failure::Stderr(format!("{file}: {line}")))?;
         if offsets.is_empty() {
             complain(out, format!("No reset plan for group {group} found."))?;
         }
         return Ok(in_range(client, offsets, err).await);
     }
     // --to-current: what is committed, and the end where nothing is.
-    let (have, lack): (Vec<_>, Vec<_>) = partitions.into_iter().partition(|partition| committed.contains_key(partition));
+    let (have, lack): (Vec<_>, Vec<_>) =
+        partitions.into_iter().partition(|partition| committed.contains_key(partition));
     let ends = at(client, &lack, OffsetSpec::Latest).await;
-    let current = have.into_iter().filter_map(|partition| committed.get(&partition).map(|committed| (partition, committed.offset)));
+    let current = have.into_iter().filter_map(|partition| {
+        committed.get(&partition).map(|committed| (partition, committed.offset))
+    });
     Ok(ends.map(|ends| current.chain(ends).collect()))
 }
 
@@ -180,11 +237,18 @@ pub(super) fn partitions_of(word: &str) -> Result<Vec<TopicPartition>, String> {
         [topic, ids] => (*topic, *ids),
         _ => return Err(format!("Invalid topic arg '{word}', expected topic name and partitions")),
     };
-    let id = |text: &str| text.trim().parse().map_err(|_| format!("Invalid partition '{text}' specified in topic arg '{word}''"));
+    let id = |text: &str| {
+        text.trim()
+            .parse()
+            .map_err(|_| format!("Invalid partition '{text}' specified in topic arg '{word}''"))
+    };
     ids.split(',').map(|text| Ok(TopicPartition::new(topic, id(text)?))).collect()
 }
 
-async fn wanted_partitions(client: &Client, parsed: &Parsed) -> Result<Result<Vec<TopicPartition>, Error>, Failure> {
+async fn wanted_partitions(
+    client: &Client,
+    parsed: &Parsed,
+) -> Result<Result<Vec<TopicPartition>, Error>, Failure> {
     let mut wanted = Vec::new();
     let mut whole = Vec::new();
     for word in parsed.values("topic") {
@@ -209,11 +273,21 @@ async fn wanted_partitions(client: &Client, parsed: &Parsed) -> Result<Result<Ve
         }
     }
     let known = |partition: &TopicPartition| {
-        metadata.topics.get(&partition.topic).is_some_and(|topic| topic.partitions.contains_key(&partition.partition))
+        metadata
+            .topics
+            .get(&partition.topic)
+            .is_some_and(|topic| topic.partitions.contains_key(&partition.partition))
     };
-    let unknown: Vec<String> = wanted.iter().filter(|partition| !known(partition)).map(TopicPartition::to_string).collect();
+    let unknown: Vec<String> = wanted
+        .iter()
+        .filter(|partition| !known(partition))
+        .map(TopicPartition::to_string)
+        .collect();
     if !unknown.is_empty() {
-        return refuse(ErrorCode::UnknownTopicOrPartition, Some(format!("The partitions \"{}\" do not exist", unknown.join(","))));
+        return refuse(
+            ErrorCode::UnknownTopicOrPartition,
+            Some(format!("The partitions \"{}\" do not exist", unknown.join(","))),
+        );
     }
     for name in whole {
         let ids = metadata.topics.get(&name).into_iter().flat_map(|topic| topic.partitions.keys());
@@ -222,8 +296,13 @@ async fn wanted_partitions(client: &Client, parsed: &Parsed) -> Result<Result<Ve
     Ok(Ok(wanted))
 }
 
-async fn at(client: &Client, partitions: &[TopicPartition], spec: OffsetSpec) -> Result<Offsets, Error> {
-    let wanted = partitions.iter().map(|partition| (partition.clone(), spec)).collect::<BTreeMap<_, _>>();
+async fn at(
+    client: &Client,
+    partitions: &[TopicPartition],
+    spec: OffsetSpec,
+) -> Result<Offsets, Error> {
+    let wanted =
+        partitions.iter().map(|partition| (partition.clone(), spec)).collect::<BTreeMap<_, _>>();
     let mut offsets = Offsets::new();
     if wanted.is_empty() {
         return Ok(offsets);
@@ -244,7 +323,11 @@ async fn at_time(
         Ok(offsets) => offsets,
         Err(error) => return Ok(Err(error)),
     };
-    let after: Vec<TopicPartition> = offsets.iter().filter(|(_, offset)| **offset < 0).map(|(partition, _)| partition.clone()).collect();
+    let after: Vec<TopicPartition> = offsets
+        .iter()
+        .filter(|(_, offset)| **offset < 0)
+        .map(|(partition, _)| partition.clone())
+        .collect();
     for partition in &after {
         writeln!(
             out,
@@ -259,18 +342,27 @@ async fn at_time(
 }
 
 /// Moves offsets into what each partition has.
-async fn in_range(client: &Client, mut offsets: Offsets, err: &mut (dyn Write + Send)) -> Result<Offsets, Error> {
+async fn in_range(
+    client: &Client,
+    mut offsets: Offsets,
+    err: &mut (dyn Write + Send),
+) -> Result<Offsets, Error> {
     let partitions: Vec<TopicPartition> = offsets.keys().cloned().collect();
     let starts = at(client, &partitions, OffsetSpec::Earliest).await?;
     let ends = at(client, &partitions, OffsetSpec::Latest).await?;
     for (partition, offset) in &mut offsets {
-        let (start, end) = (starts.get(partition).copied().unwrap_or(0), ends.get(partition).copied().unwrap_or(0));
-        let (edge, side, name) = if *offset > end { (end, "higher", "latest") } else { (start, "lower", "earliest") };
+        let (start, end) = (
+            starts.get(partition).copied().unwrap_or(0),
+            ends.get(partition).copied().unwrap_or(0),
+        );
+        let (edge, side, name) =
+            if *offset > end { (end, "higher", "latest") } else { (start, "lower", "earliest") };
         if *offset > end || *offset < start {
             // A warning that cannot be written is lost, the reset goes on.
             let _ = writeln!(
                 err,
-                "New offset ({offset}) is {side} than {name} offset for topic partition {partition}. Value will be set to {edge}."
+                "New offset ({offset}) is {side} than {name} offset for topic partition \
+                 {partition}. Value will be set to {edge}."
             );
             *offset = edge;
         }
@@ -287,7 +379,12 @@ fn from_csv(text: &str, group: &str, single: bool) -> Result<Offsets, String> {
             [topic, partition, offset] if single => (*topic, *partition, *offset),
             [name, topic, partition, offset] if *name == group => (*topic, *partition, *offset),
             [_, _, _, _] => continue,
-            _ => return Err(format!("{line:?} is not of the form topic,partition,offset or group,topic,partition,offset")),
+            _ => {
+                return Err(format!(
+                    "{line:?} is not of the form topic,partition,offset or \
+                     group,topic,partition,offset"
+                ));
+            }
         };
         let (Ok(partition), Ok(offset)) = (partition.parse(), offset.parse()) else {
             return Err(format!("{line:?} has a number that is none"));
@@ -297,12 +394,15 @@ fn from_csv(text: &str, group: &str, single: bool) -> Result<Offsets, String> {
     Ok(offsets)
 }
 
-/// `YYYY-MM-DDTHH:mm:SS.sss`, then nothing (UTC), `Z`, `+hh`, `+hhmm` or `+hh:mm`; milliseconds since 1970.
+/// `YYYY-MM-DDTHH:mm:SS.sss`, then nothing (UTC), `Z`, `+hh`, `+hhmm` or `+hh:mm`; milliseconds
+/// since 1970.
 fn datetime_ms(text: &str) -> Option<i64> {
     let (date, rest) = text.split_once('T')?;
     let cut = rest.find(['Z', '+', '-']).unwrap_or(rest.len());
     let (time, zone) = (rest.get(..cut)?, rest.get(cut..)?);
-    let numbers = |text: &str, by: char| text.split(by).map(|part| part.parse::<i64>().ok()).collect::<Option<Vec<i64>>>();
+    let numbers = |text: &str, by: char| {
+        text.split(by).map(|part| part.parse::<i64>().ok()).collect::<Option<Vec<i64>>>()
+    };
     let [year, month, day] = numbers(date, '-')?.try_into().ok()?;
     let (time, fraction) = time.split_once('.').unwrap_or((time, "0"));
     let (hour, minute, second) = match numbers(time, ':')?.as_slice() {
@@ -315,7 +415,11 @@ fn datetime_ms(text: &str) -> Option<i64> {
         && (0..24).contains(&hour)
         && (0..60).contains(&minute)
         && (0..61).contains(&second);
-    if !valid || !(0..=9999).contains(&year) || fraction.is_empty() || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+    if !valid
+        || !(0..=9999).contains(&year)
+        || fraction.is_empty()
+        || !fraction.bytes().all(|byte| byte.is_ascii_digit())
+    {
         return None;
     }
     let millis: i64 = format!("{fraction:0<3}").get(..3)?.parse().ok()?;
@@ -324,14 +428,19 @@ fn datetime_ms(text: &str) -> Option<i64> {
         None => return None,
         Some(digits) => {
             let digits = digits.replace(':', "");
-            let (hours, minutes) = if digits.len() == 4 { digits.split_at(2) } else { (digits.as_str(), "0") };
-            let minutes = hours.parse::<i64>().ok().filter(|hours| *hours <= 18)? * 60 + minutes.parse::<i64>().ok()?;
+            let (hours, minutes) =
+                if digits.len() == 4 { digits.split_at(2) } else { (digits.as_str(), "0") };
+            let minutes = hours.parse::<i64>().ok().filter(|hours| *hours <= 18)? * 60
+                + minutes.parse::<i64>().ok()?;
             if zone.starts_with('-') { -minutes } else { minutes }
         }
     };
     // Days since 1970 in the Gregorian calendar, with years that begin in March.
     let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days = y * 365 + y.div_euclid(4) - y.div_euclid(100) + y.div_euclid(400) + (m * 153 + 2) / 5 + day - 1 - 719_468;
+    let days =
+        y * 365 + y.div_euclid(4) - y.div_euclid(100) + y.div_euclid(400) + (m * 153 + 2) / 5 + day
+            - 1
+            - 719_468;
     Some((((days * 24 + hour) * 60 + minute - offset) * 60 + second) * 1000 + millis)
 }
 
@@ -402,7 +511,10 @@ mod tests {
         assert_eq!(from_csv("g,t,0,5\nother,t,1,6\n", "g", false), Ok(want));
         assert!(from_csv("t,0\n", "g", true).is_err());
         assert!(from_csv("t,0,x\n", "g", true).is_err());
-        assert_eq!(partitions_of("t:0,2").unwrap(), [TopicPartition::new("t", 0), TopicPartition::new("t", 2)]);
+        assert_eq!(
+            partitions_of("t:0,2").unwrap(),
+            [TopicPartition::new("t", 0), TopicPartition::new("t", 2)]
+        );
         assert!(partitions_of("t:x").is_err() && partitions_of("t:1:2").is_err());
     }
 }

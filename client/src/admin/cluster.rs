@@ -1,10 +1,13 @@
-//! What brokers offer and hold: API versions, features, endpoints, log directories, the metadata quorum.
+//! What brokers offer and hold: API versions, features, endpoints, log directories, the metadata
+//! quorum.
 
 use std::collections::BTreeMap;
 
 use kafka_protocol::messages::describe_quorum_request::{PartitionData, TopicData};
 use kafka_protocol::messages::describe_quorum_response::ReplicaState;
-use kafka_protocol::messages::{ApiVersionsRequest, DescribeClusterRequest, DescribeLogDirsRequest, DescribeQuorumRequest};
+use kafka_protocol::messages::{
+    ApiVersionsRequest, DescribeClusterRequest, DescribeLogDirsRequest, DescribeQuorumRequest,
+};
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
@@ -66,7 +69,8 @@ pub struct LogDirectory {
 pub struct LogReplica {
     /// Bytes of its segments.
     pub bytes: i64,
-    /// How far its log end offset is behind the high watermark, or, for a future replica, behind the current one.
+    /// How far its log end offset is behind the high watermark, or, for a future replica, behind
+    /// the current one.
     pub offset_lag: i64,
     /// Whether it is on its way from another directory of the same broker (KIP-113).
     pub is_future: bool,
@@ -81,7 +85,8 @@ pub struct QuorumReplica {
     pub directory_id: Uuid,
     /// The offset after its last entry; -1 when not known.
     pub log_end_offset: i64,
-    /// When it last asked for entries, in milliseconds since 1970 by the leader's clock; `None` when not known.
+    /// When it last asked for entries, in milliseconds since 1970 by the leader's clock; `None`
+    /// when not known.
     pub last_fetch_ms: Option<i64>,
     /// When it was last at the end of the leader's log; `None` when not known.
     pub last_caught_up_ms: Option<i64>,
@@ -125,24 +130,39 @@ impl Client {
         let deadline = self.api_deadline();
         let response = match id {
             None => self.call_any(&request, i16::MAX, deadline).await?,
-            Some(id) => self.retrying(deadline, async || self.call_node(id, Lane::Main, &request, deadline).await).await?,
+            Some(id) => {
+                self.retrying(deadline, async || {
+                    self.call_node(id, Lane::Main, &request, deadline).await
+                })
+                .await?
+            }
         };
         BrokerError::check(response.error_code, None)?;
-        let apis = response.api_keys.iter().map(|api| (api.api_key, VersionRange { min: api.min_version, max: api.max_version }));
-        let features = response
-            .supported_features
+        let apis = response
+            .api_keys
             .iter()
-            .map(|feature| (feature.name.to_string(), VersionRange { min: feature.min_version, max: feature.max_version }));
-        let levels = response.finalized_features.iter().map(|feature| (feature.name.to_string(), feature.max_version_level));
+            .map(|api| (api.api_key, VersionRange { min: api.min_version, max: api.max_version }));
+        let features = response.supported_features.iter().map(|feature| {
+            (
+                feature.name.to_string(),
+                VersionRange { min: feature.min_version, max: feature.max_version },
+            )
+        });
+        let levels = response
+            .finalized_features
+            .iter()
+            .map(|feature| (feature.name.to_string(), feature.max_version_level));
         let epoch = response.finalized_features_epoch;
         let finalized = (epoch >= 0).then(|| FinalizedFeatures { epoch, levels: levels.collect() });
         Ok(ApiVersions { apis: apis.collect(), features: features.collect(), finalized })
     }
 
-    /// The brokers with their addresses, with `include_fenced` also those that serve no clients (KIP-1073).
+    /// The brokers with their addresses, with `include_fenced` also those that serve no clients
+    /// (KIP-1073).
     ///
     /// # Errors
-    /// When no broker answers in time, or it refuses; [`Error::Unsupported`] for `include_fenced` from brokers before 4.0.
+    /// When no broker answers in time, or it refuses; [`Error::Unsupported`] for `include_fenced`
+    /// from brokers before 4.0.
     pub async fn endpoints(&self, include_fenced: bool) -> Result<Vec<Endpoint>, Error> {
         let request = DescribeClusterRequest::default().with_include_fenced_brokers(include_fenced);
         let deadline = self.api_deadline();
@@ -168,7 +188,10 @@ impl Client {
             .map(|broker| {
                 let rack = broker.rack.as_ref().map(|rack| rack.to_string());
                 let (id, host) = (broker.broker_id.0, broker.host.to_string());
-                Endpoint { broker: Broker { id, host, port: broker.port, rack }, is_fenced: broker.is_fenced }
+                Endpoint {
+                    broker: Broker { id, host, port: broker.port, rack },
+                    is_fenced: broker.is_fenced,
+                }
             })
             .collect();
         endpoints.sort_by_key(|endpoint| endpoint.broker.id);
@@ -182,18 +205,26 @@ impl Client {
     pub async fn describe_log_dirs(&self, id: i32) -> Result<Vec<LogDirectory>, Error> {
         let request = DescribeLogDirsRequest::default().with_topics(None);
         let deadline = self.api_deadline();
-        let response = self.retrying(deadline, async || self.call_node(id, Lane::Main, &request, deadline).await).await?;
+        let response = self
+            .retrying(deadline, async || self.call_node(id, Lane::Main, &request, deadline).await)
+            .await?;
         BrokerError::check(response.error_code, None)?;
         let directories = response.results.iter().map(|directory| {
             let replicas = directory.topics.iter().flat_map(|topic| {
                 topic.partitions.iter().map(|replica| {
-                    let name = TopicPartition::new(topic.name.0.to_string(), replica.partition_index);
-                    let (bytes, offset_lag, is_future) = (replica.partition_size, replica.offset_lag, replica.is_future_key);
+                    let name =
+                        TopicPartition::new(topic.name.0.to_string(), replica.partition_index);
+                    let (bytes, offset_lag, is_future) =
+                        (replica.partition_size, replica.offset_lag, replica.is_future_key);
                     (name, LogReplica { bytes, offset_lag, is_future })
                 })
             });
             let error = BrokerError::check(directory.error_code, None).err();
-            LogDirectory { path: directory.log_dir.to_string(), error, replicas: replicas.collect() }
+            LogDirectory {
+                path: directory.log_dir.to_string(),
+                error,
+                replicas: replicas.collect(),
+            }
         });
         Ok(directories.collect())
     }
@@ -204,7 +235,9 @@ impl Client {
     /// When no broker answers in time, or it refuses.
     pub async fn describe_quorum(&self) -> Result<QuorumStatus, Error> {
         let partitions = vec![PartitionData::default().with_partition_index(0)];
-        let topic = TopicData::default().with_topic_name(topic_name("__cluster_metadata")).with_partitions(partitions);
+        let topic = TopicData::default()
+            .with_topic_name(topic_name("__cluster_metadata"))
+            .with_partitions(partitions);
         let request = DescribeQuorumRequest::default().with_topics(vec![topic]);
         let deadline = self.api_deadline();
         let response = self
@@ -217,11 +250,16 @@ impl Client {
                 Ok(response)
             })
             .await?;
-        let Some(partition) = response.topics.first().and_then(|topic| topic.partitions.first()) else {
-            return Err(Error::Invalid("the broker answered without the partition __cluster_metadata-0".to_owned()));
+        let Some(partition) = response.topics.first().and_then(|topic| topic.partitions.first())
+        else {
+            return Err(Error::Invalid(
+                "the broker answered without the partition __cluster_metadata-0".to_owned(),
+            ));
         };
         let nodes = response.nodes.iter().map(|node| {
-            let endpoints = node.listeners.iter().map(|listener| (listener.name.to_string(), listener.host.to_string(), listener.port));
+            let endpoints = node.listeners.iter().map(|listener| {
+                (listener.name.to_string(), listener.host.to_string(), listener.port)
+            });
             (node.node_id.0, QuorumNode { id: node.node_id.0, endpoints: endpoints.collect() })
         });
         Ok(QuorumStatus {

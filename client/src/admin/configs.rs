@@ -3,8 +3,12 @@
 use std::collections::BTreeMap;
 
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
-use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
-use kafka_protocol::messages::{DescribeConfigsRequest, IncrementalAlterConfigsRequest, ListConfigResourcesRequest};
+use kafka_protocol::messages::incremental_alter_configs_request::{
+    AlterConfigsResource, AlterableConfig,
+};
+use kafka_protocol::messages::{
+    DescribeConfigsRequest, IncrementalAlterConfigsRequest, ListConfigResourcesRequest,
+};
 
 use crate::client::{Client, Lane, text};
 use crate::error::{BrokerError, Error};
@@ -145,14 +149,18 @@ impl Client {
         for (node, resources) in by_node(resources) {
             let wanted = resources.iter().map(|resource| {
                 let keys = keys.map(|keys| keys.iter().map(|key| text(key)).collect());
-                let wanted = DescribeConfigsResource::default().with_resource_type(resource.kind as i8);
+                let wanted =
+                    DescribeConfigsResource::default().with_resource_type(resource.kind as i8);
                 wanted.with_resource_name(text(&resource.name)).with_configuration_keys(keys)
             });
-            let request = DescribeConfigsRequest::default().with_resources(wanted.collect()).with_include_synonyms(synonyms);
+            let request = DescribeConfigsRequest::default()
+                .with_resources(wanted.collect())
+                .with_include_synonyms(synonyms);
             let response = self.call_configured(node, &request).await?;
             for result in &response.results {
-                let Some(resource) = resources.iter().find(|r| r.kind as i8 == result.resource_type && *r.name == *result.resource_name)
-                else {
+                let Some(resource) = resources.iter().find(|r| {
+                    r.kind as i8 == result.resource_type && *r.name == *result.resource_name
+                }) else {
                     continue;
                 };
                 let entries = result.configs.iter().map(|config| ConfigEntry {
@@ -163,7 +171,9 @@ impl Client {
                     sensitive: config.is_sensitive,
                     synonyms: config.synonyms.iter().map(synonym).collect(),
                 });
-                let outcome = BrokerError::check(result.error_code, result.error_message.as_deref()).map(|()| entries.collect());
+                let outcome =
+                    BrokerError::check(result.error_code, result.error_message.as_deref())
+                        .map(|()| entries.collect());
                 described.insert((*resource).clone(), outcome);
             }
         }
@@ -173,7 +183,8 @@ impl Client {
     /// Alters the keys of each resource; with `validate_only` only says whether they could be.
     ///
     /// # Errors
-    /// Per resource in the map: the broker's refusal; then none of its keys is altered. As a whole: when no broker answers in time.
+    /// Per resource in the map: the broker's refusal; then none of its keys is altered. As a whole:
+    /// when no broker answers in time.
     pub async fn incremental_alter_configs(
         &self,
         changes: &BTreeMap<ConfigResource, Vec<(String, AlterOp)>>,
@@ -183,16 +194,28 @@ impl Client {
         let resources: Vec<ConfigResource> = changes.keys().cloned().collect();
         for (node, resources) in by_node(&resources) {
             let wanted = resources.iter().map(|resource| {
-                let configs = changes.get(*resource).into_iter().flatten().map(|(name, op)| alterable(name, op));
-                let wanted = AlterConfigsResource::default().with_resource_type(resource.kind as i8);
+                let configs = changes
+                    .get(*resource)
+                    .into_iter()
+                    .flatten()
+                    .map(|(name, op)| alterable(name, op));
+                let wanted =
+                    AlterConfigsResource::default().with_resource_type(resource.kind as i8);
                 wanted.with_resource_name(text(&resource.name)).with_configs(configs.collect())
             });
-            let request = IncrementalAlterConfigsRequest::default().with_resources(wanted.collect()).with_validate_only(validate_only);
+            let request = IncrementalAlterConfigsRequest::default()
+                .with_resources(wanted.collect())
+                .with_validate_only(validate_only);
             let response = self.call_configured(node, &request).await?;
             for result in &response.responses {
-                let found = resources.iter().find(|r| r.kind as i8 == result.resource_type && *r.name == *result.resource_name);
+                let found = resources.iter().find(|r| {
+                    r.kind as i8 == result.resource_type && *r.name == *result.resource_name
+                });
                 if let Some(resource) = found {
-                    outcomes.insert((*resource).clone(), BrokerError::check(result.error_code, result.error_message.as_deref()));
+                    outcomes.insert(
+                        (*resource).clone(),
+                        BrokerError::check(result.error_code, result.error_message.as_deref()),
+                    );
                 }
             }
         }
@@ -202,7 +225,8 @@ impl Client {
     /// The names of the resources of `kind` that have a configuration of their own (KIP-1142).
     ///
     /// # Errors
-    /// When no broker answers in time, or it refuses; [`Error::Unsupported`] from brokers that list client metrics only.
+    /// When no broker answers in time, or it refuses; [`Error::Unsupported`] from brokers that list
+    /// client metrics only.
     pub async fn list_config_resources(&self, kind: ResourceType) -> Result<Vec<String>, Error> {
         let deadline = self.api_deadline();
         let response = self
@@ -218,20 +242,33 @@ impl Client {
                         theirs,
                     });
                 }
-                let request = ListConfigResourcesRequest::default().with_resource_types(vec![kind as i8]);
+                let request =
+                    ListConfigResourcesRequest::default().with_resource_types(vec![kind as i8]);
                 connection.call(&request, version, self.request_deadline(deadline)).await
             })
             .await?;
         BrokerError::check(response.error_code, None)?;
-        let of_kind = response.config_resources.iter().filter(|resource| resource.resource_type == kind as i8);
+        let of_kind = response
+            .config_resources
+            .iter()
+            .filter(|resource| resource.resource_type == kind as i8);
         Ok(of_kind.map(|resource| resource.resource_name.to_string()).collect())
     }
 
-    async fn call_configured<R: kafka_protocol::protocol::Request>(&self, node: Option<i32>, request: &R) -> Result<R::Response, Error> {
+    async fn call_configured<R: kafka_protocol::protocol::Request>(
+        &self,
+        node: Option<i32>,
+        request: &R,
+    ) -> Result<R::Response, Error> {
         let deadline = self.api_deadline();
         match node {
             None => self.call_any(request, i16::MAX, deadline).await,
-            Some(id) => self.retrying(deadline, async || self.call_node(id, Lane::Main, request, deadline).await).await,
+            Some(id) => {
+                self.retrying(deadline, async || {
+                    self.call_node(id, Lane::Main, request, deadline).await
+                })
+                .await
+            }
         }
     }
 }
@@ -254,10 +291,15 @@ fn alterable(name: &str, op: &AlterOp) -> AlterableConfig {
         AlterOp::Append(value) => (2, Some(value)),
         AlterOp::Subtract(value) => (3, Some(value)),
     };
-    AlterableConfig::default().with_name(text(name)).with_config_operation(code).with_value(value.map(|value| text(value)))
+    AlterableConfig::default()
+        .with_name(text(name))
+        .with_config_operation(code)
+        .with_value(value.map(|value| text(value)))
 }
 
-fn synonym(synonym: &kafka_protocol::messages::describe_configs_response::DescribeConfigsSynonym) -> ConfigSynonym {
+fn synonym(
+    synonym: &kafka_protocol::messages::describe_configs_response::DescribeConfigsSynonym,
+) -> ConfigSynonym {
     let value = synonym.value.as_ref().map(|value| value.to_string());
     ConfigSynonym { name: synonym.name.to_string(), value, source: ConfigSource(synonym.source) }
 }

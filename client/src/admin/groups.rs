@@ -3,12 +3,18 @@
 use std::collections::BTreeMap;
 
 use bytes::Buf;
-use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
-use kafka_protocol::messages::offset_delete_request::{OffsetDeleteRequestPartition, OffsetDeleteRequestTopic};
-use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics};
+use kafka_protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use kafka_protocol::messages::offset_delete_request::{
+    OffsetDeleteRequestPartition, OffsetDeleteRequestTopic,
+};
+use kafka_protocol::messages::offset_fetch_request::{
+    OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics,
+};
 use kafka_protocol::messages::{
-    ConsumerProtocolAssignment, DeleteGroupsRequest, DescribeGroupsRequest, GroupId, ListGroupsRequest, OffsetCommitRequest,
-    OffsetDeleteRequest, OffsetFetchRequest,
+    ConsumerProtocolAssignment, DeleteGroupsRequest, DescribeGroupsRequest, GroupId,
+    ListGroupsRequest, OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest,
 };
 use kafka_protocol::protocol::{Decodable, Request};
 use letterbox_protocol::ErrorCode;
@@ -79,7 +85,11 @@ impl Client {
     ///
     /// # Errors
     /// When a broker does not answer in time or refuses.
-    pub async fn list_groups(&self, states: &[String], kinds: &[String]) -> Result<BTreeMap<String, ListedGroup>, Error> {
+    pub async fn list_groups(
+        &self,
+        states: &[String],
+        kinds: &[String],
+    ) -> Result<BTreeMap<String, ListedGroup>, Error> {
         let deadline = self.api_deadline();
         let request = ListGroupsRequest::default()
             .with_states_filter(states.iter().map(|state| text(state)).collect())
@@ -91,9 +101,13 @@ impl Client {
                 let connection = self.node(*id, Lane::Main).await?;
                 let version = connection.version_of::<ListGroupsRequest>(i16::MAX)?;
                 if (version < 4 && !states.is_empty()) || (version < 5 && !kinds.is_empty()) {
-                    return Err(Error::Invalid(format!("the broker at {} cannot filter groups by state or type", connection.address())));
+                    return Err(Error::Invalid(format!(
+                        "the broker at {} cannot filter groups by state or type",
+                        connection.address()
+                    )));
                 }
-                let response = connection.call(request, version, self.request_deadline(deadline)).await?;
+                let response =
+                    connection.call(request, version, self.request_deadline(deadline)).await?;
                 BrokerError::check(response.error_code, None)?;
                 Ok(response)
             })
@@ -116,7 +130,8 @@ impl Client {
     /// A group of the classic protocol in full.
     ///
     /// # Errors
-    /// `GROUP_ID_NOT_FOUND` when there is none (from brokers before 4.0: a group in state `Dead`); when its coordinator does not answer in time.
+    /// `GROUP_ID_NOT_FOUND` when there is none (from brokers before 4.0: a group in state `Dead`);
+    /// when its coordinator does not answer in time.
     pub async fn describe_group(&self, group: &str) -> Result<DescribedGroup, Error> {
         let request = DescribeGroupsRequest::default().with_groups(vec![GroupId(text(group))]);
         let (coordinator, response) = self
@@ -158,7 +173,8 @@ impl Client {
         self.coordinator(group, self.api_deadline()).await
     }
 
-    /// What `group` has committed for `partitions`, or for everything. Partitions without an offset are left out.
+    /// What `group` has committed for `partitions`, or for everything. Partitions without an offset
+    /// are left out.
     ///
     /// # Errors
     /// The broker's refusal; when the coordinator does not answer in time.
@@ -171,7 +187,8 @@ impl Client {
         let by_topic = partitions.map(by_topic);
         self.retrying(deadline, async || {
             let coordinator = self.coordinator(group, deadline).await?;
-            let result = self.offset_fetch_once(group, by_topic.as_ref(), coordinator, deadline).await;
+            let result =
+                self.offset_fetch_once(group, by_topic.as_ref(), coordinator, deadline).await;
             self.note_coordinator_error(group, result.as_ref().err());
             result
         })
@@ -189,10 +206,19 @@ impl Client {
         let version = connection.version_of::<OffsetFetchRequest>(i16::MAX)?;
         let mut request = OffsetFetchRequest::default();
         let mut offsets = BTreeMap::new();
-        let mut add = |topic: &str, partition: i32, offset: i64, leader_epoch: i32, metadata: Option<String>, code: i16| {
+        let mut add = |topic: &str,
+                       partition: i32,
+                       offset: i64,
+                       leader_epoch: i32,
+                       metadata: Option<String>,
+                       code: i16| {
             BrokerError::check(code, None)?;
             if offset >= 0 {
-                let committed = CommittedOffset { offset, leader_epoch, metadata: metadata.unwrap_or_default() };
+                let committed = CommittedOffset {
+                    offset,
+                    leader_epoch,
+                    metadata: metadata.unwrap_or_default(),
+                };
                 offsets.insert(TopicPartition::new(topic, partition), committed);
             }
             Ok::<(), BrokerError>(())
@@ -202,18 +228,34 @@ impl Client {
             let topics = by_topic.map(|topics| {
                 let topics = topics.iter();
                 topics
-                    .map(|(name, ids)| OffsetFetchRequestTopics::default().with_name(topic_name(name)).with_partition_indexes(ids.clone()))
+                    .map(|(name, ids)| {
+                        OffsetFetchRequestTopics::default()
+                            .with_name(topic_name(name))
+                            .with_partition_indexes(ids.clone())
+                    })
                     .collect()
             });
-            request.groups =
-                vec![OffsetFetchRequestGroup::default().with_group_id(GroupId(text(group))).with_member_epoch(-1).with_topics(topics)];
-            let response = connection.call(&request, version, self.request_deadline(deadline)).await?;
+            request.groups = vec![
+                OffsetFetchRequestGroup::default()
+                    .with_group_id(GroupId(text(group)))
+                    .with_member_epoch(-1)
+                    .with_topics(topics),
+            ];
+            let response =
+                connection.call(&request, version, self.request_deadline(deadline)).await?;
             for group in &response.groups {
                 BrokerError::check(group.error_code, None)?;
                 for topic in &group.topics {
                     for p in &topic.partitions {
                         let metadata = p.metadata.as_ref().map(|metadata| metadata.to_string());
-                        add(&topic.name.0, p.partition_index, p.committed_offset, p.committed_leader_epoch, metadata, p.error_code)?;
+                        add(
+                            &topic.name.0,
+                            p.partition_index,
+                            p.committed_offset,
+                            p.committed_leader_epoch,
+                            metadata,
+                            p.error_code,
+                        )?;
                     }
                 }
             }
@@ -222,15 +264,27 @@ impl Client {
             request.topics = by_topic.map(|topics| {
                 let topics = topics.iter();
                 topics
-                    .map(|(name, ids)| OffsetFetchRequestTopic::default().with_name(topic_name(name)).with_partition_indexes(ids.clone()))
+                    .map(|(name, ids)| {
+                        OffsetFetchRequestTopic::default()
+                            .with_name(topic_name(name))
+                            .with_partition_indexes(ids.clone())
+                    })
                     .collect()
             });
-            let response = connection.call(&request, version, self.request_deadline(deadline)).await?;
+            let response =
+                connection.call(&request, version, self.request_deadline(deadline)).await?;
             BrokerError::check(response.error_code, None)?;
             for topic in &response.topics {
                 for p in &topic.partitions {
                     let metadata = p.metadata.as_ref().map(|metadata| metadata.to_string());
-                    add(&topic.name.0, p.partition_index, p.committed_offset, p.committed_leader_epoch, metadata, p.error_code)?;
+                    add(
+                        &topic.name.0,
+                        p.partition_index,
+                        p.committed_offset,
+                        p.committed_leader_epoch,
+                        metadata,
+                        p.error_code,
+                    )?;
                 }
             }
         }
@@ -240,8 +294,8 @@ impl Client {
     /// Sets the committed offsets of a group without members.
     ///
     /// # Errors
-    /// Per partition in the map: the broker's refusal (`UNKNOWN_MEMBER_ID` while the group has members). As a whole: when the
-    /// coordinator does not answer in time.
+    /// Per partition in the map: the broker's refusal (`UNKNOWN_MEMBER_ID` while the group has
+    /// members). As a whole: when the coordinator does not answer in time.
     pub async fn alter_group_offsets(
         &self,
         group: &str,
@@ -263,13 +317,17 @@ impl Client {
     ) -> Result<BTreeMap<TopicPartition, Result<(), BrokerError>>, Error> {
         let mut topics: BTreeMap<&str, Vec<OffsetCommitRequestPartition>> = BTreeMap::new();
         for (partition, committed) in offsets {
-            let row =
-                OffsetCommitRequestPartition::default().with_partition_index(partition.partition).with_committed_offset(committed.offset);
-            let row = row.with_committed_leader_epoch(committed.leader_epoch).with_committed_metadata(Some(text(&committed.metadata)));
+            let row = OffsetCommitRequestPartition::default()
+                .with_partition_index(partition.partition)
+                .with_committed_offset(committed.offset);
+            let row = row
+                .with_committed_leader_epoch(committed.leader_epoch)
+                .with_committed_metadata(Some(text(&committed.metadata)));
             topics.entry(&partition.topic).or_default().push(row);
         }
-        let topics =
-            topics.into_iter().map(|(name, rows)| OffsetCommitRequestTopic::default().with_name(topic_name(name)).with_partitions(rows));
+        let topics = topics.into_iter().map(|(name, rows)| {
+            OffsetCommitRequestTopic::default().with_name(topic_name(name)).with_partitions(rows)
+        });
         let request = OffsetCommitRequest::default()
             .with_group_id(GroupId(text(group)))
             .with_generation_id_or_member_epoch(generation)
@@ -286,10 +344,16 @@ impl Client {
                 .find(|code| *code != 0)
                 .unwrap_or(0)
         };
-        let (_, response) = self.call_coordinator(group, &request, lane, deadline, first_code).await?;
+        let (_, response) =
+            self.call_coordinator(group, &request, lane, deadline, first_code).await?;
         let outcomes = response.topics.iter().flat_map(|topic| {
             let rows = topic.partitions.iter();
-            rows.map(|row| (TopicPartition::new(topic.name.0.to_string(), row.partition_index), BrokerError::check(row.error_code, None)))
+            rows.map(|row| {
+                (
+                    TopicPartition::new(topic.name.0.to_string(), row.partition_index),
+                    BrokerError::check(row.error_code, None),
+                )
+            })
         });
         Ok(outcomes.collect())
     }
@@ -301,11 +365,16 @@ impl Client {
     pub async fn delete_groups(&self, groups: &[String]) -> BTreeMap<String, Result<(), Error>> {
         let mut outcomes = BTreeMap::new();
         for group in groups {
-            let request = DeleteGroupsRequest::default().with_groups_names(vec![GroupId(text(group))]);
-            let codes =
-                |response: &kafka_protocol::messages::DeleteGroupsResponse| response.results.first().map_or(0, |result| result.error_code);
-            let answer = self.call_coordinator(group, &request, Lane::Main, self.api_deadline(), codes).await;
-            let outcome = answer.and_then(|(_, response)| Ok(BrokerError::check(codes(&response), None)?));
+            let request =
+                DeleteGroupsRequest::default().with_groups_names(vec![GroupId(text(group))]);
+            let codes = |response: &kafka_protocol::messages::DeleteGroupsResponse| {
+                response.results.first().map_or(0, |result| result.error_code)
+            };
+            let answer = self
+                .call_coordinator(group, &request, Lane::Main, self.api_deadline(), codes)
+                .await;
+            let outcome =
+                answer.and_then(|(_, response)| Ok(BrokerError::check(codes(&response), None)?));
             outcomes.insert(group.clone(), outcome);
         }
         outcomes
@@ -314,29 +383,44 @@ impl Client {
     /// Deletes committed offsets of a group.
     ///
     /// # Errors
-    /// Per partition in the map: the refusal (`GROUP_SUBSCRIBED_TO_TOPIC` while a member reads the topic). As a whole: the refusal for the
-    /// group; when the coordinator does not answer in time.
+    /// Per partition in the map: the refusal (`GROUP_SUBSCRIBED_TO_TOPIC` while a member reads the
+    /// topic). As a whole: the refusal for the group; when the coordinator does not answer in time.
     pub async fn delete_group_offsets(
         &self,
         group: &str,
         partitions: &[TopicPartition],
     ) -> Result<BTreeMap<TopicPartition, Result<(), BrokerError>>, Error> {
         let topics = by_topic(partitions).into_iter().map(|(name, ids)| {
-            let ids = ids.into_iter().map(|id| OffsetDeleteRequestPartition::default().with_partition_index(id));
-            OffsetDeleteRequestTopic::default().with_name(topic_name(&name)).with_partitions(ids.collect())
+            let ids = ids
+                .into_iter()
+                .map(|id| OffsetDeleteRequestPartition::default().with_partition_index(id));
+            OffsetDeleteRequestTopic::default()
+                .with_name(topic_name(&name))
+                .with_partitions(ids.collect())
         });
-        let request = OffsetDeleteRequest::default().with_group_id(GroupId(text(group))).with_topics(topics.collect());
-        let (_, response) = self.call_coordinator(group, &request, Lane::Main, self.api_deadline(), |response| response.error_code).await?;
+        let request = OffsetDeleteRequest::default()
+            .with_group_id(GroupId(text(group)))
+            .with_topics(topics.collect());
+        let (_, response) = self
+            .call_coordinator(group, &request, Lane::Main, self.api_deadline(), |response| {
+                response.error_code
+            })
+            .await?;
         BrokerError::check(response.error_code, None)?;
         let outcomes = response.topics.iter().flat_map(|topic| {
             let rows = topic.partitions.iter();
-            rows.map(|row| (TopicPartition::new(topic.name.0.to_string(), row.partition_index), BrokerError::check(row.error_code, None)))
+            rows.map(|row| {
+                (
+                    TopicPartition::new(topic.name.0.to_string(), row.partition_index),
+                    BrokerError::check(row.error_code, None),
+                )
+            })
         });
         Ok(outcomes.collect())
     }
 
-    /// Sends `request` to the coordinator of `group`; finds it again while the code in the response says it has moved or is loading.
-    /// Other codes are the caller's to read.
+    /// Sends `request` to the coordinator of `group`; finds it again while the code in the response
+    /// says it has moved or is loading. Other codes are the caller's to read.
     pub(crate) async fn call_coordinator<R: Request>(
         &self,
         group: &str,
@@ -347,14 +431,17 @@ impl Client {
     ) -> Result<(i32, R::Response), Error> {
         self.retrying(deadline, async || {
             let coordinator = self.coordinator(group, deadline).await?;
-            let result = self.call_node(coordinator, lane, request, deadline).await.and_then(|response| {
-                match ErrorCode::of_answer(code(&response)) {
-                    Some(
-                        code @ (ErrorCode::CoordinatorLoadInProgress | ErrorCode::CoordinatorNotAvailable | ErrorCode::NotCoordinator),
-                    ) => Err(BrokerError { code, message: None }.into()),
-                    _ => Ok((coordinator, response)),
-                }
-            });
+            let result =
+                self.call_node(coordinator, lane, request, deadline).await.and_then(|response| {
+                    match ErrorCode::of_answer(code(&response)) {
+                        Some(
+                            code @ (ErrorCode::CoordinatorLoadInProgress
+                            | ErrorCode::CoordinatorNotAvailable
+                            | ErrorCode::NotCoordinator),
+                        ) => Err(BrokerError { code, message: None }.into()),
+                        _ => Ok((coordinator, response)),
+                    }
+                });
             self.note_coordinator_error(group, result.as_ref().err());
             result
         })
@@ -376,7 +463,8 @@ fn by_topic(partitions: &[TopicPartition]) -> BTreeMap<String, Vec<i32>> {
     topics
 }
 
-/// The partitions of a member's assignment; `None` when the bytes are not one of consumers. `bytes` come from other clients.
+/// The partitions of a member's assignment; `None` when the bytes are not one of consumers. `bytes`
+/// come from other clients.
 pub(crate) fn assignment(mut bytes: bytes::Bytes) -> Option<Vec<TopicPartition>> {
     if bytes.is_empty() {
         return Some(Vec::new());
@@ -385,7 +473,8 @@ pub(crate) fn assignment(mut bytes: bytes::Bytes) -> Option<Vec<TopicPartition>>
     if version < 0 {
         return None;
     }
-    // The message crate allocates by the counts it reads; what follows proves them against the bytes that are there.
+    // The message crate allocates by the counts it reads; what follows proves them against the
+    // bytes that are there.
     let mut view = bytes.clone();
     let topics = view.try_get_i32().ok()?;
     for _ in 0..topics.max(0) {
@@ -405,6 +494,8 @@ pub(crate) fn assignment(mut bytes: bytes::Bytes) -> Option<Vec<TopicPartition>>
     }
     let decoded = ConsumerProtocolAssignment::decode(&mut bytes, version.min(3)).ok()?;
     let partitions = decoded.assigned_partitions.iter();
-    let partitions = partitions.flat_map(|topic| topic.partitions.iter().map(|id| TopicPartition::new(topic.topic.0.to_string(), *id)));
+    let partitions = partitions.flat_map(|topic| {
+        topic.partitions.iter().map(|id| TopicPartition::new(topic.topic.0.to_string(), *id))
+    });
     Some(partitions.collect())
 }

@@ -70,7 +70,8 @@ impl OffsetSpec {
 pub struct FoundOffset {
     /// The offset; `None` when no record fits.
     pub offset: Option<i64>,
-    /// The record's timestamp in milliseconds since 1970; `None` when the question was not about a record.
+    /// The record's timestamp in milliseconds since 1970; `None` when the question was not about a
+    /// record.
     pub timestamp: Option<i64>,
     /// The epoch of the leader that wrote it; -1 when unknown.
     pub leader_epoch: i32,
@@ -83,17 +84,22 @@ impl Client {
     /// Finds an offset in each partition, asking each leader once.
     ///
     /// # Errors
-    /// Per partition in the map: the broker's refusal, after retries. As a whole: when the leaders cannot be asked in time.
+    /// Per partition in the map: the broker's refusal, after retries. As a whole: when the leaders
+    /// cannot be asked in time.
     pub async fn list_offsets(
         &self,
         wanted: &BTreeMap<TopicPartition, OffsetSpec>,
         isolation: IsolationLevel,
     ) -> Result<BTreeMap<TopicPartition, Result<FoundOffset, BrokerError>>, Error> {
         let deadline = self.api_deadline();
-        self.ask_leaders(wanted, deadline, |leader, specs| self.ask_leader(leader, specs, isolation, deadline)).await
+        self.ask_leaders(wanted, deadline, |leader, specs| {
+            self.ask_leader(leader, specs, isolation, deadline)
+        })
+        .await
     }
 
-    /// Asks the leader of each partition with `ask`, and again where the answer says that it heals by itself.
+    /// Asks the leader of each partition with `ask`, and again where the answer says that it heals
+    /// by itself.
     ///
     /// A topic that does not exist is an answer.
     pub(crate) async fn ask_leaders<T: Clone, A, F: Future<Output = Result<Answers<A>, Error>>>(
@@ -112,7 +118,12 @@ impl Client {
             let mut lost: Option<Error> = None;
             for (partition, spec) in &left {
                 match self.leader(partition, deadline).await {
-                    Ok((leader, _)) => drop(by_leader.entry(leader).or_default().insert(partition.clone(), spec.clone())),
+                    Ok((leader, _)) => drop(
+                        by_leader
+                            .entry(leader)
+                            .or_default()
+                            .insert(partition.clone(), spec.clone()),
+                    ),
                     Err(Error::Broker(error)) => drop(found.insert(partition.clone(), Err(error))),
                     Err(error) => lost = Some(error),
                 }
@@ -125,7 +136,11 @@ impl Client {
                     Err(error) => return Err(error),
                 }
             }
-            left = wanted.iter().filter(|(p, _)| retry(found.get(*p))).map(|(p, spec)| (p.clone(), spec.clone())).collect();
+            left = wanted
+                .iter()
+                .filter(|(p, _)| retry(found.get(*p)))
+                .map(|(p, spec)| (p.clone(), spec.clone()))
+                .collect();
             if left.is_empty() {
                 return Ok(found);
             }
@@ -136,7 +151,11 @@ impl Client {
                 return Err(error.clone());
             }
             if again >= deadline {
-                return if left.keys().all(|p| found.contains_key(p)) { Ok(found) } else { Err(lost.unwrap_or(Error::Closed)) };
+                return if left.keys().all(|p| found.contains_key(p)) {
+                    Ok(found)
+                } else {
+                    Err(lost.unwrap_or(Error::Closed))
+                };
             }
             for partition in left.keys() {
                 self.forget_topic(&partition.topic);
@@ -151,7 +170,10 @@ impl Client {
         partitions: impl Iterator<Item = &TopicPartition>,
         deadline: tokio::time::Instant,
     ) -> Result<(), Error> {
-        let mut unknown: Vec<String> = partitions.map(|p| p.topic.clone()).filter(|topic| self.known_partitions(topic).is_none()).collect();
+        let mut unknown: Vec<String> = partitions
+            .map(|p| p.topic.clone())
+            .filter(|topic| self.known_partitions(topic).is_none())
+            .collect();
         unknown.dedup();
         if unknown.len() > 1 {
             self.read_metadata(Some(&unknown), false, deadline).await?;
@@ -168,12 +190,17 @@ impl Client {
     ) -> Result<Answers<FoundOffset>, Error> {
         let mut topics: BTreeMap<&str, Vec<ListOffsetsPartition>> = BTreeMap::new();
         for (partition, spec) in &specs {
-            let asked = ListOffsetsPartition::default().with_partition_index(partition.partition).with_current_leader_epoch(-1);
-            topics.entry(partition.topic.as_str()).or_default().push(asked.with_timestamp(spec.wire()));
+            let asked = ListOffsetsPartition::default()
+                .with_partition_index(partition.partition)
+                .with_current_leader_epoch(-1);
+            topics
+                .entry(partition.topic.as_str())
+                .or_default()
+                .push(asked.with_timestamp(spec.wire()));
         }
-        let topics = topics
-            .into_iter()
-            .map(|(name, partitions)| ListOffsetsTopic::default().with_name(topic_name(name)).with_partitions(partitions));
+        let topics = topics.into_iter().map(|(name, partitions)| {
+            ListOffsetsTopic::default().with_name(topic_name(name)).with_partitions(partitions)
+        });
         let request = ListOffsetsRequest::default()
             .with_replica_id(BrokerId(-1))
             .with_isolation_level(i8::from(isolation == IsolationLevel::ReadCommitted))
@@ -210,6 +237,8 @@ fn retry<A>(answer: Option<&Result<A, BrokerError>>) -> bool {
     match answer {
         None => true,
         Some(Ok(_)) => false,
-        Some(Err(error)) => error.code.is_retriable() && error.code != ErrorCode::UnknownTopicOrPartition,
+        Some(Err(error)) => {
+            error.code.is_retriable() && error.code != ErrorCode::UnknownTopicOrPartition
+        }
     }
 }

@@ -2,12 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use kafka_protocol::messages::create_partitions_request::{CreatePartitionsAssignment, CreatePartitionsTopic};
-use kafka_protocol::messages::create_topics_request::{CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig};
+use kafka_protocol::messages::create_partitions_request::{
+    CreatePartitionsAssignment, CreatePartitionsTopic,
+};
+use kafka_protocol::messages::create_topics_request::{
+    CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig,
+};
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_topic_partitions_request::{Cursor, TopicRequest};
 use kafka_protocol::messages::{
-    BrokerId, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeTopicPartitionsRequest,
+    BrokerId, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
+    DescribeClusterRequest, DescribeTopicPartitionsRequest,
 };
 use kafka_protocol::protocol::Request;
 use letterbox_protocol::ErrorCode;
@@ -54,7 +59,8 @@ pub struct DescribedCluster {
     pub brokers: BTreeMap<i32, Broker>,
 }
 
-/// Brokers that may lead a partition without losing anything although they are not in sync (KIP-966).
+/// Brokers that may lead a partition without losing anything although they are not in sync
+/// (KIP-966).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EligibleLeaders {
     /// Those that may now.
@@ -63,7 +69,8 @@ pub struct EligibleLeaders {
     pub last_known: Vec<i32>,
 }
 
-/// The new number of partitions, and perhaps the brokers of each added one, the preferred leader first.
+/// The new number of partitions, and perhaps the brokers of each added one, the preferred leader
+/// first.
 pub type MorePartitions = (i32, Option<Vec<Vec<i32>>>);
 
 /// What became of each topic of a request, by name.
@@ -74,16 +81,21 @@ impl Client {
     ///
     /// # Errors
     /// Per topic in the map: the broker's refusal. As a whole: when no broker answers in time.
-    pub async fn create_topics(&self, topics: &[NewTopic], validate_only: bool) -> Result<Outcomes<TopicCreated>, Error> {
+    pub async fn create_topics(
+        &self,
+        topics: &[NewTopic],
+        validate_only: bool,
+    ) -> Result<Outcomes<TopicCreated>, Error> {
         let creatable = topics.iter().map(|topic| {
             let assignments = topic.assignments.iter().map(|(index, brokers)| {
                 let brokers = brokers.iter().map(|id| BrokerId(*id)).collect();
-                CreatableReplicaAssignment::default().with_partition_index(*index).with_broker_ids(brokers)
+                CreatableReplicaAssignment::default()
+                    .with_partition_index(*index)
+                    .with_broker_ids(brokers)
             });
-            let configs = topic
-                .configs
-                .iter()
-                .map(|(name, value)| CreatableTopicConfig::default().with_name(text(name)).with_value(Some(text(value))));
+            let configs = topic.configs.iter().map(|(name, value)| {
+                CreatableTopicConfig::default().with_name(text(name)).with_value(Some(text(value)))
+            });
             CreatableTopic::default()
                 .with_name(topic_name(&topic.name))
                 .with_num_partitions(topic.partitions.unwrap_or(-1))
@@ -95,12 +107,22 @@ impl Client {
             .with_topics(creatable.collect())
             .with_timeout_ms(self.timeout_ms())
             .with_validate_only(validate_only);
-        let response =
-            self.call_until_accepted(&request, |response| response.topics.iter().map(|topic| topic.error_code).collect()).await?;
+        let response = self
+            .call_until_accepted(&request, |response| {
+                response.topics.iter().map(|topic| topic.error_code).collect()
+            })
+            .await?;
         let outcomes = response.topics.iter().map(|topic| {
-            let created =
-                TopicCreated { id: topic.topic_id, partitions: topic.num_partitions, replication_factor: topic.replication_factor };
-            (topic.name.0.to_string(), BrokerError::check(topic.error_code, topic.error_message.as_deref()).map(|()| created))
+            let created = TopicCreated {
+                id: topic.topic_id,
+                partitions: topic.num_partitions,
+                replication_factor: topic.replication_factor,
+            };
+            (
+                topic.name.0.to_string(),
+                BrokerError::check(topic.error_code, topic.error_message.as_deref())
+                    .map(|()| created),
+            )
         });
         Ok(outcomes.collect())
     }
@@ -110,18 +132,26 @@ impl Client {
     /// # Errors
     /// Per topic in the map: the broker's refusal. As a whole: when no broker answers in time.
     pub async fn delete_topics(&self, topics: &[String]) -> Result<Outcomes<()>, Error> {
-        // Version 6 names topics in another field; both are filled, the encoder takes the one the version has.
+        // Version 6 names topics in another field; both are filled, the encoder takes the one the
+        // version has.
         let names = topics.iter().map(|name| topic_name(name)).collect();
-        let states = topics.iter().map(|name| DeleteTopicState::default().with_name(Some(topic_name(name)))).collect();
+        let states = topics
+            .iter()
+            .map(|name| DeleteTopicState::default().with_name(Some(topic_name(name))))
+            .collect();
         let deadline = self.api_deadline();
-        let old = DeleteTopicsRequest::default().with_topic_names(names).with_timeout_ms(self.timeout_ms());
-        let new = DeleteTopicsRequest::default().with_topics(states).with_timeout_ms(self.timeout_ms());
+        let old = DeleteTopicsRequest::default()
+            .with_topic_names(names)
+            .with_timeout_ms(self.timeout_ms());
+        let new =
+            DeleteTopicsRequest::default().with_topics(states).with_timeout_ms(self.timeout_ms());
         let response = self
             .retrying(deadline, async || {
                 let connection = self.any().await?;
                 let version = connection.version_of::<DeleteTopicsRequest>(i16::MAX)?;
                 let request = if version >= 6 { &new } else { &old };
-                let response = connection.call(request, version, self.request_deadline(deadline)).await?;
+                let response =
+                    connection.call(request, version, self.request_deadline(deadline)).await?;
                 reject_temporary(response.responses.iter().map(|topic| topic.error_code))?;
                 Ok(response)
             })
@@ -136,26 +166,43 @@ impl Client {
         Ok(outcomes.collect())
     }
 
-    /// Grows each topic to a number of partitions; with assignments for the added ones, or none for the broker's choice.
+    /// Grows each topic to a number of partitions; with assignments for the added ones, or none for
+    /// the broker's choice.
     ///
     /// # Errors
     /// Per topic in the map: the broker's refusal. As a whole: when no broker answers in time.
-    pub async fn create_partitions(&self, topics: &BTreeMap<String, MorePartitions>) -> Result<Outcomes<()>, Error> {
+    pub async fn create_partitions(
+        &self,
+        topics: &BTreeMap<String, MorePartitions>,
+    ) -> Result<Outcomes<()>, Error> {
         let wanted = topics.iter().map(|(name, (count, assignments))| {
             let assignments = assignments.as_ref().map(|assignments| {
                 let assignments = assignments.iter();
-                let assignments = assignments
-                    .map(|ids| CreatePartitionsAssignment::default().with_broker_ids(ids.iter().map(|id| BrokerId(*id)).collect()));
+                let assignments = assignments.map(|ids| {
+                    CreatePartitionsAssignment::default()
+                        .with_broker_ids(ids.iter().map(|id| BrokerId(*id)).collect())
+                });
                 assignments.collect()
             });
-            CreatePartitionsTopic::default().with_name(topic_name(name)).with_count(*count).with_assignments(assignments)
+            CreatePartitionsTopic::default()
+                .with_name(topic_name(name))
+                .with_count(*count)
+                .with_assignments(assignments)
         });
-        let request = CreatePartitionsRequest::default().with_topics(wanted.collect()).with_timeout_ms(self.timeout_ms());
-        let response =
-            self.call_until_accepted(&request, |response| response.results.iter().map(|topic| topic.error_code).collect()).await?;
+        let request = CreatePartitionsRequest::default()
+            .with_topics(wanted.collect())
+            .with_timeout_ms(self.timeout_ms());
+        let response = self
+            .call_until_accepted(&request, |response| {
+                response.results.iter().map(|topic| topic.error_code).collect()
+            })
+            .await?;
         let outcomes = response.results.iter().map(|topic| {
             self.forget_topic(&topic.name.0);
-            (topic.name.0.to_string(), BrokerError::check(topic.error_code, topic.error_message.as_deref()))
+            (
+                topic.name.0.to_string(),
+                BrokerError::check(topic.error_code, topic.error_message.as_deref()),
+            )
         });
         Ok(outcomes.collect())
     }
@@ -170,7 +217,15 @@ impl Client {
         BrokerError::check(response.error_code, response.error_message.as_deref())?;
         let brokers = response.brokers.iter().map(|broker| {
             let rack = broker.rack.as_ref().map(|rack| rack.to_string());
-            (broker.broker_id.0, Broker { id: broker.broker_id.0, host: broker.host.to_string(), port: broker.port, rack })
+            (
+                broker.broker_id.0,
+                Broker {
+                    id: broker.broker_id.0,
+                    host: broker.host.to_string(),
+                    port: broker.port,
+                    rack,
+                },
+            )
         });
         Ok(DescribedCluster {
             cluster_id: response.cluster_id.to_string(),
@@ -179,17 +234,22 @@ impl Client {
         })
     }
 
-    /// The eligible leaders of partitions without enough replicas in sync (KIP-966), for all partitions of `topics`; `None` when the
-    /// broker does not keep them.
+    /// The eligible leaders of partitions without enough replicas in sync (KIP-966), for all
+    /// partitions of `topics`; `None` when the broker does not keep them.
     ///
     /// # Errors
     /// When no broker answers in time.
-    pub async fn eligible_leaders(&self, topics: &[String]) -> Result<Option<BTreeMap<TopicPartition, EligibleLeaders>>, Error> {
+    pub async fn eligible_leaders(
+        &self,
+        topics: &[String],
+    ) -> Result<Option<BTreeMap<TopicPartition, EligibleLeaders>>, Error> {
         if topics.is_empty() {
             return Ok(None); // an empty list asks for every topic
         }
         let wanted = topics.iter().map(|name| TopicRequest::default().with_name(topic_name(name)));
-        let mut request = DescribeTopicPartitionsRequest::default().with_topics(wanted.collect()).with_response_partition_limit(2000);
+        let mut request = DescribeTopicPartitionsRequest::default()
+            .with_topics(wanted.collect())
+            .with_response_partition_limit(2000);
         let mut found = BTreeMap::new();
         loop {
             let response = match self.call_any(&request, i16::MAX, self.api_deadline()).await {
@@ -199,14 +259,22 @@ impl Client {
             for topic in &response.topics {
                 let name = topic.name.as_ref().map(|name| name.0.to_string()).unwrap_or_default();
                 for partition in &topic.partitions {
-                    let ids = |ids: &Option<Vec<BrokerId>>| ids.iter().flatten().map(|id| id.0).collect();
-                    let leaders =
-                        EligibleLeaders { now: ids(&partition.eligible_leader_replicas), last_known: ids(&partition.last_known_elr) };
-                    found.insert(TopicPartition::new(name.clone(), partition.partition_index), leaders);
+                    let ids =
+                        |ids: &Option<Vec<BrokerId>>| ids.iter().flatten().map(|id| id.0).collect();
+                    let leaders = EligibleLeaders {
+                        now: ids(&partition.eligible_leader_replicas),
+                        last_known: ids(&partition.last_known_elr),
+                    };
+                    found.insert(
+                        TopicPartition::new(name.clone(), partition.partition_index),
+                        leaders,
+                    );
                 }
             }
             let Some(next) = response.next_cursor else { return Ok(Some(found)) };
-            let cursor = Cursor::default().with_topic_name(next.topic_name).with_partition_index(next.partition_index);
+            let cursor = Cursor::default()
+                .with_topic_name(next.topic_name)
+                .with_partition_index(next.partition_index);
             if request.cursor.as_ref() == Some(&cursor) {
                 return Ok(Some(found)); // the broker does not get on
             }
@@ -214,7 +282,8 @@ impl Client {
         }
     }
 
-    /// As `call_any`, trying again while one of the codes in the response says that the controller is moving.
+    /// As `call_any`, trying again while one of the codes in the response says that the controller
+    /// is moving.
     pub(crate) async fn call_until_accepted<R: Request>(
         &self,
         request: &R,
@@ -224,7 +293,8 @@ impl Client {
         self.retrying(deadline, async || {
             let connection = self.any().await?;
             let version = connection.version_of::<R>(i16::MAX)?;
-            let response = connection.call(request, version, self.request_deadline(deadline)).await?;
+            let response =
+                connection.call(request, version, self.request_deadline(deadline)).await?;
             reject_temporary(codes(&response).into_iter())?;
             Ok(response)
         })

@@ -47,13 +47,21 @@ pub(super) async fn run(shared: Arc<Shared>) {
         let mut by_leader: BTreeMap<i32, Vec<(TopicPartition, Batch)>> = BTreeMap::new();
         for partition in ready {
             match shared.client.known_leader(&partition) {
-                Some((leader, _)) if in_flight.get(&leader).copied().unwrap_or(0) < shared.options.in_flight_max => {
+                Some((leader, _))
+                    if in_flight.get(&leader).copied().unwrap_or(0)
+                        < shared.options.in_flight_max =>
+                {
                     let batch = shared.lock().take(&partition, &shared.options);
-                    by_leader.entry(leader).or_default().extend(batch.map(|batch| (partition, batch)));
+                    by_leader
+                        .entry(leader)
+                        .or_default()
+                        .extend(batch.map(|batch| (partition, batch)));
                 }
                 // The answer to one of the requests in flight wakes us.
                 Some(_) => {}
-                None if reading.insert(partition.topic.clone()) => events.push(read_leaders(Arc::clone(&shared), partition)),
+                None if reading.insert(partition.topic.clone()) => {
+                    events.push(read_leaders(Arc::clone(&shared), partition))
+                }
                 None => {}
             }
         }
@@ -62,7 +70,8 @@ pub(super) async fn run(shared: Arc<Shared>) {
             *in_flight.entry(leader).or_default() += 1;
             events.push(send(Arc::clone(&shared), leader, batches));
         }
-        // More batches of the same partitions may be ready at once; requests have to be under way first.
+        // More batches of the same partitions may be ready at once; requests have to be under way
+        // first.
         let wait_until = if sent_any { Some(now) } else { wait_until };
         let event = tokio::select! {
             biased;
@@ -105,7 +114,10 @@ async fn sleep_until(at: Option<Instant>) {
 }
 
 /// Asks for a producer id; a broker that is starting may not have one yet.
-pub(super) async fn init_producer_id(client: &Client, deadline: Instant) -> Result<(i64, i16), Error> {
+pub(super) async fn init_producer_id(
+    client: &Client,
+    deadline: Instant,
+) -> Result<(i64, i16), Error> {
     let request = InitProducerIdRequest::default()
         .with_transactional_id(None)
         .with_transaction_timeout_ms(i32::MAX)
@@ -142,7 +154,11 @@ fn read_leaders(shared: Arc<Shared>, partition: TopicPartition) -> BoxFuture<'st
     })
 }
 
-fn send(shared: Arc<Shared>, leader: i32, batches: Vec<(TopicPartition, Batch)>) -> BoxFuture<'static, Event> {
+fn send(
+    shared: Arc<Shared>,
+    leader: i32,
+    batches: Vec<(TopicPartition, Batch)>,
+) -> BoxFuture<'static, Event> {
     Box::pin(async move {
         let answers = produce(&shared, leader, &batches).await;
         let outcomes = batches.into_iter().map(|(partition, batch)| {
@@ -165,20 +181,31 @@ fn send(shared: Arc<Shared>, leader: i32, batches: Vec<(TopicPartition, Batch)>)
 
 type Answers = BTreeMap<TopicPartition, Result<Option<i64>, BrokerError>>;
 
-async fn produce(shared: &Shared, leader: i32, batches: &[(TopicPartition, Batch)]) -> Result<Answers, Error> {
+async fn produce(
+    shared: &Shared,
+    leader: i32,
+    batches: &[(TopicPartition, Batch)],
+) -> Result<Answers, Error> {
     let client = &shared.client;
     let mut topics: BTreeMap<&str, Vec<PartitionProduceData>> = BTreeMap::new();
     for (partition, batch) in batches {
-        let data = PartitionProduceData::default().with_index(partition.partition).with_records(Some(batch.encoded()));
+        let data = PartitionProduceData::default()
+            .with_index(partition.partition)
+            .with_records(Some(batch.encoded()));
         topics.entry(&partition.topic).or_default().push(data);
     }
-    let topics = topics.into_iter().map(|(name, data)| TopicProduceData::default().with_name(topic_name(name)).with_partition_data(data));
+    let topics = topics.into_iter().map(|(name, data)| {
+        TopicProduceData::default().with_name(topic_name(name)).with_partition_data(data)
+    });
     let acks = match shared.options.acks {
         Acks::None => 0,
         Acks::Leader => 1,
         Acks::All => -1,
     };
-    let request = ProduceRequest::default().with_acks(acks).with_timeout_ms(client.timeout_ms()).with_topic_data(topics.collect());
+    let request = ProduceRequest::default()
+        .with_acks(acks)
+        .with_timeout_ms(client.timeout_ms())
+        .with_topic_data(topics.collect());
     let deadline = client.request_deadline(Instant::now() + shared.options.delivery_timeout);
     let connection = client.node(leader, Lane::Main).await?;
     let version = connection.version_of::<ProduceRequest>(i16::MAX)?;

@@ -20,7 +20,8 @@ pub(super) struct State {
     sticky: Sticky,
     /// The producer id and epoch; `None` without idempotence.
     pub(super) id: Option<(i64, i16)>,
-    /// A sequence of some partition has a hole: once no batch carries the old id any more, a new one is needed.
+    /// A sequence of some partition has a hole: once no batch carries the old id any more, a new
+    /// one is needed.
     pub(super) id_is_spent: bool,
     pub(super) buffered_bytes: usize,
     /// Batches whose fate is not known.
@@ -31,7 +32,8 @@ pub(super) struct State {
 
 /// The batches of one partition.
 ///
-/// Invariant: `waiting` is sorted by `Batch::order`; stamped batches come before those without a stamp.
+/// Invariant: `waiting` is sorted by `Batch::order`; stamped batches come before those without a
+/// stamp.
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Batch>,
@@ -75,7 +77,15 @@ pub(super) enum Outcome {
 
 impl State {
     pub(super) fn new(id: Option<(i64, i16)>) -> Self {
-        Self { queues: BTreeMap::new(), sticky: BTreeMap::new(), id, id_is_spent: false, buffered_bytes: 0, unresolved: 0, flushing: 0 }
+        Self {
+            queues: BTreeMap::new(),
+            sticky: BTreeMap::new(),
+            id,
+            id_is_spent: false,
+            buffered_bytes: 0,
+            unresolved: 0,
+            flushing: 0,
+        }
     }
 
     /// Adds a record; tells also whether the sender has something new to look at.
@@ -88,7 +98,10 @@ impl State {
         options: &ProducerOptions,
     ) -> Result<(oneshot::Receiver<Result<RecordPlace, Error>>, bool), Error> {
         let queue = self.queues.entry(partition).or_default();
-        let fits = |batch: &Batch| batch.encoded.is_none() && batch.builder.bytes().saturating_add(bytes) <= options.batch_bytes;
+        let fits = |batch: &Batch| {
+            batch.encoded.is_none()
+                && batch.builder.bytes().saturating_add(bytes) <= options.batch_bytes
+        };
         let mut wake = false;
         if !queue.waiting.back().is_some_and(fits) {
             let order = queue.next_order;
@@ -109,7 +122,12 @@ impl State {
         }
         let (waiter, delivery) = oneshot::channel();
         if let Some(batch) = queue.waiting.back_mut() {
-            let pushed = batch.builder.push(timestamp, record.key.as_deref(), record.value.as_deref(), &record.headers);
+            let pushed = batch.builder.push(
+                timestamp,
+                record.key.as_deref(),
+                record.value.as_deref(),
+                &record.headers,
+            );
             pushed.map_err(|error| Error::Invalid(error.to_string()))?;
             batch.waiters.push(waiter);
             batch.bytes += bytes;
@@ -119,7 +137,8 @@ impl State {
         Ok((delivery, wake))
     }
 
-    /// The partition for the next record without a key: one partition until it has had a batch worth of bytes (KIP-794).
+    /// The partition for the next record without a key: one partition until it has had a batch
+    /// worth of bytes (KIP-794).
     pub(super) fn sticky_partition(
         &mut self,
         topic: &str,
@@ -135,18 +154,24 @@ impl State {
             *used += bytes;
             return *partition;
         }
-        let mut candidates: Vec<i32> = partitions.iter().filter(|(_, has_leader)| *has_leader).map(|(id, _)| *id).collect();
+        let mut candidates: Vec<i32> =
+            partitions.iter().filter(|(_, has_leader)| *has_leader).map(|(id, _)| *id).collect();
         if candidates.is_empty() {
             candidates = partitions.iter().map(|(id, _)| *id).collect();
         }
-        let index = usize::try_from(random % u64::try_from(candidates.len().max(1)).unwrap_or(1)).unwrap_or(0);
+        let index = usize::try_from(random % u64::try_from(candidates.len().max(1)).unwrap_or(1))
+            .unwrap_or(0);
         let chosen = candidates.get(index).copied().unwrap_or(0);
         self.sticky.insert(topic.to_owned(), (chosen, bytes));
         chosen
     }
 
     /// The partitions whose next batch may be sent now, and otherwise when one may be.
-    pub(super) fn ready(&self, now: Instant, options: &ProducerOptions) -> (Vec<TopicPartition>, Option<Instant>) {
+    pub(super) fn ready(
+        &self,
+        now: Instant,
+        options: &ProducerOptions,
+    ) -> (Vec<TopicPartition>, Option<Instant>) {
         let mut ready = Vec::new();
         let mut next: Option<Instant> = None;
         for (partition, queue) in &self.queues {
@@ -171,7 +196,11 @@ impl State {
     }
 
     /// Takes the next batch of `partition` for sending, with its numbers and bytes fixed.
-    pub(super) fn take(&mut self, partition: &TopicPartition, options: &ProducerOptions) -> Option<Batch> {
+    pub(super) fn take(
+        &mut self,
+        partition: &TopicPartition,
+        options: &ProducerOptions,
+    ) -> Option<Batch> {
         let queue = self.queues.get_mut(partition)?;
         let mut batch = queue.waiting.pop_front()?;
         queue.retry_at = None;
@@ -180,8 +209,11 @@ impl State {
                 Some((id, epoch)) => {
                     let sequence = queue.next_sequence;
                     // Sequence numbers start again at 0 after 2^31 - 1.
-                    queue.next_sequence =
-                        i32::try_from((i64::from(sequence) + i64::from(batch.builder.count())) & i64::from(i32::MAX)).unwrap_or(0);
+                    queue.next_sequence = i32::try_from(
+                        (i64::from(sequence) + i64::from(batch.builder.count()))
+                            & i64::from(i32::MAX),
+                    )
+                    .unwrap_or(0);
                     batch.stamp = Some(ProducerStamp { id, epoch, sequence });
                     ProducerStamp { id, epoch, sequence }
                 }
@@ -201,12 +233,17 @@ impl State {
         Some(batch)
     }
 
-    /// Puts a batch that could not even be handed to a connection back, as if it had not been taken.
+    /// Puts a batch that could not even be handed to a connection back, as if it had not been
+    /// taken.
     pub(super) fn put_back(&mut self, partition: &TopicPartition, batch: Batch, retry_at: Instant) {
         let Some(queue) = self.queues.get_mut(partition) else { return };
         queue.in_flight.remove(&batch.order);
         queue.retry_at = Some(retry_at);
-        let at = queue.waiting.iter().position(|other| other.order > batch.order).unwrap_or(queue.waiting.len());
+        let at = queue
+            .waiting
+            .iter()
+            .position(|other| other.order > batch.order)
+            .unwrap_or(queue.waiting.len());
         queue.waiting.insert(at, batch);
     }
 
@@ -227,17 +264,23 @@ impl State {
         if code == Some(ErrorCode::DuplicateSequenceNumber) {
             return self.resolve(partition, batch, Ok(None));
         }
-        let sequence_lost =
-            matches!(code, Some(ErrorCode::OutOfOrderSequenceNumber | ErrorCode::UnknownProducerId | ErrorCode::InvalidProducerEpoch))
-                && batch.stamp.is_some();
+        let sequence_lost = matches!(
+            code,
+            Some(
+                ErrorCode::OutOfOrderSequenceNumber
+                    | ErrorCode::UnknownProducerId
+                    | ErrorCode::InvalidProducerEpoch
+            )
+        ) && batch.stamp.is_some();
         let late = batch.created + options.delivery_timeout <= retry_at;
         if late || !(sequence_lost || error.is_retriable()) || batch.attempts > options.retries {
             // The sequence has a hole now: what comes behind it needs another producer id.
             self.id_is_spent |= batch.stamp.is_some();
             return self.resolve(partition, batch, Err(error));
         }
-        // A batch behind one that is not stored yet is refused for its number alone and keeps it. Otherwise the broker expects
-        // another number: this batch was not stored and is sent again under a new id (KIP-360).
+        // A batch behind one that is not stored yet is refused for its number alone and keeps it.
+        // Otherwise the broker expects another number: this batch was not stored and is sent again
+        // under a new id (KIP-360).
         if sequence_lost && (batch.first_in_line || self.id_is_spent) {
             self.id_is_spent = true;
             batch.stamp = None;
@@ -246,12 +289,17 @@ impl State {
         self.put_back(partition, batch, retry_at);
     }
 
-    /// Fails batches that have waited longer than `delivery.timeout.ms`; tells when the next one will have.
+    /// Fails batches that have waited longer than `delivery.timeout.ms`; tells when the next one
+    /// will have.
     pub(super) fn expire(&mut self, now: Instant, options: &ProducerOptions) -> Option<Instant> {
         let mut next: Option<Instant> = None;
         let mut expired = Vec::new();
         for (partition, queue) in &mut self.queues {
-            while queue.waiting.front().is_some_and(|batch| batch.created + options.delivery_timeout <= now) {
+            while queue
+                .waiting
+                .front()
+                .is_some_and(|batch| batch.created + options.delivery_timeout <= now)
+            {
                 expired.extend(queue.waiting.pop_front().map(|batch| (partition.clone(), batch)));
             }
             if let Some(batch) = queue.waiting.front() {
@@ -262,14 +310,20 @@ impl State {
         for (partition, batch) in expired {
             self.id_is_spent |= batch.stamp.is_some();
             let what = format!("delivery to {partition}");
-            self.resolve(&partition, batch, Err(Error::Timeout { what, after: options.delivery_timeout }));
+            self.resolve(
+                &partition,
+                batch,
+                Err(Error::Timeout { what, after: options.delivery_timeout }),
+            );
         }
         next
     }
 
     /// Whether no batch carries the spent id any more, so that a new one may be taken.
     pub(super) fn may_take_new_id(&self) -> bool {
-        let stamped = |queue: &Queue| !queue.in_flight.is_empty() || queue.waiting.iter().any(|batch| batch.stamp.is_some());
+        let stamped = |queue: &Queue| {
+            !queue.in_flight.is_empty() || queue.waiting.iter().any(|batch| batch.stamp.is_some())
+        };
         self.id_is_spent && !self.queues.values().any(stamped)
     }
 
@@ -282,7 +336,12 @@ impl State {
         }
     }
 
-    fn resolve(&mut self, partition: &TopicPartition, batch: Batch, result: Result<Option<i64>, Error>) {
+    fn resolve(
+        &mut self,
+        partition: &TopicPartition,
+        batch: Batch,
+        result: Result<Option<i64>, Error>,
+    ) {
         if let Some(queue) = self.queues.get_mut(partition) {
             queue.in_flight.remove(&batch.order);
         }

@@ -1,5 +1,10 @@
 //! A real broker process on free ports, for tests that talk to it as anybody would.
-#![allow(dead_code, clippy::disallowed_methods, clippy::unwrap_used, reason = "a test stands outside of the seam")]
+#![allow(
+    dead_code,
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "a test stands outside of the seam"
+)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -69,7 +74,10 @@ impl Broker {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let line = self.lines.recv_timeout(left).unwrap_or_else(|_| panic!("no log line with {part:?}"));
+            let line = self
+                .lines
+                .recv_timeout(left)
+                .unwrap_or_else(|_| panic!("no log line with {part:?}"));
             if line.contains(part) {
                 return line;
             }
@@ -80,7 +88,8 @@ impl Broker {
     pub(crate) fn kill_and_restart(mut self) -> Self {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        let (config, arguments, address) = (self.config.clone(), self.arguments.clone(), self.address);
+        let (config, arguments, address) =
+            (self.config.clone(), self.arguments.clone(), self.address);
         drop(self);
         Self::run(config, arguments, address)
     }
@@ -88,7 +97,8 @@ impl Broker {
     /// Asks the process to stop, waits, and starts it again.
     pub(crate) fn stop_and_restart(mut self) -> Self {
         self.stop();
-        let (config, arguments, address) = (self.config.clone(), self.arguments.clone(), self.address);
+        let (config, arguments, address) =
+            (self.config.clone(), self.arguments.clone(), self.address);
         drop(self);
         Self::run(config, arguments, address)
     }
@@ -177,15 +187,19 @@ pub(crate) fn ask(stream: &mut TcpStream, version: i16, request: impl Into<Reque
 
 /// The answer to the request that was sent before.
 pub(crate) fn read_answer(stream: &mut TcpStream, version: i16, api_key: i16) -> Response {
-    let (correlation_id, response) = decode_response(api_key, version, read_frame(stream).into()).unwrap();
+    let (correlation_id, response) =
+        decode_response(api_key, version, read_frame(stream).into()).unwrap();
     assert_eq!(correlation_id, 7);
     response
 }
 
 /// Makes `topic` if it is not there, as a client does that asks for it; the error of the answer.
 pub(crate) fn ask_for_topic(stream: &mut TcpStream, topic: &'static str) -> i16 {
-    let topic = m::metadata_request::MetadataRequestTopic::default().with_name(Some(topic_name(topic)));
-    let request = m::MetadataRequest::default().with_topics(Some(vec![topic])).with_allow_auto_topic_creation(true);
+    let topic =
+        m::metadata_request::MetadataRequestTopic::default().with_name(Some(topic_name(topic)));
+    let request = m::MetadataRequest::default()
+        .with_topics(Some(vec![topic]))
+        .with_allow_auto_topic_creation(true);
     let Response::Metadata(answer) = ask(stream, 8, request) else { unreachable!() };
     answer.topics[0].error_code
 }
@@ -195,7 +209,9 @@ pub(crate) fn produce_request(topic: &'static str, value: &[u8]) -> m::ProduceRe
     let mut batch = BatchBuilder::new(1_700_000_000_000);
     batch.push(1_700_000_000_000, None, Some(value), &[]);
     let partition = PartitionProduceData::default().with_records(Some(batch.build().freeze()));
-    let topic = TopicProduceData::default().with_name(topic_name(topic)).with_partition_data(vec![partition]);
+    let topic = TopicProduceData::default()
+        .with_name(topic_name(topic))
+        .with_partition_data(vec![partition]);
     m::ProduceRequest::default().with_acks(-1).with_timeout_ms(30_000).with_topic_data(vec![topic])
 }
 
@@ -226,7 +242,10 @@ pub(crate) fn http(port: u16, bytes: &[u8]) -> String {
 
 /// Status and body of `GET path`.
 pub(crate) fn http_get(port: u16, path: &str) -> (String, String) {
-    let answer = http(port, format!("GET {path} HTTP/1.1\r\nHost: broker\r\nConnection: close\r\n\r\n").as_bytes());
+    let answer = http(
+        port,
+        format!("GET {path} HTTP/1.1\r\nHost: broker\r\nConnection: close\r\n\r\n").as_bytes(),
+    );
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     (head.split_whitespace().nth(1).unwrap().to_owned(), body.to_owned())
 }
@@ -244,6 +263,10 @@ pub(crate) fn kcat(broker: &Broker, arguments: &[&str], input: &str) -> String {
         .expect("kcat is needed (apt-get install kcat)");
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "kcat {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "kcat {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).unwrap()
 }

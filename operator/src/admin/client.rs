@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use letterbox_client::{AlterOp, BrokerError, Client, ClientOptions, ConfigResource, ConfigSource, Error, ErrorCode, NewTopic};
+use letterbox_client::{
+    AlterOp, BrokerError, Client, ClientOptions, ConfigResource, ConfigSource, Error, ErrorCode,
+    NewTopic,
+};
 use letterbox_env::{BoxFuture, Env};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -35,7 +38,8 @@ struct Failure {
 }
 
 impl Failure {
-    /// How long it is not asked again: its topics, and those of every other cluster, share the passes that run at a time.
+    /// How long it is not asked again: its topics, and those of every other cluster, share the
+    /// passes that run at a time.
     fn pause(&self) -> Duration {
         PAUSE_MIN.saturating_mul(1 << self.times.saturating_sub(1).min(16)).min(PAUSE_MAX)
     }
@@ -47,10 +51,17 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(3);
 
 impl ClientAdmin {
-    /// A cluster at `bootstrap` (`host:port`), each call ending within `timeout`. Nothing is connected yet.
+    /// A cluster at `bootstrap` (`host:port`), each call ending within `timeout`. Nothing is
+    /// connected yet.
     #[must_use]
     pub fn new(env: Env, bootstrap: String, timeout: Duration) -> Self {
-        Self { env, bootstrap, timeout, client: Mutex::new(None), failure: std::sync::Mutex::default() }
+        Self {
+            env,
+            bootstrap,
+            timeout,
+            client: Mutex::new(None),
+            failure: std::sync::Mutex::default(),
+        }
     }
 
     async fn client(&self) -> Result<Client, AdminError> {
@@ -63,7 +74,9 @@ impl ClientAdmin {
         if let Some(client) = &*slot {
             return Ok(client.clone());
         }
-        if let Some(failure) = self.failure().filter(|failure| failure.asked.elapsed() < failure.pause()) {
+        if let Some(failure) =
+            self.failure().filter(|failure| failure.asked.elapsed() < failure.pause())
+        {
             return Err(AdminError::Unreachable(failure.why));
         }
         let options = ClientOptions {
@@ -72,7 +85,8 @@ impl ClientAdmin {
             api_timeout: self.timeout,
             ..ClientOptions::default()
         };
-        let connected = Client::connect(self.env.clone(), std::slice::from_ref(&self.bootstrap), options).await;
+        let connected =
+            Client::connect(self.env.clone(), std::slice::from_ref(&self.bootstrap), options).await;
         self.note(&connected);
         let client = connected.map_err(told)?;
         *slot = Some(client.clone());
@@ -95,13 +109,20 @@ impl ClientAdmin {
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         *failure = match (result, failure.take()) {
             (Ok(_) | Err(Error::Broker(_)), _) => None,
-            (Err(_), Some(known)) => Some(Failure { asked: now, times: known.times.saturating_add(1), ..known }),
-            (Err(error), None) => Some(Failure { since: now, why: error.to_string(), asked: now, times: 1 }),
+            (Err(_), Some(known)) => {
+                Some(Failure { asked: now, times: known.times.saturating_add(1), ..known })
+            }
+            (Err(error), None) => {
+                Some(Failure { since: now, why: error.to_string(), asked: now, times: 1 })
+            }
         };
     }
 
     /// Runs `call`; after a fault of the connection the next call makes a new one.
-    async fn call<T>(&self, call: impl AsyncFnOnce(&Client) -> Result<T, Error>) -> Result<T, AdminError> {
+    async fn call<T>(
+        &self,
+        call: impl AsyncFnOnce(&Client) -> Result<T, Error>,
+    ) -> Result<T, AdminError> {
         let client = self.client().await?;
         let result = call(&client).await;
         self.note(&result);
@@ -115,10 +136,15 @@ impl ClientAdmin {
 
 impl KafkaAdmin for ClientAdmin {
     fn cluster_id(&self) -> BoxFuture<'_, Result<Option<String>, AdminError>> {
-        Box::pin(self.call(async |client: &Client| Ok(Some(client.describe_cluster().await?.cluster_id).filter(|id| !id.is_empty()))))
+        Box::pin(self.call(async |client: &Client| {
+            Ok(Some(client.describe_cluster().await?.cluster_id).filter(|id| !id.is_empty()))
+        }))
     }
 
-    fn describe_topic<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Topic>, AdminError>> {
+    fn describe_topic<'a>(
+        &'a self,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Topic>, AdminError>> {
         Box::pin(self.call(async move |client: &Client| {
             let metadata = client.metadata(Some(&[name.to_owned()])).await?;
             let Some(topic) = metadata.topics.get(name) else { return Ok(None) };
@@ -128,19 +154,33 @@ impl KafkaAdmin for ClientAdmin {
                 Some(code) => return Err(BrokerError { code, message: None }.into()),
             }
             let resource = ConfigResource::topic(name);
-            let mut configs = client.describe_configs(std::slice::from_ref(&resource), None, false).await?;
+            let mut configs =
+                client.describe_configs(std::slice::from_ref(&resource), None, false).await?;
             let entries = match configs.remove(&resource) {
                 Some(Ok(entries)) => entries,
                 // Deleted between the two calls.
-                Some(Err(BrokerError { code: ErrorCode::UnknownTopicOrPartition, .. })) => return Ok(None),
+                Some(Err(BrokerError { code: ErrorCode::UnknownTopicOrPartition, .. })) => {
+                    return Ok(None);
+                }
                 Some(Err(error)) => return Err(error.into()),
-                None => return Err(Error::Invalid("the broker left the topic out of its answer".to_owned())),
+                None => {
+                    return Err(Error::Invalid(
+                        "the broker left the topic out of its answer".to_owned(),
+                    ));
+                }
             };
-            let own = entries.into_iter().filter(|entry| entry.source == ConfigSource::DYNAMIC_TOPIC_CONFIG);
+            let own = entries
+                .into_iter()
+                .filter(|entry| entry.source == ConfigSource::DYNAMIC_TOPIC_CONFIG);
             Ok(Some(Topic {
                 id: base64_of(*topic.id.as_bytes()),
                 partitions: i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX),
-                replicas: topic.partitions.values().map(|p| i32::try_from(p.replicas.len()).unwrap_or(i32::MAX)).max().unwrap_or(0),
+                replicas: topic
+                    .partitions
+                    .values()
+                    .map(|p| i32::try_from(p.replicas.len()).unwrap_or(i32::MAX))
+                    .max()
+                    .unwrap_or(0),
                 config: own.filter_map(|entry| Some((entry.name, entry.value?))).collect(),
             }))
         }))
@@ -167,9 +207,15 @@ impl KafkaAdmin for ClientAdmin {
         }))
     }
 
-    fn create_partitions<'a>(&'a self, name: &'a str, total: i32) -> BoxFuture<'a, Result<(), AdminError>> {
+    fn create_partitions<'a>(
+        &'a self,
+        name: &'a str,
+        total: i32,
+    ) -> BoxFuture<'a, Result<(), AdminError>> {
         Box::pin(self.call(async move |client: &Client| {
-            let mut outcomes = client.create_partitions(&BTreeMap::from([(name.to_owned(), (total, None))])).await?;
+            let mut outcomes = client
+                .create_partitions(&BTreeMap::from([(name.to_owned(), (total, None))]))
+                .await?;
             one(outcomes.remove(name))
         }))
     }
@@ -180,9 +226,16 @@ impl KafkaAdmin for ClientAdmin {
         changes: &'a BTreeMap<String, Option<String>>,
     ) -> BoxFuture<'a, Result<(), AdminError>> {
         Box::pin(self.call(async move |client: &Client| {
-            let ops = changes.iter().map(|(key, value)| (key.clone(), value.clone().map_or(AlterOp::Delete, AlterOp::Set)));
+            let ops = changes.iter().map(|(key, value)| {
+                (key.clone(), value.clone().map_or(AlterOp::Delete, AlterOp::Set))
+            });
             let resource = ConfigResource::topic(name);
-            let mut outcomes = client.incremental_alter_configs(&BTreeMap::from([(resource.clone(), ops.collect())]), false).await?;
+            let mut outcomes = client
+                .incremental_alter_configs(
+                    &BTreeMap::from([(resource.clone(), ops.collect())]),
+                    false,
+                )
+                .await?;
             one(outcomes.remove(&resource))
         }))
     }
@@ -202,8 +255,13 @@ fn one<T>(outcome: Option<Result<T, BrokerError>>) -> Result<T, Error> {
 
 fn told(error: Error) -> AdminError {
     match error {
-        Error::Broker(error) if !error.code.is_retriable() || error.code == ErrorCode::UnknownTopicOrPartition => {
-            AdminError::Refused { code: error.code.name().to_owned(), message: error.message.unwrap_or_default() }
+        Error::Broker(error)
+            if !error.code.is_retriable() || error.code == ErrorCode::UnknownTopicOrPartition =>
+        {
+            AdminError::Refused {
+                code: error.code.name().to_owned(),
+                message: error.message.unwrap_or_default(),
+            }
         }
         error => AdminError::Unreachable(error.to_string()),
     }
@@ -241,7 +299,9 @@ mod tests {
             }
         });
         let admin = ClientAdmin::new(env, bootstrap, Duration::from_millis(200));
-        let ask = async || assert!(matches!(admin.describe_topic("a").await, Err(AdminError::Unreachable(_))));
+        let ask = async || {
+            assert!(matches!(admin.describe_topic("a").await, Err(AdminError::Unreachable(_))))
+        };
         ask().await;
         let tried = accepted.load(std::sync::atomic::Ordering::SeqCst);
         for _ in 0..10 {

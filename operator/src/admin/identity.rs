@@ -33,7 +33,12 @@ impl AskIdentity for HttpIdentity {
     fn identity<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, Option<Identity>> {
         let ask = async move {
             let mut stream = self.0.net.connect(host, port).await?;
-            stream.write_all(format!("GET /identity HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+            stream
+                .write_all(
+                    format!("GET /identity HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
+                        .as_bytes(),
+                )
+                .await?;
             let mut answer = Vec::new();
             stream.take(ANSWER_MAX).read_to_end(&mut answer).await?;
             std::io::Result::Ok(read(&answer))
@@ -58,7 +63,10 @@ fn read(answer: &[u8]) -> Option<Identity> {
     let (head, body) = std::str::from_utf8(answer).ok()?.split_once("\r\n\r\n")?;
     let is_ok = head.lines().next()?.split(' ').nth(1) == Some("200");
     let said: Said = serde_json::from_str(is_ok.then_some(body)?).ok()?;
-    Some(Identity { cluster_id: said.cluster_id, directory_ids: said.directories.into_iter().map(|directory| directory.id).collect() })
+    Some(Identity {
+        cluster_id: said.cluster_id,
+        directory_ids: said.directories.into_iter().map(|directory| directory.id).collect(),
+    })
 }
 
 #[cfg(test)]
@@ -68,9 +76,13 @@ mod tests {
     #[test]
     fn an_answer_is_read_or_left() {
         let body = r#"{"cluster.id":"c","node.id":0,"directories":[{"path":"/d","directory.id":"a"},{"path":"/e","directory.id":"b"}]}"#;
-        let known = Identity { cluster_id: "c".into(), directory_ids: vec!["a".into(), "b".into()] };
+        let known =
+            Identity { cluster_id: "c".into(), directory_ids: vec!["a".into(), "b".into()] };
         for (answer, expected) in [
-            (format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n{body}"), Some(known)),
+            (
+                format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n{body}"),
+                Some(known),
+            ),
             (format!("HTTP/1.1 404 Not Found\r\n\r\n{body}"), None),
             ("HTTP/1.1 200 OK\r\n\r\n{}".to_owned(), None),
             (body.to_owned(), None),

@@ -1,4 +1,5 @@
-//! What the operator asks of a running cluster, as a trait: the Kafka client behind it, or a model in tests.
+//! What the operator asks of a running cluster, as a trait: the Kafka client behind it, or a model
+//! in tests.
 
 mod client;
 mod identity;
@@ -16,8 +17,12 @@ pub trait KafkaAdmin: Send + Sync {
     /// The cluster's id, as Kafka clients see it.
     fn cluster_id(&self) -> BoxFuture<'_, Result<Option<String>, AdminError>>;
 
-    /// The topic with its own (not inherited) configuration; `None` when there is none of that name.
-    fn describe_topic<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Topic>, AdminError>>;
+    /// The topic with its own (not inherited) configuration; `None` when there is none of that
+    /// name.
+    fn describe_topic<'a>(
+        &'a self,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Topic>, AdminError>>;
 
     /// Makes a topic. `partitions` of `None` means the cluster's `num.partitions`.
     fn create_topic<'a>(
@@ -29,7 +34,11 @@ pub trait KafkaAdmin: Send + Sync {
     ) -> BoxFuture<'a, Result<(), AdminError>>;
 
     /// Adds partitions until there are `total`.
-    fn create_partitions<'a>(&'a self, name: &'a str, total: i32) -> BoxFuture<'a, Result<(), AdminError>>;
+    fn create_partitions<'a>(
+        &'a self,
+        name: &'a str,
+        total: i32,
+    ) -> BoxFuture<'a, Result<(), AdminError>>;
 
     /// Sets each key to its value, or back to the cluster's default where it is `None`.
     fn alter_topic_config<'a>(

@@ -26,20 +26,24 @@ use super::config::{config_schema, config_values};
     status = "KafkaClusterStatus",
     scale(spec_replicas_path = ".spec.replicas", status_replicas_path = ".status.replicas", label_selector_path = ".status.selector"),
     derive = "PartialEq",
-    doc = "A Kafka cluster: brokers that every Kafka client can use, with their volumes, addresses and configuration.",
+    doc = "A Kafka cluster: brokers that every Kafka client can use, with their volumes, addresses \
+        and configuration.",
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]{0,30}[a-z0-9])?$')").message(NAME_MESSAGE),
-    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether clients can use the cluster as the spec describes it"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether \
+        clients can use the cluster as the spec describes it"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase", description = "What is going on, in a few words"),
     printcolumn(name = "Since", type_ = "date", json_path = ".status.phaseSince", description = "For how long"),
     printcolumn(name = "Brokers", type_ = "string", json_path = ".status.brokers", description = "Brokers that are ready / brokers that are wanted"),
     printcolumn(name = "Version", type_ = "string", json_path = ".status.version", description = "The version that every broker runs"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", description = "Why the cluster is or is not ready"),
-    printcolumn(name = "Bootstrap", type_ = "string", json_path = ".status.listeners[0].bootstrapServers", description = "bootstrap.servers of the first listener; status.listeners has them all"),
+    printcolumn(name = "Bootstrap", type_ = "string", json_path = ".status.listeners[0].bootstrapServers", description = "bootstrap.servers \
+        of the first listener; status.listeners has them all"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", description = "What is waited for, in full", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[x_kube(validation = Rule::new("!has(self.image) || !has(self.version)").message(IMAGE_AND_VERSION_MESSAGE))]
-#[x_kube(validation = Rule::new("self.listeners.all(l, !has(l.brokers) || l.brokers.all(b, b.broker < self.replicas))").message(NO_SUCH_BROKER_MESSAGE))]
+#[x_kube(validation = Rule::new("self.listeners.all(l, !has(l.brokers) || l.brokers.all(b, \
+    b.broker < self.replicas))").message(NO_SUCH_BROKER_MESSAGE))]
 #[serde(rename_all = "camelCase")]
 pub struct KafkaClusterSpec {
     /// How many brokers the cluster has. This version runs one broker per cluster. Default: 1.
@@ -48,16 +52,18 @@ pub struct KafkaClusterSpec {
     #[x_kube(validation = Rule::new("self <= 1").message(REPLICAS_MESSAGE))]
     pub replicas: i32,
 
-    /// The version of Letterbox to run: a tag in the repository that the operator takes brokers from (`broker.image.repository`
-    /// of the Helm chart). Changing it restarts the brokers.
-    /// Absent: the operator's version when a broker of this cluster first became ready without one (`status.defaultImage`). It stays when
-    /// the operator is upgraded, so that upgrading the operator never restarts a broker; set it to upgrade the brokers, and remove
-    /// it again to go back.
+    /// The version of Letterbox to run: a tag in the repository that the operator takes brokers
+    /// from (`broker.image.repository` of the Helm chart). Changing it restarts the brokers.
+    /// Absent: the operator's version when a broker of this cluster first became ready without one
+    /// (`status.defaultImage`). It stays when the operator is upgraded, so that upgrading the
+    /// operator never restarts a broker; set it to upgrade the brokers, and remove it again to go
+    /// back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"))]
     pub version: Option<String>,
 
-    /// The whole image reference to run instead of `version`, for example from a mirror. Changing it restarts the brokers.
+    /// The whole image reference to run instead of `version`, for example from a mirror. Changing
+    /// it restarts the brokers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
@@ -66,14 +72,19 @@ pub struct KafkaClusterSpec {
     #[serde(default)]
     pub storage: ClusterStorage,
 
-    /// Broker configuration: the keys and values of Kafka's server.properties. Values are strings, numbers, true or false, or lists of
-    /// them. Changing it restarts the brokers. Keys that the operator sets itself (names, listeners, directories, quorum) are refused.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "config_values")]
+    /// Broker configuration: the keys and values of Kafka's server.properties. Values are strings,
+    /// numbers, true or false, or lists of them. Changing it restarts the brokers. Keys that the
+    /// operator sets itself (names, listeners, directories, quorum) are refused.
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "config_values"
+    )]
     #[schemars(schema_with = "broker_config_schema")]
     pub config: BTreeMap<String, String>,
 
-    /// Where clients connect. Each listener has a name and a port of its own. Default: one of type `internal`, named `plain`, on
-    /// port 9092.
+    /// Where clients connect. Each listener has a name and a port of its own. Default: one of type
+    /// `internal`, named `plain`, on port 9092.
     #[serde(default = "default_listeners")]
     #[schemars(length(min = 1, max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     #[x_kube(validation = Rule::new("self.all(a, self.exists_one(b, b.port == a.port))").message(PORTS_MESSAGE))]
@@ -89,20 +100,23 @@ pub struct KafkaClusterSpec {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterStorage {
-    /// How large the volume is, for example `10Gi`. It can grow, if the storage class allows it. A volume that
-    /// is larger, because it was grown by hand or this was set back, stays as large as it is. At least 64Mi. Default: 10Gi.
+    /// How large the volume is, for example `10Gi`. It can grow, if the storage class allows it. A
+    /// volume that is larger, because it was grown by hand or this was set back, stays as large as
+    /// it is. At least 64Mi. Default: 10Gi.
     #[serde(default = "default_size")]
     #[schemars(length(min = 1, max = 32))]
-    #[x_kube(validation = Rule::new("isQuantity(self) && !quantity(self).isLessThan(quantity('64Mi'))").message(SIZE_MESSAGE))]
+    #[x_kube(validation = Rule::new("isQuantity(self) && \
+        !quantity(self).isLessThan(quantity('64Mi'))").message(SIZE_MESSAGE))]
     pub size: String,
 
-    /// The storage class. Absent: the Kubernetes cluster's default class. A volume that was made stays in its class; while it
-    /// could not be made yet, another class may be named.
+    /// The storage class. Absent: the Kubernetes cluster's default class. A volume that was made
+    /// stays in its class; while it could not be made yet, another class may be named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub class: Option<String>,
 
-    /// What happens to the volumes, and with them to every record, when the cluster is deleted. Default: Retain.
+    /// What happens to the volumes, and with them to every record, when the cluster is deleted.
+    /// Default: Retain.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
 }
@@ -119,7 +133,8 @@ pub enum DeletionPolicy {
 
 /// A place where clients connect.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[x_kube(validation = Rule::new("self.type == 'nodeport' || (!has(self.bootstrap) && !has(self.brokers))").message(NODEPORT_ONLY_MESSAGE))]
+#[x_kube(validation = Rule::new("self.type == 'nodeport' || (!has(self.bootstrap) && \
+    !has(self.brokers))").message(NODEPORT_ONLY_MESSAGE))]
 #[serde(rename_all = "camelCase")]
 pub struct Listener {
     /// The listener's name: lower-case letters and digits, at most 11, beginning with a letter.
@@ -133,8 +148,8 @@ pub struct Listener {
     #[x_kube(validation = Rule::new("self != 9644").message(ADMIN_PORT_MESSAGE))]
     pub port: i32,
 
-    /// Who can reach it: `internal` (clients in the Kubernetes cluster) or `nodeport` (clients outside, through a port of
-    /// every node). Default: internal.
+    /// Who can reach it: `internal` (clients in the Kubernetes cluster) or `nodeport` (clients
+    /// outside, through a port of every node). Default: internal.
     #[serde(rename = "type", default)]
     pub type_: ListenerType,
 
@@ -142,7 +157,8 @@ pub struct Listener {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bootstrap: Option<ListenerBootstrap>,
 
-    /// For `nodeport`: the address of each broker, where the one that Kubernetes gives is not right for the clients.
+    /// For `nodeport`: the address of each broker, where the one that Kubernetes gives is not right
+    /// for the clients.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["broker"]))]
     pub brokers: Vec<BrokerAddress>,
@@ -163,8 +179,8 @@ pub enum ListenerType {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct ListenerBootstrap {
-    /// The port of every node. Absent: Kubernetes chooses one. `status.listeners` tells where clients begin: here, or at the
-    /// brokers' own addresses where they have an `advertisedHost`.
+    /// The port of every node. Absent: Kubernetes chooses one. `status.listeners` tells where
+    /// clients begin: here, or at the brokers' own addresses where they have an `advertisedHost`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub node_port: Option<i32>,
@@ -183,12 +199,17 @@ pub struct BrokerAddress {
     #[schemars(range(min = 1, max = 65535))]
     pub node_port: Option<i32>,
 
-    /// The host that clients are told to connect to. Absent: the address of the node that the broker runs on.
+    /// The host that clients are told to connect to. Absent: the address of the node that the
+    /// broker runs on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[A-Za-z0-9]([-A-Za-z0-9.:]*[A-Za-z0-9])?$"))]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[A-Za-z0-9]([-A-Za-z0-9.:]*[A-Za-z0-9])?$")
+    )]
     pub advertised_host: Option<String>,
 
-    /// The port that clients are told to connect to, where something in front of the nodes changes it. Absent: the node port.
+    /// The port that clients are told to connect to, where something in front of the nodes changes
+    /// it. Absent: the node port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub advertised_port: Option<i32>,
@@ -218,7 +239,8 @@ impl Resources {
 }
 
 /// A quantity that is not negative, as Kubernetes writes it.
-const QUANTITY_PATTERN: &str = r"^\+?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE][+-]?[0-9]+))?$";
+const QUANTITY_PATTERN: &str =
+    r"^\+?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE][+-]?[0-9]+))?$";
 
 /// The schema of a quantity, without the page of prose that the Kubernetes type carries.
 struct QuantitySchema;
@@ -267,11 +289,13 @@ pub struct KafkaClusterStatus {
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub listeners: Vec<ListenerStatus>,
 
-    /// The cluster's id, as Kafka clients see it. It is fixed before the first broker starts, and never changes.
+    /// The cluster's id, as Kafka clients see it. It is fixed before the first broker starts, and
+    /// never changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_id: Option<String>,
 
-    /// The brokers that this cluster has, and what is remembered of each, so that an empty volume is not taken for a lost one.
+    /// The brokers that this cluster has, and what is remembered of each, so that an empty volume
+    /// is not taken for a lost one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["id"]))]
     pub nodes: Vec<NodeStatus>,
@@ -284,7 +308,8 @@ pub struct KafkaClusterStatus {
     #[serde(default)]
     pub ready_replicas: i32,
 
-    /// The labels of the brokers' pods, for whatever counts or scales them (`kubectl get pods --selector`).
+    /// The labels of the brokers' pods, for whatever counts or scales them
+    /// (`kubectl get pods --selector`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
 
@@ -292,7 +317,8 @@ pub struct KafkaClusterStatus {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub brokers: String,
 
-    /// The version that every ready broker runs; absent while they differ, while none is ready, or while it cannot be told from the image.
+    /// The version that every ready broker runs; absent while they differ, while none is ready, or
+    /// while it cannot be told from the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
 
@@ -300,8 +326,9 @@ pub struct KafkaClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
 
-    /// The image that the brokers run whenever the spec names neither image nor version. Written when a broker first became ready on it,
-    /// and kept when the operator is upgraded. An image or version in the spec is never remembered here.
+    /// The image that the brokers run whenever the spec names neither image nor version. Written
+    /// when a broker first became ready on it, and kept when the operator is upgraded. An image or
+    /// version in the spec is never remembered here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_image: Option<String>,
 }
@@ -321,7 +348,8 @@ pub struct NodeStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<String>,
 
-    /// 1 for the first broker of this id, and one more each time when the loss of its records was accepted.
+    /// 1 for the first broker of this id, and one more each time when the loss of its records was
+    /// accepted.
     #[serde(default)]
     pub incarnation: i32,
 
@@ -330,8 +358,8 @@ pub struct NodeStatus {
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub volumes: Vec<VolumeStatus>,
 
-    /// The name of a loss: this broker's records are gone. It does not go on until a person sets the annotation
-    /// `letterbox.dev/accept-data-loss` to this name, or until its volume is back.
+    /// The name of a loss: this broker's records are gone. It does not go on until a person sets
+    /// the annotation `letterbox.dev/accept-data-loss` to this name, or until its volume is back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_loss: Option<String>,
 }
@@ -351,7 +379,8 @@ pub struct VolumeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claim_uid: Option<String>,
 
-    /// The `directory.id` that the broker found on it. Another one means that its records are elsewhere.
+    /// The `directory.id` that the broker found on it. Another one means that its records are
+    /// elsewhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directory_id: Option<String>,
 }
@@ -366,22 +395,32 @@ pub struct ListenerStatus {
     pub bootstrap_servers: String,
 }
 
-pub(crate) const NAME_MESSAGE: &str = "A cluster's name has at most 32 characters, begins with a letter, ends with a letter or digit, and has only lower-case letters, digits and '-' in it, because services are named after it.";
-pub(crate) const REPLICAS_MESSAGE: &str = "This version runs one broker per cluster; set spec.replicas to 1.";
-pub(crate) const IMAGE_AND_VERSION_MESSAGE: &str = "spec.image is a whole image reference; set it or spec.version, not both.";
-pub(crate) const PORTS_MESSAGE: &str = "Two listeners have the same port; give each listener a port of its own.";
-pub(crate) const INTERNAL_LISTENER_MESSAGE: &str = "One listener must be of type internal: the operator itself connects to it.";
-pub(crate) const NODEPORT_ONLY_MESSAGE: &str =
-    "Only a listener of type nodeport has bootstrap and brokers; remove them or set type: nodeport.";
-pub(crate) const CONTROLLER_NAME_MESSAGE: &str =
-    "The name controller is taken by the listener that brokers use among themselves; choose another one.";
-pub(crate) const ADMIN_NAME_MESSAGE: &str = "The name admin is taken by the port of health and metrics; choose another one.";
-pub(crate) const NO_SUCH_BROKER_MESSAGE: &str =
-    "Brokers are numbered from 0 to spec.replicas - 1; remove the others from spec.listeners[].brokers.";
-pub(crate) const ADMIN_PORT_MESSAGE: &str = "Port 9644 is taken by health and metrics; choose another one.";
-pub(crate) const SIZE_MESSAGE: &str = "The size must be a quantity of at least 64Mi, for example 10Gi.";
+pub(crate) const NAME_MESSAGE: &str = "A cluster's name has at most 32 characters, begins with a \
+    letter, ends with a letter or digit, and has only lower-case letters, digits and '-' in it, \
+    because services are named after it.";
+pub(crate) const REPLICAS_MESSAGE: &str =
+    "This version runs one broker per cluster; set spec.replicas to 1.";
+pub(crate) const IMAGE_AND_VERSION_MESSAGE: &str =
+    "spec.image is a whole image reference; set it or spec.version, not both.";
+pub(crate) const PORTS_MESSAGE: &str =
+    "Two listeners have the same port; give each listener a port of its own.";
+pub(crate) const INTERNAL_LISTENER_MESSAGE: &str =
+    "One listener must be of type internal: the operator itself connects to it.";
+pub(crate) const NODEPORT_ONLY_MESSAGE: &str = "Only a listener of type nodeport has bootstrap and \
+    brokers; remove them or set type: nodeport.";
+pub(crate) const CONTROLLER_NAME_MESSAGE: &str = "The name controller is taken by the listener \
+    that brokers use among themselves; choose another one.";
+pub(crate) const ADMIN_NAME_MESSAGE: &str =
+    "The name admin is taken by the port of health and metrics; choose another one.";
+pub(crate) const NO_SUCH_BROKER_MESSAGE: &str = "Brokers are numbered from 0 to spec.replicas - 1; \
+    remove the others from spec.listeners[].brokers.";
+pub(crate) const ADMIN_PORT_MESSAGE: &str =
+    "Port 9644 is taken by health and metrics; choose another one.";
+pub(crate) const SIZE_MESSAGE: &str =
+    "The size must be a quantity of at least 64Mi, for example 10Gi.";
 
-/// The least size of a volume, in bytes: the broker keeps a part of it free, and a smaller one has room for little else.
+/// The least size of a volume, in bytes: the broker keeps a part of it free, and a smaller one has
+/// room for little else.
 pub(crate) const SIZE_MIN: u64 = 64 << 20;
 
 /// The port of health, metrics and lifecycle.
@@ -392,8 +431,8 @@ pub(crate) fn owned_keys_message(keys: &str) -> String {
     format!("The operator sets {keys} itself; remove it from spec.config.")
 }
 
-/// [`config_schema`], and a rule for each key that the operator sets itself. A rule can only speak of a property that the schema names, with
-/// its dots escaped.
+/// [`config_schema`], and a rule for each key that the operator sets itself. A rule can only speak
+/// of a property that the schema names, with its dots escaped.
 fn broker_config_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
     let mut schema = config_schema(generator);
     let rule = |key: &&str| {
@@ -401,7 +440,8 @@ fn broker_config_schema(generator: &mut schemars::SchemaGenerator) -> schemars::
         serde_json::json!({"rule": format!("!has(self.{escaped})"), "message": owned_keys_message(key)})
     };
     let any = || serde_json::json!({"x-kubernetes-int-or-string": true});
-    let properties: serde_json::Map<String, serde_json::Value> = OWNED_KEYS.iter().map(|key| ((*key).to_owned(), any())).collect();
+    let properties: serde_json::Map<String, serde_json::Value> =
+        OWNED_KEYS.iter().map(|key| ((*key).to_owned(), any())).collect();
     schema.insert("maxProperties".to_owned(), 200.into());
     schema.insert("properties".to_owned(), properties.into());
     schema.insert("x-kubernetes-validations".to_owned(), OWNED_KEYS.iter().map(rule).collect());
@@ -417,7 +457,13 @@ fn default_size() -> String {
 }
 
 fn default_listeners() -> Vec<Listener> {
-    vec![Listener { name: "plain".to_owned(), port: 9092, type_: ListenerType::Internal, bootstrap: None, brokers: Vec::new() }]
+    vec![Listener {
+        name: "plain".to_owned(),
+        port: 9092,
+        type_: ListenerType::Internal,
+        bootstrap: None,
+        brokers: Vec::new(),
+    }]
 }
 
 impl Default for ClusterStorage {

@@ -13,7 +13,14 @@ pub const PAUSED: &str = "Paused";
 
 /// A condition of type `type_`, to be merged with [`set_condition`].
 #[must_use]
-pub fn condition(type_: &str, status: bool, reason: &str, message: impl Into<String>, generation: Option<i64>, now: Time) -> Condition {
+pub fn condition(
+    type_: &str,
+    status: bool,
+    reason: &str,
+    message: impl Into<String>,
+    generation: Option<i64>,
+    now: Time,
+) -> Condition {
     Condition {
         type_: type_.to_owned(),
         status: if status { "True" } else { "False" }.to_owned(),
@@ -24,7 +31,8 @@ pub fn condition(type_: &str, status: bool, reason: &str, message: impl Into<Str
     }
 }
 
-/// Puts `new` in place of the condition of its type; the transition time moves only when the status does.
+/// Puts `new` in place of the condition of its type; the transition time moves only when the status
+/// does.
 pub fn set_condition(conditions: &mut Vec<Condition>, mut new: Condition) {
     match conditions.iter_mut().find(|old| old.type_ == new.type_) {
         Some(old) => {
@@ -63,7 +71,14 @@ mod tests {
         let mut all = Vec::new();
         set_condition(&mut all, condition(READY, false, "Starting", "a", Some(1), at(1)));
         set_condition(&mut all, condition(READY, false, "Waiting", "b", Some(2), at(2)));
-        assert_eq!((all[0].last_transition_time.clone(), all[0].reason.as_str(), all[0].observed_generation), (at(1), "Waiting", Some(2)));
+        assert_eq!(
+            (
+                all[0].last_transition_time.clone(),
+                all[0].reason.as_str(),
+                all[0].observed_generation
+            ),
+            (at(1), "Waiting", Some(2))
+        );
         set_condition(&mut all, condition(READY, true, "Ready", "", Some(2), at(3)));
         assert_eq!(all[0].last_transition_time, at(3));
         assert_eq!(all.len(), 1);

@@ -1,14 +1,17 @@
-//! Kafka's keys and values as people write them in YAML: `retention.ms: 60000`, `preallocate: false`,
-//! `min.cleanable.dirty.ratio: 0.1`, `cleanup.policy: [compact, delete]`. Kafka knows texts alone.
+//! Kafka's keys and values as people write them in YAML: `retention.ms: 60000`,
+//! `preallocate: false`, `min.cleanable.dirty.ratio: 0.1`, `cleanup.policy: [compact, delete]`.
+//! Kafka knows texts alone.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-/// Reads a map of any values as texts. Never fails on a value, so that one object cannot end the watch over all; what is no value of the
-/// key is refused by the broker, by name.
-pub(super) fn config_values<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+/// Reads a map of any values as texts. Never fails on a value, so that one object cannot end the
+/// watch over all; what is no value of the key is refused by the broker, by name.
+pub(super) fn config_values<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, String>, D::Error> {
     let values: Option<BTreeMap<String, Value>> = Deserialize::deserialize(deserializer)?;
     Ok(values.unwrap_or_default().into_iter().map(|(key, value)| (key, text_of(value))).collect())
 }
@@ -33,12 +36,29 @@ mod tests {
 
     #[test]
     fn values_are_taken_as_they_are_written_in_yaml() {
-        let yaml = "config:\n  a: 1\n  b: true\n  c: 0.5\n  d: '7'\n  e: [compact, delete]\n  f:\n  g: -1\n  h: 9223372036854775807\n";
-        let expected = [("a", "1"), ("b", "true"), ("c", "0.5"), ("d", "7"), ("e", "compact,delete"), ("f", ""), ("g", "-1")];
-        let expected = expected.into_iter().chain([("h", "9223372036854775807")]).map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let yaml = "config:\n  a: 1\n  b: true\n  c: 0.5\n  d: '7'\n  e: [compact, delete]\n  f:\n  \
+            g: -1\n  h: 9223372036854775807\n";
+        let expected = [
+            ("a", "1"),
+            ("b", "true"),
+            ("c", "0.5"),
+            ("d", "7"),
+            ("e", "compact,delete"),
+            ("f", ""),
+            ("g", "-1"),
+        ];
+        let expected = expected
+            .into_iter()
+            .chain([("h", "9223372036854775807")])
+            .map(|(key, value)| (key.to_owned(), value.to_owned()));
         let expected = expected.collect();
         assert_eq!(serde_yaml::from_str::<KafkaClusterSpec>(yaml).unwrap().config, expected);
-        assert_eq!(serde_yaml::from_str::<KafkaTopicSpec>(&format!("clusterRef: {{name: a}}\n{yaml}")).unwrap().config, expected);
+        assert_eq!(
+            serde_yaml::from_str::<KafkaTopicSpec>(&format!("clusterRef: {{name: a}}\n{yaml}"))
+                .unwrap()
+                .config,
+            expected
+        );
         assert!(serde_yaml::from_str::<KafkaClusterSpec>("config:\n").unwrap().config.is_empty());
     }
 }

@@ -1,7 +1,8 @@
 //! What users write and read: [`KafkaCluster`] and [`KafkaTopic`] of `letterbox.dev/v1alpha1`.
 //!
-//! Every field's comment becomes `kubectl explain`. Changes are additive. What a schema can refuse is
-//! refused by the API server through CEL; [`validate`] holds the same rules for files that never meet one.
+//! Every field's comment becomes `kubectl explain`. Changes are additive. What a schema can refuse
+//! is refused by the API server through CEL; [`validate`] holds the same rules for files that never
+//! meet one.
 
 mod cluster;
 mod condition;
@@ -11,37 +12,46 @@ mod topic;
 pub mod validate;
 
 pub use cluster::{
-    ADMIN_PORT, BrokerAddress, ClusterStorage, DeletionPolicy, KafkaCluster, KafkaClusterSpec, KafkaClusterStatus, Listener,
-    ListenerBootstrap, ListenerStatus, ListenerType, NodeStatus, Resources, VolumeStatus,
+    ADMIN_PORT, BrokerAddress, ClusterStorage, DeletionPolicy, KafkaCluster, KafkaClusterSpec,
+    KafkaClusterStatus, Listener, ListenerBootstrap, ListenerStatus, ListenerType, NodeStatus,
+    Resources, VolumeStatus,
 };
-pub use condition::{DEGRADED, PAUSED, PROGRESSING, READY, condition, find_condition, is_true, set_condition};
+pub use condition::{
+    DEGRADED, PAUSED, PROGRESSING, READY, condition, find_condition, is_true, set_condition,
+};
 pub use quantity::{bytes_of, nanos_of, shown};
 pub use topic::{ClusterRef, KafkaTopic, KafkaTopicSpec, KafkaTopicStatus};
 
 /// The API group.
 pub const GROUP: &str = "letterbox.dev";
 
-/// Set to `"true"` on a `KafkaCluster` or `KafkaTopic`, it stops the operator from changing anything for that object.
+/// Set to `"true"` on a `KafkaCluster` or `KafkaTopic`, it stops the operator from changing
+/// anything for that object.
 pub const PAUSE_ANNOTATION: &str = "letterbox.dev/pause-reconciliation";
 
-/// Set on a `KafkaCluster` to the name of a loss (`status.nodes[].dataLoss`), it lets that broker go on without the records that are lost.
-/// The name is of one loss only: it accepts no other.
+/// Set on a `KafkaCluster` to the name of a loss (`status.nodes[].dataLoss`), it lets that broker
+/// go on without the records that are lost. The name is of one loss only: it accepts no other.
 pub const ACCEPT_LOSS_ANNOTATION: &str = "letterbox.dev/accept-data-loss";
 
-/// Holds a `KafkaCluster` whose volumes go with it (`spec.storage.deletionPolicy: Delete`) until they are deleted, or until that is read
-/// again and says that they stay.
+/// Holds a `KafkaCluster` whose volumes go with it (`spec.storage.deletionPolicy: Delete`) until
+/// they are deleted, or until that is read again and says that they stay.
 pub const CLUSTER_FINALIZER: &str = "letterbox.dev/delete-volumes";
 
-/// Holds a `KafkaTopic` whose `deletionPolicy` is `Delete` until its topic is gone from the cluster.
+/// Holds a `KafkaTopic` whose `deletionPolicy` is `Delete` until its topic is gone from the
+/// cluster.
 pub const TOPIC_FINALIZER: &str = "letterbox.dev/delete-topic";
 
 /// Whether the object asks to be left alone ([`PAUSE_ANNOTATION`]).
 #[must_use]
 pub fn is_paused(meta: &kube::core::ObjectMeta) -> bool {
-    meta.annotations.as_ref().and_then(|all| all.get(PAUSE_ANNOTATION)).is_some_and(|value| value == "true")
+    meta.annotations
+        .as_ref()
+        .and_then(|all| all.get(PAUSE_ANNOTATION))
+        .is_some_and(|value| value == "true")
 }
 
-/// Keys of server.properties that the operator sets itself, because names, ports, volumes and the quorum follow from them.
+/// Keys of server.properties that the operator sets itself, because names, ports, volumes and the
+/// quorum follow from them.
 ///
 /// `spec.config` must not contain them.
 pub const OWNED_KEYS: &[&str] = &[
@@ -68,7 +78,9 @@ pub const OWNED_KEYS: &[&str] = &[
 
 /// The custom resource definitions, in the order they are printed and checked in.
 #[must_use]
-pub fn crds() -> Vec<k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition> {
+pub fn crds()
+-> Vec<k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition>
+{
     use kube::core::CustomResourceExt as _;
     vec![KafkaCluster::crd(), KafkaTopic::crd()]
 }

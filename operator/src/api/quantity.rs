@@ -1,6 +1,7 @@
 //! Kubernetes quantities as numbers.
 
-/// Bytes of a quantity such as `10Gi`, `500M`, `1e9` or `1.5Gi`; a fraction of a byte is rounded up. `None` when it is not one.
+/// Bytes of a quantity such as `10Gi`, `500M`, `1e9` or `1.5Gi`; a fraction of a byte is rounded
+/// up. `None` when it is not one.
 #[must_use]
 pub fn bytes_of(quantity: &str) -> Option<u64> {
     u64::try_from(nanos_of(quantity)?.div_ceil(NANOS)).ok()
@@ -26,15 +27,20 @@ pub fn shown(bytes: u64) -> String {
 
 const NANOS: u128 = 1_000_000_000;
 
-/// Billionths of a quantity (so `250m` of a CPU is 250 million), the finest that Kubernetes tells apart; what is finer is rounded
-/// up. `None` when it is not a non-negative quantity.
+/// Billionths of a quantity (so `250m` of a CPU is 250 million), the finest that Kubernetes tells
+/// apart; what is finer is rounded up. `None` when it is not a non-negative quantity.
 #[must_use]
 pub fn nanos_of(quantity: &str) -> Option<u128> {
     let quantity = quantity.strip_prefix('+').unwrap_or(quantity);
-    let number_len = quantity.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(quantity.len());
+    let number_len =
+        quantity.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(quantity.len());
     let (number, suffix) = quantity.split_at_checked(number_len)?;
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    if whole.is_empty() && fraction.is_empty() || fraction.contains('.') || fraction.len() > 9 || whole.len() > 19 {
+    if whole.is_empty() && fraction.is_empty()
+        || fraction.contains('.')
+        || fraction.len() > 9
+        || whole.len() > 19
+    {
         return None;
     }
     let digits: u128 = format!("0{whole}{fraction}").parse().ok()?;
@@ -110,9 +116,18 @@ mod tests {
         ] {
             assert_eq!(bytes_of(text), bytes, "{text}");
         }
-        for (bytes, text) in [(7, "7 bytes"), (10 << 30, "10Gi"), (3 << 29, "1.5Gi"), ((5 << 30) + 7, "5Gi"), (u64::MAX, "15.9Ei")] {
+        for (bytes, text) in [
+            (7, "7 bytes"),
+            (10 << 30, "10Gi"),
+            (3 << 29, "1.5Gi"),
+            ((5 << 30) + 7, "5Gi"),
+            (u64::MAX, "15.9Ei"),
+        ] {
             assert_eq!(shown(bytes), text);
         }
-        assert_eq!((nanos_of("250m"), nanos_of("100u"), nanos_of("3n")), (Some(250_000_000), Some(100_000), Some(3)));
+        assert_eq!(
+            (nanos_of("250m"), nanos_of("100u"), nanos_of("3n")),
+            (Some(250_000_000), Some(100_000), Some(3))
+        );
     }
 }

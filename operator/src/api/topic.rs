@@ -33,23 +33,24 @@ use super::config::{config_schema, config_values};
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", description = "Why the topic is or is not ready"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
-#[x_kube(validation = Rule::new("has(self.topicName) == has(oldSelf.topicName) && (!has(self.topicName) || self.topicName == oldSelf.topicName)").message(TOPIC_NAME_IMMUTABLE_MESSAGE))]
+#[x_kube(validation = Rule::new("has(self.topicName) == has(oldSelf.topicName) && \
+    (!has(self.topicName) || self.topicName == oldSelf.topicName)").message(TOPIC_NAME_IMMUTABLE_MESSAGE))]
 #[serde(rename_all = "camelCase")]
 pub struct KafkaTopicSpec {
     /// The cluster that the topic belongs to.
     #[x_kube(validation = Rule::new("self == oldSelf").message(CLUSTER_IMMUTABLE_MESSAGE))]
     pub cluster_ref: ClusterRef,
 
-    /// The topic's name in Kafka, where it is not a name that Kubernetes allows. Absent: the name of this object. It cannot be
-    /// changed later.
+    /// The topic's name in Kafka, where it is not a name that Kubernetes allows. Absent: the name
+    /// of this object. It cannot be changed later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 249), regex(pattern = r"^[a-zA-Z0-9._-]+$"))]
     #[x_kube(validation = Rule::new("self != '.' && self != '..'").message(DOTS_MESSAGE))]
     #[x_kube(validation = Rule::new("!self.startsWith('__')").message(INTERNAL_TOPIC_MESSAGE))]
     pub topic_name: Option<String>,
 
-    /// How many partitions the topic has. It can grow and never shrink. Absent: what the cluster's `num.partitions` says when
-    /// the topic is made, and left alone afterwards.
+    /// How many partitions the topic has. It can grow and never shrink. Absent: what the cluster's
+    /// `num.partitions` says when the topic is made, and left alone afterwards.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000))]
     pub partitions: Option<i32>,
@@ -60,13 +61,19 @@ pub struct KafkaTopicSpec {
     #[x_kube(validation = Rule::new("self <= 1").message(REPLICAS_MESSAGE))]
     pub replicas: i32,
 
-    /// Topic configuration: Kafka's keys; values are strings, numbers, true or false, or lists of them. A value that was changed by hand is
-    /// put back; a key that leaves this map goes back to the cluster's default; keys that were never in it are left alone.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "config_values")]
+    /// Topic configuration: Kafka's keys; values are strings, numbers, true or false, or lists of
+    /// them. A value that was changed by hand is put back; a key that leaves this map goes back to
+    /// the cluster's default; keys that were never in it are left alone.
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "config_values"
+    )]
     #[schemars(schema_with = "config_schema", extend("maxProperties" = 100))]
     pub config: BTreeMap<String, String>,
 
-    /// What happens to the topic, and with it to its records, when this object is deleted. Default: Retain.
+    /// What happens to the topic, and with it to its records, when this object is deleted. Default:
+    /// Retain.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
 }
@@ -109,7 +116,8 @@ pub struct KafkaTopicStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<i32>,
 
-    /// Configuration keys that this object has set, which go back to the default when they leave the spec.
+    /// Configuration keys that this object has set, which go back to the default when they leave
+    /// the spec.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub config_keys: Vec<String>,
 }
@@ -122,13 +130,17 @@ impl KafkaTopic {
     }
 }
 
-pub(crate) const LONG_NAME_MESSAGE: &str = "A topic's name in Kafka has at most 249 characters; set spec.topicName to a shorter one.";
-pub(crate) const REPLICAS_MESSAGE: &str = "This version keeps one replica of each partition; set spec.replicas to 1.";
-pub(crate) const TOPIC_NAME_IMMUTABLE_MESSAGE: &str = "A topic cannot be renamed; make a new KafkaTopic for the new name (spec.topicName).";
-pub(crate) const CLUSTER_IMMUTABLE_MESSAGE: &str =
-    "A topic cannot move to another cluster; make a new KafkaTopic for that cluster (spec.clusterRef).";
+pub(crate) const LONG_NAME_MESSAGE: &str =
+    "A topic's name in Kafka has at most 249 characters; set spec.topicName to a shorter one.";
+pub(crate) const REPLICAS_MESSAGE: &str =
+    "This version keeps one replica of each partition; set spec.replicas to 1.";
+pub(crate) const TOPIC_NAME_IMMUTABLE_MESSAGE: &str =
+    "A topic cannot be renamed; make a new KafkaTopic for the new name (spec.topicName).";
+pub(crate) const CLUSTER_IMMUTABLE_MESSAGE: &str = "A topic cannot move to another cluster; make a \
+    new KafkaTopic for that cluster (spec.clusterRef).";
 pub(crate) const DOTS_MESSAGE: &str = "A topic cannot be named '.' or '..'.";
-pub(crate) const INTERNAL_TOPIC_MESSAGE: &str = "Topics whose names begin with two underscores are the brokers' own; choose another name.";
+pub(crate) const INTERNAL_TOPIC_MESSAGE: &str =
+    "Topics whose names begin with two underscores are the brokers' own; choose another name.";
 
 fn default_replicas() -> i32 {
     1

@@ -1,7 +1,7 @@
 //! The rules of the schemas, for files that never meet an API server (`letterbox up`).
 //!
-//! The sentences are the same constants that the CEL rules carry. The test against a real API server feeds
-//! both the same bad documents.
+//! The sentences are the same constants that the CEL rules carry. The test against a real API
+//! server feeds both the same bad documents.
 
 use kube::ResourceExt as _;
 use serde::Serialize;
@@ -9,11 +9,15 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::cluster::{
-    ADMIN_NAME_MESSAGE, ADMIN_PORT, ADMIN_PORT_MESSAGE, CONTROLLER_NAME_MESSAGE, IMAGE_AND_VERSION_MESSAGE, INTERNAL_LISTENER_MESSAGE,
-    NAME_MESSAGE, NO_SUCH_BROKER_MESSAGE, NODEPORT_ONLY_MESSAGE, PORTS_MESSAGE, REPLICAS_MESSAGE, SIZE_MESSAGE, SIZE_MIN,
+    ADMIN_NAME_MESSAGE, ADMIN_PORT, ADMIN_PORT_MESSAGE, CONTROLLER_NAME_MESSAGE,
+    IMAGE_AND_VERSION_MESSAGE, INTERNAL_LISTENER_MESSAGE, NAME_MESSAGE, NO_SUCH_BROKER_MESSAGE,
+    NODEPORT_ONLY_MESSAGE, PORTS_MESSAGE, REPLICAS_MESSAGE, SIZE_MESSAGE, SIZE_MIN,
     owned_keys_message,
 };
-use super::topic::{DOTS_MESSAGE, INTERNAL_TOPIC_MESSAGE, LONG_NAME_MESSAGE, REPLICAS_MESSAGE as TOPIC_REPLICAS_MESSAGE};
+use super::topic::{
+    DOTS_MESSAGE, INTERNAL_TOPIC_MESSAGE, LONG_NAME_MESSAGE,
+    REPLICAS_MESSAGE as TOPIC_REPLICAS_MESSAGE,
+};
 use super::{KafkaCluster, KafkaTopic, ListenerType, OWNED_KEYS, bytes_of};
 
 /// What is wrong with a document, where.
@@ -31,9 +35,10 @@ pub struct Problem {
 /// # Errors
 /// The first field that is missing, of the wrong type, or unknown.
 pub fn parse_strict<T: DeserializeOwned + Serialize>(document: &Value) -> Result<T, Problem> {
-    let typed: T =
-        serde_json::from_value(document.clone()).map_err(|error| Problem { field: "document".to_owned(), message: error.to_string() })?;
-    let back = serde_json::to_value(&typed).map_err(|error| Problem { field: "document".to_owned(), message: error.to_string() })?;
+    let typed: T = serde_json::from_value(document.clone())
+        .map_err(|error| Problem { field: "document".to_owned(), message: error.to_string() })?;
+    let back = serde_json::to_value(&typed)
+        .map_err(|error| Problem { field: "document".to_owned(), message: error.to_string() })?;
     match first_unknown(document, &back, "") {
         Some(field) => Err(Problem { field, message: "there is no such field".to_owned() }),
         None => Ok(typed),
@@ -47,9 +52,18 @@ pub fn cluster(cluster: &KafkaCluster) -> Vec<Problem> {
     let spec = &cluster.spec;
     problems.unless(is_cluster_name(&cluster.name_any()), "metadata.name", NAME_MESSAGE);
     problems.unless(spec.replicas == 1, "spec.replicas", REPLICAS_MESSAGE);
-    problems.unless(spec.image.is_none() || spec.version.is_none(), "spec", IMAGE_AND_VERSION_MESSAGE);
-    problems.unless(bytes_of(&spec.storage.size).is_some_and(|bytes| bytes >= SIZE_MIN), "spec.storage.size", SIZE_MESSAGE);
-    let owned: Vec<&str> = spec.config.keys().map(String::as_str).filter(|key| OWNED_KEYS.contains(key)).collect();
+    problems.unless(
+        spec.image.is_none() || spec.version.is_none(),
+        "spec",
+        IMAGE_AND_VERSION_MESSAGE,
+    );
+    problems.unless(
+        bytes_of(&spec.storage.size).is_some_and(|bytes| bytes >= SIZE_MIN),
+        "spec.storage.size",
+        SIZE_MESSAGE,
+    );
+    let owned: Vec<&str> =
+        spec.config.keys().map(String::as_str).filter(|key| OWNED_KEYS.contains(key)).collect();
     problems.unless(owned.is_empty(), "spec.config", &owned_keys_message(&owned.join(", ")));
     problems.unless(
         spec.listeners.iter().any(|listener| listener.type_ == ListenerType::Internal),
@@ -59,20 +73,37 @@ pub fn cluster(cluster: &KafkaCluster) -> Vec<Problem> {
     for (index, listener) in spec.listeners.iter().enumerate() {
         let at = |field: &str| format!("spec.listeners[{index}].{field}");
         let same = |other: &&super::Listener| other.port == listener.port;
-        problems.unless(spec.listeners.iter().filter(same).count() == 1, &at("port"), PORTS_MESSAGE);
+        problems.unless(
+            spec.listeners.iter().filter(same).count() == 1,
+            &at("port"),
+            PORTS_MESSAGE,
+        );
         problems.unless(listener.port != ADMIN_PORT, &at("port"), ADMIN_PORT_MESSAGE);
-        problems.unless((9092..=65535).contains(&listener.port), &at("port"), "must be 9092 to 65535");
+        problems.unless(
+            (9092..=65535).contains(&listener.port),
+            &at("port"),
+            "must be 9092 to 65535",
+        );
         problems.unless(listener.name != "controller", &at("name"), CONTROLLER_NAME_MESSAGE);
         problems.unless(listener.name != "admin", &at("name"), ADMIN_NAME_MESSAGE);
-        problems.unless(listener.brokers.iter().all(|each| each.broker < spec.replicas), &at("brokers"), NO_SUCH_BROKER_MESSAGE);
-        problems.unless(is_listener_name(&listener.name), &at("name"), "has 1 to 11 lower-case letters and digits, the first a letter");
+        problems.unless(
+            listener.brokers.iter().all(|each| each.broker < spec.replicas),
+            &at("brokers"),
+            NO_SUCH_BROKER_MESSAGE,
+        );
+        problems.unless(
+            is_listener_name(&listener.name),
+            &at("name"),
+            "has 1 to 11 lower-case letters and digits, the first a letter",
+        );
         problems.unless(
             spec.listeners.iter().filter(|other| other.name == listener.name).count() == 1,
             &at("name"),
             "another listener has the same name",
         );
         problems.unless(
-            listener.type_ == ListenerType::Nodeport || (listener.bootstrap.is_none() && listener.brokers.is_empty()),
+            listener.type_ == ListenerType::Nodeport
+                || (listener.bootstrap.is_none() && listener.brokers.is_empty()),
             &format!("spec.listeners[{index}]"),
             NODEPORT_ONLY_MESSAGE,
         );
@@ -87,7 +118,11 @@ pub fn topic(topic: &KafkaTopic) -> Vec<Problem> {
     let spec = &topic.spec;
     let name = topic.kafka_name();
     let field = if spec.topic_name.is_some() { "spec.topicName" } else { "metadata.name" };
-    problems.unless(!spec.cluster_ref.name.is_empty(), "spec.clusterRef.name", "must name a KafkaCluster");
+    problems.unless(
+        !spec.cluster_ref.name.is_empty(),
+        "spec.clusterRef.name",
+        "must name a KafkaCluster",
+    );
     problems.unless(name.len() <= 249, field, LONG_NAME_MESSAGE);
     problems.unless(
         !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)),
@@ -96,7 +131,11 @@ pub fn topic(topic: &KafkaTopic) -> Vec<Problem> {
     );
     problems.unless(name != "." && name != "..", field, DOTS_MESSAGE);
     problems.unless(!name.starts_with("__"), field, INTERNAL_TOPIC_MESSAGE);
-    problems.unless(spec.partitions.is_none_or(|count| (1..=100_000).contains(&count)), "spec.partitions", "must be 1 to 100000");
+    problems.unless(
+        spec.partitions.is_none_or(|count| (1..=100_000).contains(&count)),
+        "spec.partitions",
+        "must be 1 to 100000",
+    );
     problems.unless(spec.replicas == 1, "spec.replicas", TOPIC_REPLICAS_MESSAGE);
     problems.0
 }
@@ -124,7 +163,8 @@ fn is_listener_name(name: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit())
 }
 
-/// The path of the first field of `given` that `known` does not have. Empty objects and lists may be left out by serialisation.
+/// The path of the first field of `given` that `known` does not have. Empty objects and lists may
+/// be left out by serialisation.
 fn first_unknown(given: &Value, known: &Value, path: &str) -> Option<String> {
     match (given, known) {
         (Value::Object(given), Value::Object(known)) => given.iter().find_map(|(key, value)| {
@@ -141,7 +181,9 @@ fn first_unknown(given: &Value, known: &Value, path: &str) -> Option<String> {
             }
         }),
         (Value::Array(given), Value::Array(known)) => {
-            given.iter().zip(known).enumerate().find_map(|(index, (given, known))| first_unknown(given, known, &format!("{path}[{index}]")))
+            given.iter().zip(known).enumerate().find_map(|(index, (given, known))| {
+                first_unknown(given, known, &format!("{path}[{index}]"))
+            })
         }
         _ => None,
     }
@@ -157,17 +199,22 @@ mod tests {
             &json!({"apiVersion": "letterbox.dev/v1alpha1", "kind": "KafkaCluster", "metadata": {"name": "demo"}, "spec": spec}),
         )
         .unwrap();
-        let problems: Vec<String> = super::cluster(&cluster).iter().map(ToString::to_string).collect();
+        let problems: Vec<String> =
+            super::cluster(&cluster).iter().map(ToString::to_string).collect();
         assert_eq!(problems, expected, "{spec}");
     }
 
     #[test]
     fn bad_clusters_are_refused_with_a_sentence() {
         check_cluster(json!({}), &[]);
-        check_cluster(json!({"replicas": 3}), &["spec.replicas: This version runs one broker per cluster; set spec.replicas to 1."]);
+        check_cluster(
+            json!({"replicas": 3}),
+            &["spec.replicas: This version runs one broker per cluster; set spec.replicas to 1."],
+        );
         check_cluster(
             json!({"config": {"node.id": "4", "num.partitions": "3", "log.dirs": "/x"}}),
-            &["spec.config: The operator sets log.dirs, node.id itself; remove it from spec.config."],
+            &["spec.config: The operator sets log.dirs, node.id itself; remove it from \
+                 spec.config."],
         );
         check_cluster(
             json!({"storage": {"size": "lots"}}),
@@ -182,19 +229,26 @@ mod tests {
                 {"name": "admin", "port": 9092},
                 {"name": "outside", "port": 9094, "type": "nodeport", "brokers": [{"broker": 1, "nodePort": 31000}]},
             ]}),
-            &[&format!("spec.listeners[0].name: {ADMIN_NAME_MESSAGE}"), &format!("spec.listeners[1].brokers: {NO_SUCH_BROKER_MESSAGE}")],
+            &[
+                &format!("spec.listeners[0].name: {ADMIN_NAME_MESSAGE}"),
+                &format!("spec.listeners[1].brokers: {NO_SUCH_BROKER_MESSAGE}"),
+            ],
         );
     }
 
     #[test]
     fn unknown_fields_are_named() {
         let document = |spec: Value| json!({"apiVersion": "letterbox.dev/v1alpha1", "kind": "KafkaCluster", "metadata": {"name": "demo"}, "spec": spec});
-        let refused = |spec: Value| parse_strict::<KafkaCluster>(&document(spec)).unwrap_err().to_string();
+        let refused =
+            |spec: Value| parse_strict::<KafkaCluster>(&document(spec)).unwrap_err().to_string();
         assert_eq!(refused(json!({"replica": 1})), "spec.replica: there is no such field");
         assert_eq!(
             refused(json!({"listeners": [{"name": "a", "port": 9092, "tls": true}]})),
             "spec.listeners[0].tls: there is no such field"
         );
-        parse_strict::<KafkaCluster>(&document(json!({"config": {}, "listeners": [{"name": "a", "port": 9092, "brokers": []}]}))).unwrap();
+        parse_strict::<KafkaCluster>(&document(
+            json!({"config": {}, "listeners": [{"name": "a", "port": 9092, "brokers": []}]}),
+        ))
+        .unwrap();
     }
 }

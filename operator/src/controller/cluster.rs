@@ -18,7 +18,9 @@ use tokio::time::Instant;
 use super::topic::is_terminating;
 use super::{Context, PassFailed, RESYNC, WAITING, scoped, told};
 use crate::admin::KafkaAdmin;
-use crate::api::{CLUSTER_FINALIZER, DEGRADED, DeletionPolicy, KafkaCluster, READY, find_condition};
+use crate::api::{
+    CLUSTER_FINALIZER, DEGRADED, DeletionPolicy, KafkaCluster, READY, find_condition,
+};
 use crate::desired::objects::{CLUSTER_LABEL, MANAGER};
 use crate::platform::kubernetes::{Kubernetes, api_fault};
 use crate::reconcile::{ClusterPass, reconcile_cluster};
@@ -45,7 +47,9 @@ pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
         .owns(scoped::<ServiceAccount>(client, scope), ours.clone())
         .owns(scoped::<PodDisruptionBudget>(client, scope), ours.clone())
         .watches(scoped::<Pod>(client, scope), ours.clone(), move |pod| by_label(&pod.metadata))
-        .watches(scoped::<PersistentVolumeClaim>(client, scope), ours, move |claim| by_label(&claim.metadata))
+        .watches(scoped::<PersistentVolumeClaim>(client, scope), ours, move |claim| {
+            by_label(&claim.metadata)
+        })
         .run(reconcile, |_, error, _| back_off(error), context)
         .for_each(|result| {
             told(&metrics, KIND, result);
@@ -59,12 +63,18 @@ fn is_held(cluster: &KafkaCluster) -> bool {
     cluster.finalizers().iter().any(|finalizer| finalizer == CLUSTER_FINALIZER)
 }
 
-/// Lets go of every cluster whose namespace is being deleted, as [`let_go_of_doomed`](super::topic::let_go_of_doomed) does for topics.
-pub(super) async fn let_go_of_doomed(client: &Client, kubernetes: &Kubernetes, scope: Option<&str>) {
+/// Lets go of every cluster whose namespace is being deleted, as
+/// [`let_go_of_doomed`](super::topic::let_go_of_doomed) does for topics.
+pub(super) async fn let_go_of_doomed(
+    client: &Client,
+    kubernetes: &Kubernetes,
+    scope: Option<&str>,
+) {
     let clusters = match scoped::<KafkaCluster>(client, scope).list(&ListParams::default()).await {
         Ok(clusters) => clusters.items.into_iter().filter(is_held),
         Err(error) => {
-            tracing::warn!(%error, namespace = scope, "clusters could not be listed; those of a namespace that is being deleted may hold it");
+            tracing::warn!(%error, namespace = scope, "clusters could not be listed; those of a \
+                namespace that is being deleted may hold it");
             return;
         }
     };
@@ -72,7 +82,12 @@ pub(super) async fn let_go_of_doomed(client: &Client, kubernetes: &Kubernetes, s
         if is_terminating(client, &cluster.namespace().unwrap_or_default()).await
             && let Err(fault) = kubernetes.let_go(&cluster, true).await
         {
-            tracing::warn!(cluster = cluster.name_any(), namespace = cluster.namespace(), fault.message, "not let go");
+            tracing::warn!(
+                cluster = cluster.name_any(),
+                namespace = cluster.namespace(),
+                fault.message,
+                "not let go"
+            );
         }
     }
 }
@@ -81,7 +96,10 @@ fn back_off(_: &PassFailed) -> Action {
     Action::requeue(WAITING)
 }
 
-async fn reconcile(cluster: Arc<KafkaCluster>, context: Arc<Context>) -> Result<Action, PassFailed> {
+async fn reconcile(
+    cluster: Arc<KafkaCluster>,
+    context: Arc<Context>,
+) -> Result<Action, PassFailed> {
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
     if cluster.metadata.deletion_timestamp.is_some() {
         context.metrics.set_not_ready(KIND, &namespace, &name, None);
@@ -89,28 +107,44 @@ async fn reconcile(cluster: Arc<KafkaCluster>, context: Arc<Context>) -> Result<
             let keeps_all = is_terminating(&context.client, &namespace).await;
             context.clusters.let_go(&cluster, keeps_all).await.map_err(PassFailed)?;
         }
-        // Everything but the volumes has an owner reference: Kubernetes removes it, and brokers end as they do on any SIGTERM.
+        // Everything but the volumes has an owner reference: Kubernetes removes it, and brokers end
+        // as they do on any SIGTERM.
         return Ok(Action::await_change());
     }
     let volumes_go = cluster.spec.storage.deletion_policy == DeletionPolicy::Delete;
     if (volumes_go || is_held(&cluster)) && is_terminating(&context.client, &namespace).await {
-        // Before the deletion reaches this object: then the operator may have lost the right to let it go. The volumes go with the namespace.
+        // Before the deletion reaches this object: then the operator may have lost the right to let
+        // it go. The volumes go with the namespace.
         context.clusters.let_go(&cluster, true).await.map_err(PassFailed)?;
         return Ok(Action::requeue(WAITING));
     }
     let began = Instant::now();
     // The id never changes: a cluster that does not answer later holds up no pass.
-    let asks_id = cluster.status.as_ref().is_some_and(|status| status.ready_replicas > 0 && status.cluster_id.is_none());
+    let asks_id = cluster
+        .status
+        .as_ref()
+        .is_some_and(|status| status.ready_replicas > 0 && status.cluster_id.is_none());
     let admin = if asks_id { context.admins.of(&cluster).await } else { None };
-    let result =
-        reconcile_cluster(&context.clusters, &cluster, admin.as_deref().map(|admin| admin as &dyn KafkaAdmin), &context.now()).await;
+    let result = reconcile_cluster(
+        &context.clusters,
+        &cluster,
+        admin.as_deref().map(|admin| admin as &dyn KafkaAdmin),
+        &context.now(),
+    )
+    .await;
     let faulty = result.as_ref().map_or(true, |pass| !pass.faults.is_empty());
     context.metrics.count_pass(KIND, began.elapsed(), faulty);
     let pass = result.map_err(PassFailed)?;
 
     tell(&context, &cluster, &pass).await;
-    let ready = find_condition(&pass.status.conditions, READY).filter(|ready| ready.status != "True");
-    context.metrics.set_not_ready(KIND, &namespace, &name, ready.map(|ready| ready.reason.as_str()));
+    let ready =
+        find_condition(&pass.status.conditions, READY).filter(|ready| ready.status != "True");
+    context.metrics.set_not_ready(
+        KIND,
+        &namespace,
+        &name,
+        ready.map(|ready| ready.reason.as_str()),
+    );
     if cluster.status.as_ref() != Some(&pass.status) {
         write_status(&context, &cluster, &pass).await.map_err(PassFailed)?;
     }
@@ -124,28 +158,46 @@ async fn tell(context: &Context, cluster: &KafkaCluster, pass: &ClusterPass) {
         tracing::info!(cluster = name, namespace = cluster.namespace(), %step, "done");
         context.events.tell(cluster, false, step.reason(), "Reconcile", &step.to_string()).await;
     }
-    let degraded = find_condition(&pass.status.conditions, DEGRADED).filter(|condition| condition.status == "True");
+    let degraded = find_condition(&pass.status.conditions, DEGRADED)
+        .filter(|condition| condition.status == "True");
     let is_news = |new: &&Condition| {
-        let old = cluster.status.as_ref().and_then(|status| find_condition(&status.conditions, &new.type_));
-        // A fault is told anew when its cause is another one; what is waited for changes too often for that.
+        let old = cluster
+            .status
+            .as_ref()
+            .and_then(|status| find_condition(&status.conditions, &new.type_));
+        // A fault is told anew when its cause is another one; what is waited for changes too often
+        // for that.
         let is_same = |old: &Condition| {
             let is_fault = degraded.is_some_and(|degraded| degraded.reason == new.reason);
-            (&old.status, &old.reason) == (&new.status, &new.reason) && (!is_fault || old.message == new.message)
+            (&old.status, &old.reason) == (&new.status, &new.reason)
+                && (!is_fault || old.message == new.message)
         };
         !old.is_some_and(is_same)
     };
     let ready = find_condition(&pass.status.conditions, READY);
     // A fault that keeps nobody from the cluster is told too.
-    let fault = degraded.filter(|degraded| ready.is_none_or(|ready| ready.reason != degraded.reason));
+    let fault =
+        degraded.filter(|degraded| ready.is_none_or(|ready| ready.reason != degraded.reason));
     for new in ready.into_iter().chain(fault).filter(is_news) {
         let is_bad = degraded.is_some_and(|degraded| degraded.reason == new.reason);
-        tracing::info!(cluster = name, namespace = cluster.namespace(), reason = new.reason, message = new.message, "state changed");
+        tracing::info!(
+            cluster = name,
+            namespace = cluster.namespace(),
+            reason = new.reason,
+            message = new.message,
+            "state changed"
+        );
         context.events.tell(cluster, is_bad, &new.reason, "Reconcile", &new.message).await;
     }
 }
 
-async fn write_status(context: &Context, cluster: &KafkaCluster, pass: &ClusterPass) -> Result<(), Fault> {
-    let api: Api<KafkaCluster> = Api::namespaced(context.client.clone(), &cluster.namespace().unwrap_or_default());
+async fn write_status(
+    context: &Context,
+    cluster: &KafkaCluster,
+    pass: &ClusterPass,
+) -> Result<(), Fault> {
+    let api: Api<KafkaCluster> =
+        Api::namespaced(context.client.clone(), &cluster.namespace().unwrap_or_default());
     let name = cluster.name_any();
     let patch = json!({
         "apiVersion": "letterbox.dev/v1alpha1",
@@ -153,7 +205,8 @@ async fn write_status(context: &Context, cluster: &KafkaCluster, pass: &ClusterP
         "metadata": {"name": name, "uid": cluster.uid()},
         "status": pass.status,
     });
-    match api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&patch)).await {
+    match api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&patch)).await
+    {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         Err(error) => Err(api_fault("write the status", &error)),

@@ -13,15 +13,27 @@ use super::metrics::Metrics;
 use super::probe::Health;
 
 /// Serves until it is dropped.
-pub(crate) async fn serve(listener: BoxListener, health: watch::Receiver<Health>, metrics: Metrics) {
+pub(crate) async fn serve(
+    listener: BoxListener,
+    health: watch::Receiver<Health>,
+    metrics: Metrics,
+) {
     let ready = move || async move {
         match &*health.borrow() {
             None => (StatusCode::OK, "ok\n".to_owned()),
             Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
         }
     };
-    let text = || async move { ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], metrics.text()) };
-    let router = Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(ready)).route("/metrics", get(text));
+    let text = || async move {
+        (
+            [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")],
+            metrics.text(),
+        )
+    };
+    let router = Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(text));
     if let Err(error) = axum::serve(EnvListener(listener), router).await {
         tracing::error!(%error, "health and metrics are no longer served");
     }

@@ -1,10 +1,12 @@
 //! Leader election through a Lease: at most one replica of the operator acts.
 //!
-//! Whether another holder is still there is judged by how long its record has not changed on our own monotonic clock,
-//! never by comparing wall clocks of two machines. Every write carries the version that was read.
+//! Whether another holder is still there is judged by how long its record has not changed on our
+//! own monotonic clock, never by comparing wall clocks of two machines. Every write carries the
+//! version that was read.
 //!
-//! An API server that does not answer, or refuses, is waited for: leadership ends, and the process goes on trying. One that stops in
-//! order gives the Lease back, so that the next one leads at once.
+//! An API server that does not answer, or refuses, is waited for: leadership ends, and the process
+//! goes on trying. One that stops in order gives the Lease back, so that the next one leads at
+//! once.
 
 use std::time::Duration;
 
@@ -31,7 +33,8 @@ pub struct LeaseOptions {
 
 /// How long a record that does not change is honoured.
 const DURATION: Duration = Duration::from_secs(15);
-/// How long we go on without a successful renewal; shorter than [`DURATION`], so that we stop before another begins.
+/// How long we go on without a successful renewal; shorter than [`DURATION`], so that we stop
+/// before another begins.
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 /// Between two renewals.
 const RENEW: Duration = Duration::from_secs(2);
@@ -59,16 +62,30 @@ pub(crate) async fn acquire(env: &Env, client: &Client, options: &LeaseOptions) 
     let mut said = String::new();
     loop {
         let began = Instant::now();
-        let attempt = tokio::time::timeout(CALL_DEADLINE, attempt(env, &api, options, &mut seen)).await;
+        let attempt =
+            tokio::time::timeout(CALL_DEADLINE, attempt(env, &api, options, &mut seen)).await;
         let waits_for = match attempt {
             Ok(Ok(Ok(lease))) => {
                 tracing::info!(identity = options.identity, "this replica leads");
-                return Held { env: env.clone(), api, options: options.clone(), lease, renewed: began };
+                return Held {
+                    env: env.clone(),
+                    api,
+                    options: options.clone(),
+                    lease,
+                    renewed: began,
+                };
             }
             Ok(Ok(Err(holder))) => format!("another replica leads: {holder}"),
             Ok(Err(kube::Error::Api(status))) if status.code == 409 => said.clone(),
-            Ok(Err(error)) => format!("the Lease {}/{} cannot be taken: {}", options.namespace, options.name, said_by(&error)),
-            Err(_) => format!("the API server does not answer within {} s", CALL_DEADLINE.as_secs()),
+            Ok(Err(error)) => format!(
+                "the Lease {}/{} cannot be taken: {}",
+                options.namespace,
+                options.name,
+                said_by(&error)
+            ),
+            Err(_) => {
+                format!("the API server does not answer within {} s", CALL_DEADLINE.as_secs())
+            }
         };
         if waits_for != said {
             tracing::info!("{waits_for}; trying again");
@@ -93,9 +110,13 @@ async fn attempt(
         *seen = Some((version, Instant::now()));
     }
     let quiet = seen.as_ref().map_or(Duration::ZERO, |(_, since)| since.elapsed());
-    let holder = live.spec.as_ref().and_then(|spec| spec.holder_identity.clone()).unwrap_or_default();
+    let holder =
+        live.spec.as_ref().and_then(|spec| spec.holder_identity.clone()).unwrap_or_default();
     if holder.is_empty() || holder == options.identity || quiet > DURATION {
-        return api.replace(&options.name, &PostParams::default(), &record(env, options, Some(&live))).await.map(Ok);
+        return api
+            .replace(&options.name, &PostParams::default(), &record(env, options, Some(&live)))
+            .await
+            .map(Ok);
     }
     Ok(Err(holder))
 }
@@ -108,28 +129,48 @@ impl Held {
             let began = Instant::now();
             let next = record(&self.env, &self.options, Some(&self.lease));
             let left = RENEW_DEADLINE.saturating_sub(self.renewed.elapsed());
-            match tokio::time::timeout(left, self.api.replace(&self.options.name, &PostParams::default(), &next)).await {
+            match tokio::time::timeout(
+                left,
+                self.api.replace(&self.options.name, &PostParams::default(), &next),
+            )
+            .await
+            {
                 Ok(Ok(lease)) => {
                     self.lease = lease;
                     self.renewed = began;
                 }
-                Ok(Err(kube::Error::Api(status))) if status.code == 409 => match self.api.get(&self.options.name).await {
-                    Ok(live) if live.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()) == Some(&self.options.identity) => {
+                Ok(Err(kube::Error::Api(status))) if status.code == 409 => match self
+                    .api
+                    .get(&self.options.name)
+                    .await
+                {
+                    Ok(live)
+                        if live.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref())
+                            == Some(&self.options.identity) =>
+                    {
                         self.lease = live
                     }
                     Ok(_) => return "another replica took the Lease".to_owned(),
-                    Err(error) => tracing::warn!(error = said_by(&error), "the Lease could not be read"),
+                    Err(error) => {
+                        tracing::warn!(error = said_by(&error), "the Lease could not be read")
+                    }
                 },
-                Ok(Err(error)) => tracing::warn!(error = said_by(&error), "the Lease was not renewed"),
+                Ok(Err(error)) => {
+                    tracing::warn!(error = said_by(&error), "the Lease was not renewed")
+                }
                 Err(_) => {}
             }
             if self.renewed.elapsed() >= RENEW_DEADLINE {
-                return format!("the Lease could not be renewed for {} s", RENEW_DEADLINE.as_secs());
+                return format!(
+                    "the Lease could not be renewed for {} s",
+                    RENEW_DEADLINE.as_secs()
+                );
             }
         }
     }
 
-    /// Gives the Lease back, so that another replica leads at once. Call it when nothing is being changed any more.
+    /// Gives the Lease back, so that another replica leads at once. Call it when nothing is being
+    /// changed any more.
     pub(crate) async fn release(self) {
         let mut free = record(&self.env, &self.options, Some(&self.lease));
         if let Some(spec) = &mut free.spec {
@@ -140,8 +181,13 @@ impl Held {
         let call = self.api.replace(&self.options.name, &params, &free);
         match tokio::time::timeout(RELEASE_DEADLINE, call).await {
             Ok(Ok(_)) => tracing::info!("the Lease is given back"),
-            Ok(Err(error)) => tracing::warn!(error = said_by(&error), "the Lease was not given back"),
-            Err(_) => tracing::warn!("the Lease was not given back within {} s", RELEASE_DEADLINE.as_secs()),
+            Ok(Err(error)) => {
+                tracing::warn!(error = said_by(&error), "the Lease was not given back")
+            }
+            Err(_) => tracing::warn!(
+                "the Lease was not given back within {} s",
+                RELEASE_DEADLINE.as_secs()
+            ),
         }
     }
 }
@@ -155,7 +201,8 @@ fn record(env: &Env, options: &LeaseOptions, old: Option<&Lease>) -> Lease {
     let spec = lease.spec.get_or_insert_with(LeaseSpec::default);
     if spec.holder_identity.as_deref() != Some(&options.identity) {
         spec.acquire_time = now.clone();
-        spec.lease_transitions = Some(spec.lease_transitions.map_or(0, |count| count.saturating_add(1)));
+        spec.lease_transitions =
+            Some(spec.lease_transitions.map_or(0, |count| count.saturating_add(1)));
         spec.holder_identity = Some(options.identity.clone());
     }
     spec.renew_time = now;

@@ -47,15 +47,37 @@ impl Metrics {
         let mut registry = Registry::with_prefix("letterbox_operator");
         let passes = Family::<Labels, Counter>::default();
         let faults = Family::<Labels, Counter>::default();
-        let seconds = Family::<Labels, Histogram>::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 2.0, 14)));
+        let seconds = Family::<Labels, Histogram>::new_with_constructor(|| {
+            Histogram::new(exponential_buckets(0.001, 2.0, 14))
+        });
         let not_ready = Family::<WaitLabels, Gauge>::default();
         let leader = Gauge::default();
         registry.register("reconciliations", "Passes over an object", passes.clone());
-        registry.register("reconciliation_faults", "Passes in which something did not work", faults.clone());
-        registry.register("reconciliation_duration_seconds", "How long a pass takes", seconds.clone());
-        registry.register("not_ready", "1 for each object that is not ready, with the reason", not_ready.clone());
+        registry.register(
+            "reconciliation_faults",
+            "Passes in which something did not work",
+            faults.clone(),
+        );
+        registry.register(
+            "reconciliation_duration_seconds",
+            "How long a pass takes",
+            seconds.clone(),
+        );
+        registry.register(
+            "not_ready",
+            "1 for each object that is not ready, with the reason",
+            not_ready.clone(),
+        );
         registry.register("leader", "1 while this replica leads", leader.clone());
-        Self { registry: Arc::new(registry), passes, faults, seconds, not_ready, reasons: Arc::default(), leader }
+        Self {
+            registry: Arc::new(registry),
+            passes,
+            faults,
+            seconds,
+            not_ready,
+            reasons: Arc::default(),
+            leader,
+        }
     }
 
     pub(crate) fn set_leader(&self, leads: bool) {
@@ -72,9 +94,20 @@ impl Metrics {
     }
 
     /// Why an object is not ready; `None` when it is, or is gone.
-    pub(crate) fn set_not_ready(&self, kind: &'static str, namespace: &str, name: &str, reason: Option<&str>) {
+    pub(crate) fn set_not_ready(
+        &self,
+        kind: &'static str,
+        namespace: &str,
+        name: &str,
+        reason: Option<&str>,
+    ) {
         let object = (kind, namespace.to_owned(), name.to_owned());
-        let labels = |reason: &str| WaitLabels { kind, namespace: namespace.to_owned(), name: name.to_owned(), reason: reason.to_owned() };
+        let labels = |reason: &str| WaitLabels {
+            kind,
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            reason: reason.to_owned(),
+        };
         let mut reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
         let old = match reason {
             Some(reason) => reasons.insert(object, reason.to_owned()),
@@ -103,12 +136,22 @@ mod tests {
     #[test]
     fn an_object_is_told_under_one_reason_until_it_is_ready_or_gone() {
         let metrics = Metrics::new();
-        let told = || metrics.text().lines().filter(|line| line.starts_with("letterbox_operator_not_ready{")).count();
+        let told = || {
+            metrics
+                .text()
+                .lines()
+                .filter(|line| line.starts_with("letterbox_operator_not_ready{"))
+                .count()
+        };
         metrics.set_not_ready("KafkaTopic", "ns", "a", Some("WaitingForCluster"));
         metrics.set_not_ready("KafkaTopic", "ns", "b", Some("WaitingForCluster"));
         metrics.set_not_ready("KafkaTopic", "ns", "a", Some("InvalidConfig"));
         assert_eq!(told(), 2, "{}", metrics.text());
-        assert!(metrics.text().contains(r#"name="a",reason="InvalidConfig"} 1"#), "{}", metrics.text());
+        assert!(
+            metrics.text().contains(r#"name="a",reason="InvalidConfig"} 1"#),
+            "{}",
+            metrics.text()
+        );
         metrics.set_not_ready("KafkaTopic", "ns", "a", None);
         metrics.set_not_ready("KafkaTopic", "ns", "b", None);
         assert_eq!(told(), 0);

@@ -1,4 +1,5 @@
-//! The operator's process: watches, requeue and back-off, leader election, health. The only place that knows the kube runtime.
+//! The operator's process: watches, requeue and back-off, leader election, health. The only place
+//! that knows the kube runtime.
 
 mod cluster;
 mod events;
@@ -41,12 +42,14 @@ pub struct Options {
     pub lease: Option<LeaseOptions>,
 }
 
-/// How long a settled object is left alone when no event comes: what was changed by hand inside Kafka has no event.
+/// How long a settled object is left alone when no event comes: what was changed by hand inside
+/// Kafka has no event.
 pub(crate) const RESYNC: Duration = Duration::from_secs(60);
 /// How soon an object that waits for something without an event is looked at again.
 pub(crate) const WAITING: Duration = Duration::from_secs(5);
 
-/// How long a stopping operator takes to let go of clusters and topics; shorter than the ten seconds that its pod is given to end.
+/// How long a stopping operator takes to let go of clusters and topics; shorter than the ten
+/// seconds that its pod is given to end.
 const LET_GO_DEADLINE: Duration = Duration::from_secs(8);
 
 /// What both controllers share.
@@ -68,25 +71,42 @@ impl Context {
 
 /// Runs the operator until SIGTERM or SIGINT.
 ///
-/// An API server that does not answer and definitions that are missing are waited for, and so is leadership.
+/// An API server that does not answer and definitions that are missing are waited for, and so is
+/// leadership.
 ///
 /// # Errors
 /// When the port of health is taken, or signals cannot be listened for.
 pub async fn run(env: Env, client: Client, options: Options) -> anyhow::Result<()> {
     let (told, health) = watch::channel(probe::unknown());
     let metrics = metrics::Metrics::new();
-    let listener =
-        env.net.bind(&options.listen.0, options.listen.1).await.with_context(|| format!("listen on port {}", options.listen.1))?;
+    let listener = env
+        .net
+        .bind(&options.listen.0, options.listen.1)
+        .await
+        .with_context(|| format!("listen on port {}", options.listen.1))?;
     let mut background = JoinSet::new();
     background.spawn(http::serve(listener, health.clone(), metrics.clone()));
     background.spawn(probe::run(client.clone(), told));
     tracing::info!(namespaces = ?options.namespaces, image = %options.image, "operator started");
 
     let scopes = scopes(&options);
-    let kubernetes = Kubernetes::new(client.clone(), options.image.clone(), Arc::new(HttpIdentity(env.clone())));
-    let held = lead_until(stop_signal(), env, kubernetes.clone(), client.clone(), options, metrics, health).await?;
+    let kubernetes =
+        Kubernetes::new(client.clone(), options.image.clone(), Arc::new(HttpIdentity(env.clone())));
+    let held = lead_until(
+        stop_signal(),
+        env,
+        kubernetes.clone(),
+        client.clone(),
+        options,
+        metrics,
+        health,
+    )
+    .await?;
     let let_go = futures::future::join_all(scopes.iter().map(async |scope| {
-        tokio::join!(cluster::let_go_of_doomed(&client, &kubernetes, scope.as_deref()), topic::let_go_of_doomed(&client, scope.as_deref()));
+        tokio::join!(
+            cluster::let_go_of_doomed(&client, &kubernetes, scope.as_deref()),
+            topic::let_go_of_doomed(&client, scope.as_deref())
+        );
     }));
     let release = async {
         if let Some(held) = held {
@@ -101,7 +121,8 @@ pub async fn run(env: Env, client: Client, options: Options) -> anyhow::Result<(
     Ok(())
 }
 
-/// Waits for leadership and reconciles, again and again, until `stop`; then what is held of leadership, with nothing going on any more.
+/// Waits for leadership and reconciles, again and again, until `stop`; then what is held of
+/// leadership, with nothing going on any more.
 async fn lead_until(
     stop: impl Future<Output = anyhow::Result<()>>,
     env: Env,
@@ -131,7 +152,8 @@ async fn lead_until(
             },
         };
         context.metrics.set_leader(true);
-        // What was begun is dropped as soon as one of these ends: somebody else may lead by then, and every step is safe to repeat.
+        // What was begun is dropped as soon as one of these ends: somebody else may lead by then,
+        // and every step is safe to repeat.
         let lost = tokio::select! {
             biased;
             stopped = &mut stop => return stopped.map(|()| held),
@@ -151,7 +173,8 @@ async fn keep(held: &mut Option<Held>) -> String {
     }
 }
 
-/// Reconciles for ever. Watches begin afresh when the API server, or a definition, is back after it was missing.
+/// Reconciles for ever. Watches begin afresh when the API server, or a definition, is back after it
+/// was missing.
 async fn work(context: &Arc<Context>, health: &mut watch::Receiver<probe::Health>) {
     loop {
         probe::well(health).await;
@@ -175,7 +198,8 @@ async fn reconcile_all(context: Arc<Context>) {
     let controllers = scopes(&context.options).into_iter().flat_map(|namespace| {
         let context = context.clone();
         [
-            Box::pin(cluster::run(context.clone(), namespace.clone())) as letterbox_env::BoxFuture<'static, ()>,
+            Box::pin(cluster::run(context.clone(), namespace.clone()))
+                as letterbox_env::BoxFuture<'static, ()>,
             Box::pin(topic::run(context, namespace)),
         ]
     });
@@ -183,7 +207,8 @@ async fn reconcile_all(context: Arc<Context>) {
 }
 
 async fn stop_signal() -> anyhow::Result<()> {
-    let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+        .context("listen for SIGTERM")?;
     tokio::select! {
         biased;
         _ = term.recv() => {}
@@ -198,7 +223,8 @@ async fn stop_signal() -> anyhow::Result<()> {
 #[error("{}: {}", .0.reason, .0.message)]
 pub(crate) struct PassFailed(pub(crate) crate::status::Fault);
 
-/// What the runtime says of a pass: only what did not work is told. An object that is gone is no fault, and waits for nothing.
+/// What the runtime says of a pass: only what did not work is told. An object that is gone is no
+/// fault, and waits for nothing.
 pub(crate) fn told<T, E: std::error::Error + 'static>(
     metrics: &metrics::Metrics,
     kind: &'static str,
@@ -207,10 +233,17 @@ pub(crate) fn told<T, E: std::error::Error + 'static>(
     match result {
         Ok(_) => {}
         Err(controller::Error::ObjectNotFound(gone)) => {
-            metrics.set_not_ready(kind, gone.namespace.as_deref().unwrap_or_default(), &gone.name, None);
+            metrics.set_not_ready(
+                kind,
+                gone.namespace.as_deref().unwrap_or_default(),
+                &gone.name,
+                None,
+            );
             tracing::debug!(object = %gone, "gone");
         }
-        Err(controller::Error::ReconcilerFailed(failed, object)) => tracing::warn!(error = %failed, %object, "tried again"),
+        Err(controller::Error::ReconcilerFailed(failed, object)) => {
+            tracing::warn!(error = %failed, %object, "tried again")
+        }
         Err(error) => tracing::warn!(error = words_of(&error), kind, "tried again"),
     }
 }
@@ -221,5 +254,8 @@ where
     K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
     K::DynamicType: Default,
 {
-    namespace.map_or_else(|| kube::Api::all(client.clone()), |name| kube::Api::namespaced(client.clone(), name))
+    namespace.map_or_else(
+        || kube::Api::all(client.clone()),
+        |name| kube::Api::namespaced(client.clone(), name),
+    )
 }

@@ -1,7 +1,9 @@
-//! Whether the API server answers and knows our definitions: what `/readyz` says, and when watches are begun afresh.
+//! Whether the API server answers and knows our definitions: what `/readyz` says, and when watches
+//! are begun afresh.
 //!
-//! The kube runtime waits up to half a minute between two attempts at a watch. This looks more often, so that work goes on within
-//! a second or two after the API server, or a definition, is back.
+//! The kube runtime waits up to half a minute between two attempts at a watch. This looks more
+//! often, so that work goes on within a second or two after the API server, or a definition, is
+//! back.
 
 use std::time::Duration;
 
@@ -16,7 +18,8 @@ const PAUSE: Duration = Duration::from_secs(5);
 const PAUSE_MISSING: Duration = Duration::from_secs(1);
 /// How long an answer may take.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// So many looks in a row have to fail before the API server counts as not reachable: one lost answer begins nothing afresh.
+/// So many looks in a row have to fail before the API server counts as not reachable: one lost
+/// answer begins nothing afresh.
 const FAILURES: u32 = 2;
 
 /// `None` while the operator can work, or else why it cannot.
@@ -46,8 +49,12 @@ pub(crate) async fn run(client: Client, health: watch::Sender<Health>) {
             health.send_if_modified(|known| {
                 let changed = *known != now;
                 match &now {
-                    Some(why) if changed => tracing::warn!(why, "waiting; it is tried again every second"),
-                    None if changed => tracing::info!("the API server answers and has the definitions"),
+                    Some(why) if changed => {
+                        tracing::warn!(why, "waiting; it is tried again every second")
+                    }
+                    None if changed => {
+                        tracing::info!("the API server answers and has the definitions")
+                    }
                     _ => {}
                 }
                 *known = now;
@@ -62,13 +69,24 @@ pub(crate) async fn run(client: Client, health: watch::Sender<Health>) {
 
 /// What is missing, or the reason why that is not known.
 async fn look(client: &Client) -> Result<Health, String> {
-    let served = tokio::time::timeout(DEADLINE, client.list_api_group_resources(&KafkaCluster::api_version(&()))).await;
+    let served = tokio::time::timeout(
+        DEADLINE,
+        client.list_api_group_resources(&KafkaCluster::api_version(&())),
+    )
+    .await;
     let served = match served {
         Ok(Ok(list)) => list.resources,
         // No version of the group is served: every definition is missing.
         Ok(Err(kube::Error::Api(status))) if status.code == 404 => Vec::new(),
-        Ok(Err(error)) => return Err(format!("the API server does not answer: {}", crate::platform::kubernetes::said(&error))),
-        Err(_) => return Err(format!("the API server does not answer within {} s", DEADLINE.as_secs())),
+        Ok(Err(error)) => {
+            return Err(format!(
+                "the API server does not answer: {}",
+                crate::platform::kubernetes::said(&error)
+            ));
+        }
+        Err(_) => {
+            return Err(format!("the API server does not answer within {} s", DEADLINE.as_secs()));
+        }
     };
     let names = [KafkaCluster::plural(&()), KafkaTopic::plural(&())];
     let missing: Vec<String> = names
@@ -77,7 +95,11 @@ async fn look(client: &Client) -> Result<Health, String> {
         .map(|name| format!("{name}.{}", crate::api::GROUP))
         .collect();
     let why = || {
-        format!("the API server has no CustomResourceDefinition {}; install the chart's CRDs again (crds.install)", missing.join(" and "))
+        format!(
+            "the API server has no CustomResourceDefinition {}; install the chart's CRDs again \
+             (crds.install)",
+            missing.join(" and ")
+        )
     };
     Ok((!missing.is_empty()).then(why))
 }

@@ -19,7 +19,10 @@ use tokio::time::Instant;
 
 use super::{Context, PassFailed, RESYNC, scoped, told};
 use crate::admin::{AdminError, ClientAdmin, KafkaAdmin as _};
-use crate::api::{DEGRADED, DeletionPolicy, KafkaCluster, KafkaTopic, KafkaTopicStatus, READY, TOPIC_FINALIZER, find_condition, is_true};
+use crate::api::{
+    DEGRADED, DeletionPolicy, KafkaCluster, KafkaTopic, KafkaTopicStatus, READY, TOPIC_FINALIZER,
+    find_condition, is_true,
+};
 use crate::desired::objects::MANAGER;
 use crate::desired::{bootstrap_name, internal_listener};
 use crate::plan::{ClusterState, RESTART_PATIENCE_SECONDS, TopicFacts, TopicWait, has_finalizer};
@@ -31,9 +34,11 @@ const KIND: &str = "KafkaTopic";
 /// How long one admin call may take, retries included.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The first pause after a pass that ended with a wait or a fault; it doubles with each one that follows, up to [`RETRY_MAX`].
+/// The first pause after a pass that ended with a wait or a fault; it doubles with each one that
+/// follows, up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(250);
-/// The longest such pause. A pass that waits for its cluster asks nobody, so even thousands of them cost the API server nothing.
+/// The longest such pause. A pass that waits for its cluster asks nobody, so even thousands of them
+/// cost the API server nothing.
 const RETRY_MAX: Duration = Duration::from_secs(10);
 /// How long the answer to "is this namespace being deleted?" holds for all topics in it.
 const NAMESPACE_FRESH: Duration = Duration::from_secs(5);
@@ -57,9 +62,18 @@ impl Admins {
     /// The client of `cluster`, by its bootstrap service; `None` when it has no internal listener.
     pub(crate) async fn of(&self, cluster: &KafkaCluster) -> Option<Arc<ClientAdmin>> {
         let port = internal_listener(&cluster.spec.listeners)?.port;
-        let address = format!("{}.{}.svc:{port}", bootstrap_name(&cluster.name_any()), cluster.namespace().unwrap_or_default());
+        let address = format!(
+            "{}.{}.svc:{port}",
+            bootstrap_name(&cluster.name_any()),
+            cluster.namespace().unwrap_or_default()
+        );
         let mut known = self.known.lock().await;
-        let make = || (address.clone(), Arc::new(ClientAdmin::new(self.env.clone(), address.clone(), CALL_TIMEOUT)));
+        let make = || {
+            (
+                address.clone(),
+                Arc::new(ClientAdmin::new(self.env.clone(), address.clone(), CALL_TIMEOUT)),
+            )
+        };
         let entry = known.entry(key_of(cluster)).or_insert_with(make);
         if entry.0 != address {
             *entry = make();
@@ -77,7 +91,8 @@ impl Admins {
 struct TopicContext {
     shared: Arc<Context>,
     topics: Store<KafkaTopic>,
-    /// The clusters as the watch that wakes their topics last saw them: a pass never misses what woke it.
+    /// The clusters as the watch that wakes their topics last saw them: a pass never misses what
+    /// woke it.
     clusters: Store<KafkaCluster>,
     /// How often in a row a topic was tried in vain.
     tries: std::sync::Mutex<HashMap<ObjectRef<KafkaTopic>, u32>>,
@@ -89,7 +104,10 @@ impl TopicContext {
     /// The cluster of `topic`.
     async fn cluster_of(&self, topic: &KafkaTopic) -> Result<Option<Arc<KafkaCluster>>, Fault> {
         // An empty list is no news before there is one.
-        let unread = || Fault { reason: "NotChecked".to_owned(), message: "the KafkaClusters could not be listed yet".to_owned() };
+        let unread = || Fault {
+            reason: "NotChecked".to_owned(),
+            message: "the KafkaClusters could not be listed yet".to_owned(),
+        };
         match tokio::time::timeout(LIST_DEADLINE, self.clusters.wait_until_ready()).await {
             Ok(Ok(())) => {}
             _ => return Err(unread()),
@@ -98,7 +116,8 @@ impl TopicContext {
         Ok(self.clusters.get(&ObjectRef::new(&name).within(&namespace)))
     }
 
-    /// Whether `namespace` is being deleted: asked at most once in a while, however many topics there are in it.
+    /// Whether `namespace` is being deleted: asked at most once in a while, however many topics
+    /// there are in it.
     async fn is_terminating(&self, namespace: &str, now_or_cached: Freshness) -> bool {
         let mut known = self.terminating.lock().await;
         if let (Freshness::Cached, Some((asked, answer))) = (now_or_cached, known.get(namespace))
@@ -111,8 +130,8 @@ impl TopicContext {
         answer
     }
 
-    /// The pause before `topic` is looked at again; shorter the less often it was tried. Never the same for two topics, so that they
-    /// do not come all at once.
+    /// The pause before `topic` is looked at again; shorter the less often it was tried. Never the
+    /// same for two topics, so that they do not come all at once.
     fn next_pause(&self, topic: &KafkaTopic, settled: bool) -> Duration {
         let mut tries = self.tries.lock().unwrap_or_else(PoisonError::into_inner);
         let key = ObjectRef::from_obj(topic);
@@ -127,7 +146,10 @@ impl TopicContext {
     }
 
     fn forget(&self, topic: &KafkaTopic) {
-        self.tries.lock().unwrap_or_else(PoisonError::into_inner).remove(&ObjectRef::from_obj(topic));
+        self.tries
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&ObjectRef::from_obj(topic));
     }
 }
 
@@ -157,8 +179,9 @@ fn cluster_key_of(topic: &KafkaTopic) -> ClusterKey {
 pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
     let client = &context.client;
     let scope = namespace.as_deref();
-    let controller = Controller::new(scoped::<KafkaTopic>(client, scope), watcher::Config::default())
-        .with_config(kube::runtime::controller::Config::default().concurrency(16));
+    let controller =
+        Controller::new(scoped::<KafkaTopic>(client, scope), watcher::Config::default())
+            .with_config(kube::runtime::controller::Config::default().concurrency(16));
     let topics = controller.store();
     let metrics = context.metrics.clone();
     let (clusters, writer) = reflector::store();
@@ -172,7 +195,11 @@ pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
     controller
         .reconcile_on(woken_by_clusters(own_context.clone(), scope, writer))
         .reconcile_on(held_in_doomed_namespaces(own_context.clone()))
-        .run(reconcile, |topic, _, context| Action::requeue(context.next_pause(&topic, false)), own_context)
+        .run(
+            reconcile,
+            |topic, _, context| Action::requeue(context.next_pause(&topic, false)),
+            own_context,
+        )
         .for_each(|result| {
             told(&metrics, KIND, result);
             std::future::ready(())
@@ -194,15 +221,24 @@ fn woken_by_clusters(
             tracing::warn!(error = words_of(&error), "KafkaClusters are watched again");
         }
         let now = context.shared.now();
-        let state_of = |cluster: &Arc<KafkaCluster>| (key_of(cluster), ClusterState::of(Some(cluster), &now));
-        let seen: BTreeMap<ClusterKey, ClusterState> = context.clusters.state().iter().map(state_of).collect();
+        let state_of =
+            |cluster: &Arc<KafkaCluster>| (key_of(cluster), ClusterState::of(Some(cluster), &now));
+        let seen: BTreeMap<ClusterKey, ClusterState> =
+            context.clusters.state().iter().map(state_of).collect();
         let keys: BTreeSet<ClusterKey> = known.keys().chain(seen.keys()).cloned().collect();
-        let changed: BTreeSet<ClusterKey> = keys.into_iter().filter(|key| known.get(key) != seen.get(key)).collect();
-        let gone: Vec<ClusterKey> = changed.iter().filter(|key| !seen.contains_key(key)).cloned().collect();
+        let changed: BTreeSet<ClusterKey> =
+            keys.into_iter().filter(|key| known.get(key) != seen.get(key)).collect();
+        let gone: Vec<ClusterKey> =
+            changed.iter().filter(|key| !seen.contains_key(key)).cloned().collect();
         known = seen;
         let woken: Vec<Arc<KafkaTopic>> = match changed.is_empty() {
             true => Vec::new(),
-            false => context.topics.state().into_iter().filter(|topic| changed.contains(&cluster_key_of(topic))).collect(),
+            false => context
+                .topics
+                .state()
+                .into_iter()
+                .filter(|topic| changed.contains(&cluster_key_of(topic)))
+                .collect(),
         };
         // What was waited for before says nothing about how soon it works now.
         woken.iter().for_each(|topic| context.forget(topic));
@@ -217,20 +253,26 @@ fn woken_by_clusters(
     })
 }
 
-/// The topics whose objects are held in a namespace that is being deleted while their cluster does not serve: they are to be let go
-/// before the deletion reaches them, because the right to do so may go first.
-fn held_in_doomed_namespaces(context: Arc<TopicContext>) -> impl Stream<Item = ObjectRef<KafkaTopic>> + Send + 'static {
+/// The topics whose objects are held in a namespace that is being deleted while their cluster does
+/// not serve: they are to be let go before the deletion reaches them, because the right to do so
+/// may go first.
+fn held_in_doomed_namespaces(
+    context: Arc<TopicContext>,
+) -> impl Stream<Item = ObjectRef<KafkaTopic>> + Send + 'static {
     futures::stream::unfold(context, |context| async move {
         tokio::time::sleep(NAMESPACE_FRESH).await;
         let now = context.shared.now();
         let waits = |topic: &Arc<KafkaTopic>| {
             let (namespace, name) = cluster_key_of(topic);
             let cluster = context.clusters.get(&ObjectRef::new(&name).within(&namespace));
-            has_finalizer(topic) && ClusterState::of(cluster.as_deref(), &now) != ClusterState::Ready
+            has_finalizer(topic)
+                && ClusterState::of(cluster.as_deref(), &now) != ClusterState::Ready
         };
         let mut held: BTreeMap<String, Vec<ObjectRef<KafkaTopic>>> = BTreeMap::new();
         for topic in context.topics.state().iter().filter(|topic| waits(topic)) {
-            held.entry(topic.namespace().unwrap_or_default()).or_default().push(ObjectRef::from_obj(&**topic));
+            held.entry(topic.namespace().unwrap_or_default())
+                .or_default()
+                .push(ObjectRef::from_obj(&**topic));
         }
         let mut doomed = Vec::new();
         for (namespace, topics) in held {
@@ -243,11 +285,15 @@ fn held_in_doomed_namespaces(context: Arc<TopicContext>) -> impl Stream<Item = O
     .flatten()
 }
 
-async fn reconcile(topic: Arc<KafkaTopic>, context: Arc<TopicContext>) -> Result<Action, PassFailed> {
+async fn reconcile(
+    topic: Arc<KafkaTopic>,
+    context: Arc<TopicContext>,
+) -> Result<Action, PassFailed> {
     let shared = &context.shared;
     let began = Instant::now();
     let result = pass(&topic, &context).await;
-    let faulty = result.as_ref().map_or(true, |pass| pass.as_ref().is_some_and(|pass| pass.fault.is_some()));
+    let faulty =
+        result.as_ref().map_or(true, |pass| pass.as_ref().is_some_and(|pass| pass.fault.is_some()));
     shared.metrics.count_pass(KIND, began.elapsed(), faulty);
     let (namespace, name) = (topic.namespace().unwrap_or_default(), topic.name_any());
     let Some(pass) = result.map_err(PassFailed)? else {
@@ -255,14 +301,17 @@ async fn reconcile(topic: Arc<KafkaTopic>, context: Arc<TopicContext>) -> Result
         context.forget(&topic);
         return Ok(Action::await_change());
     };
-    let ready = find_condition(&pass.status.conditions, READY).filter(|ready| ready.status != "True" && !pass.released);
+    let ready = find_condition(&pass.status.conditions, READY)
+        .filter(|ready| ready.status != "True" && !pass.released);
     shared.metrics.set_not_ready(KIND, &namespace, &name, ready.map(|ready| ready.reason.as_str()));
     tell(shared, &topic, &pass).await;
     if pass.released {
         context.forget(&topic);
         return Ok(Action::await_change());
     }
-    Ok(Action::requeue(context.next_pause(&topic, pass.fault.is_none() && pass.plan.wait.is_none())))
+    Ok(Action::requeue(
+        context.next_pause(&topic, pass.fault.is_none() && pass.plan.wait.is_none()),
+    ))
 }
 
 async fn pass(topic: &KafkaTopic, context: &TopicContext) -> Result<Option<TopicPass>, Fault> {
@@ -278,7 +327,10 @@ async fn pass(topic: &KafkaTopic, context: &TopicContext) -> Result<Option<Topic
     if held && ClusterState::of(cluster.as_deref(), &now).is_gone() {
         // Letting the object go leaves its topic behind, and the cache may be late.
         let clusters: Api<KafkaCluster> = Api::namespaced(shared.client.clone(), &namespace);
-        let live = clusters.get_opt(&topic.spec.cluster_ref.name).await.map_err(|error| api_fault("read the cluster", &error))?;
+        let live = clusters
+            .get_opt(&topic.spec.cluster_ref.name)
+            .await
+            .map_err(|error| api_fault("read the cluster", &error))?;
         cluster = live.map(Arc::new);
     }
     let mut state = ClusterState::of(cluster.as_deref(), &now);
@@ -286,7 +338,9 @@ async fn pass(topic: &KafkaTopic, context: &TopicContext) -> Result<Option<Topic
         Some(cluster) => shared.admins.of(cluster).await,
         None => None,
     };
-    let admin = admin.unwrap_or_else(|| Arc::new(ClientAdmin::new(shared.env.clone(), String::new(), CALL_TIMEOUT)));
+    let admin = admin.unwrap_or_else(|| {
+        Arc::new(ClientAdmin::new(shared.env.clone(), String::new(), CALL_TIMEOUT))
+    });
     let mut live = None;
     if state == ClusterState::Ready {
         match admin.describe_topic(&topic.kafka_name()).await {
@@ -295,20 +349,29 @@ async fn pass(topic: &KafkaTopic, context: &TopicContext) -> Result<Option<Topic
             Err(error) => state = ClusterState::Unreachable(error.to_string()),
         }
     }
-    // A namespace that is being deleted loses its pods first: its clusters stop serving before its topics are reached.
+    // A namespace that is being deleted loses its pods first: its clusters stop serving before its
+    // topics are reached.
     let may_hold = held || topic.spec.deletion_policy == DeletionPolicy::Delete;
     let asks = may_hold && (deleting || !held || state != ClusterState::Ready);
     let freshness = if deleting { Freshness::Now } else { Freshness::Cached };
     let namespace_terminating = asks && context.is_terminating(&namespace, freshness).await;
-    let facts = TopicFacts { cluster: state, topic: live, other_owner: other_owner(topic, &context.topics), namespace_terminating };
+    let facts = TopicFacts {
+        cluster: state,
+        topic: live,
+        other_owner: other_owner(topic, &context.topics),
+        namespace_terminating,
+    };
     let home = KubernetesHome { client: shared.client.clone() };
     reconcile_topic(&home, &*admin, topic, &facts, &now).await.map(Some)
 }
 
-/// A cluster that should serve and does not answer: for the time that a restart takes it is taken for one.
+/// A cluster that should serve and does not answer: for the time that a restart takes it is taken
+/// for one.
 fn silent(admin: &ClientAdmin, why: String) -> ClusterState {
     match admin.silence() {
-        Some((away, first)) if away.as_secs() >= RESTART_PATIENCE_SECONDS.unsigned_abs() => ClusterState::Unreachable(first),
+        Some((away, first)) if away.as_secs() >= RESTART_PATIENCE_SECONDS.unsigned_abs() => {
+            ClusterState::Unreachable(first)
+        }
         Some(_) => ClusterState::Restarting,
         None => ClusterState::Unreachable(why),
     }
@@ -326,10 +389,12 @@ fn other_owner(topic: &KafkaTopic, topics: &Store<KafkaTopic>) -> Option<String>
     };
     let oldest = topics.state().into_iter().filter(same).min_by_key(|other| age(other))?;
     // While this one is being deleted, any other that still stands for the topic keeps it.
-    (topic.metadata.deletion_timestamp.is_some() || age(&oldest) < age(topic)).then(|| oldest.name_any())
+    (topic.metadata.deletion_timestamp.is_some() || age(&oldest) < age(topic))
+        .then(|| oldest.name_any())
 }
 
-/// Whether the namespace is being deleted; when that may not be asked, its cluster's own deletion tells it.
+/// Whether the namespace is being deleted; when that may not be asked, its cluster's own deletion
+/// tells it.
 pub(super) async fn is_terminating(client: &Client, namespace: &str) -> bool {
     match Api::<Namespace>::all(client.clone()).get_opt(namespace).await {
         Ok(found) => found.is_none_or(|namespace| namespace.metadata.deletion_timestamp.is_some()),
@@ -340,8 +405,8 @@ pub(super) async fn is_terminating(client: &Client, namespace: &str) -> bool {
     }
 }
 
-/// Lets go of every topic whose namespace is being deleted. An operator that is stopped may be going with that namespace, and
-/// nobody would let go of them after it.
+/// Lets go of every topic whose namespace is being deleted. An operator that is stopped may be
+/// going with that namespace, and nobody would let go of them after it.
 pub(super) async fn let_go_of_doomed(client: &Client, scope: Option<&str>) {
     let topics = match scoped::<KafkaTopic>(client, scope).list(&ListParams::default()).await {
         Ok(topics) => topics.items.into_iter().filter(has_finalizer),
@@ -355,14 +420,25 @@ pub(super) async fn let_go_of_doomed(client: &Client, scope: Option<&str>) {
         }
     };
     let mut by_namespace: BTreeMap<String, Vec<KafkaTopic>> = BTreeMap::new();
-    topics.for_each(|topic| by_namespace.entry(topic.namespace().unwrap_or_default()).or_default().push(topic));
+    topics.for_each(|topic| {
+        by_namespace.entry(topic.namespace().unwrap_or_default()).or_default().push(topic)
+    });
     let home = &KubernetesHome { client: client.clone() };
     for (namespace, topics) in by_namespace {
         if is_terminating(client, &namespace).await {
             let let_go = |topic: KafkaTopic| async move {
                 match home.set_finalizer(&topic, false).await {
-                    Ok(()) => tracing::info!(topic = topic.name_any(), namespace = topic.namespace(), "let go with its namespace"),
-                    Err(fault) => tracing::warn!(topic = topic.name_any(), namespace = topic.namespace(), fault.message, "not let go"),
+                    Ok(()) => tracing::info!(
+                        topic = topic.name_any(),
+                        namespace = topic.namespace(),
+                        "let go with its namespace"
+                    ),
+                    Err(fault) => tracing::warn!(
+                        topic = topic.name_any(),
+                        namespace = topic.namespace(),
+                        fault.message,
+                        "not let go"
+                    ),
                 }
             };
             futures::stream::iter(topics).for_each_concurrent(16, let_go).await;
@@ -379,25 +455,36 @@ async fn tell(context: &Context, topic: &KafkaTopic, pass: &TopicPass) {
         context.events.tell(topic, false, reason, "Reconcile", &step.to_string()).await;
     }
     let ready = |status: Option<&KafkaTopicStatus>| {
-        find_condition(&status?.conditions, READY)
-            .map(|condition| (condition.status.clone(), condition.reason.clone(), condition.message.clone()))
+        find_condition(&status?.conditions, READY).map(|condition| {
+            (condition.status.clone(), condition.reason.clone(), condition.message.clone())
+        })
     };
     let new = ready(Some(&pass.status));
-    // A topic that is there and whose cluster is away tells nothing of its own: the cluster tells it once for all.
+    // A topic that is there and whose cluster is away tells nothing of its own: the cluster tells
+    // it once for all.
     let waits_for_cluster = TopicWait::Cluster(ClusterState::NotReady).reason();
-    let is_about_cluster =
-        |state: &Option<(String, String, String)>| state.as_ref().is_some_and(|(_, reason, _)| reason == waits_for_cluster);
+    let is_about_cluster = |state: &Option<(String, String, String)>| {
+        state.as_ref().is_some_and(|(_, reason, _)| reason == waits_for_cluster)
+    };
     let old = ready(topic.status.as_ref());
     let was_there = topic.status.as_ref().is_some_and(|status| status.topic_id.is_some());
     if was_there && (is_about_cluster(&new) || is_about_cluster(&old)) {
         return;
     }
-    let short = |state: &Option<(String, String, String)>| state.as_ref().map(|(status, reason, _)| (status.clone(), reason.clone()));
+    let short = |state: &Option<(String, String, String)>| {
+        state.as_ref().map(|(status, reason, _)| (status.clone(), reason.clone()))
+    };
     if short(&new) != short(&old)
         && let Some((_, reason, message)) = new
     {
         let is_bad = is_true(&pass.status.conditions, DEGRADED);
-        tracing::info!(topic = name, namespace = topic.namespace(), reason, message, "state changed");
+        tracing::info!(
+            topic = name,
+            namespace = topic.namespace(),
+            reason,
+            message,
+            "state changed"
+        );
         context.events.tell(topic, is_bad, &reason, "Reconcile", &message).await;
     }
 }
@@ -426,18 +513,31 @@ impl KubernetesHome {
 }
 
 impl TopicHome for KubernetesHome {
-    fn read<'a>(&'a self, topic: &'a KafkaTopic) -> BoxFuture<'a, Result<Option<KafkaTopic>, Fault>> {
+    fn read<'a>(
+        &'a self,
+        topic: &'a KafkaTopic,
+    ) -> BoxFuture<'a, Result<Option<KafkaTopic>, Fault>> {
         Box::pin(async move {
-            let live = self.api(topic).get_opt(&topic.name_any()).await.map_err(|error| api_fault("read the topic's object", &error))?;
+            let live = self
+                .api(topic)
+                .get_opt(&topic.name_any())
+                .await
+                .map_err(|error| api_fault("read the topic's object", &error))?;
             Ok(live.filter(|live| live.uid() == topic.uid()))
         })
     }
 
-    fn set_finalizer<'a>(&'a self, topic: &'a KafkaTopic, present: bool) -> BoxFuture<'a, Result<(), Fault>> {
+    fn set_finalizer<'a>(
+        &'a self,
+        topic: &'a KafkaTopic,
+        present: bool,
+    ) -> BoxFuture<'a, Result<(), Fault>> {
         Box::pin(async move {
-            // From a live read, and with its version: other controllers' finalizers must not be lost.
+            // From a live read, and with its version: other controllers' finalizers must not be
+            // lost.
             let Some(live) = self.read(topic).await? else { return Ok(()) };
-            let mut finalizers: Vec<String> = live.finalizers().iter().filter(|name| *name != TOPIC_FINALIZER).cloned().collect();
+            let mut finalizers: Vec<String> =
+                live.finalizers().iter().filter(|name| *name != TOPIC_FINALIZER).cloned().collect();
             if present {
                 finalizers.push(TOPIC_FINALIZER.to_owned());
             }
@@ -445,14 +545,24 @@ impl TopicHome for KubernetesHome {
                 return Ok(());
             }
             let patch = json!({"metadata": {"resourceVersion": live.resource_version(), "uid": live.uid(), "finalizers": finalizers}});
-            match self.api(topic).patch(&topic.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await {
+            match self
+                .api(topic)
+                .patch(&topic.name_any(), &PatchParams::default(), &Patch::Merge(&patch))
+                .await
+            {
                 Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-                result => result.map(drop).map_err(|error| api_fault("change the finalizers", &error)),
+                result => {
+                    result.map(drop).map_err(|error| api_fault("change the finalizers", &error))
+                }
             }
         })
     }
 
-    fn write_status<'a>(&'a self, topic: &'a KafkaTopic, status: &'a KafkaTopicStatus) -> BoxFuture<'a, Result<(), Fault>> {
+    fn write_status<'a>(
+        &'a self,
+        topic: &'a KafkaTopic,
+        status: &'a KafkaTopicStatus,
+    ) -> BoxFuture<'a, Result<(), Fault>> {
         Box::pin(async move {
             let name = topic.name_any();
             let patch = json!({
@@ -461,7 +571,11 @@ impl TopicHome for KubernetesHome {
                 "metadata": {"name": name, "uid": topic.uid()},
                 "status": status,
             });
-            match self.api(topic).patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&patch)).await {
+            match self
+                .api(topic)
+                .patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&patch))
+                .await
+            {
                 Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
                 result => result.map(drop).map_err(|error| api_fault("write the status", &error)),
             }

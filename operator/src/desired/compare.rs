@@ -1,7 +1,9 @@
-//! Whether a live object has everything that is desired of it, and nothing that was desired of it once.
+//! Whether a live object has everything that is desired of it, and nothing that was desired of it
+//! once.
 //!
-//! What we applied earlier is told by the object's own managed fields. Fields that we never asked for (defaults, other
-//! managers' additions) do not count, except in selectors, which are one value each.
+//! What we applied earlier is told by the object's own managed fields. Fields that we never asked
+//! for (defaults, other managers' additions) do not count, except in selectors, which are one value
+//! each.
 
 use serde_json::Value;
 
@@ -14,26 +16,42 @@ pub fn differences(desired: &Value, live: &Value) -> Vec<String> {
     let mut found = Vec::new();
     compare(desired, live, "", &mut found);
     let managers = live.pointer("/metadata/managedFields").and_then(Value::as_array);
-    for ours in managers.into_iter().flatten().filter(|entry| entry["manager"] == MANAGER && entry["operation"] == "Apply") {
+    for ours in managers
+        .into_iter()
+        .flatten()
+        .filter(|entry| entry["manager"] == MANAGER && entry["operation"] == "Apply")
+    {
         abandoned(&ours["fieldsV1"], desired, "", &mut found);
     }
     found
 }
 
-/// What we applied and do not ask for any more: applying what is desired takes it away. `owned` is a set of fields as
-/// server-side apply writes it: `f:` a field, `k:` an item of a list by its keys, `v:` an item by its value, `.` the thing itself.
+/// What we applied and do not ask for any more: applying what is desired takes it away. `owned` is
+/// a set of fields as server-side apply writes it: `f:` a field, `k:` an item of a list by its
+/// keys, `v:` an item by its value, `.` the thing itself.
 fn abandoned(owned: &Value, desired: &Value, path: &str, found: &mut Vec<String>) {
     for (key, inner) in owned.as_object().into_iter().flatten() {
         let (at, wanted) = match key.split_once(':') {
             Some(("f", name)) => (join(path, name), desired.get(name)),
             Some(("k", keys)) => {
                 let keys: Value = serde_json::from_str(keys).unwrap_or_default();
-                let same = |item: &&Value| keys.as_object().into_iter().flatten().all(|(key, value)| item.get(key) == Some(value));
-                (format!("{path}[{keys}]"), desired.as_array().and_then(|items| items.iter().find(same)))
+                let same = |item: &&Value| {
+                    keys.as_object()
+                        .into_iter()
+                        .flatten()
+                        .all(|(key, value)| item.get(key) == Some(value))
+                };
+                (
+                    format!("{path}[{keys}]"),
+                    desired.as_array().and_then(|items| items.iter().find(same)),
+                )
             }
             Some(("v", value)) => {
                 let value: Value = serde_json::from_str(value).unwrap_or_default();
-                (format!("{path}[{value}]"), desired.as_array().and_then(|items| items.iter().find(|item| **item == value)))
+                (
+                    format!("{path}[{value}]"),
+                    desired.as_array().and_then(|items| items.iter().find(|item| **item == value)),
+                )
             }
             _ => continue,
         };
@@ -66,8 +84,14 @@ fn compare(desired: &Value, live: &Value, path: &str, found: &mut Vec<String>) {
         (Value::Array(desired), Value::Array(live)) => match merge_key(path) {
             Some(keys) => {
                 for (index, item) in desired.iter().enumerate() {
-                    let same = |other: &&Value| keys.iter().all(|key| item.get(key) == other.get(key));
-                    compare(item, live.iter().find(same).unwrap_or(&Value::Null), &format!("{path}[{index}]"), found);
+                    let same =
+                        |other: &&Value| keys.iter().all(|key| item.get(key) == other.get(key));
+                    compare(
+                        item,
+                        live.iter().find(same).unwrap_or(&Value::Null),
+                        &format!("{path}[{index}]"),
+                        found,
+                    );
                 }
             }
             None if desired.len() == live.len() => {
@@ -123,13 +147,25 @@ mod tests {
             (json!({"size": "1Gi"}), json!({"size": "1025Mi"}), vec!["size"]),
             (json!({"cpu": "1"}), json!({"cpu": "1000m"}), vec![]),
             (json!({"command": ["a", "b"]}), json!({"command": ["a", "b", "c"]}), vec!["command"]),
-            (json!({"ports": [{"port": 1, "name": "x"}]}), json!({"ports": [{"port": 2, "name": "y"}, {"port": 1, "name": "x"}]}), vec![]),
-            (json!({"ports": [{"port": 1, "name": "x"}]}), json!({"ports": [{"port": 1, "name": "z"}]}), vec!["ports[0].name"]),
+            (
+                json!({"ports": [{"port": 1, "name": "x"}]}),
+                json!({"ports": [{"port": 2, "name": "y"}, {"port": 1, "name": "x"}]}),
+                vec![],
+            ),
+            (
+                json!({"ports": [{"port": 1, "name": "x"}]}),
+                json!({"ports": [{"port": 1, "name": "z"}]}),
+                vec!["ports[0].name"],
+            ),
             (json!({"ports": [{"port": 1}]}), json!({"ports": [{"port": 2}]}), vec!["ports[0]"]),
             (json!({"a": [], "b": {}}), json!({}), vec![]),
             (json!({"c": false}), json!({}), vec!["c"]),
             (json!({"selector": {"x": "1"}}), json!({}), vec!["selector"]),
-            (json!({"selector": {"x": "1"}}), json!({"selector": {"x": "1", "y": "2"}}), vec!["selector.y"]),
+            (
+                json!({"selector": {"x": "1"}}),
+                json!({"selector": {"x": "1", "y": "2"}}),
+                vec!["selector.y"],
+            ),
             (
                 json!({"selector": {"matchLabels": {"x": "1"}}}),
                 json!({"selector": {"matchLabels": {"x": "1", "y": "2"}}}),
@@ -156,8 +192,14 @@ mod tests {
         for (desired, expected) in [
             (json!({"spec": {"limits": {"cpu": "1"}, "ports": [port], "words": ["a"]}}), vec![]),
             (json!({"spec": {"ports": [port], "words": ["a"]}}), vec!["spec.limits"]),
-            (json!({"spec": {"limits": {}, "ports": [port], "words": ["a"]}}), vec!["spec.limits.cpu"]),
-            (json!({"spec": {"limits": {"cpu": "1"}, "ports": [], "words": ["a"]}}), vec!["spec.ports[{\"port\":1,\"protocol\":\"TCP\"}]"]),
+            (
+                json!({"spec": {"limits": {}, "ports": [port], "words": ["a"]}}),
+                vec!["spec.limits.cpu"],
+            ),
+            (
+                json!({"spec": {"limits": {"cpu": "1"}, "ports": [], "words": ["a"]}}),
+                vec!["spec.ports[{\"port\":1,\"protocol\":\"TCP\"}]"],
+            ),
         ] {
             assert_eq!(differences(&desired, &live(MANAGER)), expected, "{desired}");
         }

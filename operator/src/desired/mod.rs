@@ -1,6 +1,7 @@
 //! What should be: pure builders, facts in and whole objects out. Same input, same bytes.
 //!
-//! [`Blueprint`] is the cluster as every platform understands it; [`objects`] turns it into Kubernetes objects.
+//! [`Blueprint`] is the cluster as every platform understands it; [`objects`] turns it into
+//! Kubernetes objects.
 
 pub mod compare;
 pub mod objects;
@@ -17,8 +18,9 @@ pub use properties::{Address, Host, advertised_in, internal_listener};
 
 /// The pool that every broker belongs to; part of its name (`CLUSTER-POOL-ID`).
 ///
-/// A service is called `CLUSTER-POOL-ID-LISTENER` and a label's value `CLUSTER-POOL-ID-HASH`, both of at most 63 characters: with 32
-/// for the cluster and 11 for the listener, a pool has room for [`POOL_LEN_MAX`] and an id for five digits.
+/// A service is called `CLUSTER-POOL-ID-LISTENER` and a label's value `CLUSTER-POOL-ID-HASH`, both
+/// of at most 63 characters: with 32 for the cluster and 11 for the listener, a pool has room for
+/// [`POOL_LEN_MAX`] and an id for five digits.
 pub const POOL: &str = "broker";
 
 /// How many characters the name of a pool may have.
@@ -27,13 +29,14 @@ pub const POOL_LEN_MAX: usize = 12;
 /// The port of the listener that brokers use among themselves for the metadata quorum.
 pub const CONTROLLER_PORT: u16 = 9090;
 
-/// What a platform knows about where things are, before anything is built. It depends on the spec and on what is
-/// live (a node port that Kubernetes chose), never on the clock.
+/// What a platform knows about where things are, before anything is built. It depends on the spec
+/// and on what is live (a node port that Kubernetes chose), never on the clock.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// The image that the brokers should run ([`image_of`]).
     pub image: String,
-    /// The id of the cluster; `None` where the first broker that starts makes it up, or where it is yet to be learned from one.
+    /// The id of the cluster; `None` where the first broker that starts makes it up, or where it is
+    /// yet to be learned from one.
     pub cluster_id: Option<String>,
     /// By broker id, for every broker that should be.
     pub brokers: BTreeMap<i32, BrokerFacts>,
@@ -56,7 +59,8 @@ pub struct BrokerFacts {
     pub admin_bind: Option<(String, u16)>,
     /// What its directories are known to be ([`expected_directories`]).
     pub directory_ids: Vec<String>,
-    /// The live claim templates, which Kubernetes does not let anyone change; `None` before there are some.
+    /// The live claim templates, which Kubernetes does not let anyone change; `None` before there
+    /// are some.
     pub claim_templates: Option<Value>,
 }
 
@@ -92,8 +96,9 @@ pub struct Broker {
     pub name: String,
     /// What it is started with, without the listeners in `unknown`.
     pub config: BrokerConfig,
-    /// Changes exactly when the user's spec asks for something that a running broker does not take up. A broker that runs another
-    /// one has to restart. Whatever else changes in a definition is deferred until that broker restarts anyway.
+    /// Changes exactly when the user's spec asks for something that a running broker does not take
+    /// up. A broker that runs another one has to restart. Whatever else changes in a definition is
+    /// deferred until that broker restarts anyway.
     pub asked: String,
     /// The listeners whose addresses are not known yet.
     pub unknown: Vec<String>,
@@ -106,8 +111,9 @@ pub struct Broker {
 pub struct BrokerConfig {
     /// The content of server.properties.
     pub properties: String,
-    /// `key=value` given as `--override`, because the value has `$(HOST_IP)` in it, which only the start of the container knows; or
-    /// because it comes to be known after the first start, and leaves the file as it is.
+    /// `key=value` given as `--override`, because the value has `$(HOST_IP)` in it, which only the
+    /// start of the container knows; or because it comes to be known after the first start, and
+    /// leaves the file as it is.
     pub overrides: Vec<String>,
     /// Changes exactly when `properties` does.
     pub file_revision: String,
@@ -120,13 +126,23 @@ impl Blueprint {
     #[must_use]
     pub fn build(cluster: &KafkaCluster, facts: &Facts) -> Self {
         let name = cluster.name_any();
-        let voters =
-            facts.brokers.iter().map(|(id, broker)| format!("{id}@{}:{}", broker.quorum.0, broker.quorum.1)).collect::<Vec<_>>().join(",");
+        let voters = facts
+            .brokers
+            .iter()
+            .map(|(id, broker)| format!("{id}@{}:{}", broker.quorum.0, broker.quorum.1))
+            .collect::<Vec<_>>()
+            .join(",");
         let brokers = facts
             .brokers
             .iter()
             .map(|(&id, broker)| {
-                let (config, unknown) = properties::build(&cluster.spec, id, broker, &voters, facts.cluster_id.as_deref());
+                let (config, unknown) = properties::build(
+                    &cluster.spec,
+                    id,
+                    broker,
+                    &voters,
+                    facts.cluster_id.as_deref(),
+                );
                 let built = Broker {
                     id,
                     name: broker_name(&name, id),
@@ -152,17 +168,22 @@ impl Blueprint {
     }
 }
 
-/// The image that the brokers should run: the one asked for; or else the default that a broker was once ready on, so that
-/// upgrading the operator restarts nobody; or else, where no default is remembered, the one that a broker is ready on now
-/// (`ready`); or else `default`.
+/// The image that the brokers should run: the one asked for; or else the default that a broker was
+/// once ready on, so that upgrading the operator restarts nobody; or else, where no default is
+/// remembered, the one that a broker is ready on now (`ready`); or else `default`.
 ///
-/// What the spec asked for earlier does not count: an image that cannot run is forgotten with the spec that named it.
+/// What the spec asked for earlier does not count: an image that cannot run is forgotten with the
+/// spec that named it.
 #[must_use]
 pub fn image_of(cluster: &KafkaCluster, ready: Option<&str>, default: &str) -> String {
     let spec = &cluster.spec;
     let version = || Some(format!("{}:{}", repository_of(default), spec.version.as_ref()?));
     let remembered = || cluster.status.as_ref()?.default_image.clone();
-    spec.image.clone().or_else(version).or_else(remembered).unwrap_or_else(|| ready.unwrap_or(default).to_owned())
+    spec.image
+        .clone()
+        .or_else(version)
+        .or_else(remembered)
+        .unwrap_or_else(|| ready.unwrap_or(default).to_owned())
 }
 
 /// The image reference without tag and digest.
@@ -174,23 +195,30 @@ fn repository_of(image: &str) -> &str {
     }
 }
 
-/// The ids that `cluster` should have: those that were assigned (`status.nodes`), and the lowest free ones for brokers that are to come.
+/// The ids that `cluster` should have: those that were assigned (`status.nodes`), and the lowest
+/// free ones for brokers that are to come.
 pub fn broker_ids(cluster: &KafkaCluster) -> impl Iterator<Item = i32> + use<> {
-    let mut ids: BTreeSet<i32> = cluster.status.iter().flat_map(|status| status.nodes.iter().map(|node| node.id)).collect();
+    let mut ids: BTreeSet<i32> =
+        cluster.status.iter().flat_map(|status| status.nodes.iter().map(|node| node.id)).collect();
     let more = usize::try_from(cluster.spec.replicas).unwrap_or_default().saturating_sub(ids.len());
     let free: Vec<i32> = (0..).filter(|id| !ids.contains(id)).take(more).collect();
     ids.extend(free);
     ids.into_iter()
 }
 
-/// What the directories of a broker are known to be, from the status of its cluster; empty before its first start.
+/// What the directories of a broker are known to be, from the status of its cluster; empty before
+/// its first start.
 #[must_use]
 pub fn expected_directories(cluster: &KafkaCluster, id: i32) -> Vec<String> {
     let nodes = cluster.status.iter().flat_map(|status| &status.nodes);
-    nodes.filter(|node| node.id == id).flat_map(|node| node.volumes.iter().filter_map(|volume| volume.directory_id.clone())).collect()
+    nodes
+        .filter(|node| node.id == id)
+        .flat_map(|node| node.volumes.iter().filter_map(|volume| volume.directory_id.clone()))
+        .collect()
 }
 
-/// The cluster id of a cluster that has none yet: from the uid of its object, so that whoever looks, and however often, finds the same.
+/// The cluster id of a cluster that has none yet: from the uid of its object, so that whoever
+/// looks, and however often, finds the same.
 #[must_use]
 pub fn cluster_id_of(uid: &str) -> Option<String> {
     let mut id = *uuid::Uuid::parse_str(uid).ok()?.as_bytes();
@@ -226,27 +254,56 @@ mod tests {
             (Some("c:1"), None, Some("b:1"), Some("a:1"), "c:1"),
         ] {
             let text = |text: Option<&str>| text.map(ToOwned::to_owned);
-            let spec = KafkaClusterSpec { image: text(image), version: text(version), ..KafkaClusterSpec::default() };
+            let spec = KafkaClusterSpec {
+                image: text(image),
+                version: text(version),
+                ..KafkaClusterSpec::default()
+            };
             let mut cluster = KafkaCluster::new("demo", spec);
-            cluster.status = Some(KafkaClusterStatus { default_image: text(remembered), ..KafkaClusterStatus::default() });
-            assert_eq!(image_of(&cluster, ready, "here/letterbox:9"), expected, "{image:?} {version:?} {remembered:?} {ready:?}");
+            cluster.status = Some(KafkaClusterStatus {
+                default_image: text(remembered),
+                ..KafkaClusterStatus::default()
+            });
+            assert_eq!(
+                image_of(&cluster, ready, "here/letterbox:9"),
+                expected,
+                "{image:?} {version:?} {remembered:?} {ready:?}"
+            );
         }
     }
 
     #[test]
     fn ids_that_were_assigned_stay_and_the_lowest_free_ones_come() {
-        for (assigned, replicas, expected) in [(vec![], 3, vec![0, 1, 2]), (vec![1, 5], 4, vec![0, 1, 2, 5]), (vec![7], 1, vec![7])] {
-            let mut cluster = KafkaCluster::new("demo", KafkaClusterSpec { replicas, ..KafkaClusterSpec::default() });
-            let nodes = assigned.iter().map(|id| crate::api::NodeStatus { id: *id, ..Default::default() }).collect();
+        for (assigned, replicas, expected) in
+            [(vec![], 3, vec![0, 1, 2]), (vec![1, 5], 4, vec![0, 1, 2, 5]), (vec![7], 1, vec![7])]
+        {
+            let mut cluster = KafkaCluster::new(
+                "demo",
+                KafkaClusterSpec { replicas, ..KafkaClusterSpec::default() },
+            );
+            let nodes = assigned
+                .iter()
+                .map(|id| crate::api::NodeStatus { id: *id, ..Default::default() })
+                .collect();
             cluster.status = Some(KafkaClusterStatus { nodes, ..KafkaClusterStatus::default() });
-            assert_eq!(broker_ids(&cluster).collect::<Vec<_>>(), expected, "{assigned:?} {replicas}");
+            assert_eq!(
+                broker_ids(&cluster).collect::<Vec<_>>(),
+                expected,
+                "{assigned:?} {replicas}"
+            );
         }
     }
 
     #[test]
     fn the_id_of_a_new_cluster_follows_from_its_object() {
-        assert_eq!(cluster_id_of("30313233-3435-3637-3839-616263646566").as_deref(), Some("MDEyMzQ1Njc4OWFiY2RlZg"));
-        assert_eq!(cluster_id_of("ffffffff-ffff-ffff-ffff-ffffffffffff").as_deref(), Some("f____________________w"));
+        assert_eq!(
+            cluster_id_of("30313233-3435-3637-3839-616263646566").as_deref(),
+            Some("MDEyMzQ1Njc4OWFiY2RlZg")
+        );
+        assert_eq!(
+            cluster_id_of("ffffffff-ffff-ffff-ffff-ffffffffffff").as_deref(),
+            Some("f____________________w")
+        );
         assert_eq!(cluster_id_of(""), None);
     }
 
@@ -255,13 +312,24 @@ mod tests {
         let broker = format!("{}-{}-{}", "c".repeat(32), "p".repeat(POOL_LEN_MAX), 99_999);
         let service = objects::external_broker_name(&broker, &"l".repeat(11));
         let revision = format!("{broker}-{}", "h".repeat(10));
-        assert!(service.len() <= 63 && revision.len() <= 63 && POOL.len() <= POOL_LEN_MAX, "{} {}", service.len(), revision.len());
+        assert!(
+            service.len() <= 63 && revision.len() <= 63 && POOL.len() <= POOL_LEN_MAX,
+            "{} {}",
+            service.len(),
+            revision.len()
+        );
     }
 
     #[test]
     fn the_repository_is_what_comes_before_tag_and_digest() {
         assert_eq!(repository_of("letterbox:0.1.0"), "letterbox");
-        assert_eq!(repository_of("registry.example:5000/a/letterbox"), "registry.example:5000/a/letterbox");
-        assert_eq!(repository_of("registry.example:5000/letterbox:1@sha256:0"), "registry.example:5000/letterbox");
+        assert_eq!(
+            repository_of("registry.example:5000/a/letterbox"),
+            "registry.example:5000/a/letterbox"
+        );
+        assert_eq!(
+            repository_of("registry.example:5000/letterbox:1@sha256:0"),
+            "registry.example:5000/letterbox"
+        );
     }
 }

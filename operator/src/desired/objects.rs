@@ -1,11 +1,12 @@
 //! The Kubernetes objects of a cluster, whole, as they are applied.
 //!
-//! What keeps clients from a broker or a broker from its update is written even where it is the default: nobody else puts it
-//! back. Kubernetes never replaces a pod because its template changed (`OnDelete`): the operator does, when the spec asks for something
-//! else ([`Broker::asked`]). Anything else that changes here waits until that broker restarts anyway.
+//! What keeps clients from a broker or a broker from its update is written even where it is the
+//! default: nobody else puts it back. Kubernetes never replaces a pod because its template changed
+//! (`OnDelete`): the operator does, when the spec asks for something else ([`Broker::asked`]).
+//! Anything else that changes here waits until that broker restarts anyway.
 //!
-//! Selectors are for ever. They name the component, so that no other pod of the cluster is taken for a broker, and whatever leads
-//! clients names the role.
+//! Selectors are for ever. They name the component, so that no other pod of the cluster is taken
+//! for a broker, and whatever leads clients names the role.
 
 use std::collections::BTreeMap;
 
@@ -116,7 +117,10 @@ pub fn build(cluster: &Blueprint) -> Objects {
         }
         let map = ObjectKey { kind: Kind::ConfigMap, name: config_map_name(broker) };
         let set = ObjectKey { kind: Kind::StatefulSet, name: broker.name.clone() };
-        objects.brokers.insert(broker.id, vec![(map, config_map(cluster, broker)), (set, stateful_set(cluster, broker))]);
+        objects.brokers.insert(
+            broker.id,
+            vec![(map, config_map(cluster, broker)), (set, stateful_set(cluster, broker))],
+        );
     }
     objects
 }
@@ -159,7 +163,8 @@ fn pod_labels(cluster: &Blueprint, broker: &Broker) -> Value {
     labels
 }
 
-/// Selects every node of the cluster, or one broker. The roles of a broker are no part of it, so that they can change.
+/// Selects every node of the cluster, or one broker. The roles of a broker are no part of it, so
+/// that they can change.
 fn selector(cluster: &Blueprint, broker: Option<&Broker>) -> Value {
     let mut labels = json!({ CLUSTER_LABEL: cluster.name, COMPONENT_LABEL: COMPONENT });
     if let Some(broker) = broker {
@@ -212,7 +217,8 @@ fn service_account(cluster: &Blueprint) -> Value {
     })
 }
 
-/// One broker may be taken down on purpose at a time. A cluster of one still lets its node be drained.
+/// One broker may be taken down on purpose at a time. A cluster of one still lets its node be
+/// drained.
 fn disruption_budget(cluster: &Blueprint) -> Value {
     json!({
         "apiVersion": "policy/v1",
@@ -227,7 +233,8 @@ fn port(name: &str, port: i32) -> Value {
 }
 
 fn internal_ports(cluster: &Blueprint) -> Vec<Value> {
-    let internal = cluster.listeners.iter().filter(|listener| listener.type_ == ListenerType::Internal);
+    let internal =
+        cluster.listeners.iter().filter(|listener| listener.type_ == ListenerType::Internal);
     internal.map(|listener| port(&listener.name, listener.port)).collect()
 }
 
@@ -270,8 +277,8 @@ fn bootstrap_service(cluster: &Blueprint) -> Value {
     })
 }
 
-/// One broker's own address, which stays when its pod is made anew. Also while it is not ready: brokers find each other
-/// before they serve clients.
+/// One broker's own address, which stays when its pod is made anew. Also while it is not ready:
+/// brokers find each other before they serve clients.
 fn broker_service(cluster: &Blueprint, broker: &Broker) -> Value {
     json!({
         "apiVersion": "v1",
@@ -287,7 +294,12 @@ fn broker_service(cluster: &Blueprint, broker: &Broker) -> Value {
     })
 }
 
-fn node_port_service(meta: Value, selector: Value, listener: &Listener, node_port: Option<i32>) -> Value {
+fn node_port_service(
+    meta: Value,
+    selector: Value,
+    listener: &Listener,
+    node_port: Option<i32>,
+) -> Value {
     let mut port = port(&listener.name, listener.port);
     if let Some(node_port) = node_port {
         port["nodePort"] = json!(node_port);
@@ -314,14 +326,27 @@ fn external_bootstrap_service(cluster: &Blueprint, listener: &Listener) -> Value
 }
 
 fn external_broker_service(cluster: &Blueprint, broker: &Broker, listener: &Listener) -> Value {
-    let node_port = listener.brokers.iter().find(|address| address.broker == broker.id).and_then(|address| address.node_port);
+    let node_port = listener
+        .brokers
+        .iter()
+        .find(|address| address.broker == broker.id)
+        .and_then(|address| address.node_port);
     let name = external_broker_name(&broker.name, &listener.name);
-    node_port_service(meta(cluster, &name, Some(broker)), selector(cluster, Some(broker)), listener, node_port)
+    node_port_service(
+        meta(cluster, &name, Some(broker)),
+        selector(cluster, Some(broker)),
+        listener,
+        node_port,
+    )
 }
 
 /// A name for each revision, so that a configuration never reaches a pod that was not made for it.
 fn config_map_name(broker: &Broker) -> String {
-    format!("{}-{}", broker.name, broker.config.file_revision.get(..10).unwrap_or(&broker.config.file_revision))
+    format!(
+        "{}-{}",
+        broker.name,
+        broker.config.file_revision.get(..10).unwrap_or(&broker.config.file_revision)
+    )
 }
 
 fn config_map(cluster: &Blueprint, broker: &Broker) -> Value {
@@ -334,8 +359,8 @@ fn config_map(cluster: &Blueprint, broker: &Broker) -> Value {
     })
 }
 
-/// One set of one replica per broker: what the spec asks reaches a broker's template only when its restart was granted, and
-/// Kubernetes brings its pod back while the operator is down.
+/// One set of one replica per broker: what the spec asks reaches a broker's template only when its
+/// restart was granted, and Kubernetes brings its pod back while the operator is down.
 fn stateful_set(cluster: &Blueprint, broker: &Broker) -> Value {
     json!({
         "apiVersion": "apps/v1",
@@ -347,8 +372,8 @@ fn stateful_set(cluster: &Blueprint, broker: &Broker) -> Value {
             "podManagementPolicy": "Parallel",
             // Only the operator ends pods.
             "updateStrategy": {"type": "OnDelete"},
-            // A set that is deleted by hand comes back, and so must its records: what goes with the cluster is owned by the
-            // cluster, never by the set.
+            // A set that is deleted by hand comes back, and so must its records: what goes with the
+            // cluster is owned by the cluster, never by the set.
             "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain", "whenScaled": "Retain"},
             "selector": {"matchLabels": selector(cluster, Some(broker))},
             "template": pod_template(cluster, broker),
@@ -436,21 +461,26 @@ fn container(cluster: &Blueprint, broker: &Broker) -> Value {
         "startupProbe": probe("/livez", 1, 5, 600),
         "livenessProbe": probe("/livez", 10, 5, 6),
         "readinessProbe": probe("/readyz", 2, 5, 3),
-        // A broker that refuses its configuration says so in its last lines; they become the cluster's status.
+        // A broker that refuses its configuration says so in its last lines; they become the
+        // cluster's status.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
-            // Exactly a folder that the image declares as a volume: above it, the container runtime would put a volume of its
-            // own over it. log.dirs is below it, because a fresh file system has a lost+found of its own.
+            // Exactly a folder that the image declares as a volume: above it, the container runtime
+            // would put a volume of its own over it. log.dirs is below it, because a fresh file
+            // system has a lost+found of its own.
             {"name": CLAIM, "mountPath": "/var/lib/kafka/data"},
             {"name": "config", "mountPath": "/etc/letterbox", "readOnly": true},
             {"name": "secrets", "mountPath": SECRETS_PATH, "readOnly": true},
         ],
     });
     if config.overrides.iter().any(|value| value.contains("$(HOST_IP)")) {
-        container["env"] = json!([{"name": "HOST_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}}]);
+        container["env"] =
+            json!([{"name": "HOST_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}}]);
     }
     let mut resources = Map::new();
-    for (name, amounts) in [("requests", &cluster.resources.requests), ("limits", &cluster.resources.limits)] {
+    for (name, amounts) in
+        [("requests", &cluster.resources.requests), ("limits", &cluster.resources.limits)]
+    {
         if !amounts.is_empty() {
             resources.insert(name.to_owned(), json!(amounts));
         }

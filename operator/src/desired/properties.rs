@@ -40,7 +40,8 @@ pub fn internal_listener(listeners: &[Listener]) -> Option<&Listener> {
     listeners.iter().find(|listener| listener.type_ == ListenerType::Internal)
 }
 
-/// Builds the configuration; names the listeners whose addresses are not known yet and which it does without.
+/// Builds the configuration; names the listeners whose addresses are not known yet and which it
+/// does without.
 pub(super) fn build(
     spec: &KafkaClusterSpec,
     id: i32,
@@ -71,7 +72,8 @@ pub(super) fn build(
     let advertised = advertised.join(",");
 
     // What the user set comes first, in key order; what the operator owns is put over it.
-    let mut keys: BTreeMap<&str, String> = spec.config.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+    let mut keys: BTreeMap<&str, String> =
+        spec.config.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
     keys.insert("process.roles", "broker,controller".to_owned());
     keys.insert("node.id", id.to_string());
     if let Some(cluster_id) = cluster_id {
@@ -99,7 +101,9 @@ pub(super) fn build(
         overrides.push(format!("expected.directory.ids={}", facts.directory_ids.join(",")));
     }
 
-    let mut properties = String::from("# Made by the Letterbox operator from the KafkaCluster; edits are put back.\n");
+    let mut properties = String::from(
+        "# Made by the Letterbox operator from the KafkaCluster; edits are put back.\n",
+    );
     for (key, value) in keys {
         // Writing to a string cannot fail.
         let _ = writeln!(properties, "{}={}", escape(key, true), escape(&value, false));
@@ -109,30 +113,43 @@ pub(super) fn build(
     (BrokerConfig { properties, overrides, file_revision, revision }, unknown)
 }
 
-/// The fingerprint of what the spec asks of a broker and a running one does not take up. Of the listeners, those count whose addresses
-/// are known. Nothing that the operator adds by itself is in it, so that upgrading the operator restarts nobody.
+/// The fingerprint of what the spec asks of a broker and a running one does not take up. Of the
+/// listeners, those count whose addresses are known. Nothing that the operator adds by itself is in
+/// it, so that upgrading the operator restarts nobody.
 pub(super) fn asked(spec: &KafkaClusterSpec, image: &str, facts: &BrokerFacts) -> String {
     let mut texts = vec![format!("image={image}")];
     texts.extend(spec.config.iter().map(|(key, value)| format!("config.{key}={value}")));
     for listener in &spec.listeners {
         if let Some(Some(address)) = facts.advertised.get(&listener.name) {
-            texts.push(format!("listener.{}={:?} {} {address}", listener.name, listener.type_, listener.port));
+            texts.push(format!(
+                "listener.{}={:?} {} {address}",
+                listener.name, listener.type_, listener.port
+            ));
         }
     }
-    for (name, amounts) in [("requests", &spec.resources.requests), ("limits", &spec.resources.limits)] {
+    for (name, amounts) in
+        [("requests", &spec.resources.requests), ("limits", &spec.resources.limits)]
+    {
         // `1000m` and `1` are the same.
-        let amount = |text: &str| nanos_of(text).map_or_else(|| text.to_owned(), |nanos| nanos.to_string());
-        texts.extend(amounts.iter().map(|(resource, quantity)| format!("{name}.{resource}={}", amount(&quantity.0))));
+        let amount =
+            |text: &str| nanos_of(text).map_or_else(|| text.to_owned(), |nanos| nanos.to_string());
+        texts.extend(
+            amounts
+                .iter()
+                .map(|(resource, quantity)| format!("{name}.{resource}={}", amount(&quantity.0))),
+        );
     }
     fingerprint(texts.iter())
 }
 
-/// The address of `listener` in a text that has `advertised.listeners=` in it: what a broker was given earlier.
+/// The address of `listener` in a text that has `advertised.listeners=` in it: what a broker was
+/// given earlier.
 #[must_use]
 pub fn advertised_in(text: &str, listener: &Listener) -> Option<Address> {
     let (_, list) = text.split_once("advertised.listeners=")?;
     let mut entries = list.lines().next()?.split(',');
-    let address = entries.find_map(|entry| entry.strip_prefix(&format!("{}://", kafka_name(listener))))?;
+    let address =
+        entries.find_map(|entry| entry.strip_prefix(&format!("{}://", kafka_name(listener))))?;
     let (host, port) = address.rsplit_once(':')?;
     let host = match host {
         "$(HOST_IP)" => Host::Node,
@@ -145,7 +162,8 @@ fn kafka_name(listener: &Listener) -> String {
     listener.name.to_ascii_uppercase()
 }
 
-/// Escapes as `java.util.Properties` reads it, so that no value can end its line or begin another key.
+/// Escapes as `java.util.Properties` reads it, so that no value can end its line or begin another
+/// key.
 fn escape(text: &str, is_key: bool) -> String {
     let mut escaped = String::with_capacity(text.len());
     for (index, c) in text.chars().enumerate() {
@@ -169,7 +187,8 @@ fn fingerprint<'a>(texts: impl Iterator<Item = &'a String>) -> String {
     let mut hash: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     for text in texts {
         for byte in text.bytes().chain([0xff]) {
-            hash = (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
+            hash =
+                (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
         }
     }
     format!("{hash:032x}")
@@ -199,7 +218,8 @@ mod tests {
         spec.config.insert("a\nnode.id".to_owned(), "1\nnode.id=7".to_owned());
         spec.config.insert("node.id".to_owned(), "9".to_owned());
         let (config, _) = build(&spec, 0, &facts(), "0@demo-broker-0.ns.svc:9090", None);
-        let lines: Vec<&str> = config.properties.lines().filter(|line| line.starts_with("node.id=")).collect();
+        let lines: Vec<&str> =
+            config.properties.lines().filter(|line| line.starts_with("node.id=")).collect();
         assert_eq!(lines, ["node.id=0"]);
         assert!(config.properties.contains("a\\nnode.id=1\\nnode.id=7\n"), "{}", config.properties);
     }
@@ -221,7 +241,10 @@ mod tests {
         assert!(before.properties.contains("cluster.id=-id\n") && before.overrides.is_empty());
         let known = BrokerFacts { directory_ids: vec!["a".into(), "b".into()], ..facts() };
         let (after, _) = build(&spec, 0, &known, "v", Some("-id"));
-        assert_eq!((&after.properties, &after.file_revision), (&before.properties, &before.file_revision));
+        assert_eq!(
+            (&after.properties, &after.file_revision),
+            (&before.properties, &before.file_revision)
+        );
         assert_eq!(after.overrides, ["expected.directory.ids=a,b"]);
         assert_ne!(after.revision, before.revision);
         assert_eq!(asked(&spec, "i", &known), asked(&spec, "i", &facts()), "no restart for it");
@@ -229,22 +252,37 @@ mod tests {
 
     #[test]
     fn a_restart_is_asked_for_by_the_spec_alone() {
-        let spec: KafkaClusterSpec = serde_yaml::from_str("resources: {requests: {cpu: 1000m}}").unwrap();
+        let spec: KafkaClusterSpec =
+            serde_yaml::from_str("resources: {requests: {cpu: 1000m}}").unwrap();
         let base = asked(&spec, "a:1", &facts());
         // What an operator of another version may do differently, and the same in other words.
         let mut moved = facts();
         (moved.data_dir, moved.quorum.1) = ("/elsewhere".to_owned(), 9999);
-        assert_ne!(build(&spec, 0, &moved, "v", None).0.revision, build(&spec, 0, &facts(), "v", None).0.revision);
+        assert_ne!(
+            build(&spec, 0, &moved, "v", None).0.revision,
+            build(&spec, 0, &facts(), "v", None).0.revision
+        );
         assert_eq!(asked(&spec, "a:1", &moved), base);
-        let same: KafkaClusterSpec = serde_yaml::from_str("resources: {requests: {cpu: 1}}").unwrap();
+        let same: KafkaClusterSpec =
+            serde_yaml::from_str("resources: {requests: {cpu: 1}}").unwrap();
         assert_eq!(asked(&same, "a:1", &facts()), base);
         // What the user changes.
         assert_ne!(asked(&spec, "a:2", &facts()), base);
-        for changed in ["config: {num.partitions: 3}", "resources: {limits: {cpu: 1}}", "listeners: [{name: plain, port: 9093}]"] {
-            assert_ne!(asked(&serde_yaml::from_str(changed).unwrap(), "a:1", &facts()), base, "{changed}");
+        for changed in [
+            "config: {num.partitions: 3}",
+            "resources: {limits: {cpu: 1}}",
+            "listeners: [{name: plain, port: 9093}]",
+        ] {
+            assert_ne!(
+                asked(&serde_yaml::from_str(changed).unwrap(), "a:1", &facts()),
+                base,
+                "{changed}"
+            );
         }
         let mut facts = facts();
-        facts.advertised.insert("plain".to_owned(), Some(Address { host: Host::Node, port: 31_000 }));
+        facts
+            .advertised
+            .insert("plain".to_owned(), Some(Address { host: Host::Node, port: 31_000 }));
         assert_ne!(asked(&spec, "a:1", &facts), base);
     }
 
@@ -260,14 +298,23 @@ mod tests {
         let mut facts = facts();
         facts.advertised.insert("external".to_owned(), None);
         // Exactly as without it: a listener that is added does not restart a broker twice.
-        assert_eq!(build(&spec, 0, &facts, "v", None), (before.clone(), vec!["external".to_owned()]));
+        assert_eq!(
+            build(&spec, 0, &facts, "v", None),
+            (before.clone(), vec!["external".to_owned()])
+        );
         assert_eq!(advertised_in(&before.properties, &spec.listeners[1]), None);
-        assert_eq!(advertised_in(&before.properties, &spec.listeners[0]), facts.advertised["plain"]);
+        assert_eq!(
+            advertised_in(&before.properties, &spec.listeners[0]),
+            facts.advertised["plain"]
+        );
         let told = Some(Address { host: Host::Node, port: 31_000 });
         facts.advertised.insert("external".to_owned(), told.clone());
         let (config, _) = build(&spec, 0, &facts, "v", None);
         assert_eq!(advertised_in(&config.overrides[0], &spec.listeners[1]), told);
-        assert_eq!(config.overrides, ["advertised.listeners=PLAIN://demo-broker-0.ns.svc:9092,EXTERNAL://$(HOST_IP):31000"]);
+        assert_eq!(
+            config.overrides,
+            ["advertised.listeners=PLAIN://demo-broker-0.ns.svc:9092,EXTERNAL://$(HOST_IP):31000"]
+        );
         assert!(!config.properties.contains("advertised.listeners"));
     }
 }

@@ -1,7 +1,7 @@
 //! The plan of a cluster.
 //!
-//! Independent things do not wait for one another: addresses, volumes and brokers are planned side by side, and a
-//! fault in one leaves the others going.
+//! Independent things do not wait for one another: addresses, volumes and brokers are planned side
+//! by side, and a fault in one leaves the others going.
 
 use super::loss::{Loss, Lost, losses};
 use crate::api::{DeletionPolicy, KafkaCluster, bytes_of, is_paused, shown};
@@ -77,7 +77,8 @@ pub enum Step {
     RestartBroker {
         /// Which.
         broker: i32,
-        /// What is ended, and nothing that came after it ([`ObservedBroker::to_end`](crate::observe::ObservedBroker::to_end)).
+        /// What is ended, and nothing that came after it
+        /// ([`ObservedBroker::to_end`](crate::observe::ObservedBroker::to_end)).
         ended: String,
     },
     /// Go on without the records of a broker: a person said so.
@@ -178,7 +179,12 @@ pub fn plan_cluster(cluster: &KafkaCluster, desired: &Blueprint, observed: &Obse
         return plan;
     }
     let was_read = |part: Part| !observed.unread.contains_key(&part);
-    plan.waits.extend(observed.unread.iter().map(|(part, fault)| Wait::NotRead { part: *part, message: fault.message.clone() }));
+    plan.waits.extend(
+        observed
+            .unread
+            .iter()
+            .map(|(part, fault)| Wait::NotRead { part: *part, message: fault.message.clone() }),
+    );
     plan.losses = losses(cluster, observed);
     for loss in &plan.losses {
         if loss.is_accepted {
@@ -188,7 +194,10 @@ pub fn plan_cluster(cluster: &KafkaCluster, desired: &Blueprint, observed: &Obse
         }
     }
     if was_read(Part::Access) && !observed.access.is_as_desired() {
-        plan.steps.push(Step::ApplyAccess { makes: !observed.access.missing.is_empty(), what: observed.access.all() });
+        plan.steps.push(Step::ApplyAccess {
+            makes: !observed.access.missing.is_empty(),
+            what: observed.access.all(),
+        });
     }
     if was_read(Part::Budget) && !observed.budget.is_as_desired() {
         plan.steps.push(Step::ApplyBudget { what: observed.budget.all() });
@@ -209,15 +218,21 @@ pub fn plan_cluster(cluster: &KafkaCluster, desired: &Blueprint, observed: &Obse
 }
 
 fn plan_volumes(desired: &Blueprint, observed: &Observed, plan: &mut Plan) {
-    // No volume has the cluster for an owner: what is deleted with it is decided when it goes, by what its spec says then.
+    // No volume has the cluster for an owner: what is deleted with it is decided when it goes, by
+    // what its spec says then.
     let held = desired.storage.deletion_policy == DeletionPolicy::Delete;
     if observed.is_held.is_some_and(|is_held| is_held != held) {
         plan.steps.push(Step::HoldObject { held });
     }
-    let volumes = || observed.brokers.iter().filter_map(|(id, broker)| Some((*id, broker.volume.as_ref()?)));
+    let volumes =
+        || observed.brokers.iter().filter_map(|(id, broker)| Some((*id, broker.volume.as_ref()?)));
     for (broker, volume) in volumes() {
         // Without a class in the spec the default is right, whichever it is now.
-        let Some(to) = desired.storage.class.clone().filter(|class| volume.class.as_ref() != Some(class)) else { continue };
+        let Some(to) =
+            desired.storage.class.clone().filter(|class| volume.class.as_ref() != Some(class))
+        else {
+            continue;
+        };
         let from = volume.class.clone().unwrap_or_default();
         if volume.is_bound {
             plan.waits.push(Wait::OtherClass { broker, live: from, spec: to });
@@ -230,7 +245,11 @@ fn plan_volumes(desired: &Blueprint, observed: &Observed, plan: &mut Plan) {
         if volume.requested < wanted {
             plan.steps.push(Step::GrowVolume { broker, from: volume.requested, to: wanted });
         } else if volume.requested > wanted {
-            plan.notes.push(Note::VolumeLargerThanSpec { broker, live: volume.requested, spec: wanted });
+            plan.notes.push(Note::VolumeLargerThanSpec {
+                broker,
+                live: volume.requested,
+                spec: wanted,
+            });
         }
         let target = volume.requested.max(wanted);
         if volume.capacity > 0 && volume.capacity < target {
@@ -240,35 +259,45 @@ fn plan_volumes(desired: &Blueprint, observed: &Observed, plan: &mut Plan) {
 }
 
 fn plan_brokers(cluster: &KafkaCluster, desired: &Blueprint, observed: &Observed, plan: &mut Plan) {
-    // At most one broker is down on purpose. One that does not serve anyway may be put right at once: that is how a
-    // bad image or configuration heals.
-    let mut down = desired.brokers.keys().find(|id| observed.brokers.get(id).is_none_or(|broker| !broker.serves())).copied();
+    // At most one broker is down on purpose. One that does not serve anyway may be put right at
+    // once: that is how a bad image or configuration heals.
+    let mut down = desired
+        .brokers
+        .keys()
+        .find(|id| observed.brokers.get(id).is_none_or(|broker| !broker.serves()))
+        .copied();
     let absent = crate::observe::ObservedBroker::default();
     for (&id, broker) in &desired.brokers {
         if !broker.unknown.is_empty() {
             plan.waits.push(Wait::Address { broker: id, listeners: broker.unknown.clone() });
-            // This first pass makes the services, and the next one mostly knows their ports: the broker need not start twice. From
-            // then on it runs, and is repaired, without the listeners that are not known.
+            // This first pass makes the services, and the next one mostly knows their ports: the
+            // broker need not start twice. From then on it runs, and is repaired, without the
+            // listeners that are not known.
             if cluster.status.is_none() {
                 continue;
             }
         }
         let seen = observed.brokers.get(&id).unwrap_or(&absent);
-        let is_gone = |loss: &Loss| loss.broker == id && matches!(loss.what, Lost::ClaimGone { .. });
+        let is_gone =
+            |loss: &Loss| loss.broker == id && matches!(loss.what, Lost::ClaimGone { .. });
         if seen.run == Run::Absent && plan.losses.iter().any(is_gone) {
             // Starting it would make a new volume in place of the old one.
             continue;
         }
         if seen.run == Run::Absent && seen.volume.as_ref().is_some_and(|volume| volume.is_ending) {
             // It would wait for a claim that goes.
-            plan.waits.push(Wait::BrokerStarting { broker: id, detail: "its old volume claim is being deleted".to_owned() });
+            plan.waits.push(Wait::BrokerStarting {
+                broker: id,
+                detail: "its old volume claim is being deleted".to_owned(),
+            });
             continue;
         }
         if !observed.unread.contains_key(&Part::Definitions) {
             let restarts = seen.serves() && !seen.is_current;
             let is_as_defined = seen.definition.is_as_desired();
             if let Some(other) = down.filter(|&other| restarts && other != id) {
-                // Not even the definition changes: whatever ends this broker meanwhile brings it back as it was.
+                // Not even the definition changes: whatever ends this broker meanwhile brings it
+                // back as it was.
                 plan.waits.push(Wait::OtherBrokerDown { broker: id, other });
                 continue;
             }
@@ -276,18 +305,32 @@ fn plan_brokers(cluster: &KafkaCluster, desired: &Blueprint, observed: &Observed
                 down = Some(id);
             }
             if !is_as_defined {
-                plan.steps.push(Step::ApplyBroker { broker: id, restarts, what: seen.definition.all() });
+                plan.steps.push(Step::ApplyBroker {
+                    broker: id,
+                    restarts,
+                    what: seen.definition.all(),
+                });
             } else if let Some(ended) = seen.to_end.clone().filter(|_| seen.has_to_restart()) {
                 plan.steps.push(Step::RestartBroker { broker: id, ended });
             }
         }
         match &seen.run {
             Run::Failing { reason, message } => {
-                plan.waits.push(Wait::BrokerFailing { broker: id, reason: reason.clone(), message: message.clone() });
+                plan.waits.push(Wait::BrokerFailing {
+                    broker: id,
+                    reason: reason.clone(),
+                    message: message.clone(),
+                });
             }
-            Run::Starting(detail) => plan.waits.push(Wait::BrokerStarting { broker: id, detail: detail.clone() }),
-            Run::Absent => plan.waits.push(Wait::BrokerStarting { broker: id, detail: "not started yet".to_owned() }),
-            Run::Ready if !seen.is_current => plan.waits.push(Wait::BrokerRestarting { broker: id }),
+            Run::Starting(detail) => {
+                plan.waits.push(Wait::BrokerStarting { broker: id, detail: detail.clone() })
+            }
+            Run::Absent => plan
+                .waits
+                .push(Wait::BrokerStarting { broker: id, detail: "not started yet".to_owned() }),
+            Run::Ready if !seen.is_current => {
+                plan.waits.push(Wait::BrokerRestarting { broker: id })
+            }
             Run::Ready => {}
         }
     }
@@ -298,7 +341,8 @@ impl crate::observe::ObservedBroker {
         self.run == Run::Ready
     }
 
-    /// A change that the spec did not ask for ends nothing that serves, or may yet. What fails is started as it should be.
+    /// A change that the spec did not ask for ends nothing that serves, or may yet. What fails is
+    /// started as it should be.
     fn has_to_restart(&self) -> bool {
         match self.run {
             Run::Failing { .. } => !self.is_newest,
@@ -326,13 +370,24 @@ impl Wait {
     /// Whether clients notice, or may: a volume that grows keeps nobody from the cluster.
     #[must_use]
     pub fn blocks_ready(&self) -> bool {
-        !matches!(self, Self::VolumeGrowing { .. } | Self::OtherClass { .. } | Self::NotRead { part: Part::Budget | Part::Storage, .. })
+        !matches!(
+            self,
+            Self::VolumeGrowing { .. }
+                | Self::OtherClass { .. }
+                | Self::NotRead { part: Part::Budget | Part::Storage, .. }
+        )
     }
 
     /// Whether waiting alone will not end it.
     #[must_use]
     pub fn is_fault(&self) -> bool {
-        matches!(self, Self::DataLost(_) | Self::BrokerFailing { .. } | Self::NotRead { .. } | Self::OtherClass { .. })
+        matches!(
+            self,
+            Self::DataLost(_)
+                | Self::BrokerFailing { .. }
+                | Self::NotRead { .. }
+                | Self::OtherClass { .. }
+        )
     }
 
     /// What is going on, in a few words.
@@ -391,24 +446,48 @@ impl std::fmt::Display for Wait {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::DataLost(loss) => loss.fmt(f),
-            Self::BrokerFailing { broker, reason, message } if message.is_empty() => write!(f, "broker {broker} does not run: {reason}"),
-            Self::BrokerFailing { broker, reason, message } => write!(f, "broker {broker} does not run: {reason}: {message}"),
-            Self::NotRead { part, message } => write!(f, "{part} could not be checked and are left as they are: {message}"),
+            Self::BrokerFailing { broker, reason, message } if message.is_empty() => {
+                write!(f, "broker {broker} does not run: {reason}")
+            }
+            Self::BrokerFailing { broker, reason, message } => {
+                write!(f, "broker {broker} does not run: {reason}: {message}")
+            }
+            Self::NotRead { part, message } => {
+                write!(f, "{part} could not be checked and are left as they are: {message}")
+            }
             Self::Address { broker, listeners } => {
-                write!(f, "broker {broker} waits for the address of listener {}", listeners.join(", "))
+                write!(
+                    f,
+                    "broker {broker} waits for the address of listener {}",
+                    listeners.join(", ")
+                )
             }
             Self::OtherBrokerDown { broker, other } => {
-                write!(f, "broker {broker} is not restarted while broker {other} is down; it goes on by itself when that one is back")
+                write!(
+                    f,
+                    "broker {broker} is not restarted while broker {other} is down; it goes on by \
+                     itself when that one is back"
+                )
             }
-            Self::BrokerRestarting { broker } => write!(f, "broker {broker} takes up its new definition"),
-            Self::BrokerStarting { broker, detail } => write!(f, "waiting for broker {broker}: {detail}"),
+            Self::BrokerRestarting { broker } => {
+                write!(f, "broker {broker} takes up its new definition")
+            }
+            Self::BrokerStarting { broker, detail } => {
+                write!(f, "waiting for broker {broker}: {detail}")
+            }
             Self::OtherClass { broker, live, spec } => write!(
                 f,
-                "the volume of broker {broker} is of storage class {live}, and spec.storage.class is {spec}; a volume cannot change its class: \
-                 set spec.storage.class to {live}, or make a new cluster in {spec}"
+                "the volume of broker {broker} is of storage class {live}, and spec.storage.class \
+                 is {spec}; a volume cannot change its class: set spec.storage.class to {live}, or \
+                 make a new cluster in {spec}"
             ),
             Self::VolumeGrowing { broker, from, to } => {
-                write!(f, "the volume of broker {broker} grows from {} to {}", shown(*from), shown(*to))
+                write!(
+                    f,
+                    "the volume of broker {broker} grows from {} to {}",
+                    shown(*from),
+                    shown(*to)
+                )
             }
         }
     }
@@ -417,27 +496,51 @@ impl std::fmt::Display for Wait {
 impl std::fmt::Display for Step {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::ApplyAccess { what, .. } | Self::ApplyBudget { what } => write!(f, "apply {}", what.join(", ")),
+            Self::ApplyAccess { what, .. } | Self::ApplyBudget { what } => {
+                write!(f, "apply {}", what.join(", "))
+            }
             Self::Prune { what } => write!(f, "remove {what}"),
             Self::GrowVolume { broker, from, to } => {
-                write!(f, "grow the volume of broker {broker} from {} to {}", shown(*from), shown(*to))
+                write!(
+                    f,
+                    "grow the volume of broker {broker} from {} to {}",
+                    shown(*from),
+                    shown(*to)
+                )
             }
             Self::RemakeClaim { broker, from, to } => {
-                write!(f, "make the volume claim of broker {broker} again in storage class {to}: no volume was made for it in {from}")
+                write!(
+                    f,
+                    "make the volume claim of broker {broker} again in storage class {to}: no \
+                     volume was made for it in {from}"
+                )
             }
-            Self::HoldObject { held: true } => f.write_str("hold the object until its volumes are deleted"),
-            Self::HoldObject { held: false } => f.write_str("let the volumes stay when the cluster is deleted"),
-            Self::ApplyBroker { broker, restarts: true, what } => write!(f, "change broker {broker}, which restarts: {}", what.join(", ")),
-            Self::ApplyBroker { broker, restarts: false, what } => write!(f, "set up broker {broker}: {}", what.join(", ")),
-            Self::RestartBroker { broker, .. } => write!(f, "restart broker {broker}, so that it takes up its new definition"),
-            Self::AcceptLoss { broker, name } => write!(f, "go on without the records of broker {broker}: the loss {name} was accepted"),
+            Self::HoldObject { held: true } => {
+                f.write_str("hold the object until its volumes are deleted")
+            }
+            Self::HoldObject { held: false } => {
+                f.write_str("let the volumes stay when the cluster is deleted")
+            }
+            Self::ApplyBroker { broker, restarts: true, what } => {
+                write!(f, "change broker {broker}, which restarts: {}", what.join(", "))
+            }
+            Self::ApplyBroker { broker, restarts: false, what } => {
+                write!(f, "set up broker {broker}: {}", what.join(", "))
+            }
+            Self::RestartBroker { broker, .. } => {
+                write!(f, "restart broker {broker}, so that it takes up its new definition")
+            }
+            Self::AcceptLoss { broker, name } => write!(
+                f,
+                "go on without the records of broker {broker}: the loss {name} was accepted"
+            ),
         }
     }
 }
 
 impl Step {
-    /// Whether the cluster is not what clients were promised when this does not work: a broker or an address is not there.
-    /// One that differs still serves as it did.
+    /// Whether the cluster is not what clients were promised when this does not work: a broker or
+    /// an address is not there. One that differs still serves as it did.
     #[must_use]
     pub fn blocks_ready(&self) -> bool {
         match self {
@@ -475,7 +578,11 @@ impl std::fmt::Display for Note {
         match self {
             Self::VolumeLargerThanSpec { broker, live, spec } => {
                 let (live, spec) = (shown(*live), shown(*spec));
-                write!(f, "the volume of broker {broker} has {live}, more than the {spec} of spec.storage.size; it stays so")
+                write!(
+                    f,
+                    "the volume of broker {broker} has {live}, more than the {spec} of \
+                     spec.storage.size; it stays so"
+                )
             }
         }
     }

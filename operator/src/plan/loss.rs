@@ -1,7 +1,8 @@
 //! Whether a broker still has the records that it had.
 //!
-//! What was recorded about it (the uid of its claim, the id of its directory) is compared with what is. A difference is a loss until
-//! the old volume is back or a person accepts it by its name: nothing heals over it, and no topic is made again meanwhile.
+//! What was recorded about it (the uid of its claim, the id of its directory) is compared with what
+//! is. A difference is a loss until the old volume is back or a person accepts it by its name:
+//! nothing heals over it, and no topic is made again meanwhile.
 
 use kube::ResourceExt as _;
 
@@ -29,7 +30,8 @@ pub enum Lost {
         /// Its name.
         claim: String,
     },
-    /// The claim was deleted and made again, and the broker has not shown that its records are on the new one.
+    /// The claim was deleted and made again, and the broker has not shown that its records are on
+    /// the new one.
     ClaimMadeAgain {
         /// Its name.
         claim: String,
@@ -79,18 +81,29 @@ impl std::fmt::Display for Loss {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let broker = self.broker;
         match &self.what {
-            Lost::ClaimGone { claim } => write!(f, "PersistentVolumeClaim {claim} of broker {broker} was deleted")?,
+            Lost::ClaimGone { claim } => {
+                write!(f, "PersistentVolumeClaim {claim} of broker {broker} was deleted")?
+            }
             Lost::ClaimMadeAgain { claim } => {
-                write!(f, "PersistentVolumeClaim {claim} of broker {broker} was deleted and made again, empty as far as is known")?;
+                write!(
+                    f,
+                    "PersistentVolumeClaim {claim} of broker {broker} was deleted and made again, \
+                     empty as far as is known"
+                )?;
             }
             Lost::OtherDirectory { recorded, found } => {
-                write!(f, "broker {broker} runs on another volume: its directory.id was {recorded} and is {found}")?;
+                write!(
+                    f,
+                    "broker {broker} runs on another volume: its directory.id was {recorded} and \
+                     is {found}"
+                )?;
             }
         }
         write!(
             f,
-            "; topics, records and committed offsets that only this broker had are lost, and nothing is made again in their place. Bring \
-             the old volume back, or go on without them: kubectl annotate --overwrite kafkacluster NAME {ACCEPT_LOSS_ANNOTATION}={}",
+            "; topics, records and committed offsets that only this broker had are lost, and \
+             nothing is made again in their place. Bring the old volume back, or go on without \
+             them: kubectl annotate --overwrite kafkacluster NAME {ACCEPT_LOSS_ANNOTATION}={}",
             self.name
         )
     }

@@ -1,7 +1,8 @@
-//! What to do next: pure functions of (desired, observed), giving ordered steps and the reason for every wait.
+//! What to do next: pure functions of (desired, observed), giving ordered steps and the reason for
+//! every wait.
 //!
-//! Level-driven: a plan is made from what is, never from which event came, so a restarted operator makes the same
-//! one. Every step is safe to repeat.
+//! Level-driven: a plan is made from what is, never from which event came, so a restarted operator
+//! makes the same one. Every step is safe to repeat.
 
 mod cluster;
 mod loss;
@@ -9,4 +10,7 @@ mod topic;
 
 pub use cluster::{Note, Plan, Step, Wait, plan_cluster};
 pub use loss::{Loss, Lost};
-pub use topic::{ClusterState, RESTART_PATIENCE_SECONDS, Refusal, TopicFacts, TopicPlan, TopicStep, TopicWait, has_finalizer, plan_topic};
+pub use topic::{
+    ClusterState, RESTART_PATIENCE_SECONDS, Refusal, TopicFacts, TopicPlan, TopicStep, TopicWait,
+    has_finalizer, plan_topic,
+};

@@ -6,14 +6,17 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 
 use crate::admin::Topic;
-use crate::api::{DeletionPolicy, KafkaCluster, KafkaTopic, READY, TOPIC_FINALIZER, find_condition, is_paused};
+use crate::api::{
+    DeletionPolicy, KafkaCluster, KafkaTopic, READY, TOPIC_FINALIZER, find_condition, is_paused,
+};
 
 /// What is known about a topic's surroundings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicFacts {
     /// The cluster that it belongs to.
     pub cluster: ClusterState,
-    /// The topic in the cluster; `None` when there is none. Means something only when the cluster is ready.
+    /// The topic in the cluster; `None` when there is none. Means something only when the cluster
+    /// is ready.
     pub topic: Option<Topic>,
     /// Another, older `KafkaTopic` that speaks for the same topic of the same cluster.
     pub other_owner: Option<String>,
@@ -38,12 +41,13 @@ pub enum ClusterState {
     Ready,
 }
 
-/// How long a cluster that served may be away before its topics report it: a restart of a broker changes nothing about a topic.
+/// How long a cluster that served may be away before its topics report it: a restart of a broker
+/// changes nothing about a topic.
 pub const RESTART_PATIENCE_SECONDS: i64 = 60;
 
 impl ClusterState {
-    /// What `cluster` says of itself. One broker that serves is enough: a fault that has nothing to do with topics, such as a
-    /// volume that cannot grow, does not hold them up.
+    /// What `cluster` says of itself. One broker that serves is enough: a fault that has nothing to
+    /// do with topics, such as a volume that cannot grow, does not hold them up.
     #[must_use]
     pub fn of(cluster: Option<&KafkaCluster>, now: &Time) -> Self {
         let Some(cluster) = cluster else { return Self::Missing };
@@ -51,8 +55,10 @@ impl ClusterState {
             return Self::Deleting;
         }
         let Some(status) = &cluster.status else { return Self::NotReady };
-        let away_since = find_condition(&status.conditions, READY).map(|ready| ready.last_transition_time.0.as_second());
-        let is_brief = |since: i64| now.0.as_second().saturating_sub(since) < RESTART_PATIENCE_SECONDS;
+        let away_since = find_condition(&status.conditions, READY)
+            .map(|ready| ready.last_transition_time.0.as_second());
+        let is_brief =
+            |since: i64| now.0.as_second().saturating_sub(since) < RESTART_PATIENCE_SECONDS;
         match status.cluster_id {
             // A topic that is not there may be one that is lost: it is not made again.
             _ if status.nodes.iter().any(|node| node.data_loss.is_some()) => Self::NotReady,
@@ -87,8 +93,8 @@ pub enum TopicStep {
     AddFinalizer,
     /// Let the object go.
     RemoveFinalizer,
-    /// Write down, before it is done, which keys this object sets: what was set must be known to be unset later, whenever
-    /// the operator is killed.
+    /// Write down, before it is done, which keys this object sets: what was set must be known to be
+    /// unset later, whenever the operator is killed.
     RecordConfigKeys(BTreeSet<String>),
     /// Make the topic.
     Create {
@@ -158,9 +164,11 @@ pub fn plan_topic(topic: &KafkaTopic, facts: &TopicFacts) -> TopicPlan {
     if topic.metadata.deletion_timestamp.is_some() {
         plan_deletion(topic, facts)
     } else if facts.namespace_terminating {
-        // Before the deletion reaches this object: then the operator may have lost the right to let it go, or be gone itself
-        // (kubernetes/kubernetes#115070). A pause does not hold a namespace either.
-        let steps = has_finalizer(topic).then_some(TopicStep::RemoveFinalizer).into_iter().collect();
+        // Before the deletion reaches this object: then the operator may have lost the right to let
+        // it go, or be gone itself (kubernetes/kubernetes#115070). A pause does not hold a
+        // namespace either.
+        let steps =
+            has_finalizer(topic).then_some(TopicStep::RemoveFinalizer).into_iter().collect();
         TopicPlan { steps, wait: Some(TopicWait::NamespaceTerminating), ..TopicPlan::default() }
     } else if is_paused(&topic.metadata) {
         TopicPlan::default()
@@ -180,20 +188,31 @@ fn plan_deletion(topic: &KafkaTopic, facts: &TopicFacts) -> TopicPlan {
     if !has_finalizer(topic) {
         return plan;
     }
-    let keeps_data = topic.spec.deletion_policy == DeletionPolicy::Retain || is_paused(&topic.metadata);
-    // Nothing may hold a namespace or outlive its cluster; the topic's records go, or stay, with the cluster's volumes.
-    if keeps_data || facts.cluster.is_gone() || facts.namespace_terminating || facts.other_owner.is_some() {
+    let keeps_data =
+        topic.spec.deletion_policy == DeletionPolicy::Retain || is_paused(&topic.metadata);
+    // Nothing may hold a namespace or outlive its cluster; the topic's records go, or stay, with
+    // the cluster's volumes.
+    if keeps_data
+        || facts.cluster.is_gone()
+        || facts.namespace_terminating
+        || facts.other_owner.is_some()
+    {
         plan.steps.push(TopicStep::RemoveFinalizer);
         return plan;
     }
     match (&facts.cluster, &facts.topic) {
-        (ClusterState::Ready, Some(live)) => match topic.status.as_ref().and_then(|status| status.topic_id.clone()) {
-            Some(ours) if ours != live.id => {
-                plan.refusals.push(Refusal::NotOurTopic { ours, theirs: live.id.clone() });
-                plan.steps.push(TopicStep::RemoveFinalizer);
+        (ClusterState::Ready, Some(live)) => {
+            match topic.status.as_ref().and_then(|status| status.topic_id.clone()) {
+                Some(ours) if ours != live.id => {
+                    plan.refusals.push(Refusal::NotOurTopic { ours, theirs: live.id.clone() });
+                    plan.steps.push(TopicStep::RemoveFinalizer);
+                }
+                _ => plan.steps.extend([
+                    TopicStep::Delete { id: live.id.clone() },
+                    TopicStep::RemoveFinalizer,
+                ]),
             }
-            _ => plan.steps.extend([TopicStep::Delete { id: live.id.clone() }, TopicStep::RemoveFinalizer]),
-        },
+        }
         (ClusterState::Ready, None) => plan.steps.push(TopicStep::RemoveFinalizer),
         (state, _) => plan.wait = Some(TopicWait::Cluster(state.clone())),
     }
@@ -211,7 +230,8 @@ fn plan_existence(topic: &KafkaTopic, facts: &TopicFacts) -> TopicPlan {
         return plan;
     }
     // Where there is no cluster, there is no topic to wait for.
-    let wants_finalizer = topic.spec.deletion_policy == DeletionPolicy::Delete && !facts.cluster.is_gone();
+    let wants_finalizer =
+        topic.spec.deletion_policy == DeletionPolicy::Delete && !facts.cluster.is_gone();
     match (wants_finalizer, has_finalizer(topic)) {
         (true, false) => plan.steps.push(TopicStep::AddFinalizer),
         (false, true) => plan.steps.push(TopicStep::RemoveFinalizer),
@@ -222,30 +242,40 @@ fn plan_existence(topic: &KafkaTopic, facts: &TopicFacts) -> TopicPlan {
         return plan;
     }
     let spec = &topic.spec;
-    let recorded: BTreeSet<String> = topic.status.iter().flat_map(|status| status.config_keys.iter().cloned()).collect();
+    let recorded: BTreeSet<String> =
+        topic.status.iter().flat_map(|status| status.config_keys.iter().cloned()).collect();
     let wanted: BTreeSet<String> = spec.config.keys().cloned().collect();
     if !wanted.is_subset(&recorded) {
         plan.steps.push(TopicStep::RecordConfigKeys(recorded.union(&wanted).cloned().collect()));
     }
     let Some(live) = &facts.topic else {
-        plan.steps.push(TopicStep::Create { partitions: spec.partitions, replicas: spec.replicas, config: spec.config.clone() });
+        plan.steps.push(TopicStep::Create {
+            partitions: spec.partitions,
+            replicas: spec.replicas,
+            config: spec.config.clone(),
+        });
         plan.steps.extend(forget(&recorded, &wanted));
         return plan;
     };
     match spec.partitions {
-        Some(to) if to > live.partitions => plan.steps.push(TopicStep::CreatePartitions { from: live.partitions, to }),
+        Some(to) if to > live.partitions => {
+            plan.steps.push(TopicStep::CreatePartitions { from: live.partitions, to })
+        }
         Some(requested) if requested < live.partitions => {
             plan.refusals.push(Refusal::PartitionsShrink { current: live.partitions, requested });
         }
         _ => {}
     }
     if spec.replicas != live.replicas {
-        plan.refusals.push(Refusal::ReplicasChange { current: live.replicas, requested: spec.replicas });
+        plan.refusals
+            .push(Refusal::ReplicasChange { current: live.replicas, requested: spec.replicas });
     }
     let set = spec.config.iter().filter(|(key, value)| live.config.get(*key) != Some(value));
     let unset = recorded.difference(&wanted).filter(|key| live.config.contains_key(*key));
-    let changes: BTreeMap<String, Option<String>> =
-        set.map(|(key, value)| (key.clone(), Some(value.clone()))).chain(unset.map(|key| (key.clone(), None))).collect();
+    let changes: BTreeMap<String, Option<String>> = set
+        .map(|(key, value)| (key.clone(), Some(value.clone())))
+        .chain(unset.map(|key| (key.clone(), None)))
+        .collect();
     if !changes.is_empty() {
         plan.steps.push(TopicStep::AlterConfig(changes));
     }
@@ -274,16 +304,21 @@ impl std::fmt::Display for Refusal {
         match self {
             Self::PartitionsShrink { current, requested } => write!(
                 f,
-                "PartitionsShrink: the topic has {current} partitions and cannot go down to {requested}, because records would be lost; \
-                 set spec.partitions to {current} or more"
+                "PartitionsShrink: the topic has {current} partitions and cannot go down to \
+                 {requested}, because records would be lost; set spec.partitions to {current} or \
+                 more"
             ),
             Self::ReplicasChange { current, requested } => write!(
                 f,
-                "ReplicasChange: the topic keeps {current} replicas of each partition and this version cannot change that to {requested}; \
-                 set spec.replicas to {current}"
+                "ReplicasChange: the topic keeps {current} replicas of each partition and this \
+                 version cannot change that to {requested}; set spec.replicas to {current}"
             ),
             Self::NotOurTopic { ours, theirs } => {
-                write!(f, "NotOurTopic: the topic of this object had id {ours}; the one that has its name now, {theirs}, is left alone")
+                write!(
+                    f,
+                    "NotOurTopic: the topic of this object had id {ours}; the one that has its \
+                     name now, {theirs}, is left alone"
+                )
             }
         }
     }
@@ -305,20 +340,25 @@ impl std::fmt::Display for TopicWait {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Cluster(ClusterState::Missing) => f.write_str(
-                "there is no KafkaCluster of the name in spec.clusterRef in this namespace; the topic is made when there is one",
+                "there is no KafkaCluster of the name in spec.clusterRef in this namespace; the \
+                 topic is made when there is one",
             ),
             Self::Cluster(ClusterState::Deleting) => f.write_str("the cluster is being deleted"),
-            // The same sentence for as long as it lasts: what the cluster waits for is told once, by the cluster.
+            // The same sentence for as long as it lasts: what the cluster waits for is told once,
+            // by the cluster.
             Self::Cluster(ClusterState::NotReady | ClusterState::Restarting) => {
                 f.write_str("cluster not ready; the conditions of the KafkaCluster tell why")
             }
-            Self::Cluster(ClusterState::Unreachable(why)) => write!(f, "the cluster is ready, but does not answer: {why}"),
+            Self::Cluster(ClusterState::Unreachable(why)) => {
+                write!(f, "the cluster is ready, but does not answer: {why}")
+            }
             Self::Cluster(ClusterState::Ready) => f.write_str("the cluster is ready"),
             Self::NamespaceTerminating => f.write_str("the namespace is being deleted"),
             Self::OtherOwner(other) => {
                 write!(
                     f,
-                    "the older KafkaTopic {other} speaks for this topic; delete one of the two, or give this one another spec.topicName"
+                    "the older KafkaTopic {other} speaks for this topic; delete one of the two, or \
+                     give this one another spec.topicName"
                 )
             }
         }
@@ -334,8 +374,12 @@ impl std::fmt::Display for TopicStep {
             Self::Create { .. } => f.write_str("create the topic"),
             Self::CreatePartitions { from, to } => write!(f, "grow from {from} to {to} partitions"),
             Self::AlterConfig(changes) => {
-                let said: Vec<String> =
-                    changes.iter().map(|(key, value)| format!("{key}={}", value.as_deref().unwrap_or("(default)"))).collect();
+                let said: Vec<String> = changes
+                    .iter()
+                    .map(|(key, value)| {
+                        format!("{key}={}", value.as_deref().unwrap_or("(default)"))
+                    })
+                    .collect();
                 write!(f, "set {}", said.join(", "))
             }
             Self::Delete { .. } => f.write_str("delete the topic"),

@@ -1,15 +1,20 @@
 //! Kubernetes as a platform.
 //!
-//! Every read is a list or get from the API server, not from a cache: what a plan is made from is what is. Every
-//! write is a server-side apply under one field manager, and refuses objects that belong to somebody else.
+//! Every read is a list or get from the API server, not from a cache: what a plan is made from is
+//! what is. Every write is a server-side apply under one field manager, and refuses objects that
+//! belong to somebody else.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Event, PersistentVolumeClaim, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Event, PersistentVolumeClaim, Pod, Service, ServiceAccount,
+};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions};
+use kube::api::{
+    Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions,
+};
 use kube::{Client, ResourceExt as _};
 use letterbox_env::BoxFuture;
 use serde_json::{Value, json};
@@ -17,15 +22,19 @@ use serde_json::{Value, json};
 use super::pods::{News, is_ready, run_of};
 use super::{Live, Platform};
 use crate::admin::{AskIdentity, Identity};
-use crate::api::{ADMIN_PORT, CLUSTER_FINALIZER, DeletionPolicy, KafkaCluster, Listener, ListenerType, bytes_of, is_paused};
+use crate::api::{
+    ADMIN_PORT, CLUSTER_FINALIZER, DeletionPolicy, KafkaCluster, Listener, ListenerType, bytes_of,
+    is_paused,
+};
 use crate::desired::compare::differences;
 use crate::desired::objects::{
-    self, ASKED_ANNOTATION, BROKER_LABEL, CLAIM, CLUSTER_ID_ANNOTATION, CLUSTER_LABEL, CONFIG_ANNOTATION, CONTAINER, Kind, MANAGER,
-    ObjectKey, external_bootstrap_name, external_broker_name,
+    self, ASKED_ANNOTATION, BROKER_LABEL, CLAIM, CLUSTER_ID_ANNOTATION, CLUSTER_LABEL,
+    CONFIG_ANNOTATION, CONTAINER, Kind, MANAGER, ObjectKey, external_bootstrap_name,
+    external_broker_name,
 };
 use crate::desired::{
-    Address, Blueprint, BrokerFacts, CONTROLLER_PORT, Facts, Host, advertised_in, bootstrap_name, broker_ids, broker_name, cluster_id_of,
-    expected_directories, image_of,
+    Address, Blueprint, BrokerFacts, CONTROLLER_PORT, Facts, Host, advertised_in, bootstrap_name,
+    broker_ids, broker_name, cluster_id_of, expected_directories, image_of,
 };
 use crate::observe::{Compared, Observed, ObservedBroker, Part, Volume};
 use crate::plan::Step;
@@ -65,11 +74,25 @@ impl Kubernetes {
         Api::namespaced_with(self.client.clone(), namespace, &resource(kind))
     }
 
-    async fn list(&self, namespace: &str, kind: Kind, params: &ListParams) -> Result<Vec<(ObjectKey, Value)>, Fault> {
-        let list = self.api(namespace, kind).list(params).await.map_err(|error| api_fault(&format!("list {kind}s"), &error))?;
+    async fn list(
+        &self,
+        namespace: &str,
+        kind: Kind,
+        params: &ListParams,
+    ) -> Result<Vec<(ObjectKey, Value)>, Fault> {
+        let list = self
+            .api(namespace, kind)
+            .list(params)
+            .await
+            .map_err(|error| api_fault(&format!("list {kind}s"), &error))?;
         let found = list.items.into_iter().map(|object| {
             let key = ObjectKey { kind, name: object.name_any() };
-            Ok((key, serde_json::to_value(object).map_err(|error| api_fault("read an object", &kube::Error::SerdeError(error)))?))
+            Ok((
+                key,
+                serde_json::to_value(object).map_err(|error| {
+                    api_fault("read an object", &kube::Error::SerdeError(error))
+                })?,
+            ))
         });
         found.collect()
     }
@@ -84,64 +107,113 @@ impl Kubernetes {
         });
         let list = |name: String| {
             let events = events.clone();
-            async move { events.list(&ListParams::default().fields(&format!("involvedObject.name={name}"))).await }
+            async move {
+                events
+                    .list(&ListParams::default().fields(&format!("involvedObject.name={name}")))
+                    .await
+            }
         };
         let mut news = News::default();
         for list in futures::future::join_all(names.map(list)).await {
             match list {
                 Ok(list) => news.extend(list),
                 // Without them there is less to say, and nothing to do differently.
-                Err(error) => tracing::debug!(error = api_fault("list events", &error).message, "a cause may be missing from the status"),
+                Err(error) => tracing::debug!(
+                    error = api_fault("list events", &error).message,
+                    "a cause may be missing from the status"
+                ),
             }
         }
         news
     }
 
     /// Applies one object, unless it belongs to somebody else.
-    async fn apply(&self, desired: &Blueprint, live: &KubernetesLive, key: &ObjectKey, object: &Value) -> Result<(), Fault> {
+    async fn apply(
+        &self,
+        desired: &Blueprint,
+        live: &KubernetesLive,
+        key: &ObjectKey,
+        object: &Value,
+    ) -> Result<(), Fault> {
         let api = self.api(&desired.namespace, key.kind);
         let what = format!("apply {key}");
         let known = match live.objects.get(key) {
             Some(known) => Some(known.clone()),
             // It has no label of ours, or is not there.
-            None => {
-                api.get_opt(&key.name).await.map_err(|error| api_fault(&what, &error))?.and_then(|object| serde_json::to_value(object).ok())
-            }
+            None => api
+                .get_opt(&key.name)
+                .await
+                .map_err(|error| api_fault(&what, &error))?
+                .and_then(|object| serde_json::to_value(object).ok()),
         };
         if known.is_some_and(|known| !belongs(&known, desired)) {
             return Err(Fault {
                 reason: "ResourceConflict".to_owned(),
-                message: format!("{key} exists and does not belong to this KafkaCluster; rename or delete one of the two"),
+                message: format!(
+                    "{key} exists and does not belong to this KafkaCluster; rename or delete one \
+                     of the two"
+                ),
             });
         }
-        if live.objects.get(key).is_some_and(|live| live.pointer("/spec/updateStrategy/rollingUpdate").is_some()) {
-            // The parameters of a strategy that was set by hand are not allowed beside ours, and applying ours leaves them.
-            let strategy = json!({"spec": {"updateStrategy": {"type": "OnDelete", "rollingUpdate": null}}});
-            let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-            api.patch(&key.name, &params, &Patch::Merge(&strategy)).await.map_err(|error| api_fault(&what, &error))?;
+        if live
+            .objects
+            .get(key)
+            .is_some_and(|live| live.pointer("/spec/updateStrategy/rollingUpdate").is_some())
+        {
+            // The parameters of a strategy that was set by hand are not allowed beside ours, and
+            // applying ours leaves them.
+            let strategy =
+                json!({"spec": {"updateStrategy": {"type": "OnDelete", "rollingUpdate": null}}});
+            let params =
+                PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+            api.patch(&key.name, &params, &Patch::Merge(&strategy))
+                .await
+                .map_err(|error| api_fault(&what, &error))?;
         }
         let params = PatchParams::apply(MANAGER).force();
-        api.patch(&key.name, &params, &Patch::Apply(object)).await.map_err(|error| api_fault(&what, &error))?;
+        api.patch(&key.name, &params, &Patch::Apply(object))
+            .await
+            .map_err(|error| api_fault(&what, &error))?;
         Ok(())
     }
 
     /// Finds the sets and claims that have lost their label: by the names that they must have.
     async fn find_by_name(&self, cluster: &KafkaCluster, live: &mut KubernetesLive) {
         let (name, uid) = (cluster.name_any(), cluster.uid().unwrap_or_default());
-        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &live.namespace);
+        let claims: Api<PersistentVolumeClaim> =
+            Api::namespaced(self.client.clone(), &live.namespace);
         for id in broker_ids(cluster) {
             let key = ObjectKey { kind: Kind::StatefulSet, name: broker_name(&name, id) };
             if !live.objects.contains_key(&key) && !live.unread.contains_key(&Part::Definitions) {
                 let found = self.api(&live.namespace, key.kind).get_opt(&key.name).await;
                 let found = found.map_err(|error| api_fault(&format!("read {key}"), &error));
-                let found = live_or_unread(found.map(|set| set.into_iter().collect()), Part::Definitions, &mut live.unread);
-                let values = found.into_iter().filter_map(|set: DynamicObject| serde_json::to_value(set).ok());
-                live.objects.extend(values.filter(|set| owner_uids(set).any(|owner| owner == uid)).map(|set| (key.clone(), set)));
+                let found = live_or_unread(
+                    found.map(|set| set.into_iter().collect()),
+                    Part::Definitions,
+                    &mut live.unread,
+                );
+                let values = found
+                    .into_iter()
+                    .filter_map(|set: DynamicObject| serde_json::to_value(set).ok());
+                live.objects.extend(
+                    values
+                        .filter(|set| owner_uids(set).any(|owner| owner == uid))
+                        .map(|set| (key.clone(), set)),
+                );
             }
             let claim = claim_name(&name, id);
-            if !live.claims.iter().any(|live| live.name_any() == claim) && !live.unread.contains_key(&Part::Storage) {
-                let found = claims.get_opt(&claim).await.map_err(|error| api_fault(&format!("read volume claim {claim}"), &error));
-                live.claims.extend(live_or_unread(found.map(|claim| claim.into_iter().collect()), Part::Storage, &mut live.unread));
+            if !live.claims.iter().any(|live| live.name_any() == claim)
+                && !live.unread.contains_key(&Part::Storage)
+            {
+                let found = claims
+                    .get_opt(&claim)
+                    .await
+                    .map_err(|error| api_fault(&format!("read volume claim {claim}"), &error));
+                live.claims.extend(live_or_unread(
+                    found.map(|claim| claim.into_iter().collect()),
+                    Part::Storage,
+                    &mut live.unread,
+                ));
             }
         }
     }
@@ -149,16 +221,20 @@ impl Kubernetes {
     /// Asks every pod that serves who it is.
     async fn ask(&self, pods: &[Pod]) -> BTreeMap<i32, Identity> {
         let ready = pods.iter().filter(|pod| is_ready(pod));
-        let asked = ready.filter_map(|pod| {
-            let id: i32 = pod.labels().get(BROKER_LABEL)?.parse().ok()?;
-            let address = pod.status.as_ref()?.pod_ip.as_deref()?;
-            Some(async move { Some((id, self.brokers.identity(address, port_of(ADMIN_PORT)?).await?)) })
-        });
+        let asked =
+            ready.filter_map(|pod| {
+                let id: i32 = pod.labels().get(BROKER_LABEL)?.parse().ok()?;
+                let address = pod.status.as_ref()?.pod_ip.as_deref()?;
+                Some(async move {
+                    Some((id, self.brokers.identity(address, port_of(ADMIN_PORT)?).await?))
+                })
+            });
         futures::future::join_all(asked).await.into_iter().flatten().collect()
     }
 
     async fn prune(&self, desired: &Blueprint, what: &str) -> Result<(), Fault> {
-        let named = PRUNED.iter().find_map(|kind| Some((*kind, what.strip_prefix(&format!("{kind} "))?)));
+        let named =
+            PRUNED.iter().find_map(|kind| Some((*kind, what.strip_prefix(&format!("{kind} "))?)));
         let Some((kind, name)) = named else { return Ok(()) };
         let api = self.api(&desired.namespace, kind);
         let tell = |error: kube::Error| api_fault(&format!("remove {what}"), &error);
@@ -167,7 +243,8 @@ impl Kubernetes {
         if !live.owner_references().iter().any(|owner| owner.uid == desired.uid) {
             return Ok(());
         }
-        let preconditions = Preconditions { uid: live.uid(), resource_version: live.resource_version() };
+        let preconditions =
+            Preconditions { uid: live.uid(), resource_version: live.resource_version() };
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
         match api.delete(name, &params).await {
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
@@ -184,7 +261,9 @@ impl Kubernetes {
         match pods.delete(&name, &params).await {
             // It is gone, or another one has its name.
             Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
-            result => result.map(drop).map_err(|error| api_fault(&format!("delete pod {name}"), &error)),
+            result => {
+                result.map(drop).map_err(|error| api_fault(&format!("delete pod {name}"), &error))
+            }
         }
     }
 
@@ -192,14 +271,21 @@ impl Kubernetes {
         Api::namespaced(self.client.clone(), namespace)
     }
 
-    /// Holds the cluster's object, or lets it go. From a live read, and with its version: other controllers' finalizers must not be lost.
+    /// Holds the cluster's object, or lets it go. From a live read, and with its version: other
+    /// controllers' finalizers must not be lost.
     async fn hold(&self, namespace: &str, name: &str, uid: &str, held: bool) -> Result<(), Fault> {
         let tell = |error: kube::Error| api_fault("change the finalizers of the cluster", &error);
         let clusters = self.clusters(namespace);
-        let Some(live) = clusters.get_opt(name).await.map_err(tell)?.filter(|live| live.uid().as_deref() == Some(uid)) else {
+        let Some(live) = clusters
+            .get_opt(name)
+            .await
+            .map_err(tell)?
+            .filter(|live| live.uid().as_deref() == Some(uid))
+        else {
             return Ok(());
         };
-        let mut finalizers: Vec<String> = live.finalizers().iter().filter(|each| *each != CLUSTER_FINALIZER).cloned().collect();
+        let mut finalizers: Vec<String> =
+            live.finalizers().iter().filter(|each| *each != CLUSTER_FINALIZER).cloned().collect();
         if held {
             finalizers.push(CLUSTER_FINALIZER.to_owned());
         }
@@ -213,17 +299,25 @@ impl Kubernetes {
         }
     }
 
-    /// Ends what holds a cluster that is being deleted. Its volumes are deleted first if its spec says so now, whatever it said when it was
-    /// looked at last; `keeps_all` says that nothing may be deleted. Safe to repeat.
+    /// Ends what holds a cluster that is being deleted. Its volumes are deleted first if its spec
+    /// says so now, whatever it said when it was looked at last; `keeps_all` says that nothing may
+    /// be deleted. Safe to repeat.
     ///
     /// # Errors
     /// What the API server did not do; the object is held until it does.
     pub async fn let_go(&self, cluster: &KafkaCluster, keeps_all: bool) -> Result<(), Fault> {
         let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
         let uid = cluster.uid().unwrap_or_default();
-        let live = self.clusters(&namespace).get_opt(&name).await.map_err(|error| api_fault("read the cluster", &error))?;
-        let Some(live) = live.filter(|live| live.uid().as_deref() == Some(&uid)) else { return Ok(()) };
-        let deletes = live.spec.storage.deletion_policy == DeletionPolicy::Delete && !is_paused(&live.metadata);
+        let live = self
+            .clusters(&namespace)
+            .get_opt(&name)
+            .await
+            .map_err(|error| api_fault("read the cluster", &error))?;
+        let Some(live) = live.filter(|live| live.uid().as_deref() == Some(&uid)) else {
+            return Ok(());
+        };
+        let deletes = live.spec.storage.deletion_policy == DeletionPolicy::Delete
+            && !is_paused(&live.metadata);
         if live.metadata.deletion_timestamp.is_some() && deletes && !keeps_all {
             for id in broker_ids(&live) {
                 self.delete_broker(&live, id).await?;
@@ -232,7 +326,8 @@ impl Kubernetes {
         self.hold(&namespace, &name, &uid, false).await
     }
 
-    /// Deletes the set of a broker and its claim, if they are this cluster's own: by uid, not by name.
+    /// Deletes the set of a broker and its claim, if they are this cluster's own: by uid, not by
+    /// name.
     async fn delete_broker(&self, cluster: &KafkaCluster, id: i32) -> Result<(), Fault> {
         let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
         let uid = cluster.uid().unwrap_or_default();
@@ -247,58 +342,109 @@ impl Kubernetes {
         // The set first: it would make a new claim.
         let set = ObjectKey { kind: Kind::StatefulSet, name: broker_name(&name, id) };
         let sets = self.api(&namespace, set.kind);
-        let live = sets.get_opt(&set.name).await.map_err(|error| api_fault(&format!("read {set}"), &error))?;
-        if let Some(live) = live.filter(|live| live.owner_references().iter().any(|owner| owner.uid == uid)) {
+        let live = sets
+            .get_opt(&set.name)
+            .await
+            .map_err(|error| api_fault(&format!("read {set}"), &error))?;
+        if let Some(live) =
+            live.filter(|live| live.owner_references().iter().any(|owner| owner.uid == uid))
+        {
             ends(&set.to_string(), sets.delete(&set.name, &only(live.uid())).await.map(drop))?;
         }
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &namespace);
         let claim = claim_name(&name, id);
-        let Some(live) = claims.get_opt(&claim).await.map_err(|error| api_fault(&format!("read volume claim {claim}"), &error))? else {
+        let Some(live) = claims
+            .get_opt(&claim)
+            .await
+            .map_err(|error| api_fault(&format!("read volume claim {claim}"), &error))?
+        else {
             return Ok(());
         };
         let status = cluster.status.as_ref();
-        let mut recorded = status.into_iter().flat_map(|status| &status.nodes).flat_map(|node| &node.volumes);
-        let own_id = status.and_then(|status| status.cluster_id.clone()).or_else(|| cluster_id_of(&uid));
-        let is_recorded = recorded.any(|volume| volume.claim == claim && volume.claim_uid == live.uid());
+        let mut recorded =
+            status.into_iter().flat_map(|status| &status.nodes).flat_map(|node| &node.volumes);
+        let own_id =
+            status.and_then(|status| status.cluster_id.clone()).or_else(|| cluster_id_of(&uid));
+        let is_recorded =
+            recorded.any(|volume| volume.claim == claim && volume.claim_uid == live.uid());
         if !is_recorded && live.annotations().get(CLUSTER_ID_ANNOTATION).cloned() != own_id {
-            tracing::warn!(cluster = name, namespace, claim, "the volume claim is not known to be this cluster's, and stays");
+            tracing::warn!(
+                cluster = name,
+                namespace,
+                claim,
+                "the volume claim is not known to be this cluster's, and stays"
+            );
             return Ok(());
         }
-        ends(&format!("volume claim {claim}"), claims.delete(&claim, &only(live.uid())).await.map(drop))
+        ends(
+            &format!("volume claim {claim}"),
+            claims.delete(&claim, &only(live.uid())).await.map(drop),
+        )
     }
 
-    /// Deletes the claim of a broker that no volume was ever made for, and its set, whose claim template is for ever.
+    /// Deletes the claim of a broker that no volume was ever made for, and its set, whose claim
+    /// template is for ever.
     async fn remake(&self, desired: &Blueprint, broker: i32) -> Result<(), Fault> {
-        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &desired.namespace);
+        let claims: Api<PersistentVolumeClaim> =
+            Api::namespaced(self.client.clone(), &desired.namespace);
         let name = claim_name(&desired.name, broker);
-        let tell = |error: kube::Error| api_fault(&format!("make the volume claim {name} again"), &error);
+        let tell =
+            |error: kube::Error| api_fault(&format!("make the volume claim {name} again"), &error);
         let live = claims.get_opt(&name).await.map_err(tell)?;
-        let Some(live) = live.filter(|live| !is_bound(live) && live.metadata.deletion_timestamp.is_none()) else { return Ok(()) };
+        let Some(live) =
+            live.filter(|live| !is_bound(live) && live.metadata.deletion_timestamp.is_none())
+        else {
+            return Ok(());
+        };
         let sets = self.api(&desired.namespace, Kind::StatefulSet);
         let set = sets.get_opt(&broker_name(&desired.name, broker)).await.map_err(tell)?;
-        if let Some(set) = set.filter(|set| set.owner_references().iter().any(|owner| owner.uid == desired.uid)) {
+        if let Some(set) =
+            set.filter(|set| set.owner_references().iter().any(|owner| owner.uid == desired.uid))
+        {
             let preconditions = Some(Preconditions { uid: set.uid(), resource_version: None });
-            sets.delete(&set.name_any(), &DeleteParams { preconditions, ..DeleteParams::background() }).await.map_err(tell)?;
+            sets.delete(
+                &set.name_any(),
+                &DeleteParams { preconditions, ..DeleteParams::background() },
+            )
+            .await
+            .map_err(tell)?;
         }
         // With the version that was read: one that was bound in between stays.
-        let preconditions = Some(Preconditions { uid: live.uid(), resource_version: live.resource_version() });
-        claims.delete(&name, &DeleteParams { preconditions, ..DeleteParams::default() }).await.map(drop).map_err(tell)
+        let preconditions =
+            Some(Preconditions { uid: live.uid(), resource_version: live.resource_version() });
+        claims
+            .delete(&name, &DeleteParams { preconditions, ..DeleteParams::default() })
+            .await
+            .map(drop)
+            .map_err(tell)
     }
 
     async fn grow(&self, desired: &Blueprint, broker: i32, to: u64) -> Result<(), Fault> {
-        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &desired.namespace);
+        let claims: Api<PersistentVolumeClaim> =
+            Api::namespaced(self.client.clone(), &desired.namespace);
         let name = claim_name(&desired.name, broker);
         let wanted = &desired.storage.size;
-        let live = claims.get(&name).await.map_err(|error| api_fault(&format!("read volume claim {name}"), &error))?;
+        let live = claims
+            .get(&name)
+            .await
+            .map_err(|error| api_fault(&format!("read volume claim {name}"), &error))?;
         let tell = |error: kube::Error| {
-            let class = live.spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref()).unwrap_or("(none)");
-            let requests = live.spec.as_ref().and_then(|spec| spec.resources.as_ref()?.requests.as_ref()?.get("storage"));
+            let class = live
+                .spec
+                .as_ref()
+                .and_then(|spec| spec.storage_class_name.as_deref())
+                .unwrap_or("(none)");
+            let requests = live
+                .spec
+                .as_ref()
+                .and_then(|spec| spec.resources.as_ref()?.requests.as_ref()?.get("storage"));
             let has = requests.map_or("what it was", |quantity| &quantity.0);
             Fault {
                 reason: "VolumeNotGrown".to_owned(),
                 message: format!(
-                    "the volume claim {name} has {has} of storage class {class} and cannot grow to {wanted}: {}; set spec.storage.size back to \
-                     {has}, or use a class that allows expansion",
+                    "the volume claim {name} has {has} of storage class {class} and cannot grow to \
+                     {wanted}: {}; set spec.storage.size back to {has}, or use a class that allows \
+                     expansion",
                     said(&error)
                 ),
             }
@@ -311,7 +457,8 @@ impl Kubernetes {
             "metadata": {"resourceVersion": live.resource_version()},
             "spec": {"resources": {"requests": {"storage": wanted}}},
         });
-        let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+        let params =
+            PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
         claims.patch(&name, &params, &Patch::Merge(&patch)).await.map(drop).map_err(tell)
     }
 }
@@ -319,24 +466,47 @@ impl Kubernetes {
 impl Platform for Kubernetes {
     type Live = KubernetesLive;
 
-    fn read<'a>(&'a self, cluster: &'a KafkaCluster) -> BoxFuture<'a, Result<KubernetesLive, Fault>> {
+    fn read<'a>(
+        &'a self,
+        cluster: &'a KafkaCluster,
+    ) -> BoxFuture<'a, Result<KubernetesLive, Fault>> {
         Box::pin(async move {
             let namespace = cluster.namespace().unwrap_or_default();
-            let params = ListParams::default().labels(&format!("{CLUSTER_LABEL}={}", cluster.name_any()));
+            let params =
+                ListParams::default().labels(&format!("{CLUSTER_LABEL}={}", cluster.name_any()));
             let pods: Api<Pod> = Api::namespaced(self.client.clone(), &namespace);
-            let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &namespace);
-            let pods = async { pods.list(&params).await.map_err(|error| api_fault("list pods", &error)) };
-            let claims = async { claims.list(&params).await.map_err(|error| api_fault("list volume claims", &error)) };
-            let kinds = [Kind::ServiceAccount, Kind::Service, Kind::ConfigMap, Kind::PodDisruptionBudget, Kind::StatefulSet];
-            let lists = futures::future::join_all(kinds.map(|kind| self.list(&namespace, kind, &params)));
+            let claims: Api<PersistentVolumeClaim> =
+                Api::namespaced(self.client.clone(), &namespace);
+            let pods =
+                async { pods.list(&params).await.map_err(|error| api_fault("list pods", &error)) };
+            let claims = async {
+                claims.list(&params).await.map_err(|error| api_fault("list volume claims", &error))
+            };
+            let kinds = [
+                Kind::ServiceAccount,
+                Kind::Service,
+                Kind::ConfigMap,
+                Kind::PodDisruptionBudget,
+                Kind::StatefulSet,
+            ];
+            let lists =
+                futures::future::join_all(kinds.map(|kind| self.list(&namespace, kind, &params)));
             let (lists, pods, claims) = futures::join!(lists, pods, claims);
-            let is_held = cluster.finalizers().iter().any(|finalizer| finalizer == CLUSTER_FINALIZER);
-            let mut live = KubernetesLive { is_held, default_image: self.default_image.clone(), namespace, ..KubernetesLive::default() };
+            let is_held =
+                cluster.finalizers().iter().any(|finalizer| finalizer == CLUSTER_FINALIZER);
+            let mut live = KubernetesLive {
+                is_held,
+                default_image: self.default_image.clone(),
+                namespace,
+                ..KubernetesLive::default()
+            };
             for (kind, list) in kinds.into_iter().zip(lists) {
                 live.objects.extend(live_or_unread(list, part_of(kind), &mut live.unread));
             }
-            live.pods = live_or_unread(pods.map(|list| list.items), Part::Brokers, &mut live.unread);
-            live.claims = live_or_unread(claims.map(|list| list.items), Part::Storage, &mut live.unread);
+            live.pods =
+                live_or_unread(pods.map(|list| list.items), Part::Brokers, &mut live.unread);
+            live.claims =
+                live_or_unread(claims.map(|list| list.items), Part::Storage, &mut live.unread);
             self.find_by_name(cluster, &mut live).await;
             live.believe_own_pods(cluster);
             live.identities = self.ask(&live.pods).await;
@@ -345,16 +515,31 @@ impl Platform for Kubernetes {
         })
     }
 
-    fn act<'a>(&'a self, desired: &'a Blueprint, live: &'a KubernetesLive, step: &'a Step) -> BoxFuture<'a, Result<(), Fault>> {
+    fn act<'a>(
+        &'a self,
+        desired: &'a Blueprint,
+        live: &'a KubernetesLive,
+        step: &'a Step,
+    ) -> BoxFuture<'a, Result<(), Fault>> {
         Box::pin(async move {
             let objects = objects::build(desired);
             match step {
                 Step::ApplyAccess { .. } | Step::ApplyBudget { .. } => {
                     let mut first = Ok(());
-                    let part = if matches!(step, Step::ApplyBudget { .. }) { Part::Budget } else { Part::Access };
-                    for (key, object) in objects.access.iter().filter(|(key, _)| part_of(key.kind) == part) {
-                        let differs = live.objects.get(key).is_none_or(|live| !differences(object, live).is_empty());
-                        // One service that cannot be made (its node port is taken) does not keep the others away.
+                    let part = if matches!(step, Step::ApplyBudget { .. }) {
+                        Part::Budget
+                    } else {
+                        Part::Access
+                    };
+                    for (key, object) in
+                        objects.access.iter().filter(|(key, _)| part_of(key.kind) == part)
+                    {
+                        let differs = live
+                            .objects
+                            .get(key)
+                            .is_none_or(|live| !differences(object, live).is_empty());
+                        // One service that cannot be made (its node port is taken) does not keep
+                        // the others away.
                         if differs {
                             first = first.and(self.apply(desired, live, key, object).await);
                         }
@@ -367,7 +552,9 @@ impl Platform for Kubernetes {
                 Step::AcceptLoss { .. } => Ok(()),
                 Step::RestartBroker { broker, ended } => self.end(desired, *broker, ended).await,
                 Step::RemakeClaim { broker, .. } => self.remake(desired, *broker).await,
-                Step::HoldObject { held } => self.hold(&desired.namespace, &desired.name, &desired.uid, *held).await,
+                Step::HoldObject { held } => {
+                    self.hold(&desired.namespace, &desired.name, &desired.uid, *held).await
+                }
                 Step::ApplyBroker { broker, .. } => {
                     // The configuration first: the set's template names its revision.
                     for (key, object) in objects.brokers.get(broker).into_iter().flatten() {
@@ -388,14 +575,18 @@ impl Live for KubernetesLive {
             let host = format!("{broker}.{}.svc", self.namespace);
             let advertised = cluster.spec.listeners.iter().map(|listener| {
                 let address = match listener.type_ {
-                    ListenerType::Internal => port_of(listener.port).map(|port| Address { host: Host::Named(host.clone()), port }),
+                    ListenerType::Internal => port_of(listener.port)
+                        .map(|port| Address { host: Host::Named(host.clone()), port }),
                     ListenerType::Nodeport => self.external_address(&broker, id, listener),
                 };
                 // A service that is gone, or has yet to change, leaves the broker with what it has.
                 let address = address.or_else(|| self.last_address(&broker, listener));
                 (listener.name.clone(), address)
             });
-            let claim_templates = self.set_of(&broker).and_then(|set| set.pointer("/spec/volumeClaimTemplates")).cloned();
+            let claim_templates = self
+                .set_of(&broker)
+                .and_then(|set| set.pointer("/spec/volumeClaimTemplates"))
+                .cloned();
             let facts = BrokerFacts {
                 data_dir: "/var/lib/kafka/data/kafka-log".to_owned(),
                 bind: BTreeMap::new(),
@@ -409,14 +600,22 @@ impl Live for KubernetesLive {
             (id, facts)
         });
         let cluster_id = self.cluster_id(cluster);
-        Facts { brokers: brokers.collect(), cluster_id, image: image_of(cluster, self.ready_image().as_deref(), &self.default_image) }
+        Facts {
+            brokers: brokers.collect(),
+            cluster_id,
+            image: image_of(cluster, self.ready_image().as_deref(), &self.default_image),
+        }
     }
 
     fn observe(&self, desired: &Blueprint) -> Observed {
         let objects = objects::build(desired);
         let (mut access, mut budget) = (Compared::default(), Compared::default());
         for (key, object) in &objects.access {
-            self.compare(key, object, if part_of(key.kind) == Part::Budget { &mut budget } else { &mut access });
+            self.compare(
+                key,
+                object,
+                if part_of(key.kind) == Part::Budget { &mut budget } else { &mut access },
+            );
         }
         let is_stale = |(key, live): &(&ObjectKey, &Value)| {
             let is_ours = owner_uids(live).any(|uid| uid == desired.uid);
@@ -428,40 +627,71 @@ impl Live for KubernetesLive {
                 }
         };
         let stale = self.objects.iter().filter(is_stale).map(|(key, _)| key.to_string()).collect();
-        let brokers = desired.brokers.keys().map(|&id| (id, self.observe_broker(desired, &objects, id))).collect();
-        let bootstrap = desired.listeners.iter().filter_map(|listener| Some((listener.name.clone(), self.bootstrap(desired, listener)?)));
+        let brokers = desired
+            .brokers
+            .keys()
+            .map(|&id| (id, self.observe_broker(desired, &objects, id)))
+            .collect();
+        let bootstrap = desired.listeners.iter().filter_map(|listener| {
+            Some((listener.name.clone(), self.bootstrap(desired, listener)?))
+        });
         let bootstrap = bootstrap.collect();
-        Observed { access, budget, stale, brokers, bootstrap, cluster_id: None, is_held: Some(self.is_held), unread: self.unread.clone() }
+        Observed {
+            access,
+            budget,
+            stale,
+            brokers,
+            bootstrap,
+            cluster_id: None,
+            is_held: Some(self.is_held),
+            unread: self.unread.clone(),
+        }
     }
 }
 
 impl KubernetesLive {
-    /// Forgets pods that another cluster, a person or a Job made with our labels: a pod is believed when our set controls it.
+    /// Forgets pods that another cluster, a person or a Job made with our labels: a pod is believed
+    /// when our set controls it.
     fn believe_own_pods(&mut self, cluster: &KafkaCluster) {
         let uid = cluster.uid().unwrap_or_default();
-        let is_ours = |set: &Value| owner_uids(set).next().is_none() || owner_uids(set).any(|owner| owner == uid);
-        let sets = self.objects.iter().filter(|(key, set)| key.kind == Kind::StatefulSet && is_ours(set));
-        let sets: BTreeMap<String, String> =
-            sets.filter_map(|(key, set)| Some((set.pointer("/metadata/uid")?.as_str()?.to_owned(), key.name.clone()))).collect();
+        let is_ours = |set: &Value| {
+            owner_uids(set).next().is_none() || owner_uids(set).any(|owner| owner == uid)
+        };
+        let sets =
+            self.objects.iter().filter(|(key, set)| key.kind == Kind::StatefulSet && is_ours(set));
+        let sets: BTreeMap<String, String> = sets
+            .filter_map(|(key, set)| {
+                Some((set.pointer("/metadata/uid")?.as_str()?.to_owned(), key.name.clone()))
+            })
+            .collect();
         // Whose the sets are is not known while they cannot be read; Ready is Unknown then.
         let is_unread = self.unread.contains_key(&Part::Definitions);
         self.pods.retain(|pod| {
-            let controller = pod.owner_references().iter().find(|owner| owner.controller == Some(true));
-            controller.is_some_and(|owner| sets.get(&owner.uid) == Some(&owner.name) || (is_unread && owner.kind == "StatefulSet"))
+            let controller =
+                pod.owner_references().iter().find(|owner| owner.controller == Some(true));
+            controller.is_some_and(|owner| {
+                sets.get(&owner.uid) == Some(&owner.name)
+                    || (is_unread && owner.kind == "StatefulSet")
+            })
         });
     }
 
-    /// The id that the cluster has, or that its volumes say, or, where there is nothing yet, the one that it is to have. `None` while
-    /// there are volumes of which nobody says whose they are: the first broker tells.
+    /// The id that the cluster has, or that its volumes say, or, where there is nothing yet, the
+    /// one that it is to have. `None` while there are volumes of which nobody says whose they are:
+    /// the first broker tells.
     fn cluster_id(&self, cluster: &KafkaCluster) -> Option<String> {
         if let Some(known) = cluster.status.as_ref().and_then(|status| status.cluster_id.clone()) {
             return Some(known);
         }
-        let names: Vec<String> = broker_ids(cluster).map(|id| claim_name(&cluster.name_any(), id)).collect();
-        let is_kept = |claim: &&PersistentVolumeClaim| names.contains(&claim.name_any()) && claim.metadata.deletion_timestamp.is_none();
+        let names: Vec<String> =
+            broker_ids(cluster).map(|id| claim_name(&cluster.name_any(), id)).collect();
+        let is_kept = |claim: &&PersistentVolumeClaim| {
+            names.contains(&claim.name_any()) && claim.metadata.deletion_timestamp.is_none()
+        };
         let mut kept = self.claims.iter().filter(is_kept).peekable();
         if kept.peek().is_none() {
-            return cluster_id_of(&cluster.uid()?).filter(|_| !self.unread.contains_key(&Part::Storage));
+            return cluster_id_of(&cluster.uid()?)
+                .filter(|_| !self.unread.contains_key(&Part::Storage));
         }
         kept.find_map(|claim| claim.annotations().get(CLUSTER_ID_ANNOTATION).cloned())
     }
@@ -476,18 +706,29 @@ impl KubernetesLive {
         volumes.iter().find_map(|volume| volume.pointer("/configMap/name")?.as_str())
     }
 
-    /// Whether a ConfigMap is the revision of a broker's configuration that neither its definition nor its pod has any more. While one
-    /// of these is not known, or a pod may just be made from an older definition, it stays.
+    /// Whether a ConfigMap is the revision of a broker's configuration that neither its definition
+    /// nor its pod has any more. While one of these is not known, or a pod may just be made from an
+    /// older definition, it stays.
     fn is_abandoned(&self, key: &ObjectKey, map: &Value, objects: &objects::Objects) -> bool {
-        let id = map.pointer("/metadata/labels").and_then(|labels| labels.get(BROKER_LABEL)?.as_str()?.parse::<i32>().ok());
+        let id = map
+            .pointer("/metadata/labels")
+            .and_then(|labels| labels.get(BROKER_LABEL)?.as_str()?.parse::<i32>().ok());
         let Some(id) = id.filter(|id| objects.brokers.contains_key(id)) else { return false };
-        let set = objects.brokers[&id].iter().find(|(key, _)| key.kind == Kind::StatefulSet).and_then(|(key, _)| self.set_of(&key.name));
+        let set = objects.brokers[&id]
+            .iter()
+            .find(|(key, _)| key.kind == Kind::StatefulSet)
+            .and_then(|(key, _)| self.set_of(&key.name));
         let (Some(set), Some(pod)) = (set, self.pod(id)) else { return false };
-        let mounted = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).filter_map(|volume| volume.config_map.as_ref());
+        let mounted = pod
+            .spec
+            .iter()
+            .flat_map(|spec| spec.volumes.iter().flatten())
+            .filter_map(|volume| volume.config_map.as_ref());
         is_seen(set)
             && !self.unread.contains_key(&Part::Definitions)
             && !objects.brokers[&id].iter().any(|(desired, _)| desired == key)
-            && self.config_map_of(set["metadata"]["name"].as_str().unwrap_or_default()) != Some(&key.name)
+            && self.config_map_of(set["metadata"]["name"].as_str().unwrap_or_default())
+                != Some(&key.name)
             && !mounted.map(|map| &map.name).any(|name| *name == key.name)
     }
 
@@ -499,7 +740,8 @@ impl KubernetesLive {
     fn node_port(&self, service: String, listener: &Listener) -> Option<u16> {
         let service = self.objects.get(&ObjectKey { kind: Kind::Service, name: service })?;
         let ports = service.pointer("/spec/ports")?.as_array()?;
-        let port = ports.iter().find(|port| port["name"] == *listener.name)?["nodePort"].as_i64()?;
+        let port =
+            ports.iter().find(|port| port["name"] == *listener.name)?["nodePort"].as_i64()?;
         u16::try_from(port).ok().filter(|port| *port > 0)
     }
 
@@ -511,32 +753,55 @@ impl KubernetesLive {
             // The service has yet to get the port that the spec asks for.
             return None;
         }
-        let host = asked.and_then(|address| address.advertised_host.clone()).map_or(Host::Node, Host::Named);
-        let port = asked.and_then(|address| address.advertised_port).and_then(port_of).unwrap_or(node_port);
+        let host = asked
+            .and_then(|address| address.advertised_host.clone())
+            .map_or(Host::Node, Host::Named);
+        let port = asked
+            .and_then(|address| address.advertised_port)
+            .and_then(port_of)
+            .unwrap_or(node_port);
         Some(Address { host, port })
     }
 
     /// The address that a broker's definition has for `listener`.
     fn last_address(&self, broker: &str, listener: &Listener) -> Option<Address> {
-        let command = self.set_of(broker).and_then(|set| set.pointer("/spec/template/spec/containers/0/command")?.as_array());
-        let map = self.config_map_of(broker).map(|name| ObjectKey { kind: Kind::ConfigMap, name: name.to_owned() });
-        let properties = map.and_then(|key| self.objects.get(&key)?.pointer("/data/server.properties"));
-        command.into_iter().flatten().chain(properties).find_map(|text| advertised_in(text.as_str()?, listener))
+        let command = self
+            .set_of(broker)
+            .and_then(|set| set.pointer("/spec/template/spec/containers/0/command")?.as_array());
+        let map = self
+            .config_map_of(broker)
+            .map(|name| ObjectKey { kind: Kind::ConfigMap, name: name.to_owned() });
+        let properties =
+            map.and_then(|key| self.objects.get(&key)?.pointer("/data/server.properties"));
+        command
+            .into_iter()
+            .flatten()
+            .chain(properties)
+            .find_map(|text| advertised_in(text.as_str()?, listener))
     }
 
     /// Where clients of `listener` connect first.
     fn bootstrap(&self, desired: &Blueprint, listener: &Listener) -> Option<String> {
         if listener.type_ == ListenerType::Internal {
-            return Some(format!("{}.{}.svc:{}", bootstrap_name(&desired.name), desired.namespace, listener.port));
+            return Some(format!(
+                "{}.{}.svc:{}",
+                bootstrap_name(&desired.name),
+                desired.namespace,
+                listener.port
+            ));
         }
         let addresses = desired.brokers.values().filter_map(|broker| {
             let address = self.external_address(&broker.name, broker.id, listener)?;
             match address.host {
-                // Something in front of the nodes knows the way to this broker; it may not know the bootstrap port.
+                // Something in front of the nodes knows the way to this broker; it may not know the
+                // bootstrap port.
                 Host::Named(_) => Some(address.to_string()),
                 Host::Node => {
                     let host = Host::Named(self.pod(broker.id)?.status.as_ref()?.host_ip.clone()?);
-                    let port = self.node_port(external_bootstrap_name(&desired.name, &listener.name), listener)?;
+                    let port = self.node_port(
+                        external_bootstrap_name(&desired.name, &listener.name),
+                        listener,
+                    )?;
                     Some(Address { host, port }.to_string())
                 }
             }
@@ -552,27 +817,41 @@ impl KubernetesLive {
     fn compare(&self, key: &ObjectKey, object: &Value, compared: &mut Compared) {
         match self.objects.get(key) {
             None => compared.missing.push(key.to_string()),
-            Some(live) => compared.differs.extend(differences(object, live).iter().map(|path| format!("{key}: {path}"))),
+            Some(live) => compared
+                .differs
+                .extend(differences(object, live).iter().map(|path| format!("{key}: {path}"))),
         }
     }
 
-    fn observe_broker(&self, desired: &Blueprint, objects: &objects::Objects, id: i32) -> ObservedBroker {
+    fn observe_broker(
+        &self,
+        desired: &Blueprint,
+        objects: &objects::Objects,
+        id: i32,
+    ) -> ObservedBroker {
         let mut definition = Compared::default();
         for (key, object) in objects.brokers.get(&id).into_iter().flatten() {
             self.compare(key, object, &mut definition);
         }
         let set = self.set_of(&broker_name(&desired.name, id));
         let pod = self.pod(id);
-        let claim = self.claims.iter().find(|claim| claim.name_any() == claim_name(&desired.name, id));
+        let claim =
+            self.claims.iter().find(|claim| claim.name_any() == claim_name(&desired.name, id));
         let broker = desired.brokers.get(&id);
         let has = |annotation: &str, wanted: Option<&str>| {
-            wanted.is_some() && pod.and_then(|pod| pod.annotations().get(annotation)).map(String::as_str) == wanted
+            wanted.is_some()
+                && pod.and_then(|pod| pod.annotations().get(annotation)).map(String::as_str)
+                    == wanted
         };
         let image = pod.and_then(image_in);
-        let is_current = image.as_ref() == Some(&desired.image) && has(ASKED_ANNOTATION, broker.map(|broker| broker.asked.as_str()));
-        let is_newest = is_current && has(CONFIG_ANNOTATION, broker.map(|broker| broker.config.revision.as_str()));
+        let is_current = image.as_ref() == Some(&desired.image)
+            && has(ASKED_ANNOTATION, broker.map(|broker| broker.asked.as_str()));
+        let is_newest = is_current
+            && has(CONFIG_ANNOTATION, broker.map(|broker| broker.config.revision.as_str()));
         // A pod that is made now is made from the newest definition.
-        let to_end = pod.filter(|pod| set.is_some_and(is_seen) && pod.metadata.deletion_timestamp.is_none()).and_then(Pod::uid);
+        let to_end = pod
+            .filter(|pod| set.is_some_and(is_seen) && pod.metadata.deletion_timestamp.is_none())
+            .and_then(Pod::uid);
         ObservedBroker {
             definition,
             run: run_of(set, pod, claim, &self.news),
@@ -587,12 +866,19 @@ impl KubernetesLive {
 }
 
 fn image_in(pod: &Pod) -> Option<String> {
-    pod.spec.as_ref()?.containers.iter().find(|container| container.name == CONTAINER)?.image.clone()
+    pod.spec
+        .as_ref()?
+        .containers
+        .iter()
+        .find(|container| container.name == CONTAINER)?
+        .image
+        .clone()
 }
 
 /// Whether the set's controller has seen its newest definition.
 fn is_seen(set: &Value) -> bool {
-    set.pointer("/status/observedGeneration").is_some_and(|seen| Some(seen) == set.pointer("/metadata/generation"))
+    set.pointer("/status/observedGeneration")
+        .is_some_and(|seen| Some(seen) == set.pointer("/metadata/generation"))
 }
 
 fn claim_name(cluster: &str, broker: i32) -> String {
@@ -601,13 +887,21 @@ fn claim_name(cluster: &str, broker: i32) -> String {
 
 /// Whether there is a volume behind a claim, or may soon be.
 fn is_bound(claim: &PersistentVolumeClaim) -> bool {
-    let has_volume = claim.spec.as_ref().is_some_and(|spec| spec.volume_name.as_ref().is_some_and(|name| !name.is_empty()));
-    has_volume || claim.status.as_ref().is_some_and(|status| status.phase.as_deref().is_some_and(|phase| phase != "Pending"))
+    let has_volume = claim
+        .spec
+        .as_ref()
+        .is_some_and(|spec| spec.volume_name.as_ref().is_some_and(|name| !name.is_empty()));
+    has_volume
+        || claim
+            .status
+            .as_ref()
+            .is_some_and(|status| status.phase.as_deref().is_some_and(|phase| phase != "Pending"))
 }
 
 fn claim_volume(claim: &PersistentVolumeClaim) -> Option<Volume> {
     let requested = claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage")?;
-    let capacity = claim.status.as_ref().and_then(|status| status.capacity.as_ref()?.get("storage"));
+    let capacity =
+        claim.status.as_ref().and_then(|status| status.capacity.as_ref()?.get("storage"));
     Some(Volume {
         claim: claim.name_any(),
         uid: claim.uid()?,
@@ -628,17 +922,22 @@ fn port_of(port: i32) -> Option<u16> {
 
 fn owner_uids(object: &Value) -> impl Iterator<Item = &str> {
     let owners = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
-    owners.into_iter().flatten().filter(|owner| owner["controller"] == true).filter_map(|owner| owner["uid"].as_str())
+    owners
+        .into_iter()
+        .flatten()
+        .filter(|owner| owner["controller"] == true)
+        .filter_map(|owner| owner["uid"].as_str())
 }
 
-/// Whether the cluster may write to a live object: it is its controller, or the object has its label and no controller
-/// (a restored backup has none).
+/// Whether the cluster may write to a live object: it is its controller, or the object has its
+/// label and no controller (a restored backup has none).
 fn belongs(object: &Value, desired: &Blueprint) -> bool {
     let mut owners = owner_uids(object).peekable();
     if owners.peek().is_some() {
         return owners.any(|uid| uid == desired.uid);
     }
-    object.pointer("/metadata/labels").and_then(|labels| labels.get(CLUSTER_LABEL)?.as_str()) == Some(&desired.name)
+    object.pointer("/metadata/labels").and_then(|labels| labels.get(CLUSTER_LABEL)?.as_str())
+        == Some(&desired.name)
 }
 
 /// The part that objects of `kind` belong to.
@@ -651,7 +950,11 @@ fn part_of(kind: Kind) -> Part {
 }
 
 /// What was listed; nothing, and the reason in `unread`, when it could not be.
-fn live_or_unread<T>(list: Result<Vec<T>, Fault>, part: Part, unread: &mut BTreeMap<Part, Fault>) -> Vec<T> {
+fn live_or_unread<T>(
+    list: Result<Vec<T>, Fault>,
+    part: Part,
+    unread: &mut BTreeMap<Part, Fault>,
+) -> Vec<T> {
     list.unwrap_or_else(|fault| {
         unread.entry(part).or_insert(fault);
         Vec::new()
@@ -671,7 +974,9 @@ fn resource(kind: Kind) -> ApiResource {
 /// What an API call that was to do `what` ended with.
 pub(crate) fn api_fault(what: &str, error: &kube::Error) -> Fault {
     let (reason, said) = match error {
-        kube::Error::Api(status) if !status.reason.is_empty() => (status.reason.clone(), status.message.clone()),
+        kube::Error::Api(status) if !status.reason.is_empty() => {
+            (status.reason.clone(), status.message.clone())
+        }
         other => ("KubernetesError".to_owned(), self::said(other)),
     };
     Fault { reason, message: format!("{what}: {said}") }

@@ -5,8 +5,9 @@
 //! DIR/CLUSTER/broker-ID/server.properties, broker.log (and broker.log.1 of the run before), pid
 //! DIR/CLUSTER/broker-ID/data/          log.dirs
 //! ```
-//! Everything listens on 127.0.0.1. Ports follow from the file alone: clients from the first port up, in the order of the
-//! file; the controller listeners 400 above, health and metrics 552 above (9644 for 9092).
+//! Everything listens on 127.0.0.1. Ports follow from the file alone: clients from the first port
+//! up, in the order of the file; the controller listeners 400 above, health and metrics 552 above
+//! (9644 for 9092).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -33,7 +34,8 @@ const HOST: &str = "127.0.0.1";
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
 /// The longest pause before a crashed broker is started again.
 const BACK_OFF_MAX: Duration = Duration::from_secs(30);
-/// What a broker ends with when it refuses its configuration: trying again cannot help (EX_CONFIG of sysexits.h).
+/// What a broker ends with when it refuses its configuration: trying again cannot help (EX_CONFIG
+/// of sysexits.h).
 pub const CONFIGURATION_REFUSED: u8 = 78;
 /// How much of the end of a broker's log is read for its last words, in bytes.
 const LOG_TAIL: u64 = 4096;
@@ -95,9 +97,17 @@ struct Seen {
 ///
 /// # Errors
 /// When they do not fit below 65536.
-pub fn assign_ports(clusters: &[KafkaCluster], first: u16) -> Result<BTreeMap<String, ClusterPorts>, String> {
+pub fn assign_ports(
+    clusters: &[KafkaCluster],
+    first: u16,
+) -> Result<BTreeMap<String, ClusterPorts>, String> {
     let mut next = u32::from(first);
-    let too_high = || format!("the ports that the clusters need from {first} on do not fit below 65536; give a lower --port");
+    let too_high = || {
+        format!(
+            "the ports that the clusters need from {first} on do not fit below 65536; give a lower \
+             --port"
+        )
+    };
     let port = |number: u32| u16::try_from(number).map_err(|_| too_high());
     let mut all = BTreeMap::new();
     for (index, cluster) in clusters.iter().enumerate() {
@@ -132,28 +142,45 @@ impl Local {
     }
 
     fn ports_of(&self, cluster: &str) -> ClusterPorts {
-        self.ports.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(cluster).cloned().unwrap_or_default()
+        self.ports
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .get(cluster)
+            .cloned()
+            .unwrap_or_default()
     }
 
-    /// Ends the brokers of every cluster that is not in `keep`: asks, waits, and kills what does not end in time.
-    /// Their data stays.
+    /// Ends the brokers of every cluster that is not in `keep`: asks, waits, and kills what does
+    /// not end in time. Their data stays.
     pub async fn stop_all_but(&self, keep: &[String]) {
         let mut brokers = self.brokers.lock().await;
-        let gone: Vec<(String, i32)> = brokers.keys().filter(|(cluster, _)| !keep.contains(cluster)).cloned().collect();
-        let stops = brokers.iter_mut().filter(|(key, _)| gone.contains(key)).filter_map(|(_, broker)| broker.child.as_mut()).map(stop);
+        let gone: Vec<(String, i32)> =
+            brokers.keys().filter(|(cluster, _)| !keep.contains(cluster)).cloned().collect();
+        let stops = brokers
+            .iter_mut()
+            .filter(|(key, _)| gone.contains(key))
+            .filter_map(|(_, broker)| broker.child.as_mut())
+            .map(stop);
         futures::future::join_all(stops).await;
         brokers.retain(|key, _| !gone.contains(key));
     }
 
     /// Kills every broker at once: for a second Ctrl-C.
     pub async fn kill_all(&self) {
-        for child in self.brokers.lock().await.values_mut().filter_map(|broker| broker.child.as_mut()) {
+        for child in
+            self.brokers.lock().await.values_mut().filter_map(|broker| broker.child.as_mut())
+        {
             // It may have ended already.
             let _ = child.kill().await;
         }
     }
 
-    async fn start(&self, desired: &Blueprint, broker: &Broker, managed: &mut Managed) -> Result<(), Fault> {
+    async fn start(
+        &self,
+        desired: &Blueprint,
+        broker: &Broker,
+        managed: &mut Managed,
+    ) -> Result<(), Fault> {
         let dir = self.dir.join(&desired.name).join(format!("{POOL}-{}", broker.id));
         let tell = |what: &str, error: std::io::Error| Fault {
             reason: "StartFailed".to_owned(),
@@ -163,7 +190,8 @@ impl Local {
         let prepared: std::io::Result<FileRef> = self
             .env
             .blocking({
-                let (env, dir, file, properties) = (self.env.clone(), dir.clone(), file.clone(), broker.config.properties.clone());
+                let (env, dir, file, properties) =
+                    (self.env.clone(), dir.clone(), file.clone(), broker.config.properties.clone());
                 move || {
                     env.disk.create_dir_all(&dir)?;
                     env.disk.write_atomically(&file, properties.as_bytes())?;
@@ -181,7 +209,10 @@ impl Local {
             let descriptor = log.as_fd().ok_or(std::io::ErrorKind::Unsupported)?;
             Ok(Stdio::from(descriptor.try_clone_to_owned()?))
         };
-        #[expect(clippy::disallowed_methods, reason = "this platform is processes; the simulated one is platform::model")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "this platform is processes; the simulated one is platform::model"
+        )]
         let mut command = Command::new(&self.binary);
         command.arg("broker").arg("--config").arg(&file).stdin(Stdio::null());
         command
@@ -196,7 +227,10 @@ impl Local {
         managed.started = Some(Instant::now());
         if let Some(pid) = pid {
             let (env, path) = (self.env.clone(), dir.join("pid"));
-            let written = self.env.blocking(move || env.disk.write_atomically(&path, pid.to_string().as_bytes())).await;
+            let written = self
+                .env
+                .blocking(move || env.disk.write_atomically(&path, pid.to_string().as_bytes()))
+                .await;
             written.map_err(|error| tell("write the process id", error))?;
         }
         Ok(())
@@ -206,13 +240,21 @@ impl Local {
     async fn end_leftover(&self, dir: &Path, file: &Path) -> Result<(), Fault> {
         let (env, path, file) = (self.env.clone(), dir.join("pid"), file.to_owned());
         let leftover = move || {
-            let pid: i32 = String::from_utf8(env.disk.read(&path).ok()?).ok()?.trim().parse().ok()?;
+            let pid: i32 =
+                String::from_utf8(env.disk.read(&path).ok()?).ok()?.trim().parse().ok()?;
             let arguments = read_proc(&env, &PathBuf::from(format!("/proc/{pid}/cmdline")))?;
-            let is_ours = arguments.split(|byte| *byte == 0).any(|argument| argument == file.as_os_str().as_encoded_bytes());
+            let is_ours = arguments
+                .split(|byte| *byte == 0)
+                .any(|argument| argument == file.as_os_str().as_encoded_bytes());
             is_ours.then_some(pid)
         };
-        let Some(pid) = self.env.blocking(leftover).await.and_then(Pid::from_raw) else { return Ok(()) };
-        tracing::warn!(pid = pid.as_raw_nonzero(), "an earlier run left a broker behind; it is ended first");
+        let Some(pid) = self.env.blocking(leftover).await.and_then(Pid::from_raw) else {
+            return Ok(());
+        };
+        tracing::warn!(
+            pid = pid.as_raw_nonzero(),
+            "an earlier run left a broker behind; it is ended first"
+        );
         let deadline = Instant::now() + STOP_DEADLINE;
         // It may have ended already.
         let _ = rustix::process::kill_process(pid, Signal::TERM);
@@ -221,7 +263,8 @@ impl Local {
                 return Err(Fault {
                     reason: "LeftoverBroker".to_owned(),
                     message: format!(
-                        "process {} of an earlier run does not end; end it, then this goes on by itself",
+                        "process {} of an earlier run does not end; end it, then this goes on by \
+                         itself",
                         pid.as_raw_nonzero()
                     ),
                 });
@@ -235,7 +278,12 @@ impl Local {
     async fn is_ready(&self, port: u16) -> bool {
         let ask = async {
             let mut stream = self.env.net.connect(HOST, port).await?;
-            stream.write_all(format!("GET /readyz HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+            stream
+                .write_all(
+                    format!("GET /readyz HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n")
+                        .as_bytes(),
+                )
+                .await?;
             let mut status = [0; 12];
             stream.read_exact(&mut status).await?;
             std::io::Result::Ok(status.ends_with(b" 200"))
@@ -247,7 +295,9 @@ impl Local {
     pub async fn refused(&self) -> Option<String> {
         let brokers = self.brokers.lock().await;
         let refused = brokers.iter().find(|(_, broker)| broker.refused);
-        refused.map(|((cluster, id), broker)| format!("{cluster}: broker {id} refuses its configuration: {}", broker.last_words))
+        refused.map(|((cluster, id), broker)| {
+            format!("{cluster}: broker {id} refuses its configuration: {}", broker.last_words)
+        })
     }
 
     async fn last_words(&self, cluster: &str, id: i32) -> String {
@@ -262,7 +312,10 @@ impl Local {
     }
 
     async fn log_tail(&self, cluster: &str, id: i32) -> String {
-        let (env, path) = (self.env.clone(), self.dir.join(cluster).join(format!("{POOL}-{id}")).join("broker.log"));
+        let (env, path) = (
+            self.env.clone(),
+            self.dir.join(cluster).join(format!("{POOL}-{id}")).join("broker.log"),
+        );
         let tail = move || -> std::io::Result<String> {
             let file = env.disk.open(&path, OpenMode::Read)?;
             let len = file.len()?;
@@ -276,7 +329,8 @@ impl Local {
 
     /// Looks at one broker; notices its end.
     async fn look(&self, cluster: &str, id: i32, broker: &mut Managed, admin: u16) -> Seen {
-        let seen = |run, start, broker: &Managed| Seen { revision: broker.revision.clone(), run, start };
+        let seen =
+            |run, start, broker: &Managed| Seen { revision: broker.revision.clone(), run, start };
         let Some(child) = &mut broker.child else {
             if broker.refused {
                 return seen(broker.exited(), false, broker);
@@ -287,7 +341,11 @@ impl Local {
         };
         match child.try_wait() {
             Ok(None) => {
-                let run = if self.is_ready(admin).await { Run::Ready } else { Run::Starting("it runs and is not ready yet".to_owned()) };
+                let run = if self.is_ready(admin).await {
+                    Run::Ready
+                } else {
+                    Run::Starting("it runs and is not ready yet".to_owned())
+                };
                 seen(run, false, broker)
             }
             Ok(Some(status)) => {
@@ -302,7 +360,11 @@ impl Local {
                 broker.retry_after(back_off(broker.failures));
                 seen(broker.exited(), false, broker)
             }
-            Err(error) => seen(Run::Failing { reason: "Unknown".to_owned(), message: error.to_string() }, false, broker),
+            Err(error) => seen(
+                Run::Failing { reason: "Unknown".to_owned(), message: error.to_string() },
+                false,
+                broker,
+            ),
         }
     }
 }
@@ -312,21 +374,34 @@ impl Managed {
         (self.pause, self.retry_at) = (pause, Some(Instant::now() + pause));
     }
 
-    /// The same words until it is started again: where lines are printed, not bars, each is printed once.
+    /// The same words until it is started again: where lines are printed, not bars, each is printed
+    /// once.
     fn exited(&self) -> Run {
         if self.refused {
-            return Run::Failing { reason: "ConfigurationRefused".to_owned(), message: self.last_words.clone() };
+            return Run::Failing {
+                reason: "ConfigurationRefused".to_owned(),
+                message: self.last_words.clone(),
+            };
         }
         let seconds = self.pause.as_secs_f32();
         // What the broker's own words cannot know: here a flag gives the ports.
-        let hint = if self.last_words.contains("cannot listen on") { " (--port N gives all brokers other ports)" } else { "" };
-        Run::Failing { reason: "Exited".to_owned(), message: format!("{}{hint}; started again after {seconds} s", self.last_words) }
+        let hint = if self.last_words.contains("cannot listen on") {
+            " (--port N gives all brokers other ports)"
+        } else {
+            ""
+        };
+        Run::Failing {
+            reason: "Exited".to_owned(),
+            message: format!("{}{hint}; started again after {seconds} s", self.last_words),
+        }
     }
 }
 
 /// How long a broker that ended `failures` times in a row is left alone.
 fn back_off(failures: u32) -> Duration {
-    Duration::from_millis(500).saturating_mul(1 << failures.saturating_sub(1).min(6)).min(BACK_OFF_MAX)
+    Duration::from_millis(500)
+        .saturating_mul(1 << failures.saturating_sub(1).min(6))
+        .min(BACK_OFF_MAX)
 }
 
 /// A file of /proc, whose length is not told.
@@ -345,7 +420,10 @@ async fn stop(child: &mut Child) {
         let _ = rustix::process::kill_process(pid, Signal::TERM);
     }
     if tokio::time::timeout(STOP_DEADLINE, child.wait()).await.is_err() {
-        tracing::warn!("a broker did not end within {} s and is killed; it recovers its log when it starts", STOP_DEADLINE.as_secs());
+        tracing::warn!(
+            "a broker did not end within {} s and is killed; it recovers its log when it starts",
+            STOP_DEADLINE.as_secs()
+        );
         let _ = child.kill().await;
     }
 }
@@ -368,7 +446,12 @@ impl Platform for Local {
         })
     }
 
-    fn act<'a>(&'a self, desired: &'a Blueprint, _: &'a LocalLive, step: &'a Step) -> BoxFuture<'a, Result<(), Fault>> {
+    fn act<'a>(
+        &'a self,
+        desired: &'a Blueprint,
+        _: &'a LocalLive,
+        step: &'a Step,
+    ) -> BoxFuture<'a, Result<(), Fault>> {
         Box::pin(async move {
             // Only brokers are observed here: no other step is planned.
             let Step::ApplyBroker { broker: id, .. } = step else { return Ok(()) };
@@ -400,12 +483,21 @@ impl Live for LocalLive {
     fn facts(&self, cluster: &KafkaCluster) -> Facts {
         let local = |port: u16| (HOST.to_owned(), port);
         let brokers = broker_ids(cluster).map(|id| {
-            let address = |port: u16| Some(Address { host: Host::Named("localhost".to_owned()), port });
+            let address =
+                |port: u16| Some(Address { host: Host::Named("localhost".to_owned()), port });
             let clients = &self.ports.clients;
             let facts = BrokerFacts {
-                data_dir: self.dir.join(format!("{POOL}-{id}")).join("data").to_string_lossy().into_owned(),
+                data_dir: self
+                    .dir
+                    .join(format!("{POOL}-{id}"))
+                    .join("data")
+                    .to_string_lossy()
+                    .into_owned(),
                 bind: clients.iter().map(|(name, port)| (name.clone(), local(*port))).collect(),
-                advertised: clients.iter().map(|(name, port)| (name.clone(), address(*port))).collect(),
+                advertised: clients
+                    .iter()
+                    .map(|(name, port)| (name.clone(), address(*port)))
+                    .collect(),
                 quorum: local(self.ports.controller),
                 quorum_bind: local(self.ports.controller),
                 admin_bind: Some(local(self.ports.admin)),
@@ -414,7 +506,11 @@ impl Live for LocalLive {
             };
             (id, facts)
         });
-        Facts { image: format!("letterbox:{}", env!("CARGO_PKG_VERSION")), cluster_id: None, brokers: brokers.collect() }
+        Facts {
+            image: format!("letterbox:{}", env!("CARGO_PKG_VERSION")),
+            cluster_id: None,
+            brokers: brokers.collect(),
+        }
     }
 
     fn observe(&self, desired: &Blueprint) -> Observed {
@@ -430,10 +526,30 @@ impl Live for LocalLive {
             let image = (seen.run == Run::Ready).then(|| desired.image.clone());
             let is_current = !differs && seen.run == Run::Ready;
             let run = seen.run.clone();
-            (id, ObservedBroker { definition, run, is_current, is_newest: is_current, to_end: None, volume: None, identity: None, image })
+            (
+                id,
+                ObservedBroker {
+                    definition,
+                    run,
+                    is_current,
+                    is_newest: is_current,
+                    to_end: None,
+                    volume: None,
+                    identity: None,
+                    image,
+                },
+            )
         });
-        let bootstrap = self.ports.clients.iter().map(|(name, port)| (name.clone(), format!("localhost:{port}")));
-        Observed { brokers: brokers.collect(), bootstrap: bootstrap.collect(), ..Observed::default() }
+        let bootstrap = self
+            .ports
+            .clients
+            .iter()
+            .map(|(name, port)| (name.clone(), format!("localhost:{port}")));
+        Observed {
+            brokers: brokers.collect(),
+            bootstrap: bootstrap.collect(),
+            ..Observed::default()
+        }
     }
 }
 
@@ -443,7 +559,9 @@ mod tests {
 
     #[test]
     fn a_broker_that_keeps_ending_is_started_less_and_less_often() {
-        for (failures, seconds) in [(0, 0.5), (1, 0.5), (2, 1.0), (4, 4.0), (u32::MAX, BACK_OFF_MAX.as_secs_f32())] {
+        for (failures, seconds) in
+            [(0, 0.5), (1, 0.5), (2, 1.0), (4, 4.0), (u32::MAX, BACK_OFF_MAX.as_secs_f32())]
+        {
             assert_eq!(back_off(failures).as_secs_f32(), seconds, "{failures}");
         }
     }
@@ -457,7 +575,10 @@ mod tests {
         external.name = "external".to_owned();
         first.spec.listeners.push(external);
         let ports = assign_ports(&[first.clone(), second.clone()], 9092).unwrap();
-        assert_eq!(ports["a"].clients, BTreeMap::from([("plain".to_owned(), 9092), ("external".to_owned(), 9093)]));
+        assert_eq!(
+            ports["a"].clients,
+            BTreeMap::from([("plain".to_owned(), 9092), ("external".to_owned(), 9093)])
+        );
         assert_eq!((ports["a"].admin, ports["a"].controller), (9644, 9492));
         assert_eq!((ports["b"].clients["plain"], ports["b"].admin), (9094, 9645));
         assert!(assign_ports(&[first, second], 65_000).unwrap_err().contains("lower --port"));

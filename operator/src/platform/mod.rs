@@ -23,8 +23,14 @@ pub trait Platform: Send + Sync {
     /// Reads everything that belongs to `cluster`, as it is now, not from a cache.
     fn read<'a>(&'a self, cluster: &'a KafkaCluster) -> BoxFuture<'a, Result<Self::Live, Fault>>;
 
-    /// Carries out `step`. Safe to repeat; cancelling it leaves nothing that a repetition does not put right.
-    fn act<'a>(&'a self, desired: &'a Blueprint, live: &'a Self::Live, step: &'a Step) -> BoxFuture<'a, Result<(), Fault>>;
+    /// Carries out `step`. Safe to repeat; cancelling it leaves nothing that a repetition does not
+    /// put right.
+    fn act<'a>(
+        &'a self,
+        desired: &'a Blueprint,
+        live: &'a Self::Live,
+        step: &'a Step,
+    ) -> BoxFuture<'a, Result<(), Fault>>;
 }
 
 /// What was read, and what follows from it without any further I/O.
@@ -36,7 +42,8 @@ pub trait Live: Send + Sync {
     fn observe(&self, desired: &Blueprint) -> Observed;
 }
 
-/// The sentence with which a broker refuses its configuration, at the end of what it logged: it may be several lines.
+/// The sentence with which a broker refuses its configuration, at the end of what it logged: it may
+/// be several lines.
 pub(crate) fn sentence_of(log_tail: &str) -> &str {
     log_tail.rsplit_once("letterbox: ").map_or(log_tail, |(_, refusal)| refusal).trim()
 }

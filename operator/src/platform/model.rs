@@ -9,7 +9,10 @@ use letterbox_env::BoxFuture;
 use super::{Live, Platform};
 use crate::admin::{AdminError, Identity, KafkaAdmin, Topic};
 use crate::api::{KafkaCluster, Listener, ListenerType, bytes_of};
-use crate::desired::{Address, Blueprint, BrokerFacts, Facts, Host, broker_ids, broker_name, expected_directories, image_of};
+use crate::desired::{
+    Address, Blueprint, BrokerFacts, Facts, Host, broker_ids, broker_name, expected_directories,
+    image_of,
+};
 use crate::observe::{Compared, Observed, ObservedBroker, Part, Run, Volume};
 use crate::plan::Step;
 use crate::status::Fault;
@@ -47,7 +50,8 @@ pub struct ModelState {
     pub default_image: String,
     /// What the operator's version changes in every configuration, though no spec asks for it.
     pub operator_change: String,
-    /// How many more steps work; each one after that fails as if the operator had been killed. `None`: all.
+    /// How many more steps work; each one after that fails as if the operator had been killed.
+    /// `None`: all.
     pub steps_left: Option<u32>,
     /// Volumes, by the broker that has them. They outlive it.
     pub disks: BTreeMap<i32, ModelDisk>,
@@ -57,8 +61,8 @@ pub struct ModelState {
     pub restarts: u32,
 }
 
-/// What a broker of the model is defined with, or was started with: the image, what the spec asks for, the whole configuration, and
-/// the directories that are expected in it.
+/// What a broker of the model is defined with, or was started with: the image, what the spec asks
+/// for, the whole configuration, and the directories that are expected in it.
 pub type Definition = (String, String, String, Vec<String>);
 
 /// A volume and its claim.
@@ -103,24 +107,32 @@ impl Model {
         f(&mut self.state.lock().expect("no caller panics while it holds the model"))
     }
 
-    /// Lets some time go by: what has a definition and was not started is started, on a new volume where there is none; brokers that
-    /// start come closer to serving, and make an empty volume theirs unless they expect another one.
+    /// Lets some time go by: what has a definition and was not started is started, on a new volume
+    /// where there is none; brokers that start come closer to serving, and make an empty volume
+    /// theirs unless they expect another one.
     pub fn tick(&self) {
         self.with(|state| {
             let ModelState { brokers, disks, made, bad_classes, .. } = state;
             for (id, broker) in brokers {
-                let disk = disks.entry(*id).or_insert_with(|| ModelDisk { uid: format!("claim-{}", next(made)), ..ModelDisk::default() });
+                let disk = disks.entry(*id).or_insert_with(|| ModelDisk {
+                    uid: format!("claim-{}", next(made)),
+                    ..ModelDisk::default()
+                });
                 if disk.class.as_ref().is_some_and(|class| bad_classes.contains(class)) {
                     continue;
                 }
                 match &broker.started {
                     Some(started) => {
                         broker.starts_in = broker.starts_in.saturating_sub(1);
-                        if broker.starts_in == 0 && started.3.is_empty() && disk.directory.is_none() {
+                        if broker.starts_in == 0 && started.3.is_empty() && disk.directory.is_none()
+                        {
                             disk.directory = Some(format!("directory-{}", next(made)));
                         }
                     }
-                    None => (broker.started, broker.starts_in, broker.starts) = (Some(broker.defined.clone()), 2, broker.starts + 1),
+                    None => {
+                        (broker.started, broker.starts_in, broker.starts) =
+                            (Some(broker.defined.clone()), 2, broker.starts + 1)
+                    }
                 }
             }
         });
@@ -147,14 +159,21 @@ impl ModelState {
 
     fn run(&self, id: i32) -> Run {
         let Some(broker) = self.brokers.get(&id) else { return Run::Absent };
-        let Some((image, _, _, expected)) = &broker.started else { return Run::Starting("it starts".to_owned()) };
+        let Some((image, _, _, expected)) = &broker.started else {
+            return Run::Starting("it starts".to_owned());
+        };
         let directory = self.disks.get(&id).and_then(|disk| disk.directory.clone());
         if self.bad_images.contains(image) {
             Run::Failing { reason: "ImagePullBackOff".to_owned(), message: String::new() }
         } else if broker.starts_in > 0 {
             Run::Starting("it starts".to_owned())
-        } else if !expected.is_empty() && !directory.is_some_and(|directory| expected.contains(&directory)) {
-            Run::Failing { reason: "CrashLoopBackOff".to_owned(), message: "the log directory is empty".to_owned() }
+        } else if !expected.is_empty()
+            && !directory.is_some_and(|directory| expected.contains(&directory))
+        {
+            Run::Failing {
+                reason: "CrashLoopBackOff".to_owned(),
+                message: "the log directory is empty".to_owned(),
+            }
         } else {
             Run::Ready
         }
@@ -183,11 +202,19 @@ impl Platform for Model {
         Box::pin(async { Ok(self.with(|state| state.clone())) })
     }
 
-    fn act<'a>(&'a self, desired: &'a Blueprint, _: &'a ModelState, step: &'a Step) -> BoxFuture<'a, Result<(), Fault>> {
+    fn act<'a>(
+        &'a self,
+        desired: &'a Blueprint,
+        _: &'a ModelState,
+        step: &'a Step,
+    ) -> BoxFuture<'a, Result<(), Fault>> {
         Box::pin(async move {
             self.with(|state| {
                 if let Some(left) = &mut state.steps_left {
-                    let killed = || Fault { reason: "Killed".to_owned(), message: "the operator was killed".to_owned() };
+                    let killed = || Fault {
+                        reason: "Killed".to_owned(),
+                        message: "the operator was killed".to_owned(),
+                    };
                     *left = left.checked_sub(1).ok_or_else(killed)?;
                 }
                 match step {
@@ -195,7 +222,10 @@ impl Platform for Model {
                     Step::ApplyBudget { .. } => state.lost_budget = false,
                     Step::Prune { what } => state.stale.retain(|stale| stale != what),
                     Step::GrowVolume { .. } if state.fixed_volumes => {
-                        return Err(Fault { reason: "VolumeNotGrown".to_owned(), message: "the class does not allow it".to_owned() });
+                        return Err(Fault {
+                            reason: "VolumeNotGrown".to_owned(),
+                            message: "the class does not allow it".to_owned(),
+                        });
                     }
                     Step::GrowVolume { broker, to, .. } => {
                         state.brokers.entry(*broker).and_modify(|broker| broker.volume = *to);
@@ -208,14 +238,25 @@ impl Platform for Model {
                     Step::ApplyBroker { broker: id, .. } => {
                         let size = bytes_of(&desired.storage.size).unwrap_or_default();
                         let ModelState { brokers, disks, made, .. } = state;
-                        let broker = brokers.entry(*id).or_insert_with(|| ModelBroker { volume: size, ..ModelBroker::default() });
+                        let broker = brokers.entry(*id).or_insert_with(|| ModelBroker {
+                            volume: size,
+                            ..ModelBroker::default()
+                        });
                         broker.defined = definition(desired, *id).unwrap_or_default();
                         let class = desired.storage.class.clone();
-                        disks.entry(*id).or_insert_with(|| ModelDisk { uid: format!("claim-{}", next(made)), directory: None, class });
+                        disks.entry(*id).or_insert_with(|| ModelDisk {
+                            uid: format!("claim-{}", next(made)),
+                            directory: None,
+                            class,
+                        });
                     }
                     Step::RestartBroker { broker: id, ended } => {
                         let serves = state.serves(*id);
-                        if let Some(broker) = state.brokers.get_mut(id).filter(|broker| broker.starts.to_string() == *ended) {
+                        if let Some(broker) = state
+                            .brokers
+                            .get_mut(id)
+                            .filter(|broker| broker.starts.to_string() == *ended)
+                        {
                             broker.end();
                             state.restarts += u32::from(serves);
                         }
@@ -230,25 +271,41 @@ impl Platform for Model {
 
 fn definition(desired: &Blueprint, id: i32) -> Option<Definition> {
     let broker = desired.brokers.get(&id)?;
-    let expected = broker.config.overrides.iter().find_map(|text| text.strip_prefix("expected.directory.ids="));
-    let expected = expected.into_iter().flat_map(|ids| ids.split(',')).map(ToOwned::to_owned).collect();
+    let expected = broker
+        .config
+        .overrides
+        .iter()
+        .find_map(|text| text.strip_prefix("expected.directory.ids="));
+    let expected =
+        expected.into_iter().flat_map(|ids| ids.split(',')).map(ToOwned::to_owned).collect();
     Some((desired.image.clone(), broker.asked.clone(), broker.config.revision.clone(), expected))
 }
 
 impl Live for ModelState {
     fn facts(&self, cluster: &KafkaCluster) -> Facts {
         let name = cluster.name_any();
-        let ready =
-            self.brokers.iter().filter(|(id, _)| self.serves(**id)).find_map(|(_, broker)| Some(broker.started.as_ref()?.0.as_str()));
+        let ready = self
+            .brokers
+            .iter()
+            .filter(|(id, _)| self.serves(**id))
+            .find_map(|(_, broker)| Some(broker.started.as_ref()?.0.as_str()));
         let brokers = broker_ids(cluster).map(|id| {
             let address = |listener: &Listener| {
                 let known = listener.type_ == ListenerType::Internal || !self.addresses_pending;
-                known.then(|| Address { host: Host::Named(broker_name(&name, id)), port: listener.port as u16 })
+                known.then(|| Address {
+                    host: Host::Named(broker_name(&name, id)),
+                    port: listener.port as u16,
+                })
             };
             let facts = BrokerFacts {
                 data_dir: format!("/data{}", self.operator_change),
                 bind: BTreeMap::new(),
-                advertised: cluster.spec.listeners.iter().map(|listener| (listener.name.clone(), address(listener))).collect(),
+                advertised: cluster
+                    .spec
+                    .listeners
+                    .iter()
+                    .map(|listener| (listener.name.clone(), address(listener)))
+                    .collect(),
                 quorum: (broker_name(&name, id), 9090),
                 quorum_bind: (String::new(), 9090),
                 admin_bind: None,
@@ -259,23 +316,37 @@ impl Live for ModelState {
         });
         Facts {
             cluster_id: Some("model".to_owned()),
-            image: image_of(cluster, ready, if self.default_image.is_empty() { "letterbox:default" } else { &self.default_image }),
+            image: image_of(
+                cluster,
+                ready,
+                if self.default_image.is_empty() {
+                    "letterbox:default"
+                } else {
+                    &self.default_image
+                },
+            ),
             brokers: brokers.collect(),
         }
     }
 
     fn observe(&self, desired: &Blueprint) -> Observed {
-        let missing = |there: bool, what: &str| if there { Vec::new() } else { vec![what.to_owned()] };
+        let missing =
+            |there: bool, what: &str| if there { Vec::new() } else { vec![what.to_owned()] };
         let brokers = self.brokers.iter().map(|(&id, broker)| {
             let wanted = definition(desired, id);
             let differs = wanted.as_ref().is_some_and(|wanted| *wanted != broker.defined);
             let run = self.run(id);
             let serving = self.disks.get(&id).filter(|_| run == Run::Ready);
-            let identity = serving
-                .map(|disk| Identity { cluster_id: "model".to_owned(), directory_ids: disk.directory.clone().into_iter().collect() });
+            let identity = serving.map(|disk| Identity {
+                cluster_id: "model".to_owned(),
+                directory_ids: disk.directory.clone().into_iter().collect(),
+            });
             let asked = |definition: &Definition| (definition.0.clone(), definition.1.clone());
             let seen = ObservedBroker {
-                definition: Compared { missing: Vec::new(), differs: if differs { vec!["definition".to_owned()] } else { Vec::new() } },
+                definition: Compared {
+                    missing: Vec::new(),
+                    differs: if differs { vec!["definition".to_owned()] } else { Vec::new() },
+                },
                 is_current: broker.started.as_ref().map(asked) == wanted.as_ref().map(asked),
                 is_newest: broker.started == wanted,
                 to_end: broker.started.as_ref().map(|_| broker.starts.to_string()),
@@ -335,15 +406,31 @@ impl ModelAdmin {
         f(&mut self.state.lock().expect("no caller panics while it holds the model"))
     }
 
-    fn call<'a, T: Send + 'a>(&self, f: impl FnOnce(&mut AdminState) -> Result<T, AdminError>) -> BoxFuture<'a, Result<T, AdminError>> {
-        let result = self.with(|state| if state.unreachable { Err(AdminError::Unreachable("refused".to_owned())) } else { f(state) });
+    fn call<'a, T: Send + 'a>(
+        &self,
+        f: impl FnOnce(&mut AdminState) -> Result<T, AdminError>,
+    ) -> BoxFuture<'a, Result<T, AdminError>> {
+        let result = self.with(|state| {
+            if state.unreachable {
+                Err(AdminError::Unreachable("refused".to_owned()))
+            } else {
+                f(state)
+            }
+        });
         Box::pin(std::future::ready(result))
     }
 
-    fn change<'a>(&self, name: &str, f: impl FnOnce(&mut Topic)) -> BoxFuture<'a, Result<(), AdminError>> {
+    fn change<'a>(
+        &self,
+        name: &str,
+        f: impl FnOnce(&mut Topic),
+    ) -> BoxFuture<'a, Result<(), AdminError>> {
         self.call(|state| {
             state.changes += 1;
-            let unknown = || AdminError::Refused { code: "UNKNOWN_TOPIC_OR_PARTITION".to_owned(), message: String::new() };
+            let unknown = || AdminError::Refused {
+                code: "UNKNOWN_TOPIC_OR_PARTITION".to_owned(),
+                message: String::new(),
+            };
             f(state.topics.get_mut(name).ok_or_else(unknown)?);
             Ok(())
         })
@@ -355,7 +442,10 @@ impl KafkaAdmin for ModelAdmin {
         self.call(|_| Ok(Some("model".to_owned())))
     }
 
-    fn describe_topic<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Topic>, AdminError>> {
+    fn describe_topic<'a>(
+        &'a self,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Topic>, AdminError>> {
         self.call(|state| Ok(state.topics.get(name).cloned()))
     }
 
@@ -368,20 +458,35 @@ impl KafkaAdmin for ModelAdmin {
     ) -> BoxFuture<'a, Result<(), AdminError>> {
         self.call(|state| {
             if state.topics.contains_key(name) {
-                return Err(AdminError::Refused { code: "TOPIC_ALREADY_EXISTS".to_owned(), message: String::new() });
+                return Err(AdminError::Refused {
+                    code: "TOPIC_ALREADY_EXISTS".to_owned(),
+                    message: String::new(),
+                });
             }
             if config.values().any(|value| value == "nonsense") {
-                return Err(AdminError::Refused { code: "INVALID_CONFIG".to_owned(), message: "nonsense".to_owned() });
+                return Err(AdminError::Refused {
+                    code: "INVALID_CONFIG".to_owned(),
+                    message: "nonsense".to_owned(),
+                });
             }
             state.made += 1;
             state.changes += 1;
-            let topic = Topic { id: format!("id-{}", state.made), partitions: partitions.unwrap_or(1), replicas, config: config.clone() };
+            let topic = Topic {
+                id: format!("id-{}", state.made),
+                partitions: partitions.unwrap_or(1),
+                replicas,
+                config: config.clone(),
+            };
             state.topics.insert(name.to_owned(), topic);
             Ok(())
         })
     }
 
-    fn create_partitions<'a>(&'a self, name: &'a str, total: i32) -> BoxFuture<'a, Result<(), AdminError>> {
+    fn create_partitions<'a>(
+        &'a self,
+        name: &'a str,
+        total: i32,
+    ) -> BoxFuture<'a, Result<(), AdminError>> {
         self.change(name, |topic| topic.partitions = total)
     }
 

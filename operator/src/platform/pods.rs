@@ -1,12 +1,16 @@
-//! Why a broker does not run: what its pod, its volume claim and the events about them and its StatefulSet say.
+//! Why a broker does not run: what its pod, its volume claim and the events about them and its
+//! StatefulSet say.
 //!
-//! Kubernetes tells each cause in one place: a refusal by admission in an event of the StatefulSet, a missing storage class in
-//! an event of the claim, a dead node in an event of the pod, everything else in the pod's status. What is said here stays the same
-//! for as long as the cause does, so that a condition made from it does not flap while a container is started again and again.
+//! Kubernetes tells each cause in one place: a refusal by admission in an event of the StatefulSet,
+//! a missing storage class in an event of the claim, a dead node in an event of the pod, everything
+//! else in the pod's status. What is said here stays the same for as long as the cause does, so
+//! that a condition made from it does not flap while a container is started again and again.
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Event, PersistentVolumeClaim, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{
+    ContainerStateTerminated, ContainerStatus, Event, PersistentVolumeClaim, Pod, PodCondition,
+};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use serde_json::Value;
@@ -30,7 +34,8 @@ struct Told {
     count: i32,
 }
 
-/// So often has Kubernetes to fail at the same thing before it counts as a fault: volumes mount, mostly, at the second attempt.
+/// So often has Kubernetes to fail at the same thing before it counts as a fault: volumes mount,
+/// mostly, at the second attempt.
 const REPEATED: i32 = 3;
 
 impl News {
@@ -41,7 +46,9 @@ impl News {
             let series = event.series.as_ref();
             let seen = series.and_then(|series| Some(series.last_observed_time.as_ref()?.0));
             let told = Told {
-                at: seen.or(event.last_timestamp.map(|time| time.0)).or(event.event_time.map(|time| time.0)),
+                at: seen
+                    .or(event.last_timestamp.map(|time| time.0))
+                    .or(event.event_time.map(|time| time.0)),
                 is_warning: event.type_.as_deref() == Some("Warning"),
                 reason: event.reason.unwrap_or_default(),
                 message: event.message.unwrap_or_default(),
@@ -65,7 +72,12 @@ pub(super) fn is_ready(pod: &Pod) -> bool {
 }
 
 /// What the broker of `set`, with this `pod` and this `claim`, is doing.
-pub(super) fn run_of(set: Option<&Value>, pod: Option<&Pod>, claim: Option<&PersistentVolumeClaim>, news: &News) -> Run {
+pub(super) fn run_of(
+    set: Option<&Value>,
+    pod: Option<&Pod>,
+    claim: Option<&PersistentVolumeClaim>,
+    news: &News,
+) -> Run {
     let Some(pod) = pod else {
         let Some(set) = set else { return Run::Absent };
         return match news.about(set.pointer("/metadata/uid").and_then(Value::as_str)) {
@@ -73,17 +85,26 @@ pub(super) fn run_of(set: Option<&Value>, pod: Option<&Pod>, claim: Option<&Pers
             _ => Run::Starting("Kubernetes has not made its pod yet".to_owned()),
         };
     };
-    let Some(status) = &pod.status else { return Run::Starting("Kubernetes has yet to look at its pod".to_owned()) };
-    let condition = |type_: &str| status.conditions.iter().flatten().find(|condition| condition.type_ == type_);
+    let Some(status) = &pod.status else {
+        return Run::Starting("Kubernetes has yet to look at its pod".to_owned());
+    };
+    let condition =
+        |type_: &str| status.conditions.iter().flatten().find(|condition| condition.type_ == type_);
     if pod.metadata.deletion_timestamp.is_some() {
-        let evicted = condition("DisruptionTarget").is_some_and(|target| target.reason.as_deref() == Some("DeletionByTaintManager"));
-        return if evicted { node_gone(pod) } else { Run::Starting("its old pod is ending".to_owned()) };
+        let evicted = condition("DisruptionTarget")
+            .is_some_and(|target| target.reason.as_deref() == Some("DeletionByTaintManager"));
+        return if evicted {
+            node_gone(pod)
+        } else {
+            Run::Starting("its old pod is ending".to_owned())
+        };
     }
     let ready = condition("Ready");
     if ready.is_some_and(|ready| ready.status == "True") {
         return Run::Ready;
     }
-    let container = status.container_statuses.iter().flatten().find(|container| container.name == CONTAINER);
+    let container =
+        status.container_statuses.iter().flatten().find(|container| container.name == CONTAINER);
     let told = news.about(pod.metadata.uid.as_deref()).filter(|told| told.is_warning);
     let waits = || waiting_for_node(condition("PodScheduled")?);
     container
@@ -101,8 +122,8 @@ fn failing(reason: &str, message: impl Into<String>) -> Run {
 
 fn node_gone(pod: &Pod) -> Run {
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or("(unknown)");
-    let way_out = "the broker goes on when the node is back, and elsewhere when the node is deleted or has the taint \
-                   node.kubernetes.io/out-of-service";
+    let way_out = "the broker goes on when the node is back, and elsewhere when the node is \
+        deleted or has the taint node.kubernetes.io/out-of-service";
     failing("NodeNotReady", format!("its node {node} does not answer; {way_out}"))
 }
 
@@ -119,8 +140,11 @@ fn unbound(claim: &PersistentVolumeClaim, news: &News) -> Option<Run> {
         return Some(failing("VolumeLost", format!("the volume of claim {name} is gone")));
     }
     // FailedBinding (no class at all) is told as if it were normal.
-    let told = news.about(claim.metadata.uid.as_deref()).filter(|told| told.is_warning || told.reason == "FailedBinding");
-    told.filter(|_| phase == "Pending").map(|told| failing(&told.reason, format!("volume claim {name}: {}", told.message)))
+    let told = news
+        .about(claim.metadata.uid.as_deref())
+        .filter(|told| told.is_warning || told.reason == "FailedBinding");
+    told.filter(|_| phase == "Pending")
+        .map(|told| failing(&told.reason, format!("volume claim {name}: {}", told.message)))
 }
 
 fn waiting_for_node(scheduled: &PodCondition) -> Option<Run> {
@@ -130,18 +154,29 @@ fn waiting_for_node(scheduled: &PodCondition) -> Option<Run> {
     let reason = scheduled.reason.as_deref().unwrap_or("Unschedulable");
     let message = scheduled.message.as_deref().unwrap_or("no node was chosen yet");
     // The claim is bound in a moment, or tells itself why it is not.
-    let passes = reason != "Unschedulable" || message.contains("unbound immediate PersistentVolumeClaims");
-    Some(if passes { Run::Starting(format!("{reason}: {message}")) } else { failing(reason, message) })
+    let passes =
+        reason != "Unschedulable" || message.contains("unbound immediate PersistentVolumeClaims");
+    Some(if passes {
+        Run::Starting(format!("{reason}: {message}"))
+    } else {
+        failing(reason, message)
+    })
 }
 
 /// A container that is not made, and why.
 fn not_made(told: &Told, container: Option<&ContainerStatus>) -> Option<Run> {
-    let is_running = container.and_then(|container| container.state.as_ref()).is_some_and(|state| state.running.is_some());
+    let is_running = container
+        .and_then(|container| container.state.as_ref())
+        .is_some_and(|state| state.running.is_some());
     if is_running {
         return None;
     }
     let repeated = told.count >= REPEATED;
-    Some(if repeated { failing(&told.reason, &*told.message) } else { Run::Starting(format!("{}: {}", told.reason, told.message)) })
+    Some(if repeated {
+        failing(&told.reason, &*told.message)
+    } else {
+        Run::Starting(format!("{}: {}", told.reason, told.message))
+    })
 }
 
 /// Container states that no amount of waiting ends by itself.
@@ -156,18 +191,29 @@ fn failure_of(container: &ContainerStatus, ready: Option<&PodCondition>) -> Opti
             let cause = message.split_once("ErrImagePull: ").map_or(message, |(_, cause)| cause);
             let cause = if cause.starts_with("Back-off pulling image") { "" } else { cause };
             let image = &container.image;
-            let message = if cause.is_empty() { format!("image {image} cannot be pulled") } else { format!("image {image}: {cause}") };
+            let message = if cause.is_empty() {
+                format!("image {image} cannot be pulled")
+            } else {
+                format!("image {image}: {cause}")
+            };
             return Some(failing("ImagePullBackOff", message));
         }
-        "ErrImageNeverPull" | "InvalidImageName" | "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
+        "ErrImageNeverPull"
+        | "InvalidImageName"
+        | "CreateContainerConfigError"
+        | "CreateContainerError"
+        | "RunContainerError" => {
             return Some(failing(reason, message));
         }
         _ => {}
     }
-    let ended = state.terminated.as_ref().or_else(|| container.last_state.as_ref()?.terminated.as_ref())?;
+    let ended =
+        state.terminated.as_ref().or_else(|| container.last_state.as_ref()?.terminated.as_ref())?;
     if let Some(running) = &state.running {
         // It served since this start: how the one before ended is over.
-        let served = ready.and_then(|ready| ready.last_transition_time.as_ref()).zip(running.started_at.as_ref());
+        let served = ready
+            .and_then(|ready| ready.last_transition_time.as_ref())
+            .zip(running.started_at.as_ref());
         if served.is_some_and(|(ready, started)| ready.0 > started.0) {
             return None;
         }
@@ -189,9 +235,13 @@ fn end_of(ended: &ContainerStateTerminated) -> Run {
         return failing("ConfigurationRefused", sentence_of(last_words));
     }
     if ended.reason.as_deref() == Some("OOMKilled") {
-        return failing("OOMKilled", "it needs more memory than spec.resources.limits.memory gives it");
+        return failing(
+            "OOMKilled",
+            "it needs more memory than spec.resources.limits.memory gives it",
+        );
     }
-    let last = last_words.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default().trim();
+    let last =
+        last_words.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default().trim();
     let said = if last.is_empty() { String::new() } else { format!(": {last}") };
     failing("CrashLoopBackOff", format!("it ended with exit code {}{said}", ended.exit_code))
 }
@@ -202,7 +252,10 @@ fn progress(container: Option<&ContainerStatus>) -> String {
     let ended = container.and_then(|container| container.last_state.as_ref()?.terminated.as_ref());
     match (state, ended) {
         (Some(state), Some(ended)) if state.running.is_some() && ended.exit_code != 0 => {
-            format!("it ended with exit code {}, was started again, and is not ready yet", ended.exit_code)
+            format!(
+                "it ended with exit code {}, was started again, and is not ready yet",
+                ended.exit_code
+            )
         }
         (Some(state), _) if state.running.is_some() => "it runs and is not ready yet".to_owned(),
         _ => "its container is being made".to_owned(),
@@ -230,7 +283,14 @@ mod tests {
         })
     }
 
-    fn event(uid: &str, type_: &str, reason: &str, message: &str, count: i32, second: u32) -> Event {
+    fn event(
+        uid: &str,
+        type_: &str,
+        reason: &str,
+        message: &str,
+        count: i32,
+        second: u32,
+    ) -> Event {
         serde_json::from_value(json!({
             "metadata": {"name": format!("{uid}.{reason}")}, "involvedObject": {"uid": uid}, "type": type_, "reason": reason, "message": message,
             "count": count, "lastTimestamp": format!("2026-01-01T00:00:{second:02}Z"),
@@ -249,7 +309,8 @@ mod tests {
     #[test]
     fn each_cause_is_told_from_where_kubernetes_put_it() {
         let quota = r#"create Pod demo-broker-0-0 in StatefulSet demo-broker-0 failed error: pods "demo-broker-0-0" is forbidden: exceeded quota: small"#;
-        let bad_config = "2026 INFO x\nletterbox: /etc/letterbox/server.properties: num.partitions=x: must be a number\n";
+        let bad_config = "2026 INFO x\nletterbox: /etc/letterbox/server.properties: \
+            num.partitions=x: must be a number\n";
         let ended = |code: i32, words: &str| json!({"terminated": {"exitCode": code, "reason": "Error", "message": words}});
         let running = json!({"running": {"startedAt": "2026-01-01T00:00:10Z"}});
         let waiting = |reason: &str, message: &str| json!({"waiting": {"reason": reason, "message": message}});
@@ -270,7 +331,10 @@ mod tests {
                 "the refusal is over",
                 None,
                 None,
-                vec![event("set", "Warning", "FailedCreate", quota, 9, 1), event("set", "Normal", "SuccessfulCreate", "", 1, 2)],
+                vec![
+                    event("set", "Warning", "FailedCreate", quota, 9, 1),
+                    event("set", "Normal", "SuccessfulCreate", "", 1, 2),
+                ],
                 "starts: Kubernetes has not made its pod yet",
             ),
             (
@@ -280,7 +344,13 @@ mod tests {
                 vec![event("older", "Warning", "FailedCreate", quota, 9, 1)],
                 "starts: Kubernetes has not made its pod yet",
             ),
-            ("no node has room", Some(no_node), None, vec![], "FAILS Unschedulable: 0/4 nodes are available: 4 Insufficient cpu."),
+            (
+                "no node has room",
+                Some(no_node),
+                None,
+                vec![],
+                "FAILS Unschedulable: 0/4 nodes are available: 4 Insufficient cpu.",
+            ),
             (
                 "the claim is about to be bound",
                 Some(unbound.clone()),
@@ -292,15 +362,25 @@ mod tests {
                 "no such class",
                 Some(unbound),
                 pending,
-                vec![event("claim", "Warning", "ProvisioningFailed", "storageclass.storage.k8s.io \"fats\" not found", 4, 1)],
-                "FAILS ProvisioningFailed: volume claim data: storageclass.storage.k8s.io \"fats\" not found",
+                vec![event(
+                    "claim",
+                    "Warning",
+                    "ProvisioningFailed",
+                    "storageclass.storage.k8s.io \"fats\" not found",
+                    4,
+                    1,
+                )],
+                "FAILS ProvisioningFailed: volume claim data: storageclass.storage.k8s.io \"fats\" \
+                 not found",
             ),
             (
                 "a node is dead",
                 Some(kafka(&running, &none, 0)),
                 Some("Bound"),
                 vec![event("pod", "Warning", "NodeNotReady", "Node is not ready", 1, 1)],
-                "FAILS NodeNotReady: its node worker-1 does not answer; the broker goes on when the node is back, and elsewhere when the node is deleted or has the taint node.kubernetes.io/out-of-service",
+                "FAILS NodeNotReady: its node worker-1 does not answer; the broker goes on when \
+                 the node is back, and elsewhere when the node is deleted or has the taint \
+                 node.kubernetes.io/out-of-service",
             ),
             (
                 "a mount that fails once",
@@ -316,7 +396,13 @@ mod tests {
                 vec![event("pod", "Warning", "FailedMount", "no", 3, 1)],
                 "FAILS FailedMount: no",
             ),
-            ("a container is made", Some(being_made), None, vec![], "starts: its container is being made"),
+            (
+                "a container is made",
+                Some(being_made),
+                None,
+                vec![],
+                "starts: its container is being made",
+            ),
             (
                 "an image that cannot be pulled",
                 Some(kafka(&waiting("ErrImagePull", "x: not found"), &none, 0)),
@@ -326,7 +412,14 @@ mod tests {
             ),
             (
                 "and the pause after it",
-                Some(kafka(&waiting("ImagePullBackOff", "Back-off pulling image \"x\": ErrImagePull: x: not found"), &none, 0)),
+                Some(kafka(
+                    &waiting(
+                        "ImagePullBackOff",
+                        "Back-off pulling image \"x\": ErrImagePull: x: not found",
+                    ),
+                    &none,
+                    0,
+                )),
                 None,
                 vec![],
                 "FAILS ImagePullBackOff: image letterbox:1: x: not found",
@@ -336,18 +429,24 @@ mod tests {
                 Some(kafka(&ended(78, bad_config), &none, 0)),
                 None,
                 vec![],
-                "FAILS ConfigurationRefused: /etc/letterbox/server.properties: num.partitions=x: must be a number",
+                "FAILS ConfigurationRefused: /etc/letterbox/server.properties: num.partitions=x: \
+                 must be a number",
             ),
             (
                 "and while it is started again",
                 Some(kafka(&running, &ended(78, bad_config), 1)),
                 None,
                 vec![],
-                "FAILS ConfigurationRefused: /etc/letterbox/server.properties: num.partitions=x: must be a number",
+                "FAILS ConfigurationRefused: /etc/letterbox/server.properties: num.partitions=x: \
+                 must be a number",
             ),
             (
                 "a crash",
-                Some(kafka(&waiting("CrashLoopBackOff", "back-off 10s"), &ended(1, "a\nletterbox: no\n\n"), 1)),
+                Some(kafka(
+                    &waiting("CrashLoopBackOff", "back-off 10s"),
+                    &ended(1, "a\nletterbox: no\n\n"),
+                    1,
+                )),
                 None,
                 vec![],
                 "FAILS CrashLoopBackOff: it ended with exit code 1: letterbox: no",
@@ -368,7 +467,11 @@ mod tests {
             ),
             (
                 "out of memory",
-                Some(kafka(&waiting("CrashLoopBackOff", ""), &json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}}), 3)),
+                Some(kafka(
+                    &waiting("CrashLoopBackOff", ""),
+                    &json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}}),
+                    3,
+                )),
                 None,
                 vec![],
                 "FAILS OOMKilled: it needs more memory than spec.resources.limits.memory gives it",
@@ -394,12 +497,19 @@ mod tests {
 
     #[test]
     fn a_broker_that_served_since_its_last_start_is_not_in_a_loop() {
-        let mut status = kafka(&json!({"running": {"startedAt": "2025-12-01T00:00:00Z"}}), &json!({"terminated": {"exitCode": 1}}), 5);
+        let mut status = kafka(
+            &json!({"running": {"startedAt": "2025-12-01T00:00:00Z"}}),
+            &json!({"terminated": {"exitCode": 1}}),
+            5,
+        );
         assert_eq!(
             text(&run_of(None, Some(&pod(&status)), None, &News::default())),
             "starts: it ended with exit code 1, was started again, and is not ready yet"
         );
         status["conditions"][0]["lastTransitionTime"] = json!("2025-11-30T00:00:00Z");
-        assert_eq!(text(&run_of(None, Some(&pod(&status)), None, &News::default())), "FAILS CrashLoopBackOff: it ended with exit code 1");
+        assert_eq!(
+            text(&run_of(None, Some(&pod(&status)), None, &News::default())),
+            "FAILS CrashLoopBackOff: it ended with exit code 1"
+        );
     }
 }

@@ -32,7 +32,10 @@ pub(super) async fn text(env: &Env, path: &Path) -> anyhow::Result<String> {
     let read = env.blocking(move || -> std::io::Result<Vec<u8>> {
         let len = own.disk.open(&own_path, letterbox_env::OpenMode::Read)?.len()?;
         if len > FILE_BYTES_MAX {
-            return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, format!("{len} bytes, more than {FILE_BYTES_MAX}")));
+            return Err(std::io::Error::new(
+                std::io::ErrorKind::FileTooLarge,
+                format!("{len} bytes, more than {FILE_BYTES_MAX}"),
+            ));
         }
         own.disk.read(&own_path)
     });
@@ -49,9 +52,11 @@ pub(super) fn parse(text: &str) -> anyhow::Result<Documents> {
         if value.is_null() {
             continue;
         }
-        add(&mut documents, &value).with_context(|| match value.pointer("/metadata/name").and_then(Value::as_str) {
-            Some(name) => format!("{at} ({name})"),
-            None => at,
+        add(&mut documents, &value).with_context(|| {
+            match value.pointer("/metadata/name").and_then(Value::as_str) {
+                Some(name) => format!("{at} ({name})"),
+                None => at,
+            }
         })?;
     }
     if documents.clusters.is_empty() {
@@ -76,14 +81,22 @@ fn add(documents: &mut Documents, value: &Value) -> anyhow::Result<()> {
         (Some("letterbox.dev/v1alpha1"), Some("KafkaTopic")) => {
             let topic: KafkaTopic = parse_strict(value)?;
             refuse(&validate::topic(&topic))?;
-            let same = |other: &KafkaTopic| other.spec.cluster_ref == topic.spec.cluster_ref && other.kafka_name() == topic.kafka_name();
-            if documents.topics.iter().any(|other| other.name_any() == topic.name_any() || same(other)) {
+            let same = |other: &KafkaTopic| {
+                other.spec.cluster_ref == topic.spec.cluster_ref
+                    && other.kafka_name() == topic.kafka_name()
+            };
+            if documents
+                .topics
+                .iter()
+                .any(|other| other.name_any() == topic.name_any() || same(other))
+            {
                 bail!("two KafkaTopics have this name");
             }
             documents.topics.push(topic);
         }
         (api_version, kind) => bail!(
-            "it is {} {}; letterbox up runs letterbox.dev/v1alpha1 KafkaCluster and KafkaTopic only",
+            "it is {} {}; letterbox up runs letterbox.dev/v1alpha1 KafkaCluster and KafkaTopic \
+             only",
             api_version.unwrap_or("(no apiVersion)"),
             kind.unwrap_or("(no kind)")
         ),
@@ -106,25 +119,39 @@ mod tests {
     fn the_examples_are_valid() {
         for (name, clusters, topics) in [("cluster.yaml", 1, 0), ("orders.yaml", 1, 1)] {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(name);
-            let documents = parse(&String::from_utf8(Env::real().disk.read(&path).unwrap()).unwrap()).unwrap();
-            assert_eq!((documents.clusters.len(), documents.topics.len()), (clusters, topics), "{name}");
+            let documents =
+                parse(&String::from_utf8(Env::real().disk.read(&path).unwrap()).unwrap()).unwrap();
+            assert_eq!(
+                (documents.clusters.len(), documents.topics.len()),
+                (clusters, topics),
+                "{name}"
+            );
         }
     }
 
     #[test]
     fn what_is_wrong_is_said_with_its_place() {
-        let cluster = "apiVersion: letterbox.dev/v1alpha1\nkind: KafkaCluster\nmetadata: {name: a}\nspec: {}\n";
+        let cluster = "apiVersion: letterbox.dev/v1alpha1\nkind: KafkaCluster\nmetadata: \
+            {name: a}\nspec: {}\n";
         for (text, expected) in [
             (String::new(), "there is no KafkaCluster in it"),
-            (format!("{cluster}---\n{cluster}"), "document 2 (a): two KafkaClusters have this name"),
+            (
+                format!("{cluster}---\n{cluster}"),
+                "document 2 (a): two KafkaClusters have this name",
+            ),
             (
                 cluster.replace("spec: {}", "spec: {replicas: 3}"),
-                "document 1 (a): spec.replicas: This version runs one broker per cluster; set spec.replicas to 1.",
+                "document 1 (a): spec.replicas: This version runs one broker per cluster; set \
+                 spec.replicas to 1.",
             ),
-            (cluster.replace("spec: {}", "spec: {zookeeper: 3}"), "document 1 (a): spec.zookeeper: there is no such field"),
+            (
+                cluster.replace("spec: {}", "spec: {zookeeper: 3}"),
+                "document 1 (a): spec.zookeeper: there is no such field",
+            ),
             (
                 "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\n".to_owned(),
-                "document 1 (s): it is v1 Secret; letterbox up runs letterbox.dev/v1alpha1 KafkaCluster and KafkaTopic only",
+                "document 1 (s): it is v1 Secret; letterbox up runs letterbox.dev/v1alpha1 \
+                 KafkaCluster and KafkaTopic only",
             ),
         ] {
             assert_eq!(format!("{:#}", parse(&text).unwrap_err()), expected);

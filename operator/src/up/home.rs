@@ -22,10 +22,19 @@ pub(super) struct LocalHome {
 impl LocalHome {
     pub(super) async fn open(env: Env, path: PathBuf) -> anyhow::Result<Self> {
         let (own, own_path) = (env.clone(), path.clone());
-        let bytes = env.blocking(move || if own.disk.exists(&own_path)? { own.disk.read(&own_path).map(Some) } else { Ok(None) }).await;
+        let bytes = env
+            .blocking(move || {
+                if own.disk.exists(&own_path)? {
+                    own.disk.read(&own_path).map(Some)
+                } else {
+                    Ok(None)
+                }
+            })
+            .await;
         let statuses = match bytes.with_context(|| format!("read {}", path.display()))? {
             None => BTreeMap::new(),
-            Some(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("read {} as JSON", path.display()))?,
+            Some(bytes) => serde_json::from_slice(&bytes)
+                .with_context(|| format!("read {} as JSON", path.display()))?,
         };
         Ok(Self { env, path, statuses: Mutex::new(statuses) })
     }
@@ -40,7 +49,10 @@ fn key(topic: &KafkaTopic) -> String {
 }
 
 impl TopicHome for LocalHome {
-    fn read<'a>(&'a self, topic: &'a KafkaTopic) -> BoxFuture<'a, Result<Option<KafkaTopic>, Fault>> {
+    fn read<'a>(
+        &'a self,
+        topic: &'a KafkaTopic,
+    ) -> BoxFuture<'a, Result<Option<KafkaTopic>, Fault>> {
         Box::pin(std::future::ready(Ok(Some(topic.clone()))))
     }
 
@@ -49,15 +61,25 @@ impl TopicHome for LocalHome {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    fn write_status<'a>(&'a self, topic: &'a KafkaTopic, status: &'a KafkaTopicStatus) -> BoxFuture<'a, Result<(), Fault>> {
+    fn write_status<'a>(
+        &'a self,
+        topic: &'a KafkaTopic,
+        status: &'a KafkaTopicStatus,
+    ) -> BoxFuture<'a, Result<(), Fault>> {
         Box::pin(async move {
             let mut statuses = self.statuses.lock().await;
             statuses.insert(key(topic), status.clone());
-            let tell =
-                |error: String| Fault { reason: "NotWritten".to_owned(), message: format!("write {}: {error}", self.path.display()) };
-            let bytes = serde_json::to_vec_pretty(&*statuses).map_err(|error| tell(error.to_string()))?;
+            let tell = |error: String| Fault {
+                reason: "NotWritten".to_owned(),
+                message: format!("write {}: {error}", self.path.display()),
+            };
+            let bytes =
+                serde_json::to_vec_pretty(&*statuses).map_err(|error| tell(error.to_string()))?;
             let (env, path) = (self.env.clone(), self.path.clone());
-            self.env.blocking(move || env.disk.write_atomically(&path, &bytes)).await.map_err(|error| tell(error.to_string()))
+            self.env
+                .blocking(move || env.disk.write_atomically(&path, &bytes))
+                .await
+                .map_err(|error| tell(error.to_string()))
         })
     }
 }

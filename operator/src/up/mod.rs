@@ -1,9 +1,12 @@
-//! `letterbox up FILE.yaml`: the clusters and topics of a file as local processes, through the same planner.
+//! `letterbox up FILE.yaml`: the clusters and topics of a file as local processes, through the same
+//! planner.
 //!
-//! - The file is read again once a second; a change is reconciled, an invalid change is told and waits for the next edit.
-//! - Data is never deleted: a cluster that leaves the file is stopped, a topic that leaves it stays, whatever the
-//!   `deletionPolicy` says. Remove the folder to remove the data.
-//! - `image`, `version`, `resources`, the volume's size and class, and node ports mean nothing to a local process.
+//! - The file is read again once a second; a change is reconciled, an invalid change is told and
+//!   waits for the next edit.
+//! - Data is never deleted: a cluster that leaves the file is stopped, a topic that leaves it
+//!   stays, whatever the `deletionPolicy` says. Remove the folder to remove the data.
+//! - `image`, `version`, `resources`, the volume's size and class, and node ports mean nothing to a
+//!   local process.
 //! - Ctrl-C or SIGTERM drains: brokers are asked to end and waited for. A second Ctrl-C kills them.
 
 mod file;
@@ -54,7 +57,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Runs the file until Ctrl-C or SIGTERM; the result is the exit code.
 ///
 /// # Errors
-/// When the file cannot be read or is not valid at the start, when a broker refuses its settings then, or when the folder is in use.
+/// When the file cannot be read or is not valid at the start, when a broker refuses its settings
+/// then, or when the folder is in use.
 pub async fn up(options: UpOptions) -> anyhow::Result<i32> {
     let env = Env::real();
     let binary = std::env::current_exe().context("find this program's own file")?;
@@ -122,8 +126,8 @@ struct Run {
 }
 
 impl Run {
-    /// Goes on until a broker refuses its configuration before everything was ready once; returns what it said. Later, the refusal of an
-    /// edited file is told, and waits for the next edit.
+    /// Goes on until a broker refuses its configuration before everything was ready once; returns
+    /// what it said. Later, the refusal of an edited file is told, and waits for the next edit.
     async fn keep_going(&mut self) -> String {
         let (mut file_at, mut was_ready) = (Instant::now(), false);
         loop {
@@ -156,15 +160,25 @@ impl Run {
                 self.say.line(&format!("{} has changed", self.options.file.display()));
                 self.say.notes(&self.documents);
             }
-            Err(error) => self.say.line(&format!("the change of {} is not taken up: {error:#}", self.options.file.display())),
+            Err(error) => self.say.line(&format!(
+                "the change of {} is not taken up: {error:#}",
+                self.options.file.display()
+            )),
         }
     }
 
     fn take(&mut self, mut documents: Documents) -> anyhow::Result<()> {
-        self.local.set_ports(assign_ports(&documents.clusters, self.options.port).map_err(anyhow::Error::msg)?);
+        self.local.set_ports(
+            assign_ports(&documents.clusters, self.options.port).map_err(anyhow::Error::msg)?,
+        );
         for cluster in &mut documents.clusters {
             let name = cluster.name_any();
-            cluster.status = self.documents.clusters.iter().find(|old| old.name_any() == name).and_then(|old| old.status.clone());
+            cluster.status = self
+                .documents
+                .clusters
+                .iter()
+                .find(|old| old.name_any() == name)
+                .and_then(|old| old.status.clone());
         }
         self.text.clone_from(&documents.text);
         self.admins.clear();
@@ -175,22 +189,32 @@ impl Run {
 
     /// Whether nothing is left to do or wait for.
     async fn pass(&mut self) -> bool {
-        let now = Time(Timestamp::from_millisecond(self.env.clock.wall_ms()).unwrap_or(Timestamp::UNIX_EPOCH));
-        let names: Vec<String> = self.documents.clusters.iter().map(kube::ResourceExt::name_any).collect();
+        let now = Time(
+            Timestamp::from_millisecond(self.env.clock.wall_ms()).unwrap_or(Timestamp::UNIX_EPOCH),
+        );
+        let names: Vec<String> =
+            self.documents.clusters.iter().map(kube::ResourceExt::name_any).collect();
         self.local.stop_all_but(&names).await;
         let mut settled = true;
         for cluster in &mut self.documents.clusters {
             let name = cluster.name_any();
             let status = cluster.status.as_ref();
-            let asks_id = status.is_some_and(|status| status.ready_replicas > 0 && status.cluster_id.is_none());
-            let admin = self.admins.get(&name).filter(|_| asks_id).map(|admin| admin as &dyn KafkaAdmin);
+            let asks_id = status
+                .is_some_and(|status| status.ready_replicas > 0 && status.cluster_id.is_none());
+            let admin =
+                self.admins.get(&name).filter(|_| asks_id).map(|admin| admin as &dyn KafkaAdmin);
             match reconcile_cluster(&self.local, cluster, admin, &now).await {
                 Ok(pass) => {
                     settled &= pass.is_settled();
                     self.say.cluster(cluster, &pass.status);
-                    if let Some(listener) = pass.status.listeners.first().filter(|_| !self.admins.contains_key(&name)) {
+                    if let Some(listener) =
+                        pass.status.listeners.first().filter(|_| !self.admins.contains_key(&name))
+                    {
                         let servers = listener.bootstrap_servers.clone();
-                        self.admins.insert(name, ClientAdmin::new(self.env.clone(), servers, CALL_TIMEOUT));
+                        self.admins.insert(
+                            name,
+                            ClientAdmin::new(self.env.clone(), servers, CALL_TIMEOUT),
+                        );
                     }
                     cluster.status = Some(pass.status);
                 }
@@ -217,7 +241,11 @@ impl Run {
         }
         let mut topic: KafkaTopic = topic.clone();
         topic.status = self.home.status(&topic).await;
-        let cluster = self.documents.clusters.iter().find(|cluster| cluster.name_any() == topic.spec.cluster_ref.name);
+        let cluster = self
+            .documents
+            .clusters
+            .iter()
+            .find(|cluster| cluster.name_any() == topic.spec.cluster_ref.name);
         let mut state = ClusterState::of(cluster, now);
         let Some(admin) = self.admins.get(&topic.spec.cluster_ref.name) else {
             self.say.topic(&topic, None, &crate::plan::TopicWait::Cluster(state).to_string());
@@ -231,14 +259,20 @@ impl Run {
                 Err(error) => state = ClusterState::Unreachable(error.to_string()),
             }
         }
-        let facts = TopicFacts { cluster: state, topic: live, other_owner: None, namespace_terminating: false };
+        let facts = TopicFacts {
+            cluster: state,
+            topic: live,
+            other_owner: None,
+            namespace_terminating: false,
+        };
         match reconcile_topic(&self.home, admin, &topic, &facts, now).await {
             Ok(pass) => {
                 let ready = find_condition(&pass.status.conditions, READY);
                 let message = ready.map(|ready| ready.message.clone()).unwrap_or_default();
                 self.say.topic(&topic, Some(&pass), &message);
                 let settled = pass.fault.is_none() && pass.plan.wait.is_none();
-                // What was refused or failed is looked at again later, not at once: it may take an edit.
+                // What was refused or failed is looked at again later, not at once: it may take an
+                // edit.
                 if settled || pass.plan.wait.is_none() {
                     self.topics_at.insert(name, Instant::now());
                 }
@@ -265,7 +299,9 @@ async fn lock(env: &Env, dir: &std::path::Path) -> anyhow::Result<letterbox_env:
     });
     match locked.await {
         Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-            anyhow::bail!("another letterbox up uses {shown}; end it, or give another folder with --data")
+            anyhow::bail!(
+                "another letterbox up uses {shown}; end it, or give another folder with --data"
+            )
         }
         result => result.with_context(|| format!("use the folder {shown}")),
     }

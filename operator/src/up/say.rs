@@ -1,4 +1,5 @@
-//! What `letterbox up` shows: a line that moves for each cluster and topic on a terminal, plain lines elsewhere.
+//! What `letterbox up` shows: a line that moves for each cluster and topic on a terminal, plain
+//! lines elsewhere.
 //!
 //! Progress goes to standard error; the addresses, once everything is ready, to standard output.
 
@@ -10,7 +11,8 @@ use kube::ResourceExt as _;
 
 use super::file::Documents;
 use crate::api::{
-    ClusterStorage, DeletionPolicy, KafkaCluster, KafkaClusterStatus, KafkaTopic, ListenerType, READY, find_condition, is_true,
+    ClusterStorage, DeletionPolicy, KafkaCluster, KafkaClusterStatus, KafkaTopic, ListenerType,
+    READY, find_condition, is_true,
 };
 use crate::reconcile::TopicPass;
 
@@ -40,29 +42,44 @@ impl Say {
             self.note("KafkaCluster", &cluster.name_any(), &ignored_of_cluster(cluster));
         }
         for topic in &documents.topics {
-            let ignored = (topic.spec.deletion_policy == DeletionPolicy::Delete).then(|| "spec.deletionPolicy".to_owned());
+            let ignored = (topic.spec.deletion_policy == DeletionPolicy::Delete)
+                .then(|| "spec.deletionPolicy".to_owned());
             self.note("KafkaTopic", &topic.name_any(), ignored.as_slice());
         }
     }
 
     fn note(&self, kind: &str, name: &str, ignored: &[String]) {
         if !ignored.is_empty() {
-            self.line(&format!("{kind} {name}: for Kubernetes only, and without effect here: {}", ignored.join(", ")));
+            self.line(&format!(
+                "{kind} {name}: for Kubernetes only, and without effect here: {}",
+                ignored.join(", ")
+            ));
         }
     }
 
     pub(super) fn cluster(&mut self, cluster: &KafkaCluster, status: &KafkaClusterStatus) {
-        let servers: Vec<&str> = status.listeners.iter().map(|listener| listener.bootstrap_servers.as_str()).collect();
+        let servers: Vec<&str> =
+            status.listeners.iter().map(|listener| listener.bootstrap_servers.as_str()).collect();
         let done = is_true(&status.conditions, READY);
-        let waits = || find_condition(&status.conditions, READY).map(|ready| ready.message.clone()).unwrap_or_default();
-        let text = if done { format!("Ready at {}", servers.join(" ")) } else { format!("{}: {}", status.phase, waits()) };
+        let waits = || {
+            find_condition(&status.conditions, READY)
+                .map(|ready| ready.message.clone())
+                .unwrap_or_default()
+        };
+        let text = if done {
+            format!("Ready at {}", servers.join(" "))
+        } else {
+            format!("{}: {}", status.phase, waits())
+        };
         self.show(&format!("KafkaCluster {}", cluster.name_any()), &text, done);
     }
 
     pub(super) fn topic(&mut self, topic: &KafkaTopic, pass: Option<&TopicPass>, message: &str) {
         let done = pass.is_some_and(|pass| is_true(&pass.status.conditions, READY));
         let text = match pass.filter(|_| done) {
-            Some(pass) => format!("Ready with {} partitions", pass.status.partitions.unwrap_or_default()),
+            Some(pass) => {
+                format!("Ready with {} partitions", pass.status.partitions.unwrap_or_default())
+            }
             None => message.to_owned(),
         };
         self.show(&format!("KafkaTopic {}", topic.name_any()), &text, done);
@@ -73,11 +90,18 @@ impl Say {
         let mut text = String::new();
         for cluster in &documents.clusters {
             for listener in cluster.status.iter().flat_map(|status| &status.listeners) {
-                text.push_str(&format!("{} {} bootstrap.servers={}\n", cluster.name_any(), listener.name, listener.bootstrap_servers));
+                text.push_str(&format!(
+                    "{} {} bootstrap.servers={}\n",
+                    cluster.name_any(),
+                    listener.name,
+                    listener.bootstrap_servers
+                ));
             }
         }
         if text != self.told {
-            let print = || drop(write!(std::io::stdout(), "{text}").and_then(|()| std::io::stdout().flush()));
+            let print = || {
+                drop(write!(std::io::stdout(), "{text}").and_then(|()| std::io::stdout().flush()))
+            };
             match &self.bars {
                 Some(bars) => bars.suspend(print),
                 None => print(),
@@ -103,7 +127,9 @@ impl Say {
         let entry = self.shown.entry(subject.to_owned()).or_insert_with(|| {
             let bar = bars.map(|bars| {
                 let bar = bars.add(ProgressBar::new_spinner());
-                if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix}: {msg} ({elapsed})") {
+                if let Ok(style) =
+                    ProgressStyle::with_template("{spinner} {prefix}: {msg} ({elapsed})")
+                {
                     bar.set_style(style);
                 }
                 bar.set_prefix(subject.to_owned());
@@ -129,8 +155,8 @@ impl Say {
     }
 }
 
-/// The fields of `cluster` that ask for something that a local process does not have. Ports are given from the first one up,
-/// whatever the file says.
+/// The fields of `cluster` that ask for something that a local process does not have. Ports are
+/// given from the first one up, whatever the file says.
 fn ignored_of_cluster(cluster: &KafkaCluster) -> Vec<String> {
     let (spec, usual) = (&cluster.spec, ClusterStorage::default());
     let mut ignored = Vec::new();
@@ -139,7 +165,10 @@ fn ignored_of_cluster(cluster: &KafkaCluster) -> Vec<String> {
     add(spec.image.is_some(), "spec.image".to_owned());
     add(spec.storage.size != usual.size, "spec.storage.size".to_owned());
     add(spec.storage.class.is_some(), "spec.storage.class".to_owned());
-    add(spec.storage.deletion_policy != usual.deletion_policy, "spec.storage.deletionPolicy".to_owned());
+    add(
+        spec.storage.deletion_policy != usual.deletion_policy,
+        "spec.storage.deletionPolicy".to_owned(),
+    );
     for (index, listener) in spec.listeners.iter().enumerate() {
         let at = |field: &str| format!("spec.listeners[{index}].{field}");
         add(listener.port != 9092, at("port"));
@@ -158,7 +187,9 @@ mod tests {
 
     #[test]
     fn every_field_without_effect_is_named() {
-        let ignored = |spec: serde_json::Value| ignored_of_cluster(&KafkaCluster::new("a", serde_json::from_value(spec).unwrap()));
+        let ignored = |spec: serde_json::Value| {
+            ignored_of_cluster(&KafkaCluster::new("a", serde_json::from_value(spec).unwrap()))
+        };
         assert!(ignored(json!({"config": {"num.partitions": "3"}, "listeners": [{"name": "plain", "port": 9092}]})).is_empty());
         let all = ignored(json!({
             "version": "1", "image": "a:1", "resources": {"limits": {"cpu": "1"}},
@@ -169,7 +200,16 @@ mod tests {
             ],
         }));
         let storage = ["spec.storage.size", "spec.storage.class", "spec.storage.deletionPolicy"];
-        let listeners = ["spec.listeners[0].port", "spec.listeners[1].type", "spec.listeners[1].bootstrap", "spec.listeners[1].brokers"];
-        assert_eq!(all, [&["spec.version", "spec.image"][..], &storage, &listeners, &["spec.resources"]].concat());
+        let listeners = [
+            "spec.listeners[0].port",
+            "spec.listeners[1].type",
+            "spec.listeners[1].bootstrap",
+            "spec.listeners[1].brokers",
+        ];
+        assert_eq!(
+            all,
+            [&["spec.version", "spec.image"][..], &storage, &listeners, &["spec.resources"]]
+                .concat()
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Produce and Fetch by hand against the codec: the same bytes out, the same values in, at every version.
+//! Produce and Fetch by hand against the codec: the same bytes out, the same values in, at every
+//! version.
 
 use bytes::Bytes;
 use kafka_protocol::messages as m;
@@ -9,8 +10,8 @@ use uuid::Uuid;
 use super::make::{Maker, Rng};
 use crate::fetch::{EpochEndOffset, FetchAnswer, FetchPartitionAnswer, FetchTopicAnswer, Part};
 use crate::produce::{
-    LeaderIdAndEpoch, NodeEndpoint, ProduceAnswer, ProducePartitionAnswer, ProduceTopicAnswer, ProduceView, TopicKey,
-    encode_produce_response,
+    LeaderIdAndEpoch, NodeEndpoint, ProduceAnswer, ProducePartitionAnswer, ProduceTopicAnswer,
+    ProduceView, TopicKey, encode_produce_response,
 };
 use crate::schema;
 use crate::schema_table::REQUESTS;
@@ -29,20 +30,42 @@ fn produce_view_sees_what_the_codec_sees() {
             let mut maker = Maker::new(seed, true);
             maker.body(schema::find(REQUESTS, 0).unwrap(), version);
             let body = Bytes::from(maker.bytes);
-            let Ok(Request::Produce(request)) = decode_request(0, version, body.clone()) else { panic!("v{version} seed {seed}") };
+            let Ok(Request::Produce(request)) = decode_request(0, version, body.clone()) else {
+                panic!("v{version} seed {seed}")
+            };
             let view = ProduceView::new(version, &body).unwrap();
-            assert_eq!(view.transactional_id(), request.transactional_id.as_ref().map(|id| id.as_str()));
+            assert_eq!(
+                view.transactional_id(),
+                request.transactional_id.as_ref().map(|id| id.as_str())
+            );
             assert_eq!((view.acks, view.timeout_ms), (request.acks, request.timeout_ms));
             let seen: Vec<_> = view
                 .topics()
-                .map(|t| (t.topic, t.partitions().map(|p| (p.index, p.records.map(|range| body.slice(range)))).collect::<Vec<_>>()))
+                .map(|t| {
+                    (
+                        t.topic,
+                        t.partitions()
+                            .map(|p| (p.index, p.records.map(|range| body.slice(range))))
+                            .collect::<Vec<_>>(),
+                    )
+                })
                 .collect();
             let expected: Vec<_> = request
                 .topic_data
                 .iter()
                 .map(|t| {
-                    let key = if version >= 13 { TopicKey::Id(t.topic_id) } else { TopicKey::Name(t.name.as_str()) };
-                    (key, t.partition_data.iter().map(|p| (p.index, p.records.clone())).collect::<Vec<_>>())
+                    let key = if version >= 13 {
+                        TopicKey::Id(t.topic_id)
+                    } else {
+                        TopicKey::Name(t.name.as_str())
+                    };
+                    (
+                        key,
+                        t.partition_data
+                            .iter()
+                            .map(|p| (p.index, p.records.clone()))
+                            .collect::<Vec<_>>(),
+                    )
                 })
                 .collect();
             assert_eq!(seen, expected, "v{version} seed {seed}");
@@ -75,7 +98,12 @@ struct Names {
 
 fn names(rng: &mut Rng) -> Names {
     let id = Uuid::from_u64_pair(rng.next(), rng.next());
-    Names { topic: format!("t{}", rng.text()), host: rng.text(), rack: rng.chance(50).then(|| rng.text()), id }
+    Names {
+        topic: format!("t{}", rng.text()),
+        host: rng.text(),
+        rack: rng.chance(50).then(|| rng.text()),
+        id,
+    }
 }
 
 fn key(names: &Names, ids: bool) -> TopicKey<'_> {
@@ -83,11 +111,15 @@ fn key(names: &Names, ids: bool) -> TopicKey<'_> {
 }
 
 fn leader(rng: &mut Rng) -> Option<LeaderIdAndEpoch> {
-    rng.chance(40).then(|| LeaderIdAndEpoch { leader_id: rng.below(9) as i32, leader_epoch: rng.next() as i32 })
+    rng.chance(40).then(|| LeaderIdAndEpoch {
+        leader_id: rng.below(9) as i32,
+        leader_epoch: rng.next() as i32,
+    })
 }
 
 fn endpoints<'a>(rng: &mut Rng, names: &'a Names) -> Vec<NodeEndpoint<'a>> {
-    let one = NodeEndpoint { node_id: 7, host: &names.host, port: 9092, rack: names.rack.as_deref() };
+    let one =
+        NodeEndpoint { node_id: 7, host: &names.host, port: 9092, rack: names.rack.as_deref() };
     vec![one; rng.below(4)]
 }
 
@@ -101,14 +133,20 @@ fn produce_answer<'a>(rng: &mut Rng, version: i16, names: &'a Names) -> ProduceA
                 base_offset: rng.next() as i64,
                 log_append_time_ms: rng.next() as i64,
                 log_start_offset: rng.next() as i64,
-                record_errors: (0..rng.below(3)).map(|at| (at as i32, rng.chance(50).then(|| rng.text()))).collect(),
+                record_errors: (0..rng.below(3))
+                    .map(|at| (at as i32, rng.chance(50).then(|| rng.text())))
+                    .collect(),
                 error_message: rng.chance(50).then(|| rng.text()),
                 current_leader: leader(rng),
             })
             .collect(),
     });
     let topics = topics.collect();
-    ProduceAnswer { topics, throttle_time_ms: rng.next() as i32, node_endpoints: endpoints(rng, names) }
+    ProduceAnswer {
+        topics,
+        throttle_time_ms: rng.next() as i32,
+        node_endpoints: endpoints(rng, names),
+    }
 }
 
 fn codec_produce(answer: &ProduceAnswer<'_>, version: i16) -> m::ProduceResponse {
@@ -131,22 +169,32 @@ fn codec_produce(answer: &ProduceAnswer<'_>, version: i16) -> m::ProduceResponse
             out.error_message = a.error_message.as_deref().map(text);
         }
         if let Some(leader) = a.current_leader.filter(|_| version >= 10) {
-            out.current_leader =
-                p::LeaderIdAndEpoch::default().with_leader_id(leader.leader_id.into()).with_leader_epoch(leader.leader_epoch);
+            out.current_leader = p::LeaderIdAndEpoch::default()
+                .with_leader_id(leader.leader_id.into())
+                .with_leader_epoch(leader.leader_epoch);
         }
         out
     };
     let topic = |t: &ProduceTopicAnswer<'_>| {
-        let out = p::TopicProduceResponse::default().with_partition_responses(t.partitions.iter().map(partition).collect());
+        let out = p::TopicProduceResponse::default()
+            .with_partition_responses(t.partitions.iter().map(partition).collect());
         match t.topic {
             TopicKey::Name(name) => out.with_name(text(name).into()),
             TopicKey::Id(id) => out.with_topic_id(id),
         }
     };
     let endpoint = |e: &NodeEndpoint<'_>| {
-        p::NodeEndpoint::default().with_node_id(e.node_id.into()).with_host(text(e.host)).with_port(e.port).with_rack(e.rack.map(text))
+        p::NodeEndpoint::default()
+            .with_node_id(e.node_id.into())
+            .with_host(text(e.host))
+            .with_port(e.port)
+            .with_rack(e.rack.map(text))
     };
-    let endpoints = if version >= 10 { answer.node_endpoints.iter().map(endpoint).collect() } else { Vec::new() };
+    let endpoints = if version >= 10 {
+        answer.node_endpoints.iter().map(endpoint).collect()
+    } else {
+        Vec::new()
+    };
     m::ProduceResponse::default()
         .with_responses(answer.topics.iter().map(topic).collect())
         .with_throttle_time_ms(answer.throttle_time_ms)
@@ -162,14 +210,23 @@ fn produce_response_is_the_codecs_byte_for_byte() {
             let answer = produce_answer(&mut rng, version, &names);
             let expected = Response::from(codec_produce(&answer, version));
             let frame = encode_produce_response(9, version, &answer).unwrap();
-            assert_eq!(frame, encode_response(9, version, &expected).unwrap(), "v{version} seed {seed}");
-            assert_eq!(decode_response(0, version, frame.slice(4..)).unwrap(), (9, expected), "v{version} seed {seed}");
+            assert_eq!(
+                frame,
+                encode_response(9, version, &expected).unwrap(),
+                "v{version} seed {seed}"
+            );
+            assert_eq!(
+                decode_response(0, version, frame.slice(4..)).unwrap(),
+                (9, expected),
+                "v{version} seed {seed}"
+            );
         }
     }
 }
 
 fn epoch(rng: &mut Rng) -> Option<EpochEndOffset> {
-    rng.chance(30).then(|| EpochEndOffset { epoch: rng.below(100) as i32, end_offset: rng.next() as i64 })
+    rng.chance(30)
+        .then(|| EpochEndOffset { epoch: rng.below(100) as i32, end_offset: rng.next() as i64 })
 }
 
 fn fetch_answer<'a>(rng: &mut Rng, version: i16, names: &'a Names) -> FetchAnswer<'a> {
@@ -185,10 +242,21 @@ fn fetch_answer<'a>(rng: &mut Rng, version: i16, names: &'a Names) -> FetchAnswe
                 diverging_epoch: epoch(rng),
                 current_leader: leader(rng),
                 snapshot_id: epoch(rng),
-                aborted_transactions: rng.chance(60).then(|| (0..rng.below(3)).map(|at| (at as i64, rng.next() as i64)).collect()),
+                aborted_transactions: rng
+                    .chance(60)
+                    .then(|| (0..rng.below(3)).map(|at| (at as i64, rng.next() as i64)).collect()),
                 preferred_read_replica: if version >= 11 { rng.next() as i32 } else { -1 },
                 // Around the lengths at which the varint grows by a byte.
-                records_bytes: [None, Some(0), Some(1), Some(126), Some(127), Some(128), Some(16_383), Some(16_384)][rng.below(8)],
+                records_bytes: [
+                    None,
+                    Some(0),
+                    Some(1),
+                    Some(126),
+                    Some(127),
+                    Some(128),
+                    Some(16_383),
+                    Some(16_384),
+                ][rng.below(8)],
             })
             .collect(),
     });
@@ -210,14 +278,18 @@ fn codec_fetch(answer: &FetchAnswer<'_>, version: i16) -> m::FetchResponse {
     let mut at = 0;
     let mut partition = |a: &FetchPartitionAnswer| {
         let aborted = |(producer_id, first_offset): &(i64, i64)| {
-            f::AbortedTransaction::default().with_producer_id((*producer_id).into()).with_first_offset(*first_offset)
+            f::AbortedTransaction::default()
+                .with_producer_id((*producer_id).into())
+                .with_first_offset(*first_offset)
         };
         let mut out = f::PartitionData::default()
             .with_partition_index(a.index)
             .with_error_code(a.error_code)
             .with_high_watermark(a.high_watermark)
             .with_last_stable_offset(a.last_stable_offset)
-            .with_aborted_transactions(a.aborted_transactions.as_ref().map(|list| list.iter().map(aborted).collect()))
+            .with_aborted_transactions(
+                a.aborted_transactions.as_ref().map(|list| list.iter().map(aborted).collect()),
+            )
             .with_preferred_read_replica(a.preferred_read_replica.into())
             .with_records(a.records_bytes.map(|bytes| records(at, bytes)));
         at += 1;
@@ -226,19 +298,24 @@ fn codec_fetch(answer: &FetchAnswer<'_>, version: i16) -> m::FetchResponse {
         }
         if version >= 12 {
             if let Some(e) = a.diverging_epoch {
-                out.diverging_epoch = f::EpochEndOffset::default().with_epoch(e.epoch).with_end_offset(e.end_offset);
+                out.diverging_epoch =
+                    f::EpochEndOffset::default().with_epoch(e.epoch).with_end_offset(e.end_offset);
             }
             if let Some(l) = a.current_leader {
-                out.current_leader = f::LeaderIdAndEpoch::default().with_leader_id(l.leader_id.into()).with_leader_epoch(l.leader_epoch);
+                out.current_leader = f::LeaderIdAndEpoch::default()
+                    .with_leader_id(l.leader_id.into())
+                    .with_leader_epoch(l.leader_epoch);
             }
             if let Some(e) = a.snapshot_id {
-                out.snapshot_id = f::SnapshotId::default().with_epoch(e.epoch).with_end_offset(e.end_offset);
+                out.snapshot_id =
+                    f::SnapshotId::default().with_epoch(e.epoch).with_end_offset(e.end_offset);
             }
         }
         out
     };
     let mut topic = |t: &FetchTopicAnswer<'_>| {
-        let out = f::FetchableTopicResponse::default().with_partitions(t.partitions.iter().map(&mut partition).collect());
+        let out = f::FetchableTopicResponse::default()
+            .with_partitions(t.partitions.iter().map(&mut partition).collect());
         match t.topic {
             TopicKey::Name(name) => out.with_topic(text(name).into()),
             TopicKey::Id(id) => out.with_topic_id(id),
@@ -246,9 +323,17 @@ fn codec_fetch(answer: &FetchAnswer<'_>, version: i16) -> m::FetchResponse {
     };
     let responses = answer.topics.iter().map(&mut topic).collect();
     let endpoint = |e: &NodeEndpoint<'_>| {
-        f::NodeEndpoint::default().with_node_id(e.node_id.into()).with_host(text(e.host)).with_port(e.port).with_rack(e.rack.map(text))
+        f::NodeEndpoint::default()
+            .with_node_id(e.node_id.into())
+            .with_host(text(e.host))
+            .with_port(e.port)
+            .with_rack(e.rack.map(text))
     };
-    let endpoints = if version >= 16 { answer.node_endpoints.iter().map(endpoint).collect() } else { Vec::new() };
+    let endpoints = if version >= 16 {
+        answer.node_endpoints.iter().map(endpoint).collect()
+    } else {
+        Vec::new()
+    };
     m::FetchResponse::default()
         .with_throttle_time_ms(answer.throttle_time_ms)
         .with_error_code(if version >= 7 { answer.error_code } else { 0 })
@@ -273,8 +358,16 @@ fn fetch_response_is_the_codecs_byte_for_byte() {
                 }
             }
             let frame = Bytes::from(frame);
-            assert_eq!(frame, encode_response(9, version, &expected).unwrap(), "v{version} seed {seed}");
-            assert_eq!(decode_response(1, version, frame.slice(4..)).unwrap(), (9, expected), "v{version} seed {seed}");
+            assert_eq!(
+                frame,
+                encode_response(9, version, &expected).unwrap(),
+                "v{version} seed {seed}"
+            );
+            assert_eq!(
+                decode_response(1, version, frame.slice(4..)).unwrap(),
+                (9, expected),
+                "v{version} seed {seed}"
+            );
         }
     }
 }
@@ -283,8 +376,11 @@ fn fetch_response_is_the_codecs_byte_for_byte() {
 fn what_a_version_cannot_say_is_refused() {
     let by_id = FetchTopicAnswer { topic: TopicKey::Id(Uuid::nil()), partitions: Vec::new() };
     let by_name = FetchTopicAnswer { topic: TopicKey::Name("t"), partitions: Vec::new() };
-    let answer =
-        |topic: &FetchTopicAnswer<'static>, session_id| FetchAnswer { topics: vec![topic.clone()], session_id, ..FetchAnswer::default() };
+    let answer = |topic: &FetchTopicAnswer<'static>, session_id| FetchAnswer {
+        topics: vec![topic.clone()],
+        session_id,
+        ..FetchAnswer::default()
+    };
     assert!(answer(&by_id, 0).frame(1, 12).is_err());
     assert!(answer(&by_name, 0).frame(1, 13).is_err());
     assert!(answer(&by_name, 5).frame(1, 6).is_err());

@@ -50,7 +50,14 @@ pub(super) struct Maker {
 
 impl Maker {
     pub(super) fn new(seed: u64, strange_tags: bool) -> Maker {
-        Maker { bytes: Vec::new(), lengths: Vec::new(), rng: Rng(seed), version: 0, flexible: false, strange_tags }
+        Maker {
+            bytes: Vec::new(),
+            lengths: Vec::new(),
+            rng: Rng(seed),
+            version: 0,
+            flexible: false,
+            strange_tags,
+        }
     }
 
     /// The header of a request: 1, or 2 when `flexible`.
@@ -84,10 +91,12 @@ impl Maker {
 
     fn tags(&mut self, fields: &'static [Field]) {
         let version = self.version;
-        let mut chosen: Vec<&Field> = fields.iter().filter(|f| f.tag.is_some() && f.versions.contains(version)).collect();
+        let mut chosen: Vec<&Field> =
+            fields.iter().filter(|f| f.tag.is_some() && f.versions.contains(version)).collect();
         chosen.retain(|_| self.rng.chance(60));
         chosen.sort_by_key(|f| f.tag);
-        let strange = if self.strange_tags && self.rng.chance(20) { 1 + self.rng.below(2) } else { 0 };
+        let strange =
+            if self.strange_tags && self.rng.chance(20) { 1 + self.rng.below(2) } else { 0 };
         self.length(LengthForm::Varint, (chosen.len() + strange) as u32);
         for field in chosen {
             self.varint(field.tag.unwrap());
@@ -103,7 +112,10 @@ impl Maker {
     fn sized(&mut self, write: impl FnOnce(&mut Maker)) {
         let (bytes, lengths) = (std::mem::take(&mut self.bytes), std::mem::take(&mut self.lengths));
         write(self);
-        let (value, inner) = (std::mem::replace(&mut self.bytes, bytes), std::mem::replace(&mut self.lengths, lengths));
+        let (value, inner) = (
+            std::mem::replace(&mut self.bytes, bytes),
+            std::mem::replace(&mut self.lengths, lengths),
+        );
         self.length(LengthForm::Varint, value.len() as u32);
         let shift = self.bytes.len();
         self.lengths.extend(inner.into_iter().map(|(at, size, form)| (at + shift, size, form)));
@@ -114,10 +126,14 @@ impl Maker {
         let null = nullable && self.rng.chance(25);
         match kind {
             Kind::Fixed(size) => {
-                // The kinds of one byte include bool, of which 0 and 1 are the only forms that come back as they were.
+                // The kinds of one byte include bool, of which 0 and 1 are the only forms that come
+                // back as they were.
                 let byte = if *size == 1 { self.rng.below(2) as u8 } else { 0 };
                 let random = self.rng.next();
-                self.bytes.extend((0..*size).map(|at| if *size == 1 { byte } else { (random >> (8 * (at % 8))) as u8 }));
+                self.bytes
+                    .extend((0..*size).map(|at| {
+                        if *size == 1 { byte } else { (random >> (8 * (at % 8))) as u8 }
+                    }));
             }
             Kind::Str => {
                 let text = self.rng.text();

@@ -1,4 +1,5 @@
-//! Tests of the wire as a whole: every API and version, with messages made from the schema table and from the codec.
+//! Tests of the wire as a whole: every API and version, with messages made from the schema table
+//! and from the codec.
 
 mod fast_path;
 mod make;
@@ -13,7 +14,11 @@ use super::{apis, codec_range};
 fn nothing_is_advertised_beyond_kafka_or_the_codec() {
     for api in apis::APIS {
         let codec = codec_range(api.key).unwrap();
-        assert!(codec.min <= api.min && api.max <= codec.max, "{}: the codec knows {codec}", api.name);
+        assert!(
+            codec.min <= api.min && api.max <= codec.max,
+            "{}: the codec knows {codec}",
+            api.name
+        );
         for (table, suffix) in [(REQUESTS, "Request"), (RESPONSES, "Response")] {
             let message = schema::find(table, api.key).unwrap();
             assert_eq!(message.name, format!("{}{suffix}", api.name));
@@ -26,7 +31,11 @@ fn nothing_is_advertised_beyond_kafka_or_the_codec() {
             assert_eq!(message.flexible.0, api.flexible_min, "{}", api.name);
         }
         assert!(api.advertised_min <= api.min && api.min <= api.max, "{}", api.name);
-        assert!(api.advertised_min == api.min || api.key == apis::PRODUCE, "{}: only Produce lists what it refuses", api.name);
+        assert!(
+            api.advertised_min == api.min || api.key == apis::PRODUCE,
+            "{}: only Produce lists what it refuses",
+            api.name
+        );
     }
 }
 
@@ -39,7 +48,12 @@ fn versions_that_look_like_the_one_before_do() {
             Kind::Struct(fields) => {
                 for field in *fields {
                     for versions in [field.versions, field.nullable] {
-                        assert_eq!(versions.contains(version), versions.contains(version - 1), "{name} v{version}: {}", field.name);
+                        assert_eq!(
+                            versions.contains(version),
+                            versions.contains(version - 1),
+                            "{name} v{version}: {}",
+                            field.name
+                        );
                     }
                     visit(&field.kind, version, name);
                 }
@@ -48,7 +62,9 @@ fn versions_that_look_like_the_one_before_do() {
         }
     }
     for (key, version) in super::codec::SAME_AS_BEFORE {
-        for message in [schema::find(REQUESTS, *key).unwrap(), schema::find(RESPONSES, *key).unwrap()] {
+        for message in
+            [schema::find(REQUESTS, *key).unwrap(), schema::find(RESPONSES, *key).unwrap()]
+        {
             assert!(message.flexible.contains(*version - 1), "{}", message.name);
             visit(&Kind::Struct(message.fields), *version, message.name);
         }
@@ -59,11 +75,25 @@ fn versions_that_look_like_the_one_before_do() {
 fn the_readme_tells_what_is_served() {
     let readme = include_str!("../../../README.md");
     for api in apis::APIS {
-        let versions = if api.min == api.max { api.min.to_string() } else { format!("{}–{}", api.min, api.max) };
-        assert!(readme.contains(&format!("| {} | {versions} |", api.name)), "README.md: {} {versions}", api.name);
+        let versions = if api.min == api.max {
+            api.min.to_string()
+        } else {
+            format!("{}–{}", api.min, api.max)
+        };
+        assert!(
+            readme.contains(&format!("| {} | {versions} |", api.name)),
+            "README.md: {} {versions}",
+            api.name
+        );
     }
-    let told = readme.lines().skip_while(|line| !line.starts_with("| API |")).skip(2).take_while(|line| line.starts_with('|'));
-    let cells: usize = told.map(|line| line.split('|').filter(|cell| cell.chars().any(char::is_alphabetic)).count()).sum();
+    let told = readme
+        .lines()
+        .skip_while(|line| !line.starts_with("| API |"))
+        .skip(2)
+        .take_while(|line| line.starts_with('|'));
+    let cells: usize = told
+        .map(|line| line.split('|').filter(|cell| cell.chars().any(char::is_alphabetic)).count())
+        .sum();
     assert_eq!(cells, apis::APIS.len(), "README.md tells of an API that is not served");
 }
 
@@ -76,8 +106,10 @@ fn tables_are_sorted_by_key_so_that_they_can_be_searched() {
 
 #[test]
 fn response_headers_follow_the_version() {
-    let versions =
-        |key: i16, version| apis::find(key).map(|api| (api.request_header_version(version), api.response_header_version(version)));
+    let versions = |key: i16, version| {
+        apis::find(key)
+            .map(|api| (api.request_header_version(version), api.response_header_version(version)))
+    };
     assert_eq!(versions(3, 8), Some((1, 0)));
     assert_eq!(versions(3, 9), Some((2, 1)));
     assert_eq!(versions(18, 3), Some((2, 0)), "ApiVersions answers with header 0 always");
@@ -92,8 +124,10 @@ fn every_element_takes_at_least_one_byte() {
             Kind::Fixed(size) => *size,
             Kind::Str | Kind::Blob | Kind::Records | Kind::Array(_) => 1,
             Kind::Struct(fields) => {
-                let placed = fields.iter().filter(|f| f.tag.is_none() && f.versions.contains(version));
-                placed.map(|f| least(&f.kind, version, flexible)).sum::<usize>() + usize::from(flexible)
+                let placed =
+                    fields.iter().filter(|f| f.tag.is_none() && f.versions.contains(version));
+                placed.map(|f| least(&f.kind, version, flexible)).sum::<usize>()
+                    + usize::from(flexible)
             }
         }
     }
@@ -103,15 +137,21 @@ fn every_element_takes_at_least_one_byte() {
                 assert!(least(element, version, flexible) >= 1, "{name} v{version}");
                 visit(element, version, flexible, name);
             }
-            Kind::Struct(fields) => {
-                fields.iter().filter(|f| f.versions.contains(version)).for_each(|f| visit(&f.kind, version, flexible, f.name))
-            }
+            Kind::Struct(fields) => fields
+                .iter()
+                .filter(|f| f.versions.contains(version))
+                .for_each(|f| visit(&f.kind, version, flexible, f.name)),
             _ => {}
         }
     }
     for message in REQUESTS.iter().chain(RESPONSES) {
         for version in message.versions.0..=message.versions.1 {
-            visit(&Kind::Struct(message.fields), version, message.flexible.contains(version), message.name);
+            visit(
+                &Kind::Struct(message.fields),
+                version,
+                message.flexible.contains(version),
+                message.name,
+            );
         }
     }
 }

@@ -1,6 +1,8 @@
-//! The seeds of the fuzzer: in `broker/fuzz/seeds/frame_walker` one right request per API and version, in `frame_reader` responses by hand.
+//! The seeds of the fuzzer: in `broker/fuzz/seeds/frame_walker` one right request per API and
+//! version, in `frame_reader` responses by hand.
 //!
-//! `LETTERBOX_WRITE_SEEDS=1 cargo test --workspace --lib seeds` writes them anew after a change of the table.
+//! `LETTERBOX_WRITE_SEEDS=1 cargo test --workspace --lib seeds` writes them anew after a change of
+//! the table.
 
 use std::path::Path;
 
@@ -17,7 +19,9 @@ fn seeds_of_the_fuzzer_are_right_requests() {
     each_version(REQUESTS, |api, version, message| {
         let path = folder.join(format!("{}-{version}", api.name));
         // The first of the makings that is neither empty nor long.
-        let made = (0..50).map(|seed| request_frame(api, version, message, seed).bytes).find(|frame| (20..400).contains(&frame.len()));
+        let made = (0..50)
+            .map(|seed| request_frame(api, version, message, seed).bytes)
+            .find(|frame| (20..400).contains(&frame.len()));
         let frame = made.unwrap_or_else(|| request_frame(api, version, message, 0).bytes);
         if std::env::var_os("LETTERBOX_WRITE_SEEDS").is_some() {
             std::fs::write(&path, &frame).unwrap();
@@ -32,11 +36,21 @@ fn seeds_of_the_fuzzer_are_right_requests() {
 #[test]
 #[allow(clippy::disallowed_methods, reason = "test data of the repository, not of a broker")]
 fn seeds_of_the_fuzzer_are_right_responses() {
-    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../broker/fuzz/seeds/frame_reader")).unwrap() {
+    for entry in std::fs::read_dir(
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../broker/fuzz/seeds/frame_reader"),
+    )
+    .unwrap()
+    {
         let path = entry.unwrap().path();
         let seed = std::fs::read(&path).unwrap();
-        let (key, version) = (i16::from_be_bytes([seed[0], seed[1]]), i16::from_be_bytes([seed[2], seed[3]]));
+        let (key, version) =
+            (i16::from_be_bytes([seed[0], seed[1]]), i16::from_be_bytes([seed[2], seed[3]]));
         let read = decode_response(key, version, Bytes::copy_from_slice(&seed[4..]));
-        assert_eq!(read.is_err(), path.ends_with("cut") || path.ends_with("huge_count"), "{}: {read:?}", path.display());
+        assert_eq!(
+            read.is_err(),
+            path.ends_with("cut") || path.ends_with("huge_count"),
+            "{}: {read:?}",
+            path.display()
+        );
     }
 }

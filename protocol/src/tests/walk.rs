@@ -7,12 +7,15 @@ use crate::produce::ProduceView;
 use crate::schema::{self, Message};
 use crate::schema_table::{REQUESTS, RESPONSES};
 use crate::{
-    ELEMENTS_MAX, Problem, Request, Step, WireError, apis, check_request, check_request_body, decode_checked_request, decode_request,
-    decode_response, encode_request, encode_response,
+    ELEMENTS_MAX, Problem, Request, Step, WireError, apis, check_request, check_request_body,
+    decode_checked_request, decode_request, decode_response, encode_request, encode_response,
 };
 
 /// Every served API and version with its message in `table`.
-pub(super) fn each_version(table: &'static [Message], mut run: impl FnMut(&'static apis::Api, i16, &'static Message)) {
+pub(super) fn each_version(
+    table: &'static [Message],
+    mut run: impl FnMut(&'static apis::Api, i16, &'static Message),
+) {
     for api in apis::APIS {
         for version in api.min..=api.max {
             run(api, version, schema::find(table, api.key).unwrap());
@@ -20,15 +23,20 @@ pub(super) fn each_version(table: &'static [Message], mut run: impl FnMut(&'stat
     }
 }
 
-pub(super) fn request_frame(api: &apis::Api, version: i16, message: &'static Message, seed: u64) -> Maker {
+pub(super) fn request_frame(
+    api: &apis::Api,
+    version: i16,
+    message: &'static Message,
+    seed: u64,
+) -> Maker {
     let mut maker = Maker::new(seed, true);
     maker.request_header(api.key, version, api.is_flexible(version));
     maker.body(message, version);
     maker
 }
 
-/// The codec is the oracle of the table: what the table makes, the codec reads to the last byte, and what the codec
-/// writes, the walker accepts.
+/// The codec is the oracle of the table: what the table makes, the codec reads to the last byte,
+/// and what the codec writes, the walker accepts.
 #[test]
 fn right_requests_pass_and_the_codec_agrees() {
     each_version(REQUESTS, |api, version, message| {
@@ -36,12 +44,19 @@ fn right_requests_pass_and_the_codec_agrees() {
             let case = format!("{} v{version} seed {seed}", api.name);
             let frame = request_frame(api, version, message, seed).bytes;
             let header = check_request(&frame).unwrap_or_else(|e| panic!("{case}: {e}"));
-            assert_eq!((header.api_key, header.api_version, header.correlation_id), (api.key, version, 77), "{case}");
+            assert_eq!(
+                (header.api_key, header.api_version, header.correlation_id),
+                (api.key, version, 77),
+                "{case}"
+            );
             let body = Bytes::copy_from_slice(&frame[header.body_offset..]);
-            let request = decode_checked_request(api.key, version, body).unwrap_or_else(|e| panic!("{case}: {e}"));
-            let again = encode_request(78, Some("me"), version, &request).unwrap_or_else(|e| panic!("{case}: {e}"));
+            let request = decode_checked_request(api.key, version, body)
+                .unwrap_or_else(|e| panic!("{case}: {e}"));
+            let again = encode_request(78, Some("me"), version, &request)
+                .unwrap_or_else(|e| panic!("{case}: {e}"));
             assert_eq!(again[..4], i32::try_from(again.len() - 4).unwrap().to_be_bytes(), "{case}");
-            let header = check_request(&again[4..]).unwrap_or_else(|e| panic!("{case}: encoded by the codec: {e}"));
+            let header = check_request(&again[4..])
+                .unwrap_or_else(|e| panic!("{case}: encoded by the codec: {e}"));
             assert_eq!((header.correlation_id, header.client_id), (78, Some("me")), "{case}");
             let body = again.slice(4 + header.body_offset..);
             assert_eq!(decode_request(api.key, version, body).unwrap(), request, "{case}");
@@ -61,11 +76,17 @@ fn right_responses_pass_and_the_codec_agrees() {
             }
             maker.body(message, version);
             let (correlation_id, response) =
-                decode_response(api.key, version, Bytes::from(maker.bytes)).unwrap_or_else(|e| panic!("{case}: {e}"));
+                decode_response(api.key, version, Bytes::from(maker.bytes))
+                    .unwrap_or_else(|e| panic!("{case}: {e}"));
             assert_eq!(correlation_id, 5, "{case}");
-            let again = encode_response(6, version, &response).unwrap_or_else(|e| panic!("{case}: {e}"));
+            let again =
+                encode_response(6, version, &response).unwrap_or_else(|e| panic!("{case}: {e}"));
             assert_eq!(again[..4], i32::try_from(again.len() - 4).unwrap().to_be_bytes(), "{case}");
-            assert_eq!(decode_response(api.key, version, again.slice(4..)).unwrap(), (6, response), "{case}");
+            assert_eq!(
+                decode_response(api.key, version, again.slice(4..)).unwrap(),
+                (6, response),
+                "{case}"
+            );
         }
     });
 }
@@ -76,7 +97,12 @@ fn a_request_cut_anywhere_is_refused() {
         for seed in 0..4 {
             let frame = request_frame(api, version, message, seed).bytes;
             for end in 0..frame.len() {
-                assert!(check_request(&frame[..end]).is_err(), "{} v{version} seed {seed} cut at {end} of {}", api.name, frame.len());
+                assert!(
+                    check_request(&frame[..end]).is_err(),
+                    "{} v{version} seed {seed} cut at {end} of {}",
+                    api.name,
+                    frame.len()
+                );
             }
         }
     });
@@ -92,12 +118,21 @@ fn bytes_after_the_last_field_change_nothing() {
             let header = check_request(&frame).unwrap();
             let longer = [&frame[..], surplus].concat();
             assert_eq!(check_request(&longer), Ok(header), "{case}");
-            let read = |frame: &[u8]| decode_checked_request(api.key, version, Bytes::copy_from_slice(&frame[header.body_offset..]));
+            let read = |frame: &[u8]| {
+                decode_checked_request(
+                    api.key,
+                    version,
+                    Bytes::copy_from_slice(&frame[header.body_offset..]),
+                )
+            };
             assert_eq!(read(&longer), read(&frame), "{case}");
             if api.key == apis::PRODUCE {
                 let view = |frame: &[u8]| {
-                    let view = ProduceView::of_checked(version, &frame[header.body_offset..]).unwrap();
-                    view.topics().flat_map(|topic| topic.partitions().collect::<Vec<_>>()).collect::<Vec<_>>()
+                    let view =
+                        ProduceView::of_checked(version, &frame[header.body_offset..]).unwrap();
+                    view.topics()
+                        .flat_map(|topic| topic.partitions().collect::<Vec<_>>())
+                        .collect::<Vec<_>>()
                 };
                 assert_eq!(view(&longer), view(&frame), "{case}");
             }
@@ -124,8 +159,9 @@ fn librdkafka_asks_for_all_topics_with_three_bytes_too_many() {
     assert_eq!((request.topics, request.allow_auto_topic_creation), (None, false));
 }
 
-/// Sets every length, count and size to what an attacker would. What still passes (a null where null is allowed) must
-/// be readable; the codec reserves memory by these numbers, so a wrong "yes" here ends the test process.
+/// Sets every length, count and size to what an attacker would. What still passes (a null where
+/// null is allowed) must be readable; the codec reserves memory by these numbers, so a wrong "yes"
+/// here ends the test process.
 #[test]
 fn a_wrong_length_is_refused() {
     each_version(REQUESTS, |api, version, message| {
@@ -133,8 +169,14 @@ fn a_wrong_length_is_refused() {
             let made = request_frame(api, version, message, seed);
             for (at, size, form) in &made.lengths {
                 let wrong: &[(&[u8], bool)] = match form {
-                    LengthForm::Int16 => &[(&[0x7f, 0xff], true), (&[0xff, 0xfe], true), (&[0xff, 0xff], false)],
-                    LengthForm::Int32 => &[(&[0x7f, 0xff, 0xff, 0xff], true), (&[0x80, 0, 0, 0], true), (&[0xff, 0xff, 0xff, 0xff], false)],
+                    LengthForm::Int16 => {
+                        &[(&[0x7f, 0xff], true), (&[0xff, 0xfe], true), (&[0xff, 0xff], false)]
+                    }
+                    LengthForm::Int32 => &[
+                        (&[0x7f, 0xff, 0xff, 0xff], true),
+                        (&[0x80, 0, 0, 0], true),
+                        (&[0xff, 0xff, 0xff, 0xff], false),
+                    ],
                     LengthForm::Varint => &[
                         (&[0xff, 0xff, 0xff, 0xff, 0x0f], true),
                         (&[0xff, 0xff, 0xff, 0xff, 0x07], true),
@@ -172,14 +214,24 @@ fn noise_is_survived() {
                 made.bytes[at] = made.rng.next() as u8;
             }
             if let Ok(header) = check_request(&made.bytes) {
-                let _ = decode_checked_request(api.key, version, Bytes::copy_from_slice(&made.bytes[header.body_offset..]));
+                let _ = decode_checked_request(
+                    api.key,
+                    version,
+                    Bytes::copy_from_slice(&made.bytes[header.body_offset..]),
+                );
             }
         }
     });
 }
 
 #[track_caller]
-fn check_refused(api_key: i16, version: i16, body: &[u8], problem: Problem, path: &str) -> WireError {
+fn check_refused(
+    api_key: i16,
+    version: i16,
+    body: &[u8],
+    problem: Problem,
+    path: &str,
+) -> WireError {
     let error = decode_request(api_key, version, Bytes::copy_from_slice(body)).unwrap_err();
     assert_eq!((&error.problem, error.field_path().as_str()), (&problem, path));
     error
@@ -188,33 +240,72 @@ fn check_refused(api_key: i16, version: i16, body: &[u8], problem: Problem, path
 /// These four bytes ended the process of a broker that decodes without looking.
 #[test]
 fn four_bytes_of_metadata_do_no_harm() {
-    let error = check_refused(3, 0, &[0x7f, 0xff, 0xff, 0xff], Problem::CountTooLarge { claimed: 0x7fff_ffff }, "Topics");
-    assert_eq!(error.to_string(), "Metadata v0: Topics: claims 2147483647 elements (0 bytes left in the frame)");
+    let error = check_refused(
+        3,
+        0,
+        &[0x7f, 0xff, 0xff, 0xff],
+        Problem::CountTooLarge { claimed: 0x7fff_ffff },
+        "Topics",
+    );
+    assert_eq!(
+        error.to_string(),
+        "Metadata v0: Topics: claims 2147483647 elements (0 bytes left in the frame)"
+    );
 }
 
 #[test]
 fn twenty_million_tagged_fields_are_not_believed() {
     // Metadata v9: no topics, three booleans, then the count.
-    check_refused(3, 9, &[1, 0, 0, 0, 0x80, 0xda, 0xc4, 0x09], Problem::CountTooLarge { claimed: 20_000_000 }, "");
+    check_refused(
+        3,
+        9,
+        &[1, 0, 0, 0, 0x80, 0xda, 0xc4, 0x09],
+        Problem::CountTooLarge { claimed: 20_000_000 },
+        "",
+    );
     // The same number with bytes behind it, every field empty: too many in all.
     let mut body = vec![1, 0, 0, 0, 0x80, 0xda, 0xc4, 0x09];
     body.resize(body.len() + 40_000_000, 0);
     check_refused(3, 9, &body, Problem::TooManyElements { max: ELEMENTS_MAX }, "");
 }
 
-/// Read carelessly these are a count of zero topics: the bits above the 32nd fall off, or the sixth byte is not looked at.
+/// Read carelessly these are a count of zero topics: the bits above the 32nd fall off, or the sixth
+/// byte is not looked at.
 #[test]
 fn varints_have_at_most_32_bits() {
-    check_refused(3, 9, &[0x81, 0x80, 0x80, 0x80, 0x10, 0, 0, 0, 0], Problem::VarintTooLong, "Topics");
-    check_refused(3, 9, &[0x81, 0x80, 0x80, 0x80, 0x80, 0x00, 0, 0, 0, 0], Problem::VarintTooLong, "Topics");
-    assert_eq!(check_request_body(3, 9, &[0x81, 0x80, 0x80, 0x80, 0x00, 0, 0, 0, 0]), Ok(()), "long, but of 32 bits");
+    check_refused(
+        3,
+        9,
+        &[0x81, 0x80, 0x80, 0x80, 0x10, 0, 0, 0, 0],
+        Problem::VarintTooLong,
+        "Topics",
+    );
+    check_refused(
+        3,
+        9,
+        &[0x81, 0x80, 0x80, 0x80, 0x80, 0x00, 0, 0, 0, 0],
+        Problem::VarintTooLong,
+        "Topics",
+    );
+    assert_eq!(
+        check_request_body(3, 9, &[0x81, 0x80, 0x80, 0x80, 0x00, 0, 0, 0, 0]),
+        Ok(()),
+        "long, but of 32 bits"
+    );
 }
 
 #[test]
 fn refusals_say_where() {
-    // Produce v9: no transactional id, acks, timeout, one topic "t", one partition, records of 100 bytes that are not there.
+    // Produce v9: no transactional id, acks, timeout, one topic "t", one partition, records of 100
+    // bytes that are not there.
     let body = [0, 0, 1, 0, 0, 0, 9, 2, 2, b't', 2, 0, 0, 0, 0, 101];
-    let error = check_refused(0, 9, &body, Problem::LengthTooLarge { claimed: 100 }, "TopicData[0].PartitionData[0].Records");
+    let error = check_refused(
+        0,
+        9,
+        &body,
+        Problem::LengthTooLarge { claimed: 100 },
+        "TopicData[0].PartitionData[0].Records",
+    );
     assert_eq!(error.path[1], Step::Element(0));
     // Metadata v1 with a topic name that is not UTF-8.
     check_refused(3, 1, &[0, 0, 0, 1, 0, 1, 0xff], Problem::NotUtf8, "Topics[0].Name");
@@ -233,15 +324,24 @@ fn refusals_say_where() {
 
 #[test]
 fn unknown_apis_and_versions_are_named() {
-    let frame = |key: i16, version: i16| [&key.to_be_bytes()[..], &version.to_be_bytes(), &[0, 0, 0, 1, 0xff, 0xff]].concat();
+    let frame = |key: i16, version: i16| {
+        [&key.to_be_bytes()[..], &version.to_be_bytes(), &[0, 0, 0, 1, 0xff, 0xff]].concat()
+    };
     let refused = |key, version| check_request(&frame(key, version)).unwrap_err();
     assert_eq!(refused(4, 0).problem, Problem::UnsupportedApi);
     assert_eq!(refused(-1, 0).problem, Problem::UnsupportedApi);
-    assert_eq!(refused(0, 2).problem, Problem::UnsupportedVersion { min: 3, max: 13 }, "listed, but refused");
+    assert_eq!(
+        refused(0, 2).problem,
+        Problem::UnsupportedVersion { min: 3, max: 13 },
+        "listed, but refused"
+    );
     assert_eq!(refused(3, 14).problem, Problem::UnsupportedVersion { min: 0, max: 13 });
     assert_eq!(refused(18, 5).problem, Problem::UnsupportedVersion { min: 0, max: 4 });
     assert_eq!(refused(18, i16::MIN).problem, Problem::UnsupportedVersion { min: 0, max: 4 });
-    assert_eq!(refused(999, 7).to_string(), "API key 999 v7: unknown API key (10 bytes left in the frame)");
+    assert_eq!(
+        refused(999, 7).to_string(),
+        "API key 999 v7: unknown API key (10 bytes left in the frame)"
+    );
     assert_eq!(check_request(&[0, 3, 0]).unwrap_err().api_key, Some(3));
     assert_eq!(check_request(&[]).unwrap_err().api_key, None);
     assert!(check_request_body(0, 2, &[]).is_err());

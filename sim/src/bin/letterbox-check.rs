@@ -1,7 +1,11 @@
 //! Reads a history of client operations (JSON lines) and prints what may not have happened.
 //!
 //! Exit codes: 0 nothing found, 1 anomalies, 2 the history cannot be read.
-#![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "a command line tool that reads a real file")]
+#![allow(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a command line tool that reads a real file"
+)]
 
 use std::io::{BufRead, BufReader, Read, stdin};
 use std::path::PathBuf;
@@ -15,7 +19,8 @@ use letterbox_sim::check::{Checker, Demands, Report};
 #[derive(Parser)]
 #[command(name = "letterbox-check")]
 struct Arguments {
-    /// The history, one JSON object per line; several are read one after the other; none or "-": standard input.
+    /// The history, one JSON object per line; several are read one after the other; none or "-":
+    /// standard input.
     files: Vec<PathBuf>,
     /// Fail unless at least this many records were acknowledged.
     #[arg(long, default_value_t = Demands::default().sends_ok_min)]
@@ -44,7 +49,8 @@ fn main() -> ExitCode {
 
 fn check(arguments: &Arguments) -> anyhow::Result<Report> {
     let mut checker = Checker::new();
-    let files = if arguments.files.is_empty() { &[PathBuf::from("-")][..] } else { &arguments.files };
+    let files =
+        if arguments.files.is_empty() { &[PathBuf::from("-")][..] } else { &arguments.files };
     for file in files {
         let input: Box<dyn Read> = if file.as_os_str() == "-" {
             Box::new(stdin().lock())
@@ -54,7 +60,10 @@ fn check(arguments: &Arguments) -> anyhow::Result<Report> {
         for (n, line) in BufReader::new(input).lines().enumerate() {
             let line = line.with_context(|| format!("read {}", file.display()))?;
             if !line.trim().is_empty() {
-                checker.event(serde_json::from_str(&line).with_context(|| format!("{} line {}", file.display(), n + 1))?);
+                checker.event(
+                    serde_json::from_str(&line)
+                        .with_context(|| format!("{} line {}", file.display(), n + 1))?,
+                );
             }
         }
     }

@@ -57,15 +57,26 @@ impl Groups {
         let seen = group.generations.entry(generation).or_insert(ended_ns);
         *seen = (*seen).min(ended_ns);
         for Position { topic, partition, offset } in partitions {
-            let owner = group.owners.entry((generation, topic.clone(), *partition)).or_insert_with(|| member.to_owned());
+            let owner = group
+                .owners
+                .entry((generation, topic.clone(), *partition))
+                .or_insert_with(|| member.to_owned());
             if owner != member {
-                report.add("two-owners", || format!("{name} generation {generation}: {topic}-{partition} belongs to {owner} and {member}"));
+                report.add("two-owners", || {
+                    format!(
+                        "{name} generation {generation}: \
+                    {topic}-{partition} belongs to {owner} and {member}"
+                    )
+                });
             }
             let commits = group.partitions.entry((topic.clone(), *partition)).or_default();
             if !commits.may_resume_at(*offset, began_ns) {
                 let possible = commits.possible();
                 report.add("resume-differs", || {
-                    format!("{name}: {member} resumes {topic}-{partition} at {offset}, committed was one of {possible:?}")
+                    format!(
+                        "{name}: {member} resumes {topic}-{partition} at {offset}, committed \
+                        was one of {possible:?}"
+                    )
                 });
             }
         }
@@ -74,36 +85,59 @@ impl Groups {
     pub(super) fn commit_begins(&mut self, name: &str, offsets: &[Position], id: Id) {
         let group = self.group(name);
         for at in offsets {
-            group.partitions.entry((at.topic.clone(), at.partition)).or_default().open.insert(id, at.offset);
+            group
+                .partitions
+                .entry((at.topic.clone(), at.partition))
+                .or_default()
+                .open
+                .insert(id, at.offset);
         }
     }
 
     pub(super) fn commit_failed(&mut self, name: &str, commit: &Commit) {
         let group = self.group(name);
         for at in &commit.offsets {
-            group.partitions.entry((at.topic.clone(), at.partition)).or_default().open.remove(&commit.id);
+            group
+                .partitions
+                .entry((at.topic.clone(), at.partition))
+                .or_default()
+                .open
+                .remove(&commit.id);
         }
     }
 
     pub(super) fn committed(&mut self, report: &mut Report, name: &str, commit: &Commit) {
         let group = self.group(name);
-        let newer = group.generations.range(commit.generation + 1..).find(|(_, seen)| **seen < commit.began_ns);
+        let newer = group
+            .generations
+            .range(commit.generation + 1..)
+            .find(|(_, seen)| **seen < commit.began_ns);
         if commit.generation >= 0
             && let Some((newer, _)) = newer
         {
             report.add("zombie-commit", || {
-                format!("{name}: {} commits in generation {} while {newer} was already there", commit.member, commit.generation)
+                format!(
+                    "{name}: {} commits in generation {} while {newer} was already there",
+                    commit.member, commit.generation
+                )
             });
         }
         for Position { topic, partition, offset } in &commit.offsets {
             let commits = group.partitions.entry((topic.clone(), *partition)).or_default();
             commits.open.remove(&commit.id);
-            let earlier = commits.accepted.iter().filter(|(_, ended, _)| *ended < commit.began_ns).map(|(_, _, offset)| *offset).max();
+            let earlier = commits
+                .accepted
+                .iter()
+                .filter(|(_, ended, _)| *ended < commit.began_ns)
+                .map(|(_, _, offset)| *offset)
+                .max();
             if let Some(earlier) = earlier
                 && *offset < earlier
                 && !commit.reset
             {
-                report.add("commit-went-back", || format!("{name}: {topic}-{partition} goes from {earlier} back to {offset}"));
+                report.add("commit-went-back", || {
+                    format!("{name}: {topic}-{partition} goes from {earlier} back to {offset}")
+                });
             }
             // Those that ended before this one began are replaced.
             commits.accepted.retain(|(_, ended, _)| *ended >= commit.began_ns);
@@ -113,7 +147,8 @@ impl Groups {
 }
 
 impl Commits {
-    /// Whether a member that asked at `asked_ns` can have been told `offset` (-1: nothing committed).
+    /// Whether a member that asked at `asked_ns` can have been told `offset` (-1: nothing
+    /// committed).
     fn may_resume_at(&self, offset: i64, asked_ns: u64) -> bool {
         let settled = self.accepted.iter().any(|(_, ended, _)| *ended < asked_ns);
         self.open.values().any(|open| *open == offset)
@@ -122,6 +157,10 @@ impl Commits {
     }
 
     fn possible(&self) -> Vec<i64> {
-        self.accepted.iter().map(|(_, _, offset)| *offset).chain(self.open.values().copied()).collect()
+        self.accepted
+            .iter()
+            .map(|(_, _, offset)| *offset)
+            .chain(self.open.values().copied())
+            .collect()
     }
 }

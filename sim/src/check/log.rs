@@ -96,7 +96,13 @@ impl Logs {
         }
     }
 
-    pub(super) fn polled(&mut self, report: &mut Report, reader: &mut Reader<'_>, read: &Read, value: u64) {
+    pub(super) fn polled(
+        &mut self,
+        report: &mut Report,
+        reader: &mut Reader<'_>,
+        read: &Read,
+        value: u64,
+    ) {
         let internal = reader.first.insert((read.topic.clone(), read.partition), ()).is_some();
         let log = self.log(&read.topic, read.partition);
         log.polled(report, reader, internal, read, value);
@@ -118,12 +124,22 @@ impl Log {
         self.values.insert(value, new).is_none()
     }
 
-    pub(super) fn acknowledged(&mut self, value: u64, offset: Option<i64>, sender: &Sender, place: usize) {
+    pub(super) fn acknowledged(
+        &mut self,
+        value: u64,
+        offset: Option<i64>,
+        sender: &Sender,
+        place: usize,
+    ) {
         self.outcome(value, Outcome::Ok, sender).acknowledged_at = offset;
         if let Some(offset) = offset {
             self.see(offset, value);
             if sender.idempotent {
-                self.sends.entry((sender.process, sender.session)).or_default().push((sender.line, place, offset));
+                self.sends.entry((sender.process, sender.session)).or_default().push((
+                    sender.line,
+                    place,
+                    offset,
+                ));
             }
         }
     }
@@ -164,7 +180,14 @@ impl Log {
         self.scans.entry(broker.to_owned()).or_default().records.insert(offset, value);
     }
 
-    fn polled(&mut self, report: &mut Report, reader: &Reader<'_>, internal: bool, read: &Read, value: u64) {
+    fn polled(
+        &mut self,
+        report: &mut Report,
+        reader: &Reader<'_>,
+        internal: bool,
+        read: &Read,
+        value: u64,
+    ) {
         let offset = read.offset;
         self.see(offset, value);
         let known = self.values.entry(value).or_default();
@@ -174,13 +197,23 @@ impl Log {
         self.polled = Some((first.min(offset), last.max(offset)));
         let Some(before) = self.positions.insert(reader.process, offset) else { return };
         if offset <= before {
-            let name = if internal { "internal-nonmonotonic-poll" } else { "external-nonmonotonic-poll" };
+            let name =
+                if internal { "internal-nonmonotonic-poll" } else { "external-nonmonotonic-poll" };
             report.add(name, || {
-                format!("{}-{}: {} op {} reads offset {offset} after {before}", read.topic, read.partition, reader.name, reader.op)
+                format!(
+                    "{}-{}: {} op {} reads offset {offset} after {before}",
+                    read.topic, read.partition, reader.name, reader.op
+                )
             });
         } else if offset > before + 1 {
             let name = if internal { "internal-poll-skip" } else { "external-poll-skip" };
-            self.jumps.push(Jump { name, after: before, before: offset, reader: reader.name.to_owned(), op: reader.op });
+            self.jumps.push(Jump {
+                name,
+                after: before,
+                before: offset,
+                reader: reader.name.to_owned(),
+                op: reader.op,
+            });
         }
     }
 
@@ -202,7 +235,9 @@ impl Log {
 
     fn check_offsets(&self, report: &mut Report, name: &str) {
         for (offset, values) in self.offsets.iter().filter(|(_, values)| values.len() > 1) {
-            report.add("inconsistent-offset", || format!("{name} offset {offset}: values {values:?}"));
+            report.add("inconsistent-offset", || {
+                format!("{name} offset {offset}: values {values:?}")
+            });
         }
     }
 
@@ -210,9 +245,13 @@ impl Log {
         for (value, known) in &self.values {
             let Value { outcome, idempotent, acknowledged_at, read_at, .. } = known;
             match outcome {
-                None => report.add("unknown-value", || format!("{name}: value {value} at {read_at:?} was never sent")),
+                None => report.add("unknown-value", || {
+                    format!("{name}: value {value} at {read_at:?} was never sent")
+                }),
                 Some(Outcome::Failed) if !read_at.is_empty() => {
-                    report.add("failed-write-read", || format!("{name}: value {value} at {read_at:?} was answered with an error"));
+                    report.add("failed-write-read", || {
+                        format!("{name}: value {value} at {read_at:?} was answered with an error")
+                    });
                 }
                 _ => {}
             }
@@ -225,7 +264,9 @@ impl Log {
                 && !read_at.is_empty()
                 && !read_at.contains(offset)
             {
-                report.add("inconsistent-offset", || format!("{name}: value {value} acknowledged at {offset}, read at {read_at:?}"));
+                report.add("inconsistent-offset", || {
+                    format!("{name}: value {value} acknowledged at {offset}, read at {read_at:?}")
+                });
             }
         }
     }
@@ -239,15 +280,18 @@ impl Log {
                     && later <= earlier
                 {
                     report.add("nonmonotonic-send", || {
-                        format!("{name}: a later send of one producer is at {later}, an earlier one at {earlier}")
+                        format!(
+                            "{name}: a later send of one producer is at {later}, an earlier \
+                            one at {earlier}"
+                        )
                     });
                 }
             }
         }
     }
 
-    /// Acknowledged, between the first and the last offset that readers reached, and never read; or acknowledged or
-    /// read, and not in a scan after everything was healed.
+    /// Acknowledged, between the first and the last offset that readers reached, and never read; or
+    /// acknowledged or read, and not in a scan after everything was healed.
     fn check_lost(&self, report: &mut Report, name: &str) {
         for (value, known) in self.values.iter().filter(|(_, known)| known.must_survive) {
             // A record that a consumer has seen was committed, whatever its producer was told.
@@ -261,16 +305,23 @@ impl Log {
                 && (first..=last).contains(&offset)
             {
                 report.add("lost-write", || {
-                    format!("{name}: value {value} acknowledged at {offset}, readers saw {first} to {last} without it")
+                    format!(
+                        "{name}: value {value} acknowledged at {offset}, readers saw {first} \
+                        to {last} without it"
+                    )
                 });
             }
-            for (broker, scan) in self.scans.iter().filter(|(_, scan)| !scan.ranges.is_empty() && offset.is_none_or(|at| at >= scan.start))
-            {
+            for (broker, scan) in self.scans.iter().filter(|(_, scan)| {
+                !scan.ranges.is_empty() && offset.is_none_or(|at| at >= scan.start)
+            }) {
                 let mut places = known.read_at.iter().chain(&known.acknowledged_at);
                 if !places.any(|at| scan.records.get(at) == Some(value)) {
                     report.add("lost-write-after-heal", || {
                         let (start, end) = (scan.start, scan.end);
-                        format!("{name}: value {value} (offset {offset:?}) is not in {broker}'s log {start}..{end}")
+                        format!(
+                            "{name}: value {value} (offset {offset:?}) is not in {broker}'s \
+                            log {start}..{end}"
+                        )
                     });
                 }
             }
@@ -281,13 +332,18 @@ impl Log {
         for Jump { name: kind, after, before, reader, op } in &self.jumps {
             let known = self.offsets.range(after + 1..*before).find(|(offset, values)| {
                 // Known to be there: acknowledged as surviving, or read by somebody.
-                values
-                    .iter()
-                    .filter_map(|value| self.values.get(value))
-                    .any(|known| known.read_at.contains(offset) || (known.acknowledged_at == Some(**offset) && known.must_survive))
+                values.iter().filter_map(|value| self.values.get(value)).any(|known| {
+                    known.read_at.contains(offset)
+                        || (known.acknowledged_at == Some(**offset) && known.must_survive)
+                })
             });
             if let Some((offset, _)) = known {
-                report.add(kind, || format!("{name}: {reader} op {op} goes from {after} to {before} and leaves out {offset}"));
+                report.add(kind, || {
+                    format!(
+                        "{name}: {reader} op {op} goes from {after} to \
+                    {before} and leaves out {offset}"
+                    )
+                });
             }
         }
     }
@@ -299,14 +355,20 @@ impl Log {
             let mut covered = scan.start;
             for (start, end) in ranges {
                 if start > covered {
-                    report.add("malformed-history", || format!("{name}: nobody scanned {covered}..{start} on {broker}"));
+                    report.add("malformed-history", || {
+                        format!("{name}: nobody scanned {covered}..{start} on {broker}")
+                    });
                 }
                 covered = covered.max(end);
             }
             let mut next = scan.start;
-            for offset in scan.records.range(scan.start..).map(|(offset, _)| *offset).chain([scan.end]) {
+            for offset in
+                scan.records.range(scan.start..).map(|(offset, _)| *offset).chain([scan.end])
+            {
                 if offset > next {
-                    report.add("scan-gap", || format!("{name}: {broker} has no records at {next}..{offset}"));
+                    report.add("scan-gap", || {
+                        format!("{name}: {broker} has no records at {next}..{offset}")
+                    });
                 }
                 next = next.max(offset + 1);
             }
@@ -315,9 +377,13 @@ impl Log {
         if let Some((broker, first)) = scans.next() {
             for (other, scan) in scans {
                 let (start, end) = (first.start.max(scan.start), first.end.min(scan.end));
-                if let Some(at) = (start..end).find(|at| first.records.get(at) != scan.records.get(at)) {
+                if let Some(at) =
+                    (start..end).find(|at| first.records.get(at) != scan.records.get(at))
+                {
                     let (a, b) = (first.records.get(&at), scan.records.get(&at));
-                    report.add("replica-differs", || format!("{name} offset {at}: {a:?} on {broker}, {b:?} on {other}"));
+                    report.add("replica-differs", || {
+                        format!("{name} offset {at}: {a:?} on {broker}, {b:?} on {other}")
+                    });
                 }
             }
         }

@@ -1,4 +1,5 @@
-//! Finds in a history what may not have happened. Streaming: each event is looked at once, in order of time.
+//! Finds in a history what may not have happened. Streaming: each event is looked at once, in order
+//! of time.
 //!
 //! | name | what is wrong | rule |
 //! |---|---|---|
@@ -21,8 +22,8 @@
 //! | `malformed-history` | the history contradicts itself; nothing can be concluded from it | |
 //! | `vacuous` | too few successful operations or faults to conclude anything | |
 //!
-//! Retention and compaction are allowed for as far as a scan says where the log starts; a compacted topic has
-//! gaps by right and is not for these checkers.
+//! Retention and compaction are allowed for as far as a scan says where the log starts; a compacted
+//! topic has gaps by right and is not for these checkers.
 
 mod groups;
 mod log;
@@ -114,7 +115,8 @@ impl fmt::Display for Report {
         let Counts { sends_ok, sends_info, sends_failed, reads, commits, faults } = self.counts;
         writeln!(
             f,
-            "{sends_ok} records acknowledged, {sends_info} unknown, {sends_failed} failed, {reads} read, {commits} commits, {faults} faults"
+            "{sends_ok} records acknowledged, {sends_info} unknown, {sends_failed} failed, {reads} \
+             read, {commits} commits, {faults} faults"
         )?;
         for (name, count, words) in self.anomalies() {
             writeln!(f, "{name}: {count}")?;
@@ -178,8 +180,12 @@ impl Checker {
         if let Action::Send { records, .. } = &event.action {
             for record in records {
                 if !self.logs.log(&record.topic, record.partition).invoke(record.value) {
-                    self.report
-                        .add("malformed-history", || format!("value {} is sent twice ({} op {})", record.value, event.process, event.op));
+                    self.report.add("malformed-history", || {
+                        format!(
+                            "value {} is sent twice ({} op {})",
+                            record.value, event.process, event.op
+                        )
+                    });
                 }
             }
         }
@@ -188,7 +194,9 @@ impl Checker {
         }
         let open = Open { time_ns: event.time_ns, line: self.events, action: event.action };
         if self.open.insert((process, event.op), open).is_some() {
-            self.report.add("malformed-history", || format!("{} begins op {} twice", event.process, event.op));
+            self.report.add("malformed-history", || {
+                format!("{} begins op {} twice", event.process, event.op)
+            });
         }
     }
 
@@ -198,33 +206,58 @@ impl Checker {
         let began_ns = begun.as_ref().map_or(time_ns, |open| open.time_ns);
         match event.action {
             Action::Send { records, acks, idempotent, session } => {
-                let Some(Open { action: Action::Send { records: sent, .. }, line, .. }) = begun else {
-                    self.report.add("malformed-history", || format!("{} ends send {} that it has not begun", event.process, event.op));
+                let Some(Open { action: Action::Send { records: sent, .. }, line, .. }) = begun
+                else {
+                    self.report.add("malformed-history", || {
+                        format!("{} ends send {} that it has not begun", event.process, event.op)
+                    });
                     return;
                 };
-                let sender = Sender { process, session, line, idempotent, must_survive: acks == -1 };
+                let sender =
+                    Sender { process, session, line, idempotent, must_survive: acks == -1 };
                 self.sent(&sender, event.phase, &sent, &records);
             }
-            Action::Poll { records } if event.phase != Phase::Fail => self.polled(process, &event.process, event.op, &records),
+            Action::Poll { records } if event.phase != Phase::Fail => {
+                self.polled(process, &event.process, event.op, &records)
+            }
             Action::Assign { partitions } if event.phase == Phase::Ok => {
                 self.logs.forget_positions(process);
                 for at in partitions {
                     self.logs.log(&at.topic, at.partition).assign(process, at.offset);
                 }
             }
-            Action::Rebalance { group, generation, member, partitions } if event.phase == Phase::Ok => {
+            Action::Rebalance { group, generation, member, partitions }
+                if event.phase == Phase::Ok =>
+            {
                 self.logs.forget_positions(process);
                 for at in &partitions {
                     self.logs.log(&at.topic, at.partition).assign(process, at.offset);
                 }
-                self.groups.rebalanced(&mut self.report, &group, generation, &member, &partitions, (began_ns, time_ns));
+                self.groups.rebalanced(
+                    &mut self.report,
+                    &group,
+                    generation,
+                    &member,
+                    &partitions,
+                    (began_ns, time_ns),
+                );
             }
             Action::Commit { group, generation, member, offsets, reset } => {
                 if begun.is_none() {
-                    self.report.add("malformed-history", || format!("{} ends commit {} that it has not begun", event.process, event.op));
+                    self.report.add("malformed-history", || {
+                        format!("{} ends commit {} that it has not begun", event.process, event.op)
+                    });
                     return;
                 }
-                let commit = groups::Commit { generation, member, offsets, reset, id: (process, event.op), began_ns, ended_ns: time_ns };
+                let commit = groups::Commit {
+                    generation,
+                    member,
+                    offsets,
+                    reset,
+                    id: (process, event.op),
+                    began_ns,
+                    ended_ns: time_ns,
+                };
                 if event.phase == Phase::Ok {
                     self.report.counts.commits += 1;
                     self.groups.committed(&mut self.report, &group, &commit);
@@ -232,7 +265,9 @@ impl Checker {
                     self.groups.commit_failed(&group, &commit);
                 }
             }
-            Action::Scan { broker, topic, partition, start, end, records } if event.phase == Phase::Ok => {
+            Action::Scan { broker, topic, partition, start, end, records }
+                if event.phase == Phase::Ok =>
+            {
                 for read in &records {
                     if let Some(value) = self.value(&event.process, read) {
                         self.logs.log(&topic, partition).scanned(&broker, read.offset, value);
@@ -248,7 +283,10 @@ impl Checker {
 
     fn sent(&mut self, sender: &Sender, phase: Phase, sent: &[Sent], answered: &[Sent]) {
         for (i, record) in sent.iter().enumerate() {
-            let offset = answered.iter().find(|answer| answer.value == record.value).and_then(|answer| answer.offset);
+            let offset = answered
+                .iter()
+                .find(|answer| answer.value == record.value)
+                .and_then(|answer| answer.offset);
             let log = self.logs.log(&record.topic, record.partition);
             let counts = &mut self.report.counts;
             match phase {
@@ -281,7 +319,8 @@ impl Checker {
     /// The value of a record, if it is whole and where it belongs.
     fn value(&mut self, reader: &str, read: &Read) -> Option<u64> {
         let Read { topic, partition, offset, value, payload } = read;
-        let words = || format!("{topic}-{partition} offset {offset}, read by {reader}: {payload:?}");
+        let words =
+            || format!("{topic}-{partition} offset {offset}, read by {reader}: {payload:?}");
         match payload {
             Some(text) => match payload::decode(text, topic, *partition) {
                 Ok(value) => return Some(value),
@@ -299,7 +338,13 @@ impl Checker {
     pub fn finish(mut self, demands: Demands) -> Report {
         for ((process, _), open) in std::mem::take(&mut self.open) {
             if let Action::Send { records, acks, idempotent, session } = open.action {
-                let sender = Sender { process, session, line: open.line, idempotent, must_survive: acks == -1 };
+                let sender = Sender {
+                    process,
+                    session,
+                    line: open.line,
+                    idempotent,
+                    must_survive: acks == -1,
+                };
                 self.sent(&sender, Phase::Info, &records, &[]);
             }
         }
@@ -312,7 +357,9 @@ impl Checker {
         ];
         for (what, have, min) in wanted {
             if have < min {
-                self.report.add("vacuous", || format!("{have} {what}, at least {min} are needed to conclude anything"));
+                self.report.add("vacuous", || {
+                    format!("{have} {what}, at least {min} are needed to conclude anything")
+                });
             }
         }
         self.report

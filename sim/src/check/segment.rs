@@ -1,5 +1,5 @@
-//! Walks the bytes of a log segment file, independently of the broker's own code: is every batch whole, does every
-//! checksum hold, do offsets go on without a gap or a step back?
+//! Walks the bytes of a log segment file, independently of the broker's own code: is every batch
+//! whole, does every checksum hold, do offsets go on without a gap or a step back?
 //!
 //! The format is Kafka's record batch, magic 2 (kafka.apache.org, "Message Format").
 
@@ -62,7 +62,8 @@ const LOG_OVERHEAD: usize = 12;
 /// The smallest batch: a header without records.
 const HEADER_LEN: usize = 61;
 
-/// What a broker keeps ahead of the last batch is filled with: Letterbox's own byte, and zeros from earlier versions and file systems.
+/// What a broker keeps ahead of the last batch is filled with: Letterbox's own byte, and zeros from
+/// earlier versions and file systems.
 const RESERVE_BYTES: [u8; 2] = [0x7f, 0];
 
 /// Walks the segment that begins at `base_offset`.
@@ -116,7 +117,9 @@ fn field<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
 
 fn crc32c(bytes: &[u8]) -> u32 {
     const TABLE: [u32; 256] = crc_table(0x82F6_3B78);
-    !bytes.iter().fold(u32::MAX, |crc, byte| (crc >> 8) ^ TABLE[usize::from(crc.to_le_bytes()[0] ^ byte)])
+    !bytes
+        .iter()
+        .fold(u32::MAX, |crc, byte| (crc >> 8) ^ TABLE[usize::from(crc.to_le_bytes()[0] ^ byte)])
 }
 
 /// The table of a reflected CRC with this polynomial.
@@ -162,7 +165,12 @@ mod tests {
         let whole = [batch(100, 3), batch(103, 1)].concat();
         let expected = Segment { batches: 2, end_offset: 104, len: whole.len() as u64 };
         assert_eq!(walk(&whole, 100), Ok(expected));
-        for reserve in [vec![0; 5000], vec![0x7f; 5000], vec![0x7f; 5], [vec![0x7f; 500], vec![0; 20]].concat()] {
+        for reserve in [
+            vec![0; 5000],
+            vec![0x7f; 5000],
+            vec![0x7f; 5],
+            [vec![0x7f; 500], vec![0; 20]].concat(),
+        ] {
             assert_eq!(walk(&[&whole[..], &reserve].concat(), 100), Ok(expected));
         }
         assert_eq!(walk(&[], 7), Ok(Segment { end_offset: 7, ..Segment::default() }));
@@ -178,7 +186,11 @@ mod tests {
             let in_epoch = (12..16).contains(&(at % batch(0, 2).len()));
             assert_eq!(walk(&bytes, 0).is_err(), !in_epoch, "byte {at}");
             if at % batch(0, 2).len() != 0 {
-                assert!(walk(&whole[..at], 0).is_err() || whole[..at].iter().skip(batch(0, 2).len()).all(|b| *b == 0), "cut at {at}");
+                assert!(
+                    walk(&whole[..at], 0).is_err()
+                        || whole[..at].iter().skip(batch(0, 2).len()).all(|b| *b == 0),
+                    "cut at {at}"
+                );
             }
         }
     }

@@ -7,8 +7,9 @@ use crate::rng::Rng;
 const TOPIC: &str = "t";
 const PARTITIONS: i32 = 2;
 
-/// Writes a history that a correct broker could have given: idempotent producers with some unknown and failed
-/// sends, consumers by assignment and a group with handovers, faults, and a scan of everything at the end.
+/// Writes a history that a correct broker could have given: idempotent producers with some unknown
+/// and failed sends, consumers by assignment and a group with handovers, faults, and a scan of
+/// everything at the end.
 struct Clean {
     rng: Rng,
     time_ns: u64,
@@ -20,10 +21,17 @@ struct Clean {
 
 impl Clean {
     fn history(seed: u64) -> Vec<Event> {
-        let mut clean =
-            Self { rng: Rng::new(seed), time_ns: 0, events: Vec::new(), logs: vec![Vec::new(); 2], ops: BTreeMap::new(), next_value: 1 };
+        let mut clean = Self {
+            rng: Rng::new(seed),
+            time_ns: 0,
+            events: Vec::new(),
+            logs: vec![Vec::new(); 2],
+            ops: BTreeMap::new(),
+            next_value: 1,
+        };
         let mut readers = [[0_usize; 2]; 2];
-        let (mut generation, mut owner, mut committed, mut position) = (0, 0, [-1_i64; 2], [0_usize; 2]);
+        let (mut generation, mut owner, mut committed, mut position) =
+            (0, 0, [-1_i64; 2], [0_usize; 2]);
         for reader in 0..2 {
             let partitions = (0..PARTITIONS).map(|partition| at(partition, 0)).collect();
             clean.at_once(&format!("reader-{reader}"), Action::Assign { partitions });
@@ -45,8 +53,11 @@ impl Clean {
                         clean.read(partition, next, &mut records);
                     }
                     clean.at_once(&format!("member-{owner}"), Action::Poll { records });
-                    let offsets: Vec<Position> =
-                        (0..2).map(|p| at(p, i64::try_from(position[usize::try_from(p).unwrap()]).unwrap())).collect();
+                    let offsets: Vec<Position> = (0..2)
+                        .map(|p| {
+                            at(p, i64::try_from(position[usize::try_from(p).unwrap()]).unwrap())
+                        })
+                        .collect();
                     let commit = Action::Commit {
                         group: "g".into(),
                         generation,
@@ -58,13 +69,19 @@ impl Clean {
                         committed = [offsets[0].offset, offsets[1].offset];
                     }
                 }
-                9 => clean.at_once("nemesis", Action::Fault { what: "kill".into(), target: "b1".into() }),
+                9 => clean
+                    .at_once("nemesis", Action::Fault { what: "kill".into(), target: "b1".into() }),
                 _ => {
                     generation += 1;
                     owner = clean.rng.index(3);
                     let partitions = vec![at(0, committed[0]), at(1, committed[1])];
                     position = committed.map(|offset| usize::try_from(offset).unwrap_or(0));
-                    let event = Action::Rebalance { group: "g".into(), generation, member: format!("m{owner}"), partitions };
+                    let event = Action::Rebalance {
+                        group: "g".into(),
+                        generation,
+                        member: format!("m{owner}"),
+                        partitions,
+                    };
                     clean.at_once(&format!("member-{owner}"), event);
                 }
             }
@@ -72,11 +89,23 @@ impl Clean {
         for partition in 0..PARTITIONS {
             for broker in ["b1", "b2"] {
                 let log = &clean.logs[usize::try_from(partition).unwrap()];
-                let records: Vec<Read> = (0..log.len()).map(|offset| read(partition, offset, log[offset])).collect();
+                let records: Vec<Read> =
+                    (0..log.len()).map(|offset| read(partition, offset, log[offset])).collect();
                 let middle = records.len() / 2;
-                let (start, end) = (i64::try_from(middle).unwrap(), i64::try_from(records.len()).unwrap());
-                for (start, end, records) in [(0, start, records[..middle].to_vec()), (start, end, records[middle..].to_vec())] {
-                    let scan = Action::Scan { broker: broker.into(), topic: TOPIC.into(), partition, start, end, records };
+                let (start, end) =
+                    (i64::try_from(middle).unwrap(), i64::try_from(records.len()).unwrap());
+                for (start, end, records) in [
+                    (0, start, records[..middle].to_vec()),
+                    (start, end, records[middle..].to_vec()),
+                ] {
+                    let scan = Action::Scan {
+                        broker: broker.into(),
+                        topic: TOPIC.into(),
+                        partition,
+                        start,
+                        end,
+                        records,
+                    };
                     clean.at_once("scanner", scan);
                 }
             }
@@ -92,7 +121,12 @@ impl Clean {
         for _ in 0..count {
             self.next_value += 1;
             let value = (u64::try_from(producer).unwrap() << 40) | self.next_value;
-            records.push(Sent { topic: TOPIC.into(), partition: i32::try_from(partition).unwrap(), value, offset: None });
+            records.push(Sent {
+                topic: TOPIC.into(),
+                partition: i32::try_from(partition).unwrap(),
+                value,
+                offset: None,
+            });
         }
         let action = |records| Action::Send { records, acks: -1, idempotent: true, session: 0 };
         let begun = action(records.clone());
@@ -100,7 +134,8 @@ impl Clean {
         let mut ended = records;
         if fate < 8 {
             for record in &mut ended {
-                record.offset = (fate < 7).then(|| i64::try_from(self.logs[partition].len()).unwrap());
+                record.offset =
+                    (fate < 7).then(|| i64::try_from(self.logs[partition].len()).unwrap());
                 self.logs[partition].push(record.value);
             }
         }
@@ -115,7 +150,11 @@ impl Clean {
     fn read(&mut self, partition: usize, next: &mut usize, records: &mut Vec<Read>) {
         let end = (*next + self.rng.index(6)).min(self.logs[partition].len());
         for offset in *next..end {
-            records.push(read(i32::try_from(partition).unwrap(), offset, self.logs[partition][offset]));
+            records.push(read(
+                i32::try_from(partition).unwrap(),
+                offset,
+                self.logs[partition][offset],
+            ));
         }
         *next = end;
     }
@@ -126,7 +165,14 @@ impl Clean {
         let op = *op;
         for (phase, action) in [(Phase::Invoke, begun), (phase, ended)] {
             self.time_ns += 10;
-            self.events.push(Event { process: process.into(), op, phase, time_ns: self.time_ns, action: action.clone(), error: None });
+            self.events.push(Event {
+                process: process.into(),
+                op,
+                phase,
+                time_ns: self.time_ns,
+                action: action.clone(),
+                error: None,
+            });
         }
         phase == Phase::Ok
     }
@@ -165,15 +211,18 @@ fn histories_survive_json() {
     assert_eq!(back, history.events());
 }
 
-/// Applies `mutate` to clean histories until it found something to change in at least 30, and expects `name`
-/// among what is found, each time.
+/// Applies `mutate` to clean histories until it found something to change in at least 30, and
+/// expects `name` among what is found, each time.
 fn expect(name: &str, mutate: impl Fn(&mut Vec<Event>, &mut Rng) -> bool) {
     let mut changed = 0;
     for seed in 0..2000 {
         let mut events = Clean::history(seed);
         if mutate(&mut events, &mut Rng::new(seed)) {
             let report = Checker::check(events, NO_DEMANDS);
-            assert!(report.names().contains(&name), "seed {seed}: {name} is not among what was found: {report}");
+            assert!(
+                report.names().contains(&name),
+                "seed {seed}: {name} is not among what was found: {report}"
+            );
             changed += 1;
         }
         if changed == 30 {
@@ -185,7 +234,9 @@ fn expect(name: &str, mutate: impl Fn(&mut Vec<Event>, &mut Rng) -> bool) {
 
 /// The positions of completed events that `choose` accepts.
 fn pick(events: &[Event], rng: &mut Rng, choose: impl Fn(&Action) -> bool) -> Option<usize> {
-    let fitting: Vec<usize> = (0..events.len()).filter(|i| events[*i].phase == Phase::Ok && choose(&events[*i].action)).collect();
+    let fitting: Vec<usize> = (0..events.len())
+        .filter(|i| events[*i].phase == Phase::Ok && choose(&events[*i].action))
+        .collect();
     (!fitting.is_empty()).then(|| fitting[rng.index(fitting.len())])
 }
 
@@ -210,7 +261,9 @@ fn lose(events: &mut [Event], value: u64) {
 }
 
 fn value_of(read: &Read) -> u64 {
-    read.value.unwrap_or_else(|| payload::decode(read.payload.as_deref().unwrap(), &read.topic, read.partition).unwrap())
+    read.value.unwrap_or_else(|| {
+        payload::decode(read.payload.as_deref().unwrap(), &read.topic, read.partition).unwrap()
+    })
 }
 
 fn acknowledged(events: &[Event], rng: &mut Rng) -> Option<Sent> {
@@ -255,10 +308,16 @@ fn an_acknowledgement_without_an_offset_binds_all_the_same() {
         let Some(sent) = acknowledged(events, rng) else { return false };
         for event in events.iter_mut().filter(|event| event.phase == Phase::Ok) {
             if let Action::Send { records, .. } = &mut event.action {
-                records.iter_mut().filter(|record| record.value == sent.value).for_each(|record| record.offset = None);
+                records
+                    .iter_mut()
+                    .filter(|record| record.value == sent.value)
+                    .for_each(|record| record.offset = None);
             }
         }
-        assert!(Checker::check(events.clone(), NO_DEMANDS).is_clean(), "to know less is no anomaly");
+        assert!(
+            Checker::check(events.clone(), NO_DEMANDS).is_clean(),
+            "to know less is no anomaly"
+        );
         lose(events, sent.value);
         true
     });
@@ -302,7 +361,9 @@ fn two_values_at_one_offset_are_inconsistent() {
     });
     // Acknowledged at another offset than it is.
     expect("inconsistent-offset", |events, rng| {
-        let Some(at) = pick(events, rng, |action| matches!(action, Action::Send { .. })) else { return false };
+        let Some(at) = pick(events, rng, |action| matches!(action, Action::Send { .. })) else {
+            return false;
+        };
         let Action::Send { records, .. } = &mut events[at].action else { return false };
         records[0].offset = records[0].offset.map(|offset| offset + 1000);
         true
@@ -316,7 +377,9 @@ fn a_value_written_twice_is_a_duplicate() {
         let scan = events.iter_mut().rev().find(|event| {
             event.phase == Phase::Ok && matches!(&event.action, Action::Scan { partition, .. } if *partition == sent.partition)
         });
-        let Some(Event { action: Action::Scan { end, records, .. }, .. }) = scan else { return false };
+        let Some(Event { action: Action::Scan { end, records, .. }, .. }) = scan else {
+            return false;
+        };
         records.push(read(sent.partition, usize::try_from(*end).unwrap(), sent.value));
         *end += 1;
         true
@@ -326,7 +389,11 @@ fn a_value_written_twice_is_a_duplicate() {
 #[test]
 fn swapped_acknowledgements_are_nonmonotonic_sends() {
     expect("nonmonotonic-send", |events, rng| {
-        let Some(at) = pick(events, rng, |action| matches!(action, Action::Send { records, .. } if records.len() > 1)) else {
+        let Some(at) = pick(
+            events,
+            rng,
+            |action| matches!(action, Action::Send { records, .. } if records.len() > 1),
+        ) else {
             return false;
         };
         let Action::Send { records, .. } = &mut events[at].action else { return false };
@@ -366,7 +433,9 @@ fn polls_that_go_back_or_skip_are_named() {
 #[test]
 fn a_failed_write_that_is_there_is_named() {
     expect("failed-write-read", |events, rng| {
-        let Some(at) = pick(events, rng, |action| matches!(action, Action::Send { .. })) else { return false };
+        let Some(at) = pick(events, rng, |action| matches!(action, Action::Send { .. })) else {
+            return false;
+        };
         events[at].phase = Phase::Fail;
         true
     });
@@ -385,26 +454,39 @@ fn a_value_that_nobody_sent_is_named() {
 #[test]
 fn damaged_and_misplaced_payloads_are_named() {
     let with_payload = |events: &mut Vec<Event>, rng: &mut Rng, change: fn(&mut Read)| {
-        let Some(at) =
-            pick(events, rng, |action| matches!(action, Action::Poll { records } if records.iter().any(|read| read.payload.is_some())))
-        else {
+        let Some(at) = pick(
+            events,
+            rng,
+            |action| matches!(action, Action::Poll { records } if records.iter().any(|read| read.payload.is_some())),
+        ) else {
             return false;
         };
-        records_of(&mut events[at].action).iter_mut().filter(|read| read.payload.is_some()).for_each(change);
+        records_of(&mut events[at].action)
+            .iter_mut()
+            .filter(|read| read.payload.is_some())
+            .for_each(change);
         true
     };
     expect("corrupt-record", |events, rng| {
-        with_payload(events, rng, |read| read.payload = read.payload.as_ref().map(|text| text.replace("lb1", "lb2")))
+        with_payload(events, rng, |read| {
+            read.payload = read.payload.as_ref().map(|text| text.replace("lb1", "lb2"))
+        })
     });
     expect("misplaced-record", |events, rng| {
-        with_payload(events, rng, |read| read.payload = Some(payload::encode(2, "elsewhere", read.partition)))
+        with_payload(events, rng, |read| {
+            read.payload = Some(payload::encode(2, "elsewhere", read.partition))
+        })
     });
 }
 
 #[test]
 fn replicas_that_differ_are_named() {
     expect("replica-differs", |events, rng| {
-        let Some(at) = pick(events, rng, |action| matches!(action, Action::Scan { records, .. } if records.len() > 1)) else {
+        let Some(at) = pick(
+            events,
+            rng,
+            |action| matches!(action, Action::Scan { records, .. } if records.len() > 1),
+        ) else {
             return false;
         };
         records_of(&mut events[at].action).remove(0);
@@ -415,7 +497,8 @@ fn replicas_that_differ_are_named() {
 #[test]
 fn groups_with_two_owners_zombies_and_wrong_offsets_are_named() {
     let rebalance = |action: &Action| matches!(action, Action::Rebalance { .. });
-    let commit = |action: &Action| matches!(action, Action::Commit { offsets, .. } if offsets[0].offset > 0);
+    let commit =
+        |action: &Action| matches!(action, Action::Commit { offsets, .. } if offsets[0].offset > 0);
     expect("two-owners", |events, rng| {
         let Some(at) = pick(events, rng, rebalance) else { return false };
         let mut second = Event { op: 100_000, process: "member-x".into(), ..events[at].clone() };
@@ -433,8 +516,11 @@ fn groups_with_two_owners_zombies_and_wrong_offsets_are_named() {
     });
     // Nothing found although something was committed.
     expect("resume-differs", |events, rng| {
-        let Some(at) = pick(events, rng, |action| matches!(action, Action::Rebalance { partitions, .. } if partitions[0].offset > 0))
-        else {
+        let Some(at) = pick(
+            events,
+            rng,
+            |action| matches!(action, Action::Rebalance { partitions, .. } if partitions[0].offset > 0),
+        ) else {
             return false;
         };
         let Action::Rebalance { partitions, .. } = &mut events[at].action else { return false };
@@ -442,7 +528,11 @@ fn groups_with_two_owners_zombies_and_wrong_offsets_are_named() {
         true
     });
     expect("zombie-commit", |events, rng| {
-        let Some(at) = pick(events, rng, |action| matches!(action, Action::Commit { generation, .. } if *generation > 1)) else {
+        let Some(at) = pick(
+            events,
+            rng,
+            |action| matches!(action, Action::Commit { generation, .. } if *generation > 1),
+        ) else {
             return false;
         };
         for event in &mut events[at - 1..=at] {
@@ -472,13 +562,19 @@ fn groups_with_two_owners_zombies_and_wrong_offsets_are_named() {
 #[test]
 fn contradictions_and_empty_runs_are_not_passed() {
     expect("malformed-history", |events, rng| {
-        let Some(at) = pick(events, rng, |action| matches!(action, Action::Send { .. })) else { return false };
+        let Some(at) = pick(events, rng, |action| matches!(action, Action::Send { .. })) else {
+            return false;
+        };
         let twice = events[at].clone();
         events.push(twice);
         true
     });
     expect("malformed-history", |events, rng| {
-        let Some(at) = pick(events, rng, |action| matches!(action, Action::Scan { records, .. } if records.len() > 1)) else {
+        let Some(at) = pick(
+            events,
+            rng,
+            |action| matches!(action, Action::Scan { records, .. } if records.len() > 1),
+        ) else {
             return false;
         };
         let middle = |action: &Action| matches!(action, Action::Scan { start, end, .. } if *start == 0 && *end > 0);

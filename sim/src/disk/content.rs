@@ -1,7 +1,8 @@
 //! The bytes of one file: what readers see, what is on the platter, and what lies between.
 //!
-//! A write is kept as images of the whole 512-byte sectors it touches, as a page cache would hand them to the
-//! device. So a sector is on the platter as it was after *some* number of the pending changes, never as a mix.
+//! A write is kept as images of the whole 512-byte sectors it touches, as a page cache would hand
+//! them to the device. So a sector is on the platter as it was after *some* number of the pending
+//! changes, never as a mix.
 
 use crate::rng::Rng;
 
@@ -76,7 +77,12 @@ impl Content {
         let first = index(offset / SECTOR * SECTOR);
         let last = index((end as u64).next_multiple_of(SECTOR)).min(self.view.len());
         let images = self.view[first..last].to_vec();
-        self.pending.push(Change { offset: first as u64, bytes: Some(images), len: self.len(), fate });
+        self.pending.push(Change {
+            offset: first as u64,
+            bytes: Some(images),
+            len: self.len(),
+            fate,
+        });
     }
 
     pub(crate) fn set_len(&mut self, len: u64) {
@@ -90,8 +96,8 @@ impl Content {
         self.settle(all, |_| all);
     }
 
-    /// A sync that failed: some of it got there, the rest is forgotten, and the next sync will say yes.
-    /// Readers go on to see what they saw, out of the cache.
+    /// A sync that failed: some of it got there, the rest is forgotten, and the next sync will say
+    /// yes. Readers go on to see what they saw, out of the cache.
     pub(crate) fn fail_sync(&mut self, rng: &mut Rng) {
         let all = self.pending.len();
         let size = rng.index(all + 1);
@@ -115,7 +121,10 @@ impl Content {
             2 | 3 => {
                 let whole = rng.index(all + 1);
                 let size = whole + rng.index(2);
-                self.settle(size.min(all), once_per_sector(|| kept.note((whole + rng.index(2)).min(all))));
+                self.settle(
+                    size.min(all),
+                    once_per_sector(|| kept.note((whole + rng.index(2)).min(all))),
+                );
             }
             // Written back in any order.
             _ => {
@@ -140,8 +149,8 @@ impl Content {
         flipped
     }
 
-    /// Puts the first `cut(sector)` pending changes of each touched sector on the platter, with the length
-    /// after the first `size` changes, and forgets the rest.
+    /// Puts the first `cut(sector)` pending changes of each touched sector on the platter, with the
+    /// length after the first `size` changes, and forgets the rest.
     fn settle(&mut self, size: usize, mut cut: impl FnMut(u64) -> usize) {
         let pending = std::mem::take(&mut self.pending);
         let durable_len = self.durable.len();
@@ -169,7 +178,10 @@ impl Content {
                 }
             }
         }
-        let len = size.checked_sub(1).and_then(|last| pending.get(last)).map_or(durable_len, |change| index(change.len));
+        let len = size
+            .checked_sub(1)
+            .and_then(|last| pending.get(last))
+            .map_or(durable_len, |change| index(change.len));
         self.durable.resize(len, 0);
     }
 
@@ -220,7 +232,9 @@ fn index(offset: u64) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::{Just, Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest};
+    use proptest::prelude::{
+        Just, Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest,
+    };
 
     use super::*;
 
@@ -273,8 +287,8 @@ mod tests {
             }
         }
 
-        /// Each sector that is left is one that was there after some change since the last sync: synced data is
-        /// never lost, pieces are torn at sector borders only.
+        /// Each sector that is left is one that was there after some change since the last sync:
+        /// synced data is never lost, pieces are torn at sector borders only.
         #[test]
         fn a_power_cut_leaves_each_sector_at_one_moment_since_the_last_sync(steps in steps(), seed: u64) {
             let (mut content, mut model) = (Content::default(), Vec::new());
@@ -293,7 +307,8 @@ mod tests {
                 let was = moments.iter().any(|moment| {
                     let mut then = moment.get(n * index(SECTOR)..).unwrap_or_default().to_vec();
                     then.resize(then.len().max(sector.len()), 0);
-                    // A shorter length of another moment hides a sector's end; a longer one shows zeros.
+                    // A shorter length of another moment hides a sector's end; a longer one shows
+                    // zeros.
                     then[..sector.len()] == *sector
                         || sector.iter().zip(&then).rposition(|(a, b)| a != b).is_none_or(|last| sector[last..].iter().all(|b| *b == 0) && shortened(&moments, n, last))
                 });

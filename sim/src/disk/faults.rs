@@ -7,13 +7,13 @@ use super::content::Fate;
 /// A fault that an operation on a file meets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// `sync` fails with EIO; some of the unsynced bytes are on the platter, the others are forgotten, and the
-    /// next sync succeeds (what Linux does).
+    /// `sync` fails with EIO; some of the unsynced bytes are on the platter, the others are
+    /// forgotten, and the next sync succeeds (what Linux does).
     FailSync,
     /// As `FailSync`, with ENOSPC: a file system that finds its blocks late (NFS does).
     NoSpaceAtSync,
-    /// `sync` says yes and does nothing: a device that ignores flushes. No promise holds on such a device; it shows
-    /// that a test would notice software that does not sync.
+    /// `sync` says yes and does nothing: a device that ignores flushes. No promise holds on such a
+    /// device; it shows that a test would notice software that does not sync.
     IgnoreSync,
     /// `sync_dir` fails with EIO; the names stay unsynced.
     FailSyncDir,
@@ -84,24 +84,28 @@ impl Faults {
 
     /// The fault that `operation` on `path` meets now, if any.
     pub(crate) fn meet(&mut self, operation: Operation, path: &str) -> Option<Fault> {
-        let found = self.rules.iter_mut().filter(|rule| path.contains(&rule.path_part)).find_map(|rule| {
-            let fits = matches!(
-                (rule.fault, operation),
-                (Fault::FailSync | Fault::NoSpaceAtSync | Fault::IgnoreSync, Operation::Sync)
-                    | (Fault::FailSyncDir, Operation::SyncDir)
-                    | (Fault::FailRead, Operation::Read)
-                    | (Fault::FailWrite | Fault::DropWrite | Fault::MisdirectWrite(_), Operation::Write)
-            );
-            if !fits || rule.times == 0 {
-                return None;
-            }
-            if rule.skip > 0 {
-                rule.skip -= 1;
-                return None;
-            }
-            rule.times -= 1;
-            Some(rule.fault)
-        });
+        let found =
+            self.rules.iter_mut().filter(|rule| path.contains(&rule.path_part)).find_map(|rule| {
+                let fits = matches!(
+                    (rule.fault, operation),
+                    (Fault::FailSync | Fault::NoSpaceAtSync | Fault::IgnoreSync, Operation::Sync)
+                        | (Fault::FailSyncDir, Operation::SyncDir)
+                        | (Fault::FailRead, Operation::Read)
+                        | (
+                            Fault::FailWrite | Fault::DropWrite | Fault::MisdirectWrite(_),
+                            Operation::Write
+                        )
+                );
+                if !fits || rule.times == 0 {
+                    return None;
+                }
+                if rule.skip > 0 {
+                    rule.skip -= 1;
+                    return None;
+                }
+                rule.times -= 1;
+                Some(rule.fault)
+            });
         self.rules.retain(|rule| rule.times > 0);
         if let Some(fault) = found {
             self.note(fault.name());

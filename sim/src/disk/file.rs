@@ -31,10 +31,18 @@ impl SimFile {
         let handle = state.handle(inode);
         let epoch = state.epoch;
         drop(state);
-        Ok(Self { disk: disk.clone(), inode, handle, epoch, path: path.display().to_string(), writable: true })
+        Ok(Self {
+            disk: disk.clone(),
+            inode,
+            handle,
+            epoch,
+            path: path.display().to_string(),
+            writable: true,
+        })
     }
 
-    /// Runs `job` on the disk and this file's node, unless the process this handle belongs to is gone.
+    /// Runs `job` on the disk and this file's node, unless the process this handle belongs to is
+    /// gone.
     fn with<T>(&self, job: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
         let mut state = self.disk.state();
         if state.epoch != self.epoch {
@@ -99,7 +107,9 @@ impl File for SimFile {
             }
             let end = offset.checked_add(bytes.len() as u64).ok_or(io::ErrorKind::FileTooLarge)?;
             let allowed = state.allow(self.inode, end);
-            let fits = usize::try_from(allowed.saturating_sub(offset)).unwrap_or(usize::MAX).min(bytes.len());
+            let fits = usize::try_from(allowed.saturating_sub(offset))
+                .unwrap_or(usize::MAX)
+                .min(bytes.len());
             self.node(state)?.content.write(&bytes[..fits], offset, Fate::from(fault));
             if fits < bytes.len() { Err(state.no_space()) } else { Ok(()) }
         })
@@ -116,8 +126,13 @@ impl File for SimFile {
             if fault.is_some() {
                 let node = state.files.get_mut(&self.inode).ok_or_else(|| error(EIO))?;
                 node.content.fail_sync(&mut state.rng);
-                // A full disk may be noticed as late as this; what was written is as lost as by any other cause.
-                return Err(not_synced(error(if fault == Some(Fault::NoSpaceAtSync) { ENOSPC } else { EIO })));
+                // A full disk may be noticed as late as this; what was written is as lost as by any
+                // other cause.
+                return Err(not_synced(error(if fault == Some(Fault::NoSpaceAtSync) {
+                    ENOSPC
+                } else {
+                    EIO
+                })));
             }
             self.node(state)?.content.sync();
             state.stats.syncs += 1;

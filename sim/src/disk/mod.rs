@@ -1,16 +1,21 @@
 //! A disk that keeps what a real one promises, and not more.
 //!
-//! - **Bytes.** A write is seen by readers at once and is durable after [`letterbox_env::File::sync`]. A power cut leaves each
-//!   512-byte sector as it was after some number of the writes since the last sync; the length likewise.
-//!   A failed sync drops what was unsynced (it may have been saved or not) and the next sync succeeds.
-//! - **Names.** Files made, renamed and removed are durable after [`Disk::sync_dir`] of the directory; syncing
-//!   the file itself is not enough. A power cut keeps a prefix of the rest, in order; a rename is one step.
-//! - **Space.** The sum of the lengths of files that can be opened or are open counts against the capacity, also
-//!   what `set_len` adds: nothing is sparse. The part of a write that fits is written before ENOSPC (or EDQUOT, as
-//!   drawn); on a disk without a free byte nothing is made either.
-//! - **Descriptors.** Above the bound of open files nothing is opened (EMFILE), not even a directory to sync it.
+//! - **Bytes.** A write is seen by readers at once and is durable after
+//!   [`letterbox_env::File::sync`]. A power cut leaves each 512-byte sector as it was after some
+//!   number of the writes since the last sync; the length likewise. A failed sync drops what was
+//!   unsynced (it may have been saved or not) and the next sync succeeds.
+//! - **Names.** Files made, renamed and removed are durable after [`Disk::sync_dir`] of the
+//!   directory; syncing the file itself is not enough. A power cut keeps a prefix of the rest, in
+//!   order; a rename is one step.
+//! - **Space.** The sum of the lengths of files that can be opened or are open counts against the
+//!   capacity, also what `set_len` adds: nothing is sparse. The part of a write that fits is
+//!   written before ENOSPC (or EDQUOT, as drawn); on a disk without a free byte nothing is made
+//!   either.
+//! - **Descriptors.** Above the bound of open files nothing is opened (EMFILE), not even a
+//!   directory to sync it.
 //! - **Time.** Reads and syncs collect latency, which `Tasks::blocking` sleeps afterwards.
-//! - **Processes.** When a process ends, its locks and handles go and its unsynced writes stay (page cache).
+//! - **Processes.** When a process ends, its locks and handles go and its unsynced writes stay
+//!   (page cache).
 //!
 //! The disk lives outside the host that uses it, so that it outlives its crashes.
 
@@ -62,7 +67,8 @@ pub struct SimDisk(Arc<Mutex<State>>);
 /// What a disk has been through.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DiskStats {
-    /// Operations that change something or make it durable, counted as [`SimDisk::cut_power_after`] counts.
+    /// Operations that change something or make it durable, counted as [`SimDisk::cut_power_after`]
+    /// counts.
     pub operations: u64,
     /// Successful syncs of files.
     pub syncs: u64,
@@ -76,7 +82,8 @@ pub struct DiskStats {
     pub names_lost: u64,
     /// Injected faults that were met, by name.
     pub faults: BTreeMap<&'static str, u64>,
-    /// Calls that may wait for the device, made outside of `Env::blocking`: they would stall a worker thread.
+    /// Calls that may wait for the device, made outside of `Env::blocking`: they would stall a
+    /// worker thread.
     pub waits_outside_blocking: u64,
 }
 
@@ -146,13 +153,14 @@ impl SimDisk {
         })))
     }
 
-    /// Lets `fault` meet the operations on files whose path (at opening) contains `path_part`: `skip` of them
-    /// pass first, then `times` are hit.
+    /// Lets `fault` meet the operations on files whose path (at opening) contains `path_part`:
+    /// `skip` of them pass first, then `times` are hit.
     pub fn inject(&self, fault: Fault, path_part: &str, skip: u64, times: u64) {
         self.state().faults.add(fault, path_part, skip, times);
     }
 
-    /// Forgets all faults that have not fired, the capacity, the bound of open files and the slowness.
+    /// Forgets all faults that have not fired, the capacity, the bound of open files and the
+    /// slowness.
     pub fn heal(&self) {
         let mut state = self.state();
         state.faults.clear();
@@ -167,7 +175,8 @@ impl SimDisk {
         self.state().capacity = bytes;
     }
 
-    /// Bounds the files that are open at once to as many as are open now and `more`; `None` takes the bound away.
+    /// Bounds the files that are open at once to as many as are open now and `more`; `None` takes
+    /// the bound away.
     pub fn set_descriptors_left(&self, more: Option<u64>) {
         let mut state = self.state();
         state.handles_max = more.map(|more| state.handles().saturating_add(more));
@@ -178,18 +187,21 @@ impl SimDisk {
         self.state().slow = extra;
     }
 
-    /// Flips one bit of a file, on the platter and in the cache (bit rot). Says whether there was such a bit.
+    /// Flips one bit of a file, on the platter and in the cache (bit rot). Says whether there was
+    /// such a bit.
     pub fn flip_bit(&self, path: &Path, offset: u64, bit: u8) -> bool {
         let mut state = self.state();
         let Ok(inode) = state.resolve(path) else { return false };
-        let flipped = state.files.get_mut(&inode).is_some_and(|node| node.content.flip_bit(offset, bit));
+        let flipped =
+            state.files.get_mut(&inode).is_some_and(|node| node.content.flip_bit(offset, bit));
         if flipped {
             state.faults.note("bit rot");
         }
         flipped
     }
 
-    /// Drops what is clean from the page cache: readers find what the platter has, also where the device lied.
+    /// Drops what is clean from the page cache: readers find what the platter has, also where the
+    /// device lied.
     pub fn drop_caches(&self) {
         for node in self.state().files.values_mut().filter(|node| !node.content.is_dirty()) {
             node.content.drop_cache();
@@ -197,9 +209,9 @@ impl SimDisk {
         }
     }
 
-    /// Cuts the power just before the `operations`-th operation from now that changes something or makes it
-    /// durable, also in the middle of one blocking job. From then on every operation fails with EIO and changes
-    /// nothing, until [`SimDisk::power_cut`] completes the crash.
+    /// Cuts the power just before the `operations`-th operation from now that changes something or
+    /// makes it durable, also in the middle of one blocking job. From then on every operation fails
+    /// with EIO and changes nothing, until [`SimDisk::power_cut`] completes the crash.
     pub fn cut_power_after(&self, operations: u64) {
         self.state().cut_after = Some(operations);
     }
@@ -214,13 +226,14 @@ impl SimDisk {
         self.state().power
     }
 
-    /// Takes the power away: from now on nothing changes. [`SimDisk::power_cut`] completes the crash.
+    /// Takes the power away: from now on nothing changes. [`SimDisk::power_cut`] completes the
+    /// crash.
     pub fn power_off(&self) {
         self.state().power = Power::Failed;
     }
 
-    /// Completes a power cut: a seeded part of what was not synced is lost, locks and handles are gone, the cache
-    /// is cold. Then the power is on again.
+    /// Completes a power cut: a seeded part of what was not synced is lost, locks and handles are
+    /// gone, the cache is cold. Then the power is on again.
     pub fn power_cut(&self) {
         let mut guard = self.state();
         let state = &mut *guard;
@@ -247,8 +260,8 @@ impl SimDisk {
         }
     }
 
-    /// As [`SimDisk::end_process`], and until that is called nothing has an effect any more: the process's other
-    /// tasks may run on for a moment.
+    /// As [`SimDisk::end_process`], and until that is called nothing has an effect any more: the
+    /// process's other tasks may run on for a moment.
     pub(crate) fn detach(&self) {
         let mut state = self.state();
         if state.power == Power::On {
@@ -294,7 +307,14 @@ impl State {
     }
 
     /// Starts an operation; with `changes` it counts for [`SimDisk::cut_power_after`].
-    fn begin(&mut self, kind: &str, path: &str, numbers: &[u64], bytes: &[u8], changes: bool) -> io::Result<()> {
+    fn begin(
+        &mut self,
+        kind: &str,
+        path: &str,
+        numbers: &[u64],
+        bytes: &[u8],
+        changes: bool,
+    ) -> io::Result<()> {
         if changes && self.power == Power::On {
             if self.cut_after == Some(0) {
                 self.power = Power::Failed;
@@ -319,13 +339,15 @@ impl State {
             self.stats.waits_outside_blocking += 1;
         }
         let slow = u64::try_from(self.slow.as_micros()).unwrap_or(u64::MAX);
-        let micros = self.rng.between(micros_start, micros_end) + self.rng.below(slow.saturating_add(1));
+        let micros =
+            self.rng.between(micros_start, micros_end) + self.rng.below(slow.saturating_add(1));
         self.latency += Duration::from_micros(micros);
     }
 
     fn used(&self) -> u64 {
         let visible = self.names.visible();
-        let counted = self.files.iter().filter(|(inode, node)| node.handles > 0 || visible.contains(inode));
+        let counted =
+            self.files.iter().filter(|(inode, node)| node.handles > 0 || visible.contains(inode));
         counted.map(|(_, node)| node.content.len()).sum()
     }
 
@@ -337,7 +359,8 @@ impl State {
         len.min(have.saturating_add(free)).max(have.min(len))
     }
 
-    /// The error of a write that does not fit, or of making something on a disk without a free byte.
+    /// The error of a write that does not fit, or of making something on a disk without a free
+    /// byte.
     fn no_space(&mut self) -> io::Error {
         self.faults.note("disk full");
         error(if self.rng.percent(50) { ENOSPC } else { EDQUOT })
@@ -391,8 +414,13 @@ impl State {
     }
 
     fn remove_tree(&mut self, dir: Inode) {
-        let entries: Vec<(String, Inode)> =
-            self.names.entries(dir).into_iter().flatten().map(|(name, inode)| (name.clone(), *inode)).collect();
+        let entries: Vec<(String, Inode)> = self
+            .names
+            .entries(dir)
+            .into_iter()
+            .flatten()
+            .map(|(name, inode)| (name.clone(), *inode))
+            .collect();
         for (name, inode) in entries {
             if self.names.is_dir(inode) {
                 self.remove_tree(inode);
@@ -401,7 +429,8 @@ impl State {
         }
     }
 
-    /// Forgets what nothing leads to any more. That has no effect but on memory, so it is done when much may have come together.
+    /// Forgets what nothing leads to any more. That has no effect but on memory, so it is done when
+    /// much may have come together.
     fn collect(&mut self) {
         if self.next_inode < self.collect_at {
             return;
@@ -439,12 +468,16 @@ impl Disk for SimDisk {
                 }
                 inode
             }
-            None if matches!(mode, OpenMode::Read | OpenMode::ReadWrite) => return Err(error(ENOENT)),
+            None if matches!(mode, OpenMode::Read | OpenMode::ReadWrite) => {
+                return Err(error(ENOENT));
+            }
             None => {
                 state.begin("create", &shown, &[], &[], true)?;
                 state.may_make()?;
                 let inode = state.make();
-                state.files.insert(inode, Node { content: Content::default(), handles: 0, cold: false });
+                state
+                    .files
+                    .insert(inode, Node { content: Content::default(), handles: 0, cold: false });
                 state.names.link(dir, &name, inode);
                 inode
             }
@@ -465,7 +498,9 @@ impl Disk for SimDisk {
             match (state.names.is_dir(inode), state.names.is_dir(target)) {
                 (true, false) => return Err(error(ENOTDIR)),
                 (false, true) => return Err(error(EISDIR)),
-                (true, true) if state.names.entries(target).is_some_and(|entries| !entries.is_empty()) => {
+                (true, true)
+                    if state.names.entries(target).is_some_and(|entries| !entries.is_empty()) =>
+                {
                     return Err(error(ENOTEMPTY));
                 }
                 _ => {}
@@ -531,7 +566,13 @@ impl Disk for SimDisk {
         let dir = state.resolve(path)?;
         state.begin("list", &path.display().to_string(), &[], &[], false)?;
         let entries = state.names.entries(dir).ok_or_else(|| error(ENOTDIR))?;
-        Ok(entries.iter().map(|(name, inode)| DirEntry { name: name.clone(), is_dir: state.names.is_dir(*inode) }).collect())
+        Ok(entries
+            .iter()
+            .map(|(name, inode)| DirEntry {
+                name: name.clone(),
+                is_dir: state.names.is_dir(*inode),
+            })
+            .collect())
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
@@ -589,10 +630,13 @@ fn error(code: i32) -> io::Error {
 
 /// The components of `path`; a relative path starts at the root.
 fn parts(path: &Path) -> io::Result<Vec<String>> {
-    let names = path.components().filter(|part| !matches!(part, Component::RootDir | Component::CurDir));
+    let names =
+        path.components().filter(|part| !matches!(part, Component::RootDir | Component::CurDir));
     names
         .map(|part| match part {
-            Component::Normal(name) => name.to_str().map(str::to_owned).ok_or_else(|| error(EINVAL)),
+            Component::Normal(name) => {
+                name.to_str().map(str::to_owned).ok_or_else(|| error(EINVAL))
+            }
             _ => Err(error(EINVAL)),
         })
         .collect()

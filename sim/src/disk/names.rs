@@ -1,9 +1,11 @@
-//! Directories: which names readers see, which would be found after a power cut, and the changes between.
+//! Directories: which names readers see, which would be found after a power cut, and the changes
+//! between.
 //!
-//! The model is a journal, as ext4 and XFS have one, with POSIX's weakest promise about it: a change of names
-//! (made, renamed, removed) is durable once a directory it touches was synced, together with the earlier changes
-//! it depends on, and not before; syncing a *file* saves no name. Of the rest, a power cut keeps a prefix in the
-//! order they were made. A rename is one change: it is kept whole or not at all.
+//! The model is a journal, as ext4 and XFS have one, with POSIX's weakest promise about it: a
+//! change of names (made, renamed, removed) is durable once a directory it touches was synced,
+//! together with the earlier changes it depends on, and not before; syncing a *file* saves no name.
+//! Of the rest, a power cut keeps a prefix in the order they were made. A rename is one change: it
+//! is kept whole or not at all.
 
 use std::collections::{BTreeMap, BTreeSet};
 

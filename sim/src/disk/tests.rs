@@ -96,7 +96,9 @@ fn atomic_write_leaves_the_old_or_the_new_content_whole_at_every_cut() {
             match found {
                 found if found == old => olds += 1,
                 found if found == new => news += 1,
-                found => panic!("neither old nor new: {} bytes, seed {seed}, cut {cut}", found.len()),
+                found => {
+                    panic!("neither old nor new: {} bytes, seed {seed}, cut {cut}", found.len())
+                }
             }
         }
     }
@@ -129,7 +131,10 @@ fn a_failed_sync_is_an_error_once_and_the_next_one_succeeds_without_the_bytes() 
         disk.sync_dir(path("/")).unwrap();
         disk.inject(Fault::FailSync, "/a", 0, 1);
         file.write_at(&[IoSlice::new(&[7; 4096])], 0).unwrap();
-        assert_eq!(letterbox_env::Fault::of(&file.sync().unwrap_err()), letterbox_env::Fault::LostWrite);
+        assert_eq!(
+            letterbox_env::Fault::of(&file.sync().unwrap_err()),
+            letterbox_env::Fault::LostWrite
+        );
         file.sync().unwrap();
         disk.power_cut();
         lost += u64::from(disk.read(path("/a")).unwrap() != [7; 4096]);
@@ -176,7 +181,10 @@ fn a_full_disk_takes_what_fits_and_has_room_again_after_a_removal() {
     disk.set_capacity(Some(1000));
     let file = disk.open(path("/new"), OpenMode::Create).unwrap();
     let error = file.write_at(&[IoSlice::new(&[2; 600])], 0).unwrap_err();
-    assert_eq!(letterbox_env::Fault::of(&error), letterbox_env::Fault::State(letterbox_env::Resource::Space));
+    assert_eq!(
+        letterbox_env::Fault::of(&error),
+        letterbox_env::Fault::State(letterbox_env::Resource::Space)
+    );
     assert_eq!(file.len().unwrap(), 400);
     assert_eq!(disk.space(path("/")).unwrap(), (1000, 0));
     assert!(file.set_len(401).is_err());
@@ -273,7 +281,10 @@ fn directory_operations_answer_as_linux_does() {
     assert_eq!(code(disk.create_dir_all(path("/a/f/g"))), Some(EEXIST));
     assert_eq!(disk.open(path("/a/b"), OpenMode::Read).err().unwrap().raw_os_error(), Some(EISDIR));
     assert_eq!(disk.open(path("/a/x"), OpenMode::Read).err().unwrap().kind(), ErrorKind::NotFound);
-    assert_eq!(disk.open(path("/x/y"), OpenMode::Create).err().unwrap().kind(), ErrorKind::NotFound);
+    assert_eq!(
+        disk.open(path("/x/y"), OpenMode::Create).err().unwrap().kind(),
+        ErrorKind::NotFound
+    );
     assert_eq!(disk.list(path("/a/f")).unwrap_err().raw_os_error(), Some(ENOTDIR));
     assert_eq!(code(disk.remove_file(path("/a/b"))), Some(EISDIR));
     assert_eq!(code(disk.rename(path("/a/f"), path("/a/b"))), Some(EISDIR));
@@ -283,7 +294,10 @@ fn directory_operations_answer_as_linux_does() {
     assert_eq!(disk.read(path("/z/f")).unwrap(), b"f");
     disk.remove_dir_all(path("/z")).unwrap();
     assert_eq!(names(&disk, "/"), Vec::<String>::new());
-    let reader = disk.open(path("/r"), OpenMode::Create).and_then(|_| disk.open(path("/r"), OpenMode::Read)).unwrap();
+    let reader = disk
+        .open(path("/r"), OpenMode::Create)
+        .and_then(|_| disk.open(path("/r"), OpenMode::Read))
+        .unwrap();
     assert_eq!(code(reader.write_at(&[IoSlice::new(b"x")], 0)), Some(9));
 }
 
@@ -296,7 +310,11 @@ fn cold_files_say_so_until_read_with_waiting() {
     let file = disk.open(path("/a"), OpenMode::Read).unwrap();
     let mut bytes = [0; 3];
     assert_eq!(file.read_at_nowait(&mut bytes, 0).unwrap(), None);
-    assert_eq!(file.read_at_nowait(&mut bytes, 0).unwrap(), None, "only a read that waits warms the cache");
+    assert_eq!(
+        file.read_at_nowait(&mut bytes, 0).unwrap(),
+        None,
+        "only a read that waits warms the cache"
+    );
     file.read_exact_at(&mut bytes, 0).unwrap();
     assert!((0..4).any(|_| file.read_at_nowait(&mut bytes, 0).unwrap().is_some()));
 }
@@ -323,8 +341,8 @@ enum Step {
 }
 
 proptest! {
-    /// A log that syncs before it says yes, and a checkpoint written atomically, keep all they said yes to
-    /// through any sequence of power cuts and kills.
+    /// A log that syncs before it says yes, and a checkpoint written atomically, keep all they said
+    /// yes to through any sequence of power cuts and kills.
     #[test]
     fn acknowledged_data_survives_any_sequence(
         seed: u64,

@@ -1,5 +1,6 @@
-//! The simulated side of [`letterbox_env::Env`]: turmoil's network, a [`SimDisk`], a wall clock that can jump,
-//! seeded random bytes, and blocking work that takes virtual time on the one thread there is.
+//! The simulated side of [`letterbox_env::Env`]: turmoil's network, a [`SimDisk`], a wall clock
+//! that can jump, seeded random bytes, and blocking work that takes virtual time on the one thread
+//! there is.
 
 mod clock;
 mod net;
@@ -75,8 +76,9 @@ impl Machine {
         self.0.wall_offset_ms.fetch_add(by_ms, Ordering::Relaxed);
     }
 
-    /// Whether there is a process that can still do something. While there is none, streams send nothing and
-    /// nothing is traced: a runtime drops its tasks in an order that depends on the process's earlier runs.
+    /// Whether there is a process that can still do something. While there is none, streams send
+    /// nothing and nothing is traced: a runtime drops its tasks in an order that depends on the
+    /// process's earlier runs.
     pub(crate) fn is_running(&self) -> bool {
         self.0.running.load(Ordering::Relaxed) && self.0.disk.is_powered()
     }
@@ -88,7 +90,8 @@ impl Machine {
     /// Ends all connections in the order they were made, as a kernel does for a process that ended.
     /// Call it on the machine, that is, from inside the simulation.
     pub(crate) fn close_sockets(&self) {
-        let sockets = std::mem::take(&mut *self.0.sockets.lock().unwrap_or_else(PoisonError::into_inner));
+        let sockets =
+            std::mem::take(&mut *self.0.sockets.lock().unwrap_or_else(PoisonError::into_inner));
         for socket in sockets.into_values() {
             socket.close();
         }

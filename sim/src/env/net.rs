@@ -1,7 +1,7 @@
 //! turmoil's network behind `letterbox_env::Net`. Every byte that is read or written is traced.
 //!
-//! turmoil's TCP never retransmits: what a cut eats is gone and the stream stays open for ever, as behind a
-//! firewall that drops packets. Every call over it needs a deadline.
+//! turmoil's TCP never retransmits: what a cut eats is gone and the stream stays open for ever, as
+//! behind a firewall that drops packets. Every call over it needs a deadline.
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -59,11 +59,17 @@ impl Net for SimNet {
             let address = match host {
                 "localhost" => Ipv4Addr::LOCALHOST,
                 "" | "::" => Ipv4Addr::UNSPECIFIED,
-                // turmoil listens on all addresses or on the loopback; a machine has one address of its own.
+                // turmoil listens on all addresses or on the loopback; a machine has one address of
+                // its own.
                 name if name == self.0.name() => Ipv4Addr::UNSPECIFIED,
                 name => match name.parse::<Ipv4Addr>() {
                     Ok(address) if address.is_unspecified() || address.is_loopback() => address,
-                    _ => return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, format!("{name} is not an address of this machine"))),
+                    _ => {
+                        return Err(io::Error::new(
+                            io::ErrorKind::AddrNotAvailable,
+                            format!("{name} is not an address of this machine"),
+                        ));
+                    }
                 },
             };
             let listener = TcpListener::bind((address, port)).await?;
@@ -114,7 +120,8 @@ impl SimStream {
 
 impl End {
     fn event(&self, kind: &str, bytes: &[u8]) {
-        let numbers = [u64::from(self.local.port()), address(self.peer), u64::from(self.peer.port())];
+        let numbers =
+            [u64::from(self.local.port()), address(self.peer), u64::from(self.peer.port())];
         self.machine.event(kind, &numbers, bytes);
     }
 
@@ -123,7 +130,9 @@ impl End {
             return Poll::Pending;
         }
         let mut socket = self.socket.lock();
-        let Some(stream) = socket.as_mut() else { return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())) };
+        let Some(stream) = socket.as_mut() else {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        };
         let written = ready!(Pin::new(stream).poll_write(cx, bytes))?;
         drop(socket);
         self.event("send", &bytes[..written]);
@@ -163,10 +172,16 @@ impl Stream for SimStream {
 }
 
 impl AsyncRead for SimStream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let mut socket = self.end.socket.lock();
-        let Some(stream) = socket.as_mut() else { return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())) };
+        let Some(stream) = socket.as_mut() else {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        };
         ready!(Pin::new(stream).poll_read(cx, buffer))?;
         drop(socket);
         self.end.event("receive", &buffer.filled()[before..]);
@@ -175,7 +190,11 @@ impl AsyncRead for SimStream {
 }
 
 impl AsyncWrite for SimStream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.end.poll_write(cx, bytes)
     }
 
@@ -199,7 +218,14 @@ impl AsyncWrite for SimStream {
 impl Drop for SimStream {
     fn drop(&mut self) {
         self.end.event("close", &[]);
-        let registered = self.end.machine.0.sockets.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        let registered = self
+            .end
+            .machine
+            .0
+            .sockets
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.id);
         drop(registered);
     }
 }

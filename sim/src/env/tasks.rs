@@ -1,9 +1,9 @@
-//! Blocking work: virtual time passes before the job (waiting for a thread) and after it (the device), and the
-//! job itself runs in between at one moment on the simulation's only thread.
+//! Blocking work: virtual time passes before the job (waiting for a thread) and after it (the
+//! device), and the job itself runs in between at one moment on the simulation's only thread.
 //!
-//! As with a real pool, a job that was handed over runs even when nobody waits for it any more; a crash can take
-//! it before it has begun, or its answer after it has run. A power cut in the middle of a job is
-//! [`crate::disk::SimDisk::cut_power_after`].
+//! As with a real pool, a job that was handed over runs even when nobody waits for it any more; a
+//! crash can take it before it has begun, or its answer after it has run. A power cut in the middle
+//! of a job is [`crate::disk::SimDisk::cut_power_after`].
 
 use std::time::Duration;
 

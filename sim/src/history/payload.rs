@@ -1,8 +1,9 @@
-//! The content of a test record: what it is and where it belongs, with a checksum, as one line of text.
+//! The content of a test record: what it is and where it belongs, with a checksum, as one line of
+//! text.
 //!
-//! `lb1 VALUE TOPIC PARTITION [PADDING] CRC`, the CRC-32 (zlib's) of everything before it in eight hexadecimal
-//! digits, so that a client in any language can write and read it. Padding is any number of dots: it makes records
-//! that span sectors and pages.
+//! `lb1 VALUE TOPIC PARTITION [PADDING] CRC`, the CRC-32 (zlib's) of everything before it in eight
+//! hexadecimal digits, so that a client in any language can write and read it. Padding is any
+//! number of dots: it makes records that span sectors and pages.
 
 /// What is wrong with a payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,12 +34,15 @@ pub fn padded(value: u64, topic: &str, partition: i32, padding: usize) -> String
 /// # Errors
 /// [`Damage`] when it is not one that was sent to this partition.
 pub fn decode(payload: &str, topic: &str, partition: i32) -> Result<u64, Damage> {
-    let (text, crc) = payload.split_at_checked(payload.len().saturating_sub(8)).ok_or(Damage::Corrupt)?;
+    let (text, crc) =
+        payload.split_at_checked(payload.len().saturating_sub(8)).ok_or(Damage::Corrupt)?;
     if u32::from_str_radix(crc, 16) != Ok(crc32(text.as_bytes())) {
         return Err(Damage::Corrupt);
     }
     let parts: Vec<&str> = text.split_ascii_whitespace().collect();
-    let (&["lb1", value, in_topic, in_partition] | &["lb1", value, in_topic, in_partition, _]) = parts.as_slice() else {
+    let (&["lb1", value, in_topic, in_partition] | &["lb1", value, in_topic, in_partition, _]) =
+        parts.as_slice()
+    else {
         return Err(Damage::Corrupt);
     };
     if in_topic != topic || in_partition.parse() != Ok(partition) {

@@ -1,4 +1,5 @@
-//! What a test has broken, as far as clients have to know it to tell a loss that is fair from a promise that was broken.
+//! What a test has broken, as far as clients have to know it to tell a loss that is fair from a
+//! promise that was broken.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,13 +10,15 @@ use crate::disk::SimDisk;
 /// How the log of one partition was hurt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hurt {
-    /// Its directory was taken away. It is not served until the directory is back, or somebody has accepted the loss.
+    /// Its directory was taken away. It is not served until the directory is back, or somebody has
+    /// accepted the loss.
     Missing,
     /// Bits of it have changed. Nothing is demanded of it but that it hurts no other.
     Damaged,
 }
 
-/// Shared by the test that breaks things and the clients that judge. Cheap to clone; all clones are the same.
+/// Shared by the test that breaks things and the clients that judge. Cheap to clone; all clones are
+/// the same.
 #[derive(Clone)]
 pub struct Broken(Rc<RefCell<State>>);
 
@@ -33,15 +36,27 @@ impl Broken {
     #[must_use]
     pub fn new(disk: SimDisk) -> Self {
         let (hurt, dropped) = (BTreeMap::new(), BTreeSet::new());
-        Self(Rc::new(RefCell::new(State { disk, jumps: 0, ahead_ms: 0, ahead_ms_max: 0, hurt, dropped })))
+        Self(Rc::new(RefCell::new(State {
+            disk,
+            jumps: 0,
+            ahead_ms: 0,
+            ahead_ms_max: 0,
+            hurt,
+            dropped,
+        })))
     }
 
-    /// How often something may have been lost that was not synced: power cuts, and failed writes and syncs. A record that was
-    /// acknowledged before it was synced is demanded only while this stays.
+    /// How often something may have been lost that was not synced: power cuts, and failed writes
+    /// and syncs. A record that was acknowledged before it was synced is demanded only while this
+    /// stays.
     #[must_use]
     pub fn losses(&self) -> u64 {
         let stats = self.0.borrow().disk.stats();
-        stats.power_cuts + ["failed sync", "failed write"].iter().filter_map(|fault| stats.faults.get(fault)).sum::<u64>()
+        stats.power_cuts
+            + ["failed sync", "failed write"]
+                .iter()
+                .filter_map(|fault| stats.faults.get(fault))
+                .sum::<u64>()
     }
 
     /// The broker's clock is about to jump.
@@ -75,7 +90,8 @@ impl Broken {
         }
     }
 
-    /// The directory is back. Says whether it was still missed: a topic that was deleted misses nothing.
+    /// The directory is back. Says whether it was still missed: a topic that was deleted misses
+    /// nothing.
     pub fn note_back(&self, topic: &str, partition: i32) -> bool {
         let mut state = self.0.borrow_mut();
         let place = (topic.to_owned(), partition);
@@ -95,12 +111,22 @@ impl Broken {
     #[must_use]
     pub fn hurt(&self, topic: &str) -> BTreeMap<i32, Hurt> {
         let state = self.0.borrow();
-        state.hurt.iter().filter(|((name, _), _)| name == topic).map(|((_, partition), hurt)| (*partition, *hurt)).collect()
+        state
+            .hurt
+            .iter()
+            .filter(|((name, _), _)| name == topic)
+            .map(|((_, partition), hurt)| (*partition, *hurt))
+            .collect()
     }
 
     /// The partitions of `topic` whose records were given up since this was asked last.
     pub(super) fn take_dropped(&self, topic: &str) -> BTreeSet<i32> {
-        self.0.borrow_mut().dropped.extract_if(.., |(name, _)| name == topic).map(|(_, partition)| partition).collect()
+        self.0
+            .borrow_mut()
+            .dropped
+            .extract_if(.., |(name, _)| name == topic)
+            .map(|(_, partition)| partition)
+            .collect()
     }
 
     /// The topic is gone, and with it whatever was wrong with it.

@@ -1,10 +1,12 @@
-//! A client that makes, fills, grows, changes and deletes topics of its own, under the same few names again and again,
-//! and commits offsets for groups of its own. It knows what must be there, and looks.
+//! A client that makes, fills, grows, changes and deletes topics of its own, under the same few
+//! names again and again, and commits offsets for groups of its own. It knows what must be there,
+//! and looks.
 //!
-//! What it demands of the cluster, per topic id ([`known`]): every record acknowledged with `acks=all` is read back at its
-//! offset, as far as the topic keeps it, and one acknowledged before it was synced as long as no power cut took it; a record
-//! of an idempotent producer is there once; no record of another topic id is there; and every partition can be written and
-//! read once nothing is broken any more.
+//! What it demands of the cluster, per topic id ([`known`]): every record acknowledged with
+//! `acks=all` is read back at its offset, as far as the topic keeps it, and one acknowledged before
+//! it was synced as long as no power cut took it; a record of an idempotent producer is there once;
+//! no record of another topic id is there; and every partition can be written and read once nothing
+//! is broken any more.
 
 mod known;
 
@@ -12,8 +14,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use letterbox_client::{
-    Acks, AlterOp, Client, CommittedOffset, Compression, ConfigResource, Error, ErrorCode, IsolationLevel, NewTopic, OffsetSpec, Producer,
-    ProducerOptions, ProducerRecord, TopicPartition,
+    Acks, AlterOp, Client, CommittedOffset, Compression, ConfigResource, Error, ErrorCode,
+    IsolationLevel, NewTopic, OffsetSpec, Producer, ProducerOptions, ProducerRecord,
+    TopicPartition,
 };
 use tokio::time::{Instant, sleep};
 
@@ -73,8 +76,14 @@ pub struct Churned {
 /// Runs until the load ends, then looks once more at everything that must be there.
 ///
 /// # Errors
-/// What is not as it must be, in words; also when the cluster does not serve within `patience` after the load has ended.
-pub async fn churner(load: Load, broken: Broken, number: u64, patience: Duration) -> Result<Churned, String> {
+/// What is not as it must be, in words; also when the cluster does not serve within `patience`
+/// after the load has ended.
+pub async fn churner(
+    load: Load,
+    broken: Broken,
+    number: u64,
+    patience: Duration,
+) -> Result<Churned, String> {
     let mut churner = Churner {
         rng: Rng::new(load.env.random_u64()),
         broken,
@@ -111,7 +120,9 @@ pub async fn churner(load: Load, broken: Broken, number: u64, patience: Duration
             Ok(()) => return Ok(churner.did),
             Err(Trouble::Wrong(what)) => return Err(what),
             Err(Trouble::Again(error)) if Instant::now() >= deadline => {
-                return Err(format!("churner {number}: {patience:?} after everything was healed: {error}"));
+                return Err(format!(
+                    "churner {number}: {patience:?} after everything was healed: {error}"
+                ));
             }
             Err(Trouble::Again(_)) => sleep(PAUSE).await,
         }
@@ -137,14 +148,16 @@ struct Churner {
     number: u64,
     group: String,
     topics: BTreeMap<String, Held>,
-    /// The committed offset of the group, when it is known, and how often the broker's clock had jumped before: a jump expires it.
+    /// The committed offset of the group, when it is known, and how often the broker's clock had
+    /// jumped before: a jump expires it.
     committed: Option<(TopicPartition, i64, u64)>,
     /// A commit, or the deletion of the group, has no answer.
     commit_is_open: bool,
     counter: u64,
     /// An idempotent producer that has not failed yet. It outlives the topics it writes to.
     producer: Option<Producer>,
-    /// Records that were sent without waiting for an answer: they may come to a later topic of the name.
+    /// Records that were sent without waiting for an answer: they may come to a later topic of the
+    /// name.
     strays: BTreeSet<u64>,
     did: Churned,
 }
@@ -158,9 +171,16 @@ impl Churner {
         result
     }
 
-    async fn act_on(&mut self, client: &Client, name: &str, held: &mut Held) -> Result<(), Trouble> {
+    async fn act_on(
+        &mut self,
+        client: &Client,
+        name: &str,
+        held: &mut Held,
+    ) -> Result<(), Trouble> {
         self.settle(client, name, held).await?;
-        let Some((topic, plan)) = &mut held.known else { return self.create(client, name, held).await };
+        let Some((topic, plan)) = &mut held.known else {
+            return self.create(client, name, held).await;
+        };
         let plan = *plan;
         match self.rng.below(20) {
             0..=7 => self.produce(client, name, topic, plan).await,
@@ -172,13 +192,18 @@ impl Churner {
             kind => {
                 let mut under_way = Vec::new();
                 match kind {
-                    // Right after the answer, while the broker still has work to do for these records.
+                    // Right after the answer, while the broker still has work to do for these
+                    // records.
                     17 => self.produce(client, name, topic, plan).await?,
                     // Records are under way while their topic goes.
                     18 => {
                         let producer = Self::producer(client, ProducerOptions::default()).await?;
                         for _ in 0..self.rng.between(1, 30) {
-                            under_way.push(producer.send(self.record(client, name, topic, plan, true).1).await?);
+                            under_way.push(
+                                producer
+                                    .send(self.record(client, name, topic, plan, true).1)
+                                    .await?,
+                            );
                         }
                         sleep(Duration::from_millis(self.rng.below(8))).await;
                     }
@@ -201,14 +226,24 @@ impl Churner {
     }
 
     /// Learns what became of a change whose answer did not come.
-    async fn settle(&mut self, client: &Client, name: &str, held: &mut Held) -> Result<(), Trouble> {
+    async fn settle(
+        &mut self,
+        client: &Client,
+        name: &str,
+        held: &mut Held,
+    ) -> Result<(), Trouble> {
         let Some(change) = held.change else { return Ok(()) };
         sleep(SETTLED).await;
         let metadata = client.metadata(Some(&[name.to_owned()])).await?;
         let found = metadata.topics.get(name);
         match found.and_then(|topic| topic.error) {
             None | Some(ErrorCode::UnknownTopicOrPartition) => {}
-            Some(code) => return Err(Trouble::Again(Error::Broker(letterbox_client::BrokerError { code, message: None }))),
+            Some(code) => {
+                return Err(Trouble::Again(Error::Broker(letterbox_client::BrokerError {
+                    code,
+                    message: None,
+                })));
+            }
         }
         let found = found.filter(|topic| topic.error.is_none());
         let wrong = |what: &str| Err(Trouble::Wrong(format!("{name}: {what}; there is {found:?}")));
@@ -218,11 +253,17 @@ impl Churner {
                 before.partitions = count;
                 held.known = Some((before, plan));
             }
-            (Change::Grow, _, Some((before, _))) => return wrong(&format!("topic {} was to grow and is gone", before.id)),
+            (Change::Grow, _, Some((before, _))) => {
+                return wrong(&format!("topic {} was to grow and is gone", before.id));
+            }
             (Change::Create(plan), Some(found), None) if count == plan.partitions => {
                 held.known = Some((Known::new(found.id, count, plan.keeps), plan));
             }
-            (_, Some(_), _) => return wrong(&format!("nobody has asked for this topic; {change:?} has no answer")),
+            (_, Some(_), _) => {
+                return wrong(&format!(
+                    "nobody has asked for this topic; {change:?} has no answer"
+                ));
+            }
             (_, None, _) => self.broken.topic_gone(name),
         }
         held.change = None;
@@ -231,7 +272,8 @@ impl Churner {
 
     /// Draws a topic, and its configuration.
     fn plan(&mut self) -> (Plan, BTreeMap<String, String>) {
-        let mut configs = vec![("segment.ms", "300".to_owned()), ("file.delete.delay.ms", "500".to_owned())];
+        let mut configs =
+            vec![("segment.ms", "300".to_owned()), ("file.delete.delay.ms", "500".to_owned())];
         let partitions = i32::try_from(self.rng.between(1, 7)).unwrap_or(1);
         let mut plan = Plan { partitions, keeps: Keeps::All, syncs: true, keys: None };
         match self.rng.below(100) {
@@ -245,7 +287,10 @@ impl Churner {
                 plan.keeps = Keeps::Newest { drops_tombstones };
                 // Without a bound nothing is old and nothing is too much.
                 let policy = if self.rng.percent(30) { "compact,delete" } else { "compact" };
-                configs.extend([("cleanup.policy", policy.to_owned()), ("retention.ms", "-1".to_owned())]);
+                configs.extend([
+                    ("cleanup.policy", policy.to_owned()),
+                    ("retention.ms", "-1".to_owned()),
+                ]);
                 configs.push(("min.cleanable.dirty.ratio", "0.01".to_owned()));
                 if drops_tombstones {
                     configs.push(("delete.retention.ms", "100".to_owned()));
@@ -268,19 +313,37 @@ impl Churner {
         (plan, configs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
     }
 
-    async fn create(&mut self, client: &Client, name: &str, held: &mut Held) -> Result<(), Trouble> {
+    async fn create(
+        &mut self,
+        client: &Client,
+        name: &str,
+        held: &mut Held,
+    ) -> Result<(), Trouble> {
         let (plan, configs) = self.plan();
-        let topic = NewTopic { name: name.to_owned(), partitions: Some(plan.partitions), configs, ..NewTopic::default() };
+        let topic = NewTopic {
+            name: name.to_owned(),
+            partitions: Some(plan.partitions),
+            configs,
+            ..NewTopic::default()
+        };
         held.change = Some(Change::Create(plan));
         tracing::debug!(name, ?plan, "churner creates");
         let mut outcomes = client.create_topics(&[topic], false).await?;
         let created = outcomes.remove(name).ok_or(Error::Closed)?.map_err(Error::from)?;
         self.did.created += 1;
-        *held = Held { known: Some((Known::new(created.id, plan.partitions, plan.keeps), plan)), change: None };
+        *held = Held {
+            known: Some((Known::new(created.id, plan.partitions, plan.keeps), plan)),
+            change: None,
+        };
         Ok(())
     }
 
-    async fn delete(&mut self, client: &Client, name: &str, held: &mut Held) -> Result<(), Trouble> {
+    async fn delete(
+        &mut self,
+        client: &Client,
+        name: &str,
+        held: &mut Held,
+    ) -> Result<(), Trouble> {
         held.change = Some(Change::Delete);
         // Offsets of a deleted topic are nobody's.
         self.committed = None;
@@ -296,7 +359,9 @@ impl Churner {
         let Some((topic, _)) = &mut held.known else { return Ok(()) };
         let partitions = topic.partitions + 1;
         held.change = Some(Change::Grow);
-        let mut outcomes = client.create_partitions(&BTreeMap::from([(name.to_owned(), (partitions, None))])).await?;
+        let mut outcomes = client
+            .create_partitions(&BTreeMap::from([(name.to_owned(), (partitions, None))]))
+            .await?;
         outcomes.remove(name).ok_or(Error::Closed)?.map_err(Error::from)?;
         topic.partitions = partitions;
         held.change = None;
@@ -304,16 +369,26 @@ impl Churner {
     }
 
     /// Deletes the records of a partition up to one of those that were acknowledged.
-    async fn delete_records(&mut self, client: &Client, name: &str, topic: &mut Known) -> Result<(), Trouble> {
+    async fn delete_records(
+        &mut self,
+        client: &Client,
+        name: &str,
+        topic: &mut Known,
+    ) -> Result<(), Trouble> {
         let at = self.rng.index(topic.acknowledged.len().max(1));
-        let Some((partition, before)) = topic.acknowledged.keys().nth(at).copied() else { return Ok(()) };
+        let Some((partition, before)) = topic.acknowledged.keys().nth(at).copied() else {
+            return Ok(());
+        };
         topic.delete_before(partition, before);
         tracing::debug!(name, partition, before, "churner deletes records");
         let partition = TopicPartition::new(name, partition);
-        let mut outcomes = client.delete_records(&BTreeMap::from([(partition.clone(), before)])).await?;
+        let mut outcomes =
+            client.delete_records(&BTreeMap::from([(partition.clone(), before)])).await?;
         let low = outcomes.remove(&partition).ok_or(Error::Closed)?.map_err(Error::from)?;
         if low < before {
-            return Err(Trouble::Wrong(format!("{partition}: records before {before} were deleted, and the log starts at {low}")));
+            return Err(Trouble::Wrong(format!(
+                "{partition}: records before {before} were deleted, and the log starts at {low}"
+            )));
         }
         Ok(())
     }
@@ -322,13 +397,19 @@ impl Churner {
         let value = self.rng.between(200, 2000).to_string();
         let change = vec![("segment.ms".to_owned(), AlterOp::Set(value))];
         let resource = ConfigResource::topic(name);
-        let mut outcomes = client.incremental_alter_configs(&BTreeMap::from([(resource.clone(), change)]), false).await?;
+        let mut outcomes = client
+            .incremental_alter_configs(&BTreeMap::from([(resource.clone(), change)]), false)
+            .await?;
         outcomes.remove(&resource).ok_or(Error::Closed)?.map_err(Error::from)?;
         Ok(())
     }
 
     async fn producer(client: &Client, options: ProducerOptions) -> Result<Producer, Trouble> {
-        let options = ProducerOptions { delivery_timeout: Duration::from_secs(6), block_max: Duration::from_secs(3), ..options };
+        let options = ProducerOptions {
+            delivery_timeout: Duration::from_secs(6),
+            block_max: Duration::from_secs(3),
+            ..options
+        };
         Ok(Producer::new(client, options).await?)
     }
 
@@ -352,13 +433,30 @@ impl Churner {
         ProducerOptions { acks, idempotence, compression, ..ProducerOptions::default() }
     }
 
-    fn record(&mut self, client: &Client, name: &str, topic: &mut Known, plan: Plan, idempotent: bool) -> ((i32, u64), ProducerRecord) {
+    fn record(
+        &mut self,
+        client: &Client,
+        name: &str,
+        topic: &mut Known,
+        plan: Plan,
+        idempotent: bool,
+    ) -> ((i32, u64), ProducerRecord) {
         self.counter += 1;
         let value = self.counter;
-        let partition = i32::try_from(self.rng.below(topic.partitions.unsigned_abs().into())).unwrap_or(0);
-        let key = plan.keys.map_or_else(|| value.to_string(), |keys| format!("key-{}", self.rng.below(keys)));
+        let partition =
+            i32::try_from(self.rng.below(topic.partitions.unsigned_abs().into())).unwrap_or(0);
+        let key = plan
+            .keys
+            .map_or_else(|| value.to_string(), |keys| format!("key-{}", self.rng.below(keys)));
         let len = (plan.keys.is_none() || self.rng.percent(80)).then(|| self.rng.index(600));
-        let identity = topic.send(value, partition, &key, len.map(|len| len + 60), idempotent, client.env().clock.wall_ms());
+        let identity = topic.send(
+            value,
+            partition,
+            &key,
+            len.map(|len| len + 60),
+            idempotent,
+            client.env().clock.wall_ms(),
+        );
         let record = ProducerRecord::new(name).partition(partition).key(key);
         let record = match len {
             Some(len) => record.value(format!("{identity}{}", ".".repeat(len))),
@@ -367,7 +465,13 @@ impl Churner {
         ((partition, value), record)
     }
 
-    async fn produce(&mut self, client: &Client, name: &str, topic: &mut Known, plan: Plan) -> Result<(), Trouble> {
+    async fn produce(
+        &mut self,
+        client: &Client,
+        name: &str,
+        topic: &mut Known,
+        plan: Plan,
+    ) -> Result<(), Trouble> {
         let style = self.style(plan);
         let (acks, idempotence) = (style.acks, style.idempotence);
         let producer = match self.producer.take() {
@@ -389,7 +493,9 @@ impl Churner {
             match delivery.await {
                 Ok(place) => {
                     if let Some(offset) = place.offset {
-                        topic.acknowledged.insert((partition, offset), Acknowledged { value, unsynced_at });
+                        topic
+                            .acknowledged
+                            .insert((partition, offset), Acknowledged { value, unsynced_at });
                         self.did.acknowledged += 1;
                     }
                 }
@@ -408,11 +514,17 @@ impl Churner {
         let partition = TopicPartition::new(name, 0);
         if let Some(committed) = &self.committed {
             let found = client.list_group_offsets(&self.group, None).await?;
-            let found: BTreeMap<_, _> = found.into_iter().map(|(partition, committed)| (partition, committed.offset)).collect();
+            let found: BTreeMap<_, _> = found
+                .into_iter()
+                .map(|(partition, committed)| (partition, committed.offset))
+                .collect();
             let (partition, offset, jumps) = committed;
             let is_expired = *jumps != self.broken.jumps() && !found.contains_key(partition);
             if found.get(partition) != Some(offset) && !is_expired {
-                return Err(Trouble::Wrong(format!("group {}: committed {offset} for {partition}, found {found:?}", self.group)));
+                return Err(Trouble::Wrong(format!(
+                    "group {}: committed {offset} for {partition}, found {found:?}",
+                    self.group
+                )));
             }
             self.did.commits += 1;
         }
@@ -423,18 +535,25 @@ impl Churner {
         if self.rng.percent(25) {
             let mut outcomes = client.delete_groups(std::slice::from_ref(&self.group)).await;
             match outcomes.remove(&self.group) {
-                Some(Err(error)) if error.code() != Some(ErrorCode::GroupIdNotFound) => return Err(error.into()),
+                Some(Err(error)) if error.code() != Some(ErrorCode::GroupIdNotFound) => {
+                    return Err(error.into());
+                }
                 _ => {}
             }
             let left = client.list_group_offsets(&self.group, None).await?;
             if !left.is_empty() {
-                return Err(Trouble::Wrong(format!("group {} was deleted and has offsets: {left:?}", self.group)));
+                return Err(Trouble::Wrong(format!(
+                    "group {} was deleted and has offsets: {left:?}",
+                    self.group
+                )));
             }
         }
         let offset = i64::try_from(self.rng.below(1000)).unwrap_or(0);
         let jumps = self.broken.jumps();
         let committed = CommittedOffset { offset, leader_epoch: -1, metadata: String::new() };
-        let outcomes = client.alter_group_offsets(&self.group, &BTreeMap::from([(partition.clone(), committed)])).await?;
+        let outcomes = client
+            .alter_group_offsets(&self.group, &BTreeMap::from([(partition.clone(), committed)]))
+            .await?;
         for outcome in outcomes.into_values() {
             outcome.map_err(Error::from)?;
         }
@@ -456,7 +575,12 @@ impl Churner {
         Ok(())
     }
 
-    async fn look_at(&mut self, client: &Client, name: &str, held: &mut Held) -> Result<(), Trouble> {
+    async fn look_at(
+        &mut self,
+        client: &Client,
+        name: &str,
+        held: &mut Held,
+    ) -> Result<(), Trouble> {
         self.settle(client, name, held).await?;
         if let Some((topic, _)) = &mut held.known {
             self.verify(client, name, topic).await?;
@@ -473,19 +597,38 @@ impl Churner {
     }
 
     /// Everything acknowledged is there, at its offset, and nothing of another topic is.
-    async fn verify(&mut self, client: &Client, name: &str, topic: &mut Known) -> Result<(), Trouble> {
+    async fn verify(
+        &mut self,
+        client: &Client,
+        name: &str,
+        topic: &mut Known,
+    ) -> Result<(), Trouble> {
         let metadata = client.metadata(Some(&[name.to_owned()])).await?;
         let found = metadata.topics.get(name).filter(|found| found.error.is_none());
         let Some(found) = found.filter(|found| found.id == topic.id) else {
-            return Err(Trouble::Wrong(format!("{name}: topic {} is gone: {:?}", topic.id, metadata.topics.get(name))));
+            return Err(Trouble::Wrong(format!(
+                "{name}: topic {} is gone: {:?}",
+                topic.id,
+                metadata.topics.get(name)
+            )));
         };
         if i32::try_from(found.partitions.len()).unwrap_or(0) < topic.partitions {
-            return Err(Trouble::Wrong(format!("{name}: {} partitions of {}", found.partitions.len(), topic.partitions)));
+            return Err(Trouble::Wrong(format!(
+                "{name}: {} partitions of {}",
+                found.partitions.len(),
+                topic.partitions
+            )));
         }
         let (losses, hurt) = (self.broken.losses(), self.broken.hurt(name));
-        let mut contents = read_all(client, name, (0..topic.partitions).filter(|partition| !hurt.contains_key(partition))).await?;
+        let mut contents = read_all(
+            client,
+            name,
+            (0..topic.partitions).filter(|partition| !hurt.contains_key(partition)),
+        )
+        .await?;
         for (partition, hurt) in hurt {
-            // It need not be served; but if it is, a directory that was taken away is no reason for an empty log.
+            // It need not be served; but if it is, a directory that was taken away is no reason for
+            // an empty log.
             if let Ok(read) = read_all(client, name, [partition]).await
                 && hurt == Hurt::Missing
             {
@@ -499,8 +642,15 @@ impl Churner {
         let now = Moment { broker_ms_max, losses: self.broken.losses() };
         match topic.check(&contents, now, &|value| self.strays.contains(&value)) {
             Ok(verified) => self.did.verified += verified,
-            Err(Unmet::Broken(what)) => return Err(Trouble::Wrong(format!("{name} of topic {}: {what}", topic.id))),
-            Err(Unmet::NotYet(what)) => return Err(Trouble::Again(Error::Invalid(format!("{name} of topic {}: {what}", topic.id)))),
+            Err(Unmet::Broken(what)) => {
+                return Err(Trouble::Wrong(format!("{name} of topic {}: {what}", topic.id)));
+            }
+            Err(Unmet::NotYet(what)) => {
+                return Err(Trouble::Again(Error::Invalid(format!(
+                    "{name} of topic {}: {what}",
+                    topic.id
+                ))));
+            }
         }
         if topic.keeps == Keeps::All && losses == now.losses {
             self.look_up_by_time(client, name, &contents, losses).await?;
@@ -520,18 +670,33 @@ impl Churner {
         for (partition, held) in contents {
             if !held.records.is_empty() {
                 let drawn = self.rng.index(held.records.len());
-                let at = held.records.get(drawn).map_or(0, |record| record.timestamp) + i64::from(self.rng.percent(30));
-                let expected = held.records.iter().find(|record| record.timestamp >= at).map(|record| record.offset);
+                let at = held.records.get(drawn).map_or(0, |record| record.timestamp)
+                    + i64::from(self.rng.percent(30));
+                let expected = held
+                    .records
+                    .iter()
+                    .find(|record| record.timestamp >= at)
+                    .map(|record| record.offset);
                 wanted.insert(TopicPartition::new(name, *partition), (at, expected, held.end));
             }
         }
-        let specs = wanted.iter().map(|(partition, (at, ..))| (partition.clone(), OffsetSpec::Timestamp(*at))).collect();
+        let specs = wanted
+            .iter()
+            .map(|(partition, (at, ..))| (partition.clone(), OffsetSpec::Timestamp(*at)))
+            .collect();
         let found = client.list_offsets(&specs, IsolationLevel::ReadUncommitted).await?;
         for (partition, (at, expected, end)) in wanted {
-            let offset = found.get(&partition).cloned().ok_or(Error::Closed)?.map_err(Error::from)?.offset;
-            let is_right = if expected.is_some() { offset == expected } else { offset.is_none_or(|offset| offset >= end) };
+            let offset =
+                found.get(&partition).cloned().ok_or(Error::Closed)?.map_err(Error::from)?.offset;
+            let is_right = if expected.is_some() {
+                offset == expected
+            } else {
+                offset.is_none_or(|offset| offset >= end)
+            };
             if !is_right && self.broken.losses() == losses && self.broken.hurt(name).is_empty() {
-                return Err(Trouble::Wrong(format!("{partition}: the first record at {at} or later is {offset:?}, not {expected:?}")));
+                return Err(Trouble::Wrong(format!(
+                    "{partition}: the first record at {at} or later is {offset:?}, not {expected:?}"
+                )));
             }
             self.did.by_time += 1;
         }

@@ -1,5 +1,6 @@
-//! A client that commits offsets of several groups without a pause, and deletes the groups now and then, also while a commit
-//! is under way. The group's offsets expire meanwhile when the broker's clock jumps.
+//! A client that commits offsets of several groups without a pause, and deletes the groups now and
+//! then, also while a commit is under way. The group's offsets expire meanwhile when the broker's
+//! clock jumps.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,8 +13,9 @@ use crate::rng::Rng;
 
 const GROUPS: u64 = 4;
 
-/// Commits for partition 0 of the load's topic until the load ends. What was acknowledged last is found, unless it has expired:
-/// the broker's clock has jumped since it was committed. Answers with how often it was.
+/// Commits for partition 0 of the load's topic until the load ends. What was acknowledged last is
+/// found, unless it has expired: the broker's clock has jumped since it was committed. Answers with
+/// how often it was.
 ///
 /// # Errors
 /// What is not as it must be, in words.
@@ -25,19 +27,25 @@ pub async fn committer(load: Load, broken: Broken) -> Result<u64, String> {
             let group = format!("committers-{}", rng.below(GROUPS));
             offset += 1;
             let jumps = broken.jumps();
-            // Whatever comes first, the group is deleted or has this commit; the next one is on its own.
+            // Whatever comes first, the group is deleted or has this commit; the next one is on its
+            // own.
             let deletes = rng.percent(10);
-            let (committed, deleted) = tokio::join!(commit(&client, &load.topic, &group, offset), async {
-                if deletes { delete(&client, &group).await } else { Ok(()) }
-            });
+            let (committed, deleted) =
+                tokio::join!(commit(&client, &load.topic, &group, offset), async {
+                    if deletes { delete(&client, &group).await } else { Ok(()) }
+                });
             let found = match committed.and(deleted) {
                 Ok(()) => client.list_group_offsets(&group, None).await,
                 Err(error) => Err(error),
             };
             match found {
                 Ok(found) => {
-                    let found = found.get(&TopicPartition::new(load.topic.clone(), 0)).map(|committed| committed.offset);
-                    if found != Some(offset) && !(found.is_none() && (deletes || jumps != broken.jumps())) {
+                    let found = found
+                        .get(&TopicPartition::new(load.topic.clone(), 0))
+                        .map(|committed| committed.offset);
+                    if found != Some(offset)
+                        && !(found.is_none() && (deletes || jumps != broken.jumps()))
+                    {
                         return Err(format!("group {group}: committed {offset}, found {found:?}"));
                     }
                     found_again += u64::from(found.is_some());

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use letterbox_client::{AutoOffsetReset, Client, CommittedOffset, Consumer, ConsumerOptions, Error, GroupOptions, TopicPartition};
+use letterbox_client::{
+    AutoOffsetReset, Client, CommittedOffset, Consumer, ConsumerOptions, Error, GroupOptions,
+    TopicPartition,
+};
 use tokio::time::sleep;
 
 use super::reader::{position, read};
@@ -21,7 +24,12 @@ pub async fn member(load: Load, group: String, number: u64) {
     }
 }
 
-async fn belong(load: &Load, client: &Client, group: &str, scribe: &mut Scribe) -> Result<(), Error> {
+async fn belong(
+    load: &Load,
+    client: &Client,
+    group: &str,
+    scribe: &mut Scribe,
+) -> Result<(), Error> {
     let options = GroupOptions {
         session_timeout: Duration::from_secs(6),
         heartbeat_interval: Duration::from_millis(500),
@@ -41,19 +49,35 @@ async fn belong(load: &Load, client: &Client, group: &str, scribe: &mut Scribe) 
     while !load.is_over() {
         // Joins if it must, and hands out nothing that was not read before.
         let op = scribe.begin(Action::Poll { records: Vec::new() });
-        let records =
-            match consumer.poll(if consumer.joins() == joins && joins > 0 { Duration::from_millis(200) } else { Duration::ZERO }).await {
-                Ok(records) => records,
-                Err(error) => {
-                    scribe.end(op, Phase::Fail, Action::Poll { records: Vec::new() }, Some(error.to_string()));
-                    return Err(error);
-                }
-            };
+        let records = match consumer
+            .poll(if consumer.joins() == joins && joins > 0 {
+                Duration::from_millis(200)
+            } else {
+                Duration::ZERO
+            })
+            .await
+        {
+            Ok(records) => records,
+            Err(error) => {
+                scribe.end(
+                    op,
+                    Phase::Fail,
+                    Action::Poll { records: Vec::new() },
+                    Some(error.to_string()),
+                );
+                return Err(error);
+            }
+        };
         if consumer.joins() != joins {
             joins = consumer.joins();
             rebalanced(client, group, &consumer, scribe).await?;
         }
-        scribe.end(op, Phase::Ok, Action::Poll { records: records.iter().map(read).collect() }, None);
+        scribe.end(
+            op,
+            Phase::Ok,
+            Action::Poll { records: records.iter().map(read).collect() },
+            None,
+        );
         if !records.is_empty() {
             commit(group, &mut consumer, scribe).await?;
         }
@@ -63,23 +87,42 @@ async fn belong(load: &Load, client: &Client, group: &str, scribe: &mut Scribe) 
 }
 
 /// Writes down what is owned from now on, and where the group says it goes on.
-async fn rebalanced(client: &Client, group: &str, consumer: &Consumer, scribe: &mut Scribe) -> Result<(), Error> {
+async fn rebalanced(
+    client: &Client,
+    group: &str,
+    consumer: &Consumer,
+    scribe: &mut Scribe,
+) -> Result<(), Error> {
     let (generation, member) = consumer.group_identity().unwrap_or((-1, String::new()));
     let owned = consumer.assignment();
-    let action =
-        |partitions| Action::Rebalance { group: group.to_owned(), generation: generation.into(), member: member.clone(), partitions };
+    let action = |partitions| Action::Rebalance {
+        group: group.to_owned(),
+        generation: generation.into(),
+        member: member.clone(),
+        partitions,
+    };
     let op = scribe.begin(action(Vec::new()));
-    let committed = if owned.is_empty() { BTreeMap::new() } else { client.list_group_offsets(group, Some(&owned)).await? };
-    let place = |partition: &TopicPartition| position(partition, committed.get(partition).map_or(-1, |committed| committed.offset));
+    let committed = if owned.is_empty() {
+        BTreeMap::new()
+    } else {
+        client.list_group_offsets(group, Some(&owned)).await?
+    };
+    let place = |partition: &TopicPartition| {
+        position(partition, committed.get(partition).map_or(-1, |committed| committed.offset))
+    };
     scribe.end(op, Phase::Ok, action(owned.iter().map(place).collect()), None);
     Ok(())
 }
 
 async fn commit(group: &str, consumer: &mut Consumer, scribe: &mut Scribe) -> Result<(), Error> {
     let (generation, member) = consumer.group_identity().unwrap_or((-1, String::new()));
-    let positions: BTreeMap<TopicPartition, i64> =
-        consumer.assignment().into_iter().filter_map(|partition| Some((partition.clone(), consumer.position(&partition)?))).collect();
-    let offsets: Vec<Position> = positions.iter().map(|(partition, offset)| position(partition, *offset)).collect();
+    let positions: BTreeMap<TopicPartition, i64> = consumer
+        .assignment()
+        .into_iter()
+        .filter_map(|partition| Some((partition.clone(), consumer.position(&partition)?)))
+        .collect();
+    let offsets: Vec<Position> =
+        positions.iter().map(|(partition, offset)| position(partition, *offset)).collect();
     let action = || Action::Commit {
         group: group.to_owned(),
         generation: generation.into(),
@@ -87,8 +130,9 @@ async fn commit(group: &str, consumer: &mut Consumer, scribe: &mut Scribe) -> Re
         offsets: offsets.clone(),
         reset: false,
     };
-    let committed =
-        positions.into_iter().map(|(partition, offset)| (partition, CommittedOffset { offset, leader_epoch: -1, metadata: String::new() }));
+    let committed = positions.into_iter().map(|(partition, offset)| {
+        (partition, CommittedOffset { offset, leader_epoch: -1, metadata: String::new() })
+    });
     let op = scribe.begin(action());
     match consumer.commit_offsets(&committed.collect()).await {
         Ok(()) => scribe.end(op, Phase::Ok, action(), None),

@@ -22,15 +22,18 @@ struct Pending {
 
 /// Sends until the load ends: operations of one to four records, each to one partition.
 ///
-/// After an error it goes on with a new producer: what the old one left behind has an unknown fate, and order is
-/// promised only within one producer.
+/// After an error it goes on with a new producer: what the old one left behind has an unknown fate,
+/// and order is promised only within one producer.
 pub async fn producer(load: Load, number: u64) {
     let mut rng = Rng::new(load.env.random_u64());
     let mut scribe = Scribe::new(&load, format!("producer-{number}"));
     let (mut counter, mut session) = (0, 0);
     while let Some(client) = load.client().await {
-        let options =
-            ProducerOptions { delivery_timeout: Duration::from_secs(8), block_max: Duration::from_secs(4), ..ProducerOptions::default() };
+        let options = ProducerOptions {
+            delivery_timeout: Duration::from_secs(8),
+            block_max: Duration::from_secs(4),
+            ..ProducerOptions::default()
+        };
         let Ok(producer) = Producer::new(&client, options).await else {
             sleep(PAUSE).await;
             continue;
@@ -39,11 +42,17 @@ pub async fn producer(load: Load, number: u64) {
         let mut pending = VecDeque::new();
         let mut trouble = None;
         while trouble.is_none() && !load.is_over() {
-            let partition = i32::try_from(rng.below(load.partitions.unsigned_abs().into())).unwrap_or(0);
+            let partition =
+                i32::try_from(rng.below(load.partitions.unsigned_abs().into())).unwrap_or(0);
             let records: Vec<Sent> = (0..rng.between(1, 5))
                 .map(|_| {
                     counter += 1;
-                    Sent { topic: load.topic.clone(), partition, value: (number << 40) | counter, offset: None }
+                    Sent {
+                        topic: load.topic.clone(),
+                        partition,
+                        value: (number << 40) | counter,
+                        offset: None,
+                    }
                 })
                 .collect();
             let op = scribe.begin(send(records.clone(), session));
@@ -52,7 +61,10 @@ pub async fn producer(load: Load, number: u64) {
                 // Now and then a batch that spans many sectors, so that a power cut can tear it.
                 let padding = if rng.percent(25) { rng.index(6000) } else { 0 };
                 let value = payload::padded(record.value, &record.topic, record.partition, padding);
-                match producer.send(ProducerRecord::new(load.topic.clone()).partition(partition).value(value)).await {
+                match producer
+                    .send(ProducerRecord::new(load.topic.clone()).partition(partition).value(value))
+                    .await
+                {
                     Ok(delivery) => begun.deliveries.push(delivery),
                     Err(error) => trouble = Some(error),
                 }
@@ -81,7 +93,8 @@ fn send(records: Vec<Sent>, session: u64) -> Action {
     Action::Send { records, acks: -1, idempotent: true, session }
 }
 
-/// Waits for the fate of an operation and writes it down. One record of unknown fate makes all of it unknown.
+/// Waits for the fate of an operation and writes it down. One record of unknown fate makes all of
+/// it unknown.
 async fn settle(scribe: &Scribe, session: u64, pending: Pending) -> Result<(), Error> {
     let Pending { op, mut records, deliveries } = pending;
     let mut failed = (deliveries.len() < records.len()).then_some(Error::Closed);

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use letterbox_client::{
-    AutoOffsetReset, Client, Consumer, ConsumerOptions, ConsumerRecord, Error, IsolationLevel, OffsetSpec, TopicPartition,
+    AutoOffsetReset, Client, Consumer, ConsumerOptions, ConsumerRecord, Error, IsolationLevel,
+    OffsetSpec, TopicPartition,
 };
 use tokio::time::Instant;
 
@@ -26,15 +27,25 @@ pub struct Contents {
 ///
 /// # Errors
 /// When one of them cannot be read, or not within 20 s.
-pub async fn read_all(client: &Client, topic: &str, partitions: impl IntoIterator<Item = i32>) -> Result<BTreeMap<i32, Contents>, Error> {
-    let partitions: Vec<_> = partitions.into_iter().map(|partition| TopicPartition::new(topic, partition)).collect();
+pub async fn read_all(
+    client: &Client,
+    topic: &str,
+    partitions: impl IntoIterator<Item = i32>,
+) -> Result<BTreeMap<i32, Contents>, Error> {
+    let partitions: Vec<_> =
+        partitions.into_iter().map(|partition| TopicPartition::new(topic, partition)).collect();
     let mut edges = Vec::new();
     for spec in [OffsetSpec::Earliest, OffsetSpec::Latest] {
         let wanted = partitions.iter().map(|partition| (partition.clone(), spec)).collect();
         edges.push(client.list_offsets(&wanted, IsolationLevel::ReadUncommitted).await?);
     }
-    let edge = |at: usize, partition: &TopicPartition| match edges.get(at).and_then(|found| found.get(partition)) {
-        Some(Ok(found)) => found.offset.ok_or_else(|| Error::Invalid(format!("no offset of {partition}"))),
+    let edge = |at: usize, partition: &TopicPartition| match edges
+        .get(at)
+        .and_then(|found| found.get(partition))
+    {
+        Some(Ok(found)) => {
+            found.offset.ok_or_else(|| Error::Invalid(format!("no offset of {partition}")))
+        }
         Some(Err(error)) => Err(Error::Broker(error.clone())),
         None => Err(Error::Invalid(format!("no offsets of {partition}"))),
     };
@@ -45,9 +56,15 @@ pub async fn read_all(client: &Client, topic: &str, partitions: impl IntoIterato
     }
     let mut consumer = Consumer::new(
         client,
-        ConsumerOptions { offset_reset: AutoOffsetReset::None, fetch_wait: Duration::from_millis(100), ..ConsumerOptions::default() },
+        ConsumerOptions {
+            offset_reset: AutoOffsetReset::None,
+            fetch_wait: Duration::from_millis(100),
+            ..ConsumerOptions::default()
+        },
     );
-    let unread = partitions.into_iter().filter(|partition| found.get(&partition.partition).is_some_and(|held| held.start < held.end));
+    let unread = partitions.into_iter().filter(|partition| {
+        found.get(&partition.partition).is_some_and(|held| held.start < held.end)
+    });
     let unread: Vec<_> = unread.collect();
     consumer.assign(unread.clone());
     for partition in &unread {
@@ -56,7 +73,9 @@ pub async fn read_all(client: &Client, topic: &str, partitions: impl IntoIterato
     let deadline = Instant::now() + LIMIT;
     let is_unread = |consumer: &Consumer, found: &BTreeMap<i32, Contents>| {
         let position = |partition: &TopicPartition| consumer.position(partition).unwrap_or(0);
-        unread.iter().any(|partition| found.get(&partition.partition).is_some_and(|held| position(partition) < held.end))
+        unread.iter().any(|partition| {
+            found.get(&partition.partition).is_some_and(|held| position(partition) < held.end)
+        })
     };
     while is_unread(&consumer, &found) {
         if Instant::now() > deadline {

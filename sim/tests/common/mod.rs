@@ -12,9 +12,11 @@ pub(crate) const BROKER: &str = "broker-0";
 /// Its `log.dirs`, unless a test says otherwise.
 pub(crate) const DATA: &str = "/var/lib/letterbox";
 
-/// The software of the broker's machine: a broker and controller with `more` lines of configuration, until it is asked to stop or
-/// gives up.
-pub(crate) fn broker(more: &str) -> impl Fn(Process) -> std::pin::Pin<Box<dyn Future<Output = Exit>>> + 'static {
+/// The software of the broker's machine: a broker and controller with `more` lines of
+/// configuration, until it is asked to stop or gives up.
+pub(crate) fn broker(
+    more: &str,
+) -> impl Fn(Process) -> std::pin::Pin<Box<dyn Future<Output = Exit>>> + 'static {
     let text = format!(
         "process.roles=broker,controller\nnode.id=0\ncontroller.quorum.voters=0@{BROKER}:9093\ncontroller.listener.names=CONTROLLER\n\
          listeners=PLAINTEXT://:9092,CONTROLLER://:9093\nadvertised.listeners=PLAINTEXT://{BROKER}:9092\n{}\
@@ -26,7 +28,8 @@ pub(crate) fn broker(more: &str) -> impl Fn(Process) -> std::pin::Pin<Box<dyn Fu
 
 async fn run(process: Process, text: String) -> Exit {
     let config = Config::parse(&text).map_err(|error| error.to_string())?;
-    let broker = Broker::start(process.env.clone(), config).await.map_err(|error| error.to_string())?;
+    let broker =
+        Broker::start(process.env.clone(), config).await.map_err(|error| error.to_string())?;
     let fatal = tokio::select! {
         biased;
         () = process.stopped() => None,
@@ -42,5 +45,9 @@ async fn run(process: Process, text: String) -> Exit {
 pub(crate) fn show_log() {
     let filter = tracing_subscriber::EnvFilter::from_default_env();
     // Another test of the program may have set it up already.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).without_time().with_test_writer().try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .without_time()
+        .with_test_writer()
+        .try_init();
 }

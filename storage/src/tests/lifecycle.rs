@@ -13,7 +13,11 @@ fn snapshot(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
     for entry in disk.list(dir).unwrap() {
         let path = dir.join(entry.name);
-        if entry.is_dir { files.extend(snapshot(&path)) } else { drop(files.insert(path.clone(), disk.read(&path).unwrap())) }
+        if entry.is_dir {
+            files.extend(snapshot(&path))
+        } else {
+            drop(files.insert(path.clone(), disk.read(&path).unwrap()))
+        }
     }
     files
 }
@@ -100,11 +104,23 @@ async fn a_topic_made_again_begins_with_nothing_of_the_old_one() {
         drop((manager, old));
         disk.heal();
         let manager = open(&disk.env(), dir.path()).await;
-        manager.set_unknown_aside(|name, id, partition| (name, id, partition) == (TOPIC, Some(NEW), 0)).await;
-        let new = manager.create(TOPIC, NEW, 0, small()).await.unwrap_or_else(|error| panic!("after {at} changes: {error}"));
-        assert_eq!((new.topic_id(), new.start_offset(), new.dir.partitions.cleaned(&new)), (NEW, 0, 0), "after {at} changes");
+        manager
+            .set_unknown_aside(|name, id, partition| (name, id, partition) == (TOPIC, Some(NEW), 0))
+            .await;
+        let new = manager
+            .create(TOPIC, NEW, 0, small())
+            .await
+            .unwrap_or_else(|error| panic!("after {at} changes: {error}"));
+        assert_eq!(
+            (new.topic_id(), new.start_offset(), new.dir.partitions.cleaned(&new)),
+            (NEW, 0, 0),
+            "after {at} changes"
+        );
         let kept = contents(&new);
-        assert!(kept.len() as i64 >= acknowledged && kept.values().all(|value| value == "new"), "after {at}: {acknowledged} of {kept:?}");
+        assert!(
+            kept.len() as i64 >= acknowledged && kept.values().all(|value| value == "new"),
+            "after {at}: {acknowledged} of {kept:?}"
+        );
         // And again, when everything was checkpointed under the new id.
         append(&new, 1, &["new"]);
         let end = new.end_offset();
@@ -120,7 +136,15 @@ async fn a_topic_made_again_begins_with_nothing_of_the_old_one() {
 }
 
 fn many(count: i32, id: Uuid) -> Vec<WantedLog> {
-    (0..count).map(|partition| WantedLog { topic: TOPIC.into(), topic_id: id, partition, config: small(), is_new: true }).collect()
+    (0..count)
+        .map(|partition| WantedLog {
+            topic: TOPIC.into(),
+            topic_id: id,
+            partition,
+            config: small(),
+            is_new: true,
+        })
+        .collect()
 }
 
 #[tokio::test]
@@ -145,9 +169,16 @@ async fn many_logs_cost_as_few_syncs_as_one() {
 }
 
 /// What the broker does at its start, when the cluster has one topic: `orders` with this id.
-async fn start(env: &Env, dir: &Path, id: Uuid, count: i32) -> (Arc<LogManager>, Vec<Result<Arc<Log>, LogError>>) {
+async fn start(
+    env: &Env,
+    dir: &Path,
+    id: Uuid,
+    count: i32,
+) -> (Arc<LogManager>, Vec<Result<Arc<Log>, LogError>>) {
     let manager = open(env, dir).await;
-    manager.set_unknown_aside(|name, known, _| name == TOPIC && known.is_none_or(|known| known == id)).await;
+    manager
+        .set_unknown_aside(|name, known, _| name == TOPIC && known.is_none_or(|known| known == id))
+        .await;
     let logs = manager.host(many(count, id)).await;
     (manager, logs)
 }
@@ -158,7 +189,8 @@ async fn a_topic_of_the_same_name_is_hosted_after_a_crash_between_delete_and_cre
         let dir = tempfile::tempdir().unwrap();
         let disk = FaultDisk::new();
         let manager = open(&disk.env(), dir.path()).await;
-        let old: Vec<_> = manager.host(many(5, OLD)).await.into_iter().map(Result::unwrap).collect();
+        let old: Vec<_> =
+            manager.host(many(5, OLD)).await.into_iter().map(Result::unwrap).collect();
         for log in &old {
             append(log, 1, &["old"]);
             log.checkpoint().unwrap();
@@ -237,7 +269,13 @@ async fn a_damaged_partition_is_replaced_by_a_new_topic_or_opened_without_what_i
     manager.close().await.unwrap();
     drop((manager, log));
     let path = dir.path().join("orders-0");
-    let cut = |len| env.disk.open(&path.join("00000000000000000000.log"), OpenMode::ReadWrite).unwrap().set_len(len).unwrap();
+    let cut = |len| {
+        env.disk
+            .open(&path.join("00000000000000000000.log"), OpenMode::ReadWrite)
+            .unwrap()
+            .set_len(len)
+            .unwrap()
+    };
     cut(80);
     let (manager, logs) = start(&env, dir.path(), OLD, 1).await;
     assert!(matches!(&logs[0], Err(LogError::Corrupt { .. })));
@@ -253,7 +291,14 @@ async fn a_damaged_partition_is_replaced_by_a_new_topic_or_opened_without_what_i
     manager.delete(gone(TOPIC, OLD)).await;
     let log = manager.create(TOPIC, NEW, 0, small()).await.unwrap();
     assert_eq!((log.end_offset(), manager.offline_logs().len()), (0, 0));
-    let names: Vec<_> = env.disk.list(dir.path()).unwrap().into_iter().filter(|entry| entry.is_dir).map(|entry| entry.name).collect();
+    let names: Vec<_> = env
+        .disk
+        .list(dir.path())
+        .unwrap()
+        .into_iter()
+        .filter(|entry| entry.is_dir)
+        .map(|entry| entry.name)
+        .collect();
     assert!(names.len() == 2 && names.iter().any(|name| name.ends_with("-delete")), "{names:?}");
 }
 
@@ -282,7 +327,11 @@ async fn a_stop_without_space_ends_well() {
         drop((manager, log));
         disk.heal();
         let (_manager, logs) = start(&disk.env(), dir.path(), OLD, 1).await;
-        assert_eq!(contents(logs[0].as_ref().unwrap()).into_values().collect::<Vec<_>>(), ["a"], "after {changes} changes");
+        assert_eq!(
+            contents(logs[0].as_ref().unwrap()).into_values().collect::<Vec<_>>(),
+            ["a"],
+            "after {changes} changes"
+        );
     }
 }
 
@@ -293,7 +342,10 @@ async fn making_thousands_of_logs_leaves_the_rest_of_the_reserve() {
     let manager = open(&disk.env(), dir.path()).await;
     disk.set_free(2 << 20);
     manager.dirs()[0].check_space(Some(4 << 20));
-    let made = futures::future::join_all((0..100).map(|partition| manager.create("many", NEW, partition, small()))).await;
+    let made = futures::future::join_all(
+        (0..100).map(|partition| manager.create("many", NEW, partition, small())),
+    )
+    .await;
     let made = made.iter().filter(|log| log.is_ok()).count();
     assert_eq!(made, (1 << 20) / (16 << 10) + 1, "a quarter of the reserve, 1 MiB, is left");
 }
@@ -348,9 +400,16 @@ async fn files_of_deleted_segments_are_handed_over_although_their_renaming_has_f
             given.extend(more);
         }
         let files: BTreeSet<PathBuf> = snapshot(&log.path).into_keys().collect();
-        let deleted: BTreeSet<_> = files.iter().filter(|path| path.to_string_lossy().ends_with(".deleted")).cloned().collect();
+        let deleted: BTreeSet<_> = files
+            .iter()
+            .filter(|path| path.to_string_lossy().ends_with(".deleted"))
+            .cloned()
+            .collect();
         assert_eq!(given, deleted, "after {at} changes");
-        let logs = files.iter().filter(|path| path.extension().is_some_and(|extension| extension == "log")).count();
+        let logs = files
+            .iter()
+            .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
+            .count();
         assert_eq!(logs, log.segments_count(), "after {at} changes");
         if !failed {
             assert!(at > 10, "the faults have to have met something: {at}");
@@ -359,15 +418,30 @@ async fn files_of_deleted_segments_are_handed_over_although_their_renaming_has_f
     }
 }
 
-/// As when a log directory comes back after its partitions were made anew elsewhere: neither is served in the place of the other.
+/// As when a log directory comes back after its partitions were made anew elsewhere: neither is
+/// served in the place of the other.
 #[tokio::test]
 async fn a_partition_in_two_log_directories_is_offline_until_one_is_moved_away() {
     let (env, dir) = (Env::real(), tempfile::tempdir().unwrap());
     let [a, b, away] = ["a", "b", "away"].map(|name| dir.path().join(name));
     let open = || {
-        LogManager::open(env.clone(), LogManagerOptions { reserve_bytes: Some(0), ..LogManagerOptions::new(vec![a.clone(), b.clone()]) })
+        LogManager::open(
+            env.clone(),
+            LogManagerOptions {
+                reserve_bytes: Some(0),
+                ..LogManagerOptions::new(vec![a.clone(), b.clone()])
+            },
+        )
     };
-    let wanted = || vec![WantedLog { topic: TOPIC.into(), topic_id: OLD, partition: 0, config: small(), is_new: false }];
+    let wanted = || {
+        vec![WantedLog {
+            topic: TOPIC.into(),
+            topic_id: OLD,
+            partition: 0,
+            config: small(),
+            is_new: false,
+        }]
+    };
     for (dir, value) in [(&a, "first"), (&b, "second")] {
         let only = LogManager::open(env.clone(), options(dir)).await.unwrap();
         let log = only.create(TOPIC, OLD, 0, small()).await.unwrap();

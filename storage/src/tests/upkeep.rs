@@ -30,25 +30,46 @@ async fn what_compaction_emptied_does_not_move_the_log_start_alone() {
     let live: Vec<Offset> = vec![87, 88, 89, 90];
     for (name, cleanup_policy, retention_bytes, retention_ms, start) in [
         ("compact", CleanupPolicy { delete: false, compact: true }, -1, -1, 0),
-        ("compact, with a size that is for delete", CleanupPolicy { delete: false, compact: true }, 1, 1, 0),
+        (
+            "compact, with a size that is for delete",
+            CleanupPolicy { delete: false, compact: true },
+            1,
+            1,
+            0,
+        ),
         ("both without a bound", both, -1, -1, 0),
         ("both, and exactly as large as may be", both, 0, -1, 0),
         ("both, and smaller than may be", both, 1 << 20, -1, 0),
         ("both, and a segment too much", both, 1, -1, 90),
         ("both, and nothing is old", both, -1, 100_000, 0),
-        ("both, and the last round is old: what is empty in front of it goes too", both, -1, 1_500, 90),
+        (
+            "both, and the last round is old: what is empty in front of it goes too",
+            both,
+            -1,
+            1_500,
+            90,
+        ),
     ] {
         let dir = tempfile::tempdir().unwrap();
         let (manager, log) = rounds(dir.path(), rounds_config()).await;
-        let sizes: Vec<_> = log.segments.load().iter().map(|segment| (segment.base, segment.size() > 0)).collect();
-        assert!(sizes.contains(&(30, false)) || sizes[0] == (0, false), "compaction empties whole segments: {sizes:?}");
+        let sizes: Vec<_> =
+            log.segments.load().iter().map(|segment| (segment.base, segment.size() > 0)).collect();
+        assert!(
+            sizes.contains(&(30, false)) || sizes[0] == (0, false),
+            "compaction empties whole segments: {sizes:?}"
+        );
         let retention_bytes = match retention_bytes {
             0 => i64::try_from(log.size()).unwrap(),
             // All but the last segment.
             1 => i64::try_from(log.active().size()).unwrap(),
             bytes => bytes,
         };
-        log.set_config(LogConfig { cleanup_policy, retention_bytes, retention_ms, ..rounds_config() });
+        log.set_config(LogConfig {
+            cleanup_policy,
+            retention_bytes,
+            retention_ms,
+            ..rounds_config()
+        });
         log.apply_retention(5_000).unwrap();
         assert_eq!(log.start_offset(), start, "{name}");
         let found: Vec<_> = table(&log).into_iter().map(|record| record.0).collect();
@@ -56,7 +77,11 @@ async fn what_compaction_emptied_does_not_move_the_log_start_alone() {
         assert_eq!(found, expected, "{name}");
         if start == 0 {
             let at_committed = log.read_from_disk(30, usize::MAX, 91, true).unwrap();
-            assert_eq!(batches(&bytes_of(&at_committed)).len(), 4, "{name}: a group at 30 reads on");
+            assert_eq!(
+                batches(&bytes_of(&at_committed)).len(),
+                4,
+                "{name}: a group at 30 reads on"
+            );
         }
         // Nothing moves at a restart, in order or not.
         let killed = tempfile::tempdir().unwrap();
@@ -68,7 +93,11 @@ async fn what_compaction_emptied_does_not_move_the_log_start_alone() {
             let manager = open(&Env::real(), path).await;
             let log = manager.get(ID, 0).unwrap();
             assert_eq!((log.start_offset(), log.end_offset()), (start, 91), "{name}");
-            assert_eq!(table(&log).into_iter().map(|record| record.0).collect::<Vec<_>>(), expected, "{name}");
+            assert_eq!(
+                table(&log).into_iter().map(|record| record.0).collect::<Vec<_>>(),
+                expected,
+                "{name}"
+            );
         }
     }
 }
@@ -79,7 +108,10 @@ async fn what_delete_records_left_behind_goes_whether_empty_or_not() {
     let (_manager, log) = rounds(dir.path(), rounds_config()).await;
     log.delete_records_before(75).unwrap();
     log.apply_retention(5_000).unwrap();
-    assert_eq!(log.segments.load().iter().map(|segment| segment.base).collect::<Vec<_>>(), [60, 90]);
+    assert_eq!(
+        log.segments.load().iter().map(|segment| segment.base).collect::<Vec<_>>(),
+        [60, 90]
+    );
     assert_eq!(log.start_offset(), 75);
 }
 
@@ -92,7 +124,10 @@ async fn offsets_of_an_empty_active_segment_stay_within_its_format() {
     let mut builder = BatchBuilder::new(1).at(far, 1);
     builder.push(1, None, Some(b"after a gap that compaction left"), &[]);
     log.append(builder.build(), &options).unwrap();
-    assert_eq!(log.segments.load().iter().map(|segment| segment.base).collect::<Vec<_>>(), [0, far]);
+    assert_eq!(
+        log.segments.load().iter().map(|segment| segment.base).collect::<Vec<_>>(),
+        [0, far]
+    );
     log.sync().unwrap();
     manager.close().await.unwrap();
     drop((manager, log));
@@ -106,7 +141,8 @@ async fn a_batch_that_comes_while_retention_decides_is_kept() {
     for round in 0..1_000 {
         let dir = tempfile::tempdir().unwrap();
         let env = FaultDisk::new().env();
-        let (_manager, log) = new_log(&env, dir.path(), LogConfig { retention_ms: 1_000, ..small() }).await;
+        let (_manager, log) =
+            new_log(&env, dir.path(), LogConfig { retention_ms: 1_000, ..small() }).await;
         append(&log, 0, &["old"]);
         // As without a wait for replicas: what is appended is committed at once.
         log.set_high_watermark(1);
@@ -123,7 +159,12 @@ async fn a_batch_that_comes_while_retention_decides_is_kept() {
             kept.apply_retention(100_000).unwrap();
         });
         futures::join!(appended, retained);
-        assert_eq!(contents(&log).get(&1).map(String::as_str), Some("new"), "round {round}: start {}", log.start_offset());
+        assert_eq!(
+            contents(&log).get(&1).map(String::as_str),
+            Some("new"),
+            "round {round}: start {}",
+            log.start_offset()
+        );
         // Nobody syncs here, and what waits for a sync holds its files.
         log.dir().take_dirty();
     }
@@ -135,7 +176,8 @@ async fn crash_between_any_two_steps_of_a_cut_leaves_no_hole() {
         for at in 0.. {
             let dir = tempfile::tempdir().unwrap();
             let disk = FaultDisk::new();
-            let (manager, log) = new_log(&disk.env(), dir.path(), LogConfig { segment_bytes: 500, ..small() }).await;
+            let (manager, log) =
+                new_log(&disk.env(), dir.path(), LogConfig { segment_bytes: 500, ..small() }).await;
             for i in 0..60i64 {
                 append(&log, i, &["a value"]);
             }
@@ -144,14 +186,22 @@ async fn crash_between_any_two_steps_of_a_cut_leaves_no_hole() {
             assert!(log.segments.load().len() > 6);
             let before = contents(&log);
             disk.fail_after(at, io::ErrorKind::Other, false);
-            let done = if to < 0 { log.truncate_fully_and_start_at(100) } else { log.truncate_to(to) }.is_ok();
+            let done =
+                if to < 0 { log.truncate_fully_and_start_at(100) } else { log.truncate_to(to) }
+                    .is_ok();
             log.dir().take_dirty();
             drop((manager, log));
             disk.heal();
             let manager = open(&Env::real(), dir.path()).await;
-            let log = manager.get(ID, 0).unwrap_or_else(|| panic!("{name} after {at} changes: {:?}", manager.offline_logs()));
+            let log = manager.get(ID, 0).unwrap_or_else(|| {
+                panic!("{name} after {at} changes: {:?}", manager.offline_logs())
+            });
             let left = contents(&log);
-            let expected = if log.start_offset() == 100 { before.range(100..) } else { before.range(..log.end_offset()) };
+            let expected = if log.start_offset() == 100 {
+                before.range(100..)
+            } else {
+                before.range(..log.end_offset())
+            };
             assert!(left.iter().eq(expected), "{name} after {at} changes: {:?}", left.keys());
             assert_eq!(append(&log, 99, &["next"]).base_offset, log.end_offset() - 1);
             log.dir().take_dirty();
@@ -203,7 +253,8 @@ async fn compaction_ends_at_the_next_batch_when_the_broker_stops_or_the_log_goes
 async fn a_change_of_the_cleaners_backoff_acts_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let disk = FaultDisk::new();
-    let options = LogManagerOptions { cleaner_backoff: Duration::from_secs(86_400), ..options(dir.path()) };
+    let options =
+        LogManagerOptions { cleaner_backoff: Duration::from_secs(86_400), ..options(dir.path()) };
     let manager = LogManager::open(disk.env(), options).await.unwrap();
     dirty(&manager.create(TOPIC, ID, 0, compacted()).await.unwrap());
     let compacted = Arc::new(tokio::sync::Notify::new());
@@ -217,7 +268,10 @@ async fn a_change_of_the_cleaners_backoff_acts_at_once() {
     let upkeep = tokio::spawn(manager.clone().run_upkeep(stop.clone()));
     tokio::task::yield_now().await;
     manager.set_cleaner_backoff(Duration::from_millis(10));
-    assert!(tokio::time::timeout(Duration::from_secs(60), compacted.notified()).await.is_ok(), "it waits for the old time");
+    assert!(
+        tokio::time::timeout(Duration::from_secs(60), compacted.notified()).await.is_ok(),
+        "it waits for the old time"
+    );
     stop.cancel();
     upkeep.await.unwrap();
     manager.close().await.unwrap();
@@ -229,17 +283,24 @@ async fn nothing_waits_for_a_compaction() {
     let dir = tempfile::tempdir().unwrap();
     let disk = FaultDisk::new();
     let soon = Duration::from_millis(10);
-    let options = LogManagerOptions { cleaner_backoff: soon, recovery_point_interval: soon, ..options(dir.path()) };
+    let options = LogManagerOptions {
+        cleaner_backoff: soon,
+        recovery_point_interval: soon,
+        ..options(dir.path())
+    };
     let manager = LogManager::open(disk.env(), options).await.unwrap();
     let log = manager.create(TOPIC, ID, 0, compacted()).await.unwrap();
     let other = manager.create("other", Uuid::from_u128(1), 0, small()).await.unwrap();
     dirty(&log);
     append(&other, 1, &["a"]);
-    // So that the recovery points' own loop does not wait for the log that is held in its compaction.
+    // So that the recovery points' own loop does not wait for the log that is held in its
+    // compaction.
     log.checkpoint().unwrap();
     let before = table(&log);
-    let (compacting, (checkpointed, release)) =
-        (Arc::new(tokio::sync::Notify::new()), (Arc::new(tokio::sync::Notify::new()), Arc::new(Barrier::new(2))));
+    let (compacting, (checkpointed, release)) = (
+        Arc::new(tokio::sync::Notify::new()),
+        (Arc::new(tokio::sync::Notify::new()), Arc::new(Barrier::new(2))),
+    );
     let (hears, written, holds) = (compacting.clone(), checkpointed.clone(), release.clone());
     disk.on_make(move |path| {
         let name = path.to_string_lossy();
@@ -278,7 +339,10 @@ async fn nothing_waits_for_a_compaction() {
 async fn a_checkpoint_pass_is_linear_in_the_number_of_logs() {
     let dir = tempfile::tempdir().unwrap();
     let disk = FaultDisk::new();
-    let options = LogManagerOptions { recovery_point_interval: Duration::from_millis(10), ..options(dir.path()) };
+    let options = LogManagerOptions {
+        recovery_point_interval: Duration::from_millis(10),
+        ..options(dir.path())
+    };
     let manager = LogManager::open(disk.env(), options).await.unwrap();
     let logs = 100;
     for partition in 0..logs {
@@ -297,7 +361,10 @@ async fn a_checkpoint_pass_is_linear_in_the_number_of_logs() {
     tokio::time::timeout(Duration::from_secs(60), written.notified()).await.unwrap();
     stop.cancel();
     upkeep.await.unwrap();
-    assert!(manager.logs().iter().all(|log| log.recovery_point() == 1), "every log was synced before the first write");
+    assert!(
+        manager.logs().iter().all(|log| log.recovery_point() == 1),
+        "every log was synced before the first write"
+    );
     assert!(writes.load(Ordering::Relaxed) <= 2, "{writes:?}");
 }
 
@@ -325,7 +392,13 @@ async fn a_stop_touches_no_log_that_nothing_was_appended_to() {
     assert!(changes < 25, "{changes} for the checkpoints and the marker");
     drop(manager);
     let manager = open(&disk.env(), dir.path()).await;
-    assert!(manager.was_clean() && manager.logs().iter().all(|log| log.end_offset() == i64::from((log.partition() + 1) % 2)));
+    assert!(
+        manager.was_clean()
+            && manager
+                .logs()
+                .iter()
+                .all(|log| log.end_offset() == i64::from((log.partition() + 1) % 2))
+    );
 }
 
 fn file_len(log: &Log) -> u64 {
@@ -337,7 +410,8 @@ fn file_len(log: &Log) -> u64 {
 async fn an_idle_log_gives_its_reserve_back() {
     let dir = tempfile::tempdir().unwrap();
     let env = Env::real();
-    let (manager, log) = new_log(&env, dir.path(), LogConfig { segment_bytes: 1 << 20, ..small() }).await;
+    let (manager, log) =
+        new_log(&env, dir.path(), LogConfig { segment_bytes: 1 << 20, ..small() }).await;
     for i in 0..50 {
         append(&log, i, &["tiny"]);
         log.sync().unwrap();
@@ -367,7 +441,8 @@ async fn an_idle_log_gives_its_reserve_back() {
 async fn only_bytes_of_batches_count_as_cut() {
     let dir = tempfile::tempdir().unwrap();
     let disk = Env::real().disk;
-    let (manager, log) = new_log(&Env::real(), dir.path(), LogConfig { segment_bytes: 1 << 20, ..small() }).await;
+    let (manager, log) =
+        new_log(&Env::real(), dir.path(), LogConfig { segment_bytes: 1 << 20, ..small() }).await;
     append(&log, 1, &["a"]);
     log.sync().unwrap();
     let (size, path) = (log.size(), log.path.clone());
@@ -378,21 +453,31 @@ async fn only_bytes_of_batches_count_as_cut() {
     let zeros = [&whole[..usize::try_from(size).unwrap()], &[0; 5_000]].concat();
     let mut unfinished = whole.clone();
     unfinished[usize::try_from(size).unwrap()..][..35].copy_from_slice(&torn[..35]);
-    for (name, bytes, cut) in
-        [("the reserve", &whole, 0), ("a reserve of an earlier version, or a longer file", &zeros, 0), ("a torn batch", &unfinished, 35)]
-    {
-        disk.open(&file, OpenMode::Truncate).unwrap().write_at(&[io::IoSlice::new(bytes)], 0).unwrap();
+    for (name, bytes, cut) in [
+        ("the reserve", &whole, 0),
+        ("a reserve of an earlier version, or a longer file", &zeros, 0),
+        ("a torn batch", &unfinished, 35),
+    ] {
+        disk.open(&file, OpenMode::Truncate)
+            .unwrap()
+            .write_at(&[io::IoSlice::new(bytes)], 0)
+            .unwrap();
         let found = recover(&disk, &path, 0, 0, 0, false).unwrap();
-        assert_eq!((found.end_offset(), found.bytes_cut, disk.read(&file).unwrap().len() as u64), (1, cut, size), "{name}");
+        assert_eq!(
+            (found.end_offset(), found.bytes_cut, disk.read(&file).unwrap().len() as u64),
+            (1, cut, size),
+            "{name}"
+        );
     }
 }
 
-/// Issue 7 §2.12: Apache Kafka's tools go through the files of a running broker and stop without an error at the reserve.
-/// As its `FileLogInputStream.nextBatch` decides.
+/// Issue 7 §2.12: Apache Kafka's tools go through the files of a running broker and stop without an
+/// error at the reserve. As its `FileLogInputStream.nextBatch` decides.
 #[tokio::test]
 async fn the_reserve_reads_as_the_unfinished_end_of_the_log() {
     let dir = tempfile::tempdir().unwrap();
-    let (_manager, log) = new_log(&Env::real(), dir.path(), LogConfig { segment_bytes: 1 << 20, ..small() }).await;
+    let (_manager, log) =
+        new_log(&Env::real(), dir.path(), LogConfig { segment_bytes: 1 << 20, ..small() }).await;
     for i in 0..20 {
         append(&log, i, &["a value"]);
         log.sync().unwrap();
@@ -415,7 +500,10 @@ async fn the_reserve_reads_as_the_unfinished_end_of_the_log() {
 async fn a_log_that_cannot_be_checkpointed_keeps_no_other_from_it() {
     let dir = tempfile::tempdir().unwrap();
     let disk = FaultDisk::new();
-    let options = LogManagerOptions { recovery_point_interval: Duration::from_millis(10), ..options(dir.path()) };
+    let options = LogManagerOptions {
+        recovery_point_interval: Duration::from_millis(10),
+        ..options(dir.path())
+    };
     let manager = LogManager::open(disk.env(), options).await.unwrap();
     let broken = manager.create("broken", Uuid::from_u128(1), 0, small()).await.unwrap();
     let other = manager.create("other", Uuid::from_u128(2), 0, small()).await.unwrap();
@@ -438,12 +526,14 @@ async fn a_log_that_cannot_be_checkpointed_keeps_no_other_from_it() {
     upkeep.await.unwrap();
 }
 
-/// With `flush.on.ack=false` nothing is queued for a sync. When the topic begins to wait for the disk, somebody may wait for a record
-/// that was appended a moment earlier, and no other append may follow.
+/// With `flush.on.ack=false` nothing is queued for a sync. When the topic begins to wait for the
+/// disk, somebody may wait for a record that was appended a moment earlier, and no other append may
+/// follow.
 #[tokio::test]
 async fn what_was_appended_before_a_topic_waits_for_the_disk_is_synced_without_another_append() {
     let dir = tempfile::tempdir().unwrap();
-    let (_manager, log) = new_log(&Env::real(), dir.path(), LogConfig { durable: false, ..small() }).await;
+    let (_manager, log) =
+        new_log(&Env::real(), dir.path(), LogConfig { durable: false, ..small() }).await;
     append(&log, 1, &["a"]);
     assert!(log.dir().take_dirty().is_empty());
     log.set_config(small());

@@ -37,8 +37,13 @@ impl Group {
         if self.pending_join.contains(member_id) {
             self.remove(member_id, cx);
             self.complete_join_if_all_joined(cx);
-        } else if self.members.get(member_id).is_some_and(|member| !member.has_satisfied_heartbeat()) {
-            tracing::info!(group = %self.id, member = member_id, "member was silent for its session timeout and is removed");
+        } else if self
+            .members
+            .get(member_id)
+            .is_some_and(|member| !member.has_satisfied_heartbeat())
+        {
+            tracing::info!(group = %self.id, member = member_id, "member was silent for its \
+                session timeout and is removed");
             self.remove_answering(member_id, cx);
             match self.state {
                 GroupState::Stable | GroupState::CompletingRebalance => self.prepare_rebalance(cx),
@@ -48,7 +53,8 @@ impl Group {
         }
     }
 
-    /// Whether offsets may be committed with this generation and member (`generation` −1 and no member: without membership).
+    /// Whether offsets may be committed with this generation and member (`generation` −1 and no
+    /// member: without membership).
     pub(in crate::coordinator) fn validate_offset_commit(
         &self,
         member_id: &str,
@@ -71,12 +77,19 @@ impl Group {
         Ok(())
     }
 
-    /// From when the retention of an offset counts (KIP-211), given when it was committed; `None`: it does not expire now.
+    /// From when the retention of an offset counts (KIP-211), given when it was committed; `None`:
+    /// it does not expire now.
     pub(in crate::coordinator) fn expiry_base_ms(&self, commit_timestamp_ms: i64) -> Option<i64> {
         match (&self.protocol_type, self.state) {
             (None, _) => Some(commit_timestamp_ms),
-            (Some(_), GroupState::Empty) => Some(self.state_timestamp_ms().unwrap_or(commit_timestamp_ms)),
-            (Some(_), GroupState::Stable) if self.is_consumer_group() && self.knows_subscribed_topics() => Some(commit_timestamp_ms),
+            (Some(_), GroupState::Empty) => {
+                Some(self.state_timestamp_ms().unwrap_or(commit_timestamp_ms))
+            }
+            (Some(_), GroupState::Stable)
+                if self.is_consumer_group() && self.knows_subscribed_topics() =>
+            {
+                Some(commit_timestamp_ms)
+            }
             (Some(_), _) => None,
         }
     }

@@ -8,7 +8,10 @@ use kafka_protocol::messages::join_group_response::JoinGroupResponseMember;
 use kafka_protocol::protocol::StrBytes;
 use letterbox_protocol::ErrorCode;
 
-use super::{Completion, Cx, Group, GroupState, Member, NEW_MEMBER_JOIN_TIMEOUT_MS, Reply, ReplyId, TimerKey, Write};
+use super::{
+    Completion, Cx, Group, GroupState, Member, NEW_MEMBER_JOIN_TIMEOUT_MS, Reply, ReplyId,
+    TimerKey, Write,
+};
 use super::{arm_session, optional_str_bytes, str_bytes, timeout};
 use crate::coordinator::memory::{member_bytes, protocol_bytes};
 
@@ -17,7 +20,8 @@ const MEMBER_ID_REQUIRED_VERSION: i16 = 4;
 /// From this version on a leader can be told to keep the assignment as it is (KIP-814).
 const SKIP_ASSIGNMENT_VERSION: i16 = 9;
 
-/// A JoinGroup, its strings owned: it may be parked for minutes and must not hold on to the request's buffer.
+/// A JoinGroup, its strings owned: it may be parked for minutes and must not hold on to the
+/// request's buffer.
 #[derive(Clone, Debug)]
 pub struct JoinRequest {
     /// Whom to answer.
@@ -48,9 +52,13 @@ impl JoinRequest {
     /// What a member of this request takes in memory, in bytes.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
-        let ids = [&self.new_member_id, &self.client_id, &self.client_host].map(|string| string.len()).into_iter().sum::<usize>();
+        let ids = [&self.new_member_id, &self.client_id, &self.client_host]
+            .map(|string| string.len())
+            .into_iter()
+            .sum::<usize>();
         let instance_id = self.instance_id.as_ref().map_or(0, |id| id.len());
-        let protocols = self.protocols.iter().map(|(name, metadata)| protocol_bytes(name, metadata));
+        let protocols =
+            self.protocols.iter().map(|(name, metadata)| protocol_bytes(name, metadata));
         protocols.fold(member_bytes(ids.saturating_add(instance_id)), usize::saturating_add)
     }
 }
@@ -78,7 +86,10 @@ impl Group {
                 self.complete_join_if_all_joined(cx);
             }
         } else if !self.supports(&request.protocol_type, &request.protocols) {
-            cx.reply(request.reply, join_error(&request.member_id, ErrorCode::InconsistentGroupProtocol));
+            cx.reply(
+                request.reply,
+                join_error(&request.member_id, ErrorCode::InconsistentGroupProtocol),
+            );
         } else if request.member_id.is_empty() {
             self.join_new(request, cx);
         } else if request.instance_id.is_none() && self.pending_join.contains(&request.member_id) {
@@ -90,27 +101,39 @@ impl Group {
 
     fn accepts(&self, request: &JoinRequest, max_size: usize) -> bool {
         let member = self.members.get(&request.member_id);
-        let known_static =
-            request.member_id.is_empty() && request.instance_id.as_ref().is_some_and(|id| self.static_members.contains_key(id));
+        let known_static = request.member_id.is_empty()
+            && request.instance_id.as_ref().is_some_and(|id| self.static_members.contains_key(id));
         match self.state {
             GroupState::Empty => true,
-            // Those who wait are counted, not all members: when the limit was lowered the last to rejoin are left out.
+            // Those who wait are counted, not all members: when the limit was lowered the last to
+            // rejoin are left out.
             GroupState::PreparingRebalance => {
                 member.is_some_and(|member| member.awaiting_join.is_some())
-                    || self.members.values().filter(|member| member.awaiting_join.is_some()).count() < max_size
+                    || self.members.values().filter(|member| member.awaiting_join.is_some()).count()
+                        < max_size
             }
-            GroupState::CompletingRebalance | GroupState::Stable => member.is_some() || known_static || self.members.len() < max_size,
+            GroupState::CompletingRebalance | GroupState::Stable => {
+                member.is_some() || known_static || self.members.len() < max_size
+            }
         }
     }
 
     fn join_new(&mut self, request: JoinRequest, cx: &mut Cx<'_>) {
         let new_member_id = request.new_member_id.clone();
-        let existing = request.instance_id.as_ref().and_then(|instance_id| self.static_members.get(instance_id)).cloned();
+        let existing = request
+            .instance_id
+            .as_ref()
+            .and_then(|instance_id| self.static_members.get(instance_id))
+            .cloned();
         if let Some(existing) = existing {
             self.replace_static_member(&existing, request, cx);
-        } else if request.instance_id.is_none() && request.api_version >= MEMBER_ID_REQUIRED_VERSION {
+        } else if request.instance_id.is_none() && request.api_version >= MEMBER_ID_REQUIRED_VERSION
+        {
             let deadline = cx.after(timeout(request.session_timeout_ms));
-            cx.timers.set(TimerKey::Session { group: self.id.clone(), member: new_member_id.clone() }, deadline);
+            cx.timers.set(
+                TimerKey::Session { group: self.id.clone(), member: new_member_id.clone() },
+                deadline,
+            );
             cx.reply(request.reply, join_error(&new_member_id, ErrorCode::MemberIdRequired));
             self.pending_join.insert(new_member_id);
         } else {
@@ -135,7 +158,8 @@ impl Group {
         if self.members.is_empty() {
             self.protocol_type = Some(request.protocol_type);
         }
-        if self.state == GroupState::PreparingRebalance && self.previous_state == GroupState::Empty {
+        if self.state == GroupState::PreparingRebalance && self.previous_state == GroupState::Empty
+        {
             self.new_member_added = true;
         }
         self.insert(member);
@@ -145,17 +169,30 @@ impl Group {
     }
 
     fn join_again(&mut self, request: JoinRequest, cx: &mut Cx<'_>) {
-        if let Err(error) = self.validate_member(&request.member_id, request.instance_id.as_deref()) {
+        if let Err(error) = self.validate_member(&request.member_id, request.instance_id.as_deref())
+        {
             return cx.reply(request.reply, join_error(&request.member_id, error));
         }
-        let unchanged = self.members.get(&request.member_id).is_some_and(|member| member.protocols == request.protocols);
+        let unchanged = self
+            .members
+            .get(&request.member_id)
+            .is_some_and(|member| member.protocols == request.protocols);
         let is_leader = self.is_leader(&request.member_id);
         match self.state {
-            GroupState::Empty => cx.reply(request.reply, join_error(&request.member_id, ErrorCode::UnknownMemberId)),
-            // The answer to its first JoinGroup may have been lost; the leader of a Stable group asks for a rebalance.
-            GroupState::CompletingRebalance if unchanged => self.reply_current_generation(&request, is_leader, cx),
-            GroupState::Stable if unchanged && !is_leader => self.reply_current_generation(&request, false, cx),
-            GroupState::PreparingRebalance | GroupState::CompletingRebalance | GroupState::Stable => {
+            GroupState::Empty => {
+                cx.reply(request.reply, join_error(&request.member_id, ErrorCode::UnknownMemberId))
+            }
+            // The answer to its first JoinGroup may have been lost; the leader of a Stable group
+            // asks for a rebalance.
+            GroupState::CompletingRebalance if unchanged => {
+                self.reply_current_generation(&request, is_leader, cx)
+            }
+            GroupState::Stable if unchanged && !is_leader => {
+                self.reply_current_generation(&request, false, cx)
+            }
+            GroupState::PreparingRebalance
+            | GroupState::CompletingRebalance
+            | GroupState::Stable => {
                 let member_id = request.member_id.clone();
                 self.update_member(&member_id, request, cx);
                 self.rebalance_or_complete_join(cx);
@@ -181,7 +218,8 @@ impl Group {
         self.members.insert(member.id.clone(), member);
     }
 
-    /// A static member came back without its member id: it gets a new one, and whoever still uses the old one is fenced.
+    /// A static member came back without its member id: it gets a new one, and whoever still uses
+    /// the old one is fenced.
     fn replace_static_member(&mut self, old_id: &Arc<str>, request: JoinRequest, cx: &mut Cx<'_>) {
         let Some(mut old) = self.members.remove(old_id) else { return };
         if let Some(waiting) = old.awaiting_join.take() {
@@ -208,7 +246,10 @@ impl Group {
                     reply,
                     skip_assignment,
                 };
-                cx.out.writes.push(Write { records: vec![self.to_record(None)], then: Completion::StaticMember(Box::new(rejoin)) });
+                cx.out.writes.push(Write {
+                    records: vec![self.to_record(None)],
+                    then: Completion::StaticMember(Box::new(rejoin)),
+                });
             }
             // In CompletingRebalance the leader may be assigning to the old id already.
             GroupState::Stable | GroupState::CompletingRebalance => self.prepare_rebalance(cx),
@@ -216,7 +257,8 @@ impl Group {
         }
     }
 
-    /// Puts `member` in under `new_id`, with all that went by its old one. It is no longer in `members`.
+    /// Puts `member` in under `new_id`, with all that went by its old one. It is no longer in
+    /// `members`.
     fn rename_member(&mut self, mut member: Member, new_id: &Arc<str>, cx: &mut Cx<'_>) {
         let old_id = std::mem::replace(&mut member.id, new_id.clone());
         cx.timers.cancel(&TimerKey::Session { group: self.id.clone(), member: old_id.clone() });
@@ -232,10 +274,18 @@ impl Group {
         self.members.insert(new_id.clone(), member);
     }
 
-    /// The record of a static member's new id is committed, or could not be written. In the meantime the group may have
-    /// gone on; then the rebalance answers the parked request.
-    pub(in crate::coordinator) fn static_rejoin_written(&mut self, rejoin: StaticRejoin, result: Result<(), ErrorCode>, cx: &mut Cx<'_>) {
-        let waits = self.members.get(&rejoin.new_member_id).is_some_and(|member| member.awaiting_join == Some(rejoin.reply));
+    /// The record of a static member's new id is committed, or could not be written. In the
+    /// meantime the group may have gone on; then the rebalance answers the parked request.
+    pub(in crate::coordinator) fn static_rejoin_written(
+        &mut self,
+        rejoin: StaticRejoin,
+        result: Result<(), ErrorCode>,
+        cx: &mut Cx<'_>,
+    ) {
+        let waits = self
+            .members
+            .get(&rejoin.new_member_id)
+            .is_some_and(|member| member.awaiting_join == Some(rejoin.reply));
         if !waits || self.state != GroupState::Stable || self.generation != rejoin.generation {
             return;
         }
@@ -250,11 +300,13 @@ impl Group {
             return cx.reply(rejoin.reply, join_error("", error));
         }
         let is_leader = self.is_leader(&rejoin.new_member_id);
-        let mut response = self.join_response(&rejoin.new_member_id, rejoin.skip_assignment && is_leader);
+        let mut response =
+            self.join_response(&rejoin.new_member_id, rejoin.skip_assignment && is_leader);
         if rejoin.skip_assignment {
             response.skip_assignment = is_leader;
         } else {
-            // The old id as leader keeps an older client from computing an assignment nobody asked for.
+            // The old id as leader keeps an older client from computing an assignment nobody asked
+            // for.
             response.leader = optional_str_bytes(rejoin.old_leader.as_ref()).unwrap_or_default();
         }
         if let Some(member) = self.members.get_mut(&rejoin.new_member_id) {
@@ -283,7 +335,8 @@ impl Group {
     }
 }
 
-/// A refusal. The protocol name is empty rather than null, because versions before 7 cannot say null.
+/// A refusal. The protocol name is empty rather than null, because versions before 7 cannot say
+/// null.
 pub(in crate::coordinator) fn join_error(member_id: &str, error: ErrorCode) -> Reply {
     Reply::Join(
         JoinGroupResponse::default()

@@ -8,8 +8,14 @@ use letterbox_protocol::ErrorCode;
 use super::{Completion, Cx, Group, GroupState, Reply, ReplyId};
 
 impl Group {
-    /// Takes members out; each is answered for itself. The answer waits if the group became empty and that is to be written.
-    pub(in crate::coordinator) fn leave(&mut self, members: &[MemberIdentity], reply: ReplyId, cx: &mut Cx<'_>) {
+    /// Takes members out; each is answered for itself. The answer waits if the group became empty
+    /// and that is to be written.
+    pub(in crate::coordinator) fn leave(
+        &mut self,
+        members: &[MemberIdentity],
+        reply: ReplyId,
+        cx: &mut Cx<'_>,
+    ) {
         let mut responses = Vec::with_capacity(members.len());
         let mut any_left = false;
         for member in members {
@@ -26,7 +32,10 @@ impl Group {
             }
         }
         match cx.out.writes.last_mut() {
-            Some(write) => write.then = Completion::Emptied { group: self.id.clone(), leave: Some((reply, response)) },
+            Some(write) => {
+                write.then =
+                    Completion::Emptied { group: self.id.clone(), leave: Some((reply, response)) }
+            }
             None => cx.reply(reply, Reply::Leave(response)),
         }
     }
@@ -48,7 +57,10 @@ impl Group {
 }
 
 /// One member's part of the answer.
-pub(in crate::coordinator) fn member_response(member: &MemberIdentity, error: Option<ErrorCode>) -> MemberResponse {
+pub(in crate::coordinator) fn member_response(
+    member: &MemberIdentity,
+    error: Option<ErrorCode>,
+) -> MemberResponse {
     MemberResponse::default()
         .with_member_id(member.member_id.clone())
         .with_group_instance_id(member.group_instance_id.clone())

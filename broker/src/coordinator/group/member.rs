@@ -31,7 +31,11 @@ pub struct Member {
 impl Member {
     pub(super) fn from_record(record: MemberMetadata, protocol: &Arc<str>) -> Self {
         // Version 0 of the record did not have it.
-        let rebalance_timeout_ms = if record.rebalance_timeout_ms == -1 { record.session_timeout_ms } else { record.rebalance_timeout_ms };
+        let rebalance_timeout_ms = if record.rebalance_timeout_ms == -1 {
+            record.session_timeout_ms
+        } else {
+            record.rebalance_timeout_ms
+        };
         Self {
             id: record.member_id,
             instance_id: record.group_instance_id,
@@ -51,8 +55,16 @@ impl Member {
     pub(super) fn held_bytes(&self) -> usize {
         let instance_id = self.instance_id.as_ref().map_or(0, |id| id.len());
         // Its id is a key as well.
-        let strings = [self.id.len(), self.id.len(), instance_id, instance_id, self.client_id.len(), self.client_host.len()];
-        let protocols = self.protocols.iter().map(|(name, metadata)| protocol_bytes(name, metadata));
+        let strings = [
+            self.id.len(),
+            self.id.len(),
+            instance_id,
+            instance_id,
+            self.client_id.len(),
+            self.client_host.len(),
+        ];
+        let protocols =
+            self.protocols.iter().map(|(name, metadata)| protocol_bytes(name, metadata));
         let others = [member_bytes(strings.into_iter().sum()), self.assignment.len()];
         protocols.chain(others).fold(0, usize::saturating_add)
     }
@@ -78,18 +90,22 @@ impl Member {
     /// The member's metadata for `protocol`; empty when it does not support it.
     #[must_use]
     pub fn metadata_for(&self, protocol: &str) -> Bytes {
-        self.protocols.iter().find(|(name, _)| &**name == protocol).map(|(_, metadata)| metadata.clone()).unwrap_or_default()
+        self.protocols
+            .iter()
+            .find(|(name, _)| &**name == protocol)
+            .map(|(_, metadata)| metadata.clone())
+            .unwrap_or_default()
     }
 
-    /// Whether silence is excused: a parked request shows that it is there. Not for new members, who could otherwise
-    /// stay for ever after their client has gone.
+    /// Whether silence is excused: a parked request shows that it is there. Not for new members,
+    /// who could otherwise stay for ever after their client has gone.
     pub(super) fn has_satisfied_heartbeat(&self) -> bool {
         !self.is_new && (self.awaiting_join.is_some() || self.awaiting_sync.is_some())
     }
 }
 
-/// The topics in a consumer's subscription. Only the part that all versions share is read (version, topics); `None` when
-/// the bytes are something else.
+/// The topics in a consumer's subscription. Only the part that all versions share is read (version,
+/// topics); `None` when the bytes are something else.
 pub(super) fn subscribed_topics(mut metadata: &[u8]) -> Option<BTreeSet<Arc<str>>> {
     let version = i16::from_be_bytes(take(&mut metadata)?);
     let count = i32::from_be_bytes(take(&mut metadata)?);

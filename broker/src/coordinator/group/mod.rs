@@ -3,15 +3,18 @@
 //! ```text
 //! Empty ─join→ PreparingRebalance ─all joined or timeout→ CompletingRebalance ─leader's assignment committed→ Stable
 //! ```
-//! Any join, leave or timeout of a member leads back to PreparingRebalance; a rebalance that no member joins ends in Empty.
+//! Any join, leave or timeout of a member leads back to PreparingRebalance; a rebalance that no
+//! member joins ends in Empty.
 //!
-//! Invariants: a generation has one leader and one protocol; the generation only grows; a parked request is answered exactly
-//! once. The assignment counts only when its record is committed ([`Completion::Assignment`]): until then the group stays in
-//! CompletingRebalance, so a failed append leaves nothing to undo.
+//! Invariants: a generation has one leader and one protocol; the generation only grows; a parked
+//! request is answered exactly once. The assignment counts only when its record is committed
+//! ([`Completion::Assignment`]): until then the group stays in CompletingRebalance, so a failed
+//! append leaves nothing to undo.
 //!
-//! Differences from Apache Kafka, each to the user's good: a parked request that the same member repeats is answered
-//! (REBALANCE_IN_PROGRESS) instead of forgotten; a known static member may rejoin a group that is at `group.max.size`; the
-//! creation of a group is not written before there is something to keep.
+//! Differences from Apache Kafka, each to the user's good: a parked request that the same member
+//! repeats is answered (REBALANCE_IN_PROGRESS) instead of forgotten; a known static member may
+//! rejoin a group that is at `group.max.size`; the creation of a group is not written before there
+//! is something to keep.
 
 mod heartbeat;
 pub(super) mod join;
@@ -25,7 +28,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kafka_protocol::messages::{
-    DeleteGroupsResponse, JoinGroupResponse, LeaveGroupResponse, OffsetCommitResponse, OffsetDeleteResponse, SyncGroupResponse,
+    DeleteGroupsResponse, JoinGroupResponse, LeaveGroupResponse, OffsetCommitResponse,
+    OffsetDeleteResponse, SyncGroupResponse,
 };
 use kafka_protocol::protocol::StrBytes;
 use letterbox_protocol::ErrorCode;
@@ -40,10 +44,12 @@ pub use join::JoinRequest;
 pub use member::Member;
 pub use runtime::{Now, ReplyId, WriteId};
 
-/// The protocol type of Kafka's consumers; the only one whose metadata is looked into, and only for expiry (KIP-211).
+/// The protocol type of Kafka's consumers; the only one whose metadata is looked into, and only for
+/// expiry (KIP-211).
 const CONSUMER_PROTOCOL_TYPE: &str = "consumer";
 
-/// How long a new member whose JoinGroup is parked may stay: it cannot heartbeat yet and may have gone away unseen.
+/// How long a new member whose JoinGroup is parked may stay: it cannot heartbeat yet and may have
+/// gone away unseen.
 const NEW_MEMBER_JOIN_TIMEOUT_MS: u64 = 300_000;
 
 /// The answer to a waiting request.
@@ -177,7 +183,8 @@ pub struct Group {
     members: BTreeMap<Arc<str>, Member>,
     /// group.instance.id to member id; each value is a key of `members`.
     static_members: BTreeMap<Arc<str>, Arc<str>>,
-    /// Ids that were given out (MEMBER_ID_REQUIRED) and have not joined yet; disjoint from `members`.
+    /// Ids that were given out (MEMBER_ID_REQUIRED) and have not joined yet; disjoint from
+    /// `members`.
     pending_join: BTreeSet<Arc<str>>,
     /// Members of this generation that have not asked for their assignment yet.
     pending_sync: BTreeSet<Arc<str>>,
@@ -218,7 +225,8 @@ impl Group {
         }
     }
 
-    /// The group that `value` tells of, read back from the log: Stable if it has members, otherwise Empty.
+    /// The group that `value` tells of, read back from the log: Stable if it has members, otherwise
+    /// Empty.
     #[must_use]
     pub fn from_record(id: Arc<str>, value: GroupMetadata, now: Now) -> Self {
         let mut group = Self::new(id, now);
@@ -290,10 +298,13 @@ impl Group {
         Some(self.state_timestamp_ms).filter(|&timestamp| timestamp != -1)
     }
 
-    /// Whether a member reads `topic`; when that cannot be told of a consumer group, it counts as read.
+    /// Whether a member reads `topic`; when that cannot be told of a consumer group, it counts as
+    /// read.
     #[must_use]
     pub fn is_subscribed_to(&self, topic: &str) -> bool {
-        self.subscribed_topics.as_ref().map_or_else(|| self.is_consumer_group(), |topics| topics.contains(topic))
+        self.subscribed_topics
+            .as_ref()
+            .map_or_else(|| self.is_consumer_group(), |topics| topics.contains(topic))
     }
 
     /// Whether what the members subscribe to is known.
@@ -311,15 +322,21 @@ impl Group {
     /// Counts what the group holds now.
     pub(super) fn recharge(&mut self, memory: &Arc<GroupMemory>) {
         let members = self.members.values().map(Member::held_bytes);
-        let names = self.pending_join.iter().chain(self.subscribed_topics.iter().flatten()).map(|name| name_bytes(name));
+        let names = self
+            .pending_join
+            .iter()
+            .chain(self.subscribed_topics.iter().flatten())
+            .map(|name| name_bytes(name));
         let bytes = members.chain(names).fold(group_bytes(&self.id), usize::saturating_add);
         self.charge.set(memory, bytes);
     }
 
     /// The bytes of the member that `request` comes from; 0 when it is new.
     pub(super) fn held_by(&self, request: &JoinRequest) -> usize {
-        let by_instance = || request.instance_id.as_ref().and_then(|id| self.static_members.get(id));
-        let member_id = if request.member_id.is_empty() { by_instance() } else { Some(&request.member_id) };
+        let by_instance =
+            || request.instance_id.as_ref().and_then(|id| self.static_members.get(id));
+        let member_id =
+            if request.member_id.is_empty() { by_instance() } else { Some(&request.member_id) };
         member_id.and_then(|id| self.members.get(id)).map_or(0, Member::held_bytes)
     }
 
@@ -338,7 +355,10 @@ impl Group {
                 rebalance_timeout_ms: member.rebalance_timeout_ms,
                 session_timeout_ms: member.session_timeout_ms,
                 subscription: member.metadata_for(protocol),
-                assignment: assignments.map_or_else(|| member.assignment.clone(), |all| all.get(&member.id).cloned().unwrap_or_default()),
+                assignment: assignments.map_or_else(
+                    || member.assignment.clone(),
+                    |all| all.get(&member.id).cloned().unwrap_or_default(),
+                ),
             })
             .collect();
         let value = GroupMetadata {
@@ -352,7 +372,8 @@ impl Group {
         Record::Group { group: self.id.clone(), value: Some(value) }
     }
 
-    /// Starts the session timers of a group that was just loaded, and sheds members beyond the limit by a rebalance.
+    /// Starts the session timers of a group that was just loaded, and sheds members beyond the
+    /// limit by a rebalance.
     pub(super) fn on_loaded(&mut self, cx: &mut Cx<'_>) {
         for member in self.members.values() {
             arm_session(&self.id, member, cx);
@@ -362,12 +383,15 @@ impl Group {
         }
     }
 
-    /// Checks that a request comes from who it says (KIP-345: an instance id belongs to the newest member with it).
+    /// Checks that a request comes from who it says (KIP-345: an instance id belongs to the newest
+    /// member with it).
     fn validate_member(&self, member_id: &str, instance_id: Option<&str>) -> Result<(), ErrorCode> {
         if let Some(instance_id) = instance_id {
             match self.static_members.get(instance_id) {
                 None => return Err(ErrorCode::UnknownMemberId),
-                Some(existing) if &**existing != member_id => return Err(ErrorCode::FencedInstanceId),
+                Some(existing) if &**existing != member_id => {
+                    return Err(ErrorCode::FencedInstanceId);
+                }
                 Some(_) => {}
             }
         }
@@ -405,7 +429,8 @@ impl Group {
         self.supported_protocols.retain(|_, count| *count > 0);
     }
 
-    /// Takes `member_id` out, pending or not, with its timer; another member becomes leader if it was the leader.
+    /// Takes `member_id` out, pending or not, with its timer; another member becomes leader if it
+    /// was the leader.
     fn remove(&mut self, member_id: &str, cx: &mut Cx<'_>) -> Option<Member> {
         let member = self.members.remove(member_id);
         if let Some(member) = &member {
@@ -419,7 +444,8 @@ impl Group {
         }
         self.pending_join.remove(member_id);
         self.pending_sync.remove(member_id);
-        cx.timers.cancel(&TimerKey::Session { group: self.id.clone(), member: Arc::from(member_id) });
+        cx.timers
+            .cancel(&TimerKey::Session { group: self.id.clone(), member: Arc::from(member_id) });
         member
     }
 
@@ -428,12 +454,15 @@ impl Group {
             return !protocol_type.is_empty() && !protocols.is_empty();
         }
         self.protocol_type.as_deref() == Some(protocol_type)
-            && protocols.iter().any(|(name, _)| self.supported_protocols.get(name).copied().unwrap_or(0) == self.members.len())
+            && protocols.iter().any(|(name, _)| {
+                self.supported_protocols.get(name).copied().unwrap_or(0) == self.members.len()
+            })
     }
 
     /// The protocol that all members support and most put first; the name decides a draw.
     fn select_protocol(&self) -> Option<Arc<str>> {
-        let is_candidate = |name: &Arc<str>| self.supported_protocols.get(name) == Some(&self.members.len());
+        let is_candidate =
+            |name: &Arc<str>| self.supported_protocols.get(name) == Some(&self.members.len());
         let mut votes: BTreeMap<&Arc<str>, usize> = BTreeMap::new();
         for member in self.members.values() {
             if let Some((name, _)) = member.protocols.iter().find(|(name, _)| is_candidate(name)) {

@@ -29,7 +29,8 @@ impl Group {
         if initial {
             let delay_ms = cx.config.initial_rebalance_delay_ms;
             self.new_member_added = false;
-            self.initial_delay_ms = (delay_ms, self.rebalance_timeout_ms().saturating_sub(delay_ms));
+            self.initial_delay_ms =
+                (delay_ms, self.rebalance_timeout_ms().saturating_sub(delay_ms));
             self.arm_join(delay_ms, cx);
         } else if self.has_all_joined() {
             self.complete_join(cx);
@@ -45,7 +46,8 @@ impl Group {
         }
     }
 
-    /// Ends the join phase, the initial one too, if nobody is missing: after a member was taken out.
+    /// Ends the join phase, the initial one too, if nobody is missing: after a member was taken
+    /// out.
     pub(super) fn complete_join_if_all_joined(&mut self, cx: &mut Cx<'_>) {
         if self.state == GroupState::PreparingRebalance && self.has_all_joined() {
             self.complete_join(cx);
@@ -114,16 +116,21 @@ impl Group {
 
     /// Makes sure that the leader is one who joined. `false`: nobody did.
     fn elect_joined_leader(&mut self) -> bool {
-        let has_joined = |id: &Arc<str>| self.members.get(id).is_some_and(|member| member.awaiting_join.is_some());
+        let has_joined = |id: &Arc<str>| {
+            self.members.get(id).is_some_and(|member| member.awaiting_join.is_some())
+        };
         if !self.leader.as_ref().is_some_and(has_joined) {
-            let Some(joined) = self.members.keys().find(|id| has_joined(id)).cloned() else { return false };
+            let Some(joined) = self.members.keys().find(|id| has_joined(id)).cloned() else {
+                return false;
+            };
             self.leader = Some(joined);
         }
         true
     }
 
     fn has_all_joined(&self) -> bool {
-        self.pending_join.is_empty() && self.members.values().all(|member| member.awaiting_join.is_some())
+        self.pending_join.is_empty()
+            && self.members.values().all(|member| member.awaiting_join.is_some())
     }
 
     fn arm_join(&self, timeout_ms: u64, cx: &mut Cx<'_>) {

@@ -11,14 +11,21 @@ use super::{Completion, Cx, Group, GroupState, Member, Reply, ReplyId, Write, op
 
 impl Group {
     /// A member asks for its assignment; the leader brings everybody's.
-    pub(in crate::coordinator) fn sync(&mut self, request: &SyncGroupRequest, reply: ReplyId, cx: &mut Cx<'_>) {
+    pub(in crate::coordinator) fn sync(
+        &mut self,
+        request: &SyncGroupRequest,
+        reply: ReplyId,
+        cx: &mut Cx<'_>,
+    ) {
         if let Err(error) = self.validate_sync(request) {
             return cx.reply(reply, sync_error(error));
         }
         let member_id = request.member_id.as_str();
         match self.state {
             GroupState::Empty => cx.reply(reply, sync_error(ErrorCode::UnknownMemberId)),
-            GroupState::PreparingRebalance => cx.reply(reply, sync_error(ErrorCode::RebalanceInProgress)),
+            GroupState::PreparingRebalance => {
+                cx.reply(reply, sync_error(ErrorCode::RebalanceInProgress))
+            }
             GroupState::CompletingRebalance => {
                 self.pending_sync.remove(member_id);
                 if let Some(member) = self.members.get_mut(member_id)
@@ -55,14 +62,19 @@ impl Group {
 
     fn write_assignment(&mut self, request: &SyncGroupRequest, cx: &mut Cx<'_>) {
         // Members the leader forgot get an empty assignment; ids it made up are dropped.
-        let mut assignments: BTreeMap<Arc<str>, Bytes> = self.members.keys().map(|id| (id.clone(), Bytes::new())).collect();
+        let mut assignments: BTreeMap<Arc<str>, Bytes> =
+            self.members.keys().map(|id| (id.clone(), Bytes::new())).collect();
         for said in &request.assignments {
             if let Some(assignment) = assignments.get_mut(said.member_id.as_str()) {
                 *assignment = Bytes::copy_from_slice(&said.assignment);
             }
         }
         let records = vec![self.to_record(Some(&assignments))];
-        let then = Completion::Assignment { group: self.id.clone(), generation: self.generation, assignments };
+        let then = Completion::Assignment {
+            group: self.id.clone(),
+            generation: self.generation,
+            assignments,
+        };
         cx.out.writes.push(Write { records, then });
     }
 
@@ -85,8 +97,11 @@ impl Group {
             member.assignment = assignments.remove(&member.id).unwrap_or_default();
         }
         self.transition_to(GroupState::Stable, cx.now);
-        let waiting: Vec<(Arc<str>, ReplyId)> =
-            self.members.values_mut().filter_map(|member| Some((member.id.clone(), member.awaiting_sync.take()?))).collect();
+        let waiting: Vec<(Arc<str>, ReplyId)> = self
+            .members
+            .values_mut()
+            .filter_map(|member| Some((member.id.clone(), member.awaiting_sync.take()?)))
+            .collect();
         for (member_id, reply) in waiting {
             if let Some(member) = self.members.get(&member_id) {
                 cx.reply(reply, Reply::Sync(self.sync_response(member)));
@@ -112,7 +127,9 @@ impl Group {
 
     /// The time to ask for the assignment is over: whoever has not is out.
     pub(in crate::coordinator) fn sync_timed_out(&mut self, cx: &mut Cx<'_>) {
-        if !matches!(self.state, GroupState::CompletingRebalance | GroupState::Stable) || self.pending_sync.is_empty() {
+        if !matches!(self.state, GroupState::CompletingRebalance | GroupState::Stable)
+            || self.pending_sync.is_empty()
+        {
             return;
         }
         for member_id in self.pending_sync.clone() {

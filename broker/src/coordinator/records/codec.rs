@@ -128,10 +128,11 @@ impl<'a> Reader<'a> {
         self.compact()
     }
 
-    /// How many elements follow. Each takes at least one byte, so more than the bytes that remain is an error and a
-    /// caller may loop this often.
+    /// How many elements follow. Each takes at least one byte, so more than the bytes that remain
+    /// is an error and a caller may loop this often.
     pub(super) fn count(&mut self, flexible: bool) -> Result<usize, DecodeError> {
-        let count = if flexible { i64::from(self.unsigned_varint()?) - 1 } else { i64::from(self.i32()?) };
+        let count =
+            if flexible { i64::from(self.unsigned_varint()?) - 1 } else { i64::from(self.i32()?) };
         let count = usize::try_from(count).map_err(|_| DecodeError::NegativeLength(count))?;
         if count > self.rest.len() {
             return Err(DecodeError::Truncated { wanted: count, remaining: self.rest.len() });

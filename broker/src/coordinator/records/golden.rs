@@ -1,8 +1,8 @@
 //! Bytes made by Apache Kafka's own classes.
 //!
-//! Taken once from kafka-group-coordinator 4.3.1: a Java program fills the generated classes `OffsetCommitKey`,
-//! `OffsetCommitValue`, `GroupMetadataKey` and `GroupMetadataValue` with the values below and prints
-//! `MessageUtil.toVersionPrefixedBytes(version, message)` in hexadecimal.
+//! Taken once from kafka-group-coordinator 4.3.1: a Java program fills the generated classes
+//! `OffsetCommitKey`, `OffsetCommitValue`, `GroupMetadataKey` and `GroupMetadataValue` with the
+//! values below and prints `MessageUtil.toVersionPrefixedBytes(version, message)` in hexadecimal.
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -16,8 +16,7 @@ const OVAL2: &str = "00020000011f71fb04cb00036dc3a40000018bcfe56800";
 const OVAL3: &str = "00030000011f71fb04cb0000000900036dc3a40000018bcfe56800";
 const OVAL4: &str = "00040000011f71fb04cb00000009046dc3a40000018bcfe5680000";
 const GKEY2: &str = "000200076772c3bc707065";
-const GVAL0: &str =
-    "00000008636f6e73756d657200000005000572616e67650003632d31000000010003632d3100016300092f31302e302e302e31000027100000000201020000000103";
+const GVAL0: &str = "00000008636f6e73756d657200000005000572616e67650003632d31000000010003632d3100016300092f31302e302e302e31000027100000000201020000000103";
 const GVAL1: &str = "00010008636f6e73756d657200000005000572616e67650003632d31000000010003632d3100016300092f31302e302e302e310000ea60000027100000000201020000000103";
 const GVAL2: &str = "00020008636f6e73756d657200000005000572616e67650003632d310000018bcfe56800000000010003632d3100016300092f31302e302e302e310000ea60000027100000000201020000000103";
 const GVAL3: &str = "00030008636f6e73756d657200000005000572616e67650003632d310000018bcfe56800000000010003632d310002693100016300092f31302e302e302e310000ea60000027100000000201020000000103";
@@ -25,7 +24,10 @@ const GVAL4: &str = "000409636f6e73756d6572000000050672616e676504632d310000018bc
 const GEMPTY3: &str = "0003000000000006ffffffff0000018bcfe5680000000000";
 
 fn hex(text: &str) -> Bytes {
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+    (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
+        .collect()
 }
 
 fn offset(leader_epoch: i32, expire_timestamp_ms: Option<i64>) -> Record {
@@ -41,7 +43,11 @@ fn offset(leader_epoch: i32, expire_timestamp_ms: Option<i64>) -> Record {
     }
 }
 
-fn group(instance_id: Option<&str>, rebalance_timeout_ms: i32, current_state_timestamp_ms: i64) -> Record {
+fn group(
+    instance_id: Option<&str>,
+    rebalance_timeout_ms: i32,
+    current_state_timestamp_ms: i64,
+) -> Record {
     Record::Group {
         group: "grüppe".into(),
         value: Some(GroupMetadata {
@@ -113,13 +119,26 @@ fn tombstones_and_unknown_types_are_told_apart() {
     let tombstone = Record::decode(&hex(GKEY2), None);
     assert_eq!(tombstone, Ok(Record::Group { group: "grüppe".into(), value: None }));
     // ConsumerGroupMetadataKey is type 3; its value is none of our business.
-    assert_eq!(Record::decode(&hex("0003000161"), Some(&hex("ff"))), Ok(Record::Unknown { key_type: 3 }));
-    assert_eq!(Record::decode(&hex(OKEY1), Some(&hex("0005"))), Err(DecodeError::UnknownVersion(5)));
+    assert_eq!(
+        Record::decode(&hex("0003000161"), Some(&hex("ff"))),
+        Ok(Record::Unknown { key_type: 3 })
+    );
+    assert_eq!(
+        Record::decode(&hex(OKEY1), Some(&hex("0005"))),
+        Err(DecodeError::UnknownVersion(5))
+    );
 }
 
 #[test]
 fn no_cut_and_no_length_makes_the_decoder_panic() {
-    for (key, value) in [(OKEY1, OVAL1), (OKEY1, OVAL3), (OKEY1, OVAL4), (GKEY2, GVAL0), (GKEY2, GVAL3), (GKEY2, GVAL4)] {
+    for (key, value) in [
+        (OKEY1, OVAL1),
+        (OKEY1, OVAL3),
+        (OKEY1, OVAL4),
+        (GKEY2, GVAL0),
+        (GKEY2, GVAL3),
+        (GKEY2, GVAL4),
+    ] {
         let (key, value) = (hex(key), hex(value));
         for end in 0..value.len() {
             assert!(Record::decode(&key, Some(&value.slice(..end))).is_err(), "cut at {end}");

@@ -7,10 +7,12 @@ use letterbox_protocol::model::TimestampMs;
 
 use super::codec::{DecodeError, Reader, Writer};
 
-/// The version written; 4 differs only in its encoding and is for downgrades of later versions (KIP-915).
+/// The version written; 4 differs only in its encoding and is for downgrades of later versions
+/// (KIP-915).
 const WRITTEN_VERSION: i16 = 3;
 
-/// What is kept of a classic group: enough to go on without a rebalance after the coordinator has moved.
+/// What is kept of a classic group: enough to go on without a rebalance after the coordinator has
+/// moved.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct GroupMetadata {
     /// "consumer", "connect", …; empty for a group that only stores offsets.
@@ -21,7 +23,8 @@ pub struct GroupMetadata {
     pub protocol: Option<Arc<str>>,
     /// The member that computes assignments.
     pub leader: Option<Arc<str>>,
-    /// When the group came into its present state, from which expiry counts; −1 when not known (before version 2).
+    /// When the group came into its present state, from which expiry counts; −1 when not known
+    /// (before version 2).
     pub current_state_timestamp_ms: TimestampMs,
     /// The members, in the order of their ids as the coordinator writes them.
     pub members: Vec<MemberMetadata>,
@@ -38,7 +41,8 @@ pub struct MemberMetadata {
     pub client_id: Arc<str>,
     /// The client's address, with Java's leading slash.
     pub client_host: Arc<str>,
-    /// How long a rebalance waits for this member; −1 in version 0, which means the session timeout.
+    /// How long a rebalance waits for this member; −1 in version 0, which means the session
+    /// timeout.
     pub rebalance_timeout_ms: i32,
     /// How long the member may be silent.
     pub session_timeout_ms: i32,
@@ -85,7 +89,14 @@ impl GroupMetadata {
         if flexible {
             reader.skip_tagged_fields()?;
         }
-        Ok(Self { protocol_type, generation, protocol, leader, current_state_timestamp_ms, members })
+        Ok(Self {
+            protocol_type,
+            generation,
+            protocol,
+            leader,
+            current_state_timestamp_ms,
+            members,
+        })
     }
 }
 
@@ -105,7 +116,11 @@ impl MemberMetadata {
         let flexible = version >= 4;
         let member = Self {
             member_id: required(string(reader, flexible)?)?.into(),
-            group_instance_id: if version >= 3 { string(reader, flexible)?.map(Arc::from) } else { None },
+            group_instance_id: if version >= 3 {
+                string(reader, flexible)?.map(Arc::from)
+            } else {
+                None
+            },
             client_id: required(string(reader, flexible)?)?.into(),
             client_host: required(string(reader, flexible)?)?.into(),
             rebalance_timeout_ms: if version >= 1 { reader.i32()? } else { -1 },

@@ -1,8 +1,9 @@
 //! Keys and values of `__consumer_offsets`, in Kafka's binary schemas.
 //!
-//! Written as Apache Kafka 4 writes them (OffsetCommitValue 3 or 1, GroupMetadataValue 3), so that a Kafka broker and Kafka's
-//! own formatter read what Letterbox wrote, and read in every version Kafka has used (0–4). The bytes come from the disk:
-//! no length in them is trusted, and what cannot be read is an error, never a panic.
+//! Written as Apache Kafka 4 writes them (OffsetCommitValue 3 or 1, GroupMetadataValue 3), so that
+//! a Kafka broker and Kafka's own formatter read what Letterbox wrote, and read in every version
+//! Kafka has used (0–4). The bytes come from the disk: no length in them is trusted, and what
+//! cannot be read is an error, never a panic.
 //!
 //! Source: group-coordinator/src/main/resources/common/message/*.json of Apache Kafka.
 
@@ -41,14 +42,16 @@ pub enum Record {
         /// `None` is a tombstone.
         value: Option<GroupMetadata>,
     },
-    /// A record type that is not known here: newer group types, for example. Kept in the log, ignored by the coordinator.
+    /// A record type that is not known here: newer group types, for example. Kept in the log,
+    /// ignored by the coordinator.
     Unknown {
         /// The version number that a key begins with; it tells the types apart.
         key_type: i16,
     },
 }
 
-/// The key's type number of an offset commit, as written. Type 0 is the same schema and is still read.
+/// The key's type number of an offset commit, as written. Type 0 is the same schema and is still
+/// read.
 const OFFSET_COMMIT_KEY: i16 = 1;
 /// The key's type number of a classic group's metadata.
 const GROUP_METADATA_KEY: i16 = 2;
@@ -71,7 +74,9 @@ impl Record {
                 key.string(group)?;
                 value.as_ref().map(GroupMetadata::encode).transpose()?
             }
-            Self::Unknown { key_type } => return Err(DecodeError::NotWritable { key_type: *key_type }),
+            Self::Unknown { key_type } => {
+                return Err(DecodeError::NotWritable { key_type: *key_type });
+            }
         };
         Ok((key.finish(), value))
     }
@@ -79,7 +84,8 @@ impl Record {
     /// Reads a record of the topic.
     ///
     /// # Errors
-    /// The key or the value does not follow its schema, or the value's version is newer than any known one.
+    /// The key or the value does not follow its schema, or the value's version is newer than any
+    /// known one.
     pub fn decode(key: &Bytes, value: Option<&Bytes>) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(key);
         match reader.i16()? {

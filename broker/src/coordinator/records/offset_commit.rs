@@ -23,13 +23,15 @@ pub struct OffsetKey {
 pub struct OffsetAndMetadata {
     /// The next offset that the group will read.
     pub offset: Offset,
-    /// The leader epoch of the last record read, for detecting a truncated log (KIP-320); −1 when not known.
+    /// The leader epoch of the last record read, for detecting a truncated log (KIP-320); −1 when
+    /// not known.
     pub leader_epoch: LeaderEpoch,
     /// Free text of the client; given back as it was.
     pub metadata: Arc<str>,
     /// When it was committed.
     pub commit_timestamp_ms: TimestampMs,
-    /// When it expires, if the client said so itself (OffsetCommit up to version 4); otherwise the broker's retention holds.
+    /// When it expires, if the client said so itself (OffsetCommit up to version 4); otherwise the
+    /// broker's retention holds.
     pub expire_timestamp_ms: Option<TimestampMs>,
 }
 
@@ -42,12 +44,17 @@ impl OffsetKey {
     }
 
     pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self { group: reader.string()?.into(), topic: reader.string()?.into(), partition: reader.i32()? })
+        Ok(Self {
+            group: reader.string()?.into(),
+            topic: reader.string()?.into(),
+            partition: reader.i32()?,
+        })
     }
 }
 
 impl OffsetAndMetadata {
-    /// Version 3; version 1 where an expiry was asked for, the only one that can say so (it has no leader epoch).
+    /// Version 3; version 1 where an expiry was asked for, the only one that can say so (it has no
+    /// leader epoch).
     pub(super) fn encode(&self) -> Result<Bytes, DecodeError> {
         let version = if self.expire_timestamp_ms.is_some() { 1 } else { 3 };
         let mut writer = Writer::default();
@@ -72,10 +79,18 @@ impl OffsetAndMetadata {
         }
         let offset = reader.i64()?;
         let leader_epoch = if version >= 3 { reader.i32()? } else { -1 };
-        let metadata = if version >= 4 { reader.compact_nullable_string()? } else { reader.nullable_string()? };
+        let metadata = if version >= 4 {
+            reader.compact_nullable_string()?
+        } else {
+            reader.nullable_string()?
+        };
         let metadata = metadata.ok_or(DecodeError::NegativeLength(-1))?.into();
         let commit_timestamp_ms = reader.i64()?;
-        let expire_timestamp_ms = if version == 1 { Some(reader.i64()?).filter(|&timestamp| timestamp != -1) } else { None };
+        let expire_timestamp_ms = if version == 1 {
+            Some(reader.i64()?).filter(|&timestamp| timestamp != -1)
+        } else {
+            None
+        };
         if version >= 4 {
             reader.skip_tagged_fields()?;
         }

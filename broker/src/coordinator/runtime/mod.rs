@@ -1,22 +1,26 @@
-//! What every coordinator needs apart from what it coordinates: partitions of an internal topic that are loaded and unloaded
-//! with leadership, a queue of writes per partition, answers that wait for their records, and timers.
+//! What every coordinator needs apart from what it coordinates: partitions of an internal topic
+//! that are loaded and unloaded with leadership, a queue of writes per partition, answers that wait
+//! for their records, and timers.
 //!
-//! A coordinator is a `Machine` without I/O, one per partition. It decides on its *latest* state, which contains what is
-//! still on its way into the log (`timeline::Timeline`), so no decision is taken against an earlier one. In return:
+//! A coordinator is a `Machine` without I/O, one per partition. It decides on its *latest* state,
+//! which contains what is still on its way into the log (`timeline::Timeline`), so no decision is
+//! taken against an earlier one. In return:
 //!
 //! - Records are appended in the order of the decisions.
-//! - When records cannot be appended, that write and every later one has failed, and the machine takes all of them back
-//!   (`Machine::failed`): they were decided on top of it. A write that is larger than the topic allows fails before anything
-//!   is decided on top of it, so it fails alone.
-//! - When appended records are not committed (leadership or the log was lost), nobody knows what the log will hold: the machine is
-//!   thrown away and read back from the log as soon as that can be read and is committed to its end.
+//! - When records cannot be appended, that write and every later one has failed, and the machine
+//!   takes all of them back (`Machine::failed`): they were decided on top of it. A write that is
+//!   larger than the topic allows fails before anything is decided on top of it, so it fails alone.
+//! - When appended records are not committed (leadership or the log was lost), nobody knows what
+//!   the log will hold: the machine is thrown away and read back from the log as soon as that can
+//!   be read and is committed to its end.
 //!
-//! Order: under a partition's lock a request changes the machine and queues its writes; one task per partition appends the
-//! queue and gives each write back when it is committed or has failed. No lock is held across an await. One task for all
-//! partitions sleeps until the earliest deadline.
+//! Order: under a partition's lock a request changes the machine and queues its writes; one task
+//! per partition appends the queue and gives each write back when it is committed or has failed. No
+//! lock is held across an await. One task for all partitions sleeps until the earliest deadline.
 //!
-//! Bounds: a queue holds at most one group of writes per request in flight, which the server bounds, and per timer that fired;
-//! at most `slot::WRITES_IN_FLIGHT_MAX` batches per partition wait for their commit.
+//! Bounds: a queue holds at most one group of writes per request in flight, which the server
+//! bounds, and per timer that fired; at most `slot::WRITES_IN_FLIGHT_MAX` batches per partition
+//! wait for their commit.
 
 mod slot;
 pub(super) mod timeline;
@@ -80,7 +84,8 @@ pub struct Write<Record, Completion> {
 }
 
 /// The output of a machine's event.
-pub(super) type OutputOf<M> = Output<<M as Machine>::Reply, <M as Machine>::Record, <M as Machine>::Completion>;
+pub(super) type OutputOf<M> =
+    Output<<M as Machine>::Reply, <M as Machine>::Record, <M as Machine>::Completion>;
 
 /// One partition of a coordinator: (state, event, now) → (state, [`Output`]).
 pub(super) trait Machine: Send + Sized + 'static {
@@ -94,12 +99,18 @@ pub(super) trait Machine: Send + Sized + 'static {
     fn encode(record: &Self::Record) -> Result<KeyValue, Self::CodecError>;
 
     /// Takes in a record of the log, in the log's order.
-    fn replay(&mut self, key: &Bytes, value: Option<&Bytes>, now: Now) -> Result<(), Self::CodecError>;
+    fn replay(
+        &mut self,
+        key: &Bytes,
+        value: Option<&Bytes>,
+        now: Now,
+    ) -> Result<(), Self::CodecError>;
 
     /// Everything was replayed: deadlines begin to count.
     fn on_loaded(&mut self, now: Now) -> OutputOf<Self>;
 
-    /// The next time [`advance`](Self::advance) has something to do, in milliseconds of the monotonic clock.
+    /// The next time [`advance`](Self::advance) has something to do, in milliseconds of the
+    /// monotonic clock.
     fn next_deadline_ms(&self) -> Option<u64>;
 
     /// Does what is due.
@@ -109,17 +120,24 @@ pub(super) trait Machine: Send + Sized + 'static {
     fn committed(&mut self, then: Self::Completion, now: Now) -> OutputOf<Self>;
 
     /// The records of the newest writes, oldest first, were not appended and will not be.
-    fn failed(&mut self, newest: Vec<Self::Completion>, why: AppendError, now: Now) -> OutputOf<Self>;
+    fn failed(
+        &mut self,
+        newest: Vec<Self::Completion>,
+        why: AppendError,
+        now: Now,
+    ) -> OutputOf<Self>;
 }
 
-/// The machines of the partitions that this broker leads. [`shutdown`](Self::shutdown) ends its tasks.
+/// The machines of the partitions that this broker leads. [`shutdown`](Self::shutdown) ends its
+/// tasks.
 pub(super) struct Runtime<M: Machine> {
     env: Env,
     log: Arc<dyn ReplicatedLog>,
     new_machine: Box<dyn Fn() -> M + Send + Sync>,
     started: Instant,
     slots: Mutex<BTreeMap<i32, Arc<Slot<M>>>>,
-    /// When the timer task wakes up next, in milliseconds since `started`; `u64::MAX` while it looks.
+    /// When the timer task wakes up next, in milliseconds since `started`; `u64::MAX` while it
+    /// looks.
     armed_ms: AtomicU64,
     rearm: Notify,
     is_shut_down: AtomicBool,
@@ -128,7 +146,11 @@ pub(super) struct Runtime<M: Machine> {
 
 impl<M: Machine> Runtime<M> {
     /// A runtime without partitions. Must be called within a tokio runtime.
-    pub(super) fn start(env: Env, log: Arc<dyn ReplicatedLog>, new_machine: Box<dyn Fn() -> M + Send + Sync>) -> Arc<Self> {
+    pub(super) fn start(
+        env: Env,
+        log: Arc<dyn ReplicatedLog>,
+        new_machine: Box<dyn Fn() -> M + Send + Sync>,
+    ) -> Arc<Self> {
         let runtime = Arc::new(Self {
             env,
             log,
@@ -144,8 +166,9 @@ impl<M: Machine> Runtime<M> {
         runtime
     }
 
-    /// This broker leads `partition`: reads it and begins to serve it. Returns after the first try; when that failed it goes on
-    /// trying until [`unload`](Self::unload). Does nothing if the partition is loaded or being loaded.
+    /// This broker leads `partition`: reads it and begins to serve it. Returns after the first try;
+    /// when that failed it goes on trying until [`unload`](Self::unload). Does nothing if the
+    /// partition is loaded or being loaded.
     pub(super) async fn load(self: &Arc<Self>, partition: i32) -> Result<(), AppendError> {
         let (first_try, tried) = oneshot::channel();
         {
@@ -154,7 +177,8 @@ impl<M: Machine> Runtime<M> {
                 return Ok(());
             }
             let slot = Arc::new(Slot::loading(partition, self.log.clone()));
-            *lock(&slot.task) = Some(tokio::spawn(slot::run(self.clone(), slot.clone(), first_try)));
+            *lock(&slot.task) =
+                Some(tokio::spawn(slot::run(self.clone(), slot.clone(), first_try)));
             slots.insert(partition, slot);
         }
         // It was unloaded before the first try ended.
@@ -168,7 +192,8 @@ impl<M: Machine> Runtime<M> {
             slot.close();
             let task = lock(&slot.task).take();
             if let Some(task) = task {
-                // It ends by itself once the slot is closed; a panic there has been reported already.
+                // It ends by itself once the slot is closed; a panic there has been reported
+                // already.
                 let _ = task.await;
             }
         }
@@ -217,8 +242,13 @@ impl<M: Machine> Runtime<M> {
     /// Runs `read` on one partition's machine, at once.
     ///
     /// # Errors
-    /// The partition is not served here (NOT_COORDINATOR) or not yet (COORDINATOR_LOAD_IN_PROGRESS).
-    pub(super) fn with_machine<T>(&self, partition: i32, read: impl FnOnce(&mut M, Now) -> T) -> Result<T, ErrorCode> {
+    /// The partition is not served here (NOT_COORDINATOR) or not yet
+    /// (COORDINATOR_LOAD_IN_PROGRESS).
+    pub(super) fn with_machine<T>(
+        &self,
+        partition: i32,
+        read: impl FnOnce(&mut M, Now) -> T,
+    ) -> Result<T, ErrorCode> {
         let slot = self.slot(partition)?;
         let now = self.now();
         let result = slot.read(|machine| read(machine, now))?;
@@ -232,7 +262,11 @@ impl<M: Machine> Runtime<M> {
     }
 
     /// Gives an event to one partition's machine, at once.
-    pub(super) fn ask(&self, partition: i32, event: impl FnOnce(&mut M, ReplyId, Now) -> OutputOf<M>) -> Asked<M::Reply> {
+    pub(super) fn ask(
+        &self,
+        partition: i32,
+        event: impl FnOnce(&mut M, ReplyId, Now) -> OutputOf<M>,
+    ) -> Asked<M::Reply> {
         let ask = || {
             let slot = self.slot(partition)?;
             let (sender, receiver) = oneshot::channel();
@@ -253,7 +287,9 @@ impl<M: Machine> Runtime<M> {
     }
 
     fn rearm_if_earlier(&self, deadline_ms: Option<u64>) {
-        if deadline_ms.is_some_and(|deadline_ms| deadline_ms < self.armed_ms.load(Ordering::Acquire)) {
+        if deadline_ms
+            .is_some_and(|deadline_ms| deadline_ms < self.armed_ms.load(Ordering::Acquire))
+        {
             self.rearm.notify_one();
         }
     }
@@ -281,7 +317,8 @@ impl<Reply> Asked<Reply> {
 /// Sleeps until the earliest deadline of all machines, and does what is due.
 async fn drive_timers<M: Machine>(runtime: Arc<Runtime<M>>) {
     while !runtime.is_shut_down() {
-        // While it looks, every new deadline notifies: the permit then ends the sleep below at once.
+        // While it looks, every new deadline notifies: the permit then ends the sleep below at
+        // once.
         runtime.armed_ms.store(u64::MAX, Ordering::Release);
         let earliest_ms = runtime.slots().iter().filter_map(|slot| slot.next_deadline_ms()).min();
         runtime.armed_ms.store(earliest_ms.unwrap_or(u64::MAX), Ordering::Release);

@@ -1,4 +1,5 @@
-//! One partition that this broker leads: its machine, who waits, and the queue of what is to be written.
+//! One partition that this broker leads: its machine, who waits, and the queue of what is to be
+//! written.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,7 +22,8 @@ use crate::coordinator::replicated_log::{AppendError, KeyValue, ReplicatedLog};
 pub(super) const WRITES_IN_FLIGHT_MAX: usize = 8;
 /// Writes are coalesced up to this size, half of the default `max.message.bytes`.
 const BATCH_BYTES_MAX: usize = 512 * 1024;
-/// The most bytes that a record has besides its key and value: four lengths, the offset delta, and three single bytes.
+/// The most bytes that a record has besides its key and value: four lengths, the offset delta, and
+/// three single bytes.
 const RECORD_OVERHEAD_MAX: usize = 28;
 /// How long after a failed try a partition is read again.
 const LOAD_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -45,7 +47,8 @@ enum State<M: Machine> {
     Loading {
         /// What it was told meanwhile.
         told: Vec<Event<M>>,
-        /// The last try to read it failed: as a partition without a leader, it answers NOT_COORDINATOR until it is read.
+        /// The last try to read it failed: as a partition without a leader, it answers
+        /// NOT_COORDINATOR until it is read.
         is_out: bool,
     },
     Active(Box<Active<M>>),
@@ -81,10 +84,14 @@ impl<M: Machine> Active<M> {
             let mut writes = out.writes.into_iter();
             while let Some(write) = writes.next() {
                 match encode::<M>(&write.records, bytes_max) {
-                    Ok((records, bytes)) => self.queue.push_back(Queued { records, bytes, then: write.then }),
+                    Ok((records, bytes)) => {
+                        self.queue.push_back(Queued { records, bytes, then: write.then })
+                    }
                     // Nothing was decided after the writes of this event, so they are the newest.
                     Err(why) => {
-                        let newest = std::iter::once(write.then).chain(writes.by_ref().map(|later| later.then)).collect();
+                        let newest = std::iter::once(write.then)
+                            .chain(writes.by_ref().map(|later| later.then))
+                            .collect();
                         next = Some(self.machine.failed(newest, why, now));
                     }
                 }
@@ -112,7 +119,8 @@ impl<M: Machine> Slot<M> {
         let State::Loading { told, .. } = &mut *state else { return };
         let told = std::mem::take(told);
         let out = machine.on_loaded(now);
-        let mut active = Active { machine, waiting: BTreeMap::new(), next_reply: 0, queue: VecDeque::new() };
+        let mut active =
+            Active { machine, waiting: BTreeMap::new(), next_reply: 0, queue: VecDeque::new() };
         let bytes_max = self.log.batch_bytes_max(self.partition);
         active.settle(out, bytes_max, now);
         for event in told {
@@ -124,7 +132,8 @@ impl<M: Machine> Slot<M> {
         self.wake.notify_one();
     }
 
-    /// Throws the machine away, to be read back: whoever waits learns NOT_COORDINATOR, because its sender is dropped.
+    /// Throws the machine away, to be read back: whoever waits learns NOT_COORDINATOR, because its
+    /// sender is dropped.
     fn begin_again(&self) {
         let mut state = lock(&self.state);
         if matches!(*state, State::Active(_)) {
@@ -204,21 +213,24 @@ impl<M: Machine> Slot<M> {
     }
 
     pub(super) fn next_deadline_ms(&self) -> Option<u64> {
-        Some(self.next_deadline_ms.load(Ordering::Acquire)).filter(|&deadline_ms| deadline_ms != u64::MAX)
+        Some(self.next_deadline_ms.load(Ordering::Acquire))
+            .filter(|&deadline_ms| deadline_ms != u64::MAX)
     }
 
     fn copy_deadline(&self, active: &Active<M>) {
-        self.next_deadline_ms.store(active.machine.next_deadline_ms().unwrap_or(u64::MAX), Ordering::Release);
+        self.next_deadline_ms
+            .store(active.machine.next_deadline_ms().unwrap_or(u64::MAX), Ordering::Release);
     }
 
-    /// The next writes of the queue, as many as fit into one batch; none when there is nothing to write.
+    /// The next writes of the queue, as many as fit into one batch; none when there is nothing to
+    /// write.
     fn take_batch(&self) -> Vec<Queued<M::Completion>> {
         let bytes_max = self.log.batch_bytes_max(self.partition).min(BATCH_BYTES_MAX);
         let take = |active: &mut Active<M>| {
             let (mut batch, mut bytes) = (Vec::new(), HEADER_BYTES);
-            while let Some(write) =
-                active.queue.pop_front_if(|write| bytes.saturating_add(write.bytes) <= bytes_max || bytes == HEADER_BYTES)
-            {
+            while let Some(write) = active.queue.pop_front_if(|write| {
+                bytes.saturating_add(write.bytes) <= bytes_max || bytes == HEADER_BYTES
+            }) {
                 bytes = bytes.saturating_add(write.bytes);
                 batch.push(write);
             }
@@ -242,7 +254,8 @@ impl<M: Machine> Slot<M> {
     fn failed(&self, batch: Vec<M::Completion>, why: AppendError, now: Now) {
         let bytes_max = self.log.batch_bytes_max(self.partition);
         let _ = self.with_active(|active| {
-            let newest = batch.into_iter().chain(active.queue.drain(..).map(|write| write.then)).collect();
+            let newest =
+                batch.into_iter().chain(active.queue.drain(..).map(|write| write.then)).collect();
             let out = active.machine.failed(newest, why, now);
             active.settle(out, bytes_max, now);
         });
@@ -250,14 +263,19 @@ impl<M: Machine> Slot<M> {
 }
 
 /// The bytes of records and an upper bound of what they take in a batch.
-fn encode<M: Machine>(records: &[M::Record], bytes_max: usize) -> Result<(Vec<KeyValue>, usize), AppendError> {
+fn encode<M: Machine>(
+    records: &[M::Record],
+    bytes_max: usize,
+) -> Result<(Vec<KeyValue>, usize), AppendError> {
     let encoded: Result<Vec<KeyValue>, _> = records.iter().map(M::encode).collect();
     let encoded = encoded.map_err(|error| {
         tracing::error!(%error, "a record of the coordinator cannot be written");
         AppendError::TooLarge
     })?;
     let size = |(key, value): &KeyValue| {
-        key.len().saturating_add(value.as_ref().map_or(0, |value| value.len())).saturating_add(RECORD_OVERHEAD_MAX)
+        key.len()
+            .saturating_add(value.as_ref().map_or(0, |value| value.len()))
+            .saturating_add(RECORD_OVERHEAD_MAX)
     };
     let bytes = encoded.iter().map(size).fold(0_usize, usize::saturating_add);
     if bytes.saturating_add(HEADER_BYTES) > bytes_max && exact_size(&encoded) > bytes_max {
@@ -275,7 +293,11 @@ fn exact_size(records: &[KeyValue]) -> usize {
 }
 
 /// Loads the slot and serves it until it is closed.
-pub(super) async fn run<M: Machine>(runtime: Arc<Runtime<M>>, slot: Arc<Slot<M>>, first_try: oneshot::Sender<Result<(), AppendError>>) {
+pub(super) async fn run<M: Machine>(
+    runtime: Arc<Runtime<M>>,
+    slot: Arc<Slot<M>>,
+    first_try: oneshot::Sender<Result<(), AppendError>>,
+) {
     let closed = slot.closed.clone();
     tokio::select! {
         biased;
@@ -284,7 +306,11 @@ pub(super) async fn run<M: Machine>(runtime: Arc<Runtime<M>>, slot: Arc<Slot<M>>
     }
 }
 
-async fn serve<M: Machine>(runtime: Arc<Runtime<M>>, slot: Arc<Slot<M>>, first_try: oneshot::Sender<Result<(), AppendError>>) {
+async fn serve<M: Machine>(
+    runtime: Arc<Runtime<M>>,
+    slot: Arc<Slot<M>>,
+    first_try: oneshot::Sender<Result<(), AppendError>>,
+) {
     let (mut first_try, mut was_out) = (Some(first_try), false);
     loop {
         let loaded = load(&runtime, &slot).await;
@@ -299,13 +325,17 @@ async fn serve<M: Machine>(runtime: Arc<Runtime<M>>, slot: Arc<Slot<M>>, first_t
             continue;
         }
         if std::mem::take(&mut was_out) {
-            tracing::info!(partition = slot.partition, "the coordinator's partition could be read again and is served");
+            tracing::info!(
+                partition = slot.partition,
+                "the coordinator's partition could be read again and is served"
+            );
         }
         let why = write_queue(&runtime, &slot).await;
         tracing::error!(
             partition = slot.partition,
             error = %why,
-            "appended records of the coordinator were not committed; the partition is read again, its clients are told to come back"
+            "appended records of the coordinator were not committed; the partition is read again, \
+             its clients are told to come back"
         );
         slot.begin_again();
     }
@@ -321,13 +351,19 @@ async fn load<M: Machine>(runtime: &Runtime<M>, slot: &Slot<M>) -> Result<(), Ap
         record_count += 1;
         if let Err(error) = machine.replay(&key, value.as_ref(), now) {
             unreadable_count += 1;
-            tracing::error!(partition, %error, "a record of the coordinator's topic cannot be read and is passed over");
+            tracing::error!(partition, %error, "a record of the coordinator's topic cannot be read \
+                and is passed over");
         }
     };
     let end_offset = runtime.log.read_all(partition, &mut each).await?;
     slot.set_out(false);
     runtime.log.committed(partition, end_offset).await?;
-    tracing::debug!(partition, record_count, unreadable_count, "the coordinator's partition is loaded");
+    tracing::debug!(
+        partition,
+        record_count,
+        unreadable_count,
+        "the coordinator's partition is loaded"
+    );
     slot.activate(machine, runtime.now());
     runtime.rearm_if_earlier(slot.next_deadline_ms());
     Ok(())
@@ -345,9 +381,12 @@ async fn write_queue<M: Machine>(runtime: &Runtime<M>, slot: &Slot<M>) -> Append
             if batch.is_empty() {
                 break;
             }
-            let (records, completions): (Vec<_>, Vec<_>) = batch.into_iter().map(|write| (write.records, write.then)).unzip();
+            let (records, completions): (Vec<_>, Vec<_>) =
+                batch.into_iter().map(|write| (write.records, write.then)).unzip();
             match append(runtime, slot.partition, records.into_iter().flatten().collect()).await {
-                Ok(committed) => in_flight.push_back(Box::pin(async move { (completions, committed.await) })),
+                Ok(committed) => {
+                    in_flight.push_back(Box::pin(async move { (completions, committed.await) }))
+                }
                 Err(error) => {
                     tracing::warn!(partition = slot.partition, %error, "records of the coordinator were not appended");
                     slot.failed(completions, error, runtime.now());
@@ -369,7 +408,8 @@ async fn write_queue<M: Machine>(runtime: &Runtime<M>, slot: &Slot<M>) -> Append
     }
 }
 
-/// Appends records; the result is ready when they are committed. Without records it is ready at once.
+/// Appends records; the result is ready when they are committed. Without records it is ready at
+/// once.
 async fn append<M: Machine>(
     runtime: &Runtime<M>,
     partition: i32,

@@ -1,11 +1,12 @@
 //! A map that knows which of its changes are committed.
 //!
-//! Decisions look at the *latest* value of a key, so that what was decided before and is still on its way into the log is not
-//! decided against; readers outside see the *committed* value, because only that survives a crash. A write that cannot be
-//! appended is rolled back together with every later one, because those were decided on top of it.
+//! Decisions look at the *latest* value of a key, so that what was decided before and is still on
+//! its way into the log is not decided against; readers outside see the *committed* value, because
+//! only that survives a crash. A write that cannot be appended is rolled back together with every
+//! later one, because those were decided on top of it.
 //!
-//! Source: the idea of Kafka's `TimelineHashMap` and `SnapshotRegistry` (KIP-848, "Group coordinator runtime"), with one
-//! entry per write in flight instead of snapshots of the whole map.
+//! Source: the idea of Kafka's `TimelineHashMap` and `SnapshotRegistry` (KIP-848, "Group
+//! coordinator runtime"), with one entry per write in flight instead of snapshots of the whole map.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeBounds;
@@ -16,8 +17,8 @@ pub struct WriteId(u64);
 
 /// Values by key, with the writes that are not committed yet.
 ///
-/// Invariants: the ids in each queue of `pending` grow; `pending` has no empty queue; a key is in a queue exactly as often as
-/// its writes are in `in_flight`.
+/// Invariants: the ids in each queue of `pending` grow; `pending` has no empty queue; a key is in a
+/// queue exactly as often as its writes are in `in_flight`.
 #[derive(Debug)]
 pub(in crate::coordinator) struct Timeline<K, V> {
     committed: BTreeMap<K, V>,
@@ -32,9 +33,17 @@ pub(in crate::coordinator) struct Timeline<K, V> {
 }
 
 impl<K: Ord + Clone, V> Timeline<K, V> {
-    /// Empty. `weigh` says how many bytes a value takes with its key; it must always say the same of them.
+    /// Empty. `weigh` says how many bytes a value takes with its key; it must always say the same
+    /// of them.
     pub(in crate::coordinator) fn new(weigh: fn(&K, &V) -> usize) -> Self {
-        Self { committed: BTreeMap::new(), pending: BTreeMap::new(), in_flight: VecDeque::new(), next_write: 0, weigh, weight: 0 }
+        Self {
+            committed: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            in_flight: VecDeque::new(),
+            next_write: 0,
+            weigh,
+            weight: 0,
+        }
     }
 
     /// How many bytes all values take, committed or in flight.
@@ -47,9 +56,12 @@ impl<K: Ord + Clone, V> Timeline<K, V> {
         self.put(key, value);
     }
 
-    /// Begins a write that makes `changes`. They are the latest values from now on, and committed when
-    /// [`commit`](Self::commit) says so.
-    pub(in crate::coordinator) fn write(&mut self, changes: impl IntoIterator<Item = (K, Option<V>)>) -> WriteId {
+    /// Begins a write that makes `changes`. They are the latest values from now on, and committed
+    /// when [`commit`](Self::commit) says so.
+    pub(in crate::coordinator) fn write(
+        &mut self,
+        changes: impl IntoIterator<Item = (K, Option<V>)>,
+    ) -> WriteId {
         let id = WriteId(self.next_write);
         self.next_write = self.next_write.wrapping_add(1);
         let mut keys = Vec::new();
@@ -77,7 +89,8 @@ impl<K: Ord + Clone, V> Timeline<K, V> {
         }
     }
 
-    /// Takes back the write `id` and every later one. Returns the keys whose latest value may have changed.
+    /// Takes back the write `id` and every later one. Returns the keys whose latest value may have
+    /// changed.
     pub(in crate::coordinator) fn roll_back(&mut self, id: WriteId) -> Vec<K> {
         let mut changed = Vec::new();
         while let Some((_, keys)) = self.in_flight.pop_back_if(|(write, _)| *write >= id) {
@@ -100,7 +113,10 @@ impl<K: Ord + Clone, V> Timeline<K, V> {
     }
 
     /// The committed values of a range, in order.
-    pub(in crate::coordinator) fn committed_range(&self, range: impl RangeBounds<K>) -> impl Iterator<Item = (&K, &V)> {
+    pub(in crate::coordinator) fn committed_range(
+        &self,
+        range: impl RangeBounds<K>,
+    ) -> impl Iterator<Item = (&K, &V)> {
         self.committed.range(range)
     }
 
@@ -118,9 +134,16 @@ impl<K: Ord + Clone, V> Timeline<K, V> {
     }
 
     /// The values of a range as of the newest write; first those without a write in flight.
-    pub(in crate::coordinator) fn latest_range(&self, range: impl RangeBounds<K> + Clone) -> impl Iterator<Item = (&K, &V)> {
-        let settled = self.committed.range(range.clone()).filter(|(key, _)| !self.pending.contains_key(key));
-        let pending = self.pending.range(range).filter_map(|(key, values)| Some((key, values.back()?.1.as_ref()?)));
+    pub(in crate::coordinator) fn latest_range(
+        &self,
+        range: impl RangeBounds<K> + Clone,
+    ) -> impl Iterator<Item = (&K, &V)> {
+        let settled =
+            self.committed.range(range.clone()).filter(|(key, _)| !self.pending.contains_key(key));
+        let pending = self
+            .pending
+            .range(range)
+            .filter_map(|(key, values)| Some((key, values.back()?.1.as_ref()?)));
         settled.chain(pending)
     }
 

@@ -1,12 +1,16 @@
-//! Requests that name topics by id, from version 10 of OffsetCommit and OffsetFetch on (KIP-848): to names, which the
-//! coordinator keeps offsets by, and back.
+//! Requests that name topics by id, from version 10 of OffsetCommit and OffsetFetch on (KIP-848):
+//! to names, which the coordinator keeps offsets by, and back.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kafka_protocol::messages::offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic};
+use kafka_protocol::messages::offset_commit_response::{
+    OffsetCommitResponsePartition, OffsetCommitResponseTopic,
+};
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
-use kafka_protocol::messages::offset_fetch_response::{OffsetFetchResponseGroup, OffsetFetchResponsePartitions, OffsetFetchResponseTopics};
+use kafka_protocol::messages::offset_fetch_response::{
+    OffsetFetchResponseGroup, OffsetFetchResponsePartitions, OffsetFetchResponseTopics,
+};
 use kafka_protocol::messages::{OffsetCommitRequest, OffsetCommitResponse, TopicName};
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::by_id::topic_id;
@@ -26,10 +30,14 @@ pub(super) struct Ids {
 }
 
 /// The request by name, without topics whose id nobody has.
-pub(super) fn to_names(mut request: OffsetCommitRequest, name_of: impl Fn(TopicId) -> Option<Arc<str>>) -> (OffsetCommitRequest, Ids) {
+pub(super) fn to_names(
+    mut request: OffsetCommitRequest,
+    name_of: impl Fn(TopicId) -> Option<Arc<str>>,
+) -> (OffsetCommitRequest, Ids) {
     let mut ids = Ids::default();
     request.topics.retain_mut(|topic| {
-        let partitions = || topic.partitions.iter().map(|partition| partition.partition_index).collect();
+        let partitions =
+            || topic.partitions.iter().map(|partition| partition.partition_index).collect();
         ids.resolve(&topic.name, &name_of, partitions).map(|name| topic.name = name).is_some()
     });
     (request, ids)
@@ -85,15 +93,19 @@ impl Ids {
         }
         response.topics.extend(self.unknown.into_iter().map(|(name, partitions)| {
             let refused = |index| {
-                OffsetCommitResponsePartition::default().with_partition_index(index).with_error_code(ErrorCode::UnknownTopicId.code())
+                OffsetCommitResponsePartition::default()
+                    .with_partition_index(index)
+                    .with_error_code(ErrorCode::UnknownTopicId.code())
             };
-            OffsetCommitResponseTopic::default().with_name(name).with_partitions(partitions.into_iter().map(refused).collect())
+            OffsetCommitResponseTopic::default()
+                .with_name(name)
+                .with_partitions(partitions.into_iter().map(refused).collect())
         }));
         response
     }
 
-    /// The answer by id, with the topics whose id nobody has. Topics that were not asked for by id and have none any more
-    /// are left out, as Kafka does.
+    /// The answer by id, with the topics whose id nobody has. Topics that were not asked for by id
+    /// and have none any more are left out, as Kafka does.
     pub(super) fn answer_fetch(
         self,
         mut response: OffsetFetchResponseGroup,
@@ -116,7 +128,9 @@ impl Ids {
                     .with_metadata(Some(str_bytes("")))
                     .with_error_code(ErrorCode::UnknownTopicId.code())
             };
-            OffsetFetchResponseTopics::default().with_name(name).with_partitions(partitions.into_iter().map(refused).collect())
+            OffsetFetchResponseTopics::default()
+                .with_name(name)
+                .with_partitions(partitions.into_iter().map(refused).collect())
         }));
         response
     }

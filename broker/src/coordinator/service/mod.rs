@@ -1,5 +1,6 @@
-//! The group coordinator as handlers call it: it finds the partition that owns a group and gives the request to its shard; the
-//! [`runtime`](super::runtime) appends what the shard says, and answers when that is committed.
+//! The group coordinator as handlers call it: it finds the partition that owns a group and gives
+//! the request to its shard; the [`runtime`](super::runtime) appends what the shard says, and
+//! answers when that is committed.
 
 mod api;
 mod by_id;
@@ -19,12 +20,14 @@ use super::memory::GroupMemory;
 use super::records::{OffsetAndMetadata, OffsetKey};
 use super::runtime::{Asked, Event, Runtime};
 use super::shard::Shard;
-use super::{AppendError, GROUP_METADATA_TOPIC, GroupConfig, GroupFigures, ReplicatedLog, partition_for};
+use super::{
+    AppendError, GROUP_METADATA_TOPIC, GroupConfig, GroupFigures, ReplicatedLog, partition_for,
+};
 
 /// What the coordinator asks of the cluster's metadata.
 pub trait GroupMetadataView: Send + Sync + 'static {
-    /// How many partitions a topic has, `None` when it does not exist; offsets of others are refused with
-    /// UNKNOWN_TOPIC_OR_PARTITION.
+    /// How many partitions a topic has, `None` when it does not exist; offsets of others are
+    /// refused with UNKNOWN_TOPIC_OR_PARTITION.
     fn partitions_of(&self, topic: &str) -> Option<i32>;
 
     /// The id of a topic; requests from version 10 on name topics by id.
@@ -34,7 +37,8 @@ pub trait GroupMetadataView: Send + Sync + 'static {
     fn name_of(&self, id: TopicId) -> Option<Arc<str>>;
 }
 
-/// The group coordinator of this broker. Cheap to clone; [`shutdown`](Self::shutdown) ends its tasks.
+/// The group coordinator of this broker. Cheap to clone; [`shutdown`](Self::shutdown) ends its
+/// tasks.
 #[derive(Clone)]
 pub struct GroupCoordinator {
     inner: Arc<Inner>,
@@ -50,14 +54,24 @@ struct Inner {
 impl GroupCoordinator {
     /// A coordinator without partitions. Must be called within a tokio runtime.
     #[must_use]
-    pub fn new(env: Env, config: GroupConfig, log: Arc<dyn ReplicatedLog>, metadata: impl GroupMetadataView) -> Self {
+    pub fn new(
+        env: Env,
+        config: GroupConfig,
+        log: Arc<dyn ReplicatedLog>,
+        metadata: impl GroupMetadataView,
+    ) -> Self {
         let memory = Arc::new(GroupMemory::default());
         let (of_shard, shared) = (config.clone(), memory.clone());
-        let runtime = Runtime::start(env, log, Box::new(move || Shard::new(of_shard.clone(), shared.clone())));
+        let runtime = Runtime::start(
+            env,
+            log,
+            Box::new(move || Shard::new(of_shard.clone(), shared.clone())),
+        );
         Self { inner: Arc::new(Inner { config, metadata: Box::new(metadata), memory, runtime }) }
     }
 
-    /// The partition of `__consumer_offsets` that owns `group_id`, for FindCoordinator; `None` while the topic does not exist.
+    /// The partition of `__consumer_offsets` that owns `group_id`, for FindCoordinator; `None`
+    /// while the topic does not exist.
     #[must_use]
     pub fn partition_of(&self, group_id: &str) -> Option<i32> {
         self.inner.partition_count().map(|count| partition_for(group_id, count))
@@ -80,25 +94,32 @@ impl GroupCoordinator {
             members: a.members.saturating_add(b.members),
             offsets: a.offsets.saturating_add(b.offsets),
         };
-        self.inner.runtime.each(|shard| shard.figures()).into_iter().fold(GroupFigures::default(), sum)
+        self.inner
+            .runtime
+            .each(|shard| shard.figures())
+            .into_iter()
+            .fold(GroupFigures::default(), sum)
     }
 
-    /// Shows every group and how many members it has to `each`. Requests to a partition wait while it is shown, so `each` must be quick.
+    /// Shows every group and how many members it has to `each`. Requests to a partition wait while
+    /// it is shown, so `each` must be quick.
     pub fn each_group(&self, mut each: impl FnMut(&str, usize)) {
         self.inner.runtime.each(|shard| shard.each_group(&mut each));
     }
 
-    /// Shows every committed offset to `each`, to compute lags from. Requests to a partition wait while it is shown, so `each`
-    /// must be quick.
+    /// Shows every committed offset to `each`, to compute lags from. Requests to a partition wait
+    /// while it is shown, so `each` must be quick.
     pub fn each_offset(&self, mut each: impl FnMut(&OffsetKey, &OffsetAndMetadata)) {
         self.inner.runtime.each(|shard| shard.each_offset(&mut each));
     }
 
-    /// This broker has become leader of `partition`: reads its groups and begins to serve them. Until then they
-    /// answer COORDINATOR_LOAD_IN_PROGRESS. Does nothing if the partition is loaded or being loaded.
+    /// This broker has become leader of `partition`: reads its groups and begins to serve them.
+    /// Until then they answer COORDINATOR_LOAD_IN_PROGRESS. Does nothing if the partition is loaded
+    /// or being loaded.
     ///
     /// # Errors
-    /// The log could not be read. It is tried again until that succeeds or [`unload`](Self::unload) is called.
+    /// The log could not be read. It is tried again until that succeeds or [`unload`](Self::unload)
+    /// is called.
     pub async fn load(&self, partition: i32) -> Result<(), AppendError> {
         self.inner.runtime.load(partition).await
     }
@@ -108,15 +129,16 @@ impl GroupCoordinator {
         self.inner.runtime.unload(partition).await;
     }
 
-    /// Topics were deleted: no group keeps an offset of them, also not one that is being committed now. Metadata must not know them
-    /// any more when this is called.
+    /// Topics were deleted: no group keeps an offset of them, also not one that is being committed
+    /// now. Metadata must not know them any more when this is called.
     pub fn topics_deleted(&self, topics: &[Arc<str>]) {
         let topics: Arc<[Arc<str>]> = topics.into();
         let forget: Event<Shard> = Arc::new(move |shard, now| shard.forget_topics(&topics, now));
         self.inner.runtime.tell_all(&forget);
     }
 
-    /// Ends everything; later requests are answered COORDINATOR_NOT_AVAILABLE. What was appended is in the log.
+    /// Ends everything; later requests are answered COORDINATOR_NOT_AVAILABLE. What was appended is
+    /// in the log.
     pub async fn shutdown(&self) {
         self.inner.runtime.shutdown().await;
     }
@@ -141,13 +163,22 @@ impl Inner {
     }
 
     /// Runs `read` on the shard that owns `group_id`, at once.
-    fn with_shard<T>(&self, group_id: &str, read: impl FnOnce(&mut Shard, Now) -> T) -> Result<T, ErrorCode> {
+    fn with_shard<T>(
+        &self,
+        group_id: &str,
+        read: impl FnOnce(&mut Shard, Now) -> T,
+    ) -> Result<T, ErrorCode> {
         self.runtime.with_machine(self.owner_of(group_id)?, read)
     }
 
-    /// Gives an event to the shard that owns `group_id`, at once. [`Asked::answer`] waits for the answer it leads to; a request that
-    /// may wait long is dropped before, because it keeps its whole frame in memory.
-    fn ask(&self, group_id: &str, event: impl FnOnce(&mut Shard, ReplyId, Now) -> Output) -> Asked<Reply> {
+    /// Gives an event to the shard that owns `group_id`, at once. [`Asked::answer`] waits for the
+    /// answer it leads to; a request that may wait long is dropped before, because it keeps its
+    /// whole frame in memory.
+    fn ask(
+        &self,
+        group_id: &str,
+        event: impl FnOnce(&mut Shard, ReplyId, Now) -> Output,
+    ) -> Asked<Reply> {
         match self.owner_of(group_id) {
             Ok(owner) => self.runtime.ask(owner, event),
             Err(error) => Asked::refused(error),
@@ -158,7 +189,11 @@ impl Inner {
     ///
     /// # Errors
     /// This broker does not serve the group, or ceased to before there was an answer.
-    async fn request(&self, group_id: &str, event: impl FnOnce(&mut Shard, ReplyId, Now) -> Output) -> Result<Reply, ErrorCode> {
+    async fn request(
+        &self,
+        group_id: &str,
+        event: impl FnOnce(&mut Shard, ReplyId, Now) -> Output,
+    ) -> Result<Reply, ErrorCode> {
         self.ask(group_id, event).answer().await
     }
 }

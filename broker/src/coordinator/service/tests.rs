@@ -1,5 +1,5 @@
-//! The service over a log in memory whose commits can be held back and whose appends can fail. Time is paused: tokio moves it on
-//! when every task waits.
+//! The service over a log in memory whose commits can be held back and whose appends can fail. Time
+//! is paused: tokio moves it on when every task waits.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -7,14 +7,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
-use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
-use kafka_protocol::messages::offset_delete_request::{OffsetDeleteRequestPartition, OffsetDeleteRequestTopic};
-use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics};
+use kafka_protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use kafka_protocol::messages::offset_delete_request::{
+    OffsetDeleteRequestPartition, OffsetDeleteRequestTopic,
+};
+use kafka_protocol::messages::offset_fetch_request::{
+    OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics,
+};
 use kafka_protocol::messages::offset_fetch_response::OffsetFetchResponseTopics;
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::{
-    DeleteGroupsRequest, DescribeGroupsRequest, GroupId, HeartbeatRequest, JoinGroupRequest, ListGroupsRequest, OffsetCommitRequest,
-    OffsetDeleteRequest, OffsetFetchRequest, SyncGroupRequest, TopicName,
+    DeleteGroupsRequest, DescribeGroupsRequest, GroupId, HeartbeatRequest, JoinGroupRequest,
+    ListGroupsRequest, OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest,
+    SyncGroupRequest, TopicName,
 };
 use letterbox_env::{BoxFuture, Env};
 use letterbox_protocol::ErrorCode as E;
@@ -25,7 +32,10 @@ use super::{GroupCoordinator, GroupMetadataView};
 use crate::coordinator::group::{Now, Reply, ReplyId, str_bytes};
 use crate::coordinator::memory::MEMBER_BYTES_MAX;
 use crate::coordinator::shard::Shard;
-use crate::coordinator::{AppendError, GROUP_METADATA_TOPIC, GroupConfig, GroupFigures, KeyValue, ReplicatedLog, RequestContext};
+use crate::coordinator::{
+    AppendError, GROUP_METADATA_TOPIC, GroupConfig, GroupFigures, KeyValue, ReplicatedLog,
+    RequestContext,
+};
 
 /// The id of topic "t".
 const TOPIC_ID: TopicId = TopicId::from_u128(7);
@@ -44,7 +54,12 @@ struct MemoryLog {
 }
 
 impl ReplicatedLog for MemoryLog {
-    fn append(&self, partition: i32, records: Vec<KeyValue>, _: i64) -> BoxFuture<'static, Result<Offset, AppendError>> {
+    fn append(
+        &self,
+        partition: i32,
+        records: Vec<KeyValue>,
+        _: i64,
+    ) -> BoxFuture<'static, Result<Offset, AppendError>> {
         let failure = *self.fails.lock().unwrap();
         let result = match failure {
             Some(error) => Err(error),
@@ -59,7 +74,8 @@ impl ReplicatedLog for MemoryLog {
     }
 
     fn committed(&self, _: i32, end_offset: Offset) -> BoxFuture<'static, Result<(), AppendError>> {
-        let (mut high_watermark, mut is_lost) = (self.high_watermark.subscribe(), self.is_lost.subscribe());
+        let (mut high_watermark, mut is_lost) =
+            (self.high_watermark.subscribe(), self.is_lost.subscribe());
         Box::pin(async move {
             tokio::select! {
                 biased;
@@ -82,7 +98,9 @@ impl ReplicatedLog for MemoryLog {
             return Box::pin(async move { Err(error) });
         }
         let mut end_offset = 0;
-        for (key, value) in self.records.lock().unwrap().get(&partition).cloned().unwrap_or_default() {
+        for (key, value) in
+            self.records.lock().unwrap().get(&partition).cloned().unwrap_or_default()
+        {
             each(key, value);
             end_offset += 1;
         }
@@ -135,7 +153,9 @@ fn group() -> GroupId {
 }
 
 fn join_request(member_id: &str) -> JoinGroupRequest {
-    let protocol = JoinGroupRequestProtocol::default().with_name(str_bytes("range")).with_metadata(Bytes::from_static(b"x"));
+    let protocol = JoinGroupRequestProtocol::default()
+        .with_name(str_bytes("range"))
+        .with_metadata(Bytes::from_static(b"x"));
     JoinGroupRequest::default()
         .with_group_id(group())
         .with_session_timeout_ms(10_000)
@@ -147,17 +167,26 @@ fn join_request(member_id: &str) -> JoinGroupRequest {
 
 fn commit_request(topic: &str, offset: Offset) -> OffsetCommitRequest {
     let partition = OffsetCommitRequestPartition::default().with_committed_offset(offset);
-    let topic = OffsetCommitRequestTopic::default().with_name(TopicName(str_bytes(topic))).with_partitions(vec![partition]);
-    OffsetCommitRequest::default().with_group_id(group()).with_generation_id_or_member_epoch(-1).with_topics(vec![topic])
+    let topic = OffsetCommitRequestTopic::default()
+        .with_name(TopicName(str_bytes(topic)))
+        .with_partitions(vec![partition]);
+    OffsetCommitRequest::default()
+        .with_group_id(group())
+        .with_generation_id_or_member_epoch(-1)
+        .with_topics(vec![topic])
 }
 
 async fn commit(coordinator: &GroupCoordinator, topic: &str, offset: Offset) -> i16 {
-    coordinator.offset_commit(&context(8), commit_request(topic, offset)).await.topics[0].partitions[0].error_code
+    coordinator.offset_commit(&context(8), commit_request(topic, offset)).await.topics[0].partitions
+        [0]
+    .error_code
 }
 
 async fn fetch(coordinator: &GroupCoordinator, require_stable: bool) -> (i16, Option<Offset>) {
     let of_group = OffsetFetchRequestGroup::default().with_group_id(group()).with_topics(None);
-    let request = OffsetFetchRequest::default().with_groups(vec![of_group]).with_require_stable(require_stable);
+    let request = OffsetFetchRequest::default()
+        .with_groups(vec![of_group])
+        .with_require_stable(require_stable);
     let response = coordinator.offset_fetch(&context(8), request).await;
     let first = &response.groups[0];
     (first.error_code, first.topics.first().map(|topic| topic.partitions[0].committed_offset))
@@ -173,13 +202,24 @@ async fn a_member_joins_syncs_and_is_there_after_the_coordinator_has_moved() {
     assert!(given.member_id.starts_with("c-"));
     let joined = first.join_group(&context(9), join_request(&given.member_id)).await;
     assert_eq!((joined.error_code, joined.generation_id), (0, 1));
-    let sync = SyncGroupRequest::default().with_group_id(group()).with_generation_id(1).with_member_id(joined.member_id.clone());
-    assert_eq!(first.sync_group(&context(5), sync.clone()).await.error_code, E::InconsistentGroupProtocol.code());
-    let sync = sync.with_protocol_type(joined.protocol_type.clone()).with_protocol_name(joined.protocol_name.clone());
+    let sync = SyncGroupRequest::default()
+        .with_group_id(group())
+        .with_generation_id(1)
+        .with_member_id(joined.member_id.clone());
+    assert_eq!(
+        first.sync_group(&context(5), sync.clone()).await.error_code,
+        E::InconsistentGroupProtocol.code()
+    );
+    let sync = sync
+        .with_protocol_type(joined.protocol_type.clone())
+        .with_protocol_name(joined.protocol_name.clone());
     assert_eq!(first.sync_group(&context(5), sync).await.error_code, 0);
     for asked in [false, true] {
-        let describe = DescribeGroupsRequest::default().with_groups(vec![group()]).with_include_authorized_operations(asked);
-        let operations = first.describe_groups(&context(5), &describe).groups[0].authorized_operations;
+        let describe = DescribeGroupsRequest::default()
+            .with_groups(vec![group()])
+            .with_include_authorized_operations(asked);
+        let operations =
+            first.describe_groups(&context(5), &describe).groups[0].authorized_operations;
         // The bits of read, delete, describe, describe configs, alter configs.
         assert_eq!(operations, if asked { 0b1101_0100_1000 } else { i32::MIN });
     }
@@ -188,12 +228,22 @@ async fn a_member_joins_syncs_and_is_there_after_the_coordinator_has_moved() {
 
     let second = over(log);
     second.load(0).await.unwrap();
-    let beat = HeartbeatRequest::default().with_group_id(group()).with_generation_id(1).with_member_id(joined.member_id);
+    let beat = HeartbeatRequest::default()
+        .with_group_id(group())
+        .with_generation_id(1)
+        .with_member_id(joined.member_id);
     assert_eq!(second.heartbeat(&context(4), &beat).error_code, 0);
-    let listed = second.list_groups(&context(5), &ListGroupsRequest::default().with_states_filter(vec![str_bytes("stable")]));
+    let listed = second.list_groups(
+        &context(5),
+        &ListGroupsRequest::default().with_states_filter(vec![str_bytes("stable")]),
+    );
     assert_eq!(listed.groups.len(), 1);
     tokio::time::sleep(Duration::from_millis(10_001)).await;
-    assert_eq!(second.heartbeat(&context(4), &beat).error_code, E::UnknownMemberId.code(), "the timer task ends its session");
+    assert_eq!(
+        second.heartbeat(&context(4), &beat).error_code,
+        E::UnknownMemberId.code(),
+        "the timer task ends its session"
+    );
     second.shutdown().await;
 }
 
@@ -202,7 +252,11 @@ async fn a_commit_is_answered_and_seen_only_below_the_high_watermark() {
     let (coordinator, log) = coordinator();
     coordinator.load(0).await.unwrap();
     log.high_watermark.send_replace(0);
-    assert_eq!(commit(&coordinator, "t", 42).await, E::CoordinatorNotAvailable.code(), "offsets.commit.timeout.ms is over");
+    assert_eq!(
+        commit(&coordinator, "t", 42).await,
+        E::CoordinatorNotAvailable.code(),
+        "offsets.commit.timeout.ms is over"
+    );
     assert_eq!(fetch(&coordinator, false).await, (0, None));
     let (stable, ()) = tokio::join!(fetch(&coordinator, true), async {
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -224,7 +278,11 @@ async fn a_partition_that_could_not_be_read_is_read_again_until_it_can() {
     *log.unreadable.lock().unwrap() = Some(AppendError::Storage);
     assert!(second.load(0).await.is_err());
     tokio::time::sleep(Duration::from_secs(60)).await;
-    assert_eq!(fetch(&second, false).await.0, E::NotCoordinator.code(), "clients are told to come back");
+    assert_eq!(
+        fetch(&second, false).await.0,
+        E::NotCoordinator.code(),
+        "clients are told to come back"
+    );
     *log.unreadable.lock().unwrap() = None;
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(fetch(&second, false).await, (0, Some(42)));
@@ -250,7 +308,8 @@ async fn who_waits_when_leadership_goes_learns_it() {
     let (coordinator, _log) = coordinator();
     coordinator.load(0).await.unwrap();
     let version_0 = context(0);
-    let (joined, ()) = tokio::join!(coordinator.join_group(&version_0, join_request("")), coordinator.unload(0));
+    let (joined, ()) =
+        tokio::join!(coordinator.join_group(&version_0, join_request("")), coordinator.unload(0));
     assert_eq!(joined.error_code, E::NotCoordinator.code());
     coordinator.shutdown().await;
     assert_eq!(commit(&coordinator, "t", 1).await, E::CoordinatorNotAvailable.code());
@@ -260,19 +319,29 @@ async fn who_waits_when_leadership_goes_learns_it() {
 async fn a_partition_that_does_not_exist_is_refused_alone() {
     let (coordinator, _log) = coordinator();
     coordinator.load(0).await.unwrap();
-    let partitions = [0, 1, 2, -1].map(|index| OffsetCommitRequestPartition::default().with_partition_index(index)).to_vec();
-    let topic = OffsetCommitRequestTopic::default().with_name(TopicName(str_bytes("t"))).with_partitions(partitions);
+    let partitions = [0, 1, 2, -1]
+        .map(|index| OffsetCommitRequestPartition::default().with_partition_index(index))
+        .to_vec();
+    let topic = OffsetCommitRequestTopic::default()
+        .with_name(TopicName(str_bytes("t")))
+        .with_partitions(partitions);
     let request = commit_request("t", 1).with_topics(vec![topic]);
     let response = coordinator.offset_commit(&context(8), request).await;
-    let errors: Vec<i16> = response.topics[0].partitions.iter().map(|partition| partition.error_code).collect();
+    let errors: Vec<i16> =
+        response.topics[0].partitions.iter().map(|partition| partition.error_code).collect();
     let unknown = E::UnknownTopicOrPartition.code();
     assert_eq!(errors, [0, 0, unknown, unknown]);
 
-    let partitions = [1, 7].map(|index| OffsetDeleteRequestPartition::default().with_partition_index(index)).to_vec();
-    let topic = OffsetDeleteRequestTopic::default().with_name(TopicName(str_bytes("t"))).with_partitions(partitions);
+    let partitions = [1, 7]
+        .map(|index| OffsetDeleteRequestPartition::default().with_partition_index(index))
+        .to_vec();
+    let topic = OffsetDeleteRequestTopic::default()
+        .with_name(TopicName(str_bytes("t")))
+        .with_partitions(partitions);
     let request = OffsetDeleteRequest::default().with_group_id(group()).with_topics(vec![topic]);
     let response = coordinator.offset_delete(&context(0), &request).await;
-    let errors: Vec<i16> = response.topics[0].partitions.iter().map(|partition| partition.error_code).collect();
+    let errors: Vec<i16> =
+        response.topics[0].partitions.iter().map(|partition| partition.error_code).collect();
     assert_eq!((response.error_code, errors), (0, vec![0, unknown]));
     coordinator.shutdown().await;
 }
@@ -282,8 +351,11 @@ async fn a_commit_that_is_too_large_for_a_batch_fails_alone_and_says_so() {
     let (coordinator, log) = coordinator();
     coordinator.load(0).await.unwrap();
     log.high_watermark.send_replace(0);
-    let partition = OffsetCommitRequestPartition::default().with_committed_metadata(Some(str_bytes(&"x".repeat(4_000))));
-    let topic = OffsetCommitRequestTopic::default().with_name(TopicName(str_bytes("t"))).with_partitions(vec![partition; 6]);
+    let partition = OffsetCommitRequestPartition::default()
+        .with_committed_metadata(Some(str_bytes(&"x".repeat(4_000))));
+    let topic = OffsetCommitRequestTopic::default()
+        .with_name(TopicName(str_bytes("t")))
+        .with_partitions(vec![partition; 6]);
     let too_large = commit_request("t", 1).with_topics(vec![topic]);
     let version_8 = context(8);
     let (before, refused, after, ()) = tokio::join!(
@@ -301,7 +373,9 @@ async fn a_commit_that_is_too_large_for_a_batch_fails_alone_and_says_so() {
     let expected = GroupFigures { empty: 1, offsets: 1, ..GroupFigures::default() };
     assert_eq!(coordinator.figures(), expected);
     let mut shown = Vec::new();
-    coordinator.each_offset(|key, offset| shown.push((key.topic.to_string(), key.partition, offset.offset)));
+    coordinator.each_offset(|key, offset| {
+        shown.push((key.topic.to_string(), key.partition, offset.offset))
+    });
     assert_eq!(shown, [("t".to_owned(), 0, 2)]);
     coordinator.shutdown().await;
 }
@@ -317,9 +391,11 @@ fn errors_of_the_log_are_mapped_as_kafka_maps_them() {
     ] {
         let now = Now { mono_ms: 0, wall_ms: 0 };
         let mut shard = Shard::new(GroupConfig::default(), Arc::default());
-        let committed = shard.commit_offsets(&commit_request("t", 1), 8, |_, _| true, ReplyId(1), now);
+        let committed =
+            shard.commit_offsets(&commit_request("t", 1), 8, |_, _| true, ReplyId(1), now);
         let deleted = shard.delete_group(&group(), ReplyId(2), now);
-        let newest = committed.writes.into_iter().chain(deleted.writes).map(|write| write.then).collect();
+        let newest =
+            committed.writes.into_iter().chain(deleted.writes).map(|write| write.then).collect();
         let errors: Vec<i16> = shard
             .failed(newest, why, now)
             .replies
@@ -347,10 +423,17 @@ async fn when_a_commit_is_lost_the_partition_is_read_again_and_serves_what_the_l
     assert_eq!(answer, E::NotCoordinator.code());
     assert_eq!(fetch(&coordinator, false).await.0, E::NotCoordinator.code());
     let listed = coordinator.list_groups(&context(5), &ListGroupsRequest::default());
-    assert_eq!(listed.error_code, 0, "one partition that is out of use does not hide the groups of the others");
+    assert_eq!(
+        listed.error_code, 0,
+        "one partition that is out of use does not hide the groups of the others"
+    );
     log.is_lost.send_replace(false);
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(fetch(&coordinator, false).await.0, E::CoordinatorLoadInProgress.code(), "what was read is not committed yet");
+    assert_eq!(
+        fetch(&coordinator, false).await.0,
+        E::CoordinatorLoadInProgress.code(),
+        "what was read is not committed yet"
+    );
     log.high_watermark.send_replace(i64::MAX);
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(fetch(&coordinator, false).await, (0, Some(2)), "the records survived");
@@ -366,15 +449,27 @@ async fn a_name_that_is_repeated_is_answered_once() {
     let describe = DescribeGroupsRequest::default().with_groups(vec![group(); 1_000]);
     assert_eq!(coordinator.describe_groups(&context(5), &describe).groups.len(), 1);
 
-    let topic = OffsetFetchRequestTopics::default().with_name(TopicName(str_bytes("t"))).with_partition_indexes(vec![0, 1, 0, 0]);
-    let of_group = OffsetFetchRequestGroup::default().with_group_id(group()).with_topics(Some(vec![topic.clone(), topic]));
+    let topic = OffsetFetchRequestTopics::default()
+        .with_name(TopicName(str_bytes("t")))
+        .with_partition_indexes(vec![0, 1, 0, 0]);
+    let of_group = OffsetFetchRequestGroup::default()
+        .with_group_id(group())
+        .with_topics(Some(vec![topic.clone(), topic]));
     let request = OffsetFetchRequest::default().with_groups(vec![of_group; 3]);
     let response = coordinator.offset_fetch(&context(8), request).await;
-    let rows: Vec<usize> = response.groups.iter().flat_map(|group| &group.topics).map(|topic| topic.partitions.len()).collect();
+    let rows: Vec<usize> = response
+        .groups
+        .iter()
+        .flat_map(|group| &group.topics)
+        .map(|topic| topic.partitions.len())
+        .collect();
     assert_eq!((response.groups.len(), rows), (1, vec![2]));
 
-    let topic = OffsetFetchRequestTopic::default().with_name(TopicName(str_bytes("t"))).with_partition_indexes(vec![0; 100]);
-    let single = OffsetFetchRequest::default().with_group_id(group()).with_topics(Some(vec![topic; 100]));
+    let topic = OffsetFetchRequestTopic::default()
+        .with_name(TopicName(str_bytes("t")))
+        .with_partition_indexes(vec![0; 100]);
+    let single =
+        OffsetFetchRequest::default().with_group_id(group()).with_topics(Some(vec![topic; 100]));
     let response = coordinator.offset_fetch(&context(7), single).await;
     assert_eq!((response.topics.len(), response.topics[0].partitions.len()), (1, 1));
 
@@ -403,7 +498,9 @@ async fn a_parked_join_and_a_parked_sync_do_not_hold_their_frames() {
     let held = Arc::new(());
     let frame = || Bytes::from_owner(Frame { bytes: vec![b'x'; 100_000], _held: held.clone() });
     let request = |version| {
-        let protocol = JoinGroupRequestProtocol::default().with_name(str_bytes("range")).with_metadata(frame().slice(0..10));
+        let protocol = JoinGroupRequestProtocol::default()
+            .with_name(str_bytes("range"))
+            .with_metadata(frame().slice(0..10));
         (context(version), join_request("").with_protocols(vec![protocol]))
     };
     let (version_0, large) = request(0);
@@ -415,8 +512,12 @@ async fn a_parked_join_and_a_parked_sync_do_not_hold_their_frames() {
     let follower = if leader.leader == leader.member_id { follower } else { leader };
 
     let assignment = SyncGroupRequestAssignment::default().with_assignment(frame());
-    let sync = SyncGroupRequest::default().with_group_id(group()).with_generation_id(1).with_member_id(follower.member_id);
-    let mut parked = Box::pin(coordinator.sync_group(&version_0, sync.with_assignments(vec![assignment])));
+    let sync = SyncGroupRequest::default()
+        .with_group_id(group())
+        .with_generation_id(1)
+        .with_member_id(follower.member_id);
+    let mut parked =
+        Box::pin(coordinator.sync_group(&version_0, sync.with_assignments(vec![assignment])));
     assert!(futures::poll!(parked.as_mut()).is_pending());
     assert_eq!(Arc::strong_count(&held), 1, "the frame of SyncGroup is held");
     assert!(coordinator.memory().groups_bytes() > 0);
@@ -430,8 +531,12 @@ async fn a_member_with_more_metadata_than_can_be_written_is_refused() {
     let (coordinator, _log) = coordinator();
     coordinator.load(0).await.unwrap();
     for (bytes, expected) in [(MEMBER_BYTES_MAX, E::InvalidRequest), (100, E::MemberIdRequired)] {
-        let protocol = JoinGroupRequestProtocol::default().with_name(str_bytes("range")).with_metadata(vec![0; bytes].into());
-        let joined = coordinator.join_group(&context(9), join_request("").with_protocols(vec![protocol])).await;
+        let protocol = JoinGroupRequestProtocol::default()
+            .with_name(str_bytes("range"))
+            .with_metadata(vec![0; bytes].into());
+        let joined = coordinator
+            .join_group(&context(9), join_request("").with_protocols(vec![protocol]))
+            .await;
         assert_eq!(joined.error_code, expected.code());
     }
     coordinator.shutdown().await;
@@ -443,22 +548,41 @@ async fn version_10_names_topics_by_id() {
     coordinator.load(0).await.unwrap();
     let (known, unknown) = (TOPIC_ID.to_string(), TopicId::from_u128(8).to_string());
     let partition = OffsetCommitRequestPartition::default().with_committed_offset(42);
-    let topics = [&known, &unknown]
-        .map(|id| OffsetCommitRequestTopic::default().with_name(TopicName(str_bytes(id))).with_partitions(vec![partition.clone()]));
-    let response = coordinator.offset_commit(&context(10), commit_request("", 0).with_topics(topics.to_vec())).await;
-    let rows: Vec<_> = response.topics.iter().map(|topic| (topic.name.to_string(), topic.partitions[0].error_code)).collect();
+    let topics = [&known, &unknown].map(|id| {
+        OffsetCommitRequestTopic::default()
+            .with_name(TopicName(str_bytes(id)))
+            .with_partitions(vec![partition.clone()])
+    });
+    let response = coordinator
+        .offset_commit(&context(10), commit_request("", 0).with_topics(topics.to_vec()))
+        .await;
+    let rows: Vec<_> = response
+        .topics
+        .iter()
+        .map(|topic| (topic.name.to_string(), topic.partitions[0].error_code))
+        .collect();
     let no_such_id = E::UnknownTopicId.code();
     assert_eq!(rows, [(known.clone(), 0), (unknown.clone(), no_such_id)]);
 
-    let topics = [&known, &unknown]
-        .map(|id| OffsetFetchRequestTopics::default().with_name(TopicName(str_bytes(id))).with_partition_indexes(vec![0]));
-    for (asked, expected) in
-        [(Some(topics.to_vec()), vec![(known.clone(), 42, 0), (unknown, -1, no_such_id)]), (None, vec![(known, 42, 0)])]
-    {
+    let topics = [&known, &unknown].map(|id| {
+        OffsetFetchRequestTopics::default()
+            .with_name(TopicName(str_bytes(id)))
+            .with_partition_indexes(vec![0])
+    });
+    for (asked, expected) in [
+        (Some(topics.to_vec()), vec![(known.clone(), 42, 0), (unknown, -1, no_such_id)]),
+        (None, vec![(known, 42, 0)]),
+    ] {
         let of_group = OffsetFetchRequestGroup::default().with_group_id(group()).with_topics(asked);
-        let response = coordinator.offset_fetch(&context(10), OffsetFetchRequest::default().with_groups(vec![of_group])).await;
+        let response = coordinator
+            .offset_fetch(&context(10), OffsetFetchRequest::default().with_groups(vec![of_group]))
+            .await;
         let row = |topic: &OffsetFetchResponseTopics| {
-            (topic.name.to_string(), topic.partitions[0].committed_offset, topic.partitions[0].error_code)
+            (
+                topic.name.to_string(),
+                topic.partitions[0].committed_offset,
+                topic.partitions[0].error_code,
+            )
         };
         assert_eq!(response.groups[0].topics.iter().map(row).collect::<Vec<_>>(), expected);
     }

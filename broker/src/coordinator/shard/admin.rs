@@ -6,13 +6,19 @@ use std::sync::Arc;
 use kafka_protocol::messages::delete_groups_response::DeletableGroupResult;
 use kafka_protocol::messages::describe_groups_response::{DescribedGroup, DescribedGroupMember};
 use kafka_protocol::messages::list_groups_response::ListedGroup;
-use kafka_protocol::messages::offset_delete_response::{OffsetDeleteResponsePartition, OffsetDeleteResponseTopic};
-use kafka_protocol::messages::{DeleteGroupsResponse, GroupId, OffsetDeleteRequest, OffsetDeleteResponse};
+use kafka_protocol::messages::offset_delete_response::{
+    OffsetDeleteResponsePartition, OffsetDeleteResponseTopic,
+};
+use kafka_protocol::messages::{
+    DeleteGroupsResponse, GroupId, OffsetDeleteRequest, OffsetDeleteResponse,
+};
 use letterbox_protocol::ErrorCode;
 
 use super::Shard;
 use crate::coordinator::GroupFigures;
-use crate::coordinator::group::{Group, GroupState, Member, Now, Output, Reply, ReplyId, str_bytes};
+use crate::coordinator::group::{
+    Group, GroupState, Member, Now, Output, Reply, ReplyId, str_bytes,
+};
 use crate::coordinator::records::{OffsetAndMetadata, OffsetKey, Record};
 
 /// From this version on a group that does not exist is an error, before it is "Dead" (KIP-1043).
@@ -29,10 +35,15 @@ impl Shard {
                 return described;
             }
             let message = format!("Group {} not found.", group_id.as_str());
-            return described.with_error_code(ErrorCode::GroupIdNotFound.code()).with_error_message(Some(str_bytes(&message)));
+            return described
+                .with_error_code(ErrorCode::GroupIdNotFound.code())
+                .with_error_message(Some(str_bytes(&message)));
         };
         let protocol = group.protocol().filter(|_| group.state() == GroupState::Stable);
-        let members = group.members().iter().map(|(id, member)| describe_member(id, member, protocol.map(|name| &**name)));
+        let members = group
+            .members()
+            .iter()
+            .map(|(id, member)| describe_member(id, member, protocol.map(|name| &**name)));
         described
             .with_group_state(str_bytes(group.state().as_str()))
             .with_protocol_type(str_bytes(group.protocol_type().map_or("", |name| name)))
@@ -40,13 +51,16 @@ impl Shard {
             .with_members(members.collect())
     }
 
-    /// The groups for ListGroups. Empty filters let everything through; they are compared without regard to case.
+    /// The groups for ListGroups. Empty filters let everything through; they are compared without
+    /// regard to case.
     #[must_use]
     pub fn list(&self, states: &BTreeSet<String>, types: &BTreeSet<String>) -> Vec<ListedGroup> {
         if !types.is_empty() && !types.contains("classic") {
             return Vec::new();
         }
-        let is_wanted = |group: &&Group| states.is_empty() || states.contains(&group.state().as_str().to_lowercase());
+        let is_wanted = |group: &&Group| {
+            states.is_empty() || states.contains(&group.state().as_str().to_lowercase())
+        };
         let listed = self.groups.values().filter(is_wanted).map(|group| {
             ListedGroup::default()
                 .with_group_id(GroupId(str_bytes(group.id())))
@@ -60,7 +74,8 @@ impl Shard {
     /// How many groups, members and offsets there are.
     #[must_use]
     pub fn figures(&self) -> GroupFigures {
-        let mut figures = GroupFigures { offsets: self.offsets.committed_count(), ..GroupFigures::default() };
+        let mut figures =
+            GroupFigures { offsets: self.offsets.committed_count(), ..GroupFigures::default() };
         for group in self.groups.values() {
             let of_state = match group.state() {
                 GroupState::Empty => &mut figures.empty,
@@ -96,14 +111,17 @@ impl Shard {
                 0
             }
         };
-        let result = DeletableGroupResult::default().with_group_id(group_id.clone()).with_error_code(error);
-        let response = Reply::DeleteGroups(DeleteGroupsResponse::default().with_results(vec![result]));
+        let result =
+            DeletableGroupResult::default().with_group_id(group_id.clone()).with_error_code(error);
+        let response =
+            Reply::DeleteGroups(DeleteGroupsResponse::default().with_results(vec![result]));
         let mut out = Output::default();
         self.remove(tombstones, Some((reply, response)), now, &mut out);
         out
     }
 
-    /// OffsetDelete: removes offsets of topics that no member reads. `exists` says which partitions there are.
+    /// OffsetDelete: removes offsets of topics that no member reads. `exists` says which partitions
+    /// there are.
     pub fn delete_offsets(
         &mut self,
         request: &OffsetDeleteRequest,
@@ -115,7 +133,9 @@ impl Shard {
             let response = OffsetDeleteResponse::default().with_error_code(error.code());
             Output { replies: vec![(reply, Reply::OffsetDelete(response))], writes: Vec::new() }
         };
-        let Some(group) = self.groups.get(request.group_id.as_str()) else { return failed(ErrorCode::GroupIdNotFound) };
+        let Some(group) = self.groups.get(request.group_id.as_str()) else {
+            return failed(ErrorCode::GroupIdNotFound);
+        };
         if group.state() != GroupState::Empty && !group.is_consumer_group() {
             return failed(ErrorCode::NonEmptyGroup);
         }
@@ -123,7 +143,8 @@ impl Shard {
         let mut removed = BTreeSet::new();
         let mut topics = Vec::with_capacity(request.topics.len());
         for topic in &request.topics {
-            let (name, is_read): (Arc<str>, _) = (topic.name.as_str().into(), group.is_subscribed_to(&topic.name));
+            let (name, is_read): (Arc<str>, _) =
+                (topic.name.as_str().into(), group.is_subscribed_to(&topic.name));
             let mut partitions = Vec::with_capacity(topic.partitions.len());
             for partition in &topic.partitions {
                 let partition = partition.partition_index;
@@ -138,13 +159,27 @@ impl Shard {
                     }
                     0
                 };
-                partitions.push(OffsetDeleteResponsePartition::default().with_partition_index(partition).with_error_code(error));
+                partitions.push(
+                    OffsetDeleteResponsePartition::default()
+                        .with_partition_index(partition)
+                        .with_error_code(error),
+                );
             }
-            topics.push(OffsetDeleteResponseTopic::default().with_name(topic.name.clone()).with_partitions(partitions));
+            topics.push(
+                OffsetDeleteResponseTopic::default()
+                    .with_name(topic.name.clone())
+                    .with_partitions(partitions),
+            );
         }
-        let tombstones = removed.into_iter().map(|key| Record::Offset { key, value: None }).collect();
+        let tombstones =
+            removed.into_iter().map(|key| Record::Offset { key, value: None }).collect();
         let mut out = Output::default();
-        self.remove(tombstones, Some((reply, Reply::OffsetDelete(OffsetDeleteResponse::default().with_topics(topics)))), now, &mut out);
+        self.remove(
+            tombstones,
+            Some((reply, Reply::OffsetDelete(OffsetDeleteResponse::default().with_topics(topics)))),
+            now,
+            &mut out,
+        );
         out
     }
 }

@@ -12,7 +12,8 @@ fn tombstone(key: &OffsetKey) -> Record {
 
 impl Shard {
     pub(super) fn arm_expiry(&mut self, now: Now) {
-        let deadline = now.mono_ms.saturating_add(self.config.offsets_retention_check_interval_ms.max(1));
+        let deadline =
+            now.mono_ms.saturating_add(self.config.offsets_retention_check_interval_ms.max(1));
         self.timers.set(TimerKey::Expiry, deadline);
     }
 
@@ -36,23 +37,38 @@ impl Shard {
         self.arm_expiry(now);
     }
 
-    /// Topics were deleted: their offsets go, or the groups would pass over the first records of topics that get these names later.
+    /// Topics were deleted: their offsets go, or the groups would pass over the first records of
+    /// topics that get these names later.
     pub fn forget_topics(&mut self, topics: &[Arc<str>], now: Now) -> Output {
-        let pairs = self.groups.keys().flat_map(|group| topics.iter().map(move |topic| of_topic(group, topic)));
-        let gone = pairs.flat_map(|range| self.offsets.latest_range(range)).map(|(key, _)| tombstone(key)).collect();
+        let pairs = self
+            .groups
+            .keys()
+            .flat_map(|group| topics.iter().map(move |topic| of_topic(group, topic)));
+        let gone = pairs
+            .flat_map(|range| self.offsets.latest_range(range))
+            .map(|(key, _)| tombstone(key))
+            .collect();
         let mut out = Output::default();
         self.remove(gone, None, now, &mut out);
         out
     }
 
-    fn is_expired(&self, group: &Group, key: &OffsetKey, offset: &OffsetAndMetadata, now: Now) -> bool {
+    fn is_expired(
+        &self,
+        group: &Group,
+        key: &OffsetKey,
+        offset: &OffsetAndMetadata,
+        now: Now,
+    ) -> bool {
         if group.is_subscribed_to(&key.topic) {
             return false;
         }
         match (group.expiry_base_ms(offset.commit_timestamp_ms), offset.expire_timestamp_ms) {
             (None, _) => false,
             (Some(_), Some(expire_ms)) => now.wall_ms >= expire_ms,
-            (Some(base_ms), None) => now.wall_ms.saturating_sub(base_ms) >= self.config.offsets_retention_ms,
+            (Some(base_ms), None) => {
+                now.wall_ms.saturating_sub(base_ms) >= self.config.offsets_retention_ms
+            }
         }
     }
 

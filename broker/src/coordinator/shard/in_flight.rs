@@ -3,8 +3,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
-use kafka_protocol::messages::offset_delete_request::{OffsetDeleteRequestPartition, OffsetDeleteRequestTopic};
+use kafka_protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use kafka_protocol::messages::offset_delete_request::{
+    OffsetDeleteRequestPartition, OffsetDeleteRequestTopic,
+};
 use kafka_protocol::messages::{GroupId, OffsetCommitRequest, OffsetDeleteRequest, TopicName};
 use letterbox_protocol::ErrorCode as E;
 use proptest::prelude::*;
@@ -25,7 +29,8 @@ enum By {
     Expiry,
 }
 
-/// A shard, the writes it decided on, and the log of what is committed. Every decision has a number, which commits use as offset.
+/// A shard, the writes it decided on, and the log of what is committed. Every decision has a
+/// number, which commits use as offset.
 struct World {
     shard: Shard,
     now_ms: u64,
@@ -76,8 +81,11 @@ impl World {
 
     fn commit_offset(&mut self, group: &str, topic: &str) -> ReplyId {
         let id = self.decide();
-        let partition = OffsetCommitRequestPartition::default().with_committed_offset(self.decision);
-        let topic = OffsetCommitRequestTopic::default().with_name(TopicName(str_bytes(topic))).with_partitions(vec![partition]);
+        let partition =
+            OffsetCommitRequestPartition::default().with_committed_offset(self.decision);
+        let topic = OffsetCommitRequestTopic::default()
+            .with_name(TopicName(str_bytes(topic)))
+            .with_partitions(vec![partition]);
         let request = OffsetCommitRequest::default()
             .with_group_id(GroupId(str_bytes(group)))
             .with_generation_id_or_member_epoch(-1)
@@ -97,8 +105,12 @@ impl World {
     fn delete_offset(&mut self, group: &str, topic: &str) -> ReplyId {
         let id = self.decide();
         let partitions = vec![OffsetDeleteRequestPartition::default(); 2];
-        let topic = OffsetDeleteRequestTopic::default().with_name(TopicName(str_bytes(topic))).with_partitions(partitions);
-        let request = OffsetDeleteRequest::default().with_group_id(GroupId(str_bytes(group))).with_topics(vec![topic]);
+        let topic = OffsetDeleteRequestTopic::default()
+            .with_name(TopicName(str_bytes(topic)))
+            .with_partitions(partitions);
+        let request = OffsetDeleteRequest::default()
+            .with_group_id(GroupId(str_bytes(group)))
+            .with_topics(vec![topic]);
         let out = self.shard.delete_offsets(&request, |_, _| true, id, self.now());
         self.take(out, By::Client);
         id
@@ -151,7 +163,10 @@ impl World {
                 if let (By::Expiry, Some((offset, committed_ms))) = (by, removed)
                     && self.now().wall_ms - committed_ms < RETENTION_MS
                 {
-                    self.faults.push(format!("offset {offset} expired {} ms after its commit", self.now().wall_ms - committed_ms));
+                    self.faults.push(format!(
+                        "offset {offset} expired {} ms after its commit",
+                        self.now().wall_ms - committed_ms
+                    ));
                 }
             }
             Record::Group { group, .. } => {
@@ -173,7 +188,9 @@ impl World {
     }
 
     fn offsets(&self) -> Vec<(String, String, i64)> {
-        let to_row = |(key, offset): (&OffsetKey, &super::OffsetAndMetadata)| (key.group.to_string(), key.topic.to_string(), offset.offset);
+        let to_row = |(key, offset): (&OffsetKey, &super::OffsetAndMetadata)| {
+            (key.group.to_string(), key.topic.to_string(), offset.offset)
+        };
         self.shard.offsets.committed_range(..).map(to_row).collect()
     }
 
@@ -192,11 +209,17 @@ impl World {
 }
 
 fn config() -> GroupConfig {
-    GroupConfig { offsets_retention_ms: RETENTION_MS, offsets_retention_check_interval_ms: 1_000, ..GroupConfig::default() }
+    GroupConfig {
+        offsets_retention_ms: RETENTION_MS,
+        offsets_retention_check_interval_ms: 1_000,
+        ..GroupConfig::default()
+    }
 }
 
 fn rows(rows: &[(&str, &str, i64)]) -> Vec<(String, String, i64)> {
-    rows.iter().map(|(group, topic, offset)| ((*group).to_owned(), (*topic).to_owned(), *offset)).collect()
+    rows.iter()
+        .map(|(group, topic, offset)| ((*group).to_owned(), (*topic).to_owned(), *offset))
+        .collect()
 }
 
 #[test]
@@ -212,7 +235,11 @@ fn a_commit_on_its_way_keeps_its_offset_from_expiring() {
     assert_eq!((world.offsets(), world.groups()), (rows(&[("g", "t", 2)]), vec!["g".to_owned()]));
     world.advance(u64::try_from(RETENTION_MS).unwrap());
     world.commit_all();
-    assert_eq!((world.offsets(), world.groups()), (Vec::new(), Vec::new()), "it does expire later, with its group");
+    assert_eq!(
+        (world.offsets(), world.groups()),
+        (Vec::new(), Vec::new()),
+        "it does expire later, with its group"
+    );
     assert_eq!(world.faults, Vec::<String>::new());
 }
 
@@ -279,15 +306,23 @@ fn a_failed_append_takes_back_what_was_decided() {
     );
     assert_eq!(world.groups(), ["g"], "the deleted group is back, the new one is not there");
     world.commit_all();
-    assert_eq!((world.error(on_its_way), world.offsets()), (Some(0), rows(&[("g", "t", 1), ("g", "u", 2)])));
+    assert_eq!(
+        (world.error(on_its_way), world.offsets()),
+        (Some(0), rows(&[("g", "t", 1), ("g", "u", 2)]))
+    );
     let again = world.delete_group("g");
     world.commit_all();
-    assert_eq!((world.error(again), world.offsets(), world.faults), (Some(0), Vec::new(), Vec::new()));
+    assert_eq!(
+        (world.error(again), world.offsets(), world.faults),
+        (Some(0), Vec::new(), Vec::new())
+    );
 }
 
 #[test]
 fn not_found_is_answered_when_the_deletion_it_rests_on_is_committed() {
-    for (fails, expected) in [(false, E::GroupIdNotFound.code()), (true, E::CoordinatorNotAvailable.code())] {
+    for (fails, expected) in
+        [(false, E::GroupIdNotFound.code()), (true, E::CoordinatorNotAvailable.code())]
+    {
         let mut world = World::new();
         world.commit_offset("g", "t");
         world.commit_all();
@@ -312,13 +347,21 @@ fn a_large_group_is_deleted_in_pieces_that_fit_into_a_batch() {
     world.commit_all();
     let deleted = world.delete_group(&group);
     assert!(world.on_the_way.len() > 1);
-    let largest =
-        world.on_the_way.iter().map(|(_, write)| write.records.iter().map(|record| record.encode().unwrap().0.len()).sum::<usize>()).max();
+    let largest = world
+        .on_the_way
+        .iter()
+        .map(|(_, write)| {
+            write.records.iter().map(|record| record.encode().unwrap().0.len()).sum::<usize>()
+        })
+        .max();
     assert!(largest.is_some_and(|bytes| bytes < 128 * 1024), "{largest:?}");
     world.commit();
     assert_eq!(world.error(deleted), None, "the answer waits for the last piece");
     world.commit_all();
-    assert_eq!((world.error(deleted), world.offsets().len(), world.faults), (Some(0), 0, Vec::new()));
+    assert_eq!(
+        (world.error(deleted), world.offsets().len(), world.faults),
+        (Some(0), 0, Vec::new())
+    );
 }
 
 #[derive(Clone, Debug)]
@@ -354,7 +397,8 @@ proptest! {
     #[test]
     fn acknowledged_offsets_stay_until_they_expire_or_are_removed(events in prop::collection::vec(event(), 1..80)) {
         let mut world = World::new();
-        // Commits that were answered, by key; a removal decided later takes them out, whether or not it was answered.
+        // Commits that were answered, by key; a removal decided later takes them out, whether or
+        // not it was answered.
         let mut asked: BTreeMap<ReplyId, (OffsetKey, i64)> = BTreeMap::new();
         let mut deletions: BTreeMap<ReplyId, (String, i64)> = BTreeMap::new();
         let mut removed_at: BTreeMap<OffsetKey, i64> = BTreeMap::new();

@@ -1,8 +1,9 @@
 //! One partition of `__consumer_offsets`: its groups and offsets, as a state machine without I/O.
 //!
-//! (state, request or time, now) → [`Output`]. Decisions see every write that was decided before, also those on their way into
-//! the log: offsets are a timeline, and a group that is being deleted is gone. What readers outside see of offsets is what is
-//! committed. [`Shard::failed`] takes writes back; [`Shard::replay`] leads to the state that [`Shard::committed`] does.
+//! (state, request or time, now) → [`Output`]. Decisions see every write that was decided before,
+//! also those on their way into the log: offsets are a timeline, and a group that is being deleted
+//! is gone. What readers outside see of offsets is what is committed. [`Shard::failed`] takes
+//! writes back; [`Shard::replay`] leads to the state that [`Shard::committed`] does.
 
 mod admin;
 mod expiry;
@@ -19,7 +20,10 @@ use letterbox_protocol::ErrorCode;
 
 use super::GroupConfig;
 use super::group::leave::member_response;
-use super::group::{Completion, Cx, Group, JoinRequest, Now, Output, Reply, ReplyId, TimerKey, Timers, Write, WriteId};
+use super::group::{
+    Completion, Cx, Group, JoinRequest, Now, Output, Reply, ReplyId, TimerKey, Timers, Write,
+    WriteId,
+};
 use super::memory::{Charge, GroupMemory, Of, group_bytes, offset_bytes};
 use super::records::{DecodeError, OffsetAndMetadata, OffsetKey, Record};
 use super::replicated_log::{AppendError, KeyValue};
@@ -28,7 +32,8 @@ use super::runtime::timeline::Timeline;
 
 pub(super) use offsets::commit_error;
 
-/// Most tombstones of one write, and most bytes of their keys: far below any sensible `max.message.bytes`.
+/// Most tombstones of one write, and most bytes of their keys: far below any sensible
+/// `max.message.bytes`.
 const TOMBSTONES_PER_WRITE: usize = 500;
 const TOMBSTONE_BYTES_PER_WRITE: usize = 64 * 1024;
 
@@ -48,8 +53,10 @@ pub struct Shard {
 
 /// Every offset of a group.
 fn of_group(group: &Arc<str>) -> RangeInclusive<OffsetKey> {
-    // Topic names are ASCII; a char that no UTF-8 string can exceed by its first character ends the range.
-    let key = |topic: &str, partition| OffsetKey { group: group.clone(), topic: topic.into(), partition };
+    // Topic names are ASCII; a char that no UTF-8 string can exceed by its first character ends the
+    // range.
+    let key =
+        |topic: &str, partition| OffsetKey { group: group.clone(), topic: topic.into(), partition };
     key("", i32::MIN)..=key("\u{10ffff}", i32::MAX)
 }
 
@@ -60,13 +67,16 @@ fn of_topic(group: &Arc<str>, topic: &Arc<str>) -> RangeInclusive<OffsetKey> {
 }
 
 impl Shard {
-    /// An empty shard; [`replay`](Self::replay) fills it, then [`on_loaded`](Self::on_loaded) starts it.
+    /// An empty shard; [`replay`](Self::replay) fills it, then [`on_loaded`](Self::on_loaded)
+    /// starts it.
     #[must_use]
     pub fn new(config: GroupConfig, memory: Arc<GroupMemory>) -> Self {
         Self {
             config,
             groups: BTreeMap::new(),
-            offsets: Timeline::new(|key, offset| offset_bytes(&key.group, &key.topic, &offset.metadata)),
+            offsets: Timeline::new(|key, offset| {
+                offset_bytes(&key.group, &key.topic, &offset.metadata)
+            }),
             being_deleted: VecDeque::new(),
             timers: Timers::default(),
             memory,
@@ -100,13 +110,19 @@ impl Shard {
     pub fn on_loaded(&mut self, now: Now) -> Output {
         let mut out = Output::default();
         for group in self.groups.values_mut() {
-            group.on_loaded(&mut Cx { config: &self.config, timers: &mut self.timers, out: &mut out, now });
+            group.on_loaded(&mut Cx {
+                config: &self.config,
+                timers: &mut self.timers,
+                out: &mut out,
+                now,
+            });
         }
         self.arm_expiry(now);
         out
     }
 
-    /// The next time [`advance`](Self::advance) has something to do, in milliseconds of the monotonic clock.
+    /// The next time [`advance`](Self::advance) has something to do, in milliseconds of the
+    /// monotonic clock.
     #[must_use]
     pub fn next_deadline_ms(&self) -> Option<u64> {
         self.timers.next_ms()
@@ -118,11 +134,17 @@ impl Shard {
         while let Some(key) = self.timers.pop_due(now.mono_ms) {
             match key {
                 TimerKey::Session { group, member } => {
-                    self.with_group(&group, &mut out, now, |group, cx| group.session_expired(&member, cx));
+                    self.with_group(&group, &mut out, now, |group, cx| {
+                        group.session_expired(&member, cx)
+                    });
                     self.drop_if_unused(&group);
                 }
-                TimerKey::Join { group } => self.with_group(&group, &mut out, now, |group, cx| group.join_timed_out(cx)),
-                TimerKey::Sync { group } => self.with_group(&group, &mut out, now, |group, cx| group.sync_timed_out(cx)),
+                TimerKey::Join { group } => {
+                    self.with_group(&group, &mut out, now, |group, cx| group.join_timed_out(cx))
+                }
+                TimerKey::Sync { group } => {
+                    self.with_group(&group, &mut out, now, |group, cx| group.sync_timed_out(cx))
+                }
                 TimerKey::Expiry => self.expire(now, &mut out),
             }
         }
@@ -141,9 +163,12 @@ impl Shard {
         out
     }
 
-    /// The records of the newest writes, oldest first, were not appended: what was decided with them is taken back.
+    /// The records of the newest writes, oldest first, were not appended: what was decided with
+    /// them is taken back.
     pub fn failed(&mut self, newest: Vec<Completion>, why: AppendError, now: Now) -> Output {
-        let writes = newest.iter().filter_map(|then| if let Completion::Apply { write, .. } = then { Some(*write) } else { None });
+        let writes = newest.iter().filter_map(|then| {
+            if let Completion::Apply { write, .. } = then { Some(*write) } else { None }
+        });
         if let Some(first) = writes.min() {
             self.roll_back(first, now);
         }
@@ -154,18 +179,29 @@ impl Shard {
         out
     }
 
-    fn complete(&mut self, then: Completion, result: Result<(), AppendError>, out: &mut Output, now: Now) {
+    fn complete(
+        &mut self,
+        then: Completion,
+        result: Result<(), AppendError>,
+        out: &mut Output,
+        now: Now,
+    ) {
         let told = result.map_err(to_response);
         match then {
             Completion::Assignment { group, generation, assignments } => {
-                self.with_group(&group, out, now, |group, cx| group.assignment_written(generation, assignments, told, cx));
+                self.with_group(&group, out, now, |group, cx| {
+                    group.assignment_written(generation, assignments, told, cx)
+                });
             }
             Completion::StaticMember(rejoin) => {
-                self.with_group(&rejoin.group.clone(), out, now, |group, cx| group.static_rejoin_written(*rejoin, told, cx));
+                self.with_group(&rejoin.group.clone(), out, now, |group, cx| {
+                    group.static_rejoin_written(*rejoin, told, cx)
+                });
             }
             Completion::Emptied { group, leave } => {
                 if let Err(error) = result {
-                    // The old generation comes back if the coordinator moves now; its sessions then end by themselves.
+                    // The old generation comes back if the coordinator moves now; its sessions then
+                    // end by themselves.
                     tracing::warn!(%group, %error, "that the group is empty could not be written");
                 }
                 if let Some((reply, response)) = leave {
@@ -177,14 +213,20 @@ impl Shard {
                 }
             }
             Completion::Apply { reply: Some((id, reply)), .. } => {
-                out.replies.push((id, result.err().map_or_else(|| reply.clone(), |error| with_error(reply.clone(), error))));
+                out.replies.push((
+                    id,
+                    result
+                        .err()
+                        .map_or_else(|| reply.clone(), |error| with_error(reply.clone(), error)),
+                ));
             }
             Completion::Apply { reply: None, .. } => {}
             Completion::Fence(reply) => out.replies.push((reply, Reply::Fence)),
         }
     }
 
-    /// JoinGroup. The caller has checked the group id, the session timeout and the size of the metadata.
+    /// JoinGroup. The caller has checked the group id, the session timeout and the size of the
+    /// metadata.
     pub fn join(&mut self, group_id: &Arc<str>, request: JoinRequest, now: Now) -> Output {
         let mut out = Output::default();
         let bytes = request.held_bytes();
@@ -192,14 +234,24 @@ impl Shard {
             Some(group) => (0, group.held_by(&request)),
             None => (group_bytes(group_id), 0),
         };
-        if !self.memory.takes_member(bytes, of_group.saturating_add(bytes.saturating_sub(of_member)), now) {
-            let refused = super::group::join::join_error(&request.member_id, ErrorCode::CoordinatorNotAvailable);
+        if !self.memory.takes_member(
+            bytes,
+            of_group.saturating_add(bytes.saturating_sub(of_member)),
+            now,
+        ) {
+            let refused = super::group::join::join_error(
+                &request.member_id,
+                ErrorCode::CoordinatorNotAvailable,
+            );
             out.replies.push((request.reply, refused));
             return out;
         }
         if !self.groups.contains_key(group_id) {
             if !request.member_id.is_empty() {
-                out.replies.push((request.reply, super::group::join::join_error(&request.member_id, ErrorCode::UnknownMemberId)));
+                out.replies.push((
+                    request.reply,
+                    super::group::join::join_error(&request.member_id, ErrorCode::UnknownMemberId),
+                ));
                 return out;
             }
             self.groups.insert(group_id.clone(), Group::new(group_id.clone(), now));
@@ -212,11 +264,18 @@ impl Shard {
     /// SyncGroup.
     pub fn sync(&mut self, request: &SyncGroupRequest, reply: ReplyId, now: Now) -> Output {
         let mut out = Output::default();
-        let bytes = request.assignments.iter().map(|said| said.assignment.len()).fold(0, usize::saturating_add);
+        let bytes = request
+            .assignments
+            .iter()
+            .map(|said| said.assignment.len())
+            .fold(0, usize::saturating_add);
         if !self.memory.takes_member(bytes, bytes, now) {
-            out.replies.push((reply, super::group::sync::sync_error(ErrorCode::CoordinatorNotAvailable)));
+            out.replies
+                .push((reply, super::group::sync::sync_error(ErrorCode::CoordinatorNotAvailable)));
         } else if self.groups.contains_key(request.group_id.as_str()) {
-            self.with_group(&request.group_id, &mut out, now, |group, cx| group.sync(request, reply, cx));
+            self.with_group(&request.group_id, &mut out, now, |group, cx| {
+                group.sync(request, reply, cx)
+            });
         } else {
             out.replies.push((reply, super::group::sync::sync_error(ErrorCode::UnknownMemberId)));
         }
@@ -242,15 +301,26 @@ impl Shard {
     }
 
     /// LeaveGroup, as a list of members whatever the version.
-    pub fn leave(&mut self, group_id: &str, members: &[MemberIdentity], reply: ReplyId, now: Now) -> Output {
+    pub fn leave(
+        &mut self,
+        group_id: &str,
+        members: &[MemberIdentity],
+        reply: ReplyId,
+        now: Now,
+    ) -> Output {
         let mut out = Output::default();
         if let Some((group_id, _)) = self.groups.get_key_value(group_id) {
             let group_id = group_id.clone();
             self.with_group(&group_id, &mut out, now, |group, cx| group.leave(members, reply, cx));
             self.drop_if_unused(&group_id);
         } else {
-            let members = members.iter().map(|member| member_response(member, Some(ErrorCode::UnknownMemberId)));
-            out.replies.push((reply, Reply::Leave(LeaveGroupResponse::default().with_members(members.collect()))));
+            let members = members
+                .iter()
+                .map(|member| member_response(member, Some(ErrorCode::UnknownMemberId)));
+            out.replies.push((
+                reply,
+                Reply::Leave(LeaveGroupResponse::default().with_members(members.collect())),
+            ));
         }
         out
     }
@@ -262,7 +332,13 @@ impl Shard {
     }
 
     /// Writes `records`, which take effect for decisions now. Group records are tombstones.
-    fn write(&mut self, records: Vec<Record>, reply: Option<(ReplyId, Reply)>, now: Now, out: &mut Output) {
+    fn write(
+        &mut self,
+        records: Vec<Record>,
+        reply: Option<(ReplyId, Reply)>,
+        now: Now,
+        out: &mut Output,
+    ) {
         let changes = records.iter().filter_map(|record| match record {
             Record::Offset { key, value } => Some((key.clone(), value.clone())),
             Record::Group { .. } | Record::Unknown { .. } => None,
@@ -277,19 +353,30 @@ impl Shard {
                         self.being_deleted.push_back((write, group));
                     }
                 }
-                Record::Offset { value: None, .. } | Record::Group { .. } | Record::Unknown { .. } => {}
+                Record::Offset { value: None, .. }
+                | Record::Group { .. }
+                | Record::Unknown { .. } => {}
             }
         }
         out.writes.push(Write { records, then: Completion::Apply { write, reply } });
     }
 
-    /// Writes tombstones, in pieces that each fit into a batch; `reply` waits for the last of them. Also without any, `reply`
-    /// waits for what was decided before it, because that may have made them unnecessary.
-    fn remove(&mut self, tombstones: Vec<Record>, mut reply: Option<(ReplyId, Reply)>, now: Now, out: &mut Output) {
+    /// Writes tombstones, in pieces that each fit into a batch; `reply` waits for the last of them.
+    /// Also without any, `reply` waits for what was decided before it, because that may have made
+    /// them unnecessary.
+    fn remove(
+        &mut self,
+        tombstones: Vec<Record>,
+        mut reply: Option<(ReplyId, Reply)>,
+        now: Now,
+        out: &mut Output,
+    ) {
         let mut tombstones = tombstones.into_iter().peekable();
         while tombstones.peek().is_some() || reply.is_some() {
             let (mut records, mut bytes) = (Vec::new(), 0_usize);
-            while let Some(record) = tombstones.next_if(|_| records.len() < TOMBSTONES_PER_WRITE && bytes < TOMBSTONE_BYTES_PER_WRITE) {
+            while let Some(record) = tombstones.next_if(|_| {
+                records.len() < TOMBSTONES_PER_WRITE && bytes < TOMBSTONE_BYTES_PER_WRITE
+            }) {
                 bytes = bytes.saturating_add(match &record {
                     Record::Offset { key, .. } => key.group.len().saturating_add(key.topic.len()),
                     Record::Group { group, .. } => group.len(),
@@ -331,7 +418,13 @@ impl Shard {
         self.offsets_charge.set(&self.memory, self.offsets.weight());
     }
 
-    fn with_group(&mut self, group_id: &str, out: &mut Output, now: Now, event: impl FnOnce(&mut Group, &mut Cx<'_>)) {
+    fn with_group(
+        &mut self,
+        group_id: &str,
+        out: &mut Output,
+        now: Now,
+        event: impl FnOnce(&mut Group, &mut Cx<'_>),
+    ) {
         if let Some(group) = self.groups.get_mut(group_id) {
             event(group, &mut Cx { config: &self.config, timers: &mut self.timers, out, now });
             group.recharge(&self.memory);
@@ -340,8 +433,12 @@ impl Shard {
 
     /// Forgets a group that never had a generation nor offsets: nothing of it was written.
     fn drop_if_unused(&mut self, group_id: &Arc<str>) {
-        let is_unused = |group: &Group| group.is_unused() && group.generation() == 0 && group.protocol_type().is_none();
-        if self.groups.get(group_id).is_some_and(is_unused) && self.offsets.latest_range(of_group(group_id)).next().is_none() {
+        let is_unused = |group: &Group| {
+            group.is_unused() && group.generation() == 0 && group.protocol_type().is_none()
+        };
+        if self.groups.get(group_id).is_some_and(is_unused)
+            && self.offsets.latest_range(of_group(group_id)).next().is_none()
+        {
             self.groups.remove(group_id);
         }
     }
@@ -385,7 +482,9 @@ impl Machine for Shard {
 /// What a client is told when its records were not appended, as Kafka maps the errors of the log.
 fn to_response(error: AppendError) -> ErrorCode {
     match error {
-        AppendError::NotEnoughReplicas | AppendError::UnknownPartition => ErrorCode::CoordinatorNotAvailable,
+        AppendError::NotEnoughReplicas | AppendError::UnknownPartition => {
+            ErrorCode::CoordinatorNotAvailable
+        }
         AppendError::NotLeader | AppendError::Storage => ErrorCode::NotCoordinator,
         AppendError::TooLarge => ErrorCode::UnknownServerError,
     }
@@ -397,7 +496,11 @@ fn with_error(reply: Reply, why: AppendError) -> Reply {
     match reply {
         Reply::OffsetCommit(mut response) => {
             // Only for offsets there is an error that says it: send fewer, or less metadata.
-            let error = if why == AppendError::TooLarge { ErrorCode::InvalidCommitOffsetSize } else { error };
+            let error = if why == AppendError::TooLarge {
+                ErrorCode::InvalidCommitOffsetSize
+            } else {
+                error
+            };
             for partition in response.topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
                 if partition.error_code == 0 {
                     partition.error_code = error.code();
@@ -405,15 +508,20 @@ fn with_error(reply: Reply, why: AppendError) -> Reply {
             }
             Reply::OffsetCommit(response)
         }
-        Reply::OffsetDelete(response) => Reply::OffsetDelete(response.with_error_code(error.code()).with_topics(Vec::new())),
+        Reply::OffsetDelete(response) => {
+            Reply::OffsetDelete(response.with_error_code(error.code()).with_topics(Vec::new()))
+        }
         Reply::DeleteGroups(mut response) => {
-            // Not only what was to be removed: "not found" may rest on a deletion that has failed as well.
+            // Not only what was to be removed: "not found" may rest on a deletion that has failed
+            // as well.
             for result in &mut response.results {
                 result.error_code = error.code();
             }
             Reply::DeleteGroups(response)
         }
-        Reply::Leave(_) => Reply::Leave(LeaveGroupResponse::default().with_error_code(error.code())),
+        Reply::Leave(_) => {
+            Reply::Leave(LeaveGroupResponse::default().with_error_code(error.code()))
+        }
         reply @ (Reply::Join(_) | Reply::Sync(_) | Reply::Fence) => reply,
     }
 }

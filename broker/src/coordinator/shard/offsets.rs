@@ -3,9 +3,13 @@
 use std::sync::Arc;
 
 use kafka_protocol::messages::offset_commit_request::OffsetCommitRequestPartition;
-use kafka_protocol::messages::offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic};
+use kafka_protocol::messages::offset_commit_response::{
+    OffsetCommitResponsePartition, OffsetCommitResponseTopic,
+};
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopics;
-use kafka_protocol::messages::offset_fetch_response::{OffsetFetchResponsePartitions, OffsetFetchResponseTopics};
+use kafka_protocol::messages::offset_fetch_response::{
+    OffsetFetchResponsePartitions, OffsetFetchResponseTopics,
+};
 use kafka_protocol::messages::{OffsetCommitRequest, OffsetCommitResponse, TopicName};
 use letterbox_protocol::ErrorCode;
 
@@ -18,7 +22,8 @@ use crate::coordinator::records::{OffsetAndMetadata, OffsetKey, Record};
 const GROUP_ID_NOT_FOUND_VERSION: i16 = 9;
 
 impl Shard {
-    /// OffsetCommit. `exists` says which partitions there are; others are refused one by one, before the group is looked at.
+    /// OffsetCommit. `exists` says which partitions there are; others are refused one by one,
+    /// before the group is looked at.
     pub fn commit_offsets(
         &mut self,
         request: &OffsetCommitRequest,
@@ -28,9 +33,17 @@ impl Shard {
         now: Now,
     ) -> Output {
         let mut out = Output::default();
-        let mut partitions = request.topics.iter().flat_map(|topic| topic.partitions.iter().map(|partition| (&topic.name, partition)));
-        if !request.topics.is_empty() && partitions.all(|(topic, partition)| !exists(topic, partition.partition_index)) {
-            out.replies.push((reply, Reply::OffsetCommit(commit_error(request, ErrorCode::UnknownTopicOrPartition))));
+        let mut partitions = request
+            .topics
+            .iter()
+            .flat_map(|topic| topic.partitions.iter().map(|partition| (&topic.name, partition)));
+        if !request.topics.is_empty()
+            && partitions.all(|(topic, partition)| !exists(topic, partition.partition_index))
+        {
+            out.replies.push((
+                reply,
+                Reply::OffsetCommit(commit_error(request, ErrorCode::UnknownTopicOrPartition)),
+            ));
             return out;
         }
         if let Err(error) = self.validate_commit(request, api_version, now) {
@@ -38,12 +51,16 @@ impl Shard {
             return out;
         }
         if !self.memory.takes_offsets(self.growth(request), now) {
-            out.replies.push((reply, Reply::OffsetCommit(commit_error(request, ErrorCode::CoordinatorNotAvailable))));
+            out.replies.push((
+                reply,
+                Reply::OffsetCommit(commit_error(request, ErrorCode::CoordinatorNotAvailable)),
+            ));
             return out;
         }
         let group: Arc<str> = request.group_id.as_str().into();
-        let expire_timestamp_ms =
-            Some(request.retention_time_ms).filter(|&retention| retention != -1).map(|retention| now.wall_ms.saturating_add(retention));
+        let expire_timestamp_ms = Some(request.retention_time_ms)
+            .filter(|&retention| retention != -1)
+            .map(|retention| now.wall_ms.saturating_add(retention));
         let mut records = Vec::new();
         let mut topics = Vec::with_capacity(request.topics.len());
         for topic in &request.topics {
@@ -56,14 +73,28 @@ impl Shard {
                 } else if metadata.encode_utf16().count() > self.config.offset_metadata_max_bytes {
                     ErrorCode::OffsetMetadataTooLarge.code()
                 } else {
-                    let key = OffsetKey { group: group.clone(), topic: name.clone(), partition: partition.partition_index };
-                    records.push(Record::Offset { key, value: Some(committed(partition, expire_timestamp_ms, now)) });
+                    let key = OffsetKey {
+                        group: group.clone(),
+                        topic: name.clone(),
+                        partition: partition.partition_index,
+                    };
+                    records.push(Record::Offset {
+                        key,
+                        value: Some(committed(partition, expire_timestamp_ms, now)),
+                    });
                     0
                 };
-                partitions
-                    .push(OffsetCommitResponsePartition::default().with_partition_index(partition.partition_index).with_error_code(error));
+                partitions.push(
+                    OffsetCommitResponsePartition::default()
+                        .with_partition_index(partition.partition_index)
+                        .with_error_code(error),
+                );
             }
-            topics.push(OffsetCommitResponseTopic::default().with_name(topic.name.clone()).with_partitions(partitions));
+            topics.push(
+                OffsetCommitResponseTopic::default()
+                    .with_name(topic.name.clone())
+                    .with_partitions(partitions),
+            );
         }
         let response = Reply::OffsetCommit(OffsetCommitResponse::default().with_topics(topics));
         if records.is_empty() {
@@ -81,16 +112,29 @@ impl Shard {
         for topic in &request.topics {
             let name: Arc<str> = topic.name.as_str().into();
             for partition in &topic.partitions {
-                let key = OffsetKey { group: group.clone(), topic: name.clone(), partition: partition.partition_index };
+                let key = OffsetKey {
+                    group: group.clone(),
+                    topic: name.clone(),
+                    partition: partition.partition_index,
+                };
                 let metadata = partition.committed_metadata.as_deref().unwrap_or("");
-                let before = self.offsets.latest(&key).map_or(0, |offset| offset_bytes(&group, &name, &offset.metadata));
-                growth = growth.saturating_add(offset_bytes(&group, &name, metadata).saturating_sub(before));
+                let before = self
+                    .offsets
+                    .latest(&key)
+                    .map_or(0, |offset| offset_bytes(&group, &name, &offset.metadata));
+                growth = growth
+                    .saturating_add(offset_bytes(&group, &name, metadata).saturating_sub(before));
             }
         }
         growth
     }
 
-    fn validate_commit(&mut self, request: &OffsetCommitRequest, api_version: i16, now: Now) -> Result<(), ErrorCode> {
+    fn validate_commit(
+        &mut self,
+        request: &OffsetCommitRequest,
+        api_version: i16,
+        now: Now,
+    ) -> Result<(), ErrorCode> {
         let generation = request.generation_id_or_member_epoch;
         let Some(group) = self.groups.get_mut(request.group_id.as_str()) else {
             // Without membership anybody may commit to a new group.
@@ -100,17 +144,29 @@ impl Shard {
                 0.. => Err(ErrorCode::IllegalGeneration),
             };
         };
-        group.validate_offset_commit(&request.member_id, request.group_instance_id.as_deref(), generation)?;
+        group.validate_offset_commit(
+            &request.member_id,
+            request.group_instance_id.as_deref(),
+            generation,
+        )?;
         if matches!(group.state(), GroupState::Stable | GroupState::PreparingRebalance) {
             let mut out = Output::default();
-            group.touch(&request.member_id, &mut Cx { config: &self.config, timers: &mut self.timers, out: &mut out, now });
+            group.touch(
+                &request.member_id,
+                &mut Cx { config: &self.config, timers: &mut self.timers, out: &mut out, now },
+            );
         }
         Ok(())
     }
 
-    /// The committed offsets of a group, of `topics` or of all there are. What was never committed has offset −1.
+    /// The committed offsets of a group, of `topics` or of all there are. What was never committed
+    /// has offset −1.
     #[must_use]
-    pub fn fetch_offsets(&self, group_id: &str, topics: Option<&[OffsetFetchRequestTopics]>) -> Vec<OffsetFetchResponseTopics> {
+    pub fn fetch_offsets(
+        &self,
+        group_id: &str,
+        topics: Option<&[OffsetFetchRequestTopics]>,
+    ) -> Vec<OffsetFetchResponseTopics> {
         let group: Arc<str> = group_id.into();
         let Some(topics) = topics else {
             let mut all: Vec<OffsetFetchResponseTopics> = Vec::new();
@@ -120,7 +176,11 @@ impl Shard {
                     Some(topic) => topic.partitions.push(partition),
                     None => {
                         let name = TopicName(str_bytes(&key.topic));
-                        all.push(OffsetFetchResponseTopics::default().with_name(name).with_partitions(vec![partition]));
+                        all.push(
+                            OffsetFetchResponseTopics::default()
+                                .with_name(name)
+                                .with_partitions(vec![partition]),
+                        );
                     }
                 }
             }
@@ -132,7 +192,9 @@ impl Shard {
                 let key = OffsetKey { group: group.clone(), topic: topic.clone(), partition };
                 fetched(partition, self.offsets.committed(&key))
             });
-            OffsetFetchResponseTopics::default().with_name(asked.name.clone()).with_partitions(partitions.collect())
+            OffsetFetchResponseTopics::default()
+                .with_name(asked.name.clone())
+                .with_partitions(partitions.collect())
         };
         topics.iter().map(answer).collect()
     }
@@ -144,7 +206,11 @@ impl Shard {
     }
 }
 
-fn committed(partition: &OffsetCommitRequestPartition, expire_timestamp_ms: Option<i64>, now: Now) -> OffsetAndMetadata {
+fn committed(
+    partition: &OffsetCommitRequestPartition,
+    expire_timestamp_ms: Option<i64>,
+    now: Now,
+) -> OffsetAndMetadata {
     OffsetAndMetadata {
         offset: partition.committed_offset,
         leader_epoch: partition.committed_leader_epoch,
@@ -161,17 +227,27 @@ fn fetched(partition: i32, offset: Option<&OffsetAndMetadata>) -> OffsetFetchRes
             .with_committed_offset(offset.offset)
             .with_committed_leader_epoch(offset.leader_epoch)
             .with_metadata(Some(str_bytes(&offset.metadata))),
-        None => response.with_committed_offset(-1).with_committed_leader_epoch(-1).with_metadata(Some(str_bytes(""))),
+        None => response
+            .with_committed_offset(-1)
+            .with_committed_leader_epoch(-1)
+            .with_metadata(Some(str_bytes(""))),
     }
 }
 
 /// The answer that refuses every partition.
-pub(in crate::coordinator) fn commit_error(request: &OffsetCommitRequest, error: ErrorCode) -> OffsetCommitResponse {
+pub(in crate::coordinator) fn commit_error(
+    request: &OffsetCommitRequest,
+    error: ErrorCode,
+) -> OffsetCommitResponse {
     let topics = request.topics.iter().map(|topic| {
         let partitions = topic.partitions.iter().map(|partition| {
-            OffsetCommitResponsePartition::default().with_partition_index(partition.partition_index).with_error_code(error.code())
+            OffsetCommitResponsePartition::default()
+                .with_partition_index(partition.partition_index)
+                .with_error_code(error.code())
         });
-        OffsetCommitResponseTopic::default().with_name(topic.name.clone()).with_partitions(partitions.collect())
+        OffsetCommitResponseTopic::default()
+            .with_name(topic.name.clone())
+            .with_partitions(partitions.collect())
     });
     OffsetCommitResponse::default().with_topics(topics.collect())
 }

@@ -1,19 +1,26 @@
-//! Groups driven event by event; `in_flight` has what happens while writes are on their way. Times are milliseconds since the start of each test.
+//! Groups driven event by event; `in_flight` has what happens while writes are on their way. Times
+//! are milliseconds since the start of each test.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use kafka_protocol::messages::leave_group_request::MemberIdentity;
-use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
+use kafka_protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
-use kafka_protocol::messages::{GroupId, JoinGroupResponse, OffsetCommitRequest, SyncGroupRequest, SyncGroupResponse, TopicName};
+use kafka_protocol::messages::{
+    GroupId, JoinGroupResponse, OffsetCommitRequest, SyncGroupRequest, SyncGroupResponse, TopicName,
+};
 use letterbox_protocol::ErrorCode as E;
 use proptest::prelude::*;
 
 use super::Shard;
 use crate::coordinator::GroupConfig;
-use crate::coordinator::group::{GroupState, JoinRequest, Now, Output, Reply, ReplyId, Write, str_bytes};
+use crate::coordinator::group::{
+    GroupState, JoinRequest, Now, Output, Reply, ReplyId, Write, str_bytes,
+};
 use crate::coordinator::memory::GroupMemory;
 use crate::coordinator::records::{OffsetKey, Record};
 use crate::coordinator::replicated_log::AppendError;
@@ -39,7 +46,15 @@ impl World {
     fn with_memory(config: GroupConfig, memory: GroupMemory) -> Self {
         let mut shard = Shard::new(config, Arc::new(memory));
         shard.on_loaded(Now { mono_ms: 0, wall_ms: WALL_MS });
-        Self { shard, now_ms: 0, next_id: 0, replies: Vec::new(), pending: Vec::new(), log: Vec::new(), commit_at_once: true }
+        Self {
+            shard,
+            now_ms: 0,
+            next_id: 0,
+            replies: Vec::new(),
+            pending: Vec::new(),
+            log: Vec::new(),
+            commit_at_once: true,
+        }
     }
 
     fn now(&self) -> Now {
@@ -71,7 +86,11 @@ impl World {
                 }
                 self.shard.committed(write.then, now)
             }
-            Err(why) => self.shard.failed(self.pending.drain(..).map(|write| write.then).collect(), why, now),
+            Err(why) => self.shard.failed(
+                self.pending.drain(..).map(|write| write.then).collect(),
+                why,
+                now,
+            ),
         };
         self.take(out);
     }
@@ -99,17 +118,28 @@ impl World {
             session_timeout_ms: 10_000,
             rebalance_timeout_ms: 60_000,
             protocol_type: join.protocol_type.into(),
-            protocols: join.protocols.iter().map(|(name, data)| ((*name).into(), Bytes::from_static(data.as_bytes()))).collect(),
+            protocols: join
+                .protocols
+                .iter()
+                .map(|(name, data)| ((*name).into(), Bytes::from_static(data.as_bytes())))
+                .collect(),
         };
         let out = self.shard.join(&"g".into(), request, self.now());
         self.take(out);
         reply
     }
 
-    fn sync(&mut self, member: &str, generation: i32, assignments: &[(&str, &'static str)]) -> ReplyId {
+    fn sync(
+        &mut self,
+        member: &str,
+        generation: i32,
+        assignments: &[(&str, &'static str)],
+    ) -> ReplyId {
         let reply = self.id();
         let assignments = assignments.iter().map(|(id, bytes)| {
-            SyncGroupRequestAssignment::default().with_member_id(str_bytes(id)).with_assignment(Bytes::from_static(bytes.as_bytes()))
+            SyncGroupRequestAssignment::default()
+                .with_member_id(str_bytes(id))
+                .with_assignment(Bytes::from_static(bytes.as_bytes()))
         });
         let request = SyncGroupRequest::default()
             .with_group_id(GroupId(str_bytes("g")))
@@ -123,20 +153,30 @@ impl World {
 
     fn leave(&mut self, member: &str, instance: Option<&str>) -> ReplyId {
         let reply = self.id();
-        let identity = MemberIdentity::default().with_member_id(str_bytes(member)).with_group_instance_id(instance.map(str_bytes));
+        let identity = MemberIdentity::default()
+            .with_member_id(str_bytes(member))
+            .with_group_instance_id(instance.map(str_bytes));
         let out = self.shard.leave("g", &[identity], reply, self.now());
         self.take(out);
         reply
     }
 
-    fn commit_offset(&mut self, member: &str, generation: i32, offset: i64, metadata: &str) -> ReplyId {
+    fn commit_offset(
+        &mut self,
+        member: &str,
+        generation: i32,
+        offset: i64,
+        metadata: &str,
+    ) -> ReplyId {
         let reply = self.id();
         let partition = OffsetCommitRequestPartition::default()
             .with_partition_index(3)
             .with_committed_offset(offset)
             .with_committed_leader_epoch(7)
             .with_committed_metadata(Some(str_bytes(metadata)));
-        let topic = OffsetCommitRequestTopic::default().with_name(TopicName(str_bytes("t"))).with_partitions(vec![partition]);
+        let topic = OffsetCommitRequestTopic::default()
+            .with_name(TopicName(str_bytes("t")))
+            .with_partitions(vec![partition]);
         let request = OffsetCommitRequest::default()
             .with_group_id(GroupId(str_bytes("g")))
             .with_member_id(str_bytes(member))
@@ -183,10 +223,13 @@ impl World {
 
     fn offset(&self) -> Option<(i64, i32, String)> {
         let key = OffsetKey { group: "g".into(), topic: "t".into(), partition: 3 };
-        self.shard.offset(&key).map(|offset| (offset.offset, offset.leader_epoch, offset.metadata.to_string()))
+        self.shard
+            .offset(&key)
+            .map(|offset| (offset.offset, offset.leader_epoch, offset.metadata.to_string()))
     }
 
-    /// A group of two dynamic members of version 0, Stable in generation 1. Returns leader and follower.
+    /// A group of two dynamic members of version 0, Stable in generation 1. Returns leader and
+    /// follower.
     fn stable_pair(&mut self) -> (String, String) {
         let a = self.join(Join::new().version(0));
         let b = self.join(Join::new().version(0));
@@ -194,7 +237,11 @@ impl World {
         let (a, b) = (self.joined(a), self.joined(b));
         assert_eq!(a.generation_id, 1);
         let leader = a.leader.to_string();
-        let follower = [&a, &b].into_iter().map(|joined| joined.member_id.to_string()).find(|id| *id != leader).unwrap();
+        let follower = [&a, &b]
+            .into_iter()
+            .map(|joined| joined.member_id.to_string())
+            .find(|id| *id != leader)
+            .unwrap();
         self.sync(&follower, 1, &[]);
         self.sync(&leader, 1, &[(&leader, "L"), (&follower, "F")]);
         assert_eq!(self.state(), Some(GroupState::Stable));
@@ -222,7 +269,13 @@ struct Join {
 
 impl Join {
     fn new() -> Self {
-        Self { version: 9, member: String::new(), instance: None, protocol_type: "consumer", protocols: vec![("range", "x")] }
+        Self {
+            version: 9,
+            member: String::new(),
+            instance: None,
+            protocol_type: "consumer",
+            protocols: vec![("range", "x")],
+        }
     }
     fn version(mut self, version: i16) -> Self {
         self.version = version;
@@ -253,7 +306,10 @@ fn a_new_member_gets_its_id_first_and_the_first_generation_waits_for_others() {
     assert!(world.reply(joining).is_none(), "the initial delay is waited for");
     world.advance(1);
     let joined = world.joined(joining);
-    assert_eq!((joined.error_code, joined.generation_id, &*joined.leader), (0, 1, &*given.member_id));
+    assert_eq!(
+        (joined.error_code, joined.generation_id, &*joined.leader),
+        (0, 1, &*given.member_id)
+    );
     assert_eq!(joined.members.len(), 1);
     let syncing = world.sync(&given.member_id, 1, &[(&given.member_id, "mine")]);
     assert_eq!(&*world.synced(syncing).assignment, b"mine");
@@ -312,7 +368,10 @@ fn who_does_not_join_within_the_rebalance_timeout_is_out() {
         world.advance(5_000);
         let _ = world.beat(&follower, 1);
     }
-    assert_eq!((world.joined(rejoining).generation_id, world.joined(rejoining).members.len()), (2, 1));
+    assert_eq!(
+        (world.joined(rejoining).generation_id, world.joined(rejoining).members.len()),
+        (2, 1)
+    );
     assert_eq!(world.beat(&follower, 2), Err(E::UnknownMemberId));
 }
 
@@ -327,7 +386,9 @@ fn the_last_to_leave_empties_the_group_and_is_answered_when_that_is_written() {
     let leaving = world.leave(&member, None);
     assert!(world.reply(leaving).is_none());
     world.commit(Ok(()));
-    assert!(matches!(world.reply(leaving), Some(Reply::Leave(response)) if response.members[0].error_code == 0));
+    assert!(
+        matches!(world.reply(leaving), Some(Reply::Leave(response)) if response.members[0].error_code == 0)
+    );
     assert_eq!(world.state(), Some(GroupState::Empty));
     assert_eq!(world.shard.groups()["g"].generation(), 2);
 }
@@ -415,7 +476,10 @@ fn an_offset_counts_only_when_it_is_committed() {
     assert!(world.reply(id).is_none() && world.offset().is_none());
     world.commit(Err(AppendError::NotEnoughReplicas));
     assert_eq!(world.commit_error(id), E::CoordinatorNotAvailable.code());
-    assert!(world.offset().is_none() && world.state().is_none(), "a failed append leaves nothing behind");
+    assert!(
+        world.offset().is_none() && world.state().is_none(),
+        "a failed append leaves nothing behind"
+    );
     let id = world.commit_offset("", -1, 43, "");
     world.commit(Ok(()));
     assert_eq!((world.commit_error(id), world.offset().map(|offset| offset.0)), (0, Some(43)));
@@ -435,7 +499,10 @@ fn offsets_outlive_their_group_by_the_retention_time() {
         world.advance(9_000);
         assert_eq!(world.beat(&member, 1), Ok(()));
     }
-    assert!(world.offset().is_some(), "the metadata of the members cannot be read, so nothing expires while they are there");
+    assert!(
+        world.offset().is_some(),
+        "the metadata of the members cannot be read, so nothing expires while they are there"
+    );
     world.leave(&member, None);
     world.advance(3_000_000);
     assert!(world.offset().is_some());
@@ -471,11 +538,16 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 /// What of a group the log must be able to give back.
-fn durable(group: &crate::coordinator::group::Group) -> Option<crate::coordinator::records::GroupMetadata> {
+fn durable(
+    group: &crate::coordinator::group::Group,
+) -> Option<crate::coordinator::records::GroupMetadata> {
     match group.to_record(None) {
         // The record is written just before the group becomes Stable, so its time differs.
         Record::Group { value: Some(value), .. } => {
-            Some(crate::coordinator::records::GroupMetadata { current_state_timestamp_ms: 0, ..value })
+            Some(crate::coordinator::records::GroupMetadata {
+                current_state_timestamp_ms: 0,
+                ..value
+            })
         }
         _ => None,
     }
@@ -591,7 +663,8 @@ fn offsets_of_deleted_topics_go_and_stay_gone() {
 fn members_are_refused_when_their_bytes_reach_the_bound_and_small_ones_last() {
     static LARGE: [u8; 20_000] = [b'x'; 20_000];
     let large = std::str::from_utf8(&LARGE).unwrap();
-    let mut world = World::with_memory(GroupConfig::default(), GroupMemory::new(100_000, 1_000_000));
+    let mut world =
+        World::with_memory(GroupConfig::default(), GroupMemory::new(100_000, 1_000_000));
     let mut joins = Vec::new();
     for _ in 0..6 {
         joins.push(world.join(Join::new().version(0).protocols(&[("range", large)])));
@@ -603,7 +676,9 @@ fn members_are_refused_when_their_bytes_reach_the_bound_and_small_ones_last() {
     let member = world.joined(joins[0]).member_id.to_string();
     let again = world.join(Join::new().version(0).member(&member).protocols(&[("range", large)]));
     assert!(
-        world.reply(again).is_none_or(|reply| !matches!(reply, Reply::Join(joined) if joined.error_code == full)),
+        world
+            .reply(again)
+            .is_none_or(|reply| !matches!(reply, Reply::Join(joined) if joined.error_code == full)),
         "who is in may rejoin"
     );
     for _ in 0..1_000 {
@@ -612,7 +687,11 @@ fn members_are_refused_when_their_bytes_reach_the_bound_and_small_ones_last() {
     let held = world.shard.memory.groups_bytes();
     assert!((60_000..=100_000).contains(&held), "{held}");
     let refused = world.join(Join::new());
-    assert_eq!(world.joined(refused).error_code, full, "ids that were only given out count as well");
+    assert_eq!(
+        world.joined(refused).error_code,
+        full,
+        "ids that were only given out count as well"
+    );
     world.advance(1_000_000);
     assert!(world.shard.memory.groups_bytes() < 2_000, "sessions have ended");
 }

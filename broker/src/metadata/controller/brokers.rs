@@ -6,13 +6,18 @@ use uuid::Uuid;
 
 use super::placement::live_isr;
 use super::{Context, Decision, Draft, ItemResult, Operation};
-use crate::metadata::record::{BrokerFenceRecord, ClusterIdRecord, PartitionRecord, ProducerIdsRecord};
-use crate::metadata::{ApiError, BrokerRegistration, Endpoint, MetadataImage, MetadataRecord, PartitionState, Topic};
+use crate::metadata::record::{
+    BrokerFenceRecord, ClusterIdRecord, PartitionRecord, ProducerIdsRecord,
+};
+use crate::metadata::{
+    ApiError, BrokerRegistration, Endpoint, MetadataImage, MetadataRecord, PartitionState, Topic,
+};
 
 /// Producer ids are handed out in blocks of this many (Kafka's number).
 pub const PRODUCER_ID_BLOCK_LEN: i32 = 1000;
 
-/// A broker has started: it registers, unfenced, and takes the lead of the partitions that wait for it.
+/// A broker has started: it registers, unfenced, and takes the lead of the partitions that wait for
+/// it.
 #[derive(Clone, Debug)]
 pub struct RegisterBroker {
     /// Its id.
@@ -23,8 +28,9 @@ pub struct RegisterBroker {
     pub endpoints: Vec<Endpoint>,
     /// Its rack.
     pub rack: Option<String>,
-    /// Whether it ended cleanly last time. If not, it may have lost records that were not yet synced, and
-    /// the partitions that it leads get a new leader epoch so that readers can tell (KIP-320).
+    /// Whether it ended cleanly last time. If not, it may have lost records that were not yet
+    /// synced, and the partitions that it leads get a new leader epoch so that readers can tell
+    /// (KIP-320).
     pub clean_start: bool,
 }
 
@@ -45,8 +51,9 @@ impl RegisterBroker {
             && let Some(topic) = draft.image.topics().find(|topic| has_replica(topic, self.id))
         {
             let message = format!(
-                "Broker {} is registered with directory.id {} and holds replicas, of topic '{}' for one; the broker that registers now \
-                 stands on another disk (directory.id {}). Give it a node.id of its own, or its old disk back.",
+                "Broker {} is registered with directory.id {} and holds replicas, of topic '{}' \
+                 for one; the broker that registers now stands on another disk (directory.id {}). \
+                 Give it a node.id of its own, or its old disk back.",
                 self.id, present.incarnation, topic.name, self.incarnation
             );
             return Err(ApiError::new(ErrorCode::DuplicateBrokerRegistration, message));
@@ -63,10 +70,12 @@ impl RegisterBroker {
         }
         let changes = partition_changes(&draft.image, |image, state| {
             if state.leader == Some(self.id) {
-                return (!self.clean_start).then(|| led_by(state, state.isr.to_vec(), state.leader));
+                return (!self.clean_start)
+                    .then(|| led_by(state, state.isr.to_vec(), state.leader));
             }
             let first = live_isr(image, &state.isr).first().copied();
-            (state.leader.is_none() && first.is_some()).then(|| led_by(state, state.isr.to_vec(), first))
+            (state.leader.is_none() && first.is_some())
+                .then(|| led_by(state, state.isr.to_vec(), first))
         });
         draft.add(changes)
     }
@@ -78,8 +87,8 @@ fn has_replica(topic: &Topic, broker: BrokerId) -> bool {
 
 /// Fences a broker or lifts the fence.
 ///
-/// A fenced broker leaves every ISR in which it is not the last one, and leads nothing; the lead goes to
-/// the first live replica of the ISR in the order of the assignment, or to nobody.
+/// A fenced broker leaves every ISR in which it is not the last one, and leads nothing; the lead
+/// goes to the first live replica of the ISR in the order of the assignment, or to nobody.
 #[derive(Clone, Copy, Debug)]
 pub struct FenceBroker {
     /// Which broker.
@@ -102,13 +111,24 @@ impl Operation for FenceBroker {
 
 impl FenceBroker {
     fn fence(&self, draft: &mut Draft) -> ItemResult<()> {
-        let Some(present) = draft.image.brokers.get(&self.id).filter(|present| present.incarnation == self.incarnation) else {
-            return Err(ApiError::new(ErrorCode::BrokerIdNotRegistered, format!("No broker with id {} found.", self.id)));
+        let Some(present) = draft
+            .image
+            .brokers
+            .get(&self.id)
+            .filter(|present| present.incarnation == self.incarnation)
+        else {
+            return Err(ApiError::new(
+                ErrorCode::BrokerIdNotRegistered,
+                format!("No broker with id {} found.", self.id),
+            ));
         };
         if present.fenced == self.fenced {
             return Ok(());
         }
-        draft.add(vec![MetadataRecord::BrokerFence(BrokerFenceRecord { id: self.id, fenced: self.fenced })])?;
+        draft.add(vec![MetadataRecord::BrokerFence(BrokerFenceRecord {
+            id: self.id,
+            fenced: self.fenced,
+        })])?;
         let changes = partition_changes(&draft.image, |image, state| self.moved(image, state));
         draft.add(changes)
     }
@@ -118,22 +138,27 @@ impl FenceBroker {
             return None;
         }
         if !self.fenced {
-            return state.leader.is_none().then(|| led_by(state, state.isr.to_vec(), Some(self.id)));
+            return state
+                .leader
+                .is_none()
+                .then(|| led_by(state, state.isr.to_vec(), Some(self.id)));
         }
         let isr = match &*state.isr {
             [_] => state.isr.to_vec(),
             many => many.iter().copied().filter(|id| *id != self.id).collect(),
         };
         let leader = match state.leader {
-            Some(leader) if leader == self.id => live_isr(image, &state.replicas).into_iter().find(|id| isr.contains(id)),
+            Some(leader) if leader == self.id => {
+                live_isr(image, &state.replicas).into_iter().find(|id| isr.contains(id))
+            }
             leader => leader,
         };
         (leader != state.leader || *isr != *state.isr).then(|| led_by(state, isr, leader))
     }
 }
 
-/// The state with another ISR and leader. The leader epoch goes up when the leader changes, and when a
-/// leader is named anew after it may have lost its tail.
+/// The state with another ISR and leader. The leader epoch goes up when the leader changes, and
+/// when a leader is named anew after it may have lost its tail.
 fn led_by(state: &PartitionState, isr: Vec<BrokerId>, leader: Option<BrokerId>) -> PartitionState {
     let same_isr = *isr == *state.isr;
     let step = i32::from(leader != state.leader || same_isr);
@@ -154,15 +179,17 @@ fn partition_changes(
     for topic in image.topics() {
         for (partition, state) in topic.indexed_partitions() {
             if let Some(state) = change(image, state) {
-                records.push(MetadataRecord::Partition(PartitionRecord::of(topic.id, partition, &state)));
+                records.push(MetadataRecord::Partition(PartitionRecord::of(
+                    topic.id, partition, &state,
+                )));
             }
         }
     }
     records
 }
 
-/// Hands a block of producer ids to a broker. An id is handed out once and never again, also when the
-/// broker loses the block.
+/// Hands a block of producer ids to a broker. An id is handed out once and never again, also when
+/// the broker loses the block.
 #[derive(Clone, Copy, Debug)]
 pub struct AllocateProducerIds {
     /// The broker that asks.
@@ -184,11 +211,17 @@ impl Operation for AllocateProducerIds {
     fn decide(&self, image: &MetadataImage, _context: &Context<'_>) -> Decision<Self::Outcome> {
         let refuse = |error: ApiError| Decision { records: Vec::new(), outcome: Err(error) };
         if !image.brokers.contains_key(&self.broker) {
-            return refuse(ApiError::new(ErrorCode::BrokerIdNotRegistered, format!("No broker with id {} found.", self.broker)));
+            return refuse(ApiError::new(
+                ErrorCode::BrokerIdNotRegistered,
+                format!("No broker with id {} found.", self.broker),
+            ));
         }
         let first_id = image.next_producer_id;
         let Some(next) = first_id.checked_add(i64::from(PRODUCER_ID_BLOCK_LEN)) else {
-            return refuse(ApiError::new(ErrorCode::UnknownServerError, "Exhausted all producerIds."));
+            return refuse(ApiError::new(
+                ErrorCode::UnknownServerError,
+                "Exhausted all producerIds.",
+            ));
         };
         Decision {
             records: vec![MetadataRecord::ProducerIds(ProducerIdsRecord { next })],
@@ -210,10 +243,14 @@ impl Operation for SetClusterId {
     fn decide(&self, image: &MetadataImage, _context: &Context<'_>) -> Decision<Self::Outcome> {
         match &image.cluster_id {
             None => Decision {
-                records: vec![MetadataRecord::ClusterId(ClusterIdRecord { cluster_id: self.cluster_id.clone() })],
+                records: vec![MetadataRecord::ClusterId(ClusterIdRecord {
+                    cluster_id: self.cluster_id.clone(),
+                })],
                 outcome: Ok(()),
             },
-            Some(present) if **present == *self.cluster_id => Decision { records: Vec::new(), outcome: Ok(()) },
+            Some(present) if **present == *self.cluster_id => {
+                Decision { records: Vec::new(), outcome: Ok(()) }
+            }
             Some(present) => Decision {
                 records: Vec::new(),
                 outcome: Err(ApiError::new(

@@ -22,8 +22,8 @@ pub enum ConfigScope {
 
 /// What the keys mean; implemented by the configuration tables.
 pub trait ConfigRules: Send + Sync {
-    /// Checks that `key` may be set in `scope` and that `value` is one of its values; `None` when the key is
-    /// to be removed.
+    /// Checks that `key` may be set in `scope` and that `value` is one of its values; `None` when
+    /// the key is to be removed.
     ///
     /// # Errors
     /// A sentence for the client: what is wrong and what is allowed.
@@ -37,8 +37,8 @@ pub trait ConfigRules: Send + Sync {
         Ok(())
     }
 
-    /// The inherited value of a key whose type is a list, comma separated; `None` when it is not a list.
-    /// What is appended or subtracted starts from there when nothing is set.
+    /// The inherited value of a key whose type is a list, comma separated; `None` when it is not a
+    /// list. What is appended or subtracted starts from there when nothing is set.
     fn list_default(&self, scope: ConfigScope, key: &str) -> Option<String>;
 }
 
@@ -58,7 +58,8 @@ pub struct ResourceAlteration {
     pub resource: ConfigResource,
     /// The changes; a key twice fails the resource.
     pub changes: Vec<(String, ConfigOp)>,
-    /// Whether every key that is not among the changes goes back to what is inherited (AlterConfigs).
+    /// Whether every key that is not among the changes goes back to what is inherited
+    /// (AlterConfigs).
     pub replace: bool,
 }
 
@@ -88,7 +89,10 @@ impl Operation for AlterConfigs {
         let mut outcome = Vec::with_capacity(self.resources.len());
         for alteration in &self.resources {
             let result = if times.get(&alteration.resource).is_some_and(|times| *times > 1) {
-                Err(ApiError::new(ErrorCode::InvalidRequest, "Each resource must appear at most once."))
+                Err(ApiError::new(
+                    ErrorCode::InvalidRequest,
+                    "Each resource must appear at most once.",
+                ))
             } else {
                 alter(alteration, &mut draft, context)
             };
@@ -99,13 +103,25 @@ impl Operation for AlterConfigs {
     }
 }
 
-fn alter(alteration: &ResourceAlteration, draft: &mut Draft, context: &Context<'_>) -> ItemResult<()> {
+fn alter(
+    alteration: &ResourceAlteration,
+    draft: &mut Draft,
+    context: &Context<'_>,
+) -> ItemResult<()> {
     let resource = &alteration.resource;
     let Some(present) = draft.image.configs(resource) else {
         return Err(match resource {
-            ConfigResource::Topic(name) => ApiError::new(ErrorCode::UnknownTopicOrPartition, format!("The topic '{name}' does not exist.")),
-            ConfigResource::Broker(id) => ApiError::new(ErrorCode::BrokerIdNotRegistered, format!("No broker with id {id} found.")),
-            ConfigResource::Cluster | ConfigResource::Group(_) => ErrorCode::UnknownServerError.into(),
+            ConfigResource::Topic(name) => ApiError::new(
+                ErrorCode::UnknownTopicOrPartition,
+                format!("The topic '{name}' does not exist."),
+            ),
+            ConfigResource::Broker(id) => ApiError::new(
+                ErrorCode::BrokerIdNotRegistered,
+                format!("No broker with id {id} found."),
+            ),
+            ConfigResource::Cluster | ConfigResource::Group(_) => {
+                ErrorCode::UnknownServerError.into()
+            }
         });
     };
     let scope = match resource {
@@ -138,7 +154,13 @@ fn alter(alteration: &ResourceAlteration, draft: &mut Draft, context: &Context<'
 }
 
 /// What the key is set to afterwards; `None` when it is not set any more.
-fn changed_value(context: &Context<'_>, scope: ConfigScope, present: &Configs, key: &str, op: &ConfigOp) -> ItemResult<Option<String>> {
+fn changed_value(
+    context: &Context<'_>,
+    scope: ConfigScope,
+    present: &Configs,
+    key: &str,
+    op: &ConfigOp,
+) -> ItemResult<Option<String>> {
     let (word, value) = match op {
         ConfigOp::Delete => return Ok(None),
         ConfigOp::Set(value) => ("SET", value),
@@ -146,7 +168,10 @@ fn changed_value(context: &Context<'_>, scope: ConfigScope, present: &Configs, k
         ConfigOp::Subtract(value) => ("SUBTRACT", value),
     };
     let Some(value) = value else {
-        return Err(ApiError::new(ErrorCode::InvalidRequest, format!("Null value not supported for : {key}")));
+        return Err(ApiError::new(
+            ErrorCode::InvalidRequest,
+            format!("Null value not supported for : {key}"),
+        ));
     };
     if matches!(op, ConfigOp::Set(_)) {
         return Ok(Some(value.clone()));
@@ -175,10 +200,25 @@ fn items(list: &str) -> Vec<&str> {
     list.split(',').map(str::trim).filter(|item| !item.is_empty()).collect()
 }
 
-pub(super) fn check_together(context: &Context<'_>, scope: ConfigScope, configs: &Configs) -> ItemResult<()> {
-    context.rules.validate_all(scope, configs).map_err(|message| ApiError::new(ErrorCode::InvalidConfig, message))
+pub(super) fn check_together(
+    context: &Context<'_>,
+    scope: ConfigScope,
+    configs: &Configs,
+) -> ItemResult<()> {
+    context
+        .rules
+        .validate_all(scope, configs)
+        .map_err(|message| ApiError::new(ErrorCode::InvalidConfig, message))
 }
 
-pub(super) fn check_config(context: &Context<'_>, scope: ConfigScope, key: &str, value: Option<&str>) -> ItemResult<()> {
-    context.rules.validate(scope, key, value).map_err(|message| ApiError::new(ErrorCode::InvalidConfig, message))
+pub(super) fn check_config(
+    context: &Context<'_>,
+    scope: ConfigScope,
+    key: &str,
+    value: Option<&str>,
+) -> ItemResult<()> {
+    context
+        .rules
+        .validate(scope, key, value)
+        .map_err(|message| ApiError::new(ErrorCode::InvalidConfig, message))
 }

@@ -37,7 +37,8 @@ impl Operation for AlterIsr {
 
     fn decide(&self, image: &MetadataImage, _context: &Context<'_>) -> Decision<Self::Outcome> {
         let mut draft = Draft::new(image);
-        let outcome = self.changes.iter().map(|change| alter(self.broker, change, &mut draft)).collect();
+        let outcome =
+            self.changes.iter().map(|change| alter(self.broker, change, &mut draft)).collect();
         Decision { records: draft.records, outcome }
     }
 }
@@ -48,18 +49,28 @@ fn alter(broker: BrokerId, change: &IsrChange, draft: &mut Draft) -> ItemResult<
     let present = topic.partition(change.partition).ok_or(ErrorCode::UnknownTopicOrPartition)?;
     check(image, broker, change, present)?;
     // The order of the assignment, whatever order the leader sent: equal sets are equal states.
-    let isr: Vec<BrokerId> = present.replicas.iter().copied().filter(|id| change.isr.contains(id)).collect();
+    let isr: Vec<BrokerId> =
+        present.replicas.iter().copied().filter(|id| change.isr.contains(id)).collect();
     if *isr == *present.isr {
         return Ok(present.clone());
     }
     let mut state = present.clone();
     state.isr = isr.into();
     state.partition_epoch = state.partition_epoch.saturating_add(1);
-    draft.add(vec![MetadataRecord::Partition(PartitionRecord::of(change.topic_id, change.partition, &state))])?;
+    draft.add(vec![MetadataRecord::Partition(PartitionRecord::of(
+        change.topic_id,
+        change.partition,
+        &state,
+    ))])?;
     Ok(state)
 }
 
-fn check(image: &MetadataImage, broker: BrokerId, change: &IsrChange, present: &PartitionState) -> ItemResult<()> {
+fn check(
+    image: &MetadataImage,
+    broker: BrokerId,
+    change: &IsrChange,
+    present: &PartitionState,
+) -> ItemResult<()> {
     let invalid = |message: &str| Err(ApiError::new(ErrorCode::InvalidRequest, message));
     if change.leader_epoch < present.leader_epoch {
         return Err(ErrorCode::FencedLeaderEpoch.into());

@@ -1,9 +1,10 @@
 //! The controller's decisions: what an operation on the metadata changes, or why it is refused.
 //!
-//! Pure: an [`Operation`] looks at an image and returns the records to write and an outcome for its caller;
-//! `crate::quorum::Controller` evaluates it, commits the records and then hands out the outcome. Randomness
-//! (topic ids, where placement starts) and the meaning of configuration keys come in through [`Context`].
-//! The records of a decision always fit the image they were decided on (see the property tests).
+//! Pure: an [`Operation`] looks at an image and returns the records to write and an outcome for its
+//! caller; `crate::quorum::Controller` evaluates it, commits the records and then hands out the
+//! outcome. Randomness (topic ids, where placement starts) and the meaning of configuration keys
+//! come in through [`Context`]. The records of a decision always fit the image they were decided on
+//! (see the property tests).
 
 mod brokers;
 mod configs;
@@ -16,18 +17,24 @@ mod topics;
 #[cfg(test)]
 mod tests;
 
-pub use brokers::{AllocateProducerIds, FenceBroker, PRODUCER_ID_BLOCK_LEN, ProducerIdBlock, RegisterBroker, SetClusterId};
+pub use brokers::{
+    AllocateProducerIds, FenceBroker, PRODUCER_ID_BLOCK_LEN, ProducerIdBlock, RegisterBroker,
+    SetClusterId,
+};
 pub use configs::{AlterConfigs, ConfigOp, ConfigRules, ConfigScope, ResourceAlteration};
 pub use isr::{AlterIsr, IsrChange};
 pub use names::{INTERNAL_TOPICS, METADATA_TOPIC, is_internal_topic, validate_topic_name};
 pub use partitions::{CreatePartitions, TopicGrowth};
-pub use topics::{CreateTopics, CreatedTopic, DeleteTopics, DeletedTopic, NewTopic, TopicPlacement, TopicSelector};
+pub use topics::{
+    CreateTopics, CreatedTopic, DeleteTopics, DeletedTopic, NewTopic, TopicPlacement, TopicSelector,
+};
 
 use letterbox_env::Random;
 
 use super::{ApiError, MetadataImage, MetadataRecord};
 
-/// The most partitions that one operation may make. A bound on what one request can cost (Kafka's too).
+/// The most partitions that one operation may make. A bound on what one request can cost (Kafka's
+/// too).
 pub const PARTITIONS_PER_OPERATION_MAX: usize = 10_000;
 
 /// What a decision needs beside the image.
@@ -79,8 +86,8 @@ pub trait Operation: Send + 'static {
 /// The result of one item of an operation; one bad item fails alone.
 pub type ItemResult<T> = Result<T, ApiError>;
 
-/// Decides item after item on one operation's own view of the image, so that later items see what earlier
-/// ones did.
+/// Decides item after item on one operation's own view of the image, so that later items see what
+/// earlier ones did.
 struct Draft {
     image: MetadataImage,
     records: Vec<MetadataRecord>,

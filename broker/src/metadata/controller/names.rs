@@ -7,7 +7,8 @@ use letterbox_protocol::ErrorCode;
 use super::super::{ApiError, MetadataImage};
 
 /// Topics that belong to the cluster itself.
-pub const INTERNAL_TOPICS: &[&str] = &["__consumer_offsets", "__transaction_state", "__share_group_state"];
+pub const INTERNAL_TOPICS: &[&str] =
+    &["__consumer_offsets", "__transaction_state", "__share_group_state"];
 
 /// The quorum's own log, which lies among the partitions as partition 0 of this topic and is none.
 pub const METADATA_TOPIC: &str = "__cluster_metadata";
@@ -26,7 +27,12 @@ pub fn is_internal_topic(name: &str) -> bool {
 /// # Errors
 /// INVALID_TOPIC_EXCEPTION.
 pub fn validate_topic_name(name: &str) -> Result<(), ApiError> {
-    let invalid = |reason: String| Err(ApiError::new(ErrorCode::InvalidTopicException, format!("Topic name is invalid: {reason}")));
+    let invalid = |reason: String| {
+        Err(ApiError::new(
+            ErrorCode::InvalidTopicException,
+            format!("Topic name is invalid: {reason}"),
+        ))
+    };
     if name.is_empty() {
         return invalid("the empty string is not allowed".to_owned());
     }
@@ -34,16 +40,22 @@ pub fn validate_topic_name(name: &str) -> Result<(), ApiError> {
         return invalid(format!("'{name}' is not allowed"));
     }
     if name.len() > TOPIC_NAME_LEN_MAX {
-        return invalid(format!("the length of '{name}' is longer than the max allowed length {TOPIC_NAME_LEN_MAX}"));
+        return invalid(format!(
+            "the length of '{name}' is longer than the max allowed length {TOPIC_NAME_LEN_MAX}"
+        ));
     }
-    if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')) {
-        return invalid(format!("'{name}' contains one or more characters other than ASCII alphanumerics, '.', '_' and '-'"));
+    if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+    {
+        return invalid(format!(
+            "'{name}' contains one or more characters other than ASCII alphanumerics, '.', '_' and \
+             '-'"
+        ));
     }
     Ok(())
 }
 
-/// The names of all topics, as metrics have them: `.` and `_` are the same there. Made when it is first asked for, so that one operation
-/// looks at each topic once however many names it checks.
+/// The names of all topics, as metrics have them: `.` and `_` are the same there. Made when it is
+/// first asked for, so that one operation looks at each topic once however many names it checks.
 #[derive(Default)]
 pub(super) struct MetricNames(Option<BTreeMap<String, String>>);
 
@@ -54,7 +66,12 @@ impl MetricNames {
 
     /// The topic whose name is the same as `name` there.
     fn collision(&mut self, image: &MetadataImage, name: &str) -> Option<&str> {
-        let collected = || image.topics().filter_map(|topic| Some((Self::of(&topic.name)?, topic.name.to_string()))).collect();
+        let collected = || {
+            image
+                .topics()
+                .filter_map(|topic| Some((Self::of(&topic.name)?, topic.name.to_string())))
+                .collect()
+        };
         self.0.get_or_insert_with(collected).get(&Self::of(name)?).map(String::as_str)
     }
 
@@ -70,20 +87,31 @@ impl MetricNames {
 ///
 /// # Errors
 /// TOPIC_AUTHORIZATION_FAILED, TOPIC_ALREADY_EXISTS, INVALID_TOPIC_EXCEPTION for a collision.
-pub(super) fn check_free(image: &MetadataImage, name: &str, metric_names: &mut MetricNames) -> Result<(), ApiError> {
+pub(super) fn check_free(
+    image: &MetadataImage,
+    name: &str,
+    metric_names: &mut MetricNames,
+) -> Result<(), ApiError> {
     if name == METADATA_TOPIC {
-        return Err(ApiError::new(ErrorCode::TopicAuthorizationFailed, format!("{name} is the cluster's own and cannot be created.")));
+        return Err(ApiError::new(
+            ErrorCode::TopicAuthorizationFailed,
+            format!("{name} is the cluster's own and cannot be created."),
+        ));
     }
     if image.topic(name).is_some() {
-        return Err(ApiError::new(ErrorCode::TopicAlreadyExists, format!("Topic '{name}' already exists.")));
+        return Err(ApiError::new(
+            ErrorCode::TopicAlreadyExists,
+            format!("Topic '{name}' already exists."),
+        ));
     }
     if !name.contains(['.', '_']) {
         return Ok(());
     }
     match metric_names.collision(image, name) {
-        Some(other) => {
-            Err(ApiError::new(ErrorCode::InvalidTopicException, format!("Topic '{name}' collides with existing topic: {other}")))
-        }
+        Some(other) => Err(ApiError::new(
+            ErrorCode::InvalidTopicException,
+            format!("Topic '{name}' collides with existing topic: {other}"),
+        )),
         None => Ok(()),
     }
 }

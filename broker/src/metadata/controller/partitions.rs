@@ -55,7 +55,12 @@ impl Operation for CreatePartitions {
     }
 }
 
-fn grow(growth: &TopicGrowth, draft: &mut Draft, partitions_left: &mut usize, context: &Context<'_>) -> ItemResult<()> {
+fn grow(
+    growth: &TopicGrowth,
+    draft: &mut Draft,
+    partitions_left: &mut usize,
+    context: &Context<'_>,
+) -> ItemResult<()> {
     let image = &draft.image;
     let topic = image.topic(&growth.name).ok_or(ErrorCode::UnknownTopicOrPartition)?;
     let present = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
@@ -65,7 +70,10 @@ fn grow(growth: &TopicGrowth, draft: &mut Draft, partitions_left: &mut usize, co
     }
     if growth.count < present {
         let (name, count) = (&growth.name, growth.count);
-        return invalid(format!("The topic {name} currently has {present} partition(s); {count} would not be an increase."));
+        return invalid(format!(
+            "The topic {name} currently has {present} partition(s); {count} would not be an \
+             increase."
+        ));
     }
     let additional = growth.count.saturating_sub(present);
     let count = bounded_count(additional, *partitions_left)?;
@@ -75,19 +83,27 @@ fn grow(growth: &TopicGrowth, draft: &mut Draft, partitions_left: &mut usize, co
         Some(assignments) => {
             if assignments.len() != count {
                 let message = format!(
-                    "Attempted to add {additional} additional partition(s), but only {} assignment(s) were specified.",
+                    "Attempted to add {additional} additional partition(s), but only {} \
+                     assignment(s) were specified.",
                     assignments.len()
                 );
                 return Err(ApiError::new(ErrorCode::InvalidReplicaAssignment, message));
             }
-            assignments.iter().try_for_each(|replicas| check_manual_assignment(image, replicas, Some(factor)))?;
+            assignments
+                .iter()
+                .try_for_each(|replicas| check_manual_assignment(image, replicas, Some(factor)))?;
             assignments.clone()
         }
-        None => Placement::of(image).place(count, i16::try_from(factor).unwrap_or(i16::MAX), context.random_u64())?,
+        None => Placement::of(image).place(
+            count,
+            i16::try_from(factor).unwrap_or(i16::MAX),
+            context.random_u64(),
+        )?,
     };
     let mut records = Vec::with_capacity(count);
     for (partition, replicas) in (present..).zip(&assignments) {
-        records.push(MetadataRecord::Partition(new_partition(image, topic.id, partition, replicas)?));
+        records
+            .push(MetadataRecord::Partition(new_partition(image, topic.id, partition, replicas)?));
     }
     draft.add(records)?;
     *partitions_left = partitions_left.saturating_sub(count);

@@ -28,7 +28,11 @@ struct Rules;
 
 impl ConfigRules for Rules {
     fn validate(&self, _: ConfigScope, key: &str, value: Option<&str>) -> Result<(), String> {
-        if key == "bad" { Err(format!("Unknown topic config name: {key} {value:?}")) } else { Ok(()) }
+        if key == "bad" {
+            Err(format!("Unknown topic config name: {key} {value:?}"))
+        } else {
+            Ok(())
+        }
     }
 
     fn list_default(&self, _: ConfigScope, key: &str) -> Option<String> {
@@ -68,16 +72,32 @@ impl World {
         self.create_with(name, TopicPlacement::automatic(partitions, factor), false)
     }
 
-    fn create_with(&mut self, name: &str, placement: TopicPlacement, validate_only: bool) -> ItemResult<CreatedTopic> {
+    fn create_with(
+        &mut self,
+        name: &str,
+        placement: TopicPlacement,
+        validate_only: bool,
+    ) -> ItemResult<CreatedTopic> {
         let topics = vec![NewTopic { name: name.to_owned(), placement, configs: BTreeMap::new() }];
-        let operation = CreateTopics { topics, validate_only, default_partitions: 4, default_replication_factor: 1 };
+        let operation = CreateTopics {
+            topics,
+            validate_only,
+            default_partitions: 4,
+            default_replication_factor: 1,
+        };
         self.run(&operation).remove(0).1
     }
 }
 
 fn register(id: i32, rack: &str) -> RegisterBroker {
     let incarnation = Uuid::from_u128(1);
-    RegisterBroker { id: BrokerId(id), incarnation, endpoints: Vec::new(), rack: Some(rack.to_owned()), clean_start: true }
+    RegisterBroker {
+        id: BrokerId(id),
+        incarnation,
+        endpoints: Vec::new(),
+        rack: Some(rack.to_owned()),
+        clean_start: true,
+    }
 }
 
 fn check_invariants(image: &MetadataImage) {
@@ -88,9 +108,19 @@ fn check_invariants(image: &MetadataImage) {
         for partition in &topic.partitions {
             let replicas: BTreeSet<_> = partition.replicas.iter().collect();
             assert_eq!(replicas.len(), partition.replicas.len());
-            assert!(!partition.isr.is_empty() && partition.isr.iter().all(|id| replicas.contains(id)));
-            assert!(partition.leader.is_none_or(|leader| partition.isr.contains(&leader) && image.is_live(leader)), "{partition:?}");
-            assert!(partition.leader.is_some() || !partition.isr.iter().any(|id| image.is_live(*id)), "{partition:?}");
+            assert!(
+                !partition.isr.is_empty() && partition.isr.iter().all(|id| replicas.contains(id))
+            );
+            assert!(
+                partition
+                    .leader
+                    .is_none_or(|leader| partition.isr.contains(&leader) && image.is_live(leader)),
+                "{partition:?}"
+            );
+            assert!(
+                partition.leader.is_some() || !partition.isr.iter().any(|id| image.is_live(*id)),
+                "{partition:?}"
+            );
         }
     }
     let again = apply(&MetadataImage::default(), image.applied_index, &image.to_records()).unwrap();
@@ -104,18 +134,41 @@ fn topics_are_refused_with_kafkas_code_and_words() {
     let manual = |assignments: &[(i32, &[i32])], partitions, factor| TopicPlacement {
         num_partitions: partitions,
         replication_factor: factor,
-        assignments: assignments.iter().map(|(p, ids)| (*p, ids.iter().map(|id| BrokerId(*id)).collect())).collect(),
+        assignments: assignments
+            .iter()
+            .map(|(p, ids)| (*p, ids.iter().map(|id| BrokerId(*id)).collect()))
+            .collect(),
     };
     let auto = TopicPlacement::automatic;
     let long = "x".repeat(250);
     let cases: Vec<(&str, TopicPlacement, ErrorCode, &str)> = vec![
         ("", auto(1, 1), ErrorCode::InvalidTopicException, "empty string"),
         ("..", auto(1, 1), ErrorCode::InvalidTopicException, "'..' is not allowed"),
-        ("__cluster_metadata", auto(1, 1), ErrorCode::TopicAuthorizationFailed, "the cluster's own"),
-        (&long, auto(1, 1), ErrorCode::InvalidTopicException, "longer than the max allowed length 249"),
+        (
+            "__cluster_metadata",
+            auto(1, 1),
+            ErrorCode::TopicAuthorizationFailed,
+            "the cluster's own",
+        ),
+        (
+            &long,
+            auto(1, 1),
+            ErrorCode::InvalidTopicException,
+            "longer than the max allowed length 249",
+        ),
         ("a b", auto(1, 1), ErrorCode::InvalidTopicException, "ASCII alphanumerics"),
-        ("taken.name", auto(1, 1), ErrorCode::TopicAlreadyExists, "Topic 'taken.name' already exists."),
-        ("taken_name", auto(1, 1), ErrorCode::InvalidTopicException, "collides with existing topic: taken.name"),
+        (
+            "taken.name",
+            auto(1, 1),
+            ErrorCode::TopicAlreadyExists,
+            "Topic 'taken.name' already exists.",
+        ),
+        (
+            "taken_name",
+            auto(1, 1),
+            ErrorCode::InvalidTopicException,
+            "collides with existing topic: taken.name",
+        ),
         ("t", auto(0, 1), ErrorCode::InvalidPartitions, "non-positive"),
         ("t", auto(i32::MIN, 1), ErrorCode::InvalidPartitions, "non-positive"),
         ("t", auto(i32::MAX, 1), ErrorCode::PolicyViolation, "at most 10000"),
@@ -127,18 +180,46 @@ fn topics_are_refused_with_kafkas_code_and_words() {
             ErrorCode::InvalidReplicationFactor,
             "The target replication factor of 3 cannot be reached because only 1 broker(s)",
         ),
-        ("t", manual(&[(0, &[1])], 1, -1), ErrorCode::InvalidRequest, "numPartitions was not set to -1"),
-        ("t", manual(&[(0, &[1])], -1, 1), ErrorCode::InvalidRequest, "replication factor was not set to -1"),
+        (
+            "t",
+            manual(&[(0, &[1])], 1, -1),
+            ErrorCode::InvalidRequest,
+            "numPartitions was not set to -1",
+        ),
+        (
+            "t",
+            manual(&[(0, &[1])], -1, 1),
+            ErrorCode::InvalidRequest,
+            "replication factor was not set to -1",
+        ),
         ("t", manual(&[(1, &[1])], -1, -1), ErrorCode::InvalidReplicaAssignment, "consecutive"),
-        ("t", manual(&[(0, &[1]), (0, &[1])], -1, -1), ErrorCode::InvalidReplicaAssignment, "multiple"),
-        ("t", manual(&[(0, &[])], -1, -1), ErrorCode::InvalidReplicaAssignment, "empty replica list"),
+        (
+            "t",
+            manual(&[(0, &[1]), (0, &[1])], -1, -1),
+            ErrorCode::InvalidReplicaAssignment,
+            "multiple",
+        ),
+        (
+            "t",
+            manual(&[(0, &[])], -1, -1),
+            ErrorCode::InvalidReplicaAssignment,
+            "empty replica list",
+        ),
         ("t", manual(&[(0, &[9])], -1, -1), ErrorCode::InvalidReplicaAssignment, "broker 9"),
-        ("t", manual(&[(0, &[1, 1])], -1, -1), ErrorCode::InvalidReplicaAssignment, "more than once"),
+        (
+            "t",
+            manual(&[(0, &[1, 1])], -1, -1),
+            ErrorCode::InvalidReplicaAssignment,
+            "more than once",
+        ),
     ];
     for (name, placement, code, words) in cases {
         let before = world.image.applied_index;
         let error = world.create_with(name, placement.clone(), false).unwrap_err();
-        assert!(error.code == code && error.message.contains(words), "{name} {placement:?}: {error}");
+        assert!(
+            error.code == code && error.message.contains(words),
+            "{name} {placement:?}: {error}"
+        );
         assert_eq!((world.image.topic_count(), world.image.applied_index), (1, before + 1));
     }
 }
@@ -151,13 +232,23 @@ fn names_that_metrics_cannot_tell_apart_collide_within_one_request_too() {
         placement: TopicPlacement::automatic(1, 1),
         configs: BTreeMap::new(),
     });
-    let request = CreateTopics { topics: topics.into(), validate_only: false, default_partitions: 1, default_replication_factor: 1 };
+    let request = CreateTopics {
+        topics: topics.into(),
+        validate_only: false,
+        default_partitions: 1,
+        default_replication_factor: 1,
+    };
     let outcome = world.run(&request);
-    let refused: Vec<_> =
-        outcome.iter().filter_map(|(name, result)| Some((name.as_str(), result.as_ref().err()?.message.as_str()))).collect();
+    let refused: Vec<_> = outcome
+        .iter()
+        .filter_map(|(name, result)| Some((name.as_str(), result.as_ref().err()?.message.as_str())))
+        .collect();
     assert_eq!(
         refused,
-        [("c_x", "Topic 'c_x' collides with existing topic: c.x"), ("c_x.y", "Topic 'c_x.y' collides with existing topic: c.x.y")]
+        [
+            ("c_x", "Topic 'c_x' collides with existing topic: c.x"),
+            ("c_x.y", "Topic 'c_x.y' collides with existing topic: c.x.y")
+        ]
     );
 }
 
@@ -165,7 +256,10 @@ fn names_that_metrics_cannot_tell_apart_collide_within_one_request_too() {
 fn validate_only_changes_nothing_and_defaults_are_used() {
     let mut world = World::with_racks(&["a"]);
     let checked = world.create_with("t", TopicPlacement::automatic(-1, -1), true).unwrap();
-    assert_eq!((checked.id.is_nil(), checked.num_partitions, world.image.topic_count()), (true, 4, 0));
+    assert_eq!(
+        (checked.id.is_nil(), checked.num_partitions, world.image.topic_count()),
+        (true, 4, 0)
+    );
     let made = world.create("t", -1, -1).unwrap();
     assert_eq!((made.id.is_nil(), made.num_partitions, made.replication_factor), (false, 4, 1));
 }
@@ -177,7 +271,8 @@ fn replicas_go_to_different_racks_and_leaders_to_every_broker() {
     let topic = world.image.topic("t").unwrap();
     let mut leads: BTreeMap<BrokerId, i32> = BTreeMap::new();
     for partition in &topic.partitions {
-        let racks: BTreeSet<_> = partition.replicas.iter().map(|id| world.image.brokers[id].rack.clone()).collect();
+        let racks: BTreeSet<_> =
+            partition.replicas.iter().map(|id| world.image.brokers[id].rack.clone()).collect();
         assert_eq!(racks.len(), 3, "{partition:?}");
         *leads.entry(partition.leader.unwrap()).or_default() += 1;
     }
@@ -188,13 +283,28 @@ fn replicas_go_to_different_racks_and_leaders_to_every_broker() {
 fn topics_only_grow() {
     let mut world = World::with_racks(&["a"]);
     world.create("t", 3, 1).unwrap();
-    for (count, words) in [(3, "Topic already has 3 partition(s)."), (2, "2 would not be an increase"), (-5, "would not be an increase")] {
+    for (count, words) in [
+        (3, "Topic already has 3 partition(s)."),
+        (2, "2 would not be an increase"),
+        (-5, "would not be an increase"),
+    ] {
         let growth = TopicGrowth { name: "t".to_owned(), count, assignments: None };
-        let error = world.run(&CreatePartitions { topics: vec![growth], validate_only: false }).remove(0).1.unwrap_err();
-        assert!(error.code == ErrorCode::InvalidPartitions && error.message.contains(words), "{error}");
+        let error = world
+            .run(&CreatePartitions { topics: vec![growth], validate_only: false })
+            .remove(0)
+            .1
+            .unwrap_err();
+        assert!(
+            error.code == ErrorCode::InvalidPartitions && error.message.contains(words),
+            "{error}"
+        );
     }
     let growth = TopicGrowth { name: "t".to_owned(), count: 5, assignments: None };
-    world.run(&CreatePartitions { topics: vec![growth], validate_only: false }).remove(0).1.unwrap();
+    world
+        .run(&CreatePartitions { topics: vec![growth], validate_only: false })
+        .remove(0)
+        .1
+        .unwrap();
     assert_eq!(world.image.topic("t").unwrap().partitions.len(), 5);
 }
 
@@ -204,12 +314,21 @@ fn configurations_are_set_appended_subtracted_and_deleted() {
     world.create("t", 1, 1).unwrap();
     let resource = ConfigResource::Topic("t".to_owned());
     let mut alter = |key: &str, op: ConfigOp| {
-        let resources = vec![ResourceAlteration { resource: resource.clone(), changes: vec![(key.to_owned(), op)], replace: false }];
+        let resources = vec![ResourceAlteration {
+            resource: resource.clone(),
+            changes: vec![(key.to_owned(), op)],
+            replace: false,
+        }];
         let result = world.run(&AlterConfigs { resources, validate_only: false }).remove(0).1;
-        result.map(|()| world.image.configs(&resource).unwrap().get(key).cloned()).map_err(|error| error.code)
+        result
+            .map(|()| world.image.configs(&resource).unwrap().get(key).cloned())
+            .map_err(|error| error.code)
     };
     let some = |value: &str| Some(value.to_owned());
-    assert_eq!(alter("cleanup.policy", ConfigOp::Append(some("compact"))), Ok(some("delete,compact")));
+    assert_eq!(
+        alter("cleanup.policy", ConfigOp::Append(some("compact"))),
+        Ok(some("delete,compact"))
+    );
     assert_eq!(alter("cleanup.policy", ConfigOp::Subtract(some("delete"))), Ok(some("compact")));
     assert_eq!(alter("cleanup.policy", ConfigOp::Delete), Ok(None));
     assert_eq!(alter("retention.ms", ConfigOp::Set(some("5"))), Ok(some("5")));
@@ -222,14 +341,26 @@ fn configurations_are_set_appended_subtracted_and_deleted() {
 fn the_old_call_unsets_what_it_does_not_name() {
     let mut world = World::with_racks(&["a"]);
     world.create("t", 1, 1).unwrap();
-    for resource in [ConfigResource::Topic("t".to_owned()), ConfigResource::Cluster, ConfigResource::Group("g".to_owned())] {
+    for resource in [
+        ConfigResource::Topic("t".to_owned()),
+        ConfigResource::Cluster,
+        ConfigResource::Group("g".to_owned()),
+    ] {
         let mut replace = |configs: &[(&str, &str)]| {
-            let changes = configs.iter().map(|(key, value)| ((*key).to_owned(), ConfigOp::Set(Some((*value).to_owned())))).collect();
-            let resources = vec![ResourceAlteration { resource: resource.clone(), changes, replace: true }];
+            let changes = configs
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), ConfigOp::Set(Some((*value).to_owned()))))
+                .collect();
+            let resources =
+                vec![ResourceAlteration { resource: resource.clone(), changes, replace: true }];
             let result = world.run(&AlterConfigs { resources, validate_only: false }).remove(0).1;
-            result.map(|()| world.image.configs(&resource).unwrap().clone()).map_err(|error| error.code)
+            result
+                .map(|()| world.image.configs(&resource).unwrap().clone())
+                .map_err(|error| error.code)
         };
-        let set = |configs: &[(&str, &str)]| configs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let set = |configs: &[(&str, &str)]| {
+            configs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+        };
         assert_eq!(replace(&[("a", "1"), ("b", "2")]), Ok(set(&[("a", "1"), ("b", "2")])));
         assert_eq!(replace(&[("b", "3")]), Ok(set(&[("b", "3")])));
         assert_eq!(replace(&[("c", "1"), ("bad", "1")]), Err(ErrorCode::InvalidConfig));
@@ -244,7 +375,10 @@ fn broker_on_an_empty_disk_does_not_take_over_replicas() {
     let other = RegisterBroker { incarnation: Uuid::from_u128(2), ..register(1, "a") };
     world.run(&other).unwrap();
     world.create("t", 1, 1).unwrap();
-    assert_eq!(world.run(&register(1, "a")).unwrap_err().code, ErrorCode::DuplicateBrokerRegistration);
+    assert_eq!(
+        world.run(&register(1, "a")).unwrap_err().code,
+        ErrorCode::DuplicateBrokerRegistration
+    );
     let epoch = |world: &World| world.image.partition("t", 0).unwrap().leader_epoch;
     world.run(&other).unwrap();
     assert_eq!(epoch(&world), 0, "a clean start keeps the epoch");
@@ -304,7 +438,8 @@ proptest! {
             }
             for (key, after) in epochs(&world.image) {
                 if let Some(old) = before.get(&key) {
-                    // Another leader only in another epoch; another state only in another partition epoch.
+                    // Another leader only in another epoch; another state only in another partition
+                    // epoch.
                     prop_assert!(after.0 > old.0 || (after.0 == old.0 && after.2 == old.2), "{:?} {:?}", old, after);
                     prop_assert!(after.1 > old.1 || *old == after);
                 }
@@ -316,8 +451,13 @@ proptest! {
 type Epochs = (i32, i32, Option<BrokerId>, Vec<BrokerId>);
 
 fn epochs(image: &MetadataImage) -> BTreeMap<(Uuid, i32), Epochs> {
-    let all = image.topics().flat_map(|topic| topic.indexed_partitions().map(move |(n, state)| ((topic.id, n), state)));
-    all.map(|(key, state)| (key, (state.leader_epoch, state.partition_epoch, state.leader, state.isr.to_vec()))).collect()
+    let all = image
+        .topics()
+        .flat_map(|topic| topic.indexed_partitions().map(move |(n, state)| ((topic.id, n), state)));
+    all.map(|(key, state)| {
+        (key, (state.leader_epoch, state.partition_epoch, state.leader, state.isr.to_vec()))
+    })
+    .collect()
 }
 
 fn alter_isr(world: &mut World, n: u8, mask: u8) {
@@ -325,7 +465,12 @@ fn alter_isr(world: &mut World, n: u8, mask: u8) {
     let state = topic.partition(0).unwrap();
     let Some(leader) = state.leader else { return };
     let isr = (0..6).filter(|id| mask & (1 << id) != 0).map(BrokerId).collect();
-    let change =
-        IsrChange { topic_id: topic.id, partition: 0, leader_epoch: state.leader_epoch, partition_epoch: state.partition_epoch, isr };
+    let change = IsrChange {
+        topic_id: topic.id,
+        partition: 0,
+        leader_epoch: state.leader_epoch,
+        partition_epoch: state.partition_epoch,
+        isr,
+    };
     drop(world.run(&AlterIsr { broker: leader, changes: vec![change] }));
 }

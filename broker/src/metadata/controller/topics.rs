@@ -110,7 +110,12 @@ impl CreateTopics {
         let id = context.new_topic_id(&draft.image);
         let mut records = vec![MetadataRecord::Topic(TopicRecord { name: topic.name.clone(), id })];
         for (partition, replicas) in (0i32..).zip(&assignments) {
-            records.push(MetadataRecord::Partition(new_partition(&draft.image, id, partition, replicas)?));
+            records.push(MetadataRecord::Partition(new_partition(
+                &draft.image,
+                id,
+                partition,
+                replicas,
+            )?));
         }
         for (key, value) in &configs {
             records.push(MetadataRecord::Config(ConfigRecord {
@@ -125,7 +130,9 @@ impl CreateTopics {
         Ok(CreatedTopic {
             id: if self.validate_only { TopicId::nil() } else { id },
             num_partitions: i32::try_from(assignments.len()).unwrap_or(i32::MAX),
-            replication_factor: assignments.first().map_or(0, |replicas| i16::try_from(replicas.len()).unwrap_or(i16::MAX)),
+            replication_factor: assignments
+                .first()
+                .map_or(0, |replicas| i16::try_from(replicas.len()).unwrap_or(i16::MAX)),
             configs,
         })
     }
@@ -142,7 +149,8 @@ impl CreateTopics {
         }
         let (partitions, factor) = (placement.num_partitions, placement.replication_factor);
         if factor == 0 || factor < -1 {
-            let message = "Replication factor must be larger than 0, or -1 to use the default value.";
+            let message =
+                "Replication factor must be larger than 0, or -1 to use the default value.";
             return Err(ApiError::new(ErrorCode::InvalidReplicationFactor, message));
         }
         if partitions == 0 || partitions < -1 {
@@ -162,25 +170,35 @@ pub(super) fn bounded_count(partitions: i32, partitions_left: usize) -> ItemResu
         Ok(count) if count <= partitions_left => Ok(count),
         _ => Err(ApiError::new(
             ErrorCode::PolicyViolation,
-            format!("Excessively large number of partitions per request: at most {PARTITIONS_PER_OPERATION_MAX} are made at once."),
+            format!(
+                "Excessively large number of partitions per request: at most \
+                 {PARTITIONS_PER_OPERATION_MAX} are made at once."
+            ),
         )),
     }
 }
 
-fn manual(placement: &TopicPlacement, image: &MetadataImage, partitions_left: usize) -> ItemResult<Vec<Vec<BrokerId>>> {
+fn manual(
+    placement: &TopicPlacement,
+    image: &MetadataImage,
+    partitions_left: usize,
+) -> ItemResult<Vec<Vec<BrokerId>>> {
     if placement.replication_factor != -1 {
-        let message = "A manual partition assignment was specified, but replication factor was not set to -1.";
+        let message = "A manual partition assignment was specified, but replication factor was not \
+            set to -1.";
         return Err(ApiError::new(ErrorCode::InvalidRequest, message));
     }
     if placement.num_partitions != -1 {
-        let message = "A manual partition assignment was specified, but numPartitions was not set to -1.";
+        let message =
+            "A manual partition assignment was specified, but numPartitions was not set to -1.";
         return Err(ApiError::new(ErrorCode::InvalidRequest, message));
     }
     bounded_count(i32::try_from(placement.assignments.len()).unwrap_or(i32::MAX), partitions_left)?;
     let mut by_partition = BTreeMap::new();
     for (partition, replicas) in &placement.assignments {
         if by_partition.insert(*partition, replicas).is_some() {
-            let message = format!("Found multiple manual partition assignments for partition {partition}");
+            let message =
+                format!("Found multiple manual partition assignments for partition {partition}");
             return Err(ApiError::new(ErrorCode::InvalidReplicaAssignment, message));
         }
     }
@@ -206,17 +224,31 @@ pub(super) fn new_partition(
 ) -> ItemResult<PartitionRecord> {
     let isr = live_isr(image, replicas);
     let Some(leader) = isr.first().copied() else {
-        let message = format!("All brokers specified in the manual partition assignment for partition {partition} are fenced.");
+        let message = format!(
+            "All brokers specified in the manual partition assignment for partition {partition} \
+             are fenced."
+        );
         return Err(ApiError::new(ErrorCode::InvalidReplicaAssignment, message));
     };
-    Ok(PartitionRecord { topic_id, partition, replicas: replicas.to_vec(), isr, leader: Some(leader), leader_epoch: 0, partition_epoch: 0 })
+    Ok(PartitionRecord {
+        topic_id,
+        partition,
+        replicas: replicas.to_vec(),
+        isr,
+        leader: Some(leader),
+        leader_epoch: 0,
+        partition_epoch: 0,
+    })
 }
 
 fn check_configs(topic: &NewTopic, context: &Context<'_>) -> ItemResult<Configs> {
     let mut configs = Configs::new();
     for (key, value) in &topic.configs {
         let Some(value) = value else {
-            return Err(ApiError::new(ErrorCode::InvalidConfig, format!("Null value not supported for topic configs: {key}")));
+            return Err(ApiError::new(
+                ErrorCode::InvalidConfig,
+                format!("Null value not supported for topic configs: {key}"),
+            ));
         };
         check_config(context, ConfigScope::Topic, key, Some(value))?;
         configs.insert(key.clone(), value.clone());
@@ -267,8 +299,12 @@ impl Operation for DeleteTopics {
         for selector in &self.topics {
             let result = find(image, selector).and_then(|found| {
                 if times.get(&found.id).is_some_and(|times| *times > 1) {
-                    let what = if matches!(selector, TopicSelector::Name(_)) { "name" } else { "id" };
-                    return Err(ApiError::new(ErrorCode::InvalidRequest, format!("Duplicate topic {what}.")));
+                    let what =
+                        if matches!(selector, TopicSelector::Name(_)) { "name" } else { "id" };
+                    return Err(ApiError::new(
+                        ErrorCode::InvalidRequest,
+                        format!("Duplicate topic {what}."),
+                    ));
                 }
                 draft.add(vec![MetadataRecord::RemoveTopic(RemoveTopicRecord { id: found.id })])?;
                 Ok(found)
@@ -284,5 +320,7 @@ fn find(image: &MetadataImage, selector: &TopicSelector) -> ItemResult<DeletedTo
         TopicSelector::Name(name) => (image.topic(name), ErrorCode::UnknownTopicOrPartition),
         TopicSelector::Id(id) => (image.topic_by_id(id), ErrorCode::UnknownTopicId),
     };
-    topic.map(|topic| DeletedTopic { name: topic.name.to_string(), id: topic.id }).ok_or_else(|| error.into())
+    topic
+        .map(|topic| DeletedTopic { name: topic.name.to_string(), id: topic.id })
+        .ok_or_else(|| error.into())
 }

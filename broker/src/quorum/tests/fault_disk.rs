@@ -54,7 +54,11 @@ impl FaultDisk {
     }
 
     fn has_space(&self) -> io::Result<()> {
-        if self.full.load(Ordering::SeqCst) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        if self.full.load(Ordering::SeqCst) {
+            Err(io::ErrorKind::StorageFull.into())
+        } else {
+            Ok(())
+        }
     }
 
     fn alive(&self) -> io::Result<()> {
@@ -83,16 +87,27 @@ impl File for FaultFile {
         if offset + bytes.len() as u64 > self.real.len()? {
             self.disk.has_space()?;
         }
-        self.disk.unsynced.lock().unwrap().entry(self.path.clone()).or_default().push((offset, bytes));
+        self.disk
+            .unsynced
+            .lock()
+            .unwrap()
+            .entry(self.path.clone())
+            .or_default()
+            .push((offset, bytes));
         Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
         self.disk.alive()?;
         self.disk.syncs.fetch_add(1, Ordering::SeqCst);
-        let left = self.disk.syncs_left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        let left = self
+            .disk
+            .syncs_left
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
         left.map_err(|_| letterbox_env::not_synced(io::Error::other("the disk failed a sync")))?;
-        for (offset, bytes) in self.disk.unsynced.lock().unwrap().remove(&self.path).unwrap_or_default() {
+        for (offset, bytes) in
+            self.disk.unsynced.lock().unwrap().remove(&self.path).unwrap_or_default()
+        {
             self.real.write_at(&[IoSlice::new(&bytes)], offset)?;
         }
         Ok(())
@@ -117,7 +132,11 @@ impl Disk for FaultDisk {
         if matches!(mode, OpenMode::Create | OpenMode::Truncate) && !self.real.exists(path)? {
             self.has_space()?;
         }
-        Ok(Arc::new(FaultFile { disk: self.clone(), path: path.to_owned(), real: self.real.open(path, mode)? }))
+        Ok(Arc::new(FaultFile {
+            disk: self.clone(),
+            path: path.to_owned(),
+            real: self.real.open(path, mode)?,
+        }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Controller, QuorumConfig, QuorumTiming, RaftQuorum};
-use crate::metadata::controller::{ConfigRules, ConfigScope, CreateTopics, NewTopic, RegisterBroker, TopicPlacement};
+use crate::metadata::controller::{
+    ConfigRules, ConfigScope, CreateTopics, NewTopic, RegisterBroker, TopicPlacement,
+};
 use crate::metadata::{Endpoint, SecurityProtocol};
 use letterbox_env::Env;
 use letterbox_protocol::model::BrokerId;
@@ -46,14 +48,28 @@ fn controller(env: &Env, quorum: &Arc<RaftQuorum>) -> Controller {
 }
 
 fn registration(id: i32) -> RegisterBroker {
-    let endpoint =
-        Endpoint { listener: "PLAINTEXT".into(), host: "localhost".into(), port: 9092, security_protocol: SecurityProtocol::Plaintext };
-    RegisterBroker { id: BrokerId(id), incarnation: uuid::Uuid::from_u128(7), endpoints: vec![endpoint], rack: None, clean_start: true }
+    let endpoint = Endpoint {
+        listener: "PLAINTEXT".into(),
+        host: "localhost".into(),
+        port: 9092,
+        security_protocol: SecurityProtocol::Plaintext,
+    };
+    RegisterBroker {
+        id: BrokerId(id),
+        incarnation: uuid::Uuid::from_u128(7),
+        endpoints: vec![endpoint],
+        rack: None,
+        clean_start: true,
+    }
 }
 
 fn topic(name: &str, partitions: i32) -> CreateTopics {
     CreateTopics {
-        topics: vec![NewTopic { name: name.to_owned(), placement: TopicPlacement::automatic(partitions, 1), configs: BTreeMap::new() }],
+        topics: vec![NewTopic {
+            name: name.to_owned(),
+            placement: TopicPlacement::automatic(partitions, 1),
+            configs: BTreeMap::new(),
+        }],
         validate_only: false,
         default_partitions: 1,
         default_replication_factor: 1,

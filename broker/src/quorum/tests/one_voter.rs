@@ -22,15 +22,29 @@ async fn sole_voter_leads_at_once_and_keeps_everything_across_restarts() {
         eprintln!("open took {:?}", before.elapsed());
         let controller = controller(&env, &quorum);
         assert_eq!(quorum.image().topic_count(), round);
-        controller.set_cluster_id(SetClusterId { cluster_id: "abcdefghijklmnopqrstuv".into() }).await.unwrap().unwrap();
+        controller
+            .set_cluster_id(SetClusterId { cluster_id: "abcdefghijklmnopqrstuv".into() })
+            .await
+            .unwrap()
+            .unwrap();
         controller.register_broker(registration(1)).await.unwrap().unwrap();
         let made = controller.create_topics(topic(&format!("topic-{round}"), 3)).await.unwrap();
         assert!(made[0].1.is_ok(), "{made:?}");
         // What was answered is in the image already.
         assert_eq!(quorum.image().topic(&format!("topic-{round}")).unwrap().partitions.len(), 3);
-        first_ids.push(controller.allocate_producer_ids(AllocateProducerIds { broker: BrokerId(1) }).await.unwrap().unwrap().first_id);
+        first_ids.push(
+            controller
+                .allocate_producer_ids(AllocateProducerIds { broker: BrokerId(1) })
+                .await
+                .unwrap()
+                .unwrap()
+                .first_id,
+        );
         controller.shutdown().await;
-        assert_eq!(controller.create_topics(topic("late", 1)).await.unwrap_err(), ControllerError::ShuttingDown);
+        assert_eq!(
+            controller.create_topics(topic("late", 1)).await.unwrap_err(),
+            ControllerError::ShuttingDown
+        );
         if round % 2 == 0 {
             MetadataQuorum::snapshot(&*quorum).await.unwrap();
             eventually("a snapshot", || quorum.status().snapshot_index > 0).await;
@@ -49,7 +63,10 @@ async fn operations_that_wait_together_become_one_entry() {
     let controller = controller(&env, &quorum);
     controller.register_broker(registration(1)).await.unwrap().unwrap();
     let (index, syncs) = (quorum.image().applied_index, disk.syncs.load(Ordering::SeqCst));
-    let made = futures::future::join_all((0..200).map(|n| controller.create_topics(topic(&format!("t{}", n % 150), 1)))).await;
+    let made = futures::future::join_all(
+        (0..200).map(|n| controller.create_topics(topic(&format!("t{}", n % 150), 1))),
+    )
+    .await;
     let made: Vec<_> = made.into_iter().map(|result| result.unwrap()[0].1.is_ok()).collect();
     // Later ones of the same batch see what earlier ones made.
     assert_eq!(made.iter().filter(|ok| **ok).count(), 150);
@@ -79,10 +96,11 @@ async fn what_was_answered_survives_a_power_cut() {
             assert!(controller.create_topics(topic(&name, 2)).await.unwrap()[0].1.is_ok());
             answered.push(name);
         }
-        let (_, after) = tokio::join!(controller.create_topics(topic(&format!("open-{round}"), 1)), async {
-            tokio::time::sleep(Duration::from_micros(150 * round)).await;
-            disk.cut_power();
-        });
+        let (_, after) =
+            tokio::join!(controller.create_topics(topic(&format!("open-{round}"), 1)), async {
+                tokio::time::sleep(Duration::from_micros(150 * round)).await;
+                disk.cut_power();
+            });
         let () = after;
         controller.shutdown().await;
         quorum.shutdown().await;
@@ -99,7 +117,13 @@ async fn failed_sync_ends_the_quorum_and_is_never_acknowledged() {
     controller.register_broker(registration(1)).await.unwrap().unwrap();
     disk.fail_syncs_after(0);
     let result = controller.create_topics(topic("lost", 1)).await;
-    assert!(matches!(result, Err(ControllerError::Quorum(QuorumError::Stopped | QuorumError::OutcomeUnknown))), "{result:?}");
+    assert!(
+        matches!(
+            result,
+            Err(ControllerError::Quorum(QuorumError::Stopped | QuorumError::OutcomeUnknown))
+        ),
+        "{result:?}"
+    );
     let reason = tokio::time::timeout(Duration::from_secs(10), quorum.fatal()).await.unwrap();
     assert!(reason.contains("the disk failed a sync"), "{reason}");
     controller.shutdown().await;
@@ -109,7 +133,8 @@ async fn failed_sync_ends_the_quorum_and_is_never_acknowledged() {
     quorum.shutdown().await;
 }
 
-/// Proposes until the space ahead in the log is used up, then with space again; snapshots wait meanwhile, and so does a start.
+/// Proposes until the space ahead in the log is used up, then with space again; snapshots wait
+/// meanwhile, and so does a start.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_is_waited_for_and_nothing_answered_is_lost() {
     let dir = tempfile::tempdir().unwrap();
@@ -130,9 +155,16 @@ async fn a_full_disk_is_waited_for_and_nothing_answered_is_lost() {
         made.push(name);
     };
     assert!(made.len() > 10, "{} topics of 100 partitions fit into the space ahead", made.len());
-    assert_eq!((refused.clone(), refused.code().code()), (ControllerError::Quorum(QuorumError::OutcomeUnknown), 7));
+    assert_eq!(
+        (refused.clone(), refused.code().code()),
+        (ControllerError::Quorum(QuorumError::OutcomeUnknown), 7)
+    );
     let refused = first.create_topics(topic("later", 1)).await.unwrap_err();
-    assert!(matches!(refused, ControllerError::Quorum(QuorumError::Waiting { .. })) && refused.code().code() == 56, "{refused}");
+    assert!(
+        matches!(refused, ControllerError::Quorum(QuorumError::Waiting { .. }))
+            && refused.code().code() == 56,
+        "{refused}"
+    );
     assert_eq!(quorum.status().snapshot_index, 0);
     assert!(futures::FutureExt::now_or_never(quorum.fatal()).is_none());
 
@@ -175,7 +207,10 @@ async fn many_changes_are_compacted_and_deltas_add_up() {
     controller.register_broker(registration(1)).await.unwrap().unwrap();
     for n in 0..1300 {
         let name = format!("t{}", n % 7);
-        let deleted = controller.delete_topics(DeleteTopics { topics: vec![TopicSelector::Name(name.clone())] }).await.unwrap();
+        let deleted = controller
+            .delete_topics(DeleteTopics { topics: vec![TopicSelector::Name(name.clone())] })
+            .await
+            .unwrap();
         assert_eq!(deleted[0].1.is_ok(), n >= 7);
         assert!(controller.create_topics(topic(&name, 1)).await.unwrap()[0].1.is_ok());
         if n % 5 == 0 {
@@ -203,7 +238,10 @@ async fn lost_or_foreign_directory_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let env = Env::real();
     let quorum = RaftQuorum::open(env.clone(), sole(dir.path())).await.unwrap();
-    assert!(matches!(RaftQuorum::open(env.clone(), sole(dir.path())).await.err().unwrap(), OpenError::Locked { .. }));
+    assert!(matches!(
+        RaftQuorum::open(env.clone(), sole(dir.path())).await.err().unwrap(),
+        OpenError::Locked { .. }
+    ));
     let controller = controller(&env, &quorum);
     controller.set_cluster_id(SetClusterId { cluster_id: "one".into() }).await.unwrap().unwrap();
     MetadataQuorum::snapshot(&*quorum).await.unwrap();
@@ -220,5 +258,8 @@ async fn lost_or_foreign_directory_is_refused() {
     other.voters = [(2, ("127.0.0.1".to_owned(), 0))].into();
     assert!(matches!(RaftQuorum::open(env.clone(), other).await.err().unwrap(), OpenError::Wal(_)));
     std::fs::remove_file(dir.path().join("__cluster_metadata-0/00000000000000000000.log")).unwrap();
-    assert!(matches!(RaftQuorum::open(env.clone(), sole(dir.path())).await.err().unwrap(), OpenError::Wal(_)));
+    assert!(matches!(
+        RaftQuorum::open(env.clone(), sole(dir.path())).await.err().unwrap(),
+        OpenError::Wal(_)
+    ));
 }

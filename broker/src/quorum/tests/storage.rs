@@ -22,8 +22,14 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, tempfile::TempDir> for Bui
         let (wal, items) = open(dir.path()).unwrap();
         let store = LogStore::new(env.clone(), Patience::default(), wal, items).unwrap();
         let (slots, stored) = Slots::open(Arc::clone(&env.disk), dir.path()).unwrap();
-        let machine =
-            StateMachine::new(env, Patience::default(), Published::new(), Arc::new(std::sync::Mutex::new(slots)), stored).unwrap();
+        let machine = StateMachine::new(
+            env,
+            Patience::default(),
+            Published::new(),
+            Arc::new(std::sync::Mutex::new(slots)),
+            stored,
+        )
+        .unwrap();
         Ok((dir, store, machine))
     }
 }
@@ -78,11 +84,16 @@ fn file_cut_at_any_byte_gives_a_prefix_of_whole_frames_and_can_be_written_on() {
         // Padding at the end of a frame may be missing.
         let frames = ends.iter().skip(1).filter(|end| **end <= len.next_multiple_of(8)).count();
         let (mut wal, items) = open(dir.path()).unwrap();
-        let at_least: Vec<Item> = some_items().into_iter().take(frames.saturating_sub(1)).flatten().collect();
+        let at_least: Vec<Item> =
+            some_items().into_iter().take(frames.saturating_sub(1)).flatten().collect();
         let all: Vec<Item> = some_items().into_iter().flatten().collect();
         assert!(items.starts_with(&at_least) && all.starts_with(&items), "cut at {len}: {items:?}");
         if ends.contains(&len) {
-            assert_eq!(items, some_items().into_iter().take(frames).flatten().collect::<Vec<_>>(), "cut at {len}");
+            assert_eq!(
+                items,
+                some_items().into_iter().take(frames).flatten().collect::<Vec<_>>(),
+                "cut at {len}"
+            );
         }
         wal.append(&[Item::Truncate(99)]).unwrap();
         drop(wal);
@@ -122,7 +133,11 @@ fn bit_rot_before_the_last_frame_is_refused() {
         put(dir.path(), &rotten);
         match open(dir.path()) {
             Err(WalError::Damaged { .. } | WalError::WrongNode { .. }) => noticed += 1,
-            Ok((_, items)) => assert_eq!(items, some_items().into_iter().flatten().collect::<Vec<_>>(), "only padding at {at}"),
+            Ok((_, items)) => assert_eq!(
+                items,
+                some_items().into_iter().flatten().collect::<Vec<_>>(),
+                "only padding at {at}"
+            ),
             Err(error) => panic!("{error}"),
         }
     }
@@ -150,12 +165,17 @@ fn missing_file_is_made_only_where_that_is_allowed() {
     assert!(matches!(refused, Err(WalError::Missing { .. })));
 }
 
-/// Issue 7 §2.12: as Apache Kafka's `FileLogInputStream.nextBatch` decides about the first batch of a file.
+/// Issue 7 §2.12: as Apache Kafka's `FileLogInputStream.nextBatch` decides about the first batch of
+/// a file.
 #[test]
 fn tools_that_look_at_every_log_file_take_this_one_for_an_unfinished_batch() {
     let dir = tempfile::tempdir().unwrap();
     let (bytes, _) = written(dir.path());
-    assert_eq!(FILE_NAME.strip_suffix(".log").unwrap().parse::<i64>().unwrap(), 0, "the name is an offset");
+    assert_eq!(
+        FILE_NAME.strip_suffix(".log").unwrap().parse::<i64>().unwrap(),
+        0,
+        "the name is an offset"
+    );
     let size = i32::from_be_bytes(bytes[8..12].try_into().unwrap());
     assert!(size >= 14 && u64::from(size.unsigned_abs()) + 12 > bytes.len() as u64, "{size}");
 }

@@ -19,7 +19,10 @@ fn config(dir: &Path, id: i32, ports: &BTreeMap<i32, u16>) -> QuorumConfig {
         listener: Some(("127.0.0.1".to_owned(), ports[&id])),
         cluster_id: Some("abcdefghijklmnopqrstuv".to_owned()),
         must_exist: false,
-        timing: QuorumTiming { heartbeat: Duration::from_millis(100), election_timeout: Duration::from_millis(400) },
+        timing: QuorumTiming {
+            heartbeat: Duration::from_millis(100),
+            election_timeout: Duration::from_millis(400),
+        },
     }
 }
 
@@ -41,10 +44,13 @@ type Nodes = BTreeMap<i32, Arc<RaftQuorum>>;
 async fn leader(nodes: &Nodes) -> i32 {
     let mut found = None;
     eventually("a leader", || {
-        found = nodes
-            .keys()
-            .copied()
-            .find(|id| nodes.values().filter(|node| node.status().leader.map(|leader| leader.0) == Some(*id)).count() == nodes.len());
+        found = nodes.keys().copied().find(|id| {
+            nodes
+                .values()
+                .filter(|node| node.status().leader.map(|leader| leader.0) == Some(*id))
+                .count()
+                == nodes.len()
+        });
         found.is_some()
     })
     .await;
@@ -64,7 +70,12 @@ async fn create(nodes: &Nodes, name: &str) {
         let result: Result<_, ControllerError> = result.await;
         controller.shutdown().await;
         match result {
-            Ok(made) => return assert!(made[0].1.is_ok() || made[0].1.as_ref().unwrap_err().code.code() == 36, "{made:?}"),
+            Ok(made) => {
+                return assert!(
+                    made[0].1.is_ok() || made[0].1.as_ref().unwrap_err().code.code() == 36,
+                    "{made:?}"
+                );
+            }
             Err(error) => assert!(tokio::time::Instant::now() < deadline, "{error}"),
         }
     }
@@ -78,18 +89,28 @@ async fn three_voters_agree_survive_the_leaders_end_and_refuse_an_emptied_voter(
     let env = Env::real();
     let mut nodes = Nodes::new();
     for id in 1..=3 {
-        nodes.insert(id, RaftQuorum::open(env.clone(), config(dir.path(), id, &ports)).await.unwrap());
+        nodes.insert(
+            id,
+            RaftQuorum::open(env.clone(), config(dir.path(), id, &ports)).await.unwrap(),
+        );
     }
     create(&nodes, "a").await;
-    eventually("the topic on every voter", || nodes.values().all(|node| node.image().topic("a").is_some())).await;
+    eventually("the topic on every voter", || {
+        nodes.values().all(|node| node.image().topic("a").is_some())
+    })
+    .await;
     let topics: Vec<_> = nodes.values().map(|node| node.image().topic("a").cloned()).collect();
     assert!(topics.iter().all(|topic| *topic == topics[0]));
 
     // A voter that does not lead says who does.
     let first = leader(&nodes).await;
     let follower = *nodes.keys().find(|id| **id != first).unwrap();
-    let refused = controller(&env, &nodes[&follower]).create_topics(topic("b", 1)).await.unwrap_err();
-    assert!(matches!(refused, ControllerError::Quorum(_)) && refused.code().code() == 41, "{refused:?}");
+    let refused =
+        controller(&env, &nodes[&follower]).create_topics(topic("b", 1)).await.unwrap_err();
+    assert!(
+        matches!(refused, ControllerError::Quorum(_)) && refused.code().code() == 41,
+        "{refused:?}"
+    );
 
     // The leader ends; the others go on.
     let ended = nodes.remove(&first).unwrap();
@@ -98,7 +119,10 @@ async fn three_voters_agree_survive_the_leaders_end_and_refuse_an_emptied_voter(
     create(&nodes, "c").await;
 
     // It comes back with its disk and catches up.
-    nodes.insert(first, RaftQuorum::open(env.clone(), config(dir.path(), first, &ports)).await.unwrap());
+    nodes.insert(
+        first,
+        RaftQuorum::open(env.clone(), config(dir.path(), first, &ports)).await.unwrap(),
+    );
     eventually("what it missed", || nodes[&first].image().topic("c").is_some()).await;
 
     // It comes back with an empty disk: nobody talks to it, and the others go on.
@@ -108,8 +132,14 @@ async fn three_voters_agree_survive_the_leaders_end_and_refuse_an_emptied_voter(
     std::fs::remove_dir_all(dir.path().join(format!("node-{first}"))).unwrap();
     let empty = RaftQuorum::open(env.clone(), config(dir.path(), first, &ports)).await.unwrap();
     create(&nodes, "d").await;
-    eventually("both others have it", || nodes.values().all(|node| node.image().topic("d").is_some())).await;
-    eventually("both others refuse it", || nodes.values().all(|node| node.refused_connections() > 0)).await;
+    eventually("both others have it", || {
+        nodes.values().all(|node| node.image().topic("d").is_some())
+    })
+    .await;
+    eventually("both others refuse it", || {
+        nodes.values().all(|node| node.refused_connections() > 0)
+    })
+    .await;
     assert_eq!(empty.image().topic_count(), 0);
     assert!(empty.status().leader.is_none());
     empty.shutdown().await;

@@ -1,8 +1,9 @@
 //! ApiVersions 0–4: what this broker speaks.
 //!
-//! KIPs: 511 (client software), 584 (features). Advertised is [`letterbox_protocol::apis::APIS`], nothing else. No feature
-//! is supported or finalized in this version: clients switch protocols on them. That is told as known, with the place in the
-//! metadata log up to which it is true, and not as unknown.
+//! KIPs: 511 (client software), 584 (features). Advertised is [`letterbox_protocol::apis::APIS`],
+//! nothing else. No feature is supported or finalized in this version: clients switch protocols on
+//! them. That is told as known, with the place in the metadata log up to which it is true, and not
+//! as unknown.
 
 use kafka_protocol::messages as m;
 use letterbox_protocol::ErrorCode;
@@ -19,9 +20,11 @@ pub(crate) fn api_versions(
     request: &m::ApiVersionsRequest,
 ) -> m::ApiVersionsResponse {
     if version >= 3 {
-        let (name, software_version) = (request.client_software_name.as_str(), request.client_software_version.as_str());
+        let (name, software_version) =
+            (request.client_software_name.as_str(), request.client_software_version.as_str());
         if !is_client_software(name) || !is_client_software(software_version) {
-            return m::ApiVersionsResponse::default().with_error_code(ErrorCode::InvalidRequest as i16);
+            return m::ApiVersionsResponse::default()
+                .with_error_code(ErrorCode::InvalidRequest as i16);
         }
         connection.software = format!("{name} {software_version}");
     }

@@ -1,7 +1,9 @@
-//! DescribeConfigs 1–4, AlterConfigs 0–2, IncrementalAlterConfigs 0–1 and ListConfigResources 0–1, for topics, brokers and groups.
+//! DescribeConfigs 1–4, AlterConfigs 0–2, IncrementalAlterConfigs 0–1 and ListConfigResources 0–1,
+//! for topics, brokers and groups.
 //!
-//! KIPs: 133, 226 (dynamic broker configurations, synonyms), 339 (incremental), 569 (types and documentation), 848 (groups), 1142 (list).
-//! Not offered: log levels (BROKER_LOGGER), client metrics (KIP-714).
+//! KIPs: 133, 226 (dynamic broker configurations, synonyms), 339 (incremental), 569 (types and
+//! documentation), 848 (groups), 1142 (list). Not offered: log levels (BROKER_LOGGER), client
+//! metrics (KIP-714).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,7 +11,9 @@ use std::time::Duration;
 
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::alter_configs_response::AlterConfigsResourceResponse as ReplacedResource;
-use kafka_protocol::messages::describe_configs_response::{DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym};
+use kafka_protocol::messages::describe_configs_response::{
+    DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym,
+};
 use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsResourceResponse;
 use kafka_protocol::messages::list_config_resources_response::ConfigResource as ListedResource;
 use kafka_protocol::protocol::StrBytes;
@@ -20,7 +24,9 @@ use super::{Shared, of_controller, text};
 use crate::config::keys::{self, Effect, Kind};
 use crate::config::topic::{self, TopicConfig, broker_keys, broker_value};
 use crate::config::{Entry, Source, group};
-use crate::metadata::controller::{AlterConfigs, ConfigOp, ConfigRules, ConfigScope, ResourceAlteration, validate_topic_name};
+use crate::metadata::controller::{
+    AlterConfigs, ConfigOp, ConfigRules, ConfigScope, ResourceAlteration, validate_topic_name,
+};
 use crate::metadata::{ConfigResource, Configs};
 use crate::server::context::{Operation, RequestContext, Resource};
 
@@ -49,30 +55,48 @@ fn type_of(kind: Kind) -> i8 {
 }
 
 /// Answers DescribeConfigs. A resource that is asked for more than once is answered once.
-pub(crate) fn describe(shared: &Shared, ctx: &RequestContext, request: m::DescribeConfigsRequest) -> m::DescribeConfigsResponse {
-    let with = With { synonyms: request.include_synonyms, documentation: request.include_documentation };
-    let one = |resource: m::describe_configs_request::DescribeConfigsResource| {
-        let answer =
-            DescribeConfigsResult::default().with_resource_type(resource.resource_type).with_resource_name(resource.resource_name.clone());
-        let wanted: Option<BTreeSet<&str>> = resource.configuration_keys.as_ref().map(|keys| keys.iter().map(|key| key.as_str()).collect());
-        let is_wanted = |name: &str| wanted.as_ref().is_none_or(|wanted| wanted.is_empty() || wanted.contains(name));
-        let name = resource.resource_name.as_str();
-        let found = may(ctx, Operation::DescribeConfigs, resource.resource_type, name).and_then(|()| match resource.resource_type {
-            TOPIC => topic_configs(shared, name, with),
-            BROKER => broker_configs(shared, name, with),
-            GROUP => group_configs(shared, name, with),
-            other => Err(unsupported(other)),
-        });
-        match found {
-            Ok(mut configs) => {
-                configs.retain(|config| is_wanted(config.name.as_str()));
-                answer.with_configs(configs)
+pub(crate) fn describe(
+    shared: &Shared,
+    ctx: &RequestContext,
+    request: m::DescribeConfigsRequest,
+) -> m::DescribeConfigsResponse {
+    let with =
+        With { synonyms: request.include_synonyms, documentation: request.include_documentation };
+    let one =
+        |resource: m::describe_configs_request::DescribeConfigsResource| {
+            let answer = DescribeConfigsResult::default()
+                .with_resource_type(resource.resource_type)
+                .with_resource_name(resource.resource_name.clone());
+            let wanted: Option<BTreeSet<&str>> = resource
+                .configuration_keys
+                .as_ref()
+                .map(|keys| keys.iter().map(|key| key.as_str()).collect());
+            let is_wanted = |name: &str| {
+                wanted.as_ref().is_none_or(|wanted| wanted.is_empty() || wanted.contains(name))
+            };
+            let name = resource.resource_name.as_str();
+            let found = may(ctx, Operation::DescribeConfigs, resource.resource_type, name)
+                .and_then(|()| match resource.resource_type {
+                    TOPIC => topic_configs(shared, name, with),
+                    BROKER => broker_configs(shared, name, with),
+                    GROUP => group_configs(shared, name, with),
+                    other => Err(unsupported(other)),
+                });
+            match found {
+                Ok(mut configs) => {
+                    configs.retain(|config| is_wanted(config.name.as_str()));
+                    answer.with_configs(configs)
+                }
+                Err((code, message)) => answer
+                    .with_error_code(code as i16)
+                    .with_error_message((!message.is_empty()).then(|| text(&message))),
             }
-            Err((code, message)) => answer.with_error_code(code as i16).with_error_message((!message.is_empty()).then(|| text(&message))),
-        }
-    };
+        };
     let mut seen = BTreeSet::new();
-    let resources = request.resources.into_iter().filter(|resource| seen.insert((resource.resource_type, resource.resource_name.clone())));
+    let resources = request
+        .resources
+        .into_iter()
+        .filter(|resource| seen.insert((resource.resource_type, resource.resource_name.clone())));
     m::DescribeConfigsResponse::default().with_results(resources.map(one).collect())
 }
 
@@ -84,11 +108,19 @@ fn refusal(code: ErrorCode) -> Refusal {
 }
 
 fn unsupported(resource_type: i8) -> Refusal {
-    let message = format!("Unsupported resource type: {resource_type}; this version has TOPIC (2), BROKER (4) and GROUP (32)");
+    let message = format!(
+        "Unsupported resource type: {resource_type}; this version has TOPIC (2), BROKER (4) and \
+         GROUP (32)"
+    );
     (ErrorCode::InvalidRequest, message)
 }
 
-fn may(ctx: &RequestContext, operation: Operation, resource_type: i8, name: &str) -> Result<(), Refusal> {
+fn may(
+    ctx: &RequestContext,
+    operation: Operation,
+    resource_type: i8,
+    name: &str,
+) -> Result<(), Refusal> {
     let (resource, refused) = match resource_type {
         TOPIC => (Resource::Topic(name), ErrorCode::TopicAuthorizationFailed),
         GROUP => (Resource::Group(name), ErrorCode::GroupAuthorizationFailed),
@@ -114,7 +146,9 @@ impl With {
         read_only: bool,
         documentation: impl FnOnce() -> String,
     ) -> DescribeConfigsResourceResult {
-        let (value, source) = chain.first().map_or((None, Source::Default), |entry| (entry.value.as_deref(), entry.source));
+        let (value, source) = chain
+            .first()
+            .map_or((None, Source::Default), |entry| (entry.value.as_deref(), entry.source));
         let is_secret = kind == Kind::Secret;
         let shown = |value: Option<&str>| value.filter(|_| !is_secret).map(text);
         let synonym = |entry: &Entry| {
@@ -139,40 +173,71 @@ impl With {
     }
 }
 
-fn topic_configs(shared: &Shared, name: &str, with: With) -> Result<Vec<DescribeConfigsResourceResult>, Refusal> {
+fn topic_configs(
+    shared: &Shared,
+    name: &str,
+    with: With,
+) -> Result<Vec<DescribeConfigsResourceResult>, Refusal> {
     let image = shared.image();
     let Some(topic) = image.topic(name) else {
-        let code = if validate_topic_name(name).is_err() { ErrorCode::InvalidTopicException } else { ErrorCode::UnknownTopicOrPartition };
+        let code = if validate_topic_name(name).is_err() {
+            ErrorCode::InvalidTopicException
+        } else {
+            ErrorCode::UnknownTopicOrPartition
+        };
         return Err(refusal(code));
     };
     let one = |key: &topic::TopicKey| {
-        let own = topic.configs.get(key.name).map(|value| Entry { name: key.name, value: Some(value.clone()), source: Source::Topic });
+        let own = topic.configs.get(key.name).map(|value| Entry {
+            name: key.name,
+            value: Some(value.clone()),
+            source: Source::Topic,
+        });
         let inherited = broker_value(&shared.config, key);
         let counts = own.as_ref().unwrap_or(&inherited).clone();
-        let chain: Vec<Entry> =
-            own.into_iter().chain(broker_keys(key).into_iter().flat_map(|(name, _)| shared.config.synonyms(name))).collect();
+        let chain: Vec<Entry> = own
+            .into_iter()
+            .chain(broker_keys(key).into_iter().flat_map(|(name, _)| shared.config.synonyms(name)))
+            .collect();
         // Hours and minutes are shown as they were set, and count in milliseconds.
         let documentation = || key.documentation();
-        let value = with.result(key.name, key.kind, std::slice::from_ref(&counts), false, documentation);
+        let value =
+            with.result(key.name, key.kind, std::slice::from_ref(&counts), false, documentation);
         let synonyms = with.result(key.name, key.kind, &chain, false, String::new).synonyms;
         value.with_synonyms(synonyms)
     };
     Ok(topic::KEYS.iter().map(one).collect())
 }
 
-fn broker_configs(shared: &Shared, name: &str, with: With) -> Result<Vec<DescribeConfigsResourceResult>, Refusal> {
+fn broker_configs(
+    shared: &Shared,
+    name: &str,
+    with: With,
+) -> Result<Vec<DescribeConfigsResourceResult>, Refusal> {
     match name.parse::<i32>().map(BrokerId) {
         Err(_) if name.is_empty() => return Ok(cluster_configs(shared, with)),
         Ok(id) if id == shared.config.node_id => {}
         Ok(id) => {
             return Err((
                 ErrorCode::InvalidRequest,
-                format!("Unexpected broker id, expected {} or empty string, but received {id}", shared.config.node_id),
+                format!(
+                    "Unexpected broker id, expected {} or empty string, but received {id}",
+                    shared.config.node_id
+                ),
             ));
         }
-        Err(_) => return Err((ErrorCode::InvalidRequest, format!("Broker id must be an integer, but it is: {name}"))),
+        Err(_) => {
+            return Err((
+                ErrorCode::InvalidRequest,
+                format!("Broker id must be an integer, but it is: {name}"),
+            ));
+        }
     }
-    let one = |key: &keys::Key| with.result(key.name, key.kind, &shared.config.synonyms(key.name), !key.dynamic, || key.documentation());
+    let one = |key: &keys::Key| {
+        with.result(key.name, key.kind, &shared.config.synonyms(key.name), !key.dynamic, || {
+            key.documentation()
+        })
+    };
     Ok(keys::KEYS.iter().map(one).collect())
 }
 
@@ -181,22 +246,35 @@ fn cluster_configs(shared: &Shared, with: With) -> Vec<DescribeConfigsResourceRe
     let image = shared.image();
     let one = |(key, value): (&String, &String)| {
         let key = keys::find(key)?;
-        let set = Entry { name: key.name, value: Some(value.clone()), source: Source::DynamicDefault };
+        let set =
+            Entry { name: key.name, value: Some(value.clone()), source: Source::DynamicDefault };
         Some(with.result(key.name, key.kind, &[set], false, || key.documentation()))
     };
     image.cluster_configs.iter().filter_map(one).collect()
 }
 
-fn group_configs(shared: &Shared, name: &str, with: With) -> Result<Vec<DescribeConfigsResourceResult>, Refusal> {
+fn group_configs(
+    shared: &Shared,
+    name: &str,
+    with: With,
+) -> Result<Vec<DescribeConfigsResourceResult>, Refusal> {
     check_group(name)?;
     let image = shared.image();
     let own = image.group_configs.get(name);
     let one = |key: &group::GroupKey| {
         let set = own.and_then(|own| own.get(key.name));
-        let set = set.map(|value| Entry { name: key.name, value: Some(value.clone()), source: Source::Group });
+        let set = set.map(|value| Entry {
+            name: key.name,
+            value: Some(value.clone()),
+            source: Source::Group,
+        });
         let mut inherited = shared.config.synonyms(key.synonym);
         if inherited.is_empty() {
-            inherited.push(Entry { name: key.name, value: Some(key.default.to_owned()), source: Source::Default });
+            inherited.push(Entry {
+                name: key.name,
+                value: Some(key.default.to_owned()),
+                source: Source::Default,
+            });
         }
         let chain: Vec<Entry> = set.into_iter().chain(inherited).collect();
         with.result(key.name, key.kind, &chain, false, || group::NO_EFFECT.to_owned())
@@ -205,7 +283,11 @@ fn group_configs(shared: &Shared, name: &str, with: With) -> Result<Vec<Describe
 }
 
 fn check_group(name: &str) -> Result<(), Refusal> {
-    if name.is_empty() { Err((ErrorCode::InvalidRequest, "Group name must not be empty".to_owned())) } else { Ok(()) }
+    if name.is_empty() {
+        Err((ErrorCode::InvalidRequest, "Group name must not be empty".to_owned()))
+    } else {
+        Ok(())
+    }
 }
 
 /// One resource of a request that changes configurations.
@@ -216,21 +298,38 @@ struct Change {
 }
 
 /// Answers AlterConfigs, the old call: what is not in it goes back to what is inherited.
-pub(crate) async fn replace(shared: Arc<Shared>, ctx: RequestContext, request: m::AlterConfigsRequest) -> m::AlterConfigsResponse {
+pub(crate) async fn replace(
+    shared: Arc<Shared>,
+    ctx: RequestContext,
+    request: m::AlterConfigsRequest,
+) -> m::AlterConfigsResponse {
     let set = |config: m::alter_configs_request::AlterableConfig| {
-        (config.name.as_str().to_owned(), ConfigOp::Set(config.value.map(|value| value.as_str().to_owned())))
+        (
+            config.name.as_str().to_owned(),
+            ConfigOp::Set(config.value.map(|value| value.as_str().to_owned())),
+        )
     };
     let change = |resource: m::alter_configs_request::AlterConfigsResource| Change {
         resource_type: resource.resource_type,
         name: resource.resource_name,
         changes: Ok(resource.configs.into_iter().map(set).collect()),
     };
-    let changed = change_all(&shared, &ctx, request.resources.into_iter().map(change).collect(), true, request.validate_only).await;
+    let changed = change_all(
+        &shared,
+        &ctx,
+        request.resources.into_iter().map(change).collect(),
+        true,
+        request.validate_only,
+    )
+    .await;
     let answer = |(resource_type, name, result): (i8, StrBytes, Result<(), (i16, String)>)| {
-        let answer = ReplacedResource::default().with_resource_type(resource_type).with_resource_name(name);
+        let answer =
+            ReplacedResource::default().with_resource_type(resource_type).with_resource_name(name);
         match result {
             Ok(()) => answer,
-            Err((code, message)) => answer.with_error_code(code).with_error_message(Some(text(&message))),
+            Err((code, message)) => {
+                answer.with_error_code(code).with_error_message(Some(text(&message)))
+            }
         }
     };
     m::AlterConfigsResponse::default().with_responses(changed.into_iter().map(answer).collect())
@@ -250,7 +349,10 @@ pub(crate) async fn alter(
             2 => ConfigOp::Append(value),
             3 => ConfigOp::Subtract(value),
             other => {
-                return Err((ErrorCode::InvalidRequest, format!("Unknown operation type {other} for config {}", config.name.as_str())));
+                return Err((
+                    ErrorCode::InvalidRequest,
+                    format!("Unknown operation type {other} for config {}", config.name.as_str()),
+                ));
             }
         };
         Ok((config.name.as_str().to_owned(), op))
@@ -260,15 +362,27 @@ pub(crate) async fn alter(
         name: resource.resource_name,
         changes: resource.configs.into_iter().map(set).collect(),
     };
-    let changed = change_all(&shared, &ctx, request.resources.into_iter().map(change).collect(), false, request.validate_only).await;
+    let changed = change_all(
+        &shared,
+        &ctx,
+        request.resources.into_iter().map(change).collect(),
+        false,
+        request.validate_only,
+    )
+    .await;
     let answer = |(resource_type, name, result): (i8, StrBytes, Result<(), (i16, String)>)| {
-        let answer = AlterConfigsResourceResponse::default().with_resource_type(resource_type).with_resource_name(name);
+        let answer = AlterConfigsResourceResponse::default()
+            .with_resource_type(resource_type)
+            .with_resource_name(name);
         match result {
             Ok(()) => answer,
-            Err((code, message)) => answer.with_error_code(code).with_error_message(Some(text(&message))),
+            Err((code, message)) => {
+                answer.with_error_code(code).with_error_message(Some(text(&message)))
+            }
         }
     };
-    m::IncrementalAlterConfigsResponse::default().with_responses(changed.into_iter().map(answer).collect())
+    m::IncrementalAlterConfigsResponse::default()
+        .with_responses(changed.into_iter().map(answer).collect())
 }
 
 /// Changes what may be changed; the result of each resource in the order of `all`.
@@ -310,26 +424,48 @@ async fn change_all(
     answers
 }
 
-fn checked(ctx: &RequestContext, change: Change, replace: bool) -> Result<ResourceAlteration, Refusal> {
+fn checked(
+    ctx: &RequestContext,
+    change: Change,
+    replace: bool,
+) -> Result<ResourceAlteration, Refusal> {
     let name = change.name.as_str();
     may(ctx, Operation::AlterConfigs, change.resource_type, name)?;
     let changes = change.changes?;
     let resource = match change.resource_type {
-        TOPIC if name.is_empty() => return Err((ErrorCode::InvalidRequest, "Default topic resources are not allowed.".to_owned())),
-        GROUP if name.is_empty() => return Err((ErrorCode::InvalidRequest, "Default group resources are not allowed.".to_owned())),
+        TOPIC if name.is_empty() => {
+            return Err((
+                ErrorCode::InvalidRequest,
+                "Default topic resources are not allowed.".to_owned(),
+            ));
+        }
+        GROUP if name.is_empty() => {
+            return Err((
+                ErrorCode::InvalidRequest,
+                "Default group resources are not allowed.".to_owned(),
+            ));
+        }
         TOPIC => ConfigResource::Topic(name.to_owned()),
         BROKER => {
             let is_fixed = |key: &str| keys::find(key).is_some_and(|key| !key.dynamic);
-            if let Some((key, _)) = changes.iter().find(|(key, op)| *op != ConfigOp::Delete && is_fixed(key)) {
-                let message =
-                    format!("Cannot update these configs dynamically: [{key}]; set it in the broker's properties file and restart");
+            if let Some((key, _)) =
+                changes.iter().find(|(key, op)| *op != ConfigOp::Delete && is_fixed(key))
+            {
+                let message = format!(
+                    "Cannot update these configs dynamically: [{key}]; set it in the broker's \
+                     properties file and restart"
+                );
                 return Err((ErrorCode::InvalidRequest, message));
             }
             if name.is_empty() {
                 ConfigResource::Cluster
             } else {
-                let id =
-                    name.parse().map_err(|_| (ErrorCode::InvalidRequest, format!("Broker id must be an integer, but it is: {name}")))?;
+                let id = name.parse().map_err(|_| {
+                    (
+                        ErrorCode::InvalidRequest,
+                        format!("Broker id must be an integer, but it is: {name}"),
+                    )
+                })?;
                 ConfigResource::Broker(BrokerId(id))
             }
         }
@@ -339,9 +475,13 @@ fn checked(ctx: &RequestContext, change: Change, replace: bool) -> Result<Resour
     Ok(ResourceAlteration { resource, changes, replace })
 }
 
-/// Answers ListConfigResources. Version 0 lists client metrics alone, of which there are none; nor are there loggers, whose levels
-/// this version neither tells nor changes.
-pub(crate) fn list(shared: &Shared, ctx: &RequestContext, request: &m::ListConfigResourcesRequest) -> m::ListConfigResourcesResponse {
+/// Answers ListConfigResources. Version 0 lists client metrics alone, of which there are none; nor
+/// are there loggers, whose levels this version neither tells nor changes.
+pub(crate) fn list(
+    shared: &Shared,
+    ctx: &RequestContext,
+    request: &m::ListConfigResourcesRequest,
+) -> m::ListConfigResourcesResponse {
     let answer = m::ListConfigResourcesResponse::default();
     if !ctx.may(Operation::DescribeConfigs, Resource::Cluster) {
         return answer.with_error_code(ErrorCode::ClusterAuthorizationFailed as i16);
@@ -357,7 +497,9 @@ pub(crate) fn list(shared: &Shared, ctx: &RequestContext, request: &m::ListConfi
         _ => {}
     }
     let image = shared.image();
-    let listed = |name: &str, kind: i8| ListedResource::default().with_resource_name(text(name)).with_resource_type(kind);
+    let listed = |name: &str, kind: i8| {
+        ListedResource::default().with_resource_name(text(name)).with_resource_type(kind)
+    };
     let mut all = Vec::new();
     for kind in types {
         match kind {
@@ -383,11 +525,13 @@ impl ConfigRules for Rules {
         match scope {
             ConfigScope::Topic => topic::check(key, value),
             ConfigScope::Group => {
-                let row = group::find(key).ok_or_else(|| format!("Unknown group config name: {key}"))?;
+                let row =
+                    group::find(key).ok_or_else(|| format!("Unknown group config name: {key}"))?;
                 row.kind.check(given).map_err(invalid)
             }
             ConfigScope::Broker | ConfigScope::Cluster => {
-                let row = keys::find(key).ok_or_else(|| format!("Unknown broker config name: {key}"))?;
+                let row =
+                    keys::find(key).ok_or_else(|| format!("Unknown broker config name: {key}"))?;
                 if !row.dynamic {
                     return Err(format!("Cannot update these configs dynamically: [{key}]"));
                 }
@@ -404,21 +548,31 @@ impl ConfigRules for Rules {
         match scope {
             ConfigScope::Topic => {
                 let topic = TopicConfig::resolve(&self.config, configs);
-                let (min, max) = (topic.number("min.compaction.lag.ms"), topic.number("max.compaction.lag.ms"));
+                let (min, max) =
+                    (topic.number("min.compaction.lag.ms"), topic.number("max.compaction.lag.ms"));
                 if min > max {
-                    return Err(format!("conflict topic config setting min.compaction.lag.ms ({min}) > max.compaction.lag.ms ({max})"));
+                    return Err(format!(
+                        "conflict topic config setting min.compaction.lag.ms ({min}) > \
+                         max.compaction.lag.ms ({max})"
+                    ));
                 }
                 Ok(())
             }
             ConfigScope::Broker => self.config.check_dynamic(Some(configs), None),
             ConfigScope::Cluster => self.config.check_dynamic(None, Some(configs)),
             ConfigScope::Group => group::KEYS.iter().try_for_each(|key| {
-                let Some(value) = configs.get(key.name).and_then(|value| value.trim().parse::<i64>().ok()) else { return Ok(()) };
+                let Some(value) =
+                    configs.get(key.name).and_then(|value| value.trim().parse::<i64>().ok())
+                else {
+                    return Ok(());
+                };
                 match key.bounds {
                     (Some(min), _) if value < self.config.number(min) => {
                         Err(format!("{} must be greater than or equal to {min}", key.name))
                     }
-                    (_, Some(max)) if value > self.config.number(max) => Err(format!("{} must be less than or equal to {max}", key.name)),
+                    (_, Some(max)) if value > self.config.number(max) => {
+                        Err(format!("{} must be less than or equal to {max}", key.name))
+                    }
                     _ => Ok(()),
                 }
             }),
@@ -427,7 +581,9 @@ impl ConfigRules for Rules {
 
     fn list_default(&self, scope: ConfigScope, key: &str) -> Option<String> {
         match scope {
-            ConfigScope::Topic => broker_value(&self.config, topic::find(key).filter(|row| row.kind.is_list())?).value,
+            ConfigScope::Topic => {
+                broker_value(&self.config, topic::find(key).filter(|row| row.kind.is_list())?).value
+            }
             ConfigScope::Broker | ConfigScope::Cluster => {
                 let row = keys::find(key).filter(|row| row.kind.is_list())?;
                 Some(self.config.entry(row.name).value.unwrap_or_default())

@@ -1,13 +1,16 @@
 //! DeleteRecords 0–2: moves the log start forward, for good.
 //!
-//! KIP-107. Kafka Streams empties its repartition topics with it: they have `retention.ms=-1` and would grow for ever. When the
-//! answer leaves, the new log start is on stable storage (Kafka's is not); whole segments before it go with the next retention check.
+//! KIP-107. Kafka Streams empties its repartition topics with it: they have `retention.ms=-1` and
+//! would grow for ever. When the answer leaves, the new log start is on stable storage (Kafka's is
+//! not); whole segments before it go with the next retention check.
 
 use std::sync::Arc;
 
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::delete_records_request::DeleteRecordsTopic;
-use kafka_protocol::messages::delete_records_response::{DeleteRecordsPartitionResult, DeleteRecordsTopicResult};
+use kafka_protocol::messages::delete_records_response::{
+    DeleteRecordsPartitionResult, DeleteRecordsTopicResult,
+};
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::Offset;
 use tokio::time::Instant;
@@ -21,7 +24,11 @@ use crate::server::context::{Operation, RequestContext, Resource};
 const HIGH_WATERMARK: Offset = -1;
 
 /// Answers DeleteRecords.
-pub(crate) async fn delete_records(shared: Arc<Shared>, ctx: RequestContext, request: m::DeleteRecordsRequest) -> m::DeleteRecordsResponse {
+pub(crate) async fn delete_records(
+    shared: Arc<Shared>,
+    ctx: RequestContext,
+    request: m::DeleteRecordsRequest,
+) -> m::DeleteRecordsResponse {
     let settle_by = Instant::now() + SETTLE_MAX;
     let mut moved = Vec::new();
     let mut topics = Vec::with_capacity(request.topics.len());
@@ -29,21 +36,33 @@ pub(crate) async fn delete_records(shared: Arc<Shared>, ctx: RequestContext, req
         let of_topic = topic_id(&shared, &ctx, &topic);
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for asked in topic.partitions {
-            let outcome = match of_topic.and_then(|id| shared.replicas.partition(&id, asked.partition_index)) {
-                Ok(partition) => one(&partition, asked.offset, settle_by).await.inspect(|_| moved.push(partition.log.clone())),
+            let outcome = match of_topic
+                .and_then(|id| shared.replicas.partition(&id, asked.partition_index))
+            {
+                Ok(partition) => one(&partition, asked.offset, settle_by)
+                    .await
+                    .inspect(|_| moved.push(partition.log.clone())),
                 Err(error) => Err(error),
             };
-            let result = DeleteRecordsPartitionResult::default().with_partition_index(asked.partition_index);
+            let result =
+                DeleteRecordsPartitionResult::default().with_partition_index(asked.partition_index);
             partitions.push(match outcome {
                 Ok(low_watermark) => result.with_low_watermark(low_watermark),
                 Err(error) => refused(result, error),
             });
         }
-        topics.push(DeleteRecordsTopicResult::default().with_name(topic.name).with_partitions(partitions));
+        topics.push(
+            DeleteRecordsTopicResult::default().with_name(topic.name).with_partitions(partitions),
+        );
     }
     if !moved.is_empty() && shared.replicas.keep_log_starts(moved).await.is_err() {
-        let answers = topics.iter_mut().flat_map(|topic| &mut topic.partitions).filter(|answer| answer.error_code == 0);
-        answers.for_each(|answer| *answer = refused(std::mem::take(answer), ErrorCode::KafkaStorageError));
+        let answers = topics
+            .iter_mut()
+            .flat_map(|topic| &mut topic.partitions)
+            .filter(|answer| answer.error_code == 0);
+        answers.for_each(|answer| {
+            *answer = refused(std::mem::take(answer), ErrorCode::KafkaStorageError)
+        });
     }
     m::DeleteRecordsResponse::default().with_topics(topics)
 }
@@ -52,17 +71,29 @@ fn refused(result: DeleteRecordsPartitionResult, error: ErrorCode) -> DeleteReco
     result.with_low_watermark(-1).with_error_code(error as i16)
 }
 
-fn topic_id(shared: &Shared, ctx: &RequestContext, topic: &DeleteRecordsTopic) -> Result<uuid::Uuid, ErrorCode> {
+fn topic_id(
+    shared: &Shared,
+    ctx: &RequestContext,
+    topic: &DeleteRecordsTopic,
+) -> Result<uuid::Uuid, ErrorCode> {
     let name = topic.name.as_str();
     if !ctx.may(Operation::Delete, Resource::Topic(name)) {
         return Err(ErrorCode::TopicAuthorizationFailed);
     }
-    let id = shared.image().topic(name).map(|topic| topic.id).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+    let id = shared
+        .image()
+        .topic(name)
+        .map(|topic| topic.id)
+        .ok_or(ErrorCode::UnknownTopicOrPartition)?;
     // What they hold is not records to their readers.
     if is_internal_topic(name) { Err(ErrorCode::InvalidTopicException) } else { Ok(id) }
 }
 
-async fn one(partition: &Partition, offset: Offset, settle_by: Instant) -> Result<Offset, ErrorCode> {
+async fn one(
+    partition: &Partition,
+    offset: Offset,
+    settle_by: Instant,
+) -> Result<Offset, ErrorCode> {
     let policy = partition.log.config().cleanup_policy;
     if policy.compact && !policy.delete {
         return Err(ErrorCode::PolicyViolation);

@@ -1,11 +1,11 @@
 //! Fetch 4–18: committed records, as stored, without copying them together.
 //!
-//! KIPs: 74 (response size), 320 (leader epochs), 516 (topic ids from version 13). No fetch session (KIP-227) is kept: every answer
-//! carries session 0, as a Kafka broker's does whose session cache is full. Follower fetches are refused: a cluster has one broker in
-//! this version.
+//! KIPs: 74 (response size), 320 (leader epochs), 516 (topic ids from version 13). No fetch session
+//! (KIP-227) is kept: every answer carries session 0, as a Kafka broker's does whose session cache
+//! is full. Follower fetches are refused: a cluster has one broker in this version.
 //!
-//! An answer without records says that there are none, so it waits for what was acknowledged before to be readable, even when
-//! `max.wait` is 0: see [`Partition::settle`].
+//! An answer without records says that there are none, so it waits for what was acknowledged before
+//! to be readable, even when `max.wait` is 0: see [`Partition::settle`].
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -50,7 +50,8 @@ impl Fetched {
 
     /// Every error in the answer.
     pub(crate) fn errors(&self) -> impl Iterator<Item = ErrorCode> {
-        let partitions = self.topics.iter().flat_map(|topic| &topic.partitions).map(|one| one.error);
+        let partitions =
+            self.topics.iter().flat_map(|topic| &topic.partitions).map(|one| one.error);
         std::iter::once(self.error).chain(partitions).filter(|error| *error != ErrorCode::None)
     }
 }
@@ -81,57 +82,89 @@ struct AskedTopic {
     partitions: Vec<Asked>,
 }
 
-/// Gathers records until there are `min.bytes` of them, the wait is over, or there is an error to tell; gives them with the share of
-/// memory that they hold.
+/// Gathers records until there are `min.bytes` of them, the wait is over, or there is an error to
+/// tell; gives them with the share of memory that they hold.
 ///
-/// While it waits it holds the decoded request alone, which is `held`. A large one is answered early when others wait for memory, as if its
-/// wait were over. Dropped while it waits, it leaves nothing behind.
-pub(crate) async fn fetch(shared: Arc<Shared>, ctx: RequestContext, request: m::FetchRequest, held: &Share) -> (Fetched, Share) {
-    // Epoch 0 asks for a new session and −1 for none, both with all partitions and whatever the id; any other epoch goes on with a session.
+/// While it waits it holds the decoded request alone, which is `held`. A large one is answered
+/// early when others wait for memory, as if its wait were over. Dropped while it waits, it leaves
+/// nothing behind.
+pub(crate) async fn fetch(
+    shared: Arc<Shared>,
+    ctx: RequestContext,
+    request: m::FetchRequest,
+    held: &Share,
+) -> (Fetched, Share) {
+    // Epoch 0 asks for a new session and −1 for none, both with all partitions and whatever the id;
+    // any other epoch goes on with a session.
     if !matches!(request.session_epoch, 0 | -1) {
-        let fetched = Fetched { error: ErrorCode::FetchSessionIdNotFound, topics: Vec::new(), read_committed: false };
+        let fetched = Fetched {
+            error: ErrorCode::FetchSessionIdNotFound,
+            topics: Vec::new(),
+            read_committed: false,
+        };
         return (fetched, Share::new(&shared.memory));
     }
     let is_follower = request.replica_id.0 >= 0 || request.replica_state.replica_id.0 >= 0;
     let version = ctx.api_version;
-    let missing = if version >= 13 { ErrorCode::UnknownTopicId } else { ErrorCode::UnknownTopicOrPartition };
+    let missing =
+        if version >= 13 { ErrorCode::UnknownTopicId } else { ErrorCode::UnknownTopicOrPartition };
     let image = shared.image();
     let mut topics: Vec<AskedTopic> = request
         .topics
         .into_iter()
         .map(|topic| {
-            let hit = if version >= 13 { image.topic_by_id(&topic.topic_id) } else { image.topic(topic.topic.as_str()) };
+            let hit = if version >= 13 {
+                image.topic_by_id(&topic.topic_id)
+            } else {
+                image.topic(topic.topic.as_str())
+            };
             let look_up = |what: FetchPartition| {
                 let found = match hit {
                     _ if is_follower => Err(ErrorCode::ReplicaNotAvailable),
                     None => Err(missing),
-                    Some(hit) if !ctx.may(Operation::Read, Resource::Topic(&hit.name)) => Err(ErrorCode::TopicAuthorizationFailed),
+                    Some(hit) if !ctx.may(Operation::Read, Resource::Topic(&hit.name)) => {
+                        Err(ErrorCode::TopicAuthorizationFailed)
+                    }
                     Some(hit) => shared.replicas.partition(&hit.id, what.partition),
                 };
-                let found = found.and_then(|partition| partition.check_epoch(what.current_leader_epoch).map(|()| partition));
+                let found = found.and_then(|partition| {
+                    partition.check_epoch(what.current_leader_epoch).map(|()| partition)
+                });
                 Asked { found, what }
             };
-            AskedTopic { name: topic.topic, id: topic.topic_id, partitions: topic.partitions.into_iter().map(look_up).collect() }
+            AskedTopic {
+                name: topic.topic,
+                id: topic.topic_id,
+                partitions: topic.partitions.into_iter().map(look_up).collect(),
+            }
         })
         .collect();
 
     drop_repeated(&mut topics);
-    let most = usize::try_from(request.max_bytes).unwrap_or(0).min(shared.config.size("fetch.max.bytes"));
+    let most =
+        usize::try_from(request.max_bytes).unwrap_or(0).min(shared.config.size("fetch.max.bytes"));
     let min_bytes = usize::try_from(request.min_bytes).unwrap_or(0).min(most);
     // Where there is no minimum, or nothing that could grow, there is no wait.
     let waits = min_bytes > 0 && topics.iter().any(|topic| !topic.partitions.is_empty());
     let max_wait_ms = if waits { u64::try_from(request.max_wait_ms).unwrap_or(0) } else { 0 };
     let mut deadline = Instant::now() + Duration::from_millis(max_wait_ms);
-    let mut registered = Registered { topics: &topics, notify: Arc::default(), tickets: Vec::new(), next_look: Instant::now() };
+    let mut registered = Registered {
+        topics: &topics,
+        notify: Arc::default(),
+        tickets: Vec::new(),
+        next_look: Instant::now(),
+    };
     let mut settled = false;
     let (mut fetched, records) = loop {
         let mut records = Share::new(&shared.memory);
-        let (fetched, enough) = gather(&shared, &topics, missing, most, min_bytes.max(1), &mut records).await;
+        let (fetched, enough) =
+            gather(&shared, &topics, missing, most, min_bytes.max(1), &mut records).await;
         if enough {
             break (fetched, records);
         }
         if Instant::now() < deadline {
-            // Registered first and looked at once more afterwards, so that no move is missed in between.
+            // Registered first and looked at once more afterwards, so that no move is missed in
+            // between.
             let seen: Vec<Offset> = fetched
                 .topics
                 .iter()
@@ -179,7 +212,8 @@ struct Registered<'a> {
 }
 
 impl Registered<'_> {
-    /// Waits for what follows the offsets that were `seen`, of each of [`found`]; tells whether nothing has moved meanwhile.
+    /// Waits for what follows the offsets that were `seen`, of each of [`found`]; tells whether
+    /// nothing has moved meanwhile.
     fn again(&mut self, seen: Vec<Offset>) -> bool {
         self.give_up();
         let mut moved = false;
@@ -190,8 +224,9 @@ impl Registered<'_> {
         !moved
     }
 
-    /// Completes when one of the partitions has moved. When little comes to a request that wants much of many partitions, each append
-    /// would have all of them looked at: the looks are so far apart that they take a small part of the time.
+    /// Completes when one of the partitions has moved. When little comes to a request that wants
+    /// much of many partitions, each append would have all of them looked at: the looks are so far
+    /// apart that they take a small part of the time.
     async fn moved(&mut self) {
         self.notify.notified().await;
         tokio::time::sleep_until(self.next_look).await;
@@ -227,7 +262,9 @@ fn drop_repeated(topics: &mut [AskedTopic]) {
     if places.len() < all {
         let mut left: BTreeSet<usize> = places.into_iter().collect();
         for topic in topics {
-            topic.partitions.retain(|asked| asked.found.as_ref().map_or(true, |partition| left.remove(&place(partition))));
+            topic.partitions.retain(|asked| {
+                asked.found.as_ref().map_or(true, |partition| left.remove(&place(partition)))
+            });
         }
     }
 }
@@ -237,12 +274,14 @@ fn found(topics: &[AskedTopic]) -> impl Iterator<Item = &Arc<Partition>> {
     topics.iter().flat_map(|topic| &topic.partitions).filter_map(|asked| asked.found.as_ref().ok())
 }
 
-/// Waits until the partitions show what was acknowledged before; one whose disk does not answer is left as it is. Tells
-/// whether there was anything to wait for.
+/// Waits until the partitions show what was acknowledged before; one whose disk does not answer is
+/// left as it is. Tells whether there was anything to wait for.
 async fn settle(topics: &[AskedTopic]) -> bool {
     let deadline = Instant::now() + SETTLE_MAX;
     let mut waited = false;
-    for partition in found(topics).filter(|partition| partition.log.end_offset() > partition.high_watermark()) {
+    for partition in
+        found(topics).filter(|partition| partition.log.end_offset() > partition.high_watermark())
+    {
         let _ = partition.settle(deadline).await;
         waited = true;
     }
@@ -266,11 +305,13 @@ async fn gather(
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for asked in &topic.partitions {
             let read = match &asked.found {
-                Ok(partition) => match one(shared, partition, &asked.what, left, bytes == 0, memory).await {
-                    // Deleted while this request waited, or while it read.
-                    _ if partition.log.is_gone() => Err(missing),
-                    read => read,
-                },
+                Ok(partition) => {
+                    match one(shared, partition, &asked.what, left, bytes == 0, memory).await {
+                        // Deleted while this request waited, or while it read.
+                        _ if partition.log.is_gone() => Err(missing),
+                        read => read,
+                    }
+                }
                 Err(error) => Err(*error),
             };
             let fetched = read.unwrap_or_else(|error| FetchedPartition {
@@ -287,11 +328,14 @@ async fn gather(
         }
         out.push(FetchedTopic { name: topic.name.clone(), id: topic.id, partitions });
     }
-    (Fetched { error: ErrorCode::None, topics: out, read_committed: false }, failed || bytes >= min_bytes)
+    (
+        Fetched { error: ErrorCode::None, topics: out, read_committed: false },
+        failed || bytes >= min_bytes,
+    )
 }
 
-/// Reads one partition. The first batch of a response is sent even when it is larger than allowed, or a
-/// consumer with a small limit would never get past it (KIP-74).
+/// Reads one partition. The first batch of a response is sent even when it is larger than allowed,
+/// or a consumer with a small limit would never get past it (KIP-74).
 async fn one(
     shared: &Shared,
     partition: &Arc<Partition>,
@@ -318,19 +362,34 @@ async fn one(
     if from >= high_watermark || (max_bytes == 0 && !is_first) {
         return Ok(fetched);
     }
-    let code = |error: ReadError| ErrorCode::from_code(error.code()).unwrap_or(ErrorCode::UnknownServerError);
-    let cached = partition.log.try_read_cached(from, max_bytes, high_watermark, is_first).map_err(code)?;
-    // An answer keeps what it shows of the cache until it is read, so it counts. Without room for it the same bytes are sent from the file.
-    fetched.records = match cached.filter(|found| memory.try_grow_to(memory.bytes() + found.bytes)) {
+    let code = |error: ReadError| {
+        ErrorCode::from_code(error.code()).unwrap_or(ErrorCode::UnknownServerError)
+    };
+    let cached =
+        partition.log.try_read_cached(from, max_bytes, high_watermark, is_first).map_err(code)?;
+    // An answer keeps what it shows of the cache until it is read, so it counts. Without room for
+    // it the same bytes are sent from the file.
+    fetched.records = match cached.filter(|found| memory.try_grow_to(memory.bytes() + found.bytes))
+    {
         Some(found) => found,
-        // What was written a while ago is mostly still in the page cache: no hop to a thread that may wait for the disk.
-        None => match partition.log.try_read_from_page_cache(from, max_bytes, high_watermark, is_first) {
-            Some(found) => found,
-            None => {
-                let log = partition.log.clone();
-                shared.env.blocking(move || log.read_from_disk(from, max_bytes, high_watermark, is_first)).await.map_err(code)?
+        // What was written a while ago is mostly still in the page cache: no hop to a thread that
+        // may wait for the disk.
+        None => {
+            match partition.log.try_read_from_page_cache(from, max_bytes, high_watermark, is_first)
+            {
+                Some(found) => found,
+                None => {
+                    let log = partition.log.clone();
+                    shared
+                        .env
+                        .blocking(move || {
+                            log.read_from_disk(from, max_bytes, high_watermark, is_first)
+                        })
+                        .await
+                        .map_err(code)?
+                }
             }
-        },
+        }
     };
     Ok(fetched)
 }
@@ -339,7 +398,11 @@ async fn one(
 ///
 /// # Errors
 /// When the answer cannot be said in this version; a fault of ours.
-pub(crate) fn encode(correlation_id: i32, version: i16, fetched: Fetched) -> Result<Response, WireError> {
+pub(crate) fn encode(
+    correlation_id: i32,
+    version: i16,
+    fetched: Fetched,
+) -> Result<Response, WireError> {
     let by_id = version >= 13;
     let read_committed = fetched.read_committed;
     let mut records: Vec<Vec<Slice>> = Vec::new();
@@ -380,20 +443,28 @@ pub(crate) fn encode(correlation_id: i32, version: i16, fetched: Fetched) -> Res
     for part in answer.frame(correlation_id, version)? {
         match part {
             protocol::fetch::Part::Bytes(bytes) => parts.push(Part::Bytes(bytes)),
-            protocol::fetch::Part::Records { partition, .. } => {
-                parts.extend(records.get_mut(partition).map(std::mem::take).into_iter().flatten().map(Part::from))
-            }
+            protocol::fetch::Part::Records { partition, .. } => parts.extend(
+                records
+                    .get_mut(partition)
+                    .map(std::mem::take)
+                    .into_iter()
+                    .flatten()
+                    .map(Part::from),
+            ),
         }
     }
     Ok(parts.into())
 }
 
-/// The error as a client of this version knows it: an older one takes a storage error for fatal, and is told what makes it come back.
+/// The error as a client of this version knows it: an older one takes a storage error for fatal,
+/// and is told what makes it come back.
 ///
 /// Source: Apache Kafka's KafkaApis; with Produce it does not do so.
 fn known_in(version: i16, error: ErrorCode) -> ErrorCode {
     match error {
-        ErrorCode::KafkaStorageError if version < STORAGE_ERROR_SINCE => ErrorCode::NotLeaderOrFollower,
+        ErrorCode::KafkaStorageError if version < STORAGE_ERROR_SINCE => {
+            ErrorCode::NotLeaderOrFollower
+        }
         error => error,
     }
 }
@@ -413,9 +484,11 @@ mod tests {
 
     #[test]
     fn a_client_that_does_not_know_the_storage_error_is_sent_to_look_for_the_leader() {
-        for (version, error) in
-            [(4, ErrorCode::NotLeaderOrFollower), (5, ErrorCode::NotLeaderOrFollower), (6, ErrorCode::KafkaStorageError)]
-        {
+        for (version, error) in [
+            (4, ErrorCode::NotLeaderOrFollower),
+            (5, ErrorCode::NotLeaderOrFollower),
+            (6, ErrorCode::KafkaStorageError),
+        ] {
             assert_eq!(known_in(version, ErrorCode::KafkaStorageError), error);
             assert_eq!(known_in(version, ErrorCode::OffsetOutOfRange), ErrorCode::OffsetOutOfRange);
         }

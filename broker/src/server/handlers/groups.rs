@@ -2,9 +2,10 @@
 //!
 //! FindCoordinator 0–6 is answered here; all else is the coordinator's (`crate::coordinator`).
 //!
-//! Transactions are not offered, and a producer that wants them must stop at once. From version 4 on an error with a message of
-//! our own does that in every client. Clients of older versions (librdkafka) stop at an error about authorization alone, which it is
-//! not, and ask for ever after any other: they are sent here, and InitProducerId stops them.
+//! Transactions are not offered, and a producer that wants them must stop at once. From version 4
+//! on an error with a message of our own does that in every client. Clients of older versions
+//! (librdkafka) stop at an error about authorization alone, which it is not, and ask for ever after
+//! any other: they are sent here, and InitProducerId stops them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -37,7 +38,8 @@ pub(crate) async fn find_coordinator(
     if request.key_type == GROUP && shared.image().topic(OFFSETS_TOPIC).is_none() {
         auto_create(&shared, vec![Arc::from(OFFSETS_TOPIC)]).await;
     }
-    let mut answers: Vec<Coordinator> = keys.map(|key| one(&shared, &ctx, request.key_type, key)).collect();
+    let mut answers: Vec<Coordinator> =
+        keys.map(|key| one(&shared, &ctx, request.key_type, key)).collect();
     if batched {
         return m::FindCoordinatorResponse::default().with_coordinators(answers);
     }
@@ -62,17 +64,27 @@ fn one(shared: &Shared, ctx: &RequestContext, key_type: i8, key: StrBytes) -> Co
     };
     match key_type {
         GROUP => {}
-        TRANSACTION if ctx.api_version >= 4 => return refuse(key, ErrorCode::UnsupportedVersion, NO_TRANSACTIONS),
+        TRANSACTION if ctx.api_version >= 4 => {
+            return refuse(key, ErrorCode::UnsupportedVersion, NO_TRANSACTIONS);
+        }
         TRANSACTION => {
             let here = metadata::endpoint_of(shared, &shared.image(), ctx, shared.config.node_id);
             return match here {
-                Some((host, port)) => {
-                    Coordinator::default().with_key(key).with_node_id(m::BrokerId(shared.config.node_id.0)).with_host(host).with_port(port)
-                }
+                Some((host, port)) => Coordinator::default()
+                    .with_key(key)
+                    .with_node_id(m::BrokerId(shared.config.node_id.0))
+                    .with_host(host)
+                    .with_port(port),
                 None => refuse(key, ErrorCode::CoordinatorNotAvailable, ""),
             };
         }
-        _ => return refuse(key, ErrorCode::InvalidRequest, "this kind of coordinator is not offered by this version"),
+        _ => {
+            return refuse(
+                key,
+                ErrorCode::InvalidRequest,
+                "this kind of coordinator is not offered by this version",
+            );
+        }
     }
     if !ctx.may(Operation::Describe, Resource::Group(key.as_str())) {
         return refuse(key, ErrorCode::GroupAuthorizationFailed, "");
@@ -85,9 +97,11 @@ fn one(shared: &Shared, ctx: &RequestContext, key_type: i8, key: StrBytes) -> Co
         Some((leader, host, port))
     });
     match found {
-        Some((leader, host, port)) => {
-            Coordinator::default().with_key(key).with_node_id(m::BrokerId(leader.0)).with_host(host).with_port(port)
-        }
+        Some((leader, host, port)) => Coordinator::default()
+            .with_key(key)
+            .with_node_id(m::BrokerId(leader.0))
+            .with_host(host)
+            .with_port(port),
         None => refuse(key, ErrorCode::CoordinatorNotAvailable, ""),
     }
 }

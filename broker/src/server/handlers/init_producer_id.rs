@@ -1,8 +1,9 @@
 //! InitProducerId 0–5: an id for an idempotent producer (KIP-98, KIP-360).
 //!
-//! Ids come from the controller in blocks and are handed out once, so a restart skips what was left of a block.
-//! Transactions are not offered by this version. Of the errors that stop every client at once here, INVALID_TRANSACTION_TIMEOUT is the
-//! one that speaks neither of authorization nor of another producer: no transaction is short enough.
+//! Ids come from the controller in blocks and are handed out once, so a restart skips what was left
+//! of a block. Transactions are not offered by this version. Of the errors that stop every client
+//! at once here, INVALID_TRANSACTION_TIMEOUT is the one that speaks neither of authorization nor of
+//! another producer: no transaction is short enough.
 
 use std::sync::Arc;
 
@@ -17,8 +18,9 @@ use crate::metadata::controller::AllocateProducerIds;
 use crate::server::context::RequestContext;
 
 /// What a client is told that wants transactions, wherever there is room for words.
-pub(crate) const NO_TRANSACTIONS: &str = "transactions are not offered by this version of Letterbox; remove transactional.id (Kafka Streams: \
-     processing.guarantee=at_least_once), idempotence works without it";
+pub(crate) const NO_TRANSACTIONS: &str = "transactions are not offered by this version of \
+    Letterbox; remove transactional.id (Kafka Streams: processing.guarantee=at_least_once), \
+    idempotence works without it";
 
 /// The rest of the current block: next and end.
 #[derive(Default)]
@@ -30,8 +32,11 @@ impl ProducerIds {
     async fn next(&self, shared: &Shared) -> Result<ProducerId, ErrorCode> {
         let mut block = self.block.lock().await;
         if block.0 >= block.1 {
-            let fresh = shared.controller.run(AllocateProducerIds { broker: shared.config.node_id }).await;
-            let fresh = fresh.map_err(|_| ErrorCode::CoordinatorLoadInProgress)?.map_err(|_| ErrorCode::CoordinatorLoadInProgress)?;
+            let fresh =
+                shared.controller.run(AllocateProducerIds { broker: shared.config.node_id }).await;
+            let fresh = fresh
+                .map_err(|_| ErrorCode::CoordinatorLoadInProgress)?
+                .map_err(|_| ErrorCode::CoordinatorLoadInProgress)?;
             *block = (fresh.first_id, fresh.first_id.saturating_add(i64::from(fresh.len)));
         }
         let id = block.0;
@@ -47,14 +52,19 @@ pub(crate) async fn init_producer_id(
     request: m::InitProducerIdRequest,
 ) -> m::InitProducerIdResponse {
     let refused = |error: ErrorCode| {
-        m::InitProducerIdResponse::default().with_error_code(error as i16).with_producer_id(m::ProducerId(-1)).with_producer_epoch(-1)
+        m::InitProducerIdResponse::default()
+            .with_error_code(error as i16)
+            .with_producer_id(m::ProducerId(-1))
+            .with_producer_epoch(-1)
     };
     if let Some(transactional_id) = &request.transactional_id {
         info!(transactional_id = transactional_id.as_str(), client_id = &*ctx.client_id, peer = %ctx.peer, "producer refused: {NO_TRANSACTIONS}");
         return refused(ErrorCode::InvalidTransactionTimeout);
     }
     match shared.producer_ids.next(&shared).await {
-        Ok(id) => m::InitProducerIdResponse::default().with_producer_id(m::ProducerId(id)).with_producer_epoch(0),
+        Ok(id) => m::InitProducerIdResponse::default()
+            .with_producer_id(m::ProducerId(id))
+            .with_producer_epoch(0),
         Err(error) => refused(error),
     }
 }

@@ -1,9 +1,11 @@
 //! ListOffsets 1–11: the offset at a time, or at one of the named places.
 //!
-//! KIPs: 734 (max timestamp), 405, 1005 and 1023 (tiered places: nothing is tiered, so earliest-local is the earliest, and
-//! latest-tiered and earliest-pending-upload have no offset). With no transactions the last stable offset is the high watermark.
+//! KIPs: 734 (max timestamp), 405, 1005 and 1023 (tiered places: nothing is tiered, so
+//! earliest-local is the earliest, and latest-tiered and earliest-pending-upload have no offset).
+//! With no transactions the last stable offset is the high watermark.
 //!
-//! Every place but the earliest covers what was acknowledged before the request came, with `acks=1` too: see [`Partition::settle`].
+//! Every place but the earliest covers what was acknowledged before the request came, with `acks=1`
+//! too: see [`Partition::settle`].
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,7 +13,9 @@ use std::sync::Arc;
 use futures::stream::{self, StreamExt};
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::list_offsets_request::ListOffsetsPartition;
-use kafka_protocol::messages::list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
+use kafka_protocol::messages::list_offsets_response::{
+    ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
+};
 use letterbox_protocol::ErrorCode;
 use tokio::time::Instant;
 
@@ -30,7 +34,11 @@ const EARLIEST_PENDING_UPLOAD: i64 = -6;
 const AT_ONCE: usize = 4;
 
 /// Answers ListOffsets.
-pub(crate) async fn list_offsets(shared: Arc<Shared>, ctx: RequestContext, request: m::ListOffsetsRequest) -> m::ListOffsetsResponse {
+pub(crate) async fn list_offsets(
+    shared: Arc<Shared>,
+    ctx: RequestContext,
+    request: m::ListOffsetsRequest,
+) -> m::ListOffsetsResponse {
     let version = ctx.api_version;
     let settle_by = Instant::now() + SETTLE_MAX;
     let mut topics = Vec::with_capacity(request.topics.len());
@@ -50,21 +58,27 @@ pub(crate) async fn list_offsets(shared: Arc<Shared>, ctx: RequestContext, reque
                     None => Err(ErrorCode::UnknownTopicOrPartition),
                     Some(id) => shared.replicas.partition(&id, asked.partition_index),
                 };
-                let answer = ListOffsetsPartitionResponse::default().with_partition_index(asked.partition_index);
+                let answer = ListOffsetsPartitionResponse::default()
+                    .with_partition_index(asked.partition_index);
                 let looked_up = match found {
                     Ok(partition) => one(&shared, partition, &asked, version, settle_by).await,
                     Err(error) => Err(error),
                 };
                 match looked_up {
-                    Ok((timestamp, offset, epoch)) => {
-                        answer.with_timestamp(timestamp).with_offset(offset).with_leader_epoch(if version >= 4 { epoch } else { -1 })
+                    Ok((timestamp, offset, epoch)) => answer
+                        .with_timestamp(timestamp)
+                        .with_offset(offset)
+                        .with_leader_epoch(if version >= 4 { epoch } else { -1 }),
+                    Err(error) => {
+                        answer.with_error_code(error as i16).with_timestamp(-1).with_offset(-1)
                     }
-                    Err(error) => answer.with_error_code(error as i16).with_timestamp(-1).with_offset(-1),
                 }
             }
         });
         let partitions = answers.buffered(AT_ONCE).collect().await;
-        topics.push(ListOffsetsTopicResponse::default().with_name(topic.name).with_partitions(partitions));
+        topics.push(
+            ListOffsetsTopicResponse::default().with_name(topic.name).with_partitions(partitions),
+        );
     }
     m::ListOffsetsResponse::default().with_topics(topics)
 }
@@ -88,9 +102,18 @@ async fn one(
     if version < since {
         return Err(ErrorCode::UnsupportedVersion);
     }
-    if !matches!(asked.timestamp, EARLIEST | EARLIEST_LOCAL | LATEST_TIERED | EARLIEST_PENDING_UPLOAD) {
+    if !matches!(
+        asked.timestamp,
+        EARLIEST | EARLIEST_LOCAL | LATEST_TIERED | EARLIEST_PENDING_UPLOAD
+    ) {
         // Clients older than the error code look for the leader again instead.
-        let for_client = |error| if error == ErrorCode::OffsetNotAvailable && version < 5 { ErrorCode::LeaderNotAvailable } else { error };
+        let for_client = |error| {
+            if error == ErrorCode::OffsetNotAvailable && version < 5 {
+                ErrorCode::LeaderNotAvailable
+            } else {
+                error
+            }
+        };
         partition.settle(settle_by).await.map_err(for_client)?;
     }
     let place = |offset: i64| Ok((-1, offset, partition.epoch_at(offset)));
@@ -100,13 +123,23 @@ async fn one(
         LATEST_TIERED | EARLIEST_PENDING_UPLOAD => Ok((-1, -1, -1)),
         timestamp if timestamp >= 0 || timestamp == MAX_TIMESTAMP => {
             let of = partition.clone();
-            let look_up = move || if timestamp == MAX_TIMESTAMP { of.log.max_timestamp() } else { of.log.offset_for_timestamp(timestamp) };
+            let look_up = move || {
+                if timestamp == MAX_TIMESTAMP {
+                    of.log.max_timestamp()
+                } else {
+                    of.log.offset_for_timestamp(timestamp)
+                }
+            };
             let found = shared.lookups.run(&shared.env, look_up).await;
-            let found = found.map_err(|error| ErrorCode::from_code(error.code()).unwrap_or(ErrorCode::UnknownServerError))?;
+            let found = found.map_err(|error| {
+                ErrorCode::from_code(error.code()).unwrap_or(ErrorCode::UnknownServerError)
+            })?;
             // What is not committed is not there yet for clients.
             Ok(found
                 .filter(|found| found.offset < partition.high_watermark())
-                .map_or((-1, -1, -1), |found| (found.timestamp, found.offset, partition.epoch_at(found.offset))))
+                .map_or((-1, -1, -1), |found| {
+                    (found.timestamp, found.offset, partition.epoch_at(found.offset))
+                }))
         }
         _ => Err(ErrorCode::UnsupportedVersion),
     }

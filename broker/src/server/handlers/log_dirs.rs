@@ -1,13 +1,15 @@
 //! DescribeLogDirs 1–4: how large each partition is, and how full its log directory.
 //!
-//! KIPs: 113, 827 (total and usable bytes). A partition's size is that of its batches: the zeroed reserve behind the last
-//! one is not counted. Cordoned directories (version 5) do not exist here.
+//! KIPs: 113, 827 (total and usable bytes). A partition's size is that of its batches: the zeroed
+//! reserve behind the last one is not counted. Cordoned directories (version 5) do not exist here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use kafka_protocol::messages as m;
-use kafka_protocol::messages::describe_log_dirs_response::{DescribeLogDirsPartition, DescribeLogDirsResult, DescribeLogDirsTopic};
+use kafka_protocol::messages::describe_log_dirs_response::{
+    DescribeLogDirsPartition, DescribeLogDirsResult, DescribeLogDirsTopic,
+};
 use letterbox_protocol::ErrorCode;
 use letterbox_storage::{Log, LogDir};
 
@@ -15,26 +17,40 @@ use super::{Shared, text, topic_name};
 use crate::server::context::{Operation, RequestContext, Resource};
 
 /// Answers DescribeLogDirs.
-pub(crate) async fn describe(shared: Arc<Shared>, ctx: RequestContext, request: m::DescribeLogDirsRequest) -> m::DescribeLogDirsResponse {
+pub(crate) async fn describe(
+    shared: Arc<Shared>,
+    ctx: RequestContext,
+    request: m::DescribeLogDirsRequest,
+) -> m::DescribeLogDirsResponse {
     if !ctx.may(Operation::Describe, Resource::Cluster) {
-        return m::DescribeLogDirsResponse::default().with_error_code(ErrorCode::ClusterAuthorizationFailed as i16);
+        return m::DescribeLogDirsResponse::default()
+            .with_error_code(ErrorCode::ClusterAuthorizationFailed as i16);
     }
     // Without a list everything is asked for; one that is asked for twice is told once.
     let wanted: Option<BTreeSet<(String, i32)>> = request.topics.map(|topics| {
-        let partitions = topics.iter().flat_map(|topic| topic.partitions.iter().map(|index| (topic.topic.to_string(), *index)));
+        let partitions = topics.iter().flat_map(|topic| {
+            topic.partitions.iter().map(|index| (topic.topic.to_string(), *index))
+        });
         partitions.collect()
     });
     let (dirs, logs) = shared.replicas.log_dirs();
-    let is_wanted = |log: &Log| wanted.as_ref().is_none_or(|wanted| wanted.contains(&(log.topic().to_string(), log.partition())));
+    let is_wanted = |log: &Log| {
+        wanted
+            .as_ref()
+            .is_none_or(|wanted| wanted.contains(&(log.topic().to_string(), log.partition())))
+    };
     let logs: Vec<Arc<Log>> = logs.into_iter().filter(|log| is_wanted(log)).collect();
-    let results = shared.env.blocking(move || dirs.iter().map(|dir| of_dir(dir, &logs)).collect()).await;
+    let results =
+        shared.env.blocking(move || dirs.iter().map(|dir| of_dir(dir, &logs)).collect()).await;
     m::DescribeLogDirsResponse::default().with_results(results)
 }
 
 fn of_dir(dir: &Arc<LogDir>, logs: &[Arc<Log>]) -> DescribeLogDirsResult {
     let result = DescribeLogDirsResult::default().with_log_dir(text(&dir.path().to_string_lossy()));
     let space = if dir.offline().is_none() { dir.space().ok() } else { None };
-    let Some((total, free)) = space else { return result.with_error_code(ErrorCode::KafkaStorageError as i16) };
+    let Some((total, free)) = space else {
+        return result.with_error_code(ErrorCode::KafkaStorageError as i16);
+    };
     let mut topics: BTreeMap<&str, Vec<DescribeLogDirsPartition>> = BTreeMap::new();
     for log in logs.iter().filter(|log| Arc::ptr_eq(log.dir(), dir)) {
         let partition = DescribeLogDirsPartition::default()
@@ -45,7 +61,9 @@ fn of_dir(dir: &Arc<LogDir>, logs: &[Arc<Log>]) -> DescribeLogDirsResult {
     }
     let topics = topics
         .into_iter()
-        .map(|(topic, partitions)| DescribeLogDirsTopic::default().with_name(topic_name(topic)).with_partitions(partitions))
+        .map(|(topic, partitions)| {
+            DescribeLogDirsTopic::default().with_name(topic_name(topic)).with_partitions(partitions)
+        })
         .collect();
     let bytes = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
     result.with_topics(topics).with_total_bytes(bytes(total)).with_usable_bytes(bytes(free))

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
-use kafka_protocol::messages::metadata_response::{MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic};
+use kafka_protocol::messages::metadata_response::{
+    MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
+};
 use kafka_protocol::protocol::StrBytes;
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::BrokerId;
@@ -20,20 +22,29 @@ use crate::server::context::{Operation, RequestContext, Resource};
 
 /// What is answered for authorized operations that were not asked for (KIP-430).
 const NOT_ASKED: i32 = i32::MIN;
-/// Every operation on a topic (bits of Kafka's `AclOperation`): READ, WRITE, CREATE, DELETE, ALTER, DESCRIBE, DESCRIBE_CONFIGS, ALTER_CONFIGS.
-pub(super) const TOPIC_OPERATIONS: i32 = 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 11;
-/// Every operation on the cluster: CREATE, ALTER, DESCRIBE, CLUSTER_ACTION, DESCRIBE_CONFIGS, ALTER_CONFIGS, IDEMPOTENT_WRITE.
+/// Every operation on a topic (bits of Kafka's `AclOperation`): READ, WRITE, CREATE, DELETE, ALTER,
+/// DESCRIBE, DESCRIBE_CONFIGS, ALTER_CONFIGS.
+pub(super) const TOPIC_OPERATIONS: i32 =
+    1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 11;
+/// Every operation on the cluster: CREATE, ALTER, DESCRIBE, CLUSTER_ACTION, DESCRIBE_CONFIGS,
+/// ALTER_CONFIGS, IDEMPOTENT_WRITE.
 const CLUSTER_OPERATIONS: i32 = 1 << 5 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12;
 
-/// Whether a list of topics in a Metadata request stands for all of them: an empty one does in version 0. Later ones say null for that, and
-/// with an empty list ask for the brokers alone.
+/// Whether a list of topics in a Metadata request stands for all of them: an empty one does in
+/// version 0. Later ones say null for that, and with an empty list ask for the brokers alone.
 pub(crate) fn is_all(version: i16, topics: &[MetadataRequestTopic]) -> bool {
     version == 0 && topics.is_empty()
 }
 
-/// Answers Metadata, making topics on the way where the client and `auto.create.topics.enable` allow it.
-pub(crate) async fn metadata(shared: Arc<Shared>, ctx: RequestContext, request: m::MetadataRequest) -> m::MetadataResponse {
-    let may_create = request.allow_auto_topic_creation && shared.config.is_true("auto.create.topics.enable");
+/// Answers Metadata, making topics on the way where the client and `auto.create.topics.enable`
+/// allow it.
+pub(crate) async fn metadata(
+    shared: Arc<Shared>,
+    ctx: RequestContext,
+    request: m::MetadataRequest,
+) -> m::MetadataResponse {
+    let may_create =
+        request.allow_auto_topic_creation && shared.config.is_true("auto.create.topics.enable");
     let version = ctx.api_version;
     let mut image = shared.image();
     let mut create_errors = BTreeMap::new();
@@ -49,9 +60,17 @@ pub(crate) async fn metadata(shared: Arc<Shared>, ctx: RequestContext, request: 
         topics.retain(|topic| seen.insert((topic.name.clone(), topic.topic_id)));
     }
     if let (true, Some(topics)) = (may_create, &asked) {
-        let names: Vec<Arc<str>> = topics.iter().filter_map(|topic| topic.name.as_ref()).map(|name| Arc::from(name.as_str())).collect();
-        let missing: Vec<Arc<str>> =
-            names.into_iter().filter(|name| image.topic(name).is_none() && ctx.may(Operation::Create, Resource::Topic(name))).collect();
+        let names: Vec<Arc<str>> = topics
+            .iter()
+            .filter_map(|topic| topic.name.as_ref())
+            .map(|name| Arc::from(name.as_str()))
+            .collect();
+        let missing: Vec<Arc<str>> = names
+            .into_iter()
+            .filter(|name| {
+                image.topic(name).is_none() && ctx.may(Operation::Create, Resource::Topic(name))
+            })
+            .collect();
         if !missing.is_empty() {
             create_errors = super::topics::auto_create(&shared, missing).await;
             image = shared.image();
@@ -70,11 +89,16 @@ pub(crate) async fn metadata(shared: Arc<Shared>, ctx: RequestContext, request: 
                     Some(name) => image.topic(name.as_str()),
                     None => image.topic_by_id(&topic.topic_id),
                 };
-                if let Some(topic) = hit.filter(|topic| ctx.may(Operation::Describe, Resource::Topic(&topic.name))) {
+                if let Some(topic) =
+                    hit.filter(|topic| ctx.may(Operation::Describe, Resource::Topic(&topic.name)))
+                {
                     return found(&shared, &image, topic, with_operations);
                 }
                 let error = match &topic.name {
-                    Some(name) => create_errors.get(name.as_str()).copied().unwrap_or_else(|| missing_error(name.as_str())),
+                    Some(name) => create_errors
+                        .get(name.as_str())
+                        .copied()
+                        .unwrap_or_else(|| missing_error(name.as_str())),
                     None => ErrorCode::UnknownTopicId,
                 };
                 let mut answer = MetadataResponseTopic::default()
@@ -88,7 +112,8 @@ pub(crate) async fn metadata(shared: Arc<Shared>, ctx: RequestContext, request: 
             asked.into_iter().map(one).collect()
         }
     };
-    let cluster_operations = if request.include_cluster_authorized_operations { CLUSTER_OPERATIONS } else { NOT_ASKED };
+    let cluster_operations =
+        if request.include_cluster_authorized_operations { CLUSTER_OPERATIONS } else { NOT_ASKED };
     m::MetadataResponse::default()
         .with_brokers(
             brokers(&shared, &image, &ctx)
@@ -108,34 +133,66 @@ pub(crate) async fn metadata(shared: Arc<Shared>, ctx: RequestContext, request: 
 }
 
 pub(super) fn missing_error(name: &str) -> ErrorCode {
-    if validate_topic_name(name).is_err() { ErrorCode::InvalidTopicException } else { ErrorCode::UnknownTopicOrPartition }
+    if validate_topic_name(name).is_err() {
+        ErrorCode::InvalidTopicException
+    } else {
+        ErrorCode::UnknownTopicOrPartition
+    }
 }
 
-/// Whether a replica is out of use. As with Kafka, a partition whose log is out of use has no leader until it is back.
-pub(super) fn is_offline(shared: &Shared, image: &MetadataImage, topic: &Topic, partition: i32, replica: BrokerId) -> bool {
-    !image.is_live(replica) || replica == shared.config.node_id && shared.replicas.is_offline(&topic.id, partition)
+/// Whether a replica is out of use. As with Kafka, a partition whose log is out of use has no
+/// leader until it is back.
+pub(super) fn is_offline(
+    shared: &Shared,
+    image: &MetadataImage,
+    topic: &Topic,
+    partition: i32,
+    replica: BrokerId,
+) -> bool {
+    !image.is_live(replica)
+        || replica == shared.config.node_id && shared.replicas.is_offline(&topic.id, partition)
 }
 
-fn found(shared: &Shared, image: &MetadataImage, topic: &Topic, with_operations: bool) -> MetadataResponseTopic {
+fn found(
+    shared: &Shared,
+    image: &MetadataImage,
+    topic: &Topic,
+    with_operations: bool,
+) -> MetadataResponseTopic {
     let ids = |ids: &[BrokerId]| ids.iter().map(|id| m::BrokerId(id.0)).collect::<Vec<_>>();
     let partitions = topic.indexed_partitions().map(|(index, partition)| {
         let is_offline = |id: &BrokerId| is_offline(shared, image, topic, index, *id);
         let leader = partition.leader.filter(|leader| !is_offline(leader));
         MetadataResponsePartition::default()
-            .with_error_code(if leader.is_some() { ErrorCode::None } else { ErrorCode::LeaderNotAvailable } as i16)
+            .with_error_code(if leader.is_some() {
+                ErrorCode::None
+            } else {
+                ErrorCode::LeaderNotAvailable
+            } as i16)
             .with_partition_index(index)
             .with_leader_id(m::BrokerId(leader.map_or(-1, |id| id.0)))
             .with_leader_epoch(partition.leader_epoch)
             .with_replica_nodes(ids(&partition.replicas))
             .with_isr_nodes(ids(&partition.isr))
-            .with_offline_replicas(partition.replicas.iter().filter(|id| is_offline(id)).map(|id| m::BrokerId(id.0)).collect())
+            .with_offline_replicas(
+                partition
+                    .replicas
+                    .iter()
+                    .filter(|id| is_offline(id))
+                    .map(|id| m::BrokerId(id.0))
+                    .collect(),
+            )
     });
     MetadataResponseTopic::default()
         .with_name(Some(topic_name(&topic.name)))
         .with_topic_id(topic.id)
         .with_is_internal(is_internal_topic(&topic.name))
         .with_partitions(partitions.collect())
-        .with_topic_authorized_operations(if with_operations { TOPIC_OPERATIONS } else { NOT_ASKED })
+        .with_topic_authorized_operations(if with_operations {
+            TOPIC_OPERATIONS
+        } else {
+            NOT_ASKED
+        })
 }
 
 struct Reachable {
@@ -145,10 +202,15 @@ struct Reachable {
     rack: Option<StrBytes>,
 }
 
-/// The live brokers with their endpoints on the listener the client uses; a broker without that listener
-/// cannot be reached by this client and is left out.
-fn brokers<'a>(shared: &'a Shared, image: &'a MetadataImage, ctx: &'a RequestContext) -> impl Iterator<Item = Reachable> + 'a {
-    let listener = shared.config.listeners.get(ctx.listener).map_or("", |listener| listener.name.as_str());
+/// The live brokers with their endpoints on the listener the client uses; a broker without that
+/// listener cannot be reached by this client and is left out.
+fn brokers<'a>(
+    shared: &'a Shared,
+    image: &'a MetadataImage,
+    ctx: &'a RequestContext,
+) -> impl Iterator<Item = Reachable> + 'a {
+    let listener =
+        shared.config.listeners.get(ctx.listener).map_or("", |listener| listener.name.as_str());
     image.live_brokers().filter_map(move |(id, broker)| {
         let endpoint = broker.endpoint(listener)?;
         Some(Reachable {
@@ -161,22 +223,40 @@ fn brokers<'a>(shared: &'a Shared, image: &'a MetadataImage, ctx: &'a RequestCon
 }
 
 /// Where one broker is reached by this client; for FindCoordinator.
-pub(crate) fn endpoint_of(shared: &Shared, image: &MetadataImage, ctx: &RequestContext, broker: BrokerId) -> Option<(StrBytes, i32)> {
-    brokers(shared, image, ctx).find(|reachable| reachable.id.0 == broker.0).map(|reachable| (reachable.host, reachable.port))
+pub(crate) fn endpoint_of(
+    shared: &Shared,
+    image: &MetadataImage,
+    ctx: &RequestContext,
+    broker: BrokerId,
+) -> Option<(StrBytes, i32)> {
+    brokers(shared, image, ctx)
+        .find(|reachable| reachable.id.0 == broker.0)
+        .map(|reachable| (reachable.host, reachable.port))
 }
 
-/// Answers DescribeCluster. Controllers are not told apart: brokers and controllers are one process here, and
-/// its controller listener takes no clients.
-pub(crate) fn describe_cluster(shared: &Shared, ctx: &RequestContext, request: &m::DescribeClusterRequest) -> m::DescribeClusterResponse {
+/// Answers DescribeCluster. Controllers are not told apart: brokers and controllers are one process
+/// here, and its controller listener takes no clients.
+pub(crate) fn describe_cluster(
+    shared: &Shared,
+    ctx: &RequestContext,
+    request: &m::DescribeClusterRequest,
+) -> m::DescribeClusterResponse {
     const BROKERS: i8 = 1;
     let image = shared.image();
     let mut response = m::DescribeClusterResponse::default()
         .with_cluster_id(image.cluster_id.as_ref().map_or_else(StrBytes::default, |id| text(id)))
         .with_endpoint_type(request.endpoint_type)
-        .with_cluster_authorized_operations(if request.include_cluster_authorized_operations { CLUSTER_OPERATIONS } else { NOT_ASKED });
+        .with_cluster_authorized_operations(if request.include_cluster_authorized_operations {
+            CLUSTER_OPERATIONS
+        } else {
+            NOT_ASKED
+        });
     if ctx.api_version >= 1 && request.endpoint_type != BROKERS {
         let (error, message) = match request.endpoint_type {
-            2 => (ErrorCode::MismatchedEndpointType, "This endpoint is a broker; ask for brokers (endpoint type 1)."),
+            2 => (
+                ErrorCode::MismatchedEndpointType,
+                "This endpoint is a broker; ask for brokers (endpoint type 1).",
+            ),
             _ => (ErrorCode::UnsupportedEndpointType, "Unsupported endpoint type"),
         };
         return response.with_error_code(error as i16).with_error_message(Some(text(message)));

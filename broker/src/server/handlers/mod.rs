@@ -28,8 +28,8 @@ use super::Shared;
 use crate::metadata::ApiError;
 use crate::quorum::ControllerError;
 
-/// How long a reader waits for what was acknowledged before it came to be durable, so that it may be seen; a disk that takes longer
-/// for a sync is in trouble.
+/// How long a reader waits for what was acknowledged before it came to be durable, so that it may
+/// be seen; a disk that takes longer for a sync is in trouble.
 const SETTLE_MAX: Duration = Duration::from_secs(5);
 
 /// A string for a message.

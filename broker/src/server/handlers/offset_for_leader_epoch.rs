@@ -1,10 +1,13 @@
-//! OffsetForLeaderEpoch 2–4: where a leader epoch ends, so that a reader notices that its log was cut.
+//! OffsetForLeaderEpoch 2–4: where a leader epoch ends, so that a reader notices that its log was
+//! cut.
 //!
 //! KIPs: 101 and 279 (epochs), 320 (consumers ask). librdkafka asks in version 2.
 
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::offset_for_leader_epoch_request::OffsetForLeaderPartition;
-use kafka_protocol::messages::offset_for_leader_epoch_response::{EpochEndOffset, OffsetForLeaderTopicResult};
+use kafka_protocol::messages::offset_for_leader_epoch_response::{
+    EpochEndOffset, OffsetForLeaderTopicResult,
+};
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::{LeaderEpoch, Offset};
 
@@ -20,7 +23,9 @@ pub(crate) fn offset_for_leader_epoch(
     let image = shared.image();
     let topics = request.topics.into_iter().map(|topic| {
         let id = match image.topic(topic.topic.as_str()) {
-            _ if !ctx.may(Operation::Describe, Resource::Topic(topic.topic.as_str())) => Err(ErrorCode::TopicAuthorizationFailed),
+            _ if !ctx.may(Operation::Describe, Resource::Topic(topic.topic.as_str())) => {
+                Err(ErrorCode::TopicAuthorizationFailed)
+            }
             Some(found) => Ok(found.id),
             None => Err(ErrorCode::UnknownTopicOrPartition),
         };
@@ -41,7 +46,11 @@ pub(crate) fn offset_for_leader_epoch(
     m::OffsetForLeaderEpochResponse::default().with_topics(topics.collect())
 }
 
-fn one(shared: &Shared, topic: &uuid::Uuid, asked: &OffsetForLeaderPartition) -> Result<(LeaderEpoch, Offset), ErrorCode> {
+fn one(
+    shared: &Shared,
+    topic: &uuid::Uuid,
+    asked: &OffsetForLeaderPartition,
+) -> Result<(LeaderEpoch, Offset), ErrorCode> {
     let partition = shared.replicas.partition(topic, asked.partition)?;
     partition.check_epoch(asked.current_leader_epoch)?;
     Ok(partition.end_of_epoch(asked.leader_epoch))

@@ -1,7 +1,8 @@
 //! Produce 3–13: append, then answer when `acks` is satisfied.
 //!
-//! KIPs: 98 (idempotence), 110 (zstd from version 7 on), 467 (record errors), 516 (topic ids from version 13), 951 (leader hints: not given, a
-//! cluster has one broker). Transactions are not offered; a batch that says it is part of one is refused by the log.
+//! KIPs: 98 (idempotence), 110 (zstd from version 7 on), 467 (record errors), 516 (topic ids from
+//! version 13), 951 (leader hints: not given, a cluster has one broker). Transactions are not
+//! offered; a batch that says it is part of one is refused by the log.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,7 +13,8 @@ use futures::future::BoxFuture;
 use letterbox_protocol::batch::{BatchHeader, Compression};
 use letterbox_protocol::model::Offset;
 use letterbox_protocol::produce::{
-    ProduceAnswer, ProducePartitionAnswer, ProducePartitionView, ProduceTopicAnswer, ProduceView, TopicKey, encode_produce_response,
+    ProduceAnswer, ProducePartitionAnswer, ProducePartitionView, ProduceTopicAnswer, ProduceView,
+    TopicKey, encode_produce_response,
 };
 use letterbox_protocol::{ErrorCode, WireError};
 use letterbox_storage::{AppendError, COPIED_BELOW, Effort};
@@ -35,7 +37,8 @@ pub(crate) enum Produced {
     Waiting(BoxFuture<'static, Encoded>),
     /// Some batches take long to validate, which happens elsewhere.
     Validating {
-        /// Validates and appends, then gives the answer, if there is to be one; an error: the connection must be closed, and why.
+        /// Validates and appends, then gives the answer, if there is to be one; an error: the
+        /// connection must be closed, and why.
         appending: BoxFuture<'static, Result<Option<BoxFuture<'static, Encoded>>, String>>,
         /// Resolves when everything is appended.
         appended: oneshot::Receiver<()>,
@@ -93,10 +96,10 @@ struct Answers {
 
 impl Answers {
     fn encode(mut self) -> Result<Bytes, WireError> {
-        let topics = self
-            .topics
-            .iter_mut()
-            .map(|(topic, partitions)| ProduceTopicAnswer { topic: topic.key(), partitions: std::mem::take(partitions) });
+        let topics = self.topics.iter_mut().map(|(topic, partitions)| ProduceTopicAnswer {
+            topic: topic.key(),
+            partitions: std::mem::take(partitions),
+        });
         let answer = ProduceAnswer { topics: topics.collect(), ..ProduceAnswer::default() };
         encode_produce_response(self.correlation_id, self.version, &answer)
     }
@@ -123,7 +126,12 @@ impl Outcome {
                 shared.metrics.produce_bytes.inc_by(appended.bytes);
                 of.traffic.received(&appended);
                 if acks == Some(Acks::All) && !of.is_committed(appended.end_offset) {
-                    self.waiting.push(Waiting { topic, partition, of, end_offset: appended.end_offset });
+                    self.waiting.push(Waiting {
+                        topic,
+                        partition,
+                        of,
+                        end_offset: appended.end_offset,
+                    });
                 }
                 success(index, &appended)
             }
@@ -136,11 +144,19 @@ impl Outcome {
     }
 
     /// The answer when everything has been appended.
-    fn produced(self, shared: &Arc<Shared>, acks: Option<Acks>, timeout: Duration) -> Result<Produced, String> {
+    fn produced(
+        self,
+        shared: &Arc<Shared>,
+        acks: Option<Acks>,
+        timeout: Duration,
+    ) -> Result<Produced, String> {
         let Self { mut answers, waiting, failed } = self;
         if acks == Some(Acks::None) {
             return failed.map_or(Ok(Produced::Unanswered), |error| {
-                Err(format!("Produce with acks=0 failed with {}; closing is the only way to say so", error.name()))
+                Err(format!(
+                    "Produce with acks=0 failed with {}; closing is the only way to say so",
+                    error.name()
+                ))
             });
         }
         if waiting.is_empty() {
@@ -155,39 +171,71 @@ impl Outcome {
 }
 
 /// Validates and appends what takes long, where blocking is allowed; then as [`produce`].
-fn validate_elsewhere(shared: Arc<Shared>, mut outcome: Outcome, heavy: Vec<Heavy>, acks: Acks, timeout: Duration) -> Produced {
+fn validate_elsewhere(
+    shared: Arc<Shared>,
+    mut outcome: Outcome,
+    heavy: Vec<Heavy>,
+    acks: Acks,
+    timeout: Duration,
+) -> Produced {
     let (done, appended) = oneshot::channel();
     let appending = Box::pin(async move {
-        let append =
-            move |Heavy { topic, partition, of, records }| (topic, partition, of.append(records, acks).map(|appended| (appended, of)));
-        let results: Vec<_> = shared.validation.run(&shared.env, move || heavy.into_iter().map(append).collect()).await;
+        let append = move |Heavy { topic, partition, of, records }| {
+            (topic, partition, of.append(records, acks).map(|appended| (appended, of)))
+        };
+        let results: Vec<_> = shared
+            .validation
+            .run(&shared.env, move || heavy.into_iter().map(append).collect())
+            .await;
         for (topic, partition, result) in results {
-            let place = outcome.answers.topics.get(topic).and_then(|(_, partitions)| partitions.get(partition));
+            let place = outcome
+                .answers
+                .topics
+                .get(topic)
+                .and_then(|(_, partitions)| partitions.get(partition));
             let index = place.map_or(-1, |answer| answer.index);
-            let answer = outcome.note(&shared, Some(acks), (topic, partition, index), result.map_err(Failure::from));
-            if let Some(place) = outcome.answers.topics.get_mut(topic).and_then(|(_, partitions)| partitions.get_mut(partition)) {
+            let answer = outcome.note(
+                &shared,
+                Some(acks),
+                (topic, partition, index),
+                result.map_err(Failure::from),
+            );
+            if let Some(place) = outcome
+                .answers
+                .topics
+                .get_mut(topic)
+                .and_then(|(_, partitions)| partitions.get_mut(partition))
+            {
                 *place = answer;
             }
         }
         // The next request of the connection may be started.
         drop(done);
-        let answer: Option<BoxFuture<'static, Encoded>> = match outcome.produced(&shared, Some(acks), timeout)? {
-            Produced::Answered(answer) => Some(Box::pin(std::future::ready(answer))),
-            Produced::Waiting(answer) => Some(answer),
-            Produced::Unanswered | Produced::Validating { .. } => None,
-        };
+        let answer: Option<BoxFuture<'static, Encoded>> =
+            match outcome.produced(&shared, Some(acks), timeout)? {
+                Produced::Answered(answer) => Some(Box::pin(std::future::ready(answer))),
+                Produced::Waiting(answer) => Some(answer),
+                Produced::Unanswered | Produced::Validating { .. } => None,
+            };
         Ok(answer)
     });
     Produced::Validating { appending, appended }
 }
 
-/// Appends every partition's batch at once, in order, and answers, at once or when `acks` is satisfied. `body` has been walked.
+/// Appends every partition's batch at once, in order, and answers, at once or when `acks` is
+/// satisfied. `body` has been walked.
 ///
-/// What takes long to validate is appended elsewhere, and with it all that follows it in the request.
+/// What takes long to validate is appended elsewhere, and with it all that follows it in the
+/// request.
 ///
 /// # Errors
-/// With `acks=0` there is no answer to put an error in: the connection must be closed, as Kafka does.
-pub(crate) fn produce(shared: &Arc<Shared>, ctx: &RequestContext, mut body: BytesMut) -> Result<Produced, String> {
+/// With `acks=0` there is no answer to put an error in: the connection must be closed, as Kafka
+/// does.
+pub(crate) fn produce(
+    shared: &Arc<Shared>,
+    ctx: &RequestContext,
+    mut body: BytesMut,
+) -> Result<Produced, String> {
     let view = ProduceView::of_checked(ctx.api_version, &body).map_err(|why| why.to_string())?;
     let acks = match view.acks {
         -1 => Some(Acks::All),
@@ -198,9 +246,14 @@ pub(crate) fn produce(shared: &Arc<Shared>, ctx: &RequestContext, mut body: Byte
     let timeout = Duration::from_millis(u64::try_from(view.timeout_ms).unwrap_or(0));
     let is_transactional = view.transactional_id().is_some();
     type Asked = (Named, Vec<ProducePartitionView>);
-    let asked: Vec<Asked> = view.topics().map(|topic| (topic.topic.into(), topic.partitions().collect())).collect();
+    let asked: Vec<Asked> =
+        view.topics().map(|topic| (topic.topic.into(), topic.partitions().collect())).collect();
 
-    let answers = Answers { correlation_id: ctx.correlation_id, version: ctx.api_version, topics: Vec::with_capacity(asked.len()) };
+    let answers = Answers {
+        correlation_id: ctx.correlation_id,
+        version: ctx.api_version,
+        topics: Vec::with_capacity(asked.len()),
+    };
     let mut outcome = Outcome { answers, waiting: Vec::new(), failed: None };
     let mut effort = Effort::light();
     let mut heavy = Vec::new();
@@ -212,35 +265,60 @@ pub(crate) fn produce(shared: &Arc<Shared>, ctx: &RequestContext, mut body: Byte
             Named::Id(id) => (image.topic_by_id(id), ErrorCode::UnknownTopicId),
         };
         let mut of_topic = Vec::with_capacity(partitions.len());
-        for (partition_at, ProducePartitionView { index, records }) in partitions.into_iter().enumerate() {
+        for (partition_at, ProducePartitionView { index, records }) in
+            partitions.into_iter().enumerate()
+        {
             let records = records.map(|range| records_of.take(range)).unwrap_or_default();
             let appended = match (acks, found) {
                 (None, _) => Err(Failure::code(ErrorCode::InvalidRequiredAcks)),
-                (Some(_), _) if is_transactional => Err(Failure::new(ErrorCode::InvalidTxnState, NO_TRANSACTIONS)),
+                (Some(_), _) if is_transactional => {
+                    Err(Failure::new(ErrorCode::InvalidTxnState, NO_TRANSACTIONS))
+                }
                 (Some(_), None) => Err(Failure::code(unknown)),
-                (Some(_), Some(found)) if !ctx.may(Operation::Write, Resource::Topic(&found.name)) => {
+                (Some(_), Some(found))
+                    if !ctx.may(Operation::Write, Resource::Topic(&found.name)) =>
+                {
                     Err(Failure::code(ErrorCode::TopicAuthorizationFailed))
                 }
-                (Some(_), Some(_)) if ctx.api_version < ZSTD_SINCE && is_zstd(&records) => Err(Failure::new(
-                    ErrorCode::UnsupportedCompressionType,
-                    &format!("Produce requests with version {} are not allowed to use ZStandard compression", ctx.api_version),
-                )),
-                (Some(acks), Some(found)) => shared.replicas.partition(&found.id, index).map_err(Failure::code).and_then(|of| {
-                    let within = match heavy.is_empty() {
-                        true => of.append_within(records, acks, &mut effort).map_err(Failure::from)?,
-                        false => Within::TooLong(records),
-                    };
-                    match within {
-                        Within::Appended(appended) => Ok(Some((appended, of))),
-                        Within::TooLong(records) => {
-                            heavy.push(Heavy { topic: topic_at, partition: partition_at, of, records });
-                            Ok(None)
-                        }
-                    }
-                }),
+                (Some(_), Some(_)) if ctx.api_version < ZSTD_SINCE && is_zstd(&records) => {
+                    Err(Failure::new(
+                        ErrorCode::UnsupportedCompressionType,
+                        &format!(
+                            "Produce requests with version {} are not allowed to use ZStandard \
+                             compression",
+                            ctx.api_version
+                        ),
+                    ))
+                }
+                (Some(acks), Some(found)) => {
+                    shared.replicas.partition(&found.id, index).map_err(Failure::code).and_then(
+                        |of| {
+                            let within = match heavy.is_empty() {
+                                true => of
+                                    .append_within(records, acks, &mut effort)
+                                    .map_err(Failure::from)?,
+                                false => Within::TooLong(records),
+                            };
+                            match within {
+                                Within::Appended(appended) => Ok(Some((appended, of))),
+                                Within::TooLong(records) => {
+                                    heavy.push(Heavy {
+                                        topic: topic_at,
+                                        partition: partition_at,
+                                        of,
+                                        records,
+                                    });
+                                    Ok(None)
+                                }
+                            }
+                        },
+                    )
+                }
             };
             of_topic.push(match appended.transpose() {
-                Some(appended) => outcome.note(shared, acks, (topic_at, partition_at, index), appended),
+                Some(appended) => {
+                    outcome.note(shared, acks, (topic_at, partition_at, index), appended)
+                }
                 // Its place, until it is known.
                 None => Failure::code(ErrorCode::UnknownServerError).answer(index),
             });
@@ -248,20 +326,24 @@ pub(crate) fn produce(shared: &Arc<Shared>, ctx: &RequestContext, mut body: Byte
         outcome.answers.topics.push((topic, of_topic));
     }
     match acks {
-        Some(acks) if !heavy.is_empty() => Ok(validate_elsewhere(shared.clone(), outcome, heavy, acks, timeout)),
+        Some(acks) if !heavy.is_empty() => {
+            Ok(validate_elsewhere(shared.clone(), outcome, heavy, acks, timeout))
+        }
         _ => outcome.produced(shared, acks, timeout),
     }
 }
 
-/// The first version whose records may be compressed with zstd (KIP-110): a client of an older one may not know that others cannot
-/// read what it sends.
+/// The first version whose records may be compressed with zstd (KIP-110): a client of an older one
+/// may not know that others cannot read what it sends.
 const ZSTD_SINCE: i16 = 7;
 
 fn is_zstd(records: &[u8]) -> bool {
-    BatchHeader::parse(records).is_ok_and(|header| matches!(header.compression(), Ok(Compression::Zstd)))
+    BatchHeader::parse(records)
+        .is_ok_and(|header| matches!(header.compression(), Ok(Compression::Zstd)))
 }
 
-/// Cuts the records of each partition out of the request, without copying where they are most of it.
+/// Cuts the records of each partition out of the request, without copying where they are most of
+/// it.
 struct Carver {
     body_len: usize,
     gone: usize,
@@ -271,13 +353,18 @@ struct Carver {
 impl Carver {
     /// The records at `range`, which lies behind all that were taken before.
     fn take(&mut self, range: Range<usize>) -> BytesMut {
-        let inside = range.start.checked_sub(self.gone).filter(|skipped| skipped.saturating_add(range.len()) <= self.rest.len());
+        let inside = range
+            .start
+            .checked_sub(self.gone)
+            .filter(|skipped| skipped.saturating_add(range.len()) <= self.rest.len());
         let Some(skipped) = inside else { return BytesMut::new() };
         self.rest.advance(skipped);
         self.gone = range.end;
         let records = self.rest.split_to(range.len());
-        // The log keeps the newest batches in memory, the small ones as copies: any other would keep the whole request there.
-        let keeps_much = records.len() >= COPIED_BELOW && records.len().saturating_mul(2) < self.body_len;
+        // The log keeps the newest batches in memory, the small ones as copies: any other would
+        // keep the whole request there.
+        let keeps_much =
+            records.len() >= COPIED_BELOW && records.len().saturating_mul(2) < self.body_len;
         if keeps_much { BytesMut::from(&records[..]) } else { records }
     }
 }
@@ -304,7 +391,8 @@ async fn wait(shared: &Shared, answers: &mut Answers, waiting: Vec<Waiting>, tim
             *answer = Failure::code(error).answer(answer.index);
         }
     };
-    // All are to be committed, so they are looked at one after the other, and each once beside the wake-ups.
+    // All are to be committed, so they are looked at one after the other, and each once beside the
+    // wake-ups.
     while let Some((item, _)) = waiting.last() {
         match item.of.commit_state(item.end_offset) {
             Ok(false) => {
@@ -373,9 +461,15 @@ impl Failure {
 impl From<crate::replication::AppendRefused> for Failure {
     fn from(refused: crate::replication::AppendRefused) -> Self {
         match refused {
-            crate::replication::AppendRefused::NotEnoughReplicas(why) => Self::new(ErrorCode::NotEnoughReplicas, &why.to_string()),
+            crate::replication::AppendRefused::NotEnoughReplicas(why) => {
+                Self::new(ErrorCode::NotEnoughReplicas, &why.to_string())
+            }
             crate::replication::AppendRefused::Log(error) => {
-                let records = error.record_errors().iter().map(|record| (record.batch_index, Some(record.message.clone()))).collect();
+                let records = error
+                    .record_errors()
+                    .iter()
+                    .map(|record| (record.batch_index, Some(record.message.clone())))
+                    .collect();
                 Self { error: code_of(&error), message: Some(error.to_string()), records }
             }
         }

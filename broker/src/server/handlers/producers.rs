@@ -3,15 +3,22 @@
 use std::collections::BTreeSet;
 
 use kafka_protocol::messages as m;
-use kafka_protocol::messages::describe_producers_response::{PartitionResponse, ProducerState, TopicResponse};
+use kafka_protocol::messages::describe_producers_response::{
+    PartitionResponse, ProducerState, TopicResponse,
+};
 use letterbox_protocol::ErrorCode;
 
 use super::{Shared, text};
 use crate::metadata::controller::validate_topic_name;
 use crate::server::context::{Operation, RequestContext, Resource};
 
-/// Answers DescribeProducers, each partition once however often it is asked for. With no transactions, no producer has an open one.
-pub(crate) fn describe(shared: &Shared, ctx: &RequestContext, request: m::DescribeProducersRequest) -> m::DescribeProducersResponse {
+/// Answers DescribeProducers, each partition once however often it is asked for. With no
+/// transactions, no producer has an open one.
+pub(crate) fn describe(
+    shared: &Shared,
+    ctx: &RequestContext,
+    request: m::DescribeProducersRequest,
+) -> m::DescribeProducersResponse {
     let image = shared.image();
     let mut seen = BTreeSet::new();
     let topics = request.topics.into_iter().map(|mut topic| {
@@ -19,15 +26,21 @@ pub(crate) fn describe(shared: &Shared, ctx: &RequestContext, request: m::Descri
         let name = topic.name.as_str();
         let found = match image.topic(name) {
             _ if validate_topic_name(name).is_err() => Err(ErrorCode::InvalidTopicException),
-            _ if !ctx.may(Operation::Read, Resource::Topic(name)) => Err(ErrorCode::TopicAuthorizationFailed),
+            _ if !ctx.may(Operation::Read, Resource::Topic(name)) => {
+                Err(ErrorCode::TopicAuthorizationFailed)
+            }
             None => Err(ErrorCode::UnknownTopicOrPartition),
             Some(found) => Ok(found.id),
         };
         let partitions = topic.partition_indexes.iter().map(|index| {
             let answer = PartitionResponse::default().with_partition_index(*index);
             match found.and_then(|id| shared.replicas.partition(&id, *index)) {
-                Ok(partition) => answer.with_active_producers(partition.log.producers().into_iter().map(state).collect()),
-                Err(error) => answer.with_error_code(error as i16).with_error_message(Some(text(error.name()))),
+                Ok(partition) => answer.with_active_producers(
+                    partition.log.producers().into_iter().map(state).collect(),
+                ),
+                Err(error) => answer
+                    .with_error_code(error as i16)
+                    .with_error_message(Some(text(error.name()))),
             }
         });
         let partitions = partitions.collect();

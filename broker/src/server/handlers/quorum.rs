@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::describe_quorum_request::TopicData as AskedTopic;
-use kafka_protocol::messages::describe_quorum_response::{Listener, Node, PartitionData, ReplicaState, TopicData};
+use kafka_protocol::messages::describe_quorum_response::{
+    Listener, Node, PartitionData, ReplicaState, TopicData,
+};
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::BrokerId;
 
@@ -14,18 +16,29 @@ use crate::quorum::QuorumStatus;
 use crate::server::context::{Operation, RequestContext, Resource};
 
 /// Answers DescribeQuorum, from what this node knows: about others that is as much as their votes.
-pub(crate) fn describe(shared: &Shared, ctx: &RequestContext, request: &m::DescribeQuorumRequest) -> m::DescribeQuorumResponse {
-    let whole =
-        |error: ErrorCode| m::DescribeQuorumResponse::default().with_error_code(error as i16).with_error_message(Some(text(error.name())));
+pub(crate) fn describe(
+    shared: &Shared,
+    ctx: &RequestContext,
+    request: &m::DescribeQuorumRequest,
+) -> m::DescribeQuorumResponse {
+    let whole = |error: ErrorCode| {
+        m::DescribeQuorumResponse::default()
+            .with_error_code(error as i16)
+            .with_error_message(Some(text(error.name())))
+    };
     if !ctx.may(Operation::Describe, Resource::Cluster) {
         return whole(ErrorCode::ClusterAuthorizationFailed);
     }
     let status = shared.quorum_status();
     let now = shared.env.clock.wall_ms();
     let mut seen = BTreeSet::new();
-    let topics = request.topics.iter().map(|topic| of_topic(topic, &mut seen, &status, now)).collect();
+    let topics =
+        request.topics.iter().map(|topic| of_topic(topic, &mut seen, &status, now)).collect();
     let nodes = status.voters.iter().map(|(id, (host, port))| {
-        let listener = Listener::default().with_name(text(&shared.config.controller.name)).with_host(text(host)).with_port(*port);
+        let listener = Listener::default()
+            .with_name(text(&shared.config.controller.name))
+            .with_host(text(host))
+            .with_port(*port);
         Node::default().with_node_id(node(*id)).with_listeners(vec![listener])
     });
     let nodes = if ctx.api_version >= 2 { nodes.collect() } else { Vec::new() };
@@ -33,23 +46,35 @@ pub(crate) fn describe(shared: &Shared, ctx: &RequestContext, request: &m::Descr
 }
 
 /// Answers for the partitions that are not in `seen` yet.
-fn of_topic(topic: &AskedTopic, seen: &mut BTreeSet<(m::TopicName, i32)>, status: &QuorumStatus, now: i64) -> TopicData {
+fn of_topic(
+    topic: &AskedTopic,
+    seen: &mut BTreeSet<(m::TopicName, i32)>,
+    status: &QuorumStatus,
+    now: i64,
+) -> TopicData {
     let one = |index: i32| {
         let answer = PartitionData::default().with_partition_index(index);
         if topic.topic_name.as_str() != METADATA_TOPIC || index != 0 {
             let error = ErrorCode::UnknownTopicOrPartition;
             return answer.with_error_code(error as i16);
         }
-        let Some(leader) = status.leader else { return answer.with_error_code(ErrorCode::LeaderNotAvailable as i16) };
+        let Some(leader) = status.leader else {
+            return answer.with_error_code(ErrorCode::LeaderNotAvailable as i16);
+        };
         if leader != status.node_id {
-            return answer.with_error_code(ErrorCode::NotLeaderOrFollower as i16).with_leader_id(node(leader));
+            return answer
+                .with_error_code(ErrorCode::NotLeaderOrFollower as i16)
+                .with_leader_id(node(leader));
         }
         let end = |last: u64| i64::try_from(last).unwrap_or(i64::MAX).saturating_add(1);
         let voter = |id: &BrokerId| {
             let state = ReplicaState::default().with_replica_id(node(*id));
             if *id == status.node_id {
                 let end = end(status.last_log_index);
-                state.with_log_end_offset(end).with_last_fetch_timestamp(now).with_last_caught_up_timestamp(now)
+                state
+                    .with_log_end_offset(end)
+                    .with_last_fetch_timestamp(now)
+                    .with_last_caught_up_timestamp(now)
             } else {
                 state.with_log_end_offset(-1)
             }
@@ -61,8 +86,11 @@ fn of_topic(topic: &AskedTopic, seen: &mut BTreeSet<(m::TopicName, i32)>, status
             .with_current_voters(status.voters.keys().map(voter).collect())
     };
     let indexes = topic.partitions.iter().map(|partition| partition.partition_index);
-    let partitions = indexes.filter(|index| seen.insert((topic.topic_name.clone(), *index))).map(one).collect();
-    TopicData::default().with_topic_name(topic_name(topic.topic_name.as_str())).with_partitions(partitions)
+    let partitions =
+        indexes.filter(|index| seen.insert((topic.topic_name.clone(), *index))).map(one).collect();
+    TopicData::default()
+        .with_topic_name(topic_name(topic.topic_name.as_str()))
+        .with_partitions(partitions)
 }
 
 fn node(id: BrokerId) -> m::BrokerId {

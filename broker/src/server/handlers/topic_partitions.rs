@@ -1,6 +1,7 @@
 //! DescribeTopicPartitions 0: topics page by page (KIP-966).
 //!
-//! Topics come in the order of their names, so that the cursor of one answer is where the next begins.
+//! Topics come in the order of their names, so that the cursor of one answer is where the next
+//! begins.
 
 use std::collections::BTreeSet;
 
@@ -27,12 +28,19 @@ pub(crate) fn describe(
     let may = |name: &str| ctx.may(Operation::Describe, Resource::Topic(name));
     let asked: BTreeSet<&str> = request.topics.iter().map(|topic| topic.name.as_str()).collect();
     let all = asked.is_empty();
-    let (from, first) = request.cursor.as_ref().map_or(("", 0), |cursor| (cursor.topic_name.as_str(), cursor.partition_index));
+    let (from, first) = request
+        .cursor
+        .as_ref()
+        .map_or(("", 0), |cursor| (cursor.topic_name.as_str(), cursor.partition_index));
     if request.cursor.is_some() && (first < 0 || !all && !asked.contains(from)) {
         let refused = asked.iter().map(|name| nothing(name, ErrorCode::InvalidRequest)).collect();
         return m::DescribeTopicPartitionsResponse::default().with_topics(refused);
     }
-    let names: BTreeSet<&str> = if all { image.topics().map(|topic| &*topic.name).filter(|name| may(name)).collect() } else { asked };
+    let names: BTreeSet<&str> = if all {
+        image.topics().map(|topic| &*topic.name).filter(|name| may(name)).collect()
+    } else {
+        asked
+    };
     let most = shared.config.size("max.request.partition.size.limit");
     let mut left = usize::try_from(request.response_partition_limit).unwrap_or(1).min(most).max(1);
     let mut topics = Vec::new();
@@ -44,11 +52,13 @@ pub(crate) fn describe(
         }
         let first = if *name == from { first } else { 0 };
         let Some(topic) = image.topic(name).filter(|_| may(name)) else {
-            let error = if may(name) { missing_error(name) } else { ErrorCode::TopicAuthorizationFailed };
+            let error =
+                if may(name) { missing_error(name) } else { ErrorCode::TopicAuthorizationFailed };
             topics.push(nothing(name, error));
             continue;
         };
-        let partitions: Vec<_> = topic.indexed_partitions().skip_while(|(index, _)| *index < first).take(left).collect();
+        let partitions: Vec<_> =
+            topic.indexed_partitions().skip_while(|(index, _)| *index < first).take(left).collect();
         left = left.saturating_sub(partitions.len());
         let end = partitions.last().map_or(first, |(index, _)| index.saturating_add(1));
         topics.push(found(shared, &image, topic, &partitions));
@@ -57,12 +67,16 @@ pub(crate) fn describe(
             break;
         }
     }
-    let cursor = next.map(|(name, index)| Cursor::default().with_topic_name(topic_name(name)).with_partition_index(index));
+    let cursor = next.map(|(name, index)| {
+        Cursor::default().with_topic_name(topic_name(name)).with_partition_index(index)
+    });
     m::DescribeTopicPartitionsResponse::default().with_topics(topics).with_next_cursor(cursor)
 }
 
 fn nothing(name: &str, error: ErrorCode) -> DescribeTopicPartitionsResponseTopic {
-    DescribeTopicPartitionsResponseTopic::default().with_name(Some(topic_name(name))).with_error_code(error as i16)
+    DescribeTopicPartitionsResponseTopic::default()
+        .with_name(Some(topic_name(name)))
+        .with_error_code(error as i16)
 }
 
 fn found(
@@ -76,7 +90,11 @@ fn found(
         let is_offline = |id: &BrokerId| is_offline(shared, image, topic, *index, *id);
         let leader = partition.leader.filter(|leader| !is_offline(leader));
         DescribeTopicPartitionsResponsePartition::default()
-            .with_error_code(if leader.is_some() { ErrorCode::None } else { ErrorCode::LeaderNotAvailable } as i16)
+            .with_error_code(if leader.is_some() {
+                ErrorCode::None
+            } else {
+                ErrorCode::LeaderNotAvailable
+            } as i16)
             .with_partition_index(*index)
             .with_leader_id(m::BrokerId(leader.map_or(-1, |id| id.0)))
             .with_leader_epoch(partition.leader_epoch)
@@ -84,7 +102,14 @@ fn found(
             .with_isr_nodes(ids(&partition.isr))
             .with_eligible_leader_replicas(Some(Vec::new()))
             .with_last_known_elr(Some(Vec::new()))
-            .with_offline_replicas(partition.replicas.iter().filter(|id| is_offline(id)).map(|id| m::BrokerId(id.0)).collect())
+            .with_offline_replicas(
+                partition
+                    .replicas
+                    .iter()
+                    .filter(|id| is_offline(id))
+                    .map(|id| m::BrokerId(id.0))
+                    .collect(),
+            )
     });
     DescribeTopicPartitionsResponseTopic::default()
         .with_name(Some(topic_name(&topic.name)))

@@ -1,7 +1,8 @@
-//! CreateTopics 2–7, DeleteTopics 1–6, CreatePartitions 0–3, and the making of topics that clients or the
-//! broker itself need.
+//! CreateTopics 2–7, DeleteTopics 1–6, CreatePartitions 0–3, and the making of topics that clients
+//! or the broker itself need.
 //!
-//! KIPs: 4, 464 (defaults), 516 (topic ids), 525 (configurations in the answer), 599 (quota: none is enforced).
+//! KIPs: 4, 464 (defaults), 516 (topic ids), 525 (configurations in the answer), 599 (quota: none
+//! is enforced).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,7 +10,9 @@ use std::time::Duration;
 
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
-use kafka_protocol::messages::create_topics_response::{CreatableTopicConfigs, CreatableTopicResult};
+use kafka_protocol::messages::create_topics_response::{
+    CreatableTopicConfigs, CreatableTopicResult,
+};
 use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::BrokerId;
@@ -18,26 +21,38 @@ use super::{Shared, of_controller, text, topic_name};
 use crate::config::{Source, topic};
 use crate::metadata::ApiError;
 use crate::metadata::controller::{
-    CreatePartitions, CreateTopics, DeleteTopics, NewTopic, TopicGrowth, TopicPlacement, TopicSelector, is_internal_topic,
+    CreatePartitions, CreateTopics, DeleteTopics, NewTopic, TopicGrowth, TopicPlacement,
+    TopicSelector, is_internal_topic,
 };
 use crate::server::context::{Operation, RequestContext, Resource};
 
-/// How long the broker itself waits for the logs of a topic that it makes without being asked by an administrator.
+/// How long the broker itself waits for the logs of a topic that it makes without being asked by an
+/// administrator.
 const APPLIED_MAX: Duration = Duration::from_secs(30);
 const TIMED_OUT: i16 = ErrorCode::RequestTimedOut as i16;
 
-/// `timeout_ms` of a request. What it asks for is done even when the answer is REQUEST_TIMED_OUT, as with Kafka.
+/// `timeout_ms` of a request. What it asks for is done even when the answer is REQUEST_TIMED_OUT,
+/// as with Kafka.
 fn timeout(ms: i32) -> Duration {
     Duration::from_millis(u64::try_from(ms).unwrap_or(0))
 }
 
 /// Answers CreateTopics.
-pub(crate) async fn create(shared: Arc<Shared>, ctx: RequestContext, request: m::CreateTopicsRequest) -> m::CreateTopicsResponse {
+pub(crate) async fn create(
+    shared: Arc<Shared>,
+    ctx: RequestContext,
+    request: m::CreateTopicsRequest,
+) -> m::CreateTopicsResponse {
     let mut answers: Vec<CreatableTopicResult> = Vec::with_capacity(request.topics.len());
     let mut accepted = Vec::new();
     for (at, topic) in request.topics.into_iter().enumerate() {
         let name = topic.name.as_str().to_owned();
-        answers.push(CreatableTopicResult::default().with_name(topic.name).with_num_partitions(-1).with_replication_factor(-1));
+        answers.push(
+            CreatableTopicResult::default()
+                .with_name(topic.name)
+                .with_num_partitions(-1)
+                .with_replication_factor(-1),
+        );
         if !ctx.may(Operation::Create, Resource::Topic(&name)) {
             refuse(answers.last_mut(), &ApiError::from(ErrorCode::TopicAuthorizationFailed));
             continue;
@@ -46,14 +61,20 @@ pub(crate) async fn create(shared: Arc<Shared>, ctx: RequestContext, request: m:
         let placement = TopicPlacement {
             num_partitions: topic.num_partitions,
             replication_factor: topic.replication_factor,
-            assignments: topic.assignments.into_iter().map(|one| (one.partition_index, ids(one.broker_ids))).collect(),
+            assignments: topic
+                .assignments
+                .into_iter()
+                .map(|one| (one.partition_index, ids(one.broker_ids)))
+                .collect(),
         };
-        let configs =
-            topic.configs.into_iter().map(|config| (config.name.as_str().to_owned(), config.value.map(|value| value.as_str().to_owned())));
+        let configs = topic.configs.into_iter().map(|config| {
+            (config.name.as_str().to_owned(), config.value.map(|value| value.as_str().to_owned()))
+        });
         accepted.push((at, NewTopic { name, placement, configs: configs.collect() }));
     }
     let (places, topics): (Vec<usize>, Vec<NewTopic>) = accepted.into_iter().unzip();
-    let outcome = shared.controller.run(create_operation(&shared, topics, request.validate_only)).await;
+    let outcome =
+        shared.controller.run(create_operation(&shared, topics, request.validate_only)).await;
     for (nth, at) in places.into_iter().enumerate() {
         let Some(answer) = answers.get_mut(at) else { continue };
         match &outcome {
@@ -71,7 +92,10 @@ pub(crate) async fn create(shared: Arc<Shared>, ctx: RequestContext, request: m:
         }
     }
     if !request.validate_only && !shared.is_applied_within(timeout(request.timeout_ms)).await {
-        answers.iter_mut().filter(|answer| answer.error_code == 0).for_each(|answer| answer.error_code = TIMED_OUT);
+        answers
+            .iter_mut()
+            .filter(|answer| answer.error_code == 0)
+            .for_each(|answer| answer.error_code = TIMED_OUT);
     }
     m::CreateTopicsResponse::default().with_topics(answers)
 }
@@ -88,7 +112,10 @@ fn created_configs(shared: &Shared, set: &BTreeMap<String, String>) -> Vec<Creat
         let inherited = topic::broker_value(&shared.config, key);
         let source = if set.contains_key(key.name) { Source::Topic } else { inherited.source };
         let value = set.get(key.name).cloned().or(inherited.value);
-        CreatableTopicConfigs::default().with_name(text(key.name)).with_value(value.as_deref().map(text)).with_config_source(source as i8)
+        CreatableTopicConfigs::default()
+            .with_name(text(key.name))
+            .with_value(value.as_deref().map(text))
+            .with_config_source(source as i8)
     };
     topic::KEYS.iter().map(one).collect()
 }
@@ -98,19 +125,33 @@ fn create_operation(shared: &Shared, topics: Vec<NewTopic>, validate_only: bool)
         topics,
         validate_only,
         default_partitions: i32::try_from(shared.config.number("num.partitions")).unwrap_or(1),
-        default_replication_factor: i16::try_from(shared.config.number("default.replication.factor")).unwrap_or(1),
+        default_replication_factor: i16::try_from(
+            shared.config.number("default.replication.factor"),
+        )
+        .unwrap_or(1),
     }
 }
 
-/// Makes topics with the broker's defaults because a client asked for them by name; `__consumer_offsets` gets
-/// its own settings. Answers the errors by name; a topic that somebody else made meanwhile is no error.
-pub(crate) async fn auto_create(shared: &Arc<Shared>, names: Vec<Arc<str>>) -> BTreeMap<String, ErrorCode> {
-    let (internal, ordinary): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| is_internal_topic(name));
+/// Makes topics with the broker's defaults because a client asked for them by name;
+/// `__consumer_offsets` gets its own settings. Answers the errors by name; a topic that somebody
+/// else made meanwhile is no error.
+pub(crate) async fn auto_create(
+    shared: &Arc<Shared>,
+    names: Vec<Arc<str>>,
+) -> BTreeMap<String, ErrorCode> {
+    let (internal, ordinary): (Vec<_>, Vec<_>) =
+        names.into_iter().partition(|name| is_internal_topic(name));
     let mut topics: Vec<NewTopic> = ordinary
         .iter()
-        .map(|name| NewTopic { name: name.to_string(), placement: TopicPlacement::automatic(-1, -1), configs: BTreeMap::new() })
+        .map(|name| NewTopic {
+            name: name.to_string(),
+            placement: TopicPlacement::automatic(-1, -1),
+            configs: BTreeMap::new(),
+        })
         .collect();
-    topics.extend(internal.iter().filter(|name| &***name == OFFSETS_TOPIC).map(|_| offsets_topic(shared)));
+    topics.extend(
+        internal.iter().filter(|name| &***name == OFFSETS_TOPIC).map(|_| offsets_topic(shared)),
+    );
     let outcome = shared.controller.run(create_operation(shared, topics, false)).await;
     let errors = match outcome {
         Ok(outcome) => outcome
@@ -121,7 +162,11 @@ pub(crate) async fn auto_create(shared: &Arc<Shared>, names: Vec<Arc<str>>) -> B
             })
             .collect(),
         // Not answered now; the client asks again.
-        Err(_) => ordinary.iter().chain(&internal).map(|name| (name.to_string(), ErrorCode::UnknownTopicOrPartition)).collect(),
+        Err(_) => ordinary
+            .iter()
+            .chain(&internal)
+            .map(|name| (name.to_string(), ErrorCode::UnknownTopicOrPartition))
+            .collect(),
     };
     // A client that does not find it yet asks again.
     shared.is_applied_within(APPLIED_MAX).await;
@@ -140,8 +185,16 @@ pub(crate) async fn ensure(
     configs: BTreeMap<String, String>,
 ) -> Result<(), String> {
     let configs = configs.into_iter().map(|(key, value)| (key, Some(value))).collect();
-    let topic = NewTopic { name: name.to_owned(), placement: TopicPlacement::automatic(partitions, replication_factor), configs };
-    let outcome = shared.controller.run(create_operation(shared, vec![topic], false)).await.map_err(|error| error.to_string())?;
+    let topic = NewTopic {
+        name: name.to_owned(),
+        placement: TopicPlacement::automatic(partitions, replication_factor),
+        configs,
+    };
+    let outcome = shared
+        .controller
+        .run(create_operation(shared, vec![topic], false))
+        .await
+        .map_err(|error| error.to_string())?;
     if !shared.is_applied_within(APPLIED_MAX).await {
         return Err(format!("the log of {name} was not opened within {} s", APPLIED_MAX.as_secs()));
     }
@@ -156,24 +209,37 @@ pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
 
 fn offsets_topic(shared: &Shared) -> NewTopic {
     let brokers = shared.image().live_brokers().count().max(1);
-    let wanted = usize::try_from(shared.config.number("offsets.topic.replication.factor")).unwrap_or(1);
-    let partitions = i32::try_from(shared.config.number("offsets.topic.num.partitions")).unwrap_or(50);
+    let wanted =
+        usize::try_from(shared.config.number("offsets.topic.replication.factor")).unwrap_or(1);
+    let partitions =
+        i32::try_from(shared.config.number("offsets.topic.num.partitions")).unwrap_or(50);
     let configs = [
         ("cleanup.policy", "compact".to_owned()),
         ("compression.type", "producer".to_owned()),
-        ("segment.bytes", shared.config.number("offsets.topic.segment.bytes").max(1_048_576).to_string()),
-        // Committed offsets are on the disk before they are acknowledged, whatever the topics' default is.
+        (
+            "segment.bytes",
+            shared.config.number("offsets.topic.segment.bytes").max(1_048_576).to_string(),
+        ),
+        // Committed offsets are on the disk before they are acknowledged, whatever the topics'
+        // default is.
         ("flush.on.ack", "true".to_owned()),
     ];
     NewTopic {
         name: OFFSETS_TOPIC.to_owned(),
-        placement: TopicPlacement::automatic(partitions, i16::try_from(wanted.min(brokers)).unwrap_or(1)),
+        placement: TopicPlacement::automatic(
+            partitions,
+            i16::try_from(wanted.min(brokers)).unwrap_or(1),
+        ),
         configs: configs.into_iter().map(|(key, value)| (key.to_owned(), Some(value))).collect(),
     }
 }
 
 /// Answers DeleteTopics.
-pub(crate) async fn delete(shared: Arc<Shared>, ctx: RequestContext, request: m::DeleteTopicsRequest) -> m::DeleteTopicsResponse {
+pub(crate) async fn delete(
+    shared: Arc<Shared>,
+    ctx: RequestContext,
+    request: m::DeleteTopicsRequest,
+) -> m::DeleteTopicsResponse {
     let by_name = request.topic_names.into_iter().map(|name| (Some(name), uuid::Uuid::nil()));
     let by_either = request.topics.into_iter().map(|topic| (topic.name, topic.topic_id));
     let asked: Vec<_> = if ctx.api_version >= 6 { by_either.collect() } else { by_name.collect() };
@@ -186,21 +252,32 @@ pub(crate) async fn delete(shared: Arc<Shared>, ctx: RequestContext, request: m:
     let mut answers = Vec::with_capacity(asked.len());
     let mut accepted = Vec::new();
     for (at, one) in asked.into_iter().enumerate() {
-        let known =
-            one.0.as_ref().map(|name| name.as_str().to_owned()).or_else(|| image.topic_by_id(&one.1).map(|topic| topic.name.to_string()));
-        let allowed = known.as_ref().is_none_or(|name| ctx.may(Operation::Delete, Resource::Topic(name)));
+        let known = one
+            .0
+            .as_ref()
+            .map(|name| name.as_str().to_owned())
+            .or_else(|| image.topic_by_id(&one.1).map(|topic| topic.name.to_string()));
+        let allowed =
+            known.as_ref().is_none_or(|name| ctx.may(Operation::Delete, Resource::Topic(name)));
         let mut answer = DeletableTopicResult::default().with_topic_id(one.1);
         // As Kafka: which of the two is meant would be a guess.
-        let unclear = (ctx.api_version >= 6 && one.0.is_some() != one.1.is_nil()).then(|| match &one.0 {
-            Some(name) => format!("You may not specify both topic name {} and topic id.", name.as_str()),
-            None => "Neither topic name nor id were specified.".to_owned(),
-        });
+        let unclear =
+            (ctx.api_version >= 6 && one.0.is_some() != one.1.is_nil()).then(|| match &one.0 {
+                Some(name) => {
+                    format!("You may not specify both topic name {} and topic id.", name.as_str())
+                }
+                None => "Neither topic name nor id were specified.".to_owned(),
+            });
         if let Some(message) = unclear {
             answer.error_code = ErrorCode::InvalidRequest as i16;
             answer.error_message = Some(text(&message));
         } else if !enabled {
             // Older versions know no such code (Kafka does the same).
-            answer.error_code = if ctx.api_version < 3 { ErrorCode::InvalidRequest } else { ErrorCode::TopicDeletionDisabled } as i16;
+            answer.error_code = if ctx.api_version < 3 {
+                ErrorCode::InvalidRequest
+            } else {
+                ErrorCode::TopicDeletionDisabled
+            } as i16;
             answer.error_message = Some(text("delete.topic.enable=false on this broker"));
         } else if allowed {
             accepted.push((at, selector(&one)));
@@ -234,22 +311,31 @@ pub(crate) async fn delete(shared: Arc<Shared>, ctx: RequestContext, request: m:
         }
     }
     if !shared.is_applied_within(timeout(request.timeout_ms)).await {
-        answers.iter_mut().filter(|answer| answer.error_code == 0).for_each(|answer| answer.error_code = TIMED_OUT);
+        answers
+            .iter_mut()
+            .filter(|answer| answer.error_code == 0)
+            .for_each(|answer| answer.error_code = TIMED_OUT);
     }
     m::DeleteTopicsResponse::default().with_responses(answers)
 }
 
 /// Answers CreatePartitions.
-pub(crate) async fn grow(shared: Arc<Shared>, ctx: RequestContext, request: m::CreatePartitionsRequest) -> m::CreatePartitionsResponse {
+pub(crate) async fn grow(
+    shared: Arc<Shared>,
+    ctx: RequestContext,
+    request: m::CreatePartitionsRequest,
+) -> m::CreatePartitionsResponse {
     let mut answers = Vec::with_capacity(request.topics.len());
     let mut accepted = Vec::new();
     for (at, topic) in request.topics.into_iter().enumerate() {
         let name = topic.name.as_str().to_owned();
         let mut answer = CreatePartitionsTopicResult::default().with_name(topic.name);
         if ctx.may(Operation::Alter, Resource::Topic(&name)) {
-            let assignments = topic
-                .assignments
-                .map(|all| all.into_iter().map(|one| one.broker_ids.into_iter().map(|id| BrokerId(id.0)).collect()).collect());
+            let assignments = topic.assignments.map(|all| {
+                all.into_iter()
+                    .map(|one| one.broker_ids.into_iter().map(|id| BrokerId(id.0)).collect())
+                    .collect()
+            });
             accepted.push((at, TopicGrowth { name, count: topic.count, assignments }));
         } else {
             answer.error_code = ErrorCode::TopicAuthorizationFailed as i16;
@@ -257,7 +343,10 @@ pub(crate) async fn grow(shared: Arc<Shared>, ctx: RequestContext, request: m::C
         answers.push(answer);
     }
     let (places, topics): (Vec<usize>, Vec<TopicGrowth>) = accepted.into_iter().unzip();
-    let outcome = shared.controller.run(CreatePartitions { topics, validate_only: request.validate_only }).await;
+    let outcome = shared
+        .controller
+        .run(CreatePartitions { topics, validate_only: request.validate_only })
+        .await;
     for (nth, at) in places.into_iter().enumerate() {
         let Some(answer) = answers.get_mut(at) else { continue };
         let result = match &outcome {
@@ -270,7 +359,10 @@ pub(crate) async fn grow(shared: Arc<Shared>, ctx: RequestContext, request: m::C
         }
     }
     if !request.validate_only && !shared.is_applied_within(timeout(request.timeout_ms)).await {
-        answers.iter_mut().filter(|answer| answer.error_code == 0).for_each(|answer| answer.error_code = TIMED_OUT);
+        answers
+            .iter_mut()
+            .filter(|answer| answer.error_code == 0)
+            .for_each(|answer| answer.error_code = TIMED_OUT);
     }
     m::CreatePartitionsResponse::default().with_results(answers)
 }

@@ -18,13 +18,24 @@ fn options() -> ProducerOptions {
     ProducerOptions { batch_bytes: 1, linger: Duration::ZERO, ..ProducerOptions::default() }
 }
 
-fn sequences(state: &mut State, partition: &TopicPartition, options: &ProducerOptions) -> Vec<(i32, Batch)> {
-    std::iter::from_fn(|| state.take(partition, options)).map(|batch| (batch.stamp.unwrap().sequence, batch)).collect()
+fn sequences(
+    state: &mut State,
+    partition: &TopicPartition,
+    options: &ProducerOptions,
+) -> Vec<(i32, Batch)> {
+    std::iter::from_fn(|| state.take(partition, options))
+        .map(|batch| (batch.stamp.unwrap().sequence, batch))
+        .collect()
 }
 
-fn filled(count: usize) -> (State, TopicPartition, ProducerOptions, Vec<oneshot::Receiver<Result<RecordPlace, Error>>>) {
-    let (mut state, partition, options) = (State::new(Some((7, 0))), TopicPartition::new("t", 0), options());
-    let deliveries = (0..count).map(|_| state.append(partition.clone(), &record(), 50, 1, &options).unwrap().0).collect();
+fn filled(
+    count: usize,
+) -> (State, TopicPartition, ProducerOptions, Vec<oneshot::Receiver<Result<RecordPlace, Error>>>) {
+    let (mut state, partition, options) =
+        (State::new(Some((7, 0))), TopicPartition::new("t", 0), options());
+    let deliveries = (0..count)
+        .map(|_| state.append(partition.clone(), &record(), 50, 1, &options).unwrap().0)
+        .collect();
     (state, partition, options, deliveries)
 }
 
@@ -34,18 +45,29 @@ async fn retries_repeat_their_sequence_and_keep_their_order() {
     let mut sent = sequences(&mut state, &partition, &options);
     assert_eq!(sent.iter().map(|(sequence, _)| *sequence).collect::<Vec<_>>(), [0, 1, 2]);
     let now = Instant::now();
-    // The first is refused for a while, so the broker refuses the later ones for their numbers; answers come in any order.
+    // The first is refused for a while, so the broker refuses the later ones for their numbers;
+    // answers come in any order.
     let (_, third) = sent.pop().unwrap();
     state.settle(&partition, third, failed(ErrorCode::OutOfOrderSequenceNumber), &options, now);
     for (_, batch) in sent {
-        let code = if batch.first_in_line { ErrorCode::NotLeaderOrFollower } else { ErrorCode::OutOfOrderSequenceNumber };
+        let code = if batch.first_in_line {
+            ErrorCode::NotLeaderOrFollower
+        } else {
+            ErrorCode::OutOfOrderSequenceNumber
+        };
         state.settle(&partition, batch, failed(code), &options, now);
     }
     assert!(!state.id_is_spent);
     let sent = sequences(&mut state, &partition, &options);
     assert_eq!(sent.iter().map(|(sequence, _)| *sequence).collect::<Vec<_>>(), [0, 1, 2]);
     for (index, (_, batch)) in sent.into_iter().enumerate() {
-        state.settle(&partition, batch, Outcome::Stored(Some(100 + i64::try_from(index).unwrap())), &options, now);
+        state.settle(
+            &partition,
+            batch,
+            Outcome::Stored(Some(100 + i64::try_from(index).unwrap())),
+            &options,
+            now,
+        );
     }
     assert_eq!((state.unresolved, state.buffered_bytes), (0, 0));
     assert_eq!(deliveries[2].try_recv().unwrap().unwrap().offset, Some(102));
@@ -57,7 +79,13 @@ async fn a_hole_in_the_sequence_takes_a_new_id_before_anything_else_is_sent() {
     let sent = sequences(&mut state, &partition, &options);
     let now = Instant::now();
     let mut sent = sent.into_iter().map(|(_, batch)| batch);
-    state.settle(&partition, sent.next().unwrap(), failed(ErrorCode::MessageTooLarge), &options, now);
+    state.settle(
+        &partition,
+        sent.next().unwrap(),
+        failed(ErrorCode::MessageTooLarge),
+        &options,
+        now,
+    );
     assert!(deliveries[0].try_recv().unwrap().is_err());
     assert!(state.id_is_spent && !state.may_take_new_id());
     for batch in sent {
@@ -67,7 +95,12 @@ async fn a_hole_in_the_sequence_takes_a_new_id_before_anything_else_is_sent() {
     assert!(state.may_take_new_id());
     state.set_id((8, 0));
     let sent = sequences(&mut state, &partition, &options);
-    assert_eq!(sent.iter().map(|(sequence, batch)| (*sequence, batch.stamp.unwrap().id)).collect::<Vec<_>>(), [(0, 8), (1, 8)]);
+    assert_eq!(
+        sent.iter()
+            .map(|(sequence, batch)| (*sequence, batch.stamp.unwrap().id))
+            .collect::<Vec<_>>(),
+        [(0, 8), (1, 8)]
+    );
 }
 
 #[tokio::test]

@@ -85,10 +85,28 @@ impl Known {
     }
 
     /// Notes that a record is about to be sent; gives what identifies it.
-    pub(super) fn send(&mut self, value: u64, partition: i32, key: &str, len: Option<usize>, idempotent: bool, at_ms: i64) -> String {
+    pub(super) fn send(
+        &mut self,
+        value: u64,
+        partition: i32,
+        key: &str,
+        len: Option<usize>,
+        idempotent: bool,
+        at_ms: i64,
+    ) -> String {
         let bytes = self.bytes.entry(partition).or_default();
         let is_tombstone = len.is_none();
-        self.sent.insert(value, Sent { partition, key: key.to_owned(), is_tombstone, idempotent, at_ms, bytes_before: *bytes });
+        self.sent.insert(
+            value,
+            Sent {
+                partition,
+                key: key.to_owned(),
+                is_tombstone,
+                idempotent,
+                at_ms,
+                bytes_before: *bytes,
+            },
+        );
         *bytes += OVERHEAD + (key.len() + len.unwrap_or(0)) as u64;
         format!("{} {value} ", self.id)
     }
@@ -107,9 +125,15 @@ impl Known {
         self.deleted_before.insert(partition, i64::MAX);
     }
 
-    /// Compares what was read of some partitions with what has to be there; the answer is how many acknowledged records were
-    /// found. `strays` may be in any topic of this name: they were sent without waiting for an answer.
-    pub(super) fn check(&self, found: &BTreeMap<i32, Contents>, now: Moment, strays: &dyn Fn(u64) -> bool) -> Result<u64, Unmet> {
+    /// Compares what was read of some partitions with what has to be there; the answer is how many
+    /// acknowledged records were found. `strays` may be in any topic of this name: they were sent
+    /// without waiting for an answer.
+    pub(super) fn check(
+        &self,
+        found: &BTreeMap<i32, Contents>,
+        now: Moment,
+        strays: &dyn Fn(u64) -> bool,
+    ) -> Result<u64, Unmet> {
         let mut verified = 0;
         for (partition, contents) in found {
             let values = self.identify(*partition, contents, strays)?;
@@ -129,12 +153,20 @@ impl Known {
         Ok(verified)
     }
 
-    /// The value at each offset; every record has to be one that was sent to this partition of this topic.
-    fn identify(&self, partition: i32, contents: &Contents, strays: &dyn Fn(u64) -> bool) -> Result<BTreeMap<i64, u64>, Unmet> {
+    /// The value at each offset; every record has to be one that was sent to this partition of this
+    /// topic.
+    fn identify(
+        &self,
+        partition: i32,
+        contents: &Contents,
+        strays: &dyn Fn(u64) -> bool,
+    ) -> Result<BTreeMap<i64, u64>, Unmet> {
         let (mut values, mut places) = (BTreeMap::new(), BTreeMap::new());
         for record in &contents.records {
-            let shown = || format!("partition {partition} offset {}: {}", record.offset, identity(record));
-            let own = parse(record).filter(|(id, value)| *id == self.id && self.sent.contains_key(value));
+            let shown =
+                || format!("partition {partition} offset {}: {}", record.offset, identity(record));
+            let own =
+                parse(record).filter(|(id, value)| *id == self.id && self.sent.contains_key(value));
             let Some((_, value)) = own else {
                 if parse(record).is_some_and(|(_, value)| strays(value)) {
                     continue;
@@ -154,24 +186,37 @@ impl Known {
             if let Some(other) = places.insert(value, record.offset)
                 && sent.idempotent
             {
-                return Err(Unmet::Broken(format!("an idempotent producer's record at {} is also at offset {other}", shown())));
+                return Err(Unmet::Broken(format!(
+                    "an idempotent producer's record at {} is also at offset {other}",
+                    shown()
+                )));
             }
         }
         Ok(values)
     }
 
-    fn find_acknowledged(&self, partition: i32, contents: &Contents, values: &BTreeMap<i64, u64>, now: Moment) -> Result<u64, Unmet> {
+    fn find_acknowledged(
+        &self,
+        partition: i32,
+        contents: &Contents,
+        values: &BTreeMap<i64, u64>,
+        now: Moment,
+    ) -> Result<u64, Unmet> {
         let mut verified = 0;
-        for ((_, offset), acknowledged) in self.acknowledged.range((partition, i64::MIN)..=(partition, i64::MAX)) {
+        for ((_, offset), acknowledged) in
+            self.acknowledged.range((partition, i64::MIN)..=(partition, i64::MAX))
+        {
             let found = values.get(offset);
             if found == Some(&acknowledged.value) {
                 verified += 1;
             } else if !is_lost(acknowledged, now)
-                && (found.is_some() || self.is_kept(partition, *offset, acknowledged.value, contents.start, now))
+                && (found.is_some()
+                    || self.is_kept(partition, *offset, acknowledged.value, contents.start, now))
             {
                 let (first, last) = (values.keys().next(), values.keys().next_back());
                 return Err(Unmet::Broken(format!(
-                    "partition {partition}: acknowledged {} at offset {offset}, found {found:?}; it has {first:?}..={last:?} of {}..{}; {:?}, {now:?}, {:?}",
+                    "partition {partition}: acknowledged {} at offset {offset}, found {found:?}; \
+                     it has {first:?}..={last:?} of {}..{}; {:?}, {now:?}, {:?}",
                     acknowledged.value,
                     contents.start,
                     contents.end,
@@ -189,7 +234,9 @@ impl Known {
         match self.keeps {
             Keeps::All => true,
             Keeps::Newest { .. } => false,
-            Keeps::Age { ms } => offset >= start || sent.at_ms.saturating_add(ms) > now.broker_ms_max,
+            Keeps::Age { ms } => {
+                offset >= start || sent.at_ms.saturating_add(ms) > now.broker_ms_max
+            }
             Keeps::Size { bytes } => {
                 let total = self.bytes.get(&partition).copied().unwrap_or(0);
                 offset >= start || total.saturating_sub(sent.bytes_before) <= bytes
@@ -198,9 +245,16 @@ impl Known {
     }
 
     /// The newest acknowledged record of each key is there, or a newer one.
-    fn find_newest(&self, partition: i32, values: &BTreeMap<i64, u64>, now: Moment) -> Result<(), Unmet> {
+    fn find_newest(
+        &self,
+        partition: i32,
+        values: &BTreeMap<i64, u64>,
+        now: Moment,
+    ) -> Result<(), Unmet> {
         let mut newest = BTreeMap::new();
-        for ((_, offset), acknowledged) in self.acknowledged.range((partition, i64::MIN)..=(partition, i64::MAX)) {
+        for ((_, offset), acknowledged) in
+            self.acknowledged.range((partition, i64::MIN)..=(partition, i64::MAX))
+        {
             if let Some(sent) = self.sent.get(&acknowledged.value)
                 && !is_lost(acknowledged, now)
             {
@@ -218,10 +272,18 @@ impl Known {
             if last.is_some_and(|last| *last >= offset) {
                 continue;
             }
-            // The records of this key that may have come after it: their acknowledgements were lost, or were no promise.
-            let mut later = self.sent.range(value..).filter(|(_, sent)| sent.partition == partition && sent.key == key);
-            let is_deleted = self.keeps == Keeps::Newest { drops_tombstones: true } && later.clone().any(|(_, sent)| sent.is_tombstone);
-            let words = format!("partition {partition}: key {key} was last acknowledged at offset {offset} ({value}); there is {last:?}");
+            // The records of this key that may have come after it: their acknowledgements were
+            // lost, or were no promise.
+            let mut later = self
+                .sent
+                .range(value..)
+                .filter(|(_, sent)| sent.partition == partition && sent.key == key);
+            let is_deleted = self.keeps == Keeps::Newest { drops_tombstones: true }
+                && later.clone().any(|(_, sent)| sent.is_tombstone);
+            let words = format!(
+                "partition {partition}: key {key} was last acknowledged at offset {offset} \
+                 ({value}); there is {last:?}"
+            );
             match last {
                 None if is_deleted => {}
                 // An old value is seen until the cleaner has passed.
@@ -241,7 +303,13 @@ fn is_lost(acknowledged: &Acknowledged, now: Moment) -> bool {
 }
 
 fn identity(record: &ConsumerRecord) -> String {
-    let header = || record.headers.iter().find(|header| header.key == IDENTITY).and_then(|header| header.value.clone());
+    let header = || {
+        record
+            .headers
+            .iter()
+            .find(|header| header.key == IDENTITY)
+            .and_then(|header| header.value.clone())
+    };
     String::from_utf8_lossy(&record.value.clone().or_else(header).unwrap_or_default()).into_owned()
 }
 
@@ -273,8 +341,16 @@ mod tests {
             Self { known: Known::new(ID, 1, keeps), read: Contents::default() }
         }
 
-        /// Sent by an idempotent producer at time `at_ms`, with a value or without, and acknowledged at `offset`.
-        fn acknowledged(mut self, offset: i64, value: u64, key: &str, len: Option<usize>, at_ms: i64) -> Self {
+        /// Sent by an idempotent producer at time `at_ms`, with a value or without, and
+        /// acknowledged at `offset`.
+        fn acknowledged(
+            mut self,
+            offset: i64,
+            value: u64,
+            key: &str,
+            len: Option<usize>,
+            at_ms: i64,
+        ) -> Self {
             self.known.send(value, 0, key, len, true, at_ms);
             self.known.acknowledged.insert((0, offset), Acknowledged { value, unsynced_at: None });
             self
@@ -303,7 +379,10 @@ mod tests {
 
         /// What is wrong: nothing, `never` or `later`.
         fn verdict(&self) -> (&'static str, String) {
-            match self.known.check(&BTreeMap::from([(0, self.read.clone())]), NOW, &|value| value == 99) {
+            match self
+                .known
+                .check(&BTreeMap::from([(0, self.read.clone())]), NOW, &|value| value == 99)
+            {
                 Ok(_) => ("", String::new()),
                 Err(Unmet::Broken(what)) => ("never", what),
                 Err(Unmet::NotYet(what)) => ("later", what),
@@ -313,7 +392,15 @@ mod tests {
 
     #[test]
     fn what_is_not_as_it_must_be_is_found() {
-        let all = || Case::new(Keeps::All).acknowledged(0, 1, "1", Some(5), 0).acknowledged(1, 2, "2", Some(5), 0);
+        let all = || {
+            Case::new(Keeps::All).acknowledged(0, 1, "1", Some(5), 0).acknowledged(
+                1,
+                2,
+                "2",
+                Some(5),
+                0,
+            )
+        };
         let mut unsynced = all();
         for acknowledged in unsynced.known.acknowledged.values_mut() {
             acknowledged.unsynced_at = Some(3);
@@ -322,11 +409,23 @@ mod tests {
         for acknowledged in lost.known.acknowledged.values_mut() {
             acknowledged.unsynced_at = Some(2);
         }
-        let age = || Case::new(Keeps::Age { ms: 1000 }).acknowledged(0, 1, "1", Some(5), 8_000).acknowledged(1, 2, "2", Some(5), 9_500);
-        let size = || Case::new(Keeps::Size { bytes: 300 }).acknowledged(0, 1, "1", Some(5), 0).acknowledged(1, 2, "2", Some(5), 0);
+        let age =
+            || {
+                Case::new(Keeps::Age { ms: 1000 })
+                    .acknowledged(0, 1, "1", Some(5), 8_000)
+                    .acknowledged(1, 2, "2", Some(5), 9_500)
+            };
+        let size =
+            || {
+                Case::new(Keeps::Size { bytes: 300 })
+                    .acknowledged(0, 1, "1", Some(5), 0)
+                    .acknowledged(1, 2, "2", Some(5), 0)
+            };
         let newest = |drops_tombstones| {
             let case = Case::new(Keeps::Newest { drops_tombstones });
-            case.acknowledged(0, 1, "a", Some(5), 0).acknowledged(1, 2, "a", Some(5), 0).acknowledged(2, 3, "b", Some(5), 0)
+            case.acknowledged(0, 1, "a", Some(5), 0)
+                .acknowledged(1, 2, "a", Some(5), 0)
+                .acknowledged(2, 3, "b", Some(5), 0)
         };
         let deleted = |drops| newest(drops).acknowledged(3, 4, "a", None, 0).read(2, ID, 3, "b");
         let cases = [
@@ -334,8 +433,16 @@ mod tests {
             ("a record is lost", all().read(0, ID, 1, "1"), "never"),
             ("another one is there", all().read(0, ID, 2, "2"), "never"),
             ("the start moved", all().starts(1).read(1, ID, 2, "2"), "never"),
-            ("a record twice", all().read(0, ID, 1, "1").read(1, ID, 2, "2").read(2, ID, 2, "2"), "never"),
-            ("a record of another topic", all().read(0, ID, 1, "1").read(1, ID, 2, "2").read(2, Uuid::nil(), 1, "1"), "never"),
+            (
+                "a record twice",
+                all().read(0, ID, 1, "1").read(1, ID, 2, "2").read(2, ID, 2, "2"),
+                "never",
+            ),
+            (
+                "a record of another topic",
+                all().read(0, ID, 1, "1").read(1, ID, 2, "2").read(2, Uuid::nil(), 1, "1"),
+                "never",
+            ),
             (
                 "a record that was sent to another topic without an answer",
                 all().read(0, ID, 1, "1").read(1, ID, 2, "2").read(2, Uuid::nil(), 99, "99"),
@@ -350,12 +457,24 @@ mod tests {
             ("what is too much is gone", size().starts(1).read(1, ID, 2, "2"), ""),
             ("what is not too much is gone", size().starts(2), "never"),
             ("compacted", newest(false).read(1, ID, 2, "a").read(2, ID, 3, "b"), ""),
-            ("not compacted yet", newest(false).read(0, ID, 1, "a").read(1, ID, 2, "a").read(2, ID, 3, "b"), ""),
-            ("the newest record of a key is gone", newest(false).read(0, ID, 1, "a").read(2, ID, 3, "b"), "never"),
+            (
+                "not compacted yet",
+                newest(false).read(0, ID, 1, "a").read(1, ID, 2, "a").read(2, ID, 3, "b"),
+                "",
+            ),
+            (
+                "the newest record of a key is gone",
+                newest(false).read(0, ID, 1, "a").read(2, ID, 3, "b"),
+                "never",
+            ),
             ("a key is gone", newest(true).read(2, ID, 3, "b"), "never"),
             ("a key was deleted, and its tombstone is gone", deleted(true), ""),
             ("a key was deleted, and its tombstone must stay", deleted(false), "never"),
-            ("an old value is seen without its tombstone", deleted(true).read(0, ID, 1, "a"), "later"),
+            (
+                "an old value is seen without its tombstone",
+                deleted(true).read(0, ID, 1, "a"),
+                "later",
+            ),
         ];
         for (name, case, expected) in cases {
             let (found, what) = case.verdict();
