@@ -4,6 +4,7 @@
 //! [`server`].
 
 pub mod config;
+pub mod controller;
 pub mod coordinator;
 pub mod metadata;
 pub mod metrics;

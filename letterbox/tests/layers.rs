@@ -28,12 +28,16 @@ const CRATES: &[(&str, &[&str])] = &[
 /// What each module of the broker uses of the others; its own tests may use more.
 const MODULES: &[(&str, &[&str])] = &[
     ("config", &[]),
+    ("controller", &["metadata", "quorum"]),
     ("coordinator", &[]),
     ("metadata", &["config"]),
     ("metrics", &["coordinator"]),
     ("quorum", &["metadata"]),
     ("replication", &["config", "metadata"]),
-    ("server", &["config", "coordinator", "metadata", "metrics", "quorum", "replication"]),
+    (
+        "server",
+        &["config", "controller", "coordinator", "metadata", "metrics", "quorum", "replication"],
+    ),
 ];
 
 type Arrows = BTreeMap<String, BTreeSet<String>>;

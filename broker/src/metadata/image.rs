@@ -189,7 +189,7 @@ impl Topic {
 /// Who has and who leads a partition.
 ///
 /// `isr ⊆ replicas`, and `leader ∈ isr` when there is one; kept by the operations in
-/// [`crate::metadata::controller`] and checked by `apply`.
+/// [`crate::metadata::decide`] and checked by `apply`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionState {
     /// The brokers the partition is assigned to; the first is the preferred leader.

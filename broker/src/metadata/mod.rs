@@ -3,12 +3,12 @@
 //! Nothing in here does I/O except [`identity`]. State changes in one way only: a
 //! [`MetadataRecord`] that the quorum has committed is applied with [`apply`], which is pure and
 //! deterministic, so that every voter and every replay of the log reaches the same image. What is
-//! to be changed is decided, purely too, by the operations in [`controller`]; `crate::quorum`
+//! to be changed is decided, purely too, by the operations in [`decide`]; `crate::controller`
 //! carries their records into the log.
 //!
 //! Refuses: to skip a record that it does not understand. See [`record`].
 
-pub mod controller;
+pub mod decide;
 pub mod identity;
 pub mod record;
 

@@ -6,7 +6,6 @@
 //! understand, or the disk has lost, stops it loudly ([`MetadataQuorum::fatal`]); on a full disk it
 //! waits.
 
-mod controller;
 mod log_store;
 mod network;
 mod patience;
@@ -24,7 +23,6 @@ use letterbox_env::BoxFuture;
 use letterbox_protocol::model::BrokerId;
 use tokio::sync::watch;
 
-pub use controller::{Controller, ControllerError};
 pub use raft_quorum::{ENTRY_LEN_MAX, OpenError, QuorumConfig, QuorumTiming, RaftQuorum};
 pub use wal::WalError;
 

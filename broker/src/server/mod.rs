@@ -42,15 +42,15 @@ use self::handlers::init_producer_id::ProducerIds;
 use self::handlers::topics::OFFSETS_TOPIC;
 use self::heavy::Heavy;
 use crate::config::Config;
+use crate::controller::{Controller, ControllerError};
 use crate::coordinator::service::GroupMetadataView;
 use crate::coordinator::{GroupConfig, GroupCoordinator};
-use crate::metadata::controller::{RegisterBroker, SetClusterId};
+use crate::metadata::decide::{RegisterBroker, SetClusterId};
 use crate::metadata::identity::Usable;
 use crate::metadata::{Endpoint, MetadataDelta, MetadataImage, SecurityProtocol, Topic, identity};
 use crate::metrics::Metrics;
 use crate::quorum::{
-    Controller, ControllerError, MetadataQuorum, OpenError, QuorumConfig, QuorumError,
-    QuorumStatus, QuorumTiming, RaftQuorum,
+    MetadataQuorum, OpenError, QuorumConfig, QuorumError, QuorumStatus, QuorumTiming, RaftQuorum,
 };
 use crate::replication::ReplicaManager;
 

@@ -10,8 +10,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Controller, QuorumConfig, QuorumTiming, RaftQuorum};
-use crate::metadata::controller::{
+use super::{QuorumConfig, QuorumTiming, RaftQuorum};
+use crate::controller::Controller;
+use crate::metadata::decide::{
     ConfigRules, ConfigScope, CreateTopics, NewTopic, RegisterBroker, TopicPlacement,
 };
 use crate::metadata::{Endpoint, SecurityProtocol};

@@ -8,8 +8,9 @@ use letterbox_protocol::model::BrokerId;
 
 use super::fault_disk::FaultDisk;
 use super::{controller, eventually, registration, sole, topic};
-use crate::metadata::controller::{AllocateProducerIds, DeleteTopics, SetClusterId, TopicSelector};
-use crate::quorum::{ControllerError, MetadataQuorum, OpenError, QuorumError, RaftQuorum};
+use crate::controller::ControllerError;
+use crate::metadata::decide::{AllocateProducerIds, DeleteTopics, SetClusterId, TopicSelector};
+use crate::quorum::{MetadataQuorum, OpenError, QuorumError, RaftQuorum};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sole_voter_leads_at_once_and_keeps_everything_across_restarts() {

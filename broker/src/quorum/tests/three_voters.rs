@@ -8,7 +8,8 @@ use std::time::Duration;
 use letterbox_env::Env;
 
 use super::{controller, eventually, registration, topic};
-use crate::quorum::{ControllerError, MetadataQuorum, QuorumConfig, QuorumTiming, RaftQuorum};
+use crate::controller::ControllerError;
+use crate::quorum::{MetadataQuorum, QuorumConfig, QuorumTiming, RaftQuorum};
 
 fn config(dir: &Path, id: i32, ports: &BTreeMap<i32, u16>) -> QuorumConfig {
     let voters = ports.iter().map(|(id, port)| (*id, ("127.0.0.1".to_owned(), *port))).collect();

@@ -24,7 +24,7 @@ use super::{Shared, of_controller, text};
 use crate::config::keys::{self, Effect, Kind};
 use crate::config::topic::{self, TopicConfig, broker_keys, broker_value};
 use crate::config::{Entry, Source, group};
-use crate::metadata::controller::{
+use crate::metadata::decide::{
     AlterConfigs, ConfigOp, ConfigRules, ConfigScope, ResourceAlteration, validate_topic_name,
 };
 use crate::metadata::{ConfigResource, Configs};

@@ -16,7 +16,7 @@ use letterbox_protocol::model::Offset;
 use tokio::time::Instant;
 
 use super::{SETTLE_MAX, Shared};
-use crate::metadata::controller::is_internal_topic;
+use crate::metadata::decide::is_internal_topic;
 use crate::replication::Partition;
 use crate::server::context::{Operation, RequestContext, Resource};
 

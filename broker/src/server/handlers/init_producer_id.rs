@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 use tracing::info;
 
 use super::Shared;
-use crate::metadata::controller::AllocateProducerIds;
+use crate::metadata::decide::AllocateProducerIds;
 use crate::server::context::RequestContext;
 
 /// What a client is told that wants transactions, wherever there is room for words.

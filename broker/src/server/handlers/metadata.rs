@@ -16,7 +16,7 @@ use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::BrokerId;
 
 use super::{Shared, text, topic_name};
-use crate::metadata::controller::{is_internal_topic, validate_topic_name};
+use crate::metadata::decide::{is_internal_topic, validate_topic_name};
 use crate::metadata::{MetadataImage, Topic};
 use crate::server::context::{Operation, RequestContext, Resource};
 

@@ -25,8 +25,8 @@ use kafka_protocol::messages::TopicName;
 use kafka_protocol::protocol::StrBytes;
 
 use super::Shared;
+use crate::controller::ControllerError;
 use crate::metadata::ApiError;
-use crate::quorum::ControllerError;
 
 /// How long a reader waits for what was acknowledged before it came to be durable, so that it may
 /// be seen; a disk that takes longer for a sync is in trouble.

@@ -9,7 +9,7 @@ use kafka_protocol::messages::describe_producers_response::{
 use letterbox_protocol::ErrorCode;
 
 use super::{Shared, text};
-use crate::metadata::controller::validate_topic_name;
+use crate::metadata::decide::validate_topic_name;
 use crate::server::context::{Operation, RequestContext, Resource};
 
 /// Answers DescribeProducers, each partition once however often it is asked for. With no

@@ -11,7 +11,7 @@ use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::BrokerId;
 
 use super::{Shared, text, topic_name};
-use crate::metadata::controller::METADATA_TOPIC;
+use crate::metadata::decide::METADATA_TOPIC;
 use crate::quorum::QuorumStatus;
 use crate::server::context::{Operation, RequestContext, Resource};
 

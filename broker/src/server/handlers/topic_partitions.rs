@@ -14,7 +14,7 @@ use letterbox_protocol::model::BrokerId;
 
 use super::metadata::{TOPIC_OPERATIONS, is_offline, missing_error};
 use super::{Shared, topic_name};
-use crate::metadata::controller::is_internal_topic;
+use crate::metadata::decide::is_internal_topic;
 use crate::metadata::{MetadataImage, PartitionState, Topic};
 use crate::server::context::{Operation, RequestContext, Resource};
 

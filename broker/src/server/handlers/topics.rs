@@ -20,7 +20,7 @@ use letterbox_protocol::model::BrokerId;
 use super::{Shared, of_controller, text, topic_name};
 use crate::config::{Source, topic};
 use crate::metadata::ApiError;
-use crate::metadata::controller::{
+use crate::metadata::decide::{
     CreatePartitions, CreateTopics, DeleteTopics, NewTopic, TopicGrowth, TopicPlacement,
     TopicSelector, is_internal_topic,
 };

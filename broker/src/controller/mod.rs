@@ -9,14 +9,15 @@ use std::sync::Arc;
 
 use letterbox_env::Env;
 use letterbox_protocol::ErrorCode;
-use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
-use super::{MetadataQuorum, QuorumError};
-use crate::metadata::controller::{
+use crate::metadata::decide::{
     AllocateProducerIds, AlterConfigs, AlterIsr, ConfigRules, Context, CreatePartitions,
     CreateTopics, DeleteTopics, FenceBroker, Operation, RegisterBroker, SetClusterId,
 };
 use crate::metadata::{MetadataImage, MetadataRecord};
+use crate::quorum::{MetadataQuorum, QuorumError};
 
 /// Operations that wait; more wait at the callers.
 const QUEUE_LEN_MAX: usize = 1024;
@@ -81,7 +82,7 @@ impl<O: Operation> Job for Pending<O> {
 #[derive(Clone)]
 pub struct Controller {
     queue: mpsc::Sender<Box<dyn Job>>,
-    stop: watch::Sender<bool>,
+    stop: CancellationToken,
     task: Arc<Mutex<Option<tokio::task::JoinHandle<()>>>>,
 }
 
@@ -90,7 +91,8 @@ impl Controller {
     #[must_use]
     pub fn start(env: Env, quorum: Arc<dyn MetadataQuorum>, rules: Arc<dyn ConfigRules>) -> Self {
         let (queue, jobs) = mpsc::channel(QUEUE_LEN_MAX);
-        let (stop, stopped) = watch::channel(false);
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
         let proposer = Proposer { env, quorum, rules, jobs, stopped, term: None };
         let task = Arc::new(Mutex::new(Some(tokio::spawn(proposer.run()))));
         Self { queue, stop, task }
@@ -112,7 +114,7 @@ impl Controller {
 
     /// Begins no further operation, waits for the one under way, and refuses what is queued.
     pub async fn shutdown(&self) {
-        self.stop.send_replace(true);
+        self.stop.cancel();
         if let Some(task) = self.task.lock().await.take()
             && let Err(error) = task.await
             && error.is_panic()
@@ -162,7 +164,7 @@ struct Proposer {
     quorum: Arc<dyn MetadataQuorum>,
     rules: Arc<dyn ConfigRules>,
     jobs: mpsc::Receiver<Box<dyn Job>>,
-    stopped: watch::Receiver<bool>,
+    stopped: CancellationToken,
     /// The term in which this node's image is known to be complete.
     term: Option<u64>,
 }
@@ -172,7 +174,7 @@ impl Proposer {
         loop {
             let first = tokio::select! {
                 biased;
-                () = super::stopped(&mut self.stopped) => break,
+                () = self.stopped.cancelled() => break,
                 job = self.jobs.recv() => match job {
                     Some(job) => job,
                     None => break,

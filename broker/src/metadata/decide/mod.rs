@@ -1,7 +1,7 @@
 //! The controller's decisions: what an operation on the metadata changes, or why it is refused.
 //!
 //! Pure: an [`Operation`] looks at an image and returns the records to write and an outcome for its
-//! caller; `crate::quorum::Controller` evaluates it, commits the records and then hands out the
+//! caller; `crate::controller` evaluates it, commits the records and then hands out the
 //! outcome. Randomness (topic ids, where placement starts) and the meaning of configuration keys
 //! come in through [`Context`]. The records of a decision always fit the image they were decided on
 //! (see the property tests).
