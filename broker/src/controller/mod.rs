@@ -12,10 +12,7 @@ use letterbox_protocol::ErrorCode;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::metadata::decide::{
-    AllocateProducerIds, AlterConfigs, AlterIsr, ConfigRules, Context, CreatePartitions,
-    CreateTopics, DeleteTopics, FenceBroker, Operation, RegisterBroker, SetClusterId,
-};
+use crate::metadata::decide::{Answer, ConfigRules, Context, Decision, Kind, Operation, Outcome};
 use crate::metadata::{MetadataImage, MetadataRecord};
 use crate::quorum::{MetadataQuorum, QuorumError};
 
@@ -50,38 +47,38 @@ impl ControllerError {
     }
 }
 
-/// A queued operation without its type.
-trait Job: Send {
-    /// Decides and keeps the outcome. May be called again on another image; the last one counts.
-    fn decide(&mut self, image: &MetadataImage, context: &Context<'_>) -> Vec<MetadataRecord>;
+/// What an operation came to, typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Done<T> {
+    /// See [`Answer::index`].
+    pub index: u64,
+    /// What the operation came to.
+    pub outcome: T,
+}
 
+/// A queued operation and who waits for it.
+struct Job {
+    operation: Operation,
+    /// What was decided last; it counts once its records are committed.
+    outcome: Option<Outcome>,
+    reply: oneshot::Sender<Result<Answer, ControllerError>>,
+}
+
+impl Job {
     /// Hands the outcome, or the error, to the caller, who may have gone away.
-    fn complete(self: Box<Self>, result: Result<(), ControllerError>);
-}
-
-struct Pending<O: Operation> {
-    operation: O,
-    outcome: Option<O::Outcome>,
-    reply: oneshot::Sender<Result<O::Outcome, ControllerError>>,
-}
-
-impl<O: Operation> Job for Pending<O> {
-    fn decide(&mut self, image: &MetadataImage, context: &Context<'_>) -> Vec<MetadataRecord> {
-        let decision = self.operation.decide(image, context);
-        self.outcome = Some(decision.outcome);
-        decision.records
-    }
-
-    fn complete(self: Box<Self>, result: Result<(), ControllerError>) {
-        let Self { outcome, reply, .. } = *self;
-        let _ = reply.send(result.and_then(|()| outcome.ok_or(ControllerError::ShuttingDown)));
+    fn complete(self, result: Result<u64, ControllerError>) {
+        let answer = result.and_then(|index| {
+            let outcome = self.outcome.ok_or(ControllerError::ShuttingDown)?;
+            Ok(Answer { index, outcome })
+        });
+        let _ = self.reply.send(answer);
     }
 }
 
 /// A handle to the controller of this node. Cheap to clone.
 #[derive(Clone)]
 pub struct Controller {
-    queue: mpsc::Sender<Box<dyn Job>>,
+    queue: mpsc::Sender<Job>,
     stop: CancellationToken,
     task: Arc<Mutex<Option<tokio::task::JoinHandle<()>>>>,
 }
@@ -98,17 +95,28 @@ impl Controller {
         Self { queue, stop, task }
     }
 
-    /// Carries out any operation.
+    /// Carries out an operation.
     ///
     /// Not cancel safe in effect: an operation that was queued may take effect although the future
     /// was dropped.
     ///
     /// # Errors
     /// [`ControllerError`] when there is no outcome.
-    pub async fn run<O: Operation>(&self, operation: O) -> Result<O::Outcome, ControllerError> {
+    pub async fn run<O: Kind>(&self, operation: O) -> Result<Done<O::Outcome>, ControllerError> {
+        let Answer { index, outcome } = self.submit(operation.into()).await?;
+        // An operation is answered with an outcome of its own kind.
+        let outcome = O::outcome(outcome).ok_or(ControllerError::ShuttingDown)?;
+        Ok(Done { index, outcome })
+    }
+
+    /// Carries out an operation of any kind; as [`Self::run`].
+    ///
+    /// # Errors
+    /// [`ControllerError`] when there is no outcome.
+    pub async fn submit(&self, operation: Operation) -> Result<Answer, ControllerError> {
         let (reply, receive) = oneshot::channel();
-        let pending = Box::new(Pending { operation, outcome: None, reply });
-        self.queue.send(pending).await.map_err(|_| ControllerError::ShuttingDown)?;
+        let job = Job { operation, outcome: None, reply };
+        self.queue.send(job).await.map_err(|_| ControllerError::ShuttingDown)?;
         receive.await.map_err(|_| ControllerError::ShuttingDown)?
     }
 
@@ -124,46 +132,11 @@ impl Controller {
     }
 }
 
-macro_rules! operations {
-    ($($(#[$doc:meta])* $name:ident($operation:ty);)+) => {
-        impl Controller {
-            $($(#[$doc])*
-            ///
-            /// # Errors
-            /// See [`Controller::run`].
-            pub async fn $name(&self, operation: $operation) -> Result<<$operation as Operation>::Outcome, ControllerError> {
-                self.run(operation).await
-            })+
-        }
-    };
-}
-
-operations! {
-    /// Makes topics.
-    create_topics(CreateTopics);
-    /// Deletes topics.
-    delete_topics(DeleteTopics);
-    /// Adds partitions to topics.
-    create_partitions(CreatePartitions);
-    /// Changes dynamic configurations.
-    alter_configs(AlterConfigs);
-    /// Registers a broker that has started.
-    register_broker(RegisterBroker);
-    /// Fences a broker or lifts its fence.
-    fence_broker(FenceBroker);
-    /// Changes ISRs on their leader's word.
-    alter_isr(AlterIsr);
-    /// Hands out a block of producer ids.
-    allocate_producer_ids(AllocateProducerIds);
-    /// Gives a new cluster its id.
-    set_cluster_id(SetClusterId);
-}
-
 struct Proposer {
     env: Env,
     quorum: Arc<dyn MetadataQuorum>,
     rules: Arc<dyn ConfigRules>,
-    jobs: mpsc::Receiver<Box<dyn Job>>,
+    jobs: mpsc::Receiver<Job>,
     stopped: CancellationToken,
     /// The term in which this node's image is known to be complete.
     term: Option<u64>,
@@ -195,7 +168,7 @@ impl Proposer {
     }
 
     /// Commits the operations in their order, in as few entries as they fit into.
-    async fn commit(&mut self, batch: Vec<Box<dyn Job>>) {
+    async fn commit(&mut self, batch: Vec<Job>) {
         let mut rest = batch.into_iter();
         let mut jobs_max = usize::MAX;
         loop {
@@ -208,7 +181,7 @@ impl Proposer {
                 && entry.len() < RECORDS_PER_ENTRY_MAX
                 && let Some(mut job) = rest.next()
             {
-                self.evaluate(&mut *job, &mut image, &mut entry);
+                self.evaluate(&mut job, &mut image, &mut entry);
                 jobs.push(job);
             }
             let term = match result {
@@ -248,26 +221,23 @@ impl Proposer {
         }
     }
 
-    fn evaluate(
-        &self,
-        job: &mut dyn Job,
-        image: &mut MetadataImage,
-        entry: &mut Vec<MetadataRecord>,
-    ) {
+    fn evaluate(&self, job: &mut Job, image: &mut MetadataImage, entry: &mut Vec<MetadataRecord>) {
         let context = Context { random: &*self.env.random, rules: &*self.rules };
-        let records = job.decide(image, &context);
+        let Decision { records, outcome } = job.operation.decide(image, &context);
         // Each operation has applied its records to its own draft already, so this cannot fail.
         if let Err(error) = image.apply_in_place(&records) {
             panic!("an operation decided on records that do not fit its own image: {error}");
         }
         entry.extend(records);
+        job.outcome = Some(outcome);
     }
 
-    async fn propose(&self, term: u64, entry: &[MetadataRecord]) -> Result<(), QuorumError> {
+    /// Commits `entry`; the index that shows it.
+    async fn propose(&self, term: u64, entry: &[MetadataRecord]) -> Result<u64, QuorumError> {
         if entry.is_empty() {
             // Nothing to write, but the outcomes must not come from a leader that was deposed.
-            return self.quorum.linearizable_image().await.map(drop);
+            return Ok(self.quorum.linearizable_image().await?.applied_index);
         }
-        self.quorum.propose(term, entry).await.map(drop)
+        Ok(self.quorum.propose(term, entry).await?.index)
     }
 }

@@ -190,7 +190,7 @@ impl Topic {
 ///
 /// `isr ⊆ replicas`, and `leader ∈ isr` when there is one; kept by the operations in
 /// [`crate::metadata::decide`] and checked by `apply`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionState {
     /// The brokers the partition is assigned to; the first is the preferred leader.
     pub replicas: Arc<[BrokerId]>,

@@ -14,6 +14,7 @@ pub mod record;
 
 mod apply;
 mod delta;
+mod envelope;
 mod error;
 mod image;
 

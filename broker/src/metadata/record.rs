@@ -1,22 +1,22 @@
 //! The records of the metadata log and how they are written down.
 //!
-//! A record is a JSON object `{"k": kind, "v": version, "d": fields}`; a batch is an array of them.
+//! A record is a JSON object (see `envelope`); a batch is an array of them.
 //! JSON and not a packed binary form, because these records are few (metadata changes, not data),
 //! because a field that a reader does not know is tolerated by construction, and because a person
 //! can read a damaged log with `strings`. Framing, checksums and order are the log's business
 //! (`crate::quorum`), not this module's.
 //!
-//! Rules for change, which hold across a rolling upgrade:
-//! - A field that an older reader may overlook is added with a default; the version stays.
-//! - A change that an older reader would get wrong raises the kind's version. An older reader then
-//!   stops with [`DecodeError`] rather than go on with an image that differs from the others'.
+//! Two rules for change beside those of the envelope, which hold across a rolling upgrade:
+//! - An older reader stops at a record of a newer version rather than go on with an image that
+//!   differs from the others'.
 //! - Only a record marked `"i": true` (ignorable: it carries no state that anybody else's record
 //!   builds on) may be skipped by a reader that does not know it.
 
 use letterbox_protocol::model::{BrokerId, LeaderEpoch, ProducerId, TopicId};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
+pub use super::envelope::{DecodeError, Subject};
+use super::envelope::{Envelope, kinds};
 use super::image::{BrokerRegistration, ConfigResource};
 
 /// One change of the metadata image.
@@ -133,42 +133,6 @@ pub struct FeatureRecord {
     pub level: i16,
 }
 
-/// A record on its way: what every version can read of a record of any other version.
-#[derive(Serialize, Deserialize)]
-struct Envelope {
-    /// The kind.
-    k: String,
-    /// The version of the kind.
-    v: u16,
-    /// Whether a reader that does not know it may skip it.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    i: bool,
-    /// The fields.
-    d: Value,
-}
-
-/// Why a batch of records cannot be read. The node must stop: its image would differ from the
-/// others'.
-#[derive(Debug, thiserror::Error)]
-pub enum DecodeError {
-    /// Written by a newer version of Letterbox.
-    #[error(
-        "metadata record of kind \"{kind}\" version {version} was written by a newer version; this \
-         one reads that kind up to version {readable:?}. Start the newer version again"
-    )]
-    FromTheFuture {
-        /// The record's kind.
-        kind: String,
-        /// The record's version.
-        version: u16,
-        /// The newest version this one reads; `None` when it does not know the kind.
-        readable: Option<u16>,
-    },
-    /// Not a batch of records at all, or a field is missing or of another type.
-    #[error("metadata record is damaged")]
-    Malformed(#[source] serde_json::Error),
-}
-
 impl MetadataRecord {
     /// The record that sets `key` of `resource`, or removes it.
     #[must_use]
@@ -183,39 +147,8 @@ impl MetadataRecord {
     }
 }
 
-/// Lists every kind once: its name on disk and the newest version that is read and written.
-macro_rules! kinds {
-    ($($variant:ident $name:literal $version:literal,)+) => {
-        impl MetadataRecord {
-            fn to_envelope(&self) -> Result<Envelope, serde_json::Error> {
-                let (k, v, d) = match self {
-                    $(Self::$variant(record) => ($name, $version, serde_json::to_value(record)?),)+
-                };
-                Ok(Envelope { k: k.to_owned(), v, i: false, d })
-            }
-
-            fn from_envelope(envelope: Envelope) -> Result<Option<Self>, DecodeError> {
-                let readable = match envelope.k.as_str() {
-                    $($name => Some($version),)+
-                    _ => None,
-                };
-                if readable.is_none_or(|newest| envelope.v > newest) {
-                    if envelope.i {
-                        return Ok(None);
-                    }
-                    return Err(DecodeError::FromTheFuture { kind: envelope.k, version: envelope.v, readable });
-                }
-                match envelope.k.as_str() {
-                    $($name => serde_json::from_value(envelope.d).map(|record| Some(Self::$variant(record))),)+
-                    _ => Ok(None),
-                }
-                .map_err(DecodeError::Malformed)
-            }
-        }
-    };
-}
-
 kinds! {
+    MetadataRecord, Subject::Record;
     ClusterId "clusterId" 0,
     Broker "broker" 0,
     BrokerFence "brokerFence" 0,
@@ -243,11 +176,16 @@ pub fn encode(records: &[MetadataRecord]) -> Result<String, serde_json::Error> {
 /// # Errors
 /// [`DecodeError`]; the caller must stop the node.
 pub fn decode(batch: &str) -> Result<Vec<MetadataRecord>, DecodeError> {
-    let envelopes: Vec<Envelope> = serde_json::from_str(batch).map_err(DecodeError::Malformed)?;
-    envelopes
-        .into_iter()
-        .filter_map(|envelope| MetadataRecord::from_envelope(envelope).transpose())
-        .collect()
+    let envelopes: Vec<Envelope> = serde_json::from_str(batch)
+        .map_err(|source| DecodeError::Malformed { subject: Subject::Record, source })?;
+    let known = |envelope: Envelope| {
+        let is_ignorable = envelope.i;
+        match MetadataRecord::from_envelope(envelope) {
+            Err(DecodeError::FromTheFuture { .. }) if is_ignorable => None,
+            record => Some(record),
+        }
+    };
+    envelopes.into_iter().filter_map(known).collect()
 }
 
 #[cfg(test)]
@@ -286,7 +224,7 @@ mod tests {
             r#"[{"k":"producerIds","v":0,"d":{"next":"many"}}]"#,
             r#"[{"k":"topic"}]"#,
         ] {
-            assert!(matches!(decode(batch), Err(DecodeError::Malformed(_))), "{batch}");
+            assert!(matches!(decode(batch), Err(DecodeError::Malformed { .. })), "{batch}");
         }
     }
 }

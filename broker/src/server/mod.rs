@@ -6,6 +6,7 @@
 
 mod admin_http;
 mod budget;
+mod changes;
 mod connection;
 pub mod context;
 mod details;
@@ -103,15 +104,6 @@ impl Shared {
     /// Who leads and who votes on the metadata, as far as this node knows.
     pub(crate) fn quorum_status(&self) -> QuorumStatus {
         self.quorum.status()
-    }
-
-    /// Waits until [`Shared::image`] shows what the controller has already committed; tells whether
-    /// it does so in time.
-    pub(crate) async fn is_applied_within(&self, timeout: Duration) -> bool {
-        let target = self.quorum.image().applied_index;
-        let mut hosted = self.hosted_index.subscribe();
-        // An error of the channel means that the broker stops; then nobody waits for an answer.
-        tokio::time::timeout(timeout, hosted.wait_for(|index| *index >= target)).await.is_ok()
     }
 }
 
@@ -612,7 +604,7 @@ async fn register(
     };
     let set = SetClusterId { cluster_id: cluster_id.to_owned() };
     let set = patiently("register with the cluster", passes, || controller.run(set.clone())).await;
-    set.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+    set.map_err(|error| failed(&error))?.outcome.map_err(|error| failed(&error))?;
     // A port of 0 was chosen by the system; clients are told the one it chose.
     let port = |at: usize, port: u16| {
         if port == 0 {
@@ -641,7 +633,7 @@ async fn register(
     }
     let registered =
         patiently("register with the cluster", passes, || controller.run(operation.clone())).await;
-    registered.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
+    registered.map_err(|error| failed(&error))?.outcome.map_err(|error| failed(&error))
 }
 
 /// Begins a part of the start again and again while its error `passes`: on a full disk a broker

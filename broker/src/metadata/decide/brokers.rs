@@ -2,10 +2,11 @@
 
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::{BrokerId, ProducerId};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::placement::live_isr;
-use super::{Context, Decision, Draft, ItemResult, Operation};
+use super::{Context, Decide, Decision, Draft, ItemResult};
 use crate::metadata::record::{
     BrokerFenceRecord, ClusterIdRecord, PartitionRecord, ProducerIdsRecord,
 };
@@ -18,7 +19,7 @@ pub const PRODUCER_ID_BLOCK_LEN: i32 = 1000;
 
 /// A broker has started: it registers, unfenced, and takes the lead of the partitions that wait for
 /// it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegisterBroker {
     /// Its id.
     pub id: BrokerId,
@@ -34,7 +35,7 @@ pub struct RegisterBroker {
     pub clean_start: bool,
 }
 
-impl Operation for RegisterBroker {
+impl Decide for RegisterBroker {
     type Outcome = ItemResult<()>;
 
     fn decide(&self, image: &MetadataImage, _context: &Context<'_>) -> Decision<Self::Outcome> {
@@ -89,7 +90,7 @@ fn has_replica(topic: &Topic, broker: BrokerId) -> bool {
 ///
 /// A fenced broker leaves every ISR in which it is not the last one, and leads nothing; the lead
 /// goes to the first live replica of the ISR in the order of the assignment, or to nobody.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FenceBroker {
     /// Which broker.
     pub id: BrokerId,
@@ -99,7 +100,7 @@ pub struct FenceBroker {
     pub fenced: bool,
 }
 
-impl Operation for FenceBroker {
+impl Decide for FenceBroker {
     type Outcome = ItemResult<()>;
 
     fn decide(&self, image: &MetadataImage, _context: &Context<'_>) -> Decision<Self::Outcome> {
@@ -190,14 +191,14 @@ fn partition_changes(
 
 /// Hands a block of producer ids to a broker. An id is handed out once and never again, also when
 /// the broker loses the block.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AllocateProducerIds {
     /// The broker that asks.
     pub broker: BrokerId,
 }
 
 /// `first_id .. first_id + len`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProducerIdBlock {
     /// The first id of the block.
     pub first_id: ProducerId,
@@ -205,7 +206,7 @@ pub struct ProducerIdBlock {
     pub len: i32,
 }
 
-impl Operation for AllocateProducerIds {
+impl Decide for AllocateProducerIds {
     type Outcome = ItemResult<ProducerIdBlock>;
 
     fn decide(&self, image: &MetadataImage, _context: &Context<'_>) -> Decision<Self::Outcome> {
@@ -231,13 +232,13 @@ impl Operation for AllocateProducerIds {
 }
 
 /// Gives a new cluster its id, or confirms that the cluster has this id.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetClusterId {
     /// The id, in Kafka's form.
     pub cluster_id: String,
 }
 
-impl Operation for SetClusterId {
+impl Decide for SetClusterId {
     type Outcome = ItemResult<()>;
 
     fn decide(&self, image: &MetadataImage, _context: &Context<'_>) -> Decision<Self::Outcome> {

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use letterbox_protocol::ErrorCode;
+use serde::{Deserialize, Serialize};
 
-use super::{Context, Decision, Draft, ItemResult, Operation};
+use super::{Context, Decide, Decision, Draft, ItemResult};
 use crate::metadata::{ApiError, ConfigResource, Configs, MetadataImage, MetadataRecord};
 
 /// Which table of keys a configuration belongs to.
@@ -43,7 +44,7 @@ pub trait ConfigRules: Send + Sync {
 }
 
 /// AlterConfigs and IncrementalAlterConfigs (KIP-339).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AlterConfigs {
     /// What to change; a resource twice fails both.
     pub resources: Vec<ResourceAlteration>,
@@ -52,7 +53,7 @@ pub struct AlterConfigs {
 }
 
 /// The changes to one resource, made together or not at all.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResourceAlteration {
     /// What they are made to.
     pub resource: ConfigResource,
@@ -64,7 +65,7 @@ pub struct ResourceAlteration {
 }
 
 /// One change.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ConfigOp {
     /// Set to the value. `None`: the client sent null, which is refused.
     Set(Option<String>),
@@ -76,7 +77,7 @@ pub enum ConfigOp {
     Subtract(Option<String>),
 }
 
-impl Operation for AlterConfigs {
+impl Decide for AlterConfigs {
     /// In the order of the request.
     type Outcome = Vec<(ConfigResource, ItemResult<()>)>;
 

@@ -2,13 +2,14 @@
 
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::{BrokerId, LeaderEpoch, TopicId};
+use serde::{Deserialize, Serialize};
 
-use super::{Context, Decision, Draft, ItemResult, Operation};
+use super::{Context, Decide, Decision, Draft, ItemResult};
 use crate::metadata::record::PartitionRecord;
 use crate::metadata::{ApiError, MetadataImage, MetadataRecord, PartitionState};
 
 /// AlterPartition (KIP-497): the leader `broker` asks to change the ISR of partitions it leads.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AlterIsr {
     /// The leader that asks.
     pub broker: BrokerId,
@@ -17,7 +18,7 @@ pub struct AlterIsr {
 }
 
 /// One partition's new ISR.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IsrChange {
     /// The topic.
     pub topic_id: TopicId,
@@ -31,7 +32,7 @@ pub struct IsrChange {
     pub isr: Vec<BrokerId>,
 }
 
-impl Operation for AlterIsr {
+impl Decide for AlterIsr {
     /// In the order of the request; the state after the change.
     type Outcome = Vec<ItemResult<PartitionState>>;
 

@@ -10,6 +10,7 @@ mod brokers;
 mod configs;
 mod isr;
 mod names;
+mod operation;
 mod partitions;
 mod placement;
 mod topics;
@@ -24,6 +25,7 @@ pub use brokers::{
 pub use configs::{AlterConfigs, ConfigOp, ConfigRules, ConfigScope, ResourceAlteration};
 pub use isr::{AlterIsr, IsrChange};
 pub use names::{INTERNAL_TOPICS, METADATA_TOPIC, is_internal_topic, validate_topic_name};
+pub use operation::{Answer, DecodeError, Kind, Operation, Outcome};
 pub use partitions::{CreatePartitions, TopicGrowth};
 pub use topics::{
     CreateTopics, CreatedTopic, DeleteTopics, DeletedTopic, NewTopic, TopicPlacement, TopicSelector,
@@ -74,10 +76,10 @@ pub struct Decision<T> {
     pub outcome: T,
 }
 
-/// A change of the metadata that somebody asked for.
-pub trait Operation: Send + 'static {
+/// How one kind of [`Operation`] decides.
+pub trait Decide {
     /// What the caller gets.
-    type Outcome: Send + 'static;
+    type Outcome;
 
     /// Decides on `image`. Pure.
     fn decide(&self, image: &MetadataImage, context: &Context<'_>) -> Decision<Self::Outcome>;

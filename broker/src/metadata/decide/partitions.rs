@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::BrokerId;
+use serde::{Deserialize, Serialize};
 
 use super::placement::{Placement, check_manual_assignment};
 use super::topics::{bounded_count, new_partition};
-use super::{Context, Decision, Draft, ItemResult, Operation, PARTITIONS_PER_OPERATION_MAX};
+use super::{Context, Decide, Decision, Draft, ItemResult, PARTITIONS_PER_OPERATION_MAX};
 use crate::metadata::{ApiError, MetadataImage, MetadataRecord};
 
 /// CreatePartitions. A topic only ever grows.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreatePartitions {
     /// The topics; one twice fails both.
     pub topics: Vec<TopicGrowth>,
@@ -20,7 +21,7 @@ pub struct CreatePartitions {
 }
 
 /// One topic to grow.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopicGrowth {
     /// The topic's name.
     pub name: String,
@@ -30,7 +31,7 @@ pub struct TopicGrowth {
     pub assignments: Option<Vec<Vec<BrokerId>>>,
 }
 
-impl Operation for CreatePartitions {
+impl Decide for CreatePartitions {
     /// In the order of the request.
     type Outcome = Vec<(String, ItemResult<()>)>;
 

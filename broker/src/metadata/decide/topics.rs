@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::{BrokerId, TopicId};
+use serde::{Deserialize, Serialize};
 
 use super::configs::{ConfigScope, check_config, check_together};
 use super::names::MetricNames;
 use super::placement::{Placement, check_manual_assignment, live_isr};
-use super::{Context, Decision, Draft, ItemResult, Operation, PARTITIONS_PER_OPERATION_MAX, names};
+use super::{Context, Decide, Decision, Draft, ItemResult, PARTITIONS_PER_OPERATION_MAX, names};
 use crate::metadata::record::{ConfigRecord, PartitionRecord, RemoveTopicRecord, TopicRecord};
 use crate::metadata::{ApiError, ConfigResource, Configs, MetadataImage, MetadataRecord};
 
 /// CreateTopics.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreateTopics {
     /// The topics; a name twice fails both.
     pub topics: Vec<NewTopic>,
@@ -26,7 +27,7 @@ pub struct CreateTopics {
 }
 
 /// One topic to make.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewTopic {
     /// Its name, as the client sent it.
     pub name: String,
@@ -37,7 +38,7 @@ pub struct NewTopic {
 }
 
 /// Where the partitions of a new topic go, as the three fields of the request say it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopicPlacement {
     /// How many; −1 for the default, and with `assignments`.
     pub num_partitions: i32,
@@ -56,7 +57,7 @@ impl TopicPlacement {
 }
 
 /// A topic that was made (or would have been).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreatedTopic {
     /// Its id; nil when only validated, as Kafka answers then.
     pub id: TopicId,
@@ -68,7 +69,7 @@ pub struct CreatedTopic {
     pub configs: Configs,
 }
 
-impl Operation for CreateTopics {
+impl Decide for CreateTopics {
     /// In the order of the request.
     type Outcome = Vec<(String, ItemResult<CreatedTopic>)>;
 
@@ -258,14 +259,14 @@ fn check_configs(topic: &NewTopic, context: &Context<'_>) -> ItemResult<Configs>
 }
 
 /// DeleteTopics.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeleteTopics {
     /// Which topics; one twice fails both.
     pub topics: Vec<TopicSelector>,
 }
 
 /// How a topic is named in a request.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum TopicSelector {
     /// By name.
     Name(String),
@@ -274,7 +275,7 @@ pub enum TopicSelector {
 }
 
 /// A topic that was deleted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeletedTopic {
     /// Its name.
     pub name: String,
@@ -282,7 +283,7 @@ pub struct DeletedTopic {
     pub id: TopicId,
 }
 
-impl Operation for DeleteTopics {
+impl Decide for DeleteTopics {
     /// In the order of the request.
     type Outcome = Vec<(TopicSelector, ItemResult<DeletedTopic>)>;
 

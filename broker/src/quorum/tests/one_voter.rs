@@ -24,26 +24,30 @@ async fn sole_voter_leads_at_once_and_keeps_everything_across_restarts() {
         let controller = controller(&env, &quorum);
         assert_eq!(quorum.image().topic_count(), round);
         controller
-            .set_cluster_id(SetClusterId { cluster_id: "abcdefghijklmnopqrstuv".into() })
+            .run(SetClusterId { cluster_id: "abcdefghijklmnopqrstuv".into() })
             .await
             .unwrap()
+            .outcome
             .unwrap();
-        controller.register_broker(registration(1)).await.unwrap().unwrap();
-        let made = controller.create_topics(topic(&format!("topic-{round}"), 3)).await.unwrap();
+        controller.run(registration(1)).await.unwrap().outcome.unwrap();
+        let done = controller.run(topic(&format!("topic-{round}"), 3)).await.unwrap();
+        let made = done.outcome;
         assert!(made[0].1.is_ok(), "{made:?}");
-        // What was answered is in the image already.
+        // What was answered is in the image already, at the index that the answer tells.
+        assert_eq!(quorum.image().applied_index, done.index);
         assert_eq!(quorum.image().topic(&format!("topic-{round}")).unwrap().partitions.len(), 3);
         first_ids.push(
             controller
-                .allocate_producer_ids(AllocateProducerIds { broker: BrokerId(1) })
+                .run(AllocateProducerIds { broker: BrokerId(1) })
                 .await
                 .unwrap()
+                .outcome
                 .unwrap()
                 .first_id,
         );
         controller.shutdown().await;
         assert_eq!(
-            controller.create_topics(topic("late", 1)).await.unwrap_err(),
+            controller.run(topic("late", 1)).await.unwrap_err(),
             ControllerError::ShuttingDown
         );
         if round % 2 == 0 {
@@ -62,13 +66,14 @@ async fn operations_that_wait_together_become_one_entry() {
     let env = disk.env();
     let quorum = RaftQuorum::open(env.clone(), sole(dir.path())).await.unwrap();
     let controller = controller(&env, &quorum);
-    controller.register_broker(registration(1)).await.unwrap().unwrap();
+    controller.run(registration(1)).await.unwrap().outcome.unwrap();
     let (index, syncs) = (quorum.image().applied_index, disk.syncs.load(Ordering::SeqCst));
     let made = futures::future::join_all(
-        (0..200).map(|n| controller.create_topics(topic(&format!("t{}", n % 150), 1))),
+        (0..200).map(|n| controller.run(topic(&format!("t{}", n % 150), 1))),
     )
     .await;
-    let made: Vec<_> = made.into_iter().map(|result| result.unwrap()[0].1.is_ok()).collect();
+    let made: Vec<_> =
+        made.into_iter().map(|result| result.unwrap().outcome[0].1.is_ok()).collect();
     // Later ones of the same batch see what earlier ones made.
     assert_eq!(made.iter().filter(|ok| **ok).count(), 150);
     assert_eq!(quorum.image().topic_count(), 150);
@@ -91,17 +96,16 @@ async fn what_was_answered_survives_a_power_cut() {
             assert!(quorum.image().topic(name).is_some(), "{name} is lost in round {round}");
         }
         let controller = controller(&env, &quorum);
-        controller.register_broker(registration(1)).await.unwrap().unwrap();
+        controller.run(registration(1)).await.unwrap().outcome.unwrap();
         for n in 0..5 {
             let name = format!("t-{round}-{n}");
-            assert!(controller.create_topics(topic(&name, 2)).await.unwrap()[0].1.is_ok());
+            assert!(controller.run(topic(&name, 2)).await.unwrap().outcome[0].1.is_ok());
             answered.push(name);
         }
-        let (_, after) =
-            tokio::join!(controller.create_topics(topic(&format!("open-{round}"), 1)), async {
-                tokio::time::sleep(Duration::from_micros(150 * round)).await;
-                disk.cut_power();
-            });
+        let (_, after) = tokio::join!(controller.run(topic(&format!("open-{round}"), 1)), async {
+            tokio::time::sleep(Duration::from_micros(150 * round)).await;
+            disk.cut_power();
+        });
         let () = after;
         controller.shutdown().await;
         quorum.shutdown().await;
@@ -115,9 +119,9 @@ async fn failed_sync_ends_the_quorum_and_is_never_acknowledged() {
     let env = disk.env();
     let quorum = RaftQuorum::open(env.clone(), sole(dir.path())).await.unwrap();
     let controller = controller(&env, &quorum);
-    controller.register_broker(registration(1)).await.unwrap().unwrap();
+    controller.run(registration(1)).await.unwrap().outcome.unwrap();
     disk.fail_syncs_after(0);
-    let result = controller.create_topics(topic("lost", 1)).await;
+    let result = controller.run(topic("lost", 1)).await;
     assert!(
         matches!(
             result,
@@ -143,14 +147,14 @@ async fn a_full_disk_is_waited_for_and_nothing_answered_is_lost() {
     let env = disk.env();
     let quorum = RaftQuorum::open(env.clone(), sole(dir.path())).await.unwrap();
     let first = controller(&env, &quorum);
-    first.register_broker(registration(1)).await.unwrap().unwrap();
+    first.run(registration(1)).await.unwrap().outcome.unwrap();
     disk.set_full(true);
     MetadataQuorum::snapshot(&*quorum).await.unwrap();
     let mut made = Vec::new();
     let refused = loop {
         let name = format!("t{}", made.len());
-        match first.create_topics(topic(&name, 100)).await {
-            Ok(outcome) => assert!(outcome[0].1.is_ok()),
+        match first.run(topic(&name, 100)).await {
+            Ok(done) => assert!(done.outcome[0].1.is_ok()),
             Err(error) => break error,
         }
         made.push(name);
@@ -160,7 +164,7 @@ async fn a_full_disk_is_waited_for_and_nothing_answered_is_lost() {
         (refused.clone(), refused.code().code()),
         (ControllerError::Quorum(QuorumError::OutcomeUnknown), 7)
     );
-    let refused = first.create_topics(topic("later", 1)).await.unwrap_err();
+    let refused = first.run(topic("later", 1)).await.unwrap_err();
     assert!(
         matches!(refused, ControllerError::Quorum(QuorumError::Waiting { .. }))
             && refused.code().code() == 56,
@@ -172,7 +176,7 @@ async fn a_full_disk_is_waited_for_and_nothing_answered_is_lost() {
     disk.set_full(false);
     eventually("a snapshot", || quorum.status().snapshot_index > 0).await;
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-    while let Err(error) = first.create_topics(topic("later", 1)).await {
+    while let Err(error) = first.run(topic("later", 1)).await {
         assert!(tokio::time::Instant::now() < deadline, "{error}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -180,7 +184,7 @@ async fn a_full_disk_is_waited_for_and_nothing_answered_is_lost() {
 
     // It also stops while it waits, and starts again as soon as there is space.
     disk.set_full(true);
-    while first.create_topics(topic(&format!("more{}", made.len()), 100)).await.is_ok() {
+    while first.run(topic(&format!("more{}", made.len()), 100)).await.is_ok() {
         made.push(format!("more{}", made.len()));
     }
     first.shutdown().await;
@@ -205,15 +209,16 @@ async fn many_changes_are_compacted_and_deltas_add_up() {
     let controller = controller(&env, &quorum);
     let mut deltas = quorum.deltas();
     let mut open = std::collections::BTreeSet::new();
-    controller.register_broker(registration(1)).await.unwrap().unwrap();
+    controller.run(registration(1)).await.unwrap().outcome.unwrap();
     for n in 0..1300 {
         let name = format!("t{}", n % 7);
         let deleted = controller
-            .delete_topics(DeleteTopics { topics: vec![TopicSelector::Name(name.clone())] })
+            .run(DeleteTopics { topics: vec![TopicSelector::Name(name.clone())] })
             .await
-            .unwrap();
+            .unwrap()
+            .outcome;
         assert_eq!(deleted[0].1.is_ok(), n >= 7);
-        assert!(controller.create_topics(topic(&name, 1)).await.unwrap()[0].1.is_ok());
+        assert!(controller.run(topic(&name, 1)).await.unwrap().outcome[0].1.is_ok());
         if n % 5 == 0 {
             let delta = deltas.next().await.unwrap();
             for topic in delta.topics_removed {
@@ -244,7 +249,7 @@ async fn lost_or_foreign_directory_is_refused() {
         OpenError::Locked { .. }
     ));
     let controller = controller(&env, &quorum);
-    controller.set_cluster_id(SetClusterId { cluster_id: "one".into() }).await.unwrap().unwrap();
+    controller.run(SetClusterId { cluster_id: "one".into() }).await.unwrap().outcome.unwrap();
     MetadataQuorum::snapshot(&*quorum).await.unwrap();
     eventually("a snapshot", || quorum.status().snapshot_index > 0).await;
     controller.shutdown().await;

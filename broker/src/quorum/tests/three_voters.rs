@@ -65,13 +65,14 @@ async fn create(nodes: &Nodes, name: &str) {
         let id = leader(nodes).await;
         let controller = controller(&env, &nodes[&id]);
         let result = async {
-            let _ = controller.register_broker(registration(1)).await?;
-            controller.create_topics(topic(name, 2)).await
+            let _ = controller.run(registration(1)).await?;
+            controller.run(topic(name, 2)).await
         };
         let result: Result<_, ControllerError> = result.await;
         controller.shutdown().await;
         match result {
-            Ok(made) => {
+            Ok(done) => {
+                let made = done.outcome;
                 return assert!(
                     made[0].1.is_ok() || made[0].1.as_ref().unwrap_err().code.code() == 36,
                     "{made:?}"
@@ -106,8 +107,7 @@ async fn three_voters_agree_survive_the_leaders_end_and_refuse_an_emptied_voter(
     // A voter that does not lead says who does.
     let first = leader(&nodes).await;
     let follower = *nodes.keys().find(|id| **id != first).unwrap();
-    let refused =
-        controller(&env, &nodes[&follower]).create_topics(topic("b", 1)).await.unwrap_err();
+    let refused = controller(&env, &nodes[&follower]).run(topic("b", 1)).await.unwrap_err();
     assert!(
         matches!(refused, ControllerError::Quorum(_)) && refused.code().code() == 41,
         "{refused:?}"

@@ -407,19 +407,17 @@ async fn change_all(
         };
         answers.push((resource_type, name, result));
     }
-    let outcome = shared.controller.run(AlterConfigs { resources, validate_only }).await;
+    // Who asks next sees it; later than that it is seen all the same.
+    let show_within = if validate_only { Duration::ZERO } else { APPLIED_MAX };
+    let changed = shared.change(AlterConfigs { resources, validate_only }, show_within).await;
     for (nth, at) in places.into_iter().enumerate() {
-        let result = match &outcome {
-            Ok(outcome) => outcome.get(nth).map_or(Ok(()), |(_, result)| result.clone()),
+        let result = match &changed {
+            Ok(changed) => changed.outcome.get(nth).map_or(Ok(()), |(_, result)| result.clone()),
             Err(error) => Err(of_controller(error)),
         };
         if let (Err(error), Some((_, _, answer))) = (result, answers.get_mut(at)) {
             *answer = Err((error.code.code(), error.message));
         }
-    }
-    if !validate_only {
-        // Who asks next sees it; later than that it is seen all the same.
-        shared.is_applied_within(APPLIED_MAX).await;
     }
     answers
 }

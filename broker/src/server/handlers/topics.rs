@@ -19,11 +19,13 @@ use letterbox_protocol::model::BrokerId;
 
 use super::{Shared, of_controller, text, topic_name};
 use crate::config::{Source, topic};
+use crate::controller::ControllerError;
 use crate::metadata::ApiError;
 use crate::metadata::decide::{
     CreatePartitions, CreateTopics, DeleteTopics, NewTopic, TopicGrowth, TopicPlacement,
     TopicSelector, is_internal_topic,
 };
+use crate::server::changes::Changed;
 use crate::server::context::{Operation, RequestContext, Resource};
 
 /// How long the broker itself waits for the logs of a topic that it makes without being asked by an
@@ -31,10 +33,17 @@ use crate::server::context::{Operation, RequestContext, Resource};
 const APPLIED_MAX: Duration = Duration::from_secs(30);
 const TIMED_OUT: i16 = ErrorCode::RequestTimedOut as i16;
 
-/// `timeout_ms` of a request. What it asks for is done even when the answer is REQUEST_TIMED_OUT,
-/// as with Kafka.
-fn timeout(ms: i32) -> Duration {
-    Duration::from_millis(u64::try_from(ms).unwrap_or(0))
+/// How long an answer waits until the change shows: `timeout_ms` of the request; what only checks
+/// changes nothing. What it asks for is done even when the answer is REQUEST_TIMED_OUT, as with
+/// Kafka.
+fn show_within(timeout_ms: i32, validate_only: bool) -> Duration {
+    let ms = if validate_only { 0 } else { u64::try_from(timeout_ms).unwrap_or(0) };
+    Duration::from_millis(ms)
+}
+
+/// Whether the change took effect and does not show yet.
+fn is_late<T>(changed: &Result<Changed<T>, ControllerError>) -> bool {
+    changed.as_ref().is_ok_and(|changed| !changed.is_shown)
 }
 
 /// Answers CreateTopics.
@@ -73,12 +82,13 @@ pub(crate) async fn create(
         accepted.push((at, NewTopic { name, placement, configs: configs.collect() }));
     }
     let (places, topics): (Vec<usize>, Vec<NewTopic>) = accepted.into_iter().unzip();
-    let outcome =
-        shared.controller.run(create_operation(&shared, topics, request.validate_only)).await;
+    let show_within = show_within(request.timeout_ms, request.validate_only);
+    let operation = create_operation(&shared, topics, request.validate_only);
+    let changed = shared.change(operation, show_within).await;
     for (nth, at) in places.into_iter().enumerate() {
         let Some(answer) = answers.get_mut(at) else { continue };
-        match &outcome {
-            Ok(outcome) => match outcome.get(nth).map(|(_, result)| result) {
+        match &changed {
+            Ok(changed) => match changed.outcome.get(nth).map(|(_, result)| result) {
                 Some(Ok(created)) => {
                     answer.topic_id = created.id;
                     answer.num_partitions = created.num_partitions;
@@ -91,7 +101,7 @@ pub(crate) async fn create(
             Err(error) => refuse(Some(answer), &of_controller(error)),
         }
     }
-    if !request.validate_only && !shared.is_applied_within(timeout(request.timeout_ms)).await {
+    if !request.validate_only && is_late(&changed) {
         answers
             .iter_mut()
             .filter(|answer| answer.error_code == 0)
@@ -152,9 +162,10 @@ pub(crate) async fn auto_create(
     topics.extend(
         internal.iter().filter(|name| &***name == OFFSETS_TOPIC).map(|_| offsets_topic(shared)),
     );
-    let outcome = shared.controller.run(create_operation(shared, topics, false)).await;
-    let errors = match outcome {
-        Ok(outcome) => outcome
+    // A client that does not find it yet asks again.
+    match shared.change(create_operation(shared, topics, false), APPLIED_MAX).await {
+        Ok(changed) => changed
+            .outcome
             .into_iter()
             .filter_map(|(name, result)| {
                 let code = result.err()?.code;
@@ -167,10 +178,7 @@ pub(crate) async fn auto_create(
             .chain(&internal)
             .map(|name| (name.to_string(), ErrorCode::UnknownTopicOrPartition))
             .collect(),
-    };
-    // A client that does not find it yet asks again.
-    shared.is_applied_within(APPLIED_MAX).await;
-    errors
+    }
 }
 
 /// Makes one topic as asked unless it is there.
@@ -190,15 +198,14 @@ pub(crate) async fn ensure(
         placement: TopicPlacement::automatic(partitions, replication_factor),
         configs,
     };
-    let outcome = shared
-        .controller
-        .run(create_operation(shared, vec![topic], false))
+    let changed = shared
+        .change(create_operation(shared, vec![topic], false), APPLIED_MAX)
         .await
         .map_err(|error| error.to_string())?;
-    if !shared.is_applied_within(APPLIED_MAX).await {
+    if !changed.is_shown {
         return Err(format!("the log of {name} was not opened within {} s", APPLIED_MAX.as_secs()));
     }
-    match outcome.into_iter().next() {
+    match changed.outcome.into_iter().next() {
         Some((_, Err(error))) if error.code != ErrorCode::TopicAlreadyExists => Err(error.message),
         _ => Ok(()),
     }
@@ -288,11 +295,12 @@ pub(crate) async fn delete(
         answers.push(answer);
     }
     let (places, topics): (Vec<usize>, Vec<TopicSelector>) = accepted.into_iter().unzip();
-    let outcome = shared.controller.run(DeleteTopics { topics }).await;
+    let changed =
+        shared.change(DeleteTopics { topics }, show_within(request.timeout_ms, false)).await;
     for (nth, at) in places.into_iter().enumerate() {
         let Some(answer) = answers.get_mut(at) else { continue };
-        let result = match &outcome {
-            Ok(outcome) => outcome.get(nth).map(|(_, result)| result.clone()),
+        let result = match &changed {
+            Ok(changed) => changed.outcome.get(nth).map(|(_, result)| result.clone()),
             Err(error) => Some(Err(of_controller(error))),
         };
         match result {
@@ -310,7 +318,7 @@ pub(crate) async fn delete(
             answer.name = Some(m::TopicName::default());
         }
     }
-    if !shared.is_applied_within(timeout(request.timeout_ms)).await {
+    if is_late(&changed) {
         answers
             .iter_mut()
             .filter(|answer| answer.error_code == 0)
@@ -343,14 +351,13 @@ pub(crate) async fn grow(
         answers.push(answer);
     }
     let (places, topics): (Vec<usize>, Vec<TopicGrowth>) = accepted.into_iter().unzip();
-    let outcome = shared
-        .controller
-        .run(CreatePartitions { topics, validate_only: request.validate_only })
-        .await;
+    let show_within = show_within(request.timeout_ms, request.validate_only);
+    let operation = CreatePartitions { topics, validate_only: request.validate_only };
+    let changed = shared.change(operation, show_within).await;
     for (nth, at) in places.into_iter().enumerate() {
         let Some(answer) = answers.get_mut(at) else { continue };
-        let result = match &outcome {
-            Ok(outcome) => outcome.get(nth).map_or(Ok(()), |(_, result)| result.clone()),
+        let result = match &changed {
+            Ok(changed) => changed.outcome.get(nth).map_or(Ok(()), |(_, result)| result.clone()),
             Err(error) => Err(of_controller(error)),
         };
         if let Err(error) = result {
@@ -358,7 +365,7 @@ pub(crate) async fn grow(
             answer.error_message = (!error.message.is_empty()).then(|| text(&error.message));
         }
     }
-    if !request.validate_only && !shared.is_applied_within(timeout(request.timeout_ms)).await {
+    if !request.validate_only && is_late(&changed) {
         answers
             .iter_mut()
             .filter(|answer| answer.error_code == 0)

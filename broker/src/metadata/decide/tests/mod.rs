@@ -1,5 +1,7 @@
 //! Decisions: tables of refusals, and properties over random histories.
 
+mod operation;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use letterbox_env::Random;
@@ -55,7 +57,7 @@ impl World {
         world
     }
 
-    fn run<O: Operation>(&mut self, operation: &O) -> O::Outcome {
+    fn run<O: Decide>(&mut self, operation: &O) -> O::Outcome {
         let context = Context { random: &self.random, rules: &Rules };
         let decision = operation.decide(&self.image, &context);
         // Through the bytes of the log, as in production.

@@ -1,0 +1,256 @@
+//! Operations and outcomes come back as they were written, and what is too new is refused by name.
+
+use letterbox_protocol::ErrorCode;
+use letterbox_protocol::model::BrokerId;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::super::*;
+use crate::metadata::{ConfigResource, Endpoint, PartitionState, SecurityProtocol};
+
+fn name() -> impl Strategy<Value = String> {
+    "[a-z\"\\\\\u{1}\u{e4}\u{1f600}]{0,6}"
+}
+
+fn uuid() -> impl Strategy<Value = Uuid> {
+    any::<u128>().prop_map(Uuid::from_u128)
+}
+
+fn broker() -> impl Strategy<Value = BrokerId> {
+    any::<i32>().prop_map(BrokerId)
+}
+
+fn brokers() -> impl Strategy<Value = Vec<BrokerId>> {
+    vec(broker(), 0..4)
+}
+
+fn item<T: std::fmt::Debug>(
+    value: impl Strategy<Value = T>,
+) -> impl Strategy<Value = ItemResult<T>> {
+    const CODES: &[ErrorCode] = &[
+        ErrorCode::TopicAlreadyExists,
+        ErrorCode::UnknownServerError,
+        ErrorCode::InvalidReplicaAssignment,
+    ];
+    let error = (proptest::sample::select(CODES), name())
+        .prop_map(|(code, message)| ApiError::new(code, message));
+    proptest::result::maybe_err(value, error)
+}
+
+fn resource() -> impl Strategy<Value = ConfigResource> {
+    prop_oneof![
+        name().prop_map(ConfigResource::Topic),
+        broker().prop_map(ConfigResource::Broker),
+        Just(ConfigResource::Cluster),
+        name().prop_map(ConfigResource::Group),
+    ]
+}
+
+fn selector() -> impl Strategy<Value = TopicSelector> {
+    prop_oneof![name().prop_map(TopicSelector::Name), uuid().prop_map(TopicSelector::Id)]
+}
+
+fn new_topic() -> impl Strategy<Value = NewTopic> {
+    let placement = (any::<i32>(), any::<i16>(), vec((any::<i32>(), brokers()), 0..3)).prop_map(
+        |(num_partitions, replication_factor, assignments)| TopicPlacement {
+            num_partitions,
+            replication_factor,
+            assignments,
+        },
+    );
+    let configs = proptest::collection::btree_map(name(), proptest::option::of(name()), 0..3);
+    (name(), placement, configs).prop_map(|(name, placement, configs)| NewTopic {
+        name,
+        placement,
+        configs,
+    })
+}
+
+fn alteration() -> impl Strategy<Value = ResourceAlteration> {
+    let value = || proptest::option::of(name());
+    let op = prop_oneof![
+        value().prop_map(ConfigOp::Set),
+        Just(ConfigOp::Delete),
+        value().prop_map(ConfigOp::Append),
+        value().prop_map(ConfigOp::Subtract),
+    ];
+    (resource(), vec((name(), op), 0..3), any::<bool>())
+        .prop_map(|(resource, changes, replace)| ResourceAlteration { resource, changes, replace })
+}
+
+fn registration() -> impl Strategy<Value = RegisterBroker> {
+    let protocol = proptest::sample::select(&[
+        SecurityProtocol::Plaintext,
+        SecurityProtocol::Ssl,
+        SecurityProtocol::SaslPlaintext,
+        SecurityProtocol::SaslSsl,
+    ]);
+    let endpoint = (name(), name(), any::<u16>(), protocol).prop_map(
+        |(listener, host, port, security_protocol)| Endpoint {
+            listener,
+            host,
+            port,
+            security_protocol,
+        },
+    );
+    (broker(), uuid(), vec(endpoint, 0..3), proptest::option::of(name()), any::<bool>()).prop_map(
+        |(id, incarnation, endpoints, rack, clean_start)| RegisterBroker {
+            id,
+            incarnation,
+            endpoints,
+            rack,
+            clean_start,
+        },
+    )
+}
+
+fn isr_change() -> impl Strategy<Value = IsrChange> {
+    (uuid(), any::<i32>(), any::<i32>(), any::<i32>(), brokers()).prop_map(
+        |(topic_id, partition, leader_epoch, partition_epoch, isr)| IsrChange {
+            topic_id,
+            partition,
+            leader_epoch,
+            partition_epoch,
+            isr,
+        },
+    )
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let growth = (name(), any::<i32>(), proptest::option::of(vec(brokers(), 0..3)))
+        .prop_map(|(name, count, assignments)| TopicGrowth { name, count, assignments });
+    prop_oneof![
+        (vec(new_topic(), 0..3), any::<bool>(), any::<i32>(), any::<i16>()).prop_map(
+            |(topics, validate_only, default_partitions, default_replication_factor)| {
+                Operation::from(CreateTopics {
+                    topics,
+                    validate_only,
+                    default_partitions,
+                    default_replication_factor,
+                })
+            }
+        ),
+        vec(selector(), 0..3).prop_map(|topics| DeleteTopics { topics }.into()),
+        (vec(growth, 0..3), any::<bool>())
+            .prop_map(|(topics, validate_only)| CreatePartitions { topics, validate_only }.into()),
+        (vec(alteration(), 0..3), any::<bool>())
+            .prop_map(|(resources, validate_only)| AlterConfigs { resources, validate_only }.into()),
+        registration().prop_map(Operation::from),
+        (broker(), uuid(), any::<bool>())
+            .prop_map(|(id, incarnation, fenced)| FenceBroker { id, incarnation, fenced }.into()),
+        (broker(), vec(isr_change(), 0..3))
+            .prop_map(|(broker, changes)| AlterIsr { broker, changes }.into()),
+        broker().prop_map(|broker| AllocateProducerIds { broker }.into()),
+        name().prop_map(|cluster_id| SetClusterId { cluster_id }.into()),
+    ]
+}
+
+fn outcome() -> impl Strategy<Value = Outcome> {
+    let configs = proptest::collection::btree_map(name(), name(), 0..3);
+    let created = (uuid(), any::<i32>(), any::<i16>(), configs).prop_map(
+        |(id, num_partitions, replication_factor, configs)| CreatedTopic {
+            id,
+            num_partitions,
+            replication_factor,
+            configs,
+        },
+    );
+    let deleted = (name(), uuid()).prop_map(|(name, id)| DeletedTopic { name, id });
+    let state = (brokers(), brokers(), proptest::option::of(broker()), any::<i32>(), any::<i32>())
+        .prop_map(|(replicas, isr, leader, leader_epoch, partition_epoch)| PartitionState {
+            replicas: replicas.into(),
+            isr: isr.into(),
+            leader,
+            leader_epoch,
+            partition_epoch,
+        });
+    let block =
+        (any::<i64>(), any::<i32>()).prop_map(|(first_id, len)| ProducerIdBlock { first_id, len });
+    prop_oneof![
+        vec((name(), item(created)), 0..3).prop_map(Outcome::CreateTopics),
+        vec((selector(), item(deleted)), 0..3).prop_map(Outcome::DeleteTopics),
+        vec((name(), item(Just(()))), 0..3).prop_map(Outcome::CreatePartitions),
+        vec((resource(), item(Just(()))), 0..3).prop_map(Outcome::AlterConfigs),
+        item(Just(())).prop_map(Outcome::RegisterBroker),
+        item(Just(())).prop_map(Outcome::FenceBroker),
+        vec(item(state), 0..3).prop_map(Outcome::AlterIsr),
+        item(block).prop_map(Outcome::AllocateProducerIds),
+        item(Just(())).prop_map(Outcome::SetClusterId),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn operation_is_read_as_it_was_written(operation in operation()) {
+        prop_assert_eq!(Operation::decode(&operation.encode().unwrap()).unwrap(), operation);
+    }
+
+    #[test]
+    fn answer_is_read_as_it_was_written(index in any::<u64>(), outcome in outcome()) {
+        let answer = Answer { index, outcome };
+        prop_assert_eq!(Answer::decode(&answer.encode().unwrap()).unwrap(), answer);
+    }
+
+    #[test]
+    fn operation_with_a_byte_changed_is_read_or_refused(
+        operation in operation(), at in any::<prop::sample::Index>(), byte in any::<u8>(),
+    ) {
+        let mut bytes = operation.encode().unwrap().into_bytes();
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        if let Ok(text) = str::from_utf8(&bytes) {
+            let _ = Operation::decode(text);
+        }
+    }
+}
+
+/// What an older broker or a newer one sends: these bytes stay readable.
+#[test]
+fn operations_and_answers_are_written_like_this() {
+    let operation = Operation::from(DeleteTopics {
+        topics: vec![TopicSelector::Name("a".to_owned()), TopicSelector::Id(Uuid::from_u128(7))],
+    });
+    let written = r#"{"k":"deleteTopics","v":0,"d":{"topics":[{"Name":"a"},{"Id":"00000000-0000-0000-0000-000000000007"}]}}"#;
+    assert_eq!(operation.encode().unwrap(), written);
+    let refused = ApiError::new(ErrorCode::UnknownTopicOrPartition, "no");
+    let outcome = vec![(TopicSelector::Name("a".to_owned()), Err(refused))];
+    let answer = Answer { index: 9, outcome: Outcome::DeleteTopics(outcome) };
+    let written = r#"{"index":9,"outcome":{"k":"deleteTopics","v":0,"d":[[{"Name":"a"},{"Err":{"code":3,"message":"no"}}]]}}"#;
+    assert_eq!(answer.encode().unwrap(), written);
+}
+
+#[test]
+fn what_is_newer_or_damaged_is_refused_by_name() {
+    let newer = r#"{"k":"deleteTopics","v":1,"d":{"topics":[],"colour":"blue"}}"#;
+    let unknown = r#"{"k":"paintTopics","v":0,"d":{}}"#;
+    for (text, words) in [
+        (newer, "controller operation of kind \"deleteTopics\" version 1"),
+        (unknown, "controller operation of kind \"paintTopics\" version 0"),
+        ("{", "controller operation is damaged"),
+        (r#"{"k":"deleteTopics","v":0,"d":{}}"#, "controller operation is damaged"),
+    ] {
+        let error = Operation::decode(text).unwrap_err().to_string();
+        assert!(error.contains(words), "{text}: {error}");
+    }
+    let error = Answer::decode(&format!(r#"{{"index":1,"outcome":{newer}}}"#)).unwrap_err();
+    assert!(error.to_string().contains("outcome of a controller operation"), "{error}");
+    // A field that is not known is tolerated, and so is a code.
+    let known = r#"{"k":"allocateProducerIds","v":0,"d":{"broker":3,"colour":"blue"},"x":1}"#;
+    assert_eq!(
+        Operation::decode(known).unwrap(),
+        AllocateProducerIds { broker: BrokerId(3) }.into()
+    );
+    let code = r#"{"index":1,"outcome":{"k":"setClusterId","v":0,"d":{"Err":{"code":31000,"message":"m"}}}}"#;
+    assert_eq!(
+        Answer::decode(code).unwrap().outcome,
+        Outcome::SetClusterId(Err(ApiError::new(ErrorCode::UnknownServerError, "m")))
+    );
+}
+
+#[test]
+fn outcome_of_another_kind_is_none() {
+    let outcome = Outcome::SetClusterId(Ok(()));
+    assert_eq!(<FenceBroker as Kind>::outcome(outcome.clone()), None);
+    assert_eq!(<SetClusterId as Kind>::outcome(outcome), Some(Ok(())));
+}
