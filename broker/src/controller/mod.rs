@@ -1,9 +1,9 @@
 //! The controller service: evaluates operations one after the other and commits them in batches.
 //!
 //! openraft writes one entry per proposal and waits for each flush. So one proposer takes
-//! everything that is queued while a write is in flight and makes one entry of it: each operation
+//! everything that is queued while a write is in flight and makes one decision of it: each operation
 //! is evaluated on an image that already contains what the ones before it decided, and each caller
-//! gets its own outcome when the entry is applied.
+//! gets its own outcome when the decision is applied.
 
 use std::sync::Arc;
 
@@ -19,8 +19,8 @@ use crate::quorum::{MetadataQuorum, QuorumError};
 /// Operations that wait; more wait at the callers.
 const QUEUE_LEN_MAX: usize = 1024;
 
-/// An entry is closed when it has this many records, whatever else is queued.
-const RECORDS_PER_ENTRY_MAX: usize = 20_000;
+/// Operations are decided together until they have this many records, whatever else is queued.
+const RECORDS_TOGETHER_MAX: usize = 20_000;
 
 /// Why an operation has no outcome.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,7 +39,6 @@ impl ControllerError {
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Quorum(QuorumError::OutcomeUnknown) => ErrorCode::RequestTimedOut,
-            Self::Quorum(QuorumError::TooLarge { .. }) => ErrorCode::PolicyViolation,
             Self::Quorum(QuorumError::Waiting { .. }) => ErrorCode::KafkaStorageError,
             Self::Quorum(QuorumError::NotLeader { .. } | QuorumError::Stopped)
             | Self::ShuttingDown => ErrorCode::NotController,
@@ -167,46 +166,33 @@ impl Proposer {
         }
     }
 
-    /// Commits the operations in their order, in as few entries as they fit into.
+    /// Commits the operations in their order, as few decisions of bounded length.
     async fn commit(&mut self, batch: Vec<Job>) {
         let mut rest = batch.into_iter();
-        let mut jobs_max = usize::MAX;
         loop {
-            let result = self.lead().await;
-            let mut image = (*self.quorum.image()).clone();
-            let mut entry = Vec::new();
-            let mut jobs = Vec::new();
-            while result.is_ok()
-                && jobs.len() < jobs_max
-                && entry.len() < RECORDS_PER_ENTRY_MAX
-                && let Some(mut job) = rest.next()
-            {
-                self.evaluate(&mut job, &mut image, &mut entry);
-                jobs.push(job);
-            }
-            let term = match result {
+            let term = match self.lead().await {
                 Ok(term) => term,
                 Err(error) => {
                     return rest.for_each(|job| job.complete(Err(error.clone().into())));
                 }
             };
+            let mut image = (*self.quorum.image()).clone();
+            let mut decided = Vec::new();
+            let mut jobs = Vec::new();
+            while decided.len() < RECORDS_TOGETHER_MAX
+                && let Some(mut job) = rest.next()
+            {
+                self.evaluate(&mut job, &mut image, &mut decided);
+                jobs.push(job);
+            }
             if jobs.is_empty() {
                 return;
             }
-            match self.propose(term, &entry).await {
-                Err(QuorumError::TooLarge { .. }) if jobs.len() > 1 => {
-                    // One of them is large: each gets an entry of its own.
-                    jobs_max = 1;
-                    rest = jobs.into_iter().chain(rest).collect::<Vec<_>>().into_iter();
-                }
-                result => {
-                    if result.is_err() {
-                        self.term = None;
-                    }
-                    jobs.into_iter()
-                        .for_each(|job| job.complete(result.clone().map_err(Into::into)));
-                }
+            let result = self.propose(term, &decided).await;
+            if result.is_err() {
+                self.term = None;
             }
+            jobs.into_iter().for_each(|job| job.complete(result.clone().map_err(Into::into)));
         }
     }
 
@@ -221,23 +207,28 @@ impl Proposer {
         }
     }
 
-    fn evaluate(&self, job: &mut Job, image: &mut MetadataImage, entry: &mut Vec<MetadataRecord>) {
+    fn evaluate(
+        &self,
+        job: &mut Job,
+        image: &mut MetadataImage,
+        decided: &mut Vec<MetadataRecord>,
+    ) {
         let context = Context { random: &*self.env.random, rules: &*self.rules };
         let Decision { records, outcome } = job.operation.decide(image, &context);
         // Each operation has applied its records to its own draft already, so this cannot fail.
         if let Err(error) = image.apply_in_place(&records) {
             panic!("an operation decided on records that do not fit its own image: {error}");
         }
-        entry.extend(records);
+        decided.extend(records);
         job.outcome = Some(outcome);
     }
 
-    /// Commits `entry`; the index that shows it.
-    async fn propose(&self, term: u64, entry: &[MetadataRecord]) -> Result<u64, QuorumError> {
-        if entry.is_empty() {
+    /// Commits `records`; the index that shows them.
+    async fn propose(&self, term: u64, records: &[MetadataRecord]) -> Result<u64, QuorumError> {
+        if records.is_empty() {
             // Nothing to write, but the outcomes must not come from a leader that was deposed.
             return Ok(self.quorum.linearizable_image().await?.applied_index);
         }
-        Ok(self.quorum.propose(term, entry).await?.index)
+        Ok(self.quorum.propose(term, records).await?.index)
     }
 }

@@ -90,6 +90,10 @@ impl MetadataImage {
                 self.apply_feature(record);
                 Ok(())
             }
+            MetadataRecord::Unfinished(unfinished) => {
+                self.unfinished = Some(Arc::new(unfinished.clone()));
+                Ok(())
+            }
         }
     }
 
@@ -271,6 +275,8 @@ impl MetadataImage {
         records.extend(self.features.iter().map(|(name, level)| {
             MetadataRecord::Feature(FeatureRecord { name: name.clone(), level: *level })
         }));
+        let unfinished = self.unfinished.as_deref().cloned();
+        records.extend(unfinished.map(MetadataRecord::Unfinished));
         records
     }
 }

@@ -7,6 +7,8 @@ use letterbox_protocol::model::{BrokerId, LeaderEpoch, ProducerId, TopicId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::entry::Unfinished;
+
 /// Configuration keys and values as they were set, in the spelling that Kafka gives them.
 pub type Configs = BTreeMap<String, String>;
 
@@ -39,6 +41,8 @@ pub struct MetadataImage {
     pub next_producer_id: ProducerId,
     /// Finalized feature levels by name; a feature at level 0 is absent.
     pub features: Arc<BTreeMap<String, i16>>,
+    /// A decision of which some parts were applied and the last one was not: nothing of it is seen.
+    pub(crate) unfinished: Option<Arc<Unfinished>>,
 }
 
 impl MetadataImage {

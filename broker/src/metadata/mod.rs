@@ -14,12 +14,14 @@ pub mod record;
 
 mod apply;
 mod delta;
+mod entry;
 mod envelope;
 mod error;
 mod image;
 
 pub use apply::{ApplyError, apply};
 pub use delta::{MetadataDelta, PartitionChange, TopicChange};
+pub use entry::{EntryError, Part, Unfinished, cut};
 pub use error::ApiError;
 pub use image::{
     BrokerRegistration, ConfigResource, Configs, Endpoint, MetadataImage, PartitionState,

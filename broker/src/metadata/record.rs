@@ -15,6 +15,7 @@
 use letterbox_protocol::model::{BrokerId, LeaderEpoch, ProducerId, TopicId};
 use serde::{Deserialize, Serialize};
 
+use super::entry::Unfinished;
 pub use super::envelope::{DecodeError, Subject};
 use super::envelope::{Envelope, kinds};
 use super::image::{BrokerRegistration, ConfigResource};
@@ -42,6 +43,9 @@ pub enum MetadataRecord {
     ProducerIds(ProducerIdsRecord),
     /// Finalizes the level of a feature; 0 removes it.
     Feature(FeatureRecord),
+    /// The parts so far of a decision that takes several entries. Only in snapshots that were made
+    /// in its middle.
+    Unfinished(Unfinished),
 }
 
 /// See [`MetadataRecord::ClusterId`].
@@ -159,6 +163,7 @@ kinds! {
     GroupConfig "groupConfig" 0,
     ProducerIds "producerIds" 0,
     Feature "feature" 0,
+    Unfinished "unfinished" 0,
 }
 
 /// Writes a batch.

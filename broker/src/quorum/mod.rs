@@ -23,20 +23,22 @@ use letterbox_env::BoxFuture;
 use letterbox_protocol::model::BrokerId;
 use tokio::sync::watch;
 
-pub use raft_quorum::{ENTRY_LEN_MAX, OpenError, QuorumConfig, QuorumTiming, RaftQuorum};
+pub use raft_quorum::{OpenError, QuorumConfig, QuorumTiming, RaftQuorum};
 pub use wal::WalError;
 
 use crate::metadata::{MetadataDelta, MetadataImage, MetadataRecord};
 
 /// Agreement on the metadata log. Object safe, so that the consensus library can be exchanged.
 pub trait MetadataQuorum: Send + Sync {
-    /// Commits `records` as one entry, all or nothing, and returns when this node has applied them.
+    /// Commits `records`, however many they are, all or nothing, and returns when this node has
+    /// applied them.
     ///
-    /// `term` must be the one that [`Self::begin_leading`] returned: the entry does nothing when
-    /// this node has led, lost and regained the lead in between, because then it was decided on an
-    /// outdated image.
+    /// `term` must be the one that [`Self::begin_leading`] returned: the records do nothing when
+    /// this node has led, lost and regained the lead in between, because then they were decided on
+    /// an outdated image. One proposal at a time: what is proposed in the middle of another gives
+    /// that one up.
     ///
-    /// Not cancel safe: the entry may be committed although the future was dropped.
+    /// Not cancel safe: the records may be committed although the future was dropped.
     ///
     /// # Errors
     /// [`QuorumError`]. After `OutcomeUnknown` the entry may or may not be committed later.
@@ -88,10 +90,10 @@ pub trait MetadataQuorum: Send + Sync {
     fn shutdown(&self) -> BoxFuture<'_, ()>;
 }
 
-/// Where a batch of records landed.
+/// Where a decision landed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Proposed {
-    /// Its index in the metadata log.
+    /// The index of its last entry in the metadata log: who has applied that sees it.
     pub index: u64,
 }
 
@@ -110,14 +112,6 @@ pub enum QuorumError {
          take effect"
     )]
     OutcomeUnknown,
-    /// The batch is larger than an entry may be.
-    #[error("the change takes {len} bytes in the metadata log; at most {max} fit into one entry")]
-    TooLarge {
-        /// How large it is.
-        len: usize,
-        /// How large it may be.
-        max: usize,
-    },
     /// The metadata log waits for space, or for a descriptor; nothing was proposed. It goes on by
     /// itself.
     #[error(

@@ -22,10 +22,11 @@ use super::state_machine::{Published, StateMachine, describe};
 use super::types::{Applied, Batch, Raft, Voter};
 use super::wal::{FILE_NAME, Wal, WalError};
 use super::{MetadataQuorum, Proposed, QuorumError, QuorumStatus};
-use crate::metadata::{MetadataImage, MetadataRecord, record};
+use crate::metadata::{MetadataImage, MetadataRecord, Part, cut, record};
 
-/// The most bytes of records in one entry.
-pub const ENTRY_LEN_MAX: usize = 16 << 20;
+/// The most bytes of records in one entry; longer ones are cut into several. So small that a voter
+/// far away has an entry on its disk within one heartbeat.
+const ENTRY_LEN_MAX: usize = 256 << 10;
 
 /// A snapshot is made after this many entries, or this many bytes of entries: a restart reads no
 /// more.
@@ -302,24 +303,20 @@ impl RaftQuorum {
     }
 
     /// As [`Self::write_patiently`], but does not wait for space.
-    async fn write(&self, term: u64, records: Arc<str>) -> Result<(u64, u64), QuorumError> {
+    async fn write(&self, batch: Batch) -> Result<(u64, u64), QuorumError> {
         if let Some(reason) = self.patience.waits_for() {
             return Err(QuorumError::Waiting { reason });
         }
         tokio::select! {
             biased;
-            written = self.write_patiently(term, records) => written,
+            written = self.write_patiently(batch) => written,
             _ = self.patience.until_waiting() => Err(QuorumError::OutcomeUnknown),
         }
     }
 
-    async fn write_patiently(
-        &self,
-        term: u64,
-        records: Arc<str>,
-    ) -> Result<(u64, u64), QuorumError> {
+    async fn write_patiently(&self, batch: Batch) -> Result<(u64, u64), QuorumError> {
         let led = self.raft.metrics().borrow().state == ServerState::Leader;
-        match self.raft.client_write(Batch { term, records }).await {
+        match self.raft.client_write(batch).await {
             Ok(response) => match response.data {
                 Applied::Done => Ok((response.log_id.leader_id.term, response.log_id.index)),
                 Applied::Outdated => Err(QuorumError::NotLeader { leader: self.status().leader }),
@@ -350,10 +347,10 @@ impl MetadataQuorum for RaftQuorum {
             let Ok(text) = record::encode(records) else {
                 return Err(QuorumError::Stopped);
             };
-            if text.len() > ENTRY_LEN_MAX {
-                return Err(QuorumError::TooLarge { len: text.len(), max: ENTRY_LEN_MAX });
+            let mut index = 0;
+            for (part, text) in cut(&text, ENTRY_LEN_MAX) {
+                (_, index) = self.write(Batch { term, part, records: text.into() }).await?;
             }
-            let (_, index) = self.write(term, text.into()).await?;
             Ok(Proposed { index })
         })
     }
@@ -370,7 +367,8 @@ impl MetadataQuorum for RaftQuorum {
             }
             // An empty entry of this term: when it is applied, everything before it is. A lead that
             // was resumed after a restart has entries in its log that are not applied yet.
-            let (term, _) = self.write(term, "[]".into()).await?;
+            let nothing = Batch { term, part: Part::WHOLE, records: "[]".into() };
+            let (term, _) = self.write(nothing).await?;
             Ok(term)
         })
     }

@@ -80,22 +80,22 @@ impl StateMachine {
     }
 
     fn apply_entry(&mut self, image: &mut MetadataImage, entry: Entry) -> Result<Applied, String> {
-        let index = entry.log_id.index;
+        let (index, leader_term) = (entry.log_id.index, entry.log_id.leader_id.term);
         self.applied = Some(entry.log_id);
-        image.applied_index = index;
+        image.apply_blank(index, leader_term);
         match entry.payload {
             EntryPayload::Blank => Ok(Applied::Done),
             EntryPayload::Membership(membership) => {
                 self.membership = StoredMembership::new(Some(entry.log_id), membership);
                 Ok(Applied::Done)
             }
-            EntryPayload::Normal(Batch { term, .. }) if term != entry.log_id.leader_id.term => {
+            EntryPayload::Normal(Batch { term, .. }) if term != leader_term => {
                 Ok(Applied::Outdated)
             }
-            EntryPayload::Normal(batch) => {
-                let records = record::decode(&batch.records).map_err(|error| describe(&error))?;
-                *image = apply(image, index, &records).map_err(|error| describe(&error))?;
-                Ok(Applied::Done)
+            EntryPayload::Normal(Batch { term, part, records }) => {
+                let applied = image.apply_part(index, term, part, &records);
+                let is_done = applied.map_err(|error| describe(&error))?;
+                Ok(if is_done { Applied::Done } else { Applied::Outdated })
             }
         }
     }

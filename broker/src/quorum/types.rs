@@ -8,6 +8,7 @@ use openraft::{CommittedLeaderId, EntryPayload, LogId};
 use serde::{Deserialize, Serialize};
 
 use super::runtime::Runtime;
+use crate::metadata::Part;
 
 openraft::declare_raft_types!(
     /// The metadata log's types.
@@ -35,17 +36,19 @@ pub(super) struct Voter {
     pub(super) port: u16,
 }
 
-/// A batch of records, encoded.
+/// The records of a decision, encoded, or a part of them.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Batch {
-    /// The term in which the batch was decided; in another term's entry it does nothing.
+    /// The term in which the decision was made; in another term's entry it does nothing.
     pub(super) term: u64,
+    pub(super) part: Part,
     pub(super) records: Arc<str>,
 }
 
 impl fmt::Debug for Batch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Batch {{ term: {}, {} bytes }}", self.term, self.records.len())
+        let Self { term, part, records } = self;
+        write!(f, "Batch {{ term: {term}, {part:?}, {} bytes }}", records.len())
     }
 }
 
@@ -65,8 +68,10 @@ pub(super) fn log_id(term: u64, index: u64) -> NodeLogId {
 const BLANK: u8 = 0;
 const NORMAL: u8 = 1;
 const MEMBERSHIP: u8 = 2;
+const PART: u8 = 3;
 
-/// `u64 term, u64 index, u8 kind, body`, all little endian.
+/// `u64 term, u64 index, u8 kind, body`, all little endian. The body of a decision's part is `u64
+/// term, u32 number, u8 whether more follow, text`; of a whole decision `u64 term, text`.
 pub(super) fn encode_entry(entry: &Entry) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(32);
     bytes.extend(entry.log_id.leader_id.term.to_le_bytes());
@@ -74,8 +79,12 @@ pub(super) fn encode_entry(entry: &Entry) -> Vec<u8> {
     match &entry.payload {
         EntryPayload::Blank => bytes.push(BLANK),
         EntryPayload::Normal(batch) => {
-            bytes.push(NORMAL);
+            bytes.push(if batch.part == Part::WHOLE { NORMAL } else { PART });
             bytes.extend(batch.term.to_le_bytes());
+            if batch.part != Part::WHOLE {
+                bytes.extend(batch.part.number.to_le_bytes());
+                bytes.push(batch.part.has_more.into());
+            }
             bytes.extend(batch.records.as_bytes());
         }
         EntryPayload::Membership(membership) => {
@@ -95,12 +104,23 @@ pub(super) fn decode_entry(bytes: &[u8]) -> Option<Entry> {
         BLANK => EntryPayload::Blank,
         NORMAL => {
             let (term, records) = take_u64(body)?;
-            EntryPayload::Normal(Batch { term, records: str::from_utf8(records).ok()?.into() })
+            EntryPayload::Normal(batch(term, Part::WHOLE, records)?)
+        }
+        PART => {
+            let (term, rest) = take_u64(body)?;
+            let (number, rest) = take_u32(rest)?;
+            let (has_more, records) = rest.split_first()?;
+            let part = Part { number, has_more: *has_more != 0 };
+            EntryPayload::Normal(batch(term, part, records)?)
         }
         MEMBERSHIP => EntryPayload::Membership(serde_json::from_slice(body).ok()?),
         _ => return None,
     };
     Some(Entry { log_id: log_id(term, index), payload })
+}
+
+fn batch(term: u64, part: Part, records: &[u8]) -> Option<Batch> {
+    Some(Batch { term, part, records: str::from_utf8(records).ok()?.into() })
 }
 
 pub(super) fn take_u64(bytes: &[u8]) -> Option<(u64, &[u8])> {

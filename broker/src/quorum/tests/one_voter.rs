@@ -8,8 +8,11 @@ use letterbox_protocol::model::BrokerId;
 
 use super::fault_disk::FaultDisk;
 use super::{controller, eventually, registration, sole, topic};
-use crate::controller::ControllerError;
-use crate::metadata::decide::{AllocateProducerIds, DeleteTopics, SetClusterId, TopicSelector};
+use crate::controller::{Controller, ControllerError, Done};
+use crate::metadata::decide::{
+    AllocateProducerIds, CreatedTopic, DeleteTopics, ItemResult, RegisterBroker, SetClusterId,
+    TopicSelector,
+};
 use crate::quorum::{MetadataQuorum, OpenError, QuorumError, RaftQuorum};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -268,4 +271,89 @@ async fn lost_or_foreign_directory_is_refused() {
         RaftQuorum::open(env.clone(), sole(dir.path())).await.err().unwrap(),
         OpenError::Wal(_)
     ));
+}
+
+/// Both become one decision of about 4 MB.
+async fn create_two_large_topics(
+    controller: &Controller,
+    names: [&str; 2],
+) -> [Result<(), ControllerError>; 2] {
+    let (first, second) = tokio::join!(
+        controller.run(topic(names[0], 10_000)),
+        controller.run(topic(names[1], 10_000)),
+    );
+    let made =
+        |done: Done<Vec<(String, ItemResult<CreatedTopic>)>>| assert!(done.outcome[0].1.is_ok());
+    [first.map(made), second.map(made)]
+}
+
+/// A broker that comes back after a kill gives every partition that it leads a new epoch.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn broker_with_more_partitions_than_fit_into_an_entry_registers() {
+    let dir = tempfile::tempdir().unwrap();
+    let env = Env::real();
+    let quorum = RaftQuorum::open(env.clone(), sole(dir.path())).await.unwrap();
+    let controller = controller(&env, &quorum);
+    controller.run(registration(1)).await.unwrap().outcome.unwrap();
+    for names in [["a", "b"], ["c", "d"], ["e", "f"]] {
+        for result in create_two_large_topics(&controller, names).await {
+            result.unwrap();
+        }
+    }
+    let before = quorum.image().applied_index;
+    let again = RegisterBroker { clean_start: false, ..registration(1) };
+    let done = controller.run(again).await.unwrap();
+    done.outcome.unwrap();
+    assert!(done.index > before + 10, "it fits into {} entries", done.index - before);
+    let epochs = |quorum: &RaftQuorum| {
+        let image = quorum.image();
+        let epochs = image.topics().flat_map(|topic| topic.indexed_partitions());
+        epochs.map(|(_, state)| state.leader_epoch).collect::<Vec<_>>()
+    };
+    assert_eq!(epochs(&quorum), vec![1; 60_000]);
+    controller.shutdown().await;
+    quorum.shutdown().await;
+    let quorum = RaftQuorum::open(env.clone(), sole(dir.path())).await.unwrap();
+    assert_eq!(epochs(&quorum), vec![1; 60_000]);
+    quorum.shutdown().await;
+}
+
+/// The disk fails in each part of a decision, while snapshots are made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn crash_in_the_middle_of_a_decision_leaves_all_of_it_or_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut whole, mut nothing) = (0, 0);
+    for round in (1..26).step_by(4) {
+        let disk = FaultDisk::new();
+        let env = disk.env();
+        let quorum = RaftQuorum::open(env.clone(), sole(dir.path())).await.unwrap();
+        let controller = controller(&env, &quorum);
+        controller.run(registration(1)).await.unwrap().outcome.unwrap();
+        let names = [format!("first-{round}"), format!("second-{round}")];
+        disk.fail_syncs_after(round);
+        let snapshots = async {
+            while MetadataQuorum::snapshot(&*quorum).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let results = tokio::select! {
+            results = create_two_large_topics(&controller, names.each_ref().map(|name| name.as_str())) => results,
+            () = snapshots => [Ok(()), Ok(())],
+        };
+        controller.shutdown().await;
+        quorum.shutdown().await;
+
+        let quorum = RaftQuorum::open(Env::real(), sole(dir.path())).await.unwrap();
+        let counts = names
+            .each_ref()
+            .map(|name| quorum.image().topic(name).map_or(0, |topic| topic.partitions.len()));
+        match counts {
+            [0, 0] => nothing += 1,
+            [10_000, 10_000] => whole += 1,
+            _ => panic!("round {round}: {counts:?}"),
+        }
+        let _ = results;
+        quorum.shutdown().await;
+    }
+    assert!(nothing > 0, "no crash was in the middle: {whole} whole decisions");
 }

@@ -148,3 +148,74 @@ async fn three_voters_agree_survive_the_leaders_end_and_refuse_an_emptied_voter(
         node.shutdown().await;
     }
 }
+
+/// The leader ends while it writes the parts of a decision: every voter shows all of it or nothing,
+/// at every moment, and they agree which.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leader_that_ends_in_the_middle_of_a_decision_leaves_all_of_it_or_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let ports = free_ports().await;
+    let env = Env::real();
+    let mut nodes = Nodes::new();
+    for id in 1..=3 {
+        let config = config(dir.path(), id, &ports);
+        nodes.insert(id, RaftQuorum::open(env.clone(), config).await.unwrap());
+    }
+    create(&nodes, "small").await;
+    for round in 0u64..3 {
+        let name = format!("large-{round}");
+        let mut watchers = tokio::task::JoinSet::new();
+        for node in nodes.values() {
+            let (mut images, name) = (node.subscribe(), name.clone());
+            watchers.spawn(async move {
+                loop {
+                    let topic = images.borrow_and_update().topic(&name).cloned();
+                    let count = topic.map_or(0, |topic| topic.partitions.len());
+                    assert!(count == 0 || count == 10_000, "{count} partitions are seen");
+                    if images.changed().await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        let first = leader(&nodes).await;
+        let proposer = controller(&env, &nodes[&first]);
+        let before = nodes[&first].status().last_log_index;
+        let operation = proposer.run(topic(&name, 10_000));
+        let end = async {
+            // A few parts are written, more in each round, and there are about ten.
+            let parts = 2 + 2 * round;
+            eventually("some parts", || nodes[&first].status().last_log_index > before + parts)
+                .await;
+            nodes[&first].shutdown().await;
+        };
+        let (result, ()) = tokio::join!(operation, end);
+        proposer.shutdown().await;
+        nodes.remove(&first);
+        leader(&nodes).await;
+        create(&nodes, &format!("after-{round}")).await;
+        let shows = |nodes: &Nodes| nodes.values().all(|node| node.image().topic(&name).is_some());
+        if result.is_ok() {
+            eventually("what was answered", || shows(&nodes)).await;
+        }
+        nodes.insert(
+            first,
+            RaftQuorum::open(env.clone(), config(dir.path(), first, &ports)).await.unwrap(),
+        );
+        let last = format!("after-{round}");
+        eventually("all voters are at the same entry", || {
+            nodes.values().all(|node| node.image().topic(&last).is_some())
+        })
+        .await;
+        let topics: Vec<_> =
+            nodes.values().map(|node| node.image().topic(&name).cloned()).collect();
+        assert!(topics.iter().all(|topic| *topic == topics[0]));
+        watchers.abort_all();
+        while let Some(watched) = watchers.join_next().await {
+            assert!(!watched.is_err_and(|error| error.is_panic()));
+        }
+    }
+    for node in nodes.values() {
+        node.shutdown().await;
+    }
+}
