@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use letterbox_protocol::model::{BrokerId, TopicId};
 
-use super::image::{ConfigResource, MetadataImage, PartitionState, Topic};
+use super::image::{ConfigResource, MetadataImage, PartitionState, Topic, metric_name};
 use super::record::{
     BrokerFenceRecord, ClusterIdRecord, ConfigRecord, FeatureRecord, MetadataRecord,
     PartitionRecord, ProducerIdsRecord, TopicRecord,
 };
+use super::shared_map::SharedMap;
 
 /// A committed record that does not fit the image: an invariant is broken, by a fault of the
 /// program or of the disk. The node must stop.
@@ -72,9 +73,13 @@ impl MetadataImage {
             MetadataRecord::Partition(record) => self.apply_partition(record),
             MetadataRecord::RemoveTopic(record) => {
                 let missing = ApplyError::NoSuchTopic { id: record.id };
-                let topic =
-                    Arc::make_mut(&mut self.topics_by_id).remove(&record.id).ok_or(missing)?;
-                Arc::make_mut(&mut self.topics_by_name).remove(&topic.name);
+                let topic = self.topics_by_id.remove(&record.id).ok_or(missing)?;
+                self.topic_ids.remove(&topic.name);
+                if let Some(form) = metric_name(&topic.name)
+                    && self.topics_by_metric_name.get(&*form) == Some(&topic.name)
+                {
+                    self.topics_by_metric_name.remove(&*form);
+                }
                 Ok(())
             }
             MetadataRecord::Config(record) => self.apply_config(record),
@@ -119,43 +124,30 @@ impl MetadataImage {
     }
 
     fn apply_topic(&mut self, record: &TopicRecord) -> Result<(), ApplyError> {
-        if self.topics_by_name.contains_key(record.name.as_str())
+        if self.topic_ids.contains_key(record.name.as_str())
             || self.topics_by_id.contains_key(&record.id)
         {
             return Err(ApplyError::TopicExists { name: record.name.clone(), id: record.id });
         }
         let name: Arc<str> = record.name.as_str().into();
-        self.put_topic(Topic {
-            name,
+        if let Some(form) = metric_name(&name) {
+            self.topics_by_metric_name.insert(form.into(), Arc::clone(&name));
+        }
+        let topic = Topic {
+            name: Arc::clone(&name),
             id: record.id,
-            partitions: Vec::new(),
+            partitions: SharedMap::default(),
             configs: Default::default(),
-        });
+        };
+        self.topics_by_id.insert(record.id, Arc::new(topic));
+        self.topic_ids.insert(name, record.id);
         Ok(())
     }
 
-    fn put_topic(&mut self, topic: Topic) {
-        let topic = Arc::new(topic);
-        Arc::make_mut(&mut self.topics_by_name).insert(Arc::clone(&topic.name), Arc::clone(&topic));
-        Arc::make_mut(&mut self.topics_by_id).insert(topic.id, topic);
-    }
-
-    /// Changes a topic that is in both maps. It is taken out of both first, so that a topic which
-    /// no other image shares (one that this very batch made) is changed in place, not copied for
-    /// each partition.
-    fn change_topic(
-        &mut self,
-        id: TopicId,
-        change: impl FnOnce(&mut Topic),
-    ) -> Result<(), ApplyError> {
-        let by_id = Arc::make_mut(&mut self.topics_by_id);
-        let mut topic = by_id.remove(&id).ok_or(ApplyError::NoSuchTopic { id })?;
-        let by_name = Arc::make_mut(&mut self.topics_by_name);
-        by_name.remove(&topic.name);
-        change(Arc::make_mut(&mut topic));
-        by_name.insert(Arc::clone(&topic.name), Arc::clone(&topic));
-        by_id.insert(id, topic);
-        Ok(())
+    /// A topic, to be changed. One that no other image shares is not copied.
+    fn topic_mut(&mut self, id: TopicId) -> Result<&mut Topic, ApplyError> {
+        let slot = self.topics_by_id.get_mut(&id).ok_or(ApplyError::NoSuchTopic { id })?;
+        Ok(Arc::make_mut(slot))
     }
 
     fn apply_partition(&mut self, record: &PartitionRecord) -> Result<(), ApplyError> {
@@ -173,10 +165,9 @@ impl MetadataImage {
         let count =
             self.topics_by_id.get(&id).ok_or(ApplyError::NoSuchTopic { id })?.partitions.len();
         let gap = ApplyError::PartitionGap { id, partition, count };
-        let Some(position) = usize::try_from(partition).ok().filter(|position| *position <= count)
-        else {
+        if usize::try_from(partition).ok().is_none_or(|position| position > count) {
             return Err(gap);
-        };
+        }
         let state = PartitionState {
             replicas: record.replicas.as_slice().into(),
             isr: record.isr.as_slice().into(),
@@ -184,10 +175,8 @@ impl MetadataImage {
             leader_epoch: record.leader_epoch,
             partition_epoch: record.partition_epoch,
         };
-        self.change_topic(id, |topic| match topic.partitions.get_mut(position) {
-            Some(present) => *present = state,
-            None => topic.partitions.push(state),
-        })
+        self.topic_mut(id)?.partitions.insert(partition, state);
+        Ok(())
     }
 
     fn apply_config(&mut self, record: &ConfigRecord) -> Result<(), ApplyError> {
@@ -201,7 +190,7 @@ impl MetadataImage {
                     .topic(name)
                     .ok_or_else(|| ApplyError::NoSuchTopicName { name: name.clone() })?
                     .id;
-                self.change_topic(id, |topic| set(&mut topic.configs))?;
+                set(&mut self.topic_mut(id)?.configs);
             }
             ConfigResource::Broker(id) => {
                 let all = Arc::make_mut(&mut self.broker_configs);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use letterbox_protocol::model::{BrokerId, TopicId};
+use letterbox_protocol::model::BrokerId;
 
 use super::image::{ConfigResource, MetadataImage, PartitionState, Topic};
 
@@ -53,14 +53,11 @@ pub struct PartitionChange<'a> {
 impl TopicChange {
     /// The partitions that are new or changed.
     pub fn partitions(&self) -> impl Iterator<Item = PartitionChange<'_>> {
-        self.after
-            .indexed_partitions()
-            .map(|(partition, after)| PartitionChange {
-                partition,
-                before: self.before.partition(partition),
-                after,
-            })
-            .filter(|change| change.before != Some(change.after))
+        // A topic only ever grows.
+        self.before.partitions.diff(&self.after.partitions).filter_map(|change| {
+            let (partition, before) = (*change.key, change.before);
+            change.after.map(|after| PartitionChange { partition, before, after })
+        })
     }
 
     /// Whether the topic's own configurations changed.
@@ -71,7 +68,7 @@ impl TopicChange {
 }
 
 impl MetadataDelta {
-    /// The difference. Topics that the two images share cost one comparison of pointers.
+    /// The difference. What the two images share is not looked at.
     #[must_use]
     pub fn between(before: Arc<MetadataImage>, after: Arc<MetadataImage>) -> Self {
         let mut delta = Self {
@@ -83,9 +80,7 @@ impl MetadataDelta {
             before: Arc::clone(&before),
             after: Arc::clone(&after),
         };
-        if !Arc::ptr_eq(&before.topics_by_id, &after.topics_by_id) {
-            delta.compare_topics(&before, &after);
-        }
+        delta.compare_topics(&before, &after);
         if !Arc::ptr_eq(&before.brokers, &after.brokers) {
             let ids = before.brokers.keys().chain(after.brokers.keys());
             delta.brokers_changed =
@@ -103,16 +98,13 @@ impl MetadataDelta {
     }
 
     fn compare_topics(&mut self, before: &MetadataImage, after: &MetadataImage) {
-        let gone = |id: &TopicId| !after.topics_by_id.contains_key(id);
-        self.topics_removed =
-            before.topics_by_id.values().filter(|topic| gone(&topic.id)).cloned().collect();
-        for topic in after.topics_by_id.values() {
-            match before.topics_by_id.get(&topic.id) {
-                None => self.topics_added.push(Arc::clone(topic)),
-                Some(old) if Arc::ptr_eq(old, topic) || old == topic => {}
-                Some(old) => self
-                    .topics_changed
-                    .push(TopicChange { before: Arc::clone(old), after: Arc::clone(topic) }),
+        for change in before.topics_by_id.diff(&after.topics_by_id) {
+            match (change.before.cloned(), change.after.cloned()) {
+                (Some(before), Some(after)) => {
+                    self.topics_changed.push(TopicChange { before, after });
+                }
+                (Some(before), None) => self.topics_removed.push(before),
+                (None, after) => self.topics_added.extend(after),
             }
         }
     }

@@ -8,18 +8,18 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::entry::Unfinished;
+use super::shared_map::SharedMap;
 
 /// Configuration keys and values as they were set, in the spelling that Kafka gives them.
 pub type Configs = BTreeMap<String, String>;
 
 /// Everything the cluster knows about itself at one position of the metadata log.
 ///
-/// Cloning copies pointers of maps and nothing else. Applying a batch copies the map of `Arc`s of
-/// each kind of thing that the batch touches, once, and the touched topics; the other topics are
-/// shared.
+/// Cloning copies pointers of maps and nothing else. What a change of topics costs does not depend
+/// on how many topics there are, nor on how many partitions a changed topic has.
 ///
-/// Invariants, kept by [`crate::metadata::apply`]: the two topic maps hold the same `Arc`s; a
-/// topic's partitions are numbered from 0 without a gap.
+/// Invariants, kept by [`crate::metadata::apply`]: every topic is found by its name, too; a topic's
+/// partitions are numbered from 0 without a gap.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MetadataImage {
     /// The cluster's id, once it has one. Never changes afterwards.
@@ -28,8 +28,10 @@ pub struct MetadataImage {
     pub applied_index: u64,
     /// Every broker that ever registered and was not removed.
     pub brokers: Arc<BTreeMap<BrokerId, Arc<BrokerRegistration>>>,
-    pub(crate) topics_by_name: Arc<BTreeMap<Arc<str>, Arc<Topic>>>,
-    pub(crate) topics_by_id: Arc<BTreeMap<TopicId, Arc<Topic>>>,
+    pub(crate) topic_ids: SharedMap<Arc<str>, TopicId>,
+    pub(crate) topics_by_id: SharedMap<TopicId, Arc<Topic>>,
+    /// The topics whose name has another form in metrics, by that form (see [`metric_name`]).
+    pub(crate) topics_by_metric_name: SharedMap<Arc<str>, Arc<str>>,
     /// Dynamic configurations of one broker each (not of topics: those are in [`Topic::configs`]).
     pub broker_configs: Arc<BTreeMap<BrokerId, Configs>>,
     /// The dynamic defaults for all brokers (Kafka's broker resource with the empty name).
@@ -49,7 +51,7 @@ impl MetadataImage {
     /// The topic of that name.
     #[must_use]
     pub fn topic(&self, name: &str) -> Option<&Arc<Topic>> {
-        self.topics_by_name.get(name)
+        self.topics_by_id.get(self.topic_ids.get(name)?)
     }
 
     /// The topic of that id.
@@ -59,14 +61,14 @@ impl MetadataImage {
     }
 
     /// Every topic, by name.
-    pub fn topics(&self) -> impl ExactSizeIterator<Item = &Arc<Topic>> {
-        self.topics_by_name.values()
+    pub fn topics(&self) -> impl Iterator<Item = &Arc<Topic>> {
+        self.topic_ids.values().filter_map(|id| self.topics_by_id.get(id))
     }
 
     /// How many topics there are.
     #[must_use]
     pub fn topic_count(&self) -> usize {
-        self.topics_by_name.len()
+        self.topics_by_id.len()
     }
 
     /// The state of one partition.
@@ -101,6 +103,12 @@ impl MetadataImage {
             ConfigResource::Group(id) => Some(self.group_configs.get(id).unwrap_or(&NONE)),
         }
     }
+}
+
+/// The form that metrics give a topic's name: there `.` and `_` are the same. `None` when it is the
+/// name itself.
+pub(crate) fn metric_name(name: &str) -> Option<String> {
+    name.contains(['.', '_']).then(|| name.replace('.', "_"))
 }
 
 /// What configurations can be set on.
@@ -171,8 +179,8 @@ pub struct Topic {
     pub name: Arc<str>,
     /// The topic's id (KIP-516).
     pub id: TopicId,
-    /// The partitions; the index in here is the partition's index.
-    pub partitions: Vec<PartitionState>,
+    /// The partitions by their indexes.
+    pub partitions: SharedMap<i32, PartitionState>,
     /// Configurations set on the topic; what is absent is inherited.
     pub configs: Configs,
 }
@@ -181,12 +189,12 @@ impl Topic {
     /// The partition of that index.
     #[must_use]
     pub fn partition(&self, index: i32) -> Option<&PartitionState> {
-        self.partitions.get(usize::try_from(index).ok()?)
+        self.partitions.get(&index)
     }
 
     /// The partitions with their indexes, in order.
     pub fn indexed_partitions(&self) -> impl Iterator<Item = (i32, &PartitionState)> {
-        (0i32..).zip(&self.partitions)
+        self.partitions.iter().map(|(index, state)| (*index, state))
     }
 }
 

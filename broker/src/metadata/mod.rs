@@ -18,6 +18,7 @@ mod entry;
 mod envelope;
 mod error;
 mod image;
+mod shared_map;
 
 pub use apply::{ApplyError, apply};
 pub use delta::{MetadataDelta, PartitionChange, TopicChange};
@@ -28,3 +29,4 @@ pub use image::{
     SecurityProtocol, Topic,
 };
 pub use record::MetadataRecord;
+pub use shared_map::SharedMap;

@@ -83,7 +83,7 @@ impl RegisterBroker {
 }
 
 fn has_replica(topic: &Topic, broker: BrokerId) -> bool {
-    topic.partitions.iter().any(|partition| partition.replicas.contains(&broker))
+    topic.partitions.values().any(|partition| partition.replicas.contains(&broker))
 }
 
 /// Fences a broker or lifts the fence.

@@ -1,10 +1,9 @@
 //! Names of topics.
 
-use std::collections::BTreeMap;
-
 use letterbox_protocol::ErrorCode;
 
-use super::super::{ApiError, MetadataImage};
+use crate::metadata::image::metric_name;
+use crate::metadata::{ApiError, MetadataImage};
 
 /// Topics that belong to the cluster itself.
 pub const INTERNAL_TOPICS: &[&str] =
@@ -54,44 +53,11 @@ pub fn validate_topic_name(name: &str) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// The names of all topics, as metrics have them: `.` and `_` are the same there. Made when it is
-/// first asked for, so that one operation looks at each topic once however many names it checks.
-#[derive(Default)]
-pub(super) struct MetricNames(Option<BTreeMap<String, String>>);
-
-impl MetricNames {
-    fn of(name: &str) -> Option<String> {
-        name.contains(['.', '_']).then(|| name.replace('.', "_"))
-    }
-
-    /// The topic whose name is the same as `name` there.
-    fn collision(&mut self, image: &MetadataImage, name: &str) -> Option<&str> {
-        let collected = || {
-            image
-                .topics()
-                .filter_map(|topic| Some((Self::of(&topic.name)?, topic.name.to_string())))
-                .collect()
-        };
-        self.0.get_or_insert_with(collected).get(&Self::of(name)?).map(String::as_str)
-    }
-
-    /// Notes a topic that has come to the image.
-    pub(super) fn add(&mut self, name: &str) {
-        if let (Some(names), Some(key)) = (&mut self.0, Self::of(name)) {
-            names.insert(key, name.to_owned());
-        }
-    }
-}
-
 /// Checks that `name` is not the quorum's own, and free, also as the name of a metric.
 ///
 /// # Errors
 /// TOPIC_AUTHORIZATION_FAILED, TOPIC_ALREADY_EXISTS, INVALID_TOPIC_EXCEPTION for a collision.
-pub(super) fn check_free(
-    image: &MetadataImage,
-    name: &str,
-    metric_names: &mut MetricNames,
-) -> Result<(), ApiError> {
+pub(super) fn check_free(image: &MetadataImage, name: &str) -> Result<(), ApiError> {
     if name == METADATA_TOPIC {
         return Err(ApiError::new(
             ErrorCode::TopicAuthorizationFailed,
@@ -104,10 +70,8 @@ pub(super) fn check_free(
             format!("Topic '{name}' already exists."),
         ));
     }
-    if !name.contains(['.', '_']) {
-        return Ok(());
-    }
-    match metric_names.collision(image, name) {
+    let form = metric_name(name);
+    match form.and_then(|form| image.topics_by_metric_name.get(&*form)) {
         Some(other) => Err(ApiError::new(
             ErrorCode::InvalidTopicException,
             format!("Topic '{name}' collides with existing topic: {other}"),

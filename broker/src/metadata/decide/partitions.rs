@@ -79,7 +79,7 @@ fn grow(
     let additional = growth.count.saturating_sub(present);
     let count = bounded_count(additional, *partitions_left)?;
     // New partitions get as many replicas as the first one has, as in Kafka.
-    let factor = topic.partitions.first().map_or(1, |partition| partition.replicas.len());
+    let factor = topic.partition(0).map_or(1, |partition| partition.replicas.len());
     let assignments = match &growth.assignments {
         Some(assignments) => {
             if assignments.len() != count {

@@ -7,7 +7,6 @@ use letterbox_protocol::model::{BrokerId, TopicId};
 use serde::{Deserialize, Serialize};
 
 use super::configs::{ConfigScope, check_config, check_together};
-use super::names::MetricNames;
 use super::placement::{Placement, check_manual_assignment, live_isr};
 use super::{Context, Decide, Decision, Draft, ItemResult, PARTITIONS_PER_OPERATION_MAX, names};
 use crate::metadata::record::{ConfigRecord, PartitionRecord, RemoveTopicRecord, TopicRecord};
@@ -81,12 +80,11 @@ impl Decide for CreateTopics {
         }
         let mut partitions_left = PARTITIONS_PER_OPERATION_MAX;
         let mut outcome = Vec::with_capacity(self.topics.len());
-        let mut metric_names = MetricNames::default();
         for topic in &self.topics {
             let result = if times.get(topic.name.as_str()).is_some_and(|times| *times > 1) {
                 Err(ApiError::new(ErrorCode::InvalidRequest, "Duplicate topic name."))
             } else {
-                self.create(topic, &mut draft, &mut metric_names, &mut partitions_left, context)
+                self.create(topic, &mut draft, &mut partitions_left, context)
             };
             outcome.push((topic.name.clone(), result));
         }
@@ -100,12 +98,11 @@ impl CreateTopics {
         &self,
         topic: &NewTopic,
         draft: &mut Draft,
-        metric_names: &mut MetricNames,
         partitions_left: &mut usize,
         context: &Context<'_>,
     ) -> ItemResult<CreatedTopic> {
         names::validate_topic_name(&topic.name)?;
-        names::check_free(&draft.image, &topic.name, metric_names)?;
+        names::check_free(&draft.image, &topic.name)?;
         let configs = check_configs(topic, context)?;
         let assignments = self.assign(&topic.placement, &draft.image, *partitions_left, context)?;
         let id = context.new_topic_id(&draft.image);
@@ -126,7 +123,6 @@ impl CreateTopics {
             }));
         }
         draft.add(records)?;
-        metric_names.add(&topic.name);
         *partitions_left = partitions_left.saturating_sub(assignments.len());
         Ok(CreatedTopic {
             id: if self.validate_only { TopicId::nil() } else { id },

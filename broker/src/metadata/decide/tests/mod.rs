@@ -105,9 +105,10 @@ fn register(id: i32, rack: &str) -> RegisterBroker {
 fn check_invariants(image: &MetadataImage) {
     let by_name: BTreeSet<_> = image.topics().map(|topic| topic.id).collect();
     assert_eq!(by_name.len(), image.topics_by_id.len());
+    let forms = image.topics().filter(|topic| topic.name.contains(['.', '_'])).count();
+    assert_eq!(image.topics_by_metric_name.len(), forms);
     for topic in image.topics() {
-        assert!(std::sync::Arc::ptr_eq(topic, image.topic_by_id(&topic.id).unwrap()));
-        for partition in &topic.partitions {
+        for partition in topic.partitions.values() {
             let replicas: BTreeSet<_> = partition.replicas.iter().collect();
             assert_eq!(replicas.len(), partition.replicas.len());
             assert!(
@@ -272,7 +273,7 @@ fn replicas_go_to_different_racks_and_leaders_to_every_broker() {
     world.create("t", 60, 3).unwrap();
     let topic = world.image.topic("t").unwrap();
     let mut leads: BTreeMap<BrokerId, i32> = BTreeMap::new();
-    for partition in &topic.partitions {
+    for partition in topic.partitions.values() {
         let racks: BTreeSet<_> =
             partition.replicas.iter().map(|id| world.image.brokers[id].rack.clone()).collect();
         assert_eq!(racks.len(), 3, "{partition:?}");
