@@ -73,6 +73,8 @@ pub struct Log {
 struct Inner {
     producers: Producers,
     epochs: Epochs,
+    /// No append of an older leader epoch is taken; −1 until one was begun.
+    begun_epoch: LeaderEpoch,
     epochs_changed: bool,
     /// Rolled segments whose bytes may not be on the device.
     unsynced: Vec<Arc<Segment>>,
@@ -94,6 +96,27 @@ struct Inner {
     opened_ms: TimestampMs,
     bytes_since_sync: u64,
     bytes_since_checkpoint: u64,
+}
+
+impl Inner {
+    fn check_begun(&self, epoch: LeaderEpoch) -> Result<(), AppendError> {
+        let current = self.begun_epoch;
+        if epoch < current {
+            return Err(AppendError::StaleLeaderEpoch { epoch, current });
+        }
+        Ok(())
+    }
+
+    /// An append of a leader continues the newest epoch that has a record or was begun.
+    fn check_epoch(&self, epoch: LeaderEpoch) -> Result<(), AppendError> {
+        self.check_begun(epoch)?;
+        match self.epochs.latest() {
+            Some(current) if epoch < current => {
+                Err(AppendError::StaleLeaderEpoch { epoch, current })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Who and where a log is, and what its log directory keeps of it.
@@ -125,6 +148,7 @@ impl Log {
         let inner = Inner {
             producers: found.producers,
             epochs: found.epochs,
+            begun_epoch: -1,
             epochs_changed: found.epochs_changed,
             unsynced: found.unsynced,
             dir_changed: found.dir_changed,
@@ -312,6 +336,14 @@ impl Log {
         lock(&self.inner).epochs.epoch_for(offset)
     }
 
+    /// From now on no append of an older leader epoch is taken: the epoch of an append is compared
+    /// with this one under the lock that it is written under. Waits for an append that has begun,
+    /// and for nothing else that appends would not wait for.
+    pub fn begin_epoch(&self, epoch: LeaderEpoch) {
+        let mut inner = lock(&self.inner);
+        inner.begun_epoch = inner.begun_epoch.max(epoch);
+    }
+
     /// Appends a batch (with [`Origin::Replication`], any number of batches). Touches the page
     /// cache only.
     ///
@@ -366,11 +398,7 @@ impl Log {
         let config = self.config.load();
         let mut inner = lock(&self.inner);
         self.check_open()?;
-        if let Some(current) = inner.epochs.latest()
-            && options.leader_epoch < current
-        {
-            return Err(AppendError::StaleLeaderEpoch { epoch: options.leader_epoch, current });
-        }
+        inner.check_epoch(options.leader_epoch)?;
         if options.origin == Origin::Client
             && header.has_producer_id()
             && let Some(known) = inner.producers.check(&header)?
@@ -412,6 +440,7 @@ impl Log {
         }
         let mut inner = lock(&self.inner);
         self.check_open()?;
+        inner.check_begun(options.leader_epoch)?;
         let (mut end, mut epoch) = (self.end_offset(), inner.epochs.latest().unwrap_or(-1));
         for (_, header) in &headers {
             if header.base_offset < end

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ pub(super) struct Faults {
     syncs: AtomicU64,
     bytes_read: AtomicU64,
     /// Nothing is in memory.
-    cold: std::sync::atomic::AtomicBool,
+    cold: AtomicBool,
     kind: Mutex<Option<io::ErrorKind>>,
     /// Hears of every file that is made or cut to nothing, and may keep the caller waiting.
     on_make: Mutex<Option<Arc<OnMake>>>,
@@ -365,6 +365,43 @@ async fn records_survive_a_clean_stop_and_a_kill() {
         assert_eq!(log.end_offset_for_epoch(0), Some((0, 200)));
         assert_eq!(append(&log, 5_000, &["c"]).base_offset, 200);
     }
+}
+
+/// Who looked an epoch up may find it over when it appends: nothing is stored then.
+#[tokio::test]
+async fn no_record_is_appended_in_an_epoch_that_is_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_manager, log) = new_log(&Env::real(), dir.path(), small()).await;
+    let (epoch, is_done) = (AtomicI32::new(0), AtomicBool::new(false));
+    let mut begun = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_done.load(Ordering::Relaxed) {
+                let leader_epoch = epoch.load(Ordering::Relaxed);
+                let options = AppendOptions { leader_epoch, ..client(0) };
+                let _ = log.append(batch(0, &["a"]), &options);
+            }
+        });
+        for next in 1..=500 {
+            log.begin_epoch(next);
+            begun.push((next, log.end_offset()));
+            epoch.store(next, Ordering::Relaxed);
+            std::thread::yield_now();
+        }
+        is_done.store(true, Ordering::Relaxed);
+    });
+    for (epoch, end) in begun {
+        let before = log.end_offset_for_epoch(epoch - 1);
+        assert!(before.is_none_or(|(_, until)| until <= end), "{epoch} begun at {end}: {before:?}");
+    }
+    let stale = AppendOptions { leader_epoch: 499, ..client(0) };
+    let refusal = log.append(batch(0, &["a"]), &stale).unwrap_err();
+    assert_eq!(
+        (refusal.code(), refusal.to_string()),
+        (74, "leader epoch 499 is older than the log's 500".into())
+    );
+    let followed = AppendOptions { origin: Origin::Replication, ..stale };
+    assert_eq!(log.append(batch(0, &["a"]), &followed).unwrap_err().code(), 74);
 }
 
 #[tokio::test]

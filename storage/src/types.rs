@@ -23,7 +23,8 @@ pub enum Origin {
 /// How to append.
 #[derive(Clone, Copy, Debug)]
 pub struct AppendOptions {
-    /// The epoch of the leader that appends; ignored for [`Origin::Replication`].
+    /// The epoch of the leader that appends; for [`Origin::Replication`] the epoch in which this
+    /// broker follows, the batches having their own.
     pub leader_epoch: LeaderEpoch,
     /// The wall clock now.
     pub now_ms: TimestampMs,

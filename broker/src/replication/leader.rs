@@ -60,15 +60,22 @@ impl LeaderState {
         self.high_watermark
     }
 
-    /// `min.insync.replicas`, as it is set.
-    #[must_use]
-    pub fn min_insync(&self) -> usize {
-        self.min_insync
+    /// Changes `min.insync.replicas`. Returns the new high watermark when it moved.
+    pub fn set_min_insync(&mut self, min_insync: usize) -> Option<Offset> {
+        self.min_insync = min_insync;
+        self.advance()
     }
 
-    /// Changes `min.insync.replicas`.
-    pub fn set_min_insync(&mut self, min_insync: usize) {
-        self.min_insync = min_insync;
+    /// Changes who is in sync, within the leader epoch. Returns the new high watermark when it
+    /// moved.
+    ///
+    /// Nothing above the high watermark counts on a replica that comes in until it says so.
+    pub fn set_in_sync(&mut self, replicas: &[BrokerId], isr: &[BrokerId]) -> Option<Offset> {
+        self.replica_count = replicas.len();
+        let known = std::mem::take(&mut self.in_sync);
+        let end = |id: &BrokerId| known.get(id).copied().unwrap_or(self.high_watermark);
+        self.in_sync = isr.iter().map(|id| (*id, end(id))).collect();
+        self.advance()
     }
 
     /// Whether the high watermark waits for nothing but the own log. What was appended is then
@@ -100,6 +107,10 @@ impl LeaderState {
     pub fn replica_end(&mut self, replica: BrokerId, end: Offset) -> Option<Offset> {
         let known = self.in_sync.get_mut(&replica)?;
         *known = end.max(*known);
+        self.advance()
+    }
+
+    fn advance(&mut self) -> Option<Offset> {
         if self.in_sync.len() < self.required() {
             return None;
         }

@@ -1,10 +1,11 @@
 //! The partitions of this broker: opened, changed and closed as the metadata says.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use letterbox_env::Env;
+use letterbox_env::panics::lock;
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::{BrokerId, Offset, TopicId};
 use letterbox_storage::{
@@ -16,24 +17,9 @@ use super::deliver::delivering;
 use super::partition::Partition;
 use crate::config::topic::TopicConfig;
 use crate::config::{Config, log_config};
-use crate::metadata::{MetadataDelta, MetadataImage, PartitionState, Topic};
+use crate::metadata::{MetadataDelta, MetadataImage, Topic};
 
 type Key = (TopicId, i32);
-
-/// What is known of a partition that is assigned here.
-#[derive(Clone)]
-enum Hosted {
-    Leader(Arc<Partition>),
-    /// Its log could not be opened or made; why was logged.
-    Offline(LogError),
-}
-
-impl Hosted {
-    /// Whether it is offline for a reason that may pass while the broker runs.
-    fn may_heal(&self) -> bool {
-        matches!(self, Self::Offline(error) if !matches!(error, LogError::NotRead { .. }))
-    }
-}
 
 /// When logs are opened or made.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -53,38 +39,44 @@ pub struct ReplicaManager {
     config: Config,
     logs: Arc<LogManager>,
     /// Replaced as a whole when partitions come or go, which is rare; read for every request.
-    hosted: ArcSwap<BTreeMap<Key, Hosted>>,
+    hosted: ArcSwap<BTreeMap<Key, Arc<Partition>>>,
+    /// The newest metadata that [`ReplicaManager::apply`] was told.
+    image: ArcSwap<MetadataImage>,
+    /// Why partitions are offline, as it was logged; those that are not are absent.
+    offline: Mutex<BTreeMap<Key, LogError>>,
 }
 
 impl ReplicaManager {
     /// A manager over logs that were opened; nothing is hosted until metadata says so.
     #[must_use]
     pub fn new(env: Env, config: Config, logs: Arc<LogManager>) -> Arc<Self> {
-        Arc::new(Self { env, me: config.node_id, config, logs, hosted: ArcSwap::default() })
+        Arc::new(Self {
+            env,
+            me: config.node_id,
+            config,
+            logs,
+            hosted: ArcSwap::default(),
+            image: ArcSwap::default(),
+            offline: Mutex::default(),
+        })
     }
 
     /// The partition, when this broker leads it.
     ///
     /// # Errors
-    /// `UNKNOWN_TOPIC_OR_PARTITION`, or `KAFKA_STORAGE_ERROR` when its log is out of use.
+    /// `UNKNOWN_TOPIC_OR_PARTITION` when it is not assigned here; as [`Partition::check_led`].
     pub fn partition(&self, topic: &TopicId, index: i32) -> Result<Arc<Partition>, ErrorCode> {
-        match self.hosted.load().get(&(*topic, index)) {
-            Some(Hosted::Leader(partition)) => Ok(partition.clone()),
-            Some(Hosted::Offline(_)) => Err(ErrorCode::KafkaStorageError),
-            None => Err(ErrorCode::UnknownTopicOrPartition),
-        }
+        let hosted = self.hosted.load();
+        let partition = hosted.get(&(*topic, index)).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+        partition.check_led()?;
+        Ok(partition.clone())
     }
 
     /// Every partition led from here.
     #[must_use]
     pub fn leading(&self) -> Vec<Arc<Partition>> {
-        self.hosted
-            .load()
-            .values()
-            .filter_map(|hosted| {
-                if let Hosted::Leader(partition) = hosted { Some(partition.clone()) } else { None }
-            })
-            .collect()
+        let hosted = self.hosted.load();
+        hosted.values().filter(|partition| partition.check_led().is_ok()).cloned().collect()
     }
 
     /// The log directories, and every log in them.
@@ -111,12 +103,15 @@ impl ReplicaManager {
     #[must_use]
     pub fn counts(&self) -> (usize, usize, usize) {
         let hosted = self.hosted.load();
-        let offline = hosted.values().filter(|hosted| match hosted {
-            Hosted::Offline(_) => true,
-            Hosted::Leader(partition) => partition.log.is_offline(),
-        });
-        let offline = offline.count();
-        (hosted.len(), hosted.len().saturating_sub(offline), offline)
+        let (mut leading, mut offline) = (0, 0);
+        for partition in hosted.values() {
+            if partition.is_offline() {
+                offline += 1;
+            } else if partition.check_led().is_ok() {
+                leading += 1;
+            }
+        }
+        (hosted.len(), leading, offline)
     }
 
     /// Brings everything in line with the whole image: at start.
@@ -124,7 +119,9 @@ impl ReplicaManager {
     /// Logs whose topic the metadata does not know are set aside under another name, never deleted:
     /// local state that is missing is no reason to destroy data. That comes first, because a topic
     /// of the image may need the name of one that is gone.
-    pub async fn start(&self, image: &MetadataImage) {
+    pub async fn start(&self, image: &Arc<MetadataImage>) {
+        self.image.store(image.clone());
+        self.assign(image.topics());
         let is_known = |name: &str, id: Option<TopicId>, partition: i32| {
             let topic = id.map_or_else(|| image.topic(name), |id| image.topic_by_id(&id));
             topic.is_some_and(|topic| &*topic.name == name && topic.partition(partition).is_some())
@@ -133,31 +130,19 @@ impl ReplicaManager {
         self.host(image.topics(), Occasion::Start).await;
     }
 
-    /// Brings everything in line with a change of the metadata.
-    pub async fn apply(&self, delta: &MetadataDelta) {
-        self.drop_topics(&delta.topics_removed).await;
-        self.host(
-            delta
-                .topics_added
-                .iter()
-                .chain(delta.topics_changed.iter().map(|change| &change.after)),
-            Occasion::Change,
-        )
-        .await;
-        for change in &delta.topics_changed {
-            for partition in change.partitions() {
-                if let (Some(before), Ok(hosted)) =
-                    (partition.before, self.partition(&change.after.id, partition.partition))
-                    && (before.leader_epoch != partition.after.leader_epoch
-                        || before.isr != partition.after.isr)
-                {
-                    hosted.lead(self.me, partition.after);
-                }
-            }
-            if change.configs_changed() {
-                info!(topic = %change.after.name, "topic configuration changed");
-                self.reconfigure(&change.after);
-            }
+    /// Takes a change of the metadata in: who leads, who is in sync, what is configured, what was
+    /// deleted. At once, whatever is being done with logs meanwhile: that follows with
+    /// [`ReplicaManager::apply_to_logs`].
+    pub fn apply(&self, delta: &MetadataDelta) {
+        // Before any log is looked for: one that is opened meanwhile takes its configuration from
+        // here.
+        self.image.store(delta.after.clone());
+        self.forget(&delta.topics_removed);
+        let changed = || delta.topics_changed.iter();
+        self.assign(delta.topics_added.iter().chain(changed().map(|change| &change.after)));
+        for change in changed().filter(|change| change.configs_changed()) {
+            info!(topic = %change.after.name, "topic configuration changed");
+            self.reconfigure(&change.after);
         }
         if !delta.configs_changed.is_empty() {
             info!("broker configuration changed");
@@ -165,22 +150,24 @@ impl ReplicaManager {
         }
     }
 
+    /// Deletes and makes the logs that a change of the metadata asks for; it may be the sum of
+    /// several that [`ReplicaManager::apply`] was told. One call after the other.
+    pub async fn apply_to_logs(&self, delta: &MetadataDelta) {
+        self.delete_logs(&delta.topics_removed).await;
+        let changed = delta.topics_changed.iter().map(|change| &change.after);
+        self.host(delta.topics_added.iter().chain(changed), Occasion::Change).await;
+    }
+
     /// Whether a partition that is assigned here is out of use.
     #[must_use]
     pub fn is_offline(&self, topic: &TopicId, index: i32) -> bool {
-        match self.hosted.load().get(&(*topic, index)) {
-            Some(Hosted::Offline(_)) => true,
-            Some(Hosted::Leader(partition)) => partition.log.is_offline(),
-            None => false,
-        }
+        self.hosted.load().get(&(*topic, index)).is_some_and(|partition| partition.is_offline())
     }
 
     /// Tries again what is offline, to be called every second: the disk may have space again, or a
     /// person may have mended a directory. The partitions that are back.
     pub async fn heal(&self, image: &MetadataImage) -> Vec<(TopicId, i32)> {
-        let hosted = self.hosted.load_full();
-        let offline = hosted.iter().filter(|(_, hosted)| hosted.may_heal());
-        let ids: BTreeSet<TopicId> = offline.map(|((topic, _), _)| *topic).collect();
+        let ids: BTreeSet<TopicId> = self.may_heal().map(|(topic, _)| topic).collect();
         if ids.is_empty() {
             Vec::new()
         } else {
@@ -188,95 +175,139 @@ impl ReplicaManager {
         }
     }
 
-    /// Opens or makes the logs of all partitions of these topics that are assigned here and not
-    /// hosted yet; to heal, those that are offline too. Gives those that were offline and are not
-    /// any more.
+    /// What is offline for a reason that may pass while the broker runs.
+    fn may_heal(&self) -> impl Iterator<Item = Key> + use<> {
+        let offline = lock(&self.offline).clone();
+        offline
+            .into_iter()
+            .filter(|(_, error)| !matches!(error, LogError::NotRead { .. }))
+            .map(|(key, _)| key)
+    }
+
+    /// Tells the partitions of these topics that are assigned here what the metadata says now; new
+    /// ones begin with that, without a log.
+    fn assign<'a>(&self, topics: impl Iterator<Item = &'a Arc<Topic>>) {
+        let hosted = self.hosted.load_full();
+        let mut new = Vec::new();
+        for topic in topics {
+            let mut min_insync = None;
+            for (index, state) in topic.indexed_partitions() {
+                let key = (topic.id, index);
+                if let Some(partition) = hosted.get(&key) {
+                    partition.assign(state);
+                } else if state.replicas.contains(&self.me) {
+                    let min_insync =
+                        *min_insync.get_or_insert_with(|| min_insync_of(&self.topic_config(topic)));
+                    let clock = self.env.clock.clone();
+                    let partition = Partition::new(key, self.me, state.clone(), min_insync, clock);
+                    new.push((key, Arc::new(partition)));
+                }
+            }
+        }
+        if !new.is_empty() {
+            self.change(|hosted| hosted.extend(new.iter().cloned()));
+        }
+    }
+
+    /// Opens or makes the logs of all partitions of these topics that are assigned here and have
+    /// none yet; to heal, those that are offline. Gives those that were offline and are not any
+    /// more.
     async fn host<'a>(
         &self,
         topics: impl Iterator<Item = &'a Arc<Topic>>,
         occasion: Occasion,
     ) -> Vec<Key> {
-        let (hosted, mut wanted, mut states) = (self.hosted.load_full(), Vec::new(), Vec::new());
+        let (hosted, mut wanted, mut partitions) =
+            (self.hosted.load_full(), Vec::new(), Vec::new());
+        let offline: BTreeSet<Key> = match occasion {
+            Occasion::Heal => self.may_heal().collect(),
+            Occasion::Start | Occasion::Change => BTreeSet::new(),
+        };
         for topic in topics {
-            let new = |(index, state): &(i32, &PartitionState)| {
-                let is_due = match hosted.get(&(topic.id, *index)) {
-                    None => true,
-                    Some(hosted) => occasion == Occasion::Heal && hosted.may_heal(),
-                };
-                is_due && state.replicas.contains(&self.me)
-            };
-            let mut new = topic.indexed_partitions().filter(new).peekable();
-            if new.peek().is_none() {
-                continue;
-            }
-            let config = self.topic_config(topic);
-            let (log_config, min_insync) = (log_config(&config), min_insync(&config));
-            for (partition, state) in new {
-                let (topic_name, config) = (topic.name.clone(), log_config.clone());
+            let mut config = None;
+            for (key, partition) in hosted.range((topic.id, 0)..=(topic.id, i32::MAX)) {
+                if !partition.is_opening() && !offline.contains(key) {
+                    continue;
+                }
+                let config =
+                    config.get_or_insert_with(|| log_config(&self.topic_config(topic))).clone();
                 // What is offline and may heal is not of a directory that was not read.
                 let is_new = occasion != Occasion::Start;
+                let (topic_name, topic_id, index) = (topic.name.clone(), key.0, key.1);
                 wanted.push(WantedLog {
                     topic: topic_name,
-                    topic_id: topic.id,
-                    partition,
+                    topic_id,
+                    partition: index,
                     config,
                     is_new,
                 });
-                states.push((topic, partition, state, min_insync));
+                partitions.push((topic, partition.clone()));
             }
         }
         if wanted.is_empty() {
             return Vec::new();
         }
-        let mut back = Vec::new();
         let logs = self.logs.host(wanted).await;
-        let added = logs.into_iter().zip(states).map(|(log, (topic, index, state, min_insync))| {
-            let key = (topic.id, index);
-            let before = if let Some(Hosted::Offline(error)) = hosted.get(&key) { Some(error.to_string()) } else { None };
-            let now = match log {
+        let mut back = Vec::new();
+        for (log, (topic, partition)) in logs.into_iter().zip(partitions) {
+            let key = partition.key();
+            match log {
                 Ok(log) => {
-                    if before.is_some() {
-                        info!(topic = %topic.name, partition = index, end_offset = log.end_offset(), "partition is back");
+                    let was_offline = lock(&self.offline).remove(&key).is_some();
+                    let end_offset = log.end_offset();
+                    partition.opened(log);
+                    if was_offline {
+                        info!(topic = %topic.name, partition = key.1, end_offset, "partition is back");
                         back.push(key);
                     }
-                    let clock = self.env.clock.clone();
-                    let partition = Partition::new(log, self.me, state.leader_epoch, &state.replicas, &state.isr, min_insync, clock);
-                    Hosted::Leader(Arc::new(partition))
+                    self.reconfigure_to_newest(&partition);
                 }
-                Err(error) => {
-                    if before.is_none_or(|before| before != error.to_string()) {
-                        error!(topic = %topic.name, partition = index, %error, "partition is offline");
-                    }
-                    Hosted::Offline(error)
-                }
-            };
-            (key, now)
-        });
-        let added: Vec<_> = added.collect();
-        self.change(|hosted| hosted.extend(added.iter().cloned()));
+                Err(error) => self.is_offline_because(&topic.name, &partition, error),
+            }
+        }
         back
     }
 
-    async fn drop_topics(&self, topics: &[Arc<Topic>]) {
+    fn is_offline_because(&self, topic: &str, partition: &Partition, error: LogError) {
+        let (key, text) = (partition.key(), error.to_string());
+        partition.open_failed();
+        let mut offline = lock(&self.offline);
+        // Looked for under the lock: who forgets a topic takes it out of there first.
+        if !self.hosted.load().contains_key(&key) {
+            return;
+        }
+        let before = offline.insert(key, error);
+        drop(offline);
+        if before.is_none_or(|before| before.to_string() != text) {
+            error!(topic, partition = key.1, error = text, "partition is offline");
+        }
+    }
+
+    /// The configuration may have changed while its log was being opened.
+    fn reconfigure_to_newest(&self, partition: &Partition) {
+        if let Some(topic) = self.image.load().topic_by_id(&partition.key().0) {
+            let config = self.topic_config(topic);
+            partition.reconfigure(log_config(&config), min_insync_of(&config));
+        }
+    }
+
+    /// The partitions of these topics are gone, for everybody and at once.
+    fn forget(&self, topics: &[Arc<Topic>]) {
         if topics.is_empty() {
             return;
         }
-        let mut dropped = Vec::new();
-        self.change(|hosted| {
-            dropped.clear();
-            for topic in topics {
-                dropped.extend(
-                    topic
-                        .indexed_partitions()
-                        .filter_map(|(index, _)| hosted.remove(&(topic.id, index))),
-                );
-            }
-        });
-        for hosted in dropped {
-            if let Hosted::Leader(partition) = hosted {
-                partition.log.set_gone();
-                partition.waiters.wake_all();
-            }
+        let ids: BTreeSet<TopicId> = topics.iter().map(|topic| topic.id).collect();
+        let before = self.hosted.load_full();
+        self.change(|hosted| hosted.retain(|(topic, _), _| !ids.contains(topic)));
+        lock(&self.offline).retain(|(topic, _), _| !ids.contains(topic));
+        for (_, partition) in before.iter().filter(|((topic, _), _)| ids.contains(topic)) {
+            partition.set_gone();
+        }
+    }
+
+    async fn delete_logs(&self, topics: &[Arc<Topic>]) {
+        if topics.is_empty() {
+            return;
         }
         let gone = topics.iter().flat_map(|topic| {
             topic.indexed_partitions().map(|(index, _)| (topic.name.clone(), topic.id, index))
@@ -289,15 +320,10 @@ impl ReplicaManager {
 
     fn reconfigure(&self, topic: &Topic) {
         let config = self.topic_config(topic);
-        for (index, _) in topic.indexed_partitions() {
-            if let Ok(partition) = self.partition(&topic.id, index) {
-                partition.log.set_config(log_config(&config));
-                partition.set_min_insync(min_insync(&config));
-                // A topic that stops waiting for the disk has already appended what it waited for.
-                if !partition.log.config().durable {
-                    partition.counts_up_to(partition.log.end_offset());
-                }
-            }
+        let (log_config, min_insync) = (log_config(&config), min_insync_of(&config));
+        let hosted = self.hosted.load();
+        for (_, partition) in hosted.range((topic.id, 0)..=(topic.id, i32::MAX)) {
+            partition.reconfigure(log_config.clone(), min_insync);
         }
     }
 
@@ -311,7 +337,7 @@ impl ReplicaManager {
         log_config(&TopicConfig::resolve(config, &BTreeMap::new()))
     }
 
-    fn change(&self, mut edit: impl FnMut(&mut BTreeMap<Key, Hosted>)) {
+    fn change(&self, mut edit: impl FnMut(&mut BTreeMap<Key, Arc<Partition>>)) {
         self.hosted.rcu(|hosted| {
             let mut hosted = BTreeMap::clone(hosted);
             edit(&mut hosted);
@@ -320,11 +346,11 @@ impl ReplicaManager {
     }
 
     fn partition_of(&self, log: &Log) -> Option<Arc<Partition>> {
-        self.partition(&log.topic_id(), log.partition()).ok()
+        self.hosted.load().get(&(log.topic_id(), log.partition())).cloned()
     }
 }
 
-fn min_insync(config: &TopicConfig) -> usize {
+fn min_insync_of(config: &TopicConfig) -> usize {
     usize::try_from(config.number("min.insync.replicas")).unwrap_or(1)
 }
 

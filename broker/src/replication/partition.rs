@@ -1,20 +1,24 @@
-//! A partition this broker leads: its log, its leader state and its waiters.
+//! A partition that is assigned to this broker: its role, its log and its waiters.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use bytes::BytesMut;
 use letterbox_env::Clock;
 use letterbox_env::panics::lock;
 use letterbox_protocol::ErrorCode;
-use letterbox_protocol::model::{BrokerId, LeaderEpoch, Offset, TimestampMs};
-use letterbox_storage::{AppendError, AppendOptions, Effort, Log, Origin, Validated};
+use letterbox_protocol::model::{BrokerId, LeaderEpoch, Offset, TimestampMs, TopicId};
+use letterbox_storage::{AppendError, AppendOptions, Effort, Log, LogConfig, Origin, Validated};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::leader::{LeaderState, NotEnoughReplicas};
+use super::role::{Effect, Event, MayNotAppend, OwnLog, Replica};
 use super::waiters::Waiters;
 use crate::metadata::PartitionState;
+
+/// Stands for the epoch where this broker does not lead.
+const NOT_LED: LeaderEpoch = -1;
 
 /// What an append waits for before it is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,12 +60,37 @@ pub enum Within {
 /// Why an append was refused; nothing was stored.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendRefused {
+    /// This broker does not lead the partition, or leads it in a newer epoch than a moment ago.
+    #[error("this broker does not lead the partition; look up its leader again")]
+    NotLeader,
+    /// The log is not open.
+    #[error("the partition is offline; see the broker's log")]
+    Offline,
     /// `acks=all` with too small an in-sync set.
     #[error(transparent)]
     NotEnoughReplicas(#[from] NotEnoughReplicas),
     /// The log refused it.
     #[error(transparent)]
-    Log(#[from] AppendError),
+    Log(AppendError),
+}
+
+impl From<AppendError> for AppendRefused {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::StaleLeaderEpoch { .. } => Self::NotLeader,
+            error => Self::Log(error),
+        }
+    }
+}
+
+impl From<MayNotAppend> for AppendRefused {
+    fn from(why: MayNotAppend) -> Self {
+        match why {
+            MayNotAppend::NotLeader => Self::NotLeader,
+            MayNotAppend::Offline => Self::Offline,
+            MayNotAppend::NotEnoughReplicas(why) => Self::NotEnoughReplicas(why),
+        }
+    }
 }
 
 /// What clients have written to a partition and read from it, since this broker leads it.
@@ -107,62 +136,160 @@ impl Traffic {
     }
 }
 
-/// A partition led by this broker.
+/// A partition that is assigned to this broker: one object from the assignment to the end of the
+/// topic, whatever the role.
+///
+/// The lock of `role` is held for a few instructions and never over I/O. What an append needs of
+/// it (the epoch, and whether it may begin) is looked up before, and the log compares that epoch
+/// under its own lock with the one that was begun last ([`Log::begin_epoch`]): between the two the
+/// role may change, and the append is refused then.
 pub struct Partition {
-    /// Its records.
-    pub log: Arc<Log>,
     /// Who waits for its high watermark.
     pub waiters: Waiters,
     /// For the metrics.
     pub traffic: Traffic,
-    state: Mutex<LeaderState>,
+    topic_id: TopicId,
+    index: i32,
+    /// Its records, as soon as they are open.
+    log: OnceLock<Arc<Log>>,
+    role: Mutex<Replica>,
+    /// The epoch in which this broker leads, or −1: what `role` says, for those who only read it.
+    led_epoch: AtomicI32,
     clock: Arc<dyn Clock>,
 }
 
 impl Partition {
     pub(super) fn new(
-        log: Arc<Log>,
+        (topic_id, index): (TopicId, i32),
         me: BrokerId,
-        epoch: LeaderEpoch,
-        replicas: &[BrokerId],
-        isr: &[BrokerId],
+        assigned: PartitionState,
         min_insync: usize,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let mut state =
-            LeaderState::new(me, epoch, replicas, isr, min_insync, log.high_watermark());
-        // What an earlier run had stored and recovery found whole is on the disk: recovery synced
-        // it.
-        let moved = state.own_end(log.durable_end());
-        let this = Self {
-            log,
+        Self {
             waiters: Waiters::default(),
             traffic: Traffic::default(),
-            state: Mutex::new(state),
+            topic_id,
+            index,
+            log: OnceLock::new(),
+            role: Mutex::new(Replica::new(me, assigned, min_insync)),
+            led_epoch: NOT_LED.into(),
             clock,
-        };
-        if let Some(high_watermark) = moved {
-            this.log.set_high_watermark(high_watermark);
         }
-        this
     }
 
-    /// Takes the partition over as the metadata now has it.
-    pub(super) fn lead(&self, me: BrokerId, as_of: &PartitionState) {
-        let end =
-            if self.log.config().durable { self.log.durable_end() } else { self.log.end_offset() };
-        {
-            let mut state = self.state();
-            *state = LeaderState::new(
-                me,
-                as_of.leader_epoch,
-                &as_of.replicas,
-                &as_of.isr,
-                state.min_insync(),
-                self.log.high_watermark(),
-            );
+    /// The topic's id and the partition's index.
+    #[must_use]
+    pub fn key(&self) -> (TopicId, i32) {
+        (self.topic_id, self.index)
+    }
+
+    /// Its records.
+    ///
+    /// # Errors
+    /// `KAFKA_STORAGE_ERROR` when they are not open. They are where this broker leads.
+    pub fn log(&self) -> Result<&Arc<Log>, ErrorCode> {
+        self.log.get().ok_or(ErrorCode::KafkaStorageError)
+    }
+
+    /// Whether its topic was deleted.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        match self.log.get() {
+            Some(log) => log.is_gone(),
+            None => self.role().log() == OwnLog::Gone,
         }
-        self.counts_up_to(end);
+    }
+
+    /// Whether its log is out of use; not while it is being made.
+    #[must_use]
+    pub fn is_offline(&self) -> bool {
+        match self.log.get() {
+            Some(log) => log.is_offline(),
+            None => self.role().log() == OwnLog::Failed,
+        }
+    }
+
+    /// Whether its log is still to be opened or made.
+    pub(super) fn is_opening(&self) -> bool {
+        self.role().log() == OwnLog::Opening
+    }
+
+    /// Whether this broker leads it.
+    ///
+    /// # Errors
+    /// `NOT_LEADER_OR_FOLLOWER`; `KAFKA_STORAGE_ERROR` when its log is out of use;
+    /// `UNKNOWN_TOPIC_OR_PARTITION` while it is being made.
+    pub fn check_led(&self) -> Result<(), ErrorCode> {
+        if self.leader_epoch() != NOT_LED {
+            return Ok(());
+        }
+        Err(match self.role().log() {
+            OwnLog::Open { .. } => ErrorCode::NotLeaderOrFollower,
+            OwnLog::Failed => ErrorCode::KafkaStorageError,
+            OwnLog::Opening | OwnLog::Gone => ErrorCode::UnknownTopicOrPartition,
+        })
+    }
+
+    /// The newest word of the metadata.
+    pub(super) fn assign(&self, state: &PartitionState) {
+        self.step(Event::Assigned(state.clone()));
+    }
+
+    /// Its log is open.
+    pub(super) fn opened(&self, log: Arc<Log>) {
+        // What an earlier run had stored and recovery found whole is on the disk: recovery synced
+        // it.
+        let (end, high_watermark) = (log.durable_end(), log.high_watermark());
+        let _ = self.log.set(log);
+        self.step(Event::Opened { end, high_watermark });
+    }
+
+    /// Its log cannot be opened now.
+    pub(super) fn open_failed(&self) {
+        self.step(Event::OpenFailed);
+    }
+
+    /// Its topic was deleted.
+    pub(super) fn set_gone(&self) {
+        self.step(Event::Gone);
+    }
+
+    /// Its topic's configuration changed.
+    pub(super) fn reconfigure(&self, config: LogConfig, min_insync: usize) {
+        let is_durable = config.durable;
+        if let Some(log) = self.log.get() {
+            log.set_config(config);
+            // A topic that stops waiting for the disk has already appended what it waited for.
+            if !is_durable {
+                self.counts_up_to(log.end_offset());
+            }
+        }
+        self.step(Event::MinInsync(min_insync));
+    }
+
+    fn step(&self, event: Event) {
+        let mut role = self.role();
+        let effects = role.step(event);
+        // Under the lock, so that two changes take effect in their order; and readers are told an
+        // epoch only when the log has begun it.
+        for effect in &effects {
+            match (effect, self.log.get()) {
+                (Effect::BeginEpoch(epoch), Some(log)) => log.begin_epoch(*epoch),
+                (Effect::HighWatermark(offset), Some(log)) => log.set_high_watermark(*offset),
+                (Effect::Discard, Some(log)) => log.set_gone(),
+                _ => {}
+            }
+        }
+        self.led_epoch.store(role.led_epoch().unwrap_or(NOT_LED), Ordering::Release);
+        drop(role);
+        for effect in effects {
+            match effect {
+                Effect::HighWatermark(offset) => self.waiters.moved_to(offset),
+                Effect::WakeAll => self.waiters.wake_all(),
+                Effect::BeginEpoch(_) | Effect::Discard => {}
+            }
+        }
     }
 
     /// Appends one batch of a client.
@@ -215,23 +342,18 @@ impl Partition {
         origin: Origin,
         effort: &mut Effort,
     ) -> Result<Within, AppendRefused> {
+        let Some(log) = self.log.get() else { return Err(AppendRefused::Offline) };
         let bytes = batch.len() as u64;
         let now_ms = self.clock.wall_ms();
-        let batch = match self.log.validate(batch, origin, now_ms, effort)? {
+        let batch = match log.validate(batch, origin, now_ms, effort)? {
             Validated::Valid(batch) => batch,
             Validated::TooLong(batch) => return Ok(Within::TooLong(batch)),
         };
         // Asked after the validation, which may take long.
-        let leader_epoch = {
-            let state = self.state();
-            if acks == Acks::All {
-                state.may_append_to_all()?;
-            }
-            state.epoch()
-        };
-        let info = self.log.append_valid(batch, &AppendOptions { leader_epoch, now_ms, origin })?;
-        if !self.log.config().durable {
-            self.counts_up_to(self.log.end_offset());
+        let leader_epoch = self.role().may_append(acks == Acks::All)?;
+        let info = log.append_valid(batch, &AppendOptions { leader_epoch, now_ms, origin })?;
+        if !log.config().durable {
+            self.counts_up_to(log.end_offset());
         }
         let end_offset = info.last_offset.saturating_add(1);
         let stored = !info.duplicate;
@@ -252,11 +374,11 @@ impl Partition {
     /// The own log counts up to `end`: durable, or appended where the topic opts out.
     pub(super) fn counts_up_to(&self, end: Offset) {
         let moved = {
-            let mut state = self.state();
-            let moved = state.own_end(end);
+            let mut role = self.role();
+            let moved = role.counts_up_to(end);
             // Under the lock, so that two moves are stored in their order.
-            if let Some(high_watermark) = moved {
-                self.log.set_high_watermark(high_watermark);
+            if let (Some(high_watermark), Some(log)) = (moved, self.log.get()) {
+                log.set_high_watermark(high_watermark);
             }
             moved
         };
@@ -265,10 +387,16 @@ impl Partition {
         }
     }
 
+    /// Log end offset, exclusive.
+    #[must_use]
+    pub fn end_offset(&self) -> Offset {
+        self.log.get().map_or(0, |log| log.end_offset())
+    }
+
     /// Exclusive end of what clients may see.
     #[must_use]
     pub fn high_watermark(&self) -> Offset {
-        self.log.high_watermark()
+        self.log.get().map_or(0, |log| log.high_watermark())
     }
 
     /// Whether everything below `end_offset` is committed.
@@ -280,16 +408,17 @@ impl Partition {
     /// As [`Partition::is_committed`], but knows when waiting is in vain.
     ///
     /// # Errors
-    /// `KAFKA_STORAGE_ERROR` when the log can no longer be written, `UNKNOWN_TOPIC_OR_PARTITION`
-    /// when the topic was deleted.
+    /// `KAFKA_STORAGE_ERROR` when the log can no longer be written, `NOT_LEADER_OR_FOLLOWER` when
+    /// this broker does not lead any more, `UNKNOWN_TOPIC_OR_PARTITION` when the topic was deleted.
     pub fn commit_state(&self, end_offset: Offset) -> Result<bool, ErrorCode> {
         if self.is_committed(end_offset) {
             return Ok(true);
         }
-        if self.log.is_gone() {
+        if self.is_gone() {
             return Err(ErrorCode::UnknownTopicOrPartition);
         }
-        if self.log.is_offline() { Err(ErrorCode::KafkaStorageError) } else { Ok(false) }
+        self.check_led()?;
+        if self.is_offline() { Err(ErrorCode::KafkaStorageError) } else { Ok(false) }
     }
 
     /// Waits until readers may see everything that was appended before this call, where that
@@ -303,8 +432,9 @@ impl Partition {
     /// `OFFSET_NOT_AVAILABLE` at the deadline; `KAFKA_STORAGE_ERROR` when the log can no longer be
     /// written.
     pub async fn settle(&self, deadline: Instant) -> Result<(), ErrorCode> {
-        let end = self.log.end_offset();
-        if self.is_committed(end) || !self.state().decides_alone() {
+        let end = self.log()?.end_offset();
+        let decides_alone = || self.role().leader().is_some_and(LeaderState::decides_alone);
+        if self.is_committed(end) || !decides_alone() {
             return Ok(());
         }
         let notify = Arc::new(Notify::new());
@@ -325,10 +455,10 @@ impl Partition {
         }
     }
 
-    /// The epoch this broker leads in.
+    /// The epoch this broker leads in; −1 when it does not.
     #[must_use]
     pub fn leader_epoch(&self) -> LeaderEpoch {
-        self.state().epoch()
+        self.led_epoch.load(Ordering::Acquire)
     }
 
     /// Compares the epoch a client believes in; −1 believes in none (KIP-320).
@@ -348,7 +478,7 @@ impl Partition {
     /// Whether fewer replicas are in sync than an append with `acks=all` asks for.
     #[must_use]
     pub fn is_under_min_isr(&self) -> bool {
-        self.state().may_append_to_all().is_err()
+        matches!(self.role().may_append(true), Err(MayNotAppend::NotEnoughReplicas(_)))
     }
 
     /// Where `epoch` ends: the largest known epoch up to it and the offset that follows its last
@@ -359,13 +489,14 @@ impl Partition {
     #[must_use]
     pub fn end_of_epoch(&self, epoch: LeaderEpoch) -> (LeaderEpoch, Offset) {
         let own = self.leader_epoch();
+        let Some(log) = self.log.get() else { return (-1, -1) };
         if epoch < 0 || epoch > own {
             (-1, -1)
         } else if epoch == own {
             // It may have no record yet.
-            (own, self.log.end_offset())
+            (own, log.end_offset())
         } else {
-            self.log.end_offset_for_epoch(epoch).unwrap_or((epoch, self.log.start_offset()))
+            log.end_offset_for_epoch(epoch).unwrap_or((epoch, log.start_offset()))
         }
     }
 
@@ -375,16 +506,12 @@ impl Partition {
     #[must_use]
     pub fn epoch_at(&self, offset: Offset) -> LeaderEpoch {
         self.log
-            .epoch_for_offset(offset)
-            .or_else(|| self.log.latest_epoch())
+            .get()
+            .and_then(|log| log.epoch_for_offset(offset).or_else(|| log.latest_epoch()))
             .unwrap_or_else(|| self.leader_epoch())
     }
 
-    pub(super) fn set_min_insync(&self, min_insync: usize) {
-        self.state().set_min_insync(min_insync);
-    }
-
-    fn state(&self) -> MutexGuard<'_, LeaderState> {
-        lock(&self.state)
+    fn role(&self) -> MutexGuard<'_, Replica> {
+        lock(&self.role)
     }
 }

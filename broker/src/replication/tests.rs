@@ -12,14 +12,21 @@ use letterbox_storage::{LogError, LogManager, LogManagerOptions};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::{Acks, ReplicaManager};
+use super::{Acks, AppendRefused, ReplicaManager};
 use crate::config::Config;
-use crate::metadata::record::{PartitionRecord, RemoveTopicRecord, TopicRecord};
-use crate::metadata::{MetadataDelta, MetadataImage, MetadataRecord, apply};
+use crate::metadata::record::{ConfigRecord, PartitionRecord, RemoveTopicRecord, TopicRecord};
+use crate::metadata::{ConfigResource, MetadataDelta, MetadataImage, MetadataRecord, apply};
 
 const TOPIC: &str = "orders";
 const OLD: Uuid = Uuid::from_u128(1);
 const NEW: Uuid = Uuid::from_u128(2);
+
+/// A change of the metadata, and all that follows from it.
+async fn change(replicas: &ReplicaManager, before: Arc<MetadataImage>, after: Arc<MetadataImage>) {
+    let delta = MetadataDelta::between(before, after);
+    replicas.apply(&delta);
+    replicas.apply_to_logs(&delta).await;
+}
 
 async fn replicas(env: &Env, dir: &Path) -> Arc<ReplicaManager> {
     replicas_of(env, vec![dir.into()]).await.unwrap()
@@ -56,6 +63,20 @@ fn without_topic(image: &MetadataImage, id: Uuid) -> Arc<MetadataImage> {
     Arc::new(apply(image, image.applied_index + 1, &records).unwrap())
 }
 
+/// `image`, with another leader epoch and the leader it begins with.
+fn led(image: &MetadataImage, id: Uuid, leader: i32, leader_epoch: i32) -> Arc<MetadataImage> {
+    let record = MetadataRecord::Partition(PartitionRecord {
+        topic_id: id,
+        partition: 0,
+        replicas: vec![BrokerId(0), BrokerId(1)],
+        isr: vec![BrokerId(0), BrokerId(1)],
+        leader: Some(BrokerId(leader)),
+        leader_epoch,
+        partition_epoch: leader_epoch,
+    });
+    Arc::new(apply(image, image.applied_index + 1, &[record]).unwrap())
+}
+
 fn batch() -> bytes::BytesMut {
     let mut batch = BatchBuilder::new(1);
     batch.push(1, None, Some(b"value"), &[]);
@@ -75,7 +96,7 @@ async fn who_waits_for_a_deleted_topic_is_told_at_once() {
     partition.waiters.register(appended.end_offset, &waiting);
     assert_eq!(partition.commit_state(appended.end_offset), Ok(false));
     let next = without_topic(&image, OLD);
-    replicas.apply(&MetadataDelta::between(image, next)).await;
+    change(&replicas, image, next).await;
     assert!(waiting.notified().now_or_never().is_some(), "it was not woken");
     assert_eq!(
         partition.commit_state(appended.end_offset),
@@ -86,6 +107,59 @@ async fn who_waits_for_a_deleted_topic_is_told_at_once() {
 }
 
 #[tokio::test]
+async fn a_role_changes_while_logs_are_made() {
+    let (env, dir) = (Env::real(), tempfile::tempdir().unwrap());
+    let replicas = replicas(&env, dir.path()).await;
+    let none = Arc::new(MetadataImage::default());
+    let made = with_topic(&none, OLD, 1);
+    let making = MetadataDelta::between(none, made.clone());
+    replicas.apply(&making);
+    let found = || replicas.partition(&OLD, 0).map(|partition| partition.leader_epoch());
+    assert_eq!(found(), Err(ErrorCode::UnknownTopicOrPartition), "its log is not there yet");
+
+    // Before its log is there the leader changes, and a configuration.
+    let config = MetadataRecord::Config(ConfigRecord {
+        resource: ConfigResource::Topic(TOPIC.into()),
+        key: "max.message.bytes".into(),
+        value: Some("1077".into()),
+    });
+    let next = led(&made, OLD, 0, 4);
+    let next = Arc::new(apply(&next, next.applied_index + 1, &[config]).unwrap());
+    replicas.apply(&MetadataDelta::between(made, next.clone()));
+    replicas.apply_to_logs(&making).await;
+    assert_eq!(found(), Ok(4));
+    let partition = replicas.partition(&OLD, 0).unwrap();
+    assert_eq!(partition.log().unwrap().config().max_message_bytes, 1077);
+
+    // Another broker leads: at once, and who waits is told.
+    let appended = partition.append(batch(), Acks::All).unwrap();
+    let waiting = Arc::new(Notify::new());
+    partition.waiters.register(appended.end_offset, &waiting);
+    replicas.apply(&MetadataDelta::between(next.clone(), led(&next, OLD, 1, 5)));
+    assert_eq!(found(), Err(ErrorCode::NotLeaderOrFollower));
+    assert!(waiting.notified().now_or_never().is_some(), "it was not woken");
+    assert!(matches!(partition.append(batch(), Acks::Leader), Err(AppendRefused::NotLeader)));
+    assert_eq!(partition.commit_state(appended.end_offset), Err(ErrorCode::NotLeaderOrFollower));
+}
+
+#[tokio::test]
+async fn a_topic_that_is_deleted_while_its_log_is_made_leaves_nothing() {
+    let (env, dir) = (Env::real(), tempfile::tempdir().unwrap());
+    let replicas = replicas(&env, dir.path()).await;
+    let none = Arc::new(MetadataImage::default());
+    let made = with_topic(&none, OLD, 1);
+    let gone = without_topic(&made, OLD);
+    let making = MetadataDelta::between(none, made.clone());
+    let deleting = MetadataDelta::between(made, gone);
+    replicas.apply(&making);
+    replicas.apply(&deleting);
+    replicas.apply_to_logs(&making).await;
+    assert_eq!((replicas.counts(), replicas.log_dirs().1.len()), ((0, 0, 0), 0));
+    replicas.apply_to_logs(&deleting).await;
+    assert_eq!(replicas.log_dirs().1.len(), 0);
+}
+
+#[tokio::test]
 async fn partitions_that_are_offline_come_back_or_are_replaced() {
     let (env, dir) = (Env::real(), tempfile::tempdir().unwrap());
     let first = replicas(&env, dir.path()).await;
@@ -93,7 +167,7 @@ async fn partitions_that_are_offline_come_back_or_are_replaced() {
     first.start(&image).await;
     for partition in first.leading() {
         partition.append(batch(), Acks::Leader).unwrap();
-        partition.log.sync().unwrap();
+        partition.log().unwrap().sync().unwrap();
     }
     drop(first);
     let path = |partition: i32| dir.path().join(format!("{TOPIC}-{partition}"));
@@ -113,15 +187,15 @@ async fn partitions_that_are_offline_come_back_or_are_replaced() {
     assert_eq!(second.heal(&image).await, []);
     env.disk.rename(&dir.path().join("moved"), &path(0)).unwrap();
     assert_eq!(second.heal(&image).await, [(OLD, 0)]);
-    assert_eq!(second.partition(&OLD, 0).unwrap().log.end_offset(), 1);
+    assert_eq!(second.partition(&OLD, 0).unwrap().end_offset(), 1);
 
     // The topic is deleted and made again: the new partitions are whole.
     let deleted = without_topic(&image, OLD);
     let again = with_topic(&deleted, NEW, 3);
-    second.apply(&MetadataDelta::between(image, deleted.clone())).await;
-    second.apply(&MetadataDelta::between(deleted, again.clone())).await;
+    change(&second, image, deleted.clone()).await;
+    change(&second, deleted, again.clone()).await;
     assert_eq!(second.counts(), (3, 3, 0));
-    assert!(second.leading().iter().all(|partition| partition.log.end_offset() == 0));
+    assert!(second.leading().iter().all(|partition| partition.end_offset() == 0));
     drop(second);
     let third = replicas(&env, dir.path()).await;
     third.start(&again).await;
@@ -160,13 +234,13 @@ async fn with_an_unusable_log_directory_the_partitions_of_the_others_are_served(
     first.start(&image).await;
     for partition in first.leading() {
         partition.append(batch(), Acks::Leader).unwrap();
-        partition.log.sync().unwrap();
+        partition.log().unwrap().sync().unwrap();
     }
     let lost: Vec<i32> = first
         .leading()
         .iter()
-        .filter(|p| p.log.dir().path() == bad)
-        .map(|p| p.log.partition())
+        .filter(|p| p.log().unwrap().dir().path() == bad)
+        .map(|p| p.key().1)
         .collect();
     assert_eq!(lost.len(), 2);
     drop(first);
@@ -183,8 +257,8 @@ async fn with_an_unusable_log_directory_the_partitions_of_the_others_are_served(
     // A topic that is made now has its partitions elsewhere, and a deleted one can be made again.
     let deleted = without_topic(&image, OLD);
     let again = with_topic(&deleted, NEW, 4);
-    second.apply(&MetadataDelta::between(image, deleted.clone())).await;
-    second.apply(&MetadataDelta::between(deleted, again.clone())).await;
+    change(&second, image, deleted.clone()).await;
+    change(&second, deleted, again.clone()).await;
     assert_eq!(second.counts(), (4, 4, 0));
     for partition in second.leading() {
         partition.append(batch(), Acks::Leader).unwrap();
@@ -198,7 +272,7 @@ async fn with_an_unusable_log_directory_the_partitions_of_the_others_are_served(
     third.start(&again).await;
     assert_eq!(third.counts(), (4, 4, 0));
     assert!(
-        third.leading().iter().all(|partition| partition.log.end_offset() == 1),
+        third.leading().iter().all(|partition| partition.end_offset() == 1),
         "the new topic's records"
     );
     let strays = env

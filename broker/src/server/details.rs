@@ -35,7 +35,7 @@ pub(super) fn read(shared: &Shared) -> Details {
             match left.checked_sub(1) {
                 Some(fewer) => {
                     left = fewer;
-                    of_topic.partitions.push(of_partition(index, state, &partition));
+                    of_topic.partitions.extend(of_partition(index, state, &partition));
                 }
                 None => details.left_out += 1,
             }
@@ -92,10 +92,14 @@ fn group_offsets(shared: &Shared) -> (Vec<GroupOffset>, usize) {
     (offsets, left_out)
 }
 
-fn of_partition(index: i32, state: &PartitionState, partition: &Partition) -> PartitionDetails {
-    let log = &partition.log;
+fn of_partition(
+    index: i32,
+    state: &PartitionState,
+    partition: &Partition,
+) -> Option<PartitionDetails> {
+    let log = partition.log().ok()?;
     let traffic = partition.traffic.so_far();
-    PartitionDetails {
+    Some(PartitionDetails {
         index,
         records_in: traffic.records_in,
         bytes_in: traffic.bytes_in,
@@ -110,5 +114,5 @@ fn of_partition(index: i32, state: &PartitionState, partition: &Partition) -> Pa
             && state.leader == state.replicas.first().copied(),
         replicas: state.replicas.len(),
         in_sync: state.isr.len(),
-    }
+    })
 }

@@ -43,10 +43,7 @@ impl GroupLog {
     }
 
     fn partition(&self, index: i32) -> Result<Arc<Partition>, AppendError> {
-        self.replicas.partition(&self.topic.load(), index).map_err(|error| match error {
-            ErrorCode::KafkaStorageError => AppendError::Storage,
-            _ => AppendError::UnknownPartition,
-        })
+        self.replicas.partition(&self.topic.load(), index).map_err(append_error)
     }
 }
 
@@ -65,6 +62,8 @@ impl ReplicatedLog for GroupLog {
             let appended = partition
                 .append_from(batch.build(), Acks::All, Origin::Coordinator)
                 .map_err(|refused| match refused {
+                    AppendRefused::NotLeader => AppendError::NotLeader,
+                    AppendRefused::Offline => AppendError::Storage,
                     AppendRefused::NotEnoughReplicas(_) => AppendError::NotEnoughReplicas,
                     AppendRefused::Log(
                         letterbox_storage::AppendError::MessageTooLarge { .. }
@@ -94,10 +93,7 @@ impl ReplicatedLog for GroupLog {
                 let state = partition.commit_state(end_offset);
                 if !matches!(state, Ok(false)) {
                     partition.waiters.forget(ticket);
-                    return state.map(|_| ()).map_err(|error| match error {
-                        ErrorCode::KafkaStorageError => AppendError::Storage,
-                        _ => AppendError::UnknownPartition,
-                    });
+                    return state.map(|_| ()).map_err(append_error);
                 }
                 notify.notified().await;
             }
@@ -107,7 +103,8 @@ impl ReplicatedLog for GroupLog {
     fn batch_bytes_max(&self, partition: i32) -> usize {
         // Without the partition nothing can be appended anyway, which the append then says.
         self.partition(partition)
-            .map_or(usize::MAX, |partition| partition.log.config().max_message_bytes)
+            .and_then(|partition| Ok(partition.log().map_err(append_error)?.config()))
+            .map_or(usize::MAX, |config| config.max_message_bytes)
     }
 
     fn read_all<'a>(
@@ -117,14 +114,15 @@ impl ReplicatedLog for GroupLog {
     ) -> BoxFuture<'a, Result<Offset, AppendError>> {
         Box::pin(async move {
             let partition = self.partition(partition)?;
-            let end = partition.log.end_offset();
-            let mut at = partition.log.start_offset();
+            let log = partition.log().map_err(append_error)?;
+            let end = log.end_offset();
+            let mut at = log.start_offset();
             while at < end {
-                let log = partition.log.clone();
+                let log = log.clone();
                 let chunk = self.env.blocking(move || read_chunk(&log, at, end)).await;
                 let (bytes, next) = chunk.map_err(|why| {
                     error!(
-                        partition = partition.log.partition(),
+                        partition = partition.key().1,
                         offset = at,
                         why,
                         "read __consumer_offsets"
@@ -133,7 +131,7 @@ impl ReplicatedLog for GroupLog {
                 })?;
                 for_each_record(&bytes, each).map_err(|why| {
                     error!(
-                        partition = partition.log.partition(),
+                        partition = partition.key().1,
                         offset = at,
                         why,
                         "read __consumer_offsets"
@@ -147,6 +145,14 @@ impl ReplicatedLog for GroupLog {
             }
             Ok(end)
         })
+    }
+}
+
+fn append_error(error: ErrorCode) -> AppendError {
+    match error {
+        ErrorCode::KafkaStorageError => AppendError::Storage,
+        ErrorCode::NotLeaderOrFollower => AppendError::NotLeader,
+        _ => AppendError::UnknownPartition,
     }
 }
 

@@ -375,38 +375,33 @@ impl Broker {
         Ok(broker)
     }
 
-    fn run_background(&mut self, mut deltas: crate::quorum::DeltaStream, mut loads: JoinSet<()>) {
+    fn run_background(&mut self, mut deltas: crate::quorum::DeltaStream, loads: JoinSet<()>) {
         self.syncers.spawn(
             self.logs.clone().run_syncers(self.shared.replicas.clone(), self.stop_syncers.clone()),
         );
         let (shared, stop) = (self.shared.clone(), self.stop_background.clone());
+        let newest = watch::Sender::new(self.shared.image());
+        let newer = newest.subscribe();
         self.background.spawn(async move {
-            let mut heal = tokio::time::interval(HEAL_EVERY);
-            heal.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
-                tokio::select! {
+                let delta = tokio::select! {
                     biased;
                     () = stop.cancelled() => return,
-                    delta = deltas.next() => match delta {
-                        Some(delta) => {
-                            if !delta.configs_changed.is_empty() {
-                                shared.take_dynamic_configs(&delta.after);
-                            }
-                            shared.replicas.apply(&delta).await;
-                            shared.publish(&delta, &mut loads).await;
-                        }
-                        None => return,
-                    },
-                    Some(_) = loads.join_next(), if !loads.is_empty() => {}
-                    _ = heal.tick() => {
-                        let image = shared.image();
-                        let offsets = image.topic(OFFSETS_TOPIC).map(|topic| topic.id);
-                        let back = shared.replicas.heal(&image).await.into_iter();
-                        shared.load_groups(back.filter(|(topic, _)| Some(*topic) == offsets).map(|(_, partition)| partition), &mut loads);
-                    }
+                    delta = deltas.next() => delta,
+                };
+                let Some(delta) = delta else { return };
+                if !delta.configs_changed.is_empty() {
+                    shared.take_dynamic_configs(&delta.after);
                 }
+                shared.replicas.apply(&delta);
+                newest.send_replace(delta.after);
             }
         });
+        self.background.spawn(self.shared.clone().follow_logs(
+            newer,
+            loads,
+            self.stop_background.clone(),
+        ));
         self.background.spawn(self.logs.clone().run_upkeep(self.stop_upkeep.clone()));
     }
 
@@ -501,6 +496,42 @@ impl Shared {
             self.config.size("max.connections.per.ip"),
         );
         self.logs.set_cleaner_backoff(self.config.duration("log.cleaner.backoff.ms"));
+    }
+
+    /// Has the logs follow the metadata, beside the roles of their partitions, which have followed
+    /// already; what changes while logs are made is done in one go afterwards. Clients are shown
+    /// what is open.
+    async fn follow_logs(
+        self: Arc<Self>,
+        mut newest: watch::Receiver<Arc<MetadataImage>>,
+        mut loads: JoinSet<()>,
+        stop: CancellationToken,
+    ) {
+        let mut heal = tokio::time::interval(HEAL_EVERY);
+        heal.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                changed = newest.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let after = newest.borrow_and_update().clone();
+                    let delta = MetadataDelta::between(self.image(), after);
+                    self.replicas.apply_to_logs(&delta).await;
+                    self.publish(&delta, &mut loads).await;
+                }
+                Some(_) = loads.join_next(), if !loads.is_empty() => {}
+                _ = heal.tick() => {
+                    let image = self.image();
+                    let offsets = image.topic(OFFSETS_TOPIC).map(|topic| topic.id);
+                    let back = self.replicas.heal(&image).await.into_iter();
+                    let back = back.filter(|(topic, _)| Some(*topic) == offsets);
+                    self.load_groups(back.map(|(_, partition)| partition), &mut loads);
+                }
+            }
+        }
     }
 
     /// Shows clients what is open now, and lets the group coordinator take over its partitions;

@@ -41,7 +41,7 @@ pub(crate) async fn delete_records(
             {
                 Ok(partition) => one(&partition, asked.offset, settle_by)
                     .await
-                    .inspect(|_| moved.push(partition.log.clone())),
+                    .inspect(|_| moved.extend(partition.log().ok().cloned())),
                 Err(error) => Err(error),
             };
             let result =
@@ -94,7 +94,8 @@ async fn one(
     offset: Offset,
     settle_by: Instant,
 ) -> Result<Offset, ErrorCode> {
-    let policy = partition.log.config().cleanup_policy;
+    let log = partition.log()?;
+    let policy = log.config().cleanup_policy;
     if policy.compact && !policy.delete {
         return Err(ErrorCode::PolicyViolation);
     }
@@ -105,5 +106,5 @@ async fn one(
     if !(0..=high_watermark).contains(&before) {
         return Err(ErrorCode::OffsetOutOfRange);
     }
-    partition.log.delete_records_before(before).map_err(|_| ErrorCode::KafkaStorageError)
+    log.delete_records_before(before).map_err(|_| ErrorCode::KafkaStorageError)
 }

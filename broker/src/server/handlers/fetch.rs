@@ -219,7 +219,7 @@ impl Registered<'_> {
         let mut moved = false;
         for (partition, seen) in found(self.topics).zip(seen) {
             self.tickets.push(partition.waiters.register(seen.saturating_add(1), &self.notify));
-            moved |= partition.high_watermark() > seen || partition.log.is_gone();
+            moved |= partition.high_watermark() > seen || partition.is_gone();
         }
         !moved
     }
@@ -280,7 +280,7 @@ async fn settle(topics: &[AskedTopic]) -> bool {
     let deadline = Instant::now() + SETTLE_MAX;
     let mut waited = false;
     for partition in
-        found(topics).filter(|partition| partition.log.end_offset() > partition.high_watermark())
+        found(topics).filter(|partition| partition.end_offset() > partition.high_watermark())
     {
         let _ = partition.settle(deadline).await;
         waited = true;
@@ -308,7 +308,7 @@ async fn gather(
                 Ok(partition) => {
                     match one(shared, partition, &asked.what, left, bytes == 0, memory).await {
                         // Deleted while this request waited, or while it read.
-                        _ if partition.log.is_gone() => Err(missing),
+                        _ if partition.is_gone() => Err(missing),
                         read => read,
                     }
                 }
@@ -344,8 +344,9 @@ async fn one(
     is_first: bool,
     memory: &mut Share,
 ) -> Result<FetchedPartition, ErrorCode> {
+    let log = partition.log()?;
     let high_watermark = partition.high_watermark();
-    let log_start_offset = partition.log.start_offset();
+    let log_start_offset = log.start_offset();
     let from = what.fetch_offset;
     let mut fetched = FetchedPartition {
         index: what.partition,
@@ -354,7 +355,7 @@ async fn one(
         log_start_offset,
         records: ReadResult::default(),
     };
-    if from < log_start_offset || from > partition.log.end_offset() {
+    if from < log_start_offset || from > log.end_offset() {
         fetched.error = ErrorCode::OffsetOutOfRange;
         return Ok(fetched);
     }
@@ -365,8 +366,7 @@ async fn one(
     let code = |error: ReadError| {
         ErrorCode::from_code(error.code()).unwrap_or(ErrorCode::UnknownServerError)
     };
-    let cached =
-        partition.log.try_read_cached(from, max_bytes, high_watermark, is_first).map_err(code)?;
+    let cached = log.try_read_cached(from, max_bytes, high_watermark, is_first).map_err(code)?;
     // An answer keeps what it shows of the cache until it is read, so it counts. Without room for
     // it the same bytes are sent from the file.
     fetched.records = match cached.filter(|found| memory.try_grow_to(memory.bytes() + found.bytes))
@@ -374,22 +374,17 @@ async fn one(
         Some(found) => found,
         // What was written a while ago is mostly still in the page cache: no hop to a thread that
         // may wait for the disk.
-        None => {
-            match partition.log.try_read_from_page_cache(from, max_bytes, high_watermark, is_first)
-            {
-                Some(found) => found,
-                None => {
-                    let log = partition.log.clone();
-                    shared
-                        .env
-                        .blocking(move || {
-                            log.read_from_disk(from, max_bytes, high_watermark, is_first)
-                        })
-                        .await
-                        .map_err(code)?
-                }
+        None => match log.try_read_from_page_cache(from, max_bytes, high_watermark, is_first) {
+            Some(found) => found,
+            None => {
+                let log = log.clone();
+                shared
+                    .env
+                    .blocking(move || log.read_from_disk(from, max_bytes, high_watermark, is_first))
+                    .await
+                    .map_err(code)?
             }
-        }
+        },
     };
     Ok(fetched)
 }

@@ -119,15 +119,15 @@ async fn one(
     let place = |offset: i64| Ok((-1, offset, partition.epoch_at(offset)));
     match asked.timestamp {
         LATEST => place(partition.high_watermark()),
-        EARLIEST | EARLIEST_LOCAL => place(partition.log.start_offset()),
+        EARLIEST | EARLIEST_LOCAL => place(partition.log()?.start_offset()),
         LATEST_TIERED | EARLIEST_PENDING_UPLOAD => Ok((-1, -1, -1)),
         timestamp if timestamp >= 0 || timestamp == MAX_TIMESTAMP => {
-            let of = partition.clone();
+            let log = partition.log()?.clone();
             let look_up = move || {
                 if timestamp == MAX_TIMESTAMP {
-                    of.log.max_timestamp()
+                    log.max_timestamp()
                 } else {
-                    of.log.offset_for_timestamp(timestamp)
+                    log.offset_for_timestamp(timestamp)
                 }
             };
             let found = shared.lookups.run(&shared.env, look_up).await;

@@ -461,6 +461,10 @@ impl Failure {
 impl From<crate::replication::AppendRefused> for Failure {
     fn from(refused: crate::replication::AppendRefused) -> Self {
         match refused {
+            crate::replication::AppendRefused::NotLeader => {
+                Self::code(ErrorCode::NotLeaderOrFollower)
+            }
+            crate::replication::AppendRefused::Offline => Self::code(ErrorCode::KafkaStorageError),
             crate::replication::AppendRefused::NotEnoughReplicas(why) => {
                 Self::new(ErrorCode::NotEnoughReplicas, &why.to_string())
             }

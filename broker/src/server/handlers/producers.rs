@@ -34,10 +34,14 @@ pub(crate) fn describe(
         };
         let partitions = topic.partition_indexes.iter().map(|index| {
             let answer = PartitionResponse::default().with_partition_index(*index);
-            match found.and_then(|id| shared.replicas.partition(&id, *index)) {
-                Ok(partition) => answer.with_active_producers(
-                    partition.log.producers().into_iter().map(state).collect(),
-                ),
+            let producers = found.and_then(|id| {
+                let partition = shared.replicas.partition(&id, *index)?;
+                Ok(partition.log()?.producers())
+            });
+            match producers {
+                Ok(producers) => {
+                    answer.with_active_producers(producers.into_iter().map(state).collect())
+                }
                 Err(error) => answer
                     .with_error_code(error as i16)
                     .with_error_message(Some(text(error.name()))),
