@@ -48,6 +48,8 @@ pub use client::{Client, ClientOptions};
 pub use consumer::{AutoOffsetReset, Consumer, ConsumerOptions, ConsumerRecord, GroupOptions};
 pub use error::{BrokerError, Error};
 pub use letterbox_protocol::ErrorCode;
+pub use letterbox_protocol::model::{decode_uuid, encode_uuid};
+pub use letterbox_protocol::properties;
 pub use metadata::{Broker, Metadata, Partition, Topic, TopicPartition};
 pub use partitioner::{murmur2, partition_for_key};
 pub use producer::{Acks, Delivery, Producer, ProducerOptions, ProducerRecord, RecordPlace};

@@ -1,5 +1,8 @@
 //! The wire: frames, headers, messages, version ranges, error codes. Bytes in, values out; no I/O.
 //!
+//! Beside the wire, what both its sides write the same way: property files ([`properties`]), ids
+//! as text ([`model::encode_uuid`]).
+//!
 //! Trusts no length and never panics on input. The way of a request: [`frame::FrameLimit`] bounds
 //! its size, [`check_request`] proves that it is whole, then [`decode_checked_request`] (or
 //! [`produce::ProduceView`], which builds nothing) reads it. Versions are in one table,
@@ -18,6 +21,7 @@ pub mod fetch;
 pub mod frame;
 pub mod model;
 pub mod produce;
+pub mod properties;
 mod put;
 mod schema;
 #[rustfmt::skip]

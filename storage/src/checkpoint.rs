@@ -6,11 +6,10 @@ use std::io::{self, IoSlice};
 use std::path::Path;
 
 use letterbox_env::{Disk, OpenMode};
-use uuid::Uuid;
 
 use super::error::{IoContext, LogError};
 use super::partition_table::Name;
-use letterbox_protocol::model::{LeaderEpoch, Offset, TopicId};
+use letterbox_protocol::model::{LeaderEpoch, Offset, TopicId, decode_uuid, encode_uuid};
 
 /// Up to where each partition needs no recovery.
 pub(super) const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
@@ -115,7 +114,7 @@ pub(super) fn read_topic_ids(
     }
     let parse = |row: &Vec<String>| match row.as_slice() {
         [topic, partition, id] => {
-            Some(((topic.as_str().into(), partition.parse().ok()?), topic_id_from_text(id)?))
+            Some(((topic.as_str().into(), partition.parse().ok()?), decode_uuid(id)?))
         }
         _ => None,
     };
@@ -135,7 +134,7 @@ pub(super) fn write_topic_ids<'a>(
     ids: impl Iterator<Item = (&'a str, i32, TopicId)>,
 ) -> Result<(), LogError> {
     let lines: Vec<_> = ids
-        .map(|(topic, partition, id)| format!("{topic} {partition} {}", topic_id_to_text(id)))
+        .map(|(topic, partition, id)| format!("{topic} {partition} {}", encode_uuid(id)))
         .collect();
     write_lines(disk, path, &lines)
 }
@@ -219,31 +218,6 @@ impl Epochs {
     }
 }
 
-const BASE64URL: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-
-/// A topic id as Kafka prints it: base64url without padding, 22 characters.
-pub(super) fn topic_id_to_text(id: TopicId) -> String {
-    let bits = id.as_u128();
-    // 128 bits in 22 digits of 6: the last digit has two bits of its own and four of padding.
-    (0..22)
-        .map(|i| if i < 21 { bits >> (122 - 6 * i) } else { bits << 4 })
-        .map(|digit| char::from(BASE64URL[(digit & 63) as usize]))
-        .collect()
-}
-
-/// The reverse of [`topic_id_to_text`].
-pub(super) fn topic_id_from_text(text: &str) -> Option<TopicId> {
-    if text.len() != 22 {
-        return None;
-    }
-    let mut bits = 0u128;
-    for (i, byte) in text.bytes().enumerate() {
-        let digit = BASE64URL.iter().position(|b| *b == byte)? as u128;
-        bits = if i < 21 { bits << 6 | digit } else { bits << 2 | digit >> 4 };
-    }
-    Some(Uuid::from_u128(bits))
-}
-
 /// The topic id in `partition.metadata`.
 pub(super) fn read_partition_metadata(disk: &dyn Disk, dir: &Path) -> Result<TopicId, LogError> {
     let path = dir.join(PARTITION_METADATA);
@@ -255,15 +229,13 @@ pub(super) fn read_partition_metadata(disk: &dyn Disk, dir: &Path) -> Result<Top
     if value("version") != Some("0") {
         return Err(malformed(&path, "its version is not 0"));
     }
-    value("topic_id")
-        .and_then(topic_id_from_text)
-        .ok_or_else(|| malformed(&path, "has no topic_id"))
+    value("topic_id").and_then(decode_uuid).ok_or_else(|| malformed(&path, "has no topic_id"))
 }
 
 /// Writes `partition.metadata` and waits for the device. Its name is durable when `dir` is synced.
 /// Blocks.
 pub(super) fn write_partition_metadata(disk: &dyn Disk, dir: &Path, id: TopicId) -> io::Result<()> {
-    let text = format!("version: 0\ntopic_id: {}", topic_id_to_text(id));
+    let text = format!("version: 0\ntopic_id: {}", encode_uuid(id));
     let file = disk.open(&dir.join(PARTITION_METADATA), OpenMode::Truncate)?;
     file.write_at(&[IoSlice::new(text.as_bytes())], 0)?;
     file.sync()
@@ -272,6 +244,7 @@ pub(super) fn write_partition_metadata(disk: &dyn Disk, dir: &Path, id: TopicId)
 #[cfg(test)]
 mod tests {
     use letterbox_env::Env;
+    use uuid::Uuid;
 
     use super::*;
 
@@ -306,8 +279,6 @@ mod tests {
         assert_eq!(read_topic_ids(&*disk, &path).unwrap(), Some([(("t".into(), 7), id)].into()));
         write_partition_metadata(&*disk, dir.path(), id).unwrap();
         assert_eq!(read_partition_metadata(&*disk, dir.path()).unwrap(), id);
-        // As java.util.Base64's URL encoder gives it.
-        assert_eq!(topic_id_to_text(id), "ASNFZ4mrze_-3LqYdlQyEA");
     }
 
     #[test]

@@ -109,15 +109,8 @@ impl Key {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     /// A line that is not a property.
-    #[error("line {line}: \"{text}\" {why}")]
-    Syntax {
-        /// Counted from 1.
-        line: usize,
-        /// The line.
-        text: String,
-        /// What is wrong with it.
-        why: &'static str,
-    },
+    #[error(transparent)]
+    Syntax(#[from] letterbox_protocol::properties::SyntaxError),
     /// A setting without effect, where `config.strict=true` asks to refuse those.
     #[error(
         "{key}: has no effect: {why}; remove it, or set config.strict=false to go on with a warning"
@@ -165,7 +158,7 @@ impl Problem {
     #[must_use]
     pub fn key(&self) -> Option<&str> {
         match self {
-            Self::Syntax { .. } => None,
+            Self::Syntax(_) => None,
             Self::Strict { key, .. } | Self::Guarded { key, .. } | Self::Value { key, .. } => {
                 Some(key)
             }

@@ -173,7 +173,7 @@ impl KafkaAdmin for ClientAdmin {
                 .into_iter()
                 .filter(|entry| entry.source == ConfigSource::DYNAMIC_TOPIC_CONFIG);
             Ok(Some(Topic {
-                id: base64_of(*topic.id.as_bytes()),
+                id: letterbox_client::encode_uuid(topic.id),
                 partitions: i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX),
                 replicas: topic
                     .partitions
@@ -267,18 +267,6 @@ fn told(error: Error) -> AdminError {
     }
 }
 
-/// Kafka's form of an id: base64 with the URL alphabet, without padding.
-pub(crate) fn base64_of(id: [u8; 16]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let bits = u128::from_be_bytes(id);
-    // 22 digits of 6 bits hold 132 bits; the last digit's low four are zero.
-    let digit = |index: u32| {
-        let value = if index < 21 { bits >> (128 - 6 * (index + 1)) } else { bits << 4 };
-        char::from(ALPHABET[(value & 63) as usize])
-    };
-    (0..22).map(digit).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -310,11 +298,5 @@ mod tests {
         assert!(tried > 0);
         assert_eq!(accepted.load(std::sync::atomic::Ordering::SeqCst), tried);
         silent.abort();
-    }
-
-    #[test]
-    fn ids_are_kafkas() {
-        assert_eq!(base64_of([0xff; 16]), "_____________________w");
-        assert_eq!(base64_of(*b"0123456789abcdef"), "MDEyMzQ1Njc4OWFiY2RlZg");
     }
 }

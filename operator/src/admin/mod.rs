@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use letterbox_env::BoxFuture;
 
 pub use client::ClientAdmin;
-pub(crate) use client::base64_of;
 pub use identity::{AskIdentity, HttpIdentity, Identity};
 
 /// The admin calls that topics need.

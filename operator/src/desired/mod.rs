@@ -224,7 +224,7 @@ pub fn cluster_id_of(uid: &str) -> Option<String> {
     let mut id = *uuid::Uuid::parse_str(uid).ok()?.as_bytes();
     // Never begins with a dash, which command lines take for a flag.
     id[0] &= 0x7f;
-    Some(crate::admin::base64_of(id))
+    Some(letterbox_client::encode_uuid(uuid::Uuid::from_bytes(id)))
 }
 
 /// `CLUSTER-POOL-ID`.
