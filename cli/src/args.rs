@@ -93,11 +93,12 @@ impl Grammar {
         }
     }
 
-    /// Reads as argparse4j does: `many` take several words each, and of an option that is repeated
-    /// the last value counts.
+    /// Reads as argparse4j does: `many` take several words each, of an option that is repeated the
+    /// last value counts, and `-h` asks for help.
     #[must_use]
     pub fn argparse(mut self, many: &[&'static str]) -> Self {
         self.many = many.to_vec();
+        self.shorts = &[("h", "help")];
         self.refuse_repeated = None;
         self
     }
@@ -109,7 +110,8 @@ impl Grammar {
         self
     }
 
-    /// Letters for options: `-b` for `--bootstrap-server`.
+    /// Letters for options: `-b` for `--bootstrap-server`. They take the place of argparse4j's
+    /// `-h`.
     #[must_use]
     pub fn shorts(mut self, shorts: &'static [(&'static str, &'static str)]) -> Self {
         self.shorts = shorts;
@@ -276,6 +278,11 @@ fn rows<'a>(table: &mut String, heading: &str, entries: impl Iterator<Item = (St
     }
 }
 
+/// The words of a list that commas separate, without blanks around them and without empty ones.
+pub(crate) fn listed(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|word| !word.is_empty())
+}
+
 /// What jopt-simple says when a tool asks for the value of an option that has two.
 pub(crate) fn two_values(name: &str) -> String {
     format!("Found multiple arguments for option {name}, but you asked for only one")
@@ -319,6 +326,11 @@ impl Parsed {
     #[must_use]
     pub fn values(&self, name: &str) -> Vec<&str> {
         self.given.get(name).into_iter().flatten().filter_map(Option::as_deref).collect()
+    }
+
+    /// The value of the first of `names` that was given.
+    pub(crate) fn first(&self, names: &[&str]) -> Option<&str> {
+        names.iter().find_map(|name| self.value(name))
     }
 
     pub(crate) fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, Failure> {

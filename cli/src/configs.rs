@@ -8,10 +8,10 @@ use letterbox_client::{
 };
 use letterbox_env::Env;
 
-use crate::args::{Grammar, Parsed, Spec, Takes};
+use crate::args::{Grammar, Parsed, Spec, Takes, listed};
 use crate::connect;
 use crate::failure::{Failure, java_cause, plain};
-use crate::properties::read_properties;
+use crate::files::read_properties;
 
 const SPECS: [Spec; 29] = [
     (
@@ -78,19 +78,16 @@ pub(crate) async fn run(
     let (kind, name) = entity(&parsed)?;
     if action == "alter" {
         if parsed.has("add-config") && parsed.has("add-config-file") {
-            return Err(Failure::Stderr(
-                "Only one of --add-config or --add-config-file must be specified".to_owned(),
-            ));
+            return refuse("Only one of --add-config or --add-config-file must be specified");
         }
         if !["add-config", "add-config-file", "delete-config"]
             .iter()
             .any(|option| parsed.has(option))
         {
-            return Err(Failure::Stderr(
+            return refuse(
                 "At least one of --add-config, --add-config-file, or --delete-config must be \
-                 specified with --alter"
-                    .to_owned(),
-            ));
+                 specified with --alter",
+            );
         }
         let changes = changes(env, &parsed)?;
         let client = connect::admin(env, &parsed, None, err).await?;
@@ -102,36 +99,40 @@ pub(crate) async fn run(
     Ok(0)
 }
 
-/// The kind and the name; an empty name is the default entity, `None` means all.
-fn entity(parsed: &Parsed) -> Result<(ResourceType, Option<String>), Failure> {
-    const FLAGS: [(&str, &str); 4] = [
-        ("topic", "topics"),
-        ("broker", "brokers"),
-        ("broker-defaults", "brokers"),
-        ("group", "groups"),
-    ];
-    let refuse = |line: &str| Err(Failure::Stderr(line.to_owned()));
-    let flags: Vec<&str> =
-        FLAGS.iter().filter(|(flag, _)| parsed.has(flag)).map(|(_, kind)| *kind).collect();
-    let kinds = [parsed.values("entity-type"), flags.clone()].concat();
+fn refuse<T>(line: impl Into<String>) -> Result<T, Failure> {
+    Err(Failure::Stderr(line.into()))
+}
+
+/// The flags that name an entity of a type, with the type.
+const FLAGS: [(&str, &str); 4] = [
+    ("topic", "topics"),
+    ("broker", "brokers"),
+    ("broker-defaults", "brokers"),
+    ("group", "groups"),
+];
+
+/// The one entity type that was given, by `--entity-type` or by a flag.
+fn entity_type(parsed: &Parsed) -> Result<&str, Failure> {
+    let flags = FLAGS.iter().filter(|(flag, _)| parsed.has(flag)).map(|(_, kind)| *kind);
+    let kinds: Vec<&str> = parsed.values("entity-type").into_iter().chain(flags).collect();
     if let Some((_, kind)) = kinds
         .iter()
         .enumerate()
         .find(|(index, kind)| kinds.iter().take(*index).any(|other| other == *kind))
     {
-        return refuse(&format!("Duplicate entity type(s) specified: {kind}"));
+        return refuse(format!("Duplicate entity type(s) specified: {kind}"));
     }
     for kind in &kinds {
         match *kind {
             "topics" | "brokers" | "groups" => {}
             "clients" | "users" | "ips" | "client-metrics" | "broker-loggers" => {
-                return refuse(&format!(
+                return refuse(format!(
                     "The entity type {kind} is not supported by this tool yet; topics, brokers and \
                      groups are."
                 ));
             }
             kind => {
-                return refuse(&format!(
+                return refuse(format!(
                     "Invalid entity type {kind}, the entity type must be one of topics, clients, \
                      users, brokers, ips, client-metrics, groups, broker-loggers with a \
                      --bootstrap-server or --bootstrap-controller argument"
@@ -139,12 +140,17 @@ fn entity(parsed: &Parsed) -> Result<(ResourceType, Option<String>), Failure> {
             }
         }
     }
-    let kind = match kinds[..] {
-        [] => return refuse("At least one entity type must be specified"),
-        [kind] => kind,
-        _ => return refuse("Only 'users' and 'clients' entity types may be specified together"),
-    };
-    if !flags.is_empty()
+    match kinds[..] {
+        [] => refuse("At least one entity type must be specified"),
+        [kind] => Ok(kind),
+        _ => refuse("Only 'users' and 'clients' entity types may be specified together"),
+    }
+}
+
+/// The kind and the name; an empty name is the default entity, `None` means all.
+fn entity(parsed: &Parsed) -> Result<(ResourceType, Option<String>), Failure> {
+    let kind = entity_type(parsed)?;
+    if FLAGS.iter().any(|(flag, _)| parsed.has(flag))
         && ["entity-name", "entity-type", "entity-default"].iter().any(|option| parsed.has(option))
     {
         return refuse(
@@ -155,17 +161,14 @@ fn entity(parsed: &Parsed) -> Result<(ResourceType, Option<String>), Failure> {
     // Kafka's tool takes the first of the two.
     parsed.excludes("entity-name", &["entity-default"])?;
     let default = parsed.has("entity-default") || parsed.has("broker-defaults");
-    let name = ["topic", "broker", "group", "entity-name"]
-        .iter()
-        .find_map(|option| parsed.value(option))
-        .or(default.then_some(""));
+    let name = parsed.first(&["topic", "broker", "group", "entity-name"]).or(default.then_some(""));
     let (alter, unnamed) = (parsed.has("alter"), name.is_none_or(str::is_empty));
     match (kind, name) {
         ("topics" | "groups", _) if alter && unnamed => {
-            refuse(&format!("An entity name must be specified with --alter of {kind}"))
+            refuse(format!("An entity name must be specified with --alter of {kind}"))
         }
         ("topics" | "groups", _) if default => {
-            refuse(&format!("--entity-default must not be specified with --describe of {kind}"))
+            refuse(format!("--entity-default must not be specified with --describe of {kind}"))
         }
         ("topics", name) => Ok((ResourceType::Topic, name.map(str::to_owned))),
         ("groups", name) => Ok((ResourceType::Group, name.map(str::to_owned))),
@@ -199,12 +202,7 @@ fn changes(env: &Env, parsed: &Parsed) -> Result<Vec<(String, AlterOp)>, Failure
         );
     }
     for text in parsed.values("delete-config") {
-        changes.extend(
-            text.split(',')
-                .map(str::trim)
-                .filter(|key| !key.is_empty())
-                .map(|key| (key.to_owned(), AlterOp::Delete)),
-        );
+        changes.extend(listed(text).map(|key| (key.to_owned(), AlterOp::Delete)));
     }
     Ok(changes)
 }

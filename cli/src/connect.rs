@@ -8,9 +8,9 @@ use std::time::Duration;
 use letterbox_client::{Client, ClientOptions};
 use letterbox_env::Env;
 
-use crate::args::Parsed;
+use crate::args::{Parsed, listed};
 use crate::failure::Failure;
-use crate::properties::read_properties;
+use crate::files::read_properties;
 
 /// Client settings from files and the command line. Those that nobody reads are reported.
 #[derive(Debug, Default)]
@@ -20,19 +20,23 @@ pub(crate) struct Properties {
 }
 
 impl Properties {
-    /// The settings in `file`, when there is one, in Java's properties syntax.
-    pub(crate) fn load(env: &Env, file: Option<&str>) -> Result<Self, Failure> {
+    /// The settings in the file that the first given one of `options` names.
+    pub(crate) fn load(env: &Env, parsed: &Parsed, options: &[&str]) -> Result<Self, Failure> {
         let mut properties = Self::default();
-        if let Some(file) = file {
-            properties.add_file(env, file)?;
-        }
+        properties.add_file(env, parsed, options)?;
         Ok(properties)
     }
 
-    /// Adds the settings in `file`, which win over what is there.
-    pub(crate) fn add_file(&mut self, env: &Env, file: &str) -> Result<(), Failure> {
-        for (key, value) in read_properties(env, file)? {
-            self.set(&key, &value);
+    /// Adds the settings in the file that the first given one of `options` names; they win over
+    /// what is there.
+    pub(crate) fn add_file(
+        &mut self,
+        env: &Env,
+        parsed: &Parsed,
+        options: &[&str],
+    ) -> Result<(), Failure> {
+        if let Some(file) = parsed.first(options) {
+            self.values.extend(read_properties(env, file)?);
         }
         Ok(())
     }
@@ -137,9 +141,8 @@ impl Properties {
         {
             writeln!(err, "WARN The client setting {key} has no effect in this tool.")?;
         }
-        let addresses = bootstrap.split(',').map(str::trim).filter(|address| !address.is_empty());
         let bootstrap: Vec<String> =
-            addresses.map(|address| without_protocol(address).to_owned()).collect();
+            listed(bootstrap).map(|address| without_protocol(address).to_owned()).collect();
         Client::connect(env.clone(), &bootstrap, options)
             .await
             .map_err(|error| Failure::Stderr(error.to_string()))
@@ -171,7 +174,7 @@ pub(crate) async fn admin_with(
     err: &mut (dyn Write + Send),
 ) -> Result<Client, Failure> {
     let bootstrap = parsed.required("bootstrap-server")?.to_owned();
-    let properties = Properties::load(env, files.iter().find_map(|file| parsed.value(file)))?;
+    let properties = Properties::load(env, parsed, files)?;
     properties.connect(env, &bootstrap, "adminclient-1", timeout, err).await
 }
 

@@ -1,7 +1,7 @@
 //! `kafka-console-consumer`.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
 use letterbox_client::{
@@ -15,7 +15,7 @@ use crate::args::{Grammar, Parsed, Spec, Takes};
 use crate::connect::Properties;
 use crate::failure::{Failure, plain};
 use crate::formatters::Formatter;
-use crate::table::Pattern;
+use crate::pattern::Pattern;
 
 const DESERIALIZERS: &str = "A deserializer of org.apache.kafka.common.serialization: String, \
     ByteArray, Bytes, Boolean, Short, Integer, Long, Float, Double, UUID or Void.";
@@ -99,12 +99,44 @@ pub(crate) async fn run(
     out: &mut (dyn Write + Send),
     err: &mut (dyn Write + Send),
 ) -> Result<i32, Failure> {
-    let parsed = Grammar::new(
-        "This tool helps to read data from Kafka topics and outputs it to standard output.",
-        &SPECS,
-    )
-    .parse(args)?;
+    let about = "This tool helps to read data from Kafka topics and outputs it to standard output.";
+    let parsed = Grammar::new(about, &SPECS).parse(args)?;
     let bootstrap = parsed.required("bootstrap-server")?.to_owned();
+    check(&parsed)?;
+    let pairs = [
+        ("property", "formatter-property"),
+        ("consumer-property", "command-property"),
+        ("consumer.config", "command-config"),
+    ];
+    parsed.not_together(&pairs)?;
+    parsed.warn_deprecated("Option", &pairs, out)?;
+    let formatter = Formatter::new(env, &parsed)?;
+    let limits = Limits::new(&parsed)?;
+    let start = start(&parsed)?;
+    let (options, properties) = options(env, &parsed)?;
+    let reset = options.offset_reset;
+    let client = properties.connect(env, &bootstrap, "console-consumer", None, err).await?;
+    let in_group = options.group.is_some();
+    let mut consumer = Consumer::new(&client, options);
+    if in_group {
+        let topics = topics(&client, &parsed).await?;
+        consumer.subscribe(topics)?;
+    } else {
+        assign(&client, &parsed, &mut consumer, start, reset, limits.timeout).await?;
+    }
+    let mut count = 0;
+    let ended = read(&mut consumer, &formatter, &limits, &mut count, out, err).await;
+    if let Err(error) = consumer.close().await {
+        writeln!(err, "The last commit failed: {}", plain(&error))?;
+    }
+    writeln!(err, "Processed a total of {count} messages")?;
+    if parsed.has("enable-systest-events") {
+        writeln!(out, "shutdown_complete")?;
+    }
+    ended.map(|()| 0)
+}
+
+fn check(parsed: &Parsed) -> Result<(), Failure> {
     parsed.exactly_one(
         &["topic", "include"],
         "Exactly one of the following arguments is required: [topic], [include]",
@@ -121,98 +153,83 @@ pub(crate) async fn run(
     if parsed.has("partition") && parsed.has("group") {
         return Err(parsed.wrong("Options group and partition cannot be specified together."));
     }
-    let pairs = [
-        ("property", "formatter-property"),
-        ("consumer-property", "command-property"),
-        ("consumer.config", "command-config"),
-    ];
-    parsed.not_together(&pairs)?;
-    parsed.warn_deprecated("Option", &pairs, out)?;
-    let formatter = Formatter::new(env, &parsed)?;
-    let max: Option<u64> =
-        parsed.number::<i64>("max-messages")?.and_then(|max| u64::try_from(max).ok());
-    let timeout: Option<Duration> = parsed.number::<u64>("timeout-ms")?.map(Duration::from_millis);
-    let start = start(&parsed)?;
-    let (options, properties) = options(env, &parsed)?;
-    let reset = options.offset_reset;
-    let client = properties.connect(env, &bootstrap, "console-consumer", None, err).await?;
-    let in_group = options.group.is_some();
-    let mut consumer = Consumer::new(&client, options);
-    if in_group {
-        let topics = topics(&client, &parsed).await?;
-        consumer.subscribe(topics)?;
-    } else {
-        assign(&client, &parsed, &mut consumer, start, reset, timeout).await?;
+    Ok(())
+}
+
+/// When reading ends, and what does not end it.
+struct Limits {
+    /// After so many records.
+    max: Option<u64>,
+    /// When no record came for so long.
+    timeout: Option<Duration>,
+    /// Whether a record that cannot be printed is left out.
+    skip_errors: bool,
+}
+
+impl Limits {
+    fn new(parsed: &Parsed) -> Result<Self, Failure> {
+        Ok(Self {
+            max: parsed.number::<i64>("max-messages")?.and_then(|max| u64::try_from(max).ok()),
+            timeout: parsed.number("timeout-ms")?.map(Duration::from_millis),
+            skip_errors: parsed.has("skip-message-on-error"),
+        })
     }
-    let mut count = 0u64;
+}
+
+/// Prints records until a limit or Ctrl-C; `count` grows by each.
+async fn read(
+    consumer: &mut Consumer,
+    formatter: &Formatter,
+    limits: &Limits,
+    count: &mut u64,
+    out: &mut (dyn Write + Send),
+    err: &mut (dyn Write + Send),
+) -> Result<(), Failure> {
+    let terminating = |why: String| {
+        Failure::Stderr(format!("Error processing message, terminating consumer process: {why}"))
+    };
+    let not_printed = |error: std::io::Error| match error.kind() {
+        ErrorKind::InvalidData => terminating(error.to_string()),
+        _ => Failure::Output(error),
+    };
     let mut last_record = Instant::now();
-    let ended = loop {
-        if max.is_some_and(|max| count >= max) {
-            break Ok(());
-        }
-        let wait = timeout.map_or(Duration::from_millis(500), |timeout| {
+    while limits.max.is_none_or(|max| *count < max) {
+        let wait = limits.timeout.map_or(Duration::from_millis(500), |timeout| {
             timeout.saturating_sub(last_record.elapsed())
         });
         let polled = tokio::select! {
             biased;
-            _ = tokio::signal::ctrl_c() => break Ok(()),
+            _ = tokio::signal::ctrl_c() => return Ok(()),
             polled = consumer.poll(wait) => polled,
         };
-        let records = match polled {
-            Ok(records) => records,
-            Err(error) => {
-                break Err(Failure::Stderr(format!(
-                    "Error processing message, terminating consumer process: {}",
-                    plain(&error)
-                )));
-            }
-        };
+        let records = polled.map_err(|error| terminating(plain(&error)))?;
         if records.is_empty() {
-            if timeout.is_some_and(|timeout| last_record.elapsed() >= timeout) {
-                break Ok(());
+            if limits.timeout.is_some_and(|timeout| last_record.elapsed() >= timeout) {
+                return Ok(());
             }
             continue;
         }
-        let room = max.map_or(usize::MAX, |max| usize::try_from(max - count).unwrap_or(usize::MAX));
-        let mut written = Ok(());
-        for record in records.iter().take(room) {
-            written = formatter.write(record, out);
-            match &written {
-                Err(error)
-                    if error.kind() == std::io::ErrorKind::InvalidData
-                        && parsed.has("skip-message-on-error") =>
-                {
+        let (wanted, rest) = records.split_at(room(limits.max, *count).min(records.len()));
+        // What is not printed stays for the next reader of the group.
+        rewind(consumer, rest)?;
+        for record in wanted {
+            match formatter.write(record, out) {
+                Err(error) if error.kind() == ErrorKind::InvalidData && limits.skip_errors => {
                     writeln!(err, "Error processing message, skipping this message: {error}")?;
-                    written = Ok(());
                 }
-                Err(_) => break,
-                Ok(()) => {}
+                written => written.map_err(not_printed)?,
             }
-            count += 1;
+            *count += 1;
         }
-        if room < records.len() {
-            // What was not printed stays for the next reader of the group.
-            rewind(&mut consumer, records.get(room..).unwrap_or_default())?;
-        }
-        match written.and_then(|()| out.flush()) {
-            Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
-                break Err(Failure::Stderr(format!(
-                    "Error processing message, terminating consumer process: {error}"
-                )));
-            }
-            Err(error) => break Err(Failure::Output(error)),
-        }
+        out.flush().map_err(not_printed)?;
         last_record = Instant::now();
-    };
-    if let Err(error) = consumer.close().await {
-        writeln!(err, "The last commit failed: {}", plain(&error))?;
     }
-    writeln!(err, "Processed a total of {count} messages")?;
-    if parsed.has("enable-systest-events") {
-        writeln!(out, "shutdown_complete")?;
-    }
-    ended.map(|()| 0)
+    Ok(())
+}
+
+/// How many records may still be taken after the first `count`.
+pub(crate) fn room(max: Option<u64>, count: u64) -> usize {
+    max.map_or(usize::MAX, |max| usize::try_from(max.saturating_sub(count)).unwrap_or(usize::MAX))
 }
 
 fn rewind(consumer: &mut Consumer, unread: &[ConsumerRecord]) -> Result<(), Failure> {
@@ -342,8 +359,7 @@ async fn positions(
 }
 
 fn options(env: &Env, parsed: &Parsed) -> Result<(ConsumerOptions, Properties), Failure> {
-    let mut properties =
-        Properties::load(env, parsed.value("command-config").or(parsed.value("consumer.config")))?;
+    let mut properties = Properties::load(env, parsed, &["command-config", "consumer.config"])?;
     properties.add_words(&parsed.values("consumer-property"))?;
     properties.add_words(&parsed.values("command-property"))?;
     if let Some(level) = parsed.value("isolation-level") {

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use letterbox_client::record::Header;
-use letterbox_client::{Acks, Compression, Delivery, Producer, ProducerOptions, ProducerRecord};
+use letterbox_client::{
+    Acks, Compression, Delivery, Error, Producer, ProducerOptions, ProducerRecord,
+};
 use letterbox_env::Env;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 
 use crate::args::{Grammar, Parsed, Spec, Takes};
 use crate::connect::Properties;
 use crate::failure::{Failure, plain};
-use crate::properties::read_properties;
+use crate::files::read_properties;
 
 const SPECS: [Spec; 21] = [
     (
@@ -103,6 +105,9 @@ const SPECS: [Spec; 21] = [
     ("topic", Takes::Value("String: topic"), "REQUIRED: The topic to send to."),
 ];
 
+/// Answers that are waited for at most.
+const WAITING_MAX: usize = 10_000;
+
 /// Runs the tool: one record for each line of `input`.
 pub(crate) async fn run(
     env: &Env,
@@ -131,65 +136,83 @@ pub(crate) async fn run(
         writeln!(out, "Warning: --max-partition-memory-bytes {now}")?;
     }
     let reader = LineReader::new(env, &parsed)?;
-    let (options, mut properties) = options(env, &parsed)?;
-    for (option, key, default) in [
-        ("request-timeout-ms", "request.timeout.ms", "1500"),
-        ("retry-backoff-ms", "retry.backoff.ms", "100"),
-        ("metadata-expiry-ms", "metadata.max.age.ms", "300000"),
-    ] {
-        if parsed.has(option) || properties.get(key).is_none() {
-            parsed.number::<u64>(option)?;
-            properties.set(key, parsed.value(option).unwrap_or(default));
-        }
-    }
+    let (options, properties) = options(env, &parsed)?;
     let client = properties.connect(env, &bootstrap, "console-producer", None, err).await?;
     let producer = Producer::new(&client, options).await?;
-    let interactive = std::io::IsTerminal::is_terminal(&std::io::stdin());
-    let mut lines = BufReader::with_capacity(64 * 1024, input);
-    let mut waiting: Vec<Delivery> = Vec::new();
-    let mut line = Vec::new();
-    let mut number = 0u64;
-    loop {
-        if interactive {
-            write!(out, ">")?;
-            out.flush()?;
-        }
-        line.clear();
-        // A line has at most what one record may have, so that an endless line does not use up the
-        // memory.
-        let read = read_line(&mut lines, &mut line)
-            .await
-            .map_err(|error| Failure::Stderr(format!("cannot read the input: {error}")))?;
-        if !read {
-            break;
-        }
-        number += 1;
-        let record = match reader.record(&topic, &line, number) {
-            Ok(record) => record,
-            Err(why) => {
-                producer.close().await?;
-                return Err(Failure::Stderr(why));
+    let sending = Sending { producer, topic, sync: parsed.has("sync") };
+    let sent = sending.lines(&reader, input, out, err).await;
+    sending.producer.close().await?;
+    sent.map(|()| 0)
+}
+
+/// Where lines go.
+struct Sending {
+    producer: Producer,
+    topic: String,
+    /// Each record waits for the answer to the one before.
+    sync: bool,
+}
+
+impl Sending {
+    /// Sends a record for each line of `input`, and waits for all answers.
+    async fn lines(
+        &self,
+        reader: &LineReader,
+        input: &mut (dyn AsyncRead + Send + Unpin),
+        out: &mut (dyn Write + Send),
+        err: &mut (dyn Write + Send),
+    ) -> Result<(), Failure> {
+        let interactive = std::io::IsTerminal::is_terminal(&std::io::stdin());
+        let mut lines = BufReader::with_capacity(64 * 1024, input);
+        let mut waiting: Vec<Delivery> = Vec::new();
+        let mut line = Vec::new();
+        let mut number = 0u64;
+        loop {
+            if interactive {
+                write!(out, ">")?;
+                out.flush()?;
             }
-        };
-        match producer.send(record).await {
-            Ok(delivery) if parsed.has("sync") => {
-                if let Err(error) = delivery.await {
-                    return Err(Failure::Stderr(plain(&error)));
+            line.clear();
+            let read = read_line(&mut lines, &mut line)
+                .await
+                .map_err(|error| Failure::Stderr(format!("cannot read the input: {error}")))?;
+            if !read {
+                break;
+            }
+            number += 1;
+            let record = reader.record(&self.topic, &line, number).map_err(Failure::Stderr)?;
+            match self.producer.send(record).await {
+                Ok(delivery) if self.sync => {
+                    delivery.await.map_err(|error| Failure::Stderr(plain(&error)))?;
                 }
+                Ok(delivery) => waiting.push(delivery),
+                Err(error) => self.report(&error, err)?,
             }
-            Ok(delivery) => waiting.push(delivery),
-            Err(error) => {
-                writeln!(err, "Error when sending message to topic {topic}: {}", plain(&error))?
+            if waiting.len() >= WAITING_MAX {
+                self.settle(waiting.drain(..WAITING_MAX / 2), err).await?;
             }
         }
-        if waiting.len() >= 10_000 {
-            report(&mut waiting, 5_000, &topic, err).await?;
-        }
+        self.producer.flush().await;
+        self.settle(waiting.drain(..), err).await
     }
-    producer.flush().await;
-    report(&mut waiting, usize::MAX, &topic, err).await?;
-    producer.close().await?;
-    Ok(0)
+
+    /// Waits for `deliveries` and reports those that failed; like Kafka's tool it goes on then.
+    async fn settle(
+        &self,
+        deliveries: impl Iterator<Item = Delivery>,
+        err: &mut (dyn Write + Send),
+    ) -> Result<(), Failure> {
+        for delivery in deliveries {
+            if let Err(error) = delivery.await {
+                self.report(&error, err)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn report(&self, error: &Error, err: &mut (dyn Write + Send)) -> std::io::Result<()> {
+        writeln!(err, "Error when sending message to topic {}: {}", self.topic, plain(error))
+    }
 }
 
 /// One line without its end; a last line without an end counts. False at the end of the input.
@@ -209,24 +232,8 @@ async fn read_line(
     Ok(true)
 }
 
-/// Waits for the first `count` and reports those that failed; like Kafka's tool it goes on then.
-async fn report(
-    waiting: &mut Vec<Delivery>,
-    count: usize,
-    topic: &str,
-    err: &mut (dyn Write + Send),
-) -> Result<(), Failure> {
-    for delivery in waiting.drain(..count.min(waiting.len())) {
-        if let Err(error) = delivery.await {
-            writeln!(err, "Error when sending message to topic {topic}: {}", plain(&error))?;
-        }
-    }
-    Ok(())
-}
-
 fn options(env: &Env, parsed: &Parsed) -> Result<(ProducerOptions, Properties), Failure> {
-    let mut properties =
-        Properties::load(env, parsed.value("command-config").or(parsed.value("producer.config")))?;
+    let mut properties = Properties::load(env, parsed, &["command-config", "producer.config"])?;
     properties.add_words(&parsed.values("producer-property"))?;
     properties.add_words(&parsed.values("command-property"))?;
     // What stands on the command line wins over properties; the tool's own defaults do not.
@@ -254,6 +261,14 @@ fn options(env: &Env, parsed: &Parsed) -> Result<(ProducerOptions, Properties), 
         "compression.type",
         if parsed.has("compression-codec") { "gzip" } else { "none" },
     );
+    for (option, key, default) in [
+        ("request-timeout-ms", "request.timeout.ms", "1500"),
+        ("retry-backoff-ms", "retry.backoff.ms", "100"),
+        ("metadata-expiry-ms", "metadata.max.age.ms", "300000"),
+    ] {
+        parsed.number::<u64>(option)?;
+        take(option, key, default);
+    }
     let options = producer_options(&mut properties)?;
     Ok((options, properties))
 }

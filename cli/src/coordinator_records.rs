@@ -9,11 +9,11 @@ mod new_groups;
 use std::fmt::Write;
 
 use bytes::{Buf, Bytes};
+use letterbox_client::encode_uuid;
 use uuid::Uuid;
 
 use crate::deserializers::java_text;
 use crate::json;
-use crate::table::base64;
 
 /// What kind of record a key begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -233,7 +233,8 @@ impl Reading {
             Type::I16 => short(bytes)?,
             Type::U16 => bytes.try_get_u16().map_err(|_| TOO_SHORT)?.to_string(),
             Type::Uuid => {
-                json::text(&base64(Uuid::from_u128(bytes.try_get_u128().map_err(|_| TOO_SHORT)?)))
+                let id = Uuid::from_u128(bytes.try_get_u128().map_err(|_| TOO_SHORT)?);
+                json::text(&encode_uuid(id))
             }
             Type::I32 => number(bytes)?.to_string(),
             Type::I64 => bytes.try_get_i64().map_err(|_| TOO_SHORT)?.to_string(),

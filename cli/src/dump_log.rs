@@ -11,7 +11,7 @@ use bytes::Bytes;
 use letterbox_client::record::{Batch, Compression, Record};
 use letterbox_env::Env;
 
-use crate::args::{Grammar, Parsed, Spec, Takes};
+use crate::args::{Grammar, Parsed, Spec, Takes, listed};
 use crate::coordinator_records::{key_json, key_type, value_json};
 use crate::deserializers::Show;
 use crate::failure::Failure;
@@ -71,7 +71,7 @@ pub(crate) fn run(
     let files = parsed.required("files")?;
     let options = Options::new(&parsed)?;
     let mut complaints = Complaints::default();
-    for file in files.split(',').map(str::trim).filter(|file| !file.is_empty()) {
+    for file in listed(files) {
         writeln!(out, "Dumping {file}")?;
         let (stem, suffix) = Path::new(file)
             .file_name()
@@ -86,21 +86,27 @@ pub(crate) fn run(
                 ))
             })
         };
+        let mut dump = Dump { env, file, options: &options, complaints: &mut complaints, out };
         match suffix {
-            "log" => dump_log(env, file, base_offset()?, &options, &mut complaints, out)?,
-            "index" => {
-                indexes::dump_index(env, file, base_offset()?, &options, &mut complaints, out)?
-            }
-            "timeindex" => {
-                indexes::dump_time_index(env, file, base_offset()?, &options, &mut complaints, out)?
-            }
-            "snapshot" => indexes::dump_producers(env, file, out)?,
-            "txnindex" => indexes::dump_aborted(env, file, out)?,
+            "log" => dump_log(&mut dump, base_offset()?)?,
+            "index" => indexes::dump_index(&mut dump, base_offset()?)?,
+            "timeindex" => indexes::dump_time_index(&mut dump, base_offset()?)?,
+            "snapshot" => indexes::dump_producers(&mut dump)?,
+            "txnindex" => indexes::dump_aborted(&mut dump)?,
             _ => writeln!(err, "Ignoring unknown file {file}")?,
         }
     }
     complaints.report(err)?;
     Ok(0)
+}
+
+/// A file, how much of it is printed, and where.
+struct Dump<'a> {
+    env: &'a Env,
+    file: &'a str,
+    options: &'a Options,
+    complaints: &'a mut Complaints,
+    out: &'a mut (dyn Write + Send),
 }
 
 /// How much is printed.
@@ -184,14 +190,8 @@ impl Complaints {
     }
 }
 
-fn dump_log(
-    env: &Env,
-    file: &str,
-    base_offset: i64,
-    options: &Options,
-    complaints: &mut Complaints,
-    out: &mut (dyn Write + Send),
-) -> Result<(), Failure> {
+fn dump_log(dump: &mut Dump<'_>, base_offset: i64) -> Result<(), Failure> {
+    let Dump { env, file, options, complaints, out } = dump;
     writeln!(out, "Log starting offset: {base_offset}")?;
     let segment = Segment::open(env, file)?;
     let mut batches = Batches::new(&segment, 0);
@@ -221,7 +221,7 @@ fn dump_log(
                 {
                     complaints
                         .gaps
-                        .entry(file.to_owned())
+                        .entry((*file).to_owned())
                         .or_default()
                         .push((previous, record.offset));
                 }

@@ -25,10 +25,10 @@ pub(crate) async fn run(
     out: &mut (dyn Write + Send),
     err: &mut (dyn Write + Send),
 ) -> Result<i32, Failure> {
-    let grammar = Grammar::new("This tool manages feature flags in Kafka.", &SPECS)
+    let parsed = Grammar::new("This tool manages feature flags in Kafka.", &SPECS)
         .argparse(&[])
-        .commands(COMMANDS);
-    let parsed = grammar.shorts(&[("h", "help")]).parse(args)?;
+        .commands(COMMANDS)
+        .parse(args)?;
     let client = connect::admin(env, &parsed, None, err).await?;
     let versions = client.api_versions(None).await?;
     let epoch = versions

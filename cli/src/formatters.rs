@@ -10,7 +10,7 @@ use crate::args::Parsed;
 use crate::coordinator_records::{Kind, key_json, key_type, value_json};
 use crate::deserializers::Show;
 use crate::failure::Failure;
-use crate::properties::read_properties;
+use crate::files::read_properties;
 
 /// A formatter.
 pub(crate) enum Formatter {

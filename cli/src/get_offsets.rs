@@ -6,10 +6,10 @@ use std::io::Write;
 use letterbox_client::{IsolationLevel, OffsetSpec, TopicPartition};
 use letterbox_env::Env;
 
-use crate::args::{Grammar, Parsed, Spec, Takes};
+use crate::args::{Grammar, Parsed, Spec, Takes, listed};
 use crate::connect;
 use crate::failure::{Failure, plain};
-use crate::table::{Pattern, is_internal};
+use crate::pattern::{Pattern, is_internal};
 
 const SPECS: [Spec; 8] = [
     ("broker-list", Takes::Refused, ""),
@@ -135,13 +135,7 @@ fn filters(parsed: &Parsed) -> Result<Vec<Filter>, String> {
             .collect();
     }
     let mut ranges = Vec::new();
-    for id in parsed
-        .value("partitions")
-        .into_iter()
-        .flat_map(|ids| ids.split(','))
-        .map(str::trim)
-        .filter(|id| !id.is_empty())
-    {
+    for id in parsed.value("partitions").into_iter().flat_map(listed) {
         let id: i32 = id.parse().map_err(|_| {
             format!(
                 "--partitions expects a comma separated list of numeric \

@@ -3,13 +3,14 @@
 mod describe;
 mod reset;
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::Duration;
 
-use letterbox_client::{Client, Error, ErrorCode, TopicPartition};
+use letterbox_client::{BrokerError, Client, Error, ErrorCode, ListedGroup, TopicPartition};
 use letterbox_env::Env;
 
-use crate::args::{Grammar, Parsed, Spec, Takes, two_values};
+use crate::args::{Grammar, Parsed, Spec, Takes, listed, two_values};
 use crate::connect;
 use crate::failure::{Failure, java_cause, plain, sentence};
 
@@ -182,6 +183,13 @@ fn complain(out: &mut (dyn Write + Send), line: impl std::fmt::Display) -> Resul
     Ok(writeln!(out, "\nError: {line}")?)
 }
 
+fn command_failed(
+    out: &mut (dyn Write + Send),
+    why: impl std::fmt::Display,
+) -> Result<(), Failure> {
+    complain(out, format!("Executing consumer group command failed due to {why}"))
+}
+
 /// Kafka's tool finds out as late as a call that fails, and says and ends the same.
 fn two_values_refused(line: String) -> Failure {
     Failure::Asked(format!("\nError: Executing consumer group command failed due to {line}\n"))
@@ -190,10 +198,7 @@ fn two_values_refused(line: String) -> Failure {
 /// What Kafka's tool says when a call fails.
 fn failed_call(out: &mut (dyn Write + Send), error: &Error) -> Result<(), Failure> {
     match error {
-        Error::Broker(error) => complain(
-            out,
-            format!("Executing consumer group command failed due to {}", java_cause(error)),
-        ),
+        Error::Broker(error) => command_failed(out, java_cause(error)),
         other => Err(Failure::Stderr(plain(other))),
     }
 }
@@ -213,7 +218,7 @@ async fn consumer_groups(
     client: &Client,
     states: &[String],
     kinds: &[String],
-) -> Result<Vec<letterbox_client::ListedGroup>, Error> {
+) -> Result<Vec<ListedGroup>, Error> {
     let groups = client.list_groups(states, kinds).await?;
     Ok(groups
         .into_values()
@@ -235,42 +240,49 @@ async fn list(
         "Assigning",
         "Reconciling",
     ];
-    let words = |option: &str| -> Vec<String> {
-        parsed
-            .value(option)
-            .into_iter()
-            .flat_map(|text| text.split(','))
-            .map(|word| word.trim().to_owned())
-            .filter(|word| !word.is_empty())
-            .collect()
-    };
-    let mut states = Vec::new();
-    for word in words("state") {
-        let known = STATES.iter().find(|state| state.eq_ignore_ascii_case(&word));
-        let known = known.ok_or_else(|| {
-            parsed.wrong(format!(
-                "Invalid state list '{}'. Valid states are: {}",
-                parsed.value("state").unwrap_or_default(),
-                STATES.join(", ")
-            ))
-        })?;
-        states.push((*known).to_owned());
-    }
-    let mut kinds = Vec::new();
-    for word in words("type") {
-        let known =
-            ["Classic", "Consumer"].into_iter().find(|kind| kind.eq_ignore_ascii_case(&word));
-        let known = known.ok_or_else(|| {
-            parsed
-                .wrong(format!("Invalid types list '{}'. Valid types are: Classic, Consumer", word))
-        })?;
-        kinds.push(known.to_ascii_lowercase());
-    }
+    let states = known(parsed, "state", &STATES, |_| {
+        format!(
+            "Invalid state list '{}'. Valid states are: {}",
+            parsed.value("state").unwrap_or_default(),
+            STATES.join(", ")
+        )
+    })?;
+    let kinds = known(parsed, "type", &["Classic", "Consumer"], |word| {
+        format!("Invalid types list '{word}'. Valid types are: Classic, Consumer")
+    })?;
+    let states: Vec<String> = states.into_iter().map(str::to_owned).collect();
+    let kinds: Vec<String> = kinds.into_iter().map(str::to_ascii_lowercase).collect();
     let groups = match consumer_groups(client, &states, &kinds).await {
         Ok(groups) => groups,
         Err(error) => return failed_call(out, &error),
     };
-    let (with_type, with_state) = (parsed.has("type"), parsed.has("state"));
+    Ok(print_list(&groups, parsed.has("type"), parsed.has("state"), out)?)
+}
+
+/// The words of a list behind `option`, each in the spelling of `words`; `wrong` says that one is
+/// none of them.
+fn known(
+    parsed: &Parsed,
+    option: &str,
+    words: &[&'static str],
+    wrong: impl Fn(&str) -> String,
+) -> Result<Vec<&'static str>, Failure> {
+    let given = parsed.value(option).into_iter().flat_map(listed);
+    given
+        .map(|word| {
+            let found = words.iter().find(|known| known.eq_ignore_ascii_case(word));
+            found.copied().ok_or_else(|| parsed.wrong(wrong(word)))
+        })
+        .collect()
+}
+
+/// Names alone, or a table with what was asked for.
+fn print_list(
+    groups: &[ListedGroup],
+    with_type: bool,
+    with_state: bool,
+    out: &mut (dyn Write + Send),
+) -> std::io::Result<()> {
     if !with_type && !with_state {
         for group in groups {
             writeln!(out, "{}", group.group)?;
@@ -278,7 +290,7 @@ async fn list(
         return Ok(());
     }
     let width = groups.iter().map(|group| group.group.len()).max().unwrap_or(0).max(15) + 10;
-    let mut row = |group: &str, kind: &str, state: &str| -> std::io::Result<()> {
+    let mut row = |group: &str, kind: &str, state: &str| {
         write!(out, "{group:<width$}")?;
         if with_type {
             write!(out, " {kind:<20}")?;
@@ -289,7 +301,7 @@ async fn list(
         writeln!(out)
     };
     row("GROUP", "TYPE", "STATE")?;
-    for group in &groups {
+    for group in groups {
         let kind = match group.kind.to_ascii_lowercase().as_str() {
             "classic" => "Classic",
             "consumer" => "Consumer",
@@ -336,42 +348,22 @@ async fn delete(
     Ok(())
 }
 
+/// A partition and what became of its offset; partition -1 is a topic as a whole.
+type Deleted = (TopicPartition, Result<(), String>);
+
 async fn delete_offsets(
     client: &Client,
     parsed: &Parsed,
     out: &mut (dyn Write + Send),
 ) -> Result<(), Failure> {
     let group = parsed.required("group")?;
-    let mut rows: Vec<(TopicPartition, Result<(), String>)> = Vec::new();
-    let mut partitions = Vec::new();
-    let whole: Vec<String> = parsed
-        .values("topic")
-        .into_iter()
-        .filter(|topic| !topic.contains(':'))
-        .map(str::to_owned)
-        .collect();
-    for word in parsed.values("topic").into_iter().filter(|topic| topic.contains(':')) {
-        partitions.extend(reset::partitions_of(word).map_err(|line| parsed.wrong(line))?);
-    }
-    if !whole.is_empty() {
-        let metadata = match client.metadata(Some(&whole)).await {
-            Ok(metadata) => metadata,
-            Err(error) => return failed_call(out, &error),
-        };
-        for (name, topic) in metadata.topics {
-            match topic.error {
-                Some(code) => {
-                    let error = letterbox_client::BrokerError { code, message: None };
-                    rows.push((TopicPartition::new(name, -1), Err(java_cause(&error))));
-                }
-                None => partitions.extend(
-                    topic.partitions.keys().map(|id| TopicPartition::new(name.clone(), *id)),
-                ),
-            }
-        }
-    }
+    let (topics, mut partitions) = topics_and_partitions(parsed)?;
+    let mut rows = match add_partitions(client, &topics, &mut partitions).await {
+        Ok(unknown) => unknown,
+        Err(error) => return failed_call(out, &error),
+    };
     let outcomes = if partitions.is_empty() {
-        Ok(Default::default())
+        Ok(BTreeMap::new())
     } else {
         client.delete_group_offsets(group, &partitions).await
     };
@@ -399,6 +391,60 @@ async fn delete_offsets(
         }
         Err(error) => return failed_call(out, &error),
     }
+    Ok(print_deleted(rows, out)?)
+}
+
+/// What `--topic` names: whole topics, and single partitions.
+fn topics_and_partitions(parsed: &Parsed) -> Result<(Vec<String>, Vec<TopicPartition>), Failure> {
+    let (mut topics, mut partitions) = (Vec::new(), Vec::new());
+    for word in parsed.values("topic") {
+        if word.contains(':') {
+            partitions.extend(partitions_of(word).map_err(|line| parsed.wrong(line))?);
+        } else {
+            topics.push(word.to_owned());
+        }
+    }
+    Ok((topics, partitions))
+}
+
+/// `topic:0,1`.
+fn partitions_of(word: &str) -> Result<Vec<TopicPartition>, String> {
+    let (topic, ids) = match word.split(':').collect::<Vec<_>>().as_slice() {
+        [topic, ids] => (*topic, *ids),
+        _ => return Err(format!("Invalid topic arg '{word}', expected topic name and partitions")),
+    };
+    let id = |text: &str| {
+        text.trim()
+            .parse()
+            .map_err(|_| format!("Invalid partition '{text}' specified in topic arg '{word}''"))
+    };
+    ids.split(',').map(|text| Ok(TopicPartition::new(topic, id(text)?))).collect()
+}
+
+/// Adds all partitions of `topics`; returns the topics whose partitions cannot be told.
+async fn add_partitions(
+    client: &Client,
+    topics: &[String],
+    partitions: &mut Vec<TopicPartition>,
+) -> Result<Vec<Deleted>, Error> {
+    let mut unknown = Vec::new();
+    if topics.is_empty() {
+        return Ok(unknown);
+    }
+    for (name, topic) in client.metadata(Some(topics)).await?.topics {
+        match topic.error {
+            Some(code) => {
+                let cause = java_cause(&BrokerError { code, message: None });
+                unknown.push((TopicPartition::new(name, -1), Err(cause)));
+            }
+            None => partitions
+                .extend(topic.partitions.keys().map(|id| TopicPartition::new(name.clone(), *id))),
+        }
+    }
+    Ok(unknown)
+}
+
+fn print_deleted(mut rows: Vec<Deleted>, out: &mut (dyn Write + Send)) -> std::io::Result<()> {
     rows.sort_by_key(|(partition, _)| format!("{}{}", partition.topic, partition.partition));
     let width = rows.iter().map(|(partition, _)| partition.topic.len()).max().unwrap_or(0).max(15);
     write!(out, "\n{:<width$} {:<10} {:<15}", "TOPIC", "PARTITION", "STATUS")?;
@@ -409,5 +455,19 @@ async fn delete_offsets(
             outcome.map_or_else(|cause| format!("Error: {cause}"), |()| "Successful".to_owned());
         write!(out, "\n{:<width$} {id:<10} {status:<15}", partition.topic)?;
     }
-    Ok(writeln!(out)?)
+    writeln!(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_may_name_some_of_its_partitions() {
+        assert_eq!(
+            partitions_of("t:0,2").unwrap(),
+            [TopicPartition::new("t", 0), TopicPartition::new("t", 2)]
+        );
+        assert!(partitions_of("t:x").is_err() && partitions_of("t:1:2").is_err());
+    }
 }

@@ -2,14 +2,13 @@
 
 use std::io::Write;
 
-use letterbox_client::{QuorumReplica, QuorumStatus};
+use letterbox_client::{QuorumReplica, QuorumStatus, encode_uuid};
 use letterbox_env::Env;
 
 use crate::args::{Command, Grammar, Spec, Takes};
 use crate::connect;
 use crate::failure::Failure;
 use crate::json;
-use crate::table::base64;
 
 const SPECS: [Spec; 1] = [("bootstrap-controller", Takes::Refused, "")];
 const COMMANDS: &[Command] = &[
@@ -33,10 +32,10 @@ pub(crate) async fn run(
     out: &mut (dyn Write + Send),
     err: &mut (dyn Write + Send),
 ) -> Result<i32, Failure> {
-    let grammar = Grammar::new("This tool describes kraft metadata quorum status.", &SPECS)
+    let parsed = Grammar::new("This tool describes kraft metadata quorum status.", &SPECS)
         .argparse(&[])
-        .commands(COMMANDS);
-    let parsed = grammar.shorts(&[("h", "help")]).parse(args)?;
+        .commands(COMMANDS)
+        .parse(args)?;
     let refuse = |line: &str| Err(Failure::Stderr(line.to_owned()));
     match (parsed.has("status"), parsed.has("replication")) {
         (true, true) => {
@@ -100,7 +99,7 @@ fn replicas(quorum: &QuorumStatus, replicas: &[QuorumReplica]) -> String {
         let directory = if replica.directory_id.is_nil() {
             String::new()
         } else {
-            format!(", \"directoryId\": \"{}\"", base64(replica.directory_id))
+            format!(", \"directoryId\": \"{}\"", encode_uuid(replica.directory_id))
         };
         let endpoints =
             quorum.nodes.get(&replica.id).map(|node| node.endpoints.as_slice()).unwrap_or_default();
@@ -132,7 +131,7 @@ fn replication(quorum: &QuorumStatus, leader: &QuorumReplica, now_ms: Option<i64
     let row = |replica: &QuorumReplica, status: &str| {
         [
             replica.id.to_string(),
-            base64(replica.directory_id),
+            encode_uuid(replica.directory_id),
             replica.log_end_offset.to_string(),
             leader.log_end_offset.saturating_sub(replica.log_end_offset).to_string(),
             time(replica.last_fetch_ms),

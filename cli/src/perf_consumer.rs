@@ -3,15 +3,15 @@
 use std::io::Write;
 use std::time::Duration;
 
-use letterbox_client::{Consumer, TopicPartition};
+use letterbox_client::{Client, Consumer, ConsumerRecord, TopicPartition};
 use letterbox_env::Env;
 use tokio::time::Instant;
 
-use crate::args::{Grammar, Spec, Takes};
+use crate::args::{Grammar, Parsed, Spec, Takes};
 use crate::connect::Properties;
 use crate::console_consumer::consumer_options;
 use crate::failure::Failure;
-use crate::metrics;
+use crate::metrics::{self, Metric};
 
 const SPECS: [Spec; 17] = [
     (
@@ -70,25 +70,8 @@ pub(crate) async fn run(
             writeln!(out, "Warning: --{old} is deprecated. Use --{new} instead.")?;
         }
     }
-    let wanted: u64 = parsed.number("num-records")?.or(parsed.number("messages")?).unwrap_or(0);
-    let timeout_ms: u64 = parsed.number("timeout")?.unwrap_or(10_000);
-    let timeout = Duration::from_millis(timeout_ms);
-    let interval: u64 = parsed.number("reporting-interval")?.unwrap_or(5000);
-    if interval == 0 {
-        return Err(parsed.wrong("Reporting interval must be greater than 0."));
-    }
-    let interval = parsed.has("show-detailed-stats").then(|| Duration::from_millis(interval));
-    let mut properties =
-        Properties::load(env, parsed.value("command-config").or(parsed.value("consumer.config")))?;
-    properties.add_words(&parsed.values("command-property"))?;
-    if let Some(group) = parsed.value("group") {
-        properties.set("group.id", group);
-    }
-    if let Some(size) = parsed.value("fetch-size") {
-        properties.set("max.partition.fetch.bytes", size);
-    }
-    properties
-        .set("auto.offset.reset", if parsed.has("from-latest") { "latest" } else { "earliest" });
+    let wanted = Wanted::new(&parsed)?;
+    let mut properties = settings(env, &parsed)?;
     let options = consumer_options(&mut properties)?;
     let client = properties.connect(env, &bootstrap, "perf-consumer-client", None, err).await?;
     let in_group = options.group.is_some();
@@ -105,109 +88,185 @@ pub(crate) async fn run(
     }
     let (began, began_ms) = (Instant::now(), env.clock.wall_ms());
     if in_group {
-        consumer.subscribe([topic.clone()])?;
+        consumer.subscribe([topic])?;
     } else {
-        let metadata = client.metadata(Some(std::slice::from_ref(&topic))).await?;
-        let partitions = metadata
-            .topics
-            .values()
-            .filter(|found| found.error.is_none())
-            .flat_map(|found| found.partitions.keys());
-        consumer.assign(partitions.map(|id| TopicPartition::new(topic.clone(), *id)));
+        assign(&client, &mut consumer, topic).await?;
     }
-    let (mut count, mut bytes) = (0u64, 0u64);
-    let mut joined = Duration::ZERO;
+    let read = read(env, &mut consumer, &wanted, out).await?;
+    let elapsed = began.elapsed();
+    if read.count < wanted.count {
+        writeln!(
+            out,
+            "WARNING: Exiting before consuming the expected number of records: timeout ({} ms) \
+             exceeded. You can use the --timeout option to increase the timeout.",
+            wanted.timeout.as_millis()
+        )?;
+    }
+    let (joins, assigned) = (consumer.joins(), consumer.assignment().len());
+    consumer.close().await?;
+    if wanted.report_every.is_none() {
+        writeln!(out, "{}", line(began_ms, env.clock.wall_ms(), elapsed, read))?;
+    }
+    if parsed.has("print-metrics") {
+        let metrics = metrics(read, elapsed, joins, u64::try_from(assigned).unwrap_or(0));
+        metrics::print(&client.options().client_id, &metrics, out)?;
+    }
+    Ok(0)
+}
+
+/// How much is read, and what is printed meanwhile.
+struct Wanted {
+    count: u64,
+    /// How long to wait between records.
+    timeout: Duration,
+    /// `None`: only the whole at the end.
+    report_every: Option<Duration>,
+}
+
+impl Wanted {
+    fn new(parsed: &Parsed) -> Result<Self, Failure> {
+        let count = parsed.number("num-records")?.or(parsed.number("messages")?).unwrap_or(0);
+        let timeout = Duration::from_millis(parsed.number("timeout")?.unwrap_or(10_000));
+        let interval: u64 = parsed.number("reporting-interval")?.unwrap_or(5000);
+        if interval == 0 {
+            return Err(parsed.wrong("Reporting interval must be greater than 0."));
+        }
+        let detailed = parsed.has("show-detailed-stats");
+        let report_every = detailed.then(|| Duration::from_millis(interval));
+        Ok(Self { count, timeout, report_every })
+    }
+}
+
+fn settings(env: &Env, parsed: &Parsed) -> Result<Properties, Failure> {
+    let mut properties = Properties::load(env, parsed, &["command-config", "consumer.config"])?;
+    properties.add_words(&parsed.values("command-property"))?;
+    if let Some(group) = parsed.value("group") {
+        properties.set("group.id", group);
+    }
+    if let Some(size) = parsed.value("fetch-size") {
+        properties.set("max.partition.fetch.bytes", size);
+    }
+    let reset = if parsed.has("from-latest") { "latest" } else { "earliest" };
+    properties.set("auto.offset.reset", reset);
+    Ok(properties)
+}
+
+/// Gives `consumer`, which is in no group, all partitions of `topic`.
+async fn assign(client: &Client, consumer: &mut Consumer, topic: String) -> Result<(), Failure> {
+    let metadata = client.metadata(Some(std::slice::from_ref(&topic))).await?;
+    let partitions = metadata
+        .topics
+        .values()
+        .filter(|found| found.error.is_none())
+        .flat_map(|found| found.partitions.keys());
+    consumer.assign(partitions.map(|id| TopicPartition::new(topic.clone(), *id)));
+    Ok(())
+}
+
+/// What was read.
+#[derive(Clone, Copy, Default)]
+struct Read {
+    count: u64,
+    /// Of keys and values.
+    bytes: u64,
+    /// How long joining the group took.
+    joining: Duration,
+}
+
+impl Read {
+    fn add(&mut self, record: &ConsumerRecord) {
+        let part = |bytes: &Option<bytes::Bytes>| bytes.as_ref().map_or(0, bytes::Bytes::len);
+        let bytes = part(&record.key).saturating_add(part(&record.value));
+        self.bytes = self.bytes.saturating_add(u64::try_from(bytes).unwrap_or(0));
+        self.count += 1;
+    }
+
+    /// What was read after `earlier`.
+    fn since(self, earlier: Self) -> Self {
+        Self {
+            count: self.count.saturating_sub(earlier.count),
+            bytes: self.bytes.saturating_sub(earlier.bytes),
+            joining: self.joining.saturating_sub(earlier.joining),
+        }
+    }
+}
+
+/// Reads until there are enough records, or none came for too long.
+async fn read(
+    env: &Env,
+    consumer: &mut Consumer,
+    wanted: &Wanted,
+    out: &mut (dyn Write + Send),
+) -> Result<Read, Failure> {
+    let mut read = Read::default();
     let mut last = Instant::now();
-    let mut reported = (Instant::now(), 0u64, 0u64, Duration::ZERO);
-    while count < wanted && last.elapsed() < timeout {
+    let mut reported = (Instant::now(), read);
+    while read.count < wanted.count && last.elapsed() < wanted.timeout {
         let joins = consumer.joins();
         let before = Instant::now();
-        let records = consumer
-            .poll(timeout.saturating_sub(last.elapsed()).min(Duration::from_millis(100)))
-            .await?;
+        let wait = wanted.timeout.saturating_sub(last.elapsed()).min(Duration::from_millis(100));
+        let records = consumer.poll(wait).await?;
         if consumer.joins() > joins {
-            joined += before.elapsed();
+            read.joining += before.elapsed();
         }
         if records.is_empty() {
             continue;
         }
         last = Instant::now();
         for record in &records {
-            let part = |bytes: &Option<bytes::Bytes>| bytes.as_ref().map_or(0, bytes::Bytes::len);
-            bytes = bytes.saturating_add(
-                u64::try_from(part(&record.key) + part(&record.value)).unwrap_or(0),
-            );
-            count += 1;
-            if interval.is_some_and(|interval| reported.0.elapsed() >= interval) {
-                let (at, count_before, bytes_before, joined_before) = reported;
-                let read = (count.saturating_sub(count_before), bytes.saturating_sub(bytes_before));
-                let rates = rates(at.elapsed(), joined.saturating_sub(joined_before), read, count);
-                writeln!(out, "{}, 0, {:.4}, {rates}", date(env.clock.wall_ms()), mib(bytes))?;
+            read.add(record);
+            let (at, earlier) = reported;
+            if wanted.report_every.is_some_and(|interval| at.elapsed() >= interval) {
+                let (now, mib) = (date(env.clock.wall_ms()), mib(read.bytes));
+                let rates = rates(at.elapsed(), read.since(earlier), read.count);
+                writeln!(out, "{now}, 0, {mib:.4}, {rates}")?;
                 out.flush()?;
-                reported = (Instant::now(), count, bytes, joined);
+                reported = (Instant::now(), read);
             }
         }
     }
-    let elapsed = began.elapsed();
-    if count < wanted {
-        writeln!(
-            out,
-            "WARNING: Exiting before consuming the expected number of records: timeout \
-             ({timeout_ms} ms) exceeded. You can use the --timeout option to increase the \
-             timeout."
-        )?;
-    }
-    let (joins, assigned) = (consumer.joins(), consumer.assignment().len());
-    consumer.close().await?;
-    if interval.is_none() {
-        writeln!(out, "{}", line(began_ms, env.clock.wall_ms(), elapsed, joined, (count, bytes)))?;
-    }
-    if parsed.has("print-metrics") {
-        #[allow(clippy::cast_precision_loss, reason = "printed with three digits")]
-        let [count, bytes, joins, assigned] =
-            [count, bytes, joins, u64::try_from(assigned).unwrap_or(0)].map(|number| number as f64);
-        let seconds = elapsed.as_secs_f64().max(0.001);
-        let table = [
-            ("consumer-coordinator-metrics", "assigned-partitions", assigned),
-            ("consumer-coordinator-metrics", "join-total", joins),
-            ("consumer-fetch-manager-metrics", "bytes-consumed-rate", bytes / seconds),
-            ("consumer-fetch-manager-metrics", "bytes-consumed-total", bytes),
-            ("consumer-fetch-manager-metrics", "records-consumed-rate", count / seconds),
-            ("consumer-fetch-manager-metrics", "records-consumed-total", count),
-        ];
-        metrics::print(&client.options().client_id, &table, out)?;
-    }
-    Ok(0)
+    Ok(read)
 }
 
-fn line(
-    began_ms: i64,
-    ended_ms: i64,
-    elapsed: Duration,
-    joined: Duration,
-    read: (u64, u64),
-) -> String {
+/// By the names of Kafka's consumer. A rate is over the whole run.
+#[allow(clippy::cast_precision_loss, reason = "printed with three digits")]
+fn metrics(read: Read, elapsed: Duration, joins: u64, assigned: u64) -> [Metric; 6] {
+    let [count, bytes, joins, assigned] =
+        [read.count, read.bytes, joins, assigned].map(|number| number as f64);
+    let seconds = elapsed.as_secs_f64().max(0.001);
+    [
+        ("consumer-coordinator-metrics", "assigned-partitions", assigned),
+        ("consumer-coordinator-metrics", "join-total", joins),
+        ("consumer-fetch-manager-metrics", "bytes-consumed-rate", bytes / seconds),
+        ("consumer-fetch-manager-metrics", "bytes-consumed-total", bytes),
+        ("consumer-fetch-manager-metrics", "records-consumed-rate", count / seconds),
+        ("consumer-fetch-manager-metrics", "records-consumed-total", count),
+    ]
+}
+
+fn line(began_ms: i64, ended_ms: i64, elapsed: Duration, read: Read) -> String {
     format!(
         "{}, {}, {:.4}, {}",
         date(began_ms),
         date(ended_ms),
-        mib(read.1),
-        rates(elapsed, joined, read, read.0)
+        mib(read.bytes),
+        rates(elapsed, read, read.count)
     )
 }
 
-/// Of the `(records, bytes)` that were read in `elapsed`: the columns from MB.sec on, with `shown`
-/// as the number of records.
+/// The columns from MB.sec on for what was `read` in `elapsed`, with `shown` as the number of
+/// records.
 #[allow(clippy::cast_precision_loss, reason = "printed with four digits")]
-fn rates(elapsed: Duration, joined: Duration, (count, bytes): (u64, u64), shown: u64) -> String {
-    let (mib, count) = (mib(bytes), count as f64);
-    let (seconds, fetching) = (elapsed.as_secs_f64().max(0.001), elapsed.saturating_sub(joined));
+fn rates(elapsed: Duration, read: Read, shown: u64) -> String {
+    let (mib, count) = (mib(read.bytes), read.count as f64);
+    let fetching = elapsed.saturating_sub(read.joining);
+    let seconds = elapsed.as_secs_f64().max(0.001);
     let fetch_seconds = fetching.as_secs_f64().max(0.001);
     format!(
         "{:.4}, {shown}, {:.4}, {}, {}, {:.4}, {:.4}",
         mib / seconds,
         count / seconds,
-        joined.as_millis(),
+        read.joining.as_millis(),
         fetching.as_millis(),
         mib / fetch_seconds,
         count / fetch_seconds,
@@ -246,8 +305,8 @@ mod tests {
         assert_eq!(date(0), "1970-01-01 00:00:00:000");
         assert_eq!(date(1_709_209_815_250), "2024-02-29 12:30:15:250");
         assert_eq!(date(951_868_799_999), "2000-02-29 23:59:59:999");
-        let printed =
-            line(0, 2000, Duration::from_secs(2), Duration::from_secs(1), (10, 1_048_576));
+        let read = Read { count: 10, bytes: 1_048_576, joining: Duration::from_secs(1) };
+        let printed = line(0, 2000, Duration::from_secs(2), read);
         assert_eq!(
             printed,
             "1970-01-01 00:00:00:000, 1970-01-01 00:00:02:000, 1.0000, 0.5000, 10, 5.0000, 1000, \

@@ -1,12 +1,10 @@
 //! `kafka-producer-perf-test`.
 
 use std::io::Write;
-use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
+use futures::FutureExt;
 use letterbox_client::{Delivery, Error, Producer, ProducerRecord};
 use letterbox_env::Env;
 use tokio::time::Instant;
@@ -15,9 +13,10 @@ use crate::args::{Grammar, Parsed, Spec, Takes};
 use crate::connect::Properties;
 use crate::console_producer::producer_options;
 use crate::failure::{Failure, plain};
-use crate::metrics;
+use crate::sending::{UnderWay, due};
+use crate::{files, metrics};
 
-const SPECS: [Spec; 16] = [
+const SPECS: [Spec; 15] = [
     (
         "command-property",
         Takes::Values("PROP-NAME=PROP-VALUE ..."),
@@ -57,7 +56,6 @@ const SPECS: [Spec; 16] = [
         Takes::Value("WARMUP-RECORDS"),
         "The first records, which a second summary leaves out. (default: 0)",
     ),
-    ("h", Takes::Nothing, "As --help."),
 ];
 
 /// Records under way at most; beyond it sending waits for the oldest answers.
@@ -73,9 +71,6 @@ pub(crate) async fn run(
     let parsed = Grammar::new("This tool is used to verify the producer performance.", &SPECS)
         .argparse(&["command-property", "producer-props"])
         .parse(args)?;
-    if parsed.has("h") {
-        return Err(Failure::Asked(parsed.usage));
-    }
     let pairs = [("producer-props", "command-property"), ("producer.config", "command-config")];
     if let Some((old, new)) = pairs.iter().find(|(old, new)| parsed.has(old) && parsed.has(new)) {
         return Err(parsed.wrong(format!("--{new} and --{old} cannot be specified together.")));
@@ -89,24 +84,9 @@ pub(crate) async fn run(
             )?;
         }
     }
-    let topic = parsed.required("topic")?.to_owned();
-    let count: u64 = parsed
-        .number("num-records")?
-        .ok_or_else(|| parsed.wrong("argument --num-records is required"))?;
-    let throughput: f64 = parsed
-        .number("throughput")?
-        .ok_or_else(|| parsed.wrong("argument --throughput is required"))?;
-    let interval =
-        Duration::from_millis(parsed.number("reporting-interval")?.unwrap_or(5000).max(1));
-    let warmup: u64 = parsed.number("warmup-records")?.unwrap_or(0);
-    if warmup > 0 && warmup >= count {
-        let line = "The value for --warmup-records must be strictly fewer than the number of \
-            records in the test, --num-records.";
-        return Err(parsed.wrong(line));
-    }
+    let load = Load::new(&parsed)?;
     let mut payloads = Payloads::new(env, &parsed)?;
-    let mut properties =
-        Properties::load(env, parsed.value("command-config").or(parsed.value("producer.config")))?;
+    let mut properties = Properties::load(env, &parsed, &["command-config", "producer.config"])?;
     properties.add_words(&parsed.values("producer-props"))?;
     properties.add_words(&parsed.values("command-property"))?;
     let servers = properties.get("bootstrap.servers");
@@ -119,25 +99,76 @@ pub(crate) async fn run(
     let options = producer_options(&mut properties)?;
     let client = properties.connect(env, &bootstrap, "perf-producer-client", None, err).await?;
     let producer = Producer::new(&client, options).await?;
+    let mut stats = send(&producer, &load, &mut payloads, out, err).await?;
+    stats.all.report_total("records", out)?;
+    if let Some(steady) = &mut stats.steady {
+        steady.report_total("steady state records", out)?;
+    }
+    if parsed.has("print-metrics") {
+        metrics::print(&client.options().client_id, &stats.metrics(), out)?;
+    }
+    Ok(0)
+}
 
-    if warmup > 0 {
+/// What is sent, and how fast.
+struct Load {
+    topic: String,
+    count: u64,
+    /// Of the records, the first ones, which the steady state leaves out: `warmup < count`, or 0.
+    warmup: u64,
+    /// Records per second; no limit at 0 and below.
+    throughput: f64,
+    report_every: Duration,
+}
+
+impl Load {
+    fn new(parsed: &Parsed) -> Result<Self, Failure> {
+        let topic = parsed.required("topic")?.to_owned();
+        let count = parsed
+            .number("num-records")?
+            .ok_or_else(|| parsed.wrong("argument --num-records is required"))?;
+        let throughput = parsed
+            .number("throughput")?
+            .ok_or_else(|| parsed.wrong("argument --throughput is required"))?;
+        let interval = parsed.number("reporting-interval")?.unwrap_or(5000).max(1);
+        let warmup = parsed.number("warmup-records")?.unwrap_or(0);
+        if warmup > 0 && warmup >= count {
+            let line = "The value for --warmup-records must be strictly fewer than the number of \
+                records in the test, --num-records.";
+            return Err(parsed.wrong(line));
+        }
+        let report_every = Duration::from_millis(interval);
+        Ok(Self { topic, count, warmup, throughput, report_every })
+    }
+}
+
+/// Sends all records, waits for the answers and counts them; reports in between.
+async fn send(
+    producer: &Producer,
+    load: &Load,
+    payloads: &mut Payloads,
+    out: &mut (dyn Write + Send),
+    err: &mut (dyn Write + Send),
+) -> Result<Both, Failure> {
+    if load.warmup > 0 {
         writeln!(
             out,
-            "Warmup first {warmup} records. Steady state results will print after the complete \
-             test summary."
+            "Warmup first {} records. Steady state results will print after the complete test \
+             summary.",
+            load.warmup
         )?;
     }
     let began = Instant::now();
     let mut stats = Both { all: Stats::new(began), steady: None, errors: 0 };
-    let mut under_way = FuturesUnordered::new();
-    for number in 0..count {
-        if warmup > 0 && number == warmup {
+    let mut under_way = UnderWay::new(UNDER_WAY_MAX);
+    for number in 0..load.count {
+        if load.warmup > 0 && number == load.warmup {
             stats.steady = Some(Stats::new(Instant::now()));
         }
         let payload = payloads.next(number);
         let bytes = payload.len();
         let at = Instant::now();
-        match producer.send(ProducerRecord::new(topic.clone()).value(payload)).await {
+        match producer.send(ProducerRecord::new(load.topic.clone()).value(payload)).await {
             Ok(delivery) => under_way.push(timed(delivery, at, bytes, stats.steady.is_some())),
             Err(error) => {
                 stats.errors += 1;
@@ -147,46 +178,22 @@ pub(crate) async fn run(
         // Everything runs in one thread: let the answers in, too.
         if number % 64 == 63 {
             tokio::task::yield_now().await;
-            while let Some(Some(answer)) = futures::FutureExt::now_or_never(under_way.next()) {
+            while let Some(answer) = under_way.next_ready() {
                 stats.record(answer, err)?;
             }
         }
-        while under_way.len() >= UNDER_WAY_MAX {
-            if let Some(answer) = under_way.next().await {
-                stats.record(answer, err)?;
-            }
-        }
-        stats.report_window(interval, out)?;
-        if throughput > 0.0 {
-            #[allow(clippy::cast_precision_loss, reason = "about is enough")]
-            let due = began + Duration::from_secs_f64((number + 1) as f64 / throughput);
-            while Instant::now() < due {
-                tokio::select! {
-                    biased;
-                    Some(answer) = under_way.next(), if !under_way.is_empty() => stats.record(answer, err)?,
-                    () = tokio::time::sleep_until(due) => {}
-                }
-            }
+        stats.report_window(load.report_every, out)?;
+        let due = due(began, number + 1, load.throughput);
+        while let Some(answer) = under_way.next_before(due).await {
+            stats.record(answer, err)?;
         }
     }
-    let mut flush = std::pin::pin!(producer.flush());
-    let mut flushed = false;
-    while !flushed || !under_way.is_empty() {
-        tokio::select! {
-            biased;
-            Some(answer) = under_way.next(), if !under_way.is_empty() => stats.record(answer, err)?,
-            () = &mut flush, if !flushed => flushed = true,
-        }
-        stats.report_window(interval, out)?;
+    let mut flush = std::pin::pin!(producer.flush().fuse());
+    while let Some(answer) = under_way.next_flushed(&mut flush).await {
+        stats.record(answer, err)?;
+        stats.report_window(load.report_every, out)?;
     }
-    stats.all.report_total("records", out)?;
-    if let Some(steady) = &mut stats.steady {
-        steady.report_total("steady state records", out)?;
-    }
-    if parsed.has("print-metrics") {
-        metrics::print(&client.options().client_id, &stats.metrics(), out)?;
-    }
-    Ok(0)
+    Ok(stats)
 }
 
 /// Whether it was sent in the steady state comes last.
@@ -378,11 +385,7 @@ impl Payloads {
             return Ok(Self::Random { bytes, state });
         }
         let file = parsed.required("payload-file")?;
-        let bytes = env
-            .disk
-            .read(Path::new(file))
-            .map_err(|error| Failure::Stderr(format!("cannot read {file}: {error}")))?;
-        let text = String::from_utf8(bytes)
+        let text = String::from_utf8(files::read(env, file)?)
             .map_err(|_| Failure::Stderr(format!("{file} is not UTF-8 text")))?;
         let delimiter = parsed.value("payload-delimiter").unwrap_or("\n").replace("\\n", "\n");
         let lines: Vec<Bytes> = text

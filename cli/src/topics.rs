@@ -5,14 +5,14 @@ use std::io::Write;
 
 use letterbox_client::{
     BrokerError, Client, ConfigEntry, ConfigResource, ConfigSource, EligibleLeaders, Error,
-    ErrorCode, Metadata, NewTopic, Partition, Topic, TopicPartition,
+    ErrorCode, Metadata, NewTopic, Partition, Topic, TopicPartition, decode_uuid, encode_uuid,
 };
 use letterbox_env::Env;
 
 use crate::args::{Grammar, Parsed, Spec, Takes};
 use crate::connect;
 use crate::failure::{Failure, plain, sentence};
-use crate::table::{Pattern, base64, from_base64, is_internal};
+use crate::pattern::{Pattern, is_internal};
 
 const ACTIONS: [&str; 5] = ["create", "list", "alter", "describe", "delete"];
 
@@ -337,16 +337,7 @@ async fn describe(
     parsed: &Parsed,
     out: &mut (dyn Write + Send),
 ) -> Result<(), Failure> {
-    let mut metadata = existing(client, parsed).await?;
-    if let Some(text) = parsed.value("topic-id") {
-        let id = from_base64(text).ok_or_else(|| {
-            failed(format!("Input string `{text}` is not a topic id of 22 base64 characters"))
-        })?;
-        metadata.topics.retain(|_, topic| topic.id == id);
-        if metadata.topics.is_empty() && !parsed.has("if-exists") {
-            return Err(failed(format!("TopicId '{text}' does not exist as expected")));
-        }
-    }
+    let metadata = described(client, parsed).await?;
     let resources: Vec<ConfigResource> =
         metadata.topics.keys().map(ConfigResource::topic).collect();
     let configs = if resources.is_empty() {
@@ -375,56 +366,87 @@ async fn describe(
         if parsed.has("topics-with-overrides") && overrides.is_empty() {
             continue;
         }
-        let min_isr = entries
-            .iter()
-            .find(|entry| entry.name == "min.insync.replicas")
-            .and_then(|entry| entry.value.as_ref()?.parse().ok())
-            .unwrap_or(1);
         if !filtered {
-            let replication = topic
-                .partitions
-                .values()
-                .map(|partition| partition.replicas.len())
-                .next()
-                .unwrap_or(0);
-            writeln!(
-                out,
-                "Topic: {name}\tTopicId: {}\tPartitionCount: {}\tReplicationFactor: \
-                 {replication}\tConfigs: {overrides}",
-                base64(topic.id),
-                topic.partitions.len(),
-            )?;
+            print_topic(topic, &overrides, out)?;
         }
         if parsed.has("topics-with-overrides") {
             continue;
         }
+        let min_isr = min_isr(entries);
         for partition in topic
             .partitions
             .values()
             .filter(|partition| !filtered || is_wanted(parsed, partition, min_isr, &metadata))
         {
-            let indent = "\t";
-            let leader =
-                partition.leader.map_or_else(|| "none".to_owned(), |leader| leader.to_string());
-            let leaders = |pick: fn(&EligibleLeaders) -> &[i32]| match &eligible {
-                None => "N/A".to_owned(),
-                Some(eligible) => eligible
-                    .get(&TopicPartition::new(name.clone(), partition.index))
-                    .map_or_else(String::new, |found| ids(pick(found))),
-            };
-            writeln!(
-                out,
-                "{indent}Topic: {name}\tPartition: {}\tLeader: {leader}\tReplicas: {}\tIsr: \
-                 {}\tElr: {}\tLastKnownElr: {}",
-                partition.index,
-                ids(&partition.replicas),
-                ids(&partition.isr),
-                leaders(|found| &found.now),
-                leaders(|found| &found.last_known),
-            )?;
+            print_partition(name, partition, eligible.as_ref(), out)?;
         }
     }
     Ok(())
+}
+
+/// The topics that `--topic` or `--topic-id` means.
+async fn described(client: &Client, parsed: &Parsed) -> Result<Metadata, Failure> {
+    let mut metadata = existing(client, parsed).await?;
+    if let Some(text) = parsed.value("topic-id") {
+        let id = decode_uuid(text).ok_or_else(|| {
+            failed(format!("Input string `{text}` is not a topic id of 22 base64 characters"))
+        })?;
+        metadata.topics.retain(|_, topic| topic.id == id);
+        if metadata.topics.is_empty() && !parsed.has("if-exists") {
+            return Err(failed(format!("TopicId '{text}' does not exist as expected")));
+        }
+    }
+    Ok(metadata)
+}
+
+fn print_topic(
+    topic: &Topic,
+    overrides: &str,
+    out: &mut (dyn Write + Send),
+) -> std::io::Result<()> {
+    let replication = topic.partitions.values().next().map_or(0, |first| first.replicas.len());
+    writeln!(
+        out,
+        "Topic: {}\tTopicId: {}\tPartitionCount: {}\tReplicationFactor: {replication}\tConfigs: \
+         {overrides}",
+        topic.name,
+        encode_uuid(topic.id),
+        topic.partitions.len(),
+    )
+}
+
+/// `eligible` is `None` when nobody knows: on brokers without KIP-966.
+fn print_partition(
+    topic: &str,
+    partition: &Partition,
+    eligible: Option<&BTreeMap<TopicPartition, EligibleLeaders>>,
+    out: &mut (dyn Write + Send),
+) -> std::io::Result<()> {
+    let leader = partition.leader.map_or_else(|| "none".to_owned(), |leader| leader.to_string());
+    let leaders = |pick: fn(&EligibleLeaders) -> &[i32]| match eligible {
+        None => "N/A".to_owned(),
+        Some(eligible) => eligible
+            .get(&TopicPartition::new(topic, partition.index))
+            .map_or_else(String::new, |found| ids(pick(found))),
+    };
+    writeln!(
+        out,
+        "\tTopic: {topic}\tPartition: {}\tLeader: {leader}\tReplicas: {}\tIsr: {}\tElr: \
+         {}\tLastKnownElr: {}",
+        partition.index,
+        ids(&partition.replicas),
+        ids(&partition.isr),
+        leaders(|found| &found.now),
+        leaders(|found| &found.last_known),
+    )
+}
+
+fn min_isr(entries: &[ConfigEntry]) -> usize {
+    entries
+        .iter()
+        .find(|entry| entry.name == "min.insync.replicas")
+        .and_then(|entry| entry.value.as_ref()?.parse().ok())
+        .unwrap_or(1)
 }
 
 /// Values that are not defaults, as `key=value` joined by commas.

@@ -7,9 +7,9 @@ use std::time::Duration;
 use letterbox_client::{CommittedOffset, Consumer, ConsumerRecord, TopicPartition};
 use letterbox_env::Env;
 
-use crate::args::{Grammar, Spec, Takes};
+use crate::args::{Grammar, Parsed, Spec, Takes};
 use crate::connect::Properties;
-use crate::console_consumer::consumer_options;
+use crate::console_consumer::{consumer_options, room};
 use crate::failure::{Failure, plain};
 use crate::json;
 use crate::verifiable_producer::{Stop, event};
@@ -58,10 +58,39 @@ pub(crate) async fn run(
 ) -> Result<i32, Failure> {
     let about = "This tool consumes messages from a specific topic and emits consumer events (e.g. \
         group rebalances, received messages, and offsets committed) as JSON objects to STDOUT.";
-    let parsed = Grammar::new(about, &SPECS).argparse(&[]).shorts(&[("h", "help")]).parse(args)?;
+    let parsed = Grammar::new(about, &SPECS).argparse(&[]).parse(args)?;
     let topic = parsed.required("topic")?.to_owned();
     let bootstrap = parsed.required("bootstrap-server")?.to_owned();
     let group = parsed.required("group-id")?;
+    let max = parsed.number::<i64>("max-messages")?.and_then(|max| u64::try_from(max).ok());
+    let mut properties = settings(env, &parsed, group)?;
+    let options = consumer_options(&mut properties)?;
+    let client =
+        properties.connect(env, &bootstrap, &format!("consumer-{group}-1"), None, err).await?;
+    let consumer = Consumer::new(&client, options);
+    let mut stop = Stop::new()?;
+    event(env, out, "startup_complete", "")?;
+    let mut member = Member { consumer, joins: 0, assigned: Vec::new() };
+    member.consumer.subscribe([topic])?;
+    let ended = member.read(env, &parsed, max, &mut stop, out).await;
+    let told = stop.is_asked();
+    if told {
+        event(env, out, "shutdown_requested", "")?;
+    }
+    if member.joins > 0 {
+        event(env, out, "partitions_revoked", &partitions(&member.assigned))?;
+    }
+    if let Err(error) = member.consumer.close().await {
+        writeln!(err, "The last commit failed: {}", plain(&error))?;
+    }
+    event(env, out, "shutdown_complete", "")?;
+    if !told {
+        event(env, out, "shutdown_requested", "")?;
+    }
+    ended.map(|()| 0)
+}
+
+fn settings(env: &Env, parsed: &Parsed, group: &str) -> Result<Properties, Failure> {
     if let Some(strategy) = parsed
         .value("assignment-strategy")
         .filter(|strategy| strategy.rsplit('.').next() != Some("RangeAssignor"))
@@ -71,16 +100,12 @@ pub(crate) async fn run(
                 org.apache.kafka.clients.consumer.RangeAssignor is"
         )));
     }
-    let max = parsed.number::<i64>("max-messages")?.and_then(|max| u64::try_from(max).ok());
-    let mut properties =
-        Properties::load(env, parsed.value("command-config").or(parsed.value("consumer.config")))?;
+    let mut properties = Properties::load(env, parsed, &["command-config", "consumer.config"])?;
     properties.set("group.id", group);
-    properties.set(
-        "group.protocol",
-        &parsed.value("group-protocol").unwrap_or("classic").to_ascii_lowercase(),
-    );
-    properties
-        .set("enable.auto.commit", if parsed.has("enable-autocommit") { "true" } else { "false" });
+    let protocol = parsed.value("group-protocol").unwrap_or("classic").to_ascii_lowercase();
+    properties.set("group.protocol", &protocol);
+    let commits = if parsed.has("enable-autocommit") { "true" } else { "false" };
+    properties.set("enable.auto.commit", commits);
     properties.set("auto.offset.reset", parsed.value("reset-policy").unwrap_or("earliest"));
     for (option, key) in
         [("group-instance-id", "group.instance.id"), ("session-timeout", "session.timeout.ms")]
@@ -89,77 +114,74 @@ pub(crate) async fn run(
             properties.set(key, value);
         }
     }
-    let options = consumer_options(&mut properties)?;
-    let client =
-        properties.connect(env, &bootstrap, &format!("consumer-{group}-1"), None, err).await?;
-    let mut consumer = Consumer::new(&client, options);
-    let mut stop = Stop::new()?;
-    event(env, out, "startup_complete", "")?;
-    consumer.subscribe([topic])?;
-    let (mut count, mut joins, mut assigned, mut ended) = (0u64, 0, Vec::new(), Ok(()));
-    while max.is_none_or(|max| count < max) {
-        let polled = tokio::select! {
-            biased;
-            () = stop.asked() => break,
-            polled = consumer.poll(Duration::from_millis(500)) => polled,
-        };
-        if consumer.joins() > joins {
-            // The member has the new partitions by now; it gave the old ones up before.
-            if joins > 0 {
-                event(env, out, "partitions_revoked", &partitions(&assigned))?;
-            }
-            (joins, assigned) = (consumer.joins(), consumer.assignment());
-            event(env, out, "partitions_assigned", &partitions(&assigned))?;
-        }
-        let records = match polled {
-            Ok(records) => records,
-            Err(error) => {
-                ended = Err(Failure::Stderr(format!(
+    Ok(properties)
+}
+
+/// The member of the group, and what was said about it.
+struct Member {
+    consumer: Consumer,
+    /// Of which `assigned` is the outcome.
+    joins: u64,
+    assigned: Vec<TopicPartition>,
+}
+
+impl Member {
+    /// Reads up to `max` records, or until it is told to stop.
+    async fn read(
+        &mut self,
+        env: &Env,
+        parsed: &Parsed,
+        max: Option<u64>,
+        stop: &mut Stop,
+        out: &mut (dyn Write + Send),
+    ) -> Result<(), Failure> {
+        let mut count = 0u64;
+        while max.is_none_or(|max| count < max) {
+            let polled = tokio::select! {
+                biased;
+                () = stop.asked() => return Ok(()),
+                polled = self.consumer.poll(Duration::from_millis(500)) => polled,
+            };
+            self.tell_assignment(env, out)?;
+            let records = polled.map_err(|error| {
+                Failure::Stderr(format!(
                     "Error during processing, terminating consumer process: {}",
                     plain(&error)
-                )));
-                break;
+                ))
+            })?;
+            if records.is_empty() {
+                continue;
             }
-        };
-        if records.is_empty() {
-            continue;
-        }
-        let room = max.map_or(usize::MAX, |max| {
-            usize::try_from(max.saturating_sub(count)).unwrap_or(usize::MAX)
-        });
-        let taken: Vec<&ConsumerRecord> = records.iter().take(room).collect();
-        count = count.saturating_add(u64::try_from(taken.len()).unwrap_or(0));
-        if parsed.has("verbose") {
-            for record in &taken {
-                event(env, out, "record_data", &record_fields(record))?;
+            let taken: Vec<&ConsumerRecord> = records.iter().take(room(max, count)).collect();
+            count = count.saturating_add(u64::try_from(taken.len()).unwrap_or(0));
+            if parsed.has("verbose") {
+                for record in &taken {
+                    event(env, out, "record_data", &record_fields(record))?;
+                }
+            }
+            let offsets = consumed(env, &taken, records.len(), out)?;
+            if !parsed.has("enable-autocommit") {
+                let committed = self.consumer.commit_offsets(&offsets).await;
+                let error = committed.err().map(|error| plain(&error));
+                let fields = commit_fields(&offsets, error.as_deref());
+                event(env, out, "offsets_committed", &fields)?;
             }
         }
-        let offsets = consumed(env, &taken, records.len(), out)?;
-        if !parsed.has("enable-autocommit") {
-            let committed = consumer.commit_offsets(&offsets).await.map_err(|error| plain(&error));
-            event(
-                env,
-                out,
-                "offsets_committed",
-                &commit_fields(&offsets, committed.err().as_deref()),
-            )?;
+        Ok(())
+    }
+
+    /// Says which partitions the member has, when it has joined since.
+    fn tell_assignment(&mut self, env: &Env, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
+        if self.consumer.joins() <= self.joins {
+            return Ok(());
         }
+        // The member has the new partitions by now; it gave the old ones up before.
+        if self.joins > 0 {
+            event(env, out, "partitions_revoked", &partitions(&self.assigned))?;
+        }
+        (self.joins, self.assigned) = (self.consumer.joins(), self.consumer.assignment());
+        event(env, out, "partitions_assigned", &partitions(&self.assigned))
     }
-    let told = stop.is_asked();
-    if told {
-        event(env, out, "shutdown_requested", "")?;
-    }
-    if joins > 0 {
-        event(env, out, "partitions_revoked", &partitions(&assigned))?;
-    }
-    if let Err(error) = consumer.close().await {
-        writeln!(err, "The last commit failed: {}", plain(&error))?;
-    }
-    event(env, out, "shutdown_complete", "")?;
-    if !told {
-        event(env, out, "shutdown_requested", "")?;
-    }
-    ended.map(|()| 0)
 }
 
 fn text(bytes: Option<&bytes::Bytes>) -> String {

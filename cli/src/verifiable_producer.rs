@@ -2,19 +2,18 @@
 //! each.
 
 use std::io::Write;
-use std::time::Duration;
 
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
+use futures::FutureExt;
 use letterbox_client::{Delivery, Error, Producer, ProducerRecord, RecordPlace};
 use letterbox_env::Env;
 use tokio::time::Instant;
 
-use crate::args::{Grammar, Spec, Takes};
+use crate::args::{Grammar, Parsed, Spec, Takes};
 use crate::connect::Properties;
 use crate::console_producer::producer_options;
 use crate::failure::{Failure, java_class, plain};
 use crate::json;
+use crate::sending::{UnderWay, due};
 
 const SPECS: [Spec; 8] = [
     ("acks", Takes::Value("ACKS"), "Acks required on each record: -1, 0 or 1. (default: -1)"),
@@ -59,17 +58,67 @@ pub(crate) async fn run(
     let about = "This tool produces increasing integers to the specified topic and prints JSON \
         metadata to stdout on each \"send\" request, making externally visible which messages have \
         been acked and which have not.";
-    let parsed = Grammar::new(about, &SPECS).argparse(&[]).shorts(&[("h", "help")]).parse(args)?;
-    let topic = parsed.required("topic")?.to_owned();
+    let parsed = Grammar::new(about, &SPECS).argparse(&[]).parse(args)?;
+    let mut numbers = Numbers::new(&parsed)?;
     let bootstrap = parsed.required("bootstrap-server")?.to_owned();
     let max = parsed
         .number::<i64>("max-messages")?
         .and_then(|max| u64::try_from(max).ok())
         .unwrap_or(u64::MAX);
     let throughput: i32 = parsed.number("throughput")?.unwrap_or(-1);
-    let create_ms = parsed.number::<i64>("message-create-time")?.filter(|ms| *ms != -1);
-    let prefix: Option<i32> = parsed.number("value-prefix")?;
-    let keys = parsed.number::<u64>("repeating-keys")?.filter(|keys| *keys > 0);
+    let mut properties = settings(env, &parsed)?;
+    let options = producer_options(&mut properties)?;
+    let client = properties.connect(env, &bootstrap, "producer-1", None, err).await?;
+    let producer = Producer::new(&client, options).await?;
+    let (began, began_ms) = (Instant::now(), env.clock.wall_ms());
+    event(env, out, "startup_complete", "")?;
+    let mut stop = Stop::new()?;
+    let mut told = Told { env, topic: numbers.topic.clone(), acked: 0 };
+    let mut under_way = UnderWay::new(UNDER_WAY_MAX);
+    let mut sent = 0u64;
+    while sent < max && !stop.is_asked() {
+        let (key, value) = numbers.next(sent);
+        let record =
+            numbers.record(key.clone(), &value, env.clock.wall_ms().saturating_sub(began_ms));
+        sent += 1;
+        match producer.send(record).await {
+            Ok(delivery) => under_way.push(answer(delivery, key, value)),
+            Err(error) => told.report((Err(error), key, value), out)?,
+        }
+        if sent.is_multiple_of(64) {
+            tokio::task::yield_now().await;
+        }
+        while let Some(answer) = under_way.next_ready() {
+            told.report(answer, out)?;
+        }
+        let due = due(began, sent, f64::from(throughput));
+        loop {
+            let answer = tokio::select! {
+                biased;
+                () = stop.asked() => None,
+                answer = under_way.next_before(due) => answer,
+            };
+            let Some(answer) = answer else { break };
+            told.report(answer, out)?;
+        }
+    }
+    let mut flush = std::pin::pin!(producer.flush().fuse());
+    while let Some(answer) = under_way.next_flushed(&mut flush).await {
+        told.report(answer, out)?;
+    }
+    event(env, out, "shutdown_complete", "")?;
+    let acked = told.acked;
+    #[allow(clippy::cast_precision_loss, reason = "an average")]
+    let average = acked as f64 / began.elapsed().as_secs_f64().max(0.001);
+    let data = format!(
+        ",\"sent\":{sent},\"acked\":{acked},\"target_throughput\":{throughput},\
+         \"avg_throughput\":{average:?}"
+    );
+    event(env, out, "tool_data", &data)?;
+    Ok(0)
+}
+
+fn settings(env: &Env, parsed: &Parsed) -> Result<Properties, Failure> {
     let acks = parsed.value("acks").unwrap_or("-1");
     if !["-1", "0", "1"].contains(&acks) {
         return Err(parsed
@@ -81,77 +130,47 @@ pub(crate) async fn run(
     // idempotence out.
     properties.set("retries", "0");
     properties.set("enable.idempotence", "false");
-    if let Some(file) = parsed.value("command-config").or(parsed.value("producer.config")) {
-        properties.add_file(env, file)?;
+    properties.add_file(env, parsed, &["command-config", "producer.config"])?;
+    Ok(properties)
+}
+
+/// The records to send.
+struct Numbers {
+    topic: String,
+    /// Each value begins with it, and a dot.
+    prefix: Option<i32>,
+    /// Keys go from 0 to below it, again and again; more than 0.
+    keys: Option<u64>,
+    /// The timestamp of the next record; `None`: the producer sets it.
+    time: Option<i64>,
+}
+
+impl Numbers {
+    fn new(parsed: &Parsed) -> Result<Self, Failure> {
+        Ok(Self {
+            topic: parsed.required("topic")?.to_owned(),
+            prefix: parsed.number("value-prefix")?,
+            keys: parsed.number("repeating-keys")?.filter(|keys| *keys > 0),
+            time: parsed.number("message-create-time")?.filter(|ms| *ms != -1),
+        })
     }
-    let options = producer_options(&mut properties)?;
-    let client = properties.connect(env, &bootstrap, "producer-1", None, err).await?;
-    let producer = Producer::new(&client, options).await?;
-    let (began, began_ms) = (Instant::now(), env.clock.wall_ms());
-    event(env, out, "startup_complete", "")?;
-    let mut stop = Stop::new()?;
-    let mut sends = Sends { env, topic: &topic, acked: 0, under_way: FuturesUnordered::new() };
-    let mut sent = 0u64;
-    let mut time = create_ms;
-    while sent < max {
-        let key = keys.map(|keys| (sent % keys).to_string());
-        let value = prefix.map_or_else(|| sent.to_string(), |prefix| format!("{prefix}.{sent}"));
-        let mut record = ProducerRecord::new(topic.clone()).value(value.clone());
-        record.key = key.clone().map(Into::into);
-        record.timestamp = time;
-        // As Kafka's tool moves the time on: by how long it has been running.
-        time = time.map(|ms| ms.saturating_add(env.clock.wall_ms().saturating_sub(began_ms)));
-        sent += 1;
-        match producer.send(record).await {
-            Ok(delivery) => sends.under_way.push(answer(delivery, key, value)),
-            Err(error) => sends.report((Err(error), key, value), out)?,
-        }
-        if sent.is_multiple_of(64) {
-            tokio::task::yield_now().await;
-        }
-        while let Some(Some(answer)) = futures::FutureExt::now_or_never(sends.under_way.next()) {
-            sends.report(answer, out)?;
-        }
-        let due = match f64::from(throughput) {
-            #[allow(clippy::cast_precision_loss, reason = "about is enough")]
-            rate if rate > 0.0 => began + Duration::from_secs_f64(sent as f64 / rate),
-            _ => began,
-        };
-        let mut stopped = false;
-        while !stopped && (Instant::now() < due || sends.under_way.len() >= UNDER_WAY_MAX) {
-            tokio::select! {
-                biased;
-                () = stop.asked() => stopped = true,
-                Some(answer) = sends.under_way.next(), if !sends.under_way.is_empty() => sends.report(answer, out)?,
-                () = tokio::time::sleep_until(due), if Instant::now() < due => {}
-            }
-        }
-        if stopped || stop.is_asked() {
-            break;
-        }
+
+    /// Key and value of the record after the first `sent`.
+    fn next(&self, sent: u64) -> (Option<String>, String) {
+        let key = self.keys.map(|keys| (sent % keys).to_string());
+        let value =
+            self.prefix.map_or_else(|| sent.to_string(), |prefix| format!("{prefix}.{sent}"));
+        (key, value)
     }
-    let mut flush = std::pin::pin!(producer.flush());
-    let mut flushed = false;
-    while !flushed || !sends.under_way.is_empty() {
-        tokio::select! {
-            biased;
-            Some(answer) = sends.under_way.next(), if !sends.under_way.is_empty() => sends.report(answer, out)?,
-            () = &mut flush, if !flushed => flushed = true,
-        }
+
+    /// The record; as Kafka's tool moves the time on: by the `running_ms` since it began.
+    fn record(&mut self, key: Option<String>, value: &str, running_ms: i64) -> ProducerRecord {
+        let mut record = ProducerRecord::new(self.topic.clone()).value(value.to_owned());
+        record.key = key.map(Into::into);
+        record.timestamp = self.time;
+        self.time = self.time.map(|ms| ms.saturating_add(running_ms));
+        record
     }
-    event(env, out, "shutdown_complete", "")?;
-    let acked = sends.acked;
-    #[allow(clippy::cast_precision_loss, reason = "an average")]
-    let average = acked as f64 / began.elapsed().as_secs_f64().max(0.001);
-    event(
-        env,
-        out,
-        "tool_data",
-        &format!(
-            ",\"sent\":{sent},\"acked\":{acked},\"target_throughput\":{throughput},\"avg_throughput\":{average:?}"
-        ),
-    )?;
-    Ok(0)
 }
 
 type Answer = (Result<RecordPlace, Error>, Option<String>, String);
@@ -160,14 +179,14 @@ async fn answer(delivery: Delivery, key: Option<String>, value: String) -> Answe
     (delivery.await, key, value)
 }
 
-struct Sends<'a, F> {
+/// Prints what became of each record, and counts.
+struct Told<'a> {
     env: &'a Env,
-    topic: &'a str,
+    topic: String,
     acked: u64,
-    under_way: FuturesUnordered<F>,
 }
 
-impl<F> Sends<'_, F> {
+impl Told<'_> {
     fn report(
         &mut self,
         (result, key, value): Answer,
@@ -199,7 +218,7 @@ impl<F> Sends<'_, F> {
                 let (message, class, topic) = (
                     json::text(&plain(&error)),
                     json::text(&format!("class {class}")),
-                    json::text(self.topic),
+                    json::text(&self.topic),
                 );
                 event(
                     self.env,

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::Path;
 
 use letterbox_client::{
     BrokerError, Client, CommittedOffset, Error, ErrorCode, IsolationLevel, OffsetSpec,
@@ -10,9 +9,10 @@ use letterbox_client::{
 };
 use letterbox_env::Env;
 
-use super::{complain, failed_call, group_names};
+use super::{command_failed, complain, failed_call, group_names, topics_and_partitions};
 use crate::args::Parsed;
 use crate::failure::{Failure, sentence};
+use crate::files::read;
 
 /// The options that say where to; they exclude one another.
 pub(super) const SCENARIOS: [&str; 8] = [
@@ -27,6 +27,7 @@ pub(super) const SCENARIOS: [&str; 8] = [
 ];
 
 type Offsets = BTreeMap<TopicPartition, i64>;
+type Committed = BTreeMap<TopicPartition, CommittedOffset>;
 
 pub(super) async fn run(
     env: &Env,
@@ -63,26 +64,47 @@ pub(super) async fn run(
             reset.insert(group, Offsets::new());
             continue;
         }
-        let planned = plan(env, client, parsed, &group, out, err).await?;
-        let result = match planned {
+        let result = match plan(env, client, parsed, &group, out, err).await {
             Ok(offsets) if parsed.has("execute") => {
-                commit(client, &group, &offsets).await.map(|()| offsets)
+                commit(client, &group, &offsets).await.map(|()| offsets).map_err(Stop::Call)
             }
             planned => planned,
         };
         match result {
             Ok(offsets) => drop(reset.insert(group, offsets)),
             // Unlike elsewhere, Kafka's tool leaves the exception's name out here.
-            Err(Error::Broker(error)) => {
-                return complain(
-                    out,
-                    format!("Executing consumer group command failed due to {}", sentence(&error)),
-                );
-            }
-            Err(error) => return failed_call(out, &error),
+            Err(Stop::Call(Error::Broker(error))) => return command_failed(out, sentence(&error)),
+            Err(Stop::Call(error)) => return failed_call(out, &error),
+            Err(Stop::End(failure)) => return Err(failure),
         }
     }
     print(parsed, &reset, out)
+}
+
+/// Why a plan was not made or not carried out.
+enum Stop {
+    /// A call to the cluster failed.
+    Call(Error),
+    /// The tool ends.
+    End(Failure),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Call(error)
+    }
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::End(failure)
+    }
+}
+
+impl From<std::io::Error> for Stop {
+    fn from(error: std::io::Error) -> Self {
+        Self::End(error.into())
+    }
 }
 
 fn print(
@@ -130,6 +152,7 @@ async fn commit(client: &Client, group: &str, offsets: &Offsets) -> Result<(), E
     Ok(())
 }
 
+/// Where each partition is reset to.
 async fn plan(
     env: &Env,
     client: &Client,
@@ -137,140 +160,114 @@ async fn plan(
     group: &str,
     out: &mut (dyn Write + Send),
     err: &mut (dyn Write + Send),
-) -> Result<Result<Offsets, Error>, Failure> {
+) -> Result<Offsets, Stop> {
     let committed = match client.list_group_offsets(group, None).await {
         Ok(committed) => committed,
         Err(error) if error.code() == Some(ErrorCode::GroupIdNotFound) => BTreeMap::new(),
-        Err(error) => return Ok(Err(error)),
+        Err(error) => return Err(error.into()),
     };
-    let partitions = if parsed.has("all-topics") {
-        committed.keys().cloned().collect()
-    } else if parsed.has("topic") {
-        match wanted_partitions(client, parsed).await? {
-            Ok(partitions) => partitions,
-            Err(error) => return Ok(Err(error)),
-        }
-    } else if parsed.has("from-file") {
-        Vec::new()
-    } else {
-        return Err(
-            parsed.wrong("One of the reset scopes should be defined: --all-topics, --topic.")
-        );
-    };
-    let each = |offset: i64| {
-        partitions.iter().map(|partition| (partition.clone(), offset)).collect::<Offsets>()
-    };
-    if parsed.has("to-offset") {
-        let offset = parsed.number("to-offset")?.unwrap_or(0);
-        return Ok(in_range(client, each(offset), err).await);
+    let partitions = scope(client, parsed, &committed).await?;
+    if let Some(offset) = parsed.number("to-offset")? {
+        let offsets = partitions.into_iter().map(|partition| (partition, offset)).collect();
+        return Ok(in_range(client, offsets, err).await?);
     }
     if parsed.has("to-earliest") {
-        return Ok(at(client, &partitions, OffsetSpec::Earliest).await);
+        return Ok(at(client, &partitions, OffsetSpec::Earliest).await?);
     }
     if parsed.has("to-latest") {
-        return Ok(at(client, &partitions, OffsetSpec::Latest).await);
+        return Ok(at(client, &partitions, OffsetSpec::Latest).await?);
     }
-    if parsed.has("shift-by") {
-        let shift: i64 = parsed.number("shift-by")?.unwrap_or(0);
-        let mut shifted = Offsets::new();
-        for partition in &partitions {
-            let Some(current) = committed.get(partition) else {
-                return Err(parsed.wrong(format!(
-                    "Cannot shift offset for partition {partition} since \
-                        there is no current committed offset"
-                )));
-            };
-            shifted.insert(partition.clone(), current.offset.saturating_add(shift));
-        }
-        return Ok(in_range(client, shifted, err).await);
+    if let Some(shift) = parsed.number("shift-by")? {
+        let offsets = shifted(parsed, partitions, &committed, shift)?;
+        return Ok(in_range(client, offsets, err).await?);
     }
     if let Some(text) = parsed.value("to-datetime") {
         let Some(ms) = datetime_ms(text) else {
-            complain(
-                out,
-                format!(
-                    "Executing consumer group command failed due to java.text.ParseException: \
-                     Unparseable date: \"{text}\""
-                ),
-            )?;
-            return Ok(Ok(Offsets::new()));
+            command_failed(out, format!("java.text.ParseException: Unparseable date: \"{text}\""))?;
+            return Ok(Offsets::new());
         };
         return at_time(client, &partitions, ms, out).await;
     }
     if let Some(text) = parsed.value("by-duration") {
         let Some(ms) = duration_ms(text) else {
-            complain(
-                out,
-                "Executing consumer group command failed due to Text cannot be parsed to a \
-                 Duration",
-            )?;
-            return Ok(Ok(Offsets::new()));
+            command_failed(out, "Text cannot be parsed to a Duration")?;
+            return Ok(Offsets::new());
         };
         return at_time(client, &partitions, env.clock.wall_ms().saturating_sub(ms), out).await;
     }
     if let Some(file) = parsed.value("from-file") {
-        let bytes = env
-            .disk
-            .read(Path::new(file))
-            .map_err(|error| Failure::Stderr(format!("cannot read {file}: {error}")))?;
+        let bytes = read(env, file)?;
         let single = parsed.values("group").len() == 1;
         let offsets = from_csv(&String::from_utf8_lossy(&bytes), group, single)
             .map_err(|line| Failure::Stderr(format!("{file}: {line}")))?;
         if offsets.is_empty() {
             complain(out, format!("No reset plan for group {group} found."))?;
         }
-        return Ok(in_range(client, offsets, err).await);
+        return Ok(in_range(client, offsets, err).await?);
     }
-    // --to-current: what is committed, and the end where nothing is.
+    Ok(current(client, partitions, &committed).await?)
+}
+
+/// The partitions to reset; none when a file names them.
+async fn scope(
+    client: &Client,
+    parsed: &Parsed,
+    committed: &Committed,
+) -> Result<Vec<TopicPartition>, Stop> {
+    if parsed.has("all-topics") {
+        Ok(committed.keys().cloned().collect())
+    } else if parsed.has("topic") {
+        wanted_partitions(client, parsed).await
+    } else if parsed.has("from-file") {
+        Ok(Vec::new())
+    } else {
+        let line = "One of the reset scopes should be defined: --all-topics, --topic.";
+        Err(parsed.wrong(line).into())
+    }
+}
+
+/// `shift` further than what is committed, which each of `partitions` must have.
+fn shifted(
+    parsed: &Parsed,
+    partitions: Vec<TopicPartition>,
+    committed: &Committed,
+    shift: i64,
+) -> Result<Offsets, Failure> {
+    let one = |partition: TopicPartition| match committed.get(&partition) {
+        Some(current) => Ok((partition, current.offset.saturating_add(shift))),
+        None => Err(parsed.wrong(format!(
+            "Cannot shift offset for partition {partition} since there is no current committed \
+             offset"
+        ))),
+    };
+    partitions.into_iter().map(one).collect()
+}
+
+/// What is committed, and the end where nothing is.
+async fn current(
+    client: &Client,
+    partitions: Vec<TopicPartition>,
+    committed: &Committed,
+) -> Result<Offsets, Error> {
     let (have, lack): (Vec<_>, Vec<_>) =
         partitions.into_iter().partition(|partition| committed.contains_key(partition));
-    let ends = at(client, &lack, OffsetSpec::Latest).await;
+    let ends = at(client, &lack, OffsetSpec::Latest).await?;
     let current = have.into_iter().filter_map(|partition| {
         committed.get(&partition).map(|committed| (partition, committed.offset))
     });
-    Ok(ends.map(|ends| current.chain(ends).collect()))
+    Ok(current.chain(ends).collect())
 }
 
-/// `topic:0,1`.
-pub(super) fn partitions_of(word: &str) -> Result<Vec<TopicPartition>, String> {
-    let (topic, ids) = match word.split(':').collect::<Vec<_>>().as_slice() {
-        [topic, ids] => (*topic, *ids),
-        _ => return Err(format!("Invalid topic arg '{word}', expected topic name and partitions")),
-    };
-    let id = |text: &str| {
-        text.trim()
-            .parse()
-            .map_err(|_| format!("Invalid partition '{text}' specified in topic arg '{word}''"))
-    };
-    ids.split(',').map(|text| Ok(TopicPartition::new(topic, id(text)?))).collect()
-}
-
-async fn wanted_partitions(
-    client: &Client,
-    parsed: &Parsed,
-) -> Result<Result<Vec<TopicPartition>, Error>, Failure> {
-    let mut wanted = Vec::new();
-    let mut whole = Vec::new();
-    for word in parsed.values("topic") {
-        if word.contains(':') {
-            wanted.extend(partitions_of(word).map_err(|line| parsed.wrong(line))?);
-        } else {
-            whole.push(word.to_owned());
-        }
-    }
+async fn wanted_partitions(client: &Client, parsed: &Parsed) -> Result<Vec<TopicPartition>, Stop> {
+    let (whole, mut wanted) = topics_and_partitions(parsed)?;
     let mut topics = whole.clone();
     topics.extend(wanted.iter().map(|partition| partition.topic.clone()));
     topics.sort();
     topics.dedup();
-    let metadata = match client.metadata(Some(&topics)).await {
-        Ok(metadata) => metadata,
-        Err(error) => return Ok(Err(error)),
-    };
-    let refuse = |code, message| Ok(Err(BrokerError { code, message }.into()));
-    for topic in metadata.topics.values() {
-        if let Some(code) = topic.error {
-            return refuse(code, None);
-        }
+    let metadata = client.metadata(Some(&topics)).await?;
+    let refusal = |code, message| Error::from(BrokerError { code, message });
+    if let Some(code) = metadata.topics.values().find_map(|topic| topic.error) {
+        return Err(refusal(code, None).into());
     }
     let known = |partition: &TopicPartition| {
         metadata
@@ -284,16 +281,14 @@ async fn wanted_partitions(
         .map(TopicPartition::to_string)
         .collect();
     if !unknown.is_empty() {
-        return refuse(
-            ErrorCode::UnknownTopicOrPartition,
-            Some(format!("The partitions \"{}\" do not exist", unknown.join(","))),
-        );
+        let line = format!("The partitions \"{}\" do not exist", unknown.join(","));
+        return Err(refusal(ErrorCode::UnknownTopicOrPartition, Some(line)).into());
     }
     for name in whole {
         let ids = metadata.topics.get(&name).into_iter().flat_map(|topic| topic.partitions.keys());
         wanted.extend(ids.map(|id| TopicPartition::new(name.clone(), *id)));
     }
-    Ok(Ok(wanted))
+    Ok(wanted)
 }
 
 async fn at(
@@ -318,11 +313,8 @@ async fn at_time(
     partitions: &[TopicPartition],
     ms: i64,
     out: &mut (dyn Write + Send),
-) -> Result<Result<Offsets, Error>, Failure> {
-    let mut offsets = match at(client, partitions, OffsetSpec::Timestamp(ms)).await {
-        Ok(offsets) => offsets,
-        Err(error) => return Ok(Err(error)),
-    };
+) -> Result<Offsets, Stop> {
+    let mut offsets = at(client, partitions, OffsetSpec::Timestamp(ms)).await?;
     let after: Vec<TopicPartition> = offsets
         .iter()
         .filter(|(_, offset)| **offset < 0)
@@ -335,10 +327,8 @@ async fn at_time(
             partition.partition, partition.topic
         )?;
     }
-    Ok(at(client, &after, OffsetSpec::Latest).await.map(|ends| {
-        offsets.extend(ends);
-        offsets
-    }))
+    offsets.extend(at(client, &after, OffsetSpec::Latest).await?);
+    Ok(offsets)
 }
 
 /// Moves offsets into what each partition has.
@@ -511,10 +501,5 @@ mod tests {
         assert_eq!(from_csv("g,t,0,5\nother,t,1,6\n", "g", false), Ok(want));
         assert!(from_csv("t,0\n", "g", true).is_err());
         assert!(from_csv("t,0,x\n", "g", true).is_err());
-        assert_eq!(
-            partitions_of("t:0,2").unwrap(),
-            [TopicPartition::new("t", 0), TopicPartition::new("t", 2)]
-        );
-        assert!(partitions_of("t:x").is_err() && partitions_of("t:1:2").is_err());
     }
 }

@@ -1,45 +1,4 @@
-//! Names chosen by pattern, ids in Kafka's spelling.
-
-use uuid::Uuid;
-
-/// Kafka's spelling of a topic id: URL-safe base64 without padding.
-pub(crate) fn base64(id: Uuid) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut text = String::with_capacity(22);
-    for chunk in id.as_bytes().chunks(3) {
-        let bits = chunk.iter().fold(0u32, |value, byte| (value << 8) | u32::from(*byte))
-            << (8 * (3 - chunk.len()));
-        for index in 0..=chunk.len() {
-            let digit = usize::try_from((bits >> (18 - 6 * index)) & 63).unwrap_or(0);
-            text.extend(ALPHABET.get(digit).map(|digit| char::from(*digit)));
-        }
-    }
-    text
-}
-
-/// The inverse of [`base64`].
-pub(crate) fn from_base64(text: &str) -> Option<Uuid> {
-    let mut bits: u128 = 0;
-    if text.len() != 22 {
-        return None;
-    }
-    for (index, digit) in text.bytes().enumerate() {
-        let value = match digit {
-            b'A'..=b'Z' => digit - b'A',
-            b'a'..=b'z' => digit - b'a' + 26,
-            b'0'..=b'9' => digit - b'0' + 52,
-            b'-' => 62,
-            b'_' => 63,
-            _ => return None,
-        };
-        bits = if index == 21 {
-            (bits << 2) | u128::from(value >> 4)
-        } else {
-            (bits << 6) | u128::from(value)
-        };
-    }
-    Some(Uuid::from_u128(bits))
-}
+//! Topics chosen by pattern.
 
 /// Topic patterns as Kafka's tools use them: Java regular expressions. Here: alternatives by `|` or
 /// `,`, `.` for any character, `*`, `+` and `?` after one character, `.` or a class in `[]`.
@@ -182,15 +141,6 @@ pub(crate) fn is_internal(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ids_are_spelt_as_kafka_spells_them() {
-        let id = Uuid::from_u128(0x9de7_bc21_93df_4f8b_88f2_6721_783c_173f);
-        assert_eq!(base64(id), "nee8IZPfT4uI8mcheDwXPw");
-        assert_eq!(from_base64(&base64(id)), Some(id));
-        assert_eq!(base64(Uuid::nil()), "AAAAAAAAAAAAAAAAAAAAAA");
-        assert_eq!(from_base64("short"), None);
-    }
 
     #[test]
     fn patterns_match_whole_names() {
