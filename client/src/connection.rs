@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -14,7 +14,7 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
 use letterbox_env::{BoxStream, Env};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -269,68 +269,91 @@ async fn run(
     address: String,
     response_bytes_max: usize,
 ) {
-    let (mut read_half, mut write_half) = tokio::io::split(stream);
-    let waiting: Mutex<VecDeque<(i32, Reply)>> = Mutex::new(VecDeque::new());
-    let lock = || waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let write = async {
-        while let Some(outgoing) = queue.recv().await {
-            if let Some(reply) = outgoing.reply {
-                lock().push_back(reply);
-            }
-            if let Err(error) = write_half.write_all(&outgoing.frame).await {
-                return Error::disconnected(&address, &error);
-            }
-        }
-        Error::Closed
-    };
-    let read = async {
-        let mut buffer = BytesMut::with_capacity(16 * 1024);
-        loop {
-            match next_frame(&mut buffer, &address, response_bytes_max) {
-                Err(error) => return error,
-                Ok(Some(frame)) => {
-                    let front = lock().pop_front();
-                    let correlation = frame.get(..4).map_or(-1, |mut bytes| bytes.get_i32());
-                    match front {
-                        // The caller may have stopped waiting.
-                        Some((expected, reply)) if expected == correlation => {
-                            drop(reply.send(Ok(frame)))
-                        }
-                        _ => {
-                            return Error::Malformed {
-                                address: address.clone(),
-                                reason: "an answer to no request".to_owned(),
-                            };
-                        }
-                    }
-                }
-                Ok(None) => match read_half.read_buf(&mut buffer).await {
-                    Ok(0) => {
-                        return Error::Disconnected {
-                            address: address.clone(),
-                            reason: "closed by the broker".to_owned(),
-                        };
-                    }
-                    Ok(_) => {}
-                    Err(error) => return Error::disconnected(&address, &error),
-                },
-            }
-        }
-    };
+    let (read_half, write_half) = tokio::io::split(stream);
+    let waiting = Waiting::default();
     let error = tokio::select! {
         biased;
-        error = read => error,
-        error = write => error,
+        error = read(read_half, &waiting, &address, response_bytes_max) => error,
+        error = write(write_half, &mut queue, &waiting, &address) => error,
     };
     broken.store(true, Ordering::Relaxed);
     queue.close();
     tracing::debug!(%address, %error, "connection ended");
-    for (_, reply) in lock().drain(..) {
+    for (_, reply) in waiting.lock().drain(..) {
         let _ = reply.send(Err(error.clone()));
     }
     while let Ok(outgoing) = queue.try_recv() {
         if let Some((_, reply)) = outgoing.reply {
             let _ = reply.send(Err(error.clone()));
+        }
+    }
+}
+
+/// The callers that wait for an answer, in the order of their requests, with the correlation ids.
+#[derive(Default)]
+struct Waiting(Mutex<VecDeque<(i32, Reply)>>);
+
+impl Waiting {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(i32, Reply)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writes what is queued; why it ended.
+async fn write(
+    mut half: WriteHalf<BoxStream>,
+    queue: &mut mpsc::Receiver<Outgoing>,
+    waiting: &Waiting,
+    address: &str,
+) -> Error {
+    while let Some(outgoing) = queue.recv().await {
+        if let Some(reply) = outgoing.reply {
+            waiting.lock().push_back(reply);
+        }
+        if let Err(error) = half.write_all(&outgoing.frame).await {
+            return Error::disconnected(address, &error);
+        }
+    }
+    Error::Closed
+}
+
+/// Gives each answer to the caller that waits for it; why it ended.
+async fn read(
+    mut half: ReadHalf<BoxStream>,
+    waiting: &Waiting,
+    address: &str,
+    bytes_max: usize,
+) -> Error {
+    let mut buffer = BytesMut::with_capacity(16 * 1024);
+    loop {
+        match next_frame(&mut buffer, address, bytes_max) {
+            Err(error) => return error,
+            Ok(Some(frame)) => {
+                let front = waiting.lock().pop_front();
+                let correlation = frame.get(..4).map_or(-1, |mut bytes| bytes.get_i32());
+                match front {
+                    // The caller may have stopped waiting.
+                    Some((expected, reply)) if expected == correlation => {
+                        drop(reply.send(Ok(frame)));
+                    }
+                    _ => {
+                        return Error::Malformed {
+                            address: address.to_owned(),
+                            reason: "an answer to no request".to_owned(),
+                        };
+                    }
+                }
+            }
+            Ok(None) => match half.read_buf(&mut buffer).await {
+                Ok(0) => {
+                    return Error::Disconnected {
+                        address: address.to_owned(),
+                        reason: "closed by the broker".to_owned(),
+                    };
+                }
+                Ok(_) => {}
+                Err(error) => return Error::disconnected(address, &error),
+            },
         }
     }
 }

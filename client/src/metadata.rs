@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use kafka_protocol::messages::MetadataResponse;
+use kafka_protocol::messages::{BrokerId, MetadataResponse};
+use kafka_protocol::protocol::StrBytes;
 use letterbox_protocol::ErrorCode;
 use uuid::Uuid;
 
@@ -44,6 +45,11 @@ pub struct Broker {
 }
 
 impl Broker {
+    /// As responses have it.
+    pub(crate) fn new(id: BrokerId, host: &str, port: i32, rack: Option<&StrBytes>) -> Self {
+        Self { id: id.0, host: host.to_owned(), port, rack: rack.map(|rack| rack.to_string()) }
+    }
+
     /// `host:port`, an IPv6 host in brackets.
     #[must_use]
     pub fn address(&self) -> String {
@@ -104,18 +110,10 @@ pub struct Metadata {
 
 impl From<MetadataResponse> for Metadata {
     fn from(response: MetadataResponse) -> Self {
-        let ids = |ids: &[kafka_protocol::messages::BrokerId]| ids.iter().map(|id| id.0).collect();
+        let ids = |ids: &[BrokerId]| ids.iter().map(|id| id.0).collect();
         let brokers = response.brokers.iter().map(|broker| {
-            let rack = broker.rack.as_ref().map(|rack| rack.to_string());
-            (
-                broker.node_id.0,
-                Broker {
-                    id: broker.node_id.0,
-                    host: broker.host.to_string(),
-                    port: broker.port,
-                    rack,
-                },
-            )
+            let id = broker.node_id;
+            (id.0, Broker::new(id, &broker.host, broker.port, broker.rack.as_ref()))
         });
         let topics = response.topics.iter().map(|topic| {
             let name = topic.name.as_ref().map(|name| name.0.to_string()).unwrap_or_default();

@@ -185,13 +185,14 @@ impl Client {
         let mut endpoints: Vec<Endpoint> = response
             .brokers
             .iter()
-            .map(|broker| {
-                let rack = broker.rack.as_ref().map(|rack| rack.to_string());
-                let (id, host) = (broker.broker_id.0, broker.host.to_string());
-                Endpoint {
-                    broker: Broker { id, host, port: broker.port, rack },
-                    is_fenced: broker.is_fenced,
-                }
+            .map(|broker| Endpoint {
+                broker: Broker::new(
+                    broker.broker_id,
+                    &broker.host,
+                    broker.port,
+                    broker.rack.as_ref(),
+                ),
+                is_fenced: broker.is_fenced,
             })
             .collect();
         endpoints.sort_by_key(|endpoint| endpoint.broker.id);

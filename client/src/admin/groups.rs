@@ -15,6 +15,7 @@ use kafka_protocol::messages::offset_fetch_request::{
 use kafka_protocol::messages::{
     ConsumerProtocolAssignment, DeleteGroupsRequest, DescribeGroupsRequest, GroupId,
     ListGroupsRequest, OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest,
+    OffsetFetchResponse, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Request};
 use letterbox_protocol::ErrorCode;
@@ -23,6 +24,17 @@ use tokio::time::Instant;
 use crate::client::{Client, Lane, text, topic_name};
 use crate::error::{BrokerError, Error};
 use crate::metadata::TopicPartition;
+
+/// Each row of an answer by topic and partition, with its partition.
+macro_rules! rows {
+    ($topics:expr) => {
+        $topics.iter().flat_map(|topic| {
+            topic.partitions.iter().map(|row| {
+                (TopicPartition::new(topic.name.0.to_string(), row.partition_index), row)
+            })
+        })
+    };
+}
 
 /// A group in a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -204,91 +216,9 @@ impl Client {
     ) -> Result<BTreeMap<TopicPartition, CommittedOffset>, Error> {
         let connection = self.node(coordinator, Lane::Main).await?;
         let version = connection.version_of::<OffsetFetchRequest>(i16::MAX)?;
-        let mut request = OffsetFetchRequest::default();
-        let mut offsets = BTreeMap::new();
-        let mut add = |topic: &str,
-                       partition: i32,
-                       offset: i64,
-                       leader_epoch: i32,
-                       metadata: Option<String>,
-                       code: i16| {
-            BrokerError::check(code, None)?;
-            if offset >= 0 {
-                let committed = CommittedOffset {
-                    offset,
-                    leader_epoch,
-                    metadata: metadata.unwrap_or_default(),
-                };
-                offsets.insert(TopicPartition::new(topic, partition), committed);
-            }
-            Ok::<(), BrokerError>(())
-        };
-        // From version 8 on several groups are asked for at once.
-        if version >= 8 {
-            let topics = by_topic.map(|topics| {
-                let topics = topics.iter();
-                topics
-                    .map(|(name, ids)| {
-                        OffsetFetchRequestTopics::default()
-                            .with_name(topic_name(name))
-                            .with_partition_indexes(ids.clone())
-                    })
-                    .collect()
-            });
-            request.groups = vec![
-                OffsetFetchRequestGroup::default()
-                    .with_group_id(GroupId(text(group)))
-                    .with_member_epoch(-1)
-                    .with_topics(topics),
-            ];
-            let response =
-                connection.call(&request, version, self.request_deadline(deadline)).await?;
-            for group in &response.groups {
-                BrokerError::check(group.error_code, None)?;
-                for topic in &group.topics {
-                    for p in &topic.partitions {
-                        let metadata = p.metadata.as_ref().map(|metadata| metadata.to_string());
-                        add(
-                            &topic.name.0,
-                            p.partition_index,
-                            p.committed_offset,
-                            p.committed_leader_epoch,
-                            metadata,
-                            p.error_code,
-                        )?;
-                    }
-                }
-            }
-        } else {
-            request.group_id = GroupId(text(group));
-            request.topics = by_topic.map(|topics| {
-                let topics = topics.iter();
-                topics
-                    .map(|(name, ids)| {
-                        OffsetFetchRequestTopic::default()
-                            .with_name(topic_name(name))
-                            .with_partition_indexes(ids.clone())
-                    })
-                    .collect()
-            });
-            let response =
-                connection.call(&request, version, self.request_deadline(deadline)).await?;
-            BrokerError::check(response.error_code, None)?;
-            for topic in &response.topics {
-                for p in &topic.partitions {
-                    let metadata = p.metadata.as_ref().map(|metadata| metadata.to_string());
-                    add(
-                        &topic.name.0,
-                        p.partition_index,
-                        p.committed_offset,
-                        p.committed_leader_epoch,
-                        metadata,
-                        p.error_code,
-                    )?;
-                }
-            }
-        }
-        Ok(offsets)
+        let request = offset_fetch_request(version, group, by_topic);
+        let response = connection.call(&request, version, self.request_deadline(deadline)).await?;
+        Ok(committed_offsets(&response)?)
     }
 
     /// Sets the committed offsets of a group without members.
@@ -346,15 +276,8 @@ impl Client {
         };
         let (_, response) =
             self.call_coordinator(group, &request, lane, deadline, first_code).await?;
-        let outcomes = response.topics.iter().flat_map(|topic| {
-            let rows = topic.partitions.iter();
-            rows.map(|row| {
-                (
-                    TopicPartition::new(topic.name.0.to_string(), row.partition_index),
-                    BrokerError::check(row.error_code, None),
-                )
-            })
-        });
+        let outcomes = rows!(response.topics)
+            .map(|(partition, row)| (partition, BrokerError::check(row.error_code, None)));
         Ok(outcomes.collect())
     }
 
@@ -407,15 +330,8 @@ impl Client {
             })
             .await?;
         BrokerError::check(response.error_code, None)?;
-        let outcomes = response.topics.iter().flat_map(|topic| {
-            let rows = topic.partitions.iter();
-            rows.map(|row| {
-                (
-                    TopicPartition::new(topic.name.0.to_string(), row.partition_index),
-                    BrokerError::check(row.error_code, None),
-                )
-            })
-        });
+        let outcomes = rows!(response.topics)
+            .map(|(partition, row)| (partition, BrokerError::check(row.error_code, None)));
         Ok(outcomes.collect())
     }
 
@@ -453,6 +369,71 @@ impl Client {
             self.forget_coordinator(group);
         }
     }
+}
+
+/// From version 8 on several groups are asked for at once; here it is one.
+fn offset_fetch_request(
+    version: i16,
+    group: &str,
+    by_topic: Option<&BTreeMap<String, Vec<i32>>>,
+) -> OffsetFetchRequest {
+    fn topics<T>(
+        by_topic: Option<&BTreeMap<String, Vec<i32>>>,
+        topic: impl Fn(TopicName, Vec<i32>) -> T,
+    ) -> Option<Vec<T>> {
+        let topics = by_topic?.iter();
+        Some(topics.map(|(name, ids)| topic(topic_name(name), ids.clone())).collect())
+    }
+    let request = OffsetFetchRequest::default();
+    let group = GroupId(text(group));
+    if version < 8 {
+        let topics = topics(by_topic, |name, ids| {
+            OffsetFetchRequestTopic::default().with_name(name).with_partition_indexes(ids)
+        });
+        return request.with_group_id(group).with_topics(topics);
+    }
+    let topics = topics(by_topic, |name, ids| {
+        OffsetFetchRequestTopics::default().with_name(name).with_partition_indexes(ids)
+    });
+    let group = OffsetFetchRequestGroup::default()
+        .with_group_id(group)
+        .with_member_epoch(-1)
+        .with_topics(topics);
+    request.with_groups(vec![group])
+}
+
+/// The offsets in an answer of any version: those before 8 have them in `topics`, for one group.
+fn committed_offsets(
+    response: &OffsetFetchResponse,
+) -> Result<BTreeMap<TopicPartition, CommittedOffset>, BrokerError> {
+    let mut offsets = BTreeMap::new();
+    // The rows of the two forms are of two types with the same fields.
+    macro_rules! add {
+        ($topics:expr) => {
+            for (partition, row) in rows!($topics) {
+                BrokerError::check(row.error_code, None)?;
+                if row.committed_offset >= 0 {
+                    let committed = CommittedOffset {
+                        offset: row.committed_offset,
+                        leader_epoch: row.committed_leader_epoch,
+                        metadata: row
+                            .metadata
+                            .as_ref()
+                            .map(ToString::to_string)
+                            .unwrap_or_default(),
+                    };
+                    offsets.insert(partition, committed);
+                }
+            }
+        };
+    }
+    BrokerError::check(response.error_code, None)?;
+    add!(response.topics);
+    for group in &response.groups {
+        BrokerError::check(group.error_code, None)?;
+        add!(group.topics);
+    }
+    Ok(offsets)
 }
 
 fn by_topic(partitions: &[TopicPartition]) -> BTreeMap<String, Vec<i32>> {
@@ -498,4 +479,62 @@ pub(crate) fn assignment(mut bytes: bytes::Bytes) -> Option<Vec<TopicPartition>>
         topic.partitions.iter().map(|id| TopicPartition::new(topic.topic.0.to_string(), *id))
     });
     Some(partitions.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use kafka_protocol::messages::offset_fetch_response::{
+        OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions,
+        OffsetFetchResponseTopic, OffsetFetchResponseTopics,
+    };
+
+    use super::*;
+
+    /// Both forms of a request ask for the same, and both forms of an answer say the same.
+    #[test]
+    fn offsets_are_fetched_for_one_group_in_every_version() {
+        let asked = BTreeMap::from([("a".to_owned(), vec![0, 1])]);
+        let (old, new) = (
+            offset_fetch_request(7, "g", Some(&asked)),
+            offset_fetch_request(8, "g", Some(&asked)),
+        );
+        let (group, topics) = (&new.groups[0], old.topics.unwrap());
+        assert_eq!((&old.group_id, old.groups.len()), (&group.group_id, 0));
+        let topic = &group.topics.as_ref().unwrap()[0];
+        assert_eq!((&topics[0].name, &topics[0].partition_indexes), (&topic.name, &vec![0, 1]));
+        assert_eq!(topics[0].partition_indexes, topic.partition_indexes);
+        let everything = offset_fetch_request(8, "g", None);
+        assert!(everything.groups[0].topics.is_none() && everything.topics.is_none());
+
+        macro_rules! topic {
+            ($topic:ident, $row:ident) => {{
+                let row = |id, offset| {
+                    $row::default()
+                        .with_partition_index(id)
+                        .with_committed_offset(offset)
+                        .with_committed_leader_epoch(4)
+                        .with_metadata(Some(text("m")))
+                };
+                $topic::default()
+                    .with_name(topic_name("a"))
+                    .with_partitions(vec![row(0, 7), row(1, -1)])
+            }};
+        }
+        let before = OffsetFetchResponse::default()
+            .with_topics(vec![topic!(OffsetFetchResponseTopic, OffsetFetchResponsePartition)]);
+        let group = OffsetFetchResponseGroup::default()
+            .with_topics(vec![topic!(OffsetFetchResponseTopics, OffsetFetchResponsePartitions)]);
+        let since = OffsetFetchResponse::default().with_groups(vec![group.clone()]);
+        let committed = CommittedOffset { offset: 7, leader_epoch: 4, metadata: "m".to_owned() };
+        let expected = BTreeMap::from([(TopicPartition::new("a", 0), committed)]);
+        assert_eq!(committed_offsets(&before), Ok(expected.clone()));
+        assert_eq!(committed_offsets(&since), Ok(expected));
+        let code = ErrorCode::NotCoordinator.code();
+        for refused in [
+            before.with_error_code(code),
+            OffsetFetchResponse::default().with_groups(vec![group.with_error_code(code)]),
+        ] {
+            assert_eq!(committed_offsets(&refused).unwrap_err().code, ErrorCode::NotCoordinator);
+        }
+    }
 }

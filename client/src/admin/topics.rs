@@ -216,16 +216,8 @@ impl Client {
         let response = self.call_any(&request, i16::MAX, self.api_deadline()).await?;
         BrokerError::check(response.error_code, response.error_message.as_deref())?;
         let brokers = response.brokers.iter().map(|broker| {
-            let rack = broker.rack.as_ref().map(|rack| rack.to_string());
-            (
-                broker.broker_id.0,
-                Broker {
-                    id: broker.broker_id.0,
-                    host: broker.host.to_string(),
-                    port: broker.port,
-                    rack,
-                },
-            )
+            let id = broker.broker_id;
+            (id.0, Broker::new(id, &broker.host, broker.port, broker.rack.as_ref()))
         });
         Ok(DescribedCluster {
             cluster_id: response.cluster_id.to_string(),

@@ -24,31 +24,67 @@ enum Event {
 
 /// Sends until it is aborted by its producer.
 pub(super) async fn run(shared: Arc<Shared>) {
-    let mut events: FuturesUnordered<BoxFuture<'static, Event>> = FuturesUnordered::new();
-    let mut in_flight: BTreeMap<i32, usize> = BTreeMap::new();
-    let mut reading: BTreeSet<String> = BTreeSet::new();
-    let mut taking_id = false;
+    let mut sender = Sender {
+        shared,
+        events: FuturesUnordered::new(),
+        in_flight: BTreeMap::new(),
+        reading: BTreeSet::new(),
+        taking_id: false,
+    };
     loop {
         let now = Instant::now();
-        let (ready, wait_until) = {
-            let mut state = shared.lock();
-            let unresolved = state.unresolved;
-            let expiry = state.expire(now, &shared.options);
-            if state.unresolved < unresolved {
-                shared.resolved.notify_waiters();
-            }
-            let (ready, next) = state.ready(now, &shared.options);
-            if state.may_take_new_id() && !taking_id {
-                taking_id = true;
-                events.push(new_id(Arc::clone(&shared)));
-            }
-            (ready, [expiry, next].into_iter().flatten().min())
+        let (ready, wait_until) = sender.ready(now);
+        // More batches of the same partitions may be ready at once; requests have to be under way
+        // first.
+        let wait_until = if sender.send_ready(ready) { Some(now) } else { wait_until };
+        let event = tokio::select! {
+            biased;
+            Some(event) = sender.events.next(), if !sender.events.is_empty() => event,
+            () = sender.shared.wake.notified() => continue,
+            () = sleep_until(wait_until) => continue,
         };
+        sender.take(event);
+    }
+}
+
+struct Sender {
+    shared: Arc<Shared>,
+    events: FuturesUnordered<BoxFuture<'static, Event>>,
+    /// Requests to each leader that are not answered: at most `in_flight_max`.
+    in_flight: BTreeMap<i32, usize>,
+    /// Topics whose leaders are being looked up.
+    reading: BTreeSet<String>,
+    /// Whether a new producer id was asked for.
+    taking_id: bool,
+}
+
+impl Sender {
+    /// The partitions with a batch that may be sent, after what is too old was given up; and when
+    /// to look again. Asks for a new producer id when that is due.
+    fn ready(&mut self, now: Instant) -> (Vec<TopicPartition>, Option<Instant>) {
+        let mut state = self.shared.lock();
+        let unresolved = state.unresolved;
+        let expiry = state.expire(now, &self.shared.options);
+        if state.unresolved < unresolved {
+            self.shared.resolved.notify_waiters();
+        }
+        let (ready, next) = state.ready(now, &self.shared.options);
+        if state.may_take_new_id() && !self.taking_id {
+            self.taking_id = true;
+            self.events.push(new_id(Arc::clone(&self.shared)));
+        }
+        (ready, [expiry, next].into_iter().flatten().min())
+    }
+
+    /// Sends a batch of each of `ready` whose leader is known and takes more; looks up unknown
+    /// leaders. Whether a request was made.
+    fn send_ready(&mut self, ready: Vec<TopicPartition>) -> bool {
+        let shared = &self.shared;
         let mut by_leader: BTreeMap<i32, Vec<(TopicPartition, Batch)>> = BTreeMap::new();
         for partition in ready {
             match shared.client.known_leader(&partition) {
                 Some((leader, _))
-                    if in_flight.get(&leader).copied().unwrap_or(0)
+                    if self.in_flight.get(&leader).copied().unwrap_or(0)
                         < shared.options.in_flight_max =>
                 {
                     let batch = shared.lock().take(&partition, &shared.options);
@@ -59,29 +95,25 @@ pub(super) async fn run(shared: Arc<Shared>) {
                 }
                 // The answer to one of the requests in flight wakes us.
                 Some(_) => {}
-                None if reading.insert(partition.topic.clone()) => {
-                    events.push(read_leaders(Arc::clone(&shared), partition))
+                None if self.reading.insert(partition.topic.clone()) => {
+                    self.events.push(read_leaders(Arc::clone(shared), partition));
                 }
                 None => {}
             }
         }
-        let sent_any = !by_leader.is_empty();
+        let any = !by_leader.is_empty();
         for (leader, batches) in by_leader {
-            *in_flight.entry(leader).or_default() += 1;
-            events.push(send(Arc::clone(&shared), leader, batches));
+            *self.in_flight.entry(leader).or_default() += 1;
+            self.events.push(send(Arc::clone(shared), leader, batches));
         }
-        // More batches of the same partitions may be ready at once; requests have to be under way
-        // first.
-        let wait_until = if sent_any { Some(now) } else { wait_until };
-        let event = tokio::select! {
-            biased;
-            Some(event) = events.next(), if !events.is_empty() => event,
-            () = shared.wake.notified() => continue,
-            () = sleep_until(wait_until) => continue,
-        };
+        any
+    }
+
+    fn take(&mut self, event: Event) {
+        let shared = &self.shared;
         match event {
             Event::Sent { leader, outcomes } => {
-                if let Some(count) = in_flight.get_mut(&leader) {
+                if let Some(count) = self.in_flight.get_mut(&leader) {
                     *count = count.saturating_sub(1);
                 }
                 let retry_at = Instant::now() + shared.client.options().retry_backoff;
@@ -94,9 +126,9 @@ pub(super) async fn run(shared: Arc<Shared>) {
                 }
                 shared.resolved.notify_waiters();
             }
-            Event::LeadersRead { topic } => drop(reading.remove(&topic)),
+            Event::LeadersRead { topic } => drop(self.reading.remove(&topic)),
             Event::NewId(result) => {
-                taking_id = false;
+                self.taking_id = false;
                 match result {
                     Ok(id) => shared.lock().set_id(id),
                     Err(error) => tracing::warn!(%error, "no new producer id; trying again"),
