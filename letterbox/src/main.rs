@@ -80,11 +80,9 @@ fn run_tool(tool: &str, arguments: Vec<OsString>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let Ok(arguments) =
-        arguments.into_iter().map(OsString::into_string).collect::<Result<Vec<_>, _>>()
-    else {
-        eprintln!("{tool}: an argument is not UTF-8");
-        return ExitCode::FAILURE;
+    let arguments = match tools::as_text(tool, arguments) {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
     };
     let code = runtime.block_on(async {
         let mut stdin = match letterbox_cli::stdin() {

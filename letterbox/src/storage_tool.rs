@@ -33,7 +33,7 @@ const COMMANDS: &[Command] = &[
             (
                 "ignore-formatted",
                 Takes::Nothing,
-                "Skip directories that are formatted already, and do not fail.",
+                "Skip directories that are already formatted instead of failing.",
             ),
             (
                 "initial-controllers",
@@ -44,10 +44,10 @@ const COMMANDS: &[Command] = &[
             (
                 "no-initial-controllers",
                 Takes::Nothing,
-                "Say nothing about the quorum: the configuration does.",
+                "Do not set the quorum: the configuration does.",
             ),
             ("release-version", Takes::Refused, ""),
-            ("standalone", Takes::Nothing, "This node is the whole quorum."),
+            ("standalone", Takes::Nothing, "Make this node a quorum of one."),
         ],
     ),
     ("random-uuid", "Print a random UUID.", &[]),
@@ -167,47 +167,17 @@ fn format(
     directories: &BTreeSet<PathBuf>,
     out: &mut dyn Write,
 ) -> Result<i32, Failure> {
-    let refuse = |line: String| Err(Failure::Stderr(line));
     let cluster_id = parsed
         .value("cluster-id")
         .ok_or_else(|| parsed.wrong("argument --cluster-id/-t is required"))?;
-    let given = ["standalone", "no-initial-controllers", "initial-controllers"]
-        .map(|option| parsed.has(option).then_some(option));
-    let mut given = given.into_iter().flatten();
-    let quorum = given.next();
-    if let (Some(one), Some(other)) = (quorum, given.next()) {
-        return Err(parsed.wrong(format!("argument --{one}: not allowed with argument --{other}")));
-    }
-    match (
-        config.entry("controller.quorum.voters").value.is_some_and(|voters| !voters.is_empty()),
-        quorum,
-    ) {
-        (true, Some("standalone" | "initial-controllers")) => {
-            return refuse(
-                "You cannot specify controller.quorum.voters and format the node with \
-                 --initial-controllers or --standalone. If you want to use dynamic quorum, please \
-                 remove controller.quorum.voters and specify controller.quorum.bootstrap.servers \
-                 instead."
-                    .to_owned(),
-            );
-        }
-        (false, None) => {
-            return refuse(
-                "Because controller.quorum.voters is not set on this controller, you must specify \
-                 one of the following: --standalone, --initial-controllers, or \
-                 --no-initial-controllers."
-                    .to_owned(),
-            );
-        }
-        _ => {}
-    }
+    let quorum = quorum(parsed, config)?;
     if let Some(configured) =
         config.cluster_id.as_deref().filter(|configured| *configured != cluster_id)
     {
-        return refuse(format!(
-            "--cluster-id {cluster_id}: the configuration says cluster.id={configured}; a start \
-             would refuse the directories"
-        ));
+        return Err(Failure::Stderr(format!(
+            "--cluster-id {cluster_id}: the configuration says cluster.id={configured}; a broker \
+             would not start with these directories"
+        )));
     }
     let metadata_id = parsed
         .value("initial-controllers")
@@ -225,10 +195,10 @@ fn format(
         }
         if !parsed.has("ignore-formatted") {
             let name = directory.display();
-            return refuse(format!(
+            return Err(Failure::Stderr(format!(
                 "Log directory {name} is already formatted. Use --ignore-formatted to ignore this \
                  directory and format the others."
-            ));
+            )));
         }
         formatted += 1;
     }
@@ -253,6 +223,32 @@ fn format(
     Ok(0)
 }
 
+/// The one option that says what the quorum is; none when `config` lists the voters.
+fn quorum(parsed: &Parsed, config: &Config) -> Result<Option<&'static str>, Failure> {
+    let mut given = ["standalone", "no-initial-controllers", "initial-controllers"]
+        .into_iter()
+        .filter(|option| parsed.has(option));
+    let quorum = given.next();
+    if let (Some(one), Some(other)) = (quorum, given.next()) {
+        return Err(parsed.wrong(format!("argument --{one}: not allowed with argument --{other}")));
+    }
+    let voters = config.entry("controller.quorum.voters").value;
+    let line = match (voters.is_some_and(|voters| !voters.is_empty()), quorum) {
+        (true, Some("standalone" | "initial-controllers")) => {
+            "You cannot specify controller.quorum.voters and format the node with \
+             --initial-controllers or --standalone. If you want to use dynamic quorum, please \
+             remove controller.quorum.voters and specify controller.quorum.bootstrap.servers \
+             instead."
+        }
+        (false, None) => {
+            "Because controller.quorum.voters is not set on this controller, you must specify one \
+             of the following: --standalone, --initial-controllers, or --no-initial-controllers."
+        }
+        _ => return Ok(quorum),
+    };
+    Err(Failure::Stderr(line.to_owned()))
+}
+
 /// The directory id of node `node_id` in a list of one `id@hostname:port:directory`.
 fn directory_of(list: &str, node_id: i32) -> Result<Uuid, String> {
     let wrong = |why: String| format!("--initial-controllers {list}: {why}");
@@ -272,7 +268,9 @@ fn directory_of(list: &str, node_id: i32) -> Result<Uuid, String> {
     }
     let directory_id = decode_uuid(directory).filter(|id| id.as_u128() > 1);
     directory_id.ok_or_else(|| {
-        wrong(format!("{directory} is no directory id; kafka-storage random-uuid makes one"))
+        wrong(format!(
+            "{directory} is not a directory id; create one with kafka-storage random-uuid"
+        ))
     })
 }
 

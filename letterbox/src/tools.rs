@@ -25,6 +25,17 @@ pub(crate) fn names() -> Vec<&'static str> {
     letterbox_cli::tool_names().iter().chain(&OWN).copied().collect()
 }
 
+/// The arguments of `tool`.
+///
+/// # Errors
+/// The exit code, when one is not text; that is said.
+pub(crate) fn as_text(tool: &str, arguments: Vec<OsString>) -> Result<Vec<String>, ExitCode> {
+    arguments.into_iter().map(OsString::into_string).collect::<Result<_, _>>().map_err(|_| {
+        eprintln!("{tool}: an argument is not UTF-8");
+        ExitCode::FAILURE
+    })
+}
+
 /// Runs `command` when it is one of the tools that are here, or says what runs in their place.
 ///
 /// # Errors
@@ -35,12 +46,7 @@ pub(crate) fn run_own(command: Command) -> Result<Command, ExitCode> {
         command => return Ok(command),
     };
     let (mut stdout, mut stderr) = (std::io::stdout(), std::io::stderr());
-    let Ok(arguments) =
-        arguments.into_iter().map(OsString::into_string).collect::<Result<Vec<_>, _>>()
-    else {
-        eprintln!("{name}: an argument is not UTF-8");
-        return Err(ExitCode::FAILURE);
-    };
+    let arguments = as_text(&name, arguments)?;
     let code = match name.as_str() {
         "kafka-server-start" => match server_tools::start(&arguments) {
             Start::Here { config, overrides } => {
