@@ -40,7 +40,7 @@ pub(crate) const STANDARD: [Spec; 4] = [
     (
         "command-config",
         Takes::Value("String: property file"),
-        "Property file with settings of the client.",
+        "Property file with client settings.",
     ),
     HELP,
     VERSION,
@@ -188,7 +188,7 @@ impl Grammar {
                     continue;
                 }
                 // Kafka's tools pass over words that belong to no option; a mistake is better said.
-                return Err(format!("{arg:?} belongs to no option"));
+                return Err(format!("unexpected argument {arg:?}: it belongs to no option"));
             };
             let (name, inline) = match name.split_once('=') {
                 Some((name, value)) => (name, Some(value.to_owned())),

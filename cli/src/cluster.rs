@@ -10,7 +10,7 @@ use crate::failure::Failure;
 
 const SPECS: [Spec; 2] = [
     ("bootstrap-controller", Takes::Refused, ""),
-    ("config", Takes::Value("CONFIG"), "(DEPRECATED) As --command-config."),
+    ("config", Takes::Value("CONFIG"), "(DEPRECATED) Use --command-config."),
 ];
 const COMMANDS: &[Command] = &[
     ("cluster-id", "Get information about the ID of a cluster.", &[]),

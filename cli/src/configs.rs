@@ -17,13 +17,13 @@ const SPECS: [Spec; 29] = [
     (
         "add-config",
         Takes::Value("String"),
-        "Configurations to set, as k1=v1,k2=[v1,v2]; square brackets keep commas together.",
+        "Configurations to set, as k1=v1,k2=[v1,v2]. Put a value with commas in square brackets.",
     ),
-    ("add-config-file", Takes::Value("String"), "Properties file with configurations to set."),
+    ("add-config-file", Takes::Value("String"), "Property file with configurations to set."),
     (
         "all",
         Takes::Nothing,
-        "When describing, list all configurations, also those that are not dynamic.",
+        "When describing, list all configurations, including those that are not dynamic.",
     ),
     ("alter", Takes::Nothing, "Alter the configuration of the entity."),
     ("bootstrap-controller", Takes::Refused, ""),
@@ -35,14 +35,14 @@ const SPECS: [Spec; 29] = [
     ("client-metrics", Takes::Refused, ""),
     ("delete-config", Takes::Values("String"), "Configurations to delete, as k1,k2."),
     ("describe", Takes::Nothing, "List the dynamic configuration of the entity."),
-    ("entity-default", Takes::Nothing, "The default entity (of brokers)."),
+    ("entity-default", Takes::Nothing, "The default entity of the type (only for brokers)."),
     (
         "entity-name",
         Takes::Value("String"),
         "Name of the entity: topic name, broker id or group id.",
     ),
     ("entity-type", Takes::Values("String"), "Type of the entity: topics, brokers or groups."),
-    ("force", Takes::Nothing, "Ask nothing (this tool never does)."),
+    ("force", Takes::Nothing, "Do not ask for confirmation. This tool never does."),
     ("group", Takes::Value("String"), "A group."),
     ("ip", Takes::Refused, ""),
     ("ip-defaults", Takes::Refused, ""),
@@ -263,7 +263,7 @@ async fn alter(
                 cause(error)
             )));
         }
-        None => return Err(failed("the broker did not answer for it".to_owned())),
+        None => return Err(failed("the broker's response does not contain it".to_owned())),
     }
     match (kind, resource.name.as_str()) {
         (ResourceType::Broker, "") => {

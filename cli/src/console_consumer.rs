@@ -29,19 +29,19 @@ pub(crate) const SPECS: [Spec; 23] = [
     (
         "consumer-property",
         Takes::Values("String: consumer_prop"),
-        "(DEPRECATED) As --command-property.",
+        "(DEPRECATED) Use --command-property.",
     ),
-    ("consumer.config", Takes::Value("String: config file"), "(DEPRECATED) As --command-config."),
-    ("enable-systest-events", Takes::Nothing, "Print shutdown_complete at the end."),
+    ("consumer.config", Takes::Value("String: config file"), "(DEPRECATED) Use --command-config."),
+    ("enable-systest-events", Takes::Nothing, "Print shutdown_complete before exiting."),
     (
         "formatter",
         Takes::Value("String: class"),
-        "The formatter, of org.apache.kafka.tools.consumer: DefaultMessageFormatter, \
+        "Formatter class of org.apache.kafka.tools.consumer: DefaultMessageFormatter, \
          LoggingMessageFormatter (prints the same), NoOpMessageFormatter (prints nothing), \
          OffsetsMessageFormatter or GroupMetadataMessageFormatter (for __consumer_offsets). \
          (default: DefaultMessageFormatter)",
     ),
-    ("formatter-config", Takes::Value("String: config file"), "Properties file for the formatter."),
+    ("formatter-config", Takes::Value("String: config file"), "Property file for the formatter."),
     (
         "formatter-property",
         Takes::Values("String: prop"),
@@ -53,17 +53,18 @@ pub(crate) const SPECS: [Spec; 23] = [
     (
         "from-beginning",
         Takes::Nothing,
-        "Begin with the earliest record when the group has no committed offset.",
+        "Start with the earliest record if the group has no committed offset.",
     ),
     (
         "group",
         Takes::Value("String: consumer group id"),
-        "The consumer group; none when not given.",
+        "The consumer group. Without it, no group is used.",
     ),
     (
         "include",
         Takes::Value("String: Java regex"),
-        "Topics to read, by pattern; those that exist when the tool starts.",
+        "Regular expression for the topics to read. Only topics that exist when the tool starts \
+         are read.",
     ),
     (
         "isolation-level",
@@ -71,21 +72,25 @@ pub(crate) const SPECS: [Spec; 23] = [
         "read_committed or read_uncommitted. (default: read_uncommitted)",
     ),
     ("key-deserializer", Takes::Value("String: deserializer for keys"), DESERIALIZERS),
-    ("max-messages", Takes::Value("Integer: num_messages"), "End after so many records."),
+    ("max-messages", Takes::Value("Integer: num_messages"), "Exit after this many records."),
     ("new-consumer", Takes::Refused, ""),
     (
         "offset",
         Takes::Value("String: consume offset"),
-        "Where to begin in --partition: a number, earliest or latest. (default: latest)",
+        "Offset to start from in --partition: a number, earliest or latest. (default: latest)",
     ),
     ("partition", Takes::Value("Integer: partition"), "The partition to read."),
-    ("property", Takes::Values("String: prop"), "(DEPRECATED) As --formatter-property."),
+    ("property", Takes::Values("String: prop"), "(DEPRECATED) Use --formatter-property."),
     (
         "skip-message-on-error",
         Takes::Nothing,
-        "Go on with the next record when one cannot be printed.",
+        "Skip a record that cannot be printed instead of exiting.",
     ),
-    ("timeout-ms", Takes::Value("Long: timeout_ms"), "End when no record came for so long."),
+    (
+        "timeout-ms",
+        Takes::Value("Long: timeout_ms"),
+        "Exit if no record arrives for this many milliseconds.",
+    ),
     ("topic", Takes::Value("String: topic"), "The topic to read."),
     ("value-deserializer", Takes::Value("String: deserializer for values"), DESERIALIZERS),
     ("whitelist", Takes::Refused, ""),
@@ -408,7 +413,7 @@ pub(crate) fn consumer_options(properties: &mut Properties) -> Result<ConsumerOp
         properties.get("group.protocol").filter(|protocol| protocol != "classic")
     {
         return Err(Failure::Stderr(format!(
-            "group.protocol={protocol} is not supported yet; classic is"
+            "group.protocol={protocol} is not supported yet; use classic"
         )));
     }
     let auto_commit = properties.flag("enable.auto.commit")?.unwrap_or(true);

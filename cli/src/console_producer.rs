@@ -19,7 +19,7 @@ const SPECS: [Spec; 21] = [
     (
         "batch-size",
         Takes::Value("Integer: size"),
-        "Bytes of one batch; --max-partition-memory-bytes takes its place. (default: 16384)",
+        "Size of a batch in bytes; --max-partition-memory-bytes overrides it. (default: 16384)",
     ),
     (
         "command-property",
@@ -29,78 +29,74 @@ const SPECS: [Spec; 21] = [
     (
         "compression-codec",
         Takes::Perhaps("String: compression-codec"),
-        "none, gzip, snappy, lz4 or zstd; gzip when no value is given.",
+        "The compression: none, gzip, snappy, lz4 or zstd; gzip if no value is given.",
     ),
     (
         "line-reader",
         Takes::Value("String: reader_class"),
-        "What makes records of the input; only the default one is supported. (default: \
+        "Class that makes records of the input; only the default is supported. (default: \
          org.apache.kafka.tools.LineMessageReader)",
     ),
     (
         "max-block-ms",
         Takes::Value("Long: max block on send"),
-        "How long sending a record may wait. (default: 60000)",
+        "Milliseconds that sending a record may block. (default: 60000)",
     ),
     (
         "max-memory-bytes",
         Takes::Value("Long: total memory in bytes"),
-        "Memory for records that wait. (default: 33554432)",
+        "Bytes of memory for records that are not sent yet. (default: 33554432)",
     ),
     (
         "max-partition-memory-bytes",
         Takes::Value("Integer"),
-        "(Deprecated) As --batch-size, and instead of it when both are given.",
+        "(DEPRECATED) Use --batch-size, which this option overrides.",
     ),
     (
         "message-send-max-retries",
         Takes::Value("Integer"),
-        "How often a batch is tried again. (default: 3)",
+        "Number of retries of a batch. (default: 3)",
     ),
     (
         "metadata-expiry-ms",
         Takes::Value("Long"),
-        "How long leaders are remembered. (default: 300000)",
+        "Milliseconds until the leaders of partitions are looked up again. (default: 300000)",
     ),
     (
         "producer-property",
         Takes::Values("String: producer_prop"),
-        "(DEPRECATED) As --command-property.",
+        "(DEPRECATED) Use --command-property.",
     ),
-    ("producer.config", Takes::Value("String: config file"), "(DEPRECATED) As --command-config."),
-    ("property", Takes::Values("String: prop"), "(DEPRECATED) As --reader-property."),
-    (
-        "reader-config",
-        Takes::Value("String: config file"),
-        "Properties file for the reader of lines.",
-    ),
+    ("producer.config", Takes::Value("String: config file"), "(DEPRECATED) Use --command-config."),
+    ("property", Takes::Values("String: prop"), "(DEPRECATED) Use --reader-property."),
+    ("reader-config", Takes::Value("String: config file"), "Property file for the line reader."),
     (
         "reader-property",
         Takes::Values("String: prop"),
-        "A property of the reader of lines: parse.key, key.separator, parse.headers, \
+        "A property of the line reader: parse.key, key.separator, parse.headers, \
          headers.delimiter, headers.separator, headers.key.separator, ignore.error, null.marker.",
     ),
     (
         "request-required-acks",
         Takes::Value("String: acks"),
-        "The acks of the producer. (default: -1)",
+        "Acknowledgements required for each record: -1 (all), 0 or 1. (default: -1)",
     ),
     (
         "request-timeout-ms",
         Takes::Value("Integer"),
-        "How long one request may take. (default: 1500)",
+        "Milliseconds to wait for the response to a request. (default: 1500)",
     ),
     (
         "retry-backoff-ms",
         Takes::Value("Long"),
-        "How long to wait before trying again. (default: 100)",
+        "Milliseconds to wait before a retry. (default: 100)",
     ),
     ("socket-buffer-size", Takes::Refused, ""),
     ("sync", Takes::Nothing, "Send one record at a time."),
     (
         "timeout",
         Takes::Value("Long: timeout_ms"),
-        "How long a record waits for others (linger.ms). (default: 1000)",
+        "Milliseconds to wait for more records before a batch is sent (linger.ms). (default: 1000)",
     ),
     ("topic", Takes::Value("String: topic"), "REQUIRED: The topic to send to."),
 ];
@@ -340,7 +336,7 @@ impl LineReader {
         ];
         if let Some(class) = parsed.value("line-reader").filter(|class| !CLASS.contains(class)) {
             return Err(Failure::Stderr(format!(
-                "the line reader {class} is not supported; {} is",
+                "the line reader {class} is not supported; use {}",
                 CLASS[0]
             )));
         }

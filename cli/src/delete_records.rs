@@ -15,7 +15,7 @@ use crate::failure::{Failure, java_cause};
 const SPECS: [Spec; 1] = [(
     "offset-json-file",
     Takes::Value("String: Offset json file path"),
-    "REQUIRED: The JSON file with an offset for each partition; -1 is the high watermark. As \
+    "REQUIRED: The JSON file with an offset for each partition; -1 is the high watermark. Example: \
      {\"partitions\":[{\"topic\":\"foo\",\"partition\":1,\"offset\":1}],\"version\":1}",
 )];
 

@@ -43,9 +43,9 @@ impl Show {
             "VoidDeserializer" => Self::Void,
             _ => {
                 let known = "String, ByteArray, Bytes, Boolean, Short, Integer, Long, Float, \
-                    Double, UUID and Void";
+                    Double, UUID or Void";
                 return Err(Failure::Stderr(format!(
-                    "the deserializer {class} is not supported; {known} are"
+                    "the deserializer {class} is not supported; use {known}"
                 )));
             }
         })

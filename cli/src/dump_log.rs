@@ -23,7 +23,7 @@ const SPECS: [Spec; 15] = [
     (
         "deep-iteration",
         Takes::Nothing,
-        "Read the records in each batch, too. Set by --print-data-log.",
+        "Also read the records in each batch. Implied by --print-data-log.",
     ),
     (
         "files",
@@ -33,24 +33,24 @@ const SPECS: [Spec; 15] = [
     (
         "index-sanity-check",
         Takes::Nothing,
-        "Only check that an index is whole, as a broker does when it starts.",
+        "Only run the check of an index that a broker runs when it starts.",
     ),
     ("key-decoder-class", Takes::Value("String"), DECODER),
     (
         "max-bytes",
         Takes::Value("Integer: size"),
-        "How much of a .log file to read, in whole batches. (default: 2147483647)",
+        "Bytes of a .log file to read, rounded down to whole batches. (default: 2147483647)",
     ),
     (
         "max-message-size",
         Takes::Value("Integer: size"),
-        "Size of the largest batch. (default: 5242880)",
+        "Maximum size of a batch in bytes. (default: 5242880)",
     ),
-    ("offsets-decoder", Takes::Nothing, "Read records as those of __consumer_offsets."),
-    ("print-data-log", Takes::Nothing, "Print keys and values. Set by each decoder."),
+    ("offsets-decoder", Takes::Nothing, "Decode the records as those of __consumer_offsets."),
+    ("print-data-log", Takes::Nothing, "Print keys and values. Implied by each decoder option."),
     ("remote-log-metadata-decoder", Takes::Refused, ""),
     ("share-group-state-decoder", Takes::Refused, ""),
-    ("skip-record-metadata", Takes::Nothing, "Print only keys and values of records."),
+    ("skip-record-metadata", Takes::Nothing, "Print only the keys and values of records."),
     ("transaction-log-decoder", Takes::Refused, ""),
     ("value-decoder-class", Takes::Value("String"), DECODER),
     ("verify-index-only", Takes::Nothing, "Check an index without printing its entries."),
@@ -134,8 +134,8 @@ impl Options {
             Some("IntegerDecoder") => Ok(Show::Integer),
             Some("LongDecoder") => Ok(Show::Long),
             Some(class) => Err(parsed.wrong(format!(
-                "--{option}: the decoder {class} is not supported; StringDecoder, DefaultDecoder, \
-                 IntegerDecoder and LongDecoder are"
+                "--{option}: the decoder {class} is not supported; use StringDecoder, \
+                 DefaultDecoder, IntegerDecoder or LongDecoder"
             ))),
         };
         let offsets = parsed.has("offsets-decoder");

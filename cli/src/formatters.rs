@@ -46,10 +46,10 @@ impl Formatter {
             }
             class => {
                 let known = "DefaultMessageFormatter, LoggingMessageFormatter, \
-                    NoOpMessageFormatter, OffsetsMessageFormatter and \
+                    NoOpMessageFormatter, OffsetsMessageFormatter or \
                     GroupMetadataMessageFormatter of org.apache.kafka.tools.consumer";
                 return Err(Failure::Stderr(format!(
-                    "the formatter {class} is not supported; {known} are"
+                    "the formatter {class} is not supported; use {known}"
                 )));
             }
         };

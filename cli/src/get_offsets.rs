@@ -13,7 +13,7 @@ use crate::pattern::{Pattern, is_internal};
 
 const SPECS: [Spec; 8] = [
     ("broker-list", Takes::Refused, ""),
-    ("exclude-internal-topics", Takes::Nothing, "Leave out the broker's own topics."),
+    ("exclude-internal-topics", Takes::Nothing, "Exclude internal topics."),
     ("max-wait-ms", Takes::Refused, ""),
     ("offsets", Takes::Refused, ""),
     ("partitions", Takes::Value("String: partition ids"), "Partition ids, separated by commas."),
@@ -23,7 +23,7 @@ const SPECS: [Spec; 8] = [
             "String: <timestamp> / -1 or latest / -2 or earliest / -3 or max-timestamp / -4 or \
              earliest-local / -5 or latest-tiered / -6 or earliest-pending-upload",
         ),
-        "Which offset: the default is latest.",
+        "The offset to list. (default: latest)",
     ),
     ("topic", Takes::Value("String: topic"), "The topics, as a regular expression."),
     (

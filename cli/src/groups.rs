@@ -29,18 +29,18 @@ const ONLY_WITH: [(&str, &[&str]); 5] = [
 const SPECS: [Spec; 28] = [
     ("all-groups", Takes::Nothing, "Apply to all consumer groups."),
     ("all-topics", Takes::Nothing, "Apply to all topics of the group when resetting offsets."),
-    ("by-duration", Takes::Value("String"), "Reset offsets to a time ago, as PnDTnHnMnS."),
+    ("by-duration", Takes::Value("String"), "Reset offsets to this long ago, as PnDTnHnMnS."),
     ("delete", Takes::Nothing, "Delete groups with all their offsets."),
     ("delete-offsets", Takes::Nothing, "Delete the offsets of one group for topics."),
     ("describe", Takes::Nothing, "Describe groups and list their lag."),
     ("dry-run", Takes::Nothing, "Show what a reset would do."),
-    ("execute", Takes::Nothing, "Carry the reset out."),
+    ("execute", Takes::Nothing, "Perform the reset."),
     ("export", Takes::Nothing, "Print the result of the reset as CSV."),
     ("from-file", Takes::Value("String"), "Reset offsets to the values in a CSV file."),
     ("group", Takes::Values("String: consumer group"), "The group. May be repeated."),
     ("list", Takes::Nothing, "List all consumer groups."),
     ("members", Takes::Nothing, "Describe the members of the group."),
-    ("offsets", Takes::Nothing, "Describe the offsets of the group: the default."),
+    ("offsets", Takes::Nothing, "Describe the offsets of the group (the default)."),
     ("reset-offsets", Takes::Nothing, "Reset the offsets of groups without members."),
     (
         "shift-by",
@@ -56,7 +56,7 @@ const SPECS: [Spec; 28] = [
     (
         "timeout",
         Takes::Value("Long: timeout (ms)"),
-        "How long to wait for the brokers. (default: 30000)",
+        "Milliseconds to wait for the brokers. (default: 30000)",
     ),
     ("to-current", Takes::Nothing, "Reset offsets to the current ones."),
     (
@@ -74,7 +74,7 @@ const SPECS: [Spec; 28] = [
     ),
     ("type", Takes::Perhaps("String"), "With --list: show types, or only groups of these types."),
     ("validate-regex", Takes::Refused, ""),
-    ("verbose", Takes::Nothing, "More columns."),
+    ("verbose", Takes::Nothing, "Show more columns."),
     ("zookeeper", Takes::Refused, ""),
 ];
 

@@ -14,13 +14,13 @@ const SPECS: [Spec; 3] = [
     (
         "broker-list",
         Takes::Value("String: Broker list"),
-        "The brokers to ask, as 0,1,2. All when not given.",
+        "The brokers to query, as 0,1,2. (default: all)",
     ),
     ("describe", Takes::Nothing, "REQUIRED: Describe the log directories of the brokers."),
     (
         "topic-list",
         Takes::Value("String: Topic list"),
-        "The topics to show, as topic1,topic2. All when not given.",
+        "The topics to show, as topic1,topic2. (default: all)",
     ),
 ];
 

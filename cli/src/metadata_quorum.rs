@@ -18,7 +18,11 @@ const COMMANDS: &[Command] = &[
         &[
             ("status", Takes::Nothing, "A short summary of the quorum status."),
             ("replication", Takes::Nothing, "Detailed information about the status of replication"),
-            ("human-readable", Takes::Nothing, "Times of --replication as milliseconds ago."),
+            (
+                "human-readable",
+                Takes::Nothing,
+                "With --replication, show times as milliseconds ago.",
+            ),
         ],
     ),
     ("add-controller", "", &[]),

@@ -20,33 +20,41 @@ const SPECS: [Spec; 15] = [
     (
         "command-property",
         Takes::Values("PROP-NAME=PROP-VALUE ..."),
-        "Producer settings, one or more.",
+        "One or more producer settings.",
     ),
     ("num-records", Takes::Value("NUM-RECORDS"), "REQUIRED: How many records to send."),
     (
         "payload-delimiter",
         Takes::Value("PAYLOAD-DELIMITER"),
-        "What separates the payloads in --payload-file. (default: \\n)",
+        "Separator between the payloads in --payload-file. (default: \\n)",
     ),
     (
         "payload-file",
         Takes::Value("PAYLOAD-FILE"),
-        "File with payloads, of which one is chosen at random for each record.",
+        "File with payloads. Each record gets one of them at random.",
     ),
-    ("payload-monotonic", Takes::Nothing, "The payload is the number of the record."),
-    ("print-metrics", Takes::Nothing, "Print what the producer counted at the end."),
+    ("payload-monotonic", Takes::Nothing, "Use the number of the record as its payload."),
+    ("print-metrics", Takes::Nothing, "Print the metrics of the producer at the end."),
     (
         "producer-props",
         Takes::Values("PROP-NAME=PROP-VALUE ..."),
-        "(DEPRECATED) As --command-property.",
+        "(DEPRECATED) Use --command-property.",
     ),
-    ("producer.config", Takes::Value("CONFIG-FILE"), "(DEPRECATED) As --command-config."),
-    ("record-size", Takes::Value("RECORD-SIZE"), "Bytes of each record; they are random letters."),
-    ("reporting-interval", Takes::Value("INTERVAL-MS"), "How often to report. (default: 5000)"),
+    ("producer.config", Takes::Value("CONFIG-FILE"), "(DEPRECATED) Use --command-config."),
+    (
+        "record-size",
+        Takes::Value("RECORD-SIZE"),
+        "Size of each record in bytes. The payload is random letters.",
+    ),
+    (
+        "reporting-interval",
+        Takes::Value("INTERVAL-MS"),
+        "Milliseconds between reports. (default: 5000)",
+    ),
     (
         "throughput",
         Takes::Value("THROUGHPUT"),
-        "REQUIRED: Records per second, about; -1 for no limit.",
+        "REQUIRED: Approximate records per second; -1 for no limit.",
     ),
     ("topic", Takes::Value("TOPIC"), "REQUIRED: The topic to send to."),
     ("transaction-duration-ms", Takes::Refused, ""),
@@ -54,7 +62,8 @@ const SPECS: [Spec; 15] = [
     (
         "warmup-records",
         Takes::Value("WARMUP-RECORDS"),
-        "The first records, which a second summary leaves out. (default: 0)",
+        "Number of records to send before the steady state, which gets a summary of its own. \
+         (default: 0)",
     ),
 ];
 

@@ -34,30 +34,26 @@ const SPECS: [Spec; 24] = [
     (
         "config",
         Takes::Values("String: name=value"),
-        "A configuration of the topic that is created. May be repeated.",
+        "A configuration of the topic to create. May be repeated.",
     ),
     ("create", Takes::Nothing, "Create a new topic."),
     ("delete", Takes::Nothing, "Delete a topic."),
     ("delete-config", Takes::Refused, ""),
     ("describe", Takes::Nothing, "List details for the given topics."),
-    (
-        "exclude-internal",
-        Takes::Nothing,
-        "Leave out the broker's own topics when listing or describing.",
-    ),
+    ("exclude-internal", Takes::Nothing, "Exclude internal topics when listing or describing."),
     (
         "if-exists",
         Takes::Nothing,
-        "When altering, deleting or describing, do nothing for a topic that does not exist.",
+        "When altering, deleting or describing, do not fail if the topic does not exist.",
     ),
-    ("if-not-exists", Takes::Nothing, "When creating, do not fail when the topic already exists."),
+    ("if-not-exists", Takes::Nothing, "When creating, do not fail if the topic already exists."),
     ("list", Takes::Nothing, "List all available topics."),
     ("partition-size-limit-per-response", Takes::Refused, ""),
     (
         "partitions",
         Takes::Value("Integer: # of partitions"),
-        "The number of partitions of the topic that is created or altered. Records with a key go \
-         to other partitions afterwards.",
+        "The number of partitions of the topic to create or alter. Altering it changes the \
+         partition of records with a key.",
     ),
     (
         "replica-assignment",
@@ -67,18 +63,18 @@ const SPECS: [Spec; 24] = [
     (
         "replication-factor",
         Takes::Value("Integer: replication factor"),
-        "The replicas of each partition; the cluster's default when not given.",
+        "The number of replicas of each partition. (default: the cluster's)",
     ),
     (
         "topic",
         Takes::Value("String: topic"),
-        "The topic; a regular expression except for --create.",
+        "The topic; a regular expression, except with --create.",
     ),
     ("topic-id", Takes::Value("String: topic-id"), "The id of the topic to describe."),
     (
         "topics-with-overrides",
         Takes::Nothing,
-        "When describing, show only topics with configurations of their own.",
+        "When describing, show only topics that override a configuration.",
     ),
     (
         "unavailable-partitions",
@@ -93,7 +89,7 @@ const SPECS: [Spec; 24] = [
     (
         "under-replicated-partitions",
         Takes::Nothing,
-        "When describing, show only partitions whose ISR lacks replicas.",
+        "When describing, show only partitions with replicas that are not in the ISR.",
     ),
     ("zookeeper", Takes::Refused, ""),
     ("force", Takes::Refused, ""),

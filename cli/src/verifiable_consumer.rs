@@ -18,15 +18,19 @@ const SPECS: [Spec; 12] = [
     (
         "assignment-strategy",
         Takes::Value("ASSIGNMENT-STRATEGY"),
-        "How partitions are shared out; only RangeAssignor is supported. (default: RangeAssignor)",
+        "The partition assignor; only RangeAssignor is supported. (default: RangeAssignor)",
     ),
-    ("consumer.config", Takes::Value("CONFIG-FILE"), "(DEPRECATED) As --command-config."),
-    ("enable-autocommit", Takes::Nothing, "Commit offsets now and then, and not after each poll."),
+    ("consumer.config", Takes::Value("CONFIG-FILE"), "(DEPRECATED) Use --command-config."),
+    (
+        "enable-autocommit",
+        Takes::Nothing,
+        "Commit offsets periodically instead of after each poll.",
+    ),
     ("group-id", Takes::Value("GROUP-ID"), "REQUIRED: The group id of the consumer group."),
     (
         "group-instance-id",
         Takes::Value("GROUP-INSTANCE-ID"),
-        "A name that makes the member a static one.",
+        "The instance id, which makes the member static.",
     ),
     (
         "group-protocol",
@@ -37,12 +41,13 @@ const SPECS: [Spec; 12] = [
     (
         "max-messages",
         Takes::Value("MAX-MESSAGES"),
-        "Consume so many records; -1: until the tool is stopped. (default: -1)",
+        "Number of records to consume; -1 to consume until the tool is stopped. (default: -1)",
     ),
     (
         "reset-policy",
         Takes::Value("RESET-POLICY"),
-        "Where to begin without a committed offset: earliest, latest or none. (default: earliest)",
+        "Where to start if there is no committed offset: earliest, latest or none. (default: \
+         earliest)",
     ),
     ("session-timeout", Takes::Value("TIMEOUT-MS"), "The session timeout of the consumer."),
     ("topic", Takes::Value("TOPIC"), "REQUIRED: The topic to consume."),
@@ -96,8 +101,8 @@ fn settings(env: &Env, parsed: &Parsed, group: &str) -> Result<Properties, Failu
         .filter(|strategy| strategy.rsplit('.').next() != Some("RangeAssignor"))
     {
         return Err(parsed.wrong(format!(
-            "--assignment-strategy: {strategy} is not supported; \
-                org.apache.kafka.clients.consumer.RangeAssignor is"
+            "--assignment-strategy: {strategy} is not supported; use \
+             org.apache.kafka.clients.consumer.RangeAssignor"
         )));
     }
     let mut properties = Properties::load(env, parsed, &["command-config", "consumer.config"])?;

@@ -20,29 +20,30 @@ const SPECS: [Spec; 8] = [
     (
         "max-messages",
         Takes::Value("MAX-MESSAGES"),
-        "Produce so many records; -1: until the tool is stopped. (default: -1)",
+        "Number of records to produce; -1 to produce until the tool is stopped. (default: -1)",
     ),
     (
         "message-create-time",
         Takes::Value("CREATE-TIME"),
-        "Begin with this time of creation, in milliseconds since 1970. (default: -1: now)",
+        "Timestamp of the first record, in milliseconds since 1970; -1 for the current time. \
+         (default: -1)",
     ),
-    ("producer.config", Takes::Value("CONFIG-FILE"), "(DEPRECATED) As --command-config."),
+    ("producer.config", Takes::Value("CONFIG-FILE"), "(DEPRECATED) Use --command-config."),
     (
         "repeating-keys",
         Takes::Value("REPEATING-KEYS"),
-        "Give records the keys from 0 up to below this number, again and again.",
+        "Number of keys: the records get the keys 0, 1, and so on, and then 0 again.",
     ),
     (
         "throughput",
         Takes::Value("THROUGHPUT"),
-        "Records per second, about; below 0: no limit. (default: -1)",
+        "Approximate records per second; below 0 for no limit. (default: -1)",
     ),
     ("topic", Takes::Value("TOPIC"), "REQUIRED: The topic to produce to."),
     (
         "value-prefix",
         Takes::Value("VALUE-PREFIX"),
-        "A number that each value begins with, and a dot.",
+        "Number to put before each value, followed by a dot.",
     ),
 ];
 /// Records under way at most.

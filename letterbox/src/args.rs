@@ -38,8 +38,8 @@ impl End {
 #[command(
     name = "letterbox",
     version,
-    about = "A Kafka-compatible broker. Called as kafka-topics, kafka-console-consumer, … it is \
-        that tool."
+    about = "A Kafka-compatible broker. Called by the name of one of Kafka's tools (kafka-topics, \
+        kafka-console-consumer, …), it runs that tool."
 )]
 struct Letterbox {
     #[command(subcommand)]
@@ -50,10 +50,10 @@ struct Letterbox {
 enum Sub {
     /// Run a broker from a server.properties file.
     Broker {
-        /// The file, with Kafka's names.
+        /// The file, with Kafka's setting names.
         #[arg(long)]
         config: PathBuf,
-        /// A setting that wins over the file: KEY=VALUE. May be repeated.
+        /// A setting that overrides the file, as KEY=VALUE. May be repeated.
         #[arg(long = "override", value_parser = pair)]
         overrides: Vec<(String, String)>,
         #[command(flatten)]
@@ -67,12 +67,12 @@ enum Sub {
     },
     /// Run the clusters and topics of a YAML file as local processes, without Kubernetes.
     Up {
-        /// The file: KafkaCluster and KafkaTopic documents, as kubectl apply takes them.
+        /// The file with KafkaCluster and KafkaTopic documents, as for kubectl apply.
         file: PathBuf,
-        /// Where data is kept.
+        /// Directory for the data.
         #[arg(long, default_value = ".letterbox")]
         data: PathBuf,
-        /// The first client port.
+        /// Port of the first broker for clients; the others follow.
         #[arg(long, default_value_t = 9092)]
         port: u16,
     },
@@ -89,7 +89,7 @@ enum Sub {
 
 #[derive(Args)]
 struct Log {
-    /// How log lines are written.
+    /// Format of log lines.
     #[arg(long, default_value = "text", value_parser = ["text", "json"])]
     log_format: String,
     /// What is logged: error, warn, info, debug, or directives per module.
@@ -123,7 +123,7 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Command, End> {
                 let known = tools::names().join(", ");
                 let error = clap::Error::raw(
                     clap::error::ErrorKind::InvalidValue,
-                    format!("{name} is not a tool of this version; there are {known}\n"),
+                    format!("{name} is not one of the tools of this version: {known}\n"),
                 );
                 return Err(End(error));
             }

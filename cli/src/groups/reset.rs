@@ -377,7 +377,7 @@ fn from_csv(text: &str, group: &str, single: bool) -> Result<Offsets, String> {
             }
         };
         let (Ok(partition), Ok(offset)) = (partition.parse(), offset.parse()) else {
-            return Err(format!("{line:?} has a number that is none"));
+            return Err(format!("{line:?}: the partition and the offset must be numbers"));
         };
         offsets.insert(TopicPartition::new(topic, partition), offset);
     }
