@@ -6,6 +6,7 @@
 //! understand, or the disk has lost, stops it loudly ([`MetadataQuorum::fatal`]); on a full disk it
 //! waits.
 
+mod ask;
 mod log_store;
 mod network;
 mod patience;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 
 use letterbox_env::BoxFuture;
 use letterbox_protocol::model::BrokerId;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 pub use raft_quorum::{OpenError, QuorumConfig, QuorumTiming, RaftQuorum};
@@ -75,6 +77,19 @@ pub trait MetadataQuorum: Send + Sync {
     /// Who leads and who votes, as far as this node knows.
     fn status(&self) -> QuorumStatus;
 
+    /// Asks `node`, over a connection on which each side has proved who it is.
+    ///
+    /// # Errors
+    /// [`AskError`] says whether the question may have been heard. Nothing is asked twice.
+    fn ask<'a>(
+        &'a self,
+        node: BrokerId,
+        question: &'a [u8],
+    ) -> BoxFuture<'a, Result<Vec<u8>, AskError>>;
+
+    /// Sets who answers what other nodes ask this one.
+    fn answer_with(&self, answering: Arc<dyn Answering>);
+
     /// Writes a snapshot now and lets the log before it go.
     ///
     /// # Errors
@@ -98,7 +113,7 @@ pub struct Proposed {
 }
 
 /// Why the quorum did not do what it was asked for.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum QuorumError {
     /// Another node leads, or none.
     #[error("this node does not lead the metadata quorum; the leader is {leader:?}")]
@@ -125,6 +140,36 @@ pub enum QuorumError {
     /// The quorum is shut down or has failed.
     #[error("the metadata quorum has stopped")]
     Stopped,
+}
+
+/// Answers what other nodes [`ask`](MetadataQuorum::ask) this one. What is said is not the quorum's
+/// business.
+pub trait Answering: Send + Sync {
+    /// The answer to `question`, which `from` asks.
+    fn answer<'a>(&'a self, from: BrokerId, question: Vec<u8>) -> BoxFuture<'a, Vec<u8>>;
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// The other node has not heard the question.
+    #[error("node {node} cannot be reached")]
+    NotSent {
+        /// Who was asked.
+        node: BrokerId,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The other node may have heard the question, and may act on it still.
+    #[error("node {node} did not answer")]
+    NoAnswer {
+        /// Who was asked.
+        node: BrokerId,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 /// Who leads and who votes.

@@ -31,6 +31,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+use super::ask::Ears;
 use super::snapshot::Meta;
 use super::types::{
     NodeLogId, Raft, TypeConfig, Vote, Voter, decode_entry, encode_entry, put_block, take_block,
@@ -51,6 +52,8 @@ const VOTE: u8 = 1;
 const APPEND: u8 = 2;
 const SNAPSHOT: u8 = 3;
 const ANSWER: u8 = 4;
+/// Not consensus; see `super::ask`.
+pub(super) const ASK: u8 = 5;
 
 /// Who this node is, and whom it has met.
 pub(super) struct Identity {
@@ -204,6 +207,7 @@ fn invalid(what: impl Into<String>) -> io::Error {
 // Calling.
 
 /// Makes a [`Client`] for each voter.
+#[derive(Clone)]
 pub(super) struct Dialer {
     pub(super) env: Env,
     pub(super) identity: Arc<Identity>,
@@ -213,6 +217,12 @@ impl RaftNetworkFactory<TypeConfig> for Dialer {
     type Network = Client;
 
     async fn new_client(&mut self, target: u64, node: &Voter) -> Client {
+        self.client(target, node)
+    }
+}
+
+impl Dialer {
+    pub(super) fn client(&self, target: u64, node: &Voter) -> Client {
         Client {
             env: self.env.clone(),
             identity: Arc::clone(&self.identity),
@@ -221,6 +231,16 @@ impl RaftNetworkFactory<TypeConfig> for Dialer {
             idle: Mutex::new(None),
         }
     }
+}
+
+/// One request and its answer. After an error the stream is of no use any more.
+pub(super) async fn exchange(stream: &mut BoxStream, kind: u8, body: &[u8]) -> io::Result<Vec<u8>> {
+    write_frame(stream, kind, body).await?;
+    let (answer, body) = read_frame(stream, FRAME_LEN_MAX).await?;
+    if answer != ANSWER {
+        return Err(invalid("the peer does not answer"));
+    }
+    Ok(body)
 }
 
 /// Calls one voter.
@@ -233,7 +253,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    async fn connect(&self) -> io::Result<BoxStream> {
+    pub(super) async fn connect(&self) -> io::Result<BoxStream> {
         let mut stream = self.env.net.connect(&self.node.host, self.node.port).await?;
         let hello = serde_json::to_vec(&self.identity.hello(self.target))?;
         write_frame(&mut stream, HELLO, &hello).await?;
@@ -246,17 +266,13 @@ impl Client {
         Ok(stream)
     }
 
-    async fn exchange<T: DeserializeOwned>(&self, kind: u8, body: &[u8]) -> io::Result<T> {
+    async fn request<T: DeserializeOwned>(&self, kind: u8, body: &[u8]) -> io::Result<T> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut stream = match idle {
             Some(stream) => stream,
             None => self.connect().await?,
         };
-        write_frame(&mut stream, kind, body).await?;
-        let (answer, body) = read_frame(&mut stream, FRAME_LEN_MAX).await?;
-        if answer != ANSWER {
-            return Err(invalid("the peer does not answer"));
-        }
+        let body = exchange(&mut stream, kind, body).await?;
         let answer = serde_json::from_slice(&body)?;
         *self.idle.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream);
         Ok(answer)
@@ -274,7 +290,7 @@ impl Client {
     {
         let answer: io::Result<Result<T, RaftError<u64, E>>> = match body {
             Ok(body) => {
-                match tokio::time::timeout(option.hard_ttl(), self.exchange(kind, &body)).await {
+                match tokio::time::timeout(option.hard_ttl(), self.request(kind, &body)).await {
                     Ok(answer) => answer,
                     Err(late) => return Err(RPCError::Network(NetworkError::new(&late))),
                 }
@@ -399,6 +415,7 @@ pub(super) async fn serve(
     listener: BoxListener,
     raft: Raft,
     identity: Arc<Identity>,
+    ears: Ears,
     mut stopped: watch::Receiver<bool>,
 ) {
     let mut connections = JoinSet::new();
@@ -410,8 +427,9 @@ pub(super) async fn serve(
             accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
                 Ok((stream, peer)) => {
                     let (raft, identity) = (raft.clone(), Arc::clone(&identity));
+                    let ears = Arc::clone(&ears);
                     connections.spawn(async move {
-                        if let Err(error) = answer(stream, &raft, &identity).await {
+                        if let Err(error) = answer(stream, &raft, &identity, &ears).await {
                             tracing::debug!(%peer, %error, "connection of the metadata quorum ended");
                         }
                     });
@@ -426,8 +444,13 @@ pub(super) async fn serve(
     connections.shutdown().await;
 }
 
-async fn answer(mut stream: BoxStream, raft: &Raft, identity: &Identity) -> io::Result<()> {
-    tokio::time::timeout(HELLO_DEADLINE, greet(&mut stream, identity)).await??;
+async fn answer(
+    mut stream: BoxStream,
+    raft: &Raft,
+    identity: &Identity,
+    ears: &Ears,
+) -> io::Result<()> {
+    let from = tokio::time::timeout(HELLO_DEADLINE, greet(&mut stream, identity)).await??;
     loop {
         let (kind, body) =
             tokio::time::timeout(IDLE_DEADLINE, read_frame(&mut stream, FRAME_LEN_MAX)).await??;
@@ -435,13 +458,15 @@ async fn answer(mut stream: BoxStream, raft: &Raft, identity: &Identity) -> io::
             VOTE => serde_json::to_vec(&raft.vote(serde_json::from_slice(&body)?).await)?,
             APPEND => serde_json::to_vec(&raft.append_entries(decode_append(&body)?).await)?,
             SNAPSHOT => serde_json::to_vec(&raft.install_snapshot(decode_snapshot(&body)?).await)?,
+            ASK => super::ask::answer(ears, from, body).await?,
             _ => return Err(invalid("the request is not known")),
         };
         write_frame(&mut stream, ANSWER, &answer).await?;
     }
 }
 
-async fn greet(stream: &mut BoxStream, identity: &Identity) -> io::Result<()> {
+/// Each side's hello; who the other side is.
+async fn greet(stream: &mut BoxStream, identity: &Identity) -> io::Result<u64> {
     let (kind, body) = read_frame(stream, HELLO_LEN_MAX).await?;
     if kind != HELLO {
         return Err(invalid("the peer does not say hello"));
@@ -449,5 +474,6 @@ async fn greet(stream: &mut BoxStream, identity: &Identity) -> io::Result<()> {
     let hello: Hello = serde_json::from_slice(&body)?;
     // Our own hello goes out first, so that the other side can say in its log what is wrong.
     write_frame(stream, HELLO, &serde_json::to_vec(&identity.hello(hello.from))?).await?;
-    identity.check(&hello, None).await.map_err(invalid)
+    identity.check(&hello, None).await.map_err(invalid)?;
+    Ok(hello.from)
 }

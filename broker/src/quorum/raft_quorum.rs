@@ -13,6 +13,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+use super::ask::{Asker, Ears};
 use super::log_store::LogStore;
 use super::network::{Dialer, Identity, Peers, serve};
 use super::patience::Patience;
@@ -21,7 +22,7 @@ use super::snapshot::Slots;
 use super::state_machine::{Published, StateMachine, describe};
 use super::types::{Applied, Batch, Raft, Voter};
 use super::wal::{FILE_NAME, Wal, WalError};
-use super::{MetadataQuorum, Proposed, QuorumError, QuorumStatus};
+use super::{Answering, AskError, MetadataQuorum, Proposed, QuorumError, QuorumStatus};
 use crate::metadata::{MetadataImage, MetadataRecord, Part, cut, record};
 
 /// The most bytes of records in one entry; longer ones are cut into several. So small that a voter
@@ -131,6 +132,9 @@ pub struct RaftQuorum {
     node_id: BrokerId,
     identity: Arc<Identity>,
     published: Published,
+    /// By node.
+    askers: BTreeMap<BrokerId, Asker>,
+    ears: Ears,
     fatal: watch::Receiver<Option<String>>,
     patience: Patience,
     tasks: Mutex<JoinSet<()>>,
@@ -188,8 +192,10 @@ impl RaftQuorum {
             refused: 0.into(),
         });
         let pristine = store.is_pristine();
+        let dialer = Dialer { env: env.clone(), identity: Arc::clone(&identity) };
+        let ears = Ears::default();
         let raft = {
-            let dialer = Dialer { env: env.clone(), identity: Arc::clone(&identity) };
+            let dialer = dialer.clone();
             let raft_config = Arc::new(raft_config(&config)?);
             let start = Raft::new(node_id, raft_config, dialer, store.clone(), machine);
             with_random(Some(Arc::clone(&env.random)), start)
@@ -201,7 +207,8 @@ impl RaftQuorum {
                 let failed = |source| OpenError::Listen { host: host.clone(), port: *port, source };
                 let listener = env.net.bind(host, *port).await.map_err(failed)?;
                 let address = listener.local_addr().map_err(failed)?;
-                tasks.spawn(serve(listener, raft.clone(), Arc::clone(&identity), stopped.clone()));
+                let (raft, identity) = (raft.clone(), Arc::clone(&identity));
+                tasks.spawn(serve(listener, raft, identity, Arc::clone(&ears), stopped.clone()));
                 Some(address)
             }
             None => None,
@@ -213,6 +220,8 @@ impl RaftQuorum {
             node_id: BrokerId(config.node_id),
             identity,
             published,
+            askers: askers(&config, &dialer),
+            ears,
             fatal,
             patience,
             tasks: Mutex::new(tasks),
@@ -420,6 +429,26 @@ impl MetadataQuorum for RaftQuorum {
         }
     }
 
+    fn ask<'a>(
+        &'a self,
+        node: BrokerId,
+        question: &'a [u8],
+    ) -> BoxFuture<'a, Result<Vec<u8>, AskError>> {
+        Box::pin(async move {
+            match self.askers.get(&node) {
+                Some(asker) => asker.ask(question).await,
+                None => {
+                    let source = std::io::Error::other("it is not among the voters");
+                    Err(AskError::NotSent { node, source })
+                }
+            }
+        })
+    }
+
+    fn answer_with(&self, answering: Arc<dyn Answering>) {
+        *self.ears.lock().unwrap_or_else(PoisonError::into_inner) = Some(answering);
+    }
+
     fn snapshot(&self) -> BoxFuture<'_, Result<(), QuorumError>> {
         Box::pin(
             async move { self.raft.trigger().snapshot().await.map_err(|_| QuorumError::Stopped) },
@@ -457,7 +486,18 @@ impl MetadataQuorum for RaftQuorum {
     }
 }
 
-fn broker_id(key: u64) -> Option<BrokerId> {
+/// One for each other voter.
+fn askers(config: &QuorumConfig, dialer: &Dialer) -> BTreeMap<BrokerId, Asker> {
+    let others = config.voters.iter().filter(|(id, _)| **id != config.node_id);
+    let asker = |(id, (host, port)): (&i32, &(String, u16))| {
+        let voter = Voter { host: host.clone(), port: *port };
+        let client = dialer.client(u64::try_from(*id).ok()?, &voter);
+        Some((BrokerId(*id), Asker::new(BrokerId(*id), client)))
+    };
+    others.filter_map(asker).collect()
+}
+
+pub(super) fn broker_id(key: u64) -> Option<BrokerId> {
     i32::try_from(key).ok().map(BrokerId)
 }
 

@@ -1,0 +1,151 @@
+//! Evaluates operations one after the other and commits them together.
+//!
+//! openraft writes one entry per proposal and waits for each flush. So one proposer takes
+//! everything that is queued while a write is in flight and makes one decision of it: each
+//! operation is evaluated on an image that already contains what the ones before it decided, and
+//! each caller gets its own outcome when the decision is applied.
+
+use std::sync::Arc;
+
+use letterbox_env::Env;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::ControllerError;
+use crate::metadata::decide::{Answer, ConfigRules, Context, Decision, Operation, Outcome};
+use crate::metadata::{MetadataImage, MetadataRecord};
+use crate::quorum::{MetadataQuorum, QuorumError};
+
+/// Operations that wait; more wait at the callers.
+pub(super) const QUEUE_LEN_MAX: usize = 1024;
+
+/// Operations are decided together until they have this many records, whatever else is queued.
+const RECORDS_TOGETHER_MAX: usize = 20_000;
+
+/// A queued operation and who waits for it.
+pub(super) struct Job {
+    operation: Operation,
+    /// What was decided last; it counts once its records are committed.
+    outcome: Option<Outcome>,
+    reply: oneshot::Sender<Result<Answer, ControllerError>>,
+}
+
+impl Job {
+    pub(super) fn new(
+        operation: Operation,
+        reply: oneshot::Sender<Result<Answer, ControllerError>>,
+    ) -> Self {
+        Self { operation, outcome: None, reply }
+    }
+
+    /// Hands the outcome, or the error, to the caller, who may have gone away.
+    fn complete(self, result: Result<u64, ControllerError>) {
+        let answer = result.and_then(|index| {
+            let outcome = self.outcome.ok_or(ControllerError::ShuttingDown)?;
+            Ok(Answer { index, outcome })
+        });
+        let _ = self.reply.send(answer);
+    }
+}
+
+pub(super) struct Proposer {
+    pub(super) env: Env,
+    pub(super) quorum: Arc<dyn MetadataQuorum>,
+    pub(super) rules: Arc<dyn ConfigRules>,
+    pub(super) jobs: mpsc::Receiver<Job>,
+    pub(super) stopped: CancellationToken,
+    /// The term in which this node's image is known to be complete.
+    pub(super) term: Option<u64>,
+}
+
+impl Proposer {
+    pub(super) async fn run(mut self) {
+        loop {
+            let first = tokio::select! {
+                biased;
+                () = self.stopped.cancelled() => break,
+                job = self.jobs.recv() => match job {
+                    Some(job) => job,
+                    None => break,
+                },
+            };
+            let mut batch = vec![first];
+            while batch.len() < QUEUE_LEN_MAX
+                && let Ok(job) = self.jobs.try_recv()
+            {
+                batch.push(job);
+            }
+            self.commit(batch).await;
+        }
+        self.jobs.close();
+        while let Some(job) = self.jobs.recv().await {
+            job.complete(Err(ControllerError::ShuttingDown));
+        }
+    }
+
+    /// Commits the operations in their order, as few decisions of bounded length.
+    async fn commit(&mut self, batch: Vec<Job>) {
+        let mut rest = batch.into_iter();
+        loop {
+            let term = match self.lead().await {
+                Ok(term) => term,
+                Err(error) => {
+                    return rest.for_each(|job| job.complete(Err(error.clone().into())));
+                }
+            };
+            let mut image = (*self.quorum.image()).clone();
+            let mut decided = Vec::new();
+            let mut jobs = Vec::new();
+            while decided.len() < RECORDS_TOGETHER_MAX
+                && let Some(mut job) = rest.next()
+            {
+                self.evaluate(&mut job, &mut image, &mut decided);
+                jobs.push(job);
+            }
+            if jobs.is_empty() {
+                return;
+            }
+            let result = self.propose(term, &decided).await;
+            if result.is_err() {
+                self.term = None;
+            }
+            jobs.into_iter().for_each(|job| job.complete(result.clone().map_err(Into::into)));
+        }
+    }
+
+    async fn lead(&mut self) -> Result<u64, QuorumError> {
+        match self.term {
+            Some(term) if self.quorum.status().term == term => Ok(term),
+            _ => {
+                let term = self.quorum.begin_leading().await?;
+                self.term = Some(term);
+                Ok(term)
+            }
+        }
+    }
+
+    fn evaluate(
+        &self,
+        job: &mut Job,
+        image: &mut MetadataImage,
+        decided: &mut Vec<MetadataRecord>,
+    ) {
+        let context = Context { random: &*self.env.random, rules: &*self.rules };
+        let Decision { records, outcome } = job.operation.decide(image, &context);
+        // Each operation has applied its records to its own draft already, so this cannot fail.
+        if let Err(error) = image.apply_in_place(&records) {
+            panic!("an operation decided on records that do not fit its own image: {error}");
+        }
+        decided.extend(records);
+        job.outcome = Some(outcome);
+    }
+
+    /// Commits `records`; the index that shows them.
+    async fn propose(&self, term: u64, records: &[MetadataRecord]) -> Result<u64, QuorumError> {
+        if records.is_empty() {
+            // Nothing to write, but the outcomes must not come from a leader that was deposed.
+            return Ok(self.quorum.linearizable_image().await?.applied_index);
+        }
+        Ok(self.quorum.propose(term, records).await?.index)
+    }
+}
