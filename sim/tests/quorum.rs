@@ -1,0 +1,321 @@
+//! The metadata quorum as three voters under one seed: power cuts, kills, stops, cut links, slow
+//! disks and clock jumps, while every node asks its controller for changes.
+//!
+//! What must hold: nothing answered is lost, nothing is carried out twice, no decision is seen in
+//! part, and after everything is healed the voters have the same metadata.
+
+mod common;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use letterbox_broker::controller::{Controller, ControllerError};
+use letterbox_broker::metadata::MetadataImage;
+use letterbox_broker::metadata::decide::{
+    AllocateProducerIds, ConfigRules, ConfigScope, CreateTopics, NewTopic, RegisterBroker,
+    TopicPlacement,
+};
+use letterbox_broker::quorum::{
+    MetadataQuorum, QuorumConfig, QuorumError, QuorumTiming, RaftQuorum,
+};
+use letterbox_protocol::ErrorCode;
+use letterbox_protocol::model::BrokerId;
+use letterbox_sim::cluster::{Cluster, Exit, NetworkOptions, Process};
+use letterbox_sim::rng::Rng;
+use letterbox_sim::seeds;
+use letterbox_sim::trace::Trace;
+use tokio::time::sleep;
+
+const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
+const PORT: u16 = 9093;
+/// Where a volume is mounted.
+const DATA: &str = "/data";
+/// Enough for several entries of the log.
+const LARGE: i32 = 3_000;
+
+/// Every key is allowed, none is a list.
+struct AnyConfig;
+
+impl ConfigRules for AnyConfig {
+    fn validate(&self, _: ConfigScope, _: &str, _: Option<&str>) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn list_default(&self, _: ConfigScope, _: &str) -> Option<String> {
+        None
+    }
+}
+
+/// What the nodes have seen, across their lives.
+#[derive(Default)]
+struct Seen {
+    /// The running nodes' quorums.
+    quorums: BTreeMap<i32, Arc<RaftQuorum>>,
+    /// Topics whose creation was answered, with their partitions.
+    created: BTreeMap<String, i32>,
+    /// Topics that somebody asked for.
+    asked: BTreeMap<String, i32>,
+    /// Blocks of producer ids that were handed out.
+    blocks: BTreeSet<i64>,
+    unknown: u64,
+    refused: u64,
+    /// Nobody asks for anything any more.
+    is_quiet: bool,
+    /// By term, who was seen to lead.
+    leaders: BTreeMap<u64, i32>,
+}
+
+type Shared = Rc<RefCell<Seen>>;
+
+fn config(id: i32) -> QuorumConfig {
+    let voters = (1..).zip(NODES).map(|(id, name)| (id, (name.to_owned(), PORT))).collect();
+    QuorumConfig {
+        node_id: id,
+        dir: PathBuf::from(DATA).join("__cluster_metadata-0"),
+        voters,
+        listener: Some((String::new(), PORT)),
+        cluster_id: Some("abcdefghijklmnopqrstuv".to_owned()),
+        must_exist: false,
+        timing: QuorumTiming {
+            heartbeat: Duration::from_millis(100),
+            election_timeout: Duration::from_millis(500),
+        },
+    }
+}
+
+async fn node(process: Process, id: i32, seen: Shared) -> Exit {
+    let disk = Arc::clone(&process.env.disk);
+    let mount = move || {
+        disk.create_dir_all(Path::new(DATA))?;
+        disk.sync_dir(Path::new("/"))
+    };
+    process.env.blocking(mount).await.map_err(|error| error.to_string())?;
+    let quorum = RaftQuorum::open(process.env.clone(), config(id))
+        .await
+        .map_err(|error| error.to_string())?;
+    let controller =
+        Controller::start(process.env.clone(), Arc::clone(&quorum) as _, Arc::new(AnyConfig));
+    seen.borrow_mut().quorums.insert(id, Arc::clone(&quorum));
+    let work = async {
+        let seed = u64::try_from(id).unwrap() + u64::try_from(process.env.clock.wall_ms()).unwrap();
+        let mut rng = Rng::new(seed);
+        futures::join!(
+            changes(&controller, id, &mut rng, &seen),
+            producer_ids(&controller, id, &seen),
+            watch(&quorum, id, &seen)
+        )
+    };
+    let fatal = tokio::select! {
+        biased;
+        () = process.stopped() => None,
+        reason = quorum.fatal() => Some(reason),
+        // Watches until the end of its quorum.
+        _ = work => process.stopped().map(|()| None).await,
+    };
+    controller.shutdown().await;
+    quorum.shutdown().await;
+    fatal.map_or(Ok(()), Err)
+}
+
+/// What comes of an operation that has no outcome.
+fn note(seen: &Shared, error: &ControllerError) {
+    let mut seen = seen.borrow_mut();
+    match error {
+        ControllerError::Quorum(QuorumError::OutcomeUnknown | QuorumError::Stopped) => {
+            seen.unknown += 1;
+        }
+        ControllerError::OtherVersion(message) => panic!("{message}"),
+        _ => seen.refused += 1,
+    }
+}
+
+/// Makes topics, small and large ones, one after the other.
+async fn changes(controller: &Controller, id: i32, rng: &mut Rng, seen: &Shared) {
+    for n in 0u64.. {
+        sleep(Duration::from_millis(rng.between(5, 300))).await;
+        if seen.borrow().is_quiet {
+            return;
+        }
+        let registration = RegisterBroker {
+            id: BrokerId(id),
+            incarnation: uuid::Uuid::from_u128(7),
+            endpoints: Vec::new(),
+            rack: None,
+            clean_start: true,
+        };
+        if let Err(error) = controller.run(registration).await {
+            note(seen, &error);
+            continue;
+        }
+        let partitions = if rng.percent(10) { LARGE } else { 2 };
+        let name = format!("topic-{id}-{}-{n}", rng.next_u64());
+        seen.borrow_mut().asked.insert(name.clone(), partitions);
+        let operation = CreateTopics {
+            topics: vec![NewTopic {
+                name: name.clone(),
+                placement: TopicPlacement::automatic(partitions, 1),
+                configs: BTreeMap::new(),
+            }],
+            validate_only: false,
+            default_partitions: 1,
+            default_replication_factor: 1,
+        };
+        match controller.run(operation).await {
+            Ok(done) => match &done.outcome[0].1 {
+                Ok(_) => drop(seen.borrow_mut().created.insert(name, partitions)),
+                // Nobody else makes a topic of that name: it was made twice.
+                Err(error) => {
+                    assert_ne!(error.code, ErrorCode::TopicAlreadyExists, "{name}: made twice");
+                }
+            },
+            Err(error) => note(seen, &error),
+        }
+    }
+}
+
+/// Takes producer ids; none may be handed out twice.
+async fn producer_ids(controller: &Controller, id: i32, seen: &Shared) {
+    loop {
+        sleep(Duration::from_millis(40)).await;
+        if seen.borrow().is_quiet {
+            return;
+        }
+        match controller.run(AllocateProducerIds { broker: BrokerId(id) }).await {
+            Ok(done) => {
+                if let Ok(block) = done.outcome {
+                    let is_new = seen.borrow_mut().blocks.insert(block.first_id);
+                    assert!(is_new, "producer ids from {} are handed out twice", block.first_id);
+                }
+            }
+            Err(error) => note(seen, &error),
+        }
+    }
+}
+
+/// Looks at every image that this node shows.
+async fn watch(quorum: &RaftQuorum, id: i32, seen: &Shared) {
+    let mut images = quorum.subscribe();
+    loop {
+        let image = images.borrow_and_update().clone();
+        check_image(&image, quorum, id, &mut seen.borrow_mut());
+        if images.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn check_image(image: &MetadataImage, quorum: &RaftQuorum, id: i32, seen: &mut Seen) {
+    check_whole(image, &seen.asked);
+    let status = quorum.status();
+    if status.leader == Some(BrokerId(id)) {
+        let before = seen.leaders.insert(status.term, id);
+        assert!(before.is_none_or(|before| before == id), "two leaders in {}", status.term);
+    }
+}
+
+/// Nothing is shown in part.
+fn check_whole(image: &MetadataImage, asked: &BTreeMap<String, i32>) {
+    for topic in image.topics() {
+        let count = i32::try_from(topic.partitions.len()).unwrap();
+        assert_eq!(asked.get(&*topic.name), Some(&count), "{} is shown in part", topic.name);
+    }
+}
+
+fn break_something(cluster: &mut Cluster, rng: &mut Rng) {
+    let name = NODES[rng.index(3)];
+    let other = NODES[rng.index(3)];
+    match rng.below(9) {
+        0 => cluster.power_cut(name),
+        1 => cluster.disk(name).cut_power_after(rng.below(30)),
+        2 => cluster.kill(name),
+        3 => drop(cluster.stop(name, Duration::from_secs(10))),
+        4 if name != other => cluster.cut(name, other),
+        5 if name != other => cluster.cut_one_way(name, other),
+        6 => cluster.disk(name).set_slow(Duration::from_millis(rng.between(20, 400))),
+        7 => cluster.jump_clock(name, i64::try_from(rng.below(7_200_000)).unwrap() - 3_600_000),
+        // All at once.
+        _ => NODES.into_iter().for_each(|name| cluster.power_cut(name)),
+    }
+}
+
+fn heal(cluster: &mut Cluster) {
+    for (at, name) in NODES.into_iter().enumerate() {
+        cluster.disk(name).set_slow(Duration::ZERO);
+        for other in &NODES[at + 1..] {
+            cluster.mend(name, other);
+        }
+        if !cluster.is_running(name) {
+            cluster.restart(name);
+        }
+    }
+}
+
+fn run(seed: u64, keep_lines: bool) -> Trace {
+    let mut cluster = Cluster::with(seed, NetworkOptions::default(), keep_lines);
+    let seen = Shared::default();
+    for (id, name) in (1..).zip(NODES) {
+        let seen = Rc::clone(&seen);
+        cluster.host(name, move |process| node(process, id, Rc::clone(&seen)));
+    }
+    let mut rng = cluster.schedule_rng();
+    cluster.run_for(Duration::from_secs(3));
+    for _ in 0..10 {
+        break_something(&mut cluster, &mut rng);
+        cluster.run_for(Duration::from_millis(rng.between(50, 2500)));
+        if rng.percent(70) {
+            heal(&mut cluster);
+            cluster.run_for(Duration::from_millis(rng.between(50, 2500)));
+        }
+    }
+    heal(&mut cluster);
+    // What was begun before the healing is still done: a disk may have failed in its middle.
+    cluster.run_for(Duration::from_secs(1));
+    heal(&mut cluster);
+    let before = seen.borrow().created.len();
+    let goes_on = |_: &Cluster| seen.borrow().created.len() > before + 10;
+    assert!(cluster.run_until(Duration::from_secs(60), goes_on), "the healed quorum stands still");
+
+    seen.borrow_mut().is_quiet = true;
+    let agree = |_: &Cluster| {
+        let seen = seen.borrow();
+        let images: Vec<_> = seen.quorums.values().map(|quorum| quorum.image()).collect();
+        let has_all = |image: &MetadataImage| {
+            seen.created.keys().all(|name| image.topic(name).is_some())
+                && seen.blocks.iter().all(|first| *first < image.next_producer_id)
+        };
+        images.iter().all(|image| has_all(image) && image.topics().eq(images[0].topics()))
+    };
+    assert!(cluster.run_until(Duration::from_secs(60), agree), "the voters do not agree");
+    let seen = seen.borrow();
+    println!(
+        "seed {seed}, {:?} of virtual time, {} faults, {} terms with a leader: {} topics and {} \
+         blocks of ids, {} unknown, {} refused",
+        cluster.elapsed(),
+        cluster.faults(),
+        seen.leaders.len(),
+        seen.created.len(),
+        seen.blocks.len(),
+        seen.unknown,
+        seen.refused,
+    );
+    assert!(seen.created.len() > 30 && seen.leaders.len() > 1, "too little has happened");
+    cluster.trace()
+}
+
+#[test]
+fn nothing_answered_is_lost_or_done_twice_by_three_voters() {
+    common::show_log();
+    seeds::for_each(
+        3,
+        "quorum",
+        "nothing_answered_is_lost_or_done_twice_by_three_voters",
+        |seed| {
+            run(seed, false);
+        },
+    );
+}
