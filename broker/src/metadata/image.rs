@@ -132,6 +132,10 @@ pub struct BrokerRegistration {
     /// The id of the disk it stands on (`directory.id`): an empty disk under an old id is another
     /// broker.
     pub incarnation: Uuid,
+    /// Which start of the broker this is: rises with every registration, and is at most the index
+    /// of it in the metadata log (Kafka's broker epoch). 0 when a version without it wrote it.
+    #[serde(default)]
+    pub epoch: i64,
     /// Where clients and other brokers reach it, by listener.
     pub endpoints: Vec<Endpoint>,
     /// `broker.rack`.

@@ -664,7 +664,8 @@ async fn register(
     }
     let registered =
         patiently("register with the cluster", passes, || controller.run(operation.clone())).await;
-    registered.map_err(|error| failed(&error))?.outcome.map_err(|error| failed(&error))
+    registered.map_err(|error| failed(&error))?.outcome.map_err(|error| failed(&error))?;
+    Ok(())
 }
 
 /// Begins a part of the start again and again while its error `passes`: on a full disk a broker

@@ -36,7 +36,8 @@ pub struct RegisterBroker {
 }
 
 impl Decide for RegisterBroker {
-    type Outcome = ItemResult<()>;
+    /// The epoch of this start (see [`BrokerRegistration::epoch`]).
+    type Outcome = ItemResult<i64>;
 
     fn decide(&self, image: &MetadataImage, _context: &Context<'_>) -> Decision<Self::Outcome> {
         let mut draft = Draft::new(image);
@@ -46,7 +47,7 @@ impl Decide for RegisterBroker {
 }
 
 impl RegisterBroker {
-    fn register(&self, draft: &mut Draft) -> ItemResult<()> {
+    fn register(&self, draft: &mut Draft) -> ItemResult<i64> {
         if let Some(present) = draft.image.brokers.get(&self.id)
             && present.incarnation != self.incarnation
             && let Some(topic) = draft.image.topics().find(|topic| has_replica(topic, self.id))
@@ -59,16 +60,18 @@ impl RegisterBroker {
             );
             return Err(ApiError::new(ErrorCode::DuplicateBrokerRegistration, message));
         }
+        let next_index = i64::try_from(draft.image.applied_index).unwrap_or(i64::MAX);
+        let present_epoch = draft.image.brokers.get(&self.id).map_or(0, |present| present.epoch);
+        let epoch = next_index.max(present_epoch).saturating_add(1);
         let registration = BrokerRegistration {
             id: self.id,
             incarnation: self.incarnation,
+            epoch,
             endpoints: self.endpoints.clone(),
             rack: self.rack.clone(),
             fenced: false,
         };
-        if draft.image.brokers.get(&self.id).map(|present| &**present) != Some(&registration) {
-            draft.add(vec![MetadataRecord::Broker(registration)])?;
-        }
+        draft.add(vec![MetadataRecord::Broker(registration)])?;
         let changes = partition_changes(&draft.image, |image, state| {
             if state.leader == Some(self.id) {
                 return (!self.clean_start)
@@ -78,7 +81,8 @@ impl RegisterBroker {
             (state.leader.is_none() && first.is_some())
                 .then(|| led_by(state, state.isr.to_vec(), first))
         });
-        draft.add(changes)
+        draft.add(changes)?;
+        Ok(epoch)
     }
 }
 
@@ -94,8 +98,8 @@ fn has_replica(topic: &Topic, broker: BrokerId) -> bool {
 pub struct FenceBroker {
     /// Which broker.
     pub id: BrokerId,
-    /// Its disk: a fence that is meant for a broker's predecessor does nothing.
-    pub incarnation: Uuid,
+    /// Which start of it: a fence that is meant for an earlier one does nothing.
+    pub epoch: i64,
     /// Whether it shall be fenced.
     pub fenced: bool,
 }
@@ -112,17 +116,19 @@ impl Decide for FenceBroker {
 
 impl FenceBroker {
     fn fence(&self, draft: &mut Draft) -> ItemResult<()> {
-        let Some(present) = draft
-            .image
-            .brokers
-            .get(&self.id)
-            .filter(|present| present.incarnation == self.incarnation)
-        else {
+        let Some(present) = draft.image.brokers.get(&self.id) else {
             return Err(ApiError::new(
                 ErrorCode::BrokerIdNotRegistered,
                 format!("No broker with id {} found.", self.id),
             ));
         };
+        if present.epoch != self.epoch {
+            let message = format!(
+                "Broker {} is registered with epoch {}, not {}.",
+                self.id, present.epoch, self.epoch
+            );
+            return Err(ApiError::new(ErrorCode::StaleBrokerEpoch, message));
+        }
         if present.fenced == self.fenced {
             return Ok(());
         }

@@ -9,6 +9,7 @@
 mod brokers;
 mod configs;
 mod isr;
+pub mod liveness;
 mod names;
 mod operation;
 mod partitions;

@@ -47,7 +47,11 @@ macro_rules! operations {
         impl Operation {
             /// Decides on `image`. Pure.
             #[must_use]
-            pub fn decide(&self, image: &MetadataImage, context: &Context<'_>) -> Decision<Outcome> {
+            pub fn decide(
+                &self,
+                image: &MetadataImage,
+                context: &Context<'_>,
+            ) -> Decision<Outcome> {
                 match self {
                     $(Self::$name(operation) => {
                         let Decision { records, outcome } = operation.decide(image, context);

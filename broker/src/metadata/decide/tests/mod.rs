@@ -1,5 +1,6 @@
 //! Decisions: tables of refusals, and properties over random histories.
 
+mod liveness;
 mod operation;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -389,6 +390,19 @@ fn broker_on_an_empty_disk_does_not_take_over_replicas() {
     assert_eq!(epoch(&world), 1, "an unclean one does not");
 }
 
+#[test]
+fn fence_that_is_meant_for_an_earlier_start_does_nothing() {
+    let mut world = World::with_racks(&["a"]);
+    let first = world.image.brokers[&BrokerId(1)].epoch;
+    let second = world.run(&register(1, "a")).unwrap();
+    assert!(second > first);
+    let fence = |epoch| FenceBroker { id: BrokerId(1), epoch, fenced: true };
+    assert_eq!(world.run(&fence(first)).unwrap_err().code, ErrorCode::StaleBrokerEpoch);
+    assert!(world.image.is_live(BrokerId(1)));
+    world.run(&fence(second)).unwrap();
+    assert!(!world.image.is_live(BrokerId(1)));
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Create(u8, i8, i8),
@@ -428,9 +442,14 @@ proptest! {
                     drop(world.run(&CreatePartitions { topics: vec![growth], validate_only: false }));
                 }
                 Step::Fence(id, fenced) => {
-                    let _ = world.run(&FenceBroker { id: BrokerId(id), incarnation: Uuid::from_u128(1), fenced });
+                    let epoch = world.image.brokers.get(&BrokerId(id)).map_or(0, |broker| broker.epoch);
+                    let _ = world.run(&FenceBroker { id: BrokerId(id), epoch, fenced });
                 }
-                Step::Register(id, clean_start) => world.run(&RegisterBroker { clean_start, ..register(id, "d") }).unwrap(),
+                Step::Register(id, clean_start) => {
+                    let present = world.image.brokers.get(&BrokerId(id)).map_or(0, |broker| broker.epoch);
+                    let epoch = world.run(&RegisterBroker { clean_start, ..register(id, "d") }).unwrap();
+                    prop_assert!(epoch > present && epoch.unsigned_abs() <= world.image.applied_index);
+                }
                 Step::Isr(n, mask) => alter_isr(&mut world, n, mask),
                 Step::Ids(id) => {
                     if let Ok(block) = world.run(&AllocateProducerIds { broker: BrokerId(id) }) {

@@ -137,8 +137,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         (vec(alteration(), 0..3), any::<bool>())
             .prop_map(|(resources, validate_only)| AlterConfigs { resources, validate_only }.into()),
         registration().prop_map(Operation::from),
-        (broker(), uuid(), any::<bool>())
-            .prop_map(|(id, incarnation, fenced)| FenceBroker { id, incarnation, fenced }.into()),
+        (broker(), any::<i64>(), any::<bool>())
+            .prop_map(|(id, epoch, fenced)| FenceBroker { id, epoch, fenced }.into()),
         (broker(), vec(isr_change(), 0..3))
             .prop_map(|(broker, changes)| AlterIsr { broker, changes }.into()),
         broker().prop_map(|broker| AllocateProducerIds { broker }.into()),
@@ -172,7 +172,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         vec((selector(), item(deleted)), 0..3).prop_map(Outcome::DeleteTopics),
         vec((name(), item(Just(()))), 0..3).prop_map(Outcome::CreatePartitions),
         vec((resource(), item(Just(()))), 0..3).prop_map(Outcome::AlterConfigs),
-        item(Just(())).prop_map(Outcome::RegisterBroker),
+        item(any::<i64>()).prop_map(Outcome::RegisterBroker),
         item(Just(())).prop_map(Outcome::FenceBroker),
         vec(item(state), 0..3).prop_map(Outcome::AlterIsr),
         item(block).prop_map(Outcome::AllocateProducerIds),

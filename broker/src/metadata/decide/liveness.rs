@@ -1,0 +1,168 @@
+//! Which brokers live, as the active controller sees it: (state, event, now) → effects.
+//!
+//! A broker says that it lives by its heartbeats (KIP-631). One that is silent for a session is
+//! fenced. One whose process has died is noticed earlier: its connections end, it is probed once,
+//! and when nothing listens there any more it is fenced at once. Each start of a broker has an
+//! epoch of its own; what an earlier start says counts no more.
+//!
+//! Only the leader keeps this, and only in memory: what was decided is in the image, and a new
+//! leader gives every broker a whole session to be heard from.
+
+use std::collections::BTreeMap;
+
+use letterbox_protocol::ErrorCode;
+use letterbox_protocol::model::BrokerId;
+
+use crate::metadata::MetadataImage;
+
+/// A point of monotonic time, in milliseconds from anywhere.
+pub type Millis = u64;
+
+/// What is known of the brokers.
+#[derive(Debug)]
+pub struct Liveness {
+    session_ms: Millis,
+    brokers: BTreeMap<BrokerId, Session>,
+}
+
+/// One start of one broker.
+#[derive(Debug)]
+struct Session {
+    epoch: i64,
+    /// As the newest image has it.
+    is_fenced: bool,
+    /// When it was last known to live.
+    heard: Millis,
+    /// Whether it shall be fenced, whatever its session is.
+    is_dead: bool,
+    is_probed: bool,
+}
+
+/// What a broker says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// Which broker.
+    pub id: BrokerId,
+    /// Which start of it.
+    pub epoch: i64,
+    /// How much of the metadata log it has applied.
+    pub applied_index: u64,
+    /// It does not want to serve.
+    pub wants_fence: bool,
+}
+
+/// What a broker is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeartbeatAnswer {
+    /// Whether it has applied its own registration.
+    pub is_caught_up: bool,
+    /// Whether it is fenced: it leads nothing and counts nowhere.
+    pub is_fenced: bool,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// The broker of this epoch is fenced. Said again at every tick until the image has it.
+    Fence(BrokerId, i64),
+    /// Its fence is lifted.
+    Unfence(BrokerId, i64),
+    /// It is connected to, once.
+    Probe(BrokerId, i64),
+}
+
+impl Liveness {
+    /// For a node that begins to lead: every broker of `image` is taken to live now.
+    #[must_use]
+    pub fn new(session_ms: Millis, image: &MetadataImage, now: Millis) -> Self {
+        let mut this = Self { session_ms, brokers: BTreeMap::new() };
+        this.take(image, now);
+        this
+    }
+
+    /// Takes over what `image` says: who is registered, in which epoch, and who is fenced.
+    pub fn take(&mut self, image: &MetadataImage, now: Millis) {
+        self.brokers.retain(|id, _| image.brokers.contains_key(id));
+        for (id, registration) in &*image.brokers {
+            let (epoch, is_fenced) = (registration.epoch, registration.fenced);
+            match self.brokers.get_mut(id).filter(|session| session.epoch == epoch) {
+                Some(session) => {
+                    session.is_dead &= !is_fenced;
+                    session.is_fenced = is_fenced;
+                }
+                None => {
+                    let session =
+                        Session { epoch, is_fenced, heard: now, is_dead: false, is_probed: false };
+                    self.brokers.insert(*id, session);
+                }
+            }
+        }
+    }
+
+    /// A broker says that it lives.
+    ///
+    /// # Errors
+    /// BROKER_ID_NOT_REGISTERED; STALE_BROKER_EPOCH for an earlier start.
+    pub fn heartbeat(
+        &mut self,
+        heartbeat: Heartbeat,
+        now: Millis,
+    ) -> Result<(HeartbeatAnswer, Option<Effect>), ErrorCode> {
+        let Heartbeat { id, epoch, applied_index, wants_fence } = heartbeat;
+        let session = self.brokers.get_mut(&id).ok_or(ErrorCode::BrokerIdNotRegistered)?;
+        if session.epoch != epoch {
+            return Err(ErrorCode::StaleBrokerEpoch);
+        }
+        (session.heard, session.is_dead, session.is_probed) = (now, false, false);
+        let is_caught_up =
+            u64::try_from(epoch).is_ok_and(|registered_at| applied_index >= registered_at);
+        let effect = match (session.is_fenced, wants_fence) {
+            (true, false) if is_caught_up => Some(Effect::Unfence(id, epoch)),
+            (false, true) => Some(Effect::Fence(id, epoch)),
+            _ => None,
+        };
+        Ok((HeartbeatAnswer { is_caught_up, is_fenced: session.is_fenced }, effect))
+    }
+
+    /// Every connection of a broker has ended.
+    pub fn connections_ended(&mut self, id: BrokerId, epoch: i64) -> Option<Effect> {
+        let session = self.session(id, epoch)?;
+        let is_new = !session.is_fenced && !std::mem::replace(&mut session.is_probed, true);
+        is_new.then_some(Effect::Probe(id, epoch))
+    }
+
+    /// What came of a probe. One that was not refused says nothing: the session goes on.
+    pub fn probed(&mut self, id: BrokerId, epoch: i64, was_refused: bool) -> Option<Effect> {
+        let session = self.session(id, epoch)?;
+        // It was heard from since.
+        if !std::mem::take(&mut session.is_probed) || !was_refused || session.is_fenced {
+            return None;
+        }
+        session.is_dead = true;
+        Some(Effect::Fence(id, epoch))
+    }
+
+    /// Time has passed: who is to be fenced.
+    pub fn tick(&self, now: Millis) -> Vec<Effect> {
+        let is_over = |session: &Session| session.is_dead || self.end(session) <= now;
+        let all = self.brokers.iter().filter(|(_, session)| !session.is_fenced);
+        all.filter(|(_, session)| is_over(session))
+            .map(|(id, session)| Effect::Fence(*id, session.epoch))
+            .collect()
+    }
+
+    /// When the next session ends.
+    #[must_use]
+    pub fn next_end(&self) -> Option<Millis> {
+        let alive = self.brokers.values().filter(|session| !session.is_fenced);
+        alive.map(|session| self.end(session)).min()
+    }
+
+    fn end(&self, session: &Session) -> Millis {
+        session.heard.saturating_add(self.session_ms)
+    }
+
+    fn session(&mut self, id: BrokerId, epoch: i64) -> Option<&mut Session> {
+        self.brokers.get_mut(&id).filter(|session| session.epoch == epoch)
+    }
+}

@@ -1,0 +1,234 @@
+//! Transcripts: each line is an event and its moment in milliseconds, the indented ones after it
+//! are all that comes of it. A broker in an epoch is `id@epoch`, with `!` when the image has it fenced.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use letterbox_protocol::model::BrokerId;
+use uuid::Uuid;
+
+use crate::metadata::decide::liveness::{Effect, Heartbeat, Liveness};
+use crate::metadata::{BrokerRegistration, MetadataImage};
+
+const SESSION_MS: u64 = 9_000;
+
+fn broker(word: &str) -> (BrokerId, i64, bool) {
+    let (id, rest) = word.split_once('@').unwrap();
+    let epoch = rest.trim_end_matches('!').parse().unwrap();
+    (BrokerId(id.parse().unwrap()), epoch, rest.ends_with('!'))
+}
+
+fn image(words: &[&str]) -> MetadataImage {
+    let registration = |(id, epoch, fenced)| {
+        let registration = BrokerRegistration {
+            id,
+            incarnation: Uuid::from_u128(1),
+            epoch,
+            endpoints: Vec::new(),
+            rack: None,
+            fenced,
+        };
+        (id, Arc::new(registration))
+    };
+    let brokers = words.iter().map(|word| registration(broker(word))).collect();
+    MetadataImage { brokers: Arc::new(brokers), ..MetadataImage::default() }
+}
+
+fn effect(effect: Effect) -> String {
+    match effect {
+        Effect::Fence(id, epoch) => format!("fence {id}@{epoch}"),
+        Effect::Unfence(id, epoch) => format!("unfence {id}@{epoch}"),
+        Effect::Probe(id, epoch) => format!("probe {id}@{epoch}"),
+    }
+}
+
+/// Runs the events of `transcript` and compares all of it.
+fn check(transcript: &str) {
+    let mut liveness = None;
+    let mut told = String::new();
+    let events = transcript.lines().map(str::trim_end).filter(|line| !line.is_empty());
+    let expected: Vec<&str> = events.clone().collect();
+    for line in events.filter(|line| !line.starts_with(' ')) {
+        let words: Vec<&str> = line.split(' ').collect();
+        let (now, args) = (words[0].parse().unwrap(), &words[2..]);
+        writeln!(told, "{line}").unwrap();
+        let mut out = Vec::new();
+        if words[1] == "lead" {
+            liveness = Some(Liveness::new(SESSION_MS, &image(args), now));
+        }
+        let state = liveness.as_mut().unwrap();
+        match words[1] {
+            "lead" => {}
+            "image" => state.take(&image(args), now),
+            "tick" => out.extend(state.tick(now).into_iter().map(effect)),
+            "next" => out.push(format!("{:?}", state.next_end())),
+            "heartbeat" => {
+                let (id, epoch, wants_fence) = broker(args[0]);
+                let applied_index = args[1].parse().unwrap();
+                let heartbeat = Heartbeat { id, epoch, applied_index, wants_fence };
+                match state.heartbeat(heartbeat, now) {
+                    Ok((answer, effects)) => {
+                        let caught_up = if answer.is_caught_up { "caught up" } else { "behind" };
+                        let fenced = if answer.is_fenced { "fenced" } else { "unfenced" };
+                        out.push(format!("answer {caught_up}, {fenced}"));
+                        out.extend(effects.map(effect));
+                    }
+                    Err(code) => out.push(format!("refused {code:?}")),
+                }
+            }
+            "ended" => {
+                let (id, epoch, _) = broker(args[0]);
+                out.extend(state.connections_ended(id, epoch).map(effect));
+            }
+            "probed" => {
+                let (id, epoch, _) = broker(args[0]);
+                out.extend(state.probed(id, epoch, args[1] == "refused").map(effect));
+            }
+            other => panic!("{other}"),
+        }
+        out.iter().for_each(|line| writeln!(told, "    {line}").unwrap());
+    }
+    assert_eq!(told.lines().collect::<Vec<_>>(), expected, "{told}");
+}
+
+#[test]
+fn broker_joins_fenced_and_serves_when_it_has_caught_up() {
+    check(
+        "
+0 lead 1@5
+0 image 1@5 2@9!
+100 heartbeat 2@9 4
+    answer behind, fenced
+200 heartbeat 2@9 9
+    answer caught up, fenced
+    unfence 2@9
+250 heartbeat 2@9 9
+    answer caught up, fenced
+    unfence 2@9
+260 image 1@5 2@9
+300 heartbeat 2@9 12
+    answer caught up, unfenced
+",
+    );
+}
+
+#[test]
+fn silent_broker_is_fenced_after_its_session_and_returns_with_a_heartbeat() {
+    check(
+        "
+0 lead 1@5 2@6
+0 next
+    Some(9000)
+5000 heartbeat 1@5 20
+    answer caught up, unfenced
+8999 tick
+9000 tick
+    fence 2@6
+9100 tick
+    fence 2@6
+9200 image 1@5 2@6!
+9300 tick
+9300 next
+    Some(14000)
+9400 heartbeat 2@6 20
+    answer caught up, fenced
+    unfence 2@6
+9500 image 1@5 2@6
+9500 next
+    Some(14000)
+18400 tick
+    fence 1@5
+    fence 2@6
+",
+    );
+}
+
+#[test]
+fn broker_whose_process_died_is_fenced_after_one_refused_probe() {
+    check(
+        "
+0 lead 1@5 2@6
+100 ended 2@6
+    probe 2@6
+110 ended 2@6
+120 probed 2@6 refused
+    fence 2@6
+130 tick
+    fence 2@6
+140 image 1@5 2@6!
+150 tick
+",
+    );
+}
+
+#[test]
+fn broken_connection_of_a_broker_that_lives_changes_nothing() {
+    check(
+        "
+0 lead 1@5 2@6
+100 ended 2@6
+    probe 2@6
+120 probed 2@6 answered
+130 tick
+200 ended 2@6
+    probe 2@6
+210 heartbeat 2@6 20
+    answer caught up, unfenced
+220 probed 2@6 refused
+230 tick
+",
+    );
+}
+
+#[test]
+fn what_an_earlier_start_says_counts_no_more() {
+    check(
+        "
+0 lead 2@6
+10 image 2@11!
+20 heartbeat 2@6 20
+    refused StaleBrokerEpoch
+30 ended 2@6
+40 probed 2@6 refused
+50 heartbeat 2@11 11
+    answer caught up, fenced
+    unfence 2@11
+60 image 2@11
+70 image
+80 heartbeat 2@11 20
+    refused BrokerIdNotRegistered
+90 tick
+",
+    );
+}
+
+#[test]
+fn broker_that_asks_for_it_is_fenced_and_stays_so() {
+    check(
+        "
+0 lead 2@6
+10 heartbeat 2@6! 20
+    answer caught up, unfenced
+    fence 2@6
+20 image 2@6!
+30 heartbeat 2@6! 20
+    answer caught up, fenced
+9900 tick
+",
+    );
+}
+
+#[test]
+fn new_leader_gives_every_broker_a_whole_session() {
+    check(
+        "
+0 lead 1@5 2@6
+8000 lead 1@5 2@6
+9000 tick
+16999 tick
+17000 tick
+    fence 1@5
+    fence 2@6
+",
+    );
+}
