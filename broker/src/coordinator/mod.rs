@@ -21,7 +21,7 @@ pub mod shard;
 use std::sync::Arc;
 
 pub use memory::GroupMemory;
-pub use replicated_log::{AppendError, KeyValue, ReplicatedLog};
+pub use replicated_log::{AppendError, KeyValue, LogEnd, ReplicatedLog};
 pub use service::GroupCoordinator;
 
 /// The internal topic that holds groups and offsets.

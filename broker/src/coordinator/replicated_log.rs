@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use letterbox_env::BoxFuture;
-use letterbox_protocol::model::{Offset, TimestampMs};
+use letterbox_protocol::model::{LeaderEpoch, Offset, TimestampMs};
 
 /// A record's key and value; no value is a tombstone.
 pub type KeyValue = (Bytes, Option<Bytes>);
@@ -28,14 +28,24 @@ pub enum AppendError {
     Storage,
 }
 
+/// How far a partition reached, and in which epoch this broker led it then: in another epoch other
+/// records may have taken the place of those before `offset`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LogEnd {
+    /// The offset that follows the last record.
+    pub offset: Offset,
+    /// The leader epoch.
+    pub leader_epoch: LeaderEpoch,
+}
+
 /// The replicated log of `__consumer_offsets`, one partition at a time.
 ///
 /// The coordinator calls [`append`](Self::append) for a partition only from one task, one call
 /// after the other, in the order in which its state changes; it may go on appending while earlier
 /// records are not committed yet.
 pub trait ReplicatedLog: Send + Sync + 'static {
-    /// Appends `records` as one batch with timestamp `now` and returns the offset *after* the last
-    /// of them.
+    /// Appends `records` as one batch with timestamp `now` and returns where the log ends *after*
+    /// the last of them.
     ///
     /// All or nothing. Need not wait for replication or for the disk;
     /// [`committed`](Self::committed) does.
@@ -47,25 +57,21 @@ pub trait ReplicatedLog: Send + Sync + 'static {
         partition: i32,
         records: Vec<KeyValue>,
         now: TimestampMs,
-    ) -> BoxFuture<'static, Result<Offset, AppendError>>;
+    ) -> BoxFuture<'static, Result<LogEnd, AppendError>>;
 
-    /// Completes when every record below `end_offset` is committed: the high watermark has reached
-    /// it.
+    /// Completes when every record before `end` is committed: the high watermark has reached it.
     ///
     /// # Errors
     /// Leadership was lost first, or the log failed; the records may or may not survive.
-    fn committed(
-        &self,
-        partition: i32,
-        end_offset: Offset,
-    ) -> BoxFuture<'static, Result<(), AppendError>>;
+    fn committed(&self, partition: i32, end: LogEnd)
+    -> BoxFuture<'static, Result<(), AppendError>>;
 
     /// The largest batch that [`append`](Self::append) takes now, in bytes: the topic's
     /// `max.message.bytes`.
     fn batch_bytes_max(&self, partition: i32) -> usize;
 
-    /// Reads the partition from its log start offset to the log end offset at the time of the call
-    /// and hands each record to `each`, in order; returns that end. Control batches are left out. A
+    /// Reads the partition from its log start offset to its end at the time of the call and hands
+    /// each record to `each`, in order; returns that end. Control batches are left out. A
     /// record whose key is missing is left out.
     ///
     /// What it reads above the high watermark may still be lost; wait for
@@ -78,5 +84,5 @@ pub trait ReplicatedLog: Send + Sync + 'static {
         &'a self,
         partition: i32,
         each: &'a mut (dyn FnMut(Bytes, Option<Bytes>) + Send),
-    ) -> BoxFuture<'a, Result<Offset, AppendError>>;
+    ) -> BoxFuture<'a, Result<LogEnd, AppendError>>;
 }

@@ -17,7 +17,7 @@ use super::deliver::delivering;
 use super::partition::Partition;
 use crate::config::topic::TopicConfig;
 use crate::config::{Config, log_config};
-use crate::metadata::{MetadataDelta, MetadataImage, Topic};
+use crate::metadata::{MetadataDelta, MetadataImage, PartitionState, Topic, TopicChange};
 
 type Key = (TopicId, i32);
 
@@ -121,13 +121,13 @@ impl ReplicaManager {
     /// of the image may need the name of one that is gone.
     pub async fn start(&self, image: &Arc<MetadataImage>) {
         self.image.store(image.clone());
-        self.assign(image.topics());
+        self.assign(image.topics().flat_map(all_of));
         let is_known = |name: &str, id: Option<TopicId>, partition: i32| {
             let topic = id.map_or_else(|| image.topic(name), |id| image.topic_by_id(&id));
             topic.is_some_and(|topic| &*topic.name == name && topic.partition(partition).is_some())
         };
         self.logs.set_unknown_aside(is_known).await;
-        self.host(image.topics(), Occasion::Start).await;
+        self.host(image.topics().flat_map(all_of), Occasion::Start).await;
     }
 
     /// Takes a change of the metadata in: who leads, who is in sync, what is configured, what was
@@ -139,7 +139,8 @@ impl ReplicaManager {
         self.image.store(delta.after.clone());
         self.forget(&delta.topics_removed);
         let changed = || delta.topics_changed.iter();
-        self.assign(delta.topics_added.iter().chain(changed().map(|change| &change.after)));
+        let added = delta.topics_added.iter().flat_map(all_of);
+        self.assign(added.chain(changed().flat_map(changed_of).map(|(_, assigned)| assigned)));
         for change in changed().filter(|change| change.configs_changed()) {
             info!(topic = %change.after.name, "topic configuration changed");
             self.reconfigure(&change.after);
@@ -154,8 +155,10 @@ impl ReplicaManager {
     /// several that [`ReplicaManager::apply`] was told. One call after the other.
     pub async fn apply_to_logs(&self, delta: &MetadataDelta) {
         self.delete_logs(&delta.topics_removed).await;
-        let changed = delta.topics_changed.iter().map(|change| &change.after);
-        self.host(delta.topics_added.iter().chain(changed), Occasion::Change).await;
+        let changed = delta.topics_changed.iter().flat_map(changed_of);
+        let new = changed.filter(|(is_new, _)| *is_new).map(|(_, assigned)| assigned);
+        let added = delta.topics_added.iter().flat_map(all_of);
+        self.host(added.chain(new), Occasion::Change).await;
     }
 
     /// Whether a partition that is assigned here is out of use.
@@ -171,7 +174,8 @@ impl ReplicaManager {
         if ids.is_empty() {
             Vec::new()
         } else {
-            self.host(ids.iter().filter_map(|id| image.topic_by_id(id)), Occasion::Heal).await
+            let topics = ids.iter().filter_map(|id| image.topic_by_id(id));
+            self.host(topics.flat_map(all_of), Occasion::Heal).await
         }
     }
 
@@ -184,24 +188,21 @@ impl ReplicaManager {
             .map(|(key, _)| key)
     }
 
-    /// Tells the partitions of these topics that are assigned here what the metadata says now; new
-    /// ones begin with that, without a log.
-    fn assign<'a>(&self, topics: impl Iterator<Item = &'a Arc<Topic>>) {
+    /// Tells the partitions that are assigned here what the metadata says now; new ones begin with
+    /// that, without a log.
+    fn assign<'a>(&self, partitions: impl Iterator<Item = Assigned<'a>>) {
         let hosted = self.hosted.load_full();
-        let mut new = Vec::new();
-        for topic in topics {
-            let mut min_insync = None;
-            for (index, state) in topic.indexed_partitions() {
-                let key = (topic.id, index);
-                if let Some(partition) = hosted.get(&key) {
-                    partition.assign(state);
-                } else if state.replicas.contains(&self.me) {
-                    let min_insync =
-                        *min_insync.get_or_insert_with(|| min_insync_of(&self.topic_config(topic)));
-                    let clock = self.env.clock.clone();
-                    let partition = Partition::new(key, self.me, state.clone(), min_insync, clock);
-                    new.push((key, Arc::new(partition)));
-                }
+        let (mut new, mut min_insync) = (Vec::new(), OfTopic::default());
+        for (topic, index, state) in partitions {
+            let key = (topic.id, index);
+            if let Some(partition) = hosted.get(&key) {
+                partition.assign(state);
+            } else if state.replicas.contains(&self.me) {
+                let min_insync = min_insync.get(topic, || min_insync_of(&self.topic_config(topic)));
+                let bounds = (*min_insync, self.lag_max_ms());
+                let clock = self.env.clock.clone();
+                let partition = Partition::new(key, self.me, state.clone(), bounds, clock);
+                new.push((key, Arc::new(partition)));
             }
         }
         if !new.is_empty() {
@@ -209,12 +210,11 @@ impl ReplicaManager {
         }
     }
 
-    /// Opens or makes the logs of all partitions of these topics that are assigned here and have
-    /// none yet; to heal, those that are offline. Gives those that were offline and are not any
-    /// more.
+    /// Opens or makes the logs of those of these partitions that are assigned here and have none
+    /// yet; to heal, of those that are offline. Gives those that were offline and are not any more.
     async fn host<'a>(
         &self,
-        topics: impl Iterator<Item = &'a Arc<Topic>>,
+        candidates: impl Iterator<Item = Assigned<'a>>,
         occasion: Occasion,
     ) -> Vec<Key> {
         let (hosted, mut wanted, mut partitions) =
@@ -223,17 +223,15 @@ impl ReplicaManager {
             Occasion::Heal => self.may_heal().collect(),
             Occasion::Start | Occasion::Change => BTreeSet::new(),
         };
-        for topic in topics {
-            let mut config = None;
-            for (key, partition) in hosted.range((topic.id, 0)..=(topic.id, i32::MAX)) {
-                if !partition.is_opening() && !offline.contains(key) {
-                    continue;
-                }
-                let config =
-                    config.get_or_insert_with(|| log_config(&self.topic_config(topic))).clone();
+        let mut config = OfTopic::default();
+        for (topic, index, _) in candidates {
+            let key = (topic.id, index);
+            let Some(partition) = hosted.get(&key) else { continue };
+            if partition.is_opening() || offline.contains(&key) {
+                let config = config.get(topic, || log_config(&self.topic_config(topic))).clone();
                 // What is offline and may heal is not of a directory that was not read.
                 let is_new = occasion != Occasion::Start;
-                let (topic_name, topic_id, index) = (topic.name.clone(), key.0, key.1);
+                let (topic_name, topic_id) = (topic.name.clone(), topic.id);
                 wanted.push(WantedLog {
                     topic: topic_name,
                     topic_id,
@@ -257,7 +255,8 @@ impl ReplicaManager {
                     let end_offset = log.end_offset();
                     partition.opened(log);
                     if was_offline {
-                        info!(topic = %topic.name, partition = key.1, end_offset, "partition is back");
+                        let (topic, index) = (&topic.name, key.1);
+                        info!(%topic, partition = index, end_offset, "partition is back");
                         back.push(key);
                     }
                     self.reconfigure_to_newest(&partition);
@@ -327,6 +326,10 @@ impl ReplicaManager {
         }
     }
 
+    fn lag_max_ms(&self) -> u64 {
+        u64::try_from(self.config.number("replica.lag.time.max.ms")).unwrap_or(u64::MAX)
+    }
+
     fn topic_config(&self, topic: &Topic) -> TopicConfig {
         TopicConfig::resolve(&self.config, &topic.configs)
     }
@@ -347,6 +350,35 @@ impl ReplicaManager {
 
     fn partition_of(&self, log: &Log) -> Option<Arc<Partition>> {
         self.hosted.load().get(&(log.topic_id(), log.partition())).cloned()
+    }
+}
+
+/// A partition as the metadata has it.
+type Assigned<'a> = (&'a Arc<Topic>, i32, &'a PartitionState);
+
+fn all_of(topic: &Arc<Topic>) -> impl Iterator<Item = Assigned<'_>> {
+    topic.indexed_partitions().map(move |(index, state)| (topic, index, state))
+}
+
+/// Those that changed, and whether each is new.
+fn changed_of(change: &TopicChange) -> impl Iterator<Item = (bool, Assigned<'_>)> {
+    let topic = &change.after;
+    change.partitions().map(move |one| (one.before.is_none(), (topic, one.partition, one.after)))
+}
+
+/// What is resolved once for all partitions of a topic, which come one after the other.
+struct OfTopic<T>(Option<(TopicId, T)>);
+
+impl<T> Default for OfTopic<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<T> OfTopic<T> {
+    fn get(&mut self, topic: &Topic, resolve: impl FnOnce() -> T) -> &T {
+        let known = self.0.take().filter(|(id, _)| *id == topic.id);
+        &self.0.insert(known.unwrap_or_else(|| (topic.id, resolve()))).1
     }
 }
 

@@ -1,17 +1,29 @@
 //! Partitions as brokers keep them together: leadership, the in-sync set, the high watermark, and
-//! who waits for it. Deciding is in [`role`] and [`leader`], without I/O.
+//! who waits for it.
+//!
+//! Deciding is apart from doing: `role`, `leader` and `follower` are state machines
+//! without I/O, told by transcripts beside them; `world` runs them against each other. Followers
+//! and fetchers are not wired to a network yet: a cluster has one broker.
 
 pub mod deliver;
+#[allow(dead_code, reason = "not wired to a network yet: a cluster has one broker")]
+mod follower;
+#[allow(dead_code, reason = "not wired to a network yet: a cluster has one broker")]
 pub mod leader;
 mod manager;
 mod partition;
+mod read;
 mod role;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod transcript;
 pub mod waiters;
+#[cfg(test)]
+mod world;
 
 pub use manager::ReplicaManager;
 pub use partition::{Acks, AppendRefused, Appended, Partition, Within};
+pub use read::{Shown, Wanted};
+pub use role::Commit;
 pub use waiters::Ticket;

@@ -12,9 +12,9 @@ use letterbox_storage::{AppendError, AppendOptions, Effort, Log, LogConfig, Orig
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::leader::{LeaderState, NotEnoughReplicas};
-use super::role::{Effect, Event, MayNotAppend, OwnLog, Replica};
-use super::waiters::Waiters;
+use super::leader::NotEnoughReplicas;
+use super::role::{Commit, Effect, Event, MayNotAppend, OwnLog, Replica};
+use super::waiters::{Ticket, Waiters};
 use crate::metadata::PartitionState;
 
 /// Stands for the epoch where this broker does not lead.
@@ -36,8 +36,13 @@ pub enum Acks {
 pub struct Appended {
     /// Offset of the first record.
     pub base_offset: Offset,
-    /// The offset that follows the last record: committed when the high watermark reaches it.
+    /// The offset that follows the last record: committed when the high watermark reaches it, as
+    /// long as this broker leads in `leader_epoch` ([`Partition::commit`]).
     pub end_offset: Offset,
+    /// The epoch it was appended in.
+    pub leader_epoch: LeaderEpoch,
+    /// Whether it is committed already.
+    pub commit: Commit,
     /// The time all records got; −1 when they keep their own.
     pub log_append_time: TimestampMs,
     /// Log start offset after the append.
@@ -90,6 +95,18 @@ impl From<MayNotAppend> for AppendRefused {
             MayNotAppend::Offline => Self::Offline,
             MayNotAppend::NotEnoughReplicas(why) => Self::NotEnoughReplicas(why),
         }
+    }
+}
+
+/// A place among the waiters, given up when it is dropped.
+struct Place<'a> {
+    waiters: &'a Waiters,
+    ticket: Ticket,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.waiters.forget(self.ticket);
     }
 }
 
@@ -153,6 +170,8 @@ pub struct Partition {
     /// Its records, as soon as they are open.
     log: OnceLock<Arc<Log>>,
     role: Mutex<Replica>,
+    /// What the times that `role` is told count from.
+    began: Instant,
     /// The epoch in which this broker leads, or −1: what `role` says, for those who only read it.
     led_epoch: AtomicI32,
     clock: Arc<dyn Clock>,
@@ -163,7 +182,7 @@ impl Partition {
         (topic_id, index): (TopicId, i32),
         me: BrokerId,
         assigned: PartitionState,
-        min_insync: usize,
+        (min_insync, lag_max_ms): (usize, u64),
         clock: Arc<dyn Clock>,
     ) -> Self {
         Self {
@@ -172,7 +191,8 @@ impl Partition {
             topic_id,
             index,
             log: OnceLock::new(),
-            role: Mutex::new(Replica::new(me, assigned, min_insync)),
+            role: Mutex::new(Replica::new(me, assigned, min_insync, lag_max_ms)),
+            began: Instant::now(),
             led_epoch: NOT_LED.into(),
             clock,
         }
@@ -269,8 +289,10 @@ impl Partition {
     }
 
     fn step(&self, event: Event) {
+        let (log_end, elapsed) = (self.end_offset(), self.began.elapsed());
         let mut role = self.role();
-        let effects = role.step(event);
+        let now_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+        let effects = role.step(event, log_end, now_ms);
         // Under the lock, so that two changes take effect in their order; and readers are told an
         // epoch only when the log has begun it.
         for effect in &effects {
@@ -352,14 +374,21 @@ impl Partition {
         // Asked after the validation, which may take long.
         let leader_epoch = self.role().may_append(acks == Acks::All)?;
         let info = log.append_valid(batch, &AppendOptions { leader_epoch, now_ms, origin })?;
-        if !log.config().durable {
-            self.counts_up_to(log.end_offset());
-        }
         let end_offset = info.last_offset.saturating_add(1);
+        let commit = if !log.config().durable {
+            self.count(log.end_offset(), |role| role.commit(leader_epoch, end_offset))
+        } else if self.high_watermark() < end_offset {
+            Commit::Waiting
+        } else {
+            // It was there already.
+            self.commit(leader_epoch, end_offset)
+        };
         let stored = !info.duplicate;
         Ok(Within::Appended(Appended {
             base_offset: info.base_offset,
             end_offset,
+            leader_epoch,
+            commit,
             log_append_time: info.log_append_time,
             log_start_offset: info.log_start_offset,
             records: if stored {
@@ -373,18 +402,24 @@ impl Partition {
 
     /// The own log counts up to `end`: durable, or appended where the topic opts out.
     pub(super) fn counts_up_to(&self, end: Offset) {
-        let moved = {
+        self.count(end, |_| ());
+    }
+
+    /// As [`Partition::counts_up_to`], and looks at what that makes of it.
+    fn count<T>(&self, end: Offset, look: impl FnOnce(&Replica) -> T) -> T {
+        let (moved, seen) = {
             let mut role = self.role();
             let moved = role.counts_up_to(end);
             // Under the lock, so that two moves are stored in their order.
             if let (Some(high_watermark), Some(log)) = (moved, self.log.get()) {
                 log.set_high_watermark(high_watermark);
             }
-            moved
+            (moved, look(&role))
         };
         if let Some(high_watermark) = moved {
             self.waiters.moved_to(high_watermark);
         }
+        seen
     }
 
     /// Log end offset, exclusive.
@@ -399,26 +434,42 @@ impl Partition {
         self.log.get().map_or(0, |log| log.high_watermark())
     }
 
-    /// Whether everything below `end_offset` is committed.
+    /// What became of the records before `end` that were appended, or were there, when this broker
+    /// led in `epoch`.
     #[must_use]
-    pub fn is_committed(&self, end_offset: Offset) -> bool {
-        self.high_watermark() >= end_offset
+    pub fn commit(&self, epoch: LeaderEpoch, end: Offset) -> Commit {
+        match self.role().commit(epoch, end) {
+            Commit::Waiting if self.log.get().is_some_and(|log| log.is_offline()) => {
+                Commit::Offline
+            }
+            commit => commit,
+        }
     }
 
-    /// As [`Partition::is_committed`], but knows when waiting is in vain.
-    ///
-    /// # Errors
-    /// `KAFKA_STORAGE_ERROR` when the log can no longer be written, `NOT_LEADER_OR_FOLLOWER` when
-    /// this broker does not lead any more, `UNKNOWN_TOPIC_OR_PARTITION` when the topic was deleted.
-    pub fn commit_state(&self, end_offset: Offset) -> Result<bool, ErrorCode> {
-        if self.is_committed(end_offset) {
-            return Ok(true);
+    /// As [`Partition::commit`], once it is known; [`Commit::Waiting`] only at the `deadline`.
+    /// Cancel safe.
+    pub async fn committed(
+        &self,
+        epoch: LeaderEpoch,
+        end: Offset,
+        deadline: Option<Instant>,
+    ) -> Commit {
+        let notify = Arc::new(Notify::new());
+        loop {
+            // Registered before the look, so that no move is missed in between.
+            let place =
+                Place { waiters: &self.waiters, ticket: self.waiters.register(end, &notify) };
+            let commit = self.commit(epoch, end);
+            if commit != Commit::Waiting {
+                return commit;
+            }
+            match deadline {
+                None => notify.notified().await,
+                Some(at) if tokio::time::timeout_at(at, notify.notified()).await.is_ok() => {}
+                Some(_) => return self.commit(epoch, end),
+            }
+            drop(place);
         }
-        if self.is_gone() {
-            return Err(ErrorCode::UnknownTopicOrPartition);
-        }
-        self.check_led()?;
-        if self.is_offline() { Err(ErrorCode::KafkaStorageError) } else { Ok(false) }
     }
 
     /// Waits until readers may see everything that was appended before this call, where that
@@ -429,30 +480,19 @@ impl Partition {
     /// acknowledged. Where other replicas decide, there is no wait, as in Kafka.
     ///
     /// # Errors
-    /// `OFFSET_NOT_AVAILABLE` at the deadline; `KAFKA_STORAGE_ERROR` when the log can no longer be
-    /// written.
+    /// `OFFSET_NOT_AVAILABLE` at the deadline; else as [`Commit::reached`].
     pub async fn settle(&self, deadline: Instant) -> Result<(), ErrorCode> {
         let end = self.log()?.end_offset();
-        let decides_alone = || self.role().leader().is_some_and(LeaderState::decides_alone);
-        if self.is_committed(end) || !decides_alone() {
-            return Ok(());
-        }
-        let notify = Arc::new(Notify::new());
-        loop {
-            // Registered before the look, so that no move is missed in between.
-            let ticket = self.waiters.register(end, &notify);
-            let settled = match self.commit_state(end) {
-                Ok(false) => tokio::time::timeout_at(deadline, notify.notified())
-                    .await
-                    .map_err(|_| ErrorCode::OffsetNotAvailable),
-                Ok(true) => Ok(()),
-                Err(error) => Err(error),
-            };
-            self.waiters.forget(ticket);
-            if settled.is_err() || self.is_committed(end) {
-                return settled;
+        let epoch = {
+            let role = self.role();
+            match role.leader() {
+                Some(leader) if leader.high_watermark() < end && leader.decides_alone() => {
+                    leader.epoch()
+                }
+                _ => return Ok(()),
             }
-        }
+        };
+        self.committed(epoch, end, Some(deadline)).await.reached()
     }
 
     /// The epoch this broker leads in; −1 when it does not.

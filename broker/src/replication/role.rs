@@ -12,9 +12,10 @@
 
 use std::fmt;
 
+use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::{BrokerId, LeaderEpoch, Offset};
 
-use super::leader::{LeaderState, NotEnoughReplicas};
+use super::leader::{Begin, Eligible, LeaderState, NotEnoughReplicas};
 use crate::metadata::PartitionState;
 
 /// What happens to a partition.
@@ -92,20 +93,76 @@ pub(crate) enum MayNotAppend {
     NotEnoughReplicas(NotEnoughReplicas),
 }
 
+/// What counts as acknowledged: what became of an append that waits to be committed. The one answer
+/// that Produce, the readers that wait for what was acknowledged, and the coordinators share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Commit {
+    /// Every replica that was in sync has it.
+    Committed,
+    /// So it is, and by now fewer replicas are in sync than `min.insync.replicas`. A producer is
+    /// told so, as Kafka does; a reader need not care.
+    CommittedBelowMinIsr,
+    /// Not yet.
+    Waiting,
+    /// This broker does not lead any more in the epoch it was appended in: it may be committed or
+    /// lost.
+    NotLeader,
+    /// The log can no longer be written.
+    Offline,
+    /// The topic was deleted.
+    Gone,
+}
+
+impl Commit {
+    /// What Produce answers; `None` while it waits.
+    #[must_use]
+    pub fn produce_answer(self) -> Option<ErrorCode> {
+        Some(match self {
+            Self::Committed => ErrorCode::None,
+            Self::CommittedBelowMinIsr => ErrorCode::NotEnoughReplicasAfterAppend,
+            Self::Waiting => return None,
+            Self::NotLeader => ErrorCode::NotLeaderOrFollower,
+            Self::Offline => ErrorCode::KafkaStorageError,
+            Self::Gone => ErrorCode::UnknownTopicOrPartition,
+        })
+    }
+
+    /// What somebody is told who only wants it to be committed.
+    ///
+    /// # Errors
+    /// As with Produce, and OFFSET_NOT_AVAILABLE where it still waits.
+    pub fn reached(self) -> Result<(), ErrorCode> {
+        match self {
+            Self::CommittedBelowMinIsr => Ok(()),
+            other => match other.produce_answer().unwrap_or(ErrorCode::OffsetNotAvailable) {
+                ErrorCode::None => Ok(()),
+                error => Err(error),
+            },
+        }
+    }
+}
+
 /// This broker's replica of a partition.
 #[derive(Debug)]
 pub(crate) struct Replica {
     me: BrokerId,
     assigned: PartitionState,
     min_insync: usize,
+    /// `replica.lag.time.max.ms`.
+    lag_max_ms: u64,
     log: OwnLog,
     role: Role,
 }
 
 impl Replica {
     /// A replica whose log is still to be opened.
-    pub(crate) fn new(me: BrokerId, assigned: PartitionState, min_insync: usize) -> Self {
-        Self { me, assigned, min_insync, log: OwnLog::Opening, role: Role::Offline }
+    pub(crate) fn new(
+        me: BrokerId,
+        assigned: PartitionState,
+        min_insync: usize,
+        lag_max_ms: u64,
+    ) -> Self {
+        Self { me, assigned, min_insync, lag_max_ms, log: OwnLog::Opening, role: Role::Offline }
     }
 
     pub(crate) fn log(&self) -> OwnLog {
@@ -139,8 +196,28 @@ impl Replica {
         }
     }
 
-    /// Takes `event` in and gives what is to be done.
-    pub(crate) fn step(&mut self, event: Event) -> Vec<Effect> {
+    /// What became of the records before `end` that were appended, or were there, when this broker
+    /// led in `epoch`. In another epoch another leader may have put others in their place.
+    pub(crate) fn commit(&self, epoch: LeaderEpoch, end: Offset) -> Commit {
+        match &self.role {
+            Role::Leader(leader) if leader.epoch() == epoch => {
+                if leader.high_watermark() < end {
+                    Commit::Waiting
+                } else if leader.is_below_min_isr() {
+                    Commit::CommittedBelowMinIsr
+                } else {
+                    Commit::Committed
+                }
+            }
+            Role::Leader(_) | Role::Follower => Commit::NotLeader,
+            Role::Offline if self.log == OwnLog::Gone => Commit::Gone,
+            Role::Offline => Commit::Offline,
+        }
+    }
+
+    /// Takes `event` in and gives what is to be done. `log_end` is where the own log ends now, and
+    /// `now_ms` a monotonic clock.
+    pub(crate) fn step(&mut self, event: Event, log_end: Offset, now_ms: u64) -> Vec<Effect> {
         if self.log == OwnLog::Gone {
             return if matches!(event, Event::Opened { .. }) {
                 vec![Effect::Discard]
@@ -154,11 +231,11 @@ impl Replica {
             }
             Event::Assigned(state) => {
                 self.assigned = state;
-                self.take_role()
+                self.take_role(log_end, now_ms)
             }
             Event::Opened { end, high_watermark } => {
                 self.log = OwnLog::Open { end, high_watermark };
-                self.take_role()
+                self.take_role(log_end, now_ms)
             }
             Event::OpenFailed => {
                 self.log = OwnLog::Failed;
@@ -201,7 +278,7 @@ impl Replica {
     }
 
     /// Becomes what the newest assignment says.
-    fn take_role(&mut self) -> Vec<Effect> {
+    fn take_role(&mut self, log_end: Offset, now_ms: u64) -> Vec<Effect> {
         let OwnLog::Open { end, high_watermark } = self.log else { return Vec::new() };
         let (epoch, was_led) = (self.assigned.leader_epoch, self.led_epoch());
         let mut effects = Vec::new();
@@ -209,16 +286,26 @@ impl Replica {
             effects.push(Effect::BeginEpoch(epoch));
             self.role = Role::Follower;
         } else {
-            let PartitionState { replicas, isr, .. } = &self.assigned;
+            let PartitionState { replicas, isr, partition_epoch, .. } = self.assigned.clone();
             let moved = match &mut self.role {
                 Role::Leader(leader) if leader.epoch() == epoch => {
-                    leader.set_in_sync(replicas, isr)
+                    leader.committed(partition_epoch, &replicas, &isr)
                 }
                 role => {
                     effects.push(Effect::BeginEpoch(epoch));
-                    let min_insync = self.min_insync;
-                    let mut leader =
-                        LeaderState::new(self.me, epoch, replicas, isr, min_insync, high_watermark);
+                    let begin = Begin {
+                        me: self.me,
+                        epoch,
+                        partition_epoch,
+                        replicas,
+                        isr,
+                        min_insync: self.min_insync,
+                        lag_max_ms: self.lag_max_ms,
+                        log_end,
+                        high_watermark,
+                        eligible: Eligible::default(),
+                    };
+                    let mut leader = LeaderState::begin(begin, now_ms);
                     let moved = leader.own_end(end);
                     *role = Role::Leader(leader);
                     moved
@@ -258,6 +345,11 @@ mod tests {
                 }
                 "min-insync" => Event::MinInsync(line.number("is")),
                 "gone" => Event::Gone,
+                "commit" => {
+                    let replica: &Replica = replica.as_ref().unwrap();
+                    let commit = replica.commit(line.number("epoch"), line.number("end"));
+                    return vec![format!("{commit:?}")];
+                }
                 "append" => {
                     let replica: &Replica = replica.as_ref().unwrap();
                     return vec![match replica.may_append(line.text("acks") == "all") {
@@ -268,9 +360,9 @@ mod tests {
                 other => panic!("{other}"),
             };
             let effects = match (&mut replica, event) {
-                (Some(replica), event) => replica.step(event),
+                (Some(replica), event) => replica.step(event, 0, 0),
                 (none, Event::Assigned(state)) => {
-                    *none = Some(Replica::new(BrokerId(1), state, 2));
+                    *none = Some(Replica::new(BrokerId(1), state, 2, 30_000));
                     Vec::new()
                 }
                 (None, event) => panic!("{event:?} before the assignment"),
@@ -352,6 +444,52 @@ mod tests {
             > assigned leader=1 epoch=3 version=0 replicas=1,2 isr=1,2
             > counts end=25
               high watermark 25
+            ",
+        );
+    }
+
+    /// What counts as acknowledged. An offset alone says nothing once another broker has led: the
+    /// record there may be another.
+    #[test]
+    fn what_was_appended_is_committed_in_the_epoch_it_was_appended_in() {
+        tell(
+            "
+            > assigned leader=1 epoch=3 version=0 replicas=1,2 isr=1
+            > commit epoch=3 end=5
+              Offline
+            > min-insync is=1
+            > opened end=4 hw=4
+              begin epoch 3
+            > commit epoch=3 end=5
+              Waiting
+            > counts end=5
+              high watermark 5
+            > commit epoch=3 end=5
+              Committed
+            > min-insync is=2
+            > commit epoch=3 end=5
+              CommittedBelowMinIsr
+            > commit epoch=3 end=6
+              Waiting
+            > assigned leader=2 epoch=4 version=1 replicas=1,2 isr=1,2
+              begin epoch 4
+              wake all
+            > commit epoch=3 end=6
+              NotLeader
+            > min-insync is=1
+            > assigned leader=1 epoch=5 version=2 replicas=1,2 isr=1
+              begin epoch 5
+            > counts end=9
+              high watermark 9
+            > commit epoch=3 end=6
+              NotLeader
+            > commit epoch=5 end=9
+              Committed
+            > gone
+              discard the log
+              wake all
+            > commit epoch=5 end=10
+              Gone
             ",
         );
     }

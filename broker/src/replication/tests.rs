@@ -12,7 +12,7 @@ use letterbox_storage::{LogError, LogManager, LogManagerOptions};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::{Acks, AppendRefused, ReplicaManager};
+use super::{Acks, AppendRefused, Commit, ReplicaManager};
 use crate::config::Config;
 use crate::metadata::record::{ConfigRecord, PartitionRecord, RemoveTopicRecord, TopicRecord};
 use crate::metadata::{ConfigResource, MetadataDelta, MetadataImage, MetadataRecord, apply};
@@ -94,14 +94,12 @@ async fn who_waits_for_a_deleted_topic_is_told_at_once() {
     let appended = partition.append(batch(), Acks::All).unwrap();
     let waiting = Arc::new(Notify::new());
     partition.waiters.register(appended.end_offset, &waiting);
-    assert_eq!(partition.commit_state(appended.end_offset), Ok(false));
+    let commit = || partition.commit(appended.leader_epoch, appended.end_offset);
+    assert_eq!(commit(), Commit::Waiting);
     let next = without_topic(&image, OLD);
     change(&replicas, image, next).await;
     assert!(waiting.notified().now_or_never().is_some(), "it was not woken");
-    assert_eq!(
-        partition.commit_state(appended.end_offset),
-        Err(ErrorCode::UnknownTopicOrPartition)
-    );
+    assert_eq!(commit(), Commit::Gone);
     assert!(partition.append(batch(), Acks::Leader).is_err());
     assert_eq!(replicas.partition(&OLD, 0).err(), Some(ErrorCode::UnknownTopicOrPartition));
 }
@@ -139,7 +137,8 @@ async fn a_role_changes_while_logs_are_made() {
     assert_eq!(found(), Err(ErrorCode::NotLeaderOrFollower));
     assert!(waiting.notified().now_or_never().is_some(), "it was not woken");
     assert!(matches!(partition.append(batch(), Acks::Leader), Err(AppendRefused::NotLeader)));
-    assert_eq!(partition.commit_state(appended.end_offset), Err(ErrorCode::NotLeaderOrFollower));
+    let commit = partition.commit(appended.leader_epoch, appended.end_offset);
+    assert_eq!(commit, Commit::NotLeader);
 }
 
 #[tokio::test]

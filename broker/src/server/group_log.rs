@@ -11,11 +11,10 @@ use letterbox_protocol::ErrorCode;
 use letterbox_protocol::batch::{Batch, BatchBuilder, Compression, RecordIter};
 use letterbox_protocol::compression::decompress_all;
 use letterbox_protocol::model::{Offset, TimestampMs, TopicId};
-use letterbox_storage::{Origin, Slice};
-use tokio::sync::Notify;
+use letterbox_storage::Origin;
 use tracing::error;
 
-use crate::coordinator::{AppendError, KeyValue, ReplicatedLog};
+use crate::coordinator::{AppendError, KeyValue, LogEnd, ReplicatedLog};
 use crate::replication::{Acks, AppendRefused, Partition, ReplicaManager};
 
 /// Bytes read at once while a partition is loaded.
@@ -53,7 +52,7 @@ impl ReplicatedLog for GroupLog {
         partition: i32,
         records: Vec<KeyValue>,
         now: TimestampMs,
-    ) -> BoxFuture<'static, Result<Offset, AppendError>> {
+    ) -> BoxFuture<'static, Result<LogEnd, AppendError>> {
         let appended = self.partition(partition).and_then(|partition| {
             let mut batch = BatchBuilder::new(now);
             for (key, value) in &records {
@@ -74,7 +73,7 @@ impl ReplicatedLog for GroupLog {
                     }
                     AppendRefused::Log(_) => AppendError::Storage,
                 })?;
-            Ok(appended.end_offset)
+            Ok(LogEnd { offset: appended.end_offset, leader_epoch: appended.leader_epoch })
         });
         Box::pin(std::future::ready(appended))
     }
@@ -82,21 +81,12 @@ impl ReplicatedLog for GroupLog {
     fn committed(
         &self,
         partition: i32,
-        end_offset: Offset,
+        end: LogEnd,
     ) -> BoxFuture<'static, Result<(), AppendError>> {
         let partition = self.partition(partition);
         Box::pin(async move {
-            let partition = partition?;
-            let notify = Arc::new(Notify::new());
-            loop {
-                let ticket = partition.waiters.register(end_offset, &notify);
-                let state = partition.commit_state(end_offset);
-                if !matches!(state, Ok(false)) {
-                    partition.waiters.forget(ticket);
-                    return state.map(|_| ()).map_err(append_error);
-                }
-                notify.notified().await;
-            }
+            let commit = partition?.committed(end.leader_epoch, end.offset, None).await;
+            commit.reached().map_err(append_error)
         })
     }
 
@@ -111,39 +101,28 @@ impl ReplicatedLog for GroupLog {
         &'a self,
         partition: i32,
         each: &'a mut (dyn FnMut(Bytes, Option<Bytes>) + Send),
-    ) -> BoxFuture<'a, Result<Offset, AppendError>> {
+    ) -> BoxFuture<'a, Result<LogEnd, AppendError>> {
         Box::pin(async move {
             let partition = self.partition(partition)?;
-            let log = partition.log().map_err(append_error)?;
-            let end = log.end_offset();
-            let mut at = log.start_offset();
+            let failed = |at: Offset, why: String| {
+                let partition = partition.key().1;
+                error!(partition, offset = at, why, "read __consumer_offsets");
+                AppendError::Storage
+            };
+            // Before the end: what another leader appends afterwards is of another epoch.
+            let leader_epoch = partition.leader_epoch();
+            let end = partition.end_offset();
+            let mut at = partition.log().map_err(append_error)?.start_offset();
             while at < end {
-                let log = log.clone();
-                let chunk = self.env.blocking(move || read_chunk(&log, at, end)).await;
-                let (bytes, next) = chunk.map_err(|why| {
-                    error!(
-                        partition = partition.key().1,
-                        offset = at,
-                        why,
-                        "read __consumer_offsets"
-                    );
-                    AppendError::Storage
-                })?;
-                for_each_record(&bytes, each).map_err(|why| {
-                    error!(
-                        partition = partition.key().1,
-                        offset = at,
-                        why,
-                        "read __consumer_offsets"
-                    );
-                    AppendError::Storage
-                })?;
+                let copied = partition.copy(&self.env, at, end, READ_CHUNK).await;
+                let (bytes, next) = copied.map_err(|why| failed(at, why.to_string()))?;
+                for_each_record(&bytes, each).map_err(|why| failed(at, why))?;
                 if next <= at {
                     break;
                 }
                 at = next;
             }
-            Ok(end)
+            Ok(LogEnd { offset: end, leader_epoch })
         })
     }
 }
@@ -154,28 +133,6 @@ fn append_error(error: ErrorCode) -> AppendError {
         ErrorCode::NotLeaderOrFollower => AppendError::NotLeader,
         _ => AppendError::UnknownPartition,
     }
-}
-
-/// Reads whole batches from `at` on. Blocks.
-fn read_chunk(
-    log: &letterbox_storage::Log,
-    at: Offset,
-    end: Offset,
-) -> Result<(Vec<u8>, Offset), String> {
-    let found = log.read_from_disk(at, READ_CHUNK, end, true).map_err(|error| error.to_string())?;
-    let mut bytes = Vec::with_capacity(found.bytes);
-    for slice in &found.slices {
-        match slice {
-            Slice::Memory(memory) => bytes.extend_from_slice(memory),
-            Slice::File { file, position, len } => {
-                let start = bytes.len();
-                bytes.resize(start + len, 0);
-                file.read_exact_at(bytes.get_mut(start..).unwrap_or_default(), *position)
-                    .map_err(|error| error.to_string())?;
-            }
-        }
-    }
-    Ok((bytes, found.next_offset))
 }
 
 fn for_each_record(

@@ -33,7 +33,7 @@ use crate::coordinator::group::{Now, Reply, ReplyId, str_bytes};
 use crate::coordinator::memory::MEMBER_BYTES_MAX;
 use crate::coordinator::shard::Shard;
 use crate::coordinator::{
-    AppendError, GROUP_METADATA_TOPIC, GroupConfig, GroupFigures, KeyValue, ReplicatedLog,
+    AppendError, GROUP_METADATA_TOPIC, GroupConfig, GroupFigures, KeyValue, LogEnd, ReplicatedLog,
     RequestContext,
 };
 
@@ -59,7 +59,7 @@ impl ReplicatedLog for MemoryLog {
         partition: i32,
         records: Vec<KeyValue>,
         _: i64,
-    ) -> BoxFuture<'static, Result<Offset, AppendError>> {
+    ) -> BoxFuture<'static, Result<LogEnd, AppendError>> {
         let failure = *self.fails.lock().unwrap();
         let result = match failure {
             Some(error) => Err(error),
@@ -67,20 +67,20 @@ impl ReplicatedLog for MemoryLog {
                 let mut all = self.records.lock().unwrap();
                 let log = all.entry(partition).or_default();
                 log.extend(records);
-                Ok(i64::try_from(log.len()).unwrap())
+                Ok(LogEnd { offset: i64::try_from(log.len()).unwrap(), leader_epoch: 0 })
             }
         };
         Box::pin(async move { result })
     }
 
-    fn committed(&self, _: i32, end_offset: Offset) -> BoxFuture<'static, Result<(), AppendError>> {
+    fn committed(&self, _: i32, end: LogEnd) -> BoxFuture<'static, Result<(), AppendError>> {
         let (mut high_watermark, mut is_lost) =
             (self.high_watermark.subscribe(), self.is_lost.subscribe());
         Box::pin(async move {
             tokio::select! {
                 biased;
                 _ = is_lost.wait_for(|is_lost| *is_lost) => Err(AppendError::Storage),
-                _ = high_watermark.wait_for(|offset| *offset >= end_offset) => Ok(()),
+                _ = high_watermark.wait_for(|offset| *offset >= end.offset) => Ok(()),
             }
         })
     }
@@ -93,18 +93,18 @@ impl ReplicatedLog for MemoryLog {
         &'a self,
         partition: i32,
         each: &'a mut (dyn FnMut(Bytes, Option<Bytes>) + Send),
-    ) -> BoxFuture<'a, Result<Offset, AppendError>> {
+    ) -> BoxFuture<'a, Result<LogEnd, AppendError>> {
         if let Some(error) = *self.unreadable.lock().unwrap() {
             return Box::pin(async move { Err(error) });
         }
-        let mut end_offset = 0;
+        let mut offset = 0;
         for (key, value) in
             self.records.lock().unwrap().get(&partition).cloned().unwrap_or_default()
         {
             each(key, value);
-            end_offset += 1;
+            offset += 1;
         }
-        Box::pin(async move { Ok(end_offset) })
+        Box::pin(async move { Ok(LogEnd { offset, leader_epoch: 0 }) })
     }
 }
 

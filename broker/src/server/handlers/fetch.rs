@@ -12,17 +12,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kafka_protocol::messages as m;
-use kafka_protocol::messages::fetch_request::FetchPartition;
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use letterbox_protocol::fetch::{FetchAnswer, FetchPartitionAnswer, FetchTopicAnswer};
 use letterbox_protocol::model::Offset;
 use letterbox_protocol::produce::TopicKey;
 use letterbox_protocol::{self as protocol, ErrorCode, WireError};
-use letterbox_storage::{ReadError, ReadResult, Slice};
+use letterbox_storage::{ReadResult, Slice};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{SETTLE_MAX, Shared};
-use crate::replication::{Partition, Ticket};
+use crate::replication::{Partition, Ticket, Wanted};
 use crate::server::budget::Share;
 use crate::server::context::{Operation, RequestContext, Resource};
 use crate::server::response::{Part, Response};
@@ -46,6 +46,13 @@ impl Fetched {
     /// Bytes of records.
     fn bytes(&self) -> usize {
         self.topics.iter().flat_map(|topic| &topic.partitions).map(|one| one.records.bytes).sum()
+    }
+
+    /// Those of the partitions that were read, in their order.
+    fn high_watermarks(&self) -> Vec<Offset> {
+        let partitions = self.topics.iter().flat_map(|topic| &topic.partitions);
+        let read = partitions.filter(|one| one.error == ErrorCode::None);
+        read.map(|one| one.high_watermark).collect()
     }
 
     /// Every error in the answer.
@@ -79,6 +86,8 @@ struct Asked {
 struct AskedTopic {
     name: m::TopicName,
     id: uuid::Uuid,
+    /// What is said of a partition that does not exist.
+    missing: ErrorCode,
     partitions: Vec<Asked>,
 }
 
@@ -104,49 +113,16 @@ pub(crate) async fn fetch(
         };
         return (fetched, Share::new(&shared.memory));
     }
-    let is_follower = request.replica_id.0 >= 0 || request.replica_state.replica_id.0 >= 0;
-    let version = ctx.api_version;
-    let missing =
-        if version >= 13 { ErrorCode::UnknownTopicId } else { ErrorCode::UnknownTopicOrPartition };
-    let image = shared.image();
-    let mut topics: Vec<AskedTopic> = request
-        .topics
-        .into_iter()
-        .map(|topic| {
-            let hit = if version >= 13 {
-                image.topic_by_id(&topic.topic_id)
-            } else {
-                image.topic(topic.topic.as_str())
-            };
-            let look_up = |what: FetchPartition| {
-                let found = match hit {
-                    _ if is_follower => Err(ErrorCode::ReplicaNotAvailable),
-                    None => Err(missing),
-                    Some(hit) if !ctx.may(Operation::Read, Resource::Topic(&hit.name)) => {
-                        Err(ErrorCode::TopicAuthorizationFailed)
-                    }
-                    Some(hit) => shared.replicas.partition(&hit.id, what.partition),
-                };
-                let found = found.and_then(|partition| {
-                    partition.check_epoch(what.current_leader_epoch).map(|()| partition)
-                });
-                Asked { found, what }
-            };
-            AskedTopic {
-                name: topic.topic,
-                id: topic.topic_id,
-                partitions: topic.partitions.into_iter().map(look_up).collect(),
-            }
-        })
-        .collect();
-
+    let (most, min_bytes, max_wait_ms) =
+        (request.max_bytes, request.min_bytes, request.max_wait_ms);
+    let read_committed = request.isolation_level == 1;
+    let mut topics = look_up(&shared, &ctx, request);
     drop_repeated(&mut topics);
-    let most =
-        usize::try_from(request.max_bytes).unwrap_or(0).min(shared.config.size("fetch.max.bytes"));
-    let min_bytes = usize::try_from(request.min_bytes).unwrap_or(0).min(most);
+    let most = usize::try_from(most).unwrap_or(0).min(shared.config.size("fetch.max.bytes"));
+    let min_bytes = usize::try_from(min_bytes).unwrap_or(0).min(most);
     // Where there is no minimum, or nothing that could grow, there is no wait.
     let waits = min_bytes > 0 && topics.iter().any(|topic| !topic.partitions.is_empty());
-    let max_wait_ms = if waits { u64::try_from(request.max_wait_ms).unwrap_or(0) } else { 0 };
+    let max_wait_ms = if waits { u64::try_from(max_wait_ms).unwrap_or(0) } else { 0 };
     let mut deadline = Instant::now() + Duration::from_millis(max_wait_ms);
     let mut registered = Registered {
         topics: &topics,
@@ -158,20 +134,14 @@ pub(crate) async fn fetch(
     let (mut fetched, records) = loop {
         let mut records = Share::new(&shared.memory);
         let (fetched, enough) =
-            gather(&shared, &topics, missing, most, min_bytes.max(1), &mut records).await;
+            gather(&shared, &topics, most, min_bytes.max(1), &mut records).await;
         if enough {
             break (fetched, records);
         }
         if Instant::now() < deadline {
             // Registered first and looked at once more afterwards, so that no move is missed in
             // between.
-            let seen: Vec<Offset> = fetched
-                .topics
-                .iter()
-                .flat_map(|topic| &topic.partitions)
-                .filter(|one| one.error == ErrorCode::None)
-                .map(|one| one.high_watermark)
-                .collect();
+            let seen = fetched.high_watermarks();
             // What waits holds no records.
             drop((fetched, records));
             if registered.again(seen) {
@@ -189,8 +159,14 @@ pub(crate) async fn fetch(
         }
         settled = true;
     };
-    fetched.read_committed = request.isolation_level == 1;
+    fetched.read_committed = read_committed;
     registered.give_up();
+    count_sent(&shared, &topics, &fetched);
+    (fetched, records)
+}
+
+/// For the metrics.
+fn count_sent(shared: &Shared, topics: &[AskedTopic], fetched: &Fetched) {
     let answered = fetched.topics.iter().flat_map(|topic| &topic.partitions);
     for (asked, answer) in topics.iter().flat_map(|topic| &topic.partitions).zip(answered) {
         if let Ok(partition) = &asked.found {
@@ -198,7 +174,43 @@ pub(crate) async fn fetch(
         }
     }
     shared.metrics.fetch_bytes.inc_by(fetched.bytes() as u64);
-    (fetched, records)
+}
+
+/// Looks up what is asked for.
+fn look_up(shared: &Shared, ctx: &RequestContext, request: m::FetchRequest) -> Vec<AskedTopic> {
+    let is_follower = request.replica_id.0 >= 0 || request.replica_state.replica_id.0 >= 0;
+    let is_by_id = ctx.api_version >= 13;
+    let missing =
+        if is_by_id { ErrorCode::UnknownTopicId } else { ErrorCode::UnknownTopicOrPartition };
+    let image = shared.image();
+    let of_topic = |topic: FetchTopic| {
+        let hit = if is_by_id {
+            image.topic_by_id(&topic.topic_id)
+        } else {
+            image.topic(topic.topic.as_str())
+        };
+        let of_partition = |what: FetchPartition| {
+            let found = match hit {
+                _ if is_follower => Err(ErrorCode::ReplicaNotAvailable),
+                None => Err(missing),
+                Some(hit) if !ctx.may(Operation::Read, Resource::Topic(&hit.name)) => {
+                    Err(ErrorCode::TopicAuthorizationFailed)
+                }
+                Some(hit) => shared.replicas.partition(&hit.id, what.partition),
+            };
+            let found = found.and_then(|partition| {
+                partition.check_epoch(what.current_leader_epoch).map(|()| partition)
+            });
+            Asked { found, what }
+        };
+        AskedTopic {
+            name: topic.topic,
+            id: topic.topic_id,
+            missing,
+            partitions: topic.partitions.into_iter().map(of_partition).collect(),
+        }
+    };
+    request.topics.into_iter().map(of_topic).collect()
 }
 
 /// A request that waits for its partitions, until it is dropped.
@@ -219,7 +231,7 @@ impl Registered<'_> {
         let mut moved = false;
         for (partition, seen) in found(self.topics).zip(seen) {
             self.tickets.push(partition.waiters.register(seen.saturating_add(1), &self.notify));
-            moved |= partition.high_watermark() > seen || partition.is_gone();
+            moved |= partition.high_watermark() > seen || partition.check_led().is_err();
         }
         !moved
     }
@@ -292,7 +304,6 @@ async fn settle(topics: &[AskedTopic]) -> bool {
 async fn gather(
     shared: &Shared,
     topics: &[AskedTopic],
-    missing: ErrorCode,
     most: usize,
     min_bytes: usize,
     memory: &mut Share,
@@ -308,7 +319,7 @@ async fn gather(
                 Ok(partition) => {
                     match one(shared, partition, &asked.what, left, bytes == 0, memory).await {
                         // Deleted while this request waited, or while it read.
-                        _ if partition.is_gone() => Err(missing),
+                        _ if partition.is_gone() => Err(topic.missing),
                         read => read,
                     }
                 }
@@ -344,49 +355,26 @@ async fn one(
     is_first: bool,
     memory: &mut Share,
 ) -> Result<FetchedPartition, ErrorCode> {
-    let log = partition.log()?;
-    let high_watermark = partition.high_watermark();
-    let log_start_offset = log.start_offset();
-    let from = what.fetch_offset;
-    let mut fetched = FetchedPartition {
-        index: what.partition,
-        error: ErrorCode::None,
-        high_watermark,
-        log_start_offset,
-        records: ReadResult::default(),
+    let wanted = Wanted {
+        from: what.fetch_offset,
+        max_bytes: usize::try_from(what.partition_max_bytes).unwrap_or(0).min(left),
+        at_least_one_batch: is_first,
     };
-    if from < log_start_offset || from > log.end_offset() {
-        fetched.error = ErrorCode::OffsetOutOfRange;
-        return Ok(fetched);
-    }
-    let max_bytes = usize::try_from(what.partition_max_bytes).unwrap_or(0).min(left);
-    if from >= high_watermark || (max_bytes == 0 && !is_first) {
-        return Ok(fetched);
-    }
-    let code = |error: ReadError| {
-        ErrorCode::from_code(error.code()).unwrap_or(ErrorCode::UnknownServerError)
-    };
-    let cached = log.try_read_cached(from, max_bytes, high_watermark, is_first).map_err(code)?;
     // An answer keeps what it shows of the cache until it is read, so it counts. Without room for
     // it the same bytes are sent from the file.
-    fetched.records = match cached.filter(|found| memory.try_grow_to(memory.bytes() + found.bytes))
-    {
-        Some(found) => found,
-        // What was written a while ago is mostly still in the page cache: no hop to a thread that
-        // may wait for the disk.
-        None => match log.try_read_from_page_cache(from, max_bytes, high_watermark, is_first) {
-            Some(found) => found,
-            None => {
-                let log = log.clone();
-                shared
-                    .env
-                    .blocking(move || log.read_from_disk(from, max_bytes, high_watermark, is_first))
-                    .await
-                    .map_err(code)?
-            }
-        },
+    let may_keep = |bytes| memory.try_grow_to(memory.bytes() + bytes);
+    let shown = partition.read(&shared.env, wanted, may_keep).await?;
+    let (error, records) = match shown.records {
+        Ok(records) => (ErrorCode::None, records),
+        Err(error) => (error, ReadResult::default()),
     };
-    Ok(fetched)
+    Ok(FetchedPartition {
+        index: what.partition,
+        error,
+        high_watermark: shown.high_watermark,
+        log_start_offset: shown.log_start_offset,
+        records,
+    })
 }
 
 /// Writes the answer down around the records, which stay where they are.

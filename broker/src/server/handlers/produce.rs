@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use futures::future::BoxFuture;
 use letterbox_protocol::batch::{BatchHeader, Compression};
-use letterbox_protocol::model::Offset;
+use letterbox_protocol::model::{LeaderEpoch, Offset};
 use letterbox_protocol::produce::{
     ProduceAnswer, ProducePartitionAnswer, ProducePartitionView, ProduceTopicAnswer, ProduceView,
     TopicKey, encode_produce_response,
@@ -60,7 +60,15 @@ struct Waiting {
     topic: usize,
     partition: usize,
     of: Arc<Partition>,
+    leader_epoch: LeaderEpoch,
     end_offset: Offset,
+}
+
+impl Waiting {
+    /// What is answered; `None` as long as it is not known.
+    fn answer(&self) -> Option<ErrorCode> {
+        self.of.commit(self.leader_epoch, self.end_offset).produce_answer()
+    }
 }
 
 /// A topic as the request named it.
@@ -125,22 +133,31 @@ impl Outcome {
                 shared.metrics.messages_in.inc_by(appended.records);
                 shared.metrics.produce_bytes.inc_by(appended.bytes);
                 of.traffic.received(&appended);
-                if acks == Some(Acks::All) && !of.is_committed(appended.end_offset) {
-                    self.waiting.push(Waiting {
-                        topic,
-                        partition,
-                        of,
-                        end_offset: appended.end_offset,
-                    });
+                let (leader_epoch, end_offset) = (appended.leader_epoch, appended.end_offset);
+                match appended.commit.produce_answer() {
+                    _ if acks != Some(Acks::All) => success(index, &appended),
+                    Some(ErrorCode::None) => success(index, &appended),
+                    Some(error) => self.failed(shared, Failure::code(error), index),
+                    None => {
+                        self.waiting.push(Waiting {
+                            topic,
+                            partition,
+                            of,
+                            leader_epoch,
+                            end_offset,
+                        });
+                        success(index, &appended)
+                    }
                 }
-                success(index, &appended)
             }
-            Err(failure) => {
-                shared.metrics.answered_with("Produce", failure.error.name());
-                self.failed.get_or_insert(failure.error);
-                failure.answer(index)
-            }
+            Err(failure) => self.failed(shared, failure, index),
         }
+    }
+
+    fn failed(&mut self, shared: &Shared, failure: Failure, index: i32) -> ProducePartitionAnswer {
+        shared.metrics.answered_with("Produce", failure.error.name());
+        self.failed.get_or_insert(failure.error);
+        failure.answer(index)
     }
 
     /// The answer when everything has been appended.
@@ -394,24 +411,23 @@ async fn wait(shared: &Shared, answers: &mut Answers, waiting: Vec<Waiting>, tim
     // All are to be committed, so they are looked at one after the other, and each once beside the
     // wake-ups.
     while let Some((item, _)) = waiting.last() {
-        match item.of.commit_state(item.end_offset) {
-            Ok(false) => {
+        match item.answer() {
+            None => {
                 if tokio::time::timeout_at(deadline, notify.notified()).await.is_err() {
                     break;
                 }
                 continue;
             }
-            Ok(true) => {}
-            Err(error) => set(item, error),
+            Some(ErrorCode::None) => {}
+            Some(error) => set(item, error),
         }
         waiting.pop();
     }
     for (item, ticket) in &waiting {
         item.of.waiters.forget(*ticket);
-        match item.of.commit_state(item.end_offset) {
-            Ok(true) => {}
-            Ok(false) => set(item, ErrorCode::RequestTimedOut),
-            Err(error) => set(item, error),
+        match item.answer().unwrap_or(ErrorCode::RequestTimedOut) {
+            ErrorCode::None => {}
+            error => set(item, error),
         }
     }
 }

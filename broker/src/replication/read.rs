@@ -1,0 +1,124 @@
+//! Reading a partition: one way for consumers, coordinators and followers.
+//!
+//! From the tail cache, else from the page cache, else from the disk on a thread that may wait.
+
+use std::io;
+use std::sync::Arc;
+
+use letterbox_env::Env;
+use letterbox_protocol::ErrorCode;
+use letterbox_protocol::model::Offset;
+use letterbox_storage::{Log, ReadError, ReadResult, Slice};
+
+use super::Partition;
+
+/// What a reader asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// From the batch that holds this offset on.
+    pub from: Offset,
+    /// At most so many bytes of batches.
+    pub max_bytes: usize,
+    /// The first batch even when it is larger than that (KIP-74).
+    pub at_least_one_batch: bool,
+}
+
+/// What a reader is shown.
+pub struct Shown {
+    /// Exclusive end of what it may see.
+    pub high_watermark: Offset,
+    /// Log start offset.
+    pub log_start_offset: Offset,
+    /// The batches; `OFFSET_OUT_OF_RANGE` when the log does not reach to where was asked.
+    pub records: Result<ReadResult, ErrorCode>,
+}
+
+impl Partition {
+    /// Reads what is committed. `may_keep` is asked before batches of that size are shown from
+    /// memory, which is kept until they were sent; without it they are shown from their file.
+    ///
+    /// # Errors
+    /// As [`Partition::check_led`]; what the log could not read, as Kafka's error.
+    pub async fn read(
+        &self,
+        env: &Env,
+        wanted: Wanted,
+        may_keep: impl FnOnce(usize) -> bool,
+    ) -> Result<Shown, ErrorCode> {
+        self.check_led()?;
+        let log = self.log()?;
+        let (high_watermark, log_start_offset) = (self.high_watermark(), log.start_offset());
+        let shown = |records| Shown { high_watermark, log_start_offset, records };
+        let Wanted { from, max_bytes, at_least_one_batch } = wanted;
+        if from < log_start_offset || from > log.end_offset() {
+            return Ok(shown(Err(ErrorCode::OffsetOutOfRange)));
+        }
+        if from >= high_watermark || (max_bytes == 0 && !at_least_one_batch) {
+            return Ok(shown(Ok(ReadResult::default())));
+        }
+        let cached = log
+            .try_read_cached(from, max_bytes, high_watermark, at_least_one_batch)
+            .map_err(|error| code(&error))?;
+        if let Some(found) = cached.filter(|found| may_keep(found.bytes)) {
+            return Ok(shown(Ok(found)));
+        }
+        // What was written a while ago is mostly still in the page cache: no hop to a thread that
+        // may wait for the disk.
+        if let Some(found) =
+            log.try_read_from_page_cache(from, max_bytes, high_watermark, at_least_one_batch)
+        {
+            return Ok(shown(Ok(found)));
+        }
+        let log = log.clone();
+        let found = env
+            .blocking(move || {
+                log.read_from_disk(from, max_bytes, high_watermark, at_least_one_batch)
+            })
+            .await;
+        Ok(shown(Ok(found.map_err(|error| code(&error))?)))
+    }
+
+    /// Copies whole batches that begin at `from` and end before `end`, committed or not: at least
+    /// one, where there is one. Gives the offset that follows them.
+    ///
+    /// # Errors
+    /// What could not be read.
+    pub async fn copy(
+        &self,
+        env: &Env,
+        from: Offset,
+        end: Offset,
+        max_bytes: usize,
+    ) -> Result<(Vec<u8>, Offset), ReadError> {
+        let log =
+            self.log().map_err(|_| ReadError::from(io::Error::from(io::ErrorKind::NotFound)))?;
+        let log = log.clone();
+        env.blocking(move || copy_from(&log, from, end, max_bytes)).await
+    }
+}
+
+fn code(error: &ReadError) -> ErrorCode {
+    ErrorCode::from_code(error.code()).unwrap_or(ErrorCode::UnknownServerError)
+}
+
+/// Blocks.
+fn copy_from(
+    log: &Arc<Log>,
+    from: Offset,
+    end: Offset,
+    max_bytes: usize,
+) -> Result<(Vec<u8>, Offset), ReadError> {
+    let found = log.read_from_disk(from, max_bytes, end, true)?;
+    let mut bytes = Vec::with_capacity(found.bytes);
+    for slice in &found.slices {
+        match slice {
+            Slice::Memory(memory) => bytes.extend_from_slice(memory),
+            Slice::File { file, position, len } => {
+                let start = bytes.len();
+                bytes.resize(start + len, 0);
+                file.read_exact_at(bytes.get_mut(start..).unwrap_or_default(), *position)?;
+            }
+        }
+    }
+    Ok((bytes, found.next_offset))
+}
