@@ -1,11 +1,13 @@
 //! Partitions as brokers keep them together: leadership, the in-sync set, the high watermark, and
 //! who waits for it.
 //!
-//! Deciding is apart from doing: `role`, `leader` and `follower` are state machines
+//! Deciding is apart from doing: `role`, `leader`, `follower` and `fetcher` are state machines
 //! without I/O, told by transcripts beside them; `world` runs them against each other. Followers
 //! and fetchers are not wired to a network yet: a cluster has one broker.
 
 pub mod deliver;
+#[allow(dead_code, reason = "not wired to a network yet: a cluster has one broker")]
+mod fetcher;
 #[allow(dead_code, reason = "not wired to a network yet: a cluster has one broker")]
 mod follower;
 #[allow(dead_code, reason = "not wired to a network yet: a cluster has one broker")]

@@ -1,0 +1,350 @@
+//! Fetching from one leader: which partitions the next request asks for, and when it is sent.
+//!
+//! A state machine without I/O. One request at a time asks for every partition that wants records;
+//! a partition whose log is being changed wants none, and holds up no other. In a fetch session
+//! (KIP-227) the leader remembers what was asked for, so that a request names only what changed,
+//! and one of idle partitions names nothing.
+//!
+//! Invariants: at most one request is under way. What the leader remembers of the session, once it
+//! has a request, is exactly what wanted records when that was sent. After a failure nothing is
+//! sent before `replica.fetch.backoff.ms` are over, and the session begins anew.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use letterbox_protocol::model::{LeaderEpoch, Offset, TopicId};
+
+/// A partition.
+pub(crate) type Key = (TopicId, i32);
+
+/// From where a partition wants records: see [`super::follower::FollowerEffect::Fetch`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Position {
+    pub(crate) epoch: LeaderEpoch,
+    pub(crate) at: Offset,
+    pub(crate) last_epoch: LeaderEpoch,
+    pub(crate) counts: Offset,
+}
+
+/// What happens to a fetcher.
+#[derive(Clone, Debug)]
+pub(crate) enum FetcherEvent {
+    /// The partition wants records from there. Replaces what it wanted before.
+    Wants(Key, Position),
+    /// The partition wants none from this leader any more.
+    Gone(Key),
+    /// The answer, in this session (0: the leader keeps none), with something about these: records,
+    /// another high watermark or log start, or an error. It is theirs to look at.
+    Answered { session: i32, about: Vec<Key> },
+    /// The leader does not know the session (FETCH_SESSION_ID_NOT_FOUND) or its epoch
+    /// (INVALID_FETCH_SESSION_EPOCH).
+    SessionLost,
+    /// No answer came.
+    Failed,
+    /// The time is that: what was put off is due.
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum FetcherEffect {
+    /// Send this.
+    Send(FetchSession),
+    /// The partition is told what the answer says about it; it was asked from there.
+    Tell(Key, Position),
+    /// Nothing until then; then [`FetcherEvent::Tick`].
+    WaitUntil(u64),
+}
+
+/// A request within a session. An epoch of 0 begins one, and names all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FetchSession {
+    pub(crate) id: i32,
+    pub(crate) epoch: i32,
+    /// New, or from elsewhere than the leader remembers.
+    pub(crate) asks: Vec<(Key, Position)>,
+    /// Not any more.
+    pub(crate) forgets: Vec<Key>,
+}
+
+/// What is fetched from one leader.
+#[derive(Debug)]
+pub(crate) struct Fetcher {
+    backoff_ms: u64,
+    wanting: BTreeMap<Key, Position>,
+    /// Its id, and the epoch of the next request.
+    session: Option<(i32, i32)>,
+    /// What the leader remembers.
+    remembered: BTreeMap<Key, Position>,
+    is_asking: bool,
+    wait_until_ms: Option<u64>,
+}
+
+impl Fetcher {
+    pub(crate) fn new(backoff_ms: u64) -> Self {
+        Self {
+            backoff_ms,
+            wanting: BTreeMap::new(),
+            session: None,
+            remembered: BTreeMap::new(),
+            is_asking: false,
+            wait_until_ms: None,
+        }
+    }
+
+    /// Takes `event` in and gives what is to be done.
+    pub(crate) fn step(&mut self, event: FetcherEvent, now_ms: u64) -> Vec<FetcherEffect> {
+        let mut effects = Vec::new();
+        match event {
+            FetcherEvent::Wants(key, position) => drop(self.wanting.insert(key, position)),
+            FetcherEvent::Gone(key) => drop(self.wanting.remove(&key)),
+            FetcherEvent::Answered { session, about } if self.is_asking => {
+                self.is_asking = false;
+                let next = self.session.map_or(1, |(_, epoch)| next_epoch(epoch));
+                self.session = (session != 0).then_some((session, next));
+                for key in about {
+                    // What it wants may be another place by now, or nothing.
+                    let asked = self.remembered.get(&key);
+                    if let Some(asked) = asked.filter(|asked| self.wanting.get(&key) == Some(asked))
+                    {
+                        effects.push(FetcherEffect::Tell(key, *asked));
+                        self.wanting.remove(&key);
+                    }
+                }
+            }
+            FetcherEvent::SessionLost if self.is_asking => {
+                (self.is_asking, self.session) = (false, None);
+            }
+            FetcherEvent::Failed if self.is_asking => {
+                (self.is_asking, self.session) = (false, None);
+                let until_ms = now_ms.saturating_add(self.backoff_ms);
+                self.wait_until_ms = Some(until_ms);
+                effects.push(FetcherEffect::WaitUntil(until_ms));
+            }
+            FetcherEvent::Answered { .. } | FetcherEvent::SessionLost | FetcherEvent::Failed => {}
+            FetcherEvent::Tick => {
+                self.wait_until_ms = self.wait_until_ms.filter(|until_ms| now_ms < *until_ms);
+            }
+        }
+        effects.extend(self.ask());
+        effects
+    }
+
+    /// The next request, when one may be sent and asks for something.
+    fn ask(&mut self) -> Option<FetcherEffect> {
+        if self.is_asking || self.wait_until_ms.is_some() || self.wanting.is_empty() {
+            return None;
+        }
+        let (id, epoch) = self.session.unwrap_or_default();
+        if self.session.is_none() {
+            self.remembered.clear();
+        }
+        let is_news =
+            |(key, position): &(&Key, &Position)| self.remembered.get(*key) != Some(*position);
+        let asks = self.wanting.iter().filter(is_news).map(|(key, at)| (*key, *at)).collect();
+        let is_over = |key: &&Key| !self.wanting.contains_key(*key);
+        let forgets = self.remembered.keys().filter(is_over).copied().collect();
+        self.remembered.clone_from(&self.wanting);
+        self.is_asking = true;
+        Some(FetcherEffect::Send(FetchSession { id, epoch, asks, forgets }))
+    }
+}
+
+/// From 1 on, and 1 again after the largest (KIP-227).
+fn next_epoch(epoch: i32) -> i32 {
+    epoch.checked_add(1).unwrap_or(1)
+}
+
+impl fmt::Display for FetcherEffect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Send(FetchSession { id, epoch, asks, forgets }) => {
+                write!(f, "send in session {id}, epoch {epoch}:")?;
+                for ((_, index), position) in asks {
+                    write!(f, " {index} from {}", position.at)?;
+                }
+                for (_, index) in forgets {
+                    write!(f, " not {index}")?;
+                }
+                Ok(())
+            }
+            Self::Tell((_, index), position) => write!(f, "tell {index} from {}", position.at),
+            Self::WaitUntil(at_ms) => write!(f, "wait until {at_ms}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::replication::transcript::check;
+
+    const TOPIC: TopicId = TopicId::from_u128(1);
+
+    fn position(at: Offset) -> Position {
+        Position { epoch: 0, at, last_epoch: 0, counts: at }
+    }
+
+    fn tell(script: &str) {
+        let (mut fetcher, mut now_ms) = (Fetcher::new(1_000), 1_000);
+        check(script, |line| {
+            now_ms = line.find("now").map_or(now_ms, |now| now.parse().unwrap());
+            let event = match line.word() {
+                "wants" => {
+                    FetcherEvent::Wants((TOPIC, line.number("of")), position(line.number("at")))
+                }
+                "gone" => FetcherEvent::Gone((TOPIC, line.number("of"))),
+                "answered" => FetcherEvent::Answered {
+                    session: line.number("session"),
+                    about: line.ids("about").iter().map(|index| (TOPIC, index.0)).collect(),
+                },
+                "session-lost" => FetcherEvent::SessionLost,
+                "failed" => FetcherEvent::Failed,
+                "tick" => FetcherEvent::Tick,
+                other => panic!("{other}"),
+            };
+            fetcher.step(event, now_ms).iter().map(ToString::to_string).collect()
+        });
+    }
+
+    #[test]
+    fn a_session_names_only_what_changed() {
+        tell(
+            "
+            > wants of=0 at=10
+              send in session 0, epoch 0: 0 from 10
+            > wants of=1 at=20
+            > wants of=2 at=30
+            > answered session=77 about=
+              send in session 77, epoch 1: 1 from 20 2 from 30
+            # Nothing new anywhere: nothing is named.
+            > answered session=77 about=
+              send in session 77, epoch 2:
+            # Partition 1 has records to append; the others are asked for meanwhile.
+            > answered session=77 about=1
+              tell 1 from 20
+              send in session 77, epoch 3: not 1
+            > wants of=1 at=25
+            > gone of=2
+            > answered session=77 about=
+              send in session 77, epoch 4: 1 from 25 not 2
+            ",
+        );
+    }
+
+    #[test]
+    fn a_leader_that_keeps_no_session_is_told_all_each_time() {
+        tell(
+            "
+            > wants of=0 at=10
+              send in session 0, epoch 0: 0 from 10
+            > wants of=1 at=20
+            > answered session=0 about=
+              send in session 0, epoch 0: 0 from 10 1 from 20
+            ",
+        );
+    }
+
+    #[test]
+    fn a_session_that_is_lost_begins_anew_at_once_and_after_a_failure_later() {
+        tell(
+            "
+            > wants of=0 at=10
+              send in session 0, epoch 0: 0 from 10
+            > answered session=77 about=
+              send in session 77, epoch 1:
+            > session-lost
+              send in session 0, epoch 0: 0 from 10
+            > answered session=78 about=
+              send in session 78, epoch 1:
+            > failed now=5000
+              wait until 6000
+            > wants of=1 at=20
+            > tick now=5999
+            > tick now=6000
+              send in session 0, epoch 0: 0 from 10 1 from 20
+            ",
+        );
+    }
+
+    #[test]
+    fn an_answer_is_told_only_to_who_still_wants_it() {
+        tell(
+            "
+            > wants of=0 at=10
+              send in session 0, epoch 0: 0 from 10
+            # Its leader epoch changed: it asks from elsewhere.
+            > wants of=0 at=7
+            > answered session=77 about=0
+              send in session 77, epoch 1: 0 from 7
+            > gone of=0
+            > answered session=77 about=0
+            > answered session=77 about=0
+            > failed
+            ",
+        );
+    }
+
+    proptest! {
+        /// Whatever happens, the leader's idea of the session is what is wanted when a request is
+        /// sent, one request is under way, and nothing that is wanted is left out for good.
+        #[test]
+        fn the_leader_remembers_what_is_wanted(
+            events in proptest::collection::vec((0u8..8, 0i32..4, 0i64..4), 0..200),
+        ) {
+            let (mut fetcher, mut wanted) = (Fetcher::new(10), BTreeMap::new());
+            let mut leader = BTreeMap::new();
+            let (mut is_asking, mut now_ms, mut last_epoch) = (false, 0, 0);
+            for (what, of, at) in events {
+                let key = (TOPIC, of);
+                now_ms += 3;
+                let event = match what {
+                    0..=2 => {
+                        wanted.insert(key, position(at));
+                        FetcherEvent::Wants(key, position(at))
+                    }
+                    3 => {
+                        wanted.remove(&key);
+                        FetcherEvent::Gone(key)
+                    }
+                    4 | 5 => FetcherEvent::Answered { session: 9, about: vec![key] },
+                    6 if at == 0 => FetcherEvent::SessionLost,
+                    6 => FetcherEvent::Failed,
+                    _ => FetcherEvent::Tick,
+                };
+                let goes_on = matches!(
+                    event,
+                    FetcherEvent::Wants(..) | FetcherEvent::Gone(_) | FetcherEvent::Tick
+                );
+                is_asking &= goes_on;
+                for effect in fetcher.step(event, now_ms) {
+                    match effect {
+                        FetcherEffect::Tell(key, position) => {
+                            prop_assert_eq!(wanted.remove(&key), Some(position));
+                        }
+                        FetcherEffect::Send(FetchSession { epoch, asks, forgets, .. }) => {
+                            prop_assert!(!is_asking);
+                            is_asking = true;
+                            if epoch == 0 {
+                                leader.clear();
+                            } else {
+                                prop_assert_eq!(epoch, last_epoch + 1);
+                            }
+                            last_epoch = epoch;
+                            leader.extend(asks);
+                            for key in forgets {
+                                prop_assert!(leader.remove(&key).is_some());
+                            }
+                            prop_assert_eq!(&leader, &wanted);
+                        }
+                        FetcherEffect::WaitUntil(_) => {}
+                    }
+                }
+                // Only a failure keeps it from asking.
+                prop_assert!(is_asking || wanted.is_empty() || fetcher.wait_until_ms.is_some());
+            }
+        }
+    }
+}
