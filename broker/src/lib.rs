@@ -1,13 +1,14 @@
 //! Letterbox: a Kafka-compatible broker.
 //!
-//! Arrows between the modules: ARCHITECTURE.md, held by `letterbox/tests/layers.rs`. Nothing uses
-//! [`server`].
+//! [`node`] starts and stops it. Arrows between the modules: ARCHITECTURE.md, held by
+//! `letterbox/tests/layers.rs`. Nothing uses [`node`].
 
 pub mod config;
 pub mod controller;
 pub mod coordinator;
 pub mod metadata;
 pub mod metrics;
+pub mod node;
 pub mod quorum;
 pub mod replication;
-pub mod server;
+mod server;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use letterbox_broker::config::{Config, parse_properties};
-use letterbox_broker::server::Broker;
+use letterbox_broker::node::Node;
 use letterbox_env::Env;
 use tracing::{debug, error, info, warn};
 
@@ -40,7 +40,7 @@ pub(crate) fn configuration() -> anyhow::Result<(Config, Vec<TopicToCreate>)> {
 /// Makes the topics of `KAFKA_CREATE_TOPICS`; those that are there already stay as they are. One
 /// that cannot be made is told, and the broker goes on, as with the image that the variable comes
 /// from.
-pub(crate) async fn create_topics(broker: &Broker, topics: Vec<TopicToCreate>) {
+pub(crate) async fn create_topics(broker: &Node, topics: Vec<TopicToCreate>) {
     for topic in topics {
         let configs = topic
             .cleanup_policy

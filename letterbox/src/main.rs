@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use letterbox_broker::config::{Config, parse_properties};
-use letterbox_broker::server::Broker;
+use letterbox_broker::node::Node;
 use letterbox_env::Env;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
@@ -123,7 +123,7 @@ fn run_broker(config: Config, topics: Vec<image_env::TopicToCreate>) -> anyhow::
             biased;
             _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
             _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
-            started = Broker::start(Env::real(), config) => started?,
+            started = Node::start(Env::real(), config) => started?,
         };
         container::create_topics(&broker, topics).await;
         let fatal = tokio::select! {

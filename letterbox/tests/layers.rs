@@ -32,6 +32,10 @@ const MODULES: &[(&str, &[&str])] = &[
     ("coordinator", &[]),
     ("metadata", &["config"]),
     ("metrics", &["coordinator"]),
+    (
+        "node",
+        &["config", "controller", "coordinator", "metadata", "quorum", "replication", "server"],
+    ),
     ("quorum", &["metadata"]),
     ("replication", &["config", "metadata"]),
     (
@@ -168,7 +172,7 @@ fn an_arrow_is_seen_and_a_comment_is_none() {
         ["log", "quorum"]
     );
     assert_eq!(
-        seen("fn f() {}\n#[cfg(test)]\nmod tests {\n    use crate::server::Broker;\n}"),
+        seen("fn f() {}\n#[cfg(test)]\nmod tests {\n    use crate::server::Services;\n}"),
         Vec::<String>::new()
     );
 }

@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use common::{PATIENCE, ask, free_port, http_get, is_closed};
 use kafka_protocol::messages as m;
 use letterbox_broker::config::Config;
-use letterbox_broker::server::Broker;
+use letterbox_broker::node::Node;
 use letterbox_env::{BoxFuture, BoxListener, BoxStream, Env, Listener, Net, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -107,7 +107,7 @@ async fn a_panic_ends_its_connection_is_counted_and_the_others_go_on() {
         dir.path().display()
     );
     let env = Env { net: Arc::new(Faulty(Env::real().net, port)), ..Env::real() };
-    let broker = Broker::start(env, Config::parse(&text).unwrap()).await.unwrap();
+    let broker = Node::start(env, Config::parse(&text).unwrap()).await.unwrap();
     tokio::task::spawn_blocking(move || {
         let connect = || {
             let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();

@@ -13,7 +13,7 @@ use common::{PATIENCE, ask, free_port};
 use kafka_protocol::messages as m;
 use kafka_protocol::protocol::StrBytes;
 use letterbox_broker::config::Config;
-use letterbox_broker::server::Broker;
+use letterbox_broker::node::Node;
 use letterbox_env::{BoxFuture, Env, Tasks};
 use letterbox_protocol::Request;
 use tokio::runtime::Runtime;
@@ -195,7 +195,7 @@ fn requests() -> Vec<(i16, Request)> {
 }
 
 /// A broker whose work off the async threads is counted, and a client.
-fn started(dir: &Path) -> (Runtime, Broker, Arc<Counted>, TcpStream) {
+fn started(dir: &Path) -> (Runtime, Node, Arc<Counted>, TcpStream) {
     let port = free_port();
     let text = format!(
         "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@localhost:9093\ncontroller.listener.names=CONTROLLER\n\
@@ -208,7 +208,7 @@ fn started(dir: &Path) -> (Runtime, Broker, Arc<Counted>, TcpStream) {
     let real = Env::real();
     let tasks = Arc::new(Counted(real.tasks.clone(), AtomicUsize::new(0)));
     let env = Env { tasks: tasks.clone(), ..real };
-    let broker = runtime.block_on(Broker::start(env, Config::parse(&text).unwrap())).unwrap();
+    let broker = runtime.block_on(Node::start(env, Config::parse(&text).unwrap())).unwrap();
     let client = TcpStream::connect(("127.0.0.1", port)).unwrap();
     client.set_read_timeout(Some(PATIENCE)).unwrap();
     (runtime, broker, tasks, client)

@@ -15,7 +15,7 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -31,12 +31,29 @@ use letterbox_storage::LogManager;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::Shared;
+use super::Services;
 use super::listener::{SaidRarely, accept_failed};
 use crate::metadata::identity::{DirectoryIdentity, encode_uuid};
 
-/// What is told about; nothing while the broker still recovers.
-pub(super) type Running = Arc<OnceLock<(Arc<Shared>, Arc<LogManager>)>>;
+/// What is told about, which the node fills in as it starts and stops.
+#[derive(Default)]
+pub(crate) struct Health {
+    /// Nothing while the broker still recovers.
+    broker: OnceLock<(Arc<Services>, Arc<LogManager>)>,
+    is_stopping: AtomicBool,
+}
+
+impl Health {
+    /// Clients are served from now on.
+    pub(crate) fn serves(&self, services: Arc<Services>, logs: Arc<LogManager>) {
+        let _ = self.broker.set((services, logs)); // the node starts once
+    }
+
+    /// Clients are not served any more.
+    pub(crate) fn stops(&self) {
+        self.is_stopping.store(true, Ordering::Release);
+    }
+}
 
 /// Connections at once. One more ends the oldest, which a probe is not for long.
 const CONNECTIONS_MAX: usize = 64;
@@ -49,13 +66,13 @@ const STARTING: &str =
     "starting: the metadata and the logs are being opened; the log says what is waited for\n";
 
 /// Serves until `stop`. A scrape that hangs does not hold that up.
-pub(super) async fn serve(
-    running: Running,
+pub(crate) async fn serve(
+    health: Arc<Health>,
     identity: String,
     listener: BoxListener,
     stop: CancellationToken,
 ) {
-    let service = TowerToHyperService::new(router(running, identity));
+    let service = TowerToHyperService::new(router(health, identity));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).keep_alive(false);
     let (mut open, mut oldest_first) = (JoinSet::new(), VecDeque::new());
@@ -89,7 +106,7 @@ pub(super) async fn serve(
 }
 
 /// What `/identity` answers.
-pub(super) fn identity(identities: &[(PathBuf, DirectoryIdentity)]) -> String {
+pub(crate) fn identity(identities: &[(PathBuf, DirectoryIdentity)]) -> String {
     let directory = |(path, identity): &(PathBuf, DirectoryIdentity)| serde_json::json!({"path": path.to_string_lossy(), "directory.id": encode_uuid(identity.directory_id)});
     let directories: Vec<serde_json::Value> = identities.iter().map(directory).collect();
     let first = identities.first().map(|(_, identity)| identity);
@@ -101,24 +118,24 @@ pub(super) fn identity(identities: &[(PathBuf, DirectoryIdentity)]) -> String {
     .to_string()
 }
 
-fn router(running: Running, identity: String) -> Router {
-    let ready = running.clone();
+fn router(health: Arc<Health>, identity: String) -> Router {
+    let ready = health.clone();
     let identity = move || async move { ([(header::CONTENT_TYPE, "application/json")], identity) };
     let router =
         Router::new().route("/livez", get(|| async { "ok\n" })).route("/identity", get(identity));
     router.route("/readyz", get(move || async move { readiness(&ready) })).route(
         "/metrics",
         get(move || async move {
-            let Some((shared, logs)) = running.get() else {
+            let Some((services, logs)) = health.broker.get() else {
                 return (StatusCode::SERVICE_UNAVAILABLE, STARTING).into_response();
             };
-            refresh(shared, logs);
+            refresh(services, logs);
             (
                 [(
                     header::CONTENT_TYPE,
                     "application/openmetrics-text; version=1.0.0; charset=utf-8",
                 )],
-                shared.metrics.render(),
+                services.metrics.render(),
             )
                 .into_response()
         }),
@@ -126,13 +143,11 @@ fn router(running: Running, identity: String) -> Router {
 }
 
 /// Whether clients are served, or why not.
-fn readiness(running: &Running) -> (StatusCode, String) {
+fn readiness(health: &Health) -> (StatusCode, String) {
     let no = |why: &str| (StatusCode::SERVICE_UNAVAILABLE, why.to_owned());
-    match running.get() {
+    match health.broker.get() {
         None => no(STARTING),
-        Some((shared, _)) if !shared.serving.load(Ordering::Acquire) => {
-            no("starting or stopping\n")
-        }
+        Some(_) if health.is_stopping.load(Ordering::Acquire) => no("stopping\n"),
         Some((_, logs)) => {
             logs.refusal().map_or((StatusCode::OK, "ok\n".to_owned()), |why| no(&why))
         }
@@ -140,28 +155,28 @@ fn readiness(running: &Running) -> (StatusCode, String) {
 }
 
 /// Reads what is counted elsewhere.
-fn refresh(shared: &Shared, logs: &LogManager) {
-    let metrics = &shared.metrics;
+fn refresh(services: &Services, logs: &LogManager) {
+    let metrics = &services.metrics;
     let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-    let (hosted, leading, offline) = shared.replicas.counts();
+    let (hosted, leading, offline) = services.replicas.counts();
     metrics.partitions.set(count(hosted));
     metrics.leaders.set(count(leading));
     metrics.offline.set(count(offline));
     metrics
         .offline_dirs
         .set(count(logs.dirs().iter().filter(|dir| dir.offline().is_some()).count()));
-    metrics.show(super::details::read(shared));
-    let status = shared.quorum.status();
+    metrics.show(super::details::read(services));
+    let status = services.quorum.status();
     metrics.active_controller.set(i64::from(status.leader == Some(status.node_id)));
     metrics.metadata_offset.set(i64::try_from(status.applied_index).unwrap_or(i64::MAX));
     #[allow(clippy::cast_precision_loss, reason = "a gauge")]
     {
-        metrics.request_memory_free.set(shared.memory.free() as f64);
-        metrics.client_memory_used.set(shared.memory.used() as f64);
-        metrics.client_memory_size.set(shared.memory.size() as f64);
+        metrics.request_memory_free.set(services.memory.free() as f64);
+        metrics.client_memory_used.set(services.memory.used() as f64);
+        metrics.client_memory_size.set(services.memory.size() as f64);
         metrics.tail_cache_used.set(logs.tail_cache_bytes() as f64);
     }
-    let groups = shared.groups.memory();
+    let groups = services.groups.memory();
     metrics.group_members_memory.set(count(groups.groups_bytes()));
     metrics.group_offsets_memory.set(count(groups.offsets_bytes()));
 }

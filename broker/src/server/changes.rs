@@ -29,10 +29,7 @@ impl Shared {
         show_within: Duration,
     ) -> Result<Changed<O::Outcome>, ControllerError> {
         let done = self.controller.run(operation).await?;
-        let mut hosted = self.hosted_index.subscribe();
-        let shown = hosted.wait_for(|index| *index >= done.index);
-        // An error of the channel means that the broker stops; then nobody waits for an answer.
-        let is_shown = tokio::time::timeout(show_within, shown).await.is_ok();
+        let is_shown = self.shown.reaches(done.index, show_within).await;
         Ok(Changed { outcome: done.outcome, is_shown })
     }
 }

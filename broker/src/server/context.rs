@@ -7,24 +7,24 @@ use letterbox_protocol::frame::FrameLimit;
 
 /// Who a connection belongs to once it has logged in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Principal {
+pub(crate) struct Principal {
     /// `User` in all that this version knows.
-    pub kind: &'static str,
+    pub(crate) kind: &'static str,
     /// The user's name.
-    pub name: Arc<str>,
+    pub(crate) name: Arc<str>,
 }
 
 impl Principal {
     /// Who a client is on a listener without authentication.
     #[must_use]
-    pub fn anonymous() -> Self {
+    pub(crate) fn anonymous() -> Self {
         Self { kind: "User", name: Arc::from("ANONYMOUS") }
     }
 }
 
 /// What a request wants to do; Kafka's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operation {
+pub(crate) enum Operation {
     /// Read records or commit offsets.
     Read,
     /// Append records.
@@ -45,7 +45,7 @@ pub enum Operation {
 
 /// What a request wants to do it to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Resource<'a> {
+pub(crate) enum Resource<'a> {
     /// A topic by name.
     Topic(&'a str),
     /// A consumer group.
@@ -55,29 +55,29 @@ pub enum Resource<'a> {
 }
 
 /// One connection, as far as its requests need to know.
-pub struct Connection {
+pub(crate) struct Connection {
     /// Counts the connections of this process.
-    pub id: u64,
+    pub(crate) id: u64,
     /// Who it belongs to.
-    pub principal: Principal,
+    pub(crate) principal: Principal,
     /// Which of `Config::listeners` it came in on.
-    pub listener: usize,
+    pub(crate) listener: usize,
     /// Where it comes from.
-    pub peer: SocketAddr,
+    pub(crate) peer: SocketAddr,
     /// The address as Java prints it, with a leading slash.
-    pub host: Arc<str>,
+    pub(crate) host: Arc<str>,
     /// The `client.id` of the last request; nearly always that of the next one.
     client_id: Arc<str>,
     /// `client.software.name` and version, once told (KIP-511); empty before.
-    pub software: String,
+    pub(crate) software: String,
     /// How large the next frame may be.
-    pub limit: FrameLimit,
+    pub(crate) limit: FrameLimit,
 }
 
 impl Connection {
     /// A new connection.
     #[must_use]
-    pub fn new(id: u64, listener: usize, peer: SocketAddr, limit: FrameLimit) -> Self {
+    pub(crate) fn new(id: u64, listener: usize, peer: SocketAddr, limit: FrameLimit) -> Self {
         let host = format!("/{}", peer.ip().to_canonical()).into();
         Self {
             id,
@@ -102,19 +102,20 @@ impl Connection {
 
 /// One request's view of its connection.
 #[derive(Clone, Debug)]
-pub struct RequestContext {
+pub(crate) struct RequestContext {
     /// Who asks.
-    pub principal: Principal,
+    #[expect(dead_code, reason = "no authorizer can be configured")]
+    pub(crate) principal: Principal,
     /// Which of `Config::listeners` it came in on.
-    pub listener: usize,
+    pub(crate) listener: usize,
     /// Where it comes from.
-    pub peer: SocketAddr,
+    pub(crate) peer: SocketAddr,
     /// `client.id`; empty when none was given.
-    pub client_id: Arc<str>,
+    pub(crate) client_id: Arc<str>,
     /// The version of the API the client speaks.
-    pub api_version: i16,
+    pub(crate) api_version: i16,
     /// Echoed in the response.
-    pub correlation_id: i32,
+    pub(crate) correlation_id: i32,
 }
 
 impl RequestContext {
@@ -123,7 +124,7 @@ impl RequestContext {
     /// The one place where authorization is decided. No authorizer can be configured in this
     /// version, so everything is allowed, as in Kafka without `authorizer.class.name`.
     #[must_use]
-    pub fn may(&self, _operation: Operation, _resource: Resource<'_>) -> bool {
+    pub(crate) fn may(&self, _operation: Operation, _resource: Resource<'_>) -> bool {
         true
     }
 }

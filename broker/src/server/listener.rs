@@ -13,9 +13,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use super::Services;
 use super::connection::{Ended, serve};
 use super::context::Connection;
-use super::{Shared, StartError};
 use crate::config::Config;
 use crate::metrics::ReasonLabel;
 
@@ -29,8 +29,42 @@ const SAID_EVERY: Duration = Duration::from_secs(10);
 const NAME_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_UP_EVERY: Duration = Duration::from_millis(500);
 
+/// Why a port was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// A host name leads nowhere, or to another machine.
+    #[error(
+        "{key}: the host name {host} does not lead to an address of this machine, after \
+         {waited:?}; correct the name or its DNS entry"
+    )]
+    Name {
+        /// The setting.
+        key: String,
+        /// Its host.
+        host: String,
+        /// How long it was looked up.
+        waited: Duration,
+        /// The last error.
+        #[source]
+        source: io::Error,
+    },
+    /// A port cannot be listened on.
+    #[error("{key}: cannot listen on {host}:{port}; is another process using the port?")]
+    Bind {
+        /// The setting.
+        key: String,
+        /// Its host.
+        host: String,
+        /// Its port.
+        port: u16,
+        /// The socket's error.
+        #[source]
+        source: io::Error,
+    },
+}
+
 /// Takes the ports of all client listeners.
-pub(super) async fn bind(env: &Env, config: &Config) -> Result<Vec<BoxListener>, StartError> {
+pub(crate) async fn bind(env: &Env, config: &Config) -> Result<Vec<BoxListener>, ListenError> {
     let mut listeners = Vec::with_capacity(config.listeners.len());
     for endpoint in &config.listeners {
         let is_ipv4 = |host: &str| host.parse::<Ipv4Addr>().is_ok();
@@ -60,7 +94,7 @@ async fn bind_one(
     host: &str,
     port: u16,
     leaves_ipv4: bool,
-) -> Result<BoxListener, StartError> {
+) -> Result<BoxListener, ListenError> {
     let is_name = !host.is_empty() && host.parse::<IpAddr>().is_err();
     let deadline = Instant::now() + NAME_WITHIN;
     let mut is_said = false;
@@ -76,10 +110,10 @@ async fn bind_one(
         };
         if !(is_name && matches!(source.kind(), ErrorKind::NotFound | ErrorKind::AddrNotAvailable))
         {
-            return Err(StartError::Bind { key, host: host.to_owned(), port, source });
+            return Err(ListenError::Bind { key, host: host.to_owned(), port, source });
         }
         if Instant::now() >= deadline {
-            return Err(StartError::Name {
+            return Err(ListenError::Name {
                 key,
                 host: host.to_owned(),
                 waited: NAME_WITHIN,
@@ -96,10 +130,10 @@ async fn bind_one(
 
 /// Takes the admin port. When it was not asked for by name and is taken (a second broker on one
 /// machine), the broker goes on without.
-pub(super) async fn bind_admin(
+pub(crate) async fn bind_admin(
     env: &Env,
     config: &Config,
-) -> Result<Option<BoxListener>, StartError> {
+) -> Result<Option<BoxListener>, ListenError> {
     let Some((host, port, is_set)) = &config.admin else { return Ok(None) };
     if *is_set {
         return bind_one(env, format!("admin.listener={host}:{port}"), host, *port, false)
@@ -156,15 +190,15 @@ pub(super) async fn accept_failed(
 }
 
 /// Accepts until `stop`, then waits up to `grace` for what was begun.
-pub(super) async fn accept(
-    shared: Arc<Shared>,
+pub(crate) async fn accept(
+    services: Arc<Services>,
     index: usize,
     listener: BoxListener,
     stop: CancellationToken,
     grace: Duration,
 ) {
     static NEXT_ID: AtomicU64 = AtomicU64::new(0);
-    let limit = FrameLimit::new(shared.config.size("socket.request.max.bytes"));
+    let limit = FrameLimit::new(services.config.size("socket.request.max.bytes"));
     let mut open = JoinSet::new();
     let (mut said, mut said_refused) = (SaidRarely::default(), SaidRarely::default());
     loop {
@@ -178,7 +212,7 @@ pub(super) async fn accept(
             Ok((stream, peer)) => {
                 let connection =
                     Connection::new(NEXT_ID.fetch_add(1, Ordering::Relaxed), index, peer, limit);
-                admit(&shared, &mut open, stream, connection, &stop, &mut said_refused)
+                admit(&services, &mut open, stream, connection, &stop, &mut said_refused)
             }
             Err(error) => accept_failed(&error, &mut said, &stop).await,
         }
@@ -192,7 +226,7 @@ pub(super) async fn accept(
 }
 
 fn admit(
-    shared: &Arc<Shared>,
+    services: &Arc<Services>,
     open: &mut JoinSet<()>,
     stream: BoxStream,
     connection: Connection,
@@ -200,23 +234,25 @@ fn admit(
     said: &mut SaidRarely,
 ) {
     let peer: SocketAddr = connection.peer;
-    let place =
-        match shared.connections.enter(peer.ip().to_canonical(), shared.replicas.hosted_count()) {
-            Ok(place) => place,
-            Err(bound) => {
-                shared.metrics.closed.get_or_create(&ReasonLabel { reason: bound.name() }).inc();
-                if said.may_say() {
-                    warn!(%peer, "connection refused: {bound}");
-                }
-                return;
+    let place = match services
+        .connections
+        .enter(peer.ip().to_canonical(), services.replicas.hosted_count())
+    {
+        Ok(place) => place,
+        Err(bound) => {
+            services.metrics.closed.get_or_create(&ReasonLabel { reason: bound.name() }).inc();
+            if said.may_say() {
+                warn!(%peer, "connection refused: {bound}");
             }
-        };
-    let (shared, stop) = (shared.clone(), stop.clone());
-    shared.metrics.connections.inc();
+            return;
+        }
+    };
+    let (services, stop) = (services.clone(), stop.clone());
+    services.metrics.connections.inc();
     open.spawn(async move {
         let id = connection.id;
-        let (ended, software) = serve(shared.clone(), stream, connection, stop).await;
-        shared.metrics.connections.dec();
+        let (ended, software) = serve(services.clone(), stream, connection, stop).await;
+        services.metrics.connections.dec();
         drop(place);
         let reason = match &ended {
             Ended::ByClient => "client",
@@ -230,7 +266,7 @@ fn admit(
             Ended::Refused(_) => "refused",
             Ended::Panicked(_) => "panic",
         };
-        shared.metrics.closed.get_or_create(&ReasonLabel { reason }).inc();
+        services.metrics.closed.get_or_create(&ReasonLabel { reason }).inc();
         match ended {
             Ended::ByClient | Ended::Io(_) | Ended::Idle(_) | Ended::ShuttingDown => {
                 debug!(id, %peer, software, reason = %ended, "connection closed")
@@ -287,7 +323,7 @@ mod tests {
         .err()
         .unwrap();
         assert!(
-            matches!(error, StartError::Name { .. })
+            matches!(error, ListenError::Name { .. })
                 && error.to_string().contains("listeners=A://broker-0.brokers:0"),
             "{error}"
         );
@@ -296,7 +332,7 @@ mod tests {
         let error =
             bind_one(&env(0), "listeners".into(), "127.0.0.1", port, false).await.err().unwrap();
         assert!(
-            matches!(error, StartError::Bind { .. }),
+            matches!(error, ListenError::Bind { .. }),
             "a port that is taken is said at once: {error}"
         );
     }

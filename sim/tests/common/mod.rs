@@ -4,7 +4,7 @@
 use std::future::Future;
 
 use letterbox_broker::config::Config;
-use letterbox_broker::server::Broker;
+use letterbox_broker::node::Node;
 use letterbox_sim::cluster::{Exit, Process};
 
 /// The name of the one broker's machine. It listens on port 9092.
@@ -29,7 +29,7 @@ pub(crate) fn broker(
 async fn run(process: Process, text: String) -> Exit {
     let config = Config::parse(&text).map_err(|error| error.to_string())?;
     let broker =
-        Broker::start(process.env.clone(), config).await.map_err(|error| error.to_string())?;
+        Node::start(process.env.clone(), config).await.map_err(|error| error.to_string())?;
     let fatal = tokio::select! {
         biased;
         () = process.stopped() => None,

@@ -1,0 +1,212 @@
+//! The start, stage after stage: identify the log directories, take the ports, tell of health,
+//! open the metadata and the logs, register, host the partitions, listen, serve.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use letterbox_env::{BoxListener, Env};
+use letterbox_storage::{LogError, LogManager, LogManagerOptions, QUORUM_DIR};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::Node;
+use super::groups::GroupHost;
+use super::hosting;
+use super::identity::Identity;
+use super::patience::patiently;
+use super::registration::register;
+use super::stage::Stage;
+use crate::config::Config;
+use crate::controller::Controller;
+use crate::metadata::identity::IdentityError;
+use crate::quorum::{MetadataQuorum, OpenError, QuorumConfig, QuorumTiming, RaftQuorum};
+use crate::replication::ReplicaManager;
+use crate::server::admin_http::{self, Health};
+use crate::server::listener::{self, ListenError};
+use crate::server::{Rules, Services, Shown};
+
+/// How long requests that were begun may take to finish once the node stops.
+const STOP_GRACE: Duration = Duration::from_millis(1_000);
+/// Memory for the newest batches of all logs together.
+const TAIL_CACHE: usize = 24 * 1024 * 1024;
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A log directory cannot be used by this node.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// A port cannot be taken.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The logs cannot be opened.
+    #[error("open the logs: {0}")]
+    Log(#[from] LogError),
+    /// The metadata cannot be opened.
+    #[error("open the metadata: {0}")]
+    Quorum(String),
+    /// The cluster does not take this node.
+    #[error("register with the cluster: {0}")]
+    Register(String),
+}
+
+impl Node {
+    /// Starts a node and returns when it serves.
+    ///
+    /// # Errors
+    /// [`StartError`], naming what to change.
+    pub async fn start(env: Env, config: Config) -> Result<Self, StartError> {
+        let started = Instant::now();
+        tell_warnings(&config);
+        let identity = Identity::open(&env, &config).await?;
+        // Taken early, so that a port in use is said before anything is recovered.
+        let listeners = listener::bind(&env, &config).await?;
+        // Told before the logs are opened, which may take long: what lives and is not ready must
+        // not be taken for dead.
+        let admin = Admin::start(&env, &config, &identity).await?;
+        let quorum_config = quorum_config(&env, &config, &identity.cluster_id).await;
+        let (quorum, logs) = tokio::join!(
+            biased;
+            open_quorum(&env, quorum_config),
+            open_logs(&env, &config, &identity),
+        );
+        let (quorum, logs) = (quorum?, logs?);
+        let rules = Arc::new(Rules { config: config.clone() });
+        let controller = Controller::start(env.clone(), quorum.clone(), rules);
+        register(&controller, &*quorum, &config, &identity, &listeners, logs.was_clean()).await?;
+
+        let deltas = quorum.deltas();
+        let replicas = ReplicaManager::new(env.clone(), config.clone(), logs.clone());
+        let shown = Arc::new(Shown::default());
+        let groups = GroupHost::new(&env, &config, replicas.clone(), shown.clone());
+        let coordinator = groups.coordinator();
+        let services =
+            Arc::new(Services::new(env, config, quorum, controller, replicas, coordinator, shown));
+        let (roles, hosted) = hosting::begin(services.clone(), logs.clone(), groups, deltas).await;
+
+        let (mut syncing, mut hosting, mut upkeep) =
+            (Stage::default(), Stage::default(), Stage::default());
+        syncing.run(|stop| logs.clone().run_syncers(services.replicas.clone(), stop));
+        hosting.run(|stop| roles.follow(stop));
+        hosting.run(|stop| hosted.follow(stop));
+        upkeep.run(|stop| logs.clone().run_upkeep(stop));
+        let (addresses, listening) = listen(&services, listeners);
+        admin.health.serves(services.clone(), logs.clone());
+        info!(
+            node_id = services.config.node_id.0,
+            cluster_id = identity.cluster_id,
+            ?addresses,
+            "Kafka Server started: Transitioning from RECOVERY to RUNNING; started in {} ms",
+            started.elapsed().as_millis()
+        );
+        Ok(Self { services, logs, addresses, admin, syncing, hosting, upkeep, listening })
+    }
+}
+
+fn tell_warnings(config: &Config) {
+    for warning in config.warnings() {
+        warn!(key = warning.key, "{warning}");
+    }
+    if config.advertises_localhost() {
+        warn!(
+            "advertised.listeners is not set: clients are told localhost, which only clients on \
+             this machine reach"
+        );
+    }
+}
+
+/// Health and metrics over HTTP, from the start to the stop.
+pub(super) struct Admin {
+    pub(super) address: Option<SocketAddr>,
+    pub(super) health: Arc<Health>,
+    pub(super) serving: Stage,
+}
+
+impl Admin {
+    async fn start(env: &Env, config: &Config, identity: &Identity) -> Result<Self, StartError> {
+        let listener = listener::bind_admin(env, config).await?;
+        let address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
+        let (health, mut serving) = (Arc::<Health>::default(), Stage::default());
+        if let Some(listener) = listener {
+            let identity = admin_http::identity(&identity.directories);
+            serving.run(|stop| admin_http::serve(health.clone(), identity, listener, stop));
+        }
+        Ok(Self { address, health, serving })
+    }
+}
+
+async fn open_quorum(
+    env: &Env,
+    config: QuorumConfig,
+) -> Result<Arc<dyn MetadataQuorum>, StartError> {
+    let open = || RaftQuorum::open(env.clone(), config.clone());
+    match patiently("open the metadata", OpenError::is_state, open).await {
+        Ok(quorum) => Ok(quorum),
+        Err(error) => Err(StartError::Quorum(error.to_string())),
+    }
+}
+
+/// A quorum of one: this node votes, and nobody needs to reach it for that.
+async fn quorum_config(env: &Env, config: &Config, cluster_id: &str) -> QuorumConfig {
+    let host =
+        if config.controller.host.is_empty() { "localhost" } else { &config.controller.host };
+    let (disk, dirs) = (env.disk.clone(), config.log_dirs.clone());
+    // Partitions without a metadata log are the remains of a lost one; beginning anew would disown
+    // them.
+    let has_partitions = move || {
+        dirs.iter().any(|dir| {
+            disk.list(dir).is_ok_and(|entries| {
+                entries.iter().any(|entry| {
+                    entry.is_dir && entry.name != QUORUM_DIR && entry.name.contains('-')
+                })
+            })
+        })
+    };
+    QuorumConfig {
+        node_id: config.node_id.0,
+        dir: config.metadata_dir.join(QUORUM_DIR),
+        voters: BTreeMap::from([(config.node_id.0, (host.to_owned(), config.controller.port))]),
+        listener: None,
+        cluster_id: Some(cluster_id.to_owned()),
+        must_exist: env.blocking(has_partitions).await,
+        timing: QuorumTiming::default(),
+    }
+}
+
+async fn open_logs(
+    env: &Env,
+    config: &Config,
+    identity: &Identity,
+) -> Result<Arc<LogManager>, LogError> {
+    let unusable = identity.unusable.clone();
+    // Those that are lost keep their place: what lies in them is known to no other.
+    let lost = unusable.keys().filter(|directory| !config.log_dirs.contains(directory));
+    let log_dirs = config.log_dirs.iter().chain(lost).cloned().collect();
+    let options = LogManagerOptions {
+        unusable,
+        default_config: ReplicaManager::default_log_config(config),
+        tail_cache_bytes: TAIL_CACHE,
+        reserve_bytes: u64::try_from(config.number("log.dir.reserve.bytes")).ok(),
+        producer_id_expiration_ms: config.number("producer.id.expiration.ms"),
+        retention_check_interval: config.duration("log.retention.check.interval.ms"),
+        recovery_point_interval: config.duration("log.flush.offset.checkpoint.interval.ms"),
+        cleaner_backoff: config.duration("log.cleaner.backoff.ms"),
+        high_watermark_interval: config.duration("replica.high.watermark.checkpoint.interval.ms"),
+        ..LogManagerOptions::new(log_dirs)
+    };
+    let open = || LogManager::open(env.clone(), options.clone());
+    patiently("open the logs", |error: &LogError| error.fault().is_state(), open).await
+}
+
+/// Accepts clients on every listener; where they connect.
+fn listen(services: &Arc<Services>, listeners: Vec<BoxListener>) -> (Vec<SocketAddr>, Stage) {
+    let (mut addresses, mut listening) = (Vec::new(), Stage::default());
+    for (index, listener) in listeners.into_iter().enumerate() {
+        addresses.extend(listener.local_addr());
+        let services = services.clone();
+        listening.run(|stop| listener::accept(services, index, listener, stop, STOP_GRACE));
+    }
+    (addresses, listening)
+}

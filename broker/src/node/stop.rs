@@ -1,0 +1,37 @@
+//! The stop: accept nothing more, finish what was begun, flush, close.
+
+use letterbox_storage::LogError;
+use tokio::time::Instant;
+use tracing::{error, info};
+
+use super::Node;
+
+impl Node {
+    /// Stops in order: the reverse of the start.
+    ///
+    /// # Errors
+    /// When the logs could not be closed cleanly; nothing that was acknowledged is lost, the next
+    /// start recovers.
+    pub async fn shutdown(mut self) -> Result<(), LogError> {
+        let started = Instant::now();
+        info!("stopping: no new connections, finishing what was begun");
+        self.admin.health.stops();
+        // First, so that the disk is free for what was begun.
+        self.upkeep.ask_to_end();
+        self.listening.end().await;
+        self.services.groups.shutdown().await;
+        self.services.controller.shutdown().await;
+        self.upkeep.end().await;
+        self.hosting.end().await;
+        self.admin.serving.end().await;
+        // Last of what writes, because what was begun waits for the disk.
+        self.syncing.end().await;
+        let closed = self.logs.close().await;
+        self.services.quorum.shutdown().await;
+        match &closed {
+            Ok(()) => info!("stopped in {} ms", started.elapsed().as_millis()),
+            Err(error) => error!(%error, "the logs were not closed cleanly"),
+        }
+        closed
+    }
+}
