@@ -167,7 +167,11 @@ kcat_consume() { # ADDRESS TOPIC FILE RUNNER...
 }
 records_of() { timeout 60 kcat -b "$outside" -C -t "$1" -e -q -f '%o\n' | wc -l; }
 
-java_inside="inside java-tool" java_outside=$root/e2e/apache-kafka/tool
+# In large pieces, because each is a message of its own through the API server.
+java_inside() {
+  inside bash -o pipefail -c '"$@" | dd obs=256k status=none' bash java-tool "$@"
+}
+java_outside=$root/e2e/apache-kafka/tool
 java_arguments=(--formatter-property print.partition=true --formatter-property print.offset=true
   --formatter-property print.headers=true --formatter-property print.key=true
   --formatter-property key.separator=$'\x02' --formatter-property line.separator=$'\x01')
