@@ -21,6 +21,7 @@ mod dir;
 mod error;
 mod lifecycle;
 mod manager;
+mod open;
 mod partition;
 mod partition_table;
 mod producers;

@@ -1,5 +1,5 @@
-//! All logs of a broker: opening. How they are made and deleted is in `lifecycle`; their upkeep and
-//! closing in `upkeep`.
+//! All logs of a broker, and the start with all of them. How one is opened is in `open`; how they are
+//! made and deleted in `lifecycle`; their upkeep and closing in `upkeep`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,17 +8,16 @@ use std::time::Duration;
 
 use futures::StreamExt;
 pub(super) use letterbox_env::panics::lock;
-use letterbox_env::{Disk, Env, Fault, FileRef};
+use letterbox_env::{Disk, Env, FileRef};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::checkpoint::{self, ACCEPT_DATA_LOSS, CLEAN_SHUTDOWN, PARTITION_METADATA};
+use super::checkpoint::CLEAN_SHUTDOWN;
 use super::dir::LogDir;
 use super::error::{IoContext, LogError};
-use super::partition::Identity;
+use super::open::{Found, Opened, RETRY_MIN};
 use super::partition_table::{Name, PartitionTable};
-use super::recover::recover;
 use super::tail_cache::CacheBudget;
 use super::upkeep::Doomed;
 use super::{DurabilityObserver, Log, LogConfig, sync};
@@ -30,8 +29,6 @@ pub const QUORUM_DIR: &str = "__cluster_metadata-0";
 /// Partitions opened or closed at the same time.
 const PARALLEL_MAX: usize = 8;
 const PROGRESS_EVERY: usize = 1000;
-/// After how long a log that was not opened is tried again, the first time.
-const RETRY_MIN: Duration = Duration::from_secs(1);
 
 /// How the logs are kept.
 #[derive(Clone, Debug)]
@@ -120,18 +117,6 @@ pub struct LogManager {
     pub(super) doomed: Arc<Mutex<Vec<Doomed>>>,
     /// [`LogManagerOptions::cleaner_backoff`] as it is now.
     pub(super) cleaner_backoff: watch::Sender<Duration>,
-}
-
-/// The directory of a partition.
-pub(super) struct Found {
-    pub(super) dir: Arc<LogDir>,
-    pub(super) topic: Arc<str>,
-    pub(super) partition: i32,
-    pub(super) path: PathBuf,
-    /// It was left in order.
-    pub(super) clean: bool,
-    /// Whose it must be; `None`: whoever's it says it is.
-    pub(super) topic_id: Option<TopicId>,
 }
 
 impl Drop for LogManager {
@@ -257,80 +242,11 @@ impl LogManager {
         lock(&self.offline).insert((log.topic().clone(), log.partition()), offline);
     }
 
-    /// Opens a directory; `None` when it was being made as the broker ended, and nothing is in it.
-    pub(super) async fn open_log(
-        &self,
-        found: Found,
-    ) -> Result<Option<(Arc<Log>, u64)>, Box<OfflineLog>> {
-        let (budget, config, now) =
-            (self.budget.clone(), self.options.default_config.clone(), self.env.clock.wall_ms());
-        self.env
-            .blocking(move || {
-                let Found { dir, topic, partition, path, clean, topic_id: expected } = found;
-                let offline = |topic_id, error| {
-                    dir.mark_unclean();
-                    // What the device cannot read is not the partition's fault alone; a file that
-                    // is not there or too short is.
-                    if let LogError::Io { source, .. } = &error
-                        && Fault::of(source) == Fault::LostWrite
-                    {
-                        dir.fence("open a log", source);
-                    }
-                    let retry = (Instant::now() + RETRY_MIN, RETRY_MIN);
-                    Box::new(OfflineLog { topic: topic.clone(), partition, topic_id, error, dir: dir.clone(), path: path.clone(), retry })
-                };
-                let name = (topic.clone(), partition);
-                let (known_id, known) = dir.partitions.get(&name).unwrap_or_default();
-                let disk = &dir.disk;
-                if !disk.exists(&path).during("look for", &path).map_err(|error| offline(known_id, error))? {
-                    return Err(offline(known_id, LogError::Missing { path: path.clone(), end_offset: known.end_offset() }));
-                }
-                let (topic_id, lacks_metadata) = match (checkpoint::read_partition_metadata(&**disk, &path), known_id) {
-                    (Ok(topic_id), _) => (topic_id, false),
-                    // It was not synced before the broker ended, so nothing else was.
-                    (Err(_), Some(topic_id)) => (topic_id, true),
-                    (Err(error), None) => {
-                        let is_new = known.recovery_point == 0 && holds_no_log(&**disk, &path).map_err(|error| offline(None, error))?;
-                        if !is_new {
-                            return Err(offline(None, error));
-                        }
-                        disk.remove_dir_all(&path).during("remove", &path).map_err(|error| offline(None, error))?;
-                        return Ok(None);
-                    }
-                };
-                if let Some(expected) = expected.filter(|expected| *expected != topic_id) {
-                    let reason = format!("the directory is of topic id {topic_id}, the topic has \
-                        {expected}");
-                    return Err(offline(Some(expected), LogError::Malformed { path: path.clone(), reason }));
-                }
-                let offline = |error| offline(Some(topic_id), error);
-                let mut kept = dir.partitions.claim(&name, topic_id);
-                let marker = path.join(ACCEPT_DATA_LOSS);
-                let accepts_loss = disk.exists(&marker).during("look for", &marker).map_err(offline)?;
-                let had = kept.end_offset();
-                if accepts_loss {
-                    // Nothing is known to be whole. An offset that was given out is not given to
-                    // another record.
-                    (kept.recovery_point, kept.durable_end) = (0, 0);
-                    kept.log_start = if holds_no_log(&**disk, &path).map_err(offline)? { had } else { kept.log_start };
-                }
-                let recovered =
-                    recover(disk, &path, kept.recovery_point, kept.durable_end, kept.log_start, clean && !accepts_loss).map_err(offline)?;
-                let scanned = recovered.bytes_scanned;
-                let identity =
-                    Identity { topic: topic.clone(), topic_id, partition, dir: dir.clone(), path: path.clone(), kept, lacks_metadata };
-                let log = Log::new(identity, recovered, config, budget, now);
-                if accepts_loss {
-                    tracing::error!(topic = %topic, partition, end_offset = had, opened_end_offset = log.end_offset(),
-                        "opened a partition without its lost records, as {ACCEPT_DATA_LOSS} in its \
-                         directory asks for");
-                    let written = dir.partitions.set_recovery_points([&log]).and_then(|()| dir.partitions.set_positions([&log]));
-                    let taken = || disk.remove_file(&marker).and_then(|()| disk.sync_dir(&path)).and_then(|()| disk.sync_dir(&dir.path));
-                    written.and_then(|()| taken().during("remove", &marker)).map_err(offline)?;
-                }
-                Ok(Some((Arc::new(log), scanned)))
-            })
-            .await
+    /// As [`Found::open`].
+    pub(super) async fn open_log(&self, found: Found) -> Result<Option<Opened>, Box<OfflineLog>> {
+        let (budget, config) = (self.budget.clone(), self.options.default_config.clone());
+        let now = self.env.clock.wall_ms();
+        self.env.blocking(move || found.open(budget, config, now)).await
     }
 
     /// Whether the last run closed every log directory.
@@ -467,13 +383,4 @@ fn open_dir(
         });
     }
     Ok((dir, lock, found, clean))
-}
-
-/// Whether a partition's directory has nothing in it but what is there before its log.
-pub(super) fn holds_no_log(disk: &dyn Disk, path: &Path) -> Result<bool, LogError> {
-    let entries = disk.list(path).during("list", path)?;
-    let is_of_none = |name: &str| {
-        matches!(name, PARTITION_METADATA | ACCEPT_DATA_LOSS) || name.ends_with(".tmp")
-    };
-    Ok(entries.iter().all(|entry| is_of_none(&entry.name)))
 }

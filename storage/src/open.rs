@@ -1,0 +1,183 @@
+//! How the directory of a partition becomes a log again: whose it is, what was known of it, and
+//! what a person has decided about records that are lost.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use letterbox_env::{Disk, Fault};
+use letterbox_protocol::model::{TimestampMs, TopicId};
+use tokio::time::Instant;
+
+use super::checkpoint::{self, ACCEPT_DATA_LOSS, PARTITION_METADATA};
+use super::dir::LogDir;
+use super::error::{IoContext, LogError};
+use super::manager::OfflineLog;
+use super::partition::Identity;
+use super::partition_table::{Kept, Name};
+use super::recover::{Recovered, recover};
+use super::tail_cache::CacheBudget;
+use super::{Log, LogConfig};
+
+/// After how long a log that was not opened is tried again, the first time.
+pub(super) const RETRY_MIN: Duration = Duration::from_secs(1);
+
+/// The directory of a partition.
+pub(super) struct Found {
+    pub(super) dir: Arc<LogDir>,
+    pub(super) topic: Arc<str>,
+    pub(super) partition: i32,
+    pub(super) path: PathBuf,
+    /// It was left in order.
+    pub(super) clean: bool,
+    /// Whose it must be; `None`: whoever's it says it is.
+    pub(super) topic_id: Option<TopicId>,
+}
+
+/// A log that was opened, and how many bytes that took to read.
+pub(super) type Opened = (Arc<Log>, u64);
+
+/// What is wrong, and whose the directory is, as far as that is known.
+type Refused = (Option<TopicId>, LogError);
+
+impl Found {
+    /// Opens it; `None` when it was being made as the broker ended, and nothing is in it. Blocks.
+    pub(super) fn open(
+        self,
+        budget: Arc<CacheBudget>,
+        config: LogConfig,
+        now: TimestampMs,
+    ) -> Result<Option<Opened>, Box<OfflineLog>> {
+        let opened = match self.whose() {
+            Ok(None) => return Ok(None),
+            Ok(Some((topic_id, lacks_metadata))) => self
+                .open_as(topic_id, lacks_metadata, budget, config, now)
+                .map_err(|error| (Some(topic_id), error)),
+            Err(refused) => Err(refused),
+        };
+        opened.map(Some).map_err(|(topic_id, error)| Box::new(self.offline(topic_id, error)))
+    }
+
+    fn offline(self, topic_id: Option<TopicId>, error: LogError) -> OfflineLog {
+        let Self { dir, topic, partition, path, .. } = self;
+        dir.mark_unclean();
+        // What the device cannot read is not the partition's fault alone; a file that is not there
+        // or too short is.
+        if let LogError::Io { source, .. } = &error
+            && Fault::of(source) == Fault::LostWrite
+        {
+            dir.fence("open a log", source);
+        }
+        let retry = (Instant::now() + RETRY_MIN, RETRY_MIN);
+        OfflineLog { topic, partition, topic_id, error, dir, path, retry }
+    }
+
+    fn name(&self) -> Name {
+        (self.topic.clone(), self.partition)
+    }
+
+    /// Whose it is, and whether `partition.metadata` is not there; `None` when nothing is in it,
+    /// and it is gone now.
+    fn whose(&self) -> Result<Option<(TopicId, bool)>, Refused> {
+        let (known_id, known) = self.dir.partitions.get(&self.name()).unwrap_or_default();
+        let (disk, path) = (&*self.dir.disk, &self.path);
+        let is_there = disk.exists(path).during("look for", path);
+        if !is_there.map_err(|error| (known_id, error))? {
+            let end_offset = known.end_offset();
+            return Err((known_id, LogError::Missing { path: path.clone(), end_offset }));
+        }
+        let (topic_id, lacks_metadata) =
+            match (checkpoint::read_partition_metadata(disk, path), known_id) {
+                (Ok(topic_id), _) => (topic_id, false),
+                // It was not synced before the broker ended, so nothing else was.
+                (Err(_), Some(topic_id)) => (topic_id, true),
+                (Err(error), None) => {
+                    let refused = |error| (None, error);
+                    let is_new =
+                        known.recovery_point == 0 && holds_no_log(disk, path).map_err(refused)?;
+                    if !is_new {
+                        return Err(refused(error));
+                    }
+                    disk.remove_dir_all(path).during("remove", path).map_err(refused)?;
+                    return Ok(None);
+                }
+            };
+        if let Some(expected) = self.topic_id.filter(|expected| *expected != topic_id) {
+            let reason =
+                format!("the directory is of topic id {topic_id}, the topic has {expected}");
+            return Err((Some(expected), LogError::Malformed { path: path.clone(), reason }));
+        }
+        Ok(Some((topic_id, lacks_metadata)))
+    }
+
+    fn open_as(
+        &self,
+        topic_id: TopicId,
+        lacks_metadata: bool,
+        budget: Arc<CacheBudget>,
+        config: LogConfig,
+        now: TimestampMs,
+    ) -> Result<Opened, LogError> {
+        let marker = self.path.join(ACCEPT_DATA_LOSS);
+        let accepts_loss = self.dir.disk.exists(&marker).during("look for", &marker)?;
+        let kept = self.dir.partitions.claim(&self.name(), topic_id);
+        let had = kept.end_offset();
+        let (recovered, kept) = if accepts_loss {
+            self.recover_what_is_left(kept)?
+        } else {
+            (self.recover_all(&kept)?, kept)
+        };
+        let scanned = recovered.bytes_scanned;
+        let identity = Identity {
+            topic: self.topic.clone(),
+            topic_id,
+            partition: self.partition,
+            dir: self.dir.clone(),
+            path: self.path.clone(),
+            kept,
+            lacks_metadata,
+        };
+        let log = Log::new(identity, recovered, config, budget, now);
+        if accepts_loss {
+            tracing::error!(topic = %self.topic, partition = self.partition, end_offset = had, opened_end_offset = log.end_offset(),
+                "opened a partition without its lost records, as {ACCEPT_DATA_LOSS} in its \
+                 directory asks for");
+            self.dir.partitions.set_recovery_points([&log])?;
+            self.dir.partitions.set_positions([&log])?;
+            let disk = &self.dir.disk;
+            disk.remove_file(&marker)
+                .and_then(|()| disk.sync_dir(&self.path))
+                .and_then(|()| disk.sync_dir(&self.dir.path))
+                .during("remove", &marker)?;
+        }
+        Ok((Arc::new(log), scanned))
+    }
+
+    /// Everything that is known to have been there, or nothing.
+    fn recover_all(&self, kept: &Kept) -> Result<Recovered, LogError> {
+        let (disk, path) = (&self.dir.disk, &self.path);
+        let (point, durable_end, start) = (kept.recovery_point, kept.durable_end, kept.log_start);
+        recover(disk, path, point, durable_end, start, self.clean)
+    }
+
+    /// What is whole, since a person has accepted that the rest is lost. An offset that was given
+    /// out is not given to another record.
+    fn recover_what_is_left(&self, mut kept: Kept) -> Result<(Recovered, Kept), LogError> {
+        let (disk, path) = (&self.dir.disk, &self.path);
+        if holds_no_log(&**disk, path)? {
+            kept.log_start = kept.end_offset();
+        }
+        (kept.recovery_point, kept.durable_end) = (0, 0);
+        let recovered = recover(disk, path, 0, 0, kept.log_start, false)?;
+        Ok((recovered, kept))
+    }
+}
+
+/// Whether a partition's directory has nothing in it but what is there before its log.
+pub(super) fn holds_no_log(disk: &dyn Disk, path: &Path) -> Result<bool, LogError> {
+    let entries = disk.list(path).during("list", path)?;
+    let is_of_none = |name: &str| {
+        matches!(name, PARTITION_METADATA | ACCEPT_DATA_LOSS) || name.ends_with(".tmp")
+    };
+    Ok(entries.iter().all(|entry| is_of_none(&entry.name)))
+}
