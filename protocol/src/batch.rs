@@ -653,6 +653,13 @@ impl BatchBuilder {
         self
     }
 
+    /// Its last offset is at least `last_offset_delta` after the first, even when no record has it.
+    #[must_use]
+    pub fn until(mut self, last_offset_delta: i32) -> Self {
+        self.header.last_offset_delta = self.header.last_offset_delta.max(last_offset_delta);
+        self
+    }
+
     /// Adds a record behind the last.
     pub fn push(
         &mut self,

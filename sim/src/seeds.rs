@@ -16,9 +16,24 @@ use std::ops::Range;
 ///
 /// # Panics
 /// When `test` does, or when `SEED` or `SEEDS` is neither a number nor, for `SEEDS`, a range.
-pub fn for_each(count: u64, file: &str, name: &str, mut test: impl FnMut(u64)) {
+pub fn for_each(count: u64, file: &str, name: &str, test: impl FnMut(u64)) {
     let variable = |name: &str| std::env::var(name).ok();
-    for seed in wanted(count, variable("SEED").as_deref(), variable("SEEDS").as_deref()) {
+    let seeds = wanted(count, variable("SEED").as_deref(), variable("SEEDS").as_deref());
+    for_these(seeds, file, name, test);
+}
+
+/// Runs `test` for these seeds. As with [`for_each`], whose test `name` is, a panic prints the
+/// command that replays its seed.
+///
+/// # Panics
+/// When `test` does.
+pub fn for_these(
+    seeds: impl IntoIterator<Item = u64>,
+    file: &str,
+    name: &str,
+    mut test: impl FnMut(u64),
+) {
+    for seed in seeds {
         let on_panic = Replay { seed, file, name };
         test(seed);
         std::mem::forget(on_panic);

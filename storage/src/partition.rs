@@ -5,7 +5,8 @@
 //! waits for the device says "Blocks" and is called through `Env::blocking`.
 //!
 //! Locks, outermost first: `disk_work` (one sync, truncation or retention at a time), `inner`
-//! (appends), then a segment's own. Readers take none but a segment's.
+//! (appends), then a segment's own. Readers take none but a segment's, and `inner` for a moment
+//! where the log has no record up to its end.
 //!
 //! A log that is *gone* (its topic was deleted) touches no file by name any more, because the name
 //! may be another log's: `disk_work` is not given out, appends are refused, segments open nothing.
@@ -64,6 +65,8 @@ pub struct Log {
     gone: AtomicBool,
     /// Why this log alone is out of use.
     broken: OnceLock<Arc<str>>,
+    /// The log says that offsets within it have no records.
+    is_gap_said: AtomicBool,
     disk_work: Mutex<()>,
     pub(super) renaming: Mutex<Renaming>,
     inner: Mutex<Inner>,
@@ -141,9 +144,7 @@ impl Log {
     ) -> Self {
         let Identity { topic, topic_id, partition, dir, path, kept, lacks_metadata } = identity;
         let end = found.end_offset;
-        let start = kept
-            .log_start
-            .clamp(found.segments.first().map_or(0, |segment| segment.base).min(end), end);
+        let start = kept.log_start.clamp(found.begins_at().min(end), end);
         let file_end = found.segments.last().map_or(0, |segment| segment.size());
         let inner = Inner {
             producers: found.producers,
@@ -183,6 +184,7 @@ impl Log {
             closed: false.into(),
             gone: false.into(),
             broken: OnceLock::new(),
+            is_gap_said: false.into(),
             disk_work: Mutex::new(()),
             renaming: Mutex::default(),
             inner: Mutex::new(inner),
@@ -315,6 +317,27 @@ impl Log {
                 broker");
         }
         AppendError::Broken { reason }
+    }
+
+    /// Says, once, that a reader found no record between two offsets, where compaction is not the
+    /// reason.
+    pub(super) fn say_gap(&self, from: Offset, to: Offset) {
+        if self.config.load().cleanup_policy.compact
+            || from < self.start_offset()
+            || self.is_gap_said.swap(true, Ordering::Relaxed)
+            || from < self.dir.partitions.cleaned(self)
+        {
+            return;
+        }
+        tracing::warn!(
+            topic = %self.topic,
+            partition = self.partition,
+            from,
+            to,
+            path = %self.path.display(),
+            "the log has no records between two of its offsets: a power cut took them before they \
+             were acknowledged, or segments were removed from its directory; readers skip them"
+        );
     }
 
     /// The latest leader epoch that appended.

@@ -11,7 +11,7 @@ use super::error::ReadError;
 use super::segment::{Files, Segment};
 use super::types::{ReadResult, Slice, TimestampOffset};
 use super::validate::RecordShape;
-use letterbox_protocol::batch::{Batch, BatchHeader, Compression};
+use letterbox_protocol::batch::{Batch, BatchBuilder, BatchHeader, Compression};
 use letterbox_protocol::compression::decompress;
 use letterbox_protocol::model::{Offset, TimestampMs};
 
@@ -83,20 +83,52 @@ impl Log {
         let segments = self.segments.load_full();
         let first = segments.partition_point(|segment| segment.base <= from).saturating_sub(1);
         for segment in segments.iter().skip(first) {
-            if result.next_offset >= end
-                || !read_segment(
-                    segment,
-                    &*files_of(segment)?,
-                    &mut result,
-                    max_bytes,
-                    end,
-                    at_least_one_batch,
-                )?
-            {
-                break;
+            if result.next_offset >= end {
+                return Ok(result);
+            }
+            let files = files_of(segment)?;
+            let Some((at, batch)) = segment.find_in(&files, result.next_offset)? else { continue };
+            if batch.base_offset > result.next_offset {
+                self.say_gap(result.next_offset, batch.base_offset);
+            }
+            let found = (at, &batch);
+            if !read_segment(
+                segment,
+                &files,
+                found,
+                &mut result,
+                max_bytes,
+                end,
+                at_least_one_batch,
+            )? {
+                return Ok(result);
             }
         }
+        if result.bytes == 0 && result.next_offset < end {
+            self.say_gap(from, end);
+            result = self.read_gap(from, end);
+        }
         Ok(result)
+    }
+
+    /// No record lies in `from..end`, and whoever reads up to there has to get past it: a batch
+    /// without records, as compaction leaves them.
+    ///
+    /// A log ends behind its last batch after a power cut that took records which were in no sync,
+    /// and not the name of the segment after them. It is not cut back, because a follower may have
+    /// these offsets, or somebody may have read records there that were compacted since.
+    fn read_gap(&self, from: Offset, end: Offset) -> ReadResult {
+        let delta = i32::try_from(end.saturating_sub(from).saturating_sub(1)).unwrap_or(i32::MAX);
+        let last_offset = from.saturating_add(i64::from(delta));
+        // Of the last offset: in an older epoch these offsets may be past its end, and a client
+        // that checks its position (KIP-320) would take the log for truncated.
+        let epoch = self.epoch_for_offset(last_offset).unwrap_or(-1);
+        let bytes = BatchBuilder::new(-1).at(from, epoch).until(delta).build().freeze();
+        ReadResult {
+            bytes: bytes.len(),
+            next_offset: last_offset.saturating_add(1),
+            slices: vec![Slice::Memory(bytes)],
+        }
     }
 
     fn check_range(&self, from: Offset, end: Offset) -> Result<Offset, ReadError> {
@@ -235,16 +267,17 @@ fn record_in(
     Ok(None)
 }
 
-/// Adds what a segment has; tells whether the next segment is to be looked at.
+/// Adds what a segment has from its batch `first` at `start` on; tells whether the next segment is
+/// to be looked at.
 fn read_segment(
     segment: &Segment,
     files: &Files,
+    (start, first): (u64, &BatchHeader),
     result: &mut ReadResult,
     max_bytes: usize,
     end: Offset,
     at_least_one: bool,
 ) -> Result<bool, ReadError> {
-    let Some((start, first)) = segment.find_in(files, result.next_offset)? else { return Ok(true) };
     if first.last_offset() >= end {
         return Ok(false);
     }

@@ -60,7 +60,12 @@ impl Recovered {
         }
     }
 
-    /// The offset after the last batch.
+    /// Where its first segment begins.
+    pub(super) fn begins_at(&self) -> Offset {
+        self.segments.first().map_or(self.end_offset, |segment| segment.base)
+    }
+
+    /// The offset after the last batch, or where an empty segment after it begins.
     #[must_use]
     pub fn end_offset(&self) -> Offset {
         self.end_offset

@@ -220,7 +220,11 @@ impl Segment {
 
     fn load(&self, files: &Files, indexes: &mut Indexes) -> io::Result<bool> {
         let (offsets, times) = (files.index.len()?, files.timeindex.len()?);
-        if offsets % OFFSET_ENTRY != 0 || times % TIME_ENTRY != 0 {
+        // Beside an empty file they are of batches that are gone, whose offsets others get: a power
+        // cut may keep an index and not its file, and a crash the indexes of a segment that was
+        // being removed.
+        let are_stale = self.size() == 0 && (offsets, times) != (0, 0);
+        if are_stale || offsets % OFFSET_ENTRY != 0 || times % TIME_ENTRY != 0 {
             return Ok(false);
         }
         (indexes.offsets, indexes.times) = (offsets / OFFSET_ENTRY, times / TIME_ENTRY);

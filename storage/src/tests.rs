@@ -18,6 +18,7 @@ use super::*;
 use letterbox_protocol::batch::{Batch, BatchBuilder, BatchHeader, RecordIter};
 use letterbox_protocol::model::Offset;
 
+mod gaps;
 mod lifecycle;
 mod upkeep;
 

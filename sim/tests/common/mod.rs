@@ -28,8 +28,7 @@ pub(crate) fn broker(
 
 async fn run(process: Process, text: String) -> Exit {
     let config = Config::parse(&text).map_err(|error| error.to_string())?;
-    let broker =
-        Node::start(process.env.clone(), config).await.map_err(|error| error.to_string())?;
+    let broker = Node::start(process.env.clone(), config).await.map_err(with_causes)?;
     let fatal = tokio::select! {
         biased;
         () = process.stopped() => None,
@@ -39,6 +38,11 @@ async fn run(process: Process, text: String) -> Exit {
         Some(reason) => Err(reason),
         None => broker.shutdown().await.map_err(|error| error.to_string()),
     }
+}
+
+/// As the program says it, which tells whether it was the disk.
+fn with_causes(error: impl Into<anyhow::Error>) -> String {
+    format!("{:#}", error.into())
 }
 
 /// `RUST_LOG=debug` shows what the broker, the clients and the simulation say.

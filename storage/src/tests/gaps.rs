@@ -1,0 +1,138 @@
+//! Offsets without records: what a power cut or a person takes out of a log.
+
+use std::sync::OnceLock;
+
+use super::*;
+
+/// The WARN lines so far that name `dir`, from whichever thread.
+fn warnings(dir: &Path) -> Vec<String> {
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    static LINES: OnceLock<Lines> = OnceLock::new();
+    let lines = LINES.get_or_init(|| {
+        let (lines, filter) = (Lines::default(), tracing_subscriber::filter::LevelFilter::WARN);
+        let writer = lines.clone();
+        let say = tracing_subscriber::fmt().with_max_level(filter).with_ansi(false);
+        say.with_writer(move || writer.clone()).init();
+        lines
+    });
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    text.lines().filter(|line| line.contains(dir.to_str().unwrap())).map(str::to_owned).collect()
+}
+
+/// A log of three records, one a batch, in a segment that was rolled: `kept` of them are left in
+/// its file, as after a power cut that kept the name of the next segment.
+async fn with_lost_tail(dir: &Path, kept: usize) -> (Arc<LogManager>, Arc<Log>) {
+    let env = Env::real();
+    let (manager, log) = new_log(&env, dir, small()).await;
+    let mut sizes = vec![0];
+    for i in 0..3 {
+        append(&log, i, &["a"]);
+        sizes.push(log.size());
+    }
+    log.roll_now(3).unwrap();
+    let file = log.path.join("00000000000000000000.log");
+    drop((manager, log));
+    env.disk.open(&file, OpenMode::ReadWrite).unwrap().set_len(sizes[kept]).unwrap();
+    let manager = open(&env, dir).await;
+    let log = manager.get(ID, 0).unwrap();
+    (manager, log)
+}
+
+fn read(log: &Log, from: Offset) -> Vec<BatchHeader> {
+    batches(&bytes_of(&log.read_from_disk(from, 1 << 20, Offset::MAX, true).unwrap()))
+}
+
+fn place(batch: &BatchHeader) -> (Offset, Offset, i32) {
+    (batch.base_offset, batch.last_offset(), batch.records_count)
+}
+
+/// A reader waited there until the next append.
+#[tokio::test]
+async fn a_reader_gets_past_offsets_that_a_power_cut_took() {
+    for kept in 0..3 {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(warnings(dir.path()).is_empty());
+        let (manager, log) = with_lost_tail(dir.path(), kept).await;
+        let lost = kept as Offset;
+        assert_eq!((log.start_offset(), log.end_offset()), (0, 3), "no offset is given out twice");
+        assert_eq!(contents(&log).len(), kept);
+        let found = read(&log, lost);
+        assert_eq!(found.iter().map(place).collect::<Vec<_>>(), [(lost, 2, 0)]);
+        assert_eq!(
+            (found[0].leader_epoch, found[0].max_timestamp),
+            (log.latest_epoch().unwrap_or(-1), -1)
+        );
+        assert!(!found[0].has_producer_id() && !found[0].is_control());
+        // Up to where the reader may see, and from within.
+        let bounded = log.read_from_disk(lost, 1, 3, true).unwrap();
+        assert_eq!(bounded.next_offset, 3);
+        assert_eq!(log.try_read_from_page_cache(2, 1, 3, true).unwrap().next_offset, 3);
+        assert_eq!(log.read_from_disk(3, 1, Offset::MAX, true).unwrap().bytes, 0);
+        let said = warnings(dir.path());
+        let numbers = format!("from={lost} to=3");
+        assert!(said.len() == 1 && said[0].contains(&numbers), "{said:?}");
+        // Nothing of it is in the log.
+        append(&log, 9, &["b"]);
+        assert_eq!(place(&read(&log, lost)[0]), (3, 3, 1));
+        log.sync().unwrap();
+        drop((manager, log));
+        let manager = open(&Env::real(), dir.path()).await;
+        let log = manager.get(ID, 0).unwrap();
+        assert_eq!((log.end_offset(), contents(&log).len()), (4, kept + 1));
+    }
+}
+
+#[tokio::test]
+async fn a_gap_that_is_wider_than_a_batch_is_passed_in_steps() {
+    let dir = tempfile::tempdir().unwrap();
+    let (env, wide) = (Env::real(), i64::from(i32::MAX) + 10);
+    let (manager, log) = new_log(&env, dir.path(), small()).await;
+    append(&log, 0, &["a"]);
+    log.roll_now(1).unwrap();
+    log.sync().unwrap();
+    let next = log.path.join(format!("{wide:020}.log"));
+    drop((manager, log));
+    env.disk.open(&next, OpenMode::Create).unwrap();
+    let log = open(&env, dir.path()).await.get(ID, 0).unwrap();
+    let (mut at, mut steps) = (0, Vec::new());
+    while at < log.end_offset() {
+        let found = log.read_from_disk(at, 1 << 20, Offset::MAX, true).unwrap();
+        assert!(found.next_offset > at);
+        at = found.next_offset;
+        steps.push(at);
+    }
+    assert_eq!(steps, [1, 1 + (1 << 31), wide]);
+}
+
+/// The power failed before the segment's file had its records, and an index was written. The
+/// records that came there instead were looked for by time behind where they are.
+#[tokio::test]
+async fn indexes_beside_an_empty_segment_are_not_believed() {
+    let dir = tempfile::tempdir().unwrap();
+    let env = Env::real();
+    let (manager, log) = new_log(&env, dir.path(), small()).await;
+    append(&log, 1, &["a"]);
+    log.roll_now(2).unwrap();
+    log.sync().unwrap();
+    let segment = log.active();
+    drop((manager, log));
+    // Offset 4 at time 5.
+    let times = env.disk.open(&segment.path(".timeindex"), OpenMode::Truncate).unwrap();
+    times.write_at(&[io::IoSlice::new(&[0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 3])], 0).unwrap();
+    let manager = open(&env, dir.path()).await;
+    let log = manager.get(ID, 0).unwrap();
+    append(&log, 10, &["b"]);
+    for (time, expected) in [(0, Some(0)), (1, Some(0)), (6, Some(1)), (10, Some(1)), (11, None)] {
+        let found = log.offset_for_timestamp(time).unwrap().map(|found| found.offset);
+        assert_eq!(found, expected, "at {time}");
+    }
+}
