@@ -7,7 +7,7 @@ use std::sync::Arc;
 use letterbox_env::Fault;
 use thiserror::Error;
 
-use super::checkpoint::ACCEPT_DATA_LOSS;
+use super::checkpoint::{ACCEPT_DATA_LOSS, LOG_STARTS};
 use letterbox_protocol::model::{LeaderEpoch, Offset, ProducerId};
 
 /// A record that was refused, as KIP-467 reports it.
@@ -250,6 +250,22 @@ pub enum LogError {
         durable_end: Offset,
         /// What is wrong.
         reason: String,
+    },
+    /// The log start offset that was kept lies past the end of the log. Not believed: it would hide
+    /// every record.
+    #[error(
+        "{path}: the records end at offset {end_offset}, and {LOG_STARTS} of the log directory says \
+         that they begin at {log_start}; stop the broker and correct that file, or restore the \
+         partition's directory from a backup, or put an empty file `{ACCEPT_DATA_LOSS}` into it to \
+         go on, without records, at {log_start}"
+    )]
+    StartsPastEnd {
+        /// The partition's directory.
+        path: PathBuf,
+        /// The log start offset that was kept.
+        log_start: Offset,
+        /// Where the log ends, exclusive.
+        end_offset: Offset,
     },
     /// The directory of a partition that had been there is not there.
     #[error(

@@ -313,9 +313,15 @@ impl LogManager {
                 logs.iter().filter(|log| Arc::ptr_eq(&log.dir, dir)).cloned().collect::<Vec<_>>(),
             );
             if !logs.is_empty() {
-                self.env
-                    .blocking(move || dir.partitions.set_positions(logs.iter().map(|log| &**log)))
-                    .await?;
+                let keep = move || {
+                    // A log start past what the device has would be past the end after a power cut.
+                    let is_ahead = |log: &&Arc<Log>| log.start_offset() > log.synced_end();
+                    for log in logs.iter().filter(is_ahead).filter(|log| !log.is_gone()) {
+                        log.sync().during("sync", &log.path)?;
+                    }
+                    dir.partitions.set_positions(logs.iter().map(|log| &**log))
+                };
+                self.env.blocking(keep).await?;
             }
         }
         Ok(())

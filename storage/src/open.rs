@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use letterbox_env::{Disk, Fault};
-use letterbox_protocol::model::{TimestampMs, TopicId};
+use letterbox_protocol::model::{Offset, TimestampMs, TopicId};
 use tokio::time::Instant;
 
 use super::checkpoint::{self, ACCEPT_DATA_LOSS, PARTITION_METADATA};
@@ -120,6 +120,7 @@ impl Found {
     ) -> Result<Opened, LogError> {
         let marker = self.path.join(ACCEPT_DATA_LOSS);
         let accepts_loss = self.dir.disk.exists(&marker).during("look for", &marker)?;
+        let row = self.dir.partitions.get(&self.name());
         let kept = self.dir.partitions.claim(&self.name(), topic_id);
         let had = kept.end_offset();
         let (recovered, kept) = if accepts_loss {
@@ -127,6 +128,10 @@ impl Found {
         } else {
             (self.recover_all(&kept)?, kept)
         };
+        // Kafka, which keeps no topic ids there, notes a log start only where it has to.
+        if self.clean && row.is_some_and(|(id, _)| id == Some(topic_id)) {
+            self.say_missing_start(kept.log_start, recovered.begins_at());
+        }
         let scanned = recovered.bytes_scanned;
         let identity = Identity {
             topic: self.topic.clone(),
@@ -139,9 +144,14 @@ impl Found {
         };
         let log = Log::new(identity, recovered, config, budget, now);
         if accepts_loss {
-            tracing::error!(topic = %self.topic, partition = self.partition, end_offset = had, opened_end_offset = log.end_offset(),
+            tracing::error!(
+                topic = %self.topic,
+                partition = self.partition,
+                end_offset = had,
+                opened_end_offset = log.end_offset(),
                 "opened a partition without its lost records, as {ACCEPT_DATA_LOSS} in its \
-                 directory asks for");
+                 directory asks for"
+            );
             self.dir.partitions.set_recovery_points([&log])?;
             self.dir.partitions.set_positions([&log])?;
             let disk = &self.dir.disk;
@@ -157,7 +167,16 @@ impl Found {
     fn recover_all(&self, kept: &Kept) -> Result<Recovered, LogError> {
         let (disk, path) = (&self.dir.disk, &self.path);
         let (point, durable_end, start) = (kept.recovery_point, kept.durable_end, kept.log_start);
-        recover(disk, path, point, durable_end, start, self.clean)
+        let recovered = recover(disk, path, point, durable_end, start, self.clean)?;
+        let end_offset = recovered.end_offset();
+        if start > end_offset {
+            return Err(LogError::StartsPastEnd {
+                path: path.clone(),
+                log_start: start,
+                end_offset,
+            });
+        }
+        Ok(recovered)
     }
 
     /// What is whole, since a person has accepted that the rest is lost. An offset that was given
@@ -168,8 +187,26 @@ impl Found {
             kept.log_start = kept.end_offset();
         }
         (kept.recovery_point, kept.durable_end) = (0, 0);
-        let recovered = recover(disk, path, 0, 0, kept.log_start, false)?;
+        let mut recovered = recover(disk, path, 0, 0, kept.log_start, false)?;
+        if kept.log_start > recovered.end_offset() {
+            recovered.go_on_at(disk, path, kept.log_start);
+        }
         Ok((recovered, kept))
+    }
+
+    /// Between a stop in order and this start only a person has touched the directory.
+    fn say_missing_start(&self, from: Offset, to: Offset) {
+        if from < to {
+            tracing::warn!(
+                topic = %self.topic,
+                partition = self.partition,
+                from,
+                to,
+                path = %self.path.display(),
+                "records are missing at the start of a log: segments were removed from its \
+                 directory while the broker was stopped; readers begin after them"
+            );
+        }
     }
 }
 

@@ -228,16 +228,17 @@ impl PartitionTable {
     }
 
     /// Writes the high watermarks and log start offsets of these logs, and what deleted ones have
-    /// left. Of a high watermark that is ahead of the device (`flush.on.ack=false`) only what the
-    /// device has, so that a start may ask for all of it. Blocks.
+    /// left. Of one that is ahead of the device (`flush.on.ack=false`) only what the device has, so
+    /// that a start may ask for all of it. Blocks.
     pub(super) fn set_positions<'a>(
         &self,
         logs: impl IntoIterator<Item = &'a Log>,
     ) -> Result<(), LogError> {
         let mut rows = self.rows();
         rows.change(logs, |kept, log| {
+            let synced_end = log.synced_end();
             (kept.high_watermark, kept.log_start) =
-                (log.high_watermark().min(log.synced_end()), log.start_offset());
+                (log.high_watermark().min(synced_end), log.start_offset().min(synced_end));
             kept.durable_end = kept.recovery_point.max(kept.high_watermark);
         });
         self.write(&rows, HIGH_WATERMARKS)?;

@@ -60,6 +60,13 @@ impl Recovered {
         }
     }
 
+    /// Goes on, without records, at `start`, which is past the end: no offset is given out twice.
+    pub(super) fn go_on_at(&mut self, disk: &Arc<dyn Disk>, dir: &Path, start: Offset) {
+        self.unsynced.extend(self.segments.last().cloned());
+        self.segments.push(Arc::new(Segment::new(disk.clone(), dir, start, 0)));
+        (self.end_offset, self.dir_changed, self.first_timestamp) = (start, true, None);
+    }
+
     /// Where its first segment begins.
     pub(super) fn begins_at(&self) -> Offset {
         self.segments.first().map_or(self.end_offset, |segment| segment.base)

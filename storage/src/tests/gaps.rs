@@ -136,3 +136,108 @@ async fn indexes_beside_an_empty_segment_are_not_believed() {
         assert_eq!(found, expected, "at {time}");
     }
 }
+
+/// A damaged checkpoint hid every record.
+#[tokio::test]
+async fn a_log_start_past_the_end_is_not_believed() {
+    let dir = tempfile::tempdir().unwrap();
+    let env = Env::real();
+    let (manager, log) = new_log(&env, dir.path(), small()).await;
+    for i in 0..3 {
+        append(&log, i, &["a"]);
+    }
+    manager.close().await.unwrap();
+    let (path, starts) = (log.path.clone(), dir.path().join("log-start-offset-checkpoint"));
+    drop((manager, log));
+    for start in [7, Offset::MAX] {
+        let said = format!("0\n1\norders 0 {start}\n");
+        env.disk.write_atomically(&starts, said.as_bytes()).unwrap();
+        let manager = open(&env, dir.path()).await;
+        let error = manager.offline_logs().remove(0).error;
+        assert!(
+            matches!(error, LogError::StartsPastEnd { log_start, end_offset: 3, .. } if log_start == start),
+            "{error}"
+        );
+    }
+    // Corrected: nothing was lost by it.
+    env.disk.write_atomically(&starts, b"0\n1\norders 0 1\n").unwrap();
+    let manager = open(&env, dir.path()).await;
+    let log = manager.get(ID, 0).unwrap();
+    assert_eq!((log.start_offset(), contents(&log).len()), (1, 2));
+    drop((manager, log));
+    // Accepted: no offset is given out twice.
+    env.disk.write_atomically(&starts, b"0\n1\norders 0 7\n").unwrap();
+    env.disk.open(&path.join("accept-data-loss"), OpenMode::Create).unwrap();
+    for expected in [7, 8] {
+        let manager = open(&env, dir.path()).await;
+        let log = manager.get(ID, 0).unwrap();
+        assert_eq!((log.start_offset(), log.end_offset()), (7, expected));
+        append(&log, 9, &["b"]);
+        log.sync().unwrap();
+        assert_eq!(contents(&log).len(), usize::try_from(expected - 6).unwrap());
+    }
+}
+
+/// Deleted records stay deleted, and the log start that says so is within what the device has.
+#[tokio::test]
+async fn a_log_start_is_kept_with_the_records_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let env = Env::real();
+    let (manager, log) = new_log(&env, dir.path(), LogConfig { durable: false, ..small() }).await;
+    for i in 0..3 {
+        append(&log, i, &["a"]);
+    }
+    log.set_high_watermark(3);
+    log.delete_records_before(2).unwrap();
+    manager.checkpoint().await;
+    let kept = |log: &Log| {
+        let name = (log.topic().clone(), 0);
+        log.dir.partitions.get(&name).unwrap().1.log_start
+    };
+    assert_eq!((log.synced_end(), kept(&log)), (0, 0));
+    manager.keep_log_starts(vec![log.clone()]).await.unwrap();
+    assert_eq!((log.synced_end(), kept(&log)), (3, 2));
+    drop((manager, log));
+    let manager = open(&env, dir.path()).await;
+    assert_eq!(contents(&manager.get(ID, 0).unwrap()).len(), 1);
+}
+
+/// Both were served without a word.
+#[tokio::test]
+async fn segments_that_were_removed_by_hand_are_missed() {
+    let env = Env::real();
+    for (clean, removed) in [(true, 0), (true, 1), (false, 1)] {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(warnings(dir.path()).is_empty());
+        let (manager, log) = new_log(&env, dir.path(), small()).await;
+        let mut bases = vec![0];
+        for i in 0..3 {
+            append(&log, i, &["a", "b"]);
+            log.roll_now(i).unwrap();
+            bases.push(log.end_offset());
+        }
+        log.set_high_watermark(6);
+        if clean {
+            manager.close().await.unwrap();
+        } else {
+            log.checkpoint().unwrap();
+        }
+        let segment = log.segments.load().get(removed).unwrap().clone();
+        drop((manager, log));
+        for suffix in [".log", ".index", ".timeindex"] {
+            env.disk.remove_file(&segment.path(suffix)).unwrap();
+        }
+        let manager = open(&env, dir.path()).await;
+        let log = manager.get(ID, 0).unwrap();
+        log.set_config(small());
+        let at_open = warnings(dir.path());
+        assert_eq!(
+            log.read_from_disk(log.start_offset(), 1 << 20, 6, true).unwrap().next_offset,
+            6
+        );
+        let said = warnings(dir.path());
+        let numbers = format!("from={} to={}", bases[removed], bases[removed + 1]);
+        assert!(said.len() == 1 && said[0].contains(&numbers), "{said:?}");
+        assert_eq!(at_open.len(), usize::from(removed == 0), "{at_open:?}");
+    }
+}
