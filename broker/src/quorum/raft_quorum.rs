@@ -87,7 +87,7 @@ impl Default for QuorumTiming {
 pub enum OpenError {
     #[error("metadata quorum: {0}")]
     Config(String),
-    #[error("metadata directory {}: cannot be read or written", directory.display())]
+    #[error("metadata directory {}: cannot be read or written: {source}", directory.display())]
     Io {
         directory: PathBuf,
         #[source]
