@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::admin::Identity;
+use crate::desired::objects::ObjectKey;
 use crate::status::Fault;
 
 /// A cluster as it is, compared with its blueprint.
@@ -16,7 +17,10 @@ pub struct Observed {
     pub budget: Compared,
     /// Things of this cluster that nothing asks for any more and that hold no data: a service of a
     /// removed listener.
-    pub stale: Vec<String>,
+    pub stale: Vec<ObjectKey>,
+    /// Brokers' definitions with this cluster's label that belong to none of its brokers: what is
+    /// on their volumes is not known, so they are left as they are.
+    pub strays: Vec<ObjectKey>,
     /// The brokers, by id.
     pub brokers: BTreeMap<i32, ObservedBroker>,
     /// By listener name: where clients connect first.
@@ -29,6 +33,21 @@ pub struct Observed {
     /// What could not be read, and why. The fields above say nothing about it: nothing is planned
     /// for it, and nothing is reported about it except this.
     pub unread: BTreeMap<Part, Fault>,
+}
+
+impl Observed {
+    /// Whether it is known what a part of the cluster is like.
+    #[must_use]
+    pub fn was_read(&self, part: Part) -> bool {
+        !self.unread.contains_key(&part)
+    }
+
+    /// Whether it is known which volume claims there are: the platform has claims, and they were
+    /// read.
+    #[must_use]
+    pub fn has_claims(&self) -> bool {
+        self.is_held.is_some() && self.was_read(Part::Storage)
+    }
 }
 
 /// A part of a cluster that is read and changed apart from the others, so that a fault in one
@@ -62,6 +81,12 @@ impl Compared {
     pub fn is_as_desired(&self) -> bool {
         self.missing.is_empty() && self.differs.is_empty()
     }
+
+    /// Everything that is to be applied.
+    #[must_use]
+    pub fn all(&self) -> Vec<String> {
+        self.missing.iter().chain(&self.differs).cloned().collect()
+    }
 }
 
 /// A broker as it is.
@@ -81,8 +106,8 @@ pub struct ObservedBroker {
     /// it (a pod's uid) and would start it again by the newest definition; then it has to be ended
     /// to take that up. Otherwise applying a definition restarts it.
     pub to_end: Option<String>,
-    /// Its volume; `None` where there is none, or where the platform has no volumes.
-    pub volume: Option<Volume>,
+    /// Its volumes, by name; empty where the platform has none.
+    pub volumes: BTreeMap<String, Volume>,
     /// Who it says that it is; `None` where it was not asked or did not answer.
     pub identity: Option<Identity>,
     /// The image that it runs.
@@ -117,10 +142,15 @@ pub struct Volume {
     pub uid: String,
     /// The class that its claim names.
     pub class: Option<String>,
+    /// The class that was asked for when its claim was made, empty for the default one; `None` where
+    /// that is not known.
+    pub asked_class: Option<String>,
     /// Whether there is a volume behind its claim. One that never was has nothing on it.
     pub is_bound: bool,
     /// Whether its claim is being deleted.
     pub is_ending: bool,
+    /// Why no volume can be made for its claim, as far as Kubernetes tells.
+    pub fault: Option<Fault>,
     /// What its claim asks for.
     pub requested: u64,
     /// What it has; 0 while it is not bound.

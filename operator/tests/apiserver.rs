@@ -6,6 +6,9 @@
 //! it out; `./dev apiserver` runs it, or says NOT RUN where they are missing.
 #![allow(clippy::disallowed_methods, reason = "a test stands outside of the seam")]
 
+#[path = "../../sim/tests/platform/admin.rs"]
+mod admin;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use admin::ModelAdmin;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
@@ -34,7 +38,6 @@ use letterbox_operator::api::{
 use letterbox_operator::controller::{self, KubernetesHome, LeaseOptions, Options};
 use letterbox_operator::plan::{ClusterState, Step, TopicFacts};
 use letterbox_operator::platform::kubernetes::Kubernetes;
-use letterbox_operator::platform::model::ModelAdmin;
 use letterbox_operator::reconcile::{ClusterPass, reconcile_cluster, reconcile_topic};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -350,7 +353,12 @@ impl AskIdentity for Says {
         Box::pin(async move {
             Some(Identity {
                 cluster_id: "c".into(),
-                directory_ids: vec![format!("directory of {host}")],
+                directories: ["data", "data-1"]
+                    .map(|volume| {
+                        let path = format!("/var/lib/kafka/{volume}/kafka-log");
+                        (path, format!("{volume} of {host}"))
+                    })
+                    .into(),
             })
         })
     }
@@ -391,6 +399,7 @@ fn against_a_real_api_server() {
         install(&server, &client).await;
         refuses_what_cannot_work(&client).await;
         makes_and_repairs(&client).await;
+        volumes_are_added_and_their_loss_is_told(&client).await;
         volumes_go_or_stay_as_the_spec_says_when_the_cluster_goes(&client).await;
         leaves_what_belongs_to_others(&client).await;
         one_list_that_fails_stops_nothing_else(&server, &client).await;
@@ -468,6 +477,26 @@ async fn refuses_what_cannot_work(client: &Client) {
         ("a", json!({"image": "a:1", "version": "1"}), "set it or spec.version, not both"),
         ("a", json!({"storage": {"size": "lots"}}), "The size must be a quantity of at least 64Mi"),
         ("a", json!({"storage": {"size": "63Mi"}}), "The size must be a quantity of at least 64Mi"),
+        (
+            "a",
+            json!({"storage": {"volumes": [{"name": "data", "size": "63Mi"}]}}),
+            "The size must be a quantity of at least 64Mi",
+        ),
+        (
+            "a",
+            json!({"storage": {"volumes": [{"name": "data-1"}]}}),
+            "Every broker has a volume named data",
+        ),
+        (
+            "a",
+            json!({"storage": {"volumes": [{"name": "data"}, {"name": "logs"}]}}),
+            "spec.storage.volumes[1].name in body should match",
+        ),
+        (
+            "a",
+            json!({"storage": {"volumes": [{"name": "data"}, {"name": "data"}]}}),
+            "Duplicate value",
+        ),
         (
             "a",
             json!({"resources": {"requests": {"memory": "lots"}}}),
@@ -580,9 +609,13 @@ async fn refuses_what_cannot_work(client: &Client) {
         json!({"size": "1Gi"}),
         json!({"class": "b"}),
         json!({"class": null}),
+        json!({"volumes": [{"name": "data"}, {"name": "data-1", "size": "1Gi", "class": "c"}]}),
+        json!({"volumes": null}),
     ] {
         clusters.patch("fixed", &params, &merge(json!({"storage": storage}))).await.unwrap();
     }
+    let volumes = clusters.get("fixed").await.unwrap().spec.storage.volumes;
+    assert_eq!(volumes.iter().map(|volume| volume.name.as_str()).collect::<Vec<_>>(), ["data"]);
     clusters.delete("fixed", &DeleteParams::default()).await.unwrap();
     topics.delete("fixed", &DeleteParams::default()).await.unwrap();
 }
@@ -713,15 +746,18 @@ async fn makes_and_repairs(client: &Client) {
     // A pod and its volume, as Kubernetes would make them.
     plays_kubernetes(client, "demo-broker-0").await;
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), "default");
-    let templates =
-        sets.get("demo-broker-0").await.unwrap().spec.unwrap().volume_claim_templates.unwrap();
-    let claim_annotations = templates[0].metadata.annotations.clone();
-    let claim: PersistentVolumeClaim = serde_json::from_value(json!({
+    // The claim that the operator made; a person made it larger.
+    let made = claims.get("data-demo-broker-0-0").await.unwrap();
+    assert_eq!(made.owner_references(), []);
+    let claim_annotations = made.metadata.annotations.clone();
+    delete_claim(&claims, "data-demo-broker-0-0").await;
+    let larger: PersistentVolumeClaim = serde_json::from_value(json!({
         "metadata": {"name": "data-demo-broker-0-0", "labels": labels, "annotations": claim_annotations},
         "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "2Gi"}}},
     }))
     .unwrap();
-    claims.create(&PostParams::default(), &claim).await.unwrap();
+    claims.create(&PostParams::default(), &larger).await.unwrap();
+    is_bound(&claims, "data-demo-broker-0-0", "2Gi").await;
     let ready = settle(client, &cluster).await;
     assert_eq!(
         (ready.status.phase.as_str(), ready.status.version.as_deref(), ready.plan.notes.len()),
@@ -732,7 +768,7 @@ async fn makes_and_repairs(client: &Client) {
     let uid = claims.get("data-demo-broker-0-0").await.unwrap().uid();
     assert_eq!(
         (&node.volumes[0].claim_uid, node.volumes[0].directory_id.as_deref()),
-        (&uid, Some("directory of 192.0.2.7"))
+        (&uid, Some("data of 192.0.2.7"))
     );
     assert_eq!(
         claim_annotations.unwrap().get("letterbox.dev/cluster-id"),
@@ -764,7 +800,7 @@ async fn makes_and_repairs(client: &Client) {
         .remove(0)
         .command
         .unwrap();
-    assert!(next.contains(&"expected.directory.ids=directory of 192.0.2.7".to_owned()), "{next:?}");
+    assert!(next.contains(&"expected.directory.ids=data of 192.0.2.7".to_owned()), "{next:?}");
     assert!(pass(client, &known).await.unwrap().plan.steps.is_empty());
     let external = &ready.status.listeners[1].bootstrap_servers;
     assert!(external.starts_with("192.0.2.7:3"), "{external}");
@@ -871,6 +907,101 @@ async fn makes_and_repairs(client: &Client) {
     );
 }
 
+/// Deletes a claim that Kubernetes protects, as if no pod used it.
+async fn delete_claim(claims: &Api<PersistentVolumeClaim>, name: &str) {
+    let free = json!({"metadata": {"finalizers": null}});
+    claims.patch(name, &PatchParams::default(), &Patch::Merge(free)).await.unwrap();
+    claims.delete(name, &DeleteParams::default()).await.unwrap();
+    assert!(claims.get_opt(name).await.unwrap().is_none());
+}
+
+/// Kubernetes makes a volume for a claim.
+async fn is_bound(claims: &Api<PersistentVolumeClaim>, name: &str, capacity: &str) {
+    let status = json!({"status": {"phase": "Bound", "capacity": {"storage": capacity}}});
+    claims.patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+}
+
+/// A volume is added to a broker that runs, is used, and is lost.
+async fn volumes_are_added_and_their_loss_is_told(client: &Client) {
+    let params = PatchParams::default();
+    let clusters: Api<KafkaCluster> = Api::namespaced(client.clone(), "default");
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), "default");
+    let sets: Api<StatefulSet> = Api::namespaced(client.clone(), "default");
+    let pods: Api<Pod> = Api::namespaced(client.clone(), "default");
+    let cluster = clusters
+        .create(&PostParams::default(), &cluster_of("wide", "default", json!({})))
+        .await
+        .unwrap();
+    settle(client, &cluster).await;
+    is_bound(&claims, "data-wide-broker-0-0", "10Gi").await;
+    plays_kubernetes(client, "wide-broker-0").await;
+    let ready = settle(client, &cluster).await;
+    let uid = sets.get("wide-broker-0").await.unwrap().uid();
+
+    let volumes = json!([{"name": "data"}, {"name": "data-1", "size": "3Gi", "class": "fast"}]);
+    let more = json!({"spec": {"storage": {"volumes": volumes}}});
+    let mut cluster = clusters.patch("wide", &params, &Patch::Merge(more)).await.unwrap();
+    cluster.status = Some(ready.status);
+    let first = pass(client, &cluster).await.unwrap();
+    assert_eq!(
+        first.done,
+        [Step::MakeClaim { broker: 0, volume: "data-1".into() }],
+        "no restart before the claim is there: {:?}",
+        first.plan
+    );
+    let claim = claims.get("data-1-wide-broker-0-0").await.unwrap();
+    let spec = claim.spec.clone().unwrap();
+    assert_eq!(
+        (
+            spec.storage_class_name.as_deref(),
+            &spec.resources.unwrap().requests.unwrap()["storage"].0
+        ),
+        (Some("fast"), &"3Gi".to_owned())
+    );
+    pass(client, &cluster).await.unwrap();
+    observes(client, "wide-broker-0").await;
+    pass(client, &cluster).await.unwrap();
+    assert!(pods.get_opt("wide-broker-0-0").await.unwrap().is_none(), "it takes it up");
+    is_bound(&claims, "data-1-wide-broker-0-0", "3Gi").await;
+    plays_kubernetes(client, "wide-broker-0").await;
+    let set = sets.get("wide-broker-0").await.unwrap();
+    assert_eq!((set.uid(), set.spec.clone().unwrap().volume_claim_templates), (uid, None));
+    let template = set.spec.unwrap().template.spec.unwrap();
+    let mounts = template.containers[0].volume_mounts.clone().unwrap();
+    assert!(mounts.iter().any(|mount| mount.mount_path == "/var/lib/kafka/data-1"), "{mounts:?}");
+    let both = settle(client, &cluster).await;
+    let recorded: Vec<_> = both.status.nodes[0]
+        .volumes
+        .iter()
+        .map(|volume| (volume.name.as_str(), volume.directory_id.as_deref()))
+        .collect();
+    assert_eq!(
+        recorded,
+        [("data", Some("data of 192.0.2.7")), ("data-1", Some("data-1 of 192.0.2.7"))]
+    );
+
+    // The claim goes, and its pod with it: the operator makes no empty one in its place.
+    cluster.status = Some(both.status);
+    let end = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+    pods.delete("wide-broker-0-0", &end).await.unwrap();
+    delete_claim(&claims, "data-1-wide-broker-0-0").await;
+    let lost = pass(client, &cluster).await.unwrap();
+    let ready = find_condition(&lost.status.conditions, READY).unwrap();
+    assert_eq!(ready.reason, "DataLost", "{}", ready.message);
+    assert!(ready.message.contains("broker-0-data-1-incarnation-1"), "{}", ready.message);
+    assert!(claims.get_opt("data-1-wide-broker-0-0").await.unwrap().is_none());
+    let annotation = json!({"letterbox.dev/accept-data-loss": "broker-0-data-1-incarnation-1"});
+    cluster.metadata.annotations = serde_json::from_value(annotation).unwrap();
+    cluster.status = Some(lost.status);
+    let accepted = pass(client, &cluster).await.unwrap();
+    assert!(
+        claims.get_opt("data-1-wide-broker-0-0").await.unwrap().is_some(),
+        "{:?}",
+        accepted.plan
+    );
+    clusters.delete("wide", &DeleteParams::default()).await.unwrap();
+}
+
 /// The name of the only configuration there is.
 async fn the_config_map(maps: &Api<ConfigMap>) -> String {
     let found =
@@ -945,18 +1076,15 @@ async fn volumes_go_or_stay_as_the_spec_says_when_the_cluster_goes(client: &Clie
             .await
             .unwrap();
         let last = settle_held(client, &cluster).await;
-        let id = if whose == "its own" {
-            last.desired.cluster_id.clone().unwrap()
-        } else {
-            "another".to_owned()
-        };
         let claim_name = format!("data-{name}-broker-0-0");
-        let claim: PersistentVolumeClaim = serde_json::from_value(json!({
-            "metadata": {"name": claim_name, "annotations": {"letterbox.dev/cluster-id": id}},
-            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
-        }))
-        .unwrap();
-        claims.create(&PostParams::default(), &claim).await.unwrap();
+        let id = claims.get(&claim_name).await.unwrap().annotations()["letterbox.dev/cluster-id"]
+            .clone();
+        assert_eq!(Some(id), last.desired.cluster_id);
+        if whose != "its own" {
+            let other =
+                json!({"metadata": {"annotations": {"letterbox.dev/cluster-id": "another"}}});
+            claims.patch(&claim_name, &params, &Patch::Merge(other)).await.unwrap();
+        }
         let policy = json!({"spec": {"storage": {"deletionPolicy": last_policy}}});
         clusters.patch(name, &params, &Patch::Merge(policy)).await.unwrap();
         clusters.delete(name, &DeleteParams::default()).await.unwrap();
@@ -1057,7 +1185,7 @@ async fn survives_a_kill_after_each_write(server: &Server, client: &Client) {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let mut worlds: BTreeMap<i64, BTreeMap<String, Value>> = BTreeMap::new();
     // The first world is made undisturbed.
-    for writes in [i64::MAX, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11] {
+    for writes in [i64::MAX, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12] {
         let name = format!("killed-{}", writes.min(99));
         let namespace = serde_json::from_value(json!({"metadata": {"name": name}})).unwrap();
         namespaces.create(&PostParams::default(), &namespace).await.unwrap();
@@ -1093,10 +1221,14 @@ async fn survives_a_kill_after_each_write(server: &Server, client: &Client) {
                 json!(service.spec.unwrap().selector),
             );
         }
+        let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &name);
+        for claim in claims.list(&ListParams::default()).await.unwrap() {
+            world.insert(format!("claim {}", claim.name_any()), json!(claim.owner_references()));
+        }
         worlds.insert(writes, world);
     }
     let undisturbed = &worlds[&i64::MAX];
-    assert_eq!(undisturbed.len(), 7, "{undisturbed:?}");
+    assert_eq!(undisturbed.len(), 8, "{undisturbed:?}");
     for (writes, world) in &worlds {
         assert_eq!(world, undisturbed, "killed after {writes} writes");
     }

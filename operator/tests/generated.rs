@@ -82,7 +82,7 @@ fn the_objects_of_a_cluster_stay_as_they_are() {
             "image": "letterbox:1",
             "config": {"num.partitions": "3"},
             "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}},
-            "storage": {"size": "1Gi", "class": "fast"},
+            "storage": {"size": "1Gi", "class": "fast", "volumes": [{"name": "data"}, {"name": "data-1", "size": "2Gi"}]},
             "listeners": [
                 {"name": "plain", "port": 9092},
                 {"name": "external", "port": 9094, "type": "nodeport", "bootstrap": {"nodePort": 31000}, "brokers": [{"broker": 0, "nodePort": 31001}]},
@@ -101,11 +101,19 @@ fn the_objects_of_a_cluster_stay_as_they_are() {
             port: 31001,
         }),
     );
-    let built = objects::build(&Blueprint::build(&cluster, &facts));
+    let blueprint = Blueprint::build(&cluster, &facts);
+    let built = objects::build(&blueprint);
+    let claims: Vec<Value> = blueprint
+        .brokers
+        .values()
+        .flat_map(|broker| broker.volumes.iter().map(move |volume| (broker, volume)))
+        .map(|(broker, volume)| objects::claim(&blueprint, broker, volume))
+        .collect();
     let all: Vec<&Value> = built
         .access
         .values()
         .chain(built.brokers.values().flatten().map(|(_, object)| object))
+        .chain(&claims)
         .collect();
     for object in &all {
         is_known(object);
@@ -118,7 +126,7 @@ fn the_objects_of_a_cluster_stay_as_they_are() {
 /// Every field is one that the Kubernetes type has.
 fn is_known(object: &Value) {
     use k8s_openapi::api::apps::v1::StatefulSet;
-    use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
+    use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Service, ServiceAccount};
     use k8s_openapi::api::policy::v1::PodDisruptionBudget;
     fn round<T: serde::de::DeserializeOwned + serde::Serialize>(object: &Value) -> Vec<String> {
         let typed: T = serde_json::from_value(object.clone()).unwrap();
@@ -132,6 +140,7 @@ fn is_known(object: &Value) {
         "ConfigMap" => round::<ConfigMap>(object),
         "Service" => round::<Service>(object),
         "ServiceAccount" => round::<ServiceAccount>(object),
+        "PersistentVolumeClaim" => round::<PersistentVolumeClaim>(object),
         "PodDisruptionBudget" => round::<PodDisruptionBudget>(object),
         other => panic!("{other}"),
     };

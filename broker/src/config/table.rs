@@ -128,8 +128,9 @@ pub const KEYS: &[Key] = &[
         "expected.directory.ids",
         Kind::List,
         "",
-        "The directory.id of each directory of log.dirs and metadata.log.dir, in any order. When set, a directory that is empty, or has \
-         another id, is refused at start: an empty volume in place of a lost one does not serve as if it held the records. Whoever starts \
+        "The directory.id of each directory of log.dirs and metadata.log.dir that has been used, in any order. When set, a directory that has \
+         another id is refused at start, and so is an empty one while one of these is missing: an empty volume in place of a lost one does not \
+         serve as if it held the records. An empty directory beside all of these is a new one, and is known from then on. Whoever starts \
          brokers sets it after a broker's first start (GET /identity on admin.listener tells the ids). Letterbox's own key.",
     ),
     key("fetch.max.bytes", Kind::Int(1024, I32), "57671680", "Most bytes of records in one fetch response."),

@@ -312,8 +312,11 @@ pub fn open_directories_as(
     Ok(identities)
 }
 
-/// Refuses directories that are not those of `expected`; nothing is expected when that is empty.
-/// What cannot be read is left to whoever opens it. Changes nothing. Blocks.
+/// Refuses directories that have another id than those of `expected`, and empty ones while one of
+/// `expected` is missing; nothing is expected when that is empty. An empty directory beside all that
+/// are expected is a new one, and one that this broker has used since ([`LOG_DIRECTORIES`]) is as
+/// good as expected. What cannot be read is left to whoever opens it, and may be any of those that
+/// are missing. Changes nothing. Blocks.
 ///
 /// # Errors
 /// [`IdentityError::Lost`] or [`IdentityError::Unexpected`].
@@ -322,18 +325,27 @@ pub fn expect_directories<'a>(
     directories: impl IntoIterator<Item = &'a PathBuf>,
     expected: &[String],
 ) -> Result<(), IdentityError> {
+    let listed = || expected.join(",");
+    let (mut missing, mut used, mut empty) = (expected.to_vec(), Vec::new(), None);
+    let mut others = Vec::new();
     for directory in directories.into_iter().filter(|_| !expected.is_empty()) {
         let Ok(identity) = read_directory(env, directory) else { continue };
-        let (directory, listed) = (directory.clone(), || expected.join(","));
         match identity.map(|identity| encode_uuid(identity.directory_id)) {
-            None => return Err(IdentityError::Lost { directory, expected: listed() }),
-            Some(found) if !expected.contains(&found) => {
-                return Err(IdentityError::Unexpected { directory, found, expected: listed() });
+            None => empty = empty.or(Some(directory.clone())),
+            Some(found) if expected.contains(&found) => {
+                missing.retain(|id| *id != found);
+                used.extend(read_used(env, directory)?.into_keys().map(encode_uuid));
             }
-            Some(_) => {}
+            Some(found) => others.push((directory.clone(), found)),
         }
     }
-    Ok(())
+    if let Some((directory, found)) = others.into_iter().find(|(_, id)| !used.contains(id)) {
+        return Err(IdentityError::Unexpected { directory, found, expected: listed() });
+    }
+    match empty.filter(|_| !missing.is_empty()) {
+        Some(directory) => Err(IdentityError::Lost { directory, expected: listed() }),
+        None => Ok(()),
+    }
 }
 
 fn check(
@@ -489,6 +501,11 @@ mod tests {
         ));
     }
 
+    fn read_ids(directories: &[PathBuf]) -> BTreeMap<Uuid, PathBuf> {
+        let id = |path: &PathBuf| read_directory(&Env::real(), path).unwrap().unwrap().directory_id;
+        directories.iter().map(|path| (id(path), path.clone())).collect()
+    }
+
     #[test]
     fn an_empty_or_another_directory_is_refused_where_one_is_expected() {
         let dir = tempfile::tempdir().unwrap();
@@ -504,6 +521,14 @@ mod tests {
         expect(&dirs[..1], &ids).unwrap();
         assert!(matches!(expect(&dirs, &ids[..1]), Err(IdentityError::Unexpected { .. })));
         let lost = dir.path().join("c");
+        // Beside all that are expected, an empty one is new.
+        expect(&[dirs[0].clone(), lost.clone(), dirs[1].clone()], &ids).unwrap();
+        expect(&[dirs[0].clone(), lost.clone()], &ids[..1]).unwrap();
+        // And it stays one of ours, though nobody who starts us knows it yet.
+        write_used(&Env::real(), &dirs[0], &read_ids(&dirs[1..])).unwrap();
+        expect(&dirs, &ids[..1]).unwrap();
+        expect(&dirs, &ids).unwrap();
+        write_used(&Env::real(), &dirs[0], &BTreeMap::new()).unwrap();
         let said = expect(&[dirs[0].clone(), lost.clone()], &ids).unwrap_err();
         assert!(
             matches!(&said, IdentityError::Lost { .. }) && said.to_string().contains(&ids[0]),

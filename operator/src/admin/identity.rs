@@ -1,5 +1,6 @@
 //! Who a broker says that it is: `GET /identity` on its admin port.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use letterbox_env::{BoxFuture, Env};
@@ -16,8 +17,8 @@ const ANSWER_MAX: u64 = 64 << 10;
 pub struct Identity {
     /// The id of its cluster.
     pub cluster_id: String,
-    /// The `directory.id` of each of its directories; the first is that of its first volume.
-    pub directory_ids: Vec<String>,
+    /// The `directory.id` of each directory that it uses, by the directory's path.
+    pub directories: BTreeMap<String, String>,
 }
 
 /// Asks brokers who they are.
@@ -57,6 +58,7 @@ fn read(answer: &[u8]) -> Option<Identity> {
     }
     #[derive(Deserialize)]
     struct Directory {
+        path: String,
         #[serde(rename = "directory.id")]
         id: String,
     }
@@ -65,7 +67,11 @@ fn read(answer: &[u8]) -> Option<Identity> {
     let said: Said = serde_json::from_str(is_ok.then_some(body)?).ok()?;
     Some(Identity {
         cluster_id: said.cluster_id,
-        directory_ids: said.directories.into_iter().map(|directory| directory.id).collect(),
+        directories: said
+            .directories
+            .into_iter()
+            .map(|directory| (directory.path, directory.id))
+            .collect(),
     })
 }
 
@@ -76,8 +82,12 @@ mod tests {
     #[test]
     fn an_answer_is_read_or_left() {
         let body = r#"{"cluster.id":"c","node.id":0,"directories":[{"path":"/d","directory.id":"a"},{"path":"/e","directory.id":"b"}]}"#;
-        let known =
-            Identity { cluster_id: "c".into(), directory_ids: vec!["a".into(), "b".into()] };
+        let known = Identity {
+            cluster_id: "c".into(),
+            directories: [("/d", "a"), ("/e", "b")]
+                .map(|(path, id)| (path.into(), id.into()))
+                .into(),
+        };
         for (answer, expected) in [
             (
                 format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n{body}"),

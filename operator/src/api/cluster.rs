@@ -68,7 +68,7 @@ pub struct KafkaClusterSpec {
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
 
-    /// The volume of each broker.
+    /// The volumes of each broker.
     #[serde(default)]
     pub storage: ClusterStorage,
 
@@ -96,30 +96,65 @@ pub struct KafkaClusterSpec {
     pub resources: Resources,
 }
 
-/// The volume of each broker.
+/// The volumes of each broker.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterStorage {
-    /// How large the volume is, for example `10Gi`. It can grow, if the storage class allows it. A
-    /// volume that is larger, because it was grown by hand or this was set back, stays as large as
-    /// it is. At least 64Mi. Default: 10Gi.
+    /// How large each volume is that has no `size` of its own, for example `10Gi`. It can grow, if
+    /// the storage class allows it. A volume that is larger, because it was grown by hand or this
+    /// was set back, stays as large as it is. At least 64Mi. Default: 10Gi.
     #[serde(default = "default_size")]
     #[schemars(length(min = 1, max = 32))]
     #[x_kube(validation = Rule::new("isQuantity(self) && \
         !quantity(self).isLessThan(quantity('64Mi'))").message(SIZE_MESSAGE))]
     pub size: String,
 
-    /// The storage class. Absent: the Kubernetes cluster's default class. A volume that was made
-    /// stays in its class; while it could not be made yet, another class may be named.
+    /// The storage class of each volume that has no `class` of its own. Absent: the Kubernetes
+    /// cluster's default class. A volume that was made stays in its class; while it could not be
+    /// made yet, another class may be named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub class: Option<String>,
+
+    /// The volumes of each broker, each with a log directory of its own: `data`, which also holds
+    /// the metadata of the cluster, and any of `data-1` to `data-99`. A volume that is added
+    /// restarts the brokers. One that is taken out of here stays in use once a broker has used it.
+    /// At most 16. Default: one, named data.
+    #[serde(default = "default_volumes")]
+    #[schemars(length(min = 1, max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    #[x_kube(validation = Rule::new("self.exists(v, v.name == 'data')").message(DATA_VOLUME_MESSAGE))]
+    pub volumes: Vec<StorageVolume>,
 
     /// What happens to the volumes, and with them to every record, when the cluster is deleted.
     /// Default: Retain.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
 }
+
+/// One volume of each broker.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct StorageVolume {
+    /// The volume's name: `data`, or `data-1` to `data-99`. Its PersistentVolumeClaim is called
+    /// `NAME-CLUSTER-POOL-ID-0`.
+    #[schemars(length(min = 1, max = 7), regex(pattern = r"^data(-[1-9][0-9]?)?$"))]
+    pub name: String,
+
+    /// How large this volume is. Absent: `spec.storage.size`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32))]
+    #[x_kube(validation = Rule::new("isQuantity(self) && \
+        !quantity(self).isLessThan(quantity('64Mi'))").message(SIZE_MESSAGE))]
+    pub size: Option<String>,
+
+    /// The storage class of this volume. Absent: `spec.storage.class`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub class: Option<String>,
+}
+
+/// The name of the volume that every broker has.
+pub const DATA_VOLUME: &str = "data";
 
 /// What happens to data when the object that asked for it is deleted.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -368,7 +403,7 @@ pub struct NodeStatus {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeStatus {
-    /// Its name in the broker's pod.
+    /// Its name in `spec.storage.volumes`.
     pub name: String,
 
     /// The name of its PersistentVolumeClaim.
@@ -419,6 +454,9 @@ pub(crate) const ADMIN_PORT_MESSAGE: &str =
 pub(crate) const SIZE_MESSAGE: &str =
     "The size must be a quantity of at least 64Mi, for example 10Gi.";
 
+pub(crate) const DATA_VOLUME_MESSAGE: &str = "Every broker has a volume named data, which holds the \
+    metadata of the cluster; put it back into spec.storage.volumes.";
+
 /// The least size of a volume, in bytes: the broker keeps a part of it free, and a smaller one has
 /// room for little else.
 pub(crate) const SIZE_MIN: u64 = 64 << 20;
@@ -456,6 +494,10 @@ fn default_size() -> String {
     "10Gi".to_owned()
 }
 
+fn default_volumes() -> Vec<StorageVolume> {
+    vec![StorageVolume { name: DATA_VOLUME.to_owned(), ..StorageVolume::default() }]
+}
+
 fn default_listeners() -> Vec<Listener> {
     vec![Listener {
         name: "plain".to_owned(),
@@ -468,7 +510,12 @@ fn default_listeners() -> Vec<Listener> {
 
 impl Default for ClusterStorage {
     fn default() -> Self {
-        Self { size: default_size(), class: None, deletion_policy: DeletionPolicy::default() }
+        Self {
+            size: default_size(),
+            class: None,
+            volumes: default_volumes(),
+            deletion_policy: DeletionPolicy::default(),
+        }
     }
 }
 

@@ -11,10 +11,16 @@ mod quantity;
 mod topic;
 pub mod validate;
 
+use std::collections::BTreeMap;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+};
+
 pub use cluster::{
-    ADMIN_PORT, BrokerAddress, ClusterStorage, DeletionPolicy, KafkaCluster, KafkaClusterSpec,
-    KafkaClusterStatus, Listener, ListenerBootstrap, ListenerStatus, ListenerType, NodeStatus,
-    Resources, VolumeStatus,
+    ADMIN_PORT, BrokerAddress, ClusterStorage, DATA_VOLUME, DeletionPolicy, KafkaCluster,
+    KafkaClusterSpec, KafkaClusterStatus, Listener, ListenerBootstrap, ListenerStatus,
+    ListenerType, NodeStatus, Resources, StorageVolume, VolumeStatus,
 };
 pub use condition::{
     DEGRADED, PAUSED, PROGRESSING, READY, condition, find_condition, is_true, set_condition,
@@ -82,7 +88,35 @@ pub fn crds()
 -> Vec<k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition>
 {
     use kube::core::CustomResourceExt as _;
-    vec![KafkaCluster::crd(), KafkaTopic::crd()]
+    let mut all = vec![KafkaCluster::crd(), KafkaTopic::crd()];
+    for version in all.iter_mut().flat_map(|crd| &mut crd.spec.versions) {
+        if let Some(schema) =
+            version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut())
+        {
+            unwrap_descriptions(schema);
+        }
+    }
+    all
+}
+
+/// Makes each paragraph of a description one line: where a comment in the source is wrapped is
+/// nothing that a user should see, or that changes a definition.
+fn unwrap_descriptions(schema: &mut JSONSchemaProps) {
+    if let Some(text) = &mut schema.description {
+        let lines = |paragraph: &str| paragraph.lines().collect::<Vec<_>>().join(" ");
+        *text = text.split("\n\n").map(lines).collect::<Vec<_>>().join("\n\n");
+    }
+    schema.properties.iter_mut().flat_map(BTreeMap::values_mut).for_each(unwrap_descriptions);
+    match &mut schema.items {
+        Some(JSONSchemaPropsOrArray::Schema(item)) => unwrap_descriptions(item),
+        Some(JSONSchemaPropsOrArray::Schemas(items)) => {
+            items.iter_mut().for_each(unwrap_descriptions)
+        }
+        None => {}
+    }
+    if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
+        unwrap_descriptions(values);
+    }
 }
 
 /// [`crds`] as one YAML stream.

@@ -10,15 +10,18 @@ use serde_json::Value;
 
 use super::cluster::{
     ADMIN_NAME_MESSAGE, ADMIN_PORT, ADMIN_PORT_MESSAGE, CONTROLLER_NAME_MESSAGE,
-    IMAGE_AND_VERSION_MESSAGE, INTERNAL_LISTENER_MESSAGE, NAME_MESSAGE, NO_SUCH_BROKER_MESSAGE,
-    NODEPORT_ONLY_MESSAGE, PORTS_MESSAGE, REPLICAS_MESSAGE, SIZE_MESSAGE, SIZE_MIN,
-    owned_keys_message,
+    DATA_VOLUME_MESSAGE, IMAGE_AND_VERSION_MESSAGE, INTERNAL_LISTENER_MESSAGE, NAME_MESSAGE,
+    NO_SUCH_BROKER_MESSAGE, NODEPORT_ONLY_MESSAGE, PORTS_MESSAGE, REPLICAS_MESSAGE, SIZE_MESSAGE,
+    SIZE_MIN, owned_keys_message,
 };
 use super::topic::{
     DOTS_MESSAGE, INTERNAL_TOPIC_MESSAGE, LONG_NAME_MESSAGE,
     REPLICAS_MESSAGE as TOPIC_REPLICAS_MESSAGE,
 };
-use super::{KafkaCluster, KafkaTopic, ListenerType, OWNED_KEYS, bytes_of};
+use super::{
+    ClusterStorage, DATA_VOLUME, KafkaCluster, KafkaTopic, Listener, ListenerType, OWNED_KEYS,
+    bytes_of,
+};
 
 /// What is wrong with a document, where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -57,11 +60,7 @@ pub fn cluster(cluster: &KafkaCluster) -> Vec<Problem> {
         "spec",
         IMAGE_AND_VERSION_MESSAGE,
     );
-    problems.unless(
-        bytes_of(&spec.storage.size).is_some_and(|bytes| bytes >= SIZE_MIN),
-        "spec.storage.size",
-        SIZE_MESSAGE,
-    );
+    storage(&spec.storage, &mut problems);
     let owned: Vec<&str> =
         spec.config.keys().map(String::as_str).filter(|key| OWNED_KEYS.contains(key)).collect();
     problems.unless(owned.is_empty(), "spec.config", &owned_keys_message(&owned.join(", ")));
@@ -70,14 +69,49 @@ pub fn cluster(cluster: &KafkaCluster) -> Vec<Problem> {
         "spec.listeners",
         INTERNAL_LISTENER_MESSAGE,
     );
-    for (index, listener) in spec.listeners.iter().enumerate() {
-        let at = |field: &str| format!("spec.listeners[{index}].{field}");
-        let same = |other: &&super::Listener| other.port == listener.port;
+    listeners(&spec.listeners, spec.replicas, &mut problems);
+    problems.0
+}
+
+fn storage(storage: &ClusterStorage, problems: &mut Problems) {
+    let is_size = |size: &str| bytes_of(size).is_some_and(|bytes| bytes >= SIZE_MIN);
+    problems.unless(is_size(&storage.size), "spec.storage.size", SIZE_MESSAGE);
+    let has_data = storage.volumes.iter().any(|volume| volume.name == DATA_VOLUME);
+    problems.unless(has_data, "spec.storage.volumes", DATA_VOLUME_MESSAGE);
+    problems.unless(storage.volumes.len() <= 16, "spec.storage.volumes", "has at most 16 volumes");
+    for (index, volume) in storage.volumes.iter().enumerate() {
+        let at = |field: &str| format!("spec.storage.volumes[{index}].{field}");
         problems.unless(
-            spec.listeners.iter().filter(same).count() == 1,
-            &at("port"),
-            PORTS_MESSAGE,
+            volume_number(&volume.name).is_some(),
+            &at("name"),
+            "must be data, or data-1 to data-99",
         );
+        problems.unless(
+            storage.volumes.iter().filter(|other| other.name == volume.name).count() == 1,
+            &at("name"),
+            "another volume has the same name",
+        );
+        problems.unless(volume.size.as_deref().is_none_or(is_size), &at("size"), SIZE_MESSAGE);
+    }
+}
+
+/// The place of a volume among those of a broker, by its name: 0 for `data`, N for `data-N`.
+pub(crate) fn volume_number(name: &str) -> Option<u32> {
+    match name.strip_prefix(DATA_VOLUME)? {
+        "" => Some(0),
+        rest => {
+            let digits = rest.strip_prefix('-')?;
+            let number: u32 = digits.parse().ok().filter(|number| (1..=99).contains(number))?;
+            (digits == number.to_string()).then_some(number)
+        }
+    }
+}
+
+fn listeners(listeners: &[Listener], replicas: i32, problems: &mut Problems) {
+    for (index, listener) in listeners.iter().enumerate() {
+        let at = |field: &str| format!("spec.listeners[{index}].{field}");
+        let same = |other: &&Listener| other.port == listener.port;
+        problems.unless(listeners.iter().filter(same).count() == 1, &at("port"), PORTS_MESSAGE);
         problems.unless(listener.port != ADMIN_PORT, &at("port"), ADMIN_PORT_MESSAGE);
         problems.unless(
             (9092..=65535).contains(&listener.port),
@@ -87,7 +121,7 @@ pub fn cluster(cluster: &KafkaCluster) -> Vec<Problem> {
         problems.unless(listener.name != "controller", &at("name"), CONTROLLER_NAME_MESSAGE);
         problems.unless(listener.name != "admin", &at("name"), ADMIN_NAME_MESSAGE);
         problems.unless(
-            listener.brokers.iter().all(|each| each.broker < spec.replicas),
+            listener.brokers.iter().all(|each| each.broker < replicas),
             &at("brokers"),
             NO_SUCH_BROKER_MESSAGE,
         );
@@ -97,7 +131,7 @@ pub fn cluster(cluster: &KafkaCluster) -> Vec<Problem> {
             "has 1 to 11 lower-case letters and digits, the first a letter",
         );
         problems.unless(
-            spec.listeners.iter().filter(|other| other.name == listener.name).count() == 1,
+            listeners.iter().filter(|other| other.name == listener.name).count() == 1,
             &at("name"),
             "another listener has the same name",
         );
@@ -108,7 +142,6 @@ pub fn cluster(cluster: &KafkaCluster) -> Vec<Problem> {
             NODEPORT_ONLY_MESSAGE,
         );
     }
-    problems.0
 }
 
 /// Everything that the schema would refuse in `topic`.
@@ -220,6 +253,19 @@ mod tests {
             json!({"storage": {"size": "lots"}}),
             &["spec.storage.size: The size must be a quantity of at least 64Mi, for example 10Gi."],
         );
+        check_cluster(
+            json!({"storage": {"volumes": [
+                {"name": "data-1", "size": "1Mi"}, {"name": "data-1"}, {"name": "data-01"},
+            ]}}),
+            &[
+                &format!("spec.storage.volumes: {DATA_VOLUME_MESSAGE}"),
+                "spec.storage.volumes[0].name: another volume has the same name",
+                "spec.storage.volumes[0].size: The size must be a quantity of at least 64Mi, for example 10Gi.",
+                "spec.storage.volumes[1].name: another volume has the same name",
+                "spec.storage.volumes[2].name: must be data, or data-1 to data-99",
+            ],
+        );
+        check_cluster(json!({"storage": {"volumes": [{"name": "data-7"}, {"name": "data"}]}}), &[]);
         check_cluster(
             json!({"listeners": [{"name": "plain", "port": 9092, "brokers": [{"broker": 0, "nodePort": 31000}]}]}),
             &[&format!("spec.listeners[0]: {NODEPORT_ONLY_MESSAGE}")],

@@ -6,15 +6,19 @@
 pub mod compare;
 pub mod objects;
 mod properties;
+mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt as _;
 use serde_json::Value;
 
-use crate::api::{ClusterStorage, KafkaCluster, Listener, Resources};
+use crate::api::{ClusterStorage, KafkaCluster, Listener, NodeStatus, Resources};
 
 pub use properties::{Address, Host, advertised_in, internal_listener};
+pub use volumes::{
+    BrokerVolume, VolumePlace, claim_name, expected_directories, volume_names, volume_of_claim,
+};
 
 /// The pool that every broker belongs to; part of its name (`CLUSTER-POOL-ID`).
 ///
@@ -45,8 +49,8 @@ pub struct Facts {
 /// Where one broker is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokerFacts {
-    /// The directory of its log.
-    pub data_dir: String,
+    /// Its volumes ([`volume_names`]), in the order of its log directories.
+    pub volumes: Vec<VolumePlace>,
     /// By listener name: the address it listens on. An empty host means every interface.
     pub bind: BTreeMap<String, (String, u16)>,
     /// By listener name: the address that clients are told; `None` while it was never known.
@@ -59,8 +63,8 @@ pub struct BrokerFacts {
     pub admin_bind: Option<(String, u16)>,
     /// What its directories are known to be ([`expected_directories`]).
     pub directory_ids: Vec<String>,
-    /// The live claim templates, which Kubernetes does not let anyone change; `None` before there
-    /// are some.
+    /// The claim templates of a set that an older operator made: Kubernetes does not let anyone
+    /// change or remove them.
     pub claim_templates: Option<Value>,
 }
 
@@ -81,7 +85,7 @@ pub struct Blueprint {
     pub brokers: BTreeMap<i32, Broker>,
     /// The listeners, in the spec's order.
     pub listeners: Vec<Listener>,
-    /// The volume of each broker.
+    /// What the spec says about volumes.
     pub storage: ClusterStorage,
     /// CPU and memory of each broker.
     pub resources: Resources,
@@ -102,6 +106,8 @@ pub struct Broker {
     pub asked: String,
     /// The listeners whose addresses are not known yet.
     pub unknown: Vec<String>,
+    /// Its volumes, in the order of its log directories.
+    pub volumes: Vec<BrokerVolume>,
     /// See [`BrokerFacts::claim_templates`].
     pub claim_templates: Option<Value>,
 }
@@ -122,6 +128,13 @@ pub struct BrokerConfig {
 }
 
 impl Blueprint {
+    /// The log directory on a volume of a broker.
+    #[must_use]
+    pub fn log_dir_of(&self, broker: i32, volume: &str) -> Option<&str> {
+        let mut volumes = self.brokers.get(&broker)?.volumes.iter();
+        volumes.find(|each| each.name == volume).map(|each| each.log_dir.as_str())
+    }
+
     /// Builds what `cluster` asks for, placed as `facts` say.
     #[must_use]
     pub fn build(cluster: &KafkaCluster, facts: &Facts) -> Self {
@@ -149,6 +162,11 @@ impl Blueprint {
                     asked: properties::asked(&cluster.spec, &facts.image, broker),
                     config,
                     unknown,
+                    volumes: broker
+                        .volumes
+                        .iter()
+                        .map(|place| BrokerVolume::build(&cluster.spec.storage, place))
+                        .collect(),
                     claim_templates: broker.claim_templates.clone(),
                 };
                 (id, built)
@@ -198,23 +216,16 @@ fn repository_of(image: &str) -> &str {
 /// The ids that `cluster` should have: those that were assigned (`status.nodes`), and the lowest
 /// free ones for brokers that are to come.
 pub fn broker_ids(cluster: &KafkaCluster) -> impl Iterator<Item = i32> + use<> {
-    let mut ids: BTreeSet<i32> =
-        cluster.status.iter().flat_map(|status| status.nodes.iter().map(|node| node.id)).collect();
+    let mut ids: BTreeSet<i32> = nodes_of(cluster).map(|node| node.id).collect();
     let more = usize::try_from(cluster.spec.replicas).unwrap_or_default().saturating_sub(ids.len());
     let free: Vec<i32> = (0..).filter(|id| !ids.contains(id)).take(more).collect();
     ids.extend(free);
     ids.into_iter()
 }
 
-/// What the directories of a broker are known to be, from the status of its cluster; empty before
-/// its first start.
-#[must_use]
-pub fn expected_directories(cluster: &KafkaCluster, id: i32) -> Vec<String> {
-    let nodes = cluster.status.iter().flat_map(|status| &status.nodes);
-    nodes
-        .filter(|node| node.id == id)
-        .flat_map(|node| node.volumes.iter().filter_map(|volume| volume.directory_id.clone()))
-        .collect()
+/// What is remembered of the brokers of `cluster`.
+fn nodes_of(cluster: &KafkaCluster) -> impl Iterator<Item = &NodeStatus> {
+    cluster.status.iter().flat_map(|status| &status.nodes)
 }
 
 /// The cluster id of a cluster that has none yet: from the uid of its object, so that whoever

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::{Blueprint, Broker, CONTROLLER_PORT, POOL, bootstrap_name};
+use super::{Blueprint, Broker, BrokerVolume, CONTROLLER_PORT, POOL, bootstrap_name, claim_name};
 use crate::api::{ADMIN_PORT, GROUP, Listener, ListenerType};
 
 /// On every object of a cluster: the cluster's name.
@@ -35,15 +35,15 @@ pub const CONFIG_ANNOTATION: &str = "letterbox.dev/config-revision";
 pub const ASKED_ANNOTATION: &str = "letterbox.dev/asked-revision";
 /// On a volume claim: the id of the Kafka cluster whose records are on it.
 pub const CLUSTER_ID_ANNOTATION: &str = "letterbox.dev/cluster-id";
+/// On a volume claim: the storage class that the spec named when the claim was made, as opposed to
+/// the default class, which Kubernetes writes into the claim itself; empty where it named none.
+pub const ASKED_CLASS_ANNOTATION: &str = "letterbox.dev/asked-storage-class";
 /// Where the keys and certificates of a broker are mounted, from a Secret that need not be there.
 pub const SECRETS_PATH: &str = "/var/run/letterbox/secrets";
 /// The value of `app.kubernetes.io/managed-by`, and the field manager.
 pub const MANAGER: &str = "letterbox-operator";
 /// The only container of a broker's pod.
 pub const CONTAINER: &str = "kafka";
-/// The name of the volume claim template; claims are called `data-POD`.
-pub const CLAIM: &str = "data";
-
 /// The kinds that are made, which is also what the operator's Role has to name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
@@ -362,7 +362,7 @@ fn config_map(cluster: &Blueprint, broker: &Broker) -> Value {
 /// One set of one replica per broker: what the spec asks reaches a broker's template only when its
 /// restart was granted, and Kubernetes brings its pod back while the operator is down.
 fn stateful_set(cluster: &Blueprint, broker: &Broker) -> Value {
-    json!({
+    let mut set = json!({
         "apiVersion": "apps/v1",
         "kind": "StatefulSet",
         "metadata": meta(cluster, &broker.name, Some(broker)),
@@ -377,29 +377,56 @@ fn stateful_set(cluster: &Blueprint, broker: &Broker) -> Value {
             "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain", "whenScaled": "Retain"},
             "selector": {"matchLabels": selector(cluster, Some(broker))},
             "template": pod_template(cluster, broker),
-            // For ever as they were made.
-            "volumeClaimTemplates": broker.claim_templates.clone().unwrap_or_else(|| json!([claim_template(cluster, broker)])),
         },
-    })
+    });
+    if let Some(templates) = &broker.claim_templates {
+        set["spec"]["volumeClaimTemplates"] = templates.clone();
+    }
+    set
 }
 
-/// The claim says which cluster its volume belongs to, for whoever finds it later.
-fn claim_template(cluster: &Blueprint, broker: &Broker) -> Value {
-    let mut metadata = json!({"name": CLAIM, "labels": labels(cluster, Some(broker))});
-    if let Some(id) = &cluster.cluster_id {
-        metadata["annotations"] = json!({ CLUSTER_ID_ANNOTATION: id });
-    }
-    let mut spec = json!({
-        "accessModes": ["ReadWriteOnce"],
-        "resources": {"requests": {"storage": cluster.storage.size}},
+/// A volume claim. It has no owner: what becomes of it is decided when the cluster goes. It says
+/// which cluster its volume belongs to, for whoever finds it later.
+#[must_use]
+pub fn claim(cluster: &Blueprint, broker: &Broker, volume: &BrokerVolume) -> Value {
+    let mut annotations = json!({
+        ASKED_CLASS_ANNOTATION: volume.class.as_deref().unwrap_or_default(),
     });
-    if let Some(class) = &cluster.storage.class {
-        spec["storageClassName"] = json!(class);
+    if let Some(id) = &cluster.cluster_id {
+        annotations[CLUSTER_ID_ANNOTATION] = json!(id);
     }
-    json!({"metadata": metadata, "spec": spec})
+    let mut claim = json!({
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {
+            "name": claim_name(&broker.name, &volume.name),
+            "namespace": cluster.namespace,
+            "labels": labels(cluster, Some(broker)),
+            "annotations": annotations,
+        },
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": volume.size}},
+        },
+    });
+    if let Some(class) = &volume.class {
+        claim["spec"]["storageClassName"] = json!(class);
+    }
+    claim
 }
 
 fn pod_template(cluster: &Blueprint, broker: &Broker) -> Value {
+    let claim = |volume: &BrokerVolume| {
+        let name = claim_name(&broker.name, &volume.name);
+        json!({"name": volume.name, "persistentVolumeClaim": {"claimName": name}})
+    };
+    let mut volumes: Vec<Value> = broker.volumes.iter().map(claim).collect();
+    volumes.push(json!({"name": "config", "configMap": {"name": config_map_name(broker)}}));
+    // There from the first start, so that a Secret that comes later restarts nobody.
+    volumes.push(json!({"name": "secrets", "projected": {
+        "defaultMode": 0o440,
+        "sources": [{"secret": {"name": format!("{}-secrets", broker.name), "optional": true}}],
+    }}));
     json!({
         "metadata": {
             "labels": pod_labels(cluster, broker),
@@ -423,16 +450,22 @@ fn pod_template(cluster: &Blueprint, broker: &Broker) -> Value {
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
             "containers": [container(cluster, broker)],
-            "volumes": [
-                {"name": "config", "configMap": {"name": config_map_name(broker)}},
-                // There from the first start, so that a Secret that comes later restarts nobody.
-                {"name": "secrets", "projected": {
-                    "defaultMode": 0o440,
-                    "sources": [{"secret": {"name": format!("{}-secrets", broker.name), "optional": true}}],
-                }},
-            ],
+            "volumes": volumes,
         },
     })
+}
+
+/// Where a volume is mounted. `data` exactly on the folder that the image declares as a volume:
+/// above it, the container runtime would put a volume of its own over it.
+fn mount_path(volume: &str) -> String {
+    format!("/var/lib/kafka/{volume}")
+}
+
+/// The log directory on a volume: below its root, because a fresh file system has a lost+found of
+/// its own.
+#[must_use]
+pub fn log_dir(volume: &str) -> String {
+    format!("{}/kafka-log", mount_path(volume))
 }
 
 fn container(cluster: &Blueprint, broker: &Broker) -> Value {
@@ -447,6 +480,13 @@ fn container(cluster: &Blueprint, broker: &Broker) -> Value {
         .collect();
     ports.push(json!({"name": "controller", "containerPort": CONTROLLER_PORT, "protocol": "TCP"}));
     ports.push(json!({"name": "admin", "containerPort": ADMIN_PORT, "protocol": "TCP"}));
+    let mount =
+        |volume: &BrokerVolume| json!({"name": volume.name, "mountPath": mount_path(&volume.name)});
+    let mut mounts: Vec<Value> = broker.volumes.iter().map(mount).collect();
+    mounts.extend([
+        json!({"name": "config", "mountPath": "/etc/letterbox", "readOnly": true}),
+        json!({"name": "secrets", "mountPath": SECRETS_PATH, "readOnly": true}),
+    ]);
     let mut container = json!({
         "name": CONTAINER,
         "image": cluster.image,
@@ -464,14 +504,7 @@ fn container(cluster: &Blueprint, broker: &Broker) -> Value {
         // A broker that refuses its configuration says so in its last lines; they become the
         // cluster's status.
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": [
-            // Exactly a folder that the image declares as a volume: above it, the container runtime
-            // would put a volume of its own over it. log.dirs is below it, because a fresh file
-            // system has a lost+found of its own.
-            {"name": CLAIM, "mountPath": "/var/lib/kafka/data"},
-            {"name": "config", "mountPath": "/etc/letterbox", "readOnly": true},
-            {"name": "secrets", "mountPath": SECRETS_PATH, "readOnly": true},
-        ],
+        "volumeMounts": mounts,
     });
     if config.overrides.iter().any(|value| value.contains("$(HOST_IP)")) {
         container["env"] =

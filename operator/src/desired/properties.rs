@@ -86,7 +86,8 @@ pub(super) fn build(
     if let Some(listener) = internal_listener(&spec.listeners) {
         keys.insert("inter.broker.listener.name", kafka_name(listener));
     }
-    keys.insert("log.dirs", facts.data_dir.clone());
+    let log_dirs: Vec<&str> = facts.volumes.iter().map(|place| place.log_dir.as_str()).collect();
+    keys.insert("log.dirs", log_dirs.join(","));
     if let Some((host, port)) = &facts.admin_bind {
         keys.insert("admin.listener", format!("{host}:{port}"));
     }
@@ -127,6 +128,8 @@ pub(super) fn asked(spec: &KafkaClusterSpec, image: &str, facts: &BrokerFacts) -
             ));
         }
     }
+    // Every broker has the first one.
+    texts.extend(facts.volumes.iter().skip(1).map(|place| format!("volume={}", place.name)));
     for (name, amounts) in
         [("requests", &spec.resources.requests), ("limits", &spec.resources.limits)]
     {
@@ -196,12 +199,17 @@ fn fingerprint<'a>(texts: impl Iterator<Item = &'a String>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::VolumePlace;
     use super::*;
+
+    fn place(name: &str) -> VolumePlace {
+        VolumePlace { name: name.to_owned(), log_dir: format!("/{name}/kafka-log") }
+    }
 
     fn facts() -> BrokerFacts {
         let named = |host: &str, port| Some(Address { host: Host::Named(host.to_owned()), port });
         BrokerFacts {
-            data_dir: "/data".into(),
+            volumes: vec![place("data")],
             bind: BTreeMap::new(),
             advertised: BTreeMap::from([("plain".to_owned(), named("demo-broker-0.ns.svc", 9092))]),
             quorum: ("demo-broker-0.ns.svc".into(), 9090),
@@ -257,7 +265,7 @@ mod tests {
         let base = asked(&spec, "a:1", &facts());
         // What an operator of another version may do differently, and the same in other words.
         let mut moved = facts();
-        (moved.data_dir, moved.quorum.1) = ("/elsewhere".to_owned(), 9999);
+        (moved.volumes[0].log_dir, moved.quorum.1) = ("/elsewhere".to_owned(), 9999);
         assert_ne!(
             build(&spec, 0, &moved, "v", None).0.revision,
             build(&spec, 0, &facts(), "v", None).0.revision
@@ -279,11 +287,17 @@ mod tests {
                 "{changed}"
             );
         }
-        let mut facts = facts();
-        facts
+        let mut outside = facts();
+        outside
             .advertised
             .insert("plain".to_owned(), Some(Address { host: Host::Node, port: 31_000 }));
-        assert_ne!(asked(&spec, "a:1", &facts), base);
+        assert_ne!(asked(&spec, "a:1", &outside), base);
+        let mut larger = facts();
+        larger.volumes.push(place("data-1"));
+        assert_ne!(asked(&spec, "a:1", &larger), base);
+        let (config, _) = build(&spec, 0, &larger, "v", None);
+        let log_dirs = "log.dirs=/data/kafka-log,/data-1/kafka-log\n";
+        assert!(config.properties.contains(log_dirs), "{}", config.properties);
     }
 
     #[test]

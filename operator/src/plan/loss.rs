@@ -6,14 +6,17 @@
 
 use kube::ResourceExt as _;
 
-use crate::api::{ACCEPT_LOSS_ANNOTATION, KafkaCluster, NodeStatus};
+use crate::api::{ACCEPT_LOSS_ANNOTATION, DATA_VOLUME, KafkaCluster, NodeStatus, VolumeStatus};
+use crate::desired::Blueprint;
 use crate::observe::{Observed, ObservedBroker, Part};
 
-/// A broker without the records that it had.
+/// A volume of a broker without the records that it had.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loss {
     /// Which broker.
     pub broker: i32,
+    /// Which of its volumes.
+    pub volume: String,
     /// The name of this loss, and of no other: what the annotation has to say.
     pub name: String,
     /// What is lost.
@@ -46,35 +49,57 @@ pub enum Lost {
 }
 
 /// Every loss that is to be seen.
-pub(super) fn losses(cluster: &KafkaCluster, observed: &Observed) -> Vec<Loss> {
-    let nodes = cluster.status.iter().flat_map(|status| &status.nodes);
+pub(super) fn losses(
+    cluster: &KafkaCluster,
+    desired: &Blueprint,
+    observed: &Observed,
+) -> Vec<Loss> {
     let accepted = cluster.annotations().get(ACCEPT_LOSS_ANNOTATION);
-    let lost = nodes.filter_map(|node| {
-        let broker = observed.brokers.get(&node.id)?;
-        let what = lost_of(node, broker, !observed.unread.contains_key(&Part::Storage))?;
-        let name = format!("{}-{}-incarnation-{}", node.pool, node.id, node.incarnation);
-        Some(Loss { broker: node.id, is_accepted: accepted == Some(&name), name, what })
-    });
-    lost.collect()
+    let storage_was_read = !observed.unread.contains_key(&Part::Storage);
+    let mut losses = Vec::new();
+    for node in cluster.status.iter().flat_map(|status| &status.nodes) {
+        let Some(broker) = observed.brokers.get(&node.id) else { continue };
+        for volume in &node.volumes {
+            let log_dir = desired.log_dir_of(node.id, &volume.name);
+            let Some(what) = lost_of(volume, log_dir, broker, storage_was_read) else { continue };
+            let name = loss_name(node, volume);
+            let is_accepted = accepted == Some(&name);
+            let volume = volume.name.clone();
+            losses.push(Loss { broker: node.id, volume, name, what, is_accepted });
+        }
+    }
+    losses
 }
 
-fn lost_of(node: &NodeStatus, broker: &ObservedBroker, storage_was_read: bool) -> Option<Lost> {
-    node.volumes.iter().find_map(|volume| {
-        // A broker that was never seen on it had nothing on it.
-        let recorded = volume.directory_id.clone()?;
-        if let Some(identity) = &broker.identity {
-            // What the broker itself says counts: a volume may be restored under a new claim.
-            let found = identity.directory_ids.first().cloned().unwrap_or_default();
-            return (found != recorded).then_some(Lost::OtherDirectory { recorded, found });
-        }
-        let uid = volume.claim_uid.as_ref().filter(|_| storage_was_read)?;
-        let claim = volume.claim.clone();
-        match &broker.volume {
-            None => Some(Lost::ClaimGone { claim }),
-            Some(live) if live.uid != *uid => Some(Lost::ClaimMadeAgain { claim }),
-            Some(_) => None,
-        }
-    })
+/// Names the loss of one volume, once: an incarnation ends when a loss is accepted.
+fn loss_name(node: &NodeStatus, volume: &VolumeStatus) -> String {
+    let volume = match volume.name.as_str() {
+        DATA_VOLUME => String::new(),
+        other => format!("-{other}"),
+    };
+    format!("{}-{}{volume}-incarnation-{}", node.pool, node.id, node.incarnation)
+}
+
+fn lost_of(
+    volume: &VolumeStatus,
+    log_dir: Option<&str>,
+    broker: &ObservedBroker,
+    storage_was_read: bool,
+) -> Option<Lost> {
+    // A broker that was never seen on it had nothing on it.
+    let recorded = volume.directory_id.clone()?;
+    let said = broker.identity.as_ref().and_then(|said| said.directories.get(log_dir?));
+    if let Some(found) = said.cloned() {
+        // What the broker itself says counts: a volume may be restored under a new claim.
+        return (found != recorded).then_some(Lost::OtherDirectory { recorded, found });
+    }
+    let uid = volume.claim_uid.as_ref().filter(|_| storage_was_read)?;
+    let claim = volume.claim.clone();
+    match broker.volumes.get(&volume.name) {
+        None => Some(Lost::ClaimGone { claim }),
+        Some(live) if live.uid != *uid => Some(Lost::ClaimMadeAgain { claim }),
+        Some(_) => None,
+    }
 }
 
 impl std::fmt::Display for Loss {
@@ -94,15 +119,16 @@ impl std::fmt::Display for Loss {
             Lost::OtherDirectory { recorded, found } => {
                 write!(
                     f,
-                    "broker {broker} runs on another volume: its directory.id was {recorded} and \
-                     is {found}"
+                    "broker {broker} runs on another volume {}: its directory.id was {recorded} \
+                     and is {found}",
+                    self.volume
                 )?;
             }
         }
         write!(
             f,
-            "; topics, records and committed offsets that only this broker had are lost, and \
-             nothing is made again in their place. Bring the old volume back, or go on without \
+            "; topics, records and committed offsets that were only there are lost, and nothing \
+             is made again in their place. Bring the old volume back, or go on without \
              them: kubectl annotate --overwrite kafkacluster NAME {ACCEPT_LOSS_ANNOTATION}={}",
             self.name
         )

@@ -4,13 +4,21 @@
 //! Level-driven: a plan is made from what is, never from which event came, so a restarted operator
 //! makes the same one. Every step is safe to repeat.
 
+mod access;
 mod cluster;
 mod loss;
+mod roll;
+mod safety;
+mod step;
 mod topic;
+mod volumes;
+mod wait;
 
-pub use cluster::{Note, Plan, Step, Wait, plan_cluster};
+pub use cluster::{Plan, plan_cluster};
 pub use loss::{Loss, Lost};
+pub use step::Step;
 pub use topic::{
     ClusterState, RESTART_PATIENCE_SECONDS, Refusal, TopicFacts, TopicPlan, TopicStep, TopicWait,
     has_finalizer, plan_topic,
 };
+pub use wait::{Note, Wait};

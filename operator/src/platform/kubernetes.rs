@@ -13,13 +13,14 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{
-    Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions,
+    Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams,
+    Preconditions,
 };
 use kube::{Client, ResourceExt as _};
 use letterbox_env::BoxFuture;
 use serde_json::{Value, json};
 
-use super::pods::{News, is_ready, run_of};
+use super::pods::{News, is_ready, run_of, unbound};
 use super::{Live, Platform};
 use crate::admin::{AskIdentity, Identity};
 use crate::api::{
@@ -28,13 +29,14 @@ use crate::api::{
 };
 use crate::desired::compare::differences;
 use crate::desired::objects::{
-    self, ASKED_ANNOTATION, BROKER_LABEL, CLAIM, CLUSTER_ID_ANNOTATION, CLUSTER_LABEL,
-    CONFIG_ANNOTATION, CONTAINER, Kind, MANAGER, ObjectKey, external_bootstrap_name,
+    self, ASKED_ANNOTATION, ASKED_CLASS_ANNOTATION, BROKER_LABEL, CLUSTER_ID_ANNOTATION,
+    CLUSTER_LABEL, CONFIG_ANNOTATION, CONTAINER, Kind, MANAGER, ObjectKey, external_bootstrap_name,
     external_broker_name,
 };
 use crate::desired::{
-    Address, Blueprint, BrokerFacts, CONTROLLER_PORT, Facts, Host, advertised_in, bootstrap_name,
-    broker_ids, broker_name, cluster_id_of, expected_directories, image_of,
+    Address, Blueprint, BrokerFacts, CONTROLLER_PORT, Facts, Host, VolumePlace, advertised_in,
+    bootstrap_name, broker_ids, broker_name, claim_name, cluster_id_of, expected_directories,
+    image_of, volume_names, volume_of_claim,
 };
 use crate::observe::{Compared, Observed, ObservedBroker, Part, Volume};
 use crate::plan::Step;
@@ -97,13 +99,21 @@ impl Kubernetes {
         found.collect()
     }
 
-    /// What events say about brokers that do not serve: nothing is asked about the others.
+    /// What events say about brokers that do not serve and claims without a volume: nothing is
+    /// asked about the others.
     async fn news(&self, live: &KubernetesLive, cluster: &KafkaCluster) -> News {
         let events: Api<Event> = Api::namespaced(self.client.clone(), &live.namespace);
-        let ids = broker_ids(cluster).filter(|id| !live.pod(*id).is_some_and(is_ready));
-        let names = ids.flat_map(|id| {
+        let names = broker_ids(cluster).flat_map(|id| {
             let broker = broker_name(&cluster.name_any(), id);
-            [claim_name(&cluster.name_any(), id), format!("{broker}-0"), broker]
+            let serves = live.pod(id).is_some_and(is_ready);
+            let unbound = live.claims.iter().filter(|claim| !is_bound(claim));
+            let mut names: Vec<String> = unbound
+                .map(|claim| claim.name_any())
+                .filter(|claim| volume_of_claim(&broker, claim).is_some())
+                .collect();
+            names.extend((!serves).then(|| format!("{broker}-0")));
+            names.extend((!serves).then_some(broker));
+            names
         });
         let list = |name: String| {
             let events = events.clone();
@@ -201,10 +211,11 @@ impl Kubernetes {
                         .map(|set| (key.clone(), set)),
                 );
             }
-            let claim = claim_name(&name, id);
-            if !live.claims.iter().any(|live| live.name_any() == claim)
-                && !live.unread.contains_key(&Part::Storage)
-            {
+            for volume in live.volumes_of(cluster, id) {
+                let claim = claim_name(&broker_name(&name, id), &volume);
+                if live.unread.contains_key(&Part::Storage) || live.claim(&claim).is_some() {
+                    continue;
+                }
                 let found = claims
                     .get_opt(&claim)
                     .await
@@ -232,21 +243,18 @@ impl Kubernetes {
         futures::future::join_all(asked).await.into_iter().flatten().collect()
     }
 
-    async fn prune(&self, desired: &Blueprint, what: &str) -> Result<(), Fault> {
-        let named =
-            PRUNED.iter().find_map(|kind| Some((*kind, what.strip_prefix(&format!("{kind} "))?)));
-        let Some((kind, name)) = named else { return Ok(()) };
-        let api = self.api(&desired.namespace, kind);
-        let tell = |error: kube::Error| api_fault(&format!("remove {what}"), &error);
+    async fn prune(&self, desired: &Blueprint, key: &ObjectKey) -> Result<(), Fault> {
+        let api = self.api(&desired.namespace, key.kind);
+        let tell = |error: kube::Error| api_fault(&format!("remove {key}"), &error);
         // A live read before anything is removed, and the removal only of what was read.
-        let Some(live) = api.get_opt(name).await.map_err(tell)? else { return Ok(()) };
+        let Some(live) = api.get_opt(&key.name).await.map_err(tell)? else { return Ok(()) };
         if !live.owner_references().iter().any(|owner| owner.uid == desired.uid) {
             return Ok(());
         }
         let preconditions =
             Preconditions { uid: live.uid(), resource_version: live.resource_version() };
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-        match api.delete(name, &params).await {
+        match api.delete(&key.name, &params).await {
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             result => result.map(drop).map_err(tell),
         }
@@ -352,44 +360,70 @@ impl Kubernetes {
             ends(&set.to_string(), sets.delete(&set.name, &only(live.uid())).await.map(drop))?;
         }
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &namespace);
-        let claim = claim_name(&name, id);
-        let Some(live) = claims
-            .get_opt(&claim)
+        let labelled = ListParams::default().labels(&format!("{CLUSTER_LABEL}={name}"));
+        let found = claims
+            .list(&labelled)
             .await
-            .map_err(|error| api_fault(&format!("read volume claim {claim}"), &error))?
-        else {
-            return Ok(());
-        };
-        let status = cluster.status.as_ref();
-        let mut recorded =
-            status.into_iter().flat_map(|status| &status.nodes).flat_map(|node| &node.volumes);
-        let own_id =
-            status.and_then(|status| status.cluster_id.clone()).or_else(|| cluster_id_of(&uid));
-        let is_recorded =
-            recorded.any(|volume| volume.claim == claim && volume.claim_uid == live.uid());
-        if !is_recorded && live.annotations().get(CLUSTER_ID_ANNOTATION).cloned() != own_id {
-            tracing::warn!(
-                cluster = name,
-                namespace,
-                claim,
-                "the volume claim is not known to be this cluster's, and stays"
-            );
-            return Ok(());
+            .map_err(|error| api_fault("list volume claims", &error))?;
+        let kept =
+            found.items.iter().filter_map(|claim| volume_of_claim(&set.name, &claim.name_any()));
+        for volume in volume_names(cluster, id, kept) {
+            let claim = claim_name(&set.name, &volume);
+            let live = claims
+                .get_opt(&claim)
+                .await
+                .map_err(|error| api_fault(&format!("read volume claim {claim}"), &error))?;
+            let Some(live) = live else { continue };
+            if !is_known(cluster, &live) {
+                tracing::warn!(
+                    cluster = name,
+                    namespace,
+                    claim,
+                    "the volume claim is not known to be this cluster's, and stays"
+                );
+                continue;
+            }
+            ends(
+                &format!("volume claim {claim}"),
+                claims.delete(&claim, &only(live.uid())).await.map(drop),
+            )?;
         }
-        ends(
-            &format!("volume claim {claim}"),
-            claims.delete(&claim, &only(live.uid())).await.map(drop),
-        )
+        Ok(())
     }
 
-    /// Deletes the claim of a broker that no volume was ever made for, and its set, whose claim
-    /// template is for ever.
-    async fn remake(&self, desired: &Blueprint, broker: i32) -> Result<(), Fault> {
+    /// Makes the claim of a volume. One that is there by now is left as it is.
+    async fn make_claim(
+        &self,
+        desired: &Blueprint,
+        broker: i32,
+        volume: &str,
+    ) -> Result<(), Fault> {
+        let Some(broker) = desired.brokers.get(&broker) else { return Ok(()) };
+        let Some(volume) = broker.volumes.iter().find(|each| each.name == volume) else {
+            return Ok(());
+        };
         let claims: Api<PersistentVolumeClaim> =
             Api::namespaced(self.client.clone(), &desired.namespace);
-        let name = claim_name(&desired.name, broker);
-        let tell =
-            |error: kube::Error| api_fault(&format!("make the volume claim {name} again"), &error);
+        let what = format!("make volume claim {}", claim_name(&broker.name, &volume.name));
+        let claim = serde_json::from_value(objects::claim(desired, broker, volume))
+            .map_err(|error| api_fault(&what, &kube::Error::SerdeError(error)))?;
+        let params =
+            PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
+        match claims.create(&params, &claim).await {
+            Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(()),
+            result => result.map(drop).map_err(|error| api_fault(&what, &error)),
+        }
+    }
+
+    /// Deletes the claim of a volume that was never made; the next pass makes it again if it is
+    /// wanted. And the broker's set, where that makes claims by itself, from a template that is for ever.
+    async fn remake(&self, desired: &Blueprint, broker: i32, volume: &str) -> Result<(), Fault> {
+        let claims: Api<PersistentVolumeClaim> =
+            Api::namespaced(self.client.clone(), &desired.namespace);
+        let name = claim_name(&broker_name(&desired.name, broker), volume);
+        let tell = |error: kube::Error| {
+            api_fault(&format!("delete the unused volume claim {name}"), &error)
+        };
         let live = claims.get_opt(&name).await.map_err(tell)?;
         let Some(live) =
             live.filter(|live| !is_bound(live) && live.metadata.deletion_timestamp.is_none())
@@ -398,9 +432,11 @@ impl Kubernetes {
         };
         let sets = self.api(&desired.namespace, Kind::StatefulSet);
         let set = sets.get_opt(&broker_name(&desired.name, broker)).await.map_err(tell)?;
-        if let Some(set) =
-            set.filter(|set| set.owner_references().iter().any(|owner| owner.uid == desired.uid))
-        {
+        let is_old = |set: &DynamicObject| {
+            set.data.pointer("/spec/volumeClaimTemplates").is_some()
+                && set.owner_references().iter().any(|owner| owner.uid == desired.uid)
+        };
+        if let Some(set) = set.filter(is_old) {
             let preconditions = Some(Preconditions { uid: set.uid(), resource_version: None });
             sets.delete(
                 &set.name_any(),
@@ -419,11 +455,23 @@ impl Kubernetes {
             .map_err(tell)
     }
 
-    async fn grow(&self, desired: &Blueprint, broker: i32, to: u64) -> Result<(), Fault> {
+    async fn grow(
+        &self,
+        desired: &Blueprint,
+        broker: i32,
+        volume: &str,
+        to: u64,
+    ) -> Result<(), Fault> {
         let claims: Api<PersistentVolumeClaim> =
             Api::namespaced(self.client.clone(), &desired.namespace);
-        let name = claim_name(&desired.name, broker);
-        let wanted = &desired.storage.size;
+        let name = claim_name(&broker_name(&desired.name, broker), volume);
+        let broker = desired.brokers.get(&broker);
+        let Some(wanted) = broker
+            .and_then(|broker| broker.volumes.iter().find(|each| each.name == volume))
+            .map(|volume| &volume.size)
+        else {
+            return Ok(());
+        };
         let live = claims
             .get(&name)
             .await
@@ -443,13 +491,13 @@ impl Kubernetes {
                 reason: "VolumeNotGrown".to_owned(),
                 message: format!(
                     "the volume claim {name} has {has} of storage class {class} and cannot grow to \
-                     {wanted}: {}; set spec.storage.size back to {has}, or use a class that allows \
-                     expansion",
+                     {wanted}: {}; set its size in spec.storage back to {has}, or use a class that \
+                     allows expansion",
                     said(&error)
                 ),
             }
         };
-        if claim_volume(&live).is_some_and(|volume| volume.requested >= to) {
+        if claim_volume(&live, &News::default()).is_some_and(|volume| volume.requested >= to) {
             return Ok(());
         }
         // With the version that was read, so that a growth by hand in between is not undone.
@@ -546,12 +594,19 @@ impl Platform for Kubernetes {
                     }
                     first
                 }
-                Step::Prune { what } => self.prune(desired, what).await,
-                Step::GrowVolume { broker, to, .. } => self.grow(desired, *broker, *to).await,
+                Step::Prune(key) => self.prune(desired, key).await,
+                Step::MakeClaim { broker, volume } => {
+                    self.make_claim(desired, *broker, volume).await
+                }
+                Step::GrowVolume { broker, volume, to, .. } => {
+                    self.grow(desired, *broker, volume, *to).await
+                }
                 // The status records it.
                 Step::AcceptLoss { .. } => Ok(()),
                 Step::RestartBroker { broker, ended } => self.end(desired, *broker, ended).await,
-                Step::RemakeClaim { broker, .. } => self.remake(desired, *broker).await,
+                Step::RemakeClaim { broker, volume, .. } | Step::DropClaim { broker, volume } => {
+                    self.remake(desired, *broker, volume).await
+                }
                 Step::HoldObject { held } => {
                     self.hold(&desired.namespace, &desired.name, &desired.uid, *held).await
                 }
@@ -588,7 +643,11 @@ impl Live for KubernetesLive {
                 .and_then(|set| set.pointer("/spec/volumeClaimTemplates"))
                 .cloned();
             let facts = BrokerFacts {
-                data_dir: "/var/lib/kafka/data/kafka-log".to_owned(),
+                volumes: self
+                    .volumes_of(cluster, id)
+                    .into_iter()
+                    .map(|name| VolumePlace { log_dir: objects::log_dir(&name), name })
+                    .collect(),
                 bind: BTreeMap::new(),
                 advertised: advertised.collect(),
                 quorum: (host, CONTROLLER_PORT),
@@ -626,7 +685,12 @@ impl Live for KubernetesLive {
                     _ => false,
                 }
         };
-        let stale = self.objects.iter().filter(is_stale).map(|(key, _)| key.to_string()).collect();
+        let stale = self.objects.iter().filter(is_stale).map(|(key, _)| key.clone()).collect();
+        let is_stray = |key: &&ObjectKey| {
+            key.kind == Kind::StatefulSet
+                && !desired.brokers.values().any(|broker| broker.name == key.name)
+        };
+        let strays = self.objects.keys().filter(is_stray).cloned().collect();
         let brokers = desired
             .brokers
             .keys()
@@ -640,6 +704,7 @@ impl Live for KubernetesLive {
             access,
             budget,
             stale,
+            strays,
             brokers,
             bootstrap,
             cluster_id: None,
@@ -684,9 +749,10 @@ impl KubernetesLive {
             return Some(known);
         }
         let names: Vec<String> =
-            broker_ids(cluster).map(|id| claim_name(&cluster.name_any(), id)).collect();
+            broker_ids(cluster).map(|id| broker_name(&cluster.name_any(), id)).collect();
         let is_kept = |claim: &&PersistentVolumeClaim| {
-            names.contains(&claim.name_any()) && claim.metadata.deletion_timestamp.is_none()
+            claim.metadata.deletion_timestamp.is_none()
+                && names.iter().any(|name| volume_of_claim(name, &claim.name_any()).is_some())
         };
         let mut kept = self.claims.iter().filter(is_kept).peekable();
         if kept.peek().is_none() {
@@ -694,6 +760,27 @@ impl KubernetesLive {
                 .filter(|_| !self.unread.contains_key(&Part::Storage));
         }
         kept.find_map(|claim| claim.annotations().get(CLUSTER_ID_ANNOTATION).cloned())
+    }
+
+    /// The volumes that a broker should have: also those that are there and that its spec and
+    /// status do not name, because records may be on them.
+    fn volumes_of(&self, cluster: &KafkaCluster, id: i32) -> Vec<String> {
+        let broker = broker_name(&cluster.name_any(), id);
+        let bound = self.claims.iter().filter(|claim| is_bound(claim));
+        let kept = bound.filter_map(|claim| volume_of_claim(&broker, &claim.name_any()));
+        // While it is not known which claims there are, the broker keeps those that it has.
+        let set = self.set_of(&broker).filter(|_| self.unread.contains_key(&Part::Storage));
+        let defined = set
+            .and_then(|set| set.pointer("/spec/template/spec/volumes")?.as_array())
+            .into_iter()
+            .flatten()
+            .filter_map(|volume| volume.pointer("/persistentVolumeClaim/claimName")?.as_str())
+            .filter_map(|claim| volume_of_claim(&broker, claim));
+        volume_names(cluster, id, kept.chain(defined))
+    }
+
+    fn claim(&self, name: &str) -> Option<&PersistentVolumeClaim> {
+        self.claims.iter().find(|claim| claim.name_any() == name)
     }
 
     fn set_of(&self, broker: &str) -> Option<&Value> {
@@ -835,9 +922,16 @@ impl KubernetesLive {
         }
         let set = self.set_of(&broker_name(&desired.name, id));
         let pod = self.pod(id);
-        let claim =
-            self.claims.iter().find(|claim| claim.name_any() == claim_name(&desired.name, id));
         let broker = desired.brokers.get(&id);
+        let name = broker_name(&desired.name, id);
+        let of_broker = |claim: &PersistentVolumeClaim| {
+            Some((volume_of_claim(&name, &claim.name_any())?, claim_volume(claim, &self.news)?))
+        };
+        let is_wanted = |claim: &&PersistentVolumeClaim| {
+            let volume = volume_of_claim(&name, &claim.name_any());
+            let mut wanted = broker.iter().flat_map(|broker| &broker.volumes);
+            wanted.any(|wanted| Some(&wanted.name) == volume.as_ref())
+        };
         let has = |annotation: &str, wanted: Option<&str>| {
             wanted.is_some()
                 && pod.and_then(|pod| pod.annotations().get(annotation)).map(String::as_str)
@@ -854,11 +948,11 @@ impl KubernetesLive {
             .and_then(Pod::uid);
         ObservedBroker {
             definition,
-            run: run_of(set, pod, claim, &self.news),
+            run: run_of(set, pod, self.claims.iter().filter(is_wanted), &self.news),
             is_current,
             is_newest,
             to_end,
-            volume: claim.and_then(claim_volume),
+            volumes: self.claims.iter().filter_map(of_broker).collect(),
             identity: self.identities.get(&id).cloned(),
             image,
         }
@@ -881,8 +975,16 @@ fn is_seen(set: &Value) -> bool {
         .is_some_and(|seen| Some(seen) == set.pointer("/metadata/generation"))
 }
 
-fn claim_name(cluster: &str, broker: i32) -> String {
-    format!("{CLAIM}-{}-0", broker_name(cluster, broker))
+/// Whether `cluster` knows a claim as its own: by the uid that it recorded, or by its id.
+fn is_known(cluster: &KafkaCluster, claim: &PersistentVolumeClaim) -> bool {
+    let status = cluster.status.as_ref();
+    let own_id = status
+        .and_then(|status| status.cluster_id.clone())
+        .or_else(|| cluster_id_of(&cluster.uid()?));
+    let nodes = status.into_iter().flat_map(|status| &status.nodes);
+    let mut recorded = nodes.flat_map(|node| &node.volumes);
+    recorded.any(|volume| volume.claim == claim.name_any() && volume.claim_uid == claim.uid())
+        || claim.annotations().get(CLUSTER_ID_ANNOTATION).cloned() == own_id
 }
 
 /// Whether there is a volume behind a claim, or may soon be.
@@ -898,7 +1000,7 @@ fn is_bound(claim: &PersistentVolumeClaim) -> bool {
             .is_some_and(|status| status.phase.as_deref().is_some_and(|phase| phase != "Pending"))
 }
 
-fn claim_volume(claim: &PersistentVolumeClaim) -> Option<Volume> {
+fn claim_volume(claim: &PersistentVolumeClaim, news: &News) -> Option<Volume> {
     let requested = claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage")?;
     let capacity =
         claim.status.as_ref().and_then(|status| status.capacity.as_ref()?.get("storage"));
@@ -906,15 +1008,14 @@ fn claim_volume(claim: &PersistentVolumeClaim) -> Option<Volume> {
         claim: claim.name_any(),
         uid: claim.uid()?,
         class: claim.spec.as_ref()?.storage_class_name.clone(),
+        asked_class: claim.annotations().get(ASKED_CLASS_ANNOTATION).cloned(),
         is_bound: is_bound(claim),
         is_ending: claim.metadata.deletion_timestamp.is_some(),
+        fault: unbound(claim, news),
         requested: bytes_of(&requested.0)?,
         capacity: capacity.and_then(|capacity| bytes_of(&capacity.0)).unwrap_or(0),
     })
 }
-
-/// The kinds of which something may be left that nothing asks for.
-const PRUNED: [Kind; 2] = [Kind::Service, Kind::ConfigMap];
 
 fn port_of(port: i32) -> Option<u16> {
     u16::try_from(port).ok()

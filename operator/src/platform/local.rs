@@ -3,7 +3,7 @@
 //! ```text
 //! DIR/.lock                            one `letterbox up` per folder
 //! DIR/CLUSTER/broker-ID/server.properties, broker.log (and broker.log.1 of the run before), pid
-//! DIR/CLUSTER/broker-ID/data/          log.dirs
+//! DIR/CLUSTER/broker-ID/data/          log.dirs: one folder for each of spec.storage.volumes
 //! ```
 //! Everything listens on 127.0.0.1. Ports follow from the file alone: clients from the first port
 //! up, in the order of the file; the controller listeners 400 above, health and metrics 552 above
@@ -24,7 +24,10 @@ use tokio::time::Instant;
 
 use super::{Live, Platform};
 use crate::api::KafkaCluster;
-use crate::desired::{Address, Blueprint, Broker, BrokerFacts, Facts, Host, POOL, broker_ids};
+use crate::desired::{
+    Address, Blueprint, Broker, BrokerFacts, Facts, Host, POOL, VolumePlace, broker_ids,
+    volume_names,
+};
 use crate::observe::{Compared, Observed, ObservedBroker, Run};
 use crate::plan::Step;
 use crate::status::Fault;
@@ -211,7 +214,7 @@ impl Local {
         };
         #[expect(
             clippy::disallowed_methods,
-            reason = "this platform is processes; the simulated one is platform::model"
+            reason = "this platform is processes; the simulated one is sim/tests/platform"
         )]
         let mut command = Command::new(&self.binary);
         command.arg("broker").arg("--config").arg(&file).stdin(Stdio::null());
@@ -487,12 +490,13 @@ impl Live for LocalLive {
                 |port: u16| Some(Address { host: Host::Named("localhost".to_owned()), port });
             let clients = &self.ports.clients;
             let facts = BrokerFacts {
-                data_dir: self
-                    .dir
-                    .join(format!("{POOL}-{id}"))
-                    .join("data")
-                    .to_string_lossy()
-                    .into_owned(),
+                volumes: volume_names(cluster, id, [])
+                    .into_iter()
+                    .map(|name| {
+                        let dir = self.dir.join(format!("{POOL}-{id}")).join(&name);
+                        VolumePlace { name, log_dir: dir.to_string_lossy().into_owned() }
+                    })
+                    .collect(),
                 bind: clients.iter().map(|(name, port)| (name.clone(), local(*port))).collect(),
                 advertised: clients
                     .iter()
@@ -534,7 +538,7 @@ impl Live for LocalLive {
                     is_current,
                     is_newest: is_current,
                     to_end: None,
-                    volume: None,
+                    volumes: BTreeMap::new(),
                     identity: None,
                     image,
                 },

@@ -1,9 +1,8 @@
-//! What a plan's steps act on: Kubernetes, local processes, and a model for tests.
+//! What a plan's steps act on: Kubernetes, local processes, and, in `sim/`, a model for tests.
 
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
 pub mod local;
-pub mod model;
 #[cfg(feature = "kubernetes")]
 mod pods;
 

@@ -19,6 +19,7 @@ use super::local::CONFIGURATION_REFUSED;
 use super::sentence_of;
 use crate::desired::objects::CONTAINER;
 use crate::observe::Run;
+use crate::status::Fault;
 
 /// What the newest events say, by the uid of the object that they are about.
 #[derive(Clone, Debug, Default)]
@@ -68,14 +69,14 @@ impl News {
 
 /// Whether the broker in `pod` serves.
 pub(super) fn is_ready(pod: &Pod) -> bool {
-    run_of(None, Some(pod), None, &News::default()) == Run::Ready
+    run_of(None, Some(pod), [], &News::default()) == Run::Ready
 }
 
-/// What the broker of `set`, with this `pod` and this `claim`, is doing.
-pub(super) fn run_of(
+/// What the broker of `set`, with this `pod` and these `claims`, is doing.
+pub(super) fn run_of<'a>(
     set: Option<&Value>,
     pod: Option<&Pod>,
-    claim: Option<&PersistentVolumeClaim>,
+    claims: impl IntoIterator<Item = &'a PersistentVolumeClaim>,
     news: &News,
 ) -> Run {
     let Some(pod) = pod else {
@@ -110,7 +111,10 @@ pub(super) fn run_of(
     container
         .and_then(|container| failure_of(container, ready))
         .or_else(|| told.filter(|told| told.reason == "NodeNotReady").map(|_| node_gone(pod)))
-        .or_else(|| claim.and_then(|claim| unbound(claim, news)))
+        .or_else(|| {
+            let fault = claims.into_iter().find_map(|claim| unbound(claim, news))?;
+            Some(failing(&fault.reason, fault.message))
+        })
         .or_else(waits)
         .or_else(|| told.and_then(|told| not_made(told, container)))
         .unwrap_or_else(|| Run::Starting(progress(container)))
@@ -133,18 +137,23 @@ fn refusal_in(message: &str) -> &str {
 }
 
 /// A claim that waits for something that Kubernetes does not have.
-fn unbound(claim: &PersistentVolumeClaim, news: &News) -> Option<Run> {
+pub(super) fn unbound(claim: &PersistentVolumeClaim, news: &News) -> Option<Fault> {
     let phase = claim.status.as_ref()?.phase.as_deref()?;
     let name = claim.name_any();
     if phase == "Lost" {
-        return Some(failing("VolumeLost", format!("the volume of claim {name} is gone")));
+        return Some(Fault {
+            reason: "VolumeLost".to_owned(),
+            message: format!("the volume of claim {name} is gone"),
+        });
     }
     // FailedBinding (no class at all) is told as if it were normal.
     let told = news
         .about(claim.metadata.uid.as_deref())
         .filter(|told| told.is_warning || told.reason == "FailedBinding");
-    told.filter(|_| phase == "Pending")
-        .map(|told| failing(&told.reason, format!("volume claim {name}: {}", told.message)))
+    told.filter(|_| phase == "Pending").map(|told| Fault {
+        reason: told.reason.clone(),
+        message: format!("volume claim {name}: {}", told.message),
+    })
 }
 
 fn waiting_for_node(scheduled: &PodCondition) -> Option<Run> {
@@ -490,7 +499,7 @@ mod tests {
                 serde_json::from_value(json!({"metadata": {"name": "data", "uid": "claim"}, "status": {"phase": phase}})).unwrap()
             });
             let set = json!({"metadata": {"uid": "set"}});
-            let run = run_of(Some(&set), status.as_ref().map(pod).as_ref(), claim.as_ref(), &news);
+            let run = run_of(Some(&set), status.as_ref().map(pod).as_ref(), &claim, &news);
             assert_eq!(text(&run), expected, "{case}");
         }
     }
@@ -503,12 +512,12 @@ mod tests {
             5,
         );
         assert_eq!(
-            text(&run_of(None, Some(&pod(&status)), None, &News::default())),
+            text(&run_of(None, Some(&pod(&status)), [], &News::default())),
             "starts: it ended with exit code 1, was started again, and is not ready yet"
         );
         status["conditions"][0]["lastTransitionTime"] = json!("2025-11-30T00:00:00Z");
         assert_eq!(
-            text(&run_of(None, Some(&pod(&status)), None, &News::default())),
+            text(&run_of(None, Some(&pod(&status)), [], &News::default())),
             "FAILS CrashLoopBackOff: it ended with exit code 1"
         );
     }

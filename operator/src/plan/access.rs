@@ -1,0 +1,24 @@
+//! Services, the service account and the disruption budget: changing these restarts nobody.
+
+use super::{Plan, Step};
+use crate::observe::{Observed, Part};
+
+pub(super) fn plan_access(observed: &Observed, plan: &mut Plan) {
+    if observed.was_read(Part::Access) && !observed.access.is_as_desired() {
+        plan.steps.push(Step::ApplyAccess {
+            makes: !observed.access.missing.is_empty(),
+            what: observed.access.all(),
+        });
+    }
+    if observed.was_read(Part::Budget) && !observed.budget.is_as_desired() {
+        plan.steps.push(Step::ApplyBudget { what: observed.budget.all() });
+    }
+}
+
+/// Last of all steps, so that a client of a listener that moved has its new address before the old
+/// one goes.
+pub(super) fn plan_pruning(observed: &Observed, plan: &mut Plan) {
+    if observed.was_read(Part::Access) {
+        plan.steps.extend(observed.stale.iter().cloned().map(Step::Prune));
+    }
+}

@@ -1,0 +1,106 @@
+//! The brokers: set up, repaired, restarted one at a time.
+
+use super::loss::Lost;
+use super::safety::Down;
+use super::{Plan, Step, Wait};
+use crate::api::KafkaCluster;
+use crate::desired::{Blueprint, Broker, BrokerVolume};
+use crate::observe::{Observed, ObservedBroker, Part, Run};
+
+pub(super) fn plan_brokers(
+    cluster: &KafkaCluster,
+    desired: &Blueprint,
+    observed: &Observed,
+    plan: &mut Plan,
+) {
+    let mut down = Down::of(desired, observed);
+    let absent = ObservedBroker::default();
+    for (&id, broker) in &desired.brokers {
+        let seen = observed.brokers.get(&id).unwrap_or(&absent);
+        if !broker.unknown.is_empty() {
+            plan.waits.push(Wait::Address { broker: id, listeners: broker.unknown.clone() });
+            // This first pass makes the services, and the next one mostly knows their ports: the
+            // broker need not start twice. From then on it runs, and is repaired, without the
+            // listeners that are not known.
+            if cluster.status.is_none() {
+                continue;
+            }
+        }
+        if !can_start(id, seen, plan) {
+            continue;
+        }
+        if observed.was_read(Part::Definitions)
+            && let Err(wait) = plan_definition(broker, seen, observed, &mut down, plan)
+        {
+            plan.waits.push(wait);
+            continue;
+        }
+        plan.waits.extend(wait_for(id, seen));
+    }
+}
+
+/// Whether a broker that is not there could come up: it would wait for a claim that is lost or
+/// goes.
+fn can_start(broker: i32, seen: &ObservedBroker, plan: &mut Plan) -> bool {
+    let is_gone = plan
+        .losses
+        .iter()
+        .any(|loss| loss.broker == broker && matches!(loss.what, Lost::ClaimGone { .. }));
+    let is_ending = seen.volumes.values().any(|volume| volume.is_ending);
+    if seen.run == Run::Absent && is_ending && !is_gone {
+        let detail = "its old volume claim is being deleted".to_owned();
+        plan.waits.push(Wait::BrokerStarting { broker, detail });
+    }
+    seen.run != Run::Absent || !(is_gone || is_ending)
+}
+
+/// Puts a broker's definition right, and restarts it if the spec asks for that and nothing is in
+/// the way. Otherwise not even the definition changes: whatever ends this broker meanwhile brings
+/// it back as it was.
+fn plan_definition(
+    broker: &Broker,
+    seen: &ObservedBroker,
+    observed: &Observed,
+    down: &mut Down,
+    plan: &mut Plan,
+) -> Result<(), Wait> {
+    let id = broker.id;
+    let restarts = seen.serves() && !seen.is_current;
+    if restarts {
+        let unmade = |volume: &BrokerVolume| {
+            seen.volumes.get(&volume.name).is_none_or(|claim| claim.fault.is_some())
+        };
+        if observed.has_claims() && broker.volumes.iter().any(unmade) {
+            // It would not come back. What is missing is told with the volumes.
+            return Err(Wait::BrokerRestarting { broker: id });
+        }
+        down.take(id)?;
+    }
+    if !seen.definition.is_as_desired() {
+        let what = seen.definition.all();
+        plan.steps.push(Step::ApplyBroker { broker: id, restarts, what });
+    } else if let Some(ended) = seen.to_end.clone().filter(|_| has_to_restart(seen)) {
+        plan.steps.push(Step::RestartBroker { broker: id, ended });
+    }
+    Ok(())
+}
+
+/// A change that the spec did not ask for ends nothing that serves, or may yet. What fails is
+/// started as it should be.
+fn has_to_restart(seen: &ObservedBroker) -> bool {
+    match seen.run {
+        Run::Failing { .. } => !seen.is_newest,
+        Run::Ready | Run::Starting(_) => !seen.is_current,
+        Run::Absent => false,
+    }
+}
+
+fn wait_for(broker: i32, seen: &ObservedBroker) -> Option<Wait> {
+    match seen.run.clone() {
+        Run::Failing { reason, message } => Some(Wait::BrokerFailing { broker, reason, message }),
+        Run::Starting(detail) => Some(Wait::BrokerStarting { broker, detail }),
+        Run::Absent => Some(Wait::BrokerStarting { broker, detail: "not started yet".to_owned() }),
+        Run::Ready if !seen.is_current => Some(Wait::BrokerRestarting { broker }),
+        Run::Ready => None,
+    }
+}

@@ -1,0 +1,175 @@
+//! What can be done about a cluster.
+
+use crate::api::shown;
+use crate::desired::objects::ObjectKey;
+
+/// One change to the world, safe to repeat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Apply services and the service account.
+    ApplyAccess {
+        /// Whether some of it is not there at all.
+        makes: bool,
+        /// What is made or put back.
+        what: Vec<String>,
+    },
+    /// Apply the disruption budget.
+    ApplyBudget {
+        /// What is made or put back.
+        what: Vec<String>,
+    },
+    /// Remove what nothing asks for any more.
+    Prune(ObjectKey),
+    /// Make the claim of a volume.
+    MakeClaim {
+        /// Whose.
+        broker: i32,
+        /// Which of its volumes.
+        volume: String,
+    },
+    /// Ask for a larger volume.
+    GrowVolume {
+        /// Whose.
+        broker: i32,
+        /// Which of its volumes.
+        volume: String,
+        /// In bytes.
+        from: u64,
+        /// In bytes.
+        to: u64,
+    },
+    /// Make a claim again that no volume could be made for, so that it asks for the right class.
+    RemakeClaim {
+        /// Whose.
+        broker: i32,
+        /// Which of its volumes.
+        volume: String,
+        /// The class that it names.
+        from: String,
+        /// The class that it should name; `None`: the default class.
+        to: Option<String>,
+    },
+    /// Remove a claim that nothing asks for any more and that no volume was made for.
+    DropClaim {
+        /// Whose.
+        broker: i32,
+        /// Which of its volumes.
+        volume: String,
+    },
+    /// Hold the cluster's object until its volumes are deleted, or hold it no longer.
+    HoldObject {
+        /// Whether it is to be held.
+        held: bool,
+    },
+    /// Put a broker's definition right; makes it when it is not there.
+    ApplyBroker {
+        /// Which.
+        broker: i32,
+        /// Whether the broker serves now and this asks it to restart.
+        restarts: bool,
+        /// What is made or put back.
+        what: Vec<String>,
+    },
+    /// End what a broker was started as, so that it takes up its newest definition.
+    RestartBroker {
+        /// Which.
+        broker: i32,
+        /// What is ended, and nothing that came after it
+        /// ([`ObservedBroker::to_end`](crate::observe::ObservedBroker::to_end)).
+        ended: String,
+    },
+    /// Go on without the records of a broker: a person said so.
+    AcceptLoss {
+        /// Whose.
+        broker: i32,
+        /// The loss that was accepted.
+        name: String,
+    },
+}
+
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::ApplyAccess { what, .. } | Self::ApplyBudget { what } => {
+                write!(f, "apply {}", what.join(", "))
+            }
+            Self::Prune(key) => write!(f, "remove {key}"),
+            Self::MakeClaim { broker, volume } => {
+                write!(f, "make the claim of volume {volume} of broker {broker}")
+            }
+            Self::GrowVolume { broker, volume, from, to } => {
+                let (from, to) = (shown(*from), shown(*to));
+                write!(f, "grow volume {volume} of broker {broker} from {from} to {to}")
+            }
+            Self::RemakeClaim { broker, volume, from, to } => {
+                let class = to.as_deref().unwrap_or("the default one");
+                write!(
+                    f,
+                    "make the claim of volume {volume} of broker {broker} again in storage class \
+                     {class}: no volume was made for it in {from}"
+                )
+            }
+            Self::DropClaim { broker, volume } => {
+                write!(f, "remove the unused claim of volume {volume} of broker {broker}")
+            }
+            Self::HoldObject { held: true } => {
+                f.write_str("hold the object until its volumes are deleted")
+            }
+            Self::HoldObject { held: false } => {
+                f.write_str("let the volumes stay when the cluster is deleted")
+            }
+            Self::ApplyBroker { broker, restarts: true, what } => {
+                write!(f, "change broker {broker}, which restarts: {}", what.join(", "))
+            }
+            Self::ApplyBroker { broker, restarts: false, what } => {
+                write!(f, "set up broker {broker}: {}", what.join(", "))
+            }
+            Self::RestartBroker { broker, .. } => {
+                write!(f, "restart broker {broker}, so that it takes up its new definition")
+            }
+            Self::AcceptLoss { broker, name } => write!(
+                f,
+                "go on without the records of broker {broker}: the loss {name} was accepted"
+            ),
+        }
+    }
+}
+
+impl Step {
+    /// Whether the cluster is not what clients were promised when this does not work: a broker or
+    /// an address is not there. One that differs still serves as it did.
+    #[must_use]
+    pub fn blocks_ready(&self) -> bool {
+        match self {
+            Self::ApplyAccess { makes, .. } => *makes,
+            Self::ApplyBroker { .. } | Self::RestartBroker { .. } => true,
+            Self::ApplyBudget { .. }
+            | Self::Prune(_)
+            | Self::MakeClaim { .. }
+            | Self::GrowVolume { .. }
+            | Self::HoldObject { .. }
+            | Self::RemakeClaim { .. }
+            | Self::DropClaim { .. }
+            | Self::AcceptLoss { .. } => false,
+        }
+    }
+
+    /// A CamelCase word for events.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::ApplyAccess { .. } => "AccessApplied",
+            Self::ApplyBudget { .. } => "BudgetApplied",
+            Self::Prune(_) => "Pruned",
+            Self::MakeClaim { .. } => "VolumeClaimMade",
+            Self::GrowVolume { .. } => "VolumeGrown",
+            Self::RemakeClaim { .. } => "VolumeClaimRemade",
+            Self::DropClaim { .. } => "VolumeClaimDropped",
+            Self::HoldObject { held: true } => "VolumesDeletedWithCluster",
+            Self::HoldObject { held: false } => "VolumesRetained",
+            Self::ApplyBroker { .. } => "BrokerApplied",
+            Self::RestartBroker { .. } => "BrokerRestarted",
+            Self::AcceptLoss { .. } => "DataLossAccepted",
+        }
+    }
+}

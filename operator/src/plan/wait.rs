@@ -1,0 +1,305 @@
+//! What about a cluster is waited for, and what is only noted.
+
+use super::loss::Loss;
+use crate::api::shown;
+use crate::desired::objects::ObjectKey;
+use crate::observe::Part;
+use crate::status::Fault;
+
+/// Why the cluster is not what it should be yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// A broker has lost its records.
+    DataLost(Loss),
+    /// A part could not be read: what it is like is not known, and nothing is changed in it.
+    NotRead {
+        /// Which.
+        part: Part,
+        /// What was tried and what was said.
+        message: String,
+    },
+    /// A broker cannot run as it is defined.
+    BrokerFailing {
+        /// Which.
+        broker: i32,
+        /// A word for it, as Kubernetes says it.
+        reason: String,
+        /// What is known.
+        message: String,
+    },
+    /// The addresses of some listeners are not known yet.
+    Address {
+        /// The broker that needs them.
+        broker: i32,
+        /// The listeners.
+        listeners: Vec<String>,
+    },
+    /// A broker is not restarted while another one is down.
+    OtherBrokerDown {
+        /// The broker that has to restart.
+        broker: i32,
+        /// The broker that is down.
+        other: i32,
+    },
+    /// A broker was started and does not serve yet.
+    BrokerStarting {
+        /// Which.
+        broker: i32,
+        /// What it waits for.
+        detail: String,
+    },
+    /// A broker has yet to take up its new definition.
+    BrokerRestarting {
+        /// Which.
+        broker: i32,
+    },
+    /// A broker is not restarted for a volume that cannot be made.
+    VolumeNotMade {
+        /// Whose.
+        broker: i32,
+        /// Which of its volumes.
+        volume: String,
+        /// Why, as Kubernetes says it.
+        fault: Fault,
+    },
+    /// A broker serves without one of its log directories.
+    VolumeOffline {
+        /// Which broker.
+        broker: i32,
+        /// The volume that the directory is on.
+        volume: String,
+        /// The directory.
+        log_dir: String,
+    },
+    /// A volume that records are on was taken out of the spec. It stays in use.
+    VolumeStillUsed {
+        /// Whose.
+        broker: i32,
+        /// Which of its volumes.
+        volume: String,
+    },
+    /// Something has this cluster's label and is no broker of it.
+    Stray {
+        /// Its definition.
+        set: ObjectKey,
+    },
+    /// A volume is of another class than the spec names, and stays so.
+    OtherClass {
+        /// Whose.
+        broker: i32,
+        /// Which of its volumes.
+        volume: String,
+        /// The class that it has.
+        live: String,
+        /// The class that the spec names.
+        spec: String,
+    },
+    /// A volume was asked to grow and has not yet.
+    VolumeGrowing {
+        /// Whose.
+        broker: i32,
+        /// Which of its volumes.
+        volume: String,
+        /// What it has, in bytes.
+        from: u64,
+        /// In bytes.
+        to: u64,
+    },
+}
+
+/// What a person may want to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// A volume is larger than the spec says. It stays so.
+    VolumeLargerThanSpec {
+        /// Whose.
+        broker: i32,
+        /// Which of its volumes.
+        volume: String,
+        /// In bytes.
+        live: u64,
+        /// In bytes.
+        spec: u64,
+    },
+}
+
+/// What is said about a wait, and what follows from it.
+struct Told {
+    /// Worst first: the first wait gives the reason of the conditions.
+    rank: u8,
+    /// What is going on, in a few words.
+    phase: &'static str,
+    /// A CamelCase word for conditions and events.
+    reason: &'static str,
+    /// Whether clients notice, or may: a volume that grows keeps nobody from the cluster.
+    blocks_ready: bool,
+    /// Whether waiting alone will not end it.
+    is_fault: bool,
+}
+
+impl Wait {
+    fn told(&self) -> Told {
+        let row = |rank, phase, reason, blocks_ready, is_fault| Told {
+            rank,
+            phase,
+            reason,
+            blocks_ready,
+            is_fault,
+        };
+        match self {
+            Self::DataLost(_) => row(0, "Data lost", "DataLost", true, true),
+            Self::BrokerFailing { .. } => row(0, "Broker failing", "BrokerFailing", true, true),
+            Self::NotRead { part, .. } => {
+                let blocks = !matches!(part, Part::Budget | Part::Storage);
+                row(1, "Not checked", "NotChecked", blocks, true)
+            }
+            Self::Address { .. } => {
+                row(2, "Waiting for an address", "WaitingForAddress", true, false)
+            }
+            Self::VolumeNotMade { .. } => {
+                row(3, "Waiting for a volume", "VolumeNotMade", true, true)
+            }
+            Self::VolumeOffline { .. } => row(4, "Volume offline", "VolumeOffline", true, true),
+            Self::OtherBrokerDown { .. } => {
+                row(5, "Waiting for a broker", "WaitingForOtherBroker", true, false)
+            }
+            Self::BrokerRestarting { .. } => row(6, "Restarting", "BrokerRestarting", true, false),
+            Self::BrokerStarting { .. } => row(7, "Starting", "BrokerStarting", true, false),
+            Self::VolumeStillUsed { .. } => {
+                row(8, "Volume still used", "VolumeStillUsed", false, true)
+            }
+            Self::OtherClass { .. } => {
+                row(9, "Other storage class", "StorageClassDiffers", false, true)
+            }
+            Self::Stray { .. } => row(10, "Unknown broker", "UnknownBroker", false, true),
+            Self::VolumeGrowing { .. } => {
+                row(11, "Growing a volume", "VolumeGrowing", false, false)
+            }
+        }
+    }
+
+    /// Worst first: the first wait gives the reason of the conditions.
+    pub(super) fn rank(&self) -> u8 {
+        self.told().rank
+    }
+
+    /// Whether clients notice, or may.
+    #[must_use]
+    pub fn blocks_ready(&self) -> bool {
+        self.told().blocks_ready
+    }
+
+    /// Whether waiting alone will not end it.
+    #[must_use]
+    pub fn is_fault(&self) -> bool {
+        self.told().is_fault
+    }
+
+    /// What is going on, in a few words.
+    #[must_use]
+    pub fn phase(&self) -> &'static str {
+        self.told().phase
+    }
+
+    /// A CamelCase word for conditions and events.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        self.told().reason
+    }
+}
+
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Access => "services and the service account",
+            Self::Budget => "PodDisruptionBudgets",
+            Self::Storage => "volume claims",
+            Self::Definitions => "StatefulSets and ConfigMaps",
+            Self::Brokers => "pods",
+        })
+    }
+}
+
+impl std::fmt::Display for Wait {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::DataLost(loss) => loss.fmt(f),
+            Self::BrokerFailing { broker, reason, message } if message.is_empty() => {
+                write!(f, "broker {broker} does not run: {reason}")
+            }
+            Self::BrokerFailing { broker, reason, message } => {
+                write!(f, "broker {broker} does not run: {reason}: {message}")
+            }
+            Self::NotRead { part, message } => {
+                write!(f, "{part} could not be checked and are left as they are: {message}")
+            }
+            Self::Address { broker, listeners } => {
+                write!(
+                    f,
+                    "broker {broker} waits for the address of listener {}",
+                    listeners.join(", ")
+                )
+            }
+            Self::OtherBrokerDown { broker, other } => {
+                write!(
+                    f,
+                    "broker {broker} is not restarted while broker {other} is down; it goes on by \
+                     itself when that one is back"
+                )
+            }
+            Self::BrokerRestarting { broker } => {
+                write!(f, "broker {broker} takes up its new definition")
+            }
+            Self::BrokerStarting { broker, detail } => {
+                write!(f, "waiting for broker {broker}: {detail}")
+            }
+            Self::VolumeNotMade { broker, volume, fault } => write!(
+                f,
+                "volume {volume} of broker {broker} cannot be made: {}: {}",
+                fault.reason, fault.message
+            ),
+            Self::VolumeOffline { broker, volume, log_dir } => write!(
+                f,
+                "broker {broker} does not use its volume {volume}: the log directory {log_dir} \
+                 cannot be read or written, or is not the one that it was; partitions that are \
+                 only there are offline. The broker's log says why, and what to do"
+            ),
+            Self::VolumeStillUsed { broker, volume } => write!(
+                f,
+                "broker {broker} has records on volume {volume}, which stays in use: put \
+                 {volume} back into spec.storage.volumes. This version does not move records off \
+                 a volume"
+            ),
+            Self::Stray { set } => write!(
+                f,
+                "{set} has this cluster's label and is none of the brokers in status.nodes; it is left \
+                 as it is: delete it when nobody needs what is on its volumes, or take the label off"
+            ),
+            Self::OtherClass { broker, volume, live, spec } => write!(
+                f,
+                "volume {volume} of broker {broker} is of storage class {live}, and the class in \
+                 spec.storage is {spec}; a volume cannot change its class: set it to {live}, or \
+                 make a new cluster in {spec}"
+            ),
+            Self::VolumeGrowing { broker, volume, from, to } => {
+                let (from, to) = (shown(*from), shown(*to));
+                write!(f, "volume {volume} of broker {broker} grows from {from} to {to}")
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Note {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::VolumeLargerThanSpec { broker, volume, live, spec } => {
+                let (live, spec) = (shown(*live), shown(*spec));
+                write!(
+                    f,
+                    "volume {volume} of broker {broker} has {live}, more than the {spec} in \
+                     spec.storage; it stays so"
+                )
+            }
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The status of a cluster.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::nodes::nodes;
+use super::{Conditions, Fault, Told, nothing_changes, paused};
+use crate::api::{
+    DEGRADED, KafkaCluster, KafkaClusterStatus, ListenerStatus, PAUSED, PROGRESSING, READY,
+    find_condition, is_paused,
+};
+use crate::desired::{Blueprint, objects};
+use crate::observe::{Observed, Part, Run};
+use crate::plan::{Plan, Step, Wait};
+
+/// The status of a cluster after a pass in which `faults` were met.
+#[must_use]
+pub fn cluster_status(
+    cluster: &KafkaCluster,
+    desired: &Blueprint,
+    observed: &Observed,
+    plan: &Plan,
+    faults: &[(Step, Fault)],
+    now: &Time,
+) -> KafkaClusterStatus {
+    let old = cluster.status.clone().unwrap_or_default();
+    let is_paused = is_paused(&cluster.metadata);
+    let (ready, wanted) = (serving(desired, observed), desired.brokers.len());
+    let readiness = readiness(ready, wanted, plan, faults);
+    let phase = if is_paused { "Paused" } else { readiness.phase }.to_owned();
+    let since = old.phase_since.filter(|_| phase == old.phase);
+    let generation = cluster.metadata.generation;
+    let mut conditions = Conditions { all: old.conditions, generation, now };
+    set_conditions(&mut conditions, is_paused, readiness.told, plan, faults);
+    let images = images(observed);
+    let image = images.first().filter(|_| images.len() == 1).map(|image| (*image).clone());
+    let asks_for_default = cluster.spec.image.is_none() && cluster.spec.version.is_none();
+    let is_proven = asks_for_default && !is_paused && images.contains(&desired.image);
+    let is_known = observed.was_read(Part::Access) && observed.was_read(Part::Brokers);
+    let exist = observed.brokers.values().filter(|broker| broker.run != Run::Absent).count();
+    let status = KafkaClusterStatus {
+        observed_generation: generation,
+        phase_since: since.or_else(|| Some(now.clone())),
+        phase,
+        conditions: conditions.all,
+        listeners: if is_known { listeners(desired, observed) } else { old.listeners },
+        cluster_id: old
+            .cluster_id
+            .or_else(|| desired.cluster_id.clone().filter(|_| ready > 0))
+            .or_else(|| told_id(observed)),
+        nodes: if is_paused { old.nodes } else { nodes(&old.nodes, desired, observed, plan) },
+        replicas: i32::try_from(exist).unwrap_or(i32::MAX),
+        ready_replicas: i32::try_from(ready).unwrap_or(i32::MAX),
+        selector: Some(objects::selector_text(&desired.name)),
+        brokers: format!("{ready}/{wanted}"),
+        version: image.as_deref().and_then(tag_of).map(ToOwned::to_owned),
+        image,
+        default_image: if is_proven { Some(desired.image.clone()) } else { old.default_image },
+    };
+    if observed.was_read(Part::Brokers) {
+        return status;
+    }
+    // What was last seen stays: which brokers run now is not known.
+    KafkaClusterStatus {
+        replicas: old.replicas,
+        ready_replicas: old.ready_replicas,
+        brokers: old.brokers,
+        version: old.version,
+        image: old.image,
+        ..status
+    }
+}
+
+/// How many of the brokers that should be serve clients.
+fn serving(desired: &Blueprint, observed: &Observed) -> usize {
+    let serves =
+        |id: &&i32| observed.brokers.get(id).is_some_and(|broker| broker.run == Run::Ready);
+    desired.brokers.keys().filter(serves).count()
+}
+
+/// The Ready condition, and what is going on in a few words.
+struct Readiness {
+    told: Told,
+    phase: &'static str,
+}
+
+fn readiness(ready: usize, wanted: usize, plan: &Plan, faults: &[(Step, Fault)]) -> Readiness {
+    // A volume that cannot grow, or a repair that does not work, keeps nobody from the cluster:
+    // only Degraded tells it.
+    let in_the_way = faults.iter().find(|(step, _)| step.blocks_ready()).map(|(_, fault)| fault);
+    let blocking = plan.waits.iter().find(|wait| wait.blocks_ready());
+    match (in_the_way, blocking) {
+        // A change that does not work is what stands in the way, whatever is waited for besides.
+        (Some(fault), _) => {
+            Readiness { told: Told::fault("False", fault), phase: "Change failing" }
+        }
+        (None, Some(wait)) => {
+            // Nothing is claimed that was not checked, good or bad.
+            let is_unread = matches!(wait, Wait::NotRead { .. });
+            let status = if is_unread { "Unknown" } else { "False" };
+            Readiness { told: Told::new(status, wait.reason(), wait), phase: wait.phase() }
+        }
+        (None, None) if ready < wanted => Readiness {
+            told: Told::new(
+                "False",
+                "BrokersNotReady",
+                format!("{ready} of {wanted} brokers are ready"),
+            ),
+            phase: "Starting",
+        },
+        // Steps that repair an address or a definition without a restart keep nobody from the
+        // cluster.
+        (None, None) => {
+            let note = plan.notes.first().map(ToString::to_string);
+            let message = note.unwrap_or_else(|| "every broker is ready".to_owned());
+            Readiness { told: Told::new("True", "Ready", message), phase: "Ready" }
+        }
+    }
+}
+
+fn set_conditions(
+    conditions: &mut Conditions<'_>,
+    is_paused: bool,
+    ready: Told,
+    plan: &Plan,
+    faults: &[(Step, Fault)],
+) {
+    if !is_paused {
+        conditions.set(READY, ready);
+    } else if find_condition(&conditions.all, READY).is_none() {
+        conditions
+            .set(READY, Told::new("False", "Paused", "nothing was done for this cluster yet"));
+    }
+    // What was changed since a pause is not applied: Ready speaks of the generation before it.
+    let fault = faults.first().map(|(_, fault)| fault);
+    let progressing = match (fault, plan.waits.first(), plan.steps.first()) {
+        _ if is_paused => nothing_changes(),
+        (Some(fault), ..) => Told::fault("True", fault),
+        (None, Some(wait), _) => Told::new("True", wait.reason(), wait),
+        (None, None, Some(step)) => Told::new("True", step.reason(), step),
+        (None, None, None) => {
+            Told::new("False", "AsDesired", "everything is as the spec describes it")
+        }
+    };
+    conditions.set(PROGRESSING, progressing);
+    let degraded = match (fault, plan.waits.iter().find(|wait| wait.is_fault())) {
+        (Some(fault), _) => Told::fault("True", fault),
+        (None, Some(wait)) => Told::new("True", wait.reason(), wait),
+        (None, None) => Told::new("False", "NoFault", ""),
+    };
+    conditions.set(DEGRADED, degraded);
+    conditions.set(PAUSED, paused(is_paused));
+}
+
+/// The images that serving brokers run. What is only asked for, and what could not be started, is
+/// not what runs.
+fn images(observed: &Observed) -> BTreeSet<&String> {
+    let serving = observed.brokers.values().filter(|broker| broker.run == Run::Ready);
+    serving.filter_map(|broker| broker.image.as_ref()).collect()
+}
+
+/// The cluster's id, as its brokers tell it.
+fn told_id(observed: &Observed) -> Option<String> {
+    let mut said = observed.brokers.values().filter_map(|broker| broker.identity.as_ref());
+    observed.cluster_id.clone().or_else(|| said.next().map(|identity| identity.cluster_id.clone()))
+}
+
+fn listeners(desired: &Blueprint, observed: &Observed) -> Vec<ListenerStatus> {
+    let listeners = desired.listeners.iter().filter_map(|listener| {
+        let bootstrap_servers = observed.bootstrap.get(&listener.name)?.clone();
+        Some(ListenerStatus { name: listener.name.clone(), bootstrap_servers })
+    });
+    listeners.collect()
+}
+
+/// The tag of an image reference; `None` when it has none.
+fn tag_of(image: &str) -> Option<&str> {
+    let name = image.split('@').next()?;
+    let (_, tag) = name.rsplit('/').next()?.split_once(':')?;
+    Some(tag)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::tag_of;
+
+    #[test]
+    fn the_version_is_the_tag() {
+        assert_eq!(tag_of("letterbox:0.1.0"), Some("0.1.0"));
+        assert_eq!(tag_of("registry.example:5000/a/letterbox:0.1.0@sha256:00"), Some("0.1.0"));
+        assert_eq!(tag_of("registry.example:5000/a/letterbox"), None);
+    }
+}

@@ -1,0 +1,64 @@
+//! What is said: pure functions from spec, observation, plan and outcome to status.
+
+mod cluster;
+mod nodes;
+mod topic;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+pub use cluster::cluster_status;
+pub use topic::topic_status;
+
+use crate::api::{condition, set_condition};
+
+/// A step that did not work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// A CamelCase word for it.
+    pub reason: String,
+    /// What was tried and what was said.
+    pub message: String,
+}
+
+/// What one condition says.
+struct Told {
+    status: &'static str,
+    reason: String,
+    message: String,
+}
+
+impl Told {
+    fn new(status: &'static str, reason: &str, message: impl ToString) -> Self {
+        Self { status, reason: reason.to_owned(), message: message.to_string() }
+    }
+
+    fn fault(status: &'static str, fault: &Fault) -> Self {
+        Self::new(status, &fault.reason, &fault.message)
+    }
+}
+
+/// The conditions of an object of this generation, as they become.
+struct Conditions<'a> {
+    all: Vec<Condition>,
+    generation: Option<i64>,
+    now: &'a Time,
+}
+
+impl Conditions<'_> {
+    fn set(&mut self, type_: &str, told: Told) {
+        let Told { status, reason, message } = told;
+        let new = condition(type_, false, &reason, message, self.generation, self.now.clone());
+        set_condition(&mut self.all, Condition { status: status.to_owned(), ..new });
+    }
+}
+
+fn paused(is_paused: bool) -> Told {
+    match is_paused {
+        true => Told::new("True", "PausedByAnnotation", ""),
+        false => Told::new("False", "NotPaused", ""),
+    }
+}
+
+fn nothing_changes() -> Told {
+    Told::new("False", "Paused", "nothing is changed while the object is paused")
+}

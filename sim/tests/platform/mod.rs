@@ -1,0 +1,465 @@
+//! A platform in memory: what the operator's planner is driven against in tests, with faults on
+//! demand.
+
+pub(crate) mod admin;
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use kube::ResourceExt as _;
+use letterbox_env::BoxFuture;
+use letterbox_operator::admin::Identity;
+use letterbox_operator::api::{KafkaCluster, Listener, ListenerType, bytes_of};
+use letterbox_operator::desired::objects::ObjectKey;
+use letterbox_operator::desired::{
+    Address, Blueprint, BrokerFacts, Facts, Host, VolumePlace, broker_ids, broker_name,
+    expected_directories, image_of, volume_names,
+};
+use letterbox_operator::observe::{Compared, Observed, ObservedBroker, Part, Run, Volume};
+use letterbox_operator::plan::Step;
+use letterbox_operator::platform::{Live, Platform};
+use letterbox_operator::status::Fault;
+
+/// The world. Change it between passes to play a fault.
+#[derive(Debug, Default)]
+pub(crate) struct Model {
+    state: Mutex<ModelState>,
+}
+
+/// What the model's world consists of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ModelState {
+    /// Whether services and the like are there.
+    pub(crate) has_access: bool,
+    /// Whether the cluster's object is held.
+    pub(crate) is_held: bool,
+    /// Whether the disruption budget was deleted.
+    pub(crate) lost_budget: bool,
+    /// What cannot be read.
+    pub(crate) unread: BTreeMap<Part, Fault>,
+    /// Services that nothing asks for.
+    pub(crate) stale: Vec<ObjectKey>,
+    /// Sets with the cluster's label that are none of its brokers.
+    pub(crate) strays: Vec<ObjectKey>,
+    /// Brokers, by id.
+    pub(crate) brokers: BTreeMap<i32, ModelBroker>,
+    /// Whether Kubernetes has chosen no node ports yet.
+    pub(crate) addresses_pending: bool,
+    /// Whether no volume can grow.
+    pub(crate) fixed_volumes: bool,
+    /// Classes in which no volume can be made.
+    pub(crate) bad_classes: Vec<String>,
+    /// Whether brokers that start make no empty volume theirs.
+    pub(crate) frozen: bool,
+    /// Images that cannot be run.
+    pub(crate) bad_images: Vec<String>,
+    /// The operator's default image; empty means `letterbox:default`.
+    pub(crate) default_image: String,
+    /// What the operator's version changes in every configuration, though no spec asks for it.
+    pub(crate) operator_change: String,
+    /// How many more steps work; each one after that fails as if the operator had been killed.
+    /// `None`: all.
+    pub(crate) steps_left: Option<u32>,
+    /// Claims and their volumes, by broker and name. They outlive the broker.
+    pub(crate) disks: BTreeMap<(i32, String), ModelDisk>,
+    /// How many volumes were ever made, and directories on them.
+    pub(crate) made: u32,
+    /// How often the operator took a serving broker down.
+    pub(crate) restarts: u32,
+}
+
+/// What a broker of the model is defined with, or was started with: the image, what the spec asks
+/// for, the whole configuration, the directories that are expected in it, and its volumes.
+pub(crate) type Definition = (String, String, String, Vec<String>, Vec<VolumePlace>);
+
+/// A volume and its claim.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ModelDisk {
+    /// The claim's uid.
+    pub(crate) uid: String,
+    /// What a broker made of it; `None` while it is empty.
+    pub(crate) directory: Option<String>,
+    /// The class that its claim names.
+    pub(crate) class: Option<String>,
+    /// What its claim asks for, in bytes.
+    pub(crate) size: u64,
+    /// Whether a pod was started with it since it was made: only then a volume is made for it.
+    pub(crate) is_bound: bool,
+}
+
+/// A broker of the model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ModelBroker {
+    /// What it would be started with.
+    pub(crate) defined: Definition,
+    /// What it was started with; `None` until the world starts it.
+    pub(crate) started: Option<Definition>,
+    /// Passes of time until it serves.
+    pub(crate) starts_in: u32,
+    /// How often it was started.
+    pub(crate) starts: u32,
+}
+
+impl ModelBroker {
+    /// Ends it, by whatever hand: the world starts it again by its newest definition.
+    pub(crate) fn end(&mut self) {
+        self.started = None;
+    }
+}
+
+impl Model {
+    /// Looks at the world, or changes it.
+    ///
+    /// # Panics
+    /// When a call before this one panicked.
+    pub(crate) fn with<T>(&self, f: impl FnOnce(&mut ModelState) -> T) -> T {
+        f(&mut self.state.lock().expect("no caller panics while it holds the model"))
+    }
+
+    /// Lets some time go by: what has a definition and was not started is started, once all its
+    /// claims are there and volumes can be made for them; brokers that start come closer to
+    /// serving, and make an empty volume theirs if all that they expect is there.
+    pub(crate) fn tick(&self) {
+        self.with(|state| {
+            for id in state.brokers.keys().copied().collect::<Vec<_>>() {
+                state.tick_broker(id);
+            }
+        });
+    }
+}
+
+fn next(made: &mut u32) -> u32 {
+    *made += 1;
+    *made
+}
+
+impl ModelState {
+    /// Whether a broker serves.
+    #[must_use]
+    pub(crate) fn serves(&self, id: i32) -> bool {
+        self.run(id) == Run::Ready
+    }
+
+    /// Takes away a volume of a broker with its claim, by whatever accident.
+    pub(crate) fn lose(&mut self, id: i32, volume: &str) {
+        self.disks.remove(&(id, volume.to_owned()));
+        self.brokers.entry(id).and_modify(ModelBroker::end);
+    }
+
+    /// A volume of a broker.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub(crate) fn disk(&mut self, id: i32, volume: &str) -> &mut ModelDisk {
+        self.disks.get_mut(&(id, volume.to_owned())).expect("the volume is there")
+    }
+
+    fn tick_broker(&mut self, id: i32) {
+        let Some(broker) = self.brokers.get_mut(&id) else { return };
+        let volumes = broker.started.as_ref().unwrap_or(&broker.defined).4.clone();
+        let key = |place: &VolumePlace| (id, place.name.clone());
+        let can_be_made = |disk: &ModelDisk| {
+            !disk.class.as_ref().is_some_and(|class| self.bad_classes.contains(class))
+        };
+        if !volumes.iter().all(|place| self.disks.get(&key(place)).is_some_and(can_be_made)) {
+            return;
+        }
+        let Some(started) = &broker.started else {
+            (broker.started, broker.starts_in, broker.starts) =
+                (Some(broker.defined.clone()), 2, broker.starts + 1);
+            for place in &volumes {
+                self.disks.entry(key(place)).and_modify(|disk| disk.is_bound = true);
+            }
+            return;
+        };
+        broker.starts_in = broker.starts_in.saturating_sub(1);
+        let (is_starting, expected) = (broker.starts_in > 0, started.3.clone());
+        if is_starting || self.frozen || !self.finds_all(id, &expected) {
+            return;
+        }
+        for place in &volumes {
+            if let Some(disk) =
+                self.disks.get_mut(&key(place)).filter(|disk| disk.directory.is_none())
+            {
+                disk.directory = Some(format!("directory-{}", next(&mut self.made)));
+            }
+        }
+    }
+
+    /// Whether every directory that a broker expects is on one of its volumes.
+    fn finds_all(&self, id: i32, expected: &[String]) -> bool {
+        let mut disks = self.disks.range((id, String::new())..(id + 1, String::new()));
+        let found: Vec<&String> =
+            disks.by_ref().filter_map(|(_, disk)| disk.directory.as_ref()).collect();
+        expected.iter().all(|each| found.contains(&each))
+    }
+
+    fn run(&self, id: i32) -> Run {
+        let Some(broker) = self.brokers.get(&id) else { return Run::Absent };
+        let Some((image, _, _, expected, volumes)) = &broker.started else {
+            return Run::Starting("it starts".to_owned());
+        };
+        let has = |place: &VolumePlace| self.disks.contains_key(&(id, place.name.clone()));
+        if self.bad_images.contains(image) {
+            Run::Failing { reason: "ImagePullBackOff".to_owned(), message: String::new() }
+        } else if broker.starts_in > 0 || !volumes.iter().all(has) {
+            Run::Starting("it starts".to_owned())
+        } else if !self.finds_all(id, expected) {
+            Run::Failing {
+                reason: "CrashLoopBackOff".to_owned(),
+                message: "the log directory is empty".to_owned(),
+            }
+        } else {
+            Run::Ready
+        }
+    }
+
+    /// The volumes of a broker that are there.
+    fn kept(&self, id: i32) -> Vec<String> {
+        let bound = self.disks.iter().filter(|((broker, _), disk)| *broker == id && disk.is_bound);
+        bound.map(|((_, name), _)| name.clone()).collect()
+    }
+
+    /// What a broker that was started with `volumes` says of its directories. A path that a newer
+    /// operator gives them means nothing to this model.
+    fn directories(
+        &self,
+        id: i32,
+        volumes: &[VolumePlace],
+        desired: &Blueprint,
+    ) -> BTreeMap<String, String> {
+        let directory = |place: &VolumePlace| {
+            let disk = self.disks.get(&(id, place.name.clone()))?;
+            let path = desired.log_dir_of(id, &place.name).unwrap_or(&place.log_dir);
+            Some((path.to_owned(), disk.directory.clone()?))
+        };
+        volumes.iter().filter_map(directory).collect()
+    }
+
+    fn volumes(&self, id: i32) -> BTreeMap<String, Volume> {
+        let of_broker = self.disks.iter().filter(|((broker, _), _)| *broker == id);
+        let volume = |((_, name), disk): (&(i32, String), &ModelDisk)| {
+            let is_bad = disk.class.as_ref().is_some_and(|class| self.bad_classes.contains(class));
+            let volume = Volume {
+                claim: format!("{name}-{id}"),
+                uid: disk.uid.clone(),
+                class: disk.class.clone(),
+                asked_class: Some(disk.class.clone().unwrap_or_default()),
+                is_bound: disk.is_bound,
+                is_ending: false,
+                fault: is_bad.then(|| Fault {
+                    reason: "ProvisioningFailed".to_owned(),
+                    message: "there is no such class".to_owned(),
+                }),
+                requested: disk.size,
+                capacity: if disk.is_bound { disk.size } else { 0 },
+            };
+            (name.clone(), volume)
+        };
+        of_broker.map(volume).collect()
+    }
+}
+
+impl Platform for Model {
+    type Live = ModelState;
+
+    fn read<'a>(&'a self, _: &'a KafkaCluster) -> BoxFuture<'a, Result<ModelState, Fault>> {
+        Box::pin(async { Ok(self.with(|state| state.clone())) })
+    }
+
+    fn act<'a>(
+        &'a self,
+        desired: &'a Blueprint,
+        _: &'a ModelState,
+        step: &'a Step,
+    ) -> BoxFuture<'a, Result<(), Fault>> {
+        Box::pin(async move {
+            self.with(|state| {
+                if let Some(left) = &mut state.steps_left {
+                    let killed = || Fault {
+                        reason: "Killed".to_owned(),
+                        message: "the operator was killed".to_owned(),
+                    };
+                    *left = left.checked_sub(1).ok_or_else(killed)?;
+                }
+                match step {
+                    Step::ApplyAccess { .. } => state.has_access = true,
+                    Step::ApplyBudget { .. } => state.lost_budget = false,
+                    Step::Prune(key) => state.stale.retain(|stale| stale != key),
+                    Step::GrowVolume { .. } if state.fixed_volumes => {
+                        return Err(Fault {
+                            reason: "VolumeNotGrown".to_owned(),
+                            message: "the class does not allow it".to_owned(),
+                        });
+                    }
+                    Step::GrowVolume { broker, volume, to, .. } => {
+                        let disk = state.disks.entry((*broker, volume.clone()));
+                        disk.and_modify(|disk| disk.size = *to);
+                    }
+                    Step::MakeClaim { broker, volume } => {
+                        let mut all = desired.brokers.get(broker).into_iter();
+                        let wanted = all
+                            .find_map(|each| each.volumes.iter().find(|each| each.name == *volume));
+                        let ModelState { disks, made, .. } = state;
+                        if let Some(wanted) = wanted {
+                            disks.entry((*broker, volume.clone())).or_insert_with(|| ModelDisk {
+                                uid: format!("claim-{}", next(made)),
+                                class: wanted.class.clone(),
+                                size: bytes_of(&wanted.size).unwrap_or_default(),
+                                ..ModelDisk::default()
+                            });
+                        }
+                    }
+                    Step::RemakeClaim { broker, volume, .. }
+                    | Step::DropClaim { broker, volume } => {
+                        state.disks.remove(&(*broker, volume.clone()));
+                    }
+                    Step::HoldObject { held } => state.is_held = *held,
+                    Step::ApplyBroker { broker: id, .. } => {
+                        state.brokers.entry(*id).or_default().defined =
+                            definition(desired, *id).unwrap_or_default();
+                    }
+                    Step::RestartBroker { broker: id, ended } => {
+                        let serves = state.serves(*id);
+                        if let Some(broker) = state
+                            .brokers
+                            .get_mut(id)
+                            .filter(|broker| broker.starts.to_string() == *ended)
+                        {
+                            broker.end();
+                            state.restarts += u32::from(serves);
+                        }
+                    }
+                    Step::AcceptLoss { .. } => {}
+                }
+                Ok(())
+            })
+        })
+    }
+}
+
+fn definition(desired: &Blueprint, id: i32) -> Option<Definition> {
+    let broker = desired.brokers.get(&id)?;
+    let expected = broker
+        .config
+        .overrides
+        .iter()
+        .find_map(|text| text.strip_prefix("expected.directory.ids="));
+    let expected =
+        expected.into_iter().flat_map(|ids| ids.split(',')).map(ToOwned::to_owned).collect();
+    let volumes = broker
+        .volumes
+        .iter()
+        .map(|volume| VolumePlace { name: volume.name.clone(), log_dir: volume.log_dir.clone() });
+    Some((
+        desired.image.clone(),
+        broker.asked.clone(),
+        broker.config.revision.clone(),
+        expected,
+        volumes.collect(),
+    ))
+}
+
+impl Live for ModelState {
+    fn facts(&self, cluster: &KafkaCluster) -> Facts {
+        let name = cluster.name_any();
+        let ready = self
+            .brokers
+            .iter()
+            .filter(|(id, _)| self.serves(**id))
+            .find_map(|(_, broker)| Some(broker.started.as_ref()?.0.as_str()));
+        let brokers = broker_ids(cluster).map(|id| {
+            let address = |listener: &Listener| {
+                let known = listener.type_ == ListenerType::Internal || !self.addresses_pending;
+                known.then(|| Address {
+                    host: Host::Named(broker_name(&name, id)),
+                    port: listener.port as u16,
+                })
+            };
+            let facts = BrokerFacts {
+                volumes: volume_names(cluster, id, self.kept(id))
+                    .into_iter()
+                    .map(|name| VolumePlace {
+                        log_dir: format!("/{name}{}", self.operator_change),
+                        name,
+                    })
+                    .collect(),
+                bind: BTreeMap::new(),
+                advertised: cluster
+                    .spec
+                    .listeners
+                    .iter()
+                    .map(|listener| (listener.name.clone(), address(listener)))
+                    .collect(),
+                quorum: (broker_name(&name, id), 9090),
+                quorum_bind: (String::new(), 9090),
+                admin_bind: None,
+                directory_ids: expected_directories(cluster, id),
+                claim_templates: None,
+            };
+            (id, facts)
+        });
+        Facts {
+            cluster_id: Some("model".to_owned()),
+            image: image_of(
+                cluster,
+                ready,
+                if self.default_image.is_empty() {
+                    "letterbox:default"
+                } else {
+                    &self.default_image
+                },
+            ),
+            brokers: brokers.collect(),
+        }
+    }
+
+    fn observe(&self, desired: &Blueprint) -> Observed {
+        let missing =
+            |there: bool, what: &str| if there { Vec::new() } else { vec![what.to_owned()] };
+        let brokers = self.brokers.iter().map(|(&id, broker)| {
+            let wanted = definition(desired, id);
+            let differs = wanted.as_ref().is_some_and(|wanted| *wanted != broker.defined);
+            let run = self.run(id);
+            let serving = broker.started.as_ref().filter(|_| run == Run::Ready);
+            let identity = serving.map(|started| Identity {
+                cluster_id: "model".to_owned(),
+                directories: self.directories(id, &started.4, desired),
+            });
+            let asked = |definition: &Definition| (definition.0.clone(), definition.1.clone());
+            let seen = ObservedBroker {
+                definition: Compared {
+                    missing: Vec::new(),
+                    differs: if differs { vec!["definition".to_owned()] } else { Vec::new() },
+                },
+                is_current: broker.started.as_ref().map(asked) == wanted.as_ref().map(asked),
+                is_newest: broker.started == wanted,
+                to_end: broker.started.as_ref().map(|_| broker.starts.to_string()),
+                run,
+                volumes: self.volumes(id),
+                identity,
+                image: broker.started.as_ref().map(|(image, ..)| image.clone()),
+            };
+            (id, seen)
+        });
+        let mut brokers: BTreeMap<i32, ObservedBroker> = brokers.collect();
+        for &id in desired.brokers.keys() {
+            brokers.entry(id).or_insert_with(|| ObservedBroker {
+                definition: Compared { missing: vec!["broker".to_owned()], differs: Vec::new() },
+                volumes: self.volumes(id),
+                ..ObservedBroker::default()
+            });
+        }
+        Observed {
+            access: Compared { missing: missing(self.has_access, "services"), differs: Vec::new() },
+            budget: Compared { missing: missing(!self.lost_budget, "budget"), differs: Vec::new() },
+            stale: self.stale.clone(),
+            strays: self.strays.clone(),
+            brokers,
+            bootstrap: BTreeMap::new(),
+            cluster_id: None,
+            is_held: Some(self.is_held),
+            unread: self.unread.clone(),
+        }
+    }
+}
