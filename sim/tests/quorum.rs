@@ -102,13 +102,16 @@ async fn node(process: Process, id: i32, seen: Shared) -> Exit {
     seen.borrow_mut().quorums.insert(id, Arc::clone(&quorum));
     let work = async {
         let seed = u64::try_from(id).unwrap() + u64::try_from(process.env.clock.wall_ms()).unwrap();
-        let mut rng = Rng::new(seed);
+        let rng = |maker: u64| Rng::named(seed, &format!("maker {maker}"));
+        register(&controller, id, &seen).await;
         futures::join!(
-            changes(&controller, id, &mut rng, &seen),
+            changes(&controller, id, rng(1), &seen),
+            changes(&controller, id, rng(2), &seen),
+            changes(&controller, id, rng(3), &seen),
             producer_ids(&controller, id, &seen),
-            watch(&quorum, id, &seen)
         )
     };
+    let work = async { futures::join!(work, watch(&quorum, id, &seen)) };
     let fatal = tokio::select! {
         biased;
         () = process.stopped() => None,
@@ -133,25 +136,28 @@ fn note(seen: &Shared, error: &ControllerError) {
     }
 }
 
+async fn register(controller: &Controller, id: i32, seen: &Shared) {
+    let registration = RegisterBroker {
+        id: BrokerId(id),
+        incarnation: uuid::Uuid::from_u128(7),
+        endpoints: Vec::new(),
+        rack: None,
+        clean_start: true,
+    };
+    while let Err(error) = controller.run(registration.clone()).await {
+        note(seen, &error);
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// Makes topics, small and large ones, one after the other.
-async fn changes(controller: &Controller, id: i32, rng: &mut Rng, seen: &Shared) {
+async fn changes(controller: &Controller, id: i32, mut rng: Rng, seen: &Shared) {
     for n in 0u64.. {
-        sleep(Duration::from_millis(rng.between(20, 500))).await;
+        sleep(Duration::from_millis(rng.between(20, 300))).await;
         if seen.borrow().is_quiet {
             return;
         }
-        let registration = RegisterBroker {
-            id: BrokerId(id),
-            incarnation: uuid::Uuid::from_u128(7),
-            endpoints: Vec::new(),
-            rack: None,
-            clean_start: true,
-        };
-        if let Err(error) = controller.run(registration).await {
-            note(seen, &error);
-            continue;
-        }
-        let partitions = if rng.percent(10) { LARGE } else { 2 };
+        let partitions = if rng.percent(3) { LARGE } else { 2 };
         let name = format!("topic-{id}-{}-{n}", rng.next_u64());
         seen.borrow_mut().asked.insert(name.clone(), partitions);
         let operation = CreateTopics {
@@ -196,32 +202,22 @@ async fn producer_ids(controller: &Controller, id: i32, seen: &Shared) {
     }
 }
 
-/// Looks at every image that this node shows.
+/// Looks at every change that this node shows.
 async fn watch(quorum: &RaftQuorum, id: i32, seen: &Shared) {
-    let mut images = quorum.subscribe();
-    loop {
-        let image = images.borrow_and_update().clone();
-        check_image(&image, quorum, id, &mut seen.borrow_mut());
-        if images.changed().await.is_err() {
-            return;
+    let mut deltas = quorum.deltas();
+    while let Some(delta) = deltas.next().await {
+        let changed = delta.topics_changed.iter().map(|change| &change.after);
+        let mut seen = seen.borrow_mut();
+        for topic in delta.topics_added.iter().chain(changed) {
+            let count = i32::try_from(topic.partitions.len()).unwrap();
+            let asked = seen.asked.get(&*topic.name);
+            assert_eq!(asked, Some(&count), "{} is shown in part", topic.name);
         }
-    }
-}
-
-fn check_image(image: &MetadataImage, quorum: &RaftQuorum, id: i32, seen: &mut Seen) {
-    check_whole(image, &seen.asked);
-    let status = quorum.status();
-    if status.leader == Some(BrokerId(id)) {
-        let before = seen.leaders.insert(status.term, id);
-        assert!(before.is_none_or(|before| before == id), "two leaders in {}", status.term);
-    }
-}
-
-/// Nothing is shown in part.
-fn check_whole(image: &MetadataImage, asked: &BTreeMap<String, i32>) {
-    for topic in image.topics() {
-        let count = i32::try_from(topic.partitions.len()).unwrap();
-        assert_eq!(asked.get(&*topic.name), Some(&count), "{} is shown in part", topic.name);
+        let status = quorum.status();
+        if status.leader == Some(BrokerId(id)) {
+            let before = seen.leaders.insert(status.term, id);
+            assert!(before.is_none_or(|before| before == id), "two leaders in {}", status.term);
+        }
     }
 }
 
