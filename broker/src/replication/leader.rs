@@ -113,8 +113,10 @@ pub struct LeaderState {
     replicas: Arc<[BrokerId]>,
     /// As the controller has committed it.
     isr: BTreeSet<BrokerId>,
-    /// An ISR that was asked for and may be in force.
-    asked: Option<BTreeSet<BrokerId>>,
+    /// An ISR that was asked for and may be in force: each member as the registration that has
+    /// earned it. What is asked again is asked with the same, or a broker that comes back with an
+    /// empty disk would come into the ISR on what it had before.
+    asked: Option<BTreeMap<BrokerId, BrokerEpoch>>,
     min_insync: usize,
     /// `replica.lag.time.max.ms`.
     lag_max_ms: u64,
@@ -213,12 +215,13 @@ impl LeaderState {
 
     /// The committed ISR, and whoever may have been added to it.
     fn maximal_isr(&self) -> impl Iterator<Item = BrokerId> {
-        let asked = self.asked.iter().flatten().filter(|id| !self.isr.contains(id));
+        let asked = self.asked.iter().flat_map(BTreeMap::keys);
+        let asked = asked.filter(|id| !self.isr.contains(id));
         self.isr.iter().chain(asked).copied()
     }
 
     fn is_in_maximal_isr(&self, id: BrokerId) -> bool {
-        self.isr.contains(&id) || self.asked.as_ref().is_some_and(|asked| asked.contains(&id))
+        self.isr.contains(&id) || self.asked.as_ref().is_some_and(|asked| asked.contains_key(&id))
     }
 
     /// Changes `min.insync.replicas`. Returns the new high watermark when it moved.
@@ -241,7 +244,8 @@ impl LeaderState {
         replicas: &Arc<[BrokerId]>,
         isr: &[BrokerId],
     ) -> Option<Offset> {
-        if partition_epoch < self.partition_epoch {
+        // What is known already is no answer: an ISR that was asked for may still come into force.
+        if partition_epoch <= self.partition_epoch {
             return None;
         }
         self.partition_epoch = partition_epoch;
@@ -418,14 +422,16 @@ impl LeaderState {
 
     /// The controller has answered, or not, what was asked for last.
     pub(crate) fn answered(&mut self, answer: IsrAnswer) -> Vec<LeaderEffect> {
-        let Some(asked) = self.asked.clone() else { return Vec::new() };
+        if self.asked.is_none() {
+            return Vec::new();
+        }
         match answer {
             IsrAnswer::Refused => {
                 self.asked = None;
                 self.advance().map(LeaderEffect::HighWatermark).into_iter().collect()
             }
             IsrAnswer::Superseded => Vec::new(),
-            IsrAnswer::Unknown => self.ask(asked).into_iter().collect(),
+            IsrAnswer::Unknown => self.ask_again().into_iter().collect(),
         }
     }
 
@@ -434,9 +440,13 @@ impl LeaderState {
             let follower = self.followers.get(id).map(|follower| follower.broker_epoch);
             follower.or_else(|| self.eligible.get(id).copied()).unwrap_or(-1)
         };
-        let members = isr.iter().map(|id| (*id, epoch_of(id))).collect();
-        self.asked = Some(isr);
-        Some(LeaderEffect::AskForIsr { isr: members, partition_epoch: self.partition_epoch })
+        self.asked = Some(isr.iter().map(|id| (*id, epoch_of(id))).collect());
+        self.ask_again()
+    }
+
+    fn ask_again(&self) -> Option<LeaderEffect> {
+        let isr = self.asked.as_ref()?.iter().map(|(id, epoch)| (*id, *epoch)).collect();
+        Some(LeaderEffect::AskForIsr { isr, partition_epoch: self.partition_epoch })
     }
 
     fn advance(&mut self) -> Option<Offset> {
@@ -740,6 +750,8 @@ mod tests {
               ask for isr 1@11,2@12 on version 7
             > answered with=superseded
             > tick now=60000
+            # The metadata says what was known before.
+            > committed version=7 isr=1
             > counts end=15
             # The first request had arrived.
             > committed version=8 isr=1,2
@@ -797,6 +809,26 @@ mod tests {
             > fetch by=2@14 epoch=3 at=10 last=3 counts=10
               answer records, high watermark 10, log start 0
               ask for isr 1@11,2@14 on version 7
+            ",
+        );
+    }
+
+    /// What is asked again is asked for the broker that has earned it, not for the one that has its
+    /// id now.
+    #[test]
+    fn an_isr_is_asked_for_again_with_the_registrations_of_the_first_time() {
+        tell(
+            "
+            > begin epoch=3 replicas=1,2 isr=1 min=1 hw=10 log=3:10 live=1@11,2@12
+            > fetch by=2@12 epoch=3 at=10 last=3 counts=10
+              answer records, high watermark 10, log start 0
+              ask for isr 1@11,2@12 on version 7
+            > live brokers=1@11,2@14
+            > answered with=unknown
+              ask for isr 1@11,2@12 on version 7
+            > answered with=refused
+            > fetch by=2@14 epoch=3 at=0 last=-1 counts=0
+              answer records, high watermark 10, log start 0
             ",
         );
     }

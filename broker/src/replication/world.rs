@@ -1,7 +1,7 @@
 //! A small world of the machines of replication: one partition on three brokers, a controller, and
 //! messages that are late, lost or out of order. Crashes lose what was not synced; a disk may be
-//! replaced by an empty one. What the next step is, a list of numbers decides, so that proptest
-//! finds the shortest list that breaks a rule.
+//! replaced by an empty one; the topic waits for the disk, or opts out. What the next step is, a
+//! list of numbers decides, so that proptest finds the shortest list that breaks a rule.
 //!
 //! The rules, looked at after every step:
 //! - What lies below a high watermark that a leader has reported never changes, and every replica
@@ -37,6 +37,8 @@ pub(super) struct ModelLog {
     pub(super) records: Vec<(LeaderEpoch, Value)>,
     pub(super) durable: Offset,
     pub(super) high_watermark: Offset,
+    /// The topic opts out of waiting for the disk: what is appended counts.
+    counts_page_cache: bool,
 }
 
 fn at(offset: Offset) -> usize {
@@ -55,7 +57,8 @@ impl ModelLog {
     }
 
     pub(super) fn restart(&mut self, start: Offset) {
-        *self = Self { start, durable: start, high_watermark: start, records: Vec::new() };
+        (self.start, self.durable, self.high_watermark) = (start, start, start);
+        self.records.clear();
     }
 
     pub(super) fn set_start(&mut self, start: Offset) {
@@ -91,7 +94,7 @@ impl OwnLog for ModelLog {
         self.start + Offset::try_from(self.records.len()).unwrap()
     }
     fn counts(&self) -> Offset {
-        self.durable
+        if self.counts_page_cache { self.end() } else { self.durable }
     }
     fn high_watermark(&self) -> Offset {
         self.high_watermark
@@ -212,6 +215,7 @@ pub(super) struct World {
     history: Vec<State>,
     messages: Vec<Message>,
     min_insync: usize,
+    counts_page_cache: bool,
     now_ms: u64,
     next_value: Value,
     next_broker_epoch: BrokerEpoch,
@@ -225,7 +229,9 @@ pub(super) struct World {
 type Broken = String;
 
 impl World {
-    pub(super) fn new(brokers: i32, min_insync: usize) -> Self {
+    /// With `counts_page_cache` a power cut takes what is acknowledged from the broker it hits; the
+    /// world then has none as long as no other replica in sync is up.
+    pub(super) fn new(brokers: i32, min_insync: usize, counts_page_cache: bool) -> Self {
         let ids: Vec<BrokerId> = (1..=brokers).map(BrokerId).collect();
         let eligible: BTreeMap<_, _> = ids.iter().map(|id| (*id, i64::from(id.0))).collect();
         let controller = State {
@@ -239,7 +245,7 @@ impl World {
             id: *id,
             is_up: true,
             epoch: i64::from(id.0),
-            log: ModelLog::default(),
+            log: ModelLog { counts_page_cache, ..ModelLog::default() },
             checkpoint: 0,
             role: Role::None,
             seen: 0,
@@ -252,6 +258,7 @@ impl World {
             controller,
             messages: Vec::new(),
             min_insync,
+            counts_page_cache,
             now_ms: 10,
             next_value: 0,
             next_broker_epoch: 100,
@@ -295,7 +302,9 @@ impl World {
                 }
                 continue;
             }
-            may(1, Action::Crash(at));
+            if !self.counts_page_cache || self.has_other_in_sync(broker.id) {
+                may(1, Action::Crash(at));
+            }
             may(4, Action::Sync(at));
             if matches!(broker.role, Role::Leader(_)) {
                 may(5, Action::Produce(at));
@@ -313,6 +322,11 @@ impl World {
             may(1, Action::Lose(at));
         }
         actions
+    }
+
+    fn has_other_in_sync(&self, id: BrokerId) -> bool {
+        let is_up = |other: &&Broker| other.is_up && other.id != id;
+        self.brokers.iter().filter(is_up).any(|other| self.controller.isr.contains(&other.id))
     }
 
     fn act(&mut self, action: Action, more: usize) -> Result<(), Broken> {
@@ -350,6 +364,7 @@ impl World {
             self.next_value += 1;
             broker.log.records.push((epoch, value));
             broker.unanswered.push((epoch, broker.log.end(), value));
+            return self.leader_counts(of);
         }
         Ok(())
     }
@@ -359,16 +374,20 @@ impl World {
         broker.log.durable = broker.log.end();
         broker.checkpoint = broker.log.high_watermark;
         match &mut broker.role {
-            Role::Leader(leader) => {
-                let moved = leader.own_end(broker.log.durable);
-                self.lead_on(of, moved.map(LeaderEffect::HighWatermark).into_iter().collect())
-            }
+            Role::Leader(_) => self.leader_counts(of),
             Role::Follower(follower) => {
                 let effects = follower.step(FollowerEvent::Synced, &broker.log, now_ms);
                 self.follow_on(of, effects, Vec::new())
             }
             Role::None => Ok(()),
         }
+    }
+
+    fn leader_counts(&mut self, of: usize) -> Result<(), Broken> {
+        let broker = &mut self.brokers[of];
+        let Role::Leader(leader) = &mut broker.role else { return Ok(()) };
+        let moved = leader.own_end(broker.log.counts());
+        self.lead_on(of, moved.map(LeaderEffect::HighWatermark).into_iter().collect())
     }
 
     fn tick(&mut self, of: usize) -> Result<(), Broken> {
@@ -557,7 +576,7 @@ impl World {
                 eligible: state.eligible.clone(),
             };
             let mut leader = LeaderState::begin(begin, now_ms);
-            let moved = leader.own_end(broker.log.durable);
+            let moved = leader.own_end(broker.log.counts());
             broker.role = Role::Leader(leader);
             self.seen.elections += 1;
             if self.leaders.insert(state.leader_epoch, me).is_some_and(|other| other != me) {
@@ -634,7 +653,7 @@ impl World {
         self.seen.restarts += 1;
         let broker = &mut self.brokers[of];
         if is_empty {
-            broker.log = ModelLog::default();
+            broker.log.restart(0);
             broker.checkpoint = 0;
         }
         broker.log.durable = broker.log.end();
@@ -643,9 +662,11 @@ impl World {
         // that is empty now.
         broker.seen = self.history.len();
         let (id, epoch) = (broker.id, broker.epoch);
+        // It may lack what it had said it has: it is not in sync before it has shown so.
+        let may_lack = is_empty || self.counts_page_cache;
         self.decide(|state| {
             Arc::make_mut(&mut state.eligible).insert(id, epoch);
-            if is_empty && state.isr.len() > 1 {
+            if may_lack && state.isr.len() > 1 {
                 state.isr.retain(|member| *member != id);
             }
             if state.leader == Some(id) || state.leader.is_none() {
@@ -695,9 +716,15 @@ impl World {
         Ok(())
     }
 
+    /// Who may be in sync is no part of the partition's state: its version stays.
     fn decide(&mut self, change: impl FnOnce(&mut State)) {
+        let before = self.controller.clone();
         change(&mut self.controller);
-        self.controller.partition_epoch += 1;
+        let is_same = |one: &State, other: &State| {
+            (&one.isr, one.leader, one.leader_epoch)
+                == (&other.isr, other.leader, other.leader_epoch)
+        };
+        self.controller.partition_epoch += i32::from(!is_same(&before, &self.controller));
         self.history.push(self.controller.clone());
         self.trace.push(format!("    controller: {}", self.controller));
     }
@@ -839,11 +866,11 @@ impl World {
                 return Err(format!("broker {id} shows another record at {offset}"));
             }
             let committed = Offset::try_from(self.committed.len()).unwrap();
-            if self.controller.isr.contains(&id) {
+            if self.controller.isr.contains(&id) && (broker.is_up || !self.counts_page_cache) {
                 if let Some(offset) = (log.start..committed).find(|offset| !agrees(offset)) {
                     return Err(format!("broker {id} is in sync without committed {offset}"));
                 }
-                if log.durable < committed {
+                if log.counts() < committed {
                     return Err(format!("broker {id} is in sync and has no durable {committed}"));
                 }
             }
@@ -906,9 +933,11 @@ mod tests {
         fn nothing_below_a_reported_high_watermark_is_lost_or_changed(
             brokers in 2i32..=3,
             min_insync in 1usize..=2,
+            counts_page_cache: bool,
             choices in proptest::collection::vec(any::<u16>(), 0..300),
         ) {
-            World::new(brokers, min_insync).run(&choices).map_err(TestCaseError::fail)?;
+            let world = World::new(brokers, min_insync, counts_page_cache);
+            world.run(&choices).map_err(TestCaseError::fail)?;
         }
     }
 
@@ -924,7 +953,7 @@ mod tests {
             })
             .take(300)
             .collect();
-            let seen = World::new(3, 2).run(&choices).unwrap();
+            let seen = World::new(3, 2, seed % 2 == 1).run(&choices).unwrap();
             sum.acknowledged += seen.acknowledged;
             sum.elections += seen.elections;
             sum.truncations += seen.truncations;
@@ -941,7 +970,7 @@ mod tests {
 
     /// Three brokers, `min.insync.replicas=2`; broker 1 leads in epoch 0.
     fn tell(script: &str) {
-        let mut world = World::new(3, 2);
+        let mut world = World::new(3, 2, false);
         check(script, |line| {
             let of = line.find("at").map_or(0, |id| world.of(BrokerId(id.parse().unwrap())));
             let before = world.trace.len();
@@ -1046,7 +1075,7 @@ mod tests {
               0@0 2@1, durable 2, high watermark 2
             # Its second record was never committed, and goes.
             > restart at=1
-              controller: leader 2 in epoch 1, isr 2,3, version 2
+              controller: leader 2 in epoch 1, isr 2,3, version 1
             > learn at=1
               broker 1: fetch from broker 2 in epoch 1: at 2 after epoch 0, counts 2
             > exchange
@@ -1062,6 +1091,15 @@ mod tests {
               0@0 2@1, durable 2, high watermark 2
             > log at=3
               0@0 2@1, durable 2, high watermark 2
+            # The leader hears that broker 1 has registered again, and takes it into the ISR.
+            > learn at=2
+            > exchange
+              broker 1: fetch from broker 2 in epoch 1: at 2 after epoch 1, counts 2
+              broker 3: fetch from broker 2 in epoch 1: at 2 after epoch 1, counts 2
+              broker 2: ask for isr 1@101,2@2,3@3 on version 1
+              controller: leader 2 in epoch 1, isr 1,2,3, version 2
+              broker 1: fetch from broker 2 in epoch 1: at 2 after epoch 1, counts 2
+            > learn at=2
             ",
         );
     }
@@ -1103,10 +1141,10 @@ mod tests {
               0@0, durable 1, high watermark 0
             > power-cut at=2
             > restart at=2
-              controller: leader 1 in epoch 0, isr 1,2,3, version 1
+              controller: leader 1 in epoch 0, isr 1,2,3, version 0
             > power-cut at=1
             > fence at=1
-              controller: leader 2 in epoch 1, isr 2,3, version 2
+              controller: leader 2 in epoch 1, isr 2,3, version 1
             > learn at=2
             > log at=2
               0@0, durable 1, high watermark 0
