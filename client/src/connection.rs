@@ -8,12 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use kafka_protocol::messages::{
-    ApiVersionsRequest, ApiVersionsResponse, RequestHeader, ResponseHeader,
-};
-use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
+use bytes::{Buf, Bytes, BytesMut};
+use kafka_protocol::messages::ApiVersionsRequest;
+use kafka_protocol::protocol::{Request, StrBytes};
 use letterbox_env::{BoxStream, Env};
+use letterbox_protocol::{apis, decode_answer, encode_call};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -36,7 +35,7 @@ struct Outgoing {
 /// An open connection whose versions are known.
 pub(crate) struct Connection {
     address: String,
-    client_id: StrBytes,
+    client_id: String,
     api_versions: BTreeMap<i16, (i16, i16)>,
     correlation: AtomicI32,
     requests: mpsc::Sender<Outgoing>,
@@ -85,7 +84,7 @@ impl Connection {
         ));
         let mut connection = Self {
             address: address.to_owned(),
-            client_id: StrBytes::from_string(options.client_id.clone()),
+            client_id: options.client_id.clone(),
             api_versions: BTreeMap::new(),
             correlation: AtomicI32::new(0),
             requests,
@@ -121,13 +120,16 @@ impl Connection {
 
     /// The newest version of `R` that both sides speak, not above `max`.
     pub(crate) fn version_of<R: Request>(&self, max: i16) -> Result<i16, Error> {
-        let ours = versions::range::<R>();
+        let ours = versions::range::<R>().map(|(min, newest)| (min, newest.min(max)));
         let theirs = self.api_versions.get(&R::KEY).copied();
-        versions::agree((ours.0, ours.1.min(max)), theirs).ok_or_else(|| Error::Unsupported {
+        let told = |range: Option<(i16, i16)>| {
+            range.map_or_else(|| "none".to_owned(), |(min, max)| format!("{min}-{max}"))
+        };
+        versions::agree(ours, theirs).ok_or_else(|| Error::Unsupported {
             address: self.address.clone(),
             api: api_name(R::KEY),
-            ours: format!("{}-{}", ours.0, ours.1.min(max)),
-            theirs: theirs.map_or_else(|| "none".to_owned(), |(min, max)| format!("{min}-{max}")),
+            ours: told(ours),
+            theirs: told(theirs),
         })
     }
 
@@ -140,7 +142,7 @@ impl Connection {
         deadline: Instant,
     ) -> Result<R::Response, Error> {
         let body = self.exchange(request, version, deadline).await?;
-        self.decode::<R::Response>(R::KEY, body, version)
+        self.decode::<R>(body, version)
     }
 
     /// Sends `request`, to which the broker does not answer.
@@ -166,7 +168,7 @@ impl Connection {
             version = 0;
             body = self.exchange(&request, version, deadline).await?;
         }
-        let response: ApiVersionsResponse = self.decode(ApiVersionsRequest::KEY, body, version)?;
+        let response = self.decode::<ApiVersionsRequest>(body, version)?;
         crate::error::BrokerError::check(response.error_code, None)?;
         Ok(response
             .api_keys
@@ -217,47 +219,20 @@ impl Connection {
 
     fn encode<R: Request>(&self, request: &R, version: i16) -> Result<(Bytes, i32), Error> {
         let correlation = self.correlation.fetch_add(1, Ordering::Relaxed) & i32::MAX;
-        let header = RequestHeader::default()
-            .with_request_api_key(R::KEY)
-            .with_request_api_version(version)
-            .with_correlation_id(correlation)
-            .with_client_id(Some(self.client_id.clone()));
-        let mut frame = BytesMut::with_capacity(256);
-        frame.put_i32(0);
-        let encoded = header
-            .encode(&mut frame, R::header_version(version))
-            .and_then(|()| request.encode(&mut frame, version));
-        encoded.map_err(|error| {
-            Error::Invalid(format!(
-                "{} cannot be sent in version {version}: {error}",
-                api_name(R::KEY)
-            ))
-        })?;
-        let size = i32::try_from(frame.len().saturating_sub(4))
-            .map_err(|_| Error::Invalid("the request is larger than 2 GiB".to_owned()))?;
-        if let Some(prefix) = frame.get_mut(..4) {
-            prefix.copy_from_slice(&size.to_be_bytes());
-        }
-        Ok((frame.freeze(), correlation))
+        let frame = encode_call(correlation, Some(&self.client_id), version, request);
+        frame.map(|frame| (frame, correlation)).map_err(|error| {
+            let api = api_name(R::KEY);
+            Error::Invalid(format!("{api} cannot be sent in version {version}: {error}"))
+        })
     }
 
-    /// Decodes a response body that begins with the correlation id.
-    fn decode<T: Decodable + HeaderVersion>(
-        &self,
-        key: i16,
-        mut body: Bytes,
-        version: i16,
-    ) -> Result<T, Error> {
-        let malformed = |reason: String| Error::Malformed {
+    /// Decodes a response that begins with the correlation id.
+    fn decode<R: Request>(&self, frame: Bytes, version: i16) -> Result<R::Response, Error> {
+        let answer = decode_answer::<R>(version, frame);
+        answer.map(|(_, response)| response).map_err(|error| Error::Malformed {
             address: self.address.clone(),
-            reason: format!("{}: {reason}", api_name(key)),
-        };
-        ResponseHeader::decode(&mut body, T::header_version(version))
-            .map_err(|error| malformed(error.to_string()))?;
-        letterbox_protocol::check_response_body(key, version, &body).map_err(|error| {
-            Error::Malformed { address: self.address.clone(), reason: error.to_string() }
-        })?;
-        T::decode(&mut body, version).map_err(|error| malformed(error.to_string()))
+            reason: error.to_string(),
+        })
     }
 }
 
@@ -396,12 +371,13 @@ pub(crate) fn split_address(address: &str) -> Result<(&str, u16), Error> {
 }
 
 fn api_name(key: i16) -> String {
-    kafka_protocol::messages::ApiKey::try_from(key)
-        .map_or_else(|()| format!("API {key}"), |key| format!("{key:?}"))
+    apis::find(key).map_or_else(|| format!("API {key}"), |api| api.name.to_owned())
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::BufMut;
+
     use super::*;
 
     #[test]

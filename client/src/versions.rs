@@ -1,10 +1,11 @@
 //! Which version of each API this client speaks: one table.
 
 use kafka_protocol::protocol::Request;
+use letterbox_protocol::apis;
 
-/// The versions this client speaks of the API `R`: what the message crate has, cut where a newer
-/// version changes more than the client follows.
-pub(crate) fn range<R: Request>() -> (i16, i16) {
+/// The versions this client speaks of the API `R`: those of the protocol crate, cut where a newer
+/// version changes more than the client follows. `None` of an API that it does not know.
+pub(crate) fn range<R: Request>() -> Option<(i16, i16)> {
     let newest = match R::KEY {
         // Topic ids instead of names from Produce 13, Fetch 13, OffsetCommit 10 and OffsetFetch 10
         // on: this client works with names.
@@ -14,12 +15,12 @@ pub(crate) fn range<R: Request>() -> (i16, i16) {
         22 => 5,
         _ => i16::MAX,
     };
-    (R::VERSIONS.min, R::VERSIONS.max.min(newest))
+    apis::find(R::KEY).map(|api| (api.min, api.max.min(newest)))
 }
 
 /// The newest version both sides speak.
-pub(crate) fn agree(ours: (i16, i16), theirs: Option<(i16, i16)>) -> Option<i16> {
-    let (min, max) = theirs?;
+pub(crate) fn agree(ours: Option<(i16, i16)>, theirs: Option<(i16, i16)>) -> Option<i16> {
+    let (ours, (min, max)) = (ours?, theirs?);
     let newest = ours.1.min(max);
     (newest >= ours.0.max(min)).then_some(newest)
 }
@@ -37,7 +38,7 @@ mod tests {
     #[test]
     fn every_version_of_an_answer_is_defined() {
         fn check<R: Request>() {
-            let (min, max) = range::<R>();
+            let (min, max) = range::<R>().unwrap();
             for version in min..=max {
                 let problem =
                     check_response_body(R::KEY, version, &[]).map_err(|error| error.problem);
@@ -61,10 +62,10 @@ mod tests {
 
     #[test]
     fn newest_common_version_is_taken_and_disjoint_ranges_have_none() {
-        assert_eq!(agree((1, 9), Some((0, 5))), Some(5));
-        assert_eq!(agree((1, 4), Some((2, 50))), Some(4));
-        assert_eq!(agree((1, 4), Some((5, 9))), None);
-        assert_eq!(agree((3, 4), Some((0, 2))), None);
-        assert_eq!(agree((3, 4), None), None);
+        assert_eq!(agree(Some((1, 9)), Some((0, 5))), Some(5));
+        assert_eq!(agree(Some((1, 4)), Some((2, 50))), Some(4));
+        assert_eq!(agree(Some((1, 4)), Some((5, 9))), None);
+        assert_eq!(agree(Some((3, 4)), Some((0, 2))), None);
+        assert_eq!(agree(Some((3, 4)), None), None);
     }
 }

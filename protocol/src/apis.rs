@@ -1,5 +1,5 @@
-//! The one table of APIs and versions that Letterbox serves; a new version touches this table and
-//! one handler.
+//! The one table of APIs, their versions and their messages that Letterbox serves; a new version
+//! touches this table and one handler.
 //!
 //! What is listed here works completely. Ceilings are the lower of Kafka 4.4 and what
 //! [`super::codec_range`] knows.
@@ -51,46 +51,59 @@ pub const PRODUCE: i16 = 0;
 /// The API key of Fetch.
 pub const FETCH: i16 = 1;
 
-/// Every API that is served, in the order of the API key.
-pub static APIS: &[Api] = &[
-    // Versions 0 to 2 are listed and refused: older librdkafka turns compression off otherwise
-    // (KAFKA-18659).
-    Api { advertised_min: 0, ..api(0, "Produce", 3, 13, 9) },
-    api(1, "Fetch", 4, 18, 12),
-    api(2, "ListOffsets", 1, 11, 6),
-    api(3, "Metadata", 0, 13, 9),
-    api(8, "OffsetCommit", 2, 10, 8),
-    api(9, "OffsetFetch", 1, 10, 6),
-    api(10, "FindCoordinator", 0, 6, 3),
-    api(11, "JoinGroup", 0, 9, 6),
-    api(12, "Heartbeat", 0, 4, 4),
-    api(13, "LeaveGroup", 0, 5, 4),
-    api(14, "SyncGroup", 0, 5, 4),
-    api(15, "DescribeGroups", 0, 6, 5),
-    api(16, "ListGroups", 0, 5, 3),
-    api(18, "ApiVersions", 0, 4, 3),
-    api(19, "CreateTopics", 2, 7, 5),
-    api(20, "DeleteTopics", 1, 6, 4),
-    api(21, "DeleteRecords", 0, 2, 2),
-    api(22, "InitProducerId", 0, 5, 2),
-    api(23, "OffsetForLeaderEpoch", 2, 4, 4),
-    api(29, "DescribeAcls", 1, 3, 2),
-    api(30, "CreateAcls", 1, 3, 2),
-    api(31, "DeleteAcls", 1, 3, 2),
-    api(32, "DescribeConfigs", 1, 4, 4),
-    api(33, "AlterConfigs", 0, 2, 2),
-    api(35, "DescribeLogDirs", 1, 4, 2),
-    api(37, "CreatePartitions", 0, 3, 2),
-    api(42, "DeleteGroups", 0, 2, 2),
-    api(44, "IncrementalAlterConfigs", 0, 1, 1),
-    // Never flexible.
-    api(47, "OffsetDelete", 0, 0, 1),
-    api(55, "DescribeQuorum", 0, 2, 0),
-    api(60, "DescribeCluster", 0, 2, 0),
-    api(61, "DescribeProducers", 0, 0, 0),
-    api(74, "ListConfigResources", 0, 1, 0),
-    api(75, "DescribeTopicPartitions", 0, 0, 0),
-];
+/// Calls the macro that it is given with a row for each API that is served, in the order of the API
+/// key: key, Kafka's name, the messages, and (lowest version, highest version, first flexible one).
+macro_rules! served {
+    ($with:ident) => {
+        $with! {
+            0 Produce ProduceRequest ProduceResponse (3, 13, 9),
+            1 Fetch FetchRequest FetchResponse (4, 18, 12),
+            2 ListOffsets ListOffsetsRequest ListOffsetsResponse (1, 11, 6),
+            3 Metadata MetadataRequest MetadataResponse (0, 13, 9),
+            8 OffsetCommit OffsetCommitRequest OffsetCommitResponse (2, 10, 8),
+            9 OffsetFetch OffsetFetchRequest OffsetFetchResponse (1, 10, 6),
+            10 FindCoordinator FindCoordinatorRequest FindCoordinatorResponse (0, 6, 3),
+            11 JoinGroup JoinGroupRequest JoinGroupResponse (0, 9, 6),
+            12 Heartbeat HeartbeatRequest HeartbeatResponse (0, 4, 4),
+            13 LeaveGroup LeaveGroupRequest LeaveGroupResponse (0, 5, 4),
+            14 SyncGroup SyncGroupRequest SyncGroupResponse (0, 5, 4),
+            15 DescribeGroups DescribeGroupsRequest DescribeGroupsResponse (0, 6, 5),
+            16 ListGroups ListGroupsRequest ListGroupsResponse (0, 5, 3),
+            18 ApiVersions ApiVersionsRequest ApiVersionsResponse (0, 4, 3),
+            19 CreateTopics CreateTopicsRequest CreateTopicsResponse (2, 7, 5),
+            20 DeleteTopics DeleteTopicsRequest DeleteTopicsResponse (1, 6, 4),
+            21 DeleteRecords DeleteRecordsRequest DeleteRecordsResponse (0, 2, 2),
+            22 InitProducerId InitProducerIdRequest InitProducerIdResponse (0, 5, 2),
+            23 OffsetForLeaderEpoch OffsetForLeaderEpochRequest OffsetForLeaderEpochResponse (2, 4, 4),
+            29 DescribeAcls DescribeAclsRequest DescribeAclsResponse (1, 3, 2),
+            30 CreateAcls CreateAclsRequest CreateAclsResponse (1, 3, 2),
+            31 DeleteAcls DeleteAclsRequest DeleteAclsResponse (1, 3, 2),
+            32 DescribeConfigs DescribeConfigsRequest DescribeConfigsResponse (1, 4, 4),
+            33 AlterConfigs AlterConfigsRequest AlterConfigsResponse (0, 2, 2),
+            35 DescribeLogDirs DescribeLogDirsRequest DescribeLogDirsResponse (1, 4, 2),
+            37 CreatePartitions CreatePartitionsRequest CreatePartitionsResponse (0, 3, 2),
+            42 DeleteGroups DeleteGroupsRequest DeleteGroupsResponse (0, 2, 2),
+            44 IncrementalAlterConfigs IncrementalAlterConfigsRequest IncrementalAlterConfigsResponse (0, 1, 1),
+            // Never flexible.
+            47 OffsetDelete OffsetDeleteRequest OffsetDeleteResponse (0, 0, 1),
+            55 DescribeQuorum DescribeQuorumRequest DescribeQuorumResponse (0, 2, 0),
+            60 DescribeCluster DescribeClusterRequest DescribeClusterResponse (0, 2, 0),
+            61 DescribeProducers DescribeProducersRequest DescribeProducersResponse (0, 0, 0),
+            74 ListConfigResources ListConfigResourcesRequest ListConfigResourcesResponse (0, 1, 0),
+            75 DescribeTopicPartitions DescribeTopicPartitionsRequest DescribeTopicPartitionsResponse (0, 0, 0),
+        }
+    };
+}
+pub(crate) use served;
+
+macro_rules! apis {
+    ($($key:literal $name:ident $request:ident $response:ident ($min:literal, $max:literal, $flexible:literal),)*) => {
+        /// Every API that is served, in the order of the API key.
+        pub static APIS: &[Api] = &[$(api($key, stringify!($name), $min, $max, $flexible),)*];
+    };
+}
+
+served!(apis);
 
 /// The API of a key, when it is served.
 pub fn find(api_key: i16) -> Option<&'static Api> {
@@ -98,5 +111,8 @@ pub fn find(api_key: i16) -> Option<&'static Api> {
 }
 
 const fn api(key: i16, name: &'static str, min: i16, max: i16, flexible_min: i16) -> Api {
-    Api { key, name, advertised_min: min, min, max, flexible_min }
+    // Versions 0 to 2 of Produce are listed and refused: older librdkafka turns compression off
+    // otherwise (KAFKA-18659).
+    let advertised_min = if key == PRODUCE { 0 } else { min };
+    Api { key, name, advertised_min, min, max, flexible_min }
 }

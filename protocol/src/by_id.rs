@@ -11,7 +11,7 @@ use super::put::Put;
 /// The last version that the message codec knows.
 pub(super) const BY_NAME: i16 = 9;
 /// The version with ids.
-pub(super) const BY_ID: i16 = 10;
+pub const BY_ID: i16 = 10;
 
 /// The shape of a message: what is copied, and where the topic's key stands.
 pub(super) type Shape = fn(&mut Rewrite<'_>) -> Option<()>;

@@ -15,7 +15,7 @@ use super::fault::{Problem, WireError};
 use super::put::Put;
 
 macro_rules! messages {
-    ($($key:literal $name:ident $request:ident $response:ident,)*) => {
+    ($($key:literal $name:ident $request:ident $response:ident $versions:tt,)*) => {
         /// The body of a request of one of the APIs in [`apis::APIS`].
         #[derive(Debug, Clone, PartialEq)]
         #[allow(missing_docs, reason = "the names are Kafka's")]
@@ -103,42 +103,7 @@ fn layout(api_key: i16, version: i16) -> i16 {
     if SAME_AS_BEFORE.contains(&(api_key, version)) { version.saturating_sub(1) } else { version }
 }
 
-messages! {
-    0 Produce ProduceRequest ProduceResponse,
-    1 Fetch FetchRequest FetchResponse,
-    2 ListOffsets ListOffsetsRequest ListOffsetsResponse,
-    3 Metadata MetadataRequest MetadataResponse,
-    8 OffsetCommit OffsetCommitRequest OffsetCommitResponse,
-    9 OffsetFetch OffsetFetchRequest OffsetFetchResponse,
-    10 FindCoordinator FindCoordinatorRequest FindCoordinatorResponse,
-    11 JoinGroup JoinGroupRequest JoinGroupResponse,
-    12 Heartbeat HeartbeatRequest HeartbeatResponse,
-    13 LeaveGroup LeaveGroupRequest LeaveGroupResponse,
-    14 SyncGroup SyncGroupRequest SyncGroupResponse,
-    15 DescribeGroups DescribeGroupsRequest DescribeGroupsResponse,
-    16 ListGroups ListGroupsRequest ListGroupsResponse,
-    18 ApiVersions ApiVersionsRequest ApiVersionsResponse,
-    19 CreateTopics CreateTopicsRequest CreateTopicsResponse,
-    20 DeleteTopics DeleteTopicsRequest DeleteTopicsResponse,
-    21 DeleteRecords DeleteRecordsRequest DeleteRecordsResponse,
-    22 InitProducerId InitProducerIdRequest InitProducerIdResponse,
-    23 OffsetForLeaderEpoch OffsetForLeaderEpochRequest OffsetForLeaderEpochResponse,
-    29 DescribeAcls DescribeAclsRequest DescribeAclsResponse,
-    30 CreateAcls CreateAclsRequest CreateAclsResponse,
-    31 DeleteAcls DeleteAclsRequest DeleteAclsResponse,
-    32 DescribeConfigs DescribeConfigsRequest DescribeConfigsResponse,
-    33 AlterConfigs AlterConfigsRequest AlterConfigsResponse,
-    35 DescribeLogDirs DescribeLogDirsRequest DescribeLogDirsResponse,
-    37 CreatePartitions CreatePartitionsRequest CreatePartitionsResponse,
-    42 DeleteGroups DeleteGroupsRequest DeleteGroupsResponse,
-    44 IncrementalAlterConfigs IncrementalAlterConfigsRequest IncrementalAlterConfigsResponse,
-    47 OffsetDelete OffsetDeleteRequest OffsetDeleteResponse,
-    55 DescribeQuorum DescribeQuorumRequest DescribeQuorumResponse,
-    60 DescribeCluster DescribeClusterRequest DescribeClusterResponse,
-    61 DescribeProducers DescribeProducersRequest DescribeProducersResponse,
-    74 ListConfigResources ListConfigResourcesRequest ListConfigResourcesResponse,
-    75 DescribeTopicPartitions DescribeTopicPartitionsRequest DescribeTopicPartitionsResponse,
-}
+apis::served!(messages);
 
 /// Reads a request body, after the walk over it. `body` is what follows the header, see
 /// [`super::CheckedHeader::body_offset`]; records and strings stay slices of it.
@@ -237,7 +202,38 @@ pub fn encode_request(
     version: i16,
     request: &Request,
 ) -> Result<Bytes, WireError> {
-    let api = served(request.api_key(), version)?;
+    let key = request.api_key();
+    let size = |version| request.size(version);
+    request_frame(key, version, correlation_id, client_id, size, |version, out| {
+        request.encode(version, out)
+    })
+}
+
+/// As [`encode_request`], of a message whose API is known when the program is built.
+///
+/// # Errors
+/// As [`encode_request`].
+pub fn encode_call<R: kafka_protocol::protocol::Request>(
+    correlation_id: i32,
+    client_id: Option<&str>,
+    version: i16,
+    request: &R,
+) -> Result<Bytes, WireError> {
+    let size = |version| request.compute_size(layout(R::KEY, version));
+    request_frame(R::KEY, version, correlation_id, client_id, size, |version, out| {
+        request.encode(out, layout(R::KEY, version))
+    })
+}
+
+fn request_frame(
+    api_key: i16,
+    version: i16,
+    correlation_id: i32,
+    client_id: Option<&str>,
+    size: impl Fn(i16) -> anyhow::Result<usize>,
+    encode: impl Fn(i16, &mut BytesMut) -> anyhow::Result<()>,
+) -> Result<Bytes, WireError> {
+    let api = served(api_key, version)?;
     let fail = |e: &anyhow::Error| codec_error(api.key, version, e);
     let flexible = api.is_flexible(version);
     let header_bytes =
@@ -245,14 +241,14 @@ pub fn encode_request(
     let by_id = match by_id::request_shape(api.key, version) {
         Some(shape) => {
             let mut body = BytesMut::new();
-            request.encode(by_id::BY_NAME, &mut body).map_err(|e| fail(&e))?;
+            encode(by_id::BY_NAME, &mut body).map_err(|e| fail(&e))?;
             Some(by_id::to_ids(shape, &body).ok_or_else(|| not_whole(api.key, version))?)
         }
         None => None,
     };
     let body_bytes = by_id
         .as_ref()
-        .map_or_else(|| request.size(version).map_err(|e| fail(&e)), |body| Ok(body.len()))?;
+        .map_or_else(|| size(version).map_err(|e| fail(&e)), |body| Ok(body.len()))?;
     let frame_bytes = body_bytes.saturating_add(header_bytes);
     let mut out = frame(api.key, version, frame_bytes)?;
     out.int16(api.key);
@@ -271,7 +267,7 @@ pub fn encode_request(
     }
     match by_id {
         Some(body) => out.extend_from_slice(&body),
-        None => request.encode(version, &mut out).map_err(|e| fail(&e))?,
+        None => encode(version, &mut out).map_err(|e| fail(&e))?,
     }
     Ok(out.freeze())
 }
@@ -284,8 +280,33 @@ pub fn encode_request(
 pub fn decode_response(
     api_key: i16,
     version: i16,
-    mut frame: Bytes,
+    frame: Bytes,
 ) -> Result<(i32, Response), WireError> {
+    let (correlation, mut body, codec_version) = response_body(api_key, version, frame)?;
+    let decoded = Response::decode(api_key, codec_version, &mut body)
+        .ok_or_else(|| WireError::of(api_key, version, Problem::UnsupportedApi))?;
+    Ok((correlation, decoded.map_err(|e| codec_error(api_key, version, &e))?))
+}
+
+/// As [`decode_response`], of a message whose API is known when the program is built.
+///
+/// # Errors
+/// As [`decode_response`].
+pub fn decode_answer<R: kafka_protocol::protocol::Request>(
+    version: i16,
+    frame: Bytes,
+) -> Result<(i32, R::Response), WireError> {
+    let (correlation, mut body, codec_version) = response_body(R::KEY, version, frame)?;
+    let decoded = R::Response::decode(&mut body, layout(R::KEY, codec_version));
+    Ok((correlation, decoded.map_err(|e| codec_error(R::KEY, version, &e))?))
+}
+
+/// The correlation id of a response, and its body with the version that the codec knows it by.
+fn response_body(
+    api_key: i16,
+    version: i16,
+    mut frame: Bytes,
+) -> Result<(i32, Bytes, i16), WireError> {
     let api = served(api_key, version)?;
     let short = |needed, frame: &Bytes| WireError {
         remaining: frame.len(),
@@ -298,16 +319,15 @@ pub fn decode_response(
         body_offset +=
             super::check::skip_tagged_fields(api_key, version, frame.get(4..).unwrap_or_default())?;
     }
-    let mut body = frame.split_off(body_offset.min(frame.len()));
+    let body = frame.split_off(body_offset.min(frame.len()));
     check_response_body(api_key, version, &body)?;
-    let mut codec_version = version;
-    if let Some(shape) = by_id::response_shape(api_key, version) {
-        body = by_id::to_names(shape, &body).ok_or_else(|| not_whole(api_key, version))?;
-        codec_version = by_id::BY_NAME;
+    match by_id::response_shape(api_key, version) {
+        Some(shape) => {
+            let body = by_id::to_names(shape, &body).ok_or_else(|| not_whole(api_key, version))?;
+            Ok((correlation, body, by_id::BY_NAME))
+        }
+        None => Ok((correlation, body, version)),
     }
-    let decoded = Response::decode(api_key, codec_version, &mut body)
-        .ok_or_else(|| WireError::of(api_key, version, Problem::UnsupportedApi))?;
-    Ok((correlation, decoded.map_err(|e| codec_error(api_key, version, &e))?))
 }
 
 fn served(api_key: i16, version: i16) -> Result<&'static Api, WireError> {

@@ -34,8 +34,8 @@ pub use check::{
     check_response_body, peek_request,
 };
 pub use codec::{
-    Request, Response, codec_range, decode_checked_request, decode_request, decode_response,
-    encode_request, encode_response, encode_response_if,
+    Request, Response, codec_range, decode_answer, decode_checked_request, decode_request,
+    decode_response, encode_call, encode_request, encode_response, encode_response_if,
 };
 pub use error::ErrorCode;
 pub use fault::{Problem, Step, WireError};
