@@ -155,145 +155,33 @@ impl Config {
     }
 
     fn build(set: BTreeMap<String, String>) -> Result<Self, Problem> {
-        let get =
-            |name: &str| set.get(name).map(|value| value.trim()).filter(|value| !value.is_empty());
-        let or_default =
-            |name: &str| get(name).or_else(|| keys::find(name)?.default).unwrap_or_default();
-
-        // Kafka's default of broker.id, which means that it is not set.
-        let node_id = match (get("node.id"), get("broker.id").filter(|id| *id != "-1")) {
-            (Some(a), Some(b)) if a != b => {
-                return Err(Problem::value(
-                    "broker.id",
-                    b,
-                    format!("must be equal to node.id={a}; remove the line"),
-                ));
-            }
-            (Some(id), _) | (None, Some(id)) => id,
-            (None, None) => {
-                return Err(Problem::Missing {
-                    key: "node.id",
-                    why: "give this node a number, for example node.id=1",
-                });
-            }
-        };
-        let node_id = node_id.parse().ok().filter(|id| *id >= 0);
-        let node_id = BrokerId(node_id.ok_or_else(|| {
-            Problem::value("node.id", get("node.id").unwrap_or("-1"), "must be 0 or more")
-        })?);
-
-        let roles = get("process.roles").ok_or(Problem::Missing {
-            key: "process.roles",
-            why: "write process.roles=broker,controller",
-        })?;
-        let has = |role| roles.split(',').any(|item| item.trim() == role);
-        if (Roles { broker: has("broker"), controller: has("controller") })
-            != (Roles { broker: true, controller: true })
-        {
-            return Err(Problem::value(
-                "process.roles",
-                roles,
-                "this version runs both roles in one process; write broker,controller",
-            ));
-        }
-
-        let names = get("controller.listener.names").ok_or(Problem::Missing {
-            key: "controller.listener.names",
-            why: "write controller.listener.names=CONTROLLER",
-        })?;
-        let controller_names: Vec<String> =
-            names.split(',').map(|name| name.trim().to_ascii_uppercase()).collect();
-        let map = or_default("listener.security.protocol.map");
-        let all = parse_endpoints("listeners", or_default("listeners"))?;
-        for endpoint in &all {
-            protocol_of(&endpoint.name, map, &controller_names)?;
-        }
-        let (controllers, listeners): (Vec<_>, Vec<_>) =
-            all.into_iter().partition(|endpoint| controller_names.contains(&endpoint.name));
-        let controller = controllers.into_iter().next().ok_or_else(|| {
-            Problem::value(
-                "listeners",
-                or_default("listeners"),
-                format!(
-                    "lacks the controller listener {names}; add {}://:9093",
-                    controller_names.join(",")
-                ),
-            )
-        })?;
-        if listeners.is_empty() {
-            return Err(Problem::value(
-                "listeners",
-                or_default("listeners"),
-                "has no listener for clients; add PLAINTEXT://:9092",
-            ));
-        }
-        if let Some(name) = get("inter.broker.listener.name")
-            && !listeners.iter().any(|listener| listener.name.eq_ignore_ascii_case(name))
-        {
-            return Err(Problem::value(
-                "inter.broker.listener.name",
-                name,
-                "is not the name of a client listener in listeners",
-            ));
-        }
-        if !or_default("group.coordinator.rebalance.protocols")
-            .split(',')
-            .any(|name| name.trim() == "classic")
-        {
-            let given = or_default("group.coordinator.rebalance.protocols");
-            return Err(Problem::value(
-                "group.coordinator.rebalance.protocols",
-                given,
-                "must hold classic; this version offers no other",
-            ));
-        }
-        if let Some((less, more)) = contradiction(|name| Some(or_default(name).to_owned())) {
-            return Err(Problem::value(
-                less,
-                or_default(less),
-                format!("must not be more than {more}={}", or_default(more)),
-            ));
-        }
+        let given = Given(&set);
+        let node_id = given.node_id()?;
+        given.check_roles()?;
+        let Listeners { controller_names, controller, clients } = given.listeners()?;
+        given.check_groups()?;
+        given.check_contradictions()?;
         let advertised =
-            Self::advertised(get("advertised.listeners"), &listeners, &controller_names)?;
+            Self::advertised(given.get("advertised.listeners"), &clients, &controller_names)?;
         Self::check_quorum(
             node_id,
-            get("controller.quorum.voters"),
-            get("controller.quorum.bootstrap.servers"),
+            given.get("controller.quorum.voters"),
+            given.get("controller.quorum.bootstrap.servers"),
         )?;
-
-        if let Some(id) = get("cluster.id")
-            && id.len() > CLUSTER_ID_MAX
-        {
-            return Err(Problem::value(
-                "cluster.id",
-                id,
-                format!("must have at most {CLUSTER_ID_MAX} bytes"),
-            ));
-        }
-        let dirs_key = if get("log.dirs").is_some() { "log.dirs" } else { "log.dir" };
-        let log_dirs: Vec<PathBuf> = or_default(dirs_key)
-            .split(',')
-            .map(str::trim)
-            .filter(|dir| !dir.is_empty())
-            .map(PathBuf::from)
-            .collect();
-        let first = log_dirs
-            .first()
-            .ok_or_else(|| Problem::value(dirs_key, or_default(dirs_key), "names no directory"))?;
-        let metadata_dir = get("metadata.log.dir").map_or_else(|| first.clone(), PathBuf::from);
-
-        let expected = or_default("expected.directory.ids").split(',').map(str::trim);
-        let expected_directory_ids =
-            expected.filter(|id| !id.is_empty()).map(str::to_owned).collect();
-
+        let cluster_id = given.cluster_id()?;
+        let (log_dirs, metadata_dir) = given.directories()?;
+        let expected = given.or_default("expected.directory.ids").split(',').map(str::trim);
+        let is_set = given.get("admin.listener").is_some();
         Ok(Self {
             node_id,
-            expected_directory_ids,
-            rack: get("broker.rack").map(str::to_owned),
-            cluster_id: get("cluster.id").map(str::to_owned),
-            admin: parse_admin(or_default("admin.listener"), get("admin.listener").is_some())?,
-            listeners,
+            expected_directory_ids: expected
+                .filter(|id| !id.is_empty())
+                .map(str::to_owned)
+                .collect(),
+            rack: given.get("broker.rack").map(str::to_owned),
+            cluster_id,
+            admin: parse_admin(given.or_default("admin.listener"), is_set)?,
+            listeners: clients,
             advertised,
             controller,
             log_dirs,
@@ -526,6 +414,151 @@ impl Config {
     #[must_use]
     pub fn warnings(&self) -> &[Warning] {
         &self.warnings
+    }
+}
+
+/// What a file sets, and the defaults of the rest.
+#[derive(Clone, Copy)]
+struct Given<'a>(&'a BTreeMap<String, String>);
+
+/// The listeners of a node, by who uses them.
+struct Listeners {
+    controller_names: Vec<String>,
+    controller: Endpoint,
+    clients: Vec<Endpoint>,
+}
+
+impl<'a> Given<'a> {
+    /// What is set; an empty value is none.
+    fn get(self, name: &str) -> Option<&'a str> {
+        self.0.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
+    }
+
+    fn or_default(self, name: &str) -> &'a str {
+        self.get(name).or_else(|| keys::find(name)?.default).unwrap_or_default()
+    }
+
+    fn node_id(self) -> Result<BrokerId, Problem> {
+        // Kafka's default of broker.id, which means that it is not set.
+        let node_id = match (self.get("node.id"), self.get("broker.id").filter(|id| *id != "-1")) {
+            (Some(a), Some(b)) if a != b => {
+                return Err(Problem::value(
+                    "broker.id",
+                    b,
+                    format!("must be equal to node.id={a}; remove the line"),
+                ));
+            }
+            (Some(id), _) | (None, Some(id)) => id,
+            (None, None) => {
+                return Err(Problem::Missing {
+                    key: "node.id",
+                    why: "give this node a number, for example node.id=1",
+                });
+            }
+        };
+        let node_id = node_id.parse().ok().filter(|id| *id >= 0);
+        Ok(BrokerId(node_id.ok_or_else(|| {
+            Problem::value("node.id", self.get("node.id").unwrap_or("-1"), "must be 0 or more")
+        })?))
+    }
+
+    fn check_roles(self) -> Result<(), Problem> {
+        let roles = self.get("process.roles").ok_or(Problem::Missing {
+            key: "process.roles",
+            why: "write process.roles=broker,controller",
+        })?;
+        let has = |role| roles.split(',').any(|item| item.trim() == role);
+        if (Roles { broker: has("broker"), controller: has("controller") })
+            != (Roles { broker: true, controller: true })
+        {
+            return Err(Problem::value(
+                "process.roles",
+                roles,
+                "this version runs both roles in one process; write broker,controller",
+            ));
+        }
+        Ok(())
+    }
+
+    fn listeners(self) -> Result<Listeners, Problem> {
+        let names = self.get("controller.listener.names").ok_or(Problem::Missing {
+            key: "controller.listener.names",
+            why: "write controller.listener.names=CONTROLLER",
+        })?;
+        let controller_names: Vec<String> =
+            names.split(',').map(|name| name.trim().to_ascii_uppercase()).collect();
+        let (given, map) =
+            (self.or_default("listeners"), self.or_default("listener.security.protocol.map"));
+        let all = parse_endpoints("listeners", given)?;
+        for endpoint in &all {
+            protocol_of(&endpoint.name, map, &controller_names)?;
+        }
+        let (controllers, clients): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|endpoint| controller_names.contains(&endpoint.name));
+        let controller = controllers.into_iter().next().ok_or_else(|| {
+            let add = controller_names.join(",");
+            let why = format!("lacks the controller listener {names}; add {add}://:9093");
+            Problem::value("listeners", given, why)
+        })?;
+        if clients.is_empty() {
+            let why = "has no listener for clients; add PLAINTEXT://:9092";
+            return Err(Problem::value("listeners", given, why));
+        }
+        if let Some(name) = self.get("inter.broker.listener.name")
+            && !clients.iter().any(|listener| listener.name.eq_ignore_ascii_case(name))
+        {
+            return Err(Problem::value(
+                "inter.broker.listener.name",
+                name,
+                "is not the name of a client listener in listeners",
+            ));
+        }
+        Ok(Listeners { controller_names, controller, clients })
+    }
+
+    fn check_groups(self) -> Result<(), Problem> {
+        let given = self.or_default("group.coordinator.rebalance.protocols");
+        if given.split(',').any(|name| name.trim() == "classic") {
+            return Ok(());
+        }
+        Err(Problem::value(
+            "group.coordinator.rebalance.protocols",
+            given,
+            "must hold classic; this version offers no other",
+        ))
+    }
+
+    fn check_contradictions(self) -> Result<(), Problem> {
+        match contradiction(|name| Some(self.or_default(name).to_owned())) {
+            None => Ok(()),
+            Some((less, more)) => Err(Problem::value(
+                less,
+                self.or_default(less),
+                format!("must not be more than {more}={}", self.or_default(more)),
+            )),
+        }
+    }
+
+    fn cluster_id(self) -> Result<Option<String>, Problem> {
+        match self.get("cluster.id") {
+            Some(id) if id.len() > CLUSTER_ID_MAX => Err(Problem::value(
+                "cluster.id",
+                id,
+                format!("must have at most {CLUSTER_ID_MAX} bytes"),
+            )),
+            id => Ok(id.map(str::to_owned)),
+        }
+    }
+
+    /// `log.dirs` and `metadata.log.dir`.
+    fn directories(self) -> Result<(Vec<PathBuf>, PathBuf), Problem> {
+        let key = if self.get("log.dirs").is_some() { "log.dirs" } else { "log.dir" };
+        let given = self.or_default(key);
+        let dirs = given.split(',').map(str::trim).filter(|dir| !dir.is_empty());
+        let dirs: Vec<PathBuf> = dirs.map(PathBuf::from).collect();
+        let first = dirs.first().ok_or_else(|| Problem::value(key, given, "names no directory"))?;
+        let metadata = self.get("metadata.log.dir").map_or_else(|| first.clone(), PathBuf::from);
+        Ok((dirs, metadata))
     }
 }
 

@@ -30,79 +30,70 @@ fn cell(text: &str) -> String {
     text.replace('|', "\\|")
 }
 
-fn page() -> String {
-    let mut page = HEAD.replace("\\\\", "\\");
-    let shown = |default: Option<&str>| match default {
+fn shown(default: Option<&str>) -> String {
+    match default {
         None => "not set".to_owned(),
         Some("") => "empty".to_owned(),
         Some(value) => format!("`{value}`"),
+    }
+}
+
+/// The broker's keys whose effect `is` so, each with what `text` says of it.
+fn broker_rows(is: fn(&Effect) -> bool, text: fn(&keys::Key) -> &str) -> Vec<String> {
+    let row = |key: &keys::Key| {
+        let live = if key.dynamic { " *live*" } else { "" };
+        let (default, kind) = (shown(key.default), cell(&key.kind.to_string()));
+        format!("| `{}`{live} | {default} | {kind} | {} |", key.name, cell(text(key)))
     };
+    keys::KEYS.iter().filter(|key| is(&key.effect)).map(row).collect()
+}
+
+fn topic_row(key: &topic::TopicKey) -> String {
+    let default = key
+        .synonym
+        .map_or_else(|| shown(Some(key.default)), |synonym| format!("the broker's `{synonym}`"));
+    let (kind, text) = (cell(&key.kind.to_string()), cell(&key.documentation()));
+    format!("| `{}` | {default} | {kind} | {text} |", key.name)
+}
+
+fn group_row(key: &group::GroupKey) -> String {
+    let default = match key.default {
+        "" => format!("the broker's `{}`", key.synonym),
+        default => shown(Some(default)),
+    };
+    format!("| `{}` | {default} | {} |", key.name, cell(&key.kind.to_string()))
+}
+
+fn page() -> String {
+    let mut page = HEAD.replace("\\\\", "\\");
     let mut table = |title: &str, head: &str, rows: Vec<String>| {
         // Writing to a string cannot fail.
         let _ = write!(page, "\n## {title}\n\n{head}\n{}\n", rows.join("\n"));
     };
-    let row = |key: &keys::Key, text: &str| {
-        let live = if key.dynamic { " *live*" } else { "" };
-        format!(
-            "| `{}`{live} | {} | {} | {} |",
-            key.name,
-            shown(key.default),
-            cell(&key.kind.to_string()),
-            cell(text)
-        )
-    };
-    let of = |is: fn(&Effect) -> bool| keys::KEYS.iter().filter(move |key| is(&key.effect));
-    let honoured =
-        of(|effect| matches!(effect, Effect::Honoured)).map(|key| row(key, key.help)).collect();
+    let meaning = "| setting | default | values | meaning |\n|---|---|---|---|";
+    let why = "| setting | default | values | why |\n|---|---|---|---|";
+    let reason: fn(&keys::Key) -> &str = |key| key.effect.reason().unwrap_or_default();
     table(
         "Broker settings",
-        "| setting | default | values | meaning |\n|---|---|---|---|",
-        honoured,
+        meaning,
+        broker_rows(|effect| matches!(effect, Effect::Honoured), |key| key.help),
     );
-    let idle = of(|effect| matches!(effect, Effect::None(_) | Effect::Absent(_)));
-    let idle = idle.map(|key| row(key, key.effect.reason().unwrap_or_default())).collect();
     table(
         "Broker settings without effect",
-        "| setting | default | values | why |\n|---|---|---|---|",
-        idle,
+        why,
+        broker_rows(|effect| matches!(effect, Effect::None(_) | Effect::Absent(_)), reason),
     );
-    let guards = of(|effect| matches!(effect, Effect::Guard(_)));
-    let guards = guards.map(|key| row(key, key.effect.reason().unwrap_or_default())).collect();
     table(
         "Broker settings that are refused unless they have their default",
-        "| setting | default | values | why |\n|---|---|---|---|",
-        guards,
+        why,
+        broker_rows(|effect| matches!(effect, Effect::Guard(_)), reason),
     );
-    let topics = topic::KEYS.iter().map(|key| {
-        let default = key.synonym.map_or_else(
-            || shown(Some(key.default)),
-            |synonym| format!("the broker's `{synonym}`"),
-        );
-        format!(
-            "| `{}` | {default} | {} | {} |",
-            key.name,
-            cell(&key.kind.to_string()),
-            cell(&key.documentation())
-        )
-    });
-    table(
-        "Topic settings",
-        "| setting | default | values | meaning |\n|---|---|---|---|",
-        topics.collect(),
-    );
-    let groups = group::KEYS.iter().map(|key| {
-        let default = if key.default.is_empty() {
-            format!("the broker's `{}`", key.synonym)
-        } else {
-            shown(Some(key.default))
-        };
-        format!("| `{}` | {default} | {} |", key.name, cell(&key.kind.to_string()))
-    });
+    table("Topic settings", meaning, topic::KEYS.iter().map(topic_row).collect());
     table(
         "Group settings",
         "They are kept and shown, and have no effect: only groups of the classic protocol are \
          offered by this version.\n\n| setting | default | values |\n|---|---|---|",
-        groups.collect(),
+        group::KEYS.iter().map(group_row).collect(),
     );
     page
 }

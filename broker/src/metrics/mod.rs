@@ -178,120 +178,133 @@ impl Metrics {
             details: DetailsCollector::new(totals),
             table: Table::default(),
         };
-        let r = &mut table;
-        r.registry.register_collector(Box::new(this.details.clone()));
+        table.registry.register_collector(Box::new(this.details.clone()));
+        this.register_as_kafka(&mut table);
+        this.register_own(&mut table);
+        Self { table, ..this }
+    }
+
+    /// What Kafka has a name for.
+    fn register_as_kafka(&self, r: &mut Table) {
         r.register(
             "kafka_network_requestmetrics_requests",
             "Requests by API",
-            this.requests.clone(),
+            self.requests.clone(),
         );
         r.register(
             "kafka_network_requestmetrics_errors",
             "Answers that carry an error, by API and error",
-            this.errors.clone(),
+            self.errors.clone(),
         );
         r.register(
             "kafka_server_socket_server_metrics_connection_count",
             "Open client connections",
-            this.connections.clone(),
+            self.connections.clone(),
         );
         r.register(
             "kafka_server_replicamanager_partitioncount",
             "Partitions kept by this broker",
-            this.partitions.clone(),
+            self.partitions.clone(),
         );
         r.register(
             "kafka_server_replicamanager_leadercount",
             "Partitions led by this broker",
-            this.leaders.clone(),
+            self.leaders.clone(),
         );
         r.register(
             "kafka_server_replicamanager_offlinereplicacount",
             "Partitions whose log cannot be written",
-            this.offline.clone(),
+            self.offline.clone(),
         );
         r.register(
             "kafka_log_logmanager_offlinelogdirectorycount",
             "Log directories out of use",
-            this.offline_dirs.clone(),
+            self.offline_dirs.clone(),
         );
         r.register(
             "kafka_controller_kafkacontroller_activecontrollercount",
             "1 while this node leads the metadata quorum",
-            this.active_controller.clone(),
+            self.active_controller.clone(),
         );
         r.register(
             "kafka_server_raftmetrics_high_watermark",
             "Metadata entries applied by this node",
-            this.metadata_offset.clone(),
+            self.metadata_offset.clone(),
         );
+    }
+
+    /// What Kafka has no name for.
+    fn register_own(&self, r: &mut Table) {
         r.register_with_unit(
             "letterbox_request_duration",
             "From a whole request to its answer, by API",
             Unit::Seconds,
-            this.request_seconds.clone(),
+            self.request_seconds.clone(),
         );
         r.register_with_unit(
             "letterbox_network_received",
             "Bytes read from clients",
             Unit::Bytes,
-            this.bytes_in.clone(),
+            self.bytes_in.clone(),
         );
         r.register_with_unit(
             "letterbox_network_sent",
             "Bytes written to clients",
             Unit::Bytes,
-            this.bytes_out.clone(),
+            self.bytes_out.clone(),
         );
         r.register(
             "letterbox_connections_closed",
             "Connections closed by the broker, by reason",
-            this.closed.clone(),
+            self.closed.clone(),
         );
         r.register(
             "letterbox_panics",
             "Faults of the broker that ended the connection they were met on",
-            this.panics.clone(),
+            self.panics.clone(),
         );
+        self.register_memory(r);
+    }
+
+    fn register_memory(&self, r: &mut Table) {
         r.register_with_unit(
             "letterbox_request_memory_free",
             "Memory left for requests and answers (queued.max.request.bytes)",
             Unit::Bytes,
-            this.request_memory_free.clone(),
+            self.request_memory_free.clone(),
         );
         r.register_with_unit(
             "letterbox_group_members_memory",
             "Memory of groups with their members' metadata and assignments; past 134217728 new \
              members are told to come back",
             Unit::Bytes,
-            this.group_members_memory.clone(),
+            self.group_members_memory.clone(),
         );
         r.register_with_unit(
             "letterbox_group_offsets_memory",
             "Memory of committed offsets; past 536870912 commits that add to it are told to come \
              back",
             Unit::Bytes,
-            this.group_offsets_memory.clone(),
+            self.group_offsets_memory.clone(),
         );
         r.register_with_unit(
             "letterbox_client_memory_used",
             "Memory that clients hold: requests, and answers that they have not read",
             Unit::Bytes,
-            this.client_memory_used.clone(),
+            self.client_memory_used.clone(),
         );
         r.register_with_unit(
             "letterbox_client_memory_limit",
             "Bound of letterbox_client_memory_used (queued.max.request.bytes)",
             Unit::Bytes,
-            this.client_memory_size.clone(),
+            self.client_memory_size.clone(),
         );
         r.register_with_unit(
             "letterbox_tail_cache_used",
             "Memory for the newest batches of all logs",
             Unit::Bytes,
-            this.tail_cache_used.clone(),
+            self.tail_cache_used.clone(),
         );
-        Self { table, ..this }
     }
 
     /// What the next scrape tells of single topics and partitions.
