@@ -11,4 +11,6 @@ pub mod metrics;
 pub mod node;
 pub mod quorum;
 pub mod replication;
+pub mod request;
+pub mod security;
 mod server;

@@ -29,7 +29,7 @@ const CRATES: &[(&str, &[&str])] = &[
 const MODULES: &[(&str, &[&str])] = &[
     ("config", &[]),
     ("controller", &["metadata", "quorum"]),
-    ("coordinator", &[]),
+    ("coordinator", &["request", "security"]),
     ("metadata", &["config"]),
     ("metrics", &["coordinator"]),
     (
@@ -38,9 +38,21 @@ const MODULES: &[(&str, &[&str])] = &[
     ),
     ("quorum", &["metadata"]),
     ("replication", &["config", "metadata"]),
+    ("request", &["security"]),
+    ("security", &[]),
     (
         "server",
-        &["config", "controller", "coordinator", "metadata", "metrics", "quorum", "replication"],
+        &[
+            "config",
+            "controller",
+            "coordinator",
+            "metadata",
+            "metrics",
+            "quorum",
+            "replication",
+            "request",
+            "security",
+        ],
     ),
 ];
 

@@ -18,26 +18,13 @@ pub mod runtime;
 pub mod service;
 pub mod shard;
 
-use std::sync::Arc;
-
 pub use memory::GroupMemory;
 pub use replicated_log::{AppendError, KeyValue, LogEnd, ReplicatedLog};
 pub use service::GroupCoordinator;
+pub(crate) use shard::commit_error;
 
 /// The internal topic that holds groups and offsets.
 pub const GROUP_METADATA_TOPIC: &str = "__consumer_offsets";
-
-/// Who asks, as the coordinator needs to know it.
-#[derive(Clone, Debug)]
-pub struct RequestContext {
-    /// The `client.id` of the request header; empty when it had none. Member ids begin with it.
-    pub client_id: Arc<str>,
-    /// The client's address as Java prints it, with a leading slash: `/127.0.0.1`. Shown by
-    /// DescribeGroups.
-    pub client_host: Arc<str>,
-    /// The version of the request.
-    pub api_version: i16,
-}
 
 /// The settings of the coordinator, under Kafka's names. Times in milliseconds.
 #[derive(Clone, Debug)]

@@ -80,4 +80,10 @@ impl Node {
             }
         }
     }
+
+    /// What its requests are served with.
+    #[cfg(test)]
+    pub(crate) fn services(&self) -> &Arc<Services> {
+        &self.services
+    }
 }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::Shared;
+use super::Services;
 use crate::controller::ControllerError;
 use crate::metadata::decide::Kind;
 
@@ -13,12 +13,12 @@ use crate::metadata::decide::Kind;
 pub(crate) struct Changed<T> {
     /// What it came to.
     pub(crate) outcome: T,
-    /// Whether [`Shared::image`] shows it. If not yet, it will.
+    /// Whether [`Services::image`] shows it. If not yet, it will.
     pub(crate) is_shown: bool,
 }
 
-impl Shared {
-    /// Has the controller carry out `operation`, and waits until [`Shared::image`] shows its
+impl Services {
+    /// Has the controller carry out `operation`, and waits until [`Services::image`] shows its
     /// outcome, for at most `show_within`. The operation itself is not cut short.
     ///
     /// # Errors

@@ -26,7 +26,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::Shared;
+use super::Services;
 use super::budget::{Account, SMALL, Share};
 use super::context::Connection;
 use super::dispatch::{self, Answer, Checked};
@@ -90,7 +90,7 @@ enum Barrier {
 }
 
 struct Loop<'a> {
-    shared: Arc<Shared>,
+    services: Arc<Services>,
     stream: &'a mut BoxStream,
     connection: Connection,
     buffer: BytesMut,
@@ -113,13 +113,13 @@ struct Loop<'a> {
 /// A panic on the way is a fault of ours and ends this connection alone, see
 /// [`letterbox_env::panics`].
 pub(super) async fn serve(
-    shared: Arc<Shared>,
+    services: Arc<Services>,
     stream: BoxStream,
     connection: Connection,
     stop: CancellationToken,
 ) -> (Ended, String) {
-    let metrics = shared.clone();
-    Confined::new(serve_confined(shared, stream, connection, stop)).await.unwrap_or_else(
+    let metrics = services.clone();
+    Confined::new(serve_confined(services, stream, connection, stop)).await.unwrap_or_else(
         |panicked| {
             metrics.metrics.panics.inc();
             (Ended::Panicked(panicked), String::new())
@@ -128,16 +128,16 @@ pub(super) async fn serve(
 }
 
 async fn serve_confined(
-    shared: Arc<Shared>,
+    services: Arc<Services>,
     mut stream: BoxStream,
     connection: Connection,
     stop: CancellationToken,
 ) -> (Ended, String) {
     let mut this = Loop {
-        share: Share::new(&shared.memory),
-        idle: shared.config.duration("connections.max.idle.ms"),
-        in_flight: InFlight::new(shared.metrics.bytes_sent_counter(), stream.writer()),
-        shared,
+        share: Share::new(&services.memory),
+        idle: services.config.duration("connections.max.idle.ms"),
+        in_flight: InFlight::new(services.metrics.bytes_sent_counter(), stream.writer()),
+        services,
         stream: &mut stream,
         connection,
         buffer: BytesMut::with_capacity(BUFFER),
@@ -319,16 +319,16 @@ impl Loop<'_> {
     async fn write(&mut self, response: Response) -> Result<(), Ended> {
         self.in_flight.come_back();
         let len = response.len();
-        self.shared.metrics.bytes_sent(len);
+        self.services.metrics.bytes_sent(len);
         let is_holding =
             response.held() > 0 || self.share.bytes() > 0 || !self.in_flight.is_empty();
         let taken = AtomicU64::new(0);
         tokio::select! {
             biased;
-            written = response.write(self.stream, &self.shared.env, &taken) => Ok(written?),
+            written = response.write(self.stream, &self.services.env, &taken) => Ok(written?),
             // Looked at only when the client does not take all of it at once.
             never = self.in_flight.go_on() => match never {},
-            () = is_not_read(&self.shared.memory, &taken, len, is_holding, self.idle) => Err(Ended::Unread),
+            () = is_not_read(&self.services.memory, &taken, len, is_holding, self.idle) => Err(Ended::Unread),
         }
     }
 
@@ -357,7 +357,7 @@ impl Loop<'_> {
             return Ok(None);
         }
         // A length that is only announced gets one step; what has come doubles it.
-        let memory = &self.shared.memory;
+        let memory = &self.services.memory;
         let step = FIRST_STEP.min(memory.size() / FIRST_STEP_PARTS);
         let first = wanted.min(if memory.is_tight() { SMALL } else { step.max(SMALL) });
         let target = if self.buffer.capacity() < first {
@@ -387,8 +387,8 @@ impl Loop<'_> {
     }
 
     async fn start(&mut self, frame: BytesMut) -> Result<(), Ended> {
-        self.shared.metrics.bytes_received(frame.len() as u64 + 4);
-        match dispatch::check(&self.shared, &mut self.connection, frame) {
+        self.services.metrics.bytes_received(frame.len() as u64 + 4);
+        match dispatch::check(&self.services, &mut self.connection, frame) {
             Ok(request) if self.share.try_grow_to(request.cost(self.share.bytes())) => {
                 self.handle(request).await
             }
@@ -402,9 +402,9 @@ impl Loop<'_> {
 
     async fn handle(&mut self, request: Checked) -> Result<(), Ended> {
         self.in_flight.come_back();
-        let share = std::mem::replace(&mut self.share, Share::new(&self.shared.memory));
+        let share = std::mem::replace(&mut self.share, Share::new(&self.services.memory));
         let is_large = request.is_large();
-        let answer = dispatch::dispatch(&self.shared, &mut self.connection, request, share);
+        let answer = dispatch::dispatch(&self.services, &mut self.connection, request, share);
         self.take(answer).await?;
         if is_large {
             // A client that sends one large request after the other takes turns with others.

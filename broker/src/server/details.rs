@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use letterbox_protocol::ErrorCode;
 
-use super::Shared;
+use super::Services;
 use crate::metadata::PartitionState;
 use crate::metrics::{Details, GroupOffset, PARTITIONS_MAX, PartitionDetails, TopicDetails};
 use crate::replication::Partition;
 
 /// Everything at this moment; partitions beyond [`PARTITIONS_MAX`] are counted, and nothing else is
 /// told of them.
-pub(super) fn read(shared: &Shared) -> Details {
-    let image = shared.image();
+pub(super) fn read(services: &Services) -> Details {
+    let image = services.image();
     let mut details = Details { brokers: image.live_brokers().count(), ..Details::default() };
     let mut left = PARTITIONS_MAX;
     for topic in image.topics() {
@@ -26,7 +26,7 @@ pub(super) fn read(shared: &Shared) -> Details {
         for (index, state) in topic.indexed_partitions() {
             details.partition_count += 1;
             let is_led = state.leader.is_some_and(|leader| image.is_live(leader));
-            let found = shared.replicas.partition(&topic.id, index);
+            let found = services.replicas.partition(&topic.id, index);
             details.offline_partition_count +=
                 usize::from(!is_led || matches!(found, Err(ErrorCode::KafkaStorageError)));
             let Ok(partition) = found else { continue };
@@ -44,9 +44,9 @@ pub(super) fn read(shared: &Shared) -> Details {
             details.topics.push(of_topic);
         }
     }
-    details.groups = shared.groups.figures();
+    details.groups = services.groups.figures();
     let (mut members, mut left_out) = (BTreeMap::new(), 0);
-    shared.groups.each_group(|group, count| {
+    services.groups.each_group(|group, count| {
         if members.len() < PARTITIONS_MAX {
             members.insert(Arc::from(group), count);
         } else {
@@ -54,15 +54,15 @@ pub(super) fn read(shared: &Shared) -> Details {
         }
     });
     (details.group_members, details.groups_left_out) = (members, left_out);
-    (details.group_offsets, details.group_offsets_left_out) = group_offsets(shared);
+    (details.group_offsets, details.group_offsets_left_out) = group_offsets(services);
     details
 }
 
 /// Committed offsets in partitions that are led from here, in order, and how many were left out.
-fn group_offsets(shared: &Shared) -> (Vec<GroupOffset>, usize) {
+fn group_offsets(services: &Services) -> (Vec<GroupOffset>, usize) {
     let (mut offsets, mut left_out) = (Vec::new(), 0);
     // Requests to the groups wait meanwhile: lags are looked up afterwards.
-    shared.groups.each_offset(|key, committed| {
+    services.groups.each_offset(|key, committed| {
         if offsets.len() < PARTITIONS_MAX {
             let (group, topic) = (key.group.clone(), key.topic.clone());
             offsets.push(GroupOffset {
@@ -76,11 +76,11 @@ fn group_offsets(shared: &Shared) -> (Vec<GroupOffset>, usize) {
             left_out += 1;
         }
     });
-    let image = shared.image();
+    let image = services.image();
     offsets.retain_mut(|one| {
         let led = image
             .topic(&one.topic)
-            .and_then(|topic| shared.replicas.partition(&topic.id, one.partition).ok());
+            .and_then(|topic| services.replicas.partition(&topic.id, one.partition).ok());
         if let Some(partition) = &led {
             one.lag = partition.high_watermark().saturating_sub(one.offset).max(0);
         }

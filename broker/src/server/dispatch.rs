@@ -19,17 +19,21 @@ use tokio::time::Instant;
 use tracing::{debug, error};
 
 use super::budget::Share;
-use super::context::{Connection, RequestContext};
-use super::handlers::produce::Produced;
-use super::handlers::{
-    acls, api_versions, configs, delete_records, fetch, groups, init_producer_id, list_offsets,
-    log_dirs, metadata, offset_for_leader_epoch, produce, producers, quorum, topic_partitions,
-    topics,
+use super::context::Connection;
+use super::errors::Errors;
+use super::handlers::cluster::{api_versions, configs, log_dirs, metadata, quorum};
+use super::handlers::data::produce::Produced;
+use super::handlers::data::{
+    delete_records, fetch, init_producer_id, list_offsets, offset_for_leader_epoch, produce,
+    producers,
 };
+use super::handlers::groups::{admin, find, members, offsets};
+use super::handlers::security::acls;
+use super::handlers::topics::{create, delete, grow, partitions};
 use super::response::Response as Frame;
-use super::{Shared, errors};
-use crate::coordinator;
+use super::{Services, gate};
 use crate::metrics::ApiLabel;
+use crate::request::RequestContext;
 
 /// What a request ends with. `None`: it has no answer; an error: the connection cannot go on, and
 /// why.
@@ -57,7 +61,7 @@ pub(super) enum Answer {
 
 impl Answer {
     /// What it ends with.
-    async fn outcome(self) -> Outcome {
+    pub(super) async fn outcome(self) -> Outcome {
         match self {
             Self::Now(frame) => Ok(Some(frame)),
             Self::InOrder(answer) | Self::Appending(answer, _) | Self::Alone { answer, .. } => {
@@ -121,7 +125,7 @@ impl Checked {
 /// # Errors
 /// The answer to one that is not, or that is of a version which is not served.
 pub(super) fn check(
-    shared: &Arc<Shared>,
+    services: &Arc<Services>,
     connection: &mut Connection,
     frame: BytesMut,
 ) -> Result<Checked, Answer> {
@@ -133,7 +137,7 @@ pub(super) fn check(
             if let (Some(prefix), Problem::UnsupportedVersion { .. }) = (prefix, &refused.problem)
                 && prefix.api_key == apis::API_VERSIONS
             {
-                shared.metrics.answered_with("ApiVersions", ErrorCode::UnsupportedVersion.name());
+                services.metrics.answered_with("ApiVersions", ErrorCode::UnsupportedVersion.name());
                 return Err(Answer::Now(
                     protocol::api_versions::unsupported_api_versions_frame(prefix.correlation_id)
                         .into(),
@@ -157,7 +161,7 @@ pub(super) fn check(
 /// Starts one request, which holds `share`. Appends of a Produce have happened when this returns,
 /// unless it says so.
 pub(super) fn dispatch(
-    shared: &Arc<Shared>,
+    services: &Arc<Services>,
     connection: &mut Connection,
     request: Checked,
     share: Share,
@@ -172,20 +176,13 @@ pub(super) fn dispatch(
         body_offset,
         elements,
     } = request;
-    let ctx = RequestContext {
-        principal: connection.principal.clone(),
-        listener: connection.listener,
-        peer: connection.peer,
-        client_id,
-        api_version: version,
-        correlation_id,
-    };
+    let ctx = connection.request(client_id, version, correlation_id);
     let body = frame.split_off(body_offset);
     drop(frame);
     let label = ApiLabel { request: apis::find(api_key).map_or("unknown", |api| api.name) };
-    shared.metrics.requests.get_or_create(&label).inc();
+    services.metrics.requests.get_or_create(&label).inc();
     debug!(api = label.request, version, client_id = %ctx.client_id, "request");
-    let timed = Timed { shared: shared.clone(), label, started: Instant::now(), share };
+    let timed = Timed { services: services.clone(), label, started: Instant::now(), share };
     let is_wide = elements > WIDE;
     if api_key == apis::PRODUCE {
         return if is_wide {
@@ -199,18 +196,16 @@ pub(super) fn dispatch(
             .map_err(|refused| refused.to_string())
     };
     if is_wide {
-        return elsewhere(timed, connection.host.clone(), ctx, api_key, elements, decode);
+        return elsewhere(timed, ctx, api_key, elements, decode);
     }
     match decode() {
         Ok(Request::ApiVersions(request)) => {
-            let response = api_versions::api_versions(shared, connection, version, &request);
+            let response = api_versions::api_versions(services, connection, version, &request);
             timed.now(&ctx, response)
         }
-        Ok(request) => match answer_elements(shared, version, &request) {
-            0..=WIDE => route(timed, connection.host.clone(), ctx, request),
-            elements => {
-                elsewhere(timed, connection.host.clone(), ctx, api_key, elements, || Ok(request))
-            }
+        Ok(request) => match answer_elements(services, version, &request) {
+            0..=WIDE => route(timed, ctx, request),
+            elements => elsewhere(timed, ctx, api_key, elements, || Ok(request)),
         },
         Err(refused) => Answer::Close(refused),
     }
@@ -218,12 +213,12 @@ pub(super) fn dispatch(
 
 /// Elements of the answer, where the request does not bound them: more than [`WIDE`] for what has
 /// no cheap measure.
-fn answer_elements(shared: &Shared, version: i16, request: &Request) -> usize {
-    let hosted = || shared.replicas.hosted_count();
+fn answer_elements(services: &Services, version: i16, request: &Request) -> usize {
+    let hosted = || services.replicas.hosted_count();
     match request {
         Request::Metadata(request) => match &request.topics {
             Some(topics) if !metadata::is_all(version, topics) => {
-                let image = shared.image();
+                let image = services.image();
                 let of = |topic: &MetadataRequestTopic| match &topic.name {
                     Some(name) => {
                         image.topic(name.as_str()).map_or(1, |topic| topic.partitions.len())
@@ -241,7 +236,7 @@ fn answer_elements(shared: &Shared, version: i16, request: &Request) -> usize {
         Request::DescribeConfigs(request) => {
             request.resources.len().saturating_mul(CONFIGS_OF_RESOURCE)
         }
-        Request::ListConfigResources(_) => shared.image().topic_count(),
+        Request::ListConfigResources(_) => services.image().topic_count(),
         // What groups and producers hold has an account of its own.
         Request::ListGroups(_) | Request::DescribeGroups(_) | Request::DescribeProducers(_) => {
             WIDE + 1
@@ -253,35 +248,37 @@ fn answer_elements(shared: &Shared, version: i16, request: &Request) -> usize {
 /// Handles a request off the async threads. What its answer takes is taken from the account first.
 fn elsewhere(
     mut timed: Timed,
-    host: Arc<str>,
     ctx: RequestContext,
     api_key: i16,
     elements: usize,
     decode: impl FnOnce() -> Result<Request, String> + Send + 'static,
 ) -> Answer {
-    let shared = timed.shared.clone();
+    let services = timed.services.clone();
     // A Fetch may wait for long, and takes memory for what it has found only when it has.
     let may_cancel = api_key == apis::FETCH;
     let handled = async move {
         let request = decode()?;
         if !may_cancel {
-            let elements = elements.max(answer_elements(&timed.shared, ctx.api_version, &request));
+            let elements =
+                elements.max(answer_elements(&timed.services, ctx.api_version, &request));
             timed
                 .share
                 .grow_to(timed.share.bytes() + elements.saturating_mul(ANSWER_ELEMENT_BYTES))
                 .await;
         }
-        route(timed, host, ctx, request).outcome().await
+        route(timed, ctx, request).outcome().await
     };
     Answer::Alone {
-        answer: Box::pin(async move { shared.wide.carry(&shared.env, Box::pin(handled)).await }),
+        answer: Box::pin(
+            async move { services.wide.carry(&services.env, Box::pin(handled)).await },
+        ),
         may_cancel,
     }
 }
 
 /// As [`start_produce`], off the async threads.
 fn produce_elsewhere(timed: Timed, ctx: RequestContext, body: BytesMut, decoded: usize) -> Answer {
-    let shared = timed.shared.clone();
+    let services = timed.services.clone();
     let (done, appended) = oneshot::channel::<()>();
     let produced = async move {
         match start_produce(timed, &ctx, body, decoded) {
@@ -300,7 +297,7 @@ fn produce_elsewhere(timed: Timed, ctx: RequestContext, body: BytesMut, decoded:
         }
     };
     Answer::Appending(
-        Box::pin(async move { shared.wide.carry(&shared.env, Box::pin(produced)).await }),
+        Box::pin(async move { services.wide.carry(&services.env, Box::pin(produced)).await }),
         appended,
     )
 }
@@ -313,7 +310,7 @@ fn no_memory(bytes: usize) -> String {
 }
 
 struct Timed {
-    shared: Arc<Shared>,
+    services: Arc<Services>,
     label: ApiLabel,
     started: Instant,
     /// What the request holds, and then its answer.
@@ -326,7 +323,7 @@ impl Timed {
         self,
         encoded: Result<impl Into<Frame>, protocol::WireError>,
     ) -> Result<Frame, String> {
-        self.shared
+        self.services
             .metrics
             .request_seconds
             .get_or_create(&self.label)
@@ -338,7 +335,15 @@ impl Timed {
     }
 
     fn failed(&self, error: ErrorCode) {
-        self.shared.metrics.answered_with(self.label.request, error.name());
+        self.services.metrics.answered_with(self.label.request, error.name());
+    }
+
+    /// The answer, whose errors are counted.
+    fn counted(&self, response: impl Errors + Into<Response>) -> Response {
+        response.each_error(&mut |code| {
+            self.failed(ErrorCode::from_code(code).unwrap_or(ErrorCode::UnknownServerError))
+        });
+        response.into()
     }
 
     fn encoded(
@@ -347,10 +352,7 @@ impl Timed {
         version: i16,
         response: &Response,
     ) -> Result<Frame, String> {
-        errors::each(response, |code| {
-            self.failed(ErrorCode::from_code(code).unwrap_or(ErrorCode::UnknownServerError))
-        });
-        let mut share = std::mem::replace(&mut self.share, Share::new(&self.shared.memory));
+        let mut share = std::mem::replace(&mut self.share, Share::new(&self.services.memory));
         let mut needed = 0;
         let encoded = protocol::encode_response_if(correlation_id, version, response, |bytes| {
             needed = bytes;
@@ -369,7 +371,7 @@ impl Timed {
         encoded: Result<impl Into<Frame>, protocol::WireError>,
         records: Share,
     ) -> Result<Frame, String> {
-        let mut share = std::mem::replace(&mut self.share, Share::new(&self.shared.memory));
+        let mut share = std::mem::replace(&mut self.share, Share::new(&self.services.memory));
         let frame = self.frame(encoded)?;
         let rest = frame.in_memory().saturating_sub(records.bytes());
         if !share.try_resize_to(counted(rest)) {
@@ -383,23 +385,35 @@ impl Timed {
         self,
         encoded: Result<impl Into<Frame>, protocol::WireError>,
     ) -> Result<Frame, String> {
-        let none = Share::new(&self.shared.memory);
+        let none = Share::new(&self.services.memory);
         self.holding(encoded, none)
     }
 
-    fn now(self, ctx: &RequestContext, response: impl Into<Response>) -> Answer {
-        self.encoded(ctx.correlation_id, ctx.api_version, &response.into())
+    fn now(self, ctx: &RequestContext, response: impl Errors + Into<Response>) -> Answer {
+        let response = self.counted(response);
+        self.encoded(ctx.correlation_id, ctx.api_version, &response)
             .map_or_else(Answer::Close, Answer::Now)
     }
 
-    fn alone<R: Into<Response>>(
+    /// The answer to a request that the gate has refused.
+    fn refused(self, ctx: &RequestContext, request: &Request, error: ErrorCode) -> Answer {
+        self.failed(error);
+        match gate::refusal(request, error) {
+            Some(response) => self
+                .encoded(ctx.correlation_id, ctx.api_version, &response)
+                .map_or_else(Answer::Close, Answer::Now),
+            None => Answer::Close(format!("{} has no answer for {error:?}", self.label.request)),
+        }
+    }
+
+    fn alone<R: Errors + Into<Response>>(
         self,
         ctx: &RequestContext,
         response: impl Future<Output = R> + Send + 'static,
     ) -> Answer {
         let (correlation_id, version) = (ctx.correlation_id, ctx.api_version);
         let answer = Box::pin(async move {
-            let response = response.await.into();
+            let response = self.counted(response.await);
             self.encoded(correlation_id, version, &response).map(Some)
         });
         Answer::Alone { answer, may_cancel: false }
@@ -411,7 +425,7 @@ impl Timed {
 ///
 /// What it takes `decoded` is held until the answer is written down, for which it is about enough.
 fn start_produce(mut timed: Timed, ctx: &RequestContext, body: BytesMut, decoded: usize) -> Answer {
-    match produce::produce(&timed.shared, ctx, body) {
+    match produce::produce(&timed.services, ctx, body) {
         Ok(Produced::Unanswered) => Answer::InOrder(Box::pin(std::future::ready(Ok(None)))),
         Ok(Produced::Answered(frame)) => timed.whole(frame).map_or_else(Answer::Close, Answer::Now),
         Ok(Produced::Waiting(answer)) => {
@@ -437,120 +451,89 @@ fn start_produce(mut timed: Timed, ctx: &RequestContext, body: BytesMut, decoded
     }
 }
 
-fn route(timed: Timed, host: Arc<str>, ctx: RequestContext, request: Request) -> Answer {
-    let shared = timed.shared.clone();
-    let group = coordinator::RequestContext {
-        client_id: ctx.client_id.clone(),
-        client_host: host,
-        api_version: ctx.api_version,
-    };
-    let groups = shared.groups.clone();
+/// Gives a request to its handler, if it passes the gate. One arm for each API: a table, whatever
+/// its length.
+fn route(timed: Timed, ctx: RequestContext, request: Request) -> Answer {
+    if let Err(error) = gate::pass(&ctx, &request) {
+        return timed.refused(&ctx, &request, error);
+    }
+    let (services, of) = (timed.services.clone(), ctx.clone());
     match request {
         Request::Produce(_) => {
             Answer::Close("a Produce request took the way of the others".to_owned())
         }
         Request::Fetch(request) => {
-            let (correlation_id, version) = (ctx.correlation_id, ctx.api_version);
             let answer = Box::pin(async move {
-                let (fetched, records) = fetch::fetch(shared, ctx, request, &timed.share).await;
+                let (fetched, records) = fetch::fetch(services, ctx, request, &timed.share).await;
                 fetched.errors().for_each(|error| timed.failed(error));
-                timed.holding(fetch::encode(correlation_id, version, fetched), records).map(Some)
+                let encoded = fetch::encode(of.correlation_id, of.api_version, fetched);
+                timed.holding(encoded, records).map(Some)
             });
             Answer::Alone { answer, may_cancel: true }
-        }
-        Request::ListOffsets(request) => {
-            timed.alone(&ctx.clone(), list_offsets::list_offsets(shared, ctx, request))
-        }
-        Request::Metadata(request) => {
-            timed.alone(&ctx.clone(), metadata::metadata(shared, ctx, request))
         }
         // It has no elements, but tagged fields count as some.
         Request::ApiVersions(_) => {
             Answer::Close("an ApiVersions request with too many tagged fields".to_owned())
         }
+        Request::ListOffsets(request) => {
+            timed.alone(&of, list_offsets::list_offsets(services, ctx, request))
+        }
+        Request::Metadata(request) => timed.alone(&of, metadata::metadata(services, ctx, request)),
         Request::InitProducerId(request) => {
-            timed.alone(&ctx.clone(), init_producer_id::init_producer_id(shared, ctx, request))
+            timed.alone(&of, init_producer_id::init_producer_id(services, ctx, request))
         }
-        Request::FindCoordinator(request) => {
-            timed.alone(&ctx.clone(), groups::find_coordinator(shared, ctx, request))
+        Request::FindCoordinator(request) => timed.alone(&of, find::find(services, ctx, request)),
+        Request::OffsetCommit(request) => timed.alone(&of, offsets::commit(services, ctx, request)),
+        Request::OffsetFetch(request) => timed.alone(&of, offsets::fetch(services, ctx, request)),
+        Request::OffsetDelete(request) => timed.alone(&of, offsets::delete(services, ctx, request)),
+        Request::JoinGroup(request) => timed.alone(&of, members::join(services, ctx, request)),
+        Request::SyncGroup(request) => timed.alone(&of, members::sync(services, ctx, request)),
+        Request::LeaveGroup(request) => timed.alone(&of, members::leave(services, ctx, request)),
+        Request::Heartbeat(request) => {
+            timed.now(&of, members::heartbeat(&services, &ctx, &request))
         }
-        Request::OffsetCommit(request) => {
-            timed.alone(&ctx, async move { groups.offset_commit(&group, request).await })
-        }
-        Request::OffsetFetch(request) => {
-            timed.alone(&ctx, async move { groups.offset_fetch(&group, request).await })
-        }
-        Request::JoinGroup(request) => {
-            timed.alone(&ctx, async move { groups.join_group(&group, request).await })
-        }
-        Request::SyncGroup(request) => {
-            timed.alone(&ctx, async move { groups.sync_group(&group, request).await })
-        }
-        Request::LeaveGroup(request) => {
-            timed.alone(&ctx, async move { groups.leave_group(&group, request).await })
-        }
-        Request::Heartbeat(request) => timed.now(&ctx, groups.heartbeat(&group, &request)),
         Request::DescribeGroups(request) => {
-            timed.now(&ctx, groups.describe_groups(&group, &request))
+            timed.now(&of, admin::describe(&services, &ctx, request))
         }
-        Request::ListGroups(request) => timed.now(&ctx, groups.list_groups(&group, &request)),
-        Request::DeleteGroups(request) => {
-            timed.alone(&ctx, async move { groups.delete_groups(&group, &request).await })
-        }
-        Request::OffsetDelete(request) => {
-            timed.alone(&ctx, async move { groups.offset_delete(&group, &request).await })
-        }
-        Request::CreateTopics(request) => {
-            timed.alone(&ctx.clone(), topics::create(shared, ctx, request))
-        }
-        Request::DeleteTopics(request) => {
-            timed.alone(&ctx.clone(), topics::delete(shared, ctx, request))
-        }
-        Request::CreatePartitions(request) => {
-            timed.alone(&ctx.clone(), topics::grow(shared, ctx, request))
+        Request::ListGroups(request) => timed.now(&of, admin::list(&services, &ctx, &request)),
+        Request::DeleteGroups(request) => timed.alone(&of, admin::delete(services, ctx, request)),
+        Request::CreateTopics(request) => timed.alone(&of, create::create(services, ctx, request)),
+        Request::DeleteTopics(request) => timed.alone(&of, delete::delete(services, ctx, request)),
+        Request::CreatePartitions(request) => timed.alone(&of, grow::grow(services, ctx, request)),
+        Request::DescribeTopicPartitions(request) => {
+            timed.now(&of, partitions::describe(&services, &ctx, &request))
         }
         Request::DescribeConfigs(request) => {
-            let response = configs::describe(&shared, &ctx, request);
-            timed.now(&ctx, response)
+            timed.now(&of, configs::describe(&services, &ctx, request))
         }
         Request::AlterConfigs(request) => {
-            timed.alone(&ctx.clone(), configs::replace(shared, ctx, request))
+            timed.alone(&of, configs::replace(services, ctx, request))
         }
         Request::IncrementalAlterConfigs(request) => {
-            timed.alone(&ctx.clone(), configs::alter(shared, ctx, request))
+            timed.alone(&of, configs::alter(services, ctx, request))
         }
         Request::ListConfigResources(request) => {
-            let response = configs::list(&shared, &ctx, &request);
-            timed.now(&ctx, response)
+            timed.now(&of, configs::list(&services, &ctx, &request))
         }
         Request::DescribeCluster(request) => {
-            let response = metadata::describe_cluster(&shared, &ctx, &request);
-            timed.now(&ctx, response)
+            timed.now(&of, metadata::describe_cluster(&services, &ctx, &request))
         }
         Request::DeleteRecords(request) => {
-            timed.alone(&ctx.clone(), delete_records::delete_records(shared, ctx, request))
+            timed.alone(&of, delete_records::delete_records(services, ctx, request))
         }
-        Request::OffsetForLeaderEpoch(request) => {
-            let response = offset_for_leader_epoch::offset_for_leader_epoch(&shared, &ctx, request);
-            timed.now(&ctx, response)
-        }
-        Request::DescribeAcls(_) => timed.now(&ctx, acls::describe(&ctx)),
-        Request::CreateAcls(request) => timed.now(&ctx, acls::create(&ctx, &request)),
-        Request::DeleteAcls(request) => timed.now(&ctx, acls::delete(&ctx, &request)),
-        Request::DescribeLogDirs(request) => {
-            timed.alone(&ctx.clone(), log_dirs::describe(shared, ctx, request))
-        }
+        Request::OffsetForLeaderEpoch(request) => timed
+            .now(&of, offset_for_leader_epoch::offset_for_leader_epoch(&services, &ctx, request)),
         Request::DescribeQuorum(request) => {
-            let response = quorum::describe(&shared, &ctx, &request);
-            timed.now(&ctx, response)
+            timed.now(&of, quorum::describe(&services, &ctx, &request))
         }
         Request::DescribeProducers(request) => {
-            let response = producers::describe(&shared, &ctx, request);
-            timed.now(&ctx, response)
+            timed.now(&of, producers::describe(&services, &ctx, request))
         }
-        Request::DescribeTopicPartitions(request) => {
-            let response = topic_partitions::describe(&shared, &ctx, &request);
-            timed.now(&ctx, response)
+        Request::DescribeLogDirs(request) => {
+            timed.alone(&of, log_dirs::describe(services, request))
         }
+        Request::DescribeAcls(_) => timed.now(&of, acls::describe()),
+        Request::CreateAcls(request) => timed.now(&of, acls::create(&request)),
+        Request::DeleteAcls(request) => timed.now(&of, acls::delete(&request)),
     }
 }

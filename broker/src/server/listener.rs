@@ -210,8 +210,9 @@ pub(crate) async fn accept(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let connection =
-                    Connection::new(NEXT_ID.fetch_add(1, Ordering::Relaxed), index, peer, limit);
+                let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+                let authorizer = services.authorizer.clone();
+                let connection = Connection::new(id, index, peer, authorizer, limit);
                 admit(&services, &mut open, stream, connection, &stop, &mut said_refused)
             }
             Err(error) => accept_failed(&error, &mut said, &stop).await,
@@ -233,7 +234,7 @@ fn admit(
     stop: &CancellationToken,
     said: &mut SaidRarely,
 ) {
-    let peer: SocketAddr = connection.peer;
+    let peer: SocketAddr = connection.caller.peer;
     let place = match services
         .connections
         .enter(peer.ip().to_canonical(), services.replicas.hosted_count())

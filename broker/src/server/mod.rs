@@ -12,6 +12,7 @@ mod context;
 mod details;
 mod dispatch;
 mod errors;
+mod gate;
 mod handlers;
 mod heavy;
 mod in_flight;
@@ -20,8 +21,9 @@ mod pace;
 mod response;
 mod services;
 mod shown;
+#[cfg(test)]
+mod tests;
 
-pub(crate) use self::handlers::configs::Rules;
+pub(crate) use self::handlers::cluster::configs::Rules;
 pub(crate) use self::services::Services;
-use self::services::Services as Shared;
 pub(crate) use self::shown::Shown;

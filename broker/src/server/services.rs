@@ -5,8 +5,8 @@ use std::sync::Arc;
 use letterbox_env::Env;
 
 use super::budget::{Account, Connections};
-use super::handlers::init_producer_id::ProducerIds;
-use super::handlers::topics;
+use super::handlers::data::init_producer_id::ProducerIds;
+use super::handlers::topics::create::ensure;
 use super::heavy::Heavy;
 use super::shown::Shown;
 use crate::config::Config;
@@ -14,8 +14,9 @@ use crate::controller::Controller;
 use crate::coordinator::GroupCoordinator;
 use crate::metadata::{Configs, MetadataImage};
 use crate::metrics::Metrics;
-use crate::quorum::{MetadataQuorum, QuorumStatus};
+use crate::quorum::MetadataQuorum;
 use crate::replication::ReplicaManager;
+use crate::security::{AllowAll, Authorizer};
 
 /// Memory for requests and answers when `queued.max.request.bytes` is not set.
 const REQUEST_MEMORY: usize = 256 * 1024 * 1024;
@@ -41,6 +42,8 @@ pub(crate) struct Services {
     /// What this node knows of the metadata log; clients are told of `shown`, not of its image.
     pub(crate) quorum: Arc<dyn MetadataQuorum>,
     pub(crate) shown: Arc<Shown>,
+    /// Decides what callers may do.
+    pub(crate) authorizer: Arc<dyn Authorizer>,
 }
 
 impl Services {
@@ -78,6 +81,7 @@ impl Services {
             producer_ids: ProducerIds::default(),
             quorum,
             shown,
+            authorizer: Arc::new(AllowAll),
             config,
         }
     }
@@ -85,11 +89,6 @@ impl Services {
     /// The metadata clients are told: every partition in it that is led from here can be used.
     pub(crate) fn image(&self) -> Arc<MetadataImage> {
         self.shown.image()
-    }
-
-    /// Who leads and who votes on the metadata, as far as this node knows.
-    pub(crate) fn quorum_status(&self) -> QuorumStatus {
-        self.quorum.status()
     }
 
     /// Brings the dynamic configurations of this broker that bound its clients into force.
@@ -111,7 +110,7 @@ impl Services {
         replication_factor: i16,
         configs: Configs,
     ) -> Result<(), String> {
-        topics::ensure(self, name, partitions, replication_factor, configs).await
+        ensure(self, name, partitions, replication_factor, configs).await
     }
 }
 

@@ -1,6 +1,6 @@
 //! The requests, as handlers call them: message structs in, message structs out.
 //!
-//! Topic and group authorization is the handlers' work; so is answering versions that are not
+//! Whether the caller may ask is the handlers' work; so is answering versions that are not
 //! advertised.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,21 +28,18 @@ use kafka_protocol::messages::{
 use letterbox_protocol::ErrorCode;
 
 use super::{GroupCoordinator, by_id, lower_case};
-use crate::coordinator::RequestContext;
 use crate::coordinator::group::{
     Completion, JoinRequest, Output, Reply, Write, join::join_error, str_bytes, sync::sync_error,
 };
 use crate::coordinator::memory::{MEMBER_BYTES_MAX, protocol_bytes};
 use crate::coordinator::shard::Shard;
 use crate::coordinator::shard::commit_error;
+use crate::request::{OPERATIONS_NOT_ASKED, RequestContext};
+use crate::security::Resource;
 
 /// The longest part of a `client.id` that goes into a member id, in bytes; the whole must fit into
 /// a protocol string.
 const CLIENT_ID_BYTES_MAX: usize = 1_024;
-
-/// Every operation on a group (bits of Kafka's `AclOperation`): READ, DELETE, DESCRIBE,
-/// DESCRIBE_CONFIGS, ALTER_CONFIGS.
-const GROUP_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11;
 
 impl GroupCoordinator {
     /// JoinGroup. Answered when the join phase ends, which may take as long as the largest
@@ -80,7 +77,7 @@ impl GroupCoordinator {
                 reply,
                 api_version: context.api_version,
                 client_id: context.client_id.clone(),
-                client_host: context.client_host.clone(),
+                client_host: context.caller.host.clone(),
                 member_id: member_id.clone(),
                 new_member_id,
                 instance_id: request.group_instance_id.as_deref().map(Arc::from),
@@ -318,7 +315,7 @@ impl GroupCoordinator {
         })
     }
 
-    /// DescribeGroups, each group once. Without an authorizer everything is authorized.
+    /// DescribeGroups, each group once.
     #[must_use]
     pub fn describe_groups(
         &self,
@@ -335,7 +332,11 @@ impl GroupCoordinator {
                     .with_error_code(error.code())
             });
             let is_asked = request.include_authorized_operations && described.error_code == 0;
-            described.with_authorized_operations(if is_asked { GROUP_OPERATIONS } else { i32::MIN })
+            described.with_authorized_operations(if is_asked {
+                context.authorized_operations(Resource::Group(group_id))
+            } else {
+                OPERATIONS_NOT_ASKED
+            })
         };
         DescribeGroupsResponse::default()
             .with_groups(distinct(&request.groups).map(describe).collect())

@@ -19,7 +19,7 @@ use letterbox_protocol::model::TopicId;
 use crate::coordinator::group::str_bytes;
 
 /// From this version on the names in these messages are ids.
-pub(super) const FROM_VERSION: i16 = 10;
+pub(super) use letterbox_protocol::by_id::BY_ID as FROM_VERSION;
 
 /// The ids of one request.
 #[derive(Default)]

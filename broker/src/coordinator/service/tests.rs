@@ -34,8 +34,8 @@ use crate::coordinator::memory::MEMBER_BYTES_MAX;
 use crate::coordinator::shard::Shard;
 use crate::coordinator::{
     AppendError, GROUP_METADATA_TOPIC, GroupConfig, GroupFigures, KeyValue, LogEnd, ReplicatedLog,
-    RequestContext,
 };
+use crate::request::RequestContext;
 
 /// The id of topic "t".
 const TOPIC_ID: TopicId = TopicId::from_u128(7);
@@ -145,7 +145,7 @@ fn over(log: Arc<MemoryLog>) -> GroupCoordinator {
 }
 
 fn context(api_version: i16) -> RequestContext {
-    RequestContext { client_id: "c".into(), client_host: "/127.0.0.1".into(), api_version }
+    RequestContext::local("c", api_version)
 }
 
 fn group() -> GroupId {

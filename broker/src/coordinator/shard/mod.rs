@@ -30,7 +30,7 @@ use super::replicated_log::{AppendError, KeyValue};
 use super::runtime::Machine;
 use super::runtime::timeline::Timeline;
 
-pub(super) use offsets::commit_error;
+pub(crate) use offsets::commit_error;
 
 /// Most tombstones of one write, and most bytes of their keys: far below any sensible
 /// `max.message.bytes`.

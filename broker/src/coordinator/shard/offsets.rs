@@ -33,28 +33,8 @@ impl Shard {
         now: Now,
     ) -> Output {
         let mut out = Output::default();
-        let mut partitions = request
-            .topics
-            .iter()
-            .flat_map(|topic| topic.partitions.iter().map(|partition| (&topic.name, partition)));
-        if !request.topics.is_empty()
-            && partitions.all(|(topic, partition)| !exists(topic, partition.partition_index))
-        {
-            out.replies.push((
-                reply,
-                Reply::OffsetCommit(commit_error(request, ErrorCode::UnknownTopicOrPartition)),
-            ));
-            return out;
-        }
-        if let Err(error) = self.validate_commit(request, api_version, now) {
+        if let Some(error) = self.refused_commit(request, api_version, &exists, now) {
             out.replies.push((reply, Reply::OffsetCommit(commit_error(request, error))));
-            return out;
-        }
-        if !self.memory.takes_offsets(self.growth(request), now) {
-            out.replies.push((
-                reply,
-                Reply::OffsetCommit(commit_error(request, ErrorCode::CoordinatorNotAvailable)),
-            ));
             return out;
         }
         let group: Arc<str> = request.group_id.as_str().into();
@@ -103,6 +83,30 @@ impl Shard {
             self.write(records, Some((reply, response)), now, &mut out);
         }
         out
+    }
+
+    /// Why nothing of a commit is taken.
+    fn refused_commit(
+        &mut self,
+        request: &OffsetCommitRequest,
+        api_version: i16,
+        exists: impl Fn(&str, i32) -> bool,
+        now: Now,
+    ) -> Option<ErrorCode> {
+        let mut partitions = request
+            .topics
+            .iter()
+            .flat_map(|topic| topic.partitions.iter().map(|partition| (&topic.name, partition)));
+        if !request.topics.is_empty()
+            && partitions.all(|(topic, partition)| !exists(topic, partition.partition_index))
+        {
+            return Some(ErrorCode::UnknownTopicOrPartition);
+        }
+        if let Err(error) = self.validate_commit(request, api_version, now) {
+            return Some(error);
+        }
+        let has_room = self.memory.takes_offsets(self.growth(request), now);
+        (!has_room).then_some(ErrorCode::CoordinatorNotAvailable)
     }
 
     /// The bytes that the offsets of a commit take more than those they replace.
@@ -235,7 +239,7 @@ fn fetched(partition: i32, offset: Option<&OffsetAndMetadata>) -> OffsetFetchRes
 }
 
 /// The answer that refuses every partition.
-pub(in crate::coordinator) fn commit_error(
+pub(crate) fn commit_error(
     request: &OffsetCommitRequest,
     error: ErrorCode,
 ) -> OffsetCommitResponse {

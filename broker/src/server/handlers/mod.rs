@@ -1,22 +1,12 @@
-//! One file per family of APIs; each header says the versions served and the KIPs followed.
+//! One file per API or family of APIs; each header says the versions served and the KIPs followed.
 //!
-//! Generated message structs stop here: what is below works with the broker's own types.
+//! Each answer says in its file which errors it carries ([`Errors`]). Generated message structs
+//! stop here: what is below works with the broker's own types.
 
-pub(super) mod acls;
-pub(super) mod api_versions;
-pub(super) mod configs;
-pub(super) mod delete_records;
-pub(super) mod fetch;
+pub(super) mod cluster;
+pub(super) mod data;
 pub(super) mod groups;
-pub(super) mod init_producer_id;
-pub(super) mod list_offsets;
-pub(super) mod log_dirs;
-pub(super) mod metadata;
-pub(super) mod offset_for_leader_epoch;
-pub(super) mod produce;
-pub(super) mod producers;
-pub(super) mod quorum;
-pub(super) mod topic_partitions;
+pub(super) mod security;
 pub(super) mod topics;
 
 use std::time::Duration;
@@ -24,7 +14,8 @@ use std::time::Duration;
 use kafka_protocol::messages::TopicName;
 use kafka_protocol::protocol::StrBytes;
 
-use super::Shared;
+use super::Services;
+use super::errors::{Errors, errors};
 use crate::controller::ControllerError;
 use crate::metadata::ApiError;
 

@@ -9,12 +9,12 @@ use kafka_protocol::messages as m;
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::api_versions::{api_versions_response, is_client_software};
 
-use super::Shared;
+use super::{Errors, Services, errors};
 use crate::server::context::Connection;
 
 /// Answers a version that is served.
 pub(crate) fn api_versions(
-    shared: &Shared,
+    services: &Services,
     connection: &mut Connection,
     version: i16,
     request: &m::ApiVersionsRequest,
@@ -28,6 +28,8 @@ pub(crate) fn api_versions(
         }
         connection.software = format!("{name} {software_version}");
     }
-    let finalized_epoch = i64::try_from(shared.image().applied_index).unwrap_or(i64::MAX);
+    let finalized_epoch = i64::try_from(services.image().applied_index).unwrap_or(i64::MAX);
     api_versions_response(version, &[], finalized_epoch, &[])
 }
+
+errors!(ApiVersionsResponse, |all, each| each(all.error_code));

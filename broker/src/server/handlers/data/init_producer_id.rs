@@ -14,9 +14,9 @@ use letterbox_protocol::model::ProducerId;
 use tokio::sync::Mutex;
 use tracing::info;
 
-use super::Shared;
+use super::{Errors, Services, errors};
 use crate::metadata::decide::AllocateProducerIds;
-use crate::server::context::RequestContext;
+use crate::request::RequestContext;
 
 /// What a client is told that wants transactions, wherever there is room for words.
 pub(crate) const NO_TRANSACTIONS: &str = "transactions are not offered by this version of \
@@ -30,12 +30,12 @@ pub(crate) struct ProducerIds {
 }
 
 impl ProducerIds {
-    async fn next(&self, shared: &Shared) -> Result<ProducerId, ErrorCode> {
+    async fn next(&self, services: &Services) -> Result<ProducerId, ErrorCode> {
         let mut block = self.block.lock().await;
         if block.0 >= block.1 {
-            let operation = AllocateProducerIds { broker: shared.config.node_id };
+            let operation = AllocateProducerIds { broker: services.config.node_id };
             // No request shows which ids are handed out, so nothing is waited for.
-            let fresh = shared.change(operation, Duration::ZERO).await;
+            let fresh = services.change(operation, Duration::ZERO).await;
             let fresh = fresh
                 .map_err(|_| ErrorCode::CoordinatorLoadInProgress)?
                 .outcome
@@ -50,24 +50,30 @@ impl ProducerIds {
 
 /// Answers InitProducerId.
 pub(crate) async fn init_producer_id(
-    shared: Arc<Shared>,
+    services: Arc<Services>,
     ctx: RequestContext,
     request: m::InitProducerIdRequest,
 ) -> m::InitProducerIdResponse {
-    let refused = |error: ErrorCode| {
-        m::InitProducerIdResponse::default()
-            .with_error_code(error as i16)
-            .with_producer_id(m::ProducerId(-1))
-            .with_producer_epoch(-1)
-    };
     if let Some(transactional_id) = &request.transactional_id {
-        info!(transactional_id = transactional_id.as_str(), client_id = &*ctx.client_id, peer = %ctx.peer, "producer refused: {NO_TRANSACTIONS}");
+        let (transactional_id, peer) = (transactional_id.as_str(), ctx.caller.peer);
+        let client_id = &*ctx.client_id;
+        info!(transactional_id, client_id, %peer, "producer refused: {NO_TRANSACTIONS}");
         return refused(ErrorCode::InvalidTransactionTimeout);
     }
-    match shared.producer_ids.next(&shared).await {
+    match services.producer_ids.next(&services).await {
         Ok(id) => m::InitProducerIdResponse::default()
             .with_producer_id(m::ProducerId(id))
             .with_producer_epoch(0),
         Err(error) => refused(error),
     }
 }
+
+/// The answer without an id.
+pub(crate) fn refused(error: ErrorCode) -> m::InitProducerIdResponse {
+    m::InitProducerIdResponse::default()
+        .with_error_code(error.code())
+        .with_producer_id(m::ProducerId(-1))
+        .with_producer_epoch(-1)
+}
+
+errors!(InitProducerIdResponse, |all, each| each(all.error_code));

@@ -10,33 +10,25 @@ use kafka_protocol::messages::describe_quorum_response::{
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::BrokerId;
 
-use super::{Shared, text, topic_name};
+use super::{Errors, Services, errors, text, topic_name};
 use crate::metadata::decide::METADATA_TOPIC;
 use crate::quorum::QuorumStatus;
-use crate::server::context::{Operation, RequestContext, Resource};
+use crate::request::RequestContext;
 
 /// Answers DescribeQuorum, from what this node knows: about others that is as much as their votes.
 pub(crate) fn describe(
-    shared: &Shared,
+    services: &Services,
     ctx: &RequestContext,
     request: &m::DescribeQuorumRequest,
 ) -> m::DescribeQuorumResponse {
-    let whole = |error: ErrorCode| {
-        m::DescribeQuorumResponse::default()
-            .with_error_code(error as i16)
-            .with_error_message(Some(text(error.name())))
-    };
-    if !ctx.may(Operation::Describe, Resource::Cluster) {
-        return whole(ErrorCode::ClusterAuthorizationFailed);
-    }
-    let status = shared.quorum_status();
-    let now = shared.env.clock.wall_ms();
+    let status = services.quorum.status();
+    let now = services.env.clock.wall_ms();
     let mut seen = BTreeSet::new();
     let topics =
         request.topics.iter().map(|topic| of_topic(topic, &mut seen, &status, now)).collect();
     let nodes = status.voters.iter().map(|(id, (host, port))| {
         let listener = Listener::default()
-            .with_name(text(&shared.config.controller.name))
+            .with_name(text(&services.config.controller.name))
             .with_host(text(host))
             .with_port(*port);
         Node::default().with_node_id(node(*id)).with_listeners(vec![listener])
@@ -96,3 +88,16 @@ fn of_topic(
 fn node(id: BrokerId) -> m::BrokerId {
     m::BrokerId(id.0)
 }
+
+/// The answer to a request that is not allowed.
+pub(crate) fn refused(error: ErrorCode) -> m::DescribeQuorumResponse {
+    m::DescribeQuorumResponse::default()
+        .with_error_code(error.code())
+        .with_error_message(Some(text(error.name())))
+}
+
+errors!(DescribeQuorumResponse, |all, each| {
+    each(all.error_code);
+    let partitions = all.topics.iter().flat_map(|topic| &topic.partitions);
+    partitions.for_each(|one| each(one.error_code));
+});

@@ -13,19 +13,13 @@ use kafka_protocol::messages::describe_log_dirs_response::{
 use letterbox_protocol::ErrorCode;
 use letterbox_storage::{Log, LogDir};
 
-use super::{Shared, text, topic_name};
-use crate::server::context::{Operation, RequestContext, Resource};
+use super::{Errors, Services, errors, text, topic_name};
 
 /// Answers DescribeLogDirs.
 pub(crate) async fn describe(
-    shared: Arc<Shared>,
-    ctx: RequestContext,
+    services: Arc<Services>,
     request: m::DescribeLogDirsRequest,
 ) -> m::DescribeLogDirsResponse {
-    if !ctx.may(Operation::Describe, Resource::Cluster) {
-        return m::DescribeLogDirsResponse::default()
-            .with_error_code(ErrorCode::ClusterAuthorizationFailed as i16);
-    }
     // Without a list everything is asked for; one that is asked for twice is told once.
     let wanted: Option<BTreeSet<(String, i32)>> = request.topics.map(|topics| {
         let partitions = topics.iter().flat_map(|topic| {
@@ -33,7 +27,7 @@ pub(crate) async fn describe(
         });
         partitions.collect()
     });
-    let (dirs, logs) = shared.replicas.log_dirs();
+    let (dirs, logs) = services.replicas.log_dirs();
     let is_wanted = |log: &Log| {
         wanted
             .as_ref()
@@ -41,7 +35,7 @@ pub(crate) async fn describe(
     };
     let logs: Vec<Arc<Log>> = logs.into_iter().filter(|log| is_wanted(log)).collect();
     let results =
-        shared.env.blocking(move || dirs.iter().map(|dir| of_dir(dir, &logs)).collect()).await;
+        services.env.blocking(move || dirs.iter().map(|dir| of_dir(dir, &logs)).collect()).await;
     m::DescribeLogDirsResponse::default().with_results(results)
 }
 
@@ -68,3 +62,8 @@ fn of_dir(dir: &Arc<LogDir>, logs: &[Arc<Log>]) -> DescribeLogDirsResult {
     let bytes = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
     result.with_topics(topics).with_total_bytes(bytes(total)).with_usable_bytes(bytes(free))
 }
+
+errors!(DescribeLogDirsResponse, |all, each| {
+    each(all.error_code);
+    all.results.iter().for_each(|one| each(one.error_code));
+});

@@ -22,10 +22,12 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::Shared;
+use super::Services;
 use super::init_producer_id::NO_TRANSACTIONS;
+use crate::metadata::{MetadataImage, Topic};
 use crate::replication::{Acks, Appended, Partition, Within};
-use crate::server::context::{Operation, RequestContext, Resource};
+use crate::request::RequestContext;
+use crate::security::{Operation, Resource};
 
 /// What becomes of a Produce.
 pub(crate) enum Produced {
@@ -123,21 +125,21 @@ struct Outcome {
 impl Outcome {
     fn note(
         &mut self,
-        shared: &Shared,
+        services: &Services,
         acks: Option<Acks>,
         (topic, partition, index): (usize, usize, i32),
         appended: Result<(Appended, Arc<Partition>), Failure>,
     ) -> ProducePartitionAnswer {
         match appended {
             Ok((appended, of)) => {
-                shared.metrics.messages_in.inc_by(appended.records);
-                shared.metrics.produce_bytes.inc_by(appended.bytes);
+                services.metrics.messages_in.inc_by(appended.records);
+                services.metrics.produce_bytes.inc_by(appended.bytes);
                 of.traffic.received(&appended);
                 let (leader_epoch, end_offset) = (appended.leader_epoch, appended.end_offset);
                 match appended.commit.produce_answer() {
                     _ if acks != Some(Acks::All) => success(index, &appended),
                     Some(ErrorCode::None) => success(index, &appended),
-                    Some(error) => self.failed(shared, Failure::code(error), index),
+                    Some(error) => self.failed(services, Failure::code(error), index),
                     None => {
                         self.waiting.push(Waiting {
                             topic,
@@ -150,12 +152,17 @@ impl Outcome {
                     }
                 }
             }
-            Err(failure) => self.failed(shared, failure, index),
+            Err(failure) => self.failed(services, failure, index),
         }
     }
 
-    fn failed(&mut self, shared: &Shared, failure: Failure, index: i32) -> ProducePartitionAnswer {
-        shared.metrics.answered_with("Produce", failure.error.name());
+    fn failed(
+        &mut self,
+        services: &Services,
+        failure: Failure,
+        index: i32,
+    ) -> ProducePartitionAnswer {
+        services.metrics.answered_with("Produce", failure.error.name());
         self.failed.get_or_insert(failure.error);
         failure.answer(index)
     }
@@ -163,7 +170,7 @@ impl Outcome {
     /// The answer when everything has been appended.
     fn produced(
         self,
-        shared: &Arc<Shared>,
+        services: &Arc<Services>,
         acks: Option<Acks>,
         timeout: Duration,
     ) -> Result<Produced, String> {
@@ -179,9 +186,9 @@ impl Outcome {
         if waiting.is_empty() {
             return Ok(Produced::Answered(answers.encode()));
         }
-        let shared = shared.clone();
+        let services = services.clone();
         Ok(Produced::Waiting(Box::pin(async move {
-            wait(&shared, &mut answers, waiting, timeout).await;
+            wait(&services, &mut answers, waiting, timeout).await;
             answers.encode()
         })))
     }
@@ -189,7 +196,7 @@ impl Outcome {
 
 /// Validates and appends what takes long, where blocking is allowed; then as [`produce`].
 fn validate_elsewhere(
-    shared: Arc<Shared>,
+    services: Arc<Services>,
     mut outcome: Outcome,
     heavy: Vec<Heavy>,
     acks: Acks,
@@ -200,9 +207,9 @@ fn validate_elsewhere(
         let append = move |Heavy { topic, partition, of, records }| {
             (topic, partition, of.append(records, acks).map(|appended| (appended, of)))
         };
-        let results: Vec<_> = shared
+        let results: Vec<_> = services
             .validation
-            .run(&shared.env, move || heavy.into_iter().map(append).collect())
+            .run(&services.env, move || heavy.into_iter().map(append).collect())
             .await;
         for (topic, partition, result) in results {
             let place = outcome
@@ -212,7 +219,7 @@ fn validate_elsewhere(
                 .and_then(|(_, partitions)| partitions.get(partition));
             let index = place.map_or(-1, |answer| answer.index);
             let answer = outcome.note(
-                &shared,
+                &services,
                 Some(acks),
                 (topic, partition, index),
                 result.map_err(Failure::from),
@@ -229,7 +236,7 @@ fn validate_elsewhere(
         // The next request of the connection may be started.
         drop(done);
         let answer: Option<BoxFuture<'static, Encoded>> =
-            match outcome.produced(&shared, Some(acks), timeout)? {
+            match outcome.produced(&services, Some(acks), timeout)? {
                 Produced::Answered(answer) => Some(Box::pin(std::future::ready(answer))),
                 Produced::Waiting(answer) => Some(answer),
                 Produced::Unanswered | Produced::Validating { .. } => None,
@@ -249,7 +256,7 @@ fn validate_elsewhere(
 /// With `acks=0` there is no answer to put an error in: the connection must be closed, as Kafka
 /// does.
 pub(crate) fn produce(
-    shared: &Arc<Shared>,
+    services: &Arc<Services>,
     ctx: &RequestContext,
     mut body: BytesMut,
 ) -> Result<Produced, String> {
@@ -261,7 +268,7 @@ pub(crate) fn produce(
         _ => None,
     };
     let timeout = Duration::from_millis(u64::try_from(view.timeout_ms).unwrap_or(0));
-    let is_transactional = view.transactional_id().is_some();
+    let refused = refused_as_a_whole(ctx, acks, view.transactional_id());
     type Asked = (Named, Vec<ProducePartitionView>);
     let asked: Vec<Asked> =
         view.topics().map(|topic| (topic.topic.into(), topic.partitions().collect())).collect();
@@ -272,70 +279,31 @@ pub(crate) fn produce(
         topics: Vec::with_capacity(asked.len()),
     };
     let mut outcome = Outcome { answers, waiting: Vec::new(), failed: None };
-    let mut effort = Effort::light();
-    let mut heavy = Vec::new();
-    let image = shared.image();
+    let mut appending = Appending { effort: Effort::light(), heavy: Vec::new() };
+    let image = services.image();
     let mut records_of = Carver { body_len: body.len(), gone: 0, rest: body.split() };
     for (topic_at, (topic, partitions)) in asked.into_iter().enumerate() {
-        let (found, unknown) = match &topic {
-            Named::Name(name) => (image.topic(name), ErrorCode::UnknownTopicOrPartition),
-            Named::Id(id) => (image.topic_by_id(id), ErrorCode::UnknownTopicId),
+        let found = match refused {
+            Some((error, message)) => Err((error, message)),
+            None => look_up(ctx, &image, &topic).map_err(|error| (error, None)),
         };
         let mut of_topic = Vec::with_capacity(partitions.len());
         for (partition_at, ProducePartitionView { index, records }) in
             partitions.into_iter().enumerate()
         {
             let records = records.map(|range| records_of.take(range)).unwrap_or_default();
-            let appended = match (acks, found) {
-                (None, _) => Err(Failure::code(ErrorCode::InvalidRequiredAcks)),
-                (Some(_), _) if is_transactional => {
-                    Err(Failure::new(ErrorCode::InvalidTxnState, NO_TRANSACTIONS))
-                }
-                (Some(_), None) => Err(Failure::code(unknown)),
-                (Some(_), Some(found))
-                    if !ctx.may(Operation::Write, Resource::Topic(&found.name)) =>
-                {
-                    Err(Failure::code(ErrorCode::TopicAuthorizationFailed))
-                }
-                (Some(_), Some(_)) if ctx.api_version < ZSTD_SINCE && is_zstd(&records) => {
-                    Err(Failure::new(
-                        ErrorCode::UnsupportedCompressionType,
-                        &format!(
-                            "Produce requests with version {} are not allowed to use ZStandard \
-                             compression",
-                            ctx.api_version
-                        ),
-                    ))
-                }
-                (Some(acks), Some(found)) => {
-                    shared.replicas.partition(&found.id, index).map_err(Failure::code).and_then(
-                        |of| {
-                            let within = match heavy.is_empty() {
-                                true => of
-                                    .append_within(records, acks, &mut effort)
-                                    .map_err(Failure::from)?,
-                                false => Within::TooLong(records),
-                            };
-                            match within {
-                                Within::Appended(appended) => Ok(Some((appended, of))),
-                                Within::TooLong(records) => {
-                                    heavy.push(Heavy {
-                                        topic: topic_at,
-                                        partition: partition_at,
-                                        of,
-                                        records,
-                                    });
-                                    Ok(None)
-                                }
-                            }
-                        },
-                    )
-                }
+            let place = (topic_at, partition_at, index);
+            let appended = match (found, acks) {
+                (Ok(found), Some(acks)) => known_in(ctx.api_version, &records).and_then(|()| {
+                    let of =
+                        services.replicas.partition(&found.id, index).map_err(Failure::code)?;
+                    appending.append(of, records, acks, place)
+                }),
+                (Err((error, message)), _) => Err(Failure::new(error, message)),
+                (Ok(_), None) => Err(Failure::code(ErrorCode::InvalidRequiredAcks)),
             };
             of_topic.push(match appended.transpose() {
-                Some(appended) => {
-                    outcome.note(shared, acks, (topic_at, partition_at, index), appended)
-                }
+                Some(appended) => outcome.note(services, acks, place, appended),
                 // Its place, until it is known.
                 None => Failure::code(ErrorCode::UnknownServerError).answer(index),
             });
@@ -343,11 +311,89 @@ pub(crate) fn produce(
         outcome.answers.topics.push((topic, of_topic));
     }
     match acks {
-        Some(acks) if !heavy.is_empty() => {
-            Ok(validate_elsewhere(shared.clone(), outcome, heavy, acks, timeout))
+        Some(acks) if !appending.heavy.is_empty() => {
+            Ok(validate_elsewhere(services.clone(), outcome, appending.heavy, acks, timeout))
         }
-        _ => outcome.produced(shared, acks, timeout),
+        _ => outcome.produced(services, acks, timeout),
     }
+}
+
+/// Why no batch of the request is appended, whatever its topic.
+fn refused_as_a_whole(
+    ctx: &RequestContext,
+    acks: Option<Acks>,
+    transactional_id: Option<&str>,
+) -> Option<(ErrorCode, Option<&'static str>)> {
+    if let Some(id) = transactional_id
+        && let Err(error) = ctx.check(Operation::Write, Resource::TransactionalId(id))
+    {
+        return Some((error, None));
+    }
+    match (acks, transactional_id) {
+        (None, _) => Some((ErrorCode::InvalidRequiredAcks, None)),
+        (_, Some(_)) => Some((ErrorCode::InvalidTxnState, Some(NO_TRANSACTIONS))),
+        _ => None,
+    }
+}
+
+/// The topic, when the caller may write to it: whether others exist it is not told. Ids tell
+/// nothing.
+fn look_up<'a>(
+    ctx: &RequestContext,
+    image: &'a MetadataImage,
+    topic: &Named,
+) -> Result<&'a Topic, ErrorCode> {
+    let may = |name: &str| ctx.check(Operation::Write, Resource::Topic(name));
+    match topic {
+        Named::Name(name) => {
+            may(name)?;
+            image.topic(name).map(|found| &**found).ok_or(ErrorCode::UnknownTopicOrPartition)
+        }
+        Named::Id(id) => {
+            let found = image.topic_by_id(id).ok_or(ErrorCode::UnknownTopicId)?;
+            may(&found.name).map(|()| &**found)
+        }
+    }
+}
+
+/// Appends in order; what follows something that takes long waits for it.
+struct Appending {
+    effort: Effort,
+    heavy: Vec<Heavy>,
+}
+
+impl Appending {
+    /// Appends at once, or keeps the records for later and says nothing.
+    fn append(
+        &mut self,
+        of: Arc<Partition>,
+        records: BytesMut,
+        acks: Acks,
+        (topic, partition, _): (usize, usize, i32),
+    ) -> Result<Option<(Appended, Arc<Partition>)>, Failure> {
+        let within = match self.heavy.is_empty() {
+            true => of.append_within(records, acks, &mut self.effort)?,
+            false => Within::TooLong(records),
+        };
+        Ok(match within {
+            Within::Appended(appended) => Some((appended, of)),
+            Within::TooLong(records) => {
+                self.heavy.push(Heavy { topic, partition, of, records });
+                None
+            }
+        })
+    }
+}
+
+/// Whether clients of this version know how the records are compressed.
+fn known_in(api_version: i16, records: &[u8]) -> Result<(), Failure> {
+    if api_version >= ZSTD_SINCE || !is_zstd(records) {
+        return Ok(());
+    }
+    let message = format!(
+        "Produce requests with version {api_version} are not allowed to use ZStandard compression"
+    );
+    Err(Failure::new(ErrorCode::UnsupportedCompressionType, Some(&message)))
 }
 
 /// The first version whose records may be compressed with zstd (KIP-110): a client of an older one
@@ -387,7 +433,12 @@ impl Carver {
 }
 
 /// Waits until everything is committed, and writes an error into the answer of what is not in time.
-async fn wait(shared: &Shared, answers: &mut Answers, waiting: Vec<Waiting>, timeout: Duration) {
+async fn wait(
+    services: &Services,
+    answers: &mut Answers,
+    waiting: Vec<Waiting>,
+    timeout: Duration,
+) {
     let deadline = Instant::now() + timeout;
     let notify = Arc::new(Notify::new());
     let mut waiting: Vec<_> = waiting
@@ -404,7 +455,7 @@ async fn wait(shared: &Shared, answers: &mut Answers, waiting: Vec<Waiting>, tim
             (error, _) => error,
         };
         if let Some(answer) = partitions.get_mut(item.partition) {
-            shared.metrics.answered_with("Produce", error.name());
+            services.metrics.answered_with("Produce", error.name());
             *answer = Failure::code(error).answer(answer.index);
         }
     };
@@ -456,8 +507,8 @@ impl Failure {
         Self { error, message: None, records: Vec::new() }
     }
 
-    fn new(error: ErrorCode, message: &str) -> Self {
-        Self { error, message: Some(message.to_owned()), records: Vec::new() }
+    fn new(error: ErrorCode, message: Option<&str>) -> Self {
+        Self { error, message: message.map(str::to_owned), records: Vec::new() }
     }
 
     fn answer(self, index: i32) -> ProducePartitionAnswer {
@@ -482,7 +533,7 @@ impl From<crate::replication::AppendRefused> for Failure {
             }
             crate::replication::AppendRefused::Offline => Self::code(ErrorCode::KafkaStorageError),
             crate::replication::AppendRefused::NotEnoughReplicas(why) => {
-                Self::new(ErrorCode::NotEnoughReplicas, &why.to_string())
+                Self::new(ErrorCode::NotEnoughReplicas, Some(&why.to_string()))
             }
             crate::replication::AppendRefused::Log(error) => {
                 let records = error

@@ -20,7 +20,7 @@ use kafka_protocol::protocol::StrBytes;
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::BrokerId;
 
-use super::{Shared, of_controller, text};
+use super::{Errors, Services, errors, of_controller, text};
 use crate::config::keys::{self, Effect, Kind};
 use crate::config::topic::{self, TopicConfig, broker_keys, broker_value};
 use crate::config::{Entry, Source, group};
@@ -28,7 +28,8 @@ use crate::metadata::decide::{
     AlterConfigs, ConfigOp, ConfigRules, ConfigScope, ResourceAlteration, validate_topic_name,
 };
 use crate::metadata::{ConfigResource, Configs};
-use crate::server::context::{Operation, RequestContext, Resource};
+use crate::request::RequestContext;
+use crate::security::{Operation, Resource};
 
 const TOPIC: i8 = 2;
 const BROKER: i8 = 4;
@@ -56,7 +57,7 @@ fn type_of(kind: Kind) -> i8 {
 
 /// Answers DescribeConfigs. A resource that is asked for more than once is answered once.
 pub(crate) fn describe(
-    shared: &Shared,
+    services: &Services,
     ctx: &RequestContext,
     request: m::DescribeConfigsRequest,
 ) -> m::DescribeConfigsResponse {
@@ -77,9 +78,9 @@ pub(crate) fn describe(
             let name = resource.resource_name.as_str();
             let found = may(ctx, Operation::DescribeConfigs, resource.resource_type, name)
                 .and_then(|()| match resource.resource_type {
-                    TOPIC => topic_configs(shared, name, with),
-                    BROKER => broker_configs(shared, name, with),
-                    GROUP => group_configs(shared, name, with),
+                    TOPIC => topic_configs(services, name, with),
+                    BROKER => broker_configs(services, name, with),
+                    GROUP => group_configs(services, name, with),
                     other => Err(unsupported(other)),
                 });
             match found {
@@ -121,12 +122,12 @@ fn may(
     resource_type: i8,
     name: &str,
 ) -> Result<(), Refusal> {
-    let (resource, refused) = match resource_type {
-        TOPIC => (Resource::Topic(name), ErrorCode::TopicAuthorizationFailed),
-        GROUP => (Resource::Group(name), ErrorCode::GroupAuthorizationFailed),
-        _ => (Resource::Cluster, ErrorCode::ClusterAuthorizationFailed),
+    let resource = match resource_type {
+        TOPIC => Resource::Topic(name),
+        GROUP => Resource::Group(name),
+        _ => Resource::Cluster,
     };
-    if ctx.may(operation, resource) { Ok(()) } else { Err(refusal(refused)) }
+    ctx.check(operation, resource).map_err(refusal)
 }
 
 /// What an answer holds beside the values.
@@ -174,11 +175,11 @@ impl With {
 }
 
 fn topic_configs(
-    shared: &Shared,
+    services: &Services,
     name: &str,
     with: With,
 ) -> Result<Vec<DescribeConfigsResourceResult>, Refusal> {
-    let image = shared.image();
+    let image = services.image();
     let Some(topic) = image.topic(name) else {
         let code = if validate_topic_name(name).is_err() {
             ErrorCode::InvalidTopicException
@@ -193,11 +194,13 @@ fn topic_configs(
             value: Some(value.clone()),
             source: Source::Topic,
         });
-        let inherited = broker_value(&shared.config, key);
+        let inherited = broker_value(&services.config, key);
         let counts = own.as_ref().unwrap_or(&inherited).clone();
         let chain: Vec<Entry> = own
             .into_iter()
-            .chain(broker_keys(key).into_iter().flat_map(|(name, _)| shared.config.synonyms(name)))
+            .chain(
+                broker_keys(key).into_iter().flat_map(|(name, _)| services.config.synonyms(name)),
+            )
             .collect();
         // Hours and minutes are shown as they were set, and count in milliseconds.
         let documentation = || key.documentation();
@@ -210,19 +213,19 @@ fn topic_configs(
 }
 
 fn broker_configs(
-    shared: &Shared,
+    services: &Services,
     name: &str,
     with: With,
 ) -> Result<Vec<DescribeConfigsResourceResult>, Refusal> {
     match name.parse::<i32>().map(BrokerId) {
-        Err(_) if name.is_empty() => return Ok(cluster_configs(shared, with)),
-        Ok(id) if id == shared.config.node_id => {}
+        Err(_) if name.is_empty() => return Ok(cluster_configs(services, with)),
+        Ok(id) if id == services.config.node_id => {}
         Ok(id) => {
             return Err((
                 ErrorCode::InvalidRequest,
                 format!(
                     "Unexpected broker id, expected {} or empty string, but received {id}",
-                    shared.config.node_id
+                    services.config.node_id
                 ),
             ));
         }
@@ -234,7 +237,7 @@ fn broker_configs(
         }
     }
     let one = |key: &keys::Key| {
-        with.result(key.name, key.kind, &shared.config.synonyms(key.name), !key.dynamic, || {
+        with.result(key.name, key.kind, &services.config.synonyms(key.name), !key.dynamic, || {
             key.documentation()
         })
     };
@@ -242,8 +245,8 @@ fn broker_configs(
 }
 
 /// The defaults of all brokers: those that were set, and nothing else.
-fn cluster_configs(shared: &Shared, with: With) -> Vec<DescribeConfigsResourceResult> {
-    let image = shared.image();
+fn cluster_configs(services: &Services, with: With) -> Vec<DescribeConfigsResourceResult> {
+    let image = services.image();
     let one = |(key, value): (&String, &String)| {
         let key = keys::find(key)?;
         let set =
@@ -254,12 +257,12 @@ fn cluster_configs(shared: &Shared, with: With) -> Vec<DescribeConfigsResourceRe
 }
 
 fn group_configs(
-    shared: &Shared,
+    services: &Services,
     name: &str,
     with: With,
 ) -> Result<Vec<DescribeConfigsResourceResult>, Refusal> {
     check_group(name)?;
-    let image = shared.image();
+    let image = services.image();
     let own = image.group_configs.get(name);
     let one = |key: &group::GroupKey| {
         let set = own.and_then(|own| own.get(key.name));
@@ -268,7 +271,7 @@ fn group_configs(
             value: Some(value.clone()),
             source: Source::Group,
         });
-        let mut inherited = shared.config.synonyms(key.synonym);
+        let mut inherited = services.config.synonyms(key.synonym);
         if inherited.is_empty() {
             inherited.push(Entry {
                 name: key.name,
@@ -299,7 +302,7 @@ struct Change {
 
 /// Answers AlterConfigs, the old call: what is not in it goes back to what is inherited.
 pub(crate) async fn replace(
-    shared: Arc<Shared>,
+    services: Arc<Services>,
     ctx: RequestContext,
     request: m::AlterConfigsRequest,
 ) -> m::AlterConfigsResponse {
@@ -315,7 +318,7 @@ pub(crate) async fn replace(
         changes: Ok(resource.configs.into_iter().map(set).collect()),
     };
     let changed = change_all(
-        &shared,
+        &services,
         &ctx,
         request.resources.into_iter().map(change).collect(),
         true,
@@ -337,7 +340,7 @@ pub(crate) async fn replace(
 
 /// Answers IncrementalAlterConfigs.
 pub(crate) async fn alter(
-    shared: Arc<Shared>,
+    services: Arc<Services>,
     ctx: RequestContext,
     request: m::IncrementalAlterConfigsRequest,
 ) -> m::IncrementalAlterConfigsResponse {
@@ -363,7 +366,7 @@ pub(crate) async fn alter(
         changes: resource.configs.into_iter().map(set).collect(),
     };
     let changed = change_all(
-        &shared,
+        &services,
         &ctx,
         request.resources.into_iter().map(change).collect(),
         false,
@@ -387,7 +390,7 @@ pub(crate) async fn alter(
 
 /// Changes what may be changed; the result of each resource in the order of `all`.
 async fn change_all(
-    shared: &Shared,
+    services: &Services,
     ctx: &RequestContext,
     all: Vec<Change>,
     replace: bool,
@@ -409,7 +412,7 @@ async fn change_all(
     }
     // Who asks next sees it; later than that it is seen all the same.
     let show_within = if validate_only { Duration::ZERO } else { APPLIED_MAX };
-    let changed = shared.change(AlterConfigs { resources, validate_only }, show_within).await;
+    let changed = services.change(AlterConfigs { resources, validate_only }, show_within).await;
     for (nth, at) in places.into_iter().enumerate() {
         let result = match &changed {
             Ok(changed) => changed.outcome.get(nth).map_or(Ok(()), |(_, result)| result.clone()),
@@ -476,14 +479,11 @@ fn checked(
 /// Answers ListConfigResources. Version 0 lists client metrics alone, of which there are none; nor
 /// are there loggers, whose levels this version neither tells nor changes.
 pub(crate) fn list(
-    shared: &Shared,
+    services: &Services,
     ctx: &RequestContext,
     request: &m::ListConfigResourcesRequest,
 ) -> m::ListConfigResourcesResponse {
     let answer = m::ListConfigResourcesResponse::default();
-    if !ctx.may(Operation::DescribeConfigs, Resource::Cluster) {
-        return answer.with_error_code(ErrorCode::ClusterAuthorizationFailed as i16);
-    }
     let every = [TOPIC, BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP];
     let mut types: BTreeSet<i8> = request.resource_types.iter().copied().collect();
     if !types.iter().all(|kind| every.contains(kind)) {
@@ -494,7 +494,7 @@ pub(crate) fn list(
         (_, true) => types = every.into(),
         _ => {}
     }
-    let image = shared.image();
+    let image = services.image();
     let listed = |name: &str, kind: i8| {
         ListedResource::default().with_resource_name(text(name)).with_resource_type(kind)
     };
@@ -509,6 +509,17 @@ pub(crate) fn list(
     }
     answer.with_config_resources(all)
 }
+
+errors!(DescribeConfigsResponse, |all, each| {
+    all.results.iter().for_each(|one| each(one.error_code));
+});
+errors!(AlterConfigsResponse, |all, each| {
+    all.responses.iter().for_each(|one| each(one.error_code));
+});
+errors!(IncrementalAlterConfigsResponse, |all, each| {
+    all.responses.iter().for_each(|one| each(one.error_code));
+});
+errors!(ListConfigResourcesResponse, |all, each| each(all.error_code));
 
 /// The tables of this broker, as the controller asks them.
 pub(crate) struct Rules {

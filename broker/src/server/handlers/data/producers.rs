@@ -8,34 +8,33 @@ use kafka_protocol::messages::describe_producers_response::{
 };
 use letterbox_protocol::ErrorCode;
 
-use super::{Shared, text};
+use super::{Errors, Services, errors, text};
 use crate::metadata::decide::validate_topic_name;
-use crate::server::context::{Operation, RequestContext, Resource};
+use crate::request::RequestContext;
+use crate::security::{Operation, Resource};
 
 /// Answers DescribeProducers, each partition once however often it is asked for. With no
 /// transactions, no producer has an open one.
 pub(crate) fn describe(
-    shared: &Shared,
+    services: &Services,
     ctx: &RequestContext,
     request: m::DescribeProducersRequest,
 ) -> m::DescribeProducersResponse {
-    let image = shared.image();
+    let image = services.image();
     let mut seen = BTreeSet::new();
     let topics = request.topics.into_iter().map(|mut topic| {
         topic.partition_indexes.retain(|index| seen.insert((topic.name.clone(), *index)));
         let name = topic.name.as_str();
         let found = match image.topic(name) {
             _ if validate_topic_name(name).is_err() => Err(ErrorCode::InvalidTopicException),
-            _ if !ctx.may(Operation::Read, Resource::Topic(name)) => {
-                Err(ErrorCode::TopicAuthorizationFailed)
-            }
-            None => Err(ErrorCode::UnknownTopicOrPartition),
-            Some(found) => Ok(found.id),
+            found => ctx.check(Operation::Read, Resource::Topic(name)).and_then(|()| {
+                found.map(|found| found.id).ok_or(ErrorCode::UnknownTopicOrPartition)
+            }),
         };
         let partitions = topic.partition_indexes.iter().map(|index| {
             let answer = PartitionResponse::default().with_partition_index(*index);
             let producers = found.and_then(|id| {
-                let partition = shared.replicas.partition(&id, *index)?;
+                let partition = services.replicas.partition(&id, *index)?;
                 Ok(partition.log()?.producers())
             });
             match producers {
@@ -62,3 +61,8 @@ fn state(producer: letterbox_storage::ProducerView) -> ProducerState {
         .with_coordinator_epoch(-1)
         .with_current_txn_start_offset(-1)
 }
+
+errors!(DescribeProducersResponse, |all, each| {
+    let partitions = all.topics.iter().flat_map(|topic| &topic.partitions);
+    partitions.for_each(|one| each(one.error_code));
+});

@@ -12,19 +12,20 @@ use kafka_protocol::messages::describe_topic_partitions_response::{
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::BrokerId;
 
-use super::metadata::{TOPIC_OPERATIONS, is_offline, missing_error};
-use super::{Shared, topic_name};
+use super::{Errors, Services, errors, topic_name};
 use crate::metadata::decide::is_internal_topic;
 use crate::metadata::{MetadataImage, PartitionState, Topic};
-use crate::server::context::{Operation, RequestContext, Resource};
+use crate::request::RequestContext;
+use crate::security::{Operation, Resource};
+use crate::server::handlers::cluster::metadata::{is_offline, missing_error};
 
 /// Answers DescribeTopicPartitions.
 pub(crate) fn describe(
-    shared: &Shared,
+    services: &Services,
     ctx: &RequestContext,
     request: &m::DescribeTopicPartitionsRequest,
 ) -> m::DescribeTopicPartitionsResponse {
-    let image = shared.image();
+    let image = services.image();
     let may = |name: &str| ctx.may(Operation::Describe, Resource::Topic(name));
     let asked: BTreeSet<&str> = request.topics.iter().map(|topic| topic.name.as_str()).collect();
     let all = asked.is_empty();
@@ -41,7 +42,7 @@ pub(crate) fn describe(
     } else {
         asked
     };
-    let most = shared.config.size("max.request.partition.size.limit");
+    let most = services.config.size("max.request.partition.size.limit");
     let mut left = usize::try_from(request.response_partition_limit).unwrap_or(1).min(most).max(1);
     let mut topics = Vec::new();
     let mut next = None;
@@ -61,7 +62,11 @@ pub(crate) fn describe(
             topic.indexed_partitions().skip_while(|(index, _)| *index < first).take(left).collect();
         left = left.saturating_sub(partitions.len());
         let end = partitions.last().map_or(first, |(index, _)| index.saturating_add(1));
-        topics.push(found(shared, &image, topic, &partitions));
+        let operations = ctx.authorized_operations(Resource::Topic(name));
+        topics.push(
+            found(services, &image, topic, &partitions)
+                .with_topic_authorized_operations(operations),
+        );
         if usize::try_from(end).is_ok_and(|end| end < topic.partitions.len()) {
             next = Some((*name, end));
             break;
@@ -80,14 +85,14 @@ fn nothing(name: &str, error: ErrorCode) -> DescribeTopicPartitionsResponseTopic
 }
 
 fn found(
-    shared: &Shared,
+    services: &Services,
     image: &MetadataImage,
     topic: &Topic,
     partitions: &[(i32, &PartitionState)],
 ) -> DescribeTopicPartitionsResponseTopic {
     let ids = |ids: &[BrokerId]| ids.iter().map(|id| m::BrokerId(id.0)).collect::<Vec<_>>();
     let partitions = partitions.iter().map(|(index, partition)| {
-        let is_offline = |id: &BrokerId| is_offline(shared, image, topic, *index, *id);
+        let is_offline = |id: &BrokerId| is_offline(services, image, topic, *index, *id);
         let leader = partition.leader.filter(|leader| !is_offline(leader));
         DescribeTopicPartitionsResponsePartition::default()
             .with_error_code(if leader.is_some() {
@@ -116,5 +121,11 @@ fn found(
         .with_topic_id(topic.id)
         .with_is_internal(is_internal_topic(&topic.name))
         .with_partitions(partitions.collect())
-        .with_topic_authorized_operations(TOPIC_OPERATIONS)
 }
+
+errors!(DescribeTopicPartitionsResponse, |all, each| {
+    for topic in &all.topics {
+        each(topic.error_code);
+        topic.partitions.iter().for_each(|one| each(one.error_code));
+    }
+});

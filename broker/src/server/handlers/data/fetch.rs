@@ -21,10 +21,11 @@ use letterbox_storage::{ReadResult, Slice};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{SETTLE_MAX, Shared};
+use super::{SETTLE_MAX, Services};
 use crate::replication::{Partition, Ticket, Wanted};
+use crate::request::RequestContext;
+use crate::security::{Operation, Resource};
 use crate::server::budget::Share;
-use crate::server::context::{Operation, RequestContext, Resource};
 use crate::server::response::{Part, Response};
 
 /// The first version whose clients know KAFKA_STORAGE_ERROR.
@@ -98,7 +99,7 @@ struct AskedTopic {
 /// early when others wait for memory, as if its wait were over. Dropped while it waits, it leaves
 /// nothing behind.
 pub(crate) async fn fetch(
-    shared: Arc<Shared>,
+    services: Arc<Services>,
     ctx: RequestContext,
     request: m::FetchRequest,
     held: &Share,
@@ -111,14 +112,14 @@ pub(crate) async fn fetch(
             topics: Vec::new(),
             read_committed: false,
         };
-        return (fetched, Share::new(&shared.memory));
+        return (fetched, Share::new(&services.memory));
     }
     let (most, min_bytes, max_wait_ms) =
         (request.max_bytes, request.min_bytes, request.max_wait_ms);
     let read_committed = request.isolation_level == 1;
-    let mut topics = look_up(&shared, &ctx, request);
+    let mut topics = look_up(&services, &ctx, request);
     drop_repeated(&mut topics);
-    let most = usize::try_from(most).unwrap_or(0).min(shared.config.size("fetch.max.bytes"));
+    let most = usize::try_from(most).unwrap_or(0).min(services.config.size("fetch.max.bytes"));
     let min_bytes = usize::try_from(min_bytes).unwrap_or(0).min(most);
     // Where there is no minimum, or nothing that could grow, there is no wait.
     let waits = min_bytes > 0 && topics.iter().any(|topic| !topic.partitions.is_empty());
@@ -132,9 +133,9 @@ pub(crate) async fn fetch(
     };
     let mut settled = false;
     let (mut fetched, records) = loop {
-        let mut records = Share::new(&shared.memory);
+        let mut records = Share::new(&services.memory);
         let (fetched, enough) =
-            gather(&shared, &topics, most, min_bytes.max(1), &mut records).await;
+            gather(&services, &topics, most, min_bytes.max(1), &mut records).await;
         if enough {
             break (fetched, records);
         }
@@ -161,44 +162,51 @@ pub(crate) async fn fetch(
     };
     fetched.read_committed = read_committed;
     registered.give_up();
-    count_sent(&shared, &topics, &fetched);
+    count_sent(&services, &topics, &fetched);
     (fetched, records)
 }
 
 /// For the metrics.
-fn count_sent(shared: &Shared, topics: &[AskedTopic], fetched: &Fetched) {
+fn count_sent(services: &Services, topics: &[AskedTopic], fetched: &Fetched) {
     let answered = fetched.topics.iter().flat_map(|topic| &topic.partitions);
     for (asked, answer) in topics.iter().flat_map(|topic| &topic.partitions).zip(answered) {
         if let Ok(partition) = &asked.found {
             partition.traffic.sent(answer.records.bytes as u64);
         }
     }
-    shared.metrics.fetch_bytes.inc_by(fetched.bytes() as u64);
+    services.metrics.fetch_bytes.inc_by(fetched.bytes() as u64);
 }
 
 /// Looks up what is asked for.
-fn look_up(shared: &Shared, ctx: &RequestContext, request: m::FetchRequest) -> Vec<AskedTopic> {
+fn look_up(services: &Services, ctx: &RequestContext, request: m::FetchRequest) -> Vec<AskedTopic> {
     let is_follower = request.replica_id.0 >= 0 || request.replica_state.replica_id.0 >= 0;
     let is_by_id = ctx.api_version >= 13;
     let missing =
         if is_by_id { ErrorCode::UnknownTopicId } else { ErrorCode::UnknownTopicOrPartition };
-    let image = shared.image();
+    let image = services.image();
     let of_topic = |topic: FetchTopic| {
-        let hit = if is_by_id {
-            image.topic_by_id(&topic.topic_id)
+        let (hit, said) = if is_by_id {
+            let hit = image.topic_by_id(&topic.topic_id);
+            (hit, hit.map(|hit| &*hit.name))
         } else {
-            image.topic(topic.topic.as_str())
+            let said = topic.topic.as_str();
+            (image.topic(said), Some(said))
+        };
+        // Whether a topic exists is told to whoever may read it. Ids tell nothing.
+        let allowed = match said {
+            _ if is_follower => ctx
+                .check(Operation::ClusterAction, Resource::Cluster)
+                .map_err(|_| ErrorCode::TopicAuthorizationFailed),
+            Some(said) => ctx.check(Operation::Read, Resource::Topic(said)),
+            None => Ok(()),
         };
         let of_partition = |what: FetchPartition| {
-            let found = match hit {
-                _ if is_follower => Err(ErrorCode::ReplicaNotAvailable),
-                None => Err(missing),
-                Some(hit) if !ctx.may(Operation::Read, Resource::Topic(&hit.name)) => {
-                    Err(ErrorCode::TopicAuthorizationFailed)
+            let found = allowed.and_then(|()| {
+                if is_follower {
+                    return Err(ErrorCode::ReplicaNotAvailable);
                 }
-                Some(hit) => shared.replicas.partition(&hit.id, what.partition),
-            };
-            let found = found.and_then(|partition| {
+                let hit = hit.ok_or(missing)?;
+                let partition = services.replicas.partition(&hit.id, what.partition)?;
                 partition.check_epoch(what.current_leader_epoch).map(|()| partition)
             });
             Asked { found, what }
@@ -302,7 +310,7 @@ async fn settle(topics: &[AskedTopic]) -> bool {
 
 /// One round over all partitions, and whether it is worth an answer.
 async fn gather(
-    shared: &Shared,
+    services: &Services,
     topics: &[AskedTopic],
     most: usize,
     min_bytes: usize,
@@ -317,7 +325,7 @@ async fn gather(
         for asked in &topic.partitions {
             let read = match &asked.found {
                 Ok(partition) => {
-                    match one(shared, partition, &asked.what, left, bytes == 0, memory).await {
+                    match one(services, partition, &asked.what, left, bytes == 0, memory).await {
                         // Deleted while this request waited, or while it read.
                         _ if partition.is_gone() => Err(topic.missing),
                         read => read,
@@ -348,7 +356,7 @@ async fn gather(
 /// Reads one partition. The first batch of a response is sent even when it is larger than allowed,
 /// or a consumer with a small limit would never get past it (KIP-74).
 async fn one(
-    shared: &Shared,
+    services: &Services,
     partition: &Arc<Partition>,
     what: &FetchPartition,
     left: usize,
@@ -363,7 +371,7 @@ async fn one(
     // An answer keeps what it shows of the cache until it is read, so it counts. Without room for
     // it the same bytes are sent from the file.
     let may_keep = |bytes| memory.try_grow_to(memory.bytes() + bytes);
-    let shown = partition.read(&shared.env, wanted, may_keep).await?;
+    let shown = partition.read(&services.env, wanted, may_keep).await?;
     let (error, records) = match shown.records {
         Ok(records) => (ErrorCode::None, records),
         Err(error) => (error, ReadResult::default()),

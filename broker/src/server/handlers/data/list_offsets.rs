@@ -19,9 +19,10 @@ use kafka_protocol::messages::list_offsets_response::{
 use letterbox_protocol::ErrorCode;
 use tokio::time::Instant;
 
-use super::{SETTLE_MAX, Shared};
+use super::{Errors, SETTLE_MAX, Services, errors};
 use crate::replication::Partition;
-use crate::server::context::{Operation, RequestContext, Resource};
+use crate::request::RequestContext;
+use crate::security::{Operation, Resource};
 
 const LATEST: i64 = -1;
 const EARLIEST: i64 = -2;
@@ -35,7 +36,7 @@ const AT_ONCE: usize = 4;
 
 /// Answers ListOffsets.
 pub(crate) async fn list_offsets(
-    shared: Arc<Shared>,
+    services: Arc<Services>,
     ctx: RequestContext,
     request: m::ListOffsetsRequest,
 ) -> m::ListOffsetsResponse {
@@ -45,23 +46,22 @@ pub(crate) async fn list_offsets(
     let mut seen = BTreeSet::new();
     for topic in request.topics {
         let name = topic.name.as_str();
-        let allowed = ctx.may(Operation::Describe, Resource::Topic(name));
-        let topic_id = shared.image().topic(name).map(|topic| topic.id);
+        let topic_id = ctx.check(Operation::Describe, Resource::Topic(name)).and_then(|()| {
+            let id = services.image().topic(name).map(|topic| topic.id);
+            id.ok_or(ErrorCode::UnknownTopicOrPartition)
+        });
         let answers = stream::iter(topic.partitions).map(|asked| {
-            let shared = shared.clone();
+            let services = services.clone();
             let is_repeated = !seen.insert((topic.name.clone(), asked.partition_index));
             async move {
-                let found = match topic_id {
-                    // As with Kafka: which of them is meant is not known.
-                    _ if is_repeated => Err(ErrorCode::InvalidRequest),
-                    _ if !allowed => Err(ErrorCode::TopicAuthorizationFailed),
-                    None => Err(ErrorCode::UnknownTopicOrPartition),
-                    Some(id) => shared.replicas.partition(&id, asked.partition_index),
-                };
+                // As with Kafka: which of them is meant is not known.
+                let found = if is_repeated { Err(ErrorCode::InvalidRequest) } else { topic_id };
+                let found =
+                    found.and_then(|id| services.replicas.partition(&id, asked.partition_index));
                 let answer = ListOffsetsPartitionResponse::default()
                     .with_partition_index(asked.partition_index);
                 let looked_up = match found {
-                    Ok(partition) => one(&shared, partition, &asked, version, settle_by).await,
+                    Ok(partition) => one(&services, partition, &asked, version, settle_by).await,
                     Err(error) => Err(error),
                 };
                 match looked_up {
@@ -84,7 +84,7 @@ pub(crate) async fn list_offsets(
 }
 
 async fn one(
-    shared: &Shared,
+    services: &Services,
     partition: Arc<Partition>,
     asked: &ListOffsetsPartition,
     version: i16,
@@ -130,7 +130,7 @@ async fn one(
                     log.offset_for_timestamp(timestamp)
                 }
             };
-            let found = shared.lookups.run(&shared.env, look_up).await;
+            let found = services.lookups.run(&services.env, look_up).await;
             let found = found.map_err(|error| {
                 ErrorCode::from_code(error.code()).unwrap_or(ErrorCode::UnknownServerError)
             })?;
@@ -144,3 +144,8 @@ async fn one(
         _ => Err(ErrorCode::UnsupportedVersion),
     }
 }
+
+errors!(ListOffsetsResponse, |all, each| {
+    let partitions = all.topics.iter().flat_map(|topic| &topic.partitions);
+    partitions.for_each(|one| each(one.error_code));
+});

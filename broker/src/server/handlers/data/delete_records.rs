@@ -15,17 +15,18 @@ use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::Offset;
 use tokio::time::Instant;
 
-use super::{SETTLE_MAX, Shared};
+use super::{Errors, SETTLE_MAX, Services, errors};
 use crate::metadata::decide::is_internal_topic;
 use crate::replication::Partition;
-use crate::server::context::{Operation, RequestContext, Resource};
+use crate::request::RequestContext;
+use crate::security::{Operation, Resource};
 
 /// Asks for the high watermark.
 const HIGH_WATERMARK: Offset = -1;
 
 /// Answers DeleteRecords.
 pub(crate) async fn delete_records(
-    shared: Arc<Shared>,
+    services: Arc<Services>,
     ctx: RequestContext,
     request: m::DeleteRecordsRequest,
 ) -> m::DeleteRecordsResponse {
@@ -33,11 +34,11 @@ pub(crate) async fn delete_records(
     let mut moved = Vec::new();
     let mut topics = Vec::with_capacity(request.topics.len());
     for topic in request.topics {
-        let of_topic = topic_id(&shared, &ctx, &topic);
+        let of_topic = topic_id(&services, &ctx, &topic);
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for asked in topic.partitions {
             let outcome = match of_topic
-                .and_then(|id| shared.replicas.partition(&id, asked.partition_index))
+                .and_then(|id| services.replicas.partition(&id, asked.partition_index))
             {
                 Ok(partition) => one(&partition, asked.offset, settle_by)
                     .await
@@ -55,7 +56,7 @@ pub(crate) async fn delete_records(
             DeleteRecordsTopicResult::default().with_name(topic.name).with_partitions(partitions),
         );
     }
-    if !moved.is_empty() && shared.replicas.keep_log_starts(moved).await.is_err() {
+    if !moved.is_empty() && services.replicas.keep_log_starts(moved).await.is_err() {
         let answers = topics
             .iter_mut()
             .flat_map(|topic| &mut topic.partitions)
@@ -72,15 +73,13 @@ fn refused(result: DeleteRecordsPartitionResult, error: ErrorCode) -> DeleteReco
 }
 
 fn topic_id(
-    shared: &Shared,
+    services: &Services,
     ctx: &RequestContext,
     topic: &DeleteRecordsTopic,
 ) -> Result<uuid::Uuid, ErrorCode> {
     let name = topic.name.as_str();
-    if !ctx.may(Operation::Delete, Resource::Topic(name)) {
-        return Err(ErrorCode::TopicAuthorizationFailed);
-    }
-    let id = shared
+    ctx.check(Operation::Delete, Resource::Topic(name))?;
+    let id = services
         .image()
         .topic(name)
         .map(|topic| topic.id)
@@ -108,3 +107,8 @@ async fn one(
     }
     log.delete_records_before(before).map_err(|_| ErrorCode::KafkaStorageError)
 }
+
+errors!(DeleteRecordsResponse, |all, each| {
+    let partitions = all.topics.iter().flat_map(|topic| &topic.partitions);
+    partitions.for_each(|one| each(one.error_code));
+});

@@ -11,26 +11,24 @@ use kafka_protocol::messages::offset_for_leader_epoch_response::{
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::{LeaderEpoch, Offset};
 
-use super::Shared;
-use crate::server::context::{Operation, RequestContext, Resource};
+use super::{Errors, Services, errors};
+use crate::request::RequestContext;
+use crate::security::{Operation, Resource};
 
 /// Answers OffsetForLeaderEpoch.
 pub(crate) fn offset_for_leader_epoch(
-    shared: &Shared,
+    services: &Services,
     ctx: &RequestContext,
     request: m::OffsetForLeaderEpochRequest,
 ) -> m::OffsetForLeaderEpochResponse {
-    let image = shared.image();
+    let image = services.image();
     let topics = request.topics.into_iter().map(|topic| {
-        let id = match image.topic(topic.topic.as_str()) {
-            _ if !ctx.may(Operation::Describe, Resource::Topic(topic.topic.as_str())) => {
-                Err(ErrorCode::TopicAuthorizationFailed)
-            }
-            Some(found) => Ok(found.id),
-            None => Err(ErrorCode::UnknownTopicOrPartition),
-        };
+        let name = topic.topic.as_str();
+        let id = ctx.check(Operation::Describe, Resource::Topic(name)).and_then(|()| {
+            image.topic(name).map(|found| found.id).ok_or(ErrorCode::UnknownTopicOrPartition)
+        });
         let partitions = topic.partitions.iter().map(|asked| {
-            let (error, (epoch, end)) = match id.and_then(|id| one(shared, &id, asked)) {
+            let (error, (epoch, end)) = match id.and_then(|id| one(services, &id, asked)) {
                 Ok(found) => (ErrorCode::None, found),
                 Err(error) => (error, (-1, -1)),
             };
@@ -47,11 +45,16 @@ pub(crate) fn offset_for_leader_epoch(
 }
 
 fn one(
-    shared: &Shared,
+    services: &Services,
     topic: &uuid::Uuid,
     asked: &OffsetForLeaderPartition,
 ) -> Result<(LeaderEpoch, Offset), ErrorCode> {
-    let partition = shared.replicas.partition(topic, asked.partition)?;
+    let partition = services.replicas.partition(topic, asked.partition)?;
     partition.check_epoch(asked.current_leader_epoch)?;
     Ok(partition.end_of_epoch(asked.leader_epoch))
 }
+
+errors!(OffsetForLeaderEpochResponse, |all, each| {
+    let partitions = all.topics.iter().flat_map(|topic| &topic.partitions);
+    partitions.for_each(|one| each(one.error_code));
+});

@@ -1,0 +1,9 @@
+//! The cluster and its brokers: what they are, how they are configured, what they hold.
+
+pub(in crate::server) mod api_versions;
+pub(in crate::server) mod configs;
+pub(in crate::server) mod log_dirs;
+pub(in crate::server) mod metadata;
+pub(in crate::server) mod quorum;
+
+use super::{Errors, Services, errors, of_controller, text, topic_name};

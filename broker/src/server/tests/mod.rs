@@ -1,0 +1,69 @@
+//! Requests to a broker in this process, from their bytes to the bytes of their answers, without a
+//! connection.
+
+mod gate;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use letterbox_env::Env;
+use letterbox_protocol::frame::FrameLimit;
+use letterbox_protocol::{Request, Response, decode_response, encode_request};
+
+use super::budget::Share;
+use super::context::Connection;
+use super::dispatch::{check, dispatch};
+use crate::config::Config;
+use crate::node::Node;
+use crate::security::Authorizer;
+
+/// A broker on an empty directory.
+struct Broker {
+    node: Node,
+    _dir: tempfile::TempDir,
+}
+
+impl Broker {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let text = format!(
+            "process.roles=broker,controller\nnode.id=1\n\
+             controller.quorum.voters=1@localhost:9093\ncontroller.listener.names=CONTROLLER\n\
+             listeners=PLAINTEXT://127.0.0.1:0,CONTROLLER://127.0.0.1:9093\nlog.dirs={}\n\
+             admin.listener=none\noffsets.topic.num.partitions=1\n",
+            dir.path().display()
+        );
+        let config = Config::parse(&text).unwrap();
+        Self { node: Node::start(Env::real(), config).await.unwrap(), _dir: dir }
+    }
+
+    async fn has_topic(&self, name: &str) {
+        self.node.ensure_topic(name, 1, 1, BTreeMap::new()).await.unwrap();
+    }
+
+    /// The answer to a client that may do what `authorizer` allows.
+    async fn ask(
+        &self,
+        authorizer: &Arc<impl Authorizer + 'static>,
+        version: i16,
+        request: impl Into<Request>,
+    ) -> Response {
+        let request = request.into();
+        let frame = encode_request(7, Some("c"), version, &request).unwrap();
+        let services = self.node.services();
+        let peer = ([127, 0, 0, 1], 1).into();
+        let mut connection =
+            Connection::new(0, 0, peer, authorizer.clone(), FrameLimit::new(1 << 20));
+        let Ok(checked) = check(services, &mut connection, BytesMut::from(&frame[4..])) else {
+            panic!("{request:?} is refused")
+        };
+        let share = Share::new(&services.memory);
+        let answer = dispatch(services, &mut connection, checked, share);
+        let answer = answer.outcome().await.unwrap().expect("an answer");
+        let bytes: Vec<u8> =
+            answer.in_memory_parts().unwrap().flat_map(|part| part.to_vec()).collect();
+        let frame = Bytes::from(bytes).slice(4..);
+        decode_response(request.api_key(), version, frame).unwrap().1
+    }
+}
