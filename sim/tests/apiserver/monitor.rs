@@ -1,0 +1,148 @@
+//! Looks at every write of an operator: C14 of the checkers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::world::World;
+use super::{Change, Key, text};
+
+/// What an operator did and must not do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Violation {
+    /// It took a broker down while another one of the cluster did not serve.
+    TwoBrokersDown {
+        /// The pod that it ended.
+        ended: String,
+        /// The one that was down.
+        down: String,
+    },
+    /// It deleted a claim with records on its volume, and the cluster's object does not ask for
+    /// that.
+    RecordsDeleted {
+        /// The claim.
+        claim: String,
+    },
+    /// It made an empty claim in the place of one with records whose loss nobody accepted.
+    LossHealedOver {
+        /// The claim.
+        claim: String,
+    },
+}
+
+/// The operators' name for themselves begins with this.
+pub(crate) const OPERATOR: &str = "operator";
+
+/// Finds violations in what was written since it looked last.
+#[derive(Default)]
+pub(crate) struct Monitor {
+    version: u64,
+    /// What there was when the change was made that is looked at.
+    objects: BTreeMap<Key, Arc<Value>>,
+    /// Claims whose volumes had records, and are gone or other ones now.
+    lost: BTreeSet<Key>,
+    /// How often an operator took a broker down that served.
+    pub(crate) restarts: u64,
+    /// How often an operator wrote, leases and events left out.
+    pub(crate) writes: u64,
+}
+
+impl Monitor {
+    /// Looks at every change since the last look.
+    pub(crate) fn look(&mut self, world: &World) -> Vec<Violation> {
+        let (changes, version) = world.server.changes_since(self.version);
+        self.version = version;
+        let mut found = Vec::new();
+        for change in changes {
+            found.extend(self.of_change(world, &change));
+            match change.after.clone() {
+                Some(object) => drop(self.objects.insert(change.key.clone(), object)),
+                None => drop(self.objects.remove(&change.key)),
+            }
+        }
+        found
+    }
+
+    fn of_change(&mut self, world: &World, change: &Change) -> Option<Violation> {
+        let has_records = |claim: &Value| {
+            text(claim, "/metadata/uid").is_some_and(|uid| world.directory_of(uid).is_some())
+        };
+        let is_claim = change.key.resource == "/persistentvolumeclaims";
+        if is_claim && change.after.is_none() && change.before.as_deref().is_some_and(has_records) {
+            self.lost.insert(change.key.clone());
+        }
+        if !change.actor.starts_with(OPERATOR) {
+            return None;
+        }
+        let is_told = ["/leases", "/events"].iter().any(|end| change.key.resource.ends_with(end));
+        self.writes += u64::from(!is_told);
+        if is_claim {
+            return self.of_claim(change, has_records);
+        }
+        if change.key.resource == "/pods" && is_ending(change) {
+            self.restarts += u64::from(change.before.as_deref().is_some_and(serves));
+            return self.two_down(change);
+        }
+        None
+    }
+
+    fn of_claim(&self, change: &Change, has_records: impl Fn(&Value) -> bool) -> Option<Violation> {
+        let claim = change.key.name.clone();
+        let object = change.after.as_ref().or(change.before.as_ref())?;
+        let cluster = Key::new(
+            "letterbox.dev/kafkaclusters",
+            &change.key.namespace,
+            cluster_of(object).unwrap_or_default(),
+        );
+        let cluster = self.objects.get(&cluster);
+        if is_ending(change) && change.before.as_deref().is_some_and(has_records) {
+            let asks = cluster.is_none_or(|cluster| {
+                cluster.pointer("/metadata/deletionTimestamp").is_some()
+                    && text(cluster, "/spec/storage/deletionPolicy") == Some("Delete")
+            });
+            return (!asks).then_some(Violation::RecordsDeleted { claim });
+        }
+        let accepted = cluster.is_some_and(|cluster| {
+            cluster["metadata"]["annotations"].get("letterbox.dev/accept-data-loss").is_some()
+        });
+        let is_healed_over =
+            change.before.is_none() && self.lost.contains(&change.key) && !accepted;
+        is_healed_over.then_some(Violation::LossHealedOver { claim })
+    }
+
+    /// Another broker of the cluster that did not serve when one that served was ended.
+    fn two_down(&self, change: &Change) -> Option<Violation> {
+        let ended = change.before.as_ref().filter(|pod| serves(pod))?;
+        let cluster = cluster_of(ended)?;
+        let is_other = |(key, set): &(&Key, &Arc<Value>)| {
+            key.resource == "apps/statefulsets"
+                && key.namespace == change.key.namespace
+                && cluster_of(set) == Some(cluster)
+                && format!("{}-0", key.name) != change.key.name
+        };
+        let pods = self.objects.iter().filter(is_other).map(|(key, _)| format!("{}-0", key.name));
+        let serves_now = |pod: &String| {
+            let key = Key::new("/pods", &change.key.namespace, pod);
+            self.objects.get(&key).is_some_and(|pod| serves(pod))
+        };
+        let down = pods.into_iter().find(|pod| !serves_now(pod))?;
+        Some(Violation::TwoBrokersDown { ended: change.key.name.clone(), down })
+    }
+}
+
+fn is_ending(change: &Change) -> bool {
+    let ends = |object: &Option<Arc<Value>>| {
+        object.as_ref().is_none_or(|object| object.pointer("/metadata/deletionTimestamp").is_some())
+    };
+    change.before.is_some() && !ends(&change.before) && ends(&change.after)
+}
+
+fn serves(pod: &Value) -> bool {
+    text(pod, "/status/conditions/0/status") == Some("True")
+        && pod.pointer("/metadata/deletionTimestamp").is_none()
+}
+
+fn cluster_of(object: &Value) -> Option<&str> {
+    object.get("metadata")?.get("labels")?.get("letterbox.dev/cluster")?.as_str()
+}

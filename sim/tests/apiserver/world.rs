@@ -1,0 +1,330 @@
+//! Kubernetes around the API server: the controllers of sets, claims and owners, kubelets, and the
+//! brokers in the pods.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use letterbox_env::{BoxFuture, BoxListener, BoxStream, Net};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::{ApiServer, Key, text};
+
+const ACTOR: &str = "kubernetes";
+const SETS: &str = "apps/statefulsets";
+const PODS: &str = "/pods";
+const CLAIMS: &str = "/persistentvolumeclaims";
+/// How many ticks a pod runs before it is ready.
+const STARTS_IN: u64 = 2;
+
+/// What is on the volumes, by the uid of their claims, and how far pods are, by their uids.
+#[derive(Default)]
+struct Inside {
+    directories: BTreeMap<String, String>,
+    age: BTreeMap<String, u64>,
+    /// The pods, by their uids, whose brokers have taken their volumes.
+    started: std::collections::BTreeSet<String>,
+    made: u64,
+}
+
+/// Kubernetes. Clones are the same one.
+#[derive(Clone, Default)]
+pub(crate) struct World {
+    /// The API server.
+    pub(crate) server: ApiServer,
+    inside: Arc<Mutex<Inside>>,
+}
+
+impl World {
+    /// Lets Kubernetes do what it has to do now, one step of each.
+    pub(crate) fn tick(&self) {
+        for (key, set) in self.server.all(SETS) {
+            self.look_after_set(&key, &set);
+        }
+        for (key, pod) in self.server.all(PODS) {
+            self.look_after_pod(&key, &pod);
+        }
+        for (key, claim) in self.server.all(CLAIMS) {
+            self.look_after_claim(&key, &claim);
+        }
+        self.collect();
+    }
+
+    /// The `directory.id` on the volume of a claim.
+    #[must_use]
+    pub(crate) fn directory_of(&self, claim_uid: &str) -> Option<String> {
+        self.with(|inside| inside.directories.get(claim_uid).cloned())
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut Inside) -> T) -> T {
+        f(&mut self.inside.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn look_after_set(&self, key: &Key, set: &Value) {
+        let generation = set["metadata"]["generation"].clone();
+        let pod_key = Key { name: format!("{}-0", key.name), ..Key::new(PODS, &key.namespace, "") };
+        if self.server.get(&pod_key).is_none() && set["spec"]["replicas"] != 0 {
+            let template = &set["spec"]["template"];
+            let mut metadata = template["metadata"].clone();
+            metadata["ownerReferences"] = json!([{
+                "apiVersion": "apps/v1", "kind": "StatefulSet", "name": key.name,
+                "uid": set["metadata"]["uid"], "controller": true,
+            }]);
+            let pod = json!({
+                "apiVersion": "v1", "kind": "Pod", "metadata": metadata,
+                "spec": template["spec"], "status": {"phase": "Pending"},
+            });
+            // The next tick finds what this one did not make.
+            let _ = self.server.create(ACTOR, &pod_key, pod);
+        }
+        self.server.edit(ACTOR, key, |set| {
+            set["status"]["observedGeneration"] = generation;
+            set["status"]["replicas"] = json!(1);
+        });
+    }
+
+    fn look_after_pod(&self, key: &Key, pod: &Value) {
+        let uid = text(pod, "/metadata/uid").unwrap_or_default().to_owned();
+        if pod.pointer("/metadata/deletionTimestamp").is_some() {
+            self.server.remove(ACTOR, key);
+            return;
+        }
+        let Some(claims) = self.claims_of(key, pod) else { return };
+        let age = self.with(|inside| {
+            let age = inside.age.entry(uid.clone()).or_default();
+            *age += 1;
+            *age
+        });
+        let (ready, state) = match age > STARTS_IN {
+            false => ("False", json!({"running": {}})),
+            true if self.start_broker(pod, &uid, &claims) => ("True", json!({"running": {}})),
+            true => ("False", json!({"waiting": {"reason": "CrashLoopBackOff"}})),
+        };
+        let is_crashing = state["waiting"].is_object();
+        let ip = format!(
+            "10.0.{}.{}",
+            key.namespace.len(),
+            key.name.bytes().map(u32::from).sum::<u32>() % 250
+        );
+        self.server.edit(ACTOR, key, |pod| {
+            let last = match is_crashing {
+                true => json!({"terminated": {"exitCode": 1, "message": "the directory is empty"}}),
+                false => json!({}),
+            };
+            pod["status"] = json!({
+                "phase": "Running", "podIP": ip, "hostIP": "192.0.2.1",
+                "conditions": [{"type": "Ready", "status": ready}],
+                "containerStatuses": [{
+                    "name": "kafka", "image": "letterbox:1", "imageID": "", "restartCount": 0,
+                    "ready": ready == "True", "state": state, "lastState": last,
+                }],
+            });
+        });
+    }
+
+    /// The uids of the claims that a pod needs, by the name of their volumes; `None` while one of
+    /// them is not bound.
+    fn claims_of(&self, pod_key: &Key, pod: &Value) -> Option<BTreeMap<String, String>> {
+        let volumes = pod.pointer("/spec/volumes")?.as_array()?;
+        let mut claims = BTreeMap::new();
+        for volume in volumes {
+            let Some(name) = text(volume, "/persistentVolumeClaim/claimName") else { continue };
+            let claim = self.server.get(&Key::new(CLAIMS, &pod_key.namespace, name))?;
+            if text(&claim, "/status/phase") != Some("Bound") {
+                return None;
+            }
+            let volume = text(volume, "/name")?.to_owned();
+            claims.insert(volume, text(&claim, "/metadata/uid")?.to_owned());
+        }
+        Some(claims)
+    }
+
+    /// Whether a broker takes its volumes: all that it expects are there. What is empty beside
+    /// them becomes its own.
+    fn start_broker(&self, pod: &Value, uid: &str, claims: &BTreeMap<String, String>) -> bool {
+        let expected: Vec<String> = pod
+            .pointer("/spec/containers/0/command")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(|word| word.as_str()?.strip_prefix("expected.directory.ids="))
+            .flat_map(|list| list.split(','))
+            .map(ToOwned::to_owned)
+            .collect();
+        self.with(|inside| {
+            if inside.started.contains(uid) {
+                return true;
+            }
+            let found: Vec<&String> =
+                claims.values().filter_map(|uid| inside.directories.get(uid)).collect();
+            let takes = expected.iter().all(|each| found.contains(&each))
+                && (expected.is_empty() || found.iter().all(|each| expected.contains(each)));
+            if takes {
+                inside.started.insert(uid.to_owned());
+                for uid in claims.values() {
+                    if !inside.directories.contains_key(uid) {
+                        inside.made += 1;
+                        inside
+                            .directories
+                            .insert(uid.clone(), format!("directory-{}", inside.made));
+                    }
+                }
+            }
+            takes
+        })
+    }
+
+    fn look_after_claim(&self, key: &Key, claim: &Value) {
+        let is_used = self.server.all(PODS).iter().any(|(pod, object)| {
+            let volumes = object.pointer("/spec/volumes").and_then(Value::as_array);
+            pod.namespace == key.namespace
+                && volumes.into_iter().flatten().any(|volume| {
+                    text(volume, "/persistentVolumeClaim/claimName") == Some(&key.name)
+                })
+        });
+        if claim.pointer("/metadata/deletionTimestamp").is_some() {
+            if !is_used {
+                self.server.edit(ACTOR, key, |claim| claim["metadata"]["finalizers"] = json!([]));
+            }
+            return;
+        }
+        // There is no class of this name.
+        let can_be_made = text(claim, "/spec/storageClassName") != Some("fsat");
+        let is_bound = text(claim, "/status/phase") == Some("Bound");
+        let size = claim.pointer("/spec/resources/requests/storage").cloned();
+        if is_bound || (is_used && can_be_made) {
+            self.server.edit(ACTOR, key, |claim| {
+                claim["spec"]["volumeName"] = json!(format!("volume-of-{}", key.name));
+                claim["status"] = json!({"phase": "Bound", "capacity": {"storage": size}});
+            });
+        } else {
+            self.server.edit(ACTOR, key, |claim| claim["status"] = json!({"phase": "Pending"}));
+        }
+    }
+
+    /// Deletes what has lost its owner.
+    fn collect(&self) {
+        let resources = [
+            (SETS, "letterbox.dev/kafkaclusters"),
+            ("/services", "letterbox.dev/kafkaclusters"),
+            ("/configmaps", "letterbox.dev/kafkaclusters"),
+            ("/serviceaccounts", "letterbox.dev/kafkaclusters"),
+            ("policy/poddisruptionbudgets", "letterbox.dev/kafkaclusters"),
+            (PODS, SETS),
+        ];
+        for (resource, owners) in resources {
+            let alive: Vec<String> = self
+                .server
+                .all(owners)
+                .iter()
+                .filter_map(|(_, owner)| text(owner, "/metadata/uid").map(ToOwned::to_owned))
+                .collect();
+            for (key, object) in self.server.all(resource) {
+                let owner = text(&object, "/metadata/ownerReferences/0/uid");
+                if owner.is_some_and(|uid| !alive.iter().any(|alive| alive == uid)) {
+                    // Somebody else may have been faster.
+                    let _ = self.server.delete(ACTOR, &key, None, None);
+                }
+            }
+        }
+    }
+
+    /// What the broker with this address answers to `GET /identity`, while it serves.
+    fn identity(&self, ip: &str) -> Option<String> {
+        let (key, pod) = self.server.all(PODS).into_iter().find(|(_, pod)| {
+            text(pod, "/status/podIP") == Some(ip)
+                && text(pod, "/status/conditions/0/status") == Some("True")
+        })?;
+        let claims = self.claims_of(&key, &pod)?;
+        let mounts = pod.pointer("/spec/containers/0/volumeMounts")?.as_array()?;
+        let directories: Vec<Value> = mounts
+            .iter()
+            .filter_map(|mount| {
+                let uid = claims.get(text(mount, "/name")?)?;
+                let path = format!("{}/kafka-log", text(mount, "/mountPath")?);
+                Some(json!({"path": path, "directory.id": self.directory_of(uid)?}))
+            })
+            .collect();
+        Some(json!({"cluster.id": "model", "node.id": 0, "directories": directories}).to_string())
+    }
+}
+
+/// The network of this world: brokers answer `GET /identity`, and nothing else is there.
+pub(crate) struct WorldNet {
+    world: World,
+    real: Arc<dyn Net>,
+}
+
+impl WorldNet {
+    /// The network of `world`; who listens does so on `real`.
+    #[must_use]
+    pub(crate) fn new(world: World, real: Arc<dyn Net>) -> Self {
+        Self { world, real }
+    }
+}
+
+impl Net for WorldNet {
+    fn bind<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, io::Result<BoxListener>> {
+        self.real.bind(host, port)
+    }
+
+    fn connect<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, io::Result<BoxStream>> {
+        Box::pin(async move {
+            let body = self.world.identity(host).filter(|_| port == 9644);
+            let body = body.ok_or(io::ErrorKind::ConnectionRefused)?;
+            let (ours, mut theirs) = tokio::io::duplex(4096);
+            tokio::spawn(async move {
+                let mut request = [0; 1024];
+                // A client that went away needs no answer.
+                let _ = theirs.read(&mut request).await;
+                let answer = format!("HTTP/1.1 200 OK\r\n\r\n{body}");
+                let _ = theirs.write_all(answer.as_bytes()).await;
+            });
+            Ok(Box::new(Pipe(ours)) as BoxStream)
+        })
+    }
+}
+
+struct Pipe(tokio::io::DuplexStream);
+
+impl letterbox_env::Stream for Pipe {
+    fn peer_addr(&self) -> io::Result<SocketAddr> {
+        Ok(SocketAddr::from(([10, 0, 0, 1], 9644)))
+    }
+}
+
+impl tokio::io::AsyncRead for Pipe {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        std::pin::Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl tokio::io::AsyncWrite for Pipe {
+    fn poll_write(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        bytes: &[u8],
+    ) -> std::task::Poll<io::Result<usize>> {
+        std::pin::Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        std::pin::Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        std::pin::Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}

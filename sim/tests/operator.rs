@@ -1,0 +1,320 @@
+//! The operator as it runs on Kubernetes, against a model of the API server: killed after each of
+//! its writes, with caches that are behind, answers that never come and two leaders at once.
+//! `sim::apiserver::monitor` looks at every write.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test that cannot go on has failed"
+)]
+
+mod apiserver;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use letterbox_env::Env;
+use letterbox_operator::controller::{self, LeaseOptions, Options};
+use letterbox_sim::seeds;
+use serde_json::{Value, json};
+
+use apiserver::faults::{Chances, Faults};
+use apiserver::monitor::{Monitor, OPERATOR, Violation};
+use apiserver::world::{World, WorldNet};
+use apiserver::{ApiServer, Key};
+
+const TICK: Duration = Duration::from_secs(1);
+
+fn clusters(name: &str) -> Key {
+    Key::new("letterbox.dev/kafkaclusters", "ns", name)
+}
+
+/// A world, what looks at it, and the operators in it.
+struct Play {
+    world: World,
+    monitor: Monitor,
+    operators: Vec<(Faults, tokio::task::JoinHandle<anyhow::Result<()>>)>,
+    started: u32,
+}
+
+impl Drop for Play {
+    fn drop(&mut self) {
+        self.operators.iter().for_each(|(_, task)| task.abort());
+    }
+}
+
+impl Play {
+    fn new() -> Self {
+        let world = World::default();
+        Self { world, monitor: Monitor::default(), operators: Vec::new(), started: 0 }
+    }
+
+    fn server(&self) -> &ApiServer {
+        &self.world.server
+    }
+
+    /// Starts an operator; one with a lease leads only while no other one does.
+    fn start(&mut self, faults: &Faults, leases: bool) {
+        self.started += 1;
+        let name = format!("{OPERATOR}-{}", self.started);
+        let client = self.server().client(&name, faults);
+        let real = Env::real();
+        let env =
+            Env { net: Arc::new(WorldNet::new(self.world.clone(), real.net.clone())), ..real };
+        let lease = leases.then(|| LeaseOptions {
+            namespace: "ns".into(),
+            name: "letterbox-operator".into(),
+            identity: name.clone(),
+        });
+        let options = Options {
+            image: "letterbox:1".into(),
+            namespaces: vec!["ns".into()],
+            listen: ("127.0.0.1".into(), 0),
+            lease,
+        };
+        let task = tokio::spawn(controller::run(env, client, options));
+        self.operators.push((faults.clone(), task));
+    }
+
+    /// A second goes by.
+    async fn tick(&mut self) {
+        tokio::time::sleep(TICK).await;
+        self.look();
+        self.world.tick();
+        self.look();
+        for (_, task) in self.operators.iter().filter(|(faults, _)| faults.is_dead()) {
+            task.abort();
+        }
+        self.operators.retain(|(faults, _)| !faults.is_dead());
+    }
+
+    fn look(&mut self) {
+        assert_eq!(self.monitor.look(&self.world), [], "{}", self.told());
+    }
+
+    /// Ticks until `holds`; an operator that was killed is followed by one without faults.
+    async fn until(&mut self, what: &str, seconds: u64, holds: impl Fn(&Self) -> bool) {
+        for _ in 0..seconds {
+            if self.operators.is_empty() {
+                self.start(&Faults::none(), true);
+            }
+            self.tick().await;
+            if holds(self) {
+                return;
+            }
+        }
+        panic!("not within {seconds} s: {what}: {}", self.told());
+    }
+
+    fn cluster(&self) -> Value {
+        self.server().get(&clusters("demo")).unwrap_or_default()
+    }
+
+    fn edit(&self, change: impl FnOnce(&mut Value)) {
+        self.server().edit("person", &clusters("demo"), change);
+    }
+
+    /// Whether the status says Ready for the newest spec, and nothing is going on.
+    fn is_settled(&self) -> bool {
+        let cluster = self.cluster();
+        let is = |type_: &str, status: &str| {
+            cluster["status"]["conditions"].as_array().into_iter().flatten().any(|condition| {
+                condition["type"] == type_
+                    && condition["status"] == status
+                    && condition["observedGeneration"] == cluster["metadata"]["generation"]
+            })
+        };
+        is("Ready", "True") && is("Progressing", "False") && is("Degraded", "False")
+    }
+
+    fn condition(&self, type_: &str) -> Value {
+        let cluster = self.cluster();
+        let all = cluster["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        all.into_iter().find(|condition| condition["type"] == type_).unwrap_or_default()
+    }
+
+    fn told(&self) -> String {
+        let pods: Vec<Value> = self
+            .server()
+            .all("/pods")
+            .into_iter()
+            .map(|(key, pod)| json!([key.name, pod["status"]["conditions"]]))
+            .collect();
+        format!("{:#}\n{pods:?}", self.cluster()["status"])
+    }
+
+    /// What is there in the end, without what differs from one run to the next.
+    fn outcome(&self) -> Vec<(Key, Value)> {
+        ["apps/statefulsets", "/services", "/configmaps", "/persistentvolumeclaims"]
+            .into_iter()
+            .flat_map(|resource| self.server().all(resource))
+            .map(|(key, object)| {
+                let what = [
+                    object["data"].clone(),
+                    object["spec"]["selector"].clone(),
+                    object["spec"]["resources"].clone(),
+                    object["spec"]["template"]["spec"]["containers"][0]["image"].clone(),
+                    object["spec"]["template"]["metadata"]["annotations"].clone(),
+                ];
+                (key, json!(what))
+            })
+            .collect()
+    }
+
+    /// Nothing is written any more.
+    async fn is_at_rest(&mut self) {
+        for _ in 0..20 {
+            self.tick().await;
+        }
+        let before = self.monitor.writes;
+        for _ in 0..90 {
+            self.tick().await;
+        }
+        assert_eq!(self.monitor.writes, before, "writes in 90 s of rest");
+    }
+}
+
+fn play(test: impl AsyncFnOnce(Play)) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    runtime.block_on(async { test(Play::new()).await });
+}
+
+fn make_cluster(play: &Play) {
+    let cluster = json!({
+        "apiVersion": "letterbox.dev/v1alpha1", "kind": "KafkaCluster", "metadata": {},
+        "spec": {"replicas": 3, "storage": {"size": "1Gi"}},
+    });
+    play.server().create("person", &clusters("demo"), cluster).unwrap();
+}
+
+/// The life of a cluster: it is made, its configuration changes, a volume is added, and grows.
+async fn live(play: &mut Play, seconds: u64) {
+    make_cluster(play);
+    play.until("it is ready", seconds, Play::is_settled).await;
+    play.edit(|cluster| cluster["spec"]["config"] = json!({"num.partitions": "3"}));
+    play.until("its configuration is taken up", seconds, Play::is_settled).await;
+    play.edit(|cluster| {
+        cluster["spec"]["storage"]["volumes"] = json!([{"name": "data"}, {"name": "data-1"}]);
+    });
+    play.until("a volume is added", seconds, Play::is_settled).await;
+    play.edit(|cluster| cluster["spec"]["storage"]["size"] = json!("2Gi"));
+    play.until("the volumes grow", seconds, Play::is_settled).await;
+}
+
+#[test]
+fn an_operator_that_is_killed_after_any_write_leaves_nothing_that_the_next_one_does_not_finish() {
+    let lived = |writes: Option<u64>| {
+        let (mut outcome, mut written) = (Vec::new(), 0);
+        play(async |mut play: Play| {
+            if let Some(writes) = writes {
+                play.start(&Faults::none().killed_after(writes), true);
+            }
+            live(&mut play, 120).await;
+            if writes.is_none() {
+                play.is_at_rest().await;
+            }
+            assert_eq!(play.monitor.restarts, 6, "two restarts of three brokers");
+            (outcome, written) = (play.outcome(), play.monitor.writes);
+        });
+        (outcome, written)
+    };
+    let (undisturbed, writes) = lived(None);
+    assert!(writes > 40, "{writes}");
+    let test = "an_operator_that_is_killed_after_any_write_leaves_nothing_that_the_next_one_does_not_finish";
+    // So many seeds as there are writes kill it after each of them: 11 and that number have no
+    // common divisor, or nearly all.
+    seeds::for_each(6, "operator", test, |seed| {
+        let killed = seed * 11 % writes;
+        assert_eq!(lived(Some(killed)).0, undisturbed, "killed after {killed} writes");
+    });
+}
+
+#[test]
+fn faults_of_the_api_server_and_two_leaders_break_nothing() {
+    let test = "faults_of_the_api_server_and_two_leaders_break_nothing";
+    seeds::for_each(3, "operator", test, |seed| {
+        play(async |mut play: Play| {
+            let chances = Chances {
+                refused: 5,
+                conflict: 5,
+                not_answered: 5,
+                watch_ends: 5,
+                watch_hangs: seed % 3,
+                delay_max: Duration::from_millis([50, 800, 3000][(seed % 3) as usize]),
+            };
+            // Without a lease, both lead all the time.
+            let both: Vec<Faults> =
+                ["a", "b"].iter().map(|name| Faults::new(seed, name, chances)).collect();
+            for faults in &both[..if seed % 2 == 0 { 1 } else { 2 }] {
+                play.start(faults, false);
+            }
+            live(&mut play, 1800).await;
+            both.iter().for_each(Faults::end);
+            // Two leaders are an overlap, and it ends.
+            play.operators.drain(1..).for_each(|(_, task)| task.abort());
+            // A watch that hangs ends after five minutes at most.
+            for _ in 0..360 {
+                play.tick().await;
+            }
+            assert!(play.is_settled(), "{}", play.told());
+            play.is_at_rest().await;
+        });
+    });
+}
+
+#[test]
+fn a_lost_volume_is_told_by_whoever_looks_and_healed_over_by_nobody() {
+    play(async |mut play: Play| {
+        make_cluster(&play);
+        play.until("it is ready", 120, Play::is_settled).await;
+        let claim = Key::new("/persistentvolumeclaims", "ns", "data-demo-broker-1-0");
+        play.server().remove("thief", &claim);
+        play.server().remove("thief", &Key::new("/pods", "ns", "demo-broker-1-0"));
+        let is_told = |play: &Play| play.condition("Degraded")["reason"] == "DataLost";
+        play.until("it is told", 60, is_told).await;
+        // The next operator knows no more than what is there.
+        play.operators.drain(..).for_each(|(_, task)| task.abort());
+        for _ in 0..60 {
+            play.tick().await;
+            if play.operators.is_empty() {
+                play.start(&Faults::none(), false);
+            }
+        }
+        assert!(is_told(&play) && play.server().get(&claim).is_none(), "{}", play.told());
+        play.edit(|cluster| {
+            let name = json!({"letterbox.dev/accept-data-loss": "broker-1-incarnation-1"});
+            cluster["metadata"]["annotations"] = name;
+        });
+        play.until("it goes on", 120, Play::is_settled).await;
+    });
+}
+
+#[test]
+fn the_monitor_sees_what_an_operator_must_not_do() {
+    play(async |mut play: Play| {
+        make_cluster(&play);
+        play.until("it is ready", 120, Play::is_settled).await;
+        let key = |resource: &str, name: &str| Key::new(resource, "ns", name);
+        let server = play.server().clone();
+        let pod = |id: u32| format!("demo-broker-{id}-0");
+        server.delete(OPERATOR, &key("/pods", &pod(0)), None, None).unwrap();
+        assert_eq!(play.monitor.look(&play.world), []);
+        server.delete(OPERATOR, &key("/pods", &pod(1)), None, None).unwrap();
+        let claim = key("/persistentvolumeclaims", "data-demo-broker-2-0");
+        let object = server.get(&claim).unwrap();
+        server.delete(OPERATOR, &claim, None, None).unwrap();
+        server.remove("kubernetes", &claim);
+        server.create(OPERATOR, &claim, object).unwrap();
+        assert_eq!(
+            play.monitor.look(&play.world),
+            [
+                Violation::TwoBrokersDown { ended: pod(1), down: pod(0) },
+                Violation::RecordsDeleted { claim: claim.name.clone() },
+                Violation::LossHealedOver { claim: claim.name.clone() },
+            ]
+        );
+    });
+}
