@@ -1,37 +1,48 @@
-//! Whoever may not do what a request asks for is answered with Kafka's error.
+//! Each API asks what the table of the gate says, and answers whoever may not with Kafka's error.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kafka_protocol::messages as m;
 use kafka_protocol::protocol::StrBytes;
-use letterbox_protocol::{ErrorCode, Response};
+use letterbox_protocol::{ErrorCode, Request, Response, apis};
 use tokio::time::Instant;
 
 use super::Broker;
 use crate::security::{AllowAll, Authorizer, Operation, Principal, Resource, ResourceType};
+use crate::server::gate::{Need, Whole, need};
 
 const TOPIC: ErrorCode = ErrorCode::TopicAuthorizationFailed;
 const GROUP: ErrorCode = ErrorCode::GroupAuthorizationFailed;
+const CLUSTER: ErrorCode = ErrorCode::ClusterAuthorizationFailed;
+const TRANSACTION: ErrorCode = ErrorCode::TransactionalIdAuthorizationFailed;
 
-/// Allows what a rule does.
-struct Rule<F>(F);
+/// Allows what a rule does, and keeps what it was asked.
+struct Rule<F> {
+    allows: F,
+    asked: Mutex<BTreeSet<(Operation, ResourceType)>>,
+}
 
 impl<F: Fn(Operation, Resource<'_>) -> bool> Rule<F> {
     fn new(allows: F) -> Arc<Self> {
-        Arc::new(Self(allows))
+        Arc::new(Self { allows, asked: Mutex::default() })
+    }
+
+    fn asked(&self) -> BTreeSet<(Operation, ResourceType)> {
+        std::mem::take(&mut *self.asked.lock().unwrap())
     }
 }
 
 impl<F: Fn(Operation, Resource<'_>) -> bool + Send + Sync> Authorizer for Rule<F> {
     fn allows(&self, _: &Principal, _: &str, operation: Operation, of: Resource<'_>) -> bool {
-        (self.0)(operation, of)
+        self.asked.lock().unwrap().insert((operation, of.kind()));
+        (self.allows)(operation, of)
     }
 
     fn allows_any(&self, _: &Principal, _: &str, operation: Operation, of: ResourceType) -> bool {
         assert_eq!(of, ResourceType::Topic);
-        (self.0)(operation, Resource::Topic("any"))
+        (self.allows)(operation, Resource::Topic("any"))
     }
 }
 
@@ -102,6 +113,176 @@ fn fetch_offsets(topics: Option<&[&'static str]>) -> m::OffsetFetchRequest {
     m::OffsetFetchRequest::default().with_groups(vec![asked])
 }
 
+/// Requests of data, and the errors of whoever may do nothing.
+fn of_records() -> Vec<(i16, Request, &'static [ErrorCode])> {
+    use m::{
+        delete_records_request as dr, describe_producers_request as dp, list_offsets_request as lo,
+        offset_for_leader_epoch_request as le,
+    };
+    let as_follower = fetch(&["t"]).with_replica_id(m::BrokerId(1));
+    let at = lo::ListOffsetsTopic::default()
+        .with_name(topic("t"))
+        .with_partitions(vec![lo::ListOffsetsPartition::default()]);
+    let epoch = le::OffsetForLeaderTopic::default()
+        .with_topic(topic("t"))
+        .with_partitions(vec![le::OffsetForLeaderPartition::default()]);
+    let cut = dr::DeleteRecordsTopic::default()
+        .with_name(topic("t"))
+        .with_partitions(vec![dr::DeleteRecordsPartition::default()]);
+    let producers =
+        dp::TopicRequest::default().with_name(topic("t")).with_partition_indexes(vec![0]);
+    let id = m::TransactionalId(text("x"));
+    vec![
+        (9, produce(&["t", "not there"]).into(), &[TOPIC]),
+        (9, produce(&["t"]).with_transactional_id(Some(id.clone())).into(), &[TRANSACTION]),
+        (12, fetch(&["t", "not there"]).into(), &[TOPIC]),
+        (12, as_follower.into(), &[TOPIC]),
+        (7, m::ListOffsetsRequest::default().with_topics(vec![at]).into(), &[TOPIC]),
+        (4, m::OffsetForLeaderEpochRequest::default().with_topics(vec![epoch]).into(), &[TOPIC]),
+        (2, m::DeleteRecordsRequest::default().with_topics(vec![cut]).into(), &[TOPIC]),
+        (0, m::DescribeProducersRequest::default().with_topics(vec![producers]).into(), &[TOPIC]),
+        (4, m::InitProducerIdRequest::default().with_transactional_id(None).into(), &[CLUSTER]),
+        (
+            4,
+            m::InitProducerIdRequest::default().with_transactional_id(Some(id)).into(),
+            &[TRANSACTION],
+        ),
+    ]
+}
+
+/// As [`of_records`].
+fn of_groups() -> Vec<(i16, Request, &'static [ErrorCode])> {
+    use m::{offset_delete_request as od, offset_fetch_request as of};
+    let find =
+        |kind, key| m::FindCoordinatorRequest::default().with_key_type(kind).with_key(text(key));
+    let find_all = |kind, key| {
+        m::FindCoordinatorRequest::default()
+            .with_key_type(kind)
+            .with_coordinator_keys(vec![text(key)])
+    };
+    let member = m::leave_group_request::MemberIdentity::default();
+    let one = of::OffsetFetchRequestTopic::default()
+        .with_name(topic("t"))
+        .with_partition_indexes(vec![0]);
+    let of_one =
+        m::OffsetFetchRequest::default().with_group_id(group("g")).with_topics(Some(vec![one]));
+    let of_topic = od::OffsetDeleteRequestTopic::default()
+        .with_name(topic("t"))
+        .with_partitions(vec![od::OffsetDeleteRequestPartition::default()]);
+    let forget =
+        m::OffsetDeleteRequest::default().with_group_id(group("h")).with_topics(vec![of_topic]);
+    vec![
+        (3, find(0, "g").into(), &[GROUP]),
+        (4, find_all(0, "g").into(), &[GROUP]),
+        (3, find(1, "x").into(), &[TRANSACTION]),
+        (4, find_all(1, "x").into(), &[TRANSACTION]),
+        // In every version: what cannot be null in older ones is not.
+        (0, join().into(), &[GROUP]),
+        (9, join().into(), &[GROUP]),
+        (0, m::SyncGroupRequest::default().with_group_id(group("g")).into(), &[GROUP]),
+        (5, m::SyncGroupRequest::default().with_group_id(group("g")).into(), &[GROUP]),
+        (4, m::HeartbeatRequest::default().with_group_id(group("g")).into(), &[GROUP]),
+        (
+            5,
+            m::LeaveGroupRequest::default()
+                .with_group_id(group("g"))
+                .with_members(vec![member])
+                .into(),
+            &[GROUP],
+        ),
+        (9, commit(&[topic("t")]).into(), &[GROUP]),
+        (1, of_one.clone().into(), &[GROUP]),
+        (7, of_one.into(), &[GROUP]),
+        (9, fetch_offsets(Some(&["t"])).into(), &[GROUP]),
+        (0, forget.into(), &[GROUP]),
+        (6, m::DescribeGroupsRequest::default().with_groups(vec![group("g")]).into(), &[GROUP]),
+        (5, m::ListGroupsRequest::default().into(), &[]),
+        (2, m::DeleteGroupsRequest::default().with_groups_names(vec![group("h")]).into(), &[GROUP]),
+    ]
+}
+
+fn join() -> m::JoinGroupRequest {
+    // Neither session nor protocol: refused at once by whoever passes the gate.
+    m::JoinGroupRequest::default().with_group_id(group("g"))
+}
+
+/// As [`of_records`].
+fn of_topics() -> Vec<(i16, Request, &'static [ErrorCode])> {
+    use m::{
+        create_partitions_request as cp, create_topics_request as ct, delete_topics_request as dt,
+        describe_topic_partitions_request as dp,
+    };
+    let made = ct::CreatableTopic::default()
+        .with_name(topic("made"))
+        .with_num_partitions(1)
+        .with_replication_factor(1);
+    let more = cp::CreatePartitionsTopic::default().with_name(topic("t")).with_count(1);
+    let gone = dt::DeleteTopicState::default().with_name(Some(topic("gone")));
+    let all = describe_topics(&[]).with_topics(None);
+    let looked_at = dp::TopicRequest::default().with_name(topic("t"));
+    vec![
+        (9, describe_topics(&["t", "asked"]).with_allow_auto_topic_creation(true).into(), &[TOPIC]),
+        (9, all.into(), &[]),
+        (10, describe_topics(&[]).with_include_cluster_authorized_operations(true).into(), &[]),
+        (
+            0,
+            m::DescribeTopicPartitionsRequest::default().with_topics(vec![looked_at]).into(),
+            &[TOPIC],
+        ),
+        (0, m::DescribeTopicPartitionsRequest::default().into(), &[]),
+        (7, m::CreateTopicsRequest::default().with_topics(vec![made]).into(), &[TOPIC]),
+        (3, m::CreatePartitionsRequest::default().with_topics(vec![more]).into(), &[TOPIC]),
+        (6, m::DeleteTopicsRequest::default().with_topics(vec![gone]).into(), &[TOPIC]),
+    ]
+}
+
+/// As [`of_records`].
+fn of_the_cluster() -> Vec<(i16, Request, &'static [ErrorCode])> {
+    use m::{
+        alter_configs_request as ac, describe_configs_request as dc,
+        incremental_alter_configs_request as ic,
+    };
+    let things: [(i8, &'static str); 3] = [(2, "t"), (4, "1"), (32, "g")];
+    let described = things.map(|(kind, name)| {
+        dc::DescribeConfigsResource::default()
+            .with_resource_type(kind)
+            .with_resource_name(text(name))
+    });
+    let replaced = things.map(|(kind, name)| {
+        ac::AlterConfigsResource::default().with_resource_type(kind).with_resource_name(text(name))
+    });
+    let altered = things.map(|(kind, name)| {
+        ic::AlterConfigsResource::default().with_resource_type(kind).with_resource_name(text(name))
+    });
+    let acl = m::create_acls_request::AclCreation::default().with_operation(3);
+    let filter = m::delete_acls_request::DeleteAclsFilter::default().with_operation(3);
+    let all: &[ErrorCode] = &[TOPIC, GROUP, CLUSTER];
+    vec![
+        (0, m::ApiVersionsRequest::default().into(), &[]),
+        (
+            2,
+            m::DescribeClusterRequest::default()
+                .with_endpoint_type(1)
+                .with_include_cluster_authorized_operations(true)
+                .into(),
+            &[],
+        ),
+        (4, m::DescribeConfigsRequest::default().with_resources(described.to_vec()).into(), all),
+        (2, m::AlterConfigsRequest::default().with_resources(replaced.to_vec()).into(), all),
+        (
+            1,
+            m::IncrementalAlterConfigsRequest::default().with_resources(altered.to_vec()).into(),
+            all,
+        ),
+        (1, m::ListConfigResourcesRequest::default().into(), &[CLUSTER]),
+        (4, m::DescribeLogDirsRequest::default().into(), &[CLUSTER]),
+        (2, m::DescribeQuorumRequest::default().into(), &[CLUSTER]),
+        (3, m::DescribeAclsRequest::default().into(), &[CLUSTER]),
+        (3, m::CreateAclsRequest::default().with_creations(vec![acl]).into(), &[CLUSTER]),
+        (3, m::DeleteAclsRequest::default().with_filters(vec![filter]).into(), &[CLUSTER]),
+    ]
+}
+
 /// A broker with topics "t" and "secret", and groups "g" and "hidden" with offsets of both.
 async fn broker() -> Broker {
     let broker = Broker::start().await;
@@ -132,6 +313,46 @@ fn codes(response: &Response) -> BTreeSet<i16> {
     let shown = format!("{response:?}");
     let code = |rest: &str| rest.split([',', ' ', '}']).next().and_then(|code| code.parse().ok());
     shown.split(" error_code: ").skip(1).filter_map(code).filter(|code| *code != 0).collect()
+}
+
+#[tokio::test]
+async fn every_api_asks_what_the_gate_says_and_refuses_whoever_may_not() {
+    let broker = broker().await;
+    let mut rows = of_records();
+    rows.extend(of_groups());
+    rows.extend(of_topics());
+    rows.extend(of_the_cluster());
+    let known: BTreeSet<i16> = rows.iter().map(|(_, request, _)| request.api_key()).collect();
+    let served: BTreeSet<i16> = apis::APIS.iter().map(|api| api.key).collect();
+    assert_eq!(known, served, "an API without a row: what may be asked of it is not tested");
+
+    let (nothing, everything) = (Rule::new(|_, _| false), Rule::new(|_, _| true));
+    let no_cluster = Rule::new(|_, of| of.kind() != ResourceType::Cluster);
+    let authorization: BTreeSet<i16> =
+        [TOPIC, GROUP, CLUSTER, TRANSACTION].iter().map(|code| code.code()).collect();
+    let (mut declared, mut asked) = (BTreeSet::new(), BTreeSet::new());
+    for (version, request, expected) in &rows {
+        let (version, key) = (*version, request.api_key());
+        let expected: BTreeSet<i16> = expected.iter().map(|code| code.code()).collect();
+        let refused = broker.ask(&nothing, version, request.clone()).await;
+        assert_eq!(codes(&refused), expected, "{request:?} v{version}: {refused:?}");
+        let shown = format!("{refused:?}");
+        let is_told = shown.contains("secret") || shown.contains("hidden");
+        assert!(!is_told, "{request:?} v{version}: {shown}");
+        broker.ask(&no_cluster, version, request.clone()).await;
+        let allowed = broker.ask(&everything, version, request.clone()).await;
+        assert!(codes(&allowed).is_disjoint(&authorization), "{request:?} v{version}: {allowed:?}");
+        let Need { whole, each } = need(request);
+        declared.extend(each.iter().map(|(operation, of)| (key, *operation, *of)));
+        if let Whole::To(operation, resource) = whole {
+            declared.insert((key, operation, resource.kind()));
+        }
+        let all = [nothing.asked(), no_cluster.asked(), everything.asked()];
+        asked.extend(all.into_iter().flatten().map(|(operation, of)| (key, operation, of)));
+    }
+    let never: Vec<_> = declared.difference(&asked).collect();
+    assert!(never.is_empty(), "in the table of the gate, and never asked: {never:?}");
+    broker.node.shutdown().await.unwrap();
 }
 
 macro_rules! answer {
