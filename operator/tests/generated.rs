@@ -1,7 +1,6 @@
 //! What is generated and checked in is what the code generates.
 //!
-//! To refresh after a change:
-//! `LETTERBOX_UPDATE=1 cargo test -p letterbox-operator --test generated`.
+//! To refresh after a change: `LETTERBOX_UPDATE=1 cargo test --workspace --test generated`.
 
 use std::path::{Path, PathBuf};
 
@@ -43,6 +42,78 @@ fn the_definitions_in_crds_and_in_the_chart_are_the_codes_own() {
             &text,
         );
     }
+}
+
+#[test]
+fn the_reference_page_of_the_definitions_is_the_codes_own() {
+    let mut page = String::from(
+        "# Reference of the custom resources\n\n`kubectl explain kafkacluster.spec` shows the same. \
+         `[]` is each element of a list, `.*` each value of a map. This page is made from the \
+         definitions in `crds/`.\n",
+    );
+    for crd in crds() {
+        let names = &crd.spec.names;
+        let schema = serde_json::to_value(&crd.spec.versions[0].schema).unwrap();
+        let schema = &schema["openAPIV3Schema"];
+        page.push_str(&format!("\n# {}\n", names.kind));
+        for part in ["spec", "status"] {
+            page.push_str(&format!(
+                "\n## {}.{part}\n\n| field | type | meaning |\n|---|---|---|\n",
+                names.kind
+            ));
+            rows(&mut page, "", &schema["properties"][part]);
+        }
+    }
+    check("docs/crds.md", &page);
+}
+
+/// A row for each field of an object, and then for the fields in it.
+fn rows(page: &mut String, path: &str, schema: &Value) {
+    let required: Vec<&str> =
+        schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}{name}");
+        let required = if required.contains(&name.as_str()) { ", required" } else { "" };
+        page.push_str(&format!(
+            "| `{path}` | {}{required} | {} |\n",
+            type_of(field),
+            field["description"].as_str().unwrap_or_default().replace("\n", " ").replace('|', "\\|"),
+        ));
+        rows(page, &format!("{path}."), field);
+        rows(page, &format!("{path}[]."), &field["items"]);
+        rows(page, &format!("{path}.*."), &field["additionalProperties"]);
+    }
+}
+
+/// Type and bounds of a field.
+fn type_of(field: &Value) -> String {
+    let mut text = match field["type"].as_str() {
+        Some("array") => format!("list of {}", type_of(&field["items"])),
+        Some("object") if field["additionalProperties"].is_object() => {
+            format!("map of {}", type_of(&field["additionalProperties"]))
+        }
+        Some(plain) => plain.to_owned(),
+        None if field["x-kubernetes-int-or-string"] == json!(true) => "integer or string".into(),
+        None => "any".to_owned(),
+    };
+    if let Some(values) = field["enum"].as_array() {
+        let values: Vec<String> =
+            values.iter().filter_map(Value::as_str).map(|value| format!("`{value}`")).collect();
+        text = values.join(", ");
+    }
+    for (key, says) in [
+        ("minimum", "at least"),
+        ("maximum", "at most"),
+        ("minLength", "characters at least"),
+        ("maxLength", "characters at most"),
+        ("minItems", "elements at least"),
+        ("maxItems", "elements at most"),
+    ] {
+        if let Some(bound) = field[key].as_f64() {
+            text.push_str(&format!(", {says} {bound}"));
+        }
+    }
+    text
 }
 
 /// `kubectl explain` shows descriptions, and no defaults.

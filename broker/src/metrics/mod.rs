@@ -348,7 +348,7 @@ mod tests {
     use super::*;
 
     /// The page as the table says it must be.
-    /// `UPDATE_DOCS=1 cargo test --workspace --lib metrics::` writes it.
+    /// `LETTERBOX_UPDATE=1 cargo test --workspace --lib metrics::` writes it.
     #[test]
     #[allow(clippy::disallowed_methods, reason = "a page of the repository")]
     fn the_reference_page_is_the_table() {
@@ -369,13 +369,13 @@ mod tests {
             page += &format!("| `{name}` | {kind} | {labels} | {help} |\n");
         }
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
-        if std::env::var_os("UPDATE_DOCS").is_some() {
+        if std::env::var_os("LETTERBOX_UPDATE").is_some() {
             std::fs::write(path, &page).unwrap();
         }
         let found = std::fs::read_to_string(path).unwrap_or_default();
         assert!(
             found == page,
-            "docs/metrics.md is not what the table says; run UPDATE_DOCS=1 cargo test --workspace \
+            "docs/metrics.md is not what the table says; run LETTERBOX_UPDATE=1 cargo test --workspace \
              --lib metrics::"
         );
     }
