@@ -69,6 +69,32 @@ fn transactions_are_refused_so_that_no_client_waits_for_them() {
     );
 }
 
+/// What lies there is believed when a coordinator loads it, so that a copier of "all topics" would
+/// overwrite the offsets of live groups.
+#[test]
+fn clients_do_not_write_into_the_topics_of_the_coordinators() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path(), "");
+    let mut stream = broker.connect();
+    for name in ["__consumer_offsets", "__transaction_state", "__share_group_state"] {
+        let topic = m::create_topics_request::CreatableTopic::default()
+            .with_name(topic_name(name))
+            .with_num_partitions(1)
+            .with_replication_factor(1);
+        let request =
+            m::CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(30_000);
+        let Response::CreateTopics(answer) = ask(&mut stream, 7, request) else { unreachable!() };
+        assert_eq!(answer.topics[0].error_code, 0, "{name}");
+        for version in 3..=12 {
+            assert_eq!(
+                produced(ask(&mut stream, version, produce_request(name, b"forged"))),
+                (17, -1),
+                "Produce v{version} to {name}: INVALID_TOPIC_EXCEPTION"
+            );
+        }
+    }
+}
+
 /// The metadata log is kept in a directory of that name.
 #[test]
 fn the_topic_of_the_metadata_log_cannot_be_made() {

@@ -24,6 +24,7 @@ use uuid::Uuid;
 
 use super::Services;
 use super::init_producer_id::NO_TRANSACTIONS;
+use crate::metadata::decide::is_internal_topic;
 use crate::metadata::{MetadataImage, Topic};
 use crate::replication::{Acks, Appended, Partition, Within};
 use crate::request::RequestContext;
@@ -338,22 +339,28 @@ fn refused_as_a_whole(
 
 /// The topic, when the caller may write to it: whether others exist it is not told. Ids tell
 /// nothing.
+///
+/// # Errors
+/// INVALID_TOPIC_EXCEPTION for the topics of the coordinators: what lies there is believed when a
+/// coordinator loads it. (Kafka lets a client through that calls itself `__admin_client`.)
 fn look_up<'a>(
     ctx: &RequestContext,
     image: &'a MetadataImage,
     topic: &Named,
 ) -> Result<&'a Topic, ErrorCode> {
     let may = |name: &str| ctx.check(Operation::Write, Resource::Topic(name));
-    match topic {
+    let found = match topic {
         Named::Name(name) => {
             may(name)?;
-            image.topic(name).map(|found| &**found).ok_or(ErrorCode::UnknownTopicOrPartition)
+            image.topic(name).ok_or(ErrorCode::UnknownTopicOrPartition)?
         }
         Named::Id(id) => {
             let found = image.topic_by_id(id).ok_or(ErrorCode::UnknownTopicId)?;
-            may(&found.name).map(|()| &**found)
+            may(&found.name)?;
+            found
         }
-    }
+    };
+    if is_internal_topic(&found.name) { Err(ErrorCode::InvalidTopicException) } else { Ok(found) }
 }
 
 /// Appends in order; what follows something that takes long waits for it.
