@@ -8,6 +8,9 @@
 //! - `partition-topic-ids`, the one file that is not Kafka's, says whose the rows are. At a start
 //!   an offset counts only for the directory that has the row's topic id. Without that file (Kafka
 //!   has kept the directory) names are trusted.
+//! - A directory of that name and another id does not end a row: the row waits until it is known
+//!   which of the two the cluster has. So a directory in the place of a lost one is not taken for
+//!   its end.
 //! - A row enters that file when its directory is on the device and Kafka's files hold nothing of
 //!   an older topic of that name, and before a record of the partition is acknowledged. So a row
 //!   without a directory is a lost directory, unless its topic was deleted meanwhile.
@@ -70,6 +73,9 @@ pub(super) struct PartitionTable {
 #[derive(Default)]
 struct Rows {
     of: BTreeMap<Name, Row>,
+    /// Rows whose names were claimed for directories of other topics, until one of the two is
+    /// forgotten. Until then these are what the files say.
+    displaced: BTreeMap<Name, Row>,
     /// Names under which Kafka's files may still hold offsets of a topic that is gone.
     stale: BTreeSet<Name>,
     /// `partition-topic-ids` does not say what `of` says.
@@ -138,31 +144,33 @@ impl PartitionTable {
         self.rows().of.get(name).map(|row| (row.topic_id, row.kept))
     }
 
-    /// Every partition that is known to be of a topic.
+    /// Every partition that is known to be of a topic; under one name there may be two.
     pub(super) fn all(&self) -> Vec<(Name, TopicId)> {
-        self.rows()
-            .of
-            .iter()
-            .filter_map(|(name, row)| Some((name.clone(), row.topic_id?)))
-            .collect()
+        let rows = self.rows();
+        let known = rows.displaced.iter().chain(&rows.of);
+        known.filter_map(|(name, row)| Some((name.clone(), row.topic_id?))).collect()
     }
 
     /// Gives the row to the directory of `topic_id` that was found, and what is known of that
-    /// directory: nothing, when the row was another topic's. In memory: see
+    /// directory: nothing, when the row was another topic's, which then waits. In memory: see
     /// [`PartitionTable::write_changed`].
     pub(super) fn claim(&self, name: &Name, topic_id: TopicId) -> Kept {
         let mut rows = self.rows();
-        let row = rows.of.entry(name.clone()).or_default();
-        let before = row.topic_id.replace(topic_id);
-        if before.is_some_and(|before| before != topic_id) {
-            row.kept = Kept::default();
+        let Rows { of, displaced, ids_changed, .. } = &mut *rows;
+        let row = of.entry(name.clone()).or_default();
+        match row.topic_id {
+            Some(before) if before == topic_id => {}
+            Some(_) => {
+                let other =
+                    std::mem::replace(row, Row { topic_id: Some(topic_id), ..Row::default() });
+                displaced.entry(name.clone()).or_insert(other);
+            }
+            None => {
+                row.topic_id = Some(topic_id);
+                *ids_changed = true;
+            }
         }
-        let kept = row.kept;
-        if before != Some(topic_id) {
-            rows.ids_changed = true;
-            rows.stale.extend(before.map(|_| name.clone()));
-        }
-        kept
+        row.kept
     }
 
     /// Begins the rows of new partitions, whose directories are on the device: with nothing of what
@@ -196,13 +204,27 @@ impl PartitionTable {
     /// the files follow with the next pass, and before the name is used again.
     pub(super) fn forget<'a>(&self, gone: impl IntoIterator<Item = (&'a Name, Option<TopicId>)>) {
         let mut rows = self.rows();
+        let Rows { of, displaced, stale, ids_changed } = &mut *rows;
         for (name, topic_id) in gone {
-            if rows.of.get(name).is_some_and(|row| {
+            let is_gone = |row: &Row| {
                 row.topic_id.is_none() || topic_id.is_none() || row.topic_id == topic_id
-            }) {
-                rows.of.remove(name);
-                rows.stale.insert(name.clone());
-                rows.ids_changed = true;
+            };
+            let mut is_changed = displaced.get(name).is_some_and(is_gone);
+            if is_changed {
+                displaced.remove(name);
+            }
+            if of.get(name).is_some_and(is_gone) {
+                // The files have said so all the time when another row has waited.
+                if let Some(waiting) = displaced.remove(name) {
+                    of.insert(name.clone(), waiting);
+                } else {
+                    of.remove(name);
+                    is_changed = true;
+                }
+            }
+            if is_changed {
+                stale.insert(name.clone());
+                *ids_changed = true;
             }
         }
     }
@@ -278,8 +300,7 @@ impl PartitionTable {
             rows.stale.clear();
         }
         let ids = rows
-            .of
-            .iter()
+            .written()
             .filter_map(|((topic, partition), row)| Some((&**topic, *partition, row.topic_id?)));
         checkpoint::write_topic_ids(&*self.disk, &self.dir.join(TOPIC_IDS), ids)?;
         rows.ids_changed = false;
@@ -296,7 +317,7 @@ impl PartitionTable {
             HIGH_WATERMARKS => Some(kept.high_watermark),
             _ => kept.cleaned,
         };
-        let offsets = rows.of.iter().filter_map(|((topic, partition), row)| {
+        let offsets = rows.written().filter_map(|((topic, partition), row)| {
             Some((&**topic, *partition, offset(&row.kept)?))
         });
         checkpoint::write_offsets(&*self.disk, &self.dir.join(file), offsets)
@@ -304,6 +325,11 @@ impl PartitionTable {
 }
 
 impl Rows {
+    /// What the files say.
+    fn written(&self) -> impl Iterator<Item = (&Name, &Row)> {
+        self.of.iter().map(|(name, row)| (name, self.displaced.get(name).unwrap_or(row)))
+    }
+
     /// Tells whether anything is different now.
     fn change<'a>(
         &mut self,

@@ -43,6 +43,29 @@ pub struct Recovered {
     pub bytes_cut: u64,
 }
 
+/// The leader epochs that are kept of a log, and what of it need not be looked at. Where the file
+/// does not tell them (somebody removed or damaged it) they are found in the batches: in all of
+/// them, because what is kept of a follower's epochs decides what it truncates (KIP-101).
+fn epochs_or_all(
+    disk: &dyn Disk,
+    dir: &Path,
+    recovery_point: Offset,
+    clean: bool,
+) -> Result<(Epochs, Offset, bool), LogError> {
+    let read = Epochs::read(disk, dir);
+    let reason = match read {
+        Ok(epochs) if recovery_point == 0 || epochs.latest().is_some() => {
+            return Ok((epochs, recovery_point, clean));
+        }
+        Ok(_) => "it has no entry".to_owned(),
+        Err(LogError::Malformed { reason, .. }) => reason,
+        Err(error) => return Err(error),
+    };
+    tracing::warn!(dir = %dir.display(), reason, "leader-epoch-checkpoint is missing or damaged; \
+        it is made again from all batches of the log");
+    Ok((Epochs::default(), 0, false))
+}
+
 impl Recovered {
     /// A directory without any file of a log, which begins at `start`.
     pub(super) fn empty(disk: &Arc<dyn Disk>, dir: &Path, start: Offset) -> Self {
@@ -134,10 +157,11 @@ pub fn recover(
         let epochs_changed = Epochs::read(&**disk, dir)? != Epochs::default();
         return Ok(Recovered { epochs_changed, ..Recovered::empty(disk, dir, start) });
     }
+    let (epochs, recovery_point, clean) = epochs_or_all(&**disk, dir, recovery_point, clean)?;
     let mut found = Recovered {
         segments,
         end_offset: 0,
-        epochs: Epochs::read(&**disk, dir)?,
+        epochs,
         epochs_changed: false,
         dir_changed: false,
         producers: Producers::default(),

@@ -259,6 +259,76 @@ async fn a_missing_directory_is_offline_until_it_is_back_or_its_loss_accepted() 
 }
 
 #[tokio::test]
+async fn leader_epochs_whose_file_is_lost_are_found_in_the_batches() {
+    let dir = tempfile::tempdir().unwrap();
+    let env = Env::real();
+    let manager = open(&env, dir.path()).await;
+    let log = manager.create(TOPIC, OLD, 0, small()).await.unwrap();
+    for i in 0..40i64 {
+        let options = AppendOptions { leader_epoch: i as i32 / 10 * 3, ..client(i) };
+        log.append(batch(i, &["kept"]), &options).unwrap();
+    }
+    let of = |log: &Log| (0..12).map(|epoch| log.end_offset_for_epoch(epoch)).collect::<Vec<_>>();
+    let epochs = of(&log);
+    assert_eq!(epochs[4], Some((3, 20)));
+    manager.close().await.unwrap();
+    drop((manager, log));
+    let file = dir.path().join("orders-0/leader-epoch-checkpoint");
+    for damage in [None, Some(""), Some("junk"), Some("0\n0\n"), Some("0\n1\nx y\n")] {
+        env.disk.remove_file(&file).unwrap();
+        if let Some(text) = damage {
+            let file = env.disk.open(&file, OpenMode::Create).unwrap();
+            file.write_at(&[std::io::IoSlice::new(text.as_bytes())], 0).unwrap();
+        }
+        let (manager, mut logs) = start(&env, dir.path(), OLD, 1).await;
+        let log = logs.remove(0).unwrap();
+        assert_eq!(of(&log), epochs, "{damage:?}");
+        manager.close().await.unwrap();
+        assert!(env.disk.read(&file).unwrap().len() > 10, "it is written again");
+    }
+}
+
+/// A restored backup of an older topic of that name, for example.
+#[tokio::test]
+async fn another_topics_directory_in_the_place_of_a_lost_one_does_not_hide_the_loss() {
+    let dir = tempfile::tempdir().unwrap();
+    let env = Env::real();
+    let manager = open(&env, dir.path()).await;
+    let log = manager.create(TOPIC, NEW, 0, small()).await.unwrap();
+    for i in 0..7 {
+        append(&log, i, &["kept"]);
+    }
+    manager.close().await.unwrap();
+    drop((manager, log));
+    let (path, aside) = (dir.path().join("orders-0"), dir.path().join("moved"));
+    env.disk.rename(&path, &aside).unwrap();
+    // Of a log directory of its own, in which the older topic had the name.
+    let older = tempfile::tempdir().unwrap();
+    let manager = open(&env, older.path()).await;
+    let log = manager.create(TOPIC, OLD, 0, small()).await.unwrap();
+    append(&log, 0, &["older"]);
+    manager.close().await.unwrap();
+    drop((manager, log));
+    env.disk.create_dir_all(&path).unwrap();
+    for (file, bytes) in snapshot(&older.path().join("orders-0")) {
+        let to = env.disk.open(&path.join(file.file_name().unwrap()), OpenMode::Create).unwrap();
+        to.write_at(&[std::io::IoSlice::new(&bytes)], 0).unwrap();
+    }
+    for again in [false, true] {
+        // A broker that ends before the metadata are there has decided nothing.
+        drop(open(&env, dir.path()).await);
+        let (manager, logs) = start(&env, dir.path(), NEW, 1).await;
+        let error = logs.into_iter().next().unwrap().err().unwrap();
+        assert!(matches!(error, LogError::Missing { end_offset: 7, .. }), "{again}: {error}");
+        assert!(!env.disk.exists(&path).unwrap(), "the other one is set aside");
+        manager.checkpoint().await;
+    }
+    env.disk.rename(&aside, &path).unwrap();
+    let (_manager, mut logs) = start(&env, dir.path(), NEW, 1).await;
+    assert_eq!(contents(&logs.remove(0).unwrap()).len(), 7);
+}
+
+#[tokio::test]
 async fn a_damaged_partition_is_replaced_by_a_new_topic_or_opened_without_what_is_lost() {
     let dir = tempfile::tempdir().unwrap();
     let env = Env::real();
