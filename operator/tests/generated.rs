@@ -77,7 +77,11 @@ fn rows(page: &mut String, path: &str, schema: &Value) {
         page.push_str(&format!(
             "| `{path}` | {}{required} | {} |\n",
             type_of(field),
-            field["description"].as_str().unwrap_or_default().replace("\n", " ").replace('|', "\\|"),
+            field["description"]
+                .as_str()
+                .unwrap_or_default()
+                .replace("\n", " ")
+                .replace('|', "\\|"),
         ));
         rows(page, &format!("{path}."), field);
         rows(page, &format!("{path}[]."), &field["items"]);
