@@ -88,7 +88,10 @@ fn log_filter(directives: &str) -> anyhow::Result<EnvFilter> {
     let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
     let wrong =
         directives.split(',').map(str::trim).find(|each| !each.contains('=') && !is_level(each));
-    match (wrong, EnvFilter::try_new(directives)) {
+    // It says each failed request as an error, every second while the API server is away; we say it
+    // once.
+    let quiet = "kube_client::client::builder=off";
+    match (wrong, EnvFilter::try_new(format!("{quiet},{directives}"))) {
         (None, Ok(filter)) => Ok(filter),
         _ => anyhow::bail!(
             "LETTERBOX_LOG={directives} ({}): must be off, error, warn, info, debug or trace, or \

@@ -477,7 +477,8 @@ fn broker_config_schema(generator: &mut schemars::SchemaGenerator) -> schemars::
         let escaped = key.replace('.', "__dot__");
         serde_json::json!({"rule": format!("!has(self.{escaped})"), "message": owned_keys_message(key)})
     };
-    let any = || serde_json::json!({"x-kubernetes-int-or-string": true});
+    let refused = "Refused: the operator sets it itself.";
+    let any = || serde_json::json!({"x-kubernetes-int-or-string": true, "description": refused});
     let properties: serde_json::Map<String, serde_json::Value> =
         OWNED_KEYS.iter().map(|key| ((*key).to_owned(), any())).collect();
     schema.insert("maxProperties".to_owned(), 200.into());

@@ -14,7 +14,7 @@ use kube::runtime::{Controller, WatchStreamExt as _, watcher};
 use kube::{Client, ResourceExt as _};
 use letterbox_env::{BoxFuture, Env};
 use serde_json::json;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
 use super::{Context, PassFailed, RESYNC, scoped, told};
@@ -94,6 +94,8 @@ struct TopicContext {
     /// The clusters as the watch that wakes their topics last saw them: a pass never misses what
     /// woke it.
     clusters: Store<KafkaCluster>,
+    /// Whether they were listed. (Of those who wait for a store to be ready, one is woken.)
+    listed: watch::Sender<bool>,
     /// How often in a row a topic was tried in vain.
     tries: std::sync::Mutex<HashMap<ObjectRef<KafkaTopic>, u32>>,
     /// Which namespaces are being deleted, and when that was asked.
@@ -108,8 +110,9 @@ impl TopicContext {
             reason: "NotChecked".to_owned(),
             message: "the KafkaClusters could not be listed yet".to_owned(),
         };
-        match tokio::time::timeout(LIST_DEADLINE, self.clusters.wait_until_ready()).await {
-            Ok(Ok(())) => {}
+        let mut listed = self.listed.subscribe();
+        match tokio::time::timeout(LIST_DEADLINE, listed.wait_for(|listed| *listed)).await {
+            Ok(Ok(_)) => {}
             _ => return Err(unread()),
         }
         let (namespace, name) = cluster_key_of(topic);
@@ -189,6 +192,7 @@ pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
         shared: context.clone(),
         topics,
         clusters,
+        listed: watch::Sender::new(false),
         tries: std::sync::Mutex::default(),
         terminating: Mutex::default(),
     });
@@ -217,8 +221,12 @@ fn woken_by_clusters(
     let events = watcher(api, watcher::Config::default()).default_backoff().reflect(writer);
     let mut known: BTreeMap<ClusterKey, ClusterState> = BTreeMap::new();
     events.flat_map(move |event| {
-        if let Err(error) = event {
-            tracing::warn!(error = words_of(&error), "KafkaClusters are watched again");
+        match &event {
+            Err(error) => {
+                tracing::warn!(error = words_of(error), "KafkaClusters are watched again");
+            }
+            Ok(watcher::Event::InitDone) => drop(context.listed.send_replace(true)),
+            Ok(_) => {}
         }
         let now = context.shared.now();
         let state_of =
@@ -309,9 +317,12 @@ async fn reconcile(
         context.forget(&topic);
         return Ok(Action::await_change());
     }
-    Ok(Action::requeue(
-        context.next_pause(&topic, pass.fault.is_none() && pass.plan.wait.is_none()),
-    ))
+    // A cluster that is ready wakes its topics.
+    let (namespace, name) = cluster_key_of(&topic);
+    let cluster = context.clusters.get(&ObjectRef::new(&name).within(&namespace));
+    let is_woken = ClusterState::of(cluster.as_deref(), &shared.now()) != ClusterState::Ready;
+    let settled = pass.fault.is_none() && (pass.plan.wait.is_none() || is_woken);
+    Ok(Action::requeue(context.next_pause(&topic, settled)))
 }
 
 async fn pass(topic: &KafkaTopic, context: &TopicContext) -> Result<Option<TopicPass>, Fault> {
@@ -380,12 +391,17 @@ fn silent(admin: &ClientAdmin, why: String) -> ClusterState {
 /// The oldest other object that speaks for the same topic, if it is older than this one.
 fn other_owner(topic: &KafkaTopic, topics: &Store<KafkaTopic>) -> Option<String> {
     let age = |topic: &KafkaTopic| (topic.creation_timestamp(), topic.uid());
+    // Each pass looks at all topics, so nothing is copied here.
+    fn name_of(topic: &KafkaTopic) -> Option<&str> {
+        topic.spec.topic_name.as_deref().or(topic.metadata.name.as_deref())
+    }
     let same = |other: &Arc<KafkaTopic>| {
-        other.namespace() == topic.namespace()
-            && other.uid() != topic.uid()
-            && other.metadata.deletion_timestamp.is_none()
+        let (metadata, own) = (&other.metadata, &topic.metadata);
+        metadata.namespace == own.namespace
+            && metadata.uid != own.uid
+            && metadata.deletion_timestamp.is_none()
             && other.spec.cluster_ref == topic.spec.cluster_ref
-            && other.kafka_name() == topic.kafka_name()
+            && name_of(other) == name_of(topic)
     };
     let oldest = topics.state().into_iter().filter(same).min_by_key(|other| age(other))?;
     // While this one is being deleted, any other that still stands for the topic keeps it.
