@@ -135,41 +135,51 @@ impl LogManager {
             }
         }
         for (dir, new) in self.dirs.iter().zip(new).filter(|(_, new)| !new.is_empty()) {
-            let (dir, budget, now) = (dir.clone(), self.budget.clone(), self.env.clock.wall_ms());
-            let made = self
-                .env
-                .blocking(move || {
-                    let (places, new): (Vec<usize>, Vec<WantedLog>) = new.into_iter().unzip();
-                    let found = make(&dir, &new);
-                    let log = |(wanted, made): (WantedLog, Result<PathBuf, LogError>)| {
-                        let path = made?;
-                        let recovered = Recovered::empty(&dir.disk, &path, 0);
-                        let WantedLog { topic, topic_id, partition, config, .. } = wanted;
-                        let identity = Identity {
-                            topic,
-                            topic_id,
-                            partition,
-                            dir: dir.clone(),
-                            path,
-                            kept: Kept::default(),
-                            lacks_metadata: true,
-                        };
-                        Ok(Arc::new(Log::new(identity, recovered, config, budget.clone(), now)))
-                    };
-                    places.into_iter().zip(new.into_iter().zip(found).map(log)).collect::<Vec<_>>()
-                })
-                .await;
-            let mut logs = lock(&self.logs);
-            for (at, made) in made {
-                if let Ok(log) = &made {
-                    logs.insert((log.topic_id(), log.partition()), log.clone());
-                }
+            for (at, made) in self.make_logs(dir.clone(), new).await {
                 if let Some(answer) = answers.get_mut(at) {
                     *answer = Some(made);
                 }
             }
         }
         answers.into_iter().map(|answer| answer.unwrap_or(Err(LogError::NotFound))).collect()
+    }
+
+    /// Makes new logs in one directory, each with its place in the request.
+    async fn make_logs(
+        &self,
+        dir: Arc<LogDir>,
+        new: Vec<(usize, WantedLog)>,
+    ) -> Vec<(usize, Result<Arc<Log>, LogError>)> {
+        let (budget, now) = (self.budget.clone(), self.env.clock.wall_ms());
+        let made = self
+            .env
+            .blocking(move || {
+                let (places, new): (Vec<usize>, Vec<WantedLog>) = new.into_iter().unzip();
+                let found = make(&dir, &new);
+                let log = |(wanted, made): (WantedLog, Result<PathBuf, LogError>)| {
+                    let path = made?;
+                    let recovered = Recovered::empty(&dir.disk, &path, 0);
+                    let WantedLog { topic, topic_id, partition, config, .. } = wanted;
+                    let identity = Identity {
+                        topic,
+                        topic_id,
+                        partition,
+                        dir: dir.clone(),
+                        path,
+                        kept: Kept::default(),
+                        lacks_metadata: true,
+                    };
+                    Ok(Arc::new(Log::new(identity, recovered, config, budget.clone(), now)))
+                };
+                places.into_iter().zip(new.into_iter().zip(found).map(log)).collect::<Vec<_>>()
+            })
+            .await;
+        let mut logs = lock(&self.logs);
+        for log in made.iter().filter_map(|(_, made)| made.as_ref().ok()) {
+            logs.insert((log.topic_id(), log.partition()), log.clone());
+        }
+        drop(logs);
+        made
     }
 
     /// What is there of a partition whose log is not open.

@@ -244,25 +244,7 @@ impl Recovered {
                 return Err(corrupt(&path, position, self.end_offset, durable_end, reason));
             }
             self.bytes_cut += written - position;
-            segment.files().and_then(|files| files.log.set_len(position)).during("cut", &path)?;
-            segment.set_size(position);
-            for later in self.segments.drain(at + 1..).rev() {
-                let files = later.files().during("open", later.path(".log"))?;
-                self.bytes_cut +=
-                    end_of_written(&*files.log, 0).during("read", later.path(".log"))?;
-                for suffix in [".log", ".index", ".timeindex", ".txnindex"] {
-                    let path = later.path(suffix);
-                    if disk.exists(&path).during("look for", &path)? {
-                        disk.remove_file(&path).during("remove", &path)?;
-                    }
-                }
-            }
-            let (path, offset) = (path.display(), self.end_offset);
-            if self.bytes_cut > 0 {
-                tracing::warn!(%path, position, offset, bytes = self.bytes_cut, %reason, "cut an unfinished write off the end of a log");
-            } else {
-                tracing::debug!(%path, position, offset, "trimmed the unused reserve of a log");
-            }
+            self.cut(disk, at, position, &reason)?;
             break;
         }
         if self.end_offset < durable_end {
@@ -279,6 +261,37 @@ impl Recovered {
                     .during("sync", segment.path(".log"))?;
             }
             disk.sync_dir(dir).during("sync", dir)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the log at `position` of its segment `at`: what follows is not whole.
+    fn cut(
+        &mut self,
+        disk: &Arc<dyn Disk>,
+        at: usize,
+        position: u64,
+        reason: &impl std::fmt::Display,
+    ) -> Result<(), LogError> {
+        let Some(segment) = self.segments.get(at).cloned() else { return Ok(()) };
+        let path = segment.path(".log");
+        segment.files().and_then(|files| files.log.set_len(position)).during("cut", &path)?;
+        segment.set_size(position);
+        for later in self.segments.drain(at + 1..).rev() {
+            let files = later.files().during("open", later.path(".log"))?;
+            self.bytes_cut += end_of_written(&*files.log, 0).during("read", later.path(".log"))?;
+            for suffix in [".log", ".index", ".timeindex", ".txnindex"] {
+                let path = later.path(suffix);
+                if disk.exists(&path).during("look for", &path)? {
+                    disk.remove_file(&path).during("remove", &path)?;
+                }
+            }
+        }
+        let (path, offset) = (path.display(), self.end_offset);
+        if self.bytes_cut > 0 {
+            tracing::warn!(%path, position, offset, bytes = self.bytes_cut, %reason, "cut an unfinished write off the end of a log");
+        } else {
+            tracing::debug!(%path, position, offset, "trimmed the unused reserve of a log");
         }
         Ok(())
     }

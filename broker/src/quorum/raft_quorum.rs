@@ -1,11 +1,12 @@
 //! [`RaftQuorum`]: [`MetadataQuorum`] on openraft.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use letterbox_env::{BoxFuture, Env, Fault, FileRef};
+use letterbox_env::{BoxFuture, BoxListener, Env, Fault, FileRef};
 use letterbox_protocol::model::BrokerId;
 use openraft::error::{CheckIsLeaderError, ClientWriteError, InitializeError, RaftError};
 use openraft::{ServerState, SnapshotPolicy};
@@ -173,15 +174,9 @@ impl RaftQuorum {
         }
         let published = Published::new();
         let slots = Arc::new(std::sync::Mutex::new(slots));
-        let machine = StateMachine::new(
-            env.clone(),
-            patience.clone(),
-            published.clone(),
-            Arc::clone(&slots),
-            stored,
-        )
-        .map_err(unusable)?;
-
+        let (told, kept) = (published.clone(), Arc::clone(&slots));
+        let machine = StateMachine::new(env.clone(), patience.clone(), told, kept, stored)
+            .map_err(unusable)?;
         let stopped = patience.stopped();
         let mut tasks = JoinSet::new();
         let identity = Arc::new(Identity {
@@ -194,25 +189,14 @@ impl RaftQuorum {
         let pristine = store.is_pristine();
         let dialer = Dialer { env: env.clone(), identity: Arc::clone(&identity) };
         let ears = Ears::default();
-        let raft = {
-            let dialer = dialer.clone();
-            let raft_config = Arc::new(raft_config(&config)?);
-            let start = Raft::new(node_id, raft_config, dialer, store.clone(), machine);
-            with_random(Some(Arc::clone(&env.random)), start)
-                .await
-                .map_err(|error| OpenError::Raft(describe(&error)))?
-        };
-        let listening = match &config.listener {
-            Some((host, port)) => {
-                let failed = |source| OpenError::Listen { host: host.clone(), port: *port, source };
-                let listener = env.net.bind(host, *port).await.map_err(failed)?;
-                let address = listener.local_addr().map_err(failed)?;
-                let (raft, identity) = (raft.clone(), Arc::clone(&identity));
-                tasks.spawn(serve(listener, raft, identity, Arc::clone(&ears), stopped.clone()));
-                Some(address)
-            }
-            None => None,
-        };
+        let raft =
+            start_raft(&env, &config, node_id, dialer.clone(), store.clone(), machine).await?;
+        let bound = bind(&env, config.listener.as_ref()).await?;
+        let listening = bound.as_ref().map(|(_, address)| *address);
+        if let Some((listener, _)) = bound {
+            let (raft, identity) = (raft.clone(), Arc::clone(&identity));
+            tasks.spawn(serve(listener, raft, identity, Arc::clone(&ears), stopped.clone()));
+        }
         let (fatal_sender, fatal) = watch::channel(None);
         tasks.spawn(watch_over(raft.clone(), store, fatal_sender, stopped));
         let quorum = Arc::new(Self {
@@ -344,6 +328,32 @@ impl RaftQuorum {
             Err(RaftError::Fatal(_)) => Err(QuorumError::Stopped),
         }
     }
+}
+
+async fn start_raft(
+    env: &Env,
+    config: &QuorumConfig,
+    node_id: u64,
+    dialer: Dialer,
+    store: LogStore,
+    machine: StateMachine,
+) -> Result<Raft, OpenError> {
+    let start = Raft::new(node_id, Arc::new(raft_config(config)?), dialer, store, machine);
+    with_random(Some(Arc::clone(&env.random)), start)
+        .await
+        .map_err(|error| OpenError::Raft(describe(&error)))
+}
+
+/// The listener that other voters connect to, and where it listens.
+async fn bind(
+    env: &Env,
+    at: Option<&(String, u16)>,
+) -> Result<Option<(BoxListener, SocketAddr)>, OpenError> {
+    let Some((host, port)) = at else { return Ok(None) };
+    let failed = |source| OpenError::Listen { host: host.clone(), port: *port, source };
+    let listener = env.net.bind(host, *port).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok(Some((listener, address)))
 }
 
 impl MetadataQuorum for RaftQuorum {

@@ -504,7 +504,8 @@ mod tests {
         assert_eq!((&topics[0].name, &topics[0].partition_indexes), (&topic.name, &vec![0, 1]));
         assert_eq!(topics[0].partition_indexes, topic.partition_indexes);
         let everything = offset_fetch_request(8, "g", None);
-        assert!(everything.groups[0].topics.is_none() && everything.topics.is_none());
+        assert!(everything.groups[0].topics.is_none());
+        assert!(offset_fetch_request(7, "g", None).topics.is_none());
 
         macro_rules! topic {
             ($topic:ident, $row:ident) => {{

@@ -49,11 +49,63 @@ pub(super) fn build(
     voters: &str,
     cluster_id: Option<&str>,
 ) -> (BrokerConfig, Vec<String>) {
-    let mut listeners = Vec::new();
-    let mut advertised = Vec::new();
-    let mut on_node = false;
-    let mut unknown = Vec::new();
-    let mut protocols = Vec::new();
+    let Addresses { listeners, advertised, protocols, on_node, unknown } = addresses(spec, facts);
+    // What the user set comes first, in key order; what the operator owns is put over it.
+    let mut keys: BTreeMap<&str, String> =
+        spec.config.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+    keys.insert("process.roles", "broker,controller".to_owned());
+    keys.insert("node.id", id.to_string());
+    if let Some(cluster_id) = cluster_id {
+        keys.insert("cluster.id", cluster_id.to_owned());
+    }
+    keys.insert("controller.quorum.voters", voters.to_owned());
+    keys.insert("controller.listener.names", "CONTROLLER".to_owned());
+    keys.insert("listeners", listeners);
+    keys.insert("listener.security.protocol.map", protocols);
+    if let Some(listener) = internal_listener(&spec.listeners) {
+        keys.insert("inter.broker.listener.name", kafka_name(listener));
+    }
+    let log_dirs: Vec<&str> = facts.volumes.iter().map(|place| place.log_dir.as_str()).collect();
+    keys.insert("log.dirs", log_dirs.join(","));
+    if let Some((host, port)) = &facts.admin_bind {
+        keys.insert("admin.listener", format!("{host}:{port}"));
+    }
+    let mut overrides = Vec::new();
+    if on_node {
+        overrides.push(format!("advertised.listeners={advertised}"));
+    } else {
+        keys.insert("advertised.listeners", advertised);
+    }
+    if !facts.directory_ids.is_empty() {
+        overrides.push(format!("expected.directory.ids={}", facts.directory_ids.join(",")));
+    }
+
+    let mut properties = String::from(
+        "# Made by the Letterbox operator from the KafkaCluster; edits are put back.\n",
+    );
+    for (key, value) in keys {
+        // Writing to a string cannot fail.
+        let _ = writeln!(properties, "{}={}", escape(key, true), escape(&value, false));
+    }
+    let revision = fingerprint(std::iter::once(&properties).chain(&overrides));
+    let file_revision = fingerprint(std::iter::once(&properties));
+    (BrokerConfig { properties, overrides, file_revision, revision }, unknown)
+}
+
+/// Where a broker listens and what clients are told, as its configuration says it.
+struct Addresses {
+    listeners: String,
+    advertised: String,
+    protocols: String,
+    /// Whether clients are told the address of the node that the broker runs on.
+    on_node: bool,
+    /// Listeners whose addresses are not known yet.
+    unknown: Vec<String>,
+}
+
+fn addresses(spec: &KafkaClusterSpec, facts: &BrokerFacts) -> Addresses {
+    let (mut listeners, mut advertised, mut protocols) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut on_node, mut unknown) = (false, Vec::new());
     for listener in &spec.listeners {
         let Some(Some(address)) = facts.advertised.get(&listener.name) else {
             unknown.push(listener.name.clone());
@@ -69,49 +121,13 @@ pub(super) fn build(
     }
     protocols.push("CONTROLLER:PLAINTEXT".to_owned());
     listeners.push(format!("CONTROLLER://{}:{}", facts.quorum_bind.0, facts.quorum_bind.1));
-    let advertised = advertised.join(",");
-
-    // What the user set comes first, in key order; what the operator owns is put over it.
-    let mut keys: BTreeMap<&str, String> =
-        spec.config.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
-    keys.insert("process.roles", "broker,controller".to_owned());
-    keys.insert("node.id", id.to_string());
-    if let Some(cluster_id) = cluster_id {
-        keys.insert("cluster.id", cluster_id.to_owned());
+    Addresses {
+        listeners: listeners.join(","),
+        advertised: advertised.join(","),
+        protocols: protocols.join(","),
+        on_node,
+        unknown,
     }
-    keys.insert("controller.quorum.voters", voters.to_owned());
-    keys.insert("controller.listener.names", "CONTROLLER".to_owned());
-    keys.insert("listeners", listeners.join(","));
-    keys.insert("listener.security.protocol.map", protocols.join(","));
-    if let Some(listener) = internal_listener(&spec.listeners) {
-        keys.insert("inter.broker.listener.name", kafka_name(listener));
-    }
-    let log_dirs: Vec<&str> = facts.volumes.iter().map(|place| place.log_dir.as_str()).collect();
-    keys.insert("log.dirs", log_dirs.join(","));
-    if let Some((host, port)) = &facts.admin_bind {
-        keys.insert("admin.listener", format!("{host}:{port}"));
-    }
-    let mut overrides = Vec::new();
-    if on_node {
-        overrides.push(format!("advertised.listeners={advertised}"));
-    } else {
-        keys.insert("advertised.listeners", advertised);
-    }
-
-    if !facts.directory_ids.is_empty() {
-        overrides.push(format!("expected.directory.ids={}", facts.directory_ids.join(",")));
-    }
-
-    let mut properties = String::from(
-        "# Made by the Letterbox operator from the KafkaCluster; edits are put back.\n",
-    );
-    for (key, value) in keys {
-        // Writing to a string cannot fail.
-        let _ = writeln!(properties, "{}={}", escape(key, true), escape(&value, false));
-    }
-    let revision = fingerprint(std::iter::once(&properties).chain(&overrides));
-    let file_revision = fingerprint(std::iter::once(&properties));
-    (BrokerConfig { properties, overrides, file_revision, revision }, unknown)
 }
 
 /// The fingerprint of what the spec asks of a broker and a running one does not take up. Of the
