@@ -170,15 +170,18 @@ impl Epochs {
         self.entries.last().map(|entry| entry.0)
     }
 
-    /// Notes that `epoch` began at `start`, if that is news. Entries that contradict it go.
-    pub(super) fn assign(&mut self, epoch: LeaderEpoch, start: Offset) -> bool {
-        if epoch < 0 || self.latest() == Some(epoch) {
+    /// Notes that the record at `offset` is of `epoch`, if that is news: the epoch began there, or
+    /// before. Entries that contradict it go.
+    pub(super) fn assign(&mut self, epoch: LeaderEpoch, offset: Offset) -> bool {
+        if epoch < 0 || self.epoch_for(offset) == Some(epoch) {
             return false;
         }
-        while self.entries.last().is_some_and(|last| last.0 >= epoch || last.1 >= start) {
+        while self.entries.last().is_some_and(|last| last.0 > epoch || last.1 >= offset) {
             self.entries.pop();
         }
-        self.entries.push((epoch, start));
+        if self.latest() != Some(epoch) {
+            self.entries.push((epoch, offset));
+        }
         true
     }
 
@@ -247,6 +250,28 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+
+    /// A scan begins in the middle of an epoch, and what it finds is mostly known.
+    #[test]
+    fn a_record_whose_epoch_is_known_changes_nothing_and_one_that_contradicts_corrects() {
+        let of = |entries: &[(LeaderEpoch, Offset)]| Epochs { entries: entries.to_vec() };
+        let known = of(&[(0, 0), (1, 30), (2, 100)]);
+        for (epoch, offset) in [(0, 0), (0, 29), (1, 30), (1, 60), (2, 100), (2, 500), (-1, 60)] {
+            let mut epochs = known.clone();
+            assert!(!epochs.assign(epoch, offset), "{epoch} at {offset}");
+            assert_eq!(epochs, known);
+        }
+        for (epoch, offset, then) in [
+            (3, 500, of(&[(0, 0), (1, 30), (2, 100), (3, 500)])),
+            (3, 90, of(&[(0, 0), (1, 30), (3, 90)])),
+            (1, 150, of(&[(0, 0), (1, 30)])),
+            (1, 10, of(&[(0, 0), (1, 10)])),
+        ] {
+            let mut epochs = known.clone();
+            assert!(epochs.assign(epoch, offset), "{epoch} at {offset}");
+            assert_eq!(epochs, then, "{epoch} at {offset}");
+        }
+    }
 
     #[test]
     fn files_read_back_and_damage_is_told() {

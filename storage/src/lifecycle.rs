@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::checkpoint::{self, ACCEPT_DATA_LOSS};
+use super::checkpoint::{self, ACCEPT_DATA_LOSS, read_partition_metadata};
 use super::dir::LogDir;
 use super::error::{IoContext, LogError};
 use super::manager::{LogManager, OfflineLog, QUORUM_DIR, lock};
@@ -327,6 +327,8 @@ impl LogManager {
                     .map(|(name, id)| (name, Some(*id))),
             );
         }
+        // What is hosted from now on may be acknowledged in.
+        self.for_each_dir(|dir, _| dir.partitions.write_changed()).await;
     }
 
     /// Takes the partitions out of the lists.
@@ -407,13 +409,24 @@ impl Leaving {
     }
 
     /// Blocks.
+    /// Where the directory is now, if it could be renamed and is what was meant to go.
     fn rename(&self, fate: Fate) -> Option<PathBuf> {
         if let Some(log) = &self.log {
             log.leave();
         }
+        // A directory that was not opened may be another's, as a backup that somebody put there.
+        let is_known = self.log.is_some()
+            || read_partition_metadata(&*self.dir.disk, &self.path)
+                .is_ok_and(|found| self.topic_id == Some(found));
+        let fate = if is_known { fate } else { Fate::Stray };
         let to = self.dir.path.join(name_aside(&self.name, self.topic_id, fate));
         match self.dir.disk.rename(&self.path, &to) {
-            Ok(()) => Some(to),
+            Ok(()) if is_known => Some(to),
+            Ok(()) => {
+                tracing::warn!(dir = %to.display(), "the directory of a partition that is gone is \
+                    not known to be its own: set aside as stray");
+                None
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound && self.log.is_none() => None,
             Err(error) => {
                 tracing::error!(dir = %self.path.display(), %error, "could not rename the \

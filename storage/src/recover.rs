@@ -49,12 +49,13 @@ pub struct Recovered {
 fn epochs_or_all(
     disk: &dyn Disk,
     dir: &Path,
+    segments: &[Arc<Segment>],
     recovery_point: Offset,
     clean: bool,
 ) -> Result<(Epochs, Offset, bool), LogError> {
-    let read = Epochs::read(disk, dir);
-    let reason = match read {
-        Ok(epochs) if recovery_point == 0 || epochs.latest().is_some() => {
+    let has_records = segments.iter().any(|segment| segment.size() > 0);
+    let reason = match Epochs::read(disk, dir) {
+        Ok(epochs) if recovery_point == 0 || !has_records || epochs.latest().is_some() => {
             return Ok((epochs, recovery_point, clean));
         }
         Ok(_) => "it has no entry".to_owned(),
@@ -157,7 +158,8 @@ pub fn recover(
         let epochs_changed = Epochs::read(&**disk, dir)? != Epochs::default();
         return Ok(Recovered { epochs_changed, ..Recovered::empty(disk, dir, start) });
     }
-    let (epochs, recovery_point, clean) = epochs_or_all(&**disk, dir, recovery_point, clean)?;
+    let (epochs, recovery_point, clean) =
+        epochs_or_all(&**disk, dir, &segments, recovery_point, clean)?;
     let mut found = Recovered {
         segments,
         end_offset: 0,

@@ -324,8 +324,19 @@ async fn another_topics_directory_in_the_place_of_a_lost_one_does_not_hide_the_l
         manager.checkpoint().await;
     }
     env.disk.rename(&aside, &path).unwrap();
-    let (_manager, mut logs) = start(&env, dir.path(), NEW, 1).await;
+    let (manager, mut logs) = start(&env, dir.path(), NEW, 1).await;
     assert_eq!(contents(&logs.remove(0).unwrap()).len(), 7);
+    drop(manager);
+    env.disk.rename(&path, &aside).unwrap();
+    // The same while the broker runs, and then the topic is deleted.
+    let (manager, _logs) = start(&env, dir.path(), NEW, 1).await;
+    env.disk.rename(&older.path().join("orders-0"), &path).unwrap();
+    let error = manager.create(TOPIC, NEW, 0, small()).await.err().unwrap();
+    assert!(matches!(error, LogError::Malformed { .. }), "{error}");
+    manager.delete(gone(TOPIC, NEW)).await;
+    let stray = |entry: &letterbox_env::DirEntry| entry.name.ends_with("-stray");
+    let aside_count = env.disk.list(dir.path()).unwrap().iter().filter(|each| stray(each)).count();
+    assert_eq!(aside_count, 2, "what is not the topic's own is never deleted");
 }
 
 #[tokio::test]
