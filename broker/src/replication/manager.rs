@@ -42,6 +42,9 @@ pub struct ReplicaManager {
     hosted: ArcSwap<BTreeMap<Key, Arc<Partition>>>,
     /// The newest metadata that [`ReplicaManager::apply`] was told.
     image: ArcSwap<MetadataImage>,
+    /// Held from the look at the newest configuration of a topic until its partitions have it, so
+    /// that an older one never comes after it.
+    configuring: Mutex<()>,
     /// Why partitions are offline, as it was logged; those that are not are absent.
     offline: Mutex<BTreeMap<Key, LogError>>,
 }
@@ -55,6 +58,7 @@ impl ReplicaManager {
             me: config.node_id,
             config,
             logs,
+            configuring: Mutex::default(),
             hosted: ArcSwap::default(),
             image: ArcSwap::default(),
             offline: Mutex::default(),
@@ -284,6 +288,7 @@ impl ReplicaManager {
 
     /// The configuration may have changed while its log was being opened.
     fn reconfigure_to_newest(&self, partition: &Partition) {
+        let _one = lock(&self.configuring);
         if let Some(topic) = self.image.load().topic_by_id(&partition.key().0) {
             let config = self.topic_config(topic);
             partition.reconfigure(log_config(&config), min_insync_of(&config));
@@ -318,6 +323,7 @@ impl ReplicaManager {
     }
 
     fn reconfigure(&self, topic: &Topic) {
+        let _one = lock(&self.configuring);
         let config = self.topic_config(topic);
         let (log_config, min_insync) = (log_config(&config), min_insync_of(&config));
         let hosted = self.hosted.load();

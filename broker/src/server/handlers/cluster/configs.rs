@@ -27,7 +27,7 @@ use crate::config::{Entry, Source, group};
 use crate::metadata::decide::{
     AlterConfigs, ConfigOp, ConfigRules, ConfigScope, ResourceAlteration, validate_topic_name,
 };
-use crate::metadata::{ConfigResource, Configs};
+use crate::metadata::{ApiError, ConfigResource, Configs};
 use crate::request::RequestContext;
 use crate::security::{Operation, Resource};
 
@@ -415,7 +415,10 @@ async fn change_all(
     let changed = services.change(AlterConfigs { resources, validate_only }, show_within).await;
     for (nth, at) in places.into_iter().enumerate() {
         let result = match &changed {
-            Ok(changed) => changed.outcome.get(nth).map_or(Ok(()), |(_, result)| result.clone()),
+            Ok(changed) => {
+                let missing = || Err(ApiError::from(ErrorCode::UnknownServerError));
+                changed.outcome.get(nth).map_or_else(missing, |(_, result)| result.clone())
+            }
             Err(error) => Err(of_controller(error)),
         };
         if let (Err(error), Some((_, _, answer))) = (result, answers.get_mut(at)) {

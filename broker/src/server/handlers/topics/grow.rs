@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
+use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::BrokerId;
 
 use super::{Errors, Services, TIMED_OUT, errors, is_late, of_controller, show_within, text};
+use crate::metadata::ApiError;
 use crate::metadata::decide::{CreatePartitions, TopicGrowth};
 use crate::request::RequestContext;
 use crate::security::{Operation, Resource};
@@ -44,7 +46,10 @@ pub(crate) async fn grow(
     for (nth, at) in places.into_iter().enumerate() {
         let Some(answer) = answers.get_mut(at) else { continue };
         let result = match &changed {
-            Ok(changed) => changed.outcome.get(nth).map_or(Ok(()), |(_, result)| result.clone()),
+            Ok(changed) => {
+                let missing = || Err(ApiError::from(ErrorCode::UnknownServerError));
+                changed.outcome.get(nth).map_or_else(missing, |(_, result)| result.clone())
+            }
             Err(error) => Err(of_controller(error)),
         };
         if let Err(error) = result {
