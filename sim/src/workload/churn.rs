@@ -635,6 +635,9 @@ impl Churner {
                 contents.extend(read);
             }
         }
+        // One whose bits changed while it was read proves nothing.
+        let hurt = self.broken.hurt(name);
+        contents.retain(|partition, _| hurt.get(partition) != Some(&Hurt::Damaged));
         for partition in self.broken.take_dropped(name) {
             topic.give_up(partition);
         }
