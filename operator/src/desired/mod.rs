@@ -17,7 +17,8 @@ use crate::api::{ClusterStorage, KafkaCluster, Listener, NodeStatus, Resources};
 
 pub use properties::{Address, Host, advertised_in, internal_listener};
 pub use volumes::{
-    BrokerVolume, VolumePlace, claim_name, expected_directories, volume_names, volume_of_claim,
+    BrokerVolume, VolumePlace, claim_name, expected_directories, has_template, volume_names,
+    volume_of_claim,
 };
 
 /// The pool that every broker belongs to; part of its name (`CLUSTER-POOL-ID`).

@@ -36,7 +36,7 @@ use crate::desired::objects::{
 use crate::desired::{
     Address, Blueprint, BrokerFacts, CONTROLLER_PORT, Facts, Host, VolumePlace, advertised_in,
     bootstrap_name, broker_ids, broker_name, claim_name, cluster_id_of, expected_directories,
-    image_of, volume_names, volume_of_claim,
+    has_template, image_of, volume_names, volume_of_claim,
 };
 use crate::observe::{Compared, Observed, ObservedBroker, Part, Volume};
 use crate::plan::Step;
@@ -416,7 +416,8 @@ impl Kubernetes {
     }
 
     /// Deletes the claim of a volume that was never made; the next pass makes it again if it is
-    /// wanted. And the broker's set, where that makes claims by itself, from a template that is for ever.
+    /// wanted. And the broker's set, where that makes this claim by itself, from a template that is
+    /// for ever.
     async fn remake(&self, desired: &Blueprint, broker: i32, volume: &str) -> Result<(), Fault> {
         let claims: Api<PersistentVolumeClaim> =
             Api::namespaced(self.client.clone(), &desired.namespace);
@@ -432,11 +433,19 @@ impl Kubernetes {
         };
         let sets = self.api(&desired.namespace, Kind::StatefulSet);
         let set = sets.get_opt(&broker_name(&desired.name, broker)).await.map_err(tell)?;
-        let is_old = |set: &DynamicObject| {
-            set.data.pointer("/spec/volumeClaimTemplates").is_some()
+        let makes_it = |set: &DynamicObject| {
+            has_template(&set.data, volume)
                 && set.owner_references().iter().any(|owner| owner.uid == desired.uid)
         };
-        if let Some(set) = set.filter(is_old) {
+        if let Some(set) = set.filter(makes_it) {
+            tracing::info!(
+                cluster = desired.name,
+                namespace = desired.namespace,
+                claim = name,
+                "the StatefulSet {} goes with its pod, and is made again: it would make this \
+                 volume claim, which never had a volume, as it was",
+                set.name_any()
+            );
             let preconditions = Some(Preconditions { uid: set.uid(), resource_version: None });
             sets.delete(
                 &set.name_any(),
