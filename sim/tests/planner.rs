@@ -531,8 +531,9 @@ fn a_volume_is_added_with_one_restart_and_a_used_one_is_not_taken_away() {
     let sizes = || model.with(|state| (state.disk(0, "data").size, state.disk(0, "data-1").size));
     assert_eq!(sizes(), (1 << 30, 3 << 30));
 
-    // Records are on it: it stays, and says so.
+    // Records are on it: it stays as it is, and says so.
     set(&mut cluster, volumes(&["data"]));
+    cluster.spec.storage.size = "5Gi".into();
     for _ in 0..3 {
         let kept = pass(&model, &mut cluster);
         let degraded = find_condition(&kept.status.conditions, DEGRADED).unwrap();
@@ -542,6 +543,7 @@ fn a_volume_is_added_with_one_restart_and_a_used_one_is_not_taken_away() {
         );
         assert!(degraded.message.contains("put data-1 back"), "{}", degraded.message);
     }
+    assert_eq!(sizes(), (5 << 30, 3 << 30), "what the spec says is not said of it");
     // Also for a cluster that is made again on kept claims.
     cluster.status = None;
     for _ in 0..3 {

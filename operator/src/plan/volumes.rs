@@ -19,10 +19,12 @@ pub(super) fn plan_volumes(desired: &Blueprint, observed: &Observed, plan: &mut 
         for volume in &broker.volumes {
             match seen.volumes.get(&volume.name) {
                 None => plan_claim(id, volume, plan),
-                Some(live) => {
+                // What the spec says for all volumes is not said of one that it does not name.
+                Some(live) if volume.in_spec => {
                     plan_class(id, volume, live, plan);
                     plan_size(id, volume, live, plan);
                 }
+                Some(_) => {}
             }
             if !volume.in_spec {
                 let volume = volume.name.clone();
