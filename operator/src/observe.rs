@@ -156,3 +156,11 @@ pub struct Volume {
     /// What it has; 0 while it is not bound.
     pub capacity: u64,
 }
+
+impl Volume {
+    /// Whether it is there only until its broker ends: its claim is being deleted.
+    #[must_use]
+    pub fn is_lent(&self) -> bool {
+        self.is_bound && self.is_ending
+    }
+}

@@ -299,6 +299,24 @@ fn a_lost_volume_is_told_by_whoever_looks_and_healed_over_by_nobody() {
 }
 
 #[test]
+fn a_broker_whose_claim_is_being_deleted_is_not_restarted() {
+    play(async |mut play: Play| {
+        make_cluster(&play);
+        play.until("it is ready", 120, Play::is_settled).await;
+        let claim = Key::new("/persistentvolumeclaims", "ns", "data-demo-broker-1-0");
+        play.server().delete("person", &claim, None, None).unwrap();
+        let is_told = |play: &Play| play.condition("Degraded")["reason"] == "ClaimBeingDeleted";
+        play.until("it is told", 60, is_told).await;
+        play.edit(|cluster| cluster["spec"]["config"] = json!({"num.partitions": "3"}));
+        for _ in 0..120 {
+            play.tick().await;
+        }
+        assert_eq!(play.monitor.restarts, 2, "the other two");
+        assert!(is_told(&play) && play.server().get(&claim).is_some(), "{}", play.told());
+    });
+}
+
+#[test]
 fn the_monitor_sees_what_an_operator_must_not_do() {
     play(async |mut play: Play| {
         make_cluster(&play);
@@ -312,6 +330,7 @@ fn the_monitor_sees_what_an_operator_must_not_do() {
         let claim = key("/persistentvolumeclaims", "data-demo-broker-2-0");
         let object = server.get(&claim).unwrap();
         server.delete(OPERATOR, &claim, None, None).unwrap();
+        server.delete(OPERATOR, &key("/pods", &pod(2)), None, None).unwrap();
         server.remove("kubernetes", &claim);
         server.create(OPERATOR, &claim, object).unwrap();
         assert_eq!(
@@ -319,6 +338,7 @@ fn the_monitor_sees_what_an_operator_must_not_do() {
             [
                 Violation::TwoBrokersDown { ended: pod(1), down: pod(0) },
                 Violation::RecordsDeleted { claim: claim.name.clone() },
+                Violation::RecordsEnded { ended: pod(2), claim: claim.name.clone() },
                 Violation::LossHealedOver { claim: claim.name.clone() },
             ]
         );

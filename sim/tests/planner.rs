@@ -297,6 +297,51 @@ fn a_volume_that_is_restored_under_a_new_claim_is_no_loss() {
 }
 
 #[test]
+fn no_broker_is_ended_whose_claim_is_being_deleted() {
+    let model = Model::default();
+    let mut cluster = cluster(json!({}));
+    settle(&model, &mut cluster);
+    model.with(|state| state.disk(0, "data").is_ending = true);
+    let told = pass(&model, &mut cluster);
+    let degraded = find_condition(&told.status.conditions, DEGRADED).unwrap();
+    assert_eq!(
+        (degraded.reason.as_str(), ready_reason(&told).0.as_str()),
+        ("ClaimBeingDeleted", "True")
+    );
+    assert!(
+        degraded.message.contains("claim data-0 of broker 0 is being deleted"),
+        "{}",
+        degraded.message
+    );
+    cluster.spec.config.insert("num.partitions".into(), "3".into());
+    (0..6).for_each(|_| drop(pass(&model, &mut cluster)));
+    // Nor one that cannot run, for a definition that heals it.
+    model.with(|state| state.bad_images.push("letterbox:default".into()));
+    cluster.spec.image = Some("letterbox:good".into());
+    (0..6).for_each(|_| drop(pass(&model, &mut cluster)));
+    assert_eq!(model.with(|state| (state.brokers[&0].starts, state.disks.len())), (1, 1));
+    // It has ended; its volume is gone, and that is a loss.
+    model.with(|state| state.brokers.get_mut(&0).unwrap().end());
+    (0..3).for_each(|_| drop(pass(&model, &mut cluster)));
+    assert!(remembered(&cluster).3.is_some());
+}
+
+#[test]
+fn what_serves_is_not_restarted_while_nobody_knows_its_claims() {
+    let model = Model::default();
+    let mut cluster = cluster(json!({}));
+    settle(&model, &mut cluster);
+    let fault = Fault { reason: "Forbidden".into(), message: "list x: forbidden".into() };
+    model.with(|state| state.unread.insert(Part::Storage, fault));
+    cluster.spec.config.insert("num.partitions".into(), "3".into());
+    (0..6).for_each(|_| drop(pass(&model, &mut cluster)));
+    assert_eq!(model.with(|state| (state.brokers[&0].starts, state.serves(0))), (1, true));
+    model.with(|state| state.unread.clear());
+    settle(&model, &mut cluster);
+    assert_eq!(model.with(|state| state.brokers[&0].starts), 2);
+}
+
+#[test]
 fn one_broker_at_a_time_is_taken_down_and_none_while_another_is() {
     let model = Model::default();
     let mut cluster = cluster(json!({"replicas": 3}));

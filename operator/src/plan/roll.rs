@@ -5,7 +5,7 @@ use super::safety::Down;
 use super::{Plan, Step, Wait};
 use crate::api::KafkaCluster;
 use crate::desired::{Blueprint, Broker, BrokerVolume};
-use crate::observe::{Observed, ObservedBroker, Part, Run};
+use crate::observe::{Observed, ObservedBroker, Part, Run, Volume};
 
 pub(super) fn plan_brokers(
     cluster: &KafkaCluster,
@@ -29,7 +29,10 @@ pub(super) fn plan_brokers(
         if !can_start(id, seen, plan) {
             continue;
         }
-        if observed.was_read(Part::Definitions)
+        // While a claim is being deleted, the broker's end is the end of its records.
+        let may_end = !seen.volumes.values().any(Volume::is_lent);
+        if may_end
+            && observed.was_read(Part::Definitions)
             && let Err(wait) = plan_definition(broker, seen, observed, &mut down, plan)
         {
             plan.waits.push(wait);
@@ -70,8 +73,9 @@ fn plan_definition(
         let unmade = |volume: &BrokerVolume| {
             seen.volumes.get(&volume.name).is_none_or(|claim| claim.fault.is_some())
         };
-        if observed.has_claims() && broker.volumes.iter().any(unmade) {
-            // It would not come back. What is missing is told with the volumes.
+        let is_unmade = observed.has_claims() && broker.volumes.iter().any(unmade);
+        if is_unmade || !observed.was_read(Part::Storage) {
+            // It would not come back, or nobody knows. What is missing is told with the volumes.
             return Err(Wait::BrokerRestarting { broker: id });
         }
         down.take(id)?;

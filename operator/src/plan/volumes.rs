@@ -4,7 +4,7 @@ use super::loss::Lost;
 use super::{Note, Plan, Step, Wait};
 use crate::api::{DeletionPolicy, bytes_of};
 use crate::desired::{Blueprint, BrokerVolume};
-use crate::observe::{Observed, ObservedBroker, Volume};
+use crate::observe::{Observed, ObservedBroker, Run, Volume};
 
 pub(super) fn plan_volumes(desired: &Blueprint, observed: &Observed, plan: &mut Plan) {
     // No volume has the cluster for an owner: what is deleted with it is decided when it goes, by
@@ -25,6 +25,12 @@ pub(super) fn plan_volumes(desired: &Blueprint, observed: &Observed, plan: &mut 
                     plan_size(id, volume, live, plan);
                 }
                 Some(_) => {}
+            }
+            if seen.run != Run::Absent
+                && let Some(live) = seen.volumes.get(&volume.name).filter(|live| live.is_lent())
+            {
+                let claim = live.claim.clone();
+                plan.waits.push(Wait::ClaimEnding { broker: id, claim });
             }
             if !volume.in_spec {
                 let volume = volume.name.clone();

@@ -62,6 +62,14 @@ pub enum Wait {
         /// Why, as Kubernetes says it.
         fault: Fault,
     },
+    /// The claim of a volume that a broker has is being deleted: the records go when the broker
+    /// ends, so nothing here ends it.
+    ClaimEnding {
+        /// Whose.
+        broker: i32,
+        /// The claim's name.
+        claim: String,
+    },
     /// A broker serves without one of its log directories.
     VolumeOffline {
         /// Which broker.
@@ -149,6 +157,9 @@ impl Wait {
         match self {
             Self::DataLost(_) => row(0, "Data lost", "DataLost", true, true),
             Self::BrokerFailing { .. } => row(0, "Broker failing", "BrokerFailing", true, true),
+            Self::ClaimEnding { .. } => {
+                row(1, "Volume being deleted", "ClaimBeingDeleted", false, true)
+            }
             Self::NotRead { part, .. } => {
                 let blocks = !matches!(part, Part::Budget | Part::Storage);
                 row(1, "Not checked", "NotChecked", blocks, true)
@@ -257,6 +268,12 @@ impl std::fmt::Display for Wait {
                 f,
                 "volume {volume} of broker {broker} cannot be made: {}: {}",
                 fault.reason, fault.message
+            ),
+            Self::ClaimEnding { broker, claim } => write!(
+                f,
+                "volume claim {claim} of broker {broker} is being deleted, and its records go when \
+                 the broker ends; the operator does not restart it. Set the reclaim policy of its \
+                 PersistentVolume to Retain now; docs/lost-volumes.md says how to go on"
             ),
             Self::VolumeOffline { broker, volume, log_dir } => write!(
                 f,

@@ -24,6 +24,13 @@ pub(crate) enum Violation {
         /// The claim.
         claim: String,
     },
+    /// It ended a pod whose claim is being deleted, and the records with it.
+    RecordsEnded {
+        /// The pod.
+        ended: String,
+        /// The claim.
+        claim: String,
+    },
     /// It made an empty claim in the place of one with records whose loss nobody accepted.
     LossHealedOver {
         /// The claim.
@@ -82,9 +89,29 @@ impl Monitor {
         }
         if change.key.resource == "/pods" && is_ending(change) {
             self.restarts += u64::from(change.before.as_deref().is_some_and(serves));
-            return self.two_down(change);
+            let ends_records = self.records_ended(change, has_records);
+            return ends_records.or_else(|| self.two_down(change));
         }
         None
+    }
+
+    /// A claim of the pod that was ended which only the pod held.
+    fn records_ended(
+        &self,
+        change: &Change,
+        has_records: impl Fn(&Value) -> bool,
+    ) -> Option<Violation> {
+        let volumes = change.before.as_ref()?.pointer("/spec/volumes")?.as_array()?;
+        let is_lent = |name: &&str| {
+            let claim = Key::new("/persistentvolumeclaims", &change.key.namespace, name);
+            self.objects.get(&claim).is_some_and(|claim| {
+                has_records(claim) && claim.pointer("/metadata/deletionTimestamp").is_some()
+            })
+        };
+        let mut claims =
+            volumes.iter().filter_map(|each| text(each, "/persistentVolumeClaim/claimName"));
+        let claim = claims.find(is_lent)?.to_owned();
+        Some(Violation::RecordsEnded { ended: change.key.name.clone(), claim })
     }
 
     fn of_claim(&self, change: &Change, has_records: impl Fn(&Value) -> bool) -> Option<Violation> {

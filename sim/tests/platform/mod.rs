@@ -85,6 +85,8 @@ pub(crate) struct ModelDisk {
     pub(crate) size: u64,
     /// Whether a pod was started with it since it was made: only then a volume is made for it.
     pub(crate) is_bound: bool,
+    /// Whether its claim is being deleted: it goes when the broker ends.
+    pub(crate) is_ending: bool,
 }
 
 /// A broker of the model.
@@ -156,6 +158,9 @@ impl ModelState {
 
     fn tick_broker(&mut self, id: i32) {
         let Some(broker) = self.brokers.get_mut(&id) else { return };
+        if broker.started.is_none() {
+            self.disks.retain(|(holder, _), disk| *holder != id || !disk.is_ending);
+        }
         let volumes = broker.started.as_ref().unwrap_or(&broker.defined).4.clone();
         let key = |place: &VolumePlace| (id, place.name.clone());
         let can_be_made = |disk: &ModelDisk| {
@@ -246,7 +251,7 @@ impl ModelState {
                 class: disk.class.clone(),
                 asked_class: Some(disk.class.clone().unwrap_or_default()),
                 is_bound: disk.is_bound,
-                is_ending: false,
+                is_ending: disk.is_ending,
                 fault: is_bad.then(|| Fault {
                     reason: "ProvisioningFailed".to_owned(),
                     message: "there is no such class".to_owned(),
