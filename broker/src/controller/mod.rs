@@ -1,7 +1,7 @@
 //! The controller: carries out operations on the metadata, wherever they are asked for.
 //!
-//! Every node has one. The node that leads the quorum decides ([`proposer`]); the others pass the
-//! operation on to it ([`forward`]). An operation is carried out once or not at all: it is passed
+//! Every node has one. The node that leads the quorum decides (`proposer`); the others pass the
+//! operation on to it (`forward`). An operation is carried out once or not at all: it is passed
 //! on again only when it was surely not begun.
 
 mod forward;
