@@ -1533,7 +1533,7 @@ async fn a_second_release_leaves_the_definitions_to_the_first(server: &Server, c
     }
     let notes = helm(&["upgrade", "first", chart, "-n", "one"]);
     assert!(
-        !notes.contains("installed by") && notes.contains("in another namespace gets no status"),
+        !notes.contains("installed by") && notes.contains("in another namespace gets no"),
         "{notes}"
     );
     assert_eq!(definitions("first", "one"), 2);
