@@ -32,13 +32,40 @@ pub use topics::{
     CreateTopics, CreatedTopic, DeleteTopics, DeletedTopic, NewTopic, TopicPlacement, TopicSelector,
 };
 
+use std::collections::BTreeMap;
+
 use letterbox_env::Random;
+use letterbox_protocol::ErrorCode;
 
 use super::{ApiError, MetadataImage, MetadataRecord};
 
 /// The most partitions that one operation may make. A bound on what one request can cost (Kafka's
 /// too).
 pub const PARTITIONS_PER_OPERATION_MAX: usize = 10_000;
+
+/// Decides each of `items` in the order of the request; a name that is there twice fails everywhere
+/// with `again`.
+fn each_once<T, O>(
+    items: &[T],
+    name: impl Fn(&T) -> String,
+    again: &str,
+    mut decide: impl FnMut(&T) -> ItemResult<O>,
+) -> Vec<(String, ItemResult<O>)> {
+    let mut times: BTreeMap<String, usize> = BTreeMap::new();
+    for item in items {
+        *times.entry(name(item)).or_default() += 1;
+    }
+    let each = items.iter().map(|item| {
+        let name = name(item);
+        let result = if times.get(&name).is_some_and(|times| *times > 1) {
+            Err(ApiError::new(ErrorCode::InvalidRequest, again))
+        } else {
+            decide(item)
+        };
+        (name, result)
+    });
+    each.collect()
+}
 
 /// What a decision needs beside the image.
 pub struct Context<'a> {

@@ -1,14 +1,14 @@
 //! Adding partitions to topics.
 
-use std::collections::BTreeMap;
-
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::BrokerId;
 use serde::{Deserialize, Serialize};
 
 use super::placement::{Placement, check_manual_assignment};
 use super::topics::{bounded_count, new_partition};
-use super::{Context, Decide, Decision, Draft, ItemResult, PARTITIONS_PER_OPERATION_MAX};
+use super::{
+    Context, Decide, Decision, Draft, ItemResult, PARTITIONS_PER_OPERATION_MAX, each_once,
+};
 use crate::metadata::{ApiError, MetadataImage, MetadataRecord};
 
 /// CreatePartitions. A topic only ever grows.
@@ -37,20 +37,11 @@ impl Decide for CreatePartitions {
 
     fn decide(&self, image: &MetadataImage, context: &Context<'_>) -> Decision<Self::Outcome> {
         let mut draft = Draft::new(image);
-        let mut times: BTreeMap<&str, usize> = BTreeMap::new();
-        for topic in &self.topics {
-            *times.entry(&topic.name).or_default() += 1;
-        }
         let mut partitions_left = PARTITIONS_PER_OPERATION_MAX;
-        let mut outcome = Vec::with_capacity(self.topics.len());
-        for topic in &self.topics {
-            let result = if times.get(topic.name.as_str()).is_some_and(|times| *times > 1) {
-                Err(ApiError::new(ErrorCode::InvalidRequest, "Duplicate topic in request."))
-            } else {
-                grow(topic, &mut draft, &mut partitions_left, context)
-            };
-            outcome.push((topic.name.clone(), result));
-        }
+        let name = |topic: &TopicGrowth| topic.name.clone();
+        let outcome = each_once(&self.topics, name, "Duplicate topic in request.", |topic| {
+            grow(topic, &mut draft, &mut partitions_left, context)
+        });
         let records = if self.validate_only { Vec::new() } else { draft.records };
         Decision { records, outcome }
     }

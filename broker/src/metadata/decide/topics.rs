@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::configs::{ConfigScope, check_config, check_together};
 use super::placement::{Placement, check_manual_assignment, live_isr};
-use super::{Context, Decide, Decision, Draft, ItemResult, PARTITIONS_PER_OPERATION_MAX, names};
+use super::{
+    Context, Decide, Decision, Draft, ItemResult, PARTITIONS_PER_OPERATION_MAX, each_once, names,
+};
 use crate::metadata::record::{ConfigRecord, PartitionRecord, RemoveTopicRecord, TopicRecord};
 use crate::metadata::{ApiError, ConfigResource, Configs, MetadataImage, MetadataRecord};
 
@@ -74,20 +76,11 @@ impl Decide for CreateTopics {
 
     fn decide(&self, image: &MetadataImage, context: &Context<'_>) -> Decision<Self::Outcome> {
         let mut draft = Draft::new(image);
-        let mut times: BTreeMap<&str, usize> = BTreeMap::new();
-        for topic in &self.topics {
-            *times.entry(&topic.name).or_default() += 1;
-        }
         let mut partitions_left = PARTITIONS_PER_OPERATION_MAX;
-        let mut outcome = Vec::with_capacity(self.topics.len());
-        for topic in &self.topics {
-            let result = if times.get(topic.name.as_str()).is_some_and(|times| *times > 1) {
-                Err(ApiError::new(ErrorCode::InvalidRequest, "Duplicate topic name."))
-            } else {
-                self.create(topic, &mut draft, &mut partitions_left, context)
-            };
-            outcome.push((topic.name.clone(), result));
-        }
+        let name = |topic: &NewTopic| topic.name.clone();
+        let outcome = each_once(&self.topics, name, "Duplicate topic name.", |topic| {
+            self.create(topic, &mut draft, &mut partitions_left, context)
+        });
         let records = if self.validate_only { Vec::new() } else { draft.records };
         Decision { records, outcome }
     }

@@ -18,7 +18,7 @@ use letterbox_protocol::model::BrokerId;
 
 use super::{Errors, Services, errors, text, topic_name};
 use crate::metadata::decide::{is_internal_topic, validate_topic_name};
-use crate::metadata::{MetadataImage, Topic};
+use crate::metadata::{MetadataImage, PartitionState, Topic};
 use crate::request::{OPERATIONS_NOT_ASKED, RequestContext};
 use crate::security::{Operation, Resource};
 use crate::server::handlers::topics::create::auto_create;
@@ -179,43 +179,54 @@ pub(crate) fn missing_error(name: &str) -> ErrorCode {
     }
 }
 
-/// Whether a replica is out of use. As with Kafka, a partition whose log is out of use has no
-/// leader until it is back.
-pub(crate) fn is_offline(
+/// A partition as clients are told of it.
+pub(crate) struct Told {
+    /// LEADER_NOT_AVAILABLE without a leader.
+    pub(crate) error: ErrorCode,
+    /// −1: none.
+    pub(crate) leader: m::BrokerId,
+    pub(crate) replicas: Vec<m::BrokerId>,
+    pub(crate) isr: Vec<m::BrokerId>,
+    /// Replicas that are out of use.
+    pub(crate) offline: Vec<m::BrokerId>,
+}
+
+/// What clients are told of a partition. As with Kafka, one whose log is out of use has no leader
+/// until it is back.
+pub(crate) fn told(
     services: &Services,
     image: &MetadataImage,
     topic: &Topic,
-    partition: i32,
-    replica: BrokerId,
-) -> bool {
-    !image.is_live(replica)
-        || replica == services.config.node_id && services.replicas.is_offline(&topic.id, partition)
+    index: i32,
+    partition: &PartitionState,
+) -> Told {
+    let is_offline = |id: &BrokerId| {
+        !image.is_live(*id)
+            || *id == services.config.node_id && services.replicas.is_offline(&topic.id, index)
+    };
+    let ids = |ids: &[BrokerId]| ids.iter().map(|id| m::BrokerId(id.0)).collect();
+    let offline = partition.replicas.iter().filter(|id| is_offline(id));
+    let leader = partition.leader.filter(|leader| !is_offline(leader));
+    Told {
+        error: leader.map_or(ErrorCode::LeaderNotAvailable, |_| ErrorCode::None),
+        leader: m::BrokerId(leader.map_or(-1, |id| id.0)),
+        replicas: ids(&partition.replicas),
+        isr: ids(&partition.isr),
+        offline: offline.map(|id| m::BrokerId(id.0)).collect(),
+    }
 }
 
 fn found(services: &Services, image: &MetadataImage, topic: &Topic) -> MetadataResponseTopic {
-    let ids = |ids: &[BrokerId]| ids.iter().map(|id| m::BrokerId(id.0)).collect::<Vec<_>>();
     let partitions = topic.indexed_partitions().map(|(index, partition)| {
-        let is_offline = |id: &BrokerId| is_offline(services, image, topic, index, *id);
-        let leader = partition.leader.filter(|leader| !is_offline(leader));
+        let told = told(services, image, topic, index, partition);
         MetadataResponsePartition::default()
-            .with_error_code(if leader.is_some() {
-                ErrorCode::None
-            } else {
-                ErrorCode::LeaderNotAvailable
-            } as i16)
+            .with_error_code(told.error.code())
             .with_partition_index(index)
-            .with_leader_id(m::BrokerId(leader.map_or(-1, |id| id.0)))
+            .with_leader_id(told.leader)
             .with_leader_epoch(partition.leader_epoch)
-            .with_replica_nodes(ids(&partition.replicas))
-            .with_isr_nodes(ids(&partition.isr))
-            .with_offline_replicas(
-                partition
-                    .replicas
-                    .iter()
-                    .filter(|id| is_offline(id))
-                    .map(|id| m::BrokerId(id.0))
-                    .collect(),
-            )
+            .with_replica_nodes(told.replicas)
+            .with_isr_nodes(told.isr)
+            .with_offline_replicas(told.offline)
     });
     MetadataResponseTopic::default()
         .with_name(Some(topic_name(&topic.name)))

@@ -10,14 +10,13 @@ use kafka_protocol::messages::describe_topic_partitions_response::{
     Cursor, DescribeTopicPartitionsResponsePartition, DescribeTopicPartitionsResponseTopic,
 };
 use letterbox_protocol::ErrorCode;
-use letterbox_protocol::model::BrokerId;
 
 use super::{Errors, Services, errors, topic_name};
 use crate::metadata::decide::is_internal_topic;
 use crate::metadata::{MetadataImage, PartitionState, Topic};
 use crate::request::RequestContext;
 use crate::security::{Operation, Resource};
-use crate::server::handlers::cluster::metadata::{is_offline, missing_error};
+use crate::server::handlers::cluster::metadata::{missing_error, told};
 
 /// Answers DescribeTopicPartitions.
 pub(crate) fn describe(
@@ -90,31 +89,18 @@ fn found(
     topic: &Topic,
     partitions: &[(i32, &PartitionState)],
 ) -> DescribeTopicPartitionsResponseTopic {
-    let ids = |ids: &[BrokerId]| ids.iter().map(|id| m::BrokerId(id.0)).collect::<Vec<_>>();
     let partitions = partitions.iter().map(|(index, partition)| {
-        let is_offline = |id: &BrokerId| is_offline(services, image, topic, *index, *id);
-        let leader = partition.leader.filter(|leader| !is_offline(leader));
+        let told = told(services, image, topic, *index, partition);
         DescribeTopicPartitionsResponsePartition::default()
-            .with_error_code(if leader.is_some() {
-                ErrorCode::None
-            } else {
-                ErrorCode::LeaderNotAvailable
-            } as i16)
+            .with_error_code(told.error.code())
             .with_partition_index(*index)
-            .with_leader_id(m::BrokerId(leader.map_or(-1, |id| id.0)))
+            .with_leader_id(told.leader)
             .with_leader_epoch(partition.leader_epoch)
-            .with_replica_nodes(ids(&partition.replicas))
-            .with_isr_nodes(ids(&partition.isr))
+            .with_replica_nodes(told.replicas)
+            .with_isr_nodes(told.isr)
             .with_eligible_leader_replicas(Some(Vec::new()))
             .with_last_known_elr(Some(Vec::new()))
-            .with_offline_replicas(
-                partition
-                    .replicas
-                    .iter()
-                    .filter(|id| is_offline(id))
-                    .map(|id| m::BrokerId(id.0))
-                    .collect(),
-            )
+            .with_offline_replicas(told.offline)
     });
     DescribeTopicPartitionsResponseTopic::default()
         .with_name(Some(topic_name(&topic.name)))
