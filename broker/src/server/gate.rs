@@ -1,7 +1,7 @@
 //! The gate that every request passes: what its API needs to be allowed, in one table.
 //!
 //! What the request needs as a whole is asked here, before it is handled; what it needs for each
-//! element its handler asks, with [`RequestContext::may`], and answers that element alone with the
+//! element its handler asks, with [`RequestContext::check`], and answers that element alone with the
 //! error, or leaves it out of a list. The table is Kafka's (its documentation, "Authorization and
 //! ACLs: operations and resources on protocols", and `KafkaApis`). A new API does not compile
 //! without a row, and `tests::gate` fails for one that does not ask what its row says.

@@ -1,21 +1,26 @@
 //! Each API asks what the table of the gate says, and answers whoever may not with Kafka's error.
 
 use std::collections::BTreeSet;
+use std::fmt::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kafka_protocol::messages as m;
 use kafka_protocol::protocol::StrBytes;
+use letterbox_protocol::batch::BatchBuilder;
 use letterbox_protocol::{ErrorCode, Request, Response, apis};
 use tokio::time::Instant;
 
 use super::Broker;
+use crate::metadata::MetadataImage;
 use crate::security::{AllowAll, Authorizer, Operation, Principal, Resource, ResourceType};
 use crate::server::gate::{Need, Whole, need};
 
 const TOPIC: ErrorCode = ErrorCode::TopicAuthorizationFailed;
 const GROUP: ErrorCode = ErrorCode::GroupAuthorizationFailed;
 const CLUSTER: ErrorCode = ErrorCode::ClusterAuthorizationFailed;
+/// Until what was asked shows.
+const WAIT_MS: i32 = 30_000;
 const TRANSACTION: ErrorCode = ErrorCode::TransactionalIdAuthorizationFailed;
 
 /// Allows what a rule does, and keeps what it was asked.
@@ -58,9 +63,9 @@ fn group(name: &'static str) -> m::GroupId {
     m::GroupId(text(name))
 }
 
-fn commit(topics: &[m::TopicName]) -> m::OffsetCommitRequest {
+fn commit(offset: i64, topics: &[m::TopicName]) -> m::OffsetCommitRequest {
     use m::offset_commit_request as r;
-    let partition = r::OffsetCommitRequestPartition::default().with_committed_offset(3);
+    let partition = r::OffsetCommitRequestPartition::default().with_committed_offset(offset);
     let topic = |name: &m::TopicName| {
         r::OffsetCommitRequestTopic::default()
             .with_name(name.clone())
@@ -73,13 +78,19 @@ fn commit(topics: &[m::TopicName]) -> m::OffsetCommitRequest {
 
 fn produce(topics: &[&'static str]) -> m::ProduceRequest {
     use m::produce_request as r;
-    let partition = r::PartitionProduceData::default();
+    let mut batch = BatchBuilder::new(1_000);
+    batch.push(1_000, None, Some(b"value"), &[]);
+    let partition = r::PartitionProduceData::default().with_records(Some(batch.build().freeze()));
     let topic = |name: &&'static str| {
         r::TopicProduceData::default()
             .with_name(topic(name))
             .with_partition_data(vec![partition.clone()])
     };
-    m::ProduceRequest::default().with_acks(1).with_topic_data(topics.iter().map(topic).collect())
+    // What is answered is what others see.
+    m::ProduceRequest::default()
+        .with_acks(-1)
+        .with_timeout_ms(WAIT_MS)
+        .with_topic_data(topics.iter().map(topic).collect())
 }
 
 fn fetch(topics: &[&'static str]) -> m::FetchRequest {
@@ -100,6 +111,14 @@ fn describe_topics(names: &[&'static str]) -> m::MetadataRequest {
         .with_allow_auto_topic_creation(false)
 }
 
+fn offsets_of(name: &'static str, timestamp: i64) -> m::ListOffsetsRequest {
+    use m::list_offsets_request as r;
+    let partition = r::ListOffsetsPartition::default().with_timestamp(timestamp);
+    let asked =
+        r::ListOffsetsTopic::default().with_name(topic(name)).with_partitions(vec![partition]);
+    m::ListOffsetsRequest::default().with_topics(vec![asked])
+}
+
 fn fetch_offsets(topics: Option<&[&'static str]>) -> m::OffsetFetchRequest {
     use m::offset_fetch_request as r;
     let one = |name: &&'static str| {
@@ -116,19 +135,17 @@ fn fetch_offsets(topics: Option<&[&'static str]>) -> m::OffsetFetchRequest {
 /// Requests of data, and the errors of whoever may do nothing.
 fn of_records() -> Vec<(i16, Request, &'static [ErrorCode])> {
     use m::{
-        delete_records_request as dr, describe_producers_request as dp, list_offsets_request as lo,
+        delete_records_request as dr, describe_producers_request as dp,
         offset_for_leader_epoch_request as le,
     };
     let as_follower = fetch(&["t"]).with_replica_id(m::BrokerId(1));
-    let at = lo::ListOffsetsTopic::default()
-        .with_name(topic("t"))
-        .with_partitions(vec![lo::ListOffsetsPartition::default()]);
     let epoch = le::OffsetForLeaderTopic::default()
         .with_topic(topic("t"))
         .with_partitions(vec![le::OffsetForLeaderPartition::default()]);
-    let cut = dr::DeleteRecordsTopic::default()
+    let first = dr::DeleteRecordsTopic::default()
         .with_name(topic("t"))
-        .with_partitions(vec![dr::DeleteRecordsPartition::default()]);
+        .with_partitions(vec![dr::DeleteRecordsPartition::default().with_offset(1)]);
+    let cut = m::DeleteRecordsRequest::default().with_topics(vec![first]).with_timeout_ms(WAIT_MS);
     let producers =
         dp::TopicRequest::default().with_name(topic("t")).with_partition_indexes(vec![0]);
     let id = m::TransactionalId(text("x"));
@@ -137,9 +154,9 @@ fn of_records() -> Vec<(i16, Request, &'static [ErrorCode])> {
         (9, produce(&["t"]).with_transactional_id(Some(id.clone())).into(), &[TRANSACTION]),
         (12, fetch(&["t", "not there"]).into(), &[TOPIC]),
         (12, as_follower.into(), &[TOPIC]),
-        (7, m::ListOffsetsRequest::default().with_topics(vec![at]).into(), &[TOPIC]),
+        (7, offsets_of("t", -1).into(), &[TOPIC]),
         (4, m::OffsetForLeaderEpochRequest::default().with_topics(vec![epoch]).into(), &[TOPIC]),
-        (2, m::DeleteRecordsRequest::default().with_topics(vec![cut]).into(), &[TOPIC]),
+        (2, cut.into(), &[TOPIC]),
         (0, m::DescribeProducersRequest::default().with_topics(vec![producers]).into(), &[TOPIC]),
         (4, m::InitProducerIdRequest::default().with_transactional_id(None).into(), &[CLUSTER]),
         (
@@ -152,7 +169,7 @@ fn of_records() -> Vec<(i16, Request, &'static [ErrorCode])> {
 
 /// As [`of_records`].
 fn of_groups() -> Vec<(i16, Request, &'static [ErrorCode])> {
-    use m::{offset_delete_request as od, offset_fetch_request as of};
+    use m::offset_fetch_request as of;
     let find =
         |kind, key| m::FindCoordinatorRequest::default().with_key_type(kind).with_key(text(key));
     let find_all = |kind, key| {
@@ -166,11 +183,6 @@ fn of_groups() -> Vec<(i16, Request, &'static [ErrorCode])> {
         .with_partition_indexes(vec![0]);
     let of_one =
         m::OffsetFetchRequest::default().with_group_id(group("g")).with_topics(Some(vec![one]));
-    let of_topic = od::OffsetDeleteRequestTopic::default()
-        .with_name(topic("t"))
-        .with_partitions(vec![od::OffsetDeleteRequestPartition::default()]);
-    let forget =
-        m::OffsetDeleteRequest::default().with_group_id(group("h")).with_topics(vec![of_topic]);
     vec![
         (3, find(0, "g").into(), &[GROUP]),
         (4, find_all(0, "g").into(), &[GROUP]),
@@ -190,15 +202,32 @@ fn of_groups() -> Vec<(i16, Request, &'static [ErrorCode])> {
                 .into(),
             &[GROUP],
         ),
-        (9, commit(&[topic("t")]).into(), &[GROUP]),
+        (9, commit(5, &[topic("t")]).into(), &[GROUP]),
         (1, of_one.clone().into(), &[GROUP]),
         (7, of_one.into(), &[GROUP]),
         (9, fetch_offsets(Some(&["t"])).into(), &[GROUP]),
-        (0, forget.into(), &[GROUP]),
+        (0, forget(&["t"]).into(), &[GROUP]),
         (6, m::DescribeGroupsRequest::default().with_groups(vec![group("g")]).into(), &[GROUP]),
         (5, m::ListGroupsRequest::default().into(), &[]),
-        (2, m::DeleteGroupsRequest::default().with_groups_names(vec![group("h")]).into(), &[GROUP]),
+        (
+            2,
+            m::DeleteGroupsRequest::default().with_groups_names(vec![group("old")]).into(),
+            &[GROUP],
+        ),
     ]
+}
+
+/// Of the group "old".
+fn forget(topics: &[&'static str]) -> m::OffsetDeleteRequest {
+    use m::offset_delete_request as r;
+    let one = |name: &&'static str| {
+        r::OffsetDeleteRequestTopic::default()
+            .with_name(topic(name))
+            .with_partitions(vec![r::OffsetDeleteRequestPartition::default()])
+    };
+    m::OffsetDeleteRequest::default()
+        .with_group_id(group("old"))
+        .with_topics(topics.iter().map(one).collect())
 }
 
 fn join() -> m::JoinGroupRequest {
@@ -216,8 +245,14 @@ fn of_topics() -> Vec<(i16, Request, &'static [ErrorCode])> {
         .with_name(topic("made"))
         .with_num_partitions(1)
         .with_replication_factor(1);
-    let more = cp::CreatePartitionsTopic::default().with_name(topic("t")).with_count(1);
+    let more = cp::CreatePartitionsTopic::default()
+        .with_name(topic("t"))
+        .with_count(2)
+        .with_assignments(None);
     let gone = dt::DeleteTopicState::default().with_name(Some(topic("gone")));
+    let create = m::CreateTopicsRequest::default().with_topics(vec![made]);
+    let grow = m::CreatePartitionsRequest::default().with_topics(vec![more]);
+    let delete = m::DeleteTopicsRequest::default().with_topics(vec![gone]);
     let all = describe_topics(&[]).with_topics(None);
     let looked_at = dp::TopicRequest::default().with_name(topic("t"));
     vec![
@@ -230,9 +265,9 @@ fn of_topics() -> Vec<(i16, Request, &'static [ErrorCode])> {
             &[TOPIC],
         ),
         (0, m::DescribeTopicPartitionsRequest::default().into(), &[]),
-        (7, m::CreateTopicsRequest::default().with_topics(vec![made]).into(), &[TOPIC]),
-        (3, m::CreatePartitionsRequest::default().with_topics(vec![more]).into(), &[TOPIC]),
-        (6, m::DeleteTopicsRequest::default().with_topics(vec![gone]).into(), &[TOPIC]),
+        (7, create.with_timeout_ms(WAIT_MS).into(), &[TOPIC]),
+        (3, grow.with_timeout_ms(WAIT_MS).into(), &[TOPIC]),
+        (6, delete.with_timeout_ms(WAIT_MS).into(), &[TOPIC]),
     ]
 }
 
@@ -248,12 +283,28 @@ fn of_the_cluster() -> Vec<(i16, Request, &'static [ErrorCode])> {
             .with_resource_type(kind)
             .with_resource_name(text(name))
     });
-    let replaced = things.map(|(kind, name)| {
-        ac::AlterConfigsResource::default().with_resource_type(kind).with_resource_name(text(name))
-    });
-    let altered = things.map(|(kind, name)| {
-        ic::AlterConfigsResource::default().with_resource_type(kind).with_resource_name(text(name))
-    });
+    // Each resource has one that can be set.
+    let settings = ["retention.ms", "log.cleaner.backoff.ms", "consumer.session.timeout.ms"];
+    let replaced = |value: &'static str| {
+        let resources = things.iter().zip(settings).map(|((kind, name), setting)| {
+            let set = ac::AlterableConfig::default().with_name(text(setting));
+            ac::AlterConfigsResource::default()
+                .with_resource_type(*kind)
+                .with_resource_name(text(name))
+                .with_configs(vec![set.with_value(Some(text(value)))])
+        });
+        m::AlterConfigsRequest::default().with_resources(resources.collect())
+    };
+    let altered = |value: &'static str| {
+        let resources = things.iter().zip(settings).map(|((kind, name), setting)| {
+            let set = ic::AlterableConfig::default().with_name(text(setting));
+            ic::AlterConfigsResource::default()
+                .with_resource_type(*kind)
+                .with_resource_name(text(name))
+                .with_configs(vec![set.with_value(Some(text(value)))])
+        });
+        m::IncrementalAlterConfigsRequest::default().with_resources(resources.collect())
+    };
     let acl = m::create_acls_request::AclCreation::default().with_operation(3);
     let filter = m::delete_acls_request::DeleteAclsFilter::default().with_operation(3);
     let all: &[ErrorCode] = &[TOPIC, GROUP, CLUSTER];
@@ -268,12 +319,8 @@ fn of_the_cluster() -> Vec<(i16, Request, &'static [ErrorCode])> {
             &[],
         ),
         (4, m::DescribeConfigsRequest::default().with_resources(described.to_vec()).into(), all),
-        (2, m::AlterConfigsRequest::default().with_resources(replaced.to_vec()).into(), all),
-        (
-            1,
-            m::IncrementalAlterConfigsRequest::default().with_resources(altered.to_vec()).into(),
-            all,
-        ),
+        (2, replaced("50000").into(), all),
+        (1, altered("51000").into(), all),
         (1, m::ListConfigResourcesRequest::default().into(), &[CLUSTER]),
         (4, m::DescribeLogDirsRequest::default().into(), &[CLUSTER]),
         (2, m::DescribeQuorumRequest::default().into(), &[CLUSTER]),
@@ -283,7 +330,7 @@ fn of_the_cluster() -> Vec<(i16, Request, &'static [ErrorCode])> {
     ]
 }
 
-/// A broker with topics "t" and "secret", and groups "g" and "hidden" with offsets of both.
+/// A broker with topics "t" and "secret", and groups "g", "hidden" and "old" with offsets of both.
 async fn broker() -> Broker {
     let broker = Broker::start().await;
     for name in ["t", "secret", "gone"] {
@@ -292,9 +339,9 @@ async fn broker() -> Broker {
     let all = Arc::new(AllowAll);
     let find = m::FindCoordinatorRequest::default().with_key(text("g"));
     broker.ask(&all, 3, find).await;
-    for of in ["g", "hidden"] {
+    for of in ["g", "hidden", "old"] {
         let deadline = Instant::now() + Duration::from_secs(30);
-        let request = commit(&[topic("t"), topic("secret")]).with_group_id(group(of));
+        let request = commit(3, &[topic("t"), topic("secret")]).with_group_id(group(of));
         // Until the group's partition is loaded.
         loop {
             let codes = codes(&broker.ask(&all, 9, request.clone()).await);
@@ -313,6 +360,40 @@ fn codes(response: &Response) -> BTreeSet<i16> {
     let shown = format!("{response:?}");
     let code = |rest: &str| rest.split([',', ' ', '}']).next().and_then(|code| code.parse().ok());
     shown.split(" error_code: ").skip(1).filter_map(code).filter(|code| *code != 0).collect()
+}
+
+/// What requests can change: the metadata, what topics hold, and the groups.
+async fn state(broker: &Broker) -> (Arc<MetadataImage>, String) {
+    let all = Arc::new(AllowAll);
+    let mut shown = String::new();
+    for (name, at) in [("t", -1), ("t", -2), ("secret", -1)] {
+        write!(shown, "{:?}", broker.ask(&all, 7, offsets_of(name, at)).await).unwrap();
+    }
+    for name in ["g", "old"] {
+        let mut of = fetch_offsets(None);
+        of.groups[0].group_id = group(name);
+        write!(shown, "{:?}", broker.ask(&all, 9, of).await).unwrap();
+    }
+    let groups = broker.ask(&all, 5, m::ListGroupsRequest::default()).await;
+    write!(shown, "{groups:?}").unwrap();
+    (broker.node.services().image(), shown)
+}
+
+/// The requests that are made for what they change.
+fn is_change(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Produce(m::ProduceRequest { transactional_id: None, .. })
+            | Request::DeleteRecords(_)
+            | Request::OffsetCommit(_)
+            | Request::OffsetDelete(_)
+            | Request::DeleteGroups(_)
+            | Request::CreateTopics(_)
+            | Request::DeleteTopics(_)
+            | Request::CreatePartitions(_)
+            | Request::AlterConfigs(_)
+            | Request::IncrementalAlterConfigs(_)
+    )
 }
 
 #[tokio::test]
@@ -334,14 +415,19 @@ async fn every_api_asks_what_the_gate_says_and_refuses_whoever_may_not() {
     for (version, request, expected) in &rows {
         let (version, key) = (*version, request.api_key());
         let expected: BTreeSet<i16> = expected.iter().map(|code| code.code()).collect();
+        let before = state(&broker).await;
         let refused = broker.ask(&nothing, version, request.clone()).await;
         assert_eq!(codes(&refused), expected, "{request:?} v{version}: {refused:?}");
         let shown = format!("{refused:?}");
         let is_told = shown.contains("secret") || shown.contains("hidden");
         assert!(!is_told, "{request:?} v{version}: {shown}");
+        assert!(state(&broker).await == before, "{request:?} v{version} was refused, and done");
         broker.ask(&no_cluster, version, request.clone()).await;
         let allowed = broker.ask(&everything, version, request.clone()).await;
         assert!(codes(&allowed).is_disjoint(&authorization), "{request:?} v{version}: {allowed:?}");
+        // Or else the row shows nothing.
+        let is_done = !is_change(request) || state(&broker).await != before;
+        assert!(is_done, "{request:?} v{version} was allowed and changed nothing: {allowed:?}");
         let Need { whole, each } = need(request);
         declared.extend(each.iter().map(|(operation, of)| (key, *operation, *of)));
         if let Whole::To(operation, resource) = whole {
@@ -414,7 +500,7 @@ async fn what_a_principal_may_not_see_is_refused_alone_or_left_out() {
     assert_eq!(of, [none, no]);
 
     // Offsets, by name and by id.
-    let both = commit(&[topic("t"), topic("secret")]);
+    let both = commit(3, &[topic("t"), topic("secret")]);
     let committed = answer!(broker, mine, 9, both, OffsetCommit);
     let of: BTreeSet<_> = committed
         .topics
@@ -423,7 +509,7 @@ async fn what_a_principal_may_not_see_is_refused_alone_or_left_out() {
         .collect();
     assert_eq!(of, BTreeSet::from([("secret".to_owned(), no), ("t".to_owned(), none)]));
     let secret = m::TopicName(StrBytes::from_string(id.to_string()));
-    let committed = answer!(broker, mine, 10, commit(&[secret]), OffsetCommit);
+    let committed = answer!(broker, mine, 10, commit(3, &[secret]), OffsetCommit);
     assert_eq!(committed.topics[0].partitions[0].error_code, no);
     let fetched = answer!(broker, mine, 9, fetch_offsets(None), OffsetFetch);
     let of: Vec<_> = fetched.groups[0].topics.iter().map(|topic| &*topic.name).collect();
@@ -435,6 +521,24 @@ async fn what_a_principal_may_not_see_is_refused_alone_or_left_out() {
         .map(|topic| (&**topic.name, topic.partitions[0].error_code))
         .collect();
     assert_eq!(of, [("t", none), ("secret", no)]);
+
+    let mine_to_delete = Rule::new(|operation, of| match of {
+        Resource::Group(name) => (operation, name) == (Operation::Delete, "old"),
+        Resource::Topic(name) => name == "t",
+        Resource::Cluster | Resource::TransactionalId(_) => false,
+    });
+    let deleted = answer!(broker, mine_to_delete, 0, forget(&["t", "secret"]), OffsetDelete);
+    let of: BTreeSet<_> = deleted
+        .topics
+        .iter()
+        .map(|topic| (&**topic.name, topic.partitions[0].error_code))
+        .collect();
+    assert_eq!(of, BTreeSet::from([("t", none), ("secret", no)]));
+    let mut left = fetch_offsets(None);
+    left.groups[0].group_id = group("old");
+    let left = answer!(broker, everything, 9, left, OffsetFetch);
+    let of: Vec<_> = left.groups[0].topics.iter().map(|topic| &**topic.name).collect();
+    assert_eq!(of, ["secret"]);
 
     // Groups.
     let listed = answer!(broker, mine, 5, m::ListGroupsRequest::default(), ListGroups);
@@ -454,7 +558,7 @@ async fn what_a_principal_may_not_see_is_refused_alone_or_left_out() {
         .with_name(topic("mine"))
         .with_num_partitions(1)
         .with_replication_factor(1);
-    let make = m::CreateTopicsRequest::default().with_topics(vec![made]).with_timeout_ms(30_000);
+    let make = m::CreateTopicsRequest::default().with_topics(vec![made]).with_timeout_ms(WAIT_MS);
     let may_make = Rule::new(|operation, _| operation == Operation::Create);
     let made = answer!(broker, may_make, 7, make, CreateTopics);
     let made = &made.topics[0];
@@ -465,12 +569,26 @@ async fn what_a_principal_may_not_see_is_refused_alone_or_left_out() {
     let cluster = m::DescribeClusterRequest::default()
         .with_endpoint_type(1)
         .with_include_cluster_authorized_operations(true);
-    let described = answer!(broker, mine, 2, cluster, DescribeCluster);
+    let may_only_alter = Rule::new(|operation, _| operation == Operation::Alter);
+    let described = answer!(broker, may_only_alter, 2, cluster, DescribeCluster);
     assert_eq!(described.cluster_authorized_operations, 0);
     let topics = describe_topics(&["t"]).with_include_topic_authorized_operations(true);
     let reader =
         Rule::new(|operation, _| matches!(operation, Operation::Read | Operation::Describe));
     let described = answer!(broker, reader, 12, topics, Metadata);
     assert_eq!(described.topics[0].topic_authorized_operations, 1 << 3 | 1 << 8);
+    broker.node.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_topic_of_groups_is_not_made_for_whoever_may_see_no_group() {
+    let broker = Broker::start().await;
+    let is_made = || broker.node.services().image().topic("__consumer_offsets").is_some();
+    let find = m::FindCoordinatorRequest::default().with_key(text("g"));
+    let (nothing, everything) = (Rule::new(|_, _| false), Arc::new(AllowAll));
+    let found = answer!(broker, nothing, 3, find.clone(), FindCoordinator);
+    assert_eq!((found.error_code, is_made()), (GROUP.code(), false));
+    answer!(broker, everything, 3, find, FindCoordinator);
+    assert!(is_made());
     broker.node.shutdown().await.unwrap();
 }
