@@ -149,12 +149,31 @@ pub struct Volume {
     pub is_bound: bool,
     /// Whether its claim is being deleted.
     pub is_ending: bool,
+    /// Whether the broker that runs was started with this claim. Otherwise it has what was behind
+    /// an earlier claim of this name, and what it says about its directory is not said of this one.
+    pub is_mounted: bool,
     /// Why no volume can be made for its claim, as far as Kubernetes tells.
     pub fault: Option<Fault>,
     /// What its claim asks for.
     pub requested: u64,
     /// What it has; 0 while it is not bound.
     pub capacity: u64,
+}
+
+impl ObservedBroker {
+    /// What the broker says that it found in `log_dir` of its volume `name`, behind the claim that
+    /// is there now.
+    #[must_use]
+    pub fn found_on(&self, name: &str, log_dir: &str) -> Option<&String> {
+        let is_of_claim = self.volumes.get(name).is_none_or(|live| live.is_mounted);
+        self.identity.as_ref().filter(|_| is_of_claim)?.directories.get(log_dir)
+    }
+
+    /// Whether the broker says that it uses `log_dir`, whatever is behind it.
+    #[must_use]
+    pub fn uses(&self, log_dir: &str) -> bool {
+        self.identity.as_ref().is_some_and(|said| said.directories.contains_key(log_dir))
+    }
 }
 
 impl Volume {

@@ -341,8 +341,8 @@ fn cluster_of(name: &str, namespace: &str, spec: Value) -> KafkaCluster {
     .unwrap()
 }
 
-/// What every broker says of itself.
-struct Says;
+/// What every broker says of itself: that it uses the volumes of its pod.
+struct Says(Client);
 
 impl AskIdentity for Says {
     fn identity<'a>(
@@ -351,14 +351,21 @@ impl AskIdentity for Says {
         _: u16,
     ) -> letterbox_env::BoxFuture<'a, Option<Identity>> {
         Box::pin(async move {
+            let pods: Api<Pod> = Api::all(self.0.clone());
+            let pods = pods.list(&ListParams::default()).await.ok()?.items;
+            let is_asked = |pod: &Pod| {
+                pod.status.as_ref().is_some_and(|status| status.pod_ip.as_deref() == Some(host))
+            };
+            // All pods have the same address here.
+            let specs = pods.into_iter().filter(is_asked).filter_map(|pod| pod.spec);
+            let volumes: Vec<_> = specs.flat_map(|spec| spec.volumes.unwrap_or_default()).collect();
+            let claimed = volumes.iter().filter(|each| each.persistent_volume_claim.is_some());
+            let directory = |name: &str| {
+                (format!("/var/lib/kafka/{name}/kafka-log"), format!("{name} of {host}"))
+            };
             Some(Identity {
                 cluster_id: "c".into(),
-                directories: ["data", "data-1"]
-                    .map(|volume| {
-                        let path = format!("/var/lib/kafka/{volume}/kafka-log");
-                        (path, format!("{volume} of {host}"))
-                    })
-                    .into(),
+                directories: claimed.map(|each| directory(&each.name)).collect(),
             })
         })
     }
@@ -369,7 +376,7 @@ async fn pass(
     cluster: &KafkaCluster,
 ) -> Result<ClusterPass, letterbox_operator::status::Fault> {
     reconcile_cluster(
-        &Kubernetes::new(client.clone(), "letterbox:9".into(), Arc::new(Says)),
+        &Kubernetes::new(client.clone(), "letterbox:9".into(), Arc::new(Says(client.clone()))),
         cluster,
         None,
         &now(),
@@ -988,9 +995,11 @@ async fn volumes_are_added_and_their_loss_is_told(client: &Client) {
     let lost = pass(client, &cluster).await.unwrap();
     let ready = find_condition(&lost.status.conditions, READY).unwrap();
     assert_eq!(ready.reason, "DataLost", "{}", ready.message);
-    assert!(ready.message.contains("broker-0-data-1-incarnation-1"), "{}", ready.message);
+    let loss = lost.status.nodes[0].data_loss.clone().unwrap();
+    assert_eq!(loss, "broker-0-data-1-incarnation-1-data-1 o", "a part of its directory.id");
+    assert!(ready.message.contains(&loss), "{}", ready.message);
     assert!(claims.get_opt("data-1-wide-broker-0-0").await.unwrap().is_none());
-    let annotation = json!({"letterbox.dev/accept-data-loss": "broker-0-data-1-incarnation-1"});
+    let annotation = json!({"letterbox.dev/accept-data-loss": loss});
     cluster.metadata.annotations = serde_json::from_value(annotation).unwrap();
     cluster.status = Some(lost.status);
     let accepted = pass(client, &cluster).await.unwrap();
@@ -1063,7 +1072,8 @@ async fn volumes_go_or_stay_as_the_spec_says_when_the_cluster_goes(client: &Clie
     let clusters: Api<KafkaCluster> = Api::namespaced(client.clone(), "default");
     let sets: Api<StatefulSet> = Api::namespaced(client.clone(), "default");
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), "default");
-    let kubernetes = Kubernetes::new(client.clone(), "letterbox:9".into(), Arc::new(Says));
+    let kubernetes =
+        Kubernetes::new(client.clone(), "letterbox:9".into(), Arc::new(Says(client.clone())));
     for (name, last_policy, whose, stays) in [
         ("leaves", "Delete", "its own", false),
         // The operator was down, or paused, when the policy changed.

@@ -58,8 +58,11 @@ impl Play {
         let name = format!("{OPERATOR}-{}", self.started);
         let client = self.server().client(&name, faults);
         let real = Env::real();
-        let env =
-            Env { net: Arc::new(WorldNet::new(self.world.clone(), real.net.clone())), ..real };
+        let env = Env {
+            net: Arc::new(WorldNet::new(self.world.clone(), real.net.clone())),
+            clock: Arc::new(self.server().clock()),
+            ..real
+        };
         let lease = leases.then(|| LeaseOptions {
             namespace: "ns".into(),
             name: "letterbox-operator".into(),
@@ -293,10 +296,38 @@ fn a_lost_volume_is_told_by_whoever_looks_and_healed_over_by_nobody() {
         }
         assert!(is_told(&play) && play.server().get(&claim).is_none(), "{}", play.told());
         play.edit(|cluster| {
-            let name = json!({"letterbox.dev/accept-data-loss": "broker-1-incarnation-1"});
-            cluster["metadata"]["annotations"] = name;
+            let name = cluster["status"]["nodes"][1]["dataLoss"].clone();
+            cluster["metadata"]["annotations"] = json!({"letterbox.dev/accept-data-loss": name});
         });
         play.until("it goes on", 120, Play::is_settled).await;
+    });
+}
+
+#[test]
+fn a_claim_that_vanishes_under_a_broker_is_made_again_by_no_operator() {
+    play(async |mut play: Play| {
+        make_cluster(&play);
+        play.until("it is ready", 120, Play::is_settled).await;
+        let claim = Key::new("/persistentvolumeclaims", "ns", "data-demo-broker-1-0");
+        let recorded = |play: &Play| play.cluster()["status"]["nodes"][1]["volumes"].clone();
+        let (before, object) = (recorded(&play), play.server().get(&claim).unwrap());
+        play.server().remove("thief", &claim);
+        let is_told = |play: &Play| play.condition("Degraded")["reason"] == "DataLost";
+        play.until("it is told", 60, is_told).await;
+        // Nor is one that a person makes taken for it, while the broker has the old volume.
+        play.server().create("person", &claim, object).unwrap();
+        play.edit(|cluster| cluster["spec"]["config"] = json!({"num.partitions": "3"}));
+        for _ in 0..120 {
+            play.tick().await;
+        }
+        assert!(is_told(&play), "{}", play.told());
+        assert_eq!((recorded(&play), play.monitor.restarts), (before, 2), "the other two");
+        play.edit(|cluster| {
+            let name = cluster["status"]["nodes"][1]["dataLoss"].clone();
+            cluster["metadata"]["annotations"] = json!({"letterbox.dev/accept-data-loss": name});
+        });
+        play.until("it goes on", 120, Play::is_settled).await;
+        assert_eq!(play.monitor.restarts, 3);
     });
 }
 

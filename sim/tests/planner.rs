@@ -197,13 +197,14 @@ fn an_empty_volume_in_place_of_a_lost_one_is_told_and_nothing_goes_on_until_a_pe
         (Some("model"), 0)
     );
     let first = remembered(&cluster);
-    assert_eq!(first, (Some("claim-1".into()), Some("directory-2".into()), 1, None));
+    assert_eq!(first, (Some("claim-1".into()), Some("dir-2".into()), 1, None));
     // The claim and the pod are deleted, and a person makes an empty claim.
     model.with(|state| state.lose(0, "data"));
     pass(&model, &mut cluster);
     assert_eq!(model.with(|state| state.disks.len()), 0, "the operator does not");
     by_hand(&model, "data", None);
-    for (passes, wrong) in [(6, "another-0-incarnation-1"), (6, "broker-0-incarnation-2")] {
+    let loss = "broker-0-incarnation-1-dir-2";
+    for (passes, wrong) in [(6, "broker-0-incarnation-1"), (6, "broker-0-incarnation-2-dir-2")] {
         for _ in 0..passes {
             let lost = pass(&model, &mut cluster);
             let degraded = find_condition(&lost.status.conditions, DEGRADED).unwrap();
@@ -214,7 +215,10 @@ fn an_empty_volume_in_place_of_a_lost_one_is_told_and_nothing_goes_on_until_a_pe
                 degraded.message
             );
             assert!(
-                degraded.message.contains("accept-data-loss=broker-0-incarnation-1"),
+                degraded.message.ends_with(&format!(
+                    "kubectl -n ns annotate --overwrite kafkacluster demo \
+                     letterbox.dev/accept-data-loss={loss}"
+                )),
                 "{}",
                 degraded.message
             );
@@ -226,7 +230,7 @@ fn an_empty_volume_in_place_of_a_lost_one_is_told_and_nothing_goes_on_until_a_pe
             );
             assert_eq!(
                 remembered(&cluster),
-                (first.0.clone(), first.1.clone(), 1, Some("broker-0-incarnation-1".into()))
+                (first.0.clone(), first.1.clone(), 1, Some(loss.into()))
             );
         }
         accept(&mut cluster, wrong);
@@ -236,7 +240,7 @@ fn an_empty_volume_in_place_of_a_lost_one_is_told_and_nothing_goes_on_until_a_pe
         None,
         "no broker made it its own"
     );
-    accept(&mut cluster, "broker-0-incarnation-1");
+    accept(&mut cluster, loss);
     let healed = settle(&model, &mut cluster);
     assert_eq!(
         (ready_reason(&healed).0.as_str(), healed.status.cluster_id.as_deref()),
@@ -250,7 +254,7 @@ fn an_empty_volume_in_place_of_a_lost_one_is_told_and_nothing_goes_on_until_a_pe
     }
     assert_eq!(
         (remembered(&cluster).2, remembered(&cluster).3),
-        (2, Some("broker-0-incarnation-2".into()))
+        (2, Some("broker-0-incarnation-2-dir-3".into()))
     );
 }
 
@@ -273,7 +277,7 @@ fn a_broker_that_came_up_empty_before_anybody_looked_is_not_taken_for_the_old_on
         assert_eq!(ready_reason(&lost), ("False".into(), "DataLost".into()));
         assert_eq!(ClusterState::of(Some(&cluster), &now()), ClusterState::NotReady);
     }
-    accept(&mut cluster, "broker-0-incarnation-1");
+    accept(&mut cluster, "broker-0-incarnation-1-dir-2");
     settle(&model, &mut cluster);
     assert_eq!(remembered(&cluster).2, 2);
 }
@@ -294,6 +298,79 @@ fn a_volume_that_is_restored_under_a_new_claim_is_no_loss() {
     assert_eq!(ready_reason(&healed).0, "True");
     let now = remembered(&cluster);
     assert_eq!((now.0, now.1, now.2, now.3), (Some("by-hand".into()), directory, 1, None));
+}
+
+#[test]
+fn a_claim_that_vanishes_under_a_broker_that_serves_is_a_loss() {
+    let told_of = |told: &ClusterPass| {
+        assert_eq!(ready_reason(told), ("False".into(), "DataLost".into()));
+        let degraded = find_condition(&told.status.conditions, DEGRADED).unwrap();
+        assert!(degraded.message.contains("still has the old volume"), "{}", degraded.message);
+    };
+    for is_made_by_hand in [false, true] {
+        let model = Model::default();
+        let mut cluster = cluster(json!({}));
+        settle(&model, &mut cluster);
+        let first = remembered(&cluster);
+        let loss = Some("broker-0-incarnation-1-dir-2".to_owned());
+        model.with(|state| state.vanish(0, "data"));
+        if is_made_by_hand {
+            by_hand(&model, "data", None);
+            model.with(|state| state.disk(0, "data").size = 10 << 30);
+        }
+        cluster.spec.config.insert("num.partitions".into(), "3".into());
+        for _ in 0..4 {
+            let told = pass(&model, &mut cluster);
+            told_of(&told);
+            assert_eq!((told.plan.steps, model.with(|state| state.restarts)), (vec![], 0));
+            assert_eq!(
+                remembered(&cluster),
+                (first.0.clone(), first.1.clone(), 1, loss.clone()),
+                "the new claim is not the old one"
+            );
+        }
+        // Once it is accepted, nothing more is written to what goes.
+        accept(&mut cluster, loss.as_deref().unwrap());
+        let healed = settle(&model, &mut cluster);
+        assert_eq!(ready_reason(&healed).0, "True");
+        assert_eq!(model.with(|state| state.brokers[&0].held.len()), 0, "it was restarted");
+        let now = remembered(&cluster);
+        assert_eq!((now.2, now.3), (2, None));
+        assert_eq!(now.1, model.with(|state| state.disk(0, "data").directory.clone()));
+    }
+}
+
+#[test]
+fn what_a_broker_uses_without_a_claim_and_before_it_was_recorded_is_not_made_again() {
+    let model = Model::default();
+    let mut cluster = cluster(json!({}));
+    settle(&model, &mut cluster);
+    // The operator was killed before it wrote anything down.
+    cluster.status = None;
+    model.with(|state| state.vanish(0, "data"));
+    (0..4).for_each(|_| drop(pass(&model, &mut cluster)));
+    assert_eq!(model.with(|state| state.disks.len()), 0);
+    assert_eq!(remembered(&cluster).3.as_deref(), Some("broker-0-incarnation-1-dir-2"));
+}
+
+#[test]
+fn an_old_acceptance_names_no_loss_of_a_cluster_that_was_made_again() {
+    let model = Model::default();
+    let mut cluster = cluster(json!({}));
+    settle(&model, &mut cluster);
+    model.with(|state| state.lose(0, "data"));
+    (0..2).for_each(|_| drop(pass(&model, &mut cluster)));
+    let loss = remembered(&cluster).3.unwrap();
+    accept(&mut cluster, &loss);
+    settle(&model, &mut cluster);
+    // The same manifest, with its annotation, in the place of the old cluster.
+    model.with(|state| (state.brokers, state.disks) = Default::default());
+    cluster.status = None;
+    settle(&model, &mut cluster);
+    model.with(|state| state.lose(0, "data"));
+    (0..4).for_each(|_| drop(pass(&model, &mut cluster)));
+    assert!(remembered(&cluster).3.is_some());
+    assert_eq!(model.with(|state| state.disks.len()), 0);
 }
 
 #[test]
@@ -608,8 +685,8 @@ fn each_volume_that_is_lost_is_told_and_accepted_by_itself() {
     model.with(|state| state.lose(0, "data-1"));
     model.with(|state| state.lose(0, "data-2"));
     for (loss, lost) in [
-        ("broker-0-data-1-incarnation-1", ["data-1", "data-2"].as_slice()),
-        ("broker-0-data-2-incarnation-2", &["data-2"]),
+        ("broker-0-data-1-incarnation-1-dir-5", ["data-1", "data-2"].as_slice()),
+        ("broker-0-data-2-incarnation-2-dir-6", &["data-2"]),
     ] {
         for _ in 0..4 {
             let told = pass(&model, &mut cluster);

@@ -41,7 +41,7 @@ pub fn plan_cluster(cluster: &KafkaCluster, desired: &Blueprint, observed: &Obse
         if loss.is_accepted {
             plan.steps.push(Step::AcceptLoss { broker: loss.broker, name: loss.name.clone() });
         } else {
-            plan.waits.push(Wait::DataLost(loss.clone()));
+            plan.waits.push(Wait::DataLost(Box::new(loss.clone())));
         }
     }
     let strays = observed.strays.iter().cloned();

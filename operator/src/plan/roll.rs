@@ -29,8 +29,10 @@ pub(super) fn plan_brokers(
         if !can_start(id, seen, plan) {
             continue;
         }
-        // While a claim is being deleted, the broker's end is the end of its records.
-        let may_end = !seen.volumes.values().any(Volume::is_lent);
+        // While a claim is being deleted, or was, the broker's end is the end of its records.
+        let lost = plan.losses.iter().filter(|loss| loss.broker == id && !loss.is_accepted);
+        let may_end = !seen.volumes.values().any(Volume::is_lent)
+            && !lost.into_iter().any(|loss| loss.what.is_held());
         if may_end
             && observed.was_read(Part::Definitions)
             && let Err(wait) = plan_definition(broker, seen, observed, &mut down, plan)
@@ -68,7 +70,8 @@ fn plan_definition(
     plan: &mut Plan,
 ) -> Result<(), Wait> {
     let id = broker.id;
-    let restarts = seen.serves() && !seen.is_current;
+    let is_beside = is_beside_its_claims(broker, seen);
+    let restarts = seen.serves() && (is_beside || !seen.is_current);
     if restarts {
         let unmade = |volume: &BrokerVolume| {
             seen.volumes.get(&volume.name).is_none_or(|claim| claim.fault.is_some())
@@ -83,10 +86,19 @@ fn plan_definition(
     if !seen.definition.is_as_desired() {
         let what = seen.definition.all();
         plan.steps.push(Step::ApplyBroker { broker: id, restarts, what });
-    } else if let Some(ended) = seen.to_end.clone().filter(|_| has_to_restart(seen)) {
+    } else if let Some(ended) = seen.to_end.clone().filter(|_| is_beside || has_to_restart(seen)) {
         plan.steps.push(Step::RestartBroker { broker: id, ended });
     }
     Ok(())
+}
+
+/// Whether the broker writes to what goes with it: its loss was accepted, and there is a new claim.
+fn is_beside_its_claims(broker: &Broker, seen: &ObservedBroker) -> bool {
+    let is_beside = |volume: &BrokerVolume| {
+        let live = seen.volumes.get(&volume.name);
+        seen.uses(&volume.log_dir) && live.is_some_and(|live| !live.is_mounted)
+    };
+    broker.volumes.iter().any(is_beside)
 }
 
 /// A change that the spec did not ask for ends nothing that serves, or may yet. What fails is

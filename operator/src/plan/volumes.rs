@@ -1,6 +1,6 @@
 //! Volumes: their claims, their growth, and what about them cannot be as the spec says.
 
-use super::loss::Lost;
+use super::loss::Loss;
 use super::{Note, Plan, Step, Wait};
 use crate::api::{DeletionPolicy, bytes_of};
 use crate::desired::{Blueprint, BrokerVolume};
@@ -18,7 +18,7 @@ pub(super) fn plan_volumes(desired: &Blueprint, observed: &Observed, plan: &mut 
         let seen = observed.brokers.get(&id).unwrap_or(&absent);
         for volume in &broker.volumes {
             match seen.volumes.get(&volume.name) {
-                None => plan_claim(id, volume, plan),
+                None => plan_claim(id, volume, seen, plan),
                 // What the spec says for all volumes is not said of one that it does not name.
                 Some(live) if volume.in_spec => {
                     plan_class(id, volume, live, plan);
@@ -52,15 +52,15 @@ pub(super) fn plan_volumes(desired: &Blueprint, observed: &Observed, plan: &mut 
 }
 
 /// An empty claim in the place of a lost one is made only when the loss was accepted.
-fn plan_claim(broker: i32, volume: &BrokerVolume, plan: &mut Plan) {
-    let volume = volume.name.clone();
-    let is_lost = plan.losses.iter().any(|loss| {
-        (loss.broker, &loss.volume) == (broker, &volume)
-            && !loss.is_accepted
-            && matches!(loss.what, Lost::ClaimGone { .. })
-    });
-    if !is_lost {
-        plan.steps.push(Step::MakeClaim { broker, volume });
+fn plan_claim(broker: i32, volume: &BrokerVolume, seen: &ObservedBroker, plan: &mut Plan) {
+    let is_here = |loss: &&Loss| (loss.broker, &loss.volume) == (broker, &volume.name);
+    // What a broker still uses is recorded by this pass, and a loss in the next one.
+    let is_empty = match plan.losses.iter().find(is_here) {
+        Some(loss) => loss.is_accepted,
+        None => !seen.uses(&volume.log_dir),
+    };
+    if is_empty {
+        plan.steps.push(Step::MakeClaim { broker, volume: volume.name.clone() });
     }
 }
 

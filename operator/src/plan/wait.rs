@@ -10,7 +10,7 @@ use crate::status::Fault;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wait {
     /// A broker has lost its records.
-    DataLost(Loss),
+    DataLost(Box<Loss>),
     /// A part could not be read: what it is like is not known, and nothing is changed in it.
     NotRead {
         /// Which.

@@ -934,7 +934,9 @@ impl KubernetesLive {
         let broker = desired.brokers.get(&id);
         let name = broker_name(&desired.name, id);
         let of_broker = |claim: &PersistentVolumeClaim| {
-            Some((volume_of_claim(&name, &claim.name_any())?, claim_volume(claim, &self.news)?))
+            let is_mounted = pod.is_some_and(|pod| came_after(pod, claim));
+            let volume = Volume { is_mounted, ..claim_volume(claim, &self.news)? };
+            Some((volume_of_claim(&name, &claim.name_any())?, volume))
         };
         let is_wanted = |claim: &&PersistentVolumeClaim| {
             let volume = volume_of_claim(&name, &claim.name_any());
@@ -966,6 +968,17 @@ impl KubernetesLive {
             image,
         }
     }
+}
+
+/// Whether `pod` was given to a node when there was this `claim`, and so has the volume behind it. A
+/// pod waits for a claim that is not there.
+fn came_after(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let mut scheduled = conditions
+        .filter(|condition| condition.type_ == "PodScheduled" && condition.status == "True")
+        .filter_map(|condition| condition.last_transition_time.as_ref());
+    let begun = scheduled.next().max(pod.metadata.creation_timestamp.as_ref());
+    claim.metadata.creation_timestamp.as_ref() <= begun
 }
 
 fn image_in(pod: &Pod) -> Option<String> {
@@ -1020,6 +1033,7 @@ fn claim_volume(claim: &PersistentVolumeClaim, news: &News) -> Option<Volume> {
         asked_class: claim.annotations().get(ASKED_CLASS_ANNOTATION).cloned(),
         is_bound: is_bound(claim),
         is_ending: claim.metadata.deletion_timestamp.is_some(),
+        is_mounted: false,
         fault: unbound(claim, news),
         requested: bytes_of(&requested.0)?,
         capacity: capacity.and_then(|capacity| bytes_of(&capacity.0)).unwrap_or(0),

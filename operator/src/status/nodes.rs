@@ -32,18 +32,22 @@ pub(super) fn nodes(
         }
         if let Some(seen) = observed.brokers.get(id) {
             let volumes = desired.brokers.get(id).into_iter().flat_map(|broker| &broker.volumes);
-            record_volumes(&mut node, volumes, seen);
+            // What was given up was still seen by this pass.
+            let is_kept = |volume: &&BrokerVolume| losses().all(|loss| loss.volume != volume.name);
+            record_volumes(&mut node, volumes.filter(is_kept), seen, observed.has_claims());
         }
         node
     };
     desired.brokers.keys().map(node).collect()
 }
 
-/// Records what is seen of a broker's volumes. One that was never used is forgotten with its claim.
+/// Records what is seen of a broker's volumes: what the broker says it found there is recorded for
+/// the claim that it was started with, and also while there is none, so that its loss is seen. One that was never used is forgotten with its claim.
 fn record_volumes<'a>(
     node: &mut NodeStatus,
     volumes: impl Iterator<Item = &'a BrokerVolume>,
     seen: &ObservedBroker,
+    has_claims: bool,
 ) {
     let mut old = std::mem::take(&mut node.volumes);
     for volume in volumes {
@@ -52,11 +56,10 @@ fn record_volumes<'a>(
         recorded.name.clone_from(&volume.name);
         if let Some(live) = seen.volumes.get(&volume.name) {
             (recorded.claim, recorded.claim_uid) = (live.claim.clone(), Some(live.uid.clone()));
-            let told =
-                seen.identity.as_ref().and_then(|said| said.directories.get(&volume.log_dir));
-            recorded.directory_id = told.cloned().or(recorded.directory_id);
         }
-        if recorded.claim_uid.is_some() {
+        let told = seen.found_on(&volume.name, &volume.log_dir).filter(|_| has_claims);
+        recorded.directory_id = told.cloned().or(recorded.directory_id);
+        if recorded.claim_uid.is_some() || recorded.directory_id.is_some() {
             node.volumes.push(recorded);
         }
     }

@@ -11,6 +11,7 @@
 //! It validates no schema and has no admission: `operator/tests/apiserver.rs` does that with a real
 //! one.
 
+mod clock;
 pub(crate) mod faults;
 pub(crate) mod monitor;
 mod patch;
@@ -23,6 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+pub(crate) use self::clock::VirtualClock;
 use self::faults::Faults;
 
 /// Names an object: its resource as `group/plural` (`/pods`, `apps/statefulsets`), its namespace,
@@ -62,7 +64,6 @@ pub(crate) struct Change {
 /// Why a request is refused: the status code and Kubernetes' word for it.
 pub(crate) type Refused = (u16, &'static str, String);
 
-#[derive(Default)]
 struct State {
     objects: BTreeMap<Key, Arc<Value>>,
     /// What `MANAGER` applied last to each object, by the part that it applied (`""`, `status`).
@@ -70,6 +71,7 @@ struct State {
     /// Every change; the version that it made is its index plus one.
     changes: Vec<Arc<Change>>,
     made: u64,
+    clock: VirtualClock,
 }
 
 /// The API server. Clones are the same one.
@@ -81,7 +83,14 @@ pub(crate) struct ApiServer {
 
 impl Default for ApiServer {
     fn default() -> Self {
-        Self { state: Arc::default(), version: watch::Sender::new(0) }
+        let state = State {
+            objects: BTreeMap::new(),
+            applied: BTreeMap::new(),
+            changes: Vec::new(),
+            made: 0,
+            clock: VirtualClock::default(),
+        };
+        Self { state: Arc::new(Mutex::new(state)), version: watch::Sender::new(0) }
     }
 }
 
@@ -98,6 +107,12 @@ impl ApiServer {
         let version = state.version();
         self.version.send_if_modified(|known| std::mem::replace(known, version) != version);
         result
+    }
+
+    /// What time it is.
+    #[must_use]
+    pub(crate) fn clock(&self) -> VirtualClock {
+        self.with(|state| state.clock)
     }
 
     /// The object, as it is.
@@ -227,7 +242,7 @@ impl State {
         object["metadata"]["uid"] = json!(uid);
         object["metadata"]["name"] = json!(key.name);
         object["metadata"]["namespace"] = json!(key.namespace);
-        object["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:00Z");
+        object["metadata"]["creationTimestamp"] = json!(self.clock.now());
         if key.resource == "/persistentvolumeclaims" {
             object["metadata"]["finalizers"] = json!(["kubernetes.io/pvc-protection"]);
         }
@@ -249,7 +264,7 @@ impl State {
         }
         let is_ending = object.pointer("/metadata/deletionTimestamp").is_some();
         if !is_ending {
-            object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+            object["metadata"]["deletionTimestamp"] = json!(self.clock.now());
             self.store(actor, key, Some(object.clone()));
         }
         Ok(object)

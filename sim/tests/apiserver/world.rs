@@ -19,11 +19,16 @@ const CLAIMS: &str = "/persistentvolumeclaims";
 /// How many ticks a pod runs before it is ready.
 const STARTS_IN: u64 = 2;
 
+/// The uids of the claims of a pod, by the names of its volumes.
+type Claims = BTreeMap<String, String>;
+
 /// What is on the volumes, by the uid of their claims, and how far pods are, by their uids.
 #[derive(Default)]
 struct Inside {
     directories: BTreeMap<String, String>,
     age: BTreeMap<String, u64>,
+    /// When a node took a pod, and with which claims: it has these until it ends.
+    scheduled: BTreeMap<String, (Value, Claims)>,
     /// The pods, by their uids, whose brokers have taken their volumes.
     started: std::collections::BTreeSet<String>,
     made: u64,
@@ -91,7 +96,7 @@ impl World {
             self.server.remove(ACTOR, key);
             return;
         }
-        let Some(claims) = self.claims_of(key, pod) else { return };
+        let Some((scheduled, claims)) = self.schedule(&uid, key, pod) else { return };
         let age = self.with(|inside| {
             let age = inside.age.entry(uid.clone()).or_default();
             *age += 1;
@@ -115,7 +120,10 @@ impl World {
             };
             pod["status"] = json!({
                 "phase": "Running", "podIP": ip, "hostIP": "192.0.2.1",
-                "conditions": [{"type": "Ready", "status": ready}],
+                "conditions": [
+                    {"type": "Ready", "status": ready},
+                    {"type": "PodScheduled", "status": "True", "lastTransitionTime": scheduled},
+                ],
                 "containerStatuses": [{
                     "name": "kafka", "image": "letterbox:1", "imageID": "", "restartCount": 0,
                     "ready": ready == "True", "state": state, "lastState": last,
@@ -124,9 +132,19 @@ impl World {
         });
     }
 
+    /// When a pod came to its node, and the claims that it has there; `None` while it waits for them.
+    fn schedule(&self, uid: &str, key: &Key, pod: &Value) -> Option<(Value, Claims)> {
+        let known = self.with(|inside| inside.scheduled.get(uid).cloned());
+        known.or_else(|| {
+            let scheduled = (json!(self.server.clock().now()), self.claims_of(key, pod)?);
+            self.with(|inside| inside.scheduled.insert(uid.to_owned(), scheduled.clone()));
+            Some(scheduled)
+        })
+    }
+
     /// The uids of the claims that a pod needs, by the name of their volumes; `None` while one of
     /// them is not bound.
-    fn claims_of(&self, pod_key: &Key, pod: &Value) -> Option<BTreeMap<String, String>> {
+    fn claims_of(&self, pod_key: &Key, pod: &Value) -> Option<Claims> {
         let volumes = pod.pointer("/spec/volumes")?.as_array()?;
         let mut claims = BTreeMap::new();
         for volume in volumes {
@@ -143,7 +161,7 @@ impl World {
 
     /// Whether a broker takes its volumes: all that it expects are there. What is empty beside
     /// them becomes its own.
-    fn start_broker(&self, pod: &Value, uid: &str, claims: &BTreeMap<String, String>) -> bool {
+    fn start_broker(&self, pod: &Value, uid: &str, claims: &Claims) -> bool {
         let expected: Vec<String> = pod
             .pointer("/spec/containers/0/command")
             .and_then(Value::as_array)
@@ -237,7 +255,8 @@ impl World {
             text(pod, "/status/podIP") == Some(ip)
                 && text(pod, "/status/conditions/0/status") == Some("True")
         })?;
-        let claims = self.claims_of(&key, &pod)?;
+        let uid = text(&pod, "/metadata/uid")?;
+        let (_, claims) = self.schedule(uid, &key, &pod)?;
         let mounts = pod.pointer("/spec/containers/0/volumeMounts")?.as_array()?;
         let directories: Vec<Value> = mounts
             .iter()

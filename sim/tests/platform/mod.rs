@@ -100,12 +100,15 @@ pub(crate) struct ModelBroker {
     pub(crate) starts_in: u32,
     /// How often it was started.
     pub(crate) starts: u32,
+    /// Volumes that it has until it ends, though their claims are gone.
+    pub(crate) held: BTreeMap<String, ModelDisk>,
 }
 
 impl ModelBroker {
     /// Ends it, by whatever hand: the world starts it again by its newest definition.
     pub(crate) fn end(&mut self) {
         self.started = None;
+        self.held.clear();
     }
 }
 
@@ -148,6 +151,21 @@ impl ModelState {
         self.brokers.entry(id).and_modify(ModelBroker::end);
     }
 
+    /// Takes away the claim of a volume under a broker that goes on.
+    pub(crate) fn vanish(&mut self, id: i32, volume: &str) {
+        if let Some(disk) = self.disks.remove(&(id, volume.to_owned()))
+            && let Some(broker) = self.brokers.get_mut(&id)
+        {
+            broker.held.insert(volume.to_owned(), disk);
+        }
+    }
+
+    /// What a broker that runs has for a volume.
+    fn mounted(&self, id: i32, volume: &str) -> Option<&ModelDisk> {
+        let held = self.brokers.get(&id).and_then(|broker| broker.held.get(volume));
+        held.or_else(|| self.disks.get(&(id, volume.to_owned())))
+    }
+
     /// A volume of a broker.
     ///
     /// # Panics
@@ -166,7 +184,11 @@ impl ModelState {
         let can_be_made = |disk: &ModelDisk| {
             !disk.class.as_ref().is_some_and(|class| self.bad_classes.contains(class))
         };
-        if !volumes.iter().all(|place| self.disks.get(&key(place)).is_some_and(can_be_made)) {
+        let is_there = |place: &VolumePlace| {
+            let held = broker.held.get(&place.name);
+            held.or_else(|| self.disks.get(&key(place))).is_some_and(can_be_made)
+        };
+        if !volumes.iter().all(is_there) {
             return;
         }
         let Some(started) = &broker.started else {
@@ -179,23 +201,25 @@ impl ModelState {
         };
         broker.starts_in = broker.starts_in.saturating_sub(1);
         let (is_starting, expected) = (broker.starts_in > 0, started.3.clone());
+        let held = broker.held.clone();
         if is_starting || self.frozen || !self.finds_all(id, &expected) {
             return;
         }
-        for place in &volumes {
+        for place in volumes.iter().filter(|place| !held.contains_key(&place.name)) {
             if let Some(disk) =
                 self.disks.get_mut(&key(place)).filter(|disk| disk.directory.is_none())
             {
-                disk.directory = Some(format!("directory-{}", next(&mut self.made)));
+                disk.directory = Some(format!("dir-{}", next(&mut self.made)));
             }
         }
     }
 
     /// Whether every directory that a broker expects is on one of its volumes.
     fn finds_all(&self, id: i32, expected: &[String]) -> bool {
-        let mut disks = self.disks.range((id, String::new())..(id + 1, String::new()));
-        let found: Vec<&String> =
-            disks.by_ref().filter_map(|(_, disk)| disk.directory.as_ref()).collect();
+        let disks = self.disks.range((id, String::new())..(id + 1, String::new()));
+        let held = self.brokers.get(&id).into_iter().flat_map(|broker| broker.held.values());
+        let disks = disks.map(|(_, disk)| disk).chain(held);
+        let found: Vec<&String> = disks.filter_map(|disk| disk.directory.as_ref()).collect();
         expected.iter().all(|each| found.contains(&each))
     }
 
@@ -204,7 +228,7 @@ impl ModelState {
         let Some((image, _, _, expected, volumes)) = &broker.started else {
             return Run::Starting("it starts".to_owned());
         };
-        let has = |place: &VolumePlace| self.disks.contains_key(&(id, place.name.clone()));
+        let has = |place: &VolumePlace| self.mounted(id, &place.name).is_some();
         if self.bad_images.contains(image) {
             Run::Failing { reason: "ImagePullBackOff".to_owned(), message: String::new() }
         } else if broker.starts_in > 0 || !volumes.iter().all(has) {
@@ -234,7 +258,7 @@ impl ModelState {
         desired: &Blueprint,
     ) -> BTreeMap<String, String> {
         let directory = |place: &VolumePlace| {
-            let disk = self.disks.get(&(id, place.name.clone()))?;
+            let disk = self.mounted(id, &place.name)?;
             let path = desired.log_dir_of(id, &place.name).unwrap_or(&place.log_dir);
             Some((path.to_owned(), disk.directory.clone()?))
         };
@@ -243,6 +267,12 @@ impl ModelState {
 
     fn volumes(&self, id: i32) -> BTreeMap<String, Volume> {
         let of_broker = self.disks.iter().filter(|((broker, _), _)| *broker == id);
+        let broker = self.brokers.get(&id);
+        let is_mounted = |name: &String| {
+            let mut started = broker.iter().flat_map(|broker| &broker.started);
+            started.any(|started| started.4.iter().any(|place| place.name == *name))
+                && !broker.is_some_and(|broker| broker.held.contains_key(name))
+        };
         let volume = |((_, name), disk): (&(i32, String), &ModelDisk)| {
             let is_bad = disk.class.as_ref().is_some_and(|class| self.bad_classes.contains(class));
             let volume = Volume {
@@ -252,6 +282,7 @@ impl ModelState {
                 asked_class: Some(disk.class.clone().unwrap_or_default()),
                 is_bound: disk.is_bound,
                 is_ending: disk.is_ending,
+                is_mounted: is_mounted(name),
                 fault: is_bad.then(|| Fault {
                     reason: "ProvisioningFailed".to_owned(),
                     message: "there is no such class".to_owned(),
