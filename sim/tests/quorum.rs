@@ -128,7 +128,7 @@ async fn node(process: Process, id: i32, seen: Shared) -> Exit {
 fn note(seen: &Shared, error: &ControllerError) {
     let mut seen = seen.borrow_mut();
     match error {
-        ControllerError::Quorum(QuorumError::OutcomeUnknown | QuorumError::Stopped) => {
+        ControllerError::Quorum(QuorumError::OutcomeUnknown | QuorumError::Stopped { .. }) => {
             seen.unknown += 1;
         }
         ControllerError::OtherVersion(message) => panic!("{message}"),

@@ -47,7 +47,7 @@ impl ControllerError {
         match self {
             Self::Quorum(QuorumError::OutcomeUnknown) => ErrorCode::RequestTimedOut,
             Self::Quorum(QuorumError::Waiting { .. }) => ErrorCode::KafkaStorageError,
-            Self::Quorum(QuorumError::NotLeader { .. } | QuorumError::Stopped)
+            Self::Quorum(QuorumError::NotLeader { .. } | QuorumError::Stopped { .. })
             | Self::ShuttingDown => ErrorCode::NotController,
             Self::OtherVersion(_) => ErrorCode::UnsupportedVersion,
         }

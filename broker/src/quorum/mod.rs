@@ -138,8 +138,11 @@ pub enum QuorumError {
         reason: Arc<str>,
     },
     /// The quorum is shut down or has failed.
-    #[error("the metadata quorum has stopped")]
-    Stopped,
+    #[error("the metadata quorum has stopped: {reason}")]
+    Stopped {
+        /// Why: what the disk said, for example.
+        reason: Arc<str>,
+    },
 }
 
 /// Answers what other nodes [`ask`](MetadataQuorum::ask) this one. What is said is not the quorum's

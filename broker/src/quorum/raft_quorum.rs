@@ -325,7 +325,7 @@ impl RaftQuorum {
             Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(_))) => {
                 Err(QuorumError::OutcomeUnknown)
             }
-            Err(RaftError::Fatal(_)) => Err(QuorumError::Stopped),
+            Err(RaftError::Fatal(fatal)) => Err(has_stopped(&fatal)),
         }
     }
 }
@@ -363,9 +363,7 @@ impl MetadataQuorum for RaftQuorum {
         records: &'a [MetadataRecord],
     ) -> BoxFuture<'a, Result<Proposed, QuorumError>> {
         Box::pin(async move {
-            let Ok(text) = record::encode(records) else {
-                return Err(QuorumError::Stopped);
-            };
+            let text = record::encode(records).map_err(|error| has_stopped(&error))?;
             let mut index = 0;
             for (part, text) in cut(&text, ENTRY_LEN_MAX) {
                 (_, index) = self.write(Batch { term, part, records: text.into() }).await?;
@@ -411,7 +409,7 @@ impl MetadataQuorum for RaftQuorum {
                 Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(_))) => {
                     Err(QuorumError::NotLeader { leader: None })
                 }
-                Err(RaftError::Fatal(_)) => Err(QuorumError::Stopped),
+                Err(RaftError::Fatal(fatal)) => Err(has_stopped(&fatal)),
             }
         })
     }
@@ -460,9 +458,9 @@ impl MetadataQuorum for RaftQuorum {
     }
 
     fn snapshot(&self) -> BoxFuture<'_, Result<(), QuorumError>> {
-        Box::pin(
-            async move { self.raft.trigger().snapshot().await.map_err(|_| QuorumError::Stopped) },
-        )
+        Box::pin(async move {
+            self.raft.trigger().snapshot().await.map_err(|fatal| has_stopped(&fatal))
+        })
     }
 
     fn fatal(&self) -> BoxFuture<'static, String> {
@@ -494,6 +492,10 @@ impl MetadataQuorum for RaftQuorum {
             self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
         })
     }
+}
+
+fn has_stopped(error: &dyn std::error::Error) -> QuorumError {
+    QuorumError::Stopped { reason: describe(error).into() }
 }
 
 /// One for each other voter.
