@@ -29,6 +29,8 @@ struct State {
     ahead_ms_max: i64,
     hurt: BTreeMap<(String, i32), Hurt>,
     dropped: BTreeSet<(String, i32)>,
+    /// How often a log was hurt, or its records were given up.
+    harms: u64,
 }
 
 impl Broken {
@@ -43,7 +45,15 @@ impl Broken {
             ahead_ms_max: 0,
             hurt,
             dropped,
+            harms: 0,
         })))
+    }
+
+    /// Grows with everything that may take records that were there: what was read before it grew
+    /// need not be found after. [`Broken::losses`] is a part of it.
+    #[must_use]
+    pub fn harms(&self) -> u64 {
+        self.losses() + self.0.borrow().harms
     }
 
     /// How often something may have been lost that was not synced: power cuts, and failed writes
@@ -83,6 +93,7 @@ impl Broken {
     pub fn note_hurt(&self, topic: &str, partition: i32, hurt: Hurt) {
         tracing::debug!(topic, partition, ?hurt, "a log is hurt");
         let mut state = self.0.borrow_mut();
+        state.harms += 1;
         let before = state.hurt.entry((topic.to_owned(), partition)).or_insert(hurt);
         if hurt == Hurt::Damaged {
             // It stays damaged when its directory is taken away and comes back.
@@ -104,7 +115,9 @@ impl Broken {
 
     /// The loss of the records of this partition is about to be accepted.
     pub fn note_dropped(&self, topic: &str, partition: i32) {
-        self.0.borrow_mut().dropped.insert((topic.to_owned(), partition));
+        let mut state = self.0.borrow_mut();
+        state.harms += 1;
+        state.dropped.insert((topic.to_owned(), partition));
     }
 
     /// The partitions of `topic` that are hurt.

@@ -619,7 +619,7 @@ impl Churner {
                 topic.partitions
             )));
         }
-        let (losses, hurt) = (self.broken.losses(), self.broken.hurt(name));
+        let (harms, hurt) = (self.broken.harms(), self.broken.hurt(name));
         let mut contents = read_all(
             client,
             name,
@@ -655,19 +655,20 @@ impl Churner {
                 ))));
             }
         }
-        if topic.keeps == Keeps::All && losses == now.losses {
-            self.look_up_by_time(client, name, &contents, losses).await?;
+        if topic.keeps == Keeps::All && harms == self.broken.harms() {
+            self.look_up_by_time(client, name, &contents, harms).await?;
         }
         Ok(())
     }
 
-    /// The first record at a time or later is found, in the order of the offsets.
+    /// The first record at a time or later is found, in the order of the offsets; unless something
+    /// was harmed since `contents` were read, when there were `harms`.
     async fn look_up_by_time(
         &mut self,
         client: &Client,
         name: &str,
         contents: &BTreeMap<i32, Contents>,
-        losses: u64,
+        harms: u64,
     ) -> Result<(), Trouble> {
         let mut wanted = BTreeMap::new();
         for (partition, held) in contents {
@@ -696,7 +697,7 @@ impl Churner {
             } else {
                 offset.is_none_or(|offset| offset >= end)
             };
-            if !is_right && self.broken.losses() == losses && self.broken.hurt(name).is_empty() {
+            if !is_right && self.broken.harms() == harms {
                 return Err(Trouble::Wrong(format!(
                     "{partition}: the first record at {at} or later is {offset:?}, not {expected:?}"
                 )));
