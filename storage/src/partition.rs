@@ -1,8 +1,8 @@
 //! The log of one partition.
 //!
-//! `start <= high watermark <= end` and `durable end <= end`; offsets below `end` are in the page
-//! cache, below `durable end` on the device. The append path touches the page cache only; what
-//! waits for the device says "Blocks" and is called through `Env::blocking`.
+//! `start <= high watermark <= end`, at every moment, and `durable end <= end`; offsets below `end`
+//! are in the page cache, below `durable end` on the device. The append path touches the page cache
+//! only; what waits for the device says "Blocks" and is called through `Env::blocking`.
 //!
 //! Locks, outermost first: `disk_work` (one sync, truncation or retention at a time), `inner`
 //! (appends), then a segment's own. Readers take none but a segment's, and `inner` for a moment
@@ -14,7 +14,7 @@
 
 use std::io::{self, IoSlice};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use arc_swap::ArcSwap;
@@ -59,6 +59,9 @@ pub struct Log {
     durable: AtomicI64,
     high_watermark: AtomicI64,
     recovery_point: AtomicI64,
+    /// Times it was cut or emptied: who has looked for records meanwhile looks again. Changed under
+    /// `inner`.
+    cuts: AtomicU64,
     queued: AtomicBool,
     closed: AtomicBool,
     /// Set under `inner`, together with `closed`.
@@ -180,6 +183,7 @@ impl Log {
             durable: end.into(),
             high_watermark: kept.high_watermark.clamp(start, end).into(),
             recovery_point: kept.recovery_point.into(),
+            cuts: 0.into(),
             queued: false.into(),
             closed: false.into(),
             gone: false.into(),
@@ -266,8 +270,18 @@ impl Log {
 
     /// Stores the high watermark; it is checkpointed, nothing else. Kept within the log.
     pub fn set_high_watermark(&self, offset: Offset) {
-        self.high_watermark
-            .store(offset.clamp(self.start_offset(), self.end_offset()), Ordering::Release);
+        let (start, end) = self.range();
+        self.high_watermark.store(offset.clamp(start, end), Ordering::Release);
+    }
+
+    /// Log start and end offset as they were at one moment, so that the start is not past the end.
+    pub(super) fn range(&self) -> (Offset, Offset) {
+        loop {
+            let (start, end) = (self.start_offset(), self.end_offset());
+            if self.start_offset() == start {
+                return (start, end);
+            }
+        }
     }
 
     /// Bytes of its batches.
@@ -357,6 +371,18 @@ impl Log {
     #[must_use]
     pub fn epoch_for_offset(&self, offset: Offset) -> Option<LeaderEpoch> {
         lock(&self.inner).epochs.epoch_for(offset)
+    }
+
+    /// How often it was cut or emptied.
+    pub(super) fn cuts(&self) -> u64 {
+        self.cuts.load(Ordering::Acquire)
+    }
+
+    /// The epoch that appended `offset`, −1 when it is not known; `None` when the log was cut
+    /// since [`Log::cuts`] was `cuts`. Waits for a cut that is under way.
+    pub(super) fn epoch_unless_cut(&self, offset: Offset, cuts: u64) -> Option<LeaderEpoch> {
+        let inner = lock(&self.inner);
+        (self.cuts() == cuts).then(|| inner.epochs.epoch_for(offset).unwrap_or(-1))
     }
 
     /// From now on no append of an older leader epoch is taken: the epoch of an append is compared
@@ -927,16 +953,19 @@ impl Log {
     /// # Errors
     /// The file system's own.
     pub fn delete_records_before(&self, offset: Offset) -> Result<Offset, LogError> {
+        let mut inner = lock(&self.inner);
         let offset = offset.min(self.high_watermark());
         self.start.fetch_max(offset, Ordering::AcqRel);
-        self.forget_before_start();
+        self.forget_epochs(&mut inner);
         Ok(self.start_offset())
     }
 
     pub(super) fn forget_before_start(&self) {
-        let mut inner = lock(&self.inner);
+        self.forget_epochs(&mut lock(&self.inner));
+    }
+
+    fn forget_epochs(&self, inner: &mut Inner) {
         inner.epochs_changed |= inner.epochs.truncate_from_start(self.start_offset());
-        drop(inner);
         self.high_watermark.fetch_max(self.start_offset(), Ordering::AcqRel);
     }
 
@@ -1015,6 +1044,10 @@ impl Log {
         self.remove_segments(&self.segments.load())?;
         new.files().during("create", new.path(".log"))?;
         self.segments.store(Arc::new(vec![new]));
+        // In this order `start <= high watermark <= end` at every moment, wherever `offset` lies.
+        self.end.fetch_max(offset, Ordering::AcqRel);
+        self.start.fetch_min(offset, Ordering::AcqRel);
+        self.high_watermark.store(offset, Ordering::Release);
         self.start.store(offset, Ordering::Release);
         inner.epochs = Epochs::default();
         self.cut_state(inner, offset, 0)
@@ -1030,9 +1063,12 @@ impl Log {
         inner.epochs.truncate_from_end(end);
         (inner.epochs_changed, inner.dir_changed, inner.file_end, inner.reserve) =
             (true, true, file_end, 0);
-        self.end.store(end, Ordering::Release);
+        self.cuts.fetch_add(1, Ordering::AcqRel);
         self.durable.fetch_min(end, Ordering::AcqRel);
+        // The batch that holds the log start was cut as a whole.
+        self.start.fetch_min(end, Ordering::AcqRel);
         self.high_watermark.fetch_min(end, Ordering::AcqRel);
+        self.end.store(end, Ordering::Release);
         self.recovery_point.fetch_min(end, Ordering::AcqRel);
         inner.producers =
             recover::read_producers(&self.dir.disk, &self.path, &self.segments.load(), end)?;

@@ -41,7 +41,7 @@ impl Log {
     }
 
     /// As [`Log::read_from_disk`], but `None` instead of waiting for the device; also when anything
-    /// is wrong, which is told there.
+    /// is wrong, or no record is there, which is told there.
     pub fn try_read_from_page_cache(
         &self,
         from: Offset,
@@ -52,7 +52,7 @@ impl Log {
         let in_memory = |segment: &Segment| {
             segment.files_in_memory().map(Arc::new).ok_or_else(|| io::ErrorKind::WouldBlock.into())
         };
-        self.read_with(in_memory, from, max_bytes, end, at_least_one_batch).ok()
+        self.read_with(in_memory, from, max_bytes, end, at_least_one_batch).ok().flatten()
     }
 
     /// As [`Log::try_read_cached`], from the files. Blocks when they are cold. The content is not
@@ -67,9 +67,19 @@ impl Log {
         end: Offset,
         at_least_one_batch: bool,
     ) -> Result<ReadResult, ReadError> {
-        self.retrying(|| self.read_with(Segment::files, from, max_bytes, end, at_least_one_batch))
+        self.retrying(|| {
+            loop {
+                let (cuts, end) = (self.cuts(), self.check_range(from, end)?);
+                let found =
+                    self.read_with(Segment::files, from, max_bytes, end, at_least_one_batch)?;
+                if let Some(found) = found.or_else(|| self.read_gap(from, end, cuts)) {
+                    return Ok(found);
+                }
+            }
+        })
     }
 
+    /// `None` when no record is left up to `end`.
     fn read_with(
         &self,
         files_of: impl Fn(&Segment) -> io::Result<Arc<Files>>,
@@ -77,14 +87,14 @@ impl Log {
         max_bytes: usize,
         end: Offset,
         at_least_one_batch: bool,
-    ) -> Result<ReadResult, ReadError> {
+    ) -> Result<Option<ReadResult>, ReadError> {
         let end = self.check_range(from, end)?;
         let mut result = ReadResult { next_offset: from, ..ReadResult::default() };
         let segments = self.segments.load_full();
         let first = segments.partition_point(|segment| segment.base <= from).saturating_sub(1);
         for segment in segments.iter().skip(first) {
             if result.next_offset >= end {
-                return Ok(result);
+                return Ok(Some(result));
             }
             let files = files_of(segment)?;
             let Some((at, batch)) = segment.find_in(&files, result.next_offset)? else { continue };
@@ -101,38 +111,36 @@ impl Log {
                 end,
                 at_least_one_batch,
             )? {
-                return Ok(result);
+                return Ok(Some(result));
             }
         }
-        if result.bytes == 0 && result.next_offset < end {
-            self.say_gap(from, end);
-            result = self.read_gap(from, end);
-        }
-        Ok(result)
+        Ok((result.bytes > 0 || from >= end).then_some(result))
     }
 
     /// No record lies in `from..end`, and whoever reads up to there has to get past it: a batch
-    /// without records, as compaction leaves them.
+    /// without records, as compaction leaves them. `None` when the log was cut since the look for
+    /// records began, with [`Log::cuts`] at `cuts`: others get these offsets.
     ///
     /// A log ends behind its last batch after a power cut that took records which were in no sync,
     /// and not the name of the segment after them. It is not cut back, because a follower may have
     /// these offsets, or somebody may have read records there that were compacted since.
-    fn read_gap(&self, from: Offset, end: Offset) -> ReadResult {
+    fn read_gap(&self, from: Offset, end: Offset, cuts: u64) -> Option<ReadResult> {
         let delta = i32::try_from(end.saturating_sub(from).saturating_sub(1)).unwrap_or(i32::MAX);
         let last_offset = from.saturating_add(i64::from(delta));
         // Of the last offset: in an older epoch these offsets may be past its end, and a client
         // that checks its position (KIP-320) would take the log for truncated.
-        let epoch = self.epoch_for_offset(last_offset).unwrap_or(-1);
+        let epoch = self.epoch_unless_cut(last_offset, cuts)?;
+        self.say_gap(from, end);
         let bytes = BatchBuilder::new(-1).at(from, epoch).until(delta).build().freeze();
-        ReadResult {
+        Some(ReadResult {
             bytes: bytes.len(),
             next_offset: last_offset.saturating_add(1),
             slices: vec![Slice::Memory(bytes)],
-        }
+        })
     }
 
     fn check_range(&self, from: Offset, end: Offset) -> Result<Offset, ReadError> {
-        let (start, log_end) = (self.start_offset(), self.end_offset());
+        let (start, log_end) = self.range();
         if from < start || from > log_end {
             return Err(ReadError::OffsetOutOfRange { offset: from, start, end: log_end });
         }

@@ -1039,6 +1039,84 @@ async fn followers_truncate_and_continue() {
     assert_eq!(contents(&open(&env, dir.path()).await.get(ID, 0).unwrap()).len(), 2);
 }
 
+/// A log of ten records, one a batch, and how to append one.
+async fn replicated(dir: &Path) -> (Arc<LogManager>, Arc<Log>, impl Fn(&Arc<Log>) + Sync) {
+    let (manager, log) = new_log(&Env::real(), dir, small()).await;
+    let append = |log: &Arc<Log>| {
+        let mut builder = BatchBuilder::new(1).at(log.end_offset(), 1);
+        builder.push(1, None, Some(b"r"), &[]);
+        let options = AppendOptions { leader_epoch: 1, now_ms: 0, origin: Origin::Replication };
+        log.append(builder.build(), &options).unwrap();
+    };
+    (0..10).for_each(|_| append(&log));
+    (manager, log, append)
+}
+
+/// A reader saw the files cut and the end as it was before, and was told to go on behind offsets
+/// that other records got.
+#[tokio::test]
+async fn a_reader_skips_no_offset_while_a_follower_is_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_manager, log, append) = replicated(dir.path()).await;
+    std::thread::scope(|scope| {
+        let cutting = scope.spawn(|| {
+            for _ in 0..150 {
+                log.truncate_to(5).unwrap();
+                (5..10).for_each(|_| append(&log));
+            }
+        });
+        while !cutting.is_finished() {
+            // Batches are shown from their file; one that only says "go on behind me" is in memory.
+            if let Ok(found) = log.read_from_disk(7, 1 << 20, 10, true) {
+                assert!(found.slices.iter().all(|slice| matches!(slice, Slice::File { .. })));
+            }
+        }
+    });
+}
+
+/// The start was stored before the end: readers saw a log that starts past its end.
+#[tokio::test]
+async fn a_log_never_starts_past_its_end_for_anybody() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_manager, log, append) = replicated(dir.path()).await;
+    std::thread::scope(|scope| {
+        let cutting = scope.spawn(|| {
+            for at in (0..150).map(|round| [1_000_000, 3][round % 2]) {
+                log.truncate_fully_and_start_at(at).unwrap();
+                assert_eq!((log.high_watermark(), log.durable_end()), (at, 0));
+                (0..3).for_each(|_| append(&log));
+                log.sync().unwrap();
+                log.set_high_watermark(at + 2);
+            }
+        });
+        while !cutting.is_finished() {
+            let (start, end) = log.range();
+            assert!(start <= end, "{start}..{end}");
+            let _ = log.try_read_cached(5, 1, Offset::MAX, true);
+        }
+    });
+}
+
+/// The start lay within the batch that was cut: after a restart the log was out of use, since it
+/// started past its end.
+#[tokio::test]
+async fn a_cut_at_a_start_within_a_batch_takes_the_start_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let (manager, log) = new_log(&Env::real(), dir.path(), small()).await;
+    for at in 0..3 {
+        append(&log, at, &["a", "b", "c"]);
+    }
+    log.sync().unwrap();
+    log.set_high_watermark(8);
+    assert_eq!(log.delete_records_before(7).unwrap(), 7);
+    manager.keep_log_starts(vec![log.clone()]).await.unwrap();
+    log.truncate_to(7).unwrap();
+    assert_eq!((log.range(), log.high_watermark()), ((6, 6), 6));
+    drop((manager, log));
+    let log = open(&Env::real(), dir.path()).await.get(ID, 0).unwrap();
+    assert_eq!(log.range(), (6, 6));
+}
+
 #[tokio::test]
 async fn retention_frees_the_oldest_below_the_high_watermark() {
     let dir = tempfile::tempdir().unwrap();

@@ -27,7 +27,7 @@ pub(crate) trait OwnLog {
     fn counts(&self) -> Offset;
     /// The high watermark, as it is known here.
     fn high_watermark(&self) -> Offset;
-    /// The epoch of its last record.
+    /// The epoch of its last record. A log that holds none may know the last that it held.
     fn latest_epoch(&self) -> Option<LeaderEpoch>;
     /// The largest epoch up to `epoch` that has a record, and where it ends.
     fn end_of_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)>;

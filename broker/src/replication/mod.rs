@@ -13,6 +13,7 @@ mod follower;
 #[allow(dead_code, reason = "not wired to a network yet: a cluster has one broker")]
 pub mod leader;
 mod manager;
+mod own_log;
 mod partition;
 mod read;
 mod role;

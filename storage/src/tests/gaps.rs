@@ -75,7 +75,8 @@ async fn a_reader_gets_past_offsets_that_a_power_cut_took() {
         // Up to where the reader may see, and from within.
         let bounded = log.read_from_disk(lost, 1, 3, true).unwrap();
         assert_eq!(bounded.next_offset, 3);
-        assert_eq!(log.try_read_from_page_cache(2, 1, 3, true).unwrap().next_offset, 3);
+        // A cut may be under way, and whoever reads what is in memory does not wait for it.
+        assert!(log.try_read_from_page_cache(2, 1, 3, true).is_none());
         assert_eq!(log.read_from_disk(3, 1, Offset::MAX, true).unwrap().bytes, 0);
         let said = warnings(dir.path());
         let numbers = format!("from={lost} to=3");
