@@ -178,6 +178,41 @@ pub trait Disk: Send + Sync {
         Ok(bytes)
     }
 
+    /// Makes a directory and its parents so that a power cut cannot take one of them away with all
+    /// that is below it: the name of each is in its parent, which is synced before anything is made
+    /// in the directory. Blocks.
+    ///
+    /// The innermost one that is there already may have been made by a process that was killed
+    /// before it synced the parent, so this one is synced again.
+    ///
+    /// # Errors
+    /// The file system's own. A parent that may not be read is one that somebody else made.
+    fn create_dir_all_durably(&self, path: &Path) -> io::Result<()> {
+        let parent_of = |path: &Path| match path.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => Some(PathBuf::from(".")),
+            parent => parent.map(Path::to_path_buf),
+        };
+        let mut new = Vec::new();
+        for ancestor in path.ancestors().filter(|ancestor| !ancestor.as_os_str().is_empty()) {
+            if !self.exists(ancestor)? {
+                new.push(ancestor);
+                continue;
+            }
+            let synced = parent_of(ancestor).map_or(Ok(()), |parent| self.sync_dir(&parent));
+            if let Err(error) = synced
+                && error.kind() != io::ErrorKind::PermissionDenied
+            {
+                return Err(error);
+            }
+            break;
+        }
+        for missing in new.into_iter().rev() {
+            self.create_dir_all(missing)?;
+            parent_of(missing).map_or(Ok(()), |parent| self.sync_dir(&parent))?;
+        }
+        Ok(())
+    }
+
     /// Replaces `path` by `bytes` so that after a power cut either the old or the new content is
     /// there, whole: written beside it (`.tmp`), synced, renamed, directory synced. Blocks.
     ///

@@ -8,6 +8,7 @@
 //! Monotonic time is `tokio::time` in both worlds: the simulation pauses and advances tokio's
 //! clock.
 
+mod causes;
 mod disk;
 mod fault;
 mod net;
@@ -18,6 +19,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+pub use causes::with_causes;
 pub use disk::{DirEntry, Disk, File, FileRef, OpenMode};
 pub use fault::{Fault, Resource, not_synced};
 pub use net::{BoxListener, BoxStream, Listener, Net, Stream, TryWrite};

@@ -4,6 +4,7 @@
 use std::io::IsTerminal;
 
 use anyhow::Context;
+use letterbox_env::with_causes;
 use tracing::error;
 use tracing_subscriber::EnvFilter;
 
@@ -42,8 +43,8 @@ pub(crate) fn say_refusal(error: &anyhow::Error, json: bool) {
             .with_target(false)
             .with_writer(std::io::stderr)
             .finish();
-        tracing::subscriber::with_default(once, || error!("{error:#}"));
+        tracing::subscriber::with_default(once, || error!("{}", with_causes(error.as_ref())));
     } else {
-        eprintln!("letterbox: {error:#}");
+        eprintln!("letterbox: {}", with_causes(error.as_ref()));
     }
 }

@@ -15,7 +15,7 @@ use letterbox_broker::metadata::identity::{
     read_directory,
 };
 use letterbox_cli::command_line::{Command, Failure, Grammar, Parsed, Spec, Takes};
-use letterbox_env::Env;
+use letterbox_env::{Env, with_causes};
 use uuid::Uuid;
 
 const CONFIG: Spec =
@@ -85,8 +85,8 @@ pub(crate) fn run(
     }
     let file =
         parsed.value("config").ok_or_else(|| parsed.wrong("argument --config/-c is required"))?;
-    let config =
-        read_config(Path::new(file)).map_err(|error| Failure::Stderr(format!("{error:#}")))?;
+    let config = read_config(Path::new(file))
+        .map_err(|error| Failure::Stderr(with_causes(error.as_ref())))?;
     let directories: BTreeSet<PathBuf> =
         config.log_dirs.iter().chain([&config.metadata_dir]).cloned().collect();
     if parsed.command() == "info" {
@@ -188,7 +188,7 @@ fn format(
     let mut formatted = 0;
     for directory in &all {
         if read_directory(env, directory)
-            .map_err(|error| Failure::Stderr(error.to_string()))?
+            .map_err(|error| Failure::Stderr(with_causes(&error)))?
             .is_none()
         {
             continue;
@@ -208,7 +208,7 @@ fn format(
             .unwrap_or_else(|| env.random_uuid())
     };
     let identities = open_directories_as(env, &all, config.node_id.0, Some(cluster_id), new_id);
-    let identities = identities.map_err(|error| Failure::Stderr(error.to_string()))?;
+    let identities = identities.map_err(|error| Failure::Stderr(with_causes(&error)))?;
     if formatted == all.len() {
         writeln!(out, "All of the log directories are already formatted.")?;
     }

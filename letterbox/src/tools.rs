@@ -6,7 +6,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use letterbox_cli::command_line::exit_code;
-use letterbox_env::Env;
+use letterbox_env::{Env, with_causes};
 
 use crate::args::Command;
 use crate::server_tools::{self, Start};
@@ -58,7 +58,7 @@ pub(crate) fn run_own(command: Command) -> Result<Command, ExitCode> {
                 match server_tools::run_behind(&arguments, &folder) {
                     Ok(()) => 0,
                     Err(error) => {
-                        eprintln!("{name}: {error:#}");
+                        eprintln!("{name}: {}", with_causes(error.as_ref()));
                         1
                     }
                 }

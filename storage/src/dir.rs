@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use letterbox_env::panics::{lock, poisoned};
-use letterbox_env::{Disk, Fault, Resource};
+use letterbox_env::{Disk, Fault, Resource, with_causes};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -124,7 +124,7 @@ impl LogDir {
     pub(super) fn unusable(disk: &Arc<dyn Disk>, path: &Path, why: &LogError) -> Self {
         let dir = Self::new(disk.clone(), path.into(), PartitionTable::unread(disk, path));
         dir.mark_unclean();
-        dir.take_offline(why.to_string().into());
+        dir.take_offline(with_causes(why).into());
         dir
     }
 

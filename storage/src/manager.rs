@@ -350,7 +350,7 @@ fn open_dir(
     disk: &Arc<dyn Disk>,
     path: &Path,
 ) -> Result<(Arc<LogDir>, FileRef, Vec<Found>, bool), LogError> {
-    disk.create_dir_all(path).during("create", path)?;
+    disk.create_dir_all_durably(path).during("create", path)?;
     let lock = disk.lock(&path.join(".lock")).map_err(|error| match error.kind() {
         std::io::ErrorKind::WouldBlock => LogError::Locked(path.into()),
         _ => LogError::Io { action: "lock", path: path.into(), source: Arc::new(error) },

@@ -3,7 +3,7 @@
 //! A question is `{"v": version, "operation": …}`, an answer `{"Ok": …}` or `{"Err": …}`; the
 //! operation and its outcome have versions of their own.
 
-use letterbox_env::BoxFuture;
+use letterbox_env::{BoxFuture, with_causes};
 use letterbox_protocol::model::BrokerId;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -62,7 +62,7 @@ fn read_answer(answer: &[u8]) -> Result<Answer, ControllerError> {
 }
 
 fn other_version(error: DecodeError) -> ControllerError {
-    ControllerError::OtherVersion(error.to_string())
+    ControllerError::OtherVersion(with_causes(&error))
 }
 
 /// Where operations come in that other nodes pass on. They are never passed on again: who leads is

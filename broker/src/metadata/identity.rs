@@ -416,30 +416,11 @@ fn create(
         identity.node_id,
         encode_uuid(identity.directory_id)
     );
-    let written = create_durably(env, directory).and_then(|()| {
+    let written = env.disk.create_dir_all_durably(directory).and_then(|()| {
         env.disk.write_atomically(&directory.join(META_PROPERTIES), text.as_bytes())
     });
     written.map_err(|source| IdentityError::Io { directory: directory.to_owned(), source })?;
     Ok(identity)
-}
-
-/// Makes `directory` and its parents so that a power cut cannot take one of them away with all that
-/// is below it: the name of each new one is in its parent, which is synced.
-fn create_durably(env: &Env, directory: &Path) -> std::io::Result<()> {
-    let mut new = Vec::new();
-    for ancestor in directory.ancestors().filter(|ancestor| !ancestor.as_os_str().is_empty()) {
-        if env.disk.exists(ancestor)? {
-            break;
-        }
-        new.push(ancestor);
-    }
-    env.disk.create_dir_all(directory)?;
-    for made in new.into_iter().rev() {
-        let parent =
-            made.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        env.disk.sync_dir(parent)?;
-    }
-    Ok(())
 }
 
 fn parse(bytes: &[u8]) -> Result<DirectoryIdentity, String> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use letterbox_env::{BoxFuture, Env};
+use letterbox_env::{BoxFuture, Env, with_causes};
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::batch::{Batch, BatchBuilder, Compression, RecordIter};
 use letterbox_protocol::compression::decompress_all;
@@ -115,7 +115,7 @@ impl ReplicatedLog for GroupLog {
             let mut at = partition.log().map_err(append_error)?.start_offset();
             while at < end {
                 let copied = partition.copy(&self.env, at, end, READ_CHUNK).await;
-                let (bytes, next) = copied.map_err(|why| failed(at, why.to_string()))?;
+                let (bytes, next) = copied.map_err(|why| failed(at, with_causes(&why)))?;
                 for_each_record(&bytes, each).map_err(|why| failed(at, why))?;
                 if next <= at {
                     break;

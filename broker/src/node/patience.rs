@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use letterbox_env::with_causes;
 use tracing::error;
 
 /// Between two tries of a part of the start that lacks space or descriptors.
@@ -10,7 +11,11 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Begins a part of the start again and again while its error `passes`: on a full disk a broker
 /// waits for space, since one that ended would only be started again. Cancel safe where the part
 /// is.
-pub(super) async fn patiently<T, E: std::fmt::Display, F: Future<Output = Result<T, E>>>(
+pub(super) async fn patiently<
+    T,
+    E: std::error::Error + 'static,
+    F: Future<Output = Result<T, E>>,
+>(
     action: &str,
     passes: impl Fn(&E) -> bool,
     mut attempt: impl FnMut() -> F,
@@ -20,8 +25,11 @@ pub(super) async fn patiently<T, E: std::fmt::Display, F: Future<Output = Result
         match attempt().await {
             Err(error) if passes(&error) => {
                 if !std::mem::replace(&mut is_said, true) {
-                    error!(%error, "cannot {action} now; it is tried again until it can: free some \
-                        space, or raise the limit of open files");
+                    error!(
+                        error = with_causes(&error),
+                        "cannot {action} now; it is tried again until it can: free some \
+                        space, or raise the limit of open files"
+                    );
                 }
                 tokio::time::sleep(RETRY_AFTER).await;
             }

@@ -1,6 +1,6 @@
 //! What the cluster is told of this node, and that it takes it.
 
-use std::fmt::Display;
+use std::error::Error;
 
 use letterbox_env::BoxListener;
 use tracing::warn;
@@ -23,7 +23,6 @@ pub(super) async fn register(
     listeners: &[BoxListener],
     clean_start: bool,
 ) -> Result<(), StartError> {
-    let failed = |error: &dyn Display| StartError::Register(error.to_string());
     let passes = |error: &ControllerError| {
         matches!(
             error,
@@ -34,7 +33,7 @@ pub(super) async fn register(
     let incarnation = identity.incarnation(config, &quorum.image());
     let set = SetClusterId { cluster_id: identity.cluster_id.clone() };
     let set = patiently("register with the cluster", passes, || controller.run(set.clone())).await;
-    set.map_err(|error| failed(&error))?.outcome.map_err(|error| failed(&error))?;
+    set.map_err(refused)?.outcome.map_err(refused)?;
     let operation = RegisterBroker {
         id: config.node_id,
         incarnation,
@@ -49,8 +48,12 @@ pub(super) async fn register(
     }
     let registered =
         patiently("register with the cluster", passes, || controller.run(operation.clone())).await;
-    registered.map_err(|error| failed(&error))?.outcome.map_err(|error| failed(&error))?;
+    registered.map_err(refused)?.outcome.map_err(refused)?;
     Ok(())
+}
+
+fn refused(error: impl Error + Send + Sync + 'static) -> StartError {
+    StartError::Register(error.into())
 }
 
 /// Where clients are told to connect.

@@ -2,6 +2,7 @@
 //! open the metadata and the logs, register, host the partitions, listen, serve.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,14 +43,14 @@ pub enum StartError {
     #[error(transparent)]
     Listen(#[from] ListenError),
     /// The logs cannot be opened.
-    #[error("open the logs: {0}")]
+    #[error("open the logs")]
     Log(#[from] LogError),
     /// The metadata cannot be opened.
-    #[error("open the metadata: {0}")]
-    Quorum(String),
+    #[error("open the metadata")]
+    Quorum(#[from] OpenError),
     /// The cluster does not take this node.
-    #[error("register with the cluster: {0}")]
-    Register(String),
+    #[error("register with the cluster")]
+    Register(#[source] Box<dyn Error + Send + Sync>),
 }
 
 impl Node {
@@ -142,10 +143,7 @@ async fn open_quorum(
     config: QuorumConfig,
 ) -> Result<Arc<dyn MetadataQuorum>, StartError> {
     let open = || RaftQuorum::open(env.clone(), config.clone());
-    match patiently("open the metadata", OpenError::is_state, open).await {
-        Ok(quorum) => Ok(quorum),
-        Err(error) => Err(StartError::Quorum(error.to_string())),
-    }
+    Ok(patiently("open the metadata", OpenError::is_state, open).await?)
 }
 
 /// A quorum of one: this node votes, and nobody needs to reach it for that.
@@ -209,4 +207,31 @@ fn listen(services: &Arc<Services>, listeners: Vec<BoxListener>) -> (Vec<SocketA
         listening.run(|stop| listener::accept(services, index, listener, stop, STOP_GRACE));
     }
     (addresses, listening)
+}
+
+#[cfg(test)]
+mod tests {
+    use letterbox_env::with_causes;
+    use letterbox_sim::disk::{Fault, SimDisk};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_start_that_fails_says_each_cause_once() {
+        const LOG: &str = "/data/__cluster_metadata-0/00000000000000000000.log";
+        let config = "process.roles=broker,controller\nnode.id=1\n\
+             controller.quorum.voters=1@localhost:9093\ncontroller.listener.names=CONTROLLER\n\
+             listeners=PLAINTEXT://127.0.0.1:0,CONTROLLER://127.0.0.1:9093\nlog.dirs=/data\n\
+             admin.listener=none\n";
+        let disk = SimDisk::new(1);
+        disk.inject(Fault::FailWrite, LOG, 0, u64::MAX);
+        let started = Node::start(disk.env(), Config::parse(config).unwrap()).await;
+        assert_eq!(
+            with_causes(&started.err().unwrap()),
+            format!(
+                "open the metadata: metadata log {LOG}: cannot be read or written: Input/output \
+                 error (os error 5)"
+            )
+        );
+    }
 }

@@ -1,5 +1,6 @@
 //! The stop: accept nothing more, finish what was begun, flush, close.
 
+use letterbox_env::with_causes;
 use letterbox_storage::LogError;
 use tokio::time::Instant;
 use tracing::{error, info};
@@ -30,7 +31,7 @@ impl Node {
         self.services.quorum.shutdown().await;
         match &closed {
             Ok(()) => info!("stopped in {} ms", started.elapsed().as_millis()),
-            Err(error) => error!(%error, "the logs were not closed cleanly"),
+            Err(error) => error!(error = with_causes(error), "the logs were not closed cleanly"),
         }
         closed
     }

@@ -1,12 +1,13 @@
 //! [`RaftQuorum`]: [`MetadataQuorum`] on openraft.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use letterbox_env::{BoxFuture, BoxListener, Env, Fault, FileRef};
+use letterbox_env::{BoxFuture, BoxListener, Env, Fault, FileRef, with_causes};
 use letterbox_protocol::model::BrokerId;
 use openraft::error::{CheckIsLeaderError, ClientWriteError, InitializeError, RaftError};
 use openraft::{ServerState, SnapshotPolicy};
@@ -20,7 +21,7 @@ use super::network::{Dialer, Identity, Peers, serve};
 use super::patience::Patience;
 use super::runtime::with_random;
 use super::snapshot::Slots;
-use super::state_machine::{Published, StateMachine, describe};
+use super::state_machine::{Published, StateMachine};
 use super::types::{Applied, Batch, Raft, Voter};
 use super::wal::{FILE_NAME, Wal, WalError};
 use super::{Answering, AskError, MetadataQuorum, Proposed, QuorumError, QuorumStatus};
@@ -88,7 +89,7 @@ impl Default for QuorumTiming {
 pub enum OpenError {
     #[error("metadata quorum: {0}")]
     Config(String),
-    #[error("metadata directory {}: cannot be read or written: {source}", directory.display())]
+    #[error("metadata directory {}: cannot be read or written", directory.display())]
     Io {
         directory: PathBuf,
         #[source]
@@ -111,11 +112,15 @@ pub enum OpenError {
         #[source]
         source: std::io::Error,
     },
-    #[error("the metadata quorum did not start: {0}")]
-    Raft(String),
+    #[error("the metadata quorum did not start")]
+    Raft(#[source] Box<dyn Error + Send + Sync>),
 }
 
 impl OpenError {
+    fn of_raft(error: impl Error + Send + Sync + 'static) -> Self {
+        Self::Raft(error.into())
+    }
+
     /// Whether it passes: there is no space, or no descriptor.
     pub(crate) fn is_state(&self) -> bool {
         match self {
@@ -222,7 +227,6 @@ impl RaftQuorum {
     }
 
     async fn join(&self, config: &QuorumConfig, pristine: bool) -> Result<(), OpenError> {
-        let failed = |error: &dyn std::error::Error| OpenError::Raft(describe(error));
         if pristine {
             let voter = |(id, (host, port)): (&i32, &(String, u16))| {
                 (u64::try_from(*id).unwrap_or(u64::MAX), Voter { host: host.clone(), port: *port })
@@ -231,14 +235,14 @@ impl RaftQuorum {
             match self.raft.initialize(voters).await {
                 // Another voter was faster and has already replicated to us.
                 Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
-                Err(error) => return Err(failed(&error)),
+                Err(error) => return Err(OpenError::of_raft(error)),
             }
         }
         if config.voters.len() > 1 {
             return self.check_cluster(config);
         }
         if self.raft.metrics().borrow().state != ServerState::Leader {
-            self.raft.trigger().elect().await.map_err(|error| failed(&error))?;
+            self.raft.trigger().elect().await.map_err(OpenError::of_raft)?;
         }
         loop {
             let led = self
@@ -250,7 +254,7 @@ impl RaftQuorum {
                 Ok(_) => break,
                 // The vote waits for space, however long that takes.
                 Err(_) if self.patience.waits_for().is_some() => {}
-                Err(error) => return Err(failed(&error)),
+                Err(error) => return Err(OpenError::of_raft(error)),
             }
         }
         loop {
@@ -259,7 +263,7 @@ impl RaftQuorum {
                 Err(QuorumError::Waiting { .. } | QuorumError::OutcomeUnknown) => {
                     tokio::time::sleep(RETRY_AFTER).await
                 }
-                Err(error) => return Err(failed(&error)),
+                Err(error) => return Err(OpenError::of_raft(error)),
             }
         }
     }
@@ -339,9 +343,7 @@ async fn start_raft(
     machine: StateMachine,
 ) -> Result<Raft, OpenError> {
     let start = Raft::new(node_id, Arc::new(raft_config(config)?), dialer, store, machine);
-    with_random(Some(Arc::clone(&env.random)), start)
-        .await
-        .map_err(|error| OpenError::Raft(describe(&error)))
+    with_random(Some(Arc::clone(&env.random)), start).await.map_err(OpenError::of_raft)
 }
 
 /// The listener that other voters connect to, and where it listens.
@@ -495,7 +497,7 @@ impl MetadataQuorum for RaftQuorum {
 }
 
 fn has_stopped(error: &dyn std::error::Error) -> QuorumError {
-    QuorumError::Stopped { reason: describe(error).into() }
+    QuorumError::Stopped { reason: with_causes(error).into() }
 }
 
 /// One for each other voter.
@@ -550,7 +552,7 @@ fn raft_config(config: &QuorumConfig) -> Result<openraft::Config, OpenError> {
         ..openraft::Config::default()
     }
     .validate()
-    .map_err(|error| OpenError::Config(describe(&error)))
+    .map_err(|error| OpenError::Config(with_causes(&error)))
 }
 
 struct Opened {
@@ -565,10 +567,7 @@ struct Opened {
 fn open_directory(env: &Env, config: &QuorumConfig, node_id: u64) -> Result<Opened, OpenError> {
     let directory = config.dir.clone();
     let io = |source| OpenError::Io { directory: directory.clone(), source };
-    env.disk.create_dir_all(&directory).map_err(io)?;
-    if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        env.disk.sync_dir(parent).map_err(io)?;
-    }
+    env.disk.create_dir_all_durably(&directory).map_err(io)?;
     let lock = env.disk.lock(&directory.join(".lock")).map_err(|source| {
         let locked = source.kind() == std::io::ErrorKind::WouldBlock;
         if locked { OpenError::Locked { directory: directory.clone() } } else { io(source) }
@@ -599,7 +598,7 @@ async fn watch_over(
             // Also a write that waited for space and was told to end.
             Err(_) if *stopped.borrow() => return,
             Err(error) => {
-                fatal.send_replace(Some(describe(&error)));
+                fatal.send_replace(Some(with_causes(&error)));
                 return;
             }
         }

@@ -4,7 +4,7 @@ use std::io::Cursor;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use letterbox_env::Env;
+use letterbox_env::{Env, with_causes};
 use openraft::storage::{RaftStateMachine, Snapshot};
 use openraft::{AnyError, EntryPayload, RaftSnapshotBuilder, StorageIOError};
 use tokio::sync::watch;
@@ -94,7 +94,7 @@ impl StateMachine {
             }
             EntryPayload::Normal(Batch { term, part, records }) => {
                 let applied = image.apply_part(index, term, part, &records);
-                let is_done = applied.map_err(|error| describe(&error))?;
+                let is_done = applied.map_err(|error| with_causes(&error))?;
                 Ok(if is_done { Applied::Done } else { Applied::Outdated })
             }
         }
@@ -102,22 +102,10 @@ impl StateMachine {
 }
 
 fn read_image(meta: &Meta, data: &[u8]) -> Result<MetadataImage, String> {
-    let text = str::from_utf8(data).map_err(|error| describe(&error))?;
-    let records = record::decode(text).map_err(|error| describe(&error))?;
+    let text = str::from_utf8(data).map_err(|error| with_causes(&error))?;
+    let records = record::decode(text).map_err(|error| with_causes(&error))?;
     let index = meta.last_log_id.map_or(0, |id| id.index);
-    apply(&MetadataImage::default(), index, &records).map_err(|error| describe(&error))
-}
-
-/// The error with its causes, for a log line that a person must understand.
-pub(super) fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
+    apply(&MetadataImage::default(), index, &records).map_err(|error| with_causes(&error))
 }
 
 impl RaftStateMachine<TypeConfig> for StateMachine {
@@ -195,7 +183,7 @@ async fn write(
 ) -> Result<(), String> {
     let (slots, stored) = (Arc::clone(slots), stored.clone());
     let write = move || slots.lock().unwrap_or_else(PoisonError::into_inner).write(&stored);
-    patience.write(env, Of::Snapshot, write).await.map_err(|error| describe(&error))
+    patience.write(env, Of::Snapshot, write).await.map_err(|error| with_causes(&error))
 }
 
 /// Builds a snapshot of the image at the time it was made.
@@ -212,8 +200,8 @@ pub(super) struct Builder {
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
     async fn build_snapshot(&mut self) -> Result<Snapshot<TypeConfig>, StorageError> {
         let failed = |error: String| StorageIOError::write_snapshot(None, AnyError::error(error));
-        let data =
-            record::encode(&self.image.to_records()).map_err(|error| failed(describe(&error)))?;
+        let data = record::encode(&self.image.to_records())
+            .map_err(|error| failed(with_causes(&error)))?;
         let snapshot_id = self
             .applied
             .map_or_else(|| "0".to_owned(), |id| format!("{}-{}", id.leader_id.term, id.index));

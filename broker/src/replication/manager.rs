@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
-use letterbox_env::Env;
 use letterbox_env::panics::lock;
+use letterbox_env::{Env, with_causes};
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::{BrokerId, Offset, TopicId};
 use letterbox_storage::{
@@ -272,7 +272,7 @@ impl ReplicaManager {
     }
 
     fn is_offline_because(&self, topic: &str, partition: &Partition, error: LogError) {
-        let (key, text) = (partition.key(), error.to_string());
+        let (key, text) = (partition.key(), with_causes(&error));
         partition.open_failed();
         let mut offline = lock(&self.offline);
         // Looked for under the lock: who forgets a topic takes it out of there first.

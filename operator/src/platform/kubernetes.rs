@@ -17,7 +17,7 @@ use kube::api::{
     Preconditions,
 };
 use kube::{Client, ResourceExt as _};
-use letterbox_env::BoxFuture;
+use letterbox_env::{BoxFuture, with_causes};
 use serde_json::{Value, json};
 
 use super::pods::{News, is_ready, run_of, unbound};
@@ -1113,16 +1113,7 @@ pub(crate) fn said(error: &kube::Error) -> String {
     {
         return status.message.clone();
     }
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(deeper) = cause {
-        let said = deeper.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-        cause = deeper.source();
-    }
-    text
+    with_causes(error)
 }
 
 /// [`said`] of the API call that `error` began with.
