@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use futures::FutureExt;
-use letterbox_env::{DirEntry, Disk, Env, File, FileRef, OpenMode};
+use letterbox_env::{Disk, Env, OpenMode};
+use letterbox_sim::disk::{Fault, SimDisk};
 use proptest::prelude::*;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -25,196 +26,8 @@ mod upkeep;
 const TOPIC: &str = "orders";
 const ID: Uuid = Uuid::from_u128(42);
 
-/// A disk that fails from a given operation on: every change counts as one, so that a test can stop
-/// the world between any two of them.
-#[derive(Clone)]
-pub(super) struct FaultDisk {
-    inner: Arc<dyn Disk>,
-    faults: Arc<Faults>,
-}
-
-type OnMake = dyn Fn(&Path) + Send + Sync;
-
-#[derive(Default)]
-pub(super) struct Faults {
-    /// Changes left before everything fails; negative: never.
-    left: AtomicI64,
-    changes: AtomicU64,
-    syncs: AtomicU64,
-    bytes_read: AtomicU64,
-    /// Nothing is in memory.
-    cold: AtomicBool,
-    kind: Mutex<Option<io::ErrorKind>>,
-    /// Hears of every file that is made or cut to nothing, and may keep the caller waiting.
-    on_make: Mutex<Option<Arc<OnMake>>>,
-    /// Bytes that are free, of 1 TiB; `None`: what the real disk has.
-    free: Mutex<Option<u64>>,
-    /// The number of a state that lasts; 0: none.
-    state: std::sync::atomic::AtomicI32,
-    sync_only: std::sync::atomic::AtomicBool,
-}
-
-impl FaultDisk {
-    pub(super) fn new() -> Self {
-        let faults = Faults { left: AtomicI64::new(-1), ..Faults::default() };
-        Self { inner: Env::real().disk, faults: Arc::new(faults) }
-    }
-
-    fn fail_after(&self, changes: i64, kind: io::ErrorKind, sync_only: bool) {
-        *self.faults.kind.lock().unwrap() = Some(kind);
-        self.faults.sync_only.store(sync_only, Ordering::Relaxed);
-        self.faults.left.store(changes, Ordering::Relaxed);
-    }
-
-    fn on_make(&self, hear: impl Fn(&Path) + Send + Sync + 'static) {
-        *self.faults.on_make.lock().unwrap() = Some(Arc::new(hear));
-    }
-
-    fn changes(&self) -> u64 {
-        self.faults.changes.load(Ordering::Relaxed)
-    }
-
-    /// After so many changes there is no space, or no descriptor, until [`FaultDisk::heal`].
-    fn lacks_after(&self, changes: i64, errno: i32) {
-        self.faults.state.store(errno, Ordering::Relaxed);
-        self.faults.left.store(changes, Ordering::Relaxed);
-    }
-
-    fn set_free(&self, bytes: u64) {
-        *self.faults.free.lock().unwrap() = Some(bytes);
-    }
-
-    fn heal(&self) {
-        self.faults.left.store(-1, Ordering::Relaxed);
-        self.faults.state.store(0, Ordering::Relaxed);
-    }
-
-    fn env(&self) -> Env {
-        Env { disk: Arc::new(self.clone()), ..Env::real() }
-    }
-}
-
-const EMFILE: i32 = 24;
-const ENOSPC: i32 = 28;
-
-impl Faults {
-    /// A file or directory is opened.
-    fn open(&self) -> io::Result<()> {
-        let state = self.state.load(Ordering::Relaxed);
-        let lacks = state == EMFILE && self.left.load(Ordering::Relaxed) == 0;
-        if lacks { Err(io::Error::from_raw_os_error(state)) } else { Ok(()) }
-    }
-
-    fn change(&self, is_sync: bool) -> io::Result<()> {
-        self.changes.fetch_add(1, Ordering::Relaxed);
-        self.syncs.fetch_add(is_sync.into(), Ordering::Relaxed);
-        let left = self.left.load(Ordering::Relaxed);
-        let state = self.state.load(Ordering::Relaxed);
-        if state != 0 && left >= 0 {
-            self.left.store((left - 1).max(0), Ordering::Relaxed);
-            return if left > 0 || is_sync || state == EMFILE {
-                Ok(())
-            } else {
-                Err(io::Error::from_raw_os_error(state))
-            };
-        }
-        if left < 0 || self.sync_only.load(Ordering::Relaxed) && !is_sync {
-            return Ok(());
-        }
-        if left == 0 {
-            return Err(self.kind.lock().unwrap().unwrap_or(io::ErrorKind::Other).into());
-        }
-        self.left.store(left - 1, Ordering::Relaxed);
-        Ok(())
-    }
-}
-
-struct FaultFile(FileRef, Arc<Faults>);
-
-impl File for FaultFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.0.read_at(buffer, offset).inspect(|n| {
-            self.1.bytes_read.fetch_add(*n as u64, Ordering::Relaxed);
-        })
-    }
-    fn read_at_nowait(&self, buffer: &mut [u8], offset: u64) -> io::Result<Option<usize>> {
-        if self.1.cold.load(Ordering::Relaxed) {
-            Ok(None)
-        } else {
-            self.0.read_at_nowait(buffer, offset)
-        }
-    }
-    fn write_at(&self, parts: &[io::IoSlice<'_>], offset: u64) -> io::Result<()> {
-        if let Err(error) = self.1.change(false) {
-            // As a real one may: a part of it is there.
-            if let Some(part) = parts.first() {
-                self.0.write_at(&[io::IoSlice::new(&part[..part.len() / 2])], offset)?;
-            }
-            return Err(error);
-        }
-        self.0.write_at(parts, offset)
-    }
-    fn sync(&self) -> io::Result<()> {
-        self.1.change(true).map_err(letterbox_env::not_synced)
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.1.change(false)?;
-        self.0.set_len(len)
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-    fn as_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
-        self.0.as_fd()
-    }
-}
-
-impl Disk for FaultDisk {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<FileRef> {
-        self.faults.open()?;
-        if mode == OpenMode::Truncate || mode == OpenMode::Create && !self.inner.exists(path)? {
-            let on_make = self.faults.on_make.lock().unwrap().clone();
-            if let Some(on_make) = on_make {
-                on_make(path);
-            }
-            self.faults.change(false)?;
-        }
-        Ok(Arc::new(FaultFile(self.inner.open(path, mode)?, self.faults.clone())))
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.faults.change(false)?;
-        self.inner.rename(from, to)
-    }
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.faults.change(false)?;
-        self.inner.remove_file(path)
-    }
-    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.faults.change(false)?;
-        self.inner.remove_dir_all(path)
-    }
-    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.faults.change(false)?;
-        self.inner.create_dir_all(path)
-    }
-    fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
-        self.inner.list(path)
-    }
-    fn sync_dir(&self, _path: &Path) -> io::Result<()> {
-        self.faults.open()?;
-        self.faults.change(true).map_err(letterbox_env::not_synced)
-    }
-    fn exists(&self, path: &Path) -> io::Result<bool> {
-        self.inner.exists(path)
-    }
-    fn lock(&self, path: &Path) -> io::Result<FileRef> {
-        self.inner.lock(path)
-    }
-    fn space(&self, path: &Path) -> io::Result<(u64, u64)> {
-        let free = *self.faults.free.lock().unwrap();
-        free.map_or_else(|| self.inner.space(path), |free| Ok((1 << 40, free)))
-    }
-}
+/// Where logs are on a simulated disk.
+const DIR: &str = "/logs";
 
 fn options(dir: &Path) -> LogManagerOptions {
     LogManagerOptions { reserve_bytes: Some(0), ..LogManagerOptions::new(vec![dir.into()]) }
@@ -407,18 +220,18 @@ async fn no_record_is_appended_in_an_epoch_that_is_over() {
 
 #[tokio::test]
 async fn a_start_reads_little() {
-    let dir = tempfile::tempdir().unwrap();
-    let disk = FaultDisk::new();
+    let dir = Path::new(DIR);
+    let disk = SimDisk::new(1);
     let opened = async || {
-        disk.faults.bytes_read.store(0, Ordering::Relaxed);
-        let manager = open(&disk.env(), dir.path()).await;
+        let before = disk.stats().bytes_read;
+        let manager = open(&disk.env(), dir).await;
         let log = manager.get(ID, 0).unwrap();
-        (manager, log, disk.faults.bytes_read.load(Ordering::Relaxed))
+        (manager, log, disk.stats().bytes_read - before)
     };
     let value = "v".repeat(10_000);
     // Segments of 16 MiB, 40 MiB in all: the last is half full.
     let config = LogConfig { segment_bytes: 16 << 20, index_interval_bytes: 4096, ..small() };
-    let (manager, log) = new_log(&disk.env(), dir.path(), config).await;
+    let (manager, log) = new_log(&disk.env(), dir, config).await;
     for i in 0..4_000 {
         append(&log, i, &[&value]);
     }
@@ -443,8 +256,7 @@ async fn a_start_reads_little() {
 #[tokio::test]
 async fn reads_are_whole_batches_within_their_bounds() {
     let dir = tempfile::tempdir().unwrap();
-    let disk = FaultDisk::new();
-    let (_manager, log) = new_log(&disk.env(), dir.path(), small()).await;
+    let (_manager, log) = new_log(&Env::real(), dir.path(), small()).await;
     let mut ends = vec![0];
     for i in 0..150i64 {
         let values = vec!["some value"; (i % 5) as usize + 1];
@@ -501,7 +313,15 @@ async fn reads_are_whole_batches_within_their_bounds() {
         "150 small batches stay in memory"
     );
     assert_eq!(log.read_from_disk(log.end_offset() + 1, 1, 1, true).err().unwrap().code(), 1);
-    disk.faults.cold.store(true, Ordering::Relaxed);
+}
+
+#[tokio::test]
+async fn a_read_that_would_wait_for_the_device_says_so() {
+    let disk = SimDisk::new(1);
+    let (_manager, log) = new_log(&disk.env(), Path::new(DIR), small()).await;
+    append(&log, 0, &["some value"]);
+    log.sync().unwrap();
+    disk.drop_caches();
     assert!(
         log.try_read_from_page_cache(0, 300, Offset::MAX, true).is_none(),
         "it waits for the device"
@@ -623,11 +443,11 @@ async fn tail_cut_at_every_byte_is_recovered_to_the_last_whole_batch() {
 #[tokio::test]
 async fn crash_between_any_two_changes_loses_nothing_synced() {
     for at in 0.. {
-        let dir = tempfile::tempdir().unwrap();
-        let disk = FaultDisk::new();
+        let dir = Path::new(DIR);
+        let disk = SimDisk::new(1);
         let (manager, log) =
-            new_log(&disk.env(), dir.path(), LogConfig { segment_bytes: 400, ..small() }).await;
-        disk.fail_after(at, io::ErrorKind::Other, false);
+            new_log(&disk.env(), dir, LogConfig { segment_bytes: 400, ..small() }).await;
+        disk.inject(Fault::FailChange, "", at, u64::MAX);
         let mut acknowledged = 0;
         let mut appended = 0;
         for i in 0..12i64 {
@@ -642,7 +462,7 @@ async fn crash_between_any_two_changes_loses_nothing_synced() {
                 let _ = log.dir.partitions.set_recovery_points([&*log]);
             }
         }
-        let failed = disk.faults.left.load(Ordering::Relaxed) == 0;
+        let failed = !disk.stats().faults.is_empty();
         if failed {
             assert!(
                 log.append(batch(99, &["late"]), &client(99)).is_err(),
@@ -651,7 +471,7 @@ async fn crash_between_any_two_changes_loses_nothing_synced() {
         }
         drop((manager, log));
         disk.heal();
-        let manager = open(&Env::real(), dir.path()).await;
+        let manager = open(&disk.env(), dir).await;
         let log = manager
             .get(ID, 0)
             .unwrap_or_else(|| panic!("after {at} changes: {:?}", manager.offline_logs()));
@@ -671,13 +491,13 @@ async fn crash_between_any_two_changes_loses_nothing_synced() {
 
 #[tokio::test]
 async fn failed_sync_fences_and_no_space_passes() {
-    let dir = tempfile::tempdir().unwrap();
-    let disk = FaultDisk::new();
-    let (manager, log) = new_log(&disk.env(), dir.path(), small()).await;
+    let dir = Path::new(DIR);
+    let disk = SimDisk::new(1);
+    let (manager, log) = new_log(&disk.env(), dir, small()).await;
     append(&log, 0, &["a"]);
     log.sync().unwrap();
     assert!(manager.until_all_offline().now_or_never().is_none());
-    disk.fail_after(0, io::ErrorKind::StorageFull, false);
+    disk.inject(Fault::NoSpace, "", 0, u64::MAX);
     let error = log.append(batch(1, &["b"]), &client(1)).unwrap_err();
     assert!(matches!(error, AppendError::LogDirFull { .. }) && error.code() == 56);
     disk.heal();
@@ -689,7 +509,7 @@ async fn failed_sync_fences_and_no_space_passes() {
     assert_eq!(append(&log, 1, &["b"]).base_offset, 1);
     log.sync().unwrap();
     append(&log, 2, &["c"]);
-    disk.fail_after(0, io::ErrorKind::Other, true);
+    disk.inject(Fault::FailSync, "", 0, u64::MAX);
     log.sync().unwrap_err();
     disk.heal();
     assert!(matches!(
@@ -707,18 +527,18 @@ async fn failed_sync_fences_and_no_space_passes() {
 /// space or descriptors.
 #[tokio::test]
 async fn a_lack_of_space_or_descriptors_passes_and_loses_nothing_wherever_it_strikes() {
-    for errno in [ENOSPC, EMFILE] {
+    for fault in [Fault::NoSpace, Fault::NoDescriptor] {
         for at in 0.. {
-            let dir = tempfile::tempdir().unwrap();
-            let disk = FaultDisk::new();
+            let dir = Path::new(DIR);
+            let disk = SimDisk::new(1);
             let (manager, log) =
-                new_log(&disk.env(), dir.path(), LogConfig { segment_bytes: 400, ..small() }).await;
-            disk.lacks_after(at, errno);
+                new_log(&disk.env(), dir, LogConfig { segment_bytes: 400, ..small() }).await;
+            disk.inject(fault, "", at, u64::MAX);
             let mut met = false;
             let (mut stored, mut durable) = (BTreeMap::new(), 0);
             for i in 0..24i64 {
                 if i == 18 {
-                    met = disk.faults.left.load(Ordering::Relaxed) == 0;
+                    met = !disk.stats().faults.is_empty();
                     disk.heal();
                     log.dir().check_space(Some(0));
                 }
@@ -735,31 +555,33 @@ async fn a_lack_of_space_or_descriptors_passes_and_loses_nothing_wherever_it_str
                     Err(error) => assert_eq!(
                         (error.code(), i < 18),
                         (56, true),
-                        "{errno} after {at} changes, append {i}: {error}"
+                        "{fault:?} after {at} changes, append {i}: {error}"
                     ),
                 }
                 match if i % 3 == 2 { log.checkpoint() } else { log.sync() } {
                     Ok(end) => durable = end,
-                    Err(error) => assert!(i < 18, "{errno} after {at} changes, sync {i}: {error}"),
+                    Err(error) => {
+                        assert!(i < 18, "{fault:?} after {at} changes, sync {i}: {error}")
+                    }
                 }
                 if i % 6 == 5 {
                     let _ = log.dir.partitions.set_recovery_points([&*log]);
                 }
                 assert!(
                     !log.is_offline() && log.dir().offline().is_none(),
-                    "{errno} after {at} changes: {:?}",
+                    "{fault:?} after {at} changes: {:?}",
                     log.dir().offline()
                 );
             }
             assert_eq!(durable, log.end_offset());
-            assert_eq!(contents(&log), stored, "{errno} after {at} changes");
+            assert_eq!(contents(&log), stored, "{fault:?} after {at} changes");
             let epochs: Vec<_> = (0..6).map(|epoch| log.end_offset_for_epoch(epoch)).collect();
             drop((manager, log));
-            let manager = open(&Env::real(), dir.path()).await;
+            let manager = open(&disk.env(), dir).await;
             let log = manager.get(ID, 0).unwrap_or_else(|| {
-                panic!("{errno} after {at} changes: {:?}", manager.offline_logs())
+                panic!("{fault:?} after {at} changes: {:?}", manager.offline_logs())
             });
-            assert_eq!(contents(&log), stored, "{errno} after {at} changes and a kill");
+            assert_eq!(contents(&log), stored, "{fault:?} after {at} changes and a kill");
             assert_eq!(
                 (0..6).map(|epoch| log.end_offset_for_epoch(epoch)).collect::<Vec<_>>(),
                 epochs
@@ -776,15 +598,17 @@ async fn a_lack_of_space_or_descriptors_passes_and_loses_nothing_wherever_it_str
 /// readers would look there for the records that went into the old one instead.
 #[tokio::test]
 async fn a_roll_that_fails_half_way_hides_no_record_after_a_restart() {
-    for (errno, opened) in (0..4).flat_map(|opened| [(EMFILE, opened), (ENOSPC, opened)]) {
-        let dir = tempfile::tempdir().unwrap();
-        let disk = FaultDisk::new();
+    for (fault, opened) in
+        (0..4).flat_map(|n| [Fault::NoDescriptor, Fault::NoSpace].map(|fault| (fault, n)))
+    {
+        let dir = Path::new(DIR);
+        let disk = SimDisk::new(1);
         let (manager, log) =
-            new_log(&disk.env(), dir.path(), LogConfig { segment_bytes: 400, ..small() }).await;
+            new_log(&disk.env(), dir, LogConfig { segment_bytes: 400, ..small() }).await;
         append(&log, 0, &["a value"]);
         append(&log, 1, &[&"long ".repeat(20)]);
         log.sync().unwrap();
-        disk.lacks_after(opened, errno);
+        disk.inject(fault, "", opened, u64::MAX);
         let refused = log.append(batch(2, &[&"longer ".repeat(30)]), &client(2)).is_err();
         disk.heal();
         log.dir().check_space(Some(0));
@@ -796,7 +620,7 @@ async fn a_roll_that_fails_half_way_hides_no_record_after_a_restart() {
         let stored = contents(&log);
         assert_eq!(stored.len(), if refused { 8 } else { 9 });
         drop((manager, log));
-        let manager = open(&Env::real(), dir.path()).await;
+        let manager = open(&disk.env(), dir).await;
         let log = manager.get(ID, 0).unwrap();
         for from in 0..log.end_offset() {
             let found =
@@ -804,10 +628,10 @@ async fn a_roll_that_fails_half_way_hides_no_record_after_a_restart() {
             assert_eq!(
                 found.first().map(|batch| batch.base_offset),
                 Some(from),
-                "{errno} after {opened} changes"
+                "{fault:?} after {opened} changes"
             );
         }
-        assert_eq!(contents(&log), stored, "{errno} after {opened} changes");
+        assert_eq!(contents(&log), stored, "{fault:?} after {opened} changes");
     }
 }
 
@@ -831,9 +655,10 @@ async fn a_log_whose_files_are_gone_is_out_of_use_alone() {
 
 #[tokio::test]
 async fn the_reserve_is_for_coordinators_and_fits_the_file_system() {
-    let dir = tempfile::tempdir().unwrap();
-    let disk = FaultDisk::new();
-    let (_manager, log) = new_log(&disk.env(), dir.path(), small()).await;
+    let dir = Path::new(DIR);
+    let disk = SimDisk::new(1);
+    let config = LogConfig { segment_bytes: 16 << 20, ..small() };
+    let (_manager, log) = new_log(&disk.env(), dir, config).await;
     let is_full = |options: &AppendOptions| match log.append(batch(0, &["a"]), options) {
         Ok(_) => false,
         Err(AppendError::LogDirFull { .. }) => true,
@@ -1320,10 +1145,10 @@ async fn missing_and_damaged_indexes_are_made_anew() {
 
 #[tokio::test]
 async fn thousands_of_partitions_hold_no_files_and_open_quickly() {
-    let dir = tempfile::tempdir().unwrap();
-    // On a disk whose syncs cost nothing, since they are not what is looked at.
-    let env = FaultDisk::new().env();
-    let manager = open(&env, dir.path()).await;
+    let dir = Path::new(DIR);
+    let disk = SimDisk::new(1);
+    let env = disk.env();
+    let manager = open(&env, dir).await;
     for partition in 0..2_000 {
         let log = manager.create(TOPIC, ID, partition, small()).await.unwrap();
         if partition % 4 == 0 {
@@ -1333,17 +1158,12 @@ async fn thousands_of_partitions_hold_no_files_and_open_quickly() {
         log.close_idle();
         log.close_idle();
     }
-    let fds = env.disk.list(Path::new("/proc/self/fd")).unwrap_or_default();
-    #[allow(clippy::disallowed_methods, reason = "the test looks at its own process")]
-    let targets = fds
-        .iter()
-        .filter_map(|fd| std::fs::read_link(Path::new("/proc/self/fd").join(&fd.name)).ok());
-    let held = targets.filter(|target| target.starts_with(dir.path())).count();
+    let held = disk.open_files();
     assert!(held < 20, "{held}");
     manager.close().await.unwrap();
     drop(manager);
     let began = tokio::time::Instant::now();
-    let manager = open(&env, dir.path()).await;
+    let manager = open(&env, dir).await;
     assert_eq!(manager.logs().len(), 2_000);
     assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
 }
@@ -1486,9 +1306,9 @@ async fn compaction_with_room_for_few_keys_goes_on_where_it_stopped() {
 #[tokio::test]
 async fn crash_between_any_two_steps_of_compaction_loses_no_key() {
     for at in 0.. {
-        let dir = tempfile::tempdir().unwrap();
-        let disk = FaultDisk::new();
-        let (manager, log) = new_log(&disk.env(), dir.path(), compacted()).await;
+        let dir = Path::new(DIR);
+        let disk = SimDisk::new(1);
+        let (manager, log) = new_log(&disk.env(), dir, compacted()).await;
         for i in 0..40i64 {
             keyed(&log, i, &[(&format!("k{}", i % 6), Some(&i.to_string()))]);
         }
@@ -1496,11 +1316,11 @@ async fn crash_between_any_two_steps_of_compaction_loses_no_key() {
         log.checkpoint().unwrap();
         log.dir.partitions.set_recovery_points([&*log]).unwrap();
         let expected = latest(&table(&log));
-        disk.fail_after(at, io::ErrorKind::Other, false);
+        disk.inject(Fault::FailChange, "", at, u64::MAX);
         let done = log.compact(&pass(1, 0, 1_000)).is_ok();
         drop((manager, log));
         disk.heal();
-        let manager = open(&Env::real(), dir.path()).await;
+        let manager = open(&disk.env(), dir).await;
         let log = manager
             .get(ID, 0)
             .unwrap_or_else(|| panic!("after {at} changes: {:?}", manager.offline_logs()));

@@ -25,6 +25,12 @@ pub enum Fault {
     DropWrite,
     /// A write is acknowledged and lands this many sectors further on (or back).
     MisdirectWrite(i64),
+    /// Whatever changes something or makes it durable fails with EIO; half of a write is there.
+    FailChange,
+    /// Whatever changes something fails with ENOSPC; half of a write is there. Syncs succeed.
+    NoSpace,
+    /// Nothing is opened (EMFILE), not even a directory to sync it.
+    NoDescriptor,
 }
 
 impl Fault {
@@ -38,6 +44,9 @@ impl Fault {
             Self::FailWrite => "failed write",
             Self::DropWrite => "dropped write",
             Self::MisdirectWrite(_) => "misdirected write",
+            Self::FailChange => "failed change",
+            Self::NoSpace => "no space for a change",
+            Self::NoDescriptor => "no descriptor for a file",
         }
     }
 }
@@ -49,6 +58,12 @@ pub(crate) enum Operation {
     SyncDir,
     Read,
     Write,
+    Open,
+    /// Any that changes something, beside what it is else.
+    Change {
+        /// Or makes it durable.
+        is_sync: bool,
+    },
 }
 
 struct Rule {
@@ -95,6 +110,9 @@ impl Faults {
                             Fault::FailWrite | Fault::DropWrite | Fault::MisdirectWrite(_),
                             Operation::Write
                         )
+                        | (Fault::FailChange, Operation::Change { .. })
+                        | (Fault::NoSpace, Operation::Change { is_sync: false })
+                        | (Fault::NoDescriptor, Operation::Open)
                 );
                 if !fits || rule.times == 0 {
                     return None;

@@ -8,7 +8,7 @@ use letterbox_env::{Disk, File, OpenMode, not_synced};
 use super::content::Fate;
 use super::faults::{Fault, Operation};
 use super::names::Inode;
-use super::{EIO, ENOSPC, Node, SimDisk, State, error};
+use super::{EIO, ENOSPC, Node, Power, SimDisk, State, error};
 
 /// EBADF: written through a handle that is for reading.
 const EBADF: i32 = 9;
@@ -62,7 +62,9 @@ impl SimFile {
         }
         let short = buffer.len() > 1 && state.rng.below(32) == 0;
         let wanted = if short { 1 + state.rng.index(buffer.len() - 1) } else { buffer.len() };
-        Ok(self.node(state)?.content.read(&mut buffer[..wanted], offset))
+        let read = self.node(state)?.content.read(&mut buffer[..wanted], offset);
+        state.stats.bytes_read += read as u64;
+        Ok(read)
     }
 
     fn writable(&self) -> io::Result<()> {
@@ -100,7 +102,13 @@ impl File for SimFile {
         self.writable()?;
         let bytes = parts.iter().map(|part| &part[..]).collect::<Vec<_>>().concat();
         self.with(|state| {
-            state.begin("write", &self.path, &[offset], &bytes, true)?;
+            if let Err(error) = state.begin("write", &self.path, &[offset], &bytes, true) {
+                if state.power == Power::On {
+                    let half = &bytes[..bytes.len() / 2];
+                    self.node(state)?.content.write(half, offset, Fate::Honest);
+                }
+                return Err(error);
+            }
             let fault = state.meet(Operation::Write, &self.path);
             if fault == Some(Fault::FailWrite) {
                 return Err(error(EIO));

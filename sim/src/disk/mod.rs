@@ -14,6 +14,7 @@
 //! - **Descriptors.** Above the bound of open files nothing is opened (EMFILE), not even a
 //!   directory to sync it.
 //! - **Time.** Reads and syncs collect latency, which `Tasks::blocking` sleeps afterwards.
+//! - **Reads** are sometimes short, and find pages dropped from the cache while the file is in use.
 //! - **Processes.** When a process ends, its locks and handles go and its unsynced writes stay
 //!   (page cache).
 //!
@@ -32,7 +33,7 @@ use std::path::{Component, Path};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use letterbox_env::{DirEntry, Disk, FileRef, OpenMode, not_synced};
+use letterbox_env::{DirEntry, Disk, Env, FileRef, OpenMode, not_synced};
 
 use self::content::Content;
 pub use self::faults::Fault;
@@ -72,6 +73,10 @@ pub struct DiskStats {
     pub operations: u64,
     /// Successful syncs of files.
     pub syncs: u64,
+    /// Successful syncs of directories.
+    pub dir_syncs: u64,
+    /// Bytes that were read.
+    pub bytes_read: u64,
     /// Power cuts.
     pub power_cuts: u64,
     /// Writes that power cuts took back, wholly or in part.
@@ -104,6 +109,8 @@ struct Node {
     cold: bool,
 }
 
+type OnMake = dyn Fn(&Path) + Send + Sync;
+
 struct State {
     names: Names,
     files: BTreeMap<Inode, Node>,
@@ -119,6 +126,9 @@ struct State {
     rng: Rng,
     faults: Faults,
     capacity: Option<u64>,
+    /// What others have of the capacity.
+    taken: u64,
+    on_make: Option<Arc<OnMake>>,
     handles_max: Option<u64>,
     slow: Duration,
     latency: Duration,
@@ -144,6 +154,8 @@ impl SimDisk {
             rng: Rng::named(seed, "disk"),
             faults: Faults::default(),
             capacity: None,
+            taken: 0,
+            on_make: None,
             handles_max: None,
             slow: Duration::ZERO,
             latency: Duration::ZERO,
@@ -159,12 +171,25 @@ impl SimDisk {
         self.state().faults.add(fault, path_part, skip, times);
     }
 
+    /// The real world, but for this disk.
+    #[must_use]
+    pub fn env(&self) -> Env {
+        Env { disk: Arc::new(self.clone()), ..Env::real() }
+    }
+
+    /// Lets `hear` know of each file that is about to be made or cut to nothing. It may keep the
+    /// caller waiting.
+    pub fn on_make(&self, hear: impl Fn(&Path) + Send + Sync + 'static) {
+        self.state().on_make = Some(Arc::new(hear));
+    }
+
     /// Forgets all faults that have not fired, the capacity, the bound of open files and the
     /// slowness.
     pub fn heal(&self) {
         let mut state = self.state();
         state.faults.clear();
         state.capacity = None;
+        state.taken = 0;
         state.handles_max = None;
         state.slow = Duration::ZERO;
         state.cut_after = None;
@@ -173,6 +198,20 @@ impl SimDisk {
     /// Bounds the disk to `bytes`; `None` takes the bound away.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state().capacity = bytes;
+    }
+
+    /// Bounds the disk to a large capacity of which `bytes` are free: others have the rest.
+    pub fn set_free(&self, bytes: u64) {
+        let mut state = self.state();
+        state.taken = 0;
+        state.taken = UNLIMITED.saturating_sub(state.used()).saturating_sub(bytes);
+        state.capacity = Some(UNLIMITED);
+    }
+
+    /// Files that are open.
+    #[must_use]
+    pub fn open_files(&self) -> u64 {
+        self.state().handles()
     }
 
     /// Bounds the files that are open at once to as many as are open now and `more`; `None` takes
@@ -326,6 +365,10 @@ impl State {
             return Err(error(EIO));
         }
         self.stats.operations += u64::from(changes);
+        let is_sync = kind.starts_with("sync");
+        if changes && let Some(fault) = self.meet(Operation::Change { is_sync }, path) {
+            return Err(error(if fault == Fault::NoSpace { ENOSPC } else { EIO }));
+        }
         if let Some((trace, host)) = &self.trace {
             let at = turmoil::sim_elapsed().unwrap_or_default();
             trace.event(at, host, &format!("disk {kind} {path}"), numbers, bytes);
@@ -348,7 +391,7 @@ impl State {
         let visible = self.names.visible();
         let counted =
             self.files.iter().filter(|(inode, node)| node.handles > 0 || visible.contains(inode));
-        counted.map(|(_, node)| node.content.len()).sum()
+        self.taken + counted.map(|(_, node)| node.content.len()).sum::<u64>()
     }
 
     /// How many bytes `inode` may have if it wants `len`.
@@ -377,7 +420,10 @@ impl State {
     }
 
     /// Whether one more descriptor can be had.
-    fn may_open(&mut self) -> io::Result<()> {
+    fn may_open(&mut self, path: &str) -> io::Result<()> {
+        if self.meet(Operation::Open, path).is_some() {
+            return Err(error(EMFILE));
+        }
         if self.handles_max.is_some_and(|max| self.handles() >= max) {
             self.faults.note("no descriptor");
             return Err(error(EMFILE));
@@ -453,9 +499,16 @@ impl State {
 impl Disk for SimDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<FileRef> {
         let mut state = self.state();
+        let makes =
+            mode == OpenMode::Truncate || mode == OpenMode::Create && state.resolve(path).is_err();
+        if let Some(hear) = state.on_make.clone().filter(|_| makes) {
+            drop(state);
+            hear(path);
+            state = self.state();
+        }
         let shown = path.display().to_string();
         let (dir, name) = state.parent(path)?;
-        state.may_open()?;
+        state.may_open(&shown)?;
         let inode = match state.names.find(dir, &name) {
             Some(inode) if state.names.is_dir(inode) => return Err(error(EISDIR)),
             Some(inode) => {
@@ -583,12 +636,13 @@ impl Disk for SimDisk {
         }
         let shown = path.display().to_string();
         state.begin("sync dir", &shown, &[], &[], true)?;
-        state.may_open()?;
+        state.may_open(&shown)?;
         state.wait(100, 1000);
         if state.meet(Operation::SyncDir, &shown).is_some() {
             return Err(not_synced(error(EIO)));
         }
         state.names.sync(dir);
+        state.stats.dir_syncs += 1;
         state.collect();
         Ok(())
     }

@@ -414,3 +414,28 @@ proptest! {
         prop_assert_eq!(run(), run());
     }
 }
+
+/// Killed before each change in turn, then run again to the end, and then the power is cut.
+#[test]
+fn directories_that_were_made_durably_survive_a_power_cut_whenever_a_kill_came_before() {
+    for killed_at in 0.. {
+        let disk = SimDisk::new(killed_at);
+        disk.inject(Fault::FailChange, "", killed_at, u64::MAX);
+        let directory = Path::new("/a/b/c");
+        let is_done = disk.create_dir_all_durably(directory).is_ok();
+        // A kill is not a power cut: what was made stays in the page cache.
+        disk.heal();
+        disk.end_process();
+        disk.create_dir_all_durably(directory).unwrap();
+        let file = disk.open(&directory.join("file"), OpenMode::Create).unwrap();
+        file.sync().unwrap();
+        disk.sync_dir(directory).unwrap();
+        drop(file);
+        disk.power_cut();
+        assert!(disk.exists(&directory.join("file")).unwrap(), "killed at change {killed_at}");
+        if is_done {
+            assert!(killed_at > 5, "three are made and three parents synced: {killed_at}");
+            break;
+        }
+    }
+}

@@ -8,13 +8,12 @@ const OLD: Uuid = Uuid::from_u128(1);
 const NEW: Uuid = Uuid::from_u128(2);
 
 /// Every file below `dir` with its bytes.
-fn snapshot(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let disk = Env::real().disk;
+fn snapshot(disk: &dyn Disk, dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
     for entry in disk.list(dir).unwrap() {
         let path = dir.join(entry.name);
         if entry.is_dir {
-            files.extend(snapshot(&path))
+            files.extend(snapshot(disk, &path))
         } else {
             drop(files.insert(path.clone(), disk.read(&path).unwrap()))
         }
@@ -28,8 +27,8 @@ fn gone(topic: &str, id: Uuid) -> Vec<(Arc<str>, Uuid, i32)> {
 
 #[tokio::test]
 async fn what_is_queued_for_a_deleted_log_has_no_effect() {
-    let dir = tempfile::tempdir().unwrap();
-    let manager = open(&Env::real(), dir.path()).await;
+    let (env, dir) = (Env::real(), tempfile::tempdir().unwrap());
+    let manager = open(&env, dir.path()).await;
     let old = manager.create(TOPIC, OLD, 0, compacted()).await.unwrap();
     for i in 0..40i64 {
         keyed(&old, i, &[(&format!("k{}", i % 3), Some("old"))]);
@@ -42,8 +41,8 @@ async fn what_is_queued_for_a_deleted_log_has_no_effect() {
     append(&new, 1, &["new"]);
     new.sync().unwrap();
     manager.checkpoint().await;
-    let before = snapshot(&dir.path().join("orders-0"));
-    let checkpoints = |file: &str| snapshot(dir.path())[&dir.path().join(file)].clone();
+    let before = snapshot(&*env.disk, &dir.path().join("orders-0"));
+    let checkpoints = |file: &str| snapshot(&*env.disk, dir.path())[&dir.path().join(file)].clone();
     let points = checkpoints("recovery-point-offset-checkpoint");
 
     // The syncer, the upkeep and late readers come to it only now.
@@ -65,7 +64,11 @@ async fn what_is_queued_for_a_deleted_log_has_no_effect() {
     old.dir.partitions.set_positions([&*old]).unwrap();
 
     assert!(!old.is_offline(), "the log directory is out of use: {:?}", old.dir.offline());
-    assert_eq!(snapshot(&dir.path().join("orders-0")), before, "the new log's files were touched");
+    assert_eq!(
+        snapshot(&*env.disk, &dir.path().join("orders-0")),
+        before,
+        "the new log's files were touched"
+    );
     assert_eq!(checkpoints("recovery-point-offset-checkpoint"), points);
     assert_eq!(new.dir.partitions.cleaned(&new), 0);
     assert_eq!(contents(&new).into_values().collect::<Vec<_>>(), ["new"]);
@@ -75,9 +78,9 @@ async fn what_is_queued_for_a_deleted_log_has_no_effect() {
 async fn a_topic_made_again_begins_with_nothing_of_the_old_one() {
     // Killed after any number of changes to the disk since the old topic was deleted.
     for at in 0.. {
-        let dir = tempfile::tempdir().unwrap();
-        let disk = FaultDisk::new();
-        let manager = open(&disk.env(), dir.path()).await;
+        let dir = Path::new(DIR);
+        let disk = SimDisk::new(1);
+        let manager = open(&disk.env(), dir).await;
         let old = manager.create(TOPIC, OLD, 0, small()).await.unwrap();
         for i in 0..60 {
             append(&old, i, &["old"]);
@@ -88,7 +91,7 @@ async fn a_topic_made_again_begins_with_nothing_of_the_old_one() {
         old.dir.partitions.set_cleaned(&old, 50).unwrap();
         old.dir.partitions.set_recovery_points([&*old]).unwrap();
         manager.checkpoint().await;
-        disk.fail_after(at, io::ErrorKind::Other, false);
+        disk.inject(Fault::FailChange, "", at, u64::MAX);
         manager.delete(gone(TOPIC, OLD)).await;
         let mut acknowledged = 0;
         if let Ok(new) = manager.create(TOPIC, NEW, 0, small()).await {
@@ -100,10 +103,10 @@ async fn a_topic_made_again_begins_with_nothing_of_the_old_one() {
             let _ = old.dir.partitions.set_recovery_points([&*old]);
             let _ = old.dir.partitions.set_positions([&*old]);
         }
-        let failed = disk.faults.left.load(Ordering::Relaxed) == 0;
+        let failed = !disk.stats().faults.is_empty();
         drop((manager, old));
         disk.heal();
-        let manager = open(&disk.env(), dir.path()).await;
+        let manager = open(&disk.env(), dir).await;
         manager
             .set_unknown_aside(|name, id, partition| (name, id, partition) == (TOPIC, Some(NEW), 0))
             .await;
@@ -126,7 +129,7 @@ async fn a_topic_made_again_begins_with_nothing_of_the_old_one() {
         let end = new.end_offset();
         manager.close().await.unwrap();
         drop((manager, new));
-        let new = open(&disk.env(), dir.path()).await.get(NEW, 0).unwrap();
+        let new = open(&disk.env(), dir).await.get(NEW, 0).unwrap();
         assert_eq!((new.start_offset(), new.end_offset()), (0, end));
         if !failed {
             assert!(at > 20, "the faults have to have met something: {at}");
@@ -149,22 +152,25 @@ fn many(count: i32, id: Uuid) -> Vec<WantedLog> {
 
 #[tokio::test]
 async fn many_logs_cost_as_few_syncs_as_one() {
-    let dir = tempfile::tempdir().unwrap();
-    let disk = FaultDisk::new();
-    let manager = open(&disk.env(), dir.path()).await;
-    let counted = |what: &AtomicU64| what.swap(0, Ordering::Relaxed);
-    counted(&disk.faults.changes);
-    counted(&disk.faults.syncs);
+    let dir = Path::new(DIR);
+    let disk = SimDisk::new(1);
+    let manager = open(&disk.env(), dir).await;
+    let mut before = disk.stats();
+    let mut counted = || {
+        let (then, now) = (std::mem::replace(&mut before, disk.stats()), disk.stats());
+        let syncs = now.syncs + now.dir_syncs - then.syncs - then.dir_syncs;
+        (now.operations - then.operations, syncs)
+    };
     let logs = manager.host(many(1_000, OLD)).await;
     assert!(logs.iter().all(Result::is_ok));
-    let (changes, syncs) = (counted(&disk.faults.changes), counted(&disk.faults.syncs));
+    let (changes, syncs) = counted();
     assert!(changes <= 1_000 + 10 && syncs <= 5, "making: {changes} changes, {syncs} syncs");
     manager.delete((0..1_000).map(|partition| (TOPIC.into(), OLD, partition)).collect()).await;
-    let (changes, syncs) = (counted(&disk.faults.changes), counted(&disk.faults.syncs));
+    let (changes, syncs) = counted();
     assert!(changes <= 1_000 + 5 && syncs <= 2, "deleting: {changes} changes, {syncs} syncs");
     let logs = manager.host(many(1_000, NEW)).await;
     assert!(logs.iter().all(Result::is_ok));
-    let (changes, syncs) = (counted(&disk.faults.changes), counted(&disk.faults.syncs));
+    let (changes, syncs) = counted();
     assert!(changes <= 1_000 + 40 && syncs <= 15, "making again: {changes} changes, {syncs} syncs");
 }
 
@@ -186,9 +192,9 @@ async fn start(
 #[tokio::test]
 async fn a_topic_of_the_same_name_is_hosted_after_a_crash_between_delete_and_create() {
     for at in 0.. {
-        let dir = tempfile::tempdir().unwrap();
-        let disk = FaultDisk::new();
-        let manager = open(&disk.env(), dir.path()).await;
+        let dir = Path::new(DIR);
+        let disk = SimDisk::new(1);
+        let manager = open(&disk.env(), dir).await;
         let old: Vec<_> =
             manager.host(many(5, OLD)).await.into_iter().map(Result::unwrap).collect();
         for log in &old {
@@ -196,13 +202,13 @@ async fn a_topic_of_the_same_name_is_hosted_after_a_crash_between_delete_and_cre
             log.checkpoint().unwrap();
         }
         manager.checkpoint().await;
-        disk.fail_after(at, io::ErrorKind::Other, false);
+        disk.inject(Fault::FailChange, "", at, u64::MAX);
         manager.delete((0..5).map(|partition| (TOPIC.into(), OLD, partition)).collect()).await;
         let _ = manager.host(many(5, NEW)).await;
-        let failed = disk.faults.left.load(Ordering::Relaxed) == 0;
+        let failed = !disk.stats().faults.is_empty();
         drop((manager, old));
         disk.heal();
-        let (_manager, logs) = start(&disk.env(), dir.path(), NEW, 5).await;
+        let (_manager, logs) = start(&disk.env(), dir, NEW, 5).await;
         for log in logs {
             let log = log.unwrap_or_else(|error| panic!("after {at} changes: {error}"));
             assert_eq!((log.start_offset(), log.end_offset()), (0, 0), "after {at} changes");
@@ -310,7 +316,7 @@ async fn another_topics_directory_in_the_place_of_a_lost_one_does_not_hide_the_l
     manager.close().await.unwrap();
     drop((manager, log));
     env.disk.create_dir_all(&path).unwrap();
-    for (file, bytes) in snapshot(&older.path().join("orders-0")) {
+    for (file, bytes) in snapshot(&*env.disk, &older.path().join("orders-0")) {
         let to = env.disk.open(&path.join(file.file_name().unwrap()), OpenMode::Create).unwrap();
         to.write_at(&[std::io::IoSlice::new(&bytes)], 0).unwrap();
     }
@@ -397,17 +403,17 @@ async fn a_log_is_made_once_there_is_space_for_it() {
 #[tokio::test]
 async fn a_stop_without_space_ends_well() {
     for changes in 0..8 {
-        let dir = tempfile::tempdir().unwrap();
-        let disk = FaultDisk::new();
-        let manager = open(&disk.env(), dir.path()).await;
+        let dir = Path::new(DIR);
+        let disk = SimDisk::new(1);
+        let manager = open(&disk.env(), dir).await;
         let log = manager.create(TOPIC, OLD, 0, small()).await.unwrap();
         append(&log, 0, &["a"]);
         log.sync().unwrap();
-        disk.lacks_after(changes, ENOSPC);
+        disk.inject(Fault::NoSpace, "", changes, u64::MAX);
         manager.close().await.unwrap();
         drop((manager, log));
         disk.heal();
-        let (_manager, logs) = start(&disk.env(), dir.path(), OLD, 1).await;
+        let (_manager, logs) = start(&disk.env(), dir, OLD, 1).await;
         assert_eq!(
             contents(logs[0].as_ref().unwrap()).into_values().collect::<Vec<_>>(),
             ["a"],
@@ -418,9 +424,9 @@ async fn a_stop_without_space_ends_well() {
 
 #[tokio::test]
 async fn making_thousands_of_logs_leaves_the_rest_of_the_reserve() {
-    let dir = tempfile::tempdir().unwrap();
-    let disk = FaultDisk::new();
-    let manager = open(&disk.env(), dir.path()).await;
+    let dir = Path::new(DIR);
+    let disk = SimDisk::new(1);
+    let manager = open(&disk.env(), dir).await;
     disk.set_free(2 << 20);
     manager.dirs()[0].check_space(Some(4 << 20));
     let made = futures::future::join_all(
@@ -458,16 +464,16 @@ async fn ids_of_partitions_that_were_not_synced_are_known_after_a_crash() {
 #[tokio::test]
 async fn files_of_deleted_segments_are_handed_over_although_their_renaming_has_failed() {
     for at in 0.. {
-        let dir = tempfile::tempdir().unwrap();
-        let disk = FaultDisk::new();
-        let (_manager, log) = new_log(&disk.env(), dir.path(), small()).await;
+        let dir = Path::new(DIR);
+        let disk = SimDisk::new(1);
+        let (_manager, log) = new_log(&disk.env(), dir, small()).await;
         for i in 0..40 {
             append(&log, i, &["old"]);
         }
         log.sync().unwrap();
         log.set_high_watermark(40);
         log.set_config(LogConfig { retention_ms: 0, ..small() });
-        disk.fail_after(at, io::ErrorKind::Other, false);
+        disk.inject(Fault::FailChange, "", at, u64::MAX);
         let mut given = BTreeSet::new();
         let first = log.apply_retention(1_000_000);
         let failed = first.is_err();
@@ -480,7 +486,7 @@ async fn files_of_deleted_segments_are_handed_over_although_their_renaming_has_f
             }
             given.extend(more);
         }
-        let files: BTreeSet<PathBuf> = snapshot(&log.path).into_keys().collect();
+        let files: BTreeSet<PathBuf> = snapshot(&disk, &log.path).into_keys().collect();
         let deleted: BTreeSet<_> = files
             .iter()
             .filter(|path| path.to_string_lossy().ends_with(".deleted"))

@@ -139,10 +139,10 @@ async fn offsets_of_an_empty_active_segment_stay_within_its_format() {
 #[tokio::test]
 async fn a_batch_that_comes_while_retention_decides_is_kept() {
     for round in 0..1_000 {
-        let dir = tempfile::tempdir().unwrap();
-        let env = FaultDisk::new().env();
+        let dir = Path::new(DIR);
+        let env = SimDisk::new(1).env();
         let (_manager, log) =
-            new_log(&env, dir.path(), LogConfig { retention_ms: 1_000, ..small() }).await;
+            new_log(&env, dir, LogConfig { retention_ms: 1_000, ..small() }).await;
         append(&log, 0, &["old"]);
         // As without a wait for replicas: what is appended is committed at once.
         log.set_high_watermark(1);
@@ -174,10 +174,10 @@ async fn a_batch_that_comes_while_retention_decides_is_kept() {
 async fn crash_between_any_two_steps_of_a_cut_leaves_no_hole() {
     for (name, to) in [("a cut inside", 7), ("a cut at a segment's start", 30), ("all of it", -1)] {
         for at in 0.. {
-            let dir = tempfile::tempdir().unwrap();
-            let disk = FaultDisk::new();
+            let dir = Path::new(DIR);
+            let disk = SimDisk::new(1);
             let (manager, log) =
-                new_log(&disk.env(), dir.path(), LogConfig { segment_bytes: 500, ..small() }).await;
+                new_log(&disk.env(), dir, LogConfig { segment_bytes: 500, ..small() }).await;
             for i in 0..60i64 {
                 append(&log, i, &["a value"]);
             }
@@ -185,14 +185,14 @@ async fn crash_between_any_two_steps_of_a_cut_leaves_no_hole() {
             log.dir.partitions.set_recovery_points([&*log]).unwrap();
             assert!(log.segments.load().len() > 6);
             let before = contents(&log);
-            disk.fail_after(at, io::ErrorKind::Other, false);
+            disk.inject(Fault::FailChange, "", at, u64::MAX);
             let done =
                 if to < 0 { log.truncate_fully_and_start_at(100) } else { log.truncate_to(to) }
                     .is_ok();
             log.dir().take_dirty();
             drop((manager, log));
             disk.heal();
-            let manager = open(&Env::real(), dir.path()).await;
+            let manager = open(&disk.env(), dir).await;
             let log = manager.get(ID, 0).unwrap_or_else(|| {
                 panic!("{name} after {at} changes: {:?}", manager.offline_logs())
             });
@@ -224,9 +224,9 @@ fn dirty(log: &Arc<Log>) {
 #[tokio::test]
 async fn compaction_ends_at_the_next_batch_when_the_broker_stops_or_the_log_goes() {
     for deleted in [false, true] {
-        let dir = tempfile::tempdir().unwrap();
-        let disk = FaultDisk::new();
-        let (_manager, log) = new_log(&disk.env(), dir.path(), compacted()).await;
+        let dir = Path::new(DIR);
+        let disk = SimDisk::new(1);
+        let (_manager, log) = new_log(&disk.env(), dir, compacted()).await;
         dirty(&log);
         let before = table(&log);
         let (pass, stopped) = (pass(1, 0, 1_000), log.clone());
@@ -239,22 +239,22 @@ async fn compaction_ends_at_the_next_batch_when_the_broker_stops_or_the_log_goes
         });
         assert!(matches!(log.compact(&pass), Err(LogError::Interrupted)));
         assert_eq!(table(&log), before);
-        let left = Env::real().disk.list(&log.path).unwrap();
+        let left = disk.list(&log.path).unwrap();
         // What a log that is gone has left goes with its directory.
         assert!(deleted || !left.iter().any(|entry| entry.name.ends_with(".cleaned")), "{left:?}");
         // Before anything is read.
-        let read = disk.faults.bytes_read.load(Ordering::Relaxed);
+        let read = disk.stats().bytes_read;
         assert!(matches!(log.compact(&pass), Err(LogError::Interrupted)));
-        assert!(disk.faults.bytes_read.load(Ordering::Relaxed) - read < 20_000);
+        assert!(disk.stats().bytes_read - read < 20_000);
     }
 }
 
 #[tokio::test]
 async fn a_change_of_the_cleaners_backoff_acts_at_once() {
-    let dir = tempfile::tempdir().unwrap();
-    let disk = FaultDisk::new();
+    let dir = Path::new(DIR);
+    let disk = SimDisk::new(1);
     let options =
-        LogManagerOptions { cleaner_backoff: Duration::from_secs(86_400), ..options(dir.path()) };
+        LogManagerOptions { cleaner_backoff: Duration::from_secs(86_400), ..options(dir) };
     let manager = LogManager::open(disk.env(), options).await.unwrap();
     dirty(&manager.create(TOPIC, ID, 0, compacted()).await.unwrap());
     let compacted = Arc::new(tokio::sync::Notify::new());
@@ -280,14 +280,11 @@ async fn a_change_of_the_cleaners_backoff_acts_at_once() {
 /// Issue 7 §1.11: a compaction that takes long is in nobody's way.
 #[tokio::test]
 async fn nothing_waits_for_a_compaction() {
-    let dir = tempfile::tempdir().unwrap();
-    let disk = FaultDisk::new();
+    let dir = Path::new(DIR);
+    let disk = SimDisk::new(1);
     let soon = Duration::from_millis(10);
-    let options = LogManagerOptions {
-        cleaner_backoff: soon,
-        recovery_point_interval: soon,
-        ..options(dir.path())
-    };
+    let options =
+        LogManagerOptions { cleaner_backoff: soon, recovery_point_interval: soon, ..options(dir) };
     let manager = LogManager::open(disk.env(), options).await.unwrap();
     let log = manager.create(TOPIC, ID, 0, compacted()).await.unwrap();
     let other = manager.create("other", Uuid::from_u128(1), 0, small()).await.unwrap();
@@ -337,12 +334,10 @@ async fn nothing_waits_for_a_compaction() {
 /// Issue 7 §1.11: what the directory keeps of its logs is written once for all of them.
 #[tokio::test]
 async fn a_checkpoint_pass_is_linear_in_the_number_of_logs() {
-    let dir = tempfile::tempdir().unwrap();
-    let disk = FaultDisk::new();
-    let options = LogManagerOptions {
-        recovery_point_interval: Duration::from_millis(10),
-        ..options(dir.path())
-    };
+    let dir = Path::new(DIR);
+    let disk = SimDisk::new(1);
+    let options =
+        LogManagerOptions { recovery_point_interval: Duration::from_millis(10), ..options(dir) };
     let manager = LogManager::open(disk.env(), options).await.unwrap();
     let logs = 100;
     for partition in 0..logs {
@@ -371,9 +366,9 @@ async fn a_checkpoint_pass_is_linear_in_the_number_of_logs() {
 /// Issue 7, small: every untouched log was synced at a stop.
 #[tokio::test]
 async fn a_stop_touches_no_log_that_nothing_was_appended_to() {
-    let dir = tempfile::tempdir().unwrap();
-    let disk = FaultDisk::new();
-    let manager = open(&disk.env(), dir.path()).await;
+    let dir = Path::new(DIR);
+    let disk = SimDisk::new(1);
+    let manager = open(&disk.env(), dir).await;
     let untouched = 40;
     for partition in 0..untouched {
         let log = manager.create(TOPIC, ID, partition, small()).await.unwrap();
@@ -384,14 +379,14 @@ async fn a_stop_touches_no_log_that_nothing_was_appended_to() {
     }
     manager.close().await.unwrap();
     drop(manager);
-    let manager = open(&disk.env(), dir.path()).await;
+    let manager = open(&disk.env(), dir).await;
     assert!(manager.was_clean());
-    let before = disk.changes();
+    let before = disk.stats().operations;
     manager.close().await.unwrap();
-    let changes = disk.changes() - before;
+    let changes = disk.stats().operations - before;
     assert!(changes < 25, "{changes} for the checkpoints and the marker");
     drop(manager);
-    let manager = open(&disk.env(), dir.path()).await;
+    let manager = open(&disk.env(), dir).await;
     assert!(
         manager.was_clean()
             && manager
@@ -498,17 +493,15 @@ async fn the_reserve_reads_as_the_unfinished_end_of_the_log() {
 
 #[tokio::test]
 async fn a_log_that_cannot_be_checkpointed_keeps_no_other_from_it() {
-    let dir = tempfile::tempdir().unwrap();
-    let disk = FaultDisk::new();
-    let options = LogManagerOptions {
-        recovery_point_interval: Duration::from_millis(10),
-        ..options(dir.path())
-    };
+    let dir = Path::new(DIR);
+    let disk = SimDisk::new(1);
+    let options =
+        LogManagerOptions { recovery_point_interval: Duration::from_millis(10), ..options(dir) };
     let manager = LogManager::open(disk.env(), options).await.unwrap();
     let broken = manager.create("broken", Uuid::from_u128(1), 0, small()).await.unwrap();
     let other = manager.create("other", Uuid::from_u128(2), 0, small()).await.unwrap();
     append(&broken, 1, &["a"]);
-    Env::real().disk.remove_dir_all(&broken.path).unwrap();
+    disk.remove_dir_all(&broken.path).unwrap();
     append(&other, 1, &["b"]);
     let written = Arc::new(tokio::sync::Notify::new());
     let hears = written.clone();

@@ -1,6 +1,5 @@
 //! The quorum on real files, on a disk with faults, and as three nodes over loopback.
 
-mod fault_disk;
 mod one_voter;
 mod storage;
 mod three_voters;

@@ -1,12 +1,12 @@
 //! One voter, as today's product runs it.
 
-use std::sync::atomic::Ordering;
+use std::path::Path;
 use std::time::Duration;
 
 use letterbox_env::Env;
 use letterbox_protocol::model::BrokerId;
+use letterbox_sim::disk::{Fault, SimDisk};
 
-use super::fault_disk::FaultDisk;
 use super::{controller, eventually, registration, sole, topic};
 use crate::controller::{Controller, ControllerError, Done};
 use crate::metadata::decide::{
@@ -64,13 +64,12 @@ async fn sole_voter_leads_at_once_and_keeps_everything_across_restarts() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn operations_that_wait_together_become_one_entry() {
-    let dir = tempfile::tempdir().unwrap();
-    let disk = FaultDisk::new();
+    let disk = SimDisk::new(1);
     let env = disk.env();
-    let quorum = RaftQuorum::open(env.clone(), sole(dir.path())).await.unwrap();
+    let quorum = RaftQuorum::open(env.clone(), sole(Path::new("/data"))).await.unwrap();
     let controller = controller(&env, &quorum);
     controller.run(registration(1)).await.unwrap().outcome.unwrap();
-    let (index, syncs) = (quorum.image().applied_index, disk.syncs.load(Ordering::SeqCst));
+    let (index, syncs) = (quorum.image().applied_index, disk.stats().syncs);
     let made = futures::future::join_all(
         (0..200).map(|n| controller.run(topic(&format!("t{}", n % 150), 1))),
     )
@@ -82,19 +81,18 @@ async fn operations_that_wait_together_become_one_entry() {
     assert_eq!(quorum.image().topic_count(), 150);
     let entries = quorum.image().applied_index - index;
     assert!(entries <= 10, "{entries} entries");
-    assert!(disk.syncs.load(Ordering::SeqCst) - syncs <= 12);
+    assert!(disk.stats().syncs - syncs <= 12);
     controller.shutdown().await;
     quorum.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_answered_survives_a_power_cut() {
-    let dir = tempfile::tempdir().unwrap();
+    let disk = SimDisk::new(1);
+    let env = disk.env();
     let mut answered: Vec<String> = Vec::new();
     for round in 0..8 {
-        let disk = FaultDisk::new();
-        let env = disk.env();
-        let quorum = RaftQuorum::open(env.clone(), sole(dir.path())).await.unwrap();
+        let quorum = RaftQuorum::open(env.clone(), sole(Path::new("/data"))).await.unwrap();
         for name in &answered {
             assert!(quorum.image().topic(name).is_some(), "{name} is lost in round {round}");
         }
@@ -107,23 +105,44 @@ async fn what_was_answered_survives_a_power_cut() {
         }
         let (_, after) = tokio::join!(controller.run(topic(&format!("open-{round}"), 1)), async {
             tokio::time::sleep(Duration::from_micros(150 * round)).await;
-            disk.cut_power();
+            disk.power_off();
         });
         let () = after;
         controller.shutdown().await;
+        quorum.shutdown().await;
+        drop(quorum);
+        disk.power_cut();
+    }
+}
+
+/// Each directory on the way to it is new.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_power_cut_takes_no_directory_that_the_log_was_made_in() {
+    for seed in 0..10 {
+        let (disk, dir) = (SimDisk::new(seed), Path::new("/var/lib/letterbox"));
+        let env = disk.env();
+        let quorum = RaftQuorum::open(env.clone(), sole(dir)).await.unwrap();
+        let controller = controller(&env, &quorum);
+        controller.run(registration(1)).await.unwrap().outcome.unwrap();
+        disk.power_off();
+        controller.shutdown().await;
+        quorum.shutdown().await;
+        drop(quorum);
+        disk.power_cut();
+        let quorum = RaftQuorum::open(env.clone(), sole(dir)).await.unwrap();
+        assert!(quorum.image().brokers.contains_key(&BrokerId(1)), "seed {seed}");
         quorum.shutdown().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failed_sync_ends_the_quorum_and_is_never_acknowledged() {
-    let dir = tempfile::tempdir().unwrap();
-    let disk = FaultDisk::new();
+    let disk = SimDisk::new(1);
     let env = disk.env();
-    let quorum = RaftQuorum::open(env.clone(), sole(dir.path())).await.unwrap();
+    let quorum = RaftQuorum::open(env.clone(), sole(Path::new("/data"))).await.unwrap();
     let controller = controller(&env, &quorum);
     controller.run(registration(1)).await.unwrap().outcome.unwrap();
-    disk.fail_syncs_after(0);
+    disk.inject(Fault::FailSync, "", 0, u64::MAX);
     let result = controller.run(topic("lost", 1)).await;
     match result {
         Err(ControllerError::Quorum(QuorumError::Stopped { reason })) => {
@@ -132,11 +151,15 @@ async fn failed_sync_ends_the_quorum_and_is_never_acknowledged() {
         result => panic!("{result:?}"),
     }
     let reason = tokio::time::timeout(Duration::from_secs(10), quorum.fatal()).await.unwrap();
-    assert!(reason.contains("the disk failed a sync"), "{reason}");
+    assert!(reason.contains("os error 5"), "{reason}");
     controller.shutdown().await;
     quorum.shutdown().await;
-    let quorum = RaftQuorum::open(Env::real(), sole(dir.path())).await.unwrap();
-    assert!(quorum.image().topic("lost").is_none());
+    drop(quorum);
+    disk.heal();
+    disk.power_cut();
+    // The topic may have got there or not: nobody was told.
+    let quorum = RaftQuorum::open(env.clone(), sole(Path::new("/data"))).await.unwrap();
+    assert!(quorum.image().brokers.contains_key(&BrokerId(1)));
     quorum.shutdown().await;
 }
 
@@ -144,13 +167,12 @@ async fn failed_sync_ends_the_quorum_and_is_never_acknowledged() {
 /// meanwhile, and so does a start.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_is_waited_for_and_nothing_answered_is_lost() {
-    let dir = tempfile::tempdir().unwrap();
-    let disk = FaultDisk::new();
+    let disk = SimDisk::new(1);
     let env = disk.env();
-    let quorum = RaftQuorum::open(env.clone(), sole(dir.path())).await.unwrap();
+    let quorum = RaftQuorum::open(env.clone(), sole(Path::new("/data"))).await.unwrap();
     let first = controller(&env, &quorum);
     first.run(registration(1)).await.unwrap().outcome.unwrap();
-    disk.set_full(true);
+    disk.set_free(0);
     MetadataQuorum::snapshot(&*quorum).await.unwrap();
     let mut made = Vec::new();
     let refused = loop {
@@ -175,7 +197,7 @@ async fn a_full_disk_is_waited_for_and_nothing_answered_is_lost() {
     assert_eq!(quorum.status().snapshot_index, 0);
     assert!(futures::FutureExt::now_or_never(quorum.fatal()).is_none());
 
-    disk.set_full(false);
+    disk.heal();
     eventually("a snapshot", || quorum.status().snapshot_index > 0).await;
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     while let Err(error) = first.run(topic("later", 1)).await {
@@ -185,16 +207,16 @@ async fn a_full_disk_is_waited_for_and_nothing_answered_is_lost() {
     made.push("later".to_owned());
 
     // It also stops while it waits, and starts again as soon as there is space.
-    disk.set_full(true);
+    disk.set_free(0);
     while first.run(topic(&format!("more{}", made.len()), 100)).await.is_ok() {
         made.push(format!("more{}", made.len()));
     }
     first.shutdown().await;
     tokio::time::timeout(Duration::from_secs(10), quorum.shutdown()).await.unwrap();
-    let starting = RaftQuorum::open(env.clone(), sole(dir.path()));
+    let starting = RaftQuorum::open(env.clone(), sole(Path::new("/data")));
     let (quorum, ()) = tokio::join!(starting, async {
         tokio::time::sleep(Duration::from_millis(700)).await;
-        disk.set_full(false);
+        disk.heal();
     });
     let quorum = quorum.unwrap();
     for name in &made {
@@ -320,16 +342,15 @@ async fn broker_with_more_partitions_than_fit_into_an_entry_registers() {
 /// The disk fails in each part of a decision, while snapshots are made.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn crash_in_the_middle_of_a_decision_leaves_all_of_it_or_nothing() {
-    let dir = tempfile::tempdir().unwrap();
     let (mut whole, mut nothing) = (0, 0);
     for round in (1..26).step_by(4) {
-        let disk = FaultDisk::new();
+        let disk = SimDisk::new(round);
         let env = disk.env();
-        let quorum = RaftQuorum::open(env.clone(), sole(dir.path())).await.unwrap();
+        let quorum = RaftQuorum::open(env.clone(), sole(Path::new("/data"))).await.unwrap();
         let controller = controller(&env, &quorum);
         controller.run(registration(1)).await.unwrap().outcome.unwrap();
         let names = [format!("first-{round}"), format!("second-{round}")];
-        disk.fail_syncs_after(round);
+        disk.inject(Fault::FailSync, "", round, u64::MAX);
         let snapshots = async {
             while MetadataQuorum::snapshot(&*quorum).await.is_ok() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -341,8 +362,11 @@ async fn crash_in_the_middle_of_a_decision_leaves_all_of_it_or_nothing() {
         };
         controller.shutdown().await;
         quorum.shutdown().await;
+        drop(quorum);
+        disk.heal();
+        disk.power_cut();
 
-        let quorum = RaftQuorum::open(Env::real(), sole(dir.path())).await.unwrap();
+        let quorum = RaftQuorum::open(env.clone(), sole(Path::new("/data"))).await.unwrap();
         let counts = names
             .each_ref()
             .map(|name| quorum.image().topic(name).map_or(0, |topic| topic.partitions.len()));
