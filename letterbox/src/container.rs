@@ -51,7 +51,7 @@ pub(crate) async fn create_topics(broker: &Node, topics: Vec<TopicToCreate>) {
             .ensure_topic(&topic.name, topic.partitions, topic.replication_factor, configs)
             .await
         {
-            error!(topic = topic.name, "the topic of KAFKA_CREATE_TOPICS cannot be made: {why}");
+            error!(topic = topic.name, "cannot create the topic of KAFKA_CREATE_TOPICS: {why}");
         }
     }
 }

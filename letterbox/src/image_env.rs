@@ -138,7 +138,7 @@ impl fmt::Display for NoEffect {
             NoEffect::Jvm => "there is no Java virtual machine here",
             NoEffect::ZooKeeper => "metadata is kept by the brokers' own quorum, without ZooKeeper",
             NoEffect::Confluent => "it belongs to a component of Confluent Platform",
-            NoEffect::StartScript => "it steers the start script of another image",
+            NoEffect::StartScript => "it configures the start script of another image",
             NoEffect::KubernetesService => {
                 "Kubernetes made it for a service of that name; it is not configuration"
             }
@@ -739,7 +739,7 @@ fn parse_topic(entry: &str) -> Result<TopicToCreate, ImageEnvError> {
         cleanup_policy: parts.next().filter(|policy| !policy.is_empty()).map(str::to_owned),
     };
     match parts.next() {
-        Some(_) => Err(refuse("there is more than four parts")),
+        Some(_) => Err(refuse("there are more than four parts")),
         None => Ok(topic),
     }
 }
@@ -1139,7 +1139,7 @@ mod tests {
             (":3:1", "the name is empty"),
             ("orders:0:1", "the number of partitions is not a number of at least 1"),
             ("orders:3:99999999", "the replication factor is not a number of at least 1"),
-            ("orders:3:1:compact:x", "there is more than four parts"),
+            ("orders:3:1:compact:x", "there are more than four parts"),
         ] {
             assert!(refused(&[("KAFKA_CREATE_TOPICS", list)]).ends_with(problem), "{list}");
         }

@@ -192,7 +192,7 @@ async fn delete(
 ) -> Result<(), Fault> {
     let changed = |message: &str| Fault {
         reason: "Changed".to_owned(),
-        message: format!("{message}; the topic is looked at anew"),
+        message: format!("{message}; the reconcile of the topic is retried"),
     };
     let live = home.read(topic).await?.ok_or_else(|| changed("the object is gone"))?;
     if live.metadata.uid != topic.metadata.uid

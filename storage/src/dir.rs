@@ -250,7 +250,8 @@ impl LogDir {
                 Fault::State(Resource::Space) => "; free some space, or grow the volume",
                 _ => "",
             };
-            tracing::warn!(dir = %self.path.display(), %error, "cannot {action} now; it is tried again{hint}");
+            tracing::warn!(dir = %self.path.display(), %error, "cannot {action} now; \
+                retrying{hint}");
         }
     }
 

@@ -307,7 +307,7 @@ pub enum LogError {
     NotFound,
     /// No log directory takes new partitions.
     #[error(
-        "every log directory is offline or has less free space than the reserve; it is tried again"
+        "every log directory is offline or has less free space than log.dir.reserve.bytes; retrying"
     )]
     NoLogDir,
     /// The log directory is offline.
@@ -330,7 +330,7 @@ pub enum LogError {
         reason: Arc<str>,
     },
     /// Upkeep was given up, because the broker stops or the log is deleted. Nothing is wrong.
-    #[error("given up, because the broker stops or the log is deleted")]
+    #[error("interrupted, because the broker stops or the log is deleted")]
     Interrupted,
     /// The file system failed.
     #[error("{action} {path}: {source}")]

@@ -367,7 +367,7 @@ impl LogManager {
                     if !synced.iter().any(|synced| Arc::ptr_eq(synced, dir)) {
                         synced.push(dir);
                         if let Err(error) = dir.disk.sync_dir(&dir.path) {
-                            tracing::error!(dir = %dir.path.display(), %error, "sync a log \
+                            tracing::error!(dir = %dir.path.display(), %error, "cannot sync a log \
                                 directory after partitions were renamed");
                         }
                     }
@@ -423,15 +423,15 @@ impl Leaving {
         match self.dir.disk.rename(&self.path, &to) {
             Ok(()) if is_known => Some(to),
             Ok(()) => {
-                tracing::warn!(dir = %to.display(), "the directory of a partition that is gone is \
-                    not known to be its own: set aside as stray");
+                tracing::warn!(dir = %to.display(), "the directory of a deleted partition may \
+                    belong to another topic: set aside as stray");
                 None
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound && self.log.is_none() => None,
             Err(error) => {
                 tracing::error!(dir = %self.path.display(), %error, "could not rename the \
-                    directory of a partition that is gone; it is set aside when its name is used \
-                    again, or at the next start");
+                    directory of a deleted partition; it is set aside when its name is used again, \
+                    or at the next start");
                 None
             }
         }
@@ -478,8 +478,8 @@ fn make_directory(dir: &LogDir, wanted: &WantedLog) -> Result<PathBuf, LogError>
     } else {
         let of = checkpoint::read_partition_metadata(&*dir.disk, &path).ok();
         let to = dir.path.join(name_aside(&wanted.name(), of, Fate::Stray));
-        tracing::warn!(dir = %path.display(), to = %to.display(), "a directory lies where a new \
-            partition goes: set aside as stray");
+        tracing::warn!(dir = %path.display(), to = %to.display(), "another directory has the name \
+            of a new partition: set aside as stray");
         dir.disk.rename(&path, &to).during("rename", &path)?;
     }
     dir.disk.create_dir_all(&path).during("create", &path)?;

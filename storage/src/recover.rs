@@ -63,7 +63,7 @@ fn epochs_or_all(
         Err(error) => return Err(error),
     };
     tracing::warn!(dir = %dir.display(), reason, "leader-epoch-checkpoint is missing or damaged; \
-        it is made again from all batches of the log");
+        rebuilding it from all batches of the log");
     Ok((Epochs::default(), 0, false))
 }
 

@@ -185,7 +185,8 @@ impl LogManager {
                         );
                     }
                     Err(error) => {
-                        tracing::warn!(topic = %log.topic(), partition = log.partition(), %error, "retention failed; it is tried again");
+                        tracing::warn!(topic = %log.topic(), partition = log.partition(), %error, "retention \
+                            failed; it will be retried");
                         return;
                     }
                 }
@@ -225,7 +226,8 @@ impl LogManager {
                 Ok(()) | Err(LogError::Interrupted) => {}
                 Err(_) if log.is_closed() => {}
                 Err(error) => {
-                    tracing::warn!(topic = %log.topic(), partition = log.partition(), %error, "compaction failed; it is tried again");
+                    tracing::warn!(topic = %log.topic(), partition = log.partition(), %error, "compaction \
+                        failed; it will be retried");
                 }
             }
         };
@@ -246,8 +248,8 @@ impl LogManager {
                         // With a deleted partition its deleted segments are gone already.
                         && error.kind() != std::io::ErrorKind::NotFound
                     {
-                        tracing::warn!(path = %doomed.path.display(), %error, "could not remove \
-                            what was deleted; the next start does");
+                        tracing::warn!(path = %doomed.path.display(), %error, "could not remove a \
+                            deleted file or directory; the next start removes it");
                     }
                 }
             })
@@ -299,8 +301,8 @@ impl LogManager {
         for (dir, logs) in self.logs_by_dir() {
             match self.env.blocking(move || close_dir(&dir, &logs)).await {
                 Err(error) if error.fault().is_state() => {
-                    tracing::warn!(%error, "a log directory cannot be marked as left in order; the \
-                        next start checks the tails of its logs");
+                    tracing::warn!(%error, "cannot mark a log directory as cleanly shut down; the \
+                        next start checks the ends of its logs");
                 }
                 closed => result = result.and(closed),
             }
@@ -319,7 +321,7 @@ fn close_dir(dir: &LogDir, logs: &[Arc<Log>]) -> Result<(), LogError> {
     dir.partitions.set_recovery_points(logs.iter().map(|log| &**log))?;
     if !dir.is_clean() {
         tracing::warn!(dir = %dir.path.display(), "not every log of the directory was opened and \
-            closed in order; the next start checks the tails of its logs");
+            closed cleanly; the next start checks the ends of its logs");
         return Ok(());
     }
     let marker = dir.path.join(CLEAN_SHUTDOWN);
@@ -330,7 +332,8 @@ fn close_dir(dir: &LogDir, logs: &[Arc<Log>]) -> Result<(), LogError> {
 
 fn said(dir: &LogDir, written: Result<(), LogError>) {
     if let Err(error) = written {
-        tracing::warn!(dir = %dir.path.display(), %error, "could not write a checkpoint; the last one stays");
+        tracing::warn!(dir = %dir.path.display(), %error, "could not write a checkpoint; the \
+            previous one stays in effect");
     }
 }
 

@@ -31,7 +31,7 @@ const EXACT: &[(&str, &str)] = &[
     ),
     (
         "delegation.token.master.key",
-        "Kafka 4 no longer has it; there is no authentication that it could shape",
+        "Kafka 4 no longer has it, and this version does not authenticate clients",
     ),
     ("group.coordinator.new.enable", GONE),
     ("host.name", "Kafka 4 no longer has it; listeners says where to listen"),

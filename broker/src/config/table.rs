@@ -27,7 +27,7 @@ const CONNECTION_RATE: &str = "only max.connections and max.connections.per.ip b
 const PROVIDERS: &str = "values of the form ${provider:…} are not replaced";
 const OFFSETS_CODEC: &str = "committed offsets are stored without compression";
 const LZ4: &str = "the broker compresses with lz4 at one level";
-const NO_SECURITY: &str = "there is no authentication that it could shape";
+const NO_SECURITY: &str = "this version does not authenticate clients";
 const AUTHORIZER: &str =
     "this version has no authorizer, so every client could read, write and change everything";
 const POLICY: &str = "this version runs no policy classes, so nothing would be checked";

@@ -76,7 +76,7 @@ impl Answering for Door {
         Box::pin(async move {
             let result = self.carry_out(&question).await;
             if let Err(error) = &result {
-                tracing::debug!(%from, %error, "an operation that was passed on has no outcome");
+                tracing::debug!(%from, %error, "a forwarded operation has no outcome");
             }
             // Strings and numbers: they can always be written.
             serde_json::to_vec(&result).unwrap_or_default()
@@ -90,7 +90,7 @@ impl Door {
             .map_err(|error| ControllerError::OtherVersion(error.to_string()))?;
         if asked.v > VERSION {
             return Err(ControllerError::OtherVersion(format!(
-                "operations are passed on in version {} here, not {}",
+                "this node reads forwarded operations of version {}, not {}",
                 VERSION, asked.v
             )));
         }

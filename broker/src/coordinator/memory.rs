@@ -100,9 +100,9 @@ impl GroupMemory {
             tracing::warn!(
                 held_bytes,
                 max_bytes,
-                "the group coordinator holds as many bytes of {what} as it may; more are refused \
-                 with COORDINATOR_NOT_AVAILABLE until members leave (group.max.size, \
-                 group.max.session.timeout.ms) or offsets expire (offsets.retention.minutes)"
+                "the group coordinator has reached its memory limit for {what}; more are refused \
+                with COORDINATOR_NOT_AVAILABLE until members leave (group.max.size, \
+                group.max.session.timeout.ms) or offsets expire (offsets.retention.minutes)"
             );
         }
     }

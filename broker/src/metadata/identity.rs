@@ -51,9 +51,9 @@ pub enum IdentityError {
         source: io::Error,
     },
     #[error(
-        "log directory {} has data but no {META_PROPERTIES}, so it is not known whose it is (found \
-         \"{found}\"). Point log.dirs at the right directory, put {META_PROPERTIES} back, or empty \
-         the directory if its data is not needed",
+        "log directory {} has data but no {META_PROPERTIES}, so its cluster and node are not known \
+        (found \"{found}\"). Point log.dirs at the right directory, put {META_PROPERTIES} back, or \
+        empty the directory if its data is not needed",
         directory.display()
     )]
     Unidentified { directory: PathBuf, found: String },

@@ -251,7 +251,7 @@ const ROWS: &[(&str, Of, &str, &str)] = &[
         "kafka_controller_kafkacontroller_offlinepartitionscount",
         Of::Broker(|all| count(all.offline_partition_count)),
         "",
-        "Partitions that nobody can write to: without a live leader, or with a log out of use",
+        "Partitions that nobody can write to: they have no live leader, or their log is out of use",
     ),
     (
         "kafka_controller_kafkacontroller_globaltopiccount",
@@ -344,20 +344,19 @@ const ROWS: &[(&str, Of, &str, &str)] = &[
         "letterbox_metrics_group_offsets_left_out",
         Of::Broker(|all| count(all.group_offsets_left_out)),
         "",
-        "Committed offsets that this page does not tell of, because there are more than 4000",
+        "Committed offsets that this page leaves out, because there are more than 4000",
     ),
     (
         "letterbox_metrics_groups_left_out",
         Of::Broker(|all| count(all.groups_left_out)),
         "",
-        "Groups whose members this page does not tell of, because there are more than 4000",
+        "Groups whose members this page leaves out, because there are more than 4000",
     ),
     (
         "letterbox_metrics_partitions_left_out",
         Of::Broker(|all| count(all.left_out)),
         "",
-        "Partitions led by this broker that this page does not tell of, because there are more \
-         than 4000",
+        "Partitions led by this broker that this page leaves out, because there are more than 4000",
     ),
 ];
 

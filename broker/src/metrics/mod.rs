@@ -276,14 +276,13 @@ impl Metrics {
         r.register_with_unit(
             "letterbox_group_members_memory",
             "Memory of groups with their members' metadata and assignments; past 134217728 new \
-             members are told to come back",
+            members are told to retry",
             Unit::Bytes,
             self.group_members_memory.clone(),
         );
         r.register_with_unit(
             "letterbox_group_offsets_memory",
-            "Memory of committed offsets; past 536870912 commits that add to it are told to come \
-             back",
+            "Memory of committed offsets; past 536870912 commits that add to it are told to retry",
             Unit::Bytes,
             self.group_offsets_memory.clone(),
         );

@@ -106,7 +106,7 @@ impl ReplicatedLog for GroupLog {
             let partition = self.partition(partition)?;
             let failed = |at: Offset, why: String| {
                 let partition = partition.key().1;
-                error!(partition, offset = at, why, "read __consumer_offsets");
+                error!(partition, offset = at, why, "cannot read __consumer_offsets");
                 AppendError::Storage
             };
             // Before the end: what another leader appends afterwards is of another epoch.

@@ -109,8 +109,8 @@ async fn read(coordinator: GroupCoordinator, partitions: Vec<i32>) {
             let loaded = coordinator.load(partition).await;
             loaded
                 .inspect_err(|error| {
-                    error!(partition, %error, "load groups and offsets; their clients are told to \
-                        come back")
+                    error!(partition, %error, "cannot load groups and offsets; their clients are \
+                        told to retry")
                 })
                 .is_ok()
         });

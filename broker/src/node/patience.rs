@@ -27,8 +27,8 @@ pub(super) async fn patiently<
                 if !std::mem::replace(&mut is_said, true) {
                     error!(
                         error = with_causes(&error),
-                        "cannot {action} now; it is tried again until it can: free some \
-                        space, or raise the limit of open files"
+                        "cannot {action} now; retrying until it succeeds: free some disk space, or \
+                        raise the limit of open files (ulimit -n)"
                     );
                 }
                 tokio::time::sleep(RETRY_AFTER).await;

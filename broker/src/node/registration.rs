@@ -44,7 +44,10 @@ pub(super) async fn register(
     // The image holds what came before the cluster id was set again. A directory that was only
     // formatted has seen no run.
     if !clean_start && quorum.image().brokers.contains_key(&config.node_id) {
-        warn!("the last run did not end cleanly; partitions led from here get a new leader epoch");
+        warn!(
+            "the last run did not end cleanly; the partitions that this broker leads get a new \
+            leader epoch"
+        );
     }
     let registered =
         patiently("register with the cluster", passes, || controller.run(operation.clone())).await;

@@ -112,8 +112,8 @@ fn tell_warnings(config: &Config) {
     }
     if config.advertises_localhost() {
         warn!(
-            "advertised.listeners is not set: clients are told localhost, which only clients on \
-             this machine reach"
+            "advertised.listeners is not set, so clients are told to connect to localhost, which \
+            works only on this machine"
         );
     }
 }

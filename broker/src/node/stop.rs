@@ -15,7 +15,7 @@ impl Node {
     /// start recovers.
     pub async fn shutdown(mut self) -> Result<(), LogError> {
         let started = Instant::now();
-        info!("stopping: no new connections, finishing what was begun");
+        info!("stopping: accepting no new connections and finishing the requests in progress");
         self.admin.health.stops();
         // First, so that the disk is free for what was begun.
         self.upkeep.ask_to_end();

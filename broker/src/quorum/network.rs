@@ -107,7 +107,10 @@ impl Identity {
             ));
         }
         if hello.to != self.node_id {
-            return Err(format!("it means node {}, and this is node {}", hello.to, self.node_id));
+            return Err(format!(
+                "it addresses node {}, but this is node {}",
+                hello.to, self.node_id
+            ));
         }
         if expected.is_some_and(|expected| expected != hello.from) {
             return Err(format!("it is node {}, not the node that was called", hello.from));

@@ -77,7 +77,7 @@ impl Patience {
             let result = env.blocking(move || again()).await;
             let Err(error) = &result else {
                 if said {
-                    tracing::info!("the metadata quorum has what it waited for, and goes on");
+                    tracing::info!("the files of the metadata quorum can be written again");
                 }
                 return self.done(of, result);
             };
@@ -90,8 +90,8 @@ impl Patience {
             if !std::mem::replace(&mut said, true) {
                 let what =
                     if of == Of::Log { "metadata log" } else { "snapshot of the metadata log" };
-                tracing::error!(%error, "the {what} cannot be written; it is tried again until it \
-                    can: free some space in metadata.log.dir, or grow its volume");
+                tracing::error!(%error, "cannot write the {what}; retrying until it succeeds: free \
+                    some space in metadata.log.dir, or grow its volume");
             }
             tokio::select! {
                 biased;

@@ -63,7 +63,7 @@ const HEAD_WITHIN: Duration = Duration::from_secs(10);
 const ANSWERED_WITHIN: Duration = Duration::from_secs(60);
 
 const STARTING: &str =
-    "starting: the metadata and the logs are being opened; the log says what is waited for\n";
+    "starting: opening the metadata and the logs; the broker's log says what it waits for\n";
 
 /// Serves until `stop`. A scrape that hangs does not hold that up.
 pub(crate) async fn serve(

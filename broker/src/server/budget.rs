@@ -274,8 +274,8 @@ pub(crate) enum ConnectionBound {
     #[error("max.connections.per.ip is reached")]
     PerIp,
     #[error(
-        "the file descriptors that are left are for the files of partitions; raise the limit of \
-         open files (ulimit -n)"
+        "the remaining file descriptors are kept for the files of partitions; raise the limit of \
+        open files (ulimit -n)"
     )]
     Descriptors,
 }

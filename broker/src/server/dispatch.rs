@@ -304,8 +304,8 @@ fn produce_elsewhere(timed: Timed, ctx: RequestContext, body: BytesMut, decoded:
 
 fn no_memory(bytes: usize) -> String {
     format!(
-        "there is no memory for an answer of {bytes} bytes: others do not read theirs \
-         (queued.max.request.bytes)"
+        "there is no memory for a response of {bytes} bytes, because other clients do not read \
+        theirs (queued.max.request.bytes)"
     )
 }
 
@@ -329,8 +329,8 @@ impl Timed {
             .get_or_create(&self.label)
             .observe(self.started.elapsed().as_secs_f64());
         encoded.map(Into::into).map_err(|why| {
-            error!(%why, api = self.label.request, "a response cannot be written down");
-            format!("the response cannot be written down: {why}")
+            error!(%why, api = self.label.request, "cannot encode a response");
+            format!("the response cannot be encoded: {why}")
         })
     }
 

@@ -34,8 +34,8 @@ const LOOK_UP_EVERY: Duration = Duration::from_millis(500);
 pub enum ListenError {
     /// A host name leads nowhere, or to another machine.
     #[error(
-        "{key}: the host name {host} does not lead to an address of this machine, after \
-         {waited:?}; correct the name or its DNS entry"
+        "{key}: the host name {host} does not resolve to an address of this machine after \
+        {waited:?}; correct the name or its DNS entry"
     )]
     Name {
         /// The setting.
@@ -121,8 +121,8 @@ async fn bind_one(
             });
         }
         if !std::mem::replace(&mut is_said, true) {
-            warn!(key, host, error = %source, "the host name does not lead to an address of this \
-                machine yet; looking it up again for up to {NAME_WITHIN:?}");
+            warn!(key, host, error = %source, "the host name does not resolve to an address of \
+                this machine yet; retrying for up to {NAME_WITHIN:?}");
         }
         tokio::time::sleep(LOOK_UP_EVERY).await;
     }
@@ -143,8 +143,8 @@ pub(crate) async fn bind_admin(
     match env.net.bind(host, *port).await {
         Ok(listener) => Ok(Some(listener)),
         Err(error) => {
-            warn!(%error, port, "no health and metrics: the default admin port is taken; set \
-                admin.listener");
+            warn!(%error, port, "health and metrics are not served, because the default port of \
+                admin.listener is in use; set admin.listener to another port");
             Ok(None)
         }
     }
@@ -181,7 +181,7 @@ pub(super) async fn accept_failed(
         } else {
             ""
         };
-        warn!(%error, "cannot accept connections; trying again{hint}");
+        warn!(%error, "cannot accept connections; retrying{hint}");
     }
     tokio::select! {
         () = stop.cancelled() => {}

@@ -78,7 +78,7 @@ pub(crate) async fn acquire(env: &Env, client: &Client, options: &LeaseOptions) 
             Ok(Ok(Err(holder))) => format!("another replica leads: {holder}"),
             Ok(Err(kube::Error::Api(status))) if status.code == 409 => said.clone(),
             Ok(Err(error)) => format!(
-                "the Lease {}/{} cannot be taken: {}",
+                "the Lease {}/{} cannot be acquired: {}",
                 options.namespace,
                 options.name,
                 said_by(&error)
@@ -150,7 +150,7 @@ impl Held {
                     {
                         self.lease = live
                     }
-                    Ok(_) => return "another replica took the Lease".to_owned(),
+                    Ok(_) => return "another replica acquired the Lease".to_owned(),
                     Err(error) => {
                         tracing::warn!(error = said_by(&error), "the Lease could not be read")
                     }
@@ -182,12 +182,11 @@ impl Held {
         match tokio::time::timeout(RELEASE_DEADLINE, call).await {
             Ok(Ok(_)) => tracing::info!("the Lease is given back"),
             Ok(Err(error)) => {
-                tracing::warn!(error = said_by(&error), "the Lease was not given back")
+                tracing::warn!(error = said_by(&error), "the Lease was not released")
             }
-            Err(_) => tracing::warn!(
-                "the Lease was not given back within {} s",
-                RELEASE_DEADLINE.as_secs()
-            ),
+            Err(_) => {
+                tracing::warn!("the Lease was not released within {} s", RELEASE_DEADLINE.as_secs())
+            }
         }
     }
 }

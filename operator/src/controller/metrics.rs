@@ -55,7 +55,7 @@ impl Metrics {
         registry.register("reconciliations", "Passes over an object", passes.clone());
         registry.register(
             "reconciliation_faults",
-            "Passes in which something did not work",
+            "Reconciles in which something failed",
             faults.clone(),
         );
         registry.register(

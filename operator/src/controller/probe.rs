@@ -50,7 +50,7 @@ pub(crate) async fn run(client: Client, health: watch::Sender<Health>) {
                 let changed = *known != now;
                 match &now {
                     Some(why) if changed => {
-                        tracing::warn!(why, "waiting; it is tried again every second")
+                        tracing::warn!(why, "waiting; retrying every second")
                     }
                     None if changed => {
                         tracing::info!("the API server answers and has the definitions")

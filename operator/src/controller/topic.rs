@@ -447,7 +447,7 @@ pub(super) async fn let_go_of_doomed(client: &Client, scope: Option<&str>) {
                     Ok(()) => tracing::info!(
                         topic = topic.name_any(),
                         namespace = topic.namespace(),
-                        "let go with its namespace"
+                        "removed the finalizer, because the namespace is being deleted"
                     ),
                     Err(fault) => tracing::warn!(
                         topic = topic.name_any(),

@@ -125,7 +125,7 @@ impl std::fmt::Display for Step {
                 write!(f, "set up broker {broker}: {}", what.join(", "))
             }
             Self::RestartBroker { broker, .. } => {
-                write!(f, "restart broker {broker}, so that it takes up its new definition")
+                write!(f, "restart broker {broker}, so that it uses its new definition")
             }
             Self::AcceptLoss { broker, name } => write!(
                 f,

@@ -259,7 +259,7 @@ impl std::fmt::Display for Wait {
                 )
             }
             Self::BrokerRestarting { broker } => {
-                write!(f, "broker {broker} takes up its new definition")
+                write!(f, "broker {broker} restarts with its new definition")
             }
             Self::BrokerStarting { broker, detail } => {
                 write!(f, "waiting for broker {broker}: {detail}")

@@ -256,7 +256,7 @@ impl Local {
         };
         tracing::warn!(
             pid = pid.as_raw_nonzero(),
-            "an earlier run left a broker behind; it is ended first"
+            "stopping a broker that an earlier run left behind"
         );
         let deadline = Instant::now() + STOP_DEADLINE;
         // It may have ended already.

@@ -161,7 +161,7 @@ impl Run {
                 self.say.notes(&self.documents);
             }
             Err(error) => self.say.line(&format!(
-                "the change of {} is not taken up: {error:#}",
+                "the change of {} is not applied: {error:#}",
                 self.options.file.display()
             )),
         }

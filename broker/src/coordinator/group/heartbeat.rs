@@ -42,8 +42,8 @@ impl Group {
             .get(member_id)
             .is_some_and(|member| !member.has_satisfied_heartbeat())
         {
-            tracing::info!(group = %self.id, member = member_id, "member was silent for its \
-                session timeout and is removed");
+            tracing::info!(group = %self.id, member = member_id, "removed a member that sent no \
+                heartbeat within its session timeout");
             self.remove_answering(member_id, cx);
             match self.state {
                 GroupState::Stable | GroupState::CompletingRebalance => self.prepare_rebalance(cx),

@@ -269,7 +269,7 @@ fn encode<M: Machine>(
 ) -> Result<(Vec<KeyValue>, usize), AppendError> {
     let encoded: Result<Vec<KeyValue>, _> = records.iter().map(M::encode).collect();
     let encoded = encoded.map_err(|error| {
-        tracing::error!(%error, "a record of the coordinator cannot be written");
+        tracing::error!(%error, "cannot encode a record of the coordinator");
         AppendError::TooLarge
     })?;
     let size = |(key, value): &KeyValue| {
@@ -327,15 +327,15 @@ async fn serve<M: Machine>(
         if std::mem::take(&mut was_out) {
             tracing::info!(
                 partition = slot.partition,
-                "the coordinator's partition could be read again and is served"
+                "the coordinator's partition is loaded again and is served"
             );
         }
         let why = write_queue(&runtime, &slot).await;
         tracing::error!(
             partition = slot.partition,
             error = %why,
-            "appended records of the coordinator were not committed; the partition is read again, \
-             its clients are told to come back"
+            "appended records of the coordinator were not committed; the partition is loaded \
+            again, and its clients are told to retry"
         );
         slot.begin_again();
     }
@@ -351,8 +351,8 @@ async fn load<M: Machine>(runtime: &Runtime<M>, slot: &Slot<M>) -> Result<(), Ap
         record_count += 1;
         if let Err(error) = machine.replay(&key, value.as_ref(), now) {
             unreadable_count += 1;
-            tracing::error!(partition, %error, "a record of the coordinator's topic cannot be read \
-                and is passed over");
+            tracing::error!(partition, %error, "skipped a record of the coordinator's topic that \
+                cannot be decoded");
         }
     };
     let end_offset = runtime.log.read_all(partition, &mut each).await?;

@@ -202,7 +202,8 @@ impl Shard {
                 if let Err(error) = result {
                     // The old generation comes back if the coordinator moves now; its sessions then
                     // end by themselves.
-                    tracing::warn!(%group, %error, "that the group is empty could not be written");
+                    tracing::warn!(%group, %error, "could not write to the log that the group is \
+                        empty");
                 }
                 if let Some((reply, response)) = leave {
                     let response = match told {

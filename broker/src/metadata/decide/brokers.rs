@@ -54,8 +54,8 @@ impl RegisterBroker {
         {
             let message = format!(
                 "Broker {} is registered with directory.id {} and holds replicas, of topic '{}' \
-                 for one; the broker that registers now stands on another disk (directory.id {}). \
-                 Give it a node.id of its own, or its old disk back.",
+                for one; the broker that registers now has another disk (directory.id {}). Give it \
+                its own node.id, or its old disk.",
                 self.id, present.incarnation, topic.name, self.incarnation
             );
             return Err(ApiError::new(ErrorCode::DuplicateBrokerRegistration, message));

@@ -179,7 +179,8 @@ impl Outcome {
         if acks == Some(Acks::None) {
             return failed.map_or(Ok(Produced::Unanswered), |error| {
                 Err(format!(
-                    "Produce with acks=0 failed with {}; closing is the only way to say so",
+                    "Produce with acks=0 failed with {}; closing the connection is the only way to \
+                    tell the client",
                     error.name()
                 ))
             });
