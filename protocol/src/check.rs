@@ -3,7 +3,8 @@
 //! The message codec reserves memory by the counts that it reads, so four bytes from the network
 //! could end the process. Nothing reaches it before this walk has shown that
 //! - every length and every count fits into the bytes that are there;
-//! - null stands only where the version allows it, strings are UTF-8, varints have at most 32 bits;
+//! - null stands only where the version allows it, strings are UTF-8 and as short as Kafka's
+//!   ([`STRING_MAX`]), varints have at most 32 bits;
 //! - the value of every tagged field is exactly as long as its size says;
 //! - there are at most [`ELEMENTS_MAX`] array elements and tagged fields in all, which bounds what
 //!   decoding allocates.
@@ -19,11 +20,19 @@ use super::fault::{Problem, Step, WireError};
 use super::schema::{self, Field, Kind, Message};
 use super::schema_table::{REQUESTS, RESPONSES};
 
-/// Array elements (other than plain numbers) and tagged fields in one message. Decoded, an element
-/// takes some 100 to 200 bytes, so one request makes at most about 100 MiB besides its own bytes.
-/// Kafka's largest sensible requests, a fetch or a metadata request over all partitions of a large
-/// cluster, stay well below.
+/// Array elements, plain numbers too, and tagged fields in one request. Decoded, an element takes
+/// some 100 to 200 bytes, so one request makes at most about 100 MiB besides its own bytes. Kafka's
+/// largest sensible requests, a fetch or a metadata request over all partitions of a large cluster,
+/// stay well below.
 pub const ELEMENTS_MAX: usize = 1 << 19;
+
+/// The same for an answer, which a client reads from the broker that it chose: with each partition
+/// come the numbers of its replicas.
+const ANSWER_ELEMENTS_MAX: usize = ELEMENTS_MAX << 3;
+
+/// Bytes of a string, however its length is written: Apache Kafka's generated readers refuse a
+/// longer one.
+pub const STRING_MAX: usize = i16::MAX as usize;
 
 /// What the header of a request says, once the whole request was found right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,7 +130,7 @@ pub fn check_request(frame: &[u8]) -> Result<CheckedHeader<'_>, WireError> {
 /// # Errors
 /// As [`check_request`].
 pub fn check_request_body(api_key: i16, api_version: i16, body: &[u8]) -> Result<(), WireError> {
-    check_body(REQUESTS, api_key, api_version, body)
+    check_body(REQUESTS, ELEMENTS_MAX, api_key, api_version, body)
 }
 
 /// Proves that `body` is a whole response body of this API and version: for the client's side of a
@@ -130,11 +139,12 @@ pub fn check_request_body(api_key: i16, api_version: i16, body: &[u8]) -> Result
 /// # Errors
 /// As [`check_request`].
 pub fn check_response_body(api_key: i16, api_version: i16, body: &[u8]) -> Result<(), WireError> {
-    check_body(RESPONSES, api_key, api_version, body)
+    check_body(RESPONSES, ANSWER_ELEMENTS_MAX, api_key, api_version, body)
 }
 
 fn check_body(
     table: &'static [Message],
+    elements_max: usize,
     api_key: i16,
     api_version: i16,
     body: &[u8],
@@ -150,7 +160,8 @@ fn check_body(
             max: message.versions.1,
         }));
     }
-    Walk::new(body, api_version, false)
+    let walk = Walk::new(body, api_version, false);
+    Walk { elements_left: elements_max, elements_max, ..walk }
         .message(message)
         .map_err(|fault| fault.into_error(api_key, api_version))
 }
@@ -199,13 +210,15 @@ struct Walk<'a> {
     left: &'a [u8],
     version: i16,
     flexible: bool,
-    /// Elements that may still come; see [`ELEMENTS_MAX`].
+    /// See [`ELEMENTS_MAX`].
+    elements_max: usize,
+    /// Elements that may still come.
     elements_left: usize,
 }
 
 impl<'a> Walk<'a> {
     fn new(left: &'a [u8], version: i16, flexible: bool) -> Walk<'a> {
-        Walk { left, version, flexible, elements_left: ELEMENTS_MAX }
+        Walk { left, version, flexible, elements_max: ELEMENTS_MAX, elements_left: ELEMENTS_MAX }
     }
 
     /// What follows the prefix in a request header. The client id keeps its int16 length in every
@@ -266,10 +279,12 @@ impl<'a> Walk<'a> {
         let Some(count) = self.non_null(count, nullable)? else { return Ok(()) };
         let too_large = Problem::CountTooLarge { claimed: count as u64 };
         if let Kind::Fixed(size) = element {
-            return match count.checked_mul(*size) {
-                Some(bytes) if bytes <= self.left.len() => self.take(bytes).map(|_| ()),
-                _ => Err(self.fault(too_large)),
+            let Some(bytes) = count.checked_mul(*size).filter(|bytes| *bytes <= self.left.len())
+            else {
+                return Err(self.fault(too_large));
             };
+            self.spend(count)?;
+            return self.take(bytes).map(|_| ());
         }
         // Every element takes at least one byte.
         if count > self.left.len() {
@@ -324,6 +339,9 @@ impl<'a> Walk<'a> {
         let length = if self.flexible { self.compact_length()? } else { self.int16_length()? };
         let Some(length) = self.non_null(length, nullable)? else { return Ok(None) };
         let bytes = self.take_claimed(length)?;
+        if length > STRING_MAX {
+            return Err(self.fault(Problem::StringTooLong { claimed: length }));
+        }
         std::str::from_utf8(bytes).map(Some).map_err(|_| self.fault(Problem::NotUtf8))
     }
 
@@ -375,7 +393,7 @@ impl<'a> Walk<'a> {
     fn spend(&mut self, elements: usize) -> Result<(), Fault> {
         match self.elements_left.checked_sub(elements) {
             Some(left) => self.elements_left = left,
-            None => return Err(self.fault(Problem::TooManyElements { max: ELEMENTS_MAX })),
+            None => return Err(self.fault(Problem::TooManyElements { max: self.elements_max })),
         }
         Ok(())
     }

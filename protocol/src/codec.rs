@@ -6,13 +6,13 @@
 
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages as m;
-use kafka_protocol::protocol::{Decodable, Encodable, Message, VersionRange};
+use kafka_protocol::protocol::{Decodable, Encodable, Message, StrBytes, VersionRange};
 
 use super::apis::{self, Api};
 use super::by_id;
-use super::check::{check_request_body, check_response_body};
+use super::check::{STRING_MAX, check_request_body, check_response_body};
 use super::fault::{Problem, WireError};
-use super::put::Put;
+use super::put::{Put, cut};
 
 macro_rules! messages {
     ($($key:literal $name:ident $request:ident $response:ident $versions:tt,)*) => {
@@ -96,6 +96,13 @@ pub fn codec_range(api_key: i16) -> Option<VersionRange> {
         range.max = by_id::BY_ID;
     }
     Some(range)
+}
+
+/// A text for a message, cut at the length of Kafka's longest string ([`STRING_MAX`]): an error
+/// that names a word of the request may be longer than that.
+#[must_use]
+pub fn text(text: &str) -> StrBytes {
+    StrBytes::from_string(cut(text).to_owned())
 }
 
 /// The version whose layout `version` has, for the codec.
@@ -254,7 +261,7 @@ fn request_frame(
     out.int16(api.key);
     out.int16(version);
     out.int32(correlation_id);
-    if client_id.is_some_and(|id| id.len() > i16::MAX as usize) {
+    if client_id.is_some_and(|id| id.len() > STRING_MAX) {
         return Err(WireError::of(
             api.key,
             version,

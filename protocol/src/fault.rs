@@ -70,6 +70,12 @@ pub enum Problem {
     /// A varint of more than 32 bits.
     #[error("has a varint of more than 32 bits")]
     VarintTooLong,
+    /// A string longer than Kafka's may be.
+    #[error("is a string of {claimed} bytes; the longest may have 32767")]
+    StringTooLong {
+        /// Its length.
+        claimed: usize,
+    },
     /// A string that is not UTF-8.
     #[error("is not valid UTF-8")]
     NotUtf8,

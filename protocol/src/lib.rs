@@ -30,12 +30,12 @@ mod schema_table;
 mod tests;
 
 pub use check::{
-    CheckedHeader, ELEMENTS_MAX, RequestPrefix, check_request, check_request_body,
+    CheckedHeader, ELEMENTS_MAX, RequestPrefix, STRING_MAX, check_request, check_request_body,
     check_response_body, peek_request,
 };
 pub use codec::{
     Request, Response, codec_range, decode_answer, decode_checked_request, decode_request,
-    decode_response, encode_call, encode_request, encode_response, encode_response_if,
+    decode_response, encode_call, encode_request, encode_response, encode_response_if, text,
 };
 pub use error::ErrorCode;
 pub use fault::{Problem, Step, WireError};

@@ -2,6 +2,8 @@
 
 use bytes::{BufMut, BytesMut};
 
+use super::check::STRING_MAX;
+
 /// Kafka's primitive types at the end of a buffer. Lengths and counts are those of the flexible
 /// form (varint of length + 1) when `flexible`, else int16 for strings and int32 for arrays and
 /// records.
@@ -75,7 +77,7 @@ impl Put for BytesMut {
         let Some(value) = value else {
             return if flexible { self.varint(0) } else { self.put_i16(-1) };
         };
-        let value = value.get(..value.floor_char_boundary(i16::MAX as usize)).unwrap_or(value);
+        let value = cut(value);
         if flexible {
             self.varint(size_u32(value.len()).saturating_add(1));
         } else {
@@ -83,6 +85,11 @@ impl Put for BytesMut {
         }
         self.put_slice(value.as_bytes());
     }
+}
+
+/// `value` as far as one of Kafka's strings goes, cut at a character.
+pub(super) fn cut(value: &str) -> &str {
+    value.get(..value.floor_char_boundary(STRING_MAX)).unwrap_or(value)
 }
 
 /// Counts and lengths are bounded by the frame, which has at most 2 GiB: the caller checks that.

@@ -84,6 +84,8 @@ const CONFIGS_OF_RESOURCE: usize = 100;
 /// Partitions in an answer to DescribeTopicPartitions, at most
 /// (`max.request.partition.size.limit`).
 const DESCRIBED_PARTITIONS_MAX: usize = 2_000;
+/// The first version of OffsetFetch that asks for several groups.
+const OFFSET_FETCH_GROUPS: i16 = 8;
 /// What is not worth counting: less than the buffer of the connection that brought it.
 const NOT_COUNTED: usize = 4 * 1024;
 
@@ -241,7 +243,41 @@ fn answer_elements(services: &Services, version: i16, request: &Request) -> usiz
         Request::ListGroups(_) | Request::DescribeGroups(_) | Request::DescribeProducers(_) => {
             WIDE + 1
         }
-        _ => 0,
+        // All that a group committed.
+        Request::OffsetFetch(request)
+            if request.groups.iter().any(|group| group.topics.is_none())
+                || (version < OFFSET_FETCH_GROUPS && request.topics.is_none()) =>
+        {
+            WIDE + 1
+        }
+        // One of these for each of the request, or fewer than a handful.
+        Request::Produce(_)
+        | Request::Fetch(_)
+        | Request::ListOffsets(_)
+        | Request::OffsetCommit(_)
+        | Request::OffsetFetch(_)
+        | Request::FindCoordinator(_)
+        | Request::JoinGroup(_)
+        | Request::Heartbeat(_)
+        | Request::LeaveGroup(_)
+        | Request::SyncGroup(_)
+        | Request::ApiVersions(_)
+        | Request::CreateTopics(_)
+        | Request::DeleteTopics(_)
+        | Request::DeleteRecords(_)
+        | Request::InitProducerId(_)
+        | Request::OffsetForLeaderEpoch(_)
+        | Request::DescribeAcls(_)
+        | Request::CreateAcls(_)
+        | Request::DeleteAcls(_)
+        | Request::AlterConfigs(_)
+        | Request::DescribeLogDirs(_)
+        | Request::CreatePartitions(_)
+        | Request::DeleteGroups(_)
+        | Request::IncrementalAlterConfigs(_)
+        | Request::OffsetDelete(_)
+        | Request::DescribeQuorum(_)
+        | Request::DescribeCluster(_) => 0,
     }
 }
 

@@ -1,9 +1,10 @@
 //! The walker against messages that are right, and against the same messages with one thing wrong.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::make::{LengthForm, Maker};
 use crate::produce::ProduceView;
+use crate::put::Put;
 use crate::schema::{self, Message};
 use crate::schema_table::{REQUESTS, RESPONSES};
 use crate::{
@@ -345,4 +346,44 @@ fn unknown_apis_and_versions_are_named() {
     assert_eq!(check_request(&[0, 3, 0]).unwrap_err().api_key, Some(3));
     assert_eq!(check_request(&[]).unwrap_err().api_key, None);
     assert!(check_request_body(0, 2, &[]).is_err());
+}
+
+/// Four bytes of a request are a partition that a handler looks at: they count as any element does.
+#[test]
+fn plain_numbers_of_an_array_are_elements() {
+    // DescribeLogDirs v1: one topic "t" with so many partitions.
+    let request = |count: usize| {
+        let mut frame = vec![0, 35, 0, 1, 0, 0, 0, 7, 0xff, 0xff];
+        frame.extend([0, 0, 0, 1, 0, 1, b't']);
+        frame.extend(u32::try_from(count).unwrap().to_be_bytes());
+        frame.resize(frame.len() + 4 * count, 0);
+        frame
+    };
+    assert_eq!(check_request(&request(1_000)).unwrap().elements, 1_001);
+    let error = check_request(&request(ELEMENTS_MAX)).unwrap_err();
+    assert_eq!(error.problem, Problem::TooManyElements { max: ELEMENTS_MAX });
+}
+
+/// As Apache Kafka's readers, whatever the form of the length: what names a string in an answer, a
+/// log line or a key can rely on it.
+#[test]
+fn a_string_is_at_most_as_long_as_kafkas() {
+    // Metadata v9: one topic with a name of so many bytes, no tags, three booleans, no tags.
+    let body = |length: u32| {
+        let mut body = BytesMut::from(&[2][..]);
+        body.varint(length + 1);
+        body.extend(std::iter::repeat_n(b't', length as usize));
+        body.extend([0, 0, 0, 0, 0]);
+        body
+    };
+    assert!(decode_request(3, 9, body(32_767).freeze()).is_ok());
+    let problem = Problem::StringTooLong { claimed: 32_768 };
+    check_refused(3, 9, &body(32_768), problem, "Topics[0].Name");
+}
+
+#[test]
+fn a_text_for_a_message_is_cut_at_a_character() {
+    assert_eq!(crate::text("short").as_str(), "short");
+    let text = crate::text(&format!("{}é", "a".repeat(32_766)));
+    assert_eq!(text.len(), 32_766);
 }

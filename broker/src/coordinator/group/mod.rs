@@ -503,10 +503,7 @@ fn arm_session(group: &Arc<str>, member: &Member, cx: &mut Cx<'_>) {
     cx.timers.set(TimerKey::Session { group: group.clone(), member: member.id.clone() }, deadline);
 }
 
-/// A string for a message.
-pub(super) fn str_bytes(string: &str) -> StrBytes {
-    StrBytes::from_string(string.to_owned())
-}
+pub(super) use letterbox_protocol::text as str_bytes;
 
 fn optional_str_bytes(string: Option<&Arc<str>>) -> Option<StrBytes> {
     string.map(|string| str_bytes(string))

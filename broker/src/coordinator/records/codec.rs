@@ -142,10 +142,19 @@ impl<'a> Reader<'a> {
 
     /// Passes over the tagged fields that end a struct of a flexible version (KIP-482).
     pub(super) fn skip_tagged_fields(&mut self) -> Result<(), DecodeError> {
+        self.tagged_fields(|_, _| Ok(()))
+    }
+
+    /// Gives each of the tagged fields that end a struct of a flexible version (KIP-482), with its
+    /// number, to `each`.
+    pub(super) fn tagged_fields(
+        &mut self,
+        mut each: impl FnMut(u32, &'a [u8]) -> Result<(), DecodeError>,
+    ) -> Result<(), DecodeError> {
         for _ in 0..self.unsigned_varint()? {
-            self.unsigned_varint()?;
+            let tag = self.unsigned_varint()?;
             let size = self.unsigned_varint()?;
-            self.take(usize::try_from(size).map_err(|_| DecodeError::VarintTooLong)?)?;
+            each(tag, self.take(usize::try_from(size).map_err(|_| DecodeError::VarintTooLong)?)?)?;
         }
         Ok(())
     }
@@ -155,7 +164,7 @@ fn utf8(bytes: Option<&[u8]>) -> Result<Option<&str>, DecodeError> {
     bytes.map(|bytes| std::str::from_utf8(bytes).map_err(|_| DecodeError::NotUtf8)).transpose()
 }
 
-/// Writes fields of the non-flexible versions, which are the ones written.
+/// Writes fields.
 #[derive(Default)]
 pub(super) struct Writer {
     bytes: BytesMut,
@@ -177,6 +186,35 @@ impl Writer {
     pub(super) fn string(&mut self, value: &str) -> Result<(), DecodeError> {
         self.i16(i16::try_from(value.len()).map_err(|_| DecodeError::TooLong(value.len()))?);
         self.bytes.put_slice(value.as_bytes());
+        Ok(())
+    }
+
+    pub(super) fn unsigned_varint(&mut self, mut value: u32) {
+        while value >= 0x80 {
+            self.bytes.put_u8((value & 0x7f | 0x80) as u8);
+            value >>= 7;
+        }
+        self.bytes.put_u8(value as u8);
+    }
+
+    /// A string of a flexible version: one more than its length, and its bytes.
+    pub(super) fn compact_string(&mut self, value: &str) -> Result<(), DecodeError> {
+        let length = i16::try_from(value.len()).map_err(|_| DecodeError::TooLong(value.len()))?;
+        self.unsigned_varint(u32::from(length.unsigned_abs()).saturating_add(1));
+        self.bytes.put_slice(value.as_bytes());
+        Ok(())
+    }
+
+    /// The tagged fields at the end of a struct of a flexible version, in the order of their
+    /// numbers.
+    pub(super) fn tagged_fields(&mut self, fields: &[(u32, &[u8])]) -> Result<(), DecodeError> {
+        let size = |bytes: usize| u32::try_from(bytes).map_err(|_| DecodeError::TooLong(bytes));
+        self.unsigned_varint(size(fields.len())?);
+        for (tag, bytes) in fields {
+            self.unsigned_varint(*tag);
+            self.unsigned_varint(size(bytes.len())?);
+            self.bytes.put_slice(bytes);
+        }
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 //! values below and prints `MessageUtil.toVersionPrefixedBytes(version, message)` in hexadecimal.
 
 use bytes::Bytes;
+use letterbox_protocol::model::TopicId;
 use proptest::prelude::*;
 
 use super::{DecodeError, GroupMetadata, MemberMetadata, OffsetAndMetadata, OffsetKey, Record};
@@ -15,6 +16,8 @@ const OVAL1: &str = "00010000011f71fb04cb00036dc3a40000018bcfe568000000018bcfe6e
 const OVAL2: &str = "00020000011f71fb04cb00036dc3a40000018bcfe56800";
 const OVAL3: &str = "00030000011f71fb04cb0000000900036dc3a40000018bcfe56800";
 const OVAL4: &str = "00040000011f71fb04cb00000009046dc3a40000018bcfe5680000";
+const OVAL4_OF_TOPIC: &str =
+    "00040000011f71fb04cb00000009046dc3a40000018bcfe568000100100102030405060708090a0b0c0d0e0f10";
 const GKEY2: &str = "000200076772c3bc707065";
 const GVAL0: &str = "00000008636f6e73756d657200000005000572616e67650003632d31000000010003632d3100016300092f31302e302e302e31000027100000000201020000000103";
 const GVAL1: &str = "00010008636f6e73756d657200000005000572616e67650003632d31000000010003632d3100016300092f31302e302e302e310000ea60000027100000000201020000000103";
@@ -22,6 +25,8 @@ const GVAL2: &str = "00020008636f6e73756d657200000005000572616e67650003632d31000
 const GVAL3: &str = "00030008636f6e73756d657200000005000572616e67650003632d310000018bcfe56800000000010003632d310002693100016300092f31302e302e302e310000ea60000027100000000201020000000103";
 const GVAL4: &str = "000409636f6e73756d6572000000050672616e676504632d310000018bcfe568000204632d3103693102630a2f31302e302e302e310000ea600000271003010202030000";
 const GEMPTY3: &str = "0003000000000006ffffffff0000018bcfe5680000000000";
+
+const TOPIC_ID: TopicId = TopicId::from_u128(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10);
 
 fn hex(text: &str) -> Bytes {
     (0..text.len())
@@ -31,9 +36,14 @@ fn hex(text: &str) -> Bytes {
 }
 
 fn offset(leader_epoch: i32, expire_timestamp_ms: Option<i64>) -> Record {
+    offset_of(TopicId::nil(), leader_epoch, expire_timestamp_ms)
+}
+
+fn offset_of(topic_id: TopicId, leader_epoch: i32, expire_timestamp_ms: Option<i64>) -> Record {
     Record::Offset {
         key: OffsetKey { group: "grüppe".into(), topic: "orders".into(), partition: 7 },
         value: Some(OffsetAndMetadata {
+            topic_id,
             offset: 1_234_567_890_123,
             leader_epoch,
             metadata: "mä".into(),
@@ -91,6 +101,7 @@ fn every_version_kafka_has_written_is_read() {
         (OKEY1, OVAL2, offset(-1, None)),
         (OKEY1, OVAL3, offset(9, None)),
         (OKEY1, OVAL4, offset(9, None)),
+        (OKEY1, OVAL4_OF_TOPIC, offset_of(TOPIC_ID, 9, None)),
         (GKEY2, GVAL0, group(None, -1, -1)),
         (GKEY2, GVAL1, group(None, 60_000, -1)),
         (GKEY2, GVAL2, group(None, 60_000, wall)),
@@ -105,7 +116,8 @@ fn every_version_kafka_has_written_is_read() {
 #[test]
 fn what_is_written_is_what_kafka_writes() {
     for (record, key, value) in [
-        (offset(9, None), OKEY1, OVAL3),
+        (offset_of(TOPIC_ID, 9, None), OKEY1, OVAL4_OF_TOPIC),
+        (offset(9, None), OKEY1, OVAL4),
         (offset(-1, Some(1_700_000_099_999)), OKEY1, OVAL1),
         (group(Some("i1"), 60_000, 1_700_000_000_000), GKEY2, GVAL3),
         (empty_group(), GKEY2, GEMPTY3),
@@ -135,6 +147,7 @@ fn no_cut_and_no_length_makes_the_decoder_panic() {
         (OKEY1, OVAL1),
         (OKEY1, OVAL3),
         (OKEY1, OVAL4),
+        (OKEY1, OVAL4_OF_TOPIC),
         (GKEY2, GVAL0),
         (GKEY2, GVAL3),
         (GKEY2, GVAL4),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use letterbox_protocol::model::{LeaderEpoch, Offset, TimestampMs};
+use letterbox_protocol::model::{LeaderEpoch, Offset, TimestampMs, TopicId};
 
 use super::codec::{DecodeError, Reader, Writer};
 
@@ -21,6 +21,9 @@ pub struct OffsetKey {
 /// A committed offset with what the client said about it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct OffsetAndMetadata {
+    /// The id of the topic that it is an offset of; nil where the record does not say so, as one of
+    /// an earlier version or with an expiry. The name may be another topic's today.
+    pub topic_id: TopicId,
     /// The next offset that the group will read.
     pub offset: Offset,
     /// The leader epoch of the last record read, for detecting a truncated log (KIP-320); −1 when
@@ -34,6 +37,9 @@ pub struct OffsetAndMetadata {
     /// broker's retention holds.
     pub expire_timestamp_ms: Option<TimestampMs>,
 }
+
+/// The tagged field of OffsetCommitValue version 4 that has the topic's id.
+const TOPIC_ID_TAG: u32 = 0;
 
 impl OffsetKey {
     pub(super) fn encode(&self, writer: &mut Writer) -> Result<(), DecodeError> {
@@ -53,20 +59,24 @@ impl OffsetKey {
 }
 
 impl OffsetAndMetadata {
-    /// Version 3; version 1 where an expiry was asked for, the only one that can say so (it has no
-    /// leader epoch).
+    /// Version 4; version 1 where an expiry was asked for, the only one that can say so (it has
+    /// neither leader epoch nor topic id).
     pub(super) fn encode(&self) -> Result<Bytes, DecodeError> {
-        let version = if self.expire_timestamp_ms.is_some() { 1 } else { 3 };
         let mut writer = Writer::default();
-        writer.i16(version);
-        writer.i64(self.offset);
-        if version == 3 {
-            writer.i32(self.leader_epoch);
-        }
-        writer.string(&self.metadata)?;
-        writer.i64(self.commit_timestamp_ms);
         if let Some(expire_timestamp_ms) = self.expire_timestamp_ms {
+            writer.i16(1);
+            writer.i64(self.offset);
+            writer.string(&self.metadata)?;
+            writer.i64(self.commit_timestamp_ms);
             writer.i64(expire_timestamp_ms);
+        } else {
+            writer.i16(4);
+            writer.i64(self.offset);
+            writer.i32(self.leader_epoch);
+            writer.compact_string(&self.metadata)?;
+            writer.i64(self.commit_timestamp_ms);
+            let topic_id = [(TOPIC_ID_TAG, &self.topic_id.as_bytes()[..])];
+            writer.tagged_fields(if self.topic_id.is_nil() { &[] } else { &topic_id })?;
         }
         Ok(writer.finish())
     }
@@ -91,9 +101,25 @@ impl OffsetAndMetadata {
         } else {
             None
         };
+        let mut topic_id = TopicId::nil();
         if version >= 4 {
-            reader.skip_tagged_fields()?;
+            reader.tagged_fields(|tag, bytes| {
+                if tag == TOPIC_ID_TAG {
+                    topic_id = TopicId::from_slice(bytes).map_err(|_| DecodeError::Truncated {
+                        wanted: size_of::<TopicId>(),
+                        remaining: bytes.len(),
+                    })?;
+                }
+                Ok(())
+            })?;
         }
-        Ok(Self { offset, leader_epoch, metadata, commit_timestamp_ms, expire_timestamp_ms })
+        Ok(Self {
+            topic_id,
+            offset,
+            leader_epoch,
+            metadata,
+            commit_timestamp_ms,
+            expire_timestamp_ms,
+        })
     }
 }

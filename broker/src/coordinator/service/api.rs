@@ -221,8 +221,10 @@ impl GroupCoordinator {
         let committed = self.inner.request(&request.group_id, |shard, reply, now| {
             // Asked under the shard's lock: a topic that is deleted after this is forgotten after
             // this commit.
-            let exists =
-                |topic: &str, partition| self.inner.exists(topic, partition) && is_meant(topic);
+            let exists = |topic: &str, partition| {
+                let exists = self.inner.exists(topic, partition) && is_meant(topic);
+                if exists { self.inner.metadata.id_of(topic) } else { None }
+            };
             shard.commit_offsets(&request, context.api_version, exists, reply, now)
         });
         let timeout = Duration::from_millis(self.inner.config.offset_commit_timeout_ms);
@@ -311,7 +313,8 @@ impl GroupCoordinator {
                 .await?;
         }
         self.inner.with_shard(&group.group_id, |shard, _| {
-            shard.fetch_offsets(&group.group_id, group.topics.as_deref())
+            let id_of = |topic: &str| self.inner.metadata.id_of(topic);
+            shard.fetch_offsets(&group.group_id, group.topics.as_deref(), id_of)
         })
     }
 

@@ -391,8 +391,13 @@ fn errors_of_the_log_are_mapped_as_kafka_maps_them() {
     ] {
         let now = Now { mono_ms: 0, wall_ms: 0 };
         let mut shard = Shard::new(GroupConfig::default(), Arc::default());
-        let committed =
-            shard.commit_offsets(&commit_request("t", 1), 8, |_, _| true, ReplyId(1), now);
+        let committed = shard.commit_offsets(
+            &commit_request("t", 1),
+            8,
+            |_, _| Some(TOPIC_ID),
+            ReplyId(1),
+            now,
+        );
         let deleted = shard.delete_group(&group(), ReplyId(2), now);
         let newest =
             committed.writes.into_iter().chain(deleted.writes).map(|write| write.then).collect();

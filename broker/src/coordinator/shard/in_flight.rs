@@ -11,6 +11,7 @@ use kafka_protocol::messages::offset_delete_request::{
 };
 use kafka_protocol::messages::{GroupId, OffsetCommitRequest, OffsetDeleteRequest, TopicName};
 use letterbox_protocol::ErrorCode as E;
+use letterbox_protocol::model::TopicId;
 use proptest::prelude::*;
 
 use super::Shard;
@@ -90,7 +91,8 @@ impl World {
             .with_group_id(GroupId(str_bytes(group)))
             .with_generation_id_or_member_epoch(-1)
             .with_topics(vec![topic]);
-        let out = self.shard.commit_offsets(&request, 9, |_, _| true, id, self.now());
+        let out =
+            self.shard.commit_offsets(&request, 9, |_, _| Some(TopicId::nil()), id, self.now());
         self.take(out, By::Client);
         id
     }

@@ -12,6 +12,7 @@ use kafka_protocol::messages::offset_fetch_response::{
 };
 use kafka_protocol::messages::{OffsetCommitRequest, OffsetCommitResponse, TopicName};
 use letterbox_protocol::ErrorCode;
+use letterbox_protocol::model::TopicId;
 
 use super::{Shard, of_group};
 use crate::coordinator::group::{Cx, GroupState, Now, Output, Reply, ReplyId, str_bytes};
@@ -22,13 +23,13 @@ use crate::coordinator::records::{OffsetAndMetadata, OffsetKey, Record};
 const GROUP_ID_NOT_FOUND_VERSION: i16 = 9;
 
 impl Shard {
-    /// OffsetCommit. `exists` says which partitions there are; others are refused one by one,
-    /// before the group is looked at.
+    /// OffsetCommit. `exists` says which partitions there are, with the id of their topic; others
+    /// are refused one by one, before the group is looked at.
     pub fn commit_offsets(
         &mut self,
         request: &OffsetCommitRequest,
         api_version: i16,
-        exists: impl Fn(&str, i32) -> bool,
+        exists: impl Fn(&str, i32) -> Option<TopicId>,
         reply: ReplyId,
         now: Now,
     ) -> Output {
@@ -48,21 +49,24 @@ impl Shard {
             let mut partitions = Vec::with_capacity(topic.partitions.len());
             for partition in &topic.partitions {
                 let metadata = partition.committed_metadata.as_deref().unwrap_or("");
-                let error = if !exists(&name, partition.partition_index) {
-                    ErrorCode::UnknownTopicOrPartition.code()
-                } else if metadata.encode_utf16().count() > self.config.offset_metadata_max_bytes {
-                    ErrorCode::OffsetMetadataTooLarge.code()
-                } else {
-                    let key = OffsetKey {
-                        group: group.clone(),
-                        topic: name.clone(),
-                        partition: partition.partition_index,
-                    };
-                    records.push(Record::Offset {
-                        key,
-                        value: Some(committed(partition, expire_timestamp_ms, now)),
-                    });
-                    0
+                let error = match exists(&name, partition.partition_index) {
+                    None => ErrorCode::UnknownTopicOrPartition.code(),
+                    Some(_)
+                        if metadata.encode_utf16().count()
+                            > self.config.offset_metadata_max_bytes =>
+                    {
+                        ErrorCode::OffsetMetadataTooLarge.code()
+                    }
+                    Some(topic_id) => {
+                        let key = OffsetKey {
+                            group: group.clone(),
+                            topic: name.clone(),
+                            partition: partition.partition_index,
+                        };
+                        let value = committed(topic_id, partition, expire_timestamp_ms, now);
+                        records.push(Record::Offset { key, value: Some(value) });
+                        0
+                    }
                 };
                 partitions.push(
                     OffsetCommitResponsePartition::default()
@@ -90,7 +94,7 @@ impl Shard {
         &mut self,
         request: &OffsetCommitRequest,
         api_version: i16,
-        exists: impl Fn(&str, i32) -> bool,
+        exists: impl Fn(&str, i32) -> Option<TopicId>,
         now: Now,
     ) -> Option<ErrorCode> {
         let mut partitions = request
@@ -98,7 +102,8 @@ impl Shard {
             .iter()
             .flat_map(|topic| topic.partitions.iter().map(|partition| (&topic.name, partition)));
         if !request.topics.is_empty()
-            && partitions.all(|(topic, partition)| !exists(topic, partition.partition_index))
+            && partitions
+                .all(|(topic, partition)| exists(topic, partition.partition_index).is_none())
         {
             return Some(ErrorCode::UnknownTopicOrPartition);
         }
@@ -164,17 +169,30 @@ impl Shard {
     }
 
     /// The committed offsets of a group, of `topics` or of all there are. What was never committed
-    /// has offset −1.
+    /// has offset −1. So has what was committed for another topic of that name: `id_of` says which
+    /// one has it now. When a topic is deleted its offsets go with it, but only soon after, and not
+    /// at all when the broker ends between the two.
     #[must_use]
     pub fn fetch_offsets(
         &self,
         group_id: &str,
         topics: Option<&[OffsetFetchRequestTopics]>,
+        id_of: impl Fn(&str) -> Option<TopicId>,
     ) -> Vec<OffsetFetchResponseTopics> {
         let group: Arc<str> = group_id.into();
+        let is_of = |id: Option<TopicId>, offset: &OffsetAndMetadata| {
+            offset.topic_id.is_nil() || id.is_none_or(|id| id == offset.topic_id)
+        };
         let Some(topics) = topics else {
             let mut all: Vec<OffsetFetchResponseTopics> = Vec::new();
+            let (mut of, mut id) = ("", None);
             for (key, offset) in self.offsets.committed_range(of_group(&group)) {
+                if *key.topic != *of {
+                    (of, id) = (&key.topic, id_of(&key.topic));
+                }
+                if !is_of(id, offset) {
+                    continue;
+                }
                 let partition = fetched(key.partition, Some(offset));
                 match all.last_mut().filter(|topic| topic.name.as_str() == &*key.topic) {
                     Some(topic) => topic.partitions.push(partition),
@@ -192,9 +210,11 @@ impl Shard {
         };
         let answer = |asked: &OffsetFetchRequestTopics| {
             let topic: Arc<str> = asked.name.as_str().into();
+            let id = id_of(&topic);
             let partitions = asked.partition_indexes.iter().map(|&partition| {
                 let key = OffsetKey { group: group.clone(), topic: topic.clone(), partition };
-                fetched(partition, self.offsets.committed(&key))
+                let offset = self.offsets.committed(&key).filter(|offset| is_of(id, offset));
+                fetched(partition, offset)
             });
             OffsetFetchResponseTopics::default()
                 .with_name(asked.name.clone())
@@ -211,11 +231,13 @@ impl Shard {
 }
 
 fn committed(
+    topic_id: TopicId,
     partition: &OffsetCommitRequestPartition,
     expire_timestamp_ms: Option<i64>,
     now: Now,
 ) -> OffsetAndMetadata {
     OffsetAndMetadata {
+        topic_id,
         offset: partition.committed_offset,
         leader_epoch: partition.committed_leader_epoch,
         metadata: partition.committed_metadata.as_deref().unwrap_or("").into(),

@@ -9,11 +9,14 @@ use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
+use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopics;
+use kafka_protocol::messages::offset_fetch_response::OffsetFetchResponseTopics;
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::{
     GroupId, JoinGroupResponse, OffsetCommitRequest, SyncGroupRequest, SyncGroupResponse, TopicName,
 };
 use letterbox_protocol::ErrorCode as E;
+use letterbox_protocol::model::TopicId;
 use proptest::prelude::*;
 
 use super::Shard;
@@ -26,6 +29,7 @@ use crate::coordinator::records::{OffsetKey, Record};
 use crate::coordinator::replicated_log::AppendError;
 
 const WALL_MS: i64 = 1_700_000_000_000;
+const TOPIC_ID: TopicId = TopicId::from_u128(7);
 
 /// A shard with a log that commits when told to.
 struct World {
@@ -182,7 +186,7 @@ impl World {
             .with_member_id(str_bytes(member))
             .with_generation_id_or_member_epoch(generation)
             .with_topics(vec![topic]);
-        let out = self.shard.commit_offsets(&request, 9, |_, _| true, reply, self.now());
+        let out = self.shard.commit_offsets(&request, 9, |_, _| Some(TOPIC_ID), reply, self.now());
         self.take(out);
         reply
     }
@@ -653,10 +657,37 @@ fn offsets_of_deleted_topics_go_and_stay_gone() {
     for record in &world.log {
         again.replay(record.clone(), world.now());
     }
-    assert!(again.fetch_offsets("g", None).is_empty());
+    assert!(again.fetch_offsets("g", None, |_| None).is_empty());
     // A topic that has the name later begins anew.
     world.commit_offset("", -1, 3, "");
     assert_eq!(world.offset(), Some((3, 7, String::new())));
+}
+
+/// The broker may end between a topic's deletion and its offsets'.
+#[test]
+fn an_offset_of_another_topic_of_that_name_does_not_count() {
+    let mut world = World::new(GroupConfig::default());
+    world.commit_offset("", -1, 41, "");
+    let mut again = Shard::new(GroupConfig::default(), Arc::default());
+    for record in &world.log {
+        again.replay(record.clone(), world.now());
+    }
+    let asked = [OffsetFetchRequestTopics::default()
+        .with_name(TopicName(str_bytes("t")))
+        .with_partition_indexes(vec![3])];
+    let committed = |shard: &Shard, id: Option<TopicId>| {
+        let all = shard.fetch_offsets("g", None, |_| id);
+        let one = shard.fetch_offsets("g", Some(&asked), |_| id);
+        let of = |topic: &OffsetFetchResponseTopics| topic.partitions[0].committed_offset;
+        (all.iter().map(of).collect::<Vec<_>>(), of(&one[0]))
+    };
+    let another = Some(TopicId::from_u128(8));
+    for shard in [&world.shard, &again] {
+        assert_eq!(committed(shard, Some(TOPIC_ID)), (vec![41], 41));
+        assert_eq!(committed(shard, another), (vec![], -1));
+        // Not known is not another.
+        assert_eq!(committed(shard, None), (vec![41], 41));
+    }
 }
 
 #[test]

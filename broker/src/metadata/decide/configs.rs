@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use letterbox_protocol::ErrorCode;
+use letterbox_protocol::{ErrorCode, STRING_MAX};
 use serde::{Deserialize, Serialize};
 
 use super::{Context, Decide, Decision, Draft, ItemResult};
@@ -186,15 +186,18 @@ fn changed_value(
     let mut list = items(present.get(key).unwrap_or(&inherited));
     let given = items(value);
     if matches!(op, ConfigOp::Append(_)) {
-        for item in given {
-            if !list.contains(&item) {
-                list.push(item);
-            }
-        }
+        let mut known: BTreeSet<&str> = list.iter().copied().collect();
+        list.extend(given.into_iter().filter(|item| known.insert(item)));
     } else {
+        let given: BTreeSet<&str> = given.into_iter().collect();
         list.retain(|item| !given.contains(item));
     }
-    Ok(Some(list.join(",")))
+    let list = list.join(",");
+    if list.len() > STRING_MAX {
+        let message = format!("The list of {key} is longer than {STRING_MAX} bytes.");
+        return Err(ApiError::new(ErrorCode::InvalidConfig, message));
+    }
+    Ok(Some(list))
 }
 
 fn items(list: &str) -> Vec<&str> {

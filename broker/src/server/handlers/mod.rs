@@ -12,7 +12,7 @@ pub(super) mod topics;
 use std::time::Duration;
 
 use kafka_protocol::messages::TopicName;
-use kafka_protocol::protocol::StrBytes;
+use letterbox_protocol::text;
 
 use super::Services;
 use super::errors::{Errors, errors};
@@ -22,11 +22,6 @@ use crate::metadata::ApiError;
 /// How long a reader waits for what was acknowledged before it came to be durable, so that it may
 /// be seen; a disk that takes longer for a sync is in trouble.
 const SETTLE_MAX: Duration = Duration::from_secs(5);
-
-/// A string for a message.
-fn text(text: &str) -> StrBytes {
-    StrBytes::from_string(text.to_owned())
-}
 
 /// A topic's name for a message.
 fn topic_name(name: &str) -> TopicName {

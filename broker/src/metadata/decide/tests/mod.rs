@@ -336,6 +336,9 @@ fn configurations_are_set_appended_subtracted_and_deleted() {
     assert_eq!(alter("cleanup.policy", ConfigOp::Subtract(some("delete"))), Ok(some("compact")));
     assert_eq!(alter("cleanup.policy", ConfigOp::Delete), Ok(None));
     assert_eq!(alter("retention.ms", ConfigOp::Set(some("5"))), Ok(some("5")));
+    let long = (0..10_000).map(|each| each.to_string()).collect::<Vec<_>>().join(",");
+    let refused = alter("cleanup.policy", ConfigOp::Append(Some(long)));
+    assert_eq!(refused, Err(ErrorCode::InvalidConfig));
     assert_eq!(alter("retention.ms", ConfigOp::Append(some("6"))), Err(ErrorCode::InvalidConfig));
     assert_eq!(alter("retention.ms", ConfigOp::Set(None)), Err(ErrorCode::InvalidRequest));
     assert_eq!(alter("bad", ConfigOp::Set(some("1"))), Err(ErrorCode::InvalidConfig));

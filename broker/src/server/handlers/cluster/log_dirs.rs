@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use kafka_protocol::messages as m;
 use kafka_protocol::messages::describe_log_dirs_response::{
     DescribeLogDirsPartition, DescribeLogDirsResult, DescribeLogDirsTopic,
 };
+use kafka_protocol::messages::{self as m, TopicName};
 use letterbox_protocol::ErrorCode;
 use letterbox_storage::{Log, LogDir};
 
@@ -21,17 +21,19 @@ pub(crate) async fn describe(
     request: m::DescribeLogDirsRequest,
 ) -> m::DescribeLogDirsResponse {
     // Without a list everything is asked for; one that is asked for twice is told once.
-    let wanted: Option<BTreeSet<(String, i32)>> = request.topics.map(|topics| {
-        let partitions = topics.iter().flat_map(|topic| {
-            topic.partitions.iter().map(|index| (topic.topic.to_string(), *index))
-        });
-        partitions.collect()
+    let wanted = request.topics.map(|topics| {
+        let mut wanted = BTreeMap::<TopicName, BTreeSet<i32>>::new();
+        for topic in topics {
+            wanted.entry(topic.topic).or_default().extend(topic.partitions);
+        }
+        wanted
     });
     let (dirs, logs) = services.replicas.log_dirs();
     let is_wanted = |log: &Log| {
-        wanted
-            .as_ref()
-            .is_none_or(|wanted| wanted.contains(&(log.topic().to_string(), log.partition())))
+        wanted.as_ref().is_none_or(|wanted| {
+            let partitions = wanted.get(&topic_name(log.topic()));
+            partitions.is_some_and(|partitions| partitions.contains(&log.partition()))
+        })
     };
     let logs: Vec<Arc<Log>> = logs.into_iter().filter(|log| is_wanted(log)).collect();
     let results =
