@@ -147,6 +147,12 @@ pub struct Volume {
     pub asked_class: Option<String>,
     /// Whether there is a volume behind its claim. One that never was has nothing on it.
     pub is_bound: bool,
+    /// Whether the volume behind its claim is gone for good.
+    pub is_gone: bool,
+    /// Whether its claim names a snapshot or another claim whose content its volume is to have.
+    pub is_restored: bool,
+    /// Whether no volume is made for its claim before there is a pod that has it.
+    pub waits_for_pod: bool,
     /// Whether its claim is being deleted.
     pub is_ending: bool,
     /// Whether the broker that runs was started with this claim. Otherwise it has what was behind
@@ -162,10 +168,13 @@ pub struct Volume {
 
 impl ObservedBroker {
     /// What the broker says that it found in `log_dir` of its volume `name`, behind the claim that
-    /// is there now.
+    /// is there now and stays.
     #[must_use]
     pub fn found_on(&self, name: &str, log_dir: &str) -> Option<&String> {
-        let is_of_claim = self.volumes.get(name).is_none_or(|live| live.is_mounted);
+        let is_of_claim = self
+            .volumes
+            .get(name)
+            .is_none_or(|live| live.is_mounted && !(live.is_gone && live.is_ending));
         self.identity.as_ref().filter(|_| is_of_claim)?.directories.get(log_dir)
     }
 
@@ -180,6 +189,6 @@ impl Volume {
     /// Whether it is there only until its broker ends: its claim is being deleted.
     #[must_use]
     pub fn is_lent(&self) -> bool {
-        self.is_bound && self.is_ending
+        self.is_bound && self.is_ending && !self.is_gone
     }
 }

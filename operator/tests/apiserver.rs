@@ -965,11 +965,13 @@ async fn volumes_are_added_and_their_loss_is_told(client: &Client) {
         ),
         (Some("fast"), &"3Gi".to_owned())
     );
+    let waits = pass(client, &cluster).await.unwrap().plan.waits;
+    assert!(waits.iter().any(|wait| wait.reason() == "VolumePending"), "{waits:?}");
+    is_bound(&claims, "data-1-wide-broker-0-0", "3Gi").await;
     pass(client, &cluster).await.unwrap();
     observes(client, "wide-broker-0").await;
     pass(client, &cluster).await.unwrap();
     assert!(pods.get_opt("wide-broker-0-0").await.unwrap().is_none(), "it takes it up");
-    is_bound(&claims, "data-1-wide-broker-0-0", "3Gi").await;
     plays_kubernetes(client, "wide-broker-0").await;
     let set = sets.get("wide-broker-0").await.unwrap();
     assert_eq!((set.uid(), set.spec.clone().unwrap().volume_claim_templates), (uid, None));

@@ -602,6 +602,105 @@ fn mistakes_about_storage_can_be_taken_back() {
     assert_eq!(model.with(|state| state.disk(0, "data").clone()), disk);
 }
 
+#[test]
+fn a_wrong_size_of_a_volume_that_was_not_made_can_be_taken_back() {
+    let model = Model::default();
+    model.with(|state| state.bad_classes.push("fast".into()));
+    let storage = |size: &str| json!({"storage": {"size": size, "class": "fast"}});
+    let mut cluster = cluster(storage("500Ti"));
+    (0..3).for_each(|_| drop(pass(&model, &mut cluster)));
+    for size in ["1Gi", "2Gi"] {
+        set(&mut cluster, storage(size));
+        (0..3).for_each(|_| drop(pass(&model, &mut cluster)));
+        let wanted = letterbox_operator::api::bytes_of(size).unwrap();
+        assert_eq!(model.with(|state| state.disk(0, "data").size), wanted);
+    }
+    model.with(|state| state.bad_classes.clear());
+    settle(&model, &mut cluster);
+}
+
+#[test]
+fn a_claim_that_restores_a_snapshot_is_never_deleted() {
+    let model = Model::default();
+    model.with(|state| state.silent = true);
+    let mut cluster = cluster(json!({"storage": {"size": "1Gi", "class": "fast"}}));
+    by_hand(&model, "data", None);
+    by_hand(&model, "data-7", None);
+    model.with(|state| state.disks.values_mut().for_each(|disk| disk.is_restored = true));
+    model.with(|state| {
+        state.bad_classes.push("slow".into());
+        let disk = state.disk(0, "data");
+        (disk.class, disk.size) = (Some("slow".into()), 1 << 30);
+    });
+    for _ in 0..3 {
+        let told = pass(&model, &mut cluster);
+        assert!(!told.plan.steps.iter().any(|step| part_of(step) == Part::Storage));
+        let waits = told.plan.waits.iter().map(|wait| wait.reason());
+        assert!(waits.into_iter().any(|reason| reason == "StorageClassDiffers"));
+    }
+    assert_eq!(model.with(|state| state.disks.len()), 2);
+}
+
+#[test]
+fn no_broker_restarts_for_a_volume_before_it_is_known_to_be_possible() {
+    let model = Model::default();
+    let mut cluster = cluster(volumes(&["data"]));
+    settle(&model, &mut cluster);
+    model.with(|state| state.silent = true);
+    set(&mut cluster, volumes(&["data", "data-1"]));
+    for _ in 0..5 {
+        pass(&model, &mut cluster);
+    }
+    let told = pass(&model, &mut cluster);
+    assert_eq!(ready_reason(&told), ("False".into(), "VolumePending".into()));
+    assert_eq!(model.with(|state| (state.serves(0), state.restarts)), (true, 0));
+    model.with(|state| state.silent = false);
+    settle(&model, &mut cluster);
+    assert_eq!(model.with(|state| state.restarts), 1);
+}
+
+#[test]
+fn a_volume_that_no_broker_ever_had_goes_with_the_spec_that_named_it() {
+    let model = Model::default();
+    let mut cluster = cluster(volumes(&["data"]));
+    settle(&model, &mut cluster);
+    // It is made at once, and the broker does not restart yet.
+    model.with(|state| (state.binds_at_once, state.silent) = (true, true));
+    set(&mut cluster, volumes(&["data", "data-1"]));
+    pass(&model, &mut cluster);
+    model.tick();
+    assert!(model.with(|state| state.disk(0, "data-1").is_bound));
+    set(&mut cluster, volumes(&["data"]));
+    settle(&model, &mut cluster);
+    assert_eq!(model.with(|state| (state.disks.len(), state.restarts)), (1, 0));
+    // One that somebody made by hand is theirs.
+    by_hand(&model, "data-1", None);
+    model.with(|state| state.disk(0, "data-1").is_restored = true);
+    model.tick();
+    settle(&model, &mut cluster);
+    assert_eq!(model.with(|state| state.disks.len()), 2);
+}
+
+#[test]
+fn a_claim_whose_volume_is_gone_is_a_loss() {
+    let model = Model::default();
+    let mut cluster = cluster(json!({}));
+    settle(&model, &mut cluster);
+    model.with(|state| (state.disk(0, "data").is_gone, state.frozen) = (true, false));
+    for _ in 0..4 {
+        let told = pass(&model, &mut cluster);
+        assert_eq!(ready_reason(&told), ("False".into(), "DataLost".into()));
+        let degraded = find_condition(&told.status.conditions, DEGRADED).unwrap();
+        assert!(degraded.message.contains("phase is Lost"), "{}", degraded.message);
+    }
+    assert_eq!(model.with(|state| (state.disks.len(), state.restarts)), (1, 0));
+    let loss = remembered(&cluster).3.unwrap();
+    accept(&mut cluster, &loss);
+    settle(&model, &mut cluster);
+    assert_eq!(model.with(|state| state.disk(0, "data").is_gone), false);
+    assert_eq!(remembered(&cluster).2, 2);
+}
+
 fn volumes(names: &[&str]) -> serde_json::Value {
     let all: Vec<_> = names.iter().map(|name| json!({"name": name})).collect();
     json!({"storage": {"size": "1Gi", "volumes": all}})

@@ -37,6 +37,11 @@ pub enum Lost {
         /// Whether a broker that runs may still have the volume, until it ends.
         is_held: bool,
     },
+    /// The claim is there, and its volume is not.
+    VolumeGone {
+        /// The claim's name.
+        claim: String,
+    },
     /// The claim was deleted and made again, and the broker has not shown that its records are on
     /// the new one.
     ClaimMadeAgain {
@@ -59,7 +64,7 @@ impl Lost {
     pub(super) fn is_held(&self) -> bool {
         match self {
             Self::ClaimGone { is_held, .. } | Self::ClaimMadeAgain { is_held, .. } => *is_held,
-            Self::OtherDirectory { .. } => false,
+            Self::VolumeGone { .. } | Self::OtherDirectory { .. } => false,
         }
     }
 }
@@ -120,6 +125,7 @@ fn lost_of(
     match broker.volumes.get(&volume.name) {
         _ if !has_claims => None,
         None => Some(Lost::ClaimGone { claim, is_held: may_run }),
+        Some(live) if live.is_gone => Some(Lost::VolumeGone { claim }),
         Some(live) if volume.claim_uid.as_ref() == Some(&live.uid) => None,
         // What the broker says about this claim counts: a volume may be restored under a new one.
         Some(live) if live.is_mounted && said.is_some() => None,
@@ -133,6 +139,13 @@ impl std::fmt::Display for Loss {
         match &self.what {
             Lost::ClaimGone { claim, .. } => {
                 write!(f, "PersistentVolumeClaim {claim} of broker {broker} was deleted")?;
+            }
+            Lost::VolumeGone { claim } => {
+                write!(
+                    f,
+                    "the PersistentVolume of PersistentVolumeClaim {claim} of broker {broker} is \
+                     gone (the claim's phase is Lost)"
+                )?;
             }
             Lost::ClaimMadeAgain { claim, .. } => {
                 write!(

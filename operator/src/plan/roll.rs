@@ -73,13 +73,17 @@ fn plan_definition(
     let is_beside = is_beside_its_claims(broker, seen);
     let restarts = seen.serves() && (is_beside || !seen.is_current);
     if restarts {
-        let unmade = |volume: &BrokerVolume| {
-            seen.volumes.get(&volume.name).is_none_or(|claim| claim.fault.is_some())
-        };
-        let is_unmade = observed.has_claims() && broker.volumes.iter().any(unmade);
-        if is_unmade || !observed.was_read(Part::Storage) {
-            // It would not come back, or nobody knows. What is missing is told with the volumes.
+        if !observed.was_read(Part::Storage) {
             return Err(Wait::BrokerRestarting { broker: id });
+        }
+        let unmade = |volume: &&BrokerVolume| {
+            seen.volumes.get(&volume.name).is_none_or(|claim| {
+                claim.fault.is_some() || !(claim.is_bound || claim.waits_for_pod)
+            })
+        };
+        if let Some(volume) = broker.volumes.iter().find(unmade).filter(|_| observed.has_claims()) {
+            // It may not come back. A fault is told with the volumes.
+            return Err(Wait::VolumePending { broker: id, volume: volume.name.clone() });
         }
         down.take(id)?;
     }
@@ -92,11 +96,15 @@ fn plan_definition(
     Ok(())
 }
 
-/// Whether the broker writes to what goes with it: its loss was accepted, and there is a new claim.
+/// Whether the broker has what its claims no longer stand for: a loss was accepted, and there is a
+/// new claim, or will be once the broker lets go of the old one.
 fn is_beside_its_claims(broker: &Broker, seen: &ObservedBroker) -> bool {
     let is_beside = |volume: &BrokerVolume| {
         let live = seen.volumes.get(&volume.name);
-        seen.uses(&volume.log_dir) && live.is_some_and(|live| !live.is_mounted)
+        let is_left = |live: &Volume| {
+            seen.uses(&volume.log_dir) && !live.is_mounted || live.is_gone && live.is_ending
+        };
+        live.is_some_and(is_left)
     };
     broker.volumes.iter().any(is_beside)
 }

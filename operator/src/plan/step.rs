@@ -38,18 +38,16 @@ pub enum Step {
         /// In bytes.
         to: u64,
     },
-    /// Make a claim again that no volume could be made for, so that it asks for the right class.
+    /// Make a claim again that nothing is behind, and that cannot be changed.
     RemakeClaim {
         /// Whose.
         broker: i32,
         /// Which of its volumes.
         volume: String,
-        /// The class that it names.
-        from: String,
-        /// The class that it should name; `None`: the default class.
-        to: Option<String>,
+        /// What is wrong with it.
+        why: String,
     },
-    /// Remove a claim that nothing asks for any more and that no volume was made for.
+    /// Remove a claim that nothing asks for any more and that no broker ever had.
     DropClaim {
         /// Whose.
         broker: i32,
@@ -101,13 +99,8 @@ impl std::fmt::Display for Step {
                 let (from, to) = (shown(*from), shown(*to));
                 write!(f, "grow volume {volume} of broker {broker} from {from} to {to}")
             }
-            Self::RemakeClaim { broker, volume, from, to } => {
-                let class = to.as_deref().unwrap_or("the default one");
-                write!(
-                    f,
-                    "make the claim of volume {volume} of broker {broker} again in storage class \
-                     {class}: no volume was made for it in {from}"
-                )
+            Self::RemakeClaim { broker, volume, why } => {
+                write!(f, "make the claim of volume {volume} of broker {broker} again: {why}")
             }
             Self::DropClaim { broker, volume } => {
                 write!(f, "remove the unused claim of volume {volume} of broker {broker}")

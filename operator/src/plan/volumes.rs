@@ -2,7 +2,7 @@
 
 use super::loss::Loss;
 use super::{Note, Plan, Step, Wait};
-use crate::api::{DeletionPolicy, bytes_of};
+use crate::api::{DeletionPolicy, bytes_of, shown};
 use crate::desired::{Blueprint, BrokerVolume};
 use crate::observe::{Observed, ObservedBroker, Run, Volume};
 
@@ -20,10 +20,7 @@ pub(super) fn plan_volumes(desired: &Blueprint, observed: &Observed, plan: &mut 
             match seen.volumes.get(&volume.name) {
                 None => plan_claim(id, volume, seen, plan),
                 // What the spec says for all volumes is not said of one that it does not name.
-                Some(live) if volume.in_spec => {
-                    plan_class(id, volume, live, plan);
-                    plan_size(id, volume, live, plan);
-                }
+                Some(live) if volume.in_spec => plan_live(id, volume, live, seen, plan),
                 Some(_) => {}
             }
             if seen.run != Run::Absent
@@ -40,7 +37,7 @@ pub(super) fn plan_volumes(desired: &Blueprint, observed: &Observed, plan: &mut 
         }
         let is_left = |(name, live): &(&String, &Volume)| {
             let is_wanted = broker.volumes.iter().any(|volume| volume.name == **name);
-            !is_wanted && !live.is_bound && !live.is_ending
+            !is_wanted && !live.is_ending && is_unused(live, seen)
         };
         plan.steps.extend(
             seen.volumes
@@ -51,6 +48,16 @@ pub(super) fn plan_volumes(desired: &Blueprint, observed: &Observed, plan: &mut 
     }
 }
 
+/// Whether nothing can be on a volume: none was made for its claim, or the operator made the claim
+/// for a broker that runs since before, and will not have it when it starts again.
+fn is_unused(live: &Volume, seen: &ObservedBroker) -> bool {
+    let never_had = live.asked_class.is_some()
+        && !live.is_mounted
+        && seen.serves()
+        && seen.definition.is_as_desired();
+    !live.is_restored && (!live.is_bound || never_had)
+}
+
 /// An empty claim in the place of a lost one is made only when the loss was accepted.
 fn plan_claim(broker: i32, volume: &BrokerVolume, seen: &ObservedBroker, plan: &mut Plan) {
     let is_here = |loss: &&Loss| (loss.broker, &loss.volume) == (broker, &volume.name);
@@ -59,37 +66,70 @@ fn plan_claim(broker: i32, volume: &BrokerVolume, seen: &ObservedBroker, plan: &
         Some(loss) => loss.is_accepted,
         None => !seen.uses(&volume.log_dir),
     };
-    if is_empty {
+    if is_empty && volume.in_spec {
         plan.steps.push(Step::MakeClaim { broker, volume: volume.name.clone() });
     }
 }
 
-fn plan_class(broker: i32, wanted: &BrokerVolume, live: &Volume, plan: &mut Plan) {
+/// A claim that is there, compared with what the spec says of it.
+fn plan_live(
+    id: i32,
+    wanted: &BrokerVolume,
+    live: &Volume,
+    seen: &ObservedBroker,
+    plan: &mut Plan,
+) {
+    let is_here = |loss: &&Loss| (loss.broker, &loss.volume) == (id, &wanted.name);
+    let loss = plan.losses.iter().find(is_here);
+    if loss.is_some_and(|loss| !loss.is_accepted) || live.is_ending {
+        return; // Nothing is done to what a person is to decide on, or has decided on.
+    }
     let volume = wanted.name.clone();
-    let from = live.class.clone().unwrap_or_default();
-    let differs = match &wanted.class {
-        Some(class) => live.class.as_ref() != Some(class),
-        // The default is right, whichever it is now; a class that was asked for once is not.
-        None => !live.is_bound && live.asked_class.as_ref().is_some_and(|asked| !asked.is_empty()),
-    };
+    let is_used = loss.is_none() && seen.uses(&wanted.log_dir);
+    let is_free = (!live.is_bound || live.is_gone) && !live.is_restored && !is_used;
+    if let Some(why) = fault_of(wanted, live).filter(|_| is_free) {
+        plan.steps.push(Step::RemakeClaim { broker: id, volume, why });
+        return;
+    }
     match (&wanted.class, &live.fault) {
-        (Some(spec), _) if differs && live.is_bound => {
-            plan.waits.push(Wait::OtherClass { broker, volume, live: from, spec: spec.clone() });
-        }
-        (to, _) if differs && !live.is_ending => {
-            plan.steps.push(Step::RemakeClaim { broker, volume, from, to: to.clone() });
+        (Some(spec), _) if live.class.as_ref() != Some(spec) => {
+            let (from, spec) = (live.class.clone().unwrap_or_default(), spec.clone());
+            plan.waits.push(Wait::OtherClass { broker: id, volume, live: from, spec });
         }
         (_, Some(fault)) => {
-            plan.waits.push(Wait::VolumeNotMade { broker, volume, fault: fault.clone() });
+            plan.waits.push(Wait::VolumeNotMade { broker: id, volume, fault: fault.clone() });
         }
         _ => {}
     }
+    plan_size(id, wanted, live, plan);
+}
+
+/// What is wrong with a claim that has nothing behind it, and that can only be made again.
+fn fault_of(wanted: &BrokerVolume, live: &Volume) -> Option<String> {
+    if live.is_gone {
+        return Some("its PersistentVolume is gone".to_owned());
+    }
+    let differs = match &wanted.class {
+        Some(class) => live.class.as_ref() != Some(class),
+        // The default is right, whichever it is now; a class that was asked for once is not.
+        None => live.asked_class.as_ref().is_some_and(|asked| !asked.is_empty()),
+    };
+    if differs {
+        let from = live.class.as_deref().unwrap_or("the default one");
+        let to = wanted.class.as_deref().unwrap_or("the default one");
+        return Some(format!(
+            "no volume was made for it in storage class {from}, and the spec says {to}"
+        ));
+    }
+    let size = bytes_of(&wanted.size).filter(|size| *size != live.requested)?;
+    let (from, to) = (shown(live.requested), shown(size));
+    Some(format!("no volume was made for it, and it asks for {from} where the spec says {to}"))
 }
 
 fn plan_size(broker: i32, wanted: &BrokerVolume, live: &Volume, plan: &mut Plan) {
     let Some(spec) = bytes_of(&wanted.size) else { return };
     let (name, from) = (&wanted.name, live.requested);
-    if from < spec {
+    if from < spec && live.is_bound {
         plan.steps.push(Step::GrowVolume { broker, volume: name.clone(), from, to: spec });
     } else if from > spec {
         let note = Note::VolumeLargerThanSpec { broker, volume: name.clone(), live: from, spec };

@@ -53,6 +53,13 @@ pub enum Wait {
         /// Which.
         broker: i32,
     },
+    /// A broker is not restarted for a volume of which it is not known yet whether it can be made.
+    VolumePending {
+        /// Whose.
+        broker: i32,
+        /// Which of its volumes.
+        volume: String,
+    },
     /// A broker is not restarted for a volume that cannot be made.
     VolumeNotMade {
         /// Whose.
@@ -170,6 +177,9 @@ impl Wait {
             Self::VolumeNotMade { .. } => {
                 row(3, "Waiting for a volume", "VolumeNotMade", true, true)
             }
+            Self::VolumePending { .. } => {
+                row(5, "Waiting for a volume", "VolumePending", true, false)
+            }
             Self::VolumeOffline { .. } => row(4, "Volume offline", "VolumeOffline", true, true),
             Self::OtherBrokerDown { .. } => {
                 row(5, "Waiting for a broker", "WaitingForOtherBroker", true, false)
@@ -264,6 +274,11 @@ impl std::fmt::Display for Wait {
             Self::BrokerStarting { broker, detail } => {
                 write!(f, "waiting for broker {broker}: {detail}")
             }
+            Self::VolumePending { broker, volume } => write!(
+                f,
+                "broker {broker} is not restarted before there is a volume {volume}, or Kubernetes \
+                 says that it makes one when the broker starts; it goes on by itself then"
+            ),
             Self::VolumeNotMade { broker, volume, fault } => write!(
                 f,
                 "volume {volume} of broker {broker} cannot be made: {}: {}",

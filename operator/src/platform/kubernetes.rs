@@ -20,7 +20,7 @@ use kube::{Client, ResourceExt as _};
 use letterbox_env::{BoxFuture, with_causes};
 use serde_json::{Value, json};
 
-use super::pods::{News, is_ready, run_of, unbound};
+use super::pods::{News, is_ready, run_of, unbound, waits_for_pod};
 use super::{Live, Platform};
 use crate::admin::{AskIdentity, Identity};
 use crate::api::{
@@ -415,22 +415,23 @@ impl Kubernetes {
         }
     }
 
-    /// Deletes the claim of a volume that was never made; the next pass makes it again if it is
+    /// Deletes the claim of a volume that nothing is on; the next pass makes it again if it is
     /// wanted. And the broker's set, where that makes this claim by itself, from a template that is
-    /// for ever.
-    async fn remake(&self, desired: &Blueprint, broker: i32, volume: &str) -> Result<(), Fault> {
+    /// for ever. The claim goes only as the plan saw it: one that was bound since stays.
+    async fn remake(
+        &self,
+        desired: &Blueprint,
+        live: &KubernetesLive,
+        broker: i32,
+        volume: &str,
+    ) -> Result<(), Fault> {
         let claims: Api<PersistentVolumeClaim> =
             Api::namespaced(self.client.clone(), &desired.namespace);
         let name = claim_name(&broker_name(&desired.name, broker), volume);
         let tell = |error: kube::Error| {
             api_fault(&format!("delete the unused volume claim {name}"), &error)
         };
-        let live = claims.get_opt(&name).await.map_err(tell)?;
-        let Some(live) =
-            live.filter(|live| !is_bound(live) && live.metadata.deletion_timestamp.is_none())
-        else {
-            return Ok(());
-        };
+        let Some(claim) = live.claim(&name) else { return Ok(()) };
         let sets = self.api(&desired.namespace, Kind::StatefulSet);
         let set = sets.get_opt(&broker_name(&desired.name, broker)).await.map_err(tell)?;
         let makes_it = |set: &DynamicObject| {
@@ -454,14 +455,14 @@ impl Kubernetes {
             .await
             .map_err(tell)?;
         }
-        // With the version that was read: one that was bound in between stays.
         let preconditions =
-            Some(Preconditions { uid: live.uid(), resource_version: live.resource_version() });
-        claims
-            .delete(&name, &DeleteParams { preconditions, ..DeleteParams::default() })
-            .await
-            .map(drop)
-            .map_err(tell)
+            Some(Preconditions { uid: claim.uid(), resource_version: claim.resource_version() });
+        match claims.delete(&name, &DeleteParams { preconditions, ..DeleteParams::default() }).await
+        {
+            // It is gone, or is another one since: the next pass sees.
+            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+            result => result.map(drop).map_err(tell),
+        }
     }
 
     async fn grow(
@@ -614,7 +615,7 @@ impl Platform for Kubernetes {
                 Step::AcceptLoss { .. } => Ok(()),
                 Step::RestartBroker { broker, ended } => self.end(desired, *broker, ended).await,
                 Step::RemakeClaim { broker, volume, .. } | Step::DropClaim { broker, volume } => {
-                    self.remake(desired, *broker, volume).await
+                    self.remake(desired, live, *broker, volume).await
                 }
                 Step::HoldObject { held } => {
                     self.hold(&desired.namespace, &desired.name, &desired.uid, *held).await
@@ -775,8 +776,13 @@ impl KubernetesLive {
     /// status do not name, because records may be on them.
     fn volumes_of(&self, cluster: &KafkaCluster, id: i32) -> Vec<String> {
         let broker = broker_name(&cluster.name_any(), id);
-        let bound = self.claims.iter().filter(|claim| is_bound(claim));
-        let kept = bound.filter_map(|claim| volume_of_claim(&broker, &claim.name_any()));
+        // What was made for a broker that runs since before was never used.
+        let pod = self.pod(id).filter(|pod| is_ready(pod));
+        let may_be_used = |claim: &&PersistentVolumeClaim| {
+            is_bound(claim) && pod.is_none_or(|pod| came_after(pod, claim))
+        };
+        let kept = self.claims.iter().filter(may_be_used);
+        let kept = kept.filter_map(|claim| volume_of_claim(&broker, &claim.name_any()));
         // While it is not known which claims there are, the broker keeps those that it has.
         let set = self.set_of(&broker).filter(|_| self.unread.contains_key(&Part::Storage));
         let defined = set
@@ -1033,6 +1039,15 @@ fn claim_volume(claim: &PersistentVolumeClaim, news: &News) -> Option<Volume> {
         asked_class: claim.annotations().get(ASKED_CLASS_ANNOTATION).cloned(),
         is_bound: is_bound(claim),
         is_ending: claim.metadata.deletion_timestamp.is_some(),
+        is_gone: claim
+            .status
+            .as_ref()
+            .is_some_and(|status| status.phase.as_deref() == Some("Lost")),
+        is_restored: claim
+            .spec
+            .as_ref()
+            .is_some_and(|spec| spec.data_source.is_some() || spec.data_source_ref.is_some()),
+        waits_for_pod: waits_for_pod(claim, news),
         is_mounted: false,
         fault: unbound(claim, news),
         requested: bytes_of(&requested.0)?,

@@ -136,6 +136,12 @@ fn refusal_in(message: &str) -> &str {
     message.split_once("failed error: ").map_or(message, |(_, cause)| cause)
 }
 
+/// Whether Kubernetes makes a volume for `claim` once there is a pod that has it.
+pub(super) fn waits_for_pod(claim: &PersistentVolumeClaim, news: &News) -> bool {
+    news.about(claim.metadata.uid.as_deref())
+        .is_some_and(|told| told.reason == "WaitForFirstConsumer")
+}
+
 /// A claim that waits for something that Kubernetes does not have.
 pub(super) fn unbound(claim: &PersistentVolumeClaim, news: &News) -> Option<Fault> {
     let phase = claim.status.as_ref()?.phase.as_deref()?;

@@ -212,7 +212,7 @@ impl World {
         let can_be_made = text(claim, "/spec/storageClassName") != Some("fsat");
         let is_bound = text(claim, "/status/phase") == Some("Bound");
         let size = claim.pointer("/spec/resources/requests/storage").cloned();
-        if is_bound || (is_used && can_be_made) {
+        if is_bound || can_be_made {
             self.server.edit(ACTOR, key, |claim| {
                 claim["spec"]["volumeName"] = json!(format!("volume-of-{}", key.name));
                 claim["status"] = json!({"phase": "Bound", "capacity": {"storage": size}});

@@ -49,6 +49,10 @@ pub(crate) struct ModelState {
     pub(crate) fixed_volumes: bool,
     /// Classes in which no volume can be made.
     pub(crate) bad_classes: Vec<String>,
+    /// Whether volumes are made before there is a pod that has them.
+    pub(crate) binds_at_once: bool,
+    /// Whether Kubernetes has yet to say anything about claims without a volume.
+    pub(crate) silent: bool,
     /// Whether brokers that start make no empty volume theirs.
     pub(crate) frozen: bool,
     /// Images that cannot be run.
@@ -87,6 +91,10 @@ pub(crate) struct ModelDisk {
     pub(crate) is_bound: bool,
     /// Whether its claim is being deleted: it goes when the broker ends.
     pub(crate) is_ending: bool,
+    /// Whether what was behind its claim is gone.
+    pub(crate) is_gone: bool,
+    /// Whether its claim names a snapshot.
+    pub(crate) is_restored: bool,
 }
 
 /// A broker of the model.
@@ -176,6 +184,9 @@ impl ModelState {
 
     fn tick_broker(&mut self, id: i32) {
         let Some(broker) = self.brokers.get_mut(&id) else { return };
+        for disk in self.disks.values_mut().filter(|_| self.binds_at_once) {
+            disk.is_bound = true;
+        }
         if broker.started.is_none() {
             self.disks.retain(|(holder, _), disk| *holder != id || !disk.is_ending);
         }
@@ -183,6 +194,7 @@ impl ModelState {
         let key = |place: &VolumePlace| (id, place.name.clone());
         let can_be_made = |disk: &ModelDisk| {
             !disk.class.as_ref().is_some_and(|class| self.bad_classes.contains(class))
+                && !disk.is_gone
         };
         let is_there = |place: &VolumePlace| {
             let held = broker.held.get(&place.name);
@@ -245,8 +257,17 @@ impl ModelState {
 
     /// The volumes of a broker that are there.
     fn kept(&self, id: i32) -> Vec<String> {
+        let serves = self.serves(id);
         let bound = self.disks.iter().filter(|((broker, _), disk)| *broker == id && disk.is_bound);
-        bound.map(|((_, name), _)| name.clone()).collect()
+        let names = bound.map(|((_, name), _)| name.clone());
+        names.filter(|name| !serves || self.is_mounted(id, name)).collect()
+    }
+
+    /// Whether a broker was started with the claim of a volume that is there now.
+    fn is_mounted(&self, id: i32, volume: &str) -> bool {
+        let Some(broker) = self.brokers.get(&id) else { return false };
+        let mut started = broker.started.iter().flat_map(|started| &started.4);
+        started.any(|place| place.name == volume) && !broker.held.contains_key(volume)
     }
 
     /// What a broker that was started with `volumes` says of its directories. A path that a newer
@@ -267,12 +288,6 @@ impl ModelState {
 
     fn volumes(&self, id: i32) -> BTreeMap<String, Volume> {
         let of_broker = self.disks.iter().filter(|((broker, _), _)| *broker == id);
-        let broker = self.brokers.get(&id);
-        let is_mounted = |name: &String| {
-            let mut started = broker.iter().flat_map(|broker| &broker.started);
-            started.any(|started| started.4.iter().any(|place| place.name == *name))
-                && !broker.is_some_and(|broker| broker.held.contains_key(name))
-        };
         let volume = |((_, name), disk): (&(i32, String), &ModelDisk)| {
             let is_bad = disk.class.as_ref().is_some_and(|class| self.bad_classes.contains(class));
             let volume = Volume {
@@ -282,7 +297,10 @@ impl ModelState {
                 asked_class: Some(disk.class.clone().unwrap_or_default()),
                 is_bound: disk.is_bound,
                 is_ending: disk.is_ending,
-                is_mounted: is_mounted(name),
+                is_gone: disk.is_gone,
+                is_restored: disk.is_restored,
+                waits_for_pod: !self.silent,
+                is_mounted: self.is_mounted(id, name),
                 fault: is_bad.then(|| Fault {
                     reason: "ProvisioningFailed".to_owned(),
                     message: "there is no such class".to_owned(),
@@ -348,7 +366,13 @@ impl Platform for Model {
                     }
                     Step::RemakeClaim { broker, volume, .. }
                     | Step::DropClaim { broker, volume } => {
-                        state.disks.remove(&(*broker, volume.clone()));
+                        let is_mounted = state.is_mounted(*broker, volume);
+                        let key = (*broker, volume.clone());
+                        if is_mounted {
+                            state.disks.entry(key).and_modify(|disk| disk.is_ending = true);
+                        } else {
+                            state.disks.remove(&key);
+                        }
                     }
                     Step::HoldObject { held } => state.is_held = *held,
                     Step::ApplyBroker { broker: id, .. } => {
