@@ -208,18 +208,40 @@ fn the_partitions_of_a_lost_log_directory_are_not_made_anew() {
     broker.stop();
     std::fs::rename(&lost, &away).unwrap();
     std::fs::create_dir(&lost).unwrap();
+    let meta = std::fs::read_to_string(away.join("meta.properties")).unwrap();
+    let id = meta.lines().find_map(|line| line.strip_prefix("directory.id=")).unwrap();
     for extra in [&both, &one] {
         let mut broker = Broker::start(dir.path(), extra);
         assert_eq!(partition_errors(&mut broker.connect(), "orders"), [0, LEADER_NOT_AVAILABLE]);
         let (_, metrics) = http_get(port, "/metrics");
         assert!(metrics.contains("kafka_log_logmanager_offlinelogdirectorycount 1"));
+        let said = identity(port);
+        let known = serde_json::json!([{"path": lost, "directory.id": id}]);
+        assert_eq!((&said["lost"], said["directories"].as_array().unwrap().len()), (&known, 1));
+        assert_eq!(said["offline"][0]["path"].as_str(), lost.to_str());
         broker.stop();
     }
     // Fails when something is in it.
     std::fs::remove_dir(&lost).unwrap();
     std::fs::rename(&away, &lost).unwrap();
-    let broker = Broker::start(dir.path(), &both);
-    assert_eq!(partition_errors(&mut broker.connect(), "orders"), [0, 0]);
+    // What is there is not given up, whatever the configuration says.
+    let accepts = format!("{both}\naccepted.lost.directory.ids={id}");
+    for extra in [&both, &accepts] {
+        let mut broker = Broker::start(dir.path(), extra);
+        assert_eq!(partition_errors(&mut broker.connect(), "orders"), [0, 0]);
+        assert_eq!(identity(port)["lost"], serde_json::json!([]));
+        broker.stop();
+    }
+    std::fs::remove_dir_all(&lost).unwrap();
+    let broker = Broker::start(dir.path(), &accepts);
+    eventually("they are made anew once the loss is accepted", || {
+        partition_errors(&mut broker.connect(), "orders") == [0, 0]
+    });
+    assert_eq!(identity(port)["directories"].as_array().unwrap().len(), 2);
+}
+
+fn identity(port: u16) -> serde_json::Value {
+    serde_json::from_str(&http_get(port, "/identity").1).unwrap()
 }
 
 /// Connections that say nothing are ended, the oldest first, when there are too many.

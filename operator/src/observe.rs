@@ -178,6 +178,15 @@ impl ObservedBroker {
         self.identity.as_ref().filter(|_| is_of_claim)?.directories.get(log_dir)
     }
 
+    /// Whether the broker uses `log_dir`, or does not say whether it does.
+    #[must_use]
+    pub fn may_use(&self, log_dir: &str) -> bool {
+        match self.identity {
+            Some(_) => self.uses(log_dir),
+            None => self.run == Run::Ready,
+        }
+    }
+
     /// Whether the broker says that it uses `log_dir`, whatever is behind it.
     #[must_use]
     pub fn uses(&self, log_dir: &str) -> bool {

@@ -366,6 +366,7 @@ impl AskIdentity for Says {
             Some(Identity {
                 cluster_id: "c".into(),
                 directories: claimed.map(|each| directory(&each.name)).collect(),
+                lost: BTreeMap::new(),
             })
         })
     }

@@ -697,7 +697,7 @@ fn a_claim_whose_volume_is_gone_is_a_loss() {
     let loss = remembered(&cluster).3.unwrap();
     accept(&mut cluster, &loss);
     settle(&model, &mut cluster);
-    assert_eq!(model.with(|state| state.disk(0, "data").is_gone), false);
+    assert!(!model.with(|state| state.disk(0, "data").is_gone));
     assert_eq!(remembered(&cluster).2, 2);
 }
 
@@ -820,6 +820,78 @@ fn a_log_directory_that_a_broker_does_not_use_is_told() {
     let told = pass(&model, &mut cluster);
     assert_eq!(ready_reason(&told), ("False".into(), "VolumeOffline".into()));
     assert_eq!(ClusterState::of(Some(&cluster), &now()), ClusterState::Ready, "others are served");
+}
+
+#[test]
+fn a_log_directory_that_is_offline_is_told_until_the_broker_says_otherwise() {
+    let model = Model::default();
+    let mut cluster = cluster(volumes(&["data", "data-1"]));
+    settle(&model, &mut cluster);
+    let directory = model.with(|state| state.disk(0, "data-1").directory.take());
+    model.with(|state| {
+        state.brokers.get_mut(&0).unwrap().started.as_mut().unwrap().3.clear();
+        state.frozen = true;
+    });
+    pass(&model, &mut cluster);
+    // It does not answer now and then, and the spec changes.
+    cluster.spec.config.insert("num.partitions".into(), "3".into());
+    for mute in [false, true, true, false] {
+        model.with(|state| (state.mute, state.brokers.get_mut(&0).unwrap().starts_in) = (mute, 1));
+        let told = pass(&model, &mut cluster);
+        let offline = told.plan.waits.iter().find(|wait| wait.reason() == "VolumeOffline");
+        assert!(offline.is_some(), "{:?}", told.plan.waits);
+    }
+    model.with(|state| {
+        (state.mute, state.frozen) = (false, false);
+        state.disk(0, "data-1").directory = directory;
+    });
+    assert_eq!(ready_reason(&settle(&model, &mut cluster)).0, "True");
+}
+
+#[test]
+fn a_broker_that_does_not_say_who_it_is_is_told_and_nothing_relies_on_it() {
+    let model = Model::default();
+    let mut cluster = cluster(volumes(&["data"]));
+    model.with(|state| state.mute = true);
+    for _ in 0..6 {
+        pass(&model, &mut cluster);
+    }
+    let told = pass(&model, &mut cluster);
+    let degraded = find_condition(&told.status.conditions, DEGRADED).unwrap();
+    assert_eq!(
+        (degraded.status.as_str(), degraded.reason.as_str()),
+        ("True", "IdentityUnknown"),
+        "{}",
+        degraded.message
+    );
+    assert!(degraded.message.contains("9644"), "{}", degraded.message);
+    // Its claim vanishes, and nobody knows what is on the volume.
+    model.with(|state| state.vanish(0, "data"));
+    (0..4).for_each(|_| drop(pass(&model, &mut cluster)));
+    assert_eq!(model.with(|state| (state.disks.len(), state.restarts)), (0, 0));
+    model.with(|state| state.mute = false);
+    (0..2).for_each(|_| drop(pass(&model, &mut cluster)));
+    assert!(remembered(&cluster).3.is_some(), "it is a loss once that is known");
+}
+
+#[test]
+fn a_cluster_that_is_made_again_without_one_of_its_volumes_says_so() {
+    let model = Model::default();
+    let mut cluster = cluster(volumes(&["data"]));
+    let missing = ("dir-90".to_owned(), "/var/lib/kafka/data-1/kafka-log".to_owned());
+    model.with(|state| state.not_found.extend([missing]));
+    (0..6).for_each(|_| drop(pass(&model, &mut cluster)));
+    let told = pass(&model, &mut cluster);
+    assert_eq!(ready_reason(&told), ("False".into(), "DataLost".into()));
+    let degraded = find_condition(&told.status.conditions, DEGRADED).unwrap();
+    assert!(degraded.message.contains("/var/lib/kafka/data-1"), "{}", degraded.message);
+    assert_eq!(ClusterState::of(Some(&cluster), &now()), ClusterState::NotReady);
+    let before = directories(&cluster);
+    accept(&mut cluster, "broker-0-data-1-incarnation-1-dir-90");
+    let healed = settle(&model, &mut cluster);
+    assert_eq!(ready_reason(&healed).0, "True");
+    assert_eq!((directories(&cluster), model.with(|state| state.restarts)), (before, 1));
+    assert_eq!(healed.status.nodes[0].given_up, ["dir-90"], "the broker is told");
 }
 
 #[test]

@@ -102,6 +102,8 @@ pub struct Config {
     pub log_dirs: Vec<PathBuf>,
     /// `metadata.log.dir`.
     pub metadata_dir: PathBuf,
+    /// `accepted.lost.directory.ids`.
+    pub accepted_lost_directory_ids: Vec<String>,
     /// `expected.directory.ids`; empty when any will do.
     pub expected_directory_ids: Vec<String>,
     set: BTreeMap<String, String>,
@@ -170,14 +172,15 @@ impl Config {
         )?;
         let cluster_id = given.cluster_id()?;
         let (log_dirs, metadata_dir) = given.directories()?;
-        let expected = given.or_default("expected.directory.ids").split(',').map(str::trim);
+        let ids = |key| -> Vec<String> {
+            let all = given.or_default(key).split(',').map(str::trim);
+            all.filter(|id| !id.is_empty()).map(str::to_owned).collect()
+        };
         let is_set = given.get("admin.listener").is_some();
         Ok(Self {
             node_id,
-            expected_directory_ids: expected
-                .filter(|id| !id.is_empty())
-                .map(str::to_owned)
-                .collect(),
+            accepted_lost_directory_ids: ids("accepted.lost.directory.ids"),
+            expected_directory_ids: ids("expected.directory.ids"),
             rack: given.get("broker.rack").map(str::to_owned),
             cluster_id,
             admin: parse_admin(given.or_default("admin.listener"), is_set)?,

@@ -53,6 +53,14 @@ const fn idle_unset(name: &'static str, kind: Kind, effect: Effect) -> Key {
 /// Every broker key, sorted by name.
 #[rustfmt::skip] // a row is a line
 pub const KEYS: &[Key] = &[
+    key(
+        "accepted.lost.directory.ids",
+        Kind::List,
+        "",
+        "The directory.id of each log directory that is lost and given up: its line is taken out of the list of used log directories \
+         (log-directories) at start, so that an empty directory in its place is used, and what was only there is made anew, empty. A \
+         directory that is there, or is in expected.directory.ids, is not given up. Letterbox's own key.",
+    ),
     idle("add.partitions.to.txn.retry.backoff.max.ms", Kind::Int(0, I32), "100", Effect::None(TRANSACTIONS)),
     idle("add.partitions.to.txn.retry.backoff.ms", Kind::Int(1, I32), "20", Effect::None(TRANSACTIONS)),
     key(

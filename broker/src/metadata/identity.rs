@@ -125,10 +125,13 @@ pub struct Usable {
     /// there any more: nothing is written into an empty directory in the place of one, which may be
     /// a disk that is not mounted.
     pub unusable: BTreeMap<PathBuf, io::Error>,
+    /// The ids of those that are not there any more, and where they were.
+    pub lost: BTreeMap<Uuid, PathBuf>,
 }
 
 /// As [`open_directories`], but goes on without directories that the file system refuses or that
-/// are lost, as long as there are `metadata_dir` and one of `log_dirs`. Blocks.
+/// are lost, as long as there are `metadata_dir` and one of `log_dirs`. A lost one whose id is in
+/// `given_up` is forgotten. Blocks.
 ///
 /// # Errors
 /// [`IdentityError`]; an I/O error is that of `metadata_dir`, of the last log directory, or passes.
@@ -138,19 +141,35 @@ pub fn open_usable(
     metadata_dir: &Path,
     node_id: i32,
     cluster_id: Option<&str>,
+    given_up: &[String],
 ) -> Result<Usable, IdentityError> {
     let mut usable = log_dirs.to_vec();
     if !usable.iter().any(|directory| directory == metadata_dir) {
         usable.push(metadata_dir.to_owned());
     }
     let mut used = read_used(env, metadata_dir)?;
-    let mut unusable = lost(env, &usable, &used, metadata_dir);
+    let before = used.clone();
+    let gone = lost(env, &usable, &used, metadata_dir);
+    let (forgotten, gone): (Vec<_>, Vec<_>) =
+        gone.into_iter().partition(|lost| given_up.contains(&encode_uuid(lost.id)));
+    for Lost { id, path, .. } in &forgotten {
+        used.remove(id);
+        tracing::error!(
+            directory_id = encode_uuid(*id),
+            "log directory {} is lost and given up, as accepted.lost.directory.ids says: what was \
+             only there is gone, and its partitions are made anew, empty",
+            path.display()
+        );
+    }
+    let lost = gone.iter().map(|lost| (lost.id, lost.path.clone())).collect();
+    let not_found = |why| io::Error::new(io::ErrorKind::NotFound, why);
+    let mut unusable: BTreeMap<PathBuf, io::Error> =
+        gone.into_iter().map(|lost| (lost.place, not_found(lost.why))).collect();
     usable.retain(|directory| !unusable.contains_key(directory));
     loop {
         match open_directories(env, &usable, node_id, cluster_id) {
             Ok(identities) => {
                 let identities: Vec<_> = usable.into_iter().zip(identities).collect();
-                let before = used.clone();
                 let others = identities.iter().filter(|(directory, _)| directory != metadata_dir);
                 used.extend(
                     others.map(|(directory, identity)| (identity.directory_id, directory.clone())),
@@ -158,7 +177,7 @@ pub fn open_usable(
                 if used != before {
                     write_used(env, metadata_dir, &used)?;
                 }
-                return Ok(Usable { identities, unusable });
+                return Ok(Usable { identities, unusable, lost });
             }
             Err(IdentityError::Io { directory, source })
                 if directory != metadata_dir
@@ -216,6 +235,17 @@ fn write_used(
     written.map_err(|source| IdentityError::Io { directory: metadata_dir.to_owned(), source })
 }
 
+/// A directory that was used and is not there.
+struct Lost {
+    id: Uuid,
+    /// Where it was.
+    path: PathBuf,
+    /// What stands for it now: its path, or another name where another directory has that.
+    place: PathBuf,
+    /// In words for a person.
+    why: String,
+}
+
 /// The directories of `used` that are none of `directories` now, and what to do about each. A
 /// directory may come back under another path.
 fn lost(
@@ -223,7 +253,7 @@ fn lost(
     directories: &[PathBuf],
     used: &BTreeMap<Uuid, PathBuf>,
     metadata_dir: &Path,
-) -> BTreeMap<PathBuf, io::Error> {
+) -> Vec<Lost> {
     let found: Vec<_> =
         directories.iter().map(|directory| (directory, read_directory(env, directory))).collect();
     let is_found = |id: &Uuid| {
@@ -232,15 +262,15 @@ fn lost(
             .any(|(_, read)| matches!(read, Ok(Some(identity)) if identity.directory_id == *id))
     };
     let file = metadata_dir.join(LOG_DIRECTORIES);
-    let mut lost = BTreeMap::new();
+    let mut lost = Vec::new();
     for (id, path) in used.iter().filter(|(id, _)| !is_found(id)) {
         let there = found.iter().find(|(directory, _)| *directory == path).map(|(_, read)| read);
-        let (id, file) = (encode_uuid(*id), file.display());
+        let (uuid, id, file) = (*id, encode_uuid(*id), file.display());
         let give_up = format!(
-            "or, if its records are not needed any more, take its line out of {file}, and restart \
-             the broker"
+            "or, if its records are not needed any more, put its id into \
+             accepted.lost.directory.ids or take its line out of {file}, and restart the broker"
         );
-        let (path, why) = match there {
+        let (place, why) = match there {
             Some(Err(_)) => continue, // The file system or the identity says what is wrong with it.
             Some(Ok(None)) => (
                 path.clone(),
@@ -260,7 +290,7 @@ fn lost(
                 ),
             ),
         };
-        lost.insert(path, io::Error::new(io::ErrorKind::NotFound, why));
+        lost.push(Lost { id: uuid, path: path.clone(), place, why });
     }
     lost
 }
@@ -563,7 +593,7 @@ mod tests {
         std::fs::write(&bad, "no directory").unwrap();
         let open = |log_dirs: &[&PathBuf], metadata_dir: &Path| {
             let log_dirs: Vec<_> = log_dirs.iter().copied().cloned().collect();
-            open_usable(&Env::real(), &log_dirs, metadata_dir, 1, Some("test")).map(|found| {
+            open_usable(&Env::real(), &log_dirs, metadata_dir, 1, Some("test"), &[]).map(|found| {
                 let usable: Vec<_> =
                     found.identities.into_iter().map(|(directory, _)| directory).collect();
                 (usable, found.unusable.into_keys().collect::<Vec<_>>())
@@ -587,7 +617,7 @@ mod tests {
         let [a, b, c, away] = ["a", "b", "c", "away"].map(|name| dir.path().join(name));
         let open = |log_dirs: &[&PathBuf]| {
             let log_dirs: Vec<_> = log_dirs.iter().copied().cloned().collect();
-            let found = open_usable(&Env::real(), &log_dirs, &a, 1, Some("test")).unwrap();
+            let found = open_usable(&Env::real(), &log_dirs, &a, 1, Some("test"), &[]).unwrap();
             let usable: Vec<_> =
                 found.identities.into_iter().map(|(directory, _)| directory).collect();
             (
@@ -642,7 +672,7 @@ mod tests {
         assert_eq!(open(&[&a, &b, &c]), all);
         std::fs::write(a.join(LOG_DIRECTORIES), "what is this").unwrap();
         assert!(matches!(
-            open_usable(&Env::real(), std::slice::from_ref(&a), &a, 1, None),
+            open_usable(&Env::real(), std::slice::from_ref(&a), &a, 1, None, &[]),
             Err(IdentityError::UsedDamaged { .. })
         ));
     }

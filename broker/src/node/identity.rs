@@ -21,6 +21,8 @@ pub(super) struct Identity {
     pub(super) directories: Vec<(PathBuf, DirectoryIdentity)>,
     /// Those that cannot be used now, and those that are lost; their partitions are offline.
     pub(super) unusable: BTreeMap<PathBuf, Arc<io::Error>>,
+    /// The ids of those that are lost, and where they were.
+    pub(super) lost: BTreeMap<Uuid, PathBuf>,
     pub(super) cluster_id: String,
     /// The first directory's.
     directory_id: Uuid,
@@ -39,7 +41,7 @@ impl Identity {
             IdentityError::Io { source, .. } => Fault::of(source).is_state(),
             _ => false,
         };
-        let Usable { identities, unusable } =
+        let Usable { identities, unusable, lost } =
             patiently("identify the log directories", passes, || {
                 let (of_task, config) = (env.clone(), config.clone());
                 env.blocking(move || identify(&of_task, &config))
@@ -53,6 +55,7 @@ impl Identity {
             keeps_incarnation: !unusable.is_empty() && has_metadata,
             directories: identities,
             unusable: unusable.into_iter().map(|(path, why)| (path, Arc::new(why))).collect(),
+            lost,
             cluster_id: first.cluster_id,
             directory_id: first.directory_id,
         })
@@ -75,5 +78,6 @@ fn identify(env: &Env, config: &Config) -> Result<Usable, IdentityError> {
         &config.metadata_dir,
         config.node_id.0,
         config.cluster_id.as_deref(),
+        &config.accepted_lost_directory_ids,
     )
 }

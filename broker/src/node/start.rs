@@ -24,7 +24,7 @@ use crate::controller::Controller;
 use crate::metadata::identity::IdentityError;
 use crate::quorum::{MetadataQuorum, OpenError, QuorumConfig, QuorumTiming, RaftQuorum};
 use crate::replication::ReplicaManager;
-use crate::server::admin_http::{self, Health};
+use crate::server::admin_http::{self, Health, Whose};
 use crate::server::listener::{self, ListenError};
 use crate::server::{Rules, Services, Shown};
 
@@ -131,8 +131,12 @@ impl Admin {
         let address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
         let (health, mut serving) = (Arc::<Health>::default(), Stage::default());
         if let Some(listener) = listener {
-            let identity = admin_http::identity(&identity.directories);
-            serving.run(|stop| admin_http::serve(health.clone(), identity, listener, stop));
+            let whose = Whose {
+                directories: identity.directories.clone(),
+                unusable: identity.unusable.clone(),
+                lost: identity.lost.clone(),
+            };
+            serving.run(|stop| admin_http::serve(health.clone(), whose, listener, stop));
         }
         Ok(Self { address, health, serving })
     }

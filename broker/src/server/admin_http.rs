@@ -2,10 +2,14 @@
 //!
 //! `/livez`: the process answers. `/readyz`: it serves clients, and at least one log directory
 //! takes their records. `/metrics`: OpenMetrics text. `/identity`: who this is, as JSON, from
-//! before the logs are opened:
+//! before the logs are opened: the log directories that are in use now, those that are not and why,
+//! and those that were used before and are not there:
 //!
 //! ```json
-//! {"cluster.id": "4L6g3nShT-eMCtK--X86sw", "node.id": 0, "directories": [{"path": "/data/kafka-log", "directory.id": "k8mZzqPWTZqCBdkxnTnbYQ"}]}
+//! {"cluster.id": "4L6g3nShT-eMCtK--X86sw", "node.id": 0,
+//!  "directories": [{"path": "/data/kafka-log", "directory.id": "k8mZzqPWTZqCBdkxnTnbYQ"}],
+//!  "offline": [{"path": "/data-1/kafka-log", "reason": "sync a log: Input/output error"}],
+//!  "lost": [{"path": "/data-2/kafka-log", "directory.id": "x0zVt4QbQkqW7rZp3mGv5A"}]}
 //! ```
 //! Nothing here changes anything.
 //!
@@ -13,7 +17,8 @@
 //! [`CONNECTIONS_MAX`] connections, of one request each, with a time within which it has come and
 //! one within which it is answered.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -27,13 +32,24 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use letterbox_env::BoxListener;
-use letterbox_storage::LogManager;
+use letterbox_storage::{LogDir, LogManager};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::Services;
 use super::listener::{SaidRarely, accept_failed};
 use crate::metadata::identity::{DirectoryIdentity, encode_uuid};
+
+/// Who this node is, as its log directories said when it started.
+pub(crate) struct Whose {
+    /// Those that could be used, with what is written in each.
+    pub(crate) directories: Vec<(PathBuf, DirectoryIdentity)>,
+    /// Those that could not, and why.
+    pub(crate) unusable: BTreeMap<PathBuf, Arc<io::Error>>,
+    /// Those that were used before and are not there, by their ids.
+    pub(crate) lost: BTreeMap<Uuid, PathBuf>,
+}
 
 /// What is told about, which the node fills in as it starts and stops.
 #[derive(Default)]
@@ -68,11 +84,11 @@ const STARTING: &str =
 /// Serves until `stop`. A scrape that hangs does not hold that up.
 pub(crate) async fn serve(
     health: Arc<Health>,
-    identity: String,
+    whose: Whose,
     listener: BoxListener,
     stop: CancellationToken,
 ) {
-    let service = TowerToHyperService::new(router(health, identity));
+    let service = TowerToHyperService::new(router(health, Arc::new(whose)));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).keep_alive(false);
     let (mut open, mut oldest_first) = (JoinSet::new(), VecDeque::new());
@@ -105,22 +121,43 @@ pub(crate) async fn serve(
     }
 }
 
-/// What `/identity` answers.
-pub(crate) fn identity(identities: &[(PathBuf, DirectoryIdentity)]) -> String {
-    let directory = |(path, identity): &(PathBuf, DirectoryIdentity)| serde_json::json!({"path": path.to_string_lossy(), "directory.id": encode_uuid(identity.directory_id)});
-    let directories: Vec<serde_json::Value> = identities.iter().map(directory).collect();
-    let first = identities.first().map(|(_, identity)| identity);
+/// The log directories that are not in use now, and why.
+fn offline(whose: &Whose, health: &Health) -> BTreeMap<PathBuf, String> {
+    let Some((_, logs)) = health.broker.get() else {
+        return whose.unusable.iter().map(|(path, why)| (path.clone(), why.to_string())).collect();
+    };
+    let why = |dir: &Arc<LogDir>| Some((dir.path().to_owned(), dir.offline()?.to_string()));
+    logs.dirs().iter().filter_map(why).collect()
+}
+
+/// What `/identity` answers: a directory that fails while the broker serves is told at once.
+fn identity(whose: &Whose, offline: &BTreeMap<PathBuf, String>) -> String {
+    let in_use = whose.directories.iter().filter(|(path, _)| !offline.contains_key(path));
+    let directory = |path: &PathBuf, id: Uuid| {
+        let (path, id) = (path.to_string_lossy(), encode_uuid(id));
+        serde_json::json!({"path": path, "directory.id": id})
+    };
+    let in_use = in_use.map(|(path, identity)| directory(path, identity.directory_id));
+    let unusable = offline
+        .iter()
+        .map(|(path, why)| serde_json::json!({"path": path.to_string_lossy(), "reason": why}));
+    let lost = whose.lost.iter().map(|(id, path)| directory(path, *id));
+    let first = whose.directories.first().map(|(_, identity)| identity);
     serde_json::json!({
         "cluster.id": first.map(|identity| &identity.cluster_id),
         "node.id": first.map(|identity| identity.node_id),
-        "directories": directories,
+        "directories": in_use.collect::<Vec<_>>(),
+        "offline": unusable.collect::<Vec<_>>(),
+        "lost": lost.collect::<Vec<_>>(),
     })
     .to_string()
 }
 
-fn router(health: Arc<Health>, identity: String) -> Router {
-    let ready = health.clone();
-    let identity = move || async move { ([(header::CONTENT_TYPE, "application/json")], identity) };
+fn router(health: Arc<Health>, whose: Arc<Whose>) -> Router {
+    let (ready, living) = (health.clone(), health.clone());
+    let identity = move || async move {
+        ([(header::CONTENT_TYPE, "application/json")], identity(&whose, &offline(&whose, &living)))
+    };
     let router =
         Router::new().route("/livez", get(|| async { "ok\n" })).route("/identity", get(identity));
     router.route("/readyz", get(move || async move { readiness(&ready) })).route(
@@ -179,4 +216,39 @@ fn refresh(services: &Services, logs: &LogManager) {
     let groups = services.groups.memory();
     metrics.group_members_memory.set(count(groups.groups_bytes()));
     metrics.group_offsets_memory.set(count(groups.offsets_bytes()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_fails_after_the_start_is_told_by_the_next_answer() {
+        let directory = |path: &str, id: u128| {
+            let identity = DirectoryIdentity {
+                cluster_id: "c".into(),
+                node_id: 0,
+                directory_id: Uuid::from_u128(id),
+                created: false,
+            };
+            (PathBuf::from(path), identity)
+        };
+        let whose = Whose {
+            directories: vec![directory("/a", 1), directory("/b", 2)],
+            unusable: BTreeMap::new(),
+            lost: BTreeMap::from([(Uuid::from_u128(3), PathBuf::from("/c"))]),
+        };
+        let said = |offline: &[(&str, &str)]| -> serde_json::Value {
+            let offline = offline.iter().map(|(path, why)| ((*path).into(), (*why).into()));
+            serde_json::from_str(&identity(&whose, &offline.collect())).unwrap()
+        };
+        let first = said(&[]);
+        assert_eq!(first["directories"].as_array().unwrap().len(), 2);
+        assert_eq!((&first["offline"], &first["lost"][0]["path"]), (&json!([]), &json!("/c")));
+        let second = said(&[("/b", "sync: EIO")]);
+        assert_eq!(second["directories"].as_array().unwrap().len(), 1);
+        assert_eq!(second["directories"][0]["path"], "/a");
+        assert_eq!(second["offline"], json!([{"path": "/b", "reason": "sync: EIO"}]));
+    }
 }

@@ -17,8 +17,10 @@ const ANSWER_MAX: u64 = 64 << 10;
 pub struct Identity {
     /// The id of its cluster.
     pub cluster_id: String,
-    /// The `directory.id` of each directory that it uses, by the directory's path.
+    /// The `directory.id` of each directory that it uses now, by the directory's path.
     pub directories: BTreeMap<String, String>,
+    /// Where the directories were that it used before and does not find, by their `directory.id`.
+    pub lost: BTreeMap<String, String>,
 }
 
 /// Asks brokers who they are.
@@ -55,6 +57,8 @@ fn read(answer: &[u8]) -> Option<Identity> {
         #[serde(rename = "cluster.id")]
         cluster_id: String,
         directories: Vec<Directory>,
+        #[serde(default)]
+        lost: Vec<Directory>,
     }
     #[derive(Deserialize)]
     struct Directory {
@@ -72,6 +76,7 @@ fn read(answer: &[u8]) -> Option<Identity> {
             .into_iter()
             .map(|directory| (directory.path, directory.id))
             .collect(),
+        lost: said.lost.into_iter().map(|directory| (directory.id, directory.path)).collect(),
     })
 }
 
@@ -81,12 +86,15 @@ mod tests {
 
     #[test]
     fn an_answer_is_read_or_left() {
-        let body = r#"{"cluster.id":"c","node.id":0,"directories":[{"path":"/d","directory.id":"a"},{"path":"/e","directory.id":"b"}]}"#;
+        let body = r#"{"cluster.id":"c","node.id":0,
+            "directories":[{"path":"/d","directory.id":"a"},{"path":"/e","directory.id":"b"}],
+            "offline":[{"path":"/f","reason":"x"}],"lost":[{"path":"/f","directory.id":"c"}]}"#;
         let known = Identity {
             cluster_id: "c".into(),
             directories: [("/d", "a"), ("/e", "b")]
                 .map(|(path, id)| (path.into(), id.into()))
                 .into(),
+            lost: [("c".into(), "/f".into())].into(),
         };
         for (answer, expected) in [
             (

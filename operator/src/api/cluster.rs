@@ -393,6 +393,11 @@ pub struct NodeStatus {
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub volumes: Vec<VolumeStatus>,
 
+    /// The `directory.id` of each log directory whose loss was accepted. The broker is told to go on
+    /// without them (`accepted.lost.directory.ids`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub given_up: Vec<String>,
+
     /// The name of a loss: this broker's records are gone. It does not go on until a person sets
     /// the annotation `letterbox.dev/accept-data-loss` to this name, or until its volume is back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -418,6 +423,10 @@ pub struct VolumeStatus {
     /// elsewhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directory_id: Option<String>,
+
+    /// Whether the broker said last that it does not use its log directory on this volume.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub offline: bool,
 }
 
 /// Where clients of one listener connect.

@@ -61,6 +61,7 @@ pub fn is_paused(meta: &kube::core::ObjectMeta) -> bool {
 ///
 /// `spec.config` must not contain them.
 pub const OWNED_KEYS: &[&str] = &[
+    "accepted.lost.directory.ids",
     "admin.listener",
     "advertised.listeners",
     "broker.id",

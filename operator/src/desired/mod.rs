@@ -17,8 +17,8 @@ use crate::api::{ClusterStorage, KafkaCluster, Listener, NodeStatus, Resources};
 
 pub use properties::{Address, Host, advertised_in, internal_listener};
 pub use volumes::{
-    BrokerVolume, VolumePlace, claim_name, expected_directories, has_template, volume_names,
-    volume_of_claim,
+    BrokerVolume, VolumePlace, claim_name, expected_directories, given_up_directories,
+    has_template, volume_names, volume_of_claim,
 };
 
 /// The pool that every broker belongs to; part of its name (`CLUSTER-POOL-ID`).
@@ -64,6 +64,8 @@ pub struct BrokerFacts {
     pub admin_bind: Option<(String, u16)>,
     /// What its directories are known to be ([`expected_directories`]).
     pub directory_ids: Vec<String>,
+    /// Which of its directories are lost and given up ([`given_up_directories`]).
+    pub given_up: Vec<String>,
     /// The claim templates of a set that an older operator made: Kubernetes does not let anyone
     /// change or remove them.
     pub claim_templates: Option<Value>,
@@ -134,6 +136,13 @@ impl Blueprint {
     pub fn log_dir_of(&self, broker: i32, volume: &str) -> Option<&str> {
         let mut volumes = self.brokers.get(&broker)?.volumes.iter();
         volumes.find(|each| each.name == volume).map(|each| each.log_dir.as_str())
+    }
+
+    /// The volume of a broker that a log directory is on.
+    #[must_use]
+    pub fn volume_at(&self, broker: i32, log_dir: &str) -> Option<&str> {
+        let mut volumes = self.brokers.get(&broker)?.volumes.iter();
+        volumes.find(|each| each.log_dir == log_dir).map(|each| each.name.as_str())
     }
 
     /// Builds what `cluster` asks for, placed as `facts` say.

@@ -79,6 +79,9 @@ pub(super) fn build(
     if !facts.directory_ids.is_empty() {
         overrides.push(format!("expected.directory.ids={}", facts.directory_ids.join(",")));
     }
+    if !facts.given_up.is_empty() {
+        overrides.push(format!("accepted.lost.directory.ids={}", facts.given_up.join(",")));
+    }
 
     let mut properties = String::from(
         "# Made by the Letterbox operator from the KafkaCluster; edits are put back.\n",
@@ -232,6 +235,7 @@ mod tests {
             quorum_bind: (String::new(), 9090),
             admin_bind: None,
             directory_ids: Vec::new(),
+            given_up: Vec::new(),
             claim_templates: None,
         }
     }
@@ -263,13 +267,18 @@ mod tests {
         let spec = KafkaClusterSpec::default();
         let (before, _) = build(&spec, 0, &facts(), "v", Some("-id"));
         assert!(before.properties.contains("cluster.id=-id\n") && before.overrides.is_empty());
-        let known = BrokerFacts { directory_ids: vec!["a".into(), "b".into()], ..facts() };
+        let known = BrokerFacts {
+            directory_ids: vec!["a".into(), "b".into()],
+            given_up: vec!["c".into()],
+            ..facts()
+        };
         let (after, _) = build(&spec, 0, &known, "v", Some("-id"));
         assert_eq!(
             (&after.properties, &after.file_revision),
             (&before.properties, &before.file_revision)
         );
-        assert_eq!(after.overrides, ["expected.directory.ids=a,b"]);
+        let (expected, given_up) = ("expected.directory.ids=a,b", "accepted.lost.directory.ids=c");
+        assert_eq!(after.overrides, [expected, given_up]);
         assert_ne!(after.revision, before.revision);
         assert_eq!(asked(&spec, "i", &known), asked(&spec, "i", &facts()), "no restart for it");
     }

@@ -83,6 +83,13 @@ pub fn expected_directories(cluster: &KafkaCluster, id: i32) -> Vec<String> {
         .collect()
 }
 
+/// The directories of a broker whose loss was accepted.
+#[must_use]
+pub fn given_up_directories(cluster: &KafkaCluster, id: i32) -> Vec<String> {
+    let node = nodes_of(cluster).find(|node| node.id == id);
+    node.map(|node| node.given_up.clone()).unwrap_or_default()
+}
+
 /// The name of the claim of a volume: what a set of the name `broker` would call it, were the claim
 /// made from a template.
 #[must_use]

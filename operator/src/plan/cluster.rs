@@ -48,7 +48,7 @@ pub fn plan_cluster(cluster: &KafkaCluster, desired: &Blueprint, observed: &Obse
     plan.waits.extend(strays.map(|set| Wait::Stray { set }));
     plan_access(observed, &mut plan);
     if observed.has_claims() {
-        plan_volumes(desired, observed, &mut plan);
+        plan_volumes(cluster, desired, observed, &mut plan);
     }
     // Whether a broker may be restarted follows from which ones serve.
     if observed.was_read(Part::Brokers) {

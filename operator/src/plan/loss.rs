@@ -6,6 +6,7 @@
 
 use kube::ResourceExt as _;
 
+use crate::api::validate::volume_number;
 use crate::api::{ACCEPT_LOSS_ANNOTATION, DATA_VOLUME, KafkaCluster, NodeStatus, VolumeStatus};
 use crate::desired::Blueprint;
 use crate::observe::{Observed, ObservedBroker, Run};
@@ -21,6 +22,8 @@ pub struct Loss {
     pub volume: String,
     /// The name of this loss, and of no other: what the annotation has to say.
     pub name: String,
+    /// The `directory.id` that is lost.
+    pub directory_id: String,
     /// What is lost.
     pub what: Lost,
     /// Whether a person said that it goes on.
@@ -50,6 +53,11 @@ pub enum Lost {
         /// Whether a broker that runs may still have the old volume, until it ends.
         is_held: bool,
     },
+    /// The broker remembers a directory that it does not find, and nothing here knows of it.
+    NotFound {
+        /// Where it was.
+        log_dir: String,
+    },
     /// The broker came up on another directory.
     OtherDirectory {
         /// The id that was recorded.
@@ -64,7 +72,7 @@ impl Lost {
     pub(super) fn is_held(&self) -> bool {
         match self {
             Self::ClaimGone { is_held, .. } | Self::ClaimMadeAgain { is_held, .. } => *is_held,
-            Self::VolumeGone { .. } | Self::OtherDirectory { .. } => false,
+            Self::VolumeGone { .. } | Self::NotFound { .. } | Self::OtherDirectory { .. } => false,
         }
     }
 }
@@ -79,17 +87,37 @@ pub(super) fn losses(
     let mut losses = Vec::new();
     for node in cluster.status.iter().flat_map(|status| &status.nodes) {
         let Some(broker) = observed.brokers.get(&node.id) else { continue };
+        let mut add = |volume: &str, directory_id: &str, what: Lost| {
+            let name = loss_name(node, volume, directory_id);
+            losses.push(Loss {
+                cluster: (desired.namespace.clone(), desired.name.clone()),
+                broker: node.id,
+                volume: volume.to_owned(),
+                is_accepted: accepted == Some(&name),
+                name,
+                directory_id: directory_id.to_owned(),
+                what,
+            });
+        };
         for volume in &node.volumes {
             let log_dir = desired.log_dir_of(node.id, &volume.name);
             // A broker that was never seen on it had nothing on it.
             let Some(recorded) = &volume.directory_id else { continue };
-            let what = lost_of(volume, recorded, log_dir, broker, observed.has_claims());
-            let Some(what) = what else { continue };
-            let name = loss_name(node, volume, recorded);
-            let is_accepted = accepted == Some(&name);
-            let volume = volume.name.clone();
-            let cluster = (desired.namespace.clone(), desired.name.clone());
-            losses.push(Loss { cluster, broker: node.id, volume, name, what, is_accepted });
+            if let Some(what) = lost_of(volume, recorded, log_dir, broker, observed.has_claims()) {
+                add(&volume.name, recorded, what);
+            }
+        }
+        let is_known = |id: &String| {
+            let recorded = node.volumes.iter().filter_map(|volume| volume.directory_id.as_ref());
+            recorded.chain(&node.given_up).any(|known| known == id)
+        };
+        // A cluster that was made again knows less than its brokers do.
+        let not_found = broker.identity.iter().flat_map(|said| &said.lost);
+        for (id, log_dir) in not_found.filter(|(id, _)| !is_known(id)) {
+            // One that is not in use any more was where its name is in the path.
+            let named = || log_dir.rsplit('/').nth(1).filter(|name| volume_number(name).is_some());
+            let volume = desired.volume_at(node.id, log_dir).or_else(named).unwrap_or(log_dir);
+            add(volume, id, Lost::NotFound { log_dir: log_dir.clone() });
         }
     }
     losses
@@ -100,8 +128,8 @@ const ID_PART: usize = 8;
 
 /// Names the loss of one directory, once: an incarnation ends when a loss is accepted, and a cluster
 /// that is made again under the same name has other directories.
-fn loss_name(node: &NodeStatus, volume: &VolumeStatus, recorded: &str) -> String {
-    let volume = match volume.name.as_str() {
+fn loss_name(node: &NodeStatus, volume: &str, recorded: &str) -> String {
+    let volume = match volume {
         DATA_VOLUME => String::new(),
         other => format!("-{other}"),
     };
@@ -152,6 +180,14 @@ impl std::fmt::Display for Loss {
                     f,
                     "PersistentVolumeClaim {claim} of broker {broker} was deleted and made again, \
                      empty as far as is known"
+                )?;
+            }
+            Lost::NotFound { log_dir } => {
+                write!(
+                    f,
+                    "broker {broker} does not find the log directory that it used before in \
+                     {log_dir} (directory.id {})",
+                    self.directory_id
                 )?;
             }
             Lost::OtherDirectory { recorded, found } => {

@@ -21,4 +21,5 @@ pub use topic::{
     ClusterState, RESTART_PATIENCE_SECONDS, Refusal, TopicFacts, TopicPlan, TopicStep, TopicWait,
     has_finalizer, plan_topic,
 };
+pub(crate) use volumes::is_offline;
 pub use wait::{Note, Wait};

@@ -4,7 +4,7 @@ use super::loss::Lost;
 use super::safety::Down;
 use super::{Plan, Step, Wait};
 use crate::api::KafkaCluster;
-use crate::desired::{Blueprint, Broker, BrokerVolume};
+use crate::desired::{Blueprint, Broker, BrokerVolume, given_up_directories};
 use crate::observe::{Observed, ObservedBroker, Part, Run, Volume};
 
 pub(super) fn plan_brokers(
@@ -35,7 +35,7 @@ pub(super) fn plan_brokers(
             && !lost.into_iter().any(|loss| loss.what.is_held());
         if may_end
             && observed.was_read(Part::Definitions)
-            && let Err(wait) = plan_definition(broker, seen, observed, &mut down, plan)
+            && let Err(wait) = plan_definition(cluster, broker, seen, observed, &mut down, plan)
         {
             plan.waits.push(wait);
             continue;
@@ -63,6 +63,7 @@ fn can_start(broker: i32, seen: &ObservedBroker, plan: &mut Plan) -> bool {
 /// the way. Otherwise not even the definition changes: whatever ends this broker meanwhile brings
 /// it back as it was.
 fn plan_definition(
+    cluster: &KafkaCluster,
     broker: &Broker,
     seen: &ObservedBroker,
     observed: &Observed,
@@ -70,7 +71,7 @@ fn plan_definition(
     plan: &mut Plan,
 ) -> Result<(), Wait> {
     let id = broker.id;
-    let is_beside = is_beside_its_claims(broker, seen);
+    let is_beside = is_beside_its_claims(broker, seen) || has_given_up(cluster, id, seen);
     let restarts = seen.serves() && (is_beside || !seen.is_current);
     if restarts {
         if !observed.was_read(Part::Storage) {
@@ -107,6 +108,13 @@ fn is_beside_its_claims(broker: &Broker, seen: &ObservedBroker) -> bool {
         live.is_some_and(is_left)
     };
     broker.volumes.iter().any(is_beside)
+}
+
+/// Whether a loss was accepted that the broker was not told of when it started.
+fn has_given_up(cluster: &KafkaCluster, id: i32, seen: &ObservedBroker) -> bool {
+    let given_up = given_up_directories(cluster, id);
+    let mut lost = seen.identity.iter().flat_map(|said| said.lost.keys());
+    !seen.is_newest && lost.any(|id| given_up.contains(id))
 }
 
 /// A change that the spec did not ask for ends nothing that serves, or may yet. What fails is

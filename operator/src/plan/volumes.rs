@@ -2,11 +2,16 @@
 
 use super::loss::Loss;
 use super::{Note, Plan, Step, Wait};
-use crate::api::{DeletionPolicy, bytes_of, shown};
+use crate::api::{DeletionPolicy, KafkaCluster, VolumeStatus, bytes_of, shown};
 use crate::desired::{Blueprint, BrokerVolume};
 use crate::observe::{Observed, ObservedBroker, Run, Volume};
 
-pub(super) fn plan_volumes(desired: &Blueprint, observed: &Observed, plan: &mut Plan) {
+pub(super) fn plan_volumes(
+    cluster: &KafkaCluster,
+    desired: &Blueprint,
+    observed: &Observed,
+    plan: &mut Plan,
+) {
     // No volume has the cluster for an owner: what is deleted with it is decided when it goes, by
     // what its spec says then.
     let held = desired.storage.deletion_policy == DeletionPolicy::Delete;
@@ -16,6 +21,15 @@ pub(super) fn plan_volumes(desired: &Blueprint, observed: &Observed, plan: &mut 
     let absent = ObservedBroker::default();
     for (&id, broker) in &desired.brokers {
         let seen = observed.brokers.get(&id).unwrap_or(&absent);
+        let nodes = cluster.status.iter().flat_map(|status| &status.nodes);
+        let known: Vec<_> = nodes.filter(|node| node.id == id).flat_map(|n| &n.volumes).collect();
+        let recorded = |name: &str| known.iter().find(|volume| volume.name == name).copied();
+        let is_recorded = |volume: &BrokerVolume| {
+            recorded(&volume.name).is_some_and(|known| known.directory_id.is_some())
+        };
+        if seen.serves() && seen.identity.is_none() && !broker.volumes.iter().all(is_recorded) {
+            plan.waits.push(Wait::IdentityUnknown { broker: id });
+        }
         for volume in &broker.volumes {
             match seen.volumes.get(&volume.name) {
                 None => plan_claim(id, volume, seen, plan),
@@ -33,7 +47,7 @@ pub(super) fn plan_volumes(desired: &Blueprint, observed: &Observed, plan: &mut 
                 let volume = volume.name.clone();
                 plan.waits.push(Wait::VolumeStillUsed { broker: id, volume });
             }
-            plan_use(id, volume, seen, plan);
+            plan_use(id, volume, recorded(&volume.name), seen, plan);
         }
         let is_left = |(name, live): &(&String, &Volume)| {
             let is_wanted = broker.volumes.iter().any(|volume| volume.name == **name);
@@ -64,7 +78,7 @@ fn plan_claim(broker: i32, volume: &BrokerVolume, seen: &ObservedBroker, plan: &
     // What a broker still uses is recorded by this pass, and a loss in the next one.
     let is_empty = match plan.losses.iter().find(is_here) {
         Some(loss) => loss.is_accepted,
-        None => !seen.uses(&volume.log_dir),
+        None => !seen.may_use(&volume.log_dir),
     };
     if is_empty && volume.in_spec {
         plan.steps.push(Step::MakeClaim { broker, volume: volume.name.clone() });
@@ -85,7 +99,7 @@ fn plan_live(
         return; // Nothing is done to what a person is to decide on, or has decided on.
     }
     let volume = wanted.name.clone();
-    let is_used = loss.is_none() && seen.uses(&wanted.log_dir);
+    let is_used = loss.is_none() && live.is_bound && seen.may_use(&wanted.log_dir);
     let is_free = (!live.is_bound || live.is_gone) && !live.is_restored && !is_used;
     if let Some(why) = fault_of(wanted, live).filter(|_| is_free) {
         plan.steps.push(Step::RemakeClaim { broker: id, volume, why });
@@ -142,11 +156,33 @@ fn plan_size(broker: i32, wanted: &BrokerVolume, live: &Volume, plan: &mut Plan)
     }
 }
 
-/// A broker that was started with a volume, and answers, says whether it uses it.
-fn plan_use(broker: i32, volume: &BrokerVolume, seen: &ObservedBroker, plan: &mut Plan) {
-    let Some(said) = seen.identity.as_ref().filter(|_| seen.is_current) else { return };
-    if !said.directories.contains_key(&volume.log_dir) {
+/// A broker that was started with a volume, or used it once, says whether it uses it. What it said
+/// last is so until it says something else.
+fn plan_use(
+    id: i32,
+    volume: &BrokerVolume,
+    recorded: Option<&VolumeStatus>,
+    seen: &ObservedBroker,
+    plan: &mut Plan,
+) {
+    let is_lost = plan.losses.iter().any(|loss| (loss.broker, &loss.volume) == (id, &volume.name));
+    if !is_lost && is_offline(&volume.log_dir, recorded, seen) {
         let (volume, log_dir) = (volume.name.clone(), volume.log_dir.clone());
-        plan.waits.push(Wait::VolumeOffline { broker, volume, log_dir });
+        plan.waits.push(Wait::VolumeOffline { broker: id, volume, log_dir });
+    }
+}
+
+/// Whether a broker that should use `log_dir` does not.
+pub(crate) fn is_offline(
+    log_dir: &str,
+    recorded: Option<&VolumeStatus>,
+    seen: &ObservedBroker,
+) -> bool {
+    match seen.identity {
+        Some(_) => {
+            let was_used = recorded.is_some_and(|volume| volume.directory_id.is_some());
+            (was_used || seen.is_current) && !seen.uses(log_dir)
+        }
+        None => recorded.is_some_and(|volume| volume.offline),
     }
 }

@@ -1,7 +1,7 @@
 //! What about a cluster is waited for, and what is only noted.
 
 use super::loss::Loss;
-use crate::api::shown;
+use crate::api::{ADMIN_PORT, shown};
 use crate::desired::objects::ObjectKey;
 use crate::observe::Part;
 use crate::status::Fault;
@@ -76,6 +76,11 @@ pub enum Wait {
         broker: i32,
         /// The claim's name.
         claim: String,
+    },
+    /// A broker does not say who it is: what it lost cannot be told from what it never had.
+    IdentityUnknown {
+        /// Which.
+        broker: i32,
     },
     /// A broker serves without one of its log directories.
     VolumeOffline {
@@ -186,6 +191,9 @@ impl Wait {
             }
             Self::BrokerRestarting { .. } => row(6, "Restarting", "BrokerRestarting", true, false),
             Self::BrokerStarting { .. } => row(7, "Starting", "BrokerStarting", true, false),
+            Self::IdentityUnknown { .. } => {
+                row(8, "Broker not identified", "IdentityUnknown", false, true)
+            }
             Self::VolumeStillUsed { .. } => {
                 row(8, "Volume still used", "VolumeStillUsed", false, true)
             }
@@ -289,6 +297,13 @@ impl std::fmt::Display for Wait {
                 "volume claim {claim} of broker {broker} is being deleted, and its records go when \
                  the broker ends; the operator does not restart it. Set the reclaim policy of its \
                  PersistentVolume to Retain now; docs/lost-volumes.md says how to go on"
+            ),
+            Self::IdentityUnknown { broker } => write!(
+                f,
+                "broker {broker} serves, and does not tell the operator which log directories it \
+                 has (GET /identity on its port {ADMIN_PORT}): if its volume were lost, that would \
+                 not be noticed. Let the operator's pods reach that port (NetworkPolicy); no claim \
+                 of this broker is made meanwhile"
             ),
             Self::VolumeOffline { broker, volume, log_dir } => write!(
                 f,

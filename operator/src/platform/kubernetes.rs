@@ -36,7 +36,7 @@ use crate::desired::objects::{
 use crate::desired::{
     Address, Blueprint, BrokerFacts, CONTROLLER_PORT, Facts, Host, VolumePlace, advertised_in,
     bootstrap_name, broker_ids, broker_name, claim_name, cluster_id_of, expected_directories,
-    has_template, image_of, volume_names, volume_of_claim,
+    given_up_directories, has_template, image_of, volume_names, volume_of_claim,
 };
 use crate::observe::{Compared, Observed, ObservedBroker, Part, Volume};
 use crate::plan::Step;
@@ -664,6 +664,7 @@ impl Live for KubernetesLive {
                 quorum_bind: (String::new(), CONTROLLER_PORT),
                 admin_bind: None,
                 directory_ids: expected_directories(cluster, id),
+                given_up: given_up_directories(cluster, id),
                 claim_templates,
             };
             (id, facts)

@@ -506,6 +506,7 @@ impl Live for LocalLive {
                 quorum_bind: local(self.ports.controller),
                 admin_bind: Some(local(self.ports.admin)),
                 directory_ids: Vec::new(),
+                given_up: Vec::new(),
                 claim_templates: None,
             };
             (id, facts)

@@ -13,7 +13,7 @@ use letterbox_operator::api::{KafkaCluster, Listener, ListenerType, bytes_of};
 use letterbox_operator::desired::objects::ObjectKey;
 use letterbox_operator::desired::{
     Address, Blueprint, BrokerFacts, Facts, Host, VolumePlace, broker_ids, broker_name,
-    expected_directories, image_of, volume_names,
+    expected_directories, given_up_directories, image_of, volume_names,
 };
 use letterbox_operator::observe::{Compared, Observed, ObservedBroker, Part, Run, Volume};
 use letterbox_operator::plan::Step;
@@ -53,6 +53,10 @@ pub(crate) struct ModelState {
     pub(crate) binds_at_once: bool,
     /// Whether Kubernetes has yet to say anything about claims without a volume.
     pub(crate) silent: bool,
+    /// Whether brokers do not say who they are.
+    pub(crate) mute: bool,
+    /// What brokers remember of log directories that they do not find.
+    pub(crate) not_found: BTreeMap<String, String>,
     /// Whether brokers that start make no empty volume theirs.
     pub(crate) frozen: bool,
     /// Images that cannot be run.
@@ -108,6 +112,8 @@ pub(crate) struct ModelBroker {
     pub(crate) starts_in: u32,
     /// How often it was started.
     pub(crate) starts: u32,
+    /// The directories that it would start without.
+    pub(crate) given_up: Vec<String>,
     /// Volumes that it has until it ends, though their claims are gone.
     pub(crate) held: BTreeMap<String, ModelDisk>,
 }
@@ -204,6 +210,7 @@ impl ModelState {
             return;
         }
         let Some(started) = &broker.started else {
+            self.not_found.retain(|id, _| !broker.given_up.contains(id));
             (broker.started, broker.starts_in, broker.starts) =
                 (Some(broker.defined.clone()), 2, broker.starts + 1);
             for place in &volumes {
@@ -376,8 +383,9 @@ impl Platform for Model {
                     }
                     Step::HoldObject { held } => state.is_held = *held,
                     Step::ApplyBroker { broker: id, .. } => {
-                        state.brokers.entry(*id).or_default().defined =
-                            definition(desired, *id).unwrap_or_default();
+                        let broker = state.brokers.entry(*id).or_default();
+                        broker.defined = definition(desired, *id).unwrap_or_default();
+                        broker.given_up = ids(desired, *id, "accepted.lost.directory.ids=");
                     }
                     Step::RestartBroker { broker: id, ended } => {
                         let serves = state.serves(*id);
@@ -398,15 +406,16 @@ impl Platform for Model {
     }
 }
 
+/// The ids behind `key` in the configuration of a broker.
+fn ids(desired: &Blueprint, id: i32, key: &str) -> Vec<String> {
+    let overrides = desired.brokers.get(&id).into_iter().flat_map(|each| &each.config.overrides);
+    let mut lists = overrides.filter_map(|text| text.strip_prefix(key));
+    lists.next().into_iter().flat_map(|ids| ids.split(',')).map(ToOwned::to_owned).collect()
+}
+
 fn definition(desired: &Blueprint, id: i32) -> Option<Definition> {
     let broker = desired.brokers.get(&id)?;
-    let expected = broker
-        .config
-        .overrides
-        .iter()
-        .find_map(|text| text.strip_prefix("expected.directory.ids="));
-    let expected =
-        expected.into_iter().flat_map(|ids| ids.split(',')).map(ToOwned::to_owned).collect();
+    let expected = ids(desired, id, "expected.directory.ids=");
     let volumes = broker
         .volumes
         .iter()
@@ -455,6 +464,7 @@ impl Live for ModelState {
                 quorum_bind: (String::new(), 9090),
                 admin_bind: None,
                 directory_ids: expected_directories(cluster, id),
+                given_up: given_up_directories(cluster, id),
                 claim_templates: None,
             };
             (id, facts)
@@ -482,9 +492,10 @@ impl Live for ModelState {
             let differs = wanted.as_ref().is_some_and(|wanted| *wanted != broker.defined);
             let run = self.run(id);
             let serving = broker.started.as_ref().filter(|_| run == Run::Ready);
-            let identity = serving.map(|started| Identity {
+            let identity = serving.filter(|_| !self.mute).map(|started| Identity {
                 cluster_id: "model".to_owned(),
                 directories: self.directories(id, &started.4, desired),
+                lost: self.not_found.clone(),
             });
             let asked = |definition: &Definition| (definition.0.clone(), definition.1.clone());
             let seen = ObservedBroker {
