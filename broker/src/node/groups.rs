@@ -1,9 +1,10 @@
 //! The group coordinator over the partitions of `__consumer_offsets` that this node leads.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use letterbox_env::Env;
-use letterbox_protocol::model::TopicId;
+use letterbox_protocol::model::{BrokerId, LeaderEpoch, TopicId};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -24,6 +25,7 @@ const LOADS_AT_ONCE: usize = 4;
 pub(super) struct GroupHost {
     coordinator: GroupCoordinator,
     log: Arc<GroupLog>,
+    node_id: BrokerId,
     loads: JoinSet<()>,
 }
 
@@ -38,7 +40,7 @@ impl GroupHost {
         let log = Arc::new(GroupLog::new(env.clone(), replicas));
         let coordinator =
             GroupCoordinator::new(env.clone(), group_config(config), log.clone(), View(shown));
-        Self { coordinator, log, loads: JoinSet::new() }
+        Self { coordinator, log, node_id: config.node_id, loads: JoinSet::new() }
     }
 
     /// What handlers call.
@@ -46,21 +48,20 @@ impl GroupHost {
         self.coordinator.clone()
     }
 
-    /// Before `delta` is shown to clients: partitions of a topic that is gone are no longer
-    /// coordinated.
+    /// Before `delta` is shown to clients: partitions that this node no longer leads, or whose
+    /// topic is gone, are no longer coordinated.
     pub(super) async fn release(&mut self, delta: &MetadataDelta) {
         let (before, after) = offsets_topic(delta);
-        if id_of(before) == id_of(after) {
-            return;
-        }
-        for partition in 0..count(before) {
+        for partition in Moves::between(before, after, self.node_id).released {
             self.coordinator.unload(partition).await;
         }
-        self.log.set_topic(id_of(after).unwrap_or_default());
+        if id_of(before) != id_of(after) {
+            self.log.set_topic(id_of(after).unwrap_or_default());
+        }
     }
 
-    /// After `delta` was shown to clients: forgets topics that are gone, and takes over partitions
-    /// that are new.
+    /// After `delta` was shown to clients: forgets topics that are gone, and takes over the
+    /// partitions that this node leads now.
     pub(super) fn take_over(&mut self, delta: &MetadataDelta) {
         let deleted: Vec<Arc<str>> =
             delta.topics_removed.iter().map(|topic| topic.name.clone()).collect();
@@ -68,18 +69,20 @@ impl GroupHost {
             self.coordinator.topics_deleted(&deleted);
         }
         let (before, after) = offsets_topic(delta);
-        let first = if id_of(before) == id_of(after) { count(before) } else { 0 };
-        if first < count(after) {
-            info!(partitions = count(after), "coordinating groups");
+        let taken = Moves::between(before, after, self.node_id).taken;
+        if !taken.is_empty() {
+            info!(partitions = taken.len(), "coordinating groups");
         }
-        self.load((first..count(after)).collect());
+        self.load(taken);
     }
 
     /// Partitions that were offline can be read now.
     pub(super) fn partitions_are_back(&mut self, image: &MetadataImage, back: &[(TopicId, i32)]) {
-        let offsets = id_of(image.topic(GROUP_METADATA_TOPIC));
-        let of_groups = back.iter().filter(|(topic, _)| Some(*topic) == offsets);
-        self.load(of_groups.map(|(_, partition)| *partition).collect());
+        let terms = terms(image.topic(GROUP_METADATA_TOPIC), self.node_id);
+        let is_led = |(topic, partition): &&(TopicId, i32)| {
+            terms.get(partition).is_some_and(|(of, _)| of == topic)
+        };
+        self.load(back.iter().filter(is_led).map(|(_, partition)| *partition).collect());
     }
 
     fn load(&mut self, partitions: Vec<i32>) {
@@ -124,6 +127,36 @@ async fn read(coordinator: GroupCoordinator, partitions: Vec<i32>) {
     );
 }
 
+/// Which partitions of `__consumer_offsets` a node ceases and begins to coordinate. One that it
+/// leads again in a later epoch is both: another node may have led it meanwhile.
+#[derive(Debug, PartialEq, Eq)]
+struct Moves {
+    released: Vec<i32>,
+    taken: Vec<i32>,
+}
+
+impl Moves {
+    fn between(before: Option<&Arc<Topic>>, after: Option<&Arc<Topic>>, node: BrokerId) -> Self {
+        let (before, after) = (terms(before, node), terms(after, node));
+        let only_in = |these: &Terms, others: &Terms| {
+            let of_these = these.iter().filter(|(index, term)| others.get(index) != Some(*term));
+            of_these.map(|(index, _)| *index).collect()
+        };
+        Self { released: only_in(&before, &after), taken: only_in(&after, &before) }
+    }
+}
+
+/// What a node leads, by partition: of which topic, in which epoch.
+type Terms = BTreeMap<i32, (TopicId, LeaderEpoch)>;
+
+fn terms(topic: Option<&Arc<Topic>>, node: BrokerId) -> Terms {
+    let of_topic = topic.into_iter().flat_map(|topic| {
+        let led = topic.indexed_partitions().filter(|(_, state)| state.leader == Some(node));
+        led.map(|(index, state)| (index, (topic.id, state.leader_epoch)))
+    });
+    of_topic.collect()
+}
+
 /// `__consumer_offsets` before and after `delta`.
 fn offsets_topic(delta: &MetadataDelta) -> (Option<&Arc<Topic>>, Option<&Arc<Topic>>) {
     (delta.before.topic(GROUP_METADATA_TOPIC), delta.after.topic(GROUP_METADATA_TOPIC))
@@ -131,10 +164,6 @@ fn offsets_topic(delta: &MetadataDelta) -> (Option<&Arc<Topic>>, Option<&Arc<Top
 
 fn id_of(topic: Option<&Arc<Topic>>) -> Option<TopicId> {
     topic.map(|topic| topic.id)
-}
-
-fn count(topic: Option<&Arc<Topic>>) -> i32 {
-    topic.map_or(0, |topic| i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX))
 }
 
 /// The metadata that clients see, as the group coordinator asks for it.
@@ -167,5 +196,81 @@ fn group_config(config: &Config) -> GroupConfig {
         offsets_retention_ms: config.number("offsets.retention.minutes").saturating_mul(60_000),
         offsets_retention_check_interval_ms: long("offsets.retention.check.interval.ms"),
         offset_commit_timeout_ms: long("offsets.commit.timeout.ms"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metadata::{Configs, PartitionState};
+    use crate::replication::transcript::{Line, check};
+
+    /// `id=` and, a partition each, `leaders=` (0: nobody) and `epochs=`; `gone`: no topic.
+    fn topic(line: &Line<'_>) -> Option<Arc<Topic>> {
+        let mut topic = Topic {
+            name: GROUP_METADATA_TOPIC.into(),
+            id: TopicId::from_u128(line.find("id")?.parse().unwrap()),
+            partitions: Default::default(),
+            configs: Configs::new(),
+        };
+        let epochs = line.text("epochs").split(',').map(|epoch| epoch.parse().unwrap());
+        for (index, (leader, leader_epoch)) in
+            (0..).zip(line.ids("leaders").into_iter().zip(epochs))
+        {
+            let state = PartitionState {
+                replicas: [leader].into(),
+                isr: [leader].into(),
+                leader: Some(leader).filter(|leader| leader.0 > 0),
+                leader_epoch,
+                partition_epoch: 0,
+            };
+            topic.partitions.insert(index, state);
+        }
+        Some(Arc::new(topic))
+    }
+
+    #[test]
+    fn the_coordinator_follows_the_leaders_of_its_topic() {
+        let mut before = None;
+        check(
+            "# It is made; node 1 leads two of its three partitions.
+             > topic id=7 leaders=1,2,1 epochs=0,0,0
+             load 0
+             load 2
+             # Node 1 loses one and gets another.
+             > topic id=7 leaders=2,1,1 epochs=1,1,0
+             unload 0
+             load 1
+             # Another node may have led it meanwhile.
+             > topic id=7 leaders=2,1,1 epochs=1,1,2
+             unload 2
+             load 2
+             # No replica of the ISR is alive.
+             > topic id=7 leaders=2,0,1 epochs=1,2,2
+             unload 1
+             # A replica in sync: nothing of a leader.
+             > topic id=7 leaders=2,0,1 epochs=1,2,2
+             # More partitions.
+             > topic id=7 leaders=2,0,1,1,2 epochs=1,2,2,0,0
+             load 3
+             > gone
+             unload 2
+             unload 3
+             > topic id=8 leaders=1 epochs=0
+             load 0
+             # Deleted and made again in one step.
+             > topic id=9 leaders=1 epochs=0
+             unload 0
+             load 0",
+            |line| {
+                let after = topic(line);
+                let moves = Moves::between(before.as_ref(), after.as_ref(), BrokerId(1));
+                before = after;
+                let told = |word: &str, of: Vec<i32>| {
+                    of.into_iter().map(move |index| format!("{word} {index}")).collect::<Vec<_>>()
+                };
+                [told("unload", moves.released), told("load", moves.taken)].concat()
+            },
+        );
     }
 }

@@ -20,7 +20,7 @@ mod role;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-mod transcript;
+pub(crate) mod transcript;
 pub mod waiters;
 #[cfg(test)]
 mod world;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
+use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
@@ -20,8 +21,8 @@ use kafka_protocol::messages::offset_fetch_response::OffsetFetchResponseTopics;
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::{
     DeleteGroupsRequest, DescribeGroupsRequest, GroupId, HeartbeatRequest, JoinGroupRequest,
-    ListGroupsRequest, OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest,
-    SyncGroupRequest, TopicName,
+    LeaveGroupRequest, ListGroupsRequest, OffsetCommitRequest, OffsetDeleteRequest,
+    OffsetFetchRequest, SyncGroupRequest, TopicName,
 };
 use letterbox_env::{BoxFuture, Env};
 use letterbox_protocol::ErrorCode as E;
@@ -51,6 +52,8 @@ struct MemoryLog {
     is_lost: watch::Sender<bool>,
     /// Why it cannot be read.
     unreadable: Mutex<Option<AppendError>>,
+    /// Reading waits for it.
+    is_open: watch::Sender<bool>,
 }
 
 impl ReplicatedLog for MemoryLog {
@@ -97,14 +100,14 @@ impl ReplicatedLog for MemoryLog {
         if let Some(error) = *self.unreadable.lock().unwrap() {
             return Box::pin(async move { Err(error) });
         }
-        let mut offset = 0;
-        for (key, value) in
-            self.records.lock().unwrap().get(&partition).cloned().unwrap_or_default()
-        {
-            each(key, value);
-            offset += 1;
-        }
-        Box::pin(async move { Ok(LogEnd { offset, leader_epoch: 0 }) })
+        let mut is_open = self.is_open.subscribe();
+        Box::pin(async move {
+            is_open.wait_for(|is_open| *is_open).await.unwrap();
+            let records = self.records.lock().unwrap().get(&partition).cloned().unwrap_or_default();
+            let offset = Offset::try_from(records.len()).unwrap();
+            records.into_iter().for_each(|(key, value)| each(key, value));
+            Ok(LogEnd { offset, leader_epoch: 0 })
+        })
     }
 }
 
@@ -136,6 +139,7 @@ fn coordinator() -> (GroupCoordinator, Arc<MemoryLog>) {
         high_watermark: watch::channel(i64::MAX).0,
         is_lost: watch::channel(false).0,
         unreadable: Mutex::default(),
+        is_open: watch::channel(true).0,
     });
     (over(log.clone()), log)
 }
@@ -191,6 +195,84 @@ async fn fetch(coordinator: &GroupCoordinator, require_stable: bool) -> (i16, Op
     let first = &response.groups[0];
     (first.error_code, first.topics.first().map(|topic| topic.partitions[0].committed_offset))
 }
+
+/// What each API of groups answers, by its error.
+async fn answers(to: &GroupCoordinator) -> Vec<String> {
+    let topic = OffsetDeleteRequestTopic::default()
+        .with_name(TopicName(str_bytes("t")))
+        .with_partitions(vec![OffsetDeleteRequestPartition::default()]);
+    let forget = OffsetDeleteRequest::default().with_group_id(group()).with_topics(vec![topic]);
+    let member = MemberIdentity::default().with_member_id(str_bytes("m"));
+    let leave = LeaveGroupRequest::default().with_group_id(group()).with_members(vec![member]);
+    let beat = HeartbeatRequest::default().with_group_id(group()).with_member_id(str_bytes("m"));
+    let sync = SyncGroupRequest::default().with_group_id(group()).with_member_id(str_bytes("m"));
+    let describe = DescribeGroupsRequest::default().with_groups(vec![group()]);
+    let delete = DeleteGroupsRequest::default().with_groups_names(vec![group()]);
+    let ctx = &context(4);
+    let told = [
+        ("JoinGroup", to.join_group(ctx, join_request("")).await.error_code),
+        ("SyncGroup", to.sync_group(ctx, sync).await.error_code),
+        ("Heartbeat", to.heartbeat(ctx, &beat).error_code),
+        ("LeaveGroup", to.leave_group(ctx, leave).await.error_code),
+        ("OffsetCommit", commit(to, "t", 1).await),
+        ("OffsetFetch", fetch(to, false).await.0),
+        ("OffsetDelete", to.offset_delete(ctx, &forget).await.error_code),
+        ("DescribeGroups", to.describe_groups(ctx, &describe).groups[0].error_code),
+        ("DeleteGroups", to.delete_groups(ctx, &delete).await.results[0].error_code),
+        ("ListGroups", to.list_groups(ctx, &ListGroupsRequest::default()).error_code),
+    ];
+    let error = |code| E::of_answer(code).map_or("NONE", E::name);
+    told.map(|(api, code)| format!("{api} {}", error(code))).to_vec()
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_of_a_group_learn_that_its_partition_is_loading_or_has_gone() {
+    let (coordinator, log) = coordinator();
+    let all = |error: &str, but: &[(&str, &str)]| {
+        let one = |api: &&str| {
+            let other = but.iter().find(|(of, _)| of == api);
+            format!("{api} {}", other.map_or(error, |(_, other)| *other))
+        };
+        APIS.iter().map(one).collect::<Vec<_>>()
+    };
+    // A list is of what is here.
+    let elsewhere = all("NOT_COORDINATOR", &[("ListGroups", "NONE")]);
+    assert_eq!(answers(&coordinator).await, elsewhere, "another node leads it");
+    log.is_open.send_replace(false);
+    let loader = coordinator.clone();
+    let loaded = tokio::spawn(async move { loader.load(0).await });
+    tokio::task::yield_now().await;
+    // A member goes on: what it says next is answered when its group is known.
+    let is_loading = all("COORDINATOR_LOAD_IN_PROGRESS", &[("Heartbeat", "NONE")]);
+    assert_eq!(answers(&coordinator).await, is_loading);
+    log.is_open.send_replace(true);
+    loaded.await.unwrap().unwrap();
+    let served = all(
+        "NONE",
+        &[
+            ("JoinGroup", "MEMBER_ID_REQUIRED"),
+            ("SyncGroup", "UNKNOWN_MEMBER_ID"),
+            ("Heartbeat", "UNKNOWN_MEMBER_ID"),
+        ],
+    );
+    assert_eq!(answers(&coordinator).await, served);
+    coordinator.unload(0).await;
+    assert_eq!(answers(&coordinator).await, elsewhere, "another node leads it now");
+    coordinator.shutdown().await;
+}
+
+const APIS: [&str; 10] = [
+    "JoinGroup",
+    "SyncGroup",
+    "Heartbeat",
+    "LeaveGroup",
+    "OffsetCommit",
+    "OffsetFetch",
+    "OffsetDelete",
+    "DescribeGroups",
+    "DeleteGroups",
+    "ListGroups",
+];
 
 #[tokio::test(start_paused = true)]
 async fn a_member_joins_syncs_and_is_there_after_the_coordinator_has_moved() {
