@@ -19,8 +19,13 @@ const MEMORY: usize = 1_048_576;
 /// `connections.max.idle.ms`.
 const IDLE: Duration = Duration::from_secs(120);
 
-fn config() -> String {
-    format!("queued.max.request.bytes={MEMORY}\nconnections.max.idle.ms={}", IDLE.as_millis())
+/// One broker.
+fn cluster() -> Cluster {
+    let config =
+        format!("queued.max.request.bytes={MEMORY}\nconnections.max.idle.ms={}", IDLE.as_millis());
+    let mut cluster = Cluster::new(1);
+    cluster.host(BROKER, broker(&config));
+    cluster
 }
 
 /// Size, API key, version, correlation id 7, no client id, and the body.
@@ -60,10 +65,24 @@ async fn read_answer(stream: &mut BoxStream) -> Vec<u8> {
     answer
 }
 
+/// How long the broker keeps a connection that is silent from now on.
+async fn silence_until_closed(stream: &mut BoxStream) -> Duration {
+    let silent = Instant::now();
+    assert_eq!(stream.read(&mut [0; 16]).await.unwrap(), 0, "closed without a word");
+    silent.elapsed()
+}
+
+/// How long a large request waits for its answer.
+async fn large_request(stream: &mut BoxStream) -> Duration {
+    let begun = Instant::now();
+    stream.write_all(&large_frame()).await.unwrap();
+    read_answer(stream).await;
+    begun.elapsed()
+}
+
 #[test]
 fn a_request_that_stalls_is_given_up_after_30_seconds() {
-    let mut cluster = Cluster::new(1);
-    cluster.host(BROKER, broker(&config()));
+    let mut cluster = cluster();
     cluster.client("staller", |env| async move {
         let request = frame(18, 0, &[]);
         let mut stream = connect(&env).await;
@@ -74,9 +93,7 @@ fn a_request_that_stalls_is_given_up_after_30_seconds() {
         }
         read_answer(&mut stream).await;
         stream.write_all(&request[..9]).await.unwrap();
-        let stalled = Instant::now();
-        assert_eq!(stream.read(&mut [0; 16]).await.unwrap(), 0, "closed without a word");
-        let took = stalled.elapsed().as_millis();
+        let took = silence_until_closed(&mut stream).await.as_millis();
         assert!((30_000..31_000).contains(&took), "{took} ms");
         Ok(())
     });
@@ -85,8 +102,7 @@ fn a_request_that_stalls_is_given_up_after_30_seconds() {
 
 #[test]
 fn a_client_is_idle_from_its_last_request_on() {
-    let mut cluster = Cluster::new(1);
-    cluster.host(BROKER, broker(&config()));
+    let mut cluster = cluster();
     cluster.client("idler", |env| async move {
         let mut stream = connect(&env).await;
         // Never idle for long, but open for much longer.
@@ -95,9 +111,7 @@ fn a_client_is_idle_from_its_last_request_on() {
             stream.write_all(&frame(18, 0, &[])).await.unwrap();
             read_answer(&mut stream).await;
         }
-        let silent = Instant::now();
-        assert_eq!(stream.read(&mut [0; 16]).await.unwrap(), 0, "closed without a word");
-        let took = silent.elapsed();
+        let took = silence_until_closed(&mut stream).await;
         assert!((IDLE..IDLE + Duration::from_secs(1)).contains(&took), "{took:?}");
         Ok(())
     });
@@ -120,8 +134,7 @@ fn acked_frame() -> Vec<u8> {
 /// The answer comes from the thread that synced, and wakes no task of the connection.
 #[test]
 fn a_client_that_waited_for_the_disk_is_idle_from_its_last_answer_on() {
-    let mut cluster = Cluster::new(1);
-    cluster.host(BROKER, broker(&config()));
+    let mut cluster = cluster();
     cluster.client("maker", |env| async move {
         let mut stream = connect(&env).await;
         loop {
@@ -152,9 +165,7 @@ fn a_client_that_waited_for_the_disk_is_idle_from_its_last_answer_on() {
         assert_eq!(answer[22..24], [0, 0], "{answer:?}");
         let waited = sent.elapsed();
         assert!(waited > Duration::from_secs(10), "it waited for the disk, {waited:?}");
-        let silent = Instant::now();
-        assert_eq!(stream.read(&mut [0; 16]).await.unwrap(), 0, "closed without a word");
-        let took = silent.elapsed();
+        let took = silence_until_closed(&mut stream).await;
         assert!((IDLE..IDLE + Duration::from_secs(1)).contains(&took), "{took:?}");
         Ok(())
     });
@@ -164,8 +175,7 @@ fn a_client_that_waited_for_the_disk_is_idle_from_its_last_answer_on() {
 /// Each announces a request of most of the memory, and sends a byte of it now and then.
 #[test]
 fn clients_that_trickle_are_given_up_and_stop_no_other() {
-    let mut cluster = Cluster::new(1);
-    cluster.host(BROKER, broker(&config()));
+    let mut cluster = cluster();
     for name in ["trickler-1", "trickler-2", "trickler-3"] {
         cluster.client(name, |env| async move {
             let mut stream = connect(&env).await;
@@ -190,10 +200,7 @@ fn clients_that_trickle_are_given_up_and_stop_no_other() {
         // The others are first.
         sleep(Duration::from_secs(5)).await;
         for _ in 0..3 {
-            let begun = Instant::now();
-            stream.write_all(&large_frame()).await.unwrap();
-            read_answer(&mut stream).await;
-            let took = begun.elapsed();
+            let took = large_request(&mut stream).await;
             assert!(took < Duration::from_secs(5), "{took:?}");
         }
         Ok(())
@@ -221,8 +228,7 @@ async fn send_slowly(env: &Env, bytes: usize, every_ms: u64) -> bool {
 
 #[test]
 fn a_request_that_waits_for_memory_is_not_given_up() {
-    let mut cluster = Cluster::new(1);
-    cluster.host(BROKER, broker(&config()));
+    let mut cluster = cluster();
     // The first has most of the memory, the others in turn the right to go past it.
     for at in 0..14 {
         cluster.client(&format!("holder-{at}"), |env| async move {
@@ -234,10 +240,7 @@ fn a_request_that_waits_for_memory_is_not_given_up() {
         let mut stream = connect(&env).await;
         // The others are first.
         sleep(Duration::from_secs(1)).await;
-        let begun = Instant::now();
-        stream.write_all(&large_frame()).await.unwrap();
-        read_answer(&mut stream).await;
-        let took = begun.elapsed();
+        let took = large_request(&mut stream).await;
         assert!(took > Duration::from_secs(2), "{took:?}: there was no wait");
         Ok(())
     });
@@ -248,8 +251,7 @@ fn a_request_that_waits_for_memory_is_not_given_up() {
 /// ends.
 #[test]
 fn who_goes_past_the_memory_slowly_is_given_up_when_others_wait_for_that() {
-    let mut cluster = Cluster::new(1);
-    cluster.host(BROKER, broker(&config()));
+    let mut cluster = cluster();
     cluster.client("alone", |env| async move {
         assert!(send_slowly(&env, 8 * 1024, 400).await, "nobody waits");
         Ok(())
@@ -265,10 +267,7 @@ fn who_goes_past_the_memory_slowly_is_given_up_when_others_wait_for_that() {
         sleep(Duration::from_secs(61)).await;
         for _ in 0..3 {
             let mut stream = connect(&env).await;
-            let begun = Instant::now();
-            stream.write_all(&large_frame()).await.unwrap();
-            read_answer(&mut stream).await;
-            let took = begun.elapsed();
+            let took = large_request(&mut stream).await;
             assert!(took < Duration::from_secs(12), "{took:?}");
         }
         Ok(())
