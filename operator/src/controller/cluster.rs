@@ -1,6 +1,7 @@
 //! The controller of `KafkaCluster`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -27,6 +28,8 @@ use crate::reconcile::{ClusterPass, reconcile_cluster};
 use crate::status::Fault;
 
 const KIND: &str = "KafkaCluster";
+/// How soon a cluster is looked at again whose object changed during a pass.
+const CHANGED: Duration = Duration::from_millis(500);
 
 /// Reconciles the clusters of one namespace, or of all, for ever.
 pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
@@ -101,6 +104,14 @@ async fn reconcile(
     context: Arc<Context>,
 ) -> Result<Action, PassFailed> {
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
+    // What woke this pass may be behind: its own last status, or a spec that another replica acts
+    // on already.
+    let api: Api<KafkaCluster> = Api::namespaced(context.client.clone(), &namespace);
+    let live = api.get_opt(&name).await;
+    let live = live.map_err(|error| PassFailed(api_fault("read the cluster", &error)))?;
+    let Some(cluster) = live.filter(|live| live.uid() == cluster.uid()) else {
+        return Ok(Action::await_change());
+    };
     if cluster.metadata.deletion_timestamp.is_some() {
         context.metrics.set_not_ready(KIND, &namespace, &name, None);
         if is_held(&cluster) {
@@ -136,7 +147,7 @@ async fn reconcile(
     context.metrics.count_pass(KIND, began.elapsed(), faulty);
     let pass = result.map_err(PassFailed)?;
 
-    tell(&context, &cluster, &pass).await;
+    tell_done(&context, &cluster, &pass).await;
     let ready =
         find_condition(&pass.status.conditions, READY).filter(|ready| ready.status != "True");
     context.metrics.set_not_ready(
@@ -146,18 +157,26 @@ async fn reconcile(
         ready.map(|ready| ready.reason.as_str()),
     );
     if cluster.status.as_ref() != Some(&pass.status) {
-        write_status(&context, &cluster, &pass).await.map_err(PassFailed)?;
+        if !write_status(&context, &cluster, &pass).await.map_err(PassFailed)? {
+            return Ok(Action::requeue(CHANGED));
+        }
+        tell_news(&context, &cluster, &pass).await;
     }
     Ok(Action::requeue(if pass.is_settled() { RESYNC } else { WAITING }))
 }
 
-/// An event for each thing done, and one when what is waited for, or wrong, changes.
-async fn tell(context: &Context, cluster: &KafkaCluster, pass: &ClusterPass) {
+/// An event for each thing done.
+async fn tell_done(context: &Context, cluster: &KafkaCluster, pass: &ClusterPass) {
     let name = cluster.name_any();
     for step in &pass.done {
         tracing::info!(cluster = name, namespace = cluster.namespace(), %step, "done");
         context.events.tell(cluster, false, step.reason(), "Reconcile", &step.to_string()).await;
     }
+}
+
+/// An event when what is waited for, or wrong, changes.
+async fn tell_news(context: &Context, cluster: &KafkaCluster, pass: &ClusterPass) {
+    let name = cluster.name_any();
     let degraded = find_condition(&pass.status.conditions, DEGRADED)
         .filter(|condition| condition.status == "True");
     let is_news = |new: &&Condition| {
@@ -191,24 +210,28 @@ async fn tell(context: &Context, cluster: &KafkaCluster, pass: &ClusterPass) {
     }
 }
 
+/// Writes the status, unless the object changed during the pass.
 async fn write_status(
     context: &Context,
     cluster: &KafkaCluster,
     pass: &ClusterPass,
-) -> Result<(), Fault> {
+) -> Result<bool, Fault> {
     let api: Api<KafkaCluster> =
         Api::namespaced(context.client.clone(), &cluster.namespace().unwrap_or_default());
     let name = cluster.name_any();
+    // Only in the place of the status that it follows from: what another replica has recorded since
+    // is not taken back.
+    let version = cluster.resource_version();
     let patch = json!({
         "apiVersion": "letterbox.dev/v1alpha1",
         "kind": KIND,
-        "metadata": {"name": name, "uid": cluster.uid()},
+        "metadata": {"name": name, "uid": cluster.uid(), "resourceVersion": version},
         "status": pass.status,
     });
     match api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&patch)).await
     {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(false),
         Err(error) => Err(api_fault("write the status", &error)),
     }
 }
