@@ -122,11 +122,12 @@ impl Found {
         let accepts_loss = self.dir.disk.exists(&marker).during("look for", &marker)?;
         let row = self.dir.partitions.get(&self.name());
         let kept = self.dir.partitions.claim(&self.name(), topic_id);
-        let had = kept.end_offset();
-        let (recovered, kept) = if accepts_loss {
+        let (recovered, records_end, kept) = if accepts_loss {
             self.recover_what_is_left(kept)?
         } else {
-            (self.recover_all(&kept)?, kept)
+            let recovered = self.recover_all(&kept)?;
+            let end = recovered.end_offset();
+            (recovered, end, kept)
         };
         // Kafka, which keeps no topic ids there, notes a log start only where it has to.
         if self.clean && row.is_some_and(|(id, _)| id == Some(topic_id)) {
@@ -144,21 +145,7 @@ impl Found {
         };
         let log = Log::new(identity, recovered, config, budget, now);
         if accepts_loss {
-            tracing::error!(
-                topic = %self.topic,
-                partition = self.partition,
-                end_offset = had,
-                opened_end_offset = log.end_offset(),
-                "opened a partition without its lost records, as {ACCEPT_DATA_LOSS} in its \
-                 directory asks for"
-            );
-            self.dir.partitions.set_recovery_points([&log])?;
-            self.dir.partitions.set_positions([&log])?;
-            let disk = &self.dir.disk;
-            disk.remove_file(&marker)
-                .and_then(|()| disk.sync_dir(&self.path))
-                .and_then(|()| disk.sync_dir(&self.dir.path))
-                .during("remove", &marker)?;
+            self.note_loss(&log, records_end, &marker)?;
         }
         Ok((Arc::new(log), scanned))
     }
@@ -179,19 +166,41 @@ impl Found {
         Ok(recovered)
     }
 
-    /// What is whole, since a person has accepted that the rest is lost. An offset that was given
-    /// out is not given to another record.
-    fn recover_what_is_left(&self, mut kept: Kept) -> Result<(Recovered, Kept), LogError> {
-        let (disk, path) = (&self.dir.disk, &self.path);
+    /// What is whole, since a person has accepted that the rest is lost, and where it ends. An
+    /// offset that was given out is not given to another record: the log goes on behind them.
+    fn recover_what_is_left(&self, mut kept: Kept) -> Result<(Recovered, Offset, Kept), LogError> {
+        let (disk, path, had) = (&self.dir.disk, &self.path, kept.end_offset());
         if holds_no_log(&**disk, path)? {
-            kept.log_start = kept.end_offset();
+            kept.log_start = had;
         }
         (kept.recovery_point, kept.durable_end) = (0, 0);
         let mut recovered = recover(disk, path, 0, 0, kept.log_start, false)?;
-        if kept.log_start > recovered.end_offset() {
-            recovered.go_on_at(disk, path, kept.log_start);
+        let records_end = recovered.end_offset();
+        if had > records_end {
+            recovered.go_on_at(disk, path, had);
         }
-        Ok((recovered, kept))
+        Ok((recovered, records_end, kept))
+    }
+
+    /// The loss was accepted, and is never asked about again: when the marker goes, the device has
+    /// the log as it goes on.
+    fn note_loss(&self, log: &Log, records_end: Offset, marker: &Path) -> Result<(), LogError> {
+        tracing::error!(
+            topic = %self.topic,
+            partition = self.partition,
+            records_end,
+            end_offset = log.end_offset(),
+            "opened a partition without its lost records, as {ACCEPT_DATA_LOSS} in its directory \
+             asks for"
+        );
+        log.checkpoint().during("sync", &self.path)?;
+        self.dir.partitions.set_recovery_points([log])?;
+        self.dir.partitions.set_positions([log])?;
+        let disk = &self.dir.disk;
+        disk.remove_file(marker)
+            .and_then(|()| disk.sync_dir(&self.path))
+            .and_then(|()| disk.sync_dir(&self.dir.path))
+            .during("remove", marker)
     }
 
     /// Between a stop in order and this start only a person has touched the directory.

@@ -19,6 +19,7 @@ use super::*;
 use letterbox_protocol::batch::{Batch, BatchBuilder, BatchHeader, RecordIter};
 use letterbox_protocol::model::Offset;
 
+mod faults;
 mod gaps;
 mod lifecycle;
 mod upkeep;

@@ -356,14 +356,11 @@ async fn a_damaged_partition_is_replaced_by_a_new_topic_or_opened_without_what_i
     manager.close().await.unwrap();
     drop((manager, log));
     let path = dir.path().join("orders-0");
-    let cut = |len| {
-        env.disk
-            .open(&path.join("00000000000000000000.log"), OpenMode::ReadWrite)
-            .unwrap()
-            .set_len(len)
-            .unwrap()
+    let cut = |base, len| {
+        let file = path.join(format!("{base:020}.log"));
+        env.disk.open(&file, OpenMode::ReadWrite).unwrap().set_len(len).unwrap()
     };
-    cut(80);
+    cut(0, 80);
     let (manager, logs) = start(&env, dir.path(), OLD, 1).await;
     assert!(matches!(&logs[0], Err(LogError::Corrupt { .. })));
     env.disk.open(&path.join("accept-data-loss"), OpenMode::Create).unwrap();
@@ -372,7 +369,7 @@ async fn a_damaged_partition_is_replaced_by_a_new_topic_or_opened_without_what_i
     append(&log, 0, &["c"]);
     manager.close().await.unwrap();
     drop((manager, log));
-    cut(80);
+    cut(2, 20);
     let (manager, logs) = start(&env, dir.path(), OLD, 1).await;
     assert!(logs[0].is_err());
     manager.delete(gone(TOPIC, OLD)).await;
