@@ -279,17 +279,16 @@ pub enum LogError {
         /// Up to where it is known to have held records, exclusive.
         end_offset: Offset,
     },
-    /// Two log directories hold the partition; which of them has the records that are missed is not
-    /// known.
+    /// Several log directories hold the partition; which of them has the records that are missed is
+    /// not known.
     #[error(
-        "{first} and {second} are both the directory of the partition; move the one that is not \
-         wanted out of its log directory"
+        "{} are each the directory of the partition; move all but the one that is wanted out of \
+         their log directories",
+        joined(paths)
     )]
     Twice {
-        /// One of the two.
-        first: PathBuf,
-        /// The other.
-        second: PathBuf,
+        /// The directories: two or more.
+        paths: Vec<PathBuf>,
     },
     /// A file that is not in its format.
     #[error("{path}: {reason}")]
@@ -343,6 +342,10 @@ pub enum LogError {
         #[source]
         source: Arc<io::Error>,
     },
+}
+
+fn joined(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" and ")
 }
 
 impl LogError {

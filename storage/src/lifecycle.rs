@@ -250,16 +250,19 @@ impl LogManager {
             clean: false,
             topic_id: Some(wanted.topic_id),
         };
-        match self.open_log(found).await {
-            Ok(Some((log, _))) => {
-                log.set_config(wanted.config);
-                lock(&self.offline).remove(&name);
-                lock(&self.logs).insert((wanted.topic_id, name.1), log.clone());
-                Ok(log)
-            }
+        let opened = match self.env.blocking(move || found.identify()).await {
             Ok(None) => {
                 lock(&self.offline).remove(&name);
-                Err(error)
+                return Err(error);
+            }
+            Ok(Some(owned)) => self.open_log(owned).await,
+            Err(still) => Err(still),
+        };
+        match opened {
+            Ok(opened) => {
+                opened.log.set_config(wanted.config);
+                lock(&self.offline).remove(&name);
+                Ok(self.take_in(opened))
             }
             Err(mut still) => {
                 still.retry = (clock + delay, (delay * 2).min(RETRY_MAX));

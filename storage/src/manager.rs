@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::checkpoint::CLEAN_SHUTDOWN;
 use super::dir::LogDir;
 use super::error::{IoContext, LogError};
-use super::open::{Found, Opened, RETRY_MIN};
+use super::open::{Found, Opened, Owned};
 use super::partition_table::{Name, PartitionTable};
 use super::tail_cache::CacheBudget;
 use super::upkeep::Doomed;
@@ -147,15 +147,22 @@ impl LogManager {
         };
         let opened = env.blocking(move || paths.iter().map(open).collect::<Vec<_>>()).await;
         let (mut dirs, mut locks, mut found) = (Vec::new(), Vec::new(), Vec::new());
+        let mut doomed = Vec::new();
         let mut was_clean = true;
         let mut first_error = None;
         for (path, opened) in options.dirs.iter().zip(opened) {
             match opened {
-                Ok((dir, lock, logs, clean)) => {
-                    was_clean &= clean;
-                    dirs.push(dir);
-                    locks.push(lock);
-                    found.extend(logs);
+                Ok(opened) => {
+                    was_clean &= opened.clean;
+                    doomed.extend(
+                        opened
+                            .deleted
+                            .into_iter()
+                            .map(|path| Doomed::after(0, opened.dir.clone(), path, true)),
+                    );
+                    dirs.push(opened.dir);
+                    locks.push(opened.lock);
+                    found.extend(opened.found);
                 }
                 Err(error) if matches!(error, LogError::Locked(_)) || error.fault().is_state() => {
                     return Err(error);
@@ -182,7 +189,7 @@ impl LogManager {
             logs: Mutex::default(),
             offline: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
-            doomed: Arc::default(),
+            doomed: Arc::new(Mutex::new(doomed)),
         };
         manager.open_logs(found).await;
         Ok(Arc::new(manager))
@@ -193,30 +200,40 @@ impl LogManager {
         self.cleaner_backoff.send_if_modified(|now| std::mem::replace(now, backoff) != backoff);
     }
 
+    /// Opens what is the only directory of its partition.
     async fn open_logs(&self, found: Vec<Found>) {
-        let total = found.len();
-        let mut opening =
-            futures::stream::iter(found.into_iter().map(|found| self.open_log(found)))
-                .buffer_unordered(PARALLEL_MAX);
-        let (mut done, mut scanned) = (0, 0);
+        let mut owned: BTreeMap<Key, Vec<Owned>> = BTreeMap::new();
+        let mut looking = futures::stream::iter(
+            found.into_iter().map(|found| self.env.blocking(move || found.identify())),
+        )
+        .buffer_unordered(PARALLEL_MAX);
+        while let Some(result) = looking.next().await {
+            match result {
+                Ok(None) => {}
+                Ok(Some(one)) => {
+                    owned.entry((one.topic_id, one.found.partition)).or_default().push(one);
+                }
+                Err(offline) => self.set_offline(*offline),
+            }
+        }
+        let (mut single, total) = (Vec::new(), owned.len());
+        for copies in owned.into_values() {
+            match <[Owned; 1]>::try_from(copies) {
+                Ok([one]) => single.push(one),
+                Err(copies) => self.set_twice(copies),
+            }
+        }
+        let (mut done, mut scanned) = (total - single.len(), 0);
+        let mut opening = futures::stream::iter(single.into_iter().map(|one| self.open_log(one)))
+            .buffer_unordered(PARALLEL_MAX);
         while let Some(result) = opening.next().await {
             done += 1;
             match result {
-                Ok(None) => {}
-                Ok(Some((log, bytes))) => {
-                    scanned += bytes;
-                    let (key, second) = ((log.topic_id(), log.partition()), log.path.clone());
-                    let first = lock(&self.logs).insert(key, log);
-                    if let Some(first) = first {
-                        lock(&self.logs).remove(&key);
-                        self.set_twice(&first, second);
-                    }
+                Ok(opened) => {
+                    scanned += opened.bytes_scanned;
+                    self.take_in(opened);
                 }
-                Err(offline) => {
-                    tracing::error!(topic = %offline.topic, partition = offline.partition, error = %offline.error, "partition is offline: its log was not opened");
-                    lock(&self.offline)
-                        .insert((offline.topic.clone(), offline.partition), *offline);
-                }
+                Err(offline) => self.set_offline(*offline),
             }
             if done % PROGRESS_EVERY == 0 || done == total {
                 tracing::info!(done, total, bytes_scanned = scanned, "opened logs");
@@ -225,28 +242,36 @@ impl LogManager {
         self.for_each_dir(|dir, _| dir.partitions.write_changed()).await;
     }
 
-    /// Notes that neither log of a partition is served.
-    fn set_twice(&self, log: &Log, second: PathBuf) {
-        self.dirs.iter().for_each(|dir| dir.mark_unclean());
-        let error = LogError::Twice { first: log.path.clone(), second };
-        tracing::error!(topic = %log.topic(), partition = log.partition(), %error, "partition is offline");
-        let offline = OfflineLog {
-            topic: log.topic().clone(),
-            partition: log.partition(),
-            topic_id: Some(log.topic_id()),
-            error,
-            dir: log.dir.clone(),
-            path: log.path.clone(),
-            retry: (Instant::now(), RETRY_MIN),
-        };
-        lock(&self.offline).insert((log.topic().clone(), log.partition()), offline);
+    /// From now on the log is served.
+    pub(super) fn take_in(&self, opened: Opened) -> Arc<Log> {
+        let Opened { log, deleted, .. } = opened;
+        let doomed = |path| Doomed::after(0, log.dir.clone(), path, false);
+        lock(&self.doomed).extend(deleted.into_iter().map(doomed));
+        lock(&self.logs).insert((log.topic_id(), log.partition()), log.clone());
+        log
     }
 
-    /// As [`Found::open`].
-    pub(super) async fn open_log(&self, found: Found) -> Result<Option<Opened>, Box<OfflineLog>> {
+    fn set_offline(&self, offline: OfflineLog) {
+        tracing::error!(topic = %offline.topic, partition = offline.partition, error = %offline.error, "partition is offline: its log was not opened");
+        lock(&self.offline).insert((offline.topic.clone(), offline.partition), offline);
+    }
+
+    /// Notes that none of these directories of one partition is served.
+    fn set_twice(&self, copies: Vec<Owned>) {
+        let paths: Vec<_> = copies.iter().map(|copy| copy.found.path.clone()).collect();
+        for Owned { found, topic_id, .. } in copies {
+            let error = LogError::Twice { paths: paths.clone() };
+            let mut offline = found.offline(Some(topic_id), error);
+            offline.retry.0 = Instant::now();
+            self.set_offline(offline);
+        }
+    }
+
+    /// As [`Owned::open`].
+    pub(super) async fn open_log(&self, owned: Owned) -> Result<Opened, Box<OfflineLog>> {
         let (budget, config) = (self.budget.clone(), self.options.default_config.clone());
         let now = self.env.clock.wall_ms();
-        self.env.blocking(move || found.open(budget, config, now)).await
+        self.env.blocking(move || owned.open(budget, config, now)).await
     }
 
     /// Whether the last run closed every log directory.
@@ -346,10 +371,19 @@ impl LogManager {
     }
 }
 
-fn open_dir(
-    disk: &Arc<dyn Disk>,
-    path: &Path,
-) -> Result<(Arc<LogDir>, FileRef, Vec<Found>, bool), LogError> {
+/// A log directory that is in use now.
+struct OpenedDir {
+    dir: Arc<LogDir>,
+    lock: FileRef,
+    /// It was left in order.
+    clean: bool,
+    /// The directories of its partitions.
+    found: Vec<Found>,
+    /// Those of deleted ones. Nothing depends on them, and they may be big: they go later.
+    deleted: Vec<PathBuf>,
+}
+
+fn open_dir(disk: &Arc<dyn Disk>, path: &Path) -> Result<OpenedDir, LogError> {
     disk.create_dir_all_durably(path).during("create", path)?;
     let lock = disk.lock(&path.join(".lock")).map_err(|error| match error.kind() {
         std::io::ErrorKind::WouldBlock => LogError::Locked(path.into()),
@@ -362,14 +396,13 @@ fn open_dir(
         disk.remove_file(&marker).and_then(|()| disk.sync_dir(path)).during("remove", &marker)?;
     }
     let dir = Arc::new(LogDir::new(disk.clone(), path.into(), partitions));
-    let mut found = Vec::new();
+    let (mut found, mut deleted) = (Vec::new(), Vec::new());
     for entry in disk.list(path).during("list", path)?.into_iter().filter(|entry| entry.is_dir) {
         if entry.name == QUORUM_DIR {
             continue;
         }
         if entry.name.ends_with("-delete") {
-            disk.remove_dir_all(&path.join(&entry.name))
-                .during("remove", path.join(&entry.name))?;
+            deleted.push(path.join(&entry.name));
             continue;
         }
         let Some((topic, partition)) =
@@ -388,5 +421,5 @@ fn open_dir(
             topic_id: None,
         });
     }
-    Ok((dir, lock, found, clean))
+    Ok(OpenedDir { dir, lock, clean, found, deleted })
 }

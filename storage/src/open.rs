@@ -34,35 +34,59 @@ pub(super) struct Found {
     pub(super) topic_id: Option<TopicId>,
 }
 
-/// A log that was opened, and how many bytes that took to read.
-pub(super) type Opened = (Arc<Log>, u64);
+/// The directory of a partition, and whose it is.
+pub(super) struct Owned {
+    pub(super) found: Found,
+    pub(super) topic_id: TopicId,
+    lacks_metadata: bool,
+}
+
+/// A log that was opened.
+pub(super) struct Opened {
+    pub(super) log: Arc<Log>,
+    /// Bytes that this took to read.
+    pub(super) bytes_scanned: u64,
+    /// Files in its directory that are to be removed.
+    pub(super) deleted: Vec<PathBuf>,
+}
 
 /// What is wrong, and whose the directory is, as far as that is known.
 type Refused = (Option<TopicId>, LogError);
 
-impl Found {
-    /// Opens it; `None` when it was being made as the broker ended, and nothing is in it. Blocks.
+impl Owned {
+    /// Opens the log. Blocks.
     pub(super) fn open(
         self,
         budget: Arc<CacheBudget>,
         config: LogConfig,
         now: TimestampMs,
-    ) -> Result<Option<Opened>, Box<OfflineLog>> {
-        let opened = match self.whose() {
-            Ok(None) => return Ok(None),
-            Ok(Some((topic_id, lacks_metadata))) => self
-                .open_as(topic_id, lacks_metadata, budget, config, now)
-                .map_err(|error| (Some(topic_id), error)),
-            Err(refused) => Err(refused),
-        };
-        opened.map(Some).map_err(|(topic_id, error)| Box::new(self.offline(topic_id, error)))
+    ) -> Result<Opened, Box<OfflineLog>> {
+        let Self { found, topic_id, lacks_metadata } = self;
+        found
+            .open_as(topic_id, lacks_metadata, budget, config, now)
+            .map_err(|error| Box::new(found.offline(Some(topic_id), error)))
+    }
+}
+
+impl Found {
+    /// Finds out whose it is; `None` when it was being made as the broker ended, and nothing is in
+    /// it. Blocks.
+    pub(super) fn identify(self) -> Result<Option<Owned>, Box<OfflineLog>> {
+        match self.whose() {
+            Ok(None) => Ok(None),
+            Ok(Some((topic_id, lacks_metadata))) => {
+                Ok(Some(Owned { found: self, topic_id, lacks_metadata }))
+            }
+            Err((topic_id, error)) => Err(Box::new(self.offline(topic_id, error))),
+        }
     }
 
-    fn offline(self, topic_id: Option<TopicId>, error: LogError) -> OfflineLog {
+    /// The partition is not served, because of `error`.
+    pub(super) fn offline(self, topic_id: Option<TopicId>, error: LogError) -> OfflineLog {
         let Self { dir, topic, partition, path, .. } = self;
         dir.mark_unclean();
-        // What the device cannot read is not the partition's fault alone; a file that is not there
-        // or too short is.
+        // What the device cannot read is not the partition's fault alone; a file that is not there,
+        // too short or another user's is.
         if let LogError::Io { source, .. } = &error
             && Fault::of(source) == Fault::LostWrite
         {
@@ -122,7 +146,7 @@ impl Found {
         let accepts_loss = self.dir.disk.exists(&marker).during("look for", &marker)?;
         let row = self.dir.partitions.get(&self.name());
         let kept = self.dir.partitions.claim(&self.name(), topic_id);
-        let (recovered, records_end, kept) = if accepts_loss {
+        let (mut recovered, records_end, kept) = if accepts_loss {
             self.recover_what_is_left(kept)?
         } else {
             let recovered = self.recover_all(&kept)?;
@@ -133,7 +157,8 @@ impl Found {
         if self.clean && row.is_some_and(|(id, _)| id == Some(topic_id)) {
             self.say_missing_start(kept.log_start, recovered.begins_at());
         }
-        let scanned = recovered.bytes_scanned;
+        let (bytes_scanned, deleted) =
+            (recovered.bytes_scanned, std::mem::take(&mut recovered.deleted));
         let identity = Identity {
             topic: self.topic.clone(),
             topic_id,
@@ -147,7 +172,7 @@ impl Found {
         if accepts_loss {
             self.note_loss(&log, records_end, &marker)?;
         }
-        Ok((Arc::new(log), scanned))
+        Ok(Opened { log: Arc::new(log), bytes_scanned, deleted })
     }
 
     /// Everything that is known to have been there, or nothing.

@@ -6,7 +6,7 @@
 //! lost data, and the partition is not opened: cutting there would drop acknowledged records
 //! without a word.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use letterbox_env::{Disk, File, OpenMode};
@@ -37,6 +37,8 @@ pub struct Recovered {
     pub(super) unsynced: Vec<Arc<Segment>>,
     /// As [`Segment::first_timestamp`] of the active segment.
     pub(super) first_timestamp: Option<TimestampMs>,
+    /// Files of segments that were deleted, to be removed.
+    pub(super) deleted: Vec<PathBuf>,
     /// Bytes that were read and checked.
     pub bytes_scanned: u64,
     /// Bytes of batches that were cut from the tail; a reserve is none.
@@ -79,6 +81,7 @@ impl Recovered {
             producers: Producers::default(),
             unsynced: Vec::new(),
             first_timestamp: None,
+            deleted: Vec::new(),
             bytes_scanned: 0,
             bytes_cut: 0,
         }
@@ -128,11 +131,13 @@ pub fn recover(
         .filter(|entry| !entry.is_dir)
         .map(|entry| entry.name)
         .collect();
-    for name in names
-        .iter()
-        .filter(|name| [".deleted", ".cleaned", ".tmp"].iter().any(|suffix| name.ends_with(suffix)))
-    {
-        disk.remove_file(&dir.join(name)).during("remove", dir.join(name))?;
+    let deleted =
+        names.iter().filter(|name| name.ends_with(".deleted")).map(|name| dir.join(name)).collect();
+    for name in names.iter().filter(|name| name.ends_with(".cleaned") || name.ends_with(".tmp")) {
+        if let Err(error) = disk.remove_file(&dir.join(name)) {
+            tracing::warn!(path = %dir.join(name).display(), %error, "could not remove an \
+                unfinished file; it is written over when it is needed");
+        }
     }
     if let Some(name) = names.iter().find(|name| name.ends_with(".swap")) {
         return Err(LogError::Malformed {
@@ -156,7 +161,7 @@ pub fn recover(
             return Err(corrupt(dir, 0, start, durable_end, "there is no segment"));
         }
         let epochs_changed = Epochs::read(&**disk, dir)? != Epochs::default();
-        return Ok(Recovered { epochs_changed, ..Recovered::empty(disk, dir, start) });
+        return Ok(Recovered { epochs_changed, deleted, ..Recovered::empty(disk, dir, start) });
     }
     let (epochs, recovery_point, clean) =
         epochs_or_all(&**disk, dir, &segments, recovery_point, clean)?;
@@ -169,6 +174,7 @@ pub fn recover(
         producers: Producers::default(),
         unsynced: Vec::new(),
         first_timestamp: None,
+        deleted,
         bytes_scanned: 0,
         bytes_cut: 0,
     };

@@ -30,6 +30,9 @@ const ID: Uuid = Uuid::from_u128(42);
 /// Where logs are on a simulated disk.
 const DIR: &str = "/logs";
 
+const EIO: i32 = 5;
+const EACCES: i32 = 13;
+
 fn options(dir: &Path) -> LogManagerOptions {
     LogManagerOptions { reserve_bytes: Some(0), ..LogManagerOptions::new(vec![dir.into()]) }
 }
@@ -994,6 +997,7 @@ async fn deleted_and_stray_partitions_leave_their_names_free() {
     drop((manager, log, again));
     let manager = open(&env, dir.path()).await;
     assert!(manager.logs().is_empty() && manager.offline_logs().is_empty());
+    manager.remove_doomed(&CancellationToken::new()).await;
     let names: Vec<_> = env
         .disk
         .list(dir.path())

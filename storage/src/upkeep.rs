@@ -234,7 +234,7 @@ impl LogManager {
         self.each_log(stop, compact).await;
     }
 
-    async fn remove_doomed(&self, stop: &CancellationToken) {
+    pub(super) async fn remove_doomed(&self, stop: &CancellationToken) {
         let now = Instant::now();
         let due: Vec<_> = lock(&self.doomed).extract_if(.., |doomed| now >= doomed.at).collect();
         if due.is_empty() {

@@ -31,6 +31,8 @@ pub enum Fault {
     NoSpace,
     /// Nothing is opened (EMFILE), not even a directory to sync it.
     NoDescriptor,
+    /// Whatever is asked of the directory fails with this number.
+    Refuse(i32),
 }
 
 impl Fault {
@@ -47,6 +49,7 @@ impl Fault {
             Self::FailChange => "failed change",
             Self::NoSpace => "no space for a change",
             Self::NoDescriptor => "no descriptor for a file",
+            Self::Refuse(_) => "refusal",
         }
     }
 }
@@ -59,6 +62,8 @@ pub(crate) enum Operation {
     Read,
     Write,
     Open,
+    /// Any of those on names, beside what it is else.
+    Name,
     /// Any that changes something, beside what it is else.
     Change {
         /// Or makes it durable.
@@ -113,6 +118,7 @@ impl Faults {
                         | (Fault::FailChange, Operation::Change { .. })
                         | (Fault::NoSpace, Operation::Change { is_sync: false })
                         | (Fault::NoDescriptor, Operation::Open)
+                        | (Fault::Refuse(_), Operation::Name)
                 );
                 if !fits || rule.times == 0 {
                     return None;

@@ -364,6 +364,9 @@ impl State {
         if self.power != Power::On {
             return Err(error(EIO));
         }
+        if let Some(Fault::Refuse(errno)) = self.meet(Operation::Name, path) {
+            return Err(error(errno));
+        }
         self.stats.operations += u64::from(changes);
         let is_sync = kind.starts_with("sync");
         if changes && let Some(fault) = self.meet(Operation::Change { is_sync }, path) {

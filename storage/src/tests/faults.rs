@@ -58,3 +58,84 @@ async fn the_offsets_of_an_accepted_loss_are_given_to_no_other_record() {
         }
     }
 }
+
+/// One of three took the place of the other two, and a whole one that of a damaged one.
+#[tokio::test]
+async fn a_partition_in_several_log_directories_is_served_from_none() {
+    for (copies, is_damaged) in [(2, false), (2, true), (3, false), (3, true)] {
+        let disk = SimDisk::new(1);
+        let dirs: Vec<PathBuf> = (0..copies).map(|copy| format!("/{copy}").into()).collect();
+        for dir in &dirs {
+            let (manager, log) = new_log(&disk.env(), dir, small()).await;
+            append(&log, 1, &["a"]);
+            manager.close().await.unwrap();
+        }
+        if is_damaged {
+            cut(&disk, &dirs[0].join("orders-0/00000000000000000000.log"), 20);
+        }
+        let options =
+            LogManagerOptions { reserve_bytes: Some(0), ..LogManagerOptions::new(dirs.clone()) };
+        let manager = LogManager::open(disk.env(), options).await.unwrap();
+        assert_eq!(manager.logs().len(), 0, "{copies} copies");
+        let offline = manager.offline_logs();
+        let [OfflineLog { error, topic_id: Some(ID), .. }] = &offline[..] else {
+            panic!("{offline:?}")
+        };
+        assert!(matches!(error, LogError::Twice { .. }), "{error}");
+        for dir in &dirs {
+            assert!(error.to_string().contains(dir.to_str().unwrap()), "{error}");
+        }
+        // All but one are moved away.
+        for (at, dir) in dirs.iter().enumerate().skip(1) {
+            let error = manager.create(TOPIC, ID, 0, small()).await.err().unwrap();
+            assert!(matches!(error, LogError::Twice { .. }), "{error}");
+            let away = PathBuf::from(format!("/away{at}"));
+            disk.rename(&dir.join("orders-0"), &away).unwrap();
+        }
+        match manager.create(TOPIC, ID, 0, small()).await {
+            Ok(log) if !is_damaged => assert_eq!(contents(&log).len(), 1),
+            Err(LogError::Corrupt { .. }) if is_damaged => {}
+            other => panic!("{:?}", other.map(|log| log.end_offset())),
+        }
+    }
+}
+
+/// A `.nfs` file, a wrong owner or a bad block in what was deleted anyway took the log directory,
+/// or the partition, out of use at the next start.
+#[tokio::test]
+async fn what_is_thrown_away_decides_nothing_at_a_start() {
+    let deleted = "orders-7.0000000000000000000000000000002b-delete";
+    for (place, errno) in [
+        (deleted.to_owned(), EACCES),
+        (deleted.to_owned(), EIO),
+        (format!("{deleted}/00000000000000000000.log"), EACCES),
+        ("orders-0/00000000000000000000.log.deleted".to_owned(), EIO),
+        ("orders-0/00000000000000000000.log.cleaned".to_owned(), EIO),
+        ("orders-0/leader-epoch-checkpoint.tmp".to_owned(), EIO),
+    ] {
+        let (disk, dir) = (SimDisk::new(1), Path::new(DIR));
+        let (manager, log) = new_log(&disk.env(), dir, small()).await;
+        append(&log, 1, &["a"]);
+        manager.close().await.unwrap();
+        drop((manager, log));
+        let place = dir.join(place);
+        let within = if place.ends_with(deleted) { place.join("file") } else { place.clone() };
+        disk.create_dir_all(within.parent().unwrap()).unwrap();
+        disk.open(&within, OpenMode::Create).unwrap();
+        disk.inject(Fault::Refuse(errno), place.to_str().unwrap(), 0, u64::MAX);
+        let manager = open(&disk.env(), dir).await;
+        assert!(manager.was_clean());
+        let log = manager.get(ID, 0).unwrap_or_else(|| panic!("{:?}", manager.offline_logs()));
+        assert_eq!(contents(&log).len(), 1);
+        // It goes with the upkeep, or with that of the next start.
+        let stop = CancellationToken::new();
+        manager.remove_doomed(&stop).await;
+        disk.heal();
+        assert!(disk.exists(&within).unwrap());
+        drop((manager, log));
+        let manager = open(&disk.env(), dir).await;
+        manager.remove_doomed(&stop).await;
+        assert!(!disk.exists(&within).unwrap(), "{}", place.display());
+        assert!(within.parent().unwrap().ends_with("orders-0") || !disk.exists(&place).unwrap());
+    }
+}
