@@ -32,8 +32,8 @@ pub enum Fault {
     /// What the device has is unknown: a failed sync, or a failed write of another cause. Never
     /// repeat it and acknowledge; take the directory out of use.
     LostWrite,
-    /// The files are not as they must be (one is missing, is a directory, ends too early). Stop
-    /// what they belong to.
+    /// The files are not as they must be (one is missing, is a directory, ends too early, belongs to
+    /// another user). Stop what they belong to.
     BrokenInvariant,
 }
 
@@ -53,6 +53,7 @@ impl Fault {
             | ErrorKind::NotADirectory
             | ErrorKind::IsADirectory
             | ErrorKind::DirectoryNotEmpty
+            | ErrorKind::PermissionDenied
             | ErrorKind::UnexpectedEof
             | ErrorKind::InvalidInput
             | ErrorKind::InvalidData
@@ -63,6 +64,18 @@ impl Fault {
                 Some(Errno::BADF) => Self::BrokenInvariant,
                 _ => Self::LostWrite,
             },
+        }
+    }
+
+    /// The class of an error of a read, or of anything that only opens what is there. It changes
+    /// nothing, so that only what the device itself says (EIO) is more than the files' own affair.
+    #[must_use]
+    pub fn of_read(error: &io::Error) -> Self {
+        let is_device = error.raw_os_error() == Some(Errno::IO.raw_os_error());
+        let is_sync = error.get_ref().is_some_and(|inner| inner.is::<NotSynced>());
+        match Self::of(error) {
+            Self::LostWrite if !is_device && !is_sync => Self::BrokenInvariant,
+            class => class,
         }
     }
 
@@ -123,6 +136,8 @@ mod tests {
             (Errno::NOENT, Fault::BrokenInvariant),
             (Errno::NOTDIR, Fault::BrokenInvariant),
             (Errno::BADF, Fault::BrokenInvariant),
+            (Errno::ACCESS, Fault::BrokenInvariant),
+            (Errno::PERM, Fault::BrokenInvariant),
             (Errno::IO, Fault::LostWrite),
             (Errno::ROFS, Fault::LostWrite),
             (Errno::STALE, Fault::LostWrite),
@@ -132,6 +147,13 @@ mod tests {
             assert_eq!(Fault::of(&not_synced(error())), Fault::LostWrite, "failed sync: {errno}");
             assert_eq!(Fault::of(&thrown_away(not_synced(error()))), class, "{errno}");
             assert_eq!(not_synced(error()).to_string(), error().to_string());
+            let of_read = if class == Fault::LostWrite && errno != Errno::IO {
+                Fault::BrokenInvariant
+            } else {
+                class
+            };
+            assert_eq!(Fault::of_read(&error()), of_read, "{errno}");
+            assert_eq!(Fault::of_read(&not_synced(error())), Fault::LostWrite, "{errno}");
         }
         assert_eq!(Fault::of(&io::Error::other("who knows")), Fault::LostWrite);
     }

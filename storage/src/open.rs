@@ -88,7 +88,7 @@ impl Found {
         // What the device cannot read is not the partition's fault alone; a file that is not there,
         // too short or another user's is.
         if let LogError::Io { source, .. } = &error
-            && Fault::of(source) == Fault::LostWrite
+            && Fault::of_read(source) == Fault::LostWrite
         {
             dir.fence("open a log", source);
         }

@@ -2,6 +2,8 @@
 
 use super::*;
 
+const OTHER: Uuid = Uuid::from_u128(43);
+
 fn cut(disk: &dyn Disk, path: &Path, len: u64) {
     let file = disk.open(path, OpenMode::ReadWrite).unwrap();
     file.set_len(len).unwrap();
@@ -137,5 +139,32 @@ async fn what_is_thrown_away_decides_nothing_at_a_start() {
         manager.remove_doomed(&stop).await;
         assert!(!disk.exists(&within).unwrap(), "{}", place.display());
         assert!(within.parent().unwrap().ends_with("orders-0") || !disk.exists(&place).unwrap());
+    }
+}
+
+/// A directory that was restored as another user took its whole log directory out of use, and with
+/// the last of them the broker.
+#[tokio::test]
+async fn one_directory_that_is_refused_is_not_taken_for_a_broken_device() {
+    for (errno, is_device) in [(EACCES, false), (EIO, true)] {
+        let (disk, dir) = (SimDisk::new(1), Path::new(DIR));
+        let (manager, log) = new_log(&disk.env(), dir, small()).await;
+        append(&log, 1, &["a"]);
+        manager.create("other", OTHER, 0, small()).await.unwrap();
+        manager.close().await.unwrap();
+        drop((manager, log));
+        disk.inject(Fault::Refuse(errno), "/logs/orders-0", 0, u64::MAX);
+        let manager = open(&disk.env(), dir).await;
+        assert!(manager.get(ID, 0).is_none());
+        assert_eq!(manager.dirs()[0].offline().is_some(), is_device);
+        if !is_device {
+            append(&manager.get(OTHER, 0).unwrap(), 1, &["b"]);
+            manager.get(OTHER, 0).unwrap().sync().unwrap();
+            // Put right, it is back without a restart.
+            disk.heal();
+            disk.open(&dir.join("orders-0/accept-data-loss"), OpenMode::Create).unwrap();
+            let log = manager.create(TOPIC, ID, 0, small()).await.unwrap();
+            assert_eq!(contents(&log).len(), 1);
+        }
     }
 }
