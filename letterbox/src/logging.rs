@@ -22,7 +22,8 @@ pub(crate) struct Options {
 /// # Errors
 /// When the level cannot be read.
 pub(crate) fn start(options: &Options) -> anyhow::Result<()> {
-    let level = options.level.as_deref().unwrap_or("info,openraft=error");
+    // What ends openraft is said as why the broker cannot go on; the rest is a voter that is away.
+    let level = options.level.as_deref().unwrap_or("info,openraft=off");
     let filter = EnvFilter::try_new(level).with_context(|| format!("--log-level {level}"))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
     if options.json {

@@ -356,7 +356,7 @@ KAFKA_ADVERTISED_LISTENERS=PLAINTEXT://kafka-2:9092
 KAFKA_CONTROLLER_LISTENER_NAMES=CONTROLLER
 KAFKA_CONTROLLER_QUORUM_VOTERS=1@kafka-1:9093,2@kafka-2:9093,3@kafka-3:9093
 CLUSTER_ID=4L6g3nShT-eMCtK--X86sw",
-        Refuses("this version runs a quorum of one; write 2@localhost:9093"),
+        Starts { advertised: "PLAINTEXT://kafka-2:9092", warnings: &[] },
     ),
     (
         "apache/kafka: a broker whose controllers are elsewhere",
@@ -409,7 +409,6 @@ broker.session.timeout.ms=20000\ngroup.share.max.size=500\nremote.log.storage.sy
         Starts {
             advertised: "PLAINTEXT://localhost:9092",
             warnings: &[
-                "broker.session.timeout.ms",
                 "group.share.max.size",
                 "log.cleaner.enable",
                 "log.preallocate",

@@ -2,7 +2,8 @@
 //! disks and clock jumps, while every node asks its controller for changes.
 //!
 //! What must hold: nothing answered is lost, nothing is carried out twice, no decision is seen in
-//! part, and after everything is healed the voters have the same metadata.
+//! part, no partition is led by a broker that is fenced, and after everything is healed the voters
+//! have the same metadata, every broker lives in it, and every partition is led.
 
 mod common;
 
@@ -16,6 +17,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use letterbox_broker::controller::{Controller, ControllerError};
 use letterbox_broker::metadata::MetadataImage;
+use letterbox_broker::metadata::decide::liveness::Heartbeat;
 use letterbox_broker::metadata::decide::{
     AllocateProducerIds, ConfigRules, ConfigScope, CreateTopics, NewTopic, RegisterBroker,
     TopicPlacement,
@@ -28,12 +30,15 @@ use letterbox_protocol::model::BrokerId;
 use letterbox_sim::cluster::{Cluster, Exit, Process};
 use letterbox_sim::rng::Rng;
 use letterbox_sim::seeds;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
 const PORT: u16 = 9093;
 /// Where a volume is mounted.
 const DATA: &str = "/data";
+/// Of a broker: how long it may be silent, and between two heartbeats.
+const SESSION: Duration = Duration::from_secs(3);
+const HEARTBEAT: Duration = Duration::from_millis(500);
 /// Enough for several entries of the log.
 const LARGE: i32 = 3_000;
 
@@ -63,6 +68,8 @@ struct Seen {
     blocks: BTreeSet<i64>,
     unknown: u64,
     refused: u64,
+    /// Times that a node has seen a broker become fenced.
+    fenced: u64,
     /// Nobody asks for anything any more.
     is_quiet: bool,
     /// By term, who was seen to lead.
@@ -97,14 +104,19 @@ async fn node(process: Process, id: i32, seen: Shared) -> Exit {
     let quorum = RaftQuorum::open(process.env.clone(), config(id))
         .await
         .map_err(|error| error.to_string())?;
-    let controller =
-        Controller::start(process.env.clone(), Arc::clone(&quorum) as _, Arc::new(AnyConfig));
+    let controller = Controller::start(
+        process.env.clone(),
+        Arc::clone(&quorum) as _,
+        Arc::new(AnyConfig),
+        SESSION,
+    );
     seen.borrow_mut().quorums.insert(id, Arc::clone(&quorum));
     let work = async {
         let seed = u64::try_from(id).unwrap() + u64::try_from(process.env.clock.wall_ms()).unwrap();
         let rng = |maker: u64| Rng::named(seed, &format!("maker {maker}"));
-        register(&controller, id, &seen).await;
+        let epoch = register(&controller, id, &seen).await;
         futures::join!(
+            heartbeats(&controller, &quorum, id, epoch),
             changes(&controller, id, rng(1), &seen),
             changes(&controller, id, rng(2), &seen),
             changes(&controller, id, rng(3), &seen),
@@ -136,7 +148,8 @@ fn note(seen: &Shared, error: &ControllerError) {
     }
 }
 
-async fn register(controller: &Controller, id: i32, seen: &Shared) {
+/// Registers; the epoch of this start.
+async fn register(controller: &Controller, id: i32, seen: &Shared) -> i64 {
     let registration = RegisterBroker {
         id: BrokerId(id),
         incarnation: uuid::Uuid::from_u128(7),
@@ -144,9 +157,29 @@ async fn register(controller: &Controller, id: i32, seen: &Shared) {
         rack: None,
         clean_start: true,
     };
-    while let Err(error) = controller.run(registration.clone()).await {
-        note(seen, &error);
+    loop {
+        match controller.run(registration.clone()).await {
+            Ok(done) => return done.outcome.unwrap(),
+            Err(error) => note(seen, &error),
+        }
         sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Says that the broker lives, as long as it does.
+async fn heartbeats(controller: &Controller, quorum: &RaftQuorum, id: i32, epoch: i64) {
+    loop {
+        let applied_index = quorum.image().applied_index;
+        let heartbeat = Heartbeat { id: BrokerId(id), epoch, applied_index, wants_fence: false };
+        if let Ok(Err(ControllerError::Refused(error))) =
+            timeout(HEARTBEAT, controller.heartbeat(heartbeat)).await
+        {
+            // A leader that has not applied the registration yet.
+            let is_early = error.code == ErrorCode::BrokerIdNotRegistered
+                || error.code == ErrorCode::StaleBrokerEpoch;
+            assert!(is_early, "{error}");
+        }
+        sleep(HEARTBEAT).await;
     }
 }
 
@@ -208,10 +241,18 @@ async fn watch(quorum: &RaftQuorum, id: i32, seen: &Shared) {
     while let Some(delta) = deltas.next().await {
         let changed = delta.topics_changed.iter().map(|change| &change.after);
         let mut seen = seen.borrow_mut();
+        let was_live = |id: &BrokerId| delta.before.is_live(*id);
+        let fenced = delta.after.brokers.values().filter(|b| b.fenced && was_live(&b.id)).count();
+        seen.fenced += fenced as u64;
+        let mut brokers = delta.after.brokers.values();
+        let before = |id| delta.before.brokers.get(&id).map_or(0, |broker| broker.epoch);
+        assert!(brokers.all(|broker| broker.epoch >= before(broker.id)), "an epoch goes back");
         for topic in delta.topics_added.iter().chain(changed) {
             let count = i32::try_from(topic.partitions.len()).unwrap();
             let asked = seen.asked.get(&*topic.name);
             assert_eq!(asked, Some(&count), "{} is shown in part", topic.name);
+            let mut leaders = topic.partitions.values().filter_map(|state| state.leader);
+            assert!(leaders.all(|id| delta.after.is_live(id)), "a fenced broker leads");
         }
         let status = quorum.status();
         if status.leader == Some(BrokerId(id)) {
@@ -257,6 +298,7 @@ fn heal(cluster: &mut Cluster) {
 #[derive(Clone, Copy, Debug, Default)]
 struct Happened {
     faults: u64,
+    fenced: u64,
     terms: usize,
     created: usize,
     blocks: usize,
@@ -288,20 +330,33 @@ fn run(seed: u64) -> Happened {
     assert!(cluster.run_until(Duration::from_secs(60), goes_on), "the healed quorum stands still");
 
     seen.borrow_mut().is_quiet = true;
-    let agree = |_: &Cluster| {
+    let agree = |cluster: &Cluster| {
+        // It takes long to tell.
+        if !cluster.elapsed().as_millis().is_multiple_of(100) {
+            return false;
+        }
         let seen = seen.borrow();
         let images: Vec<_> = seen.quorums.values().map(|quorum| quorum.image()).collect();
         let has_all = |image: &MetadataImage| {
             seen.created.keys().all(|name| image.topic(name).is_some())
                 && seen.blocks.iter().all(|first| *first < image.next_producer_id)
         };
-        images.iter().all(|image| has_all(image) && image.topics().eq(images[0].topics()))
+        let is_whole = |image: &MetadataImage| {
+            (1..=3).all(|id| image.is_live(BrokerId(id)))
+                && image
+                    .topics()
+                    .flat_map(|topic| topic.partitions.values())
+                    .all(|partition| partition.leader.is_some())
+        };
+        images
+            .iter()
+            .all(|image| has_all(image) && is_whole(image) && image.topics().eq(images[0].topics()))
     };
     assert!(cluster.run_until(Duration::from_secs(60), agree), "the voters do not agree");
     let seen = seen.borrow();
     println!(
         "seed {seed}, {:?} of virtual time, {} faults, {} terms with a leader: {} topics and {} \
-         blocks of ids, {} unknown, {} refused",
+         blocks of ids, {} unknown, {} refused, {} fences seen",
         cluster.elapsed(),
         cluster.faults(),
         seen.leaders.len(),
@@ -309,8 +364,10 @@ fn run(seed: u64) -> Happened {
         seen.blocks.len(),
         seen.unknown,
         seen.refused,
+        seen.fenced,
     );
     Happened {
+        fenced: seen.fenced,
         faults: cluster.faults(),
         terms: seen.leaders.len(),
         created: seen.created.len(),
@@ -330,12 +387,14 @@ fn nothing_answered_is_lost_or_done_twice_by_three_voters() {
             let run = run(seed);
             seeds += 1;
             all.faults += run.faults;
+            all.fenced += run.fenced;
             all.terms += run.terms;
             all.created += run.created;
             all.blocks += run.blocks;
         },
     );
     let is_enough = all.faults > 5 * seeds as u64
+        && all.fenced > seeds as u64
         && all.terms > seeds
         && all.created > 20 * seeds
         && all.blocks > 20 * seeds;

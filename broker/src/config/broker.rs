@@ -96,6 +96,9 @@ pub struct Config {
     pub advertised: Vec<Endpoint>,
     /// The metadata quorum's listener.
     pub controller: Endpoint,
+    /// `controller.quorum.voters`: the metadata quorum's members and where they are reached. This
+    /// node is one of them.
+    pub voters: BTreeMap<i32, (String, u16)>,
     /// `admin.listener`: host and port, and whether it was asked for by name.
     pub admin: Option<(String, u16, bool)>,
     /// `log.dirs`.
@@ -165,11 +168,7 @@ impl Config {
         given.check_contradictions()?;
         let advertised =
             Self::advertised(given.get("advertised.listeners"), &clients, &controller_names)?;
-        Self::check_quorum(
-            node_id,
-            given.get("controller.quorum.voters"),
-            given.get("controller.quorum.bootstrap.servers"),
-        )?;
+        let voters = given.voters(node_id, &controller)?;
         let cluster_id = given.cluster_id()?;
         let (log_dirs, metadata_dir) = given.directories()?;
         let ids = |key| -> Vec<String> {
@@ -187,6 +186,7 @@ impl Config {
             listeners: clients,
             advertised,
             controller,
+            voters,
             log_dirs,
             metadata_dir,
             set,
@@ -240,56 +240,6 @@ impl Config {
             Endpoint { host: if wildcard { unnamed() } else { found.host }, ..found }
         };
         Ok(listeners.iter().map(of).collect())
-    }
-
-    fn check_quorum(
-        node_id: BrokerId,
-        voters: Option<&str>,
-        bootstrap: Option<&str>,
-    ) -> Result<(), Problem> {
-        if let Some(voters) = voters {
-            let list: Vec<&str> = voters.split(',').map(str::trim).collect();
-            let bad = |why: String| Problem::value("controller.quorum.voters", voters, why);
-            for voter in &list {
-                let id = voter.split_once('@').filter(|(_, address)| {
-                    address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
-                });
-                let id = id
-                    .and_then(|(id, _)| id.parse::<i32>().ok())
-                    .ok_or_else(|| bad(format!("\"{voter}\" must be written id@host:port")))?;
-                if list.len() == 1 && id != node_id.0 {
-                    return Err(bad(format!(
-                        "does not name this node; write {node_id}@localhost:9093"
-                    )));
-                }
-            }
-            if list.len() > 1 {
-                return Err(bad(format!(
-                    "this version runs a quorum of one; write {node_id}@localhost:9093"
-                )));
-            }
-        }
-        if let Some(servers) = bootstrap {
-            let bad = |why: &str| {
-                Problem::value("controller.quorum.bootstrap.servers", servers, why.to_owned())
-            };
-            if servers.split(',').count() > 1 {
-                return Err(bad(
-                    "this version runs a quorum of one; name this node's controller listener alone",
-                ));
-            }
-            if servers.rsplit_once(':').is_none_or(|(_, port)| port.trim().parse::<u16>().is_err())
-            {
-                return Err(bad("must be written host:port"));
-            }
-        }
-        if voters.is_none() && bootstrap.is_none() {
-            return Err(Problem::Missing {
-                key: "controller.quorum.voters",
-                why: "name this node, for example controller.quorum.voters=1@localhost:9093",
-            });
-        }
-        Ok(())
     }
 
     /// The value of a broker key and where it comes from. `name` must be in the table.
@@ -519,6 +469,38 @@ impl<'a> Given<'a> {
         Ok(Listeners { controller_names, controller, clients })
     }
 
+    /// The members of the metadata quorum. Without `controller.quorum.voters` that is this node
+    /// alone, which `controller.quorum.bootstrap.servers` names.
+    fn voters(
+        self,
+        node_id: BrokerId,
+        controller: &Endpoint,
+    ) -> Result<BTreeMap<i32, (String, u16)>, Problem> {
+        if let Some(servers) = self.get("controller.quorum.bootstrap.servers") {
+            let key = "controller.quorum.bootstrap.servers";
+            let bad = |why: &str| Err(Problem::value(key, servers, why.to_owned()));
+            if servers.split(',').count() > 1 && self.get("controller.quorum.voters").is_none() {
+                return bad("this version has no dynamic quorum; name all voters in \
+                     controller.quorum.voters, or this node's controller listener alone here");
+            }
+            if servers.split(',').any(|server| parse_address(server).is_none()) {
+                return bad("must be written host:port");
+            }
+        }
+        match self.get("controller.quorum.voters") {
+            Some(given) => parse_voters(given, node_id),
+            None if self.get("controller.quorum.bootstrap.servers").is_some() => {
+                let host = Some(&controller.host).filter(|host| !host.is_empty());
+                let host = host.cloned().unwrap_or_else(|| "localhost".to_owned());
+                Ok(BTreeMap::from([(node_id.0, (host, controller.port))]))
+            }
+            None => Err(Problem::Missing {
+                key: "controller.quorum.voters",
+                why: "name this node, for example controller.quorum.voters=1@localhost:9093",
+            }),
+        }
+    }
+
     fn check_groups(self) -> Result<(), Problem> {
         let given = self.or_default("group.coordinator.rebalance.protocols");
         if given.split(',').any(|name| name.trim() == "classic") {
@@ -563,6 +545,44 @@ impl<'a> Given<'a> {
         let metadata = self.get("metadata.log.dir").map_or_else(|| first.clone(), PathBuf::from);
         Ok((dirs, metadata))
     }
+}
+
+/// Reads `controller.quorum.voters`.
+fn parse_voters(given: &str, node_id: BrokerId) -> Result<BTreeMap<i32, (String, u16)>, Problem> {
+    let bad = |why: String| Problem::value("controller.quorum.voters", given, why);
+    let mut voters = BTreeMap::new();
+    for voter in given.split(',').map(str::trim) {
+        let parsed = voter.split_once('@').and_then(|(id, address)| {
+            let id = id.trim().parse::<i32>().ok().filter(|id| *id >= 0)?;
+            Some((id, parse_address(address)?))
+        });
+        let (id, address) =
+            parsed.ok_or_else(|| bad(format!("\"{voter}\" must be written id@host:port")))?;
+        if voters.insert(id, address).is_some() {
+            return Err(bad(format!("names {id} twice")));
+        }
+    }
+    if !voters.contains_key(&node_id.0) {
+        let why = match voters.len() {
+            1 => format!("does not name this node; write {node_id}@localhost:9093"),
+            _ => format!(
+                "does not name this node (node.id={node_id}), and this version has no brokers \
+                 that do not vote; add it"
+            ),
+        };
+        return Err(bad(why));
+    }
+    if !matches!(voters.len(), 1 | 3 | 5) {
+        return Err(bad(format!("names {} voters; this version takes 1, 3 or 5", voters.len())));
+    }
+    Ok(voters)
+}
+
+/// `host:port`; an IPv6 address in brackets.
+fn parse_address(text: &str) -> Option<(String, u16)> {
+    let (host, port) = text.trim().rsplit_once(':')?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    Some((host.to_owned(), port.parse().ok()?))
 }
 
 /// Two keys of which the first must not be more than the second, and is.
@@ -623,6 +643,17 @@ mod tests {
     }
 
     #[test]
+    fn voters_are_read_with_their_addresses() {
+        let voters = "controller.quorum.voters=3@[::1]:9095, 1@a:9093,2@b:9094\n";
+        let config = Config::parse(&format!("{QUICK_START}{voters}")).unwrap();
+        let voter = |id, host: &str, port| (id, (host.to_owned(), port));
+        let expected = [voter(1, "a", 9093), voter(2, "b", 9094), voter(3, "::1", 9095)];
+        assert_eq!(config.voters, BTreeMap::from(expected));
+        let alone = Config::parse(QUICK_START).unwrap();
+        assert_eq!(alone.voters, BTreeMap::from([voter(1, "localhost", 9093)]));
+    }
+
+    #[test]
     fn impossible_values_are_refused_with_name_and_way_out() {
         for (change, said) in [
             ("process.roles=broker", "process.roles=broker: this version runs both roles"),
@@ -630,7 +661,11 @@ mod tests {
             ("listeners=CONTROLLER://:9093", "has no listener for clients"),
             ("advertised.listeners=OTHER://x:1", "OTHER is not in listeners"),
             ("advertised.listeners=PLAINTEXT://0.0.0.0:9092", "cannot be connected to"),
-            ("controller.quorum.voters=1@a:1,2@b:1", "quorum of one"),
+            ("controller.quorum.voters=1@a:1,2@b:1", "names 2 voters; this version takes 1, 3"),
+            ("controller.quorum.voters=1@a:1,2@b:1,2@c:1", "names 2 twice"),
+            ("controller.quorum.voters=4@a:1,2@b:1,3@c:1", "does not name this node (node.id=1)"),
+            ("controller.quorum.voters=1@a:1,2@b,3@c:1", "\"2@b\" must be written id@host:port"),
+            ("controller.quorum.bootstrap.servers=a:1,b:1", "has no dynamic quorum"),
             ("controller.quorum.voters=2@a:1", "does not name this node"),
             ("node.id=-1", "node.id=-1: must be a whole number from 0"),
             ("admin.listener=here", "host:port"),

@@ -466,7 +466,7 @@ mod tests {
         let kept = |name, value| judge(name, value, false);
         assert_eq!(
             kept("replica.fetch.max.bytes", "5"),
-            Verdict::Keep(Some("this version runs one broker per cluster".to_owned()))
+            Verdict::Keep(Some("this version keeps one replica of each partition".to_owned()))
         );
         assert_eq!(
             kept("num.io.threads", "8"),

@@ -20,7 +20,7 @@ broker itself uses (`broker/src/config/`).
 - A setting that nothing acts on is a warning at start: unknown keys, keys of clients and other products, empty values, and the keys of the
   second table. `config.strict=true` refuses them, but those whose function the broker does by itself.
 - Refused always: a value that a key of the first table does not take, the keys of the third table, a listener with TLS or SASL, and a
-  quorum of more than this node.
+  process that is not both broker and voter of the metadata quorum.
 - Files are read as UTF-8, or as Latin-1 where they are not UTF-8, with Java's `\\\\uXXXX` escapes. Errors name the line or the key.
 - A broker that refuses its configuration ends with exit code 78.
 - Settings marked *live* can be changed while the broker runs, for all brokers (`--entity-default`) or for one, which wins.

@@ -12,7 +12,7 @@ const STREAMS: &str =
     "streams groups (KIP-1071) are not offered by this version; Kafka Streams uses classic groups";
 const NEW_GROUPS: &str =
     "the consumer group protocol of KIP-848 is not offered by this version; classic groups are";
-const ONE_BROKER: &str = "this version runs one broker per cluster";
+const ONE_BROKER: &str = "this version keeps one replica of each partition";
 const OWN_QUORUM: &str = "the metadata quorum has its own timing";
 const OWN_METADATA: &str = "the metadata log bounds its size by itself";
 const TIERED: &str = "tiered storage is not offered by this version; all records stay in log.dirs";
@@ -81,10 +81,10 @@ pub const KEYS: &[Key] = &[
     key("auto.create.topics.enable", Kind::Bool, "true", "Create a topic when a client asks for one that does not exist, and the client allows it."),
     idle("auto.leader.rebalance.enable", Kind::Bool, "true", Effect::None(ONE_BROKER)),
     idle("background.threads", Kind::Int(1, I32), "10", Effect::None(THREADS)).dynamic(),
-    idle("broker.heartbeat.interval.ms", Kind::Int(I32_MIN, I32), "2000", Effect::None(ONE_BROKER)),
+    key("broker.heartbeat.interval.ms", Kind::Int(1, I32), "2000", "Time between two heartbeats of this broker to the active controller."),
     unset("broker.id", Kind::Int(-1, I32), "The old name of node.id; must be equal to it when both are set."),
     unset("broker.rack", Kind::Text, "The rack or zone of this broker; clients learn it in Metadata."),
-    idle("broker.session.timeout.ms", Kind::Int(I32_MIN, I32), "9000", Effect::None(ONE_BROKER)),
+    key("broker.session.timeout.ms", Kind::Int(1, I32), "9000", "A broker that the active controller has not heard from for this long is fenced: it leads nothing until it is heard from again. The active controller's own value counts."),
     idle_unset("client.quota.callback.class", Kind::Class, Effect::Absent(QUOTAS)),
     unset(
         "cluster.id",
@@ -110,7 +110,7 @@ pub const KEYS: &[Key] = &[
     unset("controller.listener.names", Kind::List, "The listener of the metadata quorum."),
     idle("controller.quorum.append.linger.ms", Kind::Int(0, I32), "25", Effect::None(OWN_QUORUM)),
     idle("controller.quorum.auto.join.enable", Kind::Bool, "false", Effect::None(OWN_QUORUM)),
-    key("controller.quorum.bootstrap.servers", Kind::List, "", "The quorum's address; in this version the node's own controller listener."),
+    key("controller.quorum.bootstrap.servers", Kind::List, "", "The quorum's address, for a quorum of this node alone: its own controller listener. With more voters, controller.quorum.voters names them."),
     idle("controller.quorum.election.backoff.max.ms", Kind::Int(0, I32), "1000", Effect::None(OWN_QUORUM)),
     idle("controller.quorum.election.timeout.ms", Kind::Int(0, I32), "1000", Effect::None(OWN_QUORUM)),
     idle("controller.quorum.fetch.max.bytes", Kind::Int(1, I32), "1048576", Effect::None(OWN_QUORUM)),
@@ -118,7 +118,7 @@ pub const KEYS: &[Key] = &[
     idle("controller.quorum.fetch.timeout.ms", Kind::Int(0, I32), "2000", Effect::None(OWN_QUORUM)),
     idle("controller.quorum.request.timeout.ms", Kind::Int(0, I32), "2000", Effect::None(OWN_QUORUM)),
     idle("controller.quorum.retry.backoff.ms", Kind::Int(0, I32), "20", Effect::None(OWN_QUORUM)),
-    key("controller.quorum.voters", Kind::List, "", "The quorum's members as id@host:port; in this version one, this node."),
+    key("controller.quorum.voters", Kind::List, "", "The metadata quorum's members as id@host:port: 1, 3 or 5, this node among them, in every member the same. Host names are looked up again at each connect. The members of a cluster stay the same; their addresses may change."),
     idle("controller.quota.window.num", Kind::Int(1, I32), "11", Effect::Absent(QUOTAS)),
     idle("controller.quota.window.size.seconds", Kind::Int(1, I32), "1", Effect::Absent(QUOTAS)),
     idle("controller.socket.timeout.ms", Kind::Int(I32_MIN, I32), "30000", Effect::None(ONE_BROKER)),

@@ -1,101 +1,165 @@
-//! Passing operations on to the node that leads, and answering those that others pass on.
+//! Passing questions on to the node that leads, and answering those that others pass on: to carry
+//! out an operation, that a broker lives, how the quorum is.
 //!
-//! A question is `{"v": version, "operation": …}`, an answer `{"Ok": …}` or `{"Err": …}`; the
-//! operation and its outcome have versions of their own.
+//! A question is `{"v": version, "operation": …}` (or `"heartbeat"`, `"quorum"`), an answer
+//! `{"Ok": …}` or `{"Err": …}`; the operation and its outcome have versions of their own.
+
+use std::sync::Weak;
 
 use letterbox_env::{BoxFuture, with_causes};
+use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::BrokerId;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use super::heartbeats::News;
 use super::proposer::Job;
-use super::{ControllerError, decide_here};
+use super::{ControllerError, decide_here, hear, leading};
+use crate::metadata::decide::liveness::{Heartbeat, HeartbeatAnswer};
 use crate::metadata::decide::{Answer, DecodeError, Operation};
-use crate::quorum::{Answering, AskError, MetadataQuorum, QuorumError};
+use crate::quorum::{Answering, AskError, MetadataQuorum, QuorumError, QuorumStatus};
 
 /// The version of what surrounds operations and outcomes on their way.
 const VERSION: u16 = 0;
 
-/// An operation as it is passed on.
-pub(super) struct Question(Vec<u8>);
-
+/// A question as it is passed on.
 #[derive(Serialize, Deserialize)]
-struct Asked {
+struct Question {
     v: u16,
-    operation: String,
+    #[serde(flatten)]
+    what: What,
 }
 
-impl Question {
-    pub(super) fn new(operation: &Operation) -> Result<Self, ControllerError> {
-        let written = operation
-            .encode()
-            .and_then(|operation| serde_json::to_vec(&Asked { v: VERSION, operation }));
-        written.map(Self).map_err(|error| ControllerError::OtherVersion(error.to_string()))
-    }
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum What {
+    /// Encoded.
+    Operation(String),
+    Heartbeat(Heartbeat),
+    Quorum {},
+}
 
-    /// Has `leader` carry the operation out.
-    pub(super) async fn ask(
-        &self,
-        quorum: &dyn MetadataQuorum,
-        leader: BrokerId,
-    ) -> Result<Answer, ControllerError> {
-        match quorum.ask(leader, &self.0).await {
-            Ok(answer) => read_answer(&answer),
-            Err(AskError::NotSent { source, .. }) => {
-                tracing::debug!(%leader, %source, "the active controller cannot be reached");
-                Err(QuorumError::NotLeader { leader: None }.into())
-            }
-            // It may have been carried out, or may be still.
-            Err(AskError::NoAnswer { source, .. }) => {
-                tracing::warn!(%leader, %source, "the active controller did not answer");
-                Err(QuorumError::OutcomeUnknown.into())
-            }
+/// Has `leader` carry the operation out.
+pub(super) async fn operation(
+    quorum: &dyn MetadataQuorum,
+    leader: BrokerId,
+    operation: &Operation,
+) -> Result<Answer, ControllerError> {
+    let operation = operation.encode().map_err(unreadable)?;
+    let answer: String = ask(quorum, leader, What::Operation(operation)).await?;
+    Answer::decode(&answer).map_err(other_version)
+}
+
+/// Tells `leader` that a broker lives.
+pub(super) async fn heartbeat(
+    quorum: &dyn MetadataQuorum,
+    leader: BrokerId,
+    heartbeat: Heartbeat,
+) -> Result<HeartbeatAnswer, ControllerError> {
+    ask(quorum, leader, What::Heartbeat(heartbeat)).await
+}
+
+/// What `leader` knows of the quorum.
+pub(super) async fn status(
+    quorum: &dyn MetadataQuorum,
+    leader: BrokerId,
+) -> Result<QuorumStatus, ControllerError> {
+    ask(quorum, leader, What::Quorum {}).await
+}
+
+async fn ask<T: DeserializeOwned>(
+    quorum: &dyn MetadataQuorum,
+    leader: BrokerId,
+    what: What,
+) -> Result<T, ControllerError> {
+    let question = serde_json::to_vec(&Question { v: VERSION, what }).map_err(unreadable)?;
+    match quorum.ask(leader, &question).await {
+        // An answer that cannot be read may be to an operation that was carried out.
+        Ok(answer) => {
+            let answer: Result<T, ControllerError> =
+                serde_json::from_slice(&answer).map_err(unreadable)?;
+            answer
+        }
+        Err(AskError::NotSent { source, .. }) => {
+            tracing::debug!(%leader, %source, "the active controller cannot be reached");
+            Err(QuorumError::NotLeader { leader: None }.into())
+        }
+        // It may have been carried out, or may be still.
+        Err(AskError::NoAnswer { source, .. }) => {
+            tracing::warn!(%leader, %source, "the active controller did not answer");
+            Err(QuorumError::OutcomeUnknown.into())
         }
     }
 }
 
-fn read_answer(answer: &[u8]) -> Result<Answer, ControllerError> {
-    // An answer that cannot be read may be to an operation that was carried out.
-    let result: Result<String, ControllerError> = serde_json::from_slice(answer)
-        .map_err(|error| ControllerError::OtherVersion(error.to_string()))?;
-    Answer::decode(&result?).map_err(other_version)
+fn unreadable(error: serde_json::Error) -> ControllerError {
+    ControllerError::OtherVersion(error.to_string())
 }
 
 fn other_version(error: DecodeError) -> ControllerError {
     ControllerError::OtherVersion(with_causes(&error))
 }
 
-/// Where operations come in that other nodes pass on. They are never passed on again: who leads is
+/// Where questions come in that other nodes pass on. They are never passed on again: who leads is
 /// for the first node to find out.
 pub(super) struct Door {
+    pub(super) quorum: Weak<dyn MetadataQuorum>,
     pub(super) queue: mpsc::Sender<Job>,
+    pub(super) news: mpsc::Sender<News>,
 }
 
 impl Answering for Door {
     fn answer<'a>(&'a self, from: BrokerId, question: Vec<u8>) -> BoxFuture<'a, Vec<u8>> {
         Box::pin(async move {
-            let result = self.carry_out(&question).await;
-            if let Err(error) = &result {
-                tracing::debug!(%from, %error, "a forwarded operation has no outcome");
-            }
+            let answer = match serde_json::from_slice(&question).map_err(unreadable) {
+                Ok(Question { v, .. }) if v > VERSION => {
+                    write(Err::<(), _>(ControllerError::OtherVersion(format!(
+                        "this node reads forwarded operations of version {VERSION}, not {v}"
+                    ))))
+                }
+                Ok(Question { what: What::Operation(operation), .. }) => {
+                    let result = self.carry_out(&operation).await;
+                    if let Err(error) = &result {
+                        tracing::debug!(%from, %error, "a forwarded operation has no outcome");
+                    }
+                    write(result)
+                }
+                Ok(Question { what: What::Heartbeat(heartbeat), .. }) => {
+                    // Nobody speaks for another broker.
+                    write(match heartbeat.id == from {
+                        true => hear(&self.news, heartbeat).await,
+                        false => Err(ControllerError::Refused(ErrorCode::InvalidRequest.into())),
+                    })
+                }
+                Ok(Question { what: What::Quorum {}, .. }) => write(self.status()),
+                Err(error) => write(Err::<(), _>(error)),
+            };
             // Strings and numbers: they can always be written.
-            serde_json::to_vec(&result).unwrap_or_default()
+            answer.unwrap_or_default()
         })
+    }
+
+    fn ended(&self, node: BrokerId) {
+        // When there is so much news that this one finds no place, the session of the broker ends.
+        let _ = self.news.try_send(News::Ended(node));
     }
 }
 
+fn write<T: Serialize>(result: Result<T, ControllerError>) -> Result<Vec<u8>, serde_json::Error> {
+    serde_json::to_vec(&result)
+}
+
 impl Door {
-    async fn carry_out(&self, question: &[u8]) -> Result<String, ControllerError> {
-        let asked: Asked = serde_json::from_slice(question)
-            .map_err(|error| ControllerError::OtherVersion(error.to_string()))?;
-        if asked.v > VERSION {
-            return Err(ControllerError::OtherVersion(format!(
-                "this node reads forwarded operations of version {}, not {}",
-                VERSION, asked.v
-            )));
-        }
-        let operation = Operation::decode(&asked.operation).map_err(other_version)?;
+    async fn carry_out(&self, operation: &str) -> Result<String, ControllerError> {
+        let operation = Operation::decode(operation).map_err(other_version)?;
         let answer = decide_here(&self.queue, operation).await?;
-        answer.encode().map_err(|error| ControllerError::OtherVersion(error.to_string()))
+        answer.encode().map_err(unreadable)
+    }
+
+    /// Of the leader alone: others do not know how far each voter is.
+    fn status(&self) -> Result<QuorumStatus, ControllerError> {
+        let quorum = self.quorum.upgrade().ok_or(ControllerError::ShuttingDown)?;
+        leading(quorum.status())
     }
 }

@@ -2,9 +2,11 @@
 //!
 //! Every node has one. The node that leads the quorum decides (`proposer`); the others pass the
 //! operation on to it (`forward`). An operation is carried out once or not at all: it is passed
-//! on again only when it was surely not begun.
+//! on again only when it was surely not begun. The node that leads also watches over the brokers
+//! (`heartbeats`).
 
 mod forward;
+mod heartbeats;
 mod proposer;
 
 use std::sync::Arc;
@@ -14,12 +16,16 @@ use letterbox_env::Env;
 use letterbox_protocol::ErrorCode;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use self::forward::{Door, Question};
+use self::forward::Door;
+use self::heartbeats::{NEWS_LEN_MAX, News, Watch};
 use self::proposer::{Job, Proposer, QUEUE_LEN_MAX};
+use crate::metadata::ApiError;
+use crate::metadata::decide::liveness::{Heartbeat, HeartbeatAnswer};
 use crate::metadata::decide::{Answer, ConfigRules, Kind, Operation};
-use crate::quorum::{MetadataQuorum, QuorumError};
+use crate::quorum::{MetadataQuorum, QuorumError, QuorumStatus};
 
 /// How long an operation waits for a leader that takes it.
 const LEADER_WITHIN: Duration = Duration::from_secs(10);
@@ -38,10 +44,14 @@ pub enum ControllerError {
     /// The active controller, or this node, is of another version and does not understand.
     #[error("{0}")]
     OtherVersion(String),
+    /// The active controller does not take what a broker says.
+    #[error(transparent)]
+    Refused(ApiError),
 }
 
 impl ControllerError {
-    /// What a client is told. All but [`Self::OtherVersion`] are retried by clients.
+    /// What a client is told. All but [`Self::OtherVersion`] and [`Self::Refused`] are retried by
+    /// clients.
     #[must_use]
     pub fn code(&self) -> ErrorCode {
         match self {
@@ -50,6 +60,7 @@ impl ControllerError {
             Self::Quorum(QuorumError::NotLeader { .. } | QuorumError::Stopped { .. })
             | Self::ShuttingDown => ErrorCode::NotController,
             Self::OtherVersion(_) => ErrorCode::UnsupportedVersion,
+            Self::Refused(error) => error.code,
         }
     }
 }
@@ -68,17 +79,37 @@ pub struct Done<T> {
 pub struct Controller {
     quorum: Arc<dyn MetadataQuorum>,
     queue: mpsc::Sender<Job>,
+    news: mpsc::Sender<News>,
     stop: CancellationToken,
-    task: Arc<Mutex<Option<tokio::task::JoinHandle<()>>>>,
+    tasks: Arc<Mutex<JoinSet<()>>>,
 }
 
 impl Controller {
-    /// Starts the controller of the node that takes part in `quorum`.
+    /// Starts the controller of the node that takes part in `quorum`. A broker that is not heard
+    /// from for `session` is fenced.
     #[must_use]
-    pub fn start(env: Env, quorum: Arc<dyn MetadataQuorum>, rules: Arc<dyn ConfigRules>) -> Self {
+    pub fn start(
+        env: Env,
+        quorum: Arc<dyn MetadataQuorum>,
+        rules: Arc<dyn ConfigRules>,
+        session: Duration,
+    ) -> Self {
         let (queue, jobs) = mpsc::channel(QUEUE_LEN_MAX);
+        let (news, heard) = mpsc::channel(NEWS_LEN_MAX);
         let stop = CancellationToken::new();
-        quorum.answer_with(Arc::new(Door { queue: queue.clone() }));
+        quorum.answer_with(Arc::new(Door {
+            quorum: Arc::downgrade(&quorum),
+            queue: queue.clone(),
+            news: news.clone(),
+        }));
+        let watch = Watch {
+            quorum: Arc::clone(&quorum),
+            session,
+            news: heard,
+            tell: news.downgrade(),
+            queue: queue.clone(),
+            stopped: stop.clone(),
+        };
         let proposer = Proposer {
             env,
             quorum: Arc::clone(&quorum),
@@ -87,8 +118,40 @@ impl Controller {
             stopped: stop.clone(),
             term: None,
         };
-        let task = Arc::new(Mutex::new(Some(tokio::spawn(proposer.run()))));
-        Self { quorum, queue, stop, task }
+        let mut tasks = JoinSet::new();
+        tasks.spawn(proposer.run());
+        tasks.spawn(watch.run());
+        Self { quorum, queue, news, stop, tasks: Arc::new(Mutex::new(tasks)) }
+    }
+
+    /// Tells the active controller that a broker lives. Never told twice.
+    ///
+    /// # Errors
+    /// [`ControllerError`]; `Refused` when it is not the broker that is registered.
+    pub async fn heartbeat(
+        &self,
+        heartbeat: Heartbeat,
+    ) -> Result<HeartbeatAnswer, ControllerError> {
+        let status = self.quorum.status();
+        match status.leader {
+            Some(leader) if leader == status.node_id => hear(&self.news, heartbeat).await,
+            Some(leader) => forward::heartbeat(&*self.quorum, leader, heartbeat).await,
+            None => Err(QuorumError::NotLeader { leader: None }.into()),
+        }
+    }
+
+    /// How the quorum is, as its leader knows.
+    ///
+    /// # Errors
+    /// [`ControllerError`] when there is no leader that can be reached.
+    pub async fn quorum_status(&self) -> Result<QuorumStatus, ControllerError> {
+        let status = self.quorum.status();
+        match status.leader {
+            Some(leader) if leader != status.node_id => {
+                forward::status(&*self.quorum, leader).await
+            }
+            _ => leading(status),
+        }
     }
 
     /// Carries out an operation, here or at the node that leads.
@@ -120,7 +183,7 @@ impl Controller {
                 Some(leader) if leader == status.node_id => {
                     decide_here(&self.queue, operation.clone()).await
                 }
-                Some(leader) => Question::new(&operation)?.ask(&*self.quorum, leader).await,
+                Some(leader) => forward::operation(&*self.quorum, leader, &operation).await,
                 None => Err(QuorumError::NotLeader { leader: None }.into()),
             };
             let is_begun = !matches!(
@@ -142,13 +205,34 @@ impl Controller {
     /// Begins no further operation, waits for the one under way, and refuses what is queued.
     pub async fn shutdown(&self) {
         self.stop.cancel();
-        if let Some(task) = self.task.lock().await.take()
-            && let Err(error) = task.await
-            && error.is_panic()
-        {
-            std::panic::resume_unwind(error.into_panic());
+        let mut tasks = self.tasks.lock().await;
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended
+                && error.is_panic()
+            {
+                std::panic::resume_unwind(error.into_panic());
+            }
         }
     }
+}
+
+/// `status`, when it is the leader's.
+fn leading(status: QuorumStatus) -> Result<QuorumStatus, ControllerError> {
+    match status.leader == Some(status.node_id) {
+        true => Ok(status),
+        false => Err(QuorumError::NotLeader { leader: status.leader }.into()),
+    }
+}
+
+/// Hands a heartbeat to this node's watch.
+async fn hear(
+    news: &mpsc::Sender<News>,
+    heartbeat: Heartbeat,
+) -> Result<HeartbeatAnswer, ControllerError> {
+    let (reply, receive) = oneshot::channel();
+    let heartbeat = News::Heartbeat(heartbeat, reply);
+    news.send(heartbeat).await.map_err(|_| ControllerError::ShuttingDown)?;
+    receive.await.map_err(|_| ControllerError::ShuttingDown)?
 }
 
 /// Hands an operation to this node's proposer.

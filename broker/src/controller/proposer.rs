@@ -6,6 +6,7 @@
 //! each caller gets its own outcome when the decision is applied.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use letterbox_env::Env;
 use tokio::sync::{mpsc, oneshot};
@@ -21,6 +22,9 @@ pub(super) const QUEUE_LEN_MAX: usize = 1024;
 
 /// Operations are decided together until they have this many records, whatever else is queued.
 const RECORDS_TOGETHER_MAX: usize = 20_000;
+
+/// How long what was begun may take once this node stops.
+const STOP_GRACE: Duration = Duration::from_secs(1);
 
 /// A queued operation and who waits for it.
 pub(super) struct Job {
@@ -117,7 +121,7 @@ impl Proposer {
         match self.term {
             Some(term) if self.quorum.status().term == term => Ok(term),
             _ => {
-                let term = self.quorum.begin_leading().await?;
+                let term = self.unless_it_stops(self.quorum.begin_leading()).await?;
                 self.term = Some(term);
                 Ok(term)
             }
@@ -144,8 +148,26 @@ impl Proposer {
     async fn propose(&self, term: u64, records: &[MetadataRecord]) -> Result<u64, QuorumError> {
         if records.is_empty() {
             // Nothing to write, but the outcomes must not come from a leader that was deposed.
-            return Ok(self.quorum.linearizable_image().await?.applied_index);
+            let image = self.unless_it_stops(self.quorum.linearizable_image()).await?;
+            return Ok(image.applied_index);
         }
-        Ok(self.quorum.propose(term, records).await?.index)
+        Ok(self.unless_it_stops(self.quorum.propose(term, records)).await?.index)
+    }
+
+    /// What comes of `work`, which ends soon after this node was asked to stop: a majority may not
+    /// be there any more.
+    async fn unless_it_stops<T>(
+        &self,
+        work: impl Future<Output = Result<T, QuorumError>>,
+    ) -> Result<T, QuorumError> {
+        let stopped = async {
+            self.stopped.cancelled().await;
+            tokio::time::sleep(STOP_GRACE).await;
+        };
+        tokio::select! {
+            biased;
+            result = work => result,
+            () = stopped => Err(QuorumError::OutcomeUnknown),
+        }
     }
 }

@@ -117,6 +117,16 @@ pub fn open_directories(
     open_directories_as(env, directories, node_id, cluster_id, |_| env.random_uuid())
 }
 
+/// The cluster id of the first of `directories` that has one. What cannot be read is left to
+/// whoever opens it. Blocks.
+pub fn known_cluster_id<'a>(
+    env: &Env,
+    directories: impl IntoIterator<Item = &'a PathBuf>,
+) -> Option<String> {
+    let known = |directory: &PathBuf| Some(read_directory(env, directory).ok()??.cluster_id);
+    directories.into_iter().find_map(known)
+}
+
 /// The identities of the log directories that can be used.
 pub struct Usable {
     /// In the order of the directories.

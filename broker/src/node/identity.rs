@@ -12,8 +12,9 @@ use super::patience::patiently;
 use crate::config::Config;
 use crate::metadata::MetadataImage;
 use crate::metadata::identity::{
-    DirectoryIdentity, IdentityError, Usable, expect_directories, open_usable,
+    DirectoryIdentity, IdentityError, Usable, expect_directories, known_cluster_id, open_usable,
 };
+use crate::quorum::{FoundingError, agree_on_cluster_id};
 
 /// What the log directories say of this node.
 pub(super) struct Identity {
@@ -32,11 +33,16 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// Reads the identities, and writes them into directories that are new.
+    /// Reads the identities, and writes them into directories that are new: of the cluster
+    /// `cluster_id`, or of a new one.
     ///
     /// # Errors
     /// A directory is another node's, or none can be used.
-    pub(super) async fn open(env: &Env, config: &Config) -> Result<Self, IdentityError> {
+    pub(super) async fn open(
+        env: &Env,
+        config: &Config,
+        cluster_id: Option<String>,
+    ) -> Result<Self, IdentityError> {
         let passes = |error: &IdentityError| match error {
             IdentityError::Io { source, .. } => Fault::of(source).is_state(),
             _ => false,
@@ -44,7 +50,8 @@ impl Identity {
         let Usable { identities, unusable, lost } =
             patiently("identify the log directories", passes, || {
                 let (of_task, config) = (env.clone(), config.clone());
-                env.blocking(move || identify(&of_task, &config))
+                let cluster_id = cluster_id.clone();
+                env.blocking(move || identify(&of_task, &config, cluster_id.as_deref()))
             })
             .await?;
         let (_, first) = identities.first().cloned().ok_or(IdentityError::NoDirectories)?;
@@ -68,8 +75,31 @@ impl Identity {
     }
 }
 
+/// The id of the cluster that this node belongs to, if that is known before its directories are
+/// opened. Voters that are all new agree on one.
+///
+/// # Errors
+/// [`FoundingError`].
+pub(super) async fn cluster_id(
+    env: &Env,
+    config: &Config,
+) -> Result<Option<String>, FoundingError> {
+    if config.cluster_id.is_some() || config.voters.len() == 1 {
+        return Ok(config.cluster_id.clone());
+    }
+    let (of_task, of_node) = (env.clone(), config.clone());
+    let known = env.blocking(move || {
+        known_cluster_id(&of_task, of_node.log_dirs.iter().chain([&of_node.metadata_dir]))
+    });
+    if let Some(known) = known.await {
+        return Ok(Some(known));
+    }
+    let listener = (config.controller.host.clone(), config.controller.port);
+    agree_on_cluster_id(env, config.node_id.0, &listener, &config.voters).await.map(Some)
+}
+
 /// Blocks.
-fn identify(env: &Env, config: &Config) -> Result<Usable, IdentityError> {
+fn identify(env: &Env, config: &Config, cluster_id: Option<&str>) -> Result<Usable, IdentityError> {
     let directories = config.log_dirs.iter().chain([&config.metadata_dir]);
     expect_directories(env, directories, &config.expected_directory_ids)?;
     open_usable(
@@ -77,7 +107,7 @@ fn identify(env: &Env, config: &Config) -> Result<Usable, IdentityError> {
         &config.log_dirs,
         &config.metadata_dir,
         config.node_id.0,
-        config.cluster_id.as_deref(),
+        cluster_id,
         &config.accepted_lost_directory_ids,
     )
 }

@@ -2,7 +2,7 @@
 //!
 //! - `identity`: whose log directories these are.
 //! - `start`: each stage of the start, from the directories to the first client.
-//! - `registration`: what the cluster is told of this node.
+//! - `registration`: what the cluster is told of this node, and that it lives.
 //! - `hosting`: what this node hosts follows the metadata, as long as it runs.
 //! - `groups`: the group coordinator over the partitions of `__consumer_offsets` that are here.
 //! - `stop`: the reverse of the start.
@@ -37,6 +37,7 @@ pub struct Node {
     logs: Arc<LogManager>,
     addresses: Vec<SocketAddr>,
     admin: Admin,
+    heartbeats: Stage,
     syncing: Stage,
     hosting: Stage,
     upkeep: Stage,

@@ -1,58 +1,143 @@
-//! What the cluster is told of this node, and that it takes it.
+//! What the cluster is told of this node, that it takes it, and that this node lives.
 
 use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
 
 use letterbox_env::BoxListener;
-use tracing::warn;
+use letterbox_protocol::model::BrokerId;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
 
 use super::identity::Identity;
 use super::patience::patiently;
 use super::start::StartError;
 use crate::config::Config;
 use crate::controller::{Controller, ControllerError};
-use crate::metadata::decide::{RegisterBroker, SetClusterId};
+use crate::metadata::decide::liveness::{Heartbeat, HeartbeatAnswer};
+use crate::metadata::decide::{Decide, ItemResult, Kind, RegisterBroker, SetClusterId};
 use crate::metadata::{Endpoint, SecurityProtocol};
 use crate::quorum::{MetadataQuorum, QuorumError};
 
-/// Registers this broker, with the addresses that clients are told.
-pub(super) async fn register(
+/// How soon a heartbeat is tried again that reached nobody.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// This start of the broker, as the cluster knows it.
+pub(super) struct Membership {
+    id: BrokerId,
+    /// See [`crate::metadata::BrokerRegistration::epoch`].
+    epoch: i64,
+    heartbeat: Duration,
+}
+
+impl Membership {
+    /// Registers this broker, with the addresses that clients are told. Returns when this node
+    /// shows that: it acts on no metadata that is older than its registration.
+    pub(super) async fn begin(
+        controller: &Controller,
+        quorum: &dyn MetadataQuorum,
+        config: &Config,
+        identity: &Identity,
+        listeners: &[BoxListener],
+        clean_start: bool,
+    ) -> Result<Self, StartError> {
+        let set = SetClusterId { cluster_id: identity.cluster_id.clone() };
+        run(controller, quorum, set).await?;
+        // An earlier run's. A directory that was only formatted has seen no run.
+        let image = quorum.image();
+        if !clean_start && image.brokers.contains_key(&config.node_id) {
+            warn!(
+                "the last run did not end cleanly; the partitions that this broker leads get a new \
+                leader epoch"
+            );
+        }
+        let operation = RegisterBroker {
+            id: config.node_id,
+            incarnation: identity.incarnation(config, &image),
+            endpoints: endpoints(config, listeners),
+            rack: config.rack.clone(),
+            clean_start,
+        };
+        let epoch = run(controller, quorum, operation).await?;
+        let heartbeat = config.duration("broker.heartbeat.interval.ms");
+        Ok(Self { id: config.node_id, epoch, heartbeat })
+    }
+
+    /// Tells the active controller that this broker lives, until `stop`.
+    pub(super) async fn keep(
+        self,
+        controller: Controller,
+        quorum: Arc<dyn MetadataQuorum>,
+        stop: CancellationToken,
+    ) {
+        let (mut was_fenced, mut failed) = (false, false);
+        loop {
+            let applied_index = quorum.image().applied_index;
+            let Self { id, epoch, .. } = self;
+            let heartbeat = Heartbeat { id, epoch, applied_index, wants_fence: false };
+            let told = tokio::time::timeout(self.heartbeat, controller.heartbeat(heartbeat));
+            let told = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                told = told => told,
+            };
+            let wait = match told {
+                Ok(Ok(HeartbeatAnswer { is_fenced, .. })) => {
+                    failed = false;
+                    match (std::mem::replace(&mut was_fenced, is_fenced), is_fenced) {
+                        (false, true) => warn!(
+                            "this broker is fenced; it leads nothing until it \
+                            is heard from again"
+                        ),
+                        (true, false) => info!("this broker is not fenced any more"),
+                        _ => {}
+                    }
+                    self.heartbeat
+                }
+                failure => {
+                    if !std::mem::replace(&mut failed, true) {
+                        let why = match failure {
+                            Ok(Err(error)) => error.to_string(),
+                            _ => "it does not answer".to_owned(),
+                        };
+                        warn!(why, "the active controller does not hear this broker");
+                    }
+                    self.heartbeat.min(RETRY_AFTER)
+                }
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+}
+
+/// Has an operation carried out that the start needs, however long there is no majority, and waits
+/// until this node shows it.
+async fn run<T, O: Kind + Clone + Decide<Outcome = ItemResult<T>>>(
     controller: &Controller,
     quorum: &dyn MetadataQuorum,
-    config: &Config,
-    identity: &Identity,
-    listeners: &[BoxListener],
-    clean_start: bool,
-) -> Result<(), StartError> {
+    operation: O,
+) -> Result<T, StartError> {
     let passes = |error: &ControllerError| {
         matches!(
             error,
-            ControllerError::Quorum(QuorumError::Waiting { .. } | QuorumError::OutcomeUnknown)
+            ControllerError::Quorum(
+                QuorumError::Waiting { .. }
+                    | QuorumError::OutcomeUnknown
+                    | QuorumError::NotLeader { .. }
+            )
         )
     };
-    // An earlier run's, from before this one changes anything.
-    let incarnation = identity.incarnation(config, &quorum.image());
-    let set = SetClusterId { cluster_id: identity.cluster_id.clone() };
-    let set = patiently("register with the cluster", passes, || controller.run(set.clone())).await;
-    set.map_err(refused)?.outcome.map_err(refused)?;
-    let operation = RegisterBroker {
-        id: config.node_id,
-        incarnation,
-        endpoints: endpoints(config, listeners),
-        rack: config.rack.clone(),
-        clean_start,
-    };
-    // The image holds what came before the cluster id was set again. A directory that was only
-    // formatted has seen no run.
-    if !clean_start && quorum.image().brokers.contains_key(&config.node_id) {
-        warn!(
-            "the last run did not end cleanly; the partitions that this broker leads get a new \
-            leader epoch"
-        );
-    }
-    let registered =
-        patiently("register with the cluster", passes, || controller.run(operation.clone())).await;
-    registered.map_err(refused)?.outcome.map_err(refused)?;
-    Ok(())
+    let attempt = || controller.run(operation.clone());
+    let done = patiently("register with the cluster", passes, attempt).await;
+    let done = done.map_err(refused)?;
+    let mut images = quorum.subscribe();
+    let shown = images.wait_for(|image| image.applied_index >= done.index).await;
+    shown.map_err(refused)?;
+    done.outcome.map_err(refused)
 }
 
 fn refused(error: impl Error + Send + Sync + 'static) -> StartError {

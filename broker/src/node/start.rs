@@ -1,7 +1,6 @@
 //! The start, stage after stage: identify the log directories, take the ports, tell of health,
 //! open the metadata and the logs, register, host the partitions, listen, serve.
 
-use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,14 +14,16 @@ use tracing::{info, warn};
 use super::Node;
 use super::groups::GroupHost;
 use super::hosting;
-use super::identity::Identity;
+use super::identity::{self, Identity};
 use super::patience::patiently;
-use super::registration::register;
+use super::registration::Membership;
 use super::stage::Stage;
 use crate::config::Config;
 use crate::controller::Controller;
 use crate::metadata::identity::IdentityError;
-use crate::quorum::{MetadataQuorum, OpenError, QuorumConfig, QuorumTiming, RaftQuorum};
+use crate::quorum::{
+    FoundingError, MetadataQuorum, OpenError, QuorumConfig, QuorumTiming, RaftQuorum,
+};
 use crate::replication::ReplicaManager;
 use crate::server::admin_http::{self, Health, Whose};
 use crate::server::listener::{self, ListenError};
@@ -39,6 +40,9 @@ pub enum StartError {
     /// A log directory cannot be used by this node.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The voters do not agree on the cluster.
+    #[error(transparent)]
+    Founding(#[from] FoundingError),
     /// A port cannot be taken.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -61,7 +65,8 @@ impl Node {
     pub async fn start(env: Env, config: Config) -> Result<Self, StartError> {
         let started = Instant::now();
         tell_warnings(&config);
-        let identity = Identity::open(&env, &config).await?;
+        let cluster_id = identity::cluster_id(&env, &config).await?;
+        let identity = Identity::open(&env, &config, cluster_id).await?;
         // Taken early, so that a port in use is said before anything is recovered.
         let listeners = listener::bind(&env, &config).await?;
         // Told before the logs are opened, which may take long: what lives and is not ready must
@@ -75,8 +80,14 @@ impl Node {
         );
         let (quorum, logs) = (quorum?, logs?);
         let rules = Arc::new(Rules { config: config.clone() });
-        let controller = Controller::start(env.clone(), quorum.clone(), rules);
-        register(&controller, &*quorum, &config, &identity, &listeners, logs.was_clean()).await?;
+        let session = config.duration("broker.session.timeout.ms");
+        let controller = Controller::start(env.clone(), quorum.clone(), rules, session);
+        let was_clean = logs.was_clean();
+        let membership =
+            Membership::begin(&controller, &*quorum, &config, &identity, &listeners, was_clean);
+        let membership = membership.await?;
+        let mut heartbeats = Stage::default();
+        heartbeats.run(|stop| membership.keep(controller.clone(), quorum.clone(), stop));
 
         let deltas = quorum.deltas();
         let replicas = ReplicaManager::new(env.clone(), config.clone(), logs.clone());
@@ -102,13 +113,29 @@ impl Node {
             "Kafka Server started: Transitioning from RECOVERY to RUNNING; started in {} ms",
             started.elapsed().as_millis()
         );
-        Ok(Self { services, logs, addresses, admin, syncing, hosting, upkeep, listening })
+        Ok(Self {
+            services,
+            logs,
+            addresses,
+            admin,
+            heartbeats,
+            syncing,
+            hosting,
+            upkeep,
+            listening,
+        })
     }
 }
 
 fn tell_warnings(config: &Config) {
     for warning in config.warnings() {
         warn!(key = warning.key, "{warning}");
+    }
+    if config.voters.len() > 1 {
+        warn!(
+            "this version keeps one replica of each partition: while a broker is down, the \
+             partitions on it cannot be used"
+        );
     }
     if config.advertises_localhost() {
         warn!(
@@ -150,10 +177,9 @@ async fn open_quorum(
     Ok(patiently("open the metadata", OpenError::is_state, open).await?)
 }
 
-/// A quorum of one: this node votes, and nobody needs to reach it for that.
+/// A sole voter needs to be reached by nobody.
 async fn quorum_config(env: &Env, config: &Config, cluster_id: &str) -> QuorumConfig {
-    let host =
-        if config.controller.host.is_empty() { "localhost" } else { &config.controller.host };
+    let controller = (config.controller.host.clone(), config.controller.port);
     let (disk, dirs) = (env.disk.clone(), config.log_dirs.clone());
     // Partitions without a metadata log are the remains of a lost one; beginning anew would disown
     // them.
@@ -169,8 +195,8 @@ async fn quorum_config(env: &Env, config: &Config, cluster_id: &str) -> QuorumCo
     QuorumConfig {
         node_id: config.node_id.0,
         dir: config.metadata_dir.join(QUORUM_DIR),
-        voters: BTreeMap::from([(config.node_id.0, (host.to_owned(), config.controller.port))]),
-        listener: None,
+        listener: Some(controller).filter(|_| config.voters.len() > 1),
+        voters: config.voters.clone(),
         cluster_id: Some(cluster_id.to_owned()),
         must_exist: env.blocking(has_partitions).await,
         timing: QuorumTiming::default(),

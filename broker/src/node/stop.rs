@@ -21,6 +21,7 @@ impl Node {
         self.upkeep.ask_to_end();
         self.listening.end().await;
         self.services.groups.shutdown().await;
+        self.heartbeats.end().await;
         self.services.controller.shutdown().await;
         self.upkeep.end().await;
         self.hosting.end().await;

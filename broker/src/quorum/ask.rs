@@ -18,6 +18,8 @@ use super::{Answering, AskError};
 const AT_ONCE: usize = 8;
 /// For a connection with both sides' hello.
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
+/// For the connection of a probe: who lives accepts it at once, who has died refuses it at once.
+const PROBE_WITHIN: Duration = Duration::from_secs(1);
 /// For an answer: longer than any decision takes to be committed while the leader leads.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
@@ -35,6 +37,12 @@ pub(super) struct Asker {
 impl Asker {
     pub(super) fn new(node: BrokerId, client: Client) -> Self {
         Self { node, client, turns: Semaphore::new(AT_ONCE), idle: Mutex::default() }
+    }
+
+    /// Whether nothing listens any more where the node is reached; not when nobody can tell.
+    pub(super) async fn is_refused(&self) -> bool {
+        let refused = tokio::time::timeout(PROBE_WITHIN, self.client.is_refused());
+        refused.await.unwrap_or(false)
     }
 
     /// Not cancel safe in effect: the question may have been heard.

@@ -7,6 +7,7 @@
 //! waits.
 
 mod ask;
+mod founding;
 mod log_store;
 mod network;
 mod patience;
@@ -25,6 +26,7 @@ use letterbox_protocol::model::BrokerId;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+pub use founding::{FoundingError, agree_on_cluster_id};
 pub use raft_quorum::{OpenError, QuorumConfig, QuorumTiming, RaftQuorum};
 pub use wal::WalError;
 
@@ -43,7 +45,9 @@ pub trait MetadataQuorum: Send + Sync {
     /// Not cancel safe: the records may be committed although the future was dropped.
     ///
     /// # Errors
-    /// [`QuorumError`]. After `OutcomeUnknown` the entry may or may not be committed later.
+    /// [`QuorumError`]. After `OutcomeUnknown` the entry may or may not be committed later; so it is
+    /// when no majority has it within a few seconds. Whoever proposes again begins with
+    /// [`Self::begin_leading`], which waits for what was begun.
     fn propose<'a>(
         &'a self,
         term: u64,
@@ -86,6 +90,10 @@ pub trait MetadataQuorum: Send + Sync {
         node: BrokerId,
         question: &'a [u8],
     ) -> BoxFuture<'a, Result<Vec<u8>, AskError>>;
+
+    /// Whether nothing listens any more where `node` is reached: its process has ended. `false` when
+    /// it lives, and when nobody can tell.
+    fn is_refused(&self, node: BrokerId) -> BoxFuture<'_, bool>;
 
     /// Sets who answers what other nodes ask this one.
     fn answer_with(&self, answering: Arc<dyn Answering>);
@@ -150,6 +158,9 @@ pub enum QuorumError {
 pub trait Answering: Send + Sync {
     /// The answer to `question`, which `from` asks.
     fn answer<'a>(&'a self, from: BrokerId, question: Vec<u8>) -> BoxFuture<'a, Vec<u8>>;
+
+    /// The last connection of `node` to this one has ended.
+    fn ended(&self, node: BrokerId);
 }
 
 /// Why there is no answer.
@@ -176,7 +187,7 @@ pub enum AskError {
 }
 
 /// Who leads and who votes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuorumStatus {
     /// This node.
     pub node_id: BrokerId,
@@ -188,6 +199,8 @@ pub struct QuorumStatus {
     pub voters: BTreeMap<BrokerId, (String, u16)>,
     /// Last index of this node's log.
     pub last_log_index: u64,
+    /// Last index that each voter is known to have; only the leader knows.
+    pub matched: BTreeMap<BrokerId, u64>,
     /// Last index that this node has applied.
     pub applied_index: u64,
     /// Last index that the newest snapshot contains.

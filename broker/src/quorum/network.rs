@@ -3,10 +3,11 @@
 //! ```text
 //! frame  u32 length, u32 crc32c of the rest, u8 kind, body        (little endian)
 //! ```
-//! A connection begins with a hello of each side: cluster id, node id, incarnation. Then requests
-//! and answers take turns. The stream is taken out of its place during a call and put back only
-//! after a whole answer, so a call that was late, cancelled or garbled costs the connection and
-//! nothing else.
+//! A connection begins with a hello of each side: the versions it speaks, cluster id, node id,
+//! incarnation. Then requests and answers take turns, in the newest version that both speak. The
+//! stream is taken out of its place during a call and put back only after a whole answer, so a call
+//! that was late, cancelled or garbled costs the connection and nothing else. The name of a voter
+//! is looked up again at every connect, because the address of a pod changes.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use letterbox_env::panics::lock;
 use letterbox_env::{BoxListener, BoxStream, Env};
 use openraft::error::{
     InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Unreachable,
@@ -44,6 +46,10 @@ const HELLO_LEN_MAX: usize = 1024;
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 /// A peer that asks nothing for this long is gone.
 const IDLE_DEADLINE: Duration = Duration::from_secs(60);
+/// A peer that does not take an answer for this long is gone.
+const WRITE_DEADLINE: Duration = Duration::from_secs(30);
+/// The versions of what is said after the hello, the oldest and the newest that this node speaks.
+const VERSIONS: (u16, u16) = (1, 1);
 const CONNECTIONS_MAX: usize = 64;
 const PEERS_FILE: &str = "peers.json";
 
@@ -54,6 +60,8 @@ const SNAPSHOT: u8 = 3;
 const ANSWER: u8 = 4;
 /// Not consensus; see `super::ask`.
 pub(super) const ASK: u8 = 5;
+/// A hello of a voter that has no cluster yet; see `super::founding`.
+const WHO: u8 = 6;
 
 /// Who this node is, and whom it has met.
 pub(super) struct Identity {
@@ -67,18 +75,32 @@ pub(super) struct Identity {
 
 /// What each side says first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Hello {
-    version: u16,
-    cluster_id: Option<String>,
-    from: u64,
+pub(super) struct Hello {
+    /// The oldest and the newest version that it speaks.
+    versions: (u16, u16),
+    pub(super) cluster_id: Option<String>,
+    pub(super) from: u64,
     to: u64,
     incarnation: Uuid,
+}
+
+impl Hello {
+    /// Of a voter that has no cluster yet.
+    pub(super) fn of_new(from: u64, to: u64) -> Self {
+        Self { versions: VERSIONS, cluster_id: None, from, to, incarnation: Uuid::nil() }
+    }
+
+    /// The newest version that both sides speak.
+    fn version(&self) -> Option<u16> {
+        let (oldest, newest) = (self.versions.0.max(VERSIONS.0), self.versions.1.min(VERSIONS.1));
+        (oldest <= newest).then_some(newest)
+    }
 }
 
 impl Identity {
     fn hello(&self, to: u64) -> Hello {
         Hello {
-            version: 1,
+            versions: VERSIONS,
             cluster_id: self.cluster_id.clone(),
             from: self.node_id,
             to,
@@ -97,8 +119,12 @@ impl Identity {
     }
 
     async fn examine(&self, hello: &Hello, expected: Option<u64>) -> Result<(), String> {
-        if hello.version != 1 {
-            return Err(format!("it speaks version {} of the quorum's protocol", hello.version));
+        if hello.version().is_none() {
+            let ((oldest, newest), (own_oldest, own_newest)) = (hello.versions, VERSIONS);
+            return Err(format!(
+                "it speaks versions {oldest} to {newest} of the protocol between brokers, and this \
+                 node {own_oldest} to {own_newest}; upgrade one version at a time"
+            ));
         }
         if hello.cluster_id != self.cluster_id {
             return Err(format!(
@@ -214,6 +240,9 @@ fn invalid(what: impl Into<String>) -> io::Error {
 pub(super) struct Dialer {
     pub(super) env: Env,
     pub(super) identity: Arc<Identity>,
+    /// Where voters are reached, as the configuration of this node says. That counts before what
+    /// the metadata log says, so that a voter may move.
+    pub(super) voters: Arc<BTreeMap<u64, Voter>>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Dialer {
@@ -230,7 +259,7 @@ impl Dialer {
             env: self.env.clone(),
             identity: Arc::clone(&self.identity),
             target,
-            node: node.clone(),
+            node: self.voters.get(&target).unwrap_or(node).clone(),
             idle: Mutex::new(None),
         }
     }
@@ -256,6 +285,12 @@ pub(super) struct Client {
 }
 
 impl Client {
+    /// Whether nothing listens where the voter is reached.
+    pub(super) async fn is_refused(&self) -> bool {
+        let connected = self.env.net.connect(&self.node.host, self.node.port).await;
+        connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    }
+
     pub(super) async fn connect(&self) -> io::Result<BoxStream> {
         let mut stream = self.env.net.connect(&self.node.host, self.node.port).await?;
         let hello = serde_json::to_vec(&self.identity.hello(self.target))?;
@@ -422,6 +457,7 @@ pub(super) async fn serve(
     mut stopped: watch::Receiver<bool>,
 ) {
     let mut connections = JoinSet::new();
+    let present = Present { ears, counts: Arc::default() };
     loop {
         tokio::select! {
             biased;
@@ -430,9 +466,9 @@ pub(super) async fn serve(
             accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
                 Ok((stream, peer)) => {
                     let (raft, identity) = (raft.clone(), Arc::clone(&identity));
-                    let ears = Arc::clone(&ears);
+                    let present = present.clone();
                     connections.spawn(async move {
-                        if let Err(error) = answer(stream, &raft, &identity, &ears).await {
+                        if let Err(error) = answer(stream, &raft, &identity, &present).await {
                             tracing::debug!(%peer, %error, "connection of the metadata quorum ended");
                         }
                     });
@@ -447,13 +483,57 @@ pub(super) async fn serve(
     connections.shutdown().await;
 }
 
+/// How many connections of each voter there are to this node.
+#[derive(Clone)]
+struct Present {
+    ears: Ears,
+    counts: Arc<Mutex<BTreeMap<u64, usize>>>,
+}
+
+impl Present {
+    fn begins(&self, node: u64) -> Connection<'_> {
+        let mut counts = lock(&self.counts);
+        let count = counts.entry(node).or_default();
+        *count = count.saturating_add(1);
+        Connection { present: self, node }
+    }
+}
+
+/// One connection of a voter; tells when it was the last.
+struct Connection<'a> {
+    present: &'a Present,
+    node: u64,
+}
+
+impl Drop for Connection<'_> {
+    fn drop(&mut self) {
+        let mut counts = lock(&self.present.counts);
+        let count = counts.entry(self.node).or_default();
+        *count = count.saturating_sub(1);
+        if *count > 0 {
+            return;
+        }
+        counts.remove(&self.node);
+        drop(counts);
+        let answering = lock(&self.present.ears).clone();
+        if let (Some(answering), Some(node)) = (answering, super::raft_quorum::broker_id(self.node))
+        {
+            answering.ended(node);
+        }
+    }
+}
+
 async fn answer(
     mut stream: BoxStream,
     raft: &Raft,
     identity: &Identity,
-    ears: &Ears,
+    present: &Present,
 ) -> io::Result<()> {
-    let from = tokio::time::timeout(HELLO_DEADLINE, greet(&mut stream, identity)).await??;
+    let Some(from) = tokio::time::timeout(HELLO_DEADLINE, greet(&mut stream, identity)).await??
+    else {
+        return Ok(());
+    };
+    let connection = present.begins(from);
     loop {
         let (kind, body) =
             tokio::time::timeout(IDLE_DEADLINE, read_frame(&mut stream, FRAME_LEN_MAX)).await??;
@@ -461,22 +541,67 @@ async fn answer(
             VOTE => serde_json::to_vec(&raft.vote(serde_json::from_slice(&body)?).await)?,
             APPEND => serde_json::to_vec(&raft.append_entries(decode_append(&body)?).await)?,
             SNAPSHOT => serde_json::to_vec(&raft.install_snapshot(decode_snapshot(&body)?).await)?,
-            ASK => super::ask::answer(ears, from, body).await?,
+            ASK => super::ask::answer(&present.ears, connection.node, body).await?,
             _ => return Err(invalid("the request is not known")),
         };
-        write_frame(&mut stream, ANSWER, &answer).await?;
+        let written = write_frame(&mut stream, ANSWER, &answer);
+        tokio::time::timeout(WRITE_DEADLINE, written).await??;
     }
 }
 
-/// Each side's hello; who the other side is.
-async fn greet(stream: &mut BoxStream, identity: &Identity) -> io::Result<u64> {
+/// Each side's hello; who the other side is, or nothing when it only asked for ours.
+async fn greet(stream: &mut BoxStream, identity: &Identity) -> io::Result<Option<u64>> {
     let (kind, body) = read_frame(stream, HELLO_LEN_MAX).await?;
-    if kind != HELLO {
+    if kind != HELLO && kind != WHO {
         return Err(invalid("the peer does not say hello"));
     }
     let hello: Hello = serde_json::from_slice(&body)?;
     // Our own hello goes out first, so that the other side can say in its log what is wrong.
     write_frame(stream, HELLO, &serde_json::to_vec(&identity.hello(hello.from))?).await?;
+    if kind == WHO {
+        return Ok(None);
+    }
     identity.check(&hello, None).await.map_err(invalid)?;
-    Ok(hello.from)
+    Ok(Some(hello.from))
+}
+
+/// Answers a voter that asks who this is, while this node has no cluster either.
+pub(super) async fn answer_as_new(mut stream: BoxStream, node_id: u64) -> io::Result<()> {
+    let greeted = async {
+        let (_, body) = read_frame(&mut stream, HELLO_LEN_MAX).await?;
+        let hello: Hello = serde_json::from_slice(&body)?;
+        let own = Hello::of_new(node_id, hello.from);
+        write_frame(&mut stream, HELLO, &serde_json::to_vec(&own)?).await
+    };
+    tokio::time::timeout(HELLO_DEADLINE, greeted).await?
+}
+
+/// Asks the voter `to` who it is.
+pub(super) async fn ask_who(env: &Env, from: u64, to: u64, at: &Voter) -> io::Result<Hello> {
+    let asked = async {
+        let mut stream = env.net.connect(&at.host, at.port).await?;
+        write_frame(&mut stream, WHO, &serde_json::to_vec(&Hello::of_new(from, to))?).await?;
+        let (kind, body) = read_frame(&mut stream, HELLO_LEN_MAX).await?;
+        let hello: Hello = serde_json::from_slice(&body)?;
+        match kind == HELLO && hello.from == to {
+            true => Ok(hello),
+            false => Err(invalid(format!("another node than {to} answers there"))),
+        }
+    };
+    tokio::time::timeout(HELLO_DEADLINE, asked).await?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_version_that_both_sides_speak_is_spoken() {
+        let version = |versions| Hello { versions, ..Hello::of_new(1, 2) }.version();
+        assert_eq!(version(VERSIONS), Some(VERSIONS.1));
+        assert_eq!(version((VERSIONS.0, u16::MAX)), Some(VERSIONS.1));
+        assert_eq!(version((0, VERSIONS.0)), Some(VERSIONS.0));
+        assert_eq!(version((VERSIONS.1 + 1, u16::MAX)), None);
+        assert_eq!(version((3, 2)), None);
+    }
 }

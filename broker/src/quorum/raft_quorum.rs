@@ -22,7 +22,7 @@ use super::patience::Patience;
 use super::runtime::with_random;
 use super::snapshot::Slots;
 use super::state_machine::{Published, StateMachine};
-use super::types::{Applied, Batch, Raft, Voter};
+use super::types::{Applied, Batch, NodeLogId, Raft, Voter};
 use super::wal::{FILE_NAME, Wal, WalError};
 use super::{Answering, AskError, MetadataQuorum, Proposed, QuorumError, QuorumStatus};
 use crate::metadata::{MetadataImage, MetadataRecord, Part, cut, record};
@@ -38,6 +38,9 @@ const SNAPSHOT_BYTES: u64 = 4 << 20;
 
 /// Entries kept behind a snapshot, so that a voter that is a little behind needs no snapshot.
 const ENTRIES_KEPT: u64 = 100;
+
+/// A majority has an entry this soon, or its outcome is not known.
+const COMMIT_WITHIN: Duration = Duration::from_secs(10);
 
 /// A sole voter leads this soon, unless its disk is full.
 const LEAD_WITHIN: Duration = Duration::from_secs(30);
@@ -78,7 +81,9 @@ impl Default for QuorumTiming {
     fn default() -> Self {
         Self {
             heartbeat: Duration::from_millis(250),
-            election_timeout: Duration::from_millis(1000),
+            // With the leader's lease, which openraft makes twice as long, there is a new leader
+            // within about two seconds.
+            election_timeout: Duration::from_millis(500),
         }
     }
 }
@@ -192,7 +197,11 @@ impl RaftQuorum {
             refused: 0.into(),
         });
         let pristine = store.is_pristine();
-        let dialer = Dialer { env: env.clone(), identity: Arc::clone(&identity) };
+        let dialer = Dialer {
+            env: env.clone(),
+            identity: Arc::clone(&identity),
+            voters: Arc::new(voters(&config)),
+        };
         let ears = Ears::default();
         let raft =
             start_raft(&env, &config, node_id, dialer.clone(), store.clone(), machine).await?;
@@ -228,16 +237,13 @@ impl RaftQuorum {
 
     async fn join(&self, config: &QuorumConfig, pristine: bool) -> Result<(), OpenError> {
         if pristine {
-            let voter = |(id, (host, port)): (&i32, &(String, u16))| {
-                (u64::try_from(*id).unwrap_or(u64::MAX), Voter { host: host.clone(), port: *port })
-            };
-            let voters: BTreeMap<u64, Voter> = config.voters.iter().map(voter).collect();
-            match self.raft.initialize(voters).await {
+            match self.raft.initialize(voters(config)).await {
                 // Another voter was faster and has already replicated to us.
                 Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
                 Err(error) => return Err(OpenError::of_raft(error)),
             }
         }
+        self.check_voters(config).await?;
         if config.voters.len() > 1 {
             return self.check_cluster(config);
         }
@@ -266,6 +272,26 @@ impl RaftQuorum {
                 Err(error) => return Err(OpenError::of_raft(error)),
             }
         }
+    }
+
+    /// The log says who votes; the configuration must say the same.
+    async fn check_voters(&self, config: &QuorumConfig) -> Result<(), OpenError> {
+        let waiting = self.raft.wait(None);
+        let is_known = waiting.metrics(
+            |metrics| metrics.membership_config.voter_ids().next().is_some(),
+            "the voters are known",
+        );
+        is_known.await.map_err(OpenError::of_raft)?;
+        let known: Vec<_> = self.status().voters.keys().map(ToString::to_string).collect();
+        let configured: Vec<_> = config.voters.keys().map(ToString::to_string).collect();
+        if known == configured {
+            return Ok(());
+        }
+        let (known, configured) = (known.join(", "), configured.join(", "));
+        Err(OpenError::Config(format!(
+            "the voters of this cluster are {known}, and controller.quorum.voters names \
+             {configured}; this version does not change voters: write the ones that there are"
+        )))
     }
 
     fn check_cluster(&self, config: &QuorumConfig) -> Result<(), OpenError> {
@@ -307,6 +333,7 @@ impl RaftQuorum {
         tokio::select! {
             biased;
             written = self.write_patiently(batch) => written,
+            () = tokio::time::sleep(COMMIT_WITHIN) => Err(QuorumError::OutcomeUnknown),
             _ = self.patience.until_waiting() => Err(QuorumError::OutcomeUnknown),
         }
     }
@@ -401,6 +428,9 @@ impl MetadataQuorum for RaftQuorum {
             let ensured = tokio::select! {
                 biased;
                 ensured = self.raft.ensure_linearizable() => ensured,
+                () = tokio::time::sleep(COMMIT_WITHIN) => {
+                    return Err(QuorumError::NotLeader { leader: None });
+                }
                 reason = self.patience.until_waiting() => return Err(QuorumError::Waiting { reason }),
             };
             match ensured {
@@ -434,6 +464,7 @@ impl MetadataQuorum for RaftQuorum {
             term: metrics.current_term,
             voters,
             last_log_index: metrics.last_log_index.unwrap_or(0),
+            matched: metrics.replication.iter().flatten().filter_map(matched).collect(),
             applied_index: metrics.last_applied.map_or(0, |id| id.index),
             snapshot_index: metrics.snapshot.map_or(0, |id| id.index),
         }
@@ -451,6 +482,15 @@ impl MetadataQuorum for RaftQuorum {
                     let source = std::io::Error::other("it is not among the voters");
                     Err(AskError::NotSent { node, source })
                 }
+            }
+        })
+    }
+
+    fn is_refused(&self, node: BrokerId) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            match self.askers.get(&node) {
+                Some(asker) => asker.is_refused().await,
+                None => false,
             }
         })
     }
@@ -498,6 +538,18 @@ impl MetadataQuorum for RaftQuorum {
 
 fn has_stopped(error: &dyn std::error::Error) -> QuorumError {
     QuorumError::Stopped { reason: with_causes(error).into() }
+}
+
+fn matched((id, log_id): (&u64, &Option<NodeLogId>)) -> Option<(BrokerId, u64)> {
+    Some((broker_id(*id)?, log_id.as_ref()?.index))
+}
+
+/// The voters and where they are reached, as configured.
+fn voters(config: &QuorumConfig) -> BTreeMap<u64, Voter> {
+    let voter = |(id, (host, port)): (&i32, &(String, u16))| {
+        (u64::try_from(*id).unwrap_or(u64::MAX), Voter { host: host.clone(), port: *port })
+    };
+    config.voters.iter().map(voter).collect()
 }
 
 /// One for each other voter.

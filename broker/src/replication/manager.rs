@@ -68,10 +68,19 @@ impl ReplicaManager {
     /// The partition, when this broker leads it.
     ///
     /// # Errors
-    /// `UNKNOWN_TOPIC_OR_PARTITION` when it is not assigned here; as [`Partition::check_led`].
+    /// `NOT_LEADER_OR_FOLLOWER` when it is assigned to others, `UNKNOWN_TOPIC_OR_PARTITION` when it
+    /// is not there; as [`Partition::check_led`].
     pub fn partition(&self, topic: &TopicId, index: i32) -> Result<Arc<Partition>, ErrorCode> {
         let hosted = self.hosted.load();
-        let partition = hosted.get(&(*topic, index)).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+        let is_there = || {
+            let image = self.image.load();
+            image.topic_by_id(topic).is_some_and(|topic| topic.partition(index).is_some())
+        };
+        let elsewhere = || match is_there() {
+            true => ErrorCode::NotLeaderOrFollower,
+            false => ErrorCode::UnknownTopicOrPartition,
+        };
+        let partition = hosted.get(&(*topic, index)).ok_or_else(elsewhere)?;
         partition.check_led()?;
         Ok(partition.clone())
     }

@@ -3,14 +3,14 @@
 //!
 //! Deciding is apart from doing: `role`, `leader`, `follower` and `fetcher` are state machines
 //! without I/O, told by transcripts beside them; `world` runs them against each other. Followers
-//! and fetchers are not wired to a network yet: a cluster has one broker.
+//! and fetchers are not wired to a network yet: each partition has one replica ([`REPLICAS_MAX`]).
 
 pub mod deliver;
-#[allow(dead_code, reason = "not wired to a network yet: a cluster has one broker")]
+#[allow(dead_code, reason = "not wired to a network yet: partitions have one replica")]
 mod fetcher;
-#[allow(dead_code, reason = "not wired to a network yet: a cluster has one broker")]
+#[allow(dead_code, reason = "not wired to a network yet: partitions have one replica")]
 mod follower;
-#[allow(dead_code, reason = "not wired to a network yet: a cluster has one broker")]
+#[allow(dead_code, reason = "not wired to a network yet: partitions have one replica")]
 pub mod leader;
 mod manager;
 mod own_log;
@@ -24,6 +24,9 @@ pub(crate) mod transcript;
 pub mod waiters;
 #[cfg(test)]
 mod world;
+
+/// How many replicas of each partition this version keeps.
+pub(crate) const REPLICAS_MAX: usize = 1;
 
 pub use manager::ReplicaManager;
 pub use partition::{Acks, AppendRefused, Appended, Partition, Within};

@@ -560,7 +560,7 @@ fn route(timed: Timed, ctx: RequestContext, request: Request) -> Answer {
         Request::OffsetForLeaderEpoch(request) => timed
             .now(&of, offset_for_leader_epoch::offset_for_leader_epoch(&services, &ctx, request)),
         Request::DescribeQuorum(request) => {
-            timed.now(&of, quorum::describe(&services, &ctx, &request))
+            timed.alone(&of, quorum::describe(services, ctx, request))
         }
         Request::DescribeProducers(request) => {
             timed.now(&of, producers::describe(&services, &ctx, request))

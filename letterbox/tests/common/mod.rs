@@ -84,10 +84,15 @@ impl Broker {
         }
     }
 
-    /// Kills the process without warning and starts it again on the same data and port.
-    pub(crate) fn kill_and_restart(mut self) -> Self {
+    /// Kills the process without warning.
+    pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Kills the process without warning and starts it again on the same data and port.
+    pub(crate) fn kill_and_restart(mut self) -> Self {
+        self.kill();
         let (config, arguments, address) =
             (self.config.clone(), self.arguments.clone(), self.address);
         drop(self);

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::BrokerId;
+use serde::{Deserialize, Serialize};
 
 use crate::metadata::MetadataImage;
 
@@ -39,7 +40,7 @@ struct Session {
 }
 
 /// What a broker says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heartbeat {
     /// Which broker.
     pub id: BrokerId,
@@ -52,7 +53,7 @@ pub struct Heartbeat {
 }
 
 /// What a broker is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeartbeatAnswer {
     /// Whether it has applied its own registration.
     pub is_caught_up: bool,
@@ -140,6 +141,18 @@ impl Liveness {
         }
         session.is_dead = true;
         Some(Effect::Fence(id, epoch))
+    }
+
+    /// A broker is known to live, whatever it says.
+    pub fn lives(&mut self, id: BrokerId, now: Millis) {
+        if let Some(session) = self.brokers.get_mut(&id) {
+            session.heard = now;
+        }
+    }
+
+    /// Who keeps this was stopped itself and could hear nobody: everybody has a whole session anew.
+    pub fn hear_all(&mut self, now: Millis) {
+        self.brokers.values_mut().for_each(|session| session.heard = now);
     }
 
     /// Time has passed: who is to be fenced.

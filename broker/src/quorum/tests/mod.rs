@@ -1,5 +1,6 @@
 //! The quorum on real files, on a disk with faults, and as three nodes over loopback.
 
+mod founding;
 mod one_voter;
 mod storage;
 mod three_voters;
@@ -44,7 +45,8 @@ fn sole(dir: &Path) -> QuorumConfig {
 }
 
 fn controller(env: &Env, quorum: &Arc<RaftQuorum>) -> Controller {
-    Controller::start(env.clone(), Arc::clone(quorum) as _, Arc::new(AnyConfig))
+    let session = Duration::from_secs(600);
+    Controller::start(env.clone(), Arc::clone(quorum) as _, Arc::new(AnyConfig), session)
 }
 
 fn registration(id: i32) -> RegisterBroker {

@@ -11,7 +11,7 @@ use super::{controller, eventually, registration, topic};
 use crate::controller::ControllerError;
 use crate::quorum::{MetadataQuorum, QuorumConfig, QuorumTiming, RaftQuorum};
 
-fn config(dir: &Path, id: i32, ports: &BTreeMap<i32, u16>) -> QuorumConfig {
+pub(super) fn config(dir: &Path, id: i32, ports: &BTreeMap<i32, u16>) -> QuorumConfig {
     let voters = ports.iter().map(|(id, port)| (*id, ("127.0.0.1".to_owned(), *port))).collect();
     QuorumConfig {
         node_id: id,
@@ -28,7 +28,7 @@ fn config(dir: &Path, id: i32, ports: &BTreeMap<i32, u16>) -> QuorumConfig {
 }
 
 /// Ports that were free a moment ago.
-async fn free_ports() -> BTreeMap<i32, u16> {
+pub(super) async fn free_ports() -> BTreeMap<i32, u16> {
     let mut ports = BTreeMap::new();
     let mut held = Vec::new();
     for id in 1..=3 {

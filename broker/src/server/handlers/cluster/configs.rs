@@ -28,6 +28,7 @@ use crate::metadata::decide::{
     AlterConfigs, ConfigOp, ConfigRules, ConfigScope, ResourceAlteration, validate_topic_name,
 };
 use crate::metadata::{ApiError, ConfigResource, Configs};
+use crate::replication::REPLICAS_MAX;
 use crate::request::RequestContext;
 use crate::security::{Operation, Resource};
 
@@ -589,6 +590,10 @@ impl ConfigRules for Rules {
                 }
             }),
         }
+    }
+
+    fn replicas_max(&self) -> usize {
+        REPLICAS_MAX
     }
 
     fn list_default(&self, scope: ConfigScope, key: &str) -> Option<String> {

@@ -75,7 +75,7 @@ pub(crate) async fn metadata(
     m::MetadataResponse::default()
         .with_brokers(brokers.collect())
         .with_cluster_id(image.cluster_id.as_ref().map(|id| text(id)))
-        .with_controller_id(m::BrokerId(image.live_brokers().next().map_or(-1, |(id, _)| id.0)))
+        .with_controller_id(controller(&services, &image))
         .with_topics(topics)
         .with_cluster_authorized_operations(cluster_operations(
             &ctx,
@@ -235,6 +235,14 @@ fn found(services: &Services, image: &MetadataImage, topic: &Topic) -> MetadataR
         .with_partitions(partitions.collect())
 }
 
+/// Where clients send changes of the metadata: here, because every broker passes them on to the
+/// active controller, which clients need not reach (KIP-590).
+fn controller(services: &Services, image: &MetadataImage) -> m::BrokerId {
+    let own = Some(services.config.node_id).filter(|id| image.is_live(*id));
+    let any = || image.live_brokers().next().map(|(id, _)| *id);
+    m::BrokerId(own.or_else(any).map_or(-1, |id| id.0))
+}
+
 struct Reachable {
     id: m::BrokerId,
     host: StrBytes,
@@ -303,7 +311,7 @@ pub(crate) fn describe_cluster(
         };
         return response.with_error_code(error as i16).with_error_message(Some(text(message)));
     }
-    response.controller_id = m::BrokerId(image.live_brokers().next().map_or(-1, |(id, _)| id.0));
+    response.controller_id = controller(services, &image);
     response.with_brokers(
         brokers(services, &image, ctx)
             .map(|broker| {

@@ -1,6 +1,8 @@
 //! DescribeQuorum 0–2: who votes on the metadata, who leads, how far each is (KIPs 595, 836, 853).
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
 
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::describe_quorum_request::TopicData as AskedTopic;
@@ -15,13 +17,24 @@ use crate::metadata::decide::METADATA_TOPIC;
 use crate::quorum::QuorumStatus;
 use crate::request::RequestContext;
 
-/// Answers DescribeQuorum, from what this node knows: about others that is as much as their votes.
-pub(crate) fn describe(
-    services: &Services,
-    ctx: &RequestContext,
-    request: &m::DescribeQuorumRequest,
+/// How long the active controller may take to say how the quorum is.
+const TOLD_WITHIN: Duration = Duration::from_secs(5);
+
+/// Answers DescribeQuorum, from what the active controller knows: of other voters that is how much
+/// of the log they have; when they had it, is not known (-1).
+pub(crate) async fn describe(
+    services: Arc<Services>,
+    ctx: RequestContext,
+    request: m::DescribeQuorumRequest,
 ) -> m::DescribeQuorumResponse {
-    let status = services.quorum.status();
+    let told = tokio::time::timeout(TOLD_WITHIN, services.controller.quorum_status()).await;
+    let status = match told {
+        Ok(Ok(status)) => status,
+        Ok(Err(error)) => {
+            return refused(error.code()).with_error_message(Some(text(&error.to_string())));
+        }
+        Err(_) => return refused(ErrorCode::RequestTimedOut),
+    };
     let now = services.env.clock.wall_ms();
     let mut seen = BTreeSet::new();
     let topics =
@@ -53,11 +66,6 @@ fn of_topic(
         let Some(leader) = status.leader else {
             return answer.with_error_code(ErrorCode::LeaderNotAvailable as i16);
         };
-        if leader != status.node_id {
-            return answer
-                .with_error_code(ErrorCode::NotLeaderOrFollower as i16)
-                .with_leader_id(node(leader));
-        }
         let end = |last: u64| i64::try_from(last).unwrap_or(i64::MAX).saturating_add(1);
         let voter = |id: &BrokerId| {
             let state = ReplicaState::default().with_replica_id(node(*id));
@@ -68,7 +76,7 @@ fn of_topic(
                     .with_last_fetch_timestamp(now)
                     .with_last_caught_up_timestamp(now)
             } else {
-                state.with_log_end_offset(-1)
+                state.with_log_end_offset(status.matched.get(id).map_or(-1, |last| end(*last)))
             }
         };
         answer

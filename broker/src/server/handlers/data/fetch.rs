@@ -2,7 +2,7 @@
 //!
 //! KIPs: 74 (response size), 320 (leader epochs), 516 (topic ids from version 13). No fetch session
 //! (KIP-227) is kept: every answer carries session 0, as a Kafka broker's does whose session cache
-//! is full. Follower fetches are refused: a cluster has one broker in this version.
+//! is full. Follower fetches are refused: a partition has one replica in this version.
 //!
 //! An answer without records says that there are none, so it waits for what was acknowledged before
 //! to be readable, even when `max.wait` is 0: see [`Partition::settle`].

@@ -1,7 +1,7 @@
 //! Produce 3–13: append, then answer when `acks` is satisfied.
 //!
 //! KIPs: 98 (idempotence), 110 (zstd from version 7 on), 467 (record errors), 516 (topic ids from
-//! version 13), 951 (leader hints: not given, a cluster has one broker). Transactions are not
+//! version 13), 951 (leader hints: not given yet). Transactions are not
 //! offered; a batch that says it is part of one is refused by the log.
 
 use std::ops::Range;

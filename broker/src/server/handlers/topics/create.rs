@@ -22,6 +22,7 @@ use crate::metadata::ApiError;
 use crate::metadata::decide::{
     CreateTopics, CreatedTopic, NewTopic, TopicPlacement, is_internal_topic,
 };
+use crate::replication::REPLICAS_MAX;
 use crate::request::RequestContext;
 use crate::security::{Operation, Resource};
 
@@ -219,7 +220,7 @@ pub(crate) async fn ensure(
 }
 
 fn offsets_topic(services: &Services) -> NewTopic {
-    let brokers = services.image().live_brokers().count().max(1);
+    let brokers = services.image().live_brokers().count().clamp(1, REPLICAS_MAX);
     let wanted =
         usize::try_from(services.config.number("offsets.topic.replication.factor")).unwrap_or(1);
     let partitions =

@@ -1,0 +1,234 @@
+//! Who lives: the active controller listens to the brokers' heartbeats, and fences those that are
+//! silent or whose process has died. What it concludes is decided in `metadata::decide::liveness`.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use letterbox_protocol::model::BrokerId;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::proposer::Job;
+use super::{ControllerError, decide_here};
+use crate::metadata::decide::FenceBroker;
+use crate::metadata::decide::liveness::{Effect, Heartbeat, HeartbeatAnswer, Liveness, Millis};
+use crate::quorum::{MetadataQuorum, QuorumError};
+
+/// What waits to be heard; more waits at those who tell it.
+pub(super) const NEWS_LEN_MAX: usize = 1024;
+/// Looks at whether a broker has died whose connections have ended, and the time between two.
+const PROBES: usize = 5;
+const PROBE_AGAIN_AFTER: Duration = Duration::from_millis(100);
+/// What was not fenced yet, although it should be, is said again after this.
+const AGAIN_AFTER: Duration = Duration::from_millis(200);
+
+/// What the watch is told.
+pub(super) enum News {
+    /// A broker says that it lives.
+    Heartbeat(Heartbeat, oneshot::Sender<Result<HeartbeatAnswer, ControllerError>>),
+    /// Every connection of a node to this one has ended.
+    Ended(BrokerId),
+    /// A broker in an epoch was probed; whether nothing listens there any more.
+    Probed(BrokerId, i64, bool),
+    /// A fence was set or lifted, or could not be.
+    Changed(BrokerId),
+}
+
+/// Watches over the brokers while this node leads.
+pub(super) struct Watch {
+    pub(super) quorum: Arc<dyn MetadataQuorum>,
+    pub(super) session: Duration,
+    pub(super) news: mpsc::Receiver<News>,
+    /// Where what this node itself does is told.
+    pub(super) tell: mpsc::WeakSender<News>,
+    pub(super) queue: mpsc::Sender<Job>,
+    pub(super) stopped: CancellationToken,
+}
+
+/// What is known while this node leads.
+struct Leading {
+    term: u64,
+    since: Instant,
+    liveness: Liveness,
+    /// When it was looked at whose session is over.
+    ticked: Instant,
+    /// Probes and changes under way.
+    tasks: JoinSet<()>,
+    /// Brokers with a change under way.
+    changing: BTreeSet<BrokerId>,
+}
+
+impl Leading {
+    fn now(&self) -> Millis {
+        u64::try_from(self.since.elapsed().as_millis()).unwrap_or(Millis::MAX)
+    }
+}
+
+impl Watch {
+    pub(super) async fn run(mut self) {
+        let mut images = self.quorum.subscribe();
+        let mut leading: Option<Leading> = None;
+        loop {
+            self.follow_lead(&mut leading);
+            let next = leading.as_ref().map(|leading| self.next_look(leading));
+            let at = next.unwrap_or_else(|| Instant::now() + self.session);
+            tokio::select! {
+                biased;
+                () = self.stopped.cancelled() => return,
+                // Before what is told, of which there may be more than there is time for.
+                () = tokio::time::sleep_until(at) => {
+                    if let Some(leading) = leading.as_mut() {
+                        self.tick(leading, at.elapsed());
+                    }
+                }
+                news = self.news.recv() => match news {
+                    Some(news) => self.hear(news, leading.as_mut()),
+                    None => return,
+                },
+                changed = images.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    if let Some(leading) = leading.as_mut() {
+                        let now = leading.now();
+                        leading.liveness.take(&images.borrow_and_update(), now);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Time has passed, `late` more than was meant.
+    fn tick(&self, leading: &mut Leading, late: Duration) {
+        let now = leading.now();
+        leading.ticked = Instant::now();
+        if late > self.session / 4 {
+            leading.liveness.hear_all(now);
+        }
+        // The broker of this process lives as long as it does.
+        leading.liveness.lives(self.quorum.status().node_id, now);
+        let effects = leading.liveness.tick(now);
+        self.act(leading, effects);
+    }
+
+    /// Begins when this node begins to lead, with a whole session for every broker but those that
+    /// have died, perhaps with the leader before; ends when it does not lead any more.
+    fn follow_lead(&self, leading: &mut Option<Leading>) {
+        let status = self.quorum.status();
+        if status.leader != Some(status.node_id) {
+            *leading = None;
+        } else if leading.as_ref().is_none_or(|leading| leading.term != status.term) {
+            let image = self.quorum.image();
+            let new = leading.insert(Leading {
+                term: status.term,
+                since: Instant::now(),
+                ticked: Instant::now(),
+                liveness: Liveness::new(millis(self.session), &image, 0),
+                tasks: JoinSet::new(),
+                changing: BTreeSet::new(),
+            });
+            let brokers = image.live_brokers().map(|(id, broker)| (*id, broker.epoch));
+            let probes: Vec<_> = brokers
+                .filter_map(|(id, epoch)| new.liveness.connections_ended(id, epoch))
+                .collect();
+            self.act(new, probes);
+        }
+    }
+
+    fn next_look(&self, leading: &Leading) -> Instant {
+        // Often enough to notice that this process was stopped.
+        let latest = leading.ticked + self.session / 8;
+        let end = leading.liveness.next_end().map(Duration::from_millis);
+        let end = end.and_then(|end| leading.since.checked_add(end)).unwrap_or(latest);
+        end.min(latest).max(leading.ticked + AGAIN_AFTER)
+    }
+
+    fn hear(&self, news: News, leading: Option<&mut Leading>) {
+        match (news, leading) {
+            (News::Heartbeat(heartbeat, reply), Some(leading)) => {
+                let now = leading.now();
+                let result = leading.liveness.heartbeat(heartbeat, now);
+                let answer = result.map(|(answer, effect)| {
+                    self.act(leading, effect);
+                    answer
+                });
+                let _ = reply.send(answer.map_err(|code| ControllerError::Refused(code.into())));
+            }
+            (News::Heartbeat(_, reply), None) => {
+                let leader = self.quorum.status().leader;
+                let _ = reply.send(Err(QuorumError::NotLeader { leader }.into()));
+            }
+            (News::Ended(id), Some(leading)) => {
+                let image = self.quorum.image();
+                let epoch = image.brokers.get(&id).map(|registration| registration.epoch);
+                let effect = epoch.and_then(|epoch| leading.liveness.connections_ended(id, epoch));
+                self.act(leading, effect);
+            }
+            (News::Probed(id, epoch, was_refused), Some(leading)) => {
+                let effect = leading.liveness.probed(id, epoch, was_refused);
+                self.act(leading, effect);
+            }
+            (News::Changed(id), Some(leading)) => drop(leading.changing.remove(&id)),
+            (News::Ended(_) | News::Probed(..) | News::Changed(_), None) => {}
+        }
+    }
+
+    fn act(&self, leading: &mut Leading, effects: impl IntoIterator<Item = Effect>) {
+        while leading.tasks.try_join_next().is_some() {}
+        for effect in effects {
+            match effect {
+                Effect::Probe(id, epoch) => {
+                    let (quorum, tell) = (Arc::clone(&self.quorum), self.tell.clone());
+                    leading.tasks.spawn(async move {
+                        let was_refused = is_refused(&*quorum, id).await;
+                        if let Some(tell) = tell.upgrade() {
+                            let _ = tell.send(News::Probed(id, epoch, was_refused)).await;
+                        }
+                    });
+                }
+                Effect::Fence(id, epoch) => self.fence(leading, id, epoch, true),
+                Effect::Unfence(id, epoch) => self.fence(leading, id, epoch, false),
+            }
+        }
+    }
+
+    fn fence(&self, leading: &mut Leading, id: BrokerId, epoch: i64, fenced: bool) {
+        if !leading.changing.insert(id) {
+            return;
+        }
+        let what = if fenced { "fenced" } else { "not fenced any more" };
+        let (queue, tell) = (self.queue.clone(), self.tell.clone());
+        leading.tasks.spawn(async move {
+            let operation = FenceBroker { id, epoch, fenced };
+            match decide_here(&queue, operation.into()).await {
+                Ok(_) => tracing::info!(broker = %id, epoch, "broker is {what}"),
+                // It is said again while it is true.
+                Err(error) => {
+                    tracing::warn!(broker = %id, epoch, %error, "broker is not yet {what}")
+                }
+            }
+            if let Some(tell) = tell.upgrade() {
+                let _ = tell.send(News::Changed(id)).await;
+            }
+        });
+    }
+}
+
+/// Whether nothing listens any more where `id` is reached. A process that ends closes one thing
+/// after the other, so one look is too early.
+async fn is_refused(quorum: &dyn MetadataQuorum, id: BrokerId) -> bool {
+    for _ in 0..PROBES {
+        if quorum.is_refused(id).await {
+            return true;
+        }
+        tokio::time::sleep(PROBE_AGAIN_AFTER).await;
+    }
+    false
+}
+
+fn millis(duration: Duration) -> Millis {
+    u64::try_from(duration.as_millis()).unwrap_or(Millis::MAX)
+}

@@ -1,0 +1,269 @@
+//! Three processes that are broker and controller each, from files as people write them: they form
+//! a cluster without a format step, and go on when the one that leads the quorum, or another, is
+//! killed.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "a test stands outside of the seam"
+)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{Broker, PATIENCE, PRODUCE_VERSION, ask, free_port, produced};
+use kafka_protocol::messages as m;
+use kafka_protocol::messages::create_topics_request::CreatableTopic;
+use kafka_protocol::messages::describe_quorum_request::{PartitionData, TopicData};
+use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::protocol::StrBytes;
+use letterbox_protocol::Response;
+use letterbox_protocol::batch::BatchBuilder;
+
+const NODES: [i32; 3] = [1, 2, 3];
+const PARTITIONS: i32 = 6;
+const REQUEST_TIMED_OUT: i16 = 7;
+const ALREADY_EXISTS: i16 = 36;
+const INVALID_REPLICATION_FACTOR: i16 = 38;
+const NOT_CONTROLLER: i16 = 41;
+
+type Ports = BTreeMap<i32, (u16, u16)>;
+
+/// The configuration of node `id`; `ports` are those of clients and of voters.
+fn configure(dir: &Path, id: i32, ports: &Ports) -> (PathBuf, SocketAddr) {
+    let voters: Vec<String> =
+        ports.iter().map(|(id, (_, port))| format!("{id}@127.0.0.1:{port}")).collect();
+    let (clients, voter) = ports[&id];
+    let text = format!(
+        "process.roles=broker,controller\nnode.id={id}\ncontroller.quorum.voters={}\n\
+         controller.listener.names=CONTROLLER\n\
+         listeners=PLAINTEXT://127.0.0.1:{clients},CONTROLLER://127.0.0.1:{voter}\n\
+         advertised.listeners=PLAINTEXT://127.0.0.1:{clients}\n\
+         inter.broker.listener.name=PLAINTEXT\nlog.dirs={}\nadmin.listener=none\n\
+         broker.session.timeout.ms=6000\nbroker.heartbeat.interval.ms=500\n",
+        voters.join(","),
+        dir.join(format!("data-{id}")).display()
+    );
+    let file = dir.join(format!("server-{id}.properties"));
+    std::fs::write(&file, text).unwrap();
+    (file, SocketAddr::from(([127, 0, 0, 1], clients)))
+}
+
+/// Starts these nodes together: a new cluster begins when all are there.
+fn start(dir: &Path, ids: &[i32], ports: &Ports) -> BTreeMap<i32, Broker> {
+    thread::scope(|scope| {
+        let starting: Vec<_> = ids
+            .iter()
+            .map(|id| {
+                let (file, address) = configure(dir, *id, ports);
+                (*id, scope.spawn(move || Broker::run(file, Vec::new(), address)))
+            })
+            .collect();
+        starting.into_iter().map(|(id, started)| (id, started.join().unwrap())).collect()
+    })
+}
+
+fn name(text: &str) -> m::TopicName {
+    m::TopicName(StrBytes::from_string(text.to_owned()))
+}
+
+fn metadata(stream: &mut TcpStream) -> m::MetadataResponse {
+    let Response::Metadata(answer) =
+        ask(stream, 9, m::MetadataRequest::default().with_topics(None))
+    else {
+        unreachable!()
+    };
+    answer
+}
+
+/// Error and message of the answer.
+fn create(stream: &mut TcpStream, topic: &str, replicas: i16) -> (i16, String) {
+    let topic = CreatableTopic::default()
+        .with_name(name(topic))
+        .with_num_partitions(PARTITIONS)
+        .with_replication_factor(replicas);
+    let request =
+        m::CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(10_000);
+    let Response::CreateTopics(answer) = ask(stream, 5, request) else { unreachable!() };
+    let message = answer.topics[0].error_message.as_deref().unwrap_or_default().to_owned();
+    (answer.topics[0].error_code, message)
+}
+
+/// The quorum as `stream`'s broker tells it: who leads, and the end of each voter's log.
+fn quorum(stream: &mut TcpStream) -> Option<(i32, BTreeMap<i32, i64>)> {
+    let partition = PartitionData::default().with_partition_index(0);
+    let topic = TopicData::default()
+        .with_topic_name(name("__cluster_metadata"))
+        .with_partitions(vec![partition]);
+    let request = m::DescribeQuorumRequest::default().with_topics(vec![topic]);
+    let Response::DescribeQuorum(answer) = ask(stream, 1, request) else { unreachable!() };
+    if answer.error_code != 0 {
+        return None;
+    }
+    let partition = &answer.topics[0].partitions[0];
+    assert_eq!(partition.error_code, 0);
+    let voters = partition.current_voters.iter();
+    let voters = voters.map(|voter| (voter.replica_id.0, voter.log_end_offset)).collect();
+    Some((partition.leader_id.0, voters))
+}
+
+/// Waits until `condition` holds.
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// What those who make topics and those who watch them tell each other.
+#[derive(Default)]
+struct Run {
+    made: AtomicUsize,
+    may_end: AtomicBool,
+}
+
+/// Makes topics `prefix-0`, `prefix-1`, … one after the other, until it may end; those that are
+/// there for sure. A client that is told to try again does so; each is made once.
+fn make_topics(mut stream: TcpStream, prefix: &str, run: &Run) -> Vec<String> {
+    let mut made = Vec::new();
+    let deadline = Instant::now() + PATIENCE;
+    while !run.may_end.load(Ordering::Relaxed) {
+        let topic = format!("{prefix}-{}", made.len());
+        let mut may_be_there = false;
+        loop {
+            assert!(Instant::now() < deadline, "{topic} cannot be made");
+            match create(&mut stream, &topic, 1) {
+                (0, _) => break,
+                (ALREADY_EXISTS, _) if may_be_there => break,
+                (NOT_CONTROLLER, _) => {}
+                (REQUEST_TIMED_OUT, _) => may_be_there = true,
+                (error, message) => panic!("{topic}: {error} {message}"),
+            }
+        }
+        // Who asked sees it at once.
+        let seen = metadata(&mut stream);
+        assert!(seen.topics.iter().any(|seen| seen.name == Some(name(&topic))), "{topic}");
+        made.push(topic);
+        run.made.store(made.len(), Ordering::Relaxed);
+    }
+    made
+}
+
+/// Whether the broker tells of three brokers, and of a leader for all partitions of `topics`.
+fn is_whole(stream: &mut TcpStream, topics: &[String]) -> bool {
+    let seen = metadata(stream);
+    seen.brokers.len() == NODES.len()
+        && topics.iter().all(|topic| {
+            let topic = seen.topics.iter().find(|seen| seen.name == Some(name(topic)));
+            topic.is_some_and(|topic| {
+                topic.partitions.len() == usize::try_from(PARTITIONS).unwrap()
+                    && topic.partitions.iter().all(|one| one.error_code == 0)
+            })
+        })
+}
+
+/// Writes a record to each partition of `topic`, at its leader.
+fn fill(nodes: &BTreeMap<i32, Broker>, topic: &str) {
+    let seen = metadata(&mut nodes[&1].connect());
+    let found = seen.topics.iter().find(|seen| seen.name == Some(name(topic))).unwrap();
+    for partition in &found.partitions {
+        let mut batch = BatchBuilder::new(1_700_000_000_000);
+        batch.push(1_700_000_000_000, None, Some(b"v"), &[]);
+        let data = PartitionProduceData::default()
+            .with_index(partition.partition_index)
+            .with_records(Some(batch.build().freeze()));
+        let data =
+            TopicProduceData::default().with_name(name(topic)).with_partition_data(vec![data]);
+        let request = m::ProduceRequest::default()
+            .with_acks(-1)
+            .with_timeout_ms(30_000)
+            .with_topic_data(vec![data]);
+        let leader = &nodes[&partition.leader_id.0];
+        let answer = ask(&mut leader.connect(), PRODUCE_VERSION, request);
+        assert_eq!(produced(answer), (0, 0), "{topic}-{}", partition.partition_index);
+    }
+}
+
+#[test]
+fn three_processes_form_a_cluster_and_outlive_the_end_of_each_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let ports: Ports = NODES.into_iter().map(|id| (id, (free_port(), free_port()))).collect();
+    let mut nodes = start(dir.path(), &NODES, &ports);
+    let ids: Vec<_> = nodes.values().map(|node| metadata(&mut node.connect()).cluster_id).collect();
+    assert!(ids[0].is_some() && ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    // Each broker tells of the same leader, and how far each voter is.
+    let (leader, ends) = quorum(&mut nodes[&1].connect()).unwrap();
+    assert!(ends.keys().copied().eq(NODES) && ends.values().all(|end| *end > 0), "{ends:?}");
+    for node in nodes.values() {
+        assert_eq!(quorum(&mut node.connect()).unwrap().0, leader);
+    }
+    let (error, message) = create(&mut nodes[&leader].connect(), "three", 3);
+    assert_eq!(error, INVALID_REPLICATION_FACTOR);
+    assert!(message.contains("this version keeps 1 replica(s)"), "{message}");
+
+    // First the one that leads is killed, while topics are made at another; then one that does not.
+    let mut topics = Vec::new();
+    for (round, kills_leader) in [(1, true), (2, false)] {
+        let (leader, _) = quorum(&mut nodes[&1].connect()).unwrap();
+        let other = |not: &[i32]| NODES.into_iter().find(|id| !not.contains(id)).unwrap();
+        let victim = if kills_leader { leader } else { other(&[leader]) };
+        let asked = other(&[leader, victim]);
+        let run = Run::default();
+        let made = || run.made.load(Ordering::Relaxed);
+        let mut victim_node = nodes.remove(&victim).unwrap();
+        let stream = nodes[&asked].connect();
+        let all = thread::scope(|scope| {
+            let making = scope.spawn(|| make_topics(stream, &format!("round-{round}"), &run));
+            eventually("some topics", || made() > 3);
+            victim_node.kill();
+            let before = made();
+            eventually("topics can be made again", || made() > before + 1);
+            eventually("the killed broker is fenced, and is told so", || {
+                nodes.values().all(|node| {
+                    let seen = metadata(&mut node.connect());
+                    seen.brokers.len() == 2
+                        && seen.brokers.iter().all(|broker| broker.node_id.0 != victim)
+                })
+            });
+            run.may_end.store(true, Ordering::Relaxed);
+            making.join().unwrap()
+        });
+        topics.extend(all);
+        // What is made now lies on those that live.
+        let after = format!("after-{round}");
+        assert_eq!(create(&mut nodes[&asked].connect(), &after, 1).0, 0);
+        let seen = metadata(&mut nodes[&asked].connect());
+        let found = seen.topics.iter().find(|topic| topic.name == Some(name(&after))).unwrap();
+        assert!(found.partitions.iter().all(|one| one.leader_id.0 != victim));
+        topics.push(after);
+
+        drop(victim_node);
+        nodes.extend(start(dir.path(), &[victim], &ports));
+        eventually("everybody tells of everything", || {
+            nodes.values().all(|node| is_whole(&mut node.connect(), &topics))
+        });
+    }
+    let before = format!("before-{}", topics.len());
+    assert_eq!(create(&mut nodes[&1].connect(), &before, 1).0, 0);
+    topics.push(before);
+    eventually("everybody tells of the last topic", || {
+        nodes.values().all(|node| is_whole(&mut node.connect(), &topics))
+    });
+    let seen = metadata(&mut nodes[&1].connect());
+    let leads = |id| {
+        let mut partitions = seen.topics.iter().flat_map(|topic| &topic.partitions);
+        partitions.any(|one| one.leader_id.0 == id)
+    };
+    assert!(NODES.into_iter().all(leads), "the partitions lie on all brokers");
+    topics.iter().step_by(20).for_each(|topic| fill(&nodes, topic));
+    // The last of three ends well too, without a majority.
+    for node in nodes.values_mut() {
+        node.stop();
+    }
+}
