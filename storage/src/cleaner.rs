@@ -2,7 +2,7 @@
 //!
 //! Only sealed, durable segments below the high watermark are touched. Offsets never change, so
 //! gaps appear. Each segment is rewritten by itself: written beside (`.log.cleaned`), synced, its
-//! indexes removed (they are rebuilt at first use), and renamed over the old one. After a crash at
+//! indexes removed, renamed over the old one, its indexes made anew. After a crash at
 //! any step either the old or the new segment is there, whole; both are right. Neighbours are not
 //! merged.
 //!
@@ -248,20 +248,26 @@ impl Log {
             // Retention or a truncation took it meanwhile.
             return disk.remove_file(&cleaned).during("remove", &cleaned);
         }
-        // In front of the rename, durably: old indexes must never be read with the new file.
+        // In front of the rename, durably: old indexes must never be read with the new file. An
+        // attempt before this one may have come so far.
         for suffix in [".index", ".timeindex"] {
-            disk.remove_file(&old.path(suffix)).during("remove", old.path(suffix))?;
+            let path = old.path(suffix);
+            if disk.exists(&path).during("look for", &path)? {
+                disk.remove_file(&path).during("remove", &path)?;
+            }
         }
         disk.sync_dir(&self.path).during("sync", &self.path)?;
         disk.rename(&cleaned, &old.path(".log")).during("rename", &cleaned)?;
-        disk.sync_dir(&self.path).during("sync", &self.path)?;
         let new = Arc::new(Segment::new(disk.clone(), &self.path, old.base, size));
+        // In front of the list: nobody who holds a lock is to wait until its indexes are made.
+        let made = disk.sync_dir(&self.path).and_then(|()| new.files());
+        // Whether they could be made or not: the file of that name is the new one.
         self.replace_segments(|segments| {
             for segment in segments.iter_mut().filter(|segment| Arc::ptr_eq(segment, old)) {
                 *segment = new.clone();
             }
         });
-        Ok(())
+        made.map(drop).during("open", new.path(".log"))
     }
 
     /// The batch as it stays; `None` when nothing of it does.

@@ -929,7 +929,6 @@ impl Log {
     pub(super) fn leave(&self) {
         self.set_gone();
         let _one = lock(&self.disk_work);
-        let _inner = lock(&self.inner);
         self.segments.load().iter().for_each(|segment| segment.leave());
     }
 

@@ -286,8 +286,9 @@ impl Recovered {
         segment.files().and_then(|files| files.log.set_len(position)).during("cut", &path)?;
         segment.set_size(position);
         for later in self.segments.drain(at + 1..).rev() {
-            let files = later.files().during("open", later.path(".log"))?;
-            self.bytes_cut += end_of_written(&*files.log, 0).during("read", later.path(".log"))?;
+            let path = later.path(".log");
+            let file = disk.open(&path, OpenMode::Read).during("open", &path)?;
+            self.bytes_cut += end_of_written(&*file, 0).during("read", &path)?;
             for suffix in [".log", ".index", ".timeindex", ".txnindex"] {
                 let path = later.path(suffix);
                 if disk.exists(&path).during("look for", &path)? {

@@ -10,7 +10,7 @@ use letterbox_env::panics::lock;
 use super::Log;
 use super::error::{IoContext, LogError};
 use super::segment::Segment;
-use letterbox_protocol::model::TimestampMs;
+use letterbox_protocol::model::{Offset, TimestampMs};
 
 /// Segments taken away at once: meanwhile the log's syncs wait.
 const AT_ONCE: usize = 64;
@@ -25,9 +25,10 @@ impl Log {
     /// The file system's own.
     pub(super) fn apply_retention(&self, now: TimestampMs) -> Result<Vec<PathBuf>, LogError> {
         // Cold indexes are read here, where nobody waits. The decision is made below, while nothing
-        // is appended: a batch that came in meanwhile makes the active segment young again.
+        // is appended and from what is in memory: a batch that came in meanwhile makes the active
+        // segment young again.
         let candidates = self
-            .deletable(now, &self.segments.load_full(), usize::MAX)
+            .deletable(now, &self.segments.load_full(), usize::MAX, Segment::max_timestamp)
             .during("look at segments of", &self.path)?;
         if candidates == 0 && lock(&self.renaming).is_over() {
             return Ok(Vec::new());
@@ -35,7 +36,7 @@ impl Log {
         let Ok(_one) = self.disk_work() else { return Ok(Vec::new()) };
         let gone = self
             .take_oldest(now, |segments| {
-                Ok(self.deletable(now, segments, candidates)?.min(AT_ONCE))
+                Ok(self.deletable_in_memory(now, segments, candidates)?.min(AT_ONCE))
             })
             .during("roll", &self.path)?;
         if !gone.is_empty() {
@@ -45,12 +46,23 @@ impl Log {
         self.rename_deleted(gone)
     }
 
+    /// As [`Log::deletable`]; what would have to be read stays.
+    pub(super) fn deletable_in_memory(
+        &self,
+        now: TimestampMs,
+        segments: &[Arc<Segment>],
+        limit: usize,
+    ) -> io::Result<usize> {
+        self.deletable(now, segments, limit, |segment| Ok(segment.known_max_timestamp()))
+    }
+
     /// How many of the oldest segments may go; `limit` at most.
     fn deletable(
         &self,
         now: TimestampMs,
         segments: &[Arc<Segment>],
         limit: usize,
+        max_timestamp: impl Fn(&Segment) -> io::Result<Option<(TimestampMs, Offset)>>,
     ) -> io::Result<usize> {
         let config = self.config();
         let (high_watermark, start, end) =
@@ -79,8 +91,7 @@ impl Log {
             // modification time.
             let too_old = |segment: &Segment| -> io::Result<bool> {
                 let Some(retention_ms) = retention_ms else { return Ok(false) };
-                Ok(segment
-                    .max_timestamp()?
+                Ok(max_timestamp(segment)?
                     .is_some_and(|max| max.0 >= 0 && now.saturating_sub(max.0) > retention_ms))
             };
             if !(before_start || too_much || too_old(segment)?) {

@@ -9,7 +9,7 @@
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use letterbox_env::panics::lock;
 use letterbox_env::{Disk, Fault, File, FileRef, OpenMode};
@@ -91,16 +91,35 @@ struct Indexes {
     bytes_since_entry: u64,
 }
 
+impl Indexes {
+    fn pending_offset_bytes(&self) -> Vec<u8> {
+        let entries = self.pending_offsets.iter();
+        let bytes =
+            |(offset, position): &(u32, u32)| [offset.to_be_bytes(), position.to_be_bytes()];
+        entries.flat_map(bytes).flatten().collect()
+    }
+
+    fn pending_time_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (time, offset) in &self.pending_times {
+            bytes.extend_from_slice(&time.to_be_bytes());
+            bytes.extend_from_slice(&offset.to_be_bytes());
+        }
+        bytes
+    }
+}
+
 pub(super) struct Segment {
     pub(super) base: Offset,
     dir: PathBuf,
     disk: Arc<dyn Disk>,
     size: AtomicU64,
     files: Mutex<Option<Arc<Files>>>,
+    /// Held while the files are opened; locked before `files`.
     indexes: Mutex<Indexes>,
     used: AtomicBool,
     retired: AtomicBool,
-    /// Its log is gone: the names of its files may be another log's. Set under `files`.
+    /// Its log is gone: the names of its files may be another log's. Set under `indexes`.
     gone: AtomicBool,
 }
 
@@ -132,29 +151,67 @@ impl Segment {
         self.size.store(size, Ordering::Release);
     }
 
-    /// The files, opened (and made) when they are not open.
+    /// The files, opened (and made) when they are not open. Indexes that are missing, or cannot be
+    /// right, are made anew before.
     pub(super) fn files(&self) -> io::Result<Arc<Files>> {
         self.used.store(true, Ordering::Relaxed);
-        let mut files = lock(&self.files);
-        if let Some(files) = &*files {
-            return Ok(files.clone());
+        let files = lock(&self.files).clone();
+        files.map_or_else(|| self.open(&mut lock(&self.indexes), true), Ok)
+    }
+
+    /// Opens the files; with `is_whole` the indexes are right then.
+    fn open(&self, indexes: &mut Indexes, is_whole: bool) -> io::Result<Arc<Files>> {
+        // Somebody else may have opened them meanwhile.
+        if let Some(files) = lock(&self.files).clone() {
+            return Ok(files);
         }
         if self.gone.load(Ordering::Relaxed) {
             return Err(io::Error::new(io::ErrorKind::NotFound, "the log was deleted"));
         }
-        let open = |suffix| self.disk.open(&self.path(suffix), OpenMode::Create);
-        let found = if self.size() > 0 {
-            Some(self.disk.open(&self.path(".log"), OpenMode::ReadWrite)?)
+        let open = |suffix, mode| self.disk.open(&self.path(suffix), mode);
+        let files = if self.size() > 0 {
+            let log = open(".log", OpenMode::ReadWrite)?;
+            let with_indexes = |mode| {
+                let (index, timeindex) = (open(".index", mode)?, open(".timeindex", mode)?);
+                Ok::<_, io::Error>(Files { log: log.clone(), index, timeindex })
+            };
+            let found = match with_indexes(OpenMode::ReadWrite) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                found => Some(found?),
+            };
+            let is_right = match &found {
+                _ if !is_whole => true,
+                Some(files) => indexes.loaded || self.load(files, indexes)?,
+                None => false,
+            };
+            if !is_right {
+                self.make_indexes(&log, indexes)?;
+            }
+            match found.filter(|_| is_right) {
+                Some(files) => files,
+                None => {
+                    indexes.loaded &= is_whole;
+                    with_indexes(OpenMode::Create)?
+                }
+            }
         } else {
-            None
+            let (index, timeindex) =
+                (open(".index", OpenMode::Create)?, open(".timeindex", OpenMode::Create)?);
+            if index.len()? > 0 || timeindex.len()? > 0 {
+                // They are of batches that are gone, whose offsets others get: a power cut may keep
+                // an index and not its file, and a crash the indexes of a segment that was being
+                // removed.
+                index.set_len(0)?;
+                timeindex.set_len(0)?;
+            }
+            *indexes = Indexes { loaded: true, ..Indexes::default() };
+            // A new one is made last: it alone makes a segment at the next start. If a roll left it
+            // behind, records that went into the old segment after all would be looked for in the
+            // empty one, and not found.
+            Files { log: open(".log", OpenMode::Create)?, index, timeindex }
         };
-        let (index, timeindex) = (open(".index")?, open(".timeindex")?);
-        // A new one is made last: it alone makes a segment at the next start. If a roll left it
-        // behind, records that went into the old segment after all would be looked for in the empty
-        // one, and not found.
-        let log = found.map_or_else(|| open(".log"), Ok)?;
-        let opened = Arc::new(Files { log, index, timeindex });
-        *files = Some(opened.clone());
+        let opened = Arc::new(files);
+        *lock(&self.files) = Some(opened.clone());
         Ok(opened)
     }
 
@@ -196,7 +253,7 @@ impl Segment {
     /// From now on no file is opened by its name, which is about to be another log's. Those that
     /// are open stay so.
     pub(super) fn leave(&self) {
-        let _files = lock(&self.files);
+        let (_opening, _files) = (lock(&self.indexes), lock(&self.files));
         self.gone.store(true, Ordering::Relaxed);
     }
 
@@ -204,57 +261,62 @@ impl Segment {
     /// go on.
     pub(super) fn retire(&self) -> io::Result<()> {
         self.retired.store(true, Ordering::Relaxed);
-        self.indexes().map(drop)?;
         self.files().map(drop)
     }
 
-    /// The indexes, checked at first use and rebuilt when they are not sane.
-    fn indexes(&self) -> io::Result<std::sync::MutexGuard<'_, Indexes>> {
-        let files = self.files()?;
-        let mut indexes = lock(&self.indexes);
-        if !indexes.loaded && !self.load(&files, &mut indexes)? {
-            self.rebuild(&files, &mut indexes)?;
-        }
-        Ok(indexes)
+    fn indexes(&self) -> io::Result<MutexGuard<'_, Indexes>> {
+        self.files()?;
+        Ok(lock(&self.indexes))
     }
 
+    /// Reads what the index files of a segment with batches end with; false when they cannot be
+    /// right.
     fn load(&self, files: &Files, indexes: &mut Indexes) -> io::Result<bool> {
         let (offsets, times) = (files.index.len()?, files.timeindex.len()?);
-        // Beside an empty file they are of batches that are gone, whose offsets others get: a power
-        // cut may keep an index and not its file, and a crash the indexes of a segment that was
-        // being removed.
-        let are_stale = self.size() == 0 && (offsets, times) != (0, 0);
-        if are_stale || offsets % OFFSET_ENTRY != 0 || times % TIME_ENTRY != 0 {
+        if offsets % OFFSET_ENTRY != 0 || times % TIME_ENTRY != 0 {
             return Ok(false);
         }
-        (indexes.offsets, indexes.times) = (offsets / OFFSET_ENTRY, times / TIME_ENTRY);
-        indexes.last_offset =
-            indexes.offsets.checked_sub(1).map(|at| offset_entry(files, at)).transpose()?;
-        indexes.last_time =
-            indexes.times.checked_sub(1).map(|at| time_entry(files, at)).transpose()?;
-        if indexes.last_offset.is_some_and(|last| u64::from(last.1) >= self.size().max(1) || last == (0, 0))
+        let last_offset = (offsets / OFFSET_ENTRY).checked_sub(1);
+        let last_time = (times / TIME_ENTRY).checked_sub(1);
+        let found = Indexes {
+            offsets: offsets / OFFSET_ENTRY,
+            times: times / TIME_ENTRY,
+            last_offset: last_offset.map(|at| offset_entry(files, at)).transpose()?,
+            last_time: last_time.map(|at| time_entry(files, at)).transpose()?,
+            loaded: true,
+            ..Indexes::default()
+        };
+        if found.last_offset.is_some_and(|last| u64::from(last.1) >= self.size() || last == (0, 0))
             // A time of zero is one that a crash left unwritten, and would make the segment the
             // oldest of all.
-            || indexes.last_time.is_none_or(|last| last == (0, 0)) && self.size() > 0
+            || found.last_time.is_none_or(|last| last == (0, 0))
         {
             return Ok(false);
         }
+        *indexes = found;
         indexes.max =
             indexes.last_time.map(|(time, relative)| (time, self.base + i64::from(relative)));
-        indexes.loaded = true;
         Ok(true)
     }
 
-    /// Makes the indexes anew.
-    fn rebuild(&self, files: &Files, indexes: &mut Indexes) -> io::Result<()> {
-        *indexes = Indexes { loaded: true, ..Indexes::default() };
-        files.index.set_len(0)?;
-        files.timeindex.set_len(0)?;
-        for batch in Scan::new(files.log.clone(), 0, self.size()).map_while(Result::ok) {
-            self.index_batch(indexes, files, batch.0, &batch.1, INDEX_INTERVAL)?;
+    /// Makes the indexes anew: each is there as a whole, on the device, or not at all. Below the
+    /// recovery point nobody looks whether one ends too early, and records behind its end would be
+    /// old, and not found by their time. The name of the file they are of goes to the device before
+    /// theirs.
+    fn make_indexes(&self, log: &FileRef, indexes: &mut Indexes) -> io::Result<()> {
+        *indexes = Indexes::default();
+        let mut made = Indexes { loaded: true, ..Indexes::default() };
+        for (at, header) in Scan::new(log.clone(), 0, self.size()).map_while(Result::ok) {
+            self.note_batch(&mut made, at, &header, INDEX_INTERVAL);
         }
-        self.end_time_index(indexes);
-        write_pending(files, indexes)
+        self.end_time_index(&mut made);
+        self.disk.sync_dir(&self.dir)?;
+        self.disk.write_atomically(&self.path(".index"), &made.pending_offset_bytes())?;
+        self.disk.write_atomically(&self.path(".timeindex"), &made.pending_time_bytes())?;
+        made.offsets = made.pending_offsets.drain(..).count() as u64;
+        made.times = made.pending_times.drain(..).count() as u64;
+        *indexes = made;
+        Ok(())
     }
 
     /// Whether a batch lies where an entry of the offset index says; true without an entry.
@@ -269,15 +331,32 @@ impl Segment {
     /// Opens the indexes for recovery: keeps only what lies at or below `offset`; gives the
     /// position and offset to scan from. Without a usable index that is the segment's start.
     pub(super) fn cut_indexes(&self, offset: Offset, trusted: bool) -> io::Result<u64> {
-        let files = self.files()?;
+        self.used.store(true, Ordering::Relaxed);
         let mut indexes = lock(&self.indexes);
-        if !indexes.loaded && (files.log.len()? == 0 || !self.load(&files, &mut indexes)?) {
+        let files = self.open(&mut indexes, false)?;
+        let position = self.cut_opened(&files, &mut indexes, offset, trusted);
+        if position.is_err() {
+            // They are neither what they were nor what they are to be.
+            *lock(&self.files) = None;
+            *indexes = Indexes::default();
+        }
+        position
+    }
+
+    fn cut_opened(
+        &self,
+        files: &Files,
+        indexes: &mut Indexes,
+        offset: Offset,
+        trusted: bool,
+    ) -> io::Result<u64> {
+        if !indexes.loaded && !self.load(files, indexes)? {
             *indexes = Indexes { loaded: true, ..Indexes::default() };
             files.index.set_len(0)?;
             files.timeindex.set_len(0)?;
             return Ok(0);
         }
-        write_pending(&files, &mut indexes)?;
+        write_pending(files, indexes)?;
         if trusted && self.is_indexed_right(indexes.last_offset)? {
             return Ok(indexes.last_offset.map_or(0, |last| u64::from(last.1)));
         }
@@ -332,8 +411,6 @@ impl Segment {
     ) -> io::Result<()> {
         let files = self.files()?;
         let end = self.size();
-        // In front of the write: after it nothing fails for want of a resource.
-        self.indexes().map(drop)?;
         files.log.write_at(&[IoSlice::new(bytes)], end)?;
         let mut indexes = self.indexes()?;
         for (at, header) in headers {
@@ -364,6 +441,24 @@ impl Segment {
         header: &BatchHeader,
         interval: u32,
     ) -> io::Result<()> {
+        self.note_batch(indexes, position, header, interval);
+        if indexes.pending_offsets.len() >= PENDING_MAX
+            && let Err(error) = write_pending(files, indexes)
+            && !Fault::of(&error).is_state()
+        {
+            // On a full disk the entries stay in memory instead.
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    fn note_batch(
+        &self,
+        indexes: &mut Indexes,
+        position: u64,
+        header: &BatchHeader,
+        interval: u32,
+    ) {
         if indexes.max.is_none_or(|max| header.max_timestamp > max.0) {
             indexes.max = Some((header.max_timestamp, header.last_offset()));
         }
@@ -377,16 +472,8 @@ impl Segment {
             }
             self.end_time_index(indexes);
             indexes.bytes_since_entry = 0;
-            if indexes.pending_offsets.len() >= PENDING_MAX
-                && let Err(error) = write_pending(files, indexes)
-                && !Fault::of(&error).is_state()
-            {
-                // On a full disk the entries stay in memory instead.
-                return Err(error);
-            }
         }
         indexes.bytes_since_entry += header.size() as u64;
-        Ok(())
     }
 
     fn end_time_index(&self, indexes: &mut Indexes) {
@@ -434,6 +521,12 @@ impl Segment {
             return Ok(None);
         }
         Ok(self.indexes()?.max)
+    }
+
+    /// As [`Segment::max_timestamp`], as far as it is in memory: touches no file and waits for
+    /// nobody. `None` too when it is not.
+    pub(super) fn known_max_timestamp(&self) -> Option<(TimestampMs, Offset)> {
+        self.indexes.try_lock().ok().filter(|indexes| indexes.loaded).and_then(|known| known.max)
     }
 
     /// Where to begin to look for the batch that holds `offset`.
@@ -599,22 +692,13 @@ fn time_entry(files: &Files, at: u64) -> io::Result<(TimestampMs, u32)> {
 
 fn write_pending(files: &Files, indexes: &mut Indexes) -> io::Result<()> {
     if !indexes.pending_offsets.is_empty() {
-        let bytes: Vec<u8> = indexes
-            .pending_offsets
-            .iter()
-            .flat_map(|(offset, position)| [offset.to_be_bytes(), position.to_be_bytes()])
-            .flatten()
-            .collect();
+        let bytes = indexes.pending_offset_bytes();
         files.index.write_at(&[IoSlice::new(&bytes)], indexes.offsets * OFFSET_ENTRY)?;
         indexes.offsets += indexes.pending_offsets.len() as u64;
         indexes.pending_offsets.clear();
     }
     if !indexes.pending_times.is_empty() {
-        let mut bytes = Vec::new();
-        for (time, offset) in &indexes.pending_times {
-            bytes.extend_from_slice(&time.to_be_bytes());
-            bytes.extend_from_slice(&offset.to_be_bytes());
-        }
+        let bytes = indexes.pending_time_bytes();
         files.timeindex.write_at(&[IoSlice::new(&bytes)], indexes.times * TIME_ENTRY)?;
         indexes.times += indexes.pending_times.len() as u64;
         indexes.pending_times.clear();

@@ -168,3 +168,151 @@ async fn one_directory_that_is_refused_is_not_taken_for_a_broken_device() {
         }
     }
 }
+
+/// The first one removed an index, and every later one asked for it.
+#[tokio::test]
+async fn a_compaction_that_a_lack_has_ended_is_done_by_the_next() {
+    let lacks = [Fault::NoDescriptor, Fault::NoSpace];
+    for (lack, cuts) in lacks.into_iter().flat_map(|lack| [(lack, false), (lack, true)]) {
+        for at in 0.. {
+            let (disk, dir) = (SimDisk::new(at), Path::new(DIR));
+            let (manager, log) = new_log(&disk.env(), dir, compacted()).await;
+            for i in 0..40i64 {
+                keyed(&log, i, &[(&format!("k{}", i % 6), Some(&i.to_string()))]);
+            }
+            log.set_high_watermark(40);
+            log.checkpoint().unwrap();
+            let expected = latest(&table(&log));
+            disk.inject(lack, "", at, u64::MAX);
+            let done = log.compact(&pass(1, 0, 1_000)).is_ok();
+            disk.heal();
+            if cuts {
+                // What is appended to a segment that was sealed is in the file of that name.
+                log.truncate_to(log.segments.load()[1].base + 1).unwrap();
+                append(&log, 50, &["new"]);
+            } else if !done {
+                let again = log.compact(&pass(1, 0, 1_000));
+                assert!(matches!(again, Ok(Some(_))), "{lack:?}, after {at}: {again:?}");
+            }
+            log.sync().unwrap();
+            let (left, end) = (table(&log), log.end_offset());
+            assert!(cuts || latest(&left) == expected, "{lack:?}, after {at}");
+            drop((manager, log));
+            disk.power_cut();
+            let log = open(&disk.env(), dir).await.get(ID, 0).unwrap();
+            assert_eq!((table(&log), log.end_offset()), (left, end), "{lack:?}, after {at}");
+            if done {
+                assert!(at > 8, "the faults have to have met something: {at}");
+                break;
+            }
+        }
+    }
+}
+
+/// What is found by time, segment by segment, and what by offset.
+fn looked_up(log: &Log) -> Vec<(Offset, Option<(i64, Offset)>)> {
+    let segments = log.segments.load_full();
+    segments.iter().map(|segment| (segment.base, segment.max_timestamp().unwrap())).collect()
+}
+
+/// Indexes that were made anew were on no list of what is to be synced, and whatever a power cut
+/// left of them was believed: retention took segments with newer records than it saw.
+#[tokio::test]
+async fn indexes_that_are_made_anew_are_there_as_a_whole_or_not_at_all() {
+    for compacts in [false, true] {
+        for at in 0.. {
+            let (disk, dir) = (SimDisk::new(at), Path::new(DIR));
+            let config = LogConfig { segment_bytes: 400_000, ..compacted() };
+            let (manager, log) = new_log(&disk.env(), dir, config).await;
+            let value = "x".repeat(5_000);
+            for i in 0..200i64 {
+                // Half of the keys come once.
+                let key = if i % 2 == 0 { i } else { 1 };
+                keyed(&log, i, &[(&format!("k{key}"), Some(&value))]);
+            }
+            log.set_high_watermark(200);
+            manager.close().await.unwrap();
+            let segments = log.segments.load_full();
+            drop((manager, log));
+            let newest = looked_up(&open(&disk.env(), dir).await.get(ID, 0).unwrap());
+            if !compacts {
+                for suffix in [".index", ".timeindex"] {
+                    disk.remove_file(&segments[0].path(suffix)).unwrap();
+                }
+                disk.sync_dir(&dir.join("orders-0")).unwrap();
+            }
+            let manager = open(&disk.env(), dir).await;
+            let log = manager.get(ID, 0).unwrap();
+            log.set_config(compacted());
+            disk.cut_power_after(at);
+            let made = if compacts {
+                log.compact(&pass(1, 0, 10_000)).map(drop).map_err(|error| error.to_string())
+            } else {
+                let first = &log.segments.load()[0];
+                first.max_timestamp().map(drop).map_err(|error| error.to_string())
+            };
+            drop((manager, log));
+            disk.power_cut();
+            let manager = open(&disk.env(), dir).await;
+            let log = manager.get(ID, 0).unwrap_or_else(|| panic!("{:?}", manager.offline_logs()));
+            // The record with the largest time of a segment is its last, which compaction keeps.
+            let found = looked_up(&log);
+            let times = |of: &[(Offset, Option<(i64, Offset)>)]| {
+                of.iter().map(|(base, max)| (*base, max.map(|max| max.0 / 2))).collect::<Vec<_>>()
+            };
+            assert_eq!(times(&found), times(&newest), "{compacts}, after {at} changes");
+            if made.is_ok() {
+                assert!(at > 3, "the faults have to have met something: {at}");
+                break;
+            }
+        }
+    }
+}
+
+/// A producer waited while retention made an index anew: the lock that it decides under is the
+/// appends'.
+#[tokio::test]
+async fn retention_decides_from_what_is_in_memory() {
+    let (disk, dir) = (SimDisk::new(1), Path::new(DIR));
+    let (_manager, log) = new_log(&disk.env(), dir, compacted()).await;
+    for i in 0..40i64 {
+        keyed(&log, i, &[(&format!("k{}", i % 6), Some(&i.to_string()))]);
+    }
+    log.set_high_watermark(40);
+    log.sync().unwrap();
+    log.compact(&pass(1, 0, 1_000)).unwrap().unwrap();
+    let read = disk.stats().bytes_read;
+    let known = looked_up(&log);
+    assert_eq!(disk.stats().bytes_read, read, "compaction leaves its indexes in memory");
+    let in_memory: Vec<_> = log
+        .segments
+        .load()
+        .iter()
+        .map(|segment| (segment.base, segment.known_max_timestamp()))
+        .collect();
+    assert_eq!(in_memory, known);
+    // Where they are not: kept, until the next time.
+    let cold: Vec<_> = log
+        .segments
+        .load()
+        .iter()
+        .map(|segment| {
+            Arc::new(segment::Segment::new(
+                log.dir.disk.clone(),
+                &log.path,
+                segment.base,
+                segment.size(),
+            ))
+        })
+        .collect();
+    log.set_config(LogConfig {
+        cleanup_policy: CleanupPolicy { delete: true, compact: false },
+        retention_ms: 1,
+        ..small()
+    });
+    let warm = log.segments.load_full();
+    let read = disk.stats().bytes_read;
+    assert!(log.deletable_in_memory(1_000_000, &warm, usize::MAX).unwrap() > 1);
+    assert_eq!(log.deletable_in_memory(1_000_000, &cold, usize::MAX).unwrap(), 0);
+    assert_eq!(disk.stats().bytes_read, read);
+}
