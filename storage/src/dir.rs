@@ -4,7 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use letterbox_env::panics::{lock, poisoned};
@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::Log;
 use super::error::{AppendError, LogError};
+use super::fence::Fence;
 use super::partition_table::PartitionTable;
 use super::types::Origin;
 
@@ -23,9 +24,9 @@ const SAID_EVERY: Duration = Duration::from_secs(10);
 /// One of `log.dirs`.
 pub struct LogDir {
     pub(super) path: PathBuf,
+    /// Ends the use of the directory when names are lost.
     pub(super) disk: Arc<dyn Disk>,
-    offline: OnceLock<Arc<str>>,
-    went_offline: Notify,
+    fence: Arc<Fence>,
     space: Space,
     /// A log in it was not opened or not closed in order.
     unclean: AtomicBool,
@@ -104,12 +105,16 @@ struct Dirty {
 }
 
 impl LogDir {
-    pub(super) fn new(disk: Arc<dyn Disk>, path: PathBuf, partitions: PartitionTable) -> Self {
+    /// `disk` is the one of `fence`.
+    pub(super) fn new(
+        path: PathBuf,
+        (fence, disk): (Arc<Fence>, Arc<dyn Disk>),
+        partitions: PartitionTable,
+    ) -> Self {
         Self {
             path,
             disk,
-            offline: OnceLock::new(),
-            went_offline: Notify::new(),
+            fence,
             space: Space::default(),
             unclean: AtomicBool::new(false),
             dirty: Mutex::default(),
@@ -122,9 +127,11 @@ impl LogDir {
 
     /// A directory that cannot be used, from the start on.
     pub(super) fn unusable(disk: &Arc<dyn Disk>, path: &Path, why: &LogError) -> Self {
-        let dir = Self::new(disk.clone(), path.into(), PartitionTable::unread(disk, path));
+        let (fence, disk) = Fence::around(path, disk);
+        let table = PartitionTable::unread(&disk, path);
+        let dir = Self::new(path.into(), (fence, disk), table);
         dir.mark_unclean();
-        dir.take_offline(with_causes(why).into());
+        dir.fence.close(with_causes(why).into());
         dir
     }
 
@@ -137,18 +144,12 @@ impl LogDir {
     /// Why it is offline, if it is.
     #[must_use]
     pub fn offline(&self) -> Option<Arc<str>> {
-        self.offline.get().cloned()
+        self.fence.reason().cloned()
     }
 
     /// Completes with the reason when it is offline.
     pub(super) async fn until_offline(&self) -> Arc<str> {
-        loop {
-            let went_offline = self.went_offline.notified();
-            if let Some(reason) = self.offline() {
-                return reason;
-            }
-            went_offline.await;
-        }
+        self.fence.until_closed().await
     }
 
     /// Whether it takes no appends of clients for want of space.
@@ -258,22 +259,13 @@ impl LogDir {
     /// Takes no more appends, ever: what the device has of the latest writes is unknown, and a
     /// later success would not change that.
     pub(super) fn fence(&self, action: &str, error: &io::Error) -> Arc<str> {
-        self.take_offline(format!("{action}: {error}").into())
-    }
-
-    fn take_offline(&self, reason: Arc<str>) -> Arc<str> {
-        if self.offline.set(reason.clone()).is_ok() {
-            tracing::error!(dir = %self.path.display(), %reason, "log directory is offline; repair \
-                it and restart the broker");
-            self.went_offline.notify_waiters();
-        }
-        self.offline.get().cloned().unwrap_or(reason)
+        self.fence.close(format!("{action}: {error}").into())
     }
 
     /// Whether an append of `origin` may be tried. Coordinators may use the reserve but for a
     /// quarter of it, which is left for the metadata log, the checkpoints and the shutdown.
     pub(super) fn check_writable_by(&self, origin: Origin) -> Result<(), AppendError> {
-        if let Some(reason) = self.offline.get() {
+        if let Some(reason) = self.fence.reason() {
             return Err(AppendError::LogDirOffline {
                 dir: self.path.clone(),
                 reason: reason.clone(),

@@ -19,6 +19,7 @@ mod cleaner;
 mod config;
 mod dir;
 mod error;
+mod fence;
 mod lifecycle;
 mod manager;
 mod open;

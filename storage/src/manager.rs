@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::checkpoint::CLEAN_SHUTDOWN;
 use super::dir::LogDir;
 use super::error::{IoContext, LogError};
+use super::fence::Fence;
 use super::open::{Found, Opened, Owned};
 use super::partition_table::{Name, PartitionTable};
 use super::tail_cache::CacheBudget;
@@ -389,13 +390,14 @@ fn open_dir(disk: &Arc<dyn Disk>, path: &Path) -> Result<OpenedDir, LogError> {
         std::io::ErrorKind::WouldBlock => LogError::Locked(path.into()),
         _ => LogError::Io { action: "lock", path: path.into(), source: Arc::new(error) },
     })?;
+    let (fence, disk) = Fence::around(path, disk);
     let marker = path.join(CLEAN_SHUTDOWN);
     let clean = disk.exists(&marker).during("look for", &marker)?;
-    let partitions = PartitionTable::read(disk, path)?;
+    let partitions = PartitionTable::read(&disk, path)?;
     if clean {
         disk.remove_file(&marker).and_then(|()| disk.sync_dir(path)).during("remove", &marker)?;
     }
-    let dir = Arc::new(LogDir::new(disk.clone(), path.into(), partitions));
+    let dir = Arc::new(LogDir::new(path.into(), (fence, disk.clone()), partitions));
     let (mut found, mut deleted) = (Vec::new(), Vec::new());
     for entry in disk.list(path).during("list", path)?.into_iter().filter(|entry| entry.is_dir) {
         if entry.name == QUORUM_DIR {

@@ -316,3 +316,35 @@ async fn retention_decides_from_what_is_in_memory() {
     assert_eq!(log.deletable_in_memory(1_000_000, &cold, usize::MAX).unwrap(), 0);
     assert_eq!(disk.stats().bytes_read, read);
 }
+
+/// Upkeep made a warning of it, and the syncer, which asked next, was told that all is well: the
+/// names of new segments went with a power cut, and what was acknowledged in them.
+#[tokio::test]
+async fn names_that_a_directory_has_lost_are_lost_for_everybody() {
+    for by in ["retention", "compaction", "checkpoint", "deletion"] {
+        let (disk, dir) = (SimDisk::new(1), Path::new(DIR));
+        let (manager, log) = new_log(&disk.env(), dir, compacted()).await;
+        manager.create("other", OTHER, 0, small()).await.unwrap();
+        for i in 0..40i64 {
+            keyed(&log, i, &[(&format!("k{}", i % 6), Some(&i.to_string()))]);
+        }
+        log.set_high_watermark(40);
+        log.checkpoint().unwrap();
+        keyed(&log, 41, &[("new", Some("record"))]);
+        log.roll_now(41).unwrap();
+        keyed(&log, 42, &[("new", Some("in a new file"))]);
+        disk.inject(Fault::FailSyncDir, "", 0, 1);
+        match by {
+            "retention" => {
+                log.delete_records_before(20).unwrap();
+                log.apply_retention(100).unwrap_err();
+            }
+            "compaction" => drop(log.compact(&pass(1, 0, 1_000)).unwrap_err()),
+            "checkpoint" => manager.checkpoint().await,
+            _ => manager.delete(vec![("other".into(), OTHER, 0)]).await,
+        }
+        assert_eq!(disk.stats().faults.get("failed directory sync"), Some(&1), "{by}");
+        assert!(log.sync().is_err(), "{by}: what comes after is acknowledged");
+        assert!(log.dir().offline().is_some_and(|why| why.contains("sync directory")), "{by}");
+    }
+}
