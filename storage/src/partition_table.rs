@@ -66,7 +66,10 @@ pub(super) struct PartitionTable {
     dir: PathBuf,
     /// Its files were not read, so they are not written over.
     is_unread: bool,
-    /// Held while a file is written, so that no older content comes after a newer one.
+    /// Held while files are written, so that no older content comes after a newer one. Locked
+    /// before `rows`.
+    writing: Mutex<()>,
+    /// Held for moments: whoever asks whose a partition is never waits for the device.
     rows: Mutex<Rows>,
 }
 
@@ -116,13 +119,19 @@ impl PartitionTable {
                 rows.of.into_iter().partition(|(_, row)| row.topic_id.is_some());
             (rows.of, rows.stale) = (of, gone.into_keys().collect());
         }
-        Ok(Self { disk: disk.clone(), dir: dir.into(), is_unread: false, rows: Mutex::new(rows) })
+        Ok(Self { rows: Mutex::new(rows), is_unread: false, ..Self::unread(disk, dir) })
     }
 
     /// The table of a log directory that cannot be used: nothing is known, and nothing will be
     /// written.
     pub(super) fn unread(disk: &Arc<dyn Disk>, dir: &Path) -> Self {
-        Self { disk: disk.clone(), dir: dir.into(), is_unread: true, rows: Mutex::default() }
+        Self {
+            disk: disk.clone(),
+            dir: dir.into(),
+            is_unread: true,
+            writing: Mutex::default(),
+            rows: Mutex::default(),
+        }
     }
 
     /// Whether it is not known which partitions lie there.
@@ -180,6 +189,7 @@ impl PartitionTable {
     /// The file system's own; nothing may be appended to these partitions then, and the rows are
     /// not there.
     pub(super) fn add(&self, new: &[(Name, TopicId)]) -> Result<(), LogError> {
+        let _one = lock(&self.writing);
         let mut rows = self.rows();
         for (name, topic_id) in new {
             if rows
@@ -191,8 +201,10 @@ impl PartitionTable {
             }
         }
         rows.ids_changed = true;
-        let written = self.write_ids(&mut rows);
+        drop(rows);
+        let written = self.write_ids();
         if written.is_err() {
+            let mut rows = self.rows();
             for (name, _) in new {
                 rows.of.remove(name);
             }
@@ -235,8 +247,8 @@ impl PartitionTable {
     /// The file system's own; it is written the next time, and what is not written is not trusted
     /// at a start.
     pub(super) fn write_changed(&self) -> Result<(), LogError> {
-        let mut rows = self.rows();
-        if rows.ids_changed { self.write_ids(&mut rows) } else { Ok(()) }
+        let _one = lock(&self.writing);
+        self.write_changed_ids()
     }
 
     /// Writes the recovery points of these logs. Blocks.
@@ -244,9 +256,9 @@ impl PartitionTable {
         &self,
         logs: impl IntoIterator<Item = &'a Log>,
     ) -> Result<(), LogError> {
-        let mut rows = self.rows();
-        rows.change(logs, |kept, log| kept.recovery_point = log.recovery_point());
-        self.write(&rows, RECOVERY_POINTS)
+        let _one = lock(&self.writing);
+        self.rows().change(logs, |kept, log| kept.recovery_point = log.recovery_point());
+        self.write(RECOVERY_POINTS)
     }
 
     /// Writes the high watermarks and log start offsets of these logs, and what deleted ones have
@@ -256,16 +268,16 @@ impl PartitionTable {
         &self,
         logs: impl IntoIterator<Item = &'a Log>,
     ) -> Result<(), LogError> {
-        let mut rows = self.rows();
-        rows.change(logs, |kept, log| {
+        let _one = lock(&self.writing);
+        self.rows().change(logs, |kept, log| {
             let synced_end = log.synced_end();
             (kept.high_watermark, kept.log_start) =
                 (log.high_watermark().min(synced_end), log.start_offset().min(synced_end));
             kept.durable_end = kept.recovery_point.max(kept.high_watermark);
         });
-        self.write(&rows, HIGH_WATERMARKS)?;
-        self.write(&rows, LOG_STARTS)?;
-        if rows.ids_changed { self.write_ids(&mut rows) } else { Ok(()) }
+        self.write(HIGH_WATERMARKS)?;
+        self.write(LOG_STARTS)?;
+        self.write_changed_ids()
     }
 
     /// Up to where a log was compacted.
@@ -281,33 +293,42 @@ impl PartitionTable {
 
     /// Notes up to where a log was compacted. Blocks.
     pub(super) fn set_cleaned(&self, log: &Log, offset: Offset) -> Result<(), LogError> {
-        let mut rows = self.rows();
-        if rows.change([log], |kept, _| kept.cleaned = Some(offset)) {
-            self.write(&rows, CLEANER_OFFSETS)
-        } else {
-            Ok(())
-        }
+        let _one = lock(&self.writing);
+        let is_changed = self.rows().change([log], |kept, _| kept.cleaned = Some(offset));
+        if is_changed { self.write(CLEANER_OFFSETS) } else { Ok(()) }
     }
 
-    fn write_ids(&self, rows: &mut Rows) -> Result<(), LogError> {
+    fn write_changed_ids(&self) -> Result<(), LogError> {
+        let is_changed = self.rows().ids_changed;
+        if is_changed { self.write_ids() } else { Ok(()) }
+    }
+
+    /// To be called under `writing`. What changes while it writes is written the next time.
+    fn write_ids(&self) -> Result<(), LogError> {
         if self.is_unread {
             return Ok(());
         }
-        if !rows.stale.is_empty() {
-            for file in [RECOVERY_POINTS, LOG_STARTS, HIGH_WATERMARKS, CLEANER_OFFSETS] {
-                self.write(rows, file)?;
+        let stale = std::mem::take(&mut self.rows().stale);
+        if !stale.is_empty() {
+            let files = [RECOVERY_POINTS, LOG_STARTS, HIGH_WATERMARKS, CLEANER_OFFSETS];
+            let written = files.into_iter().try_for_each(|file| self.write(file));
+            if written.is_err() {
+                self.rows().stale.extend(stale);
+                return written;
             }
-            rows.stale.clear();
         }
-        let ids = rows
-            .written()
-            .filter_map(|((topic, partition), row)| Some((&**topic, *partition, row.topic_id?)));
-        checkpoint::write_topic_ids(&*self.disk, &self.dir.join(TOPIC_IDS), ids)?;
+        let mut rows = self.rows();
         rows.ids_changed = false;
-        Ok(())
+        let ids: Vec<_> =
+            rows.written().filter_map(|(name, row)| Some((name.clone(), row.topic_id?))).collect();
+        drop(rows);
+        let ids = ids.iter().map(|((topic, partition), id)| (&**topic, *partition, *id));
+        checkpoint::write_topic_ids(&*self.disk, &self.dir.join(TOPIC_IDS), ids)
+            .inspect_err(|_| self.rows().ids_changed = true)
     }
 
-    fn write(&self, rows: &Rows, file: &'static str) -> Result<(), LogError> {
+    /// To be called under `writing`.
+    fn write(&self, file: &'static str) -> Result<(), LogError> {
         if self.is_unread {
             return Ok(());
         }
@@ -317,9 +338,14 @@ impl PartitionTable {
             HIGH_WATERMARKS => Some(kept.high_watermark),
             _ => kept.cleaned,
         };
-        let offsets = rows.written().filter_map(|((topic, partition), row)| {
-            Some((&**topic, *partition, offset(&row.kept)?))
-        });
+        let rows = self.rows();
+        let offsets: Vec<_> = rows
+            .written()
+            .filter_map(|(name, row)| Some((name.clone(), offset(&row.kept)?)))
+            .collect();
+        drop(rows);
+        let offsets =
+            offsets.iter().map(|((topic, partition), offset)| (&**topic, *partition, *offset));
         checkpoint::write_offsets(&*self.disk, &self.dir.join(file), offsets)
     }
 }

@@ -348,3 +348,38 @@ async fn names_that_a_directory_has_lost_are_lost_for_everybody() {
         assert!(log.dir().offline().is_some_and(|why| why.contains("sync directory")), "{by}");
     }
 }
+
+/// A checkpoint kept the lock over its syncs, and with it the threads that serve clients.
+#[tokio::test]
+#[allow(clippy::disallowed_methods, reason = "a thread that may wait for ever, if it fails")]
+async fn whose_a_partition_is_is_told_while_a_checkpoint_is_written() {
+    for file in ["recovery-point-offset-checkpoint.tmp", "partition-topic-ids.tmp"] {
+        let (disk, dir) = (SimDisk::new(1), Path::new(DIR));
+        let (manager, log) = new_log(&disk.env(), dir, small()).await;
+        append(&log, 1, &["a"]);
+        log.sync().unwrap();
+        let (told, heard) = std::sync::mpsc::channel();
+        let (asked, manager_asked) = (Mutex::new(Some(told)), Arc::downgrade(&manager));
+        disk.on_make(move |path| {
+            if !path.ends_with(file) {
+                return;
+            }
+            let (told, manager) = (asked.lock().unwrap().take(), manager_asked.upgrade());
+            let (Some(told), Some(manager)) = (told, manager) else { return };
+            let (answer, answered) = std::sync::mpsc::channel();
+            std::thread::spawn(move || {
+                let table = &manager.dirs()[0].partitions;
+                table.forget([(&("gone".into(), 0), None)]);
+                let _ = answer.send(table.get(&(TOPIC.into(), 0)).unwrap().0);
+            });
+            // Inside of the write, which does not go on before.
+            told.send(answered.recv_timeout(Duration::from_secs(10))).unwrap();
+        });
+        if file.starts_with("recovery") {
+            log.dir().partitions.set_recovery_points([&*log]).unwrap();
+        } else {
+            manager.create("other", OTHER, 0, small()).await.unwrap();
+        }
+        assert_eq!(heard.recv().unwrap(), Ok(Some(ID)), "{file}");
+    }
+}
