@@ -63,6 +63,16 @@ pub trait File: Send + Sync {
     /// drops the dirty pages).
     fn sync(&self) -> io::Result<()>;
 
+    /// As [`File::sync`], of bytes that nobody counts on before it has succeeded, and that are
+    /// written again otherwise: a new file that is to replace another, room ahead of an end. So a
+    /// failure loses nothing, and "no space" is a state here. Blocks.
+    ///
+    /// # Errors
+    /// The device's own.
+    fn sync_new(&self) -> io::Result<()> {
+        self.sync().map_err(thrown_away)
+    }
+
     /// Cuts or extends (with zeros) the file to `len` bytes.
     ///
     /// # Errors
@@ -227,13 +237,13 @@ pub trait Disk: Send + Sync {
         let write = || {
             let file = self.open(&beside, OpenMode::Truncate)?;
             file.write_at(&[io::IoSlice::new(bytes)], 0)?;
-            file.sync()?;
+            file.sync_new()?;
             self.rename(&beside, path)
         };
         if let Err(error) = write() {
             // On a full disk the half of it would hold the space that is missing.
             let _ = self.remove_file(&beside);
-            return Err(thrown_away(error));
+            return Err(error);
         }
         self.sync_dir(path.parent().unwrap_or(Path::new("."))).map_err(thrown_away)
     }

@@ -216,7 +216,6 @@ impl Log {
             .and_then(|_one| self.dir.disk.open(&path, OpenMode::Truncate))
             .during("create", &path)?;
         let mut out = Writer { file, buffer: Vec::new(), written: 0, synced: 0 };
-        let failed = |error: &io::Error| drop(self.dir.fence("sync", error));
         for batch in old.scan_from(0).during("read", old.path(".log"))? {
             self.check_interrupted(pass)?;
             let (at, header) = batch.map_err(|(_, error)| damaged(old, error))?;
@@ -224,13 +223,13 @@ impl Log {
             if let Some(kept) = self.compact_batch(old, bytes, &header, last, pass.now)? {
                 out.write(&kept).during("write", &path)?;
                 if out.written - out.synced >= SYNC_BYTES {
-                    out.sync().inspect_err(failed).during("sync", &path)?;
+                    out.sync().during("sync", &path)?;
                 }
             }
         }
         out.flush().during("write", &path)?;
         if out.written < old.size() {
-            out.sync().inspect_err(failed).during("sync", &path)?;
+            out.sync().during("sync", &path)?;
         }
         Ok(out.written)
     }
@@ -390,7 +389,7 @@ impl Writer {
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        self.file.sync()?;
+        self.file.sync_new()?;
         self.synced = self.written;
         Ok(())
     }

@@ -13,8 +13,9 @@
 //! cutting it would undo votes and entries that others were told of.
 //!
 //! After a failed sync nothing is written any more, ever, by this process. A write that finds no
-//! space is no such failure: nothing of it counts, and it may be repeated. For a full disk there is
-//! room ahead of the end, at least half of [`RESERVE_LEN`].
+//! space is no such failure, nor is the sync of room ahead or of a file that is to replace this one:
+//! nothing of it counts, and it may be repeated. For a full disk there is room ahead of the end, at
+//! least half of [`RESERVE_LEN`].
 //!
 //! The name is an offset and the four bytes are where a record batch has its length, so that Apache
 //! Kafka's tools, which look at every `.log` in a directory, take the file for a log that ends with
@@ -194,7 +195,7 @@ impl Wal {
         let write = || -> io::Result<FileRef> {
             let file = disk.open(&beside, OpenMode::Truncate)?;
             file.write_at(&[IoSlice::new(&bytes)], 0)?;
-            file.sync()?;
+            file.sync_new()?;
             disk.rename(&beside, &path)?;
             Ok(file)
         };
@@ -264,7 +265,8 @@ impl Wal {
     fn write_ahead(&mut self, reserved: usize) -> io::Result<()> {
         let zeros = vec![0; reserved.saturating_sub(self.reserved)];
         self.file.write_at(&[IoSlice::new(&zeros)], self.reserved as u64)?;
-        self.file.sync()?;
+        // Every frame was synced before: only the zeros can be lost.
+        self.file.sync_new()?;
         self.reserved = reserved;
         Ok(())
     }

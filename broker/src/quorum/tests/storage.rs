@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use letterbox_env::Env;
+use letterbox_env::{Disk, Env, Fault};
+use letterbox_sim::disk::{Fault as DiskFault, SimDisk};
 use openraft::testing::{StoreBuilder, Suite};
 
 use crate::quorum::log_store::LogStore;
@@ -178,4 +179,36 @@ fn tools_that_look_at_every_log_file_take_this_one_for_an_unfinished_batch() {
     );
     let size = i32::from_be_bytes(bytes[8..12].try_into().unwrap());
     assert!(size >= 14 && u64::from(size.unsigned_abs()) + 12 > bytes.len() as u64, "{size}");
+}
+
+/// The node ended, although nothing was lost: nobody counts yet on a new file, or on room ahead.
+#[test]
+fn no_space_at_a_sync_that_nobody_counts_on_passes() {
+    let large = |bytes| vec![Item::Entry(vec![7; bytes])];
+    for (rewrites, items, passes_at_once) in [
+        (true, large(10), false),
+        // There is room without what was to be written ahead.
+        (false, large(600 << 10), true),
+        (false, large(2 << 20), false),
+    ] {
+        let disk = SimDisk::new(1);
+        let (env, dir) = (disk.env(), Path::new("/metadata"));
+        disk.create_dir_all_durably(dir).unwrap();
+        let open = || Wal::open(Arc::clone(&env.disk), &*env.random, dir, 1, true).unwrap();
+        let (mut wal, _) = open();
+        wal.append(&large(5)).unwrap();
+        disk.inject(DiskFault::NoSpaceAtSync, "", 0, 1);
+        let mut write = || if rewrites { wal.rewrite(&items) } else { wal.append(&items) };
+        match write() {
+            Ok(()) => assert!(passes_at_once),
+            Err(error) => {
+                assert!(Fault::of(&error).is_state() && !passes_at_once, "{error}");
+                write().unwrap();
+            }
+        }
+        drop(wal);
+        disk.power_cut();
+        let before = if rewrites { Vec::new() } else { large(5) };
+        assert_eq!(open().1, [before, items].concat());
+    }
 }
