@@ -200,8 +200,9 @@ pub(super) struct Builder {
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
     async fn build_snapshot(&mut self) -> Result<Snapshot<TypeConfig>, StorageError> {
         let failed = |error: String| StorageIOError::write_snapshot(None, AnyError::error(error));
-        let data = record::encode(&self.image.to_records())
-            .map_err(|error| failed(with_causes(&error)))?;
+        let image = self.image.clone();
+        let encoded = self.env.blocking(move || record::encode(&image.to_records())).await;
+        let data = encoded.map_err(|error| failed(with_causes(&error)))?;
         let snapshot_id = self
             .applied
             .map_or_else(|| "0".to_owned(), |id| format!("{}-{}", id.leader_id.term, id.index));

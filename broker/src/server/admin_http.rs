@@ -163,18 +163,17 @@ fn router(health: Arc<Health>, whose: Arc<Whose>) -> Router {
     router.route("/readyz", get(move || async move { readiness(&ready) })).route(
         "/metrics",
         get(move || async move {
-            let Some((services, logs)) = health.broker.get() else {
+            let Some((services, logs)) = health.broker.get().cloned() else {
                 return (StatusCode::SERVICE_UNAVAILABLE, STARTING).into_response();
             };
-            refresh(services, logs);
-            (
-                [(
-                    header::CONTENT_TYPE,
-                    "application/openmetrics-text; version=1.0.0; charset=utf-8",
-                )],
-                services.metrics.render(),
-            )
-                .into_response()
+            // Thousands of partitions have tens of thousands of lines.
+            let env = services.env.clone();
+            let render = move || {
+                refresh(&services, &logs);
+                services.metrics.render()
+            };
+            let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, content_type)], env.blocking(render).await).into_response()
         }),
     )
 }

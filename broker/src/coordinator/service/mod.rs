@@ -132,9 +132,12 @@ impl GroupCoordinator {
     /// Topics were deleted: no group keeps an offset of them, also not one that is being committed
     /// now. Metadata must not know them any more when this is called.
     pub fn topics_deleted(&self, topics: &[Arc<str>]) {
-        let topics: Arc<[Arc<str>]> = topics.into();
-        let forget: Event<Shard> = Arc::new(move |shard, now| shard.forget_topics(&topics, now));
-        self.inner.runtime.tell_all(&forget);
+        // One topic after the other: each looks into every group, and others have their turn between.
+        for topic in topics {
+            let topic = topic.clone();
+            let forget: Event<Shard> = Arc::new(move |shard, now| shard.forget_topic(&topic, now));
+            self.inner.runtime.tell_all(&forget);
+        }
     }
 
     /// Ends everything; later requests are answered COORDINATOR_NOT_AVAILABLE. What was appended is

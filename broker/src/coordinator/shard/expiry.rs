@@ -37,15 +37,13 @@ impl Shard {
         self.arm_expiry(now);
     }
 
-    /// Topics were deleted: their offsets go, or the groups would pass over the first records of
-    /// topics that get these names later.
-    pub fn forget_topics(&mut self, topics: &[Arc<str>], now: Now) -> Output {
-        let pairs = self
+    /// A topic was deleted: its offsets go, or the groups would pass over the first records of one
+    /// that gets this name later.
+    pub fn forget_topic(&mut self, topic: &Arc<str>, now: Now) -> Output {
+        let gone = self
             .groups
             .keys()
-            .flat_map(|group| topics.iter().map(move |topic| of_topic(group, topic)));
-        let gone = pairs
-            .flat_map(|range| self.offsets.latest_range(range))
+            .flat_map(|group| self.offsets.latest_range(of_topic(group, topic)))
             .map(|(key, _)| tombstone(key))
             .collect();
         let mut out = Output::default();

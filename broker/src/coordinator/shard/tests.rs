@@ -647,10 +647,10 @@ proptest! {
 fn offsets_of_deleted_topics_go_and_stay_gone() {
     let mut world = World::new(GroupConfig::default());
     world.commit_offset("", -1, 41, "");
-    let untouched = world.shard.forget_topics(&["another".into()], world.now());
+    let untouched = world.shard.forget_topic(&"another".into(), world.now());
     world.take(untouched);
     assert_eq!(world.offset(), Some((41, 7, String::new())));
-    let forgotten = world.shard.forget_topics(&["another".into(), "t".into()], world.now());
+    let forgotten = world.shard.forget_topic(&"t".into(), world.now());
     world.take(forgotten);
     assert_eq!(world.offset(), None);
     let mut again = Shard::new(GroupConfig::default(), Arc::default());
@@ -738,7 +738,7 @@ fn commits_that_add_bytes_are_refused_at_the_bound_and_others_go_on() {
         (0, E::CoordinatorNotAvailable.code(), 0)
     );
     assert_eq!(world.offset().map(|offset| offset.0), Some(3));
-    let forgotten = world.shard.forget_topics(&["t".into()], world.now());
+    let forgotten = world.shard.forget_topic(&"t".into(), world.now());
     world.take(forgotten);
     assert_eq!(world.shard.memory.offsets_bytes(), 0);
 }
