@@ -79,29 +79,32 @@ fn hostile_bytes_close_the_connection_and_are_one_line_in_the_log() {
 }
 
 /// A broker does not hold more than a small frame for a peer that has not shown that it speaks the
-/// protocol.
+/// protocol: by a whole request, or by a large one that begins as one that is served.
 #[test]
 fn a_large_frame_is_for_clients_that_are_known() {
     let dir = tempfile::tempdir().unwrap();
     let broker = Broker::start(dir.path(), "");
     let mebibyte = (1i32 << 20).to_be_bytes();
-    for (name, first, said) in [
-        ("nothing before", None, "allowed are 524288 before the first valid request"),
+    const PRODUCE_9: [u8; 4] = [0, 0, 0, 9];
+    for (name, first, begins, said) in [
+        ("nothing before", None, [0x7f; 4], "allowed are 524288 before the first valid request"),
+        ("a Produce, and nothing before", None, PRODUCE_9, "(8 of 1048580 bytes)"),
         // Answered, so that the client can ask again; nothing behind its first eight bytes was
         // looked at.
         (
             "ApiVersions from the future",
             Some(frame(18, 127, &[0xff; 20])),
+            [0x7f; 4],
             "allowed are 524288 before the first valid request",
         ),
-        ("ApiVersions", Some(frame(18, 0, &[])), "(8 of 1048580 bytes)"),
+        ("ApiVersions", Some(frame(18, 0, &[])), [0x7f; 4], "(8 of 1048580 bytes)"),
     ] {
         let mut stream = broker.connect();
         if let Some(first) = first {
             stream.write_all(&first).unwrap();
             read_frame(&mut stream);
         }
-        stream.write_all(&[mebibyte, [0; 4]].concat()).unwrap();
+        stream.write_all(&[mebibyte, begins].concat()).unwrap();
         stream.shutdown(std::net::Shutdown::Write).unwrap();
         assert!(is_closed(&mut stream), "{name}");
         let line = broker.wait_for_line("connection closed");

@@ -1,7 +1,9 @@
 //! How large a frame may be, and what else it could be that knocks on the port.
 
-/// Largest frame from a peer that has not yet sent one whole request, in bytes. A stranger costs no
-/// more than this.
+use super::apis;
+
+/// Largest frame from a peer that has not yet sent one whole request and does not begin one either,
+/// in bytes. A stranger costs no more than this.
 pub const STRANGER_FRAME_BYTES_MAX: usize = 512 * 1024;
 
 /// Kafka's default of `socket.request.max.bytes`.
@@ -71,25 +73,40 @@ impl FrameLimit {
         }
     }
 
-    /// How many bytes follow the four bytes of the size, by these four bytes.
+    /// How many bytes follow the four bytes of the size, by how the frame begins: `None` until as
+    /// much of it is there as it takes to tell. A stranger's large frame is one when it is a
+    /// request of an API and version that is served: a client may begin with a Produce.
     ///
     /// # Errors
     /// What the peer seems to speak instead, or what is wrong with the size.
-    pub fn frame_bytes(&self, first: [u8; 4]) -> Result<usize, FrameError> {
-        let size = i32::from_be_bytes(first);
-        let max = self.max();
-        match usize::try_from(size) {
-            Err(_) => Err(FrameError::Negative { size }),
-            Ok(size) if size > max => Err(match &first {
-                // A record of a TLS handshake; every 3.x version writes 3 as its major number.
-                [0x16, 0x03, ..] => FrameError::Tls,
-                b"GET " | b"POST" | b"HEAD" | b"PUT " | b"DELE" | b"OPTI" | b"PATC" | b"CONN"
-                | b"PRI " => FrameError::Http,
-                _ => FrameError::TooLarge { size, max, known: self.known },
-            }),
-            Ok(size) if size < REQUEST_BYTES_MIN => Err(FrameError::TooSmall { size }),
-            Ok(size) => Ok(size),
+    pub fn frame_bytes(&self, begins: &[u8]) -> Result<Option<usize>, FrameError> {
+        let Some((first, rest)) = begins.split_first_chunk::<4>() else { return Ok(None) };
+        let size = i32::from_be_bytes(*first);
+        let Ok(size) = usize::try_from(size) else { return Err(FrameError::Negative { size }) };
+        if size < REQUEST_BYTES_MIN {
+            return Err(FrameError::TooSmall { size });
         }
+        if size <= self.max() {
+            return Ok(Some(size));
+        }
+        match first {
+            // A record of a TLS handshake; every 3.x version writes 3 as its major number.
+            [0x16, 0x03, ..] => return Err(FrameError::Tls),
+            b"GET " | b"POST" | b"HEAD" | b"PUT " | b"DELE" | b"OPTI" | b"PATC" | b"CONN"
+            | b"PRI " => return Err(FrameError::Http),
+            _ => {}
+        }
+        let (key, version) = match rest {
+            [a, b, c, d, ..] => (i16::from_be_bytes([*a, *b]), i16::from_be_bytes([*c, *d])),
+            _ if size <= self.request_bytes_max => return Ok(None),
+            _ => (-1, -1),
+        };
+        let is_request = apis::find(key).is_some_and(|api| api.accepts(version));
+        if is_request && size <= self.request_bytes_max {
+            return Ok(Some(size));
+        }
+        let max = if is_request { self.request_bytes_max } else { self.max() };
+        Err(FrameError::TooLarge { size, max, known: self.known || is_request })
     }
 }
 
@@ -103,28 +120,56 @@ mod tests {
         let mut client = stranger;
         client.client_is_known();
         let too_large = |size, max, known| Err(FrameError::TooLarge { size, max, known });
-        type Case = (&'static str, FrameLimit, [u8; 4], Result<usize, FrameError>);
+        let whole = |size| Ok(Some(size));
+        type Case = (&'static str, FrameLimit, &'static [u8], Result<Option<usize>, FrameError>);
         let cases: &[Case] = &[
-            ("a small request", stranger, [0, 0, 0, 40], Ok(40)),
-            ("the largest of a stranger", stranger, [0, 8, 0, 0], Ok(512 * 1024)),
-            ("one more", stranger, [0, 8, 0, 1], too_large(512 * 1024 + 1, 512 * 1024, false)),
-            ("the same of a client", client, [0, 8, 0, 1], Ok(512 * 1024 + 1)),
-            ("the largest of a client", client, [6, 0x40, 0, 0], Ok(100 << 20)),
-            ("one more", client, [6, 0x40, 0, 1], too_large((100 << 20) + 1, 100 << 20, true)),
-            ("a TLS hello", stranger, [0x16, 3, 1, 2], Err(FrameError::Tls)),
-            ("a browser", stranger, *b"GET ", Err(FrameError::Http)),
-            ("a hook", stranger, *b"POST", Err(FrameError::Http)),
-            ("below zero", client, [0xff; 4], Err(FrameError::Negative { size: -1 })),
+            ("half a size", stranger, &[0, 0, 0], Ok(None)),
+            ("a small request", stranger, &[0, 0, 0, 40], whole(40)),
+            ("the largest of a stranger", stranger, &[0, 8, 0, 0], whole(512 * 1024)),
+            ("one more", stranger, &[0, 8, 0, 1], Ok(None)),
+            ("and not yet an API", stranger, &[0, 8, 0, 1, 0, 0, 0], Ok(None)),
+            ("a large Produce 9", stranger, &[0, 8, 0, 1, 0, 0, 0, 9], whole(512 * 1024 + 1)),
+            (
+                "of no version that is served",
+                stranger,
+                &[0, 8, 0, 1, 0, 0, 0, 99],
+                too_large(512 * 1024 + 1, 512 * 1024, false),
+            ),
+            (
+                "of no API that is served",
+                stranger,
+                &[0, 8, 0, 1, 0x7f, 0xff, 0, 9],
+                too_large(512 * 1024 + 1, 512 * 1024, false),
+            ),
+            (
+                "too large for anybody",
+                stranger,
+                &[0x7f, 0xff, 0xff, 0xff],
+                too_large(i32::MAX as usize, 512 * 1024, false),
+            ),
+            (
+                "a Produce too large for anybody",
+                stranger,
+                &[6, 0x40, 0, 1, 0, 0, 0, 9],
+                too_large((100 << 20) + 1, 100 << 20, true),
+            ),
+            ("the same of a client", client, &[0, 8, 0, 1], whole(512 * 1024 + 1)),
+            ("the largest of a client", client, &[6, 0x40, 0, 0], whole(100 << 20)),
+            ("one more", client, &[6, 0x40, 0, 1], too_large((100 << 20) + 1, 100 << 20, true)),
+            ("a TLS hello", stranger, &[0x16, 3, 1, 2], Err(FrameError::Tls)),
+            ("a browser", stranger, b"GET ", Err(FrameError::Http)),
+            ("a hook", stranger, b"POST", Err(FrameError::Http)),
+            ("below zero", client, &[0xff; 4], Err(FrameError::Negative { size: -1 })),
             (
                 "the most below zero",
                 client,
-                [0x80, 0, 0, 0],
+                &[0x80, 0, 0, 0],
                 Err(FrameError::Negative { size: i32::MIN }),
             ),
-            ("nothing", client, [0; 4], Err(FrameError::TooSmall { size: 0 })),
+            ("nothing", client, &[0; 4], Err(FrameError::TooSmall { size: 0 })),
         ];
-        for (name, limit, first, expected) in cases {
-            assert_eq!(limit.frame_bytes(*first), *expected, "{name}");
+        for (name, limit, begins, expected) in cases {
+            assert_eq!(limit.frame_bytes(begins), *expected, "{name}");
         }
     }
 

@@ -335,15 +335,18 @@ impl Loop<'_> {
     fn closed(&self) -> Ended {
         match self.frame_len() {
             Ok(Some(want)) => Ended::HalfFrame { have: self.buffer.len(), want: want + 4 },
-            _ if !self.buffer.is_empty() => Ended::HalfFrame { have: self.buffer.len(), want: 4 },
-            _ => Ended::ByClient,
+            // Its size, or which request a large one would be.
+            _ => match self.buffer.len() {
+                0 => Ended::ByClient,
+                have @ ..4 => Ended::HalfFrame { have, want: 4 },
+                have => Ended::HalfFrame { have, want: 8 },
+            },
         }
     }
 
     /// The length of the frame at the front of the buffer, checked against its bound.
     fn frame_len(&self) -> Result<Option<usize>, Ended> {
-        let Some(prefix) = self.buffer.first_chunk::<4>() else { return Ok(None) };
-        Ok(Some(self.connection.limit.frame_bytes(*prefix)?))
+        Ok(self.connection.limit.frame_bytes(&self.buffer)?)
     }
 
     /// Makes room for the next bytes of the frame at the front; says what the share must grow to
