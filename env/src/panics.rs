@@ -16,6 +16,7 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::future::Future;
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard};
@@ -115,7 +116,11 @@ pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Ends the process because shared state may be half-changed.
 pub fn poisoned() -> ! {
-    eprintln!("a panic left shared state half-changed: the process ends, the next start recovers");
+    // Who does not take it does not learn it.
+    let _ = writeln!(
+        std::io::stderr(),
+        "a panic left shared state half-changed: the process ends, the next start recovers"
+    );
     std::process::abort()
 }
 

@@ -1,12 +1,20 @@
 //! Logs: one event a line, as text or JSON, on standard output; why the process ends, on standard
 //! error.
+//!
+//! Nobody has to read them: a disk that is full, a pipe whose reader has ended or does not read
+//! costs lines and nothing else ([`Output`]).
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context;
 use letterbox_env::with_causes;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracing::error;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
 
 /// What `--log-format` and `--log-level` say.
 #[derive(Clone, Debug, Default)]
@@ -25,11 +33,17 @@ pub(crate) fn start(options: &Options) -> anyhow::Result<()> {
     // What ends openraft is said as why the broker cannot go on; the rest is a voter that is away.
     let level = options.level.as_deref().unwrap_or("info,openraft=off");
     let filter = EnvFilter::try_new(level).with_context(|| format!("--log-level {level}"))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+    let output = Output::new(io::stdout(), options.json);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(!options.json && io::stdout().is_terminal())
+        .log_internal_errors(false)
+        .with_writer(output);
     if options.json {
         builder.json().flatten_event(true).init();
     } else {
-        builder.with_ansi(std::io::stdout().is_terminal()).init();
+        builder.init();
     }
     Ok(())
 }
@@ -42,10 +56,157 @@ pub(crate) fn say_refusal(error: &anyhow::Error, json: bool) {
             .json()
             .flatten_event(true)
             .with_target(false)
-            .with_writer(std::io::stderr)
+            .log_internal_errors(false)
+            .with_writer(io::stderr)
             .finish();
         tracing::subscriber::with_default(once, || error!("{}", with_causes(error.as_ref())));
     } else {
-        eprintln!("letterbox: {}", with_causes(error.as_ref()));
+        // Who does not take it does not learn it; the exit code says it too.
+        let _ = writeln!(io::stderr(), "letterbox: {}", with_causes(error.as_ref()));
+    }
+}
+
+/// How long the first line that is not taken waits. Those after it do not, until one is taken: log
+/// lines are written by the threads that serve clients.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// A pipe that has room for a byte has room for as many.
+const TAKEN_AT_ONCE: usize = 4096;
+
+/// Where log lines go. A line that is not taken within [`PATIENCE`] is dropped and counted, and the
+/// next one that is taken comes after a line with the count. It never fails and never blocks.
+struct Output<F> {
+    to: F,
+    json: bool,
+    missing: Mutex<Missing>,
+}
+
+/// What is missing in the output.
+#[derive(Default)]
+struct Missing {
+    /// Lines that were dropped since one was taken.
+    lines: u64,
+    /// Whether the output ends in the middle of one of them.
+    half: bool,
+}
+
+impl<F: AsFd> Output<F> {
+    fn new(to: F, json: bool) -> Self {
+        Self { to, json, missing: Mutex::default() }
+    }
+
+    fn line(&self, line: &[u8]) {
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut patience = PATIENCE;
+        if missing.lines > 0 {
+            let lines = missing.lines;
+            let message = format!("{lines} log lines were dropped: nobody took them");
+            let mut said = if self.json {
+                format!(r#"{{"level":"WARN","message":"{message}"}}"#)
+            } else {
+                format!(" WARN {message}")
+            };
+            said.push('\n');
+            if missing.half {
+                said.insert(0, '\n');
+            }
+            patience = Duration::ZERO;
+            if self.put(said.as_bytes(), patience, &mut missing.half) {
+                *missing = Missing::default();
+            }
+        }
+        if missing.lines > 0 || !self.put(line, patience, &mut missing.half) {
+            missing.lines = missing.lines.saturating_add(1);
+        }
+    }
+
+    /// Whether all of `bytes` was taken; `half`, whether only the beginning was.
+    fn put(&self, bytes: &[u8], patience: Duration, half: &mut bool) -> bool {
+        let timeout = Timespec {
+            tv_sec: i64::try_from(patience.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: patience.subsec_nanos().into(),
+        };
+        let mut left = bytes;
+        while !left.is_empty() {
+            let mut ready = [PollFd::new(&self.to, PollFlags::OUT)];
+            let taken = match poll(&mut ready, Some(&timeout)) {
+                Ok(1..) => {
+                    rustix::io::write(&self.to, left.get(..TAKEN_AT_ONCE).unwrap_or(left))
+                }
+                Ok(0) => return false,
+                Err(error) => Err(error),
+            };
+            match taken {
+                Ok(0) => return false,
+                Ok(taken) => left = left.get(taken..).unwrap_or_default(),
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(_) => return false,
+            }
+            *half = !left.is_empty();
+        }
+        true
+    }
+}
+
+impl<'a, F: AsFd + 'a> MakeWriter<'a> for Output<F> {
+    type Writer = Line<'a, F>;
+
+    fn make_writer(&'a self) -> Line<'a, F> {
+        Line(self)
+    }
+}
+
+/// One line on its way; it comes in one piece.
+struct Line<'a, F>(&'a Output<F>);
+
+impl<F: AsFd> Write for Line<'_, F> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.line(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn lines_that_nobody_takes_are_dropped_and_counted() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let output = Output::new(writer, false);
+        let line = [&[b'x'; 9_999][..], b"\n"].concat();
+        let before = std::time::Instant::now();
+        for _ in 0..1_000 {
+            output.line(&line);
+        }
+        assert!(before.elapsed() < Duration::from_secs(20), "each line waited");
+        let dropped = output.missing.lock().unwrap().lines;
+        assert!((900..1_000).contains(&dropped), "{dropped}");
+        let mut taken = vec![0; 1 << 20];
+        let count = reader.read(&mut taken).unwrap();
+        output.line(b"heard again\n");
+        drop(output);
+        let mut rest = String::new();
+        reader.read_to_string(&mut rest).unwrap();
+        let said = format!(" WARN {dropped} log lines were dropped: nobody took them\nheard again\n");
+        let all = String::from_utf8(taken[..count].to_vec()).unwrap() + &rest;
+        assert!(all.ends_with(&format!("\n{said}")), "{}", &rest[rest.len().saturating_sub(200)..]);
+    }
+
+    #[test]
+    fn an_output_that_fails_harms_nobody() {
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        for _ in 0..3 {
+            Output::new(&writer, true).line(b"gone\n");
+            Output::new(&full, true).line(b"gone\n");
+        }
     }
 }
