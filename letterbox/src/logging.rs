@@ -130,9 +130,7 @@ impl<F: AsFd> Output<F> {
         while !left.is_empty() {
             let mut ready = [PollFd::new(&self.to, PollFlags::OUT)];
             let taken = match poll(&mut ready, Some(&timeout)) {
-                Ok(1..) => {
-                    rustix::io::write(&self.to, left.get(..TAKEN_AT_ONCE).unwrap_or(left))
-                }
+                Ok(1..) => rustix::io::write(&self.to, left.get(..TAKEN_AT_ONCE).unwrap_or(left)),
                 Ok(0) => return false,
                 Err(error) => Err(error),
             };
@@ -171,6 +169,7 @@ impl<F: AsFd> Write for Line<'_, F> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test")]
 mod tests {
     use std::io::Read;
 
@@ -194,7 +193,8 @@ mod tests {
         drop(output);
         let mut rest = String::new();
         reader.read_to_string(&mut rest).unwrap();
-        let said = format!(" WARN {dropped} log lines were dropped: nobody took them\nheard again\n");
+        let said =
+            format!(" WARN {dropped} log lines were dropped: nobody took them\nheard again\n");
         let all = String::from_utf8(taken[..count].to_vec()).unwrap() + &rest;
         assert!(all.ends_with(&format!("\n{said}")), "{}", &rest[rest.len().saturating_sub(200)..]);
     }

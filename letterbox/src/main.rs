@@ -11,14 +11,16 @@ mod storage_tool;
 mod tools;
 
 use std::ffi::OsString;
+use std::future::poll_fn;
 use std::path::Path;
 use std::process::ExitCode;
+use std::task::Poll;
 
 use anyhow::{Context, bail};
 use letterbox_broker::config::{Config, parse_properties};
 use letterbox_broker::node::Node;
 use letterbox_env::Env;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info};
 
 // The system's allocator is slow under many threads, musl's more so; this one is small and even.
@@ -117,19 +119,16 @@ fn run_broker(config: Config, topics: Vec<image_env::TopicToCreate>) -> anyhow::
     raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let code = runtime.block_on(async {
-        let mut stop = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
-        let [terminate, interrupt] = &mut stop;
+        let mut stop = Stop::new()?;
         let broker = tokio::select! {
             biased;
-            _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
-            _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
+            () = stop.asked() => return Ok(ExitCode::SUCCESS),
             started = Node::start(Env::real(), config) => started?,
         };
         container::create_topics(&broker, topics).await;
         let fatal = tokio::select! {
             biased;
-            _ = terminate.recv() => None,
-            _ = interrupt.recv() => None,
+            () = stop.asked() => None,
             reason = broker.fatal() => Some(reason),
         };
         if let Some(reason) = fatal {
@@ -142,6 +141,37 @@ fn run_broker(config: Config, topics: Vec<image_env::TopicToCreate>) -> anyhow::
     });
     runtime.shutdown_background();
     code
+}
+
+/// The signals that ask for an orderly end: SIGTERM, SIGINT, and SIGHUP as long as nobody had it
+/// ignored, as `nohup` does.
+struct Stop(Vec<Signal>);
+
+impl Stop {
+    fn new() -> std::io::Result<Self> {
+        let mut kinds = vec![SignalKind::terminate(), SignalKind::interrupt()];
+        if !is_hangup_ignored() {
+            kinds.push(SignalKind::hangup());
+        }
+        kinds.into_iter().map(signal).collect::<Result<_, _>>().map(Self)
+    }
+
+    async fn asked(&mut self) {
+        poll_fn(|context| {
+            let asked = self.0.iter_mut().any(|signal| signal.poll_recv(context).is_ready());
+            if asked { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+}
+
+fn is_hangup_ignored() -> bool {
+    let status = Env::real().disk.read(Path::new("/proc/self/status")).unwrap_or_default();
+    let status = String::from_utf8_lossy(&status);
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    // The lowest bit is signal 1.
+    mask.is_some_and(|mask| mask & 1 == 1)
 }
 
 fn run_up(options: letterbox_operator::up::UpOptions) -> anyhow::Result<ExitCode> {

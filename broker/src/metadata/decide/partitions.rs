@@ -8,6 +8,7 @@ use super::placement::{Placement, check_manual_assignment};
 use super::topics::{bounded_count, new_partition};
 use super::{
     Context, Decide, Decision, Draft, ItemResult, PARTITIONS_PER_OPERATION_MAX, each_once,
+    is_internal_topic,
 };
 use crate::metadata::{ApiError, MetadataImage, MetadataRecord};
 
@@ -55,6 +56,14 @@ fn grow(
 ) -> ItemResult<()> {
     let image = &draft.image;
     let topic = image.topic(&growth.name).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+    if is_internal_topic(&growth.name) {
+        let message = format!(
+            "{} cannot get more partitions: which of them has a group's offsets follows from \
+             their number. offsets.topic.num.partitions says with how many it is made.",
+            growth.name
+        );
+        return Err(ApiError::new(ErrorCode::InvalidRequest, message));
+    }
     let present = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
     let invalid = |message: String| Err(ApiError::new(ErrorCode::InvalidPartitions, message));
     if growth.count == present {

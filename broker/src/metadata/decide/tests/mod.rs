@@ -75,6 +75,11 @@ impl World {
         self.create_with(name, TopicPlacement::automatic(partitions, factor), false)
     }
 
+    fn grow(&mut self, name: &str, count: i32) -> ItemResult<()> {
+        let growth = TopicGrowth { name: name.to_owned(), count, assignments: None };
+        self.run(&CreatePartitions { topics: vec![growth], validate_only: false }).remove(0).1
+    }
+
     fn create_with(
         &mut self,
         name: &str,
@@ -292,24 +297,23 @@ fn topics_only_grow() {
         (2, "2 would not be an increase"),
         (-5, "would not be an increase"),
     ] {
-        let growth = TopicGrowth { name: "t".to_owned(), count, assignments: None };
-        let error = world
-            .run(&CreatePartitions { topics: vec![growth], validate_only: false })
-            .remove(0)
-            .1
-            .unwrap_err();
+        let error = world.grow("t", count).unwrap_err();
         assert!(
             error.code == ErrorCode::InvalidPartitions && error.message.contains(words),
             "{error}"
         );
     }
-    let growth = TopicGrowth { name: "t".to_owned(), count: 5, assignments: None };
-    world
-        .run(&CreatePartitions { topics: vec![growth], validate_only: false })
-        .remove(0)
-        .1
-        .unwrap();
+    world.grow("t", 5).unwrap();
     assert_eq!(world.image.topic("t").unwrap().partitions.len(), 5);
+}
+
+#[test]
+fn a_topic_that_others_are_found_by_does_not_grow() {
+    let mut world = World::with_racks(&["a"]);
+    world.create("__consumer_offsets", 2, 1).unwrap();
+    let error = world.grow("__consumer_offsets", 3).unwrap_err();
+    assert_eq!(error.code, ErrorCode::InvalidRequest);
+    assert!(error.message.contains("offsets.topic.num.partitions"), "{}", error.message);
 }
 
 #[test]
