@@ -715,7 +715,7 @@ impl Log {
         self.sync_locked(true)
     }
 
-    fn sync_locked(&self, checkpoint: bool) -> io::Result<Offset> {
+    pub(super) fn sync_locked(&self, checkpoint: bool) -> io::Result<Offset> {
         // In front of the look at the end: an append after it queues the log again.
         self.queued.store(false, Ordering::Release);
         if let Some(reason) = self.broken.get().cloned().or(self.dir.offline()) {
@@ -1040,6 +1040,8 @@ impl Log {
         // Whatever a crash leaves of it, even nothing, has to be taken for the log.
         self.lower_recovery_point(0)?;
         let new = Arc::new(Segment::new(self.dir.disk.clone(), &self.path, offset, 0));
+        // Nothing is known of the batches in front of `offset`, so nothing of their producers.
+        recover::remove_snapshots_past(&self.dir.disk, &self.path, -1)?;
         self.remove_segments(&self.segments.load())?;
         new.files().during("create", new.path(".log"))?;
         self.segments.store(Arc::new(vec![new]));

@@ -161,7 +161,9 @@ pub fn recover(
             return Err(corrupt(dir, 0, start, durable_end, "there is no segment"));
         }
         let epochs_changed = Epochs::read(&**disk, dir)? != Epochs::default();
-        return Ok(Recovered { epochs_changed, deleted, ..Recovered::empty(disk, dir, start) });
+        let producers = read_producers(disk, dir, &segments, start)?;
+        let empty = Recovered::empty(disk, dir, start);
+        return Ok(Recovered { epochs_changed, deleted, producers, ..empty });
     }
     let (epochs, recovery_point, clean) =
         epochs_or_all(&**disk, dir, &segments, recovery_point, clean)?;
@@ -404,23 +406,23 @@ fn stored_crc(file: &dyn File, position: u64, header: &BatchHeader) -> std::io::
     Ok(digest.finalize() as u32)
 }
 
-/// The producers as of `end`: the newest usable snapshot, and the headers after it.
+/// The producers as of `end`: the newest usable snapshot, and the headers after it. A snapshot from
+/// before the first segment is not usable: the batches between the two are gone, and the next one
+/// of a producer that sent some of them would seem out of order. A producer that is not known may
+/// begin at any sequence (KIP-360).
 pub(super) fn read_producers(
     disk: &Arc<dyn Disk>,
     dir: &Path,
     segments: &[Arc<Segment>],
     end: Offset,
 ) -> Result<Producers, LogError> {
-    let mut from = segments.first().map_or(0, |segment| segment.base);
-    let mut producers = Producers::default();
-    for offset in snapshots(disk, dir)?.into_iter().rev() {
+    let begin = segments.first().map_or(end, |segment| segment.base);
+    let (mut producers, mut from) = (Producers::default(), begin);
+    remove_snapshots_past(disk, dir, end)?;
+    for offset in snapshots(disk, dir)?.into_iter().rev().take_while(|offset| *offset >= begin) {
         let path = dir.join(file_name(offset, ".snapshot"));
-        if offset > end {
-            disk.remove_file(&path).during("remove", &path)?;
-        } else if let Some(read) =
-            Producers::from_snapshot(&disk.read(&path).during("read", &path)?)
-        {
-            (producers, from) = (read, offset.max(from));
+        if let Some(read) = Producers::from_snapshot(&disk.read(&path).during("read", &path)?) {
+            (producers, from) = (read, offset);
             break;
         }
     }
@@ -444,6 +446,20 @@ pub(super) fn read_producers(
         }
     }
     Ok(producers)
+}
+
+/// Removes the snapshots of offsets past `end`, durably: other records may come there.
+pub(super) fn remove_snapshots_past(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    end: Offset,
+) -> Result<(), LogError> {
+    let past: Vec<_> = snapshots(disk, dir)?.into_iter().filter(|offset| *offset > end).collect();
+    for offset in &past {
+        let path = dir.join(file_name(*offset, ".snapshot"));
+        disk.remove_file(&path).during("remove", &path)?;
+    }
+    if past.is_empty() { Ok(()) } else { disk.sync_dir(dir).during("sync", dir) }
 }
 
 fn snapshots(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Vec<Offset>, LogError> {

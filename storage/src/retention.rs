@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use letterbox_env::Fault;
 use letterbox_env::panics::lock;
 
 use super::Log;
@@ -111,6 +112,9 @@ impl Log {
         if renaming.is_over() {
             return Ok(Vec::new());
         }
+        if !renaming.left.is_empty() {
+            self.keep_producers().during("checkpoint", &self.path)?;
+        }
         let disk = &self.dir.disk;
         while let Some(segment) = renaming.left.front().cloned() {
             for suffix in [".log", ".index", ".timeindex", ".txnindex"] {
@@ -127,6 +131,16 @@ impl Log {
         }
         disk.sync_dir(&self.path).during("sync", &self.path)?;
         Ok(std::mem::take(&mut renaming.done))
+    }
+
+    /// Makes durable what the producers of the segments that go have sent. Where that lacks a
+    /// resource, the segments still go, since they may be what takes the room: after a crash these
+    /// producers are then not known.
+    fn keep_producers(&self) -> io::Result<()> {
+        match self.sync_locked(true) {
+            Err(error) if !Fault::of(&error).is_state() => Err(error),
+            _ => Ok(()),
+        }
     }
 }
 

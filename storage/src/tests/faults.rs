@@ -383,3 +383,111 @@ async fn whose_a_partition_is_is_told_while_a_checkpoint_is_written() {
         assert_eq!(heard.recv().unwrap(), Ok(Some(ID)), "{file}");
     }
 }
+
+fn sent(sequence: i32) -> BytesMut {
+    let mut builder = BatchBuilder::new(1_000).producer(5, 0, sequence);
+    builder.push(1_000, None, Some(b"v"), &[]);
+    builder.build()
+}
+
+/// A log that has a snapshot with the last sequence 97, and ends at `end`, on the device.
+async fn with_snapshot_at_98(disk: &SimDisk, end: i32) -> (Arc<LogManager>, Arc<Log>) {
+    let (manager, log) = new_log(&disk.env(), Path::new(DIR), small()).await;
+    for sequence in 0..end {
+        if sequence == 98 {
+            log.checkpoint().unwrap();
+            log.dir().partitions.set_recovery_points([&*log]).unwrap();
+        }
+        log.append(sent(sequence), &client(1_000)).unwrap();
+    }
+    log.sync().unwrap();
+    log.set_high_watermark(end.into());
+    (manager, log)
+}
+
+/// The deletion of the segments was on the device, and the producer's last batches in no snapshot:
+/// an older one was taken for all that is known, and the next batch was out of order.
+#[tokio::test]
+async fn a_producer_goes_on_after_its_batches_were_deleted_and_the_power_failed() {
+    for at in 0.. {
+        let (disk, dir) = (SimDisk::new(at), Path::new(DIR));
+        let (manager, log) = with_snapshot_at_98(&disk, 109).await;
+        assert_eq!(log.delete_records_before(109).unwrap(), 109);
+        manager.keep_log_starts(vec![log.clone()]).await.unwrap();
+        log.set_config(LogConfig { retention_ms: 0, ..small() });
+        disk.cut_power_after(at);
+        let done = log.apply_retention(1_000_000).is_ok();
+        drop((manager, log));
+        for sequence in [109, 110] {
+            disk.power_cut();
+            let manager = open(&disk.env(), dir).await;
+            let log = manager.get(ID, 0).unwrap_or_else(|| {
+                panic!("after {at} changes: {:?}", manager.offline_logs());
+            });
+            let again = log.append(sent(sequence - 1), &client(1_000)).unwrap();
+            assert!(again.duplicate, "{sequence} after {at} changes");
+            let next = log.append(sent(sequence), &client(1_000)).unwrap();
+            assert_eq!(next.base_offset, i64::from(sequence), "after {at} changes");
+            log.sync().unwrap();
+        }
+        if done {
+            assert!(at > 8, "the power has to have failed in between: {at}");
+            break;
+        }
+    }
+}
+
+/// No room for a snapshot is no reason to keep what takes the room. What is left of the producer is
+/// not taken for all of it.
+#[tokio::test]
+async fn retention_frees_a_full_disk_although_it_has_no_room_for_a_snapshot() {
+    let (disk, dir) = (SimDisk::new(1), Path::new(DIR));
+    let (manager, log) = with_snapshot_at_98(&disk, 109).await;
+    manager.checkpoint().await;
+    log.set_config(LogConfig { retention_ms: 0, ..small() });
+    log.roll_now(1_000).unwrap();
+    log.sync().unwrap();
+    disk.inject(Fault::NoSpace, ".snapshot", 0, u64::MAX);
+    assert!(!log.apply_retention(1_000_000).unwrap().is_empty());
+    assert_eq!(log.start_offset(), 109);
+    disk.heal();
+    drop((manager, log));
+    disk.power_cut();
+    let log = open(&disk.env(), dir).await.get(ID, 0).unwrap();
+    assert_eq!((log.range(), log.producers_count()), ((109, 109), 0));
+    assert_eq!(log.append(sent(109), &client(1_000)).unwrap().base_offset, 109);
+}
+
+/// A follower begins anew where its leader's log begins: what it knew of producers before is not
+/// what they sent since.
+#[tokio::test]
+async fn a_producer_goes_on_at_a_follower_whose_log_began_anew() {
+    for start in [98, 109] {
+        for at in 0.. {
+            let (disk, dir) = (SimDisk::new(at), Path::new(DIR));
+            let (manager, log) = with_snapshot_at_98(&disk, 99).await;
+            disk.cut_power_after(at);
+            let done = log.truncate_fully_and_start_at(start).is_ok();
+            assert!(!done || log.producers_count() == 0, "{start} after {at} changes");
+            drop((manager, log));
+            disk.power_cut();
+            let manager = open(&disk.env(), dir).await;
+            let log = manager.get(ID, 0).unwrap_or_else(|| {
+                panic!("{start} after {at} changes: {:?}", manager.offline_logs());
+            });
+            log.truncate_fully_and_start_at(start).unwrap();
+            let next = log.append(sent(109), &client(1_000)).unwrap();
+            assert_eq!(next.base_offset, start, "after {at} changes");
+            log.sync().unwrap();
+            drop((manager, log));
+            disk.power_cut();
+            let log = open(&disk.env(), dir).await.get(ID, 0).unwrap();
+            let next = log.append(sent(110), &client(1_000)).unwrap();
+            assert_eq!(next.base_offset, start + 1, "after {at} changes");
+            if done {
+                assert!(at > 8, "the power has to have failed in between: {at}");
+                break;
+            }
+        }
+    }
+}
