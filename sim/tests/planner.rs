@@ -660,7 +660,7 @@ fn no_broker_restarts_for_a_volume_before_it_is_known_to_be_possible() {
 }
 
 #[test]
-fn a_volume_that_no_broker_ever_had_goes_with_the_spec_that_named_it() {
+fn a_claim_that_has_a_volume_is_never_deleted_because_the_spec_forgets_it() {
     let model = Model::default();
     let mut cluster = cluster(volumes(&["data"]));
     settle(&model, &mut cluster);
@@ -672,13 +672,34 @@ fn a_volume_that_no_broker_ever_had_goes_with_the_spec_that_named_it() {
     assert!(model.with(|state| state.disk(0, "data-1").is_bound));
     set(&mut cluster, volumes(&["data"]));
     settle(&model, &mut cluster);
-    assert_eq!(model.with(|state| (state.disks.len(), state.restarts)), (1, 0));
-    // One that somebody made by hand is theirs.
-    by_hand(&model, "data-1", None);
-    model.with(|state| state.disk(0, "data-1").is_restored = true);
-    model.tick();
+    // Nobody knows what is on it: a person may have put records there.
+    assert_eq!(model.with(|state| (state.disks.len(), state.restarts)), (2, 0));
+    // One that nothing was made for goes.
+    model.with(|state| state.disk(0, "data-1").is_bound = false);
     settle(&model, &mut cluster);
-    assert_eq!(model.with(|state| state.disks.len()), 2);
+    assert_eq!(model.with(|state| (state.disks.len(), state.restarts)), (1, 0));
+}
+
+/// What an operator does not know was accepted it does not delete: the claim says which volume it
+/// was.
+#[test]
+fn a_claim_whose_volume_is_gone_stays_until_its_loss_is_accepted() {
+    let model = Model::default();
+    let mut cluster = cluster(json!({}));
+    // The operator never learned what is on the volume, and the broker does not run any more.
+    model.with(|state| state.mute = true);
+    for _ in 0..6 {
+        pass(&model, &mut cluster);
+    }
+    let uid = model.with(|state| {
+        state.disk(0, "data").is_gone = true;
+        state.frozen = true;
+        state.disk(0, "data").uid.clone()
+    });
+    for _ in 0..6 {
+        pass(&model, &mut cluster);
+    }
+    assert_eq!(model.with(|state| state.disk(0, "data").uid.clone()), uid);
 }
 
 #[test]

@@ -149,7 +149,8 @@ fn lost_of(
         return Some(Lost::OtherDirectory { recorded: recorded.to_owned(), found });
     }
     let claim = volume.claim.clone();
-    let may_run = matches!(broker.run, Run::Ready | Run::Failing { .. });
+    // It need not be ready: one whose disk is full or that recovers holds its volumes, too.
+    let may_run = broker.run != Run::Absent;
     match broker.volumes.get(&volume.name) {
         _ if !has_claims => None,
         None => Some(Lost::ClaimGone { claim, is_held: may_run }),

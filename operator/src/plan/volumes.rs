@@ -51,7 +51,7 @@ pub(super) fn plan_volumes(
         }
         let is_left = |(name, live): &(&String, &Volume)| {
             let is_wanted = broker.volumes.iter().any(|volume| volume.name == **name);
-            !is_wanted && !live.is_ending && is_unused(live, seen)
+            !is_wanted && !live.is_ending && !live.is_restored && !live.is_bound
         };
         plan.steps.extend(
             seen.volumes
@@ -60,16 +60,6 @@ pub(super) fn plan_volumes(
                 .map(|(name, _)| Step::DropClaim { broker: id, volume: name.clone() }),
         );
     }
-}
-
-/// Whether nothing can be on a volume: none was made for its claim, or the operator made the claim
-/// for a broker that runs since before, and will not have it when it starts again.
-fn is_unused(live: &Volume, seen: &ObservedBroker) -> bool {
-    let never_had = live.asked_class.is_some()
-        && !live.is_mounted
-        && seen.serves()
-        && seen.definition.is_as_desired();
-    !live.is_restored && (!live.is_bound || never_had)
 }
 
 /// An empty claim in the place of a lost one is made only when the loss was accepted.
@@ -99,8 +89,9 @@ fn plan_live(
         return; // Nothing is done to what a person is to decide on, or has decided on.
     }
     let volume = wanted.name.clone();
-    let is_used = loss.is_none() && live.is_bound && seen.may_use(&wanted.log_dir);
-    let is_free = (!live.is_bound || live.is_gone) && !live.is_restored && !is_used;
+    // One whose volume is gone says which volume it was: it stays until its loss was accepted.
+    let has_nothing = if live.is_gone { loss.is_some() } else { !live.is_bound };
+    let is_free = has_nothing && !live.is_restored;
     if let Some(why) = fault_of(wanted, live).filter(|_| is_free) {
         plan.steps.push(Step::RemakeClaim { broker: id, volume, why });
         return;
