@@ -356,7 +356,7 @@ KAFKA_ADVERTISED_LISTENERS=PLAINTEXT://kafka-2:9092
 KAFKA_CONTROLLER_LISTENER_NAMES=CONTROLLER
 KAFKA_CONTROLLER_QUORUM_VOTERS=1@kafka-1:9093,2@kafka-2:9093,3@kafka-3:9093
 CLUSTER_ID=4L6g3nShT-eMCtK--X86sw",
-        Starts { advertised: "PLAINTEXT://kafka-2:9092", warnings: &[] },
+        Refuses("this version runs one node in a cluster, so write 2@localhost:9093"),
     ),
     (
         "apache/kafka: a broker whose controllers are elsewhere",

@@ -488,7 +488,19 @@ impl<'a> Given<'a> {
             }
         }
         match self.get("controller.quorum.voters") {
-            Some(given) => parse_voters(given, node_id),
+            Some(given) => {
+                let voters = parse_voters(given, node_id)?;
+                if voters.len() > 1 && self.or_default(SEVERAL_NODES) != "true" {
+                    let why = format!(
+                        "names {} voters; this version runs one node in a cluster, so write \
+                         {node_id}@localhost:9093. Several are not finished: {SEVERAL_NODES}=true \
+                         starts them for trial",
+                        voters.len()
+                    );
+                    return Err(Problem::value("controller.quorum.voters", given, why));
+                }
+                Ok(voters)
+            }
             None if self.get("controller.quorum.bootstrap.servers").is_some() => {
                 let host = Some(&controller.host).filter(|host| !host.is_empty());
                 let host = host.cloned().unwrap_or_else(|| "localhost".to_owned());
@@ -546,6 +558,9 @@ impl<'a> Given<'a> {
         Ok((dirs, metadata))
     }
 }
+
+/// Lets several nodes form a cluster, for trial.
+const SEVERAL_NODES: &str = "unstable.several.nodes.enable";
 
 /// Reads `controller.quorum.voters`.
 fn parse_voters(given: &str, node_id: BrokerId) -> Result<BTreeMap<i32, (String, u16)>, Problem> {
@@ -645,7 +660,10 @@ mod tests {
     #[test]
     fn voters_are_read_with_their_addresses() {
         let voters = "controller.quorum.voters=3@[::1]:9095, 1@a:9093,2@b:9094\n";
-        let config = Config::parse(&format!("{QUICK_START}{voters}")).unwrap();
+        let refused = Config::parse(&format!("{QUICK_START}{voters}")).unwrap_err().to_string();
+        assert!(refused.contains("unstable.several.nodes.enable=true"), "{refused}");
+        let trial = format!("{QUICK_START}{voters}unstable.several.nodes.enable=true\n");
+        let config = Config::parse(&trial).unwrap();
         let voter = |id, host: &str, port| (id, (host.to_owned(), port));
         let expected = [voter(1, "a", 9093), voter(2, "b", 9094), voter(3, "::1", 9095)];
         assert_eq!(config.voters, BTreeMap::from(expected));
