@@ -63,8 +63,8 @@ impl GroupHost {
     /// After `delta` was shown to clients: forgets topics that are gone, and takes over the
     /// partitions that this node leads now.
     pub(super) fn take_over(&mut self, delta: &MetadataDelta) {
-        let deleted: Vec<Arc<str>> =
-            delta.topics_removed.iter().map(|topic| topic.name.clone()).collect();
+        let deleted: Vec<(Arc<str>, TopicId)> =
+            delta.topics_removed.iter().map(|topic| (topic.name.clone(), topic.id)).collect();
         if !deleted.is_empty() {
             self.coordinator.topics_deleted(&deleted);
         }

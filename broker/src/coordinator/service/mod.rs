@@ -130,12 +130,13 @@ impl GroupCoordinator {
     }
 
     /// Topics were deleted: no group keeps an offset of them, also not one that is being committed
-    /// now. Metadata must not know them any more when this is called.
-    pub fn topics_deleted(&self, topics: &[Arc<str>]) {
+    /// now. Metadata must not know them any more when this is called; it may know others of their
+    /// names.
+    pub fn topics_deleted(&self, topics: &[(Arc<str>, TopicId)]) {
         // One topic after the other: each looks into every group, and others have their turn between.
-        for topic in topics {
-            let topic = topic.clone();
-            let forget: Event<Shard> = Arc::new(move |shard, now| shard.forget_topic(&topic, now));
+        for (topic, id) in topics.iter().cloned() {
+            let forget: Event<Shard> =
+                Arc::new(move |shard, now| shard.forget_topic(&topic, id, now));
             self.inner.runtime.tell_all(&forget);
         }
     }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use letterbox_protocol::model::TopicId;
+
 use super::{Shard, of_group, of_topic};
 use crate::coordinator::group::{Group, Now, Output, TimerKey};
 use crate::coordinator::records::{OffsetAndMetadata, OffsetKey, Record};
@@ -38,12 +40,13 @@ impl Shard {
     }
 
     /// A topic was deleted: its offsets go, or the groups would pass over the first records of one
-    /// that gets this name later.
-    pub fn forget_topic(&mut self, topic: &Arc<str>, now: Now) -> Output {
+    /// that gets this name later. Those of another topic of its name stay.
+    pub fn forget_topic(&mut self, topic: &Arc<str>, id: TopicId, now: Now) -> Output {
         let gone = self
             .groups
             .keys()
             .flat_map(|group| self.offsets.latest_range(of_topic(group, topic)))
+            .filter(|(_, offset)| offset.topic_id.is_nil() || offset.topic_id == id)
             .map(|(key, _)| tombstone(key))
             .collect();
         let mut out = Output::default();

@@ -647,10 +647,10 @@ proptest! {
 fn offsets_of_deleted_topics_go_and_stay_gone() {
     let mut world = World::new(GroupConfig::default());
     world.commit_offset("", -1, 41, "");
-    let untouched = world.shard.forget_topic(&"another".into(), world.now());
+    let untouched = world.shard.forget_topic(&"another".into(), TOPIC_ID, world.now());
     world.take(untouched);
     assert_eq!(world.offset(), Some((41, 7, String::new())));
-    let forgotten = world.shard.forget_topic(&"t".into(), world.now());
+    let forgotten = world.shard.forget_topic(&"t".into(), TOPIC_ID, world.now());
     world.take(forgotten);
     assert_eq!(world.offset(), None);
     let mut again = Shard::new(GroupConfig::default(), Arc::default());
@@ -682,6 +682,9 @@ fn an_offset_of_another_topic_of_that_name_does_not_count() {
         (all.iter().map(of).collect::<Vec<_>>(), of(&one[0]))
     };
     let another = Some(TopicId::from_u128(8));
+    let of_the_one_before =
+        world.shard.forget_topic(&"t".into(), TopicId::from_u128(6), world.now());
+    assert!(of_the_one_before.writes.is_empty(), "this topic was not deleted");
     for shard in [&world.shard, &again] {
         assert_eq!(committed(shard, Some(TOPIC_ID)), (vec![41], 41));
         assert_eq!(committed(shard, another), (vec![], -1));
@@ -738,7 +741,7 @@ fn commits_that_add_bytes_are_refused_at_the_bound_and_others_go_on() {
         (0, E::CoordinatorNotAvailable.code(), 0)
     );
     assert_eq!(world.offset().map(|offset| offset.0), Some(3));
-    let forgotten = world.shard.forget_topic(&"t".into(), world.now());
+    let forgotten = world.shard.forget_topic(&"t".into(), TOPIC_ID, world.now());
     world.take(forgotten);
     assert_eq!(world.shard.memory.offsets_bytes(), 0);
 }
