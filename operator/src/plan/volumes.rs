@@ -34,7 +34,7 @@ pub(super) fn plan_volumes(
             match seen.volumes.get(&volume.name) {
                 None => plan_claim(id, volume, seen, plan),
                 // What the spec says for all volumes is not said of one that it does not name.
-                Some(live) if volume.in_spec => plan_live(id, volume, live, seen, plan),
+                Some(live) if volume.in_spec => plan_live(id, volume, live, plan),
                 Some(_) => {}
             }
             if seen.run != Run::Absent
@@ -76,13 +76,7 @@ fn plan_claim(broker: i32, volume: &BrokerVolume, seen: &ObservedBroker, plan: &
 }
 
 /// A claim that is there, compared with what the spec says of it.
-fn plan_live(
-    id: i32,
-    wanted: &BrokerVolume,
-    live: &Volume,
-    seen: &ObservedBroker,
-    plan: &mut Plan,
-) {
+fn plan_live(id: i32, wanted: &BrokerVolume, live: &Volume, plan: &mut Plan) {
     let is_here = |loss: &&Loss| (loss.broker, &loss.volume) == (id, &wanted.name);
     let loss = plan.losses.iter().find(is_here);
     if loss.is_some_and(|loss| !loss.is_accepted) || live.is_ending {
