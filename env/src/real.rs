@@ -312,6 +312,11 @@ impl Disk for RealDisk {
         Ok(Arc::new(RealFile(retry(|| rustix::fs::open(path, flags, Mode::from_raw_mode(0o644)))?)))
     }
 
+    /// To its end, wherever that is: a pipe, and a file that the kernel makes up, have no length.
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        std::fs::read(path)
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         std::fs::rename(from, to)
     }

@@ -254,3 +254,34 @@ fn a_directory_that_was_only_formatted_has_seen_no_unclean_end() {
         assert_eq!(log.contains("the last run did not end cleanly"), expected, "{run}: {log}");
     }
 }
+
+/// As Kafka; `nohup` has it ignored. The file may come from a pipe, too.
+#[test]
+fn a_hangup_ends_it_in_order_unless_it_is_ignored() {
+    use rustix::process::{Signal, kill_process};
+    let dir = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let text = format!(
+        "process.roles=broker,controller\nnode.id=1\ncontroller.listener.names=CONTROLLER\n\
+         controller.quorum.voters=1@localhost:9093\nadmin.listener=none\nlog.dirs={}\n\
+         listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{}\n",
+        dir.path().join("data").display(),
+        free_port(),
+    );
+    let config = dir.path().join("server.properties");
+    std::fs::write(&config, text).unwrap();
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let mut broker = Broker::run(config.clone(), Vec::new(), address);
+    broker.stop_by(Signal::HUP);
+    let mut shell = Command::new("bash");
+    shell.args(["-c", "trap '' HUP; exec \"$1\" broker --config <(cat \"$2\")", "bash"]);
+    shell.arg(env!("CARGO_BIN_EXE_letterbox")).arg(&config);
+    let mut broker = Broker::run_by(shell, config, Vec::new(), address);
+    let status = format!("/proc/{}/status", broker.pid().as_raw_nonzero());
+    let status = std::fs::read_to_string(status).unwrap();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
+    assert_eq!(u64::from_str_radix(ignored.trim(), 16).unwrap() & 1, 1, "{status}");
+    kill_process(broker.pid(), Signal::HUP).unwrap();
+    ask(&mut broker.connect(), 0, m::ApiVersionsRequest::default());
+    broker.stop();
+}

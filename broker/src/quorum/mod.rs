@@ -124,7 +124,10 @@ pub struct Proposed {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum QuorumError {
     /// Another node leads, or none.
-    #[error("this node does not lead the metadata quorum; the leader is {leader:?}")]
+    #[error(
+        "this node does not lead the metadata quorum; {}",
+        .leader.map_or_else(|| "nobody does".to_owned(), |leader| format!("node {leader} does"))
+    )]
     NotLeader {
         /// Who leads, if known.
         leader: Option<BrokerId>,

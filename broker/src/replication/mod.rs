@@ -3,7 +3,7 @@
 //!
 //! Deciding is apart from doing: `role`, `leader`, `follower` and `fetcher` are state machines
 //! without I/O, told by transcripts beside them; `world` runs them against each other. Followers
-//! and fetchers are not wired to a network yet: each partition has one replica ([`REPLICAS_MAX`]).
+//! and fetchers are not wired to a network yet: each partition has one replica (`REPLICAS_MAX`).
 
 pub mod deliver;
 #[allow(dead_code, reason = "not wired to a network yet: partitions have one replica")]

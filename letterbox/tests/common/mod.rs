@@ -54,7 +54,19 @@ impl Broker {
 
     /// Starts a broker on the file `config` with more `arguments`, and waits until it serves.
     pub(crate) fn run(config: PathBuf, arguments: Vec<String>, address: SocketAddr) -> Self {
-        let mut child = command(&config).args(&arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let mut by = command(&config);
+        by.args(&arguments);
+        Self::run_by(by, config, arguments, address)
+    }
+
+    /// As [`Broker::run`], started by `by`, which becomes the broker.
+    pub(crate) fn run_by(
+        mut by: Command,
+        config: PathBuf,
+        arguments: Vec<String>,
+        address: SocketAddr,
+    ) -> Self {
+        let mut child = by.stdout(Stdio::piped()).spawn().unwrap();
         let output = child.stdout.take().unwrap();
         let (send, lines) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
@@ -128,9 +140,13 @@ impl Broker {
 
     /// Sends SIGTERM and tells how long the process took to end well.
     pub(crate) fn stop(&mut self) -> Duration {
+        self.stop_by(rustix::process::Signal::TERM)
+    }
+
+    /// As [`Broker::stop`], by another signal.
+    pub(crate) fn stop_by(&mut self, signal: rustix::process::Signal) -> Duration {
         let started = Instant::now();
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        rustix::process::kill_process(self.pid(), signal).unwrap();
         let status = self.child.wait().unwrap();
         assert!(status.success(), "{status}");
         started.elapsed()
