@@ -63,6 +63,9 @@ pub(super) const ASK: u8 = 5;
 /// A hello of a voter that has no cluster yet; see `super::founding`.
 const WHO: u8 = 6;
 
+/// Nodes of which it is remembered why they were refused.
+const SAID_MAX: usize = 16;
+
 /// Who this node is, and whom it has met.
 pub(super) struct Identity {
     pub(super) cluster_id: Option<String>,
@@ -71,6 +74,8 @@ pub(super) struct Identity {
     pub(super) peers: Arc<Peers>,
     /// Connections that were refused because of who the other side is.
     pub(super) refused: AtomicU64,
+    /// Why each node was refused last: it tries again and again.
+    pub(super) said: Mutex<BTreeMap<u64, String>>,
 }
 
 /// What each side says first.
@@ -111,10 +116,20 @@ impl Identity {
     /// Whether this is a voter of our cluster that still has its log. An error says why not.
     async fn check(&self, hello: &Hello, expected: Option<u64>) -> Result<(), String> {
         let result = self.examine(hello, expected).await;
+        let mut said = lock(&self.said);
         if let Err(reason) = &result {
             self.refused.fetch_add(1, Ordering::Relaxed);
-            tracing::error!(node = hello.from, reason, "refusing a voter of the metadata quorum");
+            if said.len() >= SAID_MAX {
+                said.clear();
+            }
+            if said.insert(hello.from, reason.clone()).as_ref() != Some(reason) {
+                let node = hello.from;
+                tracing::error!(node, reason, "refusing a voter of the metadata quorum");
+            }
+        } else {
+            said.remove(&hello.from);
         }
+        drop(said);
         result
     }
 
@@ -338,10 +353,8 @@ impl Client {
         match answer {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(RPCError::RemoteError(RemoteError::new(self.target, error))),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                Err(RPCError::Unreachable(Unreachable::new(&error)))
-            }
-            Err(error) => Err(RPCError::Network(NetworkError::new(&error))),
+            // Whatever was in the way: the next attempt comes after a pause ([`Client::backoff`]).
+            Err(error) => Err(RPCError::Unreachable(Unreachable::new(&error))),
         }
     }
 }

@@ -195,6 +195,7 @@ impl RaftQuorum {
             incarnation,
             peers: Arc::new(peers),
             refused: 0.into(),
+            said: std::sync::Mutex::default(),
         });
         let pristine = store.is_pristine();
         let dialer = Dialer {
