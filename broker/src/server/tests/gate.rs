@@ -51,19 +51,19 @@ impl<F: Fn(Operation, Resource<'_>) -> bool + Send + Sync> Authorizer for Rule<F
     }
 }
 
-fn text(text: &'static str) -> StrBytes {
+pub(super) fn text(text: &'static str) -> StrBytes {
     StrBytes::from_static_str(text)
 }
 
-fn topic(name: &'static str) -> m::TopicName {
+pub(super) fn topic(name: &'static str) -> m::TopicName {
     m::TopicName(text(name))
 }
 
-fn group(name: &'static str) -> m::GroupId {
+pub(super) fn group(name: &'static str) -> m::GroupId {
     m::GroupId(text(name))
 }
 
-fn commit(offset: i64, topics: &[m::TopicName]) -> m::OffsetCommitRequest {
+pub(super) fn commit(offset: i64, topics: &[m::TopicName]) -> m::OffsetCommitRequest {
     use m::offset_commit_request as r;
     let partition = r::OffsetCommitRequestPartition::default().with_committed_offset(offset);
     let topic = |name: &m::TopicName| {
@@ -76,7 +76,7 @@ fn commit(offset: i64, topics: &[m::TopicName]) -> m::OffsetCommitRequest {
         .with_topics(topics.iter().map(topic).collect())
 }
 
-fn produce(topics: &[&'static str]) -> m::ProduceRequest {
+pub(super) fn produce(topics: &[&'static str]) -> m::ProduceRequest {
     use m::produce_request as r;
     let mut batch = BatchBuilder::new(1_000);
     batch.push(1_000, None, Some(b"value"), &[]);
@@ -93,7 +93,7 @@ fn produce(topics: &[&'static str]) -> m::ProduceRequest {
         .with_topic_data(topics.iter().map(topic).collect())
 }
 
-fn fetch(topics: &[&'static str]) -> m::FetchRequest {
+pub(super) fn fetch(topics: &[&'static str]) -> m::FetchRequest {
     use m::fetch_request as r;
     let partition = r::FetchPartition::default().with_partition_max_bytes(1_000);
     let topic = |name: &&'static str| {
@@ -102,7 +102,7 @@ fn fetch(topics: &[&'static str]) -> m::FetchRequest {
     m::FetchRequest::default().with_max_bytes(1_000).with_topics(topics.iter().map(topic).collect())
 }
 
-fn describe_topics(names: &[&'static str]) -> m::MetadataRequest {
+pub(super) fn describe_topics(names: &[&'static str]) -> m::MetadataRequest {
     let one = |name: &&'static str| {
         m::metadata_request::MetadataRequestTopic::default().with_name(Some(topic(name)))
     };
@@ -111,7 +111,7 @@ fn describe_topics(names: &[&'static str]) -> m::MetadataRequest {
         .with_allow_auto_topic_creation(false)
 }
 
-fn offsets_of(name: &'static str, timestamp: i64) -> m::ListOffsetsRequest {
+pub(super) fn offsets_of(name: &'static str, timestamp: i64) -> m::ListOffsetsRequest {
     use m::list_offsets_request as r;
     let partition = r::ListOffsetsPartition::default().with_timestamp(timestamp);
     let asked =
@@ -119,7 +119,7 @@ fn offsets_of(name: &'static str, timestamp: i64) -> m::ListOffsetsRequest {
     m::ListOffsetsRequest::default().with_topics(vec![asked])
 }
 
-fn fetch_offsets(topics: Option<&[&'static str]>) -> m::OffsetFetchRequest {
+pub(super) fn fetch_offsets(topics: Option<&[&'static str]>) -> m::OffsetFetchRequest {
     use m::offset_fetch_request as r;
     let one = |name: &&'static str| {
         r::OffsetFetchRequestTopics::default()
@@ -439,15 +439,6 @@ async fn every_api_asks_what_the_gate_says_and_refuses_whoever_may_not() {
     let never: Vec<_> = declared.difference(&asked).collect();
     assert!(never.is_empty(), "in the table of the gate, and never asked: {never:?}");
     broker.node.shutdown().await.unwrap();
-}
-
-macro_rules! answer {
-    ($broker:ident, $rule:ident, $version:expr, $request:expr, $name:ident) => {
-        match $broker.ask(&$rule, $version, $request).await {
-            Response::$name(response) => response,
-            other => panic!("{other:?}"),
-        }
-    };
 }
 
 /// Whoever may use one topic and one group is served, and learns nothing of others.

@@ -1,7 +1,18 @@
 //! Requests to a broker in this process, from their bytes to the bytes of their answers, without a
 //! connection.
 
+/// The body of the answer to a request.
+macro_rules! answer {
+    ($broker:expr, $rule:expr, $version:expr, $request:expr, $name:ident) => {
+        match $broker.ask(&$rule, $version, $request).await {
+            Response::$name(response) => response,
+            other => panic!("{other:?}"),
+        }
+    };
+}
+
 mod gate;
+mod handlers;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,0 +1,275 @@
+//! What each handler answers to whoever may ask.
+
+use std::sync::Arc;
+
+use kafka_protocol::messages as m;
+use kafka_protocol::protocol::StrBytes;
+use letterbox_protocol::{ErrorCode, Response, apis};
+
+use super::Broker;
+use super::gate::{
+    commit, describe_topics, fetch, fetch_offsets, group, offsets_of, produce, text, topic,
+};
+use crate::security::AllowAll;
+
+const NONE: i16 = 0;
+const EARLIEST: i64 = -2;
+const LATEST: i64 = -1;
+
+/// A broker with the topic "t" and `records` records in it, and whoever may do everything.
+async fn with_records(records: usize) -> (Broker, Arc<AllowAll>) {
+    let (broker, any) = (Broker::start().await, Arc::new(AllowAll));
+    broker.has_topic("t").await;
+    for _ in 0..records {
+        let answer = answer!(broker, any, 9, produce(&["t"]), Produce);
+        assert_eq!(answer.responses[0].partition_responses[0].error_code, NONE);
+    }
+    (broker, any)
+}
+
+async fn offset(broker: &Broker, timestamp: i64) -> (i16, i64) {
+    let any = Arc::new(AllowAll);
+    let answer = answer!(broker, any, 6, offsets_of("t", timestamp), ListOffsets);
+    let partition = &answer.topics[0].partitions[0];
+    (partition.error_code, partition.offset)
+}
+
+#[tokio::test]
+async fn api_versions_are_those_of_the_table() {
+    let (broker, any) = (Broker::start().await, Arc::new(AllowAll));
+    let answer = answer!(broker, any, 0, m::ApiVersionsRequest::default(), ApiVersions);
+    let told: Vec<i16> = answer.api_keys.iter().map(|api| api.api_key).collect();
+    assert_eq!(told, apis::APIS.iter().map(|api| api.key).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn records_are_read_from_where_they_were_written() {
+    let (broker, any) = with_records(3).await;
+    assert_eq!(offset(&broker, EARLIEST).await, (NONE, 0));
+    assert_eq!(offset(&broker, LATEST).await, (NONE, 3));
+    // All records are of the time 1000.
+    assert_eq!(offset(&broker, 1_000).await, (NONE, 0));
+    assert_eq!(offset(&broker, 1_001).await, (NONE, -1));
+    let read = |at: i64| {
+        let mut request = fetch(&["t"]);
+        request.topics[0].partitions[0].fetch_offset = at;
+        request
+    };
+    for (at, error) in [(0, NONE), (3, NONE), (4, ErrorCode::OffsetOutOfRange.code())] {
+        let answer = answer!(broker, any, 12, read(at), Fetch);
+        let partition = &answer.responses[0].partitions[0];
+        assert_eq!((partition.error_code, at, partition.records.is_some()), (error, at, true));
+        let is_empty = partition.records.as_ref().is_none_or(bytes::Bytes::is_empty);
+        assert_eq!(is_empty, at != 0, "at {at}");
+        if error == NONE {
+            assert_eq!((partition.high_watermark, partition.log_start_offset), (3, 0));
+        }
+    }
+    let unknown = answer!(broker, any, 12, fetch(&["nowhere"]), Fetch);
+    let error = ErrorCode::UnknownTopicOrPartition.code();
+    assert_eq!(unknown.responses[0].partitions[0].error_code, error);
+    let unknown = answer!(broker, any, 9, produce(&["nowhere"]), Produce);
+    assert_eq!(unknown.responses[0].partition_responses[0].error_code, error);
+}
+
+#[tokio::test]
+async fn records_are_deleted_up_to_the_high_watermark_and_not_beyond() {
+    use m::delete_records_request as r;
+    let (broker, any) = with_records(3).await;
+    let delete = |offset: i64| {
+        let partition = r::DeleteRecordsPartition::default().with_offset(offset);
+        let of =
+            r::DeleteRecordsTopic::default().with_name(topic("t")).with_partitions(vec![partition]);
+        m::DeleteRecordsRequest::default().with_timeout_ms(30_000).with_topics(vec![of])
+    };
+    for (offset, expected) in [
+        (4, (ErrorCode::OffsetOutOfRange.code(), -1)),
+        (2, (NONE, 2)),
+        // Less than before is no step back.
+        (1, (NONE, 2)),
+        (-1, (NONE, 3)),
+    ] {
+        let answer = answer!(broker, any, 2, delete(offset), DeleteRecords);
+        let partition = &answer.topics[0].partitions[0];
+        assert_eq!((partition.error_code, partition.low_watermark), expected, "{offset}");
+    }
+    assert_eq!(offset(&broker, EARLIEST).await, (NONE, 3));
+}
+
+#[tokio::test]
+async fn an_epoch_ends_where_its_records_end() {
+    use m::offset_for_leader_epoch_request as r;
+    let (broker, any) = with_records(2).await;
+    let asked = |epoch: i32| {
+        let partition = r::OffsetForLeaderPartition::default()
+            .with_current_leader_epoch(-1)
+            .with_leader_epoch(epoch);
+        let of = r::OffsetForLeaderTopic::default()
+            .with_topic(topic("t"))
+            .with_partitions(vec![partition]);
+        m::OffsetForLeaderEpochRequest::default().with_topics(vec![of])
+    };
+    let answer = answer!(broker, any, 4, asked(0), OffsetForLeaderEpoch);
+    let partition = &answer.topics[0].partitions[0];
+    assert_eq!((partition.error_code, partition.leader_epoch, partition.end_offset), (NONE, 0, 2));
+    let answer = answer!(broker, any, 4, asked(5), OffsetForLeaderEpoch);
+    let partition = &answer.topics[0].partitions[0];
+    assert_eq!((partition.leader_epoch, partition.end_offset), (-1, -1), "not known yet");
+}
+
+#[tokio::test]
+async fn topics_are_made_grown_and_deleted_once() {
+    let (broker, any) = (Broker::start().await, Arc::new(AllowAll));
+    let make = |validate_only: bool| {
+        let made = m::create_topics_request::CreatableTopic::default()
+            .with_name(topic("t"))
+            .with_num_partitions(2)
+            .with_replication_factor(1);
+        m::CreateTopicsRequest::default()
+            .with_timeout_ms(30_000)
+            .with_validate_only(validate_only)
+            .with_topics(vec![made])
+    };
+    let exists = ErrorCode::TopicAlreadyExists.code();
+    for (validate_only, error) in [(true, NONE), (false, NONE), (false, exists), (true, exists)] {
+        let answer = answer!(broker, any, 7, make(validate_only), CreateTopics);
+        assert_eq!(answer.topics[0].error_code, error, "validate_only={validate_only}");
+    }
+    let grow = |count: i32| {
+        let grown = m::create_partitions_request::CreatePartitionsTopic::default()
+            .with_name(topic("t"))
+            .with_count(count)
+            .with_assignments(None);
+        m::CreatePartitionsRequest::default().with_timeout_ms(30_000).with_topics(vec![grown])
+    };
+    for (count, error) in [(3, NONE), (3, ErrorCode::InvalidPartitions.code())] {
+        let answer = answer!(broker, any, 3, grow(count), CreatePartitions);
+        assert_eq!(answer.results[0].error_code, error);
+    }
+    let described = answer!(broker, any, 9, describe_topics(&["t", "nowhere", "t"]), Metadata);
+    let told: Vec<_> = described
+        .topics
+        .iter()
+        .map(|one| {
+            let name = one.name.as_ref().map(|name| name.to_string());
+            (name.unwrap_or_default(), one.error_code, one.partitions.len())
+        })
+        .collect();
+    let unknown = ErrorCode::UnknownTopicOrPartition.code();
+    let (t, nowhere) = (("t".to_owned(), NONE, 3), ("nowhere".to_owned(), unknown, 0));
+    assert!(told.contains(&t) && told.contains(&nowhere) && told.len() == 2, "{told:?}");
+    let delete = || {
+        m::DeleteTopicsRequest::default().with_timeout_ms(30_000).with_topic_names(vec![topic("t")])
+    };
+    for error in [NONE, unknown] {
+        let answer = answer!(broker, any, 5, delete(), DeleteTopics);
+        assert_eq!(answer.responses[0].error_code, error);
+    }
+}
+
+#[tokio::test]
+async fn offsets_of_a_group_are_committed_for_topics_that_there_are() {
+    let (broker, any) = with_records(0).await;
+    // The groups' topic is made by who first asks for a coordinator.
+    let find = || {
+        m::FindCoordinatorRequest::default().with_key_type(0).with_coordinator_keys(vec![text("g")])
+    };
+    let ready = async {
+        loop {
+            let found = answer!(broker, any, 4, find(), FindCoordinator);
+            let asked = answer!(broker, any, 9, fetch_offsets(None), OffsetFetch);
+            if (found.coordinators[0].error_code, asked.groups[0].error_code) == (NONE, NONE) {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), ready).await.unwrap();
+    let both = [topic("t"), topic("nowhere")];
+    let answer = answer!(broker, any, 9, commit(7, &both), OffsetCommit);
+    let of: Vec<_> = answer.topics.iter().map(|one| one.partitions[0].error_code).collect();
+    assert_eq!(of, [NONE, ErrorCode::UnknownTopicOrPartition.code()]);
+    let answer = answer!(broker, any, 9, fetch_offsets(Some(&["t", "nowhere"])), OffsetFetch);
+    let told: Vec<i64> =
+        answer.groups[0].topics.iter().map(|one| one.partitions[0].committed_offset).collect();
+    assert_eq!(told, [7, -1]);
+    let described = answer!(
+        broker,
+        any,
+        6,
+        m::DescribeGroupsRequest::default().with_groups(vec![group("g"), group("none")]),
+        DescribeGroups
+    );
+    let states: Vec<_> =
+        described.groups.iter().map(|one| (one.error_code, one.group_state.to_string())).collect();
+    assert_eq!(states[0], (NONE, "Empty".to_owned()));
+    assert_eq!(states[1].0, ErrorCode::GroupIdNotFound.code());
+}
+
+#[tokio::test]
+async fn what_is_not_offered_is_refused_in_kafkas_words() {
+    let (broker, any) = (Broker::start().await, Arc::new(AllowAll));
+    let transactional = m::InitProducerIdRequest::default()
+        .with_transactional_id(Some(m::TransactionalId(text("x"))))
+        .with_transaction_timeout_ms(1_000);
+    let answer = answer!(broker, any, 4, transactional, InitProducerId);
+    assert_ne!(answer.error_code, NONE);
+    assert_eq!(answer.producer_id.0, -1);
+    let ids = || m::InitProducerIdRequest::default().with_transactional_id(None);
+    let first = answer!(broker, any, 4, ids(), InitProducerId);
+    let second = answer!(broker, any, 4, ids(), InitProducerId);
+    assert!(first.producer_id.0 >= 0 && first.producer_id != second.producer_id);
+    let acls = m::DescribeAclsRequest::default();
+    let answer = answer!(broker, any, 3, acls, DescribeAcls);
+    assert_eq!(answer.error_code, ErrorCode::SecurityDisabled.code());
+}
+
+#[tokio::test]
+async fn configurations_are_told_with_where_they_come_from() {
+    use m::describe_configs_request::DescribeConfigsResource;
+    let (broker, any) = with_records(0).await;
+    let of = |name: &'static str| {
+        let one = DescribeConfigsResource::default()
+            .with_resource_type(2)
+            .with_resource_name(text(name))
+            .with_configuration_keys(Some(vec![StrBytes::from_static_str("retention.ms")]));
+        m::DescribeConfigsRequest::default().with_resources(vec![one])
+    };
+    let answer = answer!(broker, any, 4, of("t"), DescribeConfigs);
+    let told = &answer.results[0].configs;
+    assert_eq!((answer.results[0].error_code, told.len()), (NONE, 1));
+    // DEFAULT_CONFIG (KIP-226).
+    assert_eq!((told[0].name.as_str(), told[0].config_source), ("retention.ms", 5));
+    let answer = answer!(broker, any, 4, of("nowhere"), DescribeConfigs);
+    assert_eq!(answer.results[0].error_code, ErrorCode::UnknownTopicOrPartition.code());
+}
+
+#[tokio::test]
+async fn sizes_and_producers_are_told_of_partitions_that_there_are() {
+    use m::describe_log_dirs_request::DescribableLogDirTopic;
+    use m::describe_producers_request::TopicRequest;
+    let (broker, any) = with_records(1).await;
+    let asked = |partitions: Vec<i32>| {
+        let of =
+            DescribableLogDirTopic::default().with_topic(topic("t")).with_partitions(partitions);
+        m::DescribeLogDirsRequest::default().with_topics(Some(vec![of.clone(), of]))
+    };
+    let answer = answer!(broker, any, 4, asked(vec![0, 0, 9]), DescribeLogDirs);
+    let topics = &answer.results[0].topics;
+    assert_eq!((topics.len(), topics[0].partitions.len()), (1, 1));
+    assert!(topics[0].partitions[0].partition_size > 0);
+    let of = TopicRequest::default().with_name(topic("t")).with_partition_indexes(vec![0, 9]);
+    let request = m::DescribeProducersRequest::default().with_topics(vec![of]);
+    let answer = answer!(broker, any, 0, request, DescribeProducers);
+    let errors: Vec<i16> =
+        answer.topics[0].partitions.iter().map(|partition| partition.error_code).collect();
+    assert_eq!(errors, [NONE, ErrorCode::UnknownTopicOrPartition.code()]);
+    let quorum = m::describe_quorum_request::TopicData::default()
+        .with_topic_name(topic("__cluster_metadata"))
+        .with_partitions(vec![m::describe_quorum_request::PartitionData::default()]);
+    let request = m::DescribeQuorumRequest::default().with_topics(vec![quorum]);
+    let answer = answer!(broker, any, 2, request, DescribeQuorum);
+    let partition = &answer.topics[0].partitions[0];
+    assert_eq!((partition.error_code, partition.leader_id.0), (NONE, 1));
+    assert_eq!(partition.current_voters.len(), 1);
+}
