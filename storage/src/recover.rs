@@ -133,21 +133,7 @@ pub fn recover(
         .collect();
     let deleted =
         names.iter().filter(|name| name.ends_with(".deleted")).map(|name| dir.join(name)).collect();
-    for name in names.iter().filter(|name| name.ends_with(".cleaned") || name.ends_with(".tmp")) {
-        if let Err(error) = disk.remove_file(&dir.join(name)) {
-            tracing::warn!(path = %dir.join(name).display(), %error, "could not remove an \
-                unfinished file; it is written over when it is needed");
-        }
-    }
-    if let Some(name) = names.iter().find(|name| name.ends_with(".swap")) {
-        return Err(LogError::Malformed {
-            path: dir.join(name),
-            reason:
-                "compaction was interrupted while it replaced a segment; start Apache Kafka on \
-                it once, or remove the file"
-                    .into(),
-        });
-    }
+    remove_unfinished(disk, dir, &names)?;
     let mut segments = Vec::new();
     for base in names.iter().filter_map(|name| offset_of(name, ".log")) {
         let path = dir.join(file_name(base, ".log"));
@@ -189,6 +175,23 @@ pub fn recover(
     found.epochs_changed = found.epochs != epochs;
     found.producers = read_producers(disk, dir, &found.segments, found.end_offset)?;
     Ok(found)
+}
+
+/// Removes files whose writing was not finished. Those of Kafka's compaction are refused.
+fn remove_unfinished(disk: &Arc<dyn Disk>, dir: &Path, names: &[String]) -> Result<(), LogError> {
+    for name in names.iter().filter(|name| name.ends_with(".cleaned") || name.ends_with(".tmp")) {
+        if let Err(error) = disk.remove_file(&dir.join(name)) {
+            tracing::warn!(path = %dir.join(name).display(), %error, "could not remove an \
+                unfinished file; it is written over when it is needed");
+        }
+    }
+    let Some(name) = names.iter().find(|name| name.ends_with(".swap")) else { return Ok(()) };
+    Err(LogError::Malformed {
+        path: dir.join(name),
+        reason: "compaction was interrupted while it replaced a segment; start Apache Kafka on it \
+                 once, or remove the file"
+            .into(),
+    })
 }
 
 fn corrupt(

@@ -103,6 +103,16 @@ impl Hello {
 }
 
 impl Identity {
+    pub(super) fn new(
+        cluster_id: Option<String>,
+        node_id: u64,
+        incarnation: Uuid,
+        peers: Peers,
+    ) -> Self {
+        let (refused, said) = (AtomicU64::new(0), Mutex::default());
+        Self { cluster_id, node_id, incarnation, peers: Arc::new(peers), refused, said }
+    }
+
     fn hello(&self, to: u64) -> Hello {
         Hello {
             versions: VERSIONS,

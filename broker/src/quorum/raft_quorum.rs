@@ -178,7 +178,7 @@ impl RaftQuorum {
         if store.purged() > snapshot_index {
             return Err(unusable(
                 "the log begins after the newest whole snapshot; restore it from \
-                another voter or a copy"
+                the newest copy"
                     .to_owned(),
             ));
         }
@@ -189,14 +189,8 @@ impl RaftQuorum {
             .map_err(unusable)?;
         let stopped = patience.stopped();
         let mut tasks = JoinSet::new();
-        let identity = Arc::new(Identity {
-            cluster_id: config.cluster_id.clone(),
-            node_id,
-            incarnation,
-            peers: Arc::new(peers),
-            refused: 0.into(),
-            said: std::sync::Mutex::default(),
-        });
+        let cluster_id = config.cluster_id.clone();
+        let identity = Arc::new(Identity::new(cluster_id, node_id, incarnation, peers));
         let pristine = store.is_pristine();
         let dialer = Dialer {
             env: env.clone(),

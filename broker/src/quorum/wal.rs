@@ -65,7 +65,7 @@ pub enum WalError {
     },
     #[error(
         "metadata log {} is damaged at byte {position}: {reason}. It was written whole once, so \
-         the disk has changed it; restore the directory from another voter or a copy",
+         the disk has changed it; restore the directory from the newest copy",
         path.display()
     )]
     Damaged { path: PathBuf, position: usize, reason: &'static str },
