@@ -135,6 +135,16 @@ impl LogDir {
         dir
     }
 
+    /// See [`Fence::lacks_descriptors`].
+    pub(super) fn lacks_descriptors(&self) {
+        self.fence.lacks_descriptors();
+    }
+
+    /// See [`Fence::until_descriptors_lack`].
+    pub(super) async fn until_descriptors_lack(&self) {
+        self.fence.until_descriptors_lack().await;
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -1,4 +1,5 @@
-//! The end of the use of a log directory, and the disk that ends it.
+//! The end of the use of a log directory, and the disk that ends it. The same disk hears when
+//! there is no descriptor for a file.
 //!
 //! Linux says once that names could not be made durable: the next sync of the directory, by
 //! whomever, succeeds, and the names may be gone after a power cut with everything that was
@@ -9,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use letterbox_env::{DirEntry, Disk, Fault, FileRef, OpenMode};
+use letterbox_env::{DirEntry, Disk, Fault, FileRef, OpenMode, Resource};
 use tokio::sync::Notify;
 
 /// Whether a log directory is in use.
@@ -17,13 +18,18 @@ pub(super) struct Fence {
     dir: PathBuf,
     reason: OnceLock<Arc<str>>,
     closed: Notify,
+    lacks_descriptors: Notify,
 }
 
 impl Fence {
     /// Around `dir`, which is in use; what uses it does so through the disk.
     pub(super) fn around(dir: &Path, disk: &Arc<dyn Disk>) -> (Arc<Self>, Arc<dyn Disk>) {
-        let fence =
-            Arc::new(Self { dir: dir.into(), reason: OnceLock::new(), closed: Notify::new() });
+        let fence = Arc::new(Self {
+            dir: dir.into(),
+            reason: OnceLock::new(),
+            closed: Notify::new(),
+            lacks_descriptors: Notify::new(),
+        });
         (fence.clone(), Arc::new(FencedDisk { disk: disk.clone(), fence }))
     }
 
@@ -40,6 +46,16 @@ impl Fence {
             self.closed.notify_waiters();
         }
         self.reason.get().cloned().unwrap_or(reason)
+    }
+
+    /// There was no descriptor for something; its files that are not in use had better be closed.
+    pub(super) fn lacks_descriptors(&self) {
+        self.lacks_descriptors.notify_one();
+    }
+
+    /// Completes when there was no descriptor for a file of the directory, or for something else.
+    pub(super) async fn until_descriptors_lack(&self) {
+        self.lacks_descriptors.notified().await;
     }
 
     /// Completes with the reason when it is not in use any more.
@@ -59,9 +75,19 @@ struct FencedDisk {
     fence: Arc<Fence>,
 }
 
+impl FencedDisk {
+    fn hear<T>(&self, done: io::Result<T>) -> io::Result<T> {
+        done.inspect_err(|error| {
+            if Fault::of(error) == Fault::State(Resource::Descriptors) {
+                self.fence.lacks_descriptors();
+            }
+        })
+    }
+}
+
 impl Disk for FencedDisk {
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.disk.sync_dir(path).inspect_err(|error| {
+        self.hear(self.disk.sync_dir(path)).inspect_err(|error| {
             if Fault::of(error) == Fault::LostWrite {
                 self.fence.close(format!("sync directory {}: {error}", path.display()).into());
             }
@@ -69,7 +95,7 @@ impl Disk for FencedDisk {
     }
 
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<FileRef> {
-        self.disk.open(path, mode)
+        self.hear(self.disk.open(path, mode))
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.disk.rename(from, to)
@@ -78,19 +104,19 @@ impl Disk for FencedDisk {
         self.disk.remove_file(path)
     }
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove_dir_all(path)
+        self.hear(self.disk.remove_dir_all(path))
     }
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         self.disk.create_dir_all(path)
     }
     fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
-        self.disk.list(path)
+        self.hear(self.disk.list(path))
     }
     fn exists(&self, path: &Path) -> io::Result<bool> {
         self.disk.exists(path)
     }
     fn lock(&self, path: &Path) -> io::Result<FileRef> {
-        self.disk.lock(path)
+        self.hear(self.disk.lock(path))
     }
     fn space(&self, path: &Path) -> io::Result<(u64, u64)> {
         self.disk.space(path)

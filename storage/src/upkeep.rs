@@ -25,6 +25,7 @@ use super::{Log, LogManager};
 const PARALLEL_MAX: usize = 8;
 /// How often it is looked whether much was appended, and whether deleted files are to be removed.
 const SECOND: Duration = Duration::from_secs(1);
+/// How long a file is not used before it is closed; a second where descriptors lack.
 const IDLE_EVERY: Duration = Duration::from_secs(60);
 /// After the start, as Kafka's.
 const FIRST_RETENTION: Duration = Duration::from_secs(30);
@@ -82,9 +83,40 @@ impl LogManager {
             every(options.recovery_point_interval, options.recovery_point_interval, &stop, || self.checkpoint_logs(true, &stop)),
             every(options.high_watermark_interval, options.high_watermark_interval, &stop, || self.checkpoint()),
             every(FIRST_RETENTION.min(options.retention_check_interval), options.retention_check_interval, &stop, || self.retain(&stop)),
-            every(IDLE_EVERY, IDLE_EVERY, &stop, || self.close_idle(&stop)),
+            self.close_idle_often(&stop),
             self.compact_often(&stop),
         );
+    }
+
+    /// Closes files that are idle, every now and then, and as soon as descriptors lack, until
+    /// `stop`.
+    async fn close_idle_often(&self, stop: &CancellationToken) {
+        let lack = || {
+            let each = self.dirs().iter().map(|dir| Box::pin(dir.until_descriptors_lack()));
+            futures::future::select_all(each)
+        };
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(IDLE_EVERY) => self.close_idle(stop).await,
+                _ = lack() => {
+                    // The first look marks the files, the second closes those that nobody used.
+                    self.close_idle(stop).await;
+                    tokio::select! {
+                        biased;
+                        () = stop.cancelled() => return,
+                        () = tokio::time::sleep(SECOND) => self.close_idle(stop).await,
+                    }
+                }
+            }
+        }
+    }
+
+    /// There is no descriptor for something else than a log's file: closes those of logs that are
+    /// not in use.
+    pub fn lacks_descriptors(&self) {
+        self.dirs().iter().for_each(|dir| dir.lacks_descriptors());
     }
 
     /// Compacts after every `log.cleaner.backoff.ms`, which may change meanwhile, until `stop`.

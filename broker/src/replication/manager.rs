@@ -98,6 +98,11 @@ impl ReplicaManager {
         (self.logs.dirs().to_vec(), self.logs.logs())
     }
 
+    /// See [`LogManager::lacks_descriptors`].
+    pub fn lacks_descriptors(&self) {
+        self.logs.lacks_descriptors();
+    }
+
     /// See [`LogManager::keep_log_starts`].
     ///
     /// # Errors

@@ -215,7 +215,12 @@ pub(crate) async fn accept(
                 let connection = Connection::new(id, index, peer, authorizer, limit);
                 admit(&services, &mut open, stream, connection, &stop, &mut said_refused)
             }
-            Err(error) => accept_failed(&error, &mut said, &stop).await,
+            Err(error) => {
+                if Fault::of(&error) == Fault::State(Resource::Descriptors) {
+                    services.replicas.lacks_descriptors();
+                }
+                accept_failed(&error, &mut said, &stop).await;
+            }
         }
     }
     drop(listener);

@@ -537,3 +537,32 @@ async fn what_was_appended_before_a_topic_waits_for_the_disk_is_synced_without_a
     log.set_config(small());
     assert!(log.dir().take_dirty().is_empty(), "there is nothing to sync");
 }
+
+/// Files of logs that nobody uses are closed when there is no descriptor for another, not only
+/// every minute.
+#[tokio::test(start_paused = true)]
+async fn a_lack_of_descriptors_closes_the_files_of_logs_that_nobody_uses() {
+    let disk = SimDisk::new(1);
+    let manager = LogManager::open(disk.env(), options(Path::new(DIR))).await.unwrap();
+    let stop = CancellationToken::new();
+    let upkeep = tokio::spawn(manager.clone().run_upkeep(stop.clone()));
+    for partition in 0..20 {
+        let log = manager.create("t", Uuid::from_u128(1), partition, small()).await.unwrap();
+        append(&log, manager.env.clock.wall_ms(), &["a"]);
+        log.sync().unwrap();
+    }
+    let before = disk.open_files();
+    disk.set_descriptors_left(Some(0));
+    let began = tokio::time::Instant::now();
+    while manager.create("u", Uuid::from_u128(2), 0, small()).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(
+            began.elapsed() < Duration::from_secs(20),
+            "still {} of {before}",
+            disk.open_files()
+        );
+    }
+    assert!(disk.open_files() < before / 2, "{} of {before}", disk.open_files());
+    stop.cancel();
+    upkeep.await.unwrap();
+}
