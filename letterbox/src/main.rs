@@ -120,10 +120,8 @@ fn run_broker(config: Config, topics: Vec<image_env::TopicToCreate>) -> anyhow::
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let code = runtime.block_on(async {
         let mut stop = Stop::new()?;
-        let broker = tokio::select! {
-            biased;
-            () = stop.asked() => return Ok(ExitCode::SUCCESS),
-            started = Node::start(Env::real(), config) => started?,
+        let Some(broker) = Node::start(Env::real(), config, stop.asked()).await? else {
+            return Ok(ExitCode::SUCCESS);
         };
         container::create_topics(&broker, topics).await;
         let fatal = tokio::select! {

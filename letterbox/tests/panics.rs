@@ -108,7 +108,8 @@ async fn a_panic_ends_its_connection_is_counted_and_the_others_go_on() {
         dir.path().display()
     );
     let env = Env { net: Arc::new(Faulty(Env::real().net, port)), ..Env::real() };
-    let broker = Node::start(env, Config::parse(&text).unwrap()).await.unwrap();
+    let config = Config::parse(&text).unwrap();
+    let broker = Node::start(env, config, std::future::pending()).await.unwrap().unwrap();
     tokio::task::spawn_blocking(move || {
         let connect = || {
             let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();

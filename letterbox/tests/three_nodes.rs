@@ -12,11 +12,12 @@ mod common;
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Broker, PATIENCE, PRODUCE_VERSION, ask, free_port, produced};
+use common::{Broker, PATIENCE, PRODUCE_VERSION, ask, command, free_port, http_get, produced};
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::describe_quorum_request::{PartitionData, TopicData};
@@ -24,6 +25,7 @@ use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProdu
 use kafka_protocol::protocol::StrBytes;
 use letterbox_protocol::Response;
 use letterbox_protocol::batch::BatchBuilder;
+use rustix::process::{Pid, Signal, kill_process};
 
 const NODES: [i32; 3] = [1, 2, 3];
 const PARTITIONS: i32 = 6;
@@ -188,6 +190,23 @@ fn fill(nodes: &BTreeMap<i32, Broker>, topic: &str) {
         let answer = ask(&mut leader.connect(), PRODUCE_VERSION, request);
         assert_eq!(produced(answer), (0, 0), "{topic}-{}", partition.partition_index);
     }
+}
+
+#[test]
+fn a_new_node_that_waits_for_the_others_lives_and_can_be_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let ports: Ports = NODES.into_iter().map(|id| (id, (free_port(), free_port()))).collect();
+    let (file, _) = configure(dir.path(), 1, &ports);
+    let admin = free_port();
+    let mut alone = command(&file);
+    alone.args(["--override", &format!("admin.listener=127.0.0.1:{admin}")]);
+    let mut alone = alone.stdout(Stdio::null()).spawn().unwrap();
+    eventually("health is told", || TcpStream::connect(("127.0.0.1", admin)).is_ok());
+    for (path, status) in [("/livez", "200"), ("/readyz", "503"), ("/identity", "503")] {
+        assert_eq!(http_get(admin, path).0, status, "{path}");
+    }
+    kill_process(Pid::from_child(&alone), Signal::TERM).unwrap();
+    assert!(alone.wait().unwrap().success());
 }
 
 #[test]

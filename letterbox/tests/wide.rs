@@ -208,7 +208,9 @@ fn started(dir: &Path) -> (Runtime, Node, Arc<Counted>, TcpStream) {
     let real = Env::real();
     let tasks = Arc::new(Counted(real.tasks.clone(), AtomicUsize::new(0)));
     let env = Env { tasks: tasks.clone(), ..real };
-    let broker = runtime.block_on(Node::start(env, Config::parse(&text).unwrap())).unwrap();
+    let config = Config::parse(&text).unwrap();
+    let started = runtime.block_on(Node::start(env, config, std::future::pending()));
+    let broker = started.unwrap().unwrap();
     let client = TcpStream::connect(("127.0.0.1", port)).unwrap();
     client.set_read_timeout(Some(PATIENCE)).unwrap();
     (runtime, broker, tasks, client)

@@ -43,8 +43,8 @@ const SETTLED: Duration = Duration::from_secs(6);
 pub struct Load {
     /// Their outside world.
     pub env: Env,
-    /// Where the cluster is.
-    pub bootstrap: String,
+    /// Where the cluster is: some of its brokers.
+    pub bootstrap: Vec<String>,
     /// The topic, with this many partitions.
     pub topic: String,
     /// Partitions of the topic.
@@ -63,9 +63,7 @@ impl Load {
     /// A client with deadlines that fit simulated clusters, however long it takes to get one.
     async fn client(&self) -> Option<Client> {
         while !self.is_over() {
-            if let Ok(client) =
-                Client::connect(self.env.clone(), std::slice::from_ref(&self.bootstrap), options())
-                    .await
+            if let Ok(client) = Client::connect(self.env.clone(), &self.bootstrap, options()).await
             {
                 return Some(client);
             }

@@ -73,7 +73,7 @@ fn run(seed: u64, trouble: Trouble, keep_lines: bool) -> Outcome {
         let (history, stop) = (history.clone(), Arc::clone(&stop));
         move |env| workload::Load {
             env,
-            bootstrap: format!("{BROKER}:9092"),
+            bootstrap: vec![format!("{BROKER}:9092")],
             topic: TOPIC.into(),
             partitions: PARTITIONS,
             history,
@@ -372,7 +372,7 @@ fn a_first_start_survives_a_power_cut_at_any_operation() {
             let (history, stop) = (history.clone(), Arc::clone(&stop));
             move |env| workload::Load {
                 env,
-                bootstrap: format!("{BROKER}:9092"),
+                bootstrap: vec![format!("{BROKER}:9092")],
                 topic: TOPIC.into(),
                 partitions: 1,
                 history,

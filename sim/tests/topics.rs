@@ -130,7 +130,7 @@ fn run(seed: u64, keep_lines: bool) -> Outcome {
     cluster.client(CLIENTS, move |env| async move {
         let load = |topic: String| workload::Load {
             env: env.clone(),
-            bootstrap: format!("{BROKER}:9092"),
+            bootstrap: vec![format!("{BROKER}:9092")],
             topic,
             partitions: 1,
             history: History::default(),

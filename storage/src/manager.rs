@@ -275,6 +275,12 @@ impl LogManager {
         self.env.blocking(move || owned.open(budget, config, now)).await
     }
 
+    /// Whether the last run closed the log directory `dir`, as far as can be told.
+    #[must_use]
+    pub fn is_left_in_order(disk: &dyn Disk, dir: &Path) -> bool {
+        disk.exists(&dir.join(CLEAN_SHUTDOWN)).unwrap_or(false)
+    }
+
     /// Whether the last run closed every log directory.
     #[must_use]
     pub fn was_clean(&self) -> bool {

@@ -5,6 +5,7 @@
 //! `{"Ok": …}` or `{"Err": …}`; the operation and its outcome have versions of their own.
 
 use std::sync::Weak;
+use std::time::Duration;
 
 use letterbox_env::{BoxFuture, with_causes};
 use letterbox_protocol::ErrorCode;
@@ -12,13 +13,14 @@ use letterbox_protocol::model::BrokerId;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::heartbeats::News;
 use super::proposer::Job;
-use super::{ControllerError, decide_here, hear, leading};
+use super::{ControllerError, DECIDE_WITHIN, DECIDE_WITHIN_MAX, decide_here, hear, leading};
 use crate::metadata::decide::liveness::{Heartbeat, HeartbeatAnswer};
 use crate::metadata::decide::{Answer, DecodeError, Operation};
-use crate::quorum::{Answering, AskError, MetadataQuorum, QuorumError, QuorumStatus};
+use crate::quorum::{Answering, AskError, Lane, MetadataQuorum, QuorumError, QuorumStatus};
 
 /// The version of what surrounds operations and outcomes on their way.
 const VERSION: u16 = 0;
@@ -27,6 +29,9 @@ const VERSION: u16 = 0;
 #[derive(Serialize, Deserialize)]
 struct Question {
     v: u16,
+    /// How long an answer is waited for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    within_ms: Option<u64>,
     #[serde(flatten)]
     what: What,
 }
@@ -40,14 +45,19 @@ enum What {
     Quorum {},
 }
 
-/// Has `leader` carry the operation out.
+/// How long an answer is waited for that needs no commit.
+const STATUS_WITHIN: Duration = Duration::from_secs(5);
+
+/// Has `leader` carry the operation out before `deadline`.
 pub(super) async fn operation(
     quorum: &dyn MetadataQuorum,
     leader: BrokerId,
     operation: &Operation,
+    deadline: Instant,
 ) -> Result<Answer, ControllerError> {
     let operation = operation.encode().map_err(unreadable)?;
-    let answer: String = ask(quorum, leader, What::Operation(operation)).await?;
+    let (lane, what) = (Lane::Operations, What::Operation(operation));
+    let answer: String = ask(quorum, leader, lane, deadline, what).await?;
     Answer::decode(&answer).map_err(other_version)
 }
 
@@ -57,7 +67,8 @@ pub(super) async fn heartbeat(
     leader: BrokerId,
     heartbeat: Heartbeat,
 ) -> Result<HeartbeatAnswer, ControllerError> {
-    ask(quorum, leader, What::Heartbeat(heartbeat)).await
+    let deadline = Instant::now() + STATUS_WITHIN;
+    ask(quorum, leader, Lane::Heartbeats, deadline, What::Heartbeat(heartbeat)).await
 }
 
 /// What `leader` knows of the quorum.
@@ -65,16 +76,22 @@ pub(super) async fn status(
     quorum: &dyn MetadataQuorum,
     leader: BrokerId,
 ) -> Result<QuorumStatus, ControllerError> {
-    ask(quorum, leader, What::Quorum {}).await
+    let deadline = Instant::now() + STATUS_WITHIN;
+    ask(quorum, leader, Lane::Status, deadline, What::Quorum {}).await
 }
 
 async fn ask<T: DeserializeOwned>(
     quorum: &dyn MetadataQuorum,
     leader: BrokerId,
+    lane: Lane,
+    deadline: Instant,
     what: What,
 ) -> Result<T, ControllerError> {
-    let question = serde_json::to_vec(&Question { v: VERSION, what }).map_err(unreadable)?;
-    match quorum.ask(leader, &question).await {
+    let within = deadline.saturating_duration_since(Instant::now());
+    let within_ms = u64::try_from(within.as_millis()).ok();
+    let question = Question { v: VERSION, within_ms, what };
+    let question = serde_json::to_vec(&question).map_err(unreadable)?;
+    match quorum.ask(leader, lane, deadline, &question).await {
         // An answer that cannot be read may be to an operation that was carried out.
         Ok(answer) => {
             let answer: Result<T, ControllerError> =
@@ -118,8 +135,9 @@ impl Answering for Door {
                         "this node reads forwarded operations of version {VERSION}, not {v}"
                     ))))
                 }
-                Ok(Question { what: What::Operation(operation), .. }) => {
-                    let result = self.carry_out(&operation).await;
+                Ok(Question { what: What::Operation(operation), within_ms, .. }) => {
+                    let within = within_ms.map_or(DECIDE_WITHIN, Duration::from_millis);
+                    let result = self.carry_out(&operation, within).await;
                     if let Err(error) = &result {
                         tracing::debug!(%from, %error, "a forwarded operation has no outcome");
                     }
@@ -151,9 +169,14 @@ fn write<T: Serialize>(result: Result<T, ControllerError>) -> Result<Vec<u8>, se
 }
 
 impl Door {
-    async fn carry_out(&self, operation: &str) -> Result<String, ControllerError> {
+    async fn carry_out(
+        &self,
+        operation: &str,
+        within: Duration,
+    ) -> Result<String, ControllerError> {
         let operation = Operation::decode(operation).map_err(other_version)?;
-        let answer = decide_here(&self.queue, operation).await?;
+        let deadline = Instant::now() + within.min(DECIDE_WITHIN_MAX);
+        let answer = decide_here(&self.queue, operation, deadline).await?;
         answer.encode().map_err(unreadable)
     }
 

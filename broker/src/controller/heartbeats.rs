@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::proposer::Job;
-use super::{ControllerError, decide_here};
+use super::{ControllerError, DECIDE_WITHIN, decide_here};
 use crate::metadata::decide::FenceBroker;
 use crate::metadata::decide::liveness::{Effect, Heartbeat, HeartbeatAnswer, Liveness, Millis};
 use crate::quorum::{MetadataQuorum, QuorumError};
@@ -108,8 +108,6 @@ impl Watch {
         if late > self.session / 4 {
             leading.liveness.hear_all(now);
         }
-        // The broker of this process lives as long as it does.
-        leading.liveness.lives(self.quorum.status().node_id, now);
         let effects = leading.liveness.tick(now);
         self.act(leading, effects);
     }
@@ -203,7 +201,8 @@ impl Watch {
         let (queue, tell) = (self.queue.clone(), self.tell.clone());
         leading.tasks.spawn(async move {
             let operation = FenceBroker { id, epoch, fenced };
-            match decide_here(&queue, operation.into()).await {
+            let deadline = Instant::now() + DECIDE_WITHIN;
+            match decide_here(&queue, operation.into(), deadline).await {
                 Ok(_) => tracing::info!(broker = %id, epoch, "broker is {what}"),
                 // It is said again while it is true.
                 Err(error) => {

@@ -2,8 +2,11 @@
 //!
 //! Every node has one. The node that leads the quorum decides (`proposer`); the others pass the
 //! operation on to it (`forward`). An operation is carried out once or not at all: it is passed
-//! on again only when it was surely not begun. The node that leads also watches over the brokers
-//! (`heartbeats`).
+//! on again only when it was surely not begun. It has a deadline, and is not begun after that. The
+//! node that leads also watches over the brokers (`heartbeats`).
+//!
+//! It begins and ends with the node's part in the quorum: others wait for a node that leads and
+//! does not answer.
 
 mod forward;
 mod heartbeats;
@@ -17,6 +20,7 @@ use letterbox_protocol::ErrorCode;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use self::forward::Door;
@@ -27,8 +31,11 @@ use crate::metadata::decide::liveness::{Heartbeat, HeartbeatAnswer};
 use crate::metadata::decide::{Answer, ConfigRules, Kind, Operation};
 use crate::quorum::{MetadataQuorum, QuorumError, QuorumStatus};
 
-/// How long an operation waits for a leader that takes it.
-const LEADER_WITHIN: Duration = Duration::from_secs(10);
+/// How long an operation takes at most whose client names no time: shorter than clients wait for an
+/// answer, longer than it takes to elect a leader.
+pub(crate) const DECIDE_WITHIN: Duration = Duration::from_secs(10);
+/// How long one takes at most, whatever its client names.
+const DECIDE_WITHIN_MAX: Duration = Duration::from_secs(60);
 /// Between two looks at who leads.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -38,7 +45,7 @@ pub enum ControllerError {
     /// The quorum did not take it.
     #[error(transparent)]
     Quorum(#[from] QuorumError),
-    /// This node is shutting down; the operation was not begun.
+    /// The node that leads is shutting down; the operation was not begun.
     #[error("the controller is shutting down")]
     ShuttingDown,
     /// The active controller, or this node, is of another version and does not understand.
@@ -50,6 +57,18 @@ pub enum ControllerError {
 }
 
 impl ControllerError {
+    /// Whether the operation was surely not begun, and another leader may take it.
+    #[must_use]
+    pub fn is_not_begun(&self) -> bool {
+        match self {
+            Self::Quorum(QuorumError::NotLeader { .. } | QuorumError::Stopped { .. })
+            | Self::ShuttingDown => true,
+            Self::Quorum(QuorumError::OutcomeUnknown | QuorumError::Waiting { .. })
+            | Self::OtherVersion(_)
+            | Self::Refused(_) => false,
+        }
+    }
+
     /// What a client is told. All but [`Self::OtherVersion`] and [`Self::Refused`] are retried by
     /// clients.
     #[must_use]
@@ -154,15 +173,31 @@ impl Controller {
         }
     }
 
-    /// Carries out an operation, here or at the node that leads.
-    ///
-    /// Not cancel safe in effect: an operation that was queued may take effect although the future
-    /// was dropped.
+    /// Carries out an operation, here or at the node that leads, within ten seconds; see
+    /// [`Self::run_within`].
     ///
     /// # Errors
     /// [`ControllerError`] when there is no outcome.
     pub async fn run<O: Kind>(&self, operation: O) -> Result<Done<O::Outcome>, ControllerError> {
-        let Answer { index, outcome } = self.submit(operation.into()).await?;
+        self.run_within(operation, DECIDE_WITHIN).await
+    }
+
+    /// Carries out an operation, here or at the node that leads, and returns after at most `within`,
+    /// or a minute.
+    ///
+    /// Not cancel safe in effect: an operation that was begun may take effect although the future
+    /// was dropped.
+    ///
+    /// # Errors
+    /// [`ControllerError`] when there is no outcome: `NotLeader` when nobody took the operation in
+    /// time, `OutcomeUnknown` when somebody did who has not answered in time, or leads no more.
+    pub async fn run_within<O: Kind>(
+        &self,
+        operation: O,
+        within: Duration,
+    ) -> Result<Done<O::Outcome>, ControllerError> {
+        let deadline = Instant::now() + within.min(DECIDE_WITHIN_MAX);
+        let Answer { index, outcome } = self.submit(operation.into(), deadline).await?;
         let other_kind = || {
             ControllerError::OtherVersion(
                 "the active controller answered another operation than it was asked for".to_owned(),
@@ -171,27 +206,30 @@ impl Controller {
         Ok(Done { index, outcome: O::outcome(outcome).ok_or_else(other_kind)? })
     }
 
-    /// Carries out an operation of any kind; as [`Self::run`].
-    ///
-    /// # Errors
-    /// [`ControllerError`] when there is no outcome.
-    pub async fn submit(&self, operation: Operation) -> Result<Answer, ControllerError> {
-        let deadline = tokio::time::Instant::now() + LEADER_WITHIN;
+    async fn submit(
+        &self,
+        operation: Operation,
+        deadline: Instant,
+    ) -> Result<Answer, ControllerError> {
         loop {
             let status = self.quorum.status();
             let result = match status.leader {
                 Some(leader) if leader == status.node_id => {
-                    decide_here(&self.queue, operation.clone()).await
+                    match decide_here(&self.queue, operation.clone(), deadline).await {
+                        // Nobody else is asked by a node that has ended.
+                        Err(error @ ControllerError::Quorum(QuorumError::Stopped { .. })) => {
+                            return Err(error);
+                        }
+                        result => result,
+                    }
                 }
-                Some(leader) => forward::operation(&*self.quorum, leader, &operation).await,
+                Some(leader) => {
+                    forward::operation(&*self.quorum, leader, &operation, deadline).await
+                }
                 None => Err(QuorumError::NotLeader { leader: None }.into()),
             };
-            let is_begun = !matches!(
-                result,
-                Err(ControllerError::Quorum(QuorumError::NotLeader { .. })
-                    | ControllerError::ShuttingDown)
-            );
-            if is_begun || self.stop.is_cancelled() || tokio::time::Instant::now() >= deadline {
+            let is_open = matches!(&result, Err(error) if error.is_not_begun());
+            if !is_open || self.stop.is_cancelled() || Instant::now() >= deadline {
                 return result;
             }
             tokio::select! {
@@ -235,12 +273,21 @@ async fn hear(
     receive.await.map_err(|_| ControllerError::ShuttingDown)?
 }
 
-/// Hands an operation to this node's proposer.
+/// Hands an operation to this node's proposer, and waits for its outcome until `deadline`.
 async fn decide_here(
     queue: &mpsc::Sender<Job>,
     operation: Operation,
+    deadline: Instant,
 ) -> Result<Answer, ControllerError> {
     let (reply, receive) = oneshot::channel();
-    queue.send(Job::new(operation, reply)).await.map_err(|_| ControllerError::ShuttingDown)?;
-    receive.await.map_err(|_| ControllerError::ShuttingDown)?
+    match timeout_at(deadline, queue.send(Job::new(operation, reply))).await {
+        Ok(Ok(())) => {}
+        Ok(Err(_)) => return Err(ControllerError::ShuttingDown),
+        Err(_) => return Err(QuorumError::NotLeader { leader: None }.into()),
+    }
+    match timeout_at(deadline, receive).await {
+        Ok(Ok(result)) => result,
+        // It may have been begun.
+        Ok(Err(_)) | Err(_) => Err(QuorumError::OutcomeUnknown.into()),
+    }
 }

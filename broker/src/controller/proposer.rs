@@ -42,6 +42,11 @@ impl Job {
         Self { operation, outcome: None, reply }
     }
 
+    /// Whether nobody waits for the outcome any more: the caller was told that the time is over.
+    fn is_abandoned(&self) -> bool {
+        self.reply.is_closed()
+    }
+
     /// Hands the outcome, or the error, to the caller, who may have gone away.
     fn complete(self, result: Result<u64, ControllerError>) {
         let answer = result.and_then(|index| {
@@ -103,6 +108,9 @@ impl Proposer {
             while decided.len() < RECORDS_TOGETHER_MAX
                 && let Some(mut job) = rest.next()
             {
+                if job.is_abandoned() {
+                    continue;
+                }
                 self.evaluate(&mut job, &mut image, &mut decided);
                 jobs.push(job);
             }
@@ -121,7 +129,12 @@ impl Proposer {
         match self.term {
             Some(term) if self.quorum.status().term == term => Ok(term),
             _ => {
-                let term = self.unless_it_stops(self.quorum.begin_leading()).await?;
+                let begun = self.unless_it_stops(self.quorum.begin_leading()).await;
+                let term = begun.map_err(|error| match error {
+                    // What was not confirmed is that this node leads; nothing else was begun.
+                    QuorumError::OutcomeUnknown => QuorumError::NotLeader { leader: None },
+                    error => error,
+                })?;
                 self.term = Some(term);
                 Ok(term)
             }

@@ -17,7 +17,7 @@ use crate::controller::{Controller, ControllerError};
 use crate::metadata::decide::liveness::{Heartbeat, HeartbeatAnswer};
 use crate::metadata::decide::{Decide, ItemResult, Kind, RegisterBroker, SetClusterId};
 use crate::metadata::{Endpoint, SecurityProtocol};
-use crate::quorum::{MetadataQuorum, QuorumError};
+use crate::quorum::MetadataQuorum;
 
 /// How soon a heartbeat is tried again that reached nobody.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
@@ -121,15 +121,9 @@ async fn run<T, O: Kind + Clone + Decide<Outcome = ItemResult<T>>>(
     quorum: &dyn MetadataQuorum,
     operation: O,
 ) -> Result<T, StartError> {
+    // When it is this node's own part in the quorum that has stopped, the start ends by that.
     let passes = |error: &ControllerError| {
-        matches!(
-            error,
-            ControllerError::Quorum(
-                QuorumError::Waiting { .. }
-                    | QuorumError::OutcomeUnknown
-                    | QuorumError::NotLeader { .. }
-            )
-        )
+        matches!(error, ControllerError::Quorum(_) | ControllerError::ShuttingDown)
     };
     let attempt = || controller.run(operation.clone());
     let done = patiently("register with the cluster", passes, attempt).await;

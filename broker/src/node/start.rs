@@ -1,15 +1,23 @@
-//! The start, stage after stage: identify the log directories, take the ports, tell of health,
-//! open the metadata and the logs, register, host the partitions, listen, serve.
+//! The start, stage after stage: tell of health, identify the log directories, take the ports, open
+//! the metadata and the logs, register, host the partitions, listen, serve.
+//!
+//! Up to its registration a start may be given up, or fail, at any moment; then what was begun is
+//! ended in order. The controller begins and ends with the part in the quorum, because others wait
+//! for a node that leads.
 
 use std::error::Error;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use letterbox_env::{BoxListener, Env};
+use futures::FutureExt;
+use futures::future::FusedFuture;
+use letterbox_env::{BoxListener, Env, with_causes};
 use letterbox_storage::{LogError, LogManager, LogManagerOptions, QUORUM_DIR};
+use tokio::sync::SetOnce;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::Node;
 use super::groups::GroupHost;
@@ -31,6 +39,8 @@ use crate::server::{Rules, Services, Shown};
 
 /// How long requests that were begun may take to finish once the node stops.
 const STOP_GRACE: Duration = Duration::from_millis(1_000);
+/// How long a start that is not to be may take to open logs that were left in order.
+const OPEN_WITHIN: Duration = Duration::from_secs(10);
 /// Memory for the newest batches of all logs together.
 const TAIL_CACHE: usize = 24 * 1024 * 1024;
 
@@ -52,79 +62,197 @@ pub enum StartError {
     /// The metadata cannot be opened.
     #[error("open the metadata")]
     Quorum(#[from] OpenError),
+    /// The part in the quorum ended meanwhile.
+    #[error("the broker cannot go on: {0}")]
+    Ended(String),
     /// The cluster does not take this node.
     #[error("register with the cluster")]
     Register(#[source] Box<dyn Error + Send + Sync>),
 }
 
 impl Node {
-    /// Starts a node and returns when it serves.
+    /// Starts a node and returns when it serves; `None` when `stop` completed before that, and what
+    /// was begun has ended in order.
     ///
     /// # Errors
     /// [`StartError`], naming what to change.
-    pub async fn start(env: Env, config: Config) -> Result<Self, StartError> {
+    pub async fn start(
+        env: Env,
+        config: Config,
+        stop: impl Future<Output = ()>,
+    ) -> Result<Option<Self>, StartError> {
         let started = Instant::now();
         tell_warnings(&config);
-        let cluster_id = identity::cluster_id(&env, &config).await?;
-        let identity = Identity::open(&env, &config, cluster_id).await?;
-        // Taken early, so that a port in use is said before anything is recovered.
-        let listeners = listener::bind(&env, &config).await?;
-        // Told before the logs are opened, which may take long: what lives and is not ready must
-        // not be taken for dead.
-        let admin = Admin::start(&env, &config, &identity).await?;
-        let quorum_config = quorum_config(&env, &config, &identity.cluster_id).await;
-        let (quorum, logs) = tokio::join!(
+        let mut stop = pin!(stop);
+        let found = tokio::select! {
             biased;
-            open_quorum(&env, quorum_config),
-            open_logs(&env, &config, &identity),
-        );
-        let (quorum, logs) = (quorum?, logs?);
-        let rules = Arc::new(Rules { config: config.clone() });
-        let session = config.duration("broker.session.timeout.ms");
-        let controller = Controller::start(env.clone(), quorum.clone(), rules, session);
-        let was_clean = logs.was_clean();
-        let membership =
-            Membership::begin(&controller, &*quorum, &config, &identity, &listeners, was_clean);
-        let membership = membership.await?;
-        let mut heartbeats = Stage::default();
-        heartbeats.run(|stop| membership.keep(controller.clone(), quorum.clone(), stop));
-
-        let deltas = quorum.deltas();
-        let replicas = ReplicaManager::new(env.clone(), config.clone(), logs.clone());
-        let shown = Arc::new(Shown::default());
-        let groups = GroupHost::new(&env, &config, replicas.clone(), shown.clone());
-        let coordinator = groups.coordinator();
-        let services =
-            Arc::new(Services::new(env, config, quorum, controller, replicas, coordinator, shown));
-        let (roles, hosted) = hosting::begin(services.clone(), logs.clone(), groups, deltas).await;
-
-        let (mut syncing, mut hosting, mut upkeep) =
-            (Stage::default(), Stage::default(), Stage::default());
-        syncing.run(|stop| logs.clone().run_syncers(services.replicas.clone(), stop));
-        hosting.run(|stop| roles.follow(stop));
-        hosting.run(|stop| hosted.follow(stop));
-        upkeep.run(|stop| logs.clone().run_upkeep(stop));
-        let (addresses, listening) = listen(&services, listeners);
-        admin.health.serves(services.clone(), logs.clone());
-        info!(
-            node_id = services.config.node_id.0,
-            cluster_id = identity.cluster_id,
-            ?addresses,
-            "Kafka Server started: Transitioning from RECOVERY to RUNNING; started in {} ms",
-            started.elapsed().as_millis()
-        );
-        Ok(Self {
-            services,
-            logs,
-            addresses,
-            admin,
-            heartbeats,
-            syncing,
-            hosting,
-            upkeep,
-            listening,
-        })
+            () = &mut stop => return Ok(None),
+            found = find(&env, &config) => found?,
+        };
+        match join_unless(&env, &config, &found, stop).await? {
+            Some(joined) => Ok(Some(serve(env, config, found, joined, started).await)),
+            None => Ok(None),
+        }
     }
+}
+
+/// What is known and taken before anything is opened.
+struct Found {
+    identity: Identity,
+    listeners: Vec<BoxListener>,
+    admin: Admin,
+}
+
+async fn find(env: &Env, config: &Config) -> Result<Found, StartError> {
+    // First, because what lives and is not ready must not be taken for dead, however long it waits
+    // for other nodes or for its logs.
+    let admin = Admin::start(env, config).await?;
+    let cluster_id = identity::cluster_id(env, config).await?;
+    let identity = Identity::open(env, config, cluster_id).await?;
+    admin.health.is(Whose {
+        directories: identity.directories.clone(),
+        unusable: identity.unusable.clone(),
+        lost: identity.lost.clone(),
+    });
+    // Taken early, so that a port in use is said before anything is recovered.
+    let listeners = listener::bind(env, config).await?;
+    Ok(Found { identity, listeners, admin })
+}
+
+/// What has to be ended in order, also when the start does not come to its end.
+#[derive(Default)]
+struct Begun {
+    lead: SetOnce<Lead>,
+    logs: SetOnce<Arc<LogManager>>,
+}
+
+/// The part in the quorum, and the controller, without which this node must not lead.
+#[derive(Clone)]
+struct Lead {
+    quorum: Arc<dyn MetadataQuorum>,
+    controller: Controller,
+}
+
+impl Begun {
+    /// Ends what was begun by a start that was not registered. The log directories are marked as
+    /// left in order if they were found so; after another end, the cluster has to be told first.
+    async fn end(&self) {
+        if let Some(logs) = self.logs.get().filter(|logs| logs.was_clean())
+            && let Err(error) = logs.close().await
+        {
+            error!(error = with_causes(&error), "the logs were not closed cleanly");
+        }
+        if let Some(Lead { quorum, controller }) = self.lead.get() {
+            controller.shutdown().await;
+            quorum.shutdown().await;
+        }
+    }
+}
+
+/// Opens the metadata and the logs, and registers, unless `stop` completes before that; what was
+/// begun in vain ends in order.
+async fn join_unless(
+    env: &Env,
+    config: &Config,
+    found: &Found,
+    stop: impl Future<Output = ()>,
+) -> Result<Option<Joined>, StartError> {
+    let ended_in_order = was_left_in_order(env, config).await;
+    let begun = Begun::default();
+    let mut logs = pin!(open_logs(env, config, &found.identity).fuse());
+    let joined = tokio::select! {
+        biased;
+        () = stop => Ok(None),
+        failure = lead(env, config, &found.identity, &begun) => Err(failure),
+        joined = join(config, found, logs.as_mut(), &begun) => joined.map(Some),
+    };
+    if matches!(joined, Ok(Some(_))) {
+        return joined;
+    }
+    // Otherwise the next start had to look at the end of each log.
+    if ended_in_order
+        && !logs.is_terminated()
+        && let Ok(Ok(logs)) = tokio::time::timeout(OPEN_WITHIN, logs).await
+    {
+        let _ = begun.logs.set(logs); // its only writer was dropped
+    }
+    begun.end().await;
+    joined
+}
+
+/// Takes part in the quorum, with a controller from the first moment. Why it cannot, or not any
+/// more: ends only then.
+async fn lead(env: &Env, config: &Config, identity: &Identity, begun: &Begun) -> StartError {
+    let quorum_config = quorum_config(env, config, &identity.cluster_id).await;
+    let quorum = match open_quorum(env, quorum_config).await {
+        Ok(quorum) => quorum,
+        Err(error) => return error,
+    };
+    let rules = Arc::new(Rules { config: config.clone() });
+    let session = config.duration("broker.session.timeout.ms");
+    let controller = Controller::start(env.clone(), quorum.clone(), rules, session);
+    let fatal = quorum.fatal();
+    let _ = begun.lead.set(Lead { quorum, controller }); // its only writer
+    StartError::Ended(fatal.await)
+}
+
+/// What a node has that is a member of its cluster.
+struct Joined {
+    lead: Lead,
+    logs: Arc<LogManager>,
+    membership: Membership,
+}
+
+/// Registers this node once its logs are open.
+async fn join(
+    config: &Config,
+    found: &Found,
+    logs: impl Future<Output = Result<Arc<LogManager>, LogError>>,
+    begun: &Begun,
+) -> Result<Joined, StartError> {
+    let logs = logs.await?;
+    let _ = begun.logs.set(logs.clone()); // its only writer
+    let lead = begun.lead.wait().await.clone();
+    let was_clean = logs.was_clean();
+    let Found { identity, listeners, .. } = found;
+    let Lead { quorum, controller } = &lead;
+    let membership =
+        Membership::begin(controller, &**quorum, config, identity, listeners, was_clean).await?;
+    Ok(Joined { lead, logs, membership })
+}
+
+/// Hosts what this node is to host, and serves clients.
+async fn serve(env: Env, config: Config, found: Found, joined: Joined, started: Instant) -> Node {
+    let Found { identity, listeners, admin } = found;
+    let Joined { lead: Lead { quorum, controller }, logs, membership } = joined;
+    let mut heartbeats = Stage::default();
+    heartbeats.run(|stop| membership.keep(controller.clone(), quorum.clone(), stop));
+
+    let deltas = quorum.deltas();
+    let replicas = ReplicaManager::new(env.clone(), config.clone(), logs.clone());
+    let shown = Arc::new(Shown::default());
+    let groups = GroupHost::new(&env, &config, replicas.clone(), shown.clone());
+    let coordinator = groups.coordinator();
+    let services =
+        Arc::new(Services::new(env, config, quorum, controller, replicas, coordinator, shown));
+    let (roles, hosted) = hosting::begin(services.clone(), logs.clone(), groups, deltas).await;
+
+    let (mut syncing, mut hosting, mut upkeep) =
+        (Stage::default(), Stage::default(), Stage::default());
+    syncing.run(|stop| logs.clone().run_syncers(services.replicas.clone(), stop));
+    hosting.run(|stop| roles.follow(stop));
+    hosting.run(|stop| hosted.follow(stop));
+    upkeep.run(|stop| logs.clone().run_upkeep(stop));
+    let (addresses, listening) = listen(&services, listeners);
+    admin.health.serves(services.clone(), logs.clone());
+    info!(
+        node_id = services.config.node_id.0,
+        cluster_id = identity.cluster_id,
+        ?addresses,
+        "Kafka Server started: Transitioning from RECOVERY to RUNNING; started in {} ms",
+        started.elapsed().as_millis()
+    );
+    Node { services, logs, addresses, admin, heartbeats, syncing, hosting, upkeep, listening }
 }
 
 fn tell_warnings(config: &Config) {
@@ -153,17 +281,12 @@ pub(super) struct Admin {
 }
 
 impl Admin {
-    async fn start(env: &Env, config: &Config, identity: &Identity) -> Result<Self, StartError> {
+    async fn start(env: &Env, config: &Config) -> Result<Self, StartError> {
         let listener = listener::bind_admin(env, config).await?;
         let address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
         let (health, mut serving) = (Arc::<Health>::default(), Stage::default());
         if let Some(listener) = listener {
-            let whose = Whose {
-                directories: identity.directories.clone(),
-                unusable: identity.unusable.clone(),
-                lost: identity.lost.clone(),
-            };
-            serving.run(|stop| admin_http::serve(health.clone(), whose, listener, stop));
+            serving.run(|stop| admin_http::serve(health.clone(), listener, stop));
         }
         Ok(Self { address, health, serving })
     }
@@ -201,6 +324,12 @@ async fn quorum_config(env: &Env, config: &Config, cluster_id: &str) -> QuorumCo
         must_exist: env.blocking(has_partitions).await,
         timing: QuorumTiming::default(),
     }
+}
+
+/// Whether the last run closed every log, so that opening them takes no long.
+async fn was_left_in_order(env: &Env, config: &Config) -> bool {
+    let (disk, dirs) = (env.disk.clone(), config.log_dirs.clone());
+    env.blocking(move || dirs.iter().all(|dir| LogManager::is_left_in_order(&*disk, dir))).await
 }
 
 async fn open_logs(
@@ -255,7 +384,8 @@ mod tests {
              admin.listener=none\n";
         let disk = SimDisk::new(1);
         disk.inject(Fault::FailWrite, LOG, 0, u64::MAX);
-        let started = Node::start(disk.env(), Config::parse(config).unwrap()).await;
+        let config = Config::parse(config).unwrap();
+        let started = Node::start(disk.env(), config, std::future::pending()).await;
         assert_eq!(
             with_causes(&started.err().unwrap()),
             format!(

@@ -22,13 +22,14 @@ impl Node {
         self.listening.end().await;
         self.services.groups.shutdown().await;
         self.heartbeats.end().await;
-        self.services.controller.shutdown().await;
         self.upkeep.end().await;
         self.hosting.end().await;
         self.admin.serving.end().await;
         // Last of what writes, because what was begun waits for the disk.
         self.syncing.end().await;
         let closed = self.logs.close().await;
+        // With the part in the quorum: who leads without a controller lets all others wait.
+        self.services.controller.shutdown().await;
         self.services.quorum.shutdown().await;
         match &closed {
             Ok(()) => info!("stopped in {} ms", started.elapsed().as_millis()),

@@ -1,42 +1,70 @@
 //! Asking other voters what is not consensus: the same connections' frames, on connections of their
-//! own, so that a long answer holds up no heartbeat.
+//! own, so that a long answer holds up no election. Each lane has its own, so that who is alive is
+//! heard while changes wait for a majority.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::FutureExt;
 use letterbox_env::BoxStream;
+use letterbox_env::panics::lock;
 use letterbox_protocol::model::BrokerId;
 use tokio::io::AsyncReadExt;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::network::{Client, exchange};
-use super::{Answering, AskError};
+use super::{Answering, AskError, Lane};
 
-/// Questions under way to one node; more wait.
-const AT_ONCE: usize = 8;
 /// For a connection with both sides' hello.
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 /// For the connection of a probe: who lives accepts it at once, who has died refuses it at once.
 const PROBE_WITHIN: Duration = Duration::from_secs(1);
-/// For an answer: longer than any decision takes to be committed while the leader leads.
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 /// Who answers, once there is somebody.
-pub(super) type Ears = Arc<Mutex<Option<Arc<dyn Answering>>>>;
+#[derive(Clone, Default)]
+pub(super) struct Ears(Arc<watch::Sender<Option<Arc<dyn Answering>>>>);
+
+impl Ears {
+    pub(super) fn set(&self, answering: Arc<dyn Answering>) {
+        self.0.send_replace(Some(answering));
+    }
+
+    pub(super) fn get(&self) -> Option<Arc<dyn Answering>> {
+        self.0.borrow().clone()
+    }
+
+    /// The answer to what `from` asks. Waits for who answers: a node may lead just before its
+    /// controller begins.
+    pub(super) async fn answer(&self, from: u64, question: Vec<u8>) -> io::Result<Vec<u8>> {
+        let from = super::raft_quorum::broker_id(from).ok_or(io::ErrorKind::InvalidData)?;
+        let mut ears = self.0.subscribe();
+        let answering = ears.wait_for(Option::is_some).await.ok().and_then(|ears| ears.clone());
+        let answering = answering.ok_or(io::ErrorKind::ConnectionAborted)?;
+        Ok(answering.answer(from, question).await)
+    }
+}
+
+/// Questions of one lane, to one node.
+struct Way {
+    /// Questions under way; more wait.
+    turns: Semaphore,
+    idle: Mutex<Vec<BoxStream>>,
+}
 
 /// Asks one node.
 pub(super) struct Asker {
     node: BrokerId,
     client: Client,
-    turns: Semaphore,
-    idle: Mutex<Vec<BoxStream>>,
+    operations: Way,
+    status: Way,
+    heartbeats: Way,
 }
 
 impl Asker {
     pub(super) fn new(node: BrokerId, client: Client) -> Self {
-        Self { node, client, turns: Semaphore::new(AT_ONCE), idle: Mutex::default() }
+        let way = |at_once| Way { turns: Semaphore::new(at_once), idle: Mutex::default() };
+        Self { node, client, operations: way(8), status: way(2), heartbeats: way(1) }
     }
 
     /// Whether nothing listens any more where the node is reached; not when nobody can tell.
@@ -45,46 +73,55 @@ impl Asker {
         refused.await.unwrap_or(false)
     }
 
-    /// Not cancel safe in effect: the question may have been heard.
-    pub(super) async fn ask(&self, question: &[u8]) -> Result<Vec<u8>, AskError> {
-        let _turn = self.turns.acquire().await;
-        let node = self.node;
-        let not_sent = |source| AskError::NotSent { node, source };
-        let mut stream = match self.take_idle() {
-            Some(stream) => stream,
-            None => match tokio::time::timeout(CONNECT_WITHIN, self.client.connect()).await {
-                Ok(connected) => connected.map_err(not_sent)?,
-                Err(late) => return Err(not_sent(late.into())),
-            },
+    /// Waits for the answer until `given_up`. Not cancel safe in effect: the question may have been
+    /// heard.
+    pub(super) async fn ask(
+        &self,
+        lane: Lane,
+        question: &[u8],
+        given_up: impl Future<Output = io::Error>,
+    ) -> Result<Vec<u8>, AskError> {
+        let (node, mut given_up) = (self.node, std::pin::pin!(given_up));
+        let way = match lane {
+            Lane::Operations => &self.operations,
+            Lane::Status => &self.status,
+            Lane::Heartbeats => &self.heartbeats,
         };
-        let answered = exchange(&mut stream, super::network::ASK, question);
-        let answer = match tokio::time::timeout(ANSWER_WITHIN, answered).await {
-            Ok(answer) => answer,
-            Err(late) => Err(late.into()),
+        let connected = async {
+            let turn = way.turns.acquire().await;
+            let stream = match way.take_idle() {
+                Some(stream) => stream,
+                None => tokio::time::timeout(CONNECT_WITHIN, self.client.connect()).await??,
+            };
+            io::Result::Ok((turn, stream))
+        };
+        let connected = tokio::select! {
+            biased;
+            connected = connected => connected,
+            source = &mut given_up => Err(source),
+        };
+        let not_sent = |source| AskError::NotSent { node, source };
+        let (_turn, mut stream) = connected.map_err(not_sent)?;
+        let answer = tokio::select! {
+            biased;
+            answer = exchange(&mut stream, super::network::ASK, question) => answer,
+            source = given_up => Err(source),
         };
         let answer = answer.map_err(|source| AskError::NoAnswer { node, source })?;
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(stream);
+        lock(&way.idle).push(stream);
         Ok(answer)
     }
+}
 
+impl Way {
     /// A connection that the other side has not ended: what is written to one that it has is not
     /// heard, and nobody could tell.
     fn take_idle(&self) -> Option<BoxStream> {
         loop {
-            let mut stream = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
+            let mut stream = lock(&self.idle).pop()?;
             if stream.read_u8().now_or_never().is_none() {
                 return Some(stream);
             }
         }
-    }
-}
-
-/// The answer to what `from` asks.
-pub(super) async fn answer(ears: &Ears, from: u64, question: Vec<u8>) -> io::Result<Vec<u8>> {
-    let from = super::raft_quorum::broker_id(from).ok_or(io::ErrorKind::InvalidData)?;
-    let answering = ears.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    match answering {
-        Some(answering) => Ok(answering.answer(from, question).await),
-        None => Err(io::Error::other("this node is starting and does not answer yet")),
     }
 }

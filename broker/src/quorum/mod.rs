@@ -25,6 +25,7 @@ use letterbox_env::BoxFuture;
 use letterbox_protocol::model::BrokerId;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 pub use founding::{FoundingError, agree_on_cluster_id};
 pub use raft_quorum::{OpenError, QuorumConfig, QuorumTiming, RaftQuorum};
@@ -81,13 +82,16 @@ pub trait MetadataQuorum: Send + Sync {
     /// Who leads and who votes, as far as this node knows.
     fn status(&self) -> QuorumStatus;
 
-    /// Asks `node`, over a connection on which each side has proved who it is.
+    /// Asks `leader`, over a connection on which each side has proved who it is. Given up at
+    /// `deadline`, and as soon as this node knows that another one leads.
     ///
     /// # Errors
     /// [`AskError`] says whether the question may have been heard. Nothing is asked twice.
     fn ask<'a>(
         &'a self,
-        node: BrokerId,
+        leader: BrokerId,
+        lane: Lane,
+        deadline: Instant,
         question: &'a [u8],
     ) -> BoxFuture<'a, Result<Vec<u8>, AskError>>;
 
@@ -132,11 +136,8 @@ pub enum QuorumError {
         /// Who leads, if known.
         leader: Option<BrokerId>,
     },
-    /// The lead was lost in the middle: the entry may or may not be committed.
-    #[error(
-        "the lead of the metadata quorum was lost before the change was confirmed; it may still \
-         take effect"
-    )]
+    /// The lead was lost in the middle, or the time is over: the entry may or may not be committed.
+    #[error("the metadata quorum did not confirm the change in time; it may still take effect")]
     OutcomeUnknown,
     /// The metadata log waits for space, or for a descriptor; nothing was proposed. It goes on by
     /// itself.
@@ -148,7 +149,7 @@ pub enum QuorumError {
         /// What is short.
         reason: Arc<str>,
     },
-    /// The quorum is shut down or has failed.
+    /// The quorum is shut down or has failed; nothing was proposed.
     #[error("the metadata quorum has stopped: {reason}")]
     Stopped {
         /// Why: what the disk said, for example.
@@ -164,6 +165,17 @@ pub trait Answering: Send + Sync {
 
     /// The last connection of `node` to this one has ended.
     fn ended(&self, node: BrokerId);
+}
+
+/// What a question is about. No question waits behind those of another lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// A change of the metadata, which takes as long as its commit.
+    Operations,
+    /// How the quorum is.
+    Status,
+    /// That a broker lives.
+    Heartbeats,
 }
 
 /// Why there is no answer.

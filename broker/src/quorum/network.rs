@@ -538,7 +538,7 @@ impl Drop for Connection<'_> {
         }
         counts.remove(&self.node);
         drop(counts);
-        let answering = lock(&self.present.ears).clone();
+        let answering = self.present.ears.get();
         if let (Some(answering), Some(node)) = (answering, super::raft_quorum::broker_id(self.node))
         {
             answering.ended(node);
@@ -564,7 +564,7 @@ async fn answer(
             VOTE => serde_json::to_vec(&raft.vote(serde_json::from_slice(&body)?).await)?,
             APPEND => serde_json::to_vec(&raft.append_entries(decode_append(&body)?).await)?,
             SNAPSHOT => serde_json::to_vec(&raft.install_snapshot(decode_snapshot(&body)?).await)?,
-            ASK => super::ask::answer(&present.ears, connection.node, body).await?,
+            ASK => present.ears.answer(connection.node, body).await?,
             _ => return Err(invalid("the request is not known")),
         };
         let written = write_frame(&mut stream, ANSWER, &answer);

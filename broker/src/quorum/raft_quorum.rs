@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
@@ -13,6 +14,7 @@ use openraft::error::{CheckIsLeaderError, ClientWriteError, InitializeError, Raf
 use openraft::{ServerState, SnapshotPolicy};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::ask::{Asker, Ears};
@@ -24,7 +26,7 @@ use super::snapshot::Slots;
 use super::state_machine::{Published, StateMachine};
 use super::types::{Applied, Batch, NodeLogId, Raft, Voter};
 use super::wal::{FILE_NAME, Wal, WalError};
-use super::{Answering, AskError, MetadataQuorum, Proposed, QuorumError, QuorumStatus};
+use super::{Answering, AskError, Lane, MetadataQuorum, Proposed, QuorumError, QuorumStatus};
 use crate::metadata::{MetadataImage, MetadataRecord, Part, cut, record};
 
 /// The most bytes of records in one entry; longer ones are cut into several. So small that a voter
@@ -98,7 +100,7 @@ pub enum OpenError {
     Io {
         directory: PathBuf,
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     #[error("metadata directory {} is in use by another process", directory.display())]
     Locked { directory: PathBuf },
@@ -115,7 +117,7 @@ pub enum OpenError {
         host: String,
         port: u16,
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     #[error("the metadata quorum did not start")]
     Raft(#[source] Box<dyn Error + Send + Sync>),
@@ -204,7 +206,7 @@ impl RaftQuorum {
         let listening = bound.as_ref().map(|(_, address)| *address);
         if let Some((listener, _)) = bound {
             let (raft, identity) = (raft.clone(), Arc::clone(&identity));
-            tasks.spawn(serve(listener, raft, identity, Arc::clone(&ears), stopped.clone()));
+            tasks.spawn(serve(listener, raft, identity, ears.clone(), stopped.clone()));
         }
         let (fatal_sender, fatal) = watch::channel(None);
         tasks.spawn(watch_over(raft.clone(), store, fatal_sender, stopped));
@@ -354,6 +356,19 @@ impl RaftQuorum {
             Err(RaftError::Fatal(fatal)) => Err(has_stopped(&fatal)),
         }
     }
+
+    /// Completes with the reason when no answer of `leader` is waited for any more.
+    async fn given_up(&self, leader: BrokerId, deadline: Instant) -> io::Error {
+        let mut metrics = self.raft.metrics();
+        let another_leads = metrics.wait_for(|metrics| {
+            metrics.current_leader.and_then(broker_id).is_some_and(|other| other != leader)
+        });
+        tokio::select! {
+            biased;
+            _ = another_leads => io::Error::other("another node leads by now"),
+            () = tokio::time::sleep_until(deadline) => io::ErrorKind::TimedOut.into(),
+        }
+    }
 }
 
 async fn start_raft(
@@ -390,7 +405,12 @@ impl MetadataQuorum for RaftQuorum {
             let text = record::encode(records).map_err(|error| has_stopped(&error))?;
             let mut index = 0;
             for (part, text) in cut(&text, ENTRY_LEN_MAX) {
-                (_, index) = self.write(Batch { term, part, records: text.into() }).await?;
+                let written = self.write(Batch { term, part, records: text.into() }).await;
+                (_, index) = written.map_err(|error| match error {
+                    // It may be in the log.
+                    QuorumError::Stopped { .. } => QuorumError::OutcomeUnknown,
+                    error => error,
+                })?;
             }
             Ok(Proposed { index })
         })
@@ -467,15 +487,17 @@ impl MetadataQuorum for RaftQuorum {
 
     fn ask<'a>(
         &'a self,
-        node: BrokerId,
+        leader: BrokerId,
+        lane: Lane,
+        deadline: Instant,
         question: &'a [u8],
     ) -> BoxFuture<'a, Result<Vec<u8>, AskError>> {
         Box::pin(async move {
-            match self.askers.get(&node) {
-                Some(asker) => asker.ask(question).await,
+            match self.askers.get(&leader) {
+                Some(asker) => asker.ask(lane, question, self.given_up(leader, deadline)).await,
                 None => {
-                    let source = std::io::Error::other("it is not among the voters");
-                    Err(AskError::NotSent { node, source })
+                    let source = io::Error::other("it is not among the voters");
+                    Err(AskError::NotSent { node: leader, source })
                 }
             }
         })
@@ -491,7 +513,7 @@ impl MetadataQuorum for RaftQuorum {
     }
 
     fn answer_with(&self, answering: Arc<dyn Answering>) {
-        *self.ears.lock().unwrap_or_else(PoisonError::into_inner) = Some(answering);
+        self.ears.set(answering);
     }
 
     fn snapshot(&self) -> BoxFuture<'_, Result<(), QuorumError>> {
@@ -616,7 +638,7 @@ fn open_directory(env: &Env, config: &QuorumConfig, node_id: u64) -> Result<Open
     let io = |source| OpenError::Io { directory: directory.clone(), source };
     env.disk.create_dir_all_durably(&directory).map_err(io)?;
     let lock = env.disk.lock(&directory.join(".lock")).map_err(|source| {
-        let locked = source.kind() == std::io::ErrorKind::WouldBlock;
+        let locked = source.kind() == io::ErrorKind::WouldBlock;
         if locked { OpenError::Locked { directory: directory.clone() } } else { io(source) }
     })?;
     let (slots, stored) = Slots::open(Arc::clone(&env.disk), &directory).map_err(io)?;

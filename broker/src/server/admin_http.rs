@@ -54,12 +54,20 @@ pub(crate) struct Whose {
 /// What is told about, which the node fills in as it starts and stops.
 #[derive(Default)]
 pub(crate) struct Health {
+    /// Nothing while that is not known: its directories are not read, or its cluster waits for
+    /// other nodes.
+    whose: OnceLock<Whose>,
     /// Nothing while the broker still recovers.
     broker: OnceLock<(Arc<Services>, Arc<LogManager>)>,
     is_stopping: AtomicBool,
 }
 
 impl Health {
+    /// Whose health this is.
+    pub(crate) fn is(&self, whose: Whose) {
+        let _ = self.whose.set(whose); // the node starts once
+    }
+
     /// Clients are served from now on.
     pub(crate) fn serves(&self, services: Arc<Services>, logs: Arc<LogManager>) {
         let _ = self.broker.set((services, logs)); // the node starts once
@@ -82,13 +90,8 @@ const STARTING: &str =
     "starting: opening the metadata and the logs; the broker's log says what it waits for\n";
 
 /// Serves until `stop`. A scrape that hangs does not hold that up.
-pub(crate) async fn serve(
-    health: Arc<Health>,
-    whose: Whose,
-    listener: BoxListener,
-    stop: CancellationToken,
-) {
-    let service = TowerToHyperService::new(router(health, Arc::new(whose)));
+pub(crate) async fn serve(health: Arc<Health>, listener: BoxListener, stop: CancellationToken) {
+    let service = TowerToHyperService::new(router(health));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).keep_alive(false);
     let (mut open, mut oldest_first) = (JoinSet::new(), VecDeque::new());
@@ -153,10 +156,16 @@ fn identity(whose: &Whose, offline: &BTreeMap<PathBuf, String>) -> String {
     .to_string()
 }
 
-fn router(health: Arc<Health>, whose: Arc<Whose>) -> Router {
+fn router(health: Arc<Health>) -> Router {
     let (ready, living) = (health.clone(), health.clone());
     let identity = move || async move {
-        ([(header::CONTENT_TYPE, "application/json")], identity(&whose, &offline(&whose, &living)))
+        match living.whose.get() {
+            Some(whose) => {
+                let text = identity(whose, &offline(whose, &living));
+                ([(header::CONTENT_TYPE, "application/json")], text).into_response()
+            }
+            None => (StatusCode::SERVICE_UNAVAILABLE, STARTING).into_response(),
+        }
     };
     let router =
         Router::new().route("/livez", get(|| async { "ok\n" })).route("/identity", get(identity));

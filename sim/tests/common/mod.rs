@@ -26,9 +26,31 @@ pub(crate) fn broker(
     move |process| Box::pin(run(process, text.clone()))
 }
 
+/// The machines of a cluster of three. Each listens on port 9092, and on 9093 for the others.
+pub(crate) const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
+
+/// The software of the machine `NODES[id - 1]`: a broker and controller.
+pub(crate) fn node(
+    id: usize,
+) -> impl Fn(Process) -> std::pin::Pin<Box<dyn Future<Output = Exit>>> + 'static {
+    let voters: Vec<_> = (1..).zip(NODES).map(|(id, name)| format!("{id}@{name}:9093")).collect();
+    let text = format!(
+        "process.roles=broker,controller\nnode.id={id}\ncontroller.quorum.voters={}\n\
+         controller.listener.names=CONTROLLER\nlisteners=PLAINTEXT://:9092,CONTROLLER://:9093\n\
+         advertised.listeners=PLAINTEXT://{}:9092\nlog.dirs={DATA}\nadmin.listener=none\n\
+         unstable.several.nodes.enable=true\nbroker.session.timeout.ms=3000\n\
+         broker.heartbeat.interval.ms=500\ngroup.initial.rebalance.delay.ms=0\n\
+         offsets.topic.num.partitions=3\noffsets.topic.replication.factor=1\n",
+        voters.join(","),
+        NODES[id - 1],
+    );
+    move |process| Box::pin(run(process, text.clone()))
+}
+
 async fn run(process: Process, text: String) -> Exit {
     let config = Config::parse(&text).map_err(|error| error.to_string())?;
-    let broker = Node::start(process.env.clone(), config).await.map_err(with_causes)?;
+    let started = Node::start(process.env.clone(), config, process.stopped()).await;
+    let Some(broker) = started.map_err(with_causes)? else { return Ok(()) };
     let fatal = tokio::select! {
         biased;
         () = process.stopped() => None,

@@ -143,13 +143,6 @@ impl Liveness {
         Some(Effect::Fence(id, epoch))
     }
 
-    /// A broker is known to live, whatever it says.
-    pub fn lives(&mut self, id: BrokerId, now: Millis) {
-        if let Some(session) = self.brokers.get_mut(&id) {
-            session.heard = now;
-        }
-    }
-
     /// Who keeps this was stopped itself and could hear nobody: everybody has a whole session anew.
     pub fn hear_all(&mut self, now: Millis) {
         self.brokers.values_mut().for_each(|session| session.heard = now);

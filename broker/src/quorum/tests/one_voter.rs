@@ -144,12 +144,8 @@ async fn failed_sync_ends_the_quorum_and_is_never_acknowledged() {
     controller.run(registration(1)).await.unwrap().outcome.unwrap();
     disk.inject(Fault::FailSync, "", 0, u64::MAX);
     let result = controller.run(topic("lost", 1)).await;
-    match result {
-        Err(ControllerError::Quorum(QuorumError::Stopped { reason })) => {
-            assert!(reason.contains("os error 5"), "{reason}");
-        }
-        result => panic!("{result:?}"),
-    }
+    // It may be in the log.
+    assert_eq!(result, Err(QuorumError::OutcomeUnknown.into()));
     let reason = tokio::time::timeout(Duration::from_secs(10), quorum.fatal()).await.unwrap();
     assert!(reason.contains("os error 5"), "{reason}");
     controller.shutdown().await;
@@ -294,7 +290,7 @@ async fn lost_or_foreign_directory_is_refused() {
     ));
 }
 
-/// Both become one decision of about 4 MB.
+/// Both become one decision of about 4 MB, if the runtime has one thread.
 async fn create_two_large_topics(
     controller: &Controller,
     names: [&str; 2],
@@ -340,7 +336,7 @@ async fn broker_with_more_partitions_than_fit_into_an_entry_registers() {
 }
 
 /// The disk fails in each part of a decision, while snapshots are made.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn crash_in_the_middle_of_a_decision_leaves_all_of_it_or_nothing() {
     let (mut whole, mut nothing) = (0, 0);
     for round in (1..26).step_by(4) {

@@ -46,7 +46,8 @@ impl Broker {
             dir.path().display()
         );
         let config = Config::parse(&text).unwrap();
-        Self { node: Node::start(Env::real(), config).await.unwrap(), _dir: dir }
+        let started = Node::start(Env::real(), config, std::future::pending()).await;
+        Self { node: started.unwrap().unwrap(), _dir: dir }
     }
 
     async fn has_topic(&self, name: &str) {
