@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use letterbox_env::BoxFuture;
 
-use crate::admin::{AdminError, KafkaAdmin, Topic};
+use crate::admin::{AdminError, KafkaAdmin, NewTopic, TOPIC_ALREADY_EXISTS};
 use crate::api::{DeletionPolicy, KafkaCluster, KafkaClusterStatus, KafkaTopic, KafkaTopicStatus};
 use crate::desired::Blueprint;
 use crate::observe::Observed;
@@ -117,32 +117,26 @@ pub async fn reconcile_topic(
     facts: &TopicFacts,
     now: &Time,
 ) -> Result<TopicPass, Fault> {
-    let plan = plan_topic(topic, facts);
+    let (mut plan, mut live) = (plan_topic(topic, facts), facts.topic.clone());
     let mut current = topic.clone();
     let mut done = Vec::new();
-    let mut fault = None;
-    let mut changed = false;
-    for step in &plan.steps {
-        match act(home, admin, &mut current, step).await {
-            Ok(()) => {
-                changed |= matches!(
-                    step,
-                    TopicStep::Create { .. }
-                        | TopicStep::CreatePartitions { .. }
-                        | TopicStep::AlterConfig(_)
-                );
-                done.push(step.clone());
-            }
-            Err(error) => {
-                fault = Some(error);
-                break;
-            }
-        }
+    let mut failed = act_all(home, admin, &mut current, &plan, &mut done).await;
+    if let Err(Failed::MadeMeanwhile(_)) = failed {
+        // It is looked at again, once: what was made may differ from the spec.
+        live = admin.describe_topic(&topic.kafka_name()).await.ok().flatten();
+        plan = plan_topic(&current, &TopicFacts { topic: live.clone(), ..facts.clone() });
+        failed = act_all(home, admin, &mut current, &plan, &mut done).await;
     }
+    let fault = failed.err().map(|(Failed::Fault(fault) | Failed::MadeMeanwhile(fault))| fault);
     let released =
         current.metadata.deletion_timestamp.is_some() && done.contains(&TopicStep::RemoveFinalizer);
-    let mut live: Option<Topic> = facts.topic.clone();
-    if changed {
+    let changes = |step: &TopicStep| {
+        matches!(
+            step,
+            TopicStep::Create(_) | TopicStep::CreatePartitions { .. } | TopicStep::AlterConfig(_)
+        )
+    };
+    if done.iter().any(changes) {
         live = admin.describe_topic(&topic.kafka_name()).await.ok().flatten().or(live);
     }
     let status = topic_status(&current, &plan, live.as_ref(), fault.as_ref(), now);
@@ -152,27 +146,62 @@ pub async fn reconcile_topic(
     Ok(TopicPass { plan, done, fault, status, released })
 }
 
+/// Why a step did not work.
+enum Failed {
+    Fault(Fault),
+    /// The topic was not there when it was looked at, and is there now.
+    MadeMeanwhile(Fault),
+}
+
+/// Carries out the steps of `plan` up to the first that fails; those that worked are in `done`.
+async fn act_all(
+    home: &dyn TopicHome,
+    admin: &dyn KafkaAdmin,
+    topic: &mut KafkaTopic,
+    plan: &TopicPlan,
+    done: &mut Vec<TopicStep>,
+) -> Result<(), Failed> {
+    for step in &plan.steps {
+        act(home, admin, topic, step).await?;
+        done.push(step.clone());
+    }
+    Ok(())
+}
+
+async fn create(admin: &dyn KafkaAdmin, step: &TopicStep, new: &NewTopic) -> Result<(), Failed> {
+    let made = admin.create_topics(std::slice::from_ref(new)).await;
+    match made.and_then(|made| made.into_iter().collect()) {
+        Err(error) => Err(match &error {
+            AdminError::Refused { code, .. } if code == TOPIC_ALREADY_EXISTS => {
+                Failed::MadeMeanwhile(admin_fault(step, &error))
+            }
+            _ => Failed::Fault(admin_fault(step, &error)),
+        }),
+        Ok(()) => Ok(()),
+    }
+}
+
 async fn act(
     home: &dyn TopicHome,
     admin: &dyn KafkaAdmin,
     topic: &mut KafkaTopic,
     step: &TopicStep,
-) -> Result<(), Fault> {
+) -> Result<(), Failed> {
     let name = topic.kafka_name();
     let tell = |error: AdminError| admin_fault(step, &error);
-    match step {
+    let done = match step {
         TopicStep::AddFinalizer => home.set_finalizer(topic, true).await,
         TopicStep::RemoveFinalizer => home.set_finalizer(topic, false).await,
         TopicStep::RecordConfigKeys(keys) => {
             let mut status = topic.status.clone().unwrap_or_default();
             status.config_keys = keys.iter().cloned().collect();
-            home.write_status(topic, &status).await?;
-            topic.status = Some(status);
-            Ok(())
+            let written = home.write_status(topic, &status).await;
+            if written.is_ok() {
+                topic.status = Some(status);
+            }
+            written
         }
-        TopicStep::Create { partitions, replicas, config } => {
-            admin.create_topic(&name, *partitions, *replicas, config).await.map_err(tell)
-        }
+        TopicStep::Create(new) => return create(admin, step, new).await,
         TopicStep::CreatePartitions { to, .. } => {
             admin.create_partitions(&name, *to).await.map_err(tell)
         }
@@ -180,7 +209,8 @@ async fn act(
             admin.alter_topic_config(&name, changes).await.map_err(tell)
         }
         TopicStep::Delete { id } => delete(home, admin, topic, id).await,
-    }
+    };
+    done.map_err(Failed::Fault)
 }
 
 /// Deletes the topic after a live read of the object that asks for it and of the topic that goes.

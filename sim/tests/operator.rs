@@ -18,6 +18,7 @@ use letterbox_sim::seeds;
 use serde_json::{Value, json};
 
 use apiserver::faults::{Chances, Faults};
+use apiserver::kafka::Kafka;
 use apiserver::monitor::{Monitor, OPERATOR, Violation};
 use apiserver::world::{World, WorldNet};
 use apiserver::{ApiServer, Key};
@@ -31,6 +32,8 @@ fn clusters(name: &str) -> Key {
 /// A world, what looks at it, and the operators in it.
 struct Play {
     world: World,
+    /// What answers Kafka's clients, if anything does.
+    kafka: Option<Kafka>,
     monitor: Monitor,
     operators: Vec<(Faults, tokio::task::JoinHandle<anyhow::Result<()>>)>,
     started: u32,
@@ -45,7 +48,7 @@ impl Drop for Play {
 impl Play {
     fn new() -> Self {
         let world = World::default();
-        Self { world, monitor: Monitor::default(), operators: Vec::new(), started: 0 }
+        Self { world, kafka: None, monitor: Monitor::default(), operators: Vec::new(), started: 0 }
     }
 
     fn server(&self) -> &ApiServer {
@@ -59,7 +62,7 @@ impl Play {
         let client = self.server().client(&name, faults);
         let real = Env::real();
         let env = Env {
-            net: Arc::new(WorldNet::new(self.world.clone(), real.net.clone())),
+            net: Arc::new(WorldNet::new(self.world.clone(), self.kafka.clone(), real.net.clone())),
             clock: Arc::new(self.server().clock()),
             ..real
         };
@@ -361,6 +364,73 @@ fn a_broker_whose_claim_is_being_deleted_is_not_restarted() {
         }
         assert_eq!(play.monitor.restarts, 2, "the other two");
         assert!(is_told(&play) && play.server().get(&claim).is_some(), "{}", play.told());
+    });
+}
+
+/// The topics of the cluster `demo`, each with what is special about it.
+fn make_topics(play: &Play, count: u32, special: impl Fn(u32) -> Value) {
+    for number in 0..count {
+        let mut spec = json!({"clusterRef": {"name": "demo"}, "partitions": 1});
+        spec.as_object_mut().unwrap().extend(special(number).as_object().unwrap().clone());
+        let topic = json!({
+            "apiVersion": "letterbox.dev/v1alpha1", "kind": "KafkaTopic", "metadata": {},
+            "spec": spec,
+        });
+        let key = Key::new("letterbox.dev/kafkatopics", "ns", &format!("t{number}"));
+        play.server().create("person", &key, topic).unwrap();
+    }
+}
+
+#[test]
+fn a_cluster_that_becomes_ready_makes_its_topics_with_few_requests_and_one_write_for_each() {
+    const TOPICS: u32 = 1100;
+    const REFUSED: u32 = 7;
+    const CREATE_TOPICS: i16 = 19;
+    play(async |mut play: Play| {
+        let kafka = Kafka::start().await;
+        play.kafka = Some(kafka.clone());
+        make_topics(&play, TOPICS, |number| match number {
+            REFUSED => json!({"config": {"cleanup.policy": "nonsense"}}),
+            _ if number % 3 == 0 => json!({"config": {"retention.ms": "1000"}}),
+            _ => json!({}),
+        });
+        play.start(&Faults::none(), false);
+        let ready = |play: &Play| -> Vec<String> {
+            let topics = play.server().all("letterbox.dev/kafkatopics").into_iter();
+            let word = |topic: &Value| {
+                let conditions = topic["status"]["conditions"].as_array()?;
+                let ready = conditions.iter().find(|condition| condition["type"] == "Ready")?;
+                Some(format!("{} {}", ready["status"].as_str()?, ready["reason"].as_str()?))
+            };
+            topics.filter_map(|(_, topic)| word(&topic)).collect()
+        };
+        let count = |play: &Play, word: &str| ready(play).iter().filter(|w| *w == word).count();
+        play.until("each waits", 60, |play| {
+            count(play, "False WaitingForCluster") == TOPICS as usize
+        })
+        .await;
+        make_cluster(&play);
+        play.until("all but one are ready", 120, |play| {
+            count(play, "True Ready") == TOPICS as usize - 1
+                && count(play, "False InvalidConfig") == 1
+        })
+        .await;
+        // Three for all of them, and the one that is refused is asked for again by itself.
+        let asked = kafka.asked(CREATE_TOPICS);
+        assert!((4..15).contains(&asked), "{asked} requests");
+        let (changes, _) = play.server().changes_since(0);
+        let mut writes = std::collections::BTreeMap::<&str, u32>::new();
+        for change in changes.iter().filter(|change| change.actor.starts_with(OPERATOR)) {
+            if change.key.resource == "letterbox.dev/kafkatopics" {
+                *writes.entry(&change.key.name).or_default() += 1;
+            }
+        }
+        let others = writes.iter().filter(|(name, _)| **name != format!("t{REFUSED}"));
+        let wrong: Vec<_> = others.filter(|(_, writes)| **writes != 2).collect();
+        assert_eq!(wrong, [], "what it waits for, and that it is ready");
+        let told = play.server().all("events.k8s.io/events");
+        let made = told.iter().filter(|(_, event)| event["reason"] == "TopicCreated").count();
+        assert_eq!(made, TOPICS as usize - 1, "each is told");
     });
 }
 

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
+use letterbox_operator::admin::Topic;
 use letterbox_operator::api::{
     ACCEPT_LOSS_ANNOTATION, DEGRADED, DeletionPolicy, KafkaCluster, KafkaClusterSpec,
     KafkaClusterStatus, KafkaTopic, KafkaTopicStatus, PAUSE_ANNOTATION, PAUSED, PROGRESSING, READY,
@@ -1401,6 +1402,25 @@ fn a_refused_configuration_is_told_and_heals_with_the_next_spec() {
     world.home.with(|topic| drop(topic.spec.config.insert("retention.ms".into(), "5".into())));
     world.pass().unwrap();
     assert_eq!(world.ready(), ("True".into(), "Ready".into()));
+}
+
+#[test]
+fn a_topic_that_was_made_between_look_and_step_is_looked_at_again() {
+    let world = World::new(json!({"partitions": 3, "config": {"retention.ms": "1000"}}));
+    let made = Topic { id: "theirs".into(), partitions: 1, replicas: 1, ..Topic::default() };
+    world.admin.with(|state| state.topics.insert("orders".into(), made));
+    let topic = world.home.with(|topic| topic.clone());
+    let facts = TopicFacts {
+        cluster: ClusterState::Ready,
+        topic: None,
+        other_owner: None,
+        namespace_terminating: false,
+    };
+    let pass = block_on(reconcile_topic(&world.home, &world.admin, &topic, &facts, &now()));
+    assert_eq!(pass.unwrap().fault, None);
+    assert_eq!(world.ready(), ("True".into(), "Ready".into()));
+    let topic = world.admin.with(|state| state.topics["orders"].clone());
+    assert_eq!((topic.partitions, topic.config["retention.ms"].as_str()), (3, "1000"));
 }
 
 #[test]

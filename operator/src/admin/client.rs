@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use letterbox_client::{
     AlterOp, BrokerError, Client, ClientOptions, ConfigResource, ConfigSource, Error, ErrorCode,
-    NewTopic,
 };
 use letterbox_env::{BoxFuture, Env};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::{AdminError, KafkaAdmin, Topic};
+use super::{AdminError, KafkaAdmin, NewTopic, Topic};
 
 /// A cluster behind its bootstrap address. Connects when first asked and again after a fault.
 pub struct ClientAdmin {
@@ -186,24 +185,22 @@ impl KafkaAdmin for ClientAdmin {
         }))
     }
 
-    fn create_topic<'a>(
+    fn create_topics<'a>(
         &'a self,
-        name: &'a str,
-        partitions: Option<i32>,
-        replicas: i32,
-        config: &'a BTreeMap<String, String>,
-    ) -> BoxFuture<'a, Result<(), AdminError>> {
+        topics: &'a [NewTopic],
+    ) -> BoxFuture<'a, Result<Vec<Result<(), AdminError>>, AdminError>> {
         Box::pin(self.call(async move |client: &Client| {
-            let topic = NewTopic {
-                name: name.to_owned(),
-                partitions,
-                replication_factor: i16::try_from(replicas).ok(),
+            let wanted = topics.iter().map(|topic| letterbox_client::NewTopic {
+                name: topic.name.clone(),
+                partitions: topic.partitions,
+                replication_factor: i16::try_from(topic.replicas).ok(),
                 assignments: BTreeMap::new(),
-                configs: config.clone(),
-            };
-            let mut outcomes = client.create_topics(&[topic], false).await?;
-            one(outcomes.remove(name))?;
-            Ok(())
+                configs: topic.config.clone(),
+            });
+            let mut outcomes = client.create_topics(&wanted.collect::<Vec<_>>(), false).await?;
+            let outcome =
+                |topic: &NewTopic| one(outcomes.remove(&topic.name)).map(drop).map_err(told);
+            Ok(topics.iter().map(outcome).collect())
         }))
     }
 

@@ -23,14 +23,12 @@ pub trait KafkaAdmin: Send + Sync {
         name: &'a str,
     ) -> BoxFuture<'a, Result<Option<Topic>, AdminError>>;
 
-    /// Makes a topic. `partitions` of `None` means the cluster's `num.partitions`.
-    fn create_topic<'a>(
+    /// Makes topics with one request; what became of each, in their order. No name may be there
+    /// twice.
+    fn create_topics<'a>(
         &'a self,
-        name: &'a str,
-        partitions: Option<i32>,
-        replicas: i32,
-        config: &'a BTreeMap<String, String>,
-    ) -> BoxFuture<'a, Result<(), AdminError>>;
+        topics: &'a [NewTopic],
+    ) -> BoxFuture<'a, Result<Vec<Result<(), AdminError>>, AdminError>>;
 
     /// Adds partitions until there are `total`.
     fn create_partitions<'a>(
@@ -50,6 +48,19 @@ pub trait KafkaAdmin: Send + Sync {
     fn delete_topic<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), AdminError>>;
 }
 
+/// A topic to make.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NewTopic {
+    /// Its name in Kafka.
+    pub name: String,
+    /// `None`: what the cluster's `num.partitions` says.
+    pub partitions: Option<i32>,
+    /// Replicas of each partition.
+    pub replicas: i32,
+    /// Its configuration.
+    pub config: BTreeMap<String, String>,
+}
+
 /// A topic as the cluster describes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Topic {
@@ -62,6 +73,9 @@ pub struct Topic {
     /// What was set on the topic itself.
     pub config: BTreeMap<String, String>,
 }
+
+/// What Kafka answers when there is a topic of the name already.
+pub(crate) const TOPIC_ALREADY_EXISTS: &str = "TOPIC_ALREADY_EXISTS";
 
 /// Why an admin call did not work.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -8,6 +8,7 @@ mod lease;
 mod metrics;
 mod probe;
 mod topic;
+mod topics;
 
 use std::sync::Arc;
 use std::time::Duration;

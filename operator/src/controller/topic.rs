@@ -1,31 +1,36 @@
 //! The controller of `KafkaTopic`.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use futures::{Stream, StreamExt as _};
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, ObjectRef, Store};
-use kube::runtime::{Controller, WatchStreamExt as _, watcher};
+use kube::runtime::{Controller, PredicateConfig, WatchStreamExt as _, watcher};
 use kube::{Client, ResourceExt as _};
 use letterbox_env::{BoxFuture, Env};
 use serde_json::json;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
+use super::topics::{ClusterKey, Topics, cluster_key_of, news_of};
 use super::{Context, PassFailed, RESYNC, scoped, told};
-use crate::admin::{AdminError, ClientAdmin, KafkaAdmin as _};
+use crate::admin::{AdminError, ClientAdmin, KafkaAdmin as _, NewTopic};
 use crate::api::{
     DEGRADED, DeletionPolicy, KafkaCluster, KafkaTopic, KafkaTopicStatus, READY, TOPIC_FINALIZER,
     find_condition, is_true,
 };
 use crate::desired::objects::MANAGER;
 use crate::desired::{bootstrap_name, internal_listener};
-use crate::plan::{ClusterState, RESTART_PATIENCE_SECONDS, TopicFacts, TopicWait, has_finalizer};
+use crate::plan::{
+    ClusterState, RESTART_PATIENCE_SECONDS, TopicFacts, TopicStep, TopicWait, has_finalizer,
+    put_together, to_make,
+};
 use crate::platform::kubernetes::{api_fault, said, words_of};
 use crate::reconcile::{TopicHome, TopicPass, reconcile_topic};
 use crate::status::Fault;
@@ -44,9 +49,6 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 const NAMESPACE_FRESH: Duration = Duration::from_secs(5);
 /// How long a pass waits for the first list of clusters.
 const LIST_DEADLINE: Duration = Duration::from_secs(10);
-
-/// A namespace and the name of a cluster in it.
-type ClusterKey = (String, String);
 
 /// One Kafka client per cluster, shared by all of its topics.
 pub(crate) struct Admins {
@@ -90,12 +92,14 @@ impl Admins {
 /// What a pass over a topic needs.
 struct TopicContext {
     shared: Arc<Context>,
-    topics: Store<KafkaTopic>,
+    topics: Arc<Topics>,
     /// The clusters as the watch that wakes their topics last saw them: a pass never misses what
     /// woke it.
     clusters: Store<KafkaCluster>,
     /// Whether they were listed. (Of those who wait for a store to be ready, one is woken.)
     listed: watch::Sender<bool>,
+    /// The topics that were made together with others, until their own passes tell it.
+    made: std::sync::Mutex<HashSet<ObjectRef<KafkaTopic>>>,
     /// How often in a row a topic was tried in vain.
     tries: std::sync::Mutex<HashMap<ObjectRef<KafkaTopic>, u32>>,
     /// Which namespaces are being deleted, and when that was asked.
@@ -133,6 +137,48 @@ impl TopicContext {
         answer
     }
 
+    /// What `cluster` has to make of its `topics`, put together; nothing while it does not serve.
+    async fn to_make(&self, cluster: &KafkaCluster, topics: &[Arc<KafkaTopic>]) -> Vec<Batch> {
+        let state = ClusterState::of(Some(cluster), &self.shared.now());
+        let namespace = cluster.namespace().unwrap_or_default();
+        if state != ClusterState::Ready || topics.is_empty() {
+            return Vec::new();
+        }
+        let namespace_terminating = self.is_terminating(&namespace, Freshness::Cached).await;
+        let new = topics.iter().filter_map(|topic| {
+            let facts = TopicFacts {
+                cluster: state.clone(),
+                topic: None,
+                other_owner: self.topics.other_owner(topic),
+                namespace_terminating,
+            };
+            Some((ObjectRef::from_obj(&**topic), to_make(topic, &facts)?))
+        });
+        put_together(new.collect())
+    }
+
+    /// Makes topics with one request. Whatever comes of it, the pass of each looks at what is there
+    /// then, and asks again, alone, for what is not.
+    async fn make(&self, cluster: &ClusterKey, batch: &Batch) {
+        let cluster = self.clusters.get(&ObjectRef::new(&cluster.1).within(&cluster.0));
+        let admin = match cluster {
+            Some(cluster) => self.shared.admins.of(&cluster).await,
+            None => None,
+        };
+        let Some(admin) = admin else { return };
+        let topics: Vec<NewTopic> = batch.iter().map(|(_, new)| new.clone()).collect();
+        match admin.create_topics(&topics).await {
+            Ok(outcomes) => {
+                let made = batch.iter().zip(outcomes).filter(|(_, outcome)| outcome.is_ok());
+                let mut untold = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+                // No pass tells it of an object that is gone.
+                untold.retain(|topic| self.topics.is_there(topic));
+                untold.extend(made.map(|((topic, _), _)| topic.clone()));
+            }
+            Err(error) => tracing::debug!(%error, topics = topics.len(), "not made together"),
+        }
+    }
+
     /// The pause before `topic` is looked at again; shorter the less often it was tried. Never the
     /// same for two topics, so that they do not come all at once.
     fn next_pause(&self, topic: &KafkaTopic, settled: bool) -> Duration {
@@ -146,6 +192,12 @@ impl TopicContext {
         let pause = RETRY_MIN.saturating_mul(1 << (*tried).min(16)).min(RETRY_MAX);
         *tried = tried.saturating_add(1);
         jittered(&self.shared.env, pause)
+    }
+
+    /// Whether `topic` was made together with others, and that was not told yet.
+    fn was_made(&self, topic: &KafkaTopic) -> bool {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.remove(&ObjectRef::from_obj(topic))
     }
 
     fn forget(&self, topic: &KafkaTopic) {
@@ -163,6 +215,9 @@ fn jittered(env: &Env, pause: Duration) -> Duration {
     half + half / 2 + half * part / 1024
 }
 
+/// Topics that are made with one request, and the objects that ask for them.
+type Batch = Vec<(ObjectRef<KafkaTopic>, NewTopic)>;
+
 /// How old an answer may be.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Freshness {
@@ -174,18 +229,24 @@ fn key_of(cluster: &KafkaCluster) -> ClusterKey {
     (cluster.namespace().unwrap_or_default(), cluster.name_any())
 }
 
-fn cluster_key_of(topic: &KafkaTopic) -> ClusterKey {
-    (topic.namespace().unwrap_or_default(), topic.spec.cluster_ref.name.clone())
-}
-
 /// Reconciles the topics of one namespace, or of all, for ever.
 pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
     let client = &context.client;
     let scope = namespace.as_deref();
-    let controller =
-        Controller::new(scoped::<KafkaTopic>(client, scope), watcher::Config::default())
-            .with_config(kube::runtime::controller::Config::default().concurrency(16));
-    let topics = controller.store();
+    let (store, writer) = reflector::store();
+    let topics = Arc::new(Topics::new(store.clone()));
+    let own_topics = topics.clone();
+    let seen = watcher(scoped::<KafkaTopic>(client, scope), watcher::Config::default())
+        .default_backoff()
+        .reflect(writer)
+        .inspect_ok(move |event| own_topics.take(event))
+        .applied_objects()
+        .predicate_filter(news_of, PredicateConfig::default())
+        // A pause after a fault is this watch's own, and holds up no other one.
+        .filter_map(|seen| std::future::ready(seen.map_err(watched_again).ok()))
+        .map(Ok);
+    let controller = Controller::for_stream(seen, store)
+        .with_config(kube::runtime::controller::Config::default().concurrency(16));
     let metrics = context.metrics.clone();
     let (clusters, writer) = reflector::store();
     let own_context = Arc::new(TopicContext {
@@ -193,6 +254,7 @@ pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
         topics,
         clusters,
         listed: watch::Sender::new(false),
+        made: std::sync::Mutex::default(),
         tries: std::sync::Mutex::default(),
         terminating: Mutex::default(),
     });
@@ -211,6 +273,10 @@ pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
         .await;
 }
 
+fn watched_again(error: watcher::Error) {
+    tracing::warn!(error = words_of(&error), "KafkaTopics are watched again");
+}
+
 /// The topics of each cluster whose state, as far as topics are concerned, changed.
 fn woken_by_clusters(
     context: Arc<TopicContext>,
@@ -220,7 +286,7 @@ fn woken_by_clusters(
     let api = scoped::<KafkaCluster>(&context.shared.client, scope);
     let events = watcher(api, watcher::Config::default()).default_backoff().reflect(writer);
     let mut known: BTreeMap<ClusterKey, ClusterState> = BTreeMap::new();
-    events.flat_map(move |event| {
+    let woken = events.map(move |event| {
         match &event {
             Err(error) => {
                 tracing::warn!(error = words_of(error), "KafkaClusters are watched again");
@@ -239,26 +305,49 @@ fn woken_by_clusters(
         let gone: Vec<ClusterKey> =
             changed.iter().filter(|key| !seen.contains_key(key)).cloned().collect();
         known = seen;
-        let woken: Vec<Arc<KafkaTopic>> = match changed.is_empty() {
-            true => Vec::new(),
-            false => context
-                .topics
-                .state()
-                .into_iter()
-                .filter(|topic| changed.contains(&cluster_key_of(topic)))
-                .collect(),
-        };
-        // What was waited for before says nothing about how soon it works now.
-        woken.iter().for_each(|topic| context.forget(topic));
         let context = context.clone();
-        futures::stream::once(async move {
+        let woken = async move {
             for key in &gone {
                 context.shared.admins.forget(key).await;
             }
-            futures::stream::iter(woken.into_iter().map(|topic| ObjectRef::from_obj(&*topic)))
-        })
-        .flatten()
-    })
+            let woken = changed.into_iter().map(move |key| woken_by_cluster(context.clone(), key));
+            futures::stream::select_all(woken)
+        };
+        futures::stream::once(woken).flatten().boxed()
+    });
+    // A cluster that does not answer holds up no topic of another one.
+    woken.flatten_unordered(None)
+}
+
+/// The topics of `cluster`, whose state changed. Those that it has to make are made first, as many
+/// as possible with one request, and woken then.
+fn woken_by_cluster(
+    context: Arc<TopicContext>,
+    key: ClusterKey,
+) -> BoxStream<'static, ObjectRef<KafkaTopic>> {
+    let woken = async move {
+        let topics = context.topics.of_cluster(&key);
+        // What was waited for before says nothing about how soon it works now.
+        topics.iter().for_each(|topic| context.forget(topic));
+        let cluster = context.clusters.get(&ObjectRef::new(&key.1).within(&key.0));
+        let batches = match cluster {
+            Some(cluster) => context.to_make(&cluster, &topics).await,
+            None => Vec::new(),
+        };
+        let later: HashSet<ObjectRef<KafkaTopic>> =
+            batches.iter().flatten().map(|(topic, _)| topic.clone()).collect();
+        let now = topics.iter().map(|topic| ObjectRef::from_obj(&**topic));
+        let now: Vec<_> = now.filter(|topic| !later.contains(topic)).collect();
+        let made = futures::stream::iter(batches).then(move |batch| {
+            let (context, key) = (context.clone(), key.clone());
+            async move {
+                context.make(&key, &batch).await;
+                futures::stream::iter(batch.into_iter().map(|(topic, _)| topic))
+            }
+        });
+        futures::stream::iter(now).chain(made.flatten())
+    };
+    futures::stream::once(woken).flatten().boxed()
 }
 
 /// The topics whose objects are held in a namespace that is being deleted while their cluster does
@@ -277,7 +366,7 @@ fn held_in_doomed_namespaces(
                 && ClusterState::of(cluster.as_deref(), &now) != ClusterState::Ready
         };
         let mut held: BTreeMap<String, Vec<ObjectRef<KafkaTopic>>> = BTreeMap::new();
-        for topic in context.topics.state().iter().filter(|topic| waits(topic)) {
+        for topic in context.topics.all().iter().filter(|topic| waits(topic)) {
             held.entry(topic.namespace().unwrap_or_default())
                 .or_default()
                 .push(ObjectRef::from_obj(&**topic));
@@ -304,7 +393,8 @@ async fn reconcile(
         result.as_ref().map_or(true, |pass| pass.as_ref().is_some_and(|pass| pass.fault.is_some()));
     shared.metrics.count_pass(KIND, began.elapsed(), faulty);
     let (namespace, name) = (topic.namespace().unwrap_or_default(), topic.name_any());
-    let Some(pass) = result.map_err(PassFailed)? else {
+    let was_made = context.was_made(&topic);
+    let Some(mut pass) = result.map_err(PassFailed)? else {
         shared.metrics.set_not_ready(KIND, &namespace, &name, None);
         context.forget(&topic);
         return Ok(Action::await_change());
@@ -312,6 +402,10 @@ async fn reconcile(
     let ready = find_condition(&pass.status.conditions, READY)
         .filter(|ready| ready.status != "True" && !pass.released);
     shared.metrics.set_not_ready(KIND, &namespace, &name, ready.map(|ready| ready.reason.as_str()));
+    if was_made && pass.status.topic_id.is_some() {
+        let name = topic.kafka_name();
+        pass.done.insert(0, TopicStep::Create(NewTopic { name, ..NewTopic::default() }));
+    }
     tell(shared, &topic, &pass).await;
     if pass.released {
         context.forget(&topic);
@@ -369,7 +463,7 @@ async fn pass(topic: &KafkaTopic, context: &TopicContext) -> Result<Option<Topic
     let facts = TopicFacts {
         cluster: state,
         topic: live,
-        other_owner: other_owner(topic, &context.topics),
+        other_owner: context.topics.other_owner(topic),
         namespace_terminating,
     };
     let home = KubernetesHome { client: shared.client.clone() };
@@ -386,27 +480,6 @@ fn silent(admin: &ClientAdmin, why: String) -> ClusterState {
         Some(_) => ClusterState::Restarting,
         None => ClusterState::Unreachable(why),
     }
-}
-
-/// The oldest other object that speaks for the same topic, if it is older than this one.
-fn other_owner(topic: &KafkaTopic, topics: &Store<KafkaTopic>) -> Option<String> {
-    let age = |topic: &KafkaTopic| (topic.creation_timestamp(), topic.uid());
-    // Each pass looks at all topics, so nothing is copied here.
-    fn name_of(topic: &KafkaTopic) -> Option<&str> {
-        topic.spec.topic_name.as_deref().or(topic.metadata.name.as_deref())
-    }
-    let same = |other: &Arc<KafkaTopic>| {
-        let (metadata, own) = (&other.metadata, &topic.metadata);
-        metadata.namespace == own.namespace
-            && metadata.uid != own.uid
-            && metadata.deletion_timestamp.is_none()
-            && other.spec.cluster_ref == topic.spec.cluster_ref
-            && name_of(other) == name_of(topic)
-    };
-    let oldest = topics.state().into_iter().filter(same).min_by_key(|other| age(other))?;
-    // While this one is being deleted, any other that still stands for the topic keeps it.
-    (topic.metadata.deletion_timestamp.is_some() || age(&oldest) < age(topic))
-        .then(|| oldest.name_any())
 }
 
 /// Whether the namespace is being deleted; when that may not be asked, its cluster's own deletion
@@ -465,8 +538,10 @@ pub(super) async fn let_go_of_doomed(client: &Client, scope: Option<&str>) {
 /// Events for what was done, and when the state changes.
 async fn tell(context: &Context, topic: &KafkaTopic, pass: &TopicPass) {
     let name = topic.name_any();
+    let mut is_told = false;
     for step in &pass.done {
         let Some(reason) = event_reason(step) else { continue };
+        is_told = true;
         tracing::info!(topic = name, namespace = topic.namespace(), %step, "done");
         context.events.tell(topic, false, reason, "Reconcile", &step.to_string()).await;
     }
@@ -490,7 +565,10 @@ async fn tell(context: &Context, topic: &KafkaTopic, pass: &TopicPass) {
     let short = |state: &Option<(String, String, String)>| {
         state.as_ref().map(|(status, reason, _)| (status.clone(), reason.clone()))
     };
+    let is_ready = is_true(&pass.status.conditions, READY);
+    // What was done tells it: there may be thousands.
     if short(&new) != short(&old)
+        && !(is_told && is_ready)
         && let Some((_, reason, message)) = new
     {
         let is_bad = is_true(&pass.status.conditions, DEGRADED);
@@ -505,11 +583,11 @@ async fn tell(context: &Context, topic: &KafkaTopic, pass: &TopicPass) {
     }
 }
 
-fn event_reason(step: &crate::plan::TopicStep) -> Option<&'static str> {
-    use crate::plan::TopicStep as Step;
+fn event_reason(step: &TopicStep) -> Option<&'static str> {
+    use TopicStep as Step;
     match step {
         Step::AddFinalizer | Step::RemoveFinalizer | Step::RecordConfigKeys(_) => None,
-        Step::Create { .. } => Some("TopicCreated"),
+        Step::Create(_) => Some("TopicCreated"),
         Step::CreatePartitions { .. } => Some("PartitionsAdded"),
         Step::AlterConfig(_) => Some("ConfigChanged"),
         Step::Delete { .. } => Some("TopicDeleted"),

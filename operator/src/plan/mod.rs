@@ -19,7 +19,7 @@ pub use loss::{Loss, Lost};
 pub use step::Step;
 pub use topic::{
     ClusterState, RESTART_PATIENCE_SECONDS, Refusal, TopicFacts, TopicPlan, TopicStep, TopicWait,
-    has_finalizer, plan_topic,
+    has_finalizer, plan_topic, put_together, to_make,
 };
 pub(crate) use volumes::is_offline;
 pub use wait::{Note, Wait};

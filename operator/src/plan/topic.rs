@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 
-use crate::admin::Topic;
+use crate::admin::{NewTopic, Topic};
 use crate::api::{
     DeletionPolicy, KafkaCluster, KafkaTopic, READY, TOPIC_FINALIZER, find_condition, is_paused,
 };
@@ -97,14 +97,7 @@ pub enum TopicStep {
     /// unset later, whenever the operator is killed.
     RecordConfigKeys(BTreeSet<String>),
     /// Make the topic.
-    Create {
-        /// `None`: what the cluster's `num.partitions` says.
-        partitions: Option<i32>,
-        /// Replicas of each partition.
-        replicas: i32,
-        /// Its configuration.
-        config: BTreeMap<String, String>,
-    },
+    Create(NewTopic),
     /// Add partitions.
     CreatePartitions {
         /// How many there are.
@@ -175,6 +168,49 @@ pub fn plan_topic(topic: &KafkaTopic, facts: &TopicFacts) -> TopicPlan {
     } else {
         plan_existence(topic, facts)
     }
+}
+
+/// What is to be made for a topic that no pass has seen in its cluster, when nothing has to be
+/// done before it: such topics are made together, with few requests. What has to be recorded first
+/// is left to the pass of each, and so is what is refused here.
+#[must_use]
+pub fn to_make(topic: &KafkaTopic, facts: &TopicFacts) -> Option<NewTopic> {
+    let is_seen = topic.status.as_ref().is_some_and(|status| status.topic_id.is_some());
+    match plan_topic(topic, facts).steps.into_iter().next() {
+        Some(TopicStep::Create(new)) if !is_seen => Some(new),
+        _ => None,
+    }
+}
+
+/// So many topics are made with one request at most, with so many partitions and so many bytes of
+/// configuration altogether. Brokers make 10,000 partitions at once.
+const TOGETHER_MAX: (usize, i64, usize) = (500, 5_000, 1 << 20);
+
+/// Puts topics together that are to be made with one request. One that is too large for the bounds
+/// is alone.
+#[must_use]
+pub fn put_together<T>(topics: Vec<(T, NewTopic)>) -> Vec<Vec<(T, NewTopic)>> {
+    let mut batches: Vec<Vec<(T, NewTopic)>> = Vec::new();
+    let (mut partitions, mut bytes) = (0, 0);
+    for (of, topic) in topics {
+        let own_partitions = i64::from(topic.partitions.unwrap_or(1));
+        let own_bytes: usize =
+            topic.config.iter().map(|(key, value)| key.len() + value.len()).sum();
+        let fits = |batch: &&mut Vec<(T, NewTopic)>| {
+            batch.len() < TOGETHER_MAX.0
+                && partitions + own_partitions <= TOGETHER_MAX.1
+                && bytes + own_bytes <= TOGETHER_MAX.2
+        };
+        match batches.last_mut().filter(fits) {
+            Some(batch) => batch.push((of, topic)),
+            None => {
+                (partitions, bytes) = (0, 0);
+                batches.push(vec![(of, topic)]);
+            }
+        }
+        (partitions, bytes) = (partitions + own_partitions, bytes + own_bytes);
+    }
+    batches
 }
 
 /// Whether the operator holds the object until its topic is deleted.
@@ -249,11 +285,12 @@ fn plan_existence(topic: &KafkaTopic, facts: &TopicFacts) -> TopicPlan {
         plan.steps.push(TopicStep::RecordConfigKeys(recorded.union(&wanted).cloned().collect()));
     }
     let Some(live) = &facts.topic else {
-        plan.steps.push(TopicStep::Create {
+        plan.steps.push(TopicStep::Create(NewTopic {
+            name: topic.kafka_name(),
             partitions: spec.partitions,
             replicas: spec.replicas,
             config: spec.config.clone(),
-        });
+        }));
         plan.steps.extend(forget(&recorded, &wanted));
         return plan;
     };
@@ -339,16 +376,15 @@ impl TopicWait {
 impl std::fmt::Display for TopicWait {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Cluster(ClusterState::Missing) => f.write_str(
-                "there is no KafkaCluster of the name in spec.clusterRef in this namespace; the \
-                 topic is made when there is one",
-            ),
             Self::Cluster(ClusterState::Deleting) => f.write_str("the cluster is being deleted"),
-            // The same sentence for as long as it lasts: what the cluster waits for is told once,
-            // by the cluster.
-            Self::Cluster(ClusterState::NotReady | ClusterState::Restarting) => {
-                f.write_str("cluster not ready; the conditions of the KafkaCluster tell why")
-            }
+            // The same sentence until the cluster serves, so that each topic is written once: what
+            // the cluster waits for is told once, by the cluster.
+            Self::Cluster(
+                ClusterState::Missing | ClusterState::NotReady | ClusterState::Restarting,
+            ) => f.write_str(
+                "cluster not ready: there is no KafkaCluster of the name in spec.clusterRef in \
+                 this namespace, or its conditions tell why it does not serve",
+            ),
             Self::Cluster(ClusterState::Unreachable(why)) => {
                 write!(f, "the cluster is ready, but does not answer: {why}")
             }
@@ -371,7 +407,7 @@ impl std::fmt::Display for TopicStep {
             Self::AddFinalizer => f.write_str("hold the object until its topic is deleted"),
             Self::RemoveFinalizer => f.write_str("let the object go"),
             Self::RecordConfigKeys(_) => f.write_str("write down which keys are set"),
-            Self::Create { .. } => f.write_str("create the topic"),
+            Self::Create(_) => f.write_str("create the topic"),
             Self::CreatePartitions { from, to } => write!(f, "grow from {from} to {to} partitions"),
             Self::AlterConfig(changes) => {
                 let said: Vec<String> = changes
@@ -383,6 +419,36 @@ impl std::fmt::Display for TopicStep {
                 write!(f, "set {}", said.join(", "))
             }
             Self::Delete { .. } => f.write_str("delete the topic"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn topics_are_put_together_within_bounds_and_a_large_one_is_alone() {
+        let topics = |all: &[(i32, usize)]| -> Vec<(usize, NewTopic)> {
+            let new = |(partitions, bytes): &(i32, usize)| NewTopic {
+                partitions: (*partitions > 0).then_some(*partitions),
+                config: BTreeMap::from([(String::new(), "x".repeat(*bytes))]),
+                ..NewTopic::default()
+            };
+            all.iter().map(new).enumerate().collect()
+        };
+        let large = TOGETHER_MAX.2;
+        for (case, all, expected) in [
+            ("none", vec![], vec![]),
+            ("many small ones", vec![(1, 0); 1100], vec![500, 500, 100]),
+            ("partitions are counted", vec![(3000, 0), (2000, 0), (1, 0)], vec![2, 1]),
+            ("too many alone", vec![(1, 0), (100_000, 0), (0, 0)], vec![1, 1, 1]),
+            ("bytes are counted", vec![(1, 10), (1, large), (1, large + 1), (1, 9)], vec![1; 4]),
+        ] {
+            let batches = put_together(topics(&all));
+            assert_eq!(batches.iter().map(Vec::len).collect::<Vec<_>>(), expected, "{case}");
+            let kept: Vec<usize> = batches.into_iter().flatten().map(|(at, _)| at).collect();
+            assert_eq!(kept, (0..all.len()).collect::<Vec<_>>(), "{case}");
         }
     }
 }

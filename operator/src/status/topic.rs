@@ -1,5 +1,7 @@
 //! The status of a topic.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Conditions, Fault, Told, nothing_changes, paused};
@@ -32,7 +34,8 @@ pub fn topic_status(
         topic_id: live.map(|live| live.id.clone()).or(old.topic_id),
         partitions: live.map(|live| live.partitions).or(old.partitions),
         replicas: live.map(|live| live.replicas).or(old.replicas),
-        config_keys: recorded_keys(plan, fault).unwrap_or(old.config_keys),
+        config_keys: recorded_keys(plan, fault)
+            .unwrap_or_else(|| known_keys(topic, plan, old.config_keys)),
     }
 }
 
@@ -85,6 +88,16 @@ fn set_conditions(
     conditions.set(PROGRESSING, if is_paused { nothing_changes() } else { progressing });
     conditions.set(DEGRADED, degraded.unwrap_or_else(|| Told::new("False", "NoFault", "")));
     conditions.set(PAUSED, paused(is_paused));
+}
+
+/// The keys that are recorded while the cluster is waited for: what its topic will be made with is
+/// written down by the same write that tells the wait.
+fn known_keys(topic: &KafkaTopic, plan: &TopicPlan, old: Vec<String>) -> Vec<String> {
+    if !matches!(plan.wait, Some(TopicWait::Cluster(_))) {
+        return old;
+    }
+    let all: BTreeSet<String> = old.into_iter().chain(topic.spec.config.keys().cloned()).collect();
+    all.into_iter().collect()
 }
 
 /// The last record of keys that was reached; a pass that failed on the way keeps the larger set.

@@ -13,6 +13,7 @@
 
 mod clock;
 pub(crate) mod faults;
+pub(crate) mod kafka;
 pub(crate) mod monitor;
 mod patch;
 mod serve;

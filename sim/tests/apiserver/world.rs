@@ -10,6 +10,7 @@ use letterbox_env::{BoxFuture, BoxListener, BoxStream, Net};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use super::kafka::Kafka;
 use super::{ApiServer, Key, text};
 
 const ACTOR: &str = "kubernetes";
@@ -270,17 +271,19 @@ impl World {
     }
 }
 
-/// The network of this world: brokers answer `GET /identity`, and nothing else is there.
+/// The network of this world: brokers answer `GET /identity`, and clients if there is a
+/// [`Kafka`]; nothing else is there.
 pub(crate) struct WorldNet {
     world: World,
+    kafka: Option<Kafka>,
     real: Arc<dyn Net>,
 }
 
 impl WorldNet {
     /// The network of `world`; who listens does so on `real`.
     #[must_use]
-    pub(crate) fn new(world: World, real: Arc<dyn Net>) -> Self {
-        Self { world, real }
+    pub(crate) fn new(world: World, kafka: Option<Kafka>, real: Arc<dyn Net>) -> Self {
+        Self { world, kafka, real }
     }
 }
 
@@ -290,6 +293,9 @@ impl Net for WorldNet {
     }
 
     fn connect<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, io::Result<BoxStream>> {
+        if let Some(kafka) = self.kafka.as_ref().filter(|_| port == 9092) {
+            return kafka.connect(host, port);
+        }
         Box::pin(async move {
             let body = self.world.identity(host).filter(|_| port == 9644);
             let body = body.ok_or(io::ErrorKind::ConnectionRefused)?;

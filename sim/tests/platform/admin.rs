@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use letterbox_env::BoxFuture;
-use letterbox_operator::admin::{AdminError, KafkaAdmin, Topic};
+use letterbox_operator::admin::{AdminError, KafkaAdmin, NewTopic, Topic};
 
 /// Topics in memory.
 #[derive(Debug, Default)]
@@ -23,6 +23,30 @@ pub(crate) struct AdminState {
     pub(crate) made: u32,
     /// How many calls changed something.
     pub(crate) changes: u32,
+}
+
+impl AdminState {
+    fn create(&mut self, new: &NewTopic) -> Result<(), AdminError> {
+        let refused = |code: &str, message: &str| {
+            Err(AdminError::Refused { code: code.to_owned(), message: message.to_owned() })
+        };
+        if self.topics.contains_key(&new.name) {
+            return refused("TOPIC_ALREADY_EXISTS", "");
+        }
+        if new.config.values().any(|value| value == "nonsense") {
+            return refused("INVALID_CONFIG", "nonsense");
+        }
+        self.made += 1;
+        self.changes += 1;
+        let topic = Topic {
+            id: format!("id-{}", self.made),
+            partitions: new.partitions.unwrap_or(1),
+            replicas: new.replicas,
+            config: new.config.clone(),
+        };
+        self.topics.insert(new.name.clone(), topic);
+        Ok(())
+    }
 }
 
 impl ModelAdmin {
@@ -77,37 +101,11 @@ impl KafkaAdmin for ModelAdmin {
         self.call(|state| Ok(state.topics.get(name).cloned()))
     }
 
-    fn create_topic<'a>(
+    fn create_topics<'a>(
         &'a self,
-        name: &'a str,
-        partitions: Option<i32>,
-        replicas: i32,
-        config: &'a BTreeMap<String, String>,
-    ) -> BoxFuture<'a, Result<(), AdminError>> {
-        self.call(|state| {
-            if state.topics.contains_key(name) {
-                return Err(AdminError::Refused {
-                    code: "TOPIC_ALREADY_EXISTS".to_owned(),
-                    message: String::new(),
-                });
-            }
-            if config.values().any(|value| value == "nonsense") {
-                return Err(AdminError::Refused {
-                    code: "INVALID_CONFIG".to_owned(),
-                    message: "nonsense".to_owned(),
-                });
-            }
-            state.made += 1;
-            state.changes += 1;
-            let topic = Topic {
-                id: format!("id-{}", state.made),
-                partitions: partitions.unwrap_or(1),
-                replicas,
-                config: config.clone(),
-            };
-            state.topics.insert(name.to_owned(), topic);
-            Ok(())
-        })
+        topics: &'a [NewTopic],
+    ) -> BoxFuture<'a, Result<Vec<Result<(), AdminError>>, AdminError>> {
+        self.call(|state| Ok(topics.iter().map(|topic| state.create(topic)).collect()))
     }
 
     fn create_partitions<'a>(
