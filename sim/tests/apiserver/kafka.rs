@@ -45,8 +45,9 @@ impl Kafka {
              admin.listener=none\n"
         );
         let env = Env { net: Arc::new(kafka.clone()), ..SimDisk::new(1).env() };
-        let broker = Node::start(env, Config::parse(&config).unwrap()).await.unwrap();
-        kafka.with(|state| state.broker = Some(broker));
+        let never = std::future::pending();
+        let broker = Node::start(env, Config::parse(&config).unwrap(), never).await.unwrap();
+        kafka.with(|state| state.broker = broker);
         kafka
     }
 
