@@ -4,22 +4,29 @@
 
 mod common;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
+use kafka_protocol::messages::describe_quorum_request::{PartitionData, TopicData};
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::protocol::StrBytes;
 use letterbox_env::{BoxStream, Disk as _, Env};
 use letterbox_protocol::{Request, Response, decode_response, encode_request};
 use letterbox_sim::cluster::Cluster;
 use letterbox_sim::disk::Fault;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use common::{DATA, NODES, node, show_log};
+
+const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+const REQUEST_TIMED_OUT: i16 = 7;
+const COORDINATOR_LOAD_IN_PROGRESS: i16 = 14;
+const NOT_CONTROLLER: i16 = 41;
 
 /// How long a cluster may take for anything that nothing is in the way of.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -89,6 +96,135 @@ fn make_topic(cluster: &mut Cluster, at: &'static str, topic: &'static str) {
         }
     });
     assert!(cluster.run_until(PATIENCE, |_| *done.borrow()), "{topic} is not made at {at}");
+}
+
+/// The answer to `request`, which has to come within `limit`.
+async fn ask_within(
+    stream: &mut BoxStream,
+    limit: Duration,
+    version: i16,
+    request: impl Into<Request>,
+) -> Result<Response, String> {
+    let request = request.into();
+    let what = format!("{request:?}");
+    let answer = timeout(limit, ask(stream, version, request)).await;
+    answer.map_err(|_| format!("not within {limit:?}: {what}"))?.ok_or(what)
+}
+
+/// A node without a majority: what needs one is refused in time, each request by its own, and in a
+/// way that clients try again.
+async fn ask_for_the_impossible(env: Env, at: &'static str) -> Result<(), String> {
+    const SECOND: Duration = Duration::from_secs(1);
+    let creates = async {
+        let mut stream = connect(&env, at).await;
+        let Response::CreateTopics(answer) =
+            ask_within(&mut stream, 4 * SECOND, 5, create("never", 3_000)).await?
+        else {
+            unreachable!()
+        };
+        let code = answer.topics[0].error_code;
+        [REQUEST_TIMED_OUT, NOT_CONTROLLER].contains(&code).then_some(()).ok_or(format!("{code}"))
+    };
+    let finds = async {
+        let mut stream = connect(&env, at).await;
+        let topic = MetadataRequestTopic::default().with_name(Some(name("neither")));
+        let request = m::MetadataRequest::default()
+            .with_topics(Some(vec![topic]))
+            .with_allow_auto_topic_creation(true);
+        let Response::Metadata(answer) = ask_within(&mut stream, 6 * SECOND, 8, request).await?
+        else {
+            unreachable!()
+        };
+        let code = answer.topics[0].error_code;
+        (code == UNKNOWN_TOPIC_OR_PARTITION).then_some(()).ok_or(format!("{code}"))
+    };
+    let produces = async || {
+        let mut stream = connect(&env, at).await;
+        let request = m::InitProducerIdRequest::default().with_transactional_id(None);
+        let Response::InitProducerId(answer) =
+            ask_within(&mut stream, 3 * SECOND, 4, request).await?
+        else {
+            unreachable!()
+        };
+        let code = answer.error_code;
+        (code == COORDINATOR_LOAD_IN_PROGRESS).then_some(()).ok_or(format!("{code}"))
+    };
+    let four = async { futures::try_join!(produces(), produces(), produces(), produces()) };
+    futures::try_join!(creates, finds, four).map(|_| ())
+}
+
+#[test]
+fn what_needs_a_majority_is_refused_in_time_without_one() {
+    let mut cluster = cluster(4);
+    make_topic(&mut cluster, NODES[0], "before");
+    for name in NODES {
+        // Until all serve.
+        make_topic(&mut cluster, name, name);
+        for other in NODES.into_iter().filter(|other| *other != name) {
+            cluster.cut(name, other);
+        }
+        let asked = Rc::new(RefCell::new(None));
+        let told = Rc::clone(&asked);
+        cluster.client(&format!("asks {name}"), move |env| async move {
+            *told.borrow_mut() = Some(ask_for_the_impossible(env, name).await);
+            Ok(())
+        });
+        assert!(cluster.run_until(PATIENCE, |_| asked.borrow().is_some()));
+        assert_eq!(asked.take(), Some(Ok(())), "{name}");
+        NODES.into_iter().filter(|other| *other != name).for_each(|other| {
+            cluster.mend(name, other);
+        });
+        cluster.run_for(Duration::from_secs(5));
+    }
+}
+
+/// The node that leads is cut off: what was passed on to it is answered when another leads.
+#[test]
+fn an_operation_at_a_leader_that_hangs_is_answered_when_another_leads() {
+    let mut cluster = cluster(5);
+    NODES.into_iter().for_each(|name| make_topic(&mut cluster, name, name));
+    let leader = Rc::new(RefCell::new(None));
+    let told = Rc::clone(&leader);
+    cluster.client("who leads", move |env| async move {
+        let mut stream = connect(&env, NODES[0]).await;
+        let partition = PartitionData::default().with_partition_index(0);
+        let topic = TopicData::default()
+            .with_topic_name(name("__cluster_metadata"))
+            .with_partitions(vec![partition]);
+        let request = m::DescribeQuorumRequest::default().with_topics(vec![topic]);
+        let Some(Response::DescribeQuorum(answer)) = ask(&mut stream, 1, request).await else {
+            unreachable!()
+        };
+        *told.borrow_mut() = usize::try_from(answer.topics[0].partitions[0].leader_id.0).ok();
+        Ok(())
+    });
+    assert!(cluster.run_until(PATIENCE, |_| leader.borrow().is_some()));
+    let leader = NODES[leader.take().unwrap() - 1];
+    let mut others = NODES.into_iter().filter(|name| *name != leader);
+    let (asked, other) = (others.next().unwrap(), others.next().unwrap());
+    let took = Rc::new(RefCell::new(None));
+    let told = Rc::clone(&took);
+    let go = Rc::new(Cell::new(false));
+    let may_go = Rc::clone(&go);
+    cluster.client("asks", move |env| async move {
+        let mut stream = connect(&env, asked).await;
+        while !may_go.get() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        let begun = Instant::now();
+        let answer = ask(&mut stream, 5, create("passed-on", 30_000)).await;
+        *told.borrow_mut() = Some((begun.elapsed(), answer));
+        Ok(())
+    });
+    cluster.run_for(Duration::from_secs(1));
+    cluster.cut(leader, asked);
+    cluster.cut(leader, other);
+    go.set(true);
+    assert!(cluster.run_until(Duration::from_secs(60), |_| took.borrow().is_some()));
+    let (took, answer) = took.take().unwrap();
+    let Some(Response::CreateTopics(answer)) = answer else { panic!("{answer:?}") };
+    assert_eq!(answer.topics[0].error_code, REQUEST_TIMED_OUT, "it may have been carried out");
+    assert!(took < Duration::from_secs(5), "answered after {took:?}");
 }
 
 /// Two nodes are a majority and cannot open their logs for want of descriptors. The one of them

@@ -166,6 +166,7 @@ impl Config {
         let Listeners { controller_names, controller, clients } = given.listeners()?;
         given.check_groups()?;
         given.check_contradictions()?;
+        given.check_session()?;
         let advertised =
             Self::advertised(given.get("advertised.listeners"), &clients, &controller_names)?;
         let voters = given.voters(node_id, &controller)?;
@@ -525,6 +526,21 @@ impl<'a> Given<'a> {
         ))
     }
 
+    /// A broker that lives would be fenced between two heartbeats.
+    fn check_session(self) -> Result<(), Problem> {
+        const SESSION: &str = "broker.session.timeout.ms";
+        const HEARTBEAT: &str = "broker.heartbeat.interval.ms";
+        let ms = |name| self.or_default(name).trim().parse::<i64>().unwrap_or_default();
+        match ms(SESSION) > ms(HEARTBEAT) {
+            true => Ok(()),
+            false => Err(Problem::value(
+                SESSION,
+                self.or_default(SESSION),
+                format!("must be more than {HEARTBEAT}={}", self.or_default(HEARTBEAT)),
+            )),
+        }
+    }
+
     fn check_contradictions(self) -> Result<(), Problem> {
         match contradiction(|name| Some(self.or_default(name).to_owned())) {
             None => Ok(()),
@@ -687,6 +703,11 @@ mod tests {
             ("controller.quorum.voters=2@a:1", "does not name this node"),
             ("node.id=-1", "node.id=-1: must be a whole number from 0"),
             ("admin.listener=here", "host:port"),
+            (
+                "broker.session.timeout.ms=2000",
+                "broker.session.timeout.ms=2000: must be more than \
+                 broker.heartbeat.interval.ms=2000",
+            ),
             ("listener.security.protocol.map=PLAINTEXT:SSL,CONTROLLER:PLAINTEXT", "asks for SSL"),
             ("group.coordinator.rebalance.protocols=consumer", "must hold classic"),
             (

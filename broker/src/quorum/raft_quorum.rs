@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use letterbox_env::{BoxFuture, BoxListener, Env, Fault, FileRef, with_causes};
+use letterbox_env::{BoxFuture, BoxListener, Env, Fault, FileRef, Random, with_causes};
 use letterbox_protocol::model::BrokerId;
 use openraft::error::{CheckIsLeaderError, ClientWriteError, InitializeError, RaftError};
 use openraft::{ServerState, SnapshotPolicy};
@@ -209,6 +209,11 @@ impl RaftQuorum {
             tasks.spawn(serve(listener, raft, identity, ears.clone(), stopped.clone()));
         }
         let (fatal_sender, fatal) = watch::channel(None);
+        if config.voters.len() > 1 {
+            let (raft, random, stopped) = (raft.clone(), env.random.clone(), stopped.clone());
+            let longest = config.timing.election_timeout.saturating_mul(3);
+            tasks.spawn(pause_between_elections(raft, random, longest, stopped));
+        }
         tasks.spawn(watch_over(raft.clone(), store, fatal_sender, stopped));
         let quorum = Arc::new(Self {
             raft,
@@ -649,6 +654,43 @@ fn open_directory(env: &Env, config: &QuorumConfig, node_id: u64) -> Result<Open
     let (wal, items) =
         Wal::open(Arc::clone(&env.disk), &*env.random, &directory, node_id, may_create)?;
     Ok(Opened { lock, wal, items, slots, stored, peers })
+}
+
+/// Whoever was not elected pauses for a time up to `longest` before it asks for votes again, drawn
+/// anew each time. openraft draws a time once, and looks at it from tick to tick: two voters whose
+/// ticks are in step would ask at the same moment, vote for themselves, and so on for ever.
+async fn pause_between_elections(
+    raft: Raft,
+    random: Arc<dyn Random>,
+    longest: Duration,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let mut metrics = raft.metrics();
+    let mut asked_in = 0;
+    loop {
+        let (state, term) = {
+            let metrics = metrics.borrow_and_update();
+            (metrics.state, metrics.current_term)
+        };
+        if state == ServerState::Candidate && term != asked_in {
+            asked_in = term;
+            let mut drawn = [0; 2];
+            random.fill(&mut drawn);
+            let pause = longest / 65_536 * u32::from(u16::from_le_bytes(drawn));
+            raft.runtime_config().elect(false);
+            tokio::select! {
+                biased;
+                () = super::stopped(&mut stopped) => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            raft.runtime_config().elect(true);
+        }
+        tokio::select! {
+            biased;
+            () = super::stopped(&mut stopped) => return,
+            changed = metrics.changed() => if changed.is_err() { return },
+        }
+    }
 }
 
 /// Tells when raft has died, and has a snapshot made when many bytes have gone into the log.

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::Services;
 use crate::controller::ControllerError;
 use crate::metadata::decide::Kind;
@@ -17,19 +19,43 @@ pub(crate) struct Changed<T> {
     pub(crate) is_shown: bool,
 }
 
+/// How long a change may take, counted from now.
+#[derive(Clone, Copy)]
+pub(crate) struct Within {
+    /// Until it is decided. It is not begun later than that.
+    pub(crate) decided: Duration,
+    /// Until it is shown. It will be, also when that takes longer.
+    pub(crate) shown: Duration,
+}
+
+/// The least time for a decision: clients that name a shorter one want the answer soon, and the
+/// change all the same.
+const DECIDED_MIN: Duration = Duration::from_secs(1);
+
+impl Within {
+    /// `timeout_ms` of a request. What only checks changes nothing, so that nothing is to be shown.
+    pub(crate) fn asked(timeout_ms: i32, validate_only: bool) -> Self {
+        let asked = Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0));
+        let shown = if validate_only { Duration::ZERO } else { asked };
+        Self { decided: asked.max(DECIDED_MIN), shown }
+    }
+}
+
 impl Services {
     /// Has the controller carry out `operation`, and waits until [`Services::image`] shows its
-    /// outcome, for at most `show_within`. The operation itself is not cut short.
+    /// outcome; not longer than `within`.
     ///
     /// # Errors
     /// [`ControllerError`] when there is no outcome.
     pub(crate) async fn change<O: Kind>(
         &self,
         operation: O,
-        show_within: Duration,
+        within: Within,
     ) -> Result<Changed<O::Outcome>, ControllerError> {
-        let done = self.controller.run(operation).await?;
-        let is_shown = self.shown.reaches(done.index, show_within).await;
+        let begun = Instant::now();
+        let done = self.controller.run_within(operation, within.decided).await?;
+        let left = within.shown.saturating_sub(begun.elapsed());
+        let is_shown = self.shown.reaches(done.index, left).await;
         Ok(Changed { outcome: done.outcome, is_shown })
     }
 }

@@ -1,5 +1,6 @@
 //! The quorum on real files, on a disk with faults, and as three nodes over loopback.
 
+mod asking;
 mod founding;
 mod one_voter;
 mod storage;

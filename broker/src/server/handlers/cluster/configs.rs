@@ -24,6 +24,7 @@ use super::{Errors, Services, errors, of_controller, text};
 use crate::config::keys::{self, Effect, Kind};
 use crate::config::topic::{self, TopicConfig, broker_keys, broker_value};
 use crate::config::{Entry, Source, group};
+use crate::controller::DECIDE_WITHIN;
 use crate::metadata::decide::{
     AlterConfigs, ConfigOp, ConfigRules, ConfigScope, ResourceAlteration, validate_topic_name,
 };
@@ -31,6 +32,7 @@ use crate::metadata::{ApiError, ConfigResource, Configs};
 use crate::replication::REPLICAS_MAX;
 use crate::request::RequestContext;
 use crate::security::{Operation, Resource};
+use crate::server::changes::Within;
 
 const TOPIC: i8 = 2;
 const BROKER: i8 = 4;
@@ -38,8 +40,8 @@ const BROKER_LOGGER: i8 = 8;
 const CLIENT_METRICS: i8 = 16;
 const GROUP: i8 = 32;
 
-/// How long the answer to a change waits until the change can be seen.
-const APPLIED_MAX: Duration = Duration::from_secs(5);
+/// How long the answer to a change waits at most until the change can be seen.
+const APPLIED_MAX: Duration = Duration::from_secs(15);
 
 /// Kafka's numbers of types (KIP-569).
 fn type_of(kind: Kind) -> i8 {
@@ -412,8 +414,9 @@ async fn change_all(
         answers.push((resource_type, name, result));
     }
     // Who asks next sees it; later than that it is seen all the same.
-    let show_within = if validate_only { Duration::ZERO } else { APPLIED_MAX };
-    let changed = services.change(AlterConfigs { resources, validate_only }, show_within).await;
+    let shown = if validate_only { Duration::ZERO } else { APPLIED_MAX };
+    let within = Within { decided: DECIDE_WITHIN, shown };
+    let changed = services.change(AlterConfigs { resources, validate_only }, within).await;
     for (nth, at) in places.into_iter().enumerate() {
         let result = match &changed {
             Ok(changed) => {

@@ -15,7 +15,7 @@ use kafka_protocol::messages::create_topics_response::{
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::BrokerId;
 
-use super::{Errors, Services, TIMED_OUT, errors, is_late, of_controller, show_within, text};
+use super::{Errors, Services, TIMED_OUT, errors, is_late, of_controller, text};
 use crate::config::{Source, topic};
 use crate::coordinator::GROUP_METADATA_TOPIC;
 use crate::metadata::ApiError;
@@ -25,10 +25,16 @@ use crate::metadata::decide::{
 use crate::replication::REPLICAS_MAX;
 use crate::request::RequestContext;
 use crate::security::{Operation, Resource};
+use crate::server::changes::Within;
 
-/// How long the broker itself waits for the logs of a topic that it makes without being asked by an
-/// administrator.
-const APPLIED_MAX: Duration = Duration::from_secs(30);
+/// For a topic that a client asks for by name. It asks again, and others wait behind its request on
+/// the same connection, so that it is answered soon when there is no majority: with
+/// UNKNOWN_TOPIC_OR_PARTITION, as Kafka does at once.
+const FOR_CLIENT: Within =
+    Within { decided: Duration::from_secs(5), shown: Duration::from_secs(10) };
+/// For a topic that the broker is to have from its start on.
+const FROM_START: Within =
+    Within { decided: Duration::from_secs(30), shown: Duration::from_secs(30) };
 
 /// Answers CreateTopics.
 pub(crate) async fn create(
@@ -54,9 +60,9 @@ pub(crate) async fn create(
         accepted.push((at, new_topic(name, topic)));
     }
     let (places, topics): (Vec<usize>, Vec<NewTopic>) = accepted.into_iter().unzip();
-    let show_within = show_within(request.timeout_ms, request.validate_only);
+    let within = Within::asked(request.timeout_ms, request.validate_only);
     let operation = create_operation(&services, topics, request.validate_only);
-    let changed = services.change(operation, show_within).await;
+    let changed = services.change(operation, within).await;
     for (nth, at) in places.into_iter().enumerate() {
         let Some(answer) = answers.get_mut(at) else { continue };
         match &changed {
@@ -171,7 +177,7 @@ pub(crate) async fn auto_create(
             .map(|_| offsets_topic(services)),
     );
     // A client that does not find it yet asks again.
-    match services.change(create_operation(services, topics, false), APPLIED_MAX).await {
+    match services.change(create_operation(services, topics, false), FOR_CLIENT).await {
         Ok(changed) => changed
             .outcome
             .into_iter()
@@ -207,11 +213,11 @@ pub(crate) async fn ensure(
         configs,
     };
     let changed = services
-        .change(create_operation(services, vec![topic], false), APPLIED_MAX)
+        .change(create_operation(services, vec![topic], false), FROM_START)
         .await
         .map_err(|error| error.to_string())?;
     if !changed.is_shown {
-        return Err(format!("the log of {name} was not opened within {} s", APPLIED_MAX.as_secs()));
+        return Err(format!("the log of {name} was not opened within {:?}", FROM_START.shown));
     }
     match changed.outcome.into_iter().next() {
         Some((_, Err(error))) if error.code != ErrorCode::TopicAlreadyExists => Err(error.message),

@@ -9,13 +9,12 @@ use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
 use letterbox_protocol::ErrorCode;
 use uuid::Uuid;
 
-use super::{
-    Errors, Services, TIMED_OUT, errors, is_late, of_controller, show_within, text, topic_name,
-};
+use super::{Errors, Services, TIMED_OUT, errors, is_late, of_controller, text, topic_name};
 use crate::metadata::decide::{DeleteTopics, TopicSelector};
 use crate::metadata::{ApiError, MetadataImage};
 use crate::request::RequestContext;
 use crate::security::{Operation, Resource};
+use crate::server::changes::Within;
 
 /// From this version on topics may be named by id.
 const BY_ID: i16 = 6;
@@ -45,8 +44,8 @@ pub(crate) async fn delete(
         });
     }
     let (places, topics): (Vec<usize>, Vec<TopicSelector>) = accepted.into_iter().unzip();
-    let show_within = show_within(request.timeout_ms, false);
-    let changed = services.change(DeleteTopics { topics }, show_within).await;
+    let within = Within::asked(request.timeout_ms, false);
+    let changed = services.change(DeleteTopics { topics }, within).await;
     for (nth, at) in places.into_iter().enumerate() {
         let Some(answer) = answers.get_mut(at) else { continue };
         let result = match &changed {

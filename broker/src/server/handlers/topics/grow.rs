@@ -9,11 +9,12 @@ use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicR
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::BrokerId;
 
-use super::{Errors, Services, TIMED_OUT, errors, is_late, of_controller, show_within, text};
+use super::{Errors, Services, TIMED_OUT, errors, is_late, of_controller, text};
 use crate::metadata::ApiError;
 use crate::metadata::decide::{CreatePartitions, TopicGrowth};
 use crate::request::RequestContext;
 use crate::security::{Operation, Resource};
+use crate::server::changes::Within;
 
 /// Answers CreatePartitions.
 pub(crate) async fn grow(
@@ -40,9 +41,9 @@ pub(crate) async fn grow(
         answers.push(answer);
     }
     let (places, topics): (Vec<usize>, Vec<TopicGrowth>) = accepted.into_iter().unzip();
-    let show_within = show_within(request.timeout_ms, request.validate_only);
+    let within = Within::asked(request.timeout_ms, request.validate_only);
     let operation = CreatePartitions { topics, validate_only: request.validate_only };
-    let changed = services.change(operation, show_within).await;
+    let changed = services.change(operation, within).await;
     for (nth, at) in places.into_iter().enumerate() {
         let Some(answer) = answers.get_mut(at) else { continue };
         let result = match &changed {
