@@ -1,12 +1,17 @@
 //! Three whole nodes, broker and controller each, under one seed: how they start beside one another
-//! and stop, and what they answer when there is no majority.
+//! and stop, what they answer when there is no majority, and that nothing acknowledged is lost
+//! whatever happens to them, while every request is answered in time. Each partition has one
+//! replica.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod common;
 
 use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kafka_protocol::messages as m;
@@ -16,8 +21,12 @@ use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::protocol::StrBytes;
 use letterbox_env::{BoxStream, Disk as _, Env};
 use letterbox_protocol::{Request, Response, decode_response, encode_request};
+use letterbox_sim::check::{Checker, Demands};
 use letterbox_sim::cluster::Cluster;
 use letterbox_sim::disk::Fault;
+use letterbox_sim::history::{Action, Event, History, Phase};
+use letterbox_sim::rng::Rng;
+use letterbox_sim::{seeds, workload};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -295,4 +304,240 @@ fn a_start_that_is_given_up_leaves_its_directories_in_order() {
     cluster.run_for(Duration::from_secs(2));
     assert!(cluster.stop(NODES[0], PATIENCE));
     assert!(!cluster.disk(NODES[0]).exists(&marker).unwrap(), "nobody knows of the crash");
+}
+
+/// What the clients of a run and its schedule tell one another.
+#[derive(Default)]
+struct Seen {
+    /// By node, how often it went down or came back.
+    turns: BTreeMap<&'static str, u64>,
+    /// Topics whose creation was answered.
+    created: BTreeSet<String>,
+    /// Requests that were answered, by anything.
+    answered: u64,
+    is_over: bool,
+}
+
+type Shared = Rc<RefCell<Seen>>;
+
+/// Asks one node for changes, one after the other, over a link that is never cut. While the node
+/// runs, each is answered in time: two seconds more than was asked for.
+async fn changes(env: Env, at: &'static str, seen: Shared) -> Result<(), String> {
+    const LIMIT: Duration = Duration::from_secs(5);
+    let turns = || seen.borrow().turns.get(at).copied();
+    let mut n = 0;
+    while !seen.borrow().is_over {
+        // Until the node serves; one that has died says nothing.
+        let Ok(mut stream) = timeout(LIMIT, connect(&env, at)).await else { continue };
+        while !seen.borrow().is_over {
+            n += 1;
+            let (topic, before) = (format!("{at}-{n}"), turns());
+            let answer = timeout(LIMIT, ask(&mut stream, 5, create(&topic, 3_000))).await;
+            let answer = match answer {
+                Ok(Some(Response::CreateTopics(answer))) => answer,
+                Err(_) if turns() == before => return Err(format!("{topic} is not answered")),
+                _ => break,
+            };
+            seen.borrow_mut().answered += 1;
+            match answer.topics[0].error_code {
+                0 => drop(seen.borrow_mut().created.insert(topic)),
+                REQUEST_TIMED_OUT | NOT_CONTROLLER => {}
+                // No disk fails, and nobody else makes a topic of that name.
+                code => return Err(format!("{topic}: error {code}")),
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+    Ok(())
+}
+
+/// Whether `name` tells of three brokers, and of a leader of each partition of these topics.
+async fn tells_all(env: &Env, name: &str, topics: &BTreeSet<String>) -> bool {
+    let Ok(mut stream) = timeout(Duration::from_secs(5), connect(env, name)).await else {
+        return false;
+    };
+    let request = m::MetadataRequest::default().with_topics(None);
+    let Some(Response::Metadata(told)) = ask(&mut stream, 9, request).await else { return false };
+    let is_led = |topic: &m::metadata_response::MetadataResponseTopic| {
+        topic.partitions.len() == 3 && topic.partitions.iter().all(|one| one.error_code == 0)
+    };
+    let led = told.topics.iter().filter(|topic| is_led(topic));
+    let led: BTreeSet<_> =
+        led.filter_map(|topic| Some(topic.name.as_ref()?.as_str().to_owned())).collect();
+    told.brokers.len() == NODES.len() && led.is_superset(topics)
+}
+
+/// One fault, and what it is called.
+fn break_something(cluster: &mut Cluster, rng: &mut Rng) -> (&'static str, &'static str) {
+    let name = NODES[rng.index(3)];
+    let other = NODES[(NODES.iter().position(|node| *node == name).unwrap() + 1) % 3];
+    let what = match rng.below(7) {
+        0 => {
+            cluster.power_cut(name);
+            "power cut"
+        }
+        1 => {
+            cluster.kill(name);
+            "kill"
+        }
+        2 => {
+            assert!(cluster.stop(name, PATIENCE), "{name} does not stop");
+            "stop"
+        }
+        3 => {
+            cluster.cut(name, other);
+            "cut"
+        }
+        4 => {
+            cluster.cut_one_way(name, other);
+            "cut of one way"
+        }
+        5 => {
+            NODES.into_iter().filter(|node| *node != name).for_each(|node| cluster.cut(name, node));
+            "isolation"
+        }
+        _ => {
+            cluster.disk(name).set_slow(Duration::from_millis(rng.between(20, 400)));
+            "slow disk"
+        }
+    };
+    (name, what)
+}
+
+/// Everything goes on. No node ended by itself.
+fn heal(cluster: &mut Cluster, seen: &Shared) {
+    for (at, name) in NODES.into_iter().enumerate() {
+        cluster.disk(name).set_slow(Duration::ZERO);
+        NODES[at + 1..].iter().for_each(|other| cluster.mend(name, other));
+        if !cluster.is_running(name) {
+            let exit = cluster.exit(name);
+            assert!(exit.as_ref().is_none_or(Result::is_ok), "{name} ended: {exit:?}");
+            *seen.borrow_mut().turns.entry(name).or_default() += 1;
+            cluster.restart(name);
+        }
+    }
+}
+
+fn note_fault(history: &History, cluster: &Cluster, target: &str, what: &str) {
+    let time_ns = u64::try_from(cluster.elapsed().as_nanos()).unwrap();
+    let op = history.events().len() as u64;
+    let action = Action::Fault { what: what.to_owned(), target: target.to_owned() };
+    let (process, phase) = ("nemesis".to_owned(), Phase::Ok);
+    history.push(Event { process, op, phase, time_ns, action, error: None });
+}
+
+fn run(seed: u64) {
+    let (mut cluster, seen) = (cluster(seed), Shared::default());
+    let (history, stop) = (History::default(), Arc::new(AtomicBool::new(false)));
+    let load = {
+        let (history, stop) = (history.clone(), Arc::clone(&stop));
+        move |env| workload::Load {
+            env,
+            bootstrap: NODES.map(|name| format!("{name}:9092")).to_vec(),
+            topic: "orders".to_owned(),
+            partitions: 3,
+            history,
+            stop,
+        }
+    };
+    let with_clients = load.clone();
+    cluster.client("clients", move |env| async move {
+        let load = with_clients(env);
+        load.create_topic(BTreeMap::new()).await?;
+        tokio::join!(
+            workload::producer(load.clone(), 1),
+            workload::producer(load.clone(), 2),
+            workload::reader(load.clone(), 1),
+            workload::member(load.clone(), "readers".to_owned(), 1),
+        );
+        Ok(())
+    });
+    for name in NODES {
+        let seen = Rc::clone(&seen);
+        cluster.client(&format!("asks {name}"), move |env| changes(env, name, seen));
+    }
+    let mut rng = cluster.schedule_rng();
+    cluster.run_for(Duration::from_secs(4));
+    for _ in 0..8 {
+        let (name, what) = break_something(&mut cluster, &mut rng);
+        *seen.borrow_mut().turns.entry(name).or_default() += 1;
+        note_fault(&history, &cluster, name, what);
+        cluster.run_for(Duration::from_millis(rng.between(50, 5_000)));
+        if rng.percent(70) {
+            heal(&mut cluster, &seen);
+            cluster.run_for(Duration::from_millis(rng.between(50, 4_000)));
+        }
+    }
+    heal(&mut cluster, &seen);
+    let (before, answered) = (seen.borrow().created.len(), seen.borrow().answered);
+    let goes_on = |_: &Cluster| seen.borrow().created.len() > before + 5;
+    assert!(cluster.run_until(PATIENCE, goes_on), "the healed cluster stands still");
+    seen.borrow_mut().is_over = true;
+    stop.store(true, Ordering::Relaxed);
+    assert!(cluster.run_clients(PATIENCE * 2), "clients do not end");
+
+    let created = seen.borrow().created.clone();
+    println!(
+        "seed {seed}, {:?} of virtual time: {} topics made, {answered} requests answered",
+        cluster.elapsed(),
+        created.len(),
+    );
+    cluster.client("scanner", move |env| async move {
+        for name in NODES {
+            while !tells_all(&env, name, &created).await {
+                sleep(Duration::from_millis(200)).await;
+            }
+        }
+        let load = workload::Load { stop: Arc::default(), ..load(env) };
+        workload::scan(&load, "all", PATIENCE).await
+    });
+    assert!(cluster.run_clients(PATIENCE * 2), "not every node tells of everything");
+    NODES.into_iter().for_each(|name| {
+        assert!(cluster.stop(name, PATIENCE), "{name} does not stop");
+        assert_eq!(cluster.exit(name), Some(Ok(())), "{name}");
+    });
+    let demands = Demands { sends_ok_min: 100, reads_min: 200, faults_min: 8 };
+    let report = Checker::check(history.events(), demands);
+    println!("{report}");
+    assert!(report.is_clean(), "{report}");
+    assert!(before > 20, "only {before} topics were made while something was broken");
+}
+
+#[test]
+fn three_nodes_lose_nothing_and_answer_everything_in_time() {
+    const NAME: &str = "three_nodes_lose_nothing_and_answer_everything_in_time";
+    seeds::for_each(3, "nodes", NAME, run);
+}
+
+/// One after the other is stopped and started, twice, while changes are asked for: none is refused
+/// for good, and no start fails beside a stop.
+#[test]
+fn a_rolling_restart_refuses_no_change_and_fails_no_start() {
+    let (mut cluster, seen) = (cluster(6), Shared::default());
+    NODES.into_iter().for_each(|name| make_topic(&mut cluster, name, name));
+    for name in NODES {
+        let seen = Rc::clone(&seen);
+        cluster.client(&format!("asks {name}"), move |env| changes(env, name, seen));
+    }
+    for (at, name) in NODES.into_iter().cycle().take(6).enumerate() {
+        let next = NODES[(at + 1) % 3];
+        *seen.borrow_mut().turns.entry(name).or_default() += 1;
+        assert!(cluster.stop(name, PATIENCE));
+        assert_eq!(cluster.exit(name), Some(Ok(())));
+        cluster.restart(name);
+        // It registers while the next one stops.
+        cluster.run_for(Duration::from_millis(50 * u64::try_from(at).unwrap()));
+        *seen.borrow_mut().turns.entry(next).or_default() += 1;
+        assert!(cluster.stop(next, PATIENCE));
+        cluster.restart(next);
+        let before = seen.borrow().created.len();
+        let goes_on = |_: &Cluster| seen.borrow().created.len() > before + 10;
+        assert!(cluster.run_until(PATIENCE, goes_on), "the cluster stands still");
+        for name in NODES {
+            let exit = cluster.exit(name);
+            assert!(cluster.is_running(name), "{name} ended: {exit:?}");
+        }
+    }
+    seen.borrow_mut().is_over = true;
+    assert!(cluster.run_clients(PATIENCE), "clients do not end");
 }
