@@ -8,8 +8,8 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use common::{
-    Broker, PATIENCE, PRODUCE_VERSION, ask, ask_for_topic, free_port, http_get, is_closed,
-    produce_request, produced, topic_name,
+    Broker, PATIENCE, PRODUCE_VERSION, ask, ask_for_topic, command, free_port, http_get, is_closed,
+    produce_request, produced, refusal, topic_name,
 };
 use kafka_protocol::messages as m;
 use kafka_protocol::protocol::StrBytes;
@@ -238,6 +238,64 @@ fn the_partitions_of_a_lost_log_directory_are_not_made_anew() {
         partition_errors(&mut broker.connect(), "orders") == [0, 0]
     });
     assert_eq!(identity(port)["directories"].as_array().unwrap().len(), 2);
+}
+
+/// The log directory with the metadata is lost, and another one has partitions.
+#[test]
+fn a_metadata_log_is_begun_anew_only_once_it_is_given_up_and_deletes_no_partition() {
+    let dir = tempfile::tempdir().unwrap();
+    let [data, more] = ["data", "more"].map(|name| dir.path().join(name));
+    let extra = format!("num.partitions=1\nlog.dirs={},{}", data.display(), more.display());
+    let names = |of: &std::path::Path, with: &str| -> Vec<String> {
+        let entries = std::fs::read_dir(of).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("orders-") && name.contains(with)).collect()
+    };
+    let refuses = |extra: &str| {
+        let file = dir.path().join("server.properties");
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, format!("{text}\n{extra}\n")).unwrap();
+        let refused = refusal(&mut command(&file));
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned()
+            + &String::from_utf8_lossy(&refused.stdout);
+        assert!(said.contains("is missing, but") && said.contains("accepted.lost.metadata.log"));
+    };
+    let id = || {
+        let meta = std::fs::read_to_string(data.join("meta.properties")).unwrap();
+        let id = meta.lines().find_map(|line| line.strip_prefix("directory.id="));
+        id.unwrap().to_owned()
+    };
+    let produce = |broker: &Broker| {
+        let request = produce_request("orders", b"one");
+        produced(ask(&mut broker.connect(), PRODUCE_VERSION, request))
+    };
+    let mut broker = Broker::start(dir.path(), &extra);
+    for topic in ["first", "orders"] {
+        assert_eq!(ask_for_topic(&mut broker.connect(), topic), 0);
+    }
+    assert_eq!(produce(&broker), (0, 0));
+    assert_eq!(names(&more, "").len(), 1, "each log directory has one");
+    let lost = id();
+    broker.stop();
+    std::fs::remove_dir_all(&data).unwrap();
+    refuses("");
+    assert_eq!(names(&more, "-stray").len(), 0);
+
+    let accepts =
+        format!("{extra}\naccepted.lost.metadata.log={lost}\naccepted.lost.directory.ids={lost}");
+    let mut broker = Broker::start(dir.path(), &accepts);
+    assert_eq!(ask_for_topic(&mut broker.connect(), "orders"), 0);
+    eventually("the topic is made anew", || produce(&broker) == (0, 0));
+    let [aside] = names(&more, "-stray").try_into().unwrap();
+    assert!(more.join(aside).join("00000000000000000000.log").exists());
+    broker.stop();
+    // Once: what has come since stays.
+    let mut broker = Broker::start(dir.path(), &accepts);
+    assert_eq!(produce(&broker), (0, 1));
+    broker.stop();
+    // A directory that is there is not lost.
+    std::fs::remove_dir_all(data.join("__cluster_metadata-0")).unwrap();
+    refuses(&format!("accepted.lost.metadata.log={}", id()));
 }
 
 fn identity(port: u16) -> serde_json::Value {

@@ -107,6 +107,8 @@ pub struct Config {
     pub metadata_dir: PathBuf,
     /// `accepted.lost.directory.ids`.
     pub accepted_lost_directory_ids: Vec<String>,
+    /// `accepted.lost.metadata.log`.
+    pub accepted_lost_metadata_log: Option<String>,
     /// `expected.directory.ids`; empty when any will do.
     pub expected_directory_ids: Vec<String>,
     set: BTreeMap<String, String>,
@@ -180,6 +182,10 @@ impl Config {
         Ok(Self {
             node_id,
             accepted_lost_directory_ids: ids("accepted.lost.directory.ids"),
+            accepted_lost_metadata_log: given
+                .get("accepted.lost.metadata.log")
+                .filter(|name| !name.is_empty())
+                .map(str::to_owned),
             expected_directory_ids: ids("expected.directory.ids"),
             rack: given.get("broker.rack").map(str::to_owned),
             cluster_id,

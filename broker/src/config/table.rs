@@ -61,6 +61,15 @@ pub const KEYS: &[Key] = &[
          (log-directories) at start, so that an empty directory in its place is used, and what was only there is made anew, empty. A \
          directory that is there, or is in expected.directory.ids, is not given up. Letterbox's own key.",
     ),
+    key(
+        "accepted.lost.metadata.log",
+        Kind::Text,
+        "",
+        "Names the loss of the metadata log that was accepted: the directory.id of the directory that it was in or, where that is not known, any \
+         other name. A broker that is the only voter and finds no metadata log then begins a new one, though partitions are in its log \
+         directories: the cluster has no topics, and those partitions are set aside as *-stray, never deleted. Without effect where there is a \
+         metadata log, or where the directory of this id is metadata.log.dir. Letterbox's own key.",
+    ),
     idle("add.partitions.to.txn.retry.backoff.max.ms", Kind::Int(0, I32), "100", Effect::None(TRANSACTIONS)),
     idle("add.partitions.to.txn.retry.backoff.ms", Kind::Int(1, I32), "20", Effect::None(TRANSACTIONS)),
     key(

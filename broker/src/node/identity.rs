@@ -12,7 +12,8 @@ use super::patience::patiently;
 use crate::config::Config;
 use crate::metadata::MetadataImage;
 use crate::metadata::identity::{
-    DirectoryIdentity, IdentityError, Usable, expect_directories, known_cluster_id, open_usable,
+    DirectoryIdentity, IdentityError, Usable, encode_uuid, expect_directories, known_cluster_id,
+    open_usable,
 };
 use crate::quorum::{FoundingError, agree_on_cluster_id};
 
@@ -66,6 +67,18 @@ impl Identity {
             cluster_id: first.cluster_id,
             directory_id: first.directory_id,
         })
+    }
+
+    /// Whether the metadata log is lost and given up, so that this node begins a new one. A voter
+    /// among others must not: it would vote again where it has voted.
+    pub(super) fn begins_anew(&self, config: &Config) -> bool {
+        let is_given_up = |lost: &String| {
+            let mut here = self.directories.iter();
+            let here = here.find(|(directory, _)| *directory == config.metadata_dir);
+            here.is_some_and(|(_, identity)| encode_uuid(identity.directory_id) != *lost)
+        };
+        config.voters.len() == 1
+            && config.accepted_lost_metadata_log.as_ref().is_some_and(is_given_up)
     }
 
     /// Under which incarnation this node registers, if `image` knows an earlier one.

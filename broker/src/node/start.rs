@@ -183,7 +183,7 @@ async fn join_unless(
 /// Takes part in the quorum, with a controller from the first moment. Why it cannot, or not any
 /// more: ends only then.
 async fn lead(env: &Env, config: &Config, identity: &Identity, begun: &Begun) -> StartError {
-    let quorum_config = quorum_config(env, config, &identity.cluster_id).await;
+    let quorum_config = quorum_config(env, config, identity).await;
     let quorum = match open_quorum(env, quorum_config).await {
         Ok(quorum) => quorum,
         Err(error) => return error,
@@ -301,7 +301,7 @@ async fn open_quorum(
 }
 
 /// A sole voter needs to be reached by nobody.
-async fn quorum_config(env: &Env, config: &Config, cluster_id: &str) -> QuorumConfig {
+async fn quorum_config(env: &Env, config: &Config, identity: &Identity) -> QuorumConfig {
     let controller = (config.controller.host.clone(), config.controller.port);
     let (disk, dirs) = (env.disk.clone(), config.log_dirs.clone());
     // Partitions without a metadata log are the remains of a lost one; beginning anew would disown
@@ -315,13 +315,26 @@ async fn quorum_config(env: &Env, config: &Config, cluster_id: &str) -> QuorumCo
             })
         })
     };
+    let mut must_exist = env.blocking(has_partitions).await;
+    if must_exist && identity.begins_anew(config) {
+        must_exist = false;
+        let (disk, log) = (env.disk.clone(), config.metadata_dir.join(QUORUM_DIR));
+        if !env.blocking(move || disk.exists(&log)).await.unwrap_or(true) {
+            error!(
+                "the metadata log is lost and given up, as accepted.lost.metadata.log says: a new \
+                 one begins in {}, and the partitions in the log directories, which it does not \
+                 know, are set aside as *-stray",
+                config.metadata_dir.display()
+            );
+        }
+    }
     QuorumConfig {
         node_id: config.node_id.0,
         dir: config.metadata_dir.join(QUORUM_DIR),
         listener: Some(controller).filter(|_| config.voters.len() > 1),
         voters: config.voters.clone(),
-        cluster_id: Some(cluster_id.to_owned()),
-        must_exist: env.blocking(has_partitions).await,
+        cluster_id: Some(identity.cluster_id.clone()),
+        must_exist,
         timing: QuorumTiming::default(),
     }
 }

@@ -74,7 +74,8 @@ pub enum WalError {
     #[error(
         "metadata log {} is missing, but this node has taken part before. Starting without it \
          could undo what the cluster agreed on; restore it, or give the node a new node.id and \
-         empty directories",
+         empty directories. A node that is the only voter may begin a new one, without the topics \
+         of before: accepted.lost.metadata.log",
         path.display()
     )]
     Missing { path: PathBuf },
