@@ -1,7 +1,7 @@
 //! What is: one value per cluster, made by a platform from what it read. Failing to reach a broker
 //! is an observation, not an error.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::admin::Identity;
 use crate::desired::objects::ObjectKey;
@@ -108,6 +108,9 @@ pub struct ObservedBroker {
     pub to_end: Option<String>,
     /// Its volumes, by name; empty where the platform has none.
     pub volumes: BTreeMap<String, Volume>,
+    /// The volumes that it has until it ends, by name: it was given to a node with a claim for each
+    /// of them.
+    pub mounts: BTreeSet<String>,
     /// Who it says that it is; `None` where it was not asked or did not answer.
     pub identity: Option<Identity>,
     /// The image that it runs.
@@ -151,6 +154,8 @@ pub struct Volume {
     pub is_gone: bool,
     /// Whether its claim names a snapshot or another claim whose content its volume is to have.
     pub is_restored: bool,
+    /// Whether its claim is older than the cluster's object: an earlier one had it.
+    pub is_kept: bool,
     /// Whether no volume is made for its claim before there is a pod that has it.
     pub waits_for_pod: bool,
     /// Whether its claim is being deleted.
@@ -167,26 +172,6 @@ pub struct Volume {
 }
 
 impl ObservedBroker {
-    /// What the broker says that it found in `log_dir` of its volume `name`, behind the claim that
-    /// is there now and stays.
-    #[must_use]
-    pub fn found_on(&self, name: &str, log_dir: &str) -> Option<&String> {
-        let is_of_claim = self
-            .volumes
-            .get(name)
-            .is_none_or(|live| live.is_mounted && !(live.is_gone && live.is_ending));
-        self.identity.as_ref().filter(|_| is_of_claim)?.directories.get(log_dir)
-    }
-
-    /// Whether the broker uses `log_dir`, or does not say whether it does.
-    #[must_use]
-    pub fn may_use(&self, log_dir: &str) -> bool {
-        match self.identity {
-            Some(_) => self.uses(log_dir),
-            None => self.run == Run::Ready,
-        }
-    }
-
     /// Whether the broker says that it uses `log_dir`, whatever is behind it.
     #[must_use]
     pub fn uses(&self, log_dir: &str) -> bool {

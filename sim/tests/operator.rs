@@ -434,6 +434,120 @@ fn a_cluster_that_becomes_ready_makes_its_topics_with_few_requests_and_one_write
     });
 }
 
+fn claim_of(broker: u32, volume: &str) -> Key {
+    Key::new("/persistentvolumeclaims", "ns", &format!("{volume}-demo-broker-{broker}-0"))
+}
+
+fn accept(play: &Play, broker: usize) {
+    play.edit(|cluster| {
+        let name = cluster["status"]["nodes"][broker]["dataLoss"].clone();
+        cluster["metadata"]["annotations"] = json!({"letterbox.dev/accept-data-loss": name});
+    });
+}
+
+fn is_lost(play: &Play) -> bool {
+    play.condition("Degraded")["reason"] == "DataLost"
+}
+
+/// Three volumes are lost, each in another way, and accepted: a claim and its pod, with the
+/// metadata, beside partitions that are kept; a claim under a broker that serves; a volume under a
+/// broker that serves.
+async fn lose_and_accept(play: &mut Play, seconds: u64) {
+    let server = play.server().clone();
+    for (broker, volume) in [(0, "data"), (1, "data-1"), (2, "data")] {
+        let claim = claim_of(broker, volume);
+        match broker {
+            0 => {
+                server.remove("thief", &claim);
+                server.remove("thief", &Key::new("/pods", "ns", "demo-broker-0-0"));
+            }
+            1 => server.remove("thief", &claim),
+            _ => server.edit("thief", &claim, |claim| claim["status"]["phase"] = json!("Lost")),
+        }
+        play.until("it is told", seconds, is_lost).await;
+        accept(play, broker as usize);
+        play.until("it goes on", seconds, Play::is_settled).await;
+        let losses = &play.cluster()["status"]["nodes"][broker as usize]["losses"];
+        assert!(losses.is_null(), "{losses}: {}", play.told());
+    }
+}
+
+#[test]
+fn an_operator_that_is_killed_after_any_write_goes_on_after_an_accepted_loss() {
+    let lived = |writes: Option<u64>| {
+        let mut written = 0;
+        play(async |mut play: Play| {
+            let cluster = json!({
+                "apiVersion": "letterbox.dev/v1alpha1", "kind": "KafkaCluster", "metadata": {},
+                "spec": {"replicas": 3, "storage": {
+                    "size": "1Gi", "volumes": [{"name": "data"}, {"name": "data-1"}],
+                }},
+            });
+            play.server().create("person", &clusters("demo"), cluster).unwrap();
+            play.until("it is ready", 120, Play::is_settled).await;
+            play.operators.drain(..).for_each(|(_, task)| task.abort());
+            let before = play.monitor.writes;
+            if let Some(writes) = writes {
+                play.start(&Faults::none().killed_after(writes), true);
+            }
+            lose_and_accept(&mut play, 120).await;
+            written = play.monitor.writes - before;
+        });
+        written
+    };
+    let writes = lived(None);
+    assert!(writes > 12, "{writes}");
+    let test = "an_operator_that_is_killed_after_any_write_goes_on_after_an_accepted_loss";
+    seeds::for_each(6, "operator", test, |seed| {
+        lived(Some(seed * 7 % writes));
+    });
+}
+
+#[test]
+fn a_loss_is_told_though_no_broker_was_ever_heard() {
+    play(async |mut play: Play| {
+        play.world.mute(true);
+        make_cluster(&play);
+        let is_ready = |play: &Play| play.condition("Ready")["status"] == "True";
+        play.until("it is ready", 120, is_ready).await;
+        // Its pod is not ready when the claim goes.
+        let claim = claim_of(1, "data");
+        play.server().remove("thief", &claim);
+        play.server().remove("thief", &Key::new("/pods", "ns", "demo-broker-1-0"));
+        play.until("it is told", 60, is_lost).await;
+        for _ in 0..60 {
+            play.tick().await;
+        }
+        assert!(is_lost(&play) && play.server().get(&claim).is_none(), "{}", play.told());
+        accept(&play, 1);
+        play.until("it goes on", 120, is_ready).await;
+        play.world.mute(false);
+        play.until("it is settled", 120, Play::is_settled).await;
+    });
+}
+
+#[test]
+fn a_broker_whose_volume_is_gone_is_not_restarted_before_that_is_accepted() {
+    play(async |mut play: Play| {
+        make_cluster(&play);
+        play.until("it is ready", 120, Play::is_settled).await;
+        let claim = claim_of(1, "data");
+        play.server().edit("thief", &claim, |claim| claim["status"]["phase"] = json!("Lost"));
+        play.until("it is told", 60, is_lost).await;
+        play.edit(|cluster| cluster["spec"]["config"] = json!({"num.partitions": "3"}));
+        for _ in 0..120 {
+            play.tick().await;
+        }
+        assert!(is_lost(&play), "{}", play.told());
+        assert_eq!(play.monitor.restarts, 2, "the other two");
+        let loss = play.cluster()["status"]["nodes"][1]["losses"][0].clone();
+        assert_eq!((&loss["reason"], &loss["held"]), (&json!("VolumeGone"), &json!(true)));
+        accept(&play, 1);
+        play.until("it goes on", 120, Play::is_settled).await;
+        assert_eq!(play.monitor.restarts, 3);
+    });
+}
+
 #[test]
 fn the_monitor_sees_what_an_operator_must_not_do() {
     play(async |mut play: Play| {

@@ -12,8 +12,8 @@ use k8s_openapi::jiff::Timestamp;
 use letterbox_operator::admin::Topic;
 use letterbox_operator::api::{
     ACCEPT_LOSS_ANNOTATION, DEGRADED, DeletionPolicy, KafkaCluster, KafkaClusterSpec,
-    KafkaClusterStatus, KafkaTopic, KafkaTopicStatus, PAUSE_ANNOTATION, PAUSED, PROGRESSING, READY,
-    TOPIC_FINALIZER, VolumeStatus, condition, find_condition, is_true,
+    KafkaClusterStatus, KafkaTopic, KafkaTopicStatus, LossReason, LossStatus, PAUSE_ANNOTATION,
+    PAUSED, PROGRESSING, READY, TOPIC_FINALIZER, VolumeStatus, condition, find_condition, is_true,
 };
 use letterbox_operator::desired::objects::{Kind, ObjectKey};
 use letterbox_operator::observe::Part;
@@ -807,7 +807,7 @@ fn each_volume_that_is_lost_is_told_and_accepted_by_itself() {
     model.with(|state| state.lose(0, "data-2"));
     for (loss, lost) in [
         ("broker-0-data-1-incarnation-1-dir-5", ["data-1", "data-2"].as_slice()),
-        ("broker-0-data-2-incarnation-2-dir-6", &["data-2"]),
+        ("broker-0-data-2-incarnation-1-dir-6", &["data-2"]),
     ] {
         for _ in 0..4 {
             let told = pass(&model, &mut cluster);
@@ -910,10 +910,258 @@ fn a_cluster_that_is_made_again_without_one_of_its_volumes_says_so() {
     assert_eq!(ClusterState::of(Some(&cluster), &now()), ClusterState::NotReady);
     let before = directories(&cluster);
     accept(&mut cluster, "broker-0-data-1-incarnation-1-dir-90");
+    for _ in 0..3 {
+        pass(&model, &mut cluster);
+    }
+    let told = model.with(|state| state.brokers[&0].given_up.clone());
+    assert_eq!(told, ["dir-90"], "the broker is told");
     let healed = settle(&model, &mut cluster);
     assert_eq!(ready_reason(&healed).0, "True");
     assert_eq!((directories(&cluster), model.with(|state| state.restarts)), (before, 1));
-    assert_eq!(healed.status.nodes[0].given_up, ["dir-90"], "the broker is told");
+    assert_eq!(healed.status.nodes[0].losses, [], "it goes on without");
+}
+
+/// The losses of the only broker.
+fn losses(cluster: &KafkaCluster) -> Vec<LossStatus> {
+    cluster.status.as_ref().unwrap().nodes[0].losses.clone()
+}
+
+fn passes(model: &Model, cluster: &mut KafkaCluster, count: u32) -> ClusterPass {
+    (1..count).for_each(|_| drop(pass(model, cluster)));
+    pass(model, cluster)
+}
+
+#[test]
+fn a_volume_is_used_once_a_pod_has_its_claim_whether_or_not_the_broker_answers() {
+    let model = Model::default();
+    // While no volume can be made, no pod has the claim: it may go.
+    model.with(|state| (state.mute, state.bad_classes) = (true, vec!["fast".into()]));
+    let mut cluster = cluster(json!({"storage": {"class": "fast"}}));
+    passes(&model, &mut cluster, 3);
+    model.with(|state| state.lose(0, "data"));
+    passes(&model, &mut cluster, 3);
+    assert_eq!((losses(&cluster), model.with(|state| state.disks.len())), (vec![], 1));
+    // The broker recovers its log, and is not ready when its claim goes.
+    model.with(|state| (state.bad_classes.clear(), state.disk(0, "data").uid = "first".into()));
+    passes(&model, &mut cluster, 2);
+    model.with(|state| state.brokers.get_mut(&0).unwrap().starts_in = 9);
+    passes(&model, &mut cluster, 1);
+    let node = || cluster.status.as_ref().unwrap().nodes[0].clone();
+    assert_eq!(node().volumes[0].claim_uid.as_deref(), Some("first"));
+    assert_eq!(node().volumes[0].directory_id, None);
+    model.with(|state| state.lose(0, "data"));
+    let lost = passes(&model, &mut cluster, 4);
+    assert_eq!(ready_reason(&lost), ("False".into(), "DataLost".into()));
+    assert_eq!(model.with(|state| state.disks.len()), 0, "it is not made again");
+    accept(&mut cluster, "broker-0-incarnation-1-first");
+    passes(&model, &mut cluster, 12);
+    assert_eq!((losses(&cluster), remembered(&cluster).2), (vec![], 2));
+    assert!(model.with(|state| state.serves(0)));
+}
+
+#[test]
+fn an_open_loss_ends_when_the_records_are_seen_and_not_because_nothing_is_seen() {
+    let fault = || Fault { reason: "Forbidden".into(), message: "list x: forbidden".into() };
+    for is_missed in [false, true] {
+        let model = Model::default();
+        let both = volumes(&["data", "data-1"]);
+        let mut cluster = cluster(if is_missed { volumes(&["data"]) } else { both.clone() });
+        settle(&model, &mut cluster);
+        let (name, back) = match is_missed {
+            false => {
+                model.with(|state| state.lose(0, "data-1"));
+                ("broker-0-data-1-incarnation-1-dir-4", "dir-4")
+            }
+            true => {
+                let missing = ("dir-90".to_owned(), "/data-1/kafka-log".to_owned());
+                model.with(|state| state.not_found.extend([missing]));
+                ("broker-0-data-1-incarnation-1-dir-90", "dir-90")
+            }
+        };
+        passes(&model, &mut cluster, 3);
+        model.with(|state| state.not_found.clear());
+        for (unread, mute) in [
+            (vec![], true),
+            (vec![Part::Storage], false),
+            (vec![Part::Storage, Part::Brokers, Part::Definitions], true),
+            (vec![], false),
+        ] {
+            model.with(|state| state.unread = unread.into_iter().map(|p| (p, fault())).collect());
+            model.with(|state| state.mute = mute);
+            let told = passes(&model, &mut cluster, 3);
+            assert_eq!(ready_reason(&told), ("False".into(), "DataLost".into()));
+            assert_eq!(remembered(&cluster).3.as_deref(), Some(name));
+        }
+        by_hand(&model, "data-1", Some(back.to_owned()));
+        model.with(|state| state.disk(0, "data-1").size = 1 << 30);
+        set(&mut cluster, both);
+        assert_eq!(ready_reason(&settle(&model, &mut cluster)).0, "True");
+        assert_eq!((losses(&cluster), remembered(&cluster).2), (vec![], 1));
+    }
+}
+
+#[test]
+fn a_broker_that_has_the_last_copy_is_ended_for_nothing() {
+    let model = Model::default();
+    let mut cluster = cluster(json!({}));
+    settle(&model, &mut cluster);
+    model.with(|state| state.disk(0, "data").is_gone = true);
+    passes(&model, &mut cluster, 2);
+    let [loss] = losses(&cluster).try_into().unwrap();
+    assert_eq!((loss.reason, loss.held), (LossReason::VolumeGone, true));
+    cluster.spec.config.insert("num.partitions".into(), "3".into());
+    let told = passes(&model, &mut cluster, 4);
+    assert!(told.plan.waits.iter().any(|wait| wait.reason() == "HoldsLastCopy"), "{told:?}");
+    // Nor to heal one that cannot run.
+    model.with(|state| state.bad_images.push("letterbox:default".into()));
+    cluster.spec.image = Some("letterbox:good".into());
+    passes(&model, &mut cluster, 4);
+    let started = || model.with(|state| state.brokers[&0].starts);
+    assert_eq!((started(), model.with(|state| state.disks.len())), (1, 1));
+    accept(&mut cluster, &loss.name);
+    settle(&model, &mut cluster);
+    assert_eq!(started(), 2);
+}
+
+#[test]
+fn nothing_ends_a_broker_before_what_it_has_is_written_down() {
+    let model = Model::default();
+    let mut cluster = cluster(json!({}));
+    passes(&model, &mut cluster, 2);
+    let before = cluster.status.clone();
+    cluster.spec.config.insert("num.partitions".into(), "3".into());
+    for _ in 0..4 {
+        // The status cannot be written.
+        let pass = pass(&model, &mut cluster);
+        cluster.status.clone_from(&before);
+        let ends = |step: &Step| matches!(step, Step::RestartBroker { .. });
+        assert!(!pass.done.iter().any(ends), "{:?}", pass.done);
+    }
+    settle(&model, &mut cluster);
+}
+
+#[test]
+fn an_acceptance_lives_until_what_it_allows_is_done_however_often_that_fails() {
+    for is_held in [false, true] {
+        for steps in 0..6 {
+            let model = Model::default();
+            let mut cluster = cluster(volumes(&["data", "data-1"]));
+            settle(&model, &mut cluster);
+            if is_held {
+                model.with(|state| state.vanish(0, "data-1"));
+            } else {
+                model.with(|state| state.lose(0, "data-1"));
+            }
+            passes(&model, &mut cluster, 3);
+            let loss = remembered(&cluster).3.unwrap();
+            accept(&mut cluster, &loss);
+            model.with(|state| state.steps_left = Some(steps));
+            pass(&model, &mut cluster);
+            // It is written down, and need not be said again.
+            cluster.metadata.annotations = None;
+            passes(&model, &mut cluster, 4);
+            model.with(|state| state.steps_left = None);
+            assert_eq!(ready_reason(&settle(&model, &mut cluster)).0, "True", "{steps} steps");
+            assert_eq!((losses(&cluster), remembered(&cluster).2), (vec![], 2));
+            assert!(model.with(|state| state.disk(0, "data-1").directory.is_some()));
+        }
+    }
+}
+
+#[test]
+fn a_broker_that_lost_its_metadata_and_not_its_partitions_is_told_to_begin_anew() {
+    let model = Model::default();
+    let mut cluster = cluster(volumes(&["data", "data-1"]));
+    settle(&model, &mut cluster);
+    let kept = model.with(|state| state.disk(0, "data-1").directory.clone());
+    model.with(|state| state.lose(0, "data"));
+    passes(&model, &mut cluster, 3);
+    let loss = remembered(&cluster).3.unwrap();
+    accept(&mut cluster, &loss);
+    assert_eq!(ready_reason(&settle(&model, &mut cluster)).0, "True");
+    assert_eq!(model.with(|state| state.disk(0, "data-1").directory.clone()), kept);
+    assert_eq!(losses(&cluster), []);
+    assert!(!model.with(|state| state.brokers[&0].begins_anew), "once");
+}
+
+#[test]
+fn an_empty_claim_that_a_person_deletes_to_bring_the_old_one_back_is_not_made_again() {
+    // The cluster was made again, and the operator has made an empty claim for data-1.
+    let model = Model::default();
+    let mut cluster = cluster(volumes(&["data", "data-1"]));
+    let old = ("dir-90".to_owned(), "/data-1".to_owned());
+    model.with(|state| (state.frozen, state.not_found) = (true, [old].into()));
+    by_hand(&model, "data", Some("dir-80".into()));
+    model.with(|state| state.disk(0, "data").size = 1 << 30);
+    passes(&model, &mut cluster, 6);
+    assert_eq!(remembered(&cluster).3.as_deref(), Some("broker-0-data-1-incarnation-1-dir-90"));
+    // The page: the empty claim is deleted, and the broker's pod with it.
+    model.with(|state| state.lose(0, "data-1"));
+    passes(&model, &mut cluster, 4);
+    assert_eq!(model.with(|state| state.disks.len()), 1);
+    model.with(|state| (state.frozen, state.not_found) = (false, BTreeMap::new()));
+    by_hand(&model, "data-1", Some("dir-90".into()));
+    model.with(|state| state.disk(0, "data-1").size = 1 << 30);
+    assert_eq!(ready_reason(&settle(&model, &mut cluster)).0, "True");
+    assert_eq!(directories(&cluster)[1], ("data-1".into(), Some("dir-90".into())));
+    assert_eq!((losses(&cluster), remembered(&cluster).2), (vec![], 1));
+}
+
+#[test]
+fn a_cluster_that_is_made_again_without_its_metadata_makes_no_empty_volume_for_it() {
+    let model = Model::default();
+    let mut cluster = cluster(volumes(&["data", "data-1"]));
+    by_hand(&model, "data-1", Some("dir-90".into()));
+    model.with(|state| {
+        let kept = state.disk(0, "data-1");
+        (kept.is_kept, kept.is_bound, kept.size) = (true, true, 1 << 30);
+    });
+    let told = passes(&model, &mut cluster, 4);
+    assert_eq!(ready_reason(&told), ("False".into(), "DataLost".into()));
+    assert_eq!(model.with(|state| state.disks.len()), 1);
+    let back = |model: &Model| {
+        by_hand(model, "data", Some("dir-80".into()));
+        model.with(|state| state.disk(0, "data").size = 1 << 30);
+    };
+    let restored = model.with(|state| state.clone());
+    back(&model);
+    let mut same = cluster.clone();
+    assert_eq!(ready_reason(&settle(&model, &mut same)).0, "True");
+    // Or it is gone for good.
+    model.with(|state| *state = restored);
+    accept(&mut cluster, "broker-0-incarnation-1-unknown");
+    assert_eq!(ready_reason(&settle(&model, &mut cluster)).0, "True");
+    assert_eq!((losses(&cluster), remembered(&cluster).2), (vec![], 2));
+}
+
+#[test]
+fn what_an_operator_of_an_earlier_version_recorded_counts() {
+    let model = Model::default();
+    let mut cluster = cluster(volumes(&["data", "data-1"]));
+    settle(&model, &mut cluster);
+    model.with(|state| state.lose(0, "data-1"));
+    passes(&model, &mut cluster, 2);
+    let new = cluster.status.clone().unwrap();
+    // As it wrote it.
+    let mut status = serde_json::to_value(&new).unwrap();
+    let node = &mut status["nodes"][0];
+    node["losses"] = json!(null);
+    node.as_object_mut().unwrap().remove("losses");
+    node["givenUp"] = json!(["dir-70"]);
+    cluster.status = Some(serde_json::from_value(status).unwrap());
+    // Nothing can be read in the first pass.
+    let fault = Fault { reason: "Forbidden".into(), message: "list x: forbidden".into() };
+    model.with(|state| drop(state.unread.insert(Part::Storage, fault)));
+    let told = passes(&model, &mut cluster, 2);
+    assert_eq!(ready_reason(&told), ("False".into(), "DataLost".into()));
+    let node = &told.status.nodes[0];
+    assert_eq!((&node.data_loss, &node.volumes), (&new.nodes[0].data_loss, &new.nodes[0].volumes));
+    let accepted: Vec<_> = node.accepted_losses().map(|loss| loss.directory_id.clone()).collect();
+    assert_eq!((accepted, node.given_up.len()), (vec![Some("dir-70".into())], 0));
+    model.with(|state| state.unread.clear());
+    accept(&mut cluster, new.nodes[0].data_loss.as_ref().unwrap());
+    assert_eq!(ready_reason(&settle(&model, &mut cluster)).0, "True");
+    assert_eq!(losses(&cluster), []);
 }
 
 #[test]

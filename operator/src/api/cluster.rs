@@ -393,18 +393,43 @@ pub struct NodeStatus {
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub volumes: Vec<VolumeStatus>,
 
-    /// The `directory.id` of each log directory whose loss was accepted. The broker is told to go on
-    /// without them (`accepted.lost.directory.ids`).
+    /// Volumes without the records that they had: open until the records are seen again or a person
+    /// accepts the loss, and kept after that until the broker is seen to go on without them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub losses: Vec<LossStatus>,
+
+    /// Read only: an operator of an earlier version kept here the `directory.id` of each log
+    /// directory whose loss was accepted. They are in `losses` now.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub given_up: Vec<String>,
 
-    /// The name of a loss: this broker's records are gone. It does not go on until a person sets
-    /// the annotation `letterbox.dev/accept-data-loss` to this name, or until its volume is back.
+    /// The name of the first open loss: this broker's records are gone. It does not go on until a
+    /// person sets the annotation `letterbox.dev/accept-data-loss` to this name, or until its volume
+    /// is back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_loss: Option<String>,
 }
 
-/// A volume of a broker, as it is remembered.
+impl NodeStatus {
+    /// What is recorded of a volume, if it was used.
+    #[must_use]
+    pub fn volume(&self, name: &str) -> Option<&VolumeStatus> {
+        self.volumes.iter().find(|volume| volume.name == name)
+    }
+
+    /// The losses that nobody accepted.
+    pub fn open_losses(&self) -> impl Iterator<Item = &LossStatus> {
+        self.losses.iter().filter(|loss| !loss.accepted)
+    }
+
+    /// The accepted losses that the broker was not yet seen to go on without.
+    pub fn accepted_losses(&self) -> impl Iterator<Item = &LossStatus> {
+        self.losses.iter().filter(|loss| loss.accepted)
+    }
+}
+
+/// A volume that a broker has used: a pod was given to a node with its claim.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeStatus {
@@ -415,18 +440,74 @@ pub struct VolumeStatus {
     #[serde(default)]
     pub claim: String,
 
-    /// The uid of that claim. Another one means that the claim was deleted and made again.
+    /// The uid of that claim. Another one means that the claim was deleted and made again. Absent
+    /// where the claim was gone before it was seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claim_uid: Option<String>,
 
     /// The `directory.id` that the broker found on it. Another one means that its records are
-    /// elsewhere.
+    /// elsewhere. Absent while the broker has not told it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directory_id: Option<String>,
 
     /// Whether the broker said last that it does not use its log directory on this volume.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub offline: bool,
+}
+
+/// A volume of a broker without the records that it had.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct LossStatus {
+    /// The name of this loss, and of no other: what the annotation `letterbox.dev/accept-data-loss`
+    /// has to say.
+    pub name: String,
+
+    /// The volume. Empty where an earlier version did not record it.
+    #[serde(default)]
+    pub volume: String,
+
+    /// What was seen last: `ClaimGone` (there is no claim), `VolumeGone` (the claim's phase is Lost),
+    /// `ClaimMadeAgain` (another claim has its name), `NotFound` (the broker does not find the log
+    /// directory), `OtherDirectory` (the broker runs on another one).
+    #[serde(default)]
+    pub reason: LossReason,
+
+    /// The uid of the claim that it had, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim_uid: Option<String>,
+
+    /// The `directory.id` that is lost, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory_id: Option<String>,
+
+    /// Whether the broker that runs still has the records, until it ends. The operator does not end
+    /// it before the loss is accepted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held: bool,
+
+    /// Whether a person accepted it. It stays here until the broker is seen to go on without these
+    /// records, and the broker is told so (`accepted.lost.directory.ids`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub accepted: bool,
+}
+
+/// In which way a volume is lost.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LossReason {
+    /// There is no claim.
+    #[default]
+    ClaimGone,
+    /// The claim is there, and its volume is not.
+    VolumeGone,
+    /// The claim was deleted and made again, and the broker has not shown that its records are on
+    /// the new one.
+    ClaimMadeAgain,
+    /// The broker remembers a log directory that it does not find, or cannot start without one that
+    /// it must have used.
+    NotFound,
+    /// The broker came up on another directory.
+    OtherDirectory,
 }
 
 /// Where clients of one listener connect.

@@ -20,7 +20,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 pub use cluster::{
     ADMIN_PORT, BrokerAddress, ClusterStorage, DATA_VOLUME, DeletionPolicy, KafkaCluster,
     KafkaClusterSpec, KafkaClusterStatus, Listener, ListenerBootstrap, ListenerStatus,
-    ListenerType, NodeStatus, Resources, StorageVolume, VolumeStatus,
+    ListenerType, LossReason, LossStatus, NodeStatus, Resources, StorageVolume, VolumeStatus,
 };
 pub use condition::{
     DEGRADED, PAUSED, PROGRESSING, READY, condition, find_condition, is_true, set_condition,
@@ -62,6 +62,7 @@ pub fn is_paused(meta: &kube::core::ObjectMeta) -> bool {
 /// `spec.config` must not contain them.
 pub const OWNED_KEYS: &[&str] = &[
     "accepted.lost.directory.ids",
+    "accepted.lost.metadata.log",
     "admin.listener",
     "advertised.listeners",
     "broker.id",

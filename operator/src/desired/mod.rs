@@ -18,7 +18,7 @@ use crate::api::{ClusterStorage, KafkaCluster, Listener, NodeStatus, Resources};
 pub use properties::{Address, Host, advertised_in, internal_listener};
 pub use volumes::{
     BrokerVolume, VolumePlace, claim_name, expected_directories, given_up_directories,
-    has_template, volume_names, volume_of_claim,
+    has_template, lost_metadata_log, volume_names, volume_of_claim,
 };
 
 /// The pool that every broker belongs to; part of its name (`CLUSTER-POOL-ID`).
@@ -66,6 +66,8 @@ pub struct BrokerFacts {
     pub directory_ids: Vec<String>,
     /// Which of its directories are lost and given up ([`given_up_directories`]).
     pub given_up: Vec<String>,
+    /// Names the accepted loss of its metadata log ([`lost_metadata_log`]).
+    pub begins_anew: Option<String>,
     /// The claim templates of a set that an older operator made: Kubernetes does not let anyone
     /// change or remove them.
     pub claim_templates: Option<Value>,
@@ -165,6 +167,7 @@ impl Blueprint {
                     broker,
                     &voters,
                     facts.cluster_id.as_deref(),
+                    &facts.image,
                 );
                 let built = Broker {
                     id,
@@ -212,6 +215,21 @@ pub fn image_of(cluster: &KafkaCluster, ready: Option<&str>, default: &str) -> S
         .or_else(version)
         .or_else(remembered)
         .unwrap_or_else(|| ready.unwrap_or(default).to_owned())
+}
+
+/// Whether the broker in `image` knows the key of server.properties that came with version `since`:
+/// not where the tag is the number of an older version. Any other tag says nothing about that.
+pub(crate) fn knows(image: &str, since: [u64; 3]) -> bool {
+    version_in(image).is_none_or(|version| version >= since)
+}
+
+/// The version that the tag of an image is the number of.
+fn version_in(image: &str) -> Option<[u64; 3]> {
+    let (_, tag) = image.split('@').next()?.rsplit('/').next()?.split_once(':')?;
+    let number = tag.strip_prefix('v').unwrap_or(tag).split(['-', '+']).next()?;
+    let mut parts = number.split('.').map(|part| part.parse().ok());
+    let version = [parts.next()??, parts.next()??, parts.next()??];
+    parts.next().is_none().then_some(version)
 }
 
 /// The image reference without tag and digest.
@@ -290,6 +308,21 @@ mod tests {
                 expected,
                 "{image:?} {version:?} {remembered:?} {ready:?}"
             );
+        }
+    }
+
+    #[test]
+    fn only_the_number_of_an_older_version_says_that_a_key_is_not_known() {
+        for (image, expected) in [
+            ("letterbox:0.0.9", false),
+            ("registry.example:5000/a/letterbox:v0.0.9-rc.1@sha256:00", false),
+            ("letterbox:0.1.0", true),
+            ("letterbox:0.10.0+dirty", true),
+            ("letterbox:0", true),
+            ("letterbox:main", true),
+            ("registry.example:5000/a/letterbox", true),
+        ] {
+            assert_eq!(knows(image, [0, 1, 0]), expected, "{image}");
         }
     }
 

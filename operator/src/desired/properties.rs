@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::{BrokerConfig, BrokerFacts};
+use super::{BrokerConfig, BrokerFacts, knows};
 use crate::api::{KafkaClusterSpec, Listener, ListenerType, nanos_of};
 
 /// A host and a port that clients are told.
@@ -48,6 +48,7 @@ pub(super) fn build(
     facts: &BrokerFacts,
     voters: &str,
     cluster_id: Option<&str>,
+    image: &str,
 ) -> (BrokerConfig, Vec<String>) {
     let Addresses { listeners, advertised, protocols, on_node, unknown } = addresses(spec, facts);
     // What the user set comes first, in key order; what the operator owns is put over it.
@@ -76,12 +77,15 @@ pub(super) fn build(
     } else {
         keys.insert("advertised.listeners", advertised);
     }
-    if !facts.directory_ids.is_empty() {
-        overrides.push(format!("expected.directory.ids={}", facts.directory_ids.join(",")));
-    }
-    if !facts.given_up.is_empty() {
-        overrides.push(format!("accepted.lost.directory.ids={}", facts.given_up.join(",")));
-    }
+    let remembered = [
+        ("expected.directory.ids", [0, 1, 0], facts.directory_ids.clone()),
+        ("accepted.lost.directory.ids", [0, 1, 0], facts.given_up.clone()),
+        ("accepted.lost.metadata.log", [0, 1, 0], facts.begins_anew.iter().cloned().collect()),
+    ];
+    // With config.strict, a broker that does not know a key does not start.
+    let known = remembered.iter().filter(|(_, since, _)| knows(image, *since));
+    let set = known.filter(|(_, _, value)| !value.is_empty());
+    overrides.extend(set.map(|(key, _, value)| format!("{key}={}", value.join(","))));
 
     let mut properties = String::from(
         "# Made by the Letterbox operator from the KafkaCluster; edits are put back.\n",
@@ -236,6 +240,7 @@ mod tests {
             admin_bind: None,
             directory_ids: Vec::new(),
             given_up: Vec::new(),
+            begins_anew: None,
             claim_templates: None,
         }
     }
@@ -245,7 +250,7 @@ mod tests {
         let mut spec = KafkaClusterSpec::default();
         spec.config.insert("a\nnode.id".to_owned(), "1\nnode.id=7".to_owned());
         spec.config.insert("node.id".to_owned(), "9".to_owned());
-        let (config, _) = build(&spec, 0, &facts(), "0@demo-broker-0.ns.svc:9090", None);
+        let (config, _) = build(&spec, 0, &facts(), "0@demo-broker-0.ns.svc:9090", None, "i:1");
         let lines: Vec<&str> =
             config.properties.lines().filter(|line| line.starts_with("node.id=")).collect();
         assert_eq!(lines, ["node.id=0"]);
@@ -255,30 +260,33 @@ mod tests {
     #[test]
     fn the_revision_follows_the_content() {
         let spec = KafkaClusterSpec::default();
-        let (first, _) = build(&spec, 0, &facts(), "v", None);
-        assert_eq!(build(&spec, 0, &facts(), "v", None).0, first);
+        let (first, _) = build(&spec, 0, &facts(), "v", None, "i:1");
+        assert_eq!(build(&spec, 0, &facts(), "v", None, "i:1").0, first);
         let mut other = spec;
         other.config.insert("num.partitions".to_owned(), "3".to_owned());
-        assert_ne!(build(&other, 0, &facts(), "v", None).0.revision, first.revision);
+        assert_ne!(build(&other, 0, &facts(), "v", None, "i:1").0.revision, first.revision);
     }
 
     #[test]
     fn what_is_known_after_the_first_start_leaves_the_file_as_it_is() {
         let spec = KafkaClusterSpec::default();
-        let (before, _) = build(&spec, 0, &facts(), "v", Some("-id"));
+        let (before, _) = build(&spec, 0, &facts(), "v", Some("-id"), "i:1");
         assert!(before.properties.contains("cluster.id=-id\n") && before.overrides.is_empty());
         let known = BrokerFacts {
             directory_ids: vec!["a".into(), "b".into()],
             given_up: vec!["c".into()],
+            begins_anew: Some("c".into()),
             ..facts()
         };
-        let (after, _) = build(&spec, 0, &known, "v", Some("-id"));
+        let (after, _) = build(&spec, 0, &known, "v", Some("-id"), "i:1");
         assert_eq!(
             (&after.properties, &after.file_revision),
             (&before.properties, &before.file_revision)
         );
         let (expected, given_up) = ("expected.directory.ids=a,b", "accepted.lost.directory.ids=c");
-        assert_eq!(after.overrides, [expected, given_up]);
+        assert_eq!(after.overrides, [expected, given_up, "accepted.lost.metadata.log=c"]);
+        let (old, _) = build(&spec, 0, &known, "v", Some("-id"), "letterbox:0.0.9");
+        assert!(old.overrides.is_empty(), "a broker that does not know them: {:?}", old.overrides);
         assert_ne!(after.revision, before.revision);
         assert_eq!(asked(&spec, "i", &known), asked(&spec, "i", &facts()), "no restart for it");
     }
@@ -292,8 +300,8 @@ mod tests {
         let mut moved = facts();
         (moved.volumes[0].log_dir, moved.quorum.1) = ("/elsewhere".to_owned(), 9999);
         assert_ne!(
-            build(&spec, 0, &moved, "v", None).0.revision,
-            build(&spec, 0, &facts(), "v", None).0.revision
+            build(&spec, 0, &moved, "v", None, "i:1").0.revision,
+            build(&spec, 0, &facts(), "v", None, "i:1").0.revision
         );
         assert_eq!(asked(&spec, "a:1", &moved), base);
         let same: KafkaClusterSpec =
@@ -320,7 +328,7 @@ mod tests {
         let mut larger = facts();
         larger.volumes.push(place("data-1"));
         assert_ne!(asked(&spec, "a:1", &larger), base);
-        let (config, _) = build(&spec, 0, &larger, "v", None);
+        let (config, _) = build(&spec, 0, &larger, "v", None, "i:1");
         let log_dirs = "log.dirs=/data/kafka-log,/data-1/kafka-log\n";
         assert!(config.properties.contains(log_dirs), "{}", config.properties);
     }
@@ -328,7 +336,7 @@ mod tests {
     #[test]
     fn a_listener_without_an_address_is_left_out_and_a_node_is_left_to_the_start() {
         let mut spec = KafkaClusterSpec::default();
-        let (before, _) = build(&spec, 0, &facts(), "v", None);
+        let (before, _) = build(&spec, 0, &facts(), "v", None, "i:1");
         let mut external = spec.listeners[0].clone();
         external.name = "external".to_owned();
         external.type_ = ListenerType::Nodeport;
@@ -338,7 +346,7 @@ mod tests {
         facts.advertised.insert("external".to_owned(), None);
         // Exactly as without it: a listener that is added does not restart a broker twice.
         assert_eq!(
-            build(&spec, 0, &facts, "v", None),
+            build(&spec, 0, &facts, "v", None, "i:1"),
             (before.clone(), vec!["external".to_owned()])
         );
         assert_eq!(advertised_in(&before.properties, &spec.listeners[1]), None);
@@ -348,7 +356,7 @@ mod tests {
         );
         let told = Some(Address { host: Host::Node, port: 31_000 });
         facts.advertised.insert("external".to_owned(), told.clone());
-        let (config, _) = build(&spec, 0, &facts, "v", None);
+        let (config, _) = build(&spec, 0, &facts, "v", None, "i:1");
         assert_eq!(advertised_in(&config.overrides[0], &spec.listeners[1]), told);
         assert_eq!(
             config.overrides,

@@ -6,7 +6,7 @@
 use serde_json::Value;
 
 use super::nodes_of;
-use crate::api::{ClusterStorage, KafkaCluster, validate::volume_number};
+use crate::api::{ClusterStorage, DATA_VOLUME, KafkaCluster, validate::volume_number};
 
 /// Where a platform keeps one volume of a broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl BrokerVolume {
 }
 
 /// The names of the volumes that broker `id` should have, in the order of its log directories:
-/// those of the spec, those that it was seen on, and those of `kept`, which are there. `data`,
+/// those of the spec, those that it has used, and those of `kept`, which are there. `data`,
 /// where the metadata log is, comes first.
 #[must_use]
 pub fn volume_names(
@@ -61,7 +61,6 @@ pub fn volume_names(
     let used = nodes_of(cluster)
         .filter(|node| node.id == id)
         .flat_map(|node| &node.volumes)
-        .filter(|volume| volume.directory_id.is_some())
         .map(|volume| volume.name.clone());
     let mut names: Vec<(u32, String)> = spec
         .chain(used)
@@ -86,8 +85,18 @@ pub fn expected_directories(cluster: &KafkaCluster, id: i32) -> Vec<String> {
 /// The directories of a broker whose loss was accepted.
 #[must_use]
 pub fn given_up_directories(cluster: &KafkaCluster, id: i32) -> Vec<String> {
-    let node = nodes_of(cluster).find(|node| node.id == id);
-    node.map(|node| node.given_up.clone()).unwrap_or_default()
+    let Some(node) = nodes_of(cluster).find(|node| node.id == id) else { return Vec::new() };
+    let accepted = node.accepted_losses().filter_map(|loss| loss.directory_id.clone());
+    node.given_up.iter().cloned().chain(accepted).collect()
+}
+
+/// Names the loss of a broker's metadata log, if one was accepted: by the `directory.id`, where it
+/// is known.
+#[must_use]
+pub fn lost_metadata_log(cluster: &KafkaCluster, id: i32) -> Option<String> {
+    let node = nodes_of(cluster).find(|node| node.id == id)?;
+    let lost = node.accepted_losses().filter(|loss| loss.volume == DATA_VOLUME).last()?;
+    Some(lost.directory_id.clone().unwrap_or_else(|| lost.name.clone()))
 }
 
 /// The name of the claim of a volume: what a set of the name `broker` would call it, were the claim
@@ -131,14 +140,14 @@ mod tests {
         let status: KafkaClusterStatus = serde_json::from_value(json!({"nodes": [
             {"id": 0, "volumes": [
                 {"name": "data", "directoryId": "a"}, {"name": "data-1", "directoryId": "b"},
-                {"name": "data-4"},
+                {"name": "data-4", "claimUid": "d"},
             ]},
             {"id": 1, "volumes": [{"name": "data-5", "directoryId": "c"}]},
         ]}))
         .unwrap();
         cluster.status = Some(status);
         let names = volume_names(&cluster, 0, ["data-3".to_owned(), "other".to_owned()]);
-        assert_eq!(names, ["data", "data-1", "data-2", "data-3", "data-10"]);
+        assert_eq!(names, ["data", "data-1", "data-2", "data-3", "data-4", "data-10"]);
         assert_eq!(expected_directories(&cluster, 0), ["a", "b"]);
         let built = |name: &str| {
             let place = VolumePlace { name: name.to_owned(), log_dir: format!("/{name}") };

@@ -4,11 +4,12 @@
 //! by side, and a fault in one leaves the others going.
 
 use super::access::{plan_access, plan_pruning};
-use super::loss::{Loss, losses};
+use super::loss::Loss;
+use super::memory::{losses, remember};
 use super::roll::plan_brokers;
 use super::volumes::plan_volumes;
 use super::{Note, Step, Wait};
-use crate::api::{KafkaCluster, is_paused};
+use crate::api::{KafkaCluster, LossStatus, NodeStatus, is_paused};
 use crate::desired::Blueprint;
 use crate::observe::{Observed, Part};
 
@@ -21,14 +22,17 @@ pub struct Plan {
     pub waits: Vec<Wait>,
     /// What a person may want to know, though nothing is wrong.
     pub notes: Vec<Note>,
-    /// Brokers without the records that they had, accepted or not.
+    /// Volumes without the records that they had, while nobody accepted that.
     pub losses: Vec<Loss>,
+    /// What is to be remembered of each broker (`status.nodes`). No step that may end records is in
+    /// a plan before what it follows from is written there.
+    pub nodes: Vec<NodeStatus>,
 }
 
 /// Plans `cluster`, whose blueprint is `desired`.
 #[must_use]
 pub fn plan_cluster(cluster: &KafkaCluster, desired: &Blueprint, observed: &Observed) -> Plan {
-    let mut plan = Plan::default();
+    let mut plan = Plan { nodes: recorded(cluster).to_vec(), ..Plan::default() };
     if is_paused(&cluster.metadata) || cluster.metadata.deletion_timestamp.is_some() {
         return plan;
     }
@@ -36,14 +40,16 @@ pub fn plan_cluster(cluster: &KafkaCluster, desired: &Blueprint, observed: &Obse
     plan.waits.extend(
         unread.map(|(part, fault)| Wait::NotRead { part: *part, message: fault.message.clone() }),
     );
-    plan.losses = losses(cluster, desired, observed);
-    for loss in &plan.losses {
-        if loss.is_accepted {
-            plan.steps.push(Step::AcceptLoss { broker: loss.broker, name: loss.name.clone() });
-        } else {
-            plan.waits.push(Wait::DataLost(Box::new(loss.clone())));
-        }
-    }
+    plan.nodes = remember(cluster, desired, observed);
+    plan.losses = losses(desired, observed, &plan.nodes);
+    let lost = plan.losses.iter().map(|loss| Wait::DataLost(Box::new(loss.clone())));
+    plan.waits.extend(lost);
+    plan.steps.extend(plan.nodes.iter().flat_map(|node| newly_accepted(cluster, node)));
+    let begun = plan.nodes.iter().flat_map(|node| {
+        let loss = |loss: &LossStatus| (node.id, loss.name.clone());
+        node.accepted_losses().map(loss)
+    });
+    plan.waits.extend(begun.map(|(broker, loss)| Wait::GoesOnWithout { broker, loss }));
     let strays = observed.strays.iter().cloned();
     plan.waits.extend(strays.map(|set| Wait::Stray { set }));
     plan_access(observed, &mut plan);
@@ -57,4 +63,28 @@ pub fn plan_cluster(cluster: &KafkaCluster, desired: &Blueprint, observed: &Obse
     plan_pruning(observed, &mut plan);
     plan.waits.sort_by_key(Wait::rank);
     plan
+}
+
+/// What the status has of each broker.
+fn recorded(cluster: &KafkaCluster) -> &[NodeStatus] {
+    cluster.status.as_ref().map(|status| status.nodes.as_slice()).unwrap_or_default()
+}
+
+/// What the status has of one broker; `None` before it was written first.
+pub(super) fn recorded_node(cluster: &KafkaCluster, id: i32) -> Option<&NodeStatus> {
+    recorded(cluster).iter().find(|node| node.id == id)
+}
+
+/// The losses of a broker that a person has just accepted.
+fn newly_accepted(cluster: &KafkaCluster, node: &NodeStatus) -> Vec<Step> {
+    let before = recorded_node(cluster, node.id);
+    let is_old = |loss: &&LossStatus| {
+        let mut known = before.into_iter().flat_map(NodeStatus::accepted_losses);
+        known.any(|old| old.name == loss.name)
+            || before.is_some_and(|node| {
+                node.given_up.iter().any(|id| Some(id) == loss.directory_id.as_ref())
+            })
+    };
+    let new = node.accepted_losses().filter(|loss| !is_old(loss));
+    new.map(|loss| Step::AcceptLoss { broker: node.id, name: loss.name.clone() }).collect()
 }

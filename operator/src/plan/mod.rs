@@ -7,6 +7,7 @@
 mod access;
 mod cluster;
 mod loss;
+mod memory;
 mod roll;
 mod safety;
 mod step;
@@ -15,11 +16,10 @@ mod volumes;
 mod wait;
 
 pub use cluster::{Plan, plan_cluster};
-pub use loss::{Loss, Lost};
+pub use loss::Loss;
 pub use step::Step;
 pub use topic::{
     ClusterState, RESTART_PATIENCE_SECONDS, Refusal, TopicFacts, TopicPlan, TopicStep, TopicWait,
     has_finalizer, plan_topic, put_together, to_make,
 };
-pub(crate) use volumes::is_offline;
 pub use wait::{Note, Wait};

@@ -1,9 +1,10 @@
 //! The brokers: set up, repaired, restarted one at a time.
 
-use super::loss::Lost;
-use super::safety::Down;
+use super::cluster::recorded_node;
+use super::safety::{Down, may_end};
+use super::volumes::is_given_up;
 use super::{Plan, Step, Wait};
-use crate::api::KafkaCluster;
+use crate::api::{KafkaCluster, LossStatus, NodeStatus};
 use crate::desired::{Blueprint, Broker, BrokerVolume, given_up_directories};
 use crate::observe::{Observed, ObservedBroker, Part, Run, Volume};
 
@@ -26,18 +27,15 @@ pub(super) fn plan_brokers(
                 continue;
             }
         }
-        if !can_start(id, seen, plan) {
+        if !can_start(broker, seen, plan) {
             continue;
         }
-        // While a claim is being deleted, or was, the broker's end is the end of its records.
-        let lost = plan.losses.iter().filter(|loss| loss.broker == id && !loss.is_accepted);
-        let may_end = !seen.volumes.values().any(Volume::is_lent)
-            && !lost.into_iter().any(|loss| loss.what.is_held());
-        if may_end
-            && observed.was_read(Part::Definitions)
+        if observed.was_read(Part::Definitions)
             && let Err(wait) = plan_definition(cluster, broker, seen, observed, &mut down, plan)
         {
-            plan.waits.push(wait);
+            if !plan.waits.contains(&wait) {
+                plan.waits.push(wait);
+            }
             continue;
         }
         plan.waits.extend(wait_for(id, seen));
@@ -46,15 +44,18 @@ pub(super) fn plan_brokers(
 
 /// Whether a broker that is not there could come up: it would wait for a claim that is lost or
 /// goes.
-fn can_start(broker: i32, seen: &ObservedBroker, plan: &mut Plan) -> bool {
-    let is_gone = plan
-        .losses
-        .iter()
-        .any(|loss| loss.broker == broker && matches!(loss.what, Lost::ClaimGone { .. }));
+fn can_start(broker: &Broker, seen: &ObservedBroker, plan: &mut Plan) -> bool {
+    let id = broker.id;
+    let node = plan.nodes.iter().find(|node| node.id == id);
+    let is_missing = |loss: &LossStatus| {
+        broker.volumes.iter().any(|volume| volume.name == loss.volume)
+            && !seen.volumes.contains_key(&loss.volume)
+    };
+    let is_gone = node.into_iter().flat_map(NodeStatus::open_losses).any(is_missing);
     let is_ending = seen.volumes.values().any(|volume| volume.is_ending);
     if seen.run == Run::Absent && is_ending && !is_gone {
         let detail = "its old volume claim is being deleted".to_owned();
-        plan.waits.push(Wait::BrokerStarting { broker, detail });
+        plan.waits.push(Wait::BrokerStarting { broker: id, detail });
     }
     seen.run != Run::Absent || !(is_gone || is_ending)
 }
@@ -71,15 +72,20 @@ fn plan_definition(
     plan: &mut Plan,
 ) -> Result<(), Wait> {
     let id = broker.id;
-    let is_beside = is_beside_its_claims(broker, seen) || has_given_up(cluster, id, seen);
+    let is_beside = is_beside_its_claims(cluster, broker, seen) || has_given_up(cluster, id, seen);
     let restarts = seen.serves() && (is_beside || !seen.is_current);
+    let ends = seen.to_end.is_some() && (is_beside || has_to_restart(seen));
+    if restarts || ends {
+        may_end(cluster, id, observed, plan)?;
+    }
     if restarts {
-        if !observed.was_read(Part::Storage) {
-            return Err(Wait::BrokerRestarting { broker: id });
-        }
+        let goes = |volume: &BrokerVolume, claim: &Volume| {
+            claim.is_ending && is_given_up(recorded_node(cluster, id), &volume.name, claim)
+        };
         let unmade = |volume: &&BrokerVolume| {
             seen.volumes.get(&volume.name).is_none_or(|claim| {
-                claim.fault.is_some() || !(claim.is_bound || claim.waits_for_pod)
+                let is_made = claim.is_bound || claim.waits_for_pod;
+                (claim.fault.is_some() || !is_made) && !goes(volume, claim)
             })
         };
         if let Some(volume) = broker.volumes.iter().find(unmade).filter(|_| observed.has_claims()) {
@@ -91,7 +97,7 @@ fn plan_definition(
     if !seen.definition.is_as_desired() {
         let what = seen.definition.all();
         plan.steps.push(Step::ApplyBroker { broker: id, restarts, what });
-    } else if let Some(ended) = seen.to_end.clone().filter(|_| is_beside || has_to_restart(seen)) {
+    } else if let Some(ended) = seen.to_end.clone().filter(|_| ends) {
         plan.steps.push(Step::RestartBroker { broker: id, ended });
     }
     Ok(())
@@ -99,22 +105,27 @@ fn plan_definition(
 
 /// Whether the broker has what its claims no longer stand for: a loss was accepted, and there is a
 /// new claim, or will be once the broker lets go of the old one.
-fn is_beside_its_claims(broker: &Broker, seen: &ObservedBroker) -> bool {
+fn is_beside_its_claims(cluster: &KafkaCluster, broker: &Broker, seen: &ObservedBroker) -> bool {
     let is_beside = |volume: &BrokerVolume| {
-        let live = seen.volumes.get(&volume.name);
-        let is_left = |live: &Volume| {
-            seen.uses(&volume.log_dir) && !live.is_mounted || live.is_gone && live.is_ending
-        };
-        live.is_some_and(is_left)
+        let Some(live) = seen.volumes.get(&volume.name) else { return false };
+        let is_held = seen.mounts.contains(&volume.name) && !live.is_mounted;
+        let goes = live.is_gone
+            && live.is_ending
+            && is_given_up(recorded_node(cluster, broker.id), &volume.name, live);
+        is_held || goes
     };
     broker.volumes.iter().any(is_beside)
 }
 
-/// Whether a loss was accepted that the broker was not told of when it started.
+/// Whether a loss was accepted that the broker was not told of when it started, and that it misses
+/// or may miss.
 fn has_given_up(cluster: &KafkaCluster, id: i32, seen: &ObservedBroker) -> bool {
     let given_up = given_up_directories(cluster, id);
-    let mut lost = seen.identity.iter().flat_map(|said| said.lost.keys());
-    !seen.is_newest && lost.any(|id| given_up.contains(id))
+    let is_missed = match &seen.identity {
+        Some(said) => said.lost.keys().any(|id| given_up.contains(id)),
+        None => seen.serves() && !given_up.is_empty(),
+    };
+    is_missed && !seen.is_newest
 }
 
 /// A change that the spec did not ask for ends nothing that serves, or may yet. What fails is

@@ -1,11 +1,62 @@
-//! How many brokers may be down on purpose: at most one.
+//! Whether a broker may be ended on purpose.
 //!
-//! One that does not serve anyway may be put right at once: that is how a bad image or
-//! configuration heals.
+//! At most one is down. One that does not serve anyway may be put right at once: that is how a bad
+//! image or configuration heals. But one that has the last copy of records is never ended.
 
-use super::Wait;
+use super::cluster::recorded_node;
+use super::{Plan, Wait};
+use crate::api::{KafkaCluster, NodeStatus, VolumeStatus};
 use crate::desired::Blueprint;
-use crate::observe::{Observed, ObservedBroker, Run};
+use crate::observe::{Observed, ObservedBroker, Part, Run};
+
+/// Whether a broker that runs may be ended, for whatever reason; asked before every step that ends
+/// one.
+///
+/// # Errors
+/// Why not: records would go with it, or it is not known or not written down yet whether they
+/// would.
+pub(super) fn may_end(
+    cluster: &KafkaCluster,
+    broker: i32,
+    observed: &Observed,
+    plan: &Plan,
+) -> Result<(), Wait> {
+    let Some(seen) = observed.brokers.get(&broker).filter(|seen| seen.run != Run::Absent) else {
+        return Ok(());
+    };
+    if !observed.was_read(Part::Storage) {
+        return Err(Wait::BrokerRestarting { broker });
+    }
+    if let Some(lent) = seen.volumes.values().find(|volume| volume.is_lent()) {
+        return Err(Wait::ClaimEnding { broker, claim: lent.claim.clone() });
+    }
+    let node = plan.nodes.iter().find(|node| node.id == broker);
+    let mut lost = node.into_iter().flat_map(NodeStatus::open_losses);
+    if let Some(loss) = lost.find(|loss| loss.held) {
+        let (volume, reason) = (loss.volume.clone(), loss.reason);
+        return Err(Wait::HoldsLastCopy { broker, volume, reason });
+    }
+    if !is_written(recorded_node(cluster, broker), node) {
+        return Err(Wait::BrokerRestarting { broker });
+    }
+    Ok(())
+}
+
+/// Whether what is to be remembered of a broker's volumes is written down already: after the end
+/// of the broker nobody can see it any more.
+fn is_written(recorded: Option<&NodeStatus>, node: Option<&NodeStatus>) -> bool {
+    let (empty, mut same) = (NodeStatus::default(), true);
+    let (recorded, node) = (recorded.unwrap_or(&empty), node.unwrap_or(&empty));
+    for volume in &node.volumes {
+        let is_it = |known: &VolumeStatus| {
+            VolumeStatus { offline: known.offline, ..volume.clone() } == *known
+        };
+        same &= recorded.volumes.iter().any(is_it);
+    }
+    same &= node.losses.iter().all(|loss| recorded.losses.contains(loss));
+    same && recorded.volumes.len() == node.volumes.len()
+        && recorded.losses.len() == node.losses.len()
+}
 
 /// The broker that is down, or is taken down by this plan.
 pub(super) struct Down(Option<i32>);

@@ -60,8 +60,14 @@ impl ClusterState {
         let is_brief =
             |since: i64| now.0.as_second().saturating_sub(since) < RESTART_PATIENCE_SECONDS;
         match status.cluster_id {
-            // A topic that is not there may be one that is lost: it is not made again.
-            _ if status.nodes.iter().any(|node| node.data_loss.is_some()) => Self::NotReady,
+            // A topic that is not there may be one that is lost: it is not made again, and nothing
+            // is made on a broker that is to go on without what it has.
+            _ if status.nodes.iter().any(|node| {
+                node.data_loss.is_some() || node.accepted_losses().next().is_some()
+            }) =>
+            {
+                Self::NotReady
+            }
             _ if status.ready_replicas > 0 => Self::Ready,
             Some(_) if away_since.is_some_and(is_brief) => Self::Restarting,
             _ => Self::NotReady,

@@ -1,10 +1,11 @@
 //! Volumes: their claims, their growth, and what about them cannot be as the spec says.
 
-use super::loss::Loss;
+use super::cluster::recorded_node;
+use super::safety::may_end;
 use super::{Note, Plan, Step, Wait};
-use crate::api::{DeletionPolicy, KafkaCluster, VolumeStatus, bytes_of, shown};
+use crate::api::{DeletionPolicy, KafkaCluster, NodeStatus, VolumeStatus, bytes_of, shown};
 use crate::desired::{Blueprint, BrokerVolume};
-use crate::observe::{Observed, ObservedBroker, Run, Volume};
+use crate::observe::{Observed, ObservedBroker, Part, Run, Volume};
 
 pub(super) fn plan_volumes(
     cluster: &KafkaCluster,
@@ -21,20 +22,28 @@ pub(super) fn plan_volumes(
     let absent = ObservedBroker::default();
     for (&id, broker) in &desired.brokers {
         let seen = observed.brokers.get(&id).unwrap_or(&absent);
-        let nodes = cluster.status.iter().flat_map(|status| &status.nodes);
-        let known: Vec<_> = nodes.filter(|node| node.id == id).flat_map(|n| &n.volumes).collect();
-        let recorded = |name: &str| known.iter().find(|volume| volume.name == name).copied();
+        let node = plan.nodes.iter().find(|node| node.id == id).cloned().unwrap_or_default();
         let is_recorded = |volume: &BrokerVolume| {
-            recorded(&volume.name).is_some_and(|known| known.directory_id.is_some())
+            node.volume(&volume.name).is_some_and(|known| known.directory_id.is_some())
         };
         if seen.serves() && seen.identity.is_none() && !broker.volumes.iter().all(is_recorded) {
             plan.waits.push(Wait::IdentityUnknown { broker: id });
         }
         for volume in &broker.volumes {
             match seen.volumes.get(&volume.name) {
-                None => plan_claim(id, volume, seen, plan),
+                None if volume.in_spec && observed.was_read(Part::Brokers) => {
+                    let recorded = recorded_node(cluster, id);
+                    if recorded.into_iter().chain([&node]).all(|node| is_free(node, volume)) {
+                        let volume = volume.name.clone();
+                        plan.steps.push(Step::MakeClaim { broker: id, volume });
+                    }
+                }
+                None => {}
+                Some(live) if live.is_gone => {
+                    plan_gone(cluster, id, volume, live, observed, plan);
+                }
                 // What the spec says for all volumes is not said of one that it does not name.
-                Some(live) if volume.in_spec => plan_live(id, volume, live, plan),
+                Some(live) if volume.in_spec => plan_live(id, volume, live, &node, plan),
                 Some(_) => {}
             }
             if seen.run != Run::Absent
@@ -47,7 +56,7 @@ pub(super) fn plan_volumes(
                 let volume = volume.name.clone();
                 plan.waits.push(Wait::VolumeStillUsed { broker: id, volume });
             }
-            plan_use(id, volume, recorded(&volume.name), seen, plan);
+            plan_use(id, volume, &node, seen, plan);
         }
         let is_left = |(name, live): &(&String, &Volume)| {
             let is_wanted = broker.volumes.iter().any(|volume| volume.name == **name);
@@ -62,30 +71,52 @@ pub(super) fn plan_volumes(
     }
 }
 
-/// An empty claim in the place of a lost one is made only when the loss was accepted.
-fn plan_claim(broker: i32, volume: &BrokerVolume, seen: &ObservedBroker, plan: &mut Plan) {
-    let is_here = |loss: &&Loss| (loss.broker, &loss.volume) == (broker, &volume.name);
-    // What a broker still uses is recorded by this pass, and a loss in the next one.
-    let is_empty = match plan.losses.iter().find(is_here) {
-        Some(loss) => loss.is_accepted,
-        None => !seen.may_use(&volume.log_dir),
-    };
-    if is_empty && volume.in_spec {
-        plan.steps.push(Step::MakeClaim { broker, volume: volume.name.clone() });
+/// Whether an empty claim may be made for a volume that has none: no broker has used it, and none
+/// of what it had is missed. After a loss that is so once its acceptance is written down.
+fn is_free(node: &NodeStatus, volume: &BrokerVolume) -> bool {
+    node.volume(&volume.name).is_none()
+        && !node.open_losses().any(|loss| loss.volume == volume.name)
+}
+
+/// A claim whose volume is gone says which volume it was: it stays until its loss was accepted.
+/// Then it is deleted, and goes when the broker that has it ends.
+fn plan_gone(
+    cluster: &KafkaCluster,
+    id: i32,
+    wanted: &BrokerVolume,
+    live: &Volume,
+    observed: &Observed,
+    plan: &mut Plan,
+) {
+    let volume = wanted.name.clone();
+    if is_given_up(recorded_node(cluster, id), &volume, live) {
+        if !live.is_ending && may_end(cluster, id, observed, plan).is_ok() {
+            let why = "its PersistentVolume is gone".to_owned();
+            plan.steps.push(Step::RemakeClaim { broker: id, volume, why });
+        }
+        return;
+    }
+    let node = plan.nodes.iter().find(|node| node.id == id);
+    let is_lost = |node: &NodeStatus| node.losses.iter().any(|loss| loss.volume == volume);
+    if let Some(fault) = live.fault.clone().filter(|_| !node.is_some_and(is_lost)) {
+        plan.waits.push(Wait::VolumeNotMade { broker: id, volume, fault });
     }
 }
 
+/// Whether it is written down that a person accepted the loss of what this claim stands for.
+pub(super) fn is_given_up(recorded: Option<&NodeStatus>, volume: &str, live: &Volume) -> bool {
+    let mut accepted = recorded.into_iter().flat_map(NodeStatus::accepted_losses);
+    accepted.any(|loss| loss.volume == volume && loss.claim_uid.as_ref() == Some(&live.uid))
+}
+
 /// A claim that is there, compared with what the spec says of it.
-fn plan_live(id: i32, wanted: &BrokerVolume, live: &Volume, plan: &mut Plan) {
-    let is_here = |loss: &&Loss| (loss.broker, &loss.volume) == (id, &wanted.name);
-    let loss = plan.losses.iter().find(is_here);
-    if loss.is_some_and(|loss| !loss.is_accepted) || live.is_ending {
+fn plan_live(id: i32, wanted: &BrokerVolume, live: &Volume, node: &NodeStatus, plan: &mut Plan) {
+    let is_lost = node.open_losses().any(|loss| loss.volume == wanted.name);
+    if is_lost || live.is_ending {
         return; // Nothing is done to what a person is to decide on, or has decided on.
     }
     let volume = wanted.name.clone();
-    // One whose volume is gone says which volume it was: it stays until its loss was accepted.
-    let has_nothing = if live.is_gone { loss.is_some() } else { !live.is_bound };
-    let is_free = has_nothing && !live.is_restored;
+    let is_free = !live.is_bound && !live.is_restored;
     if let Some(why) = fault_of(wanted, live).filter(|_| is_free) {
         plan.steps.push(Step::RemakeClaim { broker: id, volume, why });
         return;
@@ -105,9 +136,6 @@ fn plan_live(id: i32, wanted: &BrokerVolume, live: &Volume, plan: &mut Plan) {
 
 /// What is wrong with a claim that has nothing behind it, and that can only be made again.
 fn fault_of(wanted: &BrokerVolume, live: &Volume) -> Option<String> {
-    if live.is_gone {
-        return Some("its PersistentVolume is gone".to_owned());
-    }
     let differs = match &wanted.class {
         Some(class) => live.class.as_ref() != Some(class),
         // The default is right, whichever it is now; a class that was asked for once is not.
@@ -146,19 +174,19 @@ fn plan_size(broker: i32, wanted: &BrokerVolume, live: &Volume, plan: &mut Plan)
 fn plan_use(
     id: i32,
     volume: &BrokerVolume,
-    recorded: Option<&VolumeStatus>,
+    node: &NodeStatus,
     seen: &ObservedBroker,
     plan: &mut Plan,
 ) {
-    let is_lost = plan.losses.iter().any(|loss| (loss.broker, &loss.volume) == (id, &volume.name));
-    if !is_lost && is_offline(&volume.log_dir, recorded, seen) {
+    let is_lost = node.losses.iter().any(|loss| loss.volume == volume.name);
+    if !is_lost && is_offline(&volume.log_dir, node.volume(&volume.name), seen) {
         let (volume, log_dir) = (volume.name.clone(), volume.log_dir.clone());
         plan.waits.push(Wait::VolumeOffline { broker: id, volume, log_dir });
     }
 }
 
 /// Whether a broker that should use `log_dir` does not.
-pub(crate) fn is_offline(
+pub(super) fn is_offline(
     log_dir: &str,
     recorded: Option<&VolumeStatus>,
     seen: &ObservedBroker,

@@ -1,7 +1,7 @@
 //! What about a cluster is waited for, and what is only noted.
 
 use super::loss::Loss;
-use crate::api::{ADMIN_PORT, shown};
+use crate::api::{ADMIN_PORT, LossReason, shown};
 use crate::desired::objects::ObjectKey;
 use crate::observe::Part;
 use crate::status::Fault;
@@ -76,6 +76,23 @@ pub enum Wait {
         broker: i32,
         /// The claim's name.
         claim: String,
+    },
+    /// A broker has the last copy of records, because its claim or the volume behind it is gone:
+    /// nothing here ends it before that loss is accepted.
+    HoldsLastCopy {
+        /// Whose.
+        broker: i32,
+        /// Which of its volumes.
+        volume: String,
+        /// What is lost of it.
+        reason: LossReason,
+    },
+    /// A broker has yet to go on without what was lost, as a person accepted.
+    GoesOnWithout {
+        /// Which.
+        broker: i32,
+        /// The loss.
+        loss: String,
     },
     /// A broker does not say who it is: what it lost cannot be told from what it never had.
     IdentityUnknown {
@@ -172,6 +189,7 @@ impl Wait {
             Self::ClaimEnding { .. } => {
                 row(1, "Volume being deleted", "ClaimBeingDeleted", false, true)
             }
+            Self::HoldsLastCopy { .. } => row(1, "Not restarted", "HoldsLastCopy", true, true),
             Self::NotRead { part, .. } => {
                 let blocks = !matches!(part, Part::Budget | Part::Storage);
                 row(1, "Not checked", "NotChecked", blocks, true)
@@ -189,6 +207,7 @@ impl Wait {
             Self::OtherBrokerDown { .. } => {
                 row(5, "Waiting for a broker", "WaitingForOtherBroker", true, false)
             }
+            Self::GoesOnWithout { .. } => row(6, "Going on without", "GoingOnWithout", true, false),
             Self::BrokerRestarting { .. } => row(6, "Restarting", "BrokerRestarting", true, false),
             Self::BrokerStarting { .. } => row(7, "Starting", "BrokerStarting", true, false),
             Self::IdentityUnknown { .. } => {
@@ -298,12 +317,24 @@ impl std::fmt::Display for Wait {
                  the broker ends; the operator does not restart it. Set the reclaim policy of its \
                  PersistentVolume to Retain now; docs/lost-volumes.md says how to go on"
             ),
+            Self::HoldsLastCopy { broker, volume, reason } => write!(
+                f,
+                "broker {broker} is not restarted: it has the last copy of what is on its volume \
+                 {volume} ({reason:?}), and that goes when the broker ends. Read from it what is \
+                 needed, and bring the volume back or accept the loss; docs/lost-volumes.md says \
+                 how"
+            ),
+            Self::GoesOnWithout { broker, loss } => write!(
+                f,
+                "broker {broker} goes on without what was lost, because the loss {loss} was \
+                 accepted; this takes until it serves with another volume in that place"
+            ),
             Self::IdentityUnknown { broker } => write!(
                 f,
                 "broker {broker} serves, and does not tell the operator which log directories it \
-                 has (GET /identity on its port {ADMIN_PORT}): if its volume were lost, that would \
-                 not be noticed. Let the operator's pods reach that port (NetworkPolicy); no claim \
-                 of this broker is made meanwhile"
+                 has (GET /identity on its port {ADMIN_PORT}): if another volume came in the place \
+                 of one of its own under the same claim, that would not be noticed. Let the \
+                 operator's pods reach that port (NetworkPolicy)"
             ),
             Self::VolumeOffline { broker, volume, log_dir } => write!(
                 f,

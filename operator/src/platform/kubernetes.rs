@@ -4,7 +4,7 @@
 //! what is. Every write is a server-side apply under one field manager, and refuses objects that
 //! belong to somebody else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{
     ConfigMap, Event, PersistentVolumeClaim, Pod, Service, ServiceAccount,
 };
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{
     Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams,
     Preconditions,
@@ -36,7 +37,7 @@ use crate::desired::objects::{
 use crate::desired::{
     Address, Blueprint, BrokerFacts, CONTROLLER_PORT, Facts, Host, VolumePlace, advertised_in,
     bootstrap_name, broker_ids, broker_name, claim_name, cluster_id_of, expected_directories,
-    given_up_directories, has_template, image_of, volume_names, volume_of_claim,
+    given_up_directories, has_template, image_of, lost_metadata_log, volume_names, volume_of_claim,
 };
 use crate::observe::{Compared, Observed, ObservedBroker, Part, Volume};
 use crate::plan::Step;
@@ -61,6 +62,8 @@ pub struct KubernetesLive {
     claims: Vec<PersistentVolumeClaim>,
     identities: BTreeMap<i32, Identity>,
     is_held: bool,
+    /// When the cluster's object was made.
+    made: Option<Time>,
     unread: BTreeMap<Part, Fault>,
     news: News,
 }
@@ -554,6 +557,7 @@ impl Platform for Kubernetes {
                 cluster.finalizers().iter().any(|finalizer| finalizer == CLUSTER_FINALIZER);
             let mut live = KubernetesLive {
                 is_held,
+                made: cluster.metadata.creation_timestamp.clone(),
                 default_image: self.default_image.clone(),
                 namespace,
                 ..KubernetesLive::default()
@@ -665,6 +669,7 @@ impl Live for KubernetesLive {
                 admin_bind: None,
                 directory_ids: expected_directories(cluster, id),
                 given_up: given_up_directories(cluster, id),
+                begins_anew: lost_metadata_log(cluster, id),
                 claim_templates,
             };
             (id, facts)
@@ -940,10 +945,13 @@ impl KubernetesLive {
         let pod = self.pod(id);
         let broker = desired.brokers.get(&id);
         let name = broker_name(&desired.name, id);
+        let mounts = pod.map(|pod| mounts_of(pod, &name)).unwrap_or_default();
         let of_broker = |claim: &PersistentVolumeClaim| {
-            let is_mounted = pod.is_some_and(|pod| came_after(pod, claim));
-            let volume = Volume { is_mounted, ..claim_volume(claim, &self.news)? };
-            Some((volume_of_claim(&name, &claim.name_any())?, volume))
+            let volume = volume_of_claim(&name, &claim.name_any())?;
+            let is_mounted =
+                mounts.contains(&volume) && pod.is_some_and(|pod| came_after(pod, claim));
+            let is_kept = self.made.is_some() && claim.metadata.creation_timestamp < self.made;
+            Some((volume, Volume { is_mounted, is_kept, ..claim_volume(claim, &self.news)? }))
         };
         let is_wanted = |claim: &&PersistentVolumeClaim| {
             let volume = volume_of_claim(&name, &claim.name_any());
@@ -971,10 +979,27 @@ impl KubernetesLive {
             is_newest,
             to_end,
             volumes: self.claims.iter().filter_map(of_broker).collect(),
+            mounts,
             identity: self.identities.get(&id).cloned(),
             image,
         }
     }
+}
+
+/// The volumes of `broker` that `pod` has: all that it names, once it was given to a node, for a pod
+/// waits for a claim that is not there.
+fn mounts_of(pod: &Pod, broker: &str) -> BTreeSet<String> {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let is_scheduled = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some())
+        || conditions
+            .filter(|condition| ["PodScheduled", "Ready"].contains(&condition.type_.as_str()))
+            .any(|condition| condition.status == "True");
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    volumes
+        .filter(|_| is_scheduled)
+        .filter_map(|volume| volume.persistent_volume_claim.as_ref())
+        .filter_map(|claim| volume_of_claim(broker, &claim.claim_name))
+        .collect()
 }
 
 /// Whether `pod` was given to a node when there was this `claim`, and so has the volume behind it. A
@@ -1050,6 +1075,7 @@ fn claim_volume(claim: &PersistentVolumeClaim, news: &News) -> Option<Volume> {
             .is_some_and(|spec| spec.data_source.is_some() || spec.data_source_ref.is_some()),
         waits_for_pod: waits_for_pod(claim, news),
         is_mounted: false,
+        is_kept: false,
         fault: unbound(claim, news),
         requested: bytes_of(&requested.0)?,
         capacity: capacity.and_then(|capacity| bytes_of(&capacity.0)).unwrap_or(0),

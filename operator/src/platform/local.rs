@@ -9,7 +9,7 @@
 //! up, in the order of the file; the controller listeners 400 above, health and metrics 552 above
 //! (9644 for 9092).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -507,6 +507,7 @@ impl Live for LocalLive {
                 admin_bind: Some(local(self.ports.admin)),
                 directory_ids: Vec::new(),
                 given_up: Vec::new(),
+                begins_anew: None,
                 claim_templates: None,
             };
             (id, facts)
@@ -540,6 +541,7 @@ impl Live for LocalLive {
                     is_newest: is_current,
                     to_end: None,
                     volumes: BTreeMap::new(),
+                    mounts: BTreeSet::new(),
                     identity: None,
                     image,
                 },

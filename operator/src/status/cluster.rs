@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::nodes::nodes;
 use super::{Conditions, Fault, Told, nothing_changes, paused};
 use crate::api::{
     DEGRADED, KafkaCluster, KafkaClusterStatus, ListenerStatus, PAUSED, PROGRESSING, READY,
@@ -49,7 +48,7 @@ pub fn cluster_status(
             .cluster_id
             .or_else(|| desired.cluster_id.clone().filter(|_| ready > 0))
             .or_else(|| told_id(observed)),
-        nodes: if is_paused { old.nodes } else { nodes(&old.nodes, desired, observed, plan) },
+        nodes: plan.nodes.clone(),
         replicas: i32::try_from(exist).unwrap_or(i32::MAX),
         ready_replicas: i32::try_from(ready).unwrap_or(i32::MAX),
         selector: Some(objects::selector_text(&desired.name)),

@@ -1,7 +1,6 @@
 //! What is said: pure functions from spec, observation, plan and outcome to status.
 
 mod cluster;
-mod nodes;
 mod topic;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};

@@ -31,6 +31,14 @@ pub(crate) enum Violation {
         /// The claim.
         claim: String,
     },
+    /// It ended a pod that had the last copy of records, because its claim was gone or lost its
+    /// volume, and nobody accepted that.
+    LastCopyEnded {
+        /// The pod.
+        ended: String,
+        /// What it had: the uid of a claim.
+        claim_uid: String,
+    },
     /// It made an empty claim in the place of one with records whose loss nobody accepted.
     LossHealedOver {
         /// The claim.
@@ -38,6 +46,7 @@ pub(crate) enum Violation {
     },
 }
 
+const CLAIMS: &str = "/persistentvolumeclaims";
 /// The operators' name for themselves begins with this.
 pub(crate) const OPERATOR: &str = "operator";
 
@@ -75,7 +84,7 @@ impl Monitor {
         let has_records = |claim: &Value| {
             text(claim, "/metadata/uid").is_some_and(|uid| world.directory_of(uid).is_some())
         };
-        let is_claim = change.key.resource == "/persistentvolumeclaims";
+        let is_claim = change.key.resource == CLAIMS;
         if is_claim && change.after.is_none() && change.before.as_deref().is_some_and(has_records) {
             self.lost.insert(change.key.clone());
         }
@@ -90,7 +99,8 @@ impl Monitor {
         if change.key.resource == "/pods" && is_ending(change) {
             self.restarts += u64::from(change.before.as_deref().is_some_and(serves));
             let ends_records = self.records_ended(change, has_records);
-            return ends_records.or_else(|| self.two_down(change));
+            let ends_copy = || self.last_copy_ended(world, change);
+            return ends_records.or_else(ends_copy).or_else(|| self.two_down(change));
         }
         None
     }
@@ -103,15 +113,38 @@ impl Monitor {
     ) -> Option<Violation> {
         let volumes = change.before.as_ref()?.pointer("/spec/volumes")?.as_array()?;
         let is_lent = |name: &&str| {
-            let claim = Key::new("/persistentvolumeclaims", &change.key.namespace, name);
+            let claim = Key::new(CLAIMS, &change.key.namespace, name);
             self.objects.get(&claim).is_some_and(|claim| {
-                has_records(claim) && claim.pointer("/metadata/deletionTimestamp").is_some()
+                has_records(claim)
+                    && claim.pointer("/metadata/deletionTimestamp").is_some()
+                    && text(claim, "/status/phase") != Some("Lost")
             })
         };
         let mut claims =
             volumes.iter().filter_map(|each| text(each, "/persistentVolumeClaim/claimName"));
         let claim = claims.find(is_lent)?.to_owned();
         Some(Violation::RecordsEnded { ended: change.key.name.clone(), claim })
+    }
+
+    /// What the pod that was ended had, and no claim stands for any more.
+    fn last_copy_ended(&self, world: &World, change: &Change) -> Option<Violation> {
+        let pod = change.before.as_deref()?;
+        let cluster = cluster_of(pod).unwrap_or_default();
+        let cluster = Key::new("letterbox.dev/kafkaclusters", &change.key.namespace, cluster);
+        if self.objects.get(&cluster).is_some_and(|cluster| accepts(cluster)) {
+            return None;
+        }
+        let stands = |uid: &String| {
+            let mut claims = self.objects.iter().filter(|(key, _)| key.resource == CLAIMS);
+            claims.any(|(_, claim)| {
+                text(claim, "/metadata/uid") == Some(uid)
+                    && text(claim, "/status/phase") != Some("Lost")
+            })
+        };
+        let held = world.held_by(text(pod, "/metadata/uid")?);
+        let mut used = held.into_iter().filter(|uid| world.directory_of(uid).is_some());
+        let claim_uid = used.find(|uid| !stands(uid))?;
+        Some(Violation::LastCopyEnded { ended: change.key.name.clone(), claim_uid })
     }
 
     fn of_claim(&self, change: &Change, has_records: impl Fn(&Value) -> bool) -> Option<Violation> {
@@ -128,11 +161,11 @@ impl Monitor {
                 cluster.pointer("/metadata/deletionTimestamp").is_some()
                     && text(cluster, "/spec/storage/deletionPolicy") == Some("Delete")
             });
-            return (!asks).then_some(Violation::RecordsDeleted { claim });
+            let is_lost = text(object, "/status/phase") == Some("Lost")
+                && cluster.is_some_and(|cluster| accepts(cluster));
+            return (!asks && !is_lost).then_some(Violation::RecordsDeleted { claim });
         }
-        let accepted = cluster.is_some_and(|cluster| {
-            cluster["metadata"]["annotations"].get("letterbox.dev/accept-data-loss").is_some()
-        });
+        let accepted = cluster.is_some_and(|cluster| accepts(cluster));
         let is_healed_over =
             change.before.is_none() && self.lost.contains(&change.key) && !accepted;
         is_healed_over.then_some(Violation::LossHealedOver { claim })
@@ -156,6 +189,11 @@ impl Monitor {
         let down = pods.into_iter().find(|pod| !serves_now(pod))?;
         Some(Violation::TwoBrokersDown { ended: change.key.name.clone(), down })
     }
+}
+
+/// Whether a person has accepted a loss.
+fn accepts(cluster: &Value) -> bool {
+    cluster["metadata"]["annotations"].get("letterbox.dev/accept-data-loss").is_some()
 }
 
 fn is_ending(change: &Change) -> bool {

@@ -32,6 +32,8 @@ struct Inside {
     scheduled: BTreeMap<String, (Value, Claims)>,
     /// The pods, by their uids, whose brokers have taken their volumes.
     started: std::collections::BTreeSet<String>,
+    /// Whether nobody reaches the brokers' admin ports.
+    is_mute: bool,
     made: u64,
 }
 
@@ -62,6 +64,17 @@ impl World {
     #[must_use]
     pub(crate) fn directory_of(&self, claim_uid: &str) -> Option<String> {
         self.with(|inside| inside.directories.get(claim_uid).cloned())
+    }
+
+    /// Keeps everybody from the brokers' admin ports, or no longer.
+    pub(crate) fn mute(&self, is_mute: bool) {
+        self.with(|inside| inside.is_mute = is_mute);
+    }
+
+    /// The claims, by their uids, that a pod has until it ends.
+    pub(crate) fn held_by(&self, pod_uid: &str) -> Vec<String> {
+        let of_pod = |inside: &mut Inside| inside.scheduled.get(pod_uid).cloned();
+        self.with(of_pod).into_iter().flat_map(|(_, claims)| claims.into_values()).collect()
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut Inside) -> T) -> T {
@@ -163,12 +176,12 @@ impl World {
     /// Whether a broker takes its volumes: all that it expects are there. What is empty beside
     /// them becomes its own.
     fn start_broker(&self, pod: &Value, uid: &str, claims: &Claims) -> bool {
-        let expected: Vec<String> = pod
-            .pointer("/spec/containers/0/command")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .filter_map(|word| word.as_str()?.strip_prefix("expected.directory.ids="))
+        let command = pod.pointer("/spec/containers/0/command").and_then(Value::as_array);
+        let words: Vec<&str> = command.into_iter().flatten().filter_map(Value::as_str).collect();
+        let begins_anew = words.iter().any(|word| word.starts_with("accepted.lost.metadata.log="));
+        let expected: Vec<String> = words
+            .iter()
+            .filter_map(|word| word.strip_prefix("expected.directory.ids="))
             .flat_map(|list| list.split(','))
             .map(ToOwned::to_owned)
             .collect();
@@ -178,7 +191,11 @@ impl World {
             }
             let found: Vec<&String> =
                 claims.values().filter_map(|uid| inside.directories.get(uid)).collect();
+            let has_metadata = claims
+                .get("data")
+                .is_none_or(|uid| found.is_empty() || inside.directories.contains_key(uid));
             let takes = expected.iter().all(|each| found.contains(&each))
+                && (has_metadata || begins_anew)
                 && (expected.is_empty() || found.iter().all(|each| expected.contains(each)));
             if takes {
                 inside.started.insert(uid.to_owned());
@@ -212,6 +229,9 @@ impl World {
         // There is no class of this name.
         let can_be_made = text(claim, "/spec/storageClassName") != Some("fsat");
         let is_bound = text(claim, "/status/phase") == Some("Bound");
+        if text(claim, "/status/phase") == Some("Lost") {
+            return; // For good.
+        }
         let size = claim.pointer("/spec/resources/requests/storage").cloned();
         if is_bound || can_be_made {
             self.server.edit(ACTOR, key, |claim| {
@@ -297,7 +317,8 @@ impl Net for WorldNet {
             return kafka.connect(host, port);
         }
         Box::pin(async move {
-            let body = self.world.identity(host).filter(|_| port == 9644);
+            let is_mute = self.world.with(|inside| inside.is_mute);
+            let body = self.world.identity(host).filter(|_| port == 9644 && !is_mute);
             let body = body.ok_or(io::ErrorKind::ConnectionRefused)?;
             let (ours, mut theirs) = tokio::io::duplex(4096);
             tokio::spawn(async move {

@@ -3,7 +3,7 @@
 
 pub(crate) mod admin;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 use kube::ResourceExt as _;
@@ -13,7 +13,7 @@ use letterbox_operator::api::{KafkaCluster, Listener, ListenerType, bytes_of};
 use letterbox_operator::desired::objects::ObjectKey;
 use letterbox_operator::desired::{
     Address, Blueprint, BrokerFacts, Facts, Host, VolumePlace, broker_ids, broker_name,
-    expected_directories, given_up_directories, image_of, volume_names,
+    expected_directories, given_up_directories, image_of, lost_metadata_log, volume_names,
 };
 use letterbox_operator::observe::{Compared, Observed, ObservedBroker, Part, Run, Volume};
 use letterbox_operator::plan::Step;
@@ -97,6 +97,8 @@ pub(crate) struct ModelDisk {
     pub(crate) is_ending: bool,
     /// Whether what was behind its claim is gone.
     pub(crate) is_gone: bool,
+    /// Whether its claim is older than the cluster's object.
+    pub(crate) is_kept: bool,
     /// Whether its claim names a snapshot.
     pub(crate) is_restored: bool,
 }
@@ -114,6 +116,8 @@ pub(crate) struct ModelBroker {
     pub(crate) starts: u32,
     /// The directories that it would start without.
     pub(crate) given_up: Vec<String>,
+    /// Whether it would begin a new metadata log beside partitions.
+    pub(crate) begins_anew: bool,
     /// Volumes that it has until it ends, though their claims are gone.
     pub(crate) held: BTreeMap<String, ModelDisk>,
 }
@@ -221,7 +225,11 @@ impl ModelState {
         broker.starts_in = broker.starts_in.saturating_sub(1);
         let (is_starting, expected) = (broker.starts_in > 0, started.3.clone());
         let held = broker.held.clone();
-        if is_starting || self.frozen || !self.finds_all(id, &expected) {
+        if is_starting
+            || self.frozen
+            || !self.finds_all(id, &expected)
+            || !self.has_metadata_log(id, &volumes)
+        {
             return;
         }
         for place in volumes.iter().filter(|place| !held.contains_key(&place.name)) {
@@ -242,6 +250,16 @@ impl ModelState {
         expected.iter().all(|each| found.contains(&each))
     }
 
+    /// Whether a broker that was started with `volumes` finds its metadata log, or may begin one:
+    /// there are no partitions elsewhere, or it was told to.
+    fn has_metadata_log(&self, id: i32, volumes: &[VolumePlace]) -> bool {
+        let is_used = |name: &str| self.mounted(id, name).is_some_and(|d| d.directory.is_some());
+        let mut others = volumes.iter().filter(|place| place.name != "data");
+        is_used("data")
+            || self.brokers[&id].begins_anew
+            || !others.any(|place| is_used(&place.name))
+    }
+
     fn run(&self, id: i32) -> Run {
         let Some(broker) = self.brokers.get(&id) else { return Run::Absent };
         let Some((image, _, _, expected, volumes)) = &broker.started else {
@@ -256,6 +274,11 @@ impl ModelState {
             Run::Failing {
                 reason: "CrashLoopBackOff".to_owned(),
                 message: "the log directory is empty".to_owned(),
+            }
+        } else if !self.has_metadata_log(id, volumes) {
+            Run::Failing {
+                reason: "CrashLoopBackOff".to_owned(),
+                message: "the metadata log is missing".to_owned(),
             }
         } else {
             Run::Ready
@@ -275,6 +298,12 @@ impl ModelState {
         let Some(broker) = self.brokers.get(&id) else { return false };
         let mut started = broker.started.iter().flat_map(|started| &started.4);
         started.any(|place| place.name == volume) && !broker.held.contains_key(volume)
+    }
+
+    /// The volumes that a broker has until it ends.
+    fn mounts(&self, id: i32) -> BTreeSet<String> {
+        let started = self.brokers.get(&id).and_then(|broker| broker.started.as_ref());
+        started.iter().flat_map(|started| &started.4).map(|place| place.name.clone()).collect()
     }
 
     /// What a broker that was started with `volumes` says of its directories. A path that a newer
@@ -308,7 +337,8 @@ impl ModelState {
                 is_restored: disk.is_restored,
                 waits_for_pod: !self.silent,
                 is_mounted: self.is_mounted(id, name),
-                fault: is_bad.then(|| Fault {
+                is_kept: disk.is_kept,
+                fault: (is_bad || disk.is_gone).then(|| Fault {
                     reason: "ProvisioningFailed".to_owned(),
                     message: "there is no such class".to_owned(),
                 }),
@@ -386,6 +416,8 @@ impl Platform for Model {
                         let broker = state.brokers.entry(*id).or_default();
                         broker.defined = definition(desired, *id).unwrap_or_default();
                         broker.given_up = ids(desired, *id, "accepted.lost.directory.ids=");
+                        broker.begins_anew =
+                            !ids(desired, *id, "accepted.lost.metadata.log=").is_empty();
                     }
                     Step::RestartBroker { broker: id, ended } => {
                         let serves = state.serves(*id);
@@ -465,6 +497,7 @@ impl Live for ModelState {
                 admin_bind: None,
                 directory_ids: expected_directories(cluster, id),
                 given_up: given_up_directories(cluster, id),
+                begins_anew: lost_metadata_log(cluster, id),
                 claim_templates: None,
             };
             (id, facts)
@@ -508,6 +541,7 @@ impl Live for ModelState {
                 to_end: broker.started.as_ref().map(|_| broker.starts.to_string()),
                 run,
                 volumes: self.volumes(id),
+                mounts: self.mounts(id),
                 identity,
                 image: broker.started.as_ref().map(|(image, ..)| image.clone()),
             };
