@@ -218,7 +218,10 @@ impl LogManager {
             }
         }
         let (mut single, total) = (Vec::new(), owned.len());
-        for copies in owned.into_values() {
+        for mut copies in owned.into_values() {
+            if copies.len() > 1 {
+                copies = self.env.blocking(|| without_unused(copies)).await;
+            }
             match <[Owned; 1]>::try_from(copies) {
                 Ok([one]) => single.push(one),
                 Err(copies) => self.set_twice(copies),
@@ -376,6 +379,19 @@ impl LogManager {
         });
         futures::future::join_all(loops).await;
     }
+}
+
+/// The directories of one partition but for those that no log was ever in, unless all are such: a
+/// log that could not be made in one log directory was made in another. Blocks.
+fn without_unused(copies: Vec<Owned>) -> Vec<Owned> {
+    let (mut unused, mut used): (Vec<_>, Vec<_>) =
+        copies.into_iter().partition(Owned::was_never_used);
+    if used.is_empty() {
+        used.extend(unused.pop());
+    }
+    // One that cannot be removed is looked at again at the next start.
+    used.extend(unused.into_iter().filter_map(|copy| copy.remove().err()));
+    used
 }
 
 /// A log directory that is in use now.

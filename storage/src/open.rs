@@ -54,6 +54,26 @@ pub(super) struct Opened {
 type Refused = (Option<TopicId>, LogError);
 
 impl Owned {
+    /// Whether it was made and no log in it: of a log, at least one file is there from the first
+    /// record on. Blocks.
+    pub(super) fn was_never_used(&self) -> bool {
+        let Found { dir, path, .. } = &self.found;
+        let had = dir.partitions.get(&self.found.name()).unwrap_or_default().1.end_offset();
+        self.lacks_metadata && had == 0 && holds_no_log(&*dir.disk, path).unwrap_or(false)
+    }
+
+    /// Removes it. Blocks.
+    pub(super) fn remove(self) -> Result<(), Self> {
+        let Found { dir, path, .. } = &self.found;
+        if let Err(error) = dir.disk.remove_dir_all(path) {
+            tracing::warn!(dir = %path.display(), %error, "could not remove a directory of a \
+                partition that was never used");
+            return Err(self);
+        }
+        dir.partitions.forget([(&self.found.name(), Some(self.topic_id))]);
+        Ok(())
+    }
+
     /// Opens the log. Blocks.
     pub(super) fn open(
         self,

@@ -552,3 +552,40 @@ async fn a_partition_in_two_log_directories_is_offline_until_one_is_moved_away()
     let again = open().await.unwrap();
     assert_eq!((again.logs().len(), again.offline_logs().len()), (1, 0));
 }
+
+/// What was left of a log in the one directory is not taken for a second copy at the next start.
+#[tokio::test]
+async fn a_log_that_one_log_directory_could_not_make_is_served_from_the_other() {
+    for fault in [Fault::FailChange, Fault::FailSyncDir, Fault::NoSpace, Fault::NoDescriptor] {
+        let mut moved = 0;
+        for at in 0.. {
+            let disk = SimDisk::new(at);
+            let dirs: Vec<PathBuf> = vec!["/a".into(), "/b".into()];
+            let options = || LogManagerOptions {
+                reserve_bytes: Some(0),
+                ..LogManagerOptions::new(dirs.clone())
+            };
+            let manager = LogManager::open(disk.env(), options()).await.unwrap();
+            manager.create(TOPIC, OLD, 0, small()).await.unwrap();
+            disk.inject(fault, "/b", at, u64::MAX);
+            let first = manager.create(TOPIC, OLD, 1, small()).await;
+            disk.heal();
+            let log = manager.create(TOPIC, OLD, 1, small()).await.unwrap();
+            moved += u32::from(first.is_err() && log.path.starts_with("/a"));
+            append(&log, 1, &["kept"]);
+            log.sync().unwrap();
+            disk.end_process();
+            drop((manager, log));
+            let manager = LogManager::open(disk.env(), options()).await.unwrap();
+            let offline = manager.offline_logs();
+            assert!(offline.is_empty(), "{fault:?} at {at}: {:?}", offline[0].error);
+            let log = manager.create(TOPIC, OLD, 1, small()).await.unwrap();
+            assert_eq!(contents(&log).into_values().collect::<Vec<_>>(), ["kept"]);
+            if first.is_ok() {
+                break;
+            }
+        }
+        let ends_the_use = matches!(fault, Fault::FailChange | Fault::FailSyncDir);
+        assert!(!ends_the_use || moved > 0, "{fault:?}");
+    }
+}
