@@ -12,7 +12,7 @@ use super::{
     Completion, Cx, Group, GroupState, Member, NEW_MEMBER_JOIN_TIMEOUT_MS, Reply, ReplyId,
     TimerKey, Write,
 };
-use super::{arm_session, optional_str_bytes, str_bytes, timeout};
+use super::{optional_str_bytes, str_bytes, timeout};
 use crate::coordinator::memory::{member_bytes, protocol_bytes};
 
 /// From this version on a new dynamic member is given its id first and joins with it (KIP-394).
@@ -109,8 +109,7 @@ impl Group {
             // rejoin are left out.
             GroupState::PreparingRebalance => {
                 member.is_some_and(|member| member.awaiting_join.is_some())
-                    || self.members.values().filter(|member| member.awaiting_join.is_some()).count()
-                        < max_size
+                    || self.members.joining() < max_size
             }
             GroupState::CompletingRebalance | GroupState::Stable => {
                 member.is_some() || known_static || self.members.len() < max_size
@@ -215,7 +214,7 @@ impl Group {
             cx.reply(displaced, join_error(member_id, ErrorCode::RebalanceInProgress));
         }
         self.count_protocols(&member, true);
-        self.members.insert(member.id.clone(), member);
+        self.members.insert(member);
     }
 
     /// A static member came back without its member id: it gets a new one, and whoever still uses
@@ -271,7 +270,7 @@ impl Group {
         if self.pending_sync.remove(&old_id) {
             self.pending_sync.insert(new_id.clone());
         }
-        self.members.insert(new_id.clone(), member);
+        self.members.insert(member);
     }
 
     /// The record of a static member's new id is committed, or could not be written. In the
@@ -309,9 +308,7 @@ impl Group {
             // for.
             response.leader = optional_str_bytes(rejoin.old_leader.as_ref()).unwrap_or_default();
         }
-        if let Some(member) = self.members.get_mut(&rejoin.new_member_id) {
-            member.awaiting_join = None;
-        }
+        self.members.change(&rejoin.new_member_id, |member| member.awaiting_join = None);
         cx.reply(rejoin.reply, Reply::Join(response));
         self.touch(&rejoin.new_member_id, cx);
     }
@@ -352,11 +349,13 @@ impl Group {
     pub(super) fn joined(&mut self, member_id: &Arc<str>, cx: &mut Cx<'_>) {
         let with_members = self.is_leader(member_id);
         let response = self.join_response(member_id, with_members);
-        let Some(member) = self.members.get_mut(member_id) else { return };
-        member.is_new = false;
-        if let Some(waiting) = member.awaiting_join.take() {
-            cx.out.replies.push((waiting, Reply::Join(response)));
+        let waiting = self.members.change(member_id, |member| {
+            member.is_new = false;
+            member.awaiting_join.take()
+        });
+        if let Some(waiting) = waiting.flatten() {
+            cx.reply(waiting, Reply::Join(response));
         }
-        arm_session(&self.id, member, cx);
+        self.touch(member_id, cx);
     }
 }

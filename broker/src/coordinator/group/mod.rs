@@ -20,6 +20,7 @@ mod heartbeat;
 pub(super) mod join;
 pub(super) mod leave;
 mod member;
+mod members;
 mod rebalance;
 pub(super) mod sync;
 
@@ -36,12 +37,13 @@ use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::TimestampMs;
 
 use super::GroupConfig;
-use super::memory::{Charge, GroupMemory, Of, group_bytes, name_bytes};
+use super::memory::{Charge, GroupMemory, Of, group_bytes};
 use super::records::{GroupMetadata, MemberMetadata, Record};
 use super::runtime;
 
 pub use join::JoinRequest;
 pub use member::Member;
+use members::{Members, Names};
 pub use runtime::{Now, ReplyId, WriteId};
 
 /// The protocol type of Kafka's consumers; the only one whose metadata is looked into, and only for
@@ -180,18 +182,18 @@ pub struct Group {
     protocol: Option<Arc<str>>,
     generation: i32,
     leader: Option<Arc<str>>,
-    members: BTreeMap<Arc<str>, Member>,
+    members: Members,
     /// group.instance.id to member id; each value is a key of `members`.
     static_members: BTreeMap<Arc<str>, Arc<str>>,
     /// Ids that were given out (MEMBER_ID_REQUIRED) and have not joined yet; disjoint from
     /// `members`.
-    pending_join: BTreeSet<Arc<str>>,
+    pending_join: Names,
     /// Members of this generation that have not asked for their assignment yet.
     pending_sync: BTreeSet<Arc<str>>,
     /// How many members support each protocol.
     supported_protocols: BTreeMap<Arc<str>, usize>,
     /// Topics the members of a consumer group subscribe to; `None` when that cannot be told.
-    subscribed_topics: Option<BTreeSet<Arc<str>>>,
+    subscribed_topics: Option<Names>,
     /// A member has come during the initial delay, so the delay may be extended.
     new_member_added: bool,
     /// The initial delay that runs and what may be added to it, in milliseconds.
@@ -213,9 +215,9 @@ impl Group {
             protocol: None,
             generation: 0,
             leader: None,
-            members: BTreeMap::new(),
+            members: Members::default(),
             static_members: BTreeMap::new(),
-            pending_join: BTreeSet::new(),
+            pending_join: Names::default(),
             pending_sync: BTreeSet::new(),
             supported_protocols: BTreeMap::new(),
             subscribed_topics: None,
@@ -319,16 +321,28 @@ impl Group {
         self.protocol_type.as_deref() == Some(CONSUMER_PROTOCOL_TYPE)
     }
 
-    /// Counts what the group holds now.
+    /// Tells what the group holds now.
     pub(super) fn recharge(&mut self, memory: &Arc<GroupMemory>) {
-        let members = self.members.values().map(Member::held_bytes);
-        let names = self
-            .pending_join
-            .iter()
-            .chain(self.subscribed_topics.iter().flatten())
-            .map(|name| name_bytes(name));
-        let bytes = members.chain(names).fold(group_bytes(&self.id), usize::saturating_add);
+        let topics = self.subscribed_topics.as_ref().map_or(0, Names::held_bytes);
+        let bytes = group_bytes(&self.id)
+            .saturating_add(self.members.held_bytes())
+            .saturating_add(self.pending_join.held_bytes())
+            .saturating_add(topics);
         self.charge.set(memory, bytes);
+    }
+
+    /// What [`Self::recharge`] tells, counted anew.
+    #[cfg(test)]
+    pub(super) fn counted_bytes(&self) -> usize {
+        assert_eq!(
+            self.members.joining(),
+            self.members.values().filter(|member| member.awaiting_join.is_some()).count()
+        );
+        let names =
+            self.pending_join.iter().chain(self.subscribed_topics.iter().flat_map(|t| t.iter()));
+        group_bytes(&self.id)
+            + self.members.values().map(Member::held_bytes).sum::<usize>()
+            + names.map(|name| super::memory::name_bytes(name)).sum::<usize>()
     }
 
     /// The bytes of the member that `request` comes from; 0 when it is new.
@@ -417,7 +431,7 @@ impl Group {
         }
         self.pending_join.remove(&member.id);
         self.count_protocols(&member, true);
-        self.members.insert(member.id.clone(), member);
+        self.members.insert(member);
     }
 
     fn count_protocols(&mut self, member: &Member, add: bool) {
@@ -425,8 +439,10 @@ impl Group {
         for name in names {
             let count = self.supported_protocols.entry(name.clone()).or_default();
             *count = if add { count.saturating_add(1) } else { count.saturating_sub(1) };
+            if *count == 0 {
+                self.supported_protocols.remove(name);
+            }
         }
-        self.supported_protocols.retain(|_, count| *count > 0);
     }
 
     /// Takes `member_id` out, pending or not, with its timer; another member becomes leader if it
@@ -473,15 +489,15 @@ impl Group {
         votes.into_iter().rev().max_by_key(|(_, count)| *count).map(|(name, _)| name.clone())
     }
 
-    fn compute_subscribed_topics(&self) -> Option<BTreeSet<Arc<str>>> {
+    fn compute_subscribed_topics(&self) -> Option<Names> {
         if !self.is_consumer_group() {
             return None;
         }
         if self.members.is_empty() {
-            return Some(BTreeSet::new());
+            return Some(Names::default());
         }
         let protocol = self.protocol.as_ref()?;
-        let mut topics = BTreeSet::new();
+        let mut topics = Names::default();
         for member in self.members.values() {
             topics.extend(member::subscribed_topics(&member.metadata_for(protocol))?);
         }

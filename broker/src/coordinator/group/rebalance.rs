@@ -129,8 +129,7 @@ impl Group {
     }
 
     fn has_all_joined(&self) -> bool {
-        self.pending_join.is_empty()
-            && self.members.values().all(|member| member.awaiting_join.is_some())
+        self.pending_join.is_empty() && self.members.joining() == self.members.len()
     }
 
     fn arm_join(&self, timeout_ms: u64, cx: &mut Cx<'_>) {

@@ -28,9 +28,9 @@ impl Group {
             }
             GroupState::CompletingRebalance => {
                 self.pending_sync.remove(member_id);
-                if let Some(member) = self.members.get_mut(member_id)
-                    && let Some(displaced) = member.awaiting_sync.replace(reply)
-                {
+                let displaced =
+                    self.members.change(member_id, |member| member.awaiting_sync.replace(reply));
+                if let Some(displaced) = displaced.flatten() {
                     cx.reply(displaced, sync_error(ErrorCode::RebalanceInProgress));
                 }
                 if self.is_leader(member_id) {
@@ -93,15 +93,12 @@ impl Group {
             self.cancel_assignment(error, cx);
             return self.prepare_rebalance(cx);
         }
-        for member in self.members.values_mut() {
+        let mut waiting = Vec::new();
+        self.members.change_all(|member| {
             member.assignment = assignments.remove(&member.id).unwrap_or_default();
-        }
+            waiting.extend(member.awaiting_sync.take().map(|reply| (member.id.clone(), reply)));
+        });
         self.transition_to(GroupState::Stable, cx.now);
-        let waiting: Vec<(Arc<str>, ReplyId)> = self
-            .members
-            .values_mut()
-            .filter_map(|member| Some((member.id.clone(), member.awaiting_sync.take()?)))
-            .collect();
         for (member_id, reply) in waiting {
             if let Some(member) = self.members.get(&member_id) {
                 cx.reply(reply, Reply::Sync(self.sync_response(member)));
@@ -113,13 +110,13 @@ impl Group {
     /// Answers everybody who waits for an assignment with `error`.
     pub(super) fn cancel_assignment(&mut self, error: ErrorCode, cx: &mut Cx<'_>) {
         let mut answered = Vec::new();
-        for member in self.members.values_mut() {
+        self.members.change_all(|member| {
             member.assignment = Bytes::new();
             if let Some(waiting) = member.awaiting_sync.take() {
                 cx.out.replies.push((waiting, sync_error(error)));
                 answered.push(member.id.clone());
             }
-        }
+        });
         for member_id in answered {
             self.touch(&member_id, cx);
         }

@@ -18,9 +18,9 @@
 //! per partition appends the queue and gives each write back when it is committed or has failed. No
 //! lock is held across an await. One task for all partitions sleeps until the earliest deadline.
 //!
-//! Bounds: a queue holds at most one group of writes per request in flight, which the server
-//! bounds, and per timer that fired; at most `slot::WRITES_IN_FLIGHT_MAX` batches per partition
-//! wait for their commit.
+//! Bounds: while a queue holds `slot::QUEUE_BYTES_MAX`, requests that may write wait before they
+//! are looked at, and hold their own frames, which the server bounds; timers that fire add to it.
+//! At most `slot::WRITES_IN_FLIGHT_MAX` batches per partition wait for their commit.
 
 mod slot;
 pub(super) mod timeline;
@@ -261,21 +261,22 @@ impl<M: Machine> Runtime<M> {
         self.slots().iter().filter_map(|slot| slot.read(&mut read).ok()).collect()
     }
 
-    /// Gives an event to one partition's machine, at once.
-    pub(super) fn ask(
+    /// Gives an event to one partition's machine, as soon as its queue has room. Cancel safe.
+    pub(super) async fn ask(
         &self,
         partition: i32,
         event: impl FnOnce(&mut M, ReplyId, Now) -> OutputOf<M>,
     ) -> Asked<M::Reply> {
-        let ask = || {
+        let ask = async {
             let slot = self.slot(partition)?;
+            slot.room().await;
             let (sender, receiver) = oneshot::channel();
             let now = self.now();
             slot.request(sender, now, |machine, reply| event(machine, reply, now))?;
             self.rearm_if_earlier(slot.next_deadline_ms());
             Ok(receiver)
         };
-        Asked(ask())
+        Asked(ask.await)
     }
 
     /// Gives an event to every partition's machine; those that are being loaded get it afterwards.
@@ -345,5 +346,7 @@ async fn drive_timers<M: Machine>(runtime: Arc<Runtime<M>>) {
                 slot.event(now, |machine| machine.advance(now));
             }
         }
+        // There may be more to do at once.
+        tokio::task::yield_now().await;
     }
 }

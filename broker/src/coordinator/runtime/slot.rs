@@ -22,6 +22,11 @@ use crate::coordinator::replicated_log::{AppendError, KeyValue, ReplicatedLog};
 pub(super) const WRITES_IN_FLIGHT_MAX: usize = 8;
 /// Writes are coalesced up to this size, half of the default `max.message.bytes`.
 const BATCH_BYTES_MAX: usize = 512 * 1024;
+/// While so much waits to be written, requests wait: the queue outlives the requests that filled it
+/// when their clients have gone, or others have taken their place.
+const QUEUE_BYTES_MAX: usize = 1024 * 1024;
+/// What a queued write takes besides its records.
+const QUEUED_OVERHEAD: usize = 256;
 /// The most bytes that a record has besides its key and value: four lengths, the offset delta, and
 /// three single bytes.
 const RECORD_OVERHEAD_MAX: usize = 28;
@@ -39,6 +44,8 @@ pub(super) struct Slot<M: Machine> {
     next_deadline_ms: AtomicU64,
     /// There is something to write.
     wake: Notify,
+    /// There is room in the queue again, or no queue.
+    room: Notify,
     closed: CancellationToken,
     pub(super) task: Mutex<Option<JoinHandle<()>>>,
 }
@@ -60,6 +67,7 @@ struct Active<M: Machine> {
     waiting: BTreeMap<ReplyId, oneshot::Sender<M::Reply>>,
     next_reply: u64,
     queue: VecDeque<Queued<M::Completion>>,
+    queued_bytes: usize,
 }
 
 /// A write whose records are encoded.
@@ -68,6 +76,12 @@ struct Queued<Completion> {
     /// An upper bound of what the records take in a batch.
     bytes: usize,
     then: Completion,
+}
+
+impl<Completion> Queued<Completion> {
+    fn held_bytes(&self) -> usize {
+        self.bytes.saturating_add(QUEUED_OVERHEAD)
+    }
 }
 
 impl<M: Machine> Active<M> {
@@ -85,7 +99,9 @@ impl<M: Machine> Active<M> {
             while let Some(write) = writes.next() {
                 match encode::<M>(&write.records, bytes_max) {
                     Ok((records, bytes)) => {
-                        self.queue.push_back(Queued { records, bytes, then: write.then })
+                        let write = Queued { records, bytes, then: write.then };
+                        self.queued_bytes = self.queued_bytes.saturating_add(write.held_bytes());
+                        self.queue.push_back(write);
                     }
                     // Nothing was decided after the writes of this event, so they are the newest.
                     Err(why) => {
@@ -108,6 +124,7 @@ impl<M: Machine> Slot<M> {
             state: Mutex::new(State::Loading { told: Vec::new(), is_out: false }),
             next_deadline_ms: AtomicU64::new(u64::MAX),
             wake: Notify::new(),
+            room: Notify::new(),
             closed: CancellationToken::new(),
             task: Mutex::default(),
         }
@@ -119,8 +136,13 @@ impl<M: Machine> Slot<M> {
         let State::Loading { told, .. } = &mut *state else { return };
         let told = std::mem::take(told);
         let out = machine.on_loaded(now);
-        let mut active =
-            Active { machine, waiting: BTreeMap::new(), next_reply: 0, queue: VecDeque::new() };
+        let mut active = Active {
+            machine,
+            waiting: BTreeMap::new(),
+            next_reply: 0,
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+        };
         let bytes_max = self.log.batch_bytes_max(self.partition);
         active.settle(out, bytes_max, now);
         for event in told {
@@ -139,6 +161,7 @@ impl<M: Machine> Slot<M> {
         if matches!(*state, State::Active(_)) {
             *state = State::Loading { told: Vec::new(), is_out: false };
             self.next_deadline_ms.store(u64::MAX, Ordering::Release);
+            self.room.notify_waiters();
         }
     }
 
@@ -152,6 +175,7 @@ impl<M: Machine> Slot<M> {
     pub(super) fn close(&self) {
         *lock(&self.state) = State::Closed;
         self.next_deadline_ms.store(u64::MAX, Ordering::Release);
+        self.room.notify_waiters();
         self.closed.cancel();
     }
 
@@ -188,6 +212,19 @@ impl<M: Machine> Slot<M> {
             return;
         }
         self.event(now, |machine| event(machine, now));
+    }
+
+    /// Waits until the queue has room for what a request may write, or is no more.
+    pub(super) async fn room(&self) {
+        loop {
+            let mut room = std::pin::pin!(self.room.notified());
+            room.as_mut().enable();
+            match &*lock(&self.state) {
+                State::Active(active) if active.queued_bytes >= QUEUE_BYTES_MAX => {}
+                _ => return,
+            }
+            room.await;
+        }
     }
 
     pub(super) fn request(
@@ -232,11 +269,14 @@ impl<M: Machine> Slot<M> {
                 bytes.saturating_add(write.bytes) <= bytes_max || bytes == HEADER_BYTES
             }) {
                 bytes = bytes.saturating_add(write.bytes);
+                active.queued_bytes = active.queued_bytes.saturating_sub(write.held_bytes());
                 batch.push(write);
             }
             batch
         };
-        self.with_active(take).unwrap_or_default()
+        let batch = self.with_active(take).unwrap_or_default();
+        self.room.notify_waiters();
+        batch
     }
 
     fn ended(&self, completions: Vec<M::Completion>, now: Now) {
@@ -254,6 +294,7 @@ impl<M: Machine> Slot<M> {
     fn failed(&self, batch: Vec<M::Completion>, why: AppendError, now: Now) {
         let bytes_max = self.log.batch_bytes_max(self.partition);
         let _ = self.with_active(|active| {
+            active.queued_bytes = 0;
             let newest =
                 batch.into_iter().chain(active.queue.drain(..).map(|write| write.then)).collect();
             let out = active.machine.failed(newest, why, now);

@@ -72,33 +72,39 @@ impl GroupCoordinator {
         let group_id: Arc<str> = request.group_id.as_str().into();
         let prefix = request.group_instance_id.as_deref().unwrap_or(&context.client_id);
         let new_member_id = new_member_id(prefix, self.inner.runtime.env().random_uuid());
-        let asked = self.inner.ask(&group_id, |shard, reply, now| {
-            let join = JoinRequest {
-                reply,
-                api_version: context.api_version,
-                client_id: context.client_id.clone(),
-                client_host: context.caller.host.clone(),
-                member_id: member_id.clone(),
-                new_member_id,
-                instance_id: request.group_instance_id.as_deref().map(Arc::from),
-                session_timeout_ms: request.session_timeout_ms,
-                // Version 0 has no rebalance timeout of its own.
-                rebalance_timeout_ms: if context.api_version == 0 {
-                    request.session_timeout_ms
-                } else {
-                    request.rebalance_timeout_ms
-                },
-                protocol_type: request.protocol_type.as_str().into(),
-                protocols: request
-                    .protocols
-                    .iter()
-                    .map(|protocol| {
-                        (protocol.name.as_str().into(), Bytes::copy_from_slice(&protocol.metadata))
-                    })
-                    .collect(),
-            };
-            shard.join(&group_id, join, now)
-        });
+        let asked = self
+            .inner
+            .ask(&group_id, |shard, reply, now| {
+                let join = JoinRequest {
+                    reply,
+                    api_version: context.api_version,
+                    client_id: context.client_id.clone(),
+                    client_host: context.caller.host.clone(),
+                    member_id: member_id.clone(),
+                    new_member_id,
+                    instance_id: request.group_instance_id.as_deref().map(Arc::from),
+                    session_timeout_ms: request.session_timeout_ms,
+                    // Version 0 has no rebalance timeout of its own.
+                    rebalance_timeout_ms: if context.api_version == 0 {
+                        request.session_timeout_ms
+                    } else {
+                        request.rebalance_timeout_ms
+                    },
+                    protocol_type: request.protocol_type.as_str().into(),
+                    protocols: request
+                        .protocols
+                        .iter()
+                        .map(|protocol| {
+                            (
+                                protocol.name.as_str().into(),
+                                Bytes::copy_from_slice(&protocol.metadata),
+                            )
+                        })
+                        .collect(),
+                };
+                shard.join(&group_id, join, now)
+            })
+            .await;
         drop(request);
         asked.answer().await.map_or_else(refuse, into_join)
     }
@@ -118,8 +124,10 @@ impl GroupCoordinator {
         {
             return into_sync(sync_error(ErrorCode::InconsistentGroupProtocol));
         }
-        let asked =
-            self.inner.ask(&request.group_id, |shard, reply, now| shard.sync(&request, reply, now));
+        let asked = self
+            .inner
+            .ask(&request.group_id, |shard, reply, now| shard.sync(&request, reply, now))
+            .await;
         drop(request);
         into_sync(asked.answer().await.unwrap_or_else(sync_error))
     }

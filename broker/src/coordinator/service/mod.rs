@@ -175,16 +175,16 @@ impl Inner {
         self.runtime.with_machine(self.owner_of(group_id)?, read)
     }
 
-    /// Gives an event to the shard that owns `group_id`, at once. [`Asked::answer`] waits for the
-    /// answer it leads to; a request that may wait long is dropped before, because it keeps its
-    /// whole frame in memory.
-    fn ask(
+    /// Gives an event to the shard that owns `group_id`. [`Asked::answer`] waits for the answer it
+    /// leads to; a request that may wait long is dropped before, because it keeps its whole frame
+    /// in memory.
+    async fn ask(
         &self,
         group_id: &str,
         event: impl FnOnce(&mut Shard, ReplyId, Now) -> Output,
     ) -> Asked<Reply> {
         match self.owner_of(group_id) {
-            Ok(owner) => self.runtime.ask(owner, event),
+            Ok(owner) => self.runtime.ask(owner, event).await,
             Err(error) => Asked::refused(error),
         }
     }
@@ -198,7 +198,7 @@ impl Inner {
         group_id: &str,
         event: impl FnOnce(&mut Shard, ReplyId, Now) -> Output,
     ) -> Result<Reply, ErrorCode> {
-        self.ask(group_id, event).answer().await
+        self.ask(group_id, event).await.answer().await
     }
 }
 

@@ -675,3 +675,34 @@ async fn version_10_names_topics_by_id() {
     }
     coordinator.shutdown().await;
 }
+
+/// What clients that have gone left to be written is bounded: later requests wait before they are
+/// looked at, and then get their answers.
+#[tokio::test(start_paused = true)]
+async fn requests_wait_while_much_is_to_be_written() {
+    let (coordinator, log) = coordinator();
+    coordinator.load(0).await.unwrap();
+    log.high_watermark.send_replace(0);
+    let commit_of = |group: usize| {
+        let mut request = commit_request("t", 5);
+        request.group_id = GroupId(str_bytes(&format!("g{group}")));
+        request.topics[0].partitions[0].committed_metadata = Some(str_bytes(&"m".repeat(4_000)));
+        request
+    };
+    let context = context(8);
+    for group in 0..2_000 {
+        let mut goes = Box::pin(coordinator.offset_commit(&context, commit_of(group)));
+        assert!(futures::poll!(goes.as_mut()).is_pending());
+        // Its client has gone; the coordinator goes on with what it has of it.
+        drop(goes);
+        tokio::task::yield_now().await;
+    }
+    let held = coordinator.memory().offsets_bytes();
+    assert!((1_000_000..2_000_000).contains(&held), "{held}");
+    let mut waits = Box::pin(coordinator.offset_commit(&context, commit_of(2_000)));
+    assert!(futures::poll!(waits.as_mut()).is_pending());
+    assert_eq!(coordinator.memory().offsets_bytes(), held, "it was not looked at");
+    log.high_watermark.send_replace(Offset::MAX);
+    assert_eq!(waits.await.topics[0].partitions[0].error_code, 0);
+    coordinator.shutdown().await;
+}

@@ -32,6 +32,8 @@ use super::runtime::timeline::Timeline;
 
 pub(crate) use offsets::commit_error;
 
+/// How many deadlines are looked at before other events of the partition have their turn.
+const DUE_AT_ONCE_MAX: usize = 256;
 /// Most tombstones of one write, and most bytes of their keys: far below any sensible
 /// `max.message.bytes`.
 const TOMBSTONES_PER_WRITE: usize = 500;
@@ -128,10 +130,11 @@ impl Shard {
         self.timers.next_ms()
     }
 
-    /// Does what is due.
+    /// Does what is due, some of it if that is much: then [`Self::next_deadline_ms`] is still past.
     pub fn advance(&mut self, now: Now) -> Output {
         let mut out = Output::default();
-        while let Some(key) = self.timers.pop_due(now.mono_ms) {
+        for _ in 0..DUE_AT_ONCE_MAX {
+            let Some(key) = self.timers.pop_due(now.mono_ms) else { break };
             match key {
                 TimerKey::Session { group, member } => {
                     self.with_group(&group, &mut out, now, |group, cx| {

@@ -22,7 +22,7 @@ use proptest::prelude::*;
 use super::Shard;
 use crate::coordinator::GroupConfig;
 use crate::coordinator::group::{
-    GroupState, JoinRequest, Now, Output, Reply, ReplyId, Write, str_bytes,
+    Group, GroupState, JoinRequest, Now, Output, Reply, ReplyId, Write, str_bytes,
 };
 use crate::coordinator::memory::GroupMemory;
 use crate::coordinator::records::{OffsetKey, Record};
@@ -611,6 +611,12 @@ proptest! {
                 }
             }
             seen = world.replies.len();
+            let counted: usize = world.shard.groups().values().map(Group::counted_bytes).sum();
+            // A group that is being deleted counts until its tombstone is committed.
+            prop_assert!(world.shard.memory.groups_bytes() >= counted);
+            if world.pending.is_empty() {
+                prop_assert_eq!(world.shard.memory.groups_bytes(), counted);
+            }
             if let Some(group) = world.shard.groups().get("g") {
                 prop_assert!(group.generation() >= generation, "generations grow");
                 generation = group.generation();
@@ -728,6 +734,24 @@ fn members_are_refused_when_their_bytes_reach_the_bound_and_small_ones_last() {
     );
     world.advance(1_000_000);
     assert!(world.shard.memory.groups_bytes() < 2_000, "sessions have ended");
+}
+
+#[test]
+fn sessions_that_end_together_leave_others_their_turn() {
+    let mut world = World::new(GroupConfig::default());
+    for _ in 0..1_000 {
+        world.join(Join::new());
+    }
+    let ends_ms = world.shard.next_deadline_ms().unwrap();
+    world.now_ms = ends_ms;
+    let mut turns = 0;
+    while world.shard.next_deadline_ms().is_some_and(|at| at <= ends_ms) {
+        let out = world.shard.advance(world.now());
+        world.take(out);
+        turns += 1;
+    }
+    assert!((4..=8).contains(&turns), "{turns}");
+    assert!(world.shard.groups().is_empty(), "all of them have ended");
 }
 
 #[test]
