@@ -21,7 +21,9 @@ use tokio_util::sync::CancellationToken;
 use super::Log;
 use super::error::{IoContext, LogError};
 use super::segment::Segment;
-use letterbox_protocol::batch::{Batch, BatchBuilder, BatchHeader, Record, RecordIter};
+use letterbox_protocol::batch::{
+    Batch, BatchBuilder, BatchHeader, HEADER_BYTES, Record, RecordIter,
+};
 use letterbox_protocol::compression::{compress, decompress_all};
 use letterbox_protocol::model::{Offset, TimestampMs};
 
@@ -300,14 +302,15 @@ impl Log {
             Ok(())
         })?;
         let sets_horizon = tombstones && header.delete_horizon_ms().is_none();
-        if kept == header.records_count && !sets_horizon {
-            return Ok(Some(bytes));
-        }
         // The end of the log stays readable, so that who reads up to it gets there: Kafka Streams
         // restores its state so.
         let is_end = header.next_offset() >= self.end_offset();
         if kept == 0 && !is_end && !self.is_last_of_producer(header) {
             return Ok(None);
+        }
+        let is_bare = kept > 0 || bytes.len() == HEADER_BYTES;
+        if kept == header.records_count && !sets_horizon && is_bare {
+            return Ok(Some(bytes));
         }
         let mut builder = BatchBuilder::like(header);
         if sets_horizon {
@@ -319,6 +322,10 @@ impl Log {
             }
             Ok(())
         })?;
+        if kept == 0 {
+            // A codec's frame around nothing ends the processes of some clients (librdkafka).
+            return Ok(Some(builder.build().to_vec()));
+        }
         let codec = header.compression().map_err(|error| damaged(segment, error))?;
         let packed =
             compress(codec, None, builder.records()).during("compress", segment.path(".log"))?;

@@ -16,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::*;
-use letterbox_protocol::batch::{Batch, BatchBuilder, BatchHeader, RecordIter};
+use letterbox_protocol::batch::{Batch, BatchBuilder, BatchHeader, Compression, RecordIter};
+use letterbox_protocol::compression::compress;
 use letterbox_protocol::model::Offset;
 
 mod faults;
@@ -1378,6 +1379,41 @@ async fn last_batch_of_a_producer_stays_when_its_records_go() {
         (first.base_offset, first.records_count, first.producer_id, first.last_sequence()),
         (0, 0, 8, 0)
     );
+}
+
+/// As Kafka writes it: a header alone, without a codec. A compressed nothing ends the process of
+/// every client on librdkafka.
+#[tokio::test]
+async fn a_batch_without_records_is_a_header_until_its_producer_goes_on() {
+    for codec in [Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd] {
+        let dir = tempfile::tempdir().unwrap();
+        let (_manager, log) = new_log(&Env::real(), dir.path(), compacted()).await;
+        let by_producer = |sequence| {
+            let mut builder = BatchBuilder::new(1).producer(8, 0, sequence);
+            builder.push(1, Some(b"k"), Some(b"old"), &[]);
+            let packed = compress(codec, None, builder.records()).unwrap();
+            log.append(builder.build_with(codec, &packed), &client(1)).unwrap();
+        };
+        let compact = || {
+            for i in 0..30 {
+                keyed(&log, i, &[("k", Some("new"))]);
+            }
+            log.set_high_watermark(log.end_offset());
+            log.sync().unwrap();
+            log.compact(&pass(1, 0, 1_000)).unwrap().unwrap();
+            bytes_of(&log.read_from_disk(0, 1, log.end_offset(), true).unwrap())
+        };
+        by_producer(0);
+        let read = compact();
+        let (first, _) = Batch::split(&read).unwrap();
+        first.check_crc().unwrap();
+        assert_eq!((first.header.base_offset, first.bytes().len()), (0, 61), "{codec:?}");
+        assert_eq!(first.header.compression().unwrap(), Compression::None);
+        assert_eq!((first.header.producer_id, first.header.last_sequence()), (8, 0));
+        by_producer(1);
+        let first = batches(&compact())[0];
+        assert_eq!((first.base_offset, first.records_count), (31, 0), "the one before has gone");
+    }
 }
 
 #[derive(Clone, Debug)]
