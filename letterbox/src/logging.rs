@@ -4,6 +4,7 @@
 //! Nobody has to read them: a disk that is full, a pipe whose reader has ended or does not read
 //! costs lines and nothing else ([`Output`]).
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
@@ -33,11 +34,12 @@ pub(crate) fn start(options: &Options) -> anyhow::Result<()> {
     // What ends openraft is said as why the broker cannot go on; the rest is a voter that is away.
     let level = options.level.as_deref().unwrap_or("info,openraft=off");
     let filter = EnvFilter::try_new(level).with_context(|| format!("--log-level {level}"))?;
-    let output = Output::new(io::stdout(), options.json);
+    let ansi = !options.json && io::stdout().is_terminal();
+    let output = Output::new(io::stdout(), options.json, ansi);
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)
-        .with_ansi(!options.json && io::stdout().is_terminal())
+        .with_ansi(ansi)
         .log_internal_errors(false)
         .with_writer(output);
     if options.json {
@@ -78,6 +80,8 @@ const TAKEN_AT_ONCE: usize = 4096;
 struct Output<F> {
     to: F,
     json: bool,
+    /// With colours.
+    ansi: bool,
     missing: Mutex<Missing>,
 }
 
@@ -91,8 +95,8 @@ struct Missing {
 }
 
 impl<F: AsFd> Output<F> {
-    fn new(to: F, json: bool) -> Self {
-        Self { to, json, missing: Mutex::default() }
+    fn new(to: F, json: bool, ansi: bool) -> Self {
+        Self { to, json, ansi, missing: Mutex::default() }
     }
 
     fn line(&self, line: &[u8]) {
@@ -159,13 +163,47 @@ struct Line<'a, F>(&'a Output<F>);
 
 impl<F: AsFd> Write for Line<'_, F> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.line(line);
+        match std::str::from_utf8(line) {
+            Ok(text) => self.0.line(one_line(text, self.0.ansi).as_bytes()),
+            Err(_) => self.0.line(line),
+        }
         Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// The event in one line: names that clients give may hold line ends and whatever a terminal obeys,
+/// which would look like lines of our own. Colours stay where there are some.
+fn one_line(event: &str, ansi: bool) -> Cow<'_, str> {
+    let (text, end) = event.strip_suffix('\n').map_or((event, ""), |text| (text, "\n"));
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(event);
+    }
+    let mut line = String::with_capacity(event.len());
+    let mut rest = text;
+    while let Some(next) = rest.chars().next() {
+        let colour = if ansi { colour(rest) } else { None };
+        let taken = colour.unwrap_or(next.len_utf8());
+        let (this, after) = rest.split_at(taken);
+        if next.is_control() && colour.is_none() {
+            line.extend(next.escape_default());
+        } else {
+            line.push_str(this);
+        }
+        rest = after;
+    }
+    line.push_str(end);
+    Cow::Owned(line)
+}
+
+/// The bytes of the change of colour that `text` begins with.
+fn colour(text: &str) -> Option<usize> {
+    let numbers = text.strip_prefix("\x1b[")?;
+    let end = numbers.find(|c: char| !(c.is_ascii_digit() || c == ';'))?;
+    numbers.get(end..)?.starts_with('m').then_some(text.len() - numbers.len() + end + 1)
 }
 
 #[cfg(test)]
@@ -178,7 +216,7 @@ mod tests {
     #[test]
     fn lines_that_nobody_takes_are_dropped_and_counted() {
         let (mut reader, writer) = io::pipe().unwrap();
-        let output = Output::new(writer, false);
+        let output = Output::new(writer, false, false);
         let line = [&[b'x'; 9_999][..], b"\n"].concat();
         let before = std::time::Instant::now();
         for _ in 0..1_000 {
@@ -200,13 +238,34 @@ mod tests {
     }
 
     #[test]
+    fn names_that_clients_give_make_no_lines_of_their_own() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let output = Output::new(writer, false, false);
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).without_time().with_writer(output).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let group = "g\n ERROR the disk is gone\u{1b}[31m\u{9b}31m\r";
+            tracing::info!(%group, "new generation of {group}");
+        });
+        let mut said = String::new();
+        reader.read_to_string(&mut said).unwrap();
+        assert_eq!(said.matches('\n').count(), 1, "{said:?}");
+        assert!(!said.trim_end().contains(char::is_control), "{said:?}");
+        assert!(said.contains("g\\n ERROR the disk is gone"), "{said:?}");
+        assert_eq!(
+            one_line("\x1b[1;31mred\x1b[0m \x1b[2J\n", true),
+            "\x1b[1;31mred\x1b[0m \\u{1b}[2J\n"
+        );
+    }
+
+    #[test]
     fn an_output_that_fails_harms_nobody() {
         let (reader, writer) = io::pipe().unwrap();
         drop(reader);
         let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
         for _ in 0..3 {
-            Output::new(&writer, true).line(b"gone\n");
-            Output::new(&full, true).line(b"gone\n");
+            Output::new(&writer, true, false).line(b"gone\n");
+            Output::new(&full, true, false).line(b"gone\n");
         }
     }
 }

@@ -123,11 +123,15 @@ fn run_broker(config: Config, topics: Vec<image_env::TopicToCreate>) -> anyhow::
         let Some(broker) = Node::start(Env::real(), config, stop.asked()).await? else {
             return Ok(ExitCode::SUCCESS);
         };
-        container::create_topics(&broker, topics).await;
+        let make_topics = async {
+            container::create_topics(&broker, topics).await;
+            std::future::pending().await
+        };
         let fatal = tokio::select! {
             biased;
             () = stop.asked() => None,
             reason = broker.fatal() => Some(reason),
+            () = make_topics => None,
         };
         if let Some(reason) = fatal {
             error!(reason, "the broker cannot go on");

@@ -13,6 +13,7 @@ use common::{
     produce_request, produced, read_answer, topic_name,
 };
 use kafka_protocol::messages as m;
+use kafka_protocol::protocol::StrBytes;
 use letterbox_protocol::batch::{BatchBuilder, Compression};
 use letterbox_protocol::{Response, apis, encode_request};
 
@@ -106,6 +107,57 @@ fn a_large_request_that_does_not_go_on_stops_no_other() {
     first.write_all(rest).unwrap();
     assert_eq!(produced(read_answer(first, PRODUCE_VERSION, apis::PRODUCE)), (0, 4));
     wait_for_memory(|free| free == MEMORY);
+}
+
+/// A JoinGroup may wait for days, and four of them took the memory for requests.
+#[test]
+fn a_join_that_waits_for_its_group_holds_no_memory_of_requests() {
+    const MEMORY: f64 = 1_048_576.0;
+    let dir = tempfile::tempdir().unwrap();
+    let admin = free_port();
+    let broker = Broker::start(
+        dir.path(),
+        &format!(
+            "queued.max.request.bytes={MEMORY}\nadmin.listener=127.0.0.1:{admin}\n\
+             group.initial.rebalance.delay.ms=600000"
+        ),
+    );
+    let mut client = broker.connect();
+    ask_for_topic(&mut client, "orders");
+    // Makes the topic of the coordinator, which may take a moment.
+    let deadline = Instant::now() + PATIENCE;
+    let find = || {
+        let keys = vec![StrBytes::from_static_str("g")];
+        m::FindCoordinatorRequest::default().with_coordinator_keys(keys)
+    };
+    loop {
+        let Response::FindCoordinator(found) = ask(&mut client, 4, find()) else { panic!() };
+        if found.coordinators[0].error_code == 0 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "no coordinator: {found:?}");
+    }
+    let protocol = m::join_group_request::JoinGroupRequestProtocol::default()
+        .with_name(StrBytes::from_static_str("range"))
+        .with_metadata(vec![b'x'; 200_000].into());
+    let join = m::JoinGroupRequest::default()
+        .with_group_id(m::GroupId(StrBytes::from_static_str("g")))
+        .with_session_timeout_ms(10_000)
+        .with_rebalance_timeout_ms(i32::MAX)
+        .with_protocol_type(StrBytes::from_static_str("consumer"))
+        .with_protocols(vec![protocol]);
+    let join = encode_request(7, None, 1, &join.into()).unwrap();
+    let mut waiting: Vec<TcpStream> = (0..6).map(|_| broker.connect()).collect();
+    for client in &mut waiting {
+        greet(client);
+        client.write_all(&join).unwrap();
+    }
+    let groups = "letterbox_group_members_memory_bytes ";
+    wait_until(admin, groups, "that of six members", |held| held > 1_200_000.0);
+    let free = "letterbox_request_memory_free_bytes ";
+    wait_until(admin, free, "all of it", |free| free == MEMORY);
+    let large = produce_request("orders", &[b'x'; 500_000]);
+    assert_eq!(produced(ask(&mut client, PRODUCE_VERSION, large)), (0, 0));
 }
 
 /// 100,000 times the same name would be an answer of some hundred megabytes.

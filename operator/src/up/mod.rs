@@ -51,6 +51,8 @@ const IDLE: Duration = Duration::from_secs(1);
 const BUSY: Duration = Duration::from_millis(50);
 /// How often a settled topic is compared with the cluster.
 const TOPIC_RESYNC: Duration = Duration::from_secs(30);
+/// How often in a row the file cannot be read before that is told.
+const UNREAD_MAX: u32 = 3;
 /// How long one admin call may take, retries included.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -85,6 +87,7 @@ pub async fn up_in(env: Env, options: UpOptions, binary: PathBuf) -> anyhow::Res
         home,
         documents: Documents::default(),
         text: String::new(),
+        unread: 0,
         admins: BTreeMap::new(),
         topics_at: BTreeMap::new(),
         say: Say::new(),
@@ -119,6 +122,8 @@ struct Run {
     documents: Documents,
     /// The file as it was last read, valid or not.
     text: String,
+    /// How often it could not be read since.
+    unread: u32,
     admins: BTreeMap<String, ClientAdmin>,
     /// When each topic was last found as it should be.
     topics_at: BTreeMap<String, Instant>,
@@ -146,7 +151,18 @@ impl Run {
 
     /// Takes up an edited file; an invalid one is told and the old one stays.
     async fn reread(&mut self) {
-        let Ok(text) = file::text(&self.env, &self.options.file).await else { return };
+        let text = match file::text(&self.env, &self.options.file).await {
+            Ok(text) => text,
+            Err(error) => {
+                self.unread = self.unread.saturating_add(1);
+                // An editor may be about to put it there.
+                if self.unread == UNREAD_MAX {
+                    self.not_applied(&error);
+                }
+                return;
+            }
+        };
+        self.unread = 0;
         if text == self.text {
             return;
         }
@@ -160,11 +176,15 @@ impl Run {
                 self.say.line(&format!("{} has changed", self.options.file.display()));
                 self.say.notes(&self.documents);
             }
-            Err(error) => self.say.line(&format!(
-                "the change of {} is not applied: {error:#}",
-                self.options.file.display()
-            )),
+            Err(error) => self.not_applied(&error),
         }
+    }
+
+    fn not_applied(&self, error: &anyhow::Error) {
+        self.say.line(&format!(
+            "the change of {} is not applied: {error:#}",
+            self.options.file.display()
+        ));
     }
 
     fn take(&mut self, mut documents: Documents) -> anyhow::Result<()> {
