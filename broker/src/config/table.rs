@@ -324,9 +324,9 @@ pub const KEYS: &[Key] = &[
     key("log.segment.delete.delay.ms", Kind::Long(0, I64), "60000", "Time that the files of a removed segment stay for readers that have begun.")
         .dynamic(),
     idle("max.connection.creation.rate", Kind::Int(0, I32), "2147483647", Effect::Absent(CONNECTION_RATE)).dynamic(),
-    key("max.connections", Kind::Int(0, I32), "2147483647", "Largest number of connections of the broker; its file descriptors may allow fewer.")
+    key("max.connections", Kind::Int(1, I32), "2147483647", "Largest number of connections of the broker; its file descriptors may allow fewer.")
         .dynamic(),
-    key("max.connections.per.ip", Kind::Int(0, I32), "2147483647", "Largest number of connections from one address.").dynamic(),
+    key("max.connections.per.ip", Kind::Int(1, I32), "2147483647", "Largest number of connections from one address.").dynamic(),
     idle("max.connections.per.ip.overrides", Kind::Text, "", Effect::Absent(CONNECTION_RATE)).dynamic(),
     key(
         "max.decompressed.message.bytes",
