@@ -245,6 +245,7 @@ fn controller(services: &Services, image: &MetadataImage) -> m::BrokerId {
 
 struct Reachable {
     id: m::BrokerId,
+    is_fenced: bool,
     host: StrBytes,
     port: i32,
     rack: Option<StrBytes>,
@@ -257,15 +258,25 @@ fn brokers<'a>(
     image: &'a MetadataImage,
     ctx: &'a RequestContext,
 ) -> impl Iterator<Item = Reachable> + 'a {
+    registered(services, image, ctx).filter(|broker| !broker.is_fenced)
+}
+
+/// As [`brokers`], with those that are fenced.
+fn registered<'a>(
+    services: &'a Services,
+    image: &'a MetadataImage,
+    ctx: &'a RequestContext,
+) -> impl Iterator<Item = Reachable> + 'a {
     let listener = services
         .config
         .listeners
         .get(ctx.caller.listener)
         .map_or("", |listener| listener.name.as_str());
-    image.live_brokers().filter_map(move |(id, broker)| {
+    image.brokers.iter().filter_map(move |(id, broker)| {
         let endpoint = broker.endpoint(listener)?;
         Some(Reachable {
             id: m::BrokerId(id.0),
+            is_fenced: broker.fenced,
             host: text(&endpoint.host),
             port: i32::from(endpoint.port),
             rack: broker.rack.as_deref().map(text),
@@ -313,13 +324,15 @@ pub(crate) fn describe_cluster(
     }
     response.controller_id = controller(services, &image);
     response.with_brokers(
-        brokers(services, &image, ctx)
+        registered(services, &image, ctx)
+            .filter(|broker| request.include_fenced_brokers || !broker.is_fenced)
             .map(|broker| {
                 m::describe_cluster_response::DescribeClusterBroker::default()
                     .with_broker_id(broker.id)
                     .with_host(broker.host)
                     .with_port(broker.port)
                     .with_rack(broker.rack)
+                    .with_is_fenced(broker.is_fenced)
             })
             .collect(),
     )
