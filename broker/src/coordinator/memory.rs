@@ -169,7 +169,7 @@ pub(super) fn group_bytes(id: &str) -> usize {
     AROUND.saturating_add(id.len())
 }
 
-/// What an id takes that was given out and not used yet, or a topic that a group subscribes to.
+/// What an id takes that was given out and not used yet.
 pub(super) fn name_bytes(name: &str) -> usize {
     const AROUND: usize = 96;
     AROUND.saturating_add(name.len())

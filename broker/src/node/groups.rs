@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use letterbox_env::Env;
 use letterbox_protocol::model::{BrokerId, LeaderEpoch, TopicId};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{error, info};
@@ -13,13 +12,10 @@ use tracing::{error, info};
 use super::group_log::GroupLog;
 use crate::config::Config;
 use crate::coordinator::service::GroupMetadataView;
-use crate::coordinator::{GROUP_METADATA_TOPIC, GroupConfig, GroupCoordinator};
+use crate::coordinator::{AppendError, GROUP_METADATA_TOPIC, GroupConfig, GroupCoordinator};
 use crate::metadata::{MetadataDelta, MetadataImage, Topic};
 use crate::replication::ReplicaManager;
 use crate::server::Shown;
-
-/// Partitions of `__consumer_offsets` that are read at once.
-const LOADS_AT_ONCE: usize = 4;
 
 /// Gives the coordinator its partitions and takes them away; reading them goes on meanwhile.
 pub(super) struct GroupHost {
@@ -66,7 +62,7 @@ impl GroupHost {
         let deleted: Vec<(Arc<str>, TopicId)> =
             delta.topics_removed.iter().map(|topic| (topic.name.clone(), topic.id)).collect();
         if !deleted.is_empty() {
-            self.coordinator.topics_deleted(&deleted);
+            self.coordinator.topics_deleted(deleted);
         }
         let (before, after) = offsets_topic(delta);
         let taken = Moves::between(before, after, self.node_id).taken;
@@ -87,7 +83,8 @@ impl GroupHost {
 
     fn load(&mut self, partitions: Vec<i32>) {
         if !partitions.is_empty() {
-            self.loads.spawn(read(self.coordinator.clone(), partitions));
+            let load = |partition| (partition, self.coordinator.load(partition));
+            self.loads.spawn(read(partitions.into_iter().map(load).collect()));
         }
     }
 
@@ -102,23 +99,19 @@ impl GroupHost {
     }
 }
 
-async fn read(coordinator: GroupCoordinator, partitions: Vec<i32>) {
+async fn read(partitions: Vec<(i32, impl Future<Output = Result<(), AppendError>>)>) {
     let (started, partitions_count) = (Instant::now(), partitions.len());
-    let (mut loads, at_once) = (JoinSet::new(), Arc::new(Semaphore::new(LOADS_AT_ONCE)));
-    for partition in partitions {
-        let (coordinator, at_once) = (coordinator.clone(), at_once.clone());
-        loads.spawn(async move {
-            let _turn = at_once.acquire().await;
-            let loaded = coordinator.load(partition).await;
-            loaded
-                .inspect_err(|error| {
-                    error!(partition, %error, "cannot load groups and offsets; their clients are \
-                        told to retry")
-                })
-                .is_ok()
-        });
-    }
-    let loaded_count = loads.join_all().await.into_iter().filter(|loaded| *loaded).count();
+    let each = partitions.into_iter().map(|(partition, loaded)| async move {
+        loaded
+            .await
+            .inspect_err(|error| {
+                error!(partition, %error, "cannot load groups and offsets; their clients are told \
+                    to retry")
+            })
+            .is_ok()
+    });
+    let loaded = futures::future::join_all(each).await;
+    let loaded_count = loaded.into_iter().filter(|loaded| *loaded).count();
     info!(
         partitions_count,
         loaded_count,

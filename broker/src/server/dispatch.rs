@@ -454,6 +454,31 @@ impl Timed {
         });
         Answer::Alone { answer, may_cancel: false }
     }
+
+    /// As [`alone`](Self::alone), for a request that is gone long before its answer is there: it
+    /// holds nothing meanwhile, and the answer waits for its memory.
+    fn parked<R: Errors + Into<Response>>(
+        mut self,
+        ctx: &RequestContext,
+        response: impl Future<Output = BoxFuture<'static, R>> + Send + 'static,
+    ) -> Answer {
+        let (correlation_id, version) = (ctx.correlation_id, ctx.api_version);
+        let answer = Box::pin(async move {
+            let response = response.await;
+            self.share.try_resize_to(0);
+            let response = self.counted(response.await);
+            let mut needed = 0;
+            let size = |bytes| {
+                needed = bytes;
+                false
+            };
+            // Only its size is asked for; a failure comes again below.
+            let _ = protocol::encode_response_if(correlation_id, version, &response, size);
+            self.share.grow_to(counted(needed)).await;
+            self.encoded(correlation_id, version, &response).map(Some)
+        });
+        Answer::Alone { answer, may_cancel: false }
+    }
 }
 
 /// Produce has a way of its own: nothing of it is decoded into owned messages, and its records are
@@ -522,8 +547,8 @@ fn route(timed: Timed, ctx: RequestContext, request: Request) -> Answer {
         Request::OffsetCommit(request) => timed.alone(&of, offsets::commit(services, ctx, request)),
         Request::OffsetFetch(request) => timed.alone(&of, offsets::fetch(services, ctx, request)),
         Request::OffsetDelete(request) => timed.alone(&of, offsets::delete(services, ctx, request)),
-        Request::JoinGroup(request) => timed.alone(&of, members::join(services, ctx, request)),
-        Request::SyncGroup(request) => timed.alone(&of, members::sync(services, ctx, request)),
+        Request::JoinGroup(request) => timed.parked(&of, members::join(services, ctx, request)),
+        Request::SyncGroup(request) => timed.parked(&of, members::sync(services, ctx, request)),
         Request::LeaveGroup(request) => timed.alone(&of, members::leave(services, ctx, request)),
         Request::Heartbeat(request) => {
             timed.now(&of, members::heartbeat(&services, &ctx, &request))

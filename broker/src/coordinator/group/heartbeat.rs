@@ -77,19 +77,15 @@ impl Group {
         Ok(())
     }
 
-    /// From when the retention of an offset counts (KIP-211), given when it was committed; `None`:
-    /// it does not expire now.
+    /// From when the retention of an offset of a topic that no member reads counts (KIP-211), given
+    /// when it was committed; `None`: it does not expire now.
     pub(in crate::coordinator) fn expiry_base_ms(&self, commit_timestamp_ms: i64) -> Option<i64> {
         match (&self.protocol_type, self.state) {
             (None, _) => Some(commit_timestamp_ms),
             (Some(_), GroupState::Empty) => {
                 Some(self.state_timestamp_ms().unwrap_or(commit_timestamp_ms))
             }
-            (Some(_), GroupState::Stable)
-                if self.is_consumer_group() && self.knows_subscribed_topics() =>
-            {
-                Some(commit_timestamp_ms)
-            }
+            (Some(_), GroupState::Stable) if self.is_consumer_group() => Some(commit_timestamp_ms),
             (Some(_), _) => None,
         }
     }

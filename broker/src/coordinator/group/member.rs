@@ -97,6 +97,12 @@ impl Member {
             .unwrap_or_default()
     }
 
+    /// As [`metadata_for`](Self::metadata_for).
+    pub(super) fn protocol_metadata(&self, protocol: &str) -> &[u8] {
+        let of = self.protocols.iter().find(|(name, _)| &**name == protocol);
+        of.map_or(&[], |(_, metadata)| metadata)
+    }
+
     /// Whether silence is excused: a parked request shows that it is there. Not for new members,
     /// who could otherwise stay for ever after their client has gone.
     pub(super) fn has_satisfied_heartbeat(&self) -> bool {
@@ -106,7 +112,7 @@ impl Member {
 
 /// The topics in a consumer's subscription. Only the part that all versions share is read (version,
 /// topics); `None` when the bytes are something else.
-pub(super) fn subscribed_topics(mut metadata: &[u8]) -> Option<BTreeSet<Arc<str>>> {
+pub(super) fn subscribed_topics(mut metadata: &[u8]) -> Option<BTreeSet<&str>> {
     let version = i16::from_be_bytes(take(&mut metadata)?);
     let count = i32::from_be_bytes(take(&mut metadata)?);
     if version < 0 || count < 0 {
@@ -116,7 +122,7 @@ pub(super) fn subscribed_topics(mut metadata: &[u8]) -> Option<BTreeSet<Arc<str>
     for _ in 0..count {
         let length = usize::try_from(i16::from_be_bytes(take(&mut metadata)?)).ok()?;
         let (topic, rest) = metadata.split_at_checked(length)?;
-        topics.insert(std::str::from_utf8(topic).ok()?.into());
+        topics.insert(std::str::from_utf8(topic).ok()?);
         metadata = rest;
     }
     Some(topics)

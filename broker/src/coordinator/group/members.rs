@@ -1,5 +1,5 @@
-//! The members of a group and other sets of names, each of which knows its size at any time: no
-//! event of a group with many members looks at all of them to find out.
+//! The members of a group, and the ids of those to come, which know their size at any time: no event
+//! of a large group looks at all of them to find out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
@@ -121,11 +121,5 @@ impl Names {
         if self.names.remove(name) {
             self.bytes = self.bytes.saturating_sub(name_bytes(name));
         }
-    }
-}
-
-impl Extend<Arc<str>> for Names {
-    fn extend<T: IntoIterator<Item = Arc<str>>>(&mut self, names: T) {
-        names.into_iter().for_each(|name| self.insert(name));
     }
 }

@@ -168,6 +168,26 @@ impl Cx<'_> {
     }
 }
 
+/// The topics that the members of a group read.
+#[derive(Debug)]
+pub enum Subscriptions<'a> {
+    /// These.
+    Of(BTreeSet<&'a str>),
+    /// It is a group of consumers that do not say.
+    Unknown,
+}
+
+impl Subscriptions<'_> {
+    /// Whether a member reads `topic`, or may.
+    #[must_use]
+    pub fn may_read(&self, topic: &str) -> bool {
+        match self {
+            Self::Of(topics) => topics.contains(topic),
+            Self::Unknown => true,
+        }
+    }
+}
+
 /// A classic group.
 #[derive(Debug)]
 pub struct Group {
@@ -192,8 +212,6 @@ pub struct Group {
     pending_sync: BTreeSet<Arc<str>>,
     /// How many members support each protocol.
     supported_protocols: BTreeMap<Arc<str>, usize>,
-    /// Topics the members of a consumer group subscribe to; `None` when that cannot be told.
-    subscribed_topics: Option<Names>,
     /// A member has come during the initial delay, so the delay may be extended.
     new_member_added: bool,
     /// The initial delay that runs and what may be added to it, in milliseconds.
@@ -220,7 +238,6 @@ impl Group {
             pending_join: Names::default(),
             pending_sync: BTreeSet::new(),
             supported_protocols: BTreeMap::new(),
-            subscribed_topics: None,
             new_member_added: false,
             initial_delay_ms: (0, 0),
             charge: Charge::none(Of::Groups),
@@ -242,7 +259,6 @@ impl Group {
         group.protocol_type = Some(value.protocol_type).filter(|name| !name.is_empty());
         group.protocol = value.protocol;
         group.leader = value.leader;
-        group.subscribed_topics = group.compute_subscribed_topics();
         group
     }
 
@@ -300,19 +316,22 @@ impl Group {
         Some(self.state_timestamp_ms).filter(|&timestamp| timestamp != -1)
     }
 
-    /// Whether a member reads `topic`; when that cannot be told of a consumer group, it counts as
-    /// read.
+    /// What the members read. Read out of their metadata, which says it in far fewer bytes than a
+    /// set of names, so ask once for many topics.
     #[must_use]
-    pub fn is_subscribed_to(&self, topic: &str) -> bool {
-        self.subscribed_topics
-            .as_ref()
-            .map_or_else(|| self.is_consumer_group(), |topics| topics.contains(topic))
-    }
-
-    /// Whether what the members subscribe to is known.
-    #[must_use]
-    pub fn knows_subscribed_topics(&self) -> bool {
-        self.subscribed_topics.is_some()
+    pub fn subscriptions(&self) -> Subscriptions<'_> {
+        if !self.is_consumer_group() {
+            return Subscriptions::Of(BTreeSet::new());
+        }
+        let (mut topics, protocol) = (BTreeSet::new(), self.protocol.as_deref());
+        for member in self.members.values() {
+            let metadata = protocol.map(|protocol| member.protocol_metadata(protocol));
+            match metadata.and_then(member::subscribed_topics) {
+                Some(more) => topics.extend(more),
+                None => return Subscriptions::Unknown,
+            }
+        }
+        Subscriptions::Of(topics)
     }
 
     /// Whether the members are Kafka consumers.
@@ -323,11 +342,9 @@ impl Group {
 
     /// Tells what the group holds now.
     pub(super) fn recharge(&mut self, memory: &Arc<GroupMemory>) {
-        let topics = self.subscribed_topics.as_ref().map_or(0, Names::held_bytes);
         let bytes = group_bytes(&self.id)
             .saturating_add(self.members.held_bytes())
-            .saturating_add(self.pending_join.held_bytes())
-            .saturating_add(topics);
+            .saturating_add(self.pending_join.held_bytes());
         self.charge.set(memory, bytes);
     }
 
@@ -338,8 +355,7 @@ impl Group {
             self.members.joining(),
             self.members.values().filter(|member| member.awaiting_join.is_some()).count()
         );
-        let names =
-            self.pending_join.iter().chain(self.subscribed_topics.iter().flat_map(|t| t.iter()));
+        let names = self.pending_join.iter();
         group_bytes(&self.id)
             + self.members.values().map(Member::held_bytes).sum::<usize>()
             + names.map(|name| super::memory::name_bytes(name)).sum::<usize>()
@@ -487,21 +503,6 @@ impl Group {
         }
         // `rev`, so that the first name wins: `max_by_key` returns the last of equals.
         votes.into_iter().rev().max_by_key(|(_, count)| *count).map(|(name, _)| name.clone())
-    }
-
-    fn compute_subscribed_topics(&self) -> Option<Names> {
-        if !self.is_consumer_group() {
-            return None;
-        }
-        if self.members.is_empty() {
-            return Some(Names::default());
-        }
-        let protocol = self.protocol.as_ref()?;
-        let mut topics = Names::default();
-        for member in self.members.values() {
-            topics.extend(member::subscribed_topics(&member.metadata_for(protocol))?);
-        }
-        Some(topics)
     }
 
     fn rebalance_timeout_ms(&self) -> u64 {

@@ -91,7 +91,6 @@ impl Group {
         }
         self.generation = next_generation(self.generation);
         self.protocol = self.select_protocol();
-        self.subscribed_topics = self.compute_subscribed_topics();
         self.transition_to(GroupState::CompletingRebalance, cx.now);
         self.pending_sync = self.members.keys().cloned().collect();
         for member_id in self.pending_sync.clone() {
@@ -106,7 +105,6 @@ impl Group {
         self.generation = next_generation(self.generation);
         self.protocol = None;
         self.leader = None;
-        self.subscribed_topics = self.compute_subscribed_topics();
         self.pending_sync.clear();
         self.transition_to(GroupState::Empty, cx.now);
         let then = Completion::Emptied { group: self.id.clone(), leave: None };

@@ -118,12 +118,24 @@ fn what_is_written_is_what_kafka_writes() {
     for (record, key, value) in [
         (offset_of(TOPIC_ID, 9, None), OKEY1, OVAL4_OF_TOPIC),
         (offset(9, None), OKEY1, OVAL4),
-        (offset(-1, Some(1_700_000_099_999)), OKEY1, OVAL1),
         (group(Some("i1"), 60_000, 1_700_000_000_000), GKEY2, GVAL3),
         (empty_group(), GKEY2, GEMPTY3),
     ] {
         assert_eq!(record.encode(), Ok((hex(key), Some(hex(value)))));
     }
+}
+
+/// Kafka passes over the tag, and its own records cannot say both.
+#[test]
+fn an_offset_with_an_expiry_keeps_the_id_of_its_topic() {
+    let record = offset_of(TOPIC_ID, 9, Some(1_700_000_099_999));
+    let (key, value) = record.encode().unwrap();
+    let untagged = hex(OVAL4_OF_TOPIC);
+    let tags_at = untagged.len() - 19;
+    let value = value.unwrap();
+    assert_eq!(value[..tags_at], untagged[..tags_at]);
+    assert_eq!((untagged[tags_at], value[tags_at]), (1, 2), "one more tag");
+    assert_eq!(Record::decode(&key, Some(&value)), Ok(record));
 }
 
 #[test]

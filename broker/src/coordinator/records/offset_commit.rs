@@ -22,7 +22,7 @@ pub struct OffsetKey {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct OffsetAndMetadata {
     /// The id of the topic that it is an offset of; nil where the record does not say so, as one of
-    /// an earlier version or with an expiry. The name may be another topic's today.
+    /// an earlier version. The name may be another topic's today.
     pub topic_id: TopicId,
     /// The next offset that the group will read.
     pub offset: Offset,
@@ -40,6 +40,9 @@ pub struct OffsetAndMetadata {
 
 /// The tagged field of OffsetCommitValue version 4 that has the topic's id.
 const TOPIC_ID_TAG: u32 = 0;
+/// A tagged field of our own, far from those that Kafka may come to: when the offset expires, eight
+/// bytes. Only version 1 of the schema can say that, which has no topic's id.
+const EXPIRY_TAG: u32 = 10_000;
 
 impl OffsetKey {
     pub(super) fn encode(&self, writer: &mut Writer) -> Result<(), DecodeError> {
@@ -59,25 +62,19 @@ impl OffsetKey {
 }
 
 impl OffsetAndMetadata {
-    /// Version 4; version 1 where an expiry was asked for, the only one that can say so (it has
-    /// neither leader epoch nor topic id).
+    /// Version 4.
     pub(super) fn encode(&self) -> Result<Bytes, DecodeError> {
         let mut writer = Writer::default();
-        if let Some(expire_timestamp_ms) = self.expire_timestamp_ms {
-            writer.i16(1);
-            writer.i64(self.offset);
-            writer.string(&self.metadata)?;
-            writer.i64(self.commit_timestamp_ms);
-            writer.i64(expire_timestamp_ms);
-        } else {
-            writer.i16(4);
-            writer.i64(self.offset);
-            writer.i32(self.leader_epoch);
-            writer.compact_string(&self.metadata)?;
-            writer.i64(self.commit_timestamp_ms);
-            let topic_id = [(TOPIC_ID_TAG, &self.topic_id.as_bytes()[..])];
-            writer.tagged_fields(if self.topic_id.is_nil() { &[] } else { &topic_id })?;
-        }
+        writer.i16(4);
+        writer.i64(self.offset);
+        writer.i32(self.leader_epoch);
+        writer.compact_string(&self.metadata)?;
+        writer.i64(self.commit_timestamp_ms);
+        let topic_id = (!self.topic_id.is_nil()).then_some(self.topic_id.as_bytes());
+        let expiry = self.expire_timestamp_ms.map(i64::to_be_bytes);
+        let topic_id = topic_id.map(|id| (TOPIC_ID_TAG, &id[..]));
+        let expiry = expiry.as_ref().map(|at| (EXPIRY_TAG, &at[..]));
+        writer.tagged_fields(&topic_id.into_iter().chain(expiry).collect::<Vec<_>>())?;
         Ok(writer.finish())
     }
 
@@ -96,19 +93,26 @@ impl OffsetAndMetadata {
         };
         let metadata = metadata.ok_or(DecodeError::NegativeLength(-1))?.into();
         let commit_timestamp_ms = reader.i64()?;
-        let expire_timestamp_ms = if version == 1 {
+        let mut expire_timestamp_ms = if version == 1 {
             Some(reader.i64()?).filter(|&timestamp| timestamp != -1)
         } else {
             None
         };
         let mut topic_id = TopicId::nil();
         if version >= 4 {
+            let fixed =
+                |wanted, bytes: &[u8]| DecodeError::Truncated { wanted, remaining: bytes.len() };
             reader.tagged_fields(|tag, bytes| {
-                if tag == TOPIC_ID_TAG {
-                    topic_id = TopicId::from_slice(bytes).map_err(|_| DecodeError::Truncated {
-                        wanted: size_of::<TopicId>(),
-                        remaining: bytes.len(),
-                    })?;
+                match tag {
+                    TOPIC_ID_TAG => {
+                        topic_id = TopicId::from_slice(bytes)
+                            .map_err(|_| fixed(size_of::<TopicId>(), bytes))?;
+                    }
+                    EXPIRY_TAG => {
+                        let at = bytes.try_into().map_err(|_| fixed(size_of::<i64>(), bytes))?;
+                        expire_timestamp_ms = Some(i64::from_be_bytes(at));
+                    }
+                    _ => {}
                 }
                 Ok(())
             })?;

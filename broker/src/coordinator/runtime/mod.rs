@@ -36,7 +36,7 @@ use letterbox_env::Env;
 use letterbox_env::panics::lock;
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::TimestampMs;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -141,6 +141,8 @@ pub(super) struct Runtime<M: Machine> {
     armed_ms: AtomicU64,
     rearm: Notify,
     is_shut_down: AtomicBool,
+    /// Turns to read a partition.
+    reading: Semaphore,
     timer_task: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -160,29 +162,31 @@ impl<M: Machine> Runtime<M> {
             armed_ms: AtomicU64::new(u64::MAX),
             rearm: Notify::new(),
             is_shut_down: AtomicBool::new(false),
+            reading: Semaphore::new(slot::LOADS_AT_ONCE),
             timer_task: Mutex::default(),
         });
         *lock(&runtime.timer_task) = Some(tokio::spawn(drive_timers(runtime.clone())));
         runtime
     }
 
-    /// This broker leads `partition`: reads it and begins to serve it. Returns after the first try;
-    /// when that failed it goes on trying until [`unload`](Self::unload). Does nothing if the
-    /// partition is loaded or being loaded.
-    pub(super) async fn load(self: &Arc<Self>, partition: i32) -> Result<(), AppendError> {
+    /// This broker leads `partition`: from now on it is being loaded, and served as soon as it is
+    /// read, some at a time. The future is ready after the first try; when that failed it goes on
+    /// trying until [`unload`](Self::unload). Does nothing if the partition is loaded or being
+    /// loaded. Must be called within a tokio runtime.
+    pub(super) fn load(
+        self: &Arc<Self>,
+        partition: i32,
+    ) -> impl Future<Output = Result<(), AppendError>> + use<M> {
         let (first_try, tried) = oneshot::channel();
-        {
-            let mut slots = lock(&self.slots);
-            if slots.contains_key(&partition) || self.is_shut_down() {
-                return Ok(());
-            }
+        let mut slots = lock(&self.slots);
+        if !slots.contains_key(&partition) && !self.is_shut_down() {
             let slot = Arc::new(Slot::loading(partition, self.log.clone()));
             *lock(&slot.task) =
                 Some(tokio::spawn(slot::run(self.clone(), slot.clone(), first_try)));
             slots.insert(partition, slot);
         }
-        // It was unloaded before the first try ended.
-        tried.await.unwrap_or(Ok(()))
+        // Without an answer it is loaded already, or was unloaded before the first try ended.
+        async { tried.await.unwrap_or(Ok(())) }
     }
 
     /// This broker no longer leads `partition`: whoever waits is answered NOT_COORDINATOR.

@@ -30,6 +30,8 @@ const QUEUED_OVERHEAD: usize = 256;
 /// The most bytes that a record has besides its key and value: four lengths, the offset delta, and
 /// three single bytes.
 const RECORD_OVERHEAD_MAX: usize = 28;
+/// Partitions that are read at once.
+pub(super) const LOADS_AT_ONCE: usize = 4;
 /// How long after a failed try a partition is read again.
 const LOAD_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -354,7 +356,9 @@ async fn serve<M: Machine>(
 ) {
     let (mut first_try, mut was_out) = (Some(first_try), false);
     loop {
+        let turn = runtime.reading.acquire().await;
         let loaded = load(&runtime, &slot).await;
+        drop(turn);
         if let Some(first_try) = first_try.take() {
             // Whoever asked for it may have gone.
             let _ = first_try.send(loaded);

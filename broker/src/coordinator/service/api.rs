@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use kafka_protocol::messages::delete_groups_response::DeletableGroupResult;
 use kafka_protocol::messages::describe_groups_response::DescribedGroup;
 use kafka_protocol::messages::leave_group_request::MemberIdentity;
@@ -43,14 +44,14 @@ const CLIENT_ID_BYTES_MAX: usize = 1_024;
 
 impl GroupCoordinator {
     /// JoinGroup. Answered when the join phase ends, which may take as long as the largest
-    /// rebalance timeout.
+    /// rebalance timeout. The request is gone when the first of the two futures is ready.
     pub async fn join_group(
         &self,
         context: &RequestContext,
         request: JoinGroupRequest,
-    ) -> JoinGroupResponse {
+    ) -> BoxFuture<'static, JoinGroupResponse> {
         let member_id: Arc<str> = request.member_id.as_str().into();
-        let refuse = |error| into_join(join_error(&member_id, error));
+        let refuse = |error| now(into_join(join_error(&member_id, error)));
         if request.group_id.is_empty() {
             return refuse(ErrorCode::InvalidGroupId);
         }
@@ -105,31 +106,33 @@ impl GroupCoordinator {
                 shard.join(&group_id, join, now)
             })
             .await;
-        drop(request);
-        asked.answer().await.map_or_else(refuse, into_join)
+        Box::pin(async move {
+            let refuse = |error| into_join(join_error(&member_id, error));
+            asked.answer().await.map_or_else(refuse, into_join)
+        })
     }
 
-    /// SyncGroup. Answered when the leader's assignment is committed.
+    /// SyncGroup. Answered when the leader's assignment is committed. The request is gone when the
+    /// first of the two futures is ready.
     pub async fn sync_group(
         &self,
         context: &RequestContext,
         request: SyncGroupRequest,
-    ) -> SyncGroupResponse {
+    ) -> BoxFuture<'static, SyncGroupResponse> {
         if request.group_id.is_empty() {
-            return into_sync(sync_error(ErrorCode::InvalidGroupId));
+            return now(into_sync(sync_error(ErrorCode::InvalidGroupId)));
         }
         // From version 5 on the member says what it has joined with (KIP-559).
         if context.api_version >= 5
             && (request.protocol_type.is_none() || request.protocol_name.is_none())
         {
-            return into_sync(sync_error(ErrorCode::InconsistentGroupProtocol));
+            return now(into_sync(sync_error(ErrorCode::InconsistentGroupProtocol)));
         }
         let asked = self
             .inner
             .ask(&request.group_id, |shard, reply, now| shard.sync(&request, reply, now))
             .await;
-        drop(request);
-        into_sync(asked.answer().await.unwrap_or_else(sync_error))
+        Box::pin(async move { into_sync(asked.answer().await.unwrap_or_else(sync_error)) })
     }
 
     /// Heartbeat. While the group is being loaded every heartbeat is taken as good.
@@ -320,10 +323,11 @@ impl GroupCoordinator {
                 })
                 .await?;
         }
-        self.inner.with_shard(&group.group_id, |shard, _| {
+        let fetched = self.inner.with_shard(&group.group_id, |shard, _| {
             let id_of = |topic: &str| self.inner.metadata.id_of(topic);
             shard.fetch_offsets(&group.group_id, group.topics.as_deref(), id_of)
-        })
+        });
+        Ok(fetched?.answer())
     }
 
     /// DescribeGroups, each group once.
@@ -465,6 +469,11 @@ fn distinct_topics(
 fn new_member_id(prefix: &str, uuid: uuid::Uuid) -> Arc<str> {
     let prefix = &prefix[..prefix.floor_char_boundary(CLIENT_ID_BYTES_MAX)];
     format!("{prefix}-{uuid}").into()
+}
+
+/// An answer that nothing has to be waited for.
+fn now<T: Send + 'static>(answer: T) -> BoxFuture<'static, T> {
+    Box::pin(std::future::ready(answer))
 }
 
 fn into_join(reply: Reply) -> JoinGroupResponse {

@@ -113,15 +113,18 @@ impl GroupCoordinator {
         self.inner.runtime.each(|shard| shard.each_offset(&mut each));
     }
 
-    /// This broker has become leader of `partition`: reads its groups and begins to serve them.
-    /// Until then they answer COORDINATOR_LOAD_IN_PROGRESS. Does nothing if the partition is loaded
-    /// or being loaded.
+    /// This broker has become leader of `partition`: reads its groups, after others that wait for
+    /// it, and begins to serve them. From the call on until then they answer
+    /// COORDINATOR_LOAD_IN_PROGRESS. Does nothing if the partition is loaded or being loaded.
     ///
     /// # Errors
     /// The log could not be read. It is tried again until that succeeds or [`unload`](Self::unload)
     /// is called.
-    pub async fn load(&self, partition: i32) -> Result<(), AppendError> {
-        self.inner.runtime.load(partition).await
+    pub fn load(
+        &self,
+        partition: i32,
+    ) -> impl Future<Output = Result<(), AppendError>> + Send + use<> {
+        self.inner.runtime.load(partition)
     }
 
     /// This broker no longer leads `partition`: whoever waits is answered NOT_COORDINATOR.
@@ -132,13 +135,9 @@ impl GroupCoordinator {
     /// Topics were deleted: no group keeps an offset of them, also not one that is being committed
     /// now. Metadata must not know them any more when this is called; it may know others of their
     /// names.
-    pub fn topics_deleted(&self, topics: &[(Arc<str>, TopicId)]) {
-        // One topic after the other: each looks into every group, and others have their turn between.
-        for (topic, id) in topics.iter().cloned() {
-            let forget: Event<Shard> =
-                Arc::new(move |shard, now| shard.forget_topic(&topic, id, now));
-            self.inner.runtime.tell_all(&forget);
-        }
+    pub fn topics_deleted(&self, topics: Vec<(Arc<str>, TopicId)>) {
+        let forget: Event<Shard> = Arc::new(move |shard, now| shard.forget_topics(&topics, now));
+        self.inner.runtime.tell_all(&forget);
     }
 
     /// Ends everything; later requests are answered COORDINATOR_NOT_AVAILABLE. What was appended is

@@ -111,13 +111,13 @@ impl ReplicatedLog for MemoryLog {
     }
 }
 
-/// One topic, "t".
-struct Metadata;
+/// One topic, "t", and so many partitions of groups.
+struct Metadata(i32);
 
 impl GroupMetadataView for Metadata {
     fn partitions_of(&self, topic: &str) -> Option<i32> {
         match topic {
-            GROUP_METADATA_TOPIC => Some(1),
+            GROUP_METADATA_TOPIC => Some(self.0),
             "t" => Some(2),
             _ => None,
         }
@@ -145,7 +145,7 @@ fn coordinator() -> (GroupCoordinator, Arc<MemoryLog>) {
 }
 
 fn over(log: Arc<MemoryLog>) -> GroupCoordinator {
-    GroupCoordinator::new(Env::real(), GroupConfig::default(), log, Metadata)
+    GroupCoordinator::new(Env::real(), GroupConfig::default(), log, Metadata(1))
 }
 
 fn context(api_version: i16) -> RequestContext {
@@ -210,8 +210,8 @@ async fn answers(to: &GroupCoordinator) -> Vec<String> {
     let delete = DeleteGroupsRequest::default().with_groups_names(vec![group()]);
     let ctx = &context(4);
     let told = [
-        ("JoinGroup", to.join_group(ctx, join_request("")).await.error_code),
-        ("SyncGroup", to.sync_group(ctx, sync).await.error_code),
+        ("JoinGroup", to.join_group(ctx, join_request("")).await.await.error_code),
+        ("SyncGroup", to.sync_group(ctx, sync).await.await.error_code),
         ("Heartbeat", to.heartbeat(ctx, &beat).error_code),
         ("LeaveGroup", to.leave_group(ctx, leave).await.error_code),
         ("OffsetCommit", commit(to, "t", 1).await),
@@ -261,6 +261,36 @@ async fn clients_of_a_group_learn_that_its_partition_is_loading_or_has_gone() {
     coordinator.shutdown().await;
 }
 
+/// A few partitions are read at a time. What waits for its turn is being loaded as well, and is no
+/// more when its leader changes before.
+#[tokio::test(start_paused = true)]
+async fn partitions_that_wait_to_be_read_are_being_loaded() {
+    let (_, log) = coordinator();
+    let coordinator =
+        GroupCoordinator::new(Env::real(), GroupConfig::default(), log.clone(), Metadata(20));
+    log.is_open.send_replace(false);
+    let loads: Vec<_> = (0..20).map(|partition| coordinator.load(partition)).collect();
+    let of = |group: &str| {
+        let heartbeat = HeartbeatRequest::default().with_group_id(GroupId(str_bytes(group)));
+        coordinator.heartbeat(&context(4), &heartbeat).error_code
+    };
+    let groups: Vec<String> = (0..100).map(|n| format!("g{n}")).collect();
+    assert!(groups.iter().all(|group| of(group) == 0), "a member goes on");
+    for partition in 10..20 {
+        coordinator.unload(partition).await;
+    }
+    log.is_open.send_replace(true);
+    futures::future::join_all(loads).await;
+    let expect = |group: &String| match coordinator.partition_of(group) {
+        Some(10..) => E::NotCoordinator.code(),
+        _ => E::UnknownMemberId.code(),
+    };
+    for group in &groups {
+        assert_eq!(of(group), expect(group), "{group}");
+    }
+    coordinator.shutdown().await;
+}
+
 const APIS: [&str; 10] = [
     "JoinGroup",
     "SyncGroup",
@@ -279,23 +309,23 @@ async fn a_member_joins_syncs_and_is_there_after_the_coordinator_has_moved() {
     let (first, log) = coordinator();
     assert_eq!(fetch(&first, false).await.0, E::NotCoordinator.code());
     first.load(0).await.unwrap();
-    let given = first.join_group(&context(9), join_request("")).await;
+    let given = first.join_group(&context(9), join_request("")).await.await;
     assert_eq!(given.error_code, E::MemberIdRequired.code());
     assert!(given.member_id.starts_with("c-"));
-    let joined = first.join_group(&context(9), join_request(&given.member_id)).await;
+    let joined = first.join_group(&context(9), join_request(&given.member_id)).await.await;
     assert_eq!((joined.error_code, joined.generation_id), (0, 1));
     let sync = SyncGroupRequest::default()
         .with_group_id(group())
         .with_generation_id(1)
         .with_member_id(joined.member_id.clone());
     assert_eq!(
-        first.sync_group(&context(5), sync.clone()).await.error_code,
+        first.sync_group(&context(5), sync.clone()).await.await.error_code,
         E::InconsistentGroupProtocol.code()
     );
     let sync = sync
         .with_protocol_type(joined.protocol_type.clone())
         .with_protocol_name(joined.protocol_name.clone());
-    assert_eq!(first.sync_group(&context(5), sync).await.error_code, 0);
+    assert_eq!(first.sync_group(&context(5), sync).await.await.error_code, 0);
     for asked in [false, true] {
         let describe = DescribeGroupsRequest::default()
             .with_groups(vec![group()])
@@ -390,8 +420,8 @@ async fn who_waits_when_leadership_goes_learns_it() {
     let (coordinator, _log) = coordinator();
     coordinator.load(0).await.unwrap();
     let version_0 = context(0);
-    let (joined, ()) =
-        tokio::join!(coordinator.join_group(&version_0, join_request("")), coordinator.unload(0));
+    let parked = coordinator.join_group(&version_0, join_request("")).await;
+    let (joined, ()) = tokio::join!(parked, coordinator.unload(0));
     assert_eq!(joined.error_code, E::NotCoordinator.code());
     coordinator.shutdown().await;
     assert_eq!(commit(&coordinator, "t", 1).await, E::CoordinatorNotAvailable.code());
@@ -591,11 +621,12 @@ async fn a_parked_join_and_a_parked_sync_do_not_hold_their_frames() {
         (context(version), join_request("").with_protocols(vec![protocol]))
     };
     let (version_0, large) = request(0);
-    let mut parked = Box::pin(coordinator.join_group(&version_0, large));
+    let mut parked = coordinator.join_group(&version_0, large).await;
     assert!(futures::poll!(parked.as_mut()).is_pending());
     assert_eq!(Arc::strong_count(&held), 1, "the frame of JoinGroup is held");
     let (_, second) = request(0);
-    let (leader, follower) = tokio::join!(parked, coordinator.join_group(&version_0, second));
+    let second = coordinator.join_group(&version_0, second).await;
+    let (leader, follower) = tokio::join!(parked, second);
     let follower = if leader.leader == leader.member_id { follower } else { leader };
 
     let assignment = SyncGroupRequestAssignment::default().with_assignment(frame());
@@ -604,7 +635,7 @@ async fn a_parked_join_and_a_parked_sync_do_not_hold_their_frames() {
         .with_generation_id(1)
         .with_member_id(follower.member_id);
     let mut parked =
-        Box::pin(coordinator.sync_group(&version_0, sync.with_assignments(vec![assignment])));
+        coordinator.sync_group(&version_0, sync.with_assignments(vec![assignment])).await;
     assert!(futures::poll!(parked.as_mut()).is_pending());
     assert_eq!(Arc::strong_count(&held), 1, "the frame of SyncGroup is held");
     assert!(coordinator.memory().groups_bytes() > 0);
@@ -623,6 +654,7 @@ async fn a_member_with_more_metadata_than_can_be_written_is_refused() {
             .with_metadata(vec![0; bytes].into());
         let joined = coordinator
             .join_group(&context(9), join_request("").with_protocols(vec![protocol]))
+            .await
             .await;
         assert_eq!(joined.error_code, expected.code());
     }

@@ -141,10 +141,11 @@ impl Shard {
         }
         // A set, because a partition may be named twice.
         let mut removed = BTreeSet::new();
+        let subscriptions = group.subscriptions();
         let mut topics = Vec::with_capacity(request.topics.len());
         for topic in &request.topics {
             let (name, is_read): (Arc<str>, _) =
-                (topic.name.as_str().into(), group.is_subscribed_to(&topic.name));
+                (topic.name.as_str().into(), subscriptions.may_read(&topic.name));
             let mut partitions = Vec::with_capacity(topic.partitions.len());
             for partition in &topic.partitions {
                 let partition = partition.partition_index;

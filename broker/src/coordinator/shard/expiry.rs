@@ -1,5 +1,6 @@
 //! Offsets that nobody uses any more, and groups without them, are removed (KIP-211).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use letterbox_protocol::model::TopicId;
@@ -7,6 +8,9 @@ use letterbox_protocol::model::TopicId;
 use super::{Shard, of_group, of_topic};
 use crate::coordinator::group::{Group, Now, Output, TimerKey};
 use crate::coordinator::records::{OffsetAndMetadata, OffsetKey, Record};
+
+/// So many deleted topics are looked up in each group; for more, every offset is looked at once.
+const LOOKED_UP_TOPICS_MAX: usize = 4;
 
 fn tombstone(key: &OffsetKey) -> Record {
     Record::Offset { key: key.clone(), value: None }
@@ -23,9 +27,14 @@ impl Shard {
         let mut tombstones = Vec::new();
         for group in self.groups.values() {
             let (mut all, mut expired) = (0_usize, Vec::new());
+            let mut subscriptions = None;
             for (key, offset) in self.offsets.latest_range(of_group(group.id())) {
                 all = all.saturating_add(1);
-                if self.is_expired(group, key, offset, now) {
+                if self.is_past(group, offset, now)
+                    && !subscriptions
+                        .get_or_insert_with(|| group.subscriptions())
+                        .may_read(&key.topic)
+                {
                     expired.push(tombstone(key));
                 }
             }
@@ -39,31 +48,36 @@ impl Shard {
         self.arm_expiry(now);
     }
 
-    /// A topic was deleted: its offsets go, or the groups would pass over the first records of one
-    /// that gets this name later. Those of another topic of its name stay.
-    pub fn forget_topic(&mut self, topic: &Arc<str>, id: TopicId, now: Now) -> Output {
-        let gone = self
-            .groups
-            .keys()
-            .flat_map(|group| self.offsets.latest_range(of_topic(group, topic)))
-            .filter(|(_, offset)| offset.topic_id.is_nil() || offset.topic_id == id)
-            .map(|(key, _)| tombstone(key))
-            .collect();
+    /// Topics were deleted: their offsets go, or the groups would pass over the first records of one
+    /// that gets the name later. Those of another topic of the name stay.
+    pub fn forget_topics(&mut self, topics: &[(Arc<str>, TopicId)], now: Now) -> Output {
+        let mut ids: BTreeMap<&str, Vec<TopicId>> = BTreeMap::new();
+        for (topic, id) in topics {
+            ids.entry(topic).or_default().push(*id);
+        }
+        let is_gone = |(key, offset): &(&OffsetKey, &OffsetAndMetadata)| {
+            let ids = ids.get(&*key.topic).map_or(&[][..], Vec::as_slice);
+            !ids.is_empty() && (offset.topic_id.is_nil() || ids.contains(&offset.topic_id))
+        };
+        let gone: Vec<Record> = if topics.len() <= LOOKED_UP_TOPICS_MAX {
+            let pairs = ids.keys().flat_map(|topic| {
+                let topic: Arc<str> = (*topic).into();
+                self.groups.keys().map(move |group| of_topic(group, &topic))
+            });
+            let found = pairs.flat_map(|range| self.offsets.latest_range(range));
+            found.filter(is_gone).map(|(key, _)| tombstone(key)).collect()
+        } else {
+            let all =
+                self.groups.keys().flat_map(|group| self.offsets.latest_range(of_group(group)));
+            all.filter(is_gone).map(|(key, _)| tombstone(key)).collect()
+        };
         let mut out = Output::default();
         self.remove(gone, None, now, &mut out);
         out
     }
 
-    fn is_expired(
-        &self,
-        group: &Group,
-        key: &OffsetKey,
-        offset: &OffsetAndMetadata,
-        now: Now,
-    ) -> bool {
-        if group.is_subscribed_to(&key.topic) {
-            return false;
-        }
+    /// Whether the offset has expired, if no member reads its topic.
+    fn is_past(&self, group: &Group, offset: &OffsetAndMetadata, now: Now) -> bool {
         match (group.expiry_base_ms(offset.commit_timestamp_ms), offset.expire_timestamp_ms) {
             (None, _) => false,
             (Some(_), Some(expire_ms)) => now.wall_ms >= expire_ms,

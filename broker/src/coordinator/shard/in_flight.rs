@@ -120,7 +120,7 @@ impl World {
 
     fn delete_topic(&mut self, topic: &str) {
         self.decision += 1;
-        let out = self.shard.forget_topic(&Arc::from(topic), TopicId::nil(), self.now());
+        let out = self.shard.forget_topics(&[(Arc::from(topic), TopicId::nil())], self.now());
         self.take(out, By::Client);
     }
 

@@ -22,6 +22,31 @@ use crate::coordinator::records::{OffsetAndMetadata, OffsetKey, Record};
 /// From this version on a missing group has its own error (KIP-848).
 const GROUP_ID_NOT_FOUND_VERSION: i16 = 9;
 
+/// Offsets by topic and partition. Cheap to take out of a shard, which others wait for; the answer
+/// is built apart from it.
+#[derive(Debug, Default)]
+pub struct FetchedOffsets(Vec<FetchedTopic>);
+
+/// A topic's name, and its partitions with what was committed.
+type FetchedTopic = (Arc<str>, Vec<(i32, Option<OffsetAndMetadata>)>);
+
+impl FetchedOffsets {
+    /// As OffsetFetch tells them.
+    #[must_use]
+    pub fn answer(self) -> Vec<OffsetFetchResponseTopics> {
+        let topic = |(topic, partitions): FetchedTopic| {
+            let partitions = partitions
+                .into_iter()
+                .map(|(partition, offset)| fetched(partition, offset.as_ref()))
+                .collect();
+            OffsetFetchResponseTopics::default()
+                .with_name(TopicName(str_bytes(&topic)))
+                .with_partitions(partitions)
+        };
+        self.0.into_iter().map(topic).collect()
+    }
+}
+
 impl Shard {
     /// OffsetCommit. `exists` says which partitions there are, with the id of their topic; others
     /// are refused one by one, before the group is looked at.
@@ -169,22 +194,22 @@ impl Shard {
     }
 
     /// The committed offsets of a group, of `topics` or of all there are. What was never committed
-    /// has offset −1. So has what was committed for another topic of that name: `id_of` says which
-    /// one has it now. When a topic is deleted its offsets go with it, but only soon after, and not
-    /// at all when the broker ends between the two.
+    /// has none. So has what was committed for another topic of that name: `id_of` says which one
+    /// has it now. When a topic is deleted its offsets go with it, but only soon after, and not at
+    /// all when the broker ends between the two.
     #[must_use]
     pub fn fetch_offsets(
         &self,
         group_id: &str,
         topics: Option<&[OffsetFetchRequestTopics]>,
         id_of: impl Fn(&str) -> Option<TopicId>,
-    ) -> Vec<OffsetFetchResponseTopics> {
+    ) -> FetchedOffsets {
         let group: Arc<str> = group_id.into();
         let is_of = |id: Option<TopicId>, offset: &OffsetAndMetadata| {
             offset.topic_id.is_nil() || id.is_none_or(|id| id == offset.topic_id)
         };
+        let mut all: Vec<FetchedTopic> = Vec::new();
         let Some(topics) = topics else {
-            let mut all: Vec<OffsetFetchResponseTopics> = Vec::new();
             let (mut of, mut id) = ("", None);
             for (key, offset) in self.offsets.committed_range(of_group(&group)) {
                 if *key.topic != *of {
@@ -193,34 +218,27 @@ impl Shard {
                 if !is_of(id, offset) {
                     continue;
                 }
-                let partition = fetched(key.partition, Some(offset));
-                match all.last_mut().filter(|topic| topic.name.as_str() == &*key.topic) {
-                    Some(topic) => topic.partitions.push(partition),
-                    None => {
-                        let name = TopicName(str_bytes(&key.topic));
-                        all.push(
-                            OffsetFetchResponseTopics::default()
-                                .with_name(name)
-                                .with_partitions(vec![partition]),
-                        );
-                    }
+                let partition = (key.partition, Some(offset.clone()));
+                match all.last_mut().filter(|(topic, _)| *topic == key.topic) {
+                    Some((_, partitions)) => partitions.push(partition),
+                    None => all.push((key.topic.clone(), vec![partition])),
                 }
             }
-            return all;
+            return FetchedOffsets(all);
         };
-        let answer = |asked: &OffsetFetchRequestTopics| {
+        let found = topics.iter().map(|asked| {
             let topic: Arc<str> = asked.name.as_str().into();
             let id = id_of(&topic);
             let partitions = asked.partition_indexes.iter().map(|&partition| {
                 let key = OffsetKey { group: group.clone(), topic: topic.clone(), partition };
                 let offset = self.offsets.committed(&key).filter(|offset| is_of(id, offset));
-                fetched(partition, offset)
+                (partition, offset.cloned())
             });
-            OffsetFetchResponseTopics::default()
-                .with_name(asked.name.clone())
-                .with_partitions(partitions.collect())
-        };
-        topics.iter().map(answer).collect()
+            let partitions = partitions.collect();
+            (topic, partitions)
+        });
+        all.extend(found);
+        FetchedOffsets(all)
     }
 
     /// A committed offset.

@@ -109,7 +109,21 @@ impl World {
         self.now_ms = end;
     }
 
+    fn forget(&mut self, topic: &str, id: TopicId) -> Output {
+        let now = self.now();
+        self.shard.forget_topics(&[(topic.into(), id)], now)
+    }
+
     fn join(&mut self, join: Join) -> ReplyId {
+        let protocols = join
+            .protocols
+            .iter()
+            .map(|(name, data)| ((*name).into(), Bytes::from_static(data.as_bytes())))
+            .collect();
+        self.join_with(join, protocols)
+    }
+
+    fn join_with(&mut self, join: Join, protocols: Vec<(Arc<str>, Bytes)>) -> ReplyId {
         let reply = self.id();
         let request = JoinRequest {
             reply,
@@ -122,11 +136,7 @@ impl World {
             session_timeout_ms: 10_000,
             rebalance_timeout_ms: 60_000,
             protocol_type: join.protocol_type.into(),
-            protocols: join
-                .protocols
-                .iter()
-                .map(|(name, data)| ((*name).into(), Bytes::from_static(data.as_bytes())))
-                .collect(),
+            protocols,
         };
         let out = self.shard.join(&"g".into(), request, self.now());
         self.take(out);
@@ -653,20 +663,60 @@ proptest! {
 fn offsets_of_deleted_topics_go_and_stay_gone() {
     let mut world = World::new(GroupConfig::default());
     world.commit_offset("", -1, 41, "");
-    let untouched = world.shard.forget_topic(&"another".into(), TOPIC_ID, world.now());
+    let untouched = world.forget("another", TOPIC_ID);
     world.take(untouched);
     assert_eq!(world.offset(), Some((41, 7, String::new())));
-    let forgotten = world.shard.forget_topic(&"t".into(), TOPIC_ID, world.now());
+    let forgotten = world.forget("t", TOPIC_ID);
     world.take(forgotten);
     assert_eq!(world.offset(), None);
     let mut again = Shard::new(GroupConfig::default(), Arc::default());
     for record in &world.log {
         again.replay(record.clone(), world.now());
     }
-    assert!(again.fetch_offsets("g", None, |_| None).is_empty());
+    assert!(again.fetch_offsets("g", None, |_| None).answer().is_empty());
     // A topic that has the name later begins anew.
     world.commit_offset("", -1, 3, "");
     assert_eq!(world.offset(), Some((3, 7, String::new())));
+}
+
+/// Few topics are looked up in each group, of many every offset is looked at.
+#[test]
+fn offsets_of_many_deleted_topics_go_as_those_of_one() {
+    for others in [0, 3, 4, 40] {
+        let mut world = World::new(GroupConfig::default());
+        world.commit_offset("", -1, 41, "");
+        let other = |n| (Arc::from(format!("other{n}")), TopicId::from_u128(n));
+        let mut topics: Vec<(Arc<str>, TopicId)> = (0..others).map(other).collect();
+        topics.push(("t".into(), TopicId::from_u128(6)));
+        let none = world.shard.forget_topics(&topics, world.now());
+        assert!(none.writes.is_empty(), "{others}: another topic of that name was deleted");
+        topics.push(("t".into(), TOPIC_ID));
+        let forgotten = world.shard.forget_topics(&topics, world.now());
+        world.take(forgotten);
+        assert_eq!(world.offset(), None, "{others}");
+    }
+}
+
+/// What a member says of its topics takes no more than it said, however many there are.
+#[test]
+fn topics_that_members_name_are_not_held_as_a_set() {
+    let topics: Vec<String> = (0..10_000).map(|n| format!("{n:05}")).collect();
+    let mut metadata = vec![0, 1];
+    metadata.extend(i32::try_from(topics.len()).unwrap().to_be_bytes());
+    for topic in &topics {
+        metadata.extend(i16::try_from(topic.len()).unwrap().to_be_bytes());
+        metadata.extend(topic.as_bytes());
+    }
+    let said = metadata.len();
+    let mut world = World::new(GroupConfig::default());
+    let protocols = vec![("range".into(), Bytes::from(metadata))];
+    let joining = world.join_with(Join::new().version(0), protocols);
+    world.advance(3_000);
+    assert_eq!(world.joined(joining).error_code, 0);
+    let held = world.shard.memory.groups_bytes();
+    assert!((said..said + 4_096).contains(&held), "{held} of {said}");
+    let read = world.shard.groups()["g"].subscriptions();
+    assert!(topics.iter().all(|topic| read.may_read(topic)) && !read.may_read("t"));
 }
 
 /// The broker may end between a topic's deletion and its offsets'.
@@ -682,14 +732,13 @@ fn an_offset_of_another_topic_of_that_name_does_not_count() {
         .with_name(TopicName(str_bytes("t")))
         .with_partition_indexes(vec![3])];
     let committed = |shard: &Shard, id: Option<TopicId>| {
-        let all = shard.fetch_offsets("g", None, |_| id);
-        let one = shard.fetch_offsets("g", Some(&asked), |_| id);
+        let all = shard.fetch_offsets("g", None, |_| id).answer();
+        let one = shard.fetch_offsets("g", Some(&asked), |_| id).answer();
         let of = |topic: &OffsetFetchResponseTopics| topic.partitions[0].committed_offset;
         (all.iter().map(of).collect::<Vec<_>>(), of(&one[0]))
     };
     let another = Some(TopicId::from_u128(8));
-    let of_the_one_before =
-        world.shard.forget_topic(&"t".into(), TopicId::from_u128(6), world.now());
+    let of_the_one_before = world.forget("t", TopicId::from_u128(6));
     assert!(of_the_one_before.writes.is_empty(), "this topic was not deleted");
     for shard in [&world.shard, &again] {
         assert_eq!(committed(shard, Some(TOPIC_ID)), (vec![41], 41));
@@ -765,7 +814,7 @@ fn commits_that_add_bytes_are_refused_at_the_bound_and_others_go_on() {
         (0, E::CoordinatorNotAvailable.code(), 0)
     );
     assert_eq!(world.offset().map(|offset| offset.0), Some(3));
-    let forgotten = world.shard.forget_topic(&"t".into(), TOPIC_ID, world.now());
+    let forgotten = world.forget("t", TOPIC_ID);
     world.take(forgotten);
     assert_eq!(world.shard.memory.offsets_bytes(), 0);
 }

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use kafka_protocol::messages as m;
 use kafka_protocol::protocol::StrBytes;
 use letterbox_protocol::ErrorCode;
@@ -12,21 +13,21 @@ use letterbox_protocol::ErrorCode;
 use super::{Errors, Services, errors};
 use crate::request::RequestContext;
 
-/// Answers JoinGroup, when the join phase ends.
+/// Answers JoinGroup, when the join phase ends; the request is gone before.
 pub(crate) async fn join(
     services: Arc<Services>,
     ctx: RequestContext,
     request: m::JoinGroupRequest,
-) -> m::JoinGroupResponse {
+) -> BoxFuture<'static, m::JoinGroupResponse> {
     services.groups.join_group(&ctx, request).await
 }
 
-/// Answers SyncGroup, when the leader's assignment is committed.
+/// Answers SyncGroup, when the leader's assignment is committed; the request is gone before.
 pub(crate) async fn sync(
     services: Arc<Services>,
     ctx: RequestContext,
     request: m::SyncGroupRequest,
-) -> m::SyncGroupResponse {
+) -> BoxFuture<'static, m::SyncGroupResponse> {
     services.groups.sync_group(&ctx, request).await
 }
 
