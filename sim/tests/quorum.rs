@@ -156,6 +156,7 @@ async fn register(controller: &Controller, id: i32, seen: &Shared) -> i64 {
         endpoints: Vec::new(),
         rack: None,
         clean_start: true,
+        flushes_on_ack: true,
     };
     loop {
         match controller.run(registration.clone()).await {

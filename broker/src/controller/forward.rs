@@ -48,15 +48,14 @@ enum What {
 /// How long an answer is waited for that needs no commit.
 const STATUS_WITHIN: Duration = Duration::from_secs(5);
 
-/// Has `leader` carry the operation out before `deadline`.
+/// Has `leader` carry the operation out, which is encoded, before `deadline`.
 pub(super) async fn operation(
     quorum: &dyn MetadataQuorum,
     leader: BrokerId,
-    operation: &Operation,
+    operation: &str,
     deadline: Instant,
 ) -> Result<Answer, ControllerError> {
-    let operation = operation.encode().map_err(unreadable)?;
-    let (lane, what) = (Lane::Operations, What::Operation(operation));
+    let (lane, what) = (Lane::Operations, What::Operation(operation.to_owned()));
     let answer: String = ask(quorum, leader, lane, deadline, what).await?;
     Answer::decode(&answer).map_err(other_version)
 }
@@ -110,7 +109,7 @@ async fn ask<T: DeserializeOwned>(
     }
 }
 
-fn unreadable(error: serde_json::Error) -> ControllerError {
+pub(super) fn unreadable(error: serde_json::Error) -> ControllerError {
     ControllerError::OtherVersion(error.to_string())
 }
 

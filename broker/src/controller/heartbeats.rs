@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::proposer::Job;
-use super::{ControllerError, DECIDE_WITHIN, decide_here};
+use super::{ControllerError, DECIDE_WITHIN_MAX, decide_here};
 use crate::metadata::decide::FenceBroker;
 use crate::metadata::decide::liveness::{Effect, Heartbeat, HeartbeatAnswer, Liveness, Millis};
 use crate::quorum::{MetadataQuorum, QuorumError};
@@ -201,7 +201,7 @@ impl Watch {
         let (queue, tell) = (self.queue.clone(), self.tell.clone());
         leading.tasks.spawn(async move {
             let operation = FenceBroker { id, epoch, fenced };
-            let deadline = Instant::now() + DECIDE_WITHIN;
+            let deadline = Instant::now() + DECIDE_WITHIN_MAX;
             match decide_here(&queue, operation.into(), deadline).await {
                 Ok(_) => tracing::info!(broker = %id, epoch, "broker is {what}"),
                 // It is said again while it is true.

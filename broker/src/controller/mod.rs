@@ -35,7 +35,10 @@ use crate::quorum::{MetadataQuorum, QuorumError, QuorumStatus};
 /// answer, longer than it takes to elect a leader.
 pub(crate) const DECIDE_WITHIN: Duration = Duration::from_secs(10);
 /// How long one takes at most, whatever its client names.
-const DECIDE_WITHIN_MAX: Duration = Duration::from_secs(60);
+pub(crate) const DECIDE_WITHIN_MAX: Duration = Duration::from_secs(60);
+/// The most that an operation may be, as it is passed on: so that what one node takes, each does,
+/// and its answer is of a bounded length too.
+const OPERATION_LEN_MAX: usize = 8 << 20;
 /// Between two looks at who leads.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -51,7 +54,7 @@ pub enum ControllerError {
     /// The active controller, or this node, is of another version and does not understand.
     #[error("{0}")]
     OtherVersion(String),
-    /// The active controller does not take what a broker says.
+    /// The controller does not take what a broker says or asks for.
     #[error(transparent)]
     Refused(ApiError),
 }
@@ -211,6 +214,8 @@ impl Controller {
         operation: Operation,
         deadline: Instant,
     ) -> Result<Answer, ControllerError> {
+        let encoded = operation.encode().map_err(forward::unreadable)?;
+        check_len(encoded.len())?;
         loop {
             let status = self.quorum.status();
             let result = match status.leader {
@@ -223,9 +228,7 @@ impl Controller {
                         result => result,
                     }
                 }
-                Some(leader) => {
-                    forward::operation(&*self.quorum, leader, &operation, deadline).await
-                }
+                Some(leader) => forward::operation(&*self.quorum, leader, &encoded, deadline).await,
                 None => Err(QuorumError::NotLeader { leader: None }.into()),
             };
             let is_open = matches!(&result, Err(error) if error.is_not_begun());
@@ -260,6 +263,19 @@ fn leading(status: QuorumStatus) -> Result<QuorumStatus, ControllerError> {
         true => Ok(status),
         false => Err(QuorumError::NotLeader { leader: status.leader }.into()),
     }
+}
+
+fn check_len(len: usize) -> Result<(), ControllerError> {
+    if len <= OPERATION_LEN_MAX {
+        return Ok(());
+    }
+    let message = format!(
+        "Unable to perform excessively large batch operation: it is {} MiB, and at most {} MiB are \
+         changed at once; divide the request.",
+        len >> 20,
+        OPERATION_LEN_MAX >> 20
+    );
+    Err(ControllerError::Refused(ApiError::new(ErrorCode::PolicyViolation, message)))
 }
 
 /// Hands a heartbeat to this node's watch.

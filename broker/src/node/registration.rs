@@ -13,7 +13,7 @@ use super::identity::Identity;
 use super::patience::patiently;
 use super::start::StartError;
 use crate::config::Config;
-use crate::controller::{Controller, ControllerError};
+use crate::controller::{Controller, ControllerError, DECIDE_WITHIN_MAX};
 use crate::metadata::decide::liveness::{Heartbeat, HeartbeatAnswer};
 use crate::metadata::decide::{Decide, ItemResult, Kind, RegisterBroker, SetClusterId};
 use crate::metadata::{Endpoint, SecurityProtocol};
@@ -57,6 +57,7 @@ impl Membership {
             endpoints: endpoints(config, listeners),
             rack: config.rack.clone(),
             clean_start,
+            flushes_on_ack: config.is_true("log.flush.on.ack"),
         };
         let epoch = run(controller, quorum, operation).await?;
         let heartbeat = config.duration("broker.heartbeat.interval.ms");
@@ -125,7 +126,8 @@ async fn run<T, O: Kind + Clone + Decide<Outcome = ItemResult<T>>>(
     let passes = |error: &ControllerError| {
         matches!(error, ControllerError::Quorum(_) | ControllerError::ShuttingDown)
     };
-    let attempt = || controller.run(operation.clone());
+    // With many partitions it is a large decision.
+    let attempt = || controller.run_within(operation.clone(), DECIDE_WITHIN_MAX);
     let done = patiently("register with the cluster", passes, attempt).await;
     let done = done.map_err(refused)?;
     let mut images = quorum.subscribe();

@@ -41,6 +41,8 @@ use super::types::{
 
 /// Larger frames are refused: an entry of the greatest length and a batch of others fit.
 const FRAME_LEN_MAX: usize = 32 << 20;
+/// Larger answers are refused. What an operation comes to may be told in more words than it has.
+const ANSWER_LEN_MAX: usize = 128 << 20;
 /// Before the peer is known.
 const HELLO_LEN_MAX: usize = 1024;
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
@@ -293,7 +295,7 @@ impl Dialer {
 /// One request and its answer. After an error the stream is of no use any more.
 pub(super) async fn exchange(stream: &mut BoxStream, kind: u8, body: &[u8]) -> io::Result<Vec<u8>> {
     write_frame(stream, kind, body).await?;
-    let (answer, body) = read_frame(stream, FRAME_LEN_MAX).await?;
+    let (answer, body) = read_frame(stream, ANSWER_LEN_MAX).await?;
     if answer != ANSWER {
         return Err(invalid("the peer does not answer"));
     }

@@ -30,9 +30,14 @@ pub struct RegisterBroker {
     /// Its rack.
     pub rack: Option<String>,
     /// Whether it ended cleanly last time. If not, it may have lost records that were not yet
-    /// synced, and the partitions that it leads get a new leader epoch so that readers can tell
-    /// (KIP-320).
+    /// synced: the partitions that it leads get a new leader epoch so that readers can tell
+    /// (KIP-320), and it leaves the ISRs in which it counted what was not synced (KIP-966), unless
+    /// it is the last one there.
     pub clean_start: bool,
+    /// `log.flush.on.ack` as this broker's file has it: whether it counts only what is on its disk.
+    /// An earlier version does not say, and then it counts as false.
+    #[serde(default)]
+    pub flushes_on_ack: bool,
 }
 
 impl Decide for RegisterBroker {
@@ -72,7 +77,14 @@ impl RegisterBroker {
             fenced: false,
         };
         draft.add(vec![MetadataRecord::Broker(registration)])?;
-        let changes = partition_changes(&draft.image, |image, state| {
+        let changes = partition_changes(&draft.image, |image, topic, state| {
+            if !self.clean_start
+                && state.isr.len() > 1
+                && state.isr.contains(&self.id)
+                && !self.has_synced(image, topic)
+            {
+                return Some(without(image, state, self.id));
+            }
             if state.leader == Some(self.id) {
                 return (!self.clean_start)
                     .then(|| led_by(state, state.isr.to_vec(), state.leader));
@@ -83,6 +95,17 @@ impl RegisterBroker {
         });
         draft.add(changes)?;
         Ok(epoch)
+    }
+
+    /// Whether this broker surely has on its disk what it counted in partitions of `topic`.
+    fn has_synced(&self, image: &MetadataImage, topic: &Topic) -> bool {
+        let of_broker = image.broker_configs.get(&self.id);
+        let set = topic
+            .configs
+            .get("flush.on.ack")
+            .or_else(|| of_broker.and_then(|configs| configs.get("log.flush.on.ack")))
+            .or_else(|| image.cluster_configs.get("log.flush.on.ack"));
+        set.map_or(self.flushes_on_ack, |value| value.trim().eq_ignore_ascii_case("true"))
     }
 }
 
@@ -136,7 +159,7 @@ impl FenceBroker {
             id: self.id,
             fenced: self.fenced,
         })])?;
-        let changes = partition_changes(&draft.image, |image, state| self.moved(image, state));
+        let changes = partition_changes(&draft.image, |image, _, state| self.moved(image, state));
         draft.add(changes)
     }
 
@@ -150,18 +173,23 @@ impl FenceBroker {
                 .is_none()
                 .then(|| led_by(state, state.isr.to_vec(), Some(self.id)));
         }
-        let isr = match &*state.isr {
-            [_] => state.isr.to_vec(),
-            many => many.iter().copied().filter(|id| *id != self.id).collect(),
-        };
-        let leader = match state.leader {
-            Some(leader) if leader == self.id => {
-                live_isr(image, &state.replicas).into_iter().find(|id| isr.contains(id))
-            }
-            leader => leader,
-        };
-        (leader != state.leader || *isr != *state.isr).then(|| led_by(state, isr, leader))
+        let without = without(image, state, self.id);
+        (without.leader != state.leader || without.isr != state.isr).then_some(without)
     }
+}
+
+/// The state after `id` has left the ISR, unless it is the last one there; where it led, or nobody
+/// did, the first live replica of the ISR leads, in the order of the assignment.
+fn without(image: &MetadataImage, state: &PartitionState, id: BrokerId) -> PartitionState {
+    let isr = match &*state.isr {
+        [_] => state.isr.to_vec(),
+        many => many.iter().copied().filter(|member| *member != id).collect(),
+    };
+    let leader = match state.leader.filter(|leader| *leader != id) {
+        None => live_isr(image, &state.replicas).into_iter().find(|id| isr.contains(id)),
+        leader => leader,
+    };
+    led_by(state, isr, leader)
 }
 
 /// The state with another ISR and leader. The leader epoch goes up when the leader changes, and
@@ -180,12 +208,12 @@ fn led_by(state: &PartitionState, isr: Vec<BrokerId>, leader: Option<BrokerId>) 
 
 fn partition_changes(
     image: &MetadataImage,
-    change: impl Fn(&MetadataImage, &PartitionState) -> Option<PartitionState>,
+    change: impl Fn(&MetadataImage, &Topic, &PartitionState) -> Option<PartitionState>,
 ) -> Vec<MetadataRecord> {
     let mut records = Vec::new();
     for topic in image.topics() {
         for (partition, state) in topic.indexed_partitions() {
-            if let Some(state) = change(image, state) {
+            if let Some(state) = change(image, topic, state) {
                 records.push(MetadataRecord::Partition(PartitionRecord::of(
                     topic.id, partition, &state,
                 )));

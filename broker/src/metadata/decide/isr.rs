@@ -13,6 +13,8 @@ use crate::metadata::{ApiError, MetadataImage, MetadataRecord, PartitionState};
 pub struct AlterIsr {
     /// The leader that asks.
     pub broker: BrokerId,
+    /// Which start of it asks (KIP-903).
+    pub broker_epoch: i64,
     /// What it asks for.
     pub changes: Vec<IsrChange>,
 }
@@ -29,7 +31,16 @@ pub struct IsrChange {
     /// The state the change builds on.
     pub partition_epoch: i32,
     /// The ISR wanted.
-    pub isr: Vec<BrokerId>,
+    pub isr: Vec<IsrMember>,
+}
+
+/// A replica that the leader takes to have everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IsrMember {
+    /// Its broker.
+    pub id: BrokerId,
+    /// Which start of that broker has it all: a later start may have lost some (KIP-903).
+    pub epoch: i64,
 }
 
 impl Decide for AlterIsr {
@@ -38,8 +49,12 @@ impl Decide for AlterIsr {
 
     fn decide(&self, image: &MetadataImage, _context: &Context<'_>) -> Decision<Self::Outcome> {
         let mut draft = Draft::new(image);
-        let outcome =
-            self.changes.iter().map(|change| alter(self.broker, change, &mut draft)).collect();
+        let registered = image.brokers.get(&self.broker).map(|registration| registration.epoch);
+        let outcome = self.changes.iter().map(|change| match registered {
+            Some(epoch) if epoch == self.broker_epoch => alter(self.broker, change, &mut draft),
+            _ => Err(ErrorCode::StaleBrokerEpoch.into()),
+        });
+        let outcome = outcome.collect();
         Decision { records: draft.records, outcome }
     }
 }
@@ -51,7 +66,7 @@ fn alter(broker: BrokerId, change: &IsrChange, draft: &mut Draft) -> ItemResult<
     check(image, broker, change, present)?;
     // The order of the assignment, whatever order the leader sent: equal sets are equal states.
     let isr: Vec<BrokerId> =
-        present.replicas.iter().copied().filter(|id| change.isr.contains(id)).collect();
+        present.replicas.iter().copied().filter(|id| names(change, *id)).collect();
     if *isr == *present.isr {
         return Ok(present.clone());
     }
@@ -64,6 +79,10 @@ fn alter(broker: BrokerId, change: &IsrChange, draft: &mut Draft) -> ItemResult<
         &state,
     ))])?;
     Ok(state)
+}
+
+fn names(change: &IsrChange, id: BrokerId) -> bool {
+    change.isr.iter().any(|member| member.id == id)
 }
 
 fn check(
@@ -82,14 +101,15 @@ fn check(
     if change.partition_epoch != present.partition_epoch {
         return Err(ErrorCode::InvalidUpdateVersion.into());
     }
-    if !change.isr.contains(&broker) {
+    if !names(change, broker) {
         return invalid("the ISR must contain the leader");
     }
-    for id in &change.isr {
+    for IsrMember { id, epoch } in &change.isr {
         if !present.replicas.contains(id) {
             return invalid("the ISR has a broker that is not a replica");
         }
-        if !present.isr.contains(id) && !image.is_live(*id) {
+        let is_that_start = image.brokers.get(id).is_some_and(|known| known.epoch == *epoch);
+        if !is_that_start || !present.isr.contains(id) && !image.is_live(*id) {
             return Err(ErrorCode::IneligibleReplica.into());
         }
     }

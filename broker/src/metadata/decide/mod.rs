@@ -24,7 +24,7 @@ pub use brokers::{
     SetClusterId,
 };
 pub use configs::{AlterConfigs, ConfigOp, ConfigRules, ConfigScope, ResourceAlteration};
-pub use isr::{AlterIsr, IsrChange};
+pub use isr::{AlterIsr, IsrChange, IsrMember};
 pub use names::{INTERNAL_TOPICS, METADATA_TOPIC, is_internal_topic, validate_topic_name};
 pub use operation::{Answer, DecodeError, Kind, Operation, Outcome};
 pub use partitions::{CreatePartitions, TopicGrowth};

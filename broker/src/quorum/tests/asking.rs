@@ -1,14 +1,18 @@
 //! What voters ask one another that is not consensus.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use letterbox_env::{BoxFuture, Env};
+use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::BrokerId;
 use tokio::time::{Instant, timeout};
 
-use super::eventually;
 use super::three_voters::{config, free_ports};
+use super::{controller, eventually};
+use crate::controller::ControllerError;
+use crate::metadata::decide::{DeleteTopics, TopicSelector};
 use crate::quorum::{Answering, AskError, Lane, MetadataQuorum, RaftQuorum};
 
 /// Answers `b"now"`, and nothing else ever.
@@ -27,32 +31,67 @@ impl Answering for Reluctant {
     fn ended(&self, _node: BrokerId) {}
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_heartbeat_does_not_wait_behind_operations_and_nobody_asks_for_ever() {
-    let dir = tempfile::tempdir().unwrap();
+/// Three voters, and who leads: first one that does not.
+async fn voters(dir: &Path) -> ([Arc<RaftQuorum>; 3], Arc<RaftQuorum>, Arc<RaftQuorum>) {
     let ports = free_ports().await;
-    let mut nodes = Vec::new();
-    for id in 1..=3 {
-        let config = config(dir.path(), id, &ports);
-        nodes.push(RaftQuorum::open(Env::real(), config).await.unwrap());
-    }
+    let open = async |id| RaftQuorum::open(Env::real(), config(dir, id, &ports)).await.unwrap();
+    let nodes = [open(1).await, open(2).await, open(3).await];
     let mut found = None;
-    eventually("one leads, and another knows it", || {
+    eventually("one leads, and all know it", || {
         let leader = nodes[0].status().leader;
         let is_known = nodes.iter().all(|node| node.status().leader == leader);
         found = leader.filter(|_| is_known);
         found.is_some()
     })
     .await;
-    let leader = found.unwrap();
-    let of = |id: BrokerId| &nodes[usize::try_from(id.0 - 1).unwrap()];
-    let asking = nodes.iter().find(|node| node.status().node_id != leader).unwrap();
+    let leads = |node: &&Arc<RaftQuorum>| Some(node.status().node_id) == found;
+    let leading = nodes.iter().find(leads).unwrap().clone();
+    let following = nodes.iter().find(|node| !leads(node)).unwrap().clone();
+    (nodes, following, leading)
+}
+
+/// What one node takes, each does, whichever leads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operation_is_as_large_as_it_may_be_wherever_it_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let (nodes, following, leading) = voters(dir.path()).await;
+    let env = Env::real();
+    let (at_leader, elsewhere) = (controller(&env, &leading), controller(&env, &following));
+    // Each quote is written as two characters, and as four when it is passed on.
+    let topics = |count| DeleteTopics {
+        topics: (0..count)
+            .map(|n| TopicSelector::Name(format!("{n}{}", "\"".repeat(100))))
+            .collect(),
+    };
+    for (count, is_taken) in [(35_000, true), (45_000, false), (400_000, false)] {
+        for controller in [&at_leader, &elsewhere] {
+            match controller.run_within(topics(count), Duration::from_secs(60)).await {
+                Ok(done) => assert!(is_taken && done.outcome.len() == count, "{count}"),
+                Err(ControllerError::Refused(error)) => {
+                    assert!(!is_taken && error.code == ErrorCode::PolicyViolation, "{count}");
+                }
+                Err(error) => panic!("{count}: {error}"),
+            }
+        }
+    }
+    at_leader.shutdown().await;
+    elsewhere.shutdown().await;
+    for node in &nodes {
+        node.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_heartbeat_does_not_wait_behind_operations_and_nobody_asks_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let (nodes, asking, leading) = voters(dir.path()).await;
+    let leader = leading.status().node_id;
     // A question that comes before there is who answers is not lost.
     let soon = Instant::now() + Duration::from_secs(20);
     let early = asking.ask(leader, Lane::Operations, soon, b"now");
     let answers = async {
         tokio::time::sleep(Duration::from_millis(100)).await;
-        of(leader).answer_with(Arc::new(Reluctant));
+        leading.answer_with(Arc::new(Reluctant));
     };
     let (early, ()) = tokio::join!(early, answers);
     assert_eq!(early.unwrap(), b"now");

@@ -63,6 +63,7 @@ fn registration(id: i32) -> RegisterBroker {
         endpoints: vec![endpoint],
         rack: None,
         clean_start: true,
+        flushes_on_ack: true,
     }
 }
 

@@ -296,8 +296,8 @@ async fn create_two_large_topics(
     names: [&str; 2],
 ) -> [Result<(), ControllerError>; 2] {
     let (first, second) = tokio::join!(
-        controller.run(topic(names[0], 10_000)),
-        controller.run(topic(names[1], 10_000)),
+        controller.run_within(topic(names[0], 10_000), Duration::from_secs(60)),
+        controller.run_within(topic(names[1], 10_000), Duration::from_secs(60)),
     );
     let made =
         |done: Done<Vec<(String, ItemResult<CreatedTopic>)>>| assert!(done.outcome[0].1.is_ok());
@@ -319,7 +319,7 @@ async fn broker_with_more_partitions_than_fit_into_an_entry_registers() {
     }
     let before = quorum.image().applied_index;
     let again = RegisterBroker { clean_start: false, ..registration(1) };
-    let done = controller.run(again).await.unwrap();
+    let done = controller.run_within(again, Duration::from_secs(60)).await.unwrap();
     done.outcome.unwrap();
     assert!(done.index > before + 10, "it fits into {} entries", done.index - before);
     let epochs = |quorum: &RaftQuorum| {

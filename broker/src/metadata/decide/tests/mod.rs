@@ -105,6 +105,7 @@ fn register(id: i32, rack: &str) -> RegisterBroker {
         endpoints: Vec::new(),
         rack: Some(rack.to_owned()),
         clean_start: true,
+        flushes_on_ack: false,
     }
 }
 
@@ -477,6 +478,77 @@ proptest! {
     }
 }
 
+/// A topic with one partition on three brokers, led by the first of them.
+fn replicated(flush_on_ack: &str) -> (World, [BrokerId; 3]) {
+    let mut world = World::with_racks(&["a", "b", "c"]);
+    let replicas = [1, 2, 3].map(BrokerId);
+    let assignments = vec![(0, replicas.to_vec())];
+    let placement = TopicPlacement { assignments, ..TopicPlacement::automatic(-1, -1) };
+    let configs = BTreeMap::from([("flush.on.ack".to_owned(), Some(flush_on_ack.to_owned()))]);
+    let topics = vec![NewTopic { name: "t".into(), placement, configs }];
+    let operation = CreateTopics {
+        topics,
+        validate_only: false,
+        default_partitions: 1,
+        default_replication_factor: 1,
+    };
+    world.run(&operation).remove(0).1.unwrap();
+    (world, replicas)
+}
+
+#[test]
+fn an_unclean_start_leaves_the_isrs_that_it_counted_unsynced_records_in() {
+    let unclean = |id| RegisterBroker { clean_start: false, ..register(id, "a") };
+    let state = |world: &World| world.image.partition("t", 0).unwrap().clone();
+    // What is synced before it counts is there.
+    let (mut world, replicas) = replicated("true");
+    world.run(&unclean(2)).unwrap();
+    assert_eq!(*state(&world).isr, replicas);
+
+    let (mut world, [first, second, third]) = replicated("false");
+    world.run(&RegisterBroker { clean_start: true, ..register(2, "b") }).unwrap();
+    assert_eq!(*state(&world).isr, [first, second, third]);
+    // A follower, and the leader before anybody has noticed its end: another one leads.
+    world.run(&unclean(2)).unwrap();
+    assert_eq!(*state(&world).isr, [first, third]);
+    let before = state(&world);
+    world.run(&unclean(1)).unwrap();
+    let after = state(&world);
+    assert_eq!((&*after.isr, after.leader), (&[third][..], Some(third)));
+    assert!(after.leader_epoch > before.leader_epoch);
+    // The last one has the newest there is, whatever it lost.
+    world.run(&unclean(3)).unwrap();
+    assert_eq!((&*state(&world).isr, state(&world).leader), (&[third][..], Some(third)));
+    assert!(state(&world).leader_epoch > after.leader_epoch);
+}
+
+#[test]
+fn an_isr_change_counts_for_the_starts_of_brokers_that_it_names() {
+    let (mut world, replicas) = replicated("false");
+    let topic_id = world.image.topic("t").unwrap().id;
+    let epochs = |world: &World| replicas.map(|id| world.image.brokers[&id].epoch);
+    let alter = |world: &mut World, broker_epoch: i64, epochs: [i64; 3]| {
+        let state = world.image.partition("t", 0).unwrap().clone();
+        let change = IsrChange {
+            topic_id,
+            partition: 0,
+            leader_epoch: state.leader_epoch,
+            partition_epoch: state.partition_epoch,
+            isr: (replicas.into_iter().zip(epochs))
+                .map(|(id, epoch)| IsrMember { id, epoch })
+                .collect(),
+        };
+        let operation = AlterIsr { broker: replicas[0], broker_epoch, changes: vec![change] };
+        world.run(&operation).remove(0).map_err(|error| error.code)
+    };
+    let before = epochs(&world);
+    world.run(&RegisterBroker { clean_start: false, ..register(2, "b") }).unwrap();
+    assert_eq!(alter(&mut world, before[0], before), Err(ErrorCode::IneligibleReplica));
+    let now = epochs(&world);
+    assert_eq!(alter(&mut world, before[0] + 1, now), Err(ErrorCode::StaleBrokerEpoch));
+    assert_eq!(*alter(&mut world, now[0], now).unwrap().isr, replicas);
+}
+
 type Epochs = (i32, i32, Option<BrokerId>, Vec<BrokerId>);
 
 fn epochs(image: &MetadataImage) -> BTreeMap<(Uuid, i32), Epochs> {
@@ -493,7 +565,10 @@ fn alter_isr(world: &mut World, n: u8, mask: u8) {
     let Some(topic) = world.image.topic(&format!("t{n}")).cloned() else { return };
     let state = topic.partition(0).unwrap();
     let Some(leader) = state.leader else { return };
-    let isr = (0..6).filter(|id| mask & (1 << id) != 0).map(BrokerId).collect();
+    let epoch = |id| world.image.brokers.get(&id).map_or(0, |broker| broker.epoch);
+    let ids = (0..6).filter(|id| mask & (1 << id) != 0).map(BrokerId);
+    let isr = ids.map(|id| IsrMember { id, epoch: epoch(id) }).collect();
+    let broker_epoch = epoch(leader);
     let change = IsrChange {
         topic_id: topic.id,
         partition: 0,
@@ -501,5 +576,5 @@ fn alter_isr(world: &mut World, n: u8, mask: u8) {
         partition_epoch: state.partition_epoch,
         isr,
     };
-    drop(world.run(&AlterIsr { broker: leader, changes: vec![change] }));
+    drop(world.run(&AlterIsr { broker: leader, broker_epoch, changes: vec![change] }));
 }

@@ -94,19 +94,22 @@ fn registration() -> impl Strategy<Value = RegisterBroker> {
             security_protocol,
         },
     );
-    (broker(), uuid(), vec(endpoint, 0..3), proptest::option::of(name()), any::<bool>()).prop_map(
-        |(id, incarnation, endpoints, rack, clean_start)| RegisterBroker {
+    let flags = any::<(bool, bool)>();
+    (broker(), uuid(), vec(endpoint, 0..3), proptest::option::of(name()), flags).prop_map(
+        |(id, incarnation, endpoints, rack, (clean_start, flushes_on_ack))| RegisterBroker {
             id,
             incarnation,
             endpoints,
             rack,
             clean_start,
+            flushes_on_ack,
         },
     )
 }
 
 fn isr_change() -> impl Strategy<Value = IsrChange> {
-    (uuid(), any::<i32>(), any::<i32>(), any::<i32>(), brokers()).prop_map(
+    let member = (broker(), any::<i64>()).prop_map(|(id, epoch)| IsrMember { id, epoch });
+    (uuid(), any::<i32>(), any::<i32>(), any::<i32>(), vec(member, 0..3)).prop_map(
         |(topic_id, partition, leader_epoch, partition_epoch, isr)| IsrChange {
             topic_id,
             partition,
@@ -139,8 +142,9 @@ fn operation() -> impl Strategy<Value = Operation> {
         registration().prop_map(Operation::from),
         (broker(), any::<i64>(), any::<bool>())
             .prop_map(|(id, epoch, fenced)| FenceBroker { id, epoch, fenced }.into()),
-        (broker(), vec(isr_change(), 0..3))
-            .prop_map(|(broker, changes)| AlterIsr { broker, changes }.into()),
+        (broker(), any::<i64>(), vec(isr_change(), 0..3)).prop_map(
+            |(broker, broker_epoch, changes)| AlterIsr { broker, broker_epoch, changes }.into()
+        ),
         broker().prop_map(|broker| AllocateProducerIds { broker }.into()),
         name().prop_map(|cluster_id| SetClusterId { cluster_id }.into()),
     ]
