@@ -1,5 +1,7 @@
 //! Topics chosen by pattern.
 
+use letterbox_client::{METADATA_TOPIC, is_internal_topic};
+
 /// Topic patterns as Kafka's tools use them: Java regular expressions. Here: alternatives by `|` or
 /// `,`, `.` for any character, `*`, `+` and `?` after one character, `.` or a class in `[]`.
 /// Anything else is refused, not misread.
@@ -132,10 +134,7 @@ fn fits(atoms: &[(Atom, Repeat)], name: &[char]) -> bool {
 
 /// Whether `name` is a topic of the broker's own.
 pub(crate) fn is_internal(name: &str) -> bool {
-    matches!(
-        name,
-        "__consumer_offsets" | "__transaction_state" | "__share_group_state" | "__cluster_metadata"
-    )
+    is_internal_topic(name) || name == METADATA_TOPIC
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ pub fn with_causes(error: &dyn Error) -> String {
 mod tests {
     use std::fmt;
     use std::io;
+    use std::path::{Path, PathBuf};
 
     use super::*;
 
@@ -54,5 +55,52 @@ mod tests {
         ] {
             assert_eq!(with_causes(&error), expected);
         }
+    }
+
+    /// In two pieces, so that this file has none.
+    const MARK: &str = concat!("#[", "error(");
+
+    /// The variants of errors in `text` that repeat their cause: `with_causes` says it anyway.
+    fn repeats(text: &str) -> Vec<String> {
+        let variants = text.split(MARK).skip(1);
+        let says_twice = |variant: &&str| {
+            let (own, fields) = variant.split_once(")]").unwrap_or((variant, ""));
+            let fields = fields.split("#[cfg(test)]").next().unwrap_or(fields);
+            let is_cause = |at: usize| !fields[..at].contains("\n}");
+            let has_cause =
+                ["#[source]", "#[from]"].iter().any(|mark| fields.find(mark).is_some_and(is_cause));
+            has_cause && (own.contains("{source") || own.contains("{0"))
+        };
+        variants.filter(says_twice).map(|variant| variant.lines().next().unwrap().into()).collect()
+    }
+
+    #[test]
+    fn no_error_of_ours_repeats_its_cause() {
+        let disk = crate::Env::real().disk;
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let crates = ["broker", "cli", "client", "env", "letterbox", "operator", "protocol"];
+        let mut folders: Vec<PathBuf> = crates
+            .iter()
+            .chain(&["sim", "storage"])
+            .map(|name| root.join(name).join("src"))
+            .collect();
+        let mut seen = 0;
+        while let Some(folder) = folders.pop() {
+            for entry in disk.list(&folder).unwrap() {
+                let path = folder.join(&entry.name);
+                match entry.is_dir {
+                    true => folders.push(path),
+                    false if entry.name.ends_with(".rs") => {
+                        let text = String::from_utf8(disk.read(&path).unwrap()).unwrap();
+                        seen += text.matches(MARK).count();
+                        assert_eq!(repeats(&text), Vec::<String>::new(), "{}", path.display());
+                    }
+                    false => {}
+                }
+            }
+        }
+        assert!(seen > 100, "{seen}");
+        let twice = format!("{MARK}\"a: {{0}}\")] A(#[source] E), {MARK}\"b\")] B(#[source] E)");
+        assert_eq!(repeats(&twice).len(), 1);
     }
 }

@@ -28,6 +28,7 @@ mod schema;
 mod schema_table;
 #[cfg(test)]
 mod tests;
+pub mod topics;
 
 pub use check::{
     CheckedHeader, ELEMENTS_MAX, RequestPrefix, STRING_MAX, check_request, check_request_body,

@@ -202,6 +202,22 @@ fn make_cluster(play: &Play) {
     play.server().create("person", &clusters("demo"), cluster).unwrap();
 }
 
+/// A cluster that is ready, and the key of the claim of its broker 1.
+async fn make_ready(play: &mut Play) -> Key {
+    make_cluster(play);
+    play.until("it is ready", 120, Play::is_settled).await;
+    Key::new("/persistentvolumeclaims", "ns", "data-demo-broker-1-0")
+}
+
+/// A person goes on without the volume of broker 1.
+async fn accept_loss(play: &mut Play) {
+    play.edit(|cluster| {
+        let name = cluster["status"]["nodes"][1]["dataLoss"].clone();
+        cluster["metadata"]["annotations"] = json!({"letterbox.dev/accept-data-loss": name});
+    });
+    play.until("it goes on", 120, Play::is_settled).await;
+}
+
 /// The life of a cluster: it is made, its configuration changes, a volume is added, and grows.
 async fn live(play: &mut Play, seconds: u64) {
     make_cluster(play);
@@ -297,9 +313,7 @@ fn an_operator_whose_watches_bring_nothing_goes_by_what_is() {
 #[test]
 fn a_lost_volume_is_told_by_whoever_looks_and_healed_over_by_nobody() {
     play(async |mut play: Play| {
-        make_cluster(&play);
-        play.until("it is ready", 120, Play::is_settled).await;
-        let claim = Key::new("/persistentvolumeclaims", "ns", "data-demo-broker-1-0");
+        let claim = make_ready(&mut play).await;
         play.server().remove("thief", &claim);
         play.server().remove("thief", &Key::new("/pods", "ns", "demo-broker-1-0"));
         let is_told = |play: &Play| play.condition("Degraded")["reason"] == "DataLost";
@@ -313,20 +327,14 @@ fn a_lost_volume_is_told_by_whoever_looks_and_healed_over_by_nobody() {
             }
         }
         assert!(is_told(&play) && play.server().get(&claim).is_none(), "{}", play.told());
-        play.edit(|cluster| {
-            let name = cluster["status"]["nodes"][1]["dataLoss"].clone();
-            cluster["metadata"]["annotations"] = json!({"letterbox.dev/accept-data-loss": name});
-        });
-        play.until("it goes on", 120, Play::is_settled).await;
+        accept_loss(&mut play).await;
     });
 }
 
 #[test]
 fn a_claim_that_vanishes_under_a_broker_is_made_again_by_no_operator() {
     play(async |mut play: Play| {
-        make_cluster(&play);
-        play.until("it is ready", 120, Play::is_settled).await;
-        let claim = Key::new("/persistentvolumeclaims", "ns", "data-demo-broker-1-0");
+        let claim = make_ready(&mut play).await;
         let recorded = |play: &Play| play.cluster()["status"]["nodes"][1]["volumes"].clone();
         let (before, object) = (recorded(&play), play.server().get(&claim).unwrap());
         play.server().remove("thief", &claim);
@@ -340,11 +348,7 @@ fn a_claim_that_vanishes_under_a_broker_is_made_again_by_no_operator() {
         }
         assert!(is_told(&play), "{}", play.told());
         assert_eq!((recorded(&play), play.monitor.restarts), (before, 2), "the other two");
-        play.edit(|cluster| {
-            let name = cluster["status"]["nodes"][1]["dataLoss"].clone();
-            cluster["metadata"]["annotations"] = json!({"letterbox.dev/accept-data-loss": name});
-        });
-        play.until("it goes on", 120, Play::is_settled).await;
+        accept_loss(&mut play).await;
         assert_eq!(play.monitor.restarts, 3);
     });
 }
@@ -352,9 +356,7 @@ fn a_claim_that_vanishes_under_a_broker_is_made_again_by_no_operator() {
 #[test]
 fn a_broker_whose_claim_is_being_deleted_is_not_restarted() {
     play(async |mut play: Play| {
-        make_cluster(&play);
-        play.until("it is ready", 120, Play::is_settled).await;
-        let claim = Key::new("/persistentvolumeclaims", "ns", "data-demo-broker-1-0");
+        let claim = make_ready(&mut play).await;
         play.server().delete("person", &claim, None, None).unwrap();
         let is_told = |play: &Play| play.condition("Degraded")["reason"] == "ClaimBeingDeleted";
         play.until("it is told", 60, is_told).await;

@@ -7,7 +7,7 @@ mod platform;
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use letterbox_operator::admin::Topic;
 use letterbox_operator::api::{
@@ -48,6 +48,12 @@ fn pass(model: &Model, cluster: &mut KafkaCluster) -> ClusterPass {
     cluster.status = Some(pass.status.clone());
     model.tick();
     pass
+}
+
+/// What Degraded says after so many passes.
+fn degraded_after(passes: u32, model: &Model, cluster: &mut KafkaCluster) -> Condition {
+    (0..passes).for_each(|_| drop(pass(model, cluster)));
+    find_condition(&cluster.status.as_ref().unwrap().conditions, DEGRADED).unwrap().clone()
 }
 
 /// Passes until nothing is left to do; panics when that takes more than a bounded number.
@@ -742,11 +748,7 @@ fn a_volume_is_added_with_one_restart_and_a_used_one_is_not_taken_away() {
     model.with(|state| state.bad_classes.push("fsat".into()));
     set(&mut cluster, volumes(&["data", "data-1"]));
     cluster.spec.storage.volumes[1].class = Some("fsat".into());
-    for _ in 0..4 {
-        pass(&model, &mut cluster);
-    }
-    let stuck = pass(&model, &mut cluster);
-    let degraded = find_condition(&stuck.status.conditions, DEGRADED).unwrap();
+    let degraded = degraded_after(5, &model, &mut cluster);
     assert_eq!(
         (degraded.reason.as_str(), degraded.message.as_str()),
         (
@@ -875,11 +877,7 @@ fn a_broker_that_does_not_say_who_it_is_is_told_and_nothing_relies_on_it() {
     let model = Model::default();
     let mut cluster = cluster(volumes(&["data"]));
     model.with(|state| state.mute = true);
-    for _ in 0..6 {
-        pass(&model, &mut cluster);
-    }
-    let told = pass(&model, &mut cluster);
-    let degraded = find_condition(&told.status.conditions, DEGRADED).unwrap();
+    let degraded = degraded_after(7, &model, &mut cluster);
     assert_eq!(
         (degraded.status.as_str(), degraded.reason.as_str()),
         ("True", "IdentityUnknown"),

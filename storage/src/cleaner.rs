@@ -15,7 +15,7 @@ use std::hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher};
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
-use letterbox_env::{FileRef, OpenMode};
+use letterbox_env::{FileRef, OpenMode, with_causes};
 use tokio_util::sync::CancellationToken;
 
 use super::Log;
@@ -333,8 +333,8 @@ impl Log {
     }
 }
 
-fn damaged(segment: &Segment, error: impl ToString) -> LogError {
-    LogError::Malformed { path: segment.path(".log"), reason: error.to_string() }
+fn damaged(segment: &Segment, error: impl std::error::Error) -> LogError {
+    LogError::Malformed { path: segment.path(".log"), reason: with_causes(&error) }
 }
 
 fn for_each_record(

@@ -204,7 +204,7 @@ pub enum ReadError {
         reason: String,
     },
     /// The device failed: KAFKA_STORAGE_ERROR.
-    #[error("read failed: {0}")]
+    #[error("read failed")]
     Io(#[source] Arc<io::Error>),
 }
 
@@ -332,7 +332,7 @@ pub enum LogError {
     #[error("interrupted, because the broker stops or the log is deleted")]
     Interrupted,
     /// The file system failed.
-    #[error("{action} {path}: {source}")]
+    #[error("{action} {path}")]
     Io {
         /// What was being done.
         action: &'static str,
@@ -379,5 +379,25 @@ pub(crate) trait IoContext<T> {
 impl<T> IoContext<T> for io::Result<T> {
     fn during(self, action: &'static str, path: impl Into<PathBuf>) -> Result<T, LogError> {
         self.map_err(|error| LogError::Io { action, path: path.into(), source: Arc::new(error) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use letterbox_env::with_causes;
+
+    use super::*;
+
+    #[test]
+    fn a_cause_is_said_once_and_by_whoever_asks_for_it() {
+        let why = || io::Error::from_raw_os_error(28);
+        let log = Err::<(), _>(why()).during("write", "/data/a").unwrap_err();
+        for (error, own) in [
+            (&log as &dyn std::error::Error, "write /data/a"),
+            (&ReadError::from(why()), "read failed"),
+        ] {
+            assert_eq!(error.to_string(), own);
+            assert_eq!(with_causes(error), format!("{own}: {}", why()));
+        }
     }
 }

@@ -26,6 +26,7 @@ mod open;
 mod partition;
 mod partition_table;
 mod producers;
+mod progress;
 mod read;
 mod recover;
 mod retention;
@@ -45,6 +46,7 @@ pub use lifecycle::WantedLog;
 pub use manager::{LogManager, LogManagerOptions, OfflineLog, QUORUM_DIR};
 pub use partition::Log;
 pub use producers::ProducerView;
+pub use progress::OpenProgress;
 pub use recover::{Recovered, recover};
 pub use tail_cache::COPIED_BELOW;
 pub use types::{

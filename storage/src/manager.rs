@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 pub(super) use letterbox_env::panics::lock;
-use letterbox_env::{Disk, Env, FileRef};
+use letterbox_env::{Disk, Env, FileRef, with_causes};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,13 +19,12 @@ use super::error::{IoContext, LogError};
 use super::fence::Fence;
 use super::open::{Found, Opened, Owned};
 use super::partition_table::{Name, PartitionTable};
+use super::progress::OpenProgress;
 use super::tail_cache::CacheBudget;
 use super::upkeep::Doomed;
 use super::{DurabilityObserver, Log, LogConfig, sync};
 use letterbox_protocol::model::TopicId;
-
-/// The metadata quorum's directory, which may lie in a log directory and holds no partition.
-pub const QUORUM_DIR: &str = "__cluster_metadata-0";
+pub use letterbox_protocol::topics::METADATA_DIR as QUORUM_DIR;
 
 /// Partitions opened or closed at the same time.
 const PARALLEL_MAX: usize = 8;
@@ -60,6 +59,8 @@ pub struct LogManagerOptions {
     pub recovery_point_interval: Duration,
     /// `replica.high.watermark.checkpoint.interval.ms`.
     pub high_watermark_interval: Duration,
+    /// Where the start tells how far it is.
+    pub progress: Arc<OpenProgress>,
 }
 
 impl LogManagerOptions {
@@ -79,6 +80,7 @@ impl LogManagerOptions {
             cleaner_backoff: Duration::from_secs(15),
             recovery_point_interval: Duration::from_secs(60),
             high_watermark_interval: Duration::from_secs(5),
+            progress: Arc::default(),
         }
     }
 }
@@ -228,10 +230,12 @@ impl LogManager {
             }
         }
         let (mut done, mut scanned) = (total - single.len(), 0);
+        self.options.progress.begin(total);
         let mut opening = futures::stream::iter(single.into_iter().map(|one| self.open_log(one)))
             .buffer_unordered(PARALLEL_MAX);
         while let Some(result) = opening.next().await {
             done += 1;
+            self.options.progress.set_done(done);
             match result {
                 Ok(opened) => {
                     scanned += opened.bytes_scanned;
@@ -256,7 +260,12 @@ impl LogManager {
     }
 
     fn set_offline(&self, offline: OfflineLog) {
-        tracing::error!(topic = %offline.topic, partition = offline.partition, error = %offline.error, "partition is offline: its log was not opened");
+        tracing::error!(
+            topic = %offline.topic,
+            partition = offline.partition,
+            error = with_causes(&offline.error),
+            "partition is offline: its log was not opened"
+        );
         lock(&self.offline).insert((offline.topic.clone(), offline.partition), offline);
     }
 

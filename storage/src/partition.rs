@@ -19,8 +19,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
-use letterbox_env::Fault;
 use letterbox_env::panics::lock;
+use letterbox_env::{Fault, with_causes};
 
 use super::checkpoint::{self, Epochs};
 use super::config::LogConfig;
@@ -992,7 +992,7 @@ impl Log {
         let Some(active) = segments.last().cloned() else { return Ok(()) };
         let malformed = |error: ReadError| LogError::Malformed {
             path: active.path(".log"),
-            reason: error.to_string(),
+            reason: with_causes(&error),
         };
         let (position, end) = match active.find(offset).map_err(malformed)? {
             Some((position, header)) => (position, header.base_offset.max(active.base)),

@@ -9,7 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use letterbox_env::{Disk, File, OpenMode};
+use letterbox_env::{Disk, File, OpenMode, with_causes};
 
 use super::checkpoint::Epochs;
 use super::error::{IoContext, LogError};
@@ -434,7 +434,7 @@ pub(super) fn read_producers(
         let path = segment.path(".log");
         let Some((position, _)) = segment.find(from).map_err(|error| LogError::Malformed {
             path: path.clone(),
-            reason: error.to_string(),
+            reason: with_causes(&error),
         })?
         else {
             continue;

@@ -882,24 +882,30 @@ async fn replicated(dir: &Path) -> (Arc<LogManager>, Arc<Log>, impl Fn(&Arc<Log>
     (manager, log, append)
 }
 
+/// Looks again and again while a follower is cut in many rounds.
+fn look_while_cutting(cut: impl Fn(usize) + Send, look: impl Fn()) {
+    std::thread::scope(|scope| {
+        let cutting = scope.spawn(move || (0..150).for_each(cut));
+        while !cutting.is_finished() {
+            look();
+        }
+    });
+}
+
 /// A reader saw the files cut and the end as it was before, and was told to go on behind offsets
 /// that other records got.
 #[tokio::test]
 async fn a_reader_skips_no_offset_while_a_follower_is_cut() {
     let dir = tempfile::tempdir().unwrap();
     let (_manager, log, append) = replicated(dir.path()).await;
-    std::thread::scope(|scope| {
-        let cutting = scope.spawn(|| {
-            for _ in 0..150 {
-                log.truncate_to(5).unwrap();
-                (5..10).for_each(|_| append(&log));
-            }
-        });
-        while !cutting.is_finished() {
-            // Batches are shown from their file; one that only says "go on behind me" is in memory.
-            if let Ok(found) = log.read_from_disk(7, 1 << 20, 10, true) {
-                assert!(found.slices.iter().all(|slice| matches!(slice, Slice::File { .. })));
-            }
+    let cut = |_| {
+        log.truncate_to(5).unwrap();
+        (5..10).for_each(|_| append(&log));
+    };
+    look_while_cutting(cut, || {
+        // Batches are shown from their file; one that only says "go on behind me" is in memory.
+        if let Ok(found) = log.read_from_disk(7, 1 << 20, 10, true) {
+            assert!(found.slices.iter().all(|slice| matches!(slice, Slice::File { .. })));
         }
     });
 }
@@ -909,21 +915,18 @@ async fn a_reader_skips_no_offset_while_a_follower_is_cut() {
 async fn a_log_never_starts_past_its_end_for_anybody() {
     let dir = tempfile::tempdir().unwrap();
     let (_manager, log, append) = replicated(dir.path()).await;
-    std::thread::scope(|scope| {
-        let cutting = scope.spawn(|| {
-            for at in (0..150).map(|round| [1_000_000, 3][round % 2]) {
-                log.truncate_fully_and_start_at(at).unwrap();
-                assert_eq!((log.high_watermark(), log.durable_end()), (at, 0));
-                (0..3).for_each(|_| append(&log));
-                log.sync().unwrap();
-                log.set_high_watermark(at + 2);
-            }
-        });
-        while !cutting.is_finished() {
-            let (start, end) = log.range();
-            assert!(start <= end, "{start}..{end}");
-            let _ = log.try_read_cached(5, 1, Offset::MAX, true);
-        }
+    let cut = |round: usize| {
+        let at = [1_000_000, 3][round % 2];
+        log.truncate_fully_and_start_at(at).unwrap();
+        assert_eq!((log.high_watermark(), log.durable_end()), (at, 0));
+        (0..3).for_each(|_| append(&log));
+        log.sync().unwrap();
+        log.set_high_watermark(at + 2);
+    };
+    look_while_cutting(cut, || {
+        let (start, end) = log.range();
+        assert!(start <= end, "{start}..{end}");
+        let _ = log.try_read_cached(5, 1, Offset::MAX, true);
     });
 }
 

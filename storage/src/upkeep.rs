@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use letterbox_env::with_causes;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -217,7 +218,7 @@ impl LogManager {
                         );
                     }
                     Err(error) => {
-                        tracing::warn!(topic = %log.topic(), partition = log.partition(), %error, "retention \
+                        tracing::warn!(topic = %log.topic(), partition = log.partition(), error = with_causes(&error), "retention \
                             failed; it will be retried");
                         return;
                     }
@@ -258,7 +259,7 @@ impl LogManager {
                 Ok(()) | Err(LogError::Interrupted) => {}
                 Err(_) if log.is_closed() => {}
                 Err(error) => {
-                    tracing::warn!(topic = %log.topic(), partition = log.partition(), %error, "compaction \
+                    tracing::warn!(topic = %log.topic(), partition = log.partition(), error = with_causes(&error), "compaction \
                         failed; it will be retried");
                 }
             }
@@ -333,8 +334,11 @@ impl LogManager {
         for (dir, logs) in self.logs_by_dir() {
             match self.env.blocking(move || close_dir(&dir, &logs)).await {
                 Err(error) if error.fault().is_state() => {
-                    tracing::warn!(%error, "cannot mark a log directory as cleanly shut down; the \
-                        next start checks the ends of its logs");
+                    tracing::warn!(
+                        error = with_causes(&error),
+                        "cannot mark a log directory as cleanly shut down; the \
+                        next start checks the ends of its logs"
+                    );
                 }
                 closed => result = result.and(closed),
             }
@@ -364,7 +368,7 @@ fn close_dir(dir: &LogDir, logs: &[Arc<Log>]) -> Result<(), LogError> {
 
 fn said(dir: &LogDir, written: Result<(), LogError>) {
     if let Err(error) = written {
-        tracing::warn!(dir = %dir.path.display(), %error, "could not write a checkpoint; the \
+        tracing::warn!(dir = %dir.path.display(), error = with_causes(&error), "could not write a checkpoint; the \
             previous one stays in effect");
     }
 }

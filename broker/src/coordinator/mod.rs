@@ -18,13 +18,11 @@ pub mod runtime;
 pub mod service;
 pub mod shard;
 
+pub use letterbox_protocol::topics::GROUP_METADATA_TOPIC;
 pub use memory::GroupMemory;
 pub use replicated_log::{AppendError, KeyValue, LogEnd, ReplicatedLog};
 pub use service::GroupCoordinator;
 pub(crate) use shard::commit_error;
-
-/// The internal topic that holds groups and offsets.
-pub const GROUP_METADATA_TOPIC: &str = "__consumer_offsets";
 
 /// The settings of the coordinator, under Kafka's names. Times in milliseconds.
 #[derive(Clone, Debug)]

@@ -159,7 +159,7 @@ async fn join_unless(
 ) -> Result<Option<Joined>, StartError> {
     let ended_in_order = was_left_in_order(env, config).await;
     let begun = Begun::default();
-    let mut logs = pin!(open_logs(env, config, &found.identity).fuse());
+    let mut logs = pin!(open_logs(env, config, found).fuse());
     let joined = tokio::select! {
         biased;
         () = stop => Ok(None),
@@ -345,12 +345,8 @@ async fn was_left_in_order(env: &Env, config: &Config) -> bool {
     env.blocking(move || dirs.iter().all(|dir| LogManager::is_left_in_order(&*disk, dir))).await
 }
 
-async fn open_logs(
-    env: &Env,
-    config: &Config,
-    identity: &Identity,
-) -> Result<Arc<LogManager>, LogError> {
-    let unusable = identity.unusable.clone();
+async fn open_logs(env: &Env, config: &Config, found: &Found) -> Result<Arc<LogManager>, LogError> {
+    let unusable = found.identity.unusable.clone();
     // Those that are lost keep their place: what lies in them is known to no other.
     let lost = unusable.keys().filter(|directory| !config.log_dirs.contains(directory));
     let log_dirs = config.log_dirs.iter().chain(lost).cloned().collect();
@@ -364,6 +360,7 @@ async fn open_logs(
         recovery_point_interval: config.duration("log.flush.offset.checkpoint.interval.ms"),
         cleaner_backoff: config.duration("log.cleaner.backoff.ms"),
         high_watermark_interval: config.duration("replica.high.watermark.checkpoint.interval.ms"),
+        progress: found.admin.health.opening.clone(),
         ..LogManagerOptions::new(log_dirs)
     };
     let open = || LogManager::open(env.clone(), options.clone());

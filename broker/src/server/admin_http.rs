@@ -32,7 +32,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use letterbox_env::BoxListener;
-use letterbox_storage::{LogDir, LogManager};
+use letterbox_storage::{LogDir, LogManager, OpenProgress};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -57,6 +57,8 @@ pub(crate) struct Health {
     /// Nothing while that is not known: its directories are not read, or its cluster waits for
     /// other nodes.
     whose: OnceLock<Whose>,
+    /// How far it is with that.
+    pub(crate) opening: Arc<OpenProgress>,
     /// Nothing while the broker still recovers.
     broker: OnceLock<(Arc<Services>, Arc<LogManager>)>,
     is_stopping: AtomicBool,
@@ -191,12 +193,21 @@ fn router(health: Arc<Health>) -> Router {
 fn readiness(health: &Health) -> (StatusCode, String) {
     let no = |why: &str| (StatusCode::SERVICE_UNAVAILABLE, why.to_owned());
     match health.broker.get() {
-        None => no(STARTING),
+        None => no(&starting(health.opening.now())),
         Some(_) if health.is_stopping.load(Ordering::Acquire) => no("stopping\n"),
         Some((_, logs)) => {
             logs.refusal().map_or((StatusCode::OK, "ok\n".to_owned()), |why| no(&why))
         }
     }
+}
+
+/// What a start waits for, and how far it is.
+fn starting(opening: Option<(usize, usize, Option<Duration>)>) -> String {
+    let Some((done, total, left)) = opening else { return STARTING.to_owned() };
+    let left = left.map_or_else(String::new, |left| format!(", about {} s left", left.as_secs()));
+    format!(
+        "starting: {done} of {total} logs are open{left}; the broker's log says what it waits for\n"
+    )
 }
 
 /// Reads what is counted elsewhere.
@@ -230,6 +241,19 @@ fn refresh(services: &Services, logs: &LogManager) {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_start_says_how_far_it_is() {
+        let left = Some(Duration::from_millis(7900));
+        for (opening, said) in [
+            (None, "starting: opening the metadata and the logs;"),
+            (Some((0, 40, None)), "starting: 0 of 40 logs are open;"),
+            (Some((12, 40, left)), "starting: 12 of 40 logs are open, about 7 s left;"),
+        ] {
+            assert!(starting(opening).starts_with(said), "{}", starting(opening));
+        }
+        assert_eq!(readiness(&Health::default()).0, StatusCode::SERVICE_UNAVAILABLE);
+    }
 
     #[test]
     fn what_fails_after_the_start_is_told_by_the_next_answer() {

@@ -9,6 +9,7 @@ use kafka_protocol::messages::{
     ApiVersionsRequest, DescribeClusterRequest, DescribeLogDirsRequest, DescribeQuorumRequest,
 };
 use kafka_protocol::protocol::StrBytes;
+use letterbox_protocol::topics::METADATA_TOPIC;
 use uuid::Uuid;
 
 use crate::client::{Client, Lane, topic_name};
@@ -237,7 +238,7 @@ impl Client {
     pub async fn describe_quorum(&self) -> Result<QuorumStatus, Error> {
         let partitions = vec![PartitionData::default().with_partition_index(0)];
         let topic = TopicData::default()
-            .with_topic_name(topic_name("__cluster_metadata"))
+            .with_topic_name(topic_name(METADATA_TOPIC))
             .with_partitions(partitions);
         let request = DescribeQuorumRequest::default().with_topics(vec![topic]);
         let deadline = self.api_deadline();
@@ -253,9 +254,9 @@ impl Client {
             .await?;
         let Some(partition) = response.topics.first().and_then(|topic| topic.partitions.first())
         else {
-            return Err(Error::Invalid(
-                "the broker answered without the partition __cluster_metadata-0".to_owned(),
-            ));
+            return Err(Error::Invalid(format!(
+                "the broker answered without the partition {METADATA_TOPIC}-0"
+            )));
         };
         let nodes = response.nodes.iter().map(|node| {
             let endpoints = node.listeners.iter().map(|listener| {

@@ -1,4 +1,5 @@
-//! Who a broker says that it is: `GET /identity` on its admin port.
+//! What a broker says of itself on its admin port: who it is (`GET /identity`), and why it is not
+//! ready (`GET /readyz`).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -27,6 +28,12 @@ pub struct Identity {
 pub trait AskIdentity: Send + Sync {
     /// What the broker at `host` says; `None` when it does not answer, or not understandably.
     fn identity<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, Option<Identity>>;
+
+    /// What the broker at `host` says that it waits for before it serves, and how far it is; `None`
+    /// when it does not answer, or serves.
+    fn not_ready_because<'a>(&'a self, _: &'a str, _: u16) -> BoxFuture<'a, Option<String>> {
+        Box::pin(std::future::ready(None))
+    }
 }
 
 /// Over HTTP.
@@ -34,20 +41,38 @@ pub struct HttpIdentity(pub Env);
 
 impl AskIdentity for HttpIdentity {
     fn identity<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, Option<Identity>> {
-        let ask = async move {
+        Box::pin(async move { read(&self.get(host, port, "/identity").await?) })
+    }
+
+    fn not_ready_because<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, Option<String>> {
+        Box::pin(async move { read_reason(&self.get(host, port, "/readyz").await?) })
+    }
+}
+
+impl HttpIdentity {
+    /// The answer to a GET; `None` without one in time.
+    async fn get(&self, host: &str, port: u16, path: &str) -> Option<Vec<u8>> {
+        let ask = async {
             let mut stream = self.0.net.connect(host, port).await?;
-            stream
-                .write_all(
-                    format!("GET /identity HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
-                        .as_bytes(),
-                )
-                .await?;
+            let head = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+            stream.write_all(head.as_bytes()).await?;
             let mut answer = Vec::new();
             stream.take(ANSWER_MAX).read_to_end(&mut answer).await?;
-            std::io::Result::Ok(read(&answer))
+            std::io::Result::Ok(answer)
         };
-        Box::pin(async move { tokio::time::timeout(DEADLINE, ask).await.ok()?.ok()? })
+        tokio::time::timeout(DEADLINE, ask).await.ok()?.ok()
     }
+}
+
+/// The longest reason that is repeated, in characters.
+const REASON_MAX: usize = 300;
+
+/// Reads why a broker is not ready: the first line of an answer with status 503.
+fn read_reason(answer: &[u8]) -> Option<String> {
+    let (head, body) = std::str::from_utf8(answer).ok()?.split_once("\r\n\r\n")?;
+    let is_not_ready = head.lines().next()?.split(' ').nth(1) == Some("503");
+    let line = body.lines().next().filter(|_| is_not_ready)?.trim();
+    (!line.is_empty()).then(|| line.chars().take(REASON_MAX).collect())
 }
 
 /// Reads an answer: status line, headers and body.
@@ -83,6 +108,17 @@ fn read(answer: &[u8]) -> Option<Identity> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn why_a_broker_is_not_ready_is_its_first_line() {
+        let because = |answer: &str| read_reason(answer.as_bytes());
+        let head = "HTTP/1.1 503 Service Unavailable\r\nx: y\r\n\r\n";
+        assert_eq!(because(&format!("{head}a\nb")).as_deref(), Some("a"));
+        assert_eq!(because(&format!("{head}{}", "é".repeat(999))).unwrap().len(), 2 * REASON_MAX);
+        for other in ["HTTP/1.1 200 OK\r\n\r\nok\n", head, "HTTP/1.1 503 No\r\nno", ""] {
+            assert_eq!(because(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn an_answer_is_read_or_left() {

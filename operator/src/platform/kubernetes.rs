@@ -21,7 +21,7 @@ use kube::{Client, ResourceExt as _};
 use letterbox_env::{BoxFuture, with_causes};
 use serde_json::{Value, json};
 
-use super::pods::{News, is_ready, run_of, unbound, waits_for_pod};
+use super::pods::{News, is_ready, run_of, unbound, waits_for_pod, with_own_words};
 use super::{Live, Platform};
 use crate::admin::{AskIdentity, Identity};
 use crate::api::{
@@ -61,6 +61,8 @@ pub struct KubernetesLive {
     pods: Vec<Pod>,
     claims: Vec<PersistentVolumeClaim>,
     identities: BTreeMap<i32, Identity>,
+    /// What brokers that run and do not serve say that they wait for.
+    starting: BTreeMap<i32, String>,
     is_held: bool,
     /// When the cluster's object was made.
     made: Option<Time>,
@@ -243,6 +245,18 @@ impl Kubernetes {
                     Some((id, self.brokers.identity(address, port_of(ADMIN_PORT)?).await?))
                 })
             });
+        futures::future::join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    /// Asks every pod that does not serve what it waits for.
+    async fn ask_why(&self, pods: &[Pod]) -> BTreeMap<i32, String> {
+        let asked = pods.iter().filter(|pod| !is_ready(pod)).filter_map(|pod| {
+            let id: i32 = pod.labels().get(BROKER_LABEL)?.parse().ok()?;
+            let address = pod.status.as_ref()?.pod_ip.as_deref()?;
+            Some(async move {
+                Some((id, self.brokers.not_ready_because(address, port_of(ADMIN_PORT)?).await?))
+            })
+        });
         futures::future::join_all(asked).await.into_iter().flatten().collect()
     }
 
@@ -571,7 +585,9 @@ impl Platform for Kubernetes {
                 live_or_unread(claims.map(|list| list.items), Part::Storage, &mut live.unread);
             self.find_by_name(cluster, &mut live).await;
             live.believe_own_pods(cluster);
-            live.identities = self.ask(&live.pods).await;
+            let (identities, starting) =
+                futures::join!(self.ask(&live.pods), self.ask_why(&live.pods));
+            (live.identities, live.starting) = (identities, starting);
             live.news = self.news(&live, cluster).await;
             Ok(live)
         })
@@ -974,7 +990,10 @@ impl KubernetesLive {
             .and_then(Pod::uid);
         ObservedBroker {
             definition,
-            run: run_of(set, pod, self.claims.iter().filter(is_wanted), &self.news),
+            run: with_own_words(
+                run_of(set, pod, self.claims.iter().filter(is_wanted), &self.news),
+                self.starting.get(&id),
+            ),
             is_current,
             is_newest,
             to_end,

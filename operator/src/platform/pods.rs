@@ -39,11 +39,18 @@ struct Told {
 /// mostly, at the second attempt.
 const REPEATED: i32 = 3;
 
+/// What says only that something is tried, again and again while it fails: the last outcome counts
+/// until there is another one.
+const ATTEMPTS: [&str; 2] = ["ExternalProvisioning", "Provisioning"];
+
 impl News {
     /// Takes up `events`; only the newest one about an object counts.
     pub(super) fn extend(&mut self, events: impl IntoIterator<Item = Event>) {
         for event in events {
             let Some(about) = event.involved_object.uid.clone() else { continue };
+            if event.reason.as_deref().is_some_and(|reason| ATTEMPTS.contains(&reason)) {
+                continue;
+            }
             let series = event.series.as_ref();
             let seen = series.and_then(|series| Some(series.last_observed_time.as_ref()?.0));
             let told = Told {
@@ -261,6 +268,14 @@ fn end_of(ended: &ContainerStateTerminated) -> Run {
     failing("CrashLoopBackOff", format!("it ended with exit code {}{said}", ended.exit_code))
 }
 
+/// Adds what the broker itself says about its start.
+pub(super) fn with_own_words(run: Run, told: Option<&String>) -> Run {
+    match (run, told) {
+        (Run::Starting(detail), Some(told)) => Run::Starting(format!("{detail}: {told}")),
+        (run, _) => run,
+    }
+}
+
 /// What is waited for while nothing is wrong.
 fn progress(container: Option<&ContainerStatus>) -> String {
     let state = container.and_then(|container| container.state.as_ref());
@@ -375,7 +390,7 @@ mod tests {
             ),
             (
                 "no such class",
-                Some(unbound),
+                Some(unbound.clone()),
                 pending,
                 vec![event(
                     "claim",
@@ -387,6 +402,28 @@ mod tests {
                 )],
                 "FAILS ProvisioningFailed: volume claim data: storageclass.storage.k8s.io \"fats\" \
                  not found",
+            ),
+            (
+                "and while it is tried again",
+                Some(unbound.clone()),
+                pending,
+                vec![
+                    event("claim", "Warning", "ProvisioningFailed", "no pool", 4, 1),
+                    event("claim", "Normal", "Provisioning", "is provisioning", 5, 2),
+                    event("claim", "Normal", "ExternalProvisioning", "waiting", 9, 3),
+                ],
+                "FAILS ProvisioningFailed: volume claim data: no pool",
+            ),
+            (
+                "a claim that waits for its pod again",
+                Some(unbound),
+                pending,
+                vec![
+                    event("claim", "Warning", "ProvisioningFailed", "no pool", 4, 1),
+                    event("claim", "Normal", "WaitForFirstConsumer", "waiting", 1, 2),
+                    event("claim", "Normal", "Provisioning", "is provisioning", 5, 3),
+                ],
+                "starts: Unschedulable: pod has unbound immediate PersistentVolumeClaims.",
             ),
             (
                 "a node is dead",
@@ -508,6 +545,21 @@ mod tests {
             let run = run_of(Some(&set), status.as_ref().map(pod).as_ref(), &claim, &news);
             assert_eq!(text(&run), expected, "{case}");
         }
+    }
+
+    #[test]
+    fn a_broker_that_starts_says_how_far_it_is() {
+        let told = "starting: 12 of 40 logs are open, about 7 s left".to_owned();
+        let running = pod(&kafka(&json!({"running": {}}), &json!({}), 0));
+        let run = run_of(None, Some(&running), [], &News::default());
+        assert_eq!(
+            text(&with_own_words(run, Some(&told))),
+            "starts: it runs and is not ready yet: starting: 12 of 40 logs are open, about 7 s left"
+        );
+        assert_eq!(
+            text(&with_own_words(failing("OOMKilled", "x"), Some(&told))),
+            "FAILS OOMKilled: x"
+        );
     }
 
     #[test]

@@ -25,7 +25,8 @@ pub use brokers::{
 };
 pub use configs::{AlterConfigs, ConfigOp, ConfigRules, ConfigScope, ResourceAlteration};
 pub use isr::{AlterIsr, IsrChange, IsrMember};
-pub use names::{INTERNAL_TOPICS, METADATA_TOPIC, is_internal_topic, validate_topic_name};
+pub use letterbox_protocol::topics::{METADATA_TOPIC, is_internal_topic};
+pub use names::validate_topic_name;
 pub use operation::{Answer, DecodeError, Kind, Operation, Outcome};
 pub use partitions::{CreatePartitions, TopicGrowth};
 pub use topics::{

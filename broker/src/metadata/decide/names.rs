@@ -1,25 +1,13 @@
 //! Names of topics.
 
 use letterbox_protocol::ErrorCode;
+use letterbox_protocol::topics::METADATA_TOPIC;
 
 use crate::metadata::image::metric_name;
 use crate::metadata::{ApiError, MetadataImage};
 
-/// Topics that belong to the cluster itself.
-pub const INTERNAL_TOPICS: &[&str] =
-    &["__consumer_offsets", "__transaction_state", "__share_group_state"];
-
-/// The quorum's own log, which lies among the partitions as partition 0 of this topic and is none.
-pub const METADATA_TOPIC: &str = "__cluster_metadata";
-
 /// Longest topic name: with a partition's number behind it, it still fits into a file name.
 const TOPIC_NAME_LEN_MAX: usize = 249;
-
-/// Whether `name` is one of [`INTERNAL_TOPICS`].
-#[must_use]
-pub fn is_internal_topic(name: &str) -> bool {
-    INTERNAL_TOPICS.contains(&name)
-}
 
 /// Checks a topic's name by Kafka's rules, with messages of the same form.
 ///

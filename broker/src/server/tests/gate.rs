@@ -285,26 +285,19 @@ fn of_the_cluster() -> Vec<(i16, Request, &'static [ErrorCode])> {
     });
     // Each resource has one that can be set.
     let settings = ["retention.ms", "log.cleaner.backoff.ms", "consumer.session.timeout.ms"];
-    let replaced = |value: &'static str| {
-        let resources = things.iter().zip(settings).map(|((kind, name), setting)| {
-            let set = ac::AlterableConfig::default().with_name(text(setting));
-            ac::AlterConfigsResource::default()
-                .with_resource_type(*kind)
-                .with_resource_name(text(name))
-                .with_configs(vec![set.with_value(Some(text(value)))])
-        });
-        m::AlterConfigsRequest::default().with_resources(resources.collect())
-    };
-    let altered = |value: &'static str| {
-        let resources = things.iter().zip(settings).map(|((kind, name), setting)| {
-            let set = ic::AlterableConfig::default().with_name(text(setting));
-            ic::AlterConfigsResource::default()
-                .with_resource_type(*kind)
-                .with_resource_name(text(name))
-                .with_configs(vec![set.with_value(Some(text(value)))])
-        });
-        m::IncrementalAlterConfigsRequest::default().with_resources(resources.collect())
-    };
+    // The two APIs have the same fields in types of their own.
+    macro_rules! altered {
+        ($module:ident, $request:ident, $value:literal) => {{
+            let resources = things.iter().zip(settings).map(|((kind, name), setting)| {
+                let set = $module::AlterableConfig::default().with_name(text(setting));
+                $module::AlterConfigsResource::default()
+                    .with_resource_type(*kind)
+                    .with_resource_name(text(name))
+                    .with_configs(vec![set.with_value(Some(text($value)))])
+            });
+            m::$request::default().with_resources(resources.collect())
+        }};
+    }
     let acl = m::create_acls_request::AclCreation::default().with_operation(3);
     let filter = m::delete_acls_request::DeleteAclsFilter::default().with_operation(3);
     let all: &[ErrorCode] = &[TOPIC, GROUP, CLUSTER];
@@ -319,8 +312,8 @@ fn of_the_cluster() -> Vec<(i16, Request, &'static [ErrorCode])> {
             &[],
         ),
         (4, m::DescribeConfigsRequest::default().with_resources(described.to_vec()).into(), all),
-        (2, replaced("50000").into(), all),
-        (1, altered("51000").into(), all),
+        (2, altered!(ac, AlterConfigsRequest, "50000").into(), all),
+        (1, altered!(ic, IncrementalAlterConfigsRequest, "51000").into(), all),
         (1, m::ListConfigResourcesRequest::default().into(), &[CLUSTER]),
         (4, m::DescribeLogDirsRequest::default().into(), &[CLUSTER]),
         (2, m::DescribeQuorumRequest::default().into(), &[CLUSTER]),
