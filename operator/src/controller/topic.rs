@@ -137,14 +137,17 @@ impl TopicContext {
         answer
     }
 
-    /// What `cluster` has to make of its `topics`, put together; nothing while it does not serve.
-    async fn to_make(&self, cluster: &KafkaCluster, topics: &[Arc<KafkaTopic>]) -> Vec<Batch> {
-        let state = ClusterState::of(Some(cluster), &self.shared.now());
-        let namespace = cluster.namespace().unwrap_or_default();
+    fn cluster(&self, key: &ClusterKey) -> Option<Arc<KafkaCluster>> {
+        self.clusters.get(&ObjectRef::new(&key.1).within(&key.0))
+    }
+
+    /// What a cluster has to make of its `topics`, put together; nothing while it does not serve.
+    async fn to_make(&self, cluster: &ClusterKey, topics: &[Arc<KafkaTopic>]) -> Vec<Batch> {
+        let state = ClusterState::of(self.cluster(cluster).as_deref(), &self.shared.now());
         if state != ClusterState::Ready || topics.is_empty() {
             return Vec::new();
         }
-        let namespace_terminating = self.is_terminating(&namespace, Freshness::Cached).await;
+        let namespace_terminating = self.is_terminating(&cluster.0, Freshness::Cached).await;
         let new = topics.iter().filter_map(|topic| {
             let facts = TopicFacts {
                 cluster: state.clone(),
@@ -160,8 +163,11 @@ impl TopicContext {
     /// Makes topics with one request. Whatever comes of it, the pass of each looks at what is there
     /// then, and asks again, alone, for what is not.
     async fn make(&self, cluster: &ClusterKey, batch: &Batch) {
-        let cluster = self.clusters.get(&ObjectRef::new(&cluster.1).within(&cluster.0));
-        let admin = match cluster {
+        // The batches before it took a while: an object may be gone, or the cluster lost something.
+        let topics = batch.iter().filter_map(|(topic, _)| self.topics.get(topic));
+        let topics: Vec<Arc<KafkaTopic>> = topics.collect();
+        let Some(batch) = self.to_make(cluster, &topics).await.into_iter().next() else { return };
+        let admin = match self.cluster(cluster) {
             Some(cluster) => self.shared.admins.of(&cluster).await,
             None => None,
         };
@@ -172,7 +178,7 @@ impl TopicContext {
                 let made = batch.iter().zip(outcomes).filter(|(_, outcome)| outcome.is_ok());
                 let mut untold = self.made.lock().unwrap_or_else(PoisonError::into_inner);
                 // No pass tells it of an object that is gone.
-                untold.retain(|topic| self.topics.is_there(topic));
+                untold.retain(|topic| self.topics.get(topic).is_some());
                 untold.extend(made.map(|((topic, _), _)| topic.clone()));
             }
             Err(error) => tracing::debug!(%error, topics = topics.len(), "not made together"),
@@ -329,11 +335,7 @@ fn woken_by_cluster(
         let topics = context.topics.of_cluster(&key);
         // What was waited for before says nothing about how soon it works now.
         topics.iter().for_each(|topic| context.forget(topic));
-        let cluster = context.clusters.get(&ObjectRef::new(&key.1).within(&key.0));
-        let batches = match cluster {
-            Some(cluster) => context.to_make(&cluster, &topics).await,
-            None => Vec::new(),
-        };
+        let batches = context.to_make(&key, &topics).await;
         let later: HashSet<ObjectRef<KafkaTopic>> =
             batches.iter().flatten().map(|(topic, _)| topic.clone()).collect();
         let now = topics.iter().map(|topic| ObjectRef::from_obj(&**topic));

@@ -68,9 +68,9 @@ impl Topics {
         self.store.state()
     }
 
-    /// Whether there is an object of this name.
-    pub(super) fn is_there(&self, topic: &ObjectRef<KafkaTopic>) -> bool {
-        self.store.get(topic).is_some()
+    /// The object of this name.
+    pub(super) fn get(&self, topic: &ObjectRef<KafkaTopic>) -> Option<Arc<KafkaTopic>> {
+        self.store.get(topic)
     }
 
     /// The topics of `cluster`.
