@@ -216,6 +216,11 @@ fn three_processes_form_a_cluster_and_outlive_the_end_of_each_of_them() {
     let mut nodes = start(dir.path(), &NODES, &ports);
     let ids: Vec<_> = nodes.values().map(|node| metadata(&mut node.connect()).cluster_id).collect();
     assert!(ids[0].is_some() && ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    // That voters begin at different times is nothing that a person has to look at.
+    for node in nodes.values() {
+        let said = node.said();
+        assert!(!said.iter().any(|line| line.contains("ERROR")), "{said:#?}");
+    }
     // Each broker tells of the same leader, and how far each voter is.
     let (leader, ends) = quorum(&mut nodes[&1].connect()).unwrap();
     assert!(ends.keys().copied().eq(NODES) && ends.values().all(|end| *end > 0), "{ends:?}");
@@ -283,6 +288,67 @@ fn three_processes_form_a_cluster_and_outlive_the_end_of_each_of_them() {
     topics.iter().step_by(20).for_each(|topic| fill(&nodes, topic));
     // The last of three ends well too, without a majority.
     for node in nodes.values_mut() {
+        node.stop();
+    }
+}
+
+/// What node `id` says, which must not start.
+fn refused(dir: &Path, id: i32, ports: &Ports) -> String {
+    let (file, _) = configure(dir, id, ports);
+    let output = common::refusal(&mut common::command(&file));
+    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+}
+
+#[test]
+fn a_process_that_lost_its_disk_stays_out_and_says_what_to_do_and_the_others_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let ports: Ports = NODES.into_iter().map(|id| (id, (free_port(), free_port()))).collect();
+    let mut nodes = start(dir.path(), &NODES, &ports);
+    assert_eq!(create(&mut nodes[&1].connect(), "before", 1).0, 0);
+    nodes.remove(&2).unwrap().kill();
+    std::fs::remove_dir_all(dir.path().join("data-2")).unwrap();
+    let said = refused(dir.path(), 2, &ports);
+    assert!(said.contains("has lost its own") && said.contains("Mount the volume"), "{said}");
+    assert!(!said.contains("copy") && !said.contains("restore"), "{said}");
+    let (run, stream) = (Run::default(), nodes[&1].connect());
+    let made = || run.made.load(Ordering::Relaxed);
+    thread::scope(|scope| {
+        let making = scope.spawn(|| make_topics(stream, "after", &run));
+        eventually("the others go on", || made() > 2);
+        run.may_end.store(true, Ordering::Relaxed);
+        making.join().unwrap();
+    });
+    for node in nodes.values_mut() {
+        node.stop();
+    }
+}
+
+#[test]
+fn a_wrong_list_of_voters_is_told_beside_the_right_one_and_can_be_corrected() {
+    let dir = tempfile::tempdir().unwrap();
+    let ports: Ports = NODES.into_iter().map(|id| (id, (free_port(), free_port()))).collect();
+    let mut wrong = ports.clone();
+    let of_second = wrong.remove(&2).unwrap();
+    wrong.insert(4, of_second);
+    let begin = |id, ports: &Ports| {
+        let (file, address) = configure(dir.path(), id, ports);
+        Broker::begin(common::command(&file), file, Vec::new(), address)
+    };
+    let mut nodes = [begin(1, &ports), begin(2, &ports), begin(3, &wrong)];
+    let list = |ports: &Ports| {
+        let voters = ports.iter().map(|(id, (_, port))| format!("{id}@127.0.0.1:{port}"));
+        voters.collect::<Vec<_>>().join(",")
+    };
+    for node in &nodes {
+        let said = node.wait_for_line("the cluster is not founded yet");
+        assert!(said.contains("controller.quorum.voters"), "{said}");
+        assert!(said.contains(&list(&ports)) && said.contains(&list(&wrong)), "{said}");
+    }
+    // Nothing has been founded. The one that was wrong begins again; the others go on.
+    nodes[2].kill();
+    nodes[2] = begin(3, &ports);
+    nodes.iter().for_each(Broker::wait_until_it_serves);
+    for node in &mut nodes {
         node.stop();
     }
 }

@@ -101,9 +101,13 @@ async fn node(process: Process, id: i32, seen: Shared) -> Exit {
         disk.sync_dir(Path::new("/"))
     };
     process.env.blocking(mount).await.map_err(|error| error.to_string())?;
-    let quorum = RaftQuorum::open(process.env.clone(), config(id))
-        .await
-        .map_err(|error| error.to_string())?;
+    // Waits for the others while the cluster is not founded.
+    let opened = tokio::select! {
+        biased;
+        () = process.stopped() => return Ok(()),
+        opened = RaftQuorum::open(process.env.clone(), config(id)) => opened,
+    };
+    let quorum = opened.map_err(|error| error.to_string())?;
     let controller = Controller::start(
         process.env.clone(),
         Arc::clone(&quorum) as _,

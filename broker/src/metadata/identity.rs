@@ -117,14 +117,25 @@ pub fn open_directories(
     open_directories_as(env, directories, node_id, cluster_id, |_| env.random_uuid())
 }
 
-/// The cluster id of the first of `directories` that has one. What cannot be read is left to
-/// whoever opens it. Blocks.
+/// The cluster id of the first of `directories` that has one. What the file system refuses is left
+/// to whoever opens it. `new_log` is the name of a metadata log that may have been made and not used
+/// yet. Blocks.
+///
+/// # Errors
+/// A directory has data but no identity, or a damaged one.
 pub fn known_cluster_id<'a>(
     env: &Env,
     directories: impl IntoIterator<Item = &'a PathBuf>,
-) -> Option<String> {
-    let known = |directory: &PathBuf| Some(read_directory(env, directory).ok()??.cluster_id);
-    directories.into_iter().find_map(known)
+    new_log: &str,
+) -> Result<Option<String>, IdentityError> {
+    for directory in directories {
+        match read_directory_beside(env, directory, Some(new_log)) {
+            Ok(Some(identity)) => return Ok(Some(identity.cluster_id)),
+            Ok(None) | Err(IdentityError::Io { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
 }
 
 /// The identities of the log directories that can be used.
@@ -141,7 +152,8 @@ pub struct Usable {
 
 /// As [`open_directories`], but goes on without directories that the file system refuses or that
 /// are lost, as long as there are `metadata_dir` and one of `log_dirs`. A lost one whose id is in
-/// `given_up` is forgotten. Blocks.
+/// `given_up` is forgotten. `new_log` is the name of the metadata log where that was made before the
+/// directory was identified, and holds nothing. Blocks.
 ///
 /// # Errors
 /// [`IdentityError`]; an I/O error is that of `metadata_dir`, of the last log directory, or passes.
@@ -152,6 +164,7 @@ pub fn open_usable(
     node_id: i32,
     cluster_id: Option<&str>,
     given_up: &[String],
+    new_log: Option<&str>,
 ) -> Result<Usable, IdentityError> {
     let mut usable = log_dirs.to_vec();
     if !usable.iter().any(|directory| directory == metadata_dir) {
@@ -177,7 +190,8 @@ pub fn open_usable(
         gone.into_iter().map(|lost| (lost.place, not_found(lost.why))).collect();
     usable.retain(|directory| !unusable.contains_key(directory));
     loop {
-        match open_directories(env, &usable, node_id, cluster_id) {
+        let new_id = |_: &Path| env.random_uuid();
+        match open_beside(env, &usable, (node_id, cluster_id), new_id, new_log) {
             Ok(identities) => {
                 let identities: Vec<_> = usable.into_iter().zip(identities).collect();
                 let others = identities.iter().filter(|(directory, _)| directory != metadata_dir);
@@ -316,9 +330,19 @@ pub fn open_directories_as(
     cluster_id: Option<&str>,
     new_id: impl Fn(&Path) -> Uuid,
 ) -> Result<Vec<DirectoryIdentity>, IdentityError> {
+    open_beside(env, directories, (node_id, cluster_id), new_id, None)
+}
+
+fn open_beside(
+    env: &Env,
+    directories: &[PathBuf],
+    (node_id, cluster_id): (i32, Option<&str>),
+    new_id: impl Fn(&Path) -> Uuid,
+    new_log: Option<&str>,
+) -> Result<Vec<DirectoryIdentity>, IdentityError> {
     let mut found = Vec::with_capacity(directories.len());
     for directory in directories {
-        found.push(read_directory(env, directory)?);
+        found.push(read_directory_beside(env, directory, new_log)?);
     }
     let known = found.iter().flatten().map(|identity| identity.cluster_id.clone()).next();
     let expected = match (cluster_id.map(str::to_owned), known) {
@@ -419,6 +443,15 @@ pub fn read_directory(
     env: &Env,
     directory: &Path,
 ) -> Result<Option<DirectoryIdentity>, IdentityError> {
+    read_directory_beside(env, directory, None)
+}
+
+/// As [`read_directory`]; `new_log` in it is no data.
+fn read_directory_beside(
+    env: &Env,
+    directory: &Path,
+    new_log: Option<&str>,
+) -> Result<Option<DirectoryIdentity>, IdentityError> {
     let io = |source| IdentityError::Io { directory: directory.to_owned(), source };
     if !env.disk.exists(directory).map_err(io)? {
         return Ok(None);
@@ -429,7 +462,8 @@ pub fn read_directory(
         let damaged = |reason| IdentityError::Damaged { directory: directory.to_owned(), reason };
         return parse(&bytes).map(Some).map_err(damaged);
     }
-    match entries.into_iter().find(|entry| !NOT_DATA.contains(&entry.name.as_str())) {
+    let is_data = |name: &str| !NOT_DATA.contains(&name) && Some(name) != new_log;
+    match entries.into_iter().find(|entry| is_data(&entry.name)) {
         Some(entry) => {
             Err(IdentityError::Unidentified { directory: directory.to_owned(), found: entry.name })
         }
@@ -522,6 +556,21 @@ mod tests {
         ));
     }
 
+    #[test]
+    fn a_metadata_log_that_was_made_before_the_identity_is_no_data_if_it_is_new() {
+        let dir = tempfile::tempdir().unwrap();
+        let (env, dirs) = (Env::real(), [dir.path().to_owned()]);
+        env.disk.create_dir_all(&dir.path().join("log-0")).unwrap();
+        let known = |new_log| known_cluster_id(&env, &dirs, new_log);
+        assert_eq!(known("log-0").unwrap(), None);
+        assert!(matches!(known("other"), Err(IdentityError::Unidentified { .. })));
+        let open = |new_log| open_usable(&env, &dirs, &dirs[0], 1, Some("test"), &[], new_log);
+        assert!(matches!(open(None), Err(IdentityError::Unidentified { .. })));
+        assert!(open(Some("log-0")).unwrap().identities[0].1.created);
+        assert_eq!(known("log-0").unwrap().as_deref(), Some("test"));
+        assert!(open(None).is_ok());
+    }
+
     fn read_ids(directories: &[PathBuf]) -> BTreeMap<Uuid, PathBuf> {
         let id = |path: &PathBuf| read_directory(&Env::real(), path).unwrap().unwrap().directory_id;
         directories.iter().map(|path| (id(path), path.clone())).collect()
@@ -603,11 +652,13 @@ mod tests {
         std::fs::write(&bad, "no directory").unwrap();
         let open = |log_dirs: &[&PathBuf], metadata_dir: &Path| {
             let log_dirs: Vec<_> = log_dirs.iter().copied().cloned().collect();
-            open_usable(&Env::real(), &log_dirs, metadata_dir, 1, Some("test"), &[]).map(|found| {
-                let usable: Vec<_> =
-                    found.identities.into_iter().map(|(directory, _)| directory).collect();
-                (usable, found.unusable.into_keys().collect::<Vec<_>>())
-            })
+            open_usable(&Env::real(), &log_dirs, metadata_dir, 1, Some("test"), &[], None).map(
+                |found| {
+                    let usable: Vec<_> =
+                        found.identities.into_iter().map(|(directory, _)| directory).collect();
+                    (usable, found.unusable.into_keys().collect::<Vec<_>>())
+                },
+            )
         };
         let (a_only, none) = (vec![a.clone()], Vec::<PathBuf>::new());
         assert_eq!(open(&[&bad, &a], &a).unwrap(), (a_only.clone(), vec![bad.clone()]));
@@ -627,7 +678,8 @@ mod tests {
         let [a, b, c, away] = ["a", "b", "c", "away"].map(|name| dir.path().join(name));
         let open = |log_dirs: &[&PathBuf]| {
             let log_dirs: Vec<_> = log_dirs.iter().copied().cloned().collect();
-            let found = open_usable(&Env::real(), &log_dirs, &a, 1, Some("test"), &[]).unwrap();
+            let found =
+                open_usable(&Env::real(), &log_dirs, &a, 1, Some("test"), &[], None).unwrap();
             let usable: Vec<_> =
                 found.identities.into_iter().map(|(directory, _)| directory).collect();
             (
@@ -682,7 +734,7 @@ mod tests {
         assert_eq!(open(&[&a, &b, &c]), all);
         std::fs::write(a.join(LOG_DIRECTORIES), "what is this").unwrap();
         assert!(matches!(
-            open_usable(&Env::real(), std::slice::from_ref(&a), &a, 1, None, &[]),
+            open_usable(&Env::real(), std::slice::from_ref(&a), &a, 1, None, &[], None),
             Err(IdentityError::UsedDamaged { .. })
         ));
     }

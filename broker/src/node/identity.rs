@@ -6,16 +6,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use letterbox_env::{Env, Fault};
+use letterbox_storage::QUORUM_DIR;
 use uuid::Uuid;
 
 use super::patience::patiently;
+use super::start::{StartError, quorum_config, take_seat};
 use crate::config::Config;
 use crate::metadata::MetadataImage;
 use crate::metadata::identity::{
     DirectoryIdentity, IdentityError, Usable, encode_uuid, expect_directories, known_cluster_id,
     open_usable,
 };
-use crate::quorum::{FoundingError, agree_on_cluster_id};
+use crate::quorum::Seat;
 
 /// What the log directories say of this node.
 pub(super) struct Identity {
@@ -28,6 +30,8 @@ pub(super) struct Identity {
     pub(super) cluster_id: String,
     /// The first directory's.
     directory_id: Uuid,
+    /// That of the directory with the metadata log.
+    pub(super) metadata_directory_id: Option<Uuid>,
     /// The directory that this node is registered under may be one that cannot be used now; the
     /// metadata log is witness enough.
     keeps_incarnation: bool,
@@ -35,7 +39,8 @@ pub(super) struct Identity {
 
 impl Identity {
     /// Reads the identities, and writes them into directories that are new: of the cluster
-    /// `cluster_id`, or of a new one.
+    /// `cluster_id`, or of a new one. `has_new_log` where the metadata log was made already, and
+    /// holds nothing.
     ///
     /// # Errors
     /// A directory is another node's, or none can be used.
@@ -43,6 +48,7 @@ impl Identity {
         env: &Env,
         config: &Config,
         cluster_id: Option<String>,
+        has_new_log: bool,
     ) -> Result<Self, IdentityError> {
         let passes = |error: &IdentityError| match error {
             IdentityError::Io { source, .. } => Fault::of(source).is_state(),
@@ -52,13 +58,14 @@ impl Identity {
             patiently("identify the log directories", passes, || {
                 let (of_task, config) = (env.clone(), config.clone());
                 let cluster_id = cluster_id.clone();
-                env.blocking(move || identify(&of_task, &config, cluster_id.as_deref()))
+                let new_log = has_new_log.then_some(QUORUM_DIR);
+                env.blocking(move || identify(&of_task, &config, cluster_id.as_deref(), new_log))
             })
             .await?;
         let (_, first) = identities.first().cloned().ok_or(IdentityError::NoDirectories)?;
-        let has_metadata = identities
-            .iter()
-            .any(|(directory, identity)| *directory == config.metadata_dir && !identity.created);
+        let metadata = identities.iter().find(|(directory, _)| *directory == config.metadata_dir);
+        let has_metadata = metadata.is_some_and(|(_, identity)| !identity.created);
+        let metadata_directory_id = metadata.map(|(_, identity)| identity.directory_id);
         Ok(Self {
             keeps_incarnation: !unusable.is_empty() && has_metadata,
             directories: identities,
@@ -66,6 +73,7 @@ impl Identity {
             lost,
             cluster_id: first.cluster_id,
             directory_id: first.directory_id,
+            metadata_directory_id,
         })
     }
 
@@ -89,30 +97,38 @@ impl Identity {
 }
 
 /// The id of the cluster that this node belongs to, if that is known before its directories are
-/// opened. Voters that are all new agree on one.
+/// identified, and its seat in the quorum if that had to be taken to know it: voters that are all
+/// new agree on an id, each of which has a log by then.
 ///
 /// # Errors
-/// [`FoundingError`].
+/// [`StartError`].
 pub(super) async fn cluster_id(
     env: &Env,
     config: &Config,
-) -> Result<Option<String>, FoundingError> {
+) -> Result<(Option<String>, Option<Seat>), StartError> {
     if config.cluster_id.is_some() || config.voters.len() == 1 {
-        return Ok(config.cluster_id.clone());
+        return Ok((config.cluster_id.clone(), None));
     }
     let (of_task, of_node) = (env.clone(), config.clone());
     let known = env.blocking(move || {
-        known_cluster_id(&of_task, of_node.log_dirs.iter().chain([&of_node.metadata_dir]))
+        let directories = || of_node.log_dirs.iter().chain([&of_node.metadata_dir]);
+        expect_directories(&of_task, directories(), &of_node.expected_directory_ids)?;
+        known_cluster_id(&of_task, directories(), QUORUM_DIR)
     });
-    if let Some(known) = known.await {
-        return Ok(Some(known));
+    if let Some(known) = known.await? {
+        return Ok((Some(known), None));
     }
-    let listener = (config.controller.host.clone(), config.controller.port);
-    agree_on_cluster_id(env, config.node_id.0, &listener, &config.voters).await.map(Some)
+    let mut seat = take_seat(env, quorum_config(env, config, None).await).await?;
+    Ok((seat.agree().await?, Some(seat)))
 }
 
 /// Blocks.
-fn identify(env: &Env, config: &Config, cluster_id: Option<&str>) -> Result<Usable, IdentityError> {
+fn identify(
+    env: &Env,
+    config: &Config,
+    cluster_id: Option<&str>,
+    new_log: Option<&str>,
+) -> Result<Usable, IdentityError> {
     let directories = config.log_dirs.iter().chain([&config.metadata_dir]);
     expect_directories(env, directories, &config.expected_directory_ids)?;
     open_usable(
@@ -122,5 +138,6 @@ fn identify(env: &Env, config: &Config, cluster_id: Option<&str>) -> Result<Usab
         config.node_id.0,
         cluster_id,
         &config.accepted_lost_directory_ids,
+        new_log,
     )
 }

@@ -29,9 +29,7 @@ use super::stage::Stage;
 use crate::config::Config;
 use crate::controller::Controller;
 use crate::metadata::identity::IdentityError;
-use crate::quorum::{
-    FoundingError, MetadataQuorum, OpenError, QuorumConfig, QuorumTiming, RaftQuorum,
-};
+use crate::quorum::{MetadataQuorum, OpenError, QuorumConfig, QuorumTiming, Seat};
 use crate::replication::ReplicaManager;
 use crate::server::admin_http::{self, Health, Whose};
 use crate::server::listener::{self, ListenError};
@@ -50,9 +48,6 @@ pub enum StartError {
     /// A log directory cannot be used by this node.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// The voters do not agree on the cluster.
-    #[error(transparent)]
-    Founding(#[from] FoundingError),
     /// A port cannot be taken.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -84,12 +79,12 @@ impl Node {
         let started = Instant::now();
         tell_warnings(&config);
         let mut stop = pin!(stop);
-        let found = tokio::select! {
+        let (found, seat) = tokio::select! {
             biased;
             () = &mut stop => return Ok(None),
             found = find(&env, &config) => found?,
         };
-        match join_unless(&env, &config, &found, stop).await? {
+        match join_unless(&env, &config, &found, seat, stop).await? {
             Some(joined) => Ok(Some(serve(env, config, found, joined, started).await)),
             None => Ok(None),
         }
@@ -103,12 +98,14 @@ struct Found {
     admin: Admin,
 }
 
-async fn find(env: &Env, config: &Config) -> Result<Found, StartError> {
+/// And the seat in the quorum, where that had to be taken to know the cluster.
+async fn find(env: &Env, config: &Config) -> Result<(Found, Option<Seat>), StartError> {
     // First, because what lives and is not ready must not be taken for dead, however long it waits
     // for other nodes or for its logs.
     let admin = Admin::start(env, config).await?;
-    let cluster_id = identity::cluster_id(env, config).await?;
-    let identity = Identity::open(env, config, cluster_id).await?;
+    let (cluster_id, seat) = identity::cluster_id(env, config).await?;
+    let has_new_log = seat.as_ref().is_some_and(Seat::is_new);
+    let identity = Identity::open(env, config, cluster_id, has_new_log).await?;
     admin.health.is(Whose {
         directories: identity.directories.clone(),
         unusable: identity.unusable.clone(),
@@ -116,7 +113,7 @@ async fn find(env: &Env, config: &Config) -> Result<Found, StartError> {
     });
     // Taken early, so that a port in use is said before anything is recovered.
     let listeners = listener::bind(env, config).await?;
-    Ok(Found { identity, listeners, admin })
+    Ok((Found { identity, listeners, admin }, seat))
 }
 
 /// What has to be ended in order, also when the start does not come to its end.
@@ -155,6 +152,7 @@ async fn join_unless(
     env: &Env,
     config: &Config,
     found: &Found,
+    seat: Option<Seat>,
     stop: impl Future<Output = ()>,
 ) -> Result<Option<Joined>, StartError> {
     let ended_in_order = was_left_in_order(env, config).await;
@@ -163,7 +161,7 @@ async fn join_unless(
     let joined = tokio::select! {
         biased;
         () = stop => Ok(None),
-        failure = lead(env, config, &found.identity, &begun) => Err(failure),
+        failure = lead(env, config, &found.identity, seat, &begun) => Err(failure),
         joined = join(config, found, logs.as_mut(), &begun) => joined.map(Some),
     };
     if matches!(joined, Ok(Some(_))) {
@@ -182,9 +180,14 @@ async fn join_unless(
 
 /// Takes part in the quorum, with a controller from the first moment. Why it cannot, or not any
 /// more: ends only then.
-async fn lead(env: &Env, config: &Config, identity: &Identity, begun: &Begun) -> StartError {
-    let quorum_config = quorum_config(env, config, identity).await;
-    let quorum = match open_quorum(env, quorum_config).await {
+async fn lead(
+    env: &Env,
+    config: &Config,
+    identity: &Identity,
+    seat: Option<Seat>,
+    begun: &Begun,
+) -> StartError {
+    let quorum = match open_quorum(env, config, identity, seat).await {
         Ok(quorum) => quorum,
         Err(error) => return error,
     };
@@ -294,14 +297,29 @@ impl Admin {
 
 async fn open_quorum(
     env: &Env,
-    config: QuorumConfig,
+    config: &Config,
+    identity: &Identity,
+    seat: Option<Seat>,
 ) -> Result<Arc<dyn MetadataQuorum>, StartError> {
-    let open = || RaftQuorum::open(env.clone(), config.clone());
-    Ok(patiently("open the metadata", OpenError::is_state, open).await?)
+    let seat = match seat {
+        Some(seat) => seat,
+        None => take_seat(env, quorum_config(env, config, Some(identity)).await).await?,
+    };
+    Ok(seat.join(identity.metadata_directory_id).await?)
+}
+
+/// Opens the metadata log and takes the port for other voters.
+pub(super) async fn take_seat(env: &Env, config: QuorumConfig) -> Result<Seat, OpenError> {
+    let take = || Seat::take(env.clone(), config.clone());
+    patiently("open the metadata", OpenError::is_state, take).await
 }
 
 /// A sole voter needs to be reached by nobody.
-async fn quorum_config(env: &Env, config: &Config, identity: &Identity) -> QuorumConfig {
+pub(super) async fn quorum_config(
+    env: &Env,
+    config: &Config,
+    identity: Option<&Identity>,
+) -> QuorumConfig {
     let controller = (config.controller.host.clone(), config.controller.port);
     let (disk, dirs) = (env.disk.clone(), config.log_dirs.clone());
     // Partitions without a metadata log are the remains of a lost one; beginning anew would disown
@@ -316,7 +334,7 @@ async fn quorum_config(env: &Env, config: &Config, identity: &Identity) -> Quoru
         })
     };
     let mut must_exist = env.blocking(has_partitions).await;
-    if must_exist && identity.begins_anew(config) {
+    if must_exist && identity.is_some_and(|identity| identity.begins_anew(config)) {
         must_exist = false;
         let (disk, log) = (env.disk.clone(), config.metadata_dir.join(QUORUM_DIR));
         if !env.blocking(move || disk.exists(&log)).await.unwrap_or(true) {
@@ -333,7 +351,7 @@ async fn quorum_config(env: &Env, config: &Config, identity: &Identity) -> Quoru
         dir: config.metadata_dir.join(QUORUM_DIR),
         listener: Some(controller).filter(|_| config.voters.len() > 1),
         voters: config.voters.clone(),
-        cluster_id: Some(identity.cluster_id.clone()),
+        cluster_id: identity.map(|identity| identity.cluster_id.clone()),
         must_exist,
         timing: QuorumTiming::default(),
     }

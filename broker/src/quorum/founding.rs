@@ -1,146 +1,400 @@
-//! How voters that are all new agree on the id of their cluster, before there is a quorum.
+//! How voters that are all new begin a cluster. `docs/design/0002-founding.md` has the cases.
 //!
-//! The voter with the lowest id draws it, when every other voter has said that it has none; all
-//! others wait for one that has it. So no voter that belongs to a cluster is ever passed over, and
-//! a cluster has one id whoever stops in the middle. Where the configuration names the id
-//! (`cluster.id`), nothing has to be agreed on.
+//! A voter is new while its log is empty. It asks every other voter who it is, again and again,
+//! until it has the membership of a cluster or has founded one:
+//!
+//! - One of them has a membership. If that names this voter's log, this voter begins its own log
+//!   with it; if it names another one, the voter has lost its log and stays out.
+//! - All of them are new: the one with the lowest id founds the cluster. It begins its log with a
+//!   membership that names the log of each voter as that voter has told it.
+//!
+//! Only one voter ever founds, and only when it has heard every other voter say that it is new. So
+//! two voters that lost their logs never begin a second cluster beside the third, and a voter that
+//! comes with a new log is in no membership until all voters are new. Nobody votes, or asks for
+//! votes, before the membership is in its own log: a voter that is new has promised nothing. Each
+//! makes its log durable before it tells of it: whatever is killed in the middle says the same
+//! again.
 
-use std::collections::BTreeMap;
-use std::convert::Infallible;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use letterbox_env::{BoxListener, Env};
+use letterbox_env::{Env, with_causes};
 use letterbox_protocol::model::encode_uuid;
+use uuid::Uuid;
 
-use super::network::{answer_as_new, ask_who};
-use super::types::Voter;
+use super::identity::{Hello, Identity};
+use super::network::{VERSIONS, ask_who};
+use super::types::{Members, Voter};
 
 /// Between two rounds of asking.
 const ASK_EVERY: Duration = Duration::from_millis(250);
 /// How often it is said who is waited for, in rounds.
 const SAY_EVERY: u64 = 40;
-/// Voters that ask at the same time.
-const ASKING_MAX: usize = 64;
 
-/// Why there is no id.
-#[derive(Debug, thiserror::Error)]
+/// What can be done about a voter that lost its log.
+pub(super) const LOST: &str = "Mount the volume with its own directory again. There is no \
+    replacement for a voter in this version: without it the cluster goes on while a majority of \
+    its voters is there";
+
+/// Why there is no cluster for this voter.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum FoundingError {
-    /// The address is taken, or is not this machine's.
-    #[error("cannot listen for other voters on {host}:{port}")]
-    Listen {
-        /// As configured.
-        host: String,
-        /// As configured.
-        port: u16,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The voters that are listed belong to several clusters.
     #[error(
         "voter {first} belongs to cluster {first_cluster}, and voter {second} to cluster \
          {second_cluster}; correct controller.quorum.voters, so that it names the voters of one"
     )]
-    SeveralClusters {
-        /// One of them.
-        first: u64,
-        /// Its cluster.
-        first_cluster: String,
-        /// Another.
-        second: u64,
-        /// Its cluster.
-        second_cluster: String,
-    },
+    SeveralClusters { first: u64, first_cluster: String, second: u64, second_cluster: String },
+    #[error(
+        "controller.quorum.voters is {own} here, and {other} {whose}; write the same voters in the \
+         configuration of each of them"
+    )]
+    VotersDiffer { own: String, other: String, whose: String },
+    #[error(
+        "voter {told_by} knows node {node} with the metadata log {known}, and the log here is a \
+         new one ({incarnation}): this voter has lost its own, and must not vote without it, \
+         because it may have agreed to changes that are not in the new one. {LOST}"
+    )]
+    LogLost { told_by: u64, node: u64, known: Uuid, incarnation: Uuid },
+    #[error(
+        "voter {node} speaks versions {} to {} of the protocol between brokers, and this one {} to \
+         {}; upgrade one version at a time",
+        versions.0, versions.1, VERSIONS.0, VERSIONS.1
+    )]
+    OtherVersion { node: u64, versions: (u16, u16) },
 }
 
-/// The id of the cluster that `voters` make up, for a voter `node_id` that has none; listens at
-/// `listener` meanwhile. Waits as long as it takes, and says for whom. Cancel safe.
+/// What a new voter does next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// It waits: for these voters, or for the first one to found the cluster.
+    Wait { missing: BTreeSet<u64> },
+    /// It waits until somebody has corrected what these new voters say.
+    Correct(FoundingError),
+    /// It founds the cluster with these voters; its id has to be drawn unless one of them has it.
+    Found { cluster_id: Option<String>, members: Members },
+    /// There is a cluster, and it knows this voter.
+    Join { cluster_id: String, members: Members },
+}
+
+/// What the new voter that says `own` of itself does after what the others answered.
 ///
 /// # Errors
-/// [`FoundingError`].
-pub async fn agree_on_cluster_id(
-    env: &Env,
-    node_id: i32,
-    listener: &(String, u16),
-    voters: &BTreeMap<i32, (String, u16)>,
-) -> Result<String, FoundingError> {
-    let (host, port) = listener;
-    let bound = env.net.bind(host, *port).await;
-    let listener = bound.map_err(|source| FoundingError::Listen {
-        host: host.clone(),
-        port: *port,
-        source,
-    })?;
-    let id = u64::try_from(node_id).unwrap_or_default();
-    tokio::select! {
-        biased;
-        never = answer_all(&listener, id) => match never {},
-        agreed = agree(env, id, voters) => agreed,
-    }
-}
-
-async fn answer_all(listener: &BoxListener, id: u64) -> Infallible {
-    let mut answering = tokio::task::JoinSet::new();
-    loop {
-        tokio::select! {
-            biased;
-            Some(_) = answering.join_next() => {}
-            accepted = listener.accept(), if answering.len() < ASKING_MAX => match accepted {
-                Ok((stream, _)) => drop(answering.spawn(answer_as_new(stream, id))),
-                Err(_) => tokio::time::sleep(ASK_EVERY).await,
-            }
+/// What a voter of a cluster answers excludes this one. Nothing that a new voter says does: it may
+/// be corrected while this one waits.
+pub(super) fn decide(own: &Hello, answers: &BTreeMap<u64, Hello>) -> Result<Step, FoundingError> {
+    let founded: Vec<&Hello> = answers.values().filter(|hello| !hello.members.is_empty()).collect();
+    for hello in &founded {
+        compare(own, hello)?;
+        if !hello.members.keys().eq(own.voters.keys()) {
+            return Err(FoundingError::VotersDiffer {
+                own: written(&own.voters),
+                other: ids(hello.members.keys()),
+                whose: format!("in the metadata log of voter {}", hello.from),
+            });
+        }
+        let known = hello.members.get(&own.from).map_or_else(Uuid::nil, |voter| voter.incarnation);
+        if known != own.incarnation {
+            let (told_by, node, incarnation) = (hello.from, own.from, own.incarnation);
+            return Err(FoundingError::LogLost { told_by, node, known, incarnation });
         }
     }
+    one_cluster(own, founded.iter().copied())?;
+    if let Some(hello) = founded.first()
+        && let Some(cluster_id) = hello.cluster_id.clone()
+    {
+        return Ok(Step::Join { cluster_id, members: hello.members.clone() });
+    }
+    let agree = || {
+        answers.values().try_for_each(|hello| compare(own, hello))?;
+        one_cluster(own, answers.values())
+    };
+    let cluster_id = match agree() {
+        Ok(cluster_id) => cluster_id,
+        Err(error) => return Ok(Step::Correct(error)),
+    };
+    let others = own.voters.keys().copied().filter(|id| *id != own.from);
+    let missing: BTreeSet<u64> = others.filter(|id| !answers.contains_key(id)).collect();
+    if missing.is_empty() && own.voters.keys().next() == Some(&own.from) {
+        let incarnation = |id: &u64| match *id == own.from {
+            true => Some(own.incarnation),
+            false => Some(answers.get(id)?.incarnation),
+        };
+        let member = |(id, (host, port)): (&u64, &(String, u16))| {
+            let (host, port) = (host.clone(), *port);
+            Some((*id, Voter { host, port, incarnation: incarnation(id)? }))
+        };
+        let members = own.voters.iter().filter_map(member).collect();
+        return Ok(Step::Found { cluster_id, members });
+    }
+    Ok(Step::Wait { missing })
 }
 
-async fn agree(
-    env: &Env,
-    id: u64,
-    voters: &BTreeMap<i32, (String, u16)>,
-) -> Result<String, FoundingError> {
-    let others: BTreeMap<u64, Voter> = voters
-        .iter()
-        .filter_map(|(other, (host, port))| {
-            Some((u64::try_from(*other).ok()?, Voter { host: host.clone(), port: *port }))
-        })
-        .filter(|(other, _)| *other != id)
-        .collect();
-    let draws = others.keys().all(|other| id < *other);
+/// Whether both speak a common version and have the same list of voters. Addresses may differ: a
+/// host may have several names.
+fn compare(own: &Hello, hello: &Hello) -> Result<(), FoundingError> {
+    if hello.version().is_none() {
+        let (node, versions) = (hello.from, hello.versions);
+        return Err(FoundingError::OtherVersion { node, versions });
+    }
+    if !hello.voters.keys().eq(own.voters.keys()) {
+        return Err(FoundingError::VotersDiffer {
+            own: written(&own.voters),
+            other: written(&hello.voters),
+            whose: format!("at voter {}", hello.from),
+        });
+    }
+    Ok(())
+}
+
+/// The one cluster that these and this voter name, if any does.
+fn one_cluster<'a>(
+    own: &'a Hello,
+    answers: impl Iterator<Item = &'a Hello>,
+) -> Result<Option<String>, FoundingError> {
+    let all = [own].into_iter().chain(answers);
+    let mut clusters = all.filter_map(|hello| Some((hello.from, hello.cluster_id.as_ref()?)));
+    let Some((first, first_cluster)) = clusters.next() else { return Ok(None) };
+    match clusters.find(|(_, cluster)| *cluster != first_cluster) {
+        None => Ok(Some(first_cluster.clone())),
+        Some((second, second_cluster)) => Err(FoundingError::SeveralClusters {
+            first,
+            first_cluster: first_cluster.clone(),
+            second,
+            second_cluster: second_cluster.clone(),
+        }),
+    }
+}
+
+/// As in the configuration.
+fn written(voters: &BTreeMap<u64, (String, u16)>) -> String {
+    let voter = |(id, (host, port)): (&u64, &(String, u16))| format!("{id}@{host}:{port}");
+    voters.iter().map(voter).collect::<Vec<_>>().join(",")
+}
+
+pub(super) fn ids<'a>(ids: impl Iterator<Item = &'a u64>) -> String {
+    ids.map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// The cluster that a new voter has found, or founds.
+pub(super) struct Cluster {
+    pub(super) id: String,
+    pub(super) members: Members,
+    /// Whether this voter is the one that founds it.
+    pub(super) founds: bool,
+}
+
+/// Asks the other voters until there is a cluster for this one. Waits as long as it takes, and says
+/// for whom. Cancel safe.
+pub(super) async fn agree(env: &Env, identity: &Identity) -> Result<Cluster, FoundingError> {
     let mut round = 0u64;
     loop {
-        let asked = others
-            .iter()
-            .map(|(other, at)| async move { (*other, ask_who(env, id, *other, at).await) });
-        let answers = futures::future::join_all(asked).await;
-        let mut belong = answers.iter().filter_map(|(other, answer)| {
-            Some((*other, answer.as_ref().ok()?.cluster_id.clone()?))
+        let others = identity.voters.iter().filter(|(id, _)| **id != identity.node_id);
+        let asked = others.map(|(id, at)| async move {
+            (*id, ask_who(env, &identity.hello(*id), *id, at).await)
         });
-        if let Some((first, first_cluster)) = belong.next() {
-            return match belong.find(|(_, cluster)| *cluster != first_cluster) {
-                None => Ok(first_cluster),
-                Some((second, second_cluster)) => Err(FoundingError::SeveralClusters {
-                    first,
-                    first_cluster,
-                    second,
-                    second_cluster,
-                }),
-            };
+        let (mut answers, mut unreachable) = (BTreeMap::new(), BTreeMap::new());
+        for (id, answer) in futures::future::join_all(asked).await {
+            match answer {
+                Ok(hello) => drop(answers.insert(id, hello)),
+                Err(error) => drop(unreachable.insert(id, with_causes(&error))),
+            }
         }
-        let missing = answers.iter().filter(|(_, answer)| answer.is_err()).map(|(other, _)| *other);
-        let missing: Vec<u64> = missing.collect();
-        if draws && missing.is_empty() {
-            let cluster_id = encode_uuid(env.random_uuid());
-            tracing::info!(cluster_id, "all voters are new: this one gives the cluster its id");
-            return Ok(cluster_id);
-        }
-        if round % SAY_EVERY == SAY_EVERY / 8 {
-            tracing::warn!(
-                ?missing,
-                "a new cluster begins when all its voters are there (controller.quorum.voters); \
-                 to begin without waiting for them, set cluster.id to one value in all of them"
-            );
+        match decide(&identity.hello(identity.node_id), &answers)? {
+            Step::Join { cluster_id: id, members } => {
+                tracing::info!(cluster_id = id, "this voter joins the cluster, which is founded");
+                return Ok(Cluster { id, members, founds: false });
+            }
+            Step::Found { cluster_id, members } => {
+                let id = cluster_id.unwrap_or_else(|| encode_uuid(env.random_uuid()));
+                tracing::info!(cluster_id = id, "all voters are new: this one founds the cluster");
+                return Ok(Cluster { id, members, founds: true });
+            }
+            Step::Wait { missing } if round % SAY_EVERY == SAY_EVERY / 8 => {
+                say_who_is_missing(identity, &missing, &unreachable);
+            }
+            Step::Correct(error) if round % SAY_EVERY == SAY_EVERY / 8 => {
+                tracing::error!("the cluster is not founded yet: {error}");
+            }
+            Step::Wait { .. } | Step::Correct(_) => {}
         }
         round = round.wrapping_add(1);
         tokio::time::sleep(ASK_EVERY).await;
+    }
+}
+
+fn say_who_is_missing(
+    identity: &Identity,
+    missing: &BTreeSet<u64>,
+    unreachable: &BTreeMap<u64, String>,
+) {
+    if missing.is_empty() {
+        let first = identity.voters.keys().next();
+        tracing::warn!(?first, "all voters are there; waiting for the first to found the cluster");
+        return;
+    }
+    let missing: Vec<String> = missing
+        .iter()
+        .filter_map(|id| Some((id, identity.voters.get(id)?)))
+        .map(|(id, at)| {
+            let why = unreachable.get(id).map_or("", String::as_str);
+            format!("{id}@{}:{} ({why})", at.host, at.port)
+        })
+        .collect();
+    tracing::warn!(
+        missing = missing.join(", "),
+        "this voter's metadata log is new: it waits for all voters (controller.quorum.voters), \
+         which found a cluster together, or for one that knows this voter"
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [u64; 3] = [1, 2, 3];
+
+    fn log(n: u128) -> Uuid {
+        Uuid::from_u128(n)
+    }
+
+    fn at(id: u64) -> (String, u16) {
+        (format!("host-{id}"), 9093)
+    }
+
+    /// A voter that is new; its log is `log(id)`.
+    fn new(from: u64) -> Hello {
+        Hello {
+            versions: VERSIONS,
+            cluster_id: None,
+            from,
+            to: 0,
+            incarnation: log(from.into()),
+            start: Uuid::nil(),
+            directory_id: None,
+            voters: ALL.iter().map(|id| (*id, at(*id))).collect(),
+            members: Members::new(),
+            log_end: 0,
+        }
+    }
+
+    fn members(logs: [u128; 3]) -> Members {
+        let voter = |(id, n)| (id, Voter { incarnation: log(n), ..Voter::at(&at(id)) });
+        ALL.into_iter().zip(logs).map(voter).collect()
+    }
+
+    /// A voter of cluster "one" with these logs of the three.
+    fn founded(from: u64, logs: [u128; 3]) -> Hello {
+        Hello { cluster_id: Some("one".to_owned()), members: members(logs), ..new(from) }
+    }
+
+    fn of_cluster(hello: Hello, id: &str) -> Hello {
+        Hello { cluster_id: Some(id.to_owned()), ..hello }
+    }
+
+    fn check(own: Hello, others: &[Hello]) -> Result<Step, FoundingError> {
+        decide(&own, &others.iter().map(|hello| (hello.from, hello.clone())).collect())
+    }
+
+    fn waits_for(missing: &[u64]) -> Result<Step, FoundingError> {
+        Ok(Step::Wait { missing: missing.iter().copied().collect() })
+    }
+
+    fn founds(cluster_id: Option<&str>) -> Result<Step, FoundingError> {
+        let members = members([1, 2, 3]);
+        Ok(Step::Found { cluster_id: cluster_id.map(str::to_owned), members })
+    }
+
+    fn joins() -> Result<Step, FoundingError> {
+        Ok(Step::Join { cluster_id: "one".to_owned(), members: members([1, 2, 3]) })
+    }
+
+    #[test]
+    fn the_first_of_voters_that_are_all_new_founds_and_names_each_log() {
+        assert_eq!(check(new(1), &[new(2), new(3)]), founds(None));
+        assert_eq!(check(new(2), &[new(1), new(3)]), waits_for(&[]));
+        assert_eq!(check(new(3), &[new(1), new(2)]), waits_for(&[]));
+        // A majority is not enough: the third may be of a cluster.
+        assert_eq!(check(new(1), &[new(2)]), waits_for(&[3]));
+        assert_eq!(check(new(1), &[]), waits_for(&[2, 3]));
+        // It died after it had told the id of the cluster, or that is configured.
+        assert_eq!(check(new(1), &[of_cluster(new(2), "one"), new(3)]), founds(Some("one")));
+        assert_eq!(check(of_cluster(new(1), "one"), &[new(2), new(3)]), founds(Some("one")));
+    }
+
+    #[test]
+    fn a_voter_that_the_cluster_knows_joins_whoever_else_is_there() {
+        assert_eq!(check(new(2), &[founded(1, [1, 2, 3])]), joins());
+        assert_eq!(check(new(3), &[new(2), founded(1, [1, 2, 3])]), joins());
+        assert_eq!(check(new(3), &[founded(2, [1, 2, 3]), new(1)]), joins());
+        // Whatever is wrong with one that is new.
+        let wrong = Hello { voters: [(2, at(2))].into(), ..of_cluster(new(2), "other") };
+        assert_eq!(check(new(3), &[wrong, founded(1, [1, 2, 3])]), joins());
+    }
+
+    #[test]
+    fn a_voter_that_lost_its_log_stays_out_whatever_others_say() {
+        for id in ALL {
+            let others = ALL.into_iter().filter(|other| *other != id);
+            for witness in others.clone() {
+                // One voter that has its log is enough, the other being new too, or not there.
+                let witness = founded(witness, [11, 12, 13]);
+                let other = others.clone().find(|other| *other != witness.from).unwrap();
+                for others in [vec![witness.clone()], vec![witness, new(other)]] {
+                    let error = check(new(id), &others).unwrap_err();
+                    assert!(matches!(error, FoundingError::LogLost { .. }), "{error:?}");
+                    let said = error.to_string();
+                    assert!(said.contains("has lost its own"), "{said}");
+                    assert!(!said.contains("cop") && !said.contains("restore"), "{said}");
+                }
+            }
+        }
+    }
+
+    /// What is said while it waits for a correction.
+    fn corrects(own: Hello, others: &[Hello]) -> String {
+        match check(own, others) {
+            Ok(Step::Correct(error)) => error.to_string(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn lists_of_voters_that_differ_are_told_side_by_side() {
+        let wrong = Hello { voters: [3, 4, 5].map(|id| (id, at(id))).into(), ..new(3) };
+        let right = "1@host-1:9093,2@host-2:9093,3@host-3:9093";
+        let says_both = |said: String| {
+            assert!(said.contains(right), "{said}");
+            assert!(said.contains("3@host-3:9093,4@host-4:9093,5@host-5:9093"), "{said}");
+            assert!(said.contains("controller.quorum.voters"), "{said}");
+        };
+        says_both(corrects(new(1), &[new(2), wrong.clone()]));
+        says_both(corrects(wrong.clone(), &[new(1), new(2)]));
+        // Those of the cluster do not change any more.
+        says_both(check(wrong, &[new(1), founded(2, [1, 2, 3])]).unwrap_err().to_string());
+        let elsewhere = ALL.iter().map(|id| (*id, (format!("10.0.0.{id}"), 9093))).collect();
+        let elsewhere = Hello { voters: elsewhere, ..new(3) };
+        assert_eq!(check(new(1), &[new(2), elsewhere]), founds(None));
+        // The cluster has other voters than all of their lists.
+        let mut other = founded(1, [1, 2, 3]);
+        let third = other.members.remove(&3).unwrap();
+        other.members.insert(4, third);
+        let said = check(new(3), &[other]).unwrap_err().to_string();
+        assert!(said.contains("1, 2, 4 in the metadata log of voter 1"), "{said}");
+    }
+
+    #[test]
+    fn voters_of_two_clusters_are_told_apart_by_name() {
+        let said = |own, others: &[Hello]| check(own, others).unwrap_err().to_string();
+        let expected = "voter 1 belongs to cluster one, and voter 2 to cluster other; correct \
+             controller.quorum.voters, so that it names the voters of one";
+        let others = [founded(1, [1, 2, 3]), of_cluster(founded(2, [1, 2, 3]), "other")];
+        assert_eq!(said(new(3), &others), expected);
+        // Its own directories name one, and its log is not there any more.
+        let other = of_cluster(founded(2, [1, 2, 3]), "other");
+        assert_eq!(said(of_cluster(new(1), "one"), &[other]), expected);
+        assert_eq!(corrects(of_cluster(new(1), "one"), &[of_cluster(new(2), "other")]), expected);
+        let other = Hello { versions: (VERSIONS.1 + 1, u16::MAX), ..new(2) };
+        assert!(corrects(new(1), &[other]).contains("upgrade one version at a time"));
     }
 }

@@ -8,11 +8,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use letterbox_env::{Env, Fault};
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
-use openraft::{AnyError, RaftLogReader, StorageIOError};
+use openraft::{AnyError, EntryPayload, RaftLogReader, StorageIOError};
 
 use super::patience::{Of, Patience};
 use super::types::{
-    Entry, NodeLogId, StorageError, TypeConfig, Vote, decode_entry, encode_entry, log_id,
+    Entry, NodeLogId, StorageError, StoredMembership, TypeConfig, Vote, decode_entry, encode_entry,
+    log_id,
 };
 use super::wal::{Item, Wal};
 
@@ -71,6 +72,31 @@ impl LogStore {
 
     pub(super) fn purged(&self) -> Option<NodeLogId> {
         self.memory().purged
+    }
+
+    /// Begins the log with `entry`.
+    pub(super) async fn begin(&self, entry: Entry) -> io::Result<()> {
+        let bytes = encode_entry(&entry);
+        let len = bytes.len();
+        self.write(vec![Item::Entry(bytes)]).await?;
+        self.memory().insert(entry, len);
+        Ok(())
+    }
+
+    /// The index after the last entry that was ever stored and not truncated.
+    pub(super) fn end(&self) -> u64 {
+        self.memory().next_index().unwrap_or(0)
+    }
+
+    /// The newest membership among the entries.
+    pub(super) fn membership(&self) -> Option<StoredMembership> {
+        let memory = self.memory();
+        memory.entries.values().rev().find_map(|(entry, _)| match &entry.payload {
+            EntryPayload::Membership(membership) => {
+                Some(StoredMembership::new(Some(entry.log_id), membership.clone()))
+            }
+            _ => None,
+        })
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {

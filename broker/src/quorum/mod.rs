@@ -7,12 +7,15 @@
 //! waits.
 
 mod ask;
+mod door;
 mod founding;
+mod identity;
 mod log_store;
 mod network;
 mod patience;
 mod raft_quorum;
 mod runtime;
+mod seat;
 mod snapshot;
 mod state_machine;
 mod types;
@@ -27,8 +30,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-pub use founding::{FoundingError, agree_on_cluster_id};
+pub use founding::FoundingError;
 pub use raft_quorum::{OpenError, QuorumConfig, QuorumTiming, RaftQuorum};
+pub use seat::Seat;
 pub use wal::WalError;
 
 use crate::metadata::{MetadataDelta, MetadataImage, MetadataRecord};

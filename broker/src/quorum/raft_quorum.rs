@@ -3,29 +3,30 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use letterbox_env::{BoxFuture, BoxListener, Env, Fault, FileRef, Random, with_causes};
+use letterbox_env::{BoxFuture, Env, Fault, FileRef, Random, with_causes};
 use letterbox_protocol::model::BrokerId;
-use openraft::error::{CheckIsLeaderError, ClientWriteError, InitializeError, RaftError};
-use openraft::{ServerState, SnapshotPolicy};
+use openraft::ServerState;
+use openraft::error::{CheckIsLeaderError, ClientWriteError, RaftError};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::ask::{Asker, Ears};
+use super::founding::FoundingError;
+use super::identity::Identity;
 use super::log_store::LogStore;
-use super::network::{Dialer, Identity, Peers, serve};
+use super::network::Dialer;
 use super::patience::Patience;
-use super::runtime::with_random;
+use super::seat::Seat;
 use super::snapshot::Slots;
-use super::state_machine::{Published, StateMachine};
+use super::state_machine::Published;
 use super::types::{Applied, Batch, NodeLogId, Raft, Voter};
-use super::wal::{FILE_NAME, Wal, WalError};
+use super::wal::WalError;
 use super::{Answering, AskError, Lane, MetadataQuorum, Proposed, QuorumError, QuorumStatus};
 use crate::metadata::{MetadataImage, MetadataRecord, Part, cut, record};
 
@@ -33,13 +34,8 @@ use crate::metadata::{MetadataImage, MetadataRecord, Part, cut, record};
 /// far away has an entry on its disk within one heartbeat.
 const ENTRY_LEN_MAX: usize = 256 << 10;
 
-/// A snapshot is made after this many entries, or this many bytes of entries: a restart reads no
-/// more.
-const SNAPSHOT_ENTRIES: u64 = 1000;
+/// A snapshot is made after this many bytes of entries: a restart reads no more.
 const SNAPSHOT_BYTES: u64 = 4 << 20;
-
-/// Entries kept behind a snapshot, so that a voter that is a little behind needs no snapshot.
-const ENTRIES_KEPT: u64 = 100;
 
 /// A majority has an entry this soon, or its outcome is not known.
 const COMMIT_WITHIN: Duration = Duration::from_secs(10);
@@ -60,7 +56,7 @@ pub struct QuorumConfig {
     pub voters: BTreeMap<i32, (String, u16)>,
     /// Where this node listens for other voters. Needed when there are any.
     pub listener: Option<(String, u16)>,
-    /// The cluster's id. Needed when there are other voters, because it is checked at connect.
+    /// The cluster's id, if it is known. Voters that are all new agree on one.
     pub cluster_id: Option<String>,
     /// Whether this node is known to have taken part before (partitions lie beside the directory):
     /// a missing log is refused then, instead of begun anew.
@@ -112,6 +108,8 @@ pub enum OpenError {
         "this node is configured for cluster {configured}, but its metadata is of cluster {found}"
     )]
     WrongCluster { configured: String, found: String },
+    #[error(transparent)]
+    Founding(#[from] FoundingError),
     #[error("cannot listen for other voters on {host}:{port}")]
     Listen {
         host: String,
@@ -124,7 +122,7 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    fn of_raft(error: impl Error + Send + Sync + 'static) -> Self {
+    pub(super) fn of_raft(error: impl Error + Send + Sync + 'static) -> Self {
         Self::Raft(error.into())
     }
 
@@ -141,113 +139,40 @@ impl OpenError {
 
 /// This node's part in the quorum.
 pub struct RaftQuorum {
-    raft: Raft,
-    node_id: BrokerId,
-    identity: Arc<Identity>,
-    published: Published,
+    pub(super) raft: Raft,
+    pub(super) node_id: BrokerId,
+    pub(super) identity: Arc<Identity>,
+    pub(super) published: Published,
     /// By node.
-    askers: BTreeMap<BrokerId, Asker>,
-    ears: Ears,
-    fatal: watch::Receiver<Option<String>>,
-    patience: Patience,
-    tasks: Mutex<JoinSet<()>>,
-    listening: Option<std::net::SocketAddr>,
-    env: Env,
-    slots: Arc<std::sync::Mutex<Slots>>,
+    pub(super) askers: BTreeMap<BrokerId, Asker>,
+    pub(super) ears: Ears,
+    pub(super) fatal: watch::Receiver<Option<String>>,
+    pub(super) patience: Patience,
+    pub(super) tasks: Mutex<JoinSet<()>>,
+    pub(super) listening: Option<std::net::SocketAddr>,
+    pub(super) env: Env,
+    pub(super) slots: Arc<std::sync::Mutex<Slots>>,
     /// Held until shutdown.
-    lock: std::sync::Mutex<Option<FileRef>>,
+    pub(super) lock: std::sync::Mutex<Option<FileRef>>,
 }
 
 impl RaftQuorum {
-    /// Opens the directory and takes part. A sole voter leads, with everything applied, when this
-    /// returns; with more voters the first leader is elected later.
+    /// Opens the directory and takes part: [`Seat::take`], [`Seat::agree`] and [`Seat::join`].
     ///
     /// # Errors
     /// [`OpenError`]; each says what to do.
     pub async fn open(env: Env, config: QuorumConfig) -> Result<Arc<Self>, OpenError> {
-        let node_id = check_config(&config)?;
-        let opened = {
-            let (world, config) = (env.clone(), config.clone());
-            env.blocking(move || open_directory(&world, &config, node_id)).await?
-        };
-        let Opened { lock, wal, items, slots, stored, peers } = opened;
-        let unusable =
-            |reason: String| OpenError::Unusable { directory: config.dir.clone(), reason };
-        let incarnation = wal.incarnation();
-        let patience = Patience::default();
-        let store = LogStore::new(env.clone(), patience.clone(), wal, items).map_err(unusable)?;
-        let snapshot_index = stored.as_ref().and_then(|stored| stored.meta.last_log_id);
-        if store.purged() > snapshot_index {
-            return Err(unusable(
-                "the log begins after the newest whole snapshot; restore it from \
-                the newest copy"
-                    .to_owned(),
-            ));
-        }
-        let published = Published::new();
-        let slots = Arc::new(std::sync::Mutex::new(slots));
-        let (told, kept) = (published.clone(), Arc::clone(&slots));
-        let machine = StateMachine::new(env.clone(), patience.clone(), told, kept, stored)
-            .map_err(unusable)?;
-        let stopped = patience.stopped();
-        let mut tasks = JoinSet::new();
-        let cluster_id = config.cluster_id.clone();
-        let identity = Arc::new(Identity::new(cluster_id, node_id, incarnation, peers));
-        let pristine = store.is_pristine();
-        let dialer = Dialer {
-            env: env.clone(),
-            identity: Arc::clone(&identity),
-            voters: Arc::new(voters(&config)),
-        };
-        let ears = Ears::default();
-        let raft =
-            start_raft(&env, &config, node_id, dialer.clone(), store.clone(), machine).await?;
-        let bound = bind(&env, config.listener.as_ref()).await?;
-        let listening = bound.as_ref().map(|(_, address)| *address);
-        if let Some((listener, _)) = bound {
-            let (raft, identity) = (raft.clone(), Arc::clone(&identity));
-            tasks.spawn(serve(listener, raft, identity, ears.clone(), stopped.clone()));
-        }
-        let (fatal_sender, fatal) = watch::channel(None);
-        if config.voters.len() > 1 {
-            let (raft, random, stopped) = (raft.clone(), env.random.clone(), stopped.clone());
-            let longest = config.timing.election_timeout.saturating_mul(3);
-            tasks.spawn(pause_between_elections(raft, random, longest, stopped));
-        }
-        tasks.spawn(watch_over(raft.clone(), store, fatal_sender, stopped));
-        let quorum = Arc::new(Self {
-            raft,
-            node_id: BrokerId(config.node_id),
-            identity,
-            published,
-            askers: askers(&config, &dialer),
-            ears,
-            fatal,
-            patience,
-            tasks: Mutex::new(tasks),
-            listening,
-            env,
-            slots,
-            lock: std::sync::Mutex::new(Some(lock)),
-        });
-        if let Err(error) = quorum.join(&config, pristine).await {
-            quorum.shutdown().await;
-            return Err(error);
-        }
-        Ok(quorum)
+        Seat::take(env, config).await?.join(None).await
     }
 
-    async fn join(&self, config: &QuorumConfig, pristine: bool) -> Result<(), OpenError> {
-        if pristine {
-            match self.raft.initialize(voters(config)).await {
-                // Another voter was faster and has already replicated to us.
-                Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
-                Err(error) => return Err(OpenError::of_raft(error)),
-            }
-        }
-        self.check_voters(config).await?;
+    /// Has an election begin where nobody else would begin one soon, and waits for its end as a sole
+    /// voter, with everything applied.
+    pub(super) async fn begin(&self, config: &QuorumConfig, founds: bool) -> Result<(), OpenError> {
         if config.voters.len() > 1 {
-            return self.check_cluster(config);
+            if founds {
+                self.raft.trigger().elect().await.map_err(OpenError::of_raft)?;
+            }
+            return self.check_cluster();
         }
         if self.raft.metrics().borrow().state != ServerState::Leader {
             self.raft.trigger().elect().await.map_err(OpenError::of_raft)?;
@@ -267,7 +192,7 @@ impl RaftQuorum {
         }
         loop {
             match self.begin_leading().await {
-                Ok(_) => return self.check_cluster(config),
+                Ok(_) => return self.check_cluster(),
                 Err(QuorumError::Waiting { .. } | QuorumError::OutcomeUnknown) => {
                     tokio::time::sleep(RETRY_AFTER).await
                 }
@@ -276,28 +201,8 @@ impl RaftQuorum {
         }
     }
 
-    /// The log says who votes; the configuration must say the same.
-    async fn check_voters(&self, config: &QuorumConfig) -> Result<(), OpenError> {
-        let waiting = self.raft.wait(None);
-        let is_known = waiting.metrics(
-            |metrics| metrics.membership_config.voter_ids().next().is_some(),
-            "the voters are known",
-        );
-        is_known.await.map_err(OpenError::of_raft)?;
-        let known: Vec<_> = self.status().voters.keys().map(ToString::to_string).collect();
-        let configured: Vec<_> = config.voters.keys().map(ToString::to_string).collect();
-        if known == configured {
-            return Ok(());
-        }
-        let (known, configured) = (known.join(", "), configured.join(", "));
-        Err(OpenError::Config(format!(
-            "the voters of this cluster are {known}, and controller.quorum.voters names \
-             {configured}; this version does not change voters: write the ones that there are"
-        )))
-    }
-
-    fn check_cluster(&self, config: &QuorumConfig) -> Result<(), OpenError> {
-        match (&config.cluster_id, &self.image().cluster_id) {
+    fn check_cluster(&self) -> Result<(), OpenError> {
+        match (self.identity.cluster_id.get(), &self.image().cluster_id) {
             (Some(configured), Some(found)) if **configured != **found => {
                 Err(OpenError::WrongCluster {
                     configured: configured.clone(),
@@ -374,30 +279,6 @@ impl RaftQuorum {
             () = tokio::time::sleep_until(deadline) => io::ErrorKind::TimedOut.into(),
         }
     }
-}
-
-async fn start_raft(
-    env: &Env,
-    config: &QuorumConfig,
-    node_id: u64,
-    dialer: Dialer,
-    store: LogStore,
-    machine: StateMachine,
-) -> Result<Raft, OpenError> {
-    let start = Raft::new(node_id, Arc::new(raft_config(config)?), dialer, store, machine);
-    with_random(Some(Arc::clone(&env.random)), start).await.map_err(OpenError::of_raft)
-}
-
-/// The listener that other voters connect to, and where it listens.
-async fn bind(
-    env: &Env,
-    at: Option<&(String, u16)>,
-) -> Result<Option<(BoxListener, SocketAddr)>, OpenError> {
-    let Some((host, port)) = at else { return Ok(None) };
-    let failed = |source| OpenError::Listen { host: host.clone(), port: *port, source };
-    let listener = env.net.bind(host, *port).await.map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
-    Ok(Some((listener, address)))
 }
 
 impl MetadataQuorum for RaftQuorum {
@@ -566,20 +447,11 @@ fn matched((id, log_id): (&u64, &Option<NodeLogId>)) -> Option<(BrokerId, u64)> 
     Some((broker_id(*id)?, log_id.as_ref()?.index))
 }
 
-/// The voters and where they are reached, as configured.
-fn voters(config: &QuorumConfig) -> BTreeMap<u64, Voter> {
-    let voter = |(id, (host, port)): (&i32, &(String, u16))| {
-        (u64::try_from(*id).unwrap_or(u64::MAX), Voter { host: host.clone(), port: *port })
-    };
-    config.voters.iter().map(voter).collect()
-}
-
 /// One for each other voter.
-fn askers(config: &QuorumConfig, dialer: &Dialer) -> BTreeMap<BrokerId, Asker> {
+pub(super) fn askers(config: &QuorumConfig, dialer: &Dialer) -> BTreeMap<BrokerId, Asker> {
     let others = config.voters.iter().filter(|(id, _)| **id != config.node_id);
-    let asker = |(id, (host, port)): (&i32, &(String, u16))| {
-        let voter = Voter { host: host.clone(), port: *port };
-        let client = dialer.client(u64::try_from(*id).ok()?, &voter);
+    let asker = |(id, at): (&i32, &(String, u16))| {
+        let client = dialer.client(u64::try_from(*id).ok()?, &Voter::at(at));
         Some((BrokerId(*id), Asker::new(BrokerId(*id), client)))
     };
     others.filter_map(asker).collect()
@@ -589,77 +461,10 @@ pub(super) fn broker_id(key: u64) -> Option<BrokerId> {
     i32::try_from(key).ok().map(BrokerId)
 }
 
-fn check_config(config: &QuorumConfig) -> Result<u64, OpenError> {
-    let refuse = |message: String| Err(OpenError::Config(message));
-    let Ok(node_id) = u64::try_from(config.node_id) else {
-        return refuse(format!("node.id is {}; it must not be negative", config.node_id));
-    };
-    if !config.voters.contains_key(&config.node_id) {
-        return refuse(format!(
-            "node.id {} is not among controller.quorum.voters; add it",
-            config.node_id
-        ));
-    }
-    if config.voters.len() > 1 && config.cluster_id.is_none() {
-        return refuse("with more than one voter the cluster id must be configured".to_owned());
-    }
-    if config.voters.len() > 1 && config.listener.is_none() {
-        return refuse("with more than one voter this node needs a controller listener".to_owned());
-    }
-    Ok(node_id)
-}
-
-fn raft_config(config: &QuorumConfig) -> Result<openraft::Config, OpenError> {
-    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let election = millis(config.timing.election_timeout);
-    openraft::Config {
-        cluster_name: "letterbox".to_owned(),
-        heartbeat_interval: millis(config.timing.heartbeat),
-        election_timeout_min: election,
-        election_timeout_max: election.saturating_mul(2),
-        install_snapshot_timeout: 10_000,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_ENTRIES),
-        max_in_snapshot_log_to_keep: ENTRIES_KEPT,
-        snapshot_max_chunk_size: 1 << 20,
-        // Purge when a few entries can go together: each purge is a write.
-        purge_batch_size: 64,
-        ..openraft::Config::default()
-    }
-    .validate()
-    .map_err(|error| OpenError::Config(with_causes(&error)))
-}
-
-struct Opened {
-    lock: FileRef,
-    wal: Wal,
-    items: Vec<super::wal::Item>,
-    slots: Slots,
-    stored: Option<super::snapshot::Stored>,
-    peers: Peers,
-}
-
-fn open_directory(env: &Env, config: &QuorumConfig, node_id: u64) -> Result<Opened, OpenError> {
-    let directory = config.dir.clone();
-    let io = |source| OpenError::Io { directory: directory.clone(), source };
-    env.disk.create_dir_all_durably(&directory).map_err(io)?;
-    let lock = env.disk.lock(&directory.join(".lock")).map_err(|source| {
-        let locked = source.kind() == io::ErrorKind::WouldBlock;
-        if locked { OpenError::Locked { directory: directory.clone() } } else { io(source) }
-    })?;
-    let (slots, stored) = Slots::open(Arc::clone(&env.disk), &directory).map_err(io)?;
-    let peers = Peers::open(env, &directory).map_err(io)?;
-    // A snapshot or known peers without a log: the log was lost.
-    let log_is_there = env.disk.exists(&directory.join(FILE_NAME)).map_err(io)?;
-    let may_create = !config.must_exist && stored.is_none() && (log_is_there || peers.is_empty());
-    let (wal, items) =
-        Wal::open(Arc::clone(&env.disk), &*env.random, &directory, node_id, may_create)?;
-    Ok(Opened { lock, wal, items, slots, stored, peers })
-}
-
 /// Whoever was not elected pauses for a time up to `longest` before it asks for votes again, drawn
 /// anew each time. openraft draws a time once, and looks at it from tick to tick: two voters whose
 /// ticks are in step would ask at the same moment, vote for themselves, and so on for ever.
-async fn pause_between_elections(
+pub(super) async fn pause_between_elections(
     raft: Raft,
     random: Arc<dyn Random>,
     longest: Duration,
@@ -694,7 +499,7 @@ async fn pause_between_elections(
 }
 
 /// Tells when raft has died, and has a snapshot made when many bytes have gone into the log.
-async fn watch_over(
+pub(super) async fn watch_over(
     raft: Raft,
     store: LogStore,
     fatal: watch::Sender<Option<String>>,

@@ -1,11 +1,13 @@
 //! openraft's type parameters, and entries as bytes.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Cursor;
 use std::sync::Arc;
 
 use openraft::{CommittedLeaderId, EntryPayload, LogId};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::runtime::Runtime;
 use crate::metadata::Part;
@@ -29,11 +31,36 @@ pub(super) type NodeLogId = LogId<u64>;
 pub(super) type StoredMembership = openraft::StoredMembership<u64, Voter>;
 pub(super) type StorageError = openraft::StorageError<u64>;
 
-/// Where a voter is reached.
+/// Where a voter is reached, and which log it votes with.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Voter {
     pub(super) host: String,
     pub(super) port: u16,
+    /// The id of its log: a node with another log is not this voter, whatever its node id. Nil in
+    /// the log of a sole voter from before this was written down.
+    #[serde(default)]
+    pub(super) incarnation: Uuid,
+}
+
+impl Voter {
+    /// One of which only the configuration is known.
+    pub(super) fn at((host, port): &(String, u16)) -> Self {
+        Self { host: host.clone(), port: *port, incarnation: Uuid::nil() }
+    }
+}
+
+/// The nodes of a membership.
+pub(super) type Members = BTreeMap<u64, Voter>;
+
+pub(super) fn members(membership: &StoredMembership) -> Members {
+    membership.nodes().map(|(id, voter)| (*id, voter.clone())).collect()
+}
+
+/// The first entry of a metadata log: these vote.
+pub(super) fn first_entry(members: Members) -> Entry {
+    let voters = members.keys().copied().collect();
+    let membership = openraft::Membership::new(vec![voters], members);
+    Entry { log_id: LogId::default(), payload: EntryPayload::Membership(membership) }
 }
 
 /// The records of a decision, encoded, or a part of them.

@@ -53,6 +53,12 @@ pub(super) enum Item {
     Purge(u64, u64),
 }
 
+/// What can be done about a log that is lost. Votes and entries that a copy does not have may be
+/// what other voters counted on.
+pub(super) const RESTORE: &str = "Mount the volume with the node's own directory. Where the node \
+    is the only voter (controller.quorum.voters), the directory may be restored from the newest \
+    backup; to a voter among several that must never be done";
+
 /// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
@@ -65,7 +71,7 @@ pub enum WalError {
     },
     #[error(
         "metadata log {} is damaged at byte {position}: {reason}. It was written whole once, so \
-         the disk has changed it; restore the directory from the newest copy",
+         the disk has changed it. {RESTORE}",
         path.display()
     )]
     Damaged { path: PathBuf, position: usize, reason: &'static str },
@@ -73,9 +79,8 @@ pub enum WalError {
     WrongNode { path: PathBuf, found: u64, expected: u64 },
     #[error(
         "metadata log {} is missing, but this node has taken part before. Starting without it \
-         could undo what the cluster agreed on; restore it, or give the node a new node.id and \
-         empty directories. A node that is the only voter may begin a new one, without the topics \
-         of before: accepted.lost.metadata.log",
+         could undo what the cluster agreed on. {RESTORE}. A node that is the only voter may begin \
+         a new one, without the topics of before: accepted.lost.metadata.log",
         path.display()
     )]
     Missing { path: PathBuf },

@@ -29,6 +29,8 @@ pub(crate) struct Broker {
     config: PathBuf,
     arguments: Vec<String>,
     lines: std::sync::mpsc::Receiver<String>,
+    /// Lines that were looked at.
+    said: std::cell::RefCell<Vec<String>>,
 }
 
 /// A port that was free a moment ago.
@@ -61,6 +63,18 @@ impl Broker {
 
     /// As [`Broker::run`], started by `by`, which becomes the broker.
     pub(crate) fn run_by(
+        by: Command,
+        config: PathBuf,
+        arguments: Vec<String>,
+        address: SocketAddr,
+    ) -> Self {
+        let this = Self::begin(by, config, arguments, address);
+        this.wait_until_it_serves();
+        this
+    }
+
+    /// As [`Broker::run_by`], but does not wait.
+    pub(crate) fn begin(
         mut by: Command,
         config: PathBuf,
         arguments: Vec<String>,
@@ -76,9 +90,13 @@ impl Broker {
                 }
             }
         });
-        let this = Self { child, address, config, arguments, lines };
-        this.wait_for_line("Transitioning from RECOVERY to RUNNING");
-        this
+        let said = std::cell::RefCell::default();
+        Self { child, address, config, arguments, lines, said }
+    }
+
+    /// Waits until it says that it serves.
+    pub(crate) fn wait_until_it_serves(&self) {
+        self.wait_for_line("Transitioning from RECOVERY to RUNNING");
     }
 
     /// The next log line that holds `part`.
@@ -90,10 +108,16 @@ impl Broker {
                 .lines
                 .recv_timeout(left)
                 .unwrap_or_else(|_| panic!("no log line with {part:?}"));
+            self.said.borrow_mut().push(line.clone());
             if line.contains(part) {
                 return line;
             }
         }
+    }
+
+    /// The log lines up to the one that was waited for last.
+    pub(crate) fn said(&self) -> Vec<String> {
+        self.said.borrow().clone()
     }
 
     /// Kills the process without warning.

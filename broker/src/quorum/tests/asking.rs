@@ -9,7 +9,7 @@ use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::BrokerId;
 use tokio::time::{Instant, timeout};
 
-use super::three_voters::{config, free_ports};
+use super::three_voters::{free_ports, open_all};
 use super::{controller, eventually};
 use crate::controller::ControllerError;
 use crate::metadata::decide::{DeleteTopics, TopicSelector};
@@ -34,8 +34,8 @@ impl Answering for Reluctant {
 /// Three voters, and who leads: first one that does not.
 async fn voters(dir: &Path) -> ([Arc<RaftQuorum>; 3], Arc<RaftQuorum>, Arc<RaftQuorum>) {
     let ports = free_ports().await;
-    let open = async |id| RaftQuorum::open(Env::real(), config(dir, id, &ports)).await.unwrap();
-    let nodes = [open(1).await, open(2).await, open(3).await];
+    let nodes: Vec<_> = open_all(dir, &ports).await.into_values().collect();
+    let nodes: [_; 3] = nodes.try_into().ok().unwrap();
     let mut found = None;
     eventually("one leads, and all know it", || {
         let leader = nodes[0].status().leader;

@@ -1,62 +1,212 @@
-//! Voters that are all new, or of several clusters.
+//! Voters that are all new, and voters that lost their logs.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use letterbox_env::Env;
 use tokio::time::timeout;
 
-use super::three_voters::{config, free_ports};
-use crate::quorum::{FoundingError, RaftQuorum, agree_on_cluster_id};
+use super::eventually;
+use super::three_voters::{Nodes, config, create, free_ports, leader as leader_of, open_all};
+use crate::quorum::{
+    FoundingError, MetadataQuorum as _, OpenError, QuorumConfig, RaftQuorum, Seat,
+};
 
-async fn agree(id: i32, ports: &BTreeMap<i32, u16>) -> Result<String, FoundingError> {
-    let voters = ports.iter().map(|(id, port)| (*id, ("127.0.0.1".to_owned(), *port))).collect();
-    let listener = ("127.0.0.1".to_owned(), ports[&id]);
-    agree_on_cluster_id(&Env::real(), id, &listener, &voters).await
+const SOON: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// As a node starts that does not know its cluster.
+fn new(dir: &Path, id: i32, ports: &BTreeMap<i32, u16>) -> QuorumConfig {
+    QuorumConfig { cluster_id: None, ..config(dir, id, ports) }
+}
+
+async fn open(config: QuorumConfig) -> Result<(Arc<RaftQuorum>, String), OpenError> {
+    let mut seat = Seat::take(Env::real(), config).await?;
+    let cluster_id = seat.agree().await?.expect("it is agreed on");
+    Ok((seat.join(None).await?, cluster_id))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn new_voters_take_one_id_once_all_of_them_are_there() {
     let dir = tempfile::tempdir().unwrap();
     let ports = free_ports().await;
+    let new = |id| new(dir.path(), id, &ports);
     // Two of three are not enough: the third may belong to a cluster.
-    let two = async { tokio::join!(agree(1, &ports), agree(2, &ports)) };
-    assert!(timeout(Duration::from_secs(2), two).await.is_err());
-    // The first draws the id when it has heard of both; then it is asked for it.
-    let first = async {
-        let cluster_id = agree(1, &ports).await.unwrap();
-        let mut config = config(dir.path(), 1, &ports);
-        config.cluster_id = Some(cluster_id.clone());
-        (RaftQuorum::open(Env::real(), config).await.unwrap(), cluster_id)
-    };
-    let all = async { tokio::join!(first, agree(2, &ports), agree(3, &ports)) };
-    let ((quorum, drawn), second, third) =
-        timeout(Duration::from_secs(30), all).await.expect("they agree");
-    assert_eq!((second.unwrap(), third.unwrap()), (drawn.clone(), drawn));
-    use crate::quorum::MetadataQuorum as _;
-    quorum.shutdown().await;
+    let two = async { tokio::join!(open(new(1)), open(new(2))) };
+    assert!(timeout(SOON, two).await.is_err());
+    let all = async { tokio::join!(open(new(1)), open(new(2)), open(new(3))) };
+    let (first, second, third) = timeout(PATIENCE, all).await.expect("they agree");
+    let all = [first.unwrap(), second.unwrap(), third.unwrap()];
+    assert!(all.iter().all(|(_, cluster_id)| *cluster_id == all[0].1));
+    // Nobody was refused: that is for a person to look at.
+    assert!(all.iter().all(|(quorum, _)| quorum.refused_connections() == 0));
+    for (quorum, _) in &all {
+        quorum.shutdown().await;
+    }
 }
 
+/// Empties the directory of a voter, as a volume that was lost and made anew.
+#[allow(clippy::disallowed_methods, reason = "the test empties a disk")]
+fn empty(config: &QuorumConfig) {
+    std::fs::remove_dir_all(&config.dir).unwrap();
+}
+
+fn is_lost<T>(opened: Result<T, OpenError>) -> bool {
+    matches!(opened.err(), Some(OpenError::Founding(FoundingError::LogLost { .. })))
+}
+
+/// The same with one voter emptied and with two, whichever they are.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn voters_of_two_clusters_are_told_apart_by_name() {
-    use crate::quorum::MetadataQuorum as _;
+async fn voters_that_lost_their_logs_found_no_second_cluster() {
+    for lost in [vec![1], vec![1, 2], vec![2, 3], vec![3]] {
+        let dir = tempfile::tempdir().unwrap();
+        let ports = free_ports().await;
+        let config = |id| config(dir.path(), id, &ports);
+        let mut nodes = open_all(dir.path(), &ports).await;
+        create(&nodes, "a").await;
+        for node in nodes.values() {
+            node.shutdown().await;
+        }
+        nodes.clear();
+        lost.iter().for_each(|id| empty(&config(*id)));
+        // They meet one another first. They do not know that they were voters, and wait for all.
+        let together = futures::future::join_all(
+            lost.iter().map(|id| RaftQuorum::open(Env::real(), config(*id))),
+        );
+        assert!(timeout(SOON, together).await.is_err(), "{lost:?} do not wait for the others");
+        // As soon as one is there that has its log, they are told so, and end.
+        let kept = (1..=3).find(|id| !lost.contains(id)).unwrap();
+        let kept = RaftQuorum::open(Env::real(), config(kept)).await.unwrap();
+        let together = lost.iter().map(|id| RaftQuorum::open(Env::real(), config(*id)));
+        let together = timeout(PATIENCE, futures::future::join_all(together)).await.unwrap();
+        assert!(together.into_iter().all(is_lost), "{lost:?}");
+        let led = timeout(SOON, kept.linearizable_image()).await;
+        assert!(!matches!(led, Ok(Ok(_))), "one voter of three leads");
+        kept.shutdown().await;
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    let env = Env::real();
+    env.disk.create_dir_all(to).unwrap();
+    for entry in env.disk.list(from).unwrap() {
+        let bytes = env.disk.read(&from.join(&entry.name)).unwrap();
+        env.disk.write_atomically(&to.join(&entry.name), &bytes).unwrap();
+    }
+}
+
+/// A second process with a copy of a voter's directory: its log has the incarnation that others
+/// expect, but it is not where that voter is reached.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_of_a_voter_is_refused_while_the_voter_lives_and_when_it_is_gone() {
     let dir = tempfile::tempdir().unwrap();
     let ports = free_ports().await;
-    let mut quorums = Vec::new();
-    for (id, cluster_id) in [(1, "one"), (2, "other")] {
-        let mut config = config(dir.path(), id, &ports);
-        config.cluster_id = Some(cluster_id.to_owned());
-        quorums.push(RaftQuorum::open(Env::real(), config).await.unwrap());
-    }
-    let error = timeout(Duration::from_secs(30), agree(3, &ports)).await.unwrap().unwrap_err();
-    let said = error.to_string();
-    assert!(said.contains("voter 1 belongs to cluster one"), "{said}");
-    assert!(said.contains("voter 2 to cluster other"), "{said}");
-    super::eventually("they refuse one another", || {
-        quorums.iter().all(|quorum| quorum.refused_connections() > 0)
+    let own = config(dir.path(), 2, &ports);
+    let mut nodes = open_all(dir.path(), &ports).await;
+    create(&nodes, "a").await;
+    nodes.remove(&2).unwrap().shutdown().await;
+    let copied = QuorumConfig {
+        dir: dir.path().join("copy"),
+        listener: Some(("127.0.0.1".to_owned(), 0)),
+        ..own.clone()
+    };
+    copy(&own.dir, &copied.dir);
+    let second = RaftQuorum::open(Env::real(), copied).await.unwrap();
+    let unheard = |nodes: &Nodes| {
+        let seen = second.status();
+        nodes.values().all(|node| node.status().leader != Some(seen.node_id))
+    };
+    create(&nodes, "while-it-is-gone").await;
+    nodes.insert(2, RaftQuorum::open(Env::real(), own).await.unwrap());
+    create(&nodes, "while-it-lives").await;
+    eventually("the others refuse the copy", || {
+        nodes.iter().all(|(id, node)| *id == 2 || node.refused_connections() > 0)
     })
     .await;
-    for quorum in &quorums {
-        quorum.shutdown().await;
+    assert!(unheard(&nodes) && second.image().topic("while-it-lives").is_none());
+    second.shutdown().await;
+    for node in nodes.values() {
+        node.shutdown().await;
+    }
+}
+
+/// An older state of a voter's directory is put in its place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_has_gone_back_is_refused_by_the_leader_and_ends_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let ports = free_ports().await;
+    let mut nodes = open_all(dir.path(), &ports).await;
+    create(&nodes, "a").await;
+    let leader = leader_of(&nodes).await;
+    let victim = *nodes.keys().find(|id| **id != leader).unwrap();
+    let own = config(dir.path(), victim, &ports);
+    let older = dir.path().join("older");
+    nodes.remove(&victim).unwrap().shutdown().await;
+    copy(&own.dir, &older);
+    nodes.insert(victim, RaftQuorum::open(Env::real(), own.clone()).await.unwrap());
+    for name in ["b", "c", "d"] {
+        create(&nodes, name).await;
+    }
+    eventually("it has all", || nodes[&victim].image().topic("d").is_some()).await;
+    assert_eq!(leader_of(&nodes).await, leader, "the leader has changed");
+    nodes.remove(&victim).unwrap().shutdown().await;
+    empty(&own);
+    copy(&older, &own.dir);
+    let back = RaftQuorum::open(Env::real(), own).await.unwrap();
+    eventually("the leader refuses it", || nodes[&leader].refused_connections() > 0).await;
+    create(&nodes, "e").await;
+    assert!(back.image().topic("e").is_none());
+    back.shutdown().await;
+    for node in nodes.values() {
+        node.shutdown().await;
+    }
+}
+
+/// Silent connections, as many as anybody likes, keep no voter out; one that names no voter is told
+/// so, and nothing of it is kept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_are_told_that_they_are_and_keep_no_voter_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let ports = free_ports().await;
+    let mut nodes = open_all(dir.path(), &ports).await;
+    create(&nodes, "a").await;
+    let env = Env::real();
+    let mut silent = Vec::new();
+    let mut more = async |count: usize| {
+        for _ in 0..count {
+            silent.push(env.net.connect("127.0.0.1", ports[&1]).await.unwrap());
+        }
+    };
+    more(200).await;
+    let files = |id| Env::real().disk.list(&config(dir.path(), id, &ports).dir).unwrap().len();
+    let before = files(1);
+    // Its port is that of voter 2; it is another node, of the same cluster.
+    nodes.remove(&2).unwrap().shutdown().await;
+    let mut voters = ports.clone();
+    voters.insert(7, ports[&2]);
+    let stranger = QuorumConfig { dir: dir.path().join("7"), ..config(dir.path(), 7, &voters) };
+    let mut stranger = Seat::take(Env::real(), stranger).await.unwrap();
+    let said = timeout(SOON, stranger.agree()).await.expect("it is answered at once").unwrap_err();
+    assert!(said.to_string().contains("controller.quorum.voters is 1@"), "{said}");
+    drop(stranger);
+    assert_eq!(files(1), before);
+    more(200).await;
+    let own = config(dir.path(), 2, &ports);
+    let listens = async {
+        loop {
+            match RaftQuorum::open(Env::real(), own.clone()).await {
+                Err(OpenError::Listen { .. }) => tokio::time::sleep(SOON / 100).await,
+                opened => return opened.unwrap(),
+            }
+        }
+    };
+    nodes.insert(2, listens.await);
+    let shown = async { eventually("it is let in", || nodes[&2].status().leader.is_some()).await };
+    timeout(SOON * 2, shown).await.expect("silent connections keep a voter out");
+    create(&nodes, "b").await;
+    for node in nodes.values() {
+        node.shutdown().await;
     }
 }

@@ -1,0 +1,331 @@
+//! Where other voters come in: the controller listener, from before the founding to the stop.
+//!
+//! Whoever connects says hello within [`HELLO_DEADLINE`] and is asked back at the address that
+//! voter is configured with (`Identity::prove`); nobody else is heard. Those who have not proved
+//! who they are share [`STRANGERS_MAX`] places, the oldest making room for the newest, so that silent
+//! ones keep nobody out; each voter has [`CONNECTIONS_MAX`] of its own.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use letterbox_env::panics::lock;
+use letterbox_env::{BoxListener, BoxStream, Env};
+use openraft::SnapshotSegmentId;
+use openraft::error::{InstallSnapshotError, RaftError, SnapshotMismatch};
+use openraft::raft::{InstallSnapshotRequest, InstallSnapshotResponse};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::ask::Ears;
+use super::identity::{Hello, Identity, Refusal};
+use super::network::{
+    ANSWER, APPEND, ASK, FRAME_LEN_MAX, HELLO, HELLO_DEADLINE, HELLO_LEN_MAX, REFUSED, SNAPSHOT,
+    VOTE, WELCOME, WHO, decode_append, decode_snapshot, invalid, read_frame, write_frame,
+};
+use super::types::{Raft, TypeConfig};
+
+/// Connections that have not proved yet of which voter they are.
+const STRANGERS_MAX: usize = 64;
+/// Connections of one voter: more than it ever uses at a time.
+const CONNECTIONS_MAX: usize = 32;
+/// A peer that asks nothing for this long is gone.
+const IDLE_DEADLINE: Duration = Duration::from_secs(60);
+/// A peer that does not take an answer for this long is gone.
+const WRITE_DEADLINE: Duration = Duration::from_secs(30);
+/// The longest snapshot that is taken: that of some millions of partitions.
+const SNAPSHOT_LEN_MAX: usize = 1 << 30;
+
+/// Lets other voters in.
+pub(super) struct Door {
+    pub(super) env: Env,
+    pub(super) identity: Arc<Identity>,
+    pub(super) ears: Ears,
+    guests: Mutex<Guests>,
+    arriving: tokio::sync::Mutex<Option<Pieces>>,
+}
+
+/// The connections that there are, the oldest first. Each has a number.
+#[derive(Default)]
+struct Guests {
+    last: u64,
+    strangers: VecDeque<(u64, AbortHandle)>,
+    voters: BTreeMap<u64, VecDeque<(u64, AbortHandle)>>,
+}
+
+impl Door {
+    pub(super) fn new(env: Env, identity: Arc<Identity>, ears: Ears) -> Self {
+        Self {
+            env,
+            identity,
+            ears,
+            guests: Mutex::default(),
+            arriving: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Accepts other voters until it is told to stop; then drops every connection.
+    pub(super) async fn serve(
+        self: Arc<Self>,
+        listener: BoxListener,
+        mut stopped: watch::Receiver<bool>,
+    ) {
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                biased;
+                () = super::stopped(&mut stopped) => break,
+                Some(_) = connections.join_next() => {}
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => self.begin(stream, &mut connections),
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot accept a connection of the metadata quorum");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                }
+            }
+        }
+        connections.shutdown().await;
+    }
+
+    fn begin(self: &Arc<Self>, stream: BoxStream, connections: &mut JoinSet<()>) {
+        let mut guests = lock(&self.guests);
+        guests.last = guests.last.wrapping_add(1);
+        let number = guests.last;
+        if guests.strangers.len() >= STRANGERS_MAX
+            && let Some((_, oldest)) = guests.strangers.pop_front()
+        {
+            oldest.abort();
+        }
+        let mut guest = Guest { door: Arc::clone(self), number, node: None };
+        let answering = async move {
+            if let Err(error) = guest.answer(stream).await {
+                let node = guest.node;
+                tracing::debug!(node, %error, "connection of the metadata quorum ended");
+            }
+        };
+        // Under the lock: the connection finds itself among the guests.
+        guests.strangers.push_back((number, connections.spawn(answering)));
+    }
+}
+
+/// One connection; tells when it was the last of its voter.
+struct Guest {
+    door: Arc<Door>,
+    number: u64,
+    node: Option<u64>,
+}
+
+impl Guest {
+    async fn answer(&mut self, mut stream: BoxStream) -> io::Result<()> {
+        let greeted = tokio::time::timeout(HELLO_DEADLINE, self.greet(&mut stream));
+        let Some(hello) = greeted.await?? else { return Ok(()) };
+        self.is_proved(hello.from);
+        let door = Arc::clone(&self.door);
+        let Some(raft) = door.identity.raft.get() else { return Ok(()) };
+        loop {
+            let (kind, body) =
+                tokio::time::timeout(IDLE_DEADLINE, read_frame(&mut stream, FRAME_LEN_MAX))
+                    .await??;
+            if !door.identity.is_current(&hello) {
+                return Err(invalid("another process is this voter now"));
+            }
+            let answer = match kind {
+                VOTE => serde_json::to_vec(&raft.vote(serde_json::from_slice(&body)?).await)?,
+                APPEND => serde_json::to_vec(&raft.append_entries(decode_append(&body)?).await)?,
+                SNAPSHOT => {
+                    let request = decode_snapshot(&body)?;
+                    serde_json::to_vec(&door.install(raft, hello.from, request).await?)?
+                }
+                ASK => door.ears.answer(hello.from, body).await?,
+                _ => return Err(invalid("the request is not known")),
+            };
+            let written = write_frame(&mut stream, ANSWER, &answer);
+            tokio::time::timeout(WRITE_DEADLINE, written).await??;
+        }
+    }
+
+    /// Each side's hello; that of the other side, or nothing when it only asked for ours.
+    async fn greet(&self, stream: &mut BoxStream) -> io::Result<Option<Hello>> {
+        let identity = &self.door.identity;
+        let (kind, body) = read_frame(stream, HELLO_LEN_MAX).await?;
+        if kind != HELLO && kind != WHO {
+            return Err(invalid("the peer does not say hello"));
+        }
+        let hello: Hello = serde_json::from_slice(&body)?;
+        write_frame(stream, HELLO, &serde_json::to_vec(&identity.hello(hello.from))?).await?;
+        if kind == WHO {
+            return Ok(None);
+        }
+        let mut heard = identity.check(&hello, None);
+        if heard.is_ok() && identity.raft.get().is_none() {
+            heard = Err(Refusal::not_yet("it is starting".to_owned()));
+        }
+        if heard.is_ok() {
+            heard = identity.prove(&self.door.env, &hello).await;
+        }
+        match heard {
+            Ok(()) => {
+                identity.meet(hello.from, |met| met.directory_id = hello.directory_id);
+                write_frame(stream, WELCOME, &[]).await?;
+                Ok(Some(hello))
+            }
+            Err(refusal) => {
+                identity.say(hello.from, Some(&refusal), false);
+                write_frame(stream, REFUSED, &serde_json::to_vec(&refusal)?).await?;
+                Err(invalid(refusal.reason))
+            }
+        }
+    }
+
+    /// From now on it has a place among those of its voter.
+    fn is_proved(&mut self, node: u64) {
+        let mut guests = lock(&self.door.guests);
+        let Some(at) = guests.strangers.iter().position(|(number, _)| *number == self.number)
+        else {
+            return; // It has just made room, and ends.
+        };
+        let Some(own) = guests.strangers.remove(at) else { return };
+        let of_node = guests.voters.entry(node).or_default();
+        if of_node.len() >= CONNECTIONS_MAX
+            && let Some((_, oldest)) = of_node.pop_front()
+        {
+            oldest.abort();
+        }
+        of_node.push_back(own);
+        self.node = Some(node);
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let mut guests = lock(&self.door.guests);
+        let Some(node) = self.node else {
+            guests.strangers.retain(|(number, _)| *number != self.number);
+            return;
+        };
+        let Some(of_node) = guests.voters.get_mut(&node) else { return };
+        of_node.retain(|(number, _)| *number != self.number);
+        if !of_node.is_empty() {
+            return;
+        }
+        guests.voters.remove(&node);
+        drop(guests);
+        let answering = self.door.ears.get();
+        if let (Some(answering), Some(node)) = (answering, super::raft_quorum::broker_id(node)) {
+            answering.ended(node);
+        }
+    }
+}
+
+// Snapshots.
+
+/// What has come of a snapshot.
+struct Pieces {
+    from: u64,
+    id: String,
+    bytes: Vec<u8>,
+}
+
+impl Door {
+    /// Takes a piece of a snapshot, and installs it with the last one.
+    async fn install(
+        &self,
+        raft: &Raft,
+        from: u64,
+        request: InstallSnapshotRequest<TypeConfig>,
+    ) -> io::Result<Result<InstallSnapshotResponse<u64>, RaftError<u64, InstallSnapshotError>>>
+    {
+        let vote = match raft.with_raft_state(|state| *state.vote_ref()).await {
+            Ok(vote) => vote,
+            Err(fatal) => return Ok(Err(RaftError::Fatal(fatal))),
+        };
+        // Of a leader whose term is over.
+        if request.vote.partial_cmp(&vote).is_none_or(Ordering::is_lt) {
+            return Ok(Ok(InstallSnapshotResponse { vote }));
+        }
+        let (sender, meta) = (request.vote, request.meta.clone());
+        let mut arriving = self.arriving.lock().await;
+        match Pieces::take(&mut arriving, from, request, SNAPSHOT_LEN_MAX)? {
+            Ok(None) => Ok(Ok(InstallSnapshotResponse { vote })),
+            Ok(Some(bytes)) => {
+                let snapshot = Box::new(io::Cursor::new(bytes));
+                let snapshot = openraft::Snapshot { meta, snapshot };
+                let installed = raft.install_full_snapshot(sender, snapshot).await;
+                Ok(installed.map(Into::into).map_err(RaftError::Fatal))
+            }
+            Err(mismatch) => Ok(Err(RaftError::APIError(mismatch.into()))),
+        }
+    }
+}
+
+impl Pieces {
+    /// Adds a piece to those that have come, which it must follow or repeat; the whole snapshot
+    /// with the last one. A mismatch makes the sender begin again.
+    fn take(
+        arriving: &mut Option<Self>,
+        from: u64,
+        request: InstallSnapshotRequest<TypeConfig>,
+        len_max: usize,
+    ) -> io::Result<Result<Option<Vec<u8>>, SnapshotMismatch>> {
+        let InstallSnapshotRequest { meta, offset, data, done, .. } = request;
+        if offset == 0 {
+            *arriving = Some(Self { from, id: meta.snapshot_id.clone(), bytes: Vec::new() });
+        }
+        let begin = usize::try_from(offset).unwrap_or(usize::MAX);
+        let fits = |pieces: &&mut Self| {
+            pieces.from == from && pieces.id == meta.snapshot_id && begin <= pieces.bytes.len()
+        };
+        let Some(pieces) = arriving.as_mut().filter(fits) else {
+            let segment = |offset| SnapshotSegmentId { id: meta.snapshot_id.clone(), offset };
+            return Ok(Err(SnapshotMismatch { expect: segment(0), got: segment(offset) }));
+        };
+        if begin.saturating_add(data.len()) > len_max {
+            *arriving = None;
+            return Err(invalid(format!("a snapshot of more than {len_max} bytes is not taken")));
+        }
+        pieces.bytes.truncate(begin);
+        pieces.bytes.try_reserve(data.len())?;
+        pieces.bytes.extend(data);
+        Ok(Ok(if done { arriving.take().map(|pieces| pieces.bytes) } else { None }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::snapshot::Meta;
+    use super::super::types::Vote;
+    use super::*;
+
+    fn piece(id: &str, offset: u64, data: &[u8], done: bool) -> InstallSnapshotRequest<TypeConfig> {
+        let meta = Meta { snapshot_id: id.to_owned(), ..Meta::default() };
+        InstallSnapshotRequest { vote: Vote::new(1, 1), meta, offset, data: data.to_vec(), done }
+    }
+
+    #[test]
+    fn a_snapshot_is_put_together_from_pieces_that_follow_one_another_and_nothing_else() {
+        let mut arriving = None;
+        let mut take = |from, piece| Pieces::take(&mut arriving, from, piece, 8);
+        let begins_again = |taken: io::Result<Result<Option<Vec<u8>>, SnapshotMismatch>>| {
+            taken.unwrap().unwrap_err().expect.offset == 0
+        };
+        // Nothing has come yet; far away; of another snapshot; of another node.
+        assert!(begins_again(take(1, piece("a", 3, b"def", false))));
+        assert_eq!(take(1, piece("a", 0, b"abc", false)).unwrap(), Ok(None));
+        assert!(begins_again(take(1, piece("a", u64::MAX, b"x", false))));
+        assert!(begins_again(take(1, piece("a", 4, b"x", true))));
+        assert!(begins_again(take(1, piece("b", 3, b"x", true))));
+        assert!(begins_again(take(2, piece("a", 3, b"x", true))));
+        // The last piece may come again, and the sender may begin again.
+        assert_eq!(take(1, piece("a", 3, b"xx", false)).unwrap(), Ok(None));
+        assert_eq!(take(1, piece("a", 3, b"de", false)).unwrap(), Ok(None));
+        assert_eq!(take(1, piece("a", 5, b"f", true)).unwrap(), Ok(Some(b"abcdef".to_vec())));
+        assert!(begins_again(take(1, piece("a", 6, b"g", true))));
+        // Not more than is allowed.
+        assert_eq!(take(1, piece("c", 0, b"12345678", false)).unwrap(), Ok(None));
+        assert!(take(1, piece("c", 8, b"9", true)).is_err());
+        assert!(begins_again(take(1, piece("c", 8, b"9", true))));
+    }
+}
