@@ -369,6 +369,21 @@ fn a_broker_whose_claim_is_being_deleted_is_not_restarted() {
     });
 }
 
+#[test]
+fn a_list_that_is_never_answered_is_told_and_holds_up_nothing_else() {
+    play(async |mut play: Play| {
+        make_cluster(&play);
+        play.start(&Faults::none().hanging("policy/poddisruptionbudgets"), false);
+        play.until("it is told, and all brokers serve", 120, |play| {
+            let degraded = play.condition("Degraded");
+            degraded["reason"] == "NotChecked"
+                && degraded["message"].as_str().is_some_and(|text| text.contains("within 10 s"))
+                && play.condition("Ready")["status"] == "True"
+        })
+        .await;
+    });
+}
+
 /// The topics of the cluster `demo`, each with what is special about it.
 fn make_topics(play: &Play, count: u32, special: impl Fn(u32) -> Value) {
     for number in 0..count {

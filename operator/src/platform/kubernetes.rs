@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{
@@ -87,9 +88,7 @@ impl Kubernetes {
         kind: Kind,
         params: &ListParams,
     ) -> Result<Vec<(ObjectKey, Value)>, Fault> {
-        let list = self
-            .api(namespace, kind)
-            .list(params)
+        let list = in_time(self.api(namespace, kind).list(params))
             .await
             .map_err(|error| api_fault(&format!("list {kind}s"), &error))?;
         let found = list.items.into_iter().map(|object| {
@@ -123,9 +122,8 @@ impl Kubernetes {
         let list = |name: String| {
             let events = events.clone();
             async move {
-                events
-                    .list(&ListParams::default().fields(&format!("involvedObject.name={name}")))
-                    .await
+                let about = ListParams::default().fields(&format!("involvedObject.name={name}"));
+                in_time(events.list(&about)).await
             }
         };
         let mut news = News::default();
@@ -200,7 +198,7 @@ impl Kubernetes {
         for id in broker_ids(cluster) {
             let key = ObjectKey { kind: Kind::StatefulSet, name: broker_name(&name, id) };
             if !live.objects.contains_key(&key) && !live.unread.contains_key(&Part::Definitions) {
-                let found = self.api(&live.namespace, key.kind).get_opt(&key.name).await;
+                let found = in_time(self.api(&live.namespace, key.kind).get_opt(&key.name)).await;
                 let found = found.map_err(|error| api_fault(&format!("read {key}"), &error));
                 let found = live_or_unread(
                     found.map(|set| set.into_iter().collect()),
@@ -221,8 +219,7 @@ impl Kubernetes {
                 if live.unread.contains_key(&Part::Storage) || live.claim(&claim).is_some() {
                     continue;
                 }
-                let found = claims
-                    .get_opt(&claim)
+                let found = in_time(claims.get_opt(&claim))
                     .await
                     .map_err(|error| api_fault(&format!("read volume claim {claim}"), &error));
                 live.claims.extend(live_or_unread(
@@ -552,10 +549,13 @@ impl Platform for Kubernetes {
             let pods: Api<Pod> = Api::namespaced(self.client.clone(), &namespace);
             let claims: Api<PersistentVolumeClaim> =
                 Api::namespaced(self.client.clone(), &namespace);
-            let pods =
-                async { pods.list(&params).await.map_err(|error| api_fault("list pods", &error)) };
+            let pods = async {
+                let list = in_time(pods.list(&params)).await;
+                list.map_err(|error| api_fault("list pods", &error))
+            };
             let claims = async {
-                claims.list(&params).await.map_err(|error| api_fault("list volume claims", &error))
+                let list = in_time(claims.list(&params)).await;
+                list.map_err(|error| api_fault("list volume claims", &error))
             };
             let kinds = [
                 Kind::ServiceAccount,
@@ -1132,6 +1132,17 @@ fn part_of(kind: Kind) -> Part {
         Kind::PodDisruptionBudget => Part::Budget,
         Kind::ConfigMap | Kind::StatefulSet => Part::Definitions,
     }
+}
+
+/// How long the API server may take for one answer: one that does not come holds up no others.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+async fn in_time<T>(call: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
+    let late = || {
+        let why = format!("the API server did not answer within {} s", ANSWER_WITHIN.as_secs());
+        kube::Error::Service(why.into())
+    };
+    tokio::time::timeout(ANSWER_WITHIN, call).await.unwrap_or_else(|_| Err(late()))
 }
 
 /// What was listed; nothing, and the reason in `unread`, when it could not be.

@@ -41,6 +41,8 @@ struct State {
     /// How many more writes reach the server before the client is killed. `None`: all.
     writes_left: Option<u64>,
     dead: bool,
+    /// The resource whose lists are never answered.
+    hangs: Option<&'static str>,
 }
 
 /// The faults of one client. Clones are the same.
@@ -58,7 +60,13 @@ impl Faults {
     #[must_use]
     pub(crate) fn new(seed: u64, name: &str, chances: Chances) -> Self {
         let rng = Rng::named(seed, name);
-        Self(Arc::new(Mutex::new(State { rng, chances, writes_left: None, dead: false })))
+        Self(Arc::new(Mutex::new(State {
+            rng,
+            chances,
+            writes_left: None,
+            dead: false,
+            hangs: None,
+        })))
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
@@ -70,6 +78,17 @@ impl Faults {
     pub(crate) fn killed_after(self, writes: u64) -> Self {
         self.with(|state| state.writes_left = Some(writes));
         self
+    }
+
+    /// Lists of `resource` are never answered.
+    #[must_use]
+    pub(crate) fn hanging(self, resource: &'static str) -> Self {
+        self.with(|state| state.hangs = Some(resource));
+        self
+    }
+
+    pub(crate) fn hangs(&self, resource: &str) -> bool {
+        self.with(|state| state.hangs == Some(resource))
     }
 
     /// Whether the client was killed.
