@@ -398,6 +398,54 @@ fn make_topics(play: &Play, count: u32, special: impl Fn(u32) -> Value) {
     }
 }
 
+/// How many topics have this reason in their Ready condition.
+fn topics_that_are(play: &Play, reason: &str) -> usize {
+    let is_so = |topic: &Value| {
+        let conditions = topic["status"]["conditions"].as_array().into_iter().flatten();
+        conditions.into_iter().any(|each| each["type"] == "Ready" && each["reason"] == reason)
+    };
+    let topics = play.server().all("letterbox.dev/kafkatopics");
+    topics.iter().filter(|(_, topic)| is_so(topic)).count()
+}
+
+#[test]
+fn an_operator_that_is_killed_after_any_write_leaves_no_topic_unmade() {
+    const TOPICS: u32 = 8;
+    let lived = |writes: Option<u64>| {
+        let mut written = 0;
+        play(async |mut play: Play| {
+            play.kafka = Some(Kafka::start().await);
+            make_topics(&play, TOPICS, |number| match number % 3 {
+                0 => json!({"config": {"retention.ms": "1000"}, "deletionPolicy": "Delete"}),
+                1 => json!({"config": {"retention.ms": "2000"}}),
+                _ => json!({}),
+            });
+            make_cluster(&play);
+            if let Some(writes) = writes {
+                play.start(&Faults::none().killed_after(writes), true);
+            }
+            let all_ready = |play: &Play| topics_that_are(play, "Ready") == TOPICS as usize;
+            play.until("each is ready", 240, |play| all_ready(play) && play.is_settled()).await;
+            for (key, topic) in play.server().all("letterbox.dev/kafkatopics") {
+                let (spec, status) = (&topic["spec"], &topic["status"]);
+                let wanted = spec["config"].as_object().map_or(0, serde_json::Map::len);
+                let keys = status["configKeys"].as_array().map_or(0, Vec::len);
+                let held = topic["metadata"]["finalizers"].as_array().map_or(0, Vec::len);
+                let deletes = usize::from(spec["deletionPolicy"] == "Delete");
+                assert_eq!((keys, held), (wanted, deletes), "{}: {status}", key.name);
+            }
+            written = play.monitor.writes;
+        });
+        written
+    };
+    let writes = lived(None);
+    assert!(writes > 30, "{writes}");
+    let test = "an_operator_that_is_killed_after_any_write_leaves_no_topic_unmade";
+    seeds::for_each(6, "operator", test, |seed| {
+        lived(Some(seed * 11 % writes));
+    });
+}
+
 #[test]
 fn a_cluster_that_becomes_ready_makes_its_topics_with_few_requests_and_one_write_for_each() {
     const TOPICS: u32 = 1100;
@@ -412,24 +460,14 @@ fn a_cluster_that_becomes_ready_makes_its_topics_with_few_requests_and_one_write
             _ => json!({}),
         });
         play.start(&Faults::none(), false);
-        let ready = |play: &Play| -> Vec<String> {
-            let topics = play.server().all("letterbox.dev/kafkatopics").into_iter();
-            let word = |topic: &Value| {
-                let conditions = topic["status"]["conditions"].as_array()?;
-                let ready = conditions.iter().find(|condition| condition["type"] == "Ready")?;
-                Some(format!("{} {}", ready["status"].as_str()?, ready["reason"].as_str()?))
-            };
-            topics.filter_map(|(_, topic)| word(&topic)).collect()
-        };
-        let count = |play: &Play, word: &str| ready(play).iter().filter(|w| *w == word).count();
         play.until("each waits", 60, |play| {
-            count(play, "False WaitingForCluster") == TOPICS as usize
+            topics_that_are(play, "WaitingForCluster") == TOPICS as usize
         })
         .await;
         make_cluster(&play);
         play.until("all but one are ready", 120, |play| {
-            count(play, "True Ready") == TOPICS as usize - 1
-                && count(play, "False InvalidConfig") == 1
+            topics_that_are(play, "Ready") == TOPICS as usize - 1
+                && topics_that_are(play, "InvalidConfig") == 1
         })
         .await;
         // Three for all of them, and the one that is refused is asked for again by itself.
