@@ -13,7 +13,7 @@ use letterbox_protocol::model::BrokerId;
 use tokio::io::AsyncReadExt;
 use tokio::sync::{Semaphore, watch};
 
-use super::network::{Client, exchange};
+use super::network::{ASK, Client, STAND, exchange};
 use super::{Answering, AskError, Lane};
 
 /// For a connection with both sides' hello.
@@ -73,6 +73,12 @@ impl Asker {
         refused.await.unwrap_or(false)
     }
 
+    /// Has the node ask for votes.
+    pub(super) async fn stand(&self) -> io::Result<()> {
+        let mut stream = self.client.connect().await?;
+        exchange(&mut stream, STAND, &[]).await.map(|_| ())
+    }
+
     /// Waits for the answer until `given_up`. Not cancel safe in effect: the question may have been
     /// heard.
     pub(super) async fn ask(
@@ -104,7 +110,7 @@ impl Asker {
         let (_turn, mut stream) = connected.map_err(not_sent)?;
         let answer = tokio::select! {
             biased;
-            answer = exchange(&mut stream, super::network::ASK, question) => answer,
+            answer = exchange(&mut stream, ASK, question) => answer,
             source = given_up => Err(source),
         };
         let answer = answer.map_err(|source| AskError::NoAnswer { node, source })?;

@@ -23,7 +23,7 @@ use super::ask::Ears;
 use super::identity::{Hello, Identity, Refusal};
 use super::network::{
     ANSWER, APPEND, ASK, FRAME_LEN_MAX, HELLO, HELLO_DEADLINE, HELLO_LEN_MAX, REFUSED, SNAPSHOT,
-    VOTE, WELCOME, WHO, decode_append, decode_snapshot, invalid, read_frame, write_frame,
+    STAND, VOTE, WELCOME, WHO, decode_append, decode_snapshot, invalid, read_frame, write_frame,
 };
 use super::types::{Raft, TypeConfig};
 
@@ -140,6 +140,10 @@ impl Guest {
                     serde_json::to_vec(&door.install(raft, hello.from, request).await?)?
                 }
                 ASK => door.ears.answer(hello.from, body).await?,
+                STAND => {
+                    raft.trigger().elect().await.map_err(io::Error::other)?;
+                    Vec::new()
+                }
                 _ => return Err(invalid("the request is not known")),
             };
             let written = write_frame(&mut stream, ANSWER, &answer);

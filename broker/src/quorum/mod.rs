@@ -117,7 +117,7 @@ pub trait MetadataQuorum: Send + Sync {
     /// [`Self::shutdown`].
     fn fatal(&self) -> BoxFuture<'static, String>;
 
-    /// Stops taking part: no I/O of the quorum is under way when this returns.
+    /// Hands the lead over, if this node has it and can, and stops taking part: no I/O of the quorum is under way when this returns.
     fn shutdown(&self) -> BoxFuture<'_, ()>;
 }
 

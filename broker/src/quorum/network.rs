@@ -56,6 +56,8 @@ pub(super) const WHO: u8 = 6;
 pub(super) const WELCOME: u8 = 7;
 /// It is not; the body says why.
 pub(super) const REFUSED: u8 = 8;
+/// The node that leads ends: the other one asks for votes now.
+pub(super) const STAND: u8 = 9;
 
 pub(super) async fn write_frame(stream: &mut BoxStream, kind: u8, body: &[u8]) -> io::Result<()> {
     let len =

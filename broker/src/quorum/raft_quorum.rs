@@ -40,6 +40,9 @@ const SNAPSHOT_BYTES: u64 = 4 << 20;
 /// A majority has an entry this soon, or its outcome is not known.
 const COMMIT_WITHIN: Duration = Duration::from_secs(10);
 
+/// A voter that ends has handed the lead over this soon, or not at all.
+const HAND_OVER_WITHIN: Duration = Duration::from_millis(500);
+
 /// A sole voter leads this soon, unless its disk is full.
 const LEAD_WITHIN: Duration = Duration::from_secs(30);
 /// Between two tries of a sole voter whose disk is full.
@@ -267,6 +270,27 @@ impl RaftQuorum {
         }
     }
 
+    /// Has another voter lead, if this one does: the others would only notice after an election
+    /// timeout that it is gone. One is asked that has everything, and it is elected by the vote of
+    /// this node; with more than three voters, others may have to wait all the same.
+    async fn hand_over(&self) {
+        let QuorumStatus { leader, matched, last_log_index, .. } = self.status();
+        if leader != Some(self.node_id) {
+            return;
+        }
+        let has_all = |id: &BrokerId| matched.get(id) == Some(&last_log_index);
+        for (_, next) in self.askers.iter().filter(|(id, _)| has_all(id)) {
+            if next.stand().await.is_ok() {
+                let mut metrics = self.raft.metrics();
+                let another = |leader: Option<u64>| {
+                    leader.and_then(broker_id).is_some_and(|leader| leader != self.node_id)
+                };
+                let _ = metrics.wait_for(|metrics| another(metrics.current_leader)).await;
+                return;
+            }
+        }
+    }
+
     /// Completes with the reason when no answer of `leader` is waited for any more.
     async fn given_up(&self, leader: BrokerId, deadline: Instant) -> io::Error {
         let mut metrics = self.raft.metrics();
@@ -424,6 +448,7 @@ impl MetadataQuorum for RaftQuorum {
 
     fn shutdown(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
+            let _ = tokio::time::timeout(HAND_OVER_WITHIN, self.hand_over()).await;
             self.patience.stop();
             let _ = self.raft.shutdown().await;
             let mut tasks = self.tasks.lock().await;
