@@ -36,7 +36,10 @@ pub(super) fn plan_brokers(
             if !plan.waits.contains(&wait) {
                 plan.waits.push(wait);
             }
-            continue;
+            // One that serves waits for nothing else.
+            if seen.serves() {
+                continue;
+            }
         }
         plan.waits.extend(wait_for(id, seen));
     }
@@ -117,15 +120,11 @@ fn is_beside_its_claims(cluster: &KafkaCluster, broker: &Broker, seen: &Observed
     broker.volumes.iter().any(is_beside)
 }
 
-/// Whether a loss was accepted that the broker was not told of when it started, and that it misses
-/// or may miss.
+/// Whether a loss was accepted that the broker was not told of when it started.
 fn has_given_up(cluster: &KafkaCluster, id: i32, seen: &ObservedBroker) -> bool {
     let given_up = given_up_directories(cluster, id);
-    let is_missed = match &seen.identity {
-        Some(said) => said.lost.keys().any(|id| given_up.contains(id)),
-        None => seen.serves() && !given_up.is_empty(),
-    };
-    is_missed && !seen.is_newest
+    let mut lost = seen.identity.iter().flat_map(|said| said.lost.keys());
+    !seen.is_newest && lost.any(|id| given_up.contains(id))
 }
 
 /// A change that the spec did not ask for ends nothing that serves, or may yet. What fails is
