@@ -74,10 +74,16 @@ impl Account {
         self.bytes
     }
 
+    /// Whether somebody waits for it.
+    #[must_use]
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
     /// Whether what is held should be given back soon: someone waits, or more than half is taken.
     #[must_use]
     pub(crate) fn is_tight(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) > 0 || self.used() > self.bytes / 2
+        self.is_waited_for() || self.used() > self.bytes / 2
     }
 
     fn try_take(&self, more: usize, is_large: bool) -> bool {
