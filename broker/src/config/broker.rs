@@ -576,6 +576,13 @@ impl<'a> Given<'a> {
         let dirs = given.split(',').map(str::trim).filter(|dir| !dir.is_empty());
         let dirs: Vec<PathBuf> = dirs.map(PathBuf::from).collect();
         let first = dirs.first().ok_or_else(|| Problem::value(key, given, "names no directory"))?;
+        if let Some(twice) = dirs
+            .iter()
+            .enumerate()
+            .find(|(at, dir)| dirs.iter().take(*at).any(|other| other == *dir))
+        {
+            return Err(Problem::value(key, given, format!("names {} twice", twice.1.display())));
+        }
         let metadata = self.get("metadata.log.dir").map_or_else(|| first.clone(), PathBuf::from);
         Ok((dirs, metadata))
     }
@@ -709,6 +716,7 @@ mod tests {
             ("controller.quorum.voters=2@a:1", "does not name this node"),
             ("node.id=-1", "node.id=-1: must be a whole number from 0"),
             ("admin.listener=here", "host:port"),
+            ("log.dirs=/a,/b/, /b", "log.dirs=/a,/b/, /b: names /b twice"),
             (
                 "broker.session.timeout.ms=2000",
                 "broker.session.timeout.ms=2000: must be more than \

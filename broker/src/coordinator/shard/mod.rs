@@ -192,6 +192,12 @@ impl Shard {
         let told = result.map_err(to_response);
         match then {
             Completion::Assignment { group, generation, assignments } => {
+                if result == Err(AppendError::TooLarge) {
+                    tracing::warn!(%group, members = assignments.len(), "the assignment of a group \
+                        is not handed out, because the group's record, which has all members' \
+                        subscriptions, is larger than max.message.bytes of __consumer_offsets: \
+                        the group begins again until it has fewer members or topics");
+                }
                 self.with_group(&group, out, now, |group, cx| {
                     group.assignment_written(generation, assignments, told, cx)
                 });
