@@ -21,6 +21,7 @@ use common::{Broker, PATIENCE, PRODUCE_VERSION, ask, command, free_port, http_ge
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::describe_quorum_request::{PartitionData, TopicData};
+use kafka_protocol::messages::describe_quorum_response::ReplicaState;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::protocol::StrBytes;
 use letterbox_protocol::Response;
@@ -98,20 +99,24 @@ fn create(stream: &mut TcpStream, topic: &str, replicas: i16) -> (i16, String) {
 
 /// The quorum as `stream`'s broker tells it: who leads, and the end of each voter's log.
 fn quorum(stream: &mut TcpStream) -> Option<(i32, BTreeMap<i32, i64>)> {
+    let (leader, voters) = describe_quorum(stream)?;
+    let end = |voter: ReplicaState| (voter.replica_id.0, voter.log_end_offset);
+    Some((leader, voters.into_iter().map(end).collect()))
+}
+
+fn describe_quorum(stream: &mut TcpStream) -> Option<(i32, Vec<ReplicaState>)> {
     let partition = PartitionData::default().with_partition_index(0);
     let topic = TopicData::default()
         .with_topic_name(name("__cluster_metadata"))
         .with_partitions(vec![partition]);
     let request = m::DescribeQuorumRequest::default().with_topics(vec![topic]);
-    let Response::DescribeQuorum(answer) = ask(stream, 1, request) else { unreachable!() };
+    let Response::DescribeQuorum(answer) = ask(stream, 2, request) else { unreachable!() };
     if answer.error_code != 0 {
         return None;
     }
     let partition = &answer.topics[0].partitions[0];
     assert_eq!(partition.error_code, 0);
-    let voters = partition.current_voters.iter();
-    let voters = voters.map(|voter| (voter.replica_id.0, voter.log_end_offset)).collect();
-    Some((partition.leader_id.0, voters))
+    Some((partition.leader_id.0, partition.current_voters.clone()))
 }
 
 /// Waits until `condition` holds.
@@ -227,6 +232,18 @@ fn three_processes_form_a_cluster_and_outlive_the_end_of_each_of_them() {
     for node in nodes.values() {
         assert_eq!(quorum(&mut node.connect()).unwrap().0, leader);
     }
+    // And of each voter which directory it is, and when it had all.
+    eventually("every voter has been seen with all entries", || {
+        let (_, voters) = describe_quorum(&mut nodes[&1].connect()).unwrap();
+        voters.iter().all(|voter| voter.last_caught_up_timestamp > 1_700_000_000_000)
+    });
+    for voter in describe_quorum(&mut nodes[&1].connect()).unwrap().1 {
+        assert!(voter.last_fetch_timestamp >= voter.last_caught_up_timestamp, "{voter:?}");
+        let properties = format!("data-{}/meta.properties", voter.replica_id.0);
+        let properties = std::fs::read_to_string(dir.path().join(properties)).unwrap();
+        let id = letterbox_protocol::model::encode_uuid(voter.replica_directory_id);
+        assert!(properties.contains(&format!("directory.id={id}")), "{properties}");
+    }
     let (error, message) = create(&mut nodes[&leader].connect(), "three", 3);
     assert_eq!(error, INVALID_REPLICATION_FACTOR);
     assert!(message.contains("this version keeps 1 replica(s)"), "{message}");
@@ -290,6 +307,15 @@ fn three_processes_form_a_cluster_and_outlive_the_end_of_each_of_them() {
     for node in nodes.values_mut() {
         node.stop();
     }
+    // One that begins alone says whom it waits for.
+    let (file, address) = configure(dir.path(), 1, &ports);
+    let alone = Broker::begin(common::command(&file), file, Vec::new(), address);
+    let said = alone.wait_for_line("waits for a majority of the voters");
+    for id in [2, 3] {
+        assert!(said.contains(&format!("{id}@127.0.0.1:{}", ports[&id].1)), "{said}");
+    }
+    assert!(said.contains("1 of 3 are there") && said.contains("refused"), "{said}");
+    assert!(!alone.said().iter().any(|line| line.contains("disk space")), "{:#?}", alone.said());
 }
 
 /// What node `id` says, which must not start.

@@ -1,5 +1,6 @@
 //! What the cluster is told of this node, that it takes it, and that this node lives.
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,17 +11,21 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::identity::Identity;
-use super::patience::patiently;
+use super::patience::{MAKE_ROOM, patiently_until};
 use super::start::StartError;
 use crate::config::Config;
 use crate::controller::{Controller, ControllerError, DECIDE_WITHIN_MAX};
 use crate::metadata::decide::liveness::{Heartbeat, HeartbeatAnswer};
 use crate::metadata::decide::{Decide, ItemResult, Kind, RegisterBroker, SetClusterId};
 use crate::metadata::{Endpoint, SecurityProtocol};
-use crate::quorum::MetadataQuorum;
+use crate::quorum::{MetadataQuorum, QuorumError};
 
 /// How soon a heartbeat is tried again that reached nobody.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// How long a start has to take until it is said which voters are missing: longer than an election.
+const MISSING_AFTER: Duration = Duration::from_secs(5);
+/// And how often it is said again.
+const SAY_EVERY: Duration = Duration::from_secs(30);
 
 /// This start of the broker, as the cluster knows it.
 pub(super) struct Membership {
@@ -123,17 +128,51 @@ async fn run<T, O: Kind + Clone + Decide<Outcome = ItemResult<T>>>(
     operation: O,
 ) -> Result<T, StartError> {
     // When it is this node's own part in the quorum that has stopped, the start ends by that.
-    let passes = |error: &ControllerError| {
-        matches!(error, ControllerError::Quorum(_) | ControllerError::ShuttingDown)
+    let advice = |error: &ControllerError| match error {
+        ControllerError::Quorum(QuorumError::Waiting { .. }) => Some(MAKE_ROOM),
+        ControllerError::Quorum(_) | ControllerError::ShuttingDown => Some(
+            "a majority of the voters (controller.quorum.voters) has to be there; it goes on by \
+             itself",
+        ),
+        _ => None,
     };
     // With many partitions it is a large decision.
     let attempt = || controller.run_within(operation.clone(), DECIDE_WITHIN_MAX);
-    let done = patiently("register with the cluster", passes, attempt).await;
-    let done = done.map_err(refused)?;
+    let done = patiently_until("register with the cluster", advice, attempt);
+    let done = tokio::select! {
+        biased;
+        done = done => done.map_err(refused)?,
+        never = say_who_is_missing(quorum) => match never {},
+    };
     let mut images = quorum.subscribe();
     let shown = images.wait_for(|image| image.applied_index >= done.index).await;
     shown.map_err(refused)?;
     done.outcome.map_err(refused)
+}
+
+/// Says which voters are missing while there is no majority.
+async fn say_who_is_missing(quorum: &dyn MetadataQuorum) -> Infallible {
+    tokio::time::sleep(MISSING_AFTER).await;
+    loop {
+        let (missing, voters) = (quorum.unreachable(), quorum.status().voters);
+        let there = voters.keys().filter(|id| !missing.contains_key(id)).count();
+        if there <= voters.len() / 2 {
+            let missing: Vec<String> = missing
+                .iter()
+                .map(|(id, why)| match voters.get(id) {
+                    Some((host, port)) => format!("{id}@{host}:{port} ({why})"),
+                    None => format!("{id} ({why})"),
+                })
+                .collect();
+            warn!(
+                missing = missing.join(", "),
+                "this node waits for a majority of the voters (controller.quorum.voters): {there} \
+                 of {} are there",
+                voters.len()
+            );
+        }
+        tokio::time::sleep(SAY_EVERY).await;
+    }
 }
 
 fn refused(error: impl Error + Send + Sync + 'static) -> StartError {

@@ -172,7 +172,7 @@ impl Guest {
         }
         match heard {
             Ok(()) => {
-                identity.meet(hello.from, |met| met.directory_id = hello.directory_id);
+                identity.meet(hello.from, |met| met.seen.directory_id = hello.directory_id);
                 write_frame(stream, WELCOME, &[]).await?;
                 Ok(Some(hello))
             }

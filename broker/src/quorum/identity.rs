@@ -15,6 +15,7 @@ use letterbox_env::{Env, with_causes};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::SeenVoter;
 use super::log_store::LogStore;
 use super::network::{VERSIONS, ask_who};
 use super::types::{Members, Raft, Voter, members};
@@ -86,7 +87,7 @@ pub(super) struct Identity {
     pub(super) voters: BTreeMap<u64, Voter>,
     /// The membership in the log when it was opened, or begun.
     pub(super) stored: OnceLock<Members>,
-    log: LogStore,
+    pub(super) log: LogStore,
     pub(super) cluster_id: OnceLock<String>,
     pub(super) directory_id: OnceLock<Uuid>,
     /// Once this node takes part.
@@ -104,7 +105,7 @@ pub(super) struct Identity {
 pub(super) struct Met {
     /// Its process, which answers where it is reached.
     start: Option<Uuid>,
-    pub(super) directory_id: Option<Uuid>,
+    pub(super) seen: SeenVoter,
     /// Why it could not be reached when that was tried last.
     pub(super) unreachable: Option<String>,
 }

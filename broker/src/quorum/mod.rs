@@ -29,6 +29,7 @@ use letterbox_protocol::model::BrokerId;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 pub use founding::FoundingError;
 pub use raft_quorum::{OpenError, QuorumConfig, QuorumTiming, RaftQuorum};
@@ -85,6 +86,9 @@ pub trait MetadataQuorum: Send + Sync {
 
     /// Who leads and who votes, as far as this node knows.
     fn status(&self) -> QuorumStatus;
+
+    /// The other voters that could not be reached when that was tried last, and why.
+    fn unreachable(&self) -> BTreeMap<BrokerId, String>;
 
     /// Asks `leader`, over a connection on which each side has proved who it is. Given up at
     /// `deadline`, and as soon as this node knows that another one leads.
@@ -220,10 +224,24 @@ pub struct QuorumStatus {
     pub last_log_index: u64,
     /// Last index that each voter is known to have; only the leader knows.
     pub matched: BTreeMap<BrokerId, u64>,
+    /// What the leader has seen of each voter.
+    #[serde(default)]
+    pub seen: BTreeMap<BrokerId, SeenVoter>,
     /// Last index that this node has applied.
     pub applied_index: u64,
     /// Last index that the newest snapshot contains.
     pub snapshot_index: u64,
+}
+
+/// What a node has seen of a voter since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeenVoter {
+    /// `directory.id` of the directory with its log.
+    pub directory_id: Option<Uuid>,
+    /// When it last took entries or a heartbeat, in ms since 1970.
+    pub fetched_ms: Option<i64>,
+    /// The last moment at which it had all entries of the leader, in ms since 1970.
+    pub caught_up_ms: Option<i64>,
 }
 
 /// An ordered stream of changes that never loses one and never queues: a slow reader gets several

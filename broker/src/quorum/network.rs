@@ -173,7 +173,7 @@ impl Client {
             self.identity.say(self.target, Some(&refusal), false);
             return Err(invalid(refusal.reason));
         }
-        self.identity.meet(self.target, |met| met.directory_id = hello.directory_id);
+        self.identity.meet(self.target, |met| met.seen.directory_id = hello.directory_id);
         match read_frame(&mut stream, HELLO_LEN_MAX).await? {
             (WELCOME, _) => {
                 self.identity.say(self.target, None, true);
@@ -304,7 +304,20 @@ impl RaftNetwork<TypeConfig> for Client {
         request: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, CallError> {
-        self.call(APPEND, encode_append(&request), &option).await
+        let end = request.prev_log_id.map_or(0, |last| last.index.saturating_add(1));
+        let has_all = end.saturating_add(request.entries.len() as u64) >= self.identity.log.end();
+        let sent_ms = self.env.clock.wall_ms();
+        let answer = self.call(APPEND, encode_append(&request), &option).await?;
+        let answered_ms = self.env.clock.wall_ms();
+        self.identity.meet(self.target, |met| match answer {
+            AppendEntriesResponse::HigherVote(_) => {}
+            AppendEntriesResponse::Success if has_all => {
+                met.seen.fetched_ms = Some(answered_ms);
+                met.seen.caught_up_ms = Some(sent_ms);
+            }
+            _ => met.seen.fetched_ms = Some(answered_ms),
+        });
+        Ok(answer)
     }
 
     async fn install_snapshot(

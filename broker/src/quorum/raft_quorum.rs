@@ -383,7 +383,15 @@ impl MetadataQuorum for RaftQuorum {
         let voters = nodes
             .filter_map(|(id, node)| Some((broker_id(*id)?, (node.host.clone(), node.port))))
             .collect();
+        let seen = metrics.membership_config.voter_ids().filter_map(|id| {
+            let mut seen = self.identity.met(id).seen;
+            if id == self.identity.node_id {
+                seen.directory_id = self.identity.directory_id.get().copied();
+            }
+            Some((broker_id(id)?, seen))
+        });
         QuorumStatus {
+            seen: seen.collect(),
             node_id: self.node_id,
             leader: metrics.current_leader.and_then(broker_id),
             term: metrics.current_term,
@@ -393,6 +401,11 @@ impl MetadataQuorum for RaftQuorum {
             applied_index: metrics.last_applied.map_or(0, |id| id.index),
             snapshot_index: metrics.snapshot.map_or(0, |id| id.index),
         }
+    }
+
+    fn unreachable(&self) -> BTreeMap<BrokerId, String> {
+        let why = |id: &u64| Some((broker_id(*id)?, self.identity.met(*id).unreachable?));
+        self.identity.voters.keys().filter_map(why).collect()
     }
 
     fn ask<'a>(

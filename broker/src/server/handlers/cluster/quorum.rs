@@ -20,8 +20,8 @@ use crate::request::RequestContext;
 /// How long the active controller may take to say how the quorum is.
 const TOLD_WITHIN: Duration = Duration::from_secs(5);
 
-/// Answers DescribeQuorum, from what the active controller knows: of other voters that is how much
-/// of the log they have; when they had it, is not known (-1).
+/// Answers DescribeQuorum, from what the active controller has seen since it started; what it has
+/// not seen yet of a voter is not known (-1, or no id).
 pub(crate) async fn describe(
     services: Arc<Services>,
     ctx: RequestContext,
@@ -38,7 +38,7 @@ pub(crate) async fn describe(
     let now = services.env.clock.wall_ms();
     let mut seen = BTreeSet::new();
     let topics =
-        request.topics.iter().map(|topic| of_topic(topic, &mut seen, &status, now)).collect();
+        request.topics.iter().map(|topic| of_topic(topic, &mut seen, &status, &ctx, now)).collect();
     let nodes = status.voters.iter().map(|(id, (host, port))| {
         let listener = Listener::default()
             .with_name(text(&services.config.controller.name))
@@ -55,6 +55,7 @@ fn of_topic(
     topic: &AskedTopic,
     seen: &mut BTreeSet<(m::TopicName, i32)>,
     status: &QuorumStatus,
+    ctx: &RequestContext,
     now: i64,
 ) -> TopicData {
     let one = |index: i32| {
@@ -68,7 +69,11 @@ fn of_topic(
         };
         let end = |last: u64| i64::try_from(last).unwrap_or(i64::MAX).saturating_add(1);
         let voter = |id: &BrokerId| {
-            let state = ReplicaState::default().with_replica_id(node(*id));
+            let seen = status.seen.get(id).copied().unwrap_or_default();
+            let directory_id = seen.directory_id.filter(|_| ctx.api_version >= 2);
+            let state = ReplicaState::default()
+                .with_replica_id(node(*id))
+                .with_replica_directory_id(directory_id.unwrap_or_default());
             if *id == status.node_id {
                 let end = end(status.last_log_index);
                 state
@@ -76,7 +81,10 @@ fn of_topic(
                     .with_last_fetch_timestamp(now)
                     .with_last_caught_up_timestamp(now)
             } else {
-                state.with_log_end_offset(status.matched.get(id).map_or(-1, |last| end(*last)))
+                state
+                    .with_log_end_offset(status.matched.get(id).map_or(-1, |last| end(*last)))
+                    .with_last_fetch_timestamp(seen.fetched_ms.unwrap_or(-1))
+                    .with_last_caught_up_timestamp(seen.caught_up_ms.unwrap_or(-1))
             }
         };
         answer
