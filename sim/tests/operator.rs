@@ -373,11 +373,25 @@ fn a_broker_whose_claim_is_being_deleted_is_not_restarted() {
 fn a_list_that_is_never_answered_is_told_and_holds_up_nothing_else() {
     play(async |mut play: Play| {
         make_cluster(&play);
-        play.start(&Faults::none().hanging("policy/poddisruptionbudgets"), false);
+        play.start(&Faults::none().hanging("policy/poddisruptionbudgets", false), false);
         play.until("it is told, and all brokers serve", 120, |play| {
             let degraded = play.condition("Degraded");
             degraded["reason"] == "NotChecked"
                 && degraded["message"].as_str().is_some_and(|text| text.contains("within 10 s"))
+                && play.condition("Ready")["status"] == "True"
+        })
+        .await;
+    });
+}
+
+#[test]
+fn a_write_that_is_never_answered_is_told_and_holds_up_nothing_else() {
+    play(async |mut play: Play| {
+        make_cluster(&play);
+        play.start(&Faults::none().hanging("policy/poddisruptionbudgets", true), false);
+        play.until("it is told, and all brokers serve", 180, |play| {
+            let degraded = play.condition("Degraded");
+            degraded["message"].as_str().is_some_and(|text| text.contains("within 30 s"))
                 && play.condition("Ready")["status"] == "True"
         })
         .await;

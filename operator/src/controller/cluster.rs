@@ -23,7 +23,7 @@ use crate::api::{
     CLUSTER_FINALIZER, DEGRADED, DeletionPolicy, KafkaCluster, READY, find_condition,
 };
 use crate::desired::objects::{CLUSTER_LABEL, MANAGER};
-use crate::platform::kubernetes::{Kubernetes, api_fault};
+use crate::platform::kubernetes::{Kubernetes, api_fault, in_time};
 use crate::reconcile::{ClusterPass, reconcile_cluster};
 use crate::status::Fault;
 
@@ -228,8 +228,8 @@ async fn write_status(
         "metadata": {"name": name, "uid": cluster.uid(), "resourceVersion": version},
         "status": pass.status,
     });
-    match api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&patch)).await
-    {
+    let params = PatchParams::apply(MANAGER).force();
+    match in_time(api.patch_status(&name, &params, &Patch::Apply(&patch))).await {
         Ok(_) => Ok(true),
         Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(false),
         Err(error) => Err(api_fault("write the status", &error)),

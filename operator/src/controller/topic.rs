@@ -31,7 +31,7 @@ use crate::plan::{
     ClusterState, RESTART_PATIENCE_SECONDS, TopicFacts, TopicStep, TopicWait, has_finalizer,
     put_together, to_make,
 };
-use crate::platform::kubernetes::{api_fault, said, words_of};
+use crate::platform::kubernetes::{api_fault, in_time, said, words_of};
 use crate::reconcile::{TopicHome, TopicPass, reconcile_topic};
 use crate::status::Fault;
 
@@ -667,11 +667,8 @@ impl TopicHome for KubernetesHome {
                 "metadata": {"name": name, "uid": topic.uid()},
                 "status": status,
             });
-            match self
-                .api(topic)
-                .patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&patch))
-                .await
-            {
+            let (api, params) = (self.api(topic), PatchParams::apply(MANAGER).force());
+            match in_time(api.patch_status(&name, &params, &Patch::Apply(&patch))).await {
                 Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
                 result => result.map(drop).map_err(|error| api_fault("write the status", &error)),
             }

@@ -600,55 +600,66 @@ impl Platform for Kubernetes {
         step: &'a Step,
     ) -> BoxFuture<'a, Result<(), Fault>> {
         Box::pin(async move {
-            let objects = objects::build(desired);
-            match step {
-                Step::ApplyAccess { .. } | Step::ApplyBudget { .. } => {
-                    let mut first = Ok(());
-                    let part = if matches!(step, Step::ApplyBudget { .. }) {
-                        Part::Budget
-                    } else {
-                        Part::Access
-                    };
-                    for (key, object) in
-                        objects.access.iter().filter(|(key, _)| part_of(key.kind) == part)
-                    {
-                        let differs = live
-                            .objects
-                            .get(key)
-                            .is_none_or(|live| !differences(object, live).is_empty());
-                        // One service that cannot be made (its node port is taken) does not keep
-                        // the others away.
-                        if differs {
-                            first = first.and(self.apply(desired, live, key, object).await);
-                        }
-                    }
-                    first
-                }
-                Step::Prune(key) => self.prune(desired, key).await,
-                Step::MakeClaim { broker, volume } => {
-                    self.make_claim(desired, *broker, volume).await
-                }
-                Step::GrowVolume { broker, volume, to, .. } => {
-                    self.grow(desired, *broker, volume, *to).await
-                }
-                // The status records it.
-                Step::AcceptLoss { .. } => Ok(()),
-                Step::RestartBroker { broker, ended } => self.end(desired, *broker, ended).await,
-                Step::RemakeClaim { broker, volume, .. } | Step::DropClaim { broker, volume } => {
-                    self.remake(desired, live, *broker, volume).await
-                }
-                Step::HoldObject { held } => {
-                    self.hold(&desired.namespace, &desired.name, &desired.uid, *held).await
-                }
-                Step::ApplyBroker { broker, .. } => {
-                    // The configuration first: the set's template names its revision.
-                    for (key, object) in objects.brokers.get(broker).into_iter().flatten() {
-                        self.apply(desired, live, key, object).await?;
-                    }
-                    Ok(())
-                }
-            }
+            // What was written all the same is seen by the next pass.
+            let done = tokio::time::timeout(STEP_WITHIN, self.carry_out(desired, live, step)).await;
+            done.unwrap_or_else(|_| Err(api_fault(&step.to_string(), &late(STEP_WITHIN))))
         })
+    }
+}
+
+impl Kubernetes {
+    async fn carry_out(
+        &self,
+        desired: &Blueprint,
+        live: &KubernetesLive,
+        step: &Step,
+    ) -> Result<(), Fault> {
+        let objects = objects::build(desired);
+        match step {
+            Step::ApplyAccess { .. } | Step::ApplyBudget { .. } => {
+                let mut first = Ok(());
+                let part = if matches!(step, Step::ApplyBudget { .. }) {
+                    Part::Budget
+                } else {
+                    Part::Access
+                };
+                for (key, object) in
+                    objects.access.iter().filter(|(key, _)| part_of(key.kind) == part)
+                {
+                    let differs = live
+                        .objects
+                        .get(key)
+                        .is_none_or(|live| !differences(object, live).is_empty());
+                    // One service that cannot be made (its node port is taken) does not keep
+                    // the others away.
+                    if differs {
+                        first = first.and(self.apply(desired, live, key, object).await);
+                    }
+                }
+                first
+            }
+            Step::Prune(key) => self.prune(desired, key).await,
+            Step::MakeClaim { broker, volume } => self.make_claim(desired, *broker, volume).await,
+            Step::GrowVolume { broker, volume, to, .. } => {
+                self.grow(desired, *broker, volume, *to).await
+            }
+            // The status records it.
+            Step::AcceptLoss { .. } => Ok(()),
+            Step::RestartBroker { broker, ended } => self.end(desired, *broker, ended).await,
+            Step::RemakeClaim { broker, volume, .. } | Step::DropClaim { broker, volume } => {
+                self.remake(desired, live, *broker, volume).await
+            }
+            Step::HoldObject { held } => {
+                self.hold(&desired.namespace, &desired.name, &desired.uid, *held).await
+            }
+            Step::ApplyBroker { broker, .. } => {
+                // The configuration first: the set's template names its revision.
+                for (key, object) in objects.brokers.get(broker).into_iter().flatten() {
+                    self.apply(desired, live, key, object).await?;
+                }
+                Ok(())
+            }
+        }
     }
 }
 
@@ -1137,12 +1148,18 @@ fn part_of(kind: Kind) -> Part {
 /// How long the API server may take for one answer: one that does not come holds up no others.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-async fn in_time<T>(call: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
-    let late = || {
-        let why = format!("the API server did not answer within {} s", ANSWER_WITHIN.as_secs());
-        kube::Error::Service(why.into())
-    };
-    tokio::time::timeout(ANSWER_WITHIN, call).await.unwrap_or_else(|_| Err(late()))
+/// How long one step may take, which is a few requests.
+const STEP_WITHIN: Duration = Duration::from_secs(30);
+
+/// The answer, or that it did not come in time.
+pub(crate) async fn in_time<T>(call: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
+    tokio::time::timeout(ANSWER_WITHIN, call).await.unwrap_or_else(|_| Err(late(ANSWER_WITHIN)))
+}
+
+fn late(within: Duration) -> kube::Error {
+    kube::Error::Service(
+        format!("the API server did not answer within {} s", within.as_secs()).into(),
+    )
 }
 
 /// What was listed; nothing, and the reason in `unread`, when it could not be.

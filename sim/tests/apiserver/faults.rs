@@ -42,7 +42,7 @@ struct State {
     writes_left: Option<u64>,
     dead: bool,
     /// The resource whose lists are never answered.
-    hangs: Option<&'static str>,
+    hangs: Option<(&'static str, bool)>,
 }
 
 /// The faults of one client. Clones are the same.
@@ -80,15 +80,15 @@ impl Faults {
         self
     }
 
-    /// Lists of `resource` are never answered.
+    /// Lists of `resource`, or writes (`is_write`) of it, are never answered.
     #[must_use]
-    pub(crate) fn hanging(self, resource: &'static str) -> Self {
-        self.with(|state| state.hangs = Some(resource));
+    pub(crate) fn hanging(self, resource: &'static str, is_write: bool) -> Self {
+        self.with(|state| state.hangs = Some((resource, is_write)));
         self
     }
 
-    pub(crate) fn hangs(&self, resource: &str) -> bool {
-        self.with(|state| state.hangs == Some(resource))
+    pub(crate) fn hangs(&self, resource: &str, is_write: bool) -> bool {
+        self.with(|state| state.hangs == Some((resource, is_write)))
     }
 
     /// Whether the client was killed.

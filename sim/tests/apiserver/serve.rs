@@ -58,10 +58,7 @@ impl tower::Service<Request<Body>> for Served {
             let fate = served.faults.of_request(counts);
             let body = body.collect_bytes().await?;
             let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-            if asked.method == Method::GET
-                && !asked.watches
-                && served.faults.hangs(&asked.key.resource)
-            {
+            if !asked.watches && served.faults.hangs(&asked.key.resource, is_write) {
                 std::future::pending::<()>().await;
             }
             let (delay, is_answered) = match fate {
