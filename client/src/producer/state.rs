@@ -41,6 +41,10 @@ struct Queue {
     in_flight: std::collections::BTreeSet<u64>,
     next_order: u64,
     next_sequence: i32,
+    /// The producer id of which something was stored last. A broker takes any number for the first
+    /// of an id that it does not know (KIP-360), so that until then one batch is under way alone: a
+    /// later one might be stored before an earlier one that was refused for a moment.
+    known_id: Option<(i64, i16)>,
     /// Nothing is sent before this.
     retry_at: Option<Instant>,
 }
@@ -177,6 +181,10 @@ impl State {
         for (partition, queue) in &self.queues {
             let Some(first) = queue.waiting.front() else { continue };
             if first.stamp.is_none() && self.id_is_spent {
+                continue;
+            }
+            let is_known = self.id.is_none() || queue.known_id == self.id;
+            if !is_known && !queue.in_flight.is_empty() {
                 continue;
             }
             let complete = self.flushing > 0
@@ -344,6 +352,9 @@ impl State {
     ) {
         if let Some(queue) = self.queues.get_mut(partition) {
             queue.in_flight.remove(&batch.order);
+            if let (Some(ProducerStamp { id, epoch, .. }), Ok(_)) = (batch.stamp, &result) {
+                queue.known_id = Some((id, epoch));
+            }
         }
         self.unresolved = self.unresolved.saturating_sub(1);
         self.buffered_bytes = self.buffered_bytes.saturating_sub(batch.bytes);

@@ -114,3 +114,23 @@ async fn duplicates_count_as_stored_and_late_batches_fail() {
     assert!(matches!(deliveries[1].try_recv().unwrap(), Err(Error::Timeout { .. })));
     assert!(!state.id_is_spent, "it was never sent, so its number is still free");
 }
+
+/// A broker takes any number for the first of an id that it does not know.
+#[tokio::test]
+async fn the_first_batch_of_an_id_is_under_way_alone_until_it_is_stored() {
+    let (mut state, partition, options, _deliveries) = filled(5);
+    let now = Instant::now();
+    let is_ready = |state: &State| !state.ready(now, &options).0.is_empty();
+    for id in [(7, 0), (8, 0)] {
+        state.set_id(id);
+        let first = state.take(&partition, &options).unwrap();
+        assert!(!is_ready(&state), "a later one might be stored before the first");
+        state.settle(&partition, first, failed(ErrorCode::NotLeaderOrFollower), &options, now);
+        let first = state.take(&partition, &options).unwrap();
+        assert_eq!(first.stamp.unwrap().sequence, 0);
+        state.settle(&partition, first, Outcome::Stored(Some(0)), &options, now);
+        let second = state.take(&partition, &options).unwrap();
+        assert!(is_ready(&state), "from then on several are under way");
+        state.settle(&partition, second, Outcome::Stored(Some(1)), &options, now);
+    }
+}
