@@ -90,17 +90,13 @@ impl Member {
     /// The member's metadata for `protocol`; empty when it does not support it.
     #[must_use]
     pub fn metadata_for(&self, protocol: &str) -> Bytes {
-        self.protocols
-            .iter()
-            .find(|(name, _)| &**name == protocol)
-            .map(|(_, metadata)| metadata.clone())
-            .unwrap_or_default()
+        self.metadata_of(protocol).cloned().unwrap_or_default()
     }
 
-    /// As [`metadata_for`](Self::metadata_for).
-    pub(super) fn protocol_metadata(&self, protocol: &str) -> &[u8] {
-        let of = self.protocols.iter().find(|(name, _)| &**name == protocol);
-        of.map_or(&[], |(_, metadata)| metadata)
+    /// The member's metadata for `protocol`, if it supports it.
+    pub(super) fn metadata_of(&self, protocol: &str) -> Option<&Bytes> {
+        let found = self.protocols.iter().find(|(name, _)| &**name == protocol);
+        found.map(|(_, metadata)| metadata)
     }
 
     /// Whether silence is excused: a parked request shows that it is there. Not for new members,

@@ -37,15 +37,14 @@ impl Members {
 
     /// Puts `member` in under its id.
     pub(super) fn insert(&mut self, member: Member) {
-        self.count(&member, true);
-        if let Some(replaced) = self.by_id.insert(member.id.clone(), member) {
-            self.count(&replaced, false);
-        }
+        let after = of(&member);
+        let replaced = self.by_id.insert(member.id.clone(), member);
+        self.count(replaced.as_ref().map_or((0, 0), of), after);
     }
 
     pub(super) fn remove(&mut self, id: &str) -> Option<Member> {
         let member = self.by_id.remove(id)?;
-        self.count(&member, false);
+        self.count(of(&member), (0, 0));
         Some(member)
     }
 
@@ -59,7 +58,7 @@ impl Members {
         let before = of(member);
         let changed = change(member);
         let after = of(member);
-        self.replace(before, after);
+        self.count(before, after);
         Some(changed)
     }
 
@@ -74,11 +73,7 @@ impl Members {
         }
     }
 
-    fn count(&mut self, member: &Member, is_in: bool) {
-        if is_in { self.replace((0, 0), of(member)) } else { self.replace(of(member), (0, 0)) }
-    }
-
-    fn replace(&mut self, before: (usize, usize), after: (usize, usize)) {
+    fn count(&mut self, before: (usize, usize), after: (usize, usize)) {
         self.bytes = self.bytes.saturating_add(after.0).saturating_sub(before.0);
         self.joining = self.joining.saturating_add(after.1).saturating_sub(before.1);
     }

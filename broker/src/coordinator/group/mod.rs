@@ -325,8 +325,8 @@ impl Group {
         }
         let (mut topics, protocol) = (BTreeSet::new(), self.protocol.as_deref());
         for member in self.members.values() {
-            let metadata = protocol.map(|protocol| member.protocol_metadata(protocol));
-            match metadata.and_then(member::subscribed_topics) {
+            let metadata = protocol.and_then(|protocol| member.metadata_of(protocol));
+            match metadata.and_then(|metadata| member::subscribed_topics(metadata)) {
                 Some(more) => topics.extend(more),
                 None => return Subscriptions::Unknown,
             }
