@@ -11,6 +11,7 @@ use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
 use openraft::{AnyError, EntryPayload, RaftLogReader, StorageIOError};
 
 use super::patience::{Of, Patience};
+use super::snapshot::Coverage;
 use super::types::{
     Entry, NodeLogId, StorageError, StoredMembership, TypeConfig, Vote, decode_entry, encode_entry,
     log_id,
@@ -27,6 +28,7 @@ const READ_LEN_MAX: usize = 4 << 20;
 pub(super) struct LogStore {
     env: Env,
     patience: Patience,
+    coverage: Coverage,
     wal: Arc<Mutex<Wal>>,
     memory: Arc<Mutex<Memory>>,
 }
@@ -45,6 +47,7 @@ impl LogStore {
     pub(super) fn new(
         env: Env,
         patience: Patience,
+        coverage: Coverage,
         wal: Wal,
         items: Vec<Item>,
     ) -> Result<Self, String> {
@@ -55,6 +58,7 @@ impl LogStore {
         Ok(Self {
             env,
             patience,
+            coverage,
             wal: Arc::new(Mutex::new(wal)),
             memory: Arc::new(Mutex::new(memory)),
         })
@@ -284,10 +288,21 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         Ok(())
     }
 
+    /// Waits for the snapshot that has these entries: without it, a node that is killed now could
+    /// not start again. Meanwhile openraft's core stands still, so this node acknowledges nothing
+    /// behind it, votes for nobody and leads nothing.
     async fn purge(&mut self, upto: NodeLogId) -> Result<(), StorageError> {
-        self.write_purge(upto)
-            .await
-            .map_err(|error| StorageIOError::write_logs(AnyError::new(&error)))?;
+        let mut stopped = self.patience.stopped();
+        let covered = tokio::select! {
+            biased;
+            covered = self.coverage.reach(upto) => covered,
+            () = super::stopped(&mut stopped) => Err(io::Error::other("this node stops")),
+        };
+        let purged = match covered {
+            Ok(()) => self.write_purge(upto).await,
+            Err(error) => Err(error),
+        };
+        purged.map_err(|error| StorageIOError::write_logs(AnyError::new(&error)))?;
         self.memory().purge(upto);
         Ok(())
     }

@@ -72,7 +72,9 @@ impl Seat {
             |reason: String| OpenError::Unusable { directory: config.dir.clone(), reason };
         let incarnation = wal.incarnation();
         let patience = Patience::default();
-        let store = LogStore::new(env.clone(), patience.clone(), wal, items).map_err(unusable)?;
+        let coverage = slots.coverage();
+        let store = LogStore::new(env.clone(), patience.clone(), coverage, wal, items);
+        let store = store.map_err(unusable)?;
         if store.purged() > snapshot.as_ref().and_then(|stored| stored.meta.last_log_id) {
             let reason = "the log begins after the newest whole snapshot";
             return Err(unusable(format!("{reason}. {RESTORE}")));

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use letterbox_env::Disk;
+use tokio::sync::watch;
 
-use super::types::{Voter, put_block, take_block, take_u32};
+use super::types::{NodeLogId, Voter, put_block, take_block, take_u32};
 
 pub(super) type Meta = openraft::SnapshotMeta<u64, Voter>;
 
@@ -23,6 +24,48 @@ pub(super) struct Stored {
     pub(super) data: Arc<Vec<u8>>,
 }
 
+/// How far the newest durable snapshot goes. Entries go only once they are in one: openraft has the
+/// log purged while the snapshot that it has received is still being written.
+#[derive(Clone)]
+pub(super) struct Coverage(Arc<watch::Sender<Covered>>);
+
+#[derive(Clone, Default)]
+struct Covered {
+    upto: Option<NodeLogId>,
+    /// Why no further snapshot is written.
+    failed: Option<Arc<str>>,
+}
+
+impl Coverage {
+    fn new(upto: Option<NodeLogId>) -> Self {
+        Self(Arc::new(watch::Sender::new(Covered { upto, failed: None })))
+    }
+
+    pub(super) fn extend(&self, upto: Option<NodeLogId>) {
+        self.0.send_modify(|covered| covered.upto = covered.upto.max(upto));
+    }
+
+    /// Whoever waits is told that it is in vain. The first reason counts.
+    pub(super) fn fail(&self, reason: &str) {
+        self.0.send_modify(|covered| {
+            covered.failed.get_or_insert_with(|| reason.into());
+        });
+    }
+
+    /// Waits until a durable snapshot has everything up to `upto`. Cancel safe.
+    pub(super) async fn reach(&self, upto: NodeLogId) -> io::Result<()> {
+        let mut covered = self.0.subscribe();
+        let is_known =
+            |covered: &Covered| covered.upto >= Some(upto) || covered.failed.is_some();
+        // The sender lives in `self`.
+        let covered = covered.wait_for(is_known).await.map_err(io::Error::other)?;
+        match &covered.failed {
+            Some(reason) if covered.upto < Some(upto) => Err(io::Error::other(&**reason)),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// The directory's snapshots.
 pub(super) struct Slots {
     disk: Arc<dyn Disk>,
@@ -30,6 +73,7 @@ pub(super) struct Slots {
     /// Which slot is written next: not the one with the newest whole snapshot.
     next: usize,
     closed: bool,
+    coverage: Coverage,
 }
 
 impl Slots {
@@ -58,10 +102,13 @@ impl Slots {
             }
         }
         let next = newest.as_ref().map_or(0, |(slot, _)| 1 - *slot);
-        Ok((
-            Self { disk, directory: directory.to_owned(), next, closed: false },
-            newest.map(|(_, stored)| stored),
-        ))
+        let newest = newest.map(|(_, stored)| stored);
+        let coverage = Coverage::new(newest.as_ref().and_then(|stored| stored.meta.last_log_id));
+        Ok((Self { disk, directory: directory.to_owned(), next, closed: false, coverage }, newest))
+    }
+
+    pub(super) fn coverage(&self) -> Coverage {
+        self.coverage.clone()
     }
 
     /// Makes `stored` durable. Blocks.
@@ -72,6 +119,7 @@ impl Slots {
         let name = SLOTS.get(self.next).copied().unwrap_or(SLOTS[0]);
         self.disk.write_atomically(&self.directory.join(name), &encode(stored)?)?;
         self.next = 1 - self.next;
+        self.coverage.extend(stored.meta.last_log_id);
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use openraft::{AnyError, EntryPayload, RaftSnapshotBuilder, StorageIOError};
 use tokio::sync::watch;
 
 use super::patience::{Of, Patience};
-use super::snapshot::{Meta, Slots, Stored};
+use super::snapshot::{Coverage, Meta, Slots, Stored};
 use super::types::{
     Applied, Batch, Entry, NodeLogId, StorageError, StoredMembership, TypeConfig, Voter,
 };
@@ -48,9 +48,16 @@ pub(super) struct StateMachine {
     patience: Patience,
     published: Published,
     slots: Arc<Mutex<Slots>>,
+    coverage: Coverage,
     current: Arc<Mutex<Option<Stored>>>,
     applied: Option<NodeLogId>,
     membership: StoredMembership,
+}
+
+impl Drop for StateMachine {
+    fn drop(&mut self) {
+        self.coverage.fail("the state machine of the metadata log has ended");
+    }
 }
 
 impl StateMachine {
@@ -62,9 +69,10 @@ impl StateMachine {
         slots: Arc<Mutex<Slots>>,
         stored: Option<Stored>,
     ) -> Result<Self, String> {
+        let coverage = slots.lock().unwrap_or_else(PoisonError::into_inner).coverage();
         let (current, membership) = (Arc::default(), StoredMembership::default());
         let mut machine =
-            Self { env, patience, published, slots, current, applied: None, membership };
+            Self { env, patience, published, slots, coverage, current, applied: None, membership };
         if let Some(stored) = stored {
             let image = read_image(&stored.meta, &stored.data)?;
             machine.take_over(image, stored);
@@ -77,6 +85,12 @@ impl StateMachine {
         self.membership = stored.meta.last_membership.clone();
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(stored);
         self.published.publish(Arc::new(image));
+    }
+
+    /// Who waits for a snapshot is told of it: openraft hears it only after that.
+    fn fail(&self, error: String) -> AnyError {
+        self.coverage.fail(&error);
+        AnyError::error(error)
     }
 
     fn apply_entry(&mut self, image: &mut MetadataImage, entry: Entry) -> Result<Applied, String> {
@@ -127,9 +141,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         for entry in entries {
             let log_id = entry.log_id;
             let result = self.apply_entry(&mut image, entry);
-            results.push(
-                result.map_err(|error| StorageIOError::apply(log_id, AnyError::error(error)))?,
-            );
+            let failed = |error| StorageIOError::apply(log_id, self.fail(error));
+            results.push(result.map_err(failed)?);
         }
         self.published.publish(Arc::new(image));
         Ok(results)
@@ -157,11 +170,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         snapshot: Box<Cursor<Vec<u8>>>,
     ) -> Result<(), StorageError> {
         let stored = Stored { meta: meta.clone(), data: Arc::new(snapshot.into_inner()) };
-        let failed = |error: String| {
-            StorageIOError::write_snapshot(Some(meta.signature()), AnyError::error(error))
+        let failed = |error| {
+            StorageIOError::write_snapshot(Some(meta.signature()), self.fail(error))
         };
         let image = read_image(&stored.meta, &stored.data).map_err(failed)?;
-        write(&self.env, &self.patience, &self.slots, &stored).await.map_err(failed)?;
+        let written = write(&self.env, &self.patience, &self.slots, &stored).await;
+        written.map_err(failed)?;
         self.take_over(image, stored);
         Ok(())
     }

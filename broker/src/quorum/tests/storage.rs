@@ -5,13 +5,19 @@ use std::sync::Arc;
 
 use letterbox_env::{Disk, Env, Fault};
 use letterbox_sim::disk::{Fault as DiskFault, SimDisk};
+use openraft::storage::{RaftLogStorage, RaftStateMachine};
 use openraft::testing::{StoreBuilder, Suite};
 
+use super::sole;
+use crate::metadata::{MetadataImage, record};
+use crate::quorum::Seat;
 use crate::quorum::log_store::LogStore;
 use crate::quorum::patience::Patience;
-use crate::quorum::snapshot::Slots;
+use crate::quorum::snapshot::{Meta, Slots};
 use crate::quorum::state_machine::{Published, StateMachine};
-use crate::quorum::types::{StorageError, TypeConfig};
+use crate::quorum::types::{
+    Members, StorageError, StoredMembership, TypeConfig, Voter, first_entry, log_id,
+};
 use crate::quorum::wal::{FILE_NAME, Item, Wal, WalError};
 
 struct Builder;
@@ -21,8 +27,11 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, tempfile::TempDir> for Bui
         let env = Env::real();
         let dir = tempfile::tempdir().unwrap();
         let (wal, items) = open(dir.path()).unwrap();
-        let store = LogStore::new(env.clone(), Patience::default(), wal, items).unwrap();
         let (slots, stored) = Slots::open(Arc::clone(&env.disk), dir.path()).unwrap();
+        let (coverage, patience) = (slots.coverage(), Patience::default());
+        // The suite purges without a snapshot.
+        coverage.extend(Some(log_id(u64::MAX, u64::MAX)));
+        let store = LogStore::new(env.clone(), patience, coverage, wal, items).unwrap();
         let machine = StateMachine::new(
             env,
             Patience::default(),
@@ -210,5 +219,50 @@ fn no_space_at_a_sync_that_nobody_counts_on_passes() {
         disk.power_cut();
         let before = if rewrites { Vec::new() } else { large(5) };
         assert_eq!(open().1, [before, items].concat());
+    }
+}
+
+/// A log that begins with a membership, and the state machine, on a new disk.
+async fn begun(disk: &SimDisk) -> (LogStore, StateMachine, StoredMembership) {
+    let (env, dir) = (disk.env(), sole(Path::new("/")).dir);
+    disk.create_dir_all_durably(&dir).unwrap();
+    let (wal, items) = Wal::open(Arc::clone(&env.disk), &*env.random, &dir, 1, true).unwrap();
+    let own = Voter { incarnation: wal.incarnation(), ..Voter::default() };
+    let members: Members = [(1, own)].into();
+    let (slots, stored) = Slots::open(Arc::clone(&env.disk), &dir).unwrap();
+    let (patience, coverage) = (Patience::default(), slots.coverage());
+    let store = LogStore::new(env.clone(), patience.clone(), coverage, wal, items).unwrap();
+    store.begin(first_entry(members)).await.unwrap();
+    let (membership, slots) = (store.membership().unwrap(), Arc::new(std::sync::Mutex::new(slots)));
+    let machine = StateMachine::new(env, patience, Published::new(), slots, stored).unwrap();
+    (store, machine, membership)
+}
+
+/// openraft has the log purged while the snapshot that it has received is still being written.
+#[tokio::test]
+async fn a_voter_whose_power_goes_while_it_takes_a_snapshot_starts_again() {
+    for seed in 0..8 {
+        for operations in 0.. {
+            let disk = SimDisk::new(seed);
+            let (mut store, mut machine, last_membership) = begun(&disk).await;
+            let upto = log_id(1, 50);
+            let snapshot_id = "1-50".to_owned();
+            let meta = Meta { last_log_id: Some(upto), last_membership, snapshot_id };
+            let data = record::encode(&MetadataImage::default().to_records()).unwrap();
+            disk.cut_power_after(operations);
+            let snapshot = Box::new(std::io::Cursor::new(data.into_bytes()));
+            let (purged, installed) =
+                tokio::join!(store.purge(upto), machine.install_snapshot(&meta, snapshot));
+            let is_done = disk.is_powered();
+            assert_eq!((purged.is_ok(), installed.is_ok()), (is_done, is_done));
+            drop((store, machine));
+            disk.power_cut();
+            let opened = Seat::take(disk.env(), sole(Path::new("/"))).await;
+            let reason = opened.err().map(|error| error.to_string());
+            assert_eq!(reason, None, "seed {seed}, power cut after {operations} operations");
+            if is_done {
+                break;
+            }
+        }
     }
 }
