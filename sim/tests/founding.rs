@@ -34,17 +34,23 @@ struct Seen {
 
 type Shared = Rc<RefCell<Seen>>;
 
-fn config(id: usize) -> String {
+/// The first voter is reached at `first`.
+fn config(id: usize, first: &str) -> String {
     format!(
         "process.roles=broker,controller\nnode.id={id}\n\
-         controller.quorum.voters=1@node-1:9093,2@node-2:9093,3@node-3:9093\n\
+         controller.quorum.voters=1@{first}:9093,2@node-2:9093,3@node-3:9093\n\
          controller.listener.names=CONTROLLER\nlisteners=PLAINTEXT://:9092,CONTROLLER://:9093\n\
          advertised.listeners=PLAINTEXT://node-{id}:9092\nlog.dirs={DATA}\nadmin.listener=none\n\
          unstable.several.nodes.enable=true\n"
     )
 }
 
-async fn node(process: Process, id: usize, name: &'static str, seen: Shared) -> Exit {
+async fn node(
+    process: Process,
+    (id, first): (usize, &'static str),
+    name: &'static str,
+    seen: Shared,
+) -> Exit {
     let env = process.env.clone();
     if seen.borrow_mut().empties.remove(name) {
         let disk = env.disk.clone();
@@ -60,7 +66,7 @@ async fn node(process: Process, id: usize, name: &'static str, seen: Shared) -> 
         };
         env.blocking(empty).await.map_err(|error| error.to_string())?;
     }
-    let config = Config::parse(&config(id)).map_err(|error| error.to_string())?;
+    let config = Config::parse(&config(id, first)).map_err(|error| error.to_string())?;
     let started = Node::start(env.clone(), config, process.stopped()).await;
     let started = started.map_err(|error| format!("{:#}", anyhow::Error::from(error)))?;
     let Some(node) = started else { return Ok(()) };
@@ -95,6 +101,7 @@ fn run(seed: u64) -> Happened {
     let seen = Shared::default();
     for (id, name) in (1..).zip(NODES) {
         let seen = Rc::clone(&seen);
+        let id = (id, NODES[0]);
         cluster.host(name, move |process| node(process, id, name, Rc::clone(&seen)));
     }
     let mut rng = cluster.schedule_rng();
@@ -177,4 +184,27 @@ fn three_brokers_found_one_cluster_whatever_is_cut_in_the_middle() {
     println!("{seeds} seeds: {all:?}");
     let has_all = all.cut_early > 10 && all.emptied_and_back > 0 && all.emptied_and_out > 0;
     assert!(seeds < 30 || has_all, "too little has happened in {seeds} seeds: {all:?}");
+}
+
+/// Node 3 has another address of voter 1 than node 2, and a process with that id answers at each:
+/// neither founds a cluster, until the list is corrected.
+#[test]
+fn two_processes_that_are_both_the_first_voter_found_nothing() {
+    common::show_log();
+    let (mut cluster, seen) = (Cluster::new(1), Shared::default());
+    let hosts = [
+        (NODES[0], (1, NODES[0])),
+        (NODES[1], (2, NODES[0])),
+        (NODES[2], (3, "other")),
+        ("other", (1, "other")),
+    ];
+    for (name, id) in hosts {
+        let seen = Rc::clone(&seen);
+        cluster.host(name, move |process| node(process, id, name, Rc::clone(&seen)));
+    }
+    cluster.run_for(Duration::from_secs(20));
+    assert_eq!(seen.borrow().clusters.len(), 0, "{:?}", seen.borrow().serving);
+    for (name, _) in hosts {
+        assert!(cluster.is_running(name), "{name} ended: {:?}", cluster.exit(name));
+    }
 }

@@ -1,9 +1,13 @@
 //! Where other voters come in: the controller listener, from before the founding to the stop.
 //!
-//! Whoever connects says hello within [`HELLO_DEADLINE`] and is asked back at the address that
-//! voter is configured with (`Identity::prove`); nobody else is heard. Those who have not proved
-//! who they are share [`STRANGERS_MAX`] places, the oldest making room for the newest, so that silent
-//! ones keep nobody out; each voter has [`CONNECTIONS_MAX`] of its own.
+//! Whoever connects says hello within [`HELLO_DEADLINE`] and proves that it is the process which
+//! answers at the address that voter is configured with: only there it is told the secret that it
+//! is asked for (`Identity::ask_back`). Nobody else is heard. Those who have not proved who they are
+//! share [`STRANGERS_MAX`] places, the oldest making room for the newest, so that silent ones keep
+//! nobody out; each voter has [`CONNECTIONS_MAX`] of its own.
+//!
+//! openraft queues what it is asked for without a bound, and stands still while its disk does. So
+//! one request of each voter is in it at a time, and those behind it end with their connections.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
@@ -15,22 +19,29 @@ use letterbox_env::panics::lock;
 use letterbox_env::{BoxListener, BoxStream, Env};
 use openraft::SnapshotSegmentId;
 use openraft::error::{InstallSnapshotError, RaftError, SnapshotMismatch};
-use openraft::raft::{InstallSnapshotRequest, InstallSnapshotResponse};
-use tokio::sync::watch;
+use openraft::raft::{InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest};
+use tokio::io::AsyncReadExt;
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
+use uuid::Uuid;
 
 use super::ask::Ears;
+use super::bounds::{check_append, check_snapshot, check_vote_request};
 use super::identity::{Hello, Identity, Refusal};
 use super::network::{
-    ANSWER, APPEND, ASK, FRAME_LEN_MAX, HELLO, HELLO_DEADLINE, HELLO_LEN_MAX, REFUSED, SNAPSHOT,
-    STAND, VOTE, WELCOME, WHO, decode_append, decode_snapshot, invalid, read_frame, write_frame,
+    ANSWER, APPEND, ASK, FRAME_LEN_MAX, HELLO, HELLO_DEADLINE, HELLO_LEN_MAX, PROOF, PROVE,
+    REFUSED, SECRET, SNAPSHOT, STAND, VOTE, WELCOME, WHO, decode_append, decode_snapshot, invalid,
+    read_frame, write_frame,
 };
+use super::state_machine::read_image;
 use super::types::{Raft, TypeConfig};
 
 /// Connections that have not proved yet of which voter they are.
 const STRANGERS_MAX: usize = 64;
 /// Connections of one voter: more than it ever uses at a time.
 const CONNECTIONS_MAX: usize = 32;
+/// Requests of one voter to openraft that wait for the one that is in it.
+const WAITING_MAX: usize = 4;
 /// A peer that asks nothing for this long is gone.
 const IDLE_DEADLINE: Duration = Duration::from_secs(60);
 /// A peer that does not take an answer for this long is gone.
@@ -44,7 +55,50 @@ pub(super) struct Door {
     pub(super) identity: Arc<Identity>,
     pub(super) ears: Ears,
     guests: Mutex<Guests>,
+    turns: BTreeMap<u64, Turns>,
+    /// What openraft was asked for. It goes on when the connection that it came on ends.
+    begun: Mutex<JoinSet<()>>,
     arriving: tokio::sync::Mutex<Option<Pieces>>,
+}
+
+/// The turns of one voter to ask openraft.
+struct Turns {
+    waiting: Semaphore,
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self { waiting: Semaphore::new(WAITING_MAX), turn: Arc::default() }
+    }
+}
+
+impl Turns {
+    /// Waits for a turn and begins `work`, which keeps the turn until it is done, also when nobody
+    /// waits for it any more.
+    ///
+    /// # Errors
+    /// More wait than there is a place for; `begun` has ended.
+    async fn run<T: Send + 'static>(
+        &self,
+        begun: &Mutex<JoinSet<()>>,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> io::Result<T> {
+        let busy = |_| invalid("requests of this voter wait already");
+        let place = self.waiting.try_acquire().map_err(busy)?;
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        drop(place);
+        let (tell, told) = oneshot::channel();
+        {
+            let mut begun = lock(begun);
+            while begun.try_join_next().is_some() {}
+            begun.spawn(async move {
+                let _ = tell.send(work.await);
+                drop(turn);
+            });
+        }
+        told.await.map_err(|_| io::ErrorKind::ConnectionAborted.into())
+    }
 }
 
 /// The connections that there are, the oldest first. Each has a number.
@@ -57,11 +111,14 @@ struct Guests {
 
 impl Door {
     pub(super) fn new(env: Env, identity: Arc<Identity>, ears: Ears) -> Self {
+        let turns = identity.voters.keys().map(|id| (*id, Turns::default())).collect();
         Self {
             env,
             identity,
             ears,
             guests: Mutex::default(),
+            turns,
+            begun: Mutex::default(),
             arriving: tokio::sync::Mutex::default(),
         }
     }
@@ -88,6 +145,8 @@ impl Door {
             }
         }
         connections.shutdown().await;
+        let mut begun = std::mem::take(&mut *lock(&self.begun));
+        begun.shutdown().await;
     }
 
     fn begin(self: &Arc<Self>, stream: BoxStream, connections: &mut JoinSet<()>) {
@@ -132,19 +191,14 @@ impl Guest {
             if !door.identity.is_current(&hello) {
                 return Err(invalid("another process is this voter now"));
             }
+            let from = hello.from;
             let answer = match kind {
-                VOTE => serde_json::to_vec(&raft.vote(serde_json::from_slice(&body)?).await)?,
-                APPEND => serde_json::to_vec(&raft.append_entries(decode_append(&body)?).await)?,
-                SNAPSHOT => {
-                    let request = decode_snapshot(&body)?;
-                    serde_json::to_vec(&door.install(raft, hello.from, request).await?)?
+                ASK => while_connected(&mut stream, door.ears.answer(from, body)).await??,
+                _ => {
+                    let turns = door.turns.get(&from).ok_or(io::ErrorKind::InvalidData)?;
+                    let work = Arc::clone(&door).consult(raft.clone(), from, kind, body);
+                    while_connected(&mut stream, turns.run(&door.begun, work)).await???
                 }
-                ASK => door.ears.answer(hello.from, body).await?,
-                STAND => {
-                    raft.trigger().elect().await.map_err(io::Error::other)?;
-                    Vec::new()
-                }
-                _ => return Err(invalid("the request is not known")),
             };
             let written = write_frame(&mut stream, ANSWER, &answer);
             tokio::time::timeout(WRITE_DEADLINE, written).await??;
@@ -161,6 +215,12 @@ impl Guest {
         let hello: Hello = serde_json::from_slice(&body)?;
         write_frame(stream, HELLO, &serde_json::to_vec(&identity.hello(hello.from))?).await?;
         if kind == WHO {
+            // Who only wanted to know has no secret to tell.
+            if let Ok((SECRET, told)) = read_frame(stream, HELLO_LEN_MAX).await {
+                let secret = Uuid::from_slice(&told).map_err(|_| invalid("a secret"))?;
+                identity.keep_secret(hello.from, secret);
+                write_frame(stream, WELCOME, &[]).await?;
+            }
             return Ok(None);
         }
         let mut heard = identity.check(&hello, None);
@@ -168,11 +228,11 @@ impl Guest {
             heard = Err(Refusal::not_yet("it is starting".to_owned()));
         }
         if heard.is_ok() {
-            heard = identity.prove(&self.door.env, &hello).await;
+            heard = self.prove(stream, &hello).await?;
         }
         match heard {
             Ok(()) => {
-                identity.meet(hello.from, |met| met.seen.directory_id = hello.directory_id);
+                identity.meet(hello.from, |met| met.hear(&hello));
                 write_frame(stream, WELCOME, &[]).await?;
                 Ok(Some(hello))
             }
@@ -180,6 +240,37 @@ impl Guest {
                 identity.say(hello.from, Some(&refusal), false);
                 write_frame(stream, REFUSED, &serde_json::to_vec(&refusal)?).await?;
                 Err(invalid(refusal.reason))
+            }
+        }
+    }
+
+    /// Whether the other side knows what was told to the process that is its voter.
+    async fn prove(
+        &self,
+        stream: &mut BoxStream,
+        hello: &Hello,
+    ) -> io::Result<Result<(), Refusal>> {
+        let identity = &self.door.identity;
+        let mut has_told = false;
+        loop {
+            if identity.is_current(hello) {
+                write_frame(stream, PROVE, &[]).await?;
+                let (PROOF, said) = read_frame(stream, HELLO_LEN_MAX).await? else {
+                    return Err(invalid("the peer does not prove who it is"));
+                };
+                if identity.is_secret(hello.from, &said) {
+                    return Ok(Ok(()));
+                }
+            }
+            // Once more: somebody else may have told it another secret in the name of this node.
+            if std::mem::replace(&mut has_told, true) {
+                return Ok(Err(Refusal::not_yet(format!(
+                    "it does not say what node {} was told where it is reached",
+                    hello.from
+                ))));
+            }
+            if let Err(refusal) = identity.ask_back(&self.door.env, hello).await {
+                return Ok(Err(refusal));
             }
         }
     }
@@ -224,6 +315,59 @@ impl Drop for Guest {
     }
 }
 
+/// What comes of `work`, which is dropped when the other side ends the connection before: nobody
+/// waits for it any more. What has arrived with the end of its connection is not begun.
+async fn while_connected<T>(
+    stream: &mut BoxStream,
+    work: impl Future<Output = T>,
+) -> io::Result<T> {
+    tokio::select! {
+        biased;
+        _ = stream.read_u8() => Err(io::ErrorKind::ConnectionAborted.into()),
+        done = work => Ok(done),
+    }
+}
+
+// Consensus.
+
+impl Door {
+    /// What openraft answers.
+    async fn consult(
+        self: Arc<Self>,
+        raft: Raft,
+        from: u64,
+        kind: u8,
+        body: Vec<u8>,
+    ) -> io::Result<Vec<u8>> {
+        Ok(match kind {
+            VOTE => {
+                let request: VoteRequest<u64> = serde_json::from_slice(&body)?;
+                check_vote_request(from, &request)?;
+                serde_json::to_vec(&raft.vote(request).await)?
+            }
+            APPEND => {
+                let request = decode_append(&body)?;
+                drop(body);
+                check_append(from, &request)?;
+                serde_json::to_vec(&raft.append_entries(request).await)?
+            }
+            SNAPSHOT => {
+                let request = decode_snapshot(&body)?;
+                drop(body);
+                check_snapshot(from, &request)?;
+                serde_json::to_vec(&self.install(&raft, from, request).await?)?
+            }
+            STAND => {
+                raft.trigger().elect().await.map_err(io::Error::other)?;
+                // Until it has heard that.
+                raft.with_raft_state(|_| ()).await.map_err(io::Error::other)?;
+                Vec::new()
+            }
+            _ => return Err(invalid("the request is not known")),
+        })
+    }
+}
+
 // Snapshots.
 
 /// What has come of a snapshot.
@@ -255,6 +399,13 @@ impl Door {
         match Pieces::take(&mut arriving, from, request, SNAPSHOT_LEN_MAX)? {
             Ok(None) => Ok(Ok(InstallSnapshotResponse { vote })),
             Ok(Some(bytes)) => {
+                // openraft would end with one that cannot be read.
+                let (read, bytes) = {
+                    let meta = meta.clone();
+                    let read = move || (read_image(&meta, &bytes).map(drop), bytes);
+                    self.env.blocking(read).await
+                };
+                read.map_err(invalid)?;
                 let snapshot = Box::new(io::Cursor::new(bytes));
                 let snapshot = openraft::Snapshot { meta, snapshot };
                 let installed = raft.install_full_snapshot(sender, snapshot).await;
@@ -299,9 +450,45 @@ impl Pieces {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::super::snapshot::Meta;
     use super::super::types::Vote;
     use super::*;
+
+    /// A disk that hangs, and with it openraft, whose peer asks again and again.
+    #[tokio::test]
+    async fn one_request_of_a_voter_is_in_openraft_whoever_has_given_it_up() {
+        let (turns, begun) = (Turns::default(), Mutex::default());
+        let answered = Arc::new(Semaphore::new(0));
+        let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let work = || {
+            let (answered, asked) = (Arc::clone(&answered), Arc::clone(&asked));
+            async move {
+                asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                answered.acquire().await.unwrap().forget();
+            }
+        };
+        let count = || asked.load(std::sync::atomic::Ordering::Relaxed);
+        // Each is given up, with its connection, while it waits.
+        for _ in 0..20 {
+            let given_up =
+                tokio::time::timeout(Duration::from_millis(5), turns.run(&begun, work()));
+            assert!(given_up.await.is_err());
+            assert_eq!((count(), turns.waiting.available_permits()), (1, WAITING_MAX));
+        }
+        // Those that are not given up have their places, and no more.
+        let mut waiting: Vec<_> =
+            (0..WAITING_MAX).map(|_| Box::pin(turns.run(&begun, work()))).collect();
+        assert!(waiting.iter_mut().all(|one| one.now_or_never().is_none()));
+        assert!(turns.run(&begun, work()).now_or_never().unwrap().is_err());
+        assert_eq!(count(), 1);
+        answered.add_permits(1 + WAITING_MAX);
+        for one in waiting {
+            one.await.unwrap();
+        }
+        assert_eq!(count(), 1 + WAITING_MAX);
+    }
 
     fn piece(id: &str, offset: u64, data: &[u8], done: bool) -> InstallSnapshotRequest<TypeConfig> {
         let meta = Meta { snapshot_id: id.to_owned(), ..Meta::default() };

@@ -10,7 +10,9 @@
 //!
 //! Only one voter ever founds, and only when it has heard every other voter say that it is new. So
 //! two voters that lost their logs never begin a second cluster beside the third, and a voter that
-//! comes with a new log is in no membership until all voters are new. Nobody votes, or asks for
+//! comes with a new log is in no membership until all voters are new. Of two processes that are the
+//! first voter, by a wrong list or a name that has moved, none founds: every other voter has to
+//! have found the one that does, and finds one process at an address. Nobody votes, or asks for
 //! votes, before the membership is in its own log: a voter that is new has promised nothing. Each
 //! makes its log durable before it tells of it: whatever is killed in the middle says the same
 //! again.
@@ -18,6 +20,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use letterbox_env::panics::lock;
 use letterbox_env::{Env, with_causes};
 use letterbox_protocol::model::encode_uuid;
 use uuid::Uuid;
@@ -56,6 +59,12 @@ pub enum FoundingError {
          because it may have agreed to changes that are not in the new one. {LOST}"
     )]
     LogLost { told_by: u64, node: u64, known: Uuid, incarnation: Uuid },
+    #[error(
+        "voter {told_by} finds another process as voter {node} at {at}, with the metadata log \
+         {found}; the log here is {incarnation}. Write the same addresses in \
+         controller.quorum.voters of each voter, and run one process with node.id {node}"
+    )]
+    FoundElsewhere { told_by: u64, node: u64, at: String, found: Uuid, incarnation: Uuid },
     #[error(
         "voter {node} speaks versions {} to {} of the protocol between brokers, and this one {} to \
          {}; upgrade one version at a time",
@@ -114,8 +123,15 @@ pub(super) fn decide(own: &Hello, answers: &BTreeMap<u64, Hello>) -> Result<Step
         Err(error) => return Ok(Step::Correct(error)),
     };
     let others = own.voters.keys().copied().filter(|id| *id != own.from);
-    let missing: BTreeSet<u64> = others.filter(|id| !answers.contains_key(id)).collect();
-    if missing.is_empty() && own.voters.keys().next() == Some(&own.from) {
+    let mut missing: BTreeSet<u64> = others.filter(|id| !answers.contains_key(id)).collect();
+    let is_first = own.voters.keys().next() == Some(&own.from);
+    if missing.is_empty() && is_first {
+        match unconvinced(own, answers) {
+            Ok(waiting) => missing = waiting,
+            Err(error) => return Ok(Step::Correct(error)),
+        }
+    }
+    if missing.is_empty() && is_first {
         let incarnation = |id: &u64| match *id == own.from {
             true => Some(own.incarnation),
             false => Some(answers.get(id)?.incarnation),
@@ -128,6 +144,34 @@ pub(super) fn decide(own: &Hello, answers: &BTreeMap<u64, Hello>) -> Result<Step
         return Ok(Step::Found { cluster_id, members });
     }
     Ok(Step::Wait { missing })
+}
+
+/// The voters that have not found this one yet.
+///
+/// # Errors
+/// One of them has found another process in its place.
+fn unconvinced(
+    own: &Hello,
+    answers: &BTreeMap<u64, Hello>,
+) -> Result<BTreeSet<u64>, FoundingError> {
+    let mut waiting = BTreeSet::new();
+    for hello in answers.values() {
+        match hello.sees.get(&own.from) {
+            Some(found) if *found == own.incarnation => {}
+            Some(found) => {
+                let at = hello.voters.get(&own.from).map(|(host, port)| format!("{host}:{port}"));
+                return Err(FoundingError::FoundElsewhere {
+                    told_by: hello.from,
+                    node: own.from,
+                    at: at.unwrap_or_default(),
+                    found: *found,
+                    incarnation: own.incarnation,
+                });
+            }
+            None => drop(waiting.insert(hello.from)),
+        }
+    }
+    Ok(waiting)
 }
 
 /// Whether both speak a common version and have the same list of voters. Addresses may differ: a
@@ -200,6 +244,8 @@ pub(super) async fn agree(env: &Env, identity: &Identity) -> Result<Cluster, Fou
                 Err(error) => drop(unreachable.insert(id, with_causes(&error))),
             }
         }
+        let found = answers.iter().map(|(id, hello)| (*id, hello.incarnation)).collect();
+        *lock(&identity.sees) = found;
         match decide(&identity.hello(identity.node_id), &answers)? {
             Step::Join { cluster_id: id, members } => {
                 tracing::info!(cluster_id = id, "this voter joins the cluster, which is founded");
@@ -237,7 +283,7 @@ fn say_who_is_missing(
         .iter()
         .filter_map(|id| Some((id, identity.voters.get(id)?)))
         .map(|(id, at)| {
-            let why = unreachable.get(id).map_or("", String::as_str);
+            let why = unreachable.get(id).map_or("it has not found this voter yet", String::as_str);
             format!("{id}@{}:{} ({why})", at.host, at.port)
         })
         .collect();
@@ -250,6 +296,7 @@ fn say_who_is_missing(
 
 #[cfg(test)]
 mod tests {
+    use super::super::types::Reached;
     use super::*;
 
     const ALL: [u64; 3] = [1, 2, 3];
@@ -274,7 +321,8 @@ mod tests {
             directory_id: None,
             voters: ALL.iter().map(|id| (*id, at(*id))).collect(),
             members: Members::new(),
-            log_end: 0,
+            reached: Reached::default(),
+            sees: ALL.iter().map(|id| (*id, log((*id).into()))).collect(),
         }
     }
 
@@ -320,6 +368,23 @@ mod tests {
         // It died after it had told the id of the cluster, or that is configured.
         assert_eq!(check(new(1), &[of_cluster(new(2), "one"), new(3)]), founds(Some("one")));
         assert_eq!(check(of_cluster(new(1), "one"), &[new(2), new(3)]), founds(Some("one")));
+    }
+
+    /// Two processes are voter 1: the others have found one of them, each the one at its address.
+    #[test]
+    fn the_first_voter_founds_when_every_other_has_found_it_and_no_other_process() {
+        let sees = |hello: Hello, first: Option<u128>| Hello {
+            sees: first.map(|n| (1, log(n))).into_iter().collect(),
+            ..hello
+        };
+        let answers = |second, third| [sees(new(2), second), sees(new(3), third)];
+        assert_eq!(check(new(1), &answers(Some(1), Some(1))), founds(None));
+        assert_eq!(check(new(1), &answers(Some(1), None)), waits_for(&[3]));
+        assert_eq!(check(new(1), &answers(None, None)), waits_for(&[2, 3]));
+        for (second, third) in [(Some(1), Some(9)), (Some(9), Some(1)), (None, Some(9))] {
+            let said = corrects(new(1), &answers(second, third));
+            assert!(said.contains("another process as voter 1 at host-1:9093"), "{said}");
+        }
     }
 
     #[test]

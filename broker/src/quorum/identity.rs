@@ -5,6 +5,9 @@
 //! entries that others counted on, so it is nobody's voter, under whatever node id it comes. Each
 //! side of a connection compares the other's hello with its own membership; a node without one is
 //! heard by nobody, and hears nobody.
+//!
+//! What a hello says is told to everybody who asks. So whoever comes as a voter must also know a
+//! secret that this node tells only where that voter is reached, to each start of its process.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,8 +20,8 @@ use uuid::Uuid;
 
 use super::SeenVoter;
 use super::log_store::LogStore;
-use super::network::{VERSIONS, ask_who};
-use super::types::{Members, Raft, Voter, members};
+use super::network::{VERSIONS, tell_secret};
+use super::types::{Members, Raft, Reached, Voter, members};
 
 /// Nodes of which it is remembered why they were refused.
 const SAID_MAX: usize = 16;
@@ -46,9 +49,11 @@ pub(super) struct Hello {
     /// The membership in its log; nobody while the log is new.
     #[serde(default)]
     pub(super) members: Members,
-    /// Where its log ends: the index after the last entry.
     #[serde(default)]
-    pub(super) log_end: u64,
+    pub(super) reached: Reached,
+    /// The logs of the other voters that it has found, while it is new.
+    #[serde(default)]
+    pub(super) sees: BTreeMap<u64, Uuid>,
 }
 
 impl Hello {
@@ -98,16 +103,60 @@ pub(super) struct Identity {
     said: Mutex<BTreeMap<u64, String>>,
     /// What is known of each other voter.
     met: Mutex<BTreeMap<u64, Met>>,
+    /// What each voter tells only this node, by which it knows that this is the voter it is.
+    secrets: Mutex<BTreeMap<u64, Uuid>>,
+    /// See [`Hello::sees`].
+    pub(super) sees: Mutex<BTreeMap<u64, Uuid>>,
 }
 
 /// What is known of another voter.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Met {
-    /// Its process, which answers where it is reached.
-    start: Option<Uuid>,
+    /// Its process that answered last where it is reached, and the secret that this was told.
+    current: Option<(Uuid, Uuid)>,
+    log: MetLog,
     pub(super) seen: SeenVoter,
     /// Why it could not be reached when that was tried last.
     pub(super) unreachable: Option<String>,
+}
+
+/// How far the log of a voter has come, as its processes said. Kept by process: what one of them
+/// says may be older than what it has acknowledged meanwhile; the next one begins with all of it.
+#[derive(Clone, Debug, Default)]
+struct MetLog {
+    /// The process that has spoken last.
+    start: Uuid,
+    /// What it has said or acknowledged at most.
+    reached: Reached,
+    /// The same of those before it.
+    before: Reached,
+}
+
+impl MetLog {
+    /// What a process says at least when it has the directory of those before it.
+    fn least(&self, start: Uuid) -> Reached {
+        if start == self.start { self.before } else { self.before.max(self.reached) }
+    }
+
+    fn hear(&mut self, start: Uuid, reached: Reached) {
+        if start != self.start {
+            *self = Self { start, before: self.least(start), reached };
+        }
+        self.reached = self.reached.max(reached);
+    }
+}
+
+impl Met {
+    /// The voter has said `hello`, and it is that voter.
+    pub(super) fn hear(&mut self, hello: &Hello) {
+        self.seen.directory_id = hello.directory_id;
+        self.log.hear(hello.start, hello.reached);
+    }
+
+    /// The voter has acknowledged that its log has come so far.
+    pub(super) fn acknowledged(&mut self, reached: Reached) {
+        self.log.reached = self.log.reached.max(reached);
+    }
 }
 
 impl Identity {
@@ -135,6 +184,8 @@ impl Identity {
             refused: AtomicU64::new(0),
             said: Mutex::default(),
             met: Mutex::default(),
+            secrets: Mutex::default(),
+            sees: Mutex::default(),
         }
     }
 
@@ -150,7 +201,8 @@ impl Identity {
             directory_id: self.directory_id.get().copied(),
             voters: self.voters.iter().map(|(id, voter)| (*id, address(voter))).collect(),
             members: self.members(),
-            log_end: self.log.end(),
+            reached: self.log.reached(),
+            sees: lock(&self.sees).clone(),
         }
     }
 
@@ -178,34 +230,38 @@ impl Identity {
         }
     }
 
-    /// Whether the other side of a connection is a voter, and this node one to it.
+    /// Whether the other side of a connection is a voter, and this node one to it, by what it says.
     pub(super) fn check(&self, hello: &Hello, called: Option<u64>) -> Result<(), Refusal> {
-        let known = self.raft.get().filter(|_| called.is_some()).and_then(|raft| {
-            let metrics = raft.metrics();
-            let metrics = metrics.borrow();
-            let matched = metrics.replication.as_ref()?.get(&hello.from).copied()??;
-            Some(matched.index.saturating_add(1))
-        });
-        examine(&self.hello(hello.from), hello, called, known.unwrap_or(0))
+        let least = self.met(hello.from).log.least(hello.start);
+        examine(&self.hello(hello.from), hello, called, least)
     }
 
-    /// Whether the process that says `hello` is the one that answers where its node is reached: of
-    /// a voter and its copy, which vote with the same log, only that one is heard.
-    pub(super) async fn prove(&self, env: &Env, hello: &Hello) -> Result<(), Refusal> {
+    /// Whether `hello` is of the process that is node `hello.from` for all that this node knows: of
+    /// a voter and its copy, which vote with the same log, only the one is heard that answers where
+    /// the voter is reached.
+    pub(super) fn is_current(&self, hello: &Hello) -> bool {
+        self.met(hello.from).current.is_some_and(|(start, _)| start == hello.start)
+    }
+
+    /// Whether `said` is the secret that the current process of `node` was told.
+    pub(super) fn is_secret(&self, node: u64, said: &[u8]) -> bool {
+        self.met(node).current.is_some_and(|(_, secret)| secret.as_bytes() == said)
+    }
+
+    /// Looks who answers where `hello.from` is reached, and tells it its secret.
+    pub(super) async fn ask_back(&self, env: &Env, hello: &Hello) -> Result<(), Refusal> {
         let node = hello.from;
-        if self.is_current(hello) {
-            return Ok(());
-        }
         let Some(at) = self.voters.get(&node) else {
             return Err(Refusal::never(format!("node {node} is not among the voters")));
         };
         let place = format!("{}:{} (controller.quorum.voters)", at.host, at.port);
-        match ask_who(env, &self.hello(node), node, at).await {
-            Ok(found) if found.start == hello.start && found.incarnation == hello.incarnation => {
-                self.meet(node, |met| met.start = Some(found.start));
-                Ok(())
-            }
-            Ok(_) => Err(Refusal::never(format!(
+        let secret = |found: &Hello| {
+            let is_it = found.start == hello.start && found.incarnation == hello.incarnation;
+            is_it.then(|| self.secret_for(env, node, found.start))
+        };
+        match tell_secret(env, &self.hello(node), node, at, secret).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Refusal::never(format!(
                 "another process is node {node} at {place}: the directory of a voter must not be \
                  copied, and serves one process; end this one"
             ))),
@@ -216,9 +272,27 @@ impl Identity {
         }
     }
 
-    /// Whether `hello` is of the process that is node `hello.from` for all that this node knows.
-    pub(super) fn is_current(&self, hello: &Hello) -> bool {
-        self.met(hello.from).start == Some(hello.start)
+    /// The secret of the process that answers where `node` is reached; another one for each start.
+    fn secret_for(&self, env: &Env, node: u64, start: Uuid) -> Uuid {
+        let new = env.random_uuid();
+        let mut met = lock(&self.met);
+        let met = met.entry(node).or_default();
+        match met.current {
+            Some((current, secret)) if current == start => secret,
+            _ => met.current.insert((start, new)).1,
+        }
+    }
+
+    /// Keeps what `node` has told, or somebody who says that it is that node.
+    pub(super) fn keep_secret(&self, node: u64, secret: Uuid) {
+        if self.voters.contains_key(&node) {
+            lock(&self.secrets).insert(node, secret);
+        }
+    }
+
+    /// What proves to `node` that this is the voter it is.
+    pub(super) fn secret_of(&self, node: u64) -> Uuid {
+        lock(&self.secrets).get(&node).copied().unwrap_or_default()
     }
 
     /// Says why `node` is not heard, or does not hear this node, when that has changed.
@@ -250,9 +324,9 @@ impl Identity {
     }
 }
 
-/// Compares `hello` with what its receiver would say, `own`. `matched` is how far the log of the
-/// sender is known to have gone.
-fn examine(own: &Hello, hello: &Hello, called: Option<u64>, matched: u64) -> Result<(), Refusal> {
+/// Compares `hello` with what its receiver would say, `own`. The log of the sender is known to have
+/// come as far as `least` before this process of it.
+fn examine(own: &Hello, hello: &Hello, called: Option<u64>, least: Reached) -> Result<(), Refusal> {
     let (node, to) = (hello.from, own.from);
     if hello.version().is_none() {
         let ((oldest, newest), (own_oldest, own_newest)) = (hello.versions, VERSIONS);
@@ -288,12 +362,12 @@ fn examine(own: &Hello, hello: &Hello, called: Option<u64>, matched: u64) -> Res
     }
     is_member(&own.members, node, hello.incarnation)?;
     is_member(&hello.members, to, own.incarnation)?;
-    if hello.log_end < matched {
+    if hello.reached < least {
         return Err(Refusal::never(format!(
-            "node {node} has had {matched} entries of the metadata log and comes back with {}: an \
+            "the metadata log of node {node} was at {least}, and it comes back with one at {}: an \
              older state of its directory was put in its place, without votes and entries that \
              others counted on. {}",
-            hello.log_end,
+            hello.reached,
             super::founding::LOST
         )));
     }
@@ -337,7 +411,8 @@ mod tests {
             directory_id: None,
             voters: (1..=3).map(|id| (id, (format!("host-{id}"), 9093))).collect(),
             members: (1..).zip(logs).map(|(id, n)| (id, with_log(*n))).collect(),
-            log_end: 5,
+            reached: Reached { term: 2, end: 5 },
+            sees: BTreeMap::new(),
         }
     }
 
@@ -355,7 +430,8 @@ mod tests {
     fn a_voter_is_heard_with_the_log_that_the_membership_names_and_no_other() {
         const ALL: &[u128] = &[1, 2, 3];
         let own = voter(1, 2, ALL);
-        let heard = |own: &Hello, other: &Hello| examine(own, other, None, 0);
+        let nothing = Reached::default();
+        let heard = |own: &Hello, other: &Hello| examine(own, other, None, nothing);
         let refused = |own: &Hello, other: &Hello, with: &str| {
             let refusal = heard(own, other).unwrap_err();
             assert!(refusal.reason.contains(with), "{refusal:?}");
@@ -372,10 +448,6 @@ mod tests {
         assert!(!refused(&own, &emptied, "node 2 votes with"));
         assert!(!refused(&own, &emptied, "has lost its own"));
         assert!(!refused(&own, &voter(2, 1, &[11, 2, 3]), "node 1 votes with"));
-        let older = voter(2, 1, ALL);
-        assert!(examine(&own, &older, Some(2), 5).is_ok());
-        let refusal = examine(&own, &older, Some(2), 6).unwrap_err();
-        assert!(refusal.reason.contains("had 6 entries") && !refusal.passes, "{refusal:?}");
 
         // Another node, another cluster, another version, itself.
         let other = Hello { cluster_id: Some("other".to_owned()), ..voter(2, 1, ALL) };
@@ -383,10 +455,63 @@ mod tests {
         assert!(!refused(&own, &voter(7, 1, ALL), "node 7 is not among controller.quorum.voters"));
         assert!(!refused(&own, &voter(1, 1, ALL), "node 1 is not among"));
         assert!(!refused(&own, &voter(2, 3, ALL), "addresses node 3, but this is node 1"));
-        assert!(examine(&own, &voter(3, 1, ALL), Some(2), 0).is_err());
+        assert!(examine(&own, &voter(3, 1, ALL), Some(2), nothing).is_err());
         let other = Hello { versions: (VERSIONS.1 + 1, u16::MAX), ..voter(2, 1, ALL) };
         assert!(!refused(&own, &other, "upgrade one version at a time"));
         // A member of neither's lists alone is not enough.
         assert!(!refused(&voter(1, 3, &[1, 2]), &voter(3, 1, ALL), "not a voter of this cluster"));
+    }
+
+    fn at(term: u64, end: u64) -> Reached {
+        Reached { term, end }
+    }
+
+    /// A log is compared with what earlier processes of its voter said, whoever leads.
+    #[test]
+    fn a_voter_comes_back_with_all_that_it_has_ever_said_of_its_log() {
+        let own = voter(1, 2, &[1, 2, 3]);
+        let comes = |met: &Met, start: u128, reached| {
+            let hello = Hello { start: log(start), reached, ..voter(2, 1, &[1, 2, 3]) };
+            let heard = examine(&own, &hello, None, met.log.least(hello.start));
+            if let Err(refusal) = &heard {
+                assert!(refusal.reason.contains("an older state") && !refusal.passes);
+            }
+            (heard.is_ok(), hello)
+        };
+        let mut met = Met::default();
+        let mut hears = |start, reached| {
+            let (is_heard, hello) = comes(&met, start, reached);
+            if is_heard {
+                met.hear(&hello);
+            }
+            is_heard
+        };
+        assert!(hears(1, at(3, 8)));
+        // The next process has an older vote, or fewer entries of that term.
+        assert!(!hears(2, at(2, 9)) && !hears(2, at(3, 7)));
+        assert!(hears(2, at(3, 8)));
+        // Entries of earlier terms are cut off by whoever leads: in a new term its own count.
+        assert!(hears(3, at(4, 0)));
+        assert!(!hears(4, at(3, 90)));
+    }
+
+    /// An acknowledgement overtakes the hello that was written before it, on another connection.
+    #[test]
+    fn a_hello_that_an_acknowledgement_has_overtaken_is_no_older_state() {
+        let own = voter(1, 2, &[1, 2, 3]);
+        let hello =
+            |start, reached| Hello { start: log(start), reached, ..voter(2, 1, &[1, 2, 3]) };
+        let mut met = Met::default();
+        met.hear(&hello(1, at(3, 5)));
+        met.acknowledged(at(3, 9));
+        let crossing = hello(1, at(3, 6));
+        assert_eq!(examine(&own, &crossing, None, met.log.least(crossing.start)), Ok(()));
+        met.hear(&crossing);
+        // It counts for the next process.
+        for (reached, is_heard) in [(at(3, 8), false), (at(3, 9), true)] {
+            let next = hello(2, reached);
+            let heard = examine(&own, &next, None, met.log.least(next.start));
+            assert_eq!(heard.is_ok(), is_heard);
+        }
     }
 }

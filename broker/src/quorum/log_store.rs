@@ -13,8 +13,8 @@ use openraft::{AnyError, EntryPayload, RaftLogReader, StorageIOError};
 use super::patience::{Of, Patience};
 use super::snapshot::Coverage;
 use super::types::{
-    Entry, NodeLogId, StorageError, StoredMembership, TypeConfig, Vote, decode_entry, encode_entry,
-    log_id,
+    Entry, NodeLogId, Reached, StorageError, StoredMembership, TypeConfig, Vote, decode_entry,
+    encode_entry, log_id,
 };
 use super::wal::{Item, Wal};
 
@@ -29,6 +29,8 @@ pub(super) struct LogStore {
     env: Env,
     patience: Patience,
     coverage: Coverage,
+    /// Whose log it is.
+    node_id: u64,
     wal: Arc<Mutex<Wal>>,
     memory: Arc<Mutex<Memory>>,
 }
@@ -59,6 +61,7 @@ impl LogStore {
             env,
             patience,
             coverage,
+            node_id: wal.node_id(),
             wal: Arc::new(Mutex::new(wal)),
             memory: Arc::new(Mutex::new(memory)),
         })
@@ -90,6 +93,12 @@ impl LogStore {
     /// The index after the last entry that was ever stored and not truncated.
     pub(super) fn end(&self) -> u64 {
         self.memory().next_index().unwrap_or(0)
+    }
+
+    /// How far this log has come.
+    pub(super) fn reached(&self) -> Reached {
+        let memory = self.memory();
+        Reached::new(memory.vote.map_or(0, |vote| vote.leader_id.term), memory.last())
     }
 
     /// The newest membership among the entries.
@@ -176,13 +185,12 @@ impl Memory {
         Ok(())
     }
 
+    fn last(&self) -> Option<NodeLogId> {
+        self.entries.last_key_value().map(|(_, (entry, _))| entry.log_id).or(self.purged)
+    }
+
     fn next_index(&self) -> Option<u64> {
-        let last = self
-            .entries
-            .last_key_value()
-            .map(|(index, _)| *index)
-            .or(self.purged.map(|id| id.index));
-        last.map(|index| index.saturating_add(1))
+        self.last().map(|last| last.index.saturating_add(1))
     }
 
     fn insert(&mut self, entry: Entry, len: usize) {
@@ -230,9 +238,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, StorageError> {
         let memory = self.memory();
-        let last_log_id =
-            memory.entries.last_key_value().map(|(_, (entry, _))| entry.log_id).or(memory.purged);
-        Ok(LogState { last_purged_log_id: memory.purged, last_log_id })
+        Ok(LogState { last_purged_log_id: memory.purged, last_log_id: memory.last() })
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -249,8 +255,17 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         Ok(())
     }
 
+    /// A lead ends with the process, so that this node's own vote is never given back as that of a
+    /// leader: openraft would lead in the old term at once. Were the directory older than the node,
+    /// others would have entries of that term, under ids that this node gives to new ones.
     async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
-        Ok(self.memory().vote)
+        let mut vote = self.memory().vote;
+        if let Some(own) = &mut vote
+            && own.leader_id.voted_for == Some(self.node_id)
+        {
+            own.committed = false;
+        }
+        Ok(vote)
     }
 
     async fn append<I>(

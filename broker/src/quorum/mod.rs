@@ -7,6 +7,7 @@
 //! waits.
 
 mod ask;
+mod bounds;
 mod door;
 mod founding;
 mod identity;

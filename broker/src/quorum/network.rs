@@ -25,11 +25,13 @@ use openraft::raft::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use uuid::Uuid;
 
+use super::bounds::{check_append_response, check_vote, check_vote_response};
 use super::identity::{Hello, Identity, Refusal};
 use super::snapshot::Meta;
 use super::types::{
-    NodeLogId, TypeConfig, Vote, Voter, decode_entry, encode_entry, put_block, take_block,
+    NodeLogId, Reached, TypeConfig, Vote, Voter, decode_entry, encode_entry, put_block, take_block,
 };
 
 /// Larger frames are refused: an entry of the greatest length and a batch of others fit.
@@ -41,7 +43,7 @@ pub(super) const HELLO_LEN_MAX: usize = 8 << 10;
 pub(super) const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 /// The versions of the hello and of what is said after it, the oldest and the newest that this node
 /// speaks.
-pub(super) const VERSIONS: (u16, u16) = (2, 2);
+pub(super) const VERSIONS: (u16, u16) = (3, 3);
 
 pub(super) const HELLO: u8 = 0;
 pub(super) const VOTE: u8 = 1;
@@ -58,6 +60,12 @@ pub(super) const WELCOME: u8 = 7;
 pub(super) const REFUSED: u8 = 8;
 /// The node that leads ends: the other one asks for votes now.
 pub(super) const STAND: u8 = 9;
+/// After [`WHO`]: what whoever answers here says from now on when it is asked for its [`PROOF`].
+pub(super) const SECRET: u8 = 10;
+/// Whoever has said hello shall prove that it is this voter.
+pub(super) const PROVE: u8 = 11;
+/// The secret that this voter was told by the one that asks.
+pub(super) const PROOF: u8 = 12;
 
 pub(super) async fn write_frame(stream: &mut BoxStream, kind: u8, body: &[u8]) -> io::Result<()> {
     let len =
@@ -122,6 +130,7 @@ impl Dialer {
             // What is configured counts before what the metadata log says: a voter may move.
             node: self.identity.voters.get(&target).unwrap_or(node).clone(),
             idle: Mutex::new(None),
+            matched: None,
         }
     }
 }
@@ -143,6 +152,8 @@ pub(super) struct Client {
     target: u64,
     node: Voter,
     idle: Mutex<Option<BoxStream>>,
+    /// The last entry that the voter has acknowledged to this client.
+    matched: Option<NodeLogId>,
 }
 
 impl Client {
@@ -173,18 +184,25 @@ impl Client {
             self.identity.say(self.target, Some(&refusal), false);
             return Err(invalid(refusal.reason));
         }
-        self.identity.meet(self.target, |met| met.seen.directory_id = hello.directory_id);
-        match read_frame(&mut stream, HELLO_LEN_MAX).await? {
-            (WELCOME, _) => {
-                self.identity.say(self.target, None, true);
-                Ok(stream)
+        self.identity.meet(self.target, |met| met.hear(&hello));
+        loop {
+            match read_frame(&mut stream, HELLO_LEN_MAX).await? {
+                (WELCOME, _) => {
+                    self.identity.say(self.target, None, true);
+                    return Ok(stream);
+                }
+                // Asked again when it was told another secret meanwhile.
+                (PROVE, _) => {
+                    let secret = self.identity.secret_of(self.target);
+                    write_frame(&mut stream, PROOF, secret.as_bytes()).await?;
+                }
+                (REFUSED, body) => {
+                    let refusal: Refusal = serde_json::from_slice(&body)?;
+                    self.identity.say(self.target, Some(&refusal), true);
+                    return Err(invalid(format!("it refuses this node: {}", refusal.reason)));
+                }
+                _ => return Err(invalid("the peer does not answer the hello")),
             }
-            (REFUSED, body) => {
-                let refusal: Refusal = serde_json::from_slice(&body)?;
-                self.identity.say(self.target, Some(&refusal), true);
-                Err(invalid(format!("it refuses this node: {}", refusal.reason)))
-            }
-            _ => Err(invalid("the peer does not answer the hello")),
         }
     }
 
@@ -200,11 +218,13 @@ impl Client {
         Ok(answer)
     }
 
+    /// An answer that `check` refuses is none.
     async fn call<T, E>(
         &self,
         kind: u8,
         body: io::Result<Vec<u8>>,
         option: &RPCOption,
+        check: impl FnOnce(&T) -> io::Result<()>,
     ) -> Result<T, RPCError<u64, Voter, RaftError<u64, E>>>
     where
         T: DeserializeOwned,
@@ -220,7 +240,10 @@ impl Client {
             Err(error) => Err(error),
         };
         match answer {
-            Ok(Ok(answer)) => Ok(answer),
+            Ok(Ok(answer)) => match check(&answer) {
+                Ok(()) => Ok(answer),
+                Err(error) => Err(RPCError::Unreachable(Unreachable::new(&error))),
+            },
             Ok(Err(error)) => Err(RPCError::RemoteError(RemoteError::new(self.target, error))),
             // Whatever was in the way: the next attempt comes after a pause ([`Client::backoff`]).
             Err(error) => Err(RPCError::Unreachable(Unreachable::new(&error))),
@@ -306,14 +329,24 @@ impl RaftNetwork<TypeConfig> for Client {
     ) -> Result<AppendEntriesResponse<u64>, CallError> {
         let end = request.prev_log_id.map_or(0, |last| last.index.saturating_add(1));
         let has_all = end.saturating_add(request.entries.len() as u64) >= self.identity.log.end();
+        let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
+        let reached = Reached::new(request.vote.leader_id.term, last);
         let sent_ms = self.env.clock.wall_ms();
-        let answer = self.call(APPEND, encode_append(&request), &option).await?;
+        let asked = (&request.vote, request.prev_log_id, self.matched);
+        let check = |answer: &_| check_append_response(asked, answer);
+        let answer = self.call(APPEND, encode_append(&request), &option, check).await?;
+        if matches!(answer, AppendEntriesResponse::Success) {
+            self.matched = self.matched.max(last);
+        }
         let answered_ms = self.env.clock.wall_ms();
         self.identity.meet(self.target, |met| match answer {
             AppendEntriesResponse::HigherVote(_) => {}
-            AppendEntriesResponse::Success if has_all => {
+            AppendEntriesResponse::Success => {
+                met.acknowledged(reached);
                 met.seen.fetched_ms = Some(answered_ms);
-                met.seen.caught_up_ms = Some(sent_ms);
+                if has_all {
+                    met.seen.caught_up_ms = Some(sent_ms);
+                }
             }
             _ => met.seen.fetched_ms = Some(answered_ms),
         });
@@ -325,7 +358,8 @@ impl RaftNetwork<TypeConfig> for Client {
         request: InstallSnapshotRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<InstallSnapshotResponse<u64>, CallError<InstallSnapshotError>> {
-        self.call(SNAPSHOT, encode_snapshot(request), &option).await
+        let check = |answer: &InstallSnapshotResponse<u64>| check_vote(&answer.vote);
+        self.call(SNAPSHOT, encode_snapshot(request), &option, check).await
     }
 
     async fn vote(
@@ -333,7 +367,8 @@ impl RaftNetwork<TypeConfig> for Client {
         request: VoteRequest<u64>,
         option: RPCOption,
     ) -> Result<VoteResponse<u64>, CallError> {
-        self.call(VOTE, serde_json::to_vec(&request).map_err(Into::into), &option).await
+        let body = serde_json::to_vec(&request).map_err(Into::into);
+        self.call(VOTE, body, &option, check_vote_response).await
     }
 
     fn backoff(&self) -> Backoff {
@@ -343,15 +378,38 @@ impl RaftNetwork<TypeConfig> for Client {
 
 /// Asks the node at `at`, which should be `to`, who it is.
 pub(super) async fn ask_who(env: &Env, own: &Hello, to: u64, at: &Voter) -> io::Result<Hello> {
-    let asked = async {
-        let mut stream = env.net.connect(&at.host, at.port).await?;
-        write_frame(&mut stream, WHO, &serde_json::to_vec(own)?).await?;
-        let (kind, body) = read_frame(&mut stream, HELLO_LEN_MAX).await?;
-        let hello: Hello = serde_json::from_slice(&body)?;
-        match kind == HELLO && hello.from == to {
-            true => Ok(hello),
-            false => Err(invalid(format!("node {} answers there, not node {to}", hello.from))),
+    let found = tokio::time::timeout(HELLO_DEADLINE, find(env, own, to, at));
+    found.await?.map(|(_, hello)| hello)
+}
+
+/// Looks who answers at `at`, which should be `to`, and tells it its secret, if it is to have one;
+/// says whether it is.
+pub(super) async fn tell_secret(
+    env: &Env,
+    own: &Hello,
+    to: u64,
+    at: &Voter,
+    secret: impl FnOnce(&Hello) -> Option<Uuid>,
+) -> io::Result<bool> {
+    let told = async {
+        let (mut stream, found) = find(env, own, to, at).await?;
+        let Some(secret) = secret(&found) else { return Ok(false) };
+        write_frame(&mut stream, SECRET, secret.as_bytes()).await?;
+        match read_frame(&mut stream, HELLO_LEN_MAX).await? {
+            (WELCOME, _) => Ok(true),
+            _ => Err(invalid("the peer does not take its secret")),
         }
     };
-    tokio::time::timeout(HELLO_DEADLINE, asked).await?
+    tokio::time::timeout(HELLO_DEADLINE, told).await?
+}
+
+async fn find(env: &Env, own: &Hello, to: u64, at: &Voter) -> io::Result<(BoxStream, Hello)> {
+    let mut stream = env.net.connect(&at.host, at.port).await?;
+    write_frame(&mut stream, WHO, &serde_json::to_vec(own)?).await?;
+    let (kind, body) = read_frame(&mut stream, HELLO_LEN_MAX).await?;
+    let hello: Hello = serde_json::from_slice(&body)?;
+    match kind == HELLO && hello.from == to {
+        true => Ok((stream, hello)),
+        false => Err(invalid(format!("node {} answers there, not node {to}", hello.from))),
+    }
 }

@@ -336,8 +336,7 @@ impl MetadataQuorum for RaftQuorum {
             if state != ServerState::Leader {
                 return Err(QuorumError::NotLeader { leader: leader.and_then(broker_id) });
             }
-            // An empty entry of this term: when it is applied, everything before it is. A lead that
-            // was resumed after a restart has entries in its log that are not applied yet.
+            // An empty entry of this term: when it is applied, everything before it is.
             let nothing = Batch { term, part: Part::WHOLE, records: "[]".into() };
             let (term, _) = self.write(nothing).await?;
             Ok(term)

@@ -55,8 +55,7 @@ impl Coverage {
     /// Waits until a durable snapshot has everything up to `upto`. Cancel safe.
     pub(super) async fn reach(&self, upto: NodeLogId) -> io::Result<()> {
         let mut covered = self.0.subscribe();
-        let is_known =
-            |covered: &Covered| covered.upto >= Some(upto) || covered.failed.is_some();
+        let is_known = |covered: &Covered| covered.upto >= Some(upto) || covered.failed.is_some();
         // The sender lives in `self`.
         let covered = covered.wait_for(is_known).await.map_err(io::Error::other)?;
         match &covered.failed {

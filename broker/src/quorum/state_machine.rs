@@ -115,7 +115,8 @@ impl StateMachine {
     }
 }
 
-fn read_image(meta: &Meta, data: &[u8]) -> Result<MetadataImage, String> {
+/// The image that a snapshot holds.
+pub(super) fn read_image(meta: &Meta, data: &[u8]) -> Result<MetadataImage, String> {
     let text = str::from_utf8(data).map_err(|error| with_causes(&error))?;
     let records = record::decode(text).map_err(|error| with_causes(&error))?;
     let index = meta.last_log_id.map_or(0, |id| id.index);
@@ -170,9 +171,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         snapshot: Box<Cursor<Vec<u8>>>,
     ) -> Result<(), StorageError> {
         let stored = Stored { meta: meta.clone(), data: Arc::new(snapshot.into_inner()) };
-        let failed = |error| {
-            StorageIOError::write_snapshot(Some(meta.signature()), self.fail(error))
-        };
+        let failed =
+            |error| StorageIOError::write_snapshot(Some(meta.signature()), self.fail(error));
         let image = read_image(&stored.meta, &stored.data).map_err(failed)?;
         let written = write(&self.env, &self.patience, &self.slots, &stored).await;
         written.map_err(failed)?;

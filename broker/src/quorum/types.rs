@@ -88,6 +88,29 @@ pub(super) enum Applied {
     Outdated,
 }
 
+/// How far a voter's log has come, by itself: the term of its vote, and where its entries of that
+/// term end (0 when there are none). This never goes back: whoever leads in a term cuts off no
+/// entries of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct Reached {
+    pub(super) term: u64,
+    /// The index after the last entry of that term.
+    pub(super) end: u64,
+}
+
+impl Reached {
+    pub(super) fn new(term: u64, last: Option<NodeLogId>) -> Self {
+        let of_term = last.filter(|last| last.leader_id.term == term);
+        Self { term, end: of_term.map_or(0, |last| last.index.saturating_add(1)) }
+    }
+}
+
+impl fmt::Display for Reached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "term {} and entry {}", self.term, self.end)
+    }
+}
+
 pub(super) fn log_id(term: u64, index: u64) -> NodeLogId {
     LogId::new(CommittedLeaderId::new(term, 0), index)
 }

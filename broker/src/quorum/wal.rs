@@ -236,6 +236,10 @@ impl Wal {
         self.incarnation
     }
 
+    pub(super) fn node_id(&self) -> u64 {
+        self.node_id
+    }
+
     /// Bytes in use.
     pub(super) fn len(&self) -> usize {
         self.end

@@ -10,6 +10,10 @@ use tokio::time::timeout;
 
 use super::eventually;
 use super::three_voters::{Nodes, config, create, free_ports, leader as leader_of, open_all};
+use crate::quorum::identity::Hello;
+use crate::quorum::network::{
+    HELLO, HELLO_LEN_MAX, PROOF, PROVE, REFUSED, SECRET, WHO, read_frame, write_frame,
+};
 use crate::quorum::{
     FoundingError, MetadataQuorum as _, OpenError, QuorumConfig, RaftQuorum, Seat,
 };
@@ -206,6 +210,87 @@ async fn strangers_are_told_that_they_are_and_keep_no_voter_out() {
     let shown = async { eventually("it is let in", || nodes[&2].status().leader.is_some()).await };
     timeout(SOON * 2, shown).await.expect("silent connections keep a voter out");
     create(&nodes, "b").await;
+    for node in nodes.values() {
+        node.shutdown().await;
+    }
+}
+
+/// All stop, and the directory of the one that led is replaced by an older state of it: it does not
+/// lead on in its term, in which others have entries that it has lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_has_gone_back_does_not_lead_on_and_loses_nothing_that_was_committed() {
+    let dir = tempfile::tempdir().unwrap();
+    let ports = free_ports().await;
+    let mut nodes = open_all(dir.path(), &ports).await;
+    create(&nodes, "a").await;
+    let leader = leader_of(&nodes).await;
+    let term = nodes[&leader].status().term;
+    let own = config(dir.path(), leader, &ports);
+    let older = dir.path().join("older");
+    copy(&own.dir, &older);
+    create(&nodes, "b").await;
+    assert_eq!(nodes[&leader].status().term, term, "the leader has changed");
+    // It is the last one to end, and hands the lead over to nobody.
+    for (id, node) in &nodes {
+        if *id != leader {
+            node.shutdown().await;
+        }
+    }
+    nodes.remove(&leader).unwrap().shutdown().await;
+    nodes.clear();
+    empty(&own);
+    copy(&older, &own.dir);
+    let mut nodes = open_all(dir.path(), &ports).await;
+    create(&nodes, "c").await;
+    eventually("all show all of it", || {
+        nodes
+            .values()
+            .all(|node| ["a", "b", "c"].iter().all(|name| node.image().topic(name).is_some()))
+    })
+    .await;
+    let topics: Vec<_> = nodes.values().map(|node| node.image().topic("b").cloned()).collect();
+    assert!(topics.iter().all(|topic| *topic == topics[0]));
+    while let Some((_, node)) = nodes.pop_first() {
+        node.shutdown().await;
+    }
+}
+
+/// What a voter tells everybody who asks is not enough to be heard in its place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_says_what_a_voter_says_is_not_taken_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let ports = free_ports().await;
+    let nodes = open_all(dir.path(), &ports).await;
+    create(&nodes, "a").await;
+    let env = Env::real();
+    let connect = |id| env.net.connect("127.0.0.1", ports[&id]);
+    let mut asking = connect(2).await.unwrap();
+    let question = nodes[&1].identity.hello(2);
+    write_frame(&mut asking, WHO, &serde_json::to_vec(&question).unwrap()).await.unwrap();
+    let (_, told) = read_frame(&mut asking, HELLO_LEN_MAX).await.unwrap();
+    let told: Hello = serde_json::from_slice(&told).unwrap();
+    let hello = serde_json::to_vec(&Hello { to: 1, ..told }).unwrap();
+    for says in [uuid::Uuid::nil(), uuid::Uuid::from_u128(7)] {
+        // It may also have told voter 2 a secret, in the name of voter 1.
+        let mut telling = connect(2).await.unwrap();
+        write_frame(&mut telling, WHO, &serde_json::to_vec(&question).unwrap()).await.unwrap();
+        read_frame(&mut telling, HELLO_LEN_MAX).await.unwrap();
+        write_frame(&mut telling, SECRET, says.as_bytes()).await.unwrap();
+        let mut stream = connect(1).await.unwrap();
+        write_frame(&mut stream, HELLO, &hello).await.unwrap();
+        assert_eq!(read_frame(&mut stream, HELLO_LEN_MAX).await.unwrap().0, HELLO);
+        loop {
+            match read_frame(&mut stream, HELLO_LEN_MAX).await.unwrap().0 {
+                PROVE => write_frame(&mut stream, PROOF, says.as_bytes()).await.unwrap(),
+                REFUSED => break,
+                kind => panic!("{kind}"),
+            }
+        }
+    }
+    // The voter itself is heard all the same.
+    create(&nodes, "b").await;
+    eventually("all have it", || nodes.values().all(|node| node.image().topic("b").is_some()))
+        .await;
     for node in nodes.values() {
         node.shutdown().await;
     }

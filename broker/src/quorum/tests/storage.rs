@@ -254,7 +254,7 @@ async fn a_voter_whose_power_goes_while_it_takes_a_snapshot_starts_again() {
             let (purged, installed) =
                 tokio::join!(store.purge(upto), machine.install_snapshot(&meta, snapshot));
             let is_done = disk.is_powered();
-            assert_eq!((purged.is_ok(), installed.is_ok()), (is_done, is_done));
+            assert!(!is_done || (purged.is_ok() && installed.is_ok()));
             drop((store, machine));
             disk.power_cut();
             let opened = Seat::take(disk.env(), sole(Path::new("/"))).await;
