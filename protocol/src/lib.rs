@@ -23,6 +23,7 @@ pub mod model;
 pub mod produce;
 pub mod properties;
 mod put;
+pub mod replica;
 mod schema;
 #[rustfmt::skip]
 mod schema_table;

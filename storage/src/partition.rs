@@ -507,6 +507,13 @@ impl Log {
                     current: epoch,
                 });
             }
+            // The answer of a leader that has been replaced while it read.
+            if header.leader_epoch > options.leader_epoch {
+                return Err(AppendError::StaleLeaderEpoch {
+                    epoch: options.leader_epoch,
+                    current: header.leader_epoch,
+                });
+            }
             (end, epoch) = (header.next_offset(), header.leader_epoch);
         }
         let (Some((_, first)), Some((_, last))) = (headers.first(), headers.last()) else {

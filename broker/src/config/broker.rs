@@ -638,6 +638,8 @@ fn contradiction(
     [
         ("group.min.session.timeout.ms", "group.max.session.timeout.ms"),
         ("log.cleaner.min.compaction.lag.ms", "log.cleaner.max.compaction.lag.ms"),
+        ("replica.fetch.wait.max.ms", "replica.socket.timeout.ms"),
+        ("replica.fetch.wait.max.ms", "replica.lag.time.max.ms"),
     ]
     .into_iter()
     .find(|(less, more)| number(less) > number(more))

@@ -465,8 +465,10 @@ mod tests {
         }
         let kept = |name, value| judge(name, value, false);
         assert_eq!(
-            kept("replica.fetch.max.bytes", "5"),
-            Verdict::Keep(Some("this version keeps one replica of each partition".to_owned()))
+            kept("num.replica.fetchers", "5"),
+            Verdict::Keep(Some(
+                "one fetch is under way to each leader, for all partitions".to_owned()
+            ))
         );
         assert_eq!(
             kept("num.io.threads", "8"),

@@ -12,7 +12,12 @@ const STREAMS: &str =
     "streams groups (KIP-1071) are not offered by this version; Kafka Streams uses classic groups";
 const NEW_GROUPS: &str =
     "the consumer group protocol of KIP-848 is not offered by this version; classic groups are";
-const ONE_BROKER: &str = "this version keeps one replica of each partition";
+const ONE_BROKER: &str =
+    "clusters of several brokers are for trial in this version, which does not act on it";
+const THROTTLES: &str = "replication is not throttled by this version";
+const MOVES: &str = "partitions are not moved between log directories by this version";
+const FETCHERS: &str = "one fetch is under way to each leader, for all partitions";
+const SELECTOR: &str = "consumers read from leaders in this version";
 const OWN_QUORUM: &str = "the metadata quorum has its own timing";
 const OWN_METADATA: &str = "the metadata log bounds its size by itself";
 const TIERED: &str = "tiered storage is not offered by this version; all records stay in log.dirs";
@@ -153,7 +158,7 @@ pub const KEYS: &[Key] = &[
     key("fetch.max.bytes", Kind::Int(1024, I32), "57671680", "Largest fetch response, in bytes of records."),
     idle("fetch.purgatory.purge.interval.requests", Kind::Int(I32_MIN, I32), "1000", Effect::None(BY_ITSELF)),
     idle("follower.fetch.last.tiered.offset.enable", Kind::Bool, "false", Effect::Absent(TIERED)).dynamic(),
-    idle("follower.replication.throttled.rate", Kind::Long(0, I64), "9223372036854775807", Effect::None(ONE_BROKER)).dynamic(),
+    idle("follower.replication.throttled.rate", Kind::Long(0, I64), "9223372036854775807", Effect::None(THROTTLES)).dynamic(),
     idle("group.consumer.assignment.interval.ms", Kind::Int(0, I32), "1000", Effect::Absent(NEW_GROUPS)).dynamic(),
     idle("group.consumer.assignors", Kind::List, "uniform,range", Effect::Absent(NEW_GROUPS)),
     idle("group.consumer.heartbeat.interval.ms", Kind::Int(1, I32), "5000", Effect::Absent(NEW_GROUPS)),
@@ -224,7 +229,7 @@ pub const KEYS: &[Key] = &[
     idle("kafka.metrics.polling.interval.secs", Kind::Int(1, I32), "10", Effect::Absent(METRICS)),
     idle("kafka.metrics.reporters", Kind::List, "", Effect::Absent(METRICS)),
     idle("leader.imbalance.check.interval.seconds", Kind::Long(1, I64), "300", Effect::None(ONE_BROKER)),
-    idle("leader.replication.throttled.rate", Kind::Long(0, I64), "9223372036854775807", Effect::None(ONE_BROKER)).dynamic(),
+    idle("leader.replication.throttled.rate", Kind::Long(0, I64), "9223372036854775807", Effect::None(THROTTLES)).dynamic(),
     key(
         "listener.security.protocol.map",
         Kind::List,
@@ -356,8 +361,8 @@ pub const KEYS: &[Key] = &[
     idle("num.network.threads", Kind::Int(1, I32), "3", Effect::None(THREADS)).dynamic(),
     key("num.partitions", Kind::Int(1, I32), "1", "Partitions of a topic that is created without a number."),
     idle("num.recovery.threads.per.data.dir", Kind::Int(1, I32), "2", Effect::None(THREADS)).dynamic(),
-    idle_unset("num.replica.alter.log.dirs.threads", Kind::Int(I32_MIN, I32), Effect::None(ONE_BROKER)),
-    idle("num.replica.fetchers", Kind::Int(1, I32), "1", Effect::None(ONE_BROKER)).dynamic(),
+    idle_unset("num.replica.alter.log.dirs.threads", Kind::Int(I32_MIN, I32), Effect::None(MOVES)),
+    idle("num.replica.fetchers", Kind::Int(1, I32), "1", Effect::None(FETCHERS)).dynamic(),
     key("offset.metadata.max.bytes", Kind::Int(0, I32), "4096", "Longest metadata text of a committed offset, in bytes."),
     key("offsets.commit.timeout.ms", Kind::Int(1, I32), "5000", "Time that an offset commit may take to be stored."),
     idle("offsets.load.buffer.size", Kind::Int(1, I32), "5242880", Effect::None(BY_ITSELF)),
@@ -420,17 +425,17 @@ pub const KEYS: &[Key] = &[
     idle_unset("remote.log.storage.manager.class.path", Kind::Text, Effect::Absent(TIERED)),
     idle("remote.log.storage.manager.impl.prefix", Kind::Text, "rsm.config.", Effect::Absent(TIERED)),
     idle("remote.log.storage.system.enable", Kind::Bool, "false", Effect::Absent(TIERED)),
-    idle("replica.alter.log.dirs.io.max.bytes.per.second", Kind::Long(0, I64), "9223372036854775807", Effect::None(ONE_BROKER)).dynamic(),
-    idle("replica.fetch.backoff.ms", Kind::Int(0, I32), "1000", Effect::None(ONE_BROKER)),
-    idle("replica.fetch.max.bytes", Kind::Int(0, I32), "1048576", Effect::None(ONE_BROKER)),
-    idle("replica.fetch.min.bytes", Kind::Int(I32_MIN, I32), "1", Effect::None(ONE_BROKER)),
-    idle("replica.fetch.response.max.bytes", Kind::Int(0, I32), "10485760", Effect::None(ONE_BROKER)),
-    idle("replica.fetch.wait.max.ms", Kind::Int(I32_MIN, I32), "500", Effect::None(ONE_BROKER)),
+    idle("replica.alter.log.dirs.io.max.bytes.per.second", Kind::Long(0, I64), "9223372036854775807", Effect::None(MOVES)).dynamic(),
+    key("replica.fetch.backoff.ms", Kind::Int(0, I32), "1000", "Time before a follower asks a leader again that could not answer, in milliseconds."),
+    key("replica.fetch.max.bytes", Kind::Int(0, I32), "1048576", "Most bytes of one partition in an answer to a follower; one batch comes whatever its size."),
+    key("replica.fetch.min.bytes", Kind::Int(I32_MIN, I32), "1", "Bytes for which a leader lets a follower wait, at most replica.fetch.wait.max.ms."),
+    key("replica.fetch.response.max.bytes", Kind::Int(0, I32), "10485760", "Most bytes of records in an answer to a follower; one batch comes whatever its size."),
+    key("replica.fetch.wait.max.ms", Kind::Int(I32_MIN, I32), "500", "Longest time a leader lets a follower wait for records, in milliseconds."),
     key("replica.high.watermark.checkpoint.interval.ms", Kind::Long(1, I64), "5000", "Time between two writes of the high watermarks."),
-    idle("replica.lag.time.max.ms", Kind::Long(1, I64), "30000", Effect::None(ONE_BROKER)),
-    idle_unset("replica.selector.class", Kind::Text, Effect::None(ONE_BROKER)),
-    idle("replica.socket.receive.buffer.bytes", Kind::Int(I32_MIN, I32), "65536", Effect::None(ONE_BROKER)),
-    idle("replica.socket.timeout.ms", Kind::Int(I32_MIN, I32), "30000", Effect::None(ONE_BROKER)),
+    key("replica.lag.time.max.ms", Kind::Long(1, I64), "30000", "Time after which a follower that has not caught up leaves the in-sync replicas, in milliseconds."),
+    idle_unset("replica.selector.class", Kind::Text, Effect::None(SELECTOR)),
+    idle("replica.socket.receive.buffer.bytes", Kind::Int(I32_MIN, I32), "65536", Effect::None(BY_ITSELF)),
+    key("replica.socket.timeout.ms", Kind::Int(I32_MIN, I32), "30000", "Longest time a follower waits for its leader's answer, and for a connection to it, in milliseconds."),
     idle("replication.quota.window.num", Kind::Int(1, I32), "11", Effect::Absent(QUOTAS)),
     idle("replication.quota.window.size.seconds", Kind::Int(1, I32), "1", Effect::Absent(QUOTAS)),
     idle("request.timeout.ms", Kind::Int(I32_MIN, I32), "30000", Effect::None(ONE_BROKER)),

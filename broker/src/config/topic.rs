@@ -40,7 +40,7 @@ impl TopicKey {
     }
 }
 
-const THROTTLES: &str = "this version keeps one replica of each partition";
+const THROTTLES: &str = "replication is not throttled by this version";
 const TIERED: &str = "tiered storage is not offered by this version; all records stay in log.dirs";
 
 const fn row(name: &'static str, synonym: &'static str, kind: Kind) -> TopicKey {

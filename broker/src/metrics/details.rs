@@ -106,6 +106,8 @@ pub struct Details {
     pub under_replicated: usize,
     /// Partitions led from here with fewer replicas in sync than `min.insync.replicas`.
     pub under_min_isr: usize,
+    /// Committed records that were cut here because the leader that was elected lacks them.
+    pub records_lost: u64,
 }
 
 /// Of what a row tells.
@@ -246,6 +248,12 @@ const ROWS: &[(&str, Of, &str, &str)] = &[
         Of::Broker(|all| count(all.under_min_isr)),
         "",
         "Partitions led by this broker with fewer replicas in sync than min.insync.replicas",
+    ),
+    (
+        "letterbox_replica_records_lost",
+        Of::Broker(|all| i64::try_from(all.records_lost).unwrap_or(i64::MAX)),
+        "",
+        "Committed records that were cut from logs of this broker since its start, because the leader that was elected does not have them",
     ),
     (
         "kafka_controller_kafkacontroller_offlinepartitionscount",

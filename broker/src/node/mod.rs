@@ -4,6 +4,7 @@
 //! - `start`: each stage of the start, from the directories to the first client.
 //! - `registration`: what the cluster is told of this node, and that it lives.
 //! - `hosting`: what this node hosts follows the metadata, as long as it runs.
+//! - `replication`: what its partitions ask of other nodes.
 //! - `groups`: the group coordinator over the partitions of `__consumer_offsets` that are here.
 //! - `stop`: the reverse of the start.
 //!
@@ -15,6 +16,7 @@ mod hosting;
 mod identity;
 mod patience;
 mod registration;
+mod replication;
 mod stage;
 mod start;
 mod stop;
@@ -40,6 +42,7 @@ pub struct Node {
     heartbeats: Stage,
     syncing: Stage,
     hosting: Stage,
+    replication: Stage,
     upkeep: Stage,
     listening: Stage,
 }

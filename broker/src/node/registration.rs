@@ -69,6 +69,11 @@ impl Membership {
         Ok(Self { id: config.node_id, epoch, heartbeat })
     }
 
+    /// See [`crate::metadata::BrokerRegistration::epoch`].
+    pub(super) fn epoch(&self) -> i64 {
+        self.epoch
+    }
+
     /// Tells the active controller that this broker lives, until `stop`.
     pub(super) async fn keep(
         self,

@@ -25,6 +25,7 @@ use super::hosting;
 use super::identity::{self, Identity};
 use super::patience::patiently;
 use super::registration::Membership;
+use super::replication;
 use super::stage::Stage;
 use crate::config::Config;
 use crate::controller::Controller;
@@ -228,11 +229,11 @@ async fn join(
 async fn serve(env: Env, config: Config, found: Found, joined: Joined, started: Instant) -> Node {
     let Found { identity, listeners, admin } = found;
     let Joined { lead: Lead { quorum, controller }, logs, membership } = joined;
-    let mut heartbeats = Stage::default();
+    let (mut heartbeats, epoch) = (Stage::default(), membership.epoch());
     heartbeats.run(|stop| membership.keep(controller.clone(), quorum.clone(), stop));
 
     let deltas = quorum.deltas();
-    let replicas = ReplicaManager::new(env.clone(), config.clone(), logs.clone());
+    let replicas = ReplicaManager::new(&env, config.clone(), logs.clone());
     let shown = Arc::new(Shown::default());
     let groups = GroupHost::new(&env, &config, replicas.clone(), shown.clone());
     let coordinator = groups.coordinator();
@@ -240,11 +241,14 @@ async fn serve(env: Env, config: Config, found: Found, joined: Joined, started: 
         Arc::new(Services::new(env, config, quorum, controller, replicas, coordinator, shown));
     let (roles, hosted) = hosting::begin(services.clone(), logs.clone(), groups, deltas).await;
 
-    let (mut syncing, mut hosting, mut upkeep) =
-        (Stage::default(), Stage::default(), Stage::default());
+    let (mut syncing, mut hosting, mut replication, mut upkeep) =
+        (Stage::default(), Stage::default(), Stage::default(), Stage::default());
     syncing.run(|stop| logs.clone().run_syncers(services.replicas.clone(), stop));
     hosting.run(|stop| roles.follow(stop));
     hosting.run(|stop| hosted.follow(stop));
+    let (env, config) = (services.env.clone(), services.config.clone());
+    let (replicas, controller) = (services.replicas.clone(), services.controller.clone());
+    replication::begin(&mut replication, env, config, replicas, controller, epoch);
     upkeep.run(|stop| logs.clone().run_upkeep(stop));
     let (addresses, listening) = listen(&services, listeners);
     admin.health.serves(services.clone(), logs.clone());
@@ -255,7 +259,18 @@ async fn serve(env: Env, config: Config, found: Found, joined: Joined, started: 
         "Kafka Server started: Transitioning from RECOVERY to RUNNING; started in {} ms",
         started.elapsed().as_millis()
     );
-    Node { services, logs, addresses, admin, heartbeats, syncing, hosting, upkeep, listening }
+    Node {
+        services,
+        logs,
+        addresses,
+        admin,
+        heartbeats,
+        syncing,
+        hosting,
+        replication,
+        upkeep,
+        listening,
+    }
 }
 
 fn tell_warnings(config: &Config) {

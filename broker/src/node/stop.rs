@@ -24,6 +24,7 @@ impl Node {
         self.heartbeats.end().await;
         self.upkeep.end().await;
         self.hosting.end().await;
+        self.replication.end().await;
         self.admin.serving.end().await;
         // Last of what writes, because what was begun waits for the disk.
         self.syncing.end().await;

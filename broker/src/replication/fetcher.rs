@@ -5,6 +5,9 @@
 //! (KIP-227) the leader remembers what was asked for, so that a request names only what changed,
 //! and one of idle partitions names nothing.
 //!
+//! Nothing is asked before those that the last answer was about have looked at it: a request of the
+//! others alone would be parked at the leader, and they would have to wait for its end.
+//!
 //! Invariants: at most one request is under way. What the leader remembers of the session, once it
 //! has a request, is exactly what wanted records when that was sent. After a failure nothing is
 //! sent before `replica.fetch.backoff.ms` are over, and the session begins anew.
@@ -36,6 +39,8 @@ pub(crate) enum FetcherEvent {
     /// The answer, in this session (0: the leader keeps none), with something about these: records,
     /// another high watermark or log start, or an error. It is theirs to look at.
     Answered { session: i32, about: Vec<Key> },
+    /// They have looked at it, and said what they want now as far as they know.
+    Told,
     /// The leader does not know the session (FETCH_SESSION_ID_NOT_FOUND) or its epoch
     /// (INVALID_FETCH_SESSION_EPOCH).
     SessionLost,
@@ -77,6 +82,8 @@ pub(crate) struct Fetcher {
     /// What the leader remembers.
     remembered: BTreeMap<Key, Position>,
     is_asking: bool,
+    /// Some are looking at the last answer.
+    is_telling: bool,
     wait_until_ms: Option<u64>,
 }
 
@@ -88,6 +95,7 @@ impl Fetcher {
             session: None,
             remembered: BTreeMap::new(),
             is_asking: false,
+            is_telling: false,
             wait_until_ms: None,
         }
     }
@@ -111,7 +119,9 @@ impl Fetcher {
                         self.wanting.remove(&key);
                     }
                 }
+                self.is_telling = !effects.is_empty();
             }
+            FetcherEvent::Told => self.is_telling = false,
             FetcherEvent::SessionLost if self.is_asking => {
                 (self.is_asking, self.session) = (false, None);
             }
@@ -132,7 +142,8 @@ impl Fetcher {
 
     /// The next request, when one may be sent and asks for something.
     fn ask(&mut self) -> Option<FetcherEffect> {
-        if self.is_asking || self.wait_until_ms.is_some() || self.wanting.is_empty() {
+        let is_busy = self.is_asking || self.is_telling || self.wait_until_ms.is_some();
+        if is_busy || self.wanting.is_empty() {
             return None;
         }
         let (id, epoch) = self.session.unwrap_or_default();
@@ -200,6 +211,7 @@ mod tests {
                     session: line.number("session"),
                     about: line.ids("about").iter().map(|index| (TOPIC, index.0)).collect(),
                 },
+                "told" => FetcherEvent::Told,
                 "session-lost" => FetcherEvent::SessionLost,
                 "failed" => FetcherEvent::Failed,
                 "tick" => FetcherEvent::Tick,
@@ -222,14 +234,21 @@ mod tests {
             # Nothing new anywhere: nothing is named.
             > answered session=77 about=
               send in session 77, epoch 2:
-            # Partition 1 has records to append; the others are asked for meanwhile.
+            # Partition 1 has records to append, and asks for more at once.
             > answered session=77 about=1
               tell 1 from 20
-              send in session 77, epoch 3: not 1
             > wants of=1 at=25
+            > told
+              send in session 77, epoch 3: 1 from 25
+            # It has to cut its log first; the others are asked for meanwhile.
+            > answered session=77 about=1
+              tell 1 from 25
+            > told
+              send in session 77, epoch 4: not 1
+            > wants of=1 at=22
             > gone of=2
             > answered session=77 about=
-              send in session 77, epoch 4: 1 from 25 not 2
+              send in session 77, epoch 5: 1 from 22 not 2
             ",
         );
     }
@@ -319,7 +338,9 @@ mod tests {
                     FetcherEvent::Wants(..) | FetcherEvent::Gone(_) | FetcherEvent::Tick
                 );
                 is_asking &= goes_on;
-                for effect in fetcher.step(event, now_ms) {
+                let mut effects = fetcher.step(event, now_ms);
+                effects.extend(fetcher.step(FetcherEvent::Told, now_ms));
+                for effect in effects {
                     match effect {
                         FetcherEffect::Tell(key, position) => {
                             prop_assert_eq!(wanted.remove(&key), Some(position));

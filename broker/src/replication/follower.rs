@@ -33,10 +33,6 @@ pub(crate) trait OwnLog {
     fn end_of_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)>;
 }
 
-/// How long a follower waits before it asks a leader again that could not answer
-/// (`replica.fetch.backoff.ms`).
-pub(crate) const BACKOFF_MS: u64 = 1_000;
-
 /// What a leader answers a fetch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
@@ -58,8 +54,10 @@ pub(crate) enum FollowerEvent {
     /// An answer to the fetch from `at` that was sent in `epoch`; `has_records` when it carries
     /// some, which begin at `at`.
     Answered { epoch: LeaderEpoch, at: Offset, answer: Answer, has_records: bool },
-    /// What was to be appended, cut or emptied is; or was refused, and the log is as it was.
+    /// What was to be appended, cut or emptied is.
     Done,
+    /// It could not be done now.
+    Failed,
     /// The log counts further.
     Synced,
     /// The time is that: what was put off is due.
@@ -117,6 +115,9 @@ enum Doing {
 pub(crate) struct FollowerState {
     leader: Option<BrokerId>,
     epoch: LeaderEpoch,
+    /// How long it waits before it asks a leader again that could not answer, or tries again what
+    /// could not be done with its log (`replica.fetch.backoff.ms`).
+    backoff_ms: u64,
     doing: Doing,
     /// What was reported last.
     reported: Offset,
@@ -128,13 +129,19 @@ impl FollowerState {
     pub(crate) fn begin(
         leader: Option<BrokerId>,
         epoch: LeaderEpoch,
+        backoff_ms: u64,
         is_changing: bool,
         log: &impl OwnLog,
     ) -> (Self, Vec<FollowerEffect>) {
         let doing = if is_changing { Doing::Changing { taken: None } } else { Doing::Nothing };
-        let mut this = Self { leader, epoch, doing, reported: 0 };
+        let mut this = Self { leader, epoch, backoff_ms, doing, reported: 0 };
         let effects = if is_changing { Vec::new() } else { this.fetch(log) };
         (this, effects)
+    }
+
+    /// Whom it follows.
+    pub(crate) fn leader(&self) -> Option<BrokerId> {
+        self.leader
     }
 
     /// The epoch in which it follows.
@@ -166,6 +173,7 @@ impl FollowerState {
                 effects.extend(self.fetch(log));
                 effects
             }
+            (FollowerEvent::Failed, Doing::Changing { .. }) => self.wait(now_ms),
             (FollowerEvent::Synced, Doing::Fetching { .. }) => self.report(log),
             (FollowerEvent::Tick, Doing::Waiting { until_ms }) if until_ms <= now_ms => {
                 self.fetch(log)
@@ -214,12 +222,14 @@ impl FollowerState {
                 self.doing = Doing::Nothing;
                 Vec::new()
             }
-            Answer::NotReady => {
-                let until_ms = now_ms.saturating_add(BACKOFF_MS);
-                self.doing = Doing::Waiting { until_ms };
-                vec![FollowerEffect::WaitUntil(until_ms)]
-            }
+            Answer::NotReady => self.wait(now_ms),
         }
+    }
+
+    fn wait(&mut self, now_ms: u64) -> Vec<FollowerEffect> {
+        let until_ms = now_ms.saturating_add(self.backoff_ms);
+        self.doing = Doing::Waiting { until_ms };
+        vec![FollowerEffect::WaitUntil(until_ms)]
     }
 
     fn cut_to(&mut self, to: Offset, log: &impl OwnLog) -> Vec<FollowerEffect> {
@@ -334,8 +344,13 @@ mod tests {
                 "follow" => {
                     let leader = line.ids("leader").first().copied();
                     let is_changing = change.is_some();
-                    let (begun, effects) =
-                        FollowerState::begin(leader, line.number("epoch"), is_changing, &log);
+                    let (begun, effects) = FollowerState::begin(
+                        leader,
+                        line.number("epoch"),
+                        1_000,
+                        is_changing,
+                        &log,
+                    );
                     follower = Some(begun);
                     return told(effects, &mut log, &mut change);
                 }
@@ -377,6 +392,10 @@ mod tests {
                 "synced" => {
                     log.durable = log.end();
                     FollowerEvent::Synced
+                }
+                "failed" => {
+                    change = None;
+                    FollowerEvent::Failed
                 }
                 "tick" => FollowerEvent::Tick,
                 other => panic!("{other}"),
@@ -591,6 +610,23 @@ mod tests {
             # The metadata goes on.
             > follow leader=3 epoch=4
               fetch from broker 3 in epoch 4: at 4 after epoch 0, counts 4
+            ",
+        );
+    }
+
+    #[test]
+    fn what_the_log_does_not_take_is_fetched_again_later() {
+        tell(
+            "
+            > log is=0:4 hw=0
+            > follow leader=1 epoch=3
+              fetch from broker 1 in epoch 3: at 4 after epoch 0, counts 4
+            > answered epoch=3 at=4 records=3:2 hw=4
+              append in epoch 3
+            > failed now=5000
+              wait until 6000
+            > tick now=6000
+              fetch from broker 1 in epoch 3: at 4 after epoch 0, counts 4
             ",
         );
     }

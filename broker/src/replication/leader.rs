@@ -192,6 +192,13 @@ impl LeaderState {
             && self.followers.values().all(|follower| !follower.is_joining)
     }
 
+    /// Whether the high watermark has reached where the log ended when this epoch began: what an
+    /// earlier leader had shown as committed lies below that (KIP-207).
+    #[must_use]
+    pub fn shows_earlier_epochs(&self) -> bool {
+        self.high_watermark >= self.epoch_start
+    }
+
     /// Never asks for more replicas than the partition has (KIP-966, effective min ISR).
     fn required(&self) -> usize {
         self.min_insync.min(self.replicas.len()).max(1)

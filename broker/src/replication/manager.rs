@@ -7,19 +7,22 @@ use arc_swap::ArcSwap;
 use letterbox_env::panics::lock;
 use letterbox_env::{Env, with_causes};
 use letterbox_protocol::ErrorCode;
-use letterbox_protocol::model::{BrokerId, Offset, TopicId};
+use letterbox_protocol::model::{Offset, TopicId};
 use letterbox_storage::{
     DurabilityObserver, Log, LogConfig, LogDir, LogError, LogManager, WantedLog,
 };
+use tokio::time::Instant;
 use tracing::{error, info};
 
 use super::deliver::delivering;
-use super::partition::Partition;
+use super::fetcher::Key;
+use super::leader::Eligible;
+use super::outbox::Outbox;
+use super::partition::{Partition, Shared};
+use super::role::Times;
 use crate::config::topic::TopicConfig;
 use crate::config::{Config, log_config};
 use crate::metadata::{MetadataDelta, MetadataImage, PartitionState, Topic, TopicChange};
-
-type Key = (TopicId, i32);
 
 /// When logs are opened or made.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -34,8 +37,6 @@ enum Occasion {
 
 /// Every partition this broker keeps.
 pub struct ReplicaManager {
-    env: Env,
-    me: BrokerId,
     config: Config,
     logs: Arc<LogManager>,
     /// Replaced as a whole when partitions come or go, which is rare; read for every request.
@@ -45,6 +46,9 @@ pub struct ReplicaManager {
     /// Held from the look at the newest configuration of a topic until its partitions have it, so
     /// that an older one never comes after it.
     configuring: Mutex<()>,
+    /// The brokers that may be in sync, as that metadata has it.
+    eligible: ArcSwap<Eligible>,
+    shared: Arc<Shared>,
     /// Why partitions are offline, as it was logged; those that are not are absent.
     offline: Mutex<BTreeMap<Key, LogError>>,
 }
@@ -52,15 +56,27 @@ pub struct ReplicaManager {
 impl ReplicaManager {
     /// A manager over logs that were opened; nothing is hosted until metadata says so.
     #[must_use]
-    pub fn new(env: Env, config: Config, logs: Arc<LogManager>) -> Arc<Self> {
-        Arc::new(Self {
-            env,
+    pub fn new(env: &Env, config: Config, logs: Arc<LogManager>) -> Arc<Self> {
+        let number = |key| u64::try_from(config.number(key)).unwrap_or(u64::MAX);
+        let times = Times {
+            lag_max_ms: number("replica.lag.time.max.ms"),
+            backoff_ms: number("replica.fetch.backoff.ms"),
+        };
+        let shared = Arc::new(Shared {
             me: config.node_id,
+            clock: env.clock.clone(),
+            began: Instant::now(),
+            times,
+            outbox: Outbox::default(),
+        });
+        Arc::new(Self {
             config,
             logs,
             configuring: Mutex::default(),
             hosted: ArcSwap::default(),
             image: ArcSwap::default(),
+            eligible: ArcSwap::default(),
+            shared,
             offline: Mutex::default(),
         })
     }
@@ -83,6 +99,36 @@ impl ReplicaManager {
         let partition = hosted.get(&(*topic, index)).ok_or_else(elsewhere)?;
         partition.check_led()?;
         Ok(partition.clone())
+    }
+
+    /// The partition, whatever this broker is to it.
+    pub(crate) fn hosted(&self, key: &Key) -> Option<Arc<Partition>> {
+        self.hosted.load().get(key).cloned()
+    }
+
+    /// What the partitions want of others.
+    pub(crate) fn outbox(&self) -> &Outbox {
+        &self.shared.outbox
+    }
+
+    /// The clock of the roles: milliseconds since this began.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.shared.now_ms()
+    }
+
+    /// The newest metadata that the roles have followed.
+    pub(crate) fn image(&self) -> Arc<MetadataImage> {
+        self.image.load_full()
+    }
+
+    /// Looks at who lags, in every partition that is led from here. To be called often within
+    /// `replica.lag.time.max.ms`.
+    pub(crate) fn look_at_lags(&self) {
+        for partition in self.hosted.load().values() {
+            if partition.leader_epoch() >= 0 {
+                partition.tick();
+            }
+        }
     }
 
     /// Every partition led from here.
@@ -139,6 +185,7 @@ impl ReplicaManager {
     /// of the image may need the name of one that is gone.
     pub async fn start(&self, image: &Arc<MetadataImage>) {
         self.image.store(image.clone());
+        self.set_eligible(image);
         self.assign(image.topics().flat_map(all_of));
         let is_known = |name: &str, id: Option<TopicId>, partition: i32| {
             let topic = id.map_or_else(|| image.topic(name), |id| image.topic_by_id(&id));
@@ -155,6 +202,9 @@ impl ReplicaManager {
         // Before any log is looked for: one that is opened meanwhile takes its configuration from
         // here.
         self.image.store(delta.after.clone());
+        if !Arc::ptr_eq(&delta.before.brokers, &delta.after.brokers) {
+            self.set_eligible(&delta.after);
+        }
         self.forget(&delta.topics_removed);
         let changed = || delta.topics_changed.iter();
         let added = delta.topics_added.iter().flat_map(all_of);
@@ -215,11 +265,11 @@ impl ReplicaManager {
             let key = (topic.id, index);
             if let Some(partition) = hosted.get(&key) {
                 partition.assign(state);
-            } else if state.replicas.contains(&self.me) {
+            } else if state.replicas.contains(&self.shared.me) {
                 let min_insync = min_insync.get(topic, || min_insync_of(&self.topic_config(topic)));
-                let bounds = (*min_insync, self.lag_max_ms());
-                let clock = self.env.clock.clone();
-                let partition = Partition::new(key, self.me, state.clone(), bounds, clock);
+                let (eligible, shared) = (Eligible::clone(&self.eligible.load()), &self.shared);
+                let partition =
+                    Partition::new(key, state.clone(), eligible, *min_insync, shared.clone());
                 new.push((key, Arc::new(partition)));
             }
         }
@@ -346,8 +396,14 @@ impl ReplicaManager {
         }
     }
 
-    fn lag_max_ms(&self) -> u64 {
-        u64::try_from(self.config.number("replica.lag.time.max.ms")).unwrap_or(u64::MAX)
+    /// Who may be in sync comes before what the same change says of partitions.
+    fn set_eligible(&self, image: &MetadataImage) {
+        let live = image.live_brokers().map(|(id, registration)| (*id, registration.epoch));
+        let eligible = Eligible::new(live.collect());
+        self.eligible.store(Arc::new(eligible.clone()));
+        for partition in self.hosted.load().values() {
+            partition.set_eligible(eligible.clone());
+        }
     }
 
     fn topic_config(&self, topic: &Topic) -> TopicConfig {

@@ -2,17 +2,16 @@
 //! who waits for it.
 //!
 //! Deciding is apart from doing: `role`, `leader`, `follower` and `fetcher` are state machines
-//! without I/O, told by transcripts beside them; `world` runs them against each other. Followers
-//! and fetchers are not wired to a network yet: each partition has one replica (`REPLICAS_MAX`).
+//! without I/O, told by transcripts beside them; `world` runs them against each other. A
+//! [`Partition`] hosts those of its role over a real log, and leaves in `outbox` what they ask of
+//! others; the node's tasks take it from there.
 
 pub mod deliver;
-#[allow(dead_code, reason = "not wired to a network yet: partitions have one replica")]
-mod fetcher;
-#[allow(dead_code, reason = "not wired to a network yet: partitions have one replica")]
-mod follower;
-#[allow(dead_code, reason = "not wired to a network yet: partitions have one replica")]
+pub(crate) mod fetcher;
+pub(crate) mod follower;
 pub mod leader;
 mod manager;
+pub(crate) mod outbox;
 mod own_log;
 mod partition;
 mod read;

@@ -1,19 +1,23 @@
 //! A partition that is assigned to this broker: its role, its log and its waiters.
 
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use bytes::BytesMut;
-use letterbox_env::Clock;
 use letterbox_env::panics::lock;
+use letterbox_env::{Clock, with_causes};
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::{BrokerId, LeaderEpoch, Offset, TimestampMs, TopicId};
 use letterbox_storage::{AppendError, AppendOptions, Effort, Log, LogConfig, Origin, Validated};
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tracing::{error, warn};
 
-use super::leader::NotEnoughReplicas;
-use super::role::{Commit, Effect, Event, MayNotAppend, OwnLog, Replica};
+use super::fetcher::{Key, Position};
+use super::follower::{Answer, FollowerEffect, FollowerEvent};
+use super::leader::{BrokerEpoch, Eligible, FollowerFetch, IsrAnswer, NotEnoughReplicas};
+use super::outbox::{Change, IsrWish, Outbox};
+use super::role::{Commit, Effect, Event, LogState, MayNotAppend, Replica, Times};
 use super::waiters::{Ticket, Waiters};
 use crate::metadata::PartitionState;
 
@@ -156,13 +160,16 @@ impl Traffic {
 /// A partition that is assigned to this broker: one object from the assignment to the end of the
 /// topic, whatever the role.
 ///
-/// The lock of `role` is held for a few instructions and never over I/O. What an append needs of
-/// it (the epoch, and whether it may begin) is looked up before, and the log compares that epoch
+/// The lock of `role` is held for a few instructions and never over I/O. What the role asks of
+/// others is left in the [`Outbox`] under that lock, so that it comes in order. What an append needs
+/// of it (the epoch, and whether it may begin) is looked up before, and the log compares that epoch
 /// under its own lock with the one that was begun last ([`Log::begin_epoch`]): between the two the
 /// role may change, and the append is refused then.
 pub struct Partition {
     /// Who waits for its high watermark.
     pub waiters: Waiters,
+    /// Followers that wait for its end; told of it only where there are any.
+    pub(crate) ends: Waiters,
     /// For the metrics.
     pub traffic: Traffic,
     topic_id: TopicId,
@@ -170,31 +177,50 @@ pub struct Partition {
     /// Its records, as soon as they are open.
     log: OnceLock<Arc<Log>>,
     role: Mutex<Replica>,
-    /// What the times that `role` is told count from.
-    began: Instant,
     /// The epoch in which this broker leads, or −1: what `role` says, for those who only read it.
     led_epoch: AtomicI32,
-    clock: Arc<dyn Clock>,
+    /// Whether it leads others: as `led_epoch`.
+    is_replicated: AtomicBool,
+    shared: Arc<Shared>,
+}
+
+/// What all partitions of a broker share.
+pub(super) struct Shared {
+    pub(super) me: BrokerId,
+    pub(super) clock: Arc<dyn Clock>,
+    /// What the times that roles are told count from.
+    pub(super) began: Instant,
+    pub(super) times: Times,
+    pub(super) outbox: Outbox,
+}
+
+impl Shared {
+    /// What roles are told for the time.
+    pub(super) fn now_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
 }
 
 impl Partition {
     pub(super) fn new(
-        (topic_id, index): (TopicId, i32),
-        me: BrokerId,
+        (topic_id, index): Key,
         assigned: PartitionState,
-        (min_insync, lag_max_ms): (usize, u64),
-        clock: Arc<dyn Clock>,
+        eligible: Eligible,
+        min_insync: usize,
+        shared: Arc<Shared>,
     ) -> Self {
+        let role = Replica::new(shared.me, assigned, eligible, min_insync, shared.times);
         Self {
             waiters: Waiters::default(),
+            ends: Waiters::default(),
             traffic: Traffic::default(),
             topic_id,
             index,
             log: OnceLock::new(),
-            role: Mutex::new(Replica::new(me, assigned, min_insync, lag_max_ms)),
-            began: Instant::now(),
+            role: Mutex::new(role),
             led_epoch: NOT_LED.into(),
-            clock,
+            is_replicated: false.into(),
+            shared,
         }
     }
 
@@ -217,7 +243,7 @@ impl Partition {
     pub fn is_gone(&self) -> bool {
         match self.log.get() {
             Some(log) => log.is_gone(),
-            None => self.role().log() == OwnLog::Gone,
+            None => self.role().log() == LogState::Gone,
         }
     }
 
@@ -226,13 +252,13 @@ impl Partition {
     pub fn is_offline(&self) -> bool {
         match self.log.get() {
             Some(log) => log.is_offline(),
-            None => self.role().log() == OwnLog::Failed,
+            None => self.role().log() == LogState::Failed,
         }
     }
 
     /// Whether its log is still to be opened or made.
     pub(super) fn is_opening(&self) -> bool {
-        self.role().log() == OwnLog::Opening
+        self.role().log() == LogState::Opening
     }
 
     /// Whether this broker leads it.
@@ -245,9 +271,9 @@ impl Partition {
             return Ok(());
         }
         Err(match self.role().log() {
-            OwnLog::Open { .. } => ErrorCode::NotLeaderOrFollower,
-            OwnLog::Failed => ErrorCode::KafkaStorageError,
-            OwnLog::Opening | OwnLog::Gone => ErrorCode::UnknownTopicOrPartition,
+            LogState::Open => ErrorCode::NotLeaderOrFollower,
+            LogState::Failed => ErrorCode::KafkaStorageError,
+            LogState::Opening | LogState::Gone => ErrorCode::UnknownTopicOrPartition,
         })
     }
 
@@ -258,11 +284,8 @@ impl Partition {
 
     /// Its log is open.
     pub(super) fn opened(&self, log: Arc<Log>) {
-        // What an earlier run had stored and recovery found whole is on the disk: recovery synced
-        // it.
-        let (end, high_watermark) = (log.durable_end(), log.high_watermark());
         let _ = self.log.set(log);
-        self.step(Event::Opened { end, high_watermark });
+        self.step(Event::Opened);
     }
 
     /// Its log cannot be opened now.
@@ -288,29 +311,172 @@ impl Partition {
         self.step(Event::MinInsync(min_insync));
     }
 
+    /// The brokers that may be in sync are these now.
+    pub(super) fn set_eligible(&self, eligible: Eligible) {
+        self.step(Event::Eligible(eligible));
+    }
+
+    /// Time has passed: who lags, and what was put off.
+    pub(crate) fn tick(&self) {
+        self.step(Event::Tick);
+    }
+
+    /// What became of the ISR that was asked for in `epoch`.
+    pub(crate) fn isr_answered(&self, epoch: LeaderEpoch, answer: IsrAnswer) {
+        self.step(Event::IsrAnswered(epoch, answer));
+    }
+
+    /// A follower asks for records: what it is answered.
+    pub(crate) fn follower_fetches(&self, fetch: FollowerFetch) -> Answer {
+        self.act(|role, log, now_ms| role.fetched(fetch, log, now_ms))
+    }
+
+    /// A follower counts further than when it fetched last.
+    pub(crate) fn follower_reports(
+        &self,
+        by: (BrokerId, BrokerEpoch, LeaderEpoch),
+        counts: Offset,
+    ) {
+        self.act(|role, log, now_ms| ((), role.reported(by, counts, log, now_ms)));
+    }
+
+    /// The leader's answer to what was asked `from` there, with the records that follow it. Appends
+    /// them, which touches the page cache only.
+    pub(crate) fn answered(&self, from: &Position, answer: Answer, records: &[u8]) {
+        let event = FollowerEvent::Answered {
+            epoch: from.epoch,
+            at: from.at,
+            answer,
+            has_records: !records.is_empty(),
+        };
+        let append = self.act(|role, log, now_ms| {
+            let effects = role.step(Event::Follower(event), log, now_ms);
+            let append = effects.iter().find_map(|effect| match effect {
+                Effect::Follow(FollowerEffect::Append { epoch }) => Some(*epoch),
+                _ => None,
+            });
+            (append, effects)
+        });
+        if let Some(epoch) = append {
+            self.append_of_leader(epoch, records);
+        }
+    }
+
+    fn append_of_leader(&self, epoch: LeaderEpoch, records: &[u8]) {
+        let Some(log) = self.log.get() else { return };
+        let (now_ms, origin) = (self.shared.clock.wall_ms(), Origin::Replication);
+        let options = AppendOptions { leader_epoch: epoch, now_ms, origin };
+        let done = match log.append(records.into(), &options) {
+            Ok(_) => FollowerEvent::Done,
+            Err(why) => {
+                // One that came too late is none.
+                if !matches!(why, AppendError::StaleLeaderEpoch { .. } | AppendError::Closed) {
+                    let (topic, partition, why) = (log.topic(), self.index, with_causes(&why));
+                    warn!(%topic, partition, why, "cannot append what the leader has; trying again");
+                }
+                FollowerEvent::Failed
+            }
+        };
+        self.step(Event::Follower(done));
+    }
+
+    /// Changes the log as its role has asked for. Blocks.
+    pub(crate) fn change_log(&self, change: &Change) {
+        let Some(log) = self.log.get() else { return };
+        let changed = match change {
+            Change::Truncate { to } => log.truncate_to(*to),
+            Change::RestartAt { at } => log.truncate_fully_and_start_at(*at),
+        };
+        let done = match changed {
+            Ok(()) => FollowerEvent::Done,
+            Err(why) => {
+                let (topic, partition, why) = (log.topic(), self.index, with_causes(&why));
+                error!(%topic, partition, why, ?change, "cannot cut the log to what the leader has");
+                FollowerEvent::Failed
+            }
+        };
+        self.step(Event::Follower(done));
+    }
+
     fn step(&self, event: Event) {
-        let (log_end, elapsed) = (self.end_offset(), self.began.elapsed());
+        self.act(|role, log, now_ms| ((), role.step(event, log, now_ms)));
+    }
+
+    /// Has the role look at something, and does what follows.
+    fn act<T>(&self, look: impl FnOnce(&mut Replica, Option<&Log>, u64) -> (T, Vec<Effect>)) -> T {
+        let log = self.log.get();
         let mut role = self.role();
-        let now_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
-        let effects = role.step(event, log_end, now_ms);
+        let (seen, effects) = look(&mut role, log.map(|log| &**log), self.shared.now_ms());
         // Under the lock, so that two changes take effect in their order; and readers are told an
         // epoch only when the log has begun it.
-        for effect in &effects {
-            match (effect, self.log.get()) {
-                (Effect::BeginEpoch(epoch), Some(log)) => log.begin_epoch(*epoch),
-                (Effect::HighWatermark(offset), Some(log)) => log.set_high_watermark(*offset),
-                (Effect::Discard, Some(log)) => log.set_gone(),
-                _ => {}
-            }
-        }
+        effects.iter().for_each(|effect| self.carry_out(effect, log));
         self.led_epoch.store(role.led_epoch().unwrap_or(NOT_LED), Ordering::Release);
+        self.is_replicated.store(role.is_replicated(), Ordering::Relaxed);
         drop(role);
         for effect in effects {
             match effect {
                 Effect::HighWatermark(offset) => self.waiters.moved_to(offset),
-                Effect::WakeAll => self.waiters.wake_all(),
-                Effect::BeginEpoch(_) | Effect::Discard => {}
+                Effect::WakeAll => {
+                    self.waiters.wake_all();
+                    self.ends.wake_all();
+                }
+                _ => {}
             }
+        }
+        seen
+    }
+
+    /// What waits for nothing.
+    fn carry_out(&self, effect: &Effect, log: Option<&Arc<Log>>) {
+        let (key, outbox) = (self.key(), &self.shared.outbox);
+        match effect {
+            Effect::BeginEpoch(epoch) => log.into_iter().for_each(|log| log.begin_epoch(*epoch)),
+            Effect::HighWatermark(offset) => {
+                log.into_iter().for_each(|log| log.set_high_watermark(*offset));
+            }
+            Effect::Discard => log.into_iter().for_each(|log| log.set_gone()),
+            Effect::Unfollow => outbox.unfollow(key),
+            Effect::AskForIsr { epoch, isr, partition_epoch } => {
+                let (epoch, isr, partition_epoch) = (*epoch, isr.clone(), *partition_epoch);
+                outbox.ask_for_isr(key, IsrWish { epoch, isr, partition_epoch });
+            }
+            Effect::Follow(effect) => self.carry_out_following(effect, log),
+            // After the lock.
+            Effect::WakeAll => {}
+        }
+    }
+
+    fn carry_out_following(&self, effect: &FollowerEffect, log: Option<&Arc<Log>>) {
+        let (key, outbox) = (self.key(), &self.shared.outbox);
+        match *effect {
+            FollowerEffect::Fetch { leader, epoch, at, last_epoch, counts } => {
+                outbox.fetch(key, leader, Position { epoch, at, last_epoch, counts });
+            }
+            FollowerEffect::Report { leader, epoch, counts } => {
+                outbox.report(key, leader, epoch, counts);
+            }
+            FollowerEffect::Truncate { to } => outbox.change(key, Change::Truncate { to }),
+            FollowerEffect::RestartAt { at } => outbox.change(key, Change::RestartAt { at }),
+            FollowerEffect::WaitUntil(until_ms) => outbox.wait_until(key, until_ms),
+            FollowerEffect::LogStart(offset) => {
+                // It only moves what is kept in memory.
+                if let Some(Err(why)) = log.map(|log| log.delete_records_before(offset)) {
+                    warn!(partition = self.index, why = with_causes(&why), "cannot move the start");
+                }
+            }
+            FollowerEffect::Lost { from, until } => {
+                outbox.count_lost(u64::try_from(until.saturating_sub(from)).unwrap_or(0));
+                let topic = log.map_or("", |log| log.topic());
+                error!(
+                    topic,
+                    partition = self.index,
+                    from,
+                    until,
+                    "committed records are lost, because the leader that was elected does not have                      them"
+                );
+            }
+            // Who has the records appends them; who moves the high watermark wakes others.
+            FollowerEffect::Append { .. } | FollowerEffect::HighWatermark(_) => {}
         }
     }
 
@@ -366,7 +532,7 @@ impl Partition {
     ) -> Result<Within, AppendRefused> {
         let Some(log) = self.log.get() else { return Err(AppendRefused::Offline) };
         let bytes = batch.len() as u64;
-        let now_ms = self.clock.wall_ms();
+        let now_ms = self.shared.clock.wall_ms();
         let batch = match log.validate(batch, origin, now_ms, effort)? {
             Validated::Valid(batch) => batch,
             Validated::TooLong(batch) => return Ok(Within::TooLong(batch)),
@@ -375,6 +541,9 @@ impl Partition {
         let leader_epoch = self.role().may_append(acks == Acks::All)?;
         let info = log.append_valid(batch, &AppendOptions { leader_epoch, now_ms, origin })?;
         let end_offset = info.last_offset.saturating_add(1);
+        if self.is_replicated.load(Ordering::Relaxed) {
+            self.ends.moved_to(end_offset);
+        }
         let commit = if !log.config().durable {
             self.count(log.end_offset(), |role| role.commit(leader_epoch, end_offset))
         } else if self.high_watermark() < end_offset {
@@ -407,17 +576,19 @@ impl Partition {
 
     /// As [`Partition::counts_up_to`], and looks at what that makes of it.
     fn count<T>(&self, end: Offset, look: impl FnOnce(&Replica) -> T) -> T {
-        let (moved, seen) = {
-            let mut role = self.role();
-            let moved = role.counts_up_to(end);
+        let mut role = self.role();
+        // Without an allocation: a leader comes here after each sync or append.
+        let moved = role.own_end(end);
+        if let (Some(high_watermark), Some(log)) = (moved, self.log.get()) {
             // Under the lock, so that two moves are stored in their order.
-            if let (Some(high_watermark), Some(log)) = (moved, self.log.get()) {
-                log.set_high_watermark(high_watermark);
-            }
-            (moved, look(&role))
-        };
+            log.set_high_watermark(high_watermark);
+        }
+        let (seen, leads) = (look(&role), role.leader().is_some());
+        drop(role);
         if let Some(high_watermark) = moved {
             self.waiters.moved_to(high_watermark);
+        } else if !leads {
+            self.step(Event::Follower(FollowerEvent::Synced));
         }
         seen
     }
@@ -480,14 +651,22 @@ impl Partition {
     /// acknowledged. Where other replicas decide, there is no wait, as in Kafka.
     ///
     /// # Errors
-    /// `OFFSET_NOT_AVAILABLE` at the deadline; else as [`Commit::reached`].
+    /// `OFFSET_NOT_AVAILABLE` at the deadline, and where other replicas decide until all that was
+    /// there when this broker began to lead is committed (KIP-207); else as [`Commit::reached`].
     pub async fn settle(&self, deadline: Instant) -> Result<(), ErrorCode> {
         let end = self.log()?.end_offset();
         let epoch = {
             let role = self.role();
             match role.leader() {
-                Some(leader) if leader.high_watermark() < end && leader.decides_alone() => {
+                Some(leader) if leader.decides_alone() => {
+                    if leader.high_watermark() >= end {
+                        return Ok(());
+                    }
                     leader.epoch()
+                }
+                // What an earlier leader has shown may lie in between (KIP-207).
+                Some(leader) if !leader.shows_earlier_epochs() => {
+                    return Err(ErrorCode::OffsetNotAvailable);
                 }
                 _ => return Ok(()),
             }

@@ -1,4 +1,4 @@
-//! Reading a partition: one way for consumers, coordinators and followers.
+//! Reading a partition: for consumers, coordinators and followers.
 //!
 //! From the tail cache, else from the page cache, else from the disk on a thread that may wait.
 
@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use letterbox_env::Env;
 use letterbox_protocol::ErrorCode;
-use letterbox_protocol::model::Offset;
+use letterbox_protocol::model::{LeaderEpoch, Offset};
 use letterbox_storage::{Log, ReadError, ReadResult, Slice};
 
 use super::Partition;
@@ -76,6 +76,66 @@ impl Partition {
             })
             .await;
         Ok(shown(Ok(found.map_err(|error| code(&error))?)))
+    }
+
+    /// Reads for a follower what is there, committed or not, as long as this broker leads in
+    /// `epoch`. `may_keep` as with [`Partition::read`].
+    ///
+    /// What is not committed may be cut as soon as this broker does not lead any more, and other
+    /// records may take its place in the same file. So that is never shown from its file but
+    /// copied, and the epoch is looked at afterwards: whoever follows in `epoch` gets what its
+    /// leader had.
+    ///
+    /// # Errors
+    /// `NOT_LEADER_OR_FOLLOWER` when the epoch is over; what the log could not read.
+    pub(crate) async fn read_for_follower(
+        &self,
+        env: &Env,
+        epoch: LeaderEpoch,
+        wanted: Wanted,
+        may_keep: impl FnMut(usize) -> bool,
+    ) -> Result<Shown, ErrorCode> {
+        let shown = self.read_uncommitted(env, wanted, may_keep).await?;
+        if self.leader_epoch() != epoch {
+            return Err(ErrorCode::NotLeaderOrFollower);
+        }
+        Ok(shown)
+    }
+
+    async fn read_uncommitted(
+        &self,
+        env: &Env,
+        wanted: Wanted,
+        mut may_keep: impl FnMut(usize) -> bool,
+    ) -> Result<Shown, ErrorCode> {
+        let log = self.log()?;
+        let (high_watermark, log_start_offset) = (self.high_watermark(), log.start_offset());
+        let shown = |records| Shown { high_watermark, log_start_offset, records };
+        let (Wanted { from, max_bytes, at_least_one_batch }, end) = (wanted, log.end_offset());
+        if from < log_start_offset || from > end {
+            return Ok(shown(Err(ErrorCode::OffsetOutOfRange)));
+        }
+        if from == end || (max_bytes == 0 && !at_least_one_batch) {
+            return Ok(shown(Ok(ReadResult::default())));
+        }
+        let cached = log
+            .try_read_cached(from, max_bytes, end, at_least_one_batch)
+            .map_err(|error| code(&error))?;
+        if let Some(found) = cached.filter(|found| may_keep(found.bytes)) {
+            return Ok(shown(Ok(found)));
+        }
+        if from < high_watermark {
+            return self.read(env, wanted, may_keep).await;
+        }
+        let copied = self.copy(env, from, end, max_bytes).await;
+        let (bytes, next_offset) = copied.map_err(|error| code(&error))?;
+        // One batch goes on its way, whatever others hold.
+        if !may_keep(bytes.len()) && !at_least_one_batch {
+            return Ok(shown(Ok(ReadResult::default())));
+        }
+        let len = bytes.len();
+        let slices = vec![Slice::Memory(bytes.into())];
+        Ok(shown(Ok(ReadResult { slices, bytes: len, next_offset })))
     }
 
     /// Copies whole batches that begin at `from` and end before `end`, committed or not: at least

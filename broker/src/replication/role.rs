@@ -5,17 +5,23 @@
 //! ([`super::Partition`]) carries out the effects in their order, under the lock that guards this
 //! state; the transcripts below tell the rules.
 //!
-//! Invariants: the role is `Offline` as long as the log is not open; else it is `Leader` if and
-//! only if the newest assignment names this broker. A change of the leader epoch has the log
-//! refuse every append of an older epoch ([`Effect::BeginEpoch`]) before anybody is told the new
-//! one, so no record is appended in an epoch that is over.
+//! Invariants: the role is `Offline` as long as the log is not open; else it is `Leader` only if
+//! the newest assignment names this broker, and then as soon as nothing that it began as a follower
+//! changes the log any more. A change of the leader epoch has the log refuse every append of an
+//! older epoch ([`Effect::BeginEpoch`]) before anybody is told the new one, so no record is appended
+//! in an epoch that is over. What was asked of another broker ends with the epoch it was asked in
+//! ([`Effect::Unfollow`]).
 
 use std::fmt;
 
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::{BrokerId, LeaderEpoch, Offset};
 
-use super::leader::{Begin, Eligible, LeaderState, NotEnoughReplicas};
+use super::follower::{Answer, FollowerEffect, FollowerEvent, FollowerState, OwnLog};
+use super::leader::{
+    Begin, BrokerEpoch, Eligible, FollowerFetch, IsrAnswer, LeaderEffect, LeaderState,
+    NotEnoughReplicas,
+};
 use crate::metadata::PartitionState;
 
 /// What happens to a partition.
@@ -23,23 +29,37 @@ use crate::metadata::PartitionState;
 pub(crate) enum Event {
     /// The metadata's newest word on it. One that is older than the last is ignored.
     Assigned(PartitionState),
-    /// Its log is open: up to where it counts, and the high watermark it was closed with.
-    Opened { end: Offset, high_watermark: Offset },
+    /// Its log is open.
+    Opened,
     /// Its log cannot be opened or made now.
     OpenFailed,
     /// `min.insync.replicas` is that now.
     MinInsync(usize),
+    /// The brokers that may be in sync are these now.
+    Eligible(Eligible),
+    /// What was asked of the leader, or begun with the log, has come to that.
+    Follower(FollowerEvent),
+    /// What became of the ISR that was asked for in that epoch.
+    IsrAnswered(LeaderEpoch, IsrAnswer),
+    /// Time has passed.
+    Tick,
     /// Its topic was deleted.
     Gone,
 }
 
 /// What is to be done, in this order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
     /// The log takes no append of an older leader epoch any more.
     BeginEpoch(LeaderEpoch),
     /// The high watermark is that now: store it, and wake who waits for it.
     HighWatermark(Offset),
+    /// Nothing that was asked of another broker is wanted any more.
+    Unfollow,
+    /// As a follower. Never the high watermark.
+    Follow(FollowerEffect),
+    /// Ask the controller for this ISR: see [`LeaderEffect::AskForIsr`].
+    AskForIsr { epoch: LeaderEpoch, isr: Vec<(BrokerId, BrokerEpoch)>, partition_epoch: i32 },
     /// Wake all who wait: what they wait for may never come.
     WakeAll,
     /// The log belongs to nobody any more.
@@ -51,6 +71,13 @@ impl fmt::Display for Effect {
         match self {
             Self::BeginEpoch(epoch) => write!(f, "begin epoch {epoch}"),
             Self::HighWatermark(offset) => write!(f, "high watermark {offset}"),
+            Self::Unfollow => f.write_str("unfollow"),
+            Self::Follow(effect) => effect.fmt(f),
+            Self::AskForIsr { epoch, isr, partition_epoch } => {
+                let (isr, partition_epoch) = (isr.clone(), *partition_epoch);
+                let ask = LeaderEffect::AskForIsr { isr, partition_epoch };
+                write!(f, "in epoch {epoch}: {ask}")
+            }
             Self::WakeAll => f.write_str("wake all"),
             Self::Discard => f.write_str("discard the log"),
         }
@@ -62,23 +89,18 @@ impl fmt::Display for Effect {
 pub(crate) enum Role {
     /// It leads in the epoch of the assignment.
     Leader(LeaderState),
-    /// Another leads, or nobody.
-    Follower,
+    /// Another leads, or nobody; or this broker will, once its log is not changed any more.
+    Follower(FollowerState),
     /// Its log is not open.
     Offline,
 }
 
 /// The log, as far as the role depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OwnLog {
+pub(crate) enum LogState {
     /// Being opened or made.
     Opening,
-    /// `end` counts: it is durable, or appended where the topic opts out.
-    Open {
-        end: Offset,
-        /// `high_watermark <= log end`.
-        high_watermark: Offset,
-    },
+    Open,
     /// Could not be opened or made; tried again.
     Failed,
     /// Its topic was deleted. Nothing follows.
@@ -147,11 +169,20 @@ impl Commit {
 pub(crate) struct Replica {
     me: BrokerId,
     assigned: PartitionState,
+    eligible: Eligible,
     min_insync: usize,
-    /// `replica.lag.time.max.ms`.
-    lag_max_ms: u64,
-    log: OwnLog,
+    times: Times,
+    log: LogState,
     role: Role,
+}
+
+/// What the configuration says of time, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    /// `replica.lag.time.max.ms`.
+    pub(crate) lag_max_ms: u64,
+    /// `replica.fetch.backoff.ms`.
+    pub(crate) backoff_ms: u64,
 }
 
 impl Replica {
@@ -159,13 +190,15 @@ impl Replica {
     pub(crate) fn new(
         me: BrokerId,
         assigned: PartitionState,
+        eligible: Eligible,
         min_insync: usize,
-        lag_max_ms: u64,
+        times: Times,
     ) -> Self {
-        Self { me, assigned, min_insync, lag_max_ms, log: OwnLog::Opening, role: Role::Offline }
+        let (log, role) = (LogState::Opening, Role::Offline);
+        Self { me, assigned, eligible, min_insync, times, log, role }
     }
 
-    pub(crate) fn log(&self) -> OwnLog {
+    pub(crate) fn log(&self) -> LogState {
         self.log
     }
 
@@ -177,6 +210,11 @@ impl Replica {
     /// The epoch in which this broker leads; `None` when it does not.
     pub(crate) fn led_epoch(&self) -> Option<LeaderEpoch> {
         self.leader().map(LeaderState::epoch)
+    }
+
+    /// Whether this broker leads and others have the partition too.
+    pub(crate) fn is_replicated(&self) -> bool {
+        self.leader().is_some() && self.assigned.replicas.len() > 1
     }
 
     /// The epoch in which an append may begin.
@@ -191,7 +229,7 @@ impl Replica {
                 }
                 Ok(leader.epoch())
             }
-            Role::Follower => Err(MayNotAppend::NotLeader),
+            Role::Follower(_) => Err(MayNotAppend::NotLeader),
             Role::Offline => Err(MayNotAppend::Offline),
         }
     }
@@ -209,20 +247,24 @@ impl Replica {
                     Commit::Committed
                 }
             }
-            Role::Leader(_) | Role::Follower => Commit::NotLeader,
-            Role::Offline if self.log == OwnLog::Gone => Commit::Gone,
+            Role::Leader(_) | Role::Follower(_) => Commit::NotLeader,
+            Role::Offline if self.log == LogState::Gone => Commit::Gone,
             Role::Offline => Commit::Offline,
         }
     }
 
-    /// Takes `event` in and gives what is to be done. `log_end` is where the own log ends now, and
-    /// `now_ms` a monotonic clock.
-    pub(crate) fn step(&mut self, event: Event, log_end: Offset, now_ms: u64) -> Vec<Effect> {
-        if self.log == OwnLog::Gone {
-            return if matches!(event, Event::Opened { .. }) {
-                vec![Effect::Discard]
-            } else {
-                Vec::new()
+    /// Takes `event` in and gives what is to be done. `log` is the own log, as soon as it is open,
+    /// and `now_ms` a monotonic clock.
+    pub(crate) fn step<L: OwnLog>(
+        &mut self,
+        event: Event,
+        log: Option<&L>,
+        now_ms: u64,
+    ) -> Vec<Effect> {
+        if self.log == LogState::Gone {
+            return match event {
+                Event::Opened => vec![Effect::Discard],
+                _ => Vec::new(),
             };
         }
         match event {
@@ -231,87 +273,163 @@ impl Replica {
             }
             Event::Assigned(state) => {
                 self.assigned = state;
-                self.take_role(log_end, now_ms)
+                self.take_role(log, now_ms)
             }
-            Event::Opened { end, high_watermark } => {
-                self.log = OwnLog::Open { end, high_watermark };
-                self.take_role(log_end, now_ms)
+            Event::Opened => {
+                self.log = LogState::Open;
+                self.take_role(log, now_ms)
             }
             Event::OpenFailed => {
-                self.log = OwnLog::Failed;
+                self.log = LogState::Failed;
                 Vec::new()
             }
             Event::MinInsync(min_insync) => {
                 self.min_insync = min_insync;
-                let moved = if let Role::Leader(leader) = &mut self.role {
-                    leader.set_min_insync(min_insync)
-                } else {
-                    None
+                let moved = match &mut self.role {
+                    Role::Leader(leader) => leader.set_min_insync(min_insync),
+                    Role::Follower(_) | Role::Offline => None,
                 };
-                self.moved_to(moved).map(Effect::HighWatermark).into_iter().collect()
+                moved.map(Effect::HighWatermark).into_iter().collect()
             }
+            Event::Eligible(eligible) => {
+                self.eligible = eligible.clone();
+                if let Role::Leader(leader) = &mut self.role {
+                    leader.set_eligible(eligible);
+                }
+                Vec::new()
+            }
+            Event::Follower(event) => self.follow(event, log, now_ms),
+            Event::IsrAnswered(epoch, answer) => match &mut self.role {
+                Role::Leader(leader) if leader.epoch() == epoch => {
+                    of_leader(epoch, leader.answered(answer))
+                }
+                _ => Vec::new(),
+            },
+            Event::Tick => self.tick(log, now_ms),
             Event::Gone => {
-                self.log = OwnLog::Gone;
+                self.log = LogState::Gone;
+                let mut effects: Vec<_> = self.unfollow().into_iter().collect();
                 self.role = Role::Offline;
-                vec![Effect::Discard, Effect::WakeAll]
+                effects.extend([Effect::Discard, Effect::WakeAll]);
+                effects
             }
         }
     }
 
-    /// The own log counts up to there: durable, or appended where the topic opts out. Gives the new
-    /// high watermark when it moved.
-    pub(crate) fn counts_up_to(&mut self, counted: Offset) -> Option<Offset> {
-        let OwnLog::Open { end, .. } = &mut self.log else { return None };
-        *end = counted.max(*end);
-        let moved = match &mut self.role {
-            Role::Leader(leader) => leader.own_end(counted),
-            Role::Follower | Role::Offline => None,
-        };
-        self.moved_to(moved)
+    fn unfollow(&self) -> Option<Effect> {
+        let Role::Follower(follower) = &self.role else { return None };
+        follower.leader().map(|_| Effect::Unfollow)
     }
 
-    fn moved_to(&mut self, moved: Option<Offset>) -> Option<Offset> {
-        if let (Some(moved), OwnLog::Open { high_watermark, .. }) = (moved, &mut self.log) {
-            *high_watermark = moved;
+    fn tick<L: OwnLog>(&mut self, log: Option<&L>, now_ms: u64) -> Vec<Effect> {
+        match (&mut self.role, log) {
+            (Role::Leader(leader), Some(log)) => {
+                of_leader(leader.epoch(), leader.tick(log.end(), now_ms))
+            }
+            (Role::Follower(_), Some(_)) => self.follow(FollowerEvent::Tick, log, now_ms),
+            _ => Vec::new(),
         }
-        moved
+    }
+
+    fn follow<L: OwnLog>(
+        &mut self,
+        event: FollowerEvent,
+        log: Option<&L>,
+        now_ms: u64,
+    ) -> Vec<Effect> {
+        let (Role::Follower(follower), Some(own)) = (&mut self.role, log) else {
+            return Vec::new();
+        };
+        let was_changing = follower.is_changing();
+        let mut effects = of_follower(follower.step(event, own, now_ms));
+        // Who is to lead waits for what was begun with its log.
+        if was_changing && !follower.is_changing() && self.assigned.leader == Some(self.me) {
+            effects.extend(self.take_role(log, now_ms));
+        }
+        effects
+    }
+
+    /// A follower asks for records; what it is answered.
+    pub(crate) fn fetched<L: OwnLog>(
+        &mut self,
+        fetch: FollowerFetch,
+        log: Option<&L>,
+        now_ms: u64,
+    ) -> (Answer, Vec<Effect>) {
+        let (Role::Leader(leader), Some(log)) = (&mut self.role, log) else {
+            return (Answer::NotReady, Vec::new());
+        };
+        let (answer, effects) = leader.fetch(fetch, log, now_ms);
+        (answer, of_leader(leader.epoch(), effects))
+    }
+
+    /// A follower counts further than when it fetched last.
+    pub(crate) fn reported<L: OwnLog>(
+        &mut self,
+        by: (BrokerId, BrokerEpoch, LeaderEpoch),
+        counts: Offset,
+        log: Option<&L>,
+        now_ms: u64,
+    ) -> Vec<Effect> {
+        let (Role::Leader(leader), Some(log)) = (&mut self.role, log) else { return Vec::new() };
+        let effects = leader.reported(by, counts, log.end(), now_ms);
+        of_leader(leader.epoch(), effects)
+    }
+
+    /// The own log of a leader counts up to there: durable, or appended where the topic opts out.
+    /// Gives the new high watermark when it moved.
+    pub(crate) fn own_end(&mut self, counted: Offset) -> Option<Offset> {
+        match &mut self.role {
+            Role::Leader(leader) => leader.own_end(counted),
+            Role::Follower(_) | Role::Offline => None,
+        }
     }
 
     /// Becomes what the newest assignment says.
-    fn take_role(&mut self, log_end: Offset, now_ms: u64) -> Vec<Effect> {
-        let OwnLog::Open { end, high_watermark } = self.log else { return Vec::new() };
-        let (epoch, was_led) = (self.assigned.leader_epoch, self.led_epoch());
-        let mut effects = Vec::new();
-        if self.assigned.leader != Some(self.me) {
-            effects.push(Effect::BeginEpoch(epoch));
-            self.role = Role::Follower;
-        } else {
-            let PartitionState { replicas, isr, partition_epoch, .. } = self.assigned.clone();
-            let moved = match &mut self.role {
-                Role::Leader(leader) if leader.epoch() == epoch => {
-                    leader.committed(partition_epoch, &replicas, &isr)
+    fn take_role<L: OwnLog>(&mut self, log: Option<&L>, now_ms: u64) -> Vec<Effect> {
+        let (LogState::Open, Some(log)) = (self.log, log) else { return Vec::new() };
+        let PartitionState { replicas, isr, leader, leader_epoch: epoch, partition_epoch } =
+            self.assigned.clone();
+        let (leads, was_led) = (leader == Some(self.me), self.led_epoch());
+        let mut is_changing = false;
+        match &mut self.role {
+            Role::Leader(leader) if leads && leader.epoch() == epoch => {
+                let moved = leader.committed(partition_epoch, &replicas, &isr);
+                return moved.map(Effect::HighWatermark).into_iter().collect();
+            }
+            Role::Follower(follower) => {
+                is_changing = follower.is_changing();
+                if follower.epoch() == epoch && (!leads || is_changing) {
+                    return Vec::new();
                 }
-                role => {
-                    effects.push(Effect::BeginEpoch(epoch));
-                    let begin = Begin {
-                        me: self.me,
-                        epoch,
-                        partition_epoch,
-                        replicas,
-                        isr,
-                        min_insync: self.min_insync,
-                        lag_max_ms: self.lag_max_ms,
-                        log_end,
-                        high_watermark,
-                        eligible: Eligible::default(),
-                    };
-                    let mut leader = LeaderState::begin(begin, now_ms);
-                    let moved = leader.own_end(end);
-                    *role = Role::Leader(leader);
-                    moved
-                }
+            }
+            Role::Leader(_) | Role::Offline => {}
+        }
+        let mut effects = vec![Effect::BeginEpoch(epoch)];
+        effects.extend(self.unfollow());
+        if leads && !is_changing {
+            let begin = Begin {
+                me: self.me,
+                epoch,
+                partition_epoch,
+                replicas,
+                isr,
+                min_insync: self.min_insync,
+                lag_max_ms: self.times.lag_max_ms,
+                log_end: log.end(),
+                high_watermark: log.high_watermark(),
+                eligible: self.eligible.clone(),
             };
-            effects.extend(self.moved_to(moved).map(Effect::HighWatermark));
+            let mut leader = LeaderState::begin(begin, now_ms);
+            effects.extend(leader.own_end(log.counts()).map(Effect::HighWatermark));
+            self.role = Role::Leader(leader);
+        } else {
+            let leader = leader.filter(|_| !leads);
+            let backoff_ms = self.times.backoff_ms;
+            let (follower, asks) =
+                FollowerState::begin(leader, epoch, backoff_ms, is_changing, log);
+            effects.extend(of_follower(asks));
+            self.role = Role::Follower(follower);
         }
         if was_led.is_some() && self.led_epoch() != was_led {
             effects.push(Effect::WakeAll);
@@ -320,28 +438,69 @@ impl Replica {
     }
 }
 
+fn of_follower(effects: Vec<FollowerEffect>) -> Vec<Effect> {
+    let of_one = |effect| match effect {
+        FollowerEffect::HighWatermark(offset) => Effect::HighWatermark(offset),
+        effect => Effect::Follow(effect),
+    };
+    effects.into_iter().map(of_one).collect()
+}
+
+fn of_leader(epoch: LeaderEpoch, effects: Vec<LeaderEffect>) -> Vec<Effect> {
+    let of_one = |effect| match effect {
+        LeaderEffect::HighWatermark(offset) => Effect::HighWatermark(offset),
+        LeaderEffect::AskForIsr { isr, partition_epoch } => {
+            Effect::AskForIsr { epoch, isr, partition_epoch }
+        }
+    };
+    effects.into_iter().map(of_one).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::replication::transcript::{Line, check};
+    use crate::replication::world::ModelLog;
+
+    const TIMES: Times = Times { lag_max_ms: 30_000, backoff_ms: 1_000 };
 
     /// Broker 1's replica of a partition of three, with `min.insync.replicas=2`.
     fn tell(script: &str) {
-        let mut replica = None;
+        let (mut replica, mut log) = (None, None::<ModelLog>);
         check(script, |line| {
             let event = match line.word() {
                 "assigned" => Event::Assigned(state(line)),
                 "opened" => {
-                    Event::Opened { end: line.number("end"), high_watermark: line.number("hw") }
+                    let epoch = line.find("of").unwrap_or("0");
+                    let mut own: ModelLog =
+                        format!("{epoch}:{}", line.text("end")).parse().unwrap();
+                    own.high_watermark = line.number("hw");
+                    log = Some(own);
+                    Event::Opened
                 }
                 "open-failed" => Event::OpenFailed,
                 "counts" => {
                     let replica: &mut Replica = replica.as_mut().unwrap();
-                    let moved = replica.counts_up_to(line.number("end"));
-                    return moved
-                        .map(|to| Effect::HighWatermark(to).to_string())
-                        .into_iter()
-                        .collect();
+                    let (own, end) = (log.as_mut().unwrap(), line.number("end"));
+                    while own.end() < end {
+                        own.records.push((replica.assigned.leader_epoch, 0));
+                    }
+                    own.durable = end;
+                    let moved = replica.own_end(end).map(Effect::HighWatermark);
+                    return told(moved.as_slice(), log.as_mut());
+                }
+                "diverging" => Event::Follower(FollowerEvent::Answered {
+                    epoch: line.number("in"),
+                    at: line.number("at"),
+                    answer: Answer::Diverging {
+                        epoch: line.number("epoch"),
+                        end: line.number("end"),
+                    },
+                    has_records: false,
+                }),
+                "done" => {
+                    log.as_mut().unwrap().truncate(line.number("end"));
+                    Event::Follower(FollowerEvent::Done)
                 }
                 "min-insync" => Event::MinInsync(line.number("is")),
                 "gone" => Event::Gone,
@@ -360,15 +519,27 @@ mod tests {
                 other => panic!("{other}"),
             };
             let effects = match (&mut replica, event) {
-                (Some(replica), event) => replica.step(event, 0, 0),
+                (Some(replica), event) => replica.step(event, log.as_ref(), 0),
                 (none, Event::Assigned(state)) => {
-                    *none = Some(Replica::new(BrokerId(1), state, 2, 30_000));
+                    let eligible = Eligible::default();
+                    *none = Some(Replica::new(BrokerId(1), state, eligible, 2, TIMES));
                     Vec::new()
                 }
                 (None, event) => panic!("{event:?} before the assignment"),
             };
-            effects.iter().map(ToString::to_string).collect()
+            told(&effects, log.as_mut())
         });
+    }
+
+    fn told(effects: &[Effect], log: Option<&mut ModelLog>) -> Vec<String> {
+        let moved = effects.iter().find_map(|effect| match effect {
+            Effect::HighWatermark(offset) => Some(*offset),
+            _ => None,
+        });
+        if let (Some(log), Some(moved)) = (log, moved) {
+            log.high_watermark = moved;
+        }
+        effects.iter().map(ToString::to_string).collect()
     }
 
     fn state(line: &Line<'_>) -> PartitionState {
@@ -411,16 +582,20 @@ mod tests {
               in epoch 3
             > assigned leader=2 epoch=4 version=1 replicas=1,2,3 isr=1,2,3
               begin epoch 4
+              fetch from broker 2 in epoch 4: at 10 after epoch 0, counts 10
               wake all
             > append acks=all
               NotLeader
+            # Only who is in sync has changed.
+            > assigned leader=2 epoch=4 version=2 replicas=1,2,3 isr=2,3
             # Nobody leads: the same.
-            > assigned leader= epoch=5 version=2 replicas=1,2,3 isr=1
+            > assigned leader= epoch=5 version=3 replicas=1,2,3 isr=1
               begin epoch 5
+              unfollow
             > append acks=1
               NotLeader
             # What had been in sync before is not known to be so in the new epoch.
-            > assigned leader=1 epoch=6 version=3 replicas=1,2,3 isr=1
+            > assigned leader=1 epoch=6 version=4 replicas=1,2,3 isr=1
               begin epoch 6
             > counts end=15
             > append acks=all
@@ -473,12 +648,14 @@ mod tests {
               Waiting
             > assigned leader=2 epoch=4 version=1 replicas=1,2 isr=1,2
               begin epoch 4
+              fetch from broker 2 in epoch 4: at 5 after epoch 3, counts 5
               wake all
             > commit epoch=3 end=6
               NotLeader
             > min-insync is=1
             > assigned leader=1 epoch=5 version=2 replicas=1,2 isr=1
               begin epoch 5
+              unfollow
             > counts end=9
               high watermark 9
             > commit epoch=3 end=6
@@ -536,6 +713,34 @@ mod tests {
             > assigned leader=1 epoch=1 version=1 replicas=1 isr=1
             > append acks=1
               Offline
+            ",
+        );
+    }
+
+    /// A cut that was begun for another leader is carried out whatever the metadata says meanwhile:
+    /// who leads begins with what it leaves.
+    #[test]
+    fn who_is_to_lead_waits_for_what_was_begun_with_its_log() {
+        tell(
+            "
+            > assigned leader=2 epoch=3 version=0 replicas=1,2 isr=1,2
+            > min-insync is=1
+            > opened end=10 hw=4
+              begin epoch 3
+              fetch from broker 2 in epoch 3: at 10 after epoch 0, counts 10
+            > diverging in=3 at=10 epoch=0 end=6
+              truncate to 6
+            > assigned leader=1 epoch=4 version=1 replicas=1,2 isr=1
+              begin epoch 4
+              unfollow
+            > append acks=1
+              NotLeader
+            > assigned leader=1 epoch=4 version=2 replicas=1,2 isr=1
+            > done end=6
+              begin epoch 4
+              high watermark 6
+            > append acks=1
+              in epoch 4
             ",
         );
     }

@@ -37,7 +37,7 @@ async fn replicas_of(env: &Env, dirs: Vec<PathBuf>) -> Result<Arc<ReplicaManager
                 controller.listener.names=CONTROLLER\nlisteners=PLAINTEXT://:9092,CONTROLLER://:9093\nlog.dirs=/nowhere\n";
     let options = LogManagerOptions { reserve_bytes: Some(0), ..LogManagerOptions::new(dirs) };
     let logs = LogManager::open(env.clone(), options).await?;
-    Ok(ReplicaManager::new(env.clone(), Config::parse(text).unwrap(), logs))
+    Ok(ReplicaManager::new(env, Config::parse(text).unwrap(), logs))
 }
 
 fn with_topic(image: &MetadataImage, id: Uuid, partitions: i32) -> Arc<MetadataImage> {

@@ -590,7 +590,7 @@ impl World {
         let broker = &mut self.brokers[of];
         let is_changing = broker.change.is_some();
         let (follower, effects) =
-            FollowerState::begin(state.leader, state.leader_epoch, is_changing, &broker.log);
+            FollowerState::begin(state.leader, state.leader_epoch, 1_000, is_changing, &broker.log);
         broker.role = Role::Follower(follower);
         broker.unanswered.clear();
         self.follow_on(of, effects, Vec::new())

@@ -14,7 +14,11 @@ use crate::replication::Partition;
 /// told of them.
 pub(super) fn read(services: &Services) -> Details {
     let image = services.image();
-    let mut details = Details { brokers: image.live_brokers().count(), ..Details::default() };
+    let mut details = Details {
+        brokers: image.live_brokers().count(),
+        records_lost: services.replicas.outbox().lost(),
+        ..Details::default()
+    };
     let mut left = PARTITIONS_MAX;
     for topic in image.topics() {
         details.topic_count += 1;

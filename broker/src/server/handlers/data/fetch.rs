@@ -2,7 +2,7 @@
 //!
 //! KIPs: 74 (response size), 320 (leader epochs), 516 (topic ids from version 13). No fetch session
 //! (KIP-227) is kept: every answer carries session 0, as a Kafka broker's does whose session cache
-//! is full. Follower fetches are refused: a partition has one replica in this version.
+//! is full. Followers have a way of their own (`replica_fetch`).
 //!
 //! An answer without records says that there are none, so it waits for what was acknowledged before
 //! to be readable, even when `max.wait` is 0: see [`Partition::settle`].
@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
-use letterbox_protocol::fetch::{FetchAnswer, FetchPartitionAnswer, FetchTopicAnswer};
+use letterbox_protocol::fetch::{
+    EpochEndOffset, FetchAnswer, FetchPartitionAnswer, FetchTopicAnswer,
+};
 use letterbox_protocol::model::Offset;
 use letterbox_protocol::produce::TopicKey;
 use letterbox_protocol::{self as protocol, ErrorCode, WireError};
@@ -21,7 +23,7 @@ use letterbox_storage::{ReadResult, Slice};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{SETTLE_MAX, Services};
+use super::{SETTLE_MAX, Services, replica_fetch};
 use crate::replication::{Partition, Ticket, Wanted};
 use crate::request::RequestContext;
 use crate::security::{Operation, Resource};
@@ -70,11 +72,14 @@ pub(crate) struct FetchedTopic {
     pub(crate) partitions: Vec<FetchedPartition>,
 }
 
+#[derive(Clone)]
 pub(crate) struct FetchedPartition {
     pub(crate) index: i32,
     pub(crate) error: ErrorCode,
     pub(crate) high_watermark: Offset,
     pub(crate) log_start_offset: Offset,
+    /// Where a follower's log differs.
+    pub(crate) diverging: Option<EpochEndOffset>,
     pub(crate) records: ReadResult,
 }
 
@@ -114,6 +119,9 @@ pub(crate) async fn fetch(
         };
         return (fetched, Share::new(&services.memory));
     }
+    if replica_fetch::is_of_replica(&request) {
+        return replica_fetch::fetch(services, ctx, request, held).await;
+    }
     let (most, min_bytes, max_wait_ms) =
         (request.max_bytes, request.min_bytes, request.max_wait_ms);
     let read_committed = request.isolation_level == 1;
@@ -129,7 +137,7 @@ pub(crate) async fn fetch(
         topics: &topics,
         notify: Arc::default(),
         tickets: Vec::new(),
-        next_look: Instant::now(),
+        looks: Looks::default(),
     };
     let mut settled = false;
     let (mut fetched, records) = loop {
@@ -179,7 +187,6 @@ fn count_sent(services: &Services, topics: &[AskedTopic], fetched: &Fetched) {
 
 /// Looks up what is asked for.
 fn look_up(services: &Services, ctx: &RequestContext, request: m::FetchRequest) -> Vec<AskedTopic> {
-    let is_follower = request.replica_id.0 >= 0 || request.replica_state.replica_id.0 >= 0;
     let is_by_id = ctx.api_version >= 13;
     let missing =
         if is_by_id { ErrorCode::UnknownTopicId } else { ErrorCode::UnknownTopicOrPartition };
@@ -194,17 +201,11 @@ fn look_up(services: &Services, ctx: &RequestContext, request: m::FetchRequest) 
         };
         // Whether a topic exists is told to whoever may read it. Ids tell nothing.
         let allowed = match said {
-            _ if is_follower => ctx
-                .check(Operation::ClusterAction, Resource::Cluster)
-                .map_err(|_| ErrorCode::TopicAuthorizationFailed),
             Some(said) => ctx.check(Operation::Read, Resource::Topic(said)),
             None => Ok(()),
         };
         let of_partition = |what: FetchPartition| {
             let found = allowed.and_then(|()| {
-                if is_follower {
-                    return Err(ErrorCode::ReplicaNotAvailable);
-                }
                 let hit = hit.ok_or(missing)?;
                 let partition = services.replicas.partition(&hit.id, what.partition)?;
                 partition.check_epoch(what.current_leader_epoch).map(|()| partition)
@@ -227,8 +228,29 @@ struct Registered<'a> {
     notify: Arc<Notify>,
     /// For each of [`found`], or none at all.
     tickets: Vec<Ticket>,
-    /// Not before then is it worth to look at all partitions again.
-    next_look: Instant,
+    looks: Looks,
+}
+
+/// When it is worth to look at all partitions of a request again. When little comes to one that
+/// wants much of many partitions, each append would have all of them looked at: the looks are so
+/// far apart that they take a small part of the time.
+#[derive(Default)]
+pub(super) struct Looks {
+    next: Option<Instant>,
+}
+
+impl Looks {
+    /// Completes when one of so many partitions has moved.
+    pub(super) async fn after(&mut self, moved: &Notify, partitions: usize) {
+        moved.notified().await;
+        if let Some(next) = self.next {
+            tokio::time::sleep_until(next).await;
+        }
+        let partitions = u32::try_from(partitions).unwrap_or(u32::MAX);
+        if partitions > NARROW {
+            self.next = Some(Instant::now() + BETWEEN_LOOKS * partitions);
+        }
+    }
 }
 
 impl Registered<'_> {
@@ -244,16 +266,9 @@ impl Registered<'_> {
         !moved
     }
 
-    /// Completes when one of the partitions has moved. When little comes to a request that wants
-    /// much of many partitions, each append would have all of them looked at: the looks are so far
-    /// apart that they take a small part of the time.
+    /// Completes when one of the partitions has moved.
     async fn moved(&mut self) {
-        self.notify.notified().await;
-        tokio::time::sleep_until(self.next_look).await;
-        let partitions = u32::try_from(self.tickets.len()).unwrap_or(u32::MAX);
-        if partitions > NARROW {
-            self.next_look = Instant::now() + BETWEEN_LOOKS * partitions;
-        }
+        self.looks.after(&self.notify, self.tickets.len()).await;
     }
 
     fn give_up(&mut self) {
@@ -338,6 +353,7 @@ async fn gather(
                 error,
                 high_watermark: -1,
                 log_start_offset: -1,
+                diverging: None,
                 records: ReadResult::default(),
             });
             failed |= fetched.error != ErrorCode::None;
@@ -381,6 +397,7 @@ async fn one(
         error,
         high_watermark: shown.high_watermark,
         log_start_offset: shown.log_start_offset,
+        diverging: None,
         records,
     })
 }
@@ -409,7 +426,7 @@ pub(crate) fn encode(
                 high_watermark: partition.high_watermark,
                 last_stable_offset: partition.high_watermark,
                 log_start_offset: partition.log_start_offset,
-                diverging_epoch: None,
+                diverging_epoch: partition.diverging,
                 current_leader: None,
                 snapshot_id: None,
                 aborted_transactions: (read_committed && !failed).then(Vec::new),

@@ -1,0 +1,263 @@
+//! Fetching from one leader, for all partitions that follow it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kafka_protocol::messages as m;
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ReplicaState};
+use kafka_protocol::messages::fetch_response::PartitionData;
+use letterbox_env::BoxFuture;
+use letterbox_protocol::ErrorCode;
+use letterbox_protocol::model::{BrokerId, TopicId};
+use letterbox_protocol::replica::{self, Standing};
+use tokio::sync::Notify;
+use tokio::time::{Duration, Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::peer::{Peer, PeerError};
+use super::{Me, Shared};
+use crate::replication::fetcher::{
+    FetchSession, Fetcher, FetcherEffect, FetcherEvent, Key, Position,
+};
+use crate::replication::follower::Answer;
+
+/// Bytes that are appended before other tasks have a turn.
+const APPENDED_AT_ONCE: usize = 256 << 10;
+
+/// A request's end: the connection, unless it was given up, and what came.
+type Ended = (Option<Peer>, Result<m::FetchResponse, PeerError>);
+
+/// The task.
+pub(super) struct Fetching {
+    shared: Arc<Shared>,
+    leader: BrokerId,
+    news: Arc<Notify>,
+    fetcher: Fetcher,
+    peer: Option<Peer>,
+    under_way: Option<BoxFuture<'static, Ended>>,
+    /// Nothing is sent before; then the fetcher is told the time.
+    wait_until_ms: Option<u64>,
+    /// It was said that the leader cannot be reached.
+    has_failed: bool,
+}
+
+impl Fetching {
+    pub(super) fn new(shared: Arc<Shared>, leader: BrokerId, news: Arc<Notify>) -> Self {
+        let backoff_ms = shared.config.number("replica.fetch.backoff.ms");
+        let fetcher = Fetcher::new(u64::try_from(backoff_ms).unwrap_or(0));
+        let (peer, under_way, wait_until_ms) = (None, None, None);
+        Self { shared, leader, news, fetcher, peer, under_way, wait_until_ms, has_failed: false }
+    }
+
+    /// Goes on until `stop`.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        loop {
+            self.take_news();
+            let due = self.wait_until_ms.map(|until_ms| self.instant(until_ms));
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                ended = async {
+                    match &mut self.under_way {
+                        Some(under_way) => under_way.await,
+                        None => std::future::pending().await,
+                    }
+                } => {
+                    self.under_way = None;
+                    self.ended(ended).await;
+                }
+                () = self.news.notified() => {}
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    self.wait_until_ms = None;
+                    self.step(FetcherEvent::Tick);
+                }
+            }
+        }
+    }
+
+    /// What partitions want now.
+    fn take_news(&mut self) {
+        for (key, position) in self.shared.replicas.outbox().take_fetches(self.leader) {
+            self.step(match position {
+                Some(position) => FetcherEvent::Wants(key, position),
+                None => FetcherEvent::Gone(key),
+            });
+        }
+    }
+
+    fn instant(&self, at_ms: u64) -> Instant {
+        let wait_ms = at_ms.saturating_sub(self.shared.replicas.now_ms());
+        Instant::now() + Duration::from_millis(wait_ms)
+    }
+
+    /// Gives the partitions that are to be told.
+    fn step(&mut self, event: FetcherEvent) -> Vec<(Key, Position)> {
+        let now_ms = self.shared.replicas.now_ms();
+        let mut told = Vec::new();
+        for effect in self.fetcher.step(event, now_ms) {
+            match effect {
+                FetcherEffect::Send(session) => self.send(&session),
+                FetcherEffect::Tell(key, position) => told.push((key, position)),
+                FetcherEffect::WaitUntil(until_ms) => self.wait_until_ms = Some(until_ms),
+            }
+        }
+        told
+    }
+
+    fn send(&mut self, session: &FetchSession) {
+        let (shared, leader, peer) = (self.shared.clone(), self.leader, self.peer.take());
+        let request = self.request(session);
+        self.under_way = Some(Box::pin(async move {
+            let connected = match peer {
+                Some(peer) => Ok(peer),
+                None => Peer::connect(&shared, leader).await,
+            };
+            match connected {
+                Ok(mut peer) => {
+                    let answer = peer.fetch(&shared, request).await;
+                    (answer.is_ok().then_some(peer), answer)
+                }
+                Err(error) => (None, Err(error)),
+            }
+        }));
+    }
+
+    async fn ended(&mut self, (peer, answer): Ended) {
+        self.peer = peer;
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) => {
+                if !std::mem::replace(&mut self.has_failed, true) {
+                    warn!(leader = %self.leader, %error, "cannot fetch from the leader; trying again");
+                }
+                self.step(FetcherEvent::Failed);
+                return;
+            }
+        };
+        if std::mem::take(&mut self.has_failed) {
+            info!(leader = %self.leader, "fetching from the leader again");
+        }
+        match ErrorCode::from_code(answer.error_code) {
+            Some(ErrorCode::None) => self.take_answer(answer).await,
+            Some(ErrorCode::FetchSessionIdNotFound | ErrorCode::InvalidFetchSessionEpoch) => {
+                self.step(FetcherEvent::SessionLost);
+            }
+            error => {
+                warn!(leader = %self.leader, ?error, "the leader refuses a fetch; trying again");
+                self.step(FetcherEvent::Failed);
+            }
+        }
+    }
+
+    /// Gives the partitions what came for them, and asks for more when they have looked at it.
+    async fn take_answer(&mut self, answer: m::FetchResponse) {
+        let session = answer.session_id;
+        let mut of_partitions: BTreeMap<Key, (Answer, Bytes)> = BTreeMap::new();
+        for topic in answer.responses {
+            for partition in topic.partitions {
+                let key = (topic.topic_id, partition.partition_index);
+                if self.is_news(&key, &partition) {
+                    let records = partition.records.clone().unwrap_or_default();
+                    of_partitions.insert(key, (said(&partition), records));
+                }
+            }
+        }
+        let about = of_partitions.keys().copied().collect();
+        let told = self.step(FetcherEvent::Answered { session, about });
+        let mut appended = 0;
+        for (key, position) in told {
+            let Some((answer, records)) = of_partitions.remove(&key) else { continue };
+            let Some(partition) = self.shared.replicas.hosted(&key) else { continue };
+            partition.answered(&position, answer, &records);
+            appended += records.len();
+            if appended > APPENDED_AT_ONCE {
+                appended = 0;
+                tokio::task::yield_now().await;
+            }
+        }
+        self.take_news();
+        self.step(FetcherEvent::Told);
+    }
+
+    /// Whether the partition has something to look at.
+    fn is_news(&self, key: &Key, said: &PartitionData) -> bool {
+        let has_records = said.records.as_ref().is_some_and(|records| !records.is_empty());
+        if has_records || said.error_code != 0 || is_diverging(said) {
+            return true;
+        }
+        let hosted = self.shared.replicas.hosted(key);
+        let log = hosted.as_ref().and_then(|partition| partition.log().ok());
+        log.is_none_or(|log| {
+            let known = log.high_watermark();
+            said.high_watermark.min(log.end_offset()) > known
+                || said.log_start_offset.min(known) > log.start_offset()
+        })
+    }
+
+    fn request(&self, session: &FetchSession) -> m::FetchRequest {
+        let config = &self.shared.config;
+        let number = |key| i32::try_from(config.number(key)).unwrap_or(i32::MAX);
+        let partition_max_bytes = number("replica.fetch.max.bytes");
+        let mut topics: BTreeMap<TopicId, Vec<FetchPartition>> = BTreeMap::new();
+        for ((topic, index), position) in &session.asks {
+            let hosted = self.shared.replicas.hosted(&(*topic, *index));
+            let log = hosted.as_ref().and_then(|partition| partition.log().ok());
+            let (start, high_watermark) =
+                log.map_or((-1, -1), |log| (log.start_offset(), log.high_watermark()));
+            let mut asked = FetchPartition::default()
+                .with_partition(*index)
+                .with_current_leader_epoch(position.epoch)
+                .with_fetch_offset(position.at)
+                .with_last_fetched_epoch(position.last_epoch)
+                .with_log_start_offset(start)
+                .with_partition_max_bytes(partition_max_bytes);
+            let standing = Standing { counts: position.counts, high_watermark };
+            replica::put_standing(&mut asked.unknown_tagged_fields, standing);
+            topics.entry(*topic).or_default().push(asked);
+        }
+        as_replica(self.shared.me, topics)
+            .with_max_wait_ms(number("replica.fetch.wait.max.ms"))
+            .with_min_bytes(number("replica.fetch.min.bytes"))
+            .with_max_bytes(number("replica.fetch.response.max.bytes"))
+            .with_session_id(session.id)
+            .with_session_epoch(session.epoch)
+    }
+}
+
+/// A request that says who asks.
+pub(super) fn as_replica(
+    me: Me,
+    topics: BTreeMap<TopicId, Vec<FetchPartition>>,
+) -> m::FetchRequest {
+    let state =
+        ReplicaState::default().with_replica_id(m::BrokerId(me.id.0)).with_replica_epoch(me.epoch);
+    let topics = topics.into_iter().map(|(id, partitions)| {
+        FetchTopic::default().with_topic_id(id).with_partitions(partitions)
+    });
+    let mut request =
+        m::FetchRequest::default().with_replica_state(state).with_topics(topics.collect());
+    replica::put_incarnation(&mut request.unknown_tagged_fields, me.incarnation);
+    request
+}
+
+fn is_diverging(said: &PartitionData) -> bool {
+    said.diverging_epoch.end_offset >= 0
+}
+
+fn said(partition: &PartitionData) -> Answer {
+    let (high_watermark, leader_start) = (partition.high_watermark, partition.log_start_offset);
+    match ErrorCode::from_code(partition.error_code) {
+        Some(ErrorCode::None) if is_diverging(partition) => {
+            let diverging = &partition.diverging_epoch;
+            Answer::Diverging { epoch: diverging.epoch, end: diverging.end_offset }
+        }
+        Some(ErrorCode::None) => Answer::Records { high_watermark, leader_start },
+        Some(ErrorCode::OffsetOutOfRange) if leader_start >= 0 => {
+            Answer::OutOfRange { leader_start, leader_end: high_watermark }
+        }
+        Some(ErrorCode::FencedLeaderEpoch) => Answer::Fenced,
+        _ => Answer::NotReady,
+    }
+}

@@ -1,0 +1,80 @@
+//! Telling one leader up to where its followers here count, as soon as the disk has synced: while
+//! all that they have was fetched, their fetch is parked there and says nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kafka_protocol::messages as m;
+use kafka_protocol::messages::fetch_request::FetchPartition;
+use letterbox_protocol::model::{BrokerId, TopicId};
+use letterbox_protocol::replica::{self, Standing};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::Shared;
+use super::fetching::as_replica;
+use super::peer::Peer;
+
+/// Goes on until `stop`. Reports of all partitions that come while one is under way are the next.
+/// One that is lost is not repeated: the next fetch says the same.
+pub(super) async fn report(
+    shared: Arc<Shared>,
+    leader: BrokerId,
+    news: Arc<Notify>,
+    stop: CancellationToken,
+) {
+    let mut peer = None;
+    loop {
+        let request = request(&shared, leader);
+        let work = async {
+            match request {
+                Some(request) => {
+                    if let Err(error) = send(&shared, leader, &mut peer, request).await {
+                        peer = None;
+                        debug!(%leader, %error, "a report to the leader is lost");
+                    }
+                }
+                None => news.notified().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = work => {}
+        }
+    }
+}
+
+fn request(shared: &Shared, leader: BrokerId) -> Option<m::FetchRequest> {
+    let reports = shared.replicas.outbox().take_reports(leader);
+    let mut topics: BTreeMap<TopicId, Vec<FetchPartition>> = BTreeMap::new();
+    for ((topic, index), (epoch, counts)) in reports {
+        let mut said = FetchPartition::default()
+            .with_partition(index)
+            .with_current_leader_epoch(epoch)
+            .with_fetch_offset(counts);
+        let standing = Standing { counts, high_watermark: -1 };
+        replica::put_standing(&mut said.unknown_tagged_fields, standing);
+        topics.entry(topic).or_default().push(said);
+    }
+    if topics.is_empty() {
+        return None;
+    }
+    let mut request = as_replica(shared.me, topics).with_session_epoch(-1);
+    replica::put_reports(&mut request.unknown_tagged_fields);
+    Some(request)
+}
+
+async fn send(
+    shared: &Shared,
+    leader: BrokerId,
+    peer: &mut Option<Peer>,
+    request: m::FetchRequest,
+) -> Result<(), super::peer::PeerError> {
+    let connected = match peer.take() {
+        Some(peer) => peer,
+        None => Peer::connect(shared, leader).await?,
+    };
+    peer.insert(connected).fetch(shared, request).await.map(drop)
+}

@@ -1,0 +1,104 @@
+//! What the brokers of a cluster say to one another in Fetch beyond Kafka's schema.
+//!
+//! Tagged fields of our own (KIP-482), which everybody else ignores. Their numbers are far from
+//! those that Kafka gives out, which begin at 0.
+
+use std::collections::BTreeMap;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use uuid::Uuid;
+
+use super::model::Offset;
+
+/// The tagged fields of a message, as the codec has them.
+pub type Tags = BTreeMap<i32, Bytes>;
+
+/// Of a request: the incarnation of the broker that asks, 16 bytes.
+const INCARNATION: i32 = 10_000;
+/// Of a request: it reports, and asks for nothing. Empty.
+const REPORTS: i32 = 10_001;
+/// Of a partition in a request: see [`Standing`], 16 bytes.
+const STANDING: i32 = 10_002;
+
+/// How far a follower is with a partition, beside where its log ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Up to where its log counts: on stable storage, unless the topic opts out.
+    pub counts: Offset,
+    /// The high watermark, as it knows it.
+    pub high_watermark: Offset,
+}
+
+/// Says which registration of a broker asks: known from the metadata log alone, so that no client
+/// passes for a replica.
+pub fn put_incarnation(tags: &mut Tags, incarnation: Uuid) {
+    tags.insert(INCARNATION, Bytes::copy_from_slice(incarnation.as_bytes()));
+}
+
+/// See [`put_incarnation`].
+#[must_use]
+pub fn incarnation(tags: &Tags) -> Option<Uuid> {
+    Uuid::from_slice(tags.get(&INCARNATION)?).ok()
+}
+
+/// Says that the request reports how far partitions count, and asks for no records.
+pub fn put_reports(tags: &mut Tags) {
+    tags.insert(REPORTS, Bytes::new());
+}
+
+/// See [`put_reports`].
+#[must_use]
+pub fn reports(tags: &Tags) -> bool {
+    tags.contains_key(&REPORTS)
+}
+
+/// Says how far the follower is.
+pub fn put_standing(tags: &mut Tags, standing: Standing) {
+    let mut bytes = BytesMut::with_capacity(16);
+    bytes.put_i64(standing.counts);
+    bytes.put_i64(standing.high_watermark);
+    tags.insert(STANDING, bytes.freeze());
+}
+
+/// See [`put_standing`].
+#[must_use]
+pub fn standing(tags: &Tags) -> Option<Standing> {
+    let mut bytes: &[u8] = tags.get(&STANDING).filter(|bytes| bytes.len() == 16)?;
+    Some(Standing { counts: bytes.get_i64(), high_watermark: bytes.get_i64() })
+}
+
+#[cfg(test)]
+mod tests {
+    use kafka_protocol::messages::FetchRequest;
+    use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+
+    use super::*;
+    use crate::{Request, check_request, decode_checked_request, encode_request};
+
+    #[test]
+    fn what_a_follower_says_passes_the_door_and_is_read_back() {
+        let standing = Standing { counts: 5, high_watermark: -1 };
+        let mut partition = FetchPartition::default();
+        put_standing(&mut partition.unknown_tagged_fields, standing);
+        let topic = FetchTopic::default().with_partitions(vec![partition]);
+        let mut request = FetchRequest::default().with_topics(vec![topic]);
+        put_incarnation(&mut request.unknown_tagged_fields, Uuid::from_u128(7));
+        put_reports(&mut request.unknown_tagged_fields);
+        let frame = encode_request(1, Some("c"), 17, &request.into()).unwrap().slice(4..);
+        let header = check_request(&frame).unwrap();
+        let body = frame.slice(header.body_offset..);
+        let Ok(Request::Fetch(read)) = decode_checked_request(1, 17, body) else { unreachable!() };
+        let tags = &read.unknown_tagged_fields;
+        assert_eq!((incarnation(tags), reports(tags)), (Some(Uuid::from_u128(7)), true));
+        let partition = &read.topics[0].partitions[0];
+        assert_eq!(self::standing(&partition.unknown_tagged_fields), Some(standing));
+    }
+
+    #[test]
+    fn what_is_not_as_it_should_be_says_nothing() {
+        let tags = Tags::from([(STANDING, Bytes::from_static(b"short"))]);
+        assert_eq!(standing(&tags), None);
+        let tags = Tags::from([(INCARNATION, Bytes::from_static(b"short"))]);
+        assert_eq!((incarnation(&tags), reports(&tags)), (None, false));
+    }
+}
