@@ -244,9 +244,9 @@ fn three_processes_form_a_cluster_and_outlive_the_end_of_each_of_them() {
         let id = letterbox_protocol::model::encode_uuid(voter.replica_directory_id);
         assert!(properties.contains(&format!("directory.id={id}")), "{properties}");
     }
-    let (error, message) = create(&mut nodes[&leader].connect(), "three", 3);
+    let (error, message) = create(&mut nodes[&leader].connect(), "four", 4);
     assert_eq!(error, INVALID_REPLICATION_FACTOR);
-    assert!(message.contains("this version keeps 1 replica(s)"), "{message}");
+    assert!(message.contains("only 3 broker(s) are registered"), "{message}");
 
     // First the one that leads is killed, while topics are made at another; then one that does not.
     let mut topics = Vec::new();

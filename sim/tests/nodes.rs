@@ -18,63 +18,28 @@ use kafka_protocol::messages as m;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::describe_quorum_request::{PartitionData, TopicData};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
-use kafka_protocol::protocol::StrBytes;
 use letterbox_env::{BoxStream, Disk as _, Env};
-use letterbox_protocol::{Request, Response, decode_response, encode_request};
+use letterbox_protocol::{Request, Response};
 use letterbox_sim::check::{Checker, Demands};
 use letterbox_sim::cluster::Cluster;
 use letterbox_sim::disk::Fault;
 use letterbox_sim::history::{Action, Event, History, Phase};
 use letterbox_sim::rng::Rng;
 use letterbox_sim::{seeds, workload};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
 
-use common::{DATA, NODES, node, show_log};
+use common::{DATA, NODES, PATIENCE, ask, connect, name, node, show_log};
 
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 const REQUEST_TIMED_OUT: i16 = 7;
 const COORDINATOR_LOAD_IN_PROGRESS: i16 = 14;
 const NOT_CONTROLLER: i16 = 41;
 
-/// How long a cluster may take for anything that nothing is in the way of.
-const PATIENCE: Duration = Duration::from_secs(30);
-
 fn cluster(seed: u64) -> Cluster {
     show_log();
     let mut cluster = Cluster::new(seed);
     (1..).zip(NODES).for_each(|(id, name)| cluster.host(name, node(id)));
     cluster
-}
-
-/// A connection to a node that serves.
-async fn connect(env: &Env, name: &str) -> BoxStream {
-    loop {
-        if let Ok(Ok(mut stream)) = timeout(PATIENCE, env.net.connect(name, 9092)).await
-            && ask(&mut stream, 0, m::ApiVersionsRequest::default()).await.is_some()
-        {
-            return stream;
-        }
-        sleep(Duration::from_millis(50)).await;
-    }
-}
-
-/// The answer to `request`; `None` when the connection ends before.
-async fn ask(
-    stream: &mut BoxStream,
-    version: i16,
-    request: impl Into<Request>,
-) -> Option<Response> {
-    let request = request.into();
-    let frame = encode_request(7, Some("t"), version, &request).unwrap();
-    stream.write_all(&frame).await.ok()?;
-    let mut answer = vec![0; usize::try_from(stream.read_i32().await.ok()?).unwrap()];
-    stream.read_exact(&mut answer).await.ok()?;
-    Some(decode_response(request.api_key(), version, answer.into()).unwrap().1)
-}
-
-fn name(text: &str) -> m::TopicName {
-    m::TopicName(StrBytes::from_string(text.to_owned()))
 }
 
 fn create(topic: &str, timeout_ms: i32) -> m::CreateTopicsRequest {

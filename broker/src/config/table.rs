@@ -559,5 +559,5 @@ pub const KEYS: &[Key] = &[
     idle("transaction.two.phase.commit.enable", Kind::Bool, "false", Effect::None(TRANSACTIONS)),
     idle("transactional.id.expiration.ms", Kind::Int(1, I32), "604800000", Effect::None(TRANSACTIONS)),
     idle("unclean.leader.election.enable", Kind::Bool, "false", Effect::None(ONE_BROKER)).dynamic(),
-    key("unstable.several.nodes.enable", Kind::Bool, "false", "Lets three or five nodes form a cluster (controller.quorum.voters), for trial: each partition has one replica, and voters can be neither added nor replaced: one that loses its disk stays out. Letterbox's own key."),
+    key("unstable.several.nodes.enable", Kind::Bool, "false", "Lets three or five nodes form a cluster (controller.quorum.voters), for trial: voters can be neither added nor replaced, and one that loses its disk stays out. Letterbox's own key."),
 ];

@@ -279,8 +279,8 @@ fn tell_warnings(config: &Config) {
     }
     if config.voters.len() > 1 {
         warn!(
-            "this version keeps one replica of each partition: while a broker is down, the \
-             partitions on it cannot be used"
+            "clusters of several nodes are for trial in this version: what is known to be wrong \
+             or missing is in docs/known-faults.md"
         );
     }
     if config.advertises_localhost() {

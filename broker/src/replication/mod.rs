@@ -24,9 +24,6 @@ pub mod waiters;
 #[cfg(test)]
 mod world;
 
-/// How many replicas of each partition this version keeps.
-pub(crate) const REPLICAS_MAX: usize = 1;
-
 pub use manager::ReplicaManager;
 pub use partition::{Acks, AppendRefused, Appended, Partition, Within};
 pub use read::{Shown, Wanted};

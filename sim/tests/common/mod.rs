@@ -1,11 +1,19 @@
 //! What the tests of the broker under simulation share: its start, and the log of a failing run.
 #![allow(dead_code, reason = "not every test program uses all of it")]
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::future::Future;
+use std::time::Duration;
 
+use kafka_protocol::messages as m;
+use kafka_protocol::protocol::StrBytes;
 use letterbox_broker::config::Config;
 use letterbox_broker::node::Node;
+use letterbox_env::{BoxStream, Env};
+use letterbox_protocol::{Request, Response, decode_response, encode_request};
 use letterbox_sim::cluster::{Exit, Process};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{sleep, timeout};
 
 /// The name of the one broker's machine. It listens on port 9092.
 pub(crate) const BROKER: &str = "broker-0";
@@ -29,9 +37,18 @@ pub(crate) fn broker(
 /// The machines of a cluster of three. Each listens on port 9092, and on 9093 for the others.
 pub(crate) const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
 
-/// The software of the machine `NODES[id - 1]`: a broker and controller.
+/// The software of the machine `NODES[id - 1]`: a broker and controller, whose topics have one
+/// replica unless they ask for more.
 pub(crate) fn node(
     id: usize,
+) -> impl Fn(Process) -> std::pin::Pin<Box<dyn Future<Output = Exit>>> + 'static {
+    node_with(id, "offsets.topic.replication.factor=1")
+}
+
+/// As [`node`], with `more` lines of configuration.
+pub(crate) fn node_with(
+    id: usize,
+    more: &str,
 ) -> impl Fn(Process) -> std::pin::Pin<Box<dyn Future<Output = Exit>>> + 'static {
     let voters: Vec<_> = (1..).zip(NODES).map(|(id, name)| format!("{id}@{name}:9093")).collect();
     let text = format!(
@@ -40,11 +57,44 @@ pub(crate) fn node(
          advertised.listeners=PLAINTEXT://{}:9092\nlog.dirs={DATA}\nadmin.listener=none\n\
          unstable.several.nodes.enable=true\nbroker.session.timeout.ms=3000\n\
          broker.heartbeat.interval.ms=500\ngroup.initial.rebalance.delay.ms=0\n\
-         offsets.topic.num.partitions=3\noffsets.topic.replication.factor=1\n",
+         offsets.topic.num.partitions=3\n{more}\n",
         voters.join(","),
         NODES[id - 1],
     );
     move |process| Box::pin(run(process, text.clone()))
+}
+
+/// How long a cluster may take for anything that nothing is in the way of.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A connection to a node that serves.
+pub(crate) async fn connect(env: &Env, name: &str) -> BoxStream {
+    loop {
+        if let Ok(Ok(mut stream)) = timeout(PATIENCE, env.net.connect(name, 9092)).await
+            && ask(&mut stream, 0, m::ApiVersionsRequest::default()).await.is_some()
+        {
+            return stream;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// The answer to `request`; `None` when the connection ends before.
+pub(crate) async fn ask(
+    stream: &mut BoxStream,
+    version: i16,
+    request: impl Into<Request>,
+) -> Option<Response> {
+    let request = request.into();
+    let frame = encode_request(7, Some("t"), version, &request).unwrap();
+    stream.write_all(&frame).await.ok()?;
+    let mut answer = vec![0; usize::try_from(stream.read_i32().await.ok()?).unwrap()];
+    stream.read_exact(&mut answer).await.ok()?;
+    Some(decode_response(request.api_key(), version, answer.into()).unwrap().1)
+}
+
+pub(crate) fn name(text: &str) -> m::TopicName {
+    m::TopicName(StrBytes::from_string(text.to_owned()))
 }
 
 async fn run(process: Process, text: String) -> Exit {

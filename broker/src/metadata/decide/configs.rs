@@ -41,11 +41,6 @@ pub trait ConfigRules: Send + Sync {
     /// The inherited value of a key whose type is a list, comma separated; `None` when it is not a
     /// list. What is appended or subtracted starts from there when nothing is set.
     fn list_default(&self, scope: ConfigScope, key: &str) -> Option<String>;
-
-    /// How many replicas a partition may have.
-    fn replicas_max(&self) -> usize {
-        usize::MAX
-    }
 }
 
 /// AlterConfigs and IncrementalAlterConfigs (KIP-339).

@@ -98,7 +98,6 @@ impl CreateTopics {
         names::check_free(&draft.image, &topic.name)?;
         let configs = check_configs(topic, context)?;
         let assignments = self.assign(&topic.placement, &draft.image, *partitions_left, context)?;
-        check_replicas(&assignments, context.rules.replicas_max())?;
         let id = context.new_topic_id(&draft.image);
         let mut records = vec![MetadataRecord::Topic(TopicRecord { name: topic.name.clone(), id })];
         for (partition, replicas) in (0i32..).zip(&assignments) {
@@ -152,20 +151,6 @@ impl CreateTopics {
         let factor = if factor == -1 { self.default_replication_factor } else { factor };
         let count = bounded_count(partitions, partitions_left)?;
         Placement::of(image).place(count, factor, context.random_u64())
-    }
-}
-
-fn check_replicas(assignments: &[Vec<BrokerId>], max: usize) -> ItemResult<()> {
-    match assignments.iter().map(Vec::len).find(|replicas| *replicas > max) {
-        None => Ok(()),
-        Some(replicas) => Err(ApiError::new(
-            ErrorCode::InvalidReplicationFactor,
-            format!(
-                "Unable to replicate the partition {replicas} time(s): this version keeps {max} \
-                 replica(s) of each partition. Ask for a replication factor of {max}; where none \
-                 is asked for, the brokers' default.replication.factor counts."
-            ),
-        )),
     }
 }
 

@@ -29,7 +29,6 @@ use crate::metadata::decide::{
     AlterConfigs, ConfigOp, ConfigRules, ConfigScope, ResourceAlteration, validate_topic_name,
 };
 use crate::metadata::{ApiError, ConfigResource, Configs};
-use crate::replication::REPLICAS_MAX;
 use crate::request::RequestContext;
 use crate::security::{Operation, Resource};
 use crate::server::changes::Within;
@@ -593,10 +592,6 @@ impl ConfigRules for Rules {
                 }
             }),
         }
-    }
-
-    fn replicas_max(&self) -> usize {
-        REPLICAS_MAX
     }
 
     fn list_default(&self, scope: ConfigScope, key: &str) -> Option<String> {

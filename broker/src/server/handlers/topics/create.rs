@@ -22,7 +22,6 @@ use crate::metadata::ApiError;
 use crate::metadata::decide::{
     CreateTopics, CreatedTopic, NewTopic, TopicPlacement, is_internal_topic,
 };
-use crate::replication::REPLICAS_MAX;
 use crate::request::RequestContext;
 use crate::security::{Operation, Resource};
 use crate::server::changes::Within;
@@ -226,7 +225,9 @@ pub(crate) async fn ensure(
 }
 
 fn offsets_topic(services: &Services) -> NewTopic {
-    let brokers = services.image().live_brokers().count().clamp(1, REPLICAS_MAX);
+    // A broker alone has one, whatever Kafka's default says; where some are down the topic has to
+    // wait for them, or it would have too few for ever.
+    let brokers = services.config.voters.len().max(1);
     let wanted =
         usize::try_from(services.config.number("offsets.topic.replication.factor")).unwrap_or(1);
     let partitions =

@@ -1,0 +1,238 @@
+//! Three whole nodes under one seed, each partition with three replicas: whatever happens to nodes,
+//! links and disks, nothing that was acknowledged is lost, doubled or moved, and once everything is
+//! healed all replicas are the same and in sync.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod common;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use kafka_protocol::messages as m;
+use kafka_protocol::messages::metadata_response::MetadataResponsePartition;
+use letterbox_env::{Disk as _, Env};
+use letterbox_protocol::Response;
+use letterbox_sim::check::{Checker, Demands};
+use letterbox_sim::cluster::Cluster;
+use letterbox_sim::history::{Action, Event, History, Phase};
+use letterbox_sim::rng::Rng;
+use letterbox_sim::{seeds, workload};
+use tokio::time::{sleep, timeout};
+
+use common::{DATA, NODES, PATIENCE, ask, connect, node_with, show_log};
+
+const TOPIC: &str = "orders";
+const PARTITIONS: i32 = 3;
+const FAULTS: u64 = 8;
+
+fn cluster(seed: u64) -> Cluster {
+    show_log();
+    let mut cluster = Cluster::new(seed);
+    let more = "default.replication.factor=3\nmin.insync.replicas=2\n\
+                offsets.topic.replication.factor=3\nreplica.lag.time.max.ms=2000\n\
+                replica.socket.timeout.ms=1000\nreplica.fetch.backoff.ms=200";
+    (1..).zip(NODES).for_each(|(id, name)| cluster.host(name, node_with(id, more)));
+    cluster
+}
+
+/// The partitions of every topic, as `at` tells of them.
+async fn partitions(env: &Env, at: &str) -> Option<Vec<MetadataResponsePartition>> {
+    let mut stream = timeout(Duration::from_secs(5), connect(env, at)).await.ok()?;
+    let request = m::MetadataRequest::default().with_topics(None);
+    let asked = ask(&mut stream, 9, request);
+    let Ok(Some(Response::Metadata(told))) = timeout(Duration::from_secs(5), asked).await else {
+        return None;
+    };
+    (told.brokers.len() == NODES.len())
+        .then(|| told.topics.into_iter().flat_map(|topic| topic.partitions).collect())
+}
+
+/// One fault, and what it is called.
+fn break_something(cluster: &mut Cluster, rng: &mut Rng) -> (Vec<&'static str>, &'static str) {
+    let name = NODES[rng.index(3)];
+    let other = NODES[(NODES.iter().position(|node| *node == name).unwrap() + 1) % 3];
+    match rng.below(10) {
+        0 | 1 => {
+            cluster.power_cut(name);
+            (vec![name], "power cut")
+        }
+        2 => {
+            NODES.into_iter().for_each(|name| cluster.power_cut(name));
+            (NODES.to_vec(), "power cut of all")
+        }
+        3 | 4 => {
+            cluster.kill(name);
+            (vec![name], "kill")
+        }
+        5 => {
+            assert!(cluster.stop(name, PATIENCE), "{name} does not stop");
+            (vec![name], "stop")
+        }
+        6 => {
+            cluster.cut(name, other);
+            (vec![name], "cut")
+        }
+        7 => {
+            cluster.cut_one_way(name, other);
+            (vec![name], "cut of one way")
+        }
+        8 => {
+            NODES.into_iter().filter(|node| *node != name).for_each(|node| cluster.cut(name, node));
+            (vec![name], "isolation")
+        }
+        _ => {
+            cluster.disk(name).set_slow(Duration::from_millis(rng.between(20, 400)));
+            (vec![name], "slow disk")
+        }
+    }
+}
+
+/// Everything goes on. No node ended by itself but those whose power failed.
+fn heal(cluster: &mut Cluster, unplugged: &mut BTreeSet<&'static str>) {
+    for (at, name) in NODES.into_iter().enumerate() {
+        cluster.disk(name).set_slow(Duration::ZERO);
+        NODES[at + 1..].iter().for_each(|other| cluster.mend(name, other));
+        if !cluster.is_running(name) {
+            let exit = cluster.exit(name);
+            let is_well = exit.as_ref().is_none_or(Result::is_ok);
+            assert!(unplugged.remove(name) || is_well, "{name} ended: {exit:?}");
+            cluster.restart(name);
+        }
+    }
+}
+
+fn note_fault(history: &History, cluster: &Cluster, target: &str, what: &str) {
+    let time_ns = u64::try_from(cluster.elapsed().as_nanos()).unwrap();
+    let op = history.events().len() as u64;
+    let action = Action::Fault { what: what.to_owned(), target: target.to_owned() };
+    let (process, phase) = ("nemesis".to_owned(), Phase::Ok);
+    history.push(Event { process, op, phase, time_ns, action, error: None });
+}
+
+/// The batches of each partition's log on the disk of `name`, by directory.
+fn logs(cluster: &Cluster, name: &str) -> BTreeMap<String, Vec<u8>> {
+    let disk = cluster.disk(name);
+    let dirs = disk.list(Path::new(DATA)).unwrap().into_iter().filter(|entry| {
+        entry.is_dir && (entry.name.starts_with(TOPIC) || entry.name.starts_with("__consumer"))
+    });
+    let of_dir = |dir: letterbox_env::DirEntry| {
+        let path = Path::new(DATA).join(&dir.name);
+        let mut files: Vec<String> =
+            disk.list(&path).unwrap().into_iter().map(|entry| entry.name).collect();
+        files.retain(|file| file.ends_with(".log"));
+        files.sort_unstable();
+        let bytes = files.iter().flat_map(|file| disk.read(&path.join(file)).unwrap()).collect();
+        (dir.name, bytes)
+    };
+    dirs.map(of_dir).collect()
+}
+
+fn run(seed: u64) {
+    let mut cluster = cluster(seed);
+    let (history, stop) = (History::default(), Arc::new(AtomicBool::new(false)));
+    let load = {
+        let (history, stop) = (history.clone(), Arc::clone(&stop));
+        move |env| workload::Load {
+            env,
+            bootstrap: NODES.map(|name| format!("{name}:9092")).to_vec(),
+            topic: TOPIC.to_owned(),
+            partitions: PARTITIONS,
+            history,
+            stop,
+        }
+    };
+    let with_clients = load.clone();
+    cluster.client("clients", move |env| async move {
+        let load = with_clients(env);
+        load.create_topic(BTreeMap::new()).await?;
+        tokio::join!(
+            workload::producer(load.clone(), 1),
+            workload::producer(load.clone(), 2),
+            workload::reader(load.clone(), 1),
+            workload::member(load.clone(), "readers".to_owned(), 1),
+        );
+        Ok(())
+    });
+    let (mut rng, mut unplugged) = (cluster.schedule_rng(), BTreeSet::new());
+    cluster.run_for(Duration::from_secs(5));
+    for _ in 0..FAULTS {
+        let (names, what) = break_something(&mut cluster, &mut rng);
+        if what.starts_with("power") {
+            unplugged.extend(&names);
+        }
+        note_fault(&history, &cluster, &names.join(","), what);
+        cluster.run_for(Duration::from_millis(rng.between(50, 6_000)));
+        if rng.percent(70) {
+            heal(&mut cluster, &mut unplugged);
+            cluster.run_for(Duration::from_millis(rng.between(50, 5_000)));
+        }
+    }
+    heal(&mut cluster, &mut unplugged);
+    cluster.run_for(Duration::from_secs(5));
+    stop.store(true, Ordering::Relaxed);
+    assert!(cluster.run_clients(PATIENCE * 2), "clients do not end");
+
+    let elections = Rc::new(RefCell::new(0));
+    let told = Rc::clone(&elections);
+    cluster.client("scanner", move |env| async move {
+        for name in NODES {
+            loop {
+                let all = partitions(&env, name).await.unwrap_or_default();
+                let in_sync = |one: &MetadataResponsePartition| {
+                    one.error_code == 0 && one.isr_nodes.len() == NODES.len()
+                };
+                if !all.is_empty() && all.iter().all(in_sync) {
+                    *told.borrow_mut() = all.iter().map(|one| one.leader_epoch).sum();
+                    break;
+                }
+                sleep(Duration::from_millis(200)).await;
+            }
+        }
+        let load = workload::Load { stop: Arc::default(), ..load(env) };
+        workload::scan(&load, "all", PATIENCE).await
+    });
+    assert!(cluster.run_clients(PATIENCE * 2), "not every replica comes in sync again");
+    // What is appended to groups last is fetched and synced.
+    cluster.run_for(Duration::from_secs(3));
+    NODES.into_iter().for_each(|name| {
+        assert!(cluster.stop(name, PATIENCE), "{name} does not stop");
+        assert_eq!(cluster.exit(name), Some(Ok(())), "{name}");
+    });
+    let ended: Vec<_> = NODES.map(|name| logs(&cluster, name)).into();
+    for (dir, one) in &ended[0] {
+        assert!(!one.is_empty() || dir.starts_with("__"), "{dir} is empty");
+        for (name, other) in NODES.iter().zip(&ended) {
+            let other = &other[dir];
+            let same = one.iter().zip(other).take_while(|(one, other)| one == other).count();
+            // Groups go on until the nodes stop.
+            let is_same = one.len() == other.len() || dir.starts_with("__");
+            assert!(
+                is_same && same == one.len().min(other.len()),
+                "{dir} of {name} has {} bytes and differs from that of {} with {} after {same}",
+                other.len(),
+                NODES[0],
+                one.len(),
+            );
+        }
+    }
+    let demands = Demands { sends_ok_min: 200, reads_min: 400, faults_min: FAULTS };
+    let report = Checker::check(history.events(), demands);
+    let elections = *elections.borrow();
+    println!(
+        "seed {seed}, {:?} of virtual time, {elections} elections: {report}",
+        cluster.elapsed()
+    );
+    assert!(report.is_clean(), "{report}");
+    assert!(elections >= 3, "only {elections} elections");
+}
+
+#[test]
+fn three_replicas_lose_nothing_and_become_the_same_again() {
+    const NAME: &str = "three_replicas_lose_nothing_and_become_the_same_again";
+    seeds::for_each(3, "replication", NAME, run);
+}
