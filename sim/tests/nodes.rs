@@ -256,8 +256,9 @@ fn a_start_ends_with_the_cause_when_its_part_in_the_quorum_ends() {
     cluster.restart(NODES[0]);
     cluster.run_for(Duration::from_secs(5));
     assert!(cluster.is_running(NODES[0]), "{:?}", cluster.exit(NODES[0]));
-    // It asks for votes, which it writes down first.
+    // With another one there is an election, and it writes its vote down.
     cluster.disk(NODES[0]).inject(Fault::FailChange, "__cluster_metadata-0", 0, u64::MAX);
+    cluster.restart(NODES[1]);
     assert!(cluster.run_until(PATIENCE, |cluster| cluster.exit(NODES[0]).is_some()), "it waits");
     let exit = cluster.exit(NODES[0]).unwrap().unwrap_err();
     assert!(exit.contains("os error 5"), "{exit}");

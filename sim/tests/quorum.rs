@@ -23,11 +23,11 @@ use letterbox_broker::metadata::decide::{
     TopicPlacement,
 };
 use letterbox_broker::quorum::{
-    MetadataQuorum, QuorumConfig, QuorumError, QuorumTiming, RaftQuorum,
+    MetadataQuorum, QuorumConfig, QuorumError, QuorumStatus, QuorumTiming, RaftQuorum,
 };
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::BrokerId;
-use letterbox_sim::cluster::{Cluster, Exit, Process};
+use letterbox_sim::cluster::{Cluster, Exit, NetworkOptions, Process};
 use letterbox_sim::rng::Rng;
 use letterbox_sim::seeds;
 use tokio::time::{sleep, timeout};
@@ -78,7 +78,12 @@ struct Seen {
 
 type Shared = Rc<RefCell<Seen>>;
 
-fn config(id: i32) -> QuorumConfig {
+const QUICK: QuorumTiming = QuorumTiming {
+    heartbeat: Duration::from_millis(100),
+    election_timeout: Duration::from_millis(500),
+};
+
+fn config(id: i32, timing: QuorumTiming) -> QuorumConfig {
     let voters = (1..).zip(NODES).map(|(id, name)| (id, (name.to_owned(), PORT))).collect();
     QuorumConfig {
         node_id: id,
@@ -87,14 +92,22 @@ fn config(id: i32) -> QuorumConfig {
         listener: Some((String::new(), PORT)),
         cluster_id: Some("abcdefghijklmnopqrstuv".to_owned()),
         must_exist: false,
-        timing: QuorumTiming {
-            heartbeat: Duration::from_millis(100),
-            election_timeout: Duration::from_millis(500),
-        },
+        timing,
     }
 }
 
-async fn node(process: Process, id: i32, seen: Shared) -> Exit {
+/// Three nodes.
+fn cluster(seed: u64, network: NetworkOptions, timing: QuorumTiming) -> (Cluster, Shared) {
+    let mut cluster = Cluster::with(seed, network, false);
+    let seen = Shared::default();
+    for (id, name) in (1..).zip(NODES) {
+        let seen = Rc::clone(&seen);
+        cluster.host(name, move |process| node(process, (id, timing), Rc::clone(&seen)));
+    }
+    (cluster, seen)
+}
+
+async fn node(process: Process, (id, timing): (i32, QuorumTiming), seen: Shared) -> Exit {
     let disk = Arc::clone(&process.env.disk);
     let mount = move || {
         disk.create_dir_all(Path::new(DATA))?;
@@ -105,7 +118,7 @@ async fn node(process: Process, id: i32, seen: Shared) -> Exit {
     let opened = tokio::select! {
         biased;
         () = process.stopped() => return Ok(()),
-        opened = RaftQuorum::open(process.env.clone(), config(id)) => opened,
+        opened = RaftQuorum::open(process.env.clone(), config(id, timing)) => opened,
     };
     let quorum = opened.map_err(|error| error.to_string())?;
     let controller = Controller::start(
@@ -310,12 +323,7 @@ struct Happened {
 }
 
 fn run(seed: u64) -> Happened {
-    let mut cluster = Cluster::new(seed);
-    let seen = Shared::default();
-    for (id, name) in (1..).zip(NODES) {
-        let seen = Rc::clone(&seen);
-        cluster.host(name, move |process| node(process, id, Rc::clone(&seen)));
-    }
+    let (mut cluster, seen) = cluster(seed, NetworkOptions::default(), QUICK);
     let mut rng = cluster.schedule_rng();
     cluster.run_for(Duration::from_secs(3));
     for _ in 0..10 {
@@ -404,4 +412,60 @@ fn nothing_answered_is_lost_or_done_twice_by_three_voters() {
         && all.created > 20 * seeds
         && all.blocks > 20 * seeds;
     assert!(is_enough, "too little has happened in {seeds} seeds: {all:?}");
+}
+
+/// Runs until every running node knows who leads; the leader and its term.
+fn leader(cluster: &mut Cluster, seen: &Shared) -> (&'static str, u64) {
+    let led = |_: &Cluster| {
+        let seen = seen.borrow();
+        let mut all = seen.quorums.values().map(|quorum| quorum.status());
+        let Some(first) = all.next() else { return false };
+        let same = |other: QuorumStatus| (other.leader, other.term) == (first.leader, first.term);
+        seen.quorums.len() == NODES.len() && first.leader.is_some() && all.all(same)
+    };
+    assert!(cluster.run_until(Duration::from_secs(30), led), "nobody leads");
+    let status = seen.borrow().quorums[&1].status();
+    (NODES[usize::try_from(status.leader.unwrap().0 - 1).unwrap()], status.term)
+}
+
+/// A voter hears nobody for a while, as one whose process was stopped: when it hears the others
+/// again, it takes no lead from a leader that a majority follows.
+#[test]
+fn a_voter_that_was_cut_off_for_a_while_ends_no_lead() {
+    common::show_log();
+    for seed in 0..3 {
+        let (mut cluster, seen) = cluster(seed, NetworkOptions::default(), QUICK);
+        let before = leader(&mut cluster, &seen);
+        let mut rng = cluster.schedule_rng();
+        for name in NODES.into_iter().filter(|name| *name != before.0) {
+            let others = || NODES.into_iter().filter(move |other| *other != name);
+            others().for_each(|other| cluster.cut(name, other));
+            cluster.run_for(Duration::from_millis(rng.between(1500, 5000)));
+            others().for_each(|other| cluster.mend(name, other));
+            cluster.run_for(Duration::from_secs(5));
+            assert_eq!(leader(&mut cluster, &seen), before, "seed {seed}, {name}");
+        }
+        // A leader that is gone is succeeded soon.
+        cluster.kill(before.0);
+        let id = i32::try_from(NODES.iter().position(|name| *name == before.0).unwrap()).unwrap();
+        seen.borrow_mut().quorums.remove(&(id + 1));
+        let is_led = |_: &Cluster| {
+            let seen = seen.borrow();
+            let mut all = seen.quorums.values().map(|quorum| quorum.status());
+            all.all(|status| status.term > before.1 && status.leader.is_some())
+        };
+        assert!(cluster.run_until(Duration::from_millis(2500), is_led), "seed {seed}");
+    }
+}
+
+/// A look-up, a connection and its hellos take longer here than one request to consensus may.
+#[test]
+fn voters_that_are_far_apart_found_a_cluster_and_agree() {
+    common::show_log();
+    for seed in 0..3 {
+        let far = NetworkOptions { latency_ms_min: 95, latency_ms_max: 110 };
+        let (mut cluster, seen) = cluster(seed, far, QuorumTiming::default());
+        let goes_on = |_: &Cluster| seen.borrow().created.len() > 10;
+        assert!(cluster.run_until(Duration::from_secs(60), goes_on), "seed {seed}");
+    }
 }

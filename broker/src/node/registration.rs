@@ -22,7 +22,8 @@ use crate::quorum::{MetadataQuorum, QuorumError};
 
 /// How soon a heartbeat is tried again that reached nobody.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
-/// How long a start has to take until it is said which voters are missing: longer than an election.
+/// How long a start has to take until it is said what it waits for: longer than an election, and
+/// than an attempt to connect.
 const MISSING_AFTER: Duration = Duration::from_secs(5);
 /// And how often it is said again.
 const SAY_EVERY: Duration = Duration::from_secs(30);
@@ -143,39 +144,45 @@ async fn run<T, O: Kind + Clone + Decide<Outcome = ItemResult<T>>>(
     };
     // With many partitions it is a large decision.
     let attempt = || controller.run_within(operation.clone(), DECIDE_WITHIN_MAX);
-    let done = patiently_until("register with the cluster", advice, attempt);
-    let done = tokio::select! {
-        biased;
-        done = done => done.map_err(refused)?,
-        never = say_who_is_missing(quorum) => match never {},
+    let registered = async {
+        let done = patiently_until("register with the cluster", advice, attempt).await;
+        let done = done.map_err(refused)?;
+        let mut images = quorum.subscribe();
+        let shown = images.wait_for(|image| image.applied_index >= done.index).await;
+        shown.map_err(refused)?;
+        done.outcome.map_err(refused)
     };
-    let mut images = quorum.subscribe();
-    let shown = images.wait_for(|image| image.applied_index >= done.index).await;
-    shown.map_err(refused)?;
-    done.outcome.map_err(refused)
+    tokio::select! {
+        biased;
+        registered = registered => registered,
+        never = say_what_is_missing(quorum) => match never {},
+    }
 }
 
-/// Says which voters are missing while there is no majority.
-async fn say_who_is_missing(quorum: &dyn MetadataQuorum) -> Infallible {
+/// Says whom this node waits for, and which voters it does not reach and why.
+async fn say_what_is_missing(quorum: &dyn MetadataQuorum) -> Infallible {
     tokio::time::sleep(MISSING_AFTER).await;
     loop {
-        let (missing, voters) = (quorum.unreachable(), quorum.status().voters);
+        let (missing, status) = (quorum.unreachable(), quorum.status());
+        let voters = &status.voters;
         let there = voters.keys().filter(|id| !missing.contains_key(id)).count();
-        if there <= voters.len() / 2 {
-            let missing: Vec<String> = missing
-                .iter()
-                .map(|(id, why)| match voters.get(id) {
-                    Some((host, port)) => format!("{id}@{host}:{port} ({why})"),
-                    None => format!("{id} ({why})"),
-                })
-                .collect();
-            warn!(
-                missing = missing.join(", "),
-                "this node waits for a majority of the voters (controller.quorum.voters): {there} \
-                 of {} are there",
-                voters.len()
-            );
-        }
+        let missing: Vec<String> = missing
+            .iter()
+            .map(|(id, why)| match voters.get(id) {
+                Some((host, port)) => format!("{id}@{host}:{port} ({why})"),
+                None => format!("{id} ({why})"),
+            })
+            .collect();
+        let what = match status.leader {
+            _ if there <= voters.len() / 2 => "a majority of the voters".to_owned(),
+            None => "the voters to elect a leader".to_owned(),
+            Some(leader) => format!("voter {leader}, which leads, to register it"),
+        };
+        warn!(
+            missing = missing.join(", "),
+            "this node waits for {what} (controller.quorum.voters): {there} of {} are there",
+            voters.len()
+        );
         tokio::time::sleep(SAY_EVERY).await;
     }
 }

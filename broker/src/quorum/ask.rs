@@ -3,21 +3,16 @@
 //! heard while changes wait for a majority.
 
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
-use letterbox_env::BoxStream;
-use letterbox_env::panics::lock;
 use letterbox_protocol::model::BrokerId;
-use tokio::io::AsyncReadExt;
 use tokio::sync::{Semaphore, watch};
 
-use super::network::{ASK, Client, STAND, exchange};
+use super::links::Link;
+use super::network::{ASK, STAND, exchange};
 use super::{Answering, AskError, Lane};
 
-/// For a connection with both sides' hello.
-const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 /// For the connection of a probe: who lives accepts it at once, who has died refuses it at once.
 const PROBE_WITHIN: Duration = Duration::from_secs(1);
 
@@ -49,34 +44,43 @@ impl Ears {
 struct Way {
     /// Questions under way; more wait.
     turns: Semaphore,
-    idle: Mutex<Vec<BoxStream>>,
+    link: Arc<Link>,
 }
 
 /// Asks one node.
 pub(super) struct Asker {
     node: BrokerId,
-    client: Client,
+    consensus: Arc<Link>,
     operations: Way,
     status: Way,
     heartbeats: Way,
 }
 
 impl Asker {
-    pub(super) fn new(node: BrokerId, client: Client) -> Self {
-        let way = |at_once| Way { turns: Semaphore::new(at_once), idle: Mutex::default() };
-        Self { node, client, operations: way(8), status: way(2), heartbeats: way(1) }
+    pub(super) fn new(node: BrokerId, consensus: Arc<Link>, link: impl Fn() -> Arc<Link>) -> Self {
+        let way = |at_once| Way { turns: Semaphore::new(at_once), link: link() };
+        Self { node, consensus, operations: way(8), status: way(2), heartbeats: way(1) }
+    }
+
+    /// Waits until no connection is being made any more, after this node was told to stop.
+    pub(super) async fn end(&self) {
+        for way in [&self.operations, &self.status, &self.heartbeats] {
+            way.link.end().await;
+        }
     }
 
     /// Whether nothing listens any more where the node is reached; not when nobody can tell.
     pub(super) async fn is_refused(&self) -> bool {
-        let refused = tokio::time::timeout(PROBE_WITHIN, self.client.is_refused());
+        let refused = tokio::time::timeout(PROBE_WITHIN, self.consensus.is_refused());
         refused.await.unwrap_or(false)
     }
 
     /// Has the node ask for votes.
     pub(super) async fn stand(&self) -> io::Result<()> {
-        let mut stream = self.client.connect().await?;
-        exchange(&mut stream, STAND, &[]).await.map(|_| ())
+        let mut stream = self.consensus.take().await?;
+        exchange(&mut stream, STAND, &[]).await?;
+        self.consensus.give_back(stream);
+        Ok(())
     }
 
     /// Waits for the answer until `given_up`. Not cancel safe in effect: the question may have been
@@ -95,11 +99,7 @@ impl Asker {
         };
         let connected = async {
             let turn = way.turns.acquire().await;
-            let stream = match way.take_idle() {
-                Some(stream) => stream,
-                None => tokio::time::timeout(CONNECT_WITHIN, self.client.connect()).await??,
-            };
-            io::Result::Ok((turn, stream))
+            io::Result::Ok((turn, way.link.take().await?))
         };
         let connected = tokio::select! {
             biased;
@@ -114,20 +114,7 @@ impl Asker {
             source = given_up => Err(source),
         };
         let answer = answer.map_err(|source| AskError::NoAnswer { node, source })?;
-        lock(&way.idle).push(stream);
+        way.link.give_back(stream);
         Ok(answer)
-    }
-}
-
-impl Way {
-    /// A connection that the other side has not ended: what is written to one that it has is not
-    /// heard, and nobody could tell.
-    fn take_idle(&self) -> Option<BoxStream> {
-        loop {
-            let mut stream = lock(&self.idle).pop()?;
-            if stream.read_u8().now_or_never().is_none() {
-                return Some(stream);
-            }
-        }
     }
 }

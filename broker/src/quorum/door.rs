@@ -27,12 +27,14 @@ use uuid::Uuid;
 
 use super::ask::Ears;
 use super::bounds::{check_append, check_snapshot, check_vote_request};
+use super::elections::would;
 use super::identity::{Hello, Identity, Refusal};
 use super::network::{
     ANSWER, APPEND, ASK, FRAME_LEN_MAX, HELLO, HELLO_DEADLINE, HELLO_LEN_MAX, PROOF, PROVE,
-    REFUSED, SECRET, SNAPSHOT, STAND, VOTE, WELCOME, WHO, decode_append, decode_snapshot, invalid,
-    read_frame, write_frame,
+    REFUSED, SECRET, SNAPSHOT, STAND, VOTE, WELCOME, WHO, WOULD, decode_append, decode_snapshot,
+    invalid, read_frame, write_frame,
 };
+use super::raft_quorum::QuorumTiming;
 use super::state_machine::read_image;
 use super::types::{Raft, TypeConfig};
 
@@ -54,6 +56,7 @@ pub(super) struct Door {
     pub(super) env: Env,
     pub(super) identity: Arc<Identity>,
     pub(super) ears: Ears,
+    timing: QuorumTiming,
     guests: Mutex<Guests>,
     turns: BTreeMap<u64, Turns>,
     /// What openraft was asked for. It goes on when the connection that it came on ends.
@@ -110,12 +113,13 @@ struct Guests {
 }
 
 impl Door {
-    pub(super) fn new(env: Env, identity: Arc<Identity>, ears: Ears) -> Self {
+    pub(super) fn new(env: Env, identity: Arc<Identity>, ears: Ears, timing: QuorumTiming) -> Self {
         let turns = identity.voters.keys().map(|id| (*id, Turns::default())).collect();
         Self {
             env,
             identity,
             ears,
+            timing,
             guests: Mutex::default(),
             turns,
             begun: Mutex::default(),
@@ -356,6 +360,11 @@ impl Door {
                 drop(body);
                 check_snapshot(from, &request)?;
                 serde_json::to_vec(&self.install(&raft, from, request).await?)?
+            }
+            WOULD => {
+                let question = serde_json::from_slice(&body)?;
+                let would = would(&raft, &self.identity, &self.timing, question);
+                serde_json::to_vec(&would.await?)?
             }
             STAND => {
                 raft.trigger().elect().await.map_err(io::Error::other)?;

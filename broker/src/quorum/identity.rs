@@ -12,10 +12,12 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
 
 use letterbox_env::panics::lock;
 use letterbox_env::{Env, with_causes};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::SeenVoter;
@@ -116,6 +118,8 @@ pub(super) struct Met {
     current: Option<(Uuid, Uuid)>,
     log: MetLog,
     pub(super) seen: SeenVoter,
+    /// When that was sent which it answered last as a follower of this node.
+    pub(super) followed: Option<Instant>,
     /// Why it could not be reached when that was tried last.
     pub(super) unreachable: Option<String>,
 }
@@ -228,6 +232,13 @@ impl Identity {
         if self.voters.contains_key(&node) {
             meet(lock(&self.met).entry(node).or_default());
         }
+    }
+
+    /// Whether a majority, with this node, has answered it as their leader within `lease`.
+    pub(super) fn is_followed(&self, lease: Duration) -> bool {
+        let met = lock(&self.met);
+        let is_recent = |met: &Met| met.followed.is_some_and(|at| at.elapsed() <= lease);
+        met.values().filter(|met| is_recent(met)).count() >= self.voters.len() / 2
     }
 
     /// Whether the other side of a connection is a voter, and this node one to it, by what it says.

@@ -95,6 +95,11 @@ impl LogStore {
         self.memory().next_index().unwrap_or(0)
     }
 
+    /// The newest entry that was ever stored and not truncated.
+    pub(super) fn last(&self) -> Option<NodeLogId> {
+        self.memory().last()
+    }
+
     /// How far this log has come.
     pub(super) fn reached(&self) -> Reached {
         let memory = self.memory();

@@ -9,8 +9,10 @@
 mod ask;
 mod bounds;
 mod door;
+mod elections;
 mod founding;
 mod identity;
+mod links;
 mod log_store;
 mod network;
 mod patience;

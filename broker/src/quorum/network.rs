@@ -5,15 +5,17 @@
 //! ```
 //! A connection begins with a hello of each side (`super::identity`), and a welcome or a refusal
 //! with its reason. Then requests and answers take turns, in the newest version that both speak.
-//! The stream is taken out of its place during a call and put back only after a whole answer, so a
-//! call that was late, cancelled or garbled costs the connection and nothing else. The name of a
-//! voter is looked up again at every connect, because the address of a pod changes.
+//! The stream is taken out of its place (`super::links`) during a call and put back only after a
+//! whole answer, so a call that was late, cancelled or garbled costs the connection and nothing
+//! else.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use letterbox_env::{BoxStream, Env, with_causes};
+use letterbox_env::{BoxStream, Env};
+use letterbox_protocol::model::BrokerId;
 use openraft::error::{
     InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Unreachable,
 };
@@ -25,10 +27,14 @@ use openraft::raft::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::watch;
+use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::ask::Asker;
 use super::bounds::{check_append_response, check_vote, check_vote_response};
 use super::identity::{Hello, Identity, Refusal};
+use super::links::Link;
 use super::snapshot::Meta;
 use super::types::{
     NodeLogId, Reached, TypeConfig, Vote, Voter, decode_entry, encode_entry, put_block, take_block,
@@ -66,6 +72,8 @@ pub(super) const SECRET: u8 = 10;
 pub(super) const PROVE: u8 = 11;
 /// The secret that this voter was told by the one that asks.
 pub(super) const PROOF: u8 = 12;
+/// Whether this voter would vote for who asks; see `super::elections`.
+pub(super) const WOULD: u8 = 13;
 
 pub(super) async fn write_frame(stream: &mut BoxStream, kind: u8, body: &[u8]) -> io::Result<()> {
     let len =
@@ -111,26 +119,66 @@ pub(super) fn invalid(what: impl Into<String>) -> io::Error {
 pub(super) struct Dialer {
     pub(super) env: Env,
     pub(super) identity: Arc<Identity>,
+    /// To each voter, shared by all clients.
+    links: Arc<BTreeMap<u64, Arc<Link>>>,
+    stopped: watch::Receiver<bool>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Dialer {
     type Network = Client;
 
     async fn new_client(&mut self, target: u64, node: &Voter) -> Client {
-        self.client(target, node)
+        // What is configured counts before what the metadata log says: a voter may move.
+        match self.links.get(&target) {
+            Some(link) => self.client(target, Arc::clone(link)),
+            None => self.client(target, self.link(target, node)),
+        }
     }
 }
 
 impl Dialer {
-    pub(super) fn client(&self, target: u64, node: &Voter) -> Client {
-        Client {
-            env: self.env.clone(),
-            identity: Arc::clone(&self.identity),
-            target,
-            // What is configured counts before what the metadata log says: a voter may move.
-            node: self.identity.voters.get(&target).unwrap_or(node).clone(),
-            idle: Mutex::new(None),
-            matched: None,
+    pub(super) fn new(env: Env, identity: Arc<Identity>, stopped: watch::Receiver<bool>) -> Self {
+        let mut dialer = Self { env, identity, links: Arc::default(), stopped };
+        let link = |(id, at): (&u64, &Voter)| (*id, dialer.link(*id, at));
+        dialer.links = Arc::new(dialer.others().map(link).collect());
+        dialer
+    }
+
+    fn others(&self) -> impl Iterator<Item = (&u64, &Voter)> {
+        self.identity.voters.iter().filter(|(id, _)| **id != self.identity.node_id)
+    }
+
+    /// A way of its own to `target`.
+    pub(super) fn link(&self, target: u64, at: &Voter) -> Arc<Link> {
+        let world = (self.env.clone(), Arc::clone(&self.identity));
+        Link::new(world, (target, at.clone()), self.stopped.clone())
+    }
+
+    fn client(&self, target: u64, link: Arc<Link>) -> Client {
+        let (env, identity) = (self.env.clone(), Arc::clone(&self.identity));
+        Client { env, identity, target, link, matched: None }
+    }
+
+    /// One for each other voter.
+    pub(super) fn clients(&self) -> Vec<Client> {
+        self.links.iter().map(|(id, link)| self.client(*id, Arc::clone(link))).collect()
+    }
+
+    /// One for each other voter.
+    pub(super) fn askers(&self) -> BTreeMap<BrokerId, Asker> {
+        let asker = |(id, at): (&u64, &Voter)| {
+            let node = super::raft_quorum::broker_id(*id)?;
+            let link = || self.link(*id, at);
+            let consensus = Arc::clone(self.links.get(id)?);
+            Some((node, Asker::new(node, consensus, link)))
+        };
+        self.others().filter_map(asker).collect()
+    }
+
+    /// Waits until no connection is being made any more, after this node was told to stop.
+    pub(super) async fn end(&self) {
+        for link in self.links.values() {
+            link.end().await;
         }
     }
 }
@@ -145,76 +193,66 @@ pub(super) async fn exchange(stream: &mut BoxStream, kind: u8, body: &[u8]) -> i
     Ok(body)
 }
 
+/// Says hello on a new connection to `target`; each side proves who it is.
+pub(super) async fn say_hello(
+    mut stream: BoxStream,
+    identity: &Identity,
+    target: u64,
+) -> io::Result<BoxStream> {
+    let hello = serde_json::to_vec(&identity.hello(target))?;
+    write_frame(&mut stream, HELLO, &hello).await?;
+    let (kind, body) = read_frame(&mut stream, HELLO_LEN_MAX).await?;
+    if kind != HELLO {
+        return Err(invalid("the peer does not say hello"));
+    }
+    let hello: Hello = serde_json::from_slice(&body)?;
+    if let Err(refusal) = identity.check(&hello, Some(target)) {
+        identity.say(target, Some(&refusal), false);
+        return Err(invalid(refusal.reason));
+    }
+    identity.meet(target, |met| met.hear(&hello));
+    loop {
+        match read_frame(&mut stream, HELLO_LEN_MAX).await? {
+            (WELCOME, _) => {
+                identity.say(target, None, true);
+                return Ok(stream);
+            }
+            // Asked again when it was told another secret meanwhile.
+            (PROVE, _) => {
+                let secret = identity.secret_of(target);
+                write_frame(&mut stream, PROOF, secret.as_bytes()).await?;
+            }
+            (REFUSED, body) => {
+                let refusal: Refusal = serde_json::from_slice(&body)?;
+                identity.say(target, Some(&refusal), true);
+                return Err(invalid(format!("it refuses this node: {}", refusal.reason)));
+            }
+            _ => return Err(invalid("the peer does not answer the hello")),
+        }
+    }
+}
+
 /// Calls one voter.
 pub(super) struct Client {
-    env: Env,
     identity: Arc<Identity>,
+    link: Arc<Link>,
+    env: Env,
     target: u64,
-    node: Voter,
-    idle: Mutex<Option<BoxStream>>,
     /// The last entry that the voter has acknowledged to this client.
     matched: Option<NodeLogId>,
 }
 
 impl Client {
-    /// Whether nothing listens where the voter is reached.
-    pub(super) async fn is_refused(&self) -> bool {
-        let connected = self.env.net.connect(&self.node.host, self.node.port).await;
-        connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-    }
-
-    /// A connection on which each side has proved who it is.
-    pub(super) async fn connect(&self) -> io::Result<BoxStream> {
-        let connected = self.say_hello().await;
-        let unreachable = connected.as_ref().err().map(|error| with_causes(error));
-        self.identity.meet(self.target, |met| met.unreachable = unreachable);
-        connected
-    }
-
-    async fn say_hello(&self) -> io::Result<BoxStream> {
-        let mut stream = self.env.net.connect(&self.node.host, self.node.port).await?;
-        let hello = serde_json::to_vec(&self.identity.hello(self.target))?;
-        write_frame(&mut stream, HELLO, &hello).await?;
-        let (kind, body) = read_frame(&mut stream, HELLO_LEN_MAX).await?;
-        if kind != HELLO {
-            return Err(invalid("the peer does not say hello"));
-        }
-        let hello: Hello = serde_json::from_slice(&body)?;
-        if let Err(refusal) = self.identity.check(&hello, Some(self.target)) {
-            self.identity.say(self.target, Some(&refusal), false);
-            return Err(invalid(refusal.reason));
-        }
-        self.identity.meet(self.target, |met| met.hear(&hello));
-        loop {
-            match read_frame(&mut stream, HELLO_LEN_MAX).await? {
-                (WELCOME, _) => {
-                    self.identity.say(self.target, None, true);
-                    return Ok(stream);
-                }
-                // Asked again when it was told another secret meanwhile.
-                (PROVE, _) => {
-                    let secret = self.identity.secret_of(self.target);
-                    write_frame(&mut stream, PROOF, secret.as_bytes()).await?;
-                }
-                (REFUSED, body) => {
-                    let refusal: Refusal = serde_json::from_slice(&body)?;
-                    self.identity.say(self.target, Some(&refusal), true);
-                    return Err(invalid(format!("it refuses this node: {}", refusal.reason)));
-                }
-                _ => return Err(invalid("the peer does not answer the hello")),
-            }
-        }
-    }
-
-    async fn request<T: DeserializeOwned>(&self, kind: u8, body: &[u8]) -> io::Result<T> {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let mut stream = match idle {
-            Some(stream) => stream,
-            None => self.connect().await?,
-        };
+    /// What the voter answers.
+    pub(super) async fn request<T: DeserializeOwned>(
+        &self,
+        kind: u8,
+        body: &[u8],
+    ) -> io::Result<T> {
+        let mut stream = self.link.take().await?;
         let body = exchange(&mut stream, kind, body).await?;
         let answer = serde_json::from_slice(&body)?;
-        *self.idle.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream);
+        self.link.give_back(stream);
         Ok(answer)
     }
 
@@ -331,7 +369,7 @@ impl RaftNetwork<TypeConfig> for Client {
         let has_all = end.saturating_add(request.entries.len() as u64) >= self.identity.log.end();
         let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
         let reached = Reached::new(request.vote.leader_id.term, last);
-        let sent_ms = self.env.clock.wall_ms();
+        let (sent, sent_ms) = (Instant::now(), self.env.clock.wall_ms());
         let asked = (&request.vote, request.prev_log_id, self.matched);
         let check = |answer: &_| check_append_response(asked, answer);
         let answer = self.call(APPEND, encode_append(&request), &option, check).await?;
@@ -341,14 +379,14 @@ impl RaftNetwork<TypeConfig> for Client {
         let answered_ms = self.env.clock.wall_ms();
         self.identity.meet(self.target, |met| match answer {
             AppendEntriesResponse::HigherVote(_) => {}
-            AppendEntriesResponse::Success => {
-                met.acknowledged(reached);
+            _ => {
+                met.followed = Some(sent);
                 met.seen.fetched_ms = Some(answered_ms);
-                if has_all {
-                    met.seen.caught_up_ms = Some(sent_ms);
+                if matches!(answer, AppendEntriesResponse::Success) {
+                    met.acknowledged(reached);
+                    met.seen.caught_up_ms = has_all.then_some(sent_ms).or(met.seen.caught_up_ms);
                 }
             }
-            _ => met.seen.fetched_ms = Some(answered_ms),
         });
         Ok(answer)
     }

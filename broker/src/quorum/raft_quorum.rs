@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use letterbox_env::{BoxFuture, Env, Fault, FileRef, Random, with_causes};
+use letterbox_env::{BoxFuture, Env, Fault, FileRef, with_causes};
 use letterbox_protocol::model::BrokerId;
 use openraft::ServerState;
 use openraft::error::{CheckIsLeaderError, ClientWriteError, RaftError};
@@ -25,7 +25,7 @@ use super::patience::Patience;
 use super::seat::Seat;
 use super::snapshot::Slots;
 use super::state_machine::Published;
-use super::types::{Applied, Batch, NodeLogId, Raft, Voter};
+use super::types::{Applied, Batch, NodeLogId, Raft};
 use super::wal::WalError;
 use super::{Answering, AskError, Lane, MetadataQuorum, Proposed, QuorumError, QuorumStatus};
 use crate::metadata::{MetadataImage, MetadataRecord, Part, cut, record};
@@ -74,7 +74,7 @@ pub struct QuorumConfig {
 pub struct QuorumTiming {
     /// Between two heartbeats of the leader; also the deadline of one replication request.
     pub heartbeat: Duration,
-    /// A follower that heard of no leader for this long, and up to twice as long, asks for votes.
+    /// A follower that heard of no leader for twice as long, and up to three times, asks for votes.
     pub election_timeout: Duration,
 }
 
@@ -82,8 +82,8 @@ impl Default for QuorumTiming {
     fn default() -> Self {
         Self {
             heartbeat: Duration::from_millis(250),
-            // With the leader's lease, which openraft makes twice as long, there is a new leader
-            // within about two seconds.
+            // With the leader's lease, which is twice as long, there is a new leader within about a
+            // second and a half.
             election_timeout: Duration::from_millis(500),
         }
     }
@@ -148,6 +148,7 @@ pub struct RaftQuorum {
     pub(super) published: Published,
     /// By node.
     pub(super) askers: BTreeMap<BrokerId, Asker>,
+    pub(super) dialer: Dialer,
     pub(super) ears: Ears,
     pub(super) fatal: watch::Receiver<Option<String>>,
     pub(super) patience: Patience,
@@ -465,6 +466,10 @@ impl MetadataQuorum for RaftQuorum {
             let _ = self.raft.shutdown().await;
             let mut tasks = self.tasks.lock().await;
             while tasks.join_next().await.is_some() {}
+            self.dialer.end().await;
+            for asker in self.askers.values() {
+                asker.end().await;
+            }
             // openraft does not wait for a snapshot that is being written; its writer holds the
             // slots.
             let slots = Arc::clone(&self.slots);
@@ -484,55 +489,8 @@ fn matched((id, log_id): (&u64, &Option<NodeLogId>)) -> Option<(BrokerId, u64)> 
     Some((broker_id(*id)?, log_id.as_ref()?.index))
 }
 
-/// One for each other voter.
-pub(super) fn askers(config: &QuorumConfig, dialer: &Dialer) -> BTreeMap<BrokerId, Asker> {
-    let others = config.voters.iter().filter(|(id, _)| **id != config.node_id);
-    let asker = |(id, at): (&i32, &(String, u16))| {
-        let client = dialer.client(u64::try_from(*id).ok()?, &Voter::at(at));
-        Some((BrokerId(*id), Asker::new(BrokerId(*id), client)))
-    };
-    others.filter_map(asker).collect()
-}
-
 pub(super) fn broker_id(key: u64) -> Option<BrokerId> {
     i32::try_from(key).ok().map(BrokerId)
-}
-
-/// Whoever was not elected pauses for a time up to `longest` before it asks for votes again, drawn
-/// anew each time. openraft draws a time once, and looks at it from tick to tick: two voters whose
-/// ticks are in step would ask at the same moment, vote for themselves, and so on for ever.
-pub(super) async fn pause_between_elections(
-    raft: Raft,
-    random: Arc<dyn Random>,
-    longest: Duration,
-    mut stopped: watch::Receiver<bool>,
-) {
-    let mut metrics = raft.metrics();
-    let mut asked_in = 0;
-    loop {
-        let (state, term) = {
-            let metrics = metrics.borrow_and_update();
-            (metrics.state, metrics.current_term)
-        };
-        if state == ServerState::Candidate && term != asked_in {
-            asked_in = term;
-            let mut drawn = [0; 2];
-            random.fill(&mut drawn);
-            let pause = longest / 65_536 * u32::from(u16::from_le_bytes(drawn));
-            raft.runtime_config().elect(false);
-            tokio::select! {
-                biased;
-                () = super::stopped(&mut stopped) => return,
-                () = tokio::time::sleep(pause) => {}
-            }
-            raft.runtime_config().elect(true);
-        }
-        tokio::select! {
-            biased;
-            () = super::stopped(&mut stopped) => return,
-            changed = metrics.changed() => if changed.is_err() { return },
-        }
-    }
 }
 
 /// Tells when raft has died, and has a snapshot made when many bytes have gone into the log.

@@ -17,14 +17,13 @@ use uuid::Uuid;
 use super::MetadataQuorum as _;
 use super::ask::Ears;
 use super::door::Door;
+use super::elections::{Elections, lease};
 use super::founding::{self, Cluster, ids};
 use super::identity::Identity;
 use super::log_store::LogStore;
 use super::network::Dialer;
 use super::patience::Patience;
-use super::raft_quorum::{
-    OpenError, QuorumConfig, RaftQuorum, askers, pause_between_elections, watch_over,
-};
+use super::raft_quorum::{OpenError, QuorumConfig, RaftQuorum, watch_over};
 use super::runtime::with_random;
 use super::snapshot::{Slots, Stored};
 use super::state_machine::{Published, StateMachine};
@@ -98,7 +97,8 @@ impl Seat {
             let failed = |source| OpenError::Listen { host: host.clone(), port: *port, source };
             let listener = env.net.bind(host, *port).await.map_err(failed)?;
             listening = Some(listener.local_addr().map_err(failed)?);
-            let door = Door::new(env.clone(), Arc::clone(&identity), ears.clone());
+            let timing = config.timing;
+            let door = Door::new(env.clone(), Arc::clone(&identity), ears.clone(), timing);
             tasks.spawn(Arc::new(door).serve(listener, patience.stopped()));
         }
         Ok(Self {
@@ -167,7 +167,7 @@ impl Seat {
         let machine = StateMachine::new(env.clone(), patience.clone(), told, kept, self.snapshot);
         let machine = machine
             .map_err(|reason| OpenError::Unusable { directory: config.dir.clone(), reason })?;
-        let dialer = Dialer { env: env.clone(), identity: Arc::clone(&identity) };
+        let dialer = Dialer::new(env.clone(), Arc::clone(&identity), patience.stopped());
         if let Some(members) = self.begins_with {
             // From here on it is of that cluster, whatever ends it.
             let begun = store.begin(first_entry(members.clone())).await;
@@ -182,16 +182,21 @@ impl Seat {
         let _ = identity.raft.set(raft.clone());
         let (fatal_sender, fatal) = watch::channel(None);
         if config.voters.len() > 1 {
-            let longest = config.timing.election_timeout.saturating_mul(3);
-            let random = env.random.clone();
-            let stopped = patience.stopped();
-            tasks.spawn(pause_between_elections(raft.clone(), random, longest, stopped));
+            let elections = Elections {
+                raft: raft.clone(),
+                identity: Arc::clone(&identity),
+                others: dialer.clients(),
+                random: env.random.clone(),
+                timing: config.timing,
+            };
+            tasks.spawn(elections.run(patience.stopped()));
         }
         tasks.spawn(watch_over(raft.clone(), store, fatal_sender, patience.stopped()));
         let quorum = Arc::new(RaftQuorum {
             raft,
             node_id: BrokerId(config.node_id),
-            askers: askers(&config, &dialer),
+            askers: dialer.askers(),
+            dialer,
             identity,
             published,
             ears: self.ears,
@@ -274,12 +279,14 @@ fn voters(config: &QuorumConfig) -> BTreeMap<u64, Voter> {
 
 fn raft_config(config: &QuorumConfig) -> Result<openraft::Config, OpenError> {
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let election = millis(config.timing.election_timeout);
+    let timing = &config.timing;
     openraft::Config {
         cluster_name: "letterbox".to_owned(),
-        heartbeat_interval: millis(config.timing.heartbeat),
-        election_timeout_min: election,
-        election_timeout_max: election.saturating_mul(2),
+        heartbeat_interval: millis(timing.heartbeat),
+        election_timeout_min: millis(timing.election_timeout),
+        election_timeout_max: millis(lease(timing)),
+        // Among several voters, `Elections` says when.
+        enable_elect: config.voters.len() == 1,
         install_snapshot_timeout: 10_000,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_ENTRIES),
         max_in_snapshot_log_to_keep: ENTRIES_KEPT,

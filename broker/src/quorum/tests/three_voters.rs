@@ -219,3 +219,29 @@ async fn leader_that_ends_in_the_middle_of_a_decision_leaves_all_of_it_or_nothin
         node.shutdown().await;
     }
 }
+
+/// A host that is off, or a process that is stopped, refuses no connection: it does not answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn voters_that_do_not_answer_are_told_with_the_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let ports = free_ports().await;
+    let nodes = open_all(dir.path(), &ports).await;
+    create(&nodes, "a").await;
+    let mut silent = Vec::new();
+    for id in [2, 3] {
+        nodes[&id].shutdown().await;
+        // The kernel takes connections, and nobody hears them.
+        silent.push(Env::real().net.bind("127.0.0.1", ports[&id]).await.unwrap());
+    }
+    eventually("both are told", || {
+        let told = nodes[&1].unreachable();
+        told.len() == 2 && told.values().all(|why| why.contains("does not answer"))
+    })
+    .await;
+    drop(silent);
+    eventually("they refuse now", || {
+        nodes[&1].unreachable().values().all(|why| why.contains("refused"))
+    })
+    .await;
+    nodes[&1].shutdown().await;
+}
