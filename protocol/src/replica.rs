@@ -17,6 +17,8 @@ pub type Tags = BTreeMap<i32, Bytes>;
 const INCARNATION: i32 = 10_000;
 /// Of a request: it reports, and asks for nothing. Empty.
 const REPORTS: i32 = 10_001;
+/// Of a report: the fetch of the same broker that is parked is to be answered. Empty.
+const HURRIES: i32 = 10_003;
 /// Of a partition in a request: see [`Standing`], 16 bytes.
 const STANDING: i32 = 10_002;
 
@@ -52,6 +54,18 @@ pub fn reports(tags: &Tags) -> bool {
     tags.contains_key(&REPORTS)
 }
 
+/// Says that a fetch of the same broker that is parked is to be answered as if its wait were over,
+/// because the next one asks for more.
+pub fn put_hurries(tags: &mut Tags) {
+    tags.insert(HURRIES, Bytes::new());
+}
+
+/// See [`put_hurries`].
+#[must_use]
+pub fn hurries(tags: &Tags) -> bool {
+    tags.contains_key(&HURRIES)
+}
+
 /// Says how far the follower is.
 pub fn put_standing(tags: &mut Tags, standing: Standing) {
     let mut bytes = BytesMut::with_capacity(16);
@@ -84,12 +98,14 @@ mod tests {
         let mut request = FetchRequest::default().with_topics(vec![topic]);
         put_incarnation(&mut request.unknown_tagged_fields, Uuid::from_u128(7));
         put_reports(&mut request.unknown_tagged_fields);
+        put_hurries(&mut request.unknown_tagged_fields);
         let frame = encode_request(1, Some("c"), 17, &request.into()).unwrap().slice(4..);
         let header = check_request(&frame).unwrap();
         let body = frame.slice(header.body_offset..);
         let Ok(Request::Fetch(read)) = decode_checked_request(1, 17, body) else { unreachable!() };
         let tags = &read.unknown_tagged_fields;
         assert_eq!((incarnation(tags), reports(tags)), (Some(Uuid::from_u128(7)), true));
+        assert!(hurries(tags));
         let partition = &read.topics[0].partitions[0];
         assert_eq!(self::standing(&partition.unknown_tagged_fields), Some(standing));
     }
@@ -99,6 +115,6 @@ mod tests {
         let tags = Tags::from([(STANDING, Bytes::from_static(b"short"))]);
         assert_eq!(standing(&tags), None);
         let tags = Tags::from([(INCARNATION, Bytes::from_static(b"short"))]);
-        assert_eq!((incarnation(&tags), reports(&tags)), (None, false));
+        assert_eq!((incarnation(&tags), reports(&tags), hurries(&tags)), (None, false, false));
     }
 }

@@ -52,11 +52,15 @@ async fn partitions(env: &Env, at: &str) -> Option<Vec<MetadataResponsePartition
         .then(|| told.topics.into_iter().flat_map(|topic| topic.partitions).collect())
 }
 
-/// One fault, and what it is called.
-fn break_something(cluster: &mut Cluster, rng: &mut Rng) -> (Vec<&'static str>, &'static str) {
+/// One fault, and what it is called. The first takes a node away: somebody else has to lead.
+fn break_something(
+    cluster: &mut Cluster,
+    rng: &mut Rng,
+    is_first: bool,
+) -> (Vec<&'static str>, &'static str) {
     let name = NODES[rng.index(3)];
     let other = NODES[(NODES.iter().position(|node| *node == name).unwrap() + 1) % 3];
-    match rng.below(10) {
+    match rng.below(if is_first { 5 } else { 10 }) {
         0 | 1 => {
             cluster.power_cut(name);
             (vec![name], "power cut")
@@ -160,20 +164,37 @@ fn run(seed: u64) {
     });
     let (mut rng, mut unplugged) = (cluster.schedule_rng(), BTreeSet::new());
     cluster.run_for(Duration::from_secs(5));
-    for _ in 0..FAULTS {
-        let (names, what) = break_something(&mut cluster, &mut rng);
+    for fault in 0..FAULTS {
+        let (names, what) = break_something(&mut cluster, &mut rng, fault == 0);
         if what.starts_with("power") {
             unplugged.extend(&names);
         }
         note_fault(&history, &cluster, &names.join(","), what);
-        cluster.run_for(Duration::from_millis(rng.between(50, 6_000)));
+        let least = if fault == 0 { 4_000 } else { 50 };
+        cluster.run_for(Duration::from_millis(rng.between(least, 6_000)));
         if rng.percent(70) {
             heal(&mut cluster, &mut unplugged);
             cluster.run_for(Duration::from_millis(rng.between(50, 5_000)));
         }
     }
     heal(&mut cluster, &mut unplugged);
-    cluster.run_for(Duration::from_secs(5));
+    let done = |history: &History| {
+        let events = history.events();
+        let of = |is: fn(&Action) -> bool| {
+            let all = events.iter().filter(|event| event.phase == Phase::Ok);
+            all.filter(|event| is(&event.action)).count()
+        };
+        let sends = of(|action| matches!(action, Action::Send { .. }));
+        (sends, of(|action| matches!(action, Action::Commit { .. })))
+    };
+    let (sends, commits) = done(&history);
+    let (healed, mut goes_on) = (cluster.elapsed(), false);
+    while !goes_on && cluster.elapsed() < healed + PATIENCE {
+        cluster.run_for(Duration::from_millis(500));
+        let (sends_now, commits_now) = done(&history);
+        goes_on = sends_now > sends + 100 && commits_now > commits;
+    }
+    assert!(goes_on, "the healed cluster stands still");
     stop.store(true, Ordering::Relaxed);
     assert!(cluster.run_clients(PATIENCE * 2), "clients do not end");
 

@@ -464,7 +464,7 @@ impl Log {
         let base_offset = self.end_offset();
         (header.base_offset, header.leader_epoch) = (base_offset, options.leader_epoch);
         batch::assign(&mut bytes, base_offset, options.leader_epoch);
-        self.store(&mut inner, bytes, &[(0, header)], &config, options.now_ms)?;
+        self.store(&mut inner, bytes, &[(0, header)], &config, options)?;
         Ok(AppendInfo {
             base_offset,
             last_offset: header.last_offset(),
@@ -526,7 +526,7 @@ impl Log {
             log_start_offset: self.start_offset(),
             duplicate: false,
         };
-        self.store(&mut inner, bytes, &headers, config, options.now_ms)?;
+        self.store(&mut inner, bytes, &headers, config, options)?;
         Ok(info)
     }
 
@@ -548,8 +548,9 @@ impl Log {
         bytes: BytesMut,
         headers: &[(u64, BatchHeader)],
         config: &LogConfig,
-        now: TimestampMs,
+        options: &AppendOptions,
     ) -> Result<(), AppendError> {
+        let now = options.now_ms;
         let (Some((_, first)), Some((_, last))) = (headers.first(), headers.last()) else {
             return Ok(());
         };
@@ -559,7 +560,13 @@ impl Log {
                 records: Vec::new(),
             });
         }
-        if bytes.len() as u64 > config.segment_bytes.min(i32::MAX as u64) {
+        // What a leader has was taken by it: a segment of its own holds any batch.
+        let max = if headers.len() > 1 || options.origin != Origin::Replication {
+            config.segment_bytes
+        } else {
+            u64::MAX
+        };
+        if bytes.len() as u64 > max.min(i32::MAX as u64) {
             return Err(AppendError::RecordListTooLarge {
                 size: bytes.len(),
                 max: config.segment_bytes,

@@ -33,6 +33,9 @@ pub(crate) trait OwnLog {
     fn end_of_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)>;
 }
 
+/// How long a follower waits at first before it asks again.
+const FIRST_WAIT_MS: u64 = 25;
+
 /// What a leader answers a fetch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
@@ -115,9 +118,12 @@ enum Doing {
 pub(crate) struct FollowerState {
     leader: Option<BrokerId>,
     epoch: LeaderEpoch,
-    /// How long it waits before it asks a leader again that could not answer, or tries again what
-    /// could not be done with its log (`replica.fetch.backoff.ms`).
+    /// How long it waits at most before it asks a leader again that could not answer, or tries
+    /// again what could not be done with its log (`replica.fetch.backoff.ms`).
     backoff_ms: u64,
+    /// How long it waits next: twice as long each time. A leader that does not know yet that it
+    /// leads will in a moment.
+    wait_ms: u64,
     doing: Doing,
     /// What was reported last.
     reported: Offset,
@@ -134,7 +140,8 @@ impl FollowerState {
         log: &impl OwnLog,
     ) -> (Self, Vec<FollowerEffect>) {
         let doing = if is_changing { Doing::Changing { taken: None } } else { Doing::Nothing };
-        let mut this = Self { leader, epoch, backoff_ms, doing, reported: 0 };
+        let wait_ms = FIRST_WAIT_MS;
+        let mut this = Self { leader, epoch, backoff_ms, wait_ms, doing, reported: 0 };
         let effects = if is_changing { Vec::new() } else { this.fetch(log) };
         (this, effects)
     }
@@ -169,6 +176,7 @@ impl FollowerState {
                 self.answered(answer, has_records, log, now_ms)
             }
             (FollowerEvent::Done, Doing::Changing { taken }) => {
+                self.wait_ms = FIRST_WAIT_MS;
                 let mut effects = self.take(taken, log);
                 effects.extend(self.fetch(log));
                 effects
@@ -196,6 +204,7 @@ impl FollowerState {
                     self.doing = Doing::Changing { taken };
                     return vec![FollowerEffect::Append { epoch: self.epoch }];
                 }
+                self.wait_ms = FIRST_WAIT_MS;
                 let mut effects = self.take(taken, log);
                 effects.extend(self.fetch(log));
                 effects
@@ -227,7 +236,8 @@ impl FollowerState {
     }
 
     fn wait(&mut self, now_ms: u64) -> Vec<FollowerEffect> {
-        let until_ms = now_ms.saturating_add(self.backoff_ms);
+        let until_ms = now_ms.saturating_add(self.wait_ms.min(self.backoff_ms));
+        self.wait_ms = self.wait_ms.saturating_mul(2).min(self.backoff_ms.max(1));
         self.doing = Doing::Waiting { until_ms };
         vec![FollowerEffect::WaitUntil(until_ms)]
     }
@@ -601,9 +611,20 @@ mod tests {
             > follow leader=1 epoch=3
               fetch from broker 1 in epoch 3: at 4 after epoch 0, counts 4
             > answered epoch=3 at=4 with=not-ready now=5000
-              wait until 6000
-            > tick now=5999
-            > tick now=6000
+              wait until 5025
+            > tick now=5024
+            > tick now=5025
+              fetch from broker 1 in epoch 3: at 4 after epoch 0, counts 4
+            # Longer each time, up to replica.fetch.backoff.ms.
+            > answered epoch=3 at=4 with=not-ready now=5100
+              wait until 5150
+            > tick now=5150
+              fetch from broker 1 in epoch 3: at 4 after epoch 0, counts 4
+            > answered epoch=3 at=4 hw=0
+              fetch from broker 1 in epoch 3: at 4 after epoch 0, counts 4
+            > answered epoch=3 at=4 with=not-ready now=6000
+              wait until 6025
+            > tick now=6025
               fetch from broker 1 in epoch 3: at 4 after epoch 0, counts 4
             > answered epoch=3 at=4 with=fenced
             > tick now=9000
@@ -624,8 +645,8 @@ mod tests {
             > answered epoch=3 at=4 records=3:2 hw=4
               append in epoch 3
             > failed now=5000
-              wait until 6000
-            > tick now=6000
+              wait until 5025
+            > tick now=5025
               fetch from broker 1 in epoch 3: at 4 after epoch 0, counts 4
             ",
         );

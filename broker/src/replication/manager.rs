@@ -463,9 +463,9 @@ fn min_insync_of(config: &TopicConfig) -> usize {
 }
 
 impl DurabilityObserver for ReplicaManager {
-    fn durable(&self, log: &Arc<Log>, durable_end: Offset) {
+    fn durable(&self, log: &Arc<Log>, _durable_end: Offset) {
         if let Some(partition) = self.partition_of(log) {
-            delivering(|| partition.counts_up_to(durable_end));
+            delivering(|| partition.counts());
         }
     }
 

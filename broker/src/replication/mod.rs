@@ -9,6 +9,8 @@
 pub mod deliver;
 pub(crate) mod fetcher;
 pub(crate) mod follower;
+#[cfg(test)]
+mod following_tests;
 pub mod leader;
 mod manager;
 pub(crate) mod outbox;

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use bytes::Bytes;
 use letterbox_env::panics::lock;
 use letterbox_protocol::model::{BrokerId, LeaderEpoch, Offset};
 use tokio::sync::Notify;
@@ -34,6 +35,8 @@ pub(crate) enum Change {
     Truncate { to: Offset },
     /// Empty it; it begins and ends there.
     RestartAt { at: Offset },
+    /// Empty it; it begins there, with these batches of the leader of that epoch.
+    BeginWith { at: Offset, records: Bytes, epoch: LeaderEpoch },
 }
 
 /// What is wanted, by whom it is wanted of.
@@ -70,7 +73,18 @@ struct OfLeader {
     fetches: BTreeMap<Key, Option<Position>>,
     /// Up to where each counts, in that epoch.
     reports: BTreeMap<Key, (LeaderEpoch, Offset)>,
+    /// The fetch that is parked there is to end.
+    hurries: bool,
     wake: Wake,
+}
+
+/// What is to be reported to a leader.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reports {
+    /// Up to where each partition counts, in that epoch.
+    pub(crate) counts: BTreeMap<Key, (LeaderEpoch, Offset)>,
+    /// The fetch that is parked there is to end.
+    pub(crate) hurries: bool,
 }
 
 /// Wakes the two tasks that speak with a leader.
@@ -107,6 +121,14 @@ impl Outbox {
     pub(super) fn report(&self, key: Key, leader: BrokerId, epoch: LeaderEpoch, counts: Offset) {
         if let Some(of_leader) = self.lock().leaders.get_mut(&leader) {
             of_leader.reports.insert(key, (epoch, counts));
+            of_leader.wake.reports.notify_one();
+        }
+    }
+
+    /// The fetch that is parked at `leader` is to end: more is wanted than it asks for.
+    pub(crate) fn hurry(&self, leader: BrokerId) {
+        if let Some(of_leader) = self.lock().leaders.get_mut(&leader) {
+            of_leader.hurries = true;
             of_leader.wake.reports.notify_one();
         }
     }
@@ -154,10 +176,11 @@ impl Outbox {
     }
 
     /// What is to be reported to `leader`.
-    pub(crate) fn take_reports(&self, leader: BrokerId) -> BTreeMap<Key, (LeaderEpoch, Offset)> {
+    pub(crate) fn take_reports(&self, leader: BrokerId) -> Reports {
         let mut wishes = self.lock();
-        let of_leader = wishes.leaders.get_mut(&leader);
-        of_leader.map(|of_leader| std::mem::take(&mut of_leader.reports)).unwrap_or_default()
+        let Some(of_leader) = wishes.leaders.get_mut(&leader) else { return Reports::default() };
+        let (counts, hurries) = (&mut of_leader.reports, &mut of_leader.hurries);
+        Reports { counts: std::mem::take(counts), hurries: std::mem::take(hurries) }
     }
 
     /// At most `most` of the ISRs that are wanted.
@@ -219,7 +242,7 @@ mod tests {
         assert_eq!(outbox.take_fetches(one), BTreeMap::from([(KEY, Some(from(3)))]));
         outbox.fetch(KEY, other, from(3));
         assert_eq!(outbox.take_fetches(one), BTreeMap::from([(KEY, None)]));
-        assert!(outbox.take_reports(one).is_empty(), "it is another's to know");
+        assert_eq!(outbox.take_reports(one), Reports::default(), "it is another's to know");
         outbox.unfollow(KEY);
         assert_eq!(outbox.take_fetches(other), BTreeMap::from([(KEY, None)]));
         assert!(outbox.take_fetches(one).is_empty());
@@ -234,7 +257,8 @@ mod tests {
             outbox.report(KEY, leader, 0, counts);
         }
         assert_eq!(outbox.take_fetches(leader), BTreeMap::from([(KEY, Some(from(5)))]));
-        assert_eq!(outbox.take_reports(leader), BTreeMap::from([(KEY, (0, 7))]));
+        let counts = BTreeMap::from([(KEY, (0, 7))]);
+        assert_eq!(outbox.take_reports(leader), Reports { counts, hurries: false });
     }
 
     #[test]

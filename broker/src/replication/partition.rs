@@ -3,10 +3,11 @@
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use letterbox_env::panics::lock;
 use letterbox_env::{Clock, with_causes};
 use letterbox_protocol::ErrorCode;
+use letterbox_protocol::batch::Batch;
 use letterbox_protocol::model::{BrokerId, LeaderEpoch, Offset, TimestampMs, TopicId};
 use letterbox_storage::{AppendError, AppendOptions, Effort, Log, LogConfig, Origin, Validated};
 use tokio::sync::Notify;
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 use tracing::{error, warn};
 
 use super::fetcher::{Key, Position};
-use super::follower::{Answer, FollowerEffect, FollowerEvent};
+use super::follower::{Answer, FollowerEffect, FollowerEvent, OwnLog as _};
 use super::leader::{BrokerEpoch, Eligible, FollowerFetch, IsrAnswer, NotEnoughReplicas};
 use super::outbox::{Change, IsrWish, Outbox};
 use super::role::{Commit, Effect, Event, LogState, MayNotAppend, Replica, Times};
@@ -305,7 +306,7 @@ impl Partition {
             log.set_config(config);
             // A topic that stops waiting for the disk has already appended what it waited for.
             if !is_durable {
-                self.counts_up_to(log.end_offset());
+                self.counts();
             }
         }
         self.step(Event::MinInsync(min_insync));
@@ -364,20 +365,33 @@ impl Partition {
 
     fn append_of_leader(&self, epoch: LeaderEpoch, records: &[u8]) {
         let Some(log) = self.log.get() else { return };
-        let (now_ms, origin) = (self.shared.clock.wall_ms(), Origin::Replication);
-        let options = AppendOptions { leader_epoch: epoch, now_ms, origin };
-        let done = match log.append(records.into(), &options) {
-            Ok(_) => FollowerEvent::Done,
-            Err(why) => {
-                // One that came too late is none.
-                if !matches!(why, AppendError::StaleLeaderEpoch { .. } | AppendError::Closed) {
-                    let (topic, partition, why) = (log.topic(), self.index, with_causes(&why));
-                    warn!(%topic, partition, why, "cannot append what the leader has; trying again");
-                }
-                FollowerEvent::Failed
+        match append_runs(log, records, epoch, self.shared.clock.wall_ms()) {
+            Ok(()) => self.step(Event::Follower(FollowerEvent::Done)),
+            Err(AppendError::OutOfOrderOffset { base_offset, .. })
+                if base_offset < log.end_offset() && log.start_offset() == log.end_offset() =>
+            {
+                // The leader's log begins within a batch, because records were deleted. The empty
+                // log here begins with that batch then, and its log start moves afterwards.
+                let (at, records) = (base_offset, Bytes::copy_from_slice(records));
+                let change = Change::BeginWith { at, records, epoch };
+                self.shared.outbox.change(self.key(), change);
             }
-        };
-        self.step(Event::Follower(done));
+            Err(why) => self.refused(epoch, log, &why),
+        }
+    }
+
+    /// The log does not take what its leader in `epoch` has.
+    fn refused(&self, epoch: LeaderEpoch, log: &Log, why: &AppendError) {
+        let is_over = self.act(|role, log, now_ms| {
+            // One that came too late is none to wait for.
+            let is_over = role.followed_epoch() != Some(epoch);
+            let event = if is_over { FollowerEvent::Done } else { FollowerEvent::Failed };
+            (is_over, role.step(Event::Follower(event), log, now_ms))
+        });
+        if !is_over {
+            let (topic, partition, why) = (log.topic(), self.index, with_causes(why));
+            warn!(%topic, partition, why, "cannot append what the leader has; trying again");
+        }
     }
 
     /// Changes the log as its role has asked for. Blocks.
@@ -386,6 +400,18 @@ impl Partition {
         let changed = match change {
             Change::Truncate { to } => log.truncate_to(*to),
             Change::RestartAt { at } => log.truncate_fully_and_start_at(*at),
+            Change::BeginWith { at, records, epoch } => {
+                match log.truncate_fully_and_start_at(*at) {
+                    Ok(()) => {
+                        let now_ms = self.shared.clock.wall_ms();
+                        if let Err(why) = append_runs(log, records, *epoch, now_ms) {
+                            return self.refused(*epoch, log, &why);
+                        }
+                        Ok(())
+                    }
+                    Err(why) => Err(why),
+                }
+            }
         };
         let done = match changed {
             Ok(()) => FollowerEvent::Done,
@@ -545,7 +571,7 @@ impl Partition {
             self.ends.moved_to(end_offset);
         }
         let commit = if !log.config().durable {
-            self.count(log.end_offset(), |role| role.commit(leader_epoch, end_offset))
+            self.count(|role| role.commit(leader_epoch, end_offset))
         } else if self.high_watermark() < end_offset {
             Commit::Waiting
         } else {
@@ -569,17 +595,20 @@ impl Partition {
         }))
     }
 
-    /// The own log counts up to `end`: durable, or appended where the topic opts out.
-    pub(super) fn counts_up_to(&self, end: Offset) {
-        self.count(end, |_| ());
+    /// The own log counts further: more of it is durable, or appended where the topic opts out.
+    pub(super) fn counts(&self) {
+        self.count(|_| ());
     }
 
-    /// As [`Partition::counts_up_to`], and looks at what that makes of it.
-    fn count<T>(&self, end: Offset, look: impl FnOnce(&Replica) -> T) -> T {
+    /// As [`Partition::counts`], and looks at what that makes of it.
+    fn count<T>(&self, look: impl FnOnce(&Replica) -> T) -> T {
         let mut role = self.role();
-        // Without an allocation: a leader comes here after each sync or append.
-        let moved = role.own_end(end);
-        if let (Some(high_watermark), Some(log)) = (moved, self.log.get()) {
+        // How far is asked of the log, under the lock: what was synced a moment ago may have been
+        // cut since, before this broker began to lead. Without an allocation: a leader comes here
+        // after each sync or append.
+        let log = self.log.get();
+        let moved = log.and_then(|log| role.own_end(log.counts()));
+        if let (Some(high_watermark), Some(log)) = (moved, log) {
             // Under the lock, so that two moves are stored in their order.
             log.set_high_watermark(high_watermark);
         }
@@ -733,4 +762,28 @@ impl Partition {
     fn role(&self) -> MutexGuard<'_, Replica> {
         lock(&self.role)
     }
+}
+
+/// Appends batches of a leader, as many at once as a segment takes.
+fn append_runs(
+    log: &Arc<Log>,
+    records: &[u8],
+    leader_epoch: LeaderEpoch,
+    now_ms: TimestampMs,
+) -> Result<(), AppendError> {
+    let options = AppendOptions { leader_epoch, now_ms, origin: Origin::Replication };
+    let run_max = usize::try_from(log.config().segment_bytes).unwrap_or(usize::MAX);
+    let (mut rest, mut run_len) = (records, 0);
+    while run_len < rest.len() {
+        let next = rest.get(run_len..).unwrap_or_default();
+        let len = next.len() - Batch::split(next)?.1.len();
+        if run_len > 0 && run_len.saturating_add(len) > run_max {
+            let (run, after) = rest.split_at(run_len);
+            log.append(run.into(), &options)?;
+            (rest, run_len) = (after, 0);
+        } else {
+            run_len += len;
+        }
+    }
+    if rest.is_empty() { Ok(()) } else { log.append(rest.into(), &options).map(drop) }
 }

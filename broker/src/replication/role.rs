@@ -212,6 +212,11 @@ impl Replica {
         self.leader().map(LeaderState::epoch)
     }
 
+    /// The epoch in which this broker follows; `None` when it does not.
+    pub(crate) fn followed_epoch(&self) -> Option<LeaderEpoch> {
+        if let Role::Follower(follower) = &self.role { Some(follower.epoch()) } else { None }
+    }
+
     /// Whether this broker leads and others have the partition too.
     pub(crate) fn is_replicated(&self) -> bool {
         self.leader().is_some() && self.assigned.replicas.len() > 1

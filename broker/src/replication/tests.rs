@@ -17,8 +17,8 @@ use crate::config::Config;
 use crate::metadata::record::{ConfigRecord, PartitionRecord, RemoveTopicRecord, TopicRecord};
 use crate::metadata::{ConfigResource, MetadataDelta, MetadataImage, MetadataRecord, apply};
 
-const TOPIC: &str = "orders";
-const OLD: Uuid = Uuid::from_u128(1);
+pub(super) const TOPIC: &str = "orders";
+pub(super) const OLD: Uuid = Uuid::from_u128(1);
 const NEW: Uuid = Uuid::from_u128(2);
 
 /// A change of the metadata, and all that follows from it.
@@ -28,7 +28,7 @@ async fn change(replicas: &ReplicaManager, before: Arc<MetadataImage>, after: Ar
     replicas.apply_to_logs(&delta).await;
 }
 
-async fn replicas(env: &Env, dir: &Path) -> Arc<ReplicaManager> {
+pub(super) async fn replicas(env: &Env, dir: &Path) -> Arc<ReplicaManager> {
     replicas_of(env, vec![dir.into()]).await.unwrap()
 }
 
@@ -40,7 +40,7 @@ async fn replicas_of(env: &Env, dirs: Vec<PathBuf>) -> Result<Arc<ReplicaManager
     Ok(ReplicaManager::new(env, Config::parse(text).unwrap(), logs))
 }
 
-fn with_topic(image: &MetadataImage, id: Uuid, partitions: i32) -> Arc<MetadataImage> {
+pub(super) fn with_topic(image: &MetadataImage, id: Uuid, partitions: i32) -> Arc<MetadataImage> {
     let mut records = vec![MetadataRecord::Topic(TopicRecord { name: TOPIC.into(), id })];
     records.extend((0..partitions).map(|partition| {
         let (replicas, isr) = (vec![BrokerId(0)], vec![BrokerId(0)]);
@@ -64,7 +64,12 @@ fn without_topic(image: &MetadataImage, id: Uuid) -> Arc<MetadataImage> {
 }
 
 /// `image`, with another leader epoch and the leader it begins with.
-fn led(image: &MetadataImage, id: Uuid, leader: i32, leader_epoch: i32) -> Arc<MetadataImage> {
+pub(super) fn led(
+    image: &MetadataImage,
+    id: Uuid,
+    leader: i32,
+    leader_epoch: i32,
+) -> Arc<MetadataImage> {
     let record = MetadataRecord::Partition(PartitionRecord {
         topic_id: id,
         partition: 0,

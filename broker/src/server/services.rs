@@ -6,6 +6,7 @@ use letterbox_env::Env;
 
 use super::budget::{Account, Connections};
 use super::handlers::data::init_producer_id::ProducerIds;
+use super::handlers::data::replica_fetch::ParkedFetches;
 use super::handlers::topics::create::ensure;
 use super::heavy::Heavy;
 use super::shown::Shown;
@@ -36,6 +37,8 @@ pub(crate) struct Services {
     pub(crate) wide: Heavy,
     pub(crate) connections: Arc<Connections>,
     pub(crate) replicas: Arc<ReplicaManager>,
+    /// The fetches of followers that are parked here.
+    pub(crate) parked: ParkedFetches,
     pub(crate) controller: Controller,
     pub(crate) groups: GroupCoordinator,
     pub(crate) producer_ids: ProducerIds,
@@ -76,6 +79,7 @@ impl Services {
             wide: Heavy::new(workers),
             connections: Arc::new(connections),
             replicas,
+            parked: ParkedFetches::default(),
             controller,
             groups,
             producer_ids: ProducerIds::default(),

@@ -79,11 +79,17 @@ impl Fetching {
 
     /// What partitions want now.
     fn take_news(&mut self) {
-        for (key, position) in self.shared.replicas.outbox().take_fetches(self.leader) {
+        let (is_asking, outbox) = (self.under_way.is_some(), self.shared.replicas.outbox());
+        let (mut is_more, news) = (false, outbox.take_fetches(self.leader));
+        for (key, position) in news {
+            is_more |= position.is_some();
             self.step(match position {
                 Some(position) => FetcherEvent::Wants(key, position),
                 None => FetcherEvent::Gone(key),
             });
+        }
+        if is_asking && is_more {
+            self.shared.replicas.outbox().hurry(self.leader);
         }
     }
 

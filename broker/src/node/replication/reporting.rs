@@ -1,5 +1,6 @@
 //! Telling one leader up to where its followers here count, as soon as the disk has synced: while
-//! all that they have was fetched, their fetch is parked there and says nothing.
+//! all that they have was fetched, their fetch is parked there and says nothing. And that this fetch
+//! is to end when other partitions want records meanwhile.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +15,8 @@ use tracing::debug;
 
 use super::Shared;
 use super::fetching::as_replica;
-use super::peer::Peer;
+use super::peer::{Peer, PeerError};
+use crate::replication::outbox::Reports;
 
 /// Goes on until `stop`. Reports of all partitions that come while one is under way are the next.
 /// One that is lost is not repeated: the next fetch says the same.
@@ -31,7 +33,6 @@ pub(super) async fn report(
             match request {
                 Some(request) => {
                     if let Err(error) = send(&shared, leader, &mut peer, request).await {
-                        peer = None;
                         debug!(%leader, %error, "a report to the leader is lost");
                     }
                 }
@@ -47,7 +48,7 @@ pub(super) async fn report(
 }
 
 fn request(shared: &Shared, leader: BrokerId) -> Option<m::FetchRequest> {
-    let reports = shared.replicas.outbox().take_reports(leader);
+    let Reports { counts: reports, hurries } = shared.replicas.outbox().take_reports(leader);
     let mut topics: BTreeMap<TopicId, Vec<FetchPartition>> = BTreeMap::new();
     for ((topic, index), (epoch, counts)) in reports {
         let mut said = FetchPartition::default()
@@ -58,11 +59,14 @@ fn request(shared: &Shared, leader: BrokerId) -> Option<m::FetchRequest> {
         replica::put_standing(&mut said.unknown_tagged_fields, standing);
         topics.entry(topic).or_default().push(said);
     }
-    if topics.is_empty() {
+    if topics.is_empty() && !hurries {
         return None;
     }
     let mut request = as_replica(shared.me, topics).with_session_epoch(-1);
     replica::put_reports(&mut request.unknown_tagged_fields);
+    if hurries {
+        replica::put_hurries(&mut request.unknown_tagged_fields);
+    }
     Some(request)
 }
 
@@ -71,10 +75,16 @@ async fn send(
     leader: BrokerId,
     peer: &mut Option<Peer>,
     request: m::FetchRequest,
-) -> Result<(), super::peer::PeerError> {
-    let connected = match peer.take() {
-        Some(peer) => peer,
-        None => Peer::connect(shared, leader).await?,
-    };
-    peer.insert(connected).fetch(shared, request).await.map(drop)
+) -> Result<(), PeerError> {
+    // One that was idle for long may have been closed by the leader.
+    if let Some(mut known) = peer.take()
+        && known.fetch(shared, request.clone()).await.is_ok()
+    {
+        *peer = Some(known);
+        return Ok(());
+    }
+    let mut new = Peer::connect(shared, leader).await?;
+    new.fetch(shared, request).await?;
+    *peer = Some(new);
+    Ok(())
 }

@@ -7,6 +7,6 @@ pub(in crate::server) mod list_offsets;
 pub(in crate::server) mod offset_for_leader_epoch;
 pub(in crate::server) mod produce;
 pub(in crate::server) mod producers;
-mod replica_fetch;
+pub(in crate::server) mod replica_fetch;
 
 use super::{Errors, SETTLE_MAX, Services, errors, text};

@@ -9,16 +9,19 @@
 //!
 //! An answer is parked until there is a record, another high watermark or log start, or the wait is
 //! over. While it is, its connection serves nothing else, so a follower whose disk has synced
-//! reports over another one: a Fetch that asks for no records, and is answered at once.
+//! reports over another one: a Fetch that asks for no records, and is answered at once. It may say
+//! that the parked one is to be answered too, because the next one asks for more partitions.
 //!
 //! OFFSET_OUT_OF_RANGE tells where the leader's log begins and, as the high watermark, where it
 //! ends.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use letterbox_env::panics::lock;
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::fetch::EpochEndOffset;
 use letterbox_protocol::model::{BrokerId, Offset};
@@ -97,8 +100,12 @@ pub(super) async fn fetch(
     held: &Share,
 ) -> (Fetched, Share) {
     let replica = replica(&services, &ctx, &request);
-    if let (Ok(replica), true) = (replica, replica::reports(&request.unknown_tagged_fields)) {
+    let tags = &request.unknown_tagged_fields;
+    if let (Ok(replica), true) = (replica, replica::reports(tags)) {
         request.topics.iter().for_each(|topic| take_report(&services, replica, topic));
+        if replica::hurries(tags) {
+            services.parked.of(replica.id).notify_one();
+        }
         let fetched = Fetched { error: ErrorCode::None, topics: Vec::new(), read_committed: false };
         return (fetched, Share::new(&services.memory));
     }
@@ -109,6 +116,7 @@ pub(super) async fn fetch(
     let topics: Vec<AskedTopic> =
         request.topics.into_iter().map(|topic| look_up(&services, replica, topic)).collect();
     let mut parked = Parked::new(&topics);
+    let hurry = replica.map(|replica| services.parked.of(replica.id)).unwrap_or_default();
     loop {
         let is_registered = !parked.tickets.is_empty();
         let mut memory = Share::new(&services.memory);
@@ -127,8 +135,20 @@ pub(super) async fn fetch(
             biased;
             () = parked.moved() => parked.give_up(),
             () = tokio::time::sleep_until(deadline) => {}
+            () = hurry.notified() => deadline = Instant::now(),
             () = held.until_pressed() => deadline = Instant::now(),
         }
+    }
+}
+
+/// What has the parked fetch of each follower answered: one entry for each broker that was ever
+/// proven to be one.
+#[derive(Default)]
+pub(crate) struct ParkedFetches(Mutex<BTreeMap<BrokerId, Arc<Notify>>>);
+
+impl ParkedFetches {
+    fn of(&self, replica: BrokerId) -> Arc<Notify> {
+        lock(&self.0).entry(replica).or_default().clone()
     }
 }
 

@@ -1,0 +1,156 @@
+//! A partition that follows, over a real log: what its leader answers, and what becomes of the log.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use letterbox_env::Env;
+use letterbox_protocol::batch::BatchBuilder;
+use letterbox_protocol::model::{BrokerId, LeaderEpoch, Offset};
+use letterbox_storage::{DurabilityObserver as _, Log};
+
+use super::fetcher::{Key, Position};
+use super::follower::Answer;
+use super::outbox::Change;
+use super::tests::{OLD, TOPIC, led, replicas, with_topic};
+use super::{Partition, ReplicaManager};
+use crate::metadata::record::ConfigRecord;
+use crate::metadata::{ConfigResource, MetadataDelta, MetadataImage, MetadataRecord, apply};
+
+const KEY: Key = (OLD, 0);
+const LEADER: BrokerId = BrokerId(1);
+
+/// Broker 0's partition, which follows broker 1 in epoch 1.
+struct Follower {
+    replicas: Arc<ReplicaManager>,
+    image: Arc<MetadataImage>,
+    partition: Arc<Partition>,
+    _dir: tempfile::TempDir,
+}
+
+impl Follower {
+    async fn new(config: Option<(&str, &str)>) -> Self {
+        let (env, dir) = (Env::real(), tempfile::tempdir().unwrap());
+        let replicas = replicas(&env, dir.path()).await;
+        let mut image = led(&with_topic(&MetadataImage::default(), OLD, 1), OLD, 1, 1);
+        if let Some((key, value)) = config {
+            let resource = ConfigResource::Topic(TOPIC.into());
+            let (key, value) = (key.to_owned(), Some(value.to_owned()));
+            let record = MetadataRecord::Config(ConfigRecord { resource, key, value });
+            image = Arc::new(apply(&image, image.applied_index + 1, &[record]).unwrap());
+        }
+        replicas.start(&image).await;
+        let partition = replicas.hosted(&KEY).unwrap();
+        Self { replicas, image, partition, _dir: dir }
+    }
+
+    fn log(&self) -> &Arc<Log> {
+        self.partition.log().unwrap()
+    }
+
+    /// Start, high watermark and end.
+    fn offsets(&self) -> (Offset, Offset, Offset) {
+        let log = self.log();
+        (log.start_offset(), log.high_watermark(), log.end_offset())
+    }
+
+    /// From where it asks now.
+    fn asks(&self) -> Position {
+        self.replicas.outbox().take_fetches(LEADER)[&KEY].unwrap()
+    }
+
+    fn records(&self, records: &[u8], high_watermark: Offset, leader_start: Offset) {
+        self.records_from(&self.asks(), records, high_watermark, leader_start);
+    }
+
+    fn records_from(&self, from: &Position, records: &[u8], high_watermark: Offset, start: Offset) {
+        let answer = Answer::Records { high_watermark, leader_start: start };
+        self.partition.answered(from, answer, records);
+    }
+
+    fn change_log(&self) {
+        for (_, change) in self.replicas.outbox().take_changes() {
+            self.partition.change_log(&change);
+        }
+    }
+
+    fn lead(&mut self, epoch: LeaderEpoch) {
+        let next = led(&self.image, OLD, 0, epoch);
+        self.replicas.apply(&MetadataDelta::between(self.image.clone(), next.clone()));
+        self.image = next;
+    }
+}
+
+fn batch(at: Offset, records: usize, bytes: usize) -> BytesMut {
+    let (mut batch, value) = (BatchBuilder::new(1).at(at, 0), vec![7; bytes]);
+    (0..records).for_each(|_| batch.push(1, None, Some(&value), &[]));
+    batch.build()
+}
+
+/// DeleteRecords may leave a leader whose log begins in the middle of a batch.
+#[tokio::test]
+async fn an_empty_log_begins_with_the_batch_that_holds_the_leaders_start() {
+    let follower = Follower::new(None).await;
+    let answer = Answer::OutOfRange { leader_start: 15, leader_end: 30 };
+    follower.partition.answered(&follower.asks(), answer, &[]);
+    follower.change_log();
+    assert_eq!(follower.offsets(), (15, 15, 15));
+    follower.records(&batch(10, 10, 5), 30, 15);
+    follower.change_log();
+    assert_eq!(follower.offsets(), (15, 20, 20));
+    assert_eq!(follower.asks().at, 20);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_larger_than_a_segment_is_appended_in_runs() {
+    let follower = Follower::new(Some(("segment.bytes", "1048576"))).await;
+    let batches: Vec<u8> = (0..3).flat_map(|at| batch(at, 1, 600_000)).collect();
+    follower.records(&batches, 0, 0);
+    let asks = follower.asks();
+    assert_eq!((asks.at, follower.log().segments_count()), (3, 3));
+    // And a batch that its leader took when segments were larger.
+    follower.records_from(&asks, &batch(3, 1, 1_200_000), 0, 0);
+    assert_eq!(follower.asks().at, 4);
+}
+
+/// The word that a log has synced may come late.
+#[tokio::test]
+async fn what_was_synced_and_then_cut_does_not_count_for_a_leader() {
+    let mut follower = Follower::new(None).await;
+    follower.records(&[batch(0, 1, 5), batch(1, 1, 5)].concat(), 0, 0);
+    let synced = follower.log().sync().unwrap();
+    let answer = Answer::Diverging { epoch: 0, end: 1 };
+    follower.partition.answered(&follower.asks(), answer, &[]);
+    assert_eq!(
+        follower.replicas.outbox().take_changes().remove(&KEY),
+        Some(Change::Truncate { to: 1 })
+    );
+    follower.partition.change_log(&Change::Truncate { to: 1 });
+    follower.lead(2);
+    follower.partition.append(batch(0, 1, 5), super::Acks::Leader).unwrap();
+    // The other replica has it.
+    let log = follower.log().clone();
+    let fetch = |counts| super::leader::FollowerFetch {
+        replica: LEADER,
+        broker_epoch: -1,
+        leader_epoch: 2,
+        at: 2,
+        last_epoch: 2,
+        counts,
+    };
+    follower.partition.follower_fetches(fetch(2));
+    follower.replicas.durable(&log, synced);
+    assert_eq!(log.high_watermark(), 1, "its own disk does not have it");
+    log.sync().unwrap();
+    follower.replicas.durable(&log, 2);
+    assert_eq!(log.high_watermark(), 2);
+}
+
+/// What is not of the epoch that is followed is of a leader that was replaced while it read.
+#[tokio::test]
+async fn records_of_a_newer_epoch_than_the_followed_one_are_not_appended() {
+    let follower = Follower::new(None).await;
+    let mut newer = BatchBuilder::new(1).at(0, 2);
+    newer.push(1, None, Some(b"value"), &[]);
+    follower.records(&newer.build(), 0, 0);
+    assert_eq!(follower.offsets(), (0, 0, 0));
+}
