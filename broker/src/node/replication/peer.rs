@@ -30,7 +30,7 @@ pub(super) enum PeerError {
     #[error("broker {0} has no listener that other brokers could use")]
     NoEndpoint(BrokerId),
     /// The network's.
-    #[error("{0}")]
+    #[error(transparent)]
     Io(#[from] io::Error),
     /// Nothing came in time.
     #[error("no answer within {} ms (replica.socket.timeout.ms)", .0.as_millis())]
