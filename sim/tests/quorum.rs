@@ -174,6 +174,7 @@ async fn register(controller: &Controller, id: i32, seen: &Shared) -> i64 {
         rack: None,
         clean_start: true,
         flushes_on_ack: true,
+        min_insync_replicas: 1,
     };
     loop {
         match controller.run(registration.clone()).await {

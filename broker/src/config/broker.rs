@@ -271,6 +271,13 @@ impl Config {
         }
     }
 
+    /// The value of a broker key without what was set while the broker runs.
+    #[must_use]
+    pub fn in_file(&self, name: &'static str) -> &str {
+        let default = || keys::find(name).and_then(|key| key.default);
+        self.set.get(name).map(|value| value.trim()).or_else(default).unwrap_or_default()
+    }
+
     /// Every value that the key has, the one that counts first, the default last (KIP-226).
     #[must_use]
     pub fn synonyms(&self, name: &'static str) -> Vec<Entry> {

@@ -71,17 +71,7 @@ impl MetadataImage {
             MetadataRecord::BrokerFence(record) => self.apply_fence(record),
             MetadataRecord::Topic(record) => self.apply_topic(record),
             MetadataRecord::Partition(record) => self.apply_partition(record),
-            MetadataRecord::RemoveTopic(record) => {
-                let missing = ApplyError::NoSuchTopic { id: record.id };
-                let topic = self.topics_by_id.remove(&record.id).ok_or(missing)?;
-                self.topic_ids.remove(&topic.name);
-                if let Some(form) = metric_name(&topic.name)
-                    && self.topics_by_metric_name.get(&*form) == Some(&topic.name)
-                {
-                    self.topics_by_metric_name.remove(&*form);
-                }
-                Ok(())
-            }
+            MetadataRecord::RemoveTopic(record) => self.apply_remove_topic(record.id),
             MetadataRecord::Config(record) => self.apply_config(record),
             MetadataRecord::GroupConfig(record) => {
                 self.apply_group_config(&record.group, |configs| match &record.value {
@@ -152,30 +142,54 @@ impl MetadataImage {
 
     fn apply_partition(&mut self, record: &PartitionRecord) -> Result<(), ApplyError> {
         let (id, partition) = (record.topic_id, record.partition);
-        let bad = |reason| Err(ApplyError::BadPartition { id, partition, reason });
-        if record.replicas.is_empty() || record.isr.is_empty() {
-            return bad("no replica or an empty ISR");
+        if let Some(reason) = inconsistency(&record.state) {
+            return Err(ApplyError::BadPartition { id, partition, reason });
         }
-        if !record.isr.iter().all(|replica| record.replicas.contains(replica)) {
-            return bad("the ISR has a broker that is not a replica");
-        }
-        if record.leader.is_some_and(|leader| !record.isr.contains(&leader)) {
-            return bad("the leader is not in the ISR");
-        }
-        let count =
-            self.topics_by_id.get(&id).ok_or(ApplyError::NoSuchTopic { id })?.partitions.len();
+        let topic = self.topics_by_id.get(&id).ok_or(ApplyError::NoSuchTopic { id })?;
+        let count = topic.partitions.len();
         let gap = ApplyError::PartitionGap { id, partition, count };
         if usize::try_from(partition).ok().is_none_or(|position| position > count) {
             return Err(gap);
         }
-        let state = PartitionState {
-            replicas: record.replicas.as_slice().into(),
-            isr: record.isr.as_slice().into(),
-            leader: record.leader,
-            leader_epoch: record.leader_epoch,
-            partition_epoch: record.partition_epoch,
-        };
-        self.topic_mut(id)?.partitions.insert(partition, state);
+        let before = topic.partition(partition).map(|state| Arc::clone(&state.replicas));
+        let (before, after) = (before.unwrap_or_default(), &record.state.replicas);
+        for broker in before.iter().filter(|broker| !after.contains(broker)) {
+            self.forget_replica(*broker, (id, partition));
+        }
+        for broker in after.iter().filter(|broker| !before.contains(broker)) {
+            if let Some(all) = self.replicas_by_broker.get_mut(broker) {
+                all.insert((id, partition), ());
+            } else {
+                let mut all = SharedMap::default();
+                all.insert((id, partition), ());
+                self.replicas_by_broker.insert(*broker, all);
+            }
+        }
+        self.topic_mut(id)?.partitions.insert(partition, record.state.clone());
+        Ok(())
+    }
+
+    fn forget_replica(&mut self, broker: BrokerId, partition: (TopicId, i32)) {
+        let Some(all) = self.replicas_by_broker.get_mut(&broker) else { return };
+        all.remove(&partition);
+        if all.is_empty() {
+            self.replicas_by_broker.remove(&broker);
+        }
+    }
+
+    fn apply_remove_topic(&mut self, id: TopicId) -> Result<(), ApplyError> {
+        let topic = self.topics_by_id.remove(&id).ok_or(ApplyError::NoSuchTopic { id })?;
+        self.topic_ids.remove(&topic.name);
+        if let Some(form) = metric_name(&topic.name)
+            && self.topics_by_metric_name.get(&*form) == Some(&topic.name)
+        {
+            self.topics_by_metric_name.remove(&*form);
+        }
+        for (partition, state) in topic.indexed_partitions() {
+            for broker in &*state.replicas {
+                self.forget_replica(*broker, (id, partition));
+            }
+        }
         Ok(())
     }
 
@@ -288,18 +302,29 @@ fn config_records(
     );
 }
 
+/// What is wrong with a partition's state; `None` when nothing is.
+fn inconsistency(state: &PartitionState) -> Option<&'static str> {
+    let PartitionState { replicas, isr, elr, last_known_elr, leader, .. } = state;
+    let are_replicas = |ids: &[BrokerId]| ids.iter().all(|id| replicas.contains(id));
+    if replicas.is_empty() {
+        Some("there is no replica")
+    } else if isr.is_empty() && elr.is_empty() && last_known_elr.is_empty() {
+        Some("nobody is in the ISR, eligible, or known to have led")
+    } else if !are_replicas(isr) {
+        Some("the ISR has a broker that is not a replica")
+    } else if !are_replicas(elr) || elr.iter().any(|id| isr.contains(id)) {
+        Some("the ELR has a broker that is not a replica, or that is in the ISR")
+    } else if leader.is_some_and(|leader| !isr.contains(&leader)) {
+        Some("the leader is not in the ISR")
+    } else {
+        None
+    }
+}
+
 impl PartitionRecord {
     /// The record that sets a partition to `state`.
     #[must_use]
     pub fn of(topic_id: TopicId, partition: i32, state: &PartitionState) -> Self {
-        Self {
-            topic_id,
-            partition,
-            replicas: state.replicas.to_vec(),
-            isr: state.isr.to_vec(),
-            leader: state.leader,
-            leader_epoch: state.leader_epoch,
-            partition_epoch: state.partition_epoch,
-        }
+        Self { topic_id, partition, state: state.clone() }
     }
 }

@@ -19,7 +19,8 @@ pub type Configs = BTreeMap<String, String>;
 /// on how many topics there are, nor on how many partitions a changed topic has.
 ///
 /// Invariants, kept by [`crate::metadata::apply`]: every topic is found by its name, too; a topic's
-/// partitions are numbered from 0 without a gap.
+/// partitions are numbered from 0 without a gap; a partition is found by each broker that it is
+/// assigned to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MetadataImage {
     /// The cluster's id, once it has one. Never changes afterwards.
@@ -30,6 +31,9 @@ pub struct MetadataImage {
     pub brokers: Arc<BTreeMap<BrokerId, Arc<BrokerRegistration>>>,
     pub(crate) topic_ids: SharedMap<Arc<str>, TopicId>,
     pub(crate) topics_by_id: SharedMap<TopicId, Arc<Topic>>,
+    /// The partitions that each broker has a replica of: what a change of one broker costs does not
+    /// depend on how many partitions the others have.
+    pub(crate) replicas_by_broker: SharedMap<BrokerId, SharedMap<(TopicId, i32), ()>>,
     /// The topics whose name has another form in metrics, by that form (see [`metric_name`]).
     pub(crate) topics_by_metric_name: SharedMap<Arc<str>, Arc<str>>,
     /// Dynamic configurations of one broker each (not of topics: those are in [`Topic::configs`]).
@@ -75,6 +79,18 @@ impl MetadataImage {
     #[must_use]
     pub fn partition(&self, topic: &str, partition: i32) -> Option<&PartitionState> {
         self.topic(topic)?.partition(partition)
+    }
+
+    /// The partitions that are assigned to `broker`, those of a topic one after the other.
+    pub fn partitions_of(
+        &self,
+        broker: BrokerId,
+    ) -> impl Iterator<Item = (&Arc<Topic>, i32, &PartitionState)> {
+        let all = self.replicas_by_broker.get(&broker).into_iter().flat_map(SharedMap::iter);
+        all.filter_map(|((id, index), ())| {
+            let topic = self.topics_by_id.get(id)?;
+            Some((topic, *index, topic.partition(*index)?))
+        })
     }
 
     /// Brokers that are registered and not fenced, in order of their ids.
@@ -142,6 +158,19 @@ pub struct BrokerRegistration {
     pub rack: Option<String>,
     /// Whether it is kept from leading partitions and from being assigned new ones.
     pub fenced: bool,
+    /// `min.insync.replicas` as the broker's file has it: what its partitions go by when nothing is
+    /// set for their topic, the broker or the cluster. 1 when a version without it wrote it.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub min_insync_replicas: usize,
+}
+
+fn one() -> usize {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_one(n: &usize) -> bool {
+    *n == 1
 }
 
 impl BrokerRegistration {
@@ -196,6 +225,13 @@ impl Topic {
         self.partitions.get(&index)
     }
 
+    /// The partitions with their topic and their indexes, in order.
+    pub(crate) fn all(
+        self: &Arc<Self>,
+    ) -> impl Iterator<Item = (&Arc<Self>, i32, &PartitionState)> {
+        self.indexed_partitions().map(move |(index, state)| (self, index, state))
+    }
+
     /// The partitions with their indexes, in order.
     pub fn indexed_partitions(&self) -> impl Iterator<Item = (i32, &PartitionState)> {
         self.partitions.iter().map(|(index, state)| (*index, state))
@@ -204,18 +240,67 @@ impl Topic {
 
 /// Who has and who leads a partition.
 ///
-/// `isr ⊆ replicas`, and `leader ∈ isr` when there is one; kept by the operations in
-/// [`crate::metadata::decide`] and checked by `apply`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// `isr ⊆ replicas`, `elr ⊆ replicas \ isr`, and `leader ∈ isr` when there is one. Made by the
+/// operations in [`crate::metadata::decide`] and checked by `apply`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionState {
     /// The brokers the partition is assigned to; the first is the preferred leader.
     pub replicas: Arc<[BrokerId]>,
-    /// The replicas that have every committed record. Never empty.
+    /// The replicas that have every committed record, and that the high watermark waits for. Empty
+    /// only while nobody leads.
     pub isr: Arc<[BrokerId]>,
-    /// The leader; `None` while no replica of the ISR is alive.
+    /// Eligible leader replicas (KIP-966): they have every committed record because they left the
+    /// ISR when it was below `min.insync.replicas`, or made it so, and nothing was committed since.
+    /// One of them leads when the ISR is empty.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub elr: Arc<[BrokerId]>,
+    /// Who led last, while the ISR is empty (KIP-966): leads again when nobody is eligible any
+    /// more, and may have lost what was committed.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub last_known_elr: Arc<[BrokerId]>,
+    /// The leader; `None` while nobody who has every committed record is alive.
     pub leader: Option<BrokerId>,
-    /// Goes up by one with every change of the leader.
+    /// Goes up by one when the leader changes, or may have lost its tail, or when a replica is taken
+    /// away.
     pub leader_epoch: LeaderEpoch,
     /// Goes up by one with every change of this state (KIP-497).
     pub partition_epoch: i32,
+    /// How this leader epoch began.
+    #[serde(default, skip_serializing_if = "Election::is_clean")]
+    pub election: Election,
+}
+
+impl PartitionState {
+    /// How many replicas must be in sync for a record to be committed: `min.insync.replicas`, but
+    /// never more than there are.
+    #[must_use]
+    pub fn required_in_sync(&self, min_insync: usize) -> usize {
+        min_insync.min(self.replicas.len()).max(1)
+    }
+}
+
+fn is_none(ids: &Arc<[BrokerId]>) -> bool {
+    ids.is_empty()
+}
+
+/// How the leader of a leader epoch came to lead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Election {
+    /// It has every committed record.
+    #[default]
+    Clean,
+    /// Nobody was known to have every committed record, and it led last, before it lost what was
+    /// not yet on its disk (KIP-966).
+    LastKnown,
+    /// Nobody was known to have every committed record, and the topic allows such a leader
+    /// (`unclean.leader.election.enable`) or somebody asked for one.
+    Unclean,
+}
+
+impl Election {
+    /// Whether nothing that was committed is lost by it.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        *self == Self::Clean
+    }
 }

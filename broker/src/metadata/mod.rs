@@ -25,7 +25,7 @@ pub use delta::{MetadataDelta, PartitionChange, TopicChange};
 pub use entry::{EntryError, Part, Unfinished, cut};
 pub use error::ApiError;
 pub use image::{
-    BrokerRegistration, ConfigResource, Configs, Endpoint, MetadataImage, PartitionState,
+    BrokerRegistration, ConfigResource, Configs, Election, Endpoint, MetadataImage, PartitionState,
     SecurityProtocol, Topic,
 };
 pub use record::MetadataRecord;

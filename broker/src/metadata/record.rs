@@ -12,13 +12,13 @@
 //! - Only a record marked `"i": true` (ignorable: it carries no state that anybody else's record
 //!   builds on) may be skipped by a reader that does not know it.
 
-use letterbox_protocol::model::{BrokerId, LeaderEpoch, ProducerId, TopicId};
+use letterbox_protocol::model::{BrokerId, ProducerId, TopicId};
 use serde::{Deserialize, Serialize};
 
 use super::entry::Unfinished;
 pub use super::envelope::{DecodeError, Subject};
 use super::envelope::{Envelope, kinds};
-use super::image::{BrokerRegistration, ConfigResource};
+use super::image::{BrokerRegistration, ConfigResource, PartitionState};
 
 /// One change of the metadata image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,16 +80,23 @@ pub struct PartitionRecord {
     pub topic_id: TopicId,
     /// The partition; at most the number of partitions there are.
     pub partition: i32,
-    /// As in [`super::PartitionState`].
-    pub replicas: Vec<BrokerId>,
-    /// As in [`super::PartitionState`].
-    pub isr: Vec<BrokerId>,
-    /// As in [`super::PartitionState`].
-    pub leader: Option<BrokerId>,
-    /// As in [`super::PartitionState`].
-    pub leader_epoch: LeaderEpoch,
-    /// As in [`super::PartitionState`].
-    pub partition_epoch: i32,
+    /// The state, whose fields stand beside the others.
+    #[serde(flatten)]
+    pub state: PartitionState,
+}
+
+impl PartitionRecord {
+    /// The oldest version of the record that says all of it: a cluster that makes no use of what
+    /// came later can go back to a version that does not know it.
+    ///
+    /// 0: replicas, ISR, leader and epochs. 1: ELR, last known ELR and election; the ISR may be
+    /// empty.
+    fn version(&self) -> u16 {
+        let PartitionState { isr, elr, last_known_elr, election, .. } = &self.state;
+        let is_plain =
+            !isr.is_empty() && elr.is_empty() && last_known_elr.is_empty() && election.is_clean();
+        if is_plain { 0 } else { 1 }
+    }
 }
 
 /// See [`MetadataRecord::RemoveTopic`].
@@ -149,6 +156,14 @@ impl MetadataRecord {
             _ => Self::Config(ConfigRecord { resource: resource.clone(), key, value }),
         }
     }
+
+    fn written(&self) -> Result<Envelope, serde_json::Error> {
+        let envelope = self.to_envelope()?;
+        Ok(match self {
+            Self::Partition(record) => Envelope { v: record.version(), ..envelope },
+            _ => envelope,
+        })
+    }
 }
 
 kinds! {
@@ -157,7 +172,7 @@ kinds! {
     Broker "broker" 0,
     BrokerFence "brokerFence" 0,
     Topic "topic" 0,
-    Partition "partition" 0,
+    Partition "partition" 1,
     RemoveTopic "removeTopic" 0,
     Config "config" 0,
     GroupConfig "groupConfig" 0,
@@ -171,8 +186,7 @@ kinds! {
 /// # Errors
 /// When a record cannot be written as JSON, which no record of this module is.
 pub fn encode(records: &[MetadataRecord]) -> Result<String, serde_json::Error> {
-    let envelopes =
-        records.iter().map(MetadataRecord::to_envelope).collect::<Result<Vec<_>, _>>()?;
+    let envelopes = records.iter().map(MetadataRecord::written).collect::<Result<Vec<_>, _>>()?;
     serde_json::to_string(&envelopes)
 }
 
@@ -196,6 +210,7 @@ pub fn decode(batch: &str) -> Result<Vec<MetadataRecord>, DecodeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metadata::Election;
 
     #[test]
     fn field_that_is_not_known_is_tolerated() {
@@ -211,6 +226,56 @@ mod tests {
         {
             assert!(matches!(decode(batch), Err(DecodeError::FromTheFuture { .. })), "{batch}");
         }
+    }
+
+    /// What earlier versions wrote is read, and written again as they wrote it as long as nothing in
+    /// it is new; so a cluster that makes no use of what is new can go back.
+    #[test]
+    fn a_partition_is_written_in_the_oldest_version_that_says_it_all() {
+        let topic_id = TopicId::from_u128(7);
+        let ids = |ids: &[i32]| ids.iter().map(|id| BrokerId(*id)).collect::<Vec<_>>().into();
+        let plain = PartitionState {
+            replicas: ids(&[1, 2]),
+            isr: ids(&[1]),
+            leader: Some(BrokerId(1)),
+            leader_epoch: 4,
+            partition_epoch: 9,
+            ..PartitionState::default()
+        };
+        let eligible = PartitionState { elr: ids(&[2]), ..plain.clone() };
+        let nobody = PartitionState {
+            isr: ids(&[]),
+            last_known_elr: ids(&[1]),
+            leader: None,
+            ..plain.clone()
+        };
+        let unclean = PartitionState { election: Election::Unclean, ..plain.clone() };
+        for (state, written) in [
+            (
+                plain,
+                r#"[{"k":"partition","v":0,"d":{"isr":[1],"leader":1,"leader_epoch":4,"partition":3,"partition_epoch":9,"replicas":[1,2],"topic_id":"00000000-0000-0000-0000-000000000007"}}]"#,
+            ),
+            (
+                eligible,
+                r#"[{"k":"partition","v":1,"d":{"elr":[2],"isr":[1],"leader":1,"leader_epoch":4,"partition":3,"partition_epoch":9,"replicas":[1,2],"topic_id":"00000000-0000-0000-0000-000000000007"}}]"#,
+            ),
+            (
+                nobody,
+                r#"[{"k":"partition","v":1,"d":{"isr":[],"last_known_elr":[1],"leader":null,"leader_epoch":4,"partition":3,"partition_epoch":9,"replicas":[1,2],"topic_id":"00000000-0000-0000-0000-000000000007"}}]"#,
+            ),
+            (
+                unclean,
+                r#"[{"k":"partition","v":1,"d":{"election":"Unclean","isr":[1],"leader":1,"leader_epoch":4,"partition":3,"partition_epoch":9,"replicas":[1,2],"topic_id":"00000000-0000-0000-0000-000000000007"}}]"#,
+            ),
+        ] {
+            let record =
+                MetadataRecord::Partition(PartitionRecord { topic_id, partition: 3, state });
+            assert_eq!(encode(std::slice::from_ref(&record)).unwrap(), written);
+            assert_eq!(decode(written).unwrap(), [record]);
+        }
+        let broker = r#"[{"k":"broker","v":0,"d":{"id":1,"incarnation":"00000000-0000-0000-0000-000000000001","endpoints":[],"rack":null,"fenced":false}}]"#;
+        let [MetadataRecord::Broker(broker)] = &decode(broker).unwrap()[..] else { panic!() };
+        assert_eq!((broker.epoch, broker.min_insync_replicas), (0, 1));
     }
 
     #[test]

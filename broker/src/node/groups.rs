@@ -215,7 +215,7 @@ mod tests {
                 isr: [leader].into(),
                 leader: Some(leader).filter(|leader| leader.0 > 0),
                 leader_epoch,
-                partition_epoch: 0,
+                ..PartitionState::default()
             };
             topic.partitions.insert(index, state);
         }

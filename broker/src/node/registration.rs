@@ -63,7 +63,8 @@ impl Membership {
             endpoints: endpoints(config, listeners),
             rack: config.rack.clone(),
             clean_start,
-            flushes_on_ack: config.is_true("log.flush.on.ack"),
+            flushes_on_ack: config.in_file("log.flush.on.ack").eq_ignore_ascii_case("true"),
+            min_insync_replicas: config.in_file("min.insync.replicas").parse().unwrap_or(1),
         };
         let epoch = run(controller, quorum, operation).await?;
         let heartbeat = config.duration("broker.heartbeat.interval.ms");

@@ -393,7 +393,7 @@ impl Replica {
     /// Becomes what the newest assignment says.
     fn take_role<L: OwnLog>(&mut self, log: Option<&L>, now_ms: u64) -> Vec<Effect> {
         let (LogState::Open, Some(log)) = (self.log, log) else { return Vec::new() };
-        let PartitionState { replicas, isr, leader, leader_epoch: epoch, partition_epoch } =
+        let PartitionState { replicas, isr, leader, leader_epoch: epoch, partition_epoch, .. } =
             self.assigned.clone();
         let (leads, was_led) = (leader == Some(self.me), self.led_epoch());
         let mut is_changing = false;
@@ -554,6 +554,7 @@ mod tests {
             leader: line.ids("leader").first().copied(),
             leader_epoch: line.number("epoch"),
             partition_epoch: line.number("version"),
+            ..PartitionState::default()
         }
     }
 

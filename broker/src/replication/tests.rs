@@ -15,7 +15,9 @@ use uuid::Uuid;
 use super::{Acks, AppendRefused, Commit, ReplicaManager};
 use crate::config::Config;
 use crate::metadata::record::{ConfigRecord, PartitionRecord, RemoveTopicRecord, TopicRecord};
-use crate::metadata::{ConfigResource, MetadataDelta, MetadataImage, MetadataRecord, apply};
+use crate::metadata::{
+    ConfigResource, MetadataDelta, MetadataImage, MetadataRecord, PartitionState, apply,
+};
 
 pub(super) const TOPIC: &str = "orders";
 pub(super) const OLD: Uuid = Uuid::from_u128(1);
@@ -43,17 +45,13 @@ async fn replicas_of(env: &Env, dirs: Vec<PathBuf>) -> Result<Arc<ReplicaManager
 pub(super) fn with_topic(image: &MetadataImage, id: Uuid, partitions: i32) -> Arc<MetadataImage> {
     let mut records = vec![MetadataRecord::Topic(TopicRecord { name: TOPIC.into(), id })];
     records.extend((0..partitions).map(|partition| {
-        let (replicas, isr) = (vec![BrokerId(0)], vec![BrokerId(0)]);
-        let leader = Some(BrokerId(0));
-        MetadataRecord::Partition(PartitionRecord {
-            topic_id: id,
-            partition,
-            replicas,
-            isr,
-            leader,
-            leader_epoch: 0,
-            partition_epoch: 0,
-        })
+        let state = PartitionState {
+            replicas: [BrokerId(0)].into(),
+            isr: [BrokerId(0)].into(),
+            leader: Some(BrokerId(0)),
+            ..PartitionState::default()
+        };
+        MetadataRecord::Partition(PartitionRecord { topic_id: id, partition, state })
     }));
     Arc::new(apply(image, image.applied_index + 1, &records).unwrap())
 }
@@ -70,15 +68,15 @@ pub(super) fn led(
     leader: i32,
     leader_epoch: i32,
 ) -> Arc<MetadataImage> {
-    let record = MetadataRecord::Partition(PartitionRecord {
-        topic_id: id,
-        partition: 0,
-        replicas: vec![BrokerId(0), BrokerId(1)],
-        isr: vec![BrokerId(0), BrokerId(1)],
+    let state = PartitionState {
+        replicas: [BrokerId(0), BrokerId(1)].into(),
+        isr: [BrokerId(0), BrokerId(1)].into(),
         leader: Some(BrokerId(leader)),
         leader_epoch,
         partition_epoch: leader_epoch,
-    });
+        ..PartitionState::default()
+    };
+    let record = MetadataRecord::Partition(PartitionRecord { topic_id: id, partition: 0, state });
     Arc::new(apply(image, image.applied_index + 1, &[record]).unwrap())
 }
 

@@ -5,13 +5,11 @@ use letterbox_protocol::model::{BrokerId, ProducerId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::placement::live_isr;
+use super::change::{Change, changed};
 use super::{Context, Decide, Decision, Draft, ItemResult};
-use crate::metadata::record::{
-    BrokerFenceRecord, ClusterIdRecord, PartitionRecord, ProducerIdsRecord,
-};
+use crate::metadata::record::{BrokerFenceRecord, ClusterIdRecord, ProducerIdsRecord};
 use crate::metadata::{
-    ApiError, BrokerRegistration, Endpoint, MetadataImage, MetadataRecord, PartitionState, Topic,
+    ApiError, BrokerRegistration, Endpoint, MetadataImage, MetadataRecord, Topic,
 };
 
 /// Producer ids are handed out in blocks of this many (Kafka's number).
@@ -31,31 +29,39 @@ pub struct RegisterBroker {
     pub rack: Option<String>,
     /// Whether it ended cleanly last time. If not, it may have lost records that were not yet
     /// synced: the partitions that it leads get a new leader epoch so that readers can tell
-    /// (KIP-320), and it leaves the ISRs in which it counted what was not synced (KIP-966), unless
-    /// it is the last one there.
+    /// (KIP-320), and it leaves the ISRs and ELRs in which it counted what was not synced (KIP-966).
+    /// Where it was the last one there, it leads again, and the election says what that is.
     pub clean_start: bool,
     /// `log.flush.on.ack` as this broker's file has it: whether it counts only what is on its disk.
     /// An earlier version does not say, and then it counts as false.
     #[serde(default)]
     pub flushes_on_ack: bool,
+    /// `min.insync.replicas` as this broker's file has it. An earlier version does not say, and
+    /// then it counts as 1.
+    #[serde(default = "one")]
+    pub min_insync_replicas: usize,
+}
+
+fn one() -> usize {
+    1
 }
 
 impl Decide for RegisterBroker {
     /// The epoch of this start (see [`BrokerRegistration::epoch`]).
     type Outcome = ItemResult<i64>;
 
-    fn decide(&self, image: &MetadataImage, _context: &Context<'_>) -> Decision<Self::Outcome> {
+    fn decide(&self, image: &MetadataImage, context: &Context<'_>) -> Decision<Self::Outcome> {
         let mut draft = Draft::new(image);
-        let outcome = self.register(&mut draft);
+        let outcome = self.register(&mut draft, context);
         Decision { records: if outcome.is_ok() { draft.records } else { Vec::new() }, outcome }
     }
 }
 
 impl RegisterBroker {
-    fn register(&self, draft: &mut Draft) -> ItemResult<i64> {
+    fn register(&self, draft: &mut Draft, context: &Context<'_>) -> ItemResult<i64> {
         if let Some(present) = draft.image.brokers.get(&self.id)
             && present.incarnation != self.incarnation
-            && let Some(topic) = draft.image.topics().find(|topic| has_replica(topic, self.id))
+            && let Some((topic, ..)) = draft.image.partitions_of(self.id).next()
         {
             let message = format!(
                 "Broker {} is registered with directory.id {} and holds replicas, of topic '{}' \
@@ -75,23 +81,18 @@ impl RegisterBroker {
             endpoints: self.endpoints.clone(),
             rack: self.rack.clone(),
             fenced: false,
+            min_insync_replicas: self.min_insync_replicas,
         };
         draft.add(vec![MetadataRecord::Broker(registration)])?;
-        let changes = partition_changes(&draft.image, |image, topic, state| {
-            if !self.clean_start
-                && state.isr.len() > 1
-                && state.isr.contains(&self.id)
-                && !self.has_synced(image, topic)
-            {
-                return Some(without(image, state, self.id));
+        let image = &draft.image;
+        let changes = changed(image.partitions_of(self.id), |topic, state| {
+            let mut change = Change::of(image, context.rules, topic, state);
+            if !self.clean_start && !self.has_synced(image, topic) {
+                change = change.lost(self.id);
+            } else if !self.clean_start && state.leader == Some(self.id) {
+                change = change.renewed();
             }
-            if state.leader == Some(self.id) {
-                return (!self.clean_start)
-                    .then(|| led_by(state, state.isr.to_vec(), state.leader));
-            }
-            let first = live_isr(image, &state.isr).first().copied();
-            (state.leader.is_none() && first.is_some())
-                .then(|| led_by(state, state.isr.to_vec(), first))
+            change.build()
         });
         draft.add(changes)?;
         Ok(epoch)
@@ -109,14 +110,11 @@ impl RegisterBroker {
     }
 }
 
-fn has_replica(topic: &Topic, broker: BrokerId) -> bool {
-    topic.partitions.values().any(|partition| partition.replicas.contains(&broker))
-}
-
 /// Fences a broker or lifts the fence.
 ///
-/// A fenced broker leaves every ISR in which it is not the last one, and leads nothing; the lead
-/// goes to the first live replica of the ISR in the order of the assignment, or to nobody.
+/// A fenced broker leaves every ISR and leads nothing; the lead goes to the first live replica of
+/// the ISR in the order of the assignment, or to nobody. Where that makes the ISR too small it
+/// stays eligible (KIP-966).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FenceBroker {
     /// Which broker.
@@ -130,15 +128,15 @@ pub struct FenceBroker {
 impl Decide for FenceBroker {
     type Outcome = ItemResult<()>;
 
-    fn decide(&self, image: &MetadataImage, _context: &Context<'_>) -> Decision<Self::Outcome> {
+    fn decide(&self, image: &MetadataImage, context: &Context<'_>) -> Decision<Self::Outcome> {
         let mut draft = Draft::new(image);
-        let outcome = self.fence(&mut draft);
+        let outcome = self.fence(&mut draft, context);
         Decision { records: if outcome.is_ok() { draft.records } else { Vec::new() }, outcome }
     }
 }
 
 impl FenceBroker {
-    fn fence(&self, draft: &mut Draft) -> ItemResult<()> {
+    fn fence(&self, draft: &mut Draft, context: &Context<'_>) -> ItemResult<()> {
         let Some(present) = draft.image.brokers.get(&self.id) else {
             return Err(ApiError::new(
                 ErrorCode::BrokerIdNotRegistered,
@@ -159,68 +157,13 @@ impl FenceBroker {
             id: self.id,
             fenced: self.fenced,
         })])?;
-        let changes = partition_changes(&draft.image, |image, _, state| self.moved(image, state));
+        let image = &draft.image;
+        let changes = changed(image.partitions_of(self.id), |topic, state| {
+            let change = Change::of(image, context.rules, topic, state);
+            if self.fenced { change.without(self.id) } else { change }.build()
+        });
         draft.add(changes)
     }
-
-    fn moved(&self, image: &MetadataImage, state: &PartitionState) -> Option<PartitionState> {
-        if !state.isr.contains(&self.id) {
-            return None;
-        }
-        if !self.fenced {
-            return state
-                .leader
-                .is_none()
-                .then(|| led_by(state, state.isr.to_vec(), Some(self.id)));
-        }
-        let without = without(image, state, self.id);
-        (without.leader != state.leader || without.isr != state.isr).then_some(without)
-    }
-}
-
-/// The state after `id` has left the ISR, unless it is the last one there; where it led, or nobody
-/// did, the first live replica of the ISR leads, in the order of the assignment.
-fn without(image: &MetadataImage, state: &PartitionState, id: BrokerId) -> PartitionState {
-    let isr = match &*state.isr {
-        [_] => state.isr.to_vec(),
-        many => many.iter().copied().filter(|member| *member != id).collect(),
-    };
-    let leader = match state.leader.filter(|leader| *leader != id) {
-        None => live_isr(image, &state.replicas).into_iter().find(|id| isr.contains(id)),
-        leader => leader,
-    };
-    led_by(state, isr, leader)
-}
-
-/// The state with another ISR and leader. The leader epoch goes up when the leader changes, and
-/// when a leader is named anew after it may have lost its tail.
-fn led_by(state: &PartitionState, isr: Vec<BrokerId>, leader: Option<BrokerId>) -> PartitionState {
-    let same_isr = *isr == *state.isr;
-    let step = i32::from(leader != state.leader || same_isr);
-    PartitionState {
-        replicas: state.replicas.clone(),
-        isr: isr.into(),
-        leader,
-        leader_epoch: state.leader_epoch.saturating_add(step),
-        partition_epoch: state.partition_epoch.saturating_add(1),
-    }
-}
-
-fn partition_changes(
-    image: &MetadataImage,
-    change: impl Fn(&MetadataImage, &Topic, &PartitionState) -> Option<PartitionState>,
-) -> Vec<MetadataRecord> {
-    let mut records = Vec::new();
-    for topic in image.topics() {
-        for (partition, state) in topic.indexed_partitions() {
-            if let Some(state) = change(image, topic, state) {
-                records.push(MetadataRecord::Partition(PartitionRecord::of(
-                    topic.id, partition, &state,
-                )));
-            }
-        }
-    }
-    records
 }
 
 /// Hands a block of producer ids to a broker. An id is handed out once and never again, also when

@@ -5,8 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use letterbox_protocol::{ErrorCode, STRING_MAX};
 use serde::{Deserialize, Serialize};
 
+use super::change::{Change, MIN_INSYNC, UNCLEAN, changed};
 use super::{Context, Decide, Decision, Draft, ItemResult};
-use crate::metadata::{ApiError, ConfigResource, Configs, MetadataImage, MetadataRecord};
+use crate::metadata::{
+    ApiError, ConfigResource, Configs, MetadataImage, MetadataRecord, PartitionState, Topic,
+};
 
 /// Which table of keys a configuration belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +44,13 @@ pub trait ConfigRules: Send + Sync {
     /// The inherited value of a key whose type is a list, comma separated; `None` when it is not a
     /// list. What is appended or subtracted starts from there when nothing is set.
     fn list_default(&self, scope: ConfigScope, key: &str) -> Option<String>;
+
+    /// Whether a replica may lead that is not known to have every committed record, where nothing
+    /// is set for the topic or the cluster: `unclean.leader.election.enable` in the file of the node
+    /// that decides.
+    fn may_be_unclean(&self) -> bool {
+        false
+    }
 }
 
 /// AlterConfigs and IncrementalAlterConfigs (KIP-339).
@@ -151,7 +161,35 @@ fn alter(
         records.push(MetadataRecord::config(resource, key, after.get(key).map(String::as_str)));
     }
     check_together(context, scope, &after)?;
-    draft.add(records)
+    let differs = |key| present.get(key) != after.get(key);
+    let moves_partitions = scope != ConfigScope::Group && (differs(MIN_INSYNC) || differs(UNCLEAN));
+    draft.add(records)?;
+    if moves_partitions {
+        let changes = partition_changes(resource, &draft.image, context);
+        draft.add(changes)?;
+    }
+    Ok(())
+}
+
+/// What changes for partitions when `min.insync.replicas` or `unclean.leader.election.enable` does:
+/// nobody stays eligible where enough are in sync now, and somebody may lead where nobody did.
+fn partition_changes(
+    resource: &ConfigResource,
+    image: &MetadataImage,
+    context: &Context<'_>,
+) -> Vec<MetadataRecord> {
+    let change = |topic: &Topic, state: &PartitionState| {
+        let may_change = !state.elr.is_empty() || state.leader.is_none();
+        may_change.then(|| Change::of(image, context.rules, topic, state).build()).flatten()
+    };
+    match resource {
+        ConfigResource::Topic(name) => {
+            changed(image.topic(name).into_iter().flat_map(Topic::all), change)
+        }
+        ConfigResource::Broker(id) => changed(image.partitions_of(*id), change),
+        ConfigResource::Cluster => changed(image.topics().flat_map(Topic::all), change),
+        ConfigResource::Group(_) => Vec::new(),
+    }
 }
 
 /// What the key is set to afterwards; `None` when it is not set any more.

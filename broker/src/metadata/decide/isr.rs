@@ -4,6 +4,7 @@ use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::{BrokerId, LeaderEpoch, TopicId};
 use serde::{Deserialize, Serialize};
 
+use super::change::Change;
 use super::{Context, Decide, Decision, Draft, ItemResult};
 use crate::metadata::record::PartitionRecord;
 use crate::metadata::{ApiError, MetadataImage, MetadataRecord, PartitionState};
@@ -47,11 +48,13 @@ impl Decide for AlterIsr {
     /// In the order of the request; the state after the change.
     type Outcome = Vec<ItemResult<PartitionState>>;
 
-    fn decide(&self, image: &MetadataImage, _context: &Context<'_>) -> Decision<Self::Outcome> {
+    fn decide(&self, image: &MetadataImage, context: &Context<'_>) -> Decision<Self::Outcome> {
         let mut draft = Draft::new(image);
         let registered = image.brokers.get(&self.broker).map(|registration| registration.epoch);
         let outcome = self.changes.iter().map(|change| match registered {
-            Some(epoch) if epoch == self.broker_epoch => alter(self.broker, change, &mut draft),
+            Some(epoch) if epoch == self.broker_epoch => {
+                alter(self.broker, change, &mut draft, context)
+            }
             _ => Err(ErrorCode::StaleBrokerEpoch.into()),
         });
         let outcome = outcome.collect();
@@ -59,25 +62,21 @@ impl Decide for AlterIsr {
     }
 }
 
-fn alter(broker: BrokerId, change: &IsrChange, draft: &mut Draft) -> ItemResult<PartitionState> {
+fn alter(
+    broker: BrokerId,
+    change: &IsrChange,
+    draft: &mut Draft,
+    context: &Context<'_>,
+) -> ItemResult<PartitionState> {
     let image = &draft.image;
     let topic = image.topic_by_id(&change.topic_id).ok_or(ErrorCode::UnknownTopicId)?;
     let present = topic.partition(change.partition).ok_or(ErrorCode::UnknownTopicOrPartition)?;
     check(image, broker, change, present)?;
     // The order of the assignment, whatever order the leader sent: equal sets are equal states.
-    let isr: Vec<BrokerId> =
-        present.replicas.iter().copied().filter(|id| names(change, *id)).collect();
-    if *isr == *present.isr {
-        return Ok(present.clone());
-    }
-    let mut state = present.clone();
-    state.isr = isr.into();
-    state.partition_epoch = state.partition_epoch.saturating_add(1);
-    draft.add(vec![MetadataRecord::Partition(PartitionRecord::of(
-        change.topic_id,
-        change.partition,
-        &state,
-    ))])?;
+    let next = Change::of(image, context.rules, topic, present).with_isr(|id| names(change, id));
+    let Some(state) = next.build() else { return Ok(present.clone()) };
+    let record = PartitionRecord::of(change.topic_id, change.partition, &state);
+    draft.add(vec![MetadataRecord::Partition(record)])?;
     Ok(state)
 }
 

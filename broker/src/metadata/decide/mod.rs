@@ -7,6 +7,7 @@
 //! (see the property tests).
 
 mod brokers;
+mod change;
 mod configs;
 mod isr;
 pub mod liveness;

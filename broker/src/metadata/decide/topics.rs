@@ -12,7 +12,9 @@ use super::{
     Context, Decide, Decision, Draft, ItemResult, PARTITIONS_PER_OPERATION_MAX, each_once, names,
 };
 use crate::metadata::record::{ConfigRecord, PartitionRecord, RemoveTopicRecord, TopicRecord};
-use crate::metadata::{ApiError, ConfigResource, Configs, MetadataImage, MetadataRecord};
+use crate::metadata::{
+    ApiError, ConfigResource, Configs, MetadataImage, MetadataRecord, PartitionState,
+};
 
 /// CreateTopics.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -220,15 +222,13 @@ pub(super) fn new_partition(
         );
         return Err(ApiError::new(ErrorCode::InvalidReplicaAssignment, message));
     };
-    Ok(PartitionRecord {
-        topic_id,
-        partition,
-        replicas: replicas.to_vec(),
-        isr,
+    let state = PartitionState {
+        replicas: replicas.into(),
+        isr: isr.into(),
         leader: Some(leader),
-        leader_epoch: 0,
-        partition_epoch: 0,
-    })
+        ..PartitionState::default()
+    };
+    Ok(PartitionRecord { topic_id, partition, state })
 }
 
 fn check_configs(topic: &NewTopic, context: &Context<'_>) -> ItemResult<Configs> {

@@ -27,6 +27,7 @@ fn image(words: &[&str]) -> MetadataImage {
             endpoints: Vec::new(),
             rack: None,
             fenced,
+            min_insync_replicas: 1,
         };
         (id, Arc::new(registration))
     };

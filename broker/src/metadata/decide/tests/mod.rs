@@ -2,6 +2,7 @@
 
 mod liveness;
 mod operation;
+mod partitions;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,9 +12,10 @@ use letterbox_protocol::model::BrokerId;
 use proptest::prelude::*;
 use uuid::Uuid;
 
+use super::change::{MIN_INSYNC, UNCLEAN};
 use super::*;
 use crate::metadata::record::{decode, encode};
-use crate::metadata::{ConfigResource, apply};
+use crate::metadata::{ConfigResource, PartitionState, apply};
 
 /// Counts, so that ids differ and runs repeat.
 struct Counter(std::sync::atomic::AtomicU64);
@@ -106,6 +108,7 @@ fn register(id: i32, rack: &str) -> RegisterBroker {
         rack: Some(rack.to_owned()),
         clean_start: true,
         flushes_on_ack: false,
+        min_insync_replicas: 1,
     }
 }
 
@@ -118,23 +121,42 @@ fn check_invariants(image: &MetadataImage) {
         for partition in topic.partitions.values() {
             let replicas: BTreeSet<_> = partition.replicas.iter().collect();
             assert_eq!(replicas.len(), partition.replicas.len());
-            assert!(
-                !partition.isr.is_empty() && partition.isr.iter().all(|id| replicas.contains(id))
-            );
-            assert!(
-                partition
-                    .leader
-                    .is_none_or(|leader| partition.isr.contains(&leader) && image.is_live(leader)),
-                "{partition:?}"
-            );
-            assert!(
-                partition.leader.is_some() || !partition.isr.iter().any(|id| image.is_live(*id)),
-                "{partition:?}"
-            );
+            check_state(image, partition);
         }
     }
+    check_index(image);
     let again = apply(&MetadataImage::default(), image.applied_index, &image.to_records()).unwrap();
     assert_eq!(&again, image, "a snapshot of it is another image");
+}
+
+fn check_state(image: &MetadataImage, state: &PartitionState) {
+    let PartitionState { replicas, isr, elr, last_known_elr, leader, .. } = state;
+    let is_replica = |id: &BrokerId| replicas.contains(id);
+    assert!(isr.iter().all(is_replica) && elr.iter().all(is_replica), "{state:?}");
+    assert!(isr.iter().all(|id| !elr.contains(id)), "{state:?}");
+    // Whoever may lead does.
+    let may_lead = if isr.is_empty() { elr } else { isr };
+    match leader {
+        Some(leader) => assert!(isr.contains(leader) && image.is_live(*leader), "{state:?}"),
+        None => assert!(!may_lead.iter().any(|id| image.is_live(*id)), "{state:?}"),
+    }
+    assert!(!isr.is_empty() || leader.is_none() && last_known_elr.len() == 1, "{state:?}");
+    assert!(last_known_elr.is_empty() || isr.is_empty(), "{state:?}");
+}
+
+/// Every broker finds its partitions, and no others.
+fn check_index(image: &MetadataImage) {
+    let mut expected = BTreeSet::new();
+    for topic in image.topics() {
+        for (index, state) in topic.indexed_partitions() {
+            expected.extend(state.replicas.iter().map(|id| (*id, topic.id, index)));
+        }
+    }
+    let brokers = image.replicas_by_broker.iter().map(|(id, _)| *id);
+    let found = brokers
+        .flat_map(|id| image.partitions_of(id).map(move |(topic, index, _)| (id, topic.id, index)));
+    assert_eq!(found.collect::<BTreeSet<_>>(), expected);
+    assert!(image.replicas_by_broker.values().all(|all| !all.is_empty()));
 }
 
 #[test]

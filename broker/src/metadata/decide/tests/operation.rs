@@ -103,6 +103,7 @@ fn registration() -> impl Strategy<Value = RegisterBroker> {
             rack,
             clean_start,
             flushes_on_ack,
+            min_insync_replicas: 2,
         },
     )
 }
@@ -168,6 +169,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
             leader,
             leader_epoch,
             partition_epoch,
+            ..PartitionState::default()
         });
     let block =
         (any::<i64>(), any::<i32>()).prop_map(|(first_id, len)| ProducerIdBlock { first_id, len });

@@ -594,6 +594,10 @@ impl ConfigRules for Rules {
         }
     }
 
+    fn may_be_unclean(&self) -> bool {
+        self.config.in_file("unclean.leader.election.enable").eq_ignore_ascii_case("true")
+    }
+
     fn list_default(&self, scope: ConfigScope, key: &str) -> Option<String> {
         match scope {
             ConfigScope::Topic => {

@@ -10,6 +10,7 @@ use kafka_protocol::messages::describe_topic_partitions_response::{
     Cursor, DescribeTopicPartitionsResponsePartition, DescribeTopicPartitionsResponseTopic,
 };
 use letterbox_protocol::ErrorCode;
+use letterbox_protocol::model::BrokerId;
 
 use super::{Errors, Services, errors, topic_name};
 use crate::metadata::decide::is_internal_topic;
@@ -89,6 +90,7 @@ fn found(
     topic: &Topic,
     partitions: &[(i32, &PartitionState)],
 ) -> DescribeTopicPartitionsResponseTopic {
+    let ids = |ids: &[BrokerId]| ids.iter().map(|id| m::BrokerId(id.0)).collect();
     let partitions = partitions.iter().map(|(index, partition)| {
         let told = told(services, image, topic, *index, partition);
         DescribeTopicPartitionsResponsePartition::default()
@@ -98,8 +100,8 @@ fn found(
             .with_leader_epoch(partition.leader_epoch)
             .with_replica_nodes(told.replicas)
             .with_isr_nodes(told.isr)
-            .with_eligible_leader_replicas(Some(Vec::new()))
-            .with_last_known_elr(Some(Vec::new()))
+            .with_eligible_leader_replicas(Some(ids(&partition.elr)))
+            .with_last_known_elr(Some(ids(&partition.last_known_elr)))
             .with_offline_replicas(told.offline)
     });
     DescribeTopicPartitionsResponseTopic::default()

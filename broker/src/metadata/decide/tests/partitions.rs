@@ -1,0 +1,518 @@
+//! Who is in sync, eligible and leads: told line by line, and as a property over random histories
+//! with replicas that really have records, and lose what was not on their disk.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::test_runner::TestRunner;
+
+use super::*;
+use crate::metadata::{Election, PartitionState};
+use crate::replication::transcript::{Line, check};
+
+const IDS: [BrokerId; 3] = [BrokerId(1), BrokerId(2), BrokerId(3)];
+
+fn list(ids: &[BrokerId]) -> String {
+    ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// The state as the transcripts tell it; what is empty is left out.
+fn told(state: &PartitionState) -> String {
+    let mut text = format!("epoch {}", state.leader_epoch);
+    let leader = state.leader.map_or("nobody".to_owned(), |leader| leader.to_string());
+    text.push_str(&format!(" {leader} leads"));
+    if !state.election.is_clean() {
+        text.push_str(&format!(" ({:?})", state.election));
+    }
+    for (name, ids) in
+        [("isr", &state.isr), ("elr", &state.elr), ("last-known", &state.last_known_elr)]
+    {
+        if !ids.is_empty() {
+            text.push_str(&format!(" {name} {}", list(ids)));
+        }
+    }
+    text
+}
+
+/// A topic `t` with one partition on brokers 1, 2 and 3, and what is asked of the controller.
+struct One(World);
+
+impl One {
+    fn new(configs: &[(&str, &str)]) -> Self {
+        let mut world = World::with_racks(&["a", "b", "c"]);
+        let assignments = vec![(0, IDS.to_vec())];
+        let placement = TopicPlacement { assignments, ..TopicPlacement::automatic(-1, -1) };
+        let configs =
+            configs.iter().map(|(key, value)| ((*key).to_owned(), Some((*value).to_owned())));
+        let topics = vec![NewTopic { name: "t".into(), placement, configs: configs.collect() }];
+        let operation = CreateTopics {
+            topics,
+            validate_only: false,
+            default_partitions: 1,
+            default_replication_factor: 1,
+        };
+        world.run(&operation).remove(0).1.unwrap();
+        Self(world)
+    }
+
+    fn state(&self) -> PartitionState {
+        self.0.image.partition("t", 0).unwrap().clone()
+    }
+
+    fn epoch(&self, id: BrokerId) -> i64 {
+        self.0.image.brokers[&id].epoch
+    }
+
+    fn fence(&mut self, id: BrokerId, fenced: bool) {
+        let epoch = self.epoch(id);
+        self.0.run(&FenceBroker { id, epoch, fenced }).unwrap();
+    }
+
+    fn start(&mut self, id: BrokerId, clean_start: bool, min_insync_replicas: usize) {
+        let registration = register(id.0, "a");
+        self.0.run(&RegisterBroker { clean_start, min_insync_replicas, ..registration }).unwrap();
+    }
+
+    /// The leader asks for that ISR.
+    fn alter(&mut self, isr: &[BrokerId]) -> Result<(), ErrorCode> {
+        let state = self.state();
+        let broker = state.leader.unwrap();
+        let isr = isr.iter().map(|id| IsrMember { id: *id, epoch: self.epoch(*id) });
+        let change = IsrChange {
+            topic_id: self.0.image.topic("t").unwrap().id,
+            partition: 0,
+            leader_epoch: state.leader_epoch,
+            partition_epoch: state.partition_epoch,
+            isr: isr.collect(),
+        };
+        let broker_epoch = self.epoch(broker);
+        let operation = AlterIsr { broker, broker_epoch, changes: vec![change] };
+        self.0.run(&operation).remove(0).map(|_| ()).map_err(|error| error.code)
+    }
+
+    fn set(&mut self, resource: ConfigResource, key: &str, value: Option<&str>) {
+        let op = value.map_or(ConfigOp::Delete, |value| ConfigOp::Set(Some(value.to_owned())));
+        let changes = vec![(key.to_owned(), op)];
+        let resources = vec![ResourceAlteration { resource, changes, replace: false }];
+        self.0.run(&AlterConfigs { resources, validate_only: false }).remove(0).1.unwrap();
+    }
+
+    fn step(&mut self, line: &Line<'_>) {
+        let one = || line.ids("broker")[0];
+        match line.word() {
+            "fence" => self.fence(one(), true),
+            "unfence" => self.fence(one(), false),
+            "isr" => self.alter(&line.ids("is")).unwrap(),
+            "start" => self.start(one(), line.text("clean") == "yes", 1),
+            "set" => {
+                let resource = match line.text("on") {
+                    "topic" => ConfigResource::Topic("t".to_owned()),
+                    "cluster" => ConfigResource::Cluster,
+                    id => ConfigResource::Broker(BrokerId(id.parse().unwrap())),
+                };
+                let (key, value) = line.text("key").split_once(':').unwrap();
+                self.set(resource, key, Some(value));
+            }
+            other => panic!("{other}"),
+        }
+    }
+}
+
+/// `create` makes the topic with those configurations; every other event is followed by the state.
+fn tell(script: &str) {
+    let mut one = None;
+    check(script, |line| {
+        if line.word() == "create" {
+            let configs = line.find("with").into_iter().flat_map(|with| with.split(','));
+            let configs: Vec<_> = configs.map(|pair| pair.split_once(':').unwrap()).collect();
+            one = Some(One::new(&configs));
+        } else {
+            one.as_mut().unwrap().step(line);
+        }
+        vec![told(&one.as_ref().unwrap().state())]
+    });
+}
+
+#[test]
+fn who_leaves_an_isr_that_is_too_small_stays_eligible() {
+    tell(
+        "
+        > create with=min.insync.replicas:2
+        epoch 0 1 leads isr 1,2,3
+        # Two are enough: what is committed now, 3 has not.
+        > isr is=1,2
+        epoch 0 1 leads isr 1,2
+        # One is not: nothing is committed any more, and 2 has all that was.
+        > fence broker=2
+        epoch 0 1 leads isr 1 elr 2
+        > fence broker=1
+        epoch 1 nobody leads elr 1,2 last-known 1
+        # 3 comes back and has not everything.
+        > start broker=3 clean=yes
+        epoch 1 nobody leads elr 1,2 last-known 1
+        > unfence broker=2
+        epoch 2 2 leads isr 2 elr 1
+        > isr is=2,3
+        epoch 2 2 leads isr 2,3
+        > unfence broker=1
+        epoch 2 2 leads isr 2,3
+        ",
+    );
+}
+
+#[test]
+fn the_last_of_the_isr_waits_for_itself() {
+    tell(
+        "
+        > create with=min.insync.replicas:1
+        epoch 0 1 leads isr 1,2,3
+        > isr is=1
+        epoch 0 1 leads isr 1
+        > fence broker=1
+        epoch 1 nobody leads elr 1 last-known 1
+        > start broker=2 clean=no
+        epoch 1 nobody leads elr 1 last-known 1
+        # Its process ended and its page cache with it: it may have lost some, and nobody has more.
+        > start broker=1 clean=no
+        epoch 2 1 leads (LastKnown) isr 1
+        > isr is=1,3
+        epoch 2 1 leads (LastKnown) isr 1,3
+        # Another epoch begins with everything that is committed.
+        > fence broker=1
+        epoch 3 3 leads isr 3
+        ",
+    );
+}
+
+#[test]
+fn an_unclean_start_ends_eligibility_unless_it_had_synced() {
+    tell(
+        "
+        > create with=min.insync.replicas:3,flush.on.ack:false
+        epoch 0 1 leads isr 1,2,3
+        > fence broker=3
+        epoch 0 1 leads isr 1,2 elr 3
+        > start broker=3 clean=no
+        epoch 0 1 leads isr 1,2
+        > fence broker=2
+        epoch 0 1 leads isr 1 elr 2
+        > start broker=2 clean=yes
+        epoch 0 1 leads isr 1 elr 2
+        # The leader itself, before anybody has noticed its end.
+        > start broker=1 clean=no
+        epoch 1 2 leads isr 2
+        ",
+    );
+    tell(
+        "
+        > create with=min.insync.replicas:3,flush.on.ack:true
+        epoch 0 1 leads isr 1,2,3
+        > fence broker=3
+        epoch 0 1 leads isr 1,2 elr 3
+        > start broker=3 clean=no
+        epoch 0 1 leads isr 1,2 elr 3
+        > start broker=1 clean=no
+        epoch 1 1 leads isr 1,2 elr 3
+        ",
+    );
+}
+
+#[test]
+fn fewer_that_must_be_in_sync_end_eligibility() {
+    for on in ["topic", "cluster"] {
+        let script = "
+            > create
+            epoch 0 1 leads isr 1,2,3
+            > set on=ON key=min.insync.replicas:3
+            epoch 0 1 leads isr 1,2,3
+            > isr is=1,2
+            epoch 0 1 leads isr 1,2 elr 3
+            > set on=ON key=min.insync.replicas:2
+            epoch 0 1 leads isr 1,2
+            > fence broker=2
+            epoch 0 1 leads isr 1 elr 2
+            # Nobody commits anything meanwhile.
+            > fence broker=1
+            epoch 1 nobody leads elr 1,2 last-known 1
+            > set on=ON key=min.insync.replicas:1
+            epoch 1 nobody leads elr 1,2 last-known 1
+            > start broker=2 clean=yes
+            epoch 2 2 leads isr 2
+            ";
+        tell(&script.replace("ON", on));
+    }
+    // What one broker goes by counts: it may lead.
+    tell(
+        "
+        > create
+        epoch 0 1 leads isr 1,2,3
+        > set on=cluster key=min.insync.replicas:3
+        epoch 0 1 leads isr 1,2,3
+        > isr is=1,2
+        epoch 0 1 leads isr 1,2 elr 3
+        > set on=2 key=min.insync.replicas:2
+        epoch 0 1 leads isr 1,2
+        ",
+    );
+}
+
+#[test]
+fn nobody_leads_who_may_have_missed_something_unless_the_topic_allows_it() {
+    tell(
+        "
+        > create with=min.insync.replicas:1
+        epoch 0 1 leads isr 1,2,3
+        > isr is=1
+        epoch 0 1 leads isr 1
+        > fence broker=1
+        epoch 1 nobody leads elr 1 last-known 1
+        > set on=topic key=unclean.leader.election.enable:true
+        epoch 2 2 leads (Unclean) isr 2
+        > unfence broker=1
+        epoch 2 2 leads (Unclean) isr 2
+        > fence broker=2
+        epoch 3 1 leads (Unclean) isr 1
+        > isr is=1,3
+        epoch 3 1 leads (Unclean) isr 1,3
+        > fence broker=1
+        epoch 4 3 leads isr 3
+        > set on=cluster key=unclean.leader.election.enable:false
+        epoch 4 3 leads isr 3
+        > set on=topic key=unclean.leader.election.enable:false
+        epoch 4 3 leads isr 3
+        > fence broker=3
+        epoch 5 nobody leads elr 3 last-known 3
+        > set on=topic key=unclean.leader.election.enable:false
+        epoch 5 nobody leads elr 3 last-known 3
+        ",
+    );
+}
+
+/// The records of every replica, and what was committed.
+struct Model {
+    one: One,
+    /// Whether records count before they are on the disk.
+    counts_page_cache: bool,
+    logs: BTreeMap<BrokerId, Vec<u32>>,
+    synced: BTreeMap<BrokerId, usize>,
+    up: BTreeSet<BrokerId>,
+    committed: Vec<u32>,
+    next: u32,
+    /// The leader epoch whose leader was looked at.
+    looked_at: i32,
+    seen: Seen,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    committed: usize,
+    elected: usize,
+    from_elr: usize,
+    unclean: usize,
+}
+
+fn common(one: &[u32], other: &[u32]) -> usize {
+    one.iter().zip(other).take_while(|(one, other)| one == other).count()
+}
+
+impl Model {
+    fn new(counts_page_cache: bool, min_insync: usize) -> Self {
+        let flush_on_ack = (!counts_page_cache).to_string();
+        let one = One::new(&[("flush.on.ack", &flush_on_ack)]);
+        let mut model = Self {
+            one,
+            counts_page_cache,
+            logs: IDS.map(|id| (id, Vec::new())).into(),
+            synced: IDS.map(|id| (id, 0)).into(),
+            up: IDS.into(),
+            committed: Vec::new(),
+            next: 0,
+            looked_at: 0,
+            seen: Seen::default(),
+        };
+        IDS.iter().for_each(|id| model.one.start(*id, true, min_insync));
+        model
+    }
+
+    fn is_fenced(&self, id: BrokerId) -> bool {
+        !self.one.0.image.is_live(id)
+    }
+
+    /// The leader, when its process is up.
+    fn leader(&self) -> Option<BrokerId> {
+        self.one.state().leader.filter(|leader| self.up.contains(leader))
+    }
+
+    /// How many must be in sync, as the leader sees it.
+    fn required(&self, leader: BrokerId) -> usize {
+        let image = &self.one.0.image;
+        let set = |configs: &crate::metadata::Configs| {
+            configs.get(MIN_INSYNC).map(|value| value.parse::<usize>().unwrap())
+        };
+        let min_insync = set(&image.topic("t").unwrap().configs)
+            .or_else(|| image.broker_configs.get(&leader).and_then(set))
+            .or_else(|| set(&image.cluster_configs))
+            .unwrap_or(image.brokers[&leader].min_insync_replicas);
+        min_insync.min(3)
+    }
+
+    /// Up to where a replica counts for the leader.
+    fn counts(&self, id: BrokerId, leader: BrokerId) -> usize {
+        let log = &self.logs[&id];
+        let counted = if self.counts_page_cache { log.len() } else { self.synced[&id] };
+        common(log, &self.logs[&leader]).min(counted)
+    }
+
+    fn step(&mut self, (what, whom, more): (u8, u8, u8)) {
+        let id = IDS[usize::from(whom) % 3];
+        match what % 14 {
+            0..=2 => self.produce(),
+            3 | 4 => self.fetch(id),
+            5 => drop(self.synced.insert(id, self.logs[&id].len())),
+            6 | 7 => self.alter(more),
+            8 => self.crash(id, more),
+            9 if !self.is_fenced(id) => self.one.fence(id, true),
+            10 if self.is_fenced(id) && self.up.contains(&id) => self.one.fence(id, false),
+            11 | 12 if !self.up.contains(&id) => {
+                self.up.insert(id);
+                self.one.start(id, false, usize::from(more % 3) + 1);
+            }
+            13 => self.configure(id, more),
+            _ => {}
+        }
+    }
+
+    fn produce(&mut self) {
+        let Some(leader) = self.leader() else { return };
+        if self.one.state().isr.len() >= self.required(leader) {
+            self.next += 1;
+            self.logs.get_mut(&leader).unwrap().push(self.next);
+        }
+    }
+
+    fn fetch(&mut self, id: BrokerId) {
+        let Some(leader) = self.leader().filter(|leader| *leader != id) else { return };
+        if !self.up.contains(&id) {
+            return;
+        }
+        let newest = self.logs[&leader].clone();
+        let same = common(&self.logs[&id], &newest);
+        self.synced.entry(id).and_modify(|synced| *synced = same.min(*synced));
+        self.logs.insert(id, newest);
+    }
+
+    fn commit(&mut self) {
+        let Some(leader) = self.leader() else { return };
+        let isr = self.one.state().isr;
+        if isr.len() < self.required(leader) {
+            return;
+        }
+        let end = isr.iter().map(|id| self.counts(*id, leader)).min().unwrap();
+        if end > self.committed.len() {
+            self.seen.committed += end - self.committed.len();
+            assert_eq!(self.logs[&leader][..self.committed.len()], self.committed);
+            self.committed = self.logs[&leader][..end].to_vec();
+        }
+    }
+
+    /// The leader drops whom it likes from the ISR, and adds who has what is committed.
+    fn alter(&mut self, mask: u8) {
+        let Some(leader) = self.leader() else { return };
+        let old = self.one.state().isr;
+        let may_stay = |id: &BrokerId| {
+            *id == leader
+                || mask & (1 << id.0) != 0
+                    && (old.contains(id)
+                        || !self.is_fenced(*id) && self.counts(*id, leader) >= self.committed.len())
+        };
+        let isr: Vec<_> = IDS.into_iter().filter(may_stay).collect();
+        self.one.alter(&isr).unwrap();
+    }
+
+    /// The power of one broker goes: what was not synced is lost, or some of it.
+    fn crash(&mut self, id: BrokerId, more: u8) {
+        if self.up.remove(&id) {
+            let (log, synced) = (self.logs.get_mut(&id).unwrap(), self.synced[&id]);
+            log.truncate(synced + usize::from(more) % (log.len() - synced + 1));
+            self.synced.insert(id, self.logs[&id].len());
+        }
+    }
+
+    fn configure(&mut self, id: BrokerId, more: u8) {
+        let on = match more % 4 {
+            0 => ConfigResource::Cluster,
+            1 => ConfigResource::Topic("t".to_owned()),
+            _ => ConfigResource::Broker(id),
+        };
+        let value = (more / 4 % 4).to_string();
+        match more / 16 {
+            0 => {
+                let value = more.is_multiple_of(2).to_string();
+                self.one.set(ConfigResource::Topic("t".to_owned()), UNCLEAN, Some(&value));
+            }
+            _ => self.one.set(on, MIN_INSYNC, Some(&*value).filter(|value| *value != "0")),
+        }
+    }
+
+    /// Whoever leads has what was committed as soon as it is there, or the state has said that it
+    /// may not.
+    fn check(&mut self, before: &PartitionState) -> Result<(), TestCaseError> {
+        let after = self.one.state();
+        let is_new = after.leader_epoch != before.leader_epoch;
+        prop_assert!(is_new || after.leader == before.leader);
+        if let Some(leader) = after.leader.filter(|_| is_new) {
+            if after.election.is_clean() {
+                self.seen.from_elr += usize::from(before.isr.is_empty());
+            } else {
+                self.seen.unclean += 1;
+                self.committed.truncate(common(&self.logs[&leader], &self.committed));
+            }
+        }
+        let Some(leader) = self.leader() else { return Ok(()) };
+        if std::mem::replace(&mut self.looked_at, after.leader_epoch) != after.leader_epoch {
+            self.seen.elected += 1;
+            let kept = common(&self.logs[&leader], &self.committed);
+            prop_assert_eq!(kept, self.committed.len(), "{:?} -> {:?}", before, after);
+        }
+        Ok(())
+    }
+
+    /// Only the last leader, or where it is allowed.
+    fn check_election(&self, before: &PartitionState) -> Result<(), TestCaseError> {
+        let after = self.one.state();
+        if after.leader_epoch != before.leader_epoch && after.election == Election::Unclean {
+            let allowed = self.one.0.image.topic("t").unwrap().configs.get(UNCLEAN);
+            prop_assert!(allowed.is_some_and(|value| value == "true"), "{:?}", after);
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn nobody_leads_without_what_was_committed_unless_the_state_says_so() {
+    let steps = prop::collection::vec(any::<(u8, u8, u8)>(), 1..100);
+    let config = ProptestConfig { cases: 1500, failure_persistence: None, ..Default::default() };
+    let all = Cell::new(Seen::default());
+    let run = |(counts_page_cache, min_insync, steps): (bool, usize, Vec<(u8, u8, u8)>)| {
+        let mut model = Model::new(counts_page_cache, min_insync);
+        for step in steps {
+            let before = model.one.state();
+            model.step(step);
+            model.check_election(&before)?;
+            model.check(&before)?;
+            model.commit();
+        }
+        let (seen, sum) = (model.seen, all.get());
+        all.set(Seen {
+            committed: sum.committed + seen.committed,
+            elected: sum.elected + seen.elected,
+            from_elr: sum.from_elr + seen.from_elr,
+            unclean: sum.unclean + seen.unclean,
+        });
+        Ok(())
+    };
+    TestRunner::new(config).run(&(any::<bool>(), 1usize..4, steps), run).unwrap();
+    let seen = all.get();
+    let is_enough = seen.committed > 1000 && seen.elected > 1000 && seen.from_elr > 100;
+    assert!(is_enough && seen.unclean > 100, "too little happened: {seen:?}");
+}
