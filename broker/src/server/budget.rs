@@ -20,7 +20,8 @@ const SMALL_PART: usize = 8;
 /// Past its size:
 /// - a request waits, holding what it has. So that requests which wait for each other always end,
 ///   the one that has waited longest goes on regardless, one at a time: what is held is at most the
-///   account and one request (`socket.request.max.bytes`). Its client must be quicker than others
+///   account and one request (`socket.request.max.bytes`; twice while its buffer grows). Its client
+///   must be quicker than others
 ///   ([`Pace::begin_in_the_way`](super::pace::Pace::begin_in_the_way)) as long as others wait;
 /// - an answer is refused, unless the records in it can be sent from their files;
 /// - those up to [`SMALL`] have an eighth of the account that larger ones cannot take, so they
@@ -86,8 +87,12 @@ impl Account {
         self.is_waited_for() || self.used() > self.bytes / 2
     }
 
+    fn most(&self, is_large: bool) -> usize {
+        if is_large { self.bytes - self.bytes / SMALL_PART } else { self.bytes }
+    }
+
     fn try_take(&self, more: usize, is_large: bool) -> bool {
-        let most = if is_large { self.bytes - self.bytes / SMALL_PART } else { self.bytes };
+        let most = self.most(is_large);
         let fits = |used: usize| used.checked_add(more).filter(|after| *after <= most);
         self.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fits).is_ok()
     }
@@ -201,13 +206,19 @@ impl Share {
         if total >= self.bytes {
             return self.try_grow_to(total);
         }
-        let less = self.bytes - total;
-        self.bytes = total;
-        if total <= SMALL {
+        self.shrink_to(total);
+        true
+    }
+
+    /// Shrinks to `total` bytes, if it holds more. The right to go past the account goes with what
+    /// was past it.
+    pub(crate) fn shrink_to(&mut self, total: usize) {
+        let less = self.bytes.saturating_sub(total);
+        self.bytes -= less;
+        self.of.give_back(less);
+        if total <= SMALL || self.of.used() <= self.of.most(true) {
             self.lane = None;
         }
-        self.of.give_back(less);
-        true
     }
 
     /// Completes when others wait for what this share holds. Small ones are in the way only when

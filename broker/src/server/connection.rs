@@ -17,35 +17,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use letterbox_env::BoxStream;
 use letterbox_env::panics::{Confined, Panicked};
 use letterbox_protocol::frame::FrameError;
-use tokio::io::AsyncReadExt;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::Services;
-use super::budget::{Account, SMALL, Share};
+use super::budget::{Account, Share};
 use super::context::Connection;
 use super::dispatch::{self, Answer, Checked};
 use super::in_flight::{InFlight, Never};
+use super::incoming::Incoming;
 use super::pace::{Pace, SILENCE_IN_THE_WAY_MAX, SILENCE_MAX};
 use super::response::Response;
 
 /// Requests of one connection that may wait for their answer at once.
 const IN_FLIGHT_MAX: usize = 32;
-/// A frame up to this size is read into the connection's own buffer; a larger one takes from the
-/// account.
-const BUFFER: usize = 16 * 1024;
-/// What a larger frame gets at once while memory is plenty: Kafka's default `message.max.bytes` and
-/// what is around it, but at most one part of the account in [`FIRST_STEP_PARTS`]. Later steps
-/// double.
-const FIRST_STEP: usize = 1_152 * 1024;
-/// So that a few clients which announce a large frame and send nothing of it leave most of a small
-/// account to others.
-const FIRST_STEP_PARTS: usize = 8;
 /// How often it is looked whether an answer is being read.
 const WRITE_CHECK: Duration = Duration::from_secs(1);
 
@@ -93,14 +83,14 @@ struct Loop<'a> {
     services: Arc<Services>,
     stream: &'a mut BoxStream,
     connection: Connection,
-    buffer: BytesMut,
+    incoming: Incoming,
     in_flight: InFlight,
     barrier: Barrier,
     /// Memory of the frame that is being read, or that waits to be started.
     share: Share,
     /// A request that waits for memory to be decoded in.
     held: Option<Checked>,
-    /// Set while the buffer begins with a part of a frame.
+    /// Set while a part of a frame has come.
     pace: Option<Pace>,
     /// Set while others wait for this frame alone.
     pace_in_the_way: Option<Pace>,
@@ -140,7 +130,7 @@ async fn serve_confined(
         services,
         stream: &mut stream,
         connection,
-        buffer: BytesMut::with_capacity(BUFFER),
+        incoming: Incoming::new(),
         barrier: Barrier::None,
         held: None,
         pace: None,
@@ -177,7 +167,7 @@ impl Loop<'_> {
                     None => break,
                 }
             }
-            if self.pace.is_none() && !self.buffer.is_empty() && self.may_start() {
+            if self.pace.is_none() && !self.incoming.is_empty() && self.may_start() {
                 // The next frame has begun behind the last one.
                 patience.ends_at(self.made_wait());
             }
@@ -191,8 +181,9 @@ impl Loop<'_> {
                 None if may_start => self.make_room()?,
                 None => None,
             };
-            let may_read =
-                needs.is_none() && (may_start || self.may_watch()) && !stop.is_cancelled();
+            let may_read = needs.is_none()
+                && (may_start || (self.held.is_none() && self.incoming.may_watch()))
+                && !stop.is_cancelled();
             let may_leave = self.may_start() && !stop.is_cancelled();
             tokio::select! {
                 biased;
@@ -217,7 +208,7 @@ impl Loop<'_> {
                     }
                     patience.ends_at(self.made_wait());
                 }
-                read = self.stream.read_buf(&mut self.buffer), if may_read => {
+                read = self.incoming.read_from(self.stream), if may_read => {
                     let read = read?;
                     if read == 0 {
                         return Err(self.closed());
@@ -226,7 +217,8 @@ impl Loop<'_> {
                 }
                 () = patience.ended(), if may_read => match self.excused_until(may_start) {
                     Some(until) => patience.ends_at(until),
-                    None => return Err(if self.buffer.is_empty() { Ended::Idle(self.idle) } else { Ended::Stalled }),
+                    None if self.incoming.is_empty() => return Err(Ended::Idle(self.idle)),
+                    None => return Err(Ended::Stalled),
                 },
             }
         }
@@ -239,19 +231,10 @@ impl Loop<'_> {
             && self.in_flight.len() < IN_FLIGHT_MAX
     }
 
-    /// Whether there is room to learn, while a request waits, that the client has gone.
-    fn may_watch(&mut self) -> bool {
-        let is_room = self.held.is_none() && self.buffer.len() < BUFFER;
-        if is_room && self.buffer.capacity() == self.buffer.len() {
-            self.buffer.reserve(BUFFER - self.buffer.len());
-        }
-        is_room
-    }
-
     /// How long the client may take to go on after the broker itself made it wait.
     fn made_wait(&mut self) -> Instant {
         let now = Instant::now();
-        if self.buffer.is_empty() {
+        if self.incoming.is_empty() {
             return now + self.idle;
         }
         self.pace = Some(Pace::begin(now));
@@ -334,9 +317,11 @@ impl Loop<'_> {
 
     fn closed(&self) -> Ended {
         match self.frame_len() {
-            Ok(Some(want)) => Ended::HalfFrame { have: self.buffer.len(), want: want + 4 },
+            Ok(Some(want)) => {
+                Ended::HalfFrame { have: self.incoming.bytes().len(), want: want + 4 }
+            }
             // Its size, or which request a large one would be.
-            _ => match self.buffer.len() {
+            _ => match self.incoming.bytes().len() {
                 0 => Ended::ByClient,
                 have @ ..4 => Ended::HalfFrame { have, want: 4 },
                 have => Ended::HalfFrame { have, want: 8 },
@@ -346,47 +331,18 @@ impl Loop<'_> {
 
     /// The length of the frame at the front of the buffer, checked against its bound.
     fn frame_len(&self) -> Result<Option<usize>, Ended> {
-        Ok(self.connection.limit.frame_bytes(&self.buffer)?)
+        Ok(self.connection.limit.frame_bytes(self.incoming.bytes())?)
     }
 
     /// Makes room for the next bytes of the frame at the front; says what the share must grow to
     /// when there is not enough memory for that.
     fn make_room(&mut self) -> Result<Option<usize>, Ended> {
-        let wanted = self.frame_len()?.map_or(0, |len| len + 4);
-        if wanted <= BUFFER {
-            if self.buffer.capacity() < wanted.max(self.buffer.len() + 1) {
-                self.buffer.reserve(BUFFER - self.buffer.len());
-            }
-            return Ok(None);
-        }
-        // A length that is only announced gets one step; what has come doubles it.
-        let memory = &self.services.memory;
-        let step = FIRST_STEP.min(memory.size() / FIRST_STEP_PARTS);
-        let first = wanted.min(if memory.is_tight() { SMALL } else { step.max(SMALL) });
-        let target = if self.buffer.capacity() < first {
-            first
-        } else if self.buffer.capacity() == self.buffer.len() {
-            wanted.min(self.buffer.len().saturating_mul(2))
-        } else {
-            return Ok(None);
-        };
-        self.share.expect(wanted);
-        if !self.share.try_grow_to(target) {
-            return Ok(Some(target));
-        }
-        let mut larger = BytesMut::with_capacity(target);
-        larger.extend_from_slice(&self.buffer);
-        self.buffer = larger;
-        Ok(None)
+        let len = self.frame_len()?.unwrap_or_default();
+        Ok(self.incoming.make_room(len, &mut self.share, &self.services.memory))
     }
 
     fn next_frame(&mut self) -> Result<Option<BytesMut>, Ended> {
-        let Some(len) = self.frame_len()? else { return Ok(None) };
-        if self.buffer.len() < len + 4 {
-            return Ok(None);
-        }
-        self.buffer.advance(4);
-        Ok(Some(self.buffer.split_to(len)))
+        Ok(self.frame_len()?.and_then(|len| self.incoming.take(len)))
     }
 
     async fn start(&mut self, frame: BytesMut) -> Result<(), Ended> {
@@ -399,7 +355,10 @@ impl Loop<'_> {
                 self.held = Some(request);
                 Ok(())
             }
-            Err(answer) => self.take(answer).await,
+            Err(answer) => {
+                self.share = Share::new(&self.services.memory);
+                self.take(answer).await
+            }
         }
     }
 

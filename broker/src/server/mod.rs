@@ -16,6 +16,7 @@ mod gate;
 mod handlers;
 mod heavy;
 mod in_flight;
+mod incoming;
 pub(crate) mod listener;
 mod pace;
 mod response;

@@ -1,0 +1,267 @@
+//! What has come of the next requests of one connection.
+//!
+//! Small frames are cut out of the connection's own buffer, which is never larger than [`BUFFER`].
+//! A larger frame has a buffer made for it, which the request takes along as a whole. If that frame
+//! were cut out of the connection's buffer, the rest of the buffer would share its allocation, and
+//! an idle connection would hold the memory of its largest request while the account says that it
+//! was given back.
+
+use std::io;
+
+use bytes::{Buf, BufMut, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+use super::budget::{Account, SMALL, Share};
+
+/// A frame up to this size is read into the connection's own buffer; a larger one takes from the
+/// account.
+pub(super) const BUFFER: usize = 16 * 1024;
+/// What a larger frame gets at once while memory is plenty: Kafka's default `message.max.bytes` and
+/// what is around it, but at most one part of the account in [`FIRST_STEP_PARTS`]. Later steps
+/// double.
+const FIRST_STEP: usize = 1_152 * 1024;
+/// So that a few clients which announce a large frame and send nothing of it leave most of a small
+/// account to others.
+const FIRST_STEP_PARTS: usize = 8;
+/// Bytes of a frame's size.
+const SIZE: usize = 4;
+
+/// The bytes that are not a request yet. They begin with a frame, or a part of one.
+pub(super) struct Incoming {
+    /// The beginning of the next frame and what follows it; empty while `large` is not.
+    buffer: BytesMut,
+    /// A frame that is larger than [`BUFFER`], as far as it has come, and nothing after it; empty
+    /// between such frames.
+    large: BytesMut,
+    /// The bytes of the frame in `large`, with its size.
+    wanted: usize,
+}
+
+impl Incoming {
+    pub(super) fn new() -> Self {
+        Self { buffer: BytesMut::with_capacity(BUFFER), large: BytesMut::new(), wanted: 0 }
+    }
+
+    /// The bytes that have come.
+    pub(super) fn bytes(&self) -> &[u8] {
+        if self.large.is_empty() { &self.buffer } else { &self.large }
+    }
+
+    /// Whether none has come.
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes().is_empty()
+    }
+
+    /// Makes room for the next bytes of the frame at the front, which has `len` bytes after its
+    /// size; 0: not known yet. Says what `share` must grow to when there is not enough memory.
+    pub(super) fn make_room(
+        &mut self,
+        len: usize,
+        share: &mut Share,
+        memory: &Account,
+    ) -> Option<usize> {
+        let wanted = len.saturating_add(SIZE);
+        if wanted <= BUFFER {
+            if self.buffer.capacity() < wanted.max(self.buffer.len() + 1) {
+                self.renew_buffer();
+            }
+            return None;
+        }
+        share.expect(wanted);
+        let held = self.large.capacity();
+        let target = if self.large.is_empty() {
+            // A length that is only announced gets one step; what has come doubles it.
+            let step = FIRST_STEP.min(memory.size() / FIRST_STEP_PARTS).max(SMALL);
+            let first = if memory.is_tight() { SMALL } else { step };
+            wanted.min(first.max(share.bytes()))
+        } else if self.large.len() == held {
+            wanted.min(held.saturating_mul(2))
+        } else {
+            return None;
+        };
+        // While the bytes are copied there are both.
+        let both = held.saturating_add(target);
+        if !share.try_grow_to(both) {
+            return Some(both);
+        }
+        let mut larger = BytesMut::with_capacity(target);
+        larger.extend_from_slice(self.bytes());
+        (self.large, self.wanted) = (larger, wanted);
+        self.buffer.clear();
+        share.shrink_to(target);
+        None
+    }
+
+    /// Makes room in the buffer for what may come while a request is handled, to learn that the
+    /// client has gone; false when it is full.
+    pub(super) fn may_watch(&mut self) -> bool {
+        let is_room = self.large.is_empty() && self.buffer.len() < BUFFER;
+        if is_room && self.buffer.capacity() == self.buffer.len() {
+            self.renew_buffer();
+        }
+        is_room
+    }
+
+    /// Gives the buffer [`BUFFER`] bytes: its own ones when no request has a part of them any more.
+    fn renew_buffer(&mut self) {
+        if !self.buffer.try_reclaim(BUFFER.saturating_sub(self.buffer.len())) {
+            let mut fresh = BytesMut::with_capacity(BUFFER);
+            fresh.extend_from_slice(&self.buffer);
+            self.buffer = fresh;
+        }
+    }
+
+    /// Reads into the room that was made; 0 at the end of the stream. Cancel safe.
+    pub(super) async fn read_from(
+        &mut self,
+        stream: &mut (impl AsyncRead + Unpin),
+    ) -> io::Result<usize> {
+        if self.large.is_empty() {
+            return stream.read_buf(&mut self.buffer).await;
+        }
+        let left = self.wanted.saturating_sub(self.large.len());
+        stream.read_buf(&mut (&mut self.large).limit(left)).await
+    }
+
+    /// The frame at the front without its size, which is `len` bytes long, when all of it is there.
+    pub(super) fn take(&mut self, len: usize) -> Option<BytesMut> {
+        if self.bytes().len() < len.saturating_add(SIZE) {
+            return None;
+        }
+        if self.large.is_empty() {
+            self.buffer.advance(SIZE);
+            return Some(self.buffer.split_to(len));
+        }
+        let mut frame = std::mem::take(&mut self.large);
+        frame.advance(SIZE);
+        Some(frame)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    const MIB: usize = 1024 * 1024;
+
+    /// A frame of `len` bytes after its size, all of them `fill`.
+    fn frame(len: usize, fill: u8) -> Vec<u8> {
+        let mut bytes = u32::try_from(len).unwrap().to_be_bytes().to_vec();
+        bytes.resize(SIZE + len, fill);
+        bytes
+    }
+
+    struct Client {
+        incoming: Incoming,
+        account: Arc<Account>,
+        share: Share,
+    }
+
+    impl Client {
+        fn new(account: usize) -> Self {
+            let account = Account::new(account);
+            Self { incoming: Incoming::new(), share: Share::new(&account), account }
+        }
+
+        fn len(&self) -> usize {
+            let bytes = self.incoming.bytes().first_chunk::<4>();
+            bytes.map_or(0, |size| u32::from_be_bytes(*size) as usize)
+        }
+
+        /// The next frame of `stream`, with its share.
+        async fn next(&mut self, stream: &mut &[u8]) -> (BytesMut, Share) {
+            loop {
+                let len = self.len();
+                if len > 0
+                    && let Some(frame) = self.incoming.take(len)
+                {
+                    let fresh = Share::new(&self.account);
+                    return (frame, std::mem::replace(&mut self.share, fresh));
+                }
+                while let Some(total) = self.incoming.make_room(len, &mut self.share, &self.account)
+                {
+                    self.share.grow_to(total).await;
+                }
+                assert!(self.incoming.large.capacity() <= self.share.bytes());
+                assert!(self.incoming.read_from(stream).await.unwrap() > 0, "the stream ended");
+            }
+        }
+    }
+
+    /// A connection had the allocation of its largest request for as long as it lived, and the
+    /// account said that nothing was held.
+    #[tokio::test]
+    async fn a_connection_keeps_nothing_of_a_large_request() {
+        let mut client = Client::new(64 * MIB);
+        for pipelined in [0, 10, BUFFER - SIZE, BUFFER, 3 * MIB] {
+            let mut bytes = frame(5 * MIB, b'l');
+            if pipelined > 0 {
+                bytes.extend(frame(pipelined, b's'));
+            }
+            let mut stream = &bytes[..];
+            let (large, share) = client.next(&mut stream).await;
+            assert_eq!((large.len(), large.capacity()), (5 * MIB, 5 * MIB));
+            assert!(large.iter().all(|byte| *byte == b'l'));
+            assert!(share.bytes() >= large.len());
+            drop((large, share));
+            assert_eq!(client.account.used(), 0);
+            if pipelined > 0 {
+                assert_eq!(client.next(&mut stream).await.0, frame(pipelined, b's')[SIZE..]);
+            }
+            assert!(client.incoming.may_watch(), "as an idle connection does");
+            let Incoming { buffer, large, .. } = &mut client.incoming;
+            assert_eq!((buffer.len(), large.capacity(), client.account.used()), (0, 0, 0));
+            assert!(buffer.capacity() <= BUFFER && !buffer.try_reclaim(BUFFER + 1));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_buffer_of_small_requests_does_not_grow() {
+        let mut client = Client::new(MIB);
+        // Those in flight hold their part of the buffer.
+        let mut in_flight = std::collections::VecDeque::new();
+        let mut bytes = Vec::new();
+        let lens = || (1..400).map(|n| n * 997 % (BUFFER - SIZE) + 1);
+        lens().for_each(|len| bytes.extend(frame(len, len as u8)));
+        let mut stream = &bytes[..];
+        for len in lens() {
+            let (small, share) = client.next(&mut stream).await;
+            assert_eq!((&small[..], share.bytes()), (&frame(len, len as u8)[SIZE..], 0));
+            in_flight.push_back(small);
+            if in_flight.len() > len % 5 {
+                in_flight.pop_front();
+            }
+            client.incoming.may_watch();
+            assert!(client.incoming.buffer.capacity() <= BUFFER);
+        }
+        in_flight.clear();
+        assert!(client.incoming.is_empty());
+        assert!(!client.incoming.buffer.try_reclaim(BUFFER + 1));
+    }
+
+    #[tokio::test]
+    async fn both_buffers_count_while_one_is_copied_into_a_larger_one() {
+        let mut client = Client::new(8 * MIB);
+        let bytes = frame(3 * MIB, b'l');
+        let mut stream = &bytes[..MIB];
+        for _ in 0..2 {
+            let len = client.len();
+            assert_eq!(client.incoming.make_room(len, &mut client.share, &client.account), None);
+            client.incoming.read_from(&mut stream).await.unwrap();
+        }
+        while !stream.is_empty() {
+            client.incoming.read_from(&mut stream).await.unwrap();
+        }
+        assert_eq!((client.incoming.bytes().len(), client.account.used()), (MIB, MIB));
+        let mut others = Share::new(&client.account);
+        assert!(others.try_grow_to(4 * MIB + 1));
+        let len = client.len();
+        let mut room = || client.incoming.make_room(len, &mut client.share, &client.account);
+        assert_eq!(room(), Some(3 * MIB), "1 MiB, and 2 MiB to copy it to");
+        drop(others);
+        assert_eq!(room(), None);
+        assert_eq!(client.account.used(), 2 * MIB, "and the old one is given back");
+    }
+}
