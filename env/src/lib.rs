@@ -16,6 +16,7 @@ pub mod panics;
 mod real;
 
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -46,6 +47,16 @@ pub trait Tasks: Send + Sync {
     /// Not cancel safe in effect: a job that has started runs to its end when the future is
     /// dropped.
     fn blocking(&self, job: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()>;
+
+    /// Runs `work` to its end where no other task can hold it up: on a thread and a runtime of its
+    /// own, to which the sockets belong that it makes. In the simulation, whose tasks never block,
+    /// it is a task like any other. Dropping the future ends the work.
+    ///
+    /// # Errors
+    /// There is no thread or descriptor for it.
+    fn apart(&self, work: BoxFuture<'static, ()>) -> io::Result<BoxFuture<'static, ()>> {
+        Ok(work)
+    }
 
     /// Whether such a job may wait for what tasks do. Not in the simulation, whose one thread would
     /// wait for itself.

@@ -66,6 +66,28 @@ impl Tasks for RealTasks {
             }
         })
     }
+
+    fn apart(&self, work: BoxFuture<'static, ()>) -> io::Result<BoxFuture<'static, ()>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (is_wanted, is_dropped) = tokio::sync::oneshot::channel::<()>();
+        let (done, ended) = tokio::sync::oneshot::channel::<()>();
+        std::thread::Builder::new().name("apart".to_owned()).spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = work => {}
+                    _ = is_dropped => {}
+                }
+            });
+            // What it began and nobody waits for does not hold the end up.
+            runtime.shutdown_background();
+            drop(done);
+        })?;
+        Ok(Box::pin(async move {
+            let _is_wanted = is_wanted;
+            // It is closed at the end, never sent.
+            let _ = ended.await;
+        }))
+    }
 }
 
 struct RealNet;

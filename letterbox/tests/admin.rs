@@ -9,6 +9,9 @@ use common::{
 };
 use kafka_protocol::messages as m;
 use kafka_protocol::protocol::StrBytes;
+use letterbox_broker::config::Config;
+use letterbox_broker::node::Node;
+use letterbox_env::Env;
 use letterbox_protocol::Response;
 
 /// Whether `line` is a comment, or `name value` or `name{label="value",…} value`.
@@ -155,4 +158,42 @@ fn a_broker_tells_who_it_is_and_an_empty_disk_does_not_pass_for_it() {
         "{said}"
     );
     assert!(!dir.path().join("data").exists());
+}
+
+/// As when a device holds up a write of each of them. A probe took a healthy broker for dead.
+#[test]
+fn probes_are_answered_while_all_threads_of_clients_are_held_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let config = format!(
+        "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@localhost:9093\n\
+         controller.listener.names=CONTROLLER\nlog.dirs={}\nadmin.listener=127.0.0.1:{port}\n\
+         listeners=PLAINTEXT://127.0.0.1:{},CONTROLLER://127.0.0.1:9093\n",
+        dir.path().join("data").display(),
+        free_port(),
+    );
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let config = Config::parse(&config).unwrap();
+    let start = Node::start(Env::real(), config, std::future::pending());
+    let broker = runtime.block_on(start).unwrap().unwrap();
+    let (hold, held) = std::sync::mpsc::channel();
+    let goes_on: Vec<_> = (0..2)
+        .map(|_| {
+            let (goes_on, wait) = std::sync::mpsc::channel::<()>();
+            let hold = hold.clone();
+            runtime.spawn(async move {
+                hold.send(()).unwrap();
+                wait.recv().unwrap_err();
+            });
+            goes_on
+        })
+        .collect();
+    goes_on.iter().for_each(|_| held.recv_timeout(PATIENCE).unwrap());
+    for path in ["/livez", "/readyz", "/identity"] {
+        assert_eq!(http_get(port, path).0, "200", "{path}");
+    }
+    drop(goes_on);
+    runtime.block_on(broker.shutdown()).unwrap();
+    assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err(), "its thread has ended");
 }

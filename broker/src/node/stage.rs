@@ -17,7 +17,12 @@ impl Stage {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.tasks.spawn(task(self.stop.clone()));
+        self.tasks.spawn(task(self.stop()));
+    }
+
+    /// Cancelled when the tasks are asked to end.
+    pub(super) fn stop(&self) -> CancellationToken {
+        self.stop.clone()
     }
 
     /// Asks the tasks to end.

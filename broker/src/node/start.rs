@@ -6,6 +6,7 @@
 //! for a node that leads.
 
 use std::error::Error;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use futures::FutureExt;
 use futures::future::FusedFuture;
 use letterbox_env::{BoxListener, Env, with_causes};
 use letterbox_storage::{LogError, LogManager, LogManagerOptions, QUORUM_DIR};
-use tokio::sync::SetOnce;
+use tokio::sync::{SetOnce, oneshot};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
@@ -52,6 +53,9 @@ pub enum StartError {
     /// A port cannot be taken.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// There is no thread for health and metrics.
+    #[error("start a thread for admin.listener")]
+    Admin(#[source] io::Error),
     /// The logs cannot be opened.
     #[error("open the logs")]
     Log(#[from] LogError),
@@ -299,13 +303,31 @@ pub(super) struct Admin {
 }
 
 impl Admin {
+    /// Serves apart from all other work: a probe must not take a broker for dead because a device
+    /// holds up the writes of partitions, and with them the threads of all clients.
     async fn start(env: &Env, config: &Config) -> Result<Self, StartError> {
-        let listener = listener::bind_admin(env, config).await?;
-        let address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
         let (health, mut serving) = (Arc::<Health>::default(), Stage::default());
-        if let Some(listener) = listener {
-            serving.run(|stop| admin_http::serve(health.clone(), listener, stop));
+        if config.admin.is_none() {
+            return Ok(Self { address: None, health, serving });
         }
+        let (told, begins, config) = (health.clone(), env.clone(), config.clone());
+        let (bound, is_bound) = oneshot::channel();
+        let stop = serving.stop();
+        let serve = async move {
+            // Here, because a socket is served by the runtime that made it.
+            // Nobody waits for the answer when the start was given up.
+            match listener::bind_admin(&begins, &config).await {
+                Ok(None) => drop(bound.send(Ok(None))),
+                Ok(Some(listener)) => {
+                    let _ = bound.send(Ok(listener.local_addr().ok()));
+                    admin_http::serve(told, listener, stop).await;
+                }
+                Err(error) => drop(bound.send(Err(error))),
+            }
+        };
+        let serve = env.tasks.apart(Box::pin(serve)).map_err(StartError::Admin)?;
+        serving.run(|_| serve);
+        let address = is_bound.await.map_err(|ended| StartError::Ended(ended.to_string()))??;
         Ok(Self { address, health, serving })
     }
 }

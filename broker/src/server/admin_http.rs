@@ -13,6 +13,9 @@
 //! ```
 //! Nothing here changes anything.
 //!
+//! It is served apart from all other work (`letterbox_env::Tasks::apart`): `/livez`, `/readyz` and
+//! `/identity` wait for no lock that is held while a partition is written.
+//!
 //! The port has bounds of its own, so that health is told however many clients there are:
 //! [`CONNECTIONS_MAX`] connections, of one request each, with a time within which it has come and
 //! one within which it is answered.
