@@ -5,12 +5,18 @@
 //! header  magic "LBXRAFT2", 4 bytes 0x7f, u64 generation, u64 node id, 16 bytes incarnation, u32 crc32c, padded to 64
 //! frame   u32 length, u32 crc32c(generation, sequence, body), u64 sequence, body, padded to 8
 //! body    items: u8 tag, u32 length, bytes
+//! seal    a frame without a body: those in front of it were synced
 //! rest    zeros, written ahead: a sync into blocks that exist is 26 times faster than a growing file's
 //! ```
 //! All integers are little endian. One append is one frame and one sync, and the next frame is
-//! begun only after that sync. So only the last frame can be torn: it is cut at open. A frame that
-//! is bad with a good one behind it was synced once and has rotted since; that is refused, because
-//! cutting it would undo votes and entries that others were told of.
+//! begun only after that sync, over the seal that was written meanwhile. So only the last frame can
+//! be torn, and only where no seal follows: it is cut at open. A frame that is bad with a good one
+//! or a seal behind it was synced once and has rotted since; so was what a file has no room for,
+//! because room is there before a frame is written. That is refused, because cutting it would undo
+//! votes and entries that others were told of.
+//!
+//! A seal is not synced by itself, as nobody waits for it; a stop in order, and all ends of the
+//! process but those with the machine's, leave it.
 //!
 //! After a failed sync nothing is written any more, ever, by this process. A write that finds no
 //! space is no such failure, nor is the sync of room ahead or of a file that is to replace this one:
@@ -145,7 +151,10 @@ impl Wal {
             .step_by(8)
             .any(|at| is_later_frame(&bytes, at, generation, sequence))
         {
-            return Err(damaged(position, "a frame is bad although a good one follows"));
+            return Err(damaged(position, "a frame is bad although it was synced"));
+        }
+        if room_needed(&bytes, position) > bytes.len() {
+            return Err(damaged(position, "the file was cut short"));
         }
         let file = disk.open(&path, OpenMode::ReadWrite).map_err(io)?;
         let mut wal = Self {
@@ -167,7 +176,9 @@ impl Wal {
         let used = bytes.get(..position).unwrap_or(&bytes);
         wal.file.write_at(&[IoSlice::new(used)], 0).and_then(|()| wal.file.sync()).map_err(io)?;
         let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-        if written > position {
+        let sealed = seal(generation, sequence);
+        let is_sealed = bytes.get(position..).is_some_and(|rest| rest.starts_with(&sealed));
+        if written > position && !(is_sealed && written <= position + sealed.len()) {
             wal.cut(written).map_err(io)?;
         }
         Ok((wal, items))
@@ -196,6 +207,8 @@ impl Wal {
             bytes.extend(frame(generation, 0, items)?);
         }
         let end = bytes.len();
+        let sequence = u64::from(!items.is_empty());
+        bytes.extend(seal(generation, sequence));
         bytes.resize(end.saturating_add(RESERVE_LEN), 0);
         let beside = path.with_extension("log.tmp");
         let write = || -> io::Result<FileRef> {
@@ -206,7 +219,6 @@ impl Wal {
             Ok(file)
         };
         let file = write().inspect_err(|_| drop(disk.remove_file(&beside)))?;
-        let sequence = u64::from(!items.is_empty());
         let reserved = bytes.len();
         Ok(Self {
             disk,
@@ -255,7 +267,7 @@ impl Wal {
             wal.sync_name()?;
             let bytes = frame(wal.generation, wal.sequence, items)?;
             let end = wal.end.saturating_add(bytes.len());
-            // A whole frame header of zeros stays behind the end.
+            // The seal's.
             let needed = end.saturating_add(FRAME_HEADER_LEN);
             if needed.saturating_add(RESERVE_LEN / 2) > wal.reserved
                 && let Err(error) = wal.write_ahead(end.saturating_add(RESERVE_LEN))
@@ -267,6 +279,10 @@ impl Wal {
             wal.file.sync()?;
             wal.end = end;
             wal.sequence += 1;
+            // What cannot be written is missed only if the disk damages the frame, too.
+            let _ = wal
+                .file
+                .write_at(&[IoSlice::new(&seal(wal.generation, wal.sequence))], wal.end as u64);
             Ok(())
         })
     }
@@ -363,6 +379,30 @@ fn frame(generation: u64, sequence: u64, items: &[Item]) -> io::Result<Vec<u8>> 
     Ok(bytes)
 }
 
+/// Says that every frame before `sequence` was synced.
+fn seal(generation: u64, sequence: u64) -> [u8; FRAME_HEADER_LEN] {
+    let mut bytes = [0; FRAME_HEADER_LEN];
+    let (sum, number) = (frame_crc(generation, sequence, &[]), sequence.to_le_bytes());
+    for (byte, value) in bytes.iter_mut().skip(4).zip(sum.to_le_bytes().into_iter().chain(number)) {
+        *byte = value;
+    }
+    bytes
+}
+
+/// How long the file has to be for what begins at `position`, which is no whole frame: as it was
+/// before that was written.
+fn room_needed(bytes: &[u8], position: usize) -> usize {
+    let len = bytes.get(position..).and_then(take_u32).map_or(0, |(len, _)| len);
+    let end = match usize::try_from(len) {
+        Ok(0) => Some(position),
+        Ok(len) => position
+            .checked_add(FRAME_HEADER_LEN)
+            .and_then(|at| at.checked_add(len)?.checked_next_multiple_of(8)),
+        Err(_) => None,
+    };
+    end.map_or(usize::MAX, |end| end.saturating_add(FRAME_HEADER_LEN))
+}
+
 /// The body of the frame at `position` and where the next one begins.
 fn read_frame(
     bytes: &[u8],
@@ -382,13 +422,16 @@ fn read_frame(
     Some((body, next))
 }
 
-/// Whether a whole frame that comes after `sequence` begins at `position`.
+/// Whether a whole frame that comes after `sequence`, or a seal of it, begins at `position`.
 fn is_later_frame(bytes: &[u8], position: usize, generation: u64, sequence: u64) -> bool {
     let found = bytes.get(position.saturating_add(8)..).and_then(take_u64).map(|(found, _)| found);
     found.is_some_and(|found| {
         found > sequence
             && found - sequence < 1 << 32
-            && read_frame(bytes, position, generation, found).is_some()
+            && (read_frame(bytes, position, generation, found).is_some()
+                || bytes
+                    .get(position..)
+                    .is_some_and(|rest| rest.starts_with(&seal(generation, found))))
     })
 }
 

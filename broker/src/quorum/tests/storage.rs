@@ -54,6 +54,12 @@ fn storage_passes_the_conformance_suite_of_openraft() {
     Suite::test_all(Builder).unwrap();
 }
 
+const SEAL_LEN: usize = 16;
+
+fn all_items() -> Vec<Item> {
+    some_items().concat()
+}
+
 fn some_items() -> Vec<Vec<Item>> {
     vec![
         vec![Item::Vote(b"a vote".to_vec())],
@@ -80,62 +86,79 @@ fn put(dir: &Path, bytes: &[u8]) {
     std::fs::write(dir.join(FILE_NAME), bytes).unwrap();
 }
 
+/// Room is there, and synced, before anything is written to it: no crash makes the file shorter.
 #[test]
-fn file_cut_at_any_byte_gives_a_prefix_of_whole_frames_and_can_be_written_on() {
+fn file_that_was_cut_short_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (bytes, ends) = written(dir.path());
     let last = *ends.last().unwrap();
-    for len in 0..=last + 20 {
+    for len in 0..last + SEAL_LEN {
         put(dir.path(), &bytes[..len]);
-        if len < 64 {
-            assert!(matches!(open(dir.path()), Err(WalError::Damaged { .. })), "cut at {len}");
-            continue;
-        }
-        // Padding at the end of a frame may be missing.
-        let frames = ends.iter().skip(1).filter(|end| **end <= len.next_multiple_of(8)).count();
-        let (mut wal, items) = open(dir.path()).unwrap();
-        let at_least: Vec<Item> =
-            some_items().into_iter().take(frames.saturating_sub(1)).flatten().collect();
-        let all: Vec<Item> = some_items().into_iter().flatten().collect();
-        assert!(items.starts_with(&at_least) && all.starts_with(&items), "cut at {len}: {items:?}");
-        if ends.contains(&len) {
-            assert_eq!(
-                items,
-                some_items().into_iter().take(frames).flatten().collect::<Vec<_>>(),
-                "cut at {len}"
-            );
-        }
-        wal.append(&[Item::Truncate(99)]).unwrap();
-        drop(wal);
-        let (_, again) = open(dir.path()).unwrap();
-        assert_eq!(again.split_last().unwrap(), (&Item::Truncate(99), &items[..]), "cut at {len}");
+        assert!(matches!(open(dir.path()), Err(WalError::Damaged { .. })), "cut at {len}");
     }
+    put(dir.path(), &bytes[..last + SEAL_LEN]);
+    assert_eq!(open(dir.path()).unwrap().1, all_items());
+}
+
+/// The bytes of the file when the machine ended during the last append: the seal of the frame
+/// before is where it was to be written, or is lost.
+fn torn(bytes: &[u8], ends: &[usize], written: impl Fn(usize) -> bool, is_sealed: bool) -> Vec<u8> {
+    let (start, end) = (ends[ends.len() - 2], ends[ends.len() - 1]);
+    let mut before = tempfile::tempdir().map(|dir| {
+        let (mut wal, _) = open(dir.path()).unwrap();
+        for items in some_items().split_last().unwrap().1 {
+            wal.append(items).unwrap();
+        }
+        Env::real().disk.read(&dir.path().join(FILE_NAME)).unwrap()
+    });
+    let mut before = before.as_mut().unwrap().split_off(start);
+    if !is_sealed {
+        before[..SEAL_LEN].fill(0);
+    }
+    let mut torn = bytes.to_vec();
+    torn[start..end + SEAL_LEN].copy_from_slice(&before[..end + SEAL_LEN - start]);
+    for at in (start..end).filter(|at| written(*at)) {
+        torn[at] = bytes[at];
+    }
+    torn
 }
 
 #[test]
 fn last_frame_torn_anywhere_is_cut_and_never_seen_again() {
     let dir = tempfile::tempdir().unwrap();
-    let (bytes, ends) = written(dir.path());
+    let (mut bytes, ends) = written(dir.path());
     let (start, end) = (ends[ends.len() - 2], ends[ends.len() - 1]);
     let kept: Vec<Item> = some_items().into_iter().take(4).flatten().collect();
-    for hole in start..end {
-        // One byte that never reached the disk; what is zero anyway changes nothing.
-        let mut torn = bytes.clone();
-        if std::mem::replace(&mut torn[hole], 0) == 0 {
-            continue;
+    for is_sealed in [false, true] {
+        for hole in start..end {
+            let torn = torn(&bytes, &ends, |at| at / 8 != hole / 8, is_sealed);
+            if torn[start..end] == bytes[start..end] {
+                continue;
+            }
+            put(dir.path(), &torn);
+            assert_eq!(open(dir.path()).unwrap().1, kept, "hole at {hole}");
+            let after = Env::real().disk.read(&dir.path().join(FILE_NAME)).unwrap();
+            assert!(after[start..].iter().all(|byte| *byte == 0), "hole at {hole}");
+            let (mut wal, _) = open(dir.path()).unwrap();
+            wal.append(&[Item::Truncate(99)]).unwrap();
+            drop(wal);
+            let again = [kept.clone(), vec![Item::Truncate(99)]].concat();
+            assert_eq!(open(dir.path()).unwrap().1, again, "hole at {hole}");
         }
-        put(dir.path(), &torn);
-        assert_eq!(open(dir.path()).unwrap().1, kept, "hole at {hole}");
-        let after = Env::real().disk.read(&dir.path().join(FILE_NAME)).unwrap();
-        assert!(after[start..].iter().all(|byte| *byte == 0), "hole at {hole}");
+    }
+    // A seal that is not there, or is torn, is nothing that is missed.
+    for kept in 0..SEAL_LEN {
+        bytes[end + kept..end + SEAL_LEN].fill(0);
+        put(dir.path(), &bytes);
+        assert_eq!(open(dir.path()).unwrap().1, all_items());
     }
 }
 
 #[test]
-fn bit_rot_before_the_last_frame_is_refused() {
+fn bit_rot_of_what_was_synced_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (bytes, ends) = written(dir.path());
-    let last = ends[ends.len() - 2];
+    let last = ends[ends.len() - 1];
     let mut noticed = 0;
     for at in 0..last {
         let mut rotten = bytes.clone();
@@ -143,11 +166,7 @@ fn bit_rot_before_the_last_frame_is_refused() {
         put(dir.path(), &rotten);
         match open(dir.path()) {
             Err(WalError::Damaged { .. } | WalError::WrongNode { .. }) => noticed += 1,
-            Ok((_, items)) => assert_eq!(
-                items,
-                some_items().into_iter().flatten().collect::<Vec<_>>(),
-                "only padding at {at}"
-            ),
+            Ok((_, items)) => assert_eq!(items, all_items(), "only padding at {at}"),
             Err(error) => panic!("{error}"),
         }
     }
