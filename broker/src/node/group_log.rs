@@ -141,6 +141,8 @@ fn for_each_record(
 ) -> Result<(), String> {
     while !bytes.is_empty() {
         let (batch, rest) = Batch::split(bytes).map_err(|error| error.to_string())?;
+        // A client would check it, too: nobody else reads these batches.
+        batch.check_crc().map_err(|error| error.to_string())?;
         bytes = rest;
         if batch.header.is_control() {
             continue;
