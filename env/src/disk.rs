@@ -85,6 +85,15 @@ pub trait File: Send + Sync {
     /// The device's own.
     fn len(&self) -> io::Result<u64>;
 
+    /// When the file was last written, in milliseconds of wall-clock time; `None` where the file
+    /// system does not tell.
+    ///
+    /// # Errors
+    /// The device's own.
+    fn modified_ms(&self) -> io::Result<Option<i64>> {
+        Ok(None)
+    }
+
     /// Whether the file has no bytes.
     ///
     /// # Errors

@@ -308,6 +308,12 @@ impl File for RealFile {
         Ok(u64::try_from(rustix::fs::fstat(&self.0)?.st_size).unwrap_or(0))
     }
 
+    fn modified_ms(&self) -> io::Result<Option<i64>> {
+        let found = rustix::fs::fstat(&self.0)?;
+        let nanos = i64::try_from(found.st_mtime_nsec).unwrap_or(0);
+        Ok(found.st_mtime.checked_mul(1_000).map(|ms| ms.saturating_add(nanos / 1_000_000)))
+    }
+
     fn as_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.0.as_fd())
     }

@@ -22,6 +22,7 @@ pub const HEADER_BYTES: usize = 61;
 pub const LEADER_EPOCH_AT: usize = 12;
 /// Where the magic byte lies.
 pub const MAGIC_AT: usize = 16;
+const LENGTH_AT: usize = 8;
 const CRC_AT: usize = 17;
 /// Where the bytes that the checksum covers begin; they go on to the end of the batch.
 pub const ATTRIBUTES_AT: usize = 21;
@@ -555,6 +556,14 @@ fn put_nullable(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
             out.extend_from_slice(bytes);
         }
     }
+}
+
+/// Completes the 61 bytes of a header whose records are written apart: `len` bytes of them, and
+/// `crc` of everything from the attributes on.
+pub fn complete(header: &mut [u8], len: usize, crc: u32) {
+    let length = i32::try_from(HEADER_BYTES - LOG_OVERHEAD + len).unwrap_or(i32::MAX);
+    put(header, LENGTH_AT, &length.to_be_bytes());
+    put(header, CRC_AT, &crc.to_be_bytes());
 }
 
 /// Writes a batch.

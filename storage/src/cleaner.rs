@@ -1,7 +1,7 @@
 //! Compaction: of each key only the last record stays.
 //!
 //! Only sealed, durable segments below the high watermark are touched. Offsets never change, so
-//! gaps appear. Each segment is rewritten by itself: written beside (`.log.cleaned`), synced, its
+//! gaps appear. Each segment that changes is rewritten by itself: written beside (`.log.cleaned`), synced, its
 //! indexes removed, renamed over the old one, its indexes made anew. After a crash at
 //! any step either the old or the new segment is there, whole; both are right. Neighbours are not
 //! merged.
@@ -11,27 +11,30 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher};
-use std::io::{self, IoSlice};
+use std::hash::{BuildHasherDefault, DefaultHasher};
+use std::io::{self, IoSlice, Write};
 use std::sync::Arc;
 
+use crc_fast::{CrcAlgorithm, Digest};
 use letterbox_env::{FileRef, OpenMode, with_causes};
+use letterbox_protocol::batch::{self, ATTRIBUTES_AT, BatchBuilder, BatchHeader, HEADER_BYTES};
+use letterbox_protocol::compression::Packer;
+use letterbox_protocol::model::{Offset, TimestampMs};
 use tokio_util::sync::CancellationToken;
 
 use super::Log;
 use super::error::{IoContext, LogError};
+use super::repack::{Bits, Records};
 use super::segment::Segment;
-use letterbox_protocol::batch::{
-    Batch, BatchBuilder, BatchHeader, HEADER_BYTES, Record, RecordIter,
-};
-use letterbox_protocol::compression::{compress, decompress_all};
-use letterbox_protocol::model::{Offset, TimestampMs};
 
 /// Bytes gathered before a write.
 const WRITE_BYTES: usize = 1 << 20;
 /// Bytes written before a sync: the last sync of a big segment must not keep a stop waiting, nor
 /// the device from others.
 const SYNC_BYTES: u64 = 16 << 20;
+
+/// Bytes of records that a batch may have in its file.
+const BATCH_MAX: usize = (i32::MAX as usize) - 1024;
 
 /// How one pass goes about it.
 pub(super) struct Pass {
@@ -54,18 +57,49 @@ struct LastOffsets {
 }
 
 impl LastOffsets {
-    fn hash(&self, key: &[u8]) -> u128 {
-        let half = |salt: u8| {
-            let mut hasher = DefaultHasher::new();
-            (self.seed, salt, key).hash(&mut hasher);
-            hasher.finish()
-        };
-        u128::from(half(0)) << 64 | u128::from(half(1))
+    fn is_superseded(&self, key: u128, offset: Offset) -> bool {
+        self.by_key.get(&key).is_some_and(|last| offset < *last)
     }
 
-    fn is_superseded(&self, key: &[u8], offset: Offset) -> bool {
-        self.by_key.get(&self.hash(key)).is_some_and(|last| offset < *last)
+    /// Takes in what a batch has from `from` on; false when there is no room for another key: the
+    /// pass then ends in front of the record that has it.
+    fn take(
+        &mut self,
+        mut records: Records<'_>,
+        from: Offset,
+        keys_max: usize,
+    ) -> io::Result<bool> {
+        while let Some(record) = records.see(self.seed)? {
+            let Some(key) = record.key.filter(|_| record.offset >= from) else { continue };
+            let is_full = self.by_key.len() >= keys_max;
+            match self.by_key.entry(key) {
+                Entry::Occupied(mut known) => *known.get_mut() = record.offset.max(*known.get()),
+                Entry::Vacant(_) if is_full => {
+                    self.upper = self.upper.max(record.offset);
+                    return Ok(false);
+                }
+                Entry::Vacant(new) => drop(new.insert(record.offset)),
+            }
+        }
+        Ok(true)
     }
+}
+
+/// What becomes of a batch.
+enum Verdict {
+    Same,
+    Gone,
+    /// Some of its records go, or its tombstones get their horizon.
+    Other(Remains),
+}
+
+/// What stays of a batch.
+struct Remains {
+    header: BatchHeader,
+    stays: Bits,
+    /// Of the records that stay.
+    max_timestamp: TimestampMs,
+    horizon: Option<TimestampMs>,
 }
 
 impl Log {
@@ -142,34 +176,22 @@ impl Log {
         let mut last =
             LastOffsets { seed: pass.seed, by_key: HashMap::default(), upper: pass.first_dirty };
         for segment in segments {
-            let Some((position, _)) =
-                segment.find(pass.first_dirty).map_err(|error| damaged(segment, error))?
-            else {
-                continue;
-            };
-            for batch in segment.scan_from(position).during("read", segment.path(".log"))? {
+            let (path, max) = (segment.path(".log"), self.config().batch_unpacked_max());
+            let found = segment.find(pass.first_dirty).during("read", &path)?;
+            let Some((position, _)) = found else { continue };
+            for batch in segment.scan_from(position).during("read", &path)? {
                 self.check_interrupted(pass)?;
+                let batch = batch.during("read", &path)?;
                 let (at, header) = batch.map_err(|(_, error)| damaged(segment, error))?;
-                if last.by_key.len() >= pass.keys_max {
-                    return Ok(Some(last));
+                if !header.is_control() {
+                    let bytes = segment.read_batch(at, &header).during("read", &path)?;
+                    let goes_on = Records::of(&bytes, &header, max)
+                        .and_then(|records| last.take(records, pass.first_dirty, pass.keys_max))
+                        .map_err(|error| damaged(segment, error))?;
+                    if !goes_on {
+                        return Ok((last.upper > pass.first_dirty).then_some(last));
+                    }
                 }
-                for_each_record(
-                    segment,
-                    at,
-                    &header,
-                    self.config().batch_unpacked_max(),
-                    |offset, record| {
-                        if let Some(key) = record.key {
-                            match last.by_key.entry(last.hash(key)) {
-                                Entry::Occupied(mut known) => {
-                                    *known.get_mut() = offset.max(*known.get())
-                                }
-                                Entry::Vacant(new) => drop(new.insert(offset)),
-                            }
-                        }
-                        Ok(())
-                    },
-                )?;
                 last.upper = last.upper.max(header.next_offset());
             }
         }
@@ -193,47 +215,75 @@ impl Log {
         last: &LastOffsets,
         pass: &Pass,
     ) -> Result<(), LogError> {
-        let path = old.path(".log.cleaned");
-        let written = self.write_cleaned(old, last, pass);
-        if let Ok(written) = written
-            && written < old.size()
-        {
-            return self.swap(old, written);
+        match self.write_cleaned(old, last, pass) {
+            // Also where it is larger, as horizons and codecs may make it: what goes once and comes
+            // back would be brought to life when its tombstone is gone.
+            Ok(Some(written)) => self.swap(old, written),
+            Ok(None) => Ok(()),
+            Err(error) => {
+                // In the way of nobody: if it cannot be removed the next start does.
+                let path = old.path(".log.cleaned");
+                let _ = self.disk_work().and_then(|_one| self.dir.disk.remove_file(&path));
+                Err(error)
+            }
         }
-        // Of no use, and in the way of nobody: if it cannot be removed the next start does.
-        let _ = self.disk_work().and_then(|_one| self.dir.disk.remove_file(&path));
-        written.map(drop)
     }
 
-    /// Writes what stays of a segment beside it, durably; gives its bytes.
+    /// Writes what stays of a segment beside it, durably; gives its bytes, or `None` when all stays
+    /// as it is.
     fn write_cleaned(
         &self,
         old: &Segment,
         last: &LastOffsets,
         pass: &Pass,
-    ) -> Result<u64, LogError> {
+    ) -> Result<Option<u64>, LogError> {
+        let (path, from) = (old.path(".log.cleaned"), old.path(".log"));
+        let mut out: Option<Writer> = None;
+        for batch in old.scan_from(0).during("read", &from)? {
+            self.check_interrupted(pass)?;
+            let batch = batch.during("read", &from)?;
+            let (at, header) = batch.map_err(|(_, error)| damaged(old, error))?;
+            let bytes = old.read_batch(at, &header).during("read", &from)?;
+            let verdict = self.judge(old, &bytes, &header, last, pass.now)?;
+            let out = match (&mut out, &verdict) {
+                (None, Verdict::Same) => continue,
+                (None, _) => out.insert(self.begin_cleaned(old, at)?),
+                (Some(out), _) => out,
+            };
+            match verdict {
+                Verdict::Gone => {}
+                Verdict::Same => out.write(&bytes).during("write", &path)?,
+                Verdict::Other(remains) => self.rewrite(old, (&bytes, &header), remains, out)?,
+            }
+            if out.written - out.synced >= SYNC_BYTES {
+                out.sync().during("sync", &path)?;
+            }
+        }
+        let Some(mut out) = out else { return Ok(None) };
+        out.flush().during("write", &path)?;
+        out.sync().during("sync", &path)?;
+        Ok(Some(out.written))
+    }
+
+    /// The file beside a segment, with the first `len` bytes of it.
+    fn begin_cleaned(&self, old: &Segment, len: u64) -> Result<Writer, LogError> {
         let path = old.path(".log.cleaned");
         let file = self
             .disk_work()
             .and_then(|_one| self.dir.disk.open(&path, OpenMode::Truncate))
             .during("create", &path)?;
         let mut out = Writer { file, buffer: Vec::new(), written: 0, synced: 0 };
-        for batch in old.scan_from(0).during("read", old.path(".log"))? {
-            self.check_interrupted(pass)?;
-            let (at, header) = batch.map_err(|(_, error)| damaged(old, error))?;
-            let bytes = old.read_batch(at, &header).map_err(|error| damaged(old, error))?;
-            if let Some(kept) = self.compact_batch(old, bytes, &header, last, pass.now)? {
-                out.write(&kept).during("write", &path)?;
-                if out.written - out.synced >= SYNC_BYTES {
-                    out.sync().during("sync", &path)?;
-                }
-            }
+        let from = old.files().during("open", old.path(".log"))?.log.clone();
+        let mut chunk = vec![0; WRITE_BYTES.min(usize::try_from(len).unwrap_or(WRITE_BYTES))];
+        let mut at = 0;
+        while at < len {
+            let size = chunk.len().min(usize::try_from(len - at).unwrap_or(usize::MAX));
+            let Some(chunk) = chunk.get_mut(..size) else { break };
+            from.read_exact_at(chunk, at).during("read", old.path(".log"))?;
+            out.write(chunk).during("write", &path)?;
+            at += size as u64;
         }
-        out.flush().during("write", &path)?;
-        if out.written < old.size() {
-            out.sync().during("sync", &path)?;
-        }
-        Ok(out.written)
+        Ok(out)
     }
 
     /// Puts the cleaned file in the place of the old.
@@ -260,6 +310,7 @@ impl Log {
         disk.sync_dir(&self.path).during("sync", &self.path)?;
         disk.rename(&cleaned, &old.path(".log")).during("rename", &cleaned)?;
         let new = Arc::new(Segment::new(disk.clone(), &self.path, old.base, size));
+        new.is_as_old_as(old);
         // In front of the list: nobody who holds a lock is to wait until its indexes are made.
         let made = disk.sync_dir(&self.path).and_then(|()| new.files());
         // Whether they could be made or not: the file of that name is the new one.
@@ -271,65 +322,102 @@ impl Log {
         made.map(drop).during("open", new.path(".log"))
     }
 
-    /// The batch as it stays; `None` when nothing of it does.
-    fn compact_batch(
+    fn judge(
         &self,
         segment: &Segment,
-        bytes: Vec<u8>,
+        bytes: &[u8],
         header: &BatchHeader,
         last: &LastOffsets,
         now: TimestampMs,
-    ) -> Result<Option<Vec<u8>>, LogError> {
+    ) -> Result<Verdict, LogError> {
         if header.is_control() || header.base_offset >= last.upper {
-            return Ok(Some(bytes));
+            return Ok(Verdict::Same);
         }
         let config = self.config();
         let expired = header.delete_horizon_ms().is_some_and(|horizon| now >= horizon);
-        let stays = |offset: Offset, record: &Record<'_>| match record.key {
-            _ if offset >= last.upper => true,
-            // A compacted topic takes no record without a key; one from before it was compacted
-            // goes.
-            None => false,
-            Some(key) => !last.is_superseded(key, offset) && (record.value.is_some() || !expired),
-        };
-        let (mut kept, mut tombstones) = (0, false);
-        let records = unpack(segment, &bytes, header, config.batch_unpacked_max())?;
-        each(segment, &records, header, |offset, record| {
-            if stays(offset, record) {
-                kept += 1;
-                tombstones |= record.value.is_none();
+        let (mut kept, mut tombstones, mut max_timestamp) = (0, false, -1);
+        let mut stays = Bits::default();
+        let mut look = || {
+            let mut records = Records::of(bytes, header, config.batch_unpacked_max())?;
+            while let Some(record) = records.see(last.seed)? {
+                let is_kept = match record.key {
+                    _ if record.offset >= last.upper => true,
+                    // A compacted topic takes no record without a key; one from before it was
+                    // compacted goes.
+                    None => false,
+                    Some(key) => {
+                        !(record.is_tombstone && expired || last.is_superseded(key, record.offset))
+                    }
+                };
+                stays.push(is_kept);
+                if is_kept {
+                    kept += 1;
+                    tombstones |= record.is_tombstone;
+                    max_timestamp = header.timestamp(record.timestamp_delta).max(max_timestamp);
+                }
             }
-            Ok(())
-        })?;
+            io::Result::Ok(())
+        };
+        look().map_err(|error| damaged(segment, error))?;
         let sets_horizon = tombstones && header.delete_horizon_ms().is_none();
         // The end of the log stays readable, so that who reads up to it gets there: Kafka Streams
         // restores its state so.
         let is_end = header.next_offset() >= self.end_offset();
         if kept == 0 && !is_end && !self.is_last_of_producer(header) {
-            return Ok(None);
+            return Ok(Verdict::Gone);
         }
         let is_bare = kept > 0 || bytes.len() == HEADER_BYTES;
         if kept == header.records_count && !sets_horizon && is_bare {
-            return Ok(Some(bytes));
+            return Ok(Verdict::Same);
         }
-        let mut builder = BatchBuilder::like(header);
-        if sets_horizon {
-            builder = builder.delete_horizon(now.saturating_add(config.delete_retention_ms));
+        let horizon = sets_horizon.then(|| now.saturating_add(config.delete_retention_ms));
+        let header = BatchHeader { records_count: kept, ..*header };
+        Ok(Verdict::Other(Remains { header, stays, max_timestamp, horizon }))
+    }
+
+    /// Writes what stays of the batch `bytes`.
+    fn rewrite(
+        &self,
+        segment: &Segment,
+        (bytes, whole): (&[u8], &BatchHeader),
+        remains: Remains,
+        out: &mut Writer,
+    ) -> Result<(), LogError> {
+        let Remains { header: kept, stays, max_timestamp, horizon } = remains;
+        let mut builder = BatchBuilder::again(&kept, max_timestamp);
+        if let Some(horizon) = horizon {
+            builder = builder.delete_horizon(horizon);
         }
-        each(segment, &records, header, |offset, record| {
-            if stays(offset, record) {
-                builder.keep(header.timestamp(record.timestamp_delta), record);
-            }
-            Ok(())
-        })?;
-        if kept == 0 {
+        let path = segment.path(".log.cleaned");
+        if kept.records_count == 0 {
             // A codec's frame around nothing ends the processes of some clients (librdkafka).
-            return Ok(Some(builder.build().to_vec()));
+            return out.write(&builder.build()).during("write", &path);
         }
-        let codec = header.compression().map_err(|error| damaged(segment, error))?;
-        let packed =
-            compress(codec, None, builder.records()).during("compress", segment.path(".log"))?;
-        Ok(Some(builder.build_with(codec, &packed).to_vec()))
+        let codec = kept.compression().map_err(|error| damaged(segment, error))?;
+        let mut header = builder.build_with(codec, &[]);
+        let base = horizon.unwrap_or(kept.base_timestamp);
+        let delta = |delta| kept.timestamp(delta).wrapping_sub(base);
+        let start = out.position();
+        out.write(&header).during("write", &path)?;
+        let mut sum = Digest::new(CrcAlgorithm::Crc32Iscsi);
+        sum.update(header.get(ATTRIBUTES_AT..).unwrap_or_default());
+        let mut summed = Summed { out, sum, len: 0, failed: None };
+        let packed = Packer::new(codec, None, &mut summed).and_then(|mut packer| {
+            Records::of(bytes, whole, self.config().batch_unpacked_max())?.copy(
+                &stays,
+                delta,
+                &mut packer,
+            )?;
+            packer.finish().map(drop)
+        });
+        let Summed { sum, len, failed, .. } = summed;
+        if let Some(error) = failed {
+            return Err(error).during("write", &path);
+        }
+        packed.map_err(|error| damaged(segment, error))?;
+        let crc = u32::try_from(sum.finalize() & 0xffff_ffff).unwrap_or(0);
+        batch::complete(&mut header, len, crc);
+        out.patch(start, &header).during("write", &path)
     }
 }
 
@@ -337,42 +425,34 @@ fn damaged(segment: &Segment, error: impl std::error::Error) -> LogError {
     LogError::Malformed { path: segment.path(".log"), reason: with_causes(&error) }
 }
 
-fn for_each_record(
-    segment: &Segment,
-    at: u64,
-    header: &BatchHeader,
-    max: u64,
-    visit: impl FnMut(Offset, &Record<'_>) -> Result<(), LogError>,
-) -> Result<(), LogError> {
-    if header.is_control() {
-        return Ok(());
-    }
-    let bytes = segment.read_batch(at, header).map_err(|error| damaged(segment, error))?;
-    each(segment, &unpack(segment, &bytes, header, max)?, header, visit)
+/// Where the records of a batch are written, as they are packed.
+struct Summed<'a> {
+    out: &'a mut Writer,
+    sum: Digest,
+    len: usize,
+    /// What the device said; whatever else fails is the batch's own fault.
+    failed: Option<io::Error>,
 }
 
-fn unpack(
-    segment: &Segment,
-    bytes: &[u8],
-    header: &BatchHeader,
-    max: u64,
-) -> Result<Vec<u8>, LogError> {
-    let (batch, _) = Batch::split(bytes).map_err(|error| damaged(segment, error))?;
-    let codec = header.compression().map_err(|error| damaged(segment, error))?;
-    decompress_all(codec, batch.records_bytes(), max).map_err(|error| damaged(segment, error))
-}
-
-fn each(
-    segment: &Segment,
-    records: &[u8],
-    header: &BatchHeader,
-    mut visit: impl FnMut(Offset, &Record<'_>) -> Result<(), LogError>,
-) -> Result<(), LogError> {
-    for record in RecordIter::new(records, header.records_count) {
-        let record = record.map_err(|error| damaged(segment, error))?;
-        visit(header.base_offset.saturating_add(i64::from(record.offset_delta)), &record)?;
+impl Write for Summed<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let len = self.len.saturating_add(bytes.len());
+        if len > BATCH_MAX {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "a batch would get too large"));
+        }
+        if let Err(error) = self.out.write(bytes) {
+            let kind = error.kind();
+            self.failed = Some(error);
+            return Err(kind.into());
+        }
+        self.sum.update(bytes);
+        self.len = len;
+        Ok(bytes.len())
     }
-    Ok(())
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 struct Writer {
@@ -383,6 +463,23 @@ struct Writer {
 }
 
 impl Writer {
+    fn position(&self) -> u64 {
+        self.written.saturating_add(self.buffer.len() as u64)
+    }
+
+    /// Writes over what was written at `at` by one call.
+    fn patch(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let waiting = at.checked_sub(self.written).and_then(|at| usize::try_from(at).ok());
+        let place = waiting.and_then(|at| self.buffer.get_mut(at..at.checked_add(bytes.len())?));
+        match place {
+            Some(place) => {
+                place.copy_from_slice(bytes);
+                Ok(())
+            }
+            None => self.file.write_at(&[IoSlice::new(bytes)], at),
+        }
+    }
+
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.buffer.extend_from_slice(bytes);
         if self.buffer.len() >= WRITE_BYTES { self.flush() } else { Ok(()) }

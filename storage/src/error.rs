@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use letterbox_env::Fault;
+use letterbox_env::{Fault, with_causes};
 use thiserror::Error;
 
 use super::checkpoint::{ACCEPT_DATA_LOSS, LOG_STARTS};
@@ -382,10 +382,17 @@ impl<T> IoContext<T> for io::Result<T> {
     }
 }
 
+impl<T> IoContext<T> for Result<T, ReadError> {
+    fn during(self, action: &'static str, path: impl Into<PathBuf>) -> Result<T, LogError> {
+        self.map_err(|error| match error {
+            ReadError::Io(source) => LogError::Io { action, path: path.into(), source },
+            damage => LogError::Malformed { path: path.into(), reason: with_causes(&damage) },
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use letterbox_env::with_causes;
-
     use super::*;
 
     #[test]

@@ -29,6 +29,7 @@ mod producers;
 mod progress;
 mod read;
 mod recover;
+mod repack;
 mod retention;
 mod segment;
 mod sync;

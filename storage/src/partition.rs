@@ -16,6 +16,7 @@ use std::io::{self, IoSlice};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
@@ -36,7 +37,10 @@ use super::types::{AppendInfo, AppendOptions, Origin};
 use super::validate::{Effort, ValidBatch, Validated, validate};
 use letterbox_protocol::batch::{self, Batch, BatchHeader};
 use letterbox_protocol::model::{LeaderEpoch, Offset, TimestampMs, TopicId};
+use tokio::time::Instant;
 
+/// How often it is said that a log cannot be read.
+const NOT_READ_EVERY: Duration = Duration::from_secs(60);
 /// Syncs of fewer bytes than this are helped by a reserve: larger ones pay for the new blocks
 /// anyway.
 const SMALL_SYNC: u64 = 256 << 10;
@@ -70,6 +74,8 @@ pub struct Log {
     broken: OnceLock<Arc<str>>,
     /// The log says that offsets within it have no records.
     is_gap_said: AtomicBool,
+    /// When it was last said that something cannot be read.
+    not_read_said: Mutex<Option<Instant>>,
     disk_work: Mutex<()>,
     pub(super) renaming: Mutex<Renaming>,
     inner: Mutex<Inner>,
@@ -189,6 +195,7 @@ impl Log {
             gone: false.into(),
             broken: OnceLock::new(),
             is_gap_said: false.into(),
+            not_read_said: Mutex::default(),
             disk_work: Mutex::new(()),
             renaming: Mutex::default(),
             inner: Mutex::new(inner),
@@ -351,6 +358,27 @@ impl Log {
             path = %self.path.display(),
             "the log has no records between two of its offsets: a power cut took them before they \
              were acknowledged, or segments were removed from its directory; readers skip them"
+        );
+    }
+
+    /// Says what cannot be read, now and then: a client that asks for it asks again and again.
+    pub(super) fn say_not_read(&self, error: &ReadError) {
+        if matches!(error, ReadError::OffsetOutOfRange { .. }) {
+            return;
+        }
+        let mut said = lock(&self.not_read_said);
+        if said.is_some_and(|at| at.elapsed() < NOT_READ_EVERY) {
+            return;
+        }
+        *said = Some(Instant::now());
+        drop(said);
+        tracing::error!(
+            topic = %self.topic,
+            partition = self.partition,
+            path = %self.path.display(),
+            error = with_causes(error),
+            "records cannot be read; clients that ask for them are told so, and wait or fail. \
+             docs/offline-partitions.md says what can be done"
         );
     }
 
@@ -587,6 +615,7 @@ impl Log {
             return Err(self.failed("write", &error));
         }
         self.dir.took(bytes.len() as u64);
+        active.was_modified(now);
         inner.file_end = inner.file_end.max(active.size());
         inner.idle = false;
         inner.first_timestamp.get_or_insert(first.max_timestamp);
@@ -1004,11 +1033,7 @@ impl Log {
         let keep = segments.partition_point(|segment| segment.base <= offset).max(1);
         let gone = segments.split_off(keep);
         let Some(active) = segments.last().cloned() else { return Ok(()) };
-        let malformed = |error: ReadError| LogError::Malformed {
-            path: active.path(".log"),
-            reason: with_causes(&error),
-        };
-        let (position, end) = match active.find(offset).map_err(malformed)? {
+        let (position, end) = match active.find(offset).during("read", active.path(".log"))? {
             Some((position, header)) => (position, header.base_offset.max(active.base)),
             // In a gap between two batches: the log ends where the one before it does, as recovery
             // will see it.
@@ -1016,7 +1041,7 @@ impl Log {
                 .files()
                 .map_err(ReadError::from)
                 .and_then(|files| active.end_of_batches(&files, 0, active.size(), offset))
-                .map_err(malformed)?
+                .during("read", active.path(".log"))?
                 .unwrap_or((0, active.base)),
         };
         // A batch is cut as a whole: the log may end before `offset`, and the recovery point may
@@ -1028,7 +1053,8 @@ impl Log {
             .and_then(|from| {
                 active.files()?.log.set_len(position)?;
                 active.set_size(position);
-                for (at, header) in active.scan_from(from)?.map_while(Result::ok) {
+                for batch in active.scan_from(from)? {
+                    let Ok((at, header)) = batch? else { break };
                     active.note(at, &header, self.config().index_interval_bytes)?;
                 }
                 Ok(())

@@ -1,5 +1,6 @@
 //! Reading a log: by offset, and by timestamp.
 
+use std::cmp::Reverse;
 use std::io::{self, BufReader};
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use super::error::ReadError;
 use super::segment::{Files, Segment};
 use super::types::{ReadResult, Slice, TimestampOffset};
 use super::validate::RecordShape;
-use letterbox_protocol::batch::{Batch, BatchBuilder, BatchHeader, Compression};
+use letterbox_protocol::batch::{Batch, BatchBuilder, BatchError, BatchHeader, Compression};
 use letterbox_protocol::compression::decompress;
 use letterbox_protocol::model::{Offset, TimestampMs};
 
@@ -96,8 +97,17 @@ impl Log {
             if result.next_offset >= end {
                 return Ok(Some(result));
             }
-            let files = files_of(segment)?;
-            let Some((at, batch)) = segment.find_in(&files, result.next_offset)? else { continue };
+            let found = files_of(segment).map_err(ReadError::from).and_then(|files| {
+                let found = segment.find_in(&files, result.next_offset)?;
+                Ok(found.map(|found| (files, found)))
+            });
+            let (files, (at, batch)) = match found {
+                Ok(Some(found)) => found,
+                Ok(None) => continue,
+                // What lies in front of it can be read.
+                Err(_) if result.bytes > 0 => return Ok(Some(result)),
+                Err(error) => return Err(error),
+            };
             if batch.base_offset > result.next_offset {
                 self.say_gap(result.next_offset, batch.base_offset);
             }
@@ -147,7 +157,7 @@ impl Log {
         Ok(end.min(log_end))
     }
 
-    /// A segment may be removed between being found and being opened.
+    /// A segment may be removed between being found and being opened. What fails is said.
     fn retrying<T>(&self, read: impl Fn() -> Result<T, ReadError>) -> Result<T, ReadError> {
         let mut attempt = 1;
         loop {
@@ -157,7 +167,7 @@ impl Log {
                 {
                     attempt += 1
                 }
-                result => return result,
+                result => return result.inspect_err(|error| self.say_not_read(error)),
             }
         }
     }
@@ -195,21 +205,61 @@ impl Log {
     pub fn max_timestamp(&self) -> Result<Option<TimestampOffset>, ReadError> {
         self.retrying(|| {
             let start = self.start_offset();
-            let mut largest: Option<(TimestampMs, Arc<Segment>)> = None;
+            let mut bounds = Vec::new();
             for segment in self.segments.load_full().iter() {
-                if let Some((time, _)) = segment.max_timestamp()?
-                    && largest.as_ref().is_none_or(|largest| time > largest.0)
-                {
-                    largest = Some((time, segment.clone()));
+                if let Some((bound, _)) = segment.max_timestamp()? {
+                    bounds.push((bound, segment.clone()));
                 }
             }
-            let Some((largest, segment)) = largest else { return Ok(None) };
-            self.find_record(&segment, segment.offset_before(largest)?.max(start), start, |time| {
-                time >= largest
-            })
+            // The largest first. A segment may have held its largest in a record that is gone: then
+            // another one of it is, or one of the next.
+            bounds.sort_by_key(|(bound, segment)| (Reverse(*bound), segment.base));
+            let mut found: Option<TimestampOffset> = None;
+            for (bound, segment) in bounds {
+                if found.is_some_and(|found| found.timestamp >= bound) {
+                    break;
+                }
+                let hint = segment.offset_before(bound)?.max(start);
+                let in_segment =
+                    match self.find_record(&segment, hint, start, |time| time >= bound)? {
+                        None => self.largest_in(&segment, start)?,
+                        exact => exact,
+                    };
+                found = [found, in_segment].into_iter().flatten().reduce(|one, other| {
+                    let earlier = other.timestamp == one.timestamp && other.offset < one.offset;
+                    if other.timestamp > one.timestamp || earlier { other } else { one }
+                });
+            }
+            Ok(found)
         })
     }
 
+    /// The first record that has the largest timestamp of what is left of a segment.
+    fn largest_in(
+        &self,
+        segment: &Segment,
+        start: Offset,
+    ) -> Result<Option<TimestampOffset>, ReadError> {
+        let mut largest: Option<TimestampOffset> = None;
+        let is_larger = |largest: &Option<TimestampOffset>, timestamp| {
+            largest.is_none_or(|largest| timestamp > largest.timestamp)
+        };
+        let Some((position, _)) = segment.find(start)? else { return Ok(None) };
+        for batch in segment.scan_from(position)? {
+            let (at, header) = batch?.map_err(|error| damaged(segment, error))?;
+            if is_larger(&largest, header.max_timestamp) {
+                self.each_record(segment, at, &header, |record| {
+                    if record.offset >= start && is_larger(&largest, record.timestamp) {
+                        largest = Some(record);
+                    }
+                    true
+                })?;
+            }
+        }
+        Ok(largest)
+    }
+
+    /// The first record from `start` on with a wanted timestamp, in a batch from `from` on.
     fn find_record(
         &self,
         segment: &Segment,
@@ -218,37 +268,50 @@ impl Log {
         wanted: impl Fn(TimestampMs) -> bool,
     ) -> Result<Option<TimestampOffset>, ReadError> {
         let Some((position, _)) = segment.find(from)? else { return Ok(None) };
+        let mut found = None;
         for batch in segment.scan_from(position)? {
-            let (at, header) = batch.map_err(|(position, error)| ReadError::Corrupt {
-                segment: segment.base,
-                position,
-                reason: error.to_string(),
-            })?;
+            let (at, header) = batch?.map_err(|error| damaged(segment, error))?;
             if header.last_offset() >= start && wanted(header.max_timestamp) {
-                let damaged = |reason: String| ReadError::Corrupt {
-                    segment: segment.base,
-                    position: at,
-                    reason,
-                };
-                let bytes = segment.read_batch(at, &header)?;
-                let found =
-                    record_in(&bytes, &header, start, &self.config(), &wanted).map_err(damaged)?;
-                if found.is_some() {
-                    return Ok(found);
-                }
+                self.each_record(segment, at, &header, |record| {
+                    found = Some(record)
+                        .filter(|record| record.offset >= start && wanted(record.timestamp));
+                    found.is_none()
+                })?;
+            }
+            if found.is_some() {
+                break;
             }
         }
-        Ok(None)
+        Ok(found)
+    }
+
+    /// Shows the records of a batch to `visit`, until it wants no more.
+    fn each_record(
+        &self,
+        segment: &Segment,
+        position: u64,
+        header: &BatchHeader,
+        visit: impl FnMut(TimestampOffset) -> bool,
+    ) -> Result<(), ReadError> {
+        let bytes = segment.read_batch(position, header)?;
+        each_record_in(&bytes, header, &self.config(), visit).map_err(|reason| ReadError::Corrupt {
+            segment: segment.base,
+            position,
+            reason,
+        })
     }
 }
 
-fn record_in(
+fn damaged(segment: &Segment, (position, error): (u64, BatchError)) -> ReadError {
+    ReadError::Corrupt { segment: segment.base, position, reason: error.to_string() }
+}
+
+fn each_record_in(
     bytes: &[u8],
     header: &BatchHeader,
-    start: Offset,
     config: &LogConfig,
-    wanted: impl Fn(TimestampMs) -> bool,
-) -> Result<Option<TimestampOffset>, String> {
+    mut visit: impl FnMut(TimestampOffset) -> bool,
+) -> Result<(), String> {
     let (batch, _) = Batch::split(bytes).map_err(|error| error.to_string())?;
     let codec = header.compression().map_err(|error| error.to_string())?;
     // As a stream: a batch may unpack to much more memory than there is.
@@ -260,19 +323,16 @@ fn record_in(
     for _ in 0..header.records_count {
         let record =
             RecordShape::read(&mut stream, record_max).map_err(|error| error.to_string())?;
-        let (timestamp, offset) = (
-            header.timestamp(record.timestamp_delta),
-            header.base_offset.saturating_add(i64::from(record.offset_delta)),
-        );
-        if offset >= start && wanted(timestamp) {
-            return Ok(Some(TimestampOffset {
-                timestamp,
-                offset,
-                leader_epoch: header.leader_epoch,
-            }));
+        let goes_on = visit(TimestampOffset {
+            timestamp: header.timestamp(record.timestamp_delta),
+            offset: header.base_offset.saturating_add(i64::from(record.offset_delta)),
+            leader_epoch: header.leader_epoch,
+        });
+        if !goes_on {
+            break;
         }
     }
-    Ok(None)
+    Ok(())
 }
 
 /// Adds what a segment has from its batch `first` at `start` on; tells whether the next segment is

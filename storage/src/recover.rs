@@ -9,7 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use letterbox_env::{Disk, File, OpenMode, with_causes};
+use letterbox_env::{Disk, File, OpenMode};
 
 use super::checkpoint::Epochs;
 use super::error::{IoContext, LogError};
@@ -110,8 +110,8 @@ impl Recovered {
 ///
 /// `recovery_point`: what lies below it needs no look. `durable_end`: below it everything was
 /// durable too; one before the recovery point says nothing. `clean`: the broker was stopped in
-/// order, and checksums of what lies past the recovery point need no look. `start`: where a log
-/// without segments begins.
+/// order, and no checksum needs a look as long as the log ends at the recovery point. `start`:
+/// where a log without segments begins.
 ///
 /// # Errors
 /// `Corrupt` when something that was durable is damaged or gone; `Malformed`; `Io`.
@@ -168,6 +168,11 @@ pub fn recover(
     };
     let epochs = found.epochs.clone();
     found.scan_tail(disk, dir, recovery_point, durable_end, clean)?;
+    if clean && found.end_offset != recovery_point {
+        // A stop in order leaves them the same. A header was damaged since, or somebody else has
+        // written: what the headers say is believed no more.
+        return recover(disk, dir, recovery_point, durable_end, start, false);
+    }
     if let Some(active) = found.segments.last() {
         found.first_timestamp = active.first_timestamp().during("read", active.path(".log"))?;
     }
@@ -331,7 +336,7 @@ impl Recovered {
         let file = segment.files()?.log.clone();
         let mut next = self.end_offset;
         for batch in Scan::new(file.clone(), start, segment.size()) {
-            let (at, header) = match batch {
+            let (at, header) = match batch? {
                 Ok(batch) => batch,
                 Err((at, error)) => return Ok(Err((at, error.to_string()))),
             };
@@ -432,20 +437,12 @@ pub(super) fn read_producers(
     let first = segments.partition_point(|segment| segment.base <= from).saturating_sub(1);
     for segment in segments.iter().skip(first) {
         let path = segment.path(".log");
-        let Some((position, _)) = segment.find(from).map_err(|error| LogError::Malformed {
-            path: path.clone(),
-            reason: with_causes(&error),
-        })?
-        else {
-            continue;
-        };
-        for (_, header) in segment
-            .scan_from(position)
-            .during("read", &path)?
-            .map_while(Result::ok)
-            .filter(|(_, header)| header.base_offset >= from && header.base_offset < end)
-        {
-            producers.note(&header);
+        let Some((position, _)) = segment.find(from).during("read", &path)? else { continue };
+        for batch in segment.scan_from(position).during("read", &path)? {
+            let Ok((_, header)) = batch.during("read", &path)? else { break };
+            if header.base_offset >= from && header.base_offset < end {
+                producers.note(&header);
+            }
         }
     }
     Ok(producers)

@@ -11,7 +11,7 @@ use letterbox_env::panics::lock;
 use super::Log;
 use super::error::{IoContext, LogError};
 use super::segment::Segment;
-use letterbox_protocol::model::{Offset, TimestampMs};
+use letterbox_protocol::model::TimestampMs;
 
 /// Segments taken away at once: meanwhile the log's syncs wait.
 const AT_ONCE: usize = 64;
@@ -29,7 +29,7 @@ impl Log {
         // is appended and from what is in memory: a batch that came in meanwhile makes the active
         // segment young again.
         let candidates = self
-            .deletable(now, &self.segments.load_full(), usize::MAX, Segment::max_timestamp)
+            .deletable(now, &self.segments.load_full(), usize::MAX, Segment::newest_ms)
             .during("look at segments of", &self.path)?;
         if candidates == 0 && lock(&self.renaming).is_over() {
             return Ok(Vec::new());
@@ -54,7 +54,7 @@ impl Log {
         segments: &[Arc<Segment>],
         limit: usize,
     ) -> io::Result<usize> {
-        self.deletable(now, segments, limit, |segment| Ok(segment.known_max_timestamp()))
+        self.deletable(now, segments, limit, |segment| Ok(segment.known_newest_ms()))
     }
 
     /// How many of the oldest segments may go; `limit` at most.
@@ -63,7 +63,7 @@ impl Log {
         now: TimestampMs,
         segments: &[Arc<Segment>],
         limit: usize,
-        max_timestamp: impl Fn(&Segment) -> io::Result<Option<(TimestampMs, Offset)>>,
+        newest_ms: impl Fn(&Segment) -> io::Result<Option<TimestampMs>>,
     ) -> io::Result<usize> {
         let config = self.config();
         let (high_watermark, start, end) =
@@ -88,12 +88,10 @@ impl Log {
                 continue;
             }
             let too_much = excess.is_some_and(|excess| excess >= segment.size());
-            // Without a timestamp (−1) a segment is not old but unknown: Kafka keeps it by its
-            // modification time.
             let too_old = |segment: &Segment| -> io::Result<bool> {
                 let Some(retention_ms) = retention_ms else { return Ok(false) };
-                Ok(max_timestamp(segment)?
-                    .is_some_and(|max| max.0 >= 0 && now.saturating_sub(max.0) > retention_ms))
+                Ok(newest_ms(segment)?
+                    .is_some_and(|newest| now.saturating_sub(newest) > retention_ms))
             };
             if !(before_start || too_much || too_old(segment)?) {
                 break;

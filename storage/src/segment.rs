@@ -8,7 +8,7 @@
 
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use letterbox_env::panics::lock;
@@ -26,6 +26,9 @@ pub(super) const INDEX_INTERVAL: u32 = 4096;
 const PENDING_MAX: usize = 32;
 /// Bytes read at once while looking for a batch.
 const SCAN_BYTES: usize = 16 << 10;
+
+/// A time that nobody has looked up.
+const UNKNOWN: TimestampMs = TimestampMs::MIN;
 
 /// What the reserve is filled with. Taken for the head of a batch, it is one of 2.1 GB, which no
 /// file has: Apache Kafka's tools read it as the unfinished end of the log and stop there. (At a
@@ -72,6 +75,9 @@ impl File for InMemory {
     fn len(&self) -> io::Result<u64> {
         self.0.len()
     }
+    fn modified_ms(&self) -> io::Result<Option<i64>> {
+        self.0.modified_ms()
+    }
     fn as_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
         self.0.as_fd()
     }
@@ -114,6 +120,8 @@ pub(super) struct Segment {
     dir: PathBuf,
     disk: Arc<dyn Disk>,
     size: AtomicU64,
+    /// When it was last written (wall clock, milliseconds); [`UNKNOWN`] until somebody asks.
+    modified_ms: AtomicI64,
     files: Mutex<Option<Arc<Files>>>,
     /// Held while the files are opened; locked before `files`.
     indexes: Mutex<Indexes>,
@@ -131,6 +139,7 @@ impl Segment {
             dir: dir.into(),
             disk,
             size: AtomicU64::new(size),
+            modified_ms: AtomicI64::new(UNKNOWN),
             files: Mutex::default(),
             indexes: Mutex::default(),
             used: AtomicBool::new(false),
@@ -306,7 +315,8 @@ impl Segment {
     fn make_indexes(&self, log: &FileRef, indexes: &mut Indexes) -> io::Result<()> {
         *indexes = Indexes::default();
         let mut made = Indexes { loaded: true, ..Indexes::default() };
-        for (at, header) in Scan::new(log.clone(), 0, self.size()).map_while(Result::ok) {
+        for batch in Scan::new(log.clone(), 0, self.size()) {
+            let Ok((at, header)) = batch? else { break };
             self.note_batch(&mut made, at, &header, INDEX_INTERVAL);
         }
         self.end_time_index(&mut made);
@@ -322,7 +332,7 @@ impl Segment {
     /// Whether a batch lies where an entry of the offset index says; true without an entry.
     fn is_indexed_right(&self, entry: Option<(u32, u32)>) -> io::Result<bool> {
         let Some((relative, position)) = entry else { return Ok(true) };
-        let indexed = self.scan_from(u64::from(position))?.next();
+        let indexed = self.scan_from(u64::from(position))?.next().transpose()?;
         Ok(indexed.is_some_and(|batch| {
             batch.is_ok_and(|(_, header)| header.last_offset() == self.base + i64::from(relative))
         }))
@@ -529,6 +539,41 @@ impl Segment {
         self.indexes.try_lock().ok().filter(|indexes| indexes.loaded).and_then(|known| known.max)
     }
 
+    /// Something was written to it then.
+    pub(super) fn was_modified(&self, now: TimestampMs) {
+        self.modified_ms.store(now, Ordering::Relaxed);
+    }
+
+    /// It takes the place of `old`, and is as old.
+    pub(super) fn is_as_old_as(&self, old: &Self) {
+        self.was_modified(old.modified_ms.load(Ordering::Relaxed));
+    }
+
+    /// The time by which it is old: the largest timestamp or, where its records have none, when it
+    /// was last written, as with Kafka. Blocks when the segment is cold.
+    pub(super) fn newest_ms(&self) -> io::Result<Option<TimestampMs>> {
+        let Some((max, _)) = self.max_timestamp()? else { return Ok(None) };
+        if max < 0
+            && self.modified_ms.load(Ordering::Relaxed) == UNKNOWN
+            && let Some(modified_ms) = self.files()?.log.modified_ms()?
+        {
+            // What was appended meanwhile is newer.
+            let (order, look) = (Ordering::Relaxed, Ordering::Relaxed);
+            let _ = self.modified_ms.compare_exchange(UNKNOWN, modified_ms, order, look);
+        }
+        Ok(self.newest_of(max))
+    }
+
+    /// As [`Segment::newest_ms`], as far as it is in memory.
+    pub(super) fn known_newest_ms(&self) -> Option<TimestampMs> {
+        self.newest_of(self.known_max_timestamp()?.0)
+    }
+
+    fn newest_of(&self, max: TimestampMs) -> Option<TimestampMs> {
+        let modified_ms = self.modified_ms.load(Ordering::Relaxed);
+        if max >= 0 { Some(max) } else { Some(modified_ms).filter(|ms| *ms != UNKNOWN) }
+    }
+
     /// Where to begin to look for the batch that holds `offset`.
     fn position_before(&self, files: &Files, offset: Offset) -> io::Result<u64> {
         let indexes = self.indexes()?;
@@ -607,7 +652,7 @@ impl Segment {
     ) -> Result<Option<(u64, BatchHeader)>, ReadError> {
         for batch in Scan::new(files.log.clone(), self.position_before(files, offset)?, self.size())
         {
-            let (at, header) = batch.map_err(|error| self.damaged(error))?;
+            let (at, header) = batch?.map_err(|error| self.damaged(error))?;
             if header.last_offset() >= offset {
                 return Ok(Some((at, header)));
             }
@@ -621,7 +666,8 @@ impl Segment {
     }
 
     /// The end of the last whole batch from `start` (a batch's start) that ends at or before
-    /// `limit` and whose last offset is before `end_offset`, and the offset after it.
+    /// `limit` and whose last offset is before `end_offset`, and the offset after it. What is
+    /// damaged behind a whole batch ends the search there.
     pub(super) fn end_of_batches(
         &self,
         files: &Files,
@@ -637,7 +683,11 @@ impl Segment {
         loop {
             let mut found = None;
             for batch in Scan::new(files.log.clone(), from, self.size()) {
-                let (at, header) = batch.map_err(|error| self.damaged(error))?;
+                let (at, header) = match batch? {
+                    Ok(batch) => batch,
+                    Err(_) if found.is_some() || from > start => break,
+                    Err(error) => return Err(self.damaged(error)),
+                };
                 if at + header.size() as u64 > limit || header.last_offset() >= end_offset {
                     break;
                 }
@@ -716,7 +766,8 @@ fn search(count: u64, mut holds: impl FnMut(u64) -> io::Result<bool>) -> io::Res
     Ok(low)
 }
 
-/// The headers of the batches in a file, one after the other; ends at the first error.
+/// The headers of the batches in a file, one after the other; ends at the first that is damaged or
+/// cannot be read. The two are never the same: what cannot be read now may be whole.
 pub(super) struct Scan {
     file: FileRef,
     position: u64,
@@ -731,7 +782,7 @@ impl Scan {
         Self { file, position, end, buffer: Vec::new(), buffer_at: 0, done: false }
     }
 
-    fn header(&mut self) -> Result<BatchHeader, BatchError> {
+    fn header(&mut self) -> io::Result<Result<BatchHeader, BatchError>> {
         let inside = |scan: &Self| {
             usize::try_from(scan.position.checked_sub(scan.buffer_at)?)
                 .ok()
@@ -742,40 +793,48 @@ impl Scan {
                 .unwrap_or(SCAN_BYTES);
             self.buffer.resize(len, 0);
             self.buffer_at = self.position;
-            self.file
-                .read_exact_at(&mut self.buffer, self.position)
-                .map_err(|_| BatchError::Truncated { needed: HEADER_BYTES as u64, available: 0 })?;
+            match self.file.read_exact_at(&mut self.buffer, self.position) {
+                // The file was cut.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Ok(Err(BatchError::Truncated {
+                        needed: HEADER_BYTES as u64,
+                        available: 0,
+                    }));
+                }
+                read => read?,
+            }
         }
         let at = usize::try_from(self.position - self.buffer_at).unwrap_or(0);
-        let header = BatchHeader::parse(self.buffer.get(at..).unwrap_or_default())?;
         let left = self.end - self.position;
-        if header.size() as u64 > left {
-            return Err(BatchError::Truncated {
-                needed: header.size() as u64,
-                available: usize::try_from(left).unwrap_or(usize::MAX),
-            });
-        }
-        Ok(header)
+        Ok(BatchHeader::parse(self.buffer.get(at..).unwrap_or_default()).and_then(|header| {
+            if header.size() as u64 > left {
+                return Err(BatchError::Truncated {
+                    needed: header.size() as u64,
+                    available: usize::try_from(left).unwrap_or(usize::MAX),
+                });
+            }
+            Ok(header)
+        }))
     }
 }
 
 impl Iterator for Scan {
-    type Item = Result<(u64, BatchHeader), (u64, BatchError)>;
+    type Item = io::Result<Result<(u64, BatchHeader), (u64, BatchError)>>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.done || self.position >= self.end {
             return None;
         }
         let at = self.position;
-        match self.header() {
-            Ok(header) => {
-                self.position += header.size() as u64;
-                Some(Ok((at, header)))
-            }
-            Err(error) => {
-                self.done = true;
-                Some(Err((at, error)))
-            }
+        let found = self.header();
+        match &found {
+            Ok(Ok(header)) => self.position += header.size() as u64,
+            Ok(Err(_)) | Err(_) => self.done = true,
         }
+        let placed = |found: Result<BatchHeader, BatchError>| match found {
+            Ok(header) => Ok((at, header)),
+            Err(error) => Err((at, error)),
+        };
+        Some(found.map(placed))
     }
 }

@@ -521,7 +521,7 @@ fn malformed(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, what)
 }
 
-fn varlong(stream: &mut impl BufRead, used: &mut u64) -> io::Result<i64> {
+pub(super) fn varlong(stream: &mut impl BufRead, used: &mut u64) -> io::Result<i64> {
     let mut value = 0u64;
     for i in 0..10 {
         let mut byte = [0];

@@ -1,5 +1,7 @@
 //! What is wrong with one thing stays with it, and what was given up is not given out again.
 
+use std::io::IoSlice;
+
 use super::*;
 
 const OTHER: Uuid = Uuid::from_u128(43);
@@ -7,6 +9,12 @@ const OTHER: Uuid = Uuid::from_u128(43);
 fn cut(disk: &dyn Disk, path: &Path, len: u64) {
     let file = disk.open(path, OpenMode::ReadWrite).unwrap();
     file.set_len(len).unwrap();
+    file.sync().unwrap();
+}
+
+fn put(disk: &dyn Disk, path: &Path, bytes: &[u8]) {
+    let file = disk.open(path, OpenMode::Truncate).unwrap();
+    file.write_at(&[IoSlice::new(bytes)], 0).unwrap();
     file.sync().unwrap();
 }
 
@@ -22,6 +30,40 @@ async fn accepted(disk: &SimDisk, whole: u64) {
     cut(disk, &log.path.join("00000000000000000000.log"), log.size() / 10 * whole + 20);
     disk.open(&log.path.join("accept-data-loss"), OpenMode::Create).unwrap();
     disk.sync_dir(&log.path).unwrap();
+}
+
+/// The log went on at offset 1048699, where a header said that it ended.
+#[tokio::test]
+async fn a_header_that_was_damaged_after_a_stop_in_order_is_not_believed() {
+    for (at, is_copy) in [(23, false), (24, false), (25, false), (7, true)] {
+        let (disk, dir) = (SimDisk::new(1), Path::new(DIR));
+        let (manager, log) = new_log(&disk.env(), dir, small()).await;
+        for i in 0..4 {
+            append(&log, i, &["a"]);
+        }
+        manager.close().await.unwrap();
+        let path = log.path.join("00000000000000000000.log");
+        let mut bytes = disk.read(&path).unwrap();
+        let batch = bytes.len() / 4;
+        if is_copy {
+            // Of the last batch, with a later offset, and another record.
+            bytes.extend_from_within(3 * batch..);
+            *bytes.last_mut().unwrap() ^= 1;
+        }
+        let last = bytes.len() - batch;
+        bytes[last + at] ^= 0x10;
+        put(&disk, &path, &bytes);
+        drop((manager, log));
+        let manager = open(&disk.env(), dir).await;
+        match manager.get(ID, 0) {
+            Some(log) if is_copy => assert_eq!(log.end_offset(), 4),
+            None if !is_copy => assert!(matches!(
+                &manager.offline_logs()[..],
+                [OfflineLog { error: LogError::Corrupt { offset: 3, durable_end: 4, .. }, .. }]
+            )),
+            found => panic!("{at}: {:?}", found.map(|log| log.end_offset())),
+        }
+    }
 }
 
 /// Groups and replicas know offsets up to the end of what is lost: none of them gets another
@@ -488,6 +530,89 @@ async fn a_producer_goes_on_at_a_follower_whose_log_began_anew() {
                 assert!(at > 8, "the power has to have failed in between: {at}");
                 break;
             }
+        }
+    }
+}
+
+/// A damaged segment kept every record in front of it from its readers, without a word.
+#[tokio::test]
+async fn what_lies_around_damage_is_read() {
+    const DAMAGED: Offset = 13;
+    let (disk, dir) = (SimDisk::new(1), Path::new(DIR));
+    let (manager, log) = new_log(&disk.env(), dir, small()).await;
+    for i in 0..140 {
+        append(&log, i, &["a"]);
+    }
+    log.set_high_watermark(140);
+    manager.close().await.unwrap();
+    let bases: Vec<Offset> = log.segments.load().iter().map(|segment| segment.base).collect();
+    let path = log.path.join("00000000000000000000.log");
+    let mut bytes = disk.read(&path).unwrap();
+    let batch = bytes.len() / usize::try_from(bases[1]).unwrap();
+    let at = usize::try_from(DAMAGED).unwrap() * batch;
+    assert!(bases[1] > DAMAGED + 1 && bases.len() > 3);
+    bytes[at..at + 61].fill(0);
+    put(&disk, &path, &bytes);
+    let second = log.path.join(format!("{:020}.log", bases[2]));
+    put(&disk, &second, &vec![0; disk.read(&second).unwrap().len()]);
+    drop((manager, log));
+
+    let log = open(&disk.env(), dir).await.get(ID, 0).unwrap();
+    let read = |from, max| log.read_from_disk(from, max, 140, true);
+    let mut seen = Vec::new();
+    for from in 0..140 {
+        for max in [0, 2 * batch, 5 * batch, usize::MAX] {
+            match read(from, max) {
+                Ok(found) => {
+                    assert!(found.bytes > 0 && found.next_offset > from, "{from}, {max}");
+                    seen.push(from);
+                }
+                Err(error) => assert!(matches!(error, ReadError::Corrupt { .. }), "{error}"),
+            }
+        }
+    }
+    seen.dedup();
+    // Batches are found from the index entry in front of them, which are 200 bytes apart.
+    let is_near = |offset: &Offset| (DAMAGED + 1..DAMAGED + 4).contains(offset);
+    let lost = |offset: &Offset| {
+        *offset == DAMAGED || is_near(offset) || (bases[2]..bases[3]).contains(offset)
+    };
+    seen.retain(|offset| !is_near(offset));
+    let readable: Vec<Offset> = (0..140).filter(|offset| !lost(offset)).collect();
+    assert_eq!(seen, readable);
+    // As far as there are index entries, nobody looks at headers: the client does.
+    assert_eq!(read(0, usize::MAX).unwrap().next_offset, bases[2]);
+}
+
+/// A read that failed once was taken for the end of the log, and what followed was cut off.
+#[tokio::test]
+async fn what_cannot_be_read_at_a_start_is_not_taken_for_the_end_of_the_log() {
+    for at in 0.. {
+        let (disk, dir) = (SimDisk::new(1), Path::new(DIR));
+        let (manager, log) = new_log(&disk.env(), dir, small()).await;
+        for i in 0..60 {
+            append(&log, i, &["a"]);
+        }
+        log.sync().unwrap();
+        drop((manager, log));
+        disk.inject(Fault::FailRead, "orders-0", at, 1);
+        let manager = open(&disk.env(), dir).await;
+        let was_hit = !disk.stats().faults.is_empty();
+        if manager.get(ID, 0).is_none() {
+            let offline = manager.offline_logs();
+            assert!(
+                matches!(&offline[..], [OfflineLog { error: LogError::Io { .. }, .. }]),
+                "{offline:?}"
+            );
+        }
+        drop(manager);
+        let manager = open(&disk.env(), dir).await;
+        let log = manager.get(ID, 0).unwrap();
+        assert_eq!((log.end_offset(), contents(&log).len()), (60, 60), "after {at} reads");
+        assert_eq!(log.max_timestamp().unwrap().map(|found| found.timestamp), Some(59));
+        if !was_hit {
+            assert!(at > 3, "the faults have to have met something: {at}");
+            break;
         }
     }
 }
