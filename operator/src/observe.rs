@@ -111,7 +111,13 @@ pub struct ObservedBroker {
     /// The volumes that it has until it ends, by name: it was given to a node with a claim for each
     /// of them.
     pub mounts: BTreeSet<String>,
-    /// Who it says that it is; `None` where it was not asked or did not answer.
+    /// The volumes that its definition names: what is started by it, and waits for a claim of one
+    /// of these, has that claim as soon as it is there.
+    pub defined: BTreeSet<String>,
+    /// Whether its definition is being removed, with what runs by it.
+    pub is_removed: bool,
+    /// Who it says that it is, also while it waits for its directories; `None` where it was not
+    /// asked or did not answer.
     pub identity: Option<Identity>,
     /// The image that it runs.
     pub image: Option<String>,
@@ -145,8 +151,8 @@ pub struct Volume {
     pub uid: String,
     /// The class that its claim names.
     pub class: Option<String>,
-    /// The class that was asked for when its claim was made, empty for the default one; `None` where
-    /// that is not known.
+    /// The class that was asked for when its claim was made, empty for the default one; `None`
+    /// where that is not known.
     pub asked_class: Option<String>,
     /// Whether there is a volume behind its claim. One that never was has nothing on it.
     pub is_bound: bool,
@@ -154,7 +160,7 @@ pub struct Volume {
     pub is_gone: bool,
     /// Whether its claim names a snapshot or another claim whose content its volume is to have.
     pub is_restored: bool,
-    /// Whether its claim is older than the cluster's object: an earlier one had it.
+    /// Whether an earlier object of the cluster had it: its claim says so, or is older.
     pub is_kept: bool,
     /// Whether no volume is made for its claim before there is a pod that has it.
     pub waits_for_pod: bool,

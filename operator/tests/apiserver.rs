@@ -37,6 +37,7 @@ use letterbox_operator::api::{
 };
 use letterbox_operator::controller::{self, KubernetesHome, LeaseOptions, Options};
 use letterbox_operator::plan::{ClusterState, Step, TopicFacts};
+use letterbox_operator::platform::Platform as _;
 use letterbox_operator::platform::kubernetes::Kubernetes;
 use letterbox_operator::reconcile::{ClusterPass, reconcile_cluster, reconcile_topic};
 use serde_json::{Value, json};
@@ -363,11 +364,8 @@ impl AskIdentity for Says {
             let directory = |name: &str| {
                 (format!("/var/lib/kafka/{name}/kafka-log"), format!("{name} of {host}"))
             };
-            Some(Identity {
-                cluster_id: "c".into(),
-                directories: claimed.map(|each| directory(&each.name)).collect(),
-                lost: BTreeMap::new(),
-            })
+            let directories = claimed.map(|each| directory(&each.name)).collect();
+            Some(Identity { directories, ..Identity::default() })
         })
     }
 }
@@ -376,22 +374,43 @@ async fn pass(
     client: &Client,
     cluster: &KafkaCluster,
 ) -> Result<ClusterPass, letterbox_operator::status::Fault> {
+    let mut cluster = cluster.clone();
+    if cluster.status.is_none() {
+        let clusters: Api<KafkaCluster> =
+            Api::namespaced(client.clone(), &cluster.namespace().unwrap());
+        let live = clusters.get_opt(&cluster.name_any()).await.ok().flatten();
+        let live = live.filter(|live| live.uid() == cluster.uid());
+        cluster.status = live.and_then(|live| live.status);
+    }
     reconcile_cluster(
         &Kubernetes::new(client.clone(), "letterbox:9".into(), Arc::new(Says(client.clone()))),
-        cluster,
+        &cluster,
         None,
         &now(),
     )
     .await
 }
 
-/// Passes until no step is left and nothing new is to be remembered; the last pass.
+async fn write_status(
+    client: &Client,
+    cluster: &KafkaCluster,
+    pass: &ClusterPass,
+) -> kube::Result<KafkaCluster> {
+    let clusters: Api<KafkaCluster> =
+        Api::namespaced(client.clone(), &cluster.namespace().unwrap());
+    let status = Patch::Merge(json!({"status": pass.status}));
+    clusters.patch_status(&cluster.name_any(), &PatchParams::default(), &status).await
+}
+
+/// Passes until no step is left and nothing new is to be remembered; the last pass. Its status is
+/// written.
 async fn settle(client: &Client, cluster: &KafkaCluster) -> ClusterPass {
     let mut cluster = cluster.clone();
     for _ in 0..10 {
         let pass = pass(client, &cluster).await.unwrap();
         let known = cluster.status.as_ref().map(|status| &status.nodes);
         if pass.plan.steps.is_empty() && known == Some(&pass.status.nodes) {
+            write_status(client, &cluster, &pass).await.unwrap();
             return pass;
         }
         assert_eq!(pass.faults, [], "{:?}", pass.plan);
@@ -769,6 +788,12 @@ async fn makes_and_repairs(client: &Client) {
     .unwrap();
     claims.create(&PostParams::default(), &larger).await.unwrap();
     is_bound(&claims, "data-demo-broker-0-0", "2Gi").await;
+    // As if that one had been there from the beginning.
+    let uid = claims.get("data-demo-broker-0-0").await.unwrap().uid();
+    let mut nodes = clusters.get("demo").await.unwrap().status.unwrap().nodes;
+    nodes[0].volumes[0].claim_uid = uid;
+    let known = Patch::Merge(json!({"status": {"nodes": nodes}}));
+    clusters.patch_status("demo", &params, &known).await.unwrap();
     let ready = settle(client, &cluster).await;
     assert_eq!(
         (ready.status.phase.as_str(), ready.status.version.as_deref(), ready.plan.notes.len()),
@@ -974,6 +999,10 @@ async fn volumes_are_added_and_their_loss_is_told(client: &Client) {
     let waits = pass(client, &cluster).await.unwrap().plan.waits;
     assert!(waits.iter().any(|wait| wait.reason() == "VolumePending"), "{waits:?}");
     is_bound(&claims, "data-1-wide-broker-0-0", "3Gi").await;
+    // The claim is written down before a definition names it.
+    let noted = pass(client, &cluster).await.unwrap();
+    assert_eq!(noted.done, []);
+    cluster.status = Some(noted.status);
     pass(client, &cluster).await.unwrap();
     observes(client, "wide-broker-0").await;
     pass(client, &cluster).await.unwrap();
@@ -995,6 +1024,18 @@ async fn volumes_are_added_and_their_loss_is_told(client: &Client) {
         [("data", Some("data of 192.0.2.7")), ("data-1", Some("data-1 of 192.0.2.7"))]
     );
 
+    // A restart that was planned before a claim changed is not carried out.
+    let kubernetes =
+        Kubernetes::new(client.clone(), "letterbox:9".into(), Arc::new(Says(client.clone())));
+    let (seen, pod) = (kubernetes.read(&cluster).await.unwrap(), pods.get("wide-broker-0-0").await);
+    let restart = Step::RestartBroker { broker: 0, ended: pod.unwrap().uid().unwrap() };
+    let phase = |phase: &str| Patch::Merge(json!({"status": {"phase": phase}}));
+    claims.patch_status("data-wide-broker-0-0", &params, &phase("Lost")).await.unwrap();
+    let refused = kubernetes.act(&both.desired, &seen, &restart).await.unwrap_err();
+    assert_eq!(refused.reason, "Changed", "{}", refused.message);
+    claims.patch_status("data-wide-broker-0-0", &params, &phase("Bound")).await.unwrap();
+    assert!(pods.get_opt("wide-broker-0-0").await.unwrap().is_some());
+
     // The claim goes, and its pod with it: the operator makes no empty one in its place.
     cluster.status = Some(both.status);
     let end = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
@@ -1004,7 +1045,8 @@ async fn volumes_are_added_and_their_loss_is_told(client: &Client) {
     let ready = find_condition(&lost.status.conditions, READY).unwrap();
     assert_eq!(ready.reason, "DataLost", "{}", ready.message);
     let loss = lost.status.nodes[0].data_loss.clone().unwrap();
-    assert_eq!(loss, "broker-0-data-1-incarnation-1-data-1 o", "a part of its directory.id");
+    let begins = "broker-0-data-1-incarnation-1-data-1 o-";
+    assert!(loss.starts_with(begins), "a part of its directory.id: {loss}");
     assert!(ready.message.contains(&loss), "{}", ready.message);
     assert!(claims.get_opt("data-1-wide-broker-0-0").await.unwrap().is_none());
     let annotation = json!({"letterbox.dev/accept-data-loss": loss});
@@ -1012,13 +1054,26 @@ async fn volumes_are_added_and_their_loss_is_told(client: &Client) {
     cluster.status = Some(lost.status);
     let accepted = pass(client, &cluster).await.unwrap();
     // The acceptance is written down before anything follows from it.
+    assert_eq!(accepted.done.len(), 1, "{:?}", accepted.plan);
     cluster.status = Some(accepted.status);
-    let accepted = pass(client, &cluster).await.unwrap();
-    assert!(
-        claims.get_opt("data-1-wide-broker-0-0").await.unwrap().is_some(),
-        "{:?}",
-        accepted.plan
-    );
+    let removed = pass(client, &cluster).await.unwrap();
+    assert!(matches!(removed.done.as_slice(), [Step::RemoveBroker { .. }]), "{:?}", removed.plan);
+    // While the set is there, the claim that it names is not made.
+    assert_eq!(pass(client, &cluster).await.unwrap().done, []);
+    assert!(claims.get_opt("data-1-wide-broker-0-0").await.unwrap().is_none());
+    // It goes after its pod.
+    let finalizers = sets.get("wide-broker-0").await.unwrap().metadata.finalizers;
+    assert_eq!(finalizers, Some(vec!["foregroundDeletion".to_owned()]));
+    let goes = json!({"metadata": {"finalizers": null}});
+    sets.patch("wide-broker-0", &params, &Patch::Merge(goes)).await.unwrap();
+    let made = pass(client, &cluster).await.unwrap();
+    let claim = Step::MakeClaim { broker: 0, volume: "data-1".into() };
+    assert_eq!(made.done, [claim], "{:?}", made.plan);
+    let noted = pass(client, &cluster).await.unwrap();
+    assert_eq!(noted.done, []);
+    cluster.status = Some(noted.status);
+    let again = pass(client, &cluster).await.unwrap();
+    assert!(matches!(again.done.as_slice(), [Step::ApplyBroker { .. }]), "{:?}", again.plan);
     clusters.delete("wide", &DeleteParams::default()).await.unwrap();
 }
 
@@ -1105,6 +1160,8 @@ async fn volumes_go_or_stay_as_the_spec_says_when_the_cluster_goes(client: &Clie
             let other =
                 json!({"metadata": {"annotations": {"letterbox.dev/cluster-id": "another"}}});
             claims.patch(&claim_name, &params, &Patch::Merge(other)).await.unwrap();
+            let forgets = Patch::Merge(json!({"status": {"nodes": null}}));
+            clusters.patch_status(name, &params, &forgets).await.unwrap();
         }
         let policy = json!({"spec": {"storage": {"deletionPolicy": last_policy}}});
         clusters.patch(name, &params, &Patch::Merge(policy)).await.unwrap();
@@ -1206,7 +1263,7 @@ async fn survives_a_kill_after_each_write(server: &Server, client: &Client) {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let mut worlds: BTreeMap<i64, BTreeMap<String, Value>> = BTreeMap::new();
     // The first world is made undisturbed.
-    for writes in [i64::MAX, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12] {
+    for writes in [i64::MAX, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15] {
         let name = format!("killed-{}", writes.min(99));
         let namespace = serde_json::from_value(json!({"metadata": {"name": name}})).unwrap();
         namespaces.create(&PostParams::default(), &namespace).await.unwrap();
@@ -1217,11 +1274,10 @@ async fn survives_a_kill_after_each_write(server: &Server, client: &Client) {
             .await
             .unwrap();
         let mortal = server.mortal(writes);
-        for _ in 0..3 {
-            if writes == i64::MAX {
-                pass(&mortal, &cluster).await.unwrap();
-            } else {
-                let _ = pass(&mortal, &cluster).await;
+        for _ in 0..5 {
+            match pass(&mortal, &cluster).await {
+                Ok(pass) => drop(write_status(&mortal, &cluster, &pass).await),
+                Err(fault) => assert_ne!(writes, i64::MAX, "{fault:?}"),
             }
         }
         let last = settle(client, &cluster).await;

@@ -518,19 +518,21 @@ fn is_lost(play: &Play) -> bool {
     play.condition("Degraded")["reason"] == "DataLost"
 }
 
-/// Three volumes are lost, each in another way, and accepted: a claim and its pod, with the
+/// Four volumes are lost, each in another way, and accepted: a claim and its pod, with the
 /// metadata, beside partitions that are kept; a claim under a broker that serves; a volume under a
-/// broker that serves.
+/// broker that serves; what is on a volume, while its claim stays.
 async fn lose_and_accept(play: &mut Play, seconds: u64) {
     let server = play.server().clone();
-    for (broker, volume) in [(0, "data"), (1, "data-1"), (2, "data")] {
+    for (broker, volume) in [(0, "data"), (1, "data-1"), (2, "data"), (1, "data")] {
         let claim = claim_of(broker, volume);
-        match broker {
-            0 => {
+        let pod = Key::new("/pods", "ns", &format!("demo-broker-{broker}-0"));
+        match (broker, volume) {
+            (0, _) => {
                 server.remove("thief", &claim);
-                server.remove("thief", &Key::new("/pods", "ns", "demo-broker-0-0"));
+                server.remove("thief", &pod);
             }
-            1 => server.remove("thief", &claim),
+            (1, "data-1") => server.remove("thief", &claim),
+            (1, _) => play.world.empty(&claim, &pod),
             _ => server.edit("thief", &claim, |claim| claim["status"]["phase"] = json!("Lost")),
         }
         play.until("it is told", seconds, is_lost).await;

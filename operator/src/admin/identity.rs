@@ -16,12 +16,25 @@ const ANSWER_MAX: u64 = 64 << 10;
 /// Who a broker is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
-    /// The id of its cluster.
+    /// The id of its cluster; empty while it does not know it.
     pub cluster_id: String,
+    /// Its node id, if it told it.
+    pub node_id: Option<i32>,
     /// The `directory.id` of each directory that it uses now, by the directory's path.
     pub directories: BTreeMap<String, String>,
     /// Where the directories were that it used before and does not find, by their `directory.id`.
     pub lost: BTreeMap<String, String>,
+    /// Whether it does not start because its metadata log is missing beside partitions.
+    pub misses_metadata: bool,
+}
+
+impl Identity {
+    /// Whether this may be what broker `id` of this cluster says: it names no other one.
+    #[must_use]
+    pub fn is_of(&self, id: i32, cluster_id: Option<&str>) -> bool {
+        let is_other = |known: &str| !self.cluster_id.is_empty() && self.cluster_id != known;
+        self.node_id.is_none_or(|said| said == id) && !cluster_id.is_some_and(is_other)
+    }
 }
 
 /// Asks brokers who they are.
@@ -79,11 +92,15 @@ fn read_reason(answer: &[u8]) -> Option<String> {
 fn read(answer: &[u8]) -> Option<Identity> {
     #[derive(Deserialize)]
     struct Said {
-        #[serde(rename = "cluster.id")]
-        cluster_id: String,
+        #[serde(rename = "cluster.id", default)]
+        cluster_id: Option<String>,
+        #[serde(rename = "node.id", default)]
+        node_id: Option<i32>,
         directories: Vec<Directory>,
         #[serde(default)]
         lost: Vec<Directory>,
+        #[serde(rename = "metadata.log", default)]
+        metadata_log: Option<String>,
     }
     #[derive(Deserialize)]
     struct Directory {
@@ -95,13 +112,15 @@ fn read(answer: &[u8]) -> Option<Identity> {
     let is_ok = head.lines().next()?.split(' ').nth(1) == Some("200");
     let said: Said = serde_json::from_str(is_ok.then_some(body)?).ok()?;
     Some(Identity {
-        cluster_id: said.cluster_id,
+        cluster_id: said.cluster_id.unwrap_or_default(),
+        node_id: said.node_id,
         directories: said
             .directories
             .into_iter()
             .map(|directory| (directory.path, directory.id))
             .collect(),
         lost: said.lost.into_iter().map(|directory| (directory.id, directory.path)).collect(),
+        misses_metadata: said.metadata_log.as_deref() == Some("missing"),
     })
 }
 
@@ -121,16 +140,33 @@ mod tests {
     }
 
     #[test]
+    fn another_broker_at_the_address_is_not_believed() {
+        for (cluster_id, node_id, expected) in [
+            ("c", Some(3), true),
+            ("", None, true),
+            ("c", Some(4), false),
+            ("other", Some(3), false),
+        ] {
+            let said = Identity { cluster_id: cluster_id.into(), node_id, ..Identity::default() };
+            assert_eq!(said.is_of(3, Some("c")), expected, "{cluster_id} {node_id:?}");
+        }
+        assert!(Identity { cluster_id: "c".into(), ..Identity::default() }.is_of(3, None));
+    }
+
+    #[test]
     fn an_answer_is_read_or_left() {
         let body = r#"{"cluster.id":"c","node.id":0,
             "directories":[{"path":"/d","directory.id":"a"},{"path":"/e","directory.id":"b"}],
-            "offline":[{"path":"/f","reason":"x"}],"lost":[{"path":"/f","directory.id":"c"}]}"#;
+            "offline":[{"path":"/f","reason":"x"}],"lost":[{"path":"/f","directory.id":"c"}],
+            "metadata.log":"missing"}"#;
         let known = Identity {
             cluster_id: "c".into(),
+            node_id: Some(0),
             directories: [("/d", "a"), ("/e", "b")]
                 .map(|(path, id)| (path.into(), id.into()))
                 .into(),
             lost: [("c".into(), "/f".into())].into(),
+            misses_metadata: true,
         };
         for (answer, expected) in [
             (

@@ -429,7 +429,7 @@ impl NodeStatus {
     }
 }
 
-/// A volume that a broker has used: a pod was given to a node with its claim.
+/// A volume that a broker uses, or may: its claim is recorded here before a pod can have it.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeStatus {
@@ -459,8 +459,8 @@ pub struct VolumeStatus {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct LossStatus {
-    /// The name of this loss, and of no other: what the annotation `letterbox.dev/accept-data-loss`
-    /// has to say.
+    /// The name of this loss, and of no other one, earlier or later: what the annotation
+    /// `letterbox.dev/accept-data-loss` has to say.
     pub name: String,
 
     /// The volume. Empty where an earlier version did not record it.

@@ -15,10 +15,11 @@ use serde_json::Value;
 
 use crate::api::{ClusterStorage, KafkaCluster, Listener, NodeStatus, Resources};
 
+pub(crate) use properties::fingerprint;
 pub use properties::{Address, Host, advertised_in, internal_listener};
 pub use volumes::{
     BrokerVolume, VolumePlace, claim_name, expected_directories, given_up_directories,
-    has_template, lost_metadata_log, volume_names, volume_of_claim,
+    lost_metadata_log, volume_names, volume_of_claim,
 };
 
 /// The pool that every broker belongs to; part of its name (`CLUSTER-POOL-ID`).

@@ -209,7 +209,7 @@ fn escape(text: &str, is_key: bool) -> String {
 }
 
 /// FNV-1a over 128 bits: told apart are two configurations of one broker, nobody attacks it.
-fn fingerprint<'a>(texts: impl Iterator<Item = &'a String>) -> String {
+pub(crate) fn fingerprint<'a>(texts: impl Iterator<Item = &'a String>) -> String {
     let mut hash: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     for text in texts {
         for byte in text.bytes().chain([0xff]) {

@@ -3,8 +3,6 @@
 //! The operator makes the claims itself, and a broker's set names them: what a set says about
 //! claims can never change, and Kubernetes would make an empty claim in place of a lost one.
 
-use serde_json::Value;
-
 use super::nodes_of;
 use crate::api::{ClusterStorage, DATA_VOLUME, KafkaCluster, validate::volume_number};
 
@@ -113,15 +111,6 @@ pub fn volume_of_claim(broker: &str, claim: &str) -> Option<String> {
     volume_number(volume).map(|_| volume.to_owned())
 }
 
-/// Whether a set makes the claim of `volume` by itself. An old one may, from a template that can
-/// never change.
-#[must_use]
-pub fn has_template(set: &Value, volume: &str) -> bool {
-    let templates = set.pointer("/spec/volumeClaimTemplates").and_then(Value::as_array);
-    let name = |template: &Value| template.pointer("/metadata/name") == Some(&Value::from(volume));
-    templates.is_some_and(|templates| templates.iter().any(name))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,14 +146,6 @@ mod tests {
         assert_eq!(built("data-2"), ("1Gi".into(), Some("for-data-2".into()), true));
         assert_eq!(built("data"), ("5Gi".into(), None, true));
         assert_eq!(built("data-1"), ("5Gi".into(), None, false));
-    }
-
-    #[test]
-    fn only_a_set_with_a_template_of_that_name_makes_the_claim_of_a_volume() {
-        let set = json!({"spec": {"volumeClaimTemplates": [{"metadata": {"name": "data"}}]}});
-        assert!(has_template(&set, "data"));
-        assert!(!has_template(&set, "data-1"), "the set of a broker that serves stays");
-        assert!(!has_template(&json!({"spec": {}}), "data"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::access::{plan_access, plan_pruning};
 use super::loss::Loss;
 use super::memory::{losses, remember};
 use super::roll::plan_brokers;
+use super::safety::Down;
 use super::volumes::plan_volumes;
 use super::{Note, Step, Wait};
 use crate::api::{KafkaCluster, LossStatus, NodeStatus, is_paused};
@@ -33,15 +34,19 @@ pub struct Plan {
 #[must_use]
 pub fn plan_cluster(cluster: &KafkaCluster, desired: &Blueprint, observed: &Observed) -> Plan {
     let mut plan = Plan { nodes: recorded(cluster).to_vec(), ..Plan::default() };
-    if is_paused(&cluster.metadata) || cluster.metadata.deletion_timestamp.is_some() {
+    if cluster.metadata.deletion_timestamp.is_some() {
+        return plan;
+    }
+    plan.nodes = remember(cluster, desired, observed);
+    // What brokers use and lose meanwhile is written down all the same.
+    if is_paused(&cluster.metadata) {
         return plan;
     }
     let unread = observed.unread.iter();
     plan.waits.extend(
         unread.map(|(part, fault)| Wait::NotRead { part: *part, message: fault.message.clone() }),
     );
-    plan.nodes = remember(cluster, desired, observed);
-    plan.losses = losses(desired, observed, &plan.nodes);
+    plan.losses = losses(desired, &plan.nodes);
     let lost = plan.losses.iter().map(|loss| Wait::DataLost(Box::new(loss.clone())));
     plan.waits.extend(lost);
     plan.steps.extend(plan.nodes.iter().flat_map(|node| newly_accepted(cluster, node)));
@@ -53,12 +58,13 @@ pub fn plan_cluster(cluster: &KafkaCluster, desired: &Blueprint, observed: &Obse
     let strays = observed.strays.iter().cloned();
     plan.waits.extend(strays.map(|set| Wait::Stray { set }));
     plan_access(observed, &mut plan);
+    let mut down = Down::of(desired, observed);
     if observed.has_claims() {
-        plan_volumes(cluster, desired, observed, &mut plan);
+        plan_volumes(cluster, desired, observed, &mut down, &mut plan);
     }
     // Whether a broker may be restarted follows from which ones serve.
     if observed.was_read(Part::Brokers) {
-        plan_brokers(cluster, desired, observed, &mut plan);
+        plan_brokers(cluster, desired, observed, &mut down, &mut plan);
     }
     plan_pruning(observed, &mut plan);
     plan.waits.sort_by_key(Wait::rank);

@@ -2,46 +2,48 @@
 
 use crate::api::{ACCEPT_LOSS_ANNOTATION, DATA_VOLUME, LossReason, LossStatus, NodeStatus};
 
-/// A loss that nobody accepted yet, as it is recorded, and what is known besides.
+/// A loss that nobody accepted yet, as it is recorded, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loss {
     /// Namespace and name of the cluster.
     pub cluster: (String, String),
     /// Which broker.
     pub broker: i32,
-    /// The name of the volume's claim, where it is known.
-    pub claim: Option<String>,
-    /// The log directory, where the broker tells it now.
-    pub log_dir: Option<String>,
-    /// The `directory.id` that the broker has there now, where it tells it.
-    pub found: Option<String>,
+    /// The name of the volume's claim.
+    pub claim: String,
     /// What is recorded.
     pub recorded: LossStatus,
 }
 
-/// How many characters of an id tell one loss from others of its name.
+/// How many characters of an id are in the name of a loss.
 const ID_PART: usize = 8;
 
-/// Names the loss of one volume, once: an incarnation ends when a loss is accepted, and a cluster
-/// that is made again under the same name has other directories. `id` is the `directory.id`, or the
-/// uid of the claim where the broker never told the other.
-pub(super) fn loss_name(node: &NodeStatus, volume: &str, id: Option<&String>) -> String {
+/// Names the loss of one volume, once. `id` is the `directory.id`, or the uid of the claim where
+/// the broker never told the other; a person knows the loss by it. `pass` is of the pass that found
+/// it and of no other ([`pass_of`](super::memory::pass_of)): no annotation that is there already,
+/// for whichever loss, is the name of one that comes.
+pub(super) fn loss_name(
+    node: &NodeStatus,
+    volume: &str,
+    id: Option<&String>,
+    pass: &str,
+) -> String {
     let volume = match volume {
         DATA_VOLUME => String::new(),
         other => format!("-{other}"),
     };
     let id: String = id.map_or("unknown", String::as_str).chars().take(ID_PART).collect();
-    format!("{}-{}{volume}-incarnation-{}-{id}", node.pool, node.id, node.incarnation)
+    let pass: String = pass.chars().take(ID_PART).collect();
+    format!("{}-{}{volume}-incarnation-{}-{id}-{pass}", node.pool, node.id, node.incarnation)
 }
 
+/// What is said is only what is recorded: it stays the same for as long as the loss does, whether
+/// or not the broker answers.
 impl std::fmt::Display for Loss {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (broker, (namespace, cluster)) = (self.broker, &self.cluster);
         let LossStatus { volume, directory_id, .. } = &self.recorded;
-        let claim = match &self.claim {
-            Some(claim) => format!("PersistentVolumeClaim {claim}"),
-            None => format!("the PersistentVolumeClaim of volume {volume}"),
-        };
+        let claim = format!("PersistentVolumeClaim {}", self.claim);
         let id = directory_id.as_deref().unwrap_or("not known");
         match self.recorded.reason {
             LossReason::ClaimGone => write!(f, "{claim} of broker {broker} was deleted")?,
@@ -56,29 +58,19 @@ impl std::fmt::Display for Loss {
             )?,
             LossReason::NotFound if directory_id.is_none() => write!(
                 f,
-                "volume {volume} of broker {broker} is missing, and other volumes that the broker \
-                 had before this KafkaCluster was made are there"
+                "volume {volume} of broker {broker} is missing, or its claim is a new one, and \
+                 other volumes that the broker had before this KafkaCluster was made are there"
             )?,
-            LossReason::NotFound => {
-                let place = match &self.log_dir {
-                    Some(log_dir) => format!("in {log_dir}"),
-                    None => format!("on volume {volume}"),
-                };
-                write!(
-                    f,
-                    "broker {broker} does not find the log directory that it used before {place} \
-                     (directory.id {id})"
-                )?;
-            }
-            LossReason::OtherDirectory => {
-                write!(
-                    f,
-                    "broker {broker} runs on another volume {volume}: its directory.id was {id}"
-                )?;
-                if let Some(found) = &self.found {
-                    write!(f, " and is {found}")?;
-                }
-            }
+            LossReason::NotFound => write!(
+                f,
+                "broker {broker} does not find the log directory that it used before on volume \
+                 {volume} (directory.id {id})"
+            )?,
+            LossReason::OtherDirectory => write!(
+                f,
+                "broker {broker} has another log directory on volume {volume}: its directory.id \
+                 was {id}"
+            )?,
         }
         if self.recorded.held {
             f.write_str(

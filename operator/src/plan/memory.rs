@@ -1,15 +1,23 @@
-//! What is remembered of each broker: the volumes that it has used, and the losses among them.
+//! What is remembered of each broker: the volumes that it may have used, and the losses among them.
 //!
 //! All of it is recorded in `status.nodes`, and what a pass decides follows from what is recorded:
 //! nothing is guessed from what happens to be readable now.
 //!
-//! - A volume is used, and recorded with the uid of its claim, from the first pass that sees a pod
-//!   of ours on a node with that claim. The broker need not answer for that.
-//! - A used claim that is gone, replaced or in phase Lost is a loss, and so is a directory that the
-//!   broker shows in the place of the recorded one, or says that it misses. An open loss ends when
-//!   the broker serves with what was lost, or when a person accepts it by its name. That something
+//! - A volume is its claim's uid, and the `directory.id` that the broker has on it, once it told
+//!   that. A claim is recorded before anything may use it: the operator makes one only while no
+//!   definition of the broker names it (`plan/volumes.rs`), and writes a definition only while
+//!   status has every claim that this names (`plan/roll.rs`). So a claim that is not recorded has
+//!   nothing on it, and one that is recorded may have. A record leaves status when its loss is
+//!   accepted, or while no definition names its claim and no volume was ever made for it.
+//! - A recorded volume whose claim is gone, replaced or in phase Lost is a loss, and so is a
+//!   directory that the broker misses, or shows another one in the place of. A loss is of one
+//!   volume by these ids, not of whatever has its name: there may be two of one name.
+//! - An open loss ends when the broker has what was lost, or when a person accepts it by its name,
+//!   which is told in no other loss ([`pass_of`]), and only once it is recorded. That something
 //!   cannot be read ends no loss.
 //! - An accepted loss stays until the broker is seen to go on without what was lost.
+//!
+//! While a cluster is paused this goes on, except that nothing is accepted.
 
 use kube::ResourceExt as _;
 
@@ -18,9 +26,9 @@ use super::volumes::is_offline;
 use crate::api::validate::volume_number;
 use crate::api::{
     ACCEPT_LOSS_ANNOTATION, DATA_VOLUME, KafkaCluster, LossReason, LossStatus, NodeStatus,
-    VolumeStatus,
+    VolumeStatus, is_paused,
 };
-use crate::desired::{Blueprint, Broker, BrokerVolume, POOL};
+use crate::desired::{Blueprint, Broker, POOL, claim_name, fingerprint};
 use crate::observe::{Observed, ObservedBroker, Part, Run, Volume};
 
 /// What is to be remembered of each broker after what this pass sees.
@@ -30,22 +38,35 @@ pub(super) fn remember(
     observed: &Observed,
 ) -> Vec<NodeStatus> {
     let accepted = cluster.annotations().get(ACCEPT_LOSS_ANNOTATION);
+    let accepted = accepted.filter(|_| !is_paused(&cluster.metadata));
+    let pass = pass_of(cluster);
     let node = |broker: &Broker| {
         let mut node = known(cluster, broker.id);
         if let Some(seen) = observed.brokers.get(&broker.id) {
-            let sight = Sight { broker, seen, observed };
+            let sight = Sight { broker, seen, observed, pass: &pass };
+            // What this pass finds, nobody has read yet: it can be accepted by no annotation.
+            let is_known = |name: &&String| node.open_losses().any(|loss| loss.name == **name);
+            let accepted = accepted.filter(is_known).filter(|_| sight.sees_volumes());
             sight.end_losses(&mut node);
             sight.record_volumes(&mut node);
             sight.find_losses(&mut node);
-        }
-        if let Some(name) = accepted {
-            accept(&mut node, name);
+            if accepted.is_some_and(|name| accept(&mut node, name)) {
+                // What has the place of the lost one is written down with the acceptance.
+                sight.record_volumes(&mut node);
+            }
         }
         let open = node.open_losses().next().map(|loss| loss.name.clone());
         node.data_loss = open;
         node
     };
     desired.brokers.values().map(node).collect()
+}
+
+/// Tells the pass that read `cluster` from every other one that writes something: the object's
+/// version changes with each write, and its uid when it is made again.
+pub(super) fn pass_of(cluster: &KafkaCluster) -> String {
+    let (uid, version) = (cluster.uid(), cluster.resource_version());
+    fingerprint([uid.unwrap_or_default(), version.unwrap_or_default()].iter())
 }
 
 /// What is recorded of a broker, in today's form.
@@ -78,15 +99,18 @@ fn take_over_earlier_form(node: &mut NodeStatus) {
     if node.losses.iter().any(|loss| loss.name == name) {
         return;
     }
-    let is_it = |volume: &&VolumeStatus| {
-        loss_name(node, &volume.name, volume.directory_id.as_ref()) == name
+    let volume = volume_in(node, &name);
+    let is_it = |each: &&VolumeStatus| {
+        let id = each.directory_id.as_ref().or(each.claim_uid.as_ref());
+        let part = id.map(|id| id.get(..8).unwrap_or(id));
+        each.name == volume && part.is_some_and(|part| name.ends_with(part))
     };
     let lost = node.volumes.iter().find(is_it).cloned();
     let reason = if lost.is_some() { LossReason::ClaimGone } else { LossReason::NotFound };
     let lost = lost.unwrap_or_default();
     node.losses.push(LossStatus {
         name,
-        volume: lost.name,
+        volume,
         reason,
         claim_uid: lost.claim_uid,
         directory_id: lost.directory_id,
@@ -94,18 +118,43 @@ fn take_over_earlier_form(node: &mut NodeStatus) {
     });
 }
 
-/// A person says that the broker goes on without what is lost.
-fn accept(node: &mut NodeStatus, name: &str) {
-    let mut losses = node.losses.iter_mut();
-    let Some(loss) = losses.find(|loss| loss.name == *name && !loss.accepted) else { return };
-    (loss.accepted, loss.held) = (true, false);
-    let volume = loss.volume.clone();
-    node.incarnation += 1;
-    // What comes next is another volume, and its loss another one. A directory that is only missed
-    // was never recorded here.
-    if loss.reason != LossReason::NotFound {
-        node.volumes.retain(|each| each.name != volume);
+/// The volume that the name of a loss is of; empty where it tells none.
+fn volume_in(node: &NodeStatus, name: &str) -> String {
+    let of_broker = name.split_once("-incarnation-").map(|(begin, _)| begin);
+    let rest = of_broker.and_then(|begin| begin.strip_prefix(&format!("{POOL}-{}", node.id)));
+    match rest.map(|rest| rest.strip_prefix('-').unwrap_or(rest)) {
+        Some("") => DATA_VOLUME.to_owned(),
+        Some(volume) if volume_number(volume).is_some() => volume.to_owned(),
+        _ => String::new(),
     }
+}
+
+/// A person says that the broker goes on without what is lost, and does so if that is open.
+fn accept(node: &mut NodeStatus, name: &str) -> bool {
+    let mut losses = node.losses.iter_mut();
+    let Some(loss) = losses.find(|loss| loss.name == *name && !loss.accepted) else {
+        return false;
+    };
+    (loss.accepted, loss.held) = (true, false);
+    let loss = loss.clone();
+    node.incarnation += 1;
+    // What comes next is another volume, and its loss another one.
+    node.volumes.retain(|each| !is_of(&loss, each));
+    true
+}
+
+/// Whether `loss` is that of the volume in this record, and not of one that had its name before.
+fn is_of(loss: &LossStatus, record: &VolumeStatus) -> bool {
+    let is_same = match (&loss.directory_id, &record.directory_id) {
+        (Some(lost), Some(has)) => lost == has,
+        (lost, has) => match (&loss.claim_uid, &record.claim_uid) {
+            (Some(lost), Some(has)) => lost == has,
+            // The broker misses a directory, and leaves alone what is in its place.
+            (None, _) if lost.is_some() => true,
+            (lost_claim, has_claim) => lost_claim == has_claim && lost == has,
+        },
+    };
+    loss.volume == record.name && is_same
 }
 
 /// What a pass sees of one broker.
@@ -113,6 +162,8 @@ struct Sight<'a> {
     broker: &'a Broker,
     seen: &'a ObservedBroker,
     observed: &'a Observed,
+    /// [`pass_of`] it.
+    pass: &'a str,
 }
 
 impl Sight<'_> {
@@ -127,14 +178,28 @@ impl Sight<'_> {
         said.directories.get(self.log_dir_of(volume)?)
     }
 
+    /// Whether it is known which claims there are, and what names and has them.
+    fn sees_volumes(&self) -> bool {
+        self.observed.has_claims()
+            && self.observed.was_read(Part::Brokers)
+            && self.observed.was_read(Part::Definitions)
+    }
+
     /// The claim of a volume, if the broker that runs was started with it and it stays.
     fn sound(&self, volume: &str) -> Option<&Volume> {
         let live = self.seen.volumes.get(volume)?;
         (live.is_mounted && !live.is_gone && !live.is_ending).then_some(live)
     }
 
-    /// Whether the broker serves with the directory `id`, on a claim that stays.
-    fn serves_with(&self, id: &str) -> bool {
+    /// Whether the broker has what is behind no claim of a volume any more, or is about to be.
+    fn has_old(&self, volume: &str) -> bool {
+        let live = self.seen.volumes.get(volume);
+        self.seen.mounts.contains(volume)
+            && !live.is_some_and(|live| live.is_mounted && !live.is_gone)
+    }
+
+    /// Whether the broker has the directory `id`, on a claim that stays.
+    fn has_directory(&self, id: &str) -> bool {
         let Some(said) = &self.seen.identity else { return false };
         let mut paths = said.directories.iter().filter(|(_, found)| *found == id);
         paths.any(|(path, _)| {
@@ -152,116 +217,152 @@ impl Sight<'_> {
 
     /// Whether what was lost is seen to be there again.
     fn is_back(&self, loss: &LossStatus) -> bool {
-        let sound = || self.sound(&loss.volume).filter(|_| self.seen.run == Run::Ready);
-        match (&loss.directory_id, &loss.claim_uid) {
-            (Some(id), _) => self.serves_with(id),
-            (None, Some(uid)) => sound().is_some_and(|live| live.uid == *uid),
-            // A broker that has partitions does not serve without the volume of its metadata.
-            (None, None) => {
-                let is_missed = loss.reason == LossReason::NotFound && !loss.accepted;
-                is_missed && sound().is_some() && self.said_of(&loss.volume).is_some()
+        if let Some(id) = &loss.directory_id {
+            return self.has_directory(id);
+        }
+        if self.seen.run != Run::Ready {
+            return false;
+        }
+        let (live, said) = (self.sound(&loss.volume), self.said_of(&loss.volume));
+        match &loss.claim_uid {
+            Some(uid) => {
+                let is_it = |live: &Volume| live.uid == *uid || live.is_restored && said.is_some();
+                live.is_some_and(is_it)
+            }
+            None if loss.accepted || loss.reason != LossReason::NotFound => false,
+            // What is there may be an empty volume that somebody made.
+            None if loss.volume == DATA_VOLUME => {
+                let is_old = |live: &Volume| live.is_kept || live.is_restored;
+                said.is_some() && live.is_some_and(is_old)
+            }
+            // An operator of an earlier version told what the broker missed, and no more.
+            None => {
+                let is_wanted = self.log_dir_of(&loss.volume).is_some();
+                let misses_nothing = |said: &crate::admin::Identity| said.lost.is_empty();
+                self.seen.identity.as_ref().is_some_and(misses_nothing)
+                    && (!is_wanted || said.is_some())
             }
         }
     }
 
     /// Whether the step that the acceptance allows is done: the broker serves, with another volume
-    /// in the place of the lost one where one is wanted, and misses nothing.
+    /// in the place of the lost one where one is wanted, and neither has nor misses that.
     fn goes_on_without(&self, loss: &LossStatus) -> bool {
-        if self.seen.run != Run::Ready {
+        if self.seen.run != Run::Ready || self.has_old(&loss.volume) {
             return false;
         }
         let is_wanted = self.log_dir_of(&loss.volume).is_some();
+        // A directory may be lost and its claim stay, or another claim may have come.
+        let is_emptied = matches!(loss.reason, LossReason::NotFound | LossReason::OtherDirectory);
+        let is_other = |live: &Volume| is_emptied || loss.claim_uid.as_ref() != Some(&live.uid);
+        let has_other = self.sound(&loss.volume).is_some_and(is_other);
         let Some(said) = &self.seen.identity else {
-            // It does not answer; it was told what there is to tell, and serves with another claim.
-            let is_other = |live: &Volume| loss.claim_uid.as_ref() != Some(&live.uid);
-            let has_other = self.sound(&loss.volume).is_some_and(is_other);
+            // It does not answer; it was told what there is to tell.
             let is_told = self.seen.is_newest || loss.directory_id.is_none();
             return is_told && (has_other || !is_wanted);
         };
-        let has_other = self.sound(&loss.volume).is_some()
-            && self
-                .said_of(&loss.volume)
-                .is_some_and(|found| loss.directory_id.as_ref() != Some(found));
-        let is_missed = loss.directory_id.as_ref().is_some_and(|id| said.lost.contains_key(id));
-        !is_missed && (has_other || !is_wanted)
+        let is_lost = |id: &String| {
+            said.lost.contains_key(id) || said.directories.values().any(|has| has == id)
+        };
+        !loss.directory_id.as_ref().is_some_and(is_lost)
+            && (!is_wanted || has_other && self.said_of(&loss.volume).is_some())
     }
 
-    /// Records what the broker has used. What is lost stays as it was, and what is known stays in
-    /// the order in which the API server has it.
+    /// Records what the broker may have used. What is lost stays as it was, and what is known stays
+    /// in the order in which the API server has it.
     fn record_volumes(&self, node: &mut NodeStatus) {
-        let old = std::mem::take(&mut node.volumes);
-        let is_new = |volume: &&BrokerVolume| !old.iter().any(|each| each.name == volume.name);
-        let new = self.broker.volumes.iter().filter(is_new).map(|volume| (volume, None));
-        let known = old.iter().filter_map(|known| {
-            let volume = self.broker.volumes.iter().find(|volume| volume.name == known.name)?;
-            Some((volume, Some(known.clone())))
-        });
-        for (volume, known) in known.chain(new) {
-            let is_lost = node.open_losses().any(|loss| loss.volume == volume.name);
-            let recorded = match is_lost || !self.observed.has_claims() {
-                true => known,
-                false => self.record(volume, known, node),
-            };
-            node.volumes.extend(recorded.map(|recorded| VolumeStatus {
-                offline: is_offline(&volume.log_dir, Some(&recorded), self.seen),
-                ..recorded
-            }));
+        if !self.observed.has_claims() {
+            return;
         }
+        let old = std::mem::take(&mut node.volumes);
+        let names = self.broker.volumes.iter().map(|volume| &volume.name);
+        let is_new = |name: &&String| !old.iter().any(|each| each.name == **name);
+        let new = names.filter(is_new).filter_map(|name| self.record_first(name, node));
+        let known = old.iter().map(|known| self.record_again(known, node));
+        let recorded: Vec<VolumeStatus> = known.chain(new).collect();
+        let with_use = |recorded: VolumeStatus| VolumeStatus {
+            offline: self
+                .log_dir_of(&recorded.name)
+                .is_some_and(|log_dir| is_offline(log_dir, Some(&recorded), self.seen)),
+            ..recorded
+        };
+        node.volumes = recorded.into_iter().map(with_use).collect();
     }
 
-    fn record(
-        &self,
-        volume: &BrokerVolume,
-        known: Option<VolumeStatus>,
-        node: &NodeStatus,
-    ) -> Option<VolumeStatus> {
-        let said = self.said_of(&volume.name).cloned();
-        let new = |claim_uid: Option<String>| VolumeStatus {
-            name: volume.name.clone(),
-            claim: crate::desired::claim_name(&self.broker.name, &volume.name),
+    fn record_again(&self, known: &VolumeStatus, node: &NodeStatus) -> VolumeStatus {
+        let (mut known, said) = (known.clone(), self.said_of(&known.name));
+        let is_lost = node.open_losses().any(|loss| is_of(loss, &known));
+        let live = self.seen.volumes.get(&known.name);
+        let Some(live) = live.filter(|live| live.is_mounted && !live.is_gone && !is_lost) else {
+            return known;
+        };
+        if known.claim_uid.as_ref() == Some(&live.uid) {
+            known.directory_id = known.directory_id.or_else(|| said.cloned());
+        } else if said.is_some() && known.directory_id.as_ref() == said {
+            // It was restored under a new claim: what the broker shows counts.
+            (known.claim, known.claim_uid) = (live.claim.clone(), Some(live.uid.clone()));
+        }
+        known
+    }
+
+    /// What is to be recorded of a volume that nothing is recorded of: what a definition names, or
+    /// a broker has, though nobody wrote it down. It is not this version that made it so.
+    fn record_first(&self, name: &str, node: &NodeStatus) -> Option<VolumeStatus> {
+        let (live, said) = (self.seen.volumes.get(name), self.said_of(name));
+        let is_lost =
+            |id: &String| node.losses.iter().any(|loss| loss.directory_id.as_ref() == Some(id));
+        let is_other = said.is_some_and(|id| !is_lost(id));
+        // The broker leaves alone what is in the place of what it misses.
+        if node.open_losses().any(|loss| loss.volume == name) && !is_other {
+            return None;
+        }
+        let new = |claim_uid: Option<String>, directory_id: Option<&String>| VolumeStatus {
+            name: name.to_owned(),
+            claim: claim_name(&self.broker.name, name),
             claim_uid,
-            directory_id: said.clone(),
+            directory_id: directory_id.cloned(),
             offline: false,
         };
-        let is_given_up =
-            || node.losses.iter().any(|loss| loss.accepted && loss.volume == volume.name);
-        match (self.seen.volumes.get(&volume.name), known) {
-            // It goes, as a person said.
-            (Some(live), None) if live.is_gone && is_given_up() => None,
-            (Some(live), None) if live.is_mounted => {
-                Some(VolumeStatus { claim: live.claim.clone(), ..new(Some(live.uid.clone())) })
-            }
-            // The broker has what no claim stands for any more.
-            (_, None) => {
-                (self.seen.mounts.contains(&volume.name) && !is_given_up()).then(|| new(None))
-            }
-            (Some(live), Some(known)) if known.claim_uid.as_ref() == Some(&live.uid) => {
-                // There was never a volume behind it, so no pod had it.
-                let is_unused = known.directory_id.is_none() && !live.is_bound && !live.is_gone;
-                let told = said.filter(|_| live.is_mounted && !live.is_gone);
-                let directory_id = known.directory_id.clone().or(told);
-                (!is_unused).then_some(VolumeStatus { directory_id, ..known })
-            }
-            // A volume may be restored under a new claim: what the broker shows counts.
-            (Some(live), Some(known))
-                if live.is_mounted && said.is_some() && known.directory_id == said =>
-            {
-                Some(VolumeStatus { claim: live.claim.clone(), ..new(Some(live.uid.clone())) })
-            }
-            (_, known) => known,
+        let given_up = || node.accepted_losses().filter(|loss| loss.volume == name);
+        let is_mounted = self.seen.mounts.contains(name);
+        let Some(live) = live else {
+            // The broker has what no claim stands for any more, or waits for a claim that nobody
+            // saw. That goes only if a person said so of this one.
+            let may_have = is_mounted || self.is_named_by_us(name);
+            let goes = given_up().next().is_some() && !(is_mounted && is_other);
+            return (may_have && !goes).then(|| new(None, said));
+        };
+        let is_it = |loss: &LossStatus| loss.claim_uid.as_ref() == Some(&live.uid);
+        if live.is_gone && given_up().any(|loss| is_it(loss) || !is_mounted) {
+            return None;
         }
+        // A claim in phase Lost had a volume.
+        let may_have = live.is_mounted || live.is_gone || self.seen.defined.contains(name);
+        may_have.then(|| VolumeStatus {
+            claim: live.claim.clone(),
+            ..new(Some(live.uid.clone()), said.filter(|_| live.is_mounted && !live.is_gone))
+        })
+    }
+
+    /// Whether the broker's definition names the claim of a volume, and does not make it by itself.
+    fn is_named_by_us(&self, volume: &str) -> bool {
+        let templates = self.broker.claim_templates.as_ref().and_then(|all| all.as_array());
+        let mut made = templates.into_iter().flatten();
+        self.seen.defined.contains(volume)
+            && self.sees_volumes()
+            && !made.any(|template| template.pointer("/metadata/name") == Some(&volume.into()))
     }
 
     fn find_losses(&self, node: &mut NodeStatus) {
         self.look_again(node);
         for volume in node.volumes.clone() {
-            if node.open_losses().any(|loss| loss.volume == volume.name) {
+            if node.open_losses().any(|loss| is_of(loss, &volume)) {
                 continue;
             }
             let Some(reason) = self.reason_of(&volume) else { continue };
             let id = volume.directory_id.as_ref().or(volume.claim_uid.as_ref());
             let loss = LossStatus {
-                name: loss_name(node, &volume.name, id),
+                name: loss_name(node, &volume.name, id, self.pass),
                 held: self.is_held(&volume.name, reason),
                 volume: volume.name,
                 reason,
@@ -273,10 +374,12 @@ impl Sight<'_> {
         }
         self.find_missed(node);
         if self.misses_data(node) {
+            let claim_uid = node.volume(DATA_VOLUME).and_then(|known| known.claim_uid.clone());
             node.losses.push(LossStatus {
-                name: loss_name(node, DATA_VOLUME, None),
+                name: loss_name(node, DATA_VOLUME, None, self.pass),
                 volume: DATA_VOLUME.to_owned(),
                 reason: LossReason::NotFound,
+                claim_uid,
                 ..LossStatus::default()
             });
         }
@@ -286,24 +389,28 @@ impl Sight<'_> {
     fn look_again(&self, node: &mut NodeStatus) {
         let volumes = node.volumes.clone();
         for loss in node.losses.iter_mut().filter(|loss| !loss.accepted) {
-            let recorded = volumes.iter().find(|volume| volume.name == loss.volume);
-            let is_missed = loss.reason == LossReason::NotFound;
+            let recorded = volumes.iter().find(|volume| is_of(loss, volume));
+            let is_missed = loss.reason == LossReason::NotFound && loss.claim_uid.is_none();
             if let Some(reason) =
                 recorded.filter(|_| !is_missed).and_then(|recorded| self.reason_of(recorded))
             {
                 loss.reason = reason;
             }
-            if self.observed.has_claims() && self.observed.was_read(Part::Brokers) {
+            if self.sees_volumes() {
                 loss.held = self.is_held(&loss.volume, loss.reason);
             }
         }
     }
 
-    /// In which way a volume that was used is lost, if it is.
+    /// In which way a volume that may have been used is lost, if it is.
     fn reason_of(&self, volume: &VolumeStatus) -> Option<LossReason> {
-        let (said, recorded) = (self.said_of(&volume.name), &volume.directory_id);
-        if recorded.is_some() && said.is_some_and(|found| Some(found) != recorded.as_ref()) {
-            return Some(LossReason::OtherDirectory);
+        if let Some((id, said)) = volume.directory_id.as_ref().zip(self.seen.identity.as_ref()) {
+            if self.said_of(&volume.name).is_some_and(|found| found != id) {
+                return Some(LossReason::OtherDirectory);
+            }
+            if said.lost.contains_key(id) {
+                return Some(LossReason::NotFound);
+            }
         }
         if !self.observed.has_claims() {
             return None;
@@ -317,15 +424,18 @@ impl Sight<'_> {
         (volume.claim_uid.as_ref() != Some(&live.uid)).then_some(LossReason::ClaimMadeAgain)
     }
 
-    /// Whether the records of a lost volume go when the broker ends, and not before.
+    /// Whether the records of a lost volume go when the broker ends, and not before. While it is
+    /// not known what runs, they may.
     fn is_held(&self, volume: &str, reason: LossReason) -> bool {
-        let is_mounted = self.seen.volumes.get(volume).is_some_and(|live| live.is_mounted);
         let is_behind_claim = match reason {
             LossReason::NotFound | LossReason::OtherDirectory => return false,
-            LossReason::ClaimMadeAgain => is_mounted,
+            LossReason::ClaimMadeAgain => {
+                self.seen.volumes.get(volume).is_some_and(|live| live.is_mounted)
+            }
             LossReason::ClaimGone | LossReason::VolumeGone => false,
         };
-        self.seen.mounts.contains(volume) && !is_behind_claim
+        let is_mounted = self.seen.mounts.contains(volume);
+        is_mounted && !is_behind_claim || !self.observed.was_read(Part::Brokers)
     }
 
     /// What the broker says that it misses, and nothing here knows of: a cluster that was made
@@ -342,7 +452,7 @@ impl Sight<'_> {
             // One that is not in use any more was where its name is in the path.
             let named = || log_dir.rsplit('/').nth(1).filter(|name| volume_number(name).is_some());
             let volume = at.map(|at| at.name.as_str()).or_else(named).unwrap_or(log_dir).to_owned();
-            let name = loss_name(node, &volume, Some(id));
+            let name = loss_name(node, &volume, Some(id), self.pass);
             // The broker leaves what is in its place empty: no records are on that.
             node.volumes.retain(|each| each.name != volume || each.directory_id.is_some());
             node.losses.retain(|loss| loss.name != name);
@@ -356,38 +466,36 @@ impl Sight<'_> {
         }
     }
 
-    /// Whether the volume of the metadata is missing beside others that are older than this
-    /// KafkaCluster: every broker that had these had that one.
+    /// Whether the volume of the metadata is missing, or is another one, beside others that an
+    /// earlier KafkaCluster had: every broker that had these had that one. Or whether the broker
+    /// says so.
     fn misses_data(&self, node: &NodeStatus) -> bool {
-        let is_kept = |live: &Volume| live.is_kept && live.is_bound;
-        self.observed.has_claims()
-            && self.observed.was_read(Part::Brokers)
-            && node.losses.is_empty()
-            && node.volume(DATA_VOLUME).is_none()
-            && !self.seen.volumes.contains_key(DATA_VOLUME)
-            && self.seen.volumes.values().any(is_kept)
+        if !self.sees_volumes() || node.losses.iter().any(|loss| loss.volume == DATA_VOLUME) {
+            return false;
+        }
+        if self.seen.identity.as_ref().is_some_and(|said| said.misses_metadata) {
+            return true;
+        }
+        let is_old = |live: &Volume| live.is_kept || live.is_restored;
+        let data = self.seen.volumes.get(DATA_VOLUME);
+        let mut others = self.seen.volumes.iter().filter(|(name, _)| *name != DATA_VOLUME);
+        node.volume(DATA_VOLUME).is_none()
+            && !data.is_some_and(is_old)
+            && others.any(|(_, live)| live.is_kept && live.is_bound)
     }
 }
 
 /// The open losses, with what is known besides.
-pub(super) fn losses(desired: &Blueprint, observed: &Observed, nodes: &[NodeStatus]) -> Vec<Loss> {
+pub(super) fn losses(desired: &Blueprint, nodes: &[NodeStatus]) -> Vec<Loss> {
     let of_node = |node: &NodeStatus| {
-        let said = observed.brokers.get(&node.id).and_then(|seen| seen.identity.clone());
-        let loss = |recorded: &LossStatus| {
-            let known = node.volume(&recorded.volume);
-            let path = desired.log_dir_of(node.id, &recorded.volume);
-            let found = said.as_ref().and_then(|said| said.directories.get(path?)).cloned();
-            let missed = said.as_ref().and_then(|said| {
-                recorded.directory_id.as_ref().and_then(|id| said.lost.get(id)).cloned()
-            });
-            Loss {
-                cluster: (desired.namespace.clone(), desired.name.clone()),
-                broker: node.id,
-                claim: known.map(|volume| volume.claim.clone()),
-                log_dir: missed,
-                found,
-                recorded: recorded.clone(),
-            }
+        let known = |volume: &str| node.volume(volume).map(|known| known.claim.clone());
+        let broker = desired.brokers.get(&node.id).map(|broker| broker.name.as_str());
+        let named = |volume: &str| claim_name(broker.unwrap_or_default(), volume);
+        let loss = |recorded: &LossStatus| Loss {
+            cluster: (desired.namespace.clone(), desired.name.clone()),
+            broker: node.id,
+            claim: known(&recorded.volume).unwrap_or_else(|| named(&recorded.volume)),
+            recorded: recorded.clone(),
         };
         node.open_losses().map(loss).collect::<Vec<_>>()
     };

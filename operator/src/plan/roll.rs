@@ -2,9 +2,9 @@
 
 use super::cluster::recorded_node;
 use super::safety::{Down, may_end};
-use super::volumes::is_given_up;
+use super::volumes::replaces;
 use super::{Plan, Step, Wait};
-use crate::api::{KafkaCluster, LossStatus, NodeStatus};
+use crate::api::{KafkaCluster, LossStatus, NodeStatus, VolumeStatus};
 use crate::desired::{Blueprint, Broker, BrokerVolume, given_up_directories};
 use crate::observe::{Observed, ObservedBroker, Part, Run, Volume};
 
@@ -12,9 +12,9 @@ pub(super) fn plan_brokers(
     cluster: &KafkaCluster,
     desired: &Blueprint,
     observed: &Observed,
+    down: &mut Down,
     plan: &mut Plan,
 ) {
-    let mut down = Down::of(desired, observed);
     let absent = ObservedBroker::default();
     for (&id, broker) in &desired.brokers {
         let seen = observed.brokers.get(&id).unwrap_or(&absent);
@@ -31,7 +31,7 @@ pub(super) fn plan_brokers(
             continue;
         }
         if observed.was_read(Part::Definitions)
-            && let Err(wait) = plan_definition(cluster, broker, seen, observed, &mut down, plan)
+            && let Err(wait) = plan_definition(cluster, broker, seen, observed, down, plan)
         {
             if !plan.waits.contains(&wait) {
                 plan.waits.push(wait);
@@ -75,20 +75,16 @@ fn plan_definition(
     plan: &mut Plan,
 ) -> Result<(), Wait> {
     let id = broker.id;
-    let is_beside = is_beside_its_claims(cluster, broker, seen) || has_given_up(cluster, id, seen);
+    let is_beside = is_beside_its_claims(broker, seen) || has_given_up(cluster, id, seen);
     let restarts = seen.serves() && (is_beside || !seen.is_current);
     let ends = seen.to_end.is_some() && (is_beside || has_to_restart(seen));
     if restarts || ends {
         may_end(cluster, id, observed, plan)?;
     }
     if restarts {
-        let goes = |volume: &BrokerVolume, claim: &Volume| {
-            claim.is_ending && is_given_up(recorded_node(cluster, id), &volume.name, claim)
-        };
         let unmade = |volume: &&BrokerVolume| {
             seen.volumes.get(&volume.name).is_none_or(|claim| {
-                let is_made = claim.is_bound || claim.waits_for_pod;
-                (claim.fault.is_some() || !is_made) && !goes(volume, claim)
+                claim.fault.is_some() || !claim.is_bound && !claim.waits_for_pod
             })
         };
         if let Some(volume) = broker.volumes.iter().find(unmade).filter(|_| observed.has_claims()) {
@@ -98,6 +94,7 @@ fn plan_definition(
         down.take(id)?;
     }
     if !seen.definition.is_as_desired() {
+        write_before_use(cluster, broker, seen, observed, plan)?;
         let what = seen.definition.all();
         plan.steps.push(Step::ApplyBroker { broker: id, restarts, what });
     } else if let Some(ended) = seen.to_end.clone().filter(|_| ends) {
@@ -106,25 +103,78 @@ fn plan_definition(
     Ok(())
 }
 
+/// Whether status has the claim of each volume that the definition names: from then on the broker
+/// may use it. Those that it has not are noted in the plan, and the definition is written by the
+/// pass after.
+fn write_before_use(
+    cluster: &KafkaCluster,
+    broker: &Broker,
+    seen: &ObservedBroker,
+    observed: &Observed,
+    plan: &mut Plan,
+) -> Result<(), Wait> {
+    // There are no claims here.
+    if observed.is_held.is_none() {
+        return Ok(());
+    }
+    let id = broker.id;
+    let mut is_written = !seen.is_removed;
+    for volume in &broker.volumes {
+        let live = seen.volumes.get(&volume.name);
+        let is_it = |known: &VolumeStatus| {
+            live.is_none_or(|live| known.claim_uid.as_ref() == Some(&live.uid))
+        };
+        let is_noted = |node: &NodeStatus| {
+            node.volume(&volume.name).is_some_and(is_it)
+                || node.open_losses().any(|loss| loss.volume == volume.name)
+        };
+        let is_recorded = recorded_node(cluster, id).is_some_and(is_noted);
+        let is_planned = plan.nodes.iter().find(|node| node.id == id).is_some_and(is_noted);
+        is_written &= is_recorded && is_planned;
+        // One that is deleted, or is about to be, is not for use.
+        let for_use = |live: &&Volume| {
+            let stays = !live.is_ending && !live.is_gone;
+            stays && replaces(cluster, plan, id, volume, live).is_none()
+        };
+        let Some(live) = live.filter(|_| !is_planned).filter(for_use) else { continue };
+        let noted = VolumeStatus {
+            name: volume.name.clone(),
+            claim: live.claim.clone(),
+            claim_uid: Some(live.uid.clone()),
+            ..VolumeStatus::default()
+        };
+        for node in plan.nodes.iter_mut().filter(|node| node.id == id) {
+            node.volumes.push(noted.clone());
+        }
+    }
+    match is_written {
+        true => Ok(()),
+        false if seen.serves() => Err(Wait::BrokerRestarting { broker: id }),
+        false => {
+            let detail = "its volume claims are made and written down first".to_owned();
+            Err(Wait::BrokerStarting { broker: id, detail })
+        }
+    }
+}
+
 /// Whether the broker has what its claims no longer stand for: a loss was accepted, and there is a
-/// new claim, or will be once the broker lets go of the old one.
-fn is_beside_its_claims(cluster: &KafkaCluster, broker: &Broker, seen: &ObservedBroker) -> bool {
+/// new claim.
+fn is_beside_its_claims(broker: &Broker, seen: &ObservedBroker) -> bool {
     let is_beside = |volume: &BrokerVolume| {
-        let Some(live) = seen.volumes.get(&volume.name) else { return false };
-        let is_held = seen.mounts.contains(&volume.name) && !live.is_mounted;
-        let goes = live.is_gone
-            && live.is_ending
-            && is_given_up(recorded_node(cluster, broker.id), &volume.name, live);
-        is_held || goes
+        let live = seen.volumes.get(&volume.name);
+        seen.mounts.contains(&volume.name) && live.is_some_and(|live| !live.is_mounted)
     };
     broker.volumes.iter().any(is_beside)
 }
 
-/// Whether a loss was accepted that the broker was not told of when it started.
+/// Whether a loss was accepted that the broker was not told of when it started: one that it misses,
+/// or, while it does not serve, any.
 fn has_given_up(cluster: &KafkaCluster, id: i32, seen: &ObservedBroker) -> bool {
     let given_up = given_up_directories(cluster, id);
     let mut lost = seen.identity.iter().flat_map(|said| said.lost.keys());
-    !seen.is_newest && lost.any(|id| given_up.contains(id))
+    let accepted = recorded_node(cluster, id).into_iter().flat_map(NodeStatus::accepted_losses);
+    let waits = !seen.serves() && accepted.count() > 0;
+    !seen.is_newest && (waits || lost.any(|id| given_up.contains(id)))
 }
 
 /// A change that the spec did not ask for ends nothing that serves, or may yet. What fails is

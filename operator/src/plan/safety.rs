@@ -21,12 +21,14 @@ pub(super) fn may_end(
     observed: &Observed,
     plan: &Plan,
 ) -> Result<(), Wait> {
+    // What runs is not known while pods or sets are not, nor what goes with it.
+    let parts = [Part::Storage, Part::Brokers, Part::Definitions];
+    if !parts.into_iter().all(|part| observed.was_read(part)) {
+        return Err(Wait::BrokerRestarting { broker });
+    }
     let Some(seen) = observed.brokers.get(&broker).filter(|seen| seen.run != Run::Absent) else {
         return Ok(());
     };
-    if !observed.was_read(Part::Storage) {
-        return Err(Wait::BrokerRestarting { broker });
-    }
     if let Some(lent) = seen.volumes.values().find(|volume| volume.is_lent()) {
         return Err(Wait::ClaimEnding { broker, claim: lent.claim.clone() });
     }

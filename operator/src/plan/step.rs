@@ -76,6 +76,14 @@ pub enum Step {
         /// ([`ObservedBroker::to_end`](crate::observe::ObservedBroker::to_end)).
         ended: String,
     },
+    /// Remove the definition of a broker, with what runs by it. It is made again once the claims of
+    /// its volumes are.
+    RemoveBroker {
+        /// Which.
+        broker: i32,
+        /// What has to be made again while nothing names it.
+        why: String,
+    },
     /// Go on without the records of a broker: a person said so.
     AcceptLoss {
         /// Whose.
@@ -120,6 +128,9 @@ impl std::fmt::Display for Step {
             Self::RestartBroker { broker, .. } => {
                 write!(f, "restart broker {broker}, so that it uses its new definition")
             }
+            Self::RemoveBroker { broker, why } => {
+                write!(f, "remove the StatefulSet of broker {broker} for now: {why}")
+            }
             Self::AcceptLoss { broker, name } => write!(
                 f,
                 "go on without the records of broker {broker}: the loss {name} was accepted"
@@ -135,7 +146,9 @@ impl Step {
     pub fn blocks_ready(&self) -> bool {
         match self {
             Self::ApplyAccess { makes, .. } => *makes,
-            Self::ApplyBroker { .. } | Self::RestartBroker { .. } => true,
+            Self::ApplyBroker { .. } | Self::RestartBroker { .. } | Self::RemoveBroker { .. } => {
+                true
+            }
             Self::ApplyBudget { .. }
             | Self::Prune(_)
             | Self::MakeClaim { .. }
@@ -162,6 +175,7 @@ impl Step {
             Self::HoldObject { held: false } => "VolumesRetained",
             Self::ApplyBroker { .. } => "BrokerApplied",
             Self::RestartBroker { .. } => "BrokerRestarted",
+            Self::RemoveBroker { .. } => "BrokerRemoved",
             Self::AcceptLoss { .. } => "DataLossAccepted",
         }
     }

@@ -38,7 +38,7 @@ use crate::desired::objects::{
 use crate::desired::{
     Address, Blueprint, BrokerFacts, CONTROLLER_PORT, Facts, Host, VolumePlace, advertised_in,
     bootstrap_name, broker_ids, broker_name, claim_name, cluster_id_of, expected_directories,
-    given_up_directories, has_template, image_of, lost_metadata_log, volume_names, volume_of_claim,
+    given_up_directories, image_of, lost_metadata_log, volume_names, volume_of_claim,
 };
 use crate::observe::{Compared, Observed, ObservedBroker, Part, Volume};
 use crate::plan::Step;
@@ -231,17 +231,17 @@ impl Kubernetes {
         }
     }
 
-    /// Asks every pod that serves who it is.
-    async fn ask(&self, pods: &[Pod]) -> BTreeMap<i32, Identity> {
-        let ready = pods.iter().filter(|pod| is_ready(pod));
-        let asked =
-            ready.filter_map(|pod| {
-                let id: i32 = pod.labels().get(BROKER_LABEL)?.parse().ok()?;
-                let address = pod.status.as_ref()?.pod_ip.as_deref()?;
-                Some(async move {
-                    Some((id, self.brokers.identity(address, port_of(ADMIN_PORT)?).await?))
-                })
-            });
+    /// Asks every pod who it is: one that waits for its log directories tells it too. An address may
+    /// be another pod's by now, which is not believed.
+    async fn ask(&self, pods: &[Pod], cluster_id: Option<&str>) -> BTreeMap<i32, Identity> {
+        let asked = pods.iter().filter_map(|pod| {
+            let id: i32 = pod.labels().get(BROKER_LABEL)?.parse().ok()?;
+            let address = pod.status.as_ref()?.pod_ip.as_deref()?;
+            Some(async move {
+                let said = self.brokers.identity(address, port_of(ADMIN_PORT)?).await?;
+                said.is_of(id, cluster_id).then_some((id, said))
+            })
+        });
         futures::future::join_all(asked).await.into_iter().flatten().collect()
     }
 
@@ -275,7 +275,14 @@ impl Kubernetes {
     }
 
     /// Ends the pod of a broker: the one with this uid, and none that came after it.
-    async fn end(&self, desired: &Blueprint, broker: i32, uid: &str) -> Result<(), Fault> {
+    async fn end(
+        &self,
+        desired: &Blueprint,
+        live: &KubernetesLive,
+        broker: i32,
+        uid: &str,
+    ) -> Result<(), Fault> {
+        self.look_at_claims(desired, live, broker).await?;
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &desired.namespace);
         let name = format!("{}-0", broker_name(&desired.name, broker));
         let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
@@ -286,6 +293,74 @@ impl Kubernetes {
             result => {
                 result.map(drop).map_err(|error| api_fault(&format!("delete pod {name}"), &error))
             }
+        }
+    }
+
+    /// Right before a broker is ended: whether its claims are still those that the plan saw. One
+    /// that is being deleted since goes with the pod.
+    ///
+    /// # Errors
+    /// They cannot be read, or one of them is not.
+    async fn look_at_claims(
+        &self,
+        desired: &Blueprint,
+        live: &KubernetesLive,
+        broker: i32,
+    ) -> Result<(), Fault> {
+        let claims: Api<PersistentVolumeClaim> =
+            Api::namespaced(self.client.clone(), &desired.namespace);
+        let params = ListParams::default().labels(&format!("{CLUSTER_LABEL}={}", desired.name));
+        let found = in_time(claims.list(&params)).await;
+        let found = found.map_err(|error| api_fault("list volume claims", &error))?.items;
+        let name = broker_name(&desired.name, broker);
+        let state = |claim: &PersistentVolumeClaim| {
+            let is_ending = claim.metadata.deletion_timestamp.is_some();
+            let phase = claim.status.as_ref().and_then(|status| status.phase.clone());
+            (claim.uid(), is_ending, phase)
+        };
+        for seen in &live.claims {
+            let claim = seen.name_any();
+            let is_used = volume_of_claim(&name, &claim).is_some();
+            // One without its label is read by its name.
+            let now = match found.iter().find(|each| each.name_any() == claim) {
+                Some(now) => Some(now.clone()),
+                None if is_used => in_time(claims.get_opt(&claim))
+                    .await
+                    .map_err(|error| api_fault(&format!("read volume claim {claim}"), &error))?,
+                None => None,
+            };
+            if is_used && now.as_ref().map(state) != Some(state(seen)) {
+                return Err(Fault {
+                    reason: "Changed".to_owned(),
+                    message: format!(
+                        "volume claim {claim} has changed since the reconcile began; the broker is \
+                         not ended, and the reconcile is retried"
+                    ),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes the set of a broker, which goes after its pod.
+    async fn remove(
+        &self,
+        desired: &Blueprint,
+        live: &KubernetesLive,
+        broker: i32,
+    ) -> Result<(), Fault> {
+        let name = broker_name(&desired.name, broker);
+        let seen = live.set_of(&name).and_then(|set| set.pointer("/metadata/uid")?.as_str());
+        let Some(uid) = seen else { return Ok(()) };
+        self.look_at_claims(desired, live, broker).await?;
+        let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
+        let params =
+            DeleteParams { preconditions: Some(preconditions), ..DeleteParams::foreground() };
+        match self.api(&desired.namespace, Kind::StatefulSet).delete(&name, &params).await {
+            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+            result => result
+                .map(drop)
+                .map_err(|error| api_fault(&format!("delete StatefulSet {name}"), &error)),
         }
     }
 
@@ -429,9 +504,9 @@ impl Kubernetes {
         }
     }
 
-    /// Deletes the claim of a volume that nothing is on; the next pass makes it again if it is
-    /// wanted. And the broker's set, where that makes this claim by itself, from a template that is
-    /// for ever. The claim goes only as the plan saw it: one that was bound since stays.
+    /// Deletes the claim of a volume that nothing is on, and that no definition names; the next pass
+    /// makes it again if it is wanted. It goes only as the plan saw it: one that was bound since
+    /// stays.
     async fn remake(
         &self,
         desired: &Blueprint,
@@ -442,40 +517,16 @@ impl Kubernetes {
         let claims: Api<PersistentVolumeClaim> =
             Api::namespaced(self.client.clone(), &desired.namespace);
         let name = claim_name(&broker_name(&desired.name, broker), volume);
-        let tell = |error: kube::Error| {
-            api_fault(&format!("delete the unused volume claim {name}"), &error)
-        };
         let Some(claim) = live.claim(&name) else { return Ok(()) };
-        let sets = self.api(&desired.namespace, Kind::StatefulSet);
-        let set = sets.get_opt(&broker_name(&desired.name, broker)).await.map_err(tell)?;
-        let makes_it = |set: &DynamicObject| {
-            has_template(&set.data, volume)
-                && set.owner_references().iter().any(|owner| owner.uid == desired.uid)
-        };
-        if let Some(set) = set.filter(makes_it) {
-            tracing::info!(
-                cluster = desired.name,
-                namespace = desired.namespace,
-                claim = name,
-                "the StatefulSet {} goes with its pod, and is made again: it would make this \
-                 volume claim, which never had a volume, as it was",
-                set.name_any()
-            );
-            let preconditions = Some(Preconditions { uid: set.uid(), resource_version: None });
-            sets.delete(
-                &set.name_any(),
-                &DeleteParams { preconditions, ..DeleteParams::background() },
-            )
-            .await
-            .map_err(tell)?;
-        }
         let preconditions =
             Some(Preconditions { uid: claim.uid(), resource_version: claim.resource_version() });
         match claims.delete(&name, &DeleteParams { preconditions, ..DeleteParams::default() }).await
         {
             // It is gone, or is another one since: the next pass sees.
             Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
-            result => result.map(drop).map_err(tell),
+            result => result.map(drop).map_err(|error| {
+                api_fault(&format!("delete the unused volume claim {name}"), &error)
+            }),
         }
     }
 
@@ -585,8 +636,11 @@ impl Platform for Kubernetes {
                 live_or_unread(claims.map(|list| list.items), Part::Storage, &mut live.unread);
             self.find_by_name(cluster, &mut live).await;
             live.believe_own_pods(cluster);
-            let (identities, starting) =
-                futures::join!(self.ask(&live.pods), self.ask_why(&live.pods));
+            let cluster_id = live.cluster_id(cluster);
+            let (identities, starting) = futures::join!(
+                self.ask(&live.pods, cluster_id.as_deref()),
+                self.ask_why(&live.pods)
+            );
             (live.identities, live.starting) = (identities, starting);
             live.news = self.news(&live, cluster).await;
             Ok(live)
@@ -645,7 +699,8 @@ impl Kubernetes {
             }
             // The status records it.
             Step::AcceptLoss { .. } => Ok(()),
-            Step::RestartBroker { broker, ended } => self.end(desired, *broker, ended).await,
+            Step::RestartBroker { broker, ended } => self.end(desired, live, *broker, ended).await,
+            Step::RemoveBroker { broker, .. } => self.remove(desired, live, *broker).await,
             Step::RemakeClaim { broker, volume, .. } | Step::DropClaim { broker, volume } => {
                 self.remake(desired, live, *broker, volume).await
             }
@@ -827,6 +882,31 @@ impl KubernetesLive {
         volume_names(cluster, id, kept.chain(defined))
     }
 
+    /// Whether a claim is an earlier object's: it names another cluster id than this object's own, as
+    /// also one does that a backup restored since; or it is older.
+    fn is_kept(&self, desired: &Blueprint, claim: &PersistentVolumeClaim) -> bool {
+        let own = cluster_id_of(&desired.uid);
+        let is_other = |id: &String| own.as_ref() != Some(id);
+        claim.annotations().get(CLUSTER_ID_ANNOTATION).is_some_and(is_other)
+            || self.made.is_some() && claim.metadata.creation_timestamp < self.made
+    }
+
+    /// The volumes whose claims a broker's own set names, or makes.
+    fn defined_volumes(&self, desired: &Blueprint, broker: &str) -> BTreeSet<String> {
+        let is_ours = |set: &&Value| {
+            owner_uids(set).next().is_none() || owner_uids(set).any(|uid| uid == desired.uid)
+        };
+        let Some(set) = self.set_of(broker).filter(is_ours) else { return BTreeSet::new() };
+        let all = |at: &str| set.pointer(at).and_then(Value::as_array).into_iter().flatten();
+        let named = all("/spec/template/spec/volumes")
+            .filter_map(|volume| volume.pointer("/persistentVolumeClaim/claimName")?.as_str())
+            .filter_map(|claim| volume_of_claim(broker, claim));
+        let made = all("/spec/volumeClaimTemplates")
+            .filter_map(|template| template.pointer("/metadata/name")?.as_str())
+            .map(ToOwned::to_owned);
+        named.chain(made).collect()
+    }
+
     fn claim(&self, name: &str) -> Option<&PersistentVolumeClaim> {
         self.claims.iter().find(|claim| claim.name_any() == name)
     }
@@ -977,7 +1057,7 @@ impl KubernetesLive {
             let volume = volume_of_claim(&name, &claim.name_any())?;
             let is_mounted =
                 mounts.contains(&volume) && pod.is_some_and(|pod| came_after(pod, claim));
-            let is_kept = self.made.is_some() && claim.metadata.creation_timestamp < self.made;
+            let is_kept = self.is_kept(desired, claim);
             Some((volume, Volume { is_mounted, is_kept, ..claim_volume(claim, &self.news)? }))
         };
         let is_wanted = |claim: &&PersistentVolumeClaim| {
@@ -1010,6 +1090,8 @@ impl KubernetesLive {
             to_end,
             volumes: self.claims.iter().filter_map(of_broker).collect(),
             mounts,
+            defined: self.defined_volumes(desired, &name),
+            is_removed: set.is_some_and(|set| set.pointer("/metadata/deletionTimestamp").is_some()),
             identity: self.identities.get(&id).cloned(),
             image,
         }

@@ -542,6 +542,8 @@ impl Live for LocalLive {
                     to_end: None,
                     volumes: BTreeMap::new(),
                     mounts: BTreeSet::new(),
+                    defined: BTreeSet::new(),
+                    is_removed: false,
                     identity: None,
                     image,
                 },

@@ -161,8 +161,9 @@ fn images(observed: &Observed) -> BTreeSet<&String> {
 
 /// The cluster's id, as its brokers tell it.
 fn told_id(observed: &Observed) -> Option<String> {
-    let mut said = observed.brokers.values().filter_map(|broker| broker.identity.as_ref());
-    observed.cluster_id.clone().or_else(|| said.next().map(|identity| identity.cluster_id.clone()))
+    let said = observed.brokers.values().filter_map(|broker| broker.identity.as_ref());
+    let mut ids = said.map(|identity| identity.cluster_id.clone()).filter(|id| !id.is_empty());
+    observed.cluster_id.clone().or_else(|| ids.next())
 }
 
 fn listeners(desired: &Blueprint, observed: &Observed) -> Vec<ListenerStatus> {

@@ -96,13 +96,25 @@ impl Monitor {
         if is_claim {
             return self.of_claim(change, has_records);
         }
-        if change.key.resource == "/pods" && is_ending(change) {
-            self.restarts += u64::from(change.before.as_deref().is_some_and(serves));
-            let ends_records = self.records_ended(change, has_records);
-            let ends_copy = || self.last_copy_ended(world, change);
-            return ends_records.or_else(ends_copy).or_else(|| self.two_down(change));
-        }
-        None
+        // A set that is deleted goes after its pod.
+        let ended = match change.key.resource.as_str() {
+            "/pods" if is_ending(change) => Some(change.clone()),
+            "apps/statefulsets" if is_ending(change) => self.pod_of(change),
+            _ => None,
+        };
+        let change = &ended?;
+        self.restarts += u64::from(change.before.as_deref().is_some_and(serves));
+        let ends_records = self.records_ended(change, has_records);
+        let ends_copy = || self.last_copy_ended(world, change);
+        ends_records.or_else(ends_copy).or_else(|| self.two_down(change))
+    }
+
+    /// The end of the pod of a set that is deleted.
+    fn pod_of(&self, change: &Change) -> Option<Change> {
+        let name = format!("{}-0", change.key.name);
+        let key = Key { name, ..Key::new("/pods", &change.key.namespace, "") };
+        let before = self.objects.get(&key)?.clone();
+        Some(Change { key, before: Some(before), after: None, ..change.clone() })
     }
 
     /// A claim of the pod that was ended which only the pod held.

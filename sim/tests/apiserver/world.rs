@@ -116,22 +116,15 @@ impl World {
             *age += 1;
             *age
         });
-        let (ready, state) = match age > STARTS_IN {
-            false => ("False", json!({"running": {}})),
-            true if self.start_broker(pod, &uid, &claims) => ("True", json!({"running": {}})),
-            true => ("False", json!({"waiting": {"reason": "CrashLoopBackOff"}})),
-        };
-        let is_crashing = state["waiting"].is_object();
+        // One that does not take its volumes waits for others.
+        let is_ready = age > STARTS_IN && self.start_broker(pod, &uid, &claims);
+        let ready = if is_ready { "True" } else { "False" };
         let ip = format!(
             "10.0.{}.{}",
             key.namespace.len(),
             key.name.bytes().map(u32::from).sum::<u32>() % 250
         );
         self.server.edit(ACTOR, key, |pod| {
-            let last = match is_crashing {
-                true => json!({"terminated": {"exitCode": 1, "message": "the directory is empty"}}),
-                false => json!({}),
-            };
             pod["status"] = json!({
                 "phase": "Running", "podIP": ip, "hostIP": "192.0.2.1",
                 "conditions": [
@@ -140,13 +133,14 @@ impl World {
                 ],
                 "containerStatuses": [{
                     "name": "kafka", "image": "letterbox:1", "imageID": "", "restartCount": 0,
-                    "ready": ready == "True", "state": state, "lastState": last,
+                    "ready": is_ready, "state": {"running": {}},
                 }],
             });
         });
     }
 
-    /// When a pod came to its node, and the claims that it has there; `None` while it waits for them.
+    /// When a pod came to its node, and the claims that it has there; `None` while it waits for
+    /// them.
     fn schedule(&self, uid: &str, key: &Key, pod: &Value) -> Option<(Value, Claims)> {
         let known = self.with(|inside| inside.scheduled.get(uid).cloned());
         known.or_else(|| {
@@ -176,15 +170,8 @@ impl World {
     /// Whether a broker takes its volumes: all that it expects are there. What is empty beside
     /// them becomes its own.
     fn start_broker(&self, pod: &Value, uid: &str, claims: &Claims) -> bool {
-        let command = pod.pointer("/spec/containers/0/command").and_then(Value::as_array);
-        let words: Vec<&str> = command.into_iter().flatten().filter_map(Value::as_str).collect();
-        let begins_anew = words.iter().any(|word| word.starts_with("accepted.lost.metadata.log="));
-        let expected: Vec<String> = words
-            .iter()
-            .filter_map(|word| word.strip_prefix("expected.directory.ids="))
-            .flat_map(|list| list.split(','))
-            .map(ToOwned::to_owned)
-            .collect();
+        let begins_anew = !told(pod, "accepted.lost.metadata.log=").is_empty();
+        let expected = told(pod, "expected.directory.ids=");
         self.with(|inside| {
             if inside.started.contains(uid) {
                 return true;
@@ -270,13 +257,15 @@ impl World {
         }
     }
 
-    /// What the broker with this address answers to `GET /identity`, while it serves.
+    /// What the broker with this address answers to `GET /identity`: one that serves, or waits for
+    /// its directories.
     fn identity(&self, ip: &str) -> Option<String> {
-        let (key, pod) = self.server.all(PODS).into_iter().find(|(_, pod)| {
-            text(pod, "/status/podIP") == Some(ip)
-                && text(pod, "/status/conditions/0/status") == Some("True")
-        })?;
+        let mut pods = self.server.all(PODS).into_iter();
+        let (key, pod) = pods.find(|(_, pod)| text(pod, "/status/podIP") == Some(ip))?;
         let uid = text(&pod, "/metadata/uid")?;
+        if self.with(|inside| inside.age.get(uid).is_none_or(|age| *age <= STARTS_IN)) {
+            return None;
+        }
         let (_, claims) = self.schedule(uid, &key, &pod)?;
         let mounts = pod.pointer("/spec/containers/0/volumeMounts")?.as_array()?;
         let directories: Vec<Value> = mounts
@@ -287,8 +276,47 @@ impl World {
                 Some(json!({"path": path, "directory.id": self.directory_of(uid)?}))
             })
             .collect();
-        Some(json!({"cluster.id": "model", "node.id": 0, "directories": directories}).to_string())
+        let is_there = |id: &String| directories.iter().any(|each| each["directory.id"] == **id);
+        let is_started = self.with(|inside| inside.started.contains(uid));
+        let lost = told(&pod, "expected.directory.ids=").into_iter();
+        let lost: Vec<Value> = lost
+            .filter(|id| !is_started && !is_there(id))
+            .map(|id| json!({"path": "/", "directory.id": id}))
+            .collect();
+        let id: Option<i32> = pod.pointer("/metadata/labels")?["letterbox.dev/broker"]
+            .as_str()
+            .and_then(|id| id.parse().ok());
+        // Which cluster it is of, its claims say.
+        let cluster = self.server.all(CLAIMS).into_iter().find_map(|(_, claim)| {
+            let is_its = claims.values().any(|uid| text(&claim, "/metadata/uid") == Some(uid));
+            let id = claim["metadata"]["annotations"]["letterbox.dev/cluster-id"].clone();
+            is_its.then_some(id)
+        });
+        Some(
+            json!({
+                "cluster.id": cluster, "node.id": id, "directories": directories, "lost": lost,
+            })
+            .to_string(),
+        )
     }
+
+    /// Makes the volume behind a claim anew, empty, and ends the pod that has it.
+    pub(crate) fn empty(&self, claim: &Key, pod: &Key) {
+        let uid = self
+            .server
+            .get(claim)
+            .and_then(|claim| Some(text(&claim, "/metadata/uid")?.to_owned()));
+        self.with(|inside| uid.and_then(|uid| inside.directories.remove(&uid)));
+        self.server.remove("thief", pod);
+    }
+}
+
+/// What is behind `key` in the command of a pod.
+fn told(pod: &Value, key: &str) -> Vec<String> {
+    let command = pod.pointer("/spec/containers/0/command").and_then(Value::as_array);
+    let words = command.into_iter().flatten().filter_map(Value::as_str);
+    let lists = words.filter_map(|word| word.strip_prefix(key));
+    lists.flat_map(|list| list.split(',')).map(ToOwned::to_owned).collect()
 }
 
 /// The network of this world: brokers answer `GET /identity`, and clients if there is a

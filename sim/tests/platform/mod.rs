@@ -101,11 +101,16 @@ pub(crate) struct ModelDisk {
     pub(crate) is_kept: bool,
     /// Whether its claim names a snapshot.
     pub(crate) is_restored: bool,
+    /// What the broker remembers here, with its metadata, of the log directories that it has used:
+    /// where each was.
+    pub(crate) remembers: BTreeMap<String, String>,
 }
 
 /// A broker of the model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ModelBroker {
+    /// Whether there is a definition of it.
+    pub(crate) is_defined: bool,
     /// What it would be started with.
     pub(crate) defined: Definition,
     /// What it was started with; `None` until the world starts it.
@@ -144,10 +149,17 @@ impl Model {
     /// serving, and make an empty volume theirs if all that they expect is there.
     pub(crate) fn tick(&self) {
         self.with(|state| {
-            for id in state.brokers.keys().copied().collect::<Vec<_>>() {
+            let known = state.brokers.keys().chain(state.disks.keys().map(|(id, _)| id));
+            for id in known.copied().collect::<BTreeSet<_>>() {
                 state.tick_broker(id);
             }
         });
+    }
+}
+
+impl Clone for Model {
+    fn clone(&self) -> Self {
+        Self { state: Mutex::new(self.with(|state| state.clone())) }
     }
 }
 
@@ -173,6 +185,7 @@ impl ModelState {
     pub(crate) fn vanish(&mut self, id: i32, volume: &str) {
         if let Some(disk) = self.disks.remove(&(id, volume.to_owned()))
             && let Some(broker) = self.brokers.get_mut(&id)
+            && broker.started.is_some()
         {
             broker.held.insert(volume.to_owned(), disk);
         }
@@ -193,12 +206,14 @@ impl ModelState {
     }
 
     fn tick_broker(&mut self, id: i32) {
-        let Some(broker) = self.brokers.get_mut(&id) else { return };
+        if self.brokers.get(&id).is_none_or(|broker| broker.started.is_none()) {
+            self.disks.retain(|(holder, _), disk| *holder != id || !disk.is_ending);
+        }
+        let Some(broker) = self.brokers.get_mut(&id).filter(|broker| broker.is_defined) else {
+            return;
+        };
         for disk in self.disks.values_mut().filter(|_| self.binds_at_once) {
             disk.is_bound = true;
-        }
-        if broker.started.is_none() {
-            self.disks.retain(|(holder, _), disk| *holder != id || !disk.is_ending);
         }
         let volumes = broker.started.as_ref().unwrap_or(&broker.defined).4.clone();
         let key = |place: &VolumePlace| (id, place.name.clone());
@@ -232,13 +247,58 @@ impl ModelState {
         {
             return;
         }
+        // What is in the place of what it misses it leaves as it is.
+        let lost: Vec<String> = self.lost(id, &volumes, &[]).into_values().collect();
         for place in volumes.iter().filter(|place| !held.contains_key(&place.name)) {
-            if let Some(disk) =
-                self.disks.get_mut(&key(place)).filter(|disk| disk.directory.is_none())
+            if let Some(disk) = self
+                .disks
+                .get_mut(&key(place))
+                .filter(|disk| disk.directory.is_none() && !lost.contains(&place.log_dir))
             {
                 disk.directory = Some(format!("dir-{}", next(&mut self.made)));
             }
         }
+        let given_up = self.brokers[&id].given_up.clone();
+        let others = volumes.iter().filter(|place| place.name != "data");
+        let has = |place: &VolumePlace| {
+            Some((self.mounted(id, &place.name)?.directory.clone()?, place.log_dir.clone()))
+        };
+        let has: Vec<_> = others.filter_map(has).collect();
+        if let Some(data) = self.mounted_mut(id, "data") {
+            let is_there = |lost: &String| has.iter().any(|(has, _)| has == lost);
+            data.remembers.retain(|lost, _| is_there(lost) || !given_up.contains(lost));
+            data.remembers.extend(has);
+        }
+    }
+
+    fn mounted_mut(&mut self, id: i32, volume: &str) -> Option<&mut ModelDisk> {
+        let held = self.brokers.get_mut(&id).and_then(|broker| broker.held.get_mut(volume));
+        held.or_else(|| self.disks.get_mut(&(id, volume.to_owned())))
+    }
+
+    /// What a broker that was started with `volumes` says that it misses: what it remembers, and
+    /// what it was told to expect.
+    fn lost(
+        &self,
+        id: i32,
+        volumes: &[VolumePlace],
+        expected: &[String],
+    ) -> BTreeMap<String, String> {
+        let disk = |place: &VolumePlace| Some((place.clone(), self.mounted(id, &place.name)?));
+        let disks: Vec<_> = volumes.iter().filter_map(disk).collect();
+        let found: Vec<&String> =
+            disks.iter().filter_map(|(_, disk)| disk.directory.as_ref()).collect();
+        let empty = disks.iter().find(|(_, disk)| disk.directory.is_none());
+        let at = empty.map_or("", |(place, _)| &place.log_dir);
+        let remembered = self.mounted(id, "data").into_iter().flat_map(|disk| &disk.remembers);
+        let remembered = remembered.map(|(lost, at)| (lost.clone(), at.clone()));
+        let expected = expected.iter().map(|lost| (lost.clone(), at.to_owned()));
+        let mut lost: BTreeMap<String, String> = expected.chain(remembered).collect();
+        lost.retain(|lost, _| !found.contains(&lost));
+        let given_up = &self.brokers[&id].given_up;
+        lost.retain(|lost, _| !given_up.contains(lost));
+        lost.extend(self.not_found.clone());
+        lost
     }
 
     /// Whether every directory that a broker expects is on one of its volumes.
@@ -260,8 +320,23 @@ impl ModelState {
             || !others.any(|place| is_used(&place.name))
     }
 
+    /// Whether a broker waits for the directories that it expects.
+    fn waits(&self, id: i32) -> bool {
+        let broker = self.brokers.get(&id);
+        let started =
+            broker.filter(|broker| broker.starts_in == 0).and_then(|b| b.started.as_ref());
+        started.is_some_and(|(image, _, _, expected, volumes)| {
+            let mut all = volumes.iter();
+            !self.bad_images.contains(image)
+                && all.all(|place| self.mounted(id, &place.name).is_some())
+                && !(self.finds_all(id, expected) && self.has_metadata_log(id, volumes))
+        })
+    }
+
     fn run(&self, id: i32) -> Run {
-        let Some(broker) = self.brokers.get(&id) else { return Run::Absent };
+        let Some(broker) = self.brokers.get(&id).filter(|broker| broker.is_defined) else {
+            return Run::Absent;
+        };
         let Some((image, _, _, expected, volumes)) = &broker.started else {
             return Run::Starting("it starts".to_owned());
         };
@@ -271,15 +346,9 @@ impl ModelState {
         } else if broker.starts_in > 0 || !volumes.iter().all(has) {
             Run::Starting("it starts".to_owned())
         } else if !self.finds_all(id, expected) {
-            Run::Failing {
-                reason: "CrashLoopBackOff".to_owned(),
-                message: "the log directory is empty".to_owned(),
-            }
+            Run::Starting("waiting for its log directories".to_owned())
         } else if !self.has_metadata_log(id, volumes) {
-            Run::Failing {
-                reason: "CrashLoopBackOff".to_owned(),
-                message: "the metadata log is missing".to_owned(),
-            }
+            Run::Starting("waiting for its metadata log".to_owned())
         } else {
             Run::Ready
         }
@@ -414,6 +483,7 @@ impl Platform for Model {
                     Step::HoldObject { held } => state.is_held = *held,
                     Step::ApplyBroker { broker: id, .. } => {
                         let broker = state.brokers.entry(*id).or_default();
+                        broker.is_defined = true;
                         broker.defined = definition(desired, *id).unwrap_or_default();
                         broker.given_up = ids(desired, *id, "accepted.lost.directory.ids=");
                         broker.begins_anew =
@@ -427,6 +497,14 @@ impl Platform for Model {
                             .filter(|broker| broker.starts.to_string() == *ended)
                         {
                             broker.end();
+                            state.restarts += u32::from(serves);
+                        }
+                    }
+                    Step::RemoveBroker { broker: id, .. } => {
+                        let serves = state.serves(*id);
+                        if let Some(broker) = state.brokers.get_mut(id) {
+                            broker.end();
+                            broker.is_defined = false;
                             state.restarts += u32::from(serves);
                         }
                     }
@@ -524,16 +602,18 @@ impl Live for ModelState {
             let wanted = definition(desired, id);
             let differs = wanted.as_ref().is_some_and(|wanted| *wanted != broker.defined);
             let run = self.run(id);
-            let serving = broker.started.as_ref().filter(|_| run == Run::Ready);
-            let identity = serving.filter(|_| !self.mute).map(|started| Identity {
+            let told = broker.started.as_ref().filter(|_| run == Run::Ready || self.waits(id));
+            let identity = told.filter(|_| !self.mute).map(|started| Identity {
                 cluster_id: "model".to_owned(),
+                node_id: Some(id),
                 directories: self.directories(id, &started.4, desired),
-                lost: self.not_found.clone(),
+                lost: self.lost(id, &started.4, &started.3),
+                misses_metadata: !self.has_metadata_log(id, &started.4),
             });
             let asked = |definition: &Definition| (definition.0.clone(), definition.1.clone());
             let seen = ObservedBroker {
                 definition: Compared {
-                    missing: Vec::new(),
+                    missing: missing(broker.is_defined, "broker"),
                     differs: if differs { vec!["definition".to_owned()] } else { Vec::new() },
                 },
                 is_current: broker.started.as_ref().map(asked) == wanted.as_ref().map(asked),
@@ -542,6 +622,11 @@ impl Live for ModelState {
                 run,
                 volumes: self.volumes(id),
                 mounts: self.mounts(id),
+                defined: match broker.is_defined {
+                    true => broker.defined.4.iter().map(|place| place.name.clone()).collect(),
+                    false => BTreeSet::new(),
+                },
+                is_removed: false,
                 identity,
                 image: broker.started.as_ref().map(|(image, ..)| image.clone()),
             };
