@@ -48,7 +48,7 @@ fn configure(dir: &Path, id: i32, ports: &Ports) -> (PathBuf, SocketAddr) {
          listeners=PLAINTEXT://127.0.0.1:{clients},CONTROLLER://127.0.0.1:{voter}\n\
          advertised.listeners=PLAINTEXT://127.0.0.1:{clients}\n\
          inter.broker.listener.name=PLAINTEXT\nlog.dirs={}\nadmin.listener=none\n\
-         unstable.several.nodes.enable=true\nbroker.session.timeout.ms=6000\nbroker.heartbeat.interval.ms=500\n",
+         unstable.several.nodes.enable=true\nmin.insync.replicas=2\nbroker.session.timeout.ms=6000\nbroker.heartbeat.interval.ms=500\n",
         voters.join(","),
         dir.join(format!("data-{id}")).display()
     );
@@ -377,4 +377,99 @@ fn a_wrong_list_of_voters_is_told_beside_the_right_one_and_can_be_corrected() {
     for node in &mut nodes {
         node.stop();
     }
+}
+
+/// Lines to a producer, one number each, until they may end.
+fn feed(mut to: std::process::ChildStdin, fed: &AtomicUsize, may_end: &AtomicBool) {
+    use std::io::Write as _;
+    while !may_end.load(Ordering::Relaxed) {
+        let first = fed.load(Ordering::Relaxed);
+        let lines: String = (first..first + 20).map(|line| format!("{line}\n")).collect();
+        to.write_all(lines.as_bytes()).unwrap();
+        fed.store(first + 20, Ordering::Relaxed);
+        // A steady stream, however long a failover takes.
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The leader of partition 0 of `topic`, and how many are in sync in the partition that has fewest.
+fn led_by(stream: &mut TcpStream, topic: &str) -> Option<(i32, usize)> {
+    let seen = metadata(stream);
+    let found = seen.topics.into_iter().find(|found| found.name == Some(name(topic)))?;
+    let in_sync = found.partitions.iter().map(|one| one.isr_nodes.len()).min()?;
+    let leader = found.partitions.iter().find(|one| one.partition_index == 0)?.leader_id.0;
+    Some((leader, in_sync))
+}
+
+/// librdkafka writes and reads, and the broker that leads is killed, twice.
+#[test]
+fn what_was_acknowledged_outlives_the_kill_of_its_leader() {
+    const TOPIC: &str = "replicated";
+    let dir = tempfile::tempdir().unwrap();
+    let ports: Ports = NODES.into_iter().map(|id| (id, (free_port(), free_port()))).collect();
+    let mut nodes = start(dir.path(), &NODES, &ports);
+    assert_eq!(create(&mut nodes[&1].connect(), TOPIC, 3), (0, String::new()));
+    let addresses: Vec<String> =
+        ports.values().map(|(port, _)| format!("127.0.0.1:{port}")).collect();
+    let settings = ["-X", "acks=all", "-X", "enable.idempotence=true"];
+    let mut kcat = std::process::Command::new("kcat")
+        .args(["-P", "-q", "-b", &addresses.join(","), "-t", TOPIC])
+        .args(settings)
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("kcat is needed (apt-get install kcat)");
+    let (fed, may_end) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let fed_now = || fed.load(Ordering::Relaxed);
+    thread::scope(|scope| {
+        let input = kcat.stdin.take().unwrap();
+        let feeding = scope.spawn(|| feed(input, &fed, &may_end));
+        for _ in 0..2 {
+            eventually("every replica is in sync", || {
+                nodes.values().all(|node| {
+                    let seen = led_by(&mut node.connect(), TOPIC);
+                    seen.is_some_and(|(leader, in_sync)| leader >= 0 && in_sync == 3)
+                })
+            });
+            let before = fed_now();
+            eventually("more is written", || fed_now() > before + 500);
+            let (victim, _) = led_by(&mut nodes[&1].connect(), TOPIC).unwrap();
+            let mut node = nodes.remove(&victim).unwrap();
+            node.kill();
+            eventually("another leads", || {
+                nodes.values().all(|node| {
+                    let seen = led_by(&mut node.connect(), TOPIC);
+                    seen.is_some_and(|(leader, _)| leader >= 0 && leader != victim)
+                })
+            });
+            let before = fed_now();
+            eventually("more is written", || fed_now() > before + 500);
+            drop(node);
+            nodes.extend(start(dir.path(), &[victim], &ports));
+        }
+        may_end.store(true, Ordering::Relaxed);
+        feeding.join().unwrap();
+    });
+    // It ends well only when all was acknowledged.
+    let begun = Instant::now();
+    let ended = loop {
+        if let Some(ended) = kcat.try_wait().unwrap() {
+            break ended;
+        }
+        assert!(begun.elapsed() < PATIENCE, "it is not acknowledged");
+        thread::sleep(Duration::from_millis(50));
+    };
+    assert!(ended.success(), "{ended}");
+    let read = ["-C", "-q", "-e", "-t", TOPIC, "-o", "beginning", "-f", "%p %s\\n"];
+    let seen = common::kcat(&nodes[&1], &read, "");
+    let mut of_partitions: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for line in seen.lines() {
+        let (partition, value) = line.split_once(' ').unwrap();
+        of_partitions.entry(partition).or_default().push(value.parse().unwrap());
+    }
+    for (partition, values) in &of_partitions {
+        assert!(values.is_sorted(), "partition {partition} is out of order");
+    }
+    let mut all: Vec<usize> = of_partitions.into_values().flatten().collect();
+    all.sort_unstable();
+    assert!(all.iter().copied().eq(0..fed_now()), "{} of {} are there", all.len(), fed_now());
 }

@@ -307,7 +307,9 @@ impl LeaderState {
         }
         // Up to where it asks, its log is this one: the last epochs were compared.
         follower.verified = Some(fetch.at);
-        follower.end = Some(fetch.counts.min(fetch.at));
+        // A report may have come by another way before this fetch, which says less then. From then
+        // on that a log was compared, what counts of it counts as long as this registration lives.
+        follower.end = follower.end.max(Some(fetch.counts.min(fetch.at)));
         follower.note_caught_up(leader_end, now_ms);
         (follower.last_fetch_ms, follower.leader_end) = (now_ms, leader_end);
         (answer, self.heard_of(fetch.replica, leader_end, now_ms))
@@ -622,6 +624,9 @@ mod tests {
               high watermark 8
             > report by=2@12 epoch=3 counts=10
               high watermark 10
+            # A fetch that was sent before comes after it: nothing is lost.
+            > fetch by=2@12 epoch=3 at=10 last=3 counts=8
+              answer records, high watermark 10, log start 0
             ",
         );
     }

@@ -21,7 +21,7 @@ use super::{Me, Shared};
 use crate::replication::fetcher::{
     FetchSession, Fetcher, FetcherEffect, FetcherEvent, Key, Position,
 };
-use crate::replication::follower::Answer;
+use crate::replication::follower::{Answer, OwnLog as _};
 
 /// Bytes that are appended before other tasks have a turn.
 const APPENDED_AT_ONCE: usize = 256 << 10;
@@ -210,8 +210,10 @@ impl Fetching {
         for ((topic, index), position) in &session.asks {
             let hosted = self.shared.replicas.hosted(&(*topic, *index));
             let log = hosted.as_ref().and_then(|partition| partition.log().ok());
-            let (start, high_watermark) =
-                log.map_or((-1, -1), |log| (log.start_offset(), log.high_watermark()));
+            // As they are now: an idle partition is asked for again and again from the same place.
+            let (start, high_watermark, counts) = log.map_or((-1, -1, position.counts), |log| {
+                (log.start_offset(), log.high_watermark(), log.counts())
+            });
             let mut asked = FetchPartition::default()
                 .with_partition(*index)
                 .with_current_leader_epoch(position.epoch)
@@ -219,7 +221,7 @@ impl Fetching {
                 .with_last_fetched_epoch(position.last_epoch)
                 .with_log_start_offset(start)
                 .with_partition_max_bytes(partition_max_bytes);
-            let standing = Standing { counts: position.counts, high_watermark };
+            let standing = Standing { counts, high_watermark };
             replica::put_standing(&mut asked.unknown_tagged_fields, standing);
             topics.entry(*topic).or_default().push(asked);
         }
