@@ -331,6 +331,19 @@ impl Cluster {
         self.apply_cuts(a, b);
     }
 
+    /// Keeps back what `a` and `b` send one another, until [`Cluster::release`].
+    pub fn hold(&mut self, a: &str, b: &str) {
+        self.faults += 1;
+        self.event(a, &format!("what it sends to {b} is held"));
+        self.sim.hold(a, b);
+    }
+
+    /// Lets what was held arrive, in order.
+    pub fn release(&mut self, a: &str, b: &str) {
+        self.event(a, &format!("what it sent to {b} arrives"));
+        self.sim.release(a, b);
+    }
+
     /// Lets the wall clock of `name` jump.
     pub fn jump_clock(&mut self, name: &str, by_ms: i64) {
         self.faults += 1;

@@ -224,6 +224,51 @@ fn an_operation_at_a_leader_that_hangs_is_answered_when_another_leads() {
     assert!(took < Duration::from_secs(5), "answered after {took:?}");
 }
 
+/// What a node passes on is long on its way: its client was told that the time is over, and may
+/// have asked for something else since.
+#[test]
+fn a_change_that_its_client_was_told_of_as_late_is_not_begun_later() {
+    for seed in 0..5 {
+        let mut cluster = cluster(seed);
+        NODES.into_iter().for_each(|name| make_topic(&mut cluster, name, name));
+        let leader = leader(&mut cluster, "now");
+        let asked = NODES.into_iter().find(|name| *name != leader).unwrap();
+        let answer = Rc::new(RefCell::new(None));
+        let (told, go) = (Rc::clone(&answer), Rc::new(Cell::new(false)));
+        let may_go = Rc::clone(&go);
+        cluster.client("asks", move |env| async move {
+            let mut stream = connect(&env, asked).await;
+            while !may_go.get() {
+                sleep(Duration::from_millis(1)).await;
+            }
+            *told.borrow_mut() = ask(&mut stream, 5, create("late", 1_000)).await;
+            Ok(())
+        });
+        cluster.run_for(Duration::from_secs(1));
+        cluster.hold(asked, leader);
+        go.set(true);
+        assert!(cluster.run_until(PATIENCE, |_| answer.borrow().is_some()));
+        let Some(Response::CreateTopics(answer)) = answer.take() else { panic!() };
+        assert_eq!(answer.topics[0].error_code, REQUEST_TIMED_OUT);
+        cluster.release(asked, leader);
+        cluster.run_for(Duration::from_secs(3));
+        let found = Rc::new(RefCell::new(None));
+        let told = Rc::clone(&found);
+        cluster.client("looks", move |env| async move {
+            let mut stream = connect(&env, leader).await;
+            let topic = MetadataRequestTopic::default().with_name(Some(name("late")));
+            let request = m::MetadataRequest::default()
+                .with_topics(Some(vec![topic]))
+                .with_allow_auto_topic_creation(false);
+            *told.borrow_mut() = ask(&mut stream, 8, request).await;
+            Ok(())
+        });
+        assert!(cluster.run_until(PATIENCE, |_| found.borrow().is_some()));
+        let Some(Response::Metadata(found)) = found.take() else { panic!() };
+        assert_eq!(found.topics[0].error_code, UNKNOWN_TOPIC_OR_PARTITION, "seed {seed}");
+    }
+}
+
 /// Two nodes are a majority and cannot open their logs for want of descriptors. The one of them
 /// that leads takes the third, and its clients' changes.
 #[test]

@@ -175,6 +175,7 @@ async fn register(controller: &Controller, id: i32, seen: &Shared) -> i64 {
         clean_start: true,
         flushes_on_ack: true,
         min_insync_replicas: 1,
+        replaces: None,
     };
     loop {
         match controller.run(registration.clone()).await {

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::heartbeats::News;
 use super::proposer::Job;
-use super::{ControllerError, DECIDE_WITHIN, DECIDE_WITHIN_MAX, decide_here, hear, leading};
+use super::{ControllerError, DECIDE_WITHIN_MAX, decide_here, hear, leading};
 use crate::metadata::decide::liveness::{Heartbeat, HeartbeatAnswer};
 use crate::metadata::decide::{Answer, DecodeError, Operation};
 use crate::quorum::{Answering, AskError, Lane, MetadataQuorum, QuorumError, QuorumStatus};
@@ -29,9 +29,6 @@ const VERSION: u16 = 0;
 #[derive(Serialize, Deserialize)]
 struct Question {
     v: u16,
-    /// How long an answer is waited for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    within_ms: Option<u64>,
     #[serde(flatten)]
     what: What,
 }
@@ -86,9 +83,7 @@ async fn ask<T: DeserializeOwned>(
     deadline: Instant,
     what: What,
 ) -> Result<T, ControllerError> {
-    let within = deadline.saturating_duration_since(Instant::now());
-    let within_ms = u64::try_from(within.as_millis()).ok();
-    let question = Question { v: VERSION, within_ms, what };
+    let question = Question { v: VERSION, what };
     let question = serde_json::to_vec(&question).map_err(unreadable)?;
     match quorum.ask(leader, lane, deadline, &question).await {
         // An answer that cannot be read may be to an operation that was carried out.
@@ -134,9 +129,8 @@ impl Answering for Door {
                         "this node reads forwarded operations of version {VERSION}, not {v}"
                     ))))
                 }
-                Ok(Question { what: What::Operation(operation), within_ms, .. }) => {
-                    let within = within_ms.map_or(DECIDE_WITHIN, Duration::from_millis);
-                    let result = self.carry_out(&operation, within).await;
+                Ok(Question { what: What::Operation(operation), .. }) => {
+                    let result = self.carry_out(&operation).await;
                     if let Err(error) = &result {
                         tracing::debug!(%from, %error, "a forwarded operation has no outcome");
                     }
@@ -168,13 +162,10 @@ fn write<T: Serialize>(result: Result<T, ControllerError>) -> Result<Vec<u8>, se
 }
 
 impl Door {
-    async fn carry_out(
-        &self,
-        operation: &str,
-        within: Duration,
-    ) -> Result<String, ControllerError> {
+    /// Dropped, and with it what was not begun, when the node that asks does not wait any more.
+    async fn carry_out(&self, operation: &str) -> Result<String, ControllerError> {
         let operation = Operation::decode(operation).map_err(other_version)?;
-        let deadline = Instant::now() + within.min(DECIDE_WITHIN_MAX);
+        let deadline = Instant::now() + DECIDE_WITHIN_MAX;
         let answer = decide_here(&self.queue, operation, deadline).await?;
         answer.encode().map_err(unreadable)
     }

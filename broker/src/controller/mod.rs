@@ -2,8 +2,9 @@
 //!
 //! Every node has one. The node that leads the quorum decides (`proposer`); the others pass the
 //! operation on to it (`forward`). An operation is carried out once or not at all: it is passed
-//! on again only when it was surely not begun. It has a deadline, and is not begun after that. The
-//! node that leads also watches over the brokers (`heartbeats`).
+//! on again only when it was surely not begun. It has a deadline, and is not begun after that, nor
+//! after the node that was asked has given it up, however long it was on its way. The node that
+//! leads also watches over the brokers (`heartbeats`).
 //!
 //! It begins and ends with the node's part in the quorum: others wait for a node that leads and
 //! does not answer.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use letterbox_env::BoxListener;
+use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::BrokerId;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -57,16 +58,26 @@ impl Membership {
                 leader epoch"
             );
         }
-        let operation = RegisterBroker {
+        let endpoints = endpoints(config, listeners);
+        let operation = |replaces| RegisterBroker {
             id: config.node_id,
+            replaces: Some(replaces),
             incarnation: identity.incarnation(config, &image),
-            endpoints: endpoints(config, listeners),
+            endpoints: endpoints.clone(),
             rack: config.rack.clone(),
             clean_start,
             flushes_on_ack: config.in_file("log.flush.on.ack").eq_ignore_ascii_case("true"),
             min_insync_replicas: config.in_file("min.insync.replicas").parse().unwrap_or(1),
         };
-        let epoch = run(controller, quorum, operation).await?;
+        let epoch = loop {
+            let present = quorum.image().brokers.get(&config.node_id).map_or(0, |own| own.epoch);
+            match carry_out(controller, quorum, operation(present)).await? {
+                // This node has shown another one meanwhile: this start's own, perhaps, whose
+                // answer was lost, or one of an earlier start that was long on its way.
+                Err(error) if error.code == ErrorCode::StaleBrokerEpoch => {}
+                registered => break registered.map_err(refused)?,
+            }
+        };
         let heartbeat = config.duration("broker.heartbeat.interval.ms");
         Ok(Self { id: config.node_id, epoch, heartbeat })
     }
@@ -127,13 +138,21 @@ impl Membership {
     }
 }
 
-/// Has an operation carried out that the start needs, however long there is no majority, and waits
-/// until this node shows it.
 async fn run<T, O: Kind + Clone + Decide<Outcome = ItemResult<T>>>(
     controller: &Controller,
     quorum: &dyn MetadataQuorum,
     operation: O,
 ) -> Result<T, StartError> {
+    carry_out(controller, quorum, operation).await?.map_err(refused)
+}
+
+/// Has an operation carried out that the start needs, however long there is no majority, and waits
+/// until this node shows it.
+async fn carry_out<T, O: Kind + Clone + Decide<Outcome = ItemResult<T>>>(
+    controller: &Controller,
+    quorum: &dyn MetadataQuorum,
+    operation: O,
+) -> Result<ItemResult<T>, StartError> {
     // When it is this node's own part in the quorum that has stopped, the start ends by that.
     let advice = |error: &ControllerError| match error {
         ControllerError::Quorum(QuorumError::Waiting { .. }) => Some(MAKE_ROOM),
@@ -151,7 +170,7 @@ async fn run<T, O: Kind + Clone + Decide<Outcome = ItemResult<T>>>(
         let mut images = quorum.subscribe();
         let shown = images.wait_for(|image| image.applied_index >= done.index).await;
         shown.map_err(refused)?;
-        done.outcome.map_err(refused)
+        Ok(done.outcome)
     };
     tokio::select! {
         biased;

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use letterbox_protocol::model::BrokerId;
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 
-use super::links::Link;
+use super::links::{Link, OtherClock};
 use super::network::{ASK, STAND, exchange};
 use super::{Answering, AskError, Lane};
 
@@ -77,17 +78,18 @@ impl Asker {
 
     /// Has the node ask for votes.
     pub(super) async fn stand(&self) -> io::Result<()> {
-        let mut stream = self.consensus.take().await?;
-        exchange(&mut stream, STAND, &[]).await?;
-        self.consensus.give_back(stream);
+        let mut connection = self.consensus.take().await?;
+        exchange(&mut connection.stream, STAND, &[]).await?;
+        self.consensus.give_back(connection);
         Ok(())
     }
 
-    /// Waits for the answer until `given_up`. Not cancel safe in effect: the question may have been
-    /// heard.
+    /// Waits for the answer until `given_up`; at `deadline` the other side gives it up, too, by its
+    /// own clock, however late the question arrives. Not cancel safe in effect: the question may
+    /// have been heard.
     pub(super) async fn ask(
         &self,
-        lane: Lane,
+        (lane, deadline): (Lane, Instant),
         question: &[u8],
         given_up: impl Future<Output = io::Error>,
     ) -> Result<Vec<u8>, AskError> {
@@ -107,14 +109,23 @@ impl Asker {
             source = &mut given_up => Err(source),
         };
         let not_sent = |source| AskError::NotSent { node, source };
-        let (_turn, mut stream) = connected.map_err(not_sent)?;
+        let (_turn, mut connection) = connected.map_err(not_sent)?;
+        let until = connection.clock.at(deadline).to_le_bytes();
+        let question = [&until, question].concat();
         let answer = tokio::select! {
             biased;
-            answer = exchange(&mut stream, ASK, question) => answer,
+            answer = exchange(&mut connection.stream, ASK, &question) => answer,
             source = given_up => Err(source),
         };
-        let answer = answer.map_err(|source| AskError::NoAnswer { node, source })?;
-        way.link.give_back(stream);
+        let read = |mut answer: Vec<u8>| {
+            let shown = *answer.last_chunk().ok_or(io::ErrorKind::InvalidData)?;
+            answer.truncate(answer.len().saturating_sub(8));
+            Ok((answer, OtherClock::read(shown)))
+        };
+        let read = answer.and_then(read).map_err(|source| AskError::NoAnswer { node, source });
+        let (answer, clock) = read?;
+        connection.clock = clock;
+        way.link.give_back(connection);
         Ok(answer)
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! Whoever connects says hello within [`HELLO_DEADLINE`] and proves that it is the process which
 //! answers at the address that voter is configured with: only there it is told the secret that it
-//! is asked for (`Identity::ask_back`). Nobody else is heard. Those who have not proved who they are
-//! share [`STRANGERS_MAX`] places, the oldest making room for the newest, so that silent ones keep
-//! nobody out; each voter has [`CONNECTIONS_MAX`] of its own.
+//! is asked for (`Identity::ask_back`). Nobody else is heard. Those who have not proved who they
+//! are share [`STRANGERS_MAX`] places, the oldest making room for the newest, so that silent ones
+//! keep nobody out; each voter has [`CONNECTIONS_MAX`] of its own.
 //!
 //! openraft queues what it is asked for without a bound, and stands still while its disk does. So
 //! one request of each voter is in it at a time, and those behind it end with their connections.
@@ -23,6 +23,7 @@ use openraft::raft::{InstallSnapshotRequest, InstallSnapshotResponse, VoteReques
 use tokio::io::AsyncReadExt;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::ask::Ears;
@@ -36,7 +37,7 @@ use super::network::{
 };
 use super::raft_quorum::QuorumTiming;
 use super::state_machine::read_image;
-use super::types::{Raft, TypeConfig};
+use super::types::{Raft, TypeConfig, take_u64};
 
 /// Connections that have not proved yet of which voter they are.
 const STRANGERS_MAX: usize = 64;
@@ -57,6 +58,7 @@ pub(super) struct Door {
     pub(super) identity: Arc<Identity>,
     pub(super) ears: Ears,
     timing: QuorumTiming,
+    since: Instant,
     guests: Mutex<Guests>,
     turns: BTreeMap<u64, Turns>,
     /// What openraft was asked for. It goes on when the connection that it came on ends.
@@ -120,6 +122,7 @@ impl Door {
             identity,
             ears,
             timing,
+            since: Instant::now(),
             guests: Mutex::default(),
             turns,
             begun: Mutex::default(),
@@ -197,7 +200,7 @@ impl Guest {
             }
             let from = hello.from;
             let answer = match kind {
-                ASK => while_connected(&mut stream, door.ears.answer(from, body)).await??,
+                ASK => while_connected(&mut stream, door.answer(from, &body)).await??,
                 _ => {
                     let turns = door.turns.get(&from).ok_or(io::ErrorKind::InvalidData)?;
                     let work = Arc::clone(&door).consult(raft.clone(), from, kind, body);
@@ -237,7 +240,7 @@ impl Guest {
         match heard {
             Ok(()) => {
                 identity.meet(hello.from, |met| met.hear(&hello));
-                write_frame(stream, WELCOME, &[]).await?;
+                write_frame(stream, WELCOME, &self.door.clock_ms().to_le_bytes()).await?;
                 Ok(Some(hello))
             }
             Err(refusal) => {
@@ -329,6 +332,25 @@ async fn while_connected<T>(
         biased;
         _ = stream.read_u8() => Err(io::ErrorKind::ConnectionAborted.into()),
         done = work => Ok(done),
+    }
+}
+
+impl Door {
+    fn clock_ms(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The answer to what is no consensus, and what this node's clock shows (the last eight bytes).
+    /// The question begins with the time by that clock until which the answer is waited for: after
+    /// that nothing is begun, although the question may have been on its way for long.
+    async fn answer(&self, from: u64, body: &[u8]) -> io::Result<Vec<u8>> {
+        let (until, question) = take_u64(body).ok_or_else(|| invalid("the question"))?;
+        let left = until.checked_sub(self.clock_ms()).filter(|left| *left > 0);
+        let left = Duration::from_millis(left.ok_or_else(|| invalid("the question is late"))?);
+        let answer = self.ears.answer(from, question.to_vec());
+        let mut answer = tokio::time::timeout(left, answer).await??;
+        answer.extend(self.clock_ms().to_le_bytes());
+        Ok(answer)
     }
 }
 

@@ -1,10 +1,10 @@
 //! When this voter asks for votes.
 //!
 //! openraft asks as soon as it has not heard of a leader for a while: so a voter whose process was
-//! stopped for a moment takes the lead from a leader that everybody else hears, and one that was cut
-//! off for a while comes back with a term that ends the leader's. So openraft's own timer is off,
-//! and this one asks the others first whether they would vote for this node (a pre-vote). Nothing is
-//! changed by that. It asks for votes only when a majority would.
+//! stopped for a moment takes the lead from a leader that everybody else hears, and one that was
+//! cut off for a while comes back with a term that ends the leader's. So openraft's own timer is
+//! off, and this one asks the others first whether they would vote for this node (a pre-vote).
+//! Nothing is changed by that. It asks for votes only when a majority would.
 //!
 //! Times are drawn anew each time. Two voters that always asked at the same moment would vote for
 //! themselves, and so on for ever.

@@ -12,6 +12,7 @@ use letterbox_env::{BoxStream, Env, with_causes};
 use tokio::io::AsyncReadExt;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::identity::Identity;
 use super::network::say_hello;
@@ -22,6 +23,33 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 /// Connections that nobody uses; more are ended.
 const IDLE_MAX: usize = 8;
 
+/// A connection on which each side has proved who it is.
+pub(super) struct Connection {
+    pub(super) stream: BoxStream,
+    pub(super) clock: OtherClock,
+}
+
+/// What the clock of the other side has shown, in ms since it began to listen.
+#[derive(Clone, Copy)]
+pub(super) struct OtherClock {
+    ms: u64,
+    /// When that was heard.
+    heard: Instant,
+}
+
+impl OtherClock {
+    /// `bytes` were just heard.
+    pub(super) fn read(bytes: [u8; 8]) -> Self {
+        Self { ms: u64::from_le_bytes(bytes), heard: Instant::now() }
+    }
+
+    /// What it shows at `moment`, or a little before.
+    pub(super) fn at(&self, moment: Instant) -> u64 {
+        let since = moment.saturating_duration_since(self.heard).as_millis();
+        self.ms.saturating_add(u64::try_from(since).unwrap_or(u64::MAX))
+    }
+}
+
 /// The ways to one voter, for one purpose: what waits there holds up nothing else.
 pub(super) struct Link {
     env: Env,
@@ -29,7 +57,7 @@ pub(super) struct Link {
     target: u64,
     node: Voter,
     stopped: watch::Receiver<bool>,
-    idle: Mutex<Vec<BoxStream>>,
+    idle: Mutex<Vec<Connection>>,
     attempt: Mutex<Option<Attempt>>,
     /// The attempt under way.
     tasks: Mutex<JoinSet<()>>,
@@ -58,10 +86,10 @@ impl Link {
 
     /// A connection that nobody uses. Waits for the one that is being made; when that is given up,
     /// the connection is for who comes next.
-    pub(super) async fn take(self: &Arc<Self>) -> io::Result<BoxStream> {
+    pub(super) async fn take(self: &Arc<Self>) -> io::Result<Connection> {
         loop {
-            if let Some(stream) = self.take_idle() {
-                return Ok(stream);
+            if let Some(connection) = self.take_idle() {
+                return Ok(connection);
             }
             let made = self.attempt().await;
             made.map_err(|error| io::Error::new(error.kind(), with_causes(&*error)))?;
@@ -69,20 +97,20 @@ impl Link {
     }
 
     /// Gives a connection back on which nothing is under way.
-    pub(super) fn give_back(&self, stream: BoxStream) {
+    pub(super) fn give_back(&self, connection: Connection) {
         let mut idle = lock(&self.idle);
         if idle.len() < IDLE_MAX {
-            idle.push(stream);
+            idle.push(connection);
         }
     }
 
     /// Not one that the other side has ended: what is written to that is not heard, and nobody
     /// could tell.
-    fn take_idle(&self) -> Option<BoxStream> {
+    fn take_idle(&self) -> Option<Connection> {
         loop {
-            let mut stream = lock(&self.idle).pop()?;
-            if stream.read_u8().now_or_never().is_none() {
-                return Some(stream);
+            let mut connection = lock(&self.idle).pop()?;
+            if connection.stream.read_u8().now_or_never().is_none() {
+                return Some(connection);
             }
         }
     }
@@ -98,7 +126,7 @@ impl Link {
             let mut tasks = lock(&self.tasks);
             while tasks.try_join_next().is_some() {}
             tasks.spawn(async move {
-                let made = link.connect().await.map(|stream| link.give_back(stream));
+                let made = link.connect().await.map(|connection| link.give_back(connection));
                 let _ = tell.send(made.map_err(Arc::new));
             });
         }
@@ -107,7 +135,7 @@ impl Link {
     }
 
     /// Notes why the voter cannot be reached, or that it can.
-    async fn connect(&self) -> io::Result<BoxStream> {
+    async fn connect(&self) -> io::Result<Connection> {
         let mut stopped = self.stopped.clone();
         let connected = tokio::select! {
             biased;
@@ -126,7 +154,7 @@ impl Link {
         connected
     }
 
-    async fn say_hello(&self) -> io::Result<BoxStream> {
+    async fn say_hello(&self) -> io::Result<Connection> {
         // Looked up again each time: the address of a pod changes.
         let stream = self.env.net.connect(&self.node.host, self.node.port).await?;
         say_hello(stream, &self.identity, self.target).await

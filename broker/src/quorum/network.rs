@@ -34,7 +34,7 @@ use uuid::Uuid;
 use super::ask::Asker;
 use super::bounds::{check_append_response, check_vote, check_vote_response};
 use super::identity::{Hello, Identity, Refusal};
-use super::links::Link;
+use super::links::{Connection, Link, OtherClock};
 use super::snapshot::Meta;
 use super::types::{
     NodeLogId, Reached, TypeConfig, Vote, Voter, decode_entry, encode_entry, put_block, take_block,
@@ -60,7 +60,8 @@ pub(super) const ANSWER: u8 = 4;
 pub(super) const ASK: u8 = 5;
 /// A hello of somebody who only wants to know who this is.
 pub(super) const WHO: u8 = 6;
-/// The hello is taken.
+/// The hello is taken. The body is what the clock of who says so shows (eight bytes), by which it
+/// is asked to answer in time.
 pub(super) const WELCOME: u8 = 7;
 /// It is not; the body says why.
 pub(super) const REFUSED: u8 = 8;
@@ -120,7 +121,7 @@ pub(super) struct Dialer {
     pub(super) env: Env,
     pub(super) identity: Arc<Identity>,
     /// To each voter, shared by all clients.
-    links: Arc<BTreeMap<u64, Arc<Link>>>,
+    pub(super) links: Arc<BTreeMap<u64, Arc<Link>>>,
     stopped: watch::Receiver<bool>,
 }
 
@@ -198,7 +199,7 @@ pub(super) async fn say_hello(
     mut stream: BoxStream,
     identity: &Identity,
     target: u64,
-) -> io::Result<BoxStream> {
+) -> io::Result<Connection> {
     let hello = serde_json::to_vec(&identity.hello(target))?;
     write_frame(&mut stream, HELLO, &hello).await?;
     let (kind, body) = read_frame(&mut stream, HELLO_LEN_MAX).await?;
@@ -213,9 +214,10 @@ pub(super) async fn say_hello(
     identity.meet(target, |met| met.hear(&hello));
     loop {
         match read_frame(&mut stream, HELLO_LEN_MAX).await? {
-            (WELCOME, _) => {
+            (WELCOME, body) => {
+                let shown = body.try_into().map_err(|_| invalid("the peer's clock"))?;
                 identity.say(target, None, true);
-                return Ok(stream);
+                return Ok(Connection { stream, clock: OtherClock::read(shown) });
             }
             // Asked again when it was told another secret meanwhile.
             (PROVE, _) => {
@@ -249,10 +251,10 @@ impl Client {
         kind: u8,
         body: &[u8],
     ) -> io::Result<T> {
-        let mut stream = self.link.take().await?;
-        let body = exchange(&mut stream, kind, body).await?;
+        let mut connection = self.link.take().await?;
+        let body = exchange(&mut connection.stream, kind, body).await?;
         let answer = serde_json::from_slice(&body)?;
-        self.link.give_back(stream);
+        self.link.give_back(connection);
         Ok(answer)
     }
 

@@ -417,7 +417,10 @@ impl MetadataQuorum for RaftQuorum {
     ) -> BoxFuture<'a, Result<Vec<u8>, AskError>> {
         Box::pin(async move {
             match self.askers.get(&leader) {
-                Some(asker) => asker.ask(lane, question, self.given_up(leader, deadline)).await,
+                Some(asker) => {
+                    let given_up = self.given_up(leader, deadline);
+                    asker.ask((lane, deadline), question, given_up).await
+                }
                 None => {
                     let source = io::Error::other("it is not among the voters");
                     Err(AskError::NotSent { node: leader, source })

@@ -40,6 +40,11 @@ pub struct RegisterBroker {
     /// then it counts as 1.
     #[serde(default = "one")]
     pub min_insync_replicas: usize,
+    /// The epoch of the registration that this one replaces, 0 when there is none: it is refused
+    /// (STALE_BROKER_EPOCH) when there is another one by then, so that one that was long on its way
+    /// takes nothing from a later start. An earlier version does not say, and replaces any.
+    #[serde(default)]
+    pub replaces: Option<i64>,
 }
 
 fn one() -> usize {
@@ -73,6 +78,14 @@ impl RegisterBroker {
         }
         let next_index = i64::try_from(draft.image.applied_index).unwrap_or(i64::MAX);
         let present_epoch = draft.image.brokers.get(&self.id).map_or(0, |present| present.epoch);
+        if let Some(replaces) = self.replaces.filter(|replaces| *replaces != present_epoch) {
+            let message = format!(
+                "Broker {} is registered with epoch {present_epoch}, and this registration \
+                 replaces epoch {replaces}.",
+                self.id
+            );
+            return Err(ApiError::new(ErrorCode::StaleBrokerEpoch, message));
+        }
         let epoch = next_index.max(present_epoch).saturating_add(1);
         let registration = BrokerRegistration {
             id: self.id,

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use letterbox_env::{BoxFuture, Env};
@@ -13,6 +14,7 @@ use super::three_voters::{free_ports, open_all};
 use super::{controller, eventually};
 use crate::controller::ControllerError;
 use crate::metadata::decide::{DeleteTopics, TopicSelector};
+use crate::quorum::network::{ASK, exchange};
 use crate::quorum::{Answering, AskError, Lane, MetadataQuorum, RaftQuorum};
 
 /// Answers `b"now"`, and nothing else ever.
@@ -76,6 +78,64 @@ async fn an_operation_is_as_large_as_it_may_be_wherever_it_is_asked_for() {
     }
     at_leader.shutdown().await;
     elsewhere.shutdown().await;
+    for node in &nodes {
+        node.shutdown().await;
+    }
+}
+
+/// Begins what it is asked, and never ends it.
+#[derive(Default)]
+struct Counted {
+    begun: Arc<AtomicUsize>,
+    dropped: Arc<AtomicUsize>,
+}
+
+struct Counts(Arc<AtomicUsize>);
+
+impl Drop for Counts {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Answering for Counted {
+    fn answer<'a>(&'a self, _from: BrokerId, _question: Vec<u8>) -> BoxFuture<'a, Vec<u8>> {
+        let dropped = Counts(Arc::clone(&self.dropped));
+        Box::pin(async move {
+            self.begun.fetch_add(1, Ordering::Relaxed);
+            let _dropped = dropped;
+            std::future::pending().await
+        })
+    }
+
+    fn ended(&self, _node: BrokerId) {}
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_question_ends_with_its_asker_and_is_not_begun_after_its_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let (nodes, asking, leading) = voters(dir.path()).await;
+    let leader = leading.status().node_id;
+    let counted = Counted::default();
+    let (begun, dropped) = (Arc::clone(&counted.begun), Arc::clone(&counted.dropped));
+    leading.answer_with(Arc::new(counted));
+    let count = |of: &AtomicUsize| of.load(Ordering::Relaxed);
+    let later = Instant::now() + Duration::from_secs(600);
+    let given_up =
+        timeout(Duration::from_secs(1), asking.ask(leader, Lane::Operations, later, b"?"));
+    assert!(given_up.await.is_err());
+    eventually("it ends with its asker", || (count(&begun), count(&dropped)) == (1, 1)).await;
+
+    // By the clock of the node that is asked: one was to be answered before it arrives.
+    let link = asking.dialer.links[&u64::try_from(leader.0).unwrap()].clone();
+    for (until, is_begun) in [(0, false), (u64::MAX, true)] {
+        let mut connection = link.take().await.unwrap();
+        let question = [&u64::to_le_bytes(until)[..], b"?"].concat();
+        let asked = exchange(&mut connection.stream, ASK, &question);
+        let asked = timeout(Duration::from_secs(1), asked).await;
+        assert!(!matches!(asked, Ok(Ok(_))));
+        assert_eq!((asked.is_err(), count(&begun)), (is_begun, 1 + usize::from(is_begun)));
+    }
     for node in &nodes {
         node.shutdown().await;
     }

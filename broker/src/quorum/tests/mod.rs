@@ -65,6 +65,7 @@ fn registration(id: i32) -> RegisterBroker {
         clean_start: true,
         flushes_on_ack: true,
         min_insync_replicas: 1,
+        replaces: None,
     }
 }
 

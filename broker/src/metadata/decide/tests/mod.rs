@@ -109,6 +109,7 @@ fn register(id: i32, rack: &str) -> RegisterBroker {
         clean_start: true,
         flushes_on_ack: false,
         min_insync_replicas: 1,
+        replaces: None,
     }
 }
 
@@ -401,6 +402,22 @@ fn the_old_call_unsets_what_it_does_not_name() {
         assert_eq!(replace(&[]), Ok(set(&[])));
     }
     assert!(world.image.group_configs.is_empty(), "a group without settings takes no room");
+}
+
+/// The first attempt of a start is long on its way, or an earlier start's.
+#[test]
+fn a_registration_replaces_the_one_that_it_names_and_no_other() {
+    let mut world = World::with_racks(&[]);
+    let of = |replaces| RegisterBroker { replaces: Some(replaces), ..register(1, "a") };
+    let first = world.run(&of(0)).unwrap();
+    let second = world.run(&of(first)).unwrap();
+    for late in [0, first] {
+        let refused = world.run(&of(late)).unwrap_err();
+        assert_eq!(refused.code, ErrorCode::StaleBrokerEpoch);
+        assert_eq!(world.image.brokers[&BrokerId(1)].epoch, second);
+    }
+    // An earlier version names none.
+    assert!(world.run(&register(1, "a")).unwrap() > second);
 }
 
 #[test]

@@ -94,16 +94,19 @@ fn registration() -> impl Strategy<Value = RegisterBroker> {
             security_protocol,
         },
     );
-    let flags = any::<(bool, bool)>();
+    let flags = any::<(bool, bool, Option<i64>)>();
     (broker(), uuid(), vec(endpoint, 0..3), proptest::option::of(name()), flags).prop_map(
-        |(id, incarnation, endpoints, rack, (clean_start, flushes_on_ack))| RegisterBroker {
-            id,
-            incarnation,
-            endpoints,
-            rack,
-            clean_start,
-            flushes_on_ack,
-            min_insync_replicas: 2,
+        |(id, incarnation, endpoints, rack, (clean_start, flushes_on_ack, replaces))| {
+            RegisterBroker {
+                id,
+                incarnation,
+                endpoints,
+                rack,
+                clean_start,
+                flushes_on_ack,
+                min_insync_replicas: 2,
+                replaces,
+            }
         },
     )
 }
