@@ -76,12 +76,25 @@ fn break_something(
     let name = NODES[rng.index(3)];
     let other = NODES[(NODES.iter().position(|node| *node == name).unwrap() + 1) % 3];
     match rng.below(if is_first { 5 } else { 10 }) {
-        0 | 1 => {
+        0 => {
             cluster.power_cut(name);
             (vec![name], "power cut")
         }
-        2 => {
+        1 | 2 => {
+            // Half of the time one of them is behind with its disk.
+            if rng.percent(50) {
+                cluster.disk(other).set_slow(Duration::from_millis(rng.between(50, 400)));
+                cluster.run_for(Duration::from_millis(rng.between(200, 1_500)));
+            }
             NODES.into_iter().for_each(|name| cluster.power_cut(name));
+            cluster.disk(other).set_slow(Duration::ZERO);
+            if rng.percent(50) {
+                // And one comes back later than the others, who have to lead without it.
+                NODES.into_iter().filter(|node| *node != name).for_each(|node| {
+                    cluster.restart(node);
+                });
+                cluster.run_for(Duration::from_secs(4));
+            }
             (NODES.to_vec(), "power cut of all")
         }
         3 | 4 => {
