@@ -318,6 +318,36 @@ fn three_processes_form_a_cluster_and_outlive_the_end_of_each_of_them() {
     assert!(!alone.said().iter().any(|line| line.contains("disk space")), "{:#?}", alone.said());
 }
 
+/// Whoever leads a partition of `topic`, as `node` tells it.
+fn leaders(node: &Broker, topic: &str) -> Vec<i32> {
+    let seen = metadata(&mut node.connect());
+    let found = seen.topics.iter().find(|one| one.name == Some(name(topic))).unwrap();
+    found.partitions.iter().map(|partition| partition.leader_id.0).collect()
+}
+
+#[test]
+fn a_node_that_stops_hands_over_what_it_leads_before_it_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let ports: Ports = NODES.into_iter().map(|id| (id, (free_port(), free_port()))).collect();
+    let mut nodes = start(dir.path(), &NODES, &ports);
+    assert_eq!(create(&mut nodes[&1].connect(), "replicated", 3).0, 0);
+    eventually("everybody tells of the topic", || {
+        nodes.values().all(|node| is_whole(&mut node.connect(), &["replicated".to_owned()]))
+    });
+    let first = leaders(&nodes[&1], "replicated")[0];
+    let said = nodes.remove(&first).unwrap().stop_and_read_log();
+    let handed_over = "other brokers lead the partitions that this one led";
+    assert!(said.iter().any(|line| line.contains(handed_over)), "{said:#?}");
+    // Nobody waits for its session to end.
+    for node in nodes.values() {
+        let now = leaders(node, "replicated");
+        assert!(now.iter().all(|id| *id != first && *id >= 0), "{first} has stopped: {now:?}");
+    }
+    for node in nodes.values_mut() {
+        node.stop();
+    }
+}
+
 /// What node `id` says, which must not start.
 fn refused(dir: &Path, id: i32, ports: &Ports) -> String {
     let (file, _) = configure(dir, id, ports);

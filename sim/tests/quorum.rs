@@ -190,7 +190,13 @@ async fn register(controller: &Controller, id: i32, seen: &Shared) -> i64 {
 async fn heartbeats(controller: &Controller, quorum: &RaftQuorum, id: i32, epoch: i64) {
     loop {
         let applied_index = quorum.image().applied_index;
-        let heartbeat = Heartbeat { id: BrokerId(id), epoch, applied_index, wants_fence: false };
+        let heartbeat = Heartbeat {
+            id: BrokerId(id),
+            epoch,
+            applied_index,
+            wants_fence: false,
+            wants_stop: false,
+        };
         if let Ok(Err(ControllerError::Refused(error))) =
             timeout(HEARTBEAT, controller.heartbeat(heartbeat)).await
         {

@@ -102,7 +102,7 @@ pub const KEYS: &[TopicKey] = &[
     row("segment.index.bytes", "log.index.size.max.bytes", Kind::Int(4, I32)),
     inert("segment.jitter.ms", "log.roll.jitter.ms", Kind::Long(0, I64), "0"),
     row("segment.ms", "log.roll.ms", Kind::Long(1, I64)),
-    inert("unclean.leader.election.enable", "unclean.leader.election.enable", Kind::Bool, "false"),
+    row("unclean.leader.election.enable", "unclean.leader.election.enable", Kind::Bool),
 ];
 
 /// The row of `name`.

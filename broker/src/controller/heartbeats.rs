@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::proposer::Job;
 use super::{ControllerError, DECIDE_WITHIN_MAX, decide_here};
-use crate::metadata::decide::FenceBroker;
 use crate::metadata::decide::liveness::{Effect, Heartbeat, HeartbeatAnswer, Liveness, Millis};
+use crate::metadata::decide::{Answer, BalanceLeaders, FenceBroker, Kind, StopBroker};
 use crate::quorum::{MetadataQuorum, QuorumError};
 
 /// What waits to be heard; more waits at those who tell it.
@@ -22,6 +22,8 @@ pub(super) const NEWS_LEN_MAX: usize = 1024;
 /// Looks at whether a broker has died whose connections have ended, and the time between two.
 const PROBES: usize = 5;
 const PROBE_AGAIN_AFTER: Duration = Duration::from_millis(100);
+/// Leads that are moved at once, because clients then look for the leaders.
+const LEADS_TOGETHER_MAX: usize = 1_000;
 /// What was not fenced yet, although it should be, is said again after this.
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
 
@@ -33,7 +35,9 @@ pub(super) enum News {
     Ended(BrokerId),
     /// A broker in an epoch was probed; whether nothing listens there any more.
     Probed(BrokerId, i64, bool),
-    /// A fence was set or lifted, or could not be.
+    /// A broker in an epoch that is about to stop has nothing left, as that index shows.
+    Left(BrokerId, i64, u64),
+    /// A broker was changed, or could not be.
     Changed(BrokerId),
 }
 
@@ -41,6 +45,8 @@ pub(super) enum News {
 pub(super) struct Watch {
     pub(super) quorum: Arc<dyn MetadataQuorum>,
     pub(super) session: Duration,
+    /// How often leads are given back to the preferred replicas.
+    pub(super) balance_every: Option<Duration>,
     pub(super) news: mpsc::Receiver<News>,
     /// Where what this node itself does is told.
     pub(super) tell: mpsc::WeakSender<News>,
@@ -53,6 +59,8 @@ struct Leading {
     term: u64,
     since: Instant,
     liveness: Liveness,
+    /// When leads were given back last.
+    balanced: Instant,
     /// When it was looked at whose session is over.
     ticked: Instant,
     /// Probes and changes under way.
@@ -110,6 +118,10 @@ impl Watch {
         }
         let effects = leading.liveness.tick(now);
         self.act(leading, effects);
+        if self.balance_every.is_some_and(|every| leading.balanced.elapsed() >= every) {
+            leading.balanced = Instant::now();
+            leading.tasks.spawn(balance(self.queue.clone()));
+        }
     }
 
     /// Begins when this node begins to lead, with a whole session for every broker but those that
@@ -123,6 +135,7 @@ impl Watch {
             let new = leading.insert(Leading {
                 term: status.term,
                 since: Instant::now(),
+                balanced: Instant::now(),
                 ticked: Instant::now(),
                 liveness: Liveness::new(millis(self.session), &image, 0),
                 tasks: JoinSet::new(),
@@ -169,8 +182,11 @@ impl Watch {
                 let effect = leading.liveness.probed(id, epoch, was_refused);
                 self.act(leading, effect);
             }
+            (News::Left(id, epoch, index), Some(leading)) => {
+                leading.liveness.has_left(id, epoch, index);
+            }
             (News::Changed(id), Some(leading)) => drop(leading.changing.remove(&id)),
-            (News::Ended(_) | News::Probed(..) | News::Changed(_), None) => {}
+            (News::Ended(_) | News::Probed(..) | News::Left(..) | News::Changed(_), None) => {}
         }
     }
 
@@ -189,8 +205,33 @@ impl Watch {
                 }
                 Effect::Fence(id, epoch) => self.fence(leading, id, epoch, true),
                 Effect::Unfence(id, epoch) => self.fence(leading, id, epoch, false),
+                Effect::Stop(id, epoch) => self.stop(leading, id, epoch),
             }
         }
+    }
+
+    /// Has a broker that is about to stop leave its partitions, some at a time.
+    fn stop(&self, leading: &mut Leading, id: BrokerId, epoch: i64) {
+        if !leading.changing.insert(id) {
+            return;
+        }
+        let (queue, tell) = (self.queue.clone(), self.tell.clone());
+        leading.tasks.spawn(async move {
+            let left = leave(&queue, id, epoch).await;
+            match &left {
+                Ok(_) => tracing::info!(broker = %id, epoch, "broker leads nothing and may stop"),
+                // The broker asks again.
+                Err(error) => {
+                    tracing::warn!(broker = %id, epoch, %error, "broker may not stop yet")
+                }
+            }
+            if let Some(tell) = tell.upgrade() {
+                if let Ok(index) = left {
+                    let _ = tell.send(News::Left(id, epoch, index)).await;
+                }
+                let _ = tell.send(News::Changed(id)).await;
+            }
+        });
     }
 
     fn fence(&self, leading: &mut Leading, id: BrokerId, epoch: i64, fenced: bool) {
@@ -213,6 +254,44 @@ impl Watch {
                 let _ = tell.send(News::Changed(id)).await;
             }
         });
+    }
+}
+
+/// Gives leads back to the preferred replicas, some at a time.
+async fn balance(queue: mpsc::Sender<Job>) {
+    loop {
+        let operation = BalanceLeaders { leads_max: LEADS_TOGETHER_MAX };
+        let deadline = Instant::now() + DECIDE_WITHIN_MAX;
+        let answer = decide_here(&queue, operation.into(), deadline).await;
+        match answer.map(|answer| BalanceLeaders::outcome(answer.outcome)) {
+            Ok(Some(moved)) if moved > 0 => {
+                tracing::info!(moved, "leads were given back to the preferred replicas");
+                if moved < LEADS_TOGETHER_MAX {
+                    return;
+                }
+            }
+            Ok(_) => return,
+            // It is tried again in the next interval.
+            Err(error) => return tracing::warn!(%error, "leads could not be given back"),
+        }
+    }
+}
+
+/// The index that shows that a broker has left all partitions that another can take.
+async fn leave(
+    queue: &mpsc::Sender<Job>,
+    id: BrokerId,
+    epoch: i64,
+) -> Result<u64, ControllerError> {
+    loop {
+        let operation = StopBroker { id, epoch, partitions_max: LEADS_TOGETHER_MAX };
+        let deadline = Instant::now() + DECIDE_WITHIN_MAX;
+        let Answer { index, outcome } = decide_here(queue, operation.into(), deadline).await?;
+        match StopBroker::outcome(outcome) {
+            Some(Ok(0)) => return Ok(index),
+            Some(Err(error)) => return Err(ControllerError::Refused(error)),
+            Some(Ok(_)) | None => {}
+        }
     }
 }
 

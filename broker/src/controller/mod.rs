@@ -12,6 +12,7 @@
 mod forward;
 mod heartbeats;
 mod proposer;
+mod unclean;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -128,6 +129,7 @@ impl Controller {
         let watch = Watch {
             quorum: Arc::clone(&quorum),
             session,
+            balance_every: rules.balances_leaders_every(),
             news: heard,
             tell: news.downgrade(),
             queue: queue.clone(),

@@ -109,7 +109,9 @@ impl MetadataImage {
         let registration = Arc::make_mut(&mut self.brokers)
             .get_mut(&record.id)
             .ok_or(ApplyError::NoSuchBroker { id: record.id })?;
-        Arc::make_mut(registration).fenced = record.fenced;
+        let registration = Arc::make_mut(registration);
+        registration.fenced = record.fenced;
+        registration.stopping |= record.stopping;
         Ok(())
     }
 
@@ -304,7 +306,7 @@ fn config_records(
 
 /// What is wrong with a partition's state; `None` when nothing is.
 fn inconsistency(state: &PartitionState) -> Option<&'static str> {
-    let PartitionState { replicas, isr, elr, last_known_elr, leader, .. } = state;
+    let PartitionState { replicas, isr, elr, last_known_elr, leader, adding, removing, .. } = state;
     let are_replicas = |ids: &[BrokerId]| ids.iter().all(|id| replicas.contains(id));
     if replicas.is_empty() {
         Some("there is no replica")
@@ -314,6 +316,8 @@ fn inconsistency(state: &PartitionState) -> Option<&'static str> {
         Some("the ISR has a broker that is not a replica")
     } else if !are_replicas(elr) || elr.iter().any(|id| isr.contains(id)) {
         Some("the ELR has a broker that is not a replica, or that is in the ISR")
+    } else if !are_replicas(adding) || !are_replicas(removing) {
+        Some("a broker that is added or removed is not a replica")
     } else if leader.is_some_and(|leader| !isr.contains(&leader)) {
         Some("the leader is not in the ISR")
     } else {

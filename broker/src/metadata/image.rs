@@ -104,6 +104,23 @@ impl MetadataImage {
         self.brokers.get(&broker).is_some_and(|registration| !registration.fenced)
     }
 
+    /// Whether `broker` is live and not about to stop.
+    #[must_use]
+    pub fn is_serving(&self, broker: BrokerId) -> bool {
+        self.brokers.get(&broker).is_some_and(|one| !one.fenced && !one.stopping)
+    }
+
+    /// The brokers that are live and not about to stop, in order of their ids.
+    pub fn serving_brokers(&self) -> impl Iterator<Item = BrokerId> {
+        self.live_brokers().filter(|(_, one)| !one.stopping).map(|(id, _)| *id)
+    }
+
+    /// The partitions that move, by topic (ListPartitionReassignments, KIP-455). Looks at all there
+    /// are.
+    pub fn reassignments(&self) -> impl Iterator<Item = (&Arc<Topic>, i32, &PartitionState)> {
+        self.topics().flat_map(Topic::all).filter(|(_, _, state)| state.is_reassigning())
+    }
+
     /// The dynamic configurations set on `resource`; `None` when the resource does not exist. A
     /// broker exists here when it is registered or has configurations of its own.
     #[must_use]
@@ -158,6 +175,10 @@ pub struct BrokerRegistration {
     pub rack: Option<String>,
     /// Whether it is kept from leading partitions and from being assigned new ones.
     pub fenced: bool,
+    /// Whether it is about to stop (KIP-841): until its next registration it comes into no ISR, and
+    /// leads only where nobody else could.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stopping: bool,
     /// `min.insync.replicas` as the broker's file has it: what its partitions go by when nothing is
     /// set for their topic, the broker or the cluster. 1 when a version without it wrote it.
     #[serde(default = "one", skip_serializing_if = "is_one")]
@@ -258,6 +279,12 @@ pub struct PartitionState {
     /// more, and may have lost what was committed.
     #[serde(default, skip_serializing_if = "is_none")]
     pub last_known_elr: Arc<[BrokerId]>,
+    /// Replicas that the partition gets and did not have before it began to move (KIP-455).
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub adding: Arc<[BrokerId]>,
+    /// Replicas that go when all others are in sync.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub removing: Arc<[BrokerId]>,
     /// The leader; `None` while nobody who has every committed record is alive.
     pub leader: Option<BrokerId>,
     /// Goes up by one when the leader changes, or may have lost its tail, or when a replica is taken
@@ -272,10 +299,22 @@ pub struct PartitionState {
 
 impl PartitionState {
     /// How many replicas must be in sync for a record to be committed: `min.insync.replicas`, but
-    /// never more than there are.
+    /// never more than there are without those that a move adds.
     #[must_use]
     pub fn required_in_sync(&self, min_insync: usize) -> usize {
-        min_insync.min(self.replicas.len()).max(1)
+        min_insync.min(self.replicas.len().saturating_sub(self.adding.len())).max(1)
+    }
+
+    /// Whether its replicas move.
+    #[must_use]
+    pub fn is_reassigning(&self) -> bool {
+        !self.adding.is_empty() || !self.removing.is_empty()
+    }
+
+    /// The replicas that it had before it began to move, and has again if the move is given up.
+    #[must_use]
+    pub fn original_replicas(&self) -> Vec<BrokerId> {
+        self.replicas.iter().copied().filter(|id| !self.adding.contains(id)).collect()
     }
 }
 

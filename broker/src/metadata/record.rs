@@ -62,6 +62,9 @@ pub struct BrokerFenceRecord {
     pub id: BrokerId,
     /// Whether it is fenced from now on.
     pub fenced: bool,
+    /// Whether it is about to stop; if not, that stays as it is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stopping: bool,
 }
 
 /// See [`MetadataRecord::Topic`].
@@ -89,12 +92,15 @@ impl PartitionRecord {
     /// The oldest version of the record that says all of it: a cluster that makes no use of what
     /// came later can go back to a version that does not know it.
     ///
-    /// 0: replicas, ISR, leader and epochs. 1: ELR, last known ELR and election; the ISR may be
-    /// empty.
+    /// 0: replicas, ISR, leader and epochs. 1: ELR, last known ELR, election, and replicas that
+    /// move; the ISR may be empty.
     fn version(&self) -> u16 {
         let PartitionState { isr, elr, last_known_elr, election, .. } = &self.state;
-        let is_plain =
-            !isr.is_empty() && elr.is_empty() && last_known_elr.is_empty() && election.is_clean();
+        let is_plain = !isr.is_empty()
+            && elr.is_empty()
+            && last_known_elr.is_empty()
+            && election.is_clean()
+            && !self.state.is_reassigning();
         if is_plain { 0 } else { 1 }
     }
 }
@@ -249,6 +255,7 @@ mod tests {
             leader: None,
             ..plain.clone()
         };
+        let moves = PartitionState { adding: ids(&[2]), removing: ids(&[1]), ..plain.clone() };
         let unclean = PartitionState { election: Election::Unclean, ..plain.clone() };
         for (state, written) in [
             (
@@ -264,6 +271,10 @@ mod tests {
                 r#"[{"k":"partition","v":1,"d":{"isr":[],"last_known_elr":[1],"leader":null,"leader_epoch":4,"partition":3,"partition_epoch":9,"replicas":[1,2],"topic_id":"00000000-0000-0000-0000-000000000007"}}]"#,
             ),
             (
+                moves,
+                r#"[{"k":"partition","v":1,"d":{"adding":[2],"isr":[1],"leader":1,"leader_epoch":4,"partition":3,"partition_epoch":9,"removing":[1],"replicas":[1,2],"topic_id":"00000000-0000-0000-0000-000000000007"}}]"#,
+            ),
+            (
                 unclean,
                 r#"[{"k":"partition","v":1,"d":{"election":"Unclean","isr":[1],"leader":1,"leader_epoch":4,"partition":3,"partition_epoch":9,"replicas":[1,2],"topic_id":"00000000-0000-0000-0000-000000000007"}}]"#,
             ),
@@ -273,6 +284,11 @@ mod tests {
             assert_eq!(encode(std::slice::from_ref(&record)).unwrap(), written);
             assert_eq!(decode(written).unwrap(), [record]);
         }
+        let fence = r#"[{"k":"brokerFence","v":0,"d":{"fenced":true,"id":1}}]"#;
+        let record = BrokerFenceRecord { id: BrokerId(1), fenced: true, stopping: false };
+        let record = MetadataRecord::BrokerFence(record);
+        assert_eq!(encode(std::slice::from_ref(&record)).unwrap(), fence);
+        assert_eq!(decode(fence).unwrap(), [record]);
         let broker = r#"[{"k":"broker","v":0,"d":{"id":1,"incarnation":"00000000-0000-0000-0000-000000000001","endpoints":[],"rack":null,"fenced":false}}]"#;
         let [MetadataRecord::Broker(broker)] = &decode(broker).unwrap()[..] else { panic!() };
         assert_eq!((broker.epoch, broker.min_insync_replicas), (0, 1));

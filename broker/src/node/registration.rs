@@ -8,6 +8,7 @@ use std::time::Duration;
 use letterbox_env::BoxListener;
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::BrokerId;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -20,9 +21,14 @@ use crate::metadata::decide::liveness::{Heartbeat, HeartbeatAnswer};
 use crate::metadata::decide::{Decide, ItemResult, Kind, RegisterBroker, SetClusterId};
 use crate::metadata::{Endpoint, SecurityProtocol};
 use crate::quorum::{MetadataQuorum, QuorumError};
+use crate::server::Services;
 
 /// How soon a heartbeat is tried again that reached nobody.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// How long a stop waits at most for other brokers to take over, and for a controller to hear it.
+const LEAVE_WITHIN: Duration = Duration::from_secs(15);
+const LEAVE_HEARD_WITHIN: Duration = Duration::from_secs(3);
+const LEAVE_ASKS_EVERY: Duration = Duration::from_millis(50);
 /// How long a start has to take until it is said what it waits for: longer than an election, and
 /// than an attempt to connect.
 const MISSING_AFTER: Duration = Duration::from_secs(5);
@@ -98,7 +104,8 @@ impl Membership {
         loop {
             let applied_index = quorum.image().applied_index;
             let Self { id, epoch, .. } = self;
-            let heartbeat = Heartbeat { id, epoch, applied_index, wants_fence: false };
+            let heartbeat =
+                Heartbeat { id, epoch, applied_index, wants_fence: false, wants_stop: false };
             let told = tokio::time::timeout(self.heartbeat, controller.heartbeat(heartbeat));
             let told = tokio::select! {
                 biased;
@@ -136,6 +143,39 @@ impl Membership {
             }
         }
     }
+}
+
+/// Has the other brokers take over what this one leads, where there are others (KIP-841). Ends also
+/// when that takes too long, or no controller hears it.
+pub(super) async fn leave(services: &Services) {
+    let (config, image) = (&services.config, services.quorum.image());
+    let Some(own) = image.brokers.get(&config.node_id) else { return };
+    if !config.is_true("controlled.shutdown.enable") || image.live_brokers().count() < 2 {
+        return;
+    }
+    let (id, epoch) = (own.id, own.epoch);
+    let heartbeat = || async {
+        let applied_index = services.quorum.image().applied_index;
+        let heartbeat =
+            Heartbeat { id, epoch, applied_index, wants_fence: false, wants_stop: true };
+        tokio::time::timeout(LEAVE_HEARD_WITHIN, services.controller.heartbeat(heartbeat)).await
+    };
+    let begun = Instant::now();
+    let mut heard = begun;
+    while begun.elapsed() < LEAVE_WITHIN && heard.elapsed() < LEAVE_HEARD_WITHIN {
+        if let Ok(Ok(answer)) = heartbeat().await {
+            heard = Instant::now();
+            if answer.may_stop {
+                info!("other brokers lead the partitions that this one led");
+                return;
+            }
+        }
+        tokio::time::sleep(LEAVE_ASKS_EVERY).await;
+    }
+    warn!(
+        "stopping before other brokers lead all partitions that this one leads; they take over \
+         when its end is noticed"
+    );
 }
 
 async fn run<T, O: Kind + Clone + Decide<Outcome = ItemResult<T>>>(

@@ -5,7 +5,7 @@ use letterbox_storage::LogError;
 use tokio::time::Instant;
 use tracing::{error, info};
 
-use super::Node;
+use super::{Node, registration};
 
 impl Node {
     /// Stops in order: the reverse of the start.
@@ -17,7 +17,9 @@ impl Node {
         let started = Instant::now();
         info!("stopping: accepting no new connections and finishing the requests in progress");
         self.admin.health.stops();
-        // First, so that the disk is free for what was begun.
+        // While it still serves those that take over.
+        registration::leave(&self.services).await;
+        // Before the rest, so that the disk is free for what was begun.
         self.upkeep.ask_to_end();
         self.listening.end().await;
         self.services.groups.shutdown().await;

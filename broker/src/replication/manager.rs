@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use letterbox_env::panics::lock;
 use letterbox_env::{Env, with_causes};
 use letterbox_protocol::ErrorCode;
-use letterbox_protocol::model::{Offset, TopicId};
+use letterbox_protocol::model::{BrokerId, Offset, TopicId};
 use letterbox_storage::{
     DurabilityObserver, Log, LogConfig, LogDir, LogError, LogManager, WantedLog,
 };
@@ -398,7 +398,10 @@ impl ReplicaManager {
 
     /// Who may be in sync comes before what the same change says of partitions.
     fn set_eligible(&self, image: &MetadataImage) {
-        let live = image.live_brokers().map(|(id, registration)| (*id, registration.epoch));
+        // A leader that is about to stop and has nobody else yet goes on to take others in.
+        let may_be = |id: BrokerId| image.is_serving(id) || id == self.shared.me;
+        let live = image.live_brokers().filter(|(id, _)| may_be(**id));
+        let live = live.map(|(id, registration)| (*id, registration.epoch));
         let eligible = Eligible::new(live.collect());
         self.eligible.store(Arc::new(eligible.clone()));
         for partition in self.hosted.load().values() {

@@ -94,6 +94,7 @@ impl RegisterBroker {
             endpoints: self.endpoints.clone(),
             rack: self.rack.clone(),
             fenced: false,
+            stopping: false,
             min_insync_replicas: self.min_insync_replicas,
         };
         draft.add(vec![MetadataRecord::Broker(registration)])?;
@@ -150,25 +151,14 @@ impl Decide for FenceBroker {
 
 impl FenceBroker {
     fn fence(&self, draft: &mut Draft, context: &Context<'_>) -> ItemResult<()> {
-        let Some(present) = draft.image.brokers.get(&self.id) else {
-            return Err(ApiError::new(
-                ErrorCode::BrokerIdNotRegistered,
-                format!("No broker with id {} found.", self.id),
-            ));
-        };
-        if present.epoch != self.epoch {
-            let message = format!(
-                "Broker {} is registered with epoch {}, not {}.",
-                self.id, present.epoch, self.epoch
-            );
-            return Err(ApiError::new(ErrorCode::StaleBrokerEpoch, message));
-        }
+        let present = registered(&draft.image, self.id, self.epoch)?;
         if present.fenced == self.fenced {
             return Ok(());
         }
         draft.add(vec![MetadataRecord::BrokerFence(BrokerFenceRecord {
             id: self.id,
             fenced: self.fenced,
+            stopping: false,
         })])?;
         let image = &draft.image;
         let changes = changed(image.partitions_of(self.id), |topic, state| {
@@ -177,6 +167,24 @@ impl FenceBroker {
         });
         draft.add(changes)
     }
+}
+
+/// The registration of this start of a broker.
+pub(super) fn registered(
+    image: &MetadataImage,
+    id: BrokerId,
+    epoch: i64,
+) -> ItemResult<&BrokerRegistration> {
+    let Some(present) = image.brokers.get(&id) else {
+        let message = format!("No broker with id {id} found.");
+        return Err(ApiError::new(ErrorCode::BrokerIdNotRegistered, message));
+    };
+    if present.epoch != epoch {
+        let message =
+            format!("Broker {id} is registered with epoch {}, not {epoch}.", present.epoch);
+        return Err(ApiError::new(ErrorCode::StaleBrokerEpoch, message));
+    }
+    Ok(present)
 }
 
 /// Hands a block of producer ids to a broker. An id is handed out once and never again, also when

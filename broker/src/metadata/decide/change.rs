@@ -25,11 +25,15 @@ pub(super) const UNCLEAN: &str = "unclean.leader.election.enable";
 /// What a partition is to become; what is not asked for stays.
 pub(super) struct Change<'a> {
     image: &'a MetadataImage,
+    topic: &'a Topic,
     before: &'a PartitionState,
-    /// How many must be in sync.
-    required: usize,
     may_be_unclean: bool,
+    replicas: Vec<BrokerId>,
+    adding: Vec<BrokerId>,
+    removing: Vec<BrokerId>,
     isr: Vec<BrokerId>,
+    /// The first of the assignment shall lead, if it may.
+    prefers_the_first: bool,
     /// It may have lost what it had.
     lost: Option<BrokerId>,
     /// The leader begins anew.
@@ -41,15 +45,19 @@ impl<'a> Change<'a> {
     pub(super) fn of(
         image: &'a MetadataImage,
         rules: &dyn ConfigRules,
-        topic: &Topic,
+        topic: &'a Topic,
         before: &'a PartitionState,
     ) -> Self {
         Self {
             image,
+            topic,
             before,
-            required: required_in_sync(image, topic, before),
             may_be_unclean: may_be_unclean(image, rules, topic),
+            replicas: before.replicas.to_vec(),
+            adding: before.adding.to_vec(),
+            removing: before.removing.to_vec(),
             isr: before.isr.to_vec(),
+            prefers_the_first: false,
             lost: None,
             renewed: false,
         }
@@ -57,7 +65,7 @@ impl<'a> Change<'a> {
 
     /// These replicas are in sync.
     pub(super) fn with_isr(mut self, isr: impl Fn(BrokerId) -> bool) -> Self {
-        self.isr = self.before.replicas.iter().copied().filter(|id| isr(*id)).collect();
+        self.isr = self.replicas.iter().copied().filter(|id| isr(*id)).collect();
         self
     }
 
@@ -80,27 +88,61 @@ impl<'a> Change<'a> {
         self
     }
 
-    /// The state; `None` when nothing changes.
-    pub(super) fn build(self) -> Option<PartitionState> {
-        let before = self.before;
-        let mut isr = self.isr.clone();
-        let mut elr = self.eligible(&isr);
-        let mut last_known = self.last_known(&isr);
-        let elected = self.elect(&isr, &elr, &last_known);
-        if let Some((leader, election)) = elected {
-            if isr.is_empty() || !election.is_clean() {
-                isr = vec![leader];
-                elr.retain(|id| *id != leader && election.is_clean() && self.required > 1);
-            }
-            last_known.clear();
+    /// The first replica of the assignment leads, if it has every committed record.
+    pub(super) fn led_by_the_preferred(mut self) -> Self {
+        self.prefers_the_first = true;
+        self
+    }
+
+    /// Anybody may lead where nobody can who has every committed record.
+    pub(super) fn by_anybody(mut self) -> Self {
+        self.may_be_unclean = true;
+        self
+    }
+
+    /// The replicas move from `original` to `target`, whatever was under way before. Nobody of
+    /// `original` goes before all of `target` are in sync.
+    pub(super) fn moving(mut self, original: &[BrokerId], target: &[BrokerId]) -> Self {
+        let without = |ids: &[BrokerId], others: &[BrokerId]| -> Vec<BrokerId> {
+            ids.iter().copied().filter(|id| !others.contains(id)).collect()
+        };
+        self.adding = without(target, original);
+        self.removing = without(original, target);
+        self.replicas = target.iter().chain(&self.removing).copied().collect();
+        let isr = std::mem::take(&mut self.isr);
+        self.with_isr(|id| isr.contains(&id))
+    }
+
+    /// All replicas that stay are in sync: those that are to go do.
+    fn complete_move(&mut self) {
+        let stays = |id: &&BrokerId| !self.removing.contains(id);
+        if self.replicas.iter().filter(stays).all(|id| self.isr.contains(id)) {
+            let removing = std::mem::take(&mut self.removing);
+            self.replicas.retain(|id| !removing.contains(id));
+            self.isr.retain(|id| !removing.contains(id));
+            self.adding.clear();
         }
-        let leader = elected.map(|(leader, _)| leader);
-        let election = elected.map_or(Election::Clean, |(_, election)| election);
-        let is_new_epoch = leader != before.leader || self.renewed || !election.is_clean();
+    }
+
+    /// The state; `None` when nothing changes.
+    pub(super) fn build(mut self) -> Option<PartitionState> {
+        let election = self.bring_back();
+        self.complete_move();
+        let before = self.before;
+        let elr = if election.is_clean() { self.eligible() } else { Vec::new() };
+        let last_known = if self.isr.is_empty() { self.last_known() } else { None };
+        let leader = self.leader();
+        let is_new_epoch = leader != before.leader
+            || self.renewed
+            || !election.is_clean()
+            || before.replicas.iter().any(|id| !self.replicas.contains(id));
         let mut next = PartitionState {
-            isr: isr.into(),
-            elr: shared(elr),
-            last_known_elr: shared(last_known),
+            replicas: kept(&before.replicas, self.replicas),
+            isr: kept(&before.isr, self.isr),
+            elr: kept(&before.elr, elr),
+            last_known_elr: kept(&before.last_known_elr, last_known.into_iter().collect()),
+            adding: kept(&before.adding, self.adding),
+            removing: kept(&before.removing, self.removing),
             leader,
             ..before.clone()
         };
@@ -115,69 +157,87 @@ impl<'a> Change<'a> {
         Some(next)
     }
 
+    /// Where nobody in sync is live, somebody else makes the ISR, if anybody may; how.
+    fn bring_back(&mut self) -> Election {
+        if self.isr.iter().any(|id| self.image.is_live(*id)) {
+            return Election::Clean;
+        }
+        let elr = self.eligible();
+        let of_elr = self.first_of(if self.isr.is_empty() { &elr } else { &[] });
+        let last = || {
+            let is_none = self.isr.is_empty() && elr.is_empty();
+            self.last_known().filter(|last| is_none && self.image.is_live(*last))
+        };
+        let any = || self.first_of(if self.may_be_unclean { &self.replicas } else { &[] });
+        let found = of_elr
+            .map(|id| (id, Election::Clean))
+            .or_else(|| Some((last()?, Election::LastKnown)))
+            .or_else(|| Some((any()?, Election::Unclean)));
+        found.map_or(Election::Clean, |(id, election)| {
+            self.isr = vec![id];
+            election
+        })
+    }
+
     /// Who has every committed record beside the ISR: nobody as soon as the ISR is large enough, also
     /// because fewer have to be in it now.
-    fn eligible(&self, isr: &[BrokerId]) -> Vec<BrokerId> {
-        if isr.len() >= self.required {
+    fn eligible(&self) -> Vec<BrokerId> {
+        if self.isr.len() >= self.required() {
             return Vec::new();
         }
         let had_all = |id: &BrokerId| self.before.elr.contains(id) || self.before.isr.contains(id);
         let is_eligible =
-            |id: &BrokerId| had_all(id) && !isr.contains(id) && self.lost != Some(*id);
-        self.before.replicas.iter().copied().filter(is_eligible).collect()
+            |id: &BrokerId| had_all(id) && !self.isr.contains(id) && self.lost != Some(*id);
+        self.replicas.iter().copied().filter(is_eligible).collect()
     }
 
-    /// Who led last; nobody while the ISR is not empty.
-    fn last_known(&self, isr: &[BrokerId]) -> Vec<BrokerId> {
+    /// Who led last, if it still has a replica.
+    fn last_known(&self) -> Option<BrokerId> {
         let before = self.before;
-        if !isr.is_empty() {
-            return Vec::new();
-        }
-        let last = before.leader.or_else(|| before.last_known_elr.first().copied());
-        // Where an earlier version wrote no last leader, the last that had everything.
-        last.or_else(|| before.isr.first().or(before.elr.first()).copied()).into_iter().collect()
+        let last = before.leader.iter().chain(&*before.last_known_elr);
+        // Where an earlier version wrote no last leader, somebody who had everything.
+        let mut last = last.chain(&*before.isr).chain(&*before.elr).copied();
+        last.find(|id| self.replicas.contains(id))
     }
 
-    fn elect(
-        &self,
-        isr: &[BrokerId],
-        elr: &[BrokerId],
-        last_known: &[BrokerId],
-    ) -> Option<(BrokerId, Election)> {
-        let is_live = |id: &BrokerId| self.image.is_live(*id);
-        let first = |among: &[BrokerId]| {
-            let all = self.before.replicas.iter().copied();
-            all.filter(|id| among.contains(id)).find(is_live)
-        };
-        let present = self.before.leader.filter(|leader| isr.contains(leader) && is_live(leader));
-        if let Some(leader) = present.or_else(|| first(if isr.is_empty() { elr } else { isr })) {
-            return Some((leader, Election::Clean));
-        }
-        if let [last] = last_known
-            && isr.is_empty()
-            && elr.is_empty()
-            && is_live(last)
-        {
-            return Some((*last, Election::LastKnown));
-        }
-        let any = self.may_be_unclean.then(|| first(&self.before.replicas)).flatten();
-        any.map(|leader| (leader, Election::Unclean))
+    /// How many must be in sync in the state that is made.
+    fn required(&self) -> usize {
+        let kept = self.replicas.len().saturating_sub(self.adding.len());
+        min_insync(self.image, self.topic, &self.replicas).min(kept).max(1)
+    }
+
+    /// The first live one of these in the order of the assignment. Who is about to stop comes last.
+    fn first_of(&self, among: &[BrokerId]) -> Option<BrokerId> {
+        let all = || self.replicas.iter().copied().filter(|id| among.contains(id));
+        let serving = all().find(|id| self.image.is_serving(*id));
+        serving.or_else(|| all().find(|id| self.image.is_live(*id)))
+    }
+
+    /// Who leads, of the ISR.
+    fn leader(&self) -> Option<BrokerId> {
+        let preferred = self.replicas.first().copied().filter(|id| {
+            self.prefers_the_first && self.isr.contains(id) && self.image.is_serving(*id)
+        });
+        let may_stay = |id: &BrokerId| self.isr.contains(id) && self.image.is_live(*id);
+        let present = self.before.leader.filter(may_stay);
+        preferred.or(present).or_else(|| self.first_of(&self.isr))
     }
 }
 
-/// An empty list takes no memory of its own.
-fn shared(ids: Vec<BrokerId>) -> Arc<[BrokerId]> {
-    if ids.is_empty() { Default::default() } else { ids.into() }
+/// What did not change is shared; an empty list takes no memory of its own.
+fn kept(before: &Arc<[BrokerId]>, after: Vec<BrokerId>) -> Arc<[BrokerId]> {
+    if **before == *after {
+        Arc::clone(before)
+    } else if after.is_empty() {
+        Arc::default()
+    } else {
+        after.into()
+    }
 }
 
-/// How many replicas must be in sync for any leader of this partition to commit a record: the least
-/// that one of its brokers goes by. If it were more, the ELR could hold somebody who has missed
-/// what was committed.
-pub(super) fn required_in_sync(
-    image: &MetadataImage,
-    topic: &Topic,
-    state: &PartitionState,
-) -> usize {
+/// `min.insync.replicas` of a partition on these brokers: the least that one of them goes by, for
+/// it may lead. If it were more, the ELR could hold somebody who has missed what was committed.
+pub(super) fn min_insync(image: &MetadataImage, topic: &Topic, replicas: &[BrokerId]) -> usize {
     let set = |configs: &Configs| configs.get(MIN_INSYNC).map(|text| text.trim().parse().ok());
     let of_broker = |id: &BrokerId| {
         image
@@ -189,9 +249,9 @@ pub(super) fn required_in_sync(
     };
     let min_insync = match set(&topic.configs) {
         Some(of_topic) => of_topic,
-        None => state.replicas.iter().map(of_broker).min().flatten(),
+        None => replicas.iter().map(of_broker).min().flatten(),
     };
-    state.required_in_sync(min_insync.unwrap_or(1))
+    min_insync.unwrap_or(1)
 }
 
 fn may_be_unclean(image: &MetadataImage, rules: &dyn ConfigRules, topic: &Topic) -> bool {

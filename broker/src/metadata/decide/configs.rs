@@ -1,6 +1,7 @@
 //! Changing dynamic configurations.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use letterbox_protocol::{ErrorCode, STRING_MAX};
 use serde::{Deserialize, Serialize};
@@ -45,9 +46,16 @@ pub trait ConfigRules: Send + Sync {
     /// list. What is appended or subtracted starts from there when nothing is set.
     fn list_default(&self, scope: ConfigScope, key: &str) -> Option<String>;
 
+    /// How often leads are given back to the preferred replicas that are in sync; `None` for never:
+    /// `auto.leader.rebalance.enable` and `leader.imbalance.check.interval.seconds` in the file of
+    /// the node that decides.
+    fn balances_leaders_every(&self) -> Option<Duration> {
+        None
+    }
+
     /// Whether a replica may lead that is not known to have every committed record, where nothing
-    /// is set for the topic or the cluster: `unclean.leader.election.enable` in the file of the node
-    /// that decides.
+    /// is set for the topic or the cluster: `unclean.leader.election.enable` of the node that
+    /// decides.
     fn may_be_unclean(&self) -> bool {
         false
     }

@@ -108,7 +108,7 @@ fn check(
             return invalid("the ISR has a broker that is not a replica");
         }
         let is_that_start = image.brokers.get(id).is_some_and(|known| known.epoch == *epoch);
-        if !is_that_start || !present.isr.contains(id) && !image.is_live(*id) {
+        if !is_that_start || !present.isr.contains(id) && !image.is_serving(*id) {
             return Err(ErrorCode::IneligibleReplica.into());
         }
     }

@@ -37,6 +37,11 @@ struct Session {
     /// Whether it shall be fenced, whatever its session is.
     is_dead: bool,
     is_probed: bool,
+    /// How much of the metadata log it has applied, as it said last.
+    applied_index: u64,
+    /// It is about to stop, and the metadata shows at that index that it has nothing left that
+    /// another broker could take.
+    left: Option<u64>,
 }
 
 /// What a broker says.
@@ -50,6 +55,9 @@ pub struct Heartbeat {
     pub applied_index: u64,
     /// It does not want to serve.
     pub wants_fence: bool,
+    /// It wants to stop (KIP-841). An earlier version does not ask.
+    #[serde(default)]
+    pub wants_stop: bool,
 }
 
 /// What a broker is told.
@@ -59,6 +67,10 @@ pub struct HeartbeatAnswer {
     pub is_caught_up: bool,
     /// Whether it is fenced: it leads nothing and counts nowhere.
     pub is_fenced: bool,
+    /// Whether it may stop as it wants: nothing is left that another broker could take, and every
+    /// live broker knows. An earlier version does not say.
+    #[serde(default)]
+    pub may_stop: bool,
 }
 
 /// What is to be done.
@@ -68,6 +80,8 @@ pub enum Effect {
     Fence(BrokerId, i64),
     /// Its fence is lifted.
     Unfence(BrokerId, i64),
+    /// It is about to stop, and leaves its partitions.
+    Stop(BrokerId, i64),
     /// It is connected to, once.
     Probe(BrokerId, i64),
 }
@@ -92,8 +106,15 @@ impl Liveness {
                     session.is_fenced = is_fenced;
                 }
                 None => {
-                    let session =
-                        Session { epoch, is_fenced, heard: now, is_dead: false, is_probed: false };
+                    let session = Session {
+                        epoch,
+                        is_fenced,
+                        heard: now,
+                        is_dead: false,
+                        is_probed: false,
+                        applied_index: 0,
+                        left: None,
+                    };
                     self.brokers.insert(*id, session);
                 }
             }
@@ -109,20 +130,40 @@ impl Liveness {
         heartbeat: Heartbeat,
         now: Millis,
     ) -> Result<(HeartbeatAnswer, Option<Effect>), ErrorCode> {
-        let Heartbeat { id, epoch, applied_index, wants_fence } = heartbeat;
+        let Heartbeat { id, epoch, applied_index, wants_fence, wants_stop } = heartbeat;
         let session = self.brokers.get_mut(&id).ok_or(ErrorCode::BrokerIdNotRegistered)?;
         if session.epoch != epoch {
             return Err(ErrorCode::StaleBrokerEpoch);
         }
         (session.heard, session.is_dead, session.is_probed) = (now, false, false);
+        session.applied_index = applied_index;
         let is_caught_up =
             u64::try_from(epoch).is_ok_and(|registered_at| applied_index >= registered_at);
         let effect = match (session.is_fenced, wants_fence) {
-            (true, false) if is_caught_up => Some(Effect::Unfence(id, epoch)),
+            (true, false) if is_caught_up && !wants_stop => Some(Effect::Unfence(id, epoch)),
             (false, true) => Some(Effect::Fence(id, epoch)),
+            (false, false) if wants_stop && session.left.is_none() => Some(Effect::Stop(id, epoch)),
             _ => None,
         };
-        Ok((HeartbeatAnswer { is_caught_up, is_fenced: session.is_fenced }, effect))
+        let (is_fenced, left) = (session.is_fenced, session.left);
+        let may_stop = wants_stop && (is_fenced || left.is_some_and(|at| self.knows_each(id, at)));
+        Ok((HeartbeatAnswer { is_caught_up, is_fenced, may_stop }, effect))
+    }
+
+    /// A broker that is about to stop has nothing left that another could take, as the metadata
+    /// shows at `index`.
+    pub fn has_left(&mut self, id: BrokerId, epoch: i64, index: u64) {
+        if let Some(session) = self.session(id, epoch) {
+            session.left = Some(index);
+        }
+    }
+
+    /// Whether every live broker but `stopping` has applied the metadata up to `index`. One that
+    /// does not get there is not heard from either, and is fenced.
+    fn knows_each(&self, stopping: BrokerId, index: u64) -> bool {
+        let others =
+            self.brokers.iter().filter(|(id, session)| **id != stopping && !session.is_fenced);
+        others.map(|(_, session)| session).all(|session| session.applied_index >= index)
     }
 
     /// Every connection of a broker has ended.

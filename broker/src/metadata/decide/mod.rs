@@ -9,12 +9,15 @@
 mod brokers;
 mod change;
 mod configs;
+mod elect;
 mod isr;
 pub mod liveness;
 mod names;
 mod operation;
 mod partitions;
 mod placement;
+mod reassign;
+mod stop;
 mod topics;
 
 #[cfg(test)]
@@ -25,11 +28,14 @@ pub use brokers::{
     SetClusterId,
 };
 pub use configs::{AlterConfigs, ConfigOp, ConfigRules, ConfigScope, ResourceAlteration};
+pub use elect::{BalanceLeaders, ElectLeaders, WantedLeader};
 pub use isr::{AlterIsr, IsrChange, IsrMember};
 pub use letterbox_protocol::topics::{METADATA_TOPIC, is_internal_topic};
 pub use names::validate_topic_name;
 pub use operation::{Answer, DecodeError, Kind, Operation, Outcome};
 pub use partitions::{CreatePartitions, TopicGrowth};
+pub use reassign::{AlterReassignments, Reassignment};
+pub use stop::StopBroker;
 pub use topics::{
     CreateTopics, CreatedTopic, DeleteTopics, DeletedTopic, NewTopic, TopicPlacement, TopicSelector,
 };

@@ -7,8 +7,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AllocateProducerIds, AlterConfigs, AlterIsr, Context, CreatePartitions, CreateTopics, Decide,
-    Decision, DeleteTopics, FenceBroker, RegisterBroker, SetClusterId,
+    AllocateProducerIds, AlterConfigs, AlterIsr, AlterReassignments, BalanceLeaders, Context,
+    CreatePartitions, CreateTopics, Decide, Decision, DeleteTopics, ElectLeaders, FenceBroker,
+    RegisterBroker, SetClusterId, StopBroker,
 };
 use crate::metadata::MetadataImage;
 pub use crate::metadata::envelope::DecodeError;
@@ -94,6 +95,14 @@ operations! {
     RegisterBroker "registerBroker" 0,
     /// Fences a broker or lifts its fence.
     FenceBroker "fenceBroker" 0,
+    /// Has a broker that is about to stop leave its partitions.
+    StopBroker "stopBroker" 0,
+    /// Elects leaders.
+    ElectLeaders "electLeaders" 0,
+    /// Gives leads back to the preferred replicas.
+    BalanceLeaders "balanceLeaders" 0,
+    /// Moves replicas.
+    AlterReassignments "alterReassignments" 0,
     /// Changes ISRs on their leader's word.
     AlterIsr "alterIsr" 0,
     /// Hands out a block of producer ids.

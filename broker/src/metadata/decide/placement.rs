@@ -2,7 +2,8 @@
 //!
 //! Rack-aware round robin. Racks take turns, and within a rack its brokers take turns, so that
 //! replicas of a partition are in as many racks as there are, and leaders are spread evenly. Fenced
-//! brokers get replicas only when the live ones are too few, and are never first. Kafka's striped
+//! brokers, and those about to stop, get replicas only when the others are too few, and are never
+//! first. Kafka's striped
 //! placer has the same aims; the order itself is not Kafka's.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,10 +24,10 @@ pub(super) struct Placement {
 impl Placement {
     pub(super) fn of(image: &MetadataImage) -> Self {
         let mut racks: BTreeMap<Option<&str>, Vec<BrokerId>> = BTreeMap::new();
-        for (id, registration) in image.live_brokers() {
+        for (id, registration) in image.live_brokers().filter(|(_, one)| !one.stopping) {
             racks.entry(registration.rack.as_deref()).or_default().push(*id);
         }
-        let fenced = image.brokers.keys().filter(|id| !image.is_live(**id)).copied().collect();
+        let fenced = image.brokers.keys().filter(|id| !image.is_serving(**id)).copied().collect();
         Self { racks: racks.into_values().collect(), fenced }
     }
 
@@ -50,7 +51,9 @@ impl Placement {
             refuse(format!("Unable to replicate the partition {factor} time(s): {why}"))
         };
         if live == 0 {
-            return unable("All brokers are currently fenced.".to_owned());
+            return unable(
+                "All brokers are currently fenced or in controlled shutdown.".to_owned(),
+            );
         }
         let registered = live.saturating_add(self.fenced.len());
         if wanted > registered {
@@ -157,7 +160,7 @@ pub(super) fn check_manual_assignment(
     }
 }
 
-/// The replicas that are live, in the order of the assignment.
-pub(super) fn live_isr(image: &MetadataImage, replicas: &[BrokerId]) -> Vec<BrokerId> {
-    replicas.iter().copied().filter(|id| image.is_live(*id)).collect()
+/// The replicas that are live and do not stop, in the order of the assignment.
+pub(super) fn first_isr(image: &MetadataImage, replicas: &[BrokerId]) -> Vec<BrokerId> {
+    replicas.iter().copied().filter(|id| image.is_serving(*id)).collect()
 }

@@ -7,7 +7,7 @@ use letterbox_protocol::model::{BrokerId, TopicId};
 use serde::{Deserialize, Serialize};
 
 use super::configs::{ConfigScope, check_config, check_together};
-use super::placement::{Placement, check_manual_assignment, live_isr};
+use super::placement::{Placement, check_manual_assignment, first_isr};
 use super::{
     Context, Decide, Decision, Draft, ItemResult, PARTITIONS_PER_OPERATION_MAX, each_once, names,
 };
@@ -214,11 +214,11 @@ pub(super) fn new_partition(
     partition: i32,
     replicas: &[BrokerId],
 ) -> ItemResult<PartitionRecord> {
-    let isr = live_isr(image, replicas);
+    let isr = first_isr(image, replicas);
     let Some(leader) = isr.first().copied() else {
         let message = format!(
             "All brokers specified in the manual partition assignment for partition {partition} \
-             are fenced."
+             are fenced or in controlled shutdown."
         );
         return Err(ApiError::new(ErrorCode::InvalidReplicaAssignment, message));
     };

@@ -27,6 +27,7 @@ fn image(words: &[&str]) -> MetadataImage {
             endpoints: Vec::new(),
             rack: None,
             fenced,
+            stopping: false,
             min_insync_replicas: 1,
         };
         (id, Arc::new(registration))
@@ -40,6 +41,7 @@ fn effect(effect: Effect) -> String {
         Effect::Fence(id, epoch) => format!("fence {id}@{epoch}"),
         Effect::Unfence(id, epoch) => format!("unfence {id}@{epoch}"),
         Effect::Probe(id, epoch) => format!("probe {id}@{epoch}"),
+        Effect::Stop(id, epoch) => format!("stop {id}@{epoch}"),
     }
 }
 
@@ -66,12 +68,14 @@ fn check(transcript: &str) {
             "heartbeat" => {
                 let (id, epoch, wants_fence) = broker(args[0]);
                 let applied_index = args[1].parse().unwrap();
-                let heartbeat = Heartbeat { id, epoch, applied_index, wants_fence };
+                let wants_stop = args.get(2) == Some(&"stop");
+                let heartbeat = Heartbeat { id, epoch, applied_index, wants_fence, wants_stop };
                 match state.heartbeat(heartbeat, now) {
                     Ok((answer, effects)) => {
                         let caught_up = if answer.is_caught_up { "caught up" } else { "behind" };
                         let fenced = if answer.is_fenced { "fenced" } else { "unfenced" };
-                        out.push(format!("answer {caught_up}, {fenced}"));
+                        let stop = if answer.may_stop { ", may stop" } else { "" };
+                        out.push(format!("answer {caught_up}, {fenced}{stop}"));
                         out.extend(effects.map(effect));
                     }
                     Err(code) => out.push(format!("refused {code:?}")),
@@ -80,6 +84,10 @@ fn check(transcript: &str) {
             "ended" => {
                 let (id, epoch, _) = broker(args[0]);
                 out.extend(state.connections_ended(id, epoch).map(effect));
+            }
+            "left" => {
+                let (id, epoch, _) = broker(args[0]);
+                state.has_left(id, epoch, args[1].parse().unwrap());
             }
             "probed" => {
                 let (id, epoch, _) = broker(args[0]);
@@ -215,6 +223,67 @@ fn broker_that_asks_for_it_is_fenced_and_stays_so() {
 30 heartbeat 2@6! 20
     answer caught up, fenced
 9900 tick
+",
+    );
+}
+
+#[test]
+fn broker_may_stop_when_every_other_one_knows_that_it_leads_nothing() {
+    check(
+        "
+0 lead 1@5 2@6 3@7!
+10 heartbeat 1@5 20
+    answer caught up, unfenced
+20 heartbeat 2@6 20 stop
+    answer caught up, unfenced
+    stop 2@6
+30 left 2@6 25
+40 heartbeat 2@6 24 stop
+    answer caught up, unfenced
+50 heartbeat 1@5 25
+    answer caught up, unfenced
+60 heartbeat 2@6 24 stop
+    answer caught up, unfenced, may stop
+70 heartbeat 2@6 25
+    answer caught up, unfenced
+",
+    );
+}
+
+#[test]
+fn broker_that_is_not_heard_from_holds_up_no_stop_for_ever() {
+    check(
+        "
+0 lead 1@5 2@6
+8000 heartbeat 2@6 20 stop
+    answer caught up, unfenced
+    stop 2@6
+8010 left 2@6 25
+8900 heartbeat 2@6 25 stop
+    answer caught up, unfenced
+9000 tick
+    fence 1@5
+9010 image 1@5! 2@6
+9020 heartbeat 2@6 25 stop
+    answer caught up, unfenced, may stop
+",
+    );
+}
+
+#[test]
+fn broker_that_stops_stays_fenced_and_a_new_leader_asks_anew() {
+    check(
+        "
+0 lead 1@5 2@6!
+10 heartbeat 2@6 20 stop
+    answer caught up, fenced, may stop
+20 lead 1@5 2@6
+30 heartbeat 2@6 20 stop
+    answer caught up, unfenced
+    stop 2@6
+40 heartbeat 2@6 20 stop
+    answer caught up, unfenced
+    stop 2@6
 ",
     );
 }

@@ -12,7 +12,7 @@ use letterbox_protocol::model::BrokerId;
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::change::{MIN_INSYNC, UNCLEAN};
+use super::change::{MIN_INSYNC, UNCLEAN, min_insync};
 use super::*;
 use crate::metadata::record::{decode, encode};
 use crate::metadata::{ConfigResource, PartitionState, apply};
@@ -130,8 +130,17 @@ fn check_invariants(image: &MetadataImage) {
     assert_eq!(&again, image, "a snapshot of it is another image");
 }
 
+fn is_in(ids: &[BrokerId], id: &BrokerId) -> bool {
+    ids.contains(id)
+}
+
 fn check_state(image: &MetadataImage, state: &PartitionState) {
-    let PartitionState { replicas, isr, elr, last_known_elr, leader, .. } = state;
+    let PartitionState { replicas, isr, elr, last_known_elr, leader, adding, removing, .. } = state;
+    assert!(adding.iter().all(|id| is_in(replicas, id) && !removing.contains(id)), "{state:?}");
+    assert!(removing.iter().all(|id| is_in(replicas, id)), "{state:?}");
+    let target = || replicas.iter().filter(|id| !removing.contains(id));
+    assert!(target().next().is_some(), "{state:?}");
+    assert!(!state.is_reassigning() || !target().all(|id| isr.contains(id)), "{state:?}");
     let is_replica = |id: &BrokerId| replicas.contains(id);
     assert!(isr.iter().all(is_replica) && elr.iter().all(is_replica), "{state:?}");
     assert!(isr.iter().all(|id| !elr.contains(id)), "{state:?}");
@@ -458,6 +467,10 @@ enum Step {
     Fence(i32, bool),
     Register(i32, bool),
     Isr(u8, u8),
+    Stop(i32, u8),
+    Elect(bool),
+    Balance(u8),
+    Move(u8, u8, Option<Vec<i32>>),
     Ids(i32),
 }
 
@@ -469,6 +482,11 @@ fn step() -> impl Strategy<Value = Step> {
         (0..6i32, any::<bool>()).prop_map(|(id, fenced)| Step::Fence(id, fenced)),
         (0..6i32, any::<bool>()).prop_map(|(id, clean)| Step::Register(id, clean)),
         (0..6u8, any::<u8>()).prop_map(|(n, mask)| Step::Isr(n, mask)),
+        (0..6i32, 0..4u8).prop_map(|(id, max)| Step::Stop(id, max)),
+        any::<bool>().prop_map(Step::Elect),
+        (0..4u8).prop_map(Step::Balance),
+        (0..6u8, 0..3u8, prop::option::of(prop::collection::vec(0..6i32, 0..4)))
+            .prop_map(|(n, index, target)| Step::Move(n, index, target)),
         (0..6i32).prop_map(Step::Ids),
     ]
 }
@@ -498,6 +516,25 @@ proptest! {
                     prop_assert!(epoch > present && epoch.unsigned_abs() <= world.image.applied_index);
                 }
                 Step::Isr(n, mask) => alter_isr(&mut world, n, mask),
+                Step::Stop(id, max) => {
+                    let id = BrokerId(id);
+                    let epoch = world.image.brokers.get(&id).map_or(0, |broker| broker.epoch);
+                    if world.run(&StopBroker { id, epoch, partitions_max: max.into() }).is_ok() {
+                        prop_assert!(!world.image.is_serving(id));
+                    }
+                }
+                Step::Elect(unclean) => {
+                    let kinds = [WantedLeader::Preferred, WantedLeader::Unclean];
+                    let wanted = kinds[usize::from(unclean)];
+                    drop(world.run(&ElectLeaders { wanted, partitions: None }));
+                }
+                Step::Balance(max) => {
+                    let moved = world.run(&BalanceLeaders { leads_max: max.into() });
+                    prop_assert!(moved <= max.into());
+                }
+                Step::Move(n, index, target) => {
+                    move_replicas(&mut world, n, index.into(), target)?;
+                }
                 Step::Ids(id) => {
                     if let Ok(block) = world.run(&AllocateProducerIds { broker: BrokerId(id) }) {
                         prop_assert_eq!(block.first_id, next);
@@ -515,6 +552,32 @@ proptest! {
             }
         }
     }
+}
+
+/// Nobody who is in sync goes by it unless enough stay.
+fn move_replicas(
+    world: &mut World,
+    n: u8,
+    partition: i32,
+    target: Option<Vec<i32>>,
+) -> Result<(), TestCaseError> {
+    let topic = format!("t{n}");
+    let before = world.image.partition(&topic, partition).cloned();
+    let replicas = target.map(|ids| ids.into_iter().map(BrokerId).collect());
+    let one = Reassignment { topic: topic.clone(), partition, replicas };
+    let partitions = vec![one];
+    let operation = AlterReassignments { partitions, may_change_replication_factor: true };
+    let result = world.run(&operation).remove(0);
+    let (Some(before), Ok(())) = (before, result) else { return Ok(()) };
+    let after = world.image.partition(&topic, partition).unwrap();
+    let topic = world.image.topic(&topic).unwrap();
+    let required = after.required_in_sync(min_insync(&world.image, topic, &after.replicas));
+    prop_assert!(after.isr.len() >= before.isr.len().min(required), "{:?} {:?}", before, after);
+    if !after.is_reassigning() && before.is_reassigning() {
+        let is_back = after.replicas.iter().all(|id| !before.adding.contains(id));
+        prop_assert!(is_back || after.isr.len() == after.replicas.len(), "{:?}", after);
+    }
+    Ok(())
 }
 
 /// A topic with one partition on three brokers, led by the first of them.
@@ -601,8 +664,12 @@ fn epochs(image: &MetadataImage) -> BTreeMap<(Uuid, i32), Epochs> {
 }
 
 fn alter_isr(world: &mut World, n: u8, mask: u8) {
-    let Some(topic) = world.image.topic(&format!("t{n}")).cloned() else { return };
-    let state = topic.partition(0).unwrap();
+    alter_isr_of(world, &format!("t{n}"), 0, mask);
+}
+
+fn alter_isr_of(world: &mut World, topic: &str, partition: i32, mask: u8) {
+    let Some(topic) = world.image.topic(topic).cloned() else { return };
+    let state = topic.partition(partition).unwrap();
     let Some(leader) = state.leader else { return };
     let epoch = |id| world.image.brokers.get(&id).map_or(0, |broker| broker.epoch);
     let ids = (0..6).filter(|id| mask & (1 << id) != 0).map(BrokerId);
@@ -610,7 +677,7 @@ fn alter_isr(world: &mut World, n: u8, mask: u8) {
     let broker_epoch = epoch(leader);
     let change = IsrChange {
         topic_id: topic.id,
-        partition: 0,
+        partition,
         leader_epoch: state.leader_epoch,
         partition_epoch: state.partition_epoch,
         isr,

@@ -127,6 +127,8 @@ fn isr_change() -> impl Strategy<Value = IsrChange> {
 fn operation() -> impl Strategy<Value = Operation> {
     let growth = (name(), any::<i32>(), proptest::option::of(vec(brokers(), 0..3)))
         .prop_map(|(name, count, assignments)| TopicGrowth { name, count, assignments });
+    let move_to = (name(), any::<i32>(), proptest::option::of(brokers()))
+        .prop_map(|(topic, partition, replicas)| Reassignment { topic, partition, replicas });
     prop_oneof![
         (vec(new_topic(), 0..3), any::<bool>(), any::<i32>(), any::<i16>()).prop_map(
             |(topics, validate_only, default_partitions, default_replication_factor)| {
@@ -150,6 +152,15 @@ fn operation() -> impl Strategy<Value = Operation> {
             |(broker, broker_epoch, changes)| AlterIsr { broker, broker_epoch, changes }.into()
         ),
         broker().prop_map(|broker| AllocateProducerIds { broker }.into()),
+        (broker(), any::<i64>(), any::<usize>())
+            .prop_map(|(id, epoch, max)| StopBroker { id, epoch, partitions_max: max }.into()),
+        proptest::option::of(vec((name(), any::<i32>()), 0..3)).prop_map(|partitions| {
+            ElectLeaders { wanted: WantedLeader::Unclean, partitions }.into()
+        }),
+        any::<usize>().prop_map(|leads_max| BalanceLeaders { leads_max }.into()),
+        (vec(move_to, 0..3), any::<bool>()).prop_map(|(partitions, change)| {
+            AlterReassignments { partitions, may_change_replication_factor: change }.into()
+        }),
         name().prop_map(|cluster_id| SetClusterId { cluster_id }.into()),
     ]
 }
@@ -185,6 +196,10 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         item(Just(())).prop_map(Outcome::FenceBroker),
         vec(item(state), 0..3).prop_map(Outcome::AlterIsr),
         item(block).prop_map(Outcome::AllocateProducerIds),
+        item(any::<usize>()).prop_map(Outcome::StopBroker),
+        vec(((name(), any::<i32>()), item(Just(()))), 0..3).prop_map(Outcome::ElectLeaders),
+        any::<usize>().prop_map(Outcome::BalanceLeaders),
+        vec(item(Just(())), 0..3).prop_map(Outcome::AlterReassignments),
         item(Just(())).prop_map(Outcome::SetClusterId),
     ]
 }

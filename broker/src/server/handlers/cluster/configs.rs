@@ -594,8 +594,15 @@ impl ConfigRules for Rules {
         }
     }
 
+    fn balances_leaders_every(&self) -> Option<Duration> {
+        let in_file = |key| self.config.in_file(key);
+        let is_on = in_file("auto.leader.rebalance.enable").eq_ignore_ascii_case("true");
+        let seconds = in_file("leader.imbalance.check.interval.seconds").parse();
+        is_on.then(|| Duration::from_secs(seconds.unwrap_or(u64::MAX)))
+    }
+
     fn may_be_unclean(&self) -> bool {
-        self.config.in_file("unclean.leader.election.enable").eq_ignore_ascii_case("true")
+        self.config.is_true("unclean.leader.election.enable")
     }
 
     fn list_default(&self, scope: ConfigScope, key: &str) -> Option<String> {

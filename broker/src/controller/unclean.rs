@@ -1,0 +1,89 @@
+//! Says which partitions are led by somebody who may miss acknowledged records.
+
+use crate::metadata::{Election, MetadataImage, MetadataRecord, PartitionState};
+
+/// Partitions that one line names; a power cut may make it thousands.
+const NAMED_MAX: usize = 20;
+
+/// Says what `records`, decided on `image`, elect without knowing that it has every committed
+/// record.
+pub(super) fn tell(image: &MetadataImage, records: &[MetadataRecord]) {
+    for (election, why) in [
+        (
+            Election::LastKnown,
+            "nobody is known to have every acknowledged record, and the last leader leads again \
+             although it may have lost some: it had not waited for the disk (flush.on.ack)",
+        ),
+        (
+            Election::Unclean,
+            "nobody who is known to have every acknowledged record is there, and another one \
+             leads: what it misses is lost (unclean.leader.election.enable, or asked for)",
+        ),
+    ] {
+        let named = elected(image, records, election);
+        if !named.is_empty() {
+            let count = named.len();
+            let first = named.iter().take(NAMED_MAX).map(String::as_str).collect::<Vec<_>>();
+            tracing::warn!(partitions = count, first = first.join(", "), "{why}");
+        }
+    }
+}
+
+/// Each with who leads and in which epoch.
+fn elected(image: &MetadataImage, records: &[MetadataRecord], election: Election) -> Vec<String> {
+    let of_one = |record: &MetadataRecord| {
+        let MetadataRecord::Partition(record) = record else { return None };
+        let PartitionState { leader, leader_epoch, election: how, .. } = record.state;
+        let topic = image.topic_by_id(&record.topic_id)?;
+        let was_led_so = topic
+            .partition(record.partition)
+            .is_some_and(|before| before.leader_epoch == leader_epoch);
+        (how == election && !was_led_so).then(|| {
+            let (name, index) = (&topic.name, record.partition);
+            format!("{name}-{index} by {} in epoch {leader_epoch}", leader.map_or(-1, |id| id.0))
+        })
+    };
+    records.iter().filter_map(of_one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use letterbox_protocol::model::{BrokerId, TopicId};
+
+    use super::*;
+    use crate::metadata::apply;
+    use crate::metadata::record::{PartitionRecord, TopicRecord};
+
+    #[test]
+    fn an_unclean_election_is_named_once() {
+        let id = TopicId::from_u128(7);
+        let partition = |index, leader_epoch, election| {
+            let replicas = [BrokerId(1), BrokerId(2)];
+            let state = PartitionState {
+                replicas: replicas.into(),
+                isr: replicas.into(),
+                leader: Some(BrokerId(2)),
+                leader_epoch,
+                election,
+                ..PartitionState::default()
+            };
+            MetadataRecord::Partition(PartitionRecord { topic_id: id, partition: index, state })
+        };
+        let topic = MetadataRecord::Topic(TopicRecord { name: "t".to_owned(), id });
+        let records = [
+            topic,
+            partition(0, 0, Election::Clean),
+            partition(1, 4, Election::Unclean),
+            partition(2, 0, Election::Clean),
+        ];
+        let image = apply(&MetadataImage::default(), 1, &records).unwrap();
+        let next = [
+            partition(0, 1, Election::Unclean),
+            // Led so already: another in-sync replica is no election.
+            partition(1, 4, Election::Unclean),
+            partition(2, 1, Election::LastKnown),
+        ];
+        assert_eq!(elected(&image, &next, Election::Unclean), ["t-0 by 2 in epoch 1"]);
+        assert_eq!(elected(&image, &next, Election::LastKnown), ["t-2 by 2 in epoch 1"]);
+    }
+}
