@@ -243,17 +243,19 @@ impl LeaderState {
         self.advance()
     }
 
-    /// The controller has committed that, in this leader epoch. Returns the new high watermark when
-    /// it moved.
+    /// The controller has committed that, in this leader epoch, and as many must be in sync.
+    /// Returns the new high watermark when it moved.
     pub(crate) fn committed(
         &mut self,
         partition_epoch: i32,
         replicas: &Arc<[BrokerId]>,
         isr: &[BrokerId],
+        min_insync: usize,
     ) -> Option<Offset> {
+        self.min_insync = min_insync;
         // What is known already is no answer: an ISR that was asked for may still come into force.
         if partition_epoch <= self.partition_epoch {
-            return None;
+            return self.advance();
         }
         self.partition_epoch = partition_epoch;
         self.replicas = replicas.clone();
@@ -553,7 +555,8 @@ mod tests {
                 "committed" => {
                     let replicas = leader.replicas.clone();
                     let version = line.number("version");
-                    let moved = leader.committed(version, &replicas, &line.ids("isr"));
+                    let moved =
+                        leader.committed(version, &replicas, &line.ids("isr"), leader.min_insync);
                     told(moved.map(LeaderEffect::HighWatermark))
                 }
                 "answered" => told(leader.answered(match line.text("with") {

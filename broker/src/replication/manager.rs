@@ -263,13 +263,14 @@ impl ReplicaManager {
         let (mut new, mut min_insync) = (Vec::new(), OfTopic::default());
         for (topic, index, state) in partitions {
             let key = (topic.id, index);
+            let mut min_insync =
+                || *min_insync.get(topic, || min_insync_of(&self.topic_config(topic)));
             if let Some(partition) = hosted.get(&key) {
-                partition.assign(state);
+                partition.assign(state, min_insync());
             } else if state.replicas.contains(&self.shared.me) {
-                let min_insync = min_insync.get(topic, || min_insync_of(&self.topic_config(topic)));
                 let (eligible, shared) = (Eligible::clone(&self.eligible.load()), &self.shared);
                 let partition =
-                    Partition::new(key, state.clone(), eligible, *min_insync, shared.clone());
+                    Partition::new(key, state.clone(), eligible, min_insync(), shared.clone());
                 new.push((key, Arc::new(partition)));
             }
         }
@@ -355,7 +356,12 @@ impl ReplicaManager {
         let _one = lock(&self.configuring);
         if let Some(topic) = self.image.load().topic_by_id(&partition.key().0) {
             let config = self.topic_config(topic);
-            partition.reconfigure(log_config(&config), min_insync_of(&config));
+            let min_insync = min_insync_of(&config);
+            // The state first that goes with it.
+            if let Some(state) = topic.partition(partition.key().1) {
+                partition.assign(state, min_insync);
+            }
+            partition.reconfigure(log_config(&config), min_insync);
         }
     }
 

@@ -279,8 +279,8 @@ impl Partition {
     }
 
     /// The newest word of the metadata.
-    pub(super) fn assign(&self, state: &PartitionState) {
-        self.step(Event::Assigned(state.clone()));
+    pub(super) fn assign(&self, state: &PartitionState, min_insync: usize) {
+        self.step(Event::Assigned(state.clone(), min_insync));
     }
 
     /// Its log is open.

@@ -27,13 +27,14 @@ use crate::metadata::PartitionState;
 /// What happens to a partition.
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
-    /// The metadata's newest word on it. One that is older than the last is ignored.
-    Assigned(PartitionState),
+    /// The metadata's newest word on it, with `min.insync.replicas` as the same metadata has it: who
+    /// is eligible to lead (KIP-966) follows from both. One that is older than the last is ignored.
+    Assigned(PartitionState, usize),
     /// Its log is open.
     Opened,
     /// Its log cannot be opened or made now.
     OpenFailed,
-    /// `min.insync.replicas` is that now.
+    /// `min.insync.replicas` is that now, and the newest assignment is known.
     MinInsync(usize),
     /// The brokers that may be in sync are these now.
     Eligible(Eligible),
@@ -273,11 +274,12 @@ impl Replica {
             };
         }
         match event {
-            Event::Assigned(state) if state.partition_epoch < self.assigned.partition_epoch => {
+            Event::Assigned(state, _) if state.partition_epoch < self.assigned.partition_epoch => {
                 Vec::new()
             }
-            Event::Assigned(state) => {
+            Event::Assigned(state, min_insync) => {
                 self.assigned = state;
+                self.min_insync = min_insync;
                 self.take_role(log, now_ms)
             }
             Event::Opened => {
@@ -290,8 +292,9 @@ impl Replica {
             }
             Event::MinInsync(min_insync) => {
                 self.min_insync = min_insync;
+                let required = self.assigned.required_in_sync(min_insync);
                 let moved = match &mut self.role {
-                    Role::Leader(leader) => leader.set_min_insync(min_insync),
+                    Role::Leader(leader) => leader.set_min_insync(required),
                     Role::Follower(_) | Role::Offline => None,
                 };
                 moved.map(Effect::HighWatermark).into_iter().collect()
@@ -395,11 +398,12 @@ impl Replica {
         let (LogState::Open, Some(log)) = (self.log, log) else { return Vec::new() };
         let PartitionState { replicas, isr, leader, leader_epoch: epoch, partition_epoch, .. } =
             self.assigned.clone();
+        let required = self.assigned.required_in_sync(self.min_insync);
         let (leads, was_led) = (leader == Some(self.me), self.led_epoch());
         let mut is_changing = false;
         match &mut self.role {
             Role::Leader(leader) if leads && leader.epoch() == epoch => {
-                let moved = leader.committed(partition_epoch, &replicas, &isr);
+                let moved = leader.committed(partition_epoch, &replicas, &isr, required);
                 return moved.map(Effect::HighWatermark).into_iter().collect();
             }
             Role::Follower(follower) => {
@@ -419,7 +423,7 @@ impl Replica {
                 partition_epoch,
                 replicas,
                 isr,
-                min_insync: self.min_insync,
+                min_insync: required,
                 lag_max_ms: self.times.lag_max_ms,
                 log_end: log.end(),
                 high_watermark: log.high_watermark(),
@@ -471,10 +475,11 @@ mod tests {
 
     /// Broker 1's replica of a partition of three, with `min.insync.replicas=2`.
     fn tell(script: &str) {
-        let (mut replica, mut log) = (None, None::<ModelLog>);
+        let (mut replica, mut log, mut min) = (None, None::<ModelLog>, 2);
         check(script, |line| {
+            min = line.find("min").map_or(min, |min| min.parse().unwrap());
             let event = match line.word() {
-                "assigned" => Event::Assigned(state(line)),
+                "assigned" => Event::Assigned(state(line), min),
                 "opened" => {
                     let epoch = line.find("of").unwrap_or("0");
                     let mut own: ModelLog =
@@ -507,7 +512,10 @@ mod tests {
                     log.as_mut().unwrap().truncate(line.number("end"));
                     Event::Follower(FollowerEvent::Done)
                 }
-                "min-insync" => Event::MinInsync(line.number("is")),
+                "min-insync" => {
+                    min = line.number("is");
+                    Event::MinInsync(min)
+                }
                 "gone" => Event::Gone,
                 "commit" => {
                     let replica: &Replica = replica.as_ref().unwrap();
@@ -525,9 +533,9 @@ mod tests {
             };
             let effects = match (&mut replica, event) {
                 (Some(replica), event) => replica.step(event, log.as_ref(), 0),
-                (none, Event::Assigned(state)) => {
+                (none, Event::Assigned(state, min)) => {
                     let eligible = Eligible::default();
-                    *none = Some(Replica::new(BrokerId(1), state, eligible, 2, TIMES));
+                    *none = Some(Replica::new(BrokerId(1), state, eligible, min, TIMES));
                     Vec::new()
                 }
                 (None, event) => panic!("{event:?} before the assignment"),
@@ -554,8 +562,27 @@ mod tests {
             leader: line.ids("leader").first().copied(),
             leader_epoch: line.number("epoch"),
             partition_epoch: line.number("version"),
+            adding: line.find("adding").map_or(Vec::new(), |_| line.ids("adding")).into(),
             ..PartitionState::default()
         }
+    }
+
+    /// A topic that gets more replicas is written to meanwhile.
+    #[test]
+    fn replicas_that_a_move_adds_need_not_be_in_sync() {
+        tell(
+            "
+            > assigned leader=1 epoch=0 version=0 replicas=1,2,3 isr=1 adding=2,3
+            > opened end=3 hw=0
+              begin epoch 0
+              high watermark 3
+            > append acks=all
+              in epoch 0
+            > assigned leader=1 epoch=0 version=1 replicas=1,2,3 isr=1
+            > append acks=all
+              NotEnoughReplicas(NotEnoughReplicas { in_sync: 1, required: 2 })
+            ",
+        );
     }
 
     #[test]
@@ -687,6 +714,24 @@ mod tests {
             > counts end=9
             > min-insync is=1
               high watermark 9
+            ",
+        );
+    }
+
+    /// What left an ISR that is too small is eligible to lead, so nothing may be committed with such
+    /// an ISR, however late the larger `min.insync.replicas` is seen.
+    #[test]
+    fn a_larger_min_insync_is_seen_with_the_isr_that_came_after_it() {
+        tell(
+            "
+            > assigned leader=1 epoch=0 version=0 replicas=1,2 isr=1,2 min=1
+            > opened end=3 hw=0
+              begin epoch 0
+            > counts end=9
+            > assigned leader=1 epoch=0 version=1 replicas=1,2 isr=1 min=2
+            > min-insync is=2
+            > append acks=all
+              NotEnoughReplicas(NotEnoughReplicas { in_sync: 1, required: 2 })
             ",
         );
     }

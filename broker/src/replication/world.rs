@@ -556,7 +556,7 @@ impl World {
         if state.leader == Some(me) && led == Some(state.leader_epoch) {
             let Role::Leader(leader) = &mut self.brokers[of].role else { return Ok(()) };
             leader.set_eligible(state.eligible.clone());
-            let moved = leader.committed(state.partition_epoch, &ids, &state.isr);
+            let moved = leader.committed(state.partition_epoch, &ids, &state.isr, min_insync);
             return self.lead_on(of, moved.map(LeaderEffect::HighWatermark).into_iter().collect());
         }
         if state.leader == Some(me) {
