@@ -293,9 +293,72 @@ fn a_metadata_log_is_begun_anew_only_once_it_is_given_up_and_deletes_no_partitio
     let mut broker = Broker::start(dir.path(), &accepts);
     assert_eq!(produce(&broker), (0, 1));
     broker.stop();
+    // Whoever starts it has learned of the other directory only, and the new one is not unexpected.
+    let more_id = directory_id(&more);
+    let expects = format!("{accepts}\nexpected.directory.ids={more_id}");
+    let mut broker = Broker::start(dir.path(), &expects);
+    assert_eq!(produce(&broker), (0, 2));
+    broker.stop();
+    Broker::start(dir.path(), &accepts).stop();
     // A directory that is there is not lost.
     std::fs::remove_dir_all(data.join("__cluster_metadata-0")).unwrap();
     refuses(&format!("accepted.lost.metadata.log={}", id()));
+}
+
+fn directory_id(directory: &std::path::Path) -> String {
+    let meta = std::fs::read_to_string(directory.join("meta.properties")).unwrap();
+    meta.lines().find_map(|line| line.strip_prefix("directory.id=")).unwrap().to_owned()
+}
+
+/// As the operator starts it: it tells what is missing, and whoever brings that back need not
+/// restart it.
+#[test]
+fn a_broker_that_is_refused_its_directories_stays_up_and_tells_what_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let [data, more, away] = ["data", "more", "away"].map(|name| dir.path().join(name));
+    let port = free_port();
+    let extra = format!(
+        "admin.listener=127.0.0.1:{port}\nnum.partitions=2\ncluster.id=test\nlog.dirs={},{}\n\
+         missing.directories.wait.enable=true",
+        data.display(),
+        more.display()
+    );
+    let mut broker = Broker::start(dir.path(), &extra);
+    assert_eq!(ask_for_topic(&mut broker.connect(), "orders"), 0);
+    let ids = [directory_id(&data), directory_id(&more)];
+    let expects = format!("{extra}\nexpected.directory.ids={}", ids.join(","));
+    for (lost, id, extra) in
+        [(&data, &ids[0], &expects), (&more, &ids[1], &expects), (&data, &ids[0], &extra)]
+    {
+        broker.stop();
+        std::fs::rename(lost, &away).unwrap();
+        std::fs::create_dir(lost).unwrap();
+        let file = dir.path().join("server.properties");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let begin = text.split("missing.directories.wait.enable").next().unwrap();
+        let keys = extra.lines().skip_while(|line| !line.starts_with("missing."));
+        std::fs::write(&file, format!("{begin}{}\n", keys.collect::<Vec<_>>().join("\n"))).unwrap();
+        broker = Broker::begin(command(&file), file, Vec::new(), broker.address);
+        broker.wait_for_line("cannot identify the log directories now");
+        let (status, why) = http_get(port, "/readyz");
+        assert!(status == "503" && why.contains("waiting for log directories"), "{why}");
+        let said = identity(port);
+        assert_eq!((&said["cluster.id"], &said["node.id"]), (&"test".into(), &1.into()));
+        assert_eq!(said["directories"].as_array().unwrap().len(), 1, "{said}");
+        if extra.contains("expected.directory.ids") {
+            assert_eq!(said["lost"], serde_json::json!([{"path": lost, "directory.id": id}]));
+        } else {
+            assert_eq!(said["metadata.log"], "missing", "nothing else says that it is lost");
+        }
+        assert_eq!(std::fs::read_dir(lost).unwrap().count(), 0, "nothing is written there");
+        // It is brought back under the broker.
+        std::fs::remove_dir(lost).unwrap();
+        std::fs::rename(&away, lost).unwrap();
+        broker.wait_until_it_serves();
+        assert_eq!(partition_errors(&mut broker.connect(), "orders"), [0, 0]);
+        assert_eq!(http_get(port, "/readyz").0, "200");
+    }
+    broker.stop();
 }
 
 fn identity(port: u16) -> serde_json::Value {

@@ -356,6 +356,14 @@ pub const KEYS: &[Key] = &[
     idle("metrics.recording.level", Kind::Text, "INFO", Effect::Absent(METRICS)),
     idle("metrics.sample.window.ms", Kind::Long(1, I64), "30000", Effect::Absent(METRICS)),
     key("min.insync.replicas", Kind::Int(1, I32), "1", "Replicas that must be in sync for a write with acks=all.").dynamic(),
+    key(
+        "missing.directories.wait.enable",
+        Kind::Bool,
+        "false",
+        "What a broker does that is refused its log directories at start, because one of expected.directory.ids is missing or another one is in \
+         its place, or because the metadata log is missing beside partitions. true: it stays up, not ready, tells what it has and misses \
+         (GET /identity and /readyz on admin.listener), looks again each second, and starts when all is there. false: it ends. Letterbox's own key.",
+    ),
     unset("node.id", Kind::Int(0, I32), "This node's id, unique in the cluster."),
     idle("num.io.threads", Kind::Int(1, I32), "8", Effect::None(THREADS)).dynamic(),
     idle("num.network.threads", Kind::Int(1, I32), "3", Effect::None(THREADS)).dynamic(),

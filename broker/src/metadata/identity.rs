@@ -93,6 +93,13 @@ pub enum IdentityError {
         directory.display()
     )]
     Unexpected { directory: PathBuf, found: String, expected: String },
+    #[error(
+        "the metadata log in {} is missing, but there are partitions in {}: starting with a new \
+         one would disown them. Bring the volume back, or begin a new one, without the topics of \
+         before: accepted.lost.metadata.log",
+        directory.display(), partitions.display()
+    )]
+    NoMetadata { directory: PathBuf, partitions: PathBuf },
     #[error("{} is damaged: each line is a directory.id, a space, and the path of a log directory. \
         Correct it, or remove it if no log directory is lost", path.display())]
     UsedDamaged { path: PathBuf },
@@ -118,8 +125,8 @@ pub fn open_directories(
 }
 
 /// The cluster id of the first of `directories` that has one. What the file system refuses is left
-/// to whoever opens it. `new_log` is the name of a metadata log that may have been made and not used
-/// yet. Blocks.
+/// to whoever opens it. `new_log` is the name of a metadata log that may have been made and not
+/// used yet. Blocks.
 ///
 /// # Errors
 /// A directory has data but no identity, or a damaged one.
@@ -152,8 +159,8 @@ pub struct Usable {
 
 /// As [`open_directories`], but goes on without directories that the file system refuses or that
 /// are lost, as long as there are `metadata_dir` and one of `log_dirs`. A lost one whose id is in
-/// `given_up` is forgotten. `new_log` is the name of the metadata log where that was made before the
-/// directory was identified, and holds nothing. Blocks.
+/// `given_up` is forgotten. `new_log` is the name of the metadata log where that was made before
+/// the directory was identified, and holds nothing. Blocks.
 ///
 /// # Errors
 /// [`IdentityError`]; an I/O error is that of `metadata_dir`, of the last log directory, or passes.
@@ -376,29 +383,48 @@ fn open_beside(
     Ok(identities)
 }
 
-/// Refuses directories that have another id than those of `expected`, and empty ones while one of
-/// `expected` is missing; nothing is expected when that is empty. An empty directory beside all that
-/// are expected is a new one, and one that this broker has used since ([`LOG_DIRECTORIES`]) is as
-/// good as expected. What cannot be read is left to whoever opens it, and may be any of those that
-/// are missing. Changes nothing. Blocks.
+/// What is known of the directories of a node before it starts.
+pub struct Expected<'a> {
+    /// The `directory.id` of each that was used; nothing is expected when that is empty.
+    pub ids: &'a [String],
+    /// Where the metadata log is.
+    pub metadata_dir: &'a Path,
+    /// The name of the loss of the metadata log that was accepted: the directory with the next one
+    /// may have been made already, and whoever starts this node has yet to learn of it.
+    pub lost_metadata_log: Option<&'a str>,
+}
+
+/// Refuses directories that have another id than those that are expected, and empty ones while one
+/// of these is missing. An empty directory beside all that are expected is a new one, and so is one
+/// with nothing in it but its identity, which a start has left that did not come to its end. One
+/// that this broker has used since ([`LOG_DIRECTORIES`]) is as good as expected. What cannot be
+/// read is left to whoever opens it, and may be any of those that are missing. Changes nothing.
+/// Blocks.
 ///
 /// # Errors
 /// [`IdentityError::Lost`] or [`IdentityError::Unexpected`].
 pub fn expect_directories<'a>(
     env: &Env,
     directories: impl IntoIterator<Item = &'a PathBuf>,
-    expected: &[String],
+    expected: &Expected<'_>,
 ) -> Result<(), IdentityError> {
-    let listed = || expected.join(",");
-    let (mut missing, mut used, mut empty) = (expected.to_vec(), Vec::new(), None);
+    let listed = || expected.ids.join(",");
+    let (mut missing, mut used, mut empty) = (expected.ids.to_vec(), Vec::new(), None);
     let mut others = Vec::new();
-    for directory in directories.into_iter().filter(|_| !expected.is_empty()) {
+    let begins_anew = |directory: &Path, found: &str| {
+        let is_another = expected.lost_metadata_log.is_some_and(|lost| lost != found);
+        directory == expected.metadata_dir && is_another
+    };
+    for directory in directories.into_iter().filter(|_| !expected.ids.is_empty()) {
         let Ok(identity) = read_directory(env, directory) else { continue };
         match identity.map(|identity| encode_uuid(identity.directory_id)) {
             None => empty = empty.or(Some(directory.clone())),
-            Some(found) if expected.contains(&found) => {
+            Some(found) if expected.ids.contains(&found) || begins_anew(directory, &found) => {
                 missing.retain(|id| *id != found);
                 used.extend(read_used(env, directory)?.into_keys().map(encode_uuid));
+            }
+            Some(_) if has_identity_only(env, directory) => {
+                empty = empty.or(Some(directory.clone()));
             }
             Some(found) => others.push((directory.clone(), found)),
         }
@@ -410,6 +436,37 @@ pub fn expect_directories<'a>(
         Some(directory) => Err(IdentityError::Lost { directory, expected: listed() }),
         None => Ok(()),
     }
+}
+
+/// Whether nothing was ever written into a directory but whose it is.
+fn has_identity_only(env: &Env, directory: &Path) -> bool {
+    let is_identity = |name: &str| name == META_PROPERTIES || NOT_DATA.contains(&name);
+    let entries = env.disk.list(directory);
+    entries.is_ok_and(|entries| entries.iter().all(|entry| is_identity(&entry.name)))
+}
+
+/// The directories that have an identity, and those of `expected` that are none of them, by id,
+/// each with the place where it may have been: the first directory without one. Blocks.
+pub fn found_and_lost<'a>(
+    env: &Env,
+    directories: impl IntoIterator<Item = &'a PathBuf>,
+    expected: &Expected<'_>,
+) -> (Vec<(PathBuf, DirectoryIdentity)>, BTreeMap<Uuid, PathBuf>) {
+    let (mut found, mut place) = (Vec::new(), None);
+    for directory in directories {
+        match read_directory(env, directory) {
+            Ok(Some(identity)) if !found.iter().any(|(known, _)| known == directory) => {
+                found.push((directory.clone(), identity));
+            }
+            Ok(None) => place = place.or(Some(directory.clone())),
+            _ => {}
+        }
+    }
+    let place = place.unwrap_or_else(|| expected.metadata_dir.to_owned());
+    let ids = expected.ids.iter().filter_map(|id| decode_uuid(id));
+    let is_lost = |id: &Uuid| !found.iter().any(|(_, identity)| identity.directory_id == *id);
+    let lost = ids.filter(is_lost).map(|id| (id, place.clone())).collect();
+    (found, lost)
 }
 
 fn check(
@@ -577,10 +634,16 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::disallowed_methods, reason = "the test plays the broker")]
     fn an_empty_or_another_directory_is_refused_where_one_is_expected() {
         let dir = tempfile::tempdir().unwrap();
         let dirs = [dir.path().join("a"), dir.path().join("b")];
-        let expect = |dirs: &[PathBuf], ids: &[String]| expect_directories(&Env::real(), dirs, ids);
+        let without = |lost_metadata_log, dirs: &[PathBuf], ids: &[String]| {
+            let metadata_dir = &dir.path().join("a");
+            let expected = Expected { ids, metadata_dir, lost_metadata_log };
+            expect_directories(&Env::real(), dirs, &expected)
+        };
+        let expect = |dirs: &[PathBuf], ids: &[String]| without(None, dirs, ids);
         expect(&dirs, &[]).unwrap();
         let ids: Vec<String> = open(&dirs, 1, None)
             .unwrap()
@@ -589,7 +652,20 @@ mod tests {
             .collect();
         expect(&dirs, &ids).unwrap();
         expect(&dirs[..1], &ids).unwrap();
+        // One that holds nothing but its identity was made by a start that did not come to its end.
+        expect(&dirs, &ids[..1]).unwrap();
+        assert!(matches!(
+            expect(&dirs, &[ids[0].clone(), encode_uuid(Uuid::from_u128(1))]),
+            Err(IdentityError::Lost { .. })
+        ));
+        for used in &dirs {
+            std::fs::create_dir(used.join("orders-0")).unwrap();
+        }
         assert!(matches!(expect(&dirs, &ids[..1]), Err(IdentityError::Unexpected { .. })));
+        // The metadata log was given up, and the next one has begun.
+        assert!(matches!(expect(&dirs, &ids[1..]), Err(IdentityError::Unexpected { .. })));
+        without(Some("lost"), &dirs, &ids[1..]).unwrap();
+        assert!(without(Some(&ids[0]), &dirs, &ids[1..]).is_err(), "it is the lost one");
         let lost = dir.path().join("c");
         // Beside all that are expected, an empty one is new.
         expect(&[dirs[0].clone(), lost.clone(), dirs[1].clone()], &ids).unwrap();

@@ -9,15 +9,16 @@ use letterbox_env::{Env, Fault};
 use letterbox_storage::QUORUM_DIR;
 use uuid::Uuid;
 
-use super::patience::patiently;
-use super::start::{StartError, quorum_config, take_seat};
+use super::patience::{MAKE_ROOM, patiently_until};
+use super::start::{StartError, partitions_in, quorum_config, take_seat};
 use crate::config::Config;
 use crate::metadata::MetadataImage;
 use crate::metadata::identity::{
-    DirectoryIdentity, IdentityError, Usable, encode_uuid, expect_directories, known_cluster_id,
-    open_usable,
+    DirectoryIdentity, Expected, IdentityError, Usable, encode_uuid, expect_directories,
+    found_and_lost, known_cluster_id, open_usable, read_directory,
 };
 use crate::quorum::Seat;
+use crate::server::admin_http::Whose;
 
 /// What the log directories say of this node.
 pub(super) struct Identity {
@@ -40,7 +41,8 @@ pub(super) struct Identity {
 impl Identity {
     /// Reads the identities, and writes them into directories that are new: of the cluster
     /// `cluster_id`, or of a new one. `has_new_log` where the metadata log was made already, and
-    /// holds nothing.
+    /// holds nothing. While it waits for directories that are missing, where the configuration says
+    /// that it does, it tells which through `tell`.
     ///
     /// # Errors
     /// A directory is another node's, or none can be used.
@@ -49,19 +51,29 @@ impl Identity {
         config: &Config,
         cluster_id: Option<String>,
         has_new_log: bool,
+        tell: impl Fn(Whose),
     ) -> Result<Self, IdentityError> {
-        let passes = |error: &IdentityError| match error {
-            IdentityError::Io { source, .. } => Fault::of(source).is_state(),
-            _ => false,
+        let advice = |error: &IdentityError| match error {
+            IdentityError::Io { source, .. } if Fault::of(source).is_state() => Some(MAKE_ROOM),
+            error if waits(config, error) => Some(BRING_BACK),
+            _ => None,
+        };
+        let attempt = async || {
+            let (of_task, of_node) = (env.clone(), config.clone());
+            let cluster_id = cluster_id.clone();
+            let new_log = has_new_log.then_some(QUORUM_DIR);
+            let identify = move || {
+                let found = identify(&of_task, &of_node, cluster_id.as_deref(), new_log);
+                let refused = found.as_ref().err().filter(|error| waits(&of_node, error));
+                let whose = refused.map(|error| told(&of_task, &of_node, error));
+                (found, whose)
+            };
+            let (found, whose) = env.blocking(identify).await;
+            whose.into_iter().for_each(&tell);
+            found
         };
         let Usable { identities, unusable, lost } =
-            patiently("identify the log directories", passes, || {
-                let (of_task, config) = (env.clone(), config.clone());
-                let cluster_id = cluster_id.clone();
-                let new_log = has_new_log.then_some(QUORUM_DIR);
-                env.blocking(move || identify(&of_task, &config, cluster_id.as_deref(), new_log))
-            })
-            .await?;
+            patiently_until("identify the log directories", advice, attempt).await?;
         let (_, first) = identities.first().cloned().ok_or(IdentityError::NoDirectories)?;
         let metadata = identities.iter().find(|(directory, _)| *directory == config.metadata_dir);
         let has_metadata = metadata.is_some_and(|(_, identity)| !identity.created);
@@ -112,7 +124,7 @@ pub(super) async fn cluster_id(
     let (of_task, of_node) = (env.clone(), config.clone());
     let known = env.blocking(move || {
         let directories = || of_node.log_dirs.iter().chain([&of_node.metadata_dir]);
-        expect_directories(&of_task, directories(), &of_node.expected_directory_ids)?;
+        expect_directories(&of_task, directories(), &expected(&of_node))?;
         known_cluster_id(&of_task, directories(), QUORUM_DIR)
     });
     if let Some(known) = known.await? {
@@ -120,6 +132,44 @@ pub(super) async fn cluster_id(
     }
     let mut seat = take_seat(env, quorum_config(env, config, None).await).await?;
     Ok((seat.agree().await?, Some(seat)))
+}
+
+/// What ends a wait for directories.
+const BRING_BACK: &str = "bring the volumes back or, where their records are not needed, accept \
+    their loss; GET /identity on admin.listener tells which are missing";
+
+/// Whether the node waits for the directories that it is refused without.
+fn waits(config: &Config, error: &IdentityError) -> bool {
+    let is_missing = matches!(
+        error,
+        IdentityError::Lost { .. }
+            | IdentityError::Unexpected { .. }
+            | IdentityError::NoMetadata { .. }
+    );
+    is_missing && config.is_true("missing.directories.wait.enable")
+}
+
+fn expected(config: &Config) -> Expected<'_> {
+    Expected {
+        ids: &config.expected_directory_ids,
+        metadata_dir: &config.metadata_dir,
+        lost_metadata_log: config.accepted_lost_metadata_log.as_deref(),
+    }
+}
+
+/// Who a node is that is refused its directories. Blocks.
+fn told(env: &Env, config: &Config, error: &IdentityError) -> Whose {
+    let directories = config.log_dirs.iter().chain([&config.metadata_dir]);
+    let (directories, lost) = found_and_lost(env, directories, &expected(config));
+    Whose {
+        node_id: config.node_id.0,
+        cluster_id: config.cluster_id.clone(),
+        directories,
+        unusable: BTreeMap::new(),
+        lost,
+        misses_metadata: matches!(error, IdentityError::NoMetadata { .. }),
+        refusal: Some(error.to_string()),
+    }
 }
 
 /// Blocks.
@@ -130,7 +180,8 @@ fn identify(
     new_log: Option<&str>,
 ) -> Result<Usable, IdentityError> {
     let directories = config.log_dirs.iter().chain([&config.metadata_dir]);
-    expect_directories(env, directories, &config.expected_directory_ids)?;
+    expect_directories(env, directories, &expected(config))?;
+    expect_metadata(env, config)?;
     open_usable(
         env,
         &config.log_dirs,
@@ -140,4 +191,23 @@ fn identify(
         &config.accepted_lost_directory_ids,
         new_log,
     )
+}
+
+/// Refuses an empty metadata directory beside partitions, before anything is written into it. That
+/// of a voter among others is for the quorum to judge. Blocks.
+fn expect_metadata(env: &Env, config: &Config) -> Result<(), IdentityError> {
+    let is_accepted = config.accepted_lost_metadata_log.is_some();
+    let directory = &config.metadata_dir;
+    if is_accepted
+        || config.voters.len() != 1
+        || !matches!(read_directory(env, directory), Ok(None))
+    {
+        return Ok(());
+    }
+    match partitions_in(&*env.disk, &config.log_dirs) {
+        Some(partitions) => {
+            Err(IdentityError::NoMetadata { directory: directory.clone(), partitions })
+        }
+        None => Ok(()),
+    }
 }

@@ -8,13 +8,14 @@
 use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::FusedFuture;
-use letterbox_env::{BoxListener, Env, with_causes};
+use letterbox_env::{BoxListener, DirEntry, Disk, Env, with_causes};
 use letterbox_storage::{LogError, LogManager, LogManagerOptions, QUORUM_DIR};
 use tokio::sync::{SetOnce, oneshot};
 use tokio::time::Instant;
@@ -110,11 +111,16 @@ async fn find(env: &Env, config: &Config) -> Result<(Found, Option<Seat>), Start
     let admin = Admin::start(env, config).await?;
     let (cluster_id, seat) = identity::cluster_id(env, config).await?;
     let has_new_log = seat.as_ref().is_some_and(Seat::is_new);
-    let identity = Identity::open(env, config, cluster_id, has_new_log).await?;
+    let waits = |whose| admin.health.is(whose);
+    let identity = Identity::open(env, config, cluster_id, has_new_log, waits).await?;
     admin.health.is(Whose {
+        node_id: config.node_id.0,
+        cluster_id: Some(identity.cluster_id.clone()),
         directories: identity.directories.clone(),
         unusable: identity.unusable.clone(),
         lost: identity.lost.clone(),
+        misses_metadata: false,
+        refusal: None,
     });
     // Taken early, so that a port in use is said before anything is recovered.
     let listeners = listener::bind(env, config).await?;
@@ -361,15 +367,7 @@ pub(super) async fn quorum_config(
     let (disk, dirs) = (env.disk.clone(), config.log_dirs.clone());
     // Partitions without a metadata log are the remains of a lost one; beginning anew would disown
     // them.
-    let has_partitions = move || {
-        dirs.iter().any(|dir| {
-            disk.list(dir).is_ok_and(|entries| {
-                entries.iter().any(|entry| {
-                    entry.is_dir && entry.name != QUORUM_DIR && entry.name.contains('-')
-                })
-            })
-        })
-    };
+    let has_partitions = move || partitions_in(&*disk, &dirs).is_some();
     let mut must_exist = env.blocking(has_partitions).await;
     if must_exist && identity.is_some_and(|identity| identity.begins_anew(config)) {
         must_exist = false;
@@ -392,6 +390,14 @@ pub(super) async fn quorum_config(
         must_exist,
         timing: QuorumTiming::default(),
     }
+}
+
+/// The first of `directories` that has partitions. Blocks.
+pub(super) fn partitions_in(disk: &dyn Disk, directories: &[PathBuf]) -> Option<PathBuf> {
+    let is_partition =
+        |entry: &DirEntry| entry.is_dir && entry.name != QUORUM_DIR && entry.name.contains('-');
+    let has = |dir: &&PathBuf| disk.list(dir).is_ok_and(|all| all.iter().any(is_partition));
+    directories.iter().find(has).cloned()
 }
 
 /// Whether the last run closed every log, so that opening them takes no long.

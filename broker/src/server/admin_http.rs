@@ -11,6 +11,9 @@
 //!  "offline": [{"path": "/data-1/kafka-log", "reason": "sync a log: Input/output error"}],
 //!  "lost": [{"path": "/data-2/kafka-log", "directory.id": "x0zVt4QbQkqW7rZp3mGv5A"}]}
 //! ```
+//! A node that waits for directories (`missing.directories.wait.enable`) tells what it has and what
+//! it misses, and `"metadata.log": "missing"` where there is none beside partitions.
+//!
 //! Nothing here changes anything.
 //!
 //! It is served apart from all other work (`letterbox_env::Tasks::apart`): `/livez`, `/readyz` and
@@ -27,6 +30,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
@@ -45,13 +49,22 @@ use super::listener::{SaidRarely, accept_failed};
 use crate::metadata::identity::{DirectoryIdentity, encode_uuid};
 
 /// Who this node is, as its log directories said when it started.
+#[derive(Default)]
 pub(crate) struct Whose {
+    /// Which node of its cluster.
+    pub(crate) node_id: i32,
+    /// Its cluster, where that is known.
+    pub(crate) cluster_id: Option<String>,
     /// Those that could be used, with what is written in each.
     pub(crate) directories: Vec<(PathBuf, DirectoryIdentity)>,
     /// Those that could not, and why.
     pub(crate) unusable: BTreeMap<PathBuf, Arc<io::Error>>,
     /// Those that were used before and are not there, by their ids.
     pub(crate) lost: BTreeMap<Uuid, PathBuf>,
+    /// Whether it waits because the metadata log is missing beside partitions.
+    pub(crate) misses_metadata: bool,
+    /// Why it does not start with these directories, while it waits for others.
+    pub(crate) refusal: Option<String>,
 }
 
 /// What is told about, which the node fills in as it starts and stops.
@@ -59,7 +72,7 @@ pub(crate) struct Whose {
 pub(crate) struct Health {
     /// Nothing while that is not known: its directories are not read, or its cluster waits for
     /// other nodes.
-    whose: OnceLock<Whose>,
+    whose: ArcSwapOption<Whose>,
     /// How far it is with that.
     pub(crate) opening: Arc<OpenProgress>,
     /// Nothing while the broker still recovers.
@@ -68,9 +81,9 @@ pub(crate) struct Health {
 }
 
 impl Health {
-    /// Whose health this is.
+    /// Whose health this is, as far as its directories say it now.
     pub(crate) fn is(&self, whose: Whose) {
-        let _ = self.whose.set(whose); // the node starts once
+        self.whose.store(Some(Arc::new(whose)));
     }
 
     /// Clients are served from now on.
@@ -150,23 +163,25 @@ fn identity(whose: &Whose, offline: &BTreeMap<PathBuf, String>) -> String {
         .iter()
         .map(|(path, why)| serde_json::json!({"path": path.to_string_lossy(), "reason": why}));
     let lost = whose.lost.iter().map(|(id, path)| directory(path, *id));
-    let first = whose.directories.first().map(|(_, identity)| identity);
-    serde_json::json!({
-        "cluster.id": first.map(|identity| &identity.cluster_id),
-        "node.id": first.map(|identity| identity.node_id),
+    let mut said = serde_json::json!({
+        "cluster.id": whose.cluster_id,
+        "node.id": whose.node_id,
         "directories": in_use.collect::<Vec<_>>(),
         "offline": unusable.collect::<Vec<_>>(),
         "lost": lost.collect::<Vec<_>>(),
-    })
-    .to_string()
+    });
+    if whose.misses_metadata {
+        said["metadata.log"] = "missing".into();
+    }
+    said.to_string()
 }
 
 fn router(health: Arc<Health>) -> Router {
     let (ready, living) = (health.clone(), health.clone());
     let identity = move || async move {
-        match living.whose.get() {
+        match living.whose.load_full() {
             Some(whose) => {
-                let text = identity(whose, &offline(whose, &living));
+                let text = identity(&whose, &offline(&whose, &living));
                 ([(header::CONTENT_TYPE, "application/json")], text).into_response()
             }
             None => (StatusCode::SERVICE_UNAVAILABLE, STARTING).into_response(),
@@ -196,7 +211,10 @@ fn router(health: Arc<Health>) -> Router {
 fn readiness(health: &Health) -> (StatusCode, String) {
     let no = |why: &str| (StatusCode::SERVICE_UNAVAILABLE, why.to_owned());
     match health.broker.get() {
-        None => no(&starting(health.opening.now())),
+        None => match health.whose.load().as_ref().and_then(|whose| whose.refusal.as_ref()) {
+            Some(refusal) => no(&format!("waiting for log directories: {refusal}\n")),
+            None => no(&starting(health.opening.now())),
+        },
         Some(_) if health.is_stopping.load(Ordering::Acquire) => no("stopping\n"),
         Some((_, logs)) => {
             logs.refusal().map_or((StatusCode::OK, "ok\n".to_owned()), |why| no(&why))
@@ -271,8 +289,8 @@ mod tests {
         };
         let whose = Whose {
             directories: vec![directory("/a", 1), directory("/b", 2)],
-            unusable: BTreeMap::new(),
             lost: BTreeMap::from([(Uuid::from_u128(3), PathBuf::from("/c"))]),
+            ..Whose::default()
         };
         let said = |offline: &[(&str, &str)]| -> serde_json::Value {
             let offline = offline.iter().map(|(path, why)| ((*path).into(), (*why).into()));

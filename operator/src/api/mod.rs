@@ -79,6 +79,7 @@ pub const OWNED_KEYS: &[&str] = &[
     "log.dir",
     "log.dirs",
     "metadata.log.dir",
+    "missing.directories.wait.enable",
     "node.id",
     "process.roles",
     "security.inter.broker.protocol",

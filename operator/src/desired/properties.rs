@@ -68,6 +68,10 @@ pub(super) fn build(
     }
     let log_dirs: Vec<&str> = facts.volumes.iter().map(|place| place.log_dir.as_str()).collect();
     keys.insert("log.dirs", log_dirs.join(","));
+    // The operator tells what is missing, and a person decides; a process that ended says nothing.
+    if knows(image, [0, 1, 0]) && facts.admin_bind.is_none() {
+        keys.insert("missing.directories.wait.enable", "true".to_owned());
+    }
     if let Some((host, port)) = &facts.admin_bind {
         keys.insert("admin.listener", format!("{host}:{port}"));
     }
