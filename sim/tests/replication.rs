@@ -93,7 +93,7 @@ fn break_something(
                 NODES.into_iter().filter(|node| *node != name).for_each(|node| {
                     cluster.restart(node);
                 });
-                cluster.run_for(Duration::from_secs(4));
+                cluster.run_for(Duration::from_secs(6));
             }
             (NODES.to_vec(), "power cut of all")
         }

@@ -273,3 +273,39 @@ async fn sizes_and_producers_are_told_of_partitions_that_there_are() {
     assert_eq!((partition.error_code, partition.leader_id.0), (NONE, 1));
     assert_eq!(partition.current_voters.len(), 1);
 }
+
+/// Any client may say that it is a replica, and would then move the high watermark.
+#[tokio::test]
+async fn only_the_registered_broker_speaks_as_a_replica() {
+    use letterbox_protocol::replica;
+    use m::fetch_request::ReplicaState;
+    let (broker, any) = with_records(1).await;
+    let image = broker.node.services().replicas.image();
+    let (id, own) = image.brokers.first_key_value().unwrap();
+    let asked = |epoch: i64, incarnation: Option<uuid::Uuid>, reports: bool| {
+        let state = ReplicaState::default().with_replica_id(m::BrokerId(id.0));
+        let mut request = fetch(&["t"]).with_replica_state(state.with_replica_epoch(epoch));
+        request.topics[0].topic_id = image.topic("t").unwrap().id;
+        request.topics[0].partitions[0].current_leader_epoch = 0;
+        let tags = &mut request.unknown_tagged_fields;
+        incarnation.into_iter().for_each(|it| replica::put_incarnation(tags, it));
+        if reports {
+            replica::put_reports(tags);
+        }
+        request
+    };
+    let (other, unknown) = (uuid::Uuid::from_u128(7), ErrorCode::ReplicaNotAvailable);
+    for (epoch, incarnation, expected) in [
+        (own.epoch, None, unknown),
+        (own.epoch, Some(other), unknown),
+        (own.epoch - 1, Some(own.incarnation), unknown),
+        // It leads this partition: nobody follows it from there.
+        (own.epoch, Some(own.incarnation), ErrorCode::NotLeaderOrFollower),
+    ] {
+        let answer = answer!(broker, any, 17, asked(epoch, incarnation, false), Fetch);
+        let code = answer.responses[0].partitions[0].error_code;
+        assert_eq!(code, expected.code(), "{epoch} {incarnation:?}");
+        let answer = answer!(broker, any, 17, asked(epoch, incarnation, true), Fetch);
+        assert_eq!(answer.responses.is_empty(), expected != unknown, "a report");
+    }
+}
