@@ -384,7 +384,6 @@ mod tests {
     #[test]
     fn keys_without_effect_take_other_values_too() {
         for (name, value) in [
-            ("unclean.leader.election.enable", "true"),
             ("preallocate", "true"),
             ("segment.jitter.ms", "1000"),
             ("local.retention.ms", "60000"),
