@@ -1,9 +1,9 @@
 //! What the partitions of this broker want of others and of the disk, until the tasks that speak
 //! with them take it.
 //!
-//! Written to under the lock of a partition's role, so that what two changes of a role ask for comes
-//! in their order; nothing here waits. What replaces what was asked before takes its place: there is
-//! at most one wish of each kind for each partition, however slow the other side is.
+//! Written to under the lock of a partition's role, so that what two changes of a role ask for
+//! comes in their order; nothing here waits. What replaces what was asked before takes its place:
+//! there is at most one wish of each kind for each partition, however slow the other side is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -157,7 +157,7 @@ impl Outbox {
         self.lost.fetch_add(records, Ordering::Relaxed);
     }
 
-    /// Committed records that were cut here, since the start, because the leader does not have them.
+    /// Committed records that were cut here since the start, because the leader lacks them.
     pub(crate) fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }

@@ -162,9 +162,9 @@ impl Traffic {
 /// topic, whatever the role.
 ///
 /// The lock of `role` is held for a few instructions and never over I/O. What the role asks of
-/// others is left in the [`Outbox`] under that lock, so that it comes in order. What an append needs
-/// of it (the epoch, and whether it may begin) is looked up before, and the log compares that epoch
-/// under its own lock with the one that was begun last ([`Log::begin_epoch`]): between the two the
+/// others is left in the [`Outbox`] under that lock, so that it comes in order. What an append
+/// needs of it (the epoch, and whether it may begin) is looked up before, and the log compares that
+/// epoch under its own lock with the one that was begun last ([`Log::begin_epoch`]): between the two the
 /// role may change, and the append is refused then.
 pub struct Partition {
     /// Who waits for its high watermark.
@@ -417,7 +417,7 @@ impl Partition {
             Ok(()) => FollowerEvent::Done,
             Err(why) => {
                 let (topic, partition, why) = (log.topic(), self.index, with_causes(&why));
-                error!(%topic, partition, why, ?change, "cannot cut the log to what the leader has");
+                error!(%topic, partition, why, "cannot cut the log to what the leader has");
                 FollowerEvent::Failed
             }
         };
@@ -498,7 +498,8 @@ impl Partition {
                     partition = self.index,
                     from,
                     until,
-                    "committed records are lost, because the leader that was elected does not have                      them"
+                    "committed records are lost, because the leader that was elected does not have \
+                     them"
                 );
             }
             // Who has the records appends them; who moves the high watermark wakes others.

@@ -8,8 +8,8 @@
 //! Invariants: the role is `Offline` as long as the log is not open; else it is `Leader` only if
 //! the newest assignment names this broker, and then as soon as nothing that it began as a follower
 //! changes the log any more. A change of the leader epoch has the log refuse every append of an
-//! older epoch ([`Effect::BeginEpoch`]) before anybody is told the new one, so no record is appended
-//! in an epoch that is over. What was asked of another broker ends with the epoch it was asked in
+//! older epoch ([`Effect::BeginEpoch`]) before anybody is told the new one, so no record is
+//! appended in an epoch that is over. What was asked of another broker ends with the epoch it was asked in
 //! ([`Effect::Unfollow`]).
 
 use std::fmt;

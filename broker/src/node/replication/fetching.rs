@@ -136,7 +136,8 @@ impl Fetching {
             Ok(answer) => answer,
             Err(error) => {
                 if !std::mem::replace(&mut self.has_failed, true) {
-                    warn!(leader = %self.leader, %error, "cannot fetch from the leader; trying again");
+                    let leader = self.leader;
+                    warn!(%leader, %error, "cannot fetch from the leader; trying again");
                 }
                 self.step(FetcherEvent::Failed);
                 return;

@@ -1,6 +1,6 @@
 //! Telling one leader up to where its followers here count, as soon as the disk has synced: while
-//! all that they have was fetched, their fetch is parked there and says nothing. And that this fetch
-//! is to end when other partitions want records meanwhile.
+//! all that they have was fetched, their fetch is parked there and says nothing. And that this
+//! fetch is to end when other partitions want records meanwhile.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
