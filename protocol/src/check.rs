@@ -9,11 +9,16 @@
 //! - there are at most [`ELEMENTS_MAX`] array elements and tagged fields in all, which bounds what
 //!   decoding allocates.
 //!
+//! Text that is not UTF-8 is refused, or mended first ([`mend_text`]).
+//!
 //! One pass, no allocation unless the message is refused (then one short path), recursion as deep
 //! as the schema, no panic on any input. The records inside Produce are not looked into here.
 //!
 //! Bytes after the last field are ignored, as Apache Kafka does in every API and version: clients
 //! send them. librdkafka from 2.1 on asks for all topics with three of them.
+
+use std::cell::RefCell;
+use std::ops::Range;
 
 use super::apis;
 use super::fault::{Problem, Step, WireError};
@@ -125,6 +130,45 @@ pub fn check_request(frame: &[u8]) -> Result<CheckedHeader<'_>, WireError> {
     })
 }
 
+/// What stands in the place of a byte that is not UTF-8: Unicode's own substitute that is one byte
+/// long.
+const SUBSTITUTE: u8 = 0x1a;
+
+/// Makes a request whole that [`check_request`] refuses for its text alone: Apache Kafka takes any
+/// bytes, puts another character in the place of what is not UTF-8, and goes on. Clients send
+/// the name of a host or a group as they find it.
+pub fn mend_text(frame: &mut [u8]) {
+    let odd = Odd { start: frame.as_ptr().addr(), ..Odd::default() };
+    let Some(prefix) = peek_request(frame) else { return };
+    let (Some(api), Some(message)) =
+        (apis::find(prefix.api_key), schema::find(REQUESTS, prefix.api_key))
+    else {
+        return;
+    };
+    let body = frame.get(PREFIX_BYTES..).unwrap_or_default();
+    let mut walk = Walk { odd: Some(&odd), ..Walk::new(body, prefix.api_version, false) };
+    let walked =
+        walk.header(api.is_flexible(prefix.api_version)).and_then(|_| walk.message(message));
+    if walked.is_err() {
+        return;
+    }
+    for text in odd.found.into_inner() {
+        let Some(mut rest) = frame.get_mut(text) else { continue };
+        while let Err(error) = std::str::from_utf8(rest) {
+            let valid = error.valid_up_to();
+            let odd = error.error_len().unwrap_or(rest.len());
+            let Some((bad, after)) = rest
+                .get_mut(valid..)
+                .and_then(|rest| rest.split_at_mut_checked(odd.min(rest.len())))
+            else {
+                break;
+            };
+            bad.fill(SUBSTITUTE);
+            rest = after;
+        }
+    }
+}
+
 /// Proves that `body` is a whole request body of this API and version.
 ///
 /// # Errors
@@ -206,8 +250,18 @@ impl Fault {
     }
 }
 
+/// Where a message has text that is not UTF-8; see [`mend_text`].
+#[derive(Default)]
+struct Odd {
+    /// Of the message.
+    start: usize,
+    found: RefCell<Vec<Range<usize>>>,
+}
+
 struct Walk<'a> {
     left: &'a [u8],
+    /// Where text is noted that is not UTF-8, instead of refused.
+    odd: Option<&'a Odd>,
     version: i16,
     flexible: bool,
     /// See [`ELEMENTS_MAX`].
@@ -218,7 +272,8 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn new(left: &'a [u8], version: i16, flexible: bool) -> Walk<'a> {
-        Walk { left, version, flexible, elements_max: ELEMENTS_MAX, elements_left: ELEMENTS_MAX }
+        let elements = ELEMENTS_MAX;
+        Walk { left, odd: None, version, flexible, elements_max: elements, elements_left: elements }
     }
 
     /// What follows the prefix in a request header. The client id keeps its int16 length in every
@@ -342,7 +397,15 @@ impl<'a> Walk<'a> {
         if length > STRING_MAX {
             return Err(self.fault(Problem::StringTooLong { claimed: length }));
         }
-        std::str::from_utf8(bytes).map(Some).map_err(|_| self.fault(Problem::NotUtf8))
+        match (std::str::from_utf8(bytes), self.odd) {
+            (Ok(text), _) => Ok(Some(text)),
+            (Err(_), None) => Err(self.fault(Problem::NotUtf8)),
+            (Err(_), Some(odd)) => {
+                let start = bytes.as_ptr().addr().saturating_sub(odd.start);
+                odd.found.borrow_mut().push(start..start.saturating_add(length));
+                Ok(Some(""))
+            }
+        }
     }
 
     /// A length or count of −1 as `None`; longer than int32 is refused further down, where it does

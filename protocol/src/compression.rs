@@ -35,6 +35,54 @@ pub fn decompress(codec: Compression, records: &[u8], max: u64) -> io::Result<Bo
     Ok(Box::new(Bounded { inner, left: max }))
 }
 
+/// Whether every client can read the frame of `codec` around `records`. Apache Kafka's reads of lz4
+/// one frame of independent blocks that has its end mark, and nothing else; who writes such a batch
+/// to a log keeps Java's consumers from all that follows it.
+///
+/// # Errors
+/// `InvalidData`, which says what to do.
+pub fn check_frame(codec: Compression, records: &[u8]) -> io::Result<()> {
+    match codec {
+        Compression::Lz4 => check_lz4(records),
+        _ => Ok(()),
+    }
+}
+
+/// Source: the LZ4 frame format, and KafkaLZ4BlockInputStream for what of it Kafka reads.
+fn check_lz4(records: &[u8]) -> io::Result<()> {
+    let refused = |reason: &'static str| io::Error::new(io::ErrorKind::InvalidData, reason);
+    let cut = || refused("the lz4 frame has no end mark");
+    let Some(([0x04, 0x22, 0x4d, 0x18, flags, _], rest)) = records.split_first_chunk::<6>() else {
+        return Err(refused("it is no lz4 frame (magic 0x184d2204)"));
+    };
+    if flags >> 6 != 1 || flags & LZ4_INDEPENDENT == 0 {
+        return Err(refused(
+            "its lz4 blocks depend on each other, which Kafka's clients cannot read: have the \
+             encoder make independent blocks",
+        ));
+    }
+    let header = if flags & LZ4_CONTENT_SIZE != 0 { 8 } else { 0 }
+        + if flags & LZ4_DICTIONARY != 0 { 4 } else { 0 }
+        + 1;
+    let sum = if flags & LZ4_BLOCK_SUM != 0 { 4 } else { 0 };
+    let mut rest = rest.get(header..).ok_or_else(cut)?;
+    loop {
+        let (len, block) = rest.split_first_chunk::<4>().ok_or_else(cut)?;
+        let len = u32::from_le_bytes(*len);
+        if len == 0 {
+            return Ok(());
+        }
+        let len = usize::try_from(len & !LZ4_NOT_PACKED).map_err(io::Error::other)?;
+        rest = block.get(len.saturating_add(sum)..).ok_or_else(cut)?;
+    }
+}
+
+const LZ4_INDEPENDENT: u8 = 1 << 5;
+const LZ4_BLOCK_SUM: u8 = 1 << 4;
+const LZ4_CONTENT_SIZE: u8 = 1 << 3;
+const LZ4_DICTIONARY: u8 = 1;
+const LZ4_NOT_PACKED: u32 = 1 << 31;
+
 /// As [`decompress`], into memory.
 pub fn decompress_all(codec: Compression, records: &[u8], max: u64) -> io::Result<Vec<u8>> {
     let mut out = Vec::new();
@@ -281,6 +329,33 @@ mod tests {
         }
         let raw = snap::raw::Encoder::new().compress_vec(&data).unwrap();
         assert_eq!(decompress_all(Compression::Snappy, &raw, 1 << 30).unwrap(), data);
+    }
+
+    /// Java's consumers stop for ever at what they cannot read.
+    #[test]
+    fn only_lz4_frames_that_kafka_reads_pass() {
+        use lz4_flex::frame::{BlockMode, FrameEncoder, FrameInfo};
+        let data: Vec<u8> = (0..50_000u32).flat_map(|i| (i / 7).to_le_bytes()).collect();
+        let frame = |info: FrameInfo| {
+            let mut encoder = FrameEncoder::with_frame_info(info, Vec::new());
+            encoder.write_all(&data).unwrap();
+            encoder.finish().unwrap()
+        };
+        let passes = |records: &[u8]| check_frame(Compression::Lz4, records).is_ok();
+        let independent = FrameInfo::new().block_mode(BlockMode::Independent);
+        let whole = frame(independent.clone());
+        assert!(passes(&whole) && passes(&compress(Compression::Lz4, None, &data).unwrap()));
+        assert!(passes(&compress(Compression::Lz4, None, &[]).unwrap()));
+        for info in [
+            independent.clone().content_size(Some(data.len() as u64)),
+            independent.clone().block_checksums(true).content_checksum(true),
+        ] {
+            assert!(passes(&frame(info)));
+        }
+        assert!(!passes(&frame(FrameInfo::new().block_mode(BlockMode::Linked))));
+        assert!((0..whole.len()).all(|len| !passes(&whole[..len])), "an end mark is there");
+        assert!(!passes(b"\x02\x21\x4c\x18\x04\0\0\0abcd"), "a legacy frame");
+        assert!(check_frame(Compression::Zstd, b"anything").is_ok());
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub mod topics;
 
 pub use check::{
     CheckedHeader, ELEMENTS_MAX, RequestPrefix, STRING_MAX, check_request, check_request_body,
-    check_response_body, peek_request,
+    check_response_body, mend_text, peek_request,
 };
 pub use codec::{
     Request, Response, codec_range, decode_answer, decode_checked_request, decode_request,

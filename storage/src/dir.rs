@@ -80,6 +80,13 @@ impl std::fmt::Display for Space {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (free, reserve) =
             (self.free.load(Ordering::Relaxed).max(0), self.reserve.load(Ordering::Relaxed));
+        if self.free.load(Ordering::Relaxed) < 0 {
+            return f.write_str(
+                "its file system found no room for a write (it may have bytes free, and no inode \
+                 or a quota that is used up: df -i, quota); free some space, or grow the volume; it \
+                 goes on by itself",
+            );
+        }
         write!(
             f,
             "its file system has {free} bytes free, and log.dir.reserve.bytes keeps {reserve} \
@@ -202,10 +209,8 @@ impl LogDir {
                 self.space.free.store(i64::try_from(free).unwrap_or(i64::MAX), Ordering::Relaxed);
                 self.say_space();
             }
-            Err(error) if Fault::of(&error).is_state() => {
-                self.say_state("look at free space", &error)
-            }
-            Err(error) => drop(self.fence("look at free space", &error)),
+            // A look changes nothing: what was known last goes on, and a write that fails says more.
+            Err(error) => self.say_state("look at free space", &error),
         }
     }
 

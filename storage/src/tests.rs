@@ -840,7 +840,7 @@ async fn followers_truncate_and_continue() {
         builder.push(base, None, Some(b"r"), &[]);
         builder.build()
     };
-    let options = AppendOptions { leader_epoch: -1, now_ms: 0, origin: Origin::Replication };
+    let options = AppendOptions { leader_epoch: 9, now_ms: 0, origin: Origin::Replication };
     for i in 0..60 {
         log.append(replicated(i * 2, if i < 40 { 1 } else { 4 }), &options).unwrap();
     }

@@ -19,7 +19,7 @@ use super::types::Origin;
 use letterbox_protocol::batch::{
     self, Batch, BatchBuilder, BatchError, BatchHeader, Compression, RecordIter,
 };
-use letterbox_protocol::compression::{Packer, decompress};
+use letterbox_protocol::compression::{Packer, check_frame, decompress};
 use letterbox_protocol::model::TimestampMs;
 
 /// At most so many refused records are listed.
@@ -295,6 +295,7 @@ fn walk(
     } else {
         let records = usize::try_from(batch.header.records_count).unwrap_or(0);
         let (most, affordable) = (config.batch_unpacked_max(), effort.left / UNPACKED_BYTE_NS);
+        check_frame(codec, batch.records_bytes()).map_err(unpack_error)?;
         let unpacked =
             decompress(codec, batch.records_bytes(), most.min(affordable)).map_err(unpack_error)?;
         // Past what is affordable here, it is not a fault of the batch.

@@ -13,7 +13,9 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use futures::future::BoxFuture;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
-use letterbox_protocol::{self as protocol, ErrorCode, Problem, Request, Response, apis};
+use letterbox_protocol::{
+    self as protocol, ErrorCode, Problem, Request, Response, WireError, apis,
+};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{debug, error};
@@ -129,10 +131,18 @@ impl Checked {
 pub(super) fn check(
     services: &Arc<Services>,
     connection: &mut Connection,
-    frame: BytesMut,
+    mut frame: BytesMut,
 ) -> Result<Checked, Answer> {
-    let header = match protocol::check_request(&frame) {
-        Ok(header) => header,
+    let mut checked = checked_by(connection, &frame);
+    if checked.as_ref().is_err_and(|refused| refused.problem == Problem::NotUtf8) {
+        protocol::mend_text(&mut frame);
+        checked = checked_by(connection, &frame);
+    }
+    match checked {
+        Ok(checked) => {
+            connection.limit.client_is_known();
+            Ok(Checked { frame, ..checked })
+        }
         Err(refused) => {
             let prefix = protocol::peek_request(&frame);
             // A client that speaks a newer ApiVersions learns in version 0 which it can speak.
@@ -145,18 +155,21 @@ pub(super) fn check(
                         .into(),
                 ));
             }
-            return Err(Answer::Close(refused.to_string()));
+            Err(Answer::Close(refused.to_string()))
         }
-    };
-    connection.limit.client_is_known();
-    Ok(Checked {
+    }
+}
+
+/// What is known of a whole request, still without its frame.
+fn checked_by(connection: &mut Connection, frame: &[u8]) -> Result<Checked, WireError> {
+    protocol::check_request(frame).map(|header| Checked {
         api_key: header.api_key,
         api_version: header.api_version,
         correlation_id: header.correlation_id,
         client_id: connection.client_id(header.client_id.unwrap_or_default()),
         body_offset: header.body_offset,
         elements: header.elements,
-        frame,
+        frame: BytesMut::new(),
     })
 }
 

@@ -10,6 +10,7 @@ use crate::schema_table::{REQUESTS, RESPONSES};
 use crate::{
     ELEMENTS_MAX, Problem, Request, Step, WireError, apis, check_request, check_request_body,
     decode_checked_request, decode_request, decode_response, encode_request, encode_response,
+    mend_text,
 };
 
 /// Every served API and version with its message in `table`.
@@ -386,4 +387,36 @@ fn a_text_for_a_message_is_cut_at_a_character() {
     assert_eq!(crate::text("short").as_str(), "short");
     let text = crate::text(&format!("{}é", "a".repeat(32_766)));
     assert_eq!(text.len(), 32_766);
+}
+
+/// A client with a Latin-1 letter in its id, group or host was closed for ever.
+#[test]
+fn text_that_is_not_utf8_is_mended_and_nothing_else() {
+    // FindCoordinator v0: a header with a client id, then a group.
+    let request = |client: &[u8], group: &[u8]| {
+        let mut frame = vec![0, 10, 0, 0, 0, 0, 0, 7];
+        for text in [client, group] {
+            frame.extend(u16::try_from(text.len()).unwrap().to_be_bytes());
+            frame.extend(text);
+        }
+        frame
+    };
+    for (client, group, wanted_client, wanted_group) in [
+        (&b"caf\xe9"[..], &b"g"[..], &b"caf\x1a"[..], &b"g"[..]),
+        (b"ok", b"\xff\xfe\xe2\x82", b"ok", b"\x1a\x1a\x1a\x1a"),
+        ("café".as_bytes(), b"a\xe9b", "café".as_bytes(), b"a\x1ab"),
+        (b"", b"\xf0\x9f\x98", b"", b"\x1a\x1a\x1a"),
+    ] {
+        let mut frame = request(client, group);
+        assert_eq!(check_request(&frame).unwrap_err().problem, Problem::NotUtf8);
+        mend_text(&mut frame);
+        assert_eq!(frame, request(wanted_client, wanted_group));
+        check_request(&frame).unwrap();
+    }
+    // What is wrong with anything else stays refused, untouched.
+    let mut frame = request(b"caf\xe9", b"group");
+    frame.truncate(frame.len() - 1);
+    let before = frame.clone();
+    mend_text(&mut frame);
+    assert_eq!(frame, before);
 }

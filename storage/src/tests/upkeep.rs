@@ -122,7 +122,7 @@ async fn offsets_of_an_empty_active_segment_stay_within_its_format() {
     let dir = tempfile::tempdir().unwrap();
     let (manager, log) = new_log(&Env::real(), dir.path(), small()).await;
     let far = i64::from(i32::MAX) + 10;
-    let options = AppendOptions { leader_epoch: -1, now_ms: 0, origin: Origin::Replication };
+    let options = AppendOptions { leader_epoch: 1, now_ms: 0, origin: Origin::Replication };
     let mut builder = BatchBuilder::new(1).at(far, 1);
     builder.push(1, None, Some(b"after a gap that compaction left"), &[]);
     log.append(builder.build(), &options).unwrap();
