@@ -108,7 +108,7 @@ KAFKA_HEAP_OPTS=-Xmx512m -Xms512m
 ALLOW_PLAINTEXT_LISTENER=yes",
         Starts {
             advertised: "PLAINTEXT://kafka:9092,EXTERNAL://localhost:9094",
-            warnings: &["max.partition.fetch.bytes", "max.request.size", "replica.fetch.max.bytes"],
+            warnings: &["max.partition.fetch.bytes", "max.request.size"],
         },
     ),
     (
@@ -415,7 +415,6 @@ broker.session.timeout.ms=20000\ngroup.share.max.size=500\nremote.log.storage.sy
                 "metadata.log.segment.bytes",
                 "remote.log.storage.system.enable",
                 "replica.selector.class",
-                "unclean.leader.election.enable",
             ],
         },
     ),

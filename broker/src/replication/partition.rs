@@ -162,7 +162,7 @@ impl Traffic {
 /// topic, whatever the role.
 ///
 /// The lock of `role` is held for a few instructions and never over I/O. What the role asks of
-/// others is left in the [`Outbox`] under that lock, so that it comes in order. What an append
+/// others is left in the outbox under that lock, so that it comes in order. What an append
 /// needs of it (the epoch, and whether it may begin) is looked up before, and the log compares that
 /// epoch under its own lock with the one that was begun last ([`Log::begin_epoch`]): between the two the
 /// role may change, and the append is refused then.
