@@ -104,9 +104,10 @@ impl Asker {
             io::Result::Ok((turn, way.link.take().await?))
         };
         let connected = tokio::select! {
+            // Given up first: a turn that comes at the deadline is no reason to send anything.
             biased;
-            connected = connected => connected,
             source = &mut given_up => Err(source),
+            connected = connected => connected,
         };
         let not_sent = |source| AskError::NotSent { node, source };
         let (_turn, mut connection) = connected.map_err(not_sent)?;
