@@ -268,7 +268,9 @@ fn who_goes_past_the_memory_slowly_is_given_up_when_others_wait_for_that() {
         for _ in 0..3 {
             let mut stream = connect(&env).await;
             let took = large_request(&mut stream).await;
-            assert!(took < Duration::from_secs(12), "{took:?}");
+            // Both go past the memory, one after the other, since a buffer that grows counts twice
+            // for a moment. Each has 5 s and what its pace buys: 5 / (1 - 20 / 76.8) = 6.8 s.
+            assert!(took < Duration::from_secs(14), "{took:?}");
         }
         Ok(())
     });
