@@ -110,8 +110,7 @@ async fn attempt(
         *seen = Some((version, Instant::now()));
     }
     let quiet = seen.as_ref().map_or(Duration::ZERO, |(_, since)| since.elapsed());
-    let holder =
-        live.spec.as_ref().and_then(|spec| spec.holder_identity.clone()).unwrap_or_default();
+    let holder = holder_of(&live).unwrap_or_default().to_owned();
     if holder.is_empty() || holder == options.identity || quiet > DURATION {
         return api
             .replace(&options.name, &PostParams::default(), &record(env, options, Some(&live)))
@@ -122,51 +121,47 @@ async fn attempt(
 }
 
 impl Held {
-    /// Renews for as long as it works; returns why it no longer does.
+    /// Renews for as long as it works; returns why it no longer does. Whatever is awaited meanwhile:
+    /// leadership ends at its deadline.
     pub(crate) async fn keep(&mut self) -> String {
         loop {
-            tokio::time::sleep(RENEW).await;
-            let began = Instant::now();
-            let next = record(&self.env, &self.options, Some(&self.lease));
-            let left = RENEW_DEADLINE.saturating_sub(self.renewed.elapsed());
-            match tokio::time::timeout(
-                left,
-                self.api.replace(&self.options.name, &PostParams::default(), &next),
-            )
-            .await
-            {
-                Ok(Ok(lease)) => {
-                    self.lease = lease;
-                    self.renewed = began;
+            let deadline = self.renewed + RENEW_DEADLINE;
+            match tokio::time::timeout_at(deadline, self.renew()).await {
+                Ok(true) => {}
+                Ok(false) => return "another replica acquired the Lease".to_owned(),
+                Err(_) => {
+                    let waited = RENEW_DEADLINE.as_secs();
+                    return format!("the Lease could not be renewed for {waited} s");
                 }
-                Ok(Err(kube::Error::Api(status))) if status.code == 409 => match self
-                    .api
-                    .get(&self.options.name)
-                    .await
-                {
-                    Ok(live)
-                        if live.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref())
-                            == Some(&self.options.identity) =>
-                    {
-                        self.lease = live
+            }
+        }
+    }
+
+    /// One attempt to renew; false once another replica has the Lease.
+    async fn renew(&mut self) -> bool {
+        tokio::time::sleep(RENEW).await;
+        let began = Instant::now();
+        let next = record(&self.env, &self.options, Some(&self.lease));
+        let params = PostParams::default();
+        match self.api.replace(&self.options.name, &params, &next).await {
+            Ok(lease) => {
+                self.lease = lease;
+                self.renewed = began;
+            }
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                match self.api.get(&self.options.name).await {
+                    Ok(live) if holder_of(&live) == Some(self.options.identity.as_str()) => {
+                        self.lease = live;
                     }
-                    Ok(_) => return "another replica acquired the Lease".to_owned(),
+                    Ok(_) => return false,
                     Err(error) => {
                         tracing::warn!(error = said_by(&error), "the Lease could not be read")
                     }
-                },
-                Ok(Err(error)) => {
-                    tracing::warn!(error = said_by(&error), "the Lease was not renewed")
                 }
-                Err(_) => {}
             }
-            if self.renewed.elapsed() >= RENEW_DEADLINE {
-                return format!(
-                    "the Lease could not be renewed for {} s",
-                    RENEW_DEADLINE.as_secs()
-                );
-            }
+            Err(error) => tracing::warn!(error = said_by(&error), "the Lease was not renewed"),
         }
+        true
     }
 
     /// Gives the Lease back, so that another replica leads at once. Call it when nothing is being
@@ -191,6 +186,10 @@ impl Held {
     }
 }
 
+fn holder_of(lease: &Lease) -> Option<&str> {
+    lease.spec.as_ref()?.holder_identity.as_deref()
+}
+
 fn record(env: &Env, options: &LeaseOptions, old: Option<&Lease>) -> Lease {
     let now = Timestamp::from_millisecond(env.clock.wall_ms()).ok().map(MicroTime);
     let mut lease = old.cloned().unwrap_or_default();
@@ -207,4 +206,65 @@ fn record(env: &Env, options: &LeaseOptions, old: Option<&Lease>) -> Lease {
     spec.renew_time = now;
     spec.lease_duration_seconds = i32::try_from(DURATION.as_secs()).ok();
     lease
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use http::{Method, Request, Response};
+    use kube::client::Body;
+
+    use super::*;
+
+    /// An API server that refuses each renewal, because it is at another version, and then does not
+    /// answer a read.
+    #[derive(Clone)]
+    struct Conflicts;
+
+    impl tower::Service<Request<Body>> for Conflicts {
+        type Response = Response<Body>;
+        type Error = std::io::Error;
+        type Future =
+            Pin<Box<dyn Future<Output = Result<Response<Body>, std::io::Error>> + Send + 'static>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), std::io::Error>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, request: Request<Body>) -> Self::Future {
+            let is_write = request.method() == Method::PUT;
+            Box::pin(async move {
+                if !is_write {
+                    return std::future::pending().await;
+                }
+                let refusal = r#"{"kind":"Status","status":"Failure","reason":"Conflict","message":"","code":409}"#;
+                let answer =
+                    Response::builder().status(409).body(refusal.as_bytes().to_vec().into());
+                Ok(answer.expect("an answer"))
+            })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn leadership_ends_at_its_deadline_also_while_a_read_is_not_answered() {
+        let options = LeaseOptions {
+            namespace: "kafka".to_owned(),
+            name: "letterbox-operator".to_owned(),
+            identity: "a".to_owned(),
+        };
+        let client = Client::new(Conflicts, "kafka");
+        let renewed = Instant::now();
+        let mut held = Held {
+            env: Env::real(),
+            api: Api::namespaced(client, &options.namespace),
+            lease: Lease::default(),
+            options,
+            renewed,
+        };
+        let ended = tokio::time::timeout(DURATION, held.keep()).await;
+        assert_eq!(ended.as_deref(), Ok("the Lease could not be renewed for 10 s"));
+        assert!(renewed.elapsed() < DURATION, "another replica may lead already");
+    }
 }
