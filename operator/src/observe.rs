@@ -133,6 +133,8 @@ pub enum Run {
     Starting(String),
     /// It serves clients.
     Ready,
+    /// Its node does not answer: it may run there, and serve. What is known, in plain words.
+    Unreachable(String),
     /// It ends again and again, or cannot be started.
     Failing {
         /// A word for it, as Kubernetes says it (`CrashLoopBackOff`, `ImagePullBackOff`).
@@ -151,9 +153,9 @@ pub struct Volume {
     pub uid: String,
     /// The class that its claim names.
     pub class: Option<String>,
-    /// The class that was asked for when its claim was made, empty for the default one; `None`
-    /// where that is not known.
-    pub asked_class: Option<String>,
+    /// What was asked for when the operator made its claim; `None` for a claim that somebody else
+    /// made, which is never deleted.
+    pub asked: Option<Asked>,
     /// Whether there is a volume behind its claim. One that never was has nothing on it.
     pub is_bound: bool,
     /// Whether the volume behind its claim is gone for good.
@@ -171,10 +173,19 @@ pub struct Volume {
     pub is_mounted: bool,
     /// Why no volume can be made for its claim, as far as Kubernetes tells.
     pub fault: Option<Fault>,
-    /// What its claim asks for.
-    pub requested: u64,
+    /// What its claim asks for; `None` where that is not understood.
+    pub requested: Option<u64>,
     /// What it has; 0 while it is not bound.
     pub capacity: u64,
+}
+
+/// What the operator asked for when it made a claim. Admission may have made something else of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// The storage class; `None` for the default one.
+    pub class: Option<String>,
+    /// The size in bytes; `None` where that was not written down, or not understood.
+    pub size: Option<u64>,
 }
 
 impl ObservedBroker {

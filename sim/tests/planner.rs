@@ -18,7 +18,7 @@ use letterbox_operator::api::{
     PAUSED, PROGRESSING, READY, TOPIC_FINALIZER, VolumeStatus, condition, find_condition, is_true,
 };
 use letterbox_operator::desired::objects::{Kind, ObjectKey};
-use letterbox_operator::observe::Part;
+use letterbox_operator::observe::{Asked, Part};
 use letterbox_operator::plan::{ClusterState, Step, TopicFacts, TopicStep, has_finalizer};
 use letterbox_operator::reconcile::{
     ClusterPass, TopicHome, TopicPass, reconcile_cluster, reconcile_topic,
@@ -171,6 +171,14 @@ fn what_the_spec_did_not_ask_for_waits_until_the_broker_restarts_anyway() {
     model.with(|state| state.operator_change = "-newest".into());
     settle(&model, &mut cluster);
     assert_eq!((started(), model.with(|state| state.brokers[&0].starts)), (before.clone(), 1));
+    // Whatever became of the node it is on.
+    model.with(|state| {
+        (state.silent_nodes, state.brokers.get_mut(&0).unwrap().starts_in) = ([0].into(), 0)
+    });
+    let silent = pass(&model, &mut cluster);
+    assert_eq!((&silent.done, started()), (&vec![], before.clone()));
+    assert_eq!(ready_reason(&silent), ("False".into(), "BrokerFailing".into()));
+    model.with(|state| state.silent_nodes.clear());
     // It is taken up by whatever ends the broker, and what fails is given it at once.
     model.with(|state| state.brokers.get_mut(&0).unwrap().end());
     settle(&model, &mut cluster);
@@ -608,7 +616,9 @@ fn mistakes_about_storage_can_be_taken_back() {
     // Again, and the cluster is deleted and made again with the right class; its claim was
     // retained.
     model.with(|state| {
-        (state.disk(0, "data").class, state.disk(0, "data").is_bound) = (Some("fsat".into()), false)
+        let (class, disk) = (Some("fsat".to_owned()), state.disk(0, "data"));
+        (disk.class, disk.is_bound) = (class.clone(), false);
+        disk.asked = Some(Asked { class, size: Some(1 << 30) });
     });
     model.with(|state| state.brokers.clear());
     cluster.status = None;
@@ -656,13 +666,50 @@ fn a_wrong_size_of_a_volume_that_was_not_made_can_be_taken_back() {
 }
 
 #[test]
+fn what_admission_makes_of_a_claim_is_not_asked_for_again_and_again() {
+    let model = Model::default();
+    model.with(|state| {
+        (state.silent, state.admitted) = (true, Some((Some("chosen".into()), 3 << 30)));
+        state.bad_classes.push("chosen".into());
+    });
+    let mut cluster = cluster(json!({"storage": {"size": "1Gi"}}));
+    passes(&model, &mut cluster, 9);
+    let uid = model.with(|state| state.disk(0, "data").uid.clone());
+    passes(&model, &mut cluster, 9);
+    assert_eq!(model.with(|state| state.disk(0, "data").uid.clone()), uid);
+    model.with(|state| state.bad_classes.clear());
+    let settled = settle(&model, &mut cluster);
+    assert_eq!((ready_reason(&settled).0.as_str(), settled.plan.notes.len()), ("True", 1));
+    assert_eq!(model.with(|state| state.disk(0, "data").uid.clone()), uid);
+}
+
+#[test]
+fn a_claim_that_somebody_else_made_is_never_deleted() {
+    let model = Model::default();
+    model.with(|state| state.silent = true);
+    // Their volumes, with records, are bound to them in a moment.
+    by_hand(&model, "data", None);
+    by_hand(&model, "data-7", None);
+    model.with(|state| state.disk(0, "data").size = 20 << 30);
+    let mut cluster = cluster(json!({"storage": {"size": "10Gi", "class": "fast"}}));
+    passes(&model, &mut cluster, 9);
+    let uids = model
+        .with(|state| state.disks.values().map(|disk| disk.uid.clone()).collect::<Vec<String>>());
+    assert_eq!(uids, ["by-hand", "by-hand"]);
+}
+
+#[test]
 fn a_claim_that_restores_a_snapshot_is_never_deleted() {
     let model = Model::default();
     model.with(|state| state.silent = true);
     let mut cluster = cluster(json!({"storage": {"size": "1Gi", "class": "fast"}}));
     by_hand(&model, "data", None);
     by_hand(&model, "data-7", None);
-    model.with(|state| state.disks.values_mut().for_each(|disk| disk.is_restored = true));
+    model.with(|state| {
+        for disk in state.disks.values_mut() {
+            (disk.is_restored, disk.asked) = (true, Some(Asked::default()));
+        }
+    });
     model.with(|state| {
         state.bad_classes.push("slow".into());
         let disk = state.disk(0, "data");

@@ -38,6 +38,8 @@ pub const CLUSTER_ID_ANNOTATION: &str = "letterbox.dev/cluster-id";
 /// On a volume claim: the storage class that the spec named when the claim was made, as opposed to
 /// the default class, which Kubernetes writes into the claim itself; empty where it named none.
 pub const ASKED_CLASS_ANNOTATION: &str = "letterbox.dev/asked-storage-class";
+/// On a volume claim: the size that the spec named when the claim was made.
+pub const ASKED_SIZE_ANNOTATION: &str = "letterbox.dev/asked-storage-size";
 /// Where the keys and certificates of a broker are mounted, from a Secret that need not be there.
 pub const SECRETS_PATH: &str = "/var/run/letterbox/secrets";
 /// The value of `app.kubernetes.io/managed-by`, and the field manager.
@@ -391,6 +393,7 @@ fn stateful_set(cluster: &Blueprint, broker: &Broker) -> Value {
 pub fn claim(cluster: &Blueprint, broker: &Broker, volume: &BrokerVolume) -> Value {
     let mut annotations = json!({
         ASKED_CLASS_ANNOTATION: volume.class.as_deref().unwrap_or_default(),
+        ASKED_SIZE_ANNOTATION: volume.size,
     });
     if let Some(id) = &cluster.cluster_id {
         annotations[CLUSTER_ID_ANNOTATION] = json!(id);

@@ -178,18 +178,23 @@ fn has_given_up(cluster: &KafkaCluster, id: i32, seen: &ObservedBroker) -> bool 
 }
 
 /// A change that the spec did not ask for ends nothing that serves, or may yet. What fails is
-/// started as it should be.
+/// started as it should be. One whose node does not answer could not be started anywhere: it would
+/// be ended when its node is back, for nothing.
 fn has_to_restart(seen: &ObservedBroker) -> bool {
     match seen.run {
         Run::Failing { .. } => !seen.is_newest,
         Run::Ready | Run::Starting(_) => !seen.is_current,
-        Run::Absent => false,
+        Run::Absent | Run::Unreachable(_) => false,
     }
 }
 
 fn wait_for(broker: i32, seen: &ObservedBroker) -> Option<Wait> {
     match seen.run.clone() {
         Run::Failing { reason, message } => Some(Wait::BrokerFailing { broker, reason, message }),
+        Run::Unreachable(message) => {
+            let reason = "NodeNotReady".to_owned();
+            Some(Wait::BrokerFailing { broker, reason, message })
+        }
         Run::Starting(detail) => Some(Wait::BrokerStarting { broker, detail }),
         Run::Absent => Some(Wait::BrokerStarting { broker, detail: "not started yet".to_owned() }),
         Run::Ready if !seen.is_current => Some(Wait::BrokerRestarting { broker }),

@@ -167,9 +167,10 @@ fn is_given_up(memory: &[NodeStatus; 2], volume: &BrokerVolume) -> bool {
         && memory.iter().all(|node| is_free(node, volume))
 }
 
-/// Whether no volume was ever made for a claim: nothing is on it.
+/// Whether no volume was ever made for a claim of the operator: nothing is on it. One that somebody
+/// else made may wait for a volume that comes with records.
 fn is_unmade(live: &Volume) -> bool {
-    !live.is_bound && !live.is_restored
+    live.asked.is_some() && !live.is_bound && !live.is_restored
 }
 
 /// Why a claim is to be deleted, and made again if the spec asks for it, before anything may use
@@ -245,28 +246,27 @@ fn plan_live(
     plan_size(id, wanted, live, plan);
 }
 
-/// What is wrong with a claim that has nothing behind it, and that can only be made again.
+/// What is wrong with a claim that has nothing behind it, and that can only be made again: the spec
+/// is another one since. What admission made of it is not compared: it would do so again.
 fn fault_of(wanted: &BrokerVolume, live: &Volume) -> Option<String> {
-    let differs = match &wanted.class {
-        Some(class) => live.class.as_ref() != Some(class),
-        // The default is right, whichever it is now; a class that was asked for once is not.
-        None => live.asked_class.as_ref().is_some_and(|asked| !asked.is_empty()),
-    };
-    if differs {
-        let from = live.class.as_deref().unwrap_or("the default one");
-        let to = wanted.class.as_deref().unwrap_or("the default one");
+    let asked = live.asked.as_ref()?;
+    let is_it = wanted.class.is_some() && live.class == wanted.class;
+    if asked.class != wanted.class && !is_it {
+        let [from, to] = [&asked.class, &wanted.class]
+            .map(|class| class.as_deref().unwrap_or("the default one"));
         return Some(format!(
             "no volume was made for it in storage class {from}, and the spec says {to}"
         ));
     }
-    let size = bytes_of(&wanted.size).filter(|size| *size != live.requested)?;
-    let (from, to) = (shown(live.requested), shown(size));
+    let from = asked.size.or(live.requested)?;
+    let size = bytes_of(&wanted.size).filter(|size| *size != from)?;
+    let (from, to) = (shown(from), shown(size));
     Some(format!("no volume was made for it, and it asks for {from} where the spec says {to}"))
 }
 
 fn plan_size(broker: i32, wanted: &BrokerVolume, live: &Volume, plan: &mut Plan) {
     let Some(spec) = bytes_of(&wanted.size) else { return };
-    let (name, from) = (&wanted.name, live.requested);
+    let (name, Some(from)) = (&wanted.name, live.requested) else { return };
     if from < spec && live.is_bound {
         plan.steps.push(Step::GrowVolume { broker, volume: name.clone(), from, to: spec });
     } else if from > spec {

@@ -31,16 +31,16 @@ use crate::api::{
 };
 use crate::desired::compare::differences;
 use crate::desired::objects::{
-    self, ASKED_ANNOTATION, ASKED_CLASS_ANNOTATION, BROKER_LABEL, CLUSTER_ID_ANNOTATION,
-    CLUSTER_LABEL, CONFIG_ANNOTATION, CONTAINER, Kind, MANAGER, ObjectKey, external_bootstrap_name,
-    external_broker_name,
+    self, ASKED_ANNOTATION, ASKED_CLASS_ANNOTATION, ASKED_SIZE_ANNOTATION, BROKER_LABEL,
+    CLUSTER_ID_ANNOTATION, CLUSTER_LABEL, CONFIG_ANNOTATION, CONTAINER, Kind, MANAGER, ObjectKey,
+    external_bootstrap_name, external_broker_name,
 };
 use crate::desired::{
     Address, Blueprint, BrokerFacts, CONTROLLER_PORT, Facts, Host, VolumePlace, advertised_in,
     bootstrap_name, broker_ids, broker_name, claim_name, cluster_id_of, expected_directories,
     given_up_directories, image_of, lost_metadata_log, volume_names, volume_of_claim,
 };
-use crate::observe::{Compared, Observed, ObservedBroker, Part, Volume};
+use crate::observe::{Asked, Compared, Observed, ObservedBroker, Part, Volume};
 use crate::plan::Step;
 use crate::status::Fault;
 
@@ -572,7 +572,8 @@ impl Kubernetes {
                 ),
             }
         };
-        if claim_volume(&live, &News::default()).is_some_and(|volume| volume.requested >= to) {
+        if claim_volume(&live, &News::default()).is_some_and(|volume| volume.requested >= Some(to))
+        {
             return Ok(());
         }
         // With the version that was read, so that a growth by hand in between is not undone.
@@ -1167,29 +1168,32 @@ fn is_bound(claim: &PersistentVolumeClaim) -> bool {
 }
 
 fn claim_volume(claim: &PersistentVolumeClaim, news: &News) -> Option<Volume> {
-    let requested = claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage")?;
+    let spec = claim.spec.as_ref()?;
+    let requested =
+        spec.resources.as_ref().and_then(|resources| resources.requests.as_ref()?.get("storage"));
+    let asked = |annotation: &str| claim.annotations().get(annotation);
     let capacity =
         claim.status.as_ref().and_then(|status| status.capacity.as_ref()?.get("storage"));
     Some(Volume {
         claim: claim.name_any(),
         uid: claim.uid()?,
-        class: claim.spec.as_ref()?.storage_class_name.clone(),
-        asked_class: claim.annotations().get(ASKED_CLASS_ANNOTATION).cloned(),
+        class: spec.storage_class_name.clone(),
+        asked: asked(ASKED_CLASS_ANNOTATION).map(|class| Asked {
+            class: Some(class.clone()).filter(|class| !class.is_empty()),
+            size: asked(ASKED_SIZE_ANNOTATION).and_then(|size| bytes_of(size)),
+        }),
         is_bound: is_bound(claim),
         is_ending: claim.metadata.deletion_timestamp.is_some(),
         is_gone: claim
             .status
             .as_ref()
             .is_some_and(|status| status.phase.as_deref() == Some("Lost")),
-        is_restored: claim
-            .spec
-            .as_ref()
-            .is_some_and(|spec| spec.data_source.is_some() || spec.data_source_ref.is_some()),
+        is_restored: spec.data_source.is_some() || spec.data_source_ref.is_some(),
         waits_for_pod: waits_for_pod(claim, news),
         is_mounted: false,
         is_kept: false,
         fault: unbound(claim, news),
-        requested: bytes_of(&requested.0)?,
+        requested: requested.and_then(|requested| bytes_of(&requested.0)),
         capacity: capacity.and_then(|capacity| bytes_of(&capacity.0)).unwrap_or(0),
     })
 }

@@ -98,10 +98,12 @@ pub(super) fn run_of<'a>(
     };
     let condition =
         |type_: &str| status.conditions.iter().flatten().find(|condition| condition.type_ == type_);
+    let told = news.about(pod.metadata.uid.as_deref()).filter(|told| told.is_warning);
+    let is_silent = told.is_some_and(|told| told.reason == "NodeNotReady");
     if pod.metadata.deletion_timestamp.is_some() {
         let evicted = condition("DisruptionTarget")
             .is_some_and(|target| target.reason.as_deref() == Some("DeletionByTaintManager"));
-        return if evicted {
+        return if evicted || is_silent {
             node_gone(pod)
         } else {
             Run::Starting("its old pod is ending".to_owned())
@@ -113,11 +115,10 @@ pub(super) fn run_of<'a>(
     }
     let container =
         status.container_statuses.iter().flatten().find(|container| container.name == CONTAINER);
-    let told = news.about(pod.metadata.uid.as_deref()).filter(|told| told.is_warning);
     let waits = || waiting_for_node(condition("PodScheduled")?);
     container
         .and_then(|container| failure_of(container, ready))
-        .or_else(|| told.filter(|told| told.reason == "NodeNotReady").map(|_| node_gone(pod)))
+        .or_else(|| is_silent.then(|| node_gone(pod)))
         .or_else(|| {
             let fault = claims.into_iter().find_map(|claim| unbound(claim, news))?;
             Some(failing(&fault.reason, fault.message))
@@ -135,7 +136,7 @@ fn node_gone(pod: &Pod) -> Run {
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or("(unknown)");
     let way_out = "the broker goes on when the node is back, and elsewhere when the node is \
         deleted or has the taint node.kubernetes.io/out-of-service";
-    failing("NodeNotReady", format!("its node {node} does not answer; {way_out}"))
+    Run::Unreachable(format!("its node {node} does not answer; {way_out}"))
 }
 
 /// The part of a controller's message that names the cause.
@@ -295,6 +296,7 @@ fn progress(container: Option<&ContainerStatus>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use serde_json::json;
 
     const NEVER_READY: &str = "2026-01-01T00:00:00Z";
@@ -331,6 +333,7 @@ mod tests {
     fn text(run: &Run) -> String {
         match run {
             Run::Failing { reason, message } => format!("FAILS {reason}: {message}"),
+            Run::Unreachable(message) => format!("NodeNotReady: {message}"),
             Run::Starting(what) => format!("starts: {what}"),
             other => format!("{other:?}"),
         }
@@ -430,7 +433,7 @@ mod tests {
                 Some(kafka(&running, &none, 0)),
                 Some("Bound"),
                 vec![event("pod", "Warning", "NodeNotReady", "Node is not ready", 1, 1)],
-                "FAILS NodeNotReady: its node worker-1 does not answer; the broker goes on when \
+                "NodeNotReady: its node worker-1 does not answer; the broker goes on when \
                  the node is back, and elsewhere when the node is deleted or has the taint \
                  node.kubernetes.io/out-of-service",
             ),
@@ -560,6 +563,17 @@ mod tests {
             text(&with_own_words(failing("OOMKilled", "x"), Some(&told))),
             "FAILS OOMKilled: x"
         );
+    }
+
+    #[test]
+    fn a_pod_that_cannot_end_because_its_node_is_dead_is_told_so() {
+        let mut pod = pod(&kafka(&json!({"running": {}}), &json!({}), 0));
+        pod.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+        let run = |news: &News| text(&run_of(None, Some(&pod), [], news));
+        let mut news = News::default();
+        assert_eq!(run(&news), "starts: its old pod is ending");
+        news.extend([event("pod", "Warning", "NodeNotReady", "Node is not ready", 1, 1)]);
+        assert!(run(&news).starts_with("NodeNotReady: its node worker-1 does not answer"));
     }
 
     #[test]

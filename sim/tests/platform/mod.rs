@@ -15,7 +15,7 @@ use letterbox_operator::desired::{
     Address, Blueprint, BrokerFacts, Facts, Host, VolumePlace, broker_ids, broker_name,
     expected_directories, given_up_directories, image_of, lost_metadata_log, volume_names,
 };
-use letterbox_operator::observe::{Compared, Observed, ObservedBroker, Part, Run, Volume};
+use letterbox_operator::observe::{Asked, Compared, Observed, ObservedBroker, Part, Run, Volume};
 use letterbox_operator::plan::Step;
 use letterbox_operator::platform::{Live, Platform};
 use letterbox_operator::status::Fault;
@@ -61,6 +61,10 @@ pub(crate) struct ModelState {
     pub(crate) frozen: bool,
     /// Images that cannot be run.
     pub(crate) bad_images: Vec<String>,
+    /// The brokers whose node does not answer.
+    pub(crate) silent_nodes: BTreeSet<i32>,
+    /// What admission makes of each claim: class and size.
+    pub(crate) admitted: Option<(Option<String>, u64)>,
     /// The operator's default image; empty means `letterbox:default`.
     pub(crate) default_image: String,
     /// What the operator's version changes in every configuration, though no spec asks for it.
@@ -91,6 +95,8 @@ pub(crate) struct ModelDisk {
     pub(crate) class: Option<String>,
     /// What its claim asks for, in bytes.
     pub(crate) size: u64,
+    /// What the operator asked for when it made the claim.
+    pub(crate) asked: Option<Asked>,
     /// Whether a pod was started with it since it was made: only then a volume is made for it.
     pub(crate) is_bound: bool,
     /// Whether its claim is being deleted: it goes when the broker ends.
@@ -341,7 +347,9 @@ impl ModelState {
             return Run::Starting("it starts".to_owned());
         };
         let has = |place: &VolumePlace| self.mounted(id, &place.name).is_some();
-        if self.bad_images.contains(image) {
+        if self.silent_nodes.contains(&id) {
+            Run::Unreachable("its node does not answer".to_owned())
+        } else if self.bad_images.contains(image) {
             Run::Failing { reason: "ImagePullBackOff".to_owned(), message: String::new() }
         } else if broker.starts_in > 0 || !volumes.iter().all(has) {
             Run::Starting("it starts".to_owned())
@@ -399,7 +407,7 @@ impl ModelState {
                 claim: format!("{name}-{id}"),
                 uid: disk.uid.clone(),
                 class: disk.class.clone(),
-                asked_class: Some(disk.class.clone().unwrap_or_default()),
+                asked: disk.asked.clone(),
                 is_bound: disk.is_bound,
                 is_ending: disk.is_ending,
                 is_gone: disk.is_gone,
@@ -411,7 +419,7 @@ impl ModelState {
                     reason: "ProvisioningFailed".to_owned(),
                     message: "there is no such class".to_owned(),
                 }),
-                requested: disk.size,
+                requested: Some(disk.size),
                 capacity: if disk.is_bound { disk.size } else { 0 },
             };
             (name.clone(), volume)
@@ -460,12 +468,18 @@ impl Platform for Model {
                         let mut all = desired.brokers.get(broker).into_iter();
                         let wanted = all
                             .find_map(|each| each.volumes.iter().find(|each| each.name == *volume));
-                        let ModelState { disks, made, .. } = state;
+                        let ModelState { disks, made, admitted, .. } = state;
                         if let Some(wanted) = wanted {
+                            let asked =
+                                Asked { class: wanted.class.clone(), size: bytes_of(&wanted.size) };
+                            let (class, size) = admitted.clone().unwrap_or_else(|| {
+                                (asked.class.clone(), asked.size.unwrap_or_default())
+                            });
                             disks.entry((*broker, volume.clone())).or_insert_with(|| ModelDisk {
                                 uid: format!("claim-{}", next(made)),
-                                class: wanted.class.clone(),
-                                size: bytes_of(&wanted.size).unwrap_or_default(),
+                                class,
+                                size,
+                                asked: Some(asked),
                                 ..ModelDisk::default()
                             });
                         }
