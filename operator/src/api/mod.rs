@@ -32,7 +32,8 @@ pub use topic::{ClusterRef, KafkaTopic, KafkaTopicSpec, KafkaTopicStatus};
 pub const GROUP: &str = "letterbox.dev";
 
 /// Set to `"true"` on a `KafkaCluster` or `KafkaTopic`, it stops the operator from changing
-/// anything for that object.
+/// anything for that object. So does any other value but `"false"` and an empty one: who writes
+/// `"yes"` relies on it.
 pub const PAUSE_ANNOTATION: &str = "letterbox.dev/pause-reconciliation";
 
 /// Set on a `KafkaCluster` to the name of a loss (`status.nodes[].dataLoss`), it lets that broker
@@ -53,7 +54,7 @@ pub fn is_paused(meta: &kube::core::ObjectMeta) -> bool {
     meta.annotations
         .as_ref()
         .and_then(|all| all.get(PAUSE_ANNOTATION))
-        .is_some_and(|value| value == "true")
+        .is_some_and(|value| !["", "false"].contains(&value.trim().to_lowercase().as_str()))
 }
 
 /// Keys of server.properties that the operator sets itself, because names, ports, volumes and the
@@ -133,4 +134,23 @@ pub fn crds_yaml() -> Result<String, serde_yaml::Error> {
         text.push_str(&serde_yaml::to_string(&crd)?);
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_a_person_may_mean_by_it_pauses() {
+        let is_paused = |value: &str| {
+            let annotations = [(PAUSE_ANNOTATION.to_owned(), value.to_owned())].into();
+            is_paused(&kube::core::ObjectMeta {
+                annotations: Some(annotations),
+                ..Default::default()
+            })
+        };
+        assert!(["true", "True", "yes", "1", " true "].into_iter().all(is_paused));
+        assert!(!["false", "False", ""].into_iter().any(is_paused));
+        assert!(!super::is_paused(&kube::core::ObjectMeta::default()));
+    }
 }

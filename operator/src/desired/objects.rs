@@ -33,6 +33,9 @@ pub const CONTROLLER_ROLE_LABEL: &str = "letterbox.dev/role-controller";
 pub const CONFIG_ANNOTATION: &str = "letterbox.dev/config-revision";
 /// On the broker's pod template: [`Broker::asked`].
 pub const ASKED_ANNOTATION: &str = "letterbox.dev/asked-revision";
+/// On the broker's pod template: the image that it was to have. Admission may write another
+/// reference of it into the pod (a digest, a mirror).
+pub const IMAGE_ANNOTATION: &str = "letterbox.dev/image";
 /// On a volume claim: the id of the Kafka cluster whose records are on it.
 pub const CLUSTER_ID_ANNOTATION: &str = "letterbox.dev/cluster-id";
 /// On a volume claim: the storage class that the spec named when the claim was made, as opposed to
@@ -436,6 +439,7 @@ fn pod_template(cluster: &Blueprint, broker: &Broker) -> Value {
             "annotations": {
                 ASKED_ANNOTATION: broker.asked,
                 CONFIG_ANNOTATION: broker.config.revision,
+                IMAGE_ANNOTATION: cluster.image,
                 "kubectl.kubernetes.io/default-container": CONTAINER,
             },
         },

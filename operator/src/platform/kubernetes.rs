@@ -32,8 +32,8 @@ use crate::api::{
 use crate::desired::compare::differences;
 use crate::desired::objects::{
     self, ASKED_ANNOTATION, ASKED_CLASS_ANNOTATION, ASKED_SIZE_ANNOTATION, BROKER_LABEL,
-    CLUSTER_ID_ANNOTATION, CLUSTER_LABEL, CONFIG_ANNOTATION, CONTAINER, Kind, MANAGER, ObjectKey,
-    external_bootstrap_name, external_broker_name,
+    CLUSTER_ID_ANNOTATION, CLUSTER_LABEL, CONFIG_ANNOTATION, CONTAINER, IMAGE_ANNOTATION, Kind,
+    MANAGER, ObjectKey, external_bootstrap_name, external_broker_name,
 };
 use crate::desired::{
     Address, Blueprint, BrokerFacts, CONTROLLER_PORT, Facts, Host, VolumePlace, advertised_in,
@@ -1071,9 +1071,8 @@ impl KubernetesLive {
                 && pod.and_then(|pod| pod.annotations().get(annotation)).map(String::as_str)
                     == wanted
         };
-        let image = pod.and_then(image_in);
-        let is_current = image.as_ref() == Some(&desired.image)
-            && has(ASKED_ANNOTATION, broker.map(|broker| broker.asked.as_str()));
+        // The image is a part of it.
+        let is_current = has(ASKED_ANNOTATION, broker.map(|broker| broker.asked.as_str()));
         let is_newest = is_current
             && has(CONFIG_ANNOTATION, broker.map(|broker| broker.config.revision.as_str()));
         // A pod that is made now is made from the newest definition.
@@ -1094,7 +1093,7 @@ impl KubernetesLive {
             defined: self.defined_volumes(desired, &name),
             is_removed: set.is_some_and(|set| set.pointer("/metadata/deletionTimestamp").is_some()),
             identity: self.identities.get(&id).cloned(),
-            image,
+            image: pod.and_then(image_in),
         }
     }
 }
@@ -1126,14 +1125,11 @@ fn came_after(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
     claim.metadata.creation_timestamp.as_ref() <= begun
 }
 
+/// The image that the broker in `pod` was to have.
 fn image_in(pod: &Pod) -> Option<String> {
-    pod.spec
-        .as_ref()?
-        .containers
-        .iter()
-        .find(|container| container.name == CONTAINER)?
-        .image
-        .clone()
+    let asked = pod.annotations().get(IMAGE_ANNOTATION);
+    let containers = || pod.spec.as_ref()?.containers.iter().find(|each| each.name == CONTAINER);
+    asked.or_else(|| containers()?.image.as_ref()).cloned()
 }
 
 /// Whether the set's controller has seen its newest definition.

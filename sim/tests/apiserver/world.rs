@@ -91,9 +91,12 @@ impl World {
                 "apiVersion": "apps/v1", "kind": "StatefulSet", "name": key.name,
                 "uid": set["metadata"]["uid"], "controller": true,
             }]);
+            // Admission pins images, as policies of many clusters do.
+            let mut spec = template["spec"].clone();
+            spec["containers"][0]["image"] = json!("mirror/letterbox@sha256:5eed");
             let pod = json!({
                 "apiVersion": "v1", "kind": "Pod", "metadata": metadata,
-                "spec": template["spec"], "status": {"phase": "Pending"},
+                "spec": spec, "status": {"phase": "Pending"},
             });
             // The next tick finds what this one did not make.
             let _ = self.server.create(ACTOR, &pod_key, pod);
