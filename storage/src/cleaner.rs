@@ -311,6 +311,8 @@ impl Log {
         disk.rename(&cleaned, &old.path(".log")).during("rename", &cleaned)?;
         let new = Arc::new(Segment::new(disk.clone(), &self.path, old.base, size));
         new.is_as_old_as(old);
+        new.became_durable();
+        new.seal(&self.dir.open_segments);
         // In front of the list: nobody who holds a lock is to wait until its indexes are made.
         let made = disk.sync_dir(&self.path).and_then(|()| new.files());
         // Whether they could be made or not: the file of that name is the new one.

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::Log;
 use super::error::{AppendError, LogError};
 use super::fence::Fence;
+use super::open_segments::OpenSegments;
 use super::partition_table::PartitionTable;
 use super::types::Origin;
 
@@ -27,6 +28,7 @@ pub struct LogDir {
     /// Ends the use of the directory when names are lost.
     pub(super) disk: Arc<dyn Disk>,
     fence: Arc<Fence>,
+    pub(super) open_segments: Arc<OpenSegments>,
     space: Space,
     /// A log in it was not opened or not closed in order.
     unclean: AtomicBool,
@@ -117,11 +119,13 @@ impl LogDir {
         path: PathBuf,
         (fence, disk): (Arc<Fence>, Arc<dyn Disk>),
         partitions: PartitionTable,
+        open_segments: OpenSegments,
     ) -> Self {
         Self {
             path,
             disk,
             fence,
+            open_segments: Arc::new(open_segments),
             space: Space::default(),
             unclean: AtomicBool::new(false),
             dirty: Mutex::default(),
@@ -136,7 +140,7 @@ impl LogDir {
     pub(super) fn unusable(disk: &Arc<dyn Disk>, path: &Path, why: &LogError) -> Self {
         let (fence, disk) = Fence::around(path, disk);
         let table = PartitionTable::unread(&disk, path);
-        let dir = Self::new(path.into(), (fence, disk), table);
+        let dir = Self::new(path.into(), (fence, disk), table, OpenSegments::new(0, 1));
         dir.mark_unclean();
         dir.fence.close(with_causes(why).into());
         dir
@@ -150,6 +154,11 @@ impl LogDir {
     /// See [`Fence::until_descriptors_lack`].
     pub(super) async fn until_descriptors_lack(&self) {
         self.fence.until_descriptors_lack().await;
+    }
+
+    /// Whether too many segments that were rolled wait for the device.
+    pub(super) fn rolls_wait(&self) -> bool {
+        self.open_segments.is_full()
     }
 
     /// Where it is.

@@ -18,6 +18,7 @@ use super::dir::LogDir;
 use super::error::{IoContext, LogError};
 use super::fence::Fence;
 use super::open::{Found, Opened, Owned};
+use super::open_segments::OpenSegments;
 use super::partition_table::{Name, PartitionTable};
 use super::progress::OpenProgress;
 use super::tail_cache::CacheBudget;
@@ -59,6 +60,9 @@ pub struct LogManagerOptions {
     pub recovery_point_interval: Duration,
     /// `replica.high.watermark.checkpoint.interval.ms`.
     pub high_watermark_interval: Duration,
+    /// Files that the process may have open: of the segments that take no more appends, only a part
+    /// is kept open.
+    pub descriptors: usize,
     /// Where the start tells how far it is.
     pub progress: Arc<OpenProgress>,
 }
@@ -80,6 +84,7 @@ impl LogManagerOptions {
             cleaner_backoff: Duration::from_secs(15),
             recovery_point_interval: Duration::from_secs(60),
             high_watermark_interval: Duration::from_secs(5),
+            descriptors: usize::MAX,
             progress: Arc::default(),
         }
     }
@@ -142,11 +147,12 @@ impl LogManager {
     pub async fn open(env: Env, options: LogManagerOptions) -> Result<Arc<Self>, LogError> {
         let (disk, paths, unusable) =
             (env.disk.clone(), options.dirs.clone(), options.unusable.clone());
+        let (descriptors, dirs) = (options.descriptors, options.dirs.len());
         let open = move |path: &PathBuf| match unusable.get(path) {
             Some(source) => {
                 Err(LogError::Io { action: "use", path: path.clone(), source: source.clone() })
             }
-            None => open_dir(&disk, path),
+            None => open_dir(&disk, path, OpenSegments::new(descriptors, dirs)),
         };
         let opened = env.blocking(move || paths.iter().map(open).collect::<Vec<_>>()).await;
         let (mut dirs, mut locks, mut found) = (Vec::new(), Vec::new(), Vec::new());
@@ -415,7 +421,11 @@ struct OpenedDir {
     deleted: Vec<PathBuf>,
 }
 
-fn open_dir(disk: &Arc<dyn Disk>, path: &Path) -> Result<OpenedDir, LogError> {
+fn open_dir(
+    disk: &Arc<dyn Disk>,
+    path: &Path,
+    open_segments: OpenSegments,
+) -> Result<OpenedDir, LogError> {
     disk.create_dir_all_durably(path).during("create", path)?;
     let lock = disk.lock(&path.join(".lock")).map_err(|error| match error.kind() {
         std::io::ErrorKind::WouldBlock => LogError::Locked(path.into()),
@@ -428,7 +438,8 @@ fn open_dir(disk: &Arc<dyn Disk>, path: &Path) -> Result<OpenedDir, LogError> {
     if clean {
         disk.remove_file(&marker).and_then(|()| disk.sync_dir(path)).during("remove", &marker)?;
     }
-    let dir = Arc::new(LogDir::new(path.into(), (fence, disk.clone()), partitions));
+    let dir = LogDir::new(path.into(), (fence, disk.clone()), partitions, open_segments);
+    let dir = Arc::new(dir);
     let (mut found, mut deleted) = (Vec::new(), Vec::new());
     for entry in disk.list(path).during("list", path)?.into_iter().filter(|entry| entry.is_dir) {
         if entry.name == QUORUM_DIR {

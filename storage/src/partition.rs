@@ -155,6 +155,12 @@ impl Log {
         let end = found.end_offset;
         let start = kept.log_start.clamp(found.begins_at().min(end), end);
         let file_end = found.segments.last().map_or(0, |segment| segment.size());
+        for segment in found.segments.split_last().map_or(&[][..], |(_, sealed)| sealed) {
+            segment.seal(&dir.open_segments);
+            if !found.unsynced.iter().any(|unsynced| Arc::ptr_eq(unsynced, segment)) {
+                segment.became_durable();
+            }
+        }
         let inner = Inner {
             producers: found.producers,
             epochs: found.epochs,
@@ -604,7 +610,7 @@ impl Log {
         if inner.torn {
             self.trim_reserve(inner).map_err(|error| self.failed("cut a partial write", &error))?;
         }
-        if must_roll(inner, &active, bytes.len() as u64, last, config, now) {
+        if must_roll(inner, &active, bytes.len() as u64, last, config, now, self.dir.rolls_wait()) {
             self.roll(inner, first.base_offset, now)
                 .map_err(|error| self.failed("roll", &error))?;
             active = self.active();
@@ -673,6 +679,7 @@ impl Log {
         }
         let new = Arc::new(Segment::new(self.dir.disk.clone(), &self.path, base, 0));
         new.files()?;
+        old.seal(&self.dir.open_segments);
         inner.unsynced.push(old);
         (inner.dir_changed, inner.file_end, inner.first_timestamp, inner.opened_ms) =
             (true, 0, None, now);
@@ -696,7 +703,7 @@ impl Log {
         let mut inner = lock(&self.inner);
         let old =
             self.active().size() > 0 && now.saturating_sub(inner.opened_ms) >= config.segment_ms;
-        if old && !self.is_closed() {
+        if old && !self.is_closed() && !self.dir.rolls_wait() {
             let end = self.end_offset();
             self.roll(&mut inner, end, now)?;
         }
@@ -816,6 +823,7 @@ impl Log {
     fn write_side_files(&self, work: &Work, active: &Segment, end: Offset) -> Result<(), LogError> {
         for segment in &work.sealed {
             segment.sync_indexes().during("sync", segment.path(".index"))?;
+            segment.became_durable();
         }
         if let Some(epochs) = &work.epochs {
             epochs.write(&*self.dir.disk, &self.path)?;
@@ -1157,6 +1165,7 @@ struct Work {
     bytes: u64,
 }
 
+/// `may_wait`: too many segments wait for the device, and only what cannot be otherwise rolls.
 fn must_roll(
     inner: &Inner,
     active: &Segment,
@@ -1164,10 +1173,12 @@ fn must_roll(
     last: &BatchHeader,
     config: &LogConfig,
     now: TimestampMs,
+    may_wait: bool,
 ) -> bool {
     let size = active.size();
-    if size == 0 {
-        return last.last_offset().saturating_sub(active.base) > i64::from(i32::MAX);
+    let is_far = last.last_offset().saturating_sub(active.base) > i64::from(i32::MAX);
+    if size == 0 || is_far || size + bytes > i32::MAX as u64 || may_wait {
+        return is_far || size > 0 && size + bytes > i32::MAX as u64;
     }
     // As Kafka: with timestamps, by the records' own time, so that a copy of old data rolls alike.
     let waited = match inner.first_timestamp {
@@ -1176,8 +1187,7 @@ fn must_roll(
         }
         _ => now.saturating_sub(inner.opened_ms),
     };
-    size + bytes > config.segment_bytes.min(i32::MAX as u64)
+    size + bytes > config.segment_bytes
         || waited > config.segment_ms
         || active.index_full(config.segment_index_bytes)
-        || last.last_offset().saturating_sub(active.base) > i64::from(i32::MAX)
 }

@@ -18,6 +18,8 @@ use letterbox_protocol::model::{Offset, TimestampMs};
 
 /// Times a read begins anew because segments were removed under it.
 const ATTEMPTS: usize = 3;
+/// Segments in one answer of a partition: each keeps a file open until the answer is sent.
+const SEGMENTS_MAX: usize = 64;
 
 impl Log {
     /// Reads whole batches from the tail cache, beginning with the one that holds `from`: at most
@@ -94,7 +96,7 @@ impl Log {
         let segments = self.segments.load_full();
         let first = segments.partition_point(|segment| segment.base <= from).saturating_sub(1);
         for segment in segments.iter().skip(first) {
-            if result.next_offset >= end {
+            if result.next_offset >= end || result.slices.len() >= SEGMENTS_MAX {
                 return Ok(Some(result));
             }
             let found = files_of(segment).map_err(ReadError::from).and_then(|files| {

@@ -9,7 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use letterbox_env::{Disk, File, OpenMode};
+use letterbox_env::{Disk, Fault, File, OpenMode};
 
 use super::checkpoint::Epochs;
 use super::error::{IoContext, LogError};
@@ -229,6 +229,7 @@ impl Recovered {
         // carry its reserve.
         let trusted =
             self.segments.windows(2).take_while(|pair| pair[1].base < recovery_point).count();
+        self.segments.iter().take(trusted).for_each(|segment| segment.became_durable());
         let mut at = trusted;
         self.end_offset = self.segments.get(at).map_or(0, |segment| segment.base);
         while let Some(segment) = self.segments.get(at).cloned() {
@@ -238,6 +239,7 @@ impl Recovered {
             let (position, reason) = match whole {
                 Ok(()) => {
                     at += 1;
+                    self.close_scanned(&segment, clean).during("sync", &path)?;
                     continue;
                 }
                 Err(torn) => torn,
@@ -256,6 +258,7 @@ impl Recovered {
                     .during("trim", &path)?;
                 segment.set_size(position);
                 at += 1;
+                self.close_scanned(&segment, clean).during("sync", &path)?;
                 continue;
             }
             if self.end_offset < durable_end {
@@ -268,17 +271,36 @@ impl Recovered {
         if self.end_offset < durable_end {
             return Err(corrupt(dir, 0, self.end_offset, durable_end, "the log ends there"));
         }
-        let sealed = self.segments.len().saturating_sub(1);
-        self.unsynced = self.segments.get(trusted..sealed).unwrap_or_default().to_vec();
-        if !clean {
-            // What is served from now on as durable has to be.
-            for segment in self.segments.iter().skip(trusted) {
-                segment
-                    .files()
+        if clean {
+            let sealed = self.segments.len().saturating_sub(1);
+            self.unsynced = self.segments.get(trusted..sealed).unwrap_or_default().to_vec();
+        } else {
+            // What is served from now on as durable has to be; the others are already.
+            if let Some(last) = self.segments.last() {
+                last.files()
                     .and_then(|files| files.log.sync())
-                    .during("sync", segment.path(".log"))?;
+                    .during("sync", last.path(".log"))?;
             }
             disk.sync_dir(dir).during("sync", dir)?;
+        }
+        Ok(())
+    }
+
+    /// Makes a segment durable and closes it, unless it is the last or that is not needed: behind
+    /// the recovery point may be more segments than there are descriptors.
+    fn close_scanned(&mut self, segment: &Arc<Segment>, clean: bool) -> std::io::Result<()> {
+        let is_last = self.segments.last().is_some_and(|last| Arc::ptr_eq(last, segment));
+        if clean || is_last {
+            return Ok(());
+        }
+        segment.files()?.log.sync()?;
+        match segment.sync_indexes() {
+            // As on a full disk: they stay in memory, and go to the device later.
+            Err(error) if Fault::of(&error).is_state() => self.unsynced.push(segment.clone()),
+            synced => {
+                synced?;
+                segment.became_durable();
+            }
         }
         Ok(())
     }
@@ -437,13 +459,15 @@ pub(super) fn read_producers(
     let first = segments.partition_point(|segment| segment.base <= from).saturating_sub(1);
     for segment in segments.iter().skip(first) {
         let path = segment.path(".log");
-        let Some((position, _)) = segment.find(from).during("read", &path)? else { continue };
-        for batch in segment.scan_from(position).during("read", &path)? {
-            let Ok((_, header)) = batch.during("read", &path)? else { break };
-            if header.base_offset >= from && header.base_offset < end {
-                producers.note(&header);
+        if let Some((position, _)) = segment.find(from).during("read", &path)? {
+            for batch in segment.scan_from(position).during("read", &path)? {
+                let Ok((_, header)) = batch.during("read", &path)? else { break };
+                if header.base_offset >= from && header.base_offset < end {
+                    producers.note(&header);
+                }
             }
         }
+        segment.close_cold();
     }
     Ok(producers)
 }

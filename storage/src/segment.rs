@@ -3,18 +3,20 @@
 //! The indexes are in Kafka's formats: `.index` of (offset less base, position) and `.timeindex` of
 //! (timestamp, offset less base), ascending. They are hints that can always be rebuilt: the last
 //! entries of the active segment stay in memory until there are enough for a write. Files are
-//! opened at first use and closed when idle. `size` is where the batches end; a reserve may follow
+//! opened at first use; closed when idle or, of a sealed segment, see [`super::open_segments`].
+//! `size` is where the batches end; a reserve may follow
 //! it in the file, of [`RESERVE_BYTE`]s.
 
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
 use letterbox_env::panics::lock;
 use letterbox_env::{Disk, Fault, File, FileRef, OpenMode};
 
 use super::error::ReadError;
+use super::open_segments::{OpenSegments, Unsynced};
 use letterbox_protocol::batch::{Batch, BatchError, BatchHeader, HEADER_BYTES};
 use letterbox_protocol::model::{Offset, TimestampMs};
 
@@ -127,6 +129,14 @@ pub(super) struct Segment {
     indexes: Mutex<Indexes>,
     used: AtomicBool,
     retired: AtomicBool,
+    /// It is sealed and on the device with its indexes, and its files may be closed at any moment.
+    /// Changed under `files`.
+    cold: AtomicBool,
+    /// The file that was open last: what is on its way to a reader is not opened a second time.
+    last_log: Mutex<Option<Weak<dyn File>>>,
+    /// Where it is counted once it is sealed.
+    counted: OnceLock<(Arc<OpenSegments>, Weak<Self>)>,
+    unsynced: Mutex<Option<Unsynced>>,
     /// Its log is gone: the names of its files may be another log's. Set under `indexes`.
     gone: AtomicBool,
 }
@@ -144,6 +154,10 @@ impl Segment {
             indexes: Mutex::default(),
             used: AtomicBool::new(false),
             retired: AtomicBool::new(false),
+            cold: AtomicBool::new(false),
+            last_log: Mutex::default(),
+            counted: OnceLock::new(),
+            unsynced: Mutex::default(),
             gone: AtomicBool::new(false),
         }
     }
@@ -179,7 +193,8 @@ impl Segment {
         }
         let open = |suffix, mode| self.disk.open(&self.path(suffix), mode);
         let files = if self.size() > 0 {
-            let log = open(".log", OpenMode::ReadWrite)?;
+            let last = lock(&self.last_log).as_ref().and_then(Weak::upgrade);
+            let log = last.map_or_else(|| open(".log", OpenMode::ReadWrite), Ok)?;
             let with_indexes = |mode| {
                 let (index, timeindex) = (open(".index", mode)?, open(".timeindex", mode)?);
                 Ok::<_, io::Error>(Files { log: log.clone(), index, timeindex })
@@ -219,9 +234,46 @@ impl Segment {
             // empty one, and not found.
             Files { log: open(".log", OpenMode::Create)?, index, timeindex }
         };
+        *lock(&self.last_log) = Some(Arc::downgrade(&files.log));
         let opened = Arc::new(files);
-        *lock(&self.files) = Some(opened.clone());
+        let mut slot = lock(&self.files);
+        *slot = Some(opened.clone());
+        let is_cold = self.cold.load(Ordering::Relaxed);
+        drop(slot);
+        if is_cold && let Some((counted, this)) = self.counted.get() {
+            counted.opened(this.clone());
+        }
         Ok(opened)
+    }
+
+    /// It takes no more appends; it may not be on the device yet.
+    pub(super) fn seal(self: &Arc<Self>, counted: &Arc<OpenSegments>) {
+        let (counted, _) = self.counted.get_or_init(|| (counted.clone(), Arc::downgrade(self)));
+        if !self.cold.load(Ordering::Relaxed) {
+            *lock(&self.unsynced) = Some(Unsynced::new(counted));
+        }
+    }
+
+    /// It is sealed, and on the device with its indexes: closes its files.
+    pub(super) fn became_durable(&self) {
+        *lock(&self.unsynced) = None;
+        let files = lock(&self.files);
+        self.cold.store(true, Ordering::Relaxed);
+        drop(files);
+        self.close_cold();
+    }
+
+    /// Closes the files, if they may be closed.
+    pub(super) fn close_cold(&self) {
+        let mut files = lock(&self.files);
+        if self.cold.load(Ordering::Relaxed) && !self.retired.load(Ordering::Relaxed) {
+            *files = None;
+        }
+    }
+
+    /// Whether anybody asked for its files since the last call.
+    pub(super) fn was_used(&self) -> bool {
+        self.used.swap(false, Ordering::Relaxed)
     }
 
     /// The files as they are in memory, when they are open and the indexes are known: a read of
@@ -248,7 +300,7 @@ impl Segment {
 
     /// Closes the files when nobody asked for them since the last call.
     pub(super) fn close_idle(&self) {
-        if !self.used.swap(false, Ordering::Relaxed) && !self.retired.load(Ordering::Relaxed) {
+        if !self.was_used() && !self.retired.load(Ordering::Relaxed) {
             let _ = self.write_indexes();
             // Asked again under the lock: one that is retired meanwhile must not be opened again by
             // its name.
@@ -343,6 +395,11 @@ impl Segment {
     pub(super) fn cut_indexes(&self, offset: Offset, trusted: bool) -> io::Result<u64> {
         self.used.store(true, Ordering::Relaxed);
         let mut indexes = lock(&self.indexes);
+        // It may be the one that takes appends from now on.
+        let slot = lock(&self.files);
+        self.cold.store(false, Ordering::Relaxed);
+        drop(slot);
+        *lock(&self.unsynced) = None;
         let files = self.open(&mut indexes, false)?;
         let position = self.cut_opened(&files, &mut indexes, offset, trusted);
         if position.is_err() {
@@ -530,6 +587,11 @@ impl Segment {
         if self.size() == 0 {
             return Ok(None);
         }
+        let indexes = lock(&self.indexes);
+        if indexes.loaded {
+            return Ok(indexes.max);
+        }
+        drop(indexes);
         Ok(self.indexes()?.max)
     }
 

@@ -23,6 +23,7 @@ use letterbox_protocol::model::Offset;
 mod faults;
 mod gaps;
 mod lifecycle;
+mod open_files;
 mod upkeep;
 
 const TOPIC: &str = "orders";

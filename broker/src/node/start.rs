@@ -36,7 +36,7 @@ use crate::quorum::{MetadataQuorum, OpenError, QuorumConfig, QuorumTiming, Seat}
 use crate::replication::ReplicaManager;
 use crate::server::admin_http::{self, Health, Whose};
 use crate::server::listener::{self, ListenError};
-use crate::server::{Rules, Services, Shown};
+use crate::server::{Rules, Services, Shown, descriptors_max};
 
 /// How long requests that were begun may take to finish once the node stops.
 const STOP_GRACE: Duration = Duration::from_millis(1_000);
@@ -421,6 +421,7 @@ async fn open_logs(env: &Env, config: &Config, found: &Found) -> Result<Arc<LogM
         recovery_point_interval: config.duration("log.flush.offset.checkpoint.interval.ms"),
         cleaner_backoff: config.duration("log.cleaner.backoff.ms"),
         high_watermark_interval: config.duration("replica.high.watermark.checkpoint.interval.ms"),
+        descriptors: descriptors_max(),
         progress: found.admin.health.opening.clone(),
         ..LogManagerOptions::new(log_dirs)
     };

@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use letterbox_storage::sealed_files_max;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 /// Requests and answers up to this size have a part of the account that larger ones cannot take.
@@ -263,7 +264,8 @@ impl Drop for Waits<'_> {
     }
 }
 
-/// Files that a partition may hold open: a segment and its two indexes.
+/// Files that a partition may hold open beside those of sealed segments: a segment and its two
+/// indexes.
 const FILES_PER_PARTITION: usize = 3;
 /// Descriptors for everything else: standard streams, listeners, the admin port's connections, the
 /// metadata log, cold reads.
@@ -331,8 +333,10 @@ impl Connections {
     /// partitions than there are descriptors connections keep a quarter: files that are idle are
     /// closed.
     fn for_connections(&self, partitions: usize) -> usize {
-        let for_files =
-            partitions.saturating_mul(FILES_PER_PARTITION).saturating_add(SPARE_DESCRIPTORS);
+        let for_files = partitions
+            .saturating_mul(FILES_PER_PARTITION)
+            .saturating_add(SPARE_DESCRIPTORS)
+            .saturating_add(sealed_files_max(self.descriptors));
         self.descriptors.saturating_sub(for_files).max(self.descriptors / 4)
     }
 
@@ -419,8 +423,9 @@ mod tests {
             (ConnectionBound::Descriptors, 250),
             "a quarter, however many partitions"
         );
-        assert_eq!(fill(100), (ConnectionBound::Descriptors, 1_000 - 300 - SPARE_DESCRIPTORS));
-        assert_eq!(fill(0), (ConnectionBound::Descriptors, 1_000 - SPARE_DESCRIPTORS));
+        let spare = SPARE_DESCRIPTORS + sealed_files_max(1_000);
+        assert_eq!(fill(50), (ConnectionBound::Descriptors, 1_000 - 150 - spare));
+        assert_eq!(fill(0), (ConnectionBound::Descriptors, 1_000 - spare));
     }
 
     const MIB: usize = 1024 * 1024;

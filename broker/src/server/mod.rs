@@ -26,5 +26,5 @@ mod shown;
 mod tests;
 
 pub(crate) use self::handlers::cluster::configs::Rules;
-pub(crate) use self::services::Services;
+pub(crate) use self::services::{Services, descriptors_max};
 pub(crate) use self::shown::Shown;

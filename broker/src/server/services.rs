@@ -122,7 +122,7 @@ impl Services {
     clippy::disallowed_methods,
     reason = "how many files may be open is the system's to say, in a simulation too"
 )]
-fn descriptors_max() -> usize {
+pub(crate) fn descriptors_max() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     usize::try_from(limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX)
 }

@@ -1,0 +1,101 @@
+//! How many files of sealed segments are open.
+//!
+//! Clients decide how often a log rolls (`segment.index.bytes`, timestamps) and which old segments
+//! are read. So neither may decide how many descriptors that takes, which other logs and the
+//! connections need:
+//!
+//! - A sealed segment that is not on the device yet keeps its files open: whoever opens them later
+//!   may not be told that the device has lost a write. While there are too many of these, logs put
+//!   off their next roll.
+//! - Once it is on the device its files are closed. Who needs them opens them again, and those that
+//!   were not used for the longest are closed when there are too many.
+//!
+//! What the upkeep looks at, a segment's size and its largest timestamp, stays in memory.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+
+use letterbox_env::panics::lock;
+
+use super::segment::Segment;
+
+/// Of the descriptors of the process, one in so many may be of a sealed segment of either kind, for
+/// each of its three files.
+const PART: usize = 16;
+/// More than this many open segments of either kind help nobody.
+const MOST: usize = 1024;
+/// Files of a segment.
+const FILES: usize = 3;
+
+/// Sealed segments of either kind that may be open in a process that may hold `descriptors`.
+fn most_of(descriptors: usize) -> usize {
+    (descriptors / PART).clamp(1, MOST)
+}
+
+/// Descriptors that sealed segments take at most in a process that may hold `descriptors`.
+#[must_use]
+pub fn sealed_files_max(descriptors: usize) -> usize {
+    2 * FILES * most_of(descriptors)
+}
+
+/// The sealed segments of one log directory that are open.
+pub(super) struct OpenSegments {
+    most: usize,
+    /// Each that is open and on the device, and some that are not open any more; those that were
+    /// opened first are in front. Locked after a segment's `indexes`, before a segment's `files`.
+    cold: Mutex<VecDeque<Weak<Segment>>>,
+    /// Those that are not on the device yet.
+    unsynced: AtomicUsize,
+}
+
+impl OpenSegments {
+    /// Of one of `dirs` log directories in a process that may hold `descriptors`.
+    pub(super) fn new(descriptors: usize, dirs: usize) -> Self {
+        Self {
+            most: (most_of(descriptors) / dirs.max(1)).max(1),
+            cold: Mutex::default(),
+            unsynced: AtomicUsize::new(0),
+        }
+    }
+
+    /// Whether logs are to put off their next roll.
+    pub(super) fn is_full(&self) -> bool {
+        self.unsynced.load(Ordering::Relaxed) >= self.most
+    }
+
+    /// A cold segment was opened: closes others when there are too many.
+    pub(super) fn opened(&self, segment: Weak<Segment>) {
+        let mut cold = lock(&self.cold);
+        cold.push_back(segment);
+        // One that was used since it was looked at has another turn: at most two looks at each.
+        let mut turns = 2 * cold.len();
+        while cold.len() > self.most
+            && let Some(first) = cold.pop_front()
+        {
+            let Some(segment) = first.upgrade() else { continue };
+            turns = turns.saturating_sub(1);
+            if turns > 0 && segment.was_used() {
+                cold.push_back(first);
+            } else {
+                segment.close_cold();
+            }
+        }
+    }
+}
+
+/// Counts a sealed segment that is not on the device.
+pub(super) struct Unsynced(Arc<OpenSegments>);
+
+impl Unsynced {
+    pub(super) fn new(of: &Arc<OpenSegments>) -> Self {
+        of.unsynced.fetch_add(1, Ordering::Relaxed);
+        Self(of.clone())
+    }
+}
+
+impl Drop for Unsynced {
+    fn drop(&mut self) {
+        self.0.unsynced.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,115 @@
+//! How many files of segments that take no more appends are open.
+
+use super::*;
+
+const DESCRIPTORS: usize = 320;
+/// Of either kind, see `open_segments`.
+const MOST: usize = DESCRIPTORS / 16;
+/// Files of the segment that takes appends, and of the log directory.
+const OTHERS: u64 = 3 + 2;
+
+async fn rolls_for_each_batch(disk: &SimDisk) -> Arc<LogManager> {
+    let options = LogManagerOptions { descriptors: DESCRIPTORS, ..options(Path::new(DIR)) };
+    LogManager::open(disk.env(), options).await.unwrap()
+}
+
+fn each_batch(config: LogConfig) -> LogConfig {
+    LogConfig { segment_index_bytes: 4, segment_bytes: 1 << 20, ..config }
+}
+
+fn open_segments_max(segments: usize) -> u64 {
+    3 * segments as u64 + OTHERS
+}
+
+/// One client took all descriptors with a topic that rolls for each batch; others could not connect
+/// and were answered with KAFKA_STORAGE_ERROR.
+#[tokio::test]
+async fn a_log_that_rolls_for_each_batch_leaves_descriptors_to_others() {
+    let disk = SimDisk::new(1);
+    let manager = rolls_for_each_batch(&disk).await;
+    let log = manager.create(TOPIC, ID, 0, each_batch(small())).await.unwrap();
+    for i in 0..200 {
+        append(&log, 1_000 + i, &["a"]);
+    }
+    assert_eq!(log.segments_count(), MOST + 1, "further rolls wait for the device");
+    assert!(disk.open_files() <= open_segments_max(MOST), "{}", disk.open_files());
+    log.sync().unwrap();
+    assert!(disk.open_files() <= OTHERS, "what is on the device is closed: {}", disk.open_files());
+    for i in 200..400 {
+        append(&log, 1_000 + i, &["a"]);
+        log.sync().unwrap();
+    }
+    assert_eq!(log.segments_count(), MOST + 1 + 200);
+    assert!(disk.open_files() <= OTHERS, "{}", disk.open_files());
+    // Readers open them again.
+    for offset in 0..400 {
+        log.read_from_disk(offset, 1, Offset::MAX, true).unwrap();
+        assert!(disk.open_files() <= open_segments_max(MOST), "{}", disk.open_files());
+    }
+    // Those that were read last stay open.
+    disk.set_descriptors_left(Some(0));
+    for offset in 390..400 {
+        log.read_from_disk(offset, 1, Offset::MAX, true).unwrap();
+    }
+    disk.heal();
+    // What is on its way to a reader is not opened a second time.
+    let (mut answers, mut offset) = (Vec::new(), 0);
+    while offset < 400 {
+        let answer = log.read_from_disk(offset, usize::MAX, Offset::MAX, true).unwrap();
+        assert!(answer.slices.len() <= 64, "one answer does not take all descriptors");
+        offset = answer.next_offset;
+        answers.push(answer);
+    }
+    let open = disk.open_files();
+    for offset in 0..400 {
+        log.read_from_disk(offset, 1, Offset::MAX, true).unwrap();
+        assert!(disk.open_files() <= open + open_segments_max(MOST), "{}", disk.open_files());
+    }
+}
+
+/// Small compacted segments were opened at each look, and so never closed.
+#[tokio::test]
+async fn a_look_at_segments_opens_none_of_them() {
+    let disk = SimDisk::new(1);
+    let manager = rolls_for_each_batch(&disk).await;
+    let log = manager.create(TOPIC, ID, 0, each_batch(compacted())).await.unwrap();
+    for i in 0..100 {
+        append(&log, 1_000 + i, &["a"]);
+        log.sync().unwrap();
+    }
+    log.set_high_watermark(100);
+    disk.set_descriptors_left(Some(0));
+    assert_eq!(log.compact(&pass(5_000, 100, 1_000)).unwrap(), None, "nothing is dirty");
+    log.set_config(each_batch(LogConfig { retention_ms: i64::MAX, ..small() }));
+    assert!(log.apply_retention(5_000).unwrap().is_empty());
+    assert!(disk.open_files() <= OTHERS);
+}
+
+/// A broker that could open none of its logs any more did not start.
+#[tokio::test]
+async fn a_log_with_more_segments_than_descriptors_past_its_recovery_point_is_opened() {
+    for lacks_space in [false, true] {
+        let disk = SimDisk::new(1);
+        let manager = rolls_for_each_batch(&disk).await;
+        let log = manager.create(TOPIC, ID, 0, each_batch(small())).await.unwrap();
+        for i in 0..200 {
+            append(&log, 1_000 + i, &["a"]);
+            log.sync().unwrap();
+        }
+        assert_eq!((log.recovery_point(), log.segments_count()), (0, 200));
+        drop((manager, log));
+        disk.power_cut();
+        if !lacks_space {
+            disk.set_descriptors_left(Some(10));
+        } else {
+            disk.set_free(0);
+        }
+        let manager = rolls_for_each_batch(&disk).await;
+        let log = manager.get(ID, 0).expect("it is opened");
+        assert_eq!((log.end_offset(), log.durable_end()), (200, 200));
+        disk.heal();
+        append(&log, 2_000, &["a"]);
+        log.checkpoint().unwrap();
+        assert!(disk.open_files() <= open_segments_max(MOST), "{}", disk.open_files());
+    }
+}
