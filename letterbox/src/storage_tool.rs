@@ -148,11 +148,12 @@ fn info(env: &Env, directories: &BTreeSet<PathBuf>, out: &mut dyn Write) -> Resu
     lines(title, found.iter().map(|directory| directory.display().to_string()).collect(), out)?;
     if let Some(identity) = first {
         let directory_id = encode_uuid(identity.directory_id);
-        let (cluster_id, node_id) = (&identity.cluster_id, identity.node_id);
+        let (cluster_id, node_id, version) =
+            (&identity.cluster_id, identity.node_id, identity.version());
         writeln!(
             out,
             "Found metadata: {{cluster.id={cluster_id}, directory.id={directory_id}, \
-             node.id={node_id}, version=1}}\n"
+             node.id={node_id}, version={version}}}\n"
         )?;
     }
     let code = i32::from(!problems.is_empty());
@@ -341,7 +342,7 @@ mod tests {
                 ),
             "{told}"
         );
-        assert!(told.ends_with(", node.id=3, version=1}\n\n"), "{told}");
+        assert!(told.ends_with(", node.id=3, version=letterbox-1}\n\n"), "{told}");
         let again = "Log directory d1 is already formatted. Use --ignore-formatted to ignore this \
             directory and format the others.";
         assert_eq!(node.run(&format!("format -t {ID} -c f"), VOTERS), Err(again.to_owned()));

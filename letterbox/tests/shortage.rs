@@ -301,7 +301,7 @@ fn a_metadata_log_is_begun_anew_only_once_it_is_given_up_and_deletes_no_partitio
     broker.stop();
     Broker::start(dir.path(), &accepts).stop();
     // A directory that is there is not lost.
-    std::fs::remove_dir_all(data.join("__cluster_metadata-0")).unwrap();
+    std::fs::remove_dir_all(data.join("__letterbox_metadata")).unwrap();
     refuses(&format!("accepted.lost.metadata.log={}", id()));
 }
 

@@ -285,3 +285,47 @@ fn a_hangup_ends_it_in_order_unless_it_is_ignored() {
     ask(&mut broker.connect(), 0, m::ApiVersionsRequest::default());
     broker.stop();
 }
+
+/// An earlier version had the metadata log under the name of Apache Kafka's, which cuts it to
+/// nothing.
+#[test]
+fn the_directory_of_an_earlier_version_is_taken_over_and_apache_kafkas_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let (now, before) = (data.join("__letterbox_metadata"), data.join("__cluster_metadata-0"));
+    let meta = data.join("meta.properties");
+    let extra = format!("log.dirs={}", data.display());
+    let produce = |broker: &Broker| {
+        let request = produce_request("orders", b"one");
+        produced(ask(&mut broker.connect(), PRODUCE_VERSION, request))
+    };
+    let mut broker = Broker::start(dir.path(), &extra);
+    assert_eq!(ask_for_topic(&mut broker.connect(), "orders"), 0);
+    assert_eq!(produce(&broker), (0, 0));
+    broker.stop();
+    let marked = std::fs::read_to_string(&meta).unwrap();
+    assert!(marked.contains("version=letterbox-1\n"), "{marked}");
+    // As it was left.
+    let kafkas = marked.replace("version=letterbox-1\n", "version=1\n");
+    std::fs::write(&meta, &kafkas).unwrap();
+    std::fs::rename(&now, &before).unwrap();
+    for offset in [1, 2] {
+        let mut broker = Broker::start(dir.path(), &extra);
+        assert_eq!(produce(&broker), (0, offset));
+        broker.stop();
+        assert!(now.exists() && !before.exists());
+        assert_eq!(std::fs::read_to_string(&meta).unwrap(), marked);
+    }
+    // Kafka's own.
+    std::fs::remove_dir_all(&now).unwrap();
+    std::fs::create_dir(&before).unwrap();
+    std::fs::write(before.join("quorum-state"), "{}").unwrap();
+    std::fs::write(before.join("00000000000000000000.log"), [0; 64]).unwrap();
+    std::fs::write(&meta, &kafkas).unwrap();
+    let refused = refusal(&mut command(&dir.path().join("server.properties")));
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned()
+        + &String::from_utf8_lossy(&refused.stdout);
+    assert!(said.contains("__cluster_metadata-0 is Apache Kafka's metadata log"), "{said}");
+    assert_eq!(std::fs::read_to_string(&meta).unwrap(), kafkas, "Kafka can start on it again");
+    assert!(!now.exists());
+}

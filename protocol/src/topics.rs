@@ -16,8 +16,12 @@ pub const INTERNAL_TOPICS: &[&str] =
 /// The quorum's own log, which lies among the partitions as partition 0 of this topic and is none.
 pub const METADATA_TOPIC: &str = metadata_topic!();
 
-/// The directory of that log, which may lie in a log directory and holds no partition.
-pub const METADATA_DIR: &str = concat!(metadata_topic!(), "-0");
+/// The directory of that log in `metadata.log.dir`, which may be a log directory. No partition's has
+/// such a name, which lacks the `-`, and Apache Kafka does not start with it.
+pub const METADATA_DIR: &str = "__letterbox_metadata";
+
+/// Where Apache Kafka has its metadata log, and earlier versions of Letterbox had theirs.
+pub const KAFKA_METADATA_DIR: &str = concat!(metadata_topic!(), "-0");
 
 /// Whether `name` is one of [`INTERNAL_TOPICS`].
 #[must_use]

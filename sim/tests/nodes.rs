@@ -302,7 +302,7 @@ fn a_start_ends_with_the_cause_when_its_part_in_the_quorum_ends() {
     cluster.run_for(Duration::from_secs(5));
     assert!(cluster.is_running(NODES[0]), "{:?}", cluster.exit(NODES[0]));
     // With another one there is an election, and it writes its vote down.
-    cluster.disk(NODES[0]).inject(Fault::FailChange, "__cluster_metadata-0", 0, u64::MAX);
+    cluster.disk(NODES[0]).inject(Fault::FailChange, "__letterbox_metadata", 0, u64::MAX);
     cluster.restart(NODES[1]);
     assert!(cluster.run_until(PATIENCE, |cluster| cluster.exit(NODES[0]).is_some()), "it waits");
     let exit = cluster.exit(NODES[0]).unwrap().unwrap_err();

@@ -87,7 +87,7 @@ fn config(id: i32, timing: QuorumTiming) -> QuorumConfig {
     let voters = (1..).zip(NODES).map(|(id, name)| (id, (name.to_owned(), PORT))).collect();
     QuorumConfig {
         node_id: id,
-        dir: PathBuf::from(DATA).join("__cluster_metadata-0"),
+        dir: PathBuf::from(DATA).join("__letterbox_metadata"),
         voters,
         listener: Some((String::new(), PORT)),
         cluster_id: Some("abcdefghijklmnopqrstuv".to_owned()),

@@ -45,7 +45,7 @@ pub use config::{CleanupPolicy, CompressionType, LogConfig, TimestampType};
 pub use dir::LogDir;
 pub use error::{AppendError, LogError, ReadError, RecordError};
 pub use lifecycle::WantedLog;
-pub use manager::{LogManager, LogManagerOptions, OfflineLog, QUORUM_DIR};
+pub use manager::{LogManager, LogManagerOptions, OfflineLog};
 pub use open_segments::sealed_files_max;
 pub use partition::Log;
 pub use producers::ProducerView;

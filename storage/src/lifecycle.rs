@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::checkpoint::{self, ACCEPT_DATA_LOSS, read_partition_metadata};
 use super::dir::LogDir;
 use super::error::{IoContext, LogError};
-use super::manager::{LogManager, OfflineLog, QUORUM_DIR, lock};
+use super::manager::{LogManager, OfflineLog, lock};
 use super::open::{Found, holds_no_log};
 use super::partition::Identity;
 use super::partition_table::{Kept, Name};
@@ -20,6 +20,7 @@ use super::recover::Recovered;
 use super::upkeep::Doomed;
 use super::{Log, LogConfig, Origin};
 use letterbox_protocol::model::TopicId;
+use letterbox_protocol::topics::KAFKA_METADATA_DIR;
 
 /// About what the directory and the small files of a new log take: counted, or thousands of them
 /// would use up the reserve between two looks at the free space.
@@ -195,7 +196,7 @@ impl LogManager {
         }
         let row = self.dirs.iter().find_map(|dir| Some((dir, dir.partitions.get(&name)?)));
         match row {
-            _ if wanted.dir_name() == QUORUM_DIR => Err(exists()),
+            _ if wanted.dir_name() == KAFKA_METADATA_DIR => Err(exists()),
             None => Ok(None),
             // Kafka kept this directory, and not even it had anything durable there.
             Some((_, (None, kept))) if kept.end_offset() == 0 => Ok(None),

@@ -25,7 +25,7 @@ use super::tail_cache::CacheBudget;
 use super::upkeep::Doomed;
 use super::{DurabilityObserver, Log, LogConfig, sync};
 use letterbox_protocol::model::TopicId;
-pub use letterbox_protocol::topics::METADATA_DIR as QUORUM_DIR;
+use letterbox_protocol::topics::KAFKA_METADATA_DIR;
 
 /// Partitions opened or closed at the same time.
 const PARALLEL_MAX: usize = 8;
@@ -442,7 +442,8 @@ fn open_dir(
     let dir = Arc::new(dir);
     let (mut found, mut deleted) = (Vec::new(), Vec::new());
     for entry in disk.list(path).during("list", path)?.into_iter().filter(|entry| entry.is_dir) {
-        if entry.name == QUORUM_DIR {
+        // The metadata log itself has no name of a partition.
+        if entry.name == KAFKA_METADATA_DIR {
             continue;
         }
         if entry.name.ends_with("-delete") {

@@ -2,6 +2,9 @@
 //!
 //! A directory is identified once, when it is empty, and is refused ever after by another cluster
 //! or under another node id. The `directory.id` tells a disk from its empty successor.
+//!
+//! Its version is a word that Apache Kafka does not know: Kafka starts with no directory that has
+//! it, and so changes nothing in it.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -18,6 +21,11 @@ pub use letterbox_protocol::model::{decode_uuid, encode_uuid};
 
 /// The file's name.
 pub const META_PROPERTIES: &str = "meta.properties";
+
+/// The `version` of the file. Earlier versions of Letterbox wrote Kafka's, as does Kafka's own
+/// `kafka-storage format`.
+const VERSION: &str = "letterbox-1";
+const KAFKAS_VERSION: &str = "1";
 
 /// The log directories beside the metadata's that this broker has used, in the directory of the
 /// metadata log: one on each line, as `directory.id`, a space, and its path. Not one of Kafka's
@@ -38,6 +46,16 @@ pub struct DirectoryIdentity {
     pub directory_id: Uuid,
     /// Whether this call has just created it.
     pub created: bool,
+    /// Whether Apache Kafka refuses the directory: the file has our `version`, not Kafka's.
+    pub is_marked: bool,
+}
+
+impl DirectoryIdentity {
+    /// `version`.
+    #[must_use]
+    pub fn version(&self) -> &'static str {
+        if self.is_marked { VERSION } else { KAFKAS_VERSION }
+    }
 }
 
 /// Why a directory cannot be used. Each message says what to do.
@@ -540,18 +558,36 @@ fn create(
         node_id,
         directory_id,
         created: true,
+        is_marked: true,
     };
+    let written = env
+        .disk
+        .create_dir_all_durably(directory)
+        .and_then(|()| write(env, directory, &identity));
+    written.map_err(|source| IdentityError::Io { directory: directory.to_owned(), source })?;
+    Ok(identity)
+}
+
+fn write(env: &Env, directory: &Path, identity: &DirectoryIdentity) -> io::Result<()> {
     let text = format!(
-        "#\nversion=1\ncluster.id={}\nnode.id={}\ndirectory.id={}\n",
+        "#\nversion={}\ncluster.id={}\nnode.id={}\ndirectory.id={}\n",
+        identity.version(),
         escape_value(&identity.cluster_id),
         identity.node_id,
         encode_uuid(identity.directory_id)
     );
-    let written = env.disk.create_dir_all_durably(directory).and_then(|()| {
-        env.disk.write_atomically(&directory.join(META_PROPERTIES), text.as_bytes())
-    });
-    written.map_err(|source| IdentityError::Io { directory: directory.to_owned(), source })?;
-    Ok(identity)
+    env.disk.write_atomically(&directory.join(META_PROPERTIES), text.as_bytes())
+}
+
+/// Has Apache Kafka refuse the directory, once it is known to be ours. Blocks.
+///
+/// # Errors
+/// The file system's own; the directory can be used all the same.
+pub fn mark(env: &Env, directory: &Path, identity: &DirectoryIdentity) -> io::Result<()> {
+    if identity.is_marked {
+        return Ok(());
+    }
+    write(env, directory, &DirectoryIdentity { is_marked: true, ..identity.clone() })
 }
 
 fn parse(bytes: &[u8]) -> Result<DirectoryIdentity, String> {
@@ -563,9 +599,12 @@ fn parse(bytes: &[u8]) -> Result<DirectoryIdentity, String> {
         properties.get(key).filter(|value| !value.is_empty()).ok_or_else(|| format!("has no {key}"))
     };
     let version = get("version")?;
-    if version != "1" {
-        return Err(format!("has version={version}, and only version 1 is supported"));
+    if ![VERSION, KAFKAS_VERSION].contains(&version.as_str()) {
+        return Err(format!(
+            "has version={version}, and only versions {VERSION} and {KAFKAS_VERSION} are supported"
+        ));
     }
+    let is_marked = version == VERSION;
     let cluster_id = get("cluster.id")?.clone();
     let node_id = get("node.id")?;
     let node_id = node_id
@@ -577,7 +616,7 @@ fn parse(bytes: &[u8]) -> Result<DirectoryIdentity, String> {
     let directory_id = decode_uuid(directory_id).ok_or_else(|| {
         format!("has directory.id={directory_id}, which is not an id of 22 characters")
     })?;
-    Ok(DirectoryIdentity { cluster_id, node_id, directory_id, created: false })
+    Ok(DirectoryIdentity { cluster_id, node_id, directory_id, created: false, is_marked })
 }
 
 /// Characters of [`encode_uuid`].
@@ -681,6 +720,24 @@ mod tests {
             "{said}"
         );
         assert!(!Env::real().disk.exists(&lost).unwrap(), "nothing is written into it");
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "the test plays an earlier version")]
+    fn a_directory_of_an_earlier_version_is_read_and_marked() {
+        let dir = tempfile::tempdir().unwrap();
+        let dirs = [dir.path().to_owned()];
+        let file = dir.path().join(META_PROPERTIES);
+        let id = "JEXY6aqzQY-32P5TStzaFg";
+        let text = format!("version=1\ncluster.id=my cluster\nnode.id=1\ndirectory.id={id}\n");
+        std::fs::write(&file, &text).unwrap();
+        let found = open(&dirs, 1, None).unwrap().remove(0);
+        assert_eq!((found.is_marked, found.version()), (false, "1"));
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), text, "it may be Kafka's own");
+        mark(&Env::real(), &dirs[0], &found).unwrap();
+        let marked = open(&dirs, 1, None).unwrap().remove(0);
+        assert_eq!(marked, DirectoryIdentity { is_marked: true, ..found });
+        assert!(std::fs::read_to_string(&file).unwrap().contains("version=letterbox-1\n"));
     }
 
     /// As `kafka-storage format --cluster-id` takes it.

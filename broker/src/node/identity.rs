@@ -6,18 +6,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use letterbox_env::{Env, Fault};
-use letterbox_storage::QUORUM_DIR;
+use letterbox_protocol::topics::METADATA_DIR;
 use uuid::Uuid;
 
-use super::patience::{MAKE_ROOM, patiently_until};
+use super::patience::{MAKE_ROOM, patiently, patiently_until};
 use super::start::{StartError, partitions_in, quorum_config, take_seat};
 use crate::config::Config;
 use crate::metadata::MetadataImage;
 use crate::metadata::identity::{
     DirectoryIdentity, Expected, IdentityError, Usable, encode_uuid, expect_directories,
-    found_and_lost, known_cluster_id, open_usable, read_directory,
+    found_and_lost, known_cluster_id, mark, open_usable, read_directory,
 };
-use crate::quorum::Seat;
+use crate::quorum::{OpenError, Seat, settle};
 use crate::server::admin_http::Whose;
 
 /// What the log directories say of this node.
@@ -61,7 +61,7 @@ impl Identity {
         let attempt = async || {
             let (of_task, of_node) = (env.clone(), config.clone());
             let cluster_id = cluster_id.clone();
-            let new_log = has_new_log.then_some(QUORUM_DIR);
+            let new_log = has_new_log.then_some(METADATA_DIR);
             let identify = move || {
                 let found = identify(&of_task, &of_node, cluster_id.as_deref(), new_log);
                 let refused = found.as_ref().err().filter(|error| waits(&of_node, error));
@@ -101,6 +101,22 @@ impl Identity {
             && config.accepted_lost_metadata_log.as_ref().is_some_and(is_given_up)
     }
 
+    /// Has Apache Kafka refuse the directories of an earlier version, now that the metadata log is
+    /// open, and they are known to be ours.
+    pub(super) async fn mark(&self, env: &Env) {
+        let (of_task, directories) = (env.clone(), self.directories.clone());
+        let mark_all = move || {
+            for (directory, identity) in &directories {
+                if let Err(error) = mark(&of_task, directory, identity) {
+                    tracing::warn!(directory = %directory.display(), %error, "could not write \
+                        meta.properties anew; the next start tries it again, and until then Apache \
+                        Kafka does not refuse the directory");
+                }
+            }
+        };
+        env.blocking(mark_all).await;
+    }
+
     /// Under which incarnation this node registers, if `image` knows an earlier one.
     pub(super) fn incarnation(&self, config: &Config, image: &MetadataImage) -> Uuid {
         let known = image.brokers.get(&config.node_id).map(|present| present.incarnation);
@@ -122,16 +138,34 @@ pub(super) async fn cluster_id(
         return Ok((config.cluster_id.clone(), None));
     }
     let (of_task, of_node) = (env.clone(), config.clone());
+    let expect = move || {
+        let directories = of_node.log_dirs.iter().chain([&of_node.metadata_dir]);
+        expect_directories(&of_task, directories, &expected(&of_node))
+    };
+    env.blocking(expect).await?;
+    settle_metadata_log(env, config).await?;
+    let (of_task, of_node) = (env.clone(), config.clone());
     let known = env.blocking(move || {
-        let directories = || of_node.log_dirs.iter().chain([&of_node.metadata_dir]);
-        expect_directories(&of_task, directories(), &expected(&of_node))?;
-        known_cluster_id(&of_task, directories(), QUORUM_DIR)
+        let directories = of_node.log_dirs.iter().chain([&of_node.metadata_dir]);
+        known_cluster_id(&of_task, directories, METADATA_DIR)
     });
     if let Some(known) = known.await? {
         return Ok((Some(known), None));
     }
     let mut seat = take_seat(env, quorum_config(env, config, None).await).await?;
     Ok((seat.agree().await?, Some(seat)))
+}
+
+/// Has the metadata log lie where this version has it.
+///
+/// # Errors
+/// What lies there is not ours.
+pub(super) async fn settle_metadata_log(env: &Env, config: &Config) -> Result<(), OpenError> {
+    let settle = || {
+        let (disk, metadata_dir) = (env.disk.clone(), config.metadata_dir.clone());
+        env.blocking(move || settle(&*disk, &metadata_dir))
+    };
+    patiently("move the metadata log", OpenError::is_state, settle).await
 }
 
 /// What ends a wait for directories.

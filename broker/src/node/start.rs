@@ -16,7 +16,8 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::FusedFuture;
 use letterbox_env::{BoxListener, DirEntry, Disk, Env, with_causes};
-use letterbox_storage::{LogError, LogManager, LogManagerOptions, QUORUM_DIR};
+use letterbox_protocol::topics::{KAFKA_METADATA_DIR, METADATA_DIR};
+use letterbox_storage::{LogError, LogManager, LogManagerOptions};
 use tokio::sync::{SetOnce, oneshot};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
@@ -113,6 +114,7 @@ async fn find(env: &Env, config: &Config) -> Result<(Found, Option<Seat>), Start
     let has_new_log = seat.as_ref().is_some_and(Seat::is_new);
     let waits = |whose| admin.health.is(whose);
     let identity = Identity::open(env, config, cluster_id, has_new_log, waits).await?;
+    identity::settle_metadata_log(env, config).await?;
     admin.health.is(Whose {
         node_id: config.node_id.0,
         cluster_id: Some(identity.cluster_id.clone()),
@@ -173,7 +175,7 @@ async fn join_unless(
         biased;
         () = stop => Ok(None),
         failure = lead(env, config, &found.identity, seat, &begun) => Err(failure),
-        joined = join(config, found, logs.as_mut(), &begun) => joined.map(Some),
+        joined = join(env, config, found, logs.as_mut(), &begun) => joined.map(Some),
     };
     if matches!(joined, Ok(Some(_))) {
         return joined;
@@ -219,6 +221,7 @@ struct Joined {
 
 /// Registers this node once its logs are open.
 async fn join(
+    env: &Env,
     config: &Config,
     found: &Found,
     logs: impl Future<Output = Result<Arc<LogManager>, LogError>>,
@@ -227,6 +230,7 @@ async fn join(
     let logs = logs.await?;
     let _ = begun.logs.set(logs.clone()); // its only writer
     let lead = begun.lead.wait().await.clone();
+    found.identity.mark(env).await;
     let was_clean = logs.was_clean();
     let Found { identity, listeners, .. } = found;
     let Lead { quorum, controller } = &lead;
@@ -371,7 +375,7 @@ pub(super) async fn quorum_config(
     let mut must_exist = env.blocking(has_partitions).await;
     if must_exist && identity.is_some_and(|identity| identity.begins_anew(config)) {
         must_exist = false;
-        let (disk, log) = (env.disk.clone(), config.metadata_dir.join(QUORUM_DIR));
+        let (disk, log) = (env.disk.clone(), config.metadata_dir.join(METADATA_DIR));
         if !env.blocking(move || disk.exists(&log)).await.unwrap_or(true) {
             error!(
                 "the metadata log is lost and given up, as accepted.lost.metadata.log says: a new \
@@ -383,7 +387,7 @@ pub(super) async fn quorum_config(
     }
     QuorumConfig {
         node_id: config.node_id.0,
-        dir: config.metadata_dir.join(QUORUM_DIR),
+        dir: config.metadata_dir.join(METADATA_DIR),
         listener: Some(controller).filter(|_| config.voters.len() > 1),
         voters: config.voters.clone(),
         cluster_id: identity.map(|identity| identity.cluster_id.clone()),
@@ -394,8 +398,9 @@ pub(super) async fn quorum_config(
 
 /// The first of `directories` that has partitions. Blocks.
 pub(super) fn partitions_in(disk: &dyn Disk, directories: &[PathBuf]) -> Option<PathBuf> {
-    let is_partition =
-        |entry: &DirEntry| entry.is_dir && entry.name != QUORUM_DIR && entry.name.contains('-');
+    let is_partition = |entry: &DirEntry| {
+        entry.is_dir && entry.name != KAFKA_METADATA_DIR && entry.name.contains('-')
+    };
     let has = |dir: &&PathBuf| disk.list(dir).is_ok_and(|all| all.iter().any(is_partition));
     directories.iter().find(has).cloned()
 }
@@ -449,7 +454,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_start_that_fails_says_each_cause_once() {
-        const LOG: &str = "/data/__cluster_metadata-0/00000000000000000000.log";
+        const LOG: &str = "/data/__letterbox_metadata/00000000000000000000.log";
         let config = "process.roles=broker,controller\nnode.id=1\n\
              controller.quorum.voters=1@localhost:9093\ncontroller.listener.names=CONTROLLER\n\
              listeners=PLAINTEXT://127.0.0.1:0,CONTROLLER://127.0.0.1:9093\nlog.dirs=/data\n\

@@ -16,6 +16,7 @@ mod links;
 mod log_store;
 mod network;
 mod patience;
+mod place;
 mod raft_quorum;
 mod runtime;
 mod seat;
@@ -35,6 +36,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 pub use founding::FoundingError;
+pub use place::settle;
 pub use raft_quorum::{OpenError, QuorumConfig, QuorumTiming, RaftQuorum};
 pub use seat::Seat;
 pub use wal::WalError;

@@ -53,7 +53,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(250);
 pub struct QuorumConfig {
     /// `node.id`; not negative.
     pub node_id: i32,
-    /// The directory of the metadata log, `…/__cluster_metadata-0`; made when it is not there.
+    /// The directory of the metadata log, `…/__letterbox_metadata`; made when it is not there.
     pub dir: PathBuf,
     /// Every voter with its address (`controller.quorum.voters`); this node is one of them.
     pub voters: BTreeMap<i32, (String, u16)>,
@@ -103,6 +103,13 @@ pub enum OpenError {
     },
     #[error("metadata directory {} is in use by another process", directory.display())]
     Locked { directory: PathBuf },
+    #[error(
+        "{} is Apache Kafka's metadata log, which Letterbox does not read; nothing was changed. \
+         Give Letterbox directories of its own (log.dirs, metadata.log.dir), and copy the records \
+         while both run, as MirrorMaker does",
+        log.display()
+    )]
+    Kafkas { log: PathBuf },
     #[error(transparent)]
     Wal(#[from] WalError),
     #[error("metadata directory {} cannot be used: {reason}", directory.display())]

@@ -46,6 +46,19 @@ const FRAME_HEADER_LEN: usize = 16;
 /// Zeros written ahead of the end at a time.
 const RESERVE_LEN: usize = 1 << 20;
 
+/// Whether the file begins as a metadata log of ours; `None` when it is not there. Blocks.
+pub(super) fn begins_as_ours(disk: &dyn Disk, path: &Path) -> io::Result<Option<bool>> {
+    let file = match disk.open(path, OpenMode::Read) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    let mut begins = [0; MAGIC.len()];
+    match file.read_exact_at(&mut begins, 0) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Some(false)),
+        read => read.map(|()| Some(begins == *MAGIC)),
+    }
+}
+
 /// One fact of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Item {

@@ -284,6 +284,7 @@ mod tests {
                 node_id: 0,
                 directory_id: Uuid::from_u128(id),
                 created: false,
+                is_marked: true,
             };
             (PathBuf::from(path), identity)
         };

@@ -36,7 +36,7 @@ impl ConfigRules for AnyConfig {
 fn sole(dir: &Path) -> QuorumConfig {
     QuorumConfig {
         node_id: 1,
-        dir: dir.join("__cluster_metadata-0"),
+        dir: dir.join("__letterbox_metadata"),
         voters: BTreeMap::from([(1, ("127.0.0.1".to_owned(), 0))]),
         listener: None,
         cluster_id: None,

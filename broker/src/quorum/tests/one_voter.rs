@@ -283,7 +283,7 @@ async fn lost_or_foreign_directory_is_refused() {
     other.node_id = 2;
     other.voters = [(2, ("127.0.0.1".to_owned(), 0))].into();
     assert!(matches!(RaftQuorum::open(env.clone(), other).await.err().unwrap(), OpenError::Wal(_)));
-    std::fs::remove_file(dir.path().join("__cluster_metadata-0/00000000000000000000.log")).unwrap();
+    std::fs::remove_file(dir.path().join("__letterbox_metadata/00000000000000000000.log")).unwrap();
     assert!(matches!(
         RaftQuorum::open(env.clone(), sole(dir.path())).await.err().unwrap(),
         OpenError::Wal(_)
