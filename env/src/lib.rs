@@ -48,6 +48,13 @@ pub trait Tasks: Send + Sync {
     /// dropped.
     fn blocking(&self, job: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()>;
 
+    /// As [`Tasks::blocking`], on threads that nothing else uses: for the work that acknowledgements
+    /// and the metadata wait for, a few jobs at a time, so that no other work that waits holds it
+    /// up. In the simulation, which has one thread, it is like any other.
+    fn urgent(&self, job: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
+        self.blocking(job)
+    }
+
     /// Runs `work` to its end where no other task can hold it up: on a thread and a runtime of its
     /// own, to which the sockets belong that it makes. In the simulation, whose tasks never block,
     /// it is a task like any other. Dropping the future ends the work.
@@ -92,13 +99,19 @@ impl Env {
     /// # Panics
     /// When `job` panicked or the runtime is shutting down.
     pub async fn blocking<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
-        let (result, receive) = tokio::sync::oneshot::channel();
-        let job = Box::new(move || {
-            // The caller may have gone away; then nobody wants the result.
-            let _ = result.send(job());
-        });
+        let (job, result) = with_result(job);
         self.tasks.blocking(job).await;
-        receive.await.expect("blocking job ended without a result")
+        result.await.expect("blocking job ended without a result")
+    }
+
+    /// As [`Env::blocking`], where no other work that may wait holds it up ([`Tasks::urgent`]).
+    ///
+    /// # Panics
+    /// When `job` panicked or the runtime is shutting down.
+    pub async fn urgent<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+        let (job, result) = with_result(job);
+        self.tasks.urgent(job).await;
+        result.await.expect("urgent job ended without a result")
     }
 
     /// A random 64-bit number.
@@ -116,4 +129,16 @@ impl Env {
         self.random.fill(&mut bytes);
         uuid::Builder::from_random_bytes(bytes).into_uuid()
     }
+}
+
+/// `job`, and where its result comes.
+fn with_result<T: Send + 'static>(
+    job: impl FnOnce() -> T + Send + 'static,
+) -> (Box<dyn FnOnce() + Send>, tokio::sync::oneshot::Receiver<T>) {
+    let (result, receive) = tokio::sync::oneshot::channel();
+    let job = Box::new(move || {
+        // The caller may have gone away; then nobody wants the result.
+        let _ = result.send(job());
+    });
+    (job, receive)
 }

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
@@ -18,6 +18,8 @@ use rustix::io::{Errno, ReadWriteFlags};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
 
 use crate::{
     BoxFuture, BoxListener, BoxStream, Clock, DirEntry, Disk, Env, File, FileRef, Listener, Net,
@@ -53,18 +55,41 @@ impl Random for RealRandom {
     }
 }
 
+/// The threads for [`Tasks::urgent`], for as long as the process lives.
+static URGENT: OnceLock<Option<Runtime>> = OnceLock::new();
+
+/// More than so many jobs wait for one another.
+const URGENT_MAX: usize = 64;
+
+/// No task ever runs in this runtime: it needs no descriptor, and no thread but those for jobs.
+fn urgent_threads() -> Option<Runtime> {
+    let mut threads = tokio::runtime::Builder::new_current_thread();
+    threads.max_blocking_threads(URGENT_MAX).thread_name("urgent").build().ok()
+}
+
+/// Completes when the job has ended, and panics when it has.
+fn ended(job: JoinHandle<()>) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        if let Err(error) = job.await
+            && error.is_panic()
+        {
+            std::panic::resume_unwind(error.into_panic());
+        }
+    })
+}
+
 struct RealTasks;
 
 impl Tasks for RealTasks {
     fn blocking(&self, job: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
-        let handle = tokio::task::spawn_blocking(job);
-        Box::pin(async move {
-            if let Err(error) = handle.await
-                && error.is_panic()
-            {
-                std::panic::resume_unwind(error.into_panic());
-            }
-        })
+        ended(tokio::task::spawn_blocking(job))
+    }
+
+    fn urgent(&self, job: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
+        match URGENT.get_or_init(urgent_threads) {
+            Some(threads) => ended(threads.spawn_blocking(job)),
+            None => self.blocking(job),
+        }
     }
 
     fn apart(&self, work: BoxFuture<'static, ()>) -> io::Result<BoxFuture<'static, ()>> {
@@ -473,6 +498,21 @@ mod tests {
             RealNet.bind("name.invalid", 0).await.err().unwrap().kind(),
             io::ErrorKind::NotFound
         );
+    }
+
+    #[test]
+    fn what_others_wait_for_does_not_wait_for_other_work() {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.max_blocking_threads(1).enable_time().build().unwrap();
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let held = runtime.spawn_blocking(move || wait.recv().is_ok());
+        let urgent = async {
+            tokio::time::timeout(std::time::Duration::from_secs(60), Env::real().urgent(|| 7)).await
+        };
+        let done = runtime.block_on(urgent);
+        drop(go);
+        assert!(!runtime.block_on(held).unwrap());
+        assert_eq!(done.unwrap(), 7);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Log;
+use super::cold::ColdReads;
 use super::error::{AppendError, LogError};
 use super::fence::Fence;
 use super::open_segments::OpenSegments;
@@ -29,6 +30,7 @@ pub struct LogDir {
     pub(super) disk: Arc<dyn Disk>,
     fence: Arc<Fence>,
     pub(super) open_segments: Arc<OpenSegments>,
+    cold_reads: ColdReads,
     space: Space,
     /// A log in it was not opened or not closed in order.
     unclean: AtomicBool,
@@ -119,13 +121,15 @@ impl LogDir {
         path: PathBuf,
         (fence, disk): (Arc<Fence>, Arc<dyn Disk>),
         partitions: PartitionTable,
-        open_segments: OpenSegments,
+        dirs: usize,
+        descriptors: usize,
     ) -> Self {
         Self {
             path,
             disk,
             fence,
-            open_segments: Arc::new(open_segments),
+            open_segments: Arc::new(OpenSegments::new(descriptors, dirs)),
+            cold_reads: ColdReads::new(dirs),
             space: Space::default(),
             unclean: AtomicBool::new(false),
             dirty: Mutex::default(),
@@ -140,7 +144,7 @@ impl LogDir {
     pub(super) fn unusable(disk: &Arc<dyn Disk>, path: &Path, why: &LogError) -> Self {
         let (fence, disk) = Fence::around(path, disk);
         let table = PartitionTable::unread(&disk, path);
-        let dir = Self::new(path.into(), (fence, disk), table, OpenSegments::new(0, 1));
+        let dir = Self::new(path.into(), (fence, disk), table, 1, 0);
         dir.mark_unclean();
         dir.fence.close(with_causes(why).into());
         dir
@@ -159,6 +163,12 @@ impl LogDir {
     /// Whether too many segments that were rolled wait for the device.
     pub(super) fn rolls_wait(&self) -> bool {
         self.open_segments.is_full()
+    }
+
+    /// Turns for reads of its files that wait for the device.
+    #[must_use]
+    pub fn cold_reads(&self) -> &ColdReads {
+        &self.cold_reads
     }
 
     /// Where it is.

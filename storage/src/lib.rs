@@ -16,6 +16,7 @@
 
 mod checkpoint;
 mod cleaner;
+mod cold;
 mod config;
 mod dir;
 mod error;
@@ -42,6 +43,7 @@ mod upkeep;
 mod validate;
 
 pub use config::{CleanupPolicy, CompressionType, LogConfig, TimestampType};
+pub use cold::ColdReads;
 pub use dir::LogDir;
 pub use error::{AppendError, LogError, ReadError, RecordError};
 pub use lifecycle::WantedLog;

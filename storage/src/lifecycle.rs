@@ -154,7 +154,7 @@ impl LogManager {
         let (budget, now) = (self.budget.clone(), self.env.clock.wall_ms());
         let made = self
             .env
-            .blocking(move || {
+            .urgent(move || {
                 let (places, new): (Vec<usize>, Vec<WantedLog>) = new.into_iter().unzip();
                 let found = make(&dir, &new);
                 let log = |(wanted, made): (WantedLog, Result<PathBuf, LogError>)| {
@@ -364,7 +364,7 @@ impl LogManager {
             return Vec::new();
         }
         self.env
-            .blocking(move || {
+            .urgent(move || {
                 let renamed: Vec<_> = leaving.iter().map(|leaving| leaving.rename(fate)).collect();
                 let mut synced: Vec<&Arc<LogDir>> = Vec::new();
                 for Leaving { dir, .. } in &leaving {

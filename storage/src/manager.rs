@@ -18,7 +18,6 @@ use super::dir::LogDir;
 use super::error::{IoContext, LogError};
 use super::fence::Fence;
 use super::open::{Found, Opened, Owned};
-use super::open_segments::OpenSegments;
 use super::partition_table::{Name, PartitionTable};
 use super::progress::OpenProgress;
 use super::tail_cache::CacheBudget;
@@ -152,7 +151,7 @@ impl LogManager {
             Some(source) => {
                 Err(LogError::Io { action: "use", path: path.clone(), source: source.clone() })
             }
-            None => open_dir(&disk, path, OpenSegments::new(descriptors, dirs)),
+            None => open_dir(&disk, path, dirs, descriptors),
         };
         let opened = env.blocking(move || paths.iter().map(open).collect::<Vec<_>>()).await;
         let (mut dirs, mut locks, mut found) = (Vec::new(), Vec::new(), Vec::new());
@@ -371,7 +370,7 @@ impl LogManager {
                     }
                     dir.partitions.set_positions(logs.iter().map(|log| &**log))
                 };
-                self.env.blocking(keep).await?;
+                self.env.urgent(keep).await?;
             }
         }
         Ok(())
@@ -424,7 +423,8 @@ struct OpenedDir {
 fn open_dir(
     disk: &Arc<dyn Disk>,
     path: &Path,
-    open_segments: OpenSegments,
+    dirs: usize,
+    descriptors: usize,
 ) -> Result<OpenedDir, LogError> {
     disk.create_dir_all_durably(path).during("create", path)?;
     let lock = disk.lock(&path.join(".lock")).map_err(|error| match error.kind() {
@@ -438,7 +438,7 @@ fn open_dir(
     if clean {
         disk.remove_file(&marker).and_then(|()| disk.sync_dir(path)).during("remove", &marker)?;
     }
-    let dir = LogDir::new(path.into(), (fence, disk.clone()), partitions, open_segments);
+    let dir = LogDir::new(path.into(), (fence, disk.clone()), partitions, dirs, descriptors);
     let dir = Arc::new(dir);
     let (mut found, mut deleted) = (Vec::new(), Vec::new());
     for entry in disk.list(path).during("list", path)?.into_iter().filter(|entry| entry.is_dir) {

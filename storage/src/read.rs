@@ -113,16 +113,8 @@ impl Log {
             if batch.base_offset > result.next_offset {
                 self.say_gap(result.next_offset, batch.base_offset);
             }
-            let found = (at, &batch);
-            if !read_segment(
-                segment,
-                &files,
-                found,
-                &mut result,
-                max_bytes,
-                end,
-                at_least_one_batch,
-            )? {
+            let (found, least) = ((at, &batch), at_least_one_batch);
+            if !self.read_segment(segment, &files, found, &mut result, (max_bytes, end), least)? {
                 return Ok(Some(result));
             }
         }
@@ -149,6 +141,38 @@ impl Log {
             next_offset: last_offset.saturating_add(1),
             slices: vec![Slice::Memory(bytes)],
         })
+    }
+
+    /// Adds what a segment has from its batch `first` at `start` on; tells whether the next segment
+    /// is to be looked at.
+    fn read_segment(
+        &self,
+        segment: &Segment,
+        files: &Files,
+        (start, first): (u64, &BatchHeader),
+        result: &mut ReadResult,
+        (max_bytes, end): (usize, Offset),
+        at_least_one: bool,
+    ) -> Result<bool, ReadError> {
+        if first.last_offset() >= end {
+            return Ok(false);
+        }
+        let left = max_bytes.saturating_sub(result.bytes) as u64;
+        let (size, until) = (segment.size(), start.saturating_add(left));
+        let (stop, next_offset) =
+            match segment.end_of_batches(files, start, size.min(until), end)? {
+                Some(found) => found,
+                None if at_least_one && result.bytes == 0 => {
+                    (start + first.size() as u64, first.next_offset())
+                }
+                None => return Ok(false),
+            };
+        let len = usize::try_from(stop - start).unwrap_or(usize::MAX);
+        let (file, cold_reads) = (segment.files()?.log.clone(), self.dir.cold_reads().clone());
+        result.slices.push(Slice::File { file, position: start, len, cold_reads });
+        result.bytes += len;
+        result.next_offset = next_offset;
+        Ok(stop == size && result.bytes < max_bytes)
     }
 
     fn check_range(&self, from: Offset, end: Offset) -> Result<Offset, ReadError> {
@@ -335,35 +359,4 @@ fn each_record_in(
         }
     }
     Ok(())
-}
-
-/// Adds what a segment has from its batch `first` at `start` on; tells whether the next segment is
-/// to be looked at.
-fn read_segment(
-    segment: &Segment,
-    files: &Files,
-    (start, first): (u64, &BatchHeader),
-    result: &mut ReadResult,
-    max_bytes: usize,
-    end: Offset,
-    at_least_one: bool,
-) -> Result<bool, ReadError> {
-    if first.last_offset() >= end {
-        return Ok(false);
-    }
-    let left = max_bytes.saturating_sub(result.bytes) as u64;
-    let size = segment.size();
-    let found = segment.end_of_batches(files, start, size.min(start.saturating_add(left)), end)?;
-    let (stop, next_offset) = match found {
-        Some(found) => found,
-        None if at_least_one && result.bytes == 0 => {
-            (start + first.size() as u64, first.next_offset())
-        }
-        None => return Ok(false),
-    };
-    let len = usize::try_from(stop - start).unwrap_or(usize::MAX);
-    result.slices.push(Slice::File { file: segment.files()?.log.clone(), position: start, len });
-    result.bytes += len;
-    result.next_offset = next_offset;
-    Ok(stop == size && result.bytes < max_bytes)
 }

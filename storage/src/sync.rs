@@ -38,7 +38,7 @@ pub(super) async fn run(
     loop {
         if tokio::time::Instant::now() >= next_check {
             let checked = dir.clone();
-            env.blocking(move || checked.check_space(reserve_bytes)).await;
+            env.urgent(move || checked.check_space(reserve_bytes)).await;
             next_check = tokio::time::Instant::now() + SPACE_CHECK;
         }
         if dir.has_put_off()
@@ -81,7 +81,7 @@ async fn sync_round(
         let (mut log, dir, observer) = (log.clone(), dir.clone(), observer.clone());
         let wait_max = if env.tasks.may_wait() { WAIT_MAX } else { Duration::ZERO };
         return env
-            .blocking(move || {
+            .urgent(move || {
                 for _ in 0..SYNCS_MAX {
                     sync_one(&log, &observer);
                     let mut queued = dir.wait_dirty(wait_max);
@@ -100,7 +100,7 @@ async fn sync_round(
     let share = dirty.len().div_ceil(PARALLEL_MAX).max(1);
     let jobs = dirty.chunks(share).map(|logs| {
         let (logs, observer) = (logs.to_vec(), observer.clone());
-        env.blocking(move || logs.iter().for_each(|log| sync_one(log, &observer)))
+        env.urgent(move || logs.iter().for_each(|log| sync_one(log, &observer)))
     });
     futures::future::join_all(jobs).await;
     Vec::new()

@@ -100,7 +100,7 @@ fn bytes_of(result: &ReadResult) -> Vec<u8> {
     for slice in &result.slices {
         match slice {
             Slice::Memory(bytes) => out.extend_from_slice(bytes),
-            Slice::File { file, position, len } => {
+            Slice::File { file, position, len, .. } => {
                 let mut bytes = vec![0; *len];
                 file.read_exact_at(&mut bytes, *position).unwrap();
                 out.extend_from_slice(&bytes);

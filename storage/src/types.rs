@@ -6,6 +6,7 @@ use bytes::Bytes;
 use letterbox_env::FileRef;
 
 use super::Log;
+use super::cold::ColdReads;
 use letterbox_protocol::model::{LeaderEpoch, Offset, TimestampMs};
 
 /// Where a batch comes from; decides what is checked and who chooses the offsets.
@@ -61,6 +62,8 @@ pub enum Slice {
         position: u64,
         /// Its bytes.
         len: usize,
+        /// For who reads it.
+        cold_reads: ColdReads,
     },
 }
 

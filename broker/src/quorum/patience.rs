@@ -74,7 +74,7 @@ impl Patience {
         let mut said = false;
         loop {
             let again = Arc::clone(&write);
-            let result = env.blocking(move || again()).await;
+            let result = env.urgent(move || again()).await;
             let Err(error) = &result else {
                 if said {
                     tracing::info!("the files of the metadata quorum can be written again");

@@ -1,6 +1,7 @@
 //! Reading a partition: for consumers, coordinators and followers.
 //!
-//! From the tail cache, else from the page cache, else from the disk on a thread that may wait.
+//! From the tail cache, else from the page cache, else from the disk on a thread that may wait, when
+//! it is the reader's turn.
 
 use std::io;
 use std::sync::Arc;
@@ -69,12 +70,10 @@ impl Partition {
         {
             return Ok(shown(Ok(found)));
         }
-        let log = log.clone();
-        let found = env
-            .blocking(move || {
-                log.read_from_disk(from, max_bytes, high_watermark, at_least_one_batch)
-            })
-            .await;
+        let (log, cold_reads) = (log.clone(), log.dir().cold_reads().clone());
+        let read =
+            move || log.read_from_disk(from, max_bytes, high_watermark, at_least_one_batch);
+        let found = cold_reads.run(env, read).await;
         Ok(shown(Ok(found.map_err(|error| code(&error))?)))
     }
 
@@ -152,8 +151,8 @@ impl Partition {
     ) -> Result<(Vec<u8>, Offset), ReadError> {
         let log =
             self.log().map_err(|_| ReadError::from(io::Error::from(io::ErrorKind::NotFound)))?;
-        let log = log.clone();
-        env.blocking(move || copy_from(&log, from, end, max_bytes)).await
+        let (log, cold_reads) = (log.clone(), log.dir().cold_reads().clone());
+        cold_reads.run(env, move || copy_from(&log, from, end, max_bytes)).await
     }
 }
 
@@ -173,7 +172,7 @@ fn copy_from(
     for slice in &found.slices {
         match slice {
             Slice::Memory(memory) => bytes.extend_from_slice(memory),
-            Slice::File { file, position, len } => {
+            Slice::File { file, position, len, .. } => {
                 let start = bytes.len();
                 bytes.resize(start + len, 0);
                 file.read_exact_at(bytes.get_mut(start..).unwrap_or_default(), *position)?;

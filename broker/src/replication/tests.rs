@@ -1,7 +1,8 @@
 //! Partitions as topics come and go.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use futures::FutureExt;
 use letterbox_env::Env;
@@ -9,10 +10,13 @@ use letterbox_protocol::ErrorCode;
 use letterbox_protocol::batch::BatchBuilder;
 use letterbox_protocol::model::BrokerId;
 use letterbox_storage::{LogError, LogManager, LogManagerOptions};
+use letterbox_sim::disk::SimDisk;
 use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Acks, AppendRefused, Commit, ReplicaManager};
+use super::{Acks, AppendRefused, Commit, ReplicaManager, Wanted};
 use crate::config::Config;
 use crate::metadata::record::{ConfigRecord, PartitionRecord, RemoveTopicRecord, TopicRecord};
 use crate::metadata::{
@@ -35,15 +39,31 @@ pub(super) async fn replicas(env: &Env, dir: &Path) -> Arc<ReplicaManager> {
 }
 
 async fn replicas_of(env: &Env, dirs: Vec<PathBuf>) -> Result<Arc<ReplicaManager>, LogError> {
+    Ok(with_logs(env, dirs).await?.0)
+}
+
+async fn with_logs(
+    env: &Env,
+    dirs: Vec<PathBuf>,
+) -> Result<(Arc<ReplicaManager>, Arc<LogManager>), LogError> {
     let text = "process.roles=broker,controller\nnode.id=0\ncontroller.quorum.voters=0@localhost:9093\n\
                 controller.listener.names=CONTROLLER\nlisteners=PLAINTEXT://:9092,CONTROLLER://:9093\nlog.dirs=/nowhere\n";
     let options = LogManagerOptions { reserve_bytes: Some(0), ..LogManagerOptions::new(dirs) };
     let logs = LogManager::open(env.clone(), options).await?;
-    Ok(ReplicaManager::new(env, Config::parse(text).unwrap(), logs))
+    Ok((ReplicaManager::new(env, Config::parse(text).unwrap(), logs.clone()), logs))
 }
 
 pub(super) fn with_topic(image: &MetadataImage, id: Uuid, partitions: i32) -> Arc<MetadataImage> {
-    let mut records = vec![MetadataRecord::Topic(TopicRecord { name: TOPIC.into(), id })];
+    with_topic_named(TOPIC, image, id, partitions)
+}
+
+fn with_topic_named(
+    name: &str,
+    image: &MetadataImage,
+    id: Uuid,
+    partitions: i32,
+) -> Arc<MetadataImage> {
+    let mut records = vec![MetadataRecord::Topic(TopicRecord { name: name.into(), id })];
     records.extend((0..partitions).map(|partition| {
         let state = PartitionState {
             replicas: [BrokerId(0)].into(),
@@ -296,4 +316,58 @@ async fn with_an_unusable_log_directory_the_partitions_of_the_others_are_served(
         matches!(replicas_of(&env, dirs()).await.err(), Some(LogError::Io { .. })),
         "none is usable"
     );
+}
+
+/// Consumers that caught up from a volume that hangs took all threads that may wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_of_a_device_that_hangs_hold_up_no_sync_and_no_new_log() {
+    let disk = SimDisk::new(1);
+    let (env, dir) = (disk.env(), Path::new("/data"));
+    let none = MetadataImage::default();
+    let image = with_topic(&none, OLD, 1);
+    let first = replicas(&env, dir).await;
+    first.start(&image).await;
+    let partition = first.partition(&OLD, 0).unwrap();
+    partition.append(batch(), Acks::Leader).unwrap();
+    partition.log().unwrap().sync().unwrap();
+    drop((partition, first));
+    disk.drop_caches();
+    let (replicas, logs) = with_logs(&env, vec![dir.into()]).await.unwrap();
+    replicas.start(&image).await;
+    let cold = replicas.partition(&OLD, 0).unwrap();
+    let (held, stop) = (Arc::new((Mutex::new(true), Condvar::new())), CancellationToken::new());
+    let of_disk = held.clone();
+    disk.on_read(move |path| {
+        if path.ends_with("orders-0/00000000000000000000.log") {
+            let is_held = of_disk.0.lock().unwrap();
+            drop(of_disk.1.wait_while(is_held, |is_held| *is_held).unwrap());
+        }
+    });
+    let reader = || {
+        let (env, cold) = (env.clone(), cold.clone());
+        let wanted = Wanted { from: 0, max_bytes: 1000, at_least_one_batch: true };
+        tokio::spawn(async move { cold.read(&env, wanted, |_| true).await.unwrap().records })
+    };
+    let readers: Vec<_> = (0..1000).map(|_| reader()).collect();
+    let syncing = tokio::spawn(logs.run_syncers(replicas.clone(), stop.clone()));
+    let goes_on = async {
+        let next = with_topic_named("other", &image, NEW, 1);
+        change(&replicas, image.clone(), next).await;
+        let other = replicas.partition(&NEW, 0).unwrap();
+        let appended = other.append(batch(), Acks::All).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        other.committed(appended.leader_epoch, appended.end_offset, Some(deadline)).await;
+        assert_eq!(other.high_watermark(), 1);
+        env.blocking(|| ()).await;
+    };
+    let gone_on = tokio::time::timeout(Duration::from_secs(60), goes_on).await;
+    // In front of the verdict, since the end of the test waits for all threads.
+    *held.0.lock().unwrap() = false;
+    held.1.notify_all();
+    for reader in readers {
+        assert_eq!(reader.await.unwrap().unwrap().next_offset, 1);
+    }
+    stop.cancel();
+    syncing.await.unwrap();
+    gone_on.expect("others wait for readers");
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Buf, Bytes};
 use letterbox_env::{BoxStream, Env, FileRef};
+use letterbox_storage::ColdReads;
 use tokio::io::{AsyncWriteExt, Interest};
 
 use super::budget::Share;
@@ -24,6 +25,8 @@ pub(crate) enum Part {
         position: u64,
         /// How many.
         len: u64,
+        /// Turns for reads that wait for the device.
+        cold_reads: ColdReads,
     },
 }
 
@@ -136,7 +139,7 @@ impl Response {
         for part in self.parts {
             match part {
                 Part::Bytes(bytes) => waiting.push(bytes),
-                Part::File { file, position, len }
+                Part::File { file, position, len, cold_reads }
                     if len < SENDFILE_MIN
                         || stream.as_tcp().is_none()
                         || file.as_fd().is_none() =>
@@ -145,14 +148,15 @@ impl Response {
                     let end = position + len;
                     while at < end {
                         let chunk = (end - at).min(CHUNK);
-                        waiting.push(read_chunk(env, &file, at, chunk).await?);
+                        waiting.push(read_chunk(env, &cold_reads, &file, at, chunk).await?);
                         write_all(stream, &mut waiting, taken).await?;
                         at += chunk;
                     }
                 }
-                Part::File { file, position, len } => {
+                Part::File { file, position, len, cold_reads } => {
                     write_all(stream, &mut waiting, taken).await?;
-                    send_file(stream, env, &file, position, len, taken).await?;
+                    let range = (position, len);
+                    send_file(stream, env, &cold_reads, &file, range, taken).await?;
                 }
             }
         }
@@ -206,18 +210,31 @@ async fn write_all(
 }
 
 /// Reads a range: at once when it is in the page cache, else off the async threads.
-async fn read_chunk(env: &Env, file: &FileRef, at: u64, len: u64) -> io::Result<Bytes> {
+async fn read_chunk(
+    env: &Env,
+    cold_reads: &ColdReads,
+    file: &FileRef,
+    at: u64,
+    len: u64,
+) -> io::Result<Bytes> {
     let mut buffer = vec![0; usize::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?];
     if file.read_at_nowait(&mut buffer, at)? == Some(buffer.len()) {
         return Ok(buffer.into());
     }
     let file = file.clone();
-    env.blocking(move || file.read_exact_at(&mut buffer, at).map(|()| Bytes::from(buffer))).await
+    let read = move || file.read_exact_at(&mut buffer, at).map(|()| Bytes::from(buffer));
+    cold_reads.run(env, read).await
 }
 
 /// Reads a cold range into the page cache, off the async threads. What is read is not kept: a slow
 /// reader holds no memory of the broker.
-async fn read_in(env: &Env, file: &FileRef, from: u64, to: u64) -> io::Result<()> {
+async fn read_in(
+    env: &Env,
+    cold_reads: &ColdReads,
+    file: &FileRef,
+    from: u64,
+    to: u64,
+) -> io::Result<()> {
     let file = file.clone();
     let read = move || {
         let mut buffer = vec![0; 64 * 1024];
@@ -229,7 +246,7 @@ async fn read_in(env: &Env, file: &FileRef, from: u64, to: u64) -> io::Result<()
         }
         Ok(())
     };
-    env.blocking(read).await
+    cold_reads.run(env, read).await
 }
 
 /// Sends a range past user space while it is in the page cache; what is cold is first read in off
@@ -237,9 +254,9 @@ async fn read_in(env: &Env, file: &FileRef, from: u64, to: u64) -> io::Result<()
 async fn send_file(
     stream: &mut BoxStream,
     env: &Env,
+    cold_reads: &ColdReads,
     file: &FileRef,
-    position: u64,
-    len: u64,
+    (position, len): (u64, u64),
     taken: &AtomicU64,
 ) -> io::Result<()> {
     let end = position + len;
@@ -247,7 +264,7 @@ async fn send_file(
     while at < end {
         let chunk_end = end.min(at + CHUNK);
         if !is_warm(file, at, chunk_end)? {
-            read_in(env, file, at, chunk_end).await?;
+            read_in(env, cold_reads, file, at, chunk_end).await?;
         }
         let (Some(tcp), Some(fd)) = (stream.as_tcp(), file.as_fd()) else {
             return Err(io::ErrorKind::Unsupported.into());

@@ -74,6 +74,10 @@ impl SimFile {
 
 impl File for SimFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let hear = self.disk.state().on_read.clone();
+        if let Some(hear) = hear {
+            hear(Path::new(&self.path));
+        }
         self.with(|state| {
             state.begin("read", &self.path, &[offset, buffer.len() as u64], &[], false)?;
             let node = self.node(state)?;

@@ -129,6 +129,7 @@ struct State {
     /// What others have of the capacity.
     taken: u64,
     on_make: Option<Arc<OnMake>>,
+    on_read: Option<Arc<OnMake>>,
     handles_max: Option<u64>,
     slow: Duration,
     latency: Duration,
@@ -156,6 +157,7 @@ impl SimDisk {
             capacity: None,
             taken: 0,
             on_make: None,
+            on_read: None,
             handles_max: None,
             slow: Duration::ZERO,
             latency: Duration::ZERO,
@@ -181,6 +183,11 @@ impl SimDisk {
     /// caller waiting.
     pub fn on_make(&self, hear: impl Fn(&Path) + Send + Sync + 'static) {
         self.state().on_make = Some(Arc::new(hear));
+    }
+
+    /// Lets `hear` know of each read that may wait for the device. It may keep the caller waiting.
+    pub fn on_read(&self, hear: impl Fn(&Path) + Send + Sync + 'static) {
+        self.state().on_read = Some(Arc::new(hear));
     }
 
     /// Forgets all faults that have not fired, the capacity, the bound of open files and the
