@@ -42,8 +42,8 @@ mod types;
 mod upkeep;
 mod validate;
 
-pub use config::{CleanupPolicy, CompressionType, LogConfig, TimestampType};
 pub use cold::ColdReads;
+pub use config::{CleanupPolicy, CompressionType, LogConfig, TimestampType};
 pub use dir::LogDir;
 pub use error::{AppendError, LogError, ReadError, RecordError};
 pub use lifecycle::WantedLog;

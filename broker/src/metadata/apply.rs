@@ -85,6 +85,10 @@ impl MetadataImage {
                 self.apply_feature(record);
                 Ok(())
             }
+            MetadataRecord::RemovedTopics(record) => {
+                self.removed_topics.restore(record);
+                Ok(())
+            }
             MetadataRecord::Unfinished(unfinished) => {
                 self.unfinished = Some(Arc::new(unfinished.clone()));
                 Ok(())
@@ -192,6 +196,7 @@ impl MetadataImage {
                 self.forget_replica(*broker, (id, partition));
             }
         }
+        self.removed_topics.push(id);
         Ok(())
     }
 
@@ -280,6 +285,7 @@ impl MetadataImage {
         records.extend(self.features.iter().map(|(name, level)| {
             MetadataRecord::Feature(FeatureRecord { name: name.clone(), level: *level })
         }));
+        records.extend(self.removed_topics.to_record().map(MetadataRecord::RemovedTopics));
         let unfinished = self.unfinished.as_deref().cloned();
         records.extend(unfinished.map(MetadataRecord::Unfinished));
         records

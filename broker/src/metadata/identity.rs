@@ -560,10 +560,8 @@ fn create(
         created: true,
         is_marked: true,
     };
-    let written = env
-        .disk
-        .create_dir_all_durably(directory)
-        .and_then(|()| write(env, directory, &identity));
+    let written =
+        env.disk.create_dir_all_durably(directory).and_then(|()| write(env, directory, &identity));
     written.map_err(|source| IdentityError::Io { directory: directory.to_owned(), source })?;
     Ok(identity)
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::entry::Unfinished;
+use super::removed::RemovedTopics;
 use super::shared_map::SharedMap;
 
 /// Configuration keys and values as they were set, in the spelling that Kafka gives them.
@@ -47,6 +48,8 @@ pub struct MetadataImage {
     pub next_producer_id: ProducerId,
     /// Finalized feature levels by name; a feature at level 0 is absent.
     pub features: Arc<BTreeMap<String, i16>>,
+    /// The topics that were removed last.
+    pub removed_topics: RemovedTopics,
     /// A decision of which some parts were applied and the last one was not: nothing of it is seen.
     pub(crate) unfinished: Option<Arc<Unfinished>>,
 }

@@ -18,6 +18,7 @@ mod entry;
 mod envelope;
 mod error;
 mod image;
+mod removed;
 mod shared_map;
 
 pub use apply::{ApplyError, apply};
@@ -29,4 +30,5 @@ pub use image::{
     SecurityProtocol, Topic,
 };
 pub use record::MetadataRecord;
+pub use removed::{RemovedTopics, RemovedTopicsRecord};
 pub use shared_map::SharedMap;

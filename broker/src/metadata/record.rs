@@ -19,6 +19,7 @@ use super::entry::Unfinished;
 pub use super::envelope::{DecodeError, Subject};
 use super::envelope::{Envelope, kinds};
 use super::image::{BrokerRegistration, ConfigResource, PartitionState};
+pub use super::removed::RemovedTopicsRecord;
 
 /// One change of the metadata image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +44,8 @@ pub enum MetadataRecord {
     ProducerIds(ProducerIdsRecord),
     /// Finalizes the level of a feature; 0 removes it.
     Feature(FeatureRecord),
+    /// The topics that were removed last. Only in snapshots.
+    RemovedTopics(RemovedTopicsRecord),
     /// The parts so far of a decision that takes several entries. Only in snapshots that were made
     /// in its middle.
     Unfinished(Unfinished),
@@ -167,6 +170,8 @@ impl MetadataRecord {
         let envelope = self.to_envelope()?;
         Ok(match self {
             Self::Partition(record) => Envelope { v: record.version(), ..envelope },
+            // An earlier version sets aside what it could delete.
+            Self::RemovedTopics(_) => Envelope { i: true, ..envelope },
             _ => envelope,
         })
     }
@@ -184,6 +189,7 @@ kinds! {
     GroupConfig "groupConfig" 0,
     ProducerIds "producerIds" 0,
     Feature "feature" 0,
+    RemovedTopics "removedTopics" 0,
     Unfinished "unfinished" 0,
 }
 

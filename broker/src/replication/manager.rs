@@ -9,7 +9,7 @@ use letterbox_env::{Env, with_causes};
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::{BrokerId, Offset, TopicId};
 use letterbox_storage::{
-    DurabilityObserver, Log, LogConfig, LogDir, LogError, LogManager, WantedLog,
+    DurabilityObserver, Log, LogConfig, LogDir, LogError, LogManager, OfflineLog, WantedLog,
 };
 use tokio::time::Instant;
 use tracing::{error, info};
@@ -181,8 +181,9 @@ impl ReplicaManager {
     /// Brings everything in line with the whole image: at start.
     ///
     /// Logs whose topic the metadata does not know are set aside under another name, never deleted:
-    /// local state that is missing is no reason to destroy data. That comes first, because a topic
-    /// of the image may need the name of one that is gone.
+    /// local state that is missing is no reason to destroy data. Those of topics that are known to
+    /// be removed are deleted. That comes first, because a topic of the image may need the name of
+    /// one that is gone.
     pub async fn start(&self, image: &Arc<MetadataImage>) {
         self.image.store(image.clone());
         self.set_eligible(image);
@@ -191,8 +192,27 @@ impl ReplicaManager {
             let topic = id.map_or_else(|| image.topic(name), |id| image.topic_by_id(&id));
             topic.is_some_and(|topic| &*topic.name == name && topic.partition(partition).is_some())
         };
+        self.delete_removed(image).await;
         self.logs.set_unknown_aside(is_known).await;
         self.host(image.topics().flat_map(all_of), Occasion::Start).await;
+    }
+
+    /// Deletes what is there of topics that were deleted while this node was away, or as it ended.
+    async fn delete_removed(&self, image: &MetadataImage) {
+        let removed: BTreeSet<&TopicId> = image.removed_topics.ids().collect();
+        let of_log = |log: Arc<Log>| (log.topic().clone(), log.topic_id(), log.partition());
+        let of_offline = |log: OfflineLog| Some((log.topic, log.topic_id?, log.partition));
+        let logs = self.logs.logs().into_iter().map(of_log);
+        let offline = self.logs.offline_logs().into_iter().filter_map(of_offline);
+        let is_gone = |id: &TopicId| removed.contains(id) && image.topic_by_id(id).is_none();
+        let gone: Vec<_> = logs.chain(offline).filter(|(_, id, _)| is_gone(id)).collect();
+        for (topic, id, partition) in &gone {
+            info!(%topic, topic_id = %id, partition, "deleting a log: its topic was deleted before \
+                this broker started");
+        }
+        if !gone.is_empty() {
+            self.logs.delete(gone).await;
+        }
     }
 
     /// Takes a change of the metadata in: who leads, who is in sync, what is configured, what was

@@ -71,8 +71,7 @@ impl Partition {
             return Ok(shown(Ok(found)));
         }
         let (log, cold_reads) = (log.clone(), log.dir().cold_reads().clone());
-        let read =
-            move || log.read_from_disk(from, max_bytes, high_watermark, at_least_one_batch);
+        let read = move || log.read_from_disk(from, max_bytes, high_watermark, at_least_one_batch);
         let found = cold_reads.run(env, read).await;
         Ok(shown(Ok(found.map_err(|error| code(&error))?)))
     }

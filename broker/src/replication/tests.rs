@@ -5,12 +5,12 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use futures::FutureExt;
-use letterbox_env::Env;
+use letterbox_env::{Env, OpenMode};
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::batch::BatchBuilder;
 use letterbox_protocol::model::BrokerId;
-use letterbox_storage::{LogError, LogManager, LogManagerOptions};
 use letterbox_sim::disk::SimDisk;
+use letterbox_storage::{LogError, LogManager, LogManagerOptions};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +18,10 @@ use uuid::Uuid;
 
 use super::{Acks, AppendRefused, Commit, ReplicaManager, Wanted};
 use crate::config::Config;
-use crate::metadata::record::{ConfigRecord, PartitionRecord, RemoveTopicRecord, TopicRecord};
+use crate::metadata::identity::encode_uuid;
+use crate::metadata::record::{
+    ConfigRecord, PartitionRecord, RemoveTopicRecord, TopicRecord, decode, encode,
+};
 use crate::metadata::{
     ConfigResource, MetadataDelta, MetadataImage, MetadataRecord, PartitionState, apply,
 };
@@ -234,14 +237,45 @@ async fn a_topic_made_again_while_the_broker_was_down_is_hosted() {
     let second = replicas(&env, dir.path()).await;
     second.start(&image).await;
     assert_eq!(second.counts(), (100, 100, 0));
-    let strays = env
-        .disk
-        .list(dir.path())
-        .unwrap()
-        .into_iter()
-        .filter(|entry| entry.name.ends_with("-stray"))
-        .count();
-    assert_eq!(strays, 100);
+    assert_eq!(ends_with(&env, dir.path(), "-stray"), 100, "nothing is known of the other topic");
+}
+
+/// Directories in `dir` whose names end so.
+fn ends_with(env: &Env, dir: &Path, end: &str) -> usize {
+    let entries = env.disk.list(dir).unwrap();
+    entries.iter().filter(|entry| entry.is_dir && entry.name.ends_with(end)).count()
+}
+
+/// The process ended between the deletion of a topic and that of its logs, or was away.
+#[tokio::test]
+async fn the_logs_of_a_topic_that_is_known_to_be_deleted_go_at_the_start() {
+    let (env, dir) = (Env::real(), tempfile::tempdir().unwrap());
+    let first = replicas(&env, dir.path()).await;
+    let image = with_topic(&MetadataImage::default(), OLD, 100);
+    first.start(&image).await;
+    for partition in first.leading() {
+        partition.append(batch(), Acks::Leader).unwrap();
+        partition.log().unwrap().sync().unwrap();
+    }
+    drop(first);
+    // One of them is not opened, and the directory of another has the name and is not its own.
+    let path = |name: &str| dir.path().join(name);
+    env.disk.open(&path("orders-1/00000000000000000007.log.swap"), OpenMode::Create).unwrap();
+    env.disk.rename(&path("orders-2"), &path("moved")).unwrap();
+    env.disk.create_dir_all(&path("orders-2")).unwrap();
+    let other = format!("version: 0\ntopic_id: {}", encode_uuid(Uuid::from_u128(7)));
+    env.disk.write_atomically(&path("orders-2/partition.metadata"), other.as_bytes()).unwrap();
+    // As a snapshot has it.
+    let image = without_topic(&image, OLD);
+    let records = decode(&encode(&image.to_records()).unwrap()).unwrap();
+    let image = apply(&MetadataImage::default(), image.applied_index, &records).unwrap();
+    let image = with_topic(&image, NEW, 3);
+    let second = replicas(&env, dir.path()).await;
+    second.start(&image).await;
+    assert_eq!(second.counts(), (3, 3, 0));
+    assert!(second.leading().iter().all(|partition| partition.end_offset() == 0));
+    assert_eq!(ends_with(&env, dir.path(), "-delete"), 99);
+    assert_eq!(ends_with(&env, dir.path(), "-stray"), 1, "what is not its own is kept");
 }
 
 /// A directory that holds partitions cannot be used: these are not made anew elsewhere, which would
@@ -297,14 +331,7 @@ async fn with_an_unusable_log_directory_the_partitions_of_the_others_are_served(
         third.leading().iter().all(|partition| partition.end_offset() == 1),
         "the new topic's records"
     );
-    let strays = env
-        .disk
-        .list(&bad)
-        .unwrap()
-        .into_iter()
-        .filter(|entry| entry.name.ends_with("-stray"))
-        .count();
-    assert_eq!(strays, 2, "the old topic's are kept");
+    assert_eq!(ends_with(&env, &bad, "-delete"), 2, "the old topic's are deleted");
     drop(third);
 
     env.disk.remove_dir_all(&good).unwrap();
