@@ -1,10 +1,13 @@
 //! Compaction: of each key only the last record stays.
 //!
 //! Only sealed, durable segments below the high watermark are touched. Offsets never change, so
-//! gaps appear. Each segment that changes is rewritten by itself: written beside (`.log.cleaned`), synced, its
-//! indexes removed, renamed over the old one, its indexes made anew. After a crash at
-//! any step either the old or the new segment is there, whole; both are right. Neighbours are not
-//! merged.
+//! gaps appear. Each segment that changes is rewritten by itself: it and its indexes are written
+//! beside (`.log.cleaned`) and synced, the old indexes removed, and each renamed over the old one.
+//! After a crash at any step either the old or the new segment is there, whole; both are right, and
+//! indexes that are missing are made anew. Neighbours are not merged.
+//!
+//! What is written is taken from the room that clients' records have, and nothing is written when
+//! there is none.
 //!
 //! Tombstones stay for `delete.retention.ms` after the first compaction that saw them (KIP-534).
 //! The last batch of a producer stays, empty if need be, so that its sequence survives.
@@ -13,6 +16,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::io::{self, IoSlice, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crc_fast::{CrcAlgorithm, Digest};
@@ -23,9 +27,10 @@ use letterbox_protocol::model::{Offset, TimestampMs};
 use tokio_util::sync::CancellationToken;
 
 use super::Log;
+use super::dir::LogDir;
 use super::error::{IoContext, LogError};
 use super::repack::{Bits, Records};
-use super::segment::Segment;
+use super::segment::{NewIndexes, Segment};
 
 /// Bytes gathered before a write.
 const WRITE_BYTES: usize = 1 << 20;
@@ -221,24 +226,31 @@ impl Log {
             Ok(Some(written)) => self.swap(old, written),
             Ok(None) => Ok(()),
             Err(error) => {
-                // In the way of nobody: if it cannot be removed the next start does.
-                let path = old.path(".log.cleaned");
-                let _ = self.disk_work().and_then(|_one| self.dir.disk.remove_file(&path));
+                // In the way of nobody: if they cannot be removed the next start does.
+                if let Ok(_one) = self.disk_work() {
+                    self.remove_cleaned(old);
+                }
                 Err(error)
             }
         }
     }
 
-    /// Writes what stays of a segment beside it, durably; gives its bytes, or `None` when all stays
-    /// as it is.
+    fn remove_cleaned(&self, old: &Segment) {
+        for suffix in [".log", ".index", ".timeindex"] {
+            let _ = self.dir.disk.remove_file(&cleaned(old, suffix));
+        }
+    }
+
+    /// Writes what stays of a segment beside it, and its indexes, durably; gives its bytes, or
+    /// `None` when all stays as it is.
     fn write_cleaned(
         &self,
         old: &Segment,
         last: &LastOffsets,
         pass: &Pass,
     ) -> Result<Option<u64>, LogError> {
-        let (path, from) = (old.path(".log.cleaned"), old.path(".log"));
-        let mut out: Option<Writer> = None;
+        let (path, from) = (cleaned(old, ".log"), old.path(".log"));
+        let (mut out, mut indexes): (Option<Writer>, _) = (None, NewIndexes::new(old.base));
         for batch in old.scan_from(0).during("read", &from)? {
             self.check_interrupted(pass)?;
             let batch = batch.during("read", &from)?;
@@ -246,14 +258,24 @@ impl Log {
             let bytes = old.read_batch(at, &header).during("read", &from)?;
             let verdict = self.judge(old, &bytes, &header, last, pass.now)?;
             let out = match (&mut out, &verdict) {
-                (None, Verdict::Same) => continue,
+                (None, Verdict::Same) => {
+                    indexes.note(at, &header);
+                    continue;
+                }
                 (None, _) => out.insert(self.begin_cleaned(old, at)?),
                 (Some(out), _) => out,
             };
+            let position = out.position();
             match verdict {
                 Verdict::Gone => {}
-                Verdict::Same => out.write(&bytes).during("write", &path)?,
-                Verdict::Other(remains) => self.rewrite(old, (&bytes, &header), remains, out)?,
+                Verdict::Same => {
+                    out.write(&bytes).during("write", &path)?;
+                    indexes.note(position, &header);
+                }
+                Verdict::Other(remains) => {
+                    let header = self.rewrite(old, (&bytes, &header), remains, out)?;
+                    indexes.note(position, &header);
+                }
             }
             if out.written - out.synced >= SYNC_BYTES {
                 out.sync().during("sync", &path)?;
@@ -262,17 +284,29 @@ impl Log {
         let Some(mut out) = out else { return Ok(None) };
         out.flush().during("write", &path)?;
         out.sync().during("sync", &path)?;
+        for (suffix, bytes) in indexes.files() {
+            let path = cleaned(old, suffix);
+            let mut out = self.create_cleaned(&path)?;
+            out.write(&bytes).and_then(|()| out.flush()).during("write", &path)?;
+            out.sync().during("sync", &path)?;
+        }
         Ok(Some(out.written))
+    }
+
+    fn create_cleaned(&self, path: &Path) -> Result<Writer, LogError> {
+        let file = self
+            .disk_work()
+            .and_then(|_one| self.dir.disk.open(path, OpenMode::Truncate))
+            .during("create", path)?;
+        let floor = self.dir.floor_of_upkeep();
+        let dir = self.dir.clone();
+        Ok(Writer { file, dir, floor, buffer: Vec::new(), written: 0, synced: 0 })
     }
 
     /// The file beside a segment, with the first `len` bytes of it.
     fn begin_cleaned(&self, old: &Segment, len: u64) -> Result<Writer, LogError> {
-        let path = old.path(".log.cleaned");
-        let file = self
-            .disk_work()
-            .and_then(|_one| self.dir.disk.open(&path, OpenMode::Truncate))
-            .during("create", &path)?;
-        let mut out = Writer { file, buffer: Vec::new(), written: 0, synced: 0 };
+        let path = cleaned(old, ".log");
+        let mut out = self.create_cleaned(&path)?;
         let from = old.files().during("open", old.path(".log"))?.log.clone();
         let mut chunk = vec![0; WRITE_BYTES.min(usize::try_from(len).unwrap_or(WRITE_BYTES))];
         let mut at = 0;
@@ -286,18 +320,20 @@ impl Log {
         Ok(out)
     }
 
-    /// Puts the cleaned file in the place of the old.
+    /// Puts the cleaned files in the place of the old. Syncs wait meanwhile, so it reads nothing but
+    /// the ends of the indexes.
     fn swap(&self, old: &Arc<Segment>, size: u64) -> Result<(), LogError> {
         // In front of the lock, under which syncs wait: it may make the indexes anew.
         old.retire().during("open", old.path(".log"))?;
         let _one = self.disk_work().during("compact", &self.path)?;
-        let (disk, cleaned) = (&self.dir.disk, old.path(".log.cleaned"));
+        let disk = &self.dir.disk;
         if self.is_closed() {
             return Err(LogError::Interrupted);
         }
         if !self.segments.load().iter().any(|segment| Arc::ptr_eq(segment, old)) {
             // Retention or a truncation took it meanwhile.
-            return disk.remove_file(&cleaned).during("remove", &cleaned);
+            self.remove_cleaned(old);
+            return Ok(());
         }
         // In front of the rename, durably: old indexes must never be read with the new file. An
         // attempt before this one may have come so far.
@@ -308,20 +344,30 @@ impl Log {
             }
         }
         disk.sync_dir(&self.path).during("sync", &self.path)?;
-        disk.rename(&cleaned, &old.path(".log")).during("rename", &cleaned)?;
+        let rename = |suffix| {
+            let from = cleaned(old, suffix);
+            disk.rename(&from, &old.path(suffix)).during("rename", &from)
+        };
+        rename(".log")?;
         let new = Arc::new(Segment::new(disk.clone(), &self.path, old.base, size));
         new.is_as_old_as(old);
         new.became_durable();
         new.seal(&self.dir.open_segments);
-        // In front of the list: nobody who holds a lock is to wait until its indexes are made.
-        let made = disk.sync_dir(&self.path).and_then(|()| new.files());
-        // Whether they could be made or not: the file of that name is the new one.
+        // After the name of the file that they are of. One that does not come so far is made anew.
+        let put = disk
+            .sync_dir(&self.path)
+            .during("sync", &self.path)
+            .and_then(|()| rename(".index"))
+            .and_then(|()| rename(".timeindex"));
+        // In front of the list: nobody who holds a lock is to wait for them.
+        let made = put.and_then(|()| new.files().during("open", new.path(".log")));
+        // Whether they could be put there or not: the file of that name is the new one.
         self.replace_segments(|segments| {
             for segment in segments.iter_mut().filter(|segment| Arc::ptr_eq(segment, old)) {
                 *segment = new.clone();
             }
         });
-        made.map(drop).during("open", new.path(".log"))
+        made.map(drop)
     }
 
     fn judge(
@@ -377,23 +423,26 @@ impl Log {
         Ok(Verdict::Other(Remains { header, stays, max_timestamp, horizon }))
     }
 
-    /// Writes what stays of the batch `bytes`.
+    /// Writes what stays of the batch `bytes`; gives its header.
     fn rewrite(
         &self,
         segment: &Segment,
         (bytes, whole): (&[u8], &BatchHeader),
         remains: Remains,
         out: &mut Writer,
-    ) -> Result<(), LogError> {
+    ) -> Result<BatchHeader, LogError> {
         let Remains { header: kept, stays, max_timestamp, horizon } = remains;
         let mut builder = BatchBuilder::again(&kept, max_timestamp);
         if let Some(horizon) = horizon {
             builder = builder.delete_horizon(horizon);
         }
-        let path = segment.path(".log.cleaned");
+        let path = cleaned(segment, ".log");
+        let parse = |header: &[u8]| BatchHeader::parse(header).map_err(|e| damaged(segment, e));
         if kept.records_count == 0 {
             // A codec's frame around nothing ends the processes of some clients (librdkafka).
-            return out.write(&builder.build()).during("write", &path);
+            let empty = builder.build();
+            out.write(&empty).during("write", &path)?;
+            return parse(&empty);
         }
         let codec = kept.compression().map_err(|error| damaged(segment, error))?;
         let mut header = builder.build_with(codec, &[]);
@@ -419,8 +468,14 @@ impl Log {
         packed.map_err(|error| damaged(segment, error))?;
         let crc = u32::try_from(sum.finalize() & 0xffff_ffff).unwrap_or(0);
         batch::complete(&mut header, len, crc);
-        out.patch(start, &header).during("write", &path)
+        out.patch(start, &header).during("write", &path)?;
+        parse(&header)
     }
+}
+
+/// Where a file of a segment is written anew.
+fn cleaned(segment: &Segment, suffix: &str) -> PathBuf {
+    segment.path(&format!("{suffix}.cleaned"))
 }
 
 fn damaged(segment: &Segment, error: impl std::error::Error) -> LogError {
@@ -459,6 +514,9 @@ impl Write for Summed<'_> {
 
 struct Writer {
     file: FileRef,
+    dir: Arc<LogDir>,
+    /// Bytes that it leaves free.
+    floor: i64,
     buffer: Vec<u8>,
     written: u64,
     synced: u64,
@@ -488,6 +546,7 @@ impl Writer {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        self.dir.take_for_upkeep(self.buffer.len() as u64, self.floor)?;
         self.file.write_at(&[IoSlice::new(&self.buffer)], self.written)?;
         self.written += self.buffer.len() as u64;
         self.buffer.clear();

@@ -249,6 +249,26 @@ impl LogDir {
         self.space.free.fetch_sub(bytes, Ordering::Relaxed);
     }
 
+    /// How many bytes the upkeep leaves free, which it needs some of to free more: those that clients'
+    /// records leave or, where these are refused already, half as many.
+    pub(super) fn floor_of_upkeep(&self) -> i64 {
+        let reserve = self.space.reserve.load(Ordering::Relaxed);
+        if self.space.is_short(reserve) { reserve / 2 } else { reserve }
+    }
+
+    /// Takes room for `bytes` that the upkeep is about to write.
+    ///
+    /// # Errors
+    /// No space: less than `floor` would be left.
+    pub(super) fn take_for_upkeep(&self, bytes: u64, floor: i64) -> io::Result<()> {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        if self.space.is_short(floor.saturating_add(bytes)) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.space.free.fetch_sub(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Whether there is room for what only makes it faster.
     pub(super) fn has_room(&self) -> bool {
         !self.space.is_short(self.space.reserve.load(Ordering::Relaxed).saturating_mul(2))

@@ -983,6 +983,12 @@ impl Log {
         self.segments.load().iter().for_each(|segment| segment.leave());
     }
 
+    /// Whether somebody works on its files, for whom syncs wait.
+    #[cfg(test)]
+    pub(super) fn is_at_work(&self) -> bool {
+        self.disk_work.try_lock().is_err()
+    }
+
     /// To be held while files are changed by name.
     ///
     /// # Errors

@@ -100,6 +100,36 @@ struct Indexes {
 }
 
 impl Indexes {
+    /// Notes a batch at `position` of the segment that begins at `base`.
+    fn note(&mut self, base: Offset, position: u64, header: &BatchHeader, interval: u32) {
+        if self.max.is_none_or(|max| header.max_timestamp > max.0) {
+            self.max = Some((header.max_timestamp, header.last_offset()));
+        }
+        if self.bytes_since_entry > u64::from(interval)
+            && let (Ok(relative), Ok(position)) =
+                (u32::try_from(header.last_offset() - base), u32::try_from(position))
+        {
+            if self.last_offset.is_none_or(|last| last.0 < relative) {
+                self.pending_offsets.push((relative, position));
+                self.last_offset = Some((relative, position));
+            }
+            self.end_times(base);
+            self.bytes_since_entry = 0;
+        }
+        self.bytes_since_entry += header.size() as u64;
+    }
+
+    /// Adds the largest timestamp so far.
+    fn end_times(&mut self, base: Offset) {
+        if let Some((time, offset)) = self.max
+            && let Ok(relative) = u32::try_from(offset - base)
+            && self.last_time.is_none_or(|last| last.0 < time)
+        {
+            self.pending_times.push((time, relative));
+            self.last_time = Some((time, relative));
+        }
+    }
+
     fn pending_offset_bytes(&self) -> Vec<u8> {
         let entries = self.pending_offsets.iter();
         let bytes =
@@ -114,6 +144,40 @@ impl Indexes {
             bytes.extend_from_slice(&offset.to_be_bytes());
         }
         bytes
+    }
+}
+
+/// The indexes of a segment that is gone through, or written, from its start.
+pub(super) struct NewIndexes {
+    base: Offset,
+    indexes: Indexes,
+}
+
+impl NewIndexes {
+    pub(super) fn new(base: Offset) -> Self {
+        Self { base, indexes: Indexes { loaded: true, ..Indexes::default() } }
+    }
+
+    /// A batch follows, at `position`.
+    pub(super) fn note(&mut self, position: u64, header: &BatchHeader) {
+        self.indexes.note(self.base, position, header, INDEX_INTERVAL);
+    }
+
+    /// What the index files are to hold.
+    pub(super) fn files(&mut self) -> [(&'static str, Vec<u8>); 2] {
+        self.indexes.end_times(self.base);
+        [
+            (".index", self.indexes.pending_offset_bytes()),
+            (".timeindex", self.indexes.pending_time_bytes()),
+        ]
+    }
+
+    /// The files were written.
+    fn written(self) -> Indexes {
+        let mut indexes = self.indexes;
+        indexes.offsets = indexes.pending_offsets.drain(..).count() as u64;
+        indexes.times = indexes.pending_times.drain(..).count() as u64;
+        indexes
     }
 }
 
@@ -366,18 +430,16 @@ impl Segment {
     /// theirs.
     fn make_indexes(&self, log: &FileRef, indexes: &mut Indexes) -> io::Result<()> {
         *indexes = Indexes::default();
-        let mut made = Indexes { loaded: true, ..Indexes::default() };
+        let mut made = NewIndexes::new(self.base);
         for batch in Scan::new(log.clone(), 0, self.size()) {
             let Ok((at, header)) = batch? else { break };
-            self.note_batch(&mut made, at, &header, INDEX_INTERVAL);
+            made.note(at, &header);
         }
-        self.end_time_index(&mut made);
         self.disk.sync_dir(&self.dir)?;
-        self.disk.write_atomically(&self.path(".index"), &made.pending_offset_bytes())?;
-        self.disk.write_atomically(&self.path(".timeindex"), &made.pending_time_bytes())?;
-        made.offsets = made.pending_offsets.drain(..).count() as u64;
-        made.times = made.pending_times.drain(..).count() as u64;
-        *indexes = made;
+        for (suffix, bytes) in made.files() {
+            self.disk.write_atomically(&self.path(suffix), &bytes)?;
+        }
+        *indexes = made.written();
         Ok(())
     }
 
@@ -508,7 +570,7 @@ impl Segment {
         header: &BatchHeader,
         interval: u32,
     ) -> io::Result<()> {
-        self.note_batch(indexes, position, header, interval);
+        indexes.note(self.base, position, header, interval);
         if indexes.pending_offsets.len() >= PENDING_MAX
             && let Err(error) = write_pending(files, indexes)
             && !Fault::of(&error).is_state()
@@ -519,47 +581,13 @@ impl Segment {
         Ok(())
     }
 
-    fn note_batch(
-        &self,
-        indexes: &mut Indexes,
-        position: u64,
-        header: &BatchHeader,
-        interval: u32,
-    ) {
-        if indexes.max.is_none_or(|max| header.max_timestamp > max.0) {
-            indexes.max = Some((header.max_timestamp, header.last_offset()));
-        }
-        if indexes.bytes_since_entry > u64::from(interval)
-            && let (Ok(relative), Ok(position)) =
-                (u32::try_from(header.last_offset() - self.base), u32::try_from(position))
-        {
-            if indexes.last_offset.is_none_or(|last| last.0 < relative) {
-                indexes.pending_offsets.push((relative, position));
-                indexes.last_offset = Some((relative, position));
-            }
-            self.end_time_index(indexes);
-            indexes.bytes_since_entry = 0;
-        }
-        indexes.bytes_since_entry += header.size() as u64;
-    }
-
-    fn end_time_index(&self, indexes: &mut Indexes) {
-        if let Some((time, offset)) = indexes.max
-            && let Ok(relative) = u32::try_from(offset - self.base)
-            && indexes.last_time.is_none_or(|last| last.0 < time)
-        {
-            indexes.pending_times.push((time, relative));
-            indexes.last_time = Some((time, relative));
-        }
-    }
-
     /// Writes index entries that wait in memory, with the segment's largest timestamp as the last.
     pub(super) fn write_indexes(&self) -> io::Result<()> {
         let files = lock(&self.files).clone();
         let Some(files) = files else { return Ok(()) };
         let mut indexes = lock(&self.indexes);
         if indexes.loaded {
-            self.end_time_index(&mut indexes);
+            indexes.end_times(self.base);
             write_pending(&files, &mut indexes)?;
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! Upkeep of logs: retention, compaction, checkpoints, and what a stop waits for.
 
 use std::sync::Barrier;
+use std::sync::atomic::AtomicUsize;
 
 use letterbox_protocol::compression::decompress_all;
 
@@ -303,7 +304,7 @@ async fn nothing_waits_for_a_compaction() {
     let (hears, written, holds) = (compacting.clone(), checkpointed.clone(), release.clone());
     disk.on_make(move |path| {
         let name = path.to_string_lossy();
-        if name.ends_with(".cleaned") {
+        if name.ends_with(".log.cleaned") {
             hears.notify_one();
             holds.wait();
         } else if name.ends_with("recovery-point-offset-checkpoint.tmp") {
@@ -688,4 +689,73 @@ fn records(log: &Log) -> Vec<(String, Option<String>)> {
         rest = after;
     }
     found
+}
+
+/// Some 40 kB in one sealed segment, of which half of the batches go.
+fn half_dirty(log: &Arc<Log>) {
+    let value = "v".repeat(200);
+    for i in 0..150i64 {
+        let (once, often) = (format!("once {i}"), format!("often {}", i % 5));
+        keyed(log, 1_000 + i, &[(if i % 2 == 0 { &once } else { &often }, Some(&value))]);
+    }
+    log.roll_now(2_000).unwrap();
+    log.set_high_watermark(150);
+    log.checkpoint().unwrap();
+}
+
+/// It went through each segment that it had written to make its indexes.
+#[tokio::test]
+async fn compaction_reads_no_records_while_syncs_wait_and_makes_the_same_indexes() {
+    let (disk, dir) = (SimDisk::new(1), Path::new(DIR));
+    let (manager, log) = new_log(&disk.env(), dir, rounds_config()).await;
+    half_dirty(&log);
+    let (watched, reads) = (log.clone(), Arc::new(AtomicUsize::new(0)));
+    let held = reads.clone();
+    disk.on_read(move |path| {
+        if path.extension().is_some_and(|suffix| suffix == "log") && watched.is_at_work() {
+            held.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    log.compact(&pass(5_000, 0, 1_000)).unwrap().unwrap();
+    assert_eq!(reads.load(Ordering::Relaxed), 0);
+    disk.on_read(|_| {});
+    let (segment, before) = (log.segments.load()[0].clone(), table(&log));
+    assert_eq!(before.len(), 80);
+    let indexes = || [".index", ".timeindex"].map(|it| disk.read(&segment.path(it)).unwrap());
+    let written = indexes();
+    assert!(written[0].len() >= 3 * 8 && written[1].len() >= 3 * 12, "{written:?}");
+    manager.close().await.unwrap();
+    let paths = [".index", ".timeindex"].map(|suffix| segment.path(suffix));
+    drop((manager, log));
+    paths.iter().for_each(|path| disk.remove_file(path).unwrap());
+    let log = open(&disk.env(), dir).await.get(ID, 0).unwrap();
+    assert_eq!(table(&log), before);
+    append(&log, 9_000, &["a"]);
+    log.checkpoint().unwrap();
+    assert_eq!(indexes(), written, "as they are made from the segment");
+}
+
+/// It used up what is kept free of records.
+#[tokio::test]
+async fn compaction_takes_no_room_that_records_do_not_get_unless_these_are_refused() {
+    let (disk, dir) = (SimDisk::new(1), Path::new(DIR));
+    let (_manager, log) = new_log(&disk.env(), dir, rounds_config()).await;
+    half_dirty(&log);
+    let compact = |free: u64, reserve: u64| {
+        disk.set_free(free);
+        log.dir().check_space(Some(reserve));
+        log.compact(&pass(5_000, 0, 1_000))
+    };
+    let files = || disk.list(&log.path).unwrap().len();
+    let before = files();
+    for (free, reserve) in [(30 << 10, 20 << 10), (30 << 10, 50 << 10)] {
+        let refused = compact(free, reserve).unwrap_err();
+        assert!(refused.fault().is_state(), "{refused:?}");
+        assert_eq!(files(), before, "what it had written is gone");
+        log.dir().check_space(Some(0));
+        append(&log, 6_000, &["a"]);
+    }
+    // There is so much to spare that it is worth it, and records are refused anyway.
+    assert!(compact(80 << 10, 100 << 10).unwrap().is_some());
+    assert!(log.segments.load()[0].size() < 30 << 10);
 }
