@@ -267,11 +267,9 @@ fn walk(
         TimestampType::CreateTime => {
             let (before, after) =
                 (config.message_timestamp_before_max_ms, config.message_timestamp_after_max_ms);
-            // The largest bound means that there is none.
-            (
-                if before == i64::MAX { i64::MIN } else { now.saturating_sub(before) },
-                now.saturating_add(after),
-            )
+            // As in Kafka, also where the largest bound says that there is none: what is further away
+            // than a difference can say is out of range.
+            (now.saturating_sub(before), now.saturating_add(after))
         }
         TimestampType::LogAppendTime => (TimestampMs::MIN, TimestampMs::MAX),
     };
@@ -608,7 +606,10 @@ mod tests {
         let mut codec = client_batch(|_| {});
         codec[batch::ATTRIBUTES_AT + 1] = 7;
         batch::set_max_timestamp(&mut codec, 1_005);
+        let mut first = BatchBuilder::new(i64::MIN);
+        first.push(i64::MIN, None, None, &[]);
         for (name, bytes, expected) in [
+            ("the first moment of all", first.build(), 32),
             ("two batches", BytesMut::from(&two[..]), 87),
             ("damaged", flipped, 2),
             ("empty", BytesMut::new(), 2),

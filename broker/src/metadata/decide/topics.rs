@@ -280,21 +280,26 @@ impl Decide for DeleteTopics {
         let mut draft = Draft::new(image);
         // A topic may be named twice in two ways, so what counts is what the selector finds.
         let mut times: BTreeMap<TopicId, usize> = BTreeMap::new();
+        let mut named: BTreeMap<&TopicSelector, usize> = BTreeMap::new();
         for selector in &self.topics {
+            *named.entry(selector).or_default() += 1;
             if let Ok(found) = find(image, selector) {
                 *times.entry(found.id).or_default() += 1;
             }
         }
         let mut outcome = Vec::with_capacity(self.topics.len());
         for selector in &self.topics {
-            let result = find(image, selector).and_then(|found| {
+            let is_repeated = named.get(selector).is_some_and(|times| *times > 1);
+            let again = || {
+                let is_name = matches!(selector, TopicSelector::Name(_));
+                let message = format!("Duplicate topic {}.", if is_name { "name" } else { "id" });
+                ApiError::new(ErrorCode::InvalidRequest, message)
+            };
+            // Whether there is such a topic or not.
+            let found = if is_repeated { Err(again()) } else { find(image, selector) };
+            let result = found.and_then(|found| {
                 if times.get(&found.id).is_some_and(|times| *times > 1) {
-                    let what =
-                        if matches!(selector, TopicSelector::Name(_)) { "name" } else { "id" };
-                    return Err(ApiError::new(
-                        ErrorCode::InvalidRequest,
-                        format!("Duplicate topic {what}."),
-                    ));
+                    return Err(again());
                 }
                 draft.add(vec![MetadataRecord::RemoveTopic(RemoveTopicRecord { id: found.id })])?;
                 Ok(found)

@@ -167,6 +167,65 @@ async fn topics_are_made_grown_and_deleted_once() {
     }
 }
 
+/// As in Kafka: refused, and told once.
+#[tokio::test]
+async fn a_topic_that_is_named_twice_is_answered_once() {
+    let (broker, any) = with_records(0).await;
+    let refused = ErrorCode::InvalidRequest.code();
+    let made = m::create_topics_request::CreatableTopic::default()
+        .with_name(topic("twice"))
+        .with_num_partitions(1)
+        .with_replication_factor(1);
+    let request = m::CreateTopicsRequest::default()
+        .with_timeout_ms(30_000)
+        .with_topics(vec![made.clone(), made]);
+    let answer = answer!(broker, any, 7, request, CreateTopics);
+    let told: Vec<_> = answer.topics.iter().map(|one| one.error_code).collect();
+    assert_eq!(told, [refused]);
+    let grown = m::create_partitions_request::CreatePartitionsTopic::default()
+        .with_name(topic("t"))
+        .with_count(7)
+        .with_assignments(None);
+    let request = m::CreatePartitionsRequest::default()
+        .with_timeout_ms(30_000)
+        .with_topics(vec![grown.clone(), grown]);
+    let answer = answer!(broker, any, 3, request, CreatePartitions);
+    let told: Vec<_> = answer.results.iter().map(|one| one.error_code).collect();
+    assert_eq!(told, [refused]);
+    for (names, expected) in [
+        (["t", "t", "nowhere"], vec![refused, ErrorCode::UnknownTopicOrPartition.code()]),
+        (["nowhere", "nowhere", "t"], vec![refused, NONE]),
+    ] {
+        let names = names.into_iter().map(topic).collect();
+        let request =
+            m::DeleteTopicsRequest::default().with_timeout_ms(30_000).with_topic_names(names);
+        let answer = answer!(broker, any, 5, request, DeleteTopics);
+        let told: Vec<_> = answer.responses.iter().map(|one| one.error_code).collect();
+        assert_eq!(told, expected);
+    }
+}
+
+#[tokio::test]
+async fn the_settings_of_a_broker_of_a_negative_id_are_refused() {
+    use m::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
+    let (broker, any) = (Broker::start().await, Arc::new(AllowAll));
+    let set = AlterableConfig::default()
+        .with_name(StrBytes::from_static_str("log.cleaner.backoff.ms"))
+        .with_value(Some(StrBytes::from_static_str("1000")));
+    let resource = AlterConfigsResource::default()
+        .with_resource_type(4)
+        .with_resource_name(StrBytes::from_static_str("-1"))
+        .with_configs(vec![set]);
+    let request = m::IncrementalAlterConfigsRequest::default().with_resources(vec![resource]);
+    let answer = answer!(broker, any, 1, request, IncrementalAlterConfigs);
+    let told = &answer.responses[0];
+    let message = told.error_message.as_ref().map(|message| message.as_str());
+    assert_eq!(
+        (told.error_code, message),
+        (ErrorCode::InvalidRequest.code(), Some("Invalid negative broker ID."))
+    );
+}
+
 #[tokio::test]
 async fn offsets_of_a_group_are_committed_for_topics_that_there_are() {
     let (broker, any) = with_records(0).await;

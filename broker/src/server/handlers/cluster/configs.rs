@@ -467,12 +467,16 @@ fn checked(
             if name.is_empty() {
                 ConfigResource::Cluster
             } else {
-                let id = name.parse().map_err(|_| {
+                let id: i32 = name.parse().map_err(|_| {
                     (
                         ErrorCode::InvalidRequest,
                         format!("Broker id must be an integer, but it is: {name}"),
                     )
                 })?;
+                if id < 0 {
+                    let message = "Invalid negative broker ID.".to_owned();
+                    return Err((ErrorCode::InvalidRequest, message));
+                }
                 ConfigResource::Broker(BrokerId(id))
             }
         }

@@ -3,7 +3,7 @@
 //! KIPs: 4, 464 (defaults), 516 (topic ids), 525 (configurations in the answer), 599 (quota: none
 //! is enforced).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,6 +77,9 @@ pub(crate) async fn create(
         let done = answers.iter_mut().filter(|answer| answer.error_code == 0);
         done.for_each(|answer| answer.error_code = TIMED_OUT);
     }
+    // As in Kafka, a topic is answered once, however often it is named.
+    let mut told = BTreeSet::new();
+    answers.retain(|answer| told.insert(answer.name.clone()));
     m::CreateTopicsResponse::default().with_topics(answers)
 }
 

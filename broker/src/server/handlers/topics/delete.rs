@@ -2,6 +2,7 @@
 //!
 //! KIPs: 4, 516 (by topic id from version 6 on), 599 (quota: none is enforced).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kafka_protocol::messages as m;
@@ -31,6 +32,9 @@ pub(crate) async fn delete(
         if ctx.api_version >= BY_ID { by_either.collect() } else { by_name.collect() };
     let is_enabled = services.config.is_true("delete.topic.enable");
     let image = services.image();
+    // As in Kafka, a topic is answered once, however often it is named in one way.
+    let mut seen = BTreeSet::new();
+    let is_first: Vec<bool> = asked.iter().map(|one| seen.insert(one.clone())).collect();
     let mut answers = Vec::with_capacity(asked.len());
     let mut accepted = Vec::new();
     for (at, one) in asked.into_iter().enumerate() {
@@ -68,7 +72,8 @@ pub(crate) async fn delete(
         let done = answers.iter_mut().filter(|answer| answer.error_code == 0);
         done.for_each(|answer| answer.error_code = TIMED_OUT);
     }
-    m::DeleteTopicsResponse::default().with_responses(answers)
+    let told = answers.into_iter().zip(is_first).filter(|(_, is_first)| *is_first);
+    m::DeleteTopicsResponse::default().with_responses(told.map(|(answer, _)| answer).collect())
 }
 
 /// A topic as the request names it.

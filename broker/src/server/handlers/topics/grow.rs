@@ -2,6 +2,7 @@
 //!
 //! KIPs: 195, 599 (quota: none is enforced).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kafka_protocol::messages as m;
@@ -62,6 +63,9 @@ pub(crate) async fn grow(
         let done = answers.iter_mut().filter(|answer| answer.error_code == 0);
         done.for_each(|answer| answer.error_code = TIMED_OUT);
     }
+    // As in Kafka, a topic is answered once, however often it is named.
+    let mut told = BTreeSet::new();
+    answers.retain(|answer| told.insert(answer.name.clone()));
     m::CreatePartitionsResponse::default().with_results(answers)
 }
 
