@@ -13,7 +13,7 @@ use rustix::io::Errno;
 /// What is short while a [`Fault::State`] lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resource {
-    /// Room on the file system, or the user's quota of it (ENOSPC, EDQUOT).
+    /// Room on the file system, or the user's quota of it (ENOSPC, EDQUOT), or in a file (EFBIG).
     Space,
     /// Descriptors of the process or of the machine (EMFILE, ENFILE).
     Descriptors,
@@ -48,6 +48,10 @@ impl Fault {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Self::State(Resource::Space),
             ErrorKind::OutOfMemory => Self::State(Resource::Memory),
             ErrorKind::Interrupted | ErrorKind::WouldBlock => Self::State(Resource::Turn),
+            // From the system: the process's limit of file sizes (`ulimit -f`).
+            ErrorKind::FileTooLarge if error.raw_os_error().is_some() => {
+                Self::State(Resource::Space)
+            }
             ErrorKind::NotFound
             | ErrorKind::AlreadyExists
             | ErrorKind::NotADirectory

@@ -3,6 +3,7 @@
 mod args;
 mod container;
 mod image_env;
+mod limits;
 mod logging;
 #[cfg(test)]
 mod real_life;
@@ -116,10 +117,12 @@ fn read_config(path: &Path, overrides: &[(String, String)]) -> anyhow::Result<Co
 
 fn run_broker(config: Config, topics: Vec<image_env::TopicToCreate>) -> anyhow::Result<ExitCode> {
     letterbox_env::panics::end_process_on_panic();
-    raise_descriptor_limit();
+    limits::raise();
+    limits::check_threads()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let code = runtime.block_on(async {
         let mut stop = Stop::new()?;
+        let mut file_limit = limits::FileLimit::hear()?;
         let Some(broker) = Node::start(Env::real(), config, stop.asked()).await? else {
             return Ok(ExitCode::SUCCESS);
         };
@@ -132,6 +135,7 @@ fn run_broker(config: Config, topics: Vec<image_env::TopicToCreate>) -> anyhow::
             () = stop.asked() => None,
             reason = broker.fatal() => Some(reason),
             () = make_topics => None,
+            () = file_limit.tell() => None,
         };
         if let Some(reason) = fatal {
             error!(reason, "the broker cannot go on");
@@ -182,14 +186,4 @@ fn run_up(options: letterbox_operator::up::UpOptions) -> anyhow::Result<ExitCode
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let code = runtime.block_on(letterbox_operator::up::up(options))?;
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
-}
-
-/// Connections and segments need descriptors; the soft limit is only a default.
-#[expect(clippy::disallowed_methods, reason = "the limit is this process's own")]
-fn raise_descriptor_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
-        info!(%error, current = limit.current, "cannot raise the limit of open files");
-    }
 }

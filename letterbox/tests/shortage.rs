@@ -381,3 +381,26 @@ fn silent_connections_do_not_keep_probes_out() {
     last.set_read_timeout(Some(PATIENCE)).unwrap();
     assert!(is_closed(last));
 }
+
+/// The kernel ended the process (SIGXFSZ), without a line.
+#[test]
+fn a_limit_of_file_sizes_refuses_records_is_named_and_passes() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path(), "");
+    assert_eq!(ask_for_topic(&mut broker.connect(), "orders"), 0);
+    let limit = |bytes| {
+        let limit = Rlimit { current: bytes, maximum: None };
+        prlimit(Some(broker.pid()), Resource::Fsize, limit).unwrap();
+    };
+    let produce = || {
+        let request = produce_request("orders", &[7; 100_000]);
+        produced(ask(&mut broker.connect(), PRODUCE_VERSION, request)).0
+    };
+    assert_eq!(produce(), 0);
+    limit(Some(2 << 20));
+    eventually("records are refused", || produce() == STORAGE_ERROR);
+    broker.wait_for_line("ulimit -f");
+    assert_eq!(ask_for_topic(&mut broker.connect(), "other"), 0);
+    limit(None);
+    eventually("it goes on", || produce() == 0);
+}

@@ -320,8 +320,8 @@ impl Log {
         Ok(out)
     }
 
-    /// Puts the cleaned files in the place of the old. Syncs wait meanwhile, so it reads nothing but
-    /// the ends of the indexes.
+    /// Puts the cleaned files in the place of the old. Syncs wait meanwhile, so it reads nothing
+    /// but the ends of the indexes.
     fn swap(&self, old: &Arc<Segment>, size: u64) -> Result<(), LogError> {
         // In front of the lock, under which syncs wait: it may make the indexes anew.
         old.retire().during("open", old.path(".log"))?;

@@ -249,8 +249,8 @@ impl LogDir {
         self.space.free.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// How many bytes the upkeep leaves free, which it needs some of to free more: those that clients'
-    /// records leave or, where these are refused already, half as many.
+    /// How many bytes the upkeep leaves free, which needs some itself to free more: as many as
+    /// clients' records leave or, where these are refused already, half as many.
     pub(super) fn floor_of_upkeep(&self) -> i64 {
         let reserve = self.space.reserve.load(Ordering::Relaxed);
         if self.space.is_short(reserve) { reserve / 2 } else { reserve }

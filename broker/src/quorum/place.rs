@@ -7,7 +7,7 @@
 use std::io;
 use std::path::Path;
 
-use letterbox_env::{Disk, OpenMode};
+use letterbox_env::Disk;
 use letterbox_protocol::topics::{KAFKA_METADATA_DIR, METADATA_DIR};
 
 use super::raft_quorum::OpenError;
@@ -29,7 +29,7 @@ pub fn settle(disk: &dyn Disk, metadata_dir: &Path) -> Result<(), OpenError> {
     }
     let begins = begins_as_ours(disk, &before.join(FILE_NAME)).map_err(io)?;
     let is_there = |name: &&str| disk.exists(&before.join(name)).unwrap_or(true);
-    let is_kafkas = begins != Some(true) && KAFKAS.iter().any(|name| is_there(name));
+    let is_kafkas = begins != Some(true) && KAFKAS.iter().any(is_there);
     match (disk.exists(&now).map_err(io)?, begins) {
         // Whoever made it, ours is not there.
         (true, None | Some(false)) => Ok(()),

@@ -1,0 +1,115 @@
+//! The limits that the system sets this process: raised where that may be, and named where they are
+//! too low.
+
+use std::io;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::bail;
+use rustix::process::{Resource, Rlimit, Signal as Number, getrlimit, setrlimit};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{error, info, warn};
+
+/// Threads beside one for each CPU without which a broker does not get far.
+const THREADS_MIN: usize = 8;
+/// Between two log lines about one limit.
+const SAID_EVERY: Duration = Duration::from_secs(10);
+
+/// Connections and segments need descriptors, and segments may be large; a soft limit is only a
+/// default.
+#[expect(clippy::disallowed_methods, reason = "the limits are this process's own")]
+pub(crate) fn raise() {
+    for (resource, what) in [(Resource::Nofile, "open files"), (Resource::Fsize, "file sizes")] {
+        let limit = getrlimit(resource);
+        if let Err(error) = setrlimit(resource, Rlimit { current: limit.maximum, ..limit }) {
+            info!(%error, current = limit.current, "cannot raise the limit of {what}");
+        }
+    }
+    if let Some(bytes) = getrlimit(Resource::Fsize).current {
+        warn!(
+            bytes,
+            "this process may write no larger file (ulimit -f, RLIMIT_FSIZE): what goes past it is \
+             refused; raise the limit, or set log.segment.bytes below it"
+        );
+    }
+}
+
+/// Refuses a start without enough threads, which would end in a panic later.
+///
+/// # Errors
+/// What limits them.
+#[expect(clippy::disallowed_methods, reason = "only whether there can be threads is asked")]
+pub(crate) fn check_threads() -> anyhow::Result<()> {
+    let wanted = thread::available_parallelism().map_or(1, usize::from) + THREADS_MIN;
+    check_threads_by(wanted, || thread::Builder::new().spawn(thread::park))
+}
+
+fn check_threads_by(
+    wanted: usize,
+    mut begin: impl FnMut() -> io::Result<JoinHandle<()>>,
+) -> anyhow::Result<()> {
+    let (mut begun, mut refused) = (Vec::with_capacity(wanted), None);
+    while begun.len() < wanted && refused.is_none() {
+        match begin() {
+            Ok(thread) => begun.push(thread),
+            Err(error) => refused = Some(error),
+        }
+    }
+    let count = begun.len();
+    for thread in begun {
+        thread.thread().unpark();
+        let _ = thread.join(); // it only waits
+    }
+    match refused {
+        Some(error) => bail!(
+            "cannot start {wanted} threads, only {count}: {error}; raise the limit of processes \
+             and threads (ulimit -u, or the container's pids limit)"
+        ),
+        None => Ok(()),
+    }
+}
+
+/// Who writes past the limit of file sizes is ended by the kernel, unless the signal is heard; then
+/// the write fails.
+pub(crate) struct FileLimit(Signal);
+
+impl FileLimit {
+    /// From now on such a write fails.
+    pub(crate) fn hear() -> io::Result<Self> {
+        signal(SignalKind::from_raw(Number::XFSZ.as_raw())).map(Self)
+    }
+
+    /// Says that writes fail, and why; never ends.
+    pub(crate) async fn tell(&mut self) {
+        while self.0.recv().await.is_some() {
+            error!(
+                "a write was refused by this process's limit of file sizes (ulimit -f, \
+                 RLIMIT_FSIZE); raise the limit and restart the broker, or set log.segment.bytes \
+                 below it"
+            );
+            tokio::time::sleep(SAID_EVERY).await;
+        }
+        std::future::pending().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "threads are what it is about")]
+    fn too_few_threads_are_refused_with_what_to_do() {
+        check_threads_by(4, || thread::Builder::new().spawn(thread::park)).unwrap();
+        let mut left = 3;
+        let refused = check_threads_by(4, || {
+            if left == 0 {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            left -= 1;
+            thread::Builder::new().spawn(thread::park)
+        });
+        let said = refused.unwrap_err().to_string();
+        assert!(said.contains("4 threads, only 3") && said.contains("ulimit -u"), "{said}");
+    }
+}
