@@ -10,8 +10,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kafka_protocol::messages as m;
@@ -23,12 +21,11 @@ use letterbox_protocol::{Request, Response};
 use letterbox_sim::check::{Checker, Demands};
 use letterbox_sim::cluster::Cluster;
 use letterbox_sim::disk::Fault;
-use letterbox_sim::history::{Action, Event, History, Phase};
 use letterbox_sim::rng::Rng;
-use letterbox_sim::{seeds, workload};
+use letterbox_sim::seeds;
 use tokio::time::{Instant, sleep, timeout};
 
-use common::{DATA, NODES, PATIENCE, ask, connect, name, node, show_log};
+use common::{Clients, DATA, NODES, PATIENCE, ask, connect, name, node, show_log};
 
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 const REQUEST_TIMED_OUT: i16 = 7;
@@ -460,40 +457,9 @@ fn heal(cluster: &mut Cluster, seen: &Shared) {
     }
 }
 
-fn note_fault(history: &History, cluster: &Cluster, target: &str, what: &str) {
-    let time_ns = u64::try_from(cluster.elapsed().as_nanos()).unwrap();
-    let op = history.events().len() as u64;
-    let action = Action::Fault { what: what.to_owned(), target: target.to_owned() };
-    let (process, phase) = ("nemesis".to_owned(), Phase::Ok);
-    history.push(Event { process, op, phase, time_ns, action, error: None });
-}
-
 fn run(seed: u64) {
     let (mut cluster, seen) = (cluster(seed), Shared::default());
-    let (history, stop) = (History::default(), Arc::new(AtomicBool::new(false)));
-    let load = {
-        let (history, stop) = (history.clone(), Arc::clone(&stop));
-        move |env| workload::Load {
-            env,
-            bootstrap: NODES.map(|name| format!("{name}:9092")).to_vec(),
-            topic: "orders".to_owned(),
-            partitions: 3,
-            history,
-            stop,
-        }
-    };
-    let with_clients = load.clone();
-    cluster.client("clients", move |env| async move {
-        let load = with_clients(env);
-        load.create_topic(BTreeMap::new()).await?;
-        tokio::join!(
-            workload::producer(load.clone(), 1),
-            workload::producer(load.clone(), 2),
-            workload::reader(load.clone(), 1),
-            workload::member(load.clone(), "readers".to_owned(), 1),
-        );
-        Ok(())
-    });
+    let clients = Clients::begin(&mut cluster);
     for name in NODES {
         let seen = Rc::clone(&seen);
         cluster.client(&format!("asks {name}"), move |env| changes(env, name, seen));
@@ -506,7 +472,7 @@ fn run(seed: u64) {
         if what == "power cut" {
             seen.borrow_mut().unplugged.insert(name);
         }
-        note_fault(&history, &cluster, name, what);
+        clients.note_fault(&cluster, name, what);
         cluster.run_for(Duration::from_millis(rng.between(50, 5_000)));
         if rng.percent(70) {
             heal(&mut cluster, &seen);
@@ -518,7 +484,7 @@ fn run(seed: u64) {
     let goes_on = |_: &Cluster| seen.borrow().created.len() > before + 5;
     assert!(cluster.run_until(PATIENCE, goes_on), "the healed cluster stands still");
     seen.borrow_mut().is_over = true;
-    stop.store(true, Ordering::Relaxed);
+    clients.ask_to_end();
     assert!(cluster.run_clients(PATIENCE * 2), "clients do not end");
 
     let created = seen.borrow().created.clone();
@@ -527,14 +493,14 @@ fn run(seed: u64) {
         cluster.elapsed(),
         created.len(),
     );
+    let to_scan = clients.clone();
     cluster.client("scanner", move |env| async move {
         for name in NODES {
             while !tells_all(&env, name, &created).await {
                 sleep(Duration::from_millis(200)).await;
             }
         }
-        let load = workload::Load { stop: Arc::default(), ..load(env) };
-        workload::scan(&load, "all", PATIENCE).await
+        to_scan.scan(env).await
     });
     assert!(cluster.run_clients(PATIENCE * 2), "not every node tells of everything");
     NODES.into_iter().for_each(|name| {
@@ -542,7 +508,7 @@ fn run(seed: u64) {
         assert_eq!(cluster.exit(name), Some(Ok(())), "{name}");
     });
     let demands = Demands { sends_ok_min: 100, reads_min: 200, faults_min: 8 };
-    let report = Checker::check(history.events(), demands);
+    let report = Checker::check(clients.history.events(), demands);
     println!("{report}");
     assert!(report.is_clean(), "{report}");
     assert!(before > 20, "only {before} topics were made while something was broken");

@@ -5,12 +5,10 @@
 
 mod common;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kafka_protocol::messages as m;
@@ -19,24 +17,28 @@ use letterbox_env::{Disk as _, Env};
 use letterbox_protocol::Response;
 use letterbox_sim::check::{Checker, Demands};
 use letterbox_sim::cluster::Cluster;
-use letterbox_sim::history::{Action, Event, History, Phase};
+use letterbox_sim::disk::Fault;
 use letterbox_sim::rng::Rng;
-use letterbox_sim::{seeds, workload};
+use letterbox_sim::seeds;
 use tokio::time::{sleep, timeout};
 
-use common::{DATA, NODES, PATIENCE, ask, connect, node_with, show_log};
+use common::{Clients, DATA, NODES, PATIENCE, TOPIC, ask, connect, node_with, show_log};
 
-const TOPIC: &str = "orders";
-const PARTITIONS: i32 = 3;
 const FAULTS: u64 = 8;
 
 fn cluster(seed: u64) -> Cluster {
+    cluster_with(seed, "")
+}
+
+fn cluster_with(seed: u64, more: &str) -> Cluster {
     show_log();
     let mut cluster = Cluster::new(seed);
-    let more = "default.replication.factor=3\nmin.insync.replicas=2\n\
-                offsets.topic.replication.factor=3\nreplica.lag.time.max.ms=2000\n\
-                replica.socket.timeout.ms=1000\nreplica.fetch.backoff.ms=200";
-    (1..).zip(NODES).for_each(|(id, name)| cluster.host(name, node_with(id, more)));
+    let more = format!(
+        "default.replication.factor=3\nmin.insync.replicas=2\n\
+         offsets.topic.replication.factor=3\nreplica.lag.time.max.ms=2000\n\
+         replica.socket.timeout.ms=1000\nreplica.fetch.backoff.ms=200\n{more}"
+    );
+    (1..).zip(NODES).for_each(|(id, name)| cluster.host(name, node_with(id, &more)));
     cluster
 }
 
@@ -138,14 +140,6 @@ fn heal(cluster: &mut Cluster, unplugged: &mut BTreeSet<&'static str>) {
     }
 }
 
-fn note_fault(history: &History, cluster: &Cluster, target: &str, what: &str) {
-    let time_ns = u64::try_from(cluster.elapsed().as_nanos()).unwrap();
-    let op = history.events().len() as u64;
-    let action = Action::Fault { what: what.to_owned(), target: target.to_owned() };
-    let (process, phase) = ("nemesis".to_owned(), Phase::Ok);
-    history.push(Event { process, op, phase, time_ns, action, error: None });
-}
-
 /// The batches of each partition's log on the disk of `name`, by directory.
 fn logs(cluster: &Cluster, name: &str) -> BTreeMap<String, Vec<u8>> {
     let disk = cluster.disk(name);
@@ -166,30 +160,7 @@ fn logs(cluster: &Cluster, name: &str) -> BTreeMap<String, Vec<u8>> {
 
 fn run(seed: u64) {
     let mut cluster = cluster(seed);
-    let (history, stop) = (History::default(), Arc::new(AtomicBool::new(false)));
-    let load = {
-        let (history, stop) = (history.clone(), Arc::clone(&stop));
-        move |env| workload::Load {
-            env,
-            bootstrap: NODES.map(|name| format!("{name}:9092")).to_vec(),
-            topic: TOPIC.to_owned(),
-            partitions: PARTITIONS,
-            history,
-            stop,
-        }
-    };
-    let with_clients = load.clone();
-    cluster.client("clients", move |env| async move {
-        let load = with_clients(env);
-        load.create_topic(BTreeMap::new()).await?;
-        tokio::join!(
-            workload::producer(load.clone(), 1),
-            workload::producer(load.clone(), 2),
-            workload::reader(load.clone(), 1),
-            workload::member(load.clone(), "readers".to_owned(), 1),
-        );
-        Ok(())
-    });
+    let clients = Clients::begin(&mut cluster);
     let left = Rc::new(RefCell::new(Vec::new()));
     let told = Rc::clone(&left);
     cluster.client("watcher", move |env| async move {
@@ -204,7 +175,7 @@ fn run(seed: u64) {
         if what.starts_with("power") {
             unplugged.extend(&names);
         }
-        note_fault(&history, &cluster, &names.join(","), what);
+        clients.note_fault(&cluster, &names.join(","), what);
         let least = if fault == 0 { 4_000 } else { 50 };
         cluster.run_for(Duration::from_millis(rng.between(least, 6_000)));
         if rng.percent(70) {
@@ -213,28 +184,13 @@ fn run(seed: u64) {
         }
     }
     heal(&mut cluster, &mut unplugged);
-    let done = |history: &History| {
-        let events = history.events();
-        let of = |is: fn(&Action) -> bool| {
-            let all = events.iter().filter(|event| event.phase == Phase::Ok);
-            all.filter(|event| is(&event.action)).count()
-        };
-        let sends = of(|action| matches!(action, Action::Send { .. }));
-        (sends, of(|action| matches!(action, Action::Commit { .. })))
-    };
-    let (sends, commits) = done(&history);
-    let (healed, mut goes_on) = (cluster.elapsed(), false);
-    while !goes_on && cluster.elapsed() < healed + PATIENCE {
-        cluster.run_for(Duration::from_millis(500));
-        let (sends_now, commits_now) = done(&history);
-        goes_on = sends_now > sends + 100 && commits_now > commits;
-    }
-    assert!(goes_on, "the healed cluster stands still");
-    stop.store(true, Ordering::Relaxed);
+    assert!(clients.go_on(&mut cluster), "the healed cluster stands still");
+    clients.ask_to_end();
     assert!(cluster.run_clients(PATIENCE * 2), "clients do not end");
 
     let elections = Rc::new(RefCell::new(0));
     let told = Rc::clone(&elections);
+    let to_scan = clients.clone();
     cluster.client("scanner", move |env| async move {
         for name in NODES {
             loop {
@@ -249,8 +205,7 @@ fn run(seed: u64) {
                 sleep(Duration::from_millis(200)).await;
             }
         }
-        let load = workload::Load { stop: Arc::default(), ..load(env) };
-        workload::scan(&load, "all", PATIENCE).await
+        to_scan.scan(env).await
     });
     assert!(cluster.run_clients(PATIENCE * 2), "not every replica comes in sync again");
     // What is appended to groups last is fetched and synced.
@@ -277,7 +232,7 @@ fn run(seed: u64) {
         }
     }
     let demands = Demands { sends_ok_min: 200, reads_min: 400, faults_min: FAULTS };
-    let report = Checker::check(history.events(), demands);
+    let report = Checker::check(clients.history.events(), demands);
     let elections = *elections.borrow();
     println!(
         "seed {seed}, {:?} of virtual time, {elections} elections: {report}",
@@ -291,4 +246,80 @@ fn run(seed: u64) {
 fn three_replicas_lose_nothing_and_become_the_same_again() {
     const NAME: &str = "three_replicas_lose_nothing_and_become_the_same_again";
     seeds::for_each(3, "replication", NAME, run);
+}
+
+/// Waits until `is_so` of the partitions, as each of `names` tells of them.
+fn wait_for(
+    cluster: &mut Cluster,
+    names: &'static [&'static str],
+    what: &str,
+    is_so: impl Fn(&[MetadataResponsePartition]) -> bool + 'static,
+) {
+    let last = Rc::new(RefCell::new(Vec::new()));
+    let told = Rc::clone(&last);
+    let found = Rc::new(Cell::new(false));
+    let is_found = Rc::clone(&found);
+    cluster.client(what, move |env| async move {
+        for name in names {
+            loop {
+                let all = partitions(&env, name).await.unwrap_or_default();
+                if !all.is_empty() && is_so(&all) {
+                    break;
+                }
+                *told.borrow_mut() = all;
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+        is_found.set(true);
+        Ok(())
+    });
+    assert!(cluster.run_until(PATIENCE, |_| found.get()), "{what}: {:?}", last.borrow());
+}
+
+/// Its broker lives on with its other directory: what it leads in the first goes to others, and
+/// comes back when the disk was replaced and the broker started again.
+#[test]
+fn a_log_directory_that_fails_hands_over_what_it_leads() {
+    let dirs = "log.dirs=/first,/second\nmetadata.log.dir=/metadata";
+    let mut cluster = cluster_with(8, dirs);
+    let clients = Clients::begin(&mut cluster);
+    let whole = |all: &[MetadataResponsePartition]| {
+        all.iter().all(|one| one.error_code == 0 && one.isr_nodes.len() == NODES.len())
+    };
+    wait_for(&mut cluster, &NODES, "all are in sync", whole);
+    assert!(clients.go_on(&mut cluster));
+    let led = |one: &MetadataResponsePartition| one.leader_id.0 == 1;
+    wait_for(&mut cluster, &NODES, "the first leads", move |all| all.iter().any(led));
+
+    cluster.disk(NODES[0]).inject(Fault::FailChange, "/first/", 0, u64::MAX);
+    clients.note_fault(&cluster, NODES[0], "failed directory");
+    wait_for(&mut cluster, &NODES, "others lead", |all| {
+        let first = m::BrokerId(1);
+        let is_led = all.iter().all(|one| one.error_code == 0);
+        let (offline, other): (Vec<_>, Vec<_>) =
+            all.iter().partition(|one| one.offline_replicas.contains(&first));
+        let is_out = |one: &&MetadataResponsePartition| {
+            one.leader_id != first && !one.isr_nodes.contains(&first)
+        };
+        // Those in the other directory stay in sync.
+        let stays = other.iter().any(|one| one.isr_nodes.contains(&first));
+        is_led && stays && !offline.is_empty() && offline.iter().all(is_out)
+    });
+    assert!(cluster.is_running(NODES[0]));
+    assert!(clients.go_on(&mut cluster), "writes wait for the directory that failed");
+
+    cluster.kill(NODES[0]);
+    cluster.disk(NODES[0]).heal();
+    cluster.restart(NODES[0]);
+    wait_for(&mut cluster, &NODES, "all are in sync again", move |all| {
+        whole(all) && all.iter().all(|one| one.offline_replicas.is_empty())
+    });
+    clients.ask_to_end();
+    assert!(cluster.run_clients(PATIENCE * 2), "clients do not end");
+    let to_scan = clients.clone();
+    cluster.client("scanner", move |env| to_scan.scan(env));
+    assert!(cluster.run_clients(PATIENCE * 2));
+    let demands = Demands { sends_ok_min: 200, reads_min: 200, faults_min: 1 };
+    let report = Checker::check(clients.history.events(), demands);
+    assert!(report.is_clean(), "{report}");
 }

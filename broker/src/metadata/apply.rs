@@ -313,6 +313,7 @@ fn config_records(
 /// What is wrong with a partition's state; `None` when nothing is.
 fn inconsistency(state: &PartitionState) -> Option<&'static str> {
     let PartitionState { replicas, isr, elr, last_known_elr, leader, adding, removing, .. } = state;
+    let offline = &state.offline;
     let are_replicas = |ids: &[BrokerId]| ids.iter().all(|id| replicas.contains(id));
     if replicas.is_empty() {
         Some("there is no replica")
@@ -324,6 +325,8 @@ fn inconsistency(state: &PartitionState) -> Option<&'static str> {
         Some("the ELR has a broker that is not a replica, or that is in the ISR")
     } else if !are_replicas(adding) || !are_replicas(removing) {
         Some("a broker that is added or removed is not a replica")
+    } else if !are_replicas(offline) || offline.iter().any(|id| isr.contains(id)) {
+        Some("a broker whose log is out of use is not a replica, or is in the ISR")
     } else if leader.is_some_and(|leader| !isr.contains(&leader)) {
         Some("the leader is not in the ISR")
     } else {

@@ -264,8 +264,8 @@ impl Topic {
 
 /// Who has and who leads a partition.
 ///
-/// `isr ⊆ replicas`, `elr ⊆ replicas \ isr`, and `leader ∈ isr` when there is one. Made by the
-/// operations in [`crate::metadata::decide`] and checked by `apply`.
+/// `isr ⊆ replicas \ offline`, `elr ⊆ replicas \ isr`, `offline ⊆ replicas`, and `leader ∈ isr` when
+/// there is one. Made by the operations in [`crate::metadata::decide`] and checked by `apply`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionState {
     /// The brokers the partition is assigned to; the first is the preferred leader.
@@ -288,6 +288,10 @@ pub struct PartitionState {
     /// Replicas that go when all others are in sync.
     #[serde(default, skip_serializing_if = "is_none")]
     pub removing: Arc<[BrokerId]>,
+    /// Replicas whose log is out of use although their broker lives (KIP-858): until it says that
+    /// they are back they come into no ISR and lead nothing. One may be eligible.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub offline: Arc<[BrokerId]>,
     /// The leader; `None` while nobody who has every committed record is alive.
     pub leader: Option<BrokerId>,
     /// Goes up by one when the leader changes, or may have lost its tail, or when a replica is taken

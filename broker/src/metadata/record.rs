@@ -96,9 +96,12 @@ impl PartitionRecord {
     /// came later can go back to a version that does not know it.
     ///
     /// 0: replicas, ISR, leader and epochs. 1: ELR, last known ELR, election, and replicas that
-    /// move; the ISR may be empty.
+    /// move; the ISR may be empty. 2: replicas whose log is out of use.
     fn version(&self) -> u16 {
-        let PartitionState { isr, elr, last_known_elr, election, .. } = &self.state;
+        let PartitionState { isr, elr, last_known_elr, election, offline, .. } = &self.state;
+        if !offline.is_empty() {
+            return 2;
+        }
         let is_plain = !isr.is_empty()
             && elr.is_empty()
             && last_known_elr.is_empty()
@@ -183,7 +186,7 @@ kinds! {
     Broker "broker" 0,
     BrokerFence "brokerFence" 0,
     Topic "topic" 0,
-    Partition "partition" 1,
+    Partition "partition" 2,
     RemoveTopic "removeTopic" 0,
     Config "config" 0,
     GroupConfig "groupConfig" 0,

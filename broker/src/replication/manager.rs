@@ -131,6 +131,14 @@ impl ReplicaManager {
         }
     }
 
+    /// The partitions of whose logs the metadata says otherwise than they are, and whether each is
+    /// out of use. To be looked at often: a log directory fails with all that is in it.
+    pub(crate) fn unreported_logs(&self) -> Vec<(Key, bool)> {
+        let hosted = self.hosted.load();
+        let of_one = |partition: &Arc<Partition>| Some((partition.key(), partition.unreported()?));
+        hosted.values().filter_map(of_one).collect()
+    }
+
     /// Every partition led from here.
     #[must_use]
     pub fn leading(&self) -> Vec<Arc<Partition>> {
@@ -358,7 +366,8 @@ impl ReplicaManager {
 
     fn is_offline_because(&self, topic: &str, partition: &Partition, error: LogError) {
         let (key, text) = (partition.key(), with_causes(&error));
-        partition.open_failed();
+        partition.failed();
+        self.shared.outbox.logs.notify_one();
         let mut offline = lock(&self.offline);
         // Looked for under the lock: who forgets a topic takes it out of there first.
         if !self.hosted.load().contains_key(&key) {
@@ -500,7 +509,9 @@ impl DurabilityObserver for ReplicaManager {
 
     fn failed(&self, log: &Arc<Log>) {
         if let Some(partition) = self.partition_of(log) {
+            partition.look_at_log();
             partition.waiters.wake_all();
         }
+        self.shared.outbox.logs.notify_one();
     }
 }

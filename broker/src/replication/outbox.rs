@@ -51,6 +51,8 @@ pub(crate) struct Outbox {
     pub(crate) changes: Notify,
     /// Something is put off.
     pub(crate) waits: Notify,
+    /// A log is out of use.
+    pub(crate) logs: Notify,
     /// Committed records that were cut because the leader does not have them.
     lost: AtomicU64,
 }

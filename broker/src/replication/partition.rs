@@ -289,9 +289,22 @@ impl Partition {
         self.step(Event::Opened);
     }
 
-    /// Its log cannot be opened now.
-    pub(super) fn open_failed(&self) {
-        self.step(Event::OpenFailed);
+    /// Its log cannot be opened now, or went out of use.
+    pub(super) fn failed(&self) {
+        self.step(Event::Failed);
+    }
+
+    /// Its log may have gone out of use.
+    pub(super) fn look_at_log(&self) {
+        if self.log.get().is_some_and(|log| log.is_offline()) {
+            self.failed();
+        }
+    }
+
+    /// Whether its log is out of use, where the metadata says otherwise.
+    pub(super) fn unreported(&self) -> Option<bool> {
+        self.look_at_log();
+        self.role().unreported()
     }
 
     /// Its topic was deleted.

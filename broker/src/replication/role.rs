@@ -32,8 +32,8 @@ pub(crate) enum Event {
     Assigned(PartitionState, usize),
     /// Its log is open.
     Opened,
-    /// Its log cannot be opened or made now.
-    OpenFailed,
+    /// Its log cannot be opened or made now, or went out of use.
+    Failed,
     /// `min.insync.replicas` is that now, and the newest assignment is known.
     MinInsync(usize),
     /// The brokers that may be in sync are these now.
@@ -102,7 +102,7 @@ pub(crate) enum LogState {
     /// Being opened or made.
     Opening,
     Open,
-    /// Could not be opened or made; tried again.
+    /// Could not be opened or made, which is tried again; or went out of use until the next start.
     Failed,
     /// Its topic was deleted. Nothing follows.
     Gone,
@@ -218,6 +218,20 @@ impl Replica {
         if let Role::Follower(follower) = &self.role { Some(follower.epoch()) } else { None }
     }
 
+    /// Whether its log is out of use, where the metadata says otherwise. That it is out of use is to
+    /// be told only where another broker could lead.
+    pub(crate) fn unreported(&self) -> Option<bool> {
+        let is_offline = match self.log {
+            LogState::Open => false,
+            LogState::Failed => true,
+            LogState::Opening | LogState::Gone => return None,
+        };
+        let PartitionState { replicas, offline, .. } = &self.assigned;
+        let is_told = offline.contains(&self.me) == is_offline;
+        let may_tell = !is_offline || replicas.len() > 1;
+        (!is_told && may_tell).then_some(is_offline)
+    }
+
     /// Whether this broker leads and others have the partition too.
     pub(crate) fn is_replicated(&self) -> bool {
         self.leader().is_some() && self.assigned.replicas.len() > 1
@@ -286,9 +300,13 @@ impl Replica {
                 self.log = LogState::Open;
                 self.take_role(log, now_ms)
             }
-            Event::OpenFailed => {
+            Event::Failed => {
                 self.log = LogState::Failed;
-                Vec::new()
+                let mut effects: Vec<_> = self.unfollow().into_iter().collect();
+                if !matches!(std::mem::replace(&mut self.role, Role::Offline), Role::Offline) {
+                    effects.push(Effect::WakeAll);
+                }
+                effects
             }
             Event::MinInsync(min_insync) => {
                 self.min_insync = min_insync;
@@ -488,7 +506,7 @@ mod tests {
                     log = Some(own);
                     Event::Opened
                 }
-                "open-failed" => Event::OpenFailed,
+                "failed" => Event::Failed,
                 "counts" => {
                     let replica: &mut Replica = replica.as_mut().unwrap();
                     let (own, end) = (log.as_mut().unwrap(), line.number("end"));
@@ -517,6 +535,11 @@ mod tests {
                     Event::MinInsync(min)
                 }
                 "gone" => Event::Gone,
+                "unreported" => {
+                    let replica: &Replica = replica.as_ref().unwrap();
+                    let word = |is_offline| if is_offline { "offline" } else { "back" };
+                    return replica.unreported().map(|is| word(is).to_owned()).into_iter().collect();
+                }
                 "commit" => {
                     let replica: &Replica = replica.as_ref().unwrap();
                     let commit = replica.commit(line.number("epoch"), line.number("end"));
@@ -562,6 +585,7 @@ mod tests {
             leader: line.ids("leader").first().copied(),
             leader_epoch: line.number("epoch"),
             partition_epoch: line.number("version"),
+            offline: line.find("offline").map_or(Vec::new(), |_| line.ids("offline")).into(),
             adding: line.find("adding").map_or(Vec::new(), |_| line.ids("adding")).into(),
             ..PartitionState::default()
         }
@@ -741,12 +765,46 @@ mod tests {
         tell(
             "
             > assigned leader=1 epoch=0 version=0 replicas=1 isr=1
-            > open-failed
+            > failed
             > append acks=1
               Offline
             > opened end=3 hw=0
               begin epoch 0
               high watermark 3
+            ",
+        );
+    }
+
+    /// Its log directory fails; what waits is told, and another may lead.
+    #[test]
+    fn a_log_that_goes_out_of_use_ends_every_role() {
+        tell(
+            "
+            > assigned leader=1 epoch=0 version=0 replicas=1,2 isr=1,2 min=1
+            > opened end=3 hw=3
+              begin epoch 0
+            > unreported
+            > failed
+              wake all
+            > append acks=1
+              Offline
+            > commit epoch=0 end=4
+              Offline
+            > unreported
+              offline
+            > assigned leader=2 epoch=1 version=1 replicas=1,2 isr=2 offline=1
+            > unreported
+            > opened end=3 hw=3
+              begin epoch 1
+              fetch from broker 2 in epoch 1: at 3 after epoch 0, counts 3
+            > unreported
+              back
+            > failed
+              unfollow
+              wake all
+            # Nobody else could lead.
+            > assigned leader=1 epoch=2 version=2 replicas=1 isr=1
+            > unreported
             ",
         );
     }

@@ -2,7 +2,10 @@
 #![allow(dead_code, reason = "not every test program uses all of it")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kafka_protocol::messages as m;
@@ -11,7 +14,9 @@ use letterbox_broker::config::Config;
 use letterbox_broker::node::Node;
 use letterbox_env::{BoxStream, Env};
 use letterbox_protocol::{Request, Response, decode_response, encode_request};
-use letterbox_sim::cluster::{Exit, Process};
+use letterbox_sim::cluster::{Cluster, Exit, Process};
+use letterbox_sim::history::{Action, Event, History, Phase};
+use letterbox_sim::workload;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 
@@ -54,18 +59,103 @@ pub(crate) fn node_with(
     let text = format!(
         "process.roles=broker,controller\nnode.id={id}\ncontroller.quorum.voters={}\n\
          controller.listener.names=CONTROLLER\nlisteners=PLAINTEXT://:9092,CONTROLLER://:9093\n\
-         advertised.listeners=PLAINTEXT://{}:9092\nlog.dirs={DATA}\nadmin.listener=none\n\
+         advertised.listeners=PLAINTEXT://{}:9092\n{}admin.listener=none\n\
          unstable.several.nodes.enable=true\nbroker.session.timeout.ms=3000\n\
          broker.heartbeat.interval.ms=500\ngroup.initial.rebalance.delay.ms=0\n\
          offsets.topic.num.partitions=3\n{more}\n",
         voters.join(","),
         NODES[id - 1],
+        if more.contains("log.dirs=") { String::new() } else { format!("log.dirs={DATA}\n") },
     );
     move |process| Box::pin(run(process, text.clone()))
 }
 
 /// How long a cluster may take for anything that nothing is in the way of.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The topic of [`Clients`], and how many partitions it has.
+pub(crate) const TOPIC: &str = "orders";
+pub(crate) const PARTITIONS: i32 = 3;
+
+/// Two producers, a reader and a member of a group, over all [`NODES`], and what they have seen.
+#[derive(Clone, Default)]
+pub(crate) struct Clients {
+    pub(crate) history: History,
+    stop: Arc<AtomicBool>,
+}
+
+impl Clients {
+    /// They make their topic first.
+    pub(crate) fn begin(cluster: &mut Cluster) -> Self {
+        let this = Self::default();
+        let clients = this.clone();
+        cluster.client("clients", move |env| async move {
+            let load = clients.load(env);
+            load.create_topic(BTreeMap::new()).await?;
+            tokio::join!(
+                workload::producer(load.clone(), 1),
+                workload::producer(load.clone(), 2),
+                workload::reader(load.clone(), 1),
+                workload::member(load.clone(), "readers".to_owned(), 1),
+            );
+            Ok(())
+        });
+        this
+    }
+
+    fn load(&self, env: Env) -> workload::Load {
+        workload::Load {
+            env,
+            bootstrap: NODES.map(|name| format!("{name}:9092")).to_vec(),
+            topic: TOPIC.to_owned(),
+            partitions: PARTITIONS,
+            history: self.history.clone(),
+            stop: Arc::clone(&self.stop),
+        }
+    }
+
+    pub(crate) fn ask_to_end(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Reads all that is there, after they have ended.
+    pub(crate) async fn scan(self, env: Env) -> Result<(), String> {
+        let load = workload::Load { stop: Arc::default(), ..self.load(env) };
+        workload::scan(&load, "all", PATIENCE).await
+    }
+
+    /// Sends that were acknowledged, and offsets that were committed.
+    pub(crate) fn done(&self) -> (usize, usize) {
+        let events = self.history.events();
+        let of = |is: fn(&Action) -> bool| {
+            let all = events.iter().filter(|event| event.phase == Phase::Ok);
+            all.filter(|event| is(&event.action)).count()
+        };
+        let sends = of(|action| matches!(action, Action::Send { .. }));
+        (sends, of(|action| matches!(action, Action::Commit { .. })))
+    }
+
+    /// Whether they go on within a while.
+    pub(crate) fn go_on(&self, cluster: &mut Cluster) -> bool {
+        let ((sends, commits), from) = (self.done(), cluster.elapsed());
+        while cluster.elapsed() < from + PATIENCE {
+            cluster.run_for(Duration::from_millis(500));
+            let (sends_now, commits_now) = self.done();
+            if sends_now > sends + 100 && commits_now > commits {
+                return true;
+            }
+        }
+        false
+    }
+
+    pub(crate) fn note_fault(&self, cluster: &Cluster, target: &str, what: &str) {
+        let time_ns = u64::try_from(cluster.elapsed().as_nanos()).unwrap();
+        let op = self.history.events().len() as u64;
+        let action = Action::Fault { what: what.to_owned(), target: target.to_owned() };
+        let (process, phase) = ("nemesis".to_owned(), Phase::Ok);
+        self.history.push(Event { process, op, phase, time_ns, action, error: None });
+    }
+}
 
 /// A connection to a node that serves.
 pub(crate) async fn connect(env: &Env, name: &str) -> BoxStream {

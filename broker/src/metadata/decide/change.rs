@@ -6,7 +6,7 @@
 //! long as it stays too small: the ELR (KIP-966). A leader is taken from the ISR, or from the ELR
 //! when the ISR is empty; from elsewhere only as [`Election`] says, and then the state tells.
 //!
-//! Invariants of every state made here: `leader ∈ isr ⊆ replicas`; the ISR is empty only without a
+//! Invariants of every state made here: `leader ∈ isr ⊆ replicas \ offline`; the ISR is empty only without a
 //! leader; ISR, ELR and last known ELR are never all empty; the partition epoch goes up with every
 //! change, and the leader epoch whenever the leader changes, may have lost its tail, or a replica
 //! is taken away (which is when Apache Kafka raises it).
@@ -31,6 +31,7 @@ pub(super) struct Change<'a> {
     replicas: Vec<BrokerId>,
     adding: Vec<BrokerId>,
     removing: Vec<BrokerId>,
+    offline: Vec<BrokerId>,
     isr: Vec<BrokerId>,
     /// The first of the assignment shall lead, if it may.
     prefers_the_first: bool,
@@ -56,6 +57,7 @@ impl<'a> Change<'a> {
             replicas: before.replicas.to_vec(),
             adding: before.adding.to_vec(),
             removing: before.removing.to_vec(),
+            offline: before.offline.to_vec(),
             isr: before.isr.to_vec(),
             prefers_the_first: false,
             lost: None,
@@ -72,6 +74,16 @@ impl<'a> Change<'a> {
     /// A replica does not take part any more: it leaves the ISR, and does not lead.
     pub(super) fn without(mut self, id: BrokerId) -> Self {
         self.isr.retain(|member| *member != id);
+        self
+    }
+
+    /// The log of a replica is out of use, or in use again.
+    pub(super) fn with_log(mut self, id: BrokerId, is_offline: bool) -> Self {
+        self.offline.retain(|known| *known != id);
+        if is_offline {
+            self.offline.push(id);
+            return self.without(id);
+        }
         self
     }
 
@@ -132,6 +144,8 @@ impl<'a> Change<'a> {
         let elr = if election.is_clean() { self.eligible() } else { Vec::new() };
         let last_known = if self.isr.is_empty() { self.last_known() } else { None };
         let leader = self.leader();
+        let is_offline = |id: &BrokerId| self.offline.contains(id);
+        let offline = self.replicas.iter().copied().filter(is_offline).collect();
         let is_new_epoch = leader != before.leader
             || self.renewed
             || !election.is_clean()
@@ -143,6 +157,7 @@ impl<'a> Change<'a> {
             last_known_elr: kept(&before.last_known_elr, last_known.into_iter().collect()),
             adding: kept(&before.adding, self.adding),
             removing: kept(&before.removing, self.removing),
+            offline: kept(&before.offline, offline),
             leader,
             ..before.clone()
         };
@@ -159,14 +174,14 @@ impl<'a> Change<'a> {
 
     /// Where nobody in sync is live, somebody else makes the ISR, if anybody may; how.
     fn bring_back(&mut self) -> Election {
-        if self.isr.iter().any(|id| self.image.is_live(*id)) {
+        if self.isr.iter().any(|id| self.may_lead(*id)) {
             return Election::Clean;
         }
         let elr = self.eligible();
         let of_elr = self.first_of(if self.isr.is_empty() { &elr } else { &[] });
         let last = || {
             let is_none = self.isr.is_empty() && elr.is_empty();
-            self.last_known().filter(|last| is_none && self.image.is_live(*last))
+            self.last_known().filter(|last| is_none && self.may_lead(*last))
         };
         let any = || self.first_of(if self.may_be_unclean { &self.replicas } else { &[] });
         let found = of_elr
@@ -209,8 +224,13 @@ impl<'a> Change<'a> {
     /// The first live one of these in the order of the assignment. Who is about to stop comes last.
     fn first_of(&self, among: &[BrokerId]) -> Option<BrokerId> {
         let all = || self.replicas.iter().copied().filter(|id| among.contains(id));
-        let serving = all().find(|id| self.image.is_serving(*id));
-        serving.or_else(|| all().find(|id| self.image.is_live(*id)))
+        let serving = all().find(|id| self.may_lead(*id) && self.image.is_serving(*id));
+        serving.or_else(|| all().find(|id| self.may_lead(*id)))
+    }
+
+    /// Whether it is there with its log.
+    fn may_lead(&self, id: BrokerId) -> bool {
+        self.image.is_live(id) && !self.offline.contains(&id)
     }
 
     /// Who leads, of the ISR.
@@ -218,7 +238,7 @@ impl<'a> Change<'a> {
         let preferred = self.replicas.first().copied().filter(|id| {
             self.prefers_the_first && self.isr.contains(id) && self.image.is_serving(*id)
         });
-        let may_stay = |id: &BrokerId| self.isr.contains(id) && self.image.is_live(*id);
+        let may_stay = |id: &BrokerId| self.isr.contains(id) && self.may_lead(*id);
         let present = self.before.leader.filter(may_stay);
         preferred.or(present).or_else(|| self.first_of(&self.isr))
     }

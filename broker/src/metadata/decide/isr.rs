@@ -108,7 +108,8 @@ fn check(
             return invalid("the ISR has a broker that is not a replica");
         }
         let is_that_start = image.brokers.get(id).is_some_and(|known| known.epoch == *epoch);
-        if !is_that_start || !present.isr.contains(id) && !image.is_serving(*id) {
+        let may_join = image.is_serving(*id) && !present.offline.contains(id);
+        if !is_that_start || !present.isr.contains(id) && !may_join {
             return Err(ErrorCode::IneligibleReplica.into());
         }
     }

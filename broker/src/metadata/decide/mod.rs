@@ -12,6 +12,7 @@ mod configs;
 mod elect;
 mod isr;
 pub mod liveness;
+mod logs;
 mod names;
 mod operation;
 mod partitions;
@@ -31,6 +32,7 @@ pub use configs::{AlterConfigs, ConfigOp, ConfigRules, ConfigScope, ResourceAlte
 pub use elect::{BalanceLeaders, ElectLeaders, WantedLeader};
 pub use isr::{AlterIsr, IsrChange, IsrMember};
 pub use letterbox_protocol::topics::{METADATA_TOPIC, is_internal_topic};
+pub use logs::{LogReport, ReportLogs};
 pub use names::validate_topic_name;
 pub use operation::{Answer, DecodeError, Kind, Operation, Outcome};
 pub use partitions::{CreatePartitions, TopicGrowth};

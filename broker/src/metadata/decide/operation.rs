@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     AllocateProducerIds, AlterConfigs, AlterIsr, AlterReassignments, BalanceLeaders, Context,
     CreatePartitions, CreateTopics, Decide, Decision, DeleteTopics, ElectLeaders, FenceBroker,
-    RegisterBroker, SetClusterId, StopBroker,
+    RegisterBroker, ReportLogs, SetClusterId, StopBroker,
 };
 use crate::metadata::MetadataImage;
 pub use crate::metadata::envelope::DecodeError;
@@ -105,6 +105,8 @@ operations! {
     AlterReassignments "alterReassignments" 0,
     /// Changes ISRs on their leader's word.
     AlterIsr "alterIsr" 0,
+    /// Takes note of logs that are out of use on a broker that lives.
+    ReportLogs "reportLogs" 0,
     /// Hands out a block of producer ids.
     AllocateProducerIds "allocateProducerIds" 0,
     /// Gives a new cluster its id.

@@ -5,6 +5,7 @@
 //! - `reporting`: up to where followers count, over a connection of its own, because a fetch that
 //!   is parked at its leader blocks the one it came on.
 //! - `isr`: the ISRs that leaders ask for, all in one operation, one under way.
+//! - `logs`: which logs are out of use, for the controller.
 //! - `local`: logs that are cut, and what time brings.
 //! - `peer`: a connection to another broker.
 //!
@@ -15,6 +16,7 @@
 mod fetching;
 mod isr;
 mod local;
+mod logs;
 mod peer;
 mod reporting;
 
@@ -66,6 +68,7 @@ pub(super) fn begin(
     let shared = Arc::new(Shared { env, config, replicas, controller, me });
     stage.run(|stop| ask_leaders(shared.clone(), stop));
     stage.run(|stop| isr::ask(shared.clone(), stop));
+    stage.run(|stop| logs::tell(shared.clone(), stop));
     stage.run(|stop| local::change_logs(shared.clone(), stop));
     stage.run(|stop| local::wait(shared.clone(), stop));
     stage.run(|stop| local::look_at_lags(shared, stop));

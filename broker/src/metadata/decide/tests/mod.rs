@@ -136,6 +136,8 @@ fn is_in(ids: &[BrokerId], id: &BrokerId) -> bool {
 
 fn check_state(image: &MetadataImage, state: &PartitionState) {
     let PartitionState { replicas, isr, elr, last_known_elr, leader, adding, removing, .. } = state;
+    let offline = &state.offline;
+    assert!(offline.iter().all(|id| is_in(replicas, id) && !isr.contains(id)), "{state:?}");
     assert!(adding.iter().all(|id| is_in(replicas, id) && !removing.contains(id)), "{state:?}");
     assert!(removing.iter().all(|id| is_in(replicas, id)), "{state:?}");
     let target = || replicas.iter().filter(|id| !removing.contains(id));
@@ -148,7 +150,10 @@ fn check_state(image: &MetadataImage, state: &PartitionState) {
     let may_lead = if isr.is_empty() { elr } else { isr };
     match leader {
         Some(leader) => assert!(isr.contains(leader) && image.is_live(*leader), "{state:?}"),
-        None => assert!(!may_lead.iter().any(|id| image.is_live(*id)), "{state:?}"),
+        None => {
+            let is_there = |id: &BrokerId| image.is_live(*id) && !offline.contains(id);
+            assert!(!may_lead.iter().any(is_there), "{state:?}");
+        }
     }
     assert!(!isr.is_empty() || leader.is_none() && last_known_elr.len() == 1, "{state:?}");
     assert!(last_known_elr.is_empty() || isr.is_empty(), "{state:?}");
@@ -468,6 +473,7 @@ enum Step {
     Register(i32, bool),
     Isr(u8, u8),
     Stop(i32, u8),
+    Log(i32, u8, bool),
     Elect(bool),
     Balance(u8),
     Move(u8, u8, Option<Vec<i32>>),
@@ -483,6 +489,7 @@ fn step() -> impl Strategy<Value = Step> {
         (0..6i32, any::<bool>()).prop_map(|(id, clean)| Step::Register(id, clean)),
         (0..6u8, any::<u8>()).prop_map(|(n, mask)| Step::Isr(n, mask)),
         (0..6i32, 0..4u8).prop_map(|(id, max)| Step::Stop(id, max)),
+        (0..6i32, 0..6u8, any::<bool>()).prop_map(|(id, n, is)| Step::Log(id, n, is)),
         any::<bool>().prop_map(Step::Elect),
         (0..4u8).prop_map(Step::Balance),
         (0..6u8, 0..3u8, prop::option::of(prop::collection::vec(0..6i32, 0..4)))
@@ -523,6 +530,7 @@ proptest! {
                         prop_assert!(!world.image.is_serving(id));
                     }
                 }
+                Step::Log(id, n, is_offline) => report_logs(&mut world, BrokerId(id), n, is_offline),
                 Step::Elect(unclean) => {
                     let kinds = [WantedLeader::Preferred, WantedLeader::Unclean];
                     let wanted = kinds[usize::from(unclean)];
@@ -552,6 +560,13 @@ proptest! {
             }
         }
     }
+}
+
+fn report_logs(world: &mut World, broker: BrokerId, n: u8, is_offline: bool) {
+    let Some(topic) = world.image.topic(&format!("t{n}")) else { return };
+    let logs = (0..3).map(|partition| LogReport { topic_id: topic.id, partition, is_offline });
+    let broker_epoch = world.image.brokers.get(&broker).map_or(0, |known| known.epoch);
+    let _ = world.run(&ReportLogs { broker, broker_epoch, logs: logs.collect() });
 }
 
 /// Nobody who is in sync goes by it unless enough stay.

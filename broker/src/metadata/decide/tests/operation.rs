@@ -161,6 +161,17 @@ fn operation() -> impl Strategy<Value = Operation> {
         (vec(move_to, 0..3), any::<bool>()).prop_map(|(partitions, change)| {
             AlterReassignments { partitions, may_change_replication_factor: change }.into()
         }),
+        (broker(), any::<i64>(), vec((uuid(), any::<i32>(), any::<bool>()), 0..3)).prop_map(
+            |(broker, broker_epoch, logs)| {
+                let of_one = |(topic_id, partition, is_offline)| LogReport {
+                    topic_id,
+                    partition,
+                    is_offline,
+                };
+                let logs = logs.into_iter().map(of_one).collect();
+                ReportLogs { broker, broker_epoch, logs }.into()
+            }
+        ),
         name().prop_map(|cluster_id| SetClusterId { cluster_id }.into()),
     ]
 }
@@ -201,6 +212,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         any::<usize>().prop_map(Outcome::BalanceLeaders),
         vec(item(Just(())), 0..3).prop_map(Outcome::AlterReassignments),
         item(Just(())).prop_map(Outcome::SetClusterId),
+        item(Just(())).prop_map(Outcome::ReportLogs),
     ]
 }
 

@@ -33,6 +33,7 @@ fn told(state: &PartitionState) -> String {
         ("of", &moves),
         ("adding", &state.adding),
         ("removing", &state.removing),
+        ("offline", &state.offline),
     ] {
         if !ids.is_empty() {
             text.push_str(&format!(" {name} {}", list(ids)));
@@ -104,6 +105,13 @@ impl One {
         self.0.run(&AlterConfigs { resources, validate_only: false }).remove(0).1.unwrap();
     }
 
+    fn log(&mut self, id: BrokerId, is_offline: bool) {
+        let topic_id = self.0.image.topic("t").unwrap().id;
+        let logs = vec![LogReport { topic_id, partition: 0, is_offline }];
+        let broker_epoch = self.epoch(id);
+        self.0.run(&ReportLogs { broker: id, broker_epoch, logs }).unwrap();
+    }
+
     fn stop(&mut self, id: BrokerId) -> usize {
         let epoch = self.epoch(id);
         self.0.run(&StopBroker { id, epoch, partitions_max: 10 }).unwrap()
@@ -127,7 +135,8 @@ impl One {
         match line.word() {
             "fence" => self.fence(one(), true),
             "unfence" => self.fence(one(), false),
-            "isr" => self.alter(&line.ids("is")).unwrap(),
+            "isr" => return self.alter(&line.ids("is")).err(),
+            "log" => self.log(one(), line.text("is") == "offline"),
             "start" => self.start(one(), line.text("clean") == "yes", 1),
             "set" => {
                 let resource = match line.text("on") {
@@ -220,6 +229,72 @@ fn the_last_of_the_isr_waits_for_itself() {
         # Another epoch begins with everything that is committed.
         > fence broker=1
         epoch 3 3 leads isr 3
+        ",
+    );
+}
+
+/// Its broker lives: a log directory has failed.
+#[test]
+fn who_has_its_log_out_of_use_leads_nothing_until_it_is_back() {
+    tell(
+        "
+        > create with=min.insync.replicas:2
+        epoch 0 1 leads isr 1,2,3
+        > log broker=1 is=offline
+        epoch 1 2 leads isr 2,3 offline 1
+        > log broker=1 is=offline
+        epoch 1 2 leads isr 2,3 offline 1
+        # A word of the leader that was on its way.
+        > isr is=1,2,3
+        IneligibleReplica
+        # Its broker started again, and has not said what its disk is like now.
+        > start broker=1 clean=yes
+        epoch 1 2 leads isr 2,3 offline 1
+        > fence broker=3
+        epoch 1 2 leads isr 2 elr 3 offline 1
+        > elect wanted=preferred
+        PreferredLeaderNotAvailable
+        > log broker=2 is=offline
+        epoch 2 nobody leads elr 2,3 last-known 2 offline 1,2
+        # It has missed what was committed with 2 and 3.
+        > log broker=1 is=online
+        epoch 2 nobody leads elr 2,3 last-known 2 offline 2
+        > log broker=2 is=online
+        epoch 3 2 leads isr 2 elr 3
+        > isr is=1,2
+        epoch 3 2 leads isr 1,2
+        ",
+    );
+}
+
+/// Neither by an election that may lose records, nor after it has lost its own.
+#[test]
+fn nobody_is_elected_whose_log_is_out_of_use() {
+    tell(
+        "
+        > create with=min.insync.replicas:1,unclean.leader.election.enable:true
+        epoch 0 1 leads isr 1,2,3
+        > isr is=1
+        epoch 0 1 leads isr 1
+        > log broker=2 is=offline
+        epoch 0 1 leads isr 1 offline 2
+        > fence broker=1
+        epoch 1 3 leads (Unclean) isr 3 offline 2
+        > fence broker=3
+        epoch 2 nobody leads elr 3 last-known 3 offline 2
+        > log broker=2 is=online
+        epoch 3 2 leads (Unclean) isr 2
+        > create with=min.insync.replicas:1
+        epoch 0 1 leads isr 1,2,3
+        > isr is=1
+        epoch 0 1 leads isr 1
+        > log broker=1 is=offline
+        epoch 1 nobody leads elr 1 last-known 1 offline 1
+        # The power of its machine was cut, and its log is still out of use.
+        > start broker=1 clean=no
+        epoch 1 nobody leads last-known 1 offline 1
+        > log broker=1 is=online
+        epoch 2 1 leads (LastKnown) isr 1
         ",
     );
 }
@@ -550,6 +625,8 @@ struct Model {
     logs: BTreeMap<BrokerId, Vec<u32>>,
     synced: BTreeMap<BrokerId, usize>,
     up: BTreeSet<BrokerId>,
+    /// Whose log is out of use.
+    offline: BTreeSet<BrokerId>,
     committed: Vec<u32>,
     next: u32,
     /// The leader epoch whose leader was looked at.
@@ -579,6 +656,7 @@ impl Model {
             logs: IDS.map(|id| (id, Vec::new())).into(),
             synced: IDS.map(|id| (id, 0)).into(),
             up: IDS.into(),
+            offline: BTreeSet::new(),
             committed: Vec::new(),
             next: 0,
             looked_at: 0,
@@ -619,7 +697,7 @@ impl Model {
 
     fn step(&mut self, (what, whom, more): (u8, u8, u8)) {
         let id = IDS[usize::from(whom) % 5];
-        match what % 18 {
+        match what % 20 {
             0..=2 => self.produce(),
             3 | 4 => self.fetch(id),
             5 => drop(self.synced.insert(id, self.logs[&id].len())),
@@ -639,6 +717,8 @@ impl Model {
                 drop(self.one.move_to(Some(target.take(usize::from(more) % 4).collect())));
             }
             17 => drop(self.one.move_to(None)),
+            18 if self.up.contains(&id) && self.offline.insert(id) => self.one.log(id, true),
+            19 if self.up.contains(&id) && self.offline.remove(&id) => self.one.log(id, false),
             _ => {}
         }
         let replicas = self.one.state().replicas;
@@ -658,7 +738,8 @@ impl Model {
 
     fn fetch(&mut self, id: BrokerId) {
         let Some(leader) = self.leader().filter(|leader| *leader != id) else { return };
-        if !self.up.contains(&id) || !self.one.state().replicas.contains(&id) {
+        let is_there = self.up.contains(&id) && !self.offline.contains(&id);
+        if !is_there || !self.one.state().replicas.contains(&id) {
             return;
         }
         let newest = self.logs[&leader].clone();
@@ -684,13 +765,14 @@ impl Model {
     /// The leader drops whom it likes from the ISR, and adds who has what is committed.
     fn alter(&mut self, mask: u8) {
         let Some(leader) = self.leader() else { return };
-        let PartitionState { isr: old, replicas, .. } = self.one.state();
+        let PartitionState { isr: old, replicas, offline, .. } = self.one.state();
         let may_stay = |id: &BrokerId| {
             *id == leader
                 || mask & (1 << id.0) != 0
                     && (old.contains(id)
                         || self.one.0.image.is_serving(*id)
                             && replicas.contains(id)
+                            && !offline.contains(id)
                             && self.counts(*id, leader) >= self.committed.len())
         };
         let isr: Vec<_> = IDS.into_iter().filter(may_stay).collect();

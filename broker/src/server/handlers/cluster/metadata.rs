@@ -202,6 +202,7 @@ pub(crate) fn told(
 ) -> Told {
     let is_offline = |id: &BrokerId| {
         !image.is_live(*id)
+            || partition.offline.contains(id)
             || *id == services.config.node_id && services.replicas.is_offline(&topic.id, index)
     };
     let ids = |ids: &[BrokerId]| ids.iter().map(|id| m::BrokerId(id.0)).collect();

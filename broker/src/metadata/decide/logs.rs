@@ -1,0 +1,67 @@
+//! Logs that are out of use on a broker that lives (KIP-858).
+
+use letterbox_protocol::model::{BrokerId, TopicId};
+use serde::{Deserialize, Serialize};
+
+use super::brokers::registered;
+use super::change::Change;
+use super::{Context, Decide, Decision, Draft, ItemResult};
+use crate::metadata::record::PartitionRecord;
+use crate::metadata::{MetadataImage, MetadataRecord};
+
+/// A broker says which of its logs are out of use, because their log directory has failed say, and
+/// which are back. Somebody else leads then, if anybody has every committed record; who has and is
+/// out of use stays eligible (KIP-966).
+///
+/// Unlike with Kafka, the controller is told of partitions, not of directories: it need not know
+/// what lies where.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportLogs {
+    /// The broker.
+    pub broker: BrokerId,
+    /// Which start of it: what an earlier one says does nothing.
+    pub broker_epoch: i64,
+    /// Its logs.
+    pub logs: Vec<LogReport>,
+}
+
+/// The log of one replica.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogReport {
+    /// The topic.
+    pub topic_id: TopicId,
+    /// The partition.
+    pub partition: i32,
+    /// Whether it is out of use.
+    pub is_offline: bool,
+}
+
+impl Decide for ReportLogs {
+    type Outcome = ItemResult<()>;
+
+    fn decide(&self, image: &MetadataImage, context: &Context<'_>) -> Decision<Self::Outcome> {
+        let mut draft = Draft::new(image);
+        let outcome = self.take(&mut draft, context);
+        Decision { records: if outcome.is_ok() { draft.records } else { Vec::new() }, outcome }
+    }
+}
+
+impl ReportLogs {
+    fn take(&self, draft: &mut Draft, context: &Context<'_>) -> ItemResult<()> {
+        registered(&draft.image, self.broker, self.broker_epoch)?;
+        for LogReport { topic_id, partition, is_offline } in &self.logs {
+            let image = &draft.image;
+            let Some(topic) = image.topic_by_id(topic_id) else { continue };
+            // It may have been taken away meanwhile.
+            let state = topic.partition(*partition);
+            let Some(state) = state.filter(|state| state.replicas.contains(&self.broker)) else {
+                continue;
+            };
+            let change = Change::of(image, context.rules, topic, state);
+            let Some(next) = change.with_log(self.broker, *is_offline).build() else { continue };
+            let record = PartitionRecord::of(*topic_id, *partition, &next);
+            draft.add(vec![MetadataRecord::Partition(record)])?;
+        }
+        Ok(())
+    }
+}

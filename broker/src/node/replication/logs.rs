@@ -1,0 +1,67 @@
+//! Telling the controller which logs are out of use here, and which are back: somebody else leads
+//! meanwhile. The metadata is compared with what is, again and again, so nothing has to be
+//! remembered of what was told.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::Shared;
+use crate::metadata::decide::{LogReport, ReportLogs};
+use crate::replication::fetcher::Key;
+
+/// Partitions in one operation.
+const TOGETHER_MAX: usize = 1_000;
+/// How often it is looked at; at once when something fails that somebody waits for.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Goes on until `stop`.
+pub(super) async fn tell(shared: Arc<Shared>, stop: CancellationToken) {
+    loop {
+        let work = async {
+            for logs in shared.replicas.unreported_logs().chunks(TOGETHER_MAX) {
+                if !report(&shared, logs).await {
+                    break;
+                }
+            }
+            let failed = shared.replicas.outbox().logs.notified();
+            let _ = tokio::time::timeout(LOOK_EVERY, failed).await;
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = work => {}
+        }
+    }
+}
+
+/// Tells whether the controller has taken note.
+async fn report(shared: &Shared, logs: &[(Key, bool)]) -> bool {
+    let of_one = |((topic_id, partition), is_offline): &(Key, bool)| LogReport {
+        topic_id: *topic_id,
+        partition: *partition,
+        is_offline: *is_offline,
+    };
+    let operation = ReportLogs {
+        broker: shared.me.id,
+        broker_epoch: shared.me.epoch,
+        logs: logs.iter().map(of_one).collect(),
+    };
+    let offline = logs.iter().filter(|(_, is_offline)| *is_offline).count();
+    let back = logs.len() - offline;
+    let refusal = match shared.controller.run(operation).await {
+        Ok(done) => done.outcome.err().map(|error| error.to_string()),
+        Err(error) => Some(error.to_string()),
+    };
+    match refusal {
+        None => info!(offline, back, "the controller knows which replicas are out of use here"),
+        Some(why) => warn!(
+            offline,
+            back, why, "the controller does not take which replicas are out of use here; it is told \
+             again"
+        ),
+    }
+    refusal.is_none()
+}
