@@ -6,15 +6,15 @@
 use std::collections::BTreeMap;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use uuid::Uuid;
 
 use super::model::Offset;
 
 /// The tagged fields of a message, as the codec has them.
 pub type Tags = BTreeMap<i32, Bytes>;
 
-/// Of a request: the incarnation of the broker that asks, 16 bytes.
-const INCARNATION: i32 = 10_000;
+/// Of a request: the secret of the registration of the broker that asks, 16 bytes. (10,000 was its
+/// incarnation, which clients can learn.)
+const SECRET: i32 = 10_004;
 /// Of a request: it reports, and asks for nothing. Empty.
 const REPORTS: i32 = 10_001;
 /// Of a report: the fetch of the same broker that is parked is to be answered. Empty.
@@ -31,16 +31,16 @@ pub struct Standing {
     pub high_watermark: Offset,
 }
 
-/// Says which registration of a broker asks: known from the metadata log alone, so that no client
-/// passes for a replica.
-pub fn put_incarnation(tags: &mut Tags, incarnation: Uuid) {
-    tags.insert(INCARNATION, Bytes::copy_from_slice(incarnation.as_bytes()));
+/// Proves which registration of a broker asks: the secret stands in the metadata log alone, so that
+/// no client passes for a replica.
+pub fn put_secret(tags: &mut Tags, secret: &[u8; 16]) {
+    tags.insert(SECRET, Bytes::copy_from_slice(secret));
 }
 
-/// See [`put_incarnation`].
+/// Whether the request was given `secret` by [`put_secret`].
 #[must_use]
-pub fn incarnation(tags: &Tags) -> Option<Uuid> {
-    Uuid::from_slice(tags.get(&INCARNATION)?).ok()
+pub fn has_secret(tags: &Tags, secret: &[u8; 16]) -> bool {
+    tags.get(&SECRET).is_some_and(|said| said[..] == secret[..])
 }
 
 /// Says that the request reports how far partitions count, and asks for no records.
@@ -96,7 +96,7 @@ mod tests {
         put_standing(&mut partition.unknown_tagged_fields, standing);
         let topic = FetchTopic::default().with_partitions(vec![partition]);
         let mut request = FetchRequest::default().with_topics(vec![topic]);
-        put_incarnation(&mut request.unknown_tagged_fields, Uuid::from_u128(7));
+        put_secret(&mut request.unknown_tagged_fields, &[7; 16]);
         put_reports(&mut request.unknown_tagged_fields);
         put_hurries(&mut request.unknown_tagged_fields);
         let frame = encode_request(1, Some("c"), 17, &request.into()).unwrap().slice(4..);
@@ -104,8 +104,8 @@ mod tests {
         let body = frame.slice(header.body_offset..);
         let Ok(Request::Fetch(read)) = decode_checked_request(1, 17, body) else { unreachable!() };
         let tags = &read.unknown_tagged_fields;
-        assert_eq!((incarnation(tags), reports(tags)), (Some(Uuid::from_u128(7)), true));
-        assert!(hurries(tags));
+        assert!(has_secret(tags, &[7; 16]) && !has_secret(tags, &[8; 16]));
+        assert!(reports(tags) && hurries(tags));
         let partition = &read.topics[0].partitions[0];
         assert_eq!(self::standing(&partition.unknown_tagged_fields), Some(standing));
     }
@@ -114,7 +114,9 @@ mod tests {
     fn what_is_not_as_it_should_be_says_nothing() {
         let tags = Tags::from([(STANDING, Bytes::from_static(b"short"))]);
         assert_eq!(standing(&tags), None);
-        let tags = Tags::from([(INCARNATION, Bytes::from_static(b"short"))]);
-        assert_eq!((incarnation(&tags), reports(&tags), hurries(&tags)), (None, false, false));
+        for said in [&b""[..], &[7; 15], &[7; 17]] {
+            let tags = Tags::from([(SECRET, Bytes::from_static(said))]);
+            assert!(!has_secret(&tags, &[7; 16]) && !reports(&tags) && !hurries(&tags));
+        }
     }
 }

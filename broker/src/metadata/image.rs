@@ -1,8 +1,10 @@
 //! The immutable image of the cluster's metadata.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
+use letterbox_env::Random;
 use letterbox_protocol::model::{BrokerId, LeaderEpoch, ProducerId, TopicId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -186,6 +188,36 @@ pub struct BrokerRegistration {
     /// set for their topic, the broker or the cluster. 1 when a version without it wrote it.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub min_insync_replicas: usize,
+    /// What the broker proves by that it is this registration. `None` when a version without it
+    /// wrote it: nobody can then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<Secret>,
+}
+
+/// Drawn for each registration. It stands in the metadata log and nowhere else, so that who knows it
+/// reads that log: no client does.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Secret(Uuid);
+
+impl Secret {
+    pub(super) fn draw(random: &dyn Random) -> Self {
+        let mut bytes = [0; 16];
+        random.fill(&mut bytes);
+        Self(Uuid::from_bytes(bytes))
+    }
+
+    /// As it is sent.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+}
+
+/// Says nothing: what is printed is read.
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
 }
 
 fn one() -> usize {

@@ -9,7 +9,7 @@ use super::change::{Change, changed};
 use super::{Context, Decide, Decision, Draft, ItemResult};
 use crate::metadata::record::{BrokerFenceRecord, ClusterIdRecord, ProducerIdsRecord};
 use crate::metadata::{
-    ApiError, BrokerRegistration, Endpoint, MetadataImage, MetadataRecord, Topic,
+    ApiError, BrokerRegistration, Endpoint, MetadataImage, MetadataRecord, Secret, Topic,
 };
 
 /// Producer ids are handed out in blocks of this many (Kafka's number).
@@ -96,6 +96,7 @@ impl RegisterBroker {
             fenced: false,
             stopping: false,
             min_insync_replicas: self.min_insync_replicas,
+            secret: Some(Secret::draw(context.random)),
         };
         draft.add(vec![MetadataRecord::Broker(registration)])?;
         let image = &draft.image;

@@ -247,7 +247,9 @@ pub(super) fn as_replica(
     });
     let mut request =
         m::FetchRequest::default().with_replica_state(state).with_topics(topics.collect());
-    replica::put_incarnation(&mut request.unknown_tagged_fields, me.incarnation);
+    if let Some(secret) = me.secret {
+        replica::put_secret(&mut request.unknown_tagged_fields, secret.as_bytes());
+    }
     request
 }
 

@@ -27,11 +27,11 @@ use letterbox_env::Env;
 use letterbox_protocol::model::BrokerId;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::stage::Stage;
 use crate::config::Config;
 use crate::controller::Controller;
+use crate::metadata::Secret;
 use crate::replication::ReplicaManager;
 use crate::replication::leader::BrokerEpoch;
 
@@ -49,7 +49,7 @@ struct Shared {
 struct Me {
     id: BrokerId,
     epoch: BrokerEpoch,
-    incarnation: Uuid,
+    secret: Option<Secret>,
 }
 
 /// Starts the tasks; `epoch` is that of this broker's registration.
@@ -63,8 +63,8 @@ pub(super) fn begin(
 ) {
     let id = config.node_id;
     // It acts on no metadata that is older than its registration.
-    let incarnation = replicas.image().brokers.get(&id).map(|own| own.incarnation);
-    let me = Me { id, epoch, incarnation: incarnation.unwrap_or_default() };
+    let secret = replicas.image().brokers.get(&id).and_then(|own| own.secret);
+    let me = Me { id, epoch, secret };
     let shared = Arc::new(Shared { env, config, replicas, controller, me });
     stage.run(|stop| ask_leaders(shared.clone(), stop));
     stage.run(|stop| isr::ask(shared.clone(), stop));

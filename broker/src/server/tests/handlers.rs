@@ -341,30 +341,31 @@ async fn only_the_registered_broker_speaks_as_a_replica() {
     let (broker, any) = with_records(1).await;
     let image = broker.node.services().replicas.image();
     let (id, own) = image.brokers.first_key_value().unwrap();
-    let asked = |epoch: i64, incarnation: Option<uuid::Uuid>, reports: bool| {
+    let asked = |epoch: i64, secret: Option<[u8; 16]>, reports: bool| {
         let state = ReplicaState::default().with_replica_id(m::BrokerId(id.0));
         let mut request = fetch(&["t"]).with_replica_state(state.with_replica_epoch(epoch));
         request.topics[0].topic_id = image.topic("t").unwrap().id;
         request.topics[0].partitions[0].current_leader_epoch = 0;
         let tags = &mut request.unknown_tagged_fields;
-        incarnation.into_iter().for_each(|it| replica::put_incarnation(tags, it));
+        secret.iter().for_each(|it| replica::put_secret(tags, it));
         if reports {
             replica::put_reports(tags);
         }
         request
     };
-    let (other, unknown) = (uuid::Uuid::from_u128(7), ErrorCode::ReplicaNotAvailable);
-    for (epoch, incarnation, expected) in [
+    let (secret, unknown) = (*own.secret.unwrap().as_bytes(), ErrorCode::ReplicaNotAvailable);
+    for (epoch, said, expected) in [
         (own.epoch, None, unknown),
-        (own.epoch, Some(other), unknown),
-        (own.epoch - 1, Some(own.incarnation), unknown),
+        // DescribeQuorum tells it.
+        (own.epoch, Some(*own.incarnation.as_bytes()), unknown),
+        (own.epoch - 1, Some(secret), unknown),
         // It leads this partition: nobody follows it from there.
-        (own.epoch, Some(own.incarnation), ErrorCode::NotLeaderOrFollower),
+        (own.epoch, Some(secret), ErrorCode::NotLeaderOrFollower),
     ] {
-        let answer = answer!(broker, any, 17, asked(epoch, incarnation, false), Fetch);
+        let answer = answer!(broker, any, 17, asked(epoch, said, false), Fetch);
         let code = answer.responses[0].partitions[0].error_code;
-        assert_eq!(code, expected.code(), "{epoch} {incarnation:?}");
-        let answer = answer!(broker, any, 17, asked(epoch, incarnation, true), Fetch);
+        assert_eq!(code, expected.code(), "{epoch} {said:?}");
+        let answer = answer!(broker, any, 17, asked(epoch, said, true), Fetch);
         assert_eq!(answer.responses.is_empty(), expected != unknown, "a report");
     }
 }

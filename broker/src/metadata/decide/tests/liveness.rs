@@ -29,6 +29,7 @@ fn image(words: &[&str]) -> MetadataImage {
             fenced,
             stopping: false,
             min_insync_replicas: 1,
+            secret: None,
         };
         (id, Arc::new(registration))
     };

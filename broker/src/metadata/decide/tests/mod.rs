@@ -424,7 +424,11 @@ fn a_registration_replaces_the_one_that_it_names_and_no_other() {
     let mut world = World::with_racks(&[]);
     let of = |replaces| RegisterBroker { replaces: Some(replaces), ..register(1, "a") };
     let first = world.run(&of(0)).unwrap();
+    let secret = |world: &World| world.image.brokers[&BrokerId(1)].secret.unwrap();
+    let first_secret = secret(&world);
     let second = world.run(&of(first)).unwrap();
+    assert_ne!(secret(&world), first_secret);
+    assert_eq!(format!("{:?}", secret(&world)), "Secret");
     for late in [0, first] {
         let refused = world.run(&of(late)).unwrap_err();
         assert_eq!(refused.code, ErrorCode::StaleBrokerEpoch);

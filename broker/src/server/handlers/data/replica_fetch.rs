@@ -2,10 +2,10 @@
 //! follower counts.
 //!
 //! KIPs: 320 and 595 (epochs: where the logs differ is answered at once), 516 (topic ids), 903
-//! (broker epochs). Beyond Kafka's schema a follower says which incarnation it is and up to where
-//! its log is on stable storage (`letterbox_protocol::replica`): a replica counts only with that,
-//! and only as the registration that the metadata log knows. Any client could say that it is a
-//! replica; what it cannot know is the incarnation.
+//! (broker epochs). Beyond Kafka's schema a follower says the secret of its registration and up to
+//! where its log is on stable storage (`letterbox_protocol::replica`): a replica counts only with
+//! that, and only as the registration that the metadata log knows. Any client could say that it is a
+//! replica; what it cannot know is the secret, which stands in that log alone.
 //!
 //! An answer is parked until there is a record, another high watermark or log start, or the wait is
 //! over. While it is, its connection serves nothing else, so a follower whose disk has synced
@@ -68,9 +68,10 @@ fn replica(
     let (said, image) = (&request.replica_state, services.replicas.image());
     let id = BrokerId(said.replica_id.0);
     let registered = image.brokers.get(&id).ok_or(ErrorCode::ReplicaNotAvailable)?;
+    let tags = &request.unknown_tagged_fields;
     let is_it = ctx.api_version >= BROKER_EPOCHS_SINCE
         && registered.epoch == said.replica_epoch
-        && replica::incarnation(&request.unknown_tagged_fields) == Some(registered.incarnation);
+        && registered.secret.is_some_and(|secret| replica::has_secret(tags, secret.as_bytes()));
     if !is_it {
         return Err(ErrorCode::ReplicaNotAvailable);
     }
