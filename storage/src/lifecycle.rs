@@ -274,8 +274,8 @@ impl LogManager {
         }
     }
 
-    /// Deletes the partitions of deleted topics: gone for everybody at once, whether their logs
-    /// were open, offline or missing. Their files go `file.delete.delay.ms` later. What fails is
+    /// Deletes partitions of deleted topics, and such as other brokers have now: gone for everybody
+    /// at once, whether their logs were open, offline or missing. Their files go `file.delete.delay.ms` later. What fails is
     /// logged, and set aside when the name is used again or at the next start.
     pub async fn delete(&self, gone: Vec<(Arc<str>, TopicId, i32)>) {
         let _one = self.changing.lock().await;
@@ -423,7 +423,7 @@ impl Leaving {
             || read_partition_metadata(&*self.dir.disk, &self.path)
                 .is_ok_and(|found| self.topic_id == Some(found));
         let fate = if is_known { fate } else { Fate::Stray };
-        let to = self.dir.path.join(name_aside(&self.name, self.topic_id, fate));
+        let to = place_aside(&self.dir, &self.name, self.topic_id, fate);
         match self.dir.disk.rename(&self.path, &to) {
             Ok(()) if is_known => Some(to),
             Ok(()) => {
@@ -442,10 +442,25 @@ impl Leaving {
     }
 }
 
+/// Where a directory is put aside. There may be one already: a replica that was taken off this broker
+/// came back and is taken off again. Blocks.
+fn place_aside(dir: &LogDir, name: &Name, topic_id: Option<TopicId>, fate: Fate) -> PathBuf {
+    let place = |nth| dir.path.join(name_aside(name, topic_id, nth, fate));
+    // What cannot be looked for cannot be renamed either.
+    let is_free = |path: &PathBuf| !dir.disk.exists(path).unwrap_or(false);
+    (0..u32::MAX).map(place).find(is_free).unwrap_or_else(|| place(u32::MAX))
+}
+
 /// Kafka's form, within what a file name may have: topic, partition, id, suffix.
-fn name_aside((topic, partition): &Name, topic_id: Option<TopicId>, fate: Fate) -> String {
+fn name_aside(
+    (topic, partition): &Name,
+    topic_id: Option<TopicId>,
+    nth: u32,
+    fate: Fate,
+) -> String {
     let suffix = if fate == Fate::Deleted { "delete" } else { "stray" };
-    let tail = format!("-{partition}.{}-{suffix}", topic_id.unwrap_or_default().simple());
+    let nth = if nth == 0 { String::new() } else { format!("-{nth}") };
+    let tail = format!("-{partition}.{}{nth}-{suffix}", topic_id.unwrap_or_default().simple());
     let mut name = String::from(&**topic);
     while name.len() + tail.len() > 255 {
         name.pop();
@@ -481,7 +496,7 @@ fn make_directory(dir: &LogDir, wanted: &WantedLog) -> Result<PathBuf, LogError>
         dir.disk.remove_dir_all(&path).during("remove", &path)?;
     } else {
         let of = checkpoint::read_partition_metadata(&*dir.disk, &path).ok();
-        let to = dir.path.join(name_aside(&wanted.name(), of, Fate::Stray));
+        let to = place_aside(dir, &wanted.name(), of, Fate::Stray);
         tracing::warn!(dir = %path.display(), to = %to.display(), "another directory has the name \
             of a new partition: set aside as stray");
         dir.disk.rename(&path, &to).during("rename", &path)?;

@@ -356,14 +356,15 @@ impl Rows {
         self.of.iter().map(|(name, row)| (name, self.displaced.get(name).unwrap_or(row)))
     }
 
-    /// Tells whether anything is different now.
+    /// Tells whether anything is different now. A log that is gone says nothing: the row may be of
+    /// one that came after it.
     fn change<'a>(
         &mut self,
         logs: impl IntoIterator<Item = &'a Log>,
         change: impl Fn(&mut Kept, &Log),
     ) -> bool {
         let mut changed = false;
-        for log in logs {
+        for log in logs.into_iter().filter(|log| !log.is_gone()) {
             let row = self.of.get_mut(&(log.topic().clone(), log.partition()));
             if let Some(row) = row.filter(|row| row.topic_id == Some(log.topic_id())) {
                 let before = row.kept;

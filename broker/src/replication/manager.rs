@@ -31,6 +31,9 @@ enum Occasion {
     Start,
     /// At a change of the metadata: the partitions are new.
     Change,
+    /// The partitions are not new. This broker may have had them before, also in a directory that
+    /// cannot be read now.
+    Move,
     /// What is offline is tried again.
     Heal,
 }
@@ -49,6 +52,8 @@ pub struct ReplicaManager {
     /// The brokers that may be in sync, as that metadata has it.
     eligible: ArcSwap<Eligible>,
     shared: Arc<Shared>,
+    /// Replicas that were taken off this broker, whose logs are to be deleted.
+    leaving: Mutex<Vec<(Arc<str>, TopicId, i32)>>,
     /// Why partitions are offline, as it was logged; those that are not are absent.
     offline: Mutex<BTreeMap<Key, LogError>>,
 }
@@ -77,6 +82,7 @@ impl ReplicaManager {
             image: ArcSwap::default(),
             eligible: ArcSwap::default(),
             shared,
+            leaving: Mutex::default(),
             offline: Mutex::default(),
         })
     }
@@ -190,8 +196,9 @@ impl ReplicaManager {
     ///
     /// Logs whose topic the metadata does not know are set aside under another name, never deleted:
     /// local state that is missing is no reason to destroy data. Those of topics that are known to
-    /// be removed are deleted. That comes first, because a topic of the image may need the name of
-    /// one that is gone.
+    /// be removed are deleted, and those of partitions that the metadata give to other brokers: the
+    /// controller took them away when those had everything. That comes first, because a topic of
+    /// the image may need the name of one that is gone.
     pub async fn start(&self, image: &Arc<MetadataImage>) {
         self.image.store(image.clone());
         self.set_eligible(image);
@@ -202,7 +209,9 @@ impl ReplicaManager {
         };
         self.delete_removed(image).await;
         self.logs.set_unknown_aside(is_known).await;
-        self.host(image.topics().flat_map(all_of), Occasion::Start).await;
+        self.delete_logs_of_others(image).await;
+        let hosted = self.hosted.load_full();
+        self.host(&hosted, image.topics().flat_map(all_of), Occasion::Start).await;
     }
 
     /// Deletes what is there of topics that were deleted while this node was away, or as it ended.
@@ -250,11 +259,22 @@ impl ReplicaManager {
     /// Deletes and makes the logs that a change of the metadata asks for; it may be the sum of
     /// several that [`ReplicaManager::apply`] was told. One call after the other.
     pub async fn apply_to_logs(&self, delta: &MetadataDelta) {
+        // Looked at before what is to go: the log of a partition that came back is not the one that
+        // goes.
+        let hosted = self.hosted.load_full();
         self.delete_logs(&delta.topics_removed).await;
+        let leaving = std::mem::take(&mut *lock(&self.leaving));
+        self.logs.delete(leaving).await;
         let changed = delta.topics_changed.iter().flat_map(changed_of);
-        let new = changed.filter(|(is_new, _)| *is_new).map(|(_, assigned)| assigned);
         let added = delta.topics_added.iter().flat_map(all_of);
-        self.host(added.chain(new), Occasion::Change).await;
+        let changed = changed.map(|(_, assigned)| assigned);
+        let is_old = |topic: &Topic, index| {
+            delta.before.topic_by_id(&topic.id).is_some_and(|old| old.partition(index).is_some())
+        };
+        let (old, new): (Vec<_>, Vec<_>) =
+            added.chain(changed).partition(|(topic, index, _)| is_old(topic, *index));
+        self.host(&hosted, new.into_iter(), Occasion::Change).await;
+        self.host(&hosted, old.into_iter(), Occasion::Move).await;
     }
 
     /// Whether a partition that is assigned here is out of use.
@@ -271,7 +291,8 @@ impl ReplicaManager {
             Vec::new()
         } else {
             let topics = ids.iter().filter_map(|id| image.topic_by_id(id));
-            self.host(topics.flat_map(all_of), Occasion::Heal).await
+            let hosted = self.hosted.load_full();
+            self.host(&hosted, topics.flat_map(all_of), Occasion::Heal).await
         }
     }
 
@@ -288,13 +309,16 @@ impl ReplicaManager {
     /// that, without a log.
     fn assign<'a>(&self, partitions: impl Iterator<Item = Assigned<'a>>) {
         let hosted = self.hosted.load_full();
-        let (mut new, mut min_insync) = (Vec::new(), OfTopic::default());
+        let (mut new, mut gone, mut min_insync) = (Vec::new(), Vec::new(), OfTopic::default());
         for (topic, index, state) in partitions {
             let key = (topic.id, index);
             let mut min_insync =
                 || *min_insync.get(topic, || min_insync_of(&self.topic_config(topic)));
             if let Some(partition) = hosted.get(&key) {
                 partition.assign(state, min_insync());
+                if partition.is_gone() {
+                    gone.push((topic.name.clone(), topic.id, index));
+                }
             } else if state.replicas.contains(&self.shared.me) {
                 let (eligible, shared) = (Eligible::clone(&self.eligible.load()), &self.shared);
                 let partition =
@@ -305,20 +329,27 @@ impl ReplicaManager {
         if !new.is_empty() {
             self.change(|hosted| hosted.extend(new.iter().cloned()));
         }
+        if !gone.is_empty() {
+            let keys: BTreeSet<Key> = gone.iter().map(|(_, id, index)| (*id, *index)).collect();
+            self.change(|hosted| hosted.retain(|key, _| !keys.contains(key)));
+            lock(&self.offline).retain(|key, _| !keys.contains(key));
+            info!(replicas = gone.len(), "replicas were taken off this broker; their logs go");
+            lock(&self.leaving).extend(gone);
+        }
     }
 
     /// Opens or makes the logs of those of these partitions that are assigned here and have none
     /// yet; to heal, of those that are offline. Gives those that were offline and are not any more.
     async fn host<'a>(
         &self,
+        hosted: &BTreeMap<Key, Arc<Partition>>,
         candidates: impl Iterator<Item = Assigned<'a>>,
         occasion: Occasion,
     ) -> Vec<Key> {
-        let (hosted, mut wanted, mut partitions) =
-            (self.hosted.load_full(), Vec::new(), Vec::new());
+        let (mut wanted, mut partitions) = (Vec::new(), Vec::new());
         let offline: BTreeSet<Key> = match occasion {
             Occasion::Heal => self.may_heal().collect(),
-            Occasion::Start | Occasion::Change => BTreeSet::new(),
+            Occasion::Start | Occasion::Change | Occasion::Move => BTreeSet::new(),
         };
         let mut config = OfTopic::default();
         for (topic, index, _) in candidates {
@@ -327,7 +358,7 @@ impl ReplicaManager {
             if partition.is_opening() || offline.contains(&key) {
                 let config = config.get(topic, || log_config(&self.topic_config(topic))).clone();
                 // What is offline and may heal is not of a directory that was not read.
-                let is_new = occasion != Occasion::Start;
+                let is_new = matches!(occasion, Occasion::Change | Occasion::Heal);
                 let (topic_name, topic_id) = (topic.name.clone(), topic.id);
                 wanted.push(WantedLog {
                     topic: topic_name,
@@ -351,6 +382,11 @@ impl ReplicaManager {
                     let was_offline = lock(&self.offline).remove(&key).is_some();
                     let end_offset = log.end_offset();
                     partition.opened(log);
+                    // It was taken away meanwhile.
+                    if partition.is_gone() {
+                        lock(&self.leaving).push((topic.name.clone(), key.0, key.1));
+                        continue;
+                    }
                     if was_offline {
                         let (topic, index) = (&topic.name, key.1);
                         info!(%topic, partition = index, end_offset, "partition is back");
@@ -405,6 +441,24 @@ impl ReplicaManager {
         lock(&self.offline).retain(|(topic, _), _| !ids.contains(topic));
         for (_, partition) in before.iter().filter(|((topic, _), _)| ids.contains(topic)) {
             partition.set_gone();
+        }
+    }
+
+    /// What was taken off this broker while it was down, or just before it ended.
+    async fn delete_logs_of_others(&self, image: &MetadataImage) {
+        let is_of_others = |id: &TopicId, index: i32| {
+            let state = image.topic_by_id(id).and_then(|topic| topic.partition(index));
+            state.is_some_and(|state| !state.replicas.contains(&self.shared.me))
+        };
+        let logs = self.logs.logs();
+        let open = logs.iter().map(|log| (log.topic().clone(), log.topic_id(), log.partition()));
+        let offline = self.logs.offline_logs().into_iter();
+        let offline = offline.filter_map(|log| Some((log.topic, log.topic_id?, log.partition)));
+        let gone: Vec<_> =
+            open.chain(offline).filter(|(_, id, index)| is_of_others(id, *index)).collect();
+        if !gone.is_empty() {
+            info!(replicas = gone.len(), "replicas were taken off this broker; their logs go");
+            self.logs.delete(gone).await;
         }
     }
 

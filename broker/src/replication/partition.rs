@@ -239,7 +239,7 @@ impl Partition {
         self.log.get().ok_or(ErrorCode::KafkaStorageError)
     }
 
-    /// Whether its topic was deleted.
+    /// Whether its topic was deleted, or other brokers have it now.
     #[must_use]
     pub fn is_gone(&self) -> bool {
         match self.log.get() {

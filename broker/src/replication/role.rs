@@ -104,7 +104,7 @@ pub(crate) enum LogState {
     Open,
     /// Could not be opened or made, which is tried again; or went out of use until the next start.
     Failed,
-    /// Its topic was deleted. Nothing follows.
+    /// Its topic was deleted, or other brokers have the partition now. Nothing follows.
     Gone,
 }
 
@@ -208,6 +208,11 @@ impl Replica {
         if let Role::Leader(leader) = &self.role { Some(leader) } else { None }
     }
 
+    /// Whether this broker has a replica; once it has none it never has one again: the object ends.
+    pub(crate) fn is_assigned(&self) -> bool {
+        self.assigned.replicas.contains(&self.me)
+    }
+
     /// The epoch in which this broker leads; `None` when it does not.
     pub(crate) fn led_epoch(&self) -> Option<LeaderEpoch> {
         self.leader().map(LeaderState::epoch)
@@ -268,6 +273,7 @@ impl Replica {
                 }
             }
             Role::Leader(_) | Role::Follower(_) => Commit::NotLeader,
+            Role::Offline if !self.is_assigned() => Commit::NotLeader,
             Role::Offline if self.log == LogState::Gone => Commit::Gone,
             Role::Offline => Commit::Offline,
         }
@@ -294,7 +300,7 @@ impl Replica {
             Event::Assigned(state, min_insync) => {
                 self.assigned = state;
                 self.min_insync = min_insync;
-                self.take_role(log, now_ms)
+                if self.is_assigned() { self.take_role(log, now_ms) } else { self.leave() }
             }
             Event::Opened => {
                 self.log = LogState::Open;
@@ -332,14 +338,17 @@ impl Replica {
                 _ => Vec::new(),
             },
             Event::Tick => self.tick(log, now_ms),
-            Event::Gone => {
-                self.log = LogState::Gone;
-                let mut effects: Vec<_> = self.unfollow().into_iter().collect();
-                self.role = Role::Offline;
-                effects.extend([Effect::Discard, Effect::WakeAll]);
-                effects
-            }
+            Event::Gone => self.leave(),
         }
+    }
+
+    /// The log is nobody's any more.
+    fn leave(&mut self) -> Vec<Effect> {
+        self.log = LogState::Gone;
+        let mut effects: Vec<_> = self.unfollow().into_iter().collect();
+        self.role = Role::Offline;
+        effects.extend([Effect::Discard, Effect::WakeAll]);
+        effects
     }
 
     fn unfollow(&self) -> Option<Effect> {
@@ -822,6 +831,28 @@ mod tests {
             > assigned leader=1 epoch=1 version=1 replicas=1 isr=1
             > append acks=1
               Offline
+            ",
+        );
+    }
+
+    /// A move has ended: the leader hands over and has no replica any more.
+    #[test]
+    fn a_replica_that_is_taken_away_is_over_and_its_topic_is_not() {
+        tell(
+            "
+            > assigned leader=1 epoch=0 version=0 replicas=1,2 isr=1,2
+            > opened end=3 hw=3
+              begin epoch 0
+            > assigned leader=2 epoch=1 version=1 replicas=2,3 isr=2,3
+              discard the log
+              wake all
+            > commit epoch=0 end=4
+              NotLeader
+            > append acks=1
+              Offline
+            > assigned leader=2 epoch=2 version=2 replicas=1,2 isr=2
+            > opened end=3 hw=3
+              discard the log
             ",
         );
     }

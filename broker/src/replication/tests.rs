@@ -397,4 +397,105 @@ async fn reads_of_a_device_that_hangs_hold_up_no_sync_and_no_new_log() {
     stop.cancel();
     syncing.await.unwrap();
     gone_on.expect("others wait for readers");
+
+/// `image` with partition 0 on these brokers; the first leads.
+fn moved(image: &MetadataImage, replicas: &[i32], epoch: i32) -> Arc<MetadataImage> {
+    let replicas: Vec<_> = replicas.iter().copied().map(BrokerId).collect();
+    let state = PartitionState {
+        replicas: replicas.clone().into(),
+        isr: replicas.clone().into(),
+        leader: Some(replicas[0]),
+        leader_epoch: epoch,
+        partition_epoch: epoch,
+        ..PartitionState::default()
+    };
+    let record = MetadataRecord::Partition(PartitionRecord { topic_id: OLD, partition: 0, state });
+    Arc::new(apply(image, image.applied_index + 1, &[record]).unwrap())
+}
+
+/// The directories of the topic, as `delete`, `stray` or `log`.
+fn directories(env: &Env, dir: &Path) -> Vec<&'static str> {
+    let names = env.disk.list(dir).unwrap().into_iter().filter(|entry| entry.is_dir);
+    let mut kinds: Vec<_> = names
+        .map(|entry| match entry.name.rsplit_once('-').unwrap().1 {
+            "delete" => "delete",
+            "stray" => "stray",
+            _ => "log",
+        })
+        .collect();
+    kinds.sort_unstable();
+    kinds
+}
+
+#[tokio::test]
+async fn a_replica_that_is_taken_away_leaves_no_log_and_may_come_back() {
+    let (env, dir) = (Env::real(), tempfile::tempdir().unwrap());
+    let replicas = replicas(&env, dir.path()).await;
+    let mut image = with_topic(&MetadataImage::default(), OLD, 1);
+    replicas.start(&image).await;
+    for round in 0..3 {
+        let partition = replicas.partition(&OLD, 0).unwrap();
+        assert_eq!(partition.end_offset(), 0, "round {round}");
+        let appended = partition.append(batch(), Acks::All).unwrap();
+        let waiting = Arc::new(Notify::new());
+        partition.waiters.register(appended.end_offset, &waiting);
+        let away = moved(&image, &[1], 2 * round + 1);
+        change(&replicas, image, away.clone()).await;
+        assert!(waiting.notified().now_or_never().is_some(), "it was not woken");
+        let commit = partition.commit(appended.leader_epoch, appended.end_offset);
+        assert_eq!(commit, Commit::NotLeader);
+        assert_eq!((replicas.counts(), replicas.log_dirs().1.len()), ((0, 0, 0), 0));
+        assert_eq!(replicas.partition(&OLD, 0).err(), Some(ErrorCode::NotLeaderOrFollower));
+        assert!(!directories(&env, dir.path()).contains(&"log"), "round {round}");
+        image = moved(&away, &[0], 2 * round + 2);
+        change(&replicas, away, image.clone()).await;
+    }
+    assert_eq!(directories(&env, dir.path()), ["delete", "delete", "delete", "log"]);
+}
+
+/// Logs are slower than roles: they are told of the sum of both changes.
+#[tokio::test]
+async fn a_replica_that_is_back_before_its_log_is_gone_begins_anew() {
+    let (env, dir) = (Env::real(), tempfile::tempdir().unwrap());
+    let replicas = replicas(&env, dir.path()).await;
+    let here = with_topic(&MetadataImage::default(), OLD, 1);
+    replicas.start(&here).await;
+    replicas.partition(&OLD, 0).unwrap().append(batch(), Acks::Leader).unwrap();
+    let away = moved(&here, &[1], 1);
+    let back = moved(&away, &[0], 2);
+    replicas.apply(&MetadataDelta::between(here.clone(), away.clone()));
+    replicas.apply(&MetadataDelta::between(away.clone(), back.clone()));
+    replicas.apply_to_logs(&MetadataDelta::between(here, back.clone())).await;
+    assert_eq!(replicas.partition(&OLD, 0).unwrap().end_offset(), 0);
+
+    // And the other way round: it is taken away while its new log is made.
+    let (none, new) = (moved(&back, &[1], 3), moved(&back, &[0], 4));
+    change(&replicas, back, none.clone()).await;
+    let making = MetadataDelta::between(none.clone(), new.clone());
+    replicas.apply(&making);
+    let gone = moved(&new, &[1], 5);
+    let leaving = MetadataDelta::between(new, gone);
+    replicas.apply(&leaving);
+    replicas.apply_to_logs(&making).await;
+    replicas.apply_to_logs(&leaving).await;
+    assert_eq!((replicas.counts(), replicas.log_dirs().1.len()), ((0, 0, 0), 0));
+    assert!(!directories(&env, dir.path()).contains(&"log"));
+}
+
+#[tokio::test]
+async fn what_was_taken_away_while_the_broker_was_down_goes_at_the_start() {
+    let (env, dir) = (Env::real(), tempfile::tempdir().unwrap());
+    let first = replicas(&env, dir.path()).await;
+    let image = with_topic(&MetadataImage::default(), OLD, 2);
+    first.start(&image).await;
+    for partition in first.leading() {
+        partition.append(batch(), Acks::Leader).unwrap();
+        partition.log().unwrap().sync().unwrap();
+    }
+    drop(first);
+    let second = replicas(&env, dir.path()).await;
+    second.start(&moved(&image, &[1], 1)).await;
+    assert_eq!((second.counts(), second.log_dirs().1.len()), ((1, 1, 0), 1));
+    assert_eq!(directories(&env, dir.path()), ["delete", "log"]);
+    assert_eq!(second.partition(&OLD, 1).unwrap().end_offset(), 1);
 }
