@@ -37,8 +37,9 @@ pub(crate) enum FetcherEvent {
     /// The partition wants none from this leader any more.
     Gone(Key),
     /// The answer, in this session (0: the leader keeps none), with something about these: records,
-    /// another high watermark or log start, or an error. It is theirs to look at.
-    Answered { session: i32, about: Vec<Key> },
+    /// another high watermark or log start, or an error. It is theirs to look at. `served` is the last
+    /// with records.
+    Answered { session: i32, about: Vec<Key>, served: Option<Key> },
     /// They have looked at it, and said what they want now as far as they know.
     Told,
     /// The leader does not know the session (FETCH_SESSION_ID_NOT_FOUND) or its epoch
@@ -66,7 +67,8 @@ pub(crate) enum FetcherEffect {
 pub(crate) struct FetchSession {
     pub(crate) id: i32,
     pub(crate) epoch: i32,
-    /// New, or from elsewhere than the leader remembers.
+    /// New, or from elsewhere than the leader remembers; in the order in which the leader is to serve
+    /// them.
     pub(crate) asks: Vec<(Key, Position)>,
     /// Not any more.
     pub(crate) forgets: Vec<Key>,
@@ -81,6 +83,9 @@ pub(crate) struct Fetcher {
     session: Option<(i32, i32)>,
     /// What the leader remembers.
     remembered: BTreeMap<Key, Position>,
+    /// The last that got records. Those behind it come first the next time: an answer is bounded,
+    /// and who has a backlog would fill each of them.
+    served: Option<Key>,
     is_asking: bool,
     /// Some are looking at the last answer.
     is_telling: bool,
@@ -94,6 +99,7 @@ impl Fetcher {
             wanting: BTreeMap::new(),
             session: None,
             remembered: BTreeMap::new(),
+            served: None,
             is_asking: false,
             is_telling: false,
             wait_until_ms: None,
@@ -106,8 +112,9 @@ impl Fetcher {
         match event {
             FetcherEvent::Wants(key, position) => drop(self.wanting.insert(key, position)),
             FetcherEvent::Gone(key) => drop(self.wanting.remove(&key)),
-            FetcherEvent::Answered { session, about } if self.is_asking => {
+            FetcherEvent::Answered { session, about, served } if self.is_asking => {
                 self.is_asking = false;
+                self.served = served.or(self.served);
                 let next = self.session.map_or(1, |(_, epoch)| next_epoch(epoch));
                 self.session = (session != 0).then_some((session, next));
                 for key in about {
@@ -152,7 +159,10 @@ impl Fetcher {
         }
         let is_news =
             |(key, position): &(&Key, &Position)| self.remembered.get(*key) != Some(*position);
-        let asks = self.wanting.iter().filter(is_news).map(|(key, at)| (*key, *at)).collect();
+        let news = self.wanting.iter().filter(is_news).map(|(key, at)| (*key, *at));
+        let (behind, mut asks): (Vec<_>, Vec<_>) =
+            news.partition(|(key, _)| Some(*key) <= self.served);
+        asks.extend(behind);
         let is_over = |key: &&Key| !self.wanting.contains_key(*key);
         let forgets = self.remembered.keys().filter(is_over).copied().collect();
         self.remembered.clone_from(&self.wanting);
@@ -210,6 +220,7 @@ mod tests {
                 "answered" => FetcherEvent::Answered {
                     session: line.number("session"),
                     about: line.ids("about").iter().map(|index| (TOPIC, index.0)).collect(),
+                    served: line.find("served").map(|index| (TOPIC, index.parse().unwrap())),
                 },
                 "told" => FetcherEvent::Told,
                 "session-lost" => FetcherEvent::SessionLost,
@@ -262,6 +273,33 @@ mod tests {
             > wants of=1 at=20
             > answered session=0 about=
               send in session 0, epoch 0: 0 from 10 1 from 20
+            ",
+        );
+    }
+
+    /// The first ones have so many records that an answer is full with them.
+    #[test]
+    fn who_was_not_served_comes_first() {
+        tell(
+            "
+            > wants of=0 at=10
+              send in session 0, epoch 0: 0 from 10
+            > wants of=1 at=10
+            > wants of=2 at=10
+            > answered session=0 about=0 served=0
+              tell 0 from 10
+            > wants of=0 at=20
+            > told
+              send in session 0, epoch 0: 1 from 10 2 from 10 0 from 20
+            > answered session=0 about=1,2 served=2
+              tell 1 from 10
+              tell 2 from 10
+            > wants of=1 at=20
+            > told
+              send in session 0, epoch 0: 0 from 20 1 from 20
+            # Nothing came.
+            > answered session=0 about=
+              send in session 0, epoch 0: 0 from 20 1 from 20
             ",
         );
     }
@@ -328,7 +366,11 @@ mod tests {
                         wanted.remove(&key);
                         FetcherEvent::Gone(key)
                     }
-                    4 | 5 => FetcherEvent::Answered { session: 9, about: vec![key] },
+                    4 | 5 => FetcherEvent::Answered {
+                        session: 9,
+                        about: vec![key],
+                        served: Some(key),
+                    },
                     6 if at == 0 => FetcherEvent::SessionLost,
                     6 => FetcherEvent::Failed,
                     _ => FetcherEvent::Tick,

@@ -14,6 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use letterbox_protocol::model::{BrokerId, LeaderEpoch, Offset};
 
@@ -102,6 +103,24 @@ impl Progress {
     }
 }
 
+/// How long the controller may take at most to decide what it is asked for: an attempt that had no
+/// answer may come into force until then.
+pub(crate) const ISR_ATTEMPT_MAX: Duration = Duration::from_secs(10);
+const ISR_ATTEMPT_MAX_MS: u64 = ISR_ATTEMPT_MAX.as_secs() * 1_000;
+
+/// An ISR that was asked for, on the present partition epoch.
+#[derive(Clone, Debug)]
+struct Asked {
+    /// Each member as the registration that has earned it. What is asked again is asked with the
+    /// same, or a broker that comes back with an empty disk would come into the ISR on what it had
+    /// before.
+    isr: BTreeMap<BrokerId, BrokerEpoch>,
+    /// Until then an attempt that had no answer may still be decided.
+    open_until_ms: u64,
+    /// It was refused meanwhile: it is asked again when no other attempt is left, which then tells.
+    is_put_off: bool,
+}
+
 /// A partition as its leader sees it.
 #[derive(Clone, Debug)]
 pub struct LeaderState {
@@ -113,10 +132,8 @@ pub struct LeaderState {
     replicas: Arc<[BrokerId]>,
     /// As the controller has committed it.
     isr: BTreeSet<BrokerId>,
-    /// An ISR that was asked for and may be in force: each member as the registration that has
-    /// earned it. What is asked again is asked with the same, or a broker that comes back with an
-    /// empty disk would come into the ISR on what it had before.
-    asked: Option<BTreeMap<BrokerId, BrokerEpoch>>,
+    /// An ISR that was asked for and may be in force.
+    asked: Option<Asked>,
     min_insync: usize,
     /// `replica.lag.time.max.ms`.
     lag_max_ms: u64,
@@ -222,13 +239,14 @@ impl LeaderState {
 
     /// The committed ISR, and whoever may have been added to it.
     fn maximal_isr(&self) -> impl Iterator<Item = BrokerId> {
-        let asked = self.asked.iter().flat_map(BTreeMap::keys);
+        let asked = self.asked.iter().flat_map(|asked| asked.isr.keys());
         let asked = asked.filter(|id| !self.isr.contains(id));
         self.isr.iter().chain(asked).copied()
     }
 
     fn is_in_maximal_isr(&self, id: BrokerId) -> bool {
-        self.isr.contains(&id) || self.asked.as_ref().is_some_and(|asked| asked.contains_key(&id))
+        let is_asked = |asked: &Asked| asked.isr.contains_key(&id);
+        self.isr.contains(&id) || self.asked.as_ref().is_some_and(is_asked)
     }
 
     /// Changes `min.insync.replicas`. Returns the new high watermark when it moved.
@@ -428,21 +446,39 @@ impl LeaderState {
             let isr = self.isr.difference(&lagging).copied().collect();
             effects.extend(self.ask(isr));
         }
+        let is_due = |asked: &&mut Asked| asked.is_put_off && now_ms >= asked.open_until_ms;
+        if let Some(asked) = self.asked.as_mut().filter(is_due) {
+            asked.is_put_off = false;
+            effects.extend(self.ask_again());
+        }
         effects
     }
 
-    /// The controller has answered, or not, what was asked for last.
-    pub(crate) fn answered(&mut self, answer: IsrAnswer) -> Vec<LeaderEffect> {
-        if self.asked.is_none() {
-            return Vec::new();
-        }
+    /// The controller has answered, or not, what was asked for on that partition epoch. What was
+    /// asked since is another matter: the answer says nothing about it.
+    pub(crate) fn answered(
+        &mut self,
+        (isr, partition_epoch): (&[(BrokerId, BrokerEpoch)], i32),
+        answer: IsrAnswer,
+        now_ms: u64,
+    ) -> Vec<LeaderEffect> {
+        let is_it = partition_epoch == self.partition_epoch;
+        let is_same = |asked: &&mut Asked| is_it && isr.iter().copied().eq(asked.isr.clone());
+        let Some(asked) = self.asked.as_mut().filter(is_same) else { return Vec::new() };
         match answer {
+            IsrAnswer::Refused if now_ms < asked.open_until_ms => {
+                asked.is_put_off = true;
+                Vec::new()
+            }
             IsrAnswer::Refused => {
                 self.asked = None;
                 self.advance().map(LeaderEffect::HighWatermark).into_iter().collect()
             }
             IsrAnswer::Superseded => Vec::new(),
-            IsrAnswer::Unknown => self.ask_again().into_iter().collect(),
+            IsrAnswer::Unknown => {
+                asked.open_until_ms = now_ms.saturating_add(ISR_ATTEMPT_MAX_MS);
+                self.ask_again().into_iter().collect()
+            }
         }
     }
 
@@ -451,12 +487,13 @@ impl LeaderState {
             let follower = self.followers.get(id).map(|follower| follower.broker_epoch);
             follower.or_else(|| self.eligible.get(id).copied()).unwrap_or(-1)
         };
-        self.asked = Some(isr.iter().map(|id| (*id, epoch_of(id))).collect());
+        let isr = isr.iter().map(|id| (*id, epoch_of(id))).collect();
+        self.asked = Some(Asked { isr, open_until_ms: 0, is_put_off: false });
         self.ask_again()
     }
 
     fn ask_again(&self) -> Option<LeaderEffect> {
-        let isr = self.asked.as_ref()?.iter().map(|(id, epoch)| (*id, *epoch)).collect();
+        let isr = self.asked.as_ref()?.isr.iter().map(|(id, epoch)| (*id, *epoch)).collect();
         Some(LeaderEffect::AskForIsr { isr, partition_epoch: self.partition_epoch })
     }
 
@@ -559,11 +596,19 @@ mod tests {
                         leader.committed(version, &replicas, &line.ids("isr"), leader.min_insync);
                     told(moved.map(LeaderEffect::HighWatermark))
                 }
-                "answered" => told(leader.answered(match line.text("with") {
-                    "refused" => IsrAnswer::Refused,
-                    "superseded" => IsrAnswer::Superseded,
-                    _ => IsrAnswer::Unknown,
-                })),
+                "answered" => {
+                    let answer = match line.text("with") {
+                        "refused" => IsrAnswer::Refused,
+                        "superseded" => IsrAnswer::Superseded,
+                        _ => IsrAnswer::Unknown,
+                    };
+                    // What was asked for last, unless it is said what.
+                    let asked = leader.asked.iter().flat_map(|asked| asked.isr.clone()).collect();
+                    let isr = line.find("isr").map_or(asked, registrations);
+                    let version = line.find("version").map(|version| version.parse().unwrap());
+                    let version = version.unwrap_or(leader.partition_epoch);
+                    told(leader.answered((&isr, version), answer, now_ms))
+                }
                 "live" => {
                     let brokers = registrations(line.text("brokers")).into_iter().collect();
                     leader.set_eligible(Arc::new(brokers));
@@ -841,9 +886,47 @@ mod tests {
             > live brokers=1@11,2@14
             > answered with=unknown
               ask for isr 1@11,2@12 on version 7
+            # The first attempt may still be on its way, and be taken.
             > answered with=refused
             > fetch by=2@14 epoch=3 at=0 last=-1 counts=0
               answer records, high watermark 10, log start 0
+            > counts end=12
+            > tick now=10999
+            > tick now=11000
+              ask for isr 1@11,2@12 on version 7
+            > answered with=refused
+              high watermark 12
+            ",
+        );
+    }
+
+    /// It comes on a connection of its own, and so after what the metadata tells.
+    #[test]
+    fn an_answer_is_about_what_it_answers() {
+        tell(
+            "
+            > begin epoch=3 replicas=1,2,3 isr=1,2 min=1 hw=10 log=3:10 live=1@11,2@12,3@13
+            > fetch by=3@13 epoch=3 at=10 last=3 counts=10
+              answer records, high watermark 10, log start 0
+              ask for isr 1@11,2@12,3@13 on version 7
+            # 3 and 2 are fenced: the ISR with 3 is refused.
+            > live brokers=1@11
+            > committed version=8 isr=1
+            > append records=3:5
+            > counts end=15
+              high watermark 15
+            > append records=3:5
+            > live brokers=1@11,3@13
+            > fetch by=3@13 epoch=3 at=15 last=3 counts=15 now=60000
+              answer records, high watermark 15, log start 0
+              ask for isr 1@11,3@13 on version 8
+            > answered with=refused isr=1@11,2@12,3@13 version=7
+            # 3 may be in sync by now, and has not these.
+            > counts end=20
+            > committed version=9 isr=1,3
+            > fetch by=3@13 epoch=3 at=20 last=3 counts=20
+              answer records, high watermark 20, log start 0
+              high watermark 20
             ",
         );
     }

@@ -248,6 +248,12 @@ impl Partition {
         }
     }
 
+    /// What a client is told of one that is gone: `deleted`, unless other brokers have it.
+    #[must_use]
+    pub fn gone_as(&self, deleted: ErrorCode) -> ErrorCode {
+        if self.role().is_assigned() { deleted } else { ErrorCode::NotLeaderOrFollower }
+    }
+
     /// Whether its log is out of use; not while it is being made.
     #[must_use]
     pub fn is_offline(&self) -> bool {
@@ -335,9 +341,9 @@ impl Partition {
         self.step(Event::Tick);
     }
 
-    /// What became of the ISR that was asked for in `epoch`.
-    pub(crate) fn isr_answered(&self, epoch: LeaderEpoch, answer: IsrAnswer) {
-        self.step(Event::IsrAnswered(epoch, answer));
+    /// What became of the ISR that was asked for.
+    pub(crate) fn isr_answered(&self, wish: IsrWish, answer: IsrAnswer) {
+        self.step(Event::IsrAnswered(wish, answer));
     }
 
     /// A follower asks for records: what it is answered.

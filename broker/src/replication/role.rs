@@ -22,6 +22,7 @@ use super::leader::{
     Begin, BrokerEpoch, Eligible, FollowerFetch, IsrAnswer, LeaderEffect, LeaderState,
     NotEnoughReplicas,
 };
+use super::outbox::IsrWish;
 use crate::metadata::PartitionState;
 
 /// What happens to a partition.
@@ -40,8 +41,8 @@ pub(crate) enum Event {
     Eligible(Eligible),
     /// What was asked of the leader, or begun with the log, has come to that.
     Follower(FollowerEvent),
-    /// What became of the ISR that was asked for in that epoch.
-    IsrAnswered(LeaderEpoch, IsrAnswer),
+    /// What became of the ISR that was asked for.
+    IsrAnswered(IsrWish, IsrAnswer),
     /// Time has passed.
     Tick,
     /// Its topic was deleted.
@@ -331,9 +332,10 @@ impl Replica {
                 Vec::new()
             }
             Event::Follower(event) => self.follow(event, log, now_ms),
-            Event::IsrAnswered(epoch, answer) => match &mut self.role {
-                Role::Leader(leader) if leader.epoch() == epoch => {
-                    of_leader(epoch, leader.answered(answer))
+            Event::IsrAnswered(wish, answer) => match &mut self.role {
+                Role::Leader(leader) if leader.epoch() == wish.epoch => {
+                    let asked = (&*wish.isr, wish.partition_epoch);
+                    of_leader(wish.epoch, leader.answered(asked, answer, now_ms))
                 }
                 _ => Vec::new(),
             },

@@ -178,6 +178,8 @@ enum Message {
     },
     IsrAnswer {
         to: (BrokerId, BrokerEpoch, LeaderEpoch),
+        isr: Vec<(BrokerId, BrokerEpoch)>,
+        partition_epoch: i32,
         answer: IsrAnswer,
     },
 }
@@ -795,16 +797,18 @@ impl World {
             Message::Ask { from, isr, partition_epoch } => {
                 let answer = self.alter(from, &isr, partition_epoch);
                 match answer {
-                    Some(answer) => self.send(Message::IsrAnswer { to: from, answer }),
+                    Some(answer) => {
+                        self.send(Message::IsrAnswer { to: from, isr, partition_epoch, answer })
+                    }
                     None => Ok(()),
                 }
             }
-            Message::IsrAnswer { to, answer } => {
+            Message::IsrAnswer { to, isr, partition_epoch, answer } => {
                 let of = self.of(to.0);
                 let broker = &mut self.brokers[of];
                 match &mut broker.role {
                     Role::Leader(leader) if broker.epoch == to.1 && leader.epoch() == to.2 => {
-                        let effects = leader.answered(answer);
+                        let effects = leader.answered((&isr, partition_epoch), answer, now_ms);
                         self.lead_on(of, effects)
                     }
                     _ => Ok(()),
@@ -826,8 +830,10 @@ impl World {
                 self.deliver(Message::Answer { to, epoch, at, answer, records })
             }
             Message::Report { .. } => Ok(()),
-            Message::Ask { from: to, .. } | Message::IsrAnswer { to, .. } => {
-                self.deliver(Message::IsrAnswer { to, answer: IsrAnswer::Unknown })
+            Message::Ask { from: to, isr, partition_epoch }
+            | Message::IsrAnswer { to, isr, partition_epoch, .. } => {
+                let answer = IsrAnswer::Unknown;
+                self.deliver(Message::IsrAnswer { to, isr, partition_epoch, answer })
             }
         }
     }

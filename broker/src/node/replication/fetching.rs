@@ -161,18 +161,19 @@ impl Fetching {
     /// Gives the partitions what came for them, and asks for more when they have looked at it.
     async fn take_answer(&mut self, answer: m::FetchResponse) {
         let session = answer.session_id;
-        let mut of_partitions: BTreeMap<Key, (Answer, Bytes)> = BTreeMap::new();
+        let (mut of_partitions, mut served) = (BTreeMap::<Key, (Answer, Bytes)>::new(), None);
         for topic in answer.responses {
             for partition in topic.partitions {
                 let key = (topic.topic_id, partition.partition_index);
                 if self.is_news(&key, &partition) {
                     let records = partition.records.clone().unwrap_or_default();
+                    served = if records.is_empty() { served } else { Some(key) };
                     of_partitions.insert(key, (said(&partition), records));
                 }
             }
         }
         let about = of_partitions.keys().copied().collect();
-        let told = self.step(FetcherEvent::Answered { session, about });
+        let told = self.step(FetcherEvent::Answered { session, about, served });
         let mut appended = 0;
         for (key, position) in told {
             let Some((answer, records)) = of_partitions.remove(&key) else { continue };
@@ -207,7 +208,7 @@ impl Fetching {
         let config = &self.shared.config;
         let number = |key| i32::try_from(config.number(key)).unwrap_or(i32::MAX);
         let partition_max_bytes = number("replica.fetch.max.bytes");
-        let mut topics: BTreeMap<TopicId, Vec<FetchPartition>> = BTreeMap::new();
+        let mut topics: Vec<(TopicId, Vec<FetchPartition>)> = Vec::new();
         for ((topic, index), position) in &session.asks {
             let hosted = self.shared.replicas.hosted(&(*topic, *index));
             let log = hosted.as_ref().and_then(|partition| partition.log().ok());
@@ -224,7 +225,10 @@ impl Fetching {
                 .with_partition_max_bytes(partition_max_bytes);
             let standing = Standing { counts, high_watermark };
             replica::put_standing(&mut asked.unknown_tagged_fields, standing);
-            topics.entry(*topic).or_default().push(asked);
+            match topics.last_mut().filter(|(last, _)| last == topic) {
+                Some((_, partitions)) => partitions.push(asked),
+                None => topics.push((*topic, vec![asked])),
+            }
         }
         as_replica(self.shared.me, topics)
             .with_max_wait_ms(number("replica.fetch.wait.max.ms"))
@@ -238,7 +242,7 @@ impl Fetching {
 /// A request that says who asks.
 pub(super) fn as_replica(
     me: Me,
-    topics: BTreeMap<TopicId, Vec<FetchPartition>>,
+    topics: impl IntoIterator<Item = (TopicId, Vec<FetchPartition>)>,
 ) -> m::FetchRequest {
     let state =
         ReplicaState::default().with_replica_id(m::BrokerId(me.id.0)).with_replica_epoch(me.epoch);

@@ -13,11 +13,12 @@ use super::Shared;
 use crate::metadata::PartitionState;
 use crate::metadata::decide::{AlterIsr, IsrChange, IsrMember, ItemResult};
 use crate::replication::fetcher::Key;
-use crate::replication::leader::IsrAnswer;
+use crate::replication::leader::{ISR_ATTEMPT_MAX, IsrAnswer};
 use crate::replication::outbox::IsrWish;
 
-/// Partitions in one operation.
-const TOGETHER_MAX: usize = 1_000;
+/// Partitions in one operation: a broker that comes back joins all that it has at once. What they
+/// and their states take, written down, is far within what one operation may be.
+const TOGETHER_MAX: usize = 10_000;
 /// How soon what has no answer is asked again.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
@@ -55,7 +56,7 @@ async fn ask_for(shared: &Shared, wishes: BTreeMap<Key, IsrWish>) -> bool {
         broker_epoch: shared.me.epoch,
         changes: wishes.iter().map(change).collect(),
     };
-    let outcome = match shared.controller.run(operation).await {
+    let outcome = match shared.controller.run_within(operation, ISR_ATTEMPT_MAX).await {
         Ok(done) => done.outcome,
         Err(error) => {
             debug!(%error, partitions = wishes.len(), "no answer to a change of the ISR");
@@ -69,7 +70,7 @@ async fn ask_for(shared: &Shared, wishes: BTreeMap<Key, IsrWish>) -> bool {
         let answer = outcome.next().map_or(Some(IsrAnswer::Unknown), |result| said(&key, &result));
         has_all &= answer != Some(IsrAnswer::Unknown);
         if let (Some(answer), Some(partition)) = (answer, shared.replicas.hosted(&key)) {
-            partition.isr_answered(wish.epoch, answer);
+            partition.isr_answered(wish, answer);
         }
     }
     has_all

@@ -341,8 +341,8 @@ async fn gather(
             let read = match &asked.found {
                 Ok(partition) => {
                     match one(services, partition, &asked.what, left, bytes == 0, memory).await {
-                        // Deleted while this request waited, or while it read.
-                        _ if partition.is_gone() => Err(topic.missing),
+                        // Deleted, or moved, while this request waited or read.
+                        _ if partition.is_gone() => Err(partition.gone_as(topic.missing)),
                         read => read,
                     }
                 }
