@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::proposer::Job;
 use super::{ControllerError, DECIDE_WITHIN_MAX, decide_here};
 use crate::metadata::decide::liveness::{Effect, Heartbeat, HeartbeatAnswer, Liveness, Millis};
-use crate::metadata::decide::{Answer, BalanceLeaders, FenceBroker, Kind, StopBroker};
+use crate::metadata::decide::{Answer, BalanceLeaders, FenceBrokers, Kind, StopBroker};
 use crate::quorum::{MetadataQuorum, QuorumError};
 
 /// What waits to be heard; more waits at those who tell it.
@@ -179,7 +179,7 @@ impl Watch {
                 self.act(leading, effect);
             }
             (News::Probed(id, epoch, was_refused), Some(leading)) => {
-                let effect = leading.liveness.probed(id, epoch, was_refused);
+                let effect = leading.liveness.probed(id, epoch, was_refused, leading.now());
                 self.act(leading, effect);
             }
             (News::Left(id, epoch, index), Some(leading)) => {
@@ -203,8 +203,8 @@ impl Watch {
                         }
                     });
                 }
-                Effect::Fence(id, epoch) => self.fence(leading, id, epoch, true),
-                Effect::Unfence(id, epoch) => self.fence(leading, id, epoch, false),
+                Effect::Fence(brokers) => self.fence(leading, brokers, true),
+                Effect::Unfence(id, epoch) => self.fence(leading, vec![(id, epoch)], false),
                 Effect::Stop(id, epoch) => self.stop(leading, id, epoch),
             }
         }
@@ -234,26 +234,39 @@ impl Watch {
         });
     }
 
-    fn fence(&self, leading: &mut Leading, id: BrokerId, epoch: i64, fenced: bool) {
-        if !leading.changing.insert(id) {
+    fn fence(&self, leading: &mut Leading, mut brokers: Vec<(BrokerId, i64)>, fenced: bool) {
+        brokers.retain(|(id, _)| leading.changing.insert(*id));
+        if brokers.is_empty() {
             return;
         }
-        let what = if fenced { "fenced" } else { "not fenced any more" };
         let (queue, tell) = (self.queue.clone(), self.tell.clone());
         leading.tasks.spawn(async move {
-            let operation = FenceBroker { id, epoch, fenced };
+            let operation = FenceBrokers { brokers: brokers.clone(), fenced };
             let deadline = Instant::now() + DECIDE_WITHIN_MAX;
-            match decide_here(&queue, operation.into(), deadline).await {
-                Ok(_) => tracing::info!(broker = %id, epoch, "broker is {what}"),
-                // It is said again while it is true.
-                Err(error) => {
-                    tracing::warn!(broker = %id, epoch, %error, "broker is not yet {what}")
+            let answer = decide_here(&queue, operation.into(), deadline).await;
+            tell_fences(&brokers, fenced, answer);
+            if let Some(tell) = tell.upgrade() {
+                for (id, _) in brokers {
+                    let _ = tell.send(News::Changed(id)).await;
                 }
             }
-            if let Some(tell) = tell.upgrade() {
-                let _ = tell.send(News::Changed(id)).await;
-            }
         });
+    }
+}
+
+fn tell_fences(brokers: &[(BrokerId, i64)], fenced: bool, answer: Result<Answer, ControllerError>) {
+    let what = if fenced { "fenced" } else { "not fenced any more" };
+    let outcome = answer.map(|answer| FenceBrokers::outcome(answer.outcome).unwrap_or_default());
+    for (at, (id, epoch)) in brokers.iter().enumerate() {
+        let why = match &outcome {
+            Ok(each) => each.get(at).and_then(|one| one.as_ref().err()).map(ToString::to_string),
+            Err(error) => Some(error.to_string()),
+        };
+        match why {
+            None => tracing::info!(broker = %id, epoch, "broker is {what}"),
+            // It is said again while it is true.
+            Some(error) => tracing::warn!(broker = %id, epoch, error, "broker is not yet {what}"),
+        }
     }
 }
 

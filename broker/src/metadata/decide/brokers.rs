@@ -1,5 +1,7 @@
 //! Brokers that come and go, and what the cluster as a whole hands out once.
 
+use std::collections::BTreeSet;
+
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::{BrokerId, ProducerId};
 use serde::{Deserialize, Serialize};
@@ -125,46 +127,67 @@ impl RegisterBroker {
     }
 }
 
-/// Fences a broker or lifts the fence.
+/// Fences brokers or lifts their fence.
 ///
 /// A fenced broker leaves every ISR and leads nothing; the lead goes to the first live replica of
 /// the ISR in the order of the assignment, or to nobody. Where that makes the ISR too small it
-/// stays eligible (KIP-966).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FenceBroker {
-    /// Which broker.
-    pub id: BrokerId,
-    /// Which start of it: a fence that is meant for an earlier one does nothing.
-    pub epoch: i64,
-    /// Whether it shall be fenced.
+/// stays eligible (KIP-966). Brokers that die together are fenced together: one after the other, the
+/// first would leave an ISR that is large enough without it, and not be eligible; and a lead could
+/// go to one that is dead.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FenceBrokers {
+    /// Which brokers, and which start of each: a fence that is meant for an earlier one does nothing.
+    pub brokers: Vec<(BrokerId, i64)>,
+    /// Whether they shall be fenced.
     pub fenced: bool,
 }
 
-impl Decide for FenceBroker {
-    type Outcome = ItemResult<()>;
+impl Decide for FenceBrokers {
+    /// In the order of the operation.
+    type Outcome = Vec<ItemResult<()>>;
 
     fn decide(&self, image: &MetadataImage, context: &Context<'_>) -> Decision<Self::Outcome> {
         let mut draft = Draft::new(image);
-        let outcome = self.fence(&mut draft, context);
-        Decision { records: if outcome.is_ok() { draft.records } else { Vec::new() }, outcome }
+        let mut outcome: Vec<_> =
+            self.brokers.iter().map(|one| self.fence(*one, &mut draft)).collect();
+        if let Err(error) = self.change_partitions(&mut draft, context) {
+            outcome.iter_mut().for_each(|of_one| *of_one = Err(error.clone()));
+            return Decision { records: Vec::new(), outcome };
+        }
+        Decision { records: draft.records, outcome }
     }
 }
 
-impl FenceBroker {
-    fn fence(&self, draft: &mut Draft, context: &Context<'_>) -> ItemResult<()> {
-        let present = registered(&draft.image, self.id, self.epoch)?;
-        if present.fenced == self.fenced {
+impl FenceBrokers {
+    fn fence(&self, (id, epoch): (BrokerId, i64), draft: &mut Draft) -> ItemResult<()> {
+        if registered(&draft.image, id, epoch)?.fenced == self.fenced {
             return Ok(());
         }
-        draft.add(vec![MetadataRecord::BrokerFence(BrokerFenceRecord {
-            id: self.id,
-            fenced: self.fenced,
-            stopping: false,
-        })])?;
+        let record = BrokerFenceRecord { id, fenced: self.fenced, stopping: false };
+        draft.add(vec![MetadataRecord::BrokerFence(record)])
+    }
+
+    /// After the brokers: each partition is changed once, with all of them fenced.
+    fn change_partitions(&self, draft: &mut Draft, context: &Context<'_>) -> ItemResult<()> {
+        let of_record = |record: &MetadataRecord| match record {
+            MetadataRecord::BrokerFence(record) => Some(record.id),
+            _ => None,
+        };
+        let changed_brokers: Vec<BrokerId> = draft.records.iter().filter_map(of_record).collect();
+        let mut left = BTreeSet::new();
+        for id in &changed_brokers {
+            let of_it = draft.image.partitions_of(*id);
+            left.extend(of_it.map(|(topic, index, _)| (topic.id, index)));
+        }
         let image = &draft.image;
-        let changes = changed(image.partitions_of(self.id), |topic, state| {
+        let partitions = left.iter().filter_map(|(id, index)| {
+            let topic = image.topic_by_id(id)?;
+            Some((topic, *index, topic.partition(*index)?))
+        });
+        let changes = changed(partitions, |topic, state| {
             let change = Change::of(image, context.rules, topic, state);
-            if self.fenced { change.without(self.id) } else { change }.build()
+            let gone = changed_brokers.iter().filter(|_| self.fenced);
+            gone.fold(change, |change, id| change.without(*id)).build()
         });
         draft.add(changes)
     }

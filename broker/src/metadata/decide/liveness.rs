@@ -16,6 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::metadata::MetadataImage;
 
+/// How long a broker that is dead waits for others that may be, before it is fenced without them.
+const DIE_TOGETHER_MS: Millis = 200;
+
 /// A point of monotonic time, in milliseconds from anywhere.
 pub type Millis = u64;
 
@@ -34,8 +37,9 @@ struct Session {
     is_fenced: bool,
     /// When it was last known to live.
     heard: Millis,
-    /// Whether it shall be fenced, whatever its session is.
-    is_dead: bool,
+    /// Since when it is known to be dead, whatever its session is.
+    dead_since: Option<Millis>,
+    /// It is being probed.
     is_probed: bool,
     /// How much of the metadata log it has applied, as it said last.
     applied_index: u64,
@@ -74,10 +78,11 @@ pub struct HeartbeatAnswer {
 }
 
 /// What is to be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// The broker of this epoch is fenced. Said again at every tick until the image has it.
-    Fence(BrokerId, i64),
+    /// The brokers of these epochs are fenced, all at once. Said again at every tick until the image
+    /// has it.
+    Fence(Vec<(BrokerId, i64)>),
     /// Its fence is lifted.
     Unfence(BrokerId, i64),
     /// It is about to stop, and leaves its partitions.
@@ -102,7 +107,7 @@ impl Liveness {
             let (epoch, is_fenced) = (registration.epoch, registration.fenced);
             match self.brokers.get_mut(id).filter(|session| session.epoch == epoch) {
                 Some(session) => {
-                    session.is_dead &= !is_fenced;
+                    session.dead_since = session.dead_since.filter(|_| !is_fenced);
                     session.is_fenced = is_fenced;
                 }
                 None => {
@@ -110,7 +115,7 @@ impl Liveness {
                         epoch,
                         is_fenced,
                         heard: now,
-                        is_dead: false,
+                        dead_since: None,
                         is_probed: false,
                         applied_index: 0,
                         left: None,
@@ -135,13 +140,13 @@ impl Liveness {
         if session.epoch != epoch {
             return Err(ErrorCode::StaleBrokerEpoch);
         }
-        (session.heard, session.is_dead, session.is_probed) = (now, false, false);
+        (session.heard, session.dead_since, session.is_probed) = (now, None, false);
         session.applied_index = applied_index;
         let is_caught_up =
             u64::try_from(epoch).is_ok_and(|registered_at| applied_index >= registered_at);
         let effect = match (session.is_fenced, wants_fence) {
             (true, false) if is_caught_up && !wants_stop => Some(Effect::Unfence(id, epoch)),
-            (false, true) => Some(Effect::Fence(id, epoch)),
+            (false, true) => Some(Effect::Fence(vec![(id, epoch)])),
             (false, false) if wants_stop && session.left.is_none() => Some(Effect::Stop(id, epoch)),
             _ => None,
         };
@@ -173,15 +178,37 @@ impl Liveness {
         is_new.then_some(Effect::Probe(id, epoch))
     }
 
-    /// What came of a probe. One that was not refused says nothing: the session goes on.
-    pub fn probed(&mut self, id: BrokerId, epoch: i64, was_refused: bool) -> Option<Effect> {
+    /// What came of a probe. One that was not refused says nothing: the session goes on. Whoever
+    /// is dead is fenced when no other probe is under way, or a little later: brokers often die
+    /// together.
+    pub fn probed(
+        &mut self,
+        id: BrokerId,
+        epoch: i64,
+        was_refused: bool,
+        now: Millis,
+    ) -> Option<Effect> {
         let session = self.session(id, epoch)?;
-        // It was heard from since.
-        if !std::mem::take(&mut session.is_probed) || !was_refused || session.is_fenced {
+        let is_news = std::mem::take(&mut session.is_probed) && !session.is_fenced;
+        // It may have been heard from since.
+        if is_news && was_refused {
+            session.dead_since = Some(now);
+        }
+        let is_probing = self.unfenced().any(|(_, session)| session.is_probed);
+        if !is_news || is_probing {
             return None;
         }
-        session.is_dead = true;
-        Some(Effect::Fence(id, epoch))
+        self.fence(|session| session.dead_since.is_some())
+    }
+
+    fn unfenced(&self) -> impl Iterator<Item = (&BrokerId, &Session)> {
+        self.brokers.iter().filter(|(_, session)| !session.is_fenced)
+    }
+
+    fn fence(&self, whom: impl Fn(&Session) -> bool) -> Option<Effect> {
+        let them = self.unfenced().filter(|(_, session)| whom(session));
+        let them: Vec<_> = them.map(|(id, session)| (*id, session.epoch)).collect();
+        (!them.is_empty()).then_some(Effect::Fence(them))
     }
 
     /// Who keeps this was stopped itself and could hear nobody: everybody has a whole session anew.
@@ -190,23 +217,25 @@ impl Liveness {
     }
 
     /// Time has passed: who is to be fenced.
-    pub fn tick(&self, now: Millis) -> Vec<Effect> {
-        let is_over = |session: &Session| session.is_dead || self.end(session) <= now;
-        let all = self.brokers.iter().filter(|(_, session)| !session.is_fenced);
-        all.filter(|(_, session)| is_over(session))
-            .map(|(id, session)| Effect::Fence(*id, session.epoch))
-            .collect()
+    #[must_use]
+    pub fn tick(&self, now: Millis) -> Option<Effect> {
+        if self.next_end().is_none_or(|end| end > now) {
+            return None;
+        }
+        self.fence(|session| session.dead_since.is_some() || self.end(session) <= now)
     }
 
     /// When the next session ends.
     #[must_use]
     pub fn next_end(&self) -> Option<Millis> {
-        let alive = self.brokers.values().filter(|session| !session.is_fenced);
-        alive.map(|session| self.end(session)).min()
+        self.unfenced().map(|(_, session)| self.end(session)).min()
     }
 
     fn end(&self, session: &Session) -> Millis {
-        session.heard.saturating_add(self.session_ms)
+        match session.dead_since {
+            Some(since) => since.saturating_add(DIE_TOGETHER_MS),
+            None => session.heard.saturating_add(self.session_ms),
+        }
     }
 
     fn session(&mut self, id: BrokerId, epoch: i64) -> Option<&mut Session> {

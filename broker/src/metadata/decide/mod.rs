@@ -25,7 +25,7 @@ mod topics;
 mod tests;
 
 pub use brokers::{
-    AllocateProducerIds, FenceBroker, PRODUCER_ID_BLOCK_LEN, ProducerIdBlock, RegisterBroker,
+    AllocateProducerIds, FenceBrokers, PRODUCER_ID_BLOCK_LEN, ProducerIdBlock, RegisterBroker,
     SetClusterId,
 };
 pub use configs::{AlterConfigs, ConfigOp, ConfigRules, ConfigScope, ResourceAlteration};

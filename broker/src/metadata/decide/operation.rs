@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AllocateProducerIds, AlterConfigs, AlterIsr, AlterReassignments, BalanceLeaders, Context,
-    CreatePartitions, CreateTopics, Decide, Decision, DeleteTopics, ElectLeaders, FenceBroker,
+    CreatePartitions, CreateTopics, Decide, Decision, DeleteTopics, ElectLeaders, FenceBrokers,
     RegisterBroker, ReportLogs, SetClusterId, StopBroker,
 };
 use crate::metadata::MetadataImage;
@@ -93,8 +93,8 @@ operations! {
     AlterConfigs "alterConfigs" 0,
     /// Registers a broker that has started.
     RegisterBroker "registerBroker" 0,
-    /// Fences a broker or lifts its fence.
-    FenceBroker "fenceBroker" 0,
+    /// Fences brokers or lifts their fence.
+    FenceBrokers "fenceBrokers" 0,
     /// Has a broker that is about to stop leave its partitions.
     StopBroker "stopBroker" 0,
     /// Elects leaders.

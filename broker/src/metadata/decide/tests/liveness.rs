@@ -39,7 +39,10 @@ fn image(words: &[&str]) -> MetadataImage {
 
 fn effect(effect: Effect) -> String {
     match effect {
-        Effect::Fence(id, epoch) => format!("fence {id}@{epoch}"),
+        Effect::Fence(brokers) => {
+            let one = |(id, epoch): &(BrokerId, i64)| format!(" {id}@{epoch}");
+            format!("fence{}", brokers.iter().map(one).collect::<String>())
+        }
         Effect::Unfence(id, epoch) => format!("unfence {id}@{epoch}"),
         Effect::Probe(id, epoch) => format!("probe {id}@{epoch}"),
         Effect::Stop(id, epoch) => format!("stop {id}@{epoch}"),
@@ -50,7 +53,8 @@ fn effect(effect: Effect) -> String {
 fn check(transcript: &str) {
     let mut liveness = None;
     let mut told = String::new();
-    let events = transcript.lines().map(str::trim_end).filter(|line| !line.is_empty());
+    let is_event = |line: &&str| !line.is_empty() && !line.starts_with('#');
+    let events = transcript.lines().map(str::trim_end).filter(is_event);
     let expected: Vec<&str> = events.clone().collect();
     for line in events.filter(|line| !line.starts_with(' ')) {
         let words: Vec<&str> = line.split(' ').collect();
@@ -92,7 +96,7 @@ fn check(transcript: &str) {
             }
             "probed" => {
                 let (id, epoch, _) = broker(args[0]);
-                out.extend(state.probed(id, epoch, args[1] == "refused").map(effect));
+                out.extend(state.probed(id, epoch, args[1] == "refused", now).map(effect));
             }
             other => panic!("{other}"),
         }
@@ -147,8 +151,7 @@ fn silent_broker_is_fenced_after_its_session_and_returns_with_a_heartbeat() {
 9500 next
     Some(14000)
 18400 tick
-    fence 1@5
-    fence 2@6
+    fence 1@5 2@6
 ",
     );
 }
@@ -164,9 +167,44 @@ fn broker_whose_process_died_is_fenced_after_one_refused_probe() {
 120 probed 2@6 refused
     fence 2@6
 130 tick
+320 tick
     fence 2@6
-140 image 1@5 2@6!
-150 tick
+330 image 1@5 2@6!
+340 tick
+",
+    );
+}
+
+#[test]
+fn brokers_that_die_together_are_fenced_together() {
+    check(
+        "
+0 lead 1@5 2@6 3@7 4@8
+100 ended 2@6
+    probe 2@6
+110 ended 3@7
+    probe 3@7
+115 ended 4@8
+    probe 4@8
+120 probed 2@6 refused
+130 probed 4@8 answered
+150 probed 3@7 refused
+    fence 2@6 3@7
+160 image 1@5 2@6! 3@7! 4@8
+# A probe that takes long holds up nobody for long.
+200 ended 1@5
+    probe 1@5
+210 ended 4@8
+    probe 4@8
+220 probed 1@5 refused
+230 next
+    Some(420)
+419 tick
+420 tick
+    fence 1@5
+430 image 1@5! 2@6! 3@7! 4@8
+500 probed 4@8 answered
+510 tick
 ",
     );
 }
@@ -298,8 +336,7 @@ fn new_leader_gives_every_broker_a_whole_session() {
 9000 tick
 16999 tick
 17000 tick
-    fence 1@5
-    fence 2@6
+    fence 1@5 2@6
 ",
     );
 }

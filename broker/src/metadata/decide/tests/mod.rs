@@ -461,10 +461,11 @@ fn fence_that_is_meant_for_an_earlier_start_does_nothing() {
     let first = world.image.brokers[&BrokerId(1)].epoch;
     let second = world.run(&register(1, "a")).unwrap();
     assert!(second > first);
-    let fence = |epoch| FenceBroker { id: BrokerId(1), epoch, fenced: true };
-    assert_eq!(world.run(&fence(first)).unwrap_err().code, ErrorCode::StaleBrokerEpoch);
+    let fence = |epoch| FenceBrokers { brokers: vec![(BrokerId(1), epoch)], fenced: true };
+    let refused = world.run(&fence(first)).remove(0).unwrap_err();
+    assert_eq!(refused.code, ErrorCode::StaleBrokerEpoch);
     assert!(world.image.is_live(BrokerId(1)));
-    world.run(&fence(second)).unwrap();
+    world.run(&fence(second)).remove(0).unwrap();
     assert!(!world.image.is_live(BrokerId(1)));
 }
 
@@ -518,8 +519,13 @@ proptest! {
                     drop(world.run(&CreatePartitions { topics: vec![growth], validate_only: false }));
                 }
                 Step::Fence(id, fenced) => {
-                    let epoch = world.image.brokers.get(&BrokerId(id)).map_or(0, |broker| broker.epoch);
-                    let _ = world.run(&FenceBroker { id: BrokerId(id), epoch, fenced });
+                    let with_epoch = |id| {
+                        let known = world.image.brokers.get(&BrokerId(id));
+                        (BrokerId(id), known.map_or(0, |broker| broker.epoch))
+                    };
+                    // Some together.
+                    let brokers = (id..=id + i32::from(id % 2 == 0)).map(with_epoch).collect();
+                    let _ = world.run(&FenceBrokers { brokers, fenced });
                 }
                 Step::Register(id, clean_start) => {
                     let present = world.image.brokers.get(&BrokerId(id)).map_or(0, |broker| broker.epoch);

@@ -146,8 +146,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         (vec(alteration(), 0..3), any::<bool>())
             .prop_map(|(resources, validate_only)| AlterConfigs { resources, validate_only }.into()),
         registration().prop_map(Operation::from),
-        (broker(), any::<i64>(), any::<bool>())
-            .prop_map(|(id, epoch, fenced)| FenceBroker { id, epoch, fenced }.into()),
+        (vec((broker(), any::<i64>()), 0..3), any::<bool>())
+            .prop_map(|(brokers, fenced)| FenceBrokers { brokers, fenced }.into()),
         (broker(), any::<i64>(), vec(isr_change(), 0..3)).prop_map(
             |(broker, broker_epoch, changes)| AlterIsr { broker, broker_epoch, changes }.into()
         ),
@@ -204,7 +204,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         vec((name(), item(Just(()))), 0..3).prop_map(Outcome::CreatePartitions),
         vec((resource(), item(Just(()))), 0..3).prop_map(Outcome::AlterConfigs),
         item(any::<i64>()).prop_map(Outcome::RegisterBroker),
-        item(Just(())).prop_map(Outcome::FenceBroker),
+        vec(item(Just(())), 0..3).prop_map(Outcome::FenceBrokers),
         vec(item(state), 0..3).prop_map(Outcome::AlterIsr),
         item(block).prop_map(Outcome::AllocateProducerIds),
         item(any::<usize>()).prop_map(Outcome::StopBroker),
@@ -287,6 +287,6 @@ fn what_is_newer_or_damaged_is_refused_by_name() {
 #[test]
 fn outcome_of_another_kind_is_none() {
     let outcome = Outcome::SetClusterId(Ok(()));
-    assert_eq!(<FenceBroker as Kind>::outcome(outcome.clone()), None);
+    assert_eq!(<FenceBrokers as Kind>::outcome(outcome.clone()), None);
     assert_eq!(<SetClusterId as Kind>::outcome(outcome), Some(Ok(())));
 }

@@ -73,7 +73,7 @@ impl One {
 
     fn fence(&mut self, id: BrokerId, fenced: bool) {
         let epoch = self.epoch(id);
-        self.0.run(&FenceBroker { id, epoch, fenced }).unwrap();
+        self.0.run(&FenceBrokers { brokers: vec![(id, epoch)], fenced }).remove(0).unwrap();
     }
 
     fn start(&mut self, id: BrokerId, clean_start: bool, min_insync_replicas: usize) {
@@ -133,7 +133,11 @@ impl One {
     fn step(&mut self, line: &Line<'_>) -> Option<ErrorCode> {
         let one = || line.ids("broker")[0];
         match line.word() {
-            "fence" => self.fence(one(), true),
+            "fence" => {
+                let brokers = line.ids("broker").into_iter().map(|id| (id, self.epoch(id)));
+                let fence = FenceBrokers { brokers: brokers.collect(), fenced: true };
+                self.0.run(&fence).into_iter().for_each(|done| done.unwrap());
+            }
             "unfence" => self.fence(one(), false),
             "isr" => return self.alter(&line.ids("is")).err(),
             "log" => self.log(one(), line.text("is") == "offline"),
@@ -205,6 +209,27 @@ fn who_leaves_an_isr_that_is_too_small_stays_eligible() {
         epoch 2 2 leads isr 2,3
         > unfence broker=1
         epoch 2 2 leads isr 2,3
+        ",
+    );
+}
+
+/// One after the other, 1 would leave an ISR that is large enough, and 2 would lead for a moment.
+#[test]
+fn who_dies_together_is_eligible_together() {
+    tell(
+        "
+        > create with=min.insync.replicas:2
+        epoch 0 1 leads isr 1,2,3
+        > fence broker=1,2
+        epoch 1 3 leads isr 3 elr 1,2
+        > fence broker=3
+        epoch 2 nobody leads elr 1,2,3 last-known 3
+        > unfence broker=1
+        epoch 3 1 leads isr 1 elr 2,3
+        > create with=min.insync.replicas:2
+        epoch 0 1 leads isr 1,2,3
+        > fence broker=1,2,3
+        epoch 1 nobody leads elr 1,2,3 last-known 1
         ",
     );
 }
@@ -510,8 +535,10 @@ fn leads_go_back_to_the_preferred_replicas_some_at_a_time() {
     let mut world = World::with_racks(&["a", "b", "c"]);
     world.create("t", 30, 3).unwrap();
     let (id, epoch) = (BrokerId(2), world.image.brokers[&BrokerId(2)].epoch);
-    world.run(&FenceBroker { id, epoch, fenced: true }).unwrap();
-    world.run(&FenceBroker { id, epoch, fenced: false }).unwrap();
+    for fenced in [true, false] {
+        let fence = FenceBrokers { brokers: vec![(id, epoch)], fenced };
+        world.run(&fence).remove(0).unwrap();
+    }
     // Not in sync yet.
     assert_eq!(world.run(&BalanceLeaders { leads_max: 4 }), 0);
     (0..30).for_each(|index| alter_isr_of(&mut world, "t", index, 0b1110));
