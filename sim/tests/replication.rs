@@ -12,6 +12,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use kafka_protocol::messages as m;
+use kafka_protocol::messages::delete_records_request::{
+    DeleteRecordsPartition, DeleteRecordsTopic,
+};
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::metadata_response::MetadataResponsePartition;
 use letterbox_env::{Disk as _, Env};
 use letterbox_protocol::Response;
@@ -25,6 +29,7 @@ use tokio::time::{sleep, timeout};
 use common::{Clients, DATA, NODES, PATIENCE, TOPIC, ask, connect, node_with, show_log};
 
 const FAULTS: u64 = 8;
+const REQUEST_TIMED_OUT: i16 = 7;
 
 fn cluster(seed: u64) -> Cluster {
     cluster_with(seed, "")
@@ -322,4 +327,62 @@ fn a_log_directory_that_fails_hands_over_what_it_leads() {
     let demands = Demands { sends_ok_min: 200, reads_min: 200, faults_min: 1 };
     let report = Checker::check(clients.history.events(), demands);
     assert!(report.is_clean(), "{report}");
+}
+
+/// Whoever leads next has them not either: a replica whose broker lives and does not fetch holds up
+/// the answer until it has dropped them, or is known to be gone.
+#[test]
+fn records_are_deleted_when_no_replica_has_them_any_more() {
+    let mut cluster = cluster(9);
+    let clients = Clients::begin(&mut cluster);
+    wait_for(&mut cluster, &NODES, "all are in sync", |all| {
+        all.iter().all(|one| one.error_code == 0 && one.isr_nodes.len() == NODES.len())
+    });
+    assert!(clients.go_on(&mut cluster));
+    let asked = Rc::new(RefCell::new(None));
+    let mut delete = |cluster: &mut Cluster, offset, timeout_ms| {
+        let told = Rc::clone(&asked);
+        cluster.client(&format!("deletes before {offset}"), move |env| async move {
+            let led = leader_of(&env, NODES[0]).await;
+            let mut stream = connect(&env, led).await;
+            let partition = DeleteRecordsPartition::default().with_offset(offset);
+            let topic = DeleteRecordsTopic::default()
+                .with_name(common::name(TOPIC))
+                .with_partitions(vec![partition]);
+            let request = m::DeleteRecordsRequest::default()
+                .with_topics(vec![topic])
+                .with_timeout_ms(timeout_ms);
+            let Some(Response::DeleteRecords(answer)) = ask(&mut stream, 2, request).await else {
+                return Err("no answer".to_owned());
+            };
+            let partition = &answer.topics[0].partitions[0];
+            *told.borrow_mut() = Some((led, partition.error_code, partition.low_watermark));
+            Ok(())
+        });
+        assert!(cluster.run_until(PATIENCE, |_| asked.borrow().is_some()));
+        asked.take().unwrap()
+    };
+    let (leader, code, low) = delete(&mut cluster, 5, 5_000);
+    assert_eq!((code, low), (0, 5));
+    // One is cut off from both others: its broker is still taken to live.
+    let cut = NODES.into_iter().rfind(|name| *name != leader).unwrap();
+    NODES.into_iter().filter(|name| *name != cut).for_each(|name| cluster.cut(name, cut));
+    assert_eq!(delete(&mut cluster, 7, 300), (leader, REQUEST_TIMED_OUT, -1));
+    // Until its session is over.
+    assert_eq!(delete(&mut cluster, 8, 20_000), (leader, 0, 8));
+    NODES.into_iter().filter(|name| *name != cut).for_each(|name| cluster.mend(name, cut));
+    clients.ask_to_end();
+    assert!(cluster.run_clients(PATIENCE * 2), "clients do not end");
+}
+
+/// Who leads the first partition of the topic.
+async fn leader_of(env: &Env, at: &str) -> &'static str {
+    let mut stream = connect(env, at).await;
+    let topic = MetadataRequestTopic::default().with_name(Some(common::name(TOPIC)));
+    let request = m::MetadataRequest::default().with_topics(Some(vec![topic]));
+    let Some(Response::Metadata(told)) = ask(&mut stream, 9, request).await else {
+        panic!("no answer")
+    };
+    let leader = told.topics[0].partitions.iter().find(|one| one.partition_index == 0).unwrap();
+    NODES[usize::try_from(leader.leader_id.0).unwrap() - 1]
 }

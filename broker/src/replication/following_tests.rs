@@ -136,6 +136,7 @@ async fn what_was_synced_and_then_cut_does_not_count_for_a_leader() {
         at: 2,
         last_epoch: 2,
         counts,
+        start: 0,
     };
     follower.partition.follower_fetches(fetch(2));
     follower.replicas.durable(&log, synced);

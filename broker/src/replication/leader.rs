@@ -71,6 +71,8 @@ pub(crate) struct FollowerFetch {
     pub(crate) last_epoch: LeaderEpoch,
     /// Up to where it counts; at most `at`.
     pub(crate) counts: Offset,
+    /// Where its log starts; −1 when it does not say.
+    pub(crate) start: Offset,
 }
 
 /// What the leader knows of a follower since it leads.
@@ -81,6 +83,8 @@ struct Progress {
     verified: Option<Offset>,
     /// It counts up to here; at most `verified`.
     end: Option<Offset>,
+    /// Its log starts here, as it said last.
+    start: Option<Offset>,
     /// When it had all that the leader had, last; `None`: never.
     caught_up_ms: Option<u64>,
     last_fetch_ms: u64,
@@ -216,6 +220,15 @@ impl LeaderState {
         self.high_watermark >= self.epoch_start
     }
 
+    /// Where every log starts at the earliest, of the replicas that may be in sync now: what lies
+    /// before is deleted for good, whoever leads next. `own` is where the own log starts.
+    pub(crate) fn low_watermark(&self, own: Offset, offline: &[BrokerId]) -> Offset {
+        let is_there =
+            |id: &BrokerId| self.eligible.contains_key(id) && !offline.contains(id);
+        let others = self.followers.iter().filter(|(id, _)| is_there(id));
+        others.map(|(_, follower)| follower.start.unwrap_or(-1)).fold(own, Offset::min)
+    }
+
     /// Never asks for more replicas than the partition has (KIP-966, effective min ISR).
     fn required(&self) -> usize {
         self.min_insync.min(self.replicas.len()).max(1)
@@ -325,6 +338,7 @@ impl LeaderState {
             let (broker_epoch, caught_up_ms) = (fetch.broker_epoch, follower.caught_up_ms);
             *follower = Progress { broker_epoch, caught_up_ms, ..Progress::default() };
         }
+        follower.start = Some(fetch.start);
         // Up to where it asks, its log is this one: the last epochs were compared.
         follower.verified = Some(fetch.at);
         // A report may have come by another way before this fetch, which says less then. From then
@@ -577,6 +591,7 @@ mod tests {
                         at: line.number("at"),
                         last_epoch: line.number("last"),
                         counts: line.number("counts"),
+                        start: line.find("start").map_or(0, |start| start.parse().unwrap()),
                     };
                     let (answer, effects) = leader.fetch(fetch, &log, now_ms);
                     let mut all = vec![format!("answer {answer}")];
@@ -613,6 +628,10 @@ mod tests {
                     let brokers = registrations(line.text("brokers")).into_iter().collect();
                     leader.set_eligible(Arc::new(brokers));
                     Vec::new()
+                }
+                "low-watermark" => {
+                    let offline = line.find("offline").map_or(Vec::new(), |_| line.ids("offline"));
+                    vec![leader.low_watermark(log.start(), &offline).to_string()]
                 }
                 "may-append-to-all" => vec![match leader.may_append_to_all() {
                     Ok(()) => "yes".to_owned(),
@@ -927,6 +946,35 @@ mod tests {
             > fetch by=3@13 epoch=3 at=20 last=3 counts=20
               answer records, high watermark 20, log start 0
               high watermark 20
+            ",
+        );
+    }
+
+    /// What was deleted is gone when nobody who may lead has it any more.
+    #[test]
+    fn the_low_watermark_is_that_of_every_replica_that_is_there() {
+        tell(
+            "
+            > begin epoch=3 replicas=1,2,3 isr=1,2 min=1 hw=10 log=3:10 live=1@11,2@12,3@13 start=4
+            > low-watermark
+              -1
+            > fetch by=2@12 epoch=3 at=10 last=3 counts=10 start=4
+              answer records, high watermark 10, log start 4
+            > low-watermark
+              -1
+            > low-watermark offline=3
+              4
+            > live brokers=1@11,2@12
+            > low-watermark
+              4
+            # Started again: what its log is like is not known.
+            > live brokers=1@11,2@14
+            > low-watermark
+              -1
+            > fetch by=2@14 epoch=3 at=10 last=3 counts=10 start=2
+              answer records, high watermark 10, log start 4
+            > low-watermark
+              2
             ",
         );
     }

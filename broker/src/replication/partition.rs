@@ -171,6 +171,8 @@ pub struct Partition {
     pub waiters: Waiters,
     /// Followers that wait for its end; told of it only where there are any.
     pub(crate) ends: Waiters,
+    /// Who waits until every replica has dropped what lies before an offset.
+    starts: Waiters,
     /// For the metrics.
     pub traffic: Traffic,
     topic_id: TopicId,
@@ -214,6 +216,7 @@ impl Partition {
         Self {
             waiters: Waiters::default(),
             ends: Waiters::default(),
+            starts: Waiters::default(),
             traffic: Traffic::default(),
             topic_id,
             index,
@@ -348,7 +351,14 @@ impl Partition {
 
     /// A follower asks for records: what it is answered.
     pub(crate) fn follower_fetches(&self, fetch: FollowerFetch) -> Answer {
-        self.act(|role, log, now_ms| role.fetched(fetch, log, now_ms))
+        let (answer, low_watermark) = self.act(|role, log, now_ms| {
+            let (answer, effects) = role.fetched(fetch, log, now_ms);
+            ((answer, log.and_then(|log| role.low_watermark(log))), effects)
+        });
+        if let Some((_, low_watermark)) = low_watermark {
+            self.starts.moved_to(low_watermark);
+        }
+        answer
     }
 
     /// A follower counts further than when it fetched last.
@@ -445,6 +455,8 @@ impl Partition {
 
     fn step(&self, event: Event) {
         self.act(|role, log, now_ms| ((), role.step(event, log, now_ms)));
+        // Who leads, and who is there, may be others now: look again.
+        self.starts.wake_all();
     }
 
     /// Has the role look at something, and does what follows.
@@ -688,6 +700,37 @@ impl Partition {
                 Some(at) if tokio::time::timeout_at(at, notify.notified()).await.is_ok() => {}
                 Some(_) => return self.commit(epoch, end),
             }
+            drop(place);
+        }
+    }
+
+    /// Waits until no replica that is there has anything before `offset` any more, where the own log
+    /// starts already; at most until `deadline`. Gives the low watermark. Cancel safe.
+    ///
+    /// # Errors
+    /// REQUEST_TIMED_OUT: others may still have it; NOT_LEADER_OR_FOLLOWER.
+    pub async fn low_watermark_reaches(
+        &self,
+        offset: Offset,
+        deadline: Instant,
+    ) -> Result<Offset, ErrorCode> {
+        let log = self.log()?;
+        // Followers whose fetch is parked learn it now.
+        self.ends.wake_all();
+        let (notify, mut led_in) = (Arc::new(Notify::new()), None);
+        loop {
+            let place = Place { waiters: &self.starts, ticket: self.starts.register(offset, &notify) };
+            let (epoch, low) =
+                self.role().low_watermark(&**log).ok_or(ErrorCode::NotLeaderOrFollower)?;
+            // Another leader may have had less.
+            if *led_in.get_or_insert(epoch) != epoch {
+                return Err(ErrorCode::NotLeaderOrFollower);
+            }
+            if low >= offset {
+                return Ok(low);
+            }
+            let waited = tokio::time::timeout_at(deadline, notify.notified()).await;
+            waited.map_err(|_| ErrorCode::RequestTimedOut)?;
             drop(place);
         }
     }

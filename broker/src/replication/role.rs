@@ -400,6 +400,12 @@ impl Replica {
         (answer, of_leader(leader.epoch(), effects))
     }
 
+    /// See [`LeaderState::low_watermark`], and the epoch; `None` where this broker does not lead.
+    pub(crate) fn low_watermark<L: OwnLog>(&self, log: &L) -> Option<(LeaderEpoch, Offset)> {
+        let leader = self.leader()?;
+        Some((leader.epoch(), leader.low_watermark(log.start(), &self.assigned.offline)))
+    }
+
     /// A follower counts further than when it fetched last.
     pub(crate) fn reported<L: OwnLog>(
         &mut self,

@@ -483,6 +483,7 @@ impl World {
                         at,
                         last_epoch,
                         counts,
+                        start: broker.log.start(),
                     };
                     self.send(Message::Fetch { to: leader, fetch })?;
                 }

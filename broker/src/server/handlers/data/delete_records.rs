@@ -2,9 +2,12 @@
 //!
 //! KIP-107. Kafka Streams empties its repartition topics with it: they have `retention.ms=-1` and
 //! would grow for ever. When the answer leaves, the new log start is on stable storage (Kafka's is
-//! not); whole segments before it go with the next retention check.
+//! not), and every replica whose broker lives has it, so that the records are gone whoever leads
+//! next; whole segments before it go with the next retention check. REQUEST_TIMED_OUT when a replica
+//! has not got there within the request's timeout: they are gone here, and will be there.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::delete_records_request::DeleteRecordsTopic;
@@ -21,6 +24,9 @@ use crate::replication::Partition;
 use crate::request::RequestContext;
 use crate::security::{Operation, Resource};
 
+/// How long a request waits for replicas at most, whatever it says.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
 /// Asks for the high watermark.
 const HIGH_WATERMARK: Offset = -1;
 
@@ -30,7 +36,9 @@ pub(crate) async fn delete_records(
     ctx: RequestContext,
     request: m::DeleteRecordsRequest,
 ) -> m::DeleteRecordsResponse {
-    let settle_by = Instant::now() + SETTLE_MAX;
+    let begun = Instant::now();
+    let within = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
+    let (settle_by, deadline) = (begun + SETTLE_MAX, begun + within.min(WAIT_MAX));
     let mut moved = Vec::new();
     let mut topics = Vec::with_capacity(request.topics.len());
     for topic in request.topics {
@@ -42,7 +50,7 @@ pub(crate) async fn delete_records(
             {
                 Ok(partition) => one(&partition, asked.offset, settle_by)
                     .await
-                    .inspect(|_| moved.extend(partition.log().ok().cloned())),
+                    .inspect(|start| moved.push((partition, *start))),
                 Err(error) => Err(error),
             };
             let result =
@@ -56,14 +64,26 @@ pub(crate) async fn delete_records(
             DeleteRecordsTopicResult::default().with_name(topic.name).with_partitions(partitions),
         );
     }
-    if !moved.is_empty() && services.replicas.keep_log_starts(moved).await.is_err() {
-        let answers = topics
-            .iter_mut()
-            .flat_map(|topic| &mut topic.partitions)
-            .filter(|answer| answer.error_code == 0);
-        answers.for_each(|answer| {
-            *answer = refused(std::mem::take(answer), ErrorCode::KafkaStorageError)
-        });
+    let logs = moved.iter().filter_map(|(partition, _)| partition.log().ok().cloned()).collect();
+    let kept = services.replicas.keep_log_starts(logs).await;
+    let reached = moved.iter().map(|(partition, start)| {
+        let is_kept = kept.is_ok();
+        async move {
+            match is_kept {
+                true => partition.low_watermark_reaches(*start, deadline).await,
+                false => Err(ErrorCode::KafkaStorageError),
+            }
+        }
+    });
+    let mut reached = futures::future::join_all(reached).await.into_iter();
+    // In the order in which they were moved.
+    let answers = topics.iter_mut().flat_map(|topic| &mut topic.partitions);
+    for answer in answers.filter(|answer| answer.error_code == 0) {
+        let result = std::mem::take(answer);
+        *answer = match reached.next().unwrap_or(Err(ErrorCode::UnknownServerError)) {
+            Ok(low_watermark) => result.with_low_watermark(low_watermark),
+            Err(error) => refused(result, error),
+        };
     }
     m::DeleteRecordsResponse::default().with_topics(topics)
 }

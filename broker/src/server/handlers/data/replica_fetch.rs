@@ -198,6 +198,7 @@ fn ask(
         at: what.fetch_offset,
         last_epoch: what.last_fetched_epoch,
         counts: standing.map_or(-1, |standing| standing.counts),
+        start: what.log_start_offset,
     };
     match partition.follower_fetches(fetch) {
         Answer::Records { .. } => Ok(()),
