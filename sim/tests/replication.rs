@@ -340,7 +340,7 @@ fn records_are_deleted_when_no_replica_has_them_any_more() {
     });
     assert!(clients.go_on(&mut cluster));
     let asked = Rc::new(RefCell::new(None));
-    let mut delete = |cluster: &mut Cluster, offset, timeout_ms| {
+    let delete = |cluster: &mut Cluster, offset, timeout_ms| {
         let told = Rc::clone(&asked);
         cluster.client(&format!("deletes before {offset}"), move |env| async move {
             let led = leader_of(&env, NODES[0]).await;

@@ -169,6 +169,8 @@ impl LogManager {
                         path,
                         kept: Kept::default(),
                         lacks_metadata: true,
+                        counts_unsynced: false,
+                        may_have_lost: false,
                     };
                     Ok(Arc::new(Log::new(identity, recovered, config, budget.clone(), now)))
                 };

@@ -304,6 +304,14 @@ impl LogManager {
         self.was_clean
     }
 
+    /// The partitions whose logs may lack records that counted: see [`Log::may_have_lost`].
+    #[must_use]
+    pub fn may_have_lost(&self) -> Vec<(TopicId, i32)> {
+        let logs = lock(&self.logs);
+        let lacking = logs.iter().filter(|(_, log)| log.may_have_lost());
+        lacking.map(|(key, _)| *key).collect()
+    }
+
     /// Every open log, by topic id and partition.
     #[must_use]
     pub fn logs(&self) -> Vec<Arc<Log>> {

@@ -9,7 +9,7 @@ use letterbox_env::{Disk, Fault};
 use letterbox_protocol::model::{Offset, TimestampMs, TopicId};
 use tokio::time::Instant;
 
-use super::checkpoint::{self, ACCEPT_DATA_LOSS, PARTITION_METADATA};
+use super::checkpoint::{self, ACCEPT_DATA_LOSS, NOT_SYNCED, PARTITION_METADATA};
 use super::dir::LogDir;
 use super::error::{IoContext, LogError};
 use super::manager::OfflineLog;
@@ -164,6 +164,8 @@ impl Found {
     ) -> Result<Opened, LogError> {
         let marker = self.path.join(ACCEPT_DATA_LOSS);
         let accepts_loss = self.dir.disk.exists(&marker).during("look for", &marker)?;
+        let mark = self.path.join(NOT_SYNCED);
+        let counts_unsynced = self.dir.disk.exists(&mark).during("look for", &mark)?;
         let row = self.dir.partitions.get(&self.name());
         let kept = self.dir.partitions.claim(&self.name(), topic_id);
         let (mut recovered, records_end, kept) = if accepts_loss {
@@ -187,6 +189,8 @@ impl Found {
             path: self.path.clone(),
             kept,
             lacks_metadata,
+            counts_unsynced,
+            may_have_lost: accepts_loss || counts_unsynced && !self.clean,
         };
         let log = Log::new(identity, recovered, config, budget, now);
         if accepts_loss {
@@ -268,7 +272,7 @@ impl Found {
 pub(super) fn holds_no_log(disk: &dyn Disk, path: &Path) -> Result<bool, LogError> {
     let entries = disk.list(path).during("list", path)?;
     let is_of_none = |name: &str| {
-        matches!(name, PARTITION_METADATA | ACCEPT_DATA_LOSS) || name.ends_with(".tmp")
+        matches!(name, PARTITION_METADATA | ACCEPT_DATA_LOSS | NOT_SYNCED) || name.ends_with(".tmp")
     };
     Ok(entries.iter().all(|entry| is_of_none(&entry.name)))
 }

@@ -21,9 +21,9 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
 use letterbox_env::panics::lock;
-use letterbox_env::{Fault, with_causes};
+use letterbox_env::{Fault, OpenMode, with_causes};
 
-use super::checkpoint::{self, Epochs};
+use super::checkpoint::{self, Epochs, NOT_SYNCED};
 use super::config::LogConfig;
 use super::dir::LogDir;
 use super::error::{AppendError, IoContext, LogError, ReadError};
@@ -63,6 +63,12 @@ pub struct Log {
     durable: AtomicI64,
     high_watermark: AtomicI64,
     recovery_point: AtomicI64,
+    /// The file `not-synced` is there, durably: without it no record counts that is not on the
+    /// device, whatever the configuration. So the next start knows whether some may have.
+    counts_unsynced: AtomicBool,
+    /// The configuration is that of the topic, and whoever had to be told of the file was.
+    is_configured: AtomicBool,
+    may_have_lost: bool,
     /// Times it was cut or emptied: who has looked for records meanwhile looks again. Changed under
     /// `inner`.
     cuts: AtomicU64,
@@ -141,6 +147,10 @@ pub(super) struct Identity {
     pub(super) kept: Kept,
     /// `partition.metadata` is not there.
     pub(super) lacks_metadata: bool,
+    /// `not-synced` is there.
+    pub(super) counts_unsynced: bool,
+    /// See [`Log::may_have_lost`].
+    pub(super) may_have_lost: bool,
 }
 
 impl Log {
@@ -151,7 +161,8 @@ impl Log {
         budget: Arc<CacheBudget>,
         now: TimestampMs,
     ) -> Self {
-        let Identity { topic, topic_id, partition, dir, path, kept, lacks_metadata } = identity;
+        let Identity { topic, topic_id, partition, dir, path, kept, lacks_metadata, .. } = identity;
+        let Identity { counts_unsynced, may_have_lost, .. } = identity;
         let end = found.end_offset;
         let start = kept.log_start.clamp(found.begins_at().min(end), end);
         let file_end = found.segments.last().map_or(0, |segment| segment.size());
@@ -195,6 +206,9 @@ impl Log {
             durable: end.into(),
             high_watermark: kept.high_watermark.clamp(start, end).into(),
             recovery_point: kept.recovery_point.into(),
+            counts_unsynced: counts_unsynced.into(),
+            is_configured: false.into(),
+            may_have_lost,
             cuts: 0.into(),
             queued: false.into(),
             closed: false.into(),
@@ -247,9 +261,19 @@ impl Log {
         // may wait for it. Under the lock, so that an append either is seen here or sees the new
         // configuration.
         let _inner = lock(&self.inner);
-        if is_durable && self.end_offset() > self.synced_end() {
+        self.is_configured.store(true, Ordering::Release);
+        let is_marked = self.counts_unsynced.load(Ordering::Acquire);
+        if is_durable && (is_marked || self.end_offset() > self.synced_end()) {
             self.enqueue();
         }
+    }
+
+    /// Whether it was opened after an end that was not in order and without records that counted
+    /// although they were not on the device (`flush.on.ack=false`, perhaps only before it was made
+    /// `true`), or with a loss that a person has accepted.
+    #[must_use]
+    pub fn may_have_lost(&self) -> bool {
+        self.may_have_lost
     }
 
     /// Log start offset.
@@ -265,13 +289,16 @@ impl Log {
     }
 
     /// Up to where an acknowledgement may count on this log, exclusive: what is on the device; with
-    /// `durable: false` the end offset.
+    /// `durable: false` the end offset, as soon as the disk says so to the next start.
     #[must_use]
     pub fn durable_end(&self) -> Offset {
-        if self.config.load().durable {
-            self.durable.load(Ordering::Acquire)
+        // Looked at first: what was appended before the configuration changed is synced before the
+        // file `not-synced` goes.
+        let end = self.end_offset();
+        if self.counts_unsynced.load(Ordering::Acquire) && !self.config.load().durable {
+            end
         } else {
-            self.end_offset()
+            self.durable.load(Ordering::Acquire)
         }
     }
 
@@ -647,7 +674,7 @@ impl Log {
         drop(cache);
         self.end.store(last.next_offset(), Ordering::Release);
         // As it is now: see [`Log::set_config`].
-        if self.config.load().durable {
+        if self.config.load().durable || !self.counts_unsynced.load(Ordering::Relaxed) {
             self.enqueue();
         }
         Ok(())
@@ -772,6 +799,7 @@ impl Log {
             return Err(io::Error::other(reason.to_string()));
         }
         let mut inner = lock(&self.inner);
+        let is_durable = self.config.load().durable;
         let (end, active) = (self.end_offset(), self.active());
         if !checkpoint {
             self.top_up_reserve(&mut inner, &active);
@@ -786,7 +814,8 @@ impl Log {
             bytes: if checkpoint { std::mem::take(&mut inner.bytes_since_checkpoint) } else { 0 },
         };
         drop(inner);
-        if let Err(error) = self.sync_data(&work, &active) {
+        let synced = self.sync_data(&work, &active).and_then(|()| self.set_mark(is_durable));
+        if let Err(error) = synced {
             self.put_back(work);
             self.failed("sync", &error);
             return Err(error);
@@ -817,6 +846,23 @@ impl Log {
             checkpoint::write_partition_metadata(&*self.dir.disk, &self.path, self.topic_id)?;
         }
         if work.dir_changed { self.dir.disk.sync_dir(&self.path) } else { Ok(()) }
+    }
+
+    /// Says to the next start whether what is not on the device may count, `is_durable` having been
+    /// in force before all was synced.
+    fn set_mark(&self, is_durable: bool) -> io::Result<()> {
+        let (disk, mark) = (&self.dir.disk, self.path.join(NOT_SYNCED));
+        let is_marked = self.counts_unsynced.load(Ordering::Acquire);
+        if !is_durable && !is_marked {
+            disk.open(&mark, OpenMode::Create)?;
+            disk.sync_dir(&self.path)?;
+            self.counts_unsynced.store(true, Ordering::Release);
+        } else if is_durable && is_marked && self.is_configured.load(Ordering::Acquire) {
+            // If it is there again after a power cut, it says too much.
+            disk.remove_file(&mark)?;
+            self.counts_unsynced.store(false, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// What only the recovery point depends on. It moves last.

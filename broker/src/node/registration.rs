@@ -8,6 +8,7 @@ use std::time::Duration;
 use letterbox_env::BoxListener;
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::BrokerId;
+use letterbox_storage::LogManager;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -52,8 +53,10 @@ impl Membership {
         config: &Config,
         identity: &Identity,
         listeners: &[BoxListener],
-        clean_start: bool,
+        logs: &LogManager,
     ) -> Result<Self, StartError> {
+        let clean_start = logs.was_clean();
+        let may_have_lost = logs.may_have_lost();
         let set = SetClusterId { cluster_id: identity.cluster_id.clone() };
         run(controller, quorum, set).await?;
         // An earlier run's. A directory that was only formatted has seen no run.
@@ -72,6 +75,7 @@ impl Membership {
             endpoints: endpoints.clone(),
             rack: config.rack.clone(),
             clean_start,
+            may_have_lost: may_have_lost.clone(),
             flushes_on_ack: config.in_file("log.flush.on.ack").eq_ignore_ascii_case("true"),
             min_insync_replicas: config.in_file("min.insync.replicas").parse().unwrap_or(1),
         };

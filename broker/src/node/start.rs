@@ -231,11 +231,10 @@ async fn join(
     let _ = begun.logs.set(logs.clone()); // its only writer
     let lead = begun.lead.wait().await.clone();
     found.identity.mark(env).await;
-    let was_clean = logs.was_clean();
     let Found { identity, listeners, .. } = found;
     let Lead { quorum, controller } = &lead;
     let membership =
-        Membership::begin(controller, &**quorum, config, identity, listeners, was_clean).await?;
+        Membership::begin(controller, &**quorum, config, identity, listeners, &logs).await?;
     Ok(Joined { lead, logs, membership })
 }
 

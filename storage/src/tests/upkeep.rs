@@ -531,14 +531,65 @@ async fn what_was_appended_before_a_topic_waits_for_the_disk_is_synced_without_a
     let (_manager, log) =
         new_log(&Env::real(), dir.path(), LogConfig { durable: false, ..small() }).await;
     append(&log, 1, &["a"]);
-    assert!(log.dir().take_dirty().is_empty());
+    // The first one waits until the disk says that what is not synced counts from now on.
+    assert_eq!((log.dir().take_dirty().len(), log.durable_end()), (1, 0));
+    log.sync().unwrap();
+    append(&log, 1, &["b"]);
+    assert_eq!((log.dir().take_dirty().len(), log.durable_end()), (0, 2));
     log.set_config(small());
     assert_eq!(log.dir().take_dirty().len(), 1);
-    assert_eq!(log.durable_end(), 0);
-    log.sync().unwrap();
     assert_eq!(log.durable_end(), 1);
+    log.sync().unwrap();
+    assert_eq!(log.durable_end(), 2);
     log.set_config(small());
     assert!(log.dir().take_dirty().is_empty(), "there is nothing to sync");
+}
+
+/// What counted before the topic began to wait for the disk may not be there after a power cut. The
+/// disk remembers it until everything was synced since and the log is the cluster's again.
+#[tokio::test]
+async fn a_log_that_counted_what_was_not_synced_says_so_after_a_power_cut() {
+    let disk = SimDisk::new(1);
+    let open = || async {
+        let manager = LogManager::open(disk.env(), options(Path::new(DIR))).await.unwrap();
+        let log = manager.create("t", Uuid::from_u128(1), 0, small()).await.unwrap();
+        (manager, log)
+    };
+    let not_durable = || LogConfig { durable: false, ..small() };
+    let (manager, log) = open().await;
+    append(&log, 1, &["a"]);
+    log.sync().unwrap();
+    drop((log, manager));
+    disk.power_cut();
+    let (manager, log) = open().await;
+    assert!(!log.may_have_lost(), "all that counted was on the device");
+    log.set_config(not_durable());
+    append(&log, 1, &["b"]);
+    assert_eq!(log.durable_end(), 1, "nothing tells the next start");
+    log.sync().unwrap();
+    append(&log, 1, &["c"]);
+    assert_eq!(log.durable_end(), 3);
+    // And the topic waits for the disk, which has not come to it.
+    log.set_config(small());
+    drop((log, manager));
+    disk.power_cut();
+    // Also when the start after it did not come to its end.
+    for _ in 0..2 {
+        let manager = LogManager::open(disk.env(), options(Path::new(DIR))).await.unwrap();
+        let log = manager.get(Uuid::from_u128(1), 0).unwrap();
+        assert!(log.may_have_lost());
+        log.sync().unwrap();
+        drop((log, manager));
+        disk.power_cut();
+    }
+    let (manager, log) = open().await;
+    assert!(log.may_have_lost());
+    append(&log, 1, &["d"]);
+    log.sync().unwrap();
+    disk.env().disk.sync_dir(&log.path).unwrap();
+    drop((log, manager));
+    disk.power_cut();
+    assert!(!open().await.1.may_have_lost(), "everything was synced since");
 }
 
 /// Files of logs that nobody uses are closed when there is no descriptor for another, not only

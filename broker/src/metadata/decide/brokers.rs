@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use letterbox_protocol::ErrorCode;
-use letterbox_protocol::model::{BrokerId, ProducerId};
+use letterbox_protocol::model::{BrokerId, ProducerId, TopicId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -38,6 +38,10 @@ pub struct RegisterBroker {
     /// An earlier version does not say, and then it counts as false.
     #[serde(default)]
     pub flushes_on_ack: bool,
+    /// Partitions whose logs may lack what it counted, whatever `flush.on.ack` says now: it was false
+    /// before, or a person has accepted a loss.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub may_have_lost: Vec<(TopicId, i32)>,
     /// `min.insync.replicas` as this broker's file has it. An earlier version does not say, and
     /// then it counts as 1.
     #[serde(default = "one")]
@@ -102,9 +106,13 @@ impl RegisterBroker {
         };
         draft.add(vec![MetadataRecord::Broker(registration)])?;
         let image = &draft.image;
-        let changes = changed(image.partitions_of(self.id), |topic, state| {
+        let lacking: BTreeSet<_> = self.may_have_lost.iter().copied().collect();
+        let of_broker = image.partitions_of(self.id);
+        let changes = changed(of_broker, |topic, index, state| {
             let mut change = Change::of(image, context.rules, topic, state);
-            if !self.clean_start && !self.has_synced(image, topic) {
+            let has_lost = lacking.contains(&(topic.id, index))
+                || !self.clean_start && !self.has_synced(image, topic);
+            if has_lost {
                 change = change.lost(self.id);
             } else if !self.clean_start && state.leader == Some(self.id) {
                 change = change.renewed();
@@ -184,7 +192,7 @@ impl FenceBrokers {
             let topic = image.topic_by_id(id)?;
             Some((topic, *index, topic.partition(*index)?))
         });
-        let changes = changed(partitions, |topic, state| {
+        let changes = changed(partitions, |topic, _, state| {
             let change = Change::of(image, context.rules, topic, state);
             let gone = changed_brokers.iter().filter(|_| self.fenced);
             gone.fold(change, |change, id| change.without(*id)).build()

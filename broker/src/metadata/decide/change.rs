@@ -285,10 +285,10 @@ fn may_be_unclean(image: &MetadataImage, rules: &dyn ConfigRules, topic: &Topic)
 /// The records that change each of `partitions` as `change` says.
 pub(super) fn changed<'a>(
     partitions: impl Iterator<Item = (&'a Arc<Topic>, i32, &'a PartitionState)>,
-    change: impl Fn(&Topic, &PartitionState) -> Option<PartitionState>,
+    change: impl Fn(&Topic, i32, &PartitionState) -> Option<PartitionState>,
 ) -> Vec<MetadataRecord> {
     let changed = partitions.filter_map(|(topic, index, state)| {
-        let state = change(topic, state)?;
+        let state = change(topic, index, state)?;
         Some(MetadataRecord::Partition(PartitionRecord::of(topic.id, index, &state)))
     });
     changed.collect()

@@ -186,7 +186,7 @@ fn partition_changes(
     image: &MetadataImage,
     context: &Context<'_>,
 ) -> Vec<MetadataRecord> {
-    let change = |topic: &Topic, state: &PartitionState| {
+    let change = |topic: &Topic, _: i32, state: &PartitionState| {
         let may_change = !state.elr.is_empty() || state.leader.is_none();
         may_change.then(|| Change::of(image, context.rules, topic, state).build()).flatten()
     };

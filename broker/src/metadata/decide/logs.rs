@@ -34,6 +34,10 @@ pub struct LogReport {
     pub partition: i32,
     /// Whether it is out of use.
     pub is_offline: bool,
+    /// It may lack what counted: see [`RegisterBroker::may_have_lost`](super::RegisterBroker), which
+    /// tells of logs that could be opened by then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub may_have_lost: bool,
 }
 
 impl Decide for ReportLogs {
@@ -49,7 +53,7 @@ impl Decide for ReportLogs {
 impl ReportLogs {
     fn take(&self, draft: &mut Draft, context: &Context<'_>) -> ItemResult<()> {
         registered(&draft.image, self.broker, self.broker_epoch)?;
-        for LogReport { topic_id, partition, is_offline } in &self.logs {
+        for LogReport { topic_id, partition, is_offline, may_have_lost } in &self.logs {
             let image = &draft.image;
             let Some(topic) = image.topic_by_id(topic_id) else { continue };
             // It may have been taken away meanwhile.
@@ -57,7 +61,10 @@ impl ReportLogs {
             let Some(state) = state.filter(|state| state.replicas.contains(&self.broker)) else {
                 continue;
             };
-            let change = Change::of(image, context.rules, topic, state);
+            let mut change = Change::of(image, context.rules, topic, state);
+            if *may_have_lost {
+                change = change.lost(self.broker);
+            }
             let Some(next) = change.with_log(self.broker, *is_offline).build() else { continue };
             let record = PartitionRecord::of(*topic_id, *partition, &next);
             draft.add(vec![MetadataRecord::Partition(record)])?;

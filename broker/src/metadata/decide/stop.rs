@@ -52,7 +52,7 @@ impl StopBroker {
         };
         let all = || image.partitions_of(self.id).filter(|(_, _, state)| may_leave(state));
         let left = all().skip(self.partitions_max).count();
-        let changes = changed(all().take(self.partitions_max), |topic, state| {
+        let changes = changed(all().take(self.partitions_max), |topic, _, state| {
             Change::of(image, context.rules, topic, state).without(self.id).build()
         });
         draft.add(changes)?;

@@ -39,10 +39,15 @@ pub(super) async fn tell(shared: Arc<Shared>, stop: CancellationToken) {
 
 /// Tells whether the controller has taken note.
 async fn report(shared: &Shared, logs: &[(Key, bool)]) -> bool {
-    let of_one = |((topic_id, partition), is_offline): &(Key, bool)| LogReport {
-        topic_id: *topic_id,
-        partition: *partition,
+    let has_lost = |key: &Key| {
+        let hosted = shared.replicas.hosted(key);
+        hosted.is_some_and(|one| one.log().is_ok_and(|log| log.may_have_lost()))
+    };
+    let of_one = |(key, is_offline): &(Key, bool)| LogReport {
+        topic_id: key.0,
+        partition: key.1,
         is_offline: *is_offline,
+        may_have_lost: has_lost(key),
     };
     let operation = ReportLogs {
         broker: shared.me.id,
@@ -55,11 +60,13 @@ async fn report(shared: &Shared, logs: &[(Key, bool)]) -> bool {
         Ok(done) => done.outcome.err().map(|error| error.to_string()),
         Err(error) => Some(error.to_string()),
     };
-    match refusal {
+    match &refusal {
         None => info!(offline, back, "the controller knows which replicas are out of use here"),
         Some(why) => warn!(
             offline,
-            back, why, "the controller does not take which replicas are out of use here; it is told \
+            back,
+            why,
+            "the controller does not take which replicas are out of use here; it is told \
              again"
         ),
     }

@@ -108,6 +108,7 @@ fn register(id: i32, rack: &str) -> RegisterBroker {
         rack: Some(rack.to_owned()),
         clean_start: true,
         flushes_on_ack: false,
+        may_have_lost: Vec::new(),
         min_insync_replicas: 1,
         replaces: None,
     }
@@ -574,7 +575,12 @@ proptest! {
 
 fn report_logs(world: &mut World, broker: BrokerId, n: u8, is_offline: bool) {
     let Some(topic) = world.image.topic(&format!("t{n}")) else { return };
-    let logs = (0..3).map(|partition| LogReport { topic_id: topic.id, partition, is_offline });
+    let logs = (0..3).map(|partition| LogReport {
+        topic_id: topic.id,
+        partition,
+        is_offline,
+        may_have_lost: partition == 2,
+    });
     let broker_epoch = world.image.brokers.get(&broker).map_or(0, |known| known.epoch);
     let _ = world.run(&ReportLogs { broker, broker_epoch, logs: logs.collect() });
 }

@@ -95,8 +95,10 @@ fn registration() -> impl Strategy<Value = RegisterBroker> {
         },
     );
     let flags = any::<(bool, bool, Option<i64>)>();
-    (broker(), uuid(), vec(endpoint, 0..3), proptest::option::of(name()), flags).prop_map(
-        |(id, incarnation, endpoints, rack, (clean_start, flushes_on_ack, replaces))| {
+    let lacking = vec((uuid(), any::<i32>()), 0..3);
+    (broker(), uuid(), vec(endpoint, 0..3), proptest::option::of(name()), flags, lacking).prop_map(
+        |(id, incarnation, endpoints, rack, flags, may_have_lost)| {
+            let (clean_start, flushes_on_ack, replaces) = flags;
             RegisterBroker {
                 id,
                 incarnation,
@@ -104,6 +106,7 @@ fn registration() -> impl Strategy<Value = RegisterBroker> {
                 rack,
                 clean_start,
                 flushes_on_ack,
+                may_have_lost,
                 min_insync_replicas: 2,
                 replaces,
             }
@@ -167,6 +170,7 @@ fn operation() -> impl Strategy<Value = Operation> {
                     topic_id,
                     partition,
                     is_offline,
+                    may_have_lost: partition > 0,
                 };
                 let logs = logs.into_iter().map(of_one).collect();
                 ReportLogs { broker, broker_epoch, logs }.into()

@@ -105,9 +105,9 @@ impl One {
         self.0.run(&AlterConfigs { resources, validate_only: false }).remove(0).1.unwrap();
     }
 
-    fn log(&mut self, id: BrokerId, is_offline: bool) {
+    fn log(&mut self, id: BrokerId, is_offline: bool, may_have_lost: bool) {
         let topic_id = self.0.image.topic("t").unwrap().id;
-        let logs = vec![LogReport { topic_id, partition: 0, is_offline }];
+        let logs = vec![LogReport { topic_id, partition: 0, is_offline, may_have_lost }];
         let broker_epoch = self.epoch(id);
         self.0.run(&ReportLogs { broker: id, broker_epoch, logs }).unwrap();
     }
@@ -140,8 +140,13 @@ impl One {
             }
             "unfence" => self.fence(one(), false),
             "isr" => return self.alter(&line.ids("is")).err(),
-            "log" => self.log(one(), line.text("is") == "offline"),
+            "log" => self.log(one(), line.text("is") == "offline", line.text("is") == "shorter"),
             "start" => self.start(one(), line.text("clean") == "yes", 1),
+            "start-without-some" => {
+                let topic_id = self.0.image.topic("t").unwrap().id;
+                let may_have_lost = vec![(topic_id, 0)];
+                self.0.run(&RegisterBroker { may_have_lost, ..register(one().0, "a") }).unwrap();
+            }
             "set" => {
                 let resource = match line.text("on") {
                     "topic" => ConfigResource::Topic("t".to_owned()),
@@ -353,6 +358,31 @@ fn an_unclean_start_ends_eligibility_unless_it_had_synced() {
         epoch 0 1 leads isr 1,2 elr 3
         > start broker=1 clean=no
         epoch 1 1 leads isr 1,2 elr 3
+        ",
+    );
+}
+
+/// Whatever its topic says now: it did not wait for the disk when they counted; or a person has
+/// accepted that they are lost.
+#[test]
+fn who_says_that_its_log_may_lack_records_is_not_eligible() {
+    tell(
+        "
+        > create with=min.insync.replicas:3,flush.on.ack:true
+        epoch 0 1 leads isr 1,2,3
+        > fence broker=1,2,3
+        epoch 1 nobody leads elr 1,2,3 last-known 1
+        > start-without-some broker=1
+        epoch 1 nobody leads elr 2,3 last-known 1
+        > log broker=2 is=offline
+        epoch 1 nobody leads elr 2,3 last-known 1 offline 2
+        > start broker=2 clean=yes
+        epoch 1 nobody leads elr 2,3 last-known 1 offline 2
+        # It can be opened now, and is not whole.
+        > log broker=2 is=shorter
+        epoch 1 nobody leads elr 3 last-known 1
+        > start broker=3 clean=yes
+        epoch 2 3 leads isr 3
         ",
     );
 }
@@ -744,8 +774,12 @@ impl Model {
                 drop(self.one.move_to(Some(target.take(usize::from(more) % 4).collect())));
             }
             17 => drop(self.one.move_to(None)),
-            18 if self.up.contains(&id) && self.offline.insert(id) => self.one.log(id, true),
-            19 if self.up.contains(&id) && self.offline.remove(&id) => self.one.log(id, false),
+            18 if self.up.contains(&id) && self.offline.insert(id) => {
+                self.one.log(id, true, false);
+            }
+            19 if self.up.contains(&id) && self.offline.remove(&id) => {
+                self.one.log(id, false, false);
+            }
             _ => {}
         }
         let replicas = self.one.state().replicas;
