@@ -174,7 +174,7 @@ async fn register(controller: &Controller, id: i32, seen: &Shared) -> i64 {
         rack: None,
         clean_start: true,
         flushes_on_ack: true,
-        may_have_lost: Vec::new(),
+        logs: None,
         min_insync_replicas: 1,
         replaces: None,
     };

@@ -17,7 +17,7 @@ use kafka_protocol::messages::delete_records_request::{
 };
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::metadata_response::MetadataResponsePartition;
-use letterbox_env::{Disk as _, Env};
+use letterbox_env::{Disk as _, Env, OpenMode};
 use letterbox_protocol::Response;
 use letterbox_sim::check::{Checker, Demands};
 use letterbox_sim::cluster::Cluster;
@@ -148,11 +148,14 @@ fn heal(cluster: &mut Cluster, unplugged: &mut BTreeSet<&'static str>) {
 /// The batches of each partition's log on the disk of `name`, by directory.
 fn logs(cluster: &Cluster, name: &str) -> BTreeMap<String, Vec<u8>> {
     let disk = cluster.disk(name);
-    let dirs = disk.list(Path::new(DATA)).unwrap().into_iter().filter(|entry| {
-        entry.is_dir && (entry.name.starts_with(TOPIC) || entry.name.starts_with("__consumer"))
+    let all = [DATA, "/first", "/second"].into_iter().flat_map(|root| {
+        let entries = disk.list(Path::new(root)).unwrap_or_default();
+        entries.into_iter().map(move |entry| (root, entry))
     });
-    let of_dir = |dir: letterbox_env::DirEntry| {
-        let path = Path::new(DATA).join(&dir.name);
+    let is_of_data = |name: &str| name.starts_with(TOPIC) || name.starts_with("__consumer");
+    let dirs = all.filter(|(_, entry)| entry.is_dir && is_of_data(&entry.name));
+    let of_dir = |(root, dir): (&str, letterbox_env::DirEntry)| {
+        let path = Path::new(root).join(&dir.name);
         let mut files: Vec<String> =
             disk.list(&path).unwrap().into_iter().map(|entry| entry.name).collect();
         files.retain(|file| file.ends_with(".log"));
@@ -385,4 +388,65 @@ async fn leader_of(env: &Env, at: &str) -> &'static str {
     };
     let leader = told.topics[0].partitions.iter().find(|one| one.partition_index == 0).unwrap();
     NODES[usize::try_from(leader.leader_id.0).unwrap() - 1]
+}
+
+/// The disk of one broker lost something and the loss was accepted; it starts before anybody has
+/// noticed that it was gone. The others have all, and keep it.
+fn lose_a_log(more: &str, lose: impl Fn(&Cluster)) {
+    let mut cluster = cluster_with(10, more);
+    let clients = Clients::begin(&mut cluster);
+    let whole = |all: &[MetadataResponsePartition]| {
+        all.iter().all(|one| one.error_code == 0 && one.isr_nodes.len() == NODES.len())
+    };
+    wait_for(&mut cluster, &NODES, "all are in sync", whole);
+    assert!(clients.go_on(&mut cluster));
+    cluster.kill(NODES[0]);
+    lose(&cluster);
+    clients.note_fault(&cluster, NODES[0], "lost");
+    cluster.restart(NODES[0]);
+    assert!(clients.go_on(&mut cluster));
+    wait_for(&mut cluster, &NODES, "all are in sync again", whole);
+    clients.ask_to_end();
+    assert!(cluster.run_clients(PATIENCE * 2), "clients do not end");
+    cluster.run_for(Duration::from_secs(3));
+    NODES.into_iter().for_each(|name| assert!(cluster.stop(name, PATIENCE), "{name}"));
+    let ended: Vec<_> = NODES.map(|name| logs(&cluster, name)).into();
+    for dir in ended[0].keys().filter(|dir| dir.starts_with(TOPIC) && !dir.contains('.')) {
+        assert!(!ended[0][dir].is_empty(), "{dir} is empty");
+        assert!(ended.iter().all(|logs| logs[dir] == ended[0][dir]), "{dir} differs");
+    }
+    NODES.into_iter().for_each(|name| cluster.restart(name));
+    let to_scan = clients.clone();
+    cluster.client("scanner", move |env| to_scan.scan(env));
+    assert!(cluster.run_clients(PATIENCE * 2));
+    let demands = Demands { sends_ok_min: 200, reads_min: 200, faults_min: 1 };
+    let report = Checker::check(clients.history.events(), demands);
+    assert!(report.is_clean(), "{report}");
+}
+
+#[test]
+fn a_loss_that_was_accepted_for_one_replica_is_made_good_from_the_others() {
+    lose_a_log("", |cluster| {
+        let disk = cluster.disk(NODES[0]);
+        for partition in 0..common::PARTITIONS {
+            let dir = Path::new(DATA).join(format!("{TOPIC}-{partition}"));
+            disk.remove_dir_all(&dir).unwrap();
+            disk.create_dir_all(&dir).unwrap();
+            drop(disk.open(&dir.join("accept-data-loss"), OpenMode::Create).unwrap());
+        }
+    });
+}
+
+#[test]
+fn a_log_directory_that_was_given_up_is_filled_from_the_others() {
+    lose_a_log("log.dirs=/first,/second\nmetadata.log.dir=/metadata", |cluster| {
+        let disk = cluster.disk(NODES[0]);
+        let second = Path::new("/second");
+        for entry in disk.list(second).unwrap() {
+            let path = second.join(&entry.name);
+            if entry.is_dir { disk.remove_dir_all(&path) } else { disk.remove_file(&path) }
+                .unwrap();
+        }
+        disk.remove_file(Path::new("/metadata/log-directories")).unwrap();
+    });
 }

@@ -28,6 +28,9 @@ pub(super) const PARTITION_METADATA: &str = "partition.metadata";
 /// Put by a person into the directory of a partition that is damaged or missing: what is lost is
 /// lost. Taken away when the partition was opened.
 pub(super) const ACCEPT_DATA_LOSS: &str = "accept-data-loss";
+/// In a partition's directory: a loss was accepted there, and the log has not been copied anew, nor
+/// taken for the one that all others follow.
+pub(super) const LACKS_RECORDS: &str = "lacks-records";
 /// In a partition's directory: records may have counted that were not on the device.
 pub(super) const NOT_SYNCED: &str = "not-synced";
 /// Left by a clean stop, taken away at the start.

@@ -170,7 +170,8 @@ impl LogManager {
                         kept: Kept::default(),
                         lacks_metadata: true,
                         counts_unsynced: false,
-                        may_have_lost: false,
+                        may_have_lost: true,
+                        lacks_records: false,
                     };
                     Ok(Arc::new(Log::new(identity, recovered, config, budget.clone(), now)))
                 };
@@ -444,8 +445,8 @@ impl Leaving {
     }
 }
 
-/// Where a directory is put aside. There may be one already: a replica that was taken off this broker
-/// came back and is taken off again. Blocks.
+/// Where a directory is put aside. There may be one already: a replica that was taken off this
+/// broker came back and is taken off again. Blocks.
 fn place_aside(dir: &LogDir, name: &Name, topic_id: Option<TopicId>, fate: Fate) -> PathBuf {
     let place = |nth| dir.path.join(name_aside(name, topic_id, nth, fate));
     // What cannot be looked for cannot be renamed either.

@@ -304,12 +304,22 @@ impl LogManager {
         self.was_clean
     }
 
-    /// The partitions whose logs may lack records that counted: see [`Log::may_have_lost`].
+    /// The partitions whose logs are somewhere and not open: by name, and by topic id where that is
+    /// known. What is in a log directory that was not read is not among them.
     #[must_use]
-    pub fn may_have_lost(&self) -> Vec<(TopicId, i32)> {
-        let logs = lock(&self.logs);
-        let lacking = logs.iter().filter(|(_, log)| log.may_have_lost());
-        lacking.map(|(key, _)| *key).collect()
+    pub fn not_open(&self) -> Vec<(Arc<str>, Option<TopicId>, i32)> {
+        let offline = self.offline_logs().into_iter();
+        let mut all: Vec<_> = offline.map(|log| (log.topic, log.topic_id, log.partition)).collect();
+        let rows = self.dirs.iter().flat_map(|dir| dir.partitions.all());
+        let missing = rows.filter(|((_, index), id)| self.get(*id, *index).is_none());
+        all.extend(missing.map(|((topic, index), id)| (topic, Some(id), index)));
+        all
+    }
+
+    /// Whether a log directory was not read, so that it is not known what lies there.
+    #[must_use]
+    pub fn has_unread(&self) -> bool {
+        self.dirs.iter().any(|dir| dir.partitions.is_unread())
     }
 
     /// Every open log, by topic id and partition.

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use letterbox_env::{Disk, Fault};
+use letterbox_env::{Disk, Fault, OpenMode};
 use letterbox_protocol::model::{Offset, TimestampMs, TopicId};
 use tokio::time::Instant;
 
-use super::checkpoint::{self, ACCEPT_DATA_LOSS, NOT_SYNCED, PARTITION_METADATA};
+use super::checkpoint::{self, ACCEPT_DATA_LOSS, LACKS_RECORDS, NOT_SYNCED, PARTITION_METADATA};
 use super::dir::LogDir;
 use super::error::{IoContext, LogError};
 use super::manager::OfflineLog;
@@ -166,6 +166,9 @@ impl Found {
         let accepts_loss = self.dir.disk.exists(&marker).during("look for", &marker)?;
         let mark = self.path.join(NOT_SYNCED);
         let counts_unsynced = self.dir.disk.exists(&mark).during("look for", &mark)?;
+        let mark = self.path.join(LACKS_RECORDS);
+        let lacks_records =
+            accepts_loss || self.dir.disk.exists(&mark).during("look for", &mark)?;
         let row = self.dir.partitions.get(&self.name());
         let kept = self.dir.partitions.claim(&self.name(), topic_id);
         let (mut recovered, records_end, kept) = if accepts_loss {
@@ -190,7 +193,8 @@ impl Found {
             kept,
             lacks_metadata,
             counts_unsynced,
-            may_have_lost: accepts_loss || counts_unsynced && !self.clean,
+            may_have_lost: lacks_records || counts_unsynced && !self.clean,
+            lacks_records,
         };
         let log = Log::new(identity, recovered, config, budget, now);
         if accepts_loss {
@@ -242,10 +246,14 @@ impl Found {
             "opened a partition without its lost records, as {ACCEPT_DATA_LOSS} in its directory \
              asks for"
         );
+        // Before anything of it is taken for whole.
+        let disk = &self.dir.disk;
+        let noted = self.path.join(LACKS_RECORDS);
+        disk.open(&noted, OpenMode::Create).map(drop).during("make", &noted)?;
+        disk.sync_dir(&self.path).during("sync", &self.path)?;
         log.checkpoint().during("sync", &self.path)?;
         self.dir.partitions.set_recovery_points([log])?;
         self.dir.partitions.set_positions([log])?;
-        let disk = &self.dir.disk;
         disk.remove_file(marker)
             .and_then(|()| disk.sync_dir(&self.path))
             .and_then(|()| disk.sync_dir(&self.dir.path))
@@ -272,7 +280,8 @@ impl Found {
 pub(super) fn holds_no_log(disk: &dyn Disk, path: &Path) -> Result<bool, LogError> {
     let entries = disk.list(path).during("list", path)?;
     let is_of_none = |name: &str| {
-        matches!(name, PARTITION_METADATA | ACCEPT_DATA_LOSS | NOT_SYNCED) || name.ends_with(".tmp")
+        matches!(name, PARTITION_METADATA | ACCEPT_DATA_LOSS | LACKS_RECORDS | NOT_SYNCED)
+            || name.ends_with(".tmp")
     };
     Ok(entries.iter().all(|entry| is_of_none(&entry.name)))
 }

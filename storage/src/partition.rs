@@ -23,7 +23,7 @@ use bytes::BytesMut;
 use letterbox_env::panics::lock;
 use letterbox_env::{Fault, OpenMode, with_causes};
 
-use super::checkpoint::{self, Epochs, NOT_SYNCED};
+use super::checkpoint::{self, Epochs, LACKS_RECORDS, NOT_SYNCED};
 use super::config::LogConfig;
 use super::dir::LogDir;
 use super::error::{AppendError, IoContext, LogError, ReadError};
@@ -69,6 +69,8 @@ pub struct Log {
     /// The configuration is that of the topic, and whoever had to be told of the file was.
     is_configured: AtomicBool,
     may_have_lost: bool,
+    /// The file `lacks-records` is there.
+    lacks_records: AtomicBool,
     /// Times it was cut or emptied: who has looked for records meanwhile looks again. Changed under
     /// `inner`.
     cuts: AtomicU64,
@@ -151,6 +153,8 @@ pub(super) struct Identity {
     pub(super) counts_unsynced: bool,
     /// See [`Log::may_have_lost`].
     pub(super) may_have_lost: bool,
+    /// See [`Log::lacks_records`].
+    pub(super) lacks_records: bool,
 }
 
 impl Log {
@@ -162,7 +166,7 @@ impl Log {
         now: TimestampMs,
     ) -> Self {
         let Identity { topic, topic_id, partition, dir, path, kept, lacks_metadata, .. } = identity;
-        let Identity { counts_unsynced, may_have_lost, .. } = identity;
+        let Identity { counts_unsynced, may_have_lost, lacks_records, .. } = identity;
         let end = found.end_offset;
         let start = kept.log_start.clamp(found.begins_at().min(end), end);
         let file_end = found.segments.last().map_or(0, |segment| segment.size());
@@ -209,6 +213,7 @@ impl Log {
             counts_unsynced: counts_unsynced.into(),
             is_configured: false.into(),
             may_have_lost,
+            lacks_records: lacks_records.into(),
             cuts: 0.into(),
             queued: false.into(),
             closed: false.into(),
@@ -268,12 +273,35 @@ impl Log {
         }
     }
 
-    /// Whether it was opened after an end that was not in order and without records that counted
-    /// although they were not on the device (`flush.on.ack=false`, perhaps only before it was made
-    /// `true`), or with a loss that a person has accepted.
+    /// Whether it may have had records that counted and are not in it: it was made in this run, or
+    /// opened with a loss that a person has accepted, or after an end that was not in order when
+    /// what counted was not on the device (`flush.on.ack=false`, perhaps only before it was made
+    /// `true`).
     #[must_use]
     pub fn may_have_lost(&self) -> bool {
         self.may_have_lost
+    }
+
+    /// Whether a loss was accepted in it: where another replica has all, it is to be copied anew,
+    /// because it goes on behind the records that are missing.
+    #[must_use]
+    pub fn lacks_records(&self) -> bool {
+        self.lacks_records.load(Ordering::Acquire)
+    }
+
+    /// From now on it is what it is: it was emptied to be copied anew, or it leads, and what it
+    /// lacks is lost. Blocks.
+    ///
+    /// # Errors
+    /// The file system's own; it lacks records as before.
+    pub fn lacks_nothing_more(&self) -> Result<(), LogError> {
+        let _one = self.disk_work().during("change", &self.path)?;
+        if self.lacks_records() {
+            let file = self.path.join(LACKS_RECORDS);
+            self.dir.disk.remove_file(&file).during("remove", &file)?;
+            self.lacks_records.store(false, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Log start offset.

@@ -194,8 +194,8 @@ pub struct BrokerRegistration {
     pub secret: Option<Secret>,
 }
 
-/// Drawn for each registration. It stands in the metadata log and nowhere else, so that who knows it
-/// reads that log: no client does.
+/// Drawn for each registration. It stands in the metadata log and nowhere else, so that who knows
+/// it reads that log: no client does.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Secret(Uuid);
 

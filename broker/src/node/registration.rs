@@ -19,7 +19,7 @@ use super::start::StartError;
 use crate::config::Config;
 use crate::controller::{Controller, ControllerError, DECIDE_WITHIN_MAX};
 use crate::metadata::decide::liveness::{Heartbeat, HeartbeatAnswer};
-use crate::metadata::decide::{Decide, ItemResult, Kind, RegisterBroker, SetClusterId};
+use crate::metadata::decide::{Decide, FoundLogs, ItemResult, Kind, RegisterBroker, SetClusterId};
 use crate::metadata::{Endpoint, SecurityProtocol};
 use crate::quorum::{MetadataQuorum, QuorumError};
 use crate::server::Services;
@@ -56,7 +56,7 @@ impl Membership {
         logs: &LogManager,
     ) -> Result<Self, StartError> {
         let clean_start = logs.was_clean();
-        let may_have_lost = logs.may_have_lost();
+        let found = found_logs(logs);
         let set = SetClusterId { cluster_id: identity.cluster_id.clone() };
         run(controller, quorum, set).await?;
         // An earlier run's. A directory that was only formatted has seen no run.
@@ -75,7 +75,7 @@ impl Membership {
             endpoints: endpoints.clone(),
             rack: config.rack.clone(),
             clean_start,
-            may_have_lost: may_have_lost.clone(),
+            logs: Some(found.clone()),
             flushes_on_ack: config.in_file("log.flush.on.ack").eq_ignore_ascii_case("true"),
             min_insync_replicas: config.in_file("min.insync.replicas").parse().unwrap_or(1),
         };
@@ -147,6 +147,17 @@ impl Membership {
             }
         }
     }
+}
+
+fn found_logs(logs: &LogManager) -> FoundLogs {
+    let mut found = FoundLogs { has_unread: logs.has_unread(), ..FoundLogs::default() };
+    for log in logs.logs() {
+        let list = if log.may_have_lost() { &mut found.may_have_lost } else { &mut found.open };
+        list.entry(log.topic_id()).or_default().insert(log.partition());
+    }
+    let offline = logs.not_open().into_iter();
+    found.offline = offline.map(|(topic, id, index)| (topic.to_string(), id, index)).collect();
+    found
 }
 
 /// Has the other brokers take over what this one leads, where there are others (KIP-841). Ends also

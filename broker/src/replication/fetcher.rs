@@ -37,8 +37,8 @@ pub(crate) enum FetcherEvent {
     /// The partition wants none from this leader any more.
     Gone(Key),
     /// The answer, in this session (0: the leader keeps none), with something about these: records,
-    /// another high watermark or log start, or an error. It is theirs to look at. `served` is the last
-    /// with records.
+    /// another high watermark or log start, or an error. It is theirs to look at. `served` is the
+    /// last with records.
     Answered { session: i32, about: Vec<Key>, served: Option<Key> },
     /// They have looked at it, and said what they want now as far as they know.
     Told,
@@ -67,8 +67,8 @@ pub(crate) enum FetcherEffect {
 pub(crate) struct FetchSession {
     pub(crate) id: i32,
     pub(crate) epoch: i32,
-    /// New, or from elsewhere than the leader remembers; in the order in which the leader is to serve
-    /// them.
+    /// New, or from elsewhere than the leader remembers; in the order in which the leader is to
+    /// serve them.
     pub(crate) asks: Vec<(Key, Position)>,
     /// Not any more.
     pub(crate) forgets: Vec<Key>,

@@ -29,6 +29,8 @@ pub(crate) trait OwnLog {
     fn high_watermark(&self) -> Offset;
     /// The epoch of its last record. A log that holds none may know the last that it held.
     fn latest_epoch(&self) -> Option<LeaderEpoch>;
+    /// Whether records are missing within it, which whoever leads may have.
+    fn lacks_records(&self) -> bool;
     /// The largest epoch up to `epoch` that has a record, and where it ends.
     fn end_of_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)>;
 }
@@ -280,6 +282,11 @@ impl FollowerState {
             self.doing = Doing::Nothing;
             return Vec::new();
         };
+        if log.lacks_records() {
+            // All of it anew: behind its end, what is missing would not come.
+            self.doing = Doing::Changing { taken: None };
+            return vec![FollowerEffect::RestartAt { at: 0 }];
+        }
         let (at, epoch) = (log.end(), self.epoch);
         let last_epoch = log.latest_epoch().unwrap_or(-1);
         self.reported = log.counts();

@@ -35,6 +35,8 @@ pub(crate) enum Change {
     Truncate { to: Offset },
     /// Empty it; it begins and ends there.
     RestartAt { at: Offset },
+    /// It leads: what it lacks is lost.
+    LacksNothingMore,
     /// Empty it; it begins there, with these batches of the leader of that epoch.
     BeginWith { at: Offset, records: Bytes, epoch: LeaderEpoch },
 }

@@ -27,6 +27,10 @@ impl OwnLog for Log {
         Log::latest_epoch(self)
     }
 
+    fn lacks_records(&self) -> bool {
+        Log::lacks_records(self)
+    }
+
     fn end_of_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
         self.end_offset_for_epoch(epoch)
     }

@@ -370,6 +370,19 @@ impl Partition {
         self.act(|role, log, now_ms| ((), role.reported(by, counts, log, now_ms)));
     }
 
+    /// Log start, high watermark and up to where the log counts, as they are now: an idle partition
+    /// is asked for again and again from the same place. When what it asked for is over, the log
+    /// may be another leader's, and nothing new is said of it.
+    pub(crate) fn standing(&self, asked: &Position) -> (Offset, Offset, Offset) {
+        let role = self.role();
+        match self.log.get() {
+            Some(log) if role.followed_epoch() == Some(asked.epoch) => {
+                (log.start_offset(), log.high_watermark(), log.counts())
+            }
+            _ => (-1, -1, asked.counts),
+        }
+    }
+
     /// The leader's answer to what was asked `from` there, with the records that follow it. Appends
     /// them, which touches the page cache only.
     pub(crate) fn answered(&self, from: &Position, answer: Answer, records: &[u8]) {
@@ -428,7 +441,13 @@ impl Partition {
         let Some(log) = self.log.get() else { return };
         let changed = match change {
             Change::Truncate { to } => log.truncate_to(*to),
-            Change::RestartAt { at } => log.truncate_fully_and_start_at(*at),
+            Change::RestartAt { at } => {
+                log.truncate_fully_and_start_at(*at).and_then(|()| log.lacks_nothing_more())
+            }
+            Change::LacksNothingMore => match log.lacks_nothing_more() {
+                Ok(()) => return,
+                Err(why) => Err(why),
+            },
             Change::BeginWith { at, records, epoch } => {
                 match log.truncate_fully_and_start_at(*at) {
                     Ok(()) => {
@@ -492,6 +511,7 @@ impl Partition {
                 log.into_iter().for_each(|log| log.set_high_watermark(*offset));
             }
             Effect::Discard => log.into_iter().for_each(|log| log.set_gone()),
+            Effect::LacksNothingMore => outbox.change(key, Change::LacksNothingMore),
             Effect::Unfollow => outbox.unfollow(key),
             Effect::AskForIsr { epoch, isr, partition_epoch } => {
                 let (epoch, isr, partition_epoch) = (*epoch, isr.clone(), *partition_epoch);
@@ -704,8 +724,8 @@ impl Partition {
         }
     }
 
-    /// Waits until no replica that is there has anything before `offset` any more, where the own log
-    /// starts already; at most until `deadline`. Gives the low watermark. Cancel safe.
+    /// Waits until no replica that is there has anything before `offset` any more, where the own
+    /// log starts already; at most until `deadline`. Gives the low watermark. Cancel safe.
     ///
     /// # Errors
     /// REQUEST_TIMED_OUT: others may still have it; NOT_LEADER_OR_FOLLOWER.

@@ -60,6 +60,8 @@ pub(crate) enum Effect {
     Unfollow,
     /// As a follower. Never the high watermark.
     Follow(FollowerEffect),
+    /// It leads, and what its log lacks is lost: to be noted by the log.
+    LacksNothingMore,
     /// Ask the controller for this ISR: see [`LeaderEffect::AskForIsr`].
     AskForIsr { epoch: LeaderEpoch, isr: Vec<(BrokerId, BrokerEpoch)>, partition_epoch: i32 },
     /// Wake all who wait: what they wait for may never come.
@@ -80,6 +82,7 @@ impl fmt::Display for Effect {
                 let ask = LeaderEffect::AskForIsr { isr, partition_epoch };
                 write!(f, "in epoch {epoch}: {ask}")
             }
+            Self::LacksNothingMore => f.write_str("lacks nothing more"),
             Self::WakeAll => f.write_str("wake all"),
             Self::Discard => f.write_str("discard the log"),
         }
@@ -224,8 +227,8 @@ impl Replica {
         if let Role::Follower(follower) = &self.role { Some(follower.epoch()) } else { None }
     }
 
-    /// Whether its log is out of use, where the metadata says otherwise. That it is out of use is to
-    /// be told only where another broker could lead.
+    /// Whether its log is out of use, where the metadata says otherwise. That it is out of use is
+    /// to be told only where another broker could lead.
     pub(crate) fn unreported(&self) -> Option<bool> {
         let is_offline = match self.log {
             LogState::Open => false,
@@ -466,6 +469,7 @@ impl Replica {
             };
             let mut leader = LeaderState::begin(begin, now_ms);
             effects.extend(leader.own_end(log.counts()).map(Effect::HighWatermark));
+            effects.extend(log.lacks_records().then_some(Effect::LacksNothingMore));
             self.role = Role::Leader(leader);
         } else {
             let leader = leader.filter(|_| !leads);
@@ -520,6 +524,7 @@ mod tests {
                     let mut own: ModelLog =
                         format!("{epoch}:{}", line.text("end")).parse().unwrap();
                     own.high_watermark = line.number("hw");
+                    own.lacks_records = line.find("lacks").is_some();
                     log = Some(own);
                     Event::Opened
                 }
@@ -545,6 +550,7 @@ mod tests {
                 }),
                 "done" => {
                     log.as_mut().unwrap().truncate(line.number("end"));
+                    log.as_mut().unwrap().lacks_records = false;
                     Event::Follower(FollowerEvent::Done)
                 }
                 "min-insync" => {
@@ -865,6 +871,35 @@ mod tests {
             > assigned leader=2 epoch=2 version=2 replicas=1,2 isr=2
             > opened end=3 hw=3
               discard the log
+            ",
+        );
+    }
+
+    /// A person has accepted that records are lost, and others have them.
+    #[test]
+    fn a_log_that_lacks_records_is_copied_anew_unless_it_leads() {
+        tell(
+            "
+            > assigned leader=2 epoch=3 version=0 replicas=1,2 isr=2
+            > opened end=10 hw=4 lacks=some
+              begin epoch 3
+              restart at 0
+            > assigned leader=2 epoch=4 version=1 replicas=1,2 isr=2
+              begin epoch 4
+              unfollow
+            > done end=0
+              fetch from broker 2 in epoch 4: at 0 after epoch -1, counts 0
+            ",
+        );
+        tell(
+            "
+            > assigned leader= epoch=3 version=0 replicas=1,2 isr= min=1
+            > opened end=10 hw=4 lacks=some
+              begin epoch 3
+            > assigned leader=1 epoch=4 version=1 replicas=1,2 isr=1 min=1
+              begin epoch 4
+              high watermark 10
+              lacks nothing more
             ",
         );
     }

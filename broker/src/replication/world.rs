@@ -39,6 +39,8 @@ pub(super) struct ModelLog {
     pub(super) high_watermark: Offset,
     /// The topic opts out of waiting for the disk: what is appended counts.
     counts_page_cache: bool,
+    /// Records are missing within it.
+    pub(super) lacks_records: bool,
 }
 
 fn at(offset: Offset) -> usize {
@@ -102,6 +104,10 @@ impl OwnLog for ModelLog {
     fn latest_epoch(&self) -> Option<LeaderEpoch> {
         self.records.last().map(|record| record.0)
     }
+    fn lacks_records(&self) -> bool {
+        self.lacks_records
+    }
+
     fn end_of_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
         let after = self.records.partition_point(|record| record.0 <= epoch);
         let (found, _) = self.records.get(after.checked_sub(1)?)?;

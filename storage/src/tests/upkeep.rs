@@ -592,6 +592,45 @@ async fn a_log_that_counted_what_was_not_synced_says_so_after_a_power_cut() {
     assert!(!open().await.1.may_have_lost(), "everything was synced since");
 }
 
+/// Until it was copied anew or leads, however often the broker starts.
+#[tokio::test]
+async fn a_log_with_an_accepted_loss_says_so() {
+    let disk = SimDisk::new(1);
+    let (id, path) = (Uuid::from_u128(1), Path::new(DIR).join("t-0"));
+    let open = || async {
+        let manager = LogManager::open(disk.env(), options(Path::new(DIR))).await.unwrap();
+        let log = manager.get(id, 0);
+        (manager, log)
+    };
+    let (manager, _) = open().await;
+    let log = manager.create("t", id, 0, small()).await.unwrap();
+    append(&log, 1, &["a"]);
+    log.checkpoint().unwrap();
+    drop((log, manager));
+    disk.env().disk.remove_dir_all(&path).unwrap();
+    let (manager, log) = open().await;
+    assert!(log.is_none());
+    assert_eq!(manager.not_open(), [("t".into(), Some(id), 0)]);
+    drop(manager);
+    disk.env().disk.create_dir_all(&path).unwrap();
+    let accept = path.join("accept-data-loss");
+    drop(disk.env().disk.open(&accept, letterbox_env::OpenMode::Create).unwrap());
+    for _ in 0..2 {
+        let (manager, log) = open().await;
+        let log = log.unwrap();
+        assert!(log.may_have_lost() && log.lacks_records());
+        log.sync().unwrap();
+        drop((log, manager));
+        disk.power_cut();
+    }
+    let (manager, log) = open().await;
+    log.unwrap().lacks_nothing_more().unwrap();
+    disk.env().disk.sync_dir(&path).unwrap();
+    drop(manager);
+    let (_manager, log) = open().await;
+    assert!(!log.unwrap().may_have_lost());
+}
+
 /// Files of logs that nobody uses are closed when there is no descriptor for another, not only
 /// every minute.
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! Brokers that come and go, and what the cluster as a whole hands out once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::{BrokerId, ProducerId, TopicId};
@@ -38,10 +38,10 @@ pub struct RegisterBroker {
     /// An earlier version does not say, and then it counts as false.
     #[serde(default)]
     pub flushes_on_ack: bool,
-    /// Partitions whose logs may lack what it counted, whatever `flush.on.ack` says now: it was false
-    /// before, or a person has accepted a loss.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub may_have_lost: Vec<(TopicId, i32)>,
+    /// Its logs, as this start found them. An earlier version does not say, and then they count as
+    /// whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logs: Option<FoundLogs>,
     /// `min.insync.replicas` as this broker's file has it. An earlier version does not say, and
     /// then it counts as 1.
     #[serde(default = "one")]
@@ -51,6 +51,50 @@ pub struct RegisterBroker {
     /// takes nothing from a later start. An earlier version does not say, and replaces any.
     #[serde(default)]
     pub replaces: Option<i64>,
+}
+
+/// The logs that a broker has found at its start. A partition whose log it counted in and does not
+/// find now is lost here, with all its records: its log directory was lost and given up, say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundLogs {
+    /// Those that are open and whole: the partitions of each topic.
+    pub open: BTreeMap<TopicId, BTreeSet<i32>>,
+    /// Those that are open and may lack what counted, whatever `flush.on.ack` says now: it was
+    /// false before, or a person has accepted a loss.
+    pub may_have_lost: BTreeMap<TopicId, BTreeSet<i32>>,
+    /// Those that are there and out of use: by the topic's name, and its id where that is known.
+    pub offline: Vec<(String, Option<TopicId>, i32)>,
+    /// A log directory could not be read: what is nowhere else may lie in it.
+    pub has_unread: bool,
+}
+
+/// What has become of one log.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Whole,
+    Lacking,
+    Offline,
+    Lost,
+}
+
+impl FoundLogs {
+    fn of(&self, topic: &Topic, index: i32) -> Found {
+        let is_in = |logs: &BTreeMap<TopicId, BTreeSet<i32>>| {
+            logs.get(&topic.id).is_some_and(|partitions| partitions.contains(&index))
+        };
+        let is_it = |(name, id, partition): &(String, Option<TopicId>, i32)| {
+            *partition == index && id.map_or(**name == *topic.name, |id| id == topic.id)
+        };
+        if is_in(&self.may_have_lost) {
+            Found::Lacking
+        } else if is_in(&self.open) {
+            Found::Whole
+        } else if self.has_unread || self.offline.iter().any(is_it) {
+            Found::Offline
+        } else {
+            Found::Lost
+        }
+    }
 }
 
 fn one() -> usize {
@@ -106,11 +150,15 @@ impl RegisterBroker {
         };
         draft.add(vec![MetadataRecord::Broker(registration)])?;
         let image = &draft.image;
-        let lacking: BTreeSet<_> = self.may_have_lost.iter().copied().collect();
-        let of_broker = image.partitions_of(self.id);
-        let changes = changed(of_broker, |topic, index, state| {
+        let changes = changed(image.partitions_of(self.id), |topic, index, state| {
             let mut change = Change::of(image, context.rules, topic, state);
-            let has_lost = lacking.contains(&(topic.id, index))
+            let found = self.logs.as_ref().map(|logs| logs.of(topic, index));
+            if let Some(found) = found {
+                // Alone it stays the leader: nobody else could be.
+                let is_offline = found == Found::Offline && state.replicas.len() > 1;
+                change = change.with_log(self.id, is_offline);
+            }
+            let has_lost = matches!(found, Some(Found::Lacking | Found::Lost))
                 || !self.clean_start && !self.has_synced(image, topic);
             if has_lost {
                 change = change.lost(self.id);
@@ -139,12 +187,13 @@ impl RegisterBroker {
 ///
 /// A fenced broker leaves every ISR and leads nothing; the lead goes to the first live replica of
 /// the ISR in the order of the assignment, or to nobody. Where that makes the ISR too small it
-/// stays eligible (KIP-966). Brokers that die together are fenced together: one after the other, the
-/// first would leave an ISR that is large enough without it, and not be eligible; and a lead could
-/// go to one that is dead.
+/// stays eligible (KIP-966). Brokers that die together are fenced together: one after the other,
+/// the first would leave an ISR that is large enough without it, and not be eligible; and a lead
+/// could go to one that is dead.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FenceBrokers {
-    /// Which brokers, and which start of each: a fence that is meant for an earlier one does nothing.
+    /// Which brokers, and which start of each: a fence that is meant for an earlier one does
+    /// nothing.
     pub brokers: Vec<(BrokerId, i64)>,
     /// Whether they shall be fenced.
     pub fenced: bool,

@@ -80,8 +80,8 @@ pub struct HeartbeatAnswer {
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// The brokers of these epochs are fenced, all at once. Said again at every tick until the image
-    /// has it.
+    /// The brokers of these epochs are fenced, all at once. Said again at every tick until the
+    /// image has it.
     Fence(Vec<(BrokerId, i64)>),
     /// Its fence is lifted.
     Unfence(BrokerId, i64),

@@ -34,8 +34,8 @@ pub struct LogReport {
     pub partition: i32,
     /// Whether it is out of use.
     pub is_offline: bool,
-    /// It may lack what counted: see [`RegisterBroker::may_have_lost`](super::RegisterBroker), which
-    /// tells of logs that could be opened by then.
+    /// It may lack what counted: see [`FoundLogs::may_have_lost`](super::FoundLogs), which tells of
+    /// logs that could be opened by then.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub may_have_lost: bool,
 }

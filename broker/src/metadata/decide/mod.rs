@@ -25,8 +25,8 @@ mod topics;
 mod tests;
 
 pub use brokers::{
-    AllocateProducerIds, FenceBrokers, PRODUCER_ID_BLOCK_LEN, ProducerIdBlock, RegisterBroker,
-    SetClusterId,
+    AllocateProducerIds, FenceBrokers, FoundLogs, PRODUCER_ID_BLOCK_LEN, ProducerIdBlock,
+    RegisterBroker, SetClusterId,
 };
 pub use configs::{AlterConfigs, ConfigOp, ConfigRules, ConfigScope, ResourceAlteration};
 pub use elect::{BalanceLeaders, ElectLeaders, WantedLeader};

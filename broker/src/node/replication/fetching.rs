@@ -21,7 +21,7 @@ use super::{Me, Shared};
 use crate::replication::fetcher::{
     FetchSession, Fetcher, FetcherEffect, FetcherEvent, Key, Position,
 };
-use crate::replication::follower::{Answer, OwnLog as _};
+use crate::replication::follower::Answer;
 
 /// Bytes that are appended before other tasks have a turn.
 const APPENDED_AT_ONCE: usize = 256 << 10;
@@ -211,11 +211,8 @@ impl Fetching {
         let mut topics: Vec<(TopicId, Vec<FetchPartition>)> = Vec::new();
         for ((topic, index), position) in &session.asks {
             let hosted = self.shared.replicas.hosted(&(*topic, *index));
-            let log = hosted.as_ref().and_then(|partition| partition.log().ok());
-            // As they are now: an idle partition is asked for again and again from the same place.
-            let (start, high_watermark, counts) = log.map_or((-1, -1, position.counts), |log| {
-                (log.start_offset(), log.high_watermark(), log.counts())
-            });
+            let (start, high_watermark, counts) =
+                hosted.map_or((-1, -1, position.counts), |partition| partition.standing(position));
             let mut asked = FetchPartition::default()
                 .with_partition(*index)
                 .with_current_leader_epoch(position.epoch)

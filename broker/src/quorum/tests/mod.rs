@@ -64,7 +64,7 @@ fn registration(id: i32) -> RegisterBroker {
         rack: None,
         clean_start: true,
         flushes_on_ack: true,
-        may_have_lost: Vec::new(),
+        logs: None,
         min_insync_replicas: 1,
         replaces: None,
     }

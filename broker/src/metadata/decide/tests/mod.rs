@@ -108,7 +108,7 @@ fn register(id: i32, rack: &str) -> RegisterBroker {
         rack: Some(rack.to_owned()),
         clean_start: true,
         flushes_on_ack: false,
-        may_have_lost: Vec::new(),
+        logs: None,
         min_insync_replicas: 1,
         replaces: None,
     }
@@ -541,7 +541,7 @@ proptest! {
                         prop_assert!(!world.image.is_serving(id));
                     }
                 }
-                Step::Log(id, n, is_offline) => report_logs(&mut world, BrokerId(id), n, is_offline),
+                Step::Log(id, n, is) => report_logs(&mut world, BrokerId(id), n, is),
                 Step::Elect(unclean) => {
                     let kinds = [WantedLeader::Preferred, WantedLeader::Unclean];
                     let wanted = kinds[usize::from(unclean)];

@@ -95,9 +95,22 @@ fn registration() -> impl Strategy<Value = RegisterBroker> {
         },
     );
     let flags = any::<(bool, bool, Option<i64>)>();
-    let lacking = vec((uuid(), any::<i32>()), 0..3);
-    (broker(), uuid(), vec(endpoint, 0..3), proptest::option::of(name()), flags, lacking).prop_map(
-        |(id, incarnation, endpoints, rack, flags, may_have_lost)| {
+    let some = || {
+        let indexes = proptest::collection::btree_set(any::<i32>(), 0..3);
+        proptest::collection::btree_map(uuid(), indexes, 0..3)
+    };
+    let offline = vec((name(), proptest::option::of(uuid()), any::<i32>()), 0..3);
+    let found = (some(), some(), offline, any::<bool>()).prop_map(
+        |(open, may_have_lost, offline, has_unread)| FoundLogs {
+            open,
+            may_have_lost,
+            offline,
+            has_unread,
+        },
+    );
+    let logs = proptest::option::of(found);
+    (broker(), uuid(), vec(endpoint, 0..3), proptest::option::of(name()), flags, logs).prop_map(
+        |(id, incarnation, endpoints, rack, flags, logs)| {
             let (clean_start, flushes_on_ack, replaces) = flags;
             RegisterBroker {
                 id,
@@ -106,7 +119,7 @@ fn registration() -> impl Strategy<Value = RegisterBroker> {
                 rack,
                 clean_start,
                 flushes_on_ack,
-                may_have_lost,
+                logs,
                 min_insync_replicas: 2,
                 replaces,
             }

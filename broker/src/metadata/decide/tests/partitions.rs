@@ -142,10 +142,18 @@ impl One {
             "isr" => return self.alter(&line.ids("is")).err(),
             "log" => self.log(one(), line.text("is") == "offline", line.text("is") == "shorter"),
             "start" => self.start(one(), line.text("clean") == "yes", 1),
-            "start-without-some" => {
-                let topic_id = self.0.image.topic("t").unwrap().id;
-                let may_have_lost = vec![(topic_id, 0)];
-                self.0.run(&RegisterBroker { may_have_lost, ..register(one().0, "a") }).unwrap();
+            "start-with" => {
+                let mut logs = FoundLogs::default();
+                let all = [(self.0.image.topic("t").unwrap().id, BTreeSet::from([0]))];
+                match line.text("log") {
+                    "whole" => logs.open.extend(all),
+                    "shorter" => logs.may_have_lost.extend(all),
+                    "offline" => logs.offline.push(("t".to_owned(), None, 0)),
+                    "unread" => logs.has_unread = true,
+                    _ => {}
+                }
+                let logs = Some(logs);
+                self.0.run(&RegisterBroker { logs, ..register(one().0, "a") }).unwrap();
             }
             "set" => {
                 let resource = match line.text("on") {
@@ -372,7 +380,7 @@ fn who_says_that_its_log_may_lack_records_is_not_eligible() {
         epoch 0 1 leads isr 1,2,3
         > fence broker=1,2,3
         epoch 1 nobody leads elr 1,2,3 last-known 1
-        > start-without-some broker=1
+        > start-with broker=1 log=shorter
         epoch 1 nobody leads elr 2,3 last-known 1
         > log broker=2 is=offline
         epoch 1 nobody leads elr 2,3 last-known 1 offline 2
@@ -383,6 +391,35 @@ fn who_says_that_its_log_may_lack_records_is_not_eligible() {
         epoch 1 nobody leads elr 3 last-known 1
         > start broker=3 clean=yes
         epoch 2 3 leads isr 3
+        ",
+    );
+}
+
+/// It was not fenced between its two starts.
+#[test]
+fn who_starts_without_a_log_neither_leads_nor_is_in_sync() {
+    tell(
+        "
+        > create with=min.insync.replicas:2,flush.on.ack:true
+        epoch 0 1 leads isr 1,2,3
+        > start-with broker=1 log=whole
+        epoch 0 1 leads isr 1,2,3
+        > start-with broker=1 log=none
+        epoch 1 2 leads isr 2,3
+        > start-with broker=2 log=offline
+        epoch 2 3 leads isr 3 elr 2 offline 2
+        > start-with broker=2 log=unread
+        epoch 2 3 leads isr 3 elr 2 offline 2
+        > isr is=1,3
+        epoch 2 3 leads isr 1,3 offline 2
+        > start-with broker=2 log=whole
+        epoch 2 3 leads isr 1,3
+        > fence broker=1,3
+        epoch 3 nobody leads elr 1,3 last-known 3
+        > start-with broker=1 log=none
+        epoch 3 nobody leads elr 3 last-known 3
+        > start-with broker=3 log=none
+        epoch 4 3 leads (LastKnown) isr 3
         ",
     );
 }
