@@ -83,7 +83,10 @@ macro_rules! served {
             35 DescribeLogDirs DescribeLogDirsRequest DescribeLogDirsResponse (1, 4, 2),
             37 CreatePartitions CreatePartitionsRequest CreatePartitionsResponse (0, 3, 2),
             42 DeleteGroups DeleteGroupsRequest DeleteGroupsResponse (0, 2, 2),
+            43 ElectLeaders ElectLeadersRequest ElectLeadersResponse (0, 2, 2),
             44 IncrementalAlterConfigs IncrementalAlterConfigsRequest IncrementalAlterConfigsResponse (0, 1, 1),
+            45 AlterPartitionReassignments AlterPartitionReassignmentsRequest AlterPartitionReassignmentsResponse (0, 1, 0),
+            46 ListPartitionReassignments ListPartitionReassignmentsRequest ListPartitionReassignmentsResponse (0, 0, 0),
             // Never flexible.
             47 OffsetDelete OffsetDeleteRequest OffsetDeleteResponse (0, 0, 1),
             55 DescribeQuorum DescribeQuorumRequest DescribeQuorumResponse (0, 2, 0),

@@ -296,6 +296,14 @@ pub(super) static REQUESTS: &[Message] = &[
     Message { key: 42, name: "DeleteGroupsRequest", versions: V(0, 3), flexible: V(2, MAX), fields: &[
         f!("GroupsNames", Array(&Str), V(0, MAX), NEVER, None),
     ] },
+    Message { key: 43, name: "ElectLeadersRequest", versions: V(0, 2), flexible: V(2, MAX), fields: &[
+        f!("ElectionType", Fixed(1), V(1, MAX), NEVER, None),
+        f!("TopicPartitions", Array(&Struct(&[
+            f!("Topic", Str, V(0, MAX), NEVER, None),
+            f!("Partitions", Array(&Fixed(4)), V(0, MAX), NEVER, None),
+        ])), V(0, MAX), V(0, MAX), None),
+        f!("TimeoutMs", Fixed(4), V(0, MAX), NEVER, None),
+    ] },
     Message { key: 44, name: "IncrementalAlterConfigsRequest", versions: V(0, 1), flexible: V(1, MAX), fields: &[
         f!("Resources", Array(&Struct(&[
             f!("ResourceType", Fixed(1), V(0, MAX), NEVER, None),
@@ -307,6 +315,24 @@ pub(super) static REQUESTS: &[Message] = &[
             ])), V(0, MAX), NEVER, None),
         ])), V(0, MAX), NEVER, None),
         f!("ValidateOnly", Fixed(1), V(0, MAX), NEVER, None),
+    ] },
+    Message { key: 45, name: "AlterPartitionReassignmentsRequest", versions: V(0, 1), flexible: V(0, MAX), fields: &[
+        f!("TimeoutMs", Fixed(4), V(0, MAX), NEVER, None),
+        f!("AllowReplicationFactorChange", Fixed(1), V(1, MAX), NEVER, None),
+        f!("Topics", Array(&Struct(&[
+            f!("Name", Str, V(0, MAX), NEVER, None),
+            f!("Partitions", Array(&Struct(&[
+                f!("PartitionIndex", Fixed(4), V(0, MAX), NEVER, None),
+                f!("Replicas", Array(&Fixed(4)), V(0, MAX), V(0, MAX), None),
+            ])), V(0, MAX), NEVER, None),
+        ])), V(0, MAX), NEVER, None),
+    ] },
+    Message { key: 46, name: "ListPartitionReassignmentsRequest", versions: V(0, 0), flexible: V(0, MAX), fields: &[
+        f!("TimeoutMs", Fixed(4), V(0, MAX), NEVER, None),
+        f!("Topics", Array(&Struct(&[
+            f!("Name", Str, V(0, MAX), NEVER, None),
+            f!("PartitionIndexes", Array(&Fixed(4)), V(0, MAX), NEVER, None),
+        ])), V(0, MAX), V(0, MAX), None),
     ] },
     Message { key: 47, name: "OffsetDeleteRequest", versions: V(0, 0), flexible: NEVER, fields: &[
         f!("GroupId", Str, V(0, MAX), NEVER, None),
@@ -774,6 +800,18 @@ pub(super) static RESPONSES: &[Message] = &[
             f!("ErrorMessage", Str, V(3, MAX), V(3, MAX), None),
         ])), V(0, MAX), NEVER, None),
     ] },
+    Message { key: 43, name: "ElectLeadersResponse", versions: V(0, 2), flexible: V(2, MAX), fields: &[
+        f!("ThrottleTimeMs", Fixed(4), V(0, MAX), NEVER, None),
+        f!("ErrorCode", Fixed(2), V(1, MAX), NEVER, None),
+        f!("ReplicaElectionResults", Array(&Struct(&[
+            f!("Topic", Str, V(0, MAX), NEVER, None),
+            f!("PartitionResult", Array(&Struct(&[
+                f!("PartitionId", Fixed(4), V(0, MAX), NEVER, None),
+                f!("ErrorCode", Fixed(2), V(0, MAX), NEVER, None),
+                f!("ErrorMessage", Str, V(0, MAX), V(0, MAX), None),
+            ])), V(0, MAX), NEVER, None),
+        ])), V(0, MAX), NEVER, None),
+    ] },
     Message { key: 44, name: "IncrementalAlterConfigsResponse", versions: V(0, 1), flexible: V(1, MAX), fields: &[
         f!("ThrottleTimeMs", Fixed(4), V(0, MAX), NEVER, None),
         f!("Responses", Array(&Struct(&[
@@ -781,6 +819,34 @@ pub(super) static RESPONSES: &[Message] = &[
             f!("ErrorMessage", Str, V(0, MAX), V(0, MAX), None),
             f!("ResourceType", Fixed(1), V(0, MAX), NEVER, None),
             f!("ResourceName", Str, V(0, MAX), NEVER, None),
+        ])), V(0, MAX), NEVER, None),
+    ] },
+    Message { key: 45, name: "AlterPartitionReassignmentsResponse", versions: V(0, 1), flexible: V(0, MAX), fields: &[
+        f!("ThrottleTimeMs", Fixed(4), V(0, MAX), NEVER, None),
+        f!("AllowReplicationFactorChange", Fixed(1), V(1, MAX), NEVER, None),
+        f!("ErrorCode", Fixed(2), V(0, MAX), NEVER, None),
+        f!("ErrorMessage", Str, V(0, MAX), V(0, MAX), None),
+        f!("Responses", Array(&Struct(&[
+            f!("Name", Str, V(0, MAX), NEVER, None),
+            f!("Partitions", Array(&Struct(&[
+                f!("PartitionIndex", Fixed(4), V(0, MAX), NEVER, None),
+                f!("ErrorCode", Fixed(2), V(0, MAX), NEVER, None),
+                f!("ErrorMessage", Str, V(0, MAX), V(0, MAX), None),
+            ])), V(0, MAX), NEVER, None),
+        ])), V(0, MAX), NEVER, None),
+    ] },
+    Message { key: 46, name: "ListPartitionReassignmentsResponse", versions: V(0, 0), flexible: V(0, MAX), fields: &[
+        f!("ThrottleTimeMs", Fixed(4), V(0, MAX), NEVER, None),
+        f!("ErrorCode", Fixed(2), V(0, MAX), NEVER, None),
+        f!("ErrorMessage", Str, V(0, MAX), V(0, MAX), None),
+        f!("Topics", Array(&Struct(&[
+            f!("Name", Str, V(0, MAX), NEVER, None),
+            f!("Partitions", Array(&Struct(&[
+                f!("PartitionIndex", Fixed(4), V(0, MAX), NEVER, None),
+                f!("Replicas", Array(&Fixed(4)), V(0, MAX), NEVER, None),
+                f!("AddingReplicas", Array(&Fixed(4)), V(0, MAX), NEVER, None),
+                f!("RemovingReplicas", Array(&Fixed(4)), V(0, MAX), NEVER, None),
+            ])), V(0, MAX), NEVER, None),
         ])), V(0, MAX), NEVER, None),
     ] },
     Message { key: 47, name: "OffsetDeleteResponse", versions: V(0, 0), flexible: NEVER, fields: &[

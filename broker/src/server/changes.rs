@@ -3,13 +3,16 @@
 //! An answer waits until this broker shows its outcome, whichever broker decided it: who was told
 //! of a change sees it in the next request to the same broker.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use letterbox_protocol::ErrorCode;
 use tokio::time::Instant;
 
 use super::Services;
 use crate::controller::ControllerError;
 use crate::metadata::decide::Kind;
+use crate::metadata::{ApiError, MetadataImage};
 
 /// What came of a change.
 pub(crate) struct Changed<T> {
@@ -42,6 +45,25 @@ impl Within {
 }
 
 impl Services {
+    /// What clients are told, as soon as it shows what the active controller knew when this was
+    /// asked; not longer than `within`.
+    ///
+    /// # Errors
+    /// There is no controller that can be reached, or what it knows is not shown in time.
+    pub(crate) async fn newest_image(
+        &self,
+        within: Duration,
+    ) -> Result<Arc<MetadataImage>, ApiError> {
+        let begun = Instant::now();
+        let known = self.controller.quorum_status().await;
+        let known = known.map_err(|error| ApiError::new(error.code(), error.to_string()))?;
+        let left = within.saturating_sub(begun.elapsed());
+        match self.shown.reaches(known.applied_index, left).await {
+            true => Ok(self.image()),
+            false => Err(ErrorCode::RequestTimedOut.into()),
+        }
+    }
+
     /// Has the controller carry out `operation`, and waits until [`Services::image`] shows its
     /// outcome; not longer than `within`.
     ///

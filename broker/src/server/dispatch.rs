@@ -31,7 +31,7 @@ use super::handlers::data::{
 };
 use super::handlers::groups::{admin, find, members, offsets};
 use super::handlers::security::acls;
-use super::handlers::topics::{create, delete, grow, partitions};
+use super::handlers::topics::{create, delete, elect, grow, partitions, reassign};
 use super::response::Response as Frame;
 use super::{Services, gate};
 use crate::metrics::ApiLabel;
@@ -256,6 +256,9 @@ fn answer_elements(services: &Services, version: i16, request: &Request) -> usiz
         Request::ListGroups(_) | Request::DescribeGroups(_) | Request::DescribeProducers(_) => {
             WIDE + 1
         }
+        // Those of all partitions that are moved or get another leader.
+        Request::ElectLeaders(request) if request.topic_partitions.is_none() => WIDE + 1,
+        Request::ListPartitionReassignments(request) if request.topics.is_none() => WIDE + 1,
         // All that a group committed.
         Request::OffsetFetch(request)
             if request.groups.iter().any(|group| group.topics.is_none())
@@ -286,6 +289,9 @@ fn answer_elements(services: &Services, version: i16, request: &Request) -> usiz
         | Request::AlterConfigs(_)
         | Request::DescribeLogDirs(_)
         | Request::CreatePartitions(_)
+        | Request::ElectLeaders(_)
+        | Request::AlterPartitionReassignments(_)
+        | Request::ListPartitionReassignments(_)
         | Request::DeleteGroups(_)
         | Request::IncrementalAlterConfigs(_)
         | Request::OffsetDelete(_)
@@ -447,7 +453,7 @@ impl Timed {
     /// The answer to a request that the gate has refused.
     fn refused(self, ctx: &RequestContext, request: &Request, error: ErrorCode) -> Answer {
         self.failed(error);
-        match gate::refusal(request, error) {
+        match gate::refusal(ctx, request, error) {
             Some(response) => self
                 .encoded(ctx.correlation_id, ctx.api_version, &response)
                 .map_or_else(Answer::Close, Answer::Now),
@@ -574,6 +580,13 @@ fn route(timed: Timed, ctx: RequestContext, request: Request) -> Answer {
         Request::CreateTopics(request) => timed.alone(&of, create::create(services, ctx, request)),
         Request::DeleteTopics(request) => timed.alone(&of, delete::delete(services, ctx, request)),
         Request::CreatePartitions(request) => timed.alone(&of, grow::grow(services, ctx, request)),
+        Request::ElectLeaders(request) => timed.alone(&of, elect::elect(services, ctx, request)),
+        Request::AlterPartitionReassignments(request) => {
+            timed.alone(&of, reassign::alter(services, request))
+        }
+        Request::ListPartitionReassignments(request) => {
+            timed.alone(&of, reassign::list(services, request))
+        }
         Request::DescribeTopicPartitions(request) => {
             timed.now(&of, partitions::describe(&services, &ctx, &request))
         }

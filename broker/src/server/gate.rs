@@ -9,7 +9,7 @@
 use kafka_protocol::messages as m;
 use letterbox_protocol::{ErrorCode, Request, Response};
 
-use super::handlers::{cluster, data, groups, security};
+use super::handlers::{cluster, data, groups, security, topics};
 use crate::request::RequestContext;
 use crate::security::{Operation, Resource, ResourceType};
 
@@ -91,6 +91,10 @@ pub(super) fn need(request: &Request) -> Need<'_> {
         }
         Request::DeleteTopics(_) => (Nothing, &[(Delete, Of::Topic)]),
         Request::CreatePartitions(_) => (Nothing, &[(Alter, Of::Topic)]),
+        Request::ElectLeaders(_) | Request::AlterPartitionReassignments(_) => {
+            (To(Alter, Cluster), &[])
+        }
+        Request::ListPartitionReassignments(_) => (To(Describe, Cluster), &[]),
         // The cluster.
         Request::DescribeCluster(_) => (Nothing, &[(Describe, Of::Cluster)]),
         Request::DescribeLogDirs(_) | Request::DescribeQuorum(_) | Request::DescribeAcls(_) => {
@@ -132,7 +136,11 @@ pub(super) fn pass(ctx: &RequestContext, request: &Request) -> Result<(), ErrorC
 
 /// The answer to a request that did not pass, which [`pass`] has refused with `error`. `None` for
 /// those that need nothing as a whole.
-pub(super) fn refusal(request: &Request, error: ErrorCode) -> Option<Response> {
+pub(super) fn refusal(
+    ctx: &RequestContext,
+    request: &Request,
+    error: ErrorCode,
+) -> Option<Response> {
     let code = error.code();
     Some(match request {
         Request::InitProducerId(_) => data::init_producer_id::refused(error).into(),
@@ -146,6 +154,13 @@ pub(super) fn refusal(request: &Request, error: ErrorCode) -> Option<Response> {
             m::DescribeLogDirsResponse::default().with_error_code(code).into()
         }
         Request::DescribeQuorum(_) => cluster::quorum::refused(error).into(),
+        Request::ElectLeaders(request) => topics::elect::failed(ctx, request, &error.into()).into(),
+        Request::AlterPartitionReassignments(_) => {
+            topics::reassign::altered_nothing(&error.into()).into()
+        }
+        Request::ListPartitionReassignments(_) => {
+            topics::reassign::listed_nothing(&error.into()).into()
+        }
         Request::ListConfigResources(_) => {
             m::ListConfigResourcesResponse::default().with_error_code(code).into()
         }

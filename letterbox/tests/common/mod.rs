@@ -208,11 +208,15 @@ pub(crate) fn refusal(command: &mut Command) -> Output {
 
 /// The next frame, without its size.
 pub(crate) fn read_frame(stream: &mut TcpStream) -> Vec<u8> {
+    try_read_frame(stream).unwrap()
+}
+
+fn try_read_frame(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     let mut size = [0; 4];
-    stream.read_exact(&mut size).unwrap();
+    stream.read_exact(&mut size)?;
     let mut frame = vec![0; usize::try_from(i32::from_be_bytes(size)).unwrap()];
-    stream.read_exact(&mut frame).unwrap();
-    frame
+    stream.read_exact(&mut frame)?;
+    Ok(frame)
 }
 
 /// Whether the broker closes the connection before it says anything more.
@@ -228,6 +232,18 @@ pub(crate) fn ask(stream: &mut TcpStream, version: i16, request: impl Into<Reque
     let request = request.into();
     stream.write_all(&encode_request(7, Some("t"), version, &request).unwrap()).unwrap();
     read_answer(stream, version, request.api_key())
+}
+
+/// As [`ask`], of a broker that may end meanwhile.
+pub(crate) fn try_ask(
+    stream: &mut TcpStream,
+    version: i16,
+    request: impl Into<Request>,
+) -> std::io::Result<Response> {
+    let request = request.into();
+    stream.write_all(&encode_request(7, Some("t"), version, &request).unwrap())?;
+    let frame = try_read_frame(stream)?;
+    Ok(decode_response(request.api_key(), version, frame.into()).unwrap().1)
 }
 
 /// The answer to the request that was sent before.

@@ -108,7 +108,7 @@ impl Decide for RegisterBroker {
     fn decide(&self, image: &MetadataImage, context: &Context<'_>) -> Decision<Self::Outcome> {
         let mut draft = Draft::new(image);
         let outcome = self.register(&mut draft, context);
-        Decision { records: if outcome.is_ok() { draft.records } else { Vec::new() }, outcome }
+        draft.decided(outcome)
     }
 }
 

@@ -138,6 +138,11 @@ impl Draft {
         Self { image: image.clone(), records: Vec::new() }
     }
 
+    /// What an operation decided that changes all it says or nothing.
+    fn decided<T>(self, outcome: ItemResult<T>) -> Decision<ItemResult<T>> {
+        Decision { records: if outcome.is_ok() { self.records } else { Vec::new() }, outcome }
+    }
+
     /// Takes over what one item decided.
     fn add(&mut self, records: Vec<MetadataRecord>) -> ItemResult<()> {
         self.image.apply_in_place(&records).map_err(|error| {

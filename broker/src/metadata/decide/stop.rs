@@ -31,7 +31,7 @@ impl Decide for StopBroker {
     fn decide(&self, image: &MetadataImage, context: &Context<'_>) -> Decision<Self::Outcome> {
         let mut draft = Draft::new(image);
         let outcome = self.stop(&mut draft, context);
-        Decision { records: if outcome.is_ok() { draft.records } else { Vec::new() }, outcome }
+        draft.decided(outcome)
     }
 }
 

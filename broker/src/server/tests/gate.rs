@@ -238,8 +238,9 @@ fn join() -> m::JoinGroupRequest {
 /// As [`of_records`].
 fn of_topics() -> Vec<(i16, Request, &'static [ErrorCode])> {
     use m::{
-        create_partitions_request as cp, create_topics_request as ct, delete_topics_request as dt,
-        describe_topic_partitions_request as dp,
+        alter_partition_reassignments_request as ar, create_partitions_request as cp,
+        create_topics_request as ct, delete_topics_request as dt,
+        describe_topic_partitions_request as dp, elect_leaders_request as el,
     };
     let made = ct::CreatableTopic::default()
         .with_name(topic("made"))
@@ -253,6 +254,11 @@ fn of_topics() -> Vec<(i16, Request, &'static [ErrorCode])> {
     let create = m::CreateTopicsRequest::default().with_topics(vec![made]);
     let grow = m::CreatePartitionsRequest::default().with_topics(vec![more]);
     let delete = m::DeleteTopicsRequest::default().with_topics(vec![gone]);
+    let moved = ar::ReassignableTopic::default().with_name(topic("t")).with_partitions(vec![
+        ar::ReassignablePartition::default().with_replicas(Some(vec![m::BrokerId(1)])),
+    ]);
+    let led = el::TopicPartitions::default().with_topic(topic("t")).with_partitions(vec![0]);
+    let elect = m::ElectLeadersRequest::default().with_topic_partitions(Some(vec![led]));
     let all = describe_topics(&[]).with_topics(None);
     let looked_at = dp::TopicRequest::default().with_name(topic("t"));
     vec![
@@ -268,6 +274,19 @@ fn of_topics() -> Vec<(i16, Request, &'static [ErrorCode])> {
         (7, create.with_timeout_ms(WAIT_MS).into(), &[TOPIC]),
         (3, grow.with_timeout_ms(WAIT_MS).into(), &[TOPIC]),
         (6, delete.with_timeout_ms(WAIT_MS).into(), &[TOPIC]),
+        // The first version has errors of partitions only.
+        (0, elect.clone().into(), &[CLUSTER]),
+        (2, elect.with_timeout_ms(WAIT_MS).into(), &[CLUSTER]),
+        (1, m::ElectLeadersRequest::default().with_topic_partitions(None).into(), &[CLUSTER]),
+        (
+            1,
+            m::AlterPartitionReassignmentsRequest::default()
+                .with_topics(vec![moved])
+                .with_timeout_ms(WAIT_MS)
+                .into(),
+            &[CLUSTER],
+        ),
+        (0, m::ListPartitionReassignmentsRequest::default().into(), &[CLUSTER]),
     ]
 }
 
@@ -372,7 +391,8 @@ async fn state(broker: &Broker) -> (Arc<MetadataImage>, String) {
     (broker.node.services().image(), shown)
 }
 
-/// The requests that are made for what they change.
+/// The requests that are made for what they change. On one broker no partition moves or gets
+/// another leader.
 fn is_change(request: &Request) -> bool {
     matches!(
         request,

@@ -369,3 +369,82 @@ async fn only_the_registered_broker_speaks_as_a_replica() {
         assert_eq!(answer.responses.is_empty(), expected != unknown, "a report");
     }
 }
+
+/// As Apache Kafka answers on one broker.
+#[tokio::test]
+async fn one_broker_has_no_other_leader_and_nowhere_to_move_a_partition() {
+    use m::{alter_partition_reassignments_request as ar, elect_leaders_request as el};
+    let (broker, any) = with_records(0).await;
+    let unknown = ErrorCode::UnknownTopicOrPartition.code();
+    let of = |name, partitions: &[i32]| {
+        el::TopicPartitions::default().with_topic(topic(name)).with_partitions(partitions.to_vec())
+    };
+    let elect = |kind: i8, topics: Option<Vec<el::TopicPartitions>>| {
+        let request = m::ElectLeadersRequest::default().with_election_type(kind);
+        request.with_timeout_ms(30_000).with_topic_partitions(topics)
+    };
+    let named = Some(vec![of("t", &[0, 7]), of("nowhere", &[0])]);
+    let no_need = ErrorCode::ElectionNotNeeded.code();
+    for kind in [0, 1] {
+        let answer = answer!(broker, any, 2, elect(kind, named.clone()), ElectLeaders);
+        assert_eq!(answer.error_code, NONE);
+        let told: Vec<(String, i32, i16)> = answer
+            .replica_election_results
+            .iter()
+            .flat_map(|topic| topic.partition_result.iter().map(move |one| (topic, one)))
+            .map(|(topic, one)| (topic.topic.to_string(), one.partition_id, one.error_code))
+            .collect();
+        let expected = [("t", 0, no_need), ("t", 7, unknown), ("nowhere", 0, unknown)];
+        assert_eq!(told, expected.map(|(name, index, code)| (name.to_owned(), index, code)));
+        // Of all partitions those that need no election are not told.
+        let answer = answer!(broker, any, 2, elect(kind, None), ElectLeaders);
+        assert_eq!((answer.error_code, answer.replica_election_results), (NONE, vec![]));
+    }
+    let answer = answer!(broker, any, 2, elect(2, named.clone()), ElectLeaders);
+    let refused = ErrorCode::InvalidRequest.code();
+    assert_eq!(answer.error_code, refused);
+    let results = answer.replica_election_results.iter().flat_map(|one| &one.partition_result);
+    assert!(results.map(|one| one.error_code).eq([refused; 3]));
+
+    let part = |index, to: Option<&[i32]>| {
+        let ids = to.map(|to| to.iter().map(|id| m::BrokerId(*id)).collect());
+        ar::ReassignablePartition::default().with_partition_index(index).with_replicas(ids)
+    };
+    let topics = vec![
+        ar::ReassignableTopic::default().with_name(topic("t")).with_partitions(vec![
+            part(0, Some(&[9])),
+            part(0, Some(&[1, 1])),
+            part(0, Some(&[])),
+            part(0, None),
+            part(0, Some(&[1])),
+            part(7, Some(&[1])),
+        ]),
+        ar::ReassignableTopic::default()
+            .with_name(topic("nowhere"))
+            .with_partitions(vec![part(0, Some(&[1]))]),
+    ];
+    let request = m::AlterPartitionReassignmentsRequest::default();
+    let request = request.with_timeout_ms(30_000).with_topics(topics);
+    let invalid = ErrorCode::InvalidReplicaAssignment.code();
+    let none_moves = ErrorCode::NoReassignmentInProgress.code();
+    for version in [0, 1] {
+        let answer = answer!(broker, any, version, request.clone(), AlterPartitionReassignments);
+        assert_eq!((answer.error_code, answer.responses.len()), (NONE, 2));
+        assert!(answer.allow_replication_factor_change);
+        let told: Vec<i16> =
+            answer.responses[0].partitions.iter().map(|one| one.error_code).collect();
+        assert_eq!(told, [invalid, invalid, invalid, none_moves, NONE, unknown]);
+        let message = answer.responses[0].partitions[0].error_message.as_deref();
+        assert!(message.is_some_and(|text| text.contains("no such broker")), "{message:?}");
+        assert_eq!(answer.responses[1].partitions[0].error_code, unknown);
+    }
+    let one = m::list_partition_reassignments_request::ListPartitionReassignmentsTopics::default()
+        .with_name(topic("t"))
+        .with_partition_indexes(vec![0, 7]);
+    for topics in [None, Some(vec![one])] {
+        let request = m::ListPartitionReassignmentsRequest::default();
+        let request = request.with_timeout_ms(30_000).with_topics(topics);
+        let answer = answer!(broker, any, 0, request, ListPartitionReassignments);
+        assert_eq!((answer.error_code, answer.topics), (NONE, vec![]));
+    }
+}

@@ -15,7 +15,7 @@ use kafka_protocol::messages::create_topics_response::{
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::BrokerId;
 
-use super::{Errors, Services, TIMED_OUT, errors, is_late, of_controller, text};
+use super::{Errors, Services, TIMED_OUT, errors, is_late, message, of_controller, text};
 use crate::config::{Source, topic};
 use crate::coordinator::GROUP_METADATA_TOPIC;
 use crate::metadata::ApiError;
@@ -119,7 +119,7 @@ fn tell_created(
 fn refuse(answer: Option<&mut CreatableTopicResult>, error: &ApiError) {
     if let Some(answer) = answer {
         answer.error_code = error.code.code();
-        answer.error_message = (!error.message.is_empty()).then(|| text(&error.message));
+        answer.error_message = message(error);
     }
 }
 

@@ -10,7 +10,7 @@ use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
 use letterbox_protocol::ErrorCode;
 use uuid::Uuid;
 
-use super::{Errors, Services, TIMED_OUT, errors, is_late, of_controller, text, topic_name};
+use super::{Errors, Services, TIMED_OUT, errors, is_late, message, of_controller, topic_name};
 use crate::metadata::decide::{DeleteTopics, TopicSelector};
 use crate::metadata::{ApiError, MetadataImage};
 use crate::request::RequestContext;
@@ -119,8 +119,7 @@ fn selected(
 }
 
 fn refused(answer: DeletableTopicResult, error: &ApiError) -> DeletableTopicResult {
-    let message = (!error.message.is_empty()).then(|| text(&error.message));
-    answer.with_error_code(error.code.code()).with_error_message(message)
+    answer.with_error_code(error.code.code()).with_error_message(message(error))
 }
 
 errors!(DeleteTopicsResponse, |all, each| {

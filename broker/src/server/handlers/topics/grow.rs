@@ -10,7 +10,7 @@ use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicR
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::BrokerId;
 
-use super::{Errors, Services, TIMED_OUT, errors, is_late, of_controller, text};
+use super::{Errors, Services, TIMED_OUT, errors, is_late, message, of_controller};
 use crate::metadata::ApiError;
 use crate::metadata::decide::{CreatePartitions, TopicGrowth};
 use crate::request::RequestContext;
@@ -56,7 +56,7 @@ pub(crate) async fn grow(
         };
         if let Err(error) = result {
             answer.error_code = error.code.code();
-            answer.error_message = (!error.message.is_empty()).then(|| text(&error.message));
+            answer.error_message = message(&error);
         }
     }
     if !request.validate_only && is_late(&changed) {
