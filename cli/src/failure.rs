@@ -133,6 +133,16 @@ fn java(code: ErrorCode) -> Option<(&'static str, &'static str)> {
         ErrorCode::KafkaStorageError => {
             ("KafkaStorageException", "Disk error when trying to access log file on the disk.")
         }
+        ErrorCode::PreferredLeaderNotAvailable => {
+            ("PreferredLeaderNotAvailableException", "The preferred leader was not available.")
+        }
+        ErrorCode::EligibleLeadersNotAvailable => (
+            "EligibleLeadersNotAvailableException",
+            "Eligible topic partition leaders are not available.",
+        ),
+        ErrorCode::NoReassignmentInProgress => {
+            ("NoReassignmentInProgressException", "No partition reassignment is in progress.")
+        }
         ErrorCode::NonEmptyGroup => ("GroupNotEmptyException", "The group is not empty."),
         ErrorCode::GroupIdNotFound => ("GroupIdNotFoundException", "The group id does not exist."),
         ErrorCode::GroupSubscribedToTopic => (

@@ -24,6 +24,7 @@ mod formatters;
 mod get_offsets;
 mod groups;
 mod json;
+mod leader_election;
 mod list_groups;
 mod log_dirs;
 mod metadata_quorum;
@@ -31,6 +32,7 @@ mod metrics;
 mod pattern;
 mod perf_consumer;
 mod perf_producer;
+mod reassign;
 mod sending;
 mod topics;
 mod verifiable_consumer;
@@ -86,8 +88,10 @@ pub fn tool_names() -> &'static [&'static str] {
         "kafka-dump-log",
         "kafka-features",
         "kafka-groups",
+        "kafka-leader-election",
         "kafka-log-dirs",
         "kafka-metadata-quorum",
+        "kafka-reassign-partitions",
         "kafka-verifiable-consumer",
         "kafka-verifiable-producer",
     ]
@@ -130,8 +134,10 @@ pub async fn run(env: Env, tool: &str, args: Vec<String>, streams: Streams<'_>) 
         Some("kafka-dump-log") => dump_log::run(&env, args, stdout, stderr),
         Some("kafka-features") => features::run(&env, args, stdout, stderr).await,
         Some("kafka-groups") => list_groups::run(&env, args, stdout, stderr).await,
+        Some("kafka-leader-election") => leader_election::run(&env, args, stdout, stderr).await,
         Some("kafka-log-dirs") => log_dirs::run(&env, args, stdout, stderr).await,
         Some("kafka-metadata-quorum") => metadata_quorum::run(&env, args, stdout, stderr).await,
+        Some("kafka-reassign-partitions") => reassign::run(&env, args, stdout, stderr).await,
         Some("kafka-verifiable-consumer") => {
             verifiable_consumer::run(&env, args, stdout, stderr).await
         }

@@ -5,7 +5,8 @@ use std::io::Write;
 
 use letterbox_client::{
     BrokerError, Client, ConfigEntry, ConfigResource, ConfigSource, EligibleLeaders, Error,
-    ErrorCode, Metadata, NewTopic, Partition, Topic, TopicPartition, decode_uuid, encode_uuid,
+    ErrorCode, Metadata, NewTopic, Partition, PartitionReassignment, Topic, TopicPartition,
+    decode_uuid, encode_uuid,
 };
 use letterbox_env::Env;
 
@@ -350,6 +351,7 @@ async fn describe(
         Some(_) => None,
         None => client.eligible_leaders(&names).await.map_err(|error| failed_call(&error))?,
     };
+    let moving = moving(client, &metadata).await?;
     let filtered = FILTERS.iter().any(|name| parsed.has(name));
     for (name, topic) in &metadata.topics {
         let none = Vec::new();
@@ -363,21 +365,48 @@ async fn describe(
             continue;
         }
         if !filtered {
-            print_topic(topic, &overrides, out)?;
+            print_topic(topic, &overrides, &moving, out)?;
         }
         if parsed.has("topics-with-overrides") {
             continue;
         }
         let min_isr = min_isr(entries);
-        for partition in topic
+        for (partition, moving) in topic
             .partitions
             .values()
-            .filter(|partition| !filtered || is_wanted(parsed, partition, min_isr, &metadata))
+            .map(|partition| (partition, moving.get(&TopicPartition::new(name, partition.index))))
+            .filter(|(partition, moving)| {
+                !filtered || is_wanted(parsed, partition, *moving, min_isr, &metadata)
+            })
         {
-            print_partition(name, partition, eligible.as_ref(), out)?;
+            print_partition(name, partition, moving, eligible.as_ref(), out)?;
         }
     }
     Ok(())
+}
+
+/// The partitions that are told and move.
+type Moving = BTreeMap<TopicPartition, PartitionReassignment>;
+
+/// Those of `metadata`, as far as this client may know and the broker tells.
+async fn moving(client: &Client, metadata: &Metadata) -> Result<Moving, Failure> {
+    let all = metadata.topics.values().flat_map(|topic| {
+        topic.partitions.keys().map(|index| TopicPartition::new(&*topic.name, *index))
+    });
+    let partitions: Vec<TopicPartition> = all.collect();
+    match client.partition_reassignments(Some(&partitions)).await {
+        Err(Error::Unsupported { .. }) => Ok(Moving::new()),
+        Err(error) if error.code() == Some(ErrorCode::ClusterAuthorizationFailed) => {
+            Ok(Moving::new())
+        }
+        result => result.map_err(|error| failed_call(&error)),
+    }
+}
+
+/// How many replicas a partition has without those that a move adds.
+fn factor(partition: &Partition, moving: Option<&PartitionReassignment>) -> usize {
+    let added = |id: &&i32| moving.is_some_and(|moving| moving.adding.contains(id));
+    partition.replicas.iter().filter(|id| !added(id)).count()
 }
 
 /// The topics that `--topic` or `--topic-id` means.
@@ -398,9 +427,12 @@ async fn described(client: &Client, parsed: &Parsed) -> Result<Metadata, Failure
 fn print_topic(
     topic: &Topic,
     overrides: &str,
+    moving: &Moving,
     out: &mut (dyn Write + Send),
 ) -> std::io::Result<()> {
-    let replication = topic.partitions.values().next().map_or(0, |first| first.replicas.len());
+    let replication = topic.partitions.values().next().map_or(0, |first| {
+        factor(first, moving.get(&TopicPartition::new(topic.name.clone(), first.index)))
+    });
     writeln!(
         out,
         "Topic: {}\tTopicId: {}\tPartitionCount: {}\tReplicationFactor: {replication}\tConfigs: \
@@ -415,6 +447,7 @@ fn print_topic(
 fn print_partition(
     topic: &str,
     partition: &Partition,
+    moving: Option<&PartitionReassignment>,
     eligible: Option<&BTreeMap<TopicPartition, EligibleLeaders>>,
     out: &mut (dyn Write + Send),
 ) -> std::io::Result<()> {
@@ -425,9 +458,13 @@ fn print_partition(
             .get(&TopicPartition::new(topic, partition.index))
             .map_or_else(String::new, |found| ids(pick(found))),
     };
+    let moving = moving.map_or_else(String::new, |moving| {
+        let (adding, removing) = (ids(&moving.adding), ids(&moving.removing));
+        format!("\tAdding Replicas: {adding}\tRemoving Replicas: {removing}")
+    });
     writeln!(
         out,
-        "\tTopic: {topic}\tPartition: {}\tLeader: {leader}\tReplicas: {}\tIsr: {}\tElr: \
+        "\tTopic: {topic}\tPartition: {}\tLeader: {leader}\tReplicas: {}\tIsr: {}{moving}\tElr: \
          {}\tLastKnownElr: {}",
         partition.index,
         ids(&partition.replicas),
@@ -453,12 +490,20 @@ fn overrides(entries: &[ConfigEntry]) -> String {
         .join(",")
 }
 
-fn is_wanted(parsed: &Parsed, partition: &Partition, min_isr: usize, metadata: &Metadata) -> bool {
+fn is_wanted(
+    parsed: &Parsed,
+    partition: &Partition,
+    moving: Option<&PartitionReassignment>,
+    min_isr: usize,
+    metadata: &Metadata,
+) -> bool {
     let live = partition.leader.is_some_and(|leader| metadata.brokers.contains_key(&leader));
-    (parsed.has("under-replicated-partitions") && partition.isr.len() < partition.replicas.len())
+    let in_sync = partition.isr.len();
+    let is_small = partition.leader.is_none() || in_sync < min_isr;
+    (parsed.has("under-replicated-partitions") && in_sync < factor(partition, moving))
         || (parsed.has("unavailable-partitions") && !live)
-        || (parsed.has("under-min-isr-partitions") && partition.isr.len() < min_isr)
-        || (parsed.has("at-min-isr-partitions") && partition.isr.len() == min_isr)
+        || (parsed.has("under-min-isr-partitions") && is_small)
+        || (parsed.has("at-min-isr-partitions") && in_sync == min_isr)
 }
 
 fn ids(ids: &[i32]) -> String {

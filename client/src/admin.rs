@@ -8,6 +8,7 @@ mod cluster;
 mod configs;
 mod groups;
 mod offsets;
+mod reassignments;
 mod records;
 mod topics;
 
@@ -20,6 +21,7 @@ pub use configs::{
 };
 pub use groups::{CommittedOffset, DescribedGroup, GroupMember, ListedGroup};
 pub use offsets::{FoundOffset, IsolationLevel, OffsetSpec};
+pub use reassignments::{ElectionType, PartitionReassignment};
 pub use topics::{DescribedCluster, EligibleLeaders, MorePartitions, NewTopic, TopicCreated};
 
 pub(crate) use groups::assignment;

@@ -52,11 +52,11 @@ mod tests {
         macro_rules! check_all {
             ($($request:ident)*) => { $(check::<m::$request>();)* };
         }
-        check_all!(ApiVersionsRequest CreatePartitionsRequest CreateTopicsRequest DeleteGroupsRequest DeleteRecordsRequest
+        check_all!(AlterPartitionReassignmentsRequest ApiVersionsRequest CreatePartitionsRequest CreateTopicsRequest DeleteGroupsRequest DeleteRecordsRequest
             DeleteTopicsRequest DescribeClusterRequest DescribeConfigsRequest DescribeGroupsRequest DescribeLogDirsRequest
-            DescribeQuorumRequest DescribeTopicPartitionsRequest FetchRequest FindCoordinatorRequest HeartbeatRequest
+            DescribeQuorumRequest DescribeTopicPartitionsRequest ElectLeadersRequest FetchRequest FindCoordinatorRequest HeartbeatRequest
             IncrementalAlterConfigsRequest InitProducerIdRequest JoinGroupRequest LeaveGroupRequest ListConfigResourcesRequest
-            ListGroupsRequest ListOffsetsRequest MetadataRequest OffsetCommitRequest OffsetDeleteRequest OffsetFetchRequest
+            ListGroupsRequest ListOffsetsRequest ListPartitionReassignmentsRequest MetadataRequest OffsetCommitRequest OffsetDeleteRequest OffsetFetchRequest
             ProduceRequest SyncGroupRequest);
     }
 
