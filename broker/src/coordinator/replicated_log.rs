@@ -44,17 +44,22 @@ pub struct LogEnd {
 /// after the other, in the order in which its state changes; it may go on appending while earlier
 /// records are not committed yet.
 pub trait ReplicatedLog: Send + Sync + 'static {
-    /// Appends `records` as one batch with timestamp `now` and returns where the log ends *after*
-    /// the last of them.
+    /// Whether this broker leads the partition in that epoch. If not, what was read in it may not
+    /// count any more.
+    fn is_led_in(&self, partition: i32, leader_epoch: LeaderEpoch) -> bool;
+
+    /// Appends `records`, which were decided on what was read in `leader_epoch`, as one batch with
+    /// timestamp `now` and returns where the log ends *after* the last of them.
     ///
     /// All or nothing. Need not wait for replication or for the disk;
     /// [`committed`](Self::committed) does.
     ///
     /// # Errors
-    /// Nothing was appended.
+    /// Nothing was appended; [`AppendError::NotLeader`] also in another epoch.
     fn append(
         &self,
         partition: i32,
+        leader_epoch: LeaderEpoch,
         records: Vec<KeyValue>,
         now: TimestampMs,
     ) -> BoxFuture<'static, Result<LogEnd, AppendError>>;
@@ -71,7 +76,7 @@ pub trait ReplicatedLog: Send + Sync + 'static {
     fn batch_bytes_max(&self, partition: i32) -> usize;
 
     /// Reads the partition from its log start offset to its end at the time of the call and hands
-    /// each record to `each`, in order; returns that end. Control batches are left out. A
+    /// each record to `each`, in order; returns that end, and the epoch in which it began. Control batches are left out. A
     /// record whose key is missing is left out.
     ///
     /// What it reads above the high watermark may still be lost; wait for

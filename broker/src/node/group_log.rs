@@ -10,12 +10,11 @@ use letterbox_env::{BoxFuture, Env, with_causes};
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::batch::{Batch, BatchBuilder, Compression, RecordIter};
 use letterbox_protocol::compression::decompress_all;
-use letterbox_protocol::model::{Offset, TimestampMs, TopicId};
-use letterbox_storage::Origin;
+use letterbox_protocol::model::{LeaderEpoch, Offset, TimestampMs, TopicId};
 use tracing::error;
 
 use crate::coordinator::{AppendError, KeyValue, LogEnd, ReplicatedLog};
-use crate::replication::{Acks, AppendRefused, Partition, ReplicaManager};
+use crate::replication::{AppendRefused, Partition, ReplicaManager};
 
 /// Bytes read at once while a partition is loaded.
 const READ_CHUNK: usize = 4 * 1024 * 1024;
@@ -47,9 +46,14 @@ impl GroupLog {
 }
 
 impl ReplicatedLog for GroupLog {
+    fn is_led_in(&self, partition: i32, leader_epoch: LeaderEpoch) -> bool {
+        self.partition(partition).is_ok_and(|partition| partition.leader_epoch() == leader_epoch)
+    }
+
     fn append(
         &self,
         partition: i32,
+        leader_epoch: LeaderEpoch,
         records: Vec<KeyValue>,
         now: TimestampMs,
     ) -> BoxFuture<'static, Result<LogEnd, AppendError>> {
@@ -58,20 +62,21 @@ impl ReplicatedLog for GroupLog {
             for (key, value) in &records {
                 batch.push(now, Some(key), value.as_deref(), &[]);
             }
-            let appended = partition
-                .append_from(batch.build(), Acks::All, Origin::Coordinator)
-                .map_err(|refused| match refused {
-                    AppendRefused::NotLeader => AppendError::NotLeader,
-                    AppendRefused::Offline => AppendError::Storage,
-                    AppendRefused::NotEnoughReplicas(_) => AppendError::NotEnoughReplicas,
-                    AppendRefused::Log(
-                        letterbox_storage::AppendError::MessageTooLarge { .. }
-                        | letterbox_storage::AppendError::RecordListTooLarge { .. },
-                    ) => AppendError::TooLarge,
-                    AppendRefused::Log(letterbox_storage::AppendError::Closed) => {
-                        AppendError::UnknownPartition
+            let appended =
+                partition.append_decided_in(leader_epoch, batch.build()).map_err(|refused| {
+                    match refused {
+                        AppendRefused::NotLeader => AppendError::NotLeader,
+                        AppendRefused::Offline => AppendError::Storage,
+                        AppendRefused::NotEnoughReplicas(_) => AppendError::NotEnoughReplicas,
+                        AppendRefused::Log(
+                            letterbox_storage::AppendError::MessageTooLarge { .. }
+                            | letterbox_storage::AppendError::RecordListTooLarge { .. },
+                        ) => AppendError::TooLarge,
+                        AppendRefused::Log(letterbox_storage::AppendError::Closed) => {
+                            AppendError::UnknownPartition
+                        }
+                        AppendRefused::Log(_) => AppendError::Storage,
                     }
-                    AppendRefused::Log(_) => AppendError::Storage,
                 })?;
             Ok(LogEnd { offset: appended.end_offset, leader_epoch: appended.leader_epoch })
         });

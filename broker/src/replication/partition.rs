@@ -58,6 +58,14 @@ pub struct Appended {
     pub bytes: u64,
 }
 
+/// Who appends.
+#[derive(Clone, Copy)]
+enum Writer {
+    Client,
+    /// As long as this broker leads in that epoch.
+    Coordinator(LeaderEpoch),
+}
+
 /// What became of a batch that was to be appended within an effort.
 #[derive(Debug)]
 pub enum Within {
@@ -316,7 +324,7 @@ impl Partition {
         self.role().unreported()
     }
 
-    /// Its topic was deleted.
+    /// Its topic was deleted, or other brokers have the partition now.
     pub(super) fn set_gone(&self) {
         self.step(Event::Gone);
     }
@@ -563,20 +571,30 @@ impl Partition {
     /// # Errors
     /// [`AppendRefused`]; nothing was stored.
     pub fn append(&self, batch: BytesMut, acks: Acks) -> Result<Appended, AppendRefused> {
-        self.append_from(batch, acks, Origin::Client)
+        self.append_from(Writer::Client, batch, acks)
     }
 
-    /// Appends one batch of `origin`.
+    /// Appends one batch of a coordinator, which has read the log in `epoch`: in another one others
+    /// may have decided otherwise meanwhile.
     ///
     /// # Errors
-    /// [`AppendRefused`]; nothing was stored.
-    pub fn append_from(
+    /// [`AppendRefused`]; nothing was stored. `NotLeader` also when this broker leads in another
+    /// epoch.
+    pub fn append_decided_in(
         &self,
+        epoch: LeaderEpoch,
+        batch: BytesMut,
+    ) -> Result<Appended, AppendRefused> {
+        self.append_from(Writer::Coordinator(epoch), batch, Acks::All)
+    }
+
+    fn append_from(
+        &self,
+        writer: Writer,
         batch: BytesMut,
         acks: Acks,
-        origin: Origin,
     ) -> Result<Appended, AppendRefused> {
-        self.append_with(batch, acks, origin, &mut Effort::unbounded()).and_then(|appended| {
+        self.append_with(batch, acks, writer, &mut Effort::unbounded()).and_then(|appended| {
             match appended {
                 Within::Appended(appended) => Ok(appended),
                 Within::TooLong(_) => Err(AppendError::InvalidRecord {
@@ -598,16 +616,20 @@ impl Partition {
         acks: Acks,
         effort: &mut Effort,
     ) -> Result<Within, AppendRefused> {
-        self.append_with(batch, acks, Origin::Client, effort)
+        self.append_with(batch, acks, Writer::Client, effort)
     }
 
     fn append_with(
         &self,
         batch: BytesMut,
         acks: Acks,
-        origin: Origin,
+        writer: Writer,
         effort: &mut Effort,
     ) -> Result<Within, AppendRefused> {
+        let origin = match writer {
+            Writer::Client => Origin::Client,
+            Writer::Coordinator(_) => Origin::Coordinator,
+        };
         let Some(log) = self.log.get() else { return Err(AppendRefused::Offline) };
         let bytes = batch.len() as u64;
         let now_ms = self.shared.clock.wall_ms();
@@ -617,6 +639,9 @@ impl Partition {
         };
         // Asked after the validation, which may take long.
         let leader_epoch = self.role().may_append(acks == Acks::All)?;
+        if matches!(writer, Writer::Coordinator(epoch) if epoch != leader_epoch) {
+            return Err(AppendRefused::NotLeader);
+        }
         let info = log.append_valid(batch, &AppendOptions { leader_epoch, now_ms, origin })?;
         let end_offset = info.last_offset.saturating_add(1);
         if self.is_replicated.load(Ordering::Relaxed) {

@@ -11,6 +11,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::batch::{BatchBuilder, HEADER_BYTES};
+use letterbox_protocol::model::LeaderEpoch;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -66,6 +67,10 @@ enum State<M: Machine> {
 
 struct Active<M: Machine> {
     machine: M,
+    /// The epoch in which the machine was read. In a later one another broker may have decided
+    /// otherwise meanwhile: the machine is asked nothing any more, and what it has decided is not
+    /// appended, until it is unloaded.
+    leader_epoch: LeaderEpoch,
     waiting: BTreeMap<ReplyId, oneshot::Sender<M::Reply>>,
     next_reply: u64,
     queue: VecDeque<Queued<M::Completion>>,
@@ -133,13 +138,14 @@ impl<M: Machine> Slot<M> {
     }
 
     /// Begins to serve; does nothing if the slot was closed meanwhile.
-    fn activate(&self, mut machine: M, now: Now) {
+    fn activate(&self, mut machine: M, leader_epoch: LeaderEpoch, now: Now) {
         let mut state = lock(&self.state);
         let State::Loading { told, .. } = &mut *state else { return };
         let told = std::mem::take(told);
         let out = machine.on_loaded(now);
         let mut active = Active {
             machine,
+            leader_epoch,
             waiting: BTreeMap::new(),
             next_reply: 0,
             queue: VecDeque::new(),
@@ -193,8 +199,17 @@ impl<M: Machine> Slot<M> {
         }
     }
 
+    /// As [`Self::with_active`], for clients: not when this broker has led in another epoch since
+    /// the machine was read.
+    fn with_led<T>(&self, act: impl FnOnce(&mut Active<M>) -> T) -> Result<T, ErrorCode> {
+        self.with_active(|active| match self.log.is_led_in(self.partition, active.leader_epoch) {
+            true => Ok(act(active)),
+            false => Err(ErrorCode::NotCoordinator),
+        })?
+    }
+
     pub(super) fn read<T>(&self, read: impl FnOnce(&mut M) -> T) -> Result<T, ErrorCode> {
-        self.with_active(|active| read(&mut active.machine))
+        self.with_led(|active| read(&mut active.machine))
     }
 
     /// An event that nobody waits for; dropped when the slot is not active.
@@ -236,7 +251,7 @@ impl<M: Machine> Slot<M> {
         event: impl FnOnce(&mut M, ReplyId) -> OutputOf<M>,
     ) -> Result<(), ErrorCode> {
         let bytes_max = self.log.batch_bytes_max(self.partition);
-        self.with_active(|active| {
+        self.with_led(|active| {
             let reply = ReplyId(active.next_reply);
             active.next_reply = active.next_reply.wrapping_add(1);
             active.waiting.insert(reply, sender);
@@ -261,9 +276,9 @@ impl<M: Machine> Slot<M> {
             .store(active.machine.next_deadline_ms().unwrap_or(u64::MAX), Ordering::Release);
     }
 
-    /// The next writes of the queue, as many as fit into one batch; none when there is nothing to
-    /// write.
-    fn take_batch(&self) -> Vec<Queued<M::Completion>> {
+    /// The next writes of the queue, as many as fit into one batch, and in which epoch they were
+    /// decided; none when there is nothing to write.
+    fn take_batch(&self) -> (LeaderEpoch, Vec<Queued<M::Completion>>) {
         let bytes_max = self.log.batch_bytes_max(self.partition).min(BATCH_BYTES_MAX);
         let take = |active: &mut Active<M>| {
             let (mut batch, mut bytes) = (Vec::new(), HEADER_BYTES);
@@ -274,7 +289,7 @@ impl<M: Machine> Slot<M> {
                 active.queued_bytes = active.queued_bytes.saturating_sub(write.held_bytes());
                 batch.push(write);
             }
-            batch
+            (active.leader_epoch, batch)
         };
         let batch = self.with_active(take).unwrap_or_default();
         self.room.notify_waiters();
@@ -356,9 +371,7 @@ async fn serve<M: Machine>(
 ) {
     let (mut first_try, mut was_out) = (Some(first_try), false);
     loop {
-        let turn = runtime.reading.acquire().await;
         let loaded = load(&runtime, &slot).await;
-        drop(turn);
         if let Some(first_try) = first_try.take() {
             // Whoever asked for it may have gone.
             let _ = first_try.send(loaded);
@@ -376,12 +389,20 @@ async fn serve<M: Machine>(
             );
         }
         let why = write_queue(&runtime, &slot).await;
-        tracing::error!(
-            partition = slot.partition,
-            error = %why,
-            "appended records of the coordinator were not committed; the partition is loaded \
-            again, and its clients are told to retry"
-        );
+        if why == AppendError::NotLeader {
+            tracing::info!(
+                partition = slot.partition,
+                "another broker coordinates the groups of this partition now; their clients are \
+                 told to look for it"
+            );
+        } else {
+            tracing::error!(
+                partition = slot.partition,
+                error = %why,
+                "appended records of the coordinator were not committed; the partition is loaded \
+                 again, and its clients are told to retry"
+            );
+        }
         slot.begin_again();
     }
 }
@@ -400,16 +421,20 @@ async fn load<M: Machine>(runtime: &Runtime<M>, slot: &Slot<M>) -> Result<(), Ap
                 cannot be decoded");
         }
     };
-    let end_offset = runtime.log.read_all(partition, &mut each).await?;
+    // Only for the read: the replicas of one partition, which its commit waits for, hold up no
+    // other.
+    let turn = runtime.reading.acquire().await;
+    let end = runtime.log.read_all(partition, &mut each).await?;
+    drop(turn);
     slot.set_out(false);
-    runtime.log.committed(partition, end_offset).await?;
+    runtime.log.committed(partition, end).await?;
     tracing::debug!(
         partition,
         record_count,
         unreadable_count,
         "the coordinator's partition is loaded"
     );
-    slot.activate(machine, runtime.now());
+    slot.activate(machine, end.leader_epoch, runtime.now());
     runtime.rearm_if_earlier(slot.next_deadline_ms());
     Ok(())
 }
@@ -422,13 +447,14 @@ async fn write_queue<M: Machine>(runtime: &Runtime<M>, slot: &Slot<M>) -> Append
     let mut in_flight: FuturesOrdered<BoxFuture<'static, Ended<M>>> = FuturesOrdered::new();
     loop {
         while in_flight.len() < WRITES_IN_FLIGHT_MAX {
-            let batch = slot.take_batch();
+            let (epoch, batch) = slot.take_batch();
             if batch.is_empty() {
                 break;
             }
             let (records, completions): (Vec<_>, Vec<_>) =
                 batch.into_iter().map(|write| (write.records, write.then)).unzip();
-            match append(runtime, slot.partition, records.into_iter().flatten().collect()).await {
+            let records = records.into_iter().flatten().collect();
+            match append(runtime, slot.partition, epoch, records).await {
                 Ok(committed) => {
                     in_flight.push_back(Box::pin(async move { (completions, committed.await) }))
                 }
@@ -458,11 +484,13 @@ async fn write_queue<M: Machine>(runtime: &Runtime<M>, slot: &Slot<M>) -> Append
 async fn append<M: Machine>(
     runtime: &Runtime<M>,
     partition: i32,
+    leader_epoch: LeaderEpoch,
     records: Vec<KeyValue>,
 ) -> Result<BoxFuture<'static, Result<(), AppendError>>, AppendError> {
     if records.is_empty() {
         return Ok(Box::pin(std::future::ready(Ok(()))));
     }
-    let end_offset = runtime.log.append(partition, records, runtime.env.clock.wall_ms()).await?;
-    Ok(runtime.log.committed(partition, end_offset))
+    let now = runtime.env.clock.wall_ms();
+    let end = runtime.log.append(partition, leader_epoch, records, now).await?;
+    Ok(runtime.log.committed(partition, end))
 }

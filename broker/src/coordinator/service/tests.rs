@@ -2,6 +2,7 @@
 //! is paused: tokio moves it on when every task waits.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use kafka_protocol::messages::{
 };
 use letterbox_env::{BoxFuture, Env};
 use letterbox_protocol::ErrorCode as E;
-use letterbox_protocol::model::{Offset, TopicId};
+use letterbox_protocol::model::{LeaderEpoch, Offset, TopicId};
 use tokio::sync::watch;
 
 use super::{GroupCoordinator, GroupMetadataView};
@@ -44,6 +45,8 @@ const TOPIC_ID: TopicId = TopicId::from_u128(7);
 const BATCH_BYTES_MAX: usize = 20_000;
 
 struct MemoryLog {
+    /// The epoch in which the partitions are led.
+    leader_epoch: AtomicI32,
     records: Mutex<BTreeMap<i32, Vec<KeyValue>>>,
     fails: Mutex<Option<AppendError>>,
     /// The high watermark; commits wait for it.
@@ -57,20 +60,27 @@ struct MemoryLog {
 }
 
 impl ReplicatedLog for MemoryLog {
+    fn is_led_in(&self, _: i32, leader_epoch: LeaderEpoch) -> bool {
+        leader_epoch == self.leader_epoch.load(Ordering::SeqCst)
+    }
+
     fn append(
         &self,
         partition: i32,
+        leader_epoch: LeaderEpoch,
         records: Vec<KeyValue>,
         _: i64,
     ) -> BoxFuture<'static, Result<LogEnd, AppendError>> {
         let failure = *self.fails.lock().unwrap();
-        let result = match failure {
+        let other_epoch =
+            (!self.is_led_in(partition, leader_epoch)).then_some(AppendError::NotLeader);
+        let result = match failure.or(other_epoch) {
             Some(error) => Err(error),
             None => {
                 let mut all = self.records.lock().unwrap();
                 let log = all.entry(partition).or_default();
                 log.extend(records);
-                Ok(LogEnd { offset: i64::try_from(log.len()).unwrap(), leader_epoch: 0 })
+                Ok(LogEnd { offset: i64::try_from(log.len()).unwrap(), leader_epoch })
             }
         };
         Box::pin(async move { result })
@@ -106,7 +116,7 @@ impl ReplicatedLog for MemoryLog {
             let records = self.records.lock().unwrap().get(&partition).cloned().unwrap_or_default();
             let offset = Offset::try_from(records.len()).unwrap();
             records.into_iter().for_each(|(key, value)| each(key, value));
-            Ok(LogEnd { offset, leader_epoch: 0 })
+            Ok(LogEnd { offset, leader_epoch: self.leader_epoch.load(Ordering::SeqCst) })
         })
     }
 }
@@ -134,6 +144,7 @@ impl GroupMetadataView for Metadata {
 
 fn coordinator() -> (GroupCoordinator, Arc<MemoryLog>) {
     let log = Arc::new(MemoryLog {
+        leader_epoch: AtomicI32::new(0),
         records: Mutex::default(),
         fails: Mutex::default(),
         high_watermark: watch::channel(i64::MAX).0,
@@ -737,4 +748,44 @@ async fn requests_wait_while_much_is_to_be_written() {
     log.high_watermark.send_replace(Offset::MAX);
     assert_eq!(waits.await.topics[0].partitions[0].error_code, 0);
     coordinator.shutdown().await;
+}
+
+/// Another node led meanwhile, and this one has not noticed: what it knows may be old.
+#[tokio::test(start_paused = true)]
+async fn what_was_read_in_an_earlier_epoch_is_neither_told_nor_built_on() {
+    let (coordinator, log) = coordinator();
+    coordinator.load(0).await.unwrap();
+    assert_eq!(commit(&coordinator, "t", 1).await, 0);
+    // A commit is decided in the old epoch and waits for its turn to be appended.
+    let ctx = context(8);
+    let mut late = std::pin::pin!(coordinator.offset_commit(&ctx, commit_request("t", 2)));
+    assert!(futures::poll!(&mut late).is_pending());
+    log.leader_epoch.store(2, Ordering::SeqCst);
+    let not_here = E::NotCoordinator.code();
+    assert_eq!(late.await.topics[0].partitions[0].error_code, not_here);
+    assert_eq!(fetch(&coordinator, false).await, (not_here, None));
+    assert_eq!(commit(&coordinator, "t", 3).await, not_here);
+    let appended = log.records.lock().unwrap()[&0].len();
+    assert_eq!(appended, 1, "only what was decided before");
+    coordinator.unload(0).await;
+    coordinator.load(0).await.unwrap();
+    assert_eq!(fetch(&coordinator, false).await, (0, Some(1)));
+    assert_eq!(commit(&coordinator, "t", 4).await, 0);
+}
+
+/// A partition whose replicas are missing waits for them alone.
+#[tokio::test(start_paused = true)]
+async fn partitions_that_cannot_be_committed_hold_up_no_others() {
+    let (_, log) = coordinator();
+    let coordinator =
+        GroupCoordinator::new(Env::real(), GroupConfig::default(), log.clone(), Metadata(8));
+    log.high_watermark.send_replace(0);
+    let record = (Bytes::from_static(b"k"), None);
+    for partition in 0..7 {
+        log.records.lock().unwrap().insert(partition, vec![record.clone()]);
+        tokio::spawn(coordinator.load(partition));
+    }
+    tokio::task::yield_now().await;
+    let last = tokio::time::timeout(Duration::from_secs(60), coordinator.load(7)).await;
+    assert_eq!(last, Ok(Ok(())));
 }
