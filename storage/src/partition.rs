@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use letterbox_env::panics::lock;
 use letterbox_env::{Fault, OpenMode, with_causes};
 
@@ -649,18 +649,7 @@ impl Log {
                 records: Vec::new(),
             });
         }
-        // What a leader has was taken by it: a segment of its own holds any batch.
-        let max = if headers.len() > 1 || options.origin != Origin::Replication {
-            config.segment_bytes
-        } else {
-            u64::MAX
-        };
-        if bytes.len() as u64 > max.min(i32::MAX as u64) {
-            return Err(AppendError::RecordListTooLarge {
-                size: bytes.len(),
-                max: config.segment_bytes,
-            });
-        }
+        fits_a_segment(bytes.len(), headers.len(), config, options.origin)?;
         let mut active = self.active();
         if inner.torn {
             self.trim_reserve(inner).map_err(|error| self.failed("cut a partial write", &error))?;
@@ -689,7 +678,17 @@ impl Log {
             inner.producers.note(header);
             inner.epochs_changed |= inner.epochs.assign(header.leader_epoch, header.base_offset);
         }
-        let bytes = bytes.freeze();
+        self.keep_for_readers(bytes.freeze(), headers);
+        self.end.store(last.next_offset(), Ordering::Release);
+        // As it is now: see [`Log::set_config`].
+        if self.config.load().durable || !self.counts_unsynced.load(Ordering::Relaxed) {
+            self.enqueue();
+        }
+        Ok(())
+    }
+
+    /// Readers at the end of the log find the batches in memory.
+    fn keep_for_readers(&self, bytes: Bytes, headers: &[(u64, BatchHeader)]) {
         let mut cache = lock(&self.cache);
         for (at, header) in headers {
             let at = usize::try_from(*at).unwrap_or(usize::MAX);
@@ -699,13 +698,6 @@ impl Log {
                 bytes.slice(at..at.saturating_add(header.size())),
             );
         }
-        drop(cache);
-        self.end.store(last.next_offset(), Ordering::Release);
-        // As it is now: see [`Log::set_config`].
-        if self.config.load().durable || !self.counts_unsynced.load(Ordering::Relaxed) {
-            self.enqueue();
-        }
-        Ok(())
     }
 
     /// Has the log synced soon.
@@ -1243,6 +1235,22 @@ struct Work {
     /// Only where the recovery point is to move.
     snapshot: Option<Vec<u8>>,
     bytes: u64,
+}
+
+/// Whether a segment holds so many bytes of batches that come together.
+fn fits_a_segment(
+    size: usize,
+    batches: usize,
+    config: &LogConfig,
+    origin: Origin,
+) -> Result<(), AppendError> {
+    let max = config.segment_bytes;
+    // What a leader has was taken by it: a segment of its own holds any batch.
+    let holds = if batches > 1 || origin != Origin::Replication { max } else { u64::MAX };
+    match size as u64 > holds.min(i32::MAX as u64) {
+        true => Err(AppendError::RecordListTooLarge { size, max }),
+        false => Ok(()),
+    }
 }
 
 /// `may_wait`: too many segments wait for the device, and only what cannot be otherwise rolls.

@@ -138,12 +138,7 @@ impl Wal {
             if !may_create {
                 return Err(WalError::Missing { path });
             }
-            let mut id = [0; 16];
-            random.fill(&mut id);
-            let incarnation = uuid::Builder::from_random_bytes(id).into_uuid();
-            let mut wal =
-                Self::create(disk, path.clone(), node_id, incarnation, 1, &[]).map_err(io)?;
-            wal.sync_name().map_err(io)?;
+            let wal = Self::begin(disk, random, path.clone(), node_id).map_err(io)?;
             return Ok((wal, Vec::new()));
         }
         let bytes = disk.read(&path).map_err(io)?;
@@ -195,6 +190,21 @@ impl Wal {
             wal.cut(written).map_err(io)?;
         }
         Ok((wal, items))
+    }
+
+    /// The log of a node that has none, with an incarnation of its own.
+    fn begin(
+        disk: Arc<dyn Disk>,
+        random: &dyn Random,
+        path: PathBuf,
+        node_id: u64,
+    ) -> io::Result<Self> {
+        let mut id = [0; 16];
+        random.fill(&mut id);
+        let incarnation = uuid::Builder::from_random_bytes(id).into_uuid();
+        let mut wal = Self::create(disk, path, node_id, incarnation, 1, &[])?;
+        wal.sync_name()?;
+        Ok(wal)
     }
 
     /// Replaces the torn frame by zeros, so that nothing of it is ever taken for data.
