@@ -30,6 +30,8 @@ pub struct Observed {
     /// Whether the operator holds the cluster's object until its volumes are deleted; `None` where
     /// nothing can hold it.
     pub is_held: Option<bool>,
+    /// The uids of claims that are gone and never had a volume, where that is known.
+    pub unmade: BTreeSet<String>,
     /// What could not be read, and why. The fields above say nothing about it: nothing is planned
     /// for it, and nothing is reported about it except this.
     pub unread: BTreeMap<Part, Fault>,

@@ -1,12 +1,15 @@
 //! One pass: read, plan, act, say. The same for every platform.
 
+use std::collections::BTreeMap;
+
+use futures::future::join_all;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use letterbox_env::BoxFuture;
 
 use crate::admin::{AdminError, KafkaAdmin, NewTopic, TOPIC_ALREADY_EXISTS};
 use crate::api::{DeletionPolicy, KafkaCluster, KafkaClusterStatus, KafkaTopic, KafkaTopicStatus};
 use crate::desired::Blueprint;
-use crate::observe::Observed;
+use crate::observe::{Observed, Part};
 use crate::plan::{Plan, Step, TopicFacts, TopicPlan, TopicStep, plan_cluster, plan_topic};
 use crate::platform::{Live as _, Platform};
 use crate::status::{Fault, cluster_status, topic_status};
@@ -55,16 +58,41 @@ pub async fn reconcile_cluster<P: Platform>(
         observed.cluster_id = admin.cluster_id().await.ok().flatten();
     }
     let plan = plan_cluster(cluster, &desired, &observed);
-    let mut done = Vec::new();
-    let mut faults = Vec::new();
-    for step in &plan.steps {
-        match platform.act(&desired, &live, step).await {
+    let mut lanes: BTreeMap<Part, Vec<(usize, &Step)>> = BTreeMap::new();
+    for (at, step) in plan.steps.iter().enumerate() {
+        let part = match step.part() {
+            Part::Definitions => Part::Brokers,
+            part => part,
+        };
+        lanes.entry(part).or_default().push((at, step));
+    }
+    let lanes = lanes.into_values().map(|steps| act_in_order(platform, &desired, &live, steps));
+    let mut outcomes: Vec<_> = join_all(lanes).await.into_iter().flatten().collect();
+    outcomes.sort_by_key(|(at, ..)| *at);
+    let (mut done, mut faults) = (Vec::new(), Vec::new());
+    for (_, step, outcome) in outcomes {
+        match outcome {
             Ok(()) => done.push(step.clone()),
             Err(fault) => faults.push((step.clone(), fault)),
         }
     }
     let status = cluster_status(cluster, &desired, &observed, &plan, &faults, now);
     Ok(ClusterPass { desired, observed, plan, done, faults, status })
+}
+
+/// Carries out the steps of one lane: what takes long, or is never answered, holds up none of
+/// another.
+async fn act_in_order<'a, P: Platform>(
+    platform: &P,
+    desired: &Blueprint,
+    live: &P::Live,
+    steps: Vec<(usize, &'a Step)>,
+) -> Vec<(usize, &'a Step, Result<(), Fault>)> {
+    let mut outcomes = Vec::with_capacity(steps.len());
+    for (at, step) in steps {
+        outcomes.push((at, step, platform.act(desired, live, step).await));
+    }
+    outcomes
 }
 
 /// Where the `KafkaTopic` object itself is kept.

@@ -1323,8 +1323,13 @@ async fn topics_hold_and_let_go(client: &Client) {
     let step = async |cluster: ClusterState| {
         let topic = topics.get("orders").await.unwrap();
         let live = admin.with(|state| state.topics.get("orders").cloned());
-        let facts =
-            TopicFacts { cluster, topic: live, other_owner: None, namespace_terminating: false };
+        let facts = TopicFacts {
+            cluster,
+            topic: live,
+            other_owner: None,
+            may_come: false,
+            namespace_terminating: false,
+        };
         reconcile_topic(&home, &admin, &topic, &facts, &now()).await.unwrap()
     };
     step(ClusterState::Ready).await;

@@ -13,17 +13,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use letterbox_env::Env;
+use letterbox_operator::admin::{AdminError, ClientAdmin, KafkaAdmin as _, NewTopic};
 use letterbox_operator::controller::{self, LeaseOptions, Options};
 use letterbox_sim::seeds;
 use serde_json::{Value, json};
 
-use apiserver::faults::{Chances, Faults};
+use apiserver::faults::{Broken, Chances, Faults, How};
 use apiserver::kafka::Kafka;
 use apiserver::monitor::{Monitor, OPERATOR, Violation};
 use apiserver::world::{World, WorldNet};
 use apiserver::{ApiServer, Key};
 
 const TICK: Duration = Duration::from_secs(1);
+/// The key of an API.
+const CREATE_TOPICS: i16 = 19;
 
 fn clusters(name: &str) -> Key {
     Key::new("letterbox.dev/kafkaclusters", "ns", name)
@@ -195,9 +198,13 @@ fn play(test: impl AsyncFnOnce(Play)) {
 }
 
 fn make_cluster(play: &Play) {
+    make_cluster_of(play, json!({"replicas": 3, "storage": {"size": "1Gi"}}));
+}
+
+fn make_cluster_of(play: &Play, spec: Value) {
     let cluster = json!({
         "apiVersion": "letterbox.dev/v1alpha1", "kind": "KafkaCluster", "metadata": {},
-        "spec": {"replicas": 3, "storage": {"size": "1Gi"}},
+        "spec": spec,
     });
     play.server().create("person", &clusters("demo"), cluster).unwrap();
 }
@@ -332,6 +339,30 @@ fn a_lost_volume_is_told_by_whoever_looks_and_healed_over_by_nobody() {
 }
 
 #[test]
+fn a_claim_that_never_had_a_volume_is_made_again_when_a_person_deletes_it() {
+    play(async |mut play: Play| {
+        make_cluster_of(&play, json!({"storage": {"size": "1Gi", "class": "fsat"}}));
+        let claim = claim_of(0, "data");
+        let uid = |play: &Play| play.server().get(&claim).map(|it| it["metadata"]["uid"].clone());
+        let is_used = |play: &Play| {
+            let pod = play.server().get(&Key::new("/pods", "ns", "demo-broker-0-0"));
+            pod.is_some()
+                && play.cluster()["status"]["nodes"][0]["volumes"][0]["claimUid"] != json!(null)
+        };
+        play.until("a pod waits for it", 60, is_used).await;
+        let before = uid(&play);
+        play.server().delete("person", &claim, None, None).unwrap();
+        play.until("it is made again", 60, |play| uid(play).is_some() && uid(play) != before).await;
+        for _ in 0..20 {
+            play.tick().await;
+            assert!(!is_lost(&play), "{}", play.told());
+        }
+        play.edit(|cluster| cluster["spec"]["storage"] = json!({"size": "1Gi"}));
+        play.until("it is ready", 120, Play::is_settled).await;
+    });
+}
+
+#[test]
 fn a_claim_that_vanishes_under_a_broker_is_made_again_by_no_operator() {
     play(async |mut play: Play| {
         let claim = make_ready(&mut play).await;
@@ -369,32 +400,245 @@ fn a_broker_whose_claim_is_being_deleted_is_not_restarted() {
     });
 }
 
+/// What a person changes or loses while calls of one kind meet a fault, and what each change comes
+/// to when the operator has done its part.
+const JOBS: [&str; 5] = ["access", "budget", "storage", "definition", "topic"];
+
+fn begin_jobs(play: &Play) {
+    let server = play.server();
+    server.remove("thief", &Key::new("/services", "ns", "demo-kafka-bootstrap"));
+    server.remove("thief", &Key::new("policy/poddisruptionbudgets", "ns", "demo-kafka"));
+    make_topics(play, 1, |_| json!({"deletionPolicy": "Delete", "config": {"retention.ms": "9"}}));
+    play.edit(|cluster| {
+        cluster["spec"]["config"] = json!({"num.partitions": "3"});
+        cluster["spec"]["storage"]["size"] = json!("2Gi");
+    });
+}
+
+fn is_done(play: &Play, job: &str, asked: &str) -> bool {
+    let get = |resource: &str, name: &str| play.server().get(&Key::new(resource, "ns", name));
+    match job {
+        "access" => get("/services", "demo-kafka-bootstrap").is_some(),
+        "budget" => get("policy/poddisruptionbudgets", "demo-kafka").is_some(),
+        "storage" => get("/persistentvolumeclaims", "data-demo-broker-0-0")
+            .is_some_and(|claim| claim["spec"]["resources"]["requests"]["storage"] == "2Gi"),
+        "definition" => get("/pods", "demo-broker-0-0").is_some_and(|pod| {
+            let told = &pod["metadata"]["annotations"]["letterbox.dev/asked-revision"];
+            told.is_string() && told != asked
+        }),
+        _ => topics_that_are(play, "Ready") == 1,
+    }
+}
+
+/// Each reader and each writer, what waits for it, and whether the cluster tells that.
+const CALLS: [(&str, bool, &[&str], bool); 16] = [
+    ("/services", false, &["access"], true),
+    ("/services", true, &["access"], true),
+    ("/serviceaccounts", false, &["access"], true),
+    ("policy/poddisruptionbudgets", false, &["budget"], true),
+    ("policy/poddisruptionbudgets", true, &["budget"], true),
+    // What a restart could end is not known.
+    ("/persistentvolumeclaims", false, &["storage", "definition"], true),
+    ("/persistentvolumeclaims", true, &["storage"], true),
+    ("apps/statefulsets", false, &["definition"], true),
+    ("apps/statefulsets", true, &["definition"], true),
+    ("/configmaps", false, &["definition"], true),
+    ("/configmaps", true, &["definition"], true),
+    ("/pods", false, &["definition"], true),
+    ("/pods", true, &["definition"], true),
+    // Causes of what is waited for, and words about it.
+    ("/events", false, &[], false),
+    ("events.k8s.io/events", true, &[], false),
+    ("/namespaces", false, &[], false),
+];
+
+/// Everything that a fault in the calls of one kind leaves going is done within a minute, and
+/// nothing else waits for it; the cluster tells it within seconds.
+async fn one_fault(play: &mut Play, broken: Broken, waits: &[&str], is_told: bool) {
+    let faults = Faults::none();
+    play.kafka = Some(Kafka::start().await);
+    make_cluster_of(play, json!({"storage": {"size": "1Gi", "deletionPolicy": "Delete"}}));
+    play.start(&faults, false);
+    play.until("it is ready", 120, Play::is_settled).await;
+    let pod = play.server().get(&Key::new("/pods", "ns", "demo-broker-0-0")).unwrap();
+    let asked =
+        pod["metadata"]["annotations"]["letterbox.dev/asked-revision"].as_str().unwrap().to_owned();
+    faults.set_broken(&[broken]);
+    begin_jobs(play);
+    let blocks = matches!(broken.how, How::Refused | How::Hangs);
+    let waits = if blocks { waits } else { &[] };
+    let others = |play: &Play| {
+        let mut others = JOBS.iter().filter(|job| !waits.contains(job));
+        others.all(|job| is_done(play, job, &asked))
+    };
+    let word = match broken.resource.rsplit('/').next().unwrap_or_default() {
+        "persistentvolumeclaims" => "volume claim",
+        plural => plural.trim_end_matches('s'),
+    };
+    let mut told_after = None;
+    for second in 0..60 {
+        play.tick().await;
+        let degraded = play.condition("Degraded");
+        let message = degraded["message"].as_str().unwrap_or_default().to_lowercase();
+        if degraded["status"] == "True" && message.contains(word) {
+            told_after.get_or_insert(second);
+        }
+    }
+    assert!(others(play), "{broken:?}: {:?}", {
+        let mut left = JOBS.to_vec();
+        left.retain(|job| !is_done(play, job, &asked));
+        (left, play.told())
+    });
+    for job in waits {
+        assert!(!is_done(play, job, &asked), "{broken:?}: {job} does not show it");
+    }
+    let in_time = told_after.is_some_and(|second| second <= 25);
+    assert_eq!(in_time, is_told && blocks, "{broken:?}: {told_after:?} {}", play.told());
+    faults.set_broken(&[]);
+    play.until("all is done", 60, |play| {
+        JOBS.iter().all(|job| is_done(play, job, &asked)) && play.is_settled()
+    })
+    .await;
+}
+
 #[test]
-fn a_list_that_is_never_answered_is_told_and_holds_up_nothing_else() {
+fn a_fault_in_one_reader_or_writer_is_told_and_holds_up_nothing_else() {
+    for (resource, is_write, waits, is_told) in CALLS {
+        let mut all = vec![How::Refused, How::Hangs, How::Slow(Duration::from_secs(3))];
+        all.extend(is_write.then_some([How::TimesOut, How::HangsWhenDone]).into_iter().flatten());
+        for how in all {
+            let broken = Broken { resource, is_write, how };
+            play(async |mut play: Play| one_fault(&mut play, broken, waits, is_told).await);
+        }
+    }
+}
+
+#[test]
+fn a_leader_that_cannot_read_its_lease_again_stops_before_another_one_leads() {
     play(async |mut play: Play| {
+        let faults = Faults::none();
         make_cluster(&play);
-        play.start(&Faults::none().hanging("policy/poddisruptionbudgets", false), false);
-        play.until("it is told, and all brokers serve", 120, |play| {
-            let degraded = play.condition("Degraded");
-            degraded["reason"] == "NotChecked"
-                && degraded["message"].as_str().is_some_and(|text| text.contains("within 10 s"))
-                && play.condition("Ready")["status"] == "True"
-        })
-        .await;
+        play.start(&faults, true);
+        play.until("it is ready", 120, Play::is_settled).await;
+        play.start(&Faults::none(), true);
+        play.tick().await;
+        let lease =
+            |is_write, how| Broken { resource: "coordination.k8s.io/leases", is_write, how };
+        faults.set_broken(&[lease(true, How::Conflicts), lease(false, How::Hangs)]);
+        for _ in 0..13 {
+            play.tick().await;
+        }
+        let (_, since) = play.server().changes_since(u64::MAX);
+        for _ in 0..4 {
+            play.server().remove("thief", &Key::new("/services", "ns", "demo-kafka-bootstrap"));
+            for _ in 0..10 {
+                play.tick().await;
+            }
+        }
+        let (changes, _) = play.server().changes_since(since);
+        let by = |name: &str| changes.iter().filter(|change| change.actor == name).count();
+        assert_eq!(by("operator-1"), 0, "it does not lead any more");
+        assert!(by("operator-2") > 0, "the other one leads");
     });
 }
 
 #[test]
-fn a_write_that_is_never_answered_is_told_and_holds_up_nothing_else() {
+fn a_status_that_is_refused_is_not_left_standing_as_if_it_were_true() {
     play(async |mut play: Play| {
+        let faults = Faults::none();
         make_cluster(&play);
-        play.start(&Faults::none().hanging("policy/poddisruptionbudgets", true), false);
-        play.until("it is told, and all brokers serve", 180, |play| {
-            let degraded = play.condition("Degraded");
-            degraded["message"].as_str().is_some_and(|text| text.contains("within 30 s"))
-                && play.condition("Ready")["status"] == "True"
-        })
-        .await;
+        play.start(&faults, false);
+        play.until("it is ready", 120, Play::is_settled).await;
+        let resource = "letterbox.dev/kafkaclusters";
+        faults.set_broken(&[Broken { resource, is_write: true, how: How::Undeclared }]);
+        play.server().remove("thief", &claim_of(1, "data"));
+        let is_told = |play: &Play| {
+            let ready = play.condition("Ready");
+            (ready["status"] == "Unknown", ready["reason"] == "StatusNotWritten") == (true, true)
+        };
+        play.until("it is told", 30, is_told).await;
+        let writes = play.monitor.writes;
+        for _ in 0..30 {
+            play.tick().await;
+        }
+        assert!(play.monitor.writes - writes < 3, "once");
+        faults.set_broken(&[]);
+        play.until("the loss is told", 30, is_lost).await;
+    });
+}
+
+#[test]
+fn a_message_that_changes_all_the_time_is_written_every_few_seconds() {
+    play(async |mut play: Play| {
+        play.world.open_logs_for_ever();
+        make_cluster_of(&play, json!({"storage": {"size": "1Gi"}}));
+        let opens = |play: &Play| {
+            let message = play.condition("Ready")["message"].clone();
+            message.as_str().is_some_and(|message| message.contains("logs are open"))
+        };
+        play.until("the broker opens its logs", 60, opens).await;
+        let before = play.monitor.writes;
+        for _ in 0..60 {
+            play.tick().await;
+        }
+        let writes = play.monitor.writes - before;
+        assert!((5..=20).contains(&writes), "{writes} writes in a minute");
+    });
+}
+
+/// Something valid for the API server, that no parser of ours reads.
+fn unreadable(how: u32) -> Value {
+    let mut deep = json!(1);
+    for _ in 0..140 {
+        deep = json!([deep]);
+    }
+    match how {
+        0 => json!({"config": {"a": deep}}),
+        _ => json!({"partitions": "three"}),
+    }
+}
+
+#[test]
+fn an_object_that_cannot_be_read_is_told_and_keeps_no_other_waiting() {
+    play(async |mut play: Play| {
+        play.kafka = Some(Kafka::start().await);
+        // Before the operator starts, and while it runs.
+        for round in 0..2 {
+            for how in 0..2 {
+                let mut spec = json!({"clusterRef": {"name": "demo"}});
+                spec.as_object_mut().unwrap().extend(unreadable(how).as_object().unwrap().clone());
+                let topic = json!({
+                    "apiVersion": "letterbox.dev/v1alpha1", "kind": "KafkaTopic", "metadata": {},
+                    "spec": spec,
+                });
+                let name = format!("bad-{round}-{how}");
+                let key = Key::new("letterbox.dev/kafkatopics", "ns", &name);
+                play.server().create("person", &key, topic).unwrap();
+            }
+            let mut cluster = json!({
+                "apiVersion": "letterbox.dev/v1alpha1", "kind": "KafkaCluster", "metadata": {},
+                "spec": {"storage": {"size": "1Gi"}},
+            });
+            cluster["spec"]["replicas"] = json!("many");
+            play.server().create("person", &clusters(&format!("bad-{round}")), cluster).unwrap();
+            if round == 0 {
+                make_topics(&play, 3, |_| json!({}));
+                make_cluster_of(&play, json!({"storage": {"size": "1Gi"}}));
+                play.until("the others are ready", 60, |play| {
+                    play.is_settled() && topics_that_are(play, "Ready") == 3
+                })
+                .await;
+            }
+        }
+        play.until("it is told", 30, |play| topics_that_are(play, "NotUnderstood") == 2).await;
+        let told = play.server().all("events.k8s.io/events");
+        let not_read = told.iter().filter(|(_, event)| event["reason"] == "NotUnderstood").count();
+        assert_eq!(not_read, 4, "two topics, and two clusters");
+        let writes = play.monitor.writes;
+        for _ in 0..30 {
+            play.tick().await;
+        }
+        assert!(play.monitor.writes - writes < 10, "it is told once");
     });
 }
 
@@ -464,7 +708,6 @@ fn an_operator_that_is_killed_after_any_write_leaves_no_topic_unmade() {
 fn a_cluster_that_becomes_ready_makes_its_topics_with_few_requests_and_one_write_for_each() {
     const TOPICS: u32 = 1100;
     const REFUSED: u32 = 7;
-    const CREATE_TOPICS: i16 = 19;
     play(async |mut play: Play| {
         let kafka = Kafka::start().await;
         play.kafka = Some(kafka.clone());
@@ -500,6 +743,70 @@ fn a_cluster_that_becomes_ready_makes_its_topics_with_few_requests_and_one_write
         let told = play.server().all("events.k8s.io/events");
         let made = told.iter().filter(|(_, event)| event["reason"] == "TopicCreated").count();
         assert_eq!(made, TOPICS as usize - 1, "each is told");
+    });
+}
+
+#[test]
+fn a_topic_that_is_deleted_while_it_is_made_is_deleted() {
+    const DELETE_TOPICS: i16 = 20;
+    play(async |mut play: Play| {
+        let kafka = Kafka::start().await;
+        play.kafka = Some(kafka.clone());
+        kafka.hold(Some(CREATE_TOPICS));
+        make_topics(&play, 20, |_| json!({"deletionPolicy": "Delete"}));
+        make_cluster(&play);
+        play.start(&Faults::none(), false);
+        play.until("the cluster is ready", 60, Play::is_settled).await;
+        // All are on their way, with one request.
+        play.tick().await;
+        let topic = Key::new("letterbox.dev/kafkatopics", "ns", "t3");
+        assert!(play.server().get(&topic).unwrap()["metadata"]["finalizers"].is_array());
+        play.server().delete("person", &topic, None, None).unwrap();
+        for _ in 0..5 {
+            play.tick().await;
+            assert!(play.server().get(&topic).is_some(), "it is held");
+        }
+        kafka.hold(None);
+        play.until("the others are ready", 60, |play| topics_that_are(play, "Ready") == 19).await;
+        play.until("it is gone", 60, |play| play.server().get(&topic).is_none()).await;
+        assert_eq!(kafka.asked(DELETE_TOPICS), 1, "and its topic with it");
+    });
+}
+
+#[test]
+fn changes_that_are_not_answered_are_tried_one_at_a_time_and_hold_up_no_look() {
+    play(async |_: Play| {
+        let kafka = Kafka::start().await;
+        kafka.hold(Some(CREATE_TOPICS));
+        let env = Env { net: Arc::new(kafka.clone()), ..Env::real() };
+        let patience = Duration::from_secs(10);
+        let admin = ClientAdmin::new(env, "demo-kafka-bootstrap.ns.svc:9092".into(), patience);
+        let make = async |number: u32| {
+            let name = format!("t{number}");
+            let began = tokio::time::Instant::now();
+            let made = admin.create_topics(&[NewTopic { name, ..NewTopic::default() }]).await;
+            assert!(matches!(made, Err(AdminError::Unreachable(_))), "{made:?}");
+            began.elapsed()
+        };
+        futures::future::join_all((0..16).map(make)).await;
+        let waited = futures::future::join_all((0..200).map(make)).await;
+        let waits = waited.iter().filter(|waited| !waited.is_zero()).count();
+        assert!(waits <= 1, "{waits} calls wait at a time");
+        let began = tokio::time::Instant::now();
+        assert_eq!(admin.describe_topic("t1").await, Ok(None));
+        assert!(began.elapsed() < Duration::from_secs(1));
+        kafka.hold(None);
+        let made = async || {
+            let topic = NewTopic { name: "late".into(), replicas: 1, ..NewTopic::default() };
+            admin.create_topics(&[topic]).await.is_ok()
+        };
+        for _ in 0..10 {
+            tokio::time::sleep(TICK).await;
+            if made().await {
+                return;
+            }
+        }
+        panic!("it goes on after a pause");
     });
 }
 

@@ -9,6 +9,7 @@ mod platform;
 
 use std::collections::BTreeMap;
 
+use futures::FutureExt as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use letterbox_operator::admin::Topic;
@@ -717,7 +718,7 @@ fn a_claim_that_restores_a_snapshot_is_never_deleted() {
     });
     for _ in 0..3 {
         let told = pass(&model, &mut cluster);
-        assert!(!told.plan.steps.iter().any(|step| part_of(step) == Part::Storage));
+        assert!(!told.plan.steps.iter().any(|step| step.part() == Part::Storage));
         let waits = told.plan.waits.iter().map(|wait| wait.reason());
         assert!(waits.into_iter().any(|reason| reason == "StorageClassDiffers"));
     }
@@ -1296,6 +1297,105 @@ fn an_open_loss_hides_no_other_one_of_its_volume() {
 }
 
 #[test]
+fn what_a_broker_wrote_in_the_place_of_an_open_loss_is_a_loss_of_its_own() {
+    // The operator never learns a directory: the broker is not told to wait for the old one.
+    let model = Model::default();
+    model.with(|state| state.mute = true);
+    let mut cluster = cluster(volumes(&["data"]));
+    settle_mute(&model, &mut cluster);
+    model.with(|state| state.lose(0, "data"));
+    passes(&model, &mut cluster, 2);
+    let lost = losses(&cluster)[0].clone();
+    by_hand(&model, "data", None);
+    passes(&model, &mut cluster, 6);
+    assert!(model.with(|state| state.serves(0) && state.disk(0, "data").directory.is_some()));
+    assert_eq!(losses(&cluster)[0].replaced_by.as_deref(), Some("by-hand"));
+    model.with(|state| state.lose(0, "data"));
+    passes(&model, &mut cluster, 2);
+    let [first, second] = losses(&cluster).try_into().unwrap();
+    assert_eq!((&first.name, second.claim_uid.as_deref()), (&lost.name, Some("by-hand")));
+    // Each is accepted by itself.
+    accept(&mut cluster, &first.name);
+    passes(&model, &mut cluster, 4);
+    assert!(!model.with(|state| state.disks.contains_key(&(0, "data".to_owned()))));
+    accept(&mut cluster, &second.name);
+    settle_mute(&model, &mut cluster);
+    assert_eq!(losses(&cluster), []);
+}
+
+#[test]
+fn a_claim_that_was_seen_to_go_without_a_volume_is_no_loss() {
+    for is_told in [false, true] {
+        let model = Model::default();
+        model.with(|state| state.bad_classes.push("fsat".into()));
+        let mut cluster = cluster(json!({"storage": {"size": "1Gi", "class": "fsat"}}));
+        passes(&model, &mut cluster, 6);
+        let recorded = cluster.status.as_ref().unwrap().nodes[0].volumes[0].clone();
+        let uid = recorded.claim_uid.unwrap();
+        model.with(|state| state.lose(0, "data"));
+        if is_told {
+            passes(&model, &mut cluster, 3);
+            assert_eq!(losses(&cluster).len(), 1, "what nobody saw may have been used");
+        }
+        model.with(|state| state.unmade.insert(uid.clone()));
+        passes(&model, &mut cluster, 9);
+        assert_eq!(losses(&cluster), []);
+        assert_ne!(model.with(|state| state.disk(0, "data").uid.clone()), uid);
+        cluster.spec.storage.class = None;
+        changes(&mut cluster);
+        assert_eq!(ready_reason(&settle(&model, &mut cluster)).0, "True");
+    }
+}
+
+/// One part is not answered: whoever asks waits for ever.
+#[test]
+fn a_step_that_does_not_end_holds_up_no_other_part() {
+    for part in [Part::Access, Part::Budget, Part::Storage, Part::Definitions] {
+        let model = Model::default();
+        let mut cluster = cluster(json!({"storage": {"size": "1Gi"}}));
+        settle(&model, &mut cluster);
+        model.with(|state| {
+            (state.has_access, state.lost_budget) = (false, true);
+            state.brokers.get_mut(&0).unwrap().defined.1 = "by hand".into();
+            state.hangs = Some(part);
+        });
+        cluster.spec.storage.size = "2Gi".into();
+        let now = now();
+        let pass = reconcile_cluster(&model, &cluster, None, &now);
+        assert!(pass.now_or_never().is_none(), "it waits for {part:?}");
+        let done = model.with(|state| {
+            [
+                (Part::Access, state.has_access),
+                (Part::Budget, !state.lost_budget),
+                (Part::Storage, state.disk(0, "data").size == 2 << 30),
+                (Part::Definitions, state.brokers[&0].defined.1 != "by hand"),
+            ]
+        });
+        for (other, is_done) in done {
+            assert_eq!(is_done, other != part, "{other:?} beside {part:?}");
+        }
+    }
+}
+
+#[test]
+fn each_fault_is_told_whatever_else_is_wrong() {
+    let model = Model::default();
+    let mut cluster = cluster(json!({"storage": {"size": "1Gi"}}));
+    settle(&model, &mut cluster);
+    let fault = |what: &str| Fault { reason: "Forbidden".into(), message: what.into() };
+    model.with(|state| {
+        state.unread.insert(Part::Budget, fault("list budgets"));
+        state.fixed_volumes = true;
+        state.strays.push(old_service());
+    });
+    cluster.spec.storage.size = "2Gi".into();
+    let told = degraded_after(2, &model, &mut cluster);
+    for each in ["list budgets", "class does not allow", "NotChecked", "UnknownBroker"] {
+        assert!(told.message.contains(each) || told.reason == each, "{each}: {told:?}");
+    }
+}
+
+#[test]
 fn an_acceptance_is_not_forgotten_when_the_volume_leaves_the_spec() {
     let model = Model::default();
     let mut cluster = cluster(volumes(&["data", "data-1"]));
@@ -1513,7 +1613,7 @@ fn what_cannot_be_read_is_told_and_left_alone_while_everything_else_goes_on() {
         });
         cluster.spec.storage.size = "2Gi".into();
         let first = pass(&model, &mut cluster);
-        let touched: Vec<Part> = first.done.iter().map(part_of).collect();
+        let touched: Vec<Part> = first.done.iter().map(Step::part).collect();
         let mut others =
             vec![Part::Access, Part::Budget, Part::Storage, Part::Definitions, Part::Access];
         // Whether a broker may be restarted follows from which ones serve.
@@ -1546,22 +1646,6 @@ fn what_cannot_be_read_is_told_and_left_alone_while_everything_else_goes_on() {
         assert!(!last.is_settled(), "it is tried again");
         model.with(|state| state.unread.clear());
         assert_eq!(ready_reason(&settle(&model, &mut cluster)).0, "True", "{part:?}");
-    }
-}
-
-fn part_of(step: &Step) -> Part {
-    match step {
-        Step::ApplyAccess { .. } | Step::Prune(_) => Part::Access,
-        Step::ApplyBudget { .. } => Part::Budget,
-        Step::MakeClaim { .. }
-        | Step::GrowVolume { .. }
-        | Step::HoldObject { .. }
-        | Step::RemakeClaim { .. }
-        | Step::DropClaim { .. } => Part::Storage,
-        Step::ApplyBroker { .. } => Part::Definitions,
-        Step::RestartBroker { .. } | Step::RemoveBroker { .. } | Step::AcceptLoss { .. } => {
-            Part::Brokers
-        }
     }
 }
 
@@ -1771,6 +1855,7 @@ impl World {
         let topic = self.home.with(|topic| topic.clone());
         let live = self.admin.with(|state| state.topics.get("orders").cloned());
         let facts = TopicFacts {
+            may_come: false,
             cluster: self.cluster.clone(),
             topic: live,
             other_owner: None,
@@ -1931,6 +2016,7 @@ fn a_topic_that_was_made_between_look_and_step_is_looked_at_again() {
     world.admin.with(|state| state.topics.insert("orders".into(), made));
     let topic = world.home.with(|topic| topic.clone());
     let facts = TopicFacts {
+        may_come: false,
         cluster: ClusterState::Ready,
         topic: None,
         other_owner: None,
@@ -2017,6 +2103,7 @@ fn a_deletion_that_was_taken_back_between_plan_and_act_is_not_carried_out() {
     world.home.with(|topic| topic.spec.deletion_policy = DeletionPolicy::Retain);
     let live = world.admin.with(|state| state.topics.get("orders").cloned());
     let facts = TopicFacts {
+        may_come: false,
         cluster: ClusterState::Ready,
         topic: live,
         other_owner: None,

@@ -20,8 +20,62 @@ pub struct ClientAdmin {
     /// How long a call may take with all its retries.
     timeout: Duration,
     client: Mutex<Option<Client>>,
-    /// Since when it does not answer; `None` while it does.
+    /// What it is asked, and what it is asked to change: a broker whose disk hangs answers the one
+    /// and not the other.
+    reads: Kind,
+    changes: Kind,
+    /// The requests to make topics that may still be carried out, by the topic's name.
+    asked: std::sync::Mutex<BTreeMap<String, Asked>>,
+}
+
+/// Calls of one kind.
+#[derive(Default)]
+struct Kind {
+    /// Since when they are not answered; `None` while they are.
     failure: std::sync::Mutex<Option<Failure>>,
+    /// Held by the one call that finds out whether they are answered again.
+    tries: Mutex<()>,
+}
+
+/// Requests to make a topic.
+#[derive(Clone, Copy, Debug, Default)]
+struct Asked {
+    /// How many are on their way.
+    on_way: u32,
+    /// When the last one that was never answered was given up.
+    given_up: Option<Instant>,
+}
+
+/// How long a request that was never answered may still be carried out: the broker gives one up
+/// after the time that the request names, which is shorter.
+pub(crate) const UNANSWERED: Duration = Duration::from_secs(30);
+
+impl Asked {
+    fn may_come(self) -> bool {
+        self.on_way > 0 || self.given_up.is_some_and(|at| at.elapsed() < UNANSWERED)
+    }
+}
+
+/// Topics that are about to be asked for, or are; until this is dropped.
+pub(crate) struct Asking<'a> {
+    admin: &'a ClientAdmin,
+    names: Vec<String>,
+    /// Whether no request is on its way any more that nobody has heard of.
+    is_answered: bool,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        let given_up = (!self.is_answered).then(Instant::now);
+        let mut all = self.admin.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in &self.names {
+            if let Some(asked) = all.get_mut(name) {
+                asked.on_way = asked.on_way.saturating_sub(1);
+                asked.given_up = given_up.or(asked.given_up);
+            }
+        }
+        all.retain(|_, asked| asked.may_come());
+    }
 }
 
 /// A time in which the cluster did not answer.
@@ -59,23 +113,40 @@ impl ClientAdmin {
             bootstrap,
             timeout,
             client: Mutex::new(None),
-            failure: std::sync::Mutex::default(),
+            reads: Kind::default(),
+            changes: Kind::default(),
+            asked: std::sync::Mutex::default(),
         }
     }
 
-    async fn client(&self) -> Result<Client, AdminError> {
-        let mut slot = match (self.client.try_lock(), self.failure()) {
-            (Ok(slot), _) => slot,
-            (Err(_), None) => self.client.lock().await,
-            // Another call finds out already whether it answers again.
-            (Err(_), Some(Failure { why, .. })) => return Err(AdminError::Unreachable(why)),
-        };
+    /// Whether a topic of this name may still come, because a request to make it is on its way or
+    /// was never answered. Ask this before you look whether the topic is there: a request that is
+    /// answered in between has made it then.
+    #[must_use]
+    pub fn may_come(&self, name: &str) -> bool {
+        let all = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(name).copied().is_some_and(Asked::may_come)
+    }
+
+    /// Notes that these topics are about to be asked for, so that whoever looks from now on knows
+    /// it, also before the request is sent.
+    pub(crate) fn asking<'a>(&self, names: impl Iterator<Item = &'a String>) -> Asking<'_> {
+        let names: Vec<String> = names.cloned().collect();
+        let mut all = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        names.iter().for_each(|name| all.entry(name.clone()).or_default().on_way += 1);
+        drop(all);
+        Asking { admin: self, names, is_answered: true }
+    }
+
+    /// The connections for a call; `tries` says that it is the one that finds out whether calls of
+    /// its kind are answered again.
+    async fn client(&self, kind: &Kind, tries: bool) -> Result<Client, AdminError> {
+        let mut slot = self.client.lock().await;
         if let Some(client) = &*slot {
             return Ok(client.clone());
         }
-        if let Some(failure) =
-            self.failure().filter(|failure| failure.asked.elapsed() < failure.pause())
-        {
+        // The call that was here before has found out.
+        if let Some(failure) = kind.failure().filter(|_| !tries) {
             return Err(AdminError::Unreachable(failure.why));
         }
         let options = ClientOptions {
@@ -86,18 +157,64 @@ impl ClientAdmin {
         };
         let connected =
             Client::connect(self.env.clone(), std::slice::from_ref(&self.bootstrap), options).await;
-        self.note(&connected);
+        if connected.is_err() {
+            kind.note(&connected);
+        }
         let client = connected.map_err(told)?;
         *slot = Some(client.clone());
         Ok(client)
     }
 
-    /// How long the cluster has not answered, and what the first call met; `None` while it answers.
+    /// How long the cluster has not answered what it is asked, and what the first call met; `None`
+    /// while it answers.
     #[must_use]
     pub fn silence(&self) -> Option<(Duration, String)> {
-        self.failure().map(|failure| (failure.since.elapsed(), failure.why))
+        self.reads.failure().map(|failure| (failure.since.elapsed(), failure.why))
     }
 
+    async fn make(&self, topics: &[NewTopic]) -> Result<Vec<Result<(), AdminError>>, AdminError> {
+        self.call(&self.changes, async |client: &Client| {
+            let wanted = topics.iter().map(|topic| letterbox_client::NewTopic {
+                name: topic.name.clone(),
+                partitions: topic.partitions,
+                replication_factor: i16::try_from(topic.replicas).ok(),
+                assignments: BTreeMap::new(),
+                configs: topic.config.clone(),
+            });
+            let mut outcomes = client.create_topics(&wanted.collect::<Vec<_>>(), false).await?;
+            let outcome =
+                |topic: &NewTopic| one(outcomes.remove(&topic.name)).map(drop).map_err(told);
+            Ok(topics.iter().map(outcome).collect())
+        })
+        .await
+    }
+
+    /// Runs `call`; after a fault of the connection the next call makes a new one. While calls of
+    /// its kind are not answered one at a time is made, after a pause: the topics of a cluster, and
+    /// of every other one, share the passes that run at a time.
+    async fn call<T>(
+        &self,
+        kind: &Kind,
+        call: impl AsyncFnOnce(&Client) -> Result<T, Error>,
+    ) -> Result<T, AdminError> {
+        let failure = kind.failure();
+        let tries = match (&failure, kind.tries.try_lock()) {
+            (None, _) => None,
+            (Some(failure), Ok(tries)) if failure.asked.elapsed() >= failure.pause() => Some(tries),
+            (Some(failure), _) => return Err(AdminError::Unreachable(failure.why.clone())),
+        };
+        let client = self.client(kind, tries.is_some()).await?;
+        let result = call(&client).await;
+        kind.note(&result);
+        let result = result.map_err(told);
+        if matches!(result, Err(AdminError::Unreachable(_))) {
+            *self.client.lock().await = None;
+        }
+        result
+    }
+}
+
+impl Kind {
     fn failure(&self) -> Option<Failure> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -116,26 +233,11 @@ impl ClientAdmin {
             }
         };
     }
-
-    /// Runs `call`; after a fault of the connection the next call makes a new one.
-    async fn call<T>(
-        &self,
-        call: impl AsyncFnOnce(&Client) -> Result<T, Error>,
-    ) -> Result<T, AdminError> {
-        let client = self.client().await?;
-        let result = call(&client).await;
-        self.note(&result);
-        let result = result.map_err(told);
-        if matches!(result, Err(AdminError::Unreachable(_))) {
-            *self.client.lock().await = None;
-        }
-        result
-    }
 }
 
 impl KafkaAdmin for ClientAdmin {
     fn cluster_id(&self) -> BoxFuture<'_, Result<Option<String>, AdminError>> {
-        Box::pin(self.call(async |client: &Client| {
+        Box::pin(self.call(&self.reads, async |client: &Client| {
             Ok(Some(client.describe_cluster().await?.cluster_id).filter(|id| !id.is_empty()))
         }))
     }
@@ -144,7 +246,7 @@ impl KafkaAdmin for ClientAdmin {
         &'a self,
         name: &'a str,
     ) -> BoxFuture<'a, Result<Option<Topic>, AdminError>> {
-        Box::pin(self.call(async move |client: &Client| {
+        Box::pin(self.call(&self.reads, async move |client: &Client| {
             let metadata = client.metadata(Some(&[name.to_owned()])).await?;
             let Some(topic) = metadata.topics.get(name) else { return Ok(None) };
             match topic.error {
@@ -189,19 +291,19 @@ impl KafkaAdmin for ClientAdmin {
         &'a self,
         topics: &'a [NewTopic],
     ) -> BoxFuture<'a, Result<Vec<Result<(), AdminError>>, AdminError>> {
-        Box::pin(self.call(async move |client: &Client| {
-            let wanted = topics.iter().map(|topic| letterbox_client::NewTopic {
-                name: topic.name.clone(),
-                partitions: topic.partitions,
-                replication_factor: i16::try_from(topic.replicas).ok(),
-                assignments: BTreeMap::new(),
-                configs: topic.config.clone(),
-            });
-            let mut outcomes = client.create_topics(&wanted.collect::<Vec<_>>(), false).await?;
-            let outcome =
-                |topic: &NewTopic| one(outcomes.remove(&topic.name)).map(drop).map_err(told);
-            Ok(topics.iter().map(outcome).collect())
-        }))
+        Box::pin(async move {
+            let mut asking = self.asking(topics.iter().map(|topic| &topic.name));
+            asking.is_answered = false;
+            let made = self.make(topics).await;
+            let is_open = |outcome: &Result<(), AdminError>| {
+                matches!(outcome, Err(AdminError::Unreachable(_)))
+            };
+            asking.is_answered = match &made {
+                Ok(outcomes) => !outcomes.iter().any(is_open),
+                Err(error) => !matches!(error, AdminError::Unreachable(_)),
+            };
+            made
+        })
     }
 
     fn create_partitions<'a>(
@@ -209,7 +311,7 @@ impl KafkaAdmin for ClientAdmin {
         name: &'a str,
         total: i32,
     ) -> BoxFuture<'a, Result<(), AdminError>> {
-        Box::pin(self.call(async move |client: &Client| {
+        Box::pin(self.call(&self.changes, async move |client: &Client| {
             let mut outcomes = client
                 .create_partitions(&BTreeMap::from([(name.to_owned(), (total, None))]))
                 .await?;
@@ -222,7 +324,7 @@ impl KafkaAdmin for ClientAdmin {
         name: &'a str,
         changes: &'a BTreeMap<String, Option<String>>,
     ) -> BoxFuture<'a, Result<(), AdminError>> {
-        Box::pin(self.call(async move |client: &Client| {
+        Box::pin(self.call(&self.changes, async move |client: &Client| {
             let ops = changes.iter().map(|(key, value)| {
                 (key.clone(), value.clone().map_or(AlterOp::Delete, AlterOp::Set))
             });
@@ -238,7 +340,7 @@ impl KafkaAdmin for ClientAdmin {
     }
 
     fn delete_topic<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), AdminError>> {
-        Box::pin(self.call(async move |client: &Client| {
+        Box::pin(self.call(&self.changes, async move |client: &Client| {
             let mut outcomes = client.delete_topics(&[name.to_owned()]).await?;
             one(outcomes.remove(name))
         }))
@@ -267,6 +369,24 @@ fn told(error: Error) -> AdminError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_topic_may_come_until_its_request_is_answered_or_long_past() {
+        let nowhere = ClientAdmin::new(Env::real(), "127.0.0.1:1".into(), Duration::from_secs(1));
+        let topics = [NewTopic { name: "a".into(), ..NewTopic::default() }];
+        let names = ["a".to_owned(), "b".to_owned()];
+        let about = nowhere.asking(names.iter());
+        assert!(nowhere.may_come("a") && nowhere.may_come("b") && !nowhere.may_come("c"));
+        drop(about);
+        assert!(!nowhere.may_come("a"), "it was not asked for after all");
+        assert!(nowhere.create_topics(&topics).await.is_err());
+        assert!(nowhere.may_come("a"), "nobody knows what became of the request");
+        tokio::time::advance(UNANSWERED).await;
+        assert!(!nowhere.may_come("a"));
+        // One that is dropped on its way was never answered either.
+        let on_way = tokio::time::timeout(Duration::ZERO, nowhere.create_topics(&topics)).await;
+        assert!(on_way.is_err() && nowhere.may_come("a"));
+    }
 
     #[tokio::test]
     async fn a_cluster_that_does_not_answer_is_asked_once_and_not_by_every_topic() {

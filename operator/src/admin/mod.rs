@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use letterbox_env::BoxFuture;
 
 pub use client::ClientAdmin;
+#[cfg(feature = "kubernetes")]
+pub(crate) use client::UNANSWERED;
 pub use identity::{AskIdentity, HttpIdentity, Identity};
 
 /// The admin calls that topics need.

@@ -321,7 +321,7 @@ pub struct KafkaClusterStatus {
 
     /// Where clients connect.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub listeners: Vec<ListenerStatus>,
 
     /// The cluster's id, as Kafka clients see it. It is fixed before the first broker starts, and
@@ -332,7 +332,7 @@ pub struct KafkaClusterStatus {
     /// The brokers that this cluster has, and what is remembered of each, so that an empty volume
     /// is not taken for a lost one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["id"]))]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub nodes: Vec<NodeStatus>,
 
     /// Brokers that exist.
@@ -390,13 +390,13 @@ pub struct NodeStatus {
 
     /// Its volumes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub volumes: Vec<VolumeStatus>,
 
     /// Volumes without the records that they had: open until the records are seen again or a person
     /// accepts the loss, and kept after that until the broker is seen to go on without them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub losses: Vec<LossStatus>,
 
     /// Read only: an operator of an earlier version kept here the `directory.id` of each log
@@ -485,6 +485,11 @@ pub struct LossStatus {
     /// it before the loss is accepted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub held: bool,
+
+    /// The uid of the claim that the broker has had in the place of the lost one since. It is a loss
+    /// of its own once it is gone too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced_by: Option<String>,
 
     /// Whether a person accepted it. It stays here until the broker is seen to go on without these
     /// records, and the broker is told so (`accepted.lost.directory.ids`).

@@ -3,31 +3,36 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
-use kube::runtime::reflector::ObjectRef;
-use kube::runtime::{Controller, watcher};
+use kube::runtime::reflector::{self, ObjectRef};
+use kube::runtime::{Controller, PredicateConfig, WatchStreamExt as _, watcher};
 use kube::{Client, ResourceExt as _};
 use serde_json::json;
 use tokio::time::Instant;
 
+use super::objects::{news_of, tell_not_understood, untold, watched};
 use super::topic::is_terminating;
-use super::{Context, PassFailed, RESYNC, WAITING, scoped, told};
+use super::{Context, PassFailed, RESYNC, WAITING, scoped};
 use crate::admin::KafkaAdmin;
 use crate::api::{
-    CLUSTER_FINALIZER, DEGRADED, DeletionPolicy, KafkaCluster, READY, find_condition,
+    CLUSTER_FINALIZER, DEGRADED, DeletionPolicy, KafkaCluster, KafkaClusterStatus, READY,
+    condition, find_condition, set_condition,
 };
 use crate::desired::objects::{CLUSTER_LABEL, MANAGER};
-use crate::platform::kubernetes::{Kubernetes, api_fault, in_time};
+use crate::platform::kubernetes::{Kubernetes, api_fault, said};
 use crate::reconcile::{ClusterPass, reconcile_cluster};
 use crate::status::Fault;
 
 const KIND: &str = "KafkaCluster";
+/// How soon a cluster is looked at again of which something was written down.
+const REMEMBERED: Duration = Duration::from_millis(20);
 /// How soon a cluster is looked at again whose object changed during a pass.
 const CHANGED: Duration = Duration::from_millis(500);
 
@@ -41,8 +46,26 @@ pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
         Some(ObjectRef::<KafkaCluster>::new(name).within(meta.namespace.as_deref()?))
     };
     let metrics = context.metrics.clone();
+    let kubernetes = context.clusters.clone();
+    let claims = watcher(scoped::<PersistentVolumeClaim>(client, scope), ours.clone())
+        .default_backoff()
+        .inspect_ok(move |event| {
+            if let watcher::Event::Delete(claim) = event {
+                kubernetes.saw_end(claim);
+            }
+        })
+        .touched_objects();
     let config = kube::runtime::controller::Config::default().concurrency(16);
-    Controller::new(scoped::<KafkaCluster>(client, scope), watcher::Config::default())
+    let (told, not_understood) = untold();
+    let (store, writer) = reflector::store();
+    // What a pass writes itself wakes no other one: a message that changes all the time would be
+    // written all the time.
+    let seen = watched::<KafkaCluster>(scoped(client, scope), Some(told))
+        .default_backoff()
+        .reflect(writer)
+        .applied_objects()
+        .predicate_filter(news_of, PredicateConfig::default());
+    let passes = Controller::for_stream(seen, store)
         .with_config(config)
         .owns(scoped::<StatefulSet>(client, scope), ours.clone())
         .owns(scoped::<Service>(client, scope), ours.clone())
@@ -50,15 +73,13 @@ pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
         .owns(scoped::<ServiceAccount>(client, scope), ours.clone())
         .owns(scoped::<PodDisruptionBudget>(client, scope), ours.clone())
         .watches(scoped::<Pod>(client, scope), ours.clone(), move |pod| by_label(&pod.metadata))
-        .watches(scoped::<PersistentVolumeClaim>(client, scope), ours, move |claim| {
-            by_label(&claim.metadata)
-        })
-        .run(reconcile, |_, error, _| back_off(error), context)
+        .watches_stream(claims, move |claim| by_label(&claim.metadata))
+        .run(reconcile, |_, error, _| back_off(error), context.clone())
         .for_each(|result| {
-            told(&metrics, KIND, result);
+            super::told(&metrics, KIND, result);
             std::future::ready(())
-        })
-        .await;
+        });
+    futures::join!(passes, tell_not_understood(context, KIND, not_understood));
 }
 
 /// Whether the operator holds the object until its volumes are deleted.
@@ -73,8 +94,9 @@ pub(super) async fn let_go_of_doomed(
     kubernetes: &Kubernetes,
     scope: Option<&str>,
 ) {
-    let clusters = match scoped::<KafkaCluster>(client, scope).list(&ListParams::default()).await {
-        Ok(clusters) => clusters.items.into_iter().filter(is_held),
+    let api = scoped::<DeserializeGuard<KafkaCluster>>(client, scope);
+    let clusters = match api.list(&ListParams::default()).await {
+        Ok(clusters) => clusters.items.into_iter().filter_map(|it| it.0.ok()).filter(is_held),
         Err(error) => {
             tracing::warn!(%error, namespace = scope, "clusters could not be listed; those of a \
                 namespace that is being deleted may hold it");
@@ -112,22 +134,8 @@ async fn reconcile(
     let Some(cluster) = live.filter(|live| live.uid() == cluster.uid()) else {
         return Ok(Action::await_change());
     };
-    if cluster.metadata.deletion_timestamp.is_some() {
-        context.metrics.set_not_ready(KIND, &namespace, &name, None);
-        if is_held(&cluster) {
-            let keeps_all = is_terminating(&context.client, &namespace).await;
-            context.clusters.let_go(&cluster, keeps_all).await.map_err(PassFailed)?;
-        }
-        // Everything but the volumes has an owner reference: Kubernetes removes it, and brokers end
-        // as they do on any SIGTERM.
-        return Ok(Action::await_change());
-    }
-    let volumes_go = cluster.spec.storage.deletion_policy == DeletionPolicy::Delete;
-    if (volumes_go || is_held(&cluster)) && is_terminating(&context.client, &namespace).await {
-        // Before the deletion reaches this object: then the operator may have lost the right to let
-        // it go. The volumes go with the namespace.
-        context.clusters.let_go(&cluster, true).await.map_err(PassFailed)?;
-        return Ok(Action::requeue(WAITING));
+    if let Some(action) = goes(&context, &cluster).await.map_err(PassFailed)? {
+        return Ok(action);
     }
     let began = Instant::now();
     // The id never changes: a cluster that does not answer later holds up no pass.
@@ -145,9 +153,39 @@ async fn reconcile(
     .await;
     let faulty = result.as_ref().map_or(true, |pass| !pass.faults.is_empty());
     context.metrics.count_pass(KIND, began.elapsed(), faulty);
-    let pass = result.map_err(PassFailed)?;
+    tell(&context, &cluster, result.map_err(PassFailed)?).await.map_err(PassFailed)
+}
 
-    tell_done(&context, &cluster, &pass).await;
+/// What is done about a cluster that is being deleted, or whose namespace is; `None` for any other.
+async fn goes(context: &Context, cluster: &KafkaCluster) -> Result<Option<Action>, Fault> {
+    let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
+    if cluster.metadata.deletion_timestamp.is_some() {
+        context.metrics.set_not_ready(KIND, &namespace, &name, None);
+        if is_held(cluster) {
+            let keeps_all = is_terminating(&context.client, &namespace).await;
+            context.clusters.let_go(cluster, keeps_all).await?;
+        }
+        // Everything but the volumes has an owner reference: Kubernetes removes it, and brokers end
+        // as they do on any SIGTERM.
+        return Ok(Some(Action::await_change()));
+    }
+    let volumes_go = cluster.spec.storage.deletion_policy == DeletionPolicy::Delete;
+    if (volumes_go || is_held(cluster)) && is_terminating(&context.client, &namespace).await {
+        // Before the deletion reaches this object: then the operator may have lost the right to let
+        // it go. The volumes go with the namespace.
+        context.clusters.let_go(cluster, true).await?;
+        return Ok(Some(Action::requeue(WAITING)));
+    }
+    Ok(None)
+}
+
+/// Says what a pass found and did; and when the next one is.
+async fn tell(
+    context: &Context,
+    cluster: &KafkaCluster,
+    pass: ClusterPass,
+) -> Result<Action, Fault> {
+    let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
     let ready =
         find_condition(&pass.status.conditions, READY).filter(|ready| ready.status != "True");
     context.metrics.set_not_ready(
@@ -156,13 +194,30 @@ async fn reconcile(
         &name,
         ready.map(|ready| ready.reason.as_str()),
     );
-    if cluster.status.as_ref() != Some(&pass.status) {
-        if !write_status(&context, &cluster, &pass).await.map_err(PassFailed)? {
-            return Ok(Action::requeue(CHANGED));
-        }
-        tell_news(&context, &cluster, &pass).await;
+    // Before any event: these are words about it, and may take as long as they like.
+    let is_news = cluster.status.as_ref() != Some(&pass.status);
+    let written = match is_news {
+        true => write_status(context, cluster, &pass).await,
+        false => Ok(true),
+    };
+    tell_done(context, cluster, &pass).await;
+    if !written? {
+        return Ok(Action::requeue(CHANGED));
     }
-    Ok(Action::requeue(if pass.is_settled() { RESYNC } else { WAITING }))
+    if is_news {
+        tell_news(context, cluster, &pass).await;
+    }
+    // What is remembered now may be what the next step waited for.
+    let old = cluster.status.as_ref();
+    let remembers = |status: &KafkaClusterStatus| {
+        (status.nodes.clone(), status.cluster_id.clone(), status.default_image.clone())
+    };
+    let is_new = old.map(remembers) != Some(remembers(&pass.status));
+    Ok(Action::requeue(match pass.is_settled() {
+        _ if is_new => REMEMBERED,
+        true => RESYNC,
+        false => WAITING,
+    }))
 }
 
 /// An event for each thing done.
@@ -229,9 +284,48 @@ async fn write_status(
         "status": pass.status,
     });
     let params = PatchParams::apply(MANAGER).force();
-    match in_time(api.patch_status(&name, &params, &Patch::Apply(&patch))).await {
+    match api.patch_status(&name, &params, &Patch::Apply(&patch)).await {
         Ok(_) => Ok(true),
         Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(false),
-        Err(error) => Err(api_fault("write the status", &error)),
+        Err(error) => {
+            let fault = api_fault("write the status", &error);
+            let is_lasting = |code: u16| code == 400 || code == 422;
+            let is_undeclared = fault.message.contains("field not declared in schema");
+            if matches!(&error, kube::Error::Api(status) if is_lasting(status.code))
+                || is_undeclared
+            {
+                tell_not_written(context, cluster, &fault).await;
+            }
+            Err(fault)
+        }
     }
+}
+
+/// Says that the status which stands there is not what is: the API server does not take the one
+/// that is. Its conditions alone are of a form that every version has.
+async fn tell_not_written(context: &Context, cluster: &KafkaCluster, fault: &Fault) {
+    let reason = "StatusNotWritten";
+    let message = format!(
+        "the API server does not take the status of this cluster, so what is written here is what \
+         was: {}; if its CustomResourceDefinition is older than the operator, upgrade it \
+         (crds.install of the Helm chart)",
+        fault.message
+    );
+    let mut all = cluster.status.clone().unwrap_or_default().conditions;
+    let is_told = |ready: &Condition| ready.reason == reason && ready.message == message;
+    if find_condition(&all, READY).is_some_and(is_told) {
+        return;
+    }
+    let generation = cluster.metadata.generation;
+    let new = condition(READY, false, reason, message.clone(), generation, context.now());
+    set_condition(&mut all, Condition { status: "Unknown".to_owned(), ..new });
+    let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
+    let api: Api<KafkaCluster> = Api::namespaced(context.client.clone(), &namespace);
+    let patch = json!({"metadata": {"uid": cluster.uid()}, "status": {"conditions": all}});
+    let written = api.patch_status(&name, &PatchParams::default(), &Patch::Merge(&patch)).await;
+    if let Err(error) = written {
+        tracing::warn!(error = said(&error), name, namespace, "nor were its conditions");
+    }
+    context.metrics.set_not_ready(KIND, &namespace, &name, Some(reason));
+    context.events.tell(cluster, true, reason, "Reconcile", &message).await;
 }

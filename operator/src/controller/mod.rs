@@ -6,6 +6,7 @@ mod events;
 mod http;
 mod lease;
 mod metrics;
+mod objects;
 mod probe;
 mod topic;
 mod topics;
@@ -23,6 +24,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::admin::HttpIdentity;
+use crate::platform::calls::Silences;
 use crate::platform::kubernetes::Kubernetes;
 use lease::Held;
 pub use lease::LeaseOptions;
@@ -56,7 +58,11 @@ const LET_GO_DEADLINE: Duration = Duration::from_secs(8);
 /// What both controllers share.
 pub(crate) struct Context {
     pub(crate) env: Env,
+    /// Its calls are bounded by `silences`.
     pub(crate) client: Client,
+    pub(crate) silences: Silences,
+    /// For the Lease, whose calls have deadlines of their own.
+    pub(crate) unbounded: Client,
     pub(crate) options: Options,
     pub(crate) events: events::Events,
     pub(crate) metrics: metrics::Metrics,
@@ -91,18 +97,22 @@ pub async fn run(env: Env, client: Client, options: Options) -> anyhow::Result<(
     tracing::info!(namespaces = ?options.namespaces, image = %options.image, "operator started");
 
     let scopes = scopes(&options);
-    let kubernetes =
-        Kubernetes::new(client.clone(), options.image.clone(), Arc::new(HttpIdentity(env.clone())));
-    let held = lead_until(
-        stop_signal(),
-        env,
-        kubernetes.clone(),
-        client.clone(),
-        options,
+    let silences = Silences::default();
+    let (unbounded, client) = (client.clone(), silences.client(client));
+    let identities = Arc::new(HttpIdentity(env.clone()));
+    let kubernetes = Kubernetes::new(client.clone(), options.image.clone(), identities);
+    let context = Arc::new(Context {
+        events: events::Events::new(env.clone(), client.clone()),
+        clusters: kubernetes.clone(),
+        admins: topic::Admins::new(env.clone()),
         metrics,
-        health,
-    )
-    .await?;
+        env,
+        client: client.clone(),
+        silences,
+        unbounded,
+        options,
+    });
+    let held = lead_until(stop_signal(), context, health).await?;
     let let_go = futures::future::join_all(scopes.iter().map(async |scope| {
         tokio::join!(
             cluster::let_go_of_doomed(&client, &kubernetes, scope.as_deref()),
@@ -126,30 +136,17 @@ pub async fn run(env: Env, client: Client, options: Options) -> anyhow::Result<(
 /// leadership, with nothing going on any more.
 async fn lead_until(
     stop: impl Future<Output = anyhow::Result<()>>,
-    env: Env,
-    clusters: Kubernetes,
-    client: Client,
-    options: Options,
-    metrics: metrics::Metrics,
+    context: Arc<Context>,
     mut health: watch::Receiver<probe::Health>,
 ) -> anyhow::Result<Option<Held>> {
     tokio::pin!(stop);
-    let context = Arc::new(Context {
-        events: events::Events::new(env.clone(), client.clone()),
-        clusters,
-        admins: topic::Admins::new(env.clone()),
-        metrics,
-        env,
-        client,
-        options,
-    });
     loop {
         let mut held = match &context.options.lease {
             None => None,
             Some(lease) => tokio::select! {
                 biased;
                 stopped = &mut stop => return stopped.map(|()| None),
-                held = lease::acquire(&context.env, &context.client, lease) => Some(held),
+                held = lease::acquire(&context.env, &context.unbounded, lease) => Some(held),
             },
         };
         context.metrics.set_leader(true);
@@ -179,6 +176,7 @@ async fn keep(held: &mut Option<Held>) -> String {
 async fn work(context: &Arc<Context>, health: &mut watch::Receiver<probe::Health>) {
     loop {
         probe::well(health).await;
+        context.silences.forget();
         tokio::select! {
             biased;
             () = probe::returned(health) => {}

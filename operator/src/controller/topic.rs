@@ -8,6 +8,7 @@ use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, ObjectRef, Store};
@@ -18,9 +19,10 @@ use serde_json::json;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
-use super::topics::{ClusterKey, Topics, cluster_key_of, news_of};
-use super::{Context, PassFailed, RESYNC, scoped, told};
-use crate::admin::{AdminError, ClientAdmin, KafkaAdmin as _, NewTopic};
+use super::objects::{news_of, tell_not_understood, untold, watched};
+use super::topics::{ClusterKey, Topics, cluster_key_of};
+use super::{Context, PassFailed, RESYNC, scoped};
+use crate::admin::{AdminError, ClientAdmin, KafkaAdmin as _, NewTopic, UNANSWERED};
 use crate::api::{
     DEGRADED, DeletionPolicy, KafkaCluster, KafkaTopic, KafkaTopicStatus, READY, TOPIC_FINALIZER,
     find_condition, is_true,
@@ -31,7 +33,7 @@ use crate::plan::{
     ClusterState, RESTART_PATIENCE_SECONDS, TopicFacts, TopicStep, TopicWait, has_finalizer,
     put_together, to_make,
 };
-use crate::platform::kubernetes::{api_fault, in_time, said, words_of};
+use crate::platform::kubernetes::{api_fault, said, words_of};
 use crate::reconcile::{TopicHome, TopicPass, reconcile_topic};
 use crate::status::Fault;
 
@@ -92,6 +94,8 @@ impl Admins {
 /// What a pass over a topic needs.
 struct TopicContext {
     shared: Arc<Context>,
+    /// When these passes began: an operator before may have asked for topics and have been killed.
+    began: Instant,
     topics: Arc<Topics>,
     /// The clusters as the watch that wakes their topics last saw them: a pass never misses what
     /// woke it.
@@ -152,6 +156,7 @@ impl TopicContext {
             let facts = TopicFacts {
                 cluster: state.clone(),
                 topic: None,
+                may_come: false,
                 other_owner: self.topics.other_owner(topic),
                 namespace_terminating,
             };
@@ -163,15 +168,17 @@ impl TopicContext {
     /// Makes topics with one request. Whatever comes of it, the pass of each looks at what is there
     /// then, and asks again, alone, for what is not.
     async fn make(&self, cluster: &ClusterKey, batch: &Batch) {
-        // The batches before it took a while: an object may be gone, or the cluster lost something.
-        let topics = batch.iter().filter_map(|(topic, _)| self.topics.get(topic));
-        let topics: Vec<Arc<KafkaTopic>> = topics.collect();
-        let Some(batch) = self.to_make(cluster, &topics).await.into_iter().next() else { return };
         let admin = match self.cluster(cluster) {
             Some(cluster) => self.shared.admins.of(&cluster).await,
             None => None,
         };
         let Some(admin) = admin else { return };
+        // Before the objects are looked at for the last time: one that is deleted later waits.
+        let _asking = admin.asking(batch.iter().map(|(_, new)| &new.name));
+        // The batches before it took a while: an object may be gone, or the cluster lost something.
+        let topics = batch.iter().filter_map(|(topic, _)| self.topics.get(topic));
+        let topics: Vec<Arc<KafkaTopic>> = topics.collect();
+        let Some(batch) = self.to_make(cluster, &topics).await.into_iter().next() else { return };
         let topics: Vec<NewTopic> = batch.iter().map(|(_, new)| new.clone()).collect();
         match admin.create_topics(&topics).await {
             Ok(outcomes) => {
@@ -242,7 +249,8 @@ pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
     let (store, writer) = reflector::store();
     let topics = Arc::new(Topics::new(store.clone()));
     let own_topics = topics.clone();
-    let seen = watcher(scoped::<KafkaTopic>(client, scope), watcher::Config::default())
+    let (told, not_understood) = untold();
+    let seen = watched::<KafkaTopic>(scoped(client, scope), Some(told))
         .default_backoff()
         .reflect(writer)
         .inspect_ok(move |event| own_topics.take(event))
@@ -257,6 +265,7 @@ pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
     let (clusters, writer) = reflector::store();
     let own_context = Arc::new(TopicContext {
         shared: context.clone(),
+        began: Instant::now(),
         topics,
         clusters,
         listed: watch::Sender::new(false),
@@ -264,7 +273,7 @@ pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
         tries: std::sync::Mutex::default(),
         terminating: Mutex::default(),
     });
-    controller
+    let passes = controller
         .reconcile_on(woken_by_clusters(own_context.clone(), scope, writer))
         .reconcile_on(held_in_doomed_namespaces(own_context.clone()))
         .run(
@@ -273,10 +282,10 @@ pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
             own_context,
         )
         .for_each(|result| {
-            told(&metrics, KIND, result);
+            super::told(&metrics, KIND, result);
             std::future::ready(())
-        })
-        .await;
+        });
+    futures::join!(passes, tell_not_understood(context, KIND, not_understood));
 }
 
 fn watched_again(error: watcher::Error) {
@@ -289,8 +298,8 @@ fn woken_by_clusters(
     scope: Option<&str>,
     writer: Writer<KafkaCluster>,
 ) -> impl Stream<Item = ObjectRef<KafkaTopic>> + Send + 'static {
-    let api = scoped::<KafkaCluster>(&context.shared.client, scope);
-    let events = watcher(api, watcher::Config::default()).default_backoff().reflect(writer);
+    let api = scoped(&context.shared.client, scope);
+    let events = watched::<KafkaCluster>(api, None).default_backoff().reflect(writer);
     let mut known: BTreeMap<ClusterKey, ClusterState> = BTreeMap::new();
     let woken = events.map(move |event| {
         match &event {
@@ -448,6 +457,7 @@ async fn pass(topic: &KafkaTopic, context: &TopicContext) -> Result<Option<Topic
     let admin = admin.unwrap_or_else(|| {
         Arc::new(ClientAdmin::new(shared.env.clone(), String::new(), CALL_TIMEOUT))
     });
+    let mut may_come = admin.may_come(&topic.kafka_name());
     let mut live = None;
     if state == ClusterState::Ready {
         match admin.describe_topic(&topic.kafka_name()).await {
@@ -456,6 +466,8 @@ async fn pass(topic: &KafkaTopic, context: &TopicContext) -> Result<Option<Topic
             Err(error) => state = ClusterState::Unreachable(error.to_string()),
         }
     }
+    let is_seen = topic.status.as_ref().is_some_and(|status| status.topic_id.is_some());
+    may_come |= live.is_none() && !is_seen && context.began.elapsed() < UNANSWERED;
     // A namespace that is being deleted loses its pods first: its clusters stop serving before its
     // topics are reached.
     let may_hold = held || topic.spec.deletion_policy == DeletionPolicy::Delete;
@@ -465,6 +477,7 @@ async fn pass(topic: &KafkaTopic, context: &TopicContext) -> Result<Option<Topic
     let facts = TopicFacts {
         cluster: state,
         topic: live,
+        may_come,
         other_owner: context.topics.other_owner(topic),
         namespace_terminating,
     };
@@ -499,8 +512,9 @@ pub(super) async fn is_terminating(client: &Client, namespace: &str) -> bool {
 /// Lets go of every topic whose namespace is being deleted. An operator that is stopped may be
 /// going with that namespace, and nobody would let go of them after it.
 pub(super) async fn let_go_of_doomed(client: &Client, scope: Option<&str>) {
-    let topics = match scoped::<KafkaTopic>(client, scope).list(&ListParams::default()).await {
-        Ok(topics) => topics.items.into_iter().filter(has_finalizer),
+    let api = scoped::<DeserializeGuard<KafkaTopic>>(client, scope);
+    let topics = match api.list(&ListParams::default()).await {
+        Ok(topics) => topics.items.into_iter().filter_map(|it| it.0.ok()).filter(has_finalizer),
         Err(error) => {
             tracing::warn!(
                 error = said(&error),
@@ -668,7 +682,7 @@ impl TopicHome for KubernetesHome {
                 "status": status,
             });
             let (api, params) = (self.api(topic), PatchParams::apply(MANAGER).force());
-            match in_time(api.patch_status(&name, &params, &Patch::Apply(&patch))).await {
+            match api.patch_status(&name, &params, &Patch::Apply(&patch)).await {
                 Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
                 result => result.map(drop).map_err(|error| api_fault("write the status", &error)),
             }

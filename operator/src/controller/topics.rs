@@ -2,7 +2,6 @@
 //! of them: a cluster may have thousands.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{Hash as _, Hasher as _};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -106,16 +105,6 @@ impl Topics {
     }
 }
 
-/// What about an object a pass is for, as a hash: its own status is no news.
-pub(super) fn news_of(topic: &KafkaTopic) -> Option<u64> {
-    let mut hash = std::hash::DefaultHasher::new();
-    let metadata = &topic.metadata;
-    let deleted = metadata.deletion_timestamp.as_ref().map(|time| time.0.as_second());
-    (&metadata.uid, metadata.generation, deleted).hash(&mut hash);
-    (&metadata.finalizers, &metadata.annotations).hash(&mut hash);
-    Some(hash.finish())
-}
-
 #[cfg(test)]
 mod tests {
     use kube::runtime::reflector;
@@ -169,16 +158,5 @@ mod tests {
         take(Event::InitApply(topic("b", "x", "payments", 3)));
         take(Event::InitDone);
         assert_eq!((topics.other_owner(&older), names("y")), (None, Vec::new()));
-    }
-
-    #[test]
-    fn a_status_is_no_news() {
-        let mut of = topic("a", "x", "orders", 1);
-        let before = news_of(&of);
-        of.status = Some(crate::api::KafkaTopicStatus::default());
-        of.metadata.resource_version = Some("2".into());
-        assert_eq!(news_of(&of), before);
-        of.metadata.deletion_timestamp = of.metadata.creation_timestamp.clone();
-        assert_ne!(news_of(&of), before);
     }
 }

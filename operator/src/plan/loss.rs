@@ -72,6 +72,10 @@ impl std::fmt::Display for Loss {
                  was {id}"
             )?,
         }
+        let is_claim = self.recorded.claim_uid.is_some() && directory_id.is_none();
+        if is_claim && self.recorded.reason != LossReason::NotFound {
+            f.write_str("; the broker never told what it had on it, which may be nothing")?;
+        }
         if self.recorded.held {
             f.write_str(
                 "; the broker still has the old volume until it ends, and the operator does not \

@@ -12,6 +12,10 @@
 //! - A recorded volume whose claim is gone, replaced or in phase Lost is a loss, and so is a
 //!   directory that the broker misses, or shows another one in the place of. A loss is of one
 //!   volume by these ids, not of whatever has its name: there may be two of one name.
+//! - A claim that went without ever having had a volume is no loss, where somebody saw it go
+//!   ([`Observed::unmade`]).
+//! - What a broker uses in the place of an open loss is remembered with that
+//!   (`LossStatus::replaced_by`), and is a loss of its own once it is gone.
 //! - An open loss ends when the broker has what was lost, or when a person accepts it by its name,
 //!   which is told in no other loss ([`pass_of`]), and only once it is recorded. That something
 //!   cannot be read ends no loss.
@@ -48,9 +52,11 @@ pub(super) fn remember(
             let is_known = |name: &&String| node.open_losses().any(|loss| loss.name == **name);
             let accepted = accepted.filter(is_known).filter(|_| sight.sees_volumes());
             sight.end_losses(&mut node);
+            sight.follow_volumes(&mut node);
             sight.record_volumes(&mut node);
             sight.find_losses(&mut node);
-            if accepted.is_some_and(|name| accept(&mut node, name)) {
+            if let Some(loss) = accepted.and_then(|name| accept(&mut node, name)) {
+                sight.keep_replacement(&loss, &mut node);
                 // What has the place of the lost one is written down with the acceptance.
                 sight.record_volumes(&mut node);
             }
@@ -130,17 +136,15 @@ fn volume_in(node: &NodeStatus, name: &str) -> String {
 }
 
 /// A person says that the broker goes on without what is lost, and does so if that is open.
-fn accept(node: &mut NodeStatus, name: &str) -> bool {
+fn accept(node: &mut NodeStatus, name: &str) -> Option<LossStatus> {
     let mut losses = node.losses.iter_mut();
-    let Some(loss) = losses.find(|loss| loss.name == *name && !loss.accepted) else {
-        return false;
-    };
+    let loss = losses.find(|loss| loss.name == *name && !loss.accepted)?;
     (loss.accepted, loss.held) = (true, false);
     let loss = loss.clone();
-    node.incarnation += 1;
+    node.incarnation = node.incarnation.saturating_add(1);
     // What comes next is another volume, and its loss another one.
     node.volumes.retain(|each| !is_of(&loss, each));
-    true
+    Some(loss)
 }
 
 /// Whether `loss` is that of the volume in this record, and not of one that had its name before.
@@ -198,27 +202,86 @@ impl Sight<'_> {
             && !live.is_some_and(|live| live.is_mounted && !live.is_gone)
     }
 
-    /// Whether the broker has the directory `id`, on a claim that stays.
-    fn has_directory(&self, id: &str) -> bool {
-        let Some(said) = &self.seen.identity else { return false };
+    /// Where the broker has the directory `id`, if that is on a claim that stays: the volume's name,
+    /// and its claim.
+    fn place_of(&self, id: &str) -> Option<(&String, &Volume)> {
+        let said = self.seen.identity.as_ref()?;
         let mut paths = said.directories.iter().filter(|(_, found)| *found == id);
-        paths.any(|(path, _)| {
-            let volume = self.broker.volumes.iter().find(|each| each.log_dir == *path);
-            volume.is_some_and(|volume| self.sound(&volume.name).is_some())
+        paths.find_map(|(path, _)| {
+            let volume = self.broker.volumes.iter().find(|each| each.log_dir == *path)?;
+            Some((&volume.name, self.sound(&volume.name)?))
         })
+    }
+
+    /// The claim of a volume whose directory nobody knows, if that was restored under a new one, and
+    /// the broker serves with it.
+    fn restored(&self, volume: &str) -> Option<(&Volume, &String)> {
+        let live = self.sound(volume).filter(|live| live.is_restored)?;
+        (self.seen.run == Run::Ready).then_some((live, self.said_of(volume)?))
+    }
+
+    /// What is there is recorded where it is: a volume may be restored under another claim, or under
+    /// the name of another one. Losses end by the same ([`Self::is_back`]): else one would end and
+    /// be found again in each pass.
+    fn follow_volumes(&self, node: &mut NodeStatus) {
+        if !self.observed.has_claims() {
+            return;
+        }
+        for record in &mut node.volumes {
+            let found = match &record.directory_id {
+                // Where it was, it is looked for first: a copy may be elsewhere.
+                Some(id)
+                    if self.said_of(&record.name) == Some(id)
+                        && self.sound(&record.name).is_some() =>
+                {
+                    self.sound(&record.name).map(|live| (record.name.clone(), live, id.clone()))
+                }
+                Some(id) => self.place_of(id).map(|(name, live)| (name.clone(), live, id.clone())),
+                None if self
+                    .sound(&record.name)
+                    .is_some_and(|live| record.claim_uid.as_ref() == Some(&live.uid)) =>
+                {
+                    None
+                }
+                None => self
+                    .restored(&record.name)
+                    .map(|(live, id)| (record.name.clone(), live, id.clone())),
+            };
+            if let Some((name, live, id)) = found {
+                (record.name, record.directory_id) = (name, Some(id));
+                (record.claim, record.claim_uid) = (live.claim.clone(), Some(live.uid.clone()));
+            }
+        }
+        // What is there under the name was noted before it was seen that it is another one's.
+        let known = node.volumes.clone();
+        node.volumes.retain(|each| {
+            let is_same = |other: &VolumeStatus| {
+                other.directory_id.is_some()
+                    && (&other.name, &other.claim_uid) == (&each.name, &each.claim_uid)
+            };
+            each.directory_id.is_some() || !known.iter().any(is_same)
+        });
     }
 
     fn end_losses(&self, node: &mut NodeStatus) {
         node.losses.retain(|loss| match loss.accepted {
-            false => !self.is_back(loss),
+            false => {
+                let is_unmade = loss.directory_id.is_none() && self.is_unmade(&loss.claim_uid);
+                !is_unmade && !self.is_back(loss)
+            }
             true => !self.is_back(loss) && !self.goes_on_without(loss),
         });
+    }
+
+    /// Whether a claim is known to be gone without ever having had a volume.
+    fn is_unmade(&self, claim_uid: &Option<String>) -> bool {
+        claim_uid.as_ref().is_some_and(|uid| self.observed.unmade.contains(uid))
     }
 
     /// Whether what was lost is seen to be there again.
     fn is_back(&self, loss: &LossStatus) -> bool {
         if let Some(id) = &loss.directory_id {
-            return self.has_directory(id);
+            return self.place_of(id).is_some();
         }
         if self.seen.run != Run::Ready {
             return false;
@@ -226,14 +289,14 @@ impl Sight<'_> {
         let (live, said) = (self.sound(&loss.volume), self.said_of(&loss.volume));
         match &loss.claim_uid {
             Some(uid) => {
-                let is_it = |live: &Volume| live.uid == *uid || live.is_restored && said.is_some();
-                live.is_some_and(is_it)
+                live.is_some_and(|live| live.uid == *uid) || self.restored(&loss.volume).is_some()
             }
             None if loss.accepted || loss.reason != LossReason::NotFound => false,
             // What is there may be an empty volume that somebody made.
             None if loss.volume == DATA_VOLUME => {
                 let is_old = |live: &Volume| live.is_kept || live.is_restored;
-                said.is_some() && live.is_some_and(is_old)
+                let misses = self.seen.identity.as_ref().is_some_and(|said| said.misses_metadata);
+                said.is_some() && live.is_some_and(is_old) && !misses
             }
             // An operator of an earlier version told what the broker missed, and no more.
             None => {
@@ -274,7 +337,15 @@ impl Sight<'_> {
         if !self.observed.has_claims() {
             return;
         }
-        let old = std::mem::take(&mut node.volumes);
+        let mut old = std::mem::take(&mut node.volumes);
+        // While a definition names it, it would be noted again.
+        let is_over = |each: &VolumeStatus| {
+            each.directory_id.is_none()
+                && self.is_unmade(&each.claim_uid)
+                && self.sees_volumes()
+                && !self.seen.defined.contains(&each.name)
+        };
+        old.retain(|each| !is_over(each));
         let names = self.broker.volumes.iter().map(|volume| &volume.name);
         let is_new = |name: &&String| !old.iter().any(|each| each.name == **name);
         let new = names.filter(is_new).filter_map(|name| self.record_first(name, node));
@@ -298,9 +369,6 @@ impl Sight<'_> {
         };
         if known.claim_uid.as_ref() == Some(&live.uid) {
             known.directory_id = known.directory_id.or_else(|| said.cloned());
-        } else if said.is_some() && known.directory_id.as_ref() == said {
-            // It was restored under a new claim: what the broker shows counts.
-            (known.claim, known.claim_uid) = (live.claim.clone(), Some(live.uid.clone()));
         }
         known
     }
@@ -368,6 +436,7 @@ impl Sight<'_> {
                 reason,
                 claim_uid: volume.claim_uid,
                 directory_id: volume.directory_id,
+                replaced_by: None,
                 accepted: false,
             };
             node.losses.push(loss);
@@ -381,6 +450,64 @@ impl Sight<'_> {
                 reason: LossReason::NotFound,
                 claim_uid,
                 ..LossStatus::default()
+            });
+        }
+        self.look_at_replacements(node);
+    }
+
+    /// Notes what the broker uses in the place of what is lost, and what of that is gone by now. One
+    /// that was told which directory to expect uses nothing else before it is ready.
+    fn look_at_replacements(&self, node: &mut NodeStatus) {
+        if !self.sees_volumes() {
+            return;
+        }
+        let mut gone = Vec::new();
+        for loss in node.losses.iter_mut().filter(|loss| !loss.accepted) {
+            let live = self.seen.volumes.get(&loss.volume).filter(|live| !live.is_gone);
+            let is_there = |uid: &mut String| live.is_some_and(|live| live.uid == *uid);
+            if let Some(uid) = loss.replaced_by.take_if(|uid| !is_there(uid)) {
+                gone.push((loss.volume.clone(), uid));
+            }
+            let may_use = self.seen.run == Run::Ready || loss.directory_id.is_none();
+            // One that answers says what it uses.
+            let denies = self.seen.identity.is_some() && self.said_of(&loss.volume).is_none();
+            let is_used = |live: &&Volume| {
+                live.is_mounted && may_use && !denies && loss.claim_uid.as_ref() != Some(&live.uid)
+            };
+            if loss.replaced_by.is_none() {
+                loss.replaced_by = live.filter(is_used).map(|live| live.uid.clone());
+            }
+        }
+        for (volume, uid) in gone {
+            let is_known = |loss: &LossStatus| loss.claim_uid.as_ref() == Some(&uid);
+            if self.observed.unmade.contains(&uid) || node.losses.iter().any(is_known) {
+                continue;
+            }
+            let reason = match self.seen.volumes.get(&volume) {
+                None => LossReason::ClaimGone,
+                Some(live) if live.is_gone => LossReason::VolumeGone,
+                Some(_) => LossReason::ClaimMadeAgain,
+            };
+            node.losses.push(LossStatus {
+                name: loss_name(node, &volume, Some(&uid), self.pass),
+                held: self.is_held(&volume, reason),
+                volume,
+                reason,
+                claim_uid: Some(uid),
+                ..LossStatus::default()
+            });
+        }
+    }
+
+    /// What the broker has used in the place of what it goes on without is what it has now.
+    fn keep_replacement(&self, loss: &LossStatus, node: &mut NodeStatus) {
+        let Some(uid) = loss.replaced_by.clone() else { return };
+        if node.volume(&loss.volume).is_none() {
+            node.volumes.push(VolumeStatus {
+                name: loss.volume.clone(),
+                claim: claim_name(&self.broker.name, &loss.volume),
+                claim_uid: Some(uid),
+                ..VolumeStatus::default()
             });
         }
     }
@@ -412,7 +539,8 @@ impl Sight<'_> {
                 return Some(LossReason::NotFound);
             }
         }
-        if !self.observed.has_claims() {
+        let is_unused = volume.directory_id.is_none() && self.is_unmade(&volume.claim_uid);
+        if !self.observed.has_claims() || is_unused {
             return None;
         }
         let Some(live) = self.seen.volumes.get(&volume.name) else {

@@ -2,6 +2,7 @@
 
 use crate::api::shown;
 use crate::desired::objects::ObjectKey;
+use crate::observe::Part;
 
 /// One change to the world, safe to repeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,6 +158,25 @@ impl Step {
             | Self::RemakeClaim { .. }
             | Self::DropClaim { .. }
             | Self::AcceptLoss { .. } => false,
+        }
+    }
+
+    /// What it changes. Steps of different parts do not wait for one another, except that those
+    /// about definitions and about what runs by them are one after the other.
+    #[must_use]
+    pub fn part(&self) -> Part {
+        match self {
+            Self::ApplyAccess { .. } | Self::Prune(_) => Part::Access,
+            Self::ApplyBudget { .. } => Part::Budget,
+            Self::MakeClaim { .. }
+            | Self::GrowVolume { .. }
+            | Self::HoldObject { .. }
+            | Self::RemakeClaim { .. }
+            | Self::DropClaim { .. } => Part::Storage,
+            Self::ApplyBroker { .. } => Part::Definitions,
+            Self::RestartBroker { .. } | Self::RemoveBroker { .. } | Self::AcceptLoss { .. } => {
+                Part::Brokers
+            }
         }
     }
 

@@ -20,6 +20,9 @@ pub struct TopicFacts {
     pub topic: Option<Topic>,
     /// Another, older `KafkaTopic` that speaks for the same topic of the same cluster.
     pub other_owner: Option<String>,
+    /// Whether a request to make the topic may still be carried out: it was on its way, or not
+    /// answered, when `topic` was looked for.
+    pub may_come: bool,
     /// Whether the namespace is being deleted; asked only while it matters.
     pub namespace_terminating: bool,
 }
@@ -125,6 +128,9 @@ pub enum TopicStep {
 pub enum TopicWait {
     /// Its cluster.
     Cluster(ClusterState),
+    /// A request to make the topic that may still be carried out: what is deleted before it would
+    /// be there after it.
+    BeingMade,
     /// Another object speaks for the topic.
     OtherOwner(String),
     /// Nothing: the namespace is being deleted.
@@ -243,6 +249,7 @@ fn plan_deletion(topic: &KafkaTopic, facts: &TopicFacts) -> TopicPlan {
         return plan;
     }
     match (&facts.cluster, &facts.topic) {
+        (ClusterState::Ready, _) if facts.may_come => plan.wait = Some(TopicWait::BeingMade),
         (ClusterState::Ready, Some(live)) => {
             match topic.status.as_ref().and_then(|status| status.topic_id.clone()) {
                 Some(ours) if ours != live.id => {
@@ -373,6 +380,7 @@ impl TopicWait {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Cluster(_) => "WaitingForCluster",
+            Self::BeingMade => "BeingMade",
             Self::OtherOwner(_) => "ResourceConflict",
             Self::NamespaceTerminating => "NamespaceTerminating",
         }
@@ -395,6 +403,9 @@ impl std::fmt::Display for TopicWait {
                 write!(f, "the cluster is ready, but does not answer: {why}")
             }
             Self::Cluster(ClusterState::Ready) => f.write_str("the cluster is ready"),
+            Self::BeingMade => f.write_str(
+                "a request to make the topic is not answered yet; the topic is deleted after that",
+            ),
             Self::NamespaceTerminating => f.write_str("the namespace is being deleted"),
             Self::OtherOwner(other) => {
                 write!(

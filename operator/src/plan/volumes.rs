@@ -93,13 +93,25 @@ fn plan_volume(view: &View<'_>, volume: &BrokerVolume, down: &mut Down, plan: &m
 fn plan_missing(view: &View<'_>, volume: &BrokerVolume, down: &mut Down, plan: &mut Plan) {
     let is_known =
         view.observed.was_read(Part::Brokers) && view.observed.was_read(Part::Definitions);
-    if !is_known || !view.memory(plan).iter().all(|node| is_free(node, volume)) {
+    let memory = view.memory(plan);
+    // A claim that went without a volume is forgotten once no definition names it.
+    let is_unused = |known: &VolumeStatus| {
+        let unmade = &view.observed.unmade;
+        known.directory_id.is_none()
+            && known.claim_uid.as_ref().is_some_and(|uid| unmade.contains(uid))
+    };
+    let may_be_made = |node: &NodeStatus| {
+        is_free(node, volume)
+            || node.volume(&volume.name).is_some_and(is_unused)
+                && !node.open_losses().any(|loss| loss.volume == volume.name)
+    };
+    if !is_known || !memory.iter().all(may_be_made) {
         return;
     }
     let name = volume.name.clone();
     if view.seen.defined.contains(&name) {
         plan_removal(view, format!("its volume {name} is made anew"), down, plan);
-    } else {
+    } else if memory.iter().all(|node| is_free(node, volume)) {
         plan.steps.push(Step::MakeClaim { broker: view.id, volume: name });
     }
 }

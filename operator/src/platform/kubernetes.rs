@@ -4,8 +4,8 @@
 //! what is. Every write is a server-side apply under one field manager, and refuses objects that
 //! belong to somebody else.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -22,6 +22,7 @@ use kube::{Client, ResourceExt as _};
 use letterbox_env::{BoxFuture, with_causes};
 use serde_json::{Value, json};
 
+use super::calls::no_answer;
 use super::pods::{News, is_ready, run_of, unbound, waits_for_pod, with_own_words};
 use super::{Live, Platform};
 use crate::admin::{AskIdentity, Identity};
@@ -51,7 +52,12 @@ pub struct Kubernetes {
     /// The image of a new cluster that asks for none.
     default_image: String,
     brokers: Arc<dyn AskIdentity>,
+    /// The uids of the last claims that went without ever having had a volume.
+    unmade: Arc<Mutex<VecDeque<String>>>,
 }
+
+/// So many of them are remembered.
+const UNMADE_MAX: usize = 4096;
 
 /// What the API server has of one cluster.
 #[derive(Clone, Debug, Default)]
@@ -67,6 +73,8 @@ pub struct KubernetesLive {
     is_held: bool,
     /// When the cluster's object was made.
     made: Option<Time>,
+    /// Of the claims that status names.
+    unmade: BTreeSet<String>,
     unread: BTreeMap<Part, Fault>,
     news: News,
 }
@@ -75,7 +83,28 @@ impl Kubernetes {
     /// The API server behind `client`.
     #[must_use]
     pub fn new(client: Client, default_image: String, brokers: Arc<dyn AskIdentity>) -> Self {
-        Self { client, default_image, brokers }
+        Self { client, default_image, brokers, unmade: Arc::default() }
+    }
+
+    /// Takes up that a claim is gone, and how it was at its end: one that has no volume then never
+    /// had one.
+    pub(crate) fn saw_end(&self, claim: &PersistentVolumeClaim) {
+        let Some(uid) = claim.uid().filter(|_| !is_bound(claim)) else { return };
+        let mut unmade = self.unmade.lock().unwrap_or_else(PoisonError::into_inner);
+        if unmade.len() >= UNMADE_MAX {
+            unmade.pop_front();
+        }
+        unmade.push_back(uid);
+    }
+
+    fn unmade(&self, cluster: &KafkaCluster) -> BTreeSet<String> {
+        let nodes = cluster.status.iter().flat_map(|status| &status.nodes);
+        let uids = nodes.flat_map(|node| {
+            let lost = node.losses.iter().flat_map(|loss| [&loss.claim_uid, &loss.replaced_by]);
+            node.volumes.iter().map(|volume| &volume.claim_uid).chain(lost).flatten()
+        });
+        let unmade = self.unmade.lock().unwrap_or_else(PoisonError::into_inner);
+        uids.filter(|uid| unmade.contains(uid)).cloned().collect()
     }
 
     fn api(&self, namespace: &str, kind: Kind) -> Api<DynamicObject> {
@@ -88,7 +117,9 @@ impl Kubernetes {
         kind: Kind,
         params: &ListParams,
     ) -> Result<Vec<(ObjectKey, Value)>, Fault> {
-        let list = in_time(self.api(namespace, kind).list(params))
+        let list = self
+            .api(namespace, kind)
+            .list(params)
             .await
             .map_err(|error| api_fault(&format!("list {kind}s"), &error))?;
         let found = list.items.into_iter().map(|object| {
@@ -123,7 +154,7 @@ impl Kubernetes {
             let events = events.clone();
             async move {
                 let about = ListParams::default().fields(&format!("involvedObject.name={name}"));
-                in_time(events.list(&about)).await
+                events.list(&about).await
             }
         };
         let mut news = News::default();
@@ -198,7 +229,7 @@ impl Kubernetes {
         for id in broker_ids(cluster) {
             let key = ObjectKey { kind: Kind::StatefulSet, name: broker_name(&name, id) };
             if !live.objects.contains_key(&key) && !live.unread.contains_key(&Part::Definitions) {
-                let found = in_time(self.api(&live.namespace, key.kind).get_opt(&key.name)).await;
+                let found = self.api(&live.namespace, key.kind).get_opt(&key.name).await;
                 let found = found.map_err(|error| api_fault(&format!("read {key}"), &error));
                 let found = live_or_unread(
                     found.map(|set| set.into_iter().collect()),
@@ -219,7 +250,8 @@ impl Kubernetes {
                 if live.unread.contains_key(&Part::Storage) || live.claim(&claim).is_some() {
                     continue;
                 }
-                let found = in_time(claims.get_opt(&claim))
+                let found = claims
+                    .get_opt(&claim)
                     .await
                     .map_err(|error| api_fault(&format!("read volume claim {claim}"), &error));
                 live.claims.extend(live_or_unread(
@@ -310,7 +342,7 @@ impl Kubernetes {
         let claims: Api<PersistentVolumeClaim> =
             Api::namespaced(self.client.clone(), &desired.namespace);
         let params = ListParams::default().labels(&format!("{CLUSTER_LABEL}={}", desired.name));
-        let found = in_time(claims.list(&params)).await;
+        let found = claims.list(&params).await;
         let found = found.map_err(|error| api_fault("list volume claims", &error))?.items;
         let name = broker_name(&desired.name, broker);
         let state = |claim: &PersistentVolumeClaim| {
@@ -324,7 +356,8 @@ impl Kubernetes {
             // One without its label is read by its name.
             let now = match found.iter().find(|each| each.name_any() == claim) {
                 Some(now) => Some(now.clone()),
-                None if is_used => in_time(claims.get_opt(&claim))
+                None if is_used => claims
+                    .get_opt(&claim)
                     .await
                     .map_err(|error| api_fault(&format!("read volume claim {claim}"), &error))?,
                 None => None,
@@ -602,11 +635,11 @@ impl Platform for Kubernetes {
             let claims: Api<PersistentVolumeClaim> =
                 Api::namespaced(self.client.clone(), &namespace);
             let pods = async {
-                let list = in_time(pods.list(&params)).await;
+                let list = pods.list(&params).await;
                 list.map_err(|error| api_fault("list pods", &error))
             };
             let claims = async {
-                let list = in_time(claims.list(&params)).await;
+                let list = claims.list(&params).await;
                 list.map_err(|error| api_fault("list volume claims", &error))
             };
             let kinds = [
@@ -624,6 +657,7 @@ impl Platform for Kubernetes {
             let mut live = KubernetesLive {
                 is_held,
                 made: cluster.metadata.creation_timestamp.clone(),
+                unmade: self.unmade(cluster),
                 default_image: self.default_image.clone(),
                 namespace,
                 ..KubernetesLive::default()
@@ -657,7 +691,7 @@ impl Platform for Kubernetes {
         Box::pin(async move {
             // What was written all the same is seen by the next pass.
             let done = tokio::time::timeout(STEP_WITHIN, self.carry_out(desired, live, step)).await;
-            done.unwrap_or_else(|_| Err(api_fault(&step.to_string(), &late(STEP_WITHIN))))
+            done.unwrap_or_else(|_| Err(api_fault(&step.to_string(), &no_answer(STEP_WITHIN))))
         })
     }
 }
@@ -672,26 +706,17 @@ impl Kubernetes {
         let objects = objects::build(desired);
         match step {
             Step::ApplyAccess { .. } | Step::ApplyBudget { .. } => {
-                let mut first = Ok(());
-                let part = if matches!(step, Step::ApplyBudget { .. }) {
-                    Part::Budget
-                } else {
-                    Part::Access
+                let part = step.part();
+                let differs = |(key, object): &(&ObjectKey, &Value)| {
+                    let live = live.objects.get(key);
+                    part_of(key.kind) == part
+                        && live.is_none_or(|live| !differences(object, live).is_empty())
                 };
-                for (key, object) in
-                    objects.access.iter().filter(|(key, _)| part_of(key.kind) == part)
-                {
-                    let differs = live
-                        .objects
-                        .get(key)
-                        .is_none_or(|live| !differences(object, live).is_empty());
-                    // One service that cannot be made (its node port is taken) does not keep
-                    // the others away.
-                    if differs {
-                        first = first.and(self.apply(desired, live, key, object).await);
-                    }
-                }
-                first
+                // One service that cannot be made (its node port is taken) does not keep the
+                // others away.
+                let differing = objects.access.iter().filter(differs);
+                let applied = differing.map(|(key, object)| self.apply(desired, live, key, object));
+                futures::future::join_all(applied).await.into_iter().collect()
             }
             Step::Prune(key) => self.prune(desired, key).await,
             Step::MakeClaim { broker, volume } => self.make_claim(desired, *broker, volume).await,
@@ -709,9 +734,15 @@ impl Kubernetes {
                 self.hold(&desired.namespace, &desired.name, &desired.uid, *held).await
             }
             Step::ApplyBroker { broker, .. } => {
+                let differs = |key, object| {
+                    let live: Option<&Value> = live.objects.get(key);
+                    live.is_none_or(|live| !differences(object, live).is_empty())
+                };
                 // The configuration first: the set's template names its revision.
                 for (key, object) in objects.brokers.get(broker).into_iter().flatten() {
-                    self.apply(desired, live, key, object).await?;
+                    if differs(key, object) {
+                        self.apply(desired, live, key, object).await?;
+                    }
                 }
                 Ok(())
             }
@@ -808,6 +839,7 @@ impl Live for KubernetesLive {
             bootstrap,
             cluster_id: None,
             is_held: Some(self.is_held),
+            unmade: self.unmade.clone(),
             unread: self.unread.clone(),
         }
     }
@@ -1227,22 +1259,8 @@ fn part_of(kind: Kind) -> Part {
     }
 }
 
-/// How long the API server may take for one answer: one that does not come holds up no others.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-
-/// How long one step may take, which is a few requests.
+/// How long one step may take, which is a few calls.
 const STEP_WITHIN: Duration = Duration::from_secs(30);
-
-/// The answer, or that it did not come in time.
-pub(crate) async fn in_time<T>(call: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
-    tokio::time::timeout(ANSWER_WITHIN, call).await.unwrap_or_else(|_| Err(late(ANSWER_WITHIN)))
-}
-
-fn late(within: Duration) -> kube::Error {
-    kube::Error::Service(
-        format!("the API server did not answer within {} s", within.as_secs()).into(),
-    )
-}
 
 /// What was listed; nothing, and the reason in `unread`, when it could not be.
 fn live_or_unread<T>(

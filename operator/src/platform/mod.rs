@@ -1,6 +1,8 @@
 //! What a plan's steps act on: Kubernetes, local processes, and, in `sim/`, a model for tests.
 
 #[cfg(feature = "kubernetes")]
+pub(crate) mod calls;
+#[cfg(feature = "kubernetes")]
 pub mod kubernetes;
 pub mod local;
 #[cfg(feature = "kubernetes")]

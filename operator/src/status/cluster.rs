@@ -143,13 +143,32 @@ fn set_conditions(
         }
     };
     conditions.set(PROGRESSING, progressing);
-    let degraded = match (fault, plan.waits.iter().find(|wait| wait.is_fault())) {
-        (Some(fault), _) => Told::fault("True", fault),
-        (None, Some(wait)) => Told::new("True", wait.reason(), wait),
-        (None, None) => Told::new("False", "NoFault", ""),
-    };
-    conditions.set(DEGRADED, degraded);
+    let failed = faults.iter().map(|(_, fault)| Told::fault("True", fault));
+    let waits = plan.waits.iter().filter(|wait| wait.is_fault());
+    let waits = waits.map(|wait| Told::new("True", wait.reason(), wait));
+    let degraded = all_of(failed.chain(waits).collect());
+    conditions.set(DEGRADED, degraded.unwrap_or_else(|| Told::new("False", "NoFault", "")));
     conditions.set(PAUSED, paused(is_paused));
+}
+
+/// So many faults are told in full.
+const FAULTS_TOLD: usize = 8;
+
+/// All faults in one, the worst first: one of them hides no other.
+fn all_of(mut faults: Vec<Told>) -> Option<Told> {
+    let mut known = BTreeSet::new();
+    faults.retain(|fault| known.insert(fault.message.clone()));
+    let more = faults.len().saturating_sub(FAULTS_TOLD);
+    faults.truncate(FAULTS_TOLD);
+    let mut all = faults.into_iter();
+    let mut told = all.next()?;
+    for other in all {
+        told.message = format!("{}; also, {}: {}", told.message, other.reason, other.message);
+    }
+    if more > 0 {
+        told.message = format!("{}; and {more} more", told.message);
+    }
+    Some(told)
 }
 
 /// The images that serving brokers run. What is only asked for, and what could not be started, is

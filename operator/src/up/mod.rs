@@ -280,6 +280,7 @@ impl Run {
             }
         }
         let facts = TopicFacts {
+            may_come: false,
             cluster: state,
             topic: live,
             other_owner: None,

@@ -14,8 +14,45 @@ pub(crate) enum Fate {
     Refused(u16, &'static str),
     /// It is carried out after this time, and the connection ends without an answer.
     NotAnswered(Duration),
+    /// It is carried out after this time, and refused with this status all the same.
+    TimesOut(Duration, u16, &'static str),
+    /// It is not carried out, or is, and nobody answers.
+    Hangs {
+        /// Whether it is carried out.
+        is_done: bool,
+    },
     /// The client was killed before it could send it.
     Dead,
+}
+
+/// What becomes of every call of one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum How {
+    /// Refused: there is no right to it.
+    Refused,
+    /// Refused: it has changed since.
+    Conflicts,
+    /// An apply of a status is refused: it has fields that are not declared.
+    Undeclared,
+    /// Never answered, and not carried out.
+    Hangs,
+    /// Answered after this time.
+    Slow(Duration),
+    /// Carried out, and then the server says that it took too long.
+    TimesOut,
+    /// Carried out, and never answered.
+    HangsWhenDone,
+}
+
+/// Calls that meet a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Broken {
+    /// Of which resource: `group/plural`.
+    pub(crate) resource: &'static str,
+    /// Whether changes meet it, or reads.
+    pub(crate) is_write: bool,
+    /// Which.
+    pub(crate) how: How,
 }
 
 /// How often what happens, in percent of the requests.
@@ -41,8 +78,7 @@ struct State {
     /// How many more writes reach the server before the client is killed. `None`: all.
     writes_left: Option<u64>,
     dead: bool,
-    /// The resource whose lists are never answered.
-    hangs: Option<(&'static str, bool)>,
+    broken: Vec<Broken>,
 }
 
 /// The faults of one client. Clones are the same.
@@ -65,7 +101,7 @@ impl Faults {
             chances,
             writes_left: None,
             dead: false,
-            hangs: None,
+            broken: Vec::new(),
         })))
     }
 
@@ -80,15 +116,9 @@ impl Faults {
         self
     }
 
-    /// Lists of `resource`, or writes (`is_write`) of it, are never answered.
-    #[must_use]
-    pub(crate) fn hanging(self, resource: &'static str, is_write: bool) -> Self {
-        self.with(|state| state.hangs = Some((resource, is_write)));
-        self
-    }
-
-    pub(crate) fn hangs(&self, resource: &str, is_write: bool) -> bool {
-        self.with(|state| state.hangs == Some((resource, is_write)))
+    /// From now on these calls meet a fault; watches do not.
+    pub(crate) fn set_broken(&self, broken: &[Broken]) {
+        self.with(|state| state.broken = broken.to_vec());
     }
 
     /// Whether the client was killed.
@@ -102,12 +132,34 @@ impl Faults {
         self.with(|state| state.chances = Chances::default());
     }
 
-    pub(crate) fn of_request(&self, is_write: bool) -> Fate {
+    /// What becomes of a call about `resource`; `counts` says whether it is one of the writes after
+    /// which the client is killed, and `is_status` whether it applies a status.
+    pub(crate) fn of_request(
+        &self,
+        resource: &str,
+        is_write: bool,
+        is_status: bool,
+        counts: bool,
+    ) -> Fate {
         self.with(|state| {
             if state.dead {
                 return Fate::Dead;
             }
-            if let Some(left) = state.writes_left.as_mut().filter(|_| is_write) {
+            let is_it =
+                |broken: &Broken| broken.resource == resource && broken.is_write == is_write;
+            if let Some(broken) = state.broken.iter().copied().find(is_it) {
+                return match broken.how {
+                    How::Refused => Fate::Refused(403, "Forbidden"),
+                    How::Undeclared if !is_status => Fate::Answered(Duration::ZERO),
+                    How::Undeclared => Fate::Refused(422, "Invalid"),
+                    How::Conflicts => Fate::Refused(409, "Conflict"),
+                    How::Hangs => Fate::Hangs { is_done: false },
+                    How::Slow(time) => Fate::Answered(time),
+                    How::TimesOut => Fate::TimesOut(Duration::ZERO, 504, "Timeout"),
+                    How::HangsWhenDone => Fate::Hangs { is_done: true },
+                };
+            }
+            if let Some(left) = state.writes_left.as_mut().filter(|_| counts) {
                 match left.checked_sub(1) {
                     Some(fewer) => *left = fewer,
                     None => {

@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use letterbox_broker::config::Config;
 use letterbox_broker::node::Node;
@@ -30,6 +30,10 @@ struct State {
     /// How many requests came, by API key.
     asked: BTreeMap<i16, u64>,
     broker: Option<Node>,
+    /// The API whose requests are on their way and do not arrive, and who waits for the end of
+    /// that.
+    held: Option<i16>,
+    waiting: Vec<Waker>,
 }
 
 impl Kafka {
@@ -53,6 +57,15 @@ impl Kafka {
 
     fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
         f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Holds requests of an API on their way, or none any more.
+    pub(crate) fn hold(&self, api_key: Option<i16>) {
+        let woken = self.with(|state| {
+            state.held = api_key;
+            std::mem::take(&mut state.waiting)
+        });
+        woken.into_iter().for_each(Waker::wake);
     }
 
     /// How many requests of an API came so far.
@@ -157,6 +170,18 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if let Some((kafka, frames)) = &self.asked {
+            let begins = frames.left == 0 && frames.head.is_empty();
+            let key = bytes.get(4..6).map(|key| i16::from_be_bytes([key[0], key[1]]));
+            let is_held = kafka.with(|state| {
+                let is_held = begins && key.is_some() && state.held == key;
+                state.waiting.extend(is_held.then(|| context.waker().clone()));
+                is_held
+            });
+            if is_held {
+                return Poll::Pending;
+            }
+        }
         let written = Pin::new(&mut self.pipe).poll_write(context, bytes);
         if let (Poll::Ready(Ok(written)), Some((kafka, frames))) = (&written, &mut self.asked) {
             for key in frames.keys(&bytes[..*written]) {

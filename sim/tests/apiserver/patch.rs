@@ -25,11 +25,10 @@ pub(crate) fn merge(object: &mut Value, patch: &Value) {
 fn merge_key(path: &str, item: &Value) -> Option<&'static str> {
     let keys: &[&str] = match path.rsplit('.').next()? {
         "ownerReferences" => &["uid"],
-        "containers" | "volumes" | "env" | "listeners" => &["name"],
+        "containers" | "volumes" | "env" => &["name"],
         "volumeMounts" => &["mountPath"],
         "ports" => &["containerPort", "port"],
         "conditions" => &["type"],
-        "nodes" => &["id"],
         _ => &[],
     };
     let known = ["uid", "name", "mountPath", "containerPort", "port", "type", "id"];

@@ -55,19 +55,29 @@ impl tower::Service<Request<Body>> for Served {
             // Leases are how replicas know of each other; a budget of writes is about the rest.
             let asked = Asked::read(&head.uri, head.method, &head.headers);
             let counts = is_write && !asked.key.resource.ends_with("leases");
-            let fate = served.faults.of_request(counts);
+            let is_status = asked.is_apply && asked.part == "status";
+            let resource = match asked.watches {
+                true => "watches",
+                false => &asked.key.resource,
+            };
+            let fate = served.faults.of_request(resource, is_write, is_status, counts);
             let body = body.collect_bytes().await?;
             let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-            if !asked.watches && served.faults.hangs(&asked.key.resource, is_write) {
-                std::future::pending::<()>().await;
-            }
-            let (delay, is_answered) = match fate {
+            let refused_as = |code, reason| (code, reason, "a fault of the model".to_owned());
+            let (delay, answers) = match fate {
                 Fate::Dead => return Err("the operator was killed".into()),
-                Fate::Refused(code, reason) => {
-                    return Ok(refused((code, reason, "a fault of the model".to_owned())));
+                Fate::Refused(code, reason) => return Ok(refused(refused_as(code, reason))),
+                Fate::Hangs { is_done } => {
+                    if is_done {
+                        let _ = served.carry_out(&asked, &body);
+                    }
+                    std::future::pending().await
                 }
-                Fate::Answered(delay) => (delay, true),
-                Fate::NotAnswered(delay) => (delay, false),
+                Fate::TimesOut(delay, code, reason) => {
+                    (delay, Some(Some(refused_as(code, reason))))
+                }
+                Fate::Answered(delay) => (delay, Some(None)),
+                Fate::NotAnswered(delay) => (delay, None),
             };
             // Half of the time goes by before it is carried out, so that others come in between.
             tokio::time::sleep(delay / 2).await;
@@ -79,9 +89,10 @@ impl tower::Service<Request<Body>> for Served {
                 false => served.carry_out(&asked, &body).map_or_else(refused, answered),
             };
             tokio::time::sleep(delay - delay / 2).await;
-            match is_answered && !served.faults.is_dead() {
-                true => Ok(answer),
-                false => Err("the connection ended before the answer came".into()),
+            match answers.filter(|_| !served.faults.is_dead()) {
+                Some(None) => Ok(answer),
+                Some(Some(instead)) => Ok(refused(instead)),
+                None => Err("the connection ended before the answer came".into()),
             }
         })
     }

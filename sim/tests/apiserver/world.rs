@@ -34,6 +34,8 @@ struct Inside {
     started: std::collections::BTreeSet<String>,
     /// Whether nobody reaches the brokers' admin ports.
     is_mute: bool,
+    /// Whether brokers that start open their logs and do not get to the end; how many are open.
+    opens: Option<u64>,
     made: u64,
 }
 
@@ -69,6 +71,21 @@ impl World {
     /// Keeps everybody from the brokers' admin ports, or no longer.
     pub(crate) fn mute(&self, is_mute: bool) {
         self.with(|inside| inside.is_mute = is_mute);
+    }
+
+    /// Brokers that start have more logs than they can open.
+    pub(crate) fn open_logs_for_ever(&self) {
+        self.with(|inside| inside.opens = Some(0));
+    }
+
+    /// What a broker that opens its logs answers to `GET /readyz`: more of them at each look.
+    fn not_ready(&self) -> Option<String> {
+        let opened = self.with(|inside| {
+            inside.opens = inside.opens.map(|opened| opened + 1);
+            inside.opens
+        })?;
+        let body = format!("starting: {opened} of 5000 logs are open");
+        Some(format!("HTTP/1.1 503 Service Unavailable\r\n\r\n{body}"))
     }
 
     /// The claims, by their uids, that a pod has until it ends.
@@ -120,7 +137,8 @@ impl World {
             *age
         });
         // One that does not take its volumes waits for others.
-        let is_ready = age > STARTS_IN && self.start_broker(pod, &uid, &claims);
+        let opens = self.with(|inside| inside.opens.is_some());
+        let is_ready = age > STARTS_IN && !opens && self.start_broker(pod, &uid, &claims);
         let ready = if is_ready { "True" } else { "False" };
         let ip = format!(
             "10.0.{}.{}",
@@ -204,6 +222,10 @@ impl World {
 
     fn look_after_claim(&self, key: &Key, claim: &Value) {
         let is_used = self.server.all(PODS).iter().any(|(pod, object)| {
+            let uid = text(object, "/metadata/uid").unwrap_or_default();
+            if !self.with(|inside| inside.scheduled.contains_key(uid)) {
+                return false;
+            }
             let volumes = object.pointer("/spec/volumes").and_then(Value::as_array);
             pod.namespace == key.namespace
                 && volumes.into_iter().flatten().any(|volume| {
@@ -352,11 +374,16 @@ impl Net for WorldNet {
             let body = self.world.identity(host).filter(|_| port == 9644 && !is_mute);
             let body = body.ok_or(io::ErrorKind::ConnectionRefused)?;
             let (ours, mut theirs) = tokio::io::duplex(4096);
+            let world = self.world.clone();
             tokio::spawn(async move {
                 let mut request = [0; 1024];
                 // A client that went away needs no answer.
                 let _ = theirs.read(&mut request).await;
-                let answer = format!("HTTP/1.1 200 OK\r\n\r\n{body}");
+                let not_ready = match request.starts_with(b"GET /readyz") {
+                    true => world.not_ready(),
+                    false => None,
+                };
+                let answer = not_ready.unwrap_or_else(|| format!("HTTP/1.1 200 OK\r\n\r\n{body}"));
                 let _ = theirs.write_all(answer.as_bytes()).await;
             });
             Ok(Box::new(Pipe(ours)) as BoxStream)

@@ -48,6 +48,10 @@ enum Event {
     Gone(&'static str),
     /// What was lost last is brought back, by a claim that a person makes.
     Restore(&'static str),
+    /// The same, by a claim that names a snapshot.
+    RestoreSnapshot(&'static str),
+    /// Both volumes are brought back, each under the name of the other.
+    RestoreCrosswise,
     /// A person makes an empty claim.
     Make(&'static str),
     /// A person accepts the loss that is told first.
@@ -93,6 +97,9 @@ const EVENTS: &[Event] = &[
     Gone("data-1"),
     Restore("data"),
     Restore("data-1"),
+    RestoreSnapshot("data"),
+    RestoreSnapshot("data-1"),
+    RestoreCrosswise,
     Make("data"),
     Make("data-1"),
     Accept,
@@ -117,6 +124,8 @@ struct Play {
     cluster: KafkaCluster,
     /// The directory, and its claim's uid, that the broker had when it last served in order.
     had: BTreeMap<&'static str, (String, String)>,
+    /// What it served with in the place of what is lost and not accepted, as an operator saw it.
+    beside: BTreeSet<(&'static str, String, String)>,
     /// Volumes that an earlier object of the cluster had: this one learns of them from brokers
     /// only.
     earlier: BTreeSet<&'static str>,
@@ -143,6 +152,7 @@ impl Play {
             model: Model::default(),
             cluster,
             had: BTreeMap::new(),
+            beside: BTreeSet::new(),
             earlier: BTreeSet::new(),
             accepted: BTreeSet::new(),
             said: BTreeSet::new(),
@@ -231,6 +241,20 @@ impl Play {
             End => self.model.with(|state| {
                 state.brokers.entry(0).and_modify(super::platform::ModelBroker::end);
             }),
+            RestoreCrosswise => {
+                let (data, other) =
+                    (self.away.get("data").cloned(), self.away.get("data-1").cloned());
+                let is_empty = self
+                    .model
+                    .with(|state| state.disks.values().all(|disk| disk.directory.is_none()));
+                if let (Some(data), Some(other), true) = (data, other, is_empty) {
+                    for (v, away) in [("data", &other), ("data-1", &data)] {
+                        self.away.insert(v, away.clone());
+                        self.befalls(Restore(v));
+                    }
+                    self.away.extend([("data", data), ("data-1", other)]);
+                }
+            }
             volume => self.befalls(volume),
         }
         self.model.tick();
@@ -245,7 +269,8 @@ impl Play {
     }
 
     fn befalls(&mut self, event: Event) {
-        let (Lose(v) | Vanish(v) | Delete(v) | Empty(v) | Gone(v) | Restore(v) | Make(v)) = event
+        let (Lose(v) | Vanish(v) | Delete(v) | Empty(v) | Gone(v) | Restore(v)
+        | RestoreSnapshot(v) | Make(v)) = event
         else {
             return;
         };
@@ -277,11 +302,12 @@ impl Play {
                 state.brokers.entry(0).and_modify(super::platform::ModelBroker::end);
                 state.disks.entry(key).and_modify(empties);
             }
-            Restore(_) if is_empty => {
+            Restore(_) | RestoreSnapshot(_) if is_empty => {
                 let Some(away) = away else { return };
                 state.brokers.entry(0).and_modify(super::platform::ModelBroker::end);
                 let (directory, remembers) = (away.directory, away.remembers);
-                state.disks.insert(key, ModelDisk { directory, remembers, ..made });
+                let is_restored = matches!(event, RestoreSnapshot(_));
+                state.disks.insert(key, ModelDisk { directory, remembers, is_restored, ..made });
             }
             Make(_) => drop(state.disks.entry(key).or_insert(made)),
             _ => {}
@@ -294,6 +320,7 @@ impl Play {
         self.cluster.metadata.uid = Some(format!("00000000-0000-0000-0000-{:012}", self.hands));
         changes(&mut self.cluster);
         self.said.clear();
+        self.beside.clear();
         self.accepted.clear();
         let disks = self.model.with(|state| {
             state.brokers.clear();
@@ -345,7 +372,25 @@ impl Play {
             return;
         }
         self.write(&pass);
+        self.see_beside();
         self.compare();
+    }
+
+    /// What the broker serves with, as the pass saw it, though something else of that name is lost.
+    fn see_beside(&mut self) {
+        let (serves, disks) = self.model.with(|state| (state.serves(0), state.disks.clone()));
+        let open = self.open();
+        for v in VOLUMES.into_iter().filter(|_| serves) {
+            let Some(disk) = disks.get(&(0, v.to_owned())).filter(|disk| !disk.is_gone) else {
+                continue;
+            };
+            let is_noted = |loss: &LossStatus| {
+                loss.volume == *v && loss.replaced_by.as_ref() == Some(&disk.uid)
+            };
+            if let Some(directory) = disk.directory.clone().filter(|_| open.iter().any(is_noted)) {
+                self.beside.insert((v, directory, disk.uid.clone()));
+            }
+        }
     }
 
     /// What an operator must not do.
@@ -359,7 +404,9 @@ impl Play {
     }
 
     fn is_accepted(&self, volume: &'static str, (id, uid): &(String, String)) -> bool {
-        [id, uid].into_iter().any(|what| self.accepted.contains(&(volume, what.clone())))
+        // What is lost may have been restored under the name of another one before.
+        let is_it = |(of, what): &(&str, String)| what == id || *of == volume && what == uid;
+        self.accepted.iter().any(is_it)
     }
 
     /// The status of a pass is written: from now on what it accepts is accepted.
@@ -378,9 +425,23 @@ impl Play {
             }
             self.accepted.extend(ids.into_iter().map(|id| (v, id)));
         }
+        let before = self.node().losses;
         if self.cluster.status.as_ref() != Some(&pass.status) {
             self.cluster.status = Some(pass.status.clone());
             changes(&mut self.cluster);
+        }
+        let after = self.node().losses;
+        let is_in =
+            |all: &[LossStatus], loss: &LossStatus| all.iter().any(|other| other.name == loss.name);
+        for ended in before.iter().filter(|loss| !is_in(&after, loss)) {
+            let is_same = |new: &&LossStatus| {
+                let what = |loss: &LossStatus| {
+                    (loss.volume.clone(), loss.claim_uid.clone(), loss.directory_id.clone())
+                };
+                what(new) == what(ended) && !is_in(&before, new)
+            };
+            let again = after.iter().find(is_same);
+            assert_eq!(again, None, "{ended:?} ends and is found again {}", self.told());
         }
         let open: BTreeSet<String> = self.open().into_iter().map(|loss| loss.name).collect();
         self.said.retain(|name| open.contains(name));
@@ -402,18 +463,35 @@ impl Play {
         let open = self.open();
         let (brokers, disks) =
             self.model.with(|state| (state.brokers.clone(), state.disks.clone()));
+        for (v, id, uid) in &self.beside {
+            let is_there = |disk: &ModelDisk| disk.directory.as_ref() == Some(id) && !disk.is_gone;
+            let is_known = |loss: &LossStatus| {
+                loss.claim_uid.as_ref() == Some(uid) || loss.directory_id.as_ref() == Some(id)
+            };
+            assert!(
+                self.is_accepted(v, &(id.clone(), uid.clone()))
+                    || disks.values().any(is_there)
+                    || open.iter().any(is_known)
+                    // The same claim with another content is seen through the broker only.
+                    || disks.values().any(|disk| disk.uid == *uid && !disk.is_gone),
+                "the loss of what came after {v} is not told: {brokers:?} {}",
+                self.told()
+            );
+        }
         for (v, (id, uid)) in &self.had {
             if self.is_accepted(v, &(id.clone(), uid.clone())) || self.earlier.contains(v) {
                 continue;
             }
             let disk = disks.get(&(0, (*v).to_owned()));
             // A restored one may be told until the broker shows it, and need not be.
-            let is_there =
-                disk.is_some_and(|disk| !disk.is_gone && disk.directory.as_ref() == Some(id));
+            let has = |disk: &ModelDisk| !disk.is_gone && disk.directory.as_ref() == Some(id);
+            let is_there = disks.values().any(has);
             // The same claim with another content is seen through the broker only.
             let is_seen = disk.is_none_or(|disk| disk.is_gone || disk.uid != *uid);
             if !is_there && is_seen {
-                let is_told = open.iter().any(|loss| loss.volume == *v);
+                let is_told = open
+                    .iter()
+                    .any(|loss| loss.volume == *v || loss.directory_id.as_ref() == Some(id));
                 assert!(is_told, "the loss of {v} is not told: {brokers:?} {}", self.told());
             }
         }
@@ -455,7 +533,7 @@ impl Play {
                 Some(known) if !self.is_accepted(v, known) => {}
                 _ => {
                     // What comes back after its loss was accepted may be lost again.
-                    self.accepted.retain(|(of, what)| *of != v || *what != id);
+                    self.accepted.retain(|(_, what)| *what != id);
                     self.had.insert(v, has);
                 }
             }

@@ -37,6 +37,8 @@ pub(crate) struct ModelState {
     pub(crate) lost_budget: bool,
     /// What cannot be read.
     pub(crate) unread: BTreeMap<Part, Fault>,
+    /// The part in which no step ends.
+    pub(crate) hangs: Option<Part>,
     /// Services that nothing asks for.
     pub(crate) stale: Vec<ObjectKey>,
     /// Sets with the cluster's label that are none of its brokers.
@@ -74,6 +76,8 @@ pub(crate) struct ModelState {
     pub(crate) steps_left: Option<u32>,
     /// Claims and their volumes, by broker and name. They outlive the broker.
     pub(crate) disks: BTreeMap<(i32, String), ModelDisk>,
+    /// The uids of claims that were seen to go without ever having had a volume.
+    pub(crate) unmade: BTreeSet<String>,
     /// How many volumes were ever made, and directories on them.
     pub(crate) made: u32,
     /// How often the operator took a serving broker down.
@@ -442,6 +446,9 @@ impl Platform for Model {
         step: &'a Step,
     ) -> BoxFuture<'a, Result<(), Fault>> {
         Box::pin(async move {
+            if self.with(|state| state.hangs) == Some(step.part()) {
+                std::future::pending::<()>().await;
+            }
             self.with(|state| {
                 if let Some(left) = &mut state.steps_left {
                     let killed = || Fault {
@@ -663,6 +670,7 @@ impl Live for ModelState {
             bootstrap: BTreeMap::new(),
             cluster_id: None,
             is_held: Some(self.is_held),
+            unmade: self.unmade.clone(),
             unread: self.unread.clone(),
         }
     }
